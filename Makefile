@@ -1,0 +1,53 @@
+# All that a person or CI runs. Set-up happens by itself and only when its inputs change.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+export HF_MODEL_ID ?= examples/demo-model
+
+.PHONY: serve test check format bench docs clean help
+
+help:  ## show this list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+serve: $(VENV)/server.stamp  ## serve HF_MODEL_ID (or the demo model) on PORT (8080)
+	@exec $(BIN)/python -m container serve
+
+test: $(VENV)/test.stamp  ## run every test that needs neither a GPU nor image tools
+	$(BIN)/python -m pytest
+
+check: $(VENV)/test.stamp  ## lint and types
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+format: $(VENV)/test.stamp  ## format the code
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+bench: $(VENV)/server.stamp  ## measure throughput and latency beside a peer
+	$(BIN)/python benchmarks/serving.py
+
+docs: $(VENV)/server.stamp  ## write the generated pages under docs/
+	$(BIN)/python -m container settings --markdown > docs/configuration.md
+
+clean:  ## remove the virtual environment
+	rm -rf $(VENV)
+
+$(VENV)/bin/python:
+	@command -v $(PYTHON) >/dev/null || { echo "error: $(PYTHON) is not installed; Python 3.11 or newer is needed"; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "error: Python 3.11 or newer is needed, $(PYTHON) is $$($(PYTHON) -V); set PYTHON=python3.12, say"; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { echo "error: $(PYTHON) has no venv module; on Debian: apt-get install python3-venv"; exit 1; }
+	@echo "Making the virtual environment $(VENV)"
+	@$(PYTHON) -m venv $(VENV)
+
+$(VENV)/server.stamp: $(VENV)/bin/python pyproject.toml constraints.txt
+	@echo "Installing the server (torch for the CPU is some 200 MB; this happens once)"
+	@$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt 'torch==2.13.0'
+	@$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[server]'
+	@touch $@
+
+$(VENV)/test.stamp: $(VENV)/server.stamp
+	@echo "Installing the test tools"
+	@$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[server,test]'
+	@touch $@

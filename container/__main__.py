@@ -1,0 +1,97 @@
+"""The command line: `python -m container serve`, `settings`, and the internal `engine`."""
+
+import json
+import os
+import signal
+import sys
+
+import click
+
+from container import __version__, logs
+from container.errors import ConfigError
+from container.settings import Settings, shown
+
+
+@click.group(help="Serve a language model on /ping and /invocations.")
+@click.version_option(__version__, package_name=None, prog_name="container")
+def main() -> None:
+    """Group the commands."""
+
+
+@main.command()
+def serve() -> None:
+    """Load the model and serve it. All settings come from the environment."""
+    from container.supervisor import Supervisor
+
+    settings = _settings()
+    sys.exit(Supervisor(settings).run())
+
+
+@main.command()
+def train() -> None:
+    """Refuse SageMaker's training mode: this image only serves."""
+    raise click.ClickException("this image serves models; it does not train (use `serve`)")
+
+
+@main.command("settings")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object.")
+def show_settings(as_json: bool) -> None:
+    """Print every setting with the value that the environment gives it; secrets are masked."""
+    rows = shown(_settings())
+    if as_json:
+        click.echo(json.dumps({row.name: row.value for row in rows}, indent=2))
+        return
+    for row in rows:
+        mark = " " if row.value == row.default else "*"
+        click.echo(f"{mark} {row.name:<32} {row.value:<24} {row.meaning}")
+
+
+@main.command(hidden=True)
+@click.argument("address")
+def engine(address: str) -> None:
+    """Run the engine process (the supervisor starts it)."""
+    from container.engine.server import EngineServer
+    from container.model.loader import disable_progress_bars, load_engine
+
+    settings = _settings()
+    if not sys.stderr.isatty():
+        disable_progress_bars()
+    server = EngineServer(
+        address, lambda progress: load_engine(settings, progress), drain_s=settings.drain_s
+    )
+    signal.signal(signal.SIGTERM, lambda *_: server.drain())
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal's ^C reaches all; the supervisor acts
+    sys.exit(_run_engine(server.run))
+
+
+def _run_engine(run) -> int:  # type: ignore[no-untyped-def]
+    import logging
+
+    from container.errors import ModelLoadError
+
+    log = logging.getLogger("container.engine")
+    try:
+        run()
+    except (ModelLoadError, ConfigError) as error:
+        for line in error.message.splitlines():
+            log.error("%s", line)
+        return error.exit_code
+    except Exception:
+        log.exception("the engine failed")
+        return 1
+    return 0
+
+
+def _settings() -> Settings:
+    try:
+        settings = Settings.from_environ(os.environ)
+        logs.configure(settings.log_level, json_output=settings.json_output)
+    except ConfigError as error:
+        for problem in error.problems:
+            click.echo(f"error: {problem}", err=True)
+        sys.exit(ConfigError.exit_code)
+    return settings
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,152 @@
+"""The engine's state and its step: schedule, execute, apply. Synchronous, without sockets.
+
+Knows ids, blocks and limits. The process round it (container.engine.server) reads messages, calls
+`step` while there is work, and sends what it returns.
+"""
+
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from container.engine.batch import Batch, ModelRunner, Sampled
+from container.engine.blocks import BlockPool
+from container.engine.scheduler import Scheduler
+from container.engine.sequence import Sequence
+from container.errors import InvalidParameter, Overloaded, PromptTooLong
+from container.messages import EngineLoad, FinishReason, Submit, TokenEvent
+
+
+@dataclass(frozen=True, slots=True)
+class EngineConfig:
+    """Sizes of the engine, in tokens, blocks and requests."""
+
+    block_size: int
+    num_blocks: int
+    max_batch_tokens: int
+    max_running: int
+    max_input_tokens: int
+    max_total_tokens: int
+    max_requests: int = 128
+
+    def __post_init__(self) -> None:
+        """A longest sequence that does not fit the cache could never finish."""
+        if self.max_total_tokens > self.num_blocks * self.block_size:
+            raise ValueError("max_total_tokens is more than the cache holds")
+
+
+class Engine:
+    """Owns the scheduler and calls the model runner; one thread uses it."""
+
+    def __init__(
+        self, runner: ModelRunner, config: EngineConfig, *, end_token_ids: Iterable[int]
+    ) -> None:
+        self.config = config
+        self._runner = runner
+        self.scheduler = Scheduler(
+            BlockPool(config.num_blocks, config.block_size),
+            max_batch_tokens=config.max_batch_tokens,
+            max_running=config.max_running,
+            end_token_ids=end_token_ids,
+        )
+        self._sequences: dict[tuple[bytes, int], Sequence] = {}
+        self._num_steps = 0
+        self._prefill_tokens = 0
+        self._decode_tokens = 0
+
+    @property
+    def has_work(self) -> bool:
+        """Whether a step would do anything."""
+        return bool(self._sequences)
+
+    @property
+    def load(self) -> EngineLoad:
+        """How busy it is, and what it has done so far."""
+        pool = self.scheduler.pool
+        return EngineLoad(
+            running=len(self.scheduler.running),
+            waiting=len(self.scheduler.waiting),
+            blocks_used=pool.num_used,
+            blocks_total=pool.num_blocks,
+            steps=self._num_steps,
+            preemptions=self.scheduler.num_preemptions,
+            prefill_tokens=self._prefill_tokens,
+            decode_tokens=self._decode_tokens,
+        )
+
+    def submit(self, owner: bytes, message: Submit) -> None:
+        """Admit a request. Raises Overloaded, PromptTooLong or InvalidParameter."""
+        if len(self._sequences) >= self.config.max_requests:
+            raise Overloaded(
+                f"the server already has {self.config.max_requests} requests "
+                "(MAX_CONCURRENT_REQUESTS)",
+                retry_after_s=1,
+            )
+        self._check_lengths(message)
+        sequence = Sequence(
+            message.request_id,
+            message.prompt_ids,
+            message.params,
+            owner=owner,
+            arrived_at=time.monotonic(),
+        )
+        self._sequences[sequence.key] = sequence
+        self.scheduler.add(sequence)
+
+    def abort(self, owner: bytes, request_id: int) -> None:
+        """Forget a request; unknown ones have already ended."""
+        sequence = self._sequences.pop((owner, request_id), None)
+        if sequence is not None:
+            self.scheduler.remove(sequence, FinishReason.ABORTED)
+
+    def abort_all(self, owner: bytes | None = None) -> list[tuple[bytes, int]]:
+        """Forget all requests, or all of one frontend; return their keys."""
+        keys = [key for key in self._sequences if owner is None or key[0] == owner]
+        for key in keys:
+            self.abort(*key)
+        return keys
+
+    def step(self) -> list[tuple[bytes, TokenEvent]]:
+        """Run one step; return each new token with the frontend that it belongs to."""
+        batch = self.scheduler.schedule()
+        if not batch.items:
+            return []
+        sampled = self._runner.execute(batch)
+        self._count(batch)
+        extended = self.scheduler.apply(batch, sampled)
+        return [
+            (sequence.owner, self._event(sequence, token))
+            for sequence, token in zip(extended, sampled, strict=True)
+        ]
+
+    def _event(self, sequence: Sequence, token: Sampled) -> TokenEvent:
+        if sequence.finish_reason is not None:
+            del self._sequences[sequence.key]
+        is_first = sequence.completion_len == 1
+        queue_s = (sequence.started_at or 0.0) - sequence.arrived_at if is_first else None
+        return TokenEvent(
+            sequence.request_id, token.token_id, token.logprob, sequence.finish_reason, queue_s
+        )
+
+    def _count(self, batch: Batch) -> None:
+        self._num_steps += 1
+        decoded = sum(1 for item in batch.items if item.num_tokens == 1)
+        self._decode_tokens += decoded
+        self._prefill_tokens += batch.num_tokens - decoded
+
+    def _check_lengths(self, message: Submit) -> None:
+        # Frontends have checked all this with the client's words; this guards the engine's memory.
+        num_tokens, new_tokens = len(message.prompt_ids), message.params.max_new_tokens
+        if num_tokens == 0:
+            raise InvalidParameter("the prompt has no tokens")
+        if new_tokens < 1:
+            raise InvalidParameter("max_new_tokens must be at least 1")
+        config = self.config
+        if num_tokens > config.max_input_tokens:
+            raise PromptTooLong(
+                f"the prompt has {num_tokens} tokens; the limit is {config.max_input_tokens}"
+            )
+        if num_tokens + new_tokens > config.max_total_tokens:
+            raise PromptTooLong(
+                f"{num_tokens} prompt tokens and {new_tokens} new ones are more than "
+                f"{config.max_total_tokens}"
+            )

@@ -1,0 +1,154 @@
+"""The scheduler: decides which sequences run in the next step.
+
+Knows tokens and blocks, never tensors or text; owned by the engine's loop. First come, first
+served: running sequences go on first, the oldest before the younger; then waiting ones are
+admitted while there is room. Without free blocks the youngest running sequence is preempted: its
+blocks are freed and it waits at the front of the line, to be computed again. The oldest is never
+preempted for another, so it always finishes.
+"""
+
+import time
+from collections import deque
+from collections.abc import Iterable, Iterator
+
+from container.engine.batch import Batch, Sampled, Scheduled
+from container.engine.blocks import BlockPool
+from container.engine.sequence import Sequence, SequenceState
+from container.messages import FinishReason
+
+
+class Scheduler:
+    """Owns every unfinished sequence and the block pool."""
+
+    def __init__(
+        self,
+        pool: BlockPool,
+        *,
+        max_batch_tokens: int,
+        max_running: int,
+        end_token_ids: Iterable[int],
+    ) -> None:
+        self.pool = pool
+        self.max_batch_tokens = max_batch_tokens
+        self.max_running = max_running
+        self.end_token_ids = frozenset(end_token_ids)
+        self.waiting: deque[Sequence] = deque()
+        self.running: list[Sequence] = []
+        self.num_preemptions = 0
+
+    def __len__(self) -> int:
+        return len(self.waiting) + len(self.running)
+
+    def __iter__(self) -> Iterator[Sequence]:
+        yield from self.running
+        yield from self.waiting
+
+    def add(self, sequence: Sequence) -> None:
+        """Put a new sequence at the end of the line."""
+        self.waiting.append(sequence)
+
+    def remove(self, sequence: Sequence, reason: FinishReason) -> None:
+        """End a sequence wherever it stands and free its blocks."""
+        if sequence.state is SequenceState.RUNNING:
+            self.running.remove(sequence)
+        elif sequence.state is SequenceState.WAITING:
+            self.waiting.remove(sequence)
+        self._release_blocks(sequence)
+        sequence.state = SequenceState.FINISHED
+        sequence.finish_reason = reason
+
+    def schedule(self) -> Batch:
+        """Plan the next step; empty only when there is no sequence at all."""
+        planned, budget = self._continue_running(self.max_batch_tokens)
+        planned += self._admit(budget)
+        return Batch(tuple(planned))
+
+    def apply(self, batch: Batch, sampled: list[Sampled]) -> list[Sequence]:
+        """Take over a step's result; return the sequences that got a token, in sampled order."""
+        for item in batch.items:
+            item.sequence.num_computed += item.num_tokens
+        extended = [
+            item.sequence
+            for item in batch.items
+            if item.sequence.num_computed == len(item.sequence.token_ids)
+        ]
+        for sequence, token in zip(extended, sampled, strict=True):
+            sequence.append(token.token_id, self.end_token_ids)
+            if sequence.finish_reason is not None:
+                self.remove(sequence, sequence.finish_reason)
+        return extended
+
+    def check_invariants(self) -> None:
+        """Assert what must hold between any two steps."""
+        self.pool.check_invariants(sequence.block_table for sequence in self)
+        for sequence in self.running:
+            assert sequence.state is SequenceState.RUNNING
+            assert sequence.num_to_compute >= 1
+            assert self.pool.blocks_for(sequence.num_computed) <= len(sequence.block_table)
+        for sequence in self.waiting:
+            assert sequence.state is SequenceState.WAITING
+            assert not sequence.block_table
+            assert sequence.num_computed == 0
+        assert len(self.running) <= self.max_running
+
+    def _continue_running(self, budget: int) -> tuple[list[Scheduled], int]:
+        planned: list[Scheduled] = []
+        # Decodes first: a long prefill must not take the budget of those that already stream.
+        order = sorted(self.running, key=lambda sequence: sequence.num_to_compute > 1)
+        for sequence in order:
+            if budget == 0:
+                break
+            if sequence.state is not SequenceState.RUNNING:
+                continue  # preempted by one before it in this loop
+            count = min(sequence.num_to_compute, budget)
+            if not self._make_room(sequence, sequence.num_computed + count):
+                continue
+            planned.append(Scheduled(sequence, count))
+            budget -= count
+        # A sequence may have been planned and then preempted for an older one.
+        kept = [item for item in planned if item.sequence.state is SequenceState.RUNNING]
+        return kept, self.max_batch_tokens - sum(item.num_tokens for item in kept)
+
+    def _make_room(self, sequence: Sequence, num_tokens: int) -> bool:
+        """Give a running sequence blocks for this many tokens, preempting younger ones."""
+        missing = self.pool.blocks_for(num_tokens) - len(sequence.block_table)
+        while missing > self.pool.num_free:
+            youngest = self.running[-1]
+            self._preempt(youngest)
+            if youngest is sequence:
+                return False
+        if missing > 0:
+            sequence.block_table += self.pool.allocate(missing)
+        return True
+
+    def _admit(self, budget: int) -> list[Scheduled]:
+        planned = []
+        while self.waiting and budget > 0 and len(self.running) < self.max_running:
+            sequence = self.waiting[0]
+            # Room for all that is known of it, or it would be preempted before it has started.
+            needed = self.pool.blocks_for(len(sequence.token_ids))
+            if needed > self.pool.num_free:
+                break
+            self.waiting.popleft()
+            sequence.block_table = self.pool.allocate(needed)
+            sequence.state = SequenceState.RUNNING
+            if sequence.started_at is None:
+                sequence.started_at = time.monotonic()
+            self.running.append(sequence)
+            count = min(sequence.num_to_compute, budget)
+            planned.append(Scheduled(sequence, count))
+            budget -= count
+        return planned
+
+    def _preempt(self, sequence: Sequence) -> None:
+        self._release_blocks(sequence)
+        self.running.remove(sequence)
+        sequence.state = SequenceState.WAITING
+        sequence.num_computed = 0
+        sequence.num_preemptions += 1
+        self.num_preemptions += 1
+        self.waiting.appendleft(sequence)
+
+    def _release_blocks(self, sequence: Sequence) -> None:
+        self.pool.release(sequence.block_table)
+        sequence.block_table = []

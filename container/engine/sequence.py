@@ -1,0 +1,83 @@
+"""A sequence: one stream of token ids, and how far the KV cache has followed it.
+
+             prompt_len
+|------ prompt ------|--- completion ---|
+|-- computed --|--- to compute ---------|   num_computed <= len(token_ids)
+|== blocks of the block table ==|           cover at least the computed and scheduled part
+"""
+
+from enum import Enum, auto
+
+from container.messages import FinishReason, SamplingParams
+
+
+class SequenceState(Enum):
+    """Where a sequence stands; a preempted one is waiting again."""
+
+    WAITING = auto()
+    RUNNING = auto()
+    FINISHED = auto()
+
+
+class Sequence:
+    """One stream of ids. Owned by the scheduler; nobody else changes it."""
+
+    __slots__ = (
+        "arrived_at",
+        "block_table",
+        "finish_reason",
+        "num_computed",
+        "num_preemptions",
+        "owner",
+        "params",
+        "prompt_len",
+        "request_id",
+        "started_at",
+        "state",
+        "token_ids",
+    )
+
+    def __init__(
+        self,
+        request_id: int,
+        prompt_ids: list[int],
+        params: SamplingParams,
+        *,
+        owner: bytes = b"",
+        arrived_at: float = 0.0,
+    ) -> None:
+        self.owner = owner
+        self.request_id = request_id
+        self.params = params
+        self.prompt_len = len(prompt_ids)
+        self.token_ids = list(prompt_ids)
+        self.block_table: list[int] = []
+        self.num_computed = 0
+        self.num_preemptions = 0
+        self.state = SequenceState.WAITING
+        self.finish_reason: FinishReason | None = None
+        self.arrived_at = arrived_at
+        self.started_at: float | None = None
+
+    @property
+    def key(self) -> tuple[bytes, int]:
+        """Unique in the engine: the frontend and its own number for the request."""
+        return self.owner, self.request_id
+
+    @property
+    def num_to_compute(self) -> int:
+        """Tokens whose keys and values are not in the cache yet; at least 1 while running."""
+        return len(self.token_ids) - self.num_computed
+
+    @property
+    def completion_len(self) -> int:
+        """Tokens generated so far."""
+        return len(self.token_ids) - self.prompt_len
+
+    def append(self, token_id: int, end_token_ids: frozenset[int]) -> None:
+        """Add a sampled token and decide whether it was the last."""
+        self.token_ids.append(token_id)
+        if token_id in end_token_ids:
+            self.finish_reason = FinishReason.END_TOKEN
+        elif self.completion_len >= self.params.max_new_tokens:
+            self.finish_reason = FinishReason.LENGTH

@@ -1,0 +1,112 @@
+"""From a running completion to an HTTP answer: whole, or as server-sent events."""
+
+import logging
+import select
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import gevent.monkey
+import msgspec
+from flask import Response, request
+
+from container.errors import ServingError
+from container.frontend import problems
+from container.frontend.metrics import Metrics
+from container.frontend.service import Completion, TextEvent
+
+log = logging.getLogger(__name__)
+
+# A comment that keeps proxies from closing a stream whose next token takes long.
+KEEP_ALIVE_S = 15.0
+KEEP_ALIVE = b":\n\n"
+# How often a waiting handler looks whether its client is still there.
+LOOK_S = 0.5
+CLIENT_GONE_STATUS = 499
+
+# poll as it was before gevent made it cooperative; with a time-out of 0 it never blocks.
+_poll = gevent.monkey.get_original("select", "poll")
+_HANG_UP = getattr(select, "POLLRDHUP", 0) | select.POLLHUP | select.POLLERR
+
+RenderError = Callable[[ServingError], dict[str, Any]]
+
+
+class ClientGone(Exception):
+    """Nobody waits for this answer any more."""
+
+
+def json_response(body: object, *, headers: dict[str, str] | None = None) -> Response:
+    """Answer 200 with a JSON body."""
+    return Response(msgspec.json.encode(body), mimetype="application/json", headers=headers)
+
+
+def sse(body: object) -> bytes:
+    """One server-sent event."""
+    return b"data: " + msgspec.json.encode(body) + b"\n\n"
+
+
+def collect(completion: Completion, metrics: Metrics) -> None:
+    """Wait for the last token. Raises what ended the request, or ClientGone."""
+    next_look = time.monotonic() + LOOK_S
+    try:
+        while completion.finish_reason is None:
+            completion.next_event(LOOK_S)
+            if time.monotonic() > next_look:
+                next_look = time.monotonic() + LOOK_S
+                _check_client(metrics)
+    finally:
+        completion.close()
+    metrics.count_success(completion)
+
+
+def stream(
+    completion: Completion,
+    render: Callable[[TextEvent], Iterator[object]],
+    render_error: RenderError,
+    metrics: Metrics,
+    *,
+    end: bytes = b"",
+    headers: dict[str, str] | None = None,
+) -> Response:
+    """Answer with the events that `render` makes of each token, then `end`.
+
+    An error after the first byte becomes one more event; the stream always ends with a newline.
+    """
+
+    def chunks() -> Iterator[bytes]:
+        try:
+            while completion.finish_reason is None or completion.has_peeked:
+                event = completion.next_event(KEEP_ALIVE_S)
+                if event is None:
+                    yield KEEP_ALIVE
+                else:
+                    yield b"".join(map(sse, render(event)))
+            metrics.count_success(completion)
+        except Exception as error:
+            shown = problems.shown(error)
+            metrics.count_failure(shown)
+            yield sse(render_error(shown))
+        yield end
+
+    def on_close() -> None:
+        # Also called for a client that left before the first chunk was asked for.
+        if completion.finish_reason is None:
+            metrics.count_aborted()
+        completion.close()
+
+    response = Response(chunks(), mimetype="text/event-stream", headers=headers)
+    response.headers["Cache-Control"] = "no-cache"
+    response.headers["X-Accel-Buffering"] = "no"
+    response.call_on_close(on_close)
+    return response
+
+
+def _check_client(metrics: Metrics) -> None:
+    connection = request.environ.get("gunicorn.socket")
+    if connection is None:
+        return
+    poller = _poll()
+    poller.register(connection.fileno(), _HANG_UP)
+    if poller.poll(0):
+        metrics.count_aborted()
+        raise ClientGone

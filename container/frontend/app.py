@@ -1,0 +1,91 @@
+"""The Flask application, made from its collaborators."""
+
+import hmac
+from dataclasses import dataclass
+
+from flask import Flask, Response, request
+from werkzeug.exceptions import HTTPException, RequestEntityTooLarge
+
+from container.errors import Unauthorized
+from container.frontend import problems
+from container.frontend.answers import CLIENT_GONE_STATUS, ClientGone
+from container.frontend.metrics import Metrics
+from container.frontend.routes import health, openai, sagemaker, tgi
+from container.frontend.routes.openai import OpenAIDialect
+from container.frontend.routes.tgi import TgiDialect
+from container.frontend.service import Service
+from container.settings import Settings
+
+OPEN_PATHS = frozenset({"/ping", "/health", "/info", "/metrics"})
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What of the settings the HTTP side needs."""
+
+    payload_limit: int
+    max_stops: int
+    max_concurrent_requests: int
+    messages_api: bool | None
+    api_key: str | None
+
+    @classmethod
+    def from_settings(cls, settings: Settings) -> "Options":
+        """Pick them."""
+        return cls(
+            payload_limit=settings.payload_limit,
+            max_stops=settings.max_stop_sequences,
+            max_concurrent_requests=settings.max_concurrent_requests,
+            messages_api=settings.messages_api_enabled,
+            api_key=settings.api_key,
+        )
+
+
+def create_app(service: Service, options: Options) -> Flask:
+    """Wire the routes of all dialects to one service."""
+    app = Flask("container")
+    app.config["MAX_CONTENT_LENGTH"] = options.payload_limit
+    metrics = Metrics(service)
+    tgi_dialect = TgiDialect(service, metrics, max_stops=options.max_stops)
+    openai_dialect = OpenAIDialect(service, metrics, max_stops=options.max_stops)
+    limits = {
+        "max_concurrent_requests": options.max_concurrent_requests,
+        "max_stop_sequences": options.max_stops,
+    }
+    app.register_blueprint(health.blueprint(service, metrics, limits=limits))
+    app.register_blueprint(tgi.blueprint(tgi_dialect))
+    app.register_blueprint(openai.blueprint(openai_dialect))
+    app.register_blueprint(
+        sagemaker.blueprint(tgi_dialect, openai_dialect, messages_api=options.messages_api)
+    )
+    _add_guards(app, metrics, options.api_key)
+    return app
+
+
+def _add_guards(app: Flask, metrics: Metrics, api_key: str | None) -> None:
+    @app.before_request
+    def check_key() -> None:
+        is_open = request.path in OPEN_PATHS or (request.path == "/" and request.method == "GET")
+        if api_key is None or is_open:
+            return
+        given = request.headers.get("Authorization", "")
+        if not hmac.compare_digest(given.encode(), f"Bearer {api_key}".encode()):
+            raise Unauthorized("the header 'Authorization: Bearer <API_KEY>' is missing or wrong")
+
+    @app.before_request
+    def count() -> None:
+        if request.method == "POST":
+            metrics.count_request()
+
+    @app.errorhandler(ClientGone)
+    def client_gone(_: ClientGone) -> Response:
+        return Response(status=CLIENT_GONE_STATUS)
+
+    @app.errorhandler(Exception)
+    def explain(error: Exception) -> Response:
+        if isinstance(error, HTTPException) and not isinstance(error, RequestEntityTooLarge):
+            return problems.routing_problem(error)
+        shown = problems.shown(error)
+        if request.method == "POST":
+            metrics.count_failure(shown)
+        return problems.problem(shown)

@@ -1,0 +1,78 @@
+"""Request bodies: from bytes to a checked model of the dialect. Errors name the field."""
+
+import json
+from typing import Any, TypeVar
+
+from flask import Request
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from container.errors import InvalidParameter, MalformedRequest, UnsupportedMediaType
+
+JSON_TYPES = ("application/json", "text/json")
+
+
+class Body(BaseModel):
+    """Base of all bodies: types as JSON has them, unknown fields ignored (as TGI and OpenAI do)."""
+
+    model_config = ConfigDict(strict=True, extra="ignore", allow_inf_nan=False, frozen=True)
+
+
+B = TypeVar("B", bound=Body)
+
+
+def read_object(request: Request) -> dict[str, Any]:
+    """Read a JSON object. Raises UnsupportedMediaType or MalformedRequest."""
+    kind = request.mimetype
+    if kind and kind not in JSON_TYPES and not kind.endswith("+json"):
+        raise UnsupportedMediaType(
+            f"content type {kind!r} is not supported; send the header "
+            "'Content-Type: application/json'"
+        )
+    raw = request.get_data(cache=False)
+    if not raw.strip():
+        raise MalformedRequest("the body is empty; send a JSON object")
+    try:
+        value = json.loads(raw)
+    except (ValueError, RecursionError) as error:
+        raise MalformedRequest(f"the body is not valid JSON: {error}") from None
+    if not isinstance(value, dict):
+        raise MalformedRequest(f"the body must be a JSON object, not {_json_type(value)}")
+    return value
+
+
+def parse(model: type[B], value: dict[str, Any]) -> B:
+    """Check an object against a dialect's model. Raises InvalidParameter for the first problem."""
+    try:
+        return model.model_validate(value)
+    except ValidationError as error:
+        raise _invalid(error) from None
+
+
+def _invalid(error: ValidationError) -> InvalidParameter:
+    problems = error.errors(include_url=False, include_context=False)
+    first = problems[0]
+    path = _path(first["loc"])
+    message = first["msg"].removeprefix("Value error, ")
+    given = first["input"]
+    shown = "" if first["type"] == "missing" else f", not {_json_type(given)}"
+    if first["type"] in ("value_error", "assertion_error"):
+        shown = ""
+    more = f" (and {len(problems) - 1} more problems)" if len(problems) > 1 else ""
+    return InvalidParameter(f"`{path}`: {message}{shown}{more}", field=path)
+
+
+def _path(location: tuple[int | str, ...]) -> str:
+    """`messages[0].content`; names of union members, which pydantic adds, are left out."""
+    path = ""
+    for part in location:
+        if isinstance(part, int):
+            path += f"[{part}]"
+        elif part not in ("str", "int", "float", "bool") and not part.startswith("list["):
+            path += f".{part}" if path else part
+    return path or "body"
+
+
+def _json_type(value: object) -> str:
+    names = {dict: "an object", list: "an array", str: "a string", bool: "a boolean"}
+    names |= {int: "a number", float: "a number", type(None): "null"}
+    return names.get(type(value), "that")

@@ -1,0 +1,49 @@
+"""gunicorn's configuration; values come from Settings, so there is no second way to set them."""
+
+import os
+import signal
+import threading
+import time
+
+from container import logs
+from container.settings import Settings
+
+_settings = Settings.from_environ(os.environ)
+logs.configure(_settings.log_level, json_output=_settings.json_output)
+
+wsgi_app = "container.frontend.wsgi:application()"
+bind = f"{_settings.host}:{_settings.port}"
+workers = _settings.num_frontends
+worker_class = "gevent"
+worker_connections = 4096
+backlog = 2048
+# Longer than SageMaker and load balancers keep idle connections, so that they close first.
+keepalive = 75
+# A worker whose event loop is stuck for this long is replaced. Long answers are not affected.
+timeout = 120
+# The engine has drained before gunicorn is told to stop; what remains is sending.
+graceful_timeout = 5
+control_socket_disable = True
+accesslog = None
+loglevel = "warning"
+logconfig_dict = {
+    "version": 1,
+    "disable_existing_loggers": False,
+    "root": {"level": _settings.log_level.upper(), "handlers": []},
+    "loggers": {
+        "gunicorn.error": {"level": "WARNING", "propagate": True, "handlers": []},
+        "gunicorn.access": {"level": "WARNING", "propagate": True, "handlers": []},
+    },
+}
+
+
+def when_ready(_server: object) -> None:
+    """Watch the supervisor: without it nobody would ever stop this process."""
+    parent = os.getppid()
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(1.0)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=watch, daemon=True).start()

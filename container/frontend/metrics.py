@@ -1,0 +1,127 @@
+"""Prometheus metrics under TGI's names, and those that TGI lacks.
+
+Counters and histograms are of this process; with several frontends prometheus_client's
+multiprocess files add them up. The engine's numbers come from its last status.
+"""
+
+import os
+from collections.abc import Iterable
+
+from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.multiprocess import MultiProcessCollector
+
+from container.errors import ServingError, Unavailable
+from container.frontend.service import Completion, Service
+
+CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+# TGI's buckets: geometric from 0.15 ms with factor 1.5; every second one is kept.
+SECONDS = tuple(1.5e-4 * 1.5**step for step in range(0, 35, 2))
+TOKENS = tuple(float(2**power) for power in range(18))
+
+
+class EngineCollector:
+    """Turns the engine's last status into gauges and counters at each scrape."""
+
+    def __init__(self, service: Service) -> None:
+        self._service = service
+
+    def collect(self) -> Iterable[Metric]:
+        """Yield the engine's numbers; nothing while it is away."""
+        try:
+            load = self._service.status.load
+        except Unavailable:
+            return
+        gauges = {
+            "tgi_queue_size": ("Sequences waiting for their first step", load.waiting),
+            "tgi_batch_current_size": ("Sequences running", load.running),
+            "engine_blocks_used": ("KV cache blocks in use", load.blocks_used),
+            "engine_blocks_total": ("KV cache blocks", load.blocks_total),
+        }
+        for name, (meaning, value) in gauges.items():
+            yield GaugeMetricFamily(name, meaning, value=value)
+        counters = {
+            "engine_steps": ("Forward passes", load.steps),
+            "engine_preemptions": ("Sequences sent back to waiting", load.preemptions),
+            "engine_prefill_tokens": ("Prompt tokens computed", load.prefill_tokens),
+            "engine_decode_tokens": ("Tokens computed one by one", load.decode_tokens),
+        }
+        for name, (meaning, value) in counters.items():
+            yield CounterMetricFamily(name, meaning, value=value)
+
+
+class Metrics:
+    """Owns this process's metrics."""
+
+    def __init__(self, service: Service) -> None:
+        registry = CollectorRegistry()
+        self._requests = Counter("tgi_request_count", "Requests received", registry=registry)
+        self._successes = Counter("tgi_request_success", "Requests answered", registry=registry)
+        self._failures = Counter(
+            "tgi_request_failure", "Requests failed", ["err"], registry=registry
+        )
+        self._aborted = Counter("tgi_request_aborted", "Clients that left", registry=registry)
+        seconds = {
+            "tgi_request_duration": "From the request to its last token",
+            "tgi_request_validation_duration": "Template, tokenizer and checks",
+            "tgi_request_queue_duration": "Before the first step",
+            "tgi_request_inference_duration": "From the submission to the last token",
+            "tgi_request_mean_time_per_token_duration": "Between tokens, mean of a request",
+            "tgi_request_first_token_duration": "From the request to its first token",
+        }
+        self._seconds = {
+            name: Histogram(name, meaning, buckets=SECONDS, registry=registry)
+            for name, meaning in seconds.items()
+        }
+        tokens = {
+            "tgi_request_input_length": "Prompt tokens",
+            "tgi_request_max_new_tokens": "Most new tokens allowed",
+            "tgi_request_generated_tokens": "Tokens generated",
+        }
+        self._tokens = {
+            name: Histogram(name, meaning, buckets=TOKENS, registry=registry)
+            for name, meaning in tokens.items()
+        }
+        self._registry = registry
+        self._engine = EngineCollector(service)
+
+    def count_request(self) -> None:
+        """A request has come."""
+        self._requests.inc()
+
+    def count_failure(self, error: ServingError) -> None:
+        """A request is answered with an error."""
+        self._failures.labels(err=error.kind).inc()
+
+    def count_aborted(self) -> None:
+        """A client left before its answer was whole."""
+        self._aborted.inc()
+
+    def count_success(self, completion: Completion) -> None:
+        """A completion is whole."""
+        self._successes.inc()
+        times = completion.times
+        self._observe("tgi_request_duration", times.total_s)
+        self._observe("tgi_request_validation_duration", times.validation_s)
+        self._observe("tgi_request_queue_duration", times.queue_s)
+        self._observe("tgi_request_inference_duration", times.inference_s)
+        self._observe("tgi_request_mean_time_per_token_duration", times.per_token_s)
+        self._observe("tgi_request_first_token_duration", times.first_token_s)
+        self._tokens["tgi_request_input_length"].observe(completion.prompt_tokens)
+        self._tokens["tgi_request_max_new_tokens"].observe(completion.params.max_new_tokens)
+        self._tokens["tgi_request_generated_tokens"].observe(completion.completion_tokens)
+
+    def render(self) -> bytes:
+        """The exposition text of the whole server."""
+        shown = CollectorRegistry()
+        if "PROMETHEUS_MULTIPROC_DIR" in os.environ:
+            MultiProcessCollector(shown)  # type: ignore[no-untyped-call]
+        else:
+            shown = self._registry
+        own = generate_latest(shown)
+        engine = CollectorRegistry()
+        engine.register(self._engine)
+        return own + generate_latest(engine)
+
+    def _observe(self, name: str, seconds: float) -> None:
+        self._seconds[name].observe(max(0.0, seconds))

@@ -1,0 +1,140 @@
+"""How each dialect says that something went wrong: one table a dialect over one tree of errors."""
+
+import logging
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+from flask import Response, g, request
+from werkzeug.exceptions import HTTPException, RequestEntityTooLarge
+
+from container import errors
+from container.errors import InternalError, PayloadTooLarge, ServingError
+
+log = logging.getLogger(__name__)
+
+Body = dict[str, Any]
+OPENAI_PATHS = ("/v1/", "/openai/")
+
+
+@dataclass(frozen=True, slots=True)
+class TgiForm:
+    """Status, `error_type` and what TGI puts before the message."""
+
+    status: int
+    error_type: str
+    prefix: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class OpenAIForm:
+    """Status, `type` and `code` of OpenAI's error object."""
+
+    status: int
+    type: str
+    code: str | None = None
+
+
+_VALIDATION = TgiForm(422, "validation", "Input validation error: ")
+TGI = {
+    errors.MalformedRequest: TgiForm(400, "validation", "Input validation error: "),
+    errors.UnsupportedMediaType: TgiForm(415, "validation"),
+    errors.PayloadTooLarge: TgiForm(413, "validation"),
+    errors.Unauthorized: TgiForm(401, "unauthorized"),
+    errors.InvalidParameter: _VALIDATION,
+    errors.UnsupportedParameter: _VALIDATION,
+    errors.PromptTooLong: _VALIDATION,
+    errors.TemplateFailed: TgiForm(422, "template_error", "Template error: "),
+    errors.Overloaded: TgiForm(429, "overloaded", "Model is overloaded: "),
+    errors.Unavailable: TgiForm(503, "unavailable"),
+    errors.GenerationFailed: TgiForm(424, "generation", "Request failed during generation: "),
+    errors.InternalError: TgiForm(500, "internal"),
+}
+
+_INVALID = "invalid_request_error"
+OPENAI = {
+    errors.MalformedRequest: OpenAIForm(400, _INVALID),
+    errors.UnsupportedMediaType: OpenAIForm(415, _INVALID),
+    errors.PayloadTooLarge: OpenAIForm(413, _INVALID),
+    errors.Unauthorized: OpenAIForm(401, _INVALID, "invalid_api_key"),
+    errors.InvalidParameter: OpenAIForm(400, _INVALID),
+    errors.UnsupportedParameter: OpenAIForm(400, _INVALID, "unsupported_parameter"),
+    errors.PromptTooLong: OpenAIForm(400, _INVALID, "context_length_exceeded"),
+    errors.TemplateFailed: OpenAIForm(400, _INVALID),
+    errors.Overloaded: OpenAIForm(429, "rate_limit_error", "rate_limit_exceeded"),
+    errors.Unavailable: OpenAIForm(503, "service_unavailable_error"),
+    errors.GenerationFailed: OpenAIForm(500, "server_error"),
+    errors.InternalError: OpenAIForm(500, "server_error"),
+}
+
+
+def tgi_body(error: ServingError) -> Body:
+    """Make TGI's error object, as in a response or in an event of a stream."""
+    form = TGI[type(error)]
+    return {"error": form.prefix + error.message, "error_type": form.error_type}
+
+
+def openai_body(error: ServingError) -> Body:
+    """Make OpenAI's error object, as in a response or in an event of a stream."""
+    form = OPENAI[type(error)]
+    inner = {
+        "message": error.message,
+        "type": form.type,
+        "param": error.field,
+        "code": form.code,
+        "http_status_code": form.status,
+    }
+    return {"error": inner}
+
+
+def speak_openai() -> None:
+    """Answer whatever goes wrong with this request in OpenAI's form, not in TGI's."""
+    g.speaks_openai = True
+
+
+def problem(error: ServingError) -> Response:
+    """Answer an error in the dialect of the request."""
+    if _speaks_openai():
+        return _respond(openai_body(error), OPENAI[type(error)].status, error)
+    return _respond(tgi_body(error), TGI[type(error)].status, error)
+
+
+def shown(error: Exception) -> ServingError:
+    """Make any exception one that a client may see; what we did not expect goes to the log."""
+    if isinstance(error, ServingError):
+        return error
+    if isinstance(error, RequestEntityTooLarge):
+        return PayloadTooLarge("the body is larger than PAYLOAD_LIMIT allows")
+    log.error("unexpected error", exc_info=error)
+    return InternalError("internal error; the cause is in the server's log")
+
+
+def routing_problem(error: HTTPException) -> Response:
+    """Answer what Werkzeug found wrong with the path or the method."""
+    message = f"{request.method} {request.path}: {error.description}"
+    body: Body = {"error": message, "error_type": "validation"}
+    if _speaks_openai():
+        inner = {"message": message, "type": _INVALID, "param": None, "code": None}
+        body = {"error": inner}
+    response = _json(body, error.code or 500)
+    for name, value in error.get_headers():
+        if name == "Allow":
+            response.headers[name] = value
+    return response
+
+
+def _speaks_openai() -> bool:
+    return "speaks_openai" in g or request.path.startswith(OPENAI_PATHS)
+
+
+def _json(body: Body, status: int) -> Response:
+    return Response(msgspec.json.encode(body), status, mimetype="application/json")
+
+
+def _respond(body: Body, status: int, error: ServingError) -> Response:
+    response = _json(body, status)
+    if error.retry_after_s is not None:
+        response.headers["Retry-After"] = str(error.retry_after_s)
+    if status == 401:
+        response.headers["WWW-Authenticate"] = "Bearer"
+    return response

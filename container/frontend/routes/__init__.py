@@ -1,0 +1,1 @@
+"""One module for each dialect; each makes a Flask blueprint from its collaborators."""

@@ -1,0 +1,50 @@
+"""Open routes: health, the model's facts, metrics.
+
+`/ping` is 200 only while the model is loaded and its engine alive; else 503 with the reason.
+"""
+
+from typing import Any
+
+from flask import Blueprint, Response
+
+from container import __version__
+from container.frontend import metrics as prometheus
+from container.frontend.answers import json_response
+from container.frontend.metrics import Metrics
+from container.frontend.service import Service
+
+
+def blueprint(service: Service, metrics: Metrics, *, limits: dict[str, int]) -> Blueprint:
+    """Make the routes. `limits` goes into /info as it is."""
+    routes = Blueprint("health", __name__)
+
+    @routes.get("/ping")
+    @routes.get("/health")
+    @routes.get("/")
+    def ping() -> Response:
+        service.check_ready()
+        return Response(status=200)
+
+    @routes.get("/info")
+    def info() -> Response:
+        loaded = service.info
+        body: dict[str, Any] = {
+            "model_id": loaded.model_id,
+            "model_sha": loaded.model_sha,
+            "model_pipeline_tag": "text-generation",
+            "model_dtype": loaded.dtype,
+            "model_device_type": loaded.device,
+            "max_input_tokens": loaded.max_input_tokens,
+            "max_total_tokens": loaded.max_total_tokens,
+            "max_batch_total_tokens": loaded.cache_tokens,
+            **limits,
+            "router": "container",
+            "version": __version__,
+        }
+        return json_response(body)
+
+    @routes.get("/metrics")
+    def show_metrics() -> Response:
+        return Response(metrics.render(), content_type=prometheus.CONTENT_TYPE)
+
+    return routes

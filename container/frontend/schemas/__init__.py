@@ -1,0 +1,1 @@
+"""Pydantic models of the request bodies, one module for each dialect."""

@@ -1,0 +1,26 @@
+"""What each gunicorn worker loads: reads the settings, connects to the engine, makes the app."""
+
+import os
+import sys
+
+# transformers offers its tokenizers without torch, and would import torch if it could: 180 MB
+# and a second in each worker for nothing.
+sys.modules["torch"] = None  # type: ignore[assignment]
+
+from flask import Flask
+
+from container import logs
+from container.frontend.app import Options, create_app
+from container.frontend.engine_client import EngineClient
+from container.frontend.service import Service, tokenizer_loader
+from container.settings import ENGINE_ADDRESS, Settings
+
+
+def application() -> Flask:
+    """Make the app of this worker; gunicorn calls it once after the fork."""
+    settings = Settings.from_environ(os.environ)
+    logs.configure(settings.log_level, json_output=settings.json_output)
+    engine = EngineClient(os.environ[ENGINE_ADDRESS])
+    engine.start()
+    load = tokenizer_loader(trust_remote_code=settings.trust_remote_code)
+    return create_app(Service(engine, load), Options.from_settings(settings))

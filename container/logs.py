@@ -1,0 +1,34 @@
+"""Logs: one JSON object a line for machines, short lines for a person's terminal."""
+
+import json
+import logging
+import sys
+from datetime import UTC, datetime
+
+FORMAT = "%(asctime)s %(levelname)-7s %(name)s: %(message)s"
+
+
+class JsonLines(logging.Formatter):
+    """Renders a record as one JSON line with `timestamp`, `level`, `logger`, `message`."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Render one record."""
+        line = {
+            "timestamp": datetime.fromtimestamp(record.created, UTC).isoformat(),
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "message": record.getMessage(),
+        }
+        if record.exc_info:
+            line["exception"] = self.formatException(record.exc_info)
+        return json.dumps(line, ensure_ascii=False)
+
+
+def configure(level: str, *, json_output: bool | None) -> None:
+    """Send this process's log to stderr. `json_output` None: JSON unless it is a terminal."""
+    as_json = not sys.stderr.isatty() if json_output is None else json_output
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(JsonLines() if as_json else logging.Formatter(FORMAT, "%H:%M:%S"))
+    logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
+    for noisy in ("httpx", "urllib3", "filelock", "huggingface_hub"):
+        logging.getLogger(noisy).setLevel(max(logging.WARNING, logging.getLogger().level))

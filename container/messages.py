@@ -1,0 +1,155 @@
+"""What crosses between a frontend and the engine: msgspec structs in MessagePack frames.
+
+Both ends change together; nothing else is shared between the processes. Errors cross as data.
+"""
+
+from enum import Enum
+from typing import Literal
+
+import msgspec
+
+from container import errors
+
+
+class FinishReason(Enum):
+    """Why a sequence ended; each dialect has its own words for these."""
+
+    END_TOKEN = "end_token"
+    STOP = "stop"
+    LENGTH = "length"
+    ABORTED = "aborted"
+
+
+class LogprobMode(Enum):
+    """Which log-probabilities a request wants: the model's own, or those sampled from."""
+
+    NONE = "none"
+    RAW = "raw"
+    PROCESSED = "processed"
+
+
+class SamplingParams(msgspec.Struct, frozen=True, omit_defaults=True):
+    """How one sequence picks its tokens. `temperature` 0 is greedy; `top_k` 0 is off."""
+
+    max_new_tokens: int
+    temperature: float = 0.0
+    top_k: int = 0
+    top_p: float = 1.0
+    seed: int = 0
+    logprobs: LogprobMode = LogprobMode.NONE
+
+    @property
+    def is_greedy(self) -> bool:
+        """Whether the most likely token is always taken."""
+        return self.temperature == 0.0
+
+
+class ErrorData(msgspec.Struct, frozen=True):
+    """An error as data; see container.errors."""
+
+    kind: str
+    message: str
+    field: str | None = None
+    retry_after_s: int | None = None
+
+    @classmethod
+    def from_error(cls, error: errors.ServingError) -> "ErrorData":
+        """Take what a client may see of an error."""
+        return cls(error.kind, error.message, error.field, error.retry_after_s)
+
+    def to_error(self) -> errors.ServingError:
+        """Make the exception again."""
+        return errors.from_kind(
+            self.kind, self.message, field=self.field, retry_after_s=self.retry_after_s
+        )
+
+
+class Hello(msgspec.Struct, tag="hello", frozen=True):
+    """Frontend to engine: I am here; send me the status."""
+
+
+class Submit(msgspec.Struct, tag="submit", frozen=True):
+    """Frontend to engine: generate for this prompt. `request_id` is the frontend's own."""
+
+    request_id: int
+    prompt_ids: list[int]
+    params: SamplingParams
+
+
+class Abort(msgspec.Struct, tag="abort", frozen=True):
+    """Frontend to engine: nobody waits for this request any more."""
+
+    request_id: int
+
+
+ToEngine = Hello | Submit | Abort
+
+
+class EngineInfo(msgspec.Struct, frozen=True):
+    """What a frontend needs to know of the loaded model; fixed for an engine's life."""
+
+    model_id: str
+    model_path: str
+    model_sha: str | None
+    model_type: str
+    dtype: str
+    device: str
+    max_input_tokens: int
+    max_total_tokens: int
+    cache_tokens: int
+    max_batch_tokens: int
+
+
+class EngineLoad(msgspec.Struct, frozen=True):
+    """How busy the engine is, in sequences and blocks; the counters only grow."""
+
+    running: int = 0
+    waiting: int = 0
+    blocks_used: int = 0
+    blocks_total: int = 0
+    steps: int = 0
+    preemptions: int = 0
+    prefill_tokens: int = 0
+    decode_tokens: int = 0
+
+
+EngineState = Literal["loading", "ready", "draining"]
+
+
+class Status(msgspec.Struct, tag="status", frozen=True):
+    """Engine to every frontend, several times a second: life sign, state and load."""
+
+    state: EngineState
+    detail: str
+    info: EngineInfo | None = None
+    load: EngineLoad = EngineLoad()
+
+
+class TokenEvent(msgspec.Struct, frozen=True, array_like=True):
+    """One new token of a request. `queue_s` comes with the first: seconds before its first step."""
+
+    request_id: int
+    token_id: int
+    logprob: float | None = None
+    finish_reason: FinishReason | None = None
+    queue_s: float | None = None
+
+
+class StepEvents(msgspec.Struct, tag="events", frozen=True):
+    """Engine to one frontend: all that one step made for it."""
+
+    events: list[TokenEvent]
+
+
+class RequestFailed(msgspec.Struct, tag="failed", frozen=True):
+    """Engine to one frontend: this request gets no more tokens."""
+
+    request_id: int
+    error: ErrorData
+
+
+ToFrontend = Status | StepEvents | RequestFailed
+
+to_engine_decoder = msgspec.msgpack.Decoder(ToEngine)
+to_frontend_decoder = msgspec.msgpack.Decoder(ToFrontend)
+encode = msgspec.msgpack.Encoder().encode

@@ -1,0 +1,93 @@
+"""The paged KV cache's tensors, one pair for each layer.
+
+A layer's keys are [num_blocks * kv_heads, block_size, head_dim]: all that one head keeps in a block
+is contiguous, so that gathering a sequence's blocks copies large pieces and gives the operand of a
+batched product as it is. Block ids come from the engine; one block past its last, the scratch
+block, takes what padding tokens write.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+
+@dataclass(frozen=True, slots=True)
+class LayerShape:
+    """What one layer keeps for a token."""
+
+    kv_heads: int
+    key_dim: int
+    value_dim: int
+
+    @property
+    def numbers_per_token(self) -> int:
+        """Numbers, not bytes."""
+        return self.kv_heads * (self.key_dim + self.value_dim)
+
+
+class KVCache:
+    """Owns the tensors; written and read only within a forward pass."""
+
+    def __init__(
+        self,
+        shapes: list[LayerShape],
+        *,
+        num_blocks: int,
+        block_size: int,
+        dtype: torch.dtype,
+        device: torch.device,
+    ) -> None:
+        self.block_size = block_size
+        self.scratch_block = num_blocks
+        self.shapes = shapes
+        rows = num_blocks + 1
+        self.keys = [
+            _zeros((rows * s.kv_heads, block_size, s.key_dim), dtype, device) for s in shapes
+        ]
+        self.values = [
+            _zeros((rows * s.kv_heads, block_size, s.value_dim), dtype, device) for s in shapes
+        ]
+
+    def write(
+        self, layer: int, keys: torch.Tensor, values: torch.Tensor, slots: torch.Tensor
+    ) -> None:
+        """Store new tokens' keys and values, [kv_heads, tokens, dim], at [kv_heads * tokens]."""
+        _flat(self.keys[layer]).index_copy_(0, slots, _rows(keys))
+        _flat(self.values[layer]).index_copy_(0, slots, _rows(values))
+
+    def gather(
+        self, layer: int, rows: torch.Tensor, num_sequences: int
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Read whole blocks as [sequences * kv_heads, blocks * block_size, dim], twice.
+
+        `rows` is [sequences * kv_heads * blocks]: block id * kv_heads + head.
+        """
+        batch = num_sequences * self.shapes[layer].kv_heads
+        keys = self.keys[layer].index_select(0, rows)
+        values = self.values[layer].index_select(0, rows)
+        return (
+            keys.view(batch, -1, keys.shape[-1]),
+            values.view(batch, -1, values.shape[-1]),
+        )
+
+
+def bytes_per_token(shapes: list[LayerShape], dtype: torch.dtype) -> int:
+    """Cache bytes for one token over all layers."""
+    return sum(shape.numbers_per_token for shape in shapes) * dtype.itemsize
+
+
+def _rows(states: torch.Tensor) -> torch.Tensor:
+    return states.reshape(-1, states.shape[-1])
+
+
+def _flat(cache: torch.Tensor) -> torch.Tensor:
+    return cache.view(-1, cache.shape[-1])
+
+
+def _zeros(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> torch.Tensor:
+    if device.type != "cpu":
+        return torch.zeros(shape, dtype=dtype, device=device)
+    # numpy asks the kernel for zero pages, which take memory only once they are written.
+    nbytes = int(np.prod(shape)) * dtype.itemsize
+    return torch.from_numpy(np.zeros(nbytes, np.uint8)).view(dtype).view(shape)

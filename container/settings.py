@@ -1,0 +1,303 @@
+"""Settings: one frozen class, read once from the environment by a pure function.
+
+Each field names its environment variables (the first is the one we document, the others are
+aliases that TGI and SageMaker users know), its default and its meaning. An empty variable counts
+as unset, since SageMaker's SDK sends such. All problems are reported at once.
+"""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from container.errors import ConfigError
+
+# Not a setting: the supervisor tells its children where the engine's socket is.
+ENGINE_ADDRESS = "CONTAINER_ENGINE_ADDRESS"
+SAGEMAKER_MODEL_DIR = Path("/opt/ml/model")
+
+Cast = Callable[[str], Any]
+T = TypeVar("T")
+
+
+def text(value: str) -> str:
+    """Any text."""
+    return value
+
+
+def flag(value: str) -> bool:
+    """true or false."""
+    known = {"true": True, "1": True, "yes": True, "on": True}
+    known |= {"false": False, "0": False, "no": False, "off": False}
+    if value.lower() not in known:
+        raise ValueError("must be true or false")
+    return known[value.lower()]
+
+
+def integer(minimum: int, maximum: int | None = None) -> Cast:
+    """Make a cast to an int within bounds, both included."""
+    span = f"from {minimum} to {maximum}" if maximum is not None else f"of at least {minimum}"
+
+    def cast(value: str) -> int:
+        try:
+            number = int(value)
+        except ValueError:
+            raise ValueError(f"must be a whole number {span}") from None
+        if number < minimum or (maximum is not None and number > maximum):
+            raise ValueError(f"must be a whole number {span}")
+        return number
+
+    cast.__doc__ = f"A whole number {span}."
+    return cast
+
+
+def choice(*options: str) -> Cast:
+    """Make a cast that accepts only these words."""
+
+    def cast(value: str) -> str:
+        if value.lower() not in options:
+            raise ValueError(f"must be one of {', '.join(options)}")
+        return value.lower()
+
+    cast.__doc__ = f"One of {', '.join(options)}."
+    return cast
+
+
+def gpu_count(value: str) -> int | None:
+    """A whole number, or `all` for every visible GPU."""
+    return None if value.lower() == "all" else int(integer(0)(value))
+
+
+def dtype(value: str) -> str:
+    """auto, float32, bfloat16 or float16."""
+    short = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16", "half": "float16"}
+    return str(choice("auto", "float32", "bfloat16", "float16")(short.get(value.lower(), value)))
+
+
+def log_level(value: str) -> str:
+    """debug, info, warning or error; or Python's number for it, as SageMaker's SDK sends."""
+    numbers = {"10": "debug", "20": "info", "30": "warning", "40": "error", "50": "error"}
+    words = {"trace": "debug", "warn": "warning"}
+    word = numbers.get(value, words.get(value.lower(), value))
+    return str(choice("debug", "info", "warning", "error")(word))
+
+
+def setting(default: T, *names: str, cast: Cast, meaning: str, secret: bool = False) -> T:
+    """Declare a field: its variables, how they are read and what it means."""
+    metadata = {"names": names, "cast": cast, "meaning": meaning, "secret": secret}
+    return dataclasses.field(default=default, repr=not secret, metadata=metadata)
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """All settings, parsed and checked. Values are given to collaborators, never this whole."""
+
+    model_id: str | None = setting(
+        None, "HF_MODEL_ID", "MODEL_ID", cast=text,
+        meaning="Hub id or folder of the model. Unset: /opt/ml/model, when it holds files.",
+    )  # fmt: skip
+    revision: str | None = setting(
+        None, "HF_MODEL_REVISION", "REVISION", cast=text,
+        meaning="Branch, tag or commit on the Hub.",
+    )  # fmt: skip
+    hf_token: str | None = setting(
+        None, "HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HF_API_TOKEN", cast=text, secret=True,
+        meaning="Access token for the Hub.",
+    )  # fmt: skip
+    trust_remote_code: bool = setting(
+        False, "HF_MODEL_TRUST_REMOTE_CODE", "TRUST_REMOTE_CODE", "HF_TRUST_REMOTE_CODE",
+        cast=flag, meaning="Run Python code that comes with the model.",
+    )  # fmt: skip
+    num_gpus: int | None = setting(
+        None, "SM_NUM_GPUS", "NUM_SHARD", cast=gpu_count,
+        meaning="GPUs to use. Unset or `all`: the first one if there is one, else the CPU.",
+    )  # fmt: skip
+    dtype: str = setting(
+        "auto", "DTYPE", cast=dtype,
+        meaning="Number format of weights and cache. `auto`: bfloat16 where it is fast.",
+    )  # fmt: skip
+    max_input_tokens: int | None = setting(
+        None, "MAX_INPUT_TOKENS", "MAX_INPUT_LENGTH", cast=integer(1),
+        meaning="Longest prompt, in tokens. Unset: MAX_TOTAL_TOKENS - 1.",
+    )  # fmt: skip
+    max_total_tokens: int | None = setting(
+        None, "MAX_TOTAL_TOKENS", cast=integer(2),
+        meaning="Longest prompt and completion together. Unset: the model's context.",
+    )  # fmt: skip
+    max_batch_prefill_tokens: int | None = setting(
+        None, "MAX_BATCH_PREFILL_TOKENS", cast=integer(1),
+        meaning="Most tokens in one step. Unset: 256 on a CPU, 2048 on a GPU.",
+    )  # fmt: skip
+    max_batch_total_tokens: int | None = setting(
+        None, "MAX_BATCH_TOTAL_TOKENS", cast=integer(16),
+        meaning="Size of the KV cache, in tokens. Unset: what half of the free memory holds.",
+    )  # fmt: skip
+    max_batch_size: int = setting(
+        64, "MAX_BATCH_SIZE", cast=integer(1, 4096),
+        meaning="Most sequences in one step.",
+    )  # fmt: skip
+    max_concurrent_requests: int = setting(
+        128, "MAX_CONCURRENT_REQUESTS", cast=integer(1),
+        meaning="Requests taken at a time, waiting ones included; one more gets a 429.",
+    )  # fmt: skip
+    max_stop_sequences: int = setting(
+        4, "MAX_STOP_SEQUENCES", cast=integer(0),
+        meaning="Most stop strings in a request.",
+    )  # fmt: skip
+    payload_limit: int = setting(
+        2_000_000, "PAYLOAD_LIMIT", cast=integer(1),
+        meaning="Largest request body, in bytes.",
+    )  # fmt: skip
+    messages_api_enabled: bool | None = setting(
+        None, "MESSAGES_API_ENABLED", cast=flag,
+        meaning="/invocations takes messages only (true), generate only (false), both (unset).",
+    )  # fmt: skip
+    api_key: str | None = setting(
+        None, "API_KEY", cast=text, secret=True,
+        meaning="Bearer token that clients must send (/ping, /health, /info, /metrics are open).",
+    )  # fmt: skip
+    bind_to_port: int | None = setting(
+        None, "SAGEMAKER_BIND_TO_PORT", cast=integer(1, 65535),
+        meaning="Port given by SageMaker; wins over PORT.",
+    )  # fmt: skip
+    port_by_user: int = setting(
+        8080, "PORT", cast=integer(1, 65535),
+        meaning="Port to listen on.",
+    )  # fmt: skip
+    host: str = setting(
+        "0.0.0.0", "HOST", cast=text,
+        meaning="Address to listen on.",
+    )  # fmt: skip
+    num_frontends: int = setting(
+        1, "SAGEMAKER_MODEL_SERVER_WORKERS", "WORKERS", cast=integer(1, 64),
+        meaning="HTTP processes. One carries tens of thousands of tokens a second.",
+    )  # fmt: skip
+    drain_s: int = setting(
+        25, "GRACEFUL_TERMINATION_TIMEOUT", cast=integer(0, 3600),
+        meaning="Seconds that running requests get after SIGTERM (SageMaker kills after 30).",
+    )  # fmt: skip
+    log_level: str = setting(
+        "info", "LOG_LEVEL", "SAGEMAKER_CONTAINER_LOG_LEVEL", cast=log_level,
+        meaning="debug, info, warning or error.",
+    )  # fmt: skip
+    json_output: bool | None = setting(
+        None, "JSON_OUTPUT", cast=flag,
+        meaning="Log JSON lines. Unset: unless the output is a terminal.",
+    )  # fmt: skip
+
+    @property
+    def port(self) -> int:
+        """The port to listen on."""
+        return self.bind_to_port or self.port_by_user
+
+    @classmethod
+    def from_environ(cls, environ: Mapping[str, str]) -> "Settings":
+        """Parse an environment. Raises ConfigError with every problem in it."""
+        values: dict[str, Any] = {}
+        problems = [_refusal(name) for name in REFUSED if environ.get(name)]
+        for field in dataclasses.fields(cls):
+            try:
+                _read(field, environ, values)
+            except ValueError as problem:
+                problems.append(str(problem))
+        settings = cls(**values)
+        problems += _conflicts(settings)
+        if problems:
+            raise ConfigError(problems)
+        return settings
+
+    def model_source(self) -> str:
+        """Where the model comes from. Raises ConfigError when nothing says so."""
+        if self.model_id:
+            return self.model_id
+        if SAGEMAKER_MODEL_DIR.is_dir() and any(SAGEMAKER_MODEL_DIR.iterdir()):
+            return str(SAGEMAKER_MODEL_DIR)
+        raise ConfigError(
+            [
+                "HF_MODEL_ID is not set and /opt/ml/model holds no files: set HF_MODEL_ID to a "
+                "Hub id (such as Qwen/Qwen2.5-0.5B-Instruct) or to a model's folder"
+            ]
+        )
+
+
+# Variables known from TGI whose silent loss would change answers or open a door.
+REFUSED = {
+    "QUANTIZE": "quantized loading is not available",
+    "HF_MODEL_QUANTIZE": "quantized loading is not available",
+    "LORA_ADAPTERS": "adapters are not available",
+    "SPECULATE": "speculative decoding is not available",
+    "KV_CACHE_DTYPE": "the cache has the weights' format",
+    "ROPE_SCALING": "the model's own configuration decides",
+    "TOKENIZER_CONFIG_PATH": "the template is read from the model's folder",
+}
+
+
+def _refusal(name: str) -> str:
+    return f"{name}: not supported in this version ({REFUSED[name]}); unset it"
+
+
+def _read(
+    field: "dataclasses.Field[Any]", environ: Mapping[str, str], values: dict[str, Any]
+) -> None:
+    given = {name: environ[name].strip() for name in field.metadata["names"] if environ.get(name)}
+    given = {name: value for name, value in given.items() if value}
+    if not given:
+        return
+    parsed = {}
+    for name, value in given.items():
+        try:
+            parsed[name] = field.metadata["cast"](value)
+        except ValueError as error:
+            shown = "the given value" if field.metadata["secret"] else repr(value)
+            raise ValueError(f"{name}: {error}, not {shown}") from None
+    first, *others = parsed
+    for other in others:
+        if parsed[other] != parsed[first]:
+            raise ValueError(f"{first} and {other} mean the same and differ; set one of them")
+    values[field.name] = parsed[first]
+
+
+def _conflicts(settings: Settings) -> list[str]:
+    longest_input, longest = settings.max_input_tokens, settings.max_total_tokens
+    if longest_input and longest and longest_input >= longest:
+        return [
+            f"MAX_INPUT_TOKENS ({longest_input}) must be less than MAX_TOTAL_TOKENS ({longest})"
+        ]
+    capacity = settings.max_batch_total_tokens
+    if longest and capacity and longest > capacity:
+        return [f"MAX_TOTAL_TOKENS ({longest}) must not exceed MAX_BATCH_TOTAL_TOKENS ({capacity})"]
+    return []
+
+
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """One setting as a person may see it: secrets masked."""
+
+    name: str
+    aliases: tuple[str, ...]
+    value: str
+    default: str
+    meaning: str
+
+
+def shown(settings: Settings) -> list[Shown]:
+    """Every setting with its variables, its value and its default, secrets masked."""
+    rows = []
+    for field in dataclasses.fields(settings):
+        value = getattr(settings, field.name)
+        if field.metadata["secret"] and value is not None:
+            value = "***"
+        names = field.metadata["names"]
+        rows.append(
+            Shown(
+                names[0], names[1:], _word(value), _word(field.default), field.metadata["meaning"]
+            )
+        )
+    return rows
+
+
+def _word(value: object) -> str:
+    if value is None:
+        return "unset"
+    return str(value).lower() if isinstance(value, bool) else str(value)

@@ -1,0 +1,45 @@
+"""The incremental detokenizer: each new id becomes the text that is certain by then.
+
+    | ... | prefix .. read | read .. end |
+            context so that    ids whose text has not been given out yet
+            spacing is right
+
+A character whose bytes are spread over several tokens is held back until it is whole.
+"""
+
+from container.text.tokenizer import Tokenizer
+
+# UTF-8 needs at most 4 bytes for a character, so more ids than this can only be invalid bytes.
+MAX_HELD = 8
+REPLACEMENT = "�"
+
+
+class Detokenizer:
+    """The text machine of one sequence; special tokens give no text."""
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self._tokenizer = tokenizer
+        self._ids: list[int] = []
+        self._prefix = 0
+        self._read = 0
+
+    def add(self, token_id: int) -> str:
+        """Take the next id; return the text that it completes, which may be empty."""
+        self._ids.append(token_id)
+        return self._release(hold=True)
+
+    def flush(self) -> str:
+        """Give out what is still held back, as it is."""
+        return self._release(hold=False)
+
+    def _release(self, *, hold: bool) -> str:
+        given = self._decode(self._ids[self._prefix : self._read])
+        text = self._decode(self._ids[self._prefix :])
+        is_incomplete = text.endswith(REPLACEMENT) and len(self._ids) - self._read <= MAX_HELD
+        if len(text) <= len(given) or (hold and is_incomplete):
+            return ""
+        self._prefix, self._read = self._read, len(self._ids)
+        return text[len(given) :]
+
+    def _decode(self, ids: list[int]) -> str:
+        return self._tokenizer.decode(ids, skip_special_tokens=True) if ids else ""

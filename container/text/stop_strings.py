@@ -1,0 +1,50 @@
+"""Stop strings: found inside tokens and across them.
+
+given out | pending: may be the start of a stop string |
+"""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Released:
+    """Text that may be given out now, and whether a stop string ended it."""
+
+    text: str
+    is_stopped: bool = False
+
+
+class StopStrings:
+    """Watches one sequence's text; holds back what may be the start of a stop string."""
+
+    def __init__(self, stops: list[str], *, keep_match: bool) -> None:
+        self._stops = [stop for stop in stops if stop]
+        self._keep_match = keep_match
+        self._pending = ""
+
+    def add(self, text: str) -> Released:
+        """Take new text; release all that cannot belong to a stop string any more."""
+        self._pending += text
+        found = [(self._pending.find(stop), stop) for stop in self._stops]
+        matches = [(start, -len(stop)) for start, stop in found if start >= 0]
+        if matches:
+            start, negative_len = min(matches)  # the earliest; of those, the longest
+            end = start - negative_len if self._keep_match else start
+            released, self._pending = self._pending[:end], ""
+            return Released(released, is_stopped=True)
+        keep = len(self._pending) - self._held_len()
+        released, self._pending = self._pending[:keep], self._pending[keep:]
+        return Released(released)
+
+    def flush(self) -> str:
+        """Give out what is still held back; the text has ended without a match."""
+        released, self._pending = self._pending, ""
+        return released
+
+    def _held_len(self) -> int:
+        longest = max((len(stop) - 1 for stop in self._stops), default=0)
+        for length in range(min(longest, len(self._pending)), 0, -1):
+            tail = self._pending[-length:]
+            if any(stop.startswith(tail) for stop in self._stops):
+                return length
+        return 0

@@ -1,0 +1,74 @@
+"""The served model's tokenizer and chat template; transformers underneath, never torch."""
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import jinja2
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
+
+from container.errors import ModelLoadError, TemplateFailed
+
+log = logging.getLogger(__name__)
+
+
+class Tokenizer:
+    """Text to ids and back for one model; safe to share between requests."""
+
+    def __init__(self, inner: PreTrainedTokenizerBase) -> None:
+        self._inner = inner
+        self.special_ids = frozenset(inner.all_special_ids)
+
+    @classmethod
+    def from_folder(cls, folder: str | Path, *, trust_remote_code: bool = False) -> "Tokenizer":
+        """Load the tokenizer files of a model's folder. Raises ModelLoadError."""
+        try:
+            inner = AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code)
+        except (OSError, ValueError, KeyError, ImportError) as error:
+            raise ModelLoadError(f"{folder}: the tokenizer cannot be loaded: {error}") from error
+        # The server has limits of its own; the tokenizer's would only warn in the log.
+        inner.model_max_length = int(1e30)
+        return cls(inner)
+
+    @property
+    def has_chat_template(self) -> bool:
+        """Whether messages can be rendered."""
+        return self._inner.chat_template is not None
+
+    def encode(self, text: str, *, add_special_tokens: bool) -> list[int]:
+        """Turn text into ids."""
+        ids: list[int] = self._inner(text, add_special_tokens=add_special_tokens)["input_ids"]
+        return ids
+
+    def decode(self, token_ids: list[int], *, skip_special_tokens: bool) -> str:
+        """Turn ids into text; incomplete UTF-8 becomes U+FFFD."""
+        text = self._inner.decode(
+            token_ids, skip_special_tokens=skip_special_tokens, clean_up_tokenization_spaces=False
+        )
+        assert isinstance(text, str)
+        return text
+
+    def render_chat(self, messages: list[dict[str, Any]]) -> str:
+        """Render messages with the model's template. Raises TemplateFailed.
+
+        A trailing assistant message is left open, so that the model continues it.
+        """
+        if not self.has_chat_template:
+            raise TemplateFailed(
+                "the model has no chat template, so it takes prompts, not messages",
+                field="messages",
+            )
+        continues = messages[-1]["role"] == "assistant"
+        try:
+            text = self._inner.apply_chat_template(
+                messages,
+                tokenize=False,
+                add_generation_prompt=not continues,
+                continue_final_message=continues,
+            )
+        except (jinja2.TemplateError, ValueError, TypeError, KeyError, IndexError) as error:
+            raise TemplateFailed(
+                f"the chat template refused the messages: {error}", field="messages"
+            ) from error
+        assert isinstance(text, str)
+        return text

@@ -1,0 +1,152 @@
+import random
+
+import pytest
+from container.engine.loop import Engine, EngineConfig
+from container.errors import InvalidParameter, Overloaded, PromptTooLong
+from container.messages import FinishReason, SamplingParams, Submit
+from tests.support.engines import Job, ScriptedRunner, engine_config, ids, run
+
+END = 50
+
+
+def _engine(**sizes: int) -> Engine:
+    return Engine(ScriptedRunner(), engine_config(**sizes), end_token_ids=[END])
+
+
+def _submit(engine: Engine, request_id: int, length: int, new: int = 5, owner: bytes = b"a") -> None:
+    engine.submit(owner, Submit(request_id, [1] * length, SamplingParams(max_new_tokens=new)))
+
+
+def _step(engine: Engine) -> list[int]:
+    events = engine.step()
+    engine.scheduler.check_invariants()
+    return [event.request_id for _, event in events]
+
+
+def test_max_new_tokens_ends_with_length() -> None:
+    events = run(_engine(), [Job([1] * 3, SamplingParams(max_new_tokens=4))])[0]
+    assert [event.finish_reason for event in events] == [None, None, None, FinishReason.LENGTH]
+
+
+def test_the_end_token_ends_the_sequence() -> None:
+    events = run(_engine(), [Job([1] * 45, SamplingParams(max_new_tokens=40))])[0]
+    assert ids(events) == [47, 48, 49, 50]
+    assert events[-1].finish_reason is FinishReason.END_TOKEN
+
+
+def test_only_the_first_event_has_the_queue_time() -> None:
+    events = run(_engine(), [Job([1], SamplingParams(max_new_tokens=3))])[0]
+    assert events[0].queue_s is not None
+    assert [event.queue_s for event in events[1:]] == [None, None]
+
+
+def test_a_long_prompt_is_computed_in_chunks_beside_decodes() -> None:
+    engine = _engine(max_batch_tokens=8)
+    _submit(engine, 1, 4, new=20)
+    _step(engine)
+    _submit(engine, 2, 30)
+    steps = [_step(engine) for _ in range(5)]
+    assert all(1 in step for step in steps), "the running sequence must not wait for the prompt"
+    assert [2 in step for step in steps] == [False, False, False, False, True]
+
+
+def test_the_token_budget_is_never_exceeded() -> None:
+    runner = ScriptedRunner()
+    engine = Engine(runner, engine_config(max_batch_tokens=10), end_token_ids=[])
+    run(engine, [Job([1] * 23, SamplingParams(max_new_tokens=9)) for _ in range(12)])
+    assert max(batch.num_tokens for batch in runner.batches) == 10
+
+
+def test_requests_are_started_in_the_order_they_came() -> None:
+    engine = _engine(max_running=1)
+    for request_id in (1, 2, 3):
+        _submit(engine, request_id, 4, new=1)
+    assert [_step(engine) for _ in range(3)] == [[1], [2], [3]]
+
+
+def test_a_preempted_sequence_keeps_its_place_in_line() -> None:
+    engine = _engine(num_blocks=6, block_size=4, max_total_tokens=24, max_input_tokens=20)
+    _submit(engine, 1, 10, new=12)
+    _submit(engine, 2, 10, new=12)
+    _submit(engine, 3, 2, new=2)
+    order: list[int] = []
+    while engine.has_work:
+        order += _step(engine)
+    assert engine.load.preemptions > 0
+    last_of = {request_id: len(order) - order[::-1].index(request_id) for request_id in (1, 2, 3)}
+    assert last_of[1] < last_of[2]
+    assert order.count(1) == order.count(2) == 12
+
+
+def test_everything_finishes_under_pressure_with_random_arrivals_and_aborts() -> None:
+    rnd = random.Random(5)
+    engine = _engine(num_blocks=12, max_total_tokens=48, max_input_tokens=40, max_batch_tokens=9)
+    alive: set[int] = set()
+    for request_id in range(200):
+        _submit(engine, request_id, rnd.randint(1, 40), new=rnd.randint(1, 8))
+        alive.add(request_id)
+        for _ in range(rnd.randint(0, 6)):
+            _step(engine)
+        if rnd.random() < 0.2:
+            engine.abort(b"a", rnd.choice(sorted(alive)))
+            engine.scheduler.check_invariants()
+        while len(engine.scheduler) > 20:
+            _step(engine)
+    steps = 0
+    while engine.has_work:
+        _step(engine)
+        steps += 1
+        assert steps < 5000
+    assert engine.load.blocks_used == 0
+
+
+def test_abort_frees_the_blocks_at_once() -> None:
+    engine = _engine()
+    _submit(engine, 1, 20)
+    _step(engine)
+    assert engine.load.blocks_used > 0
+    engine.abort(b"a", 1)
+    assert engine.load.blocks_used == 0
+    assert not engine.has_work
+
+
+def test_abort_of_an_unknown_request_does_nothing() -> None:
+    _engine().abort(b"a", 77)
+
+
+def test_a_lost_frontend_takes_only_its_own_requests() -> None:
+    engine = _engine()
+    _submit(engine, 1, 4, owner=b"a")
+    _submit(engine, 1, 4, owner=b"b")
+    assert engine.abort_all(b"a") == [(b"a", 1)]
+    assert engine.has_work
+
+
+def test_one_request_too_many_is_refused_with_the_limit() -> None:
+    engine = Engine(
+        ScriptedRunner(),
+        EngineConfig(4, 64, 32, 8, max_input_tokens=200, max_total_tokens=240, max_requests=2),
+        end_token_ids=[],
+    )
+    _submit(engine, 1, 4)
+    _submit(engine, 2, 4)
+    with pytest.raises(Overloaded, match="2 requests") as caught:
+        _submit(engine, 3, 4)
+    assert caught.value.retry_after_s
+
+
+@pytest.mark.parametrize(("length", "new"), [(201, 1), (200, 41)])
+def test_what_can_never_fit_is_refused(length: int, new: int) -> None:
+    with pytest.raises(PromptTooLong):
+        _submit(_engine(), 1, length, new)
+
+
+@pytest.mark.parametrize(("length", "new"), [(0, 1), (1, 0)])
+def test_empty_requests_are_refused(length: int, new: int) -> None:
+    with pytest.raises(InvalidParameter):
+        _submit(_engine(), 1, length, new)
+
+
+def test_a_cache_smaller_than_the_longest_sequence_is_a_mistake() -> None:
+    with pytest.raises(ValueError, match="more than the cache"):
+        engine_config(num_blocks=2)

@@ -1,0 +1,51 @@
+"""The one theorem: whatever the schedule, greedy float32 output is that of `generate`."""
+
+import random
+
+import pytest
+from container.messages import SamplingParams
+from tests.support import tiny_models
+from tests.support.engines import Job, ids, run, torch_engine
+
+SCHEDULES = {
+    "roomy": {"num_blocks": 400, "max_batch_tokens": 512},
+    "small_chunks": {"num_blocks": 400, "max_batch_tokens": 7},
+    "one_token_budget": {"num_blocks": 400, "max_batch_tokens": 1},
+    "few_running": {"max_running": 2},
+    "tiny_blocks": {"block_size": 1, "num_blocks": 400},
+    "preempting": {"num_blocks": 26, "max_total_tokens": 104, "max_input_tokens": 100},
+}
+
+
+def _jobs(count: int, seed: int, longest_prompt: int = 60) -> list[Job]:
+    rnd = random.Random(seed)
+    jobs = []
+    for _ in range(count):
+        prompt = [rnd.randrange(2, tiny_models.VOCABULARY) for _ in range(rnd.randint(1, longest_prompt))]
+        params = SamplingParams(max_new_tokens=rnd.randint(1, 40))
+        jobs.append(Job(prompt, params, at_step=rnd.randrange(30)))
+    return jobs
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES)
+@pytest.mark.parametrize("name", tiny_models.CONFIGS)
+def test_greedy_output_equals_generate(name: str, schedule: str) -> None:
+    jobs = _jobs(12, seed=3)
+    engine = torch_engine(name, **SCHEDULES[schedule])
+    got = run(engine, jobs)
+    for index, job in enumerate(jobs):
+        expected = tiny_models.reference(name, tuple(job.prompt), job.params.max_new_tokens)
+        assert ids(got[index]) == expected, f"request {index}"
+    if schedule == "preempting":
+        assert engine.load.preemptions > 0
+
+
+def test_an_end_token_ends_the_sequence() -> None:
+    prompt = [5, 6, 7]
+    expected = tiny_models.reference("llama", tuple(prompt), 20)
+    end = expected[4]
+    engine = torch_engine("llama", end_token_ids=(end,))
+    events = run(engine, [Job(prompt, SamplingParams(max_new_tokens=20))])[0]
+    assert ids(events) == expected[: expected.index(end) + 1]
+    assert events[-1].finish_reason is not None
+    assert events[-1].finish_reason.value == "end_token"

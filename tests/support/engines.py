@@ -1,0 +1,85 @@
+"""Engines for tests: driven by hand, one step at a time, invariants checked after each."""
+
+from dataclasses import dataclass
+
+import torch
+from container.engine.batch import Batch, Sampled
+from container.engine.loop import Engine, EngineConfig
+from container.messages import SamplingParams, Submit, TokenEvent
+from container.model.kv_cache import KVCache
+from container.model.loader import prepare
+from container.model.runner import TorchModelRunner
+from tests.support import tiny_models
+
+
+@dataclass
+class Job:
+    """A request and the step at which it comes."""
+
+    prompt: list[int]
+    params: SamplingParams
+    at_step: int = 0
+
+
+class ScriptedRunner:
+    """Samples the position: the token at index i is i % 100 + 2, whatever the prompt."""
+
+    def __init__(self) -> None:
+        self.batches: list[Batch] = []
+
+    def execute(self, batch: Batch) -> list[Sampled]:
+        self.batches.append(batch)
+        return [
+            Sampled(len(item.sequence.token_ids) % 100 + 2) for item in batch.items if item.samples
+        ]
+
+
+def engine_config(**overrides: int) -> EngineConfig:
+    sizes = {
+        "block_size": 4,
+        "num_blocks": 64,
+        "max_batch_tokens": 32,
+        "max_running": 8,
+        "max_input_tokens": 200,
+        "max_total_tokens": 240,
+    }
+    return EngineConfig(**sizes | overrides)
+
+
+def torch_engine(
+    name: str, dtype: torch.dtype = torch.float32, *, end_token_ids: tuple[int, ...] = (), **sizes: int
+) -> Engine:
+    """An engine with a tiny model prepared as the server prepares it."""
+    config = engine_config(**sizes)
+    cpu = torch.device("cpu")
+    loaded = prepare(tiny_models.make(name, dtype), dtype, cpu)
+    cache = KVCache(
+        loaded.layers,
+        num_blocks=config.num_blocks,
+        block_size=config.block_size,
+        dtype=dtype,
+        device=cpu,
+    )
+    runner = TorchModelRunner(loaded.module, cache, cpu)
+    return Engine(runner, config, end_token_ids=end_token_ids)
+
+
+def run(engine: Engine, jobs: list[Job]) -> dict[int, list[TokenEvent]]:
+    """Submit each job at its step, run until all are done; events by index of the job."""
+    events: dict[int, list[TokenEvent]] = {index: [] for index in range(len(jobs))}
+    pending = sorted(enumerate(jobs), key=lambda pair: pair[1].at_step)
+    step = 0
+    while pending or engine.has_work:
+        while pending and pending[0][1].at_step <= step:
+            index, job = pending.pop(0)
+            engine.submit(b"test", Submit(index, job.prompt, job.params))
+        for _, event in engine.step():
+            events[event.request_id].append(event)
+        engine.scheduler.check_invariants()
+        step += 1
+        assert step < 10_000, "the engine makes no progress"
+    return events
+
+
+def ids(events: list[TokenEvent]) -> list[int]:
+    return [event.token_id for event in events]
