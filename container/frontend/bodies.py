@@ -6,7 +6,12 @@ from typing import Any, TypeVar
 from flask import Request
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from container.errors import InvalidParameter, MalformedRequest, UnsupportedMediaType
+from container.errors import (
+    InvalidParameter,
+    MalformedRequest,
+    PayloadTooLarge,
+    UnsupportedMediaType,
+)
 
 JSON_TYPES = ("application/json", "text/json")
 
@@ -29,6 +34,10 @@ def read_object(request: Request) -> dict[str, Any]:
             "'Content-Type: application/json'"
         )
     raw = request.get_data(cache=False)
+    limit = request.max_content_length
+    if request.content_length is None and limit is not None and len(raw) >= limit:
+        # Of a chunked body, Werkzeug reads as much as is allowed and drops the rest.
+        raise PayloadTooLarge("the body is larger than PAYLOAD_LIMIT allows")
     if not raw.strip():
         raise MalformedRequest("the body is empty; send a JSON object")
     try:

@@ -21,7 +21,10 @@ from transformers import (
     PreTrainedModel,
 )
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
-from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+from transformers.models.auto.modeling_auto import (
+    MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
+    MODEL_FOR_MASKED_LM_MAPPING_NAMES,
+)
 
 from container.engine.batch import Batch, Scheduled
 from container.engine.loop import Engine, EngineConfig
@@ -221,8 +224,13 @@ def _load_config(path: Path, trust_remote_code: bool) -> PretrainedConfig:
         raise ModelLoadError(
             f"{path}/config.json cannot be used: {_first_line(error)}{hint}"
         ) from error
+    is_encoder = (
+        getattr(config, "is_decoder", None) is False
+        and config.model_type in MODEL_FOR_MASKED_LM_MAPPING_NAMES
+    )
     is_own_code = "AutoModelForCausalLM" in (getattr(config, "auto_map", None) or {})
-    if config.model_type not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES and not is_own_code:
+    is_known = config.model_type in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES and not is_encoder
+    if not is_known and not is_own_code:
         raise ModelLoadError(
             f"{path}: a {config.model_type} model does not generate text "
             "(it is not a causal language model)"

@@ -1,6 +1,7 @@
 import random
 
 import pytest
+
 from container.engine.blocks import BlockPool
 
 

@@ -1,6 +1,7 @@
 import random
 
 import pytest
+
 from container.engine.loop import Engine, EngineConfig
 from container.errors import InvalidParameter, Overloaded, PromptTooLong
 from container.messages import FinishReason, SamplingParams, Submit
@@ -13,7 +14,9 @@ def _engine(**sizes: int) -> Engine:
     return Engine(ScriptedRunner(), engine_config(**sizes), end_token_ids=[END])
 
 
-def _submit(engine: Engine, request_id: int, length: int, new: int = 5, owner: bytes = b"a") -> None:
+def _submit(
+    engine: Engine, request_id: int, length: int, new: int = 5, owner: bytes = b"a"
+) -> None:
     engine.submit(owner, Submit(request_id, [1] * length, SamplingParams(max_new_tokens=new)))
 
 

@@ -2,6 +2,7 @@ from collections import Counter
 
 import pytest
 import torch
+
 from container.engine.sequence import Sequence
 from container.messages import LogprobMode, SamplingParams
 from container.model.sampler import NUCLEUS_PROBE, sample, uniform
@@ -59,7 +60,11 @@ def test_a_very_small_temperature_is_greedy_and_finite() -> None:
 
 
 def test_each_row_has_its_own_params() -> None:
-    sequences = [_sequence(), _sequence(temperature=5.0, top_k=1), _sequence(seed=4, temperature=9.0)]
+    sequences = [
+        _sequence(),
+        _sequence(temperature=5.0, top_k=1),
+        _sequence(seed=4, temperature=9.0),
+    ]
     tokens = sample(torch.tensor(LOGITS).repeat(3, 1), sequences)
     assert [token.token_id for token in tokens[:2]] == [0, 0]
 

@@ -2,6 +2,7 @@ import random
 
 import pytest
 import torch
+
 from container.messages import SamplingParams
 from tests.support.engines import Job, ids, run, torch_engine
 
@@ -18,7 +19,11 @@ def test_a_seed_gives_the_same_ids_alone_and_among_sixteen_others(
     rnd = random.Random(1)
     ours = Job([9, 8, 7, 6, 5], _sampled(42, top_p=0.9, top_k=50), at_step=5)
     others = [
-        Job([rnd.randrange(2, 200) for _ in range(rnd.randint(1, 50))], _sampled(i), rnd.randrange(9))
+        Job(
+            [rnd.randrange(2, 200) for _ in range(rnd.randint(1, 50))],
+            _sampled(i),
+            rnd.randrange(9),
+        )
         for i in range(16)
     ]
     sizes = {"num_blocks": 400, "max_running": 17, "max_batch_tokens": 64}

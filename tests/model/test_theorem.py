@@ -3,6 +3,7 @@
 import random
 
 import pytest
+
 from container.messages import SamplingParams
 from tests.support import tiny_models
 from tests.support.engines import Job, ids, run, torch_engine
@@ -21,7 +22,9 @@ def _jobs(count: int, seed: int, longest_prompt: int = 60) -> list[Job]:
     rnd = random.Random(seed)
     jobs = []
     for _ in range(count):
-        prompt = [rnd.randrange(2, tiny_models.VOCABULARY) for _ in range(rnd.randint(1, longest_prompt))]
+        prompt = [
+            rnd.randrange(2, tiny_models.VOCABULARY) for _ in range(rnd.randint(1, longest_prompt))
+        ]
         params = SamplingParams(max_new_tokens=rnd.randint(1, 40))
         jobs.append(Job(prompt, params, at_step=rnd.randrange(30)))
     return jobs

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 import torch
+
 from container.engine.batch import Batch, Sampled
 from container.engine.loop import Engine, EngineConfig
 from container.messages import SamplingParams, Submit, TokenEvent
@@ -47,7 +48,11 @@ def engine_config(**overrides: int) -> EngineConfig:
 
 
 def torch_engine(
-    name: str, dtype: torch.dtype = torch.float32, *, end_token_ids: tuple[int, ...] = (), **sizes: int
+    name: str,
+    dtype: torch.dtype = torch.float32,
+    *,
+    end_token_ids: tuple[int, ...] = (),
+    **sizes: int,
 ) -> Engine:
     """An engine with a tiny model prepared as the server prepares it."""
     config = engine_config(**sizes)

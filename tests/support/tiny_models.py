@@ -1,6 +1,8 @@
 """Tiny random models of several architectures, and what `generate` says of them."""
 
 import copy
+import json
+import shutil
 from functools import cache
 from pathlib import Path
 
@@ -77,6 +79,13 @@ def _reference_model(name: str) -> PreTrainedModel:
     return make(name)
 
 
-def save(name: str, folder: Path) -> None:
-    """Write weights and configuration (no tokenizer)."""
-    make(name).save_pretrained(folder)
+def save_endless(folder: Path, tokenizer_from: Path) -> None:
+    """Write a model with a long context that never ends a completion by itself."""
+    shutil.copytree(tokenizer_from, folder, ignore=shutil.ignore_patterns("*.safetensors", "g*"))
+    vocabulary = json.loads((tokenizer_from / "config.json").read_text())["vocab_size"]
+    sizes = GROUPED | {"vocab_size": vocabulary, "max_position_embeddings": 100_000}
+    config = LlamaConfig(**sizes | {"eos_token_id": None})
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(config)
+    model.generation_config.eos_token_id = None
+    model.save_pretrained(folder)

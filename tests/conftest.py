@@ -1,0 +1,22 @@
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.support import tiny_models
+from tests.support.servers import DEMO_MODEL, Server, serving
+
+
+@pytest.fixture(scope="session")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """The demo model, served by real processes, shared by all tests that do not break it."""
+    with serving(tmp_path_factory.mktemp("server") / "log") as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def endless_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a random model whose completions end only by length."""
+    folder = tmp_path_factory.mktemp("models") / "endless"
+    tiny_models.save_endless(folder, tokenizer_from=DEMO_MODEL)
+    return folder

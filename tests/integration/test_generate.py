@@ -1,0 +1,176 @@
+"""TGI's generate shape over the wire."""
+
+import json
+from itertools import islice
+from typing import Any
+
+import pytest
+import requests
+
+from tests.support.servers import Server
+
+PROMPT = "<|im_start|>user\nWhat is deep learning?<|im_end|>\n<|im_start|>assistant\n"
+
+
+def _post(server: Server, path: str, body: Any, **more: Any) -> requests.Response:
+    return requests.post(f"{server.url}{path}", json=body, timeout=60, **more)
+
+
+def _events(response: requests.Response) -> list[dict]:
+    assert response.status_code == 200
+    assert response.headers["content-type"].startswith("text/event-stream")
+    assert response.text.endswith("\n")
+    blocks = [block for block in response.text.split("\n\n") if block]
+    assert all(block.startswith("data: ") for block in blocks)
+    return [json.loads(block.removeprefix("data: ")) for block in blocks]
+
+
+def _text(server: Server, **parameters: Any) -> str:
+    body = {"inputs": PROMPT, "parameters": parameters}
+    return _post(server, "/generate", body).json()["generated_text"]
+
+
+def test_generate_answers_an_object_without_the_prompt(server: Server) -> None:
+    body = {"inputs": PROMPT, "parameters": {"max_new_tokens": 60}}
+    answer = _post(server, "/generate", body).json()
+    assert list(answer) == ["generated_text"]
+    assert answer["generated_text"].startswith("Deep learning")
+
+
+@pytest.mark.parametrize("path", ["/", "/invocations"])
+def test_root_and_invocations_answer_an_array_with_the_prompt(server: Server, path: str) -> None:
+    [answer] = _post(server, path, {"inputs": PROMPT, "parameters": {"max_new_tokens": 5}}).json()
+    assert answer["generated_text"].startswith(PROMPT)
+    body = {"inputs": PROMPT, "parameters": {"max_new_tokens": 5, "return_full_text": False}}
+    [answer] = _post(server, path, body).json()
+    assert not answer["generated_text"].startswith(PROMPT)
+
+
+def test_details(server: Server) -> None:
+    body = {"inputs": PROMPT, "parameters": {"max_new_tokens": 200, "details": True}}
+    answer = _post(server, "/generate", body).json()
+    details = answer["details"]
+    assert details["finish_reason"] == "eos_token"
+    assert details["seed"] is None
+    assert details["prefill"] == []
+    assert details["generated_tokens"] == len(details["tokens"])
+    assert details["tokens"][-1]["special"] is True
+    assert "".join(t["text"] for t in details["tokens"][:-1]) == answer["generated_text"]
+    assert all(t["logprob"] <= 0 for t in details["tokens"])
+
+
+def test_stream(server: Server) -> None:
+    body = {"inputs": PROMPT, "parameters": {"max_new_tokens": 200, "details": True}}
+    whole = _post(server, "/generate", body).json()
+    events = _events(_post(server, "/generate_stream", body))
+    assert [event["index"] for event in events] == list(range(1, len(events) + 1))
+    assert [event["token"] for event in events] == whole["details"]["tokens"]
+    assert {event["generated_text"] for event in events[:-1]} == {None}
+    assert events[-1]["generated_text"] == whole["generated_text"]
+    last = events[-1]["details"]
+    assert last == {
+        "finish_reason": "eos_token",
+        "generated_tokens": len(events),
+        "seed": None,
+        "input_length": last["input_length"],
+    }
+
+
+def test_invocations_streams_on_request(server: Server) -> None:
+    body = {"inputs": PROMPT, "parameters": {"max_new_tokens": 4}, "stream": True}
+    events = _events(_post(server, "/invocations", body))
+    assert len(events) == 4
+    assert events[-1]["generated_text"].startswith(PROMPT)
+    assert events[-1]["details"] is None
+
+
+def test_without_parameters_tgi_samples_and_with_empty_ones_it_does_not(server: Server) -> None:
+    greedy = {_post(server, "/generate", {"inputs": "A", "parameters": {"max_new_tokens": 12}})
+              .json()["generated_text"] for _ in range(3)}  # fmt: skip
+    assert len(greedy) == 1
+    body = {"inputs": "A", "parameters": {"details": True, "max_new_tokens": 3, "do_sample": True}}
+    assert _post(server, "/generate", body).json()["details"]["seed"] is not None
+    answers = set()
+    for _ in range(4):
+        with _post(server, "/", {"inputs": "A", "stream": True}, stream=True) as response:
+            answers.add(b"".join(islice(response.iter_lines(), 40)))
+    assert len(answers) > 1
+
+
+def test_seeded_sampling_repeats(server: Server) -> None:
+    ask = {"do_sample": True, "temperature": 1.5, "top_k": 40, "top_p": 0.95, "seed": 7}
+    assert _text(server, **ask, max_new_tokens=30) == _text(server, **ask, max_new_tokens=30)
+
+
+def test_the_matched_stop_string_stays(server: Server) -> None:
+    whole = _text(server, max_new_tokens=60)
+    stop = whole[10:16]
+    body = {"inputs": PROMPT, "parameters": {"max_new_tokens": 60, "stop": [stop], "details": True}}
+    answer = _post(server, "/generate", body).json()
+    assert answer["generated_text"] == whole[: whole.index(stop) + len(stop)]
+    assert answer["details"]["finish_reason"] == "stop_sequence"
+
+
+def test_truncate_keeps_the_last_tokens(server: Server) -> None:
+    body = {"inputs": PROMPT, "parameters": {"max_new_tokens": 4, "truncate": 3, "details": True}}
+    events = _events(_post(server, "/generate_stream", body))
+    assert events[-1]["details"]["input_length"] == 3
+
+
+def test_incomplete_utf8_is_held_back(server: Server) -> None:
+    prompt = PROMPT.replace("What is deep learning?", "How do you say hello in Japanese?")
+    body = {"inputs": prompt, "parameters": {"max_new_tokens": 60}}
+    events = _events(_post(server, "/generate_stream", body))
+    texts = [event["token"]["text"] for event in events if not event["token"]["special"]]
+    assert "\ufffd" not in "".join(texts)
+    assert "こんにちは" in "".join(texts)
+    assert "" in texts, "no token of this answer is a part of a character"
+
+
+def test_generation_fills_the_context_by_default(server: Server) -> None:
+    info = requests.get(f"{server.url}/info", timeout=5).json()
+    body = {"inputs": "1 2 3", "parameters": {"stop": ["never seen"], "details": True}}
+    details = _post(server, "/generate", body).json()["details"]
+    assert details["finish_reason"] in ("eos_token", "length")
+    assert details["generated_tokens"] <= info["max_total_tokens"]
+
+
+def test_timing_headers(server: Server) -> None:
+    response = _post(server, "/generate", {"inputs": "A", "parameters": {"max_new_tokens": 3}})
+    assert response.headers["x-generated-tokens"] == "3"
+    assert float(response.headers["x-compute-time"]) > 0
+    assert int(response.headers["x-total-time"]) >= 0
+    assert response.headers["x-compute-characters"] == "1"
+
+
+BAD = [
+    ({"inputs": 1}, 422, "`inputs`"),
+    ({"inputs": ["a"]}, 422, "`inputs`"),
+    ({"inputs": ""}, 422, "`inputs` cannot be empty"),
+    ({"inputs": "a", "parameters": []}, 422, "`parameters`"),
+    ({"inputs": "a", "parameters": {"temperature": 0}}, 422, "`temperature` must be strictly"),
+    ({"inputs": "a", "parameters": {"temperature": "hot"}}, 422, "`parameters.temperature`"),
+    ({"inputs": "a", "parameters": {"top_p": 1.5}}, 422, "`top_p`"),
+    ({"inputs": "a", "parameters": {"top_k": 0}}, 422, "`top_k`"),
+    ({"inputs": "a", "parameters": {"max_new_tokens": 0}}, 422, "`max_new_tokens`"),
+    ({"inputs": "a", "parameters": {"max_new_tokens": 5000}}, 422, "must be <= 2048"),
+    ({"inputs": "a", "parameters": {"max_new_tokens": 1.5}}, 422, "`parameters.max_new_tokens`"),
+    ({"inputs": "a", "parameters": {"stop": "x"}}, 422, "`parameters.stop`"),
+    ({"inputs": "a", "parameters": {"stop": ["a"] * 5}}, 422, "`stop` supports up to 4"),
+    ({"inputs": "a", "parameters": {"seed": -1}}, 422, "`seed`"),
+    ({"inputs": "a", "parameters": {"truncate": 0}}, 422, "`truncate`"),
+    ({"inputs": "a", "parameters": {"watermark": True}}, 422, "`watermark` is not supported"),
+    ({"inputs": "a", "parameters": {"adapter_id": "x"}}, 422, "`adapter_id` is not supported"),
+    ({"inputs": "x " * 5000}, 422, "`inputs` must have less than"),
+]
+
+
+@pytest.mark.parametrize(("body", "status", "text"), BAD, ids=lambda value: str(value)[:50])
+@pytest.mark.parametrize("path", ["/generate", "/generate_stream", "/invocations", "/"])
+def test_bad_input_names_the_field_before_any_stream(
+    server: Server, path: str, body: dict, status: int, text: str
+) -> None:
+    response = _post(server, path, body)
+    assert response.status_code == status
+    assert response.json()["error_type"] == "validation"
+    assert text in response.json()["error"]

@@ -1,0 +1,127 @@
+"""What /invocations and the server as a whole refuse, and how."""
+
+import json
+import socket
+from pathlib import Path
+
+import pytest
+import requests
+
+from tests.support.servers import Server, serving
+
+MESSAGES = {"messages": [{"role": "user", "content": "Hello"}], "max_tokens": 5}
+GENERATE = {"inputs": "Hello", "parameters": {"max_new_tokens": 5}}
+
+
+def _send(server: Server, body: bytes, content_type: str | None) -> requests.Response:
+    headers = {"Content-Type": content_type} if content_type else {}
+    return requests.post(f"{server.url}/invocations", data=body, headers=headers, timeout=60)
+
+
+@pytest.mark.parametrize(
+    "content_type",
+    [None, "application/json", "application/json; charset=utf-8", "application/vnd.x+json"],
+)
+def test_json_content_types_are_read(server: Server, content_type: str | None) -> None:
+    assert _send(server, json.dumps(GENERATE).encode(), content_type).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("body", "content_type", "status", "text"),
+    [
+        (b"", "application/json", 400, "empty"),
+        (b"{", "application/json", 400, "not valid JSON"),
+        (b"\xff\xfe\x00", "application/json", 400, "not valid JSON"),
+        (b"[" * 100_000, "application/json", 400, "not valid JSON"),
+        (b"[1]", "application/json", 400, "must be a JSON object"),
+        (b"{}", "application/json", 400, "neither `inputs` nor `messages`"),
+        (b"a,b", "text/csv", 415, "text/csv"),
+        (b"a=b", "application/x-www-form-urlencoded", 415, "Content-Type: application/json"),
+        (b"x" * 2_000_001, "application/json", 413, "PAYLOAD_LIMIT"),
+    ],
+    ids=lambda value: str(value)[:30],
+)
+def test_bad_bodies(server: Server, body: bytes, content_type: str, status: int, text: str) -> None:
+    response = _send(server, body, content_type)
+    assert response.status_code == status
+    assert text in response.json()["error"]
+
+
+def test_a_chunked_body_over_the_limit_is_refused(server: Server) -> None:
+    chunks = (b"x" * 100_000 for _ in range(30))
+    headers = {"Content-Type": "application/json"}
+    response = requests.post(f"{server.url}/generate", data=chunks, headers=headers, timeout=60)
+    assert response.status_code == 413
+
+
+def test_unknown_fields_are_ignored(server: Server) -> None:
+    assert requests.post(
+        f"{server.url}/invocations", json=GENERATE | {"extra": 1}, timeout=60
+    ).status_code == 200  # fmt: skip
+
+
+def test_a_body_with_both_shapes_is_a_generate_request(server: Server) -> None:
+    answer = requests.post(f"{server.url}/invocations", json=GENERATE | MESSAGES, timeout=60)
+    assert "generated_text" in answer.json()[0]
+
+
+def test_routing_problems_are_json_in_the_paths_dialect(server: Server) -> None:
+    missing = requests.get(f"{server.url}/nope", timeout=5)
+    assert (missing.status_code, missing.json()["error_type"]) == (404, "validation")
+    wrong = requests.get(f"{server.url}/v1/chat/completions", timeout=5)
+    assert wrong.status_code == 405
+    assert wrong.json()["error"]["type"] == "invalid_request_error"
+    assert "POST" in wrong.headers["Allow"]
+
+
+def test_garbage_on_the_socket_does_not_hurt(server: Server) -> None:
+    for garbage in (
+        b"\x00\x01\x02\r\n\r\n",
+        b"POST /invocations HTTP/1.1\r\nContent-Length: -5\r\n\r\n",
+    ):
+        with socket.create_connection(("127.0.0.1", server.port), timeout=5) as raw:
+            raw.sendall(garbage)
+            raw.recv(1000)
+    assert server.ping().status_code == 200
+
+
+def test_open_routes(server: Server) -> None:
+    assert server.ping().content == b""
+    assert requests.get(f"{server.url}/health", timeout=5).status_code == 200
+    info = requests.get(f"{server.url}/info", timeout=5).json()
+    assert info["max_total_tokens"] == 2048
+    assert info["model_dtype"] == "float32"
+    metrics = requests.get(f"{server.url}/metrics", timeout=5)
+    assert metrics.headers["content-type"].startswith("text/plain")
+    assert "tgi_request_duration_bucket" in metrics.text
+
+
+def test_messages_only_mode_with_key_and_two_frontends(tmp_path: Path) -> None:
+    settings = {"MESSAGES_API_ENABLED": "true", "API_KEY": "s3cret", "WORKERS": "2"}
+    with serving(tmp_path / "log", **settings) as server:
+        url, key = f"{server.url}/invocations", {"Authorization": "Bearer s3cret"}
+        assert server.ping().status_code == 200
+        assert requests.post(url, json=MESSAGES, timeout=60).status_code == 401
+        for _ in range(6):
+            answer = requests.post(url, json=MESSAGES, headers=key, timeout=60)
+            assert answer.json()["object"] == "chat.completion"
+        refused = requests.post(url, json=GENERATE, headers=key, timeout=60)
+        assert refused.status_code == 400
+        assert "MESSAGES_API_ENABLED" in refused.json()["error"]["message"]
+        assert len(server.frontends()) == 2
+        assert server.metric("tgi_request_success_total") == 6
+        assert "s3cret" not in server.log
+
+
+def test_generate_only_mode_and_limits(tmp_path: Path) -> None:
+    settings = {"MESSAGES_API_ENABLED": "false", "MAX_TOTAL_TOKENS": "40", "MAX_INPUT_TOKENS": "20"}
+    with serving(tmp_path / "log", **settings) as server:
+        url = f"{server.url}/invocations"
+        refused = requests.post(url, json=MESSAGES, timeout=60)
+        assert refused.status_code == 422
+        assert "MESSAGES_API_ENABLED" in refused.json()["error"]
+        assert requests.post(url, json=GENERATE, timeout=60).status_code == 200
+        long = requests.post(url, json={"inputs": "word " * 30}, timeout=60)
+        assert "`inputs` must have less than 20 tokens" in long.json()["error"]
+        much = {"inputs": "Hello", "parameters": {"max_new_tokens": 40}}
+        assert "must be <= 40" in requests.post(url, json=much, timeout=60).json()["error"]

@@ -1,0 +1,291 @@
+"""The life of the container: loading, ready, overloaded, draining, dead; and clients that leave."""
+
+import json
+import os
+import shutil
+import signal
+import socket
+import threading
+import time
+from pathlib import Path
+
+import pytest
+import requests
+
+from tests.support.servers import DEMO_MODEL, Server, serving, spawn, wait_for
+
+LONG = {"inputs": "Tell me", "parameters": {"max_new_tokens": 50_000}, "stream": True}
+SHORT = {"inputs": "Hello", "parameters": {"max_new_tokens": 3}}
+
+
+class LiveStream(threading.Thread):
+    """A client that reads a stream in the background; `lines` grows while it runs."""
+
+    def __init__(self, server: Server, body: dict, path: str = "/generate_stream") -> None:
+        super().__init__(daemon=True)
+        self.url = f"{server.url}{path}"
+        self.body = body
+        self.lines: list[str] = []
+        self.ended_at = 0.0
+        self.failure: Exception | None = None
+
+    def run(self) -> None:
+        try:
+            with requests.post(self.url, json=self.body, stream=True, timeout=60) as response:
+                for line in response.iter_lines(chunk_size=1):
+                    if line:
+                        self.lines.append(line.decode())
+        except Exception as error:
+            self.failure = error
+        self.ended_at = time.monotonic()
+
+    @property
+    def last(self) -> dict:
+        return json.loads(self.lines[-1].removeprefix("data: "))
+
+
+def _streams(server: Server, count: int, **changes: object) -> list[LiveStream]:
+    started = [LiveStream(server, LONG | changes) for _ in range(count)]
+    for stream in started:
+        stream.start()
+    wait_for(lambda: all(stream.lines for stream in started), 60, lambda: server.log)
+    return started
+
+
+def test_kill_9_of_the_engine_fails_streams_and_the_next_request_works(
+    tmp_path: Path, endless_model: Path
+) -> None:
+    with serving(tmp_path / "log", endless_model) as server:
+        chat = {"messages": [{"role": "user", "content": "Hi"}], "stream": True}
+        streams = [*_streams(server, 4), LiveStream(server, chat, "/v1/chat/completions")]
+        streams[-1].start()
+        wait_for(lambda: bool(streams[-1].lines), 30)
+        server.engine().kill()
+        killed_at = time.monotonic()
+        wait_for(lambda: server.ping().status_code == 503, 5)
+        for stream in streams:
+            stream.join(10)
+            assert stream.failure is None
+            assert stream.ended_at - killed_at < 5
+        assert all(stream.last["error_type"] == "unavailable" for stream in streams[:-1])
+        assert "error" in json.loads(streams[-1].lines[-2].removeprefix("data: "))
+        assert streams[-1].lines[-1] == "data: [DONE]"
+        server.wait_ready()
+        answer = requests.post(f"{server.url}/generate", json=SHORT, timeout=60)
+        assert answer.status_code == 200
+
+
+def test_an_engine_that_keeps_dying_ends_the_container(tmp_path: Path) -> None:
+    with serving(tmp_path / "log") as server:
+        for _ in range(4):
+            assert server.process.poll() is None
+            engine = server.engine()
+            engine.kill()
+            wait_for(
+                lambda old=engine: (
+                    server.process.poll() is not None or _other_engine(server, old.pid)
+                ),
+                30,
+            )
+        assert server.process.wait(30) == 4
+
+
+def _other_engine(server: Server, pid: int) -> bool:
+    try:
+        return server.engine().pid != pid
+    except StopIteration:
+        return False
+
+
+def test_a_killed_frontend_is_replaced_and_its_requests_are_aborted(
+    tmp_path: Path, endless_model: Path
+) -> None:
+    with serving(tmp_path / "log", endless_model) as server:
+        _streams(server, 2)
+        server.frontends()[0].kill()
+        wait_for(lambda: len(server.frontends()) == 1, 20)
+        wait_for(lambda: server.metric("tgi_batch_current_size") == 0, 20)
+        assert requests.post(f"{server.url}/generate", json=SHORT, timeout=60).ok
+
+
+def test_sigterm_lets_streams_finish_and_exits_with_0(tmp_path: Path, endless_model: Path) -> None:
+    with serving(tmp_path / "log", endless_model) as server:
+        parameters = {"max_new_tokens": 300}
+        streams = _streams(server, 4, parameters=parameters)
+        server.process.send_signal(signal.SIGTERM)
+        wait_for(lambda: server.ping().status_code == 503, 5)
+        refused = requests.post(f"{server.url}/generate", json=SHORT, timeout=10)
+        assert refused.status_code == 503
+        assert server.process.wait(60) == 0
+        for stream in streams:
+            stream.join(10)
+            assert stream.failure is None
+            assert stream.last["generated_text"] is not None
+
+
+def test_what_cannot_finish_in_time_ends_with_an_error_event(
+    tmp_path: Path, endless_model: Path
+) -> None:
+    with serving(tmp_path / "log", endless_model, GRACEFUL_TERMINATION_TIMEOUT="1") as server:
+        streams = _streams(server, 3)
+        assert server.stop() == 0
+        for stream in streams:
+            stream.join(10)
+            assert stream.failure is None
+            assert "error" in stream.last
+            assert stream.last["error_type"] == "unavailable"
+
+
+def test_a_client_that_leaves_frees_its_blocks(tmp_path: Path, endless_model: Path) -> None:
+    with serving(tmp_path / "log", endless_model) as server:
+        url = f"{server.url}/generate_stream"
+        with requests.post(url, json=LONG, stream=True, timeout=60) as response:
+            next(response.iter_lines(chunk_size=1))
+            wait_for(lambda: server.metric("engine_blocks_used") > 0, 20)
+        wait_for(lambda: server.metric("engine_blocks_used") == 0, 20)
+
+        body = json.dumps(LONG | {"stream": False}).encode()
+        head = f"POST /generate HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n\r\n"
+        with socket.create_connection(("127.0.0.1", server.port)) as raw:
+            raw.sendall(head.encode() + body)
+            wait_for(lambda: server.metric("engine_blocks_used") > 0, 20)
+        wait_for(lambda: server.metric("engine_blocks_used") == 0, 20)
+        assert server.metric("tgi_request_aborted_total") == 2
+
+
+def test_overload_is_a_429_with_retry_after(tmp_path: Path, endless_model: Path) -> None:
+    with serving(tmp_path / "log", endless_model, MAX_CONCURRENT_REQUESTS="2") as server:
+        _streams(server, 2)
+        for path, body in (
+            ("/generate", SHORT),
+            ("/generate_stream", SHORT),
+            ("/v1/chat/completions", {"messages": [{"role": "user", "content": "Hi"}]}),
+        ):
+            refused = requests.post(f"{server.url}{path}", json=body, timeout=30)
+            assert refused.status_code == 429
+            assert int(refused.headers["Retry-After"]) >= 1
+        assert server.ping().status_code == 200
+
+
+def test_the_port_is_bound_and_ping_explains_while_the_model_loads(tmp_path: Path) -> None:
+    server = spawn(tmp_path / "log")
+    try:
+        wait_for(lambda: _accepts(server.port), 20, lambda: server.log)
+        first = server.ping()
+        assert first.status_code == 503
+        assert first.json()["error"]
+        early = requests.post(f"{server.url}/invocations", json=SHORT, timeout=30)
+        assert early.status_code == 503
+        assert early.headers["Retry-After"]
+        server.wait_ready()
+    finally:
+        assert server.stop() == 0
+
+
+def test_sigterm_while_loading_exits_with_0(tmp_path: Path) -> None:
+    server = spawn(tmp_path / "log")
+    wait_for(lambda: _accepts(server.port), 20)
+    assert server.stop() == 0
+
+
+def _accepts(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+def test_a_killed_supervisor_takes_everything_with_it(tmp_path: Path) -> None:
+    server = spawn(tmp_path / "log")
+    server.wait_ready()
+    everyone = [server.engine(), *server.frontends()]
+    server.process.kill()
+    server.process.wait()
+    wait_for(lambda: not any(process.is_running() for process in everyone), 20)
+    wait_for(lambda: not _accepts(server.port), 20)
+
+
+def _broken(tmp_path: Path, *, without: str = "", config: str | None = None) -> Path:
+    folder = tmp_path / "model"
+    shutil.copytree(DEMO_MODEL, folder)
+    if without:
+        (folder / without).unlink()
+    if config is not None:
+        (folder / "config.json").write_text(config)
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        ({"without": "config.json"}, "config.json is missing"),
+        ({"without": "model.safetensors"}, "weights are missing"),
+        ({"without": "tokenizer.json"}, "tokenizer is missing"),
+        ({"config": "{"}, "not valid JSON"),
+        ({"config": '{"model_type": "bert", "vocab_size": 100}'}, "does not generate text"),
+        ({"config": '{"model_type": "no_such_model"}'}, "no_such_model"),
+    ],
+    ids=lambda value: str(value)[:40],
+)
+def test_an_unusable_model_ends_the_start_with_the_reason(
+    tmp_path: Path, change: dict, expected: str
+) -> None:
+    server = spawn(tmp_path / "log", _broken(tmp_path, **change))
+    assert server.process.wait(60) == 3
+    assert expected in server.log
+    assert "Traceback" not in server.log
+
+
+def test_a_missing_folder_or_repository_ends_the_start_with_the_reason(tmp_path: Path) -> None:
+    for model, expected in ((tmp_path / "no", "no such folder"), ("a/b", "Hub cannot be reached")):
+        server = spawn(tmp_path / "log", model)
+        assert server.process.wait(60) == 3
+        assert expected in server.log
+        assert "Traceback" not in server.log
+
+
+def test_bad_settings_are_all_reported_before_anything_starts(tmp_path: Path) -> None:
+    server = spawn(tmp_path / "log", PAYLOAD_LIMIT="much", MAX_TOTAL_TOKENS="1", SM_NUM_GPUS="-1")
+    assert server.process.wait(30) == 2
+    assert all(name in server.log for name in ("PAYLOAD_LIMIT", "MAX_TOTAL_TOKENS", "SM_NUM_GPUS"))
+
+
+def test_more_gpus_than_there_are_is_an_error_with_the_numbers(tmp_path: Path) -> None:
+    server = spawn(tmp_path / "log", SM_NUM_GPUS="64")
+    assert server.process.wait(60) == 2
+    assert "SM_NUM_GPUS=64" in server.log
+
+
+def test_no_model_named_says_what_to_set(tmp_path: Path) -> None:
+    server = spawn(tmp_path / "log", "")
+    assert server.process.wait(30) == 2
+    assert "HF_MODEL_ID" in server.log
+
+
+def test_a_taken_port_is_named(tmp_path: Path, server: Server) -> None:
+    second = spawn(tmp_path / "log", PORT=str(server.port))
+    assert second.process.wait(60) == 5
+    assert str(server.port) in second.log
+
+
+def test_sagemakers_port_wins_and_an_argument_is_accepted(tmp_path: Path) -> None:
+    with serving(tmp_path / "log") as server:
+        assert server.ping().ok
+    port = server.port
+    server = spawn(tmp_path / "log", PORT="1", SAGEMAKER_BIND_TO_PORT=str(port))
+    server.port = port
+    try:
+        server.wait_ready()
+    finally:
+        server.stop()
+
+
+def test_only_the_temporary_folder_is_written(tmp_path: Path) -> None:
+    temporary = tmp_path / "tmp"
+    temporary.mkdir()
+    with serving(tmp_path / "log", TMPDIR=str(temporary), HOME="/nonexistent") as server:
+        requests.post(f"{server.url}/generate", json=SHORT, timeout=60).raise_for_status()
+        assert _own_folders(temporary)
+    assert not _own_folders(temporary)
+
+
+def _own_folders(folder: Path) -> list[str]:
+    return [name for name in os.listdir(folder) if name.startswith("container-")]

@@ -1,0 +1,116 @@
+"""Real server processes for tests, and how to watch them."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import psutil
+import requests
+
+ROOT = Path(__file__).parents[2]
+DEMO_MODEL = ROOT / "examples" / "demo-model"
+READY_WITHIN_S = 90
+
+
+@dataclass
+class Server:
+    """A `python -m container serve` process and its log."""
+
+    process: "subprocess.Popen[bytes]"
+    port: int
+    log_path: Path
+    started_at: float = field(default_factory=time.monotonic)
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    @property
+    def log(self) -> str:
+        return self.log_path.read_text()
+
+    def ping(self) -> requests.Response:
+        return requests.get(f"{self.url}/ping", timeout=5)
+
+    def wait_ready(self) -> None:
+        wait_for(self._is_ready, READY_WITHIN_S, lambda: f"never ready:\n{self.log}")
+
+    def engine(self) -> psutil.Process:
+        children = psutil.Process(self.process.pid).children()
+        return next(child for child in children if "engine" in _command(child))
+
+    def frontends(self) -> list[psutil.Process]:
+        children = psutil.Process(self.process.pid).children()
+        master = next(child for child in children if "gunicorn" in _command(child))
+        return master.children()
+
+    def metric(self, name: str) -> float:
+        text = requests.get(f"{self.url}/metrics", timeout=5).text
+        lines = [line for line in text.splitlines() if line.startswith(f"{name} ")]
+        return float(lines[0].split()[1])
+
+    def stop(self) -> int:
+        """SIGTERM; the exit code."""
+        self.process.send_signal(signal.SIGTERM)
+        return self.process.wait(60)
+
+    def _is_ready(self) -> bool:
+        assert self.process.poll() is None, f"left with {self.process.returncode}:\n{self.log}"
+        try:
+            return self.ping().status_code == 200
+        except requests.ConnectionError:
+            return False
+
+
+def _command(process: psutil.Process) -> list[str]:
+    try:
+        return process.cmdline()
+    except psutil.Error:  # it has just died
+        return []
+
+
+def wait_for(condition, within_s: float, explain=lambda: "") -> float:
+    """Poll until it holds; the seconds that took."""
+    start = time.monotonic()
+    while not condition():
+        assert time.monotonic() - start < within_s, explain()
+        time.sleep(0.02)
+    return time.monotonic() - start
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def spawn(log_path: Path, model: str | Path = DEMO_MODEL, **settings: str) -> Server:
+    """Start a server; the caller waits for it and stops it."""
+    port = free_port()
+    kept = {name: os.environ[name] for name in ("PATH", "HOME", "TMPDIR") if name in os.environ}
+    env = kept | {"HF_MODEL_ID": str(model), "PORT": str(port), "DTYPE": "float32"}
+    env |= {"HF_HUB_OFFLINE": "1", "HOST": "127.0.0.1"} | settings
+    with log_path.open("wb") as log:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "container", "serve"], env=env, stdout=log, stderr=log, cwd=ROOT
+        )
+    return Server(process, port, log_path)
+
+
+@contextmanager
+def serving(log_path: Path, model: str | Path = DEMO_MODEL, **settings: str) -> Iterator[Server]:
+    """A ready server for the length of a block."""
+    server = spawn(log_path, model, **settings)
+    try:
+        server.wait_ready()
+        yield server
+    finally:
+        if server.process.poll() is None:
+            server.stop()

@@ -1,0 +1,85 @@
+"""The architecture as a test: who imports whom, and where the heavy libraries live."""
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+MODULES = sorted((ROOT / "container").rglob("*.py"))
+# What each part may import of its own package; the root modules are at the bottom.
+ROOT_MODULES = {"errors", "logs", "messages", "settings"}
+ALLOWED = {
+    "engine": ROOT_MODULES,
+    "model": ROOT_MODULES | {"engine", "text"},
+    "text": {"errors"},
+    "frontend": ROOT_MODULES | {"text"},
+    "messages": {"errors"},
+    "settings": {"errors"},
+    "errors": set(),
+    "logs": set(),
+    "supervisor": {"errors", "settings"},
+    "__main__": {"errors", "logs", "settings", "supervisor", "engine", "model"},
+}
+HOMES = {
+    "torch": {"model"},
+    "flask": {"frontend"},
+    "gevent": {"frontend"},
+    "zmq": {"frontend", "engine"},
+    "transformers": {"model", "text"},
+    "boto3": set(),
+    "sagemaker": set(),
+}
+
+
+def _part(path: Path) -> str:
+    relative = path.relative_to(ROOT / "container")
+    return relative.parts[0].removesuffix(".py")
+
+
+def _imports(path: Path) -> Iterator[str]:
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: a relative import"
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_imports_point_one_way(path: Path) -> None:
+    part = _part(path)
+    for name in _imports(path):
+        top, *rest = name.split(".")
+        if top == "container" and rest and part != "__init__":
+            assert rest[0] in ALLOWED[part] | {part, "__version__"}, f"{part} imports {name}"
+        if top in HOMES:
+            assert part in HOMES[top], f"{top} does not live in {part}"
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_every_module_says_what_it_owns_and_shadows_nothing(path: Path) -> None:
+    assert ast.get_docstring(ast.parse(path.read_text())), "a module without a docstring"
+    if path.name not in ("__init__.py", "__main__.py"):
+        assert path.stem not in sys.stdlib_module_names, "the name of a standard module"
+
+
+def test_a_frontend_never_loads_torch() -> None:
+    code = (
+        "import sys, container.frontend.wsgi;"
+        "sys.exit(any(name.split('.')[0] == 'torch' and module is not None"
+        " for name, module in sys.modules.items()))"
+    )
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
+
+
+def test_code_is_no_package() -> None:
+    assert not (ROOT / "code" / "__init__.py").exists()
+    import code
+    import pdb
+
+    assert "interact" in dir(code)
+    assert pdb.__name__ == "pdb"

@@ -1,0 +1,58 @@
+import msgspec
+import pytest
+
+from container import errors, messages
+from container.messages import (
+    Abort,
+    EngineInfo,
+    EngineLoad,
+    ErrorData,
+    FinishReason,
+    Hello,
+    LogprobMode,
+    RequestFailed,
+    SamplingParams,
+    Status,
+    StepEvents,
+    Submit,
+    TokenEvent,
+)
+
+PARAMS = SamplingParams(5, temperature=0.5, top_k=3, top_p=0.9, seed=2**63 - 1,
+                        logprobs=LogprobMode.RAW)  # fmt: skip
+INFO = EngineInfo("id", "/path", None, "llama", "float32", "cpu", 9, 10, 100, 20)
+TO_ENGINE = [Hello(), Submit(1, [1, 2], PARAMS), Submit(1, [], SamplingParams(1)), Abort(3)]
+TO_FRONTEND = [
+    Status("loading", "x"),
+    Status("ready", "", INFO, EngineLoad(1, 2, 3, 4, 5, 6, 7, 8)),
+    StepEvents([TokenEvent(1, 2, -0.5, FinishReason.STOP, 0.1), TokenEvent(3, 4)]),
+    RequestFailed(1, ErrorData("overloaded", "full", None, 5)),
+]
+
+
+@pytest.mark.parametrize("message", TO_ENGINE, ids=lambda m: type(m).__name__)
+def test_messages_to_the_engine_survive_the_wire(message: msgspec.Struct) -> None:
+    assert messages.to_engine_decoder.decode(messages.encode(message)) == message
+
+
+@pytest.mark.parametrize("message", TO_FRONTEND, ids=lambda m: type(m).__name__)
+def test_messages_to_frontends_survive_the_wire(message: msgspec.Struct) -> None:
+    assert messages.to_frontend_decoder.decode(messages.encode(message)) == message
+
+
+def test_every_message_kind_is_tested() -> None:
+    kinds = set(messages.ToEngine.__args__) | set(messages.ToFrontend.__args__)
+    assert kinds == {type(message) for message in TO_ENGINE + TO_FRONTEND}
+
+
+@pytest.mark.parametrize("leaf", [e for e in errors.leaves() if e is not errors.ConfigError])
+def test_every_error_survives_the_wire(leaf: type[errors.ServingError]) -> None:
+    error = leaf("message", field="f", retry_after_s=3)
+    again = ErrorData.from_error(error).to_error()
+    assert type(again) is leaf
+    assert (again.message, again.field, again.retry_after_s) == ("message", "f", 3)
+
+
+def test_kinds_are_unique() -> None:
+    kinds = [leaf.kind for leaf in errors.leaves()]
+    assert len(kinds) == len(set(kinds))

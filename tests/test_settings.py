@@ -1,0 +1,108 @@
+import dataclasses
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+from container.errors import ConfigError
+from container.settings import REFUSED, Settings, shown
+
+
+def _problems(**environ: str) -> list[str]:
+    with pytest.raises(ConfigError) as caught:
+        Settings.from_environ(environ)
+    return caught.value.problems
+
+
+def test_an_empty_environment_gives_the_defaults() -> None:
+    assert Settings.from_environ({}) == Settings()
+
+
+def test_every_default_survives_its_own_parser() -> None:
+    environ = {row.name: row.value for row in shown(Settings()) if row.value != "unset"}
+    assert Settings.from_environ(environ) == Settings()
+
+
+def test_empty_variables_count_as_unset() -> None:
+    assert Settings.from_environ({"HF_MODEL_ID": "", "PORT": " "}) == Settings()
+
+
+def test_tgis_and_sagemakers_names_are_understood() -> None:
+    settings = Settings.from_environ(
+        {
+            "MODEL_ID": "a/b",
+            "MAX_INPUT_LENGTH": "10",
+            "HUGGING_FACE_HUB_TOKEN": "t",
+            "SM_NUM_GPUS": "all",
+            "SAGEMAKER_CONTAINER_LOG_LEVEL": "10",
+            "DTYPE": "bf16",
+        }
+    )
+    assert settings.model_id == "a/b"
+    assert settings.max_input_tokens == 10
+    assert settings.hf_token == "t"
+    assert settings.num_gpus is None
+    assert settings.log_level == "debug"
+    assert settings.dtype == "bfloat16"
+
+
+def test_all_problems_are_reported_at_once_each_with_its_variable() -> None:
+    problems = _problems(PORT="x", DTYPE="int3", MESSAGES_API_ENABLED="maybe", MAX_BATCH_SIZE="0")
+    assert len(problems) == 4
+    for name in ("PORT", "DTYPE", "MESSAGES_API_ENABLED", "MAX_BATCH_SIZE"):
+        assert any(problem.startswith(name) for problem in problems)
+
+
+def test_aliases_may_agree_but_not_differ() -> None:
+    assert Settings.from_environ({"HF_MODEL_ID": "a", "MODEL_ID": "a"}).model_id == "a"
+    [problem] = _problems(MAX_INPUT_TOKENS="5", MAX_INPUT_LENGTH="6")
+    assert "MAX_INPUT_TOKENS and MAX_INPUT_LENGTH" in problem
+
+
+def test_limits_must_fit_each_other() -> None:
+    [problem] = _problems(MAX_INPUT_TOKENS="100", MAX_TOTAL_TOKENS="100")
+    assert "100" in problem
+    [problem] = _problems(MAX_TOTAL_TOKENS="100", MAX_BATCH_TOTAL_TOKENS="50")
+    assert "MAX_BATCH_TOTAL_TOKENS" in problem
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_is_not_offered_is_refused_by_name(name: str) -> None:
+    assert _problems(**{name: "x"})[0].startswith(name)
+
+
+def test_secrets_are_masked_everywhere() -> None:
+    settings = Settings.from_environ({"HF_TOKEN": "s3cret", "API_KEY": "s3cret"})
+    assert "s3cret" not in repr(settings)
+    assert "s3cret" not in str(shown(settings))
+    with pytest.raises(ConfigError) as caught:
+        Settings.from_environ({"HF_TOKEN": "s3cret", "HF_API_TOKEN": "0ther"})
+    assert "s3cret" not in str(caught.value)
+
+
+def test_sagemakers_port_wins() -> None:
+    assert Settings.from_environ({"PORT": "1", "SAGEMAKER_BIND_TO_PORT": "2"}).port == 2
+
+
+def test_no_two_settings_share_a_variable() -> None:
+    names = [name for f in dataclasses.fields(Settings) for name in f.metadata["names"]]
+    assert len(names) == len(set(names))
+
+
+def test_the_command_prints_every_setting() -> None:
+    command = [sys.executable, "-m", "container", "settings", "--json"]
+    env = {"PATH": os.environ["PATH"], "PORT": "81"}
+    out = subprocess.run(command, env=env, capture_output=True, text=True, check=True).stdout
+    printed = json.loads(out)
+    assert printed["PORT"] == "81"
+    assert set(printed) == {row.name for row in shown(Settings())}
+
+
+def test_the_command_explains_mistakes_and_leaves_with_2() -> None:
+    command = [sys.executable, "-m", "container", "settings"]
+    env = {"PATH": os.environ["PATH"], "PORT": "x"}
+    done = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert "PORT" in done.stderr
