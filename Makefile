@@ -3,7 +3,8 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-export HF_MODEL_ID ?= examples/demo-model
+HF_MODEL_ID ?= examples/demo-model
+export HF_MODEL_ID
 
 .PHONY: serve test check format bench docs clean help
 

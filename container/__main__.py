@@ -9,7 +9,7 @@ import click
 
 from container import __version__, logs
 from container.errors import ConfigError
-from container.settings import Settings, shown
+from container.settings import Settings, markdown_page, shown
 
 
 @click.group(help="Serve a language model on /ping and /invocations.")
@@ -35,8 +35,12 @@ def train() -> None:
 
 @main.command("settings")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object.")
-def show_settings(as_json: bool) -> None:
+@click.option("--markdown", is_flag=True, help="A table of all settings, as in docs/.")
+def show_settings(as_json: bool, markdown: bool) -> None:
     """Print every setting with the value that the environment gives it; secrets are masked."""
+    if markdown:
+        click.echo(markdown_page(), nl=False)
+        return
     rows = shown(_settings())
     if as_json:
         click.echo(json.dumps({row.name: row.value for row in rows}, indent=2))

@@ -171,7 +171,7 @@ class Settings:
     )  # fmt: skip
     num_frontends: int = setting(
         1, "SAGEMAKER_MODEL_SERVER_WORKERS", "WORKERS", cast=integer(1, 64),
-        meaning="HTTP processes. One carries tens of thousands of tokens a second.",
+        meaning="HTTP processes; one is enough for most instances.",
     )  # fmt: skip
     drain_s: int = setting(
         25, "GRACEFUL_TERMINATION_TIMEOUT", cast=integer(0, 3600),
@@ -295,6 +295,34 @@ def shown(settings: Settings) -> list[Shown]:
             )
         )
     return rows
+
+
+def markdown_page() -> str:
+    """The page docs/configuration.md, made from the fields above."""
+    lines = [
+        "# Configuration",
+        "",
+        "Everything is set by environment variables; `python -m container settings` prints the "
+        "values in force. An empty variable counts as unset. This page is made by `make docs`.",
+        "",
+        "| Variable | Also read as | Default | Meaning |",
+        "|---|---|---|---|",
+    ]
+    for row in shown(Settings()):
+        aliases = ", ".join(f"`{alias}`" for alias in row.aliases)
+        lines.append(f"| `{row.name}` | {aliases} | {row.default} | {row.meaning} |")
+    lines += [
+        "",
+        "## Refused",
+        "",
+        "These are known from TGI. They would change answers, so they stop the start instead of "
+        "being ignored.",
+        "",
+        "| Variable | Why |",
+        "|---|---|",
+    ]
+    lines += [f"| `{name}` | {reason} |" for name, reason in REFUSED.items()]
+    return "\n".join(lines) + "\n"
 
 
 def _word(value: object) -> str:

@@ -18,8 +18,9 @@ import urllib.request
 from pathlib import Path
 from typing import TypeAlias
 
+from container import __version__
 from container.errors import ConfigError, ModelLoadError
-from container.settings import ENGINE_ADDRESS, Settings
+from container.settings import ENGINE_ADDRESS, Settings, shown
 
 log = logging.getLogger(__name__)
 
@@ -51,6 +52,7 @@ class Supervisor:
         except ConfigError as error:
             log.error("%s", error.message)
             return error.exit_code
+        log.info("version %s; %s", __version__, _changed(self._settings))
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: self._stopping.set())
         folder = Path(tempfile.mkdtemp(prefix="container-"))
@@ -119,7 +121,9 @@ class Supervisor:
             return
         log.info("ready after %.1f s: %s", time.monotonic() - started, base)
         if sys.stderr.isatty():
-            print(_example(base), file=sys.stderr, flush=True)
+            print(f"\nServing on {base}  (Ctrl-C stops it). Try:\n\n  {_example(base)}\n")
+        else:
+            log.info("try: %s", _example(base))
 
 
 def _start(module: str, *arguments: str, env: dict[str, str]) -> Process:
@@ -164,6 +168,12 @@ def _child_environ(folder: Path) -> dict[str, str]:
     }
 
 
+def _changed(settings: Settings) -> str:
+    """The settings that differ from their defaults, secrets masked."""
+    changed = [f"{row.name}={row.value}" for row in shown(settings) if row.value != row.default]
+    return ", ".join(changed) or "all settings have their defaults"
+
+
 def _is_healthy(base: str) -> bool:
     try:
         with urllib.request.urlopen(f"{base}/ping", timeout=5):
@@ -177,8 +187,5 @@ def _cause(code: int) -> str:
 
 
 def _example(base: str) -> str:
-    body = '{"messages": [{"role": "user", "content": "What is deep learning?"}], "max_tokens": 64}'
-    return (
-        f"\nServing on {base}  (stop with Ctrl-C). Try:\n\n"
-        f"  curl {base}/invocations -H 'Content-Type: application/json' \\\n    -d '{body}'\n"
-    )
+    body = '{"messages": [{"role": "user", "content": "What is deep learning?"}]}'
+    return f"curl {base}/invocations -H 'Content-Type: application/json' -d '{body}'"

@@ -3,11 +3,12 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 from container.errors import ConfigError
-from container.settings import REFUSED, Settings, shown
+from container.settings import REFUSED, Settings, markdown_page, shown
 
 
 def _problems(**environ: str) -> list[str]:
@@ -89,6 +90,11 @@ def test_sagemakers_port_wins() -> None:
 def test_no_two_settings_share_a_variable() -> None:
     names = [name for f in dataclasses.fields(Settings) for name in f.metadata["names"]]
     assert len(names) == len(set(names))
+
+
+def test_the_page_in_docs_is_up_to_date() -> None:
+    page = Path(__file__).parents[1] / "docs" / "configuration.md"
+    assert page.read_text() == markdown_page(), "run `make docs`"
 
 
 def test_the_command_prints_every_setting() -> None:

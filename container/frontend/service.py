@@ -235,7 +235,7 @@ class Service:
             prompt_tokens=len(prompt_ids),
             params=params,
             stream=self._engine.submit(prompt_ids, params),
-            detokenizer=Detokenizer(tokenizer),
+            detokenizer=Detokenizer(tokenizer, prompt_ids),
             stops=StopStrings(stops, keep_match=keep_stop),
             tokenizer=tokenizer,
             received_at=received_at,

@@ -6,6 +6,7 @@ import sys
 # transformers offers its tokenizers without torch, and would import torch if it could: 180 MB
 # and a second in each worker for nothing.
 sys.modules["torch"] = None  # type: ignore[assignment]
+os.environ["TRANSFORMERS_NO_ADVISORY_WARNINGS"] = "1"  # it would advise to install torch
 
 from flask import Flask
 

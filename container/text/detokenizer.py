@@ -9,6 +9,9 @@ A character whose bytes are spread over several tokens is held back until it is 
 
 from container.text.tokenizer import Tokenizer
 
+# A tokenizer that writes spaces in front of words drops the first one of a text, so the completion
+# is decoded behind a few ids of its prompt.
+CONTEXT = 5
 # UTF-8 needs at most 4 bytes for a character, so more ids than this can only be invalid bytes.
 MAX_HELD = 8
 REPLACEMENT = "�"
@@ -17,11 +20,11 @@ REPLACEMENT = "�"
 class Detokenizer:
     """The text machine of one sequence; special tokens give no text."""
 
-    def __init__(self, tokenizer: Tokenizer) -> None:
+    def __init__(self, tokenizer: Tokenizer, prompt_ids: list[int]) -> None:
         self._tokenizer = tokenizer
-        self._ids: list[int] = []
+        self._ids = prompt_ids[-CONTEXT:]
         self._prefix = 0
-        self._read = 0
+        self._read = len(self._ids)
 
     def add(self, token_id: int) -> str:
         """Take the next id; return the text that it completes, which may be empty."""

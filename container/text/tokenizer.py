@@ -17,7 +17,10 @@ class Tokenizer:
 
     def __init__(self, inner: PreTrainedTokenizerBase) -> None:
         self._inner = inner
-        self.special_ids = frozenset(inner.all_special_ids)
+        added = getattr(inner, "added_tokens_decoder", {})
+        self.special_ids = frozenset(inner.all_special_ids) | {
+            token_id for token_id, token in added.items() if token.special
+        }
 
     @classmethod
     def from_folder(cls, folder: str | Path, *, trust_remote_code: bool = False) -> "Tokenizer":

@@ -1,7 +1,9 @@
 import random
 
 import pytest
-from transformers import AutoTokenizer
+import tokenizers
+from tokenizers import AddedToken, decoders, models, pre_tokenizers
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from container.errors import ModelLoadError, TemplateFailed
 from container.text.detokenizer import Detokenizer
@@ -24,7 +26,7 @@ def tokenizer() -> Tokenizer:
 
 @pytest.mark.parametrize("text", TEXTS)
 def test_pieces_add_up_and_never_show_half_a_character(tokenizer: Tokenizer, text: str) -> None:
-    machine = Detokenizer(tokenizer)
+    machine = Detokenizer(tokenizer, [])
     pieces = [machine.add(token) for token in tokenizer.encode(text, add_special_tokens=False)]
     assert all("\ufffd" not in piece for piece in pieces)
     assert "".join(pieces) + machine.flush() == text
@@ -33,20 +35,20 @@ def test_pieces_add_up_and_never_show_half_a_character(tokenizer: Tokenizer, tex
 def test_an_incomplete_character_at_the_end_is_flushed_as_it_is(tokenizer: Tokenizer) -> None:
     token_ids = tokenizer.encode("🎉", add_special_tokens=False)
     assert len(token_ids) > 1
-    machine = Detokenizer(tokenizer)
+    machine = Detokenizer(tokenizer, [])
     assert [machine.add(token) for token in token_ids[:-1]] == [""] * (len(token_ids) - 1)
     assert machine.flush() == "\ufffd"
 
 
 def test_special_tokens_give_no_text(tokenizer: Tokenizer) -> None:
-    machine = Detokenizer(tokenizer)
+    machine = Detokenizer(tokenizer, [])
     special = next(iter(tokenizer.special_ids))
     assert machine.add(special) + machine.flush() == ""
 
 
 def test_invalid_bytes_do_not_pile_up_for_ever(tokenizer: Tokenizer) -> None:
     part = tokenizer.encode("🎉", add_special_tokens=False)[0]
-    machine = Detokenizer(tokenizer)
+    machine = Detokenizer(tokenizer, [])
     pieces = [machine.add(part) for _ in range(100)]
     assert "".join(pieces)
 
@@ -55,7 +57,7 @@ def test_random_ids_add_up_to_the_whole_decoding(tokenizer: Tokenizer) -> None:
     rnd = random.Random(0)
     text = "".join(rnd.choice(TEXTS) for _ in range(30))
     token_ids = tokenizer.encode(text, add_special_tokens=False)
-    machine = Detokenizer(tokenizer)
+    machine = Detokenizer(tokenizer, [])
     assert "".join(map(machine.add, token_ids)) + machine.flush() == text
 
 
@@ -83,3 +85,20 @@ def test_a_template_that_fails_says_so() -> None:
 def test_a_folder_without_a_tokenizer_is_refused(tmp_path) -> None:  # type: ignore[no-untyped-def]
     with pytest.raises(ModelLoadError):
         Tokenizer.from_folder(tmp_path)
+
+
+def test_the_space_between_prompt_and_completion_is_kept() -> None:
+    vocabulary = {"\u2581Hello": 0, "\u2581world": 1, "!": 2, "<unk>": 3}
+    inner = tokenizers.Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
+    inner.pre_tokenizer = pre_tokenizers.Metaspace()
+    inner.decoder = decoders.Metaspace()
+    spaced = Tokenizer(PreTrainedTokenizerFast(tokenizer_object=inner))
+    machine = Detokenizer(spaced, [0])
+    assert machine.add(1) + machine.add(2) == " world!"
+    assert Detokenizer(spaced, []).add(1) == "world"
+
+
+def test_added_special_tokens_are_special_too() -> None:
+    inner = AutoTokenizer.from_pretrained(DEMO_MODEL)
+    inner.add_tokens([AddedToken("<|odd|>", special=True)])
+    assert inner.convert_tokens_to_ids("<|odd|>") in Tokenizer(inner).special_ids

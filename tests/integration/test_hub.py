@@ -1,0 +1,49 @@
+"""A model named by its Hub id is downloaded and served; what the Hub refuses is explained."""
+
+from pathlib import Path
+
+import pytest
+import requests
+
+from tests.support.hub import SHA, hub
+from tests.support.servers import DEMO_MODEL, serving, spawn
+
+
+def _settings(port: int, tmp_path: Path, **more: str) -> dict[str, str]:
+    home = {"HF_HOME": str(tmp_path / "cache"), "HF_HUB_OFFLINE": "0"}
+    return home | {"HF_ENDPOINT": f"http://127.0.0.1:{port}", "HF_HUB_DISABLE_XET": "1"} | more
+
+
+def test_a_repository_is_downloaded_and_served(tmp_path: Path) -> None:
+    with (
+        hub(DEMO_MODEL, "org/demo", token="s3cret") as server,
+        serving(
+            tmp_path / "log",
+            "org/demo",
+            **_settings(server.server_port, tmp_path, HF_TOKEN="s3cret"),
+        ) as running,
+    ):
+        info = requests.get(f"{running.url}/info", timeout=5).json()
+        assert info["model_id"] == "org/demo"
+        assert info["model_sha"] == SHA
+        body = {"inputs": "Hello", "parameters": {"max_new_tokens": 3}}
+        assert requests.post(f"{running.url}/generate", json=body, timeout=30).ok
+        assert "s3cret" not in running.log
+
+
+@pytest.mark.parametrize(
+    ("model", "more", "expected"),
+    [
+        ("org/demo", {}, "is gated"),
+        ("org/other", {"HF_TOKEN": "s3cret"}, "nor a repository on the Hub"),
+    ],
+)
+def test_what_the_hub_refuses_is_explained(
+    tmp_path: Path, model: str, more: dict[str, str], expected: str
+) -> None:
+    with hub(DEMO_MODEL, "org/demo", token="s3cret") as server:
+        settings = _settings(server.server_port, tmp_path, **more)
+        running = spawn(tmp_path / "log", model, **settings)
+        assert running.process.wait(60) == 3
+        assert expected in running.log
+        assert "Traceback" not in running.log
