@@ -28,15 +28,39 @@ class LogprobMode(Enum):
     PROCESSED = "processed"
 
 
+class Watermark(msgspec.Struct, frozen=True):
+    """The share of the vocabulary that is favoured, and by how much."""
+
+    gamma: float
+    delta: float
+
+
 class SamplingParams(msgspec.Struct, frozen=True, omit_defaults=True):
-    """How one sequence picks its tokens. `temperature` 0 is greedy; `top_k` 0 is off."""
+    """How one sequence picks its tokens. `temperature` 0 is greedy; `top_k` 0 is off.
+
+    `context_frequency_penalty` is TGI's: a share of prompt and completion. `frequency_penalty` and
+    `presence_penalty` are OpenAI's: counts of the completion.
+    """
 
     max_new_tokens: int
     temperature: float = 0.0
     top_k: int = 0
     top_p: float = 1.0
+    typical_p: float = 1.0
+    min_p: float = 0.0
     seed: int = 0
+    repetition_penalty: float = 1.0
+    context_frequency_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    presence_penalty: float = 0.0
+    logit_bias: dict[int, float] = {}
+    watermark: Watermark | None = None
+    min_tokens: int = 0
+    stop_token_ids: list[int] = []
+    ignore_eos: bool = False
     logprobs: LogprobMode = LogprobMode.NONE
+    top_logprobs: int = 0
+    prompt_logprobs: bool = False
 
     @property
     def is_greedy(self) -> bool:
@@ -69,17 +93,22 @@ class Hello(msgspec.Struct, tag="hello", frozen=True):
 
 
 class Submit(msgspec.Struct, tag="submit", frozen=True):
-    """Frontend to engine: generate for this prompt. `request_id` is the frontend's own."""
+    """Frontend to engine: generate `num_sequences` times for this prompt.
+
+    `request_id` is the frontend's own. Sequence i draws with seed + i.
+    """
 
     request_id: int
     prompt_ids: list[int]
     params: SamplingParams
+    num_sequences: int = 1
 
 
 class Abort(msgspec.Struct, tag="abort", frozen=True):
-    """Frontend to engine: nobody waits for this request any more."""
+    """Frontend to engine: nobody waits for this request, or one sequence of it, any more."""
 
     request_id: int
+    seq_index: int | None = None
 
 
 ToEngine = Hello | Submit | Abort
@@ -94,6 +123,7 @@ class EngineInfo(msgspec.Struct, frozen=True):
     model_type: str
     dtype: str
     device: str
+    vocabulary: int
     max_input_tokens: int
     max_total_tokens: int
     cache_tokens: int
@@ -111,6 +141,8 @@ class EngineLoad(msgspec.Struct, frozen=True):
     preemptions: int = 0
     prefill_tokens: int = 0
     decode_tokens: int = 0
+    cached_tokens: int = 0
+    blocks_cached: int = 0
 
 
 EngineState = Literal["loading", "ready", "draining"]
@@ -125,14 +157,28 @@ class Status(msgspec.Struct, tag="status", frozen=True):
     load: EngineLoad = EngineLoad()
 
 
+class PromptFacts(msgspec.Struct, frozen=True, array_like=True):
+    """What the first token of a sequence tells of its prompt.
+
+    `queue_s` is the time before its first step; `logprobs` has one number for each prompt token
+    but the first, where they were asked for.
+    """
+
+    queue_s: float
+    cached_tokens: int
+    logprobs: list[float] = []
+
+
 class TokenEvent(msgspec.Struct, frozen=True, array_like=True):
-    """One new token of a request. `queue_s` comes with the first: seconds before its first step."""
+    """One new token of a sequence. `top` has the most likely ids with their log-probabilities."""
 
     request_id: int
+    seq_index: int
     token_id: int
     logprob: float | None = None
     finish_reason: FinishReason | None = None
-    queue_s: float | None = None
+    top: list[tuple[int, float]] = []
+    prompt: PromptFacts | None = None
 
 
 class StepEvents(msgspec.Struct, tag="events", frozen=True):

@@ -6,6 +6,7 @@ as unset, since SageMaker's SDK sends such. All problems are reported at once.
 """
 
 import dataclasses
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -50,6 +51,24 @@ def integer(minimum: int, maximum: int | None = None) -> Cast:
 
     cast.__doc__ = f"A whole number {span}."
     return cast
+
+
+def number(value: str) -> float:
+    """A finite number."""
+    try:
+        parsed = float(value)
+    except ValueError:
+        raise ValueError("must be a number") from None
+    if not math.isfinite(parsed):
+        raise ValueError("must be a finite number")
+    return parsed
+
+
+def fraction(value: str) -> float:
+    """A number above 0 and below 1."""
+    if not 0 < number(value) < 1:
+        raise ValueError("must be above 0 and below 1")
+    return number(value)
 
 
 def choice(*options: str) -> Cast:
@@ -144,6 +163,22 @@ class Settings:
     max_stop_sequences: int = setting(
         4, "MAX_STOP_SEQUENCES", cast=integer(0),
         meaning="Most stop strings in a request.",
+    )  # fmt: skip
+    max_best_of: int = setting(
+        2, "MAX_BEST_OF", cast=integer(1, 128),
+        meaning="Most sequences that `best_of` may ask for.",
+    )  # fmt: skip
+    max_top_n_tokens: int = setting(
+        5, "MAX_TOP_N_TOKENS", cast=integer(0, 100),
+        meaning="Most likely tokens that `top_n_tokens` may ask for.",
+    )  # fmt: skip
+    watermark_gamma: float = setting(
+        0.5, "WATERMARK_GAMMA", cast=fraction,
+        meaning="Share of the vocabulary that a watermark favours.",
+    )  # fmt: skip
+    watermark_delta: float = setting(
+        2.0, "WATERMARK_DELTA", cast=number,
+        meaning="How much a watermark favours it, added to the logits.",
     )  # fmt: skip
     payload_limit: int = setting(
         2_000_000, "PAYLOAD_LIMIT", cast=integer(1),

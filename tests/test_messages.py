@@ -10,22 +10,36 @@ from container.messages import (
     FinishReason,
     Hello,
     LogprobMode,
+    PromptFacts,
     RequestFailed,
     SamplingParams,
     Status,
     StepEvents,
     Submit,
     TokenEvent,
+    Watermark,
 )
 
 PARAMS = SamplingParams(5, temperature=0.5, top_k=3, top_p=0.9, seed=2**63 - 1,
-                        logprobs=LogprobMode.RAW)  # fmt: skip
-INFO = EngineInfo("id", "/path", None, "llama", "float32", "cpu", 9, 10, 100, 20)
-TO_ENGINE = [Hello(), Submit(1, [1, 2], PARAMS), Submit(1, [], SamplingParams(1)), Abort(3)]
+                        logprobs=LogprobMode.RAW, logit_bias={3: -1.5}, stop_token_ids=[4],
+                        watermark=Watermark(0.5, 2.0))  # fmt: skip
+INFO = EngineInfo("id", "/path", None, "llama", "float32", "cpu", 200, 9, 10, 100, 20)
+TO_ENGINE = [
+    Hello(),
+    Submit(1, [1, 2], PARAMS),
+    Submit(1, [], SamplingParams(1), 3),
+    Abort(3),
+    Abort(3, 1),
+]
 TO_FRONTEND = [
     Status("loading", "x"),
     Status("ready", "", INFO, EngineLoad(1, 2, 3, 4, 5, 6, 7, 8)),
-    StepEvents([TokenEvent(1, 2, -0.5, FinishReason.STOP, 0.1), TokenEvent(3, 4)]),
+    StepEvents(
+        [
+            TokenEvent(1, 0, 2, -0.5, FinishReason.STOP, [(5, -1.0)], PromptFacts(0.1, 4, [-2.0])),
+            TokenEvent(3, 1, 4),
+        ]
+    ),
     RequestFailed(1, ErrorData("overloaded", "full", None, 5)),
 ]
 

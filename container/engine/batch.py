@@ -1,6 +1,6 @@
 """A batch: which sequences run in one step, and how many tokens of each. Ints only."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from container.engine.sequence import Sequence
@@ -23,6 +23,14 @@ class Scheduled:
         """Whether the step reaches the last known token, so that the next one is sampled."""
         return self.end == len(self.sequence.token_ids)
 
+    @property
+    def num_prompt_logprobs(self) -> int:
+        """How many prompt tokens follow a token of this step, if their logprobs are wanted."""
+        sequence = self.sequence
+        if not sequence.params.prompt_logprobs or sequence.has_prompt_logprobs:
+            return 0
+        return max(0, min(self.end, sequence.prompt_len - 1) - sequence.num_computed)
+
 
 @dataclass(frozen=True, slots=True)
 class Batch:
@@ -38,15 +46,28 @@ class Batch:
 
 @dataclass(frozen=True, slots=True)
 class Sampled:
-    """The next token of one sequence, and its log-probability if the request wanted it."""
+    """The next token of one sequence, with the log-probabilities that its request wanted."""
 
     token_id: int
     logprob: float | None = None
+    top: tuple[tuple[int, float], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class StepOutput:
+    """What a step has made: a token for each item that samples, in their order.
+
+    `prompt_logprobs` has, by an item's place in the batch, those of the prompt tokens after each
+    computed one.
+    """
+
+    sampled: list[Sampled]
+    prompt_logprobs: dict[int, list[float]] = field(default_factory=dict)
 
 
 class ModelRunner(Protocol):
     """What the engine needs of a model; tests script one, container.model implements it."""
 
-    def execute(self, batch: Batch) -> list[Sampled]:
-        """Run one forward pass; return a token for each item that samples, in their order."""
+    def execute(self, batch: Batch) -> StepOutput:
+        """Run one forward pass."""
         ...

@@ -1,11 +1,30 @@
-"""Blocks: which pages of the KV cache are free, and who refers to the others.
+"""Blocks: which pages of the KV cache are free, who refers to the others, and what they hold.
 
-Plain ints; the tensors behind the ids belong to the model. A block is free or has at least one
-reference. Owned by the scheduler.
+Plain ints; the tensors behind the ids belong to the model. A block with a reference is used. One
+without is free, but may still be cached: it holds the keys and values of a known prefix and can be
+used again by a sequence with that prefix, until it is needed for something else, the least
+recently used first. Owned by the scheduler.
+
+    free and unknown | free but cached (least recently used first) | used (perhaps cached too)
 """
 
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Iterable
+from dataclasses import dataclass
+
+# A prefix is named by its last full block: the name of the prefix before it, and its ids. Names
+# are compared, not hashes alone, so two prefixes can never be taken for each other.
+PrefixKey = tuple[int, tuple[int, ...]]
+ROOT = 0
+
+
+@dataclass(frozen=True, slots=True)
+class CachedBlock:
+    """A full block whose content is known. `name` is unique for the prefix that ends with it."""
+
+    block_id: int
+    name: int
+    key: PrefixKey
 
 
 class BlockPool:
@@ -14,18 +33,27 @@ class BlockPool:
     def __init__(self, num_blocks: int, block_size: int) -> None:
         self.num_blocks = num_blocks
         self.block_size = block_size
-        self._free = deque(range(num_blocks))
+        self._unknown = deque(range(num_blocks))
+        self._reusable: OrderedDict[int, None] = OrderedDict()
         self._references = [0] * num_blocks
+        self._by_key: dict[PrefixKey, CachedBlock] = {}
+        self._by_block: dict[int, CachedBlock] = {}
+        self._next_name = ROOT + 1
 
     @property
     def num_free(self) -> int:
         """Blocks that `allocate` can still give."""
-        return len(self._free)
+        return len(self._unknown) + len(self._reusable)
 
     @property
     def num_used(self) -> int:
         """Blocks with at least one reference."""
-        return self.num_blocks - len(self._free)
+        return self.num_blocks - self.num_free
+
+    @property
+    def num_cached(self) -> int:
+        """Blocks whose content a new sequence could use."""
+        return len(self._by_block)
 
     def blocks_for(self, num_tokens: int) -> int:
         """How many blocks hold this many tokens."""
@@ -33,25 +61,55 @@ class BlockPool:
 
     def allocate(self, count: int) -> list[int]:
         """Take free blocks, each with one reference. The caller has checked `num_free`."""
-        assert count <= len(self._free), "allocate without checking num_free"
-        taken = [self._free.popleft() for _ in range(count)]
-        for block_id in taken:
-            self._references[block_id] = 1
-        return taken
+        assert count <= self.num_free, "allocate without checking num_free"
+        return [self._take() for _ in range(count)]
 
     def share(self, block_ids: Iterable[int]) -> None:
-        """Add one reference to each block."""
+        """Add one reference to each block; a cached one may be free."""
         for block_id in block_ids:
-            assert self._references[block_id] > 0, "share of a free block"
+            if self._references[block_id] == 0:
+                assert block_id in self._reusable, "share of a block with unknown content"
+                del self._reusable[block_id]
             self._references[block_id] += 1
 
     def release(self, block_ids: Iterable[int]) -> None:
         """Drop one reference of each block; those without any become free."""
-        for block_id in block_ids:
+        # The end of a prefix is worth less than its start, so it is the first to be evicted.
+        for block_id in reversed(list(block_ids)):
             assert self._references[block_id] > 0, "release of a free block"
             self._references[block_id] -= 1
-            if self._references[block_id] == 0:
-                self._free.append(block_id)
+            if self._references[block_id] > 0:
+                continue
+            if block_id in self._by_block:
+                self._reusable[block_id] = None
+            else:
+                self._unknown.append(block_id)
+
+    def find_prefix(self, token_ids: list[int]) -> list[CachedBlock]:
+        """The longest chain of cached blocks that starts these ids; linear in their number."""
+        found: list[CachedBlock] = []
+        name = ROOT
+        for start in range(0, len(token_ids) - self.block_size + 1, self.block_size):
+            key = (name, tuple(token_ids[start : start + self.block_size]))
+            block = self._by_key.get(key)
+            if block is None:
+                break
+            found.append(block)
+            name = block.name
+        return found
+
+    def remember(self, block_id: int, parent_name: int, ids: list[int]) -> int:
+        """Note that a used block is full and what it holds; return the name of the prefix.
+
+        When the same prefix is cached in another block already, that one keeps the name.
+        """
+        key = (parent_name, tuple(ids))
+        known = self._by_key.get(key)
+        if known is None:
+            known = CachedBlock(block_id, self._next_name, key)
+            self._next_name += 1
+            self._by_key[key] = self._by_block[block_id] = known
+        return known.name
 
     def check_invariants(self, tables: Iterable[list[int]]) -> None:
         """Assert that free and referenced blocks are exactly those that the tables say."""
@@ -60,6 +118,19 @@ class BlockPool:
             for block_id in table:
                 counted[block_id] += 1
         assert counted == self._references, "reference counts differ from the block tables"
-        free = set(self._free)
-        assert len(free) == len(self._free), "a block is free twice"
-        assert free == {i for i, count in enumerate(counted) if count == 0}, "a block leaked"
+        free = [*self._unknown, *self._reusable]
+        assert len(set(free)) == len(free), "a block is free twice"
+        assert set(free) == {i for i, count in enumerate(counted) if count == 0}, "a block leaked"
+        assert not set(self._unknown) & set(self._by_block), "a cached block is held for unknown"
+        assert set(self._reusable) <= set(self._by_block), "an unknown block is held for cached"
+        assert set(self._by_key.values()) == set(self._by_block.values())
+
+    def _take(self) -> int:
+        if self._unknown:
+            block_id = self._unknown.popleft()
+        else:
+            block_id, _ = self._reusable.popitem(last=False)
+            evicted = self._by_block.pop(block_id)
+            del self._by_key[evicted.key]
+        self._references[block_id] = 1
+        return block_id

@@ -13,7 +13,7 @@ from container.engine.blocks import BlockPool
 from container.engine.scheduler import Scheduler
 from container.engine.sequence import Sequence
 from container.errors import InvalidParameter, Overloaded, PromptTooLong
-from container.messages import EngineLoad, FinishReason, Submit, TokenEvent
+from container.messages import EngineLoad, FinishReason, PromptFacts, Submit, TokenEvent
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +48,7 @@ class Engine:
             max_running=config.max_running,
             end_token_ids=end_token_ids,
         )
-        self._sequences: dict[tuple[bytes, int], Sequence] = {}
+        self._requests: dict[tuple[bytes, int], list[Sequence]] = {}
         self._num_steps = 0
         self._prefill_tokens = 0
         self._decode_tokens = 0
@@ -56,7 +56,7 @@ class Engine:
     @property
     def has_work(self) -> bool:
         """Whether a step would do anything."""
-        return bool(self._sequences)
+        return bool(self._requests)
 
     @property
     def load(self) -> EngineLoad:
@@ -71,36 +71,47 @@ class Engine:
             preemptions=self.scheduler.num_preemptions,
             prefill_tokens=self._prefill_tokens,
             decode_tokens=self._decode_tokens,
+            cached_tokens=self.scheduler.num_cached_tokens,
+            blocks_cached=pool.num_cached,
         )
 
     def submit(self, owner: bytes, message: Submit) -> None:
         """Admit a request. Raises Overloaded, PromptTooLong or InvalidParameter."""
-        if len(self._sequences) >= self.config.max_requests:
+        if len(self._requests) >= self.config.max_requests:
             raise Overloaded(
                 f"the server already has {self.config.max_requests} requests "
                 "(MAX_CONCURRENT_REQUESTS)",
                 retry_after_s=1,
             )
         self._check_lengths(message)
-        sequence = Sequence(
-            message.request_id,
-            message.prompt_ids,
-            message.params,
-            owner=owner,
-            arrived_at=time.monotonic(),
-        )
-        self._sequences[sequence.key] = sequence
-        self.scheduler.add(sequence)
+        sequences: list[Sequence] = []
+        for seq_index in range(message.num_sequences):
+            sequence = Sequence(
+                message.request_id,
+                message.prompt_ids,
+                message.params,
+                owner=owner,
+                arrived_at=time.monotonic(),
+                leader=sequences[0] if sequences else None,
+                seq_index=seq_index,
+            )
+            sequences.append(sequence)
+            self.scheduler.add(sequence)
+        self._requests[owner, message.request_id] = sequences
 
-    def abort(self, owner: bytes, request_id: int) -> None:
-        """Forget a request; unknown ones have already ended."""
-        sequence = self._sequences.pop((owner, request_id), None)
-        if sequence is not None:
-            self.scheduler.remove(sequence, FinishReason.ABORTED)
+    def abort(self, owner: bytes, request_id: int, seq_index: int | None = None) -> None:
+        """Forget a request, or one sequence of it; unknown ones have already ended."""
+        sequences = self._requests.get((owner, request_id), [])
+        for sequence in sequences:
+            is_meant = seq_index is None or sequence.seq_index == seq_index
+            if is_meant and sequence.finish_reason is None:
+                self.scheduler.remove(sequence, FinishReason.ABORTED)
+        if sequences:
+            self._forget(sequences[0])
 
     def abort_all(self, owner: bytes | None = None) -> list[tuple[bytes, int]]:
         """Forget all requests, or all of one frontend; return their keys."""
-        keys = [key for key in self._sequences if owner is None or key[0] == owner]
+        keys = [key for key in self._requests if owner is None or key[0] == owner]
         for key in keys:
             self.abort(*key)
         return keys
@@ -110,22 +121,32 @@ class Engine:
         batch = self.scheduler.schedule()
         if not batch.items:
             return []
-        sampled = self._runner.execute(batch)
+        output = self._runner.execute(batch)
         self._count(batch)
-        extended = self.scheduler.apply(batch, sampled)
+        extended = self.scheduler.apply(batch, output)
         return [
             (sequence.owner, self._event(sequence, token))
-            for sequence, token in zip(extended, sampled, strict=True)
+            for sequence, token in zip(extended, output.sampled, strict=True)
         ]
 
     def _event(self, sequence: Sequence, token: Sampled) -> TokenEvent:
         if sequence.finish_reason is not None:
-            del self._sequences[sequence.key]
-        is_first = sequence.completion_len == 1
-        queue_s = (sequence.started_at or 0.0) - sequence.arrived_at if is_first else None
+            self._forget(sequence)
         return TokenEvent(
-            sequence.request_id, token.token_id, token.logprob, sequence.finish_reason, queue_s
+            sequence.request_id,
+            sequence.seq_index,
+            token.token_id,
+            token.logprob,
+            sequence.finish_reason,
+            list(token.top),
+            _prompt_facts(sequence) if sequence.completion_len == 1 else None,
         )
+
+    def _forget(self, sequence: Sequence) -> None:
+        """Drop a sequence's request once the last of its sequences has finished."""
+        siblings = self._requests.get(sequence.key, [])  # several may finish in one step
+        if all(one.finish_reason is not None for one in siblings):
+            self._requests.pop(sequence.key, None)
 
     def _count(self, batch: Batch) -> None:
         self._num_steps += 1
@@ -150,3 +171,10 @@ class Engine:
                 f"{num_tokens} prompt tokens and {new_tokens} new ones are more than "
                 f"{config.max_total_tokens}"
             )
+
+
+def _prompt_facts(sequence: Sequence) -> PromptFacts:
+    started_at = sequence.started_at or sequence.arrived_at
+    return PromptFacts(
+        started_at - sequence.arrived_at, sequence.num_cached, sequence.prompt_logprobs
+    )

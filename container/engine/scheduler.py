@@ -11,8 +11,8 @@ import time
 from collections import deque
 from collections.abc import Iterable, Iterator
 
-from container.engine.batch import Batch, Sampled, Scheduled
-from container.engine.blocks import BlockPool
+from container.engine.batch import Batch, Scheduled, StepOutput
+from container.engine.blocks import ROOT, BlockPool
 from container.engine.sequence import Sequence, SequenceState
 from container.messages import FinishReason
 
@@ -35,6 +35,7 @@ class Scheduler:
         self.waiting: deque[Sequence] = deque()
         self.running: list[Sequence] = []
         self.num_preemptions = 0
+        self.num_cached_tokens = 0
 
     def __len__(self) -> int:
         return len(self.waiting) + len(self.running)
@@ -63,16 +64,18 @@ class Scheduler:
         planned += self._admit(budget)
         return Batch(tuple(planned))
 
-    def apply(self, batch: Batch, sampled: list[Sampled]) -> list[Sequence]:
+    def apply(self, batch: Batch, output: StepOutput) -> list[Sequence]:
         """Take over a step's result; return the sequences that got a token, in sampled order."""
-        for item in batch.items:
+        for index, item in enumerate(batch.items):
+            item.sequence.prompt_logprobs += output.prompt_logprobs.get(index, [])
             item.sequence.num_computed += item.num_tokens
+            self._remember_blocks(item.sequence)
         extended = [
             item.sequence
             for item in batch.items
             if item.sequence.num_computed == len(item.sequence.token_ids)
         ]
-        for sequence, token in zip(extended, sampled, strict=True):
+        for sequence, token in zip(extended, output.sampled, strict=True):
             sequence.append(token.token_id, self.end_token_ids)
             if sequence.finish_reason is not None:
                 self.remove(sequence, sequence.finish_reason)
@@ -125,12 +128,9 @@ class Scheduler:
         planned = []
         while self.waiting and budget > 0 and len(self.running) < self.max_running:
             sequence = self.waiting[0]
-            # Room for all that is known of it, or it would be preempted before it has started.
-            needed = self.pool.blocks_for(len(sequence.token_ids))
-            if needed > self.pool.num_free:
+            if _waits_for_leader(sequence) or not self._take_blocks(sequence):
                 break
             self.waiting.popleft()
-            sequence.block_table = self.pool.allocate(needed)
             sequence.state = SequenceState.RUNNING
             if sequence.started_at is None:
                 sequence.started_at = time.monotonic()
@@ -140,11 +140,40 @@ class Scheduler:
             budget -= count
         return planned
 
+    def _take_blocks(self, sequence: Sequence) -> bool:
+        """Give a waiting sequence all blocks for what is known of it, cached ones first."""
+        # At least one token must be computed, for its logits.
+        found = self.pool.find_prefix(sequence.token_ids[:-1]) if _may_reuse(sequence) else []
+        cached = [block.block_id for block in found]
+        self.pool.share(cached)
+        needed = self.pool.blocks_for(len(sequence.token_ids)) - len(cached)
+        if needed > self.pool.num_free:
+            self.pool.release(cached)
+            return False
+        sequence.block_table = cached + self.pool.allocate(needed)
+        sequence.prefix_names = [block.name for block in found]
+        sequence.num_computed = len(cached) * self.pool.block_size
+        if sequence.num_preemptions == 0:
+            sequence.num_cached = sequence.num_computed
+        self.num_cached_tokens += sequence.num_computed
+        return True
+
+    def _remember_blocks(self, sequence: Sequence) -> None:
+        """Offer the blocks that a step has filled to later sequences."""
+        size, names = self.pool.block_size, sequence.prefix_names
+        while (len(names) + 1) * size <= sequence.num_computed:
+            start = len(names) * size
+            parent = names[-1] if names else ROOT
+            ids = sequence.token_ids[start : start + size]
+            names.append(self.pool.remember(sequence.block_table[len(names)], parent, ids))
+
     def _preempt(self, sequence: Sequence) -> None:
         self._release_blocks(sequence)
         self.running.remove(sequence)
         sequence.state = SequenceState.WAITING
         sequence.num_computed = 0
+        if not sequence.has_prompt_logprobs:
+            sequence.prompt_logprobs = []
         sequence.num_preemptions += 1
         self.num_preemptions += 1
         self.waiting.appendleft(sequence)
@@ -152,3 +181,18 @@ class Scheduler:
     def _release_blocks(self, sequence: Sequence) -> None:
         self.pool.release(sequence.block_table)
         sequence.block_table = []
+        sequence.prefix_names = []
+
+
+def _waits_for_leader(sequence: Sequence) -> bool:
+    """Whether another sequence of its request is about to compute the prompt for both."""
+    leader = sequence.leader
+    has_started = sequence.started_at is not None
+    if leader is None or has_started or leader.state is SequenceState.FINISHED:
+        return False
+    return not leader.is_prompt_computed
+
+
+def _may_reuse(sequence: Sequence) -> bool:
+    """Log-probabilities of the prompt need its logits, which the cache does not have."""
+    return not sequence.params.prompt_logprobs or sequence.has_prompt_logprobs

@@ -23,15 +23,22 @@ class Sequence:
     """One stream of ids. Owned by the scheduler; nobody else changes it."""
 
     __slots__ = (
+        "__weakref__",
         "arrived_at",
         "block_table",
         "finish_reason",
+        "leader",
+        "num_cached",
         "num_computed",
         "num_preemptions",
         "owner",
         "params",
+        "prefix_names",
         "prompt_len",
+        "prompt_logprobs",
         "request_id",
+        "seed",
+        "seq_index",
         "started_at",
         "state",
         "token_ids",
@@ -45,8 +52,17 @@ class Sequence:
         *,
         owner: bytes = b"",
         arrived_at: float = 0.0,
+        leader: "Sequence | None" = None,
+        seq_index: int = 0,
     ) -> None:
         self.owner = owner
+        self.leader = leader
+        self.seq_index = seq_index
+        self.seed = params.seed + seq_index
+        # Names of the cached prefixes that its full blocks end, as far as they are known.
+        self.prefix_names: list[int] = []
+        self.num_cached = 0
+        self.prompt_logprobs: list[float] = []
         self.request_id = request_id
         self.params = params
         self.prompt_len = len(prompt_ids)
@@ -61,8 +77,18 @@ class Sequence:
 
     @property
     def key(self) -> tuple[bytes, int]:
-        """Unique in the engine: the frontend and its own number for the request."""
+        """The request it belongs to: the frontend and its own number for it."""
         return self.owner, self.request_id
+
+    @property
+    def has_prompt_logprobs(self) -> bool:
+        """Whether the log-probabilities of all prompt tokens but the first are known."""
+        return len(self.prompt_logprobs) >= self.prompt_len - 1
+
+    @property
+    def is_prompt_computed(self) -> bool:
+        """Whether others may take over the blocks of its prompt."""
+        return self.num_computed >= self.prompt_len
 
     @property
     def num_to_compute(self) -> int:
@@ -77,7 +103,10 @@ class Sequence:
     def append(self, token_id: int, end_token_ids: frozenset[int]) -> None:
         """Add a sampled token and decide whether it was the last."""
         self.token_ids.append(token_id)
-        if token_id in end_token_ids:
+        is_end = token_id in end_token_ids and not self.params.ignore_eos
+        if is_end:
             self.finish_reason = FinishReason.END_TOKEN
+        elif token_id in self.params.stop_token_ids:
+            self.finish_reason = FinishReason.STOP
         elif self.completion_len >= self.params.max_new_tokens:
             self.finish_reason = FinishReason.LENGTH

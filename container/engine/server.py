@@ -133,8 +133,8 @@ class EngineServer:
                 self._send(owner, self._status())
             case Submit():
                 self._submit(owner, message)
-            case Abort(request_id) if self._engine is not None:
-                self._engine.abort(owner, request_id)
+            case Abort(request_id, seq_index) if self._engine is not None:
+                self._engine.abort(owner, request_id, seq_index)
 
     def _submit(self, owner: bytes, message: Submit) -> None:
         try:

@@ -1,4 +1,4 @@
-"""From a running completion to an HTTP answer: whole, or as server-sent events."""
+"""From a running request to an HTTP answer: whole, or as server-sent events."""
 
 import logging
 import select
@@ -13,7 +13,7 @@ from flask import Response, request
 from container.errors import ServingError
 from container.frontend import problems
 from container.frontend.metrics import Metrics
-from container.frontend.service import Completion, TextEvent
+from container.frontend.service import RunningRequest, TextEvent
 
 log = logging.getLogger(__name__)
 
@@ -45,22 +45,22 @@ def sse(body: object) -> bytes:
     return b"data: " + msgspec.json.encode(body) + b"\n\n"
 
 
-def collect(completion: Completion, metrics: Metrics) -> None:
+def collect(running: RunningRequest, metrics: Metrics) -> None:
     """Wait for the last token. Raises what ended the request, or ClientGone."""
     next_look = time.monotonic() + LOOK_S
     try:
-        while completion.finish_reason is None:
-            completion.next_event(LOOK_S)
+        while not running.is_finished:
+            running.next_event(LOOK_S)
             if time.monotonic() > next_look:
                 next_look = time.monotonic() + LOOK_S
                 _check_client(metrics)
     finally:
-        completion.close()
-    metrics.count_success(completion)
+        running.close()
+    metrics.count_success(running)
 
 
 def stream(
-    completion: Completion,
+    running: RunningRequest,
     render: Callable[[TextEvent], Iterator[object]],
     render_error: RenderError,
     metrics: Metrics,
@@ -75,13 +75,13 @@ def stream(
 
     def chunks() -> Iterator[bytes]:
         try:
-            while completion.finish_reason is None or completion.has_peeked:
-                event = completion.next_event(KEEP_ALIVE_S)
+            while not running.is_finished:
+                event = running.next_event(KEEP_ALIVE_S)
                 if event is None:
                     yield KEEP_ALIVE
                 else:
                     yield b"".join(map(sse, render(event)))
-            metrics.count_success(completion)
+            metrics.count_success(running)
         except Exception as error:
             shown = problems.shown(error)
             metrics.count_failure(shown)
@@ -90,9 +90,9 @@ def stream(
 
     def on_close() -> None:
         # Also called for a client that left before the first chunk was asked for.
-        if completion.finish_reason is None:
+        if not running.has_ended:
             metrics.count_aborted()
-        completion.close()
+        running.close()
 
     response = Response(chunks(), mimetype="text/event-stream", headers=headers)
     response.headers["Cache-Control"] = "no-cache"

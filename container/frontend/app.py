@@ -9,6 +9,7 @@ from werkzeug.exceptions import HTTPException, RequestEntityTooLarge
 from container.errors import Unauthorized
 from container.frontend import problems
 from container.frontend.answers import CLIENT_GONE_STATUS, ClientGone
+from container.frontend.limits import RequestLimits
 from container.frontend.metrics import Metrics
 from container.frontend.routes import health, openai, sagemaker, tgi
 from container.frontend.routes.openai import OpenAIDialect
@@ -24,8 +25,7 @@ class Options:
     """What of the settings the HTTP side needs."""
 
     payload_limit: int
-    max_stops: int
-    max_concurrent_requests: int
+    limits: RequestLimits
     messages_api: bool | None
     api_key: str | None
 
@@ -34,8 +34,7 @@ class Options:
         """Pick them."""
         return cls(
             payload_limit=settings.payload_limit,
-            max_stops=settings.max_stop_sequences,
-            max_concurrent_requests=settings.max_concurrent_requests,
+            limits=RequestLimits.from_settings(settings),
             messages_api=settings.messages_api_enabled,
             api_key=settings.api_key,
         )
@@ -46,13 +45,9 @@ def create_app(service: Service, options: Options) -> Flask:
     app = Flask("container")
     app.config["MAX_CONTENT_LENGTH"] = options.payload_limit
     metrics = Metrics(service)
-    tgi_dialect = TgiDialect(service, metrics, max_stops=options.max_stops)
-    openai_dialect = OpenAIDialect(service, metrics, max_stops=options.max_stops)
-    limits = {
-        "max_concurrent_requests": options.max_concurrent_requests,
-        "max_stop_sequences": options.max_stops,
-    }
-    app.register_blueprint(health.blueprint(service, metrics, limits=limits))
+    tgi_dialect = TgiDialect(service, metrics, options.limits)
+    openai_dialect = OpenAIDialect(service, metrics, options.limits)
+    app.register_blueprint(health.blueprint(service, metrics, options.limits))
     app.register_blueprint(tgi.blueprint(tgi_dialect))
     app.register_blueprint(openai.blueprint(openai_dialect))
     app.register_blueprint(

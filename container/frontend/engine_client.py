@@ -47,8 +47,8 @@ class TokenStream(Protocol):
         """Wait for the next token; None when the time is up. Raises what ended the request."""
         ...
 
-    def close(self) -> None:
-        """Say that nobody reads on; the engine forgets the request."""
+    def close(self, seq_index: int | None = None) -> None:
+        """Say that nobody reads on, or not this sequence; the engine forgets it."""
         ...
 
 
@@ -60,7 +60,9 @@ class EngineConnection(Protocol):
         """The engine's last word on itself. Raises Unavailable when it is not connected."""
         ...
 
-    def submit(self, prompt_ids: list[int], params: SamplingParams) -> TokenStream:
+    def submit(
+        self, prompt_ids: list[int], params: SamplingParams, num_sequences: int = 1
+    ) -> TokenStream:
         """Send a request; what the engine refuses is raised by the stream."""
         ...
 
@@ -68,9 +70,10 @@ class EngineConnection(Protocol):
 class ZmqTokenStream:
     """Implements TokenStream; made by the client's `submit` only."""
 
-    def __init__(self, client: "EngineClient", request_id: int) -> None:
+    def __init__(self, client: "EngineClient", request_id: int, num_sequences: int) -> None:
         self._client = client
         self.request_id = request_id
+        self.unfinished = set(range(num_sequences))
         self.inbox: gevent.queue.SimpleQueue[TokenEvent | ServingError] = gevent.queue.SimpleQueue()
 
     def next_event(self, timeout_s: float) -> TokenEvent | None:
@@ -84,9 +87,9 @@ class ZmqTokenStream:
         event: TokenEvent = item
         return event
 
-    def close(self) -> None:
-        """Abort, unless the last token has come."""
-        self._client.forget(self.request_id)
+    def close(self, seq_index: int | None = None) -> None:
+        """Abort what has not ended."""
+        self._client.forget(self, seq_index)
 
 
 class EngineClient:
@@ -126,28 +129,35 @@ class EngineClient:
             raise Unavailable(f"the engine has been silent for {silence_s:.0f} s", retry_after_s=30)
         return self._status
 
-    def submit(self, prompt_ids: list[int], params: SamplingParams) -> ZmqTokenStream:
+    def submit(
+        self, prompt_ids: list[int], params: SamplingParams, num_sequences: int = 1
+    ) -> ZmqTokenStream:
         """Send a request; what the engine refuses is raised by the stream."""
         status = self.status
         if status.state != "ready":
             raise Unavailable(status.detail, retry_after_s=5)
-        stream = ZmqTokenStream(self, next(self._ids))
+        stream = ZmqTokenStream(self, next(self._ids), num_sequences)
         self._streams[stream.request_id] = stream
         try:
-            self._send(Submit(stream.request_id, prompt_ids, params))
+            self._send(Submit(stream.request_id, prompt_ids, params, num_sequences))
         except zmq.Again:
             del self._streams[stream.request_id]
             raise Overloaded("the engine does not keep up", retry_after_s=1) from None
         return stream
 
-    def forget(self, request_id: int) -> None:
-        """Drop a stream; the engine hears of it when it still works on it."""
-        if self._streams.pop(request_id, None) is None or self._status is None:
+    def forget(self, stream: ZmqTokenStream, seq_index: int | None) -> None:
+        """Drop a stream or one sequence of it; the engine hears of what it still works on."""
+        dropped = stream.unfinished if seq_index is None else stream.unfinished & {seq_index}
+        is_known = stream.request_id in self._streams
+        stream.unfinished = stream.unfinished - dropped
+        if not stream.unfinished:
+            self._streams.pop(stream.request_id, None)
+        if not is_known or not dropped or self._status is None:
             return
         try:
-            self._send(Abort(request_id))
+            self._send(Abort(stream.request_id, seq_index))
         except zmq.Again:
-            log.warning("the abort of request %d could not be sent", request_id)
+            log.warning("the abort of request %d could not be sent", stream.request_id)
 
     def _send(self, message: ToEngine) -> None:
         self._socket.send(encode(message), zmq.NOBLOCK)
@@ -169,10 +179,12 @@ class EngineClient:
 
     def _deliver(self, event: TokenEvent) -> None:
         stream = self._streams.get(event.request_id)
-        if stream is None:
+        if stream is None or event.seq_index not in stream.unfinished:
             return  # aborted while the token was on its way
         if event.finish_reason is not None:
-            del self._streams[event.request_id]
+            stream.unfinished.discard(event.seq_index)
+            if not stream.unfinished:
+                del self._streams[event.request_id]
         stream.inbox.put(event)
 
     def _watch(self) -> None:

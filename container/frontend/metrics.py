@@ -12,7 +12,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.multiprocess import MultiProcessCollector
 
 from container.errors import ServingError, Unavailable
-from container.frontend.service import Completion, Service
+from container.frontend.service import RunningRequest, Service
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 # TGI's buckets: geometric from 0.15 ms with factor 1.5; every second one is kept.
@@ -36,6 +36,10 @@ class EngineCollector:
             "tgi_queue_size": ("Sequences waiting for their first step", load.waiting),
             "tgi_batch_current_size": ("Sequences running", load.running),
             "engine_blocks_used": ("KV cache blocks in use", load.blocks_used),
+            "engine_blocks_cached": (
+                "KV cache blocks that hold a known prefix",
+                load.blocks_cached,
+            ),
             "engine_blocks_total": ("KV cache blocks", load.blocks_total),
         }
         for name, (meaning, value) in gauges.items():
@@ -44,6 +48,7 @@ class EngineCollector:
             "engine_steps": ("Forward passes", load.steps),
             "engine_preemptions": ("Sequences sent back to waiting", load.preemptions),
             "engine_prefill_tokens": ("Prompt tokens computed", load.prefill_tokens),
+            "engine_cached_tokens": ("Prompt tokens found in the KV cache", load.cached_tokens),
             "engine_decode_tokens": ("Tokens computed one by one", load.decode_tokens),
         }
         for name, (meaning, value) in counters.items():
@@ -97,19 +102,19 @@ class Metrics:
         """A client left before its answer was whole."""
         self._aborted.inc()
 
-    def count_success(self, completion: Completion) -> None:
-        """A completion is whole."""
+    def count_success(self, running: RunningRequest) -> None:
+        """A request is answered whole."""
         self._successes.inc()
-        times = completion.times
+        times = running.times
         self._observe("tgi_request_duration", times.total_s)
         self._observe("tgi_request_validation_duration", times.validation_s)
         self._observe("tgi_request_queue_duration", times.queue_s)
         self._observe("tgi_request_inference_duration", times.inference_s)
         self._observe("tgi_request_mean_time_per_token_duration", times.per_token_s)
         self._observe("tgi_request_first_token_duration", times.first_token_s)
-        self._tokens["tgi_request_input_length"].observe(completion.prompt_tokens)
-        self._tokens["tgi_request_max_new_tokens"].observe(completion.params.max_new_tokens)
-        self._tokens["tgi_request_generated_tokens"].observe(completion.completion_tokens)
+        self._tokens["tgi_request_input_length"].observe(running.prompt_tokens)
+        self._tokens["tgi_request_max_new_tokens"].observe(running.params.max_new_tokens)
+        self._tokens["tgi_request_generated_tokens"].observe(running.completion_tokens)
 
     def render(self) -> bytes:
         """The exposition text of the whole server."""

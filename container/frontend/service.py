@@ -8,11 +8,18 @@ import os
 import secrets
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from container.errors import InvalidParameter, PromptTooLong, Unavailable
 from container.frontend.engine_client import EngineConnection, TokenStream
-from container.messages import EngineInfo, FinishReason, SamplingParams, Status, TokenEvent
+from container.messages import (
+    EngineInfo,
+    FinishReason,
+    PromptFacts,
+    SamplingParams,
+    Status,
+    TokenEvent,
+)
 from container.text.detokenizer import Detokenizer
 from container.text.stop_strings import StopStrings
 from container.text.tokenizer import Tokenizer
@@ -22,6 +29,7 @@ from container.text.tokenizer import Tokenizer
 FIRST_EVENT_S = 10.0
 
 LoadTokenizer = Callable[[EngineInfo], Tokenizer]
+NOTHING_KNOWN = PromptFacts(queue_s=0.0, cached_tokens=0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,16 +41,74 @@ class FieldNames:
 
 
 @dataclass(frozen=True, slots=True)
-class TextEvent:
-    """One token as text. `text` is what may be given out now: it may be empty, or more than the
-    token's own when something was held back. `token_text` is the token alone."""
+class TokenText:
+    """A token as text, alone, with its log-probability where that was asked for."""
 
     token_id: int
-    token_text: str
     text: str
-    is_special: bool
     logprob: float | None
+    is_special: bool
+
+
+@dataclass(frozen=True, slots=True)
+class TextEvent:
+    """One new token of a completion. `text` is what may be given out now: it may be empty, or
+    more than the token's own when something was held back."""
+
+    seq_index: int
+    token: TokenText
+    text: str
     finish_reason: FinishReason | None
+    top: list[TokenText]
+
+
+@dataclass(slots=True)
+class Completion:
+    """The text of one sequence, as far as it has come."""
+
+    seq_index: int
+    tokenizer: Tokenizer
+    detokenizer: Detokenizer
+    stops: StopStrings
+    text: str = ""
+    events: list[TextEvent] = field(default_factory=list)
+    finish_reason: FinishReason | None = None
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens generated so far."""
+        return len(self.events)
+
+    @property
+    def mean_logprob(self) -> float:
+        """The mean log-probability of its tokens."""
+        return sum(event.token.logprob or 0.0 for event in self.events) / max(1, self.num_tokens)
+
+    def take(self, token: TokenEvent) -> TextEvent:
+        """Turn the next token into text."""
+        text = self.detokenizer.add(token.token_id)
+        shown = token_text(self.tokenizer, token.token_id, token.logprob)
+        if not shown.is_special:
+            shown = replace(shown, text=text)
+        released, reason = self._stop(text, token.finish_reason)
+        self.text += released
+        self.finish_reason = reason
+        top = [token_text(self.tokenizer, token_id, logprob) for token_id, logprob in token.top]
+        event = TextEvent(self.seq_index, shown, released, reason, top)
+        self.events.append(event)
+        return event
+
+    def _stop(self, text: str, reason: FinishReason | None) -> tuple[str, FinishReason | None]:
+        if reason is FinishReason.STOP:
+            return self.stops.flush(), reason  # a stop token gives no text
+        if reason is not None:
+            text += self.detokenizer.flush()
+        released = self.stops.add(text)
+        if released.is_stopped:
+            return released.text, FinishReason.STOP
+        if reason is not None:
+            return released.text + self.stops.flush(), reason
+        return released.text, None
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,48 +124,54 @@ class Times:
 
 
 @dataclass(slots=True)
-class Completion:
-    """What has been generated for one request, and its times in seconds."""
+class RunningRequest:
+    """A submitted request: its completions, and when things happened to it (monotonic seconds)."""
 
-    prompt_tokens: int
+    prompt_ids: list[int]
     params: SamplingParams
     stream: TokenStream
-    detokenizer: Detokenizer
-    stops: StopStrings
-    tokenizer: Tokenizer
+    completions: list[Completion]
     received_at: float
     submitted_at: float
-    text: str = ""
-    events: list[TextEvent] = field(default_factory=list)
-    finish_reason: FinishReason | None = None
-    queue_s: float = 0.0
+    prompt: PromptFacts = NOTHING_KNOWN
     first_token_at: float | None = None
     last_token_at: float | None = None
     _peeked: TextEvent | None = None
 
     @property
+    def prompt_tokens(self) -> int:
+        """Tokens of the prompt."""
+        return len(self.prompt_ids)
+
+    @property
     def completion_tokens(self) -> int:
-        """Tokens generated so far."""
-        return len(self.events)
+        """Tokens generated so far, over all completions."""
+        return sum(completion.num_tokens for completion in self.completions)
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether every completion has ended and every event has been given."""
+        return self._peeked is None and self.has_ended
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether every completion has ended."""
+        return all(completion.finish_reason is not None for completion in self.completions)
 
     @property
     def times(self) -> Times:
         """Where the time went, once there is a token."""
         first = self.first_token_at or self.submitted_at
         last = self.last_token_at or first
+        longest = max(completion.num_tokens for completion in self.completions)
         return Times(
             total_s=last - self.received_at,
             validation_s=self.submitted_at - self.received_at,
-            queue_s=self.queue_s,
-            inference_s=last - self.submitted_at - self.queue_s,
+            queue_s=self.prompt.queue_s,
+            inference_s=last - self.submitted_at - self.prompt.queue_s,
             first_token_s=first - self.received_at,
-            per_token_s=(last - first) / max(1, self.completion_tokens - 1),
+            per_token_s=(last - first) / max(1, longest - 1),
         )
-
-    @property
-    def has_peeked(self) -> bool:
-        """Whether `await_first` got a token that `next_event` has not given yet."""
-        return self._peeked is not None
 
     def await_first(self) -> None:
         """Wait a while for the first token. Raises what the engine answers instead of it."""
@@ -111,40 +183,27 @@ class Completion:
             event, self._peeked = self._peeked, None
             return event
         token = self.stream.next_event(timeout_s)
-        return self._take(token) if token is not None else None
+        if token is None:
+            return None
+        self.last_token_at = time.monotonic()
+        if self.first_token_at is None:
+            self.first_token_at = self.last_token_at
+        if token.prompt is not None and token.seq_index == 0:
+            self.prompt = token.prompt
+        event = self.completions[token.seq_index].take(token)
+        if event.finish_reason is FinishReason.STOP:
+            self.stream.close(token.seq_index)
+        return event
 
     def close(self) -> None:
         """Say that nobody reads on."""
         self.stream.close()
 
-    def _take(self, token: TokenEvent) -> TextEvent:
-        now = time.monotonic()
-        if self.first_token_at is None:
-            self.first_token_at = now
-            self.queue_s = token.queue_s or 0.0
-        self.last_token_at = now
-        is_special = token.token_id in self.tokenizer.special_ids
-        new_text = self.detokenizer.add(token.token_id)
-        token_text = new_text
-        if is_special:
-            token_text = self.tokenizer.decode([token.token_id], skip_special_tokens=False)
-        text, reason = self._stop(new_text, token.finish_reason)
-        self.text += text
-        event = TextEvent(token.token_id, token_text, text, is_special, token.logprob, reason)
-        self.events.append(event)
-        self.finish_reason = reason
-        return event
 
-    def _stop(self, text: str, reason: FinishReason | None) -> tuple[str, FinishReason | None]:
-        if reason is not None:
-            text += self.detokenizer.flush()
-        released = self.stops.add(text)
-        if released.is_stopped:
-            self.stream.close()
-            return released.text, FinishReason.STOP
-        if reason is not None:
-            return released.text + self.stops.flush(), reason
-        return released.text, None
+def token_text(tokenizer: Tokenizer, token_id: int, logprob: float | None) -> TokenText:
+    """Show a token alone."""
+    text = tokenizer.decode([token_id], skip_special_tokens=False)
+    return TokenText(token_id, text, logprob, token_id in tokenizer.special_ids)
 
 
 class Service:
@@ -227,26 +286,34 @@ class Service:
         stops: list[str],
         keep_stop: bool,
         received_at: float,
-    ) -> Completion:
+        num_sequences: int = 1,
+    ) -> RunningRequest:
         """Submit and wait for the first token. Raises what the engine answers instead of it."""
         tokenizer = self.tokenizer
-        now = time.monotonic()
-        completion = Completion(
-            prompt_tokens=len(prompt_ids),
-            params=params,
-            stream=self._engine.submit(prompt_ids, params),
-            detokenizer=Detokenizer(tokenizer, prompt_ids),
-            stops=StopStrings(stops, keep_match=keep_stop),
-            tokenizer=tokenizer,
-            received_at=received_at,
-            submitted_at=now,
+        completions = [
+            Completion(
+                seq_index,
+                tokenizer,
+                Detokenizer(tokenizer, prompt_ids),
+                StopStrings(stops, keep_match=keep_stop),
+            )
+            for seq_index in range(num_sequences)
+        ]
+        submitted_at = time.monotonic()
+        running = RunningRequest(
+            prompt_ids,
+            params,
+            self._engine.submit(prompt_ids, params, num_sequences),
+            completions,
+            received_at,
+            submitted_at,
         )
         try:
-            completion.await_first()
+            running.await_first()
         except BaseException:
-            completion.close()
+            running.close()
             raise
-        return completion
+        return running
 
     def _ready(self) -> tuple[EngineInfo, Tokenizer]:
         status = self._engine.status

@@ -5,7 +5,6 @@ The composition root of the engine process; runs once, reports each stage in a l
 
 import logging
 import os
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -77,10 +76,11 @@ def load_engine(settings: Settings, progress: Progress) -> tuple[Engine, EngineI
         dtype=dtype,
         device=device,
     )
-    runner = TorchModelRunner(model.module, cache, device)
+    ends = end_token_ids(files.path, model.config)
+    runner = TorchModelRunner(model.module, cache, device, end_token_ids=ends)
     progress("warming up")
     warm_up(runner, config)
-    engine = Engine(runner, config, end_token_ids=end_token_ids(files.path, model.config))
+    engine = Engine(runner, config, end_token_ids=ends)
     return engine, _info(files, model, config)
 
 
@@ -190,7 +190,7 @@ def size_engine(settings: Settings, model: LoadedModel) -> EngineConfig:
     )
 
 
-def end_token_ids(path: Path, config: PretrainedConfig) -> Iterable[int]:
+def end_token_ids(path: Path, config: PretrainedConfig) -> frozenset[int]:
     """Ids that end a completion: generation_config.json's, else config.json's."""
     found = config.eos_token_id
     if (path / "generation_config.json").is_file():
@@ -198,8 +198,8 @@ def end_token_ids(path: Path, config: PretrainedConfig) -> Iterable[int]:
         found = generation.eos_token_id if generation.eos_token_id is not None else found
     if found is None:
         log.warning("the model names no end token; only length and stop strings end a completion")
-        return []
-    return found if isinstance(found, list) else [found]
+        return frozenset()
+    return frozenset(found if isinstance(found, list) else [found])
 
 
 def warm_up(runner: TorchModelRunner, config: EngineConfig) -> None:
@@ -276,7 +276,7 @@ def _paged_logits(
     rows = []
     for num_tokens in [count // 2] + [1] * (count - count // 2):
         item = Scheduled(sequence, num_tokens)
-        rows.append(runner.logits([item], [item])[0])
+        rows.append(runner.logits([item], [item], [])[0])
         sequence.num_computed += num_tokens
     return torch.stack(rows)
 
@@ -321,6 +321,7 @@ def _info(files: ModelFiles, model: LoadedModel, config: EngineConfig) -> Engine
         model_type=model.config.model_type,
         dtype=_name(model.dtype),
         device=model.device.type,
+        vocabulary=model.config.vocab_size,
         max_input_tokens=config.max_input_tokens,
         max_total_tokens=config.max_total_tokens,
         cache_tokens=config.num_blocks * config.block_size,

@@ -5,10 +5,10 @@ Owned by the engine's loop. Rows of the forward pass: decodes sorted by context,
 
 import torch
 
-from container.engine.batch import Batch, Sampled, Scheduled
+from container.engine.batch import Batch, Scheduled, StepOutput
 from container.model.attention import Chunk, DecodeGroup, PagedStep
 from container.model.kv_cache import KVCache
-from container.model.sampler import sample
+from container.model.sampler import Sampler
 
 # Products of one row and of several round differently in float32; two rows are the smallest batch
 # whose results do not depend on the rest of the batch (measured, see docs/LOG.md).
@@ -21,35 +21,60 @@ GROUP_SLACK = 4
 class TorchModelRunner:
     """Implements the engine's ModelRunner for a transformers causal language model."""
 
-    def __init__(self, model: torch.nn.Module, cache: KVCache, device: torch.device) -> None:
+    def __init__(
+        self,
+        model: torch.nn.Module,
+        cache: KVCache,
+        device: torch.device,
+        *,
+        end_token_ids: frozenset[int] = frozenset(),
+    ) -> None:
         self._model = model
         self._cache = cache
         self._device = device
+        self._sampler = Sampler(end_token_ids)
 
-    def execute(self, batch: Batch) -> list[Sampled]:
-        """Run one step; one token for each item that samples, in the batch's order."""
+    def execute(self, batch: Batch) -> StepOutput:
+        """Run one step."""
         decodes = [item for item in batch.items if item.num_tokens == 1]
         decodes.sort(key=lambda item: item.end)
         ordered = decodes + [item for item in batch.items if item.num_tokens > 1]
         sampling = [item for item in batch.items if item.samples]
+        scoring = [item for item in batch.items if item.num_prompt_logprobs]
         with torch.inference_mode():
-            logits = self.logits(ordered, sampling)
-            return sample(logits, [item.sequence for item in sampling]) if sampling else []
+            logits = self.logits(ordered, sampling, scoring)
+            sequences = [item.sequence for item in sampling]
+            sampled = self._sampler.sample(logits[: len(sampling)], sequences) if sampling else []
+            scores = _score_prompts(scoring, logits[len(sampling) :])
+        place = {id(item): index for index, item in enumerate(batch.items)}
+        return StepOutput(sampled, {place[id(item)]: told for item, told in scores})
 
-    def logits(self, items: list[Scheduled], wanted: list[Scheduled]) -> torch.Tensor:
-        """Run one forward pass, decodes first; return [wanted, vocabulary] in float32."""
+    def logits(
+        self,
+        items: list[Scheduled],
+        sampling: list[Scheduled],
+        scoring: list[Scheduled],
+    ) -> torch.Tensor:
+        """Run one forward pass, decodes first; return logits [rows, vocabulary] in float32.
+
+        Rows: the last token of each sampling item, then of each scoring item all those that a
+        prompt token follows.
+        """
         num_decodes = sum(item.num_tokens == 1 for item in items)
         token_ids: list[int] = []
         positions: list[int] = []
-        last_row: dict[int, int] = {}
+        first_row: dict[int, int] = {}
         for item in items:
             start = item.sequence.num_computed
+            first_row[id(item)] = len(token_ids)
             token_ids += item.sequence.token_ids[start : item.end]
             positions += range(start, item.end)
-            last_row[id(item)] = len(token_ids) - 1
         padding = max(0, MIN_ROWS - len(token_ids))
-        rows = [last_row[id(item)] for item in wanted]
-        rows += [0] * max(0, MIN_ROWS - len(rows))
+        rows = [first_row[id(item)] + item.num_tokens - 1 for item in sampling]
+        for item in scoring:
+            rows += range(first_row[id(item)], first_row[id(item)] + item.num_prompt_logprobs)
+        num_rows = len(rows)
+        rows += [0] * max(0, MIN_ROWS - num_rows)
         output = self._model(
             input_ids=self._tensor(token_ids + [0] * padding)[None],
             position_ids=self._tensor(positions + [0] * padding)[None],
@@ -57,7 +82,7 @@ class TorchModelRunner:
             logits_to_keep=self._tensor(rows),
             step=self._plan(items, num_decodes, padding),
         )
-        logits: torch.Tensor = output.logits[0, : len(wanted)]
+        logits: torch.Tensor = output.logits[0, :num_rows]
         return logits.float()
 
     def _plan(self, items: list[Scheduled], num_decodes: int, padding: int) -> PagedStep:
@@ -104,3 +129,20 @@ class TorchModelRunner:
 
     def _tensor(self, values: list[int] | list[list[int]]) -> torch.Tensor:
         return torch.tensor(values, device=self._device)
+
+
+def _score_prompts(
+    scoring: list[Scheduled], logits: torch.Tensor
+) -> list[tuple[Scheduled, list[float]]]:
+    """The model's own log-probability of each prompt token that follows a computed one."""
+    told = []
+    row = 0
+    for item in scoring:
+        count, first = item.num_prompt_logprobs, item.sequence.num_computed + 1
+        following = torch.tensor(
+            item.sequence.token_ids[first : first + count], device=logits.device
+        )
+        logprobs = logits[row : row + count].log_softmax(-1)
+        told.append((item, logprobs.gather(-1, following[:, None])[:, 0].tolist()))
+        row += count
+    return told

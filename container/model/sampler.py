@@ -1,15 +1,19 @@
 """The sampler: the next token of each row of logits, vectorised over the batch.
 
-A feature that no row uses costs nothing. Randomness is a number in [0, 1) computed from a row's
+A feature that no row uses costs nothing. Order, as in TGI: penalties and bias, grammar, then
+temperature, top_k, top_p, typical_p, min_p. Randomness is a number in [0, 1) computed from a row's
 seed and its token's index alone (never drawn from a generator), which picks a token by inverse
 transform; so a request with a seed gets the same tokens whatever runs beside it.
 """
+
+from collections.abc import Callable
 
 import torch
 
 from container.engine.batch import Sampled
 from container.engine.sequence import Sequence
 from container.messages import LogprobMode, SamplingParams
+from container.model import penalties
 
 # Rows whose top_p mass lies within this many tokens need no full sort of the vocabulary.
 NUCLEUS_PROBE = 1024
@@ -24,37 +28,58 @@ def uniform(seed: int, index: int) -> float:
     return (_mix(_mix(seed & _MASK) + index) >> 11) * 2.0**-53
 
 
-def sample(logits: torch.Tensor, sequences: list[Sequence]) -> list[Sampled]:
-    """Pick a token for each row of logits [rows, vocabulary], float32; may change the logits."""
-    raw_rows = _rows_with(sequences, LogprobMode.RAW)
-    raw = torch.log_softmax(logits[raw_rows], -1) if raw_rows else None
-    greedy = all(sequence.params.is_greedy for sequence in sequences)
-    if not greedy:
-        _warp(logits, sequences)
-    chosen = logits.argmax(-1) if greedy else _draw(logits, sequences)
-    token_ids = chosen.tolist()
-    logprobs: dict[int, float] = {}
-    if raw is not None:
-        logprobs |= _pick(raw, raw_rows, token_ids)
-    rows = _rows_with(sequences, LogprobMode.PROCESSED)
-    if rows:
-        logprobs |= _pick(torch.log_softmax(logits[rows], -1), rows, token_ids)
-    return [Sampled(token_id, logprobs.get(row)) for row, token_id in enumerate(token_ids)]
+class Sampler:
+    """Owns the token counts that penalties need; used by the runner only."""
+
+    def __init__(self, end_token_ids: frozenset[int] = frozenset()) -> None:
+        self._end_token_ids = end_token_ids
+        self._counts = penalties.TokenCounts()
+
+    def sample(self, logits: torch.Tensor, sequences: list[Sequence]) -> list[Sampled]:
+        """Pick a token for each row of logits [rows, vocabulary], float32; changes the logits."""
+        raw_rows = _rows(sequences, lambda p: p.logprobs is LogprobMode.RAW)
+        raw = torch.log_softmax(logits[raw_rows], -1) if raw_rows else None
+        self._adjust(logits, sequences)
+        drawn = _rows(sequences, lambda p: not p.is_greedy)
+        if drawn:
+            _warp(logits, sequences)
+        chosen = _draw(logits, sequences, drawn) if drawn else logits.argmax(-1)
+        token_ids: list[int] = chosen.tolist()
+        told: dict[int, Sampled] = {}
+        if raw is not None:
+            told |= _with_logprobs(raw, raw_rows, token_ids, sequences)
+        rows = _rows(sequences, lambda p: p.logprobs is LogprobMode.PROCESSED)
+        if rows:
+            told |= _with_logprobs(logits[rows].log_softmax(-1), rows, token_ids, sequences)
+        return [told.get(row) or Sampled(token_id) for row, token_id in enumerate(token_ids)]
+
+    def _adjust(self, logits: torch.Tensor, sequences: list[Sequence]) -> None:
+        if _rows(sequences, lambda p: p.watermark is not None):
+            penalties.watermark(logits, sequences)
+        penalties.penalise(logits, sequences, self._counts)
+        if _rows(sequences, lambda p: bool(p.logit_bias)):
+            penalties.add_bias(logits, sequences)
+        if _rows(sequences, lambda p: p.min_tokens > 0):
+            penalties.hide_ends(logits, sequences, self._end_token_ids)
 
 
 def _warp(logits: torch.Tensor, sequences: list[Sequence]) -> None:
-    """Apply temperature, then top_k, then top_p, in place; greedy rows keep their logits."""
+    """Apply temperature and the filters in place; greedy rows keep their logits."""
+    divisors = [_divisor(sequence.params) for sequence in sequences]
+    logits.div_(torch.tensor(divisors, device=logits.device)[:, None])
     params = [sequence.params for sequence in sequences]
-    temperatures = torch.tensor([_divisor(p) for p in params], device=logits.device)
-    logits.div_(temperatures[:, None])
     vocabulary = logits.shape[-1]
-    for row, p in enumerate(params):
-        if 0 < p.top_k < vocabulary and not p.is_greedy:
-            worst = logits[row].topk(p.top_k).values[-1]
-            logits[row].masked_fill_(logits[row] < worst, float("-inf"))
-    rows = [row for row, p in enumerate(params) if p.top_p < 1.0 and not p.is_greedy]
+    for row in _rows(sequences, lambda p: 0 < p.top_k < vocabulary and not p.is_greedy):
+        worst = logits[row].topk(params[row].top_k).values[-1]
+        logits[row].masked_fill_(logits[row] < worst, float("-inf"))
+    rows = _rows(sequences, lambda p: p.top_p < 1.0 and not p.is_greedy)
     if rows:
         _keep_nucleus(logits, rows, [params[row].top_p for row in rows])
+    for row in _rows(sequences, lambda p: p.typical_p < 1.0 and not p.is_greedy):
+        _keep_typical(logits[row], params[row].typical_p)
+    for row in _rows(sequences, lambda p: p.min_p > 0.0 and not p.is_greedy):
+        floor = logits[row].max() + torch.tensor(params[row].min_p).log()
+        logits[row].masked_fill_(logits[row] < floor, float("-inf"))
 
 
 def _divisor(params: SamplingParams) -> float:
@@ -81,11 +106,21 @@ def _keep_nucleus(logits: torch.Tensor, rows: list[int], top_ps: list[float]) ->
     logits.index_copy_(0, index, selected.masked_fill_(selected < worst, float("-inf")))
 
 
-def _draw(logits: torch.Tensor, sequences: list[Sequence]) -> torch.Tensor:
+def _keep_typical(row: torch.Tensor, mass: float) -> None:
+    """Keep the tokens whose information is nearest to the entropy (Meister et al., 2022)."""
+    logprobs = row.log_softmax(-1)
+    probabilities = logprobs.exp()
+    entropy = -(logprobs * probabilities).nansum()
+    distance, order = (-logprobs - entropy).abs().sort()
+    cumulative = probabilities[order].cumsum(-1)
+    last = int((cumulative < mass).sum().clamp_(max=len(row) - 1))
+    row.masked_fill_((-logprobs - entropy).abs() > distance[last], float("-inf"))
+
+
+def _draw(logits: torch.Tensor, sequences: list[Sequence], rows: list[int]) -> torch.Tensor:
     """Take the argmax of greedy rows, and invert the others' cumulative distribution."""
     chosen = logits.argmax(-1)
-    rows = [row for row, sequence in enumerate(sequences) if not sequence.params.is_greedy]
-    numbers = [uniform(sequences[row].params.seed, sequences[row].completion_len) for row in rows]
+    numbers = [uniform(sequences[row].seed, sequences[row].completion_len) for row in rows]
     index = torch.tensor(rows, device=logits.device)
     probabilities = logits.index_select(0, index).softmax(-1)
     cumulative = probabilities.cumsum(-1, dtype=torch.float64)
@@ -96,14 +131,27 @@ def _draw(logits: torch.Tensor, sequences: list[Sequence]) -> torch.Tensor:
     return chosen.index_copy_(0, index, drawn)
 
 
-def _rows_with(sequences: list[Sequence], mode: LogprobMode) -> list[int]:
-    return [row for row, sequence in enumerate(sequences) if sequence.params.logprobs is mode]
+def _rows(sequences: list[Sequence], wants: Callable[[SamplingParams], bool]) -> list[int]:
+    return [row for row, sequence in enumerate(sequences) if wants(sequence.params)]
 
 
-def _pick(logprobs: torch.Tensor, rows: list[int], token_ids: list[int]) -> dict[int, float]:
+def _with_logprobs(
+    logprobs: torch.Tensor, rows: list[int], token_ids: list[int], sequences: list[Sequence]
+) -> dict[int, Sampled]:
+    """Tokens with their log-probability and the most likely ones, by row of the batch."""
     wanted = torch.tensor([token_ids[row] for row in rows], device=logprobs.device)
     picked = logprobs.gather(-1, wanted[:, None])[:, 0].tolist()
-    return dict(zip(rows, picked, strict=True))
+    most = max(sequences[row].params.top_logprobs for row in rows)
+    best = logprobs.topk(most, -1) if most else None
+    told = {}
+    for place, row in enumerate(rows):
+        count = sequences[row].params.top_logprobs
+        top: tuple[tuple[int, float], ...] = ()
+        if best is not None and count:
+            ids, values = best.indices[place, :count].tolist(), best.values[place, :count].tolist()
+            top = tuple(zip(ids, values, strict=True))
+        told[row] = Sampled(token_ids[row], picked[place], top)
+    return told
 
 
 def _mix(state: int) -> int:

@@ -17,7 +17,8 @@ def _engine(**sizes: int) -> Engine:
 def _submit(
     engine: Engine, request_id: int, length: int, new: int = 5, owner: bytes = b"a"
 ) -> None:
-    engine.submit(owner, Submit(request_id, [1] * length, SamplingParams(max_new_tokens=new)))
+    prompt = [request_id + 60] * length
+    engine.submit(owner, Submit(request_id, prompt, SamplingParams(max_new_tokens=new)))
 
 
 def _step(engine: Engine) -> list[int]:
@@ -37,10 +38,10 @@ def test_the_end_token_ends_the_sequence() -> None:
     assert events[-1].finish_reason is FinishReason.END_TOKEN
 
 
-def test_only_the_first_event_has_the_queue_time() -> None:
+def test_only_the_first_event_tells_of_the_prompt() -> None:
     events = run(_engine(), [Job([1], SamplingParams(max_new_tokens=3))])[0]
-    assert events[0].queue_s is not None
-    assert [event.queue_s for event in events[1:]] == [None, None]
+    assert events[0].prompt is not None
+    assert [event.prompt for event in events[1:]] == [None, None]
 
 
 def test_a_long_prompt_is_computed_in_chunks_beside_decodes() -> None:
@@ -153,3 +154,110 @@ def test_empty_requests_are_refused(length: int, new: int) -> None:
 def test_a_cache_smaller_than_the_longest_sequence_is_a_mistake() -> None:
     with pytest.raises(ValueError, match="more than the cache"):
         engine_config(num_blocks=2)
+
+
+def _submit_n(engine: Engine, count: int, length: int = 10, new: int = 3) -> None:
+    params = SamplingParams(max_new_tokens=new)
+    engine.submit(b"a", Submit(1, list(range(60, 60 + length)), params, count))
+
+
+def test_sequences_of_a_request_share_the_blocks_of_their_prompt() -> None:
+    engine = _engine(max_batch_tokens=64)
+    _submit_n(engine, 3, length=10)
+    _step(engine)  # the first computes the prompt: 3 blocks of 4
+    assert engine.load.blocks_used == 3
+    _step(engine)  # the others take its 2 full blocks and compute the rest
+    assert engine.load.blocks_used == 3 + 2 * 1
+    assert engine.load.cached_tokens == 2 * 8
+
+
+def test_every_sequence_of_a_request_finishes_and_the_request_is_forgotten() -> None:
+    engine = _engine()
+    _submit_n(engine, 4)
+    seen: list[tuple[int, bool]] = []
+    while engine.has_work:
+        for _, event in engine.step():
+            seen.append((event.seq_index, event.finish_reason is not None))
+        engine.scheduler.check_invariants()
+    assert sorted(seen) == sorted([(i, last) for i in range(4) for last in (False, False, True)])
+    assert engine.load.blocks_used == 0
+
+
+def test_one_sequence_of_a_request_can_be_aborted() -> None:
+    engine = _engine()
+    _submit_n(engine, 3, new=5)
+    _step(engine)
+    _step(engine)
+    engine.abort(b"a", 1, seq_index=1)
+    engine.scheduler.check_invariants()
+    rest: set[int] = set()
+    while engine.has_work:
+        rest |= {event.seq_index for _, event in engine.step()}
+    assert rest == {0, 2}
+
+
+def test_followers_start_even_when_their_leader_is_aborted_first() -> None:
+    engine = _engine(max_batch_tokens=4)
+    _submit_n(engine, 2, length=20)
+    _step(engine)
+    engine.abort(b"a", 1, seq_index=0)
+    events = []
+    while engine.has_work:
+        events += engine.step()
+        engine.scheduler.check_invariants()
+    assert [event.seq_index for _, event in events] == [1, 1, 1]
+
+
+def test_a_prefix_is_computed_once() -> None:
+    runner = ScriptedRunner()
+    engine = Engine(runner, engine_config(), end_token_ids=[])
+    params = SamplingParams(max_new_tokens=2)
+    prefix = list(range(60, 80))
+    first = run(engine, [Job([*prefix, 7], params)])[0]
+    second = run(engine, [Job([*prefix, 8], params)])[0]
+    assert first[0].prompt is not None
+    assert second[0].prompt is not None
+    assert (first[0].prompt.cached_tokens, second[0].prompt.cached_tokens) == (0, 20)
+    assert runner.batches[-2].num_tokens == 1
+
+
+def test_the_whole_prompt_is_never_taken_from_the_cache() -> None:
+    engine = _engine()
+    jobs = [Job(list(range(60, 68)), SamplingParams(max_new_tokens=1))]
+    run(engine, jobs)
+    again = run(engine, jobs)[0]
+    assert again[0].prompt is not None
+    assert again[0].prompt.cached_tokens == 4
+
+
+def test_cached_blocks_give_way_to_new_sequences_oldest_first() -> None:
+    engine = _engine(num_blocks=8, max_total_tokens=32, max_input_tokens=30)
+    one = SamplingParams(max_new_tokens=1)
+    run(engine, [Job([60] * 13, one)])  # 3 full blocks become cached
+    run(engine, [Job([61] * 13, one)])
+    run(engine, [Job([60] * 13, one)])  # used again, so [61] is the older one
+    run(engine, [Job([62] * 17, one)])
+    kept = run(engine, [Job([60] * 13, one)])[0]
+    assert kept[0].prompt is not None
+    assert kept[0].prompt.cached_tokens == 12
+
+
+def test_everything_finishes_with_shared_prefixes_groups_and_aborts() -> None:
+    rnd = random.Random(11)
+    engine = _engine(num_blocks=14, max_total_tokens=48, max_input_tokens=40, max_batch_tokens=9)
+    for request_id in range(150):
+        prompt = [70 + rnd.randrange(2)] * rnd.randint(1, 38) + [rnd.randrange(100)]
+        params = SamplingParams(max_new_tokens=rnd.randint(1, 8))
+        engine.submit(b"a", Submit(request_id, prompt, params, rnd.randint(1, 3)))
+        for _ in range(rnd.randint(0, 12)):
+            _step(engine)
+        if rnd.random() < 0.2:
+            engine.abort(b"a", rnd.randrange(request_id + 1), rnd.choice([None, 0, 1]))
+            engine.scheduler.check_invariants()
+    steps = 0
+    while engine.has_work:
+        _step(engine)
+        steps += 1
+        assert steps < 5000
+    assert engine.load.blocks_used == 0
+    assert engine.load.cached_tokens > 0

@@ -159,7 +159,13 @@ BAD = [
     ({"inputs": "a", "parameters": {"stop": ["a"] * 5}}, 422, "`stop` supports up to 4"),
     ({"inputs": "a", "parameters": {"seed": -1}}, 422, "`seed`"),
     ({"inputs": "a", "parameters": {"truncate": 0}}, 422, "`truncate`"),
-    ({"inputs": "a", "parameters": {"watermark": True}}, 422, "`watermark` is not supported"),
+    ({"inputs": "a", "parameters": {"watermark": "x"}}, 422, "`parameters.watermark`"),
+    ({"inputs": "a", "parameters": {"repetition_penalty": 0}}, 422, "`repetition_penalty` must"),
+    ({"inputs": "a", "parameters": {"frequency_penalty": 3}}, 422, "`frequency_penalty` must"),
+    ({"inputs": "a", "parameters": {"typical_p": 0}}, 422, "`typical_p` must"),
+    ({"inputs": "a", "parameters": {"top_n_tokens": 6}}, 422, "`top_n_tokens` must be >= 0"),
+    ({"inputs": "a", "parameters": {"best_of": 9}}, 422, "`best_of` must be > 0 and <= 2"),
+    ({"inputs": "a", "parameters": {"grammar": {}}}, 422, "`grammar` is not supported"),
     ({"inputs": "a", "parameters": {"adapter_id": "x"}}, 422, "`adapter_id` is not supported"),
     ({"inputs": "x " * 5000}, 422, "`inputs` must have less than"),
 ]
@@ -174,3 +180,57 @@ def test_bad_input_names_the_field_before_any_stream(
     assert response.status_code == status
     assert response.json()["error_type"] == "validation"
     assert text in response.json()["error"]
+
+
+def test_best_of_answers_the_likeliest_and_shows_the_others(server: Server) -> None:
+    parameters = {"best_of": 2, "do_sample": True, "temperature": 2.0, "max_new_tokens": 6}
+    body = {"inputs": PROMPT, "parameters": parameters | {"details": True}}
+    details = _post(server, "/generate", body).json()["details"]
+    [other] = details["best_of_sequences"]
+    assert details["seed"] != other["seed"]
+
+    def mean(tokens: list[dict]) -> float:
+        return sum(token["logprob"] for token in tokens) / len(tokens)
+
+    assert mean(details["tokens"]) >= mean(other["tokens"])
+    assert "generated_text" in other
+
+
+def test_best_of_needs_sampling_without_a_seed_and_no_stream(server: Server) -> None:
+    for path, more, text in (
+        ("/generate", {}, "you must use sampling"),
+        ("/generate", {"do_sample": True, "seed": 1}, "`seed` must not be set"),
+        ("/generate_stream", {"do_sample": True}, "not supported when streaming"),
+    ):
+        body = {"inputs": "a", "parameters": {"best_of": 2, "max_new_tokens": 2} | more}
+        response = _post(server, path, body)
+        assert response.status_code == 422
+        assert text in response.json()["error"]
+
+
+def test_top_tokens_begin_with_the_greedy_one(server: Server) -> None:
+    parameters = {"top_n_tokens": 3, "details": True, "max_new_tokens": 4}
+    body = {"inputs": PROMPT, "parameters": parameters}
+    details = _post(server, "/generate", body).json()["details"]
+    assert [len(top) for top in details["top_tokens"]] == [3] * 4
+    assert [top[0]["id"] for top in details["top_tokens"]] == [t["id"] for t in details["tokens"]]
+    events = _events(_post(server, "/generate_stream", body))
+    assert [event["top_tokens"] for event in events] == details["top_tokens"]
+
+
+def test_prefill_has_the_prompts_tokens(server: Server) -> None:
+    body = {"inputs": "Hello", "parameters": {"decoder_input_details": True, "max_new_tokens": 1}}
+    prefill = _post(server, "/generate", body).json()["details"]["prefill"]
+    assert "".join(token["text"] for token in prefill) == "Hello"
+    assert prefill[0]["logprob"] is None
+    assert all(token["logprob"] <= 0 for token in prefill[1:])
+
+
+def test_penalties_and_filters_change_the_text(server: Server) -> None:
+    plain = _text(server, max_new_tokens=30)
+    assert _text(server, max_new_tokens=30, repetition_penalty=2.0) != plain
+    assert _text(server, max_new_tokens=30, watermark=True) == _text(
+        server, max_new_tokens=30, watermark=True
+    )
+    for parameter in ({"typical_p": 0.9}, {"frequency_penalty": 1.0}, {"top_k": 3}):
+        assert _text(server, max_new_tokens=5, seed=1, **parameter)

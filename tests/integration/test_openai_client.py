@@ -4,6 +4,7 @@ import asyncio
 
 import openai
 import pytest
+import requests
 
 from tests.support.servers import Server
 
@@ -75,7 +76,7 @@ def test_async_clients_share_the_server(server: Server) -> None:
 def test_a_seed_repeats_and_another_differs(client: openai.OpenAI) -> None:
     def ask(seed: int) -> str:
         reply = client.chat.completions.create(
-            model="tgi", messages=QUESTION, temperature=1.8, seed=seed, max_tokens=40
+            model="tgi", messages=QUESTION, temperature=5, seed=seed, max_tokens=40
         )
         return reply.choices[0].message.content
 
@@ -154,8 +155,12 @@ def test_models(client: openai.OpenAI) -> None:
         ({"stop": ["a"] * 5}, "stop"),
         ({"stop": 5}, "stop"),
         ({"seed": "x"}, "seed"),
-        ({"n": 3}, "n"),
-        ({"logit_bias": {"5": 1}}, "logit_bias"),
+        ({"n": 1000}, "n"),
+        ({"logit_bias": {"x": 1}}, "logit_bias"),
+        ({"logit_bias": {"5": 1000}}, "logit_bias"),
+        ({"presence_penalty": 3}, "presence_penalty"),
+        ({"top_logprobs": 3}, "top_logprobs"),
+        ({"tools": [{"type": "function", "function": {"name": "f"}}]}, "tools"),
         ({"response_format": {"type": "json_object"}}, "response_format"),
         ({"messages": [{"role": "user", "content": "x" * 20_000}]}, "messages"),
         ({"messages": [{"role": "user"}]}, "messages[0].content"),
@@ -171,3 +176,61 @@ def test_bad_input_is_a_400_that_names_the_field(
         client.chat.completions.create(**ask)
     assert caught.value.param == field
     assert field.split("[")[0] in caught.value.message
+
+
+def test_n_choices_streamed_and_not(client: openai.OpenAI) -> None:
+    ask = {"model": "tgi", "messages": QUESTION, "temperature": 5, "seed": 3, "max_tokens": 12}
+    whole = client.chat.completions.create(**ask, n=3)
+    texts = [choice.message.content for choice in whole.choices]
+    assert [choice.index for choice in whole.choices] == [0, 1, 2]
+    assert len(set(texts)) == 3
+    assert whole.usage.completion_tokens <= 36
+    streamed = ["", "", ""]
+    reasons: list[int] = []
+    for chunk in client.chat.completions.create(**ask, n=3, stream=True):
+        [choice] = chunk.choices
+        streamed[choice.index] += choice.delta.content or ""
+        reasons += [choice.index] if choice.finish_reason else []
+    assert streamed == texts
+    assert sorted(reasons) == [0, 1, 2]
+
+
+def test_logit_bias_forces_and_forbids(client: openai.OpenAI, server: Server) -> None:
+    ask = {"model": "tgi", "messages": QUESTION, "temperature": 0, "max_tokens": 3}
+    token = client.chat.completions.create(**ask, logprobs=True).choices[0].logprobs.content[0]
+    body = {"inputs": "x", "parameters": {"max_new_tokens": 1, "details": True}}
+    some_id = requests.post(f"{server.url}/generate", json=body, timeout=30).json()["details"][
+        "tokens"
+    ][0]["id"]
+    forced = client.chat.completions.create(**ask, logit_bias={str(some_id): 100})
+    assert forced.choices[0].message.content != token.token
+
+
+def test_top_logprobs_come_with_bytes(client: openai.OpenAI) -> None:
+    choice = client.chat.completions.create(
+        model="tgi", messages=QUESTION, temperature=0, max_tokens=3, logprobs=True, top_logprobs=4
+    ).choices[0]
+    for token in choice.logprobs.content:
+        assert len(token.top_logprobs) == 4
+        assert token.top_logprobs[0].token == token.token
+        assert bytes(token.bytes).decode() == token.token
+
+
+def test_a_repeated_prompt_is_found_in_the_cache(client: openai.OpenAI) -> None:
+    messages = [{"role": "user", "content": "Tell me about caching. " * 12}]
+    ask = {"model": "tgi", "messages": messages, "max_tokens": 2, "temperature": 0}
+    client.chat.completions.create(**ask)
+    usage = client.chat.completions.create(**ask).usage
+    assert usage.prompt_tokens_details.cached_tokens >= 32
+
+
+def test_min_tokens_ignore_eos_and_stop_token_ids(client: openai.OpenAI) -> None:
+    ask = {"model": "tgi", "messages": QUESTION, "temperature": 0}
+    plain = client.chat.completions.create(**ask, max_tokens=200).usage.completion_tokens
+    extra = {"min_tokens": plain + 5}
+    longer = client.chat.completions.create(**ask, max_tokens=200, extra_body=extra)
+    assert longer.usage.completion_tokens > plain
+    endless = client.chat.completions.create(
+        **ask, max_tokens=plain + 9, extra_body={"ignore_eos": True}
+    )
+    assert endless.usage.completion_tokens == plain + 9

@@ -3,9 +3,15 @@ from collections import Counter
 import pytest
 import torch
 
+from container.engine.batch import Sampled
 from container.engine.sequence import Sequence
 from container.messages import LogprobMode, SamplingParams
-from container.model.sampler import NUCLEUS_PROBE, sample, uniform
+from container.model.sampler import NUCLEUS_PROBE, Sampler, uniform
+
+
+def sample(logits: torch.Tensor, sequences: list[Sequence]) -> list[Sampled]:
+    return Sampler().sample(logits, sequences)
+
 
 LOGITS = [2.0, 1.0, 0.5, 0.0, -1.0]
 

@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from container.messages import SamplingParams
+from container.messages import SamplingParams, Submit
 from tests.support import tiny_models
 from tests.support.engines import Job, ids, run, torch_engine
 
@@ -52,3 +52,50 @@ def test_an_end_token_ends_the_sequence() -> None:
     assert ids(events) == expected[: expected.index(end) + 1]
     assert events[-1].finish_reason is not None
     assert events[-1].finish_reason.value == "end_token"
+
+
+@pytest.mark.parametrize("name", ["llama", "gemma3", "gpt_neox"])
+def test_output_does_not_depend_on_what_was_found_in_the_cache(name: str) -> None:
+    rnd = random.Random(8)
+    shared = [rnd.randrange(2, tiny_models.VOCABULARY) for _ in range(40)]
+    jobs = []
+    for index in range(10):
+        tail = [rnd.randrange(2, tiny_models.VOCABULARY) for _ in range(rnd.randint(1, 12))]
+        params = SamplingParams(max_new_tokens=rnd.randint(4, 20))
+        jobs.append(Job(shared[: rnd.randint(10, 40)] + tail, params, at_step=4 * index))
+    engine = torch_engine(name, num_blocks=40, max_total_tokens=120, max_input_tokens=100)
+    got = run(engine, jobs)
+    for index, job in enumerate(jobs):
+        expected = tiny_models.reference(name, tuple(job.prompt), job.params.max_new_tokens)
+        assert ids(got[index]) == expected, f"request {index}"
+    assert engine.load.cached_tokens > 0
+
+
+def test_several_sequences_of_one_greedy_request_are_equal() -> None:
+    prompt = list(range(2, 40))
+    engine = torch_engine("llama", max_batch_tokens=16)
+    engine.submit(b"test", Submit(0, prompt, SamplingParams(max_new_tokens=12), 3))
+    made: dict[int, list[int]] = {0: [], 1: [], 2: []}
+    while engine.has_work:
+        for _, event in engine.step():
+            made[event.seq_index].append(event.token_id)
+        engine.scheduler.check_invariants()
+    assert made[0] == made[1] == made[2] == tiny_models.reference("llama", tuple(prompt), 12)
+    assert engine.load.cached_tokens > 0
+
+
+@pytest.mark.parametrize("schedule", ["roomy", "small_chunks", "preempting"])
+def test_prompt_logprobs_are_the_models_own(schedule: str) -> None:
+    rnd = random.Random(2)
+    wanted = SamplingParams(max_new_tokens=8, prompt_logprobs=True)
+    jobs = [
+        Job([rnd.randrange(2, 200) for _ in range(rnd.randint(1, 50))], wanted, at_step=index)
+        for index in range(6)
+    ]
+    got = run(torch_engine("llama", **SCHEDULES[schedule]), jobs * 2)
+    for index, job in enumerate(jobs * 2):
+        facts = got[index][0].prompt
+        assert facts is not None
+        assert facts.logprobs == pytest.approx(
+            tiny_models.prompt_logprobs("llama", job.prompt), abs=1e-3
+        )

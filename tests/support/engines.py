@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import torch
 
-from container.engine.batch import Batch, Sampled
+from container.engine.batch import Batch, Sampled, StepOutput
 from container.engine.loop import Engine, EngineConfig
 from container.messages import SamplingParams, Submit, TokenEvent
 from container.model.kv_cache import KVCache
@@ -28,11 +28,15 @@ class ScriptedRunner:
     def __init__(self) -> None:
         self.batches: list[Batch] = []
 
-    def execute(self, batch: Batch) -> list[Sampled]:
+    def execute(self, batch: Batch) -> StepOutput:
         self.batches.append(batch)
-        return [
-            Sampled(len(item.sequence.token_ids) % 100 + 2) for item in batch.items if item.samples
-        ]
+        return StepOutput(
+            [
+                Sampled(len(item.sequence.token_ids) % 100 + 2)
+                for item in batch.items
+                if item.samples
+            ]
+        )
 
 
 def engine_config(**overrides: int) -> EngineConfig:
@@ -65,7 +69,7 @@ def torch_engine(
         dtype=dtype,
         device=cpu,
     )
-    runner = TorchModelRunner(loaded.module, cache, cpu)
+    runner = TorchModelRunner(loaded.module, cache, cpu, end_token_ids=frozenset(end_token_ids))
     return Engine(runner, config, end_token_ids=end_token_ids)
 
 

@@ -54,7 +54,8 @@ class Server:
     def metric(self, name: str) -> float:
         text = requests.get(f"{self.url}/metrics", timeout=5).text
         lines = [line for line in text.splitlines() if line.startswith(f"{name} ")]
-        return float(lines[0].split()[1])
+        # A frontend that has just started has not heard of the engine yet.
+        return float(lines[0].split()[1]) if lines else float("nan")
 
     def stop(self) -> int:
         """SIGTERM; the exit code."""

@@ -74,6 +74,13 @@ def reference(name: str, prompt: tuple[int, ...], count: int) -> list[int]:
     return out[0, len(prompt) :].tolist()
 
 
+def prompt_logprobs(name: str, prompt: list[int]) -> list[float]:
+    """The log-probability of each prompt token but the first, from one plain forward pass."""
+    with torch.inference_mode():
+        logits = _reference_model(name)(torch.tensor([prompt])).logits[0].log_softmax(-1)
+    return [logits[index, token].item() for index, token in enumerate(prompt[1:])]
+
+
 @cache
 def _reference_model(name: str) -> PreTrainedModel:
     return make(name)

@@ -10,12 +10,13 @@ from flask import Blueprint, Response
 from container import __version__
 from container.frontend import metrics as prometheus
 from container.frontend.answers import json_response
+from container.frontend.limits import RequestLimits
 from container.frontend.metrics import Metrics
 from container.frontend.service import Service
 
 
-def blueprint(service: Service, metrics: Metrics, *, limits: dict[str, int]) -> Blueprint:
-    """Make the routes. `limits` goes into /info as it is."""
+def blueprint(service: Service, metrics: Metrics, limits: RequestLimits) -> Blueprint:
+    """Make the routes."""
     routes = Blueprint("health", __name__)
 
     @routes.get("/ping")
@@ -37,7 +38,9 @@ def blueprint(service: Service, metrics: Metrics, *, limits: dict[str, int]) -> 
             "max_input_tokens": loaded.max_input_tokens,
             "max_total_tokens": loaded.max_total_tokens,
             "max_batch_total_tokens": loaded.cache_tokens,
-            **limits,
+            "max_concurrent_requests": limits.max_concurrent_requests,
+            "max_best_of": limits.max_best_of,
+            "max_stop_sequences": limits.max_stops,
             "router": "container",
             "version": __version__,
         }

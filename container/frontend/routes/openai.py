@@ -6,15 +6,24 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+import msgspec
 from flask import Blueprint, Response, request
 
 from container import __version__
 from container.frontend.answers import collect, json_response, stream
 from container.frontend.bodies import parse, read_object
+from container.frontend.limits import RequestLimits
 from container.frontend.metrics import Metrics
 from container.frontend.problems import openai_body
 from container.frontend.schemas.openai import ChatRequest, check, template_messages
-from container.frontend.service import Completion, FieldNames, Service, TextEvent, random_seed
+from container.frontend.service import (
+    FieldNames,
+    RunningRequest,
+    Service,
+    TextEvent,
+    TokenText,
+    random_seed,
+)
 from container.messages import FinishReason, LogprobMode, SamplingParams
 
 NAMES = FieldNames(prompt="messages", max_new_tokens="max_tokens")
@@ -32,20 +41,21 @@ DONE = b"data: [DONE]\n\n"
 class Chat:
     """A started chat request, with what its rendering needs."""
 
-    completion: Completion
+    running: RunningRequest
     ask: ChatRequest
     model: str
     id: str
     created: int
 
     @property
-    def usage(self) -> dict[str, int]:
-        """Token counts."""
-        prompt, new = self.completion.prompt_tokens, self.completion.completion_tokens
+    def usage(self) -> dict[str, Any]:
+        """Token counts; `cached_tokens` are those of the prompt that were already computed."""
+        prompt, new = self.running.prompt_tokens, self.running.completion_tokens
         return {
             "prompt_tokens": prompt,
             "completion_tokens": new,
             "total_tokens": prompt + new,
+            "prompt_tokens_details": {"cached_tokens": self.running.prompt.cached_tokens},
         }
 
     def envelope(self, kind: str) -> dict[str, Any]:
@@ -62,10 +72,10 @@ class Chat:
 class OpenAIDialect:
     """Starts chat requests and renders them; `/invocations` uses it too."""
 
-    def __init__(self, service: Service, metrics: Metrics, *, max_stops: int) -> None:
+    def __init__(self, service: Service, metrics: Metrics, limits: RequestLimits) -> None:
         self._service = service
         self._metrics = metrics
-        self._max_stops = max_stops
+        self._limits = limits
 
     def chat(self, body: dict[str, Any]) -> Response:
         """Answer a chat body."""
@@ -74,7 +84,7 @@ class OpenAIDialect:
         chat = self._start(ask, received_at)
         if ask.stream:
             return self._stream(chat)
-        collect(chat.completion, self._metrics)
+        collect(chat.running, self._metrics)
         return json_response(_answer(chat))
 
     def models(self) -> Response:
@@ -90,36 +100,38 @@ class OpenAIDialect:
 
     def _start(self, ask: ChatRequest, received_at: float) -> Chat:
         service = self._service
-        check(ask, max_stops=self._max_stops)
+        check(ask, self._limits, service.info.vocabulary)
         prompt = service.tokenizer.render_chat(template_messages(ask))
         # The template writes the special tokens itself.
         ids = service.encode(prompt, NAMES, add_special_tokens=False)
         room = service.room_for(len(ids), ask.max_new_tokens, NAMES)
-        completion = service.start(
+        running = service.start(
             ids,
-            _sampling_params(ask, room),
+            _sampling_params(ask, room, service.info.vocabulary),
             stops=ask.stops,
             keep_stop=False,
             received_at=received_at,
+            num_sequences=ask.n or 1,
         )
         # Clients of TGI write "tgi" for "whatever is served"; SageMaker's front door writes "".
         served = service.info.model_id
         model = ask.model if ask.model and ask.model != "tgi" else served
         chat_id = f"chatcmpl-{secrets.token_hex(12)}"
-        return Chat(completion, ask, model, chat_id, int(time.time()))
+        return Chat(running, ask, model, chat_id, int(time.time()))
 
     def _stream(self, chat: Chat) -> Response:
-        is_first = True
+        begun: set[int] = set()
 
         def render(event: TextEvent) -> Iterator[object]:
-            nonlocal is_first
-            if event.text or event.finish_reason is not None or is_first or event.logprob:
+            is_first = event.seq_index not in begun
+            is_last = event.finish_reason is not None
+            if event.text or is_first or is_last or chat.ask.logprobs:
+                begun.add(event.seq_index)
                 yield _chunk(chat, event, with_role=is_first)
-                is_first = False
-            if event.finish_reason is not None and chat.ask.includes_usage:
+            if chat.running.is_finished and chat.ask.includes_usage:
                 yield chat.envelope("chat.completion.chunk") | {"choices": [], "usage": chat.usage}
 
-        return stream(chat.completion, render, openai_body, self._metrics, end=DONE)
+        return stream(chat.running, render, openai_body, self._metrics, end=DONE)
 
 
 def blueprint(dialect: OpenAIDialect) -> Blueprint:
@@ -138,56 +150,70 @@ def blueprint(dialect: OpenAIDialect) -> Blueprint:
     return routes
 
 
-def _sampling_params(ask: ChatRequest, max_new_tokens: int) -> SamplingParams:
-    logprobs = LogprobMode.RAW if ask.logprobs else LogprobMode.NONE
+def _sampling_params(ask: ChatRequest, max_new_tokens: int, vocabulary: int) -> SamplingParams:
     temperature = 1.0 if ask.temperature is None else ask.temperature
-    if temperature == 0.0:
-        return SamplingParams(max_new_tokens, logprobs=logprobs)
-    return SamplingParams(
+    common = SamplingParams(
         max_new_tokens,
+        repetition_penalty=ask.repetition_penalty or 1.0,
+        frequency_penalty=ask.frequency_penalty or 0.0,
+        presence_penalty=ask.presence_penalty or 0.0,
+        logit_bias=ask.biases(vocabulary),
+        min_tokens=ask.min_tokens or 0,
+        stop_token_ids=ask.stop_token_ids or [],
+        ignore_eos=bool(ask.ignore_eos),
+        logprobs=LogprobMode.RAW if ask.logprobs else LogprobMode.NONE,
+        top_logprobs=ask.top_logprobs or 0,
+    )
+    if temperature == 0.0:
+        return common
+    return msgspec.structs.replace(
+        common,
         temperature=temperature,
         top_k=ask.top_k or 0,
         top_p=1.0 if ask.top_p is None else ask.top_p,
+        min_p=ask.min_p or 0.0,
         seed=random_seed() if ask.seed is None else ask.seed,
-        logprobs=logprobs,
     )
 
 
 def _answer(chat: Chat) -> dict[str, Any]:
-    completion = chat.completion
-    assert completion.finish_reason is not None
-    choice = {
-        "index": 0,
-        "message": {"role": "assistant", "content": completion.text},
-        "logprobs": _logprobs(chat, completion.events),
-        "finish_reason": FINISH_REASONS[completion.finish_reason],
-    }
-    return chat.envelope("chat.completion") | {"choices": [choice], "usage": chat.usage}
+    choices = [
+        {
+            "index": completion.seq_index,
+            "message": {"role": "assistant", "content": completion.text},
+            "logprobs": _logprobs(chat, completion.events),
+            "finish_reason": _finish_reason(completion.finish_reason),
+        }
+        for completion in chat.running.completions
+    ]
+    return chat.envelope("chat.completion") | {"choices": choices, "usage": chat.usage}
 
 
 def _chunk(chat: Chat, event: TextEvent, *, with_role: bool) -> dict[str, Any]:
     delta = {"role": "assistant"} if with_role else {}
-    reason = event.finish_reason
     choice = {
-        "index": 0,
+        "index": event.seq_index,
         "delta": delta | {"content": event.text},
         "logprobs": _logprobs(chat, [event]),
-        "finish_reason": FINISH_REASONS[reason] if reason is not None else None,
+        "finish_reason": _finish_reason(event.finish_reason),
     }
     chunk = chat.envelope("chat.completion.chunk") | {"choices": [choice]}
     return chunk | {"usage": None} if chat.ask.includes_usage else chunk
+
+
+def _finish_reason(reason: FinishReason | None) -> str | None:
+    return FINISH_REASONS[reason] if reason is not None else None
 
 
 def _logprobs(chat: Chat, events: list[TextEvent]) -> dict[str, Any] | None:
     if not chat.ask.logprobs:
         return None
     content = [
-        {
-            "token": event.token_text,
-            "logprob": event.logprob,
-            "bytes": list(event.token_text.encode()),
-            "top_logprobs": [],
-        }
+        _logprob(event.token) | {"top_logprobs": [_logprob(token) for token in event.top]}
         for event in events
     ]
     return {"content": content}
+
+
+def _logprob(token: TokenText) -> dict[str, Any]:
+    return {"token": token.text, "logprob": token.logprob, "bytes": list(token.text.encode())}

@@ -5,15 +5,26 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+import msgspec
 from flask import Blueprint, Response, request
 
 from container.frontend.answers import collect, json_response, stream
 from container.frontend.bodies import parse, read_object
+from container.frontend.limits import RequestLimits
 from container.frontend.metrics import Metrics
 from container.frontend.problems import tgi_body
 from container.frontend.schemas.tgi import GenerateParameters, GenerateRequest, check
-from container.frontend.service import Completion, FieldNames, Service, TextEvent, random_seed
-from container.messages import FinishReason, LogprobMode, SamplingParams
+from container.frontend.service import (
+    Completion,
+    FieldNames,
+    RunningRequest,
+    Service,
+    TextEvent,
+    TokenText,
+    random_seed,
+    token_text,
+)
+from container.messages import FinishReason, LogprobMode, SamplingParams, Watermark
 
 NAMES = FieldNames(prompt="inputs", max_new_tokens="max_new_tokens")
 FINISH_REASONS = {
@@ -28,39 +39,40 @@ FINISH_REASONS = {
 class Generation:
     """A started generate request, with what its rendering needs."""
 
-    completion: Completion
+    running: RunningRequest
     parameters: GenerateParameters
     prompt: str
     echoes_prompt: bool
 
     @property
-    def finish_reason(self) -> str:
+    def best(self) -> Completion:
+        """The completion that is answered: the likeliest per token, where there are several."""
+        return max(self.running.completions, key=lambda completion: completion.mean_logprob)
+
+    def finish_reason(self, completion: Completion) -> str:
         """TGI's word; an end token on the last allowed place counts as `length` there."""
-        completion = self.completion
         assert completion.finish_reason is not None
-        if completion.completion_tokens >= completion.params.max_new_tokens:
+        if completion.num_tokens >= self.running.params.max_new_tokens:
             return "length"
         return FINISH_REASONS[completion.finish_reason]
 
-    @property
-    def seed(self) -> int | None:
+    def seed(self, completion: Completion) -> int | None:
         """The seed that was used, if tokens were drawn."""
-        params = self.completion.params
-        return None if params.is_greedy else params.seed
+        params = self.running.params
+        return None if params.is_greedy else params.seed + completion.seq_index
 
-    @property
-    def text(self) -> str:
-        """The completion, after the prompt where that was asked for."""
-        return self.prompt + self.completion.text if self.echoes_prompt else self.completion.text
+    def text(self, completion: Completion) -> str:
+        """A completion's text, after the prompt where that was asked for."""
+        return self.prompt + completion.text if self.echoes_prompt else completion.text
 
 
 class TgiDialect:
     """Starts generate requests and renders them; `/invocations` uses it too."""
 
-    def __init__(self, service: Service, metrics: Metrics, *, max_stops: int) -> None:
+    def __init__(self, service: Service, metrics: Metrics, limits: RequestLimits) -> None:
         self._service = service
         self._metrics = metrics
-        self._max_stops = max_stops
+        self._limits = limits
 
     def generate(
         self, body: dict[str, Any], *, streams: bool | None, as_array: bool, echo_default: bool
@@ -72,31 +84,28 @@ class TgiDialect:
         generation = self._start(ask, wants_stream, echo_default, received_at)
         if wants_stream:
             return self._stream(generation)
-        collect(generation.completion, self._metrics)
-        answer = _answer(generation)
+        collect(generation.running, self._metrics)
+        answer = self._answer(generation)
         return json_response([answer] if as_array else answer, headers=self._headers(generation))
 
     def _start(
         self, ask: GenerateRequest, streams: bool, echo_default: bool, received_at: float
     ) -> Generation:
         service, parameters = self._service, ask.settled
-        check(
-            parameters,
-            max_stops=self._max_stops,
-            max_input_tokens=service.info.max_input_tokens,
-        )
+        check(parameters, self._limits, service.info.max_input_tokens, streams=streams)
         ids = service.encode(ask.inputs, NAMES, truncate=parameters.truncate)
         room = service.room_for(len(ids), parameters.max_new_tokens, NAMES)
-        completion = service.start(
+        running = service.start(
             ids,
-            _sampling_params(parameters, room, wants_logprobs=streams or bool(parameters.details)),
+            self._sampling_params(parameters, room, streams=streams),
             stops=parameters.stop or [],
             keep_stop=True,
             received_at=received_at,
+            num_sequences=parameters.best_of or 1,
         )
         echoes = parameters.return_full_text
         return Generation(
-            completion, parameters, ask.inputs, echo_default if echoes is None else echoes
+            running, parameters, ask.inputs, echo_default if echoes is None else echoes
         )
 
     def _stream(self, generation: Generation) -> Response:
@@ -107,11 +116,11 @@ class TgiDialect:
             "x-compute-type": self._service.info.device,
             "x-compute-characters": str(len(generation.prompt)),
         }
-        return stream(generation.completion, render, tgi_body, self._metrics, headers=headers)
+        return stream(generation.running, render, tgi_body, self._metrics, headers=headers)
 
     def _headers(self, generation: Generation) -> dict[str, str]:
         """TGI's timing headers: seconds in x-compute-time, else whole milliseconds."""
-        completion, times = generation.completion, generation.completion.times
+        running, times = generation.running, generation.running.times
         return {
             "x-compute-type": self._service.info.device,
             "x-compute-time": f"{times.total_s:.6f}",
@@ -121,9 +130,72 @@ class TgiDialect:
             "x-queue-time": _ms(times.queue_s),
             "x-inference-time": _ms(times.inference_s),
             "x-time-per-token": _ms(times.per_token_s),
-            "x-prompt-tokens": str(completion.prompt_tokens),
-            "x-generated-tokens": str(completion.completion_tokens),
+            "x-prompt-tokens": str(running.prompt_tokens),
+            "x-generated-tokens": str(running.completion_tokens),
         }
+
+    def _sampling_params(
+        self, parameters: GenerateParameters, max_new_tokens: int, *, streams: bool
+    ) -> SamplingParams:
+        p, limits = parameters, self._limits
+        wants_logprobs = streams or p.wants_details or (p.best_of or 1) > 1
+        mark = Watermark(limits.watermark_gamma, limits.watermark_delta) if p.watermark else None
+        common = SamplingParams(
+            max_new_tokens,
+            repetition_penalty=p.repetition_penalty or 1.0,
+            context_frequency_penalty=p.frequency_penalty or 0.0,
+            watermark=mark,
+            logprobs=LogprobMode.PROCESSED if wants_logprobs else LogprobMode.NONE,
+            top_logprobs=p.top_n_tokens or 0,
+            prompt_logprobs=bool(p.decoder_input_details),
+        )
+        if not p.samples:
+            return common
+        return msgspec.structs.replace(
+            common,
+            temperature=p.temperature or 1.0,
+            top_k=p.top_k or 0,
+            top_p=1.0 if p.top_p is None else p.top_p,
+            typical_p=1.0 if p.typical_p is None else p.typical_p,
+            seed=random_seed() if p.seed is None else p.seed,
+        )
+
+    def _answer(self, generation: Generation) -> dict[str, Any]:
+        best = generation.best
+        answer: dict[str, Any] = {"generated_text": generation.text(best)}
+        if not generation.parameters.wants_details:
+            return answer
+        answer["details"] = self._details(generation, best)
+        others = [one for one in generation.running.completions if one is not best]
+        if others:
+            answer["details"]["best_of_sequences"] = [
+                {"generated_text": generation.text(one)} | self._details(generation, one)
+                for one in others
+            ]
+        return answer
+
+    def _details(self, generation: Generation, completion: Completion) -> dict[str, Any]:
+        return {
+            "finish_reason": generation.finish_reason(completion),
+            "generated_tokens": completion.num_tokens,
+            "seed": generation.seed(completion),
+            "prefill": self._prefill(generation),
+            "tokens": [_token(event.token) for event in completion.events],
+            **_top_tokens(completion),
+        }
+
+    def _prefill(self, generation: Generation) -> list[dict[str, Any]]:
+        """The prompt's tokens; the first has no log-probability, since nothing comes before it."""
+        if not generation.parameters.decoder_input_details:
+            return []
+        running = generation.running
+        tokens = [
+            token_text(self._service.tokenizer, token_id, logprob)
+            for token_id, logprob in zip(
+                running.prompt_ids, [None, *running.prompt.logprobs], strict=True
+            )
+        ]
+        return [{"id": t.token_id, "text": t.text, "logprob": t.logprob} for t in tokens]
 
 
 def blueprint(dialect: TgiDialect) -> Blueprint:
@@ -151,59 +223,37 @@ def blueprint(dialect: TgiDialect) -> Blueprint:
     return routes
 
 
-def _sampling_params(
-    parameters: GenerateParameters, max_new_tokens: int, *, wants_logprobs: bool
-) -> SamplingParams:
-    logprobs = LogprobMode.PROCESSED if wants_logprobs else LogprobMode.NONE
-    if not parameters.samples:
-        return SamplingParams(max_new_tokens, logprobs=logprobs)
-    return SamplingParams(
-        max_new_tokens,
-        temperature=parameters.temperature or 1.0,
-        top_k=parameters.top_k or 0,
-        top_p=1.0 if parameters.top_p is None else parameters.top_p,
-        seed=random_seed() if parameters.seed is None else parameters.seed,
-        logprobs=logprobs,
-    )
-
-
-def _token(event: TextEvent) -> dict[str, Any]:
+def _token(token: TokenText) -> dict[str, Any]:
     return {
-        "id": event.token_id,
-        "text": event.token_text,
-        "logprob": event.logprob,
-        "special": event.is_special,
+        "id": token.token_id,
+        "text": token.text,
+        "logprob": token.logprob,
+        "special": token.is_special,
     }
 
 
-def _answer(generation: Generation) -> dict[str, Any]:
-    answer: dict[str, Any] = {"generated_text": generation.text}
-    if generation.parameters.details:
-        answer["details"] = {
-            "finish_reason": generation.finish_reason,
-            "generated_tokens": generation.completion.completion_tokens,
-            "seed": generation.seed,
-            "prefill": [],
-            "tokens": [_token(event) for event in generation.completion.events],
-        }
-    return answer
+def _top_tokens(completion: Completion) -> dict[str, Any]:
+    top = [[_token(token) for token in event.top] for event in completion.events]
+    return {"top_tokens": top} if any(top) else {}
 
 
 def _stream_event(generation: Generation, event: TextEvent) -> dict[str, Any]:
-    completion = generation.completion
+    completion = generation.running.completions[0]
     is_last = event.finish_reason is not None
     details = None
-    if is_last and generation.parameters.details:
+    if is_last and generation.parameters.wants_details:
         details = {
-            "finish_reason": generation.finish_reason,
-            "generated_tokens": completion.completion_tokens,
-            "seed": generation.seed,
-            "input_length": completion.prompt_tokens,
+            "finish_reason": generation.finish_reason(completion),
+            "generated_tokens": completion.num_tokens,
+            "seed": generation.seed(completion),
+            "input_length": generation.running.prompt_tokens,
         }
+    top = {"top_tokens": [_token(token) for token in event.top]} if event.top else {}
     return {
-        "index": completion.completion_tokens,
-        "token": _token(event),
-        "generated_text": generation.text if is_last else None,
+        "index": completion.num_tokens,
+        "token": _token(event.token),
+        **top,
+        "generated_text": generation.text(completion) if is_last else None,
         "details": details,
     }
 

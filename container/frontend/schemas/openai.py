@@ -6,6 +6,7 @@ from pydantic import Field
 
 from container.errors import InvalidParameter, UnsupportedParameter
 from container.frontend.bodies import Body
+from container.frontend.limits import RequestLimits
 
 
 class TextPart(Body):
@@ -59,7 +60,12 @@ class ChatRequest(Body):
     n: int | None = None
     frequency_penalty: float | None = None
     presence_penalty: float | None = None
-    logit_bias: dict[str, float] | list[float] | None = None
+    logit_bias: dict[str, float] | None = None
+    min_p: float | None = None
+    min_tokens: int | None = None
+    repetition_penalty: float | None = None
+    stop_token_ids: list[int] | None = None
+    ignore_eos: bool | None = False
     tools: list[dict[str, Any]] | None = None
     tool_choice: Any = None
     response_format: dict[str, Any] | None = None
@@ -78,6 +84,16 @@ class ChatRequest(Body):
             else self.max_tokens
         )
 
+    def biases(self, vocabulary: int) -> dict[int, float]:
+        """`logit_bias` with ids as numbers. Raises InvalidParameter for what is no id."""
+        biases = {}
+        for name, bias in (self.logit_bias or {}).items():
+            is_id = name.isdecimal() and int(name) < vocabulary
+            _require(is_id, "logit_bias", f"has the key {name!r}, which is not a token id")
+            _within(bias, "logit_bias", -100, 100)
+            biases[int(name)] = bias
+        return biases
+
     @property
     def includes_usage(self) -> bool:
         """Whether a stream ends with a chunk of usage."""
@@ -86,35 +102,42 @@ class ChatRequest(Body):
 
 # What OpenAI knows and this version does not offer: the values that mean "off".
 NOT_OFFERED: dict[str, tuple[Any, ...]] = {
-    "n": (None, 1),
-    "frequency_penalty": (None, 0.0),
-    "presence_penalty": (None, 0.0),
-    "logit_bias": (None, {}, []),
-    "top_logprobs": (None, 0),
     "tools": (None, []),
     "tool_choice": (None, "none", "auto"),
     "response_format": (None, {"type": "text"}),
 }
+MAX_TOP_LOGPROBS = 20  # OpenAI's own limit
 
 
-def check(request: ChatRequest, *, max_stops: int) -> None:
+def check(request: ChatRequest, limits: RequestLimits, vocabulary: int) -> None:
     """Check ranges. Raises InvalidParameter, or UnsupportedParameter for what is not offered."""
-    for name, neutral in NOT_OFFERED.items():
-        if getattr(request, name) not in neutral:
-            raise UnsupportedParameter(f"`{name}` is not supported by this server", field=name)
-    _require(bool(request.messages), "messages", "must not be empty")
     r = request
-    in_range = r.temperature is None or 0 <= r.temperature <= 100
-    _require(in_range, "temperature", "must be >= 0.0")
+    for name, neutral in NOT_OFFERED.items():
+        if getattr(r, name) not in neutral:
+            raise UnsupportedParameter(f"`{name}` is not supported by this server", field=name)
+    _require(bool(r.messages), "messages", "must not be empty")
+    _within(r.temperature, "temperature", 0, None)
     _require(r.top_p is None or 0 < r.top_p <= 1, "top_p", "must be > 0.0 and <= 1.0")
-    _require(r.top_k is None or r.top_k > 0, "top_k", "must be strictly positive")
-    _require(r.max_new_tokens is None or r.max_new_tokens > 0, "max_tokens", "must be at least 1")
+    _within(r.top_k, "top_k", 1, None)
+    _within(r.min_p, "min_p", 0, 1)
+    _within(r.max_new_tokens, "max_tokens", 1, None)
+    _within(r.min_tokens, "min_tokens", 0, None)
+    _within(r.n, "n", 1, limits.max_sequences)
+    _within(r.frequency_penalty, "frequency_penalty", -2, 2)
+    _within(r.presence_penalty, "presence_penalty", -2, 2)
+    is_positive = r.repetition_penalty is None or r.repetition_penalty > 0
+    _require(is_positive, "repetition_penalty", "must be above 0")
+    _within(r.seed, "seed", -(2**63), 2**63 - 1)
     _require(
-        len(r.stops) <= max_stops,
+        len(r.stops) <= limits.max_stops,
         "stop",
-        f"supports up to {max_stops} stop sequences. Given: {len(r.stops)}",
+        f"supports up to {limits.max_stops} stop sequences. Given: {len(r.stops)}",
     )
-    _require(r.seed is None or -(2**63) <= r.seed < 2**63, "seed", "must be a 64-bit integer")
+    _within(r.top_logprobs, "top_logprobs", 0, MAX_TOP_LOGPROBS)
+    _require(bool(r.logprobs) or not r.top_logprobs, "top_logprobs", "needs `logprobs`: true")
+    for token_id in r.stop_token_ids or []:
+        _within(token_id, "stop_token_ids", 0, vocabulary - 1)
+    r.biases(vocabulary)
 
 
 def template_messages(request: ChatRequest) -> list[dict[str, Any]]:
@@ -144,3 +167,12 @@ def _template_message(message: Message, index: int) -> dict[str, Any]:
 def _require(holds: bool, name: str, rule: str) -> None:
     if not holds:
         raise InvalidParameter(f"`{name}` {rule}", field=name)
+
+
+def _within(value: float | None, name: str, minimum: float | None, maximum: float | None) -> None:
+    if value is None:
+        return
+    if minimum is not None:
+        _require(value >= minimum, name, f"must be >= {minimum}. Given: {value}")
+    if maximum is not None:
+        _require(value <= maximum, name, f"must be <= {maximum}. Given: {value}")

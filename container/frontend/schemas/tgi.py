@@ -9,6 +9,7 @@ from pydantic import Field
 
 from container.errors import InvalidParameter, UnsupportedParameter
 from container.frontend.bodies import Body
+from container.frontend.limits import RequestLimits
 
 
 class GenerateParameters(Body):
@@ -42,7 +43,13 @@ class GenerateParameters(Body):
             or self.top_k is not None
             or (self.temperature is not None and self.temperature != 1.0)
             or (self.top_p is not None and self.top_p < 1.0)
+            or (self.typical_p is not None and self.typical_p < 1.0)
         )
+
+    @property
+    def wants_details(self) -> bool:
+        """Prompt details are a kind of details."""
+        return bool(self.details or self.decoder_input_details)
 
 
 class GenerateRequest(Body):
@@ -58,46 +65,62 @@ class GenerateRequest(Body):
         return self.parameters or GenerateParameters(do_sample=True)
 
 
-# What TGI knows and this version does not offer: the value that means "off".
-NOT_OFFERED: dict[str, tuple[Any, ...]] = {
-    "best_of": (None, 1),
-    "repetition_penalty": (None, 1.0),
-    "frequency_penalty": (None, 0.0),
-    "typical_p": (None, 1.0),
-    "watermark": (None, False),
-    "decoder_input_details": (None, False),
-    "top_n_tokens": (None, 0),
-    "grammar": (None,),
-    "adapter_id": (None,),
-}
+# What TGI knows and this version does not offer.
+NOT_OFFERED = ("grammar", "adapter_id")
 
 
-def check(parameters: GenerateParameters, *, max_stops: int, max_input_tokens: int) -> None:
+def check(
+    parameters: GenerateParameters, limits: RequestLimits, max_input_tokens: int, *, streams: bool
+) -> None:
     """Check ranges. Raises InvalidParameter, or UnsupportedParameter for what is not offered."""
-    for name, neutral in NOT_OFFERED.items():
-        if getattr(parameters, name) not in neutral:
-            raise UnsupportedParameter(f"`{name}` is not supported by this server", field=name)
     p = parameters
+    for name in NOT_OFFERED:
+        if getattr(p, name) is not None:
+            raise UnsupportedParameter(f"`{name}` is not supported by this server", field=name)
+    _check_best_of(p, limits.max_best_of, streams=streams)
     _require(p.temperature is None or p.temperature > 0, "temperature", "must be strictly positive")
+    is_positive = p.repetition_penalty is None or p.repetition_penalty > 0
+    _require(is_positive, "repetition_penalty", "must be strictly positive")
+    is_inside = p.frequency_penalty is None or -2 <= p.frequency_penalty <= 2
+    _require(is_inside, "frequency_penalty", "must be >= -2.0 and <= 2.0")
     _require(p.top_p is None or 0 < p.top_p <= 1, "top_p", "must be > 0.0 and <= 1.0")
+    _require(p.typical_p is None or 0 < p.typical_p <= 1, "typical_p", "must be > 0.0 and <= 1.0")
     _require(p.top_k is None or p.top_k > 0, "top_k", "must be strictly positive")
-    _require(
-        p.max_new_tokens is None or p.max_new_tokens > 0,
-        "max_new_tokens",
-        "must be strictly positive",
-    )
+    is_some = p.max_new_tokens is None or p.max_new_tokens > 0
+    _require(is_some, "max_new_tokens", "must be strictly positive")
     num_stops = len(p.stop or [])
     _require(
-        num_stops <= max_stops,
+        num_stops <= limits.max_stops,
         "stop",
-        f"supports up to {max_stops} stop sequences. Given: {num_stops}",
+        f"supports up to {limits.max_stops} stop sequences. Given: {num_stops}",
     )
     _require(p.seed is None or 0 <= p.seed < 2**64, "seed", "must be >= 0 and < 2^64")
+    _require(
+        p.top_n_tokens is None or 0 <= p.top_n_tokens <= limits.max_top_tokens,
+        "top_n_tokens",
+        f"must be >= 0 and <= {limits.max_top_tokens}. Given: {p.top_n_tokens}",
+    )
+    _require(
+        not (streams and p.decoder_input_details),
+        "decoder_input_details",
+        "== true is not supported when streaming tokens",
+    )
     _require(
         p.truncate is None or 0 < p.truncate <= max_input_tokens,
         "truncate",
         f"must be strictly positive and less than {max_input_tokens}. Given: {p.truncate}",
     )
+
+
+def _check_best_of(p: GenerateParameters, most: int, *, streams: bool) -> None:
+    if p.best_of is None or p.best_of == 1:
+        return
+    _require(0 < p.best_of <= most, "best_of", f"must be > 0 and <= {most}. Given: {p.best_of}")
+    _require(not streams, "best_of", "!= 1 is not supported when streaming tokens")
+    if not p.samples:
+        raise InvalidParameter("you must use sampling when `best_of` is > 1", field="best_of")
+    if p.seed is not None:
+        raise InvalidParameter("`seed` must not be set when `best_of` > 1", field="seed")
 
 
 def _require(holds: bool, name: str, rule: str) -> None:
