@@ -12,8 +12,8 @@ from flask import Response, request
 
 from container.errors import ServingError
 from container.frontend import problems
+from container.frontend.completion import RunningRequest, TextEvent
 from container.frontend.metrics import Metrics
-from container.frontend.service import RunningRequest, TextEvent
 
 log = logging.getLogger(__name__)
 

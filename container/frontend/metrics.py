@@ -12,7 +12,8 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.multiprocess import MultiProcessCollector
 
 from container.errors import ServingError, Unavailable
-from container.frontend.service import RunningRequest, Service
+from container.frontend.completion import RunningRequest
+from container.frontend.service import Service
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 # TGI's buckets: geometric from 0.15 ms with factor 1.5; every second one is kept.

@@ -8,7 +8,7 @@ from container.engine.batch import Batch, Sampled, StepOutput
 from container.engine.loop import Engine, EngineConfig
 from container.messages import SamplingParams, Submit, TokenEvent
 from container.model.kv_cache import KVCache
-from container.model.loader import prepare
+from container.model.paging import prepare
 from container.model.runner import TorchModelRunner
 from tests.support import tiny_models
 

@@ -12,18 +12,12 @@ from flask import Blueprint, Response, request
 from container import __version__
 from container.frontend.answers import collect, json_response, stream
 from container.frontend.bodies import parse, read_object
+from container.frontend.completion import RunningRequest, TextEvent, TokenText
 from container.frontend.limits import RequestLimits
 from container.frontend.metrics import Metrics
 from container.frontend.problems import openai_body
 from container.frontend.schemas.openai import ChatRequest, check, template_messages
-from container.frontend.service import (
-    FieldNames,
-    RunningRequest,
-    Service,
-    TextEvent,
-    TokenText,
-    random_seed,
-)
+from container.frontend.service import FieldNames, Service, random_seed
 from container.messages import FinishReason, LogprobMode, SamplingParams
 
 NAMES = FieldNames(prompt="messages", max_new_tokens="max_tokens")

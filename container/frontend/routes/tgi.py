@@ -10,20 +10,18 @@ from flask import Blueprint, Response, request
 
 from container.frontend.answers import collect, json_response, stream
 from container.frontend.bodies import parse, read_object
+from container.frontend.completion import (
+    Completion,
+    RunningRequest,
+    TextEvent,
+    TokenText,
+    token_text,
+)
 from container.frontend.limits import RequestLimits
 from container.frontend.metrics import Metrics
 from container.frontend.problems import tgi_body
 from container.frontend.schemas.tgi import GenerateParameters, GenerateRequest, check
-from container.frontend.service import (
-    Completion,
-    FieldNames,
-    RunningRequest,
-    Service,
-    TextEvent,
-    TokenText,
-    random_seed,
-    token_text,
-)
+from container.frontend.service import FieldNames, Service, random_seed
 from container.messages import FinishReason, LogprobMode, SamplingParams, Watermark
 
 NAMES = FieldNames(prompt="inputs", max_new_tokens="max_new_tokens")

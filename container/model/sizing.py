@@ -1,0 +1,79 @@
+"""Sizing: how large the KV cache is, and what follows for the longest sequence."""
+
+import logging
+from pathlib import Path
+
+import psutil
+import torch
+
+from container.engine.loop import EngineConfig
+from container.errors import ConfigError
+from container.model.kv_cache import bytes_per_token
+from container.model.paging import LoadedModel
+from container.settings import Settings
+
+log = logging.getLogger(__name__)
+
+BLOCK_SIZE = {"cpu": 32, "cuda": 16}
+BATCH_TOKENS = {"cpu": 256, "cuda": 2048}
+CACHE_SHARE = 0.5  # of the memory that is free once the weights are loaded
+
+
+def size_engine(settings: Settings, model: LoadedModel) -> EngineConfig:
+    """Decide the cache's size and the limits. Raises ConfigError when a limit cannot be kept."""
+    kind = model.device.type
+    block_size = BLOCK_SIZE[kind]
+    context = int(getattr(model.config, "max_position_embeddings", 0) or 2**20)
+    if settings.max_total_tokens and settings.max_total_tokens > context:
+        raise ConfigError(
+            [f"MAX_TOTAL_TOKENS={settings.max_total_tokens}, but the model's context is {context}"]
+        )
+    wanted = settings.max_total_tokens or context
+    per_token = bytes_per_token(model.layers, model.dtype)
+    capacity = settings.max_batch_total_tokens
+    if capacity is None:
+        fits = int(_free_bytes(model.device) * CACHE_SHARE) // per_token
+        capacity = min(fits, settings.max_batch_size * wanted)
+    num_blocks = capacity // block_size
+    longest = min(wanted, num_blocks * block_size)
+    if settings.max_total_tokens and longest < settings.max_total_tokens:
+        raise ConfigError(
+            [
+                f"MAX_TOTAL_TOKENS={settings.max_total_tokens}, but the KV cache holds {longest} "
+                f"tokens of {per_token} bytes each"
+            ]
+        )
+    longest_input = settings.max_input_tokens or longest - 1
+    if longest < 2 or longest_input >= longest:
+        raise ConfigError([f"MAX_INPUT_TOKENS={longest_input} must be less than {longest}"])
+    log.info(
+        "KV cache: %d blocks of %d tokens, %d tokens, up to %.2f GiB; a sequence may have %d",
+        num_blocks, block_size, num_blocks * block_size,
+        num_blocks * block_size * per_token / 2**30, longest,
+    )  # fmt: skip
+    return EngineConfig(
+        block_size=block_size,
+        num_blocks=num_blocks,
+        max_batch_tokens=settings.max_batch_prefill_tokens or BATCH_TOKENS[kind],
+        max_running=settings.max_batch_size,
+        max_input_tokens=longest_input,
+        max_total_tokens=longest,
+        max_requests=settings.max_concurrent_requests,
+    )
+
+
+def _free_bytes(device: torch.device) -> int:
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0])
+    return min(psutil.virtual_memory().available, _cgroup_free_bytes())
+
+
+def _cgroup_free_bytes() -> int:
+    """What a container's memory limit leaves; no limit is a very large number."""
+    root = Path("/sys/fs/cgroup")
+    try:
+        limit = (root / "memory.max").read_text().strip()
+        current = int((root / "memory.current").read_text())
+    except (OSError, ValueError):
+        return 2**62
+    return max(0, int(limit) - current) if limit.isdigit() else 2**62
