@@ -56,6 +56,27 @@ class EngineCollector:
             yield CounterMetricFamily(name, meaning, value=value)
 
 
+class TgiNames:
+    """Takes the `_total` off TGI's counters, which prometheus_client puts on every counter."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self._registry = registry
+
+    def collect(self) -> Iterable[Metric]:
+        """Yield the metrics of a registry; renamed ones have no type, since that is in the name."""
+        for metric in self._registry.collect():
+            if metric.type != "counter":
+                yield metric
+                continue
+            renamed = Metric(metric.name, metric.documentation, "unknown")
+            renamed.samples = [
+                sample._replace(name=metric.name)
+                for sample in metric.samples
+                if sample.name.endswith("_total")
+            ]
+            yield renamed
+
+
 class Metrics:
     """Owns this process's metrics."""
 
@@ -124,10 +145,10 @@ class Metrics:
             MultiProcessCollector(shown)  # type: ignore[no-untyped-call]
         else:
             shown = self._registry
-        own = generate_latest(shown)
-        engine = CollectorRegistry()
-        engine.register(self._engine)
-        return own + generate_latest(engine)
+        named = CollectorRegistry()
+        named.register(TgiNames(shown))
+        named.register(self._engine)
+        return generate_latest(named)
 
     def _observe(self, name: str, seconds: float) -> None:
         self._seconds[name].observe(max(0.0, seconds))

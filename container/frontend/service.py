@@ -9,6 +9,7 @@ import secrets
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any, Protocol, TypeVar
 
 from container.errors import InvalidParameter, PromptTooLong, Unavailable
 from container.frontend.completion import Completion, RunningRequest
@@ -19,6 +20,22 @@ from container.text.stop_strings import StopStrings
 from container.text.tokenizer import Tokenizer
 
 LoadTokenizer = Callable[[EngineInfo], Tokenizer]
+T = TypeVar("T")
+# Shorter texts are tokenized in about a millisecond, less than handing them over is worth.
+LONG_TEXT = 4000
+
+
+class Offload(Protocol):
+    """Calls a function where it does not block the event loop, and waits for its result."""
+
+    def __call__(self, function: Callable[..., T], *args: Any, **kwargs: Any) -> T:
+        """Return what the function returns, raise what it raises."""
+        ...
+
+
+def call(function: Callable[..., T], *args: Any, **kwargs: Any) -> T:
+    """Offload nothing: call it here."""
+    return function(*args, **kwargs)
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,13 +47,22 @@ class FieldNames:
 
 
 class Service:
-    """Owns the tokenizer of this process and talks to the engine."""
+    """Owns the tokenizer of this process and talks to the engine.
 
-    def __init__(self, engine: EngineConnection, load_tokenizer: LoadTokenizer) -> None:
+    `offload` runs slow work where it does not hold up the other requests of this process.
+    """
+
+    def __init__(
+        self,
+        engine: EngineConnection,
+        load_tokenizer: LoadTokenizer,
+        offload: Offload = call,
+    ) -> None:
         self._engine = engine
         self._load_tokenizer = load_tokenizer
+        self._offload = offload
         self._tokenizer: Tokenizer | None = None
-        self._loaded_for = ""
+        self._is_loading = False
         self.started_at = time.time()
 
     @property
@@ -71,7 +97,8 @@ class Service:
         Raises InvalidParameter or PromptTooLong.
         """
         info, tokenizer = self._ready()
-        ids = tokenizer.encode(text, add_special_tokens=add_special_tokens)
+        run = self._offload if len(text) > LONG_TEXT else call
+        ids = run(tokenizer.encode, text, add_special_tokens=add_special_tokens)
         if truncate is not None:
             ids = ids[-truncate:]
         if not ids:
@@ -144,10 +171,18 @@ class Service:
             raise Unavailable(status.detail, retry_after_s=30)
         if status.info is None or status.state == "loading":
             raise Unavailable(f"the model is loading: {status.detail}", retry_after_s=5)
-        if self._tokenizer is None or self._loaded_for != status.info.model_path:
-            self._tokenizer = self._load_tokenizer(status.info)
-            self._loaded_for = status.info.model_path
+        if self._tokenizer is None:
+            self._tokenizer = self._load(status.info)
         return status.info, self._tokenizer
+
+    def _load(self, info: EngineInfo) -> Tokenizer:
+        if self._is_loading:
+            raise Unavailable("the tokenizer is loading", retry_after_s=1)
+        self._is_loading = True
+        try:
+            return self._offload(self._load_tokenizer, info)
+        finally:
+            self._is_loading = False
 
 
 def random_seed() -> int:

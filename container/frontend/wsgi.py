@@ -2,12 +2,15 @@
 
 import os
 import sys
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 # transformers offers its tokenizers without torch, and would import torch if it could: 180 MB
 # and a second in each worker for nothing.
 sys.modules["torch"] = None  # type: ignore[assignment]
 os.environ["TRANSFORMERS_NO_ADVISORY_WARNINGS"] = "1"  # it would advise to install torch
 
+import gevent
 from flask import Flask
 
 from container import logs
@@ -15,6 +18,8 @@ from container.frontend.app import Options, create_app
 from container.frontend.engine_client import EngineClient
 from container.frontend.service import Service, tokenizer_loader
 from container.settings import ENGINE_ADDRESS, Settings
+
+T = TypeVar("T")
 
 
 def application() -> Flask:
@@ -24,4 +29,11 @@ def application() -> Flask:
     engine = EngineClient(os.environ[ENGINE_ADDRESS])
     engine.start()
     load = tokenizer_loader(trust_remote_code=settings.trust_remote_code)
-    return create_app(Service(engine, load), Options.from_settings(settings))
+    service = Service(engine, load, _in_thread)
+    return create_app(service, Options.from_settings(settings))
+
+
+def _in_thread(function: Callable[..., T], *args: Any, **kwargs: Any) -> T:
+    """Run a function in a native thread; the other greenlets go on meanwhile."""
+    result: T = gevent.get_hub().threadpool.apply(function, args, kwargs)
+    return result

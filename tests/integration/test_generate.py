@@ -152,6 +152,9 @@ BAD = [
     ({"inputs": "a", "parameters": {"temperature": "hot"}}, 422, "`parameters.temperature`"),
     ({"inputs": "a", "parameters": {"top_p": 1.5}}, 422, "`top_p`"),
     ({"inputs": "a", "parameters": {"top_k": 0}}, 422, "`top_k`"),
+    ({"inputs": "a", "parameters": {"top_k": 10**400}}, 422, "`top_k`"),
+    ({"inputs": "a", "parameters": {"seed": 2**64}}, 422, "`seed`"),
+    ({"inputs": "a", "parameters": {"repetition_penalty": 10**400}}, 422, "repetition_penalty`"),
     ({"inputs": "a", "parameters": {"max_new_tokens": 0}}, 422, "`max_new_tokens`"),
     ({"inputs": "a", "parameters": {"max_new_tokens": 5000}}, 422, "must be <= 2048"),
     ({"inputs": "a", "parameters": {"max_new_tokens": 1.5}}, 422, "`parameters.max_new_tokens`"),
@@ -234,3 +237,27 @@ def test_penalties_and_filters_change_the_text(server: Server) -> None:
     )
     for parameter in ({"typical_p": 0.9}, {"frequency_penalty": 1.0}, {"top_k": 3}):
         assert _text(server, max_new_tokens=5, seed=1, **parameter)
+
+
+EXTREMES = [
+    {"temperature": 1e-300},
+    {"temperature": 1e300},
+    {"repetition_penalty": 1e300},
+    {"repetition_penalty": 1e-300},
+    {"top_p": 1e-300},
+    {"typical_p": 1e-300},
+    {"seed": 2**64 - 1, "do_sample": True},
+    {"top_k": 2**31 - 1},
+]
+
+
+@pytest.mark.parametrize("extreme", EXTREMES, ids=str)
+def test_extreme_values_are_served(server: Server, extreme: dict) -> None:
+    body = {"inputs": PROMPT, "parameters": {"max_new_tokens": 3} | extreme}
+    assert _post(server, "/generate", body).status_code == 200
+
+
+def test_a_long_text_is_refused_with_its_length(server: Server) -> None:
+    response = _post(server, "/generate", {"inputs": "many words " * 50_000})
+    assert response.status_code == 422
+    assert "must have less than 2047 tokens. Given: " in response.json()["error"]

@@ -86,6 +86,7 @@ def check(
     _require(p.top_p is None or 0 < p.top_p <= 1, "top_p", "must be > 0.0 and <= 1.0")
     _require(p.typical_p is None or 0 < p.typical_p <= 1, "typical_p", "must be > 0.0 and <= 1.0")
     _require(p.top_k is None or p.top_k > 0, "top_k", "must be strictly positive")
+    _require(p.top_k is None or p.top_k < 2**31, "top_k", "must be < 2^31")
     is_some = p.max_new_tokens is None or p.max_new_tokens > 0
     _require(is_some, "max_new_tokens", "must be strictly positive")
     num_stops = len(p.stop or [])
