@@ -19,6 +19,11 @@ class Scheduled:
         return self.sequence.num_computed + self.num_tokens
 
     @property
+    def is_decode(self) -> bool:
+        """Whether it computes one token of the completion; all else is a chunk of the prompt."""
+        return self.num_tokens == 1 and self.sequence.num_computed >= self.sequence.prompt_len
+
+    @property
     def samples(self) -> bool:
         """Whether the step reaches the last known token, so that the next one is sampled."""
         return self.end == len(self.sequence.token_ids)

@@ -150,7 +150,7 @@ class Engine:
 
     def _count(self, batch: Batch) -> None:
         self._num_steps += 1
-        decoded = sum(1 for item in batch.items if item.num_tokens == 1)
+        decoded = sum(item.is_decode for item in batch.items)
         self._decode_tokens += decoded
         self._prefill_tokens += batch.num_tokens - decoded
 

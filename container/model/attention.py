@@ -7,7 +7,9 @@ All tokens of a step lie in one row, decodes first, then the prefill chunks:
 
 A decode reads its sequence's blocks and multiplies once for each (sequence, KV head) with the query
 heads of a group as rows: two batched products, softmax in float32. A chunk runs torch's
-scaled_dot_product_attention. Every layer gets the same `PagedStep`, which the runner makes.
+scaled_dot_product_attention on whole blocks: with lengths that are multiples of the block size, a
+token's result has the same bits however its prompt was cut into chunks and whatever of it was
+cached. Every layer gets the same `PagedStep`, which the runner makes.
 """
 
 from dataclasses import dataclass, field
@@ -90,7 +92,8 @@ class PagedStep:
             count = chunk.stop - chunk.start
             first = chunk.context_len - count
             query = torch.arange(first, chunk.context_len, device=chunk.blocks.device)[:, None]
-            position = torch.arange(chunk.context_len, device=chunk.blocks.device)[None, :]
+            length = chunk.blocks.shape[1] * self.cache.block_size
+            position = torch.arange(length, device=chunk.blocks.device)[None, :]
             seen = position <= query
             return seen & (position > query - window) if window is not None else seen
 
@@ -175,14 +178,18 @@ def _prefill(
 ) -> torch.Tensor:
     keys, values = fresh
     count, kv_heads = query.shape[2], keys.shape[1]
-    if chunk.context_len > count:
+    is_whole = chunk.context_len == count
+    if is_whole:
+        padding = chunk.blocks.shape[1] * step.cache.block_size - count
+        keys = torch.nn.functional.pad(keys, (0, 0, 0, padding))
+        values = torch.nn.functional.pad(values, (0, 0, 0, padding))
+    else:
         all_keys, all_values = step.cache.gather(layer, step.block_rows(chunk, kv_heads), 1)
-        keys = all_keys[None, :, : chunk.context_len]
-        values = all_values[None, :, : chunk.context_len]
+        keys, values = all_keys[None], all_values[None]
     per_head = query.shape[1] // kv_heads
     keys = keys.repeat_interleave(per_head, 1)
     values = values.repeat_interleave(per_head, 1)
-    is_plain = chunk.context_len == count and (window is None or count <= window)
+    is_plain = is_whole and (window is None or count <= window)
     if softcap is not None:
         return _softcapped(query, keys, values, step.chunk_mask(chunk, window), scale, softcap)
     out = torch.nn.functional.scaled_dot_product_attention(

@@ -126,9 +126,10 @@ def warm_up(runner: TorchModelRunner, config: EngineConfig) -> None:
     """Run a prompt and a few single tokens, so that the first request finds all things made."""
     prompt_len = min(8, config.max_input_tokens)
     sequence = Sequence(0, [0] * prompt_len, SamplingParams(max_new_tokens=1))
-    sequence.block_table = list(range(-(-prompt_len // config.block_size)))
+    sequence.block_table = list(range(-(-(prompt_len + 1) // config.block_size)))
     runner.execute(Batch((Scheduled(sequence, prompt_len),)))
-    sequence.num_computed = prompt_len - 1
+    sequence.token_ids.append(0)
+    sequence.num_computed = prompt_len
     runner.execute(Batch((Scheduled(sequence, 1),)))
 
 

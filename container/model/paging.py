@@ -88,7 +88,8 @@ def _paged_logits(
     count = ids.shape[1]
     cache = KVCache(layers, num_blocks=count, block_size=2, dtype=dtype, device=device)
     runner = TorchModelRunner(module, cache, device)
-    sequence = Sequence(0, ids[0].tolist(), SamplingParams(max_new_tokens=1))
+    sequence = Sequence(0, ids[0, : count // 2].tolist(), SamplingParams(max_new_tokens=count))
+    sequence.token_ids = ids[0].tolist()
     sequence.block_table = list(range(count))
     rows = []
     for num_tokens in [count // 2] + [1] * (count - count // 2):

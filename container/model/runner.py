@@ -36,9 +36,9 @@ class TorchModelRunner:
 
     def execute(self, batch: Batch) -> StepOutput:
         """Run one step."""
-        decodes = [item for item in batch.items if item.num_tokens == 1]
+        decodes = [item for item in batch.items if item.is_decode]
         decodes.sort(key=lambda item: item.end)
-        ordered = decodes + [item for item in batch.items if item.num_tokens > 1]
+        ordered = decodes + [item for item in batch.items if not item.is_decode]
         sampling = [item for item in batch.items if item.samples]
         scoring = [item for item in batch.items if item.num_prompt_logprobs]
         with torch.inference_mode():
@@ -60,7 +60,7 @@ class TorchModelRunner:
         Rows: the last token of each sampling item, then of each scoring item all those that a
         prompt token follows.
         """
-        num_decodes = sum(item.num_tokens == 1 for item in items)
+        num_decodes = sum(item.is_decode for item in items)
         token_ids: list[int] = []
         positions: list[int] = []
         first_row: dict[int, int] = {}

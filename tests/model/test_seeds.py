@@ -32,6 +32,20 @@ def test_a_seed_gives_the_same_ids_alone_and_among_sixteen_others(
     assert among == alone
 
 
+@pytest.mark.parametrize("name", ["llama", "gpt_neox", "gemma3"])
+def test_a_seed_gives_the_same_ids_however_the_prompt_is_chunked_or_cached(name: str) -> None:
+    rnd = random.Random(4)
+    for seed in range(6):
+        prompt = [rnd.randrange(2, 200) for _ in range(rnd.randint(20, 150))]
+        job = Job(prompt, _sampled(seed))
+        outputs = []
+        for budget in (512, 64, 37, 7):
+            sizes = {"num_blocks": 20, "block_size": 32, "max_batch_tokens": budget}
+            engine = torch_engine(name, torch.bfloat16, **sizes)
+            outputs += [ids(run(engine, [job])[0]), ids(run(engine, [job])[0])]
+        assert all(output == outputs[0] for output in outputs)
+
+
 def test_another_seed_gives_other_ids() -> None:
     jobs = [Job([9, 8, 7], _sampled(seed)) for seed in (1, 2)]
     got = run(torch_engine("llama"), jobs)
