@@ -9,7 +9,7 @@ import click
 
 from container import __version__, logs
 from container.errors import ConfigError
-from container.settings import Settings, markdown_page, shown
+from container.settings import SUPERVISOR_PID, Settings, markdown_page, shown
 
 
 @click.group(help="Serve a language model on /ping and /invocations.")
@@ -61,7 +61,10 @@ def engine(address: str) -> None:
     if not sys.stderr.isatty():
         disable_progress_bars()
     server = EngineServer(
-        address, lambda progress: load_engine(settings, progress), drain_s=settings.drain_s
+        address,
+        lambda progress: load_engine(settings, progress),
+        drain_s=settings.drain_s,
+        parent_pid=int(os.environ[SUPERVISOR_PID]),
     )
     signal.signal(signal.SIGTERM, lambda *_: server.drain())
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal's ^C reaches all; the supervisor acts

@@ -14,8 +14,9 @@ from typing import Any, TypeVar
 
 from container.errors import ConfigError
 
-# Not a setting: the supervisor tells its children where the engine's socket is.
+# Not settings: the supervisor tells its children who it is and where the engine's socket is.
 ENGINE_ADDRESS = "CONTAINER_ENGINE_ADDRESS"
+SUPERVISOR_PID = "CONTAINER_SUPERVISOR_PID"
 SAGEMAKER_MODEL_DIR = Path("/opt/ml/model")
 
 Cast = Callable[[str], Any]

@@ -20,7 +20,7 @@ from typing import TypeAlias
 
 from container import __version__
 from container.errors import ConfigError, ModelLoadError
-from container.settings import ENGINE_ADDRESS, Settings, shown
+from container.settings import ENGINE_ADDRESS, SUPERVISOR_PID, Settings, shown
 
 log = logging.getLogger(__name__)
 
@@ -28,12 +28,13 @@ Process: TypeAlias = "subprocess.Popen[bytes]"
 
 POLL_S = 0.1
 MAX_RESTARTS = 3
-STOP_FRONTENDS_S = 10.0
+# Draining, its slack and this must stay under the 30 s after which SageMaker kills.
+STOP_FRONTENDS_S = 3.0
 # Torch's threads wait for each other by spinning. With the default they spin so long that one busy
 # neighbour process slows a step 15 times; with this, 3 times, and alone as fast (docs/LOG.md).
 SPIN_COUNT = "2000"
 # Beyond its own limit, for an engine that hangs in a step.
-DRAIN_SLACK_S = 2.0
+DRAIN_SLACK_S = 1.0
 # These will not get better by trying again.
 FINAL_EXIT_CODES = (ConfigError.exit_code, ModelLoadError.exit_code)
 ENGINE_KEEPS_DYING = 4
@@ -89,7 +90,8 @@ class Supervisor:
         code = frontends.poll()
         if code is None:
             return None
-        log.error("the HTTP side left with code %d; is port %d taken?", code, self._settings.port)
+        hint = f"; is port {self._settings.port} taken?" if code == 1 else ""
+        log.error("the HTTP side left (%s)%s", _cause(code), hint)
         return FRONTENDS_DIED
 
     def _judge_engine(self, code: int) -> int | None:
@@ -168,6 +170,7 @@ def _child_environ(folder: Path) -> dict[str, str]:
         gentle
         | os.environ
         | {
+            SUPERVISOR_PID: str(os.getpid()),
             ENGINE_ADDRESS: f"ipc://{folder}/engine",
             "PROMETHEUS_MULTIPROC_DIR": str(metrics),
             "TOKENIZERS_PARALLELISM": "false",
@@ -191,7 +194,7 @@ def _is_healthy(base: str) -> bool:
 
 
 def _cause(code: int) -> str:
-    return f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
+    return f"signal {-code}" if code < 0 else f"exit code {code}"
 
 
 def _example(base: str) -> str:

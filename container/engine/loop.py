@@ -27,6 +27,7 @@ class EngineConfig:
     max_input_tokens: int
     max_total_tokens: int
     max_requests: int = 128
+    vocabulary: int = 2**31
 
     def __post_init__(self) -> None:
         """A longest sequence that does not fit the cache could never finish."""
@@ -162,6 +163,8 @@ class Engine:
         if new_tokens < 1:
             raise InvalidParameter("max_new_tokens must be at least 1")
         config = self.config
+        if not 0 <= min(message.prompt_ids) <= max(message.prompt_ids) < config.vocabulary:
+            raise InvalidParameter(f"the prompt has ids outside 0 to {config.vocabulary - 1}")
         if num_tokens > config.max_input_tokens:
             raise PromptTooLong(
                 f"the prompt has {num_tokens} tokens; the limit is {config.max_input_tokens}"

@@ -47,7 +47,7 @@ Load = Callable[[Progress], tuple[Engine, EngineInfo]]
 class EngineServer:
     """Serves one engine to any number of frontends until it is drained."""
 
-    def __init__(self, address: str, load: Load, *, drain_s: float) -> None:
+    def __init__(self, address: str, load: Load, *, drain_s: float, parent_pid: int) -> None:
         self._load = load
         self._drain_s = drain_s
         self._state: EngineState = "loading"
@@ -58,7 +58,7 @@ class EngineServer:
         self._frontends: set[bytes] = set()
         self._drain_until: float | None = None
         self._next_status = 0.0
-        self._parent = os.getppid()
+        self._parent_pid = parent_pid
         self._socket = _bind(address)
 
     def drain(self) -> None:
@@ -99,7 +99,7 @@ class EngineServer:
     def _is_done(self) -> bool:
         if self._load_error is not None:
             raise self._load_error
-        if os.getppid() != self._parent:
+        if os.getppid() != self._parent_pid:
             log.error("the supervisor is gone; leaving")
             return True
         if self._drain_until is None:

@@ -5,6 +5,7 @@ from typing import Any, TypeVar
 
 from flask import Request
 from pydantic import BaseModel, ConfigDict, ValidationError
+from werkzeug.exceptions import HTTPException
 
 from container.errors import (
     InvalidParameter,
@@ -33,7 +34,7 @@ def read_object(request: Request) -> dict[str, Any]:
             f"content type {kind!r} is not supported; send the header "
             "'Content-Type: application/json'"
         )
-    raw = request.get_data(cache=False)
+    raw = _read(request)
     limit = request.max_content_length
     if request.content_length is None and limit is not None and len(raw) >= limit:
         # Of a chunked body, Werkzeug reads as much as is allowed and drops the rest.
@@ -44,9 +45,28 @@ def read_object(request: Request) -> dict[str, Any]:
         value = json.loads(raw)
     except (ValueError, RecursionError) as error:
         raise MalformedRequest(f"the body is not valid JSON: {error}") from None
+    if rb"\ud" in raw.lower():
+        _refuse_half_characters(value)
     if not isinstance(value, dict):
         raise MalformedRequest(f"the body must be a JSON object, not {_json_type(value)}")
     return value
+
+
+def _read(request: Request) -> bytes:
+    try:
+        return request.get_data(cache=False)
+    except HTTPException:
+        raise
+    except Exception as error:  # gunicorn's own exceptions for chunks that it cannot read
+        raise MalformedRequest(f"the body cannot be read: {error}") from error
+
+
+def _refuse_half_characters(value: object) -> None:
+    """JSON can write half of a surrogate pair, which is no character and has no UTF-8."""
+    try:
+        json.dumps(value, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        raise MalformedRequest("the body has a lone surrogate such as \\ud800") from None
 
 
 def parse(model: type[B], value: dict[str, Any]) -> B:
@@ -59,13 +79,13 @@ def parse(model: type[B], value: dict[str, Any]) -> B:
 
 def _invalid(error: ValidationError) -> InvalidParameter:
     problems = error.errors(include_url=False, include_context=False)
-    first = problems[0]
+    # Of the members of a union, the one that was understood furthest is the one that was meant.
+    first = max(problems, key=lambda problem: len(problem["loc"]))
     path = _path(first["loc"])
     message = first["msg"].removeprefix("Value error, ")
     given = first["input"]
-    shown = "" if first["type"] == "missing" else f", not {_json_type(given)}"
-    if first["type"] in ("value_error", "assertion_error"):
-        shown = ""
+    is_typed = first["type"].endswith("_type") and not isinstance(given, int | float)
+    shown = f", not {_json_type(given)}" if is_typed else ""
     more = f" (and {len(problems) - 1} more problems)" if len(problems) > 1 else ""
     return InvalidParameter(f"`{path}`: {message}{shown}{more}", field=path)
 

@@ -161,6 +161,9 @@ class RunningRequest:
             event, self._peeked = self._peeked, None
             return event
         token = self.stream.next_event(timeout_s)
+        # Tokens of a sequence may still come after a stop string has ended it here.
+        while token is not None and self.completions[token.seq_index].finish_reason is not None:
+            token = self.stream.next_event(timeout_s)
         if token is None:
             return None
         self.last_token_at = time.monotonic()

@@ -1,6 +1,6 @@
 """The frontend's end of the socket to the engine: one client for each worker process.
 
-The only module that knows gevent. A greenlet reads the socket and hands each event to the stream
+The only module that starts greenlets. One reads the socket and hands each event to the stream
 that waits for it; a second one watches the connection, so that the death of the engine is noticed
 at once. After it every open stream gets `Unavailable`, and the socket connects again by itself.
 """
@@ -140,9 +140,11 @@ class EngineClient:
         self._streams[stream.request_id] = stream
         try:
             self._send(Submit(stream.request_id, prompt_ids, params, num_sequences))
-        except zmq.Again:
+        except BaseException as error:
             del self._streams[stream.request_id]
-            raise Overloaded("the engine does not keep up", retry_after_s=1) from None
+            if isinstance(error, zmq.Again):
+                raise Overloaded("the engine does not keep up", retry_after_s=1) from None
+            raise
         return stream
 
     def forget(self, stream: ZmqTokenStream, seq_index: int | None) -> None:

@@ -6,7 +6,7 @@ import threading
 import time
 
 from container import logs
-from container.settings import Settings
+from container.settings import SUPERVISOR_PID, Settings
 
 _settings = Settings.from_environ(os.environ)
 logs.configure(_settings.log_level, json_output=_settings.json_output)
@@ -22,7 +22,7 @@ keepalive = 75
 # A worker whose event loop is stuck for this long is replaced. Long answers are not affected.
 timeout = 120
 # The engine has drained before gunicorn is told to stop; what remains is sending.
-graceful_timeout = 5
+graceful_timeout = 2
 control_socket_disable = True
 accesslog = None
 loglevel = "warning"
@@ -39,7 +39,7 @@ logconfig_dict = {
 
 def when_ready(_server: object) -> None:
     """Watch the supervisor: without it nobody would ever stop this process."""
-    parent = os.getppid()
+    parent = int(os.environ[SUPERVISOR_PID])
 
     def watch() -> None:
         while os.getppid() == parent:

@@ -6,6 +6,7 @@ of answer is sent.
 
 import os
 import secrets
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -62,7 +63,7 @@ class Service:
         self._load_tokenizer = load_tokenizer
         self._offload = offload
         self._tokenizer: Tokenizer | None = None
-        self._is_loading = False
+        self._loading = threading.Lock()
         self.started_at = time.time()
 
     @property
@@ -103,6 +104,12 @@ class Service:
             ids = ids[-truncate:]
         if not ids:
             raise InvalidParameter(f"`{names.prompt}` cannot be empty", field=names.prompt)
+        if max(ids) >= info.vocabulary:
+            raise InvalidParameter(
+                f"`{names.prompt}` has a token that the model does not have (id {max(ids)} of "
+                f"{info.vocabulary})",
+                field=names.prompt,
+            )
         if len(ids) > info.max_input_tokens:
             raise PromptTooLong(
                 f"`{names.prompt}` must have less than {info.max_input_tokens} tokens. "
@@ -172,17 +179,10 @@ class Service:
         if status.info is None or status.state == "loading":
             raise Unavailable(f"the model is loading: {status.detail}", retry_after_s=5)
         if self._tokenizer is None:
-            self._tokenizer = self._load(status.info)
+            with self._loading:  # the first request loads, those beside it wait
+                if self._tokenizer is None:
+                    self._tokenizer = self._offload(self._load_tokenizer, status.info)
         return status.info, self._tokenizer
-
-    def _load(self, info: EngineInfo) -> Tokenizer:
-        if self._is_loading:
-            raise Unavailable("the tokenizer is loading", retry_after_s=1)
-        self._is_loading = True
-        try:
-            return self._offload(self._load_tokenizer, info)
-        finally:
-            self._is_loading = False
 
 
 def random_seed() -> int:

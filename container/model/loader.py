@@ -6,6 +6,7 @@ The composition root of the engine process; runs once, reports each stage in a l
 import logging
 import os
 from pathlib import Path
+from typing import Any
 
 import torch
 import transformers
@@ -15,6 +16,7 @@ from transformers import (
     AutoModelForCausalLM,
     GenerationConfig,
     PretrainedConfig,
+    PreTrainedModel,
 )
 from transformers.models.auto.modeling_auto import (
     MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
@@ -95,26 +97,45 @@ def load_model(
 ) -> LoadedModel:
     """Load a causal language model and plug paged attention into it. Raises ModelLoadError."""
     config = _load_config(path, trust_remote_code)
+    loaded: tuple[PreTrainedModel, dict[str, Any]]
     try:
-        module = AutoModelForCausalLM.from_pretrained(
+        loaded = AutoModelForCausalLM.from_pretrained(  # type: ignore[assignment]  # by the flag
             path,
+            output_loading_info=True,
             config=config,
             dtype=dtype,
             trust_remote_code=trust_remote_code,
             attn_implementation="eager",  # the reference that paged attention is checked against
         )
-    except (OSError, ValueError, KeyError, RuntimeError, ImportError) as error:
-        raise ModelLoadError(f"{path}: the model cannot be loaded: {_first_line(error)}") from error
+    except Exception as error:  # a broken checkpoint fails anywhere in transformers
+        raise ModelLoadError(f"{path}: the model cannot be loaded: {_told(error)}") from error
+    module, facts = loaded
+    missing = sorted(facts["missing_keys"])
+    if missing:
+        raise ModelLoadError(
+            f"{path}: the weights lack {len(missing)} tensors that config.json calls for, such as "
+            f"{missing[0]}"
+        )
     module.to(device)  # type: ignore[arg-type]  # transformers types it for its own decorator
     module.eval()
-    return prepare(module, dtype, device)
+    try:
+        return prepare(module, dtype, device)
+    except ModelLoadError:
+        raise
+    except Exception as error:  # sizes in config.json that do not fit each other
+        raise ModelLoadError(f"{path}: the model cannot be run: {_told(error)}") from error
 
 
 def end_token_ids(path: Path, config: PretrainedConfig) -> frozenset[int]:
     """Ids that end a completion: generation_config.json's, else config.json's."""
     found = config.eos_token_id
     if (path / "generation_config.json").is_file():
-        generation = GenerationConfig.from_pretrained(path)
+        try:
+            generation = GenerationConfig.from_pretrained(path)
+        except Exception as error:  # see load_model
+            raise ModelLoadError(
+                f"{path}/generation_config.json cannot be used: {_told(error)}"
+            ) from error
         found = generation.eos_token_id if generation.eos_token_id is not None else found
     if found is None:
         log.warning("the model names no end token; only length and stop strings end a completion")
@@ -136,15 +157,13 @@ def warm_up(runner: TorchModelRunner, config: EngineConfig) -> None:
 def _load_config(path: Path, trust_remote_code: bool) -> PretrainedConfig:
     try:
         config = AutoConfig.from_pretrained(path, trust_remote_code=trust_remote_code)
-    except (ValueError, KeyError, OSError) as error:
+    except Exception as error:  # see load_model
         hint = (
             "; set HF_MODEL_TRUST_REMOTE_CODE=true if you trust the model's own code"
             if "trust_remote_code" in str(error)
             else f" (transformers {transformers.__version__})"
         )
-        raise ModelLoadError(
-            f"{path}/config.json cannot be used: {_first_line(error)}{hint}"
-        ) from error
+        raise ModelLoadError(f"{path}/config.json cannot be used: {_told(error)}{hint}") from error
     is_encoder = (
         getattr(config, "is_decoder", None) is False
         and config.model_type in MODEL_FOR_MASKED_LM_MAPPING_NAMES
@@ -179,5 +198,7 @@ def _name(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")
 
 
-def _first_line(error: BaseException) -> str:
-    return str(error).strip().split("\n")[0][:400]
+def _told(error: BaseException) -> str:
+    """An exception in a line; its kind too, since many messages mean little without it."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return f"{type(error).__name__}: {' '.join(lines)[:400]}"

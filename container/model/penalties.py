@@ -16,6 +16,7 @@ from container.engine.sequence import Sequence
 from container.messages import SamplingParams
 
 WATERMARK_KEY = 15_485_863
+LARGEST = 1e30
 
 Wants = Callable[[SamplingParams], bool]
 
@@ -52,7 +53,8 @@ def penalise(logits: torch.Tensor, sequences: list[Sequence], counts: TokenCount
         selected = torch.where(told > 0, penalised, selected)
         share = told / told.sum(-1, keepdim=True).clamp_(min=1.0)
         penalty = _column(logits, sequences, rows, lambda p: p.context_frequency_penalty)
-        logits[rows] = selected - share * penalty
+        # A tiny or huge penalty must not make infinities, which would hide or equal all others.
+        logits[rows] = (selected - share * penalty).clamp_(-LARGEST, LARGEST)
     rows, told = _counted(logits, sequences, counts, _penalises_completion, from_prompt=False)
     if rows:
         frequency = _column(logits, sequences, rows, lambda p: p.frequency_penalty)

@@ -83,8 +83,8 @@ def _warp(logits: torch.Tensor, sequences: list[Sequence]) -> None:
 
 
 def _divisor(params: SamplingParams) -> float:
-    # Below this the quotient could overflow, and the most likely token has all the mass anyway.
-    return 1.0 if params.is_greedy else max(params.temperature, 1e-6)
+    # Beyond these the quotient could overflow, or hidden tokens come back; nothing else changes.
+    return 1.0 if params.is_greedy else min(max(params.temperature, 1e-6), 1e6)
 
 
 def _keep_nucleus(logits: torch.Tensor, rows: list[int], top_ps: list[float]) -> None:

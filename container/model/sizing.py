@@ -59,6 +59,7 @@ def size_engine(settings: Settings, model: LoadedModel) -> EngineConfig:
         max_input_tokens=longest_input,
         max_total_tokens=longest,
         max_requests=settings.max_concurrent_requests,
+        vocabulary=model.config.vocab_size,
     )
 
 

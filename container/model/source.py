@@ -35,9 +35,9 @@ class ModelFiles:
     path: Path
     sha: str | None
 
-    def config(self) -> dict[str, Any]:
+    def config(self) -> Any:
         """Read config.json."""
-        return dict(json.loads((self.path / "config.json").read_text()))
+        return json.loads((self.path / "config.json").read_text())
 
 
 def find_model(model_id: str, *, revision: str | None, token: str | None) -> ModelFiles:
@@ -93,9 +93,11 @@ def _checked(files: ModelFiles) -> ModelFiles:
             hint = "; it holds an adapter, not a whole model"
         raise ModelLoadError(f"{path}: config.json is missing{hint}")
     try:
-        files.config()
+        is_object = isinstance(files.config(), dict)
     except ValueError as error:
         raise ModelLoadError(f"{path}/config.json is not valid JSON: {error}") from error
+    if not is_object:
+        raise ModelLoadError(f"{path}/config.json is not a JSON object")
     if not any(path.glob("*.safetensors")) and not any(path.glob("*.bin")):
         raise ModelLoadError(f"{path}: the weights are missing (no *.safetensors and no *.bin)")
     if not any((path / name).is_file() for name in TOKENIZER_FILES):

@@ -151,6 +151,14 @@ def test_empty_requests_are_refused(length: int, new: int) -> None:
         _submit(_engine(), 1, length, new)
 
 
+def test_ids_that_the_model_lacks_are_refused() -> None:
+    config = engine_config(vocabulary=100)
+    engine = Engine(ScriptedRunner(), config, end_token_ids=[])
+    for bad in (100, -1):
+        with pytest.raises(InvalidParameter):
+            engine.submit(b"a", Submit(1, [5, bad], SamplingParams(1)))
+
+
 def test_a_cache_smaller_than_the_longest_sequence_is_a_mistake() -> None:
     with pytest.raises(ValueError, match="more than the cache"):
         engine_config(num_blocks=2)

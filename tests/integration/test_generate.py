@@ -160,6 +160,7 @@ BAD = [
     ({"inputs": "a", "parameters": {"max_new_tokens": 1.5}}, 422, "`parameters.max_new_tokens`"),
     ({"inputs": "a", "parameters": {"stop": "x"}}, 422, "`parameters.stop`"),
     ({"inputs": "a", "parameters": {"stop": ["a"] * 5}}, 422, "`stop` supports up to 4"),
+    ({"inputs": "a", "parameters": {"stop": [""]}}, 422, "`stop` must not contain an empty"),
     ({"inputs": "a", "parameters": {"seed": -1}}, 422, "`seed`"),
     ({"inputs": "a", "parameters": {"truncate": 0}}, 422, "`truncate`"),
     ({"inputs": "a", "parameters": {"watermark": "x"}}, 422, "`parameters.watermark`"),
@@ -243,7 +244,7 @@ EXTREMES = [
     {"temperature": 1e-300},
     {"temperature": 1e300},
     {"repetition_penalty": 1e300},
-    {"repetition_penalty": 1e-300},
+    {"repetition_penalty": 1e-300, "details": True},
     {"top_p": 1e-300},
     {"typical_p": 1e-300},
     {"seed": 2**64 - 1, "do_sample": True},
@@ -254,7 +255,10 @@ EXTREMES = [
 @pytest.mark.parametrize("extreme", EXTREMES, ids=str)
 def test_extreme_values_are_served(server: Server, extreme: dict) -> None:
     body = {"inputs": PROMPT, "parameters": {"max_new_tokens": 3} | extreme}
-    assert _post(server, "/generate", body).status_code == 200
+    response = _post(server, "/generate", body)
+    assert response.status_code == 200
+    details = response.json().get("details", {"tokens": []})
+    assert all(token["logprob"] is not None for token in details["tokens"])
 
 
 def test_a_long_text_is_refused_with_its_length(server: Server) -> None:

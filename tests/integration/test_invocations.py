@@ -34,6 +34,8 @@ def test_json_content_types_are_read(server: Server, content_type: str | None) -
         (b"{", "application/json", 400, "not valid JSON"),
         (b"\xff\xfe\x00", "application/json", 400, "not valid JSON"),
         (b"[" * 100_000, "application/json", 400, "not valid JSON"),
+        (b'{"inputs": "\\ud800"}', "application/json", 400, "lone surrogate"),
+        (b'{"messages": [], "model": "\\uD83D"}', "application/json", 400, "lone surrogate"),
         (b"[1]", "application/json", 400, "must be a JSON object"),
         (b"{}", "application/json", 400, "neither `inputs` nor `messages`"),
         (b"a,b", "text/csv", 415, "text/csv"),
@@ -53,6 +55,18 @@ def test_a_chunked_body_over_the_limit_is_refused(server: Server) -> None:
     headers = {"Content-Type": "application/json"}
     response = requests.post(f"{server.url}/generate", data=chunks, headers=headers, timeout=60)
     assert response.status_code == 413
+
+
+def test_a_broken_chunked_body_is_a_400(server: Server) -> None:
+    head = b"POST /generate HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
+    with socket.create_connection(("127.0.0.1", server.port), timeout=10) as raw:
+        raw.sendall(head + b"zz\r\n{}\r\n0\r\n\r\n")
+        assert b" 400 " in raw.recv(100)
+
+
+def test_whole_surrogate_pairs_are_text(server: Server) -> None:
+    body = b'{"inputs": "\\ud83c\\udf89", "parameters": {"max_new_tokens": 1}}'
+    assert _send(server, body, "application/json").status_code == 200
 
 
 def test_unknown_fields_are_ignored(server: Server) -> None:

@@ -9,8 +9,10 @@ import threading
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 import requests
+from transformers import AutoTokenizer
 
 from tests.support.servers import DEMO_MODEL, Server, serving, spawn, wait_for
 
@@ -105,7 +107,8 @@ def test_a_killed_frontend_is_replaced_and_its_requests_are_aborted(
         server.frontends()[0].kill()
         wait_for(lambda: len(server.frontends()) == 1, 20)
         wait_for(lambda: server.metric("tgi_batch_current_size") == 0, 20)
-        assert requests.post(f"{server.url}/generate", json=SHORT, timeout=60).ok
+        answer = requests.post(f"{server.url}/generate", json=SHORT, timeout=60)
+        assert answer.ok, answer.text + server.log
 
 
 def test_sigterm_lets_streams_finish_and_exits_with_0(tmp_path: Path, endless_model: Path) -> None:
@@ -140,7 +143,7 @@ def test_a_client_that_leaves_frees_its_blocks(tmp_path: Path, endless_model: Pa
     with serving(tmp_path / "log", endless_model) as server:
         url = f"{server.url}/generate_stream"
         with requests.post(url, json=LONG, stream=True, timeout=60) as response:
-            next(response.iter_lines(chunk_size=1))
+            assert response.status_code == 200, response.text
             wait_for(lambda: server.metric("engine_blocks_used") > 0, 20)
         wait_for(lambda: server.metric("engine_blocks_used") == 0, 20)
 
@@ -148,7 +151,7 @@ def test_a_client_that_leaves_frees_its_blocks(tmp_path: Path, endless_model: Pa
         head = f"POST /generate HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n\r\n"
         with socket.create_connection(("127.0.0.1", server.port)) as raw:
             raw.sendall(head.encode() + body)
-            wait_for(lambda: server.metric("engine_blocks_used") > 0, 20)
+            wait_for(lambda: server.metric("engine_blocks_used") > 0, 20, lambda: server.log)
         wait_for(lambda: server.metric("engine_blocks_used") == 0, 20)
         assert server.metric("tgi_request_aborted") == 2
 
@@ -193,6 +196,15 @@ def _accepts(port: int) -> bool:
         return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
+def test_a_supervisor_killed_during_the_start_leaves_nothing_behind(tmp_path: Path) -> None:
+    server = spawn(tmp_path / "log")
+    wait_for(lambda: len(psutil.Process(server.process.pid).children()) == 2, 20)
+    children = psutil.Process(server.process.pid).children(recursive=True)
+    server.process.kill()
+    server.process.wait()
+    wait_for(lambda: not any(child.is_running() for child in children), 30)
+
+
 def test_a_killed_supervisor_takes_everything_with_it(tmp_path: Path) -> None:
     server = spawn(tmp_path / "log")
     server.wait_ready()
@@ -203,13 +215,19 @@ def test_a_killed_supervisor_takes_everything_with_it(tmp_path: Path) -> None:
     wait_for(lambda: not _accepts(server.port), 20)
 
 
-def _broken(tmp_path: Path, *, without: str = "", config: str | None = None) -> Path:
+def _broken(
+    tmp_path: Path, *, without: str = "", write: tuple[str, str] = ("", ""), **config: object
+) -> Path:
+    """The demo model without a file, with another content of one, or with changes of its config."""
     folder = tmp_path / "model"
     shutil.copytree(DEMO_MODEL, folder)
     if without:
         (folder / without).unlink()
-    if config is not None:
-        (folder / "config.json").write_text(config)
+    if write[0]:
+        (folder / write[0]).write_text(write[1])
+    if config:
+        path = folder / "config.json"
+        path.write_text(json.dumps(json.loads(path.read_text()) | config))
     return folder
 
 
@@ -219,9 +237,16 @@ def _broken(tmp_path: Path, *, without: str = "", config: str | None = None) -> 
         ({"without": "config.json"}, "config.json is missing"),
         ({"without": "model.safetensors"}, "weights are missing"),
         ({"without": "tokenizer.json"}, "tokenizer is missing"),
-        ({"config": "{"}, "not valid JSON"),
-        ({"config": '{"model_type": "bert", "vocab_size": 100}'}, "does not generate text"),
-        ({"config": '{"model_type": "no_such_model"}'}, "no_such_model"),
+        ({"write": ("config.json", "{")}, "not valid JSON"),
+        ({"write": ("config.json", "[]")}, "not a JSON object"),
+        ({"write": ("config.json", '{"model_type": "bert"}')}, "does not generate text"),
+        ({"write": ("config.json", '{"model_type": "no_such_model"}')}, "no_such_model"),
+        ({"write": ("model.safetensors", "x" * 100)}, "cannot be loaded"),
+        ({"write": ("tokenizer.json", "{")}, "tokenizer cannot be loaded"),
+        ({"write": ("generation_config.json", "{")}, "generation_config.json cannot be used"),
+        ({"num_hidden_layers": 8}, "the weights lack"),
+        ({"intermediate_size": 100}, "cannot be loaded"),
+        ({"num_attention_heads": 0}, "the model cannot be"),
     ],
     ids=lambda value: str(value)[:40],
 )
@@ -289,3 +314,17 @@ def test_only_the_temporary_folder_is_written(tmp_path: Path) -> None:
 
 def _own_folders(folder: Path) -> list[str]:
     return [name for name in os.listdir(folder) if name.startswith("container-")]
+
+
+def test_a_token_that_the_model_lacks_is_the_clients_fault(tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    shutil.copytree(DEMO_MODEL, folder)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer.add_tokens(["<extra>"])
+    tokenizer.save_pretrained(folder)
+    with serving(tmp_path / "log", folder) as server:
+        body = {"inputs": "hi <extra>", "parameters": {"max_new_tokens": 2}}
+        refused = requests.post(f"{server.url}/generate", json=body, timeout=30)
+        assert refused.status_code == 422
+        assert "a token that the model does not have" in refused.json()["error"]
+        assert server.ping().status_code == 200

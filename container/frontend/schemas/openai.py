@@ -45,7 +45,7 @@ class ChatRequest(Body):
     """A conversation to be continued. Sampling is on unless `temperature` is 0."""
 
     messages: list[Message]
-    model: str | None = None
+    model: str | None = Field(default=None, max_length=1000)
     max_tokens: int | None = None
     max_completion_tokens: int | None = None
     temperature: float | None = None
@@ -68,6 +68,8 @@ class ChatRequest(Body):
     ignore_eos: bool | None = False
     tools: list[dict[str, Any]] | None = None
     tool_choice: Any = None
+    functions: list[Any] | None = None
+    function_call: Any = None
     response_format: dict[str, Any] | None = None
 
     @property
@@ -88,8 +90,8 @@ class ChatRequest(Body):
         """`logit_bias` with ids as numbers. Raises InvalidParameter for what is no id."""
         biases = {}
         for name, bias in (self.logit_bias or {}).items():
-            is_id = name.isdecimal() and int(name) < vocabulary
-            _require(is_id, "logit_bias", f"has the key {name!r}, which is not a token id")
+            is_id = name.isdecimal() and len(name) < 12 and int(name) < vocabulary
+            _require(is_id, "logit_bias", f"has the key {name[:20]!r}, which is not a token id")
             _within(bias, "logit_bias", -100, 100)
             biases[int(name)] = bias
         return biases
@@ -104,6 +106,8 @@ class ChatRequest(Body):
 NOT_OFFERED: dict[str, tuple[Any, ...]] = {
     "tools": (None, []),
     "tool_choice": (None, "none", "auto"),
+    "functions": (None, []),
+    "function_call": (None, "none", "auto"),
     "response_format": (None, {"type": "text"}),
 }
 MAX_TOP_LOGPROBS = 20  # OpenAI's own limit
@@ -133,6 +137,7 @@ def check(request: ChatRequest, limits: RequestLimits, vocabulary: int) -> None:
         "stop",
         f"supports up to {limits.max_stops} stop sequences. Given: {len(r.stops)}",
     )
+    _require(all(r.stops), "stop", "must not contain an empty string")
     _within(r.top_logprobs, "top_logprobs", 0, MAX_TOP_LOGPROBS)
     _require(bool(r.logprobs) or not r.top_logprobs, "top_logprobs", "needs `logprobs`: true")
     for token_id in r.stop_token_ids or []:

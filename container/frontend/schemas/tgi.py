@@ -95,6 +95,7 @@ def check(
         "stop",
         f"supports up to {limits.max_stops} stop sequences. Given: {num_stops}",
     )
+    _require(all(p.stop or []), "stop", "must not contain an empty string")
     _require(p.seed is None or 0 <= p.seed < 2**64, "seed", "must be >= 0 and < 2^64")
     _require(
         p.top_n_tokens is None or 0 <= p.top_n_tokens <= limits.max_top_tokens,
