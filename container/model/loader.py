@@ -46,9 +46,12 @@ def load_engine(settings: Settings, progress: Progress) -> tuple[Engine, EngineI
     dtype = choose_dtype(settings.dtype, device)
     progress(f"looking for {settings.model_source()}")
     files = find_model(settings.model_source(), revision=settings.revision, token=settings.hf_token)
+    model_config = load_config(files.path, trust_remote_code=settings.trust_remote_code)
     Tokenizer.from_folder(files.path, trust_remote_code=settings.trust_remote_code)
     progress(f"loading weights as {_name(dtype)} on {device.type}")
-    model = load_model(files.path, dtype, device, trust_remote_code=settings.trust_remote_code)
+    model = load_model(
+        files.path, model_config, dtype, device, trust_remote_code=settings.trust_remote_code
+    )
     progress("sizing the KV cache")
     config = size_engine(settings, model)
     cache = KVCache(
@@ -93,10 +96,14 @@ def choose_dtype(name: str, device: torch.device) -> torch.dtype:
 
 
 def load_model(
-    path: Path, dtype: torch.dtype, device: torch.device, *, trust_remote_code: bool = False
+    path: Path,
+    config: PretrainedConfig,
+    dtype: torch.dtype,
+    device: torch.device,
+    *,
+    trust_remote_code: bool = False,
 ) -> LoadedModel:
     """Load a causal language model and plug paged attention into it. Raises ModelLoadError."""
-    config = _load_config(path, trust_remote_code)
     loaded: tuple[PreTrainedModel, dict[str, Any]]
     try:
         loaded = AutoModelForCausalLM.from_pretrained(  # type: ignore[assignment]  # by the flag
@@ -154,7 +161,8 @@ def warm_up(runner: TorchModelRunner, config: EngineConfig) -> None:
     runner.execute(Batch((Scheduled(sequence, 1),)))
 
 
-def _load_config(path: Path, trust_remote_code: bool) -> PretrainedConfig:
+def load_config(path: Path, *, trust_remote_code: bool = False) -> PretrainedConfig:
+    """Read config.json and check that it is of a language model. Raises ModelLoadError."""
     try:
         config = AutoConfig.from_pretrained(path, trust_remote_code=trust_remote_code)
     except Exception as error:  # see load_model

@@ -246,7 +246,7 @@ def _broken(
         ({"write": ("generation_config.json", "{")}, "generation_config.json cannot be used"),
         ({"num_hidden_layers": 8}, "the weights lack"),
         ({"intermediate_size": 100}, "cannot be loaded"),
-        ({"num_attention_heads": 0}, "the model cannot be"),
+        ({"num_attention_heads": 0}, "config.json cannot be used: ZeroDivisionError"),
     ],
     ids=lambda value: str(value)[:40],
 )
