@@ -10,16 +10,25 @@ from rich.table import Table
 # Above these, in cores, the machine was not as quiet as the method asks for.
 IDLE_SIDE_LIMIT = 0.03
 OTHERS_LIMIT = 0.1
+FILE_WIDTH = 120
 SIDES = ("ours", "peer")
+
+
+def make_console() -> Console:
+    """A console whose lines stay whole; in a file it is as wide as the table wants to be."""
+    console = Console(highlight=False, soft_wrap=True)
+    if not console.is_terminal:
+        console.width = FILE_WIDTH
+    return console
 
 
 def show(console: Console, levels: list[Level], machine: dict[str, Any]) -> None:
     """Print the table, the pings and what disturbed the run."""
     table = Table(title="Whole run; times in ms, p50 / p99", title_justify="left")
-    table.add_column("clients", justify="right")
-    table.add_column("side")
-    for heading in ("tok/s", "rounds", "first token", "between tokens", "ours / peer"):
-        table.add_column(heading, justify="right", no_wrap=True)
+    for heading in ("clients", "side", "tok/s"):
+        table.add_column(heading, justify="left" if heading == "side" else "right", no_wrap=True)
+    for heading in ("rounds", "first token", "between tokens", "ours / peer"):
+        table.add_column(heading, justify="right")
     for level in levels:
         table.add_row(str(level.clients), "ours", *_cells(level.ours), _ratios(level))
         if level.peer:

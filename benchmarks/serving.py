@@ -158,7 +158,7 @@ def main(
 ) -> None:
     """Measure throughput, latency and /ping of the server, beside transformers' own batching."""
     processes.unwind_on_signals()
-    console = Console(highlight=False, soft_wrap=True)
+    console = report.make_console()
     try:
         result = _run(Plan(**plan), console, no_peer=no_peer, url=url, model_dir=model_dir)
     except (load.LoadError, processes.ChildFailed, OSError) as error:
