@@ -11,7 +11,7 @@ from container.frontend import problems
 from container.frontend.answers import CLIENT_GONE_STATUS, ClientGone
 from container.frontend.limits import RequestLimits
 from container.frontend.metrics import Metrics
-from container.frontend.routes import health, openai, sagemaker, tgi
+from container.frontend.routes import health, openai, sagemaker, tgi, tokens
 from container.frontend.routes.openai import OpenAIDialect
 from container.frontend.routes.tgi import TgiDialect
 from container.frontend.service import Service
@@ -50,6 +50,7 @@ def create_app(service: Service, options: Options) -> Flask:
     app.register_blueprint(health.blueprint(service, metrics, options.limits))
     app.register_blueprint(tgi.blueprint(tgi_dialect))
     app.register_blueprint(openai.blueprint(openai_dialect))
+    app.register_blueprint(tokens.blueprint(service, openai_dialect))
     app.register_blueprint(
         sagemaker.blueprint(tgi_dialect, openai_dialect, messages_api=options.messages_api)
     )

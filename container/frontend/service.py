@@ -18,7 +18,7 @@ from container.frontend.engine_client import EngineConnection
 from container.messages import EngineInfo, SamplingParams, Status
 from container.text.detokenizer import Detokenizer
 from container.text.stop_strings import StopStrings
-from container.text.tokenizer import Tokenizer
+from container.text.tokenizer import Piece, Tokenizer
 
 LoadTokenizer = Callable[[EngineInfo], Tokenizer]
 T = TypeVar("T")
@@ -117,6 +117,12 @@ class Service:
                 field=names.prompt,
             )
         return ids
+
+    def pieces(self, text: str, *, add_special_tokens: bool = True) -> list[Piece]:
+        """Turn a text of any length into tokens and say where each comes from."""
+        tokenizer = self.tokenizer
+        run = self._offload if len(text) > LONG_TEXT else call
+        return run(tokenizer.pieces, text, add_special_tokens=add_special_tokens)
 
     def room_for(self, num_prompt_tokens: int, wanted: int | None, names: FieldNames) -> int:
         """How many new tokens a request may have; all that fit when it does not say.

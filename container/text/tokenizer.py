@@ -1,6 +1,8 @@
 """The served model's tokenizer and chat template; transformers underneath, never torch."""
 
+import itertools
 import logging
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +11,16 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 from container.errors import ModelLoadError, TemplateFailed
 
 log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """A token and the part of the text that it stands for; `start` and `stop` count bytes."""
+
+    token_id: int
+    text: str
+    start: int
+    stop: int
 
 
 class Tokenizer:
@@ -41,6 +53,25 @@ class Tokenizer:
         """Turn text into ids."""
         ids: list[int] = self._inner(text, add_special_tokens=add_special_tokens)["input_ids"]
         return ids
+
+    def pieces(self, text: str, *, add_special_tokens: bool) -> list[Piece]:
+        """Turn text into ids and say where each comes from.
+
+        Special tokens that are added have no text, nor has any token of a slow tokenizer.
+        """
+        if not self._inner.is_fast:
+            ids = self.encode(text, add_special_tokens=add_special_tokens)
+            return [Piece(token_id, "", 0, 0) for token_id in ids]
+        encoded = self._inner(
+            text, add_special_tokens=add_special_tokens, return_offsets_mapping=True
+        )
+        offsets = encoded["offset_mapping"]
+        sizes = (len(character.encode()) for character in text)
+        at_byte = list(itertools.accumulate(sizes, initial=0))
+        return [
+            Piece(token_id, text[start:stop], at_byte[start], at_byte[stop])
+            for token_id, (start, stop) in zip(encoded["input_ids"], offsets, strict=True)
+        ]
 
     def decode(self, token_ids: list[int], *, skip_special_tokens: bool) -> str:
         """Turn ids into text; incomplete UTF-8 becomes U+FFFD."""

@@ -81,6 +81,10 @@ class OpenAIDialect:
         collect(chat.running, self._metrics)
         return json_response(_answer(chat))
 
+    def render(self, ask: ChatRequest) -> str:
+        """Make the prompt of a chat. Raises TemplateFailed or UnsupportedParameter."""
+        return self._service.tokenizer.render_chat(template_messages(ask))
+
     def models(self) -> Response:
         """List the one model that is served."""
         info = self._service.info
@@ -95,7 +99,7 @@ class OpenAIDialect:
     def _start(self, ask: ChatRequest, received_at: float) -> Chat:
         service = self._service
         check(ask, self._limits, service.info.vocabulary)
-        prompt = service.tokenizer.render_chat(template_messages(ask))
+        prompt = self.render(ask)
         # The template writes the special tokens itself.
         ids = service.encode(prompt, NAMES, add_special_tokens=False)
         room = service.room_for(len(ids), ask.max_new_tokens, NAMES)
