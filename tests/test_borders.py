@@ -21,7 +21,8 @@ ALLOWED = {
     "settings": {"errors"},
     "errors": set(),
     "logs": set(),
-    "supervisor": {"errors", "settings"},
+    "children": {"errors"},
+    "supervisor": {"children", "errors", "settings"},
     "__main__": {"errors", "logs", "settings", "supervisor", "engine", "model"},
 }
 HOMES = {

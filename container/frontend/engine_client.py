@@ -5,6 +5,7 @@ that waits for it; a second one watches the connection, so that the death of the
 at once. After it every open stream gets `Unavailable`, and the socket connects again by itself.
 """
 
+import contextlib
 import itertools
 import logging
 import os
@@ -166,18 +167,27 @@ class EngineClient:
 
     def _read(self) -> None:
         while True:
-            message = to_frontend_decoder.decode(self._socket.recv())
-            self._heard_at = time.monotonic()
-            match message:
-                case StepEvents(events):
-                    for event in events:
-                        self._deliver(event)
-                case Status():
-                    self._status = message
-                case RequestFailed(request_id, error):
-                    stream = self._streams.pop(request_id, None)
-                    if stream is not None:
-                        stream.inbox.put(error.to_error())
+            self._take(self._socket.recv())
+
+    def _take(self, frame: bytes) -> None:
+        message = to_frontend_decoder.decode(frame)
+        self._heard_at = time.monotonic()
+        match message:
+            case StepEvents(events):
+                for event in events:
+                    self._deliver(event)
+            case Status():
+                self._status = message
+            case RequestFailed(request_id, error):
+                stream = self._streams.pop(request_id, None)
+                if stream is not None:
+                    stream.inbox.put(error.to_error())
+
+    def _take_the_rest(self) -> None:
+        """Read what an engine sent before it left; the news of its leaving may come earlier."""
+        with contextlib.suppress(zmq.Again):
+            while True:
+                self._take(self._socket.recv(zmq.NOBLOCK))
 
     def _deliver(self, event: TokenEvent) -> None:
         stream = self._streams.get(event.request_id)
@@ -194,6 +204,7 @@ class EngineClient:
             if event == zmq.EVENT_HANDSHAKE_SUCCEEDED:
                 self._send(Hello())
             else:
+                self._take_the_rest()
                 self._lose_engine()
 
     def _connection_events(self) -> Iterator[int]:
