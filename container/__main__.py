@@ -9,7 +9,8 @@ import click
 
 from container import __version__, logs
 from container.errors import ConfigError
-from container.settings import SUPERVISOR_PID, Settings, markdown_page, shown
+from container.settings import SUPERVISOR_PID, Settings, shown
+from container.settings_page import markdown_page
 
 
 @click.group(help="Serve a language model on /ping and /invocations.")

@@ -72,6 +72,20 @@ def fraction(value: str) -> float:
     return number(value)
 
 
+def share(value: str) -> float:
+    """A number above 0, at most 1."""
+    if not 0 < number(value) <= 1:
+        raise ValueError("must be above 0 and at most 1")
+    return number(value)
+
+
+def file(value: str) -> str:
+    """A file that exists."""
+    if not Path(value).is_file():
+        raise ValueError("must be a file that exists")
+    return value
+
+
 def choice(*options: str) -> Cast:
     """Make a cast that accepts only these words."""
 
@@ -96,9 +110,13 @@ def dtype(value: str) -> str:
 
 
 def log_level(value: str) -> str:
-    """debug, info, warning or error; or Python's number for it, as SageMaker's SDK sends."""
+    """debug, info, warning or error; or Python's number for it, as SageMaker's SDK sends.
+
+    Of TGI's form `info,some_module=debug` the first word counts.
+    """
+    value = value.split(",")[0].strip()
     numbers = {"10": "debug", "20": "info", "30": "warning", "40": "error", "50": "error"}
-    words = {"trace": "debug", "warn": "warning"}
+    words = {"trace": "debug", "warn": "warning", "off": "error"}
     word = numbers.get(value, words.get(value.lower(), value))
     return str(choice("debug", "info", "warning", "error")(word))
 
@@ -128,6 +146,10 @@ class Settings:
     trust_remote_code: bool = setting(
         False, "HF_MODEL_TRUST_REMOTE_CODE", "TRUST_REMOTE_CODE", "HF_TRUST_REMOTE_CODE",
         cast=flag, meaning="Run Python code that comes with the model.",
+    )  # fmt: skip
+    tokenizer_config_path: str | None = setting(
+        None, "TOKENIZER_CONFIG_PATH", cast=file,
+        meaning="File with another chat template: a tokenizer_config.json or a .jinja file.",
     )  # fmt: skip
     num_gpus: int | None = setting(
         None, "SM_NUM_GPUS", "NUM_SHARD", cast=gpu_count,
@@ -161,6 +183,10 @@ class Settings:
         128, "MAX_CONCURRENT_REQUESTS", cast=integer(1),
         meaning="Requests taken at a time, waiting ones included; one more gets a 429.",
     )  # fmt: skip
+    max_client_batch_size: int = setting(
+        4, "MAX_CLIENT_BATCH_SIZE", cast=integer(1),
+        meaning="Most prompts in one request.",
+    )  # fmt: skip
     max_stop_sequences: int = setting(
         4, "MAX_STOP_SEQUENCES", cast=integer(0),
         meaning="Most stop strings in a request.",
@@ -172,6 +198,14 @@ class Settings:
     max_top_n_tokens: int = setting(
         5, "MAX_TOP_N_TOKENS", cast=integer(0, 100),
         meaning="Most likely tokens that `top_n_tokens` may ask for.",
+    )  # fmt: skip
+    cuda_memory_fraction: float = setting(
+        1.0, "CUDA_MEMORY_FRACTION", cast=share,
+        meaning="Share of a GPU's memory that the server may use.",
+    )  # fmt: skip
+    prefix_caching: bool = setting(
+        True, "PREFIX_CACHING", cast=flag,
+        meaning="Compute a prefix that several prompts share only once.",
     )  # fmt: skip
     watermark_gamma: float = setting(
         0.5, "WATERMARK_GAMMA", cast=fraction,
@@ -192,6 +226,14 @@ class Settings:
     api_key: str | None = setting(
         None, "API_KEY", cast=text, secret=True,
         meaning="Bearer token that clients must send (/ping, /health, /info, /metrics are open).",
+    )  # fmt: skip
+    cors_allow_origin: str = setting(
+        "*", "CORS_ALLOW_ORIGIN", cast=text,
+        meaning="Origin whose web pages may call the server from a browser; `*`: every origin.",
+    )  # fmt: skip
+    compute_type: str | None = setting(
+        None, "COMPUTE_TYPE", cast=text,
+        meaning="What the header x-compute-type says. Unset: cpu or cuda.",
     )  # fmt: skip
     bind_to_port: int | None = setting(
         None, "SAGEMAKER_BIND_TO_PORT", cast=integer(1, 65535),
@@ -265,7 +307,8 @@ REFUSED = {
     "SPECULATE": "speculative decoding is not available",
     "KV_CACHE_DTYPE": "the cache has the weights' format",
     "ROPE_SCALING": "the model's own configuration decides",
-    "TOKENIZER_CONFIG_PATH": "the template is read from the model's folder",
+    "ROPE_FACTOR": "the model's own configuration decides",
+    "WEIGHTS_CACHE_OVERRIDE": "set HF_MODEL_ID to the folder with the weights",
 }
 
 
@@ -303,6 +346,11 @@ def _conflicts(settings: Settings) -> list[str]:
     capacity = settings.max_batch_total_tokens
     if longest and capacity and longest > capacity:
         return [f"MAX_TOTAL_TOKENS ({longest}) must not exceed MAX_BATCH_TOTAL_TOKENS ({capacity})"]
+    step = settings.max_batch_prefill_tokens
+    if step and capacity and step > capacity:
+        return [
+            f"MAX_BATCH_PREFILL_TOKENS ({step}) must not exceed MAX_BATCH_TOTAL_TOKENS ({capacity})"
+        ]
     return []
 
 
@@ -331,34 +379,6 @@ def shown(settings: Settings) -> list[Shown]:
             )
         )
     return rows
-
-
-def markdown_page() -> str:
-    """The page docs/configuration.md, made from the fields above."""
-    lines = [
-        "# Configuration",
-        "",
-        "Everything is set by environment variables; `python -m container settings` prints the "
-        "values in force. An empty variable counts as unset. This page is made by `make docs`.",
-        "",
-        "| Variable | Also read as | Default | Meaning |",
-        "|---|---|---|---|",
-    ]
-    for row in shown(Settings()):
-        aliases = ", ".join(f"`{alias}`" for alias in row.aliases)
-        lines.append(f"| `{row.name}` | {aliases} | {row.default} | {row.meaning} |")
-    lines += [
-        "",
-        "## Refused",
-        "",
-        "These are known from TGI. They would change answers, so they stop the start instead of "
-        "being ignored.",
-        "",
-        "| Variable | Why |",
-        "|---|---|",
-    ]
-    lines += [f"| `{name}` | {reason} |" for name, reason in REFUSED.items()]
-    return "\n".join(lines) + "\n"
 
 
 def _word(value: object) -> str:

@@ -19,6 +19,7 @@ from container import __version__
 from container.children import Child, cause, reap_strangers
 from container.errors import ConfigError
 from container.settings import ENGINE_ADDRESS, SUPERVISOR_PID, Settings, shown
+from container.tgi_settings import without_effect
 
 log = logging.getLogger(__name__)
 
@@ -50,6 +51,8 @@ class Supervisor:
             log.error("%s", error.message)
             return error.exit_code
         log.info("version %s; %s", __version__, _changed(self._settings))
+        if idle := without_effect(os.environ):
+            log.info("without effect here (docs/configuration.md says why): %s", ", ".join(idle))
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: self._stopping.set())
         folder = Path(tempfile.mkdtemp(prefix="container-"))

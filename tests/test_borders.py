@@ -21,9 +21,11 @@ ALLOWED = {
     "settings": {"errors"},
     "errors": set(),
     "logs": set(),
+    "tgi_settings": set(),
+    "settings_page": {"settings", "tgi_settings"},
     "children": {"errors"},
-    "supervisor": {"children", "errors", "settings"},
-    "__main__": {"errors", "logs", "settings", "supervisor", "engine", "model"},
+    "supervisor": {"children", "errors", "settings", "tgi_settings"},
+    "__main__": {"errors", "logs", "settings", "settings_page", "supervisor", "engine", "model"},
 }
 HOMES = {
     "torch": {"model"},

@@ -8,7 +8,9 @@ from pathlib import Path
 import pytest
 
 from container.errors import ConfigError
-from container.settings import REFUSED, Settings, markdown_page, shown
+from container.settings import REFUSED, Settings, shown
+from container.settings_page import markdown_page
+from container.tgi_settings import DEFAULTS, WITHOUT_EFFECT, without_effect
 
 
 def _problems(**environ: str) -> list[str]:
@@ -62,11 +64,70 @@ def test_aliases_may_agree_but_not_differ() -> None:
     assert "MAX_INPUT_TOKENS and MAX_INPUT_LENGTH" in problem
 
 
+# Section "Configuration" of TGI's launcher reference, and what its code reads without a flag.
+TGI_VARIABLES = """
+MODEL_ID REVISION TOKENIZER_CONFIG_PATH SHARDED NUM_SHARD QUANTIZE SPECULATE DTYPE KV_CACHE_DTYPE
+TRUST_REMOTE_CODE LORA_ADAPTERS ROPE_SCALING ROPE_FACTOR HF_TOKEN HUGGING_FACE_HUB_TOKEN
+HF_API_TOKEN WEIGHTS_CACHE_OVERRIDE MAX_CONCURRENT_REQUESTS MAX_BEST_OF MAX_STOP_SEQUENCES
+MAX_TOP_N_TOKENS MAX_CLIENT_BATCH_SIZE MAX_INPUT_TOKENS
+MAX_INPUT_LENGTH MAX_TOTAL_TOKENS MAX_BATCH_PREFILL_TOKENS
+MAX_BATCH_TOTAL_TOKENS MAX_BATCH_SIZE WAITING_SERVED_RATIO MAX_WAITING_TOKENS CUDA_GRAPHS
+CUDA_MEMORY_FRACTION VALIDATION_WORKERS PAYLOAD_LIMIT MAX_IMAGE_FETCH_SIZE ENABLE_PREFILL_LOGPROBS
+DISABLE_GRAMMAR_SUPPORT DISABLE_CUSTOM_KERNELS WATERMARK_GAMMA WATERMARK_DELTA API_KEY
+CORS_ALLOW_ORIGIN PORT PROMETHEUS_PORT JSON_OUTPUT LOG_LEVEL
+LOG_COLORIZE USAGE_STATS NGROK NGROK_AUTHTOKEN NGROK_EDGE MASTER_ADDR MASTER_PORT SHARD_UDS_PATH
+GRACEFUL_TERMINATION_TIMEOUT ATTENTION PREFIX_CACHING PREFILL_CHUNKING USE_FLASH_ATTENTION
+TGI_WIGGLE_ROOM COMPUTE_TYPE AIP_HTTP_PORT AIP_HEALTH_ROUTE AIP_PREDICT_ROUTE
+""".split()  # noqa: SIM905
+
+
+@pytest.mark.parametrize("name", TGI_VARIABLES)
+def test_every_variable_of_tgi_is_read_refused_or_named_as_without_effect(name: str) -> None:
+    read = [name for f in dataclasses.fields(Settings) for name in f.metadata["names"]]
+    assert (name in read) + (name in REFUSED) + (name in WITHOUT_EFFECT) == 1
+
+
+def test_tgis_defaults_are_told_only_of_variables_that_are_read() -> None:
+    read = {name for f in dataclasses.fields(Settings) for name in f.metadata["names"]}
+    assert set(DEFAULTS) <= read
+
+
+def test_what_has_no_effect_is_accepted_and_named() -> None:
+    environ = {"CUDA_GRAPHS": "0", "SHARDED": "true", "NGROK": " ", "HOSTNAME": "abc"}
+    assert Settings.from_environ(environ) == Settings()
+    assert without_effect(environ) == ["SHARDED", "CUDA_GRAPHS"]
+
+
+@pytest.mark.parametrize(
+    ("given", "meant"),
+    [("info,text_generation_router=debug", "info"), ("TRACE", "debug"), ("off", "error")],
+)
+def test_tgis_log_levels_are_understood(given: str, meant: str) -> None:
+    assert Settings.from_environ({"LOG_LEVEL": given}).log_level == meant
+
+
+def test_a_file_must_exist_and_a_share_be_one(tmp_path: Path) -> None:
+    path = tmp_path / "tokenizer_config.json"
+    problems = _problems(TOKENIZER_CONFIG_PATH=str(path), CUDA_MEMORY_FRACTION="1.1")
+    assert [problem.split(":")[0] for problem in problems] == [
+        "TOKENIZER_CONFIG_PATH",
+        "CUDA_MEMORY_FRACTION",
+    ]
+    path.write_text("{}")
+    settings = Settings.from_environ(
+        {"TOKENIZER_CONFIG_PATH": str(path), "CUDA_MEMORY_FRACTION": "0.5"}
+    )
+    assert settings.tokenizer_config_path == str(path)
+    assert settings.cuda_memory_fraction == 0.5
+
+
 def test_limits_must_fit_each_other() -> None:
     [problem] = _problems(MAX_INPUT_TOKENS="100", MAX_TOTAL_TOKENS="100")
     assert "100" in problem
     [problem] = _problems(MAX_TOTAL_TOKENS="100", MAX_BATCH_TOTAL_TOKENS="50")
     assert "MAX_BATCH_TOTAL_TOKENS" in problem
+    [problem] = _problems(MAX_BATCH_PREFILL_TOKENS="100", MAX_BATCH_TOTAL_TOKENS="50")
+    assert "MAX_BATCH_PREFILL_TOKENS" in problem
 
 
 @pytest.mark.parametrize("name", REFUSED)

@@ -28,6 +28,7 @@ class EngineConfig:
     max_total_tokens: int
     max_requests: int = 128
     vocabulary: int = 2**31
+    reuses_prefixes: bool = True
 
     def __post_init__(self) -> None:
         """A longest sequence that does not fit the cache could never finish."""
@@ -48,6 +49,7 @@ class Engine:
             max_batch_tokens=config.max_batch_tokens,
             max_running=config.max_running,
             end_token_ids=end_token_ids,
+            reuses_prefixes=config.reuses_prefixes,
         )
         self._requests: dict[tuple[bytes, int], list[Sequence]] = {}
         self._num_steps = 0

@@ -27,11 +27,13 @@ class Scheduler:
         max_batch_tokens: int,
         max_running: int,
         end_token_ids: Iterable[int],
+        reuses_prefixes: bool = True,
     ) -> None:
         self.pool = pool
         self.max_batch_tokens = max_batch_tokens
         self.max_running = max_running
         self.end_token_ids = frozenset(end_token_ids)
+        self.reuses_prefixes = reuses_prefixes
         self.waiting: deque[Sequence] = deque()
         self.running: list[Sequence] = []
         self.num_preemptions = 0
@@ -143,7 +145,8 @@ class Scheduler:
     def _take_blocks(self, sequence: Sequence) -> bool:
         """Give a waiting sequence all blocks for what is known of it, cached ones first."""
         # At least one token must be computed, for its logits.
-        found = self.pool.find_prefix(sequence.token_ids[:-1]) if _may_reuse(sequence) else []
+        may_reuse = self.reuses_prefixes and _may_reuse(sequence)
+        found = self.pool.find_prefix(sequence.token_ids[:-1]) if may_reuse else []
         cached = [block.block_id for block in found]
         self.pool.share(cached)
         needed = self.pool.blocks_for(len(sequence.token_ids)) - len(cached)

@@ -4,6 +4,7 @@ import hmac
 from dataclasses import dataclass
 
 from flask import Flask, Response, request
+from flask_cors import CORS
 from werkzeug.exceptions import HTTPException, RequestEntityTooLarge
 
 from container.errors import Unauthorized
@@ -28,6 +29,8 @@ class Options:
     limits: RequestLimits
     messages_api: bool | None
     api_key: str | None
+    cors_origins: list[str]
+    compute_type: str | None
 
     @classmethod
     def from_settings(cls, settings: Settings) -> "Options":
@@ -37,6 +40,8 @@ class Options:
             limits=RequestLimits.from_settings(settings),
             messages_api=settings.messages_api_enabled,
             api_key=settings.api_key,
+            cors_origins=[origin.strip() for origin in settings.cors_allow_origin.split(",")],
+            compute_type=settings.compute_type,
         )
 
 
@@ -45,7 +50,7 @@ def create_app(service: Service, options: Options) -> Flask:
     app = Flask("container")
     app.config["MAX_CONTENT_LENGTH"] = options.payload_limit
     metrics = Metrics(service)
-    tgi_dialect = TgiDialect(service, metrics, options.limits)
+    tgi_dialect = TgiDialect(service, metrics, options.limits, options.compute_type)
     openai_dialect = OpenAIDialect(service, metrics, options.limits)
     app.register_blueprint(health.blueprint(service, metrics, options.limits))
     app.register_blueprint(tgi.blueprint(tgi_dialect))
@@ -55,6 +60,13 @@ def create_app(service: Service, options: Options) -> Flask:
         sagemaker.blueprint(tgi_dialect, openai_dialect, messages_api=options.messages_api)
     )
     _add_guards(app, metrics, options.api_key)
+    CORS(
+        app,
+        origins=options.cors_origins,
+        methods=["GET", "POST"],
+        allow_headers=["content-type", "authorization"],
+        send_wildcard=True,
+    )
     return app
 
 
@@ -62,7 +74,8 @@ def _add_guards(app: Flask, metrics: Metrics, api_key: str | None) -> None:
     @app.before_request
     def check_key() -> None:
         is_open = request.path in OPEN_PATHS or (request.path == "/" and request.method == "GET")
-        if api_key is None or is_open:
+        is_preflight = request.method == "OPTIONS"  # browsers ask without the key
+        if api_key is None or is_open or is_preflight:
             return
         given = request.headers.get("Authorization", "")
         if not hmac.compare_digest(given.encode(), f"Bearer {api_key}".encode()):

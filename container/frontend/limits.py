@@ -10,6 +10,7 @@ class RequestLimits:
     """Most of each thing in one request, and the watermark's strength."""
 
     max_concurrent_requests: int = 128
+    max_prompts: int = 4
     max_sequences: int = 64
     max_best_of: int = 2
     max_stops: int = 4
@@ -22,6 +23,7 @@ class RequestLimits:
         """Pick them."""
         return cls(
             max_concurrent_requests=settings.max_concurrent_requests,
+            max_prompts=settings.max_client_batch_size,
             max_sequences=settings.max_batch_size,
             max_best_of=settings.max_best_of,
             max_stops=settings.max_stop_sequences,

@@ -196,12 +196,14 @@ def random_seed() -> int:
     return secrets.randbits(63)
 
 
-def tokenizer_loader(*, trust_remote_code: bool) -> LoadTokenizer:
+def tokenizer_loader(*, trust_remote_code: bool, template_path: str | None) -> LoadTokenizer:
     """Make the function that loads a tokenizer from the folder that the engine names."""
 
     def load(info: EngineInfo) -> Tokenizer:
         return Tokenizer.from_folder(
-            os.fspath(info.model_path), trust_remote_code=trust_remote_code
+            os.fspath(info.model_path),
+            trust_remote_code=trust_remote_code,
+            template_path=template_path,
         )
 
     return load

@@ -28,7 +28,9 @@ def application() -> Flask:
     logs.configure(settings.log_level, json_output=settings.json_output)
     engine = EngineClient(os.environ[ENGINE_ADDRESS])
     engine.start()
-    load = tokenizer_loader(trust_remote_code=settings.trust_remote_code)
+    load = tokenizer_loader(
+        trust_remote_code=settings.trust_remote_code, template_path=settings.tokenizer_config_path
+    )
     service = Service(engine, load, _in_thread)
     return create_app(service, Options.from_settings(settings))
 

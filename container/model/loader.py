@@ -47,7 +47,11 @@ def load_engine(settings: Settings, progress: Progress) -> tuple[Engine, EngineI
     progress(f"looking for {settings.model_source()}")
     files = find_model(settings.model_source(), revision=settings.revision, token=settings.hf_token)
     model_config = load_config(files.path, trust_remote_code=settings.trust_remote_code)
-    Tokenizer.from_folder(files.path, trust_remote_code=settings.trust_remote_code)
+    Tokenizer.from_folder(
+        files.path,
+        trust_remote_code=settings.trust_remote_code,
+        template_path=settings.tokenizer_config_path,
+    )
     progress(f"loading weights as {_name(dtype)} on {device.type}")
     model = load_model(
         files.path, model_config, dtype, device, trust_remote_code=settings.trust_remote_code

@@ -32,7 +32,8 @@ def size_engine(settings: Settings, model: LoadedModel) -> EngineConfig:
     per_token = bytes_per_token(model.layers, model.dtype)
     capacity = settings.max_batch_total_tokens
     if capacity is None:
-        fits = int(_free_bytes(model.device) * CACHE_SHARE) // per_token
+        free = _free_bytes(model.device, settings.cuda_memory_fraction)
+        fits = int(free * CACHE_SHARE) // per_token
         capacity = min(fits, settings.max_batch_size * wanted)
     num_blocks = capacity // block_size
     longest = min(wanted, num_blocks * block_size)
@@ -60,12 +61,14 @@ def size_engine(settings: Settings, model: LoadedModel) -> EngineConfig:
         max_total_tokens=longest,
         max_requests=settings.max_concurrent_requests,
         vocabulary=model.config.vocab_size,
+        reuses_prefixes=settings.prefix_caching,
     )
 
 
-def _free_bytes(device: torch.device) -> int:
+def _free_bytes(device: torch.device, gpu_fraction: float) -> int:
     if device.type == "cuda":
-        return int(torch.cuda.mem_get_info(device)[0])
+        free, total = torch.cuda.mem_get_info(device)
+        return max(0, int(free - (1 - gpu_fraction) * total))
     return min(psutil.virtual_memory().available, _cgroup_free_bytes())
 
 

@@ -1,6 +1,7 @@
 """The served model's tokenizer and chat template; transformers underneath, never torch."""
 
 import itertools
+import json
 import logging
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,14 +35,25 @@ class Tokenizer:
         }
 
     @classmethod
-    def from_folder(cls, folder: str | Path, *, trust_remote_code: bool = False) -> "Tokenizer":
-        """Load the tokenizer files of a model's folder. Raises ModelLoadError."""
+    def from_folder(
+        cls,
+        folder: str | Path,
+        *,
+        trust_remote_code: bool = False,
+        template_path: str | None = None,
+    ) -> "Tokenizer":
+        """Load the tokenizer files of a model's folder; `template_path` names another template.
+
+        Raises ModelLoadError.
+        """
         try:
             inner = AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code)
         except Exception as error:  # broken files fail anywhere in transformers
             raise ModelLoadError(f"{folder}: the tokenizer cannot be loaded: {error}") from error
         # The server has limits of its own; the tokenizer's would only warn in the log.
         inner.model_max_length = int(1e30)
+        if template_path is not None:
+            inner.chat_template = _read_template(Path(template_path))
         return cls(inner)
 
     @property
@@ -105,3 +117,21 @@ class Tokenizer:
             ) from error
         assert isinstance(text, str)
         return text
+
+
+def _read_template(path: Path) -> str:
+    """A template as it is, or the `chat_template` of a tokenizer_config.json."""
+    try:
+        if path.suffix == ".jinja":
+            return path.read_text()
+        found = json.loads(path.read_text())["chat_template"]
+        if isinstance(found, list):  # several, each with a name
+            found = {one["name"]: one["template"] for one in found}["default"]
+        if not isinstance(found, str):
+            raise TypeError("`chat_template` is no text")
+    except (OSError, ValueError, LookupError, TypeError) as error:
+        raise ModelLoadError(
+            f"TOKENIZER_CONFIG_PATH={path}: no chat template can be read from it: "
+            f"{type(error).__name__}: {error}"
+        ) from error
+    return found

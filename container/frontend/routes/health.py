@@ -41,6 +41,7 @@ def blueprint(service: Service, metrics: Metrics, limits: RequestLimits) -> Blue
             "max_concurrent_requests": limits.max_concurrent_requests,
             "max_best_of": limits.max_best_of,
             "max_stop_sequences": limits.max_stops,
+            "max_client_batch_size": limits.max_prompts,
             "router": "container",
             "version": __version__,
         }

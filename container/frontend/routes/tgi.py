@@ -67,10 +67,17 @@ class Generation:
 class TgiDialect:
     """Starts generate requests and renders them; `/invocations` uses it too."""
 
-    def __init__(self, service: Service, metrics: Metrics, limits: RequestLimits) -> None:
+    def __init__(
+        self,
+        service: Service,
+        metrics: Metrics,
+        limits: RequestLimits,
+        compute_type: str | None = None,
+    ) -> None:
         self._service = service
         self._metrics = metrics
         self._limits = limits
+        self._compute_type = compute_type
 
     def generate(
         self, body: dict[str, Any], *, streams: bool | None, as_array: bool, echo_default: bool
@@ -111,7 +118,7 @@ class TgiDialect:
             yield _stream_event(generation, event)
 
         headers = {
-            "x-compute-type": self._service.info.device,
+            "x-compute-type": self._compute_type or self._service.info.device,
             "x-compute-characters": str(len(generation.prompt)),
         }
         return stream(generation.running, render, tgi_body, self._metrics, headers=headers)
@@ -120,7 +127,7 @@ class TgiDialect:
         """TGI's timing headers: seconds in x-compute-time, else whole milliseconds."""
         running, times = generation.running, generation.running.times
         return {
-            "x-compute-type": self._service.info.device,
+            "x-compute-type": self._compute_type or self._service.info.device,
             "x-compute-time": f"{times.total_s:.6f}",
             "x-compute-characters": str(len(generation.prompt)),
             "x-total-time": _ms(times.total_s),
