@@ -1,16 +1,21 @@
 """The command line: `python -m container serve`, `settings`, and the internal `engine`."""
 
 import json
+import logging
 import os
 import signal
 import sys
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
 from container import __version__, logs
-from container.errors import ConfigError
+from container.errors import ConfigError, ModelLoadError
 from container.settings import SUPERVISOR_PID, Settings, shown
 from container.settings_page import markdown_page
+
+if TYPE_CHECKING:
+    from container.worker import WorkerServer
 
 
 @click.group(help="Serve a language model on /ping and /invocations.")
@@ -55,39 +60,35 @@ def show_settings(as_json: bool, markdown: bool) -> None:
 @click.argument("address")
 def engine(address: str) -> None:
     """Run the engine process (the supervisor starts it)."""
-    from container.engine.server import EngineServer
+    from container.engine.server import engine_server
     from container.model.loader import disable_progress_bars, load_engine
 
     settings = _settings()
     if not sys.stderr.isatty():
         disable_progress_bars()
-    server = EngineServer(
+    server = engine_server(
         address,
         lambda progress: load_engine(settings, progress),
         drain_s=settings.drain_s,
         parent_pid=int(os.environ[SUPERVISOR_PID]),
     )
+    _run_worker("engine", server)
+
+
+def _run_worker(name: str, server: "WorkerServer[Any]") -> NoReturn:
     signal.signal(signal.SIGTERM, lambda *_: server.drain())
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal's ^C reaches all; the supervisor acts
-    sys.exit(_run_engine(server.run))
-
-
-def _run_engine(run) -> int:  # type: ignore[no-untyped-def]
-    import logging
-
-    from container.errors import ModelLoadError
-
-    log = logging.getLogger("container.engine")
+    log = logging.getLogger(f"container.{name}")
     try:
-        run()
+        server.run()
     except (ModelLoadError, ConfigError) as error:
         for line in error.message.splitlines():
             log.error("%s", line)
-        return error.exit_code
+        sys.exit(error.exit_code)
     except Exception:
-        log.exception("the engine failed")
-        return 1
-    return 0
+        log.exception("the %s failed", name)
+        sys.exit(1)
+    sys.exit(0)
 
 
 def _settings() -> Settings:

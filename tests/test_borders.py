@@ -13,11 +13,12 @@ MODULES = sorted((ROOT / "container").rglob("*.py"))
 # What each part may import of its own package; the root modules are at the bottom.
 ROOT_MODULES = {"errors", "logs", "messages", "settings"}
 ALLOWED = {
-    "engine": ROOT_MODULES,
-    "model": ROOT_MODULES | {"engine", "text"},
+    "engine": ROOT_MODULES | {"worker"},
+    "model": ROOT_MODULES | {"engine", "text", "worker"},
     "text": {"errors"},
     "frontend": ROOT_MODULES | {"text"},
     "messages": {"errors"},
+    "worker": {"errors", "messages"},
     "settings": {"errors"},
     "errors": set(),
     "logs": set(),
@@ -25,13 +26,14 @@ ALLOWED = {
     "settings_page": {"settings", "tgi_settings"},
     "children": {"errors"},
     "supervisor": {"children", "errors", "settings", "tgi_settings"},
-    "__main__": {"errors", "logs", "settings", "settings_page", "supervisor", "engine", "model"},
+    "__main__": {"errors", "logs", "settings", "settings_page", "supervisor"}
+    | {"engine", "model", "worker"},
 }
 HOMES = {
     "torch": {"model"},
     "flask": {"frontend"},
     "gevent": {"frontend"},
-    "zmq": {"frontend", "engine"},
+    "zmq": {"frontend", "worker"},
     "transformers": {"model", "text"},
     "boto3": set(),
     "sagemaker": set(),

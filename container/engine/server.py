@@ -1,196 +1,73 @@
-"""The engine process's loop: messages in, steps, messages out.
+"""The engine as a worker: requests from frontends in, one message a step and frontend out."""
 
-The main thread owns the ZeroMQ ROUTER socket and the engine. The model is loaded in a second
-thread, so that frontends hear `loading` from the first moment on. Queues are bounded: a frontend
-that does not read (or is gone) loses its requests, never the step its pace.
-"""
-
-import logging
-import os
-import threading
-import time
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import msgspec
-import zmq
 
 from container.engine.loop import Engine
-from container.errors import ServingError, Unavailable
 from container.messages import (
     Abort,
     EngineInfo,
     EngineState,
-    ErrorData,
-    Hello,
-    RequestFailed,
     Status,
     StepEvents,
     Submit,
-    ToFrontend,
     TokenEvent,
-    encode,
     to_engine_decoder,
 )
+from container.worker import Progress, RequestKey, WorkerServer
 
-log = logging.getLogger(__name__)
-
-STATUS_INTERVAL_S = 0.25
-IDLE_POLL_MS = 50
-# Messages to one frontend that may wait: minutes of steps for one that still reads.
-SEND_QUEUE = 10_000
-
-Progress = Callable[[str], None]
 Load = Callable[[Progress], tuple[Engine, EngineInfo]]
 
 
-class EngineServer:
-    """Serves one engine to any number of frontends until it is drained."""
+class EngineWorker:
+    """Implements Worker for an engine."""
 
-    def __init__(self, address: str, load: Load, *, drain_s: float, parent_pid: int) -> None:
-        self._load = load
-        self._drain_s = drain_s
-        self._state: EngineState = "loading"
-        self._detail = "starting"
-        self._engine: Engine | None = None
-        self._info: EngineInfo | None = None
-        self._load_error: BaseException | None = None
-        self._frontends: set[bytes] = set()
-        self._drain_until: float | None = None
-        self._next_status = 0.0
-        self._parent_pid = parent_pid
-        self._socket = _bind(address)
+    def __init__(self, engine: Engine, info: EngineInfo) -> None:
+        self.engine = engine
+        self.info = info
 
-    def drain(self) -> None:
-        """Refuse new requests, finish the running ones, then let `run` return. Signal-safe."""
-        if self._drain_until is None:
-            self._drain_until = time.monotonic() + self._drain_s
-            self._state, self._detail = "draining", "the server is shutting down"
-            self._next_status = 0.0
+    @property
+    def has_work(self) -> bool:
+        """Whether a step would do anything."""
+        return self.engine.has_work
 
-    def run(self) -> None:
-        """Load, serve, drain. Raises what the loading or a step raised."""
-        threading.Thread(target=self._load_engine, name="load", daemon=True).start()
-        try:
-            while not self._is_done():
-                has_work = self._engine is not None and self._engine.has_work
-                self._receive(0 if has_work else IDLE_POLL_MS)
-                if has_work:
-                    self._step()
-                self._send_status()
-        finally:
-            self._socket.close(linger=2000)
-
-    def _load_engine(self) -> None:
-        try:
-            self._engine, self._info = self._load(self._set_detail)
-        except BaseException as error:  # handed to the main thread, which raises it
-            self._load_error = error
-            return
-        if self._state == "loading":
-            self._state, self._detail = "ready", "ready"
-        self._next_status = 0.0
-
-    def _set_detail(self, detail: str) -> None:
-        if self._state == "loading":
-            self._detail = detail
-            log.info("%s", detail)
-
-    def _is_done(self) -> bool:
-        if self._load_error is not None:
-            raise self._load_error
-        if os.getppid() != self._parent_pid:
-            log.error("the supervisor is gone; leaving")
-            return True
-        if self._drain_until is None:
-            return False
-        if self._engine is None or not self._engine.has_work:
-            return True
-        if time.monotonic() > self._drain_until:
-            self._fail_all(Unavailable("the server shut down before the request was finished"))
-            return True
-        return False
-
-    def _receive(self, timeout_ms: int) -> None:
-        if not self._socket.poll(timeout_ms):
-            return
-        while True:
-            try:
-                owner, frame = self._socket.recv_multipart(zmq.NOBLOCK)
-            except zmq.Again:
-                return
-            self._handle(owner, frame)
-
-    def _handle(self, owner: bytes, frame: bytes) -> None:
-        try:
-            message = to_engine_decoder.decode(frame)
-        except msgspec.DecodeError:
-            log.exception("a message that is not ours was dropped")
-            return
+    def take(self, owner: bytes, message: Submit | Abort) -> None:
+        """Admit or abort a request. Raises what the engine refuses it with."""
         match message:
-            case Hello():
-                self._frontends.add(owner)
-                self._send(owner, self._status())
             case Submit():
-                self._submit(owner, message)
-            case Abort(request_id, seq_index) if self._engine is not None:
-                self._engine.abort(owner, request_id, seq_index)
+                self.engine.submit(owner, message)
+            case Abort(request_id, seq_index):
+                self.engine.abort(owner, request_id, seq_index)
 
-    def _submit(self, owner: bytes, message: Submit) -> None:
-        try:
-            if self._engine is None or self._state != "ready":
-                raise Unavailable(self._detail, retry_after_s=5)
-            self._engine.submit(owner, message)
-        except ServingError as error:
-            self._send(owner, RequestFailed(message.request_id, ErrorData.from_error(error)))
-
-    def _step(self) -> None:
-        assert self._engine is not None
-        try:
-            tokens = self._engine.step()
-        except Exception:
-            self._fail_all(Unavailable("the engine failed and is restarted"))
-            raise
+    def step(self) -> Iterable[tuple[bytes, msgspec.Struct]]:
+        """Run one step; return its events, all of a frontend in one message."""
         by_frontend: dict[bytes, list[TokenEvent]] = defaultdict(list)
-        for owner, event in tokens:
+        for owner, event in self.engine.step():
             by_frontend[owner].append(event)
-        for owner, events in by_frontend.items():
-            self._send(owner, StepEvents(events))
+        return [(owner, StepEvents(events)) for owner, events in by_frontend.items()]
 
-    def _fail_all(self, error: ServingError) -> None:
-        assert self._engine is not None
-        for owner, request_id in self._engine.abort_all():
-            self._send(owner, RequestFailed(request_id, ErrorData.from_error(error)))
-
-    def _status(self) -> Status:
-        if self._engine is None:
-            return Status(self._state, self._detail)
-        return Status(self._state, self._detail, self._info, self._engine.load)
-
-    def _send_status(self) -> None:
-        if time.monotonic() < self._next_status:
-            return
-        self._next_status = time.monotonic() + STATUS_INTERVAL_S
-        status = self._status()
-        for owner in tuple(self._frontends):
-            self._send(owner, status)
-
-    def _send(self, owner: bytes, message: ToFrontend) -> None:
-        try:
-            self._socket.send_multipart([owner, encode(message)], zmq.NOBLOCK)
-        except (zmq.Again, zmq.ZMQError) as error:
-            self._drop_frontend(owner, error)
-
-    def _drop_frontend(self, owner: bytes, error: Exception) -> None:
-        self._frontends.discard(owner)
-        aborted = self._engine.abort_all(owner) if self._engine is not None else []
-        log.warning("a frontend is gone (%s); %d of its requests aborted", error, len(aborted))
+    def abort_all(self, owner: bytes | None = None) -> list[RequestKey]:
+        """Forget all requests, or all of one frontend; return them."""
+        return self.engine.abort_all(owner)
 
 
-def _bind(address: str) -> zmq.SyncSocket:
-    socket: zmq.SyncSocket = zmq.Context.instance().socket(zmq.ROUTER)
-    socket.setsockopt(zmq.ROUTER_MANDATORY, 1)  # an unknown peer is an error, not a lost message
-    socket.setsockopt(zmq.SNDHWM, SEND_QUEUE)
-    socket.setsockopt(zmq.RCVHWM, SEND_QUEUE)
-    socket.bind(address)
-    return socket
+def engine_server(
+    address: str, load: Load, *, drain_s: float, parent_pid: int
+) -> WorkerServer[EngineWorker]:
+    """Make the server of an engine process."""
+    return WorkerServer(
+        address,
+        to_engine_decoder,
+        lambda progress: EngineWorker(*load(progress)),
+        _status,
+        drain_s=drain_s,
+        parent_pid=parent_pid,
+    )
+
+
+def _status(state: EngineState, detail: str, worker: EngineWorker | None) -> Status:
+    if worker is None:
+        return Status(state, detail)
+    return Status(state, detail, worker.info, worker.engine.load)

@@ -1,44 +1,21 @@
-"""The frontend's end of the socket to the engine: one client for each worker process.
+"""The socket to the engine: hands each event to the stream that waits for it."""
 
-The only module that starts greenlets. One reads the socket and hands each event to the stream
-that waits for it; a second one watches the connection, so that the death of the engine is noticed
-at once. After it every open stream gets `Unavailable`, and the socket connects again by itself.
-"""
-
-import contextlib
-import itertools
-import logging
-import os
-import time
-from collections.abc import Iterator
 from typing import Protocol
 
-import gevent
 import gevent.queue
-import zmq.green as zmq
-from zmq.utils.monitor import recv_monitor_message
+import msgspec
 
-from container.errors import Overloaded, ServingError, Unavailable
+from container.errors import ServingError
+from container.frontend.worker_client import WorkerClient
 from container.messages import (
     Abort,
-    Hello,
-    RequestFailed,
     SamplingParams,
     Status,
     StepEvents,
     Submit,
-    ToEngine,
     TokenEvent,
-    encode,
     to_frontend_decoder,
 )
-
-log = logging.getLogger(__name__)
-
-# A status comes four times a second between steps. One step may take long (a big model on a CPU),
-# but an engine silent for this long hangs.
-STALLED_AFTER_S = 120.0
-SEND_QUEUE = 10_000
 
 
 class TokenStream(Protocol):
@@ -93,58 +70,24 @@ class ZmqTokenStream:
         self._client.forget(self, seq_index)
 
 
-class EngineClient:
-    """Owns the DEALER socket of this process."""
+class EngineClient(WorkerClient[Status]):
+    """Implements EngineConnection over the socket."""
 
     def __init__(self, address: str) -> None:
-        self._address = address
-        self._ids = itertools.count(1)
+        super().__init__(address, "engine", to_frontend_decoder, Status)
         self._streams: dict[int, ZmqTokenStream] = {}
-        self._status: Status | None = None
-        self._heard_at = 0.0
-        self._gone = "the engine has not started yet"
-        self._socket: zmq.Socket[bytes] = zmq.Context.instance().socket(zmq.DEALER)
-        self._monitor: zmq.Socket[bytes] = self._socket.get_monitor_socket(
-            zmq.EVENT_HANDSHAKE_SUCCEEDED | zmq.EVENT_DISCONNECTED
-        )
-
-    def start(self) -> None:
-        """Connect and begin to read; returns at once."""
-        identity = f"frontend-{os.getpid()}-{os.urandom(4).hex()}"
-        self._socket.setsockopt(zmq.IDENTITY, identity.encode())
-        self._socket.setsockopt(zmq.SNDHWM, SEND_QUEUE)
-        self._socket.setsockopt(zmq.RCVHWM, 0)  # bounded by the engine's side
-        self._socket.setsockopt(zmq.RECONNECT_IVL, 50)
-        self._socket.setsockopt(zmq.LINGER, 0)
-        gevent.spawn(self._watch)
-        gevent.spawn(self._read)
-        self._socket.connect(self._address)
-
-    @property
-    def status(self) -> Status:
-        """The engine's last word on itself. Raises Unavailable when it is gone or hangs."""
-        if self._status is None:
-            raise Unavailable(self._gone, retry_after_s=5)
-        silence_s = time.monotonic() - self._heard_at
-        if silence_s > STALLED_AFTER_S:
-            raise Unavailable(f"the engine has been silent for {silence_s:.0f} s", retry_after_s=30)
-        return self._status
 
     def submit(
         self, prompt_ids: list[int], params: SamplingParams, num_sequences: int = 1
     ) -> ZmqTokenStream:
         """Send a request; what the engine refuses is raised by the stream."""
-        status = self.status
-        if status.state != "ready":
-            raise Unavailable(status.detail, retry_after_s=5)
+        self._check_ready()
         stream = ZmqTokenStream(self, next(self._ids), num_sequences)
         self._streams[stream.request_id] = stream
         try:
-            self._send(Submit(stream.request_id, prompt_ids, params, num_sequences))
-        except BaseException as error:
+            self._submit(Submit(stream.request_id, prompt_ids, params, num_sequences))
+        except BaseException:
             del self._streams[stream.request_id]
-            if isinstance(error, zmq.Again):
-                raise Overloaded("the engine does not keep up", retry_after_s=1) from None
             raise
         return stream
 
@@ -155,41 +98,15 @@ class EngineClient:
         stream.unfinished = stream.unfinished - dropped
         if not stream.unfinished:
             self._streams.pop(stream.request_id, None)
-        if not is_known or not dropped or self._status is None:
-            return
-        try:
-            self._send(Abort(stream.request_id, seq_index))
-        except zmq.Again:
-            log.warning("the abort of request %d could not be sent", stream.request_id)
+        if is_known and dropped:
+            self._send_abort(Abort(stream.request_id, seq_index))
 
-    def _send(self, message: ToEngine) -> None:
-        self._socket.send(encode(message), zmq.NOBLOCK)
+    def _deliver(self, message: msgspec.Struct) -> None:
+        assert isinstance(message, StepEvents)
+        for event in message.events:
+            self._deliver_event(event)
 
-    def _read(self) -> None:
-        while True:
-            self._take(self._socket.recv())
-
-    def _take(self, frame: bytes) -> None:
-        message = to_frontend_decoder.decode(frame)
-        self._heard_at = time.monotonic()
-        match message:
-            case StepEvents(events):
-                for event in events:
-                    self._deliver(event)
-            case Status():
-                self._status = message
-            case RequestFailed(request_id, error):
-                stream = self._streams.pop(request_id, None)
-                if stream is not None:
-                    stream.inbox.put(error.to_error())
-
-    def _take_the_rest(self) -> None:
-        """Read what an engine sent before it left; the news of its leaving may come earlier."""
-        with contextlib.suppress(zmq.Again):
-            while True:
-                self._take(self._socket.recv(zmq.NOBLOCK))
-
-    def _deliver(self, event: TokenEvent) -> None:
+    def _deliver_event(self, event: TokenEvent) -> None:
         stream = self._streams.get(event.request_id)
         if stream is None or event.seq_index not in stream.unfinished:
             return  # aborted while the token was on its way
@@ -199,24 +116,10 @@ class EngineClient:
                 del self._streams[event.request_id]
         stream.inbox.put(event)
 
-    def _watch(self) -> None:
-        for event in self._connection_events():
-            if event == zmq.EVENT_HANDSHAKE_SUCCEEDED:
-                self._send(Hello())
-            else:
-                self._take_the_rest()
-                self._lose_engine()
+    def _fail(self, request_id: int, error: ServingError) -> None:
+        stream = self._streams.pop(request_id, None)
+        if stream is not None:
+            stream.inbox.put(error)
 
-    def _connection_events(self) -> Iterator[int]:
-        while True:
-            yield recv_monitor_message(self._monitor)["event"]
-
-    def _lose_engine(self) -> None:
-        was_draining = self._status is not None and self._status.state == "draining"
-        self._gone = "the server is shutting down" if was_draining else "the engine is gone"
-        self._status = None
-        streams, self._streams = self._streams, {}
-        if streams:
-            log.error("%s; %d requests fail", self._gone, len(streams))
-        for stream in streams.values():
-            stream.inbox.put(Unavailable(self._gone, retry_after_s=10))
+    def _open_requests(self) -> list[int]:
+        return list(self._streams)

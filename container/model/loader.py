@@ -26,7 +26,6 @@ from transformers.models.auto.modeling_auto import (
 from container.engine.batch import Batch, Scheduled
 from container.engine.loop import Engine, EngineConfig
 from container.engine.sequence import Sequence
-from container.engine.server import Progress
 from container.errors import ConfigError, ModelLoadError
 from container.messages import EngineInfo, SamplingParams
 from container.model.kv_cache import KVCache
@@ -36,6 +35,7 @@ from container.model.sizing import size_engine
 from container.model.source import ModelFiles, find_model
 from container.settings import Settings
 from container.text.tokenizer import Tokenizer
+from container.worker import Progress
 
 log = logging.getLogger(__name__)
 
