@@ -12,13 +12,15 @@ from container.frontend import problems
 from container.frontend.answers import CLIENT_GONE_STATUS, ClientGone
 from container.frontend.limits import RequestLimits
 from container.frontend.metrics import Metrics
-from container.frontend.routes import health, openai, sagemaker, tgi, tokens
+from container.frontend.routes import health, openai, pages, sagemaker, tgi, tokens
 from container.frontend.routes.openai import OpenAIDialect
 from container.frontend.routes.tgi import TgiDialect
 from container.frontend.service import Service
 from container.settings import Settings
 
-OPEN_PATHS = frozenset({"/ping", "/health", "/info", "/metrics"})
+OPEN_PATHS = frozenset(
+    {"/ping", "/health", "/info", "/metrics", "/openapi.json", "/api-doc/openapi.json"}
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +33,7 @@ class Options:
     api_key: str | None
     cors_origins: list[str]
     compute_type: str | None
+    num_frontends: int
 
     @classmethod
     def from_settings(cls, settings: Settings) -> "Options":
@@ -42,23 +45,28 @@ class Options:
             api_key=settings.api_key,
             cors_origins=[origin.strip() for origin in settings.cors_allow_origin.split(",")],
             compute_type=settings.compute_type,
+            num_frontends=settings.num_frontends,
         )
 
 
 def create_app(service: Service, options: Options) -> Flask:
     """Wire the routes of all dialects to one service."""
-    app = Flask("container")
+    app = Flask("container", static_folder=None)
     app.config["MAX_CONTENT_LENGTH"] = options.payload_limit
     metrics = Metrics(service)
     tgi_dialect = TgiDialect(service, metrics, options.limits, options.compute_type)
     openai_dialect = OpenAIDialect(service, metrics, options.limits)
-    app.register_blueprint(health.blueprint(service, metrics, options.limits))
+    app.register_blueprint(
+        health.blueprint(service, metrics, options.limits, num_frontends=options.num_frontends)
+    )
     app.register_blueprint(tgi.blueprint(tgi_dialect))
     app.register_blueprint(openai.blueprint(openai_dialect))
     app.register_blueprint(tokens.blueprint(service, openai_dialect))
     app.register_blueprint(
         sagemaker.blueprint(tgi_dialect, openai_dialect, messages_api=options.messages_api)
     )
+    app.register_blueprint(pages.description())
+    app.register_blueprint(pages.swagger())
     _add_guards(app, metrics, options.api_key)
     CORS(
         app,
@@ -73,7 +81,8 @@ def create_app(service: Service, options: Options) -> Flask:
 def _add_guards(app: Flask, metrics: Metrics, api_key: str | None) -> None:
     @app.before_request
     def check_key() -> None:
-        is_open = request.path in OPEN_PATHS or (request.path == "/" and request.method == "GET")
+        is_page = request.path.startswith("/docs") or request.path == "/"
+        is_open = request.path in OPEN_PATHS or (is_page and request.method == "GET")
         is_preflight = request.method == "OPTIONS"  # browsers ask without the key
         if api_key is None or is_open or is_preflight:
             return

@@ -15,7 +15,9 @@ from container.frontend.metrics import Metrics
 from container.frontend.service import Service
 
 
-def blueprint(service: Service, metrics: Metrics, limits: RequestLimits) -> Blueprint:
+def blueprint(
+    service: Service, metrics: Metrics, limits: RequestLimits, *, num_frontends: int
+) -> Blueprint:
     """Make the routes."""
     routes = Blueprint("health", __name__)
 
@@ -42,6 +44,7 @@ def blueprint(service: Service, metrics: Metrics, limits: RequestLimits) -> Blue
             "max_best_of": limits.max_best_of,
             "max_stop_sequences": limits.max_stops,
             "max_client_batch_size": limits.max_prompts,
+            "validation_workers": num_frontends,
             "router": "container",
             "version": __version__,
         }

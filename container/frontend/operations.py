@@ -1,0 +1,77 @@
+"""The table of routes that /openapi.json is made from; a test compares it with the routes."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from container.frontend.schemas import answers
+from container.frontend.schemas.openai import ChatRequest
+from container.frontend.schemas.tgi import GenerateRequest
+
+TGI, OPENAI, SAGEMAKER, SERVER = "TGI", "OpenAI", "SageMaker", "Server"
+GenerateArray = list[answers.GenerateAnswer]
+TextTokens = list[answers.TextToken]
+AnyError = answers.TgiError | answers.OpenAIError
+AnyBody = GenerateRequest | ChatRequest
+AnyAnswer = GenerateArray | answers.ChatCompletion
+
+
+@dataclass(frozen=True, slots=True)
+class Operation:
+    """One route: what it reads and answers. `body` and `answer` are types that pydantic knows.
+
+    `answer` None is an answer without JSON, of the media type `media`, or empty when that is "".
+    """
+
+    method: str
+    path: str
+    tag: str
+    summary: str
+    body: Any = None
+    answer: Any = None
+    error: Any = answers.TgiError
+    media: str = ""
+    streams: bool = False
+    needs_key: bool = True
+
+
+def _get(path: str, tag: str, summary: str, answer: Any = None, media: str = "") -> Operation:
+    return Operation("get", path, tag, summary, answer=answer, media=media, needs_key=False)
+
+
+OPERATIONS = (
+    Operation(
+        "post", "/invocations", SAGEMAKER, "Generate or chat; the body's shape decides",
+        AnyBody, AnyAnswer, AnyError, streams=True,
+    ),
+    _get("/ping", SAGEMAKER, "Whether requests can be served now"),
+    Operation(
+        "post", "/", TGI, "Generate text, as an array of one; `stream` decides the form",
+        GenerateRequest, GenerateArray, streams=True,
+    ),
+    Operation("post", "/generate", TGI, "Generate text", GenerateRequest, answers.GenerateAnswer),
+    Operation(
+        "post", "/generate_stream", TGI, "Generate text, as a stream of StreamEvent",
+        GenerateRequest, streams=True,
+    ),
+    Operation("post", "/tokenize", TGI, "The tokens of a text", GenerateRequest, TextTokens),
+    Operation(
+        "post", "/chat_tokenize", TGI, "A rendered chat and its tokens",
+        ChatRequest, answers.ChatTokens,
+    ),
+    Operation(
+        "post", "/v1/chat/completions", OPENAI, "Continue a chat",
+        ChatRequest, answers.ChatCompletion, answers.OpenAIError, streams=True,
+    ),
+    Operation(
+        "post", "/openai/v1/chat/completions", OPENAI, "Continue a chat (SageMaker's path)",
+        ChatRequest, answers.ChatCompletion, answers.OpenAIError, streams=True,
+    ),
+    Operation(
+        "get", "/v1/models", OPENAI, "The served models",
+        answer=answers.ModelList, error=answers.OpenAIError,
+    ),
+    _get("/", SERVER, "Whether requests can be served now"),
+    _get("/health", SERVER, "Whether requests can be served now"),
+    _get("/info", SERVER, "The served model and the limits", answers.ServerInfo),
+    _get("/metrics", SERVER, "Prometheus metrics", media="text/plain"),
+)  # fmt: skip

@@ -1,0 +1,191 @@
+"""What the routes answer, as /openapi.json describes it; nothing is parsed with these.
+
+Fields are those of TGI (docs/openapi.json at v3.3.7) and of OpenAI's API reference.
+"""
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict
+
+
+class Answer(BaseModel):
+    """Base of all answers: what may come is said, what is not said may come too."""
+
+    model_config = ConfigDict(extra="allow")
+
+
+class TgiError(Answer):
+    """TGI's error object."""
+
+    error: str
+    error_type: str
+
+
+class OpenAIErrorDetails(Answer):
+    """What went wrong, in OpenAI's words."""
+
+    message: str
+    type: str
+    param: str | None
+    code: str | None
+
+
+class OpenAIError(Answer):
+    """OpenAI's error object."""
+
+    error: OpenAIErrorDetails
+
+
+class PrefillToken(Answer):
+    """A token of the prompt; the first has no log-probability."""
+
+    id: int
+    text: str
+    logprob: float | None
+
+
+class GeneratedToken(Answer):
+    """A token of the completion."""
+
+    id: int
+    text: str
+    logprob: float | None
+    special: bool
+
+
+FinishReason = Literal["length", "eos_token", "stop_sequence"]
+
+
+class BestOfSequence(Answer):
+    """One of the completions that `best_of` did not choose."""
+
+    generated_text: str
+    finish_reason: FinishReason
+    generated_tokens: int
+    seed: int | None
+    prefill: list[PrefillToken]
+    tokens: list[GeneratedToken]
+    top_tokens: list[list[GeneratedToken]] = []
+
+
+class Details(Answer):
+    """How a text came about. `top_tokens` only where asked for."""
+
+    finish_reason: FinishReason
+    generated_tokens: int
+    seed: int | None
+    prefill: list[PrefillToken]
+    tokens: list[GeneratedToken]
+    top_tokens: list[list[GeneratedToken]] = []
+    best_of_sequences: list[BestOfSequence] = []
+
+
+class GenerateAnswer(Answer):
+    """A generated text; `details` only where asked for."""
+
+    generated_text: str
+    details: Details | None = None
+
+
+class StreamDetails(Answer):
+    """What the last event of a stream tells of it."""
+
+    finish_reason: FinishReason
+    generated_tokens: int
+    seed: int | None
+    input_length: int
+
+
+class StreamEvent(Answer):
+    """One event of a generate stream; only the last has `generated_text`."""
+
+    index: int
+    token: GeneratedToken
+    top_tokens: list[GeneratedToken] = []
+    generated_text: str | None
+    details: StreamDetails | None
+
+
+class TextToken(Answer):
+    """A token and the bytes of the text that it stands for."""
+
+    id: int
+    text: str
+    start: int
+    stop: int
+
+
+class ChatTokens(Answer):
+    """A rendered chat and its tokens."""
+
+    tokenize_response: list[TextToken]
+    templated_text: str
+
+
+class ServerInfo(Answer):
+    """The served model and the limits."""
+
+    model_id: str
+    model_sha: str | None
+    model_pipeline_tag: str
+    max_concurrent_requests: int
+    max_best_of: int
+    max_stop_sequences: int
+    max_input_tokens: int
+    max_total_tokens: int
+    validation_workers: int
+    max_client_batch_size: int
+    router: str
+    version: str
+
+
+class Model(Answer):
+    """A served model."""
+
+    id: str
+    object: Literal["model"]
+    created: int
+    owned_by: str
+
+
+class ModelList(Answer):
+    """The served models."""
+
+    object: Literal["list"]
+    data: list[Model]
+
+
+class Usage(Answer):
+    """Token counts of a request."""
+
+    prompt_tokens: int
+    completion_tokens: int
+    total_tokens: int
+
+
+class ChatMessage(Answer):
+    """What the model said."""
+
+    role: Literal["assistant"]
+    content: str | None
+
+
+class ChatChoice(Answer):
+    """One of the answers."""
+
+    index: int
+    message: ChatMessage
+    logprobs: dict[str, Any] | None
+    finish_reason: Literal["stop", "length", "tool_calls", "content_filter"]
+
+
+class ChatCompletion(Answer):
+    """A chat, answered."""
+
+    object: Literal["chat.completion"]
+    id: str
+    created: int
+    model: str
+    system_fingerprint: str
+    choices: list[ChatChoice]
+    usage: Usage

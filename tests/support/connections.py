@@ -1,0 +1,24 @@
+"""Connections to an engine for tests of the frontend alone."""
+
+from typing import NoReturn
+
+from container.errors import Unavailable
+from container.messages import EngineInfo, SamplingParams
+from container.text.tokenizer import Tokenizer
+
+
+class NoEngine:
+    """Implements EngineConnection: there is no engine yet."""
+
+    @property
+    def status(self) -> NoReturn:
+        raise Unavailable("the engine has not started yet")
+
+    def submit(
+        self, prompt_ids: list[int], params: SamplingParams, num_sequences: int = 1
+    ) -> NoReturn:
+        raise Unavailable("the engine has not started yet")
+
+    @staticmethod
+    def tokenizer(info: EngineInfo) -> Tokenizer:
+        raise AssertionError("nobody asks for the tokenizer of no model")
