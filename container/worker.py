@@ -16,7 +16,7 @@ import msgspec
 import zmq
 
 from container.errors import ServingError, Unavailable
-from container.messages import EngineState, ErrorData, Hello, RequestFailed, encode
+from container.messages import Abort, EngineState, ErrorData, Hello, RequestFailed, encode
 
 log = logging.getLogger(__name__)
 
@@ -155,8 +155,9 @@ class WorkerServer(Generic[W]):
             self._frontends.add(owner)
             self._send(owner, self._status())
             return
+        may_take = self._state == "ready" or isinstance(message, Abort)
         try:
-            if self._worker is None or self._state == "loading":
+            if self._worker is None or not may_take:
                 raise Unavailable(self._detail, retry_after_s=5)
             self._worker.take(owner, message)
         except ServingError as error:
