@@ -12,7 +12,9 @@ token's result has the same bits however its prompt was cut into chunks and what
 cached. Every layer gets the same `PagedStep`, which the runner makes.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any, TypeVar
 
 import torch
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
@@ -20,6 +22,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from container.model.kv_cache import KVCache
 
 NAME = "paged"
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,11 +59,25 @@ class PagedStep:
     slots: torch.Tensor
     groups: list[DecodeGroup]
     chunks: list[Chunk]
-    _memo: dict[tuple[object, ...], torch.Tensor] = field(default_factory=dict)
+    _memo: dict[tuple[object, ...], Any] = field(default_factory=dict)
+
+    def remember(self, key: tuple[object, ...], make: Callable[[], T]) -> T:
+        """Make something once for all layers."""
+        if key not in self._memo:
+            self._memo[key] = make()
+        made: T = self._memo[key]
+        return made
 
     def slot_rows(self, kv_heads: int) -> torch.Tensor:
-        """Rows of the flat cache for each head of each token: [kv_heads * tokens]."""
-        return self._remember(("slots", kv_heads), lambda: self._slot_rows(kv_heads))
+        """Rows of the flat cache for each head of each token: [tokens, kv_heads]."""
+
+        def make() -> torch.Tensor:
+            block_size = self.cache.block_size
+            block, offset = self.slots[:, None] // block_size, self.slots[:, None] % block_size
+            heads = torch.arange(kv_heads, device=self.slots.device)
+            return (block * kv_heads + heads) * block_size + offset
+
+        return self.remember(("slots", kv_heads), make)
 
     def block_rows(self, part: DecodeGroup | Chunk, kv_heads: int) -> torch.Tensor:
         """Rows of the cache for each head of each block: [sequences * kv_heads * blocks]."""
@@ -69,10 +86,12 @@ class PagedStep:
             heads = torch.arange(kv_heads, device=part.blocks.device)[None, :, None]
             return (part.blocks[:, None, :] * kv_heads + heads).flatten()
 
-        return self._remember(("blocks", part.start, kv_heads), make)
+        return self.remember(("blocks", part.start, kv_heads), make)
 
-    def decode_bias(self, group: DecodeGroup, window: int | None) -> torch.Tensor:
-        """0 where a token may be seen, else -inf: [sequences, 1, positions] in float32."""
+    def decode_bias(
+        self, group: DecodeGroup, window: int | None, kv_heads: int, dtype: torch.dtype
+    ) -> torch.Tensor:
+        """0 where a token may be seen, else -inf: [sequences * kv_heads, 1, positions]."""
 
         def make() -> torch.Tensor:
             length = group.blocks.shape[1] * self.cache.block_size
@@ -80,10 +99,10 @@ class PagedStep:
             hidden = position >= group.context_lens[:, None]
             if window is not None:
                 hidden |= position < (group.context_lens - window)[:, None]
-            bias = torch.zeros(hidden.shape, device=hidden.device)
-            return bias.masked_fill_(hidden, float("-inf"))[:, None, :]
+            bias = torch.zeros(hidden.shape, dtype=dtype, device=hidden.device)
+            return bias.masked_fill_(hidden, float("-inf")).repeat_interleave(kv_heads, 0)[:, None]
 
-        return self._remember(("bias", group.start, window), make)
+        return self.remember(("bias", group.start, window, kv_heads, dtype), make)
 
     def chunk_mask(self, chunk: Chunk, window: int | None) -> torch.Tensor:
         """True where a token may be seen: [queries, positions]."""
@@ -97,18 +116,30 @@ class PagedStep:
             seen = position <= query
             return seen & (position > query - window) if window is not None else seen
 
-        return self._remember(("mask", chunk.start, window), make)
+        return self.remember(("mask", chunk.start, window), make)
 
-    def _slot_rows(self, kv_heads: int) -> torch.Tensor:
-        block_size = self.cache.block_size
-        block, offset = self.slots // block_size, self.slots % block_size
-        heads = torch.arange(kv_heads, device=self.slots.device)[:, None]
-        return ((block[None, :] * kv_heads + heads) * block_size + offset[None, :]).flatten()
 
-    def _remember(self, key: tuple[object, ...], make) -> torch.Tensor:  # type: ignore[no-untyped-def]
-        if key not in self._memo:
-            self._memo[key] = make()
-        return self._memo[key]
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """How one layer weighs what it sees."""
+
+    scale: float
+    window: int | None = None
+    softcap: float | None = None
+
+    @classmethod
+    def of(
+        cls,
+        query: torch.Tensor,
+        *,
+        scaling: float | None = None,
+        sliding_window: int | None = None,
+        softcap: float | None = None,
+        **_: object,
+    ) -> "Rule":
+        """Take it from what a model gives to its attention."""
+        scale = scaling if scaling is not None else query.shape[-1] ** -0.5
+        return cls(scale, sliding_window, softcap)
 
 
 def paged_attention(
@@ -124,24 +155,34 @@ def paged_attention(
     softcap: float | None = None,
     **_: object,
 ) -> tuple[torch.Tensor, None]:
-    """Attend within one step. query [1, heads, tokens, dim]; returns [1, tokens, heads, dim]."""
+    """Attend as transformers calls it. query [1, heads, tokens, dim]; [1, tokens, heads, dim]."""
     layer: int = module.layer_idx  # type: ignore[assignment]
-    kv_heads = key.shape[1]
-    scale = scaling if scaling is not None else query.shape[-1] ** -0.5
-    step.cache.write(layer, key[0], value[0], step.slot_rows(kv_heads))
-    out = query.new_zeros(query.shape[2], query.shape[1], value.shape[-1])
+    rule = Rule.of(query, scaling=scaling, sliding_window=sliding_window, softcap=softcap)
+    q, k, v = (states[0].transpose(0, 1) for states in (query, key, value))
+    return attend(step, layer, q, k, v, rule)[None], None
+
+
+def attend(
+    step: PagedStep,
+    layer: int,
+    query: torch.Tensor,
+    keys: torch.Tensor,
+    values: torch.Tensor,
+    rule: Rule,
+) -> torch.Tensor:
+    """Store keys and values, then attend within the step; all are [tokens, heads, dim]."""
+    kv_heads = keys.shape[1]
+    step.cache.write(layer, keys, values, step.slot_rows(kv_heads))
+    if not step.chunks and len(step.groups) == 1 and step.groups[0].stop == len(query):
+        return _decode(step, layer, step.groups[0], query, kv_heads, rule)
+    out = query.new_zeros(*query.shape[:2], values.shape[-1])
     for group in step.groups:
-        out[group.start : group.stop] = _decode(
-            step, layer, group, query[0, :, group.start : group.stop], kv_heads, scale,
-            sliding_window, softcap,
-        )  # fmt: skip
+        rows = slice(group.start, group.stop)
+        out[rows] = _decode(step, layer, group, query[rows], kv_heads, rule)
     for chunk in step.chunks:
         rows = slice(chunk.start, chunk.stop)
-        fresh = (key[:, :, rows], value[:, :, rows])
-        out[rows] = _prefill(
-            step, layer, chunk, query[:, :, rows], fresh, scale, sliding_window, softcap
-        )
-    return out[None], None
+        out[rows] = _prefill(step, layer, chunk, query[rows], keys[rows], values[rows], rule)
+    return out
 
 
 def _decode(
@@ -150,18 +191,19 @@ def _decode(
     group: DecodeGroup,
     query: torch.Tensor,
     kv_heads: int,
-    scale: float,
-    window: int | None,
-    softcap: float | None,
+    rule: Rule,
 ) -> torch.Tensor:
-    heads, count, dim = query.shape
+    count, heads, dim = query.shape
     keys, values = step.cache.gather(layer, step.block_rows(group, kv_heads), count)
     # [sequences * kv_heads, query heads of one KV head, dim]
-    rows = query.transpose(0, 1).reshape(count * kv_heads, heads // kv_heads, dim)
-    scores = torch.bmm(rows, keys.transpose(1, 2)).float().mul_(scale)
-    if softcap is not None:
-        scores = torch.tanh(scores / softcap) * softcap
-    scores.view(count, heads, -1).add_(step.decode_bias(group, window))
+    rows = query.reshape(count * kv_heads, heads // kv_heads, dim)
+    scores = torch.bmm(rows, keys.transpose(1, 2))
+    if rule.scale != 1.0:
+        scores = scores.mul_(rule.scale)
+    if rule.softcap is not None:
+        scores = torch.tanh(scores.float() / rule.softcap) * rule.softcap
+    scores += step.decode_bias(group, rule.window, kv_heads, scores.dtype)
+    # softmax computes in float32 whatever it is given.
     weights = scores.softmax(-1).to(values.dtype)
     return torch.bmm(weights, values).view(count, heads, -1)
 
@@ -171,48 +213,43 @@ def _prefill(
     layer: int,
     chunk: Chunk,
     query: torch.Tensor,
-    fresh: tuple[torch.Tensor, torch.Tensor],
-    scale: float,
-    window: int | None,
-    softcap: float | None,
+    keys: torch.Tensor,
+    values: torch.Tensor,
+    rule: Rule,
 ) -> torch.Tensor:
-    keys, values = fresh
-    count, kv_heads = query.shape[2], keys.shape[1]
+    count, kv_heads = keys.shape[:2]
     is_whole = chunk.context_len == count
     if is_whole:
         padding = chunk.blocks.shape[1] * step.cache.block_size - count
-        keys = torch.nn.functional.pad(keys, (0, 0, 0, padding))
-        values = torch.nn.functional.pad(values, (0, 0, 0, padding))
+        keys = torch.nn.functional.pad(keys.transpose(0, 1), (0, 0, 0, padding))
+        values = torch.nn.functional.pad(values.transpose(0, 1), (0, 0, 0, padding))
     else:
-        all_keys, all_values = step.cache.gather(layer, step.block_rows(chunk, kv_heads), 1)
-        keys, values = all_keys[None], all_values[None]
+        keys, values = step.cache.gather(layer, step.block_rows(chunk, kv_heads), 1)
     per_head = query.shape[1] // kv_heads
-    keys = keys.repeat_interleave(per_head, 1)
-    values = values.repeat_interleave(per_head, 1)
-    is_plain = is_whole and (window is None or count <= window)
-    if softcap is not None:
-        return _softcapped(query, keys, values, step.chunk_mask(chunk, window), scale, softcap)
+    # [1, heads, positions, dim]
+    query = query.transpose(0, 1)[None]
+    keys = keys[None].repeat_interleave(per_head, 1)
+    values = values[None].repeat_interleave(per_head, 1)
+    if rule.softcap is not None:
+        return _softcapped(query, keys, values, step.chunk_mask(chunk, rule.window), rule)
+    is_plain = is_whole and (rule.window is None or count <= rule.window)
     out = torch.nn.functional.scaled_dot_product_attention(
         query,
         keys,
         values,
-        attn_mask=None if is_plain else step.chunk_mask(chunk, window),
+        attn_mask=None if is_plain else step.chunk_mask(chunk, rule.window),
         is_causal=is_plain,
-        scale=scale,
+        scale=rule.scale,
     )
     return out[0].transpose(0, 1)
 
 
 def _softcapped(
-    query: torch.Tensor,
-    keys: torch.Tensor,
-    values: torch.Tensor,
-    mask: torch.Tensor,
-    scale: float,
-    softcap: float,
+    query: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, mask: torch.Tensor, rule: Rule
 ) -> torch.Tensor:
-    scores = (query @ keys.transpose(2, 3)).float() * scale
-    scores = torch.tanh(scores / softcap) * softcap
+    assert rule.softcap is not None
+    scores = (query @ keys.transpose(2, 3)).float() * rule.scale
+    scores = torch.tanh(scores / rule.softcap) * rule.softcap
     weights = scores.masked_fill_(~mask, float("-inf")).softmax(-1).to(values.dtype)
     return (weights @ values)[0].transpose(0, 1)
 

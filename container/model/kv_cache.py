@@ -52,9 +52,9 @@ class KVCache:
     def write(
         self, layer: int, keys: torch.Tensor, values: torch.Tensor, slots: torch.Tensor
     ) -> None:
-        """Store new tokens' keys and values, [kv_heads, tokens, dim], at [kv_heads * tokens]."""
-        _flat(self.keys[layer]).index_copy_(0, slots, _rows(keys))
-        _flat(self.values[layer]).index_copy_(0, slots, _rows(values))
+        """Store new tokens' keys and values, [tokens, kv_heads, dim], at [tokens, kv_heads]."""
+        _flat(self.keys[layer]).index_put_((slots,), keys)
+        _flat(self.values[layer]).index_put_((slots,), values)
 
     def gather(
         self, layer: int, rows: torch.Tensor, num_sequences: int
@@ -75,10 +75,6 @@ class KVCache:
 def bytes_per_token(shapes: list[LayerShape], dtype: torch.dtype) -> int:
     """Cache bytes for one token over all layers."""
     return sum(shape.numbers_per_token for shape in shapes) * dtype.itemsize
-
-
-def _rows(states: torch.Tensor) -> torch.Tensor:
-    return states.reshape(-1, states.shape[-1])
 
 
 def _flat(cache: torch.Tensor) -> torch.Tensor:

@@ -28,6 +28,11 @@ class PackedLinear(nn.Module):
         self.packed = torch.ops.mkldnn._reorder_linear_weight(weight.detach(), PACK_ROWS)
         self.bias = bias.detach() if bias is not None else None
 
+    @classmethod
+    def of(cls, linear: nn.Linear) -> "PackedLinear":
+        """Pack a layer."""
+        return cls(linear.weight, linear.bias)
+
     def forward(self, rows: torch.Tensor) -> torch.Tensor:
         """Multiply [..., in_features] to [..., out_features]."""
         out: torch.Tensor = torch.ops.mkldnn._linear_pointwise(
@@ -44,10 +49,7 @@ class JoinedLinear:
 
     def __init__(self, linears: list[nn.Linear]) -> None:
         self.sizes = [linear.out_features for linear in linears]
-        biases = [linear.bias.detach() for linear in linears if linear.bias is not None]
-        bias = torch.cat(biases) if biases else None
-        weight = torch.cat([linear.weight.detach() for linear in linears])
-        self.linear = PackedLinear(weight, bias)
+        self.linear = joined_linear(linears)
         self._input: torch.Tensor | None = None
         self._shares: tuple[torch.Tensor, ...] = ()
 
@@ -60,6 +62,15 @@ class JoinedLinear:
         if index == len(self.sizes) - 1:
             self._input, self._shares = None, ()
         return share
+
+
+def joined_linear(linears: list[nn.Linear]) -> PackedLinear:
+    """One product for several layers with the same input, all with a bias or all without."""
+    biases = [linear.bias.detach() for linear in linears if linear.bias is not None]
+    if biases and len(biases) < len(linears):
+        raise ValueError("some of the layers have a bias and some have none")
+    weight = torch.cat([linear.weight.detach() for linear in linears])
+    return PackedLinear(weight, torch.cat(biases) if biases else None)
 
 
 class LinearShare(nn.Module):
@@ -90,10 +101,7 @@ class FusedRMSNorm(nn.Module):
 
 @torch.inference_mode()
 def pack(model: nn.Module) -> None:
-    """Replace what is faster in another form, in place. On a processor without oneDNN: nothing."""
-    if not _packing_works(model):
-        log.warning("this processor does not offer packed products; using the plain ones")
-        return
+    """Replace what is faster in another form, in place; `packing_works` here."""
     joined = norms = linears = 0
     for module in list(model.modules()):
         for names in JOINED:
@@ -101,10 +109,10 @@ def pack(model: nn.Module) -> None:
     for module in list(model.modules()):
         for name, child in list(module.named_children()):
             if type(child) is nn.Linear:
-                setattr(module, name, PackedLinear(child.weight, child.bias))
+                setattr(module, name, PackedLinear.of(child))
                 linears += 1
-            elif _is_plain_rms_norm(child):
-                setattr(module, name, FusedRMSNorm(child.get_parameter("weight"), _eps(child)))
+            elif is_plain_rms_norm(child):
+                setattr(module, name, FusedRMSNorm(child.get_parameter("weight"), norm_eps(child)))
                 norms += 1
     log.debug("packed %d linear layers, joined %d, fused %d norms", linears, joined, norms)
 
@@ -126,7 +134,8 @@ def _join(module: nn.Module, names: tuple[str, ...]) -> int:
     return 1
 
 
-def _packing_works(model: nn.Module) -> bool:
+def packing_works(model: nn.Module) -> bool:
+    """Whether this processor offers packed products in the model's format."""
     dtype = next(model.parameters()).dtype
     probe = nn.Linear(64, 48, dtype=dtype)
     rows = torch.randn(3, 64).to(dtype)
@@ -137,14 +146,15 @@ def _packing_works(model: nn.Module) -> bool:
     return torch.allclose(packed, probe(rows), atol=0.02, rtol=0.02)
 
 
-def _eps(module: nn.Module) -> float:
+def norm_eps(module: nn.Module) -> float:
+    """What a norm adds to the mean square."""
     for name in ("variance_epsilon", "eps"):
         if isinstance(value := getattr(module, name, None), float):
             return value
     return 1e-6
 
 
-def _is_plain_rms_norm(module: nn.Module) -> bool:
+def is_plain_rms_norm(module: nn.Module) -> bool:
     """Try it: some norms of that name add one to the weight or subtract the mean."""
     weight = getattr(module, "weight", None)
     if not type(module).__name__.endswith("RMSNorm") or not isinstance(weight, torch.Tensor):
@@ -155,7 +165,7 @@ def _is_plain_rms_norm(module: nn.Module) -> bool:
     rows = rows.to(weight.dtype)
     return torch.allclose(
         module(rows).float(),
-        FusedRMSNorm(weight, _eps(module))(rows).float(),
+        FusedRMSNorm(weight, norm_eps(module))(rows).float(),
         atol=1e-5 if weight.dtype == torch.float32 else 0.05,
         rtol=1e-5 if weight.dtype == torch.float32 else 0.02,
     )

@@ -15,8 +15,10 @@ from container.engine.sequence import Sequence
 from container.errors import ModelLoadError
 from container.messages import SamplingParams
 from container.model import attention
+from container.model.attention import Rule
 from container.model.kv_cache import KVCache, LayerShape
-from container.model.packing import pack
+from container.model.layers import make_lean
+from container.model.packing import pack, packing_works
 from container.model.runner import TorchModelRunner
 
 log = logging.getLogger(__name__)
@@ -47,20 +49,23 @@ def prepare(module: PreTrainedModel, dtype: torch.dtype, device: torch.device) -
     with torch.inference_mode():
         expected = module(input_ids=ids, use_cache=False).logits[0].float()
         module.set_attn_implementation(attention.NAME)
-        layers = _layer_shapes(module, ids)
-        if device.type == "cpu":
+        layers, rules = _ask_layers(module, ids)
+        if device.type == "cpu" and packing_works(module):
+            make_lean(module, rules, lambda: _paged_logits(module, ids, layers, dtype, device))
             pack(module)
         got = _paged_logits(module, ids, layers, dtype, device)
     _check_same(got, expected, module.config.model_type, dtype)
     return LoadedModel(module, module.config, layers, dtype, device)
 
 
-def _layer_shapes(module: PreTrainedModel, ids: torch.Tensor) -> list[LayerShape]:
+def _ask_layers(module: PreTrainedModel, ids: torch.Tensor) -> tuple[list[LayerShape], list[Rule]]:
     """Ask the model itself: run it once with an attention that only takes notes."""
     shapes: dict[int, LayerShape] = {}
+    rules: dict[int, Rule] = {}
 
-    def note(layer_module, query, key, value, *_args, **_kwargs):  # type: ignore[no-untyped-def]
+    def note(layer_module, query, key, value, *_args, **kwargs):  # type: ignore[no-untyped-def]
         shapes[layer_module.layer_idx] = LayerShape(key.shape[1], key.shape[-1], value.shape[-1])
+        rules[layer_module.layer_idx] = Rule.of(query, **kwargs)
         out = query.new_zeros(1, query.shape[2], query.shape[1], value.shape[-1])
         return out, None
 
@@ -74,7 +79,7 @@ def _layer_shapes(module: PreTrainedModel, ids: torch.Tensor) -> list[LayerShape
             f"{module.config.model_type} models compute attention in their own way, which this "
             "version does not serve (no layer uses transformers' attention interface)"
         )
-    return [shapes[layer] for layer in sorted(shapes)]
+    return [shapes[layer] for layer in sorted(shapes)], [rules[layer] for layer in sorted(rules)]
 
 
 def _paged_logits(
