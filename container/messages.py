@@ -39,7 +39,8 @@ class SamplingParams(msgspec.Struct, frozen=True, omit_defaults=True):
     """How one sequence picks its tokens. `temperature` 0 is greedy; `top_k` 0 is off.
 
     `context_frequency_penalty` is TGI's: a share of prompt and completion. `frequency_penalty` and
-    `presence_penalty` are OpenAI's: counts of the completion.
+    `presence_penalty` are OpenAI's: counts of the completion. `grammar` is in the form of
+    container.grammar.spec; the completion follows it and ends where it ends.
     """
 
     max_new_tokens: int
@@ -61,6 +62,7 @@ class SamplingParams(msgspec.Struct, frozen=True, omit_defaults=True):
     logprobs: LogprobMode = LogprobMode.NONE
     top_logprobs: int = 0
     prompt_logprobs: bool = False
+    grammar: str = ""
 
     @property
     def is_greedy(self) -> bool:

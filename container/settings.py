@@ -215,6 +215,10 @@ class Settings:
         2.0, "WATERMARK_DELTA", cast=number,
         meaning="How much a watermark favours it, added to the logits.",
     )  # fmt: skip
+    disable_grammar_support: bool = setting(
+        False, "DISABLE_GRAMMAR_SUPPORT", cast=flag,
+        meaning="Refuse `grammar` and `response_format`.",
+    )  # fmt: skip
     payload_limit: int = setting(
         2_000_000, "PAYLOAD_LIMIT", cast=integer(1),
         meaning="Largest request body, in bytes.",

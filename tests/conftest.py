@@ -1,6 +1,7 @@
 from collections.abc import Iterator
 from pathlib import Path
 
+import openai
 import pytest
 
 from tests.support import tiny_models
@@ -20,3 +21,9 @@ def endless_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("models") / "endless"
     tiny_models.save_endless(folder, tokenizer_from=DEMO_MODEL)
     return folder
+
+
+@pytest.fixture(scope="session")
+def client(server: Server) -> openai.OpenAI:
+    """OpenAI's own client, pointed at the server."""
+    return openai.OpenAI(base_url=f"{server.url}/v1", api_key="-", max_retries=0)

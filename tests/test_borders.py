@@ -14,9 +14,10 @@ MODULES = sorted((ROOT / "container").rglob("*.py"))
 ROOT_MODULES = {"errors", "logs", "messages", "settings"}
 ALLOWED = {
     "engine": ROOT_MODULES | {"worker"},
-    "model": ROOT_MODULES | {"engine", "text", "worker"},
+    "grammar": {"errors", "engine"},
+    "model": ROOT_MODULES | {"engine", "text", "worker", "grammar"},
     "text": {"errors"},
-    "frontend": ROOT_MODULES | {"text"},
+    "frontend": ROOT_MODULES | {"text", "grammar"},
     "messages": {"errors"},
     "worker": {"errors", "messages"},
     "settings": {"errors"},
@@ -32,6 +33,7 @@ ALLOWED = {
 HOMES = {
     "torch": {"model"},
     "flask": {"frontend"},
+    "llguidance": {"grammar"},
     "gevent": {"frontend"},
     "zmq": {"frontend", "worker"},
     "transformers": {"model", "text"},

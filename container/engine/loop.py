@@ -6,13 +6,22 @@ Knows ids, blocks and limits. The process round it (container.engine.server) rea
 
 import time
 from collections.abc import Iterable
+from concurrent.futures import Future
 from dataclasses import dataclass
 
 from container.engine.batch import Batch, ModelRunner, Sampled
 from container.engine.blocks import BlockPool
+from container.engine.constraint import CompileGrammar, Constraint
 from container.engine.scheduler import Scheduler
 from container.engine.sequence import Sequence
-from container.errors import InvalidParameter, Overloaded, PromptTooLong
+from container.errors import (
+    GenerationFailed,
+    InvalidParameter,
+    Overloaded,
+    PromptTooLong,
+    ServingError,
+    UnsupportedParameter,
+)
 from container.messages import EngineLoad, FinishReason, PromptFacts, Submit, TokenEvent
 
 
@@ -40,7 +49,12 @@ class Engine:
     """Owns the scheduler and calls the model runner; one thread uses it."""
 
     def __init__(
-        self, runner: ModelRunner, config: EngineConfig, *, end_token_ids: Iterable[int]
+        self,
+        runner: ModelRunner,
+        config: EngineConfig,
+        *,
+        end_token_ids: Iterable[int],
+        compile_grammar: CompileGrammar | None = None,
     ) -> None:
         self.config = config
         self._runner = runner
@@ -52,14 +66,22 @@ class Engine:
             reuses_prefixes=config.reuses_prefixes,
         )
         self._requests: dict[tuple[bytes, int], list[Sequence]] = {}
+        self._compile_grammar = compile_grammar
+        self._compiling: list[tuple[Future[Constraint], list[Sequence]]] = []
+        self._failures: list[tuple[bytes, int, ServingError]] = []
         self._num_steps = 0
         self._prefill_tokens = 0
         self._decode_tokens = 0
 
     @property
     def has_work(self) -> bool:
-        """Whether a step would do anything."""
+        """Whether there is a request, of which a step may make something."""
         return bool(self._requests)
+
+    @property
+    def only_compiles(self) -> bool:
+        """Whether all there is to do is to wait for grammars."""
+        return self.has_work and not len(self.scheduler)
 
     @property
     def load(self) -> EngineLoad:
@@ -87,6 +109,7 @@ class Engine:
                 retry_after_s=1,
             )
         self._check_lengths(message)
+        compiling = self._start_compiling(message.params.grammar)
         sequences: list[Sequence] = []
         for seq_index in range(message.num_sequences):
             sequence = Sequence(
@@ -99,8 +122,12 @@ class Engine:
                 seq_index=seq_index,
             )
             sequences.append(sequence)
-            self.scheduler.add(sequence)
         self._requests[owner, message.request_id] = sequences
+        if compiling is not None:
+            self._compiling.append((compiling, sequences))
+            return
+        for sequence in sequences:
+            self.scheduler.add(sequence)
 
     def abort(self, owner: bytes, request_id: int, seq_index: int | None = None) -> None:
         """Forget a request, or one sequence of it; unknown ones have already ended."""
@@ -121,16 +148,59 @@ class Engine:
 
     def step(self) -> list[tuple[bytes, TokenEvent]]:
         """Run one step; return each new token with the frontend that it belongs to."""
+        self._take_compiled()
         batch = self.scheduler.schedule()
         if not batch.items:
             return []
         output = self._runner.execute(batch)
         self._count(batch)
         extended = self.scheduler.apply(batch, output)
-        return [
-            (sequence.owner, self._event(sequence, token))
-            for sequence, token in zip(extended, output.sampled, strict=True)
-        ]
+        events = []
+        for sequence, token in zip(extended, output.sampled, strict=True):
+            if sequence.constraint is not None and sequence.constraint.error:
+                # The end of a grammar that is too complex shows only here.
+                reason = GenerationFailed(f"the grammar failed: {sequence.constraint.error}")
+                self._fail(sequence, reason)
+            else:
+                events.append((sequence.owner, self._event(sequence, token)))
+        return events
+
+    def take_failures(self) -> list[tuple[bytes, int, ServingError]]:
+        """Requests that the last step has ended with an error, each told once."""
+        failures, self._failures = self._failures, []
+        return failures
+
+    def _start_compiling(self, grammar: str) -> Future[Constraint] | None:
+        if not grammar:
+            return None
+        if self._compile_grammar is None:
+            raise UnsupportedParameter("grammar is not supported by this model's tokenizer")
+        return self._compile_grammar(grammar)
+
+    def _take_compiled(self) -> None:
+        """Put the requests whose grammar is ready in line."""
+        if not self._compiling:
+            return
+        done = [one for one in self._compiling if one[0].done()]
+        self._compiling = [one for one in self._compiling if not one[0].done()]
+        for future, sequences in done:
+            waiting = [one for one in sequences if one.finish_reason is None]  # not aborted
+            try:
+                constraint = future.result()
+            except ServingError as error:
+                for sequence in waiting[:1]:
+                    self._fail(sequence, error)
+                continue
+            for sequence in waiting:
+                sequence.constraint = constraint.copy()
+                self.scheduler.add(sequence)
+
+    def _fail(self, sequence: Sequence, error: ServingError) -> None:
+        """End a sequence's whole request with an error, told once."""
+        if sequence.key not in self._requests:
+            return
+        self.abort(*sequence.key)
+        self._failures.append((*sequence.key, error))
 
     def _event(self, sequence: Sequence, token: Sampled) -> TokenEvent:
         if sequence.finish_reason is not None:

@@ -48,6 +48,7 @@ class Scheduler:
 
     def add(self, sequence: Sequence) -> None:
         """Put a new sequence at the end of the line."""
+        sequence.state = SequenceState.WAITING
         self.waiting.append(sequence)
 
     def remove(self, sequence: Sequence, reason: FinishReason) -> None:

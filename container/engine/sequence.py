@@ -8,12 +8,14 @@
 
 from enum import Enum, auto
 
+from container.engine.constraint import Constraint
 from container.messages import FinishReason, SamplingParams
 
 
 class SequenceState(Enum):
-    """Where a sequence stands; a preempted one is waiting again."""
+    """Where a sequence stands; a preempted one is waiting again. A new one is not yet in line."""
 
+    NEW = auto()
     WAITING = auto()
     RUNNING = auto()
     FINISHED = auto()
@@ -26,6 +28,7 @@ class Sequence:
         "__weakref__",
         "arrived_at",
         "block_table",
+        "constraint",
         "finish_reason",
         "leader",
         "num_cached",
@@ -70,7 +73,8 @@ class Sequence:
         self.block_table: list[int] = []
         self.num_computed = 0
         self.num_preemptions = 0
-        self.state = SequenceState.WAITING
+        self.state = SequenceState.NEW
+        self.constraint: Constraint | None = None
         self.finish_reason: FinishReason | None = None
         self.arrived_at = arrived_at
         self.started_at: float | None = None
@@ -103,10 +107,14 @@ class Sequence:
     def append(self, token_id: int, end_token_ids: frozenset[int]) -> None:
         """Add a sampled token and decide whether it was the last."""
         self.token_ids.append(token_id)
+        if self.constraint is not None:
+            self.constraint.accept(token_id)
         is_end = token_id in end_token_ids and not self.params.ignore_eos
         if is_end:
             self.finish_reason = FinishReason.END_TOKEN
         elif token_id in self.params.stop_token_ids:
             self.finish_reason = FinishReason.STOP
+        elif self.constraint is not None and self.constraint.is_complete:
+            self.finish_reason = FinishReason.END_TOKEN
         elif self.completion_len >= self.params.max_new_tokens:
             self.finish_reason = FinishReason.LENGTH

@@ -1,5 +1,6 @@
 """The engine as a worker: requests from frontends in, one message a step and frontend out."""
 
+import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable
 
@@ -10,6 +11,8 @@ from container.messages import (
     Abort,
     EngineInfo,
     EngineState,
+    ErrorData,
+    RequestFailed,
     Status,
     StepEvents,
     Submit,
@@ -17,6 +20,8 @@ from container.messages import (
     to_engine_decoder,
 )
 from container.worker import Progress, RequestKey, WorkerServer
+
+COMPILE_POLL_S = 0.001
 
 Load = Callable[[Progress], tuple[Engine, EngineInfo]]
 
@@ -46,7 +51,14 @@ class EngineWorker:
         by_frontend: dict[bytes, list[TokenEvent]] = defaultdict(list)
         for owner, event in self.engine.step():
             by_frontend[owner].append(event)
-        return [(owner, StepEvents(events)) for owner, events in by_frontend.items()]
+        if self.engine.only_compiles:
+            time.sleep(COMPILE_POLL_S)  # leave the processor to the thread that compiles
+        told: list[tuple[bytes, msgspec.Struct]] = [
+            (owner, StepEvents(events)) for owner, events in by_frontend.items()
+        ]
+        for owner, request_id, error in self.engine.take_failures():
+            told.append((owner, RequestFailed(request_id, ErrorData.from_error(error))))
+        return told
 
     def abort_all(self, owner: bytes | None = None) -> list[RequestKey]:
         """Forget all requests, or all of one frontend; return them."""

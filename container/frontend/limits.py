@@ -7,7 +7,7 @@ from container.settings import Settings
 
 @dataclass(frozen=True, slots=True)
 class RequestLimits:
-    """Most of each thing in one request, and the watermark's strength."""
+    """Most of each thing in one request, the watermark's strength, and whether grammars are on."""
 
     max_concurrent_requests: int = 128
     max_prompts: int = 4
@@ -17,6 +17,7 @@ class RequestLimits:
     max_top_tokens: int = 5
     watermark_gamma: float = 0.5
     watermark_delta: float = 2.0
+    grammars: bool = True
 
     @classmethod
     def from_settings(cls, settings: Settings) -> "RequestLimits":
@@ -30,4 +31,5 @@ class RequestLimits:
             max_top_tokens=settings.max_top_n_tokens,
             watermark_gamma=settings.watermark_gamma,
             watermark_delta=settings.watermark_delta,
+            grammars=not settings.disable_grammar_support,
         )

@@ -61,7 +61,7 @@ class Service:
     ) -> None:
         self._engine = engine
         self._load_tokenizer = load_tokenizer
-        self._offload = offload
+        self.offload = offload
         self._tokenizer: Tokenizer | None = None
         self._loading = threading.Lock()
         self.started_at = time.time()
@@ -98,7 +98,7 @@ class Service:
         Raises InvalidParameter or PromptTooLong.
         """
         info, tokenizer = self._ready()
-        run = self._offload if len(text) > LONG_TEXT else call
+        run = self.offload if len(text) > LONG_TEXT else call
         ids = run(tokenizer.encode, text, add_special_tokens=add_special_tokens)
         if truncate is not None:
             ids = ids[-truncate:]
@@ -121,7 +121,7 @@ class Service:
     def pieces(self, text: str, *, add_special_tokens: bool = True) -> list[Piece]:
         """Turn a text of any length into tokens and say where each comes from."""
         tokenizer = self.tokenizer
-        run = self._offload if len(text) > LONG_TEXT else call
+        run = self.offload if len(text) > LONG_TEXT else call
         return run(tokenizer.pieces, text, add_special_tokens=add_special_tokens)
 
     def room_for(self, num_prompt_tokens: int, wanted: int | None, names: FieldNames) -> int:
@@ -187,7 +187,7 @@ class Service:
         if self._tokenizer is None:
             with self._loading:  # the first request loads, those beside it wait
                 if self._tokenizer is None:
-                    self._tokenizer = self._offload(self._load_tokenizer, status.info)
+                    self._tokenizer = self.offload(self._load_tokenizer, status.info)
         return status.info, self._tokenizer
 
 

@@ -27,6 +27,7 @@ from container.engine.batch import Batch, Scheduled
 from container.engine.loop import Engine, EngineConfig
 from container.engine.sequence import Sequence
 from container.errors import ConfigError, ModelLoadError
+from container.grammar.matcher import GrammarCompiler
 from container.messages import EngineInfo, SamplingParams
 from container.model.kv_cache import KVCache
 from container.model.paging import LoadedModel, prepare
@@ -47,7 +48,7 @@ def load_engine(settings: Settings, progress: Progress) -> tuple[Engine, EngineI
     progress(f"looking for {settings.model_source()}")
     files = find_model(settings.model_source(), revision=settings.revision, token=settings.hf_token)
     model_config = load_config(files.path, trust_remote_code=settings.trust_remote_code)
-    Tokenizer.from_folder(
+    tokenizer = Tokenizer.from_folder(
         files.path,
         trust_remote_code=settings.trust_remote_code,
         template_path=settings.tokenizer_config_path,
@@ -69,7 +70,12 @@ def load_engine(settings: Settings, progress: Progress) -> tuple[Engine, EngineI
     runner = TorchModelRunner(model.module, cache, device, end_token_ids=ends)
     progress("warming up")
     warm_up(runner, config)
-    engine = Engine(runner, config, end_token_ids=ends)
+    compile_grammar = None
+    if tokenizer.is_fast:
+        compile_grammar = GrammarCompiler(
+            tokenizer.serialise, model.config.vocab_size, ends
+        ).compile
+    engine = Engine(runner, config, end_token_ids=ends, compile_grammar=compile_grammar)
     return engine, _info(files, model, config)
 
 

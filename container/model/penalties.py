@@ -76,7 +76,9 @@ def hide_ends(
 ) -> None:
     """Hide the tokens that end a sequence which must go on."""
     for row, sequence in enumerate(sequences):
-        if sequence.completion_len < sequence.params.min_tokens:
+        # A grammar says itself where a completion may end.
+        is_free = sequence.constraint is None
+        if is_free and sequence.completion_len < sequence.params.min_tokens:
             ends = end_token_ids | set(sequence.params.stop_token_ids)
             inside = [token_id for token_id in ends if token_id < logits.shape[-1]]
             logits[row, torch.tensor(inside, dtype=torch.long, device=logits.device)] = -torch.inf

@@ -8,9 +8,11 @@ transform; so a request with a seed gets the same tokens whatever runs beside it
 
 from collections.abc import Callable
 
+import numpy as np
 import torch
 
 from container.engine.batch import Sampled
+from container.engine.constraint import Constraint
 from container.engine.sequence import Sequence
 from container.messages import LogprobMode, SamplingParams
 from container.model import penalties
@@ -34,6 +36,7 @@ class Sampler:
     def __init__(self, end_token_ids: frozenset[int] = frozenset()) -> None:
         self._end_token_ids = end_token_ids
         self._counts = penalties.TokenCounts()
+        self._mask = np.zeros(0, np.int32)
 
     def sample(self, logits: torch.Tensor, sequences: list[Sequence]) -> list[Sampled]:
         """Pick a token for each row of logits [rows, vocabulary], float32; changes the logits."""
@@ -61,6 +64,18 @@ class Sampler:
             penalties.add_bias(logits, sequences)
         if _rows(sequences, lambda p: p.min_tokens > 0):
             penalties.hide_ends(logits, sequences, self._end_token_ids)
+        for row, sequence in enumerate(sequences):
+            if sequence.constraint is not None:
+                self._constrain(logits[row], sequence.constraint)
+
+    def _constrain(self, row: torch.Tensor, constraint: Constraint) -> None:
+        """Hide the tokens that a grammar does not allow next."""
+        vocabulary = len(row)
+        if len(self._mask) * 32 < vocabulary:
+            self._mask = np.zeros(-(-vocabulary // 32), np.int32)
+        constraint.fill(self._mask)
+        allowed = np.unpackbits(self._mask.view(np.uint8), bitorder="little")[:vocabulary]
+        row.masked_fill_(torch.from_numpy(allowed == 0).to(row.device), float("-inf"))
 
 
 def _warp(logits: torch.Tensor, sequences: list[Sequence]) -> None:

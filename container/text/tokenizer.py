@@ -3,11 +3,12 @@
 import itertools
 import json
 import logging
+from copy import copy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from transformers import AutoTokenizer, PreTrainedTokenizerBase
+from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from container.errors import ModelLoadError, TemplateFailed
 
@@ -60,6 +61,20 @@ class Tokenizer:
     def has_chat_template(self) -> bool:
         """Whether messages can be rendered."""
         return self._inner.chat_template is not None
+
+    @property
+    def is_fast(self) -> bool:
+        """Whether it is one of the tokenizers library, which grammars need."""
+        return isinstance(self._inner, PreTrainedTokenizerFast)
+
+    def serialise(self) -> str:
+        """The tokenizer as tokenizer.json, added tokens included; fast ones only."""
+        assert isinstance(self._inner, PreTrainedTokenizerFast)
+        backend = copy(self._inner.backend_tokenizer)
+        backend.no_padding()
+        backend.no_truncation()
+        told: str = backend.to_str()
+        return told
 
     def encode(self, text: str, *, add_special_tokens: bool) -> list[int]:
         """Turn text into ids."""

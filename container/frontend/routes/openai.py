@@ -16,6 +16,7 @@ from container.frontend.completion import RunningRequest, TextEvent, TokenText
 from container.frontend.limits import RequestLimits
 from container.frontend.metrics import Metrics
 from container.frontend.problems import openai_body
+from container.frontend.schemas.grammar import read_grammar
 from container.frontend.schemas.openai import ChatRequest, check, template_messages
 from container.frontend.service import FieldNames, Service, random_seed
 from container.messages import FinishReason, LogprobMode, SamplingParams
@@ -100,12 +101,15 @@ class OpenAIDialect:
         service = self._service
         check(ask, self._limits, service.info.vocabulary)
         prompt = self.render(ask)
+        grammar = read_grammar(
+            ask.response_format, "response_format", self._limits, service.offload
+        )
         # The template writes the special tokens itself.
         ids = service.encode(prompt, NAMES, add_special_tokens=False)
         room = service.room_for(len(ids), ask.max_new_tokens, NAMES)
         running = service.start(
             ids,
-            _sampling_params(ask, room, service.info.vocabulary),
+            _sampling_params(ask, room, service.info.vocabulary, grammar),
             stops=ask.stops,
             keep_stop=False,
             received_at=received_at,
@@ -148,7 +152,9 @@ def blueprint(dialect: OpenAIDialect) -> Blueprint:
     return routes
 
 
-def _sampling_params(ask: ChatRequest, max_new_tokens: int, vocabulary: int) -> SamplingParams:
+def _sampling_params(
+    ask: ChatRequest, max_new_tokens: int, vocabulary: int, grammar: str
+) -> SamplingParams:
     temperature = 1.0 if ask.temperature is None else ask.temperature
     common = SamplingParams(
         max_new_tokens,
@@ -161,6 +167,7 @@ def _sampling_params(ask: ChatRequest, max_new_tokens: int, vocabulary: int) -> 
         ignore_eos=bool(ask.ignore_eos),
         logprobs=LogprobMode.RAW if ask.logprobs else LogprobMode.NONE,
         top_logprobs=ask.top_logprobs or 0,
+        grammar=grammar,
     )
     if temperature == 0.0:
         return common

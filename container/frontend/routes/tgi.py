@@ -20,6 +20,7 @@ from container.frontend.completion import (
 from container.frontend.limits import RequestLimits
 from container.frontend.metrics import Metrics
 from container.frontend.problems import tgi_body
+from container.frontend.schemas.grammar import read_grammar
 from container.frontend.schemas.tgi import GenerateParameters, GenerateRequest, check
 from container.frontend.service import FieldNames, Service, random_seed
 from container.messages import FinishReason, LogprobMode, SamplingParams, Watermark
@@ -98,11 +99,12 @@ class TgiDialect:
     ) -> Generation:
         service, parameters = self._service, ask.settled
         check(parameters, self._limits, service.info.max_input_tokens, streams=streams)
+        grammar = read_grammar(parameters.grammar, "grammar", self._limits, service.offload)
         ids = service.encode(ask.inputs, NAMES, truncate=parameters.truncate)
         room = service.room_for(len(ids), parameters.max_new_tokens, NAMES)
         running = service.start(
             ids,
-            self._sampling_params(parameters, room, streams=streams),
+            self._sampling_params(parameters, room, grammar, streams=streams),
             stops=parameters.stop or [],
             keep_stop=True,
             received_at=received_at,
@@ -140,7 +142,7 @@ class TgiDialect:
         }
 
     def _sampling_params(
-        self, parameters: GenerateParameters, max_new_tokens: int, *, streams: bool
+        self, parameters: GenerateParameters, max_new_tokens: int, grammar: str, *, streams: bool
     ) -> SamplingParams:
         p, limits = parameters, self._limits
         wants_logprobs = streams or p.wants_details or (p.best_of or 1) > 1
@@ -153,6 +155,7 @@ class TgiDialect:
             logprobs=LogprobMode.PROCESSED if wants_logprobs else LogprobMode.NONE,
             top_logprobs=p.top_n_tokens or 0,
             prompt_logprobs=bool(p.decoder_input_details),
+            grammar=grammar,
         )
         if not p.samples:
             return common

@@ -108,7 +108,6 @@ NOT_OFFERED: dict[str, tuple[Any, ...]] = {
     "tool_choice": (None, "none", "auto"),
     "functions": (None, []),
     "function_call": (None, "none", "auto"),
-    "response_format": (None, {"type": "text"}),
 }
 MAX_TOP_LOGPROBS = 20  # OpenAI's own limit
 

@@ -66,7 +66,7 @@ class GenerateRequest(Body):
 
 
 # What TGI knows and this version does not offer.
-NOT_OFFERED = ("grammar", "adapter_id")
+NOT_OFFERED = ("adapter_id",)
 
 
 def check(

@@ -1,0 +1,1 @@
+"""Grammars: what a completion must look like, and the masks that make it so; no torch."""
