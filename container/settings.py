@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
+from urllib.parse import urlsplit
 
 from container.errors import ConfigError
 
@@ -83,6 +84,18 @@ def file(value: str) -> str:
     """A file that exists."""
     if not Path(value).is_file():
         raise ValueError("must be a file that exists")
+    return value
+
+
+def url(value: str) -> str:
+    """A URL that begins with http:// or https://."""
+    try:
+        parts = urlsplit(value)
+        is_url = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:  # a port that is no port
+        is_url = False
+    if not is_url:
+        raise ValueError("must be a URL such as http://localhost:4318")
     return value
 
 
@@ -238,6 +251,14 @@ class Settings:
     compute_type: str | None = setting(
         None, "COMPUTE_TYPE", cast=text,
         meaning="What the header x-compute-type says. Unset: cpu or cuda.",
+    )  # fmt: skip
+    otlp_endpoint: str | None = setting(
+        None, "OTLP_ENDPOINT", cast=url,
+        meaning="Collector for traces over OTLP/HTTP; port 4317 (gRPC's) is taken as 4318.",
+    )  # fmt: skip
+    otlp_service_name: str = setting(
+        "text-generation-inference.router", "OTLP_SERVICE_NAME", cast=text,
+        meaning="Name of this service in traces.",
     )  # fmt: skip
     bind_to_port: int | None = setting(
         None, "SAGEMAKER_BIND_TO_PORT", cast=integer(1, 65535),

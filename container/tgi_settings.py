@@ -34,6 +34,8 @@ DEFAULTS = {
     "PAYLOAD_LIMIT": "2000000",
     "API_KEY": "unset",
     "CORS_ALLOW_ORIGIN": "every origin",
+    "OTLP_ENDPOINT": "unset",
+    "OTLP_SERVICE_NAME": "text-generation-inference.router",
     "COMPUTE_TYPE": "gpu+optimized",
     "PORT": "3000 (8080 on SageMaker)",
     "GRACEFUL_TERMINATION_TIMEOUT": "90",

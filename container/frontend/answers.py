@@ -11,7 +11,7 @@ import msgspec
 from flask import Response, request
 
 from container.errors import ServingError
-from container.frontend import problems
+from container.frontend import problems, tracing
 from container.frontend.completion import RunningRequest, TextEvent
 from container.frontend.metrics import Metrics
 
@@ -47,6 +47,7 @@ def sse(body: object) -> bytes:
 
 def collect(running: RunningRequest, metrics: Metrics) -> None:
     """Wait for the last token. Raises what ended the request, or ClientGone."""
+    tracing.note(running)
     next_look = time.monotonic() + LOOK_S
     try:
         while not running.is_finished:
@@ -72,6 +73,8 @@ def stream(
 
     An error after the first byte becomes one more event; the stream always ends with a newline.
     """
+
+    tracing.note(running)
 
     def chunks() -> Iterator[bytes]:
         try:

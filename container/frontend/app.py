@@ -8,7 +8,7 @@ from flask_cors import CORS
 from werkzeug.exceptions import HTTPException, RequestEntityTooLarge
 
 from container.errors import Unauthorized
-from container.frontend import problems
+from container.frontend import problems, tracing
 from container.frontend.answers import CLIENT_GONE_STATUS, ClientGone
 from container.frontend.limits import RequestLimits
 from container.frontend.metrics import Metrics
@@ -49,10 +49,12 @@ class Options:
         )
 
 
-def create_app(service: Service, options: Options) -> Flask:
+def create_app(service: Service, options: Options, tracer: tracing.Tracer | None = None) -> Flask:
     """Wire the routes of all dialects to one service."""
     app = Flask("container", static_folder=None)
     app.config["MAX_CONTENT_LENGTH"] = options.payload_limit
+    if tracer is not None:
+        tracing.watch(app, tracer)
     metrics = Metrics(service)
     tgi_dialect = TgiDialect(service, metrics, options.limits, options.compute_type)
     openai_dialect = OpenAIDialect(service, metrics, options.limits)

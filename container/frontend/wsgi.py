@@ -17,6 +17,7 @@ from container import logs
 from container.frontend.app import Options, create_app
 from container.frontend.engine_client import EngineClient
 from container.frontend.service import Service, tokenizer_loader
+from container.frontend.tracing import OtlpTracer
 from container.settings import ENGINE_ADDRESS, Settings
 
 T = TypeVar("T")
@@ -32,7 +33,10 @@ def application() -> Flask:
         trust_remote_code=settings.trust_remote_code, template_path=settings.tokenizer_config_path
     )
     service = Service(engine, load, _in_thread)
-    return create_app(service, Options.from_settings(settings))
+    tracer = None
+    if settings.otlp_endpoint is not None:
+        tracer = OtlpTracer(settings.otlp_endpoint, settings.otlp_service_name)
+    return create_app(service, Options.from_settings(settings), tracer)
 
 
 def _in_thread(function: Callable[..., T], *args: Any, **kwargs: Any) -> T:
