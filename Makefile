@@ -3,12 +3,13 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+VENV_SDK := .venv-sdk
 HF_MODEL_ID ?= examples/demo-model
 export HF_MODEL_ID
 # Torch's threads spin less while they wait, so that tests do not crawl on a busy machine.
 export GOMP_SPINCOUNT := 2000
 
-.PHONY: serve test check format bench docs clean help
+.PHONY: serve test test-server test-sdk check format bench docs clean help
 
 help:  ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -16,8 +17,13 @@ help:  ## show this list
 serve: $(VENV)/server.stamp  ## serve HF_MODEL_ID (or the demo model) on PORT (8080)
 	@exec $(BIN)/python -m container serve
 
-test: $(VENV)/test.stamp  ## run every test that needs neither a GPU nor image tools
+test: test-server test-sdk  ## run every test that needs neither a GPU nor image tools
+
+test-server: $(VENV)/test.stamp  ## run the server's tests
 	$(BIN)/python -m pytest
+
+test-sdk: $(VENV)/server.stamp $(VENV_SDK)/test.stamp  ## run the tests of sagemaker_deploy
+	$(VENV_SDK)/bin/python -m pytest -W default tests/deploy tests/sdk
 
 check: $(VENV)/test.stamp  ## lint and types
 	$(BIN)/ruff format --check .
@@ -34,8 +40,8 @@ bench: $(VENV)/server.stamp  ## measure throughput and latency beside a peer
 docs: $(VENV)/server.stamp  ## write the generated pages under docs/
 	$(BIN)/python -m container settings --markdown > docs/configuration.md
 
-clean:  ## remove the virtual environment
-	rm -rf $(VENV)
+clean:  ## remove the virtual environments
+	rm -rf $(VENV) $(VENV_SDK)
 
 $(VENV)/bin/python:
 	@command -v $(PYTHON) >/dev/null || { echo "error: $(PYTHON) is not installed; Python 3.11 or newer is needed"; exit 1; }
@@ -53,4 +59,11 @@ $(VENV)/server.stamp: $(VENV)/bin/python pyproject.toml constraints.txt
 $(VENV)/test.stamp: $(VENV)/server.stamp
 	@echo "Installing the test tools"
 	@$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[server,test]'
+	@touch $@
+
+# The SageMaker SDK 2.x wants packaging < 25, which the server's tools exclude.
+$(VENV_SDK)/test.stamp: $(VENV)/bin/python pyproject.toml constraints-sdk.txt
+	@echo "Installing the SageMaker SDK and its test tools"
+	@$(PYTHON) -m venv $(VENV_SDK)
+	@$(VENV_SDK)/bin/pip install --quiet --disable-pip-version-check -c constraints-sdk.txt -e '.[deploy,sdk,test-sdk]'
 	@touch $@

@@ -10,6 +10,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 MODULES = sorted((ROOT / "container").rglob("*.py"))
+DEPLOY_MODULES = sorted((ROOT / "sagemaker_deploy").rglob("*.py"))
 # What each part may import of its own package; the root modules are at the bottom.
 ROOT_MODULES = {"errors", "logs", "messages", "settings"}
 ALLOWED = {
@@ -40,11 +41,29 @@ HOMES = {
     "boto3": set(),
     "sagemaker": set(),
 }
+# The laptop's side: the lowest parts first. Only `aws` calls AWS; `local` reads botocore's data.
+DEPLOY_ALLOWED = {
+    "errors": set(),
+    "aws": {"errors"},
+    "local": {"aws", "errors"},
+    "commands": {"aws", "errors", "local"},
+    "__main__": {"commands"},
+    "__init__": set(),
+}
+DEPLOY_HOMES = {
+    "boto3": {"aws"},
+    "botocore": {"aws", "local"},
+    "flask": {"local"},
+    "click": {"commands"},
+    "rich": {"commands"},
+    "moto": {"commands"},
+    "sagemaker": set(),
+    "container": set(),
+}
 
 
 def _part(path: Path) -> str:
-    relative = path.relative_to(ROOT / "container")
-    return relative.parts[0].removesuffix(".py")
+    return path.relative_to(ROOT).parts[1].removesuffix(".py")
 
 
 def _imports(path: Path) -> Iterator[str]:
@@ -67,7 +86,20 @@ def test_imports_point_one_way(path: Path) -> None:
             assert part in HOMES[top], f"{top} does not live in {part}"
 
 
-@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(ROOT)))
+@pytest.mark.parametrize("path", DEPLOY_MODULES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_imports_of_the_deploy_side_point_one_way(path: Path) -> None:
+    part = _part(path)
+    for name in _imports(path):
+        top, *rest = name.split(".")
+        if top == "sagemaker_deploy":
+            assert rest[0] in DEPLOY_ALLOWED[part] | {part}, f"{part} imports {name}"
+        if top in DEPLOY_HOMES:
+            assert part in DEPLOY_HOMES[top], f"{top} does not live in {part}"
+
+
+@pytest.mark.parametrize(
+    "path", MODULES + DEPLOY_MODULES, ids=lambda path: str(path.relative_to(ROOT))
+)
 def test_every_module_says_what_it_owns_and_shadows_nothing(path: Path) -> None:
     assert ast.get_docstring(ast.parse(path.read_text())), "a module without a docstring"
     if path.name not in ("__init__.py", "__main__.py"):

@@ -1,0 +1,137 @@
+"""The one file that talks to AWS: calls go through `Aws`, refusals are translated here.
+
+Credentials, region and endpoints come from boto3's own chain (AWS_PROFILE, AWS_ENDPOINT_URL_...).
+"""
+
+import functools
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import boto3
+import botocore.config
+import botocore.exceptions as aws_errors
+
+from sagemaker_deploy.errors import (
+    AccessDenied,
+    AwsError,
+    ConfigError,
+    DeployError,
+    NotFound,
+    QuotaExceeded,
+    Throttled,
+)
+
+# boto3 retries throttling and lost connections itself; `adaptive` also slows down.
+RETRIES = {"mode": "adaptive", "max_attempts": 8}
+# The service ends an invocation after 60 s and a stream after 8 minutes; leave it the last word.
+INVOKE_READ_TIMEOUT_S = 70
+STREAM_READ_TIMEOUT_S = 500
+
+QUOTA_CODES = {"ResourceLimitExceeded", "LimitExceededException", "ServiceQuotaExceededException"}
+THROTTLE_CODES = {"ThrottlingException", "Throttling", "TooManyRequestsException", "SlowDown"}
+DENIED_CODES = {"AccessDeniedException", "AccessDenied", "UnauthorizedOperation", "403"}
+MISSING_CODES = {"NoSuchBucket", "NoSuchKey", "404", "ResourceNotFoundException", "NoSuchEntity"}
+MISSING_WORDS = ("could not find", "does not exist", "not found", "no such")
+
+
+class Aws:
+    """Clients of one region, made when first used."""
+
+    def __init__(self, region: str | None = None, profile: str | None = None) -> None:
+        try:
+            self._session = boto3.Session(region_name=region, profile_name=profile)
+        except aws_errors.ProfileNotFound as error:
+            raise ConfigError([f"profile: {error}"]) from error
+        if not self._session.region_name:
+            raise ConfigError(["region: not set; use --region, `region:` or AWS_DEFAULT_REGION"])
+        self._clients: dict[tuple[str, int], Any] = {}
+
+    @property
+    def region(self) -> str:
+        """The region of every call."""
+        return str(self._session.region_name)
+
+    @functools.cached_property
+    def account(self) -> str:
+        """The account number behind the credentials."""
+        return str(self.call("sts", "get_caller_identity")["Account"])
+
+    def call(
+        self, service: str, operation: str, read_timeout_s: int = 60, **params: Any
+    ) -> dict[str, Any]:
+        """Make one call, named as boto3 names it. Raises AwsError or a kind of it."""
+        try:
+            result = getattr(self._client(service, read_timeout_s), operation)(**params)
+        except (aws_errors.BotoCoreError, aws_errors.ClientError) as error:
+            raise translated(error, f"{service} {operation}") from error
+        return dict(result)
+
+    def pages(self, service: str, operation: str, **params: Any) -> Iterator[dict[str, Any]]:
+        """Every page of a listing."""
+        try:
+            yield from self._client(service).get_paginator(operation).paginate(**params)
+        except (aws_errors.BotoCoreError, aws_errors.ClientError) as error:
+            raise translated(error, f"{service} {operation}") from error
+
+    def stream_events(self, events: Any) -> Iterator[bytes]:
+        """The bytes of InvokeEndpointWithResponseStream's event stream."""
+        try:
+            for event in events:
+                yield event["PayloadPart"]["Bytes"]
+        except (aws_errors.BotoCoreError, aws_errors.ClientError) as error:
+            raise translated(error, "the response stream") from error
+
+    def upload(self, path: Path, bucket: str, key: str) -> None:
+        """Copy a file to S3, in parts when it is large."""
+        try:
+            self._client("s3").upload_file(str(path), bucket, key)
+        except Exception as error:  # boto3's transfer wraps several families
+            raise translated(error, f"upload to s3://{bucket}/{key}") from error
+
+    def download(self, bucket: str, key: str, path: Path) -> None:
+        """Copy an object of S3 to a file."""
+        try:
+            self._client("s3").download_file(bucket, key, str(path))
+        except (aws_errors.BotoCoreError, aws_errors.ClientError) as error:
+            raise translated(error, f"download of s3://{bucket}/{key}") from error
+
+    def _client(self, service: str, read_timeout_s: int = 60) -> Any:
+        key = (service, read_timeout_s)
+        if key not in self._clients:
+            config = botocore.config.Config(retries=RETRIES, read_timeout=read_timeout_s)
+            self._clients[key] = self._session.client(service, config=config)
+        return self._clients[key]
+
+
+def translated(error: Exception, doing: str) -> DeployError:
+    """An AWS exception as one of ours: one line, and what to do where that is known."""
+    if isinstance(error, aws_errors.ClientError):
+        return _refusal(error.response, doing)
+    if isinstance(error, aws_errors.NoCredentialsError | aws_errors.PartialCredentialsError):
+        hint = "run `aws configure`, set AWS_PROFILE, or use `sagemaker_deploy local`"
+        return AccessDenied(f"{doing}: no AWS credentials", hint=hint)
+    if isinstance(error, aws_errors.EndpointConnectionError | aws_errors.ConnectTimeoutError):
+        hint = "check the network, the region and the AWS_ENDPOINT_URL... variables"
+        return AwsError(f"{doing}: {error}", hint=hint)
+    if isinstance(error, aws_errors.ParamValidationError):
+        problems = str(error).replace("Parameter validation failed:", "").strip().splitlines()
+        return ConfigError([f"{doing}: {problem.strip()}" for problem in problems])
+    return AwsError(f"{doing}: {error}")
+
+
+def _refusal(response: Mapping[str, Any], doing: str) -> DeployError:
+    code = str(response.get("Error", {}).get("Code", ""))
+    message = str(response.get("Error", {}).get("Message", "")).strip()
+    text = f"{doing}: {message or 'refused'} ({code})"
+    if code in QUOTA_CODES:
+        hint = "ask for more at Service Quotas > Amazon SageMaker, or take another instance type"
+        return QuotaExceeded(text, hint=hint, code=code)
+    if code in THROTTLE_CODES:
+        return Throttled(text, hint="AWS still throttles after 8 tries; try again", code=code)
+    if code in DENIED_CODES:
+        hint = "`sagemaker_deploy plan` prints the permissions that a deployment needs"
+        return AccessDenied(text, hint=hint, code=code)
+    if code in MISSING_CODES or any(word in message.lower() for word in MISSING_WORDS):
+        return NotFound(text)
+    return AwsError(text, code=code)

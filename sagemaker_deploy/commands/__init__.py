@@ -1,0 +1,1 @@
+"""The command line: one module for each command or small family, all over the same plain calls."""

@@ -1,0 +1,84 @@
+"""Every error that a command reports in one line, divided by whose fault it is.
+
+DeployError
+├── ConfigError       wrong configuration or flags; lists every problem
+├── MissingTool       a library or program that this command needs is not installed
+├── NotFound          what the command should work on is not there
+├── AwsError          AWS refused; says what to do where that is known
+│   ├── AccessDenied
+│   ├── QuotaExceeded
+│   └── Throttled
+├── EndpointFailed    an endpoint, component or job did not come up
+└── InvocationFailed  the endpoint answered with an error
+
+Each class has its own exit code, so that scripts can tell them apart.
+"""
+
+from typing import ClassVar
+
+
+class DeployError(Exception):
+    """Base of the tree; never raised itself."""
+
+    exit_code: ClassVar[int] = 1
+
+    def __init__(self, message: str, *, hint: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+
+class ConfigError(DeployError):
+    """Wrong configuration. `problems` has one line for each."""
+
+    exit_code = 2
+
+    def __init__(self, problems: list[str]) -> None:
+        super().__init__("\n".join(problems))
+        self.problems = problems
+
+
+class MissingTool(DeployError):
+    """A library or program is not installed."""
+
+    exit_code = 3
+
+
+class NotFound(DeployError):
+    """The thing to work on does not exist."""
+
+    exit_code = 4
+
+
+class AwsError(DeployError):
+    """AWS refused a call."""
+
+    exit_code = 5
+
+    def __init__(self, message: str, *, hint: str = "", code: str = "") -> None:
+        super().__init__(message, hint=hint)
+        self.code = code
+
+
+class AccessDenied(AwsError):
+    """The caller's credentials do not allow this."""
+
+
+class QuotaExceeded(AwsError):
+    """An account limit."""
+
+
+class Throttled(AwsError):
+    """Too many calls; the retries are used up."""
+
+
+class EndpointFailed(DeployError):
+    """What was made did not come up."""
+
+    exit_code = 6
+
+
+class InvocationFailed(DeployError):
+    """The endpoint answered with an error."""
+
+    exit_code = 7

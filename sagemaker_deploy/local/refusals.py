@@ -1,0 +1,89 @@
+"""What the service answers when it refuses, as data: status, code, message, extra fields.
+
+Codes and statuses are those of botocore's models `sagemaker` and `sagemaker-runtime`; the wordings
+follow what users report from the service.
+"""
+
+from typing import Any
+
+ACCOUNT = "000000000000"
+SHOWN_OF_A_BODY = 2048
+
+
+class Refusal(Exception):
+    """An answer of the service other than success."""
+
+    def __init__(self, status: int, code: str, message: str, **fields: Any) -> None:
+        super().__init__(message)
+        self.status = status
+        self.code = code
+        self.message = message
+        self.fields = fields
+
+
+def validation(message: str) -> Refusal:
+    """The runtime's word for a bad or unknown parameter."""
+    return Refusal(400, "ValidationError", message)
+
+
+def control_validation(message: str) -> Refusal:
+    """The control plane's word for the same."""
+    return Refusal(400, "ValidationException", message)
+
+
+def no_endpoint(name: str) -> Refusal:
+    """An endpoint that nobody made."""
+    return validation(f"Endpoint {name} of account {ACCOUNT} not found.")
+
+
+def too_large(limit_bytes: int) -> Refusal:
+    """A body over the limit; this comes from the front door and has no code."""
+    return Refusal(413, "", f"HTTP content length exceeded {limit_bytes} bytes.")
+
+
+def unsigned() -> Refusal:
+    """No SigV4 signature."""
+    return Refusal(403, "MissingAuthenticationTokenException", "Missing Authentication Token")
+
+
+def model_error(endpoint: str, container: str, status: int, body: bytes, region: str) -> Refusal:
+    """The container answered 4xx or 5xx: HTTP 424 with its status and the head of its body."""
+    side = "client" if 400 <= status < 500 else "server"
+    text = body[:SHOWN_OF_A_BODY].decode(errors="replace")
+    return _model_error(endpoint, container, status, side, text, region)
+
+
+def timed_out(endpoint: str, container: str, region: str) -> Refusal:
+    """The container did not answer in time."""
+    text = (
+        f"Your invocation timed out while waiting for a response from container {container}. "
+        "Review the latency metrics for each container in Amazon CloudWatch, resolve the issue, "
+        "and try again."
+    )
+    return _model_error(endpoint, container, 0, "server", text, region)
+
+
+def unreachable(endpoint: str, container: str, region: str) -> Refusal:
+    """The container refused or broke the connection."""
+    text = f"Amazon SageMaker could not get a response from the {endpoint} endpoint."
+    return _model_error(endpoint, container, 0, "server", text, region)
+
+
+def _model_error(
+    endpoint: str, container: str, status: int, side: str, text: str, region: str
+) -> Refusal:
+    group = f"/aws/sagemaker/Endpoints/{endpoint}"
+    message = (
+        f'Received {side} error ({status}) from {container} with message "{text}". See '
+        f"https://{region}.console.aws.amazon.com/cloudwatch/home?region={region}"
+        f"#logEventViewer:group={group} in account {ACCOUNT} for more information."
+    )
+    return Refusal(
+        424,
+        "ModelError",
+        message,
+        ErrorCode=f"{side.upper()}_ERROR_FROM_MODEL",
+        OriginalStatusCode=status,
+        OriginalMessage=text,
+        LogStreamArn=f"arn:aws:logs:{region}:{ACCOUNT}:log-group:{group}",
+    )

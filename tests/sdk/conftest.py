@@ -1,0 +1,54 @@
+"""The local endpoint over the real server and the demo model, found by clients as users find it."""
+
+import os
+from collections.abc import Iterator
+
+import pytest
+
+from tests.support.local_sagemaker import DEMO_MODEL, REAL_SERVER, REGION, Local, running
+
+NOTHING_LEAVES = {
+    "AWS_ACCESS_KEY_ID": "test",
+    "AWS_SECRET_ACCESS_KEY": "test",
+    "AWS_DEFAULT_REGION": REGION,
+    "AWS_CONFIG_FILE": os.devnull,
+    "AWS_SHARED_CREDENTIALS_FILE": os.devnull,
+    "SAGEMAKER_SUPPRESS_V2_WARNING": "1",
+    "LITELLM_LOCAL_MODEL_COST_MAP": "True",
+}
+
+
+@pytest.fixture(scope="session", autouse=True)
+def moto_url() -> Iterator[str]:
+    """moto's server: every AWS service but the two that the local endpoint serves."""
+    from moto.server import ThreadedMotoServer
+
+    moto = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
+    moto.start()
+    host, port = moto.get_host_and_port()
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in NOTHING_LEAVES.items():
+            patch.setenv(name, value)
+        patch.setenv("AWS_ENDPOINT_URL", f"http://{host}:{port}")
+        yield f"http://{host}:{port}"
+    moto.stop()
+
+
+@pytest.fixture(scope="session")
+def local(moto_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Local]:
+    """The local endpoint; the variables that lead clients to it are set."""
+    settings = {"DTYPE": "float32", "HF_HUB_OFFLINE": "1"}
+    with (
+        running(REAL_SERVER, tmp_path_factory.mktemp("logs"), **settings) as local,
+        pytest.MonkeyPatch.context() as patch,
+    ):
+        patch.setenv("AWS_ENDPOINT_URL_SAGEMAKER", local.url)
+        patch.setenv("AWS_ENDPOINT_URL_SAGEMAKER_RUNTIME", local.url)
+        yield local
+
+
+@pytest.fixture(scope="session")
+def demo(local: Local) -> str:
+    """An endpoint with the demo model, shared by tests that only call it; its name."""
+    local.deploy("demo", {"Environment": {"HF_MODEL_ID": str(DEMO_MODEL)}})
+    return "demo"

@@ -1,0 +1,66 @@
+"""`python -m sagemaker_deploy local`, as a person starts it."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import psutil
+import pytest
+
+from tests.support.local_sagemaker import DEMO_MODEL, FAKE_SERVER, REAL_SERVER, ROOT, client
+from tests.support.servers import wait_for
+
+
+def _start(tmp_path: Path, *options: str) -> "subprocess.Popen[str]":
+    argv = [sys.executable, "-m", "sagemaker_deploy", "local", "--port", "0", "--json"]
+    return subprocess.Popen(
+        [*argv, "--logs", str(tmp_path), *options], cwd=ROOT, stdout=subprocess.PIPE, text=True
+    )
+
+
+def _descendants(process: "subprocess.Popen[str]") -> list[psutil.Process]:
+    return psutil.Process(process.pid).children(recursive=True)
+
+
+def _all_gone(processes: list[psutil.Process]) -> bool:
+    return not any(one.is_running() and one.status() != "zombie" for one in processes)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_whatever_ends_it_the_model_server_goes_too(tmp_path: Path, number: int) -> None:
+    options = ["--model", str(DEMO_MODEL), "--env", "DTYPE=float32"]
+    with _start(tmp_path, *options, "--server-command", " ".join(REAL_SERVER)) as process:
+        assert process.stdout
+        listening = json.loads(process.stdout.readline())
+        runtime = client("sagemaker-runtime", listening["url"])
+        body = json.dumps({"inputs": "Hello", "parameters": {"max_new_tokens": 2}})
+        runtime.invoke_endpoint(EndpointName="local", ContentType="application/json", Body=body)
+        started = _descendants(process)
+        assert len(started) >= 4  # leash, supervisor, engine, gunicorn
+        os.kill(process.pid, number)
+        wait_for(lambda: _all_gone(started), 40)
+
+
+def test_a_model_that_does_not_load_is_one_error_and_nothing_is_left(tmp_path: Path) -> None:
+    with _start(
+        tmp_path, "--model", "/no/such/folder", "--server-command", " ".join(REAL_SERVER)
+    ) as process:
+        out, _ = process.communicate(timeout=60)
+    assert process.returncode == 6
+    assert out == ""
+
+
+def test_a_taken_port_is_one_line(tmp_path: Path) -> None:
+    with _start(tmp_path, "--server-command", " ".join(FAKE_SERVER)) as first:
+        assert first.stdout
+        port = json.loads(first.stdout.readline())["url"].rpartition(":")[2]
+        second = subprocess.run(
+            [sys.executable, "-m", "sagemaker_deploy", "local", "--port", port],
+            cwd=ROOT, capture_output=True, text=True, check=False,
+        )  # fmt: skip
+        first.terminate()
+    assert second.returncode == 2
+    assert second.stderr.strip().splitlines()[-1] == f"error: --port {port}: cannot listen there"
