@@ -147,7 +147,8 @@ class EngineLoad(msgspec.Struct, frozen=True):
     blocks_cached: int = 0
 
 
-EngineState = Literal["loading", "ready", "draining"]
+# Recovering: a step has failed, and one token is run to see whether the next one would too.
+EngineState = Literal["loading", "ready", "recovering", "draining"]
 
 
 class Status(msgspec.Struct, tag="status", frozen=True):

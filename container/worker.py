@@ -15,7 +15,7 @@ from typing import Any, Generic, Protocol, TypeVar
 import msgspec
 import zmq
 
-from container.errors import ServingError, Unavailable
+from container.errors import GenerationFailed, ServingError, Unavailable
 from container.messages import Abort, EngineState, ErrorData, Hello, RequestFailed, encode
 
 log = logging.getLogger(__name__)
@@ -58,7 +58,8 @@ StatusOf = Callable[[EngineState, str, W | None], msgspec.Struct]
 class WorkerServer(Generic[W]):
     """Serves one worker to any number of frontends until it is drained.
 
-    `load` makes the worker, `status_of` what frontends hear of it (None while it loads).
+    `load` makes the worker, `status_of` what frontends hear of it (None while it loads). `prove`
+    runs the smallest piece of work after a failed step; without it a failure ends the process.
     """
 
     def __init__(
@@ -70,7 +71,9 @@ class WorkerServer(Generic[W]):
         *,
         drain_s: float,
         parent_pid: int,
+        prove: Callable[[W], None] | None = None,
     ) -> None:
+        self._prove = prove
         self._decoder = decoder
         self._load = load
         self._status_of = status_of
@@ -168,10 +171,30 @@ class WorkerServer(Generic[W]):
         try:
             messages = self._worker.step()
         except Exception:
-            self._fail_all(Unavailable("the server's model process failed and is restarted"))
-            raise
+            if self._prove is None:
+                self._fail_all(Unavailable("the server's model process failed and is restarted"))
+                raise
+            self._recover(self._worker, self._prove)
+            return
         for owner, message in messages:
             self._send(owner, message)
+
+    def _recover(self, worker: W, prove: Callable[[W], None]) -> None:
+        """After a failed step: fail its requests, then prove that the next step would work.
+
+        Raises what the proof raises; a new process is the only help then.
+        """
+        log.exception("a step failed")
+        self._fail_all(GenerationFailed("the model failed; the cause is in the server's log"))
+        if self._state == "ready":
+            self._state, self._detail = "recovering", "the model failed and is tried again"
+        self._next_status = 0.0
+        self._send_status()
+        prove(worker)
+        log.info("the model works again")
+        if self._state == "recovering":
+            self._state, self._detail = "ready", "ready"
+        self._next_status = 0.0
 
     def _fail_all(self, error: ServingError) -> None:
         assert self._worker is not None

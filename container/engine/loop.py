@@ -22,7 +22,14 @@ from container.errors import (
     ServingError,
     UnsupportedParameter,
 )
-from container.messages import EngineLoad, FinishReason, PromptFacts, Submit, TokenEvent
+from container.messages import (
+    EngineLoad,
+    FinishReason,
+    PromptFacts,
+    SamplingParams,
+    Submit,
+    TokenEvent,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,6 +171,13 @@ class Engine:
             else:
                 events.append((sequence.owner, self._event(sequence, token)))
         return events
+
+    def prove(self) -> None:
+        """Run one token without any request, to see whether steps work. Raises what fails."""
+        self.scheduler.check_invariants()
+        self.submit(b"", Submit(0, [0], SamplingParams(max_new_tokens=1)))
+        while self.has_work:
+            self.step()
 
     def take_failures(self) -> list[tuple[bytes, int, ServingError]]:
         """Requests that the last step has ended with an error, each told once."""

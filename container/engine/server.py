@@ -76,6 +76,7 @@ def engine_server(
         _status,
         drain_s=drain_s,
         parent_pid=parent_pid,
+        prove=lambda worker: worker.engine.prove(),
     )
 
 

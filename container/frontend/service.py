@@ -182,6 +182,8 @@ class Service:
         status = self._engine.status
         if status.state == "draining":
             raise Unavailable(status.detail, retry_after_s=30)
+        if status.state == "recovering":
+            raise Unavailable(status.detail, retry_after_s=1)
         if status.info is None or status.state == "loading":
             raise Unavailable(f"the model is loading: {status.detail}", retry_after_s=5)
         if self._tokenizer is None:
