@@ -15,6 +15,9 @@ from container.settings import SUPERVISOR_PID, Settings, shown
 from container.settings_page import markdown_page
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from container.handlers.server import HandlerServer
     from container.worker import WorkerServer
 
 
@@ -75,12 +78,36 @@ def engine(address: str) -> None:
     _run_worker("engine", server)
 
 
-def _run_worker(name: str, server: "WorkerServer[Any]") -> NoReturn:
+@main.command(hidden=True)
+@click.argument("address")
+def handler(address: str) -> None:
+    """Run the handler server (the supervisor starts it)."""
+    from container.handlers.start import make_server
+
+    _run_worker("handler", make_server(_settings(), address, int(os.environ[SUPERVISOR_PID])))
+
+
+@main.command(hidden=True)
+@click.argument("address")
+@click.argument("name")
+@click.argument("parent_pid", type=int)
+def handler_worker(address: str, name: str, parent_pid: int) -> None:
+    """Run one process with the user's code (the handler server starts it)."""
+    from container.handlers.start import make_worker
+
+    _run("handlers", make_worker(_settings(), address, name, parent_pid).run)
+
+
+def _run_worker(name: str, server: "WorkerServer[Any] | HandlerServer") -> NoReturn:
     signal.signal(signal.SIGTERM, lambda *_: server.drain())
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal's ^C reaches all; the supervisor acts
+    _run(name, server.run)
+
+
+def _run(name: str, run: "Callable[[], None]") -> NoReturn:
     log = logging.getLogger(f"container.{name}")
     try:
-        server.run()
+        run()
     except (ModelLoadError, ConfigError) as error:
         for line in error.message.splitlines():
             log.error("%s", line)

@@ -6,6 +6,9 @@ ServingError
 ├── RequestError           the client's fault; names the field where there is one
 │   ├── MalformedRequest   not JSON
 │   ├── UnsupportedMediaType
+│   ├── NotAcceptable      no content type that the client takes
+│   ├── NotFound           a model, adapter or session that is not here
+│   ├── Conflict           it is here already
 │   ├── PayloadTooLarge
 │   ├── Unauthorized
 │   ├── InvalidParameter   wrong type or out of range
@@ -15,6 +18,8 @@ ServingError
 ├── Overloaded             no room now; says when to retry
 ├── Unavailable            loading, draining, or the engine is gone
 ├── GenerationFailed       this request only; the cause is in the log
+├── HandlerFailed          the user's inference.py raised or died; says what, not where
+├── DeadlineExceeded       the server's own time limit
 └── InternalError          our own fault; the cause is in the log
 
 A dialect turns a kind into its own status and body in one table (container.frontend.problems).
@@ -74,6 +79,24 @@ class UnsupportedMediaType(RequestError):
     kind = "media_type"
 
 
+class NotAcceptable(RequestError):
+    """The client takes no content type that this route can answer with."""
+
+    kind = "not_acceptable"
+
+
+class NotFound(RequestError):
+    """A model, adapter or session that is not here."""
+
+    kind = "not_found"
+
+
+class Conflict(RequestError):
+    """A model or adapter that is here already."""
+
+    kind = "conflict"
+
+
 class PayloadTooLarge(RequestError):
     """A body over PAYLOAD_LIMIT."""
 
@@ -126,6 +149,18 @@ class GenerationFailed(ServingError):
     """The engine could not finish this request."""
 
     kind = "generation_failed"
+
+
+class HandlerFailed(ServingError):
+    """The user's code raised or died; the traceback is in the log."""
+
+    kind = "handler"
+
+
+class DeadlineExceeded(ServingError):
+    """A time limit of this server's settings."""
+
+    kind = "deadline"
 
 
 class InternalError(ServingError):

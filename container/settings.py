@@ -17,6 +17,7 @@ from container.errors import ConfigError
 
 # Not settings: the supervisor tells its children who it is and where the engine's socket is.
 ENGINE_ADDRESS = "CONTAINER_ENGINE_ADDRESS"
+HANDLER_ADDRESS = "CONTAINER_HANDLER_ADDRESS"
 SUPERVISOR_PID = "CONTAINER_SUPERVISOR_PID"
 SAGEMAKER_MODEL_DIR = Path("/opt/ml/model")
 
@@ -275,6 +276,30 @@ class Settings:
     num_frontends: int = setting(
         1, "SAGEMAKER_MODEL_SERVER_WORKERS", "WORKERS", cast=integer(1, 64),
         meaning="HTTP processes; one is enough for most instances.",
+    )  # fmt: skip
+    program: str | None = setting(
+        None, "SAGEMAKER_PROGRAM", cast=text,
+        meaning="File with the user's model_fn, predict_fn and so on. Unset: inference.py.",
+    )  # fmt: skip
+    submit_directory: str | None = setting(
+        None, "SAGEMAKER_SUBMIT_DIRECTORY", cast=text,
+        meaning="Folder of that file. Unset or no folder: code/ in the model's folder.",
+    )  # fmt: skip
+    default_accept: str = setting(
+        "application/json", "SAGEMAKER_DEFAULT_INVOCATIONS_ACCEPT", cast=text,
+        meaning="Content type of answers when the client names none.",
+    )  # fmt: skip
+    handler_workers: int = setting(
+        1, "HANDLER_WORKERS", cast=integer(1, 64),
+        meaning="Processes that run the user's code, each with its own model_fn.",
+    )  # fmt: skip
+    handler_concurrency: int | None = setting(
+        None, "HANDLER_CONCURRENCY", cast=integer(1, 1024),
+        meaning="Invocations at a time in one of them. Unset: 1 with a model_fn, else many.",
+    )  # fmt: skip
+    handler_timeout_s: int = setting(
+        3600, "HANDLER_TIMEOUT", "SAGEMAKER_MODEL_SERVER_TIMEOUT_SECONDS", cast=integer(1, 86_400),
+        meaning="Seconds that user code may take for one invocation; then its process is replaced.",
     )  # fmt: skip
     drain_s: int = setting(
         25, "GRACEFUL_TERMINATION_TIMEOUT", cast=integer(0, 3600),

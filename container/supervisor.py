@@ -17,8 +17,9 @@ from pathlib import Path
 
 from container import __version__
 from container.children import Child, cause, reap_strangers
-from container.errors import ConfigError
-from container.settings import ENGINE_ADDRESS, SUPERVISOR_PID, Settings, shown
+from container.errors import ConfigError, ModelLoadError
+from container.handlers.source import find_code, missing_code
+from container.settings import ENGINE_ADDRESS, HANDLER_ADDRESS, SUPERVISOR_PID, Settings, shown
 from container.tgi_settings import without_effect
 
 log = logging.getLogger(__name__)
@@ -33,7 +34,7 @@ FRONTENDS_DIED = 5
 # What may work behind the frontends, in the order in which it is drained: the subcommand that
 # runs it, and the variable that tells it and the frontends where its socket is. A frontend that
 # does not find the variable knows that there is no such process.
-BACKENDS = {"engine": ENGINE_ADDRESS}
+BACKENDS = {"handler": HANDLER_ADDRESS, "engine": ENGINE_ADDRESS}
 
 
 class Supervisor:
@@ -46,18 +47,22 @@ class Supervisor:
     def run(self) -> int:
         """Serve until a signal or a failure ends it."""
         try:
-            self._settings.model_source()
-        except ConfigError as error:
+            names = backends(self._settings)
+            if "engine" in names:
+                self._settings.model_source()
+        except (ConfigError, ModelLoadError) as error:
             log.error("%s", error.message)
             return error.exit_code
         log.info("version %s; %s", __version__, _changed(self._settings))
         if idle := without_effect(os.environ):
             log.info("without effect here (docs/configuration.md says why): %s", ", ".join(idle))
+        if (missing := missing_code(self._settings)) is not None:
+            log.warning("*** %s ***", missing)
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: self._stopping.set())
         folder = Path(tempfile.mkdtemp(prefix="container-"))
         try:
-            return self._serve(_child_environ(folder, backends(self._settings)))
+            return self._serve(_child_environ(folder, names))
         finally:
             shutil.rmtree(folder, ignore_errors=True)
 
@@ -117,8 +122,11 @@ class Supervisor:
 
 
 def backends(settings: Settings) -> tuple[str, ...]:
-    """Which of BACKENDS the settings call for."""
-    return ("engine",)
+    """Which of BACKENDS the settings call for. Raises ModelLoadError."""
+    code = find_code(settings)
+    if code is None:
+        return ("engine",)
+    return ("handler",) if code.brings_model else ("handler", "engine")
 
 
 def _child_environ(folder: Path, names: tuple[str, ...]) -> dict[str, str]:

@@ -54,7 +54,7 @@ def collect(running: RunningRequest, metrics: Metrics) -> None:
             running.next_event(LOOK_S)
             if time.monotonic() > next_look:
                 next_look = time.monotonic() + LOOK_S
-                _check_client(metrics)
+                check_client(metrics)
     finally:
         running.close()
     metrics.count_success(running)
@@ -104,7 +104,8 @@ def stream(
     return response
 
 
-def _check_client(metrics: Metrics) -> None:
+def check_client(metrics: Metrics) -> None:
+    """Raise ClientGone when the client of the current request has left."""
     connection = request.environ.get("gunicorn.socket")
     if connection is None:
         return

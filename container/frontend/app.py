@@ -10,9 +10,11 @@ from werkzeug.exceptions import HTTPException, RequestEntityTooLarge
 from container.errors import Unauthorized
 from container.frontend import problems, tracing
 from container.frontend.answers import CLIENT_GONE_STATUS, ClientGone
+from container.frontend.handler_client import HandlerClient
 from container.frontend.limits import RequestLimits
 from container.frontend.metrics import Metrics
 from container.frontend.routes import health, openai, pages, sagemaker, tgi, tokens
+from container.frontend.routes.handler import HandlerDialect
 from container.frontend.routes.openai import OpenAIDialect
 from container.frontend.routes.tgi import TgiDialect
 from container.frontend.service import Service
@@ -49,8 +51,13 @@ class Options:
         )
 
 
-def create_app(service: Service, options: Options, tracer: tracing.Tracer | None = None) -> Flask:
-    """Wire the routes of all dialects to one service."""
+def create_app(
+    service: Service,
+    options: Options,
+    tracer: tracing.Tracer | None = None,
+    handler: HandlerClient | None = None,
+) -> Flask:
+    """Wire the routes of all dialects to one service, and `/invocations` to user code if any."""
     app = Flask("container", static_folder=None)
     app.config["MAX_CONTENT_LENGTH"] = options.payload_limit
     if tracer is not None:
@@ -59,13 +66,20 @@ def create_app(service: Service, options: Options, tracer: tracing.Tracer | None
     tgi_dialect = TgiDialect(service, metrics, options.limits, options.compute_type)
     openai_dialect = OpenAIDialect(service, metrics, options.limits)
     app.register_blueprint(
-        health.blueprint(service, metrics, options.limits, num_frontends=options.num_frontends)
+        health.blueprint(
+            service, metrics, options.limits, handler, num_frontends=options.num_frontends
+        )
     )
     app.register_blueprint(tgi.blueprint(tgi_dialect))
     app.register_blueprint(openai.blueprint(openai_dialect))
     app.register_blueprint(tokens.blueprint(service, openai_dialect))
     app.register_blueprint(
-        sagemaker.blueprint(tgi_dialect, openai_dialect, messages_api=options.messages_api)
+        sagemaker.blueprint(
+            tgi_dialect,
+            openai_dialect,
+            HandlerDialect(handler, metrics) if handler is not None else None,
+            messages_api=options.messages_api,
+        )
     )
     app.register_blueprint(pages.description())
     app.register_blueprint(pages.swagger())

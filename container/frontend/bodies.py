@@ -34,11 +34,7 @@ def read_object(request: Request) -> dict[str, Any]:
             f"content type {kind!r} is not supported; send the header "
             "'Content-Type: application/json'"
         )
-    raw = _read(request)
-    limit = request.max_content_length
-    if request.content_length is None and limit is not None and len(raw) >= limit:
-        # Of a chunked body, Werkzeug reads as much as is allowed and drops the rest.
-        raise PayloadTooLarge("the body is larger than PAYLOAD_LIMIT allows")
+    raw = read_bytes(request)
     if not raw.strip():
         raise MalformedRequest("the body is empty; send a JSON object")
     try:
@@ -52,13 +48,19 @@ def read_object(request: Request) -> dict[str, Any]:
     return value
 
 
-def _read(request: Request) -> bytes:
+def read_bytes(request: Request) -> bytes:
+    """Read a body. Raises MalformedRequest or PayloadTooLarge."""
     try:
-        return request.get_data(cache=False)
+        raw = request.get_data(cache=False)
     except HTTPException:
         raise
     except Exception as error:  # gunicorn's own exceptions for chunks that it cannot read
         raise MalformedRequest(f"the body cannot be read: {error}") from error
+    limit = request.max_content_length
+    if request.content_length is None and limit is not None and len(raw) >= limit:
+        # Of a chunked body, Werkzeug reads as much as is allowed and drops the rest.
+        raise PayloadTooLarge("the body is larger than PAYLOAD_LIMIT allows")
+    return raw
 
 
 def _refuse_half_characters(value: object) -> None:

@@ -5,7 +5,7 @@ from typing import Protocol
 import gevent.queue
 import msgspec
 
-from container.errors import ServingError
+from container.errors import NotFound, ServingError
 from container.frontend.worker_client import WorkerClient
 from container.messages import (
     Abort,
@@ -43,6 +43,24 @@ class EngineConnection(Protocol):
     ) -> TokenStream:
         """Send a request; what the engine refuses is raised by the stream."""
         ...
+
+
+class NoEngine:
+    """Implements EngineConnection where user code brings its own model."""
+
+    @property
+    def status(self) -> Status:
+        """Raise NotFound."""
+        raise NotFound(
+            "this server has no language model of its own: only /invocations answers, with the "
+            "user's code"
+        )
+
+    def submit(
+        self, prompt_ids: list[int], params: SamplingParams, num_sequences: int = 1
+    ) -> TokenStream:
+        """Never called, since `status` raises before."""
+        raise AssertionError("submit without an engine")
 
 
 class ZmqTokenStream:

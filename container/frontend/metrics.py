@@ -11,7 +11,7 @@ from prometheus_client import CollectorRegistry, Counter, Histogram, generate_la
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.multiprocess import MultiProcessCollector
 
-from container.errors import ServingError, Unavailable
+from container.errors import ServingError
 from container.frontend.completion import RunningRequest
 from container.frontend.service import Service
 
@@ -31,7 +31,7 @@ class EngineCollector:
         """Yield the engine's numbers; nothing while it is away."""
         try:
             load = self._service.status.load
-        except Unavailable:
+        except ServingError:
             return
         gauges = {
             "tgi_queue_size": ("Sequences waiting for their first step", load.waiting),
@@ -137,6 +137,11 @@ class Metrics:
         self._tokens["tgi_request_input_length"].observe(running.prompt_tokens)
         self._tokens["tgi_request_max_new_tokens"].observe(running.params.max_new_tokens)
         self._tokens["tgi_request_generated_tokens"].observe(running.completion_tokens)
+
+    def count_handled(self, seconds: float) -> None:
+        """User code has answered a request whole."""
+        self._successes.inc()
+        self._observe("tgi_request_duration", seconds)
 
     def render(self) -> bytes:
         """The exposition text of the whole server."""

@@ -39,6 +39,9 @@ _VALIDATION = TgiForm(422, "validation", "Input validation error: ")
 TGI = {
     errors.MalformedRequest: TgiForm(400, "validation", "Input validation error: "),
     errors.UnsupportedMediaType: TgiForm(415, "validation"),
+    errors.NotAcceptable: TgiForm(406, "validation"),
+    errors.NotFound: TgiForm(404, "not_found"),
+    errors.Conflict: TgiForm(409, "conflict"),
     errors.PayloadTooLarge: TgiForm(413, "validation"),
     errors.Unauthorized: TgiForm(401, "unauthorized"),
     errors.InvalidParameter: _VALIDATION,
@@ -48,6 +51,8 @@ TGI = {
     errors.Overloaded: TgiForm(429, "overloaded", "Model is overloaded: "),
     errors.Unavailable: TgiForm(503, "unavailable"),
     errors.GenerationFailed: TgiForm(424, "generation", "Request failed during generation: "),
+    errors.HandlerFailed: TgiForm(500, "handler"),
+    errors.DeadlineExceeded: TgiForm(504, "timeout"),
     errors.InternalError: TgiForm(500, "internal"),
 }
 
@@ -55,6 +60,9 @@ _INVALID = "invalid_request_error"
 OPENAI = {
     errors.MalformedRequest: OpenAIForm(400, _INVALID),
     errors.UnsupportedMediaType: OpenAIForm(415, _INVALID),
+    errors.NotAcceptable: OpenAIForm(406, _INVALID),
+    errors.NotFound: OpenAIForm(404, _INVALID, "not_found"),
+    errors.Conflict: OpenAIForm(409, _INVALID, "conflict"),
     errors.PayloadTooLarge: OpenAIForm(413, _INVALID),
     errors.Unauthorized: OpenAIForm(401, _INVALID, "invalid_api_key"),
     errors.InvalidParameter: OpenAIForm(400, _INVALID),
@@ -64,6 +72,8 @@ OPENAI = {
     errors.Overloaded: OpenAIForm(429, "rate_limit_error", "rate_limit_exceeded"),
     errors.Unavailable: OpenAIForm(503, "service_unavailable_error"),
     errors.GenerationFailed: OpenAIForm(500, "server_error"),
+    errors.HandlerFailed: OpenAIForm(500, "server_error"),
+    errors.DeadlineExceeded: OpenAIForm(504, "server_error"),
     errors.InternalError: OpenAIForm(500, "server_error"),
 }
 
@@ -85,6 +95,11 @@ def openai_body(error: ServingError) -> Body:
         "http_status_code": form.status,
     }
     return {"error": inner}
+
+
+def json_bytes(body: Body) -> bytes:
+    """Write an error object."""
+    return msgspec.json.encode(body)
 
 
 def speak_openai() -> None:

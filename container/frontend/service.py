@@ -14,7 +14,7 @@ from typing import Any, Protocol, TypeVar
 
 from container.errors import InvalidParameter, PromptTooLong, Unavailable
 from container.frontend.completion import Completion, RunningRequest
-from container.frontend.engine_client import EngineConnection
+from container.frontend.engine_client import EngineConnection, NoEngine
 from container.messages import EngineInfo, SamplingParams, Status
 from container.text.detokenizer import Detokenizer
 from container.text.stop_strings import StopStrings
@@ -65,6 +65,11 @@ class Service:
         self._tokenizer: Tokenizer | None = None
         self._loading = threading.Lock()
         self.started_at = time.time()
+
+    @property
+    def has_engine(self) -> bool:
+        """Whether there is a language model here at all."""
+        return not isinstance(self._engine, NoEngine)
 
     @property
     def status(self) -> Status:

@@ -15,10 +15,11 @@ from flask import Flask
 
 from container import logs
 from container.frontend.app import Options, create_app
-from container.frontend.engine_client import EngineClient
+from container.frontend.engine_client import EngineClient, EngineConnection, NoEngine
+from container.frontend.handler_client import HandlerClient
 from container.frontend.service import Service, tokenizer_loader
 from container.frontend.tracing import OtlpTracer
-from container.settings import ENGINE_ADDRESS, Settings
+from container.settings import ENGINE_ADDRESS, HANDLER_ADDRESS, Settings
 
 T = TypeVar("T")
 
@@ -27,8 +28,14 @@ def application() -> Flask:
     """Make the app of this worker; gunicorn calls it once after the fork."""
     settings = Settings.from_environ(os.environ)
     logs.configure(settings.log_level, json_output=settings.json_output)
-    engine = EngineClient(os.environ[ENGINE_ADDRESS])
-    engine.start()
+    engine: EngineConnection = NoEngine()
+    if ENGINE_ADDRESS in os.environ:
+        engine = client = EngineClient(os.environ[ENGINE_ADDRESS])
+        client.start()
+    handler = None
+    if HANDLER_ADDRESS in os.environ:
+        handler = HandlerClient(os.environ[HANDLER_ADDRESS])
+        handler.start()
     load = tokenizer_loader(
         trust_remote_code=settings.trust_remote_code, template_path=settings.tokenizer_config_path
     )
@@ -36,7 +43,7 @@ def application() -> Flask:
     tracer = None
     if settings.otlp_endpoint is not None:
         tracer = OtlpTracer(settings.otlp_endpoint, settings.otlp_service_name)
-    return create_app(service, Options.from_settings(settings), tracer)
+    return create_app(service, Options.from_settings(settings), tracer, handler)
 
 
 def _in_thread(function: Callable[..., T], *args: Any, **kwargs: Any) -> T:

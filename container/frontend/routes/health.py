@@ -10,13 +10,19 @@ from flask import Blueprint, Response
 from container import __version__
 from container.frontend import metrics as prometheus
 from container.frontend.answers import json_response
+from container.frontend.handler_client import HandlerClient
 from container.frontend.limits import RequestLimits
 from container.frontend.metrics import Metrics
 from container.frontend.service import Service
 
 
 def blueprint(
-    service: Service, metrics: Metrics, limits: RequestLimits, *, num_frontends: int
+    service: Service,
+    metrics: Metrics,
+    limits: RequestLimits,
+    handler: HandlerClient | None,
+    *,
+    num_frontends: int,
 ) -> Blueprint:
     """Make the routes."""
     routes = Blueprint("health", __name__)
@@ -25,7 +31,10 @@ def blueprint(
     @routes.get("/health")
     @routes.get("/")
     def ping() -> Response:
-        service.check_ready()
+        if handler is not None:
+            handler.check_ready()
+        if service.has_engine:
+            service.check_ready()
         return Response(status=200)
 
     @routes.get("/info")

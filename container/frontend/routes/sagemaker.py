@@ -9,16 +9,25 @@ from flask import Blueprint, Response, request
 from container.errors import InvalidParameter, MalformedRequest
 from container.frontend import problems
 from container.frontend.bodies import read_object
+from container.frontend.routes.handler import HandlerDialect
 from container.frontend.routes.openai import OpenAIDialect
 from container.frontend.routes.tgi import TgiDialect
 
 
-def blueprint(tgi: TgiDialect, openai: OpenAIDialect, *, messages_api: bool | None) -> Blueprint:
-    """Make the route."""
+def blueprint(
+    tgi: TgiDialect,
+    openai: OpenAIDialect,
+    handler: HandlerDialect | None,
+    *,
+    messages_api: bool | None,
+) -> Blueprint:
+    """Make the route. User code, where there is some, answers in place of the dialects."""
     routes = Blueprint("sagemaker", __name__)
 
     @routes.post("/invocations")
     def invocations() -> Response:
+        if handler is not None:
+            return handler.invoke()
         if messages_api:
             problems.speak_openai()
         body = read_object(request)

@@ -1,0 +1,254 @@
+"""Content types: bytes to Python objects and back, and which type a client is answered with.
+
+The types are those of SageMaker's Hugging Face inference toolkit 2.6 (`decoder_encoder.py`) with
+JSON Lines and plain text beside them. Parameters such as `; charset=utf-8` are tolerated.
+Raises UnsupportedMediaType, NotAcceptable or MalformedRequest, all of which say what is offered.
+"""
+
+import base64
+import csv
+import io
+import json
+from collections.abc import Callable, Iterable
+from datetime import date, datetime
+from typing import Any
+
+import numpy as np
+
+from container.errors import (
+    HandlerFailed,
+    MalformedRequest,
+    NotAcceptable,
+    UnsupportedMediaType,
+)
+
+JSON, JSON_LINES, TEXT, CSV = "application/json", "application/jsonlines", "text/plain", "text/csv"
+NPY, BINARY, EVENTS = "application/x-npy", "application/octet-stream", "text/event-stream"
+IMAGES = tuple(f"image/{kind}" for kind in ("jpeg", "png", "tiff", "bmp", "gif", "webp", "x-image"))
+AUDIO = tuple(
+    f"audio/{kind}" for kind in ("x-flac", "flac", "mpeg", "wave", "wav", "ogg", "x-audio")
+)
+OTHER_NAMES = {
+    "text/json": JSON,
+    "application/x-jsonlines": JSON_LINES,
+    "application/jsonl": JSON_LINES,
+    "application/x-ndjson": JSON_LINES,
+    "application/x-text": TEXT,
+    "application/csv": CSV,
+    "": JSON,
+}
+# The toolkits hand these to a user's input_fn as str, all else as bytes.
+TEXT_TYPES = (JSON, CSV)
+CSV_COLUMNS = ("inputs", "question", "context")
+
+
+def media_type(header: str) -> str:
+    """The type alone, under the name that is used here: no parameters, lower case."""
+    name = header.partition(";")[0].strip().lower()
+    name = JSON if name.endswith("+json") else name
+    return OTHER_NAMES.get(name, name)
+
+
+def decode(body: bytes, content_type: str) -> Any:
+    """Turn a body into what the Hugging Face toolkit's default input_fn makes of it."""
+    kind = media_type(content_type)
+    if kind not in DECODERS:
+        raise UnsupportedMediaType(
+            f"content type {content_type!r} is not supported; supported are {_list(DECODERS)}"
+        )
+    return DECODERS[kind](body)
+
+
+def encode(value: Any, kind: str) -> bytes:
+    """Turn a prediction into bytes of a type that `choose` has returned."""
+    if isinstance(value, bytes | bytearray):
+        return bytes(value)
+    try:
+        return ENCODERS[kind](value)
+    except (ValueError, TypeError) as error:
+        raise HandlerFailed(f"the prediction cannot be written as {kind}: {error}") from error
+
+
+def choose(accept: str, offered: Iterable[str], default: str = JSON) -> str:
+    """Pick the answer's type from an Accept header; empty and `*/*` mean the default."""
+    known = list(offered)
+    wanted = by_quality(accept)
+    if not wanted:
+        return default
+    for name in wanted:
+        if name == "*/*":
+            return default
+        if name in known:
+            return name
+        if name.endswith("/*"):
+            found = [one for one in [default, *known] if one.startswith(name[:-1])]
+            if found:
+                return found[0]
+    raise NotAcceptable(f"Accept {accept!r} cannot be answered; offered are {_list(known)}")
+
+
+def read_lines(body: bytes) -> list[bytes]:
+    """The records of JSON Lines; blank lines count as none."""
+    return [line for line in body.splitlines() if line.strip()]
+
+
+def text(body: bytes) -> str:
+    """UTF-8, or MalformedRequest."""
+    try:
+        return body.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise MalformedRequest(f"the body is not UTF-8: {error}") from None
+
+
+def read_csv(body: bytes) -> dict[str, Any]:
+    """`{"inputs": [...]}` from columns named inputs, or question and context."""
+    rows = list(csv.reader(io.StringIO(text(body), newline="")))
+    header = [name.strip() for name in rows[0]] if rows else []
+    if not set(header) & set(CSV_COLUMNS):
+        raise MalformedRequest(
+            f"the CSV needs a first line with names of columns: {', '.join(CSV_COLUMNS)}"
+        )
+    for number, row in enumerate(rows[1:], 2):
+        if row and len(row) != len(header):
+            raise MalformedRequest(f"line {number} has {len(row)} columns, not {len(header)}")
+    records = [dict(zip(header, row, strict=True)) for row in rows[1:] if row]
+    if "inputs" in header:
+        return {"inputs": [record["inputs"] for record in records]}
+    return {"inputs": records}
+
+
+def _read_json(body: bytes) -> Any:
+    try:
+        return json.loads(text(body))
+    except (ValueError, RecursionError) as error:
+        raise MalformedRequest(f"the body is not valid JSON: {error}") from None
+
+
+def _read_json_lines(body: bytes) -> Any:
+    records = []
+    for number, line in enumerate(read_lines(body), 1):
+        try:
+            records.append(json.loads(line))
+        except (ValueError, RecursionError) as error:
+            raise MalformedRequest(f"line {number} is not valid JSON: {error}") from None
+    return {"inputs": records}
+
+
+def _read_npy(body: bytes) -> Any:
+    try:
+        return np.load(io.BytesIO(body), allow_pickle=False)
+    except (ValueError, EOFError, OSError) as error:
+        raise MalformedRequest(f"the body is not an NPY array: {error}") from None
+
+
+def _read_image(body: bytes) -> Any:
+    image_module = _pillow()
+    try:
+        return image_module.open(io.BytesIO(body)).convert("RGB")
+    except Exception as error:  # every format fails in its own way
+        raise MalformedRequest(f"the body is not an image that can be read: {error}") from None
+
+
+def _pillow() -> Any:
+    try:
+        from PIL import Image
+    except ImportError:
+        raise UnsupportedMediaType("images need Pillow: add it to code/requirements.txt") from None
+    return Image
+
+
+def _write_json(value: Any) -> bytes:
+    written = json.dumps(
+        value, ensure_ascii=False, allow_nan=False, separators=(",", ":"), default=_plain
+    )
+    return written.encode()
+
+
+def _write_json_lines(value: Any) -> bytes:
+    records = value if isinstance(value, list | tuple) else [value]
+    return b"".join(_write_json(record) + b"\n" for record in records)
+
+
+def _write_text(value: Any) -> bytes:
+    return value.encode() if isinstance(value, str) else _write_json(value)
+
+
+def _write_csv(value: Any) -> bytes:
+    """Rows of a list; objects give a header with their keys."""
+    rows = value.tolist() if isinstance(value, np.ndarray) else value
+    rows = rows if isinstance(rows, list | tuple) else [rows]
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    if rows and isinstance(rows[0], dict):
+        writer.writerow(rows[0])
+    for row in rows:
+        cells = row.values() if isinstance(row, dict) else row
+        writer.writerow(
+            cells if isinstance(cells, Iterable) and not isinstance(cells, str) else [cells]
+        )
+    return out.getvalue().encode()
+
+
+def _write_npy(value: Any) -> bytes:
+    out = io.BytesIO()
+    np.save(out, np.asarray(value), allow_pickle=False)
+    return out.getvalue()
+
+
+def _plain(value: Any) -> Any:
+    """JSON for what json does not know: numpy, tensors, dates, images (base64 PNG)."""
+    if isinstance(value, np.generic | np.ndarray) or hasattr(value, "tolist"):
+        return value.tolist()
+    if isinstance(value, date | datetime):
+        return value.isoformat()
+    if isinstance(value, bytes):
+        return base64.b64encode(value).decode()
+    if hasattr(value, "save") and hasattr(value, "mode"):  # an image; Pillow may not be installed
+        out = io.BytesIO()
+        value.save(out, format="PNG")
+        return base64.b64encode(out.getvalue()).decode()
+    if isinstance(value, set | frozenset):
+        return list(value)
+    raise TypeError(f"a {type(value).__name__} has no form in JSON")
+
+
+def by_quality(accept: str) -> list[str]:
+    """Types of an Accept header, best first; those with q=0 are left out."""
+    ranked = []
+    for place, entry in enumerate(accept.split(",")):
+        name, *parameters = entry.split(";")
+        quality = 1.0
+        for parameter in parameters:
+            key, _, number = parameter.strip().partition("=")
+            if key == "q":
+                try:
+                    quality = float(number)
+                except ValueError:
+                    quality = 0.0
+        if name.strip() and quality > 0:
+            ranked.append((-quality, place, media_type(name)))
+    return [name for _, _, name in sorted(ranked)]
+
+
+def _list(names: Iterable[str]) -> str:
+    return ", ".join(names)
+
+
+DECODERS: dict[str, Callable[[bytes], Any]] = {
+    JSON: _read_json,
+    JSON_LINES: _read_json_lines,
+    TEXT: lambda body: {"inputs": text(body)},
+    CSV: read_csv,
+    NPY: _read_npy,
+    BINARY: bytes,
+    **dict.fromkeys(IMAGES, _read_image),
+    **dict.fromkeys(AUDIO, bytes),
+}
+ENCODERS: dict[str, Callable[[Any], bytes]] = {
+    JSON: _write_json,
+    JSON_LINES: _write_json_lines,
+    TEXT: _write_text,
+    CSV: _write_csv,
+    NPY: _write_npy,
+    EVENTS: lambda value: b"data: " + _write_json(value) + b"\n\n",
+}

@@ -1,0 +1,1 @@
+"""User code behind `/invocations`: processes of their own that run `code/inference.py`."""

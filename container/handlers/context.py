@@ -1,0 +1,46 @@
+"""The optional last argument of a user's functions.
+
+Its names are those of multi-model-server's `Context` (`mms/context.py`), on which both of
+SageMaker's toolkits run; the batch index of its methods is accepted and means nothing here.
+"""
+
+from pathlib import Path
+from typing import Any
+
+
+class Context:
+    """One invocation's headers and answer, and facts of the process."""
+
+    def __init__(
+        self, model_dir: Path, gpu_id: int | None, headers: dict[str, str] | None = None
+    ) -> None:
+        self.system_properties: dict[str, Any] = {"model_dir": str(model_dir), "gpu_id": gpu_id}
+        self.manifest: dict[str, Any] = {}
+        self.headers = dict(headers or {})
+        self.response_status = 200
+        self.response_content_type: str | None = None
+        self.response_headers: dict[str, str] = {}
+
+    def get_all_request_header(self, _index: int = 0) -> dict[str, str]:
+        """All headers of the request, names in lower case."""
+        return self.headers
+
+    def get_request_header(self, _index: int, key: str) -> str | None:
+        """One header of the request, whatever its case."""
+        return self.headers.get(key.lower())
+
+    def get_request_id(self, _index: int = 0) -> str:
+        """SageMaker's Inference-Id, or nothing."""
+        return self.headers.get("x-amzn-sagemaker-inference-id", "")
+
+    def set_response_status(self, code: int = 200, phrase: str = "", _index: int = 0) -> None:
+        """Choose the answer's status."""
+        self.response_status = int(code)
+
+    def set_response_content_type(self, _index: int, value: str) -> None:
+        """Choose the answer's content type."""
+        self.response_content_type = value
+
+    def set_response_header(self, _index: int, key: str, value: str) -> None:
+        """Add a header to the answer."""
+        self.response_headers[key] = value

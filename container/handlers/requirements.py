@@ -1,0 +1,58 @@
+"""Installing `code/requirements.txt` before the user's code is loaded.
+
+What the server itself runs on keeps its versions (they are given to pip as constraints), so user
+code cannot break the engine; a conflict stops the start with pip's own words. A folder `wheels`
+beside the file is used in place of an index, for endpoints without a network.
+"""
+
+import importlib.metadata
+import logging
+import os
+import subprocess
+import sys
+import sysconfig
+import tempfile
+from pathlib import Path
+
+from container.errors import ModelLoadError
+
+log = logging.getLogger(__name__)
+
+OWN_PACKAGE = "sagemaker-llm-container"
+SHOWN_LINES = 6
+
+
+def install(requirements: Path) -> None:
+    """Install them. Raises ModelLoadError with pip's reason."""
+    log.info("installing %s", requirements)
+    with tempfile.TemporaryDirectory(prefix="container-pip-") as folder:
+        constraints = Path(folder) / "constraints.txt"
+        constraints.write_text(_installed())
+        done = subprocess.run(
+            _command(requirements, constraints), capture_output=True, text=True, check=False
+        )
+    if done.returncode != 0:
+        lines = [line for line in done.stderr.splitlines() if line.strip()]
+        reasons = [line for line in lines if line.startswith("ERROR")] or lines
+        told = "\n".join(reasons[-SHOWN_LINES:]) or f"exit code {done.returncode}"
+        raise ModelLoadError(f"{requirements}: pip could not install it:\n{told}")
+
+
+def _command(requirements: Path, constraints: Path) -> list[str]:
+    command = [sys.executable, "-m", "pip", "install", "--disable-pip-version-check", "--no-input"]
+    command += ["--quiet", "-r", str(requirements), "-c", str(constraints)]
+    wheels = requirements.parent / "wheels"
+    if wheels.is_dir():
+        command += ["--no-index", "--find-links", str(wheels)]
+    if not os.access(sysconfig.get_path("purelib"), os.W_OK):
+        command += ["--user"]
+    return command
+
+
+def _installed() -> str:
+    pins = {
+        f"{distribution.name}=={distribution.version}"
+        for distribution in importlib.metadata.distributions()
+        if distribution.name and distribution.name.lower() != OWN_PACKAGE
+    }
+    return "\n".join(sorted(pins)) + "\n"
