@@ -117,7 +117,10 @@ ToEngine = Hello | Submit | Abort
 
 
 class EngineInfo(msgspec.Struct, frozen=True):
-    """What a frontend needs to know of the loaded model; fixed for an engine's life."""
+    """What a frontend needs to know of the loaded model; fixed for an engine's life.
+
+    `attention` is `paged`, or `own`: the model's own cache, one sequence after another.
+    """
 
     model_id: str
     model_path: str
@@ -130,6 +133,7 @@ class EngineInfo(msgspec.Struct, frozen=True):
     max_total_tokens: int
     cache_tokens: int
     max_batch_tokens: int
+    attention: Literal["paged", "own"] = "paged"
 
 
 class EngineLoad(msgspec.Struct, frozen=True):

@@ -45,6 +45,7 @@ class EngineConfig:
     max_requests: int = 128
     vocabulary: int = 2**31
     reuses_prefixes: bool = True
+    scores_prompts: bool = True
 
     def __post_init__(self) -> None:
         """A longest sequence that does not fit the cache could never finish."""
@@ -114,6 +115,11 @@ class Engine:
                 f"the server already has {self.config.max_requests} requests "
                 "(MAX_CONCURRENT_REQUESTS)",
                 retry_after_s=1,
+            )
+        if message.params.prompt_logprobs and not self.config.scores_prompts:
+            raise InvalidParameter(
+                "this model reads the prompt with an encoder, which gives its tokens no "
+                "log-probabilities: leave out decoder_input_details"
             )
         self._check_lengths(message)
         compiling = self._start_compiling(message.params.grammar)

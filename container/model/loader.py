@@ -14,6 +14,7 @@ from huggingface_hub.utils.tqdm import disable_progress_bars as disable_hub_bars
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
+    AutoModelForSeq2SeqLM,
     GenerationConfig,
     PretrainedConfig,
     PreTrainedModel,
@@ -21,17 +22,16 @@ from transformers import (
 from transformers.models.auto.modeling_auto import (
     MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
     MODEL_FOR_MASKED_LM_MAPPING_NAMES,
+    MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES,
 )
 
-from container.engine.batch import Batch, Scheduled
+from container.engine.batch import Batch, ModelRunner, Scheduled
 from container.engine.loop import Engine, EngineConfig
 from container.engine.sequence import Sequence
 from container.errors import ConfigError, ModelLoadError
 from container.grammar.matcher import GrammarCompiler
 from container.messages import EngineInfo, SamplingParams
-from container.model.kv_cache import KVCache
-from container.model.paging import LoadedModel, prepare
-from container.model.runner import TorchModelRunner
+from container.model.preparing import LoadedModel, make_runner, prepare
 from container.model.sizing import size_engine
 from container.model.source import ModelFiles, find_model
 from container.settings import Settings
@@ -59,15 +59,8 @@ def load_engine(settings: Settings, progress: Progress) -> tuple[Engine, EngineI
     )
     progress("sizing the KV cache")
     config = size_engine(settings, model)
-    cache = KVCache(
-        model.layers,
-        num_blocks=config.num_blocks,
-        block_size=config.block_size,
-        dtype=dtype,
-        device=device,
-    )
     ends = end_token_ids(files.path, model.config)
-    runner = TorchModelRunner(model.module, cache, device, end_token_ids=ends)
+    runner = make_runner(model, config, end_token_ids=ends)
     progress("warming up")
     warm_up(runner, config)
     compile_grammar = None
@@ -113,10 +106,11 @@ def load_model(
     *,
     trust_remote_code: bool = False,
 ) -> LoadedModel:
-    """Load a causal language model and plug paged attention into it. Raises ModelLoadError."""
+    """Load a language model and find the way to serve it. Raises ModelLoadError."""
     loaded: tuple[PreTrainedModel, dict[str, Any]]
+    kind = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
     try:
-        loaded = AutoModelForCausalLM.from_pretrained(  # type: ignore[assignment]  # by the flag
+        loaded = kind.from_pretrained(  # type: ignore[assignment]  # by the flag
             path,
             output_loading_info=True,
             config=config,
@@ -160,7 +154,7 @@ def end_token_ids(path: Path, config: PretrainedConfig) -> frozenset[int]:
     return frozenset(found if isinstance(found, list) else [found])
 
 
-def warm_up(runner: TorchModelRunner, config: EngineConfig) -> None:
+def warm_up(runner: ModelRunner, config: EngineConfig) -> None:
     """Run a prompt and a few single tokens, so that the first request finds all things made."""
     prompt_len = min(8, config.max_input_tokens)
     sequence = Sequence(0, [0] * prompt_len, SamplingParams(max_new_tokens=1))
@@ -186,12 +180,16 @@ def load_config(path: Path, *, trust_remote_code: bool = False) -> PretrainedCon
         getattr(config, "is_decoder", None) is False
         and config.model_type in MODEL_FOR_MASKED_LM_MAPPING_NAMES
     )
-    is_own_code = "AutoModelForCausalLM" in (getattr(config, "auto_map", None) or {})
-    is_known = config.model_type in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES and not is_encoder
+    if config.is_encoder_decoder:
+        known, kind = MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES, "AutoModelForSeq2SeqLM"
+    else:
+        known, kind = MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, "AutoModelForCausalLM"
+    is_own_code = kind in (getattr(config, "auto_map", None) or {})
+    is_known = config.model_type in known and not is_encoder
     if not is_known and not is_own_code:
         raise ModelLoadError(
             f"{path}: a {config.model_type} model does not generate text "
-            "(it is not a causal language model)"
+            "(it is neither a causal language model nor an encoder with a decoder)"
         )
     return config
 
@@ -209,6 +207,7 @@ def _info(files: ModelFiles, model: LoadedModel, config: EngineConfig) -> Engine
         max_total_tokens=config.max_total_tokens,
         cache_tokens=config.num_blocks * config.block_size,
         max_batch_tokens=config.max_batch_tokens,
+        attention=model.attention,
     )
 
 

@@ -1,20 +1,21 @@
 """Paging: switches a transformers model to paged attention, and proves that nothing else changed.
 
-Which models can be paged is not looked up in a list: the model is run and compared.
+Which models can be paged is not looked up in a list: the model is asked and run. It must call
+transformers' attention interface in each layer, keep nothing in its own cache that attention does
+not explain (recurrent states, windows that only its masks know), and give the same logits.
 """
 
 import logging
-from dataclasses import dataclass
 
 import torch
-from transformers import PretrainedConfig, PreTrainedModel
+from transformers import PreTrainedModel
+from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from container.engine.batch import Scheduled
 from container.engine.sequence import Sequence
-from container.errors import ModelLoadError
 from container.messages import SamplingParams
-from container.model import attention
+from container.model import attention, probe
 from container.model.attention import Rule
 from container.model.kv_cache import KVCache, LayerShape
 from container.model.layers import make_lean
@@ -23,39 +24,45 @@ from container.model.runner import TorchModelRunner
 
 log = logging.getLogger(__name__)
 
-PROBE_IDS = [5, 7, 11, 13, 17, 19, 23, 29]  # any ids will do
-# How far logits may be off, as a share of the largest: float32 only by rounding, half-precision
-# formats by what the order of their sums makes.
-TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.1, torch.float16: 0.05}
+
+class CannotPage(Exception):
+    """Why a model's attention is not paged."""
 
 
-@dataclass(frozen=True, slots=True)
-class LoadedModel:
-    """A model whose attention is paged, with what the cache needs to know of it."""
+@torch.inference_mode()
+def page(module: PreTrainedModel, dtype: torch.dtype, device: torch.device) -> list[LayerShape]:
+    """Switch a model to paged attention; return what the cache keeps of each layer.
 
-    module: PreTrainedModel
-    config: PretrainedConfig
-    layers: list[LayerShape]
-    dtype: torch.dtype
-    device: torch.device
-
-
-def prepare(module: PreTrainedModel, dtype: torch.dtype, device: torch.device) -> LoadedModel:
-    """Switch a model to paged attention and packed layers, and check it against its own.
-
-    Raises ModelLoadError when the model does not compute the same that way.
+    Raises CannotPage and leaves the model as it was.
     """
-    ids = torch.tensor([PROBE_IDS], device=device) % module.config.vocab_size
-    with torch.inference_mode():
+    original = module.config._attn_implementation
+    ids = torch.tensor([probe.ids_for(module)], device=device)
+    try:
         expected = module(input_ids=ids, use_cache=False).logits[0].float()
+        windows = _windows(module, ids)
         module.set_attn_implementation(attention.NAME)
         layers, rules = _ask_layers(module, ids)
-        if device.type == "cpu" and packing_works(module):
-            make_lean(module, rules, lambda: _paged_logits(module, ids, layers, dtype, device))
-            pack(module)
-        got = _paged_logits(module, ids, layers, dtype, device)
-    _check_same(got, expected, module.config.model_type, dtype)
-    return LoadedModel(module, module.config, layers, dtype, device)
+        if windows != [rule.window for rule in rules]:
+            raise CannotPage("its own cache and its attention disagree about windows")
+        _check(module, ids, expected, layers, dtype, device)
+    except Exception as error:  # a model that is not made for this fails anywhere
+        module.set_attn_implementation(original)
+        raise CannotPage(f"{type(error).__name__}: {error}") from error
+    if device.type == "cpu" and packing_works(module):
+        make_lean(module, rules, lambda: _logits(module, ids, layers, dtype, device))
+        pack(module)
+        _check(module, ids, expected, layers, dtype, device)
+    return layers
+
+
+def _windows(module: PreTrainedModel, ids: torch.Tensor) -> list[int | None]:
+    """How far back each layer sees, as the model's own cache has it."""
+    cache = module(input_ids=ids, use_cache=True).past_key_values
+    kinds = {type(layer) for layer in cache.layers}
+    if kinds - {DynamicLayer, DynamicSlidingWindowLayer}:
+        names = sorted(kind.__name__ for kind in kinds)
+        raise CannotPage(f"it keeps more than keys and values ({', '.join(names)})")
+    return [getattr(layer, "sliding_window", None) for layer in cache.layers]
 
 
 def _ask_layers(module: PreTrainedModel, ids: torch.Tensor) -> tuple[list[LayerShape], list[Rule]]:
@@ -75,45 +82,40 @@ def _ask_layers(module: PreTrainedModel, ids: torch.Tensor) -> tuple[list[LayerS
     finally:
         ALL_ATTENTION_FUNCTIONS.register(attention.NAME, attention.paged_attention)
     if sorted(shapes) != list(range(module.config.num_hidden_layers)):
-        raise ModelLoadError(
-            f"{module.config.model_type} models compute attention in their own way, which this "
-            "version does not serve (no layer uses transformers' attention interface)"
-        )
+        raise CannotPage("its layers compute attention in their own way")
     return [shapes[layer] for layer in sorted(shapes)], [rules[layer] for layer in sorted(rules)]
 
 
-def _paged_logits(
+def _check(
+    module: PreTrainedModel,
+    ids: torch.Tensor,
+    expected: torch.Tensor,
+    layers: list[LayerShape],
+    dtype: torch.dtype,
+    device: torch.device,
+) -> None:
+    got = _logits(module, ids, layers, dtype, device)
+    probe.check_same(got, expected[probe.PROMPT_LEN - 1 :], dtype, "paged attention")
+
+
+def _logits(
     module: PreTrainedModel,
     ids: torch.Tensor,
     layers: list[LayerShape],
     dtype: torch.dtype,
     device: torch.device,
 ) -> torch.Tensor:
-    """Logits of the probe, its first half as one chunk and the rest token by token."""
-    count = ids.shape[1]
+    """Logits of the probe, its prompt as one chunk and the rest token by token."""
+    token_ids: list[int] = ids[0].tolist()
+    count, prompt_len = len(token_ids), probe.PROMPT_LEN
     cache = KVCache(layers, num_blocks=count, block_size=2, dtype=dtype, device=device)
     runner = TorchModelRunner(module, cache, device)
-    sequence = Sequence(0, ids[0, : count // 2].tolist(), SamplingParams(max_new_tokens=count))
-    sequence.token_ids = ids[0].tolist()
+    sequence = Sequence(0, token_ids[:prompt_len], SamplingParams(max_new_tokens=count))
+    sequence.token_ids = token_ids
     sequence.block_table = list(range(count))
     rows = []
-    for num_tokens in [count // 2] + [1] * (count - count // 2):
+    for num_tokens in [prompt_len] + [1] * (count - prompt_len):
         item = Scheduled(sequence, num_tokens)
         rows.append(runner.logits([item], [item], [])[0])
         sequence.num_computed += num_tokens
     return torch.stack(rows)
-
-
-def _check_same(
-    got: torch.Tensor, expected: torch.Tensor, model_type: str, dtype: torch.dtype
-) -> None:
-    expected = expected[expected.shape[0] // 2 - 1 :]
-    scale = expected.abs().max().item()
-    error = (got - expected).abs().max().item() / max(scale, 1e-6)
-    limit = TOLERANCE[dtype]
-    log.info("paged attention checked against the model's own: off by %.2g of the scale", error)
-    if not error <= limit:
-        raise ModelLoadError(
-            f"{model_type}: paged attention differs from the model's own by {error:.2g} "
-            f"(limit {limit}); this version does not serve it"
-        )

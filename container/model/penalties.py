@@ -43,9 +43,15 @@ class TokenCounts:
         return counts
 
 
-def penalise(logits: torch.Tensor, sequences: list[Sequence], counts: TokenCounts) -> None:
+def penalise(
+    logits: torch.Tensor,
+    sequences: list[Sequence],
+    counts: TokenCounts,
+    *,
+    counts_prompt: bool = True,
+) -> None:
     """Apply TGI's penalties on the context and OpenAI's on the completion."""
-    rows, told = _counted(logits, sequences, counts, _penalises_context, from_prompt=True)
+    rows, told = _counted(logits, sequences, counts, _penalises_context, from_prompt=counts_prompt)
     if rows:
         selected = logits[rows]
         repetition = _column(logits, sequences, rows, lambda p: p.repetition_penalty)

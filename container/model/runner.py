@@ -131,18 +131,22 @@ class TorchModelRunner:
         return torch.tensor(values, device=self._device)
 
 
+def told_logprobs(logits: torch.Tensor, following: list[int]) -> list[float]:
+    """The model's own log-probability of the token that follows each row of logits."""
+    ids = torch.tensor(following, device=logits.device)
+    told: list[float] = logits.log_softmax(-1).gather(-1, ids[:, None])[:, 0].tolist()
+    return told
+
+
 def _score_prompts(
     scoring: list[Scheduled], logits: torch.Tensor
 ) -> list[tuple[Scheduled, list[float]]]:
-    """The model's own log-probability of each prompt token that follows a computed one."""
+    """The log-probability of each prompt token that follows a computed one."""
     told = []
     row = 0
     for item in scoring:
         count, first = item.num_prompt_logprobs, item.sequence.num_computed + 1
-        following = torch.tensor(
-            item.sequence.token_ids[first : first + count], device=logits.device
-        )
-        logprobs = logits[row : row + count].log_softmax(-1)
-        told.append((item, logprobs.gather(-1, following[:, None])[:, 0].tolist()))
+        following = item.sequence.token_ids[first : first + count]
+        told.append((item, told_logprobs(logits[row : row + count], following)))
         row += count
     return told

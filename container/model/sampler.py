@@ -31,10 +31,17 @@ def uniform(seed: int, index: int) -> float:
 
 
 class Sampler:
-    """Owns the token counts that penalties need; used by the runner only."""
+    """Owns the token counts that penalties need; used by the runner only.
 
-    def __init__(self, end_token_ids: frozenset[int] = frozenset()) -> None:
+    `counts_prompt`: whether the context that TGI's penalties look at begins with the prompt, as it
+    does unless an encoder reads that.
+    """
+
+    def __init__(
+        self, end_token_ids: frozenset[int] = frozenset(), *, counts_prompt: bool = True
+    ) -> None:
         self._end_token_ids = end_token_ids
+        self._counts_prompt = counts_prompt
         self._counts = penalties.TokenCounts()
         self._mask = np.zeros(0, np.int32)
 
@@ -59,7 +66,7 @@ class Sampler:
     def _adjust(self, logits: torch.Tensor, sequences: list[Sequence]) -> None:
         if _rows(sequences, lambda p: p.watermark is not None):
             penalties.watermark(logits, sequences)
-        penalties.penalise(logits, sequences, self._counts)
+        penalties.penalise(logits, sequences, self._counts, counts_prompt=self._counts_prompt)
         if _rows(sequences, lambda p: bool(p.logit_bias)):
             penalties.add_bias(logits, sequences)
         if _rows(sequences, lambda p: p.min_tokens > 0):

@@ -5,17 +5,20 @@ from pathlib import Path
 
 import psutil
 import torch
+from transformers import PretrainedConfig
 
 from container.engine.loop import EngineConfig
 from container.errors import ConfigError
-from container.model.kv_cache import bytes_per_token
-from container.model.paging import LoadedModel
+from container.model.preparing import LoadedModel
 from container.settings import Settings
 
 log = logging.getLogger(__name__)
 
 BLOCK_SIZE = {"cpu": 32, "cuda": 16}
 BATCH_TOKENS = {"cpu": 256, "cuda": 2048}
+# What models call the longest sequence; the last ones are BLOOM's and MPT's.
+CONTEXT_NAMES = ("max_position_embeddings", "n_positions", "seq_length", "max_seq_len")
+UNSTATED_CONTEXT = 32_768
 CACHE_SHARE = 0.5  # of the memory that is free once the weights are loaded
 
 
@@ -23,17 +26,17 @@ def size_engine(settings: Settings, model: LoadedModel) -> EngineConfig:
     """Decide the cache's size and the limits. Raises ConfigError when a limit cannot be kept."""
     kind = model.device.type
     block_size = BLOCK_SIZE[kind]
-    context = int(getattr(model.config, "max_position_embeddings", 0) or 2**20)
+    context = _context(model.config)
     if settings.max_total_tokens and settings.max_total_tokens > context:
         raise ConfigError(
             [f"MAX_TOTAL_TOKENS={settings.max_total_tokens}, but the model's context is {context}"]
         )
     wanted = settings.max_total_tokens or context
-    per_token = bytes_per_token(model.layers, model.dtype)
+    per_token = model.bytes_per_token
     capacity = settings.max_batch_total_tokens
     if capacity is None:
-        free = _free_bytes(model.device, settings.cuda_memory_fraction)
-        fits = int(free * CACHE_SHARE) // per_token
+        free = int(_free_bytes(model.device, settings.cuda_memory_fraction) * CACHE_SHARE)
+        fits = max(0, free - settings.max_batch_size * model.bytes_per_sequence) // per_token
         capacity = min(fits, settings.max_batch_size * wanted)
     num_blocks = capacity // block_size
     longest = min(wanted, num_blocks * block_size)
@@ -61,8 +64,16 @@ def size_engine(settings: Settings, model: LoadedModel) -> EngineConfig:
         max_total_tokens=longest,
         max_requests=settings.max_concurrent_requests,
         vocabulary=model.config.vocab_size,
-        reuses_prefixes=settings.prefix_caching,
+        # The model's own cache belongs to one sequence.
+        reuses_prefixes=settings.prefix_caching and model.attention == "paged",
+        scores_prompts=not model.has_encoder,
     )
+
+
+def _context(config: PretrainedConfig) -> int:
+    """How long a sequence may be. Models without positions to run out of have none of the names."""
+    found = (getattr(config, name, None) for name in CONTEXT_NAMES)
+    return next((int(length) for length in found if length), UNSTATED_CONTEXT)
 
 
 def _free_bytes(device: torch.device, gpu_fraction: float) -> int:

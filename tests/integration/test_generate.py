@@ -133,6 +133,7 @@ def test_generation_fills_the_context_by_default(server: Server) -> None:
     details = _post(server, "/generate", body).json()["details"]
     assert details["finish_reason"] in ("eos_token", "length")
     assert details["generated_tokens"] <= info["max_total_tokens"]
+    assert info["attention"] == "paged"
 
 
 def test_timing_headers(server: Server) -> None:

@@ -5,7 +5,7 @@ import torch
 from transformers import AutoModelForCausalLM, GraniteConfig
 
 from container.model.layers import LeanLayer
-from container.model.paging import prepare
+from container.model.preparing import prepare
 from tests.support import tiny_models
 
 

@@ -1,5 +1,6 @@
 """Engines for tests: driven by hand, one step at a time, invariants checked after each."""
 
+import dataclasses
 from dataclasses import dataclass
 
 import torch
@@ -7,9 +8,7 @@ import torch
 from container.engine.batch import Batch, Sampled, StepOutput
 from container.engine.loop import Engine, EngineConfig
 from container.messages import SamplingParams, Submit, TokenEvent
-from container.model.kv_cache import KVCache
-from container.model.paging import prepare
-from container.model.runner import TorchModelRunner
+from container.model.preparing import make_runner, prepare
 from tests.support import tiny_models
 
 
@@ -59,17 +58,14 @@ def torch_engine(
     **sizes: int,
 ) -> Engine:
     """An engine with a tiny model prepared as the server prepares it."""
-    config = engine_config(**sizes)
     cpu = torch.device("cpu")
     loaded = prepare(tiny_models.make(name, dtype), dtype, cpu)
-    cache = KVCache(
-        loaded.layers,
-        num_blocks=config.num_blocks,
-        block_size=config.block_size,
-        dtype=dtype,
-        device=cpu,
+    config = dataclasses.replace(
+        engine_config(**sizes),
+        reuses_prefixes=loaded.attention == "paged",
+        scores_prompts=not loaded.has_encoder,
     )
-    runner = TorchModelRunner(loaded.module, cache, cpu, end_token_ids=frozenset(end_token_ids))
+    runner = make_runner(loaded, config, end_token_ids=frozenset(end_token_ids))
     return Engine(runner, config, end_token_ids=end_token_ids)
 
 

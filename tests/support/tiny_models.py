@@ -9,14 +9,24 @@ from pathlib import Path
 import torch
 from transformers import (
     AutoModelForCausalLM,
+    AutoModelForSeq2SeqLM,
+    BartConfig,
+    BloomConfig,
+    FalconH1Config,
     Gemma3TextConfig,
     GPTNeoXConfig,
+    GptOssConfig,
+    Lfm2Config,
+    Llama4TextConfig,
     LlamaConfig,
+    Mamba2Config,
     MistralConfig,
     PretrainedConfig,
     PreTrainedModel,
     Qwen2Config,
     Qwen3Config,
+    Qwen3NextConfig,
+    T5Config,
 )
 
 VOCABULARY = 200
@@ -46,13 +56,61 @@ CONFIGS: dict[str, PretrainedConfig] = {
         layer_types=["sliding_attention", "sliding_attention", "full_attention"],
     ),
 }
+ENDS = {"bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 0}
+# Models that are served through their own cache, each for another reason.
+OWN_CACHE_CONFIGS: dict[str, PretrainedConfig] = {
+    # ALiBi, in an attention of its own
+    "bloom": BloomConfig(vocab_size=VOCABULARY, hidden_size=64, n_layer=2, n_head=4, **ENDS),
+    # an encoder; relative positions, absolute ones
+    "t5": T5Config(
+        vocab_size=VOCABULARY, d_model=64, d_kv=16, d_ff=128, num_layers=2, num_heads=4,
+        feed_forward_proj="gated-gelu", tie_word_embeddings=False, decoder_start_token_id=0,
+        eos_token_id=1, pad_token_id=0,
+    ),
+    "bart": BartConfig(
+        vocab_size=VOCABULARY, d_model=64, encoder_layers=2, decoder_layers=2,
+        encoder_attention_heads=4, decoder_attention_heads=4, encoder_ffn_dim=128,
+        decoder_ffn_dim=128, max_position_embeddings=CONTEXT, decoder_start_token_id=1,
+        forced_bos_token_id=None, forced_eos_token_id=None, **ENDS,
+    ),
+    # states instead of a cache that grows
+    "mamba2": Mamba2Config(
+        vocab_size=VOCABULARY, hidden_size=64, num_hidden_layers=2, num_heads=8, head_dim=16,
+        state_size=8, n_groups=1, **ENDS,
+    ),
+    # states in some layers, attention in others, or both in one
+    "lfm2": Lfm2Config(
+        **GROUPED | {"num_hidden_layers": 3}, layer_types=["conv", "full_attention", "conv"]
+    ),
+    "qwen3_next": Qwen3NextConfig(
+        **GROUPED, head_dim=16, linear_num_value_heads=4, linear_num_key_heads=2,
+        linear_key_head_dim=16, linear_value_head_dim=16, num_experts=0,
+        layer_types=["linear_attention", "full_attention"], mlp_only_layers=[0, 1],
+    ),
+    "falcon_h1": FalconH1Config(
+        **GROUPED, mamba_d_ssm=64, mamba_n_heads=8, mamba_d_head=8, mamba_n_groups=1,
+        mamba_d_state=8, mamba_expand=1, mamba_chunk_size=16, head_dim=16,
+    ),
+    # transformers' attention, and sinks besides
+    "gpt_oss": GptOssConfig(
+        **GROUPED, head_dim=16, num_local_experts=2, num_experts_per_tok=1, sliding_window=8,
+        layer_types=["sliding_attention", "full_attention"],
+    ),
+    # transformers' attention, with chunks that only its masks know
+    "llama4": Llama4TextConfig(
+        **GROUPED, head_dim=16, num_local_experts=2, num_experts_per_tok=1,
+        intermediate_size_mlp=128, attention_chunk_size=16, moe_layers=[],
+    ),
+}  # fmt: skip
 
 
 def make(name: str, dtype: torch.dtype = torch.float32) -> PreTrainedModel:
     """The same weights at every call, large enough that logits are far apart."""
     generator = torch.Generator().manual_seed(7)
-    config = copy.deepcopy(CONFIGS[name])  # a model changes its configuration
-    model = AutoModelForCausalLM.from_config(config, attn_implementation="eager").eval()
+    config = copy.deepcopy((CONFIGS | OWN_CACHE_CONFIGS)[name])  # a model changes its own
+    kind = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
+    torch.manual_seed(7)  # some draw their vectors, which stay as they are
+    model = kind.from_config(config, attn_implementation="eager").eval()
     for parameter in model.parameters():
         if parameter.dim() > 1:
             parameter.data = torch.randn(parameter.shape, generator=generator) * 0.3
@@ -71,7 +129,7 @@ def reference(name: str, prompt: tuple[int, ...], count: int) -> list[int]:
         do_sample=False,
         eos_token_id=None,
     )
-    return out[0, len(prompt) :].tolist()
+    return out[0, -count:].tolist()
 
 
 def prompt_logprobs(name: str, prompt: list[int]) -> list[float]:

@@ -46,6 +46,7 @@ def blueprint(
             "model_pipeline_tag": "text-generation",
             "model_dtype": loaded.dtype,
             "model_device_type": loaded.device,
+            "attention": loaded.attention,
             "max_input_tokens": loaded.max_input_tokens,
             "max_total_tokens": loaded.max_total_tokens,
             "max_batch_total_tokens": loaded.cache_tokens,

@@ -1,0 +1,87 @@
+"""Preparing: how a loaded model is served, decided by trying, and checked before it serves.
+
+Paged attention where the model allows it; else the model's own cache, one sequence after another.
+"""
+
+import logging
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from transformers import PretrainedConfig, PreTrainedModel
+
+from container.engine.batch import ModelRunner
+from container.engine.loop import EngineConfig
+from container.errors import ModelLoadError
+from container.model import kv_cache, own_cache
+from container.model.kv_cache import KVCache, LayerShape
+from container.model.own_cache import OwnCacheRunner
+from container.model.paging import CannotPage, page
+from container.model.probe import Differs
+from container.model.runner import TorchModelRunner
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedModel:
+    """A model that has been checked, with what the engine needs to know of it.
+
+    `layers` is None when it is served through its own cache.
+    """
+
+    module: PreTrainedModel
+    config: PretrainedConfig
+    dtype: torch.dtype
+    device: torch.device
+    layers: list[LayerShape] | None
+    bytes_per_token: int
+    bytes_per_sequence: int = 0
+
+    @property
+    def attention(self) -> Literal["paged", "own"]:
+        """Which way serves it."""
+        return "own" if self.layers is None else "paged"
+
+    @property
+    def has_encoder(self) -> bool:
+        """Whether the prompt goes through an encoder, which tells nothing of its likelihood."""
+        return bool(self.config.is_encoder_decoder)
+
+
+def prepare(module: PreTrainedModel, dtype: torch.dtype, device: torch.device) -> LoadedModel:
+    """Find the way to serve a model. Raises ModelLoadError when none computes the same."""
+    reason = "it has an encoder"
+    if not module.config.is_encoder_decoder:
+        try:
+            layers = page(module, dtype, device)
+        except CannotPage as error:
+            reason = str(error)
+        except Differs as error:
+            raise ModelLoadError(f"{module.config.model_type}: {error}") from error
+        else:
+            per_token = kv_cache.bytes_per_token(layers, dtype)
+            return LoadedModel(module, module.config, dtype, device, layers, per_token)
+    log.info("served through the model's own cache, the slower way, as %s", reason)
+    try:
+        own_cache.check_own_cache(module, dtype, device)
+    except Differs as error:
+        raise ModelLoadError(f"{module.config.model_type}: {error}; it cannot be served") from error
+    needs = own_cache.memory_needs(module, device)
+    return LoadedModel(module, module.config, dtype, device, None, *needs)
+
+
+def make_runner(
+    model: LoadedModel, config: EngineConfig, *, end_token_ids: frozenset[int]
+) -> ModelRunner:
+    """Make what executes the engine's batches, with the cache that the engine counts on."""
+    if model.layers is None:
+        return OwnCacheRunner(model.module, model.device, end_token_ids=end_token_ids)
+    cache = KVCache(
+        model.layers,
+        num_blocks=config.num_blocks,
+        block_size=config.block_size,
+        dtype=model.dtype,
+        device=model.device,
+    )
+    return TorchModelRunner(model.module, cache, model.device, end_token_ids=end_token_ids)

@@ -1,0 +1,36 @@
+"""The probe: a few ids that a model runs on at start, and how near two results must be."""
+
+import logging
+
+import torch
+from transformers import PreTrainedModel
+
+log = logging.getLogger(__name__)
+
+IDS = (5, 7, 11, 13, 17, 19, 23, 29)  # any ids will do
+# Of these the first half is a prompt; the others come token by token.
+PROMPT_LEN = len(IDS) // 2
+# How far logits may be off, as a share of the largest: float32 only by rounding, half-precision
+# formats by what the order of their sums makes.
+TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.1, torch.float16: 0.05}
+
+
+class Differs(Exception):
+    """A model does not compute the same in two ways."""
+
+
+def ids_for(module: PreTrainedModel) -> list[int]:
+    """The probe within a model's vocabulary."""
+    return [token_id % module.config.vocab_size for token_id in IDS]
+
+
+def check_same(got: torch.Tensor, expected: torch.Tensor, dtype: torch.dtype, what: str) -> None:
+    """Compare logits [rows, vocabulary]. Raises Differs with the numbers."""
+    scale = expected.abs().max().item()
+    error = (got - expected).abs().max().item() / max(scale, 1e-6)
+    limit = TOLERANCE[dtype]
+    log.info("%s checked against the model's own pass: off by %.2g of the scale", what, error)
+    if not error <= limit:
+        raise Differs(
+            f"{what} differs from the model's own forward pass by {error:.2g} (limit {limit})"
+        )
