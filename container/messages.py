@@ -136,19 +136,53 @@ class EngineInfo(msgspec.Struct, frozen=True):
     attention: Literal["paged", "own"] = "paged"
 
 
+# Upper bounds of the buckets that both ends know. Those of durations are TGI's, geometric from
+# 0.15 ms with factor 1.5, of which every second one is kept; those of sizes go to 1024, as TGI's.
+STEP_SECONDS = tuple(1.5e-4 * 1.5**step for step in range(0, 35, 2))
+BATCH_SIZES = tuple(float(2**power) for power in range(11))
+
+
+class Distribution(msgspec.Struct, frozen=True, array_like=True):
+    """How many numbers fell into each bucket, and their sum."""
+
+    counts: list[int] = []
+    total: float = 0.0
+
+
+class StepTotals(msgspec.Struct, frozen=True, array_like=True):
+    """Steps of one kind: begun, done, and the seconds of the whole and of the model's part."""
+
+    begun: int = 0
+    done: int = 0
+    step_seconds: Distribution = Distribution()
+    forward_seconds: Distribution = Distribution()
+
+
+class StepStats(msgspec.Struct, frozen=True, array_like=True):
+    """What the steps did since the start; steps with a part of a prompt are `prefill`."""
+
+    prefill: StepTotals = StepTotals()
+    decode: StepTotals = StepTotals()
+    batch_sizes: Distribution = Distribution()
+    prefill_tokens: int = 0
+    decode_tokens: int = 0
+
+
 class EngineLoad(msgspec.Struct, frozen=True):
-    """How busy the engine is, in sequences and blocks; the counters only grow."""
+    """How busy the engine is, in sequences, blocks and tokens; the counters only grow.
+
+    `max_tokens` is how long the running sequences may become, all together.
+    """
 
     running: int = 0
     waiting: int = 0
+    max_tokens: int = 0
     blocks_used: int = 0
     blocks_total: int = 0
-    steps: int = 0
     preemptions: int = 0
-    prefill_tokens: int = 0
-    decode_tokens: int = 0
     cached_tokens: int = 0
     blocks_cached: int = 0
+    steps: StepStats = StepStats()
 
 
 # Recovering: a step has failed, and one token is run to see whether the next one would too.

@@ -9,9 +9,10 @@ from collections.abc import Iterable
 from concurrent.futures import Future
 from dataclasses import dataclass
 
-from container.engine.batch import Batch, ModelRunner, Sampled
+from container.engine.batch import ModelRunner, Sampled
 from container.engine.blocks import BlockPool
 from container.engine.constraint import CompileGrammar, Constraint
+from container.engine.meters import StepMeter
 from container.engine.scheduler import Scheduler
 from container.engine.sequence import Sequence
 from container.errors import (
@@ -77,9 +78,7 @@ class Engine:
         self._compile_grammar = compile_grammar
         self._compiling: list[tuple[Future[Constraint], list[Sequence]]] = []
         self._failures: list[tuple[bytes, int, ServingError]] = []
-        self._num_steps = 0
-        self._prefill_tokens = 0
-        self._decode_tokens = 0
+        self._meter = StepMeter()
 
     @property
     def has_work(self) -> bool:
@@ -94,18 +93,17 @@ class Engine:
     @property
     def load(self) -> EngineLoad:
         """How busy it is, and what it has done so far."""
-        pool = self.scheduler.pool
+        pool, running = self.scheduler.pool, self.scheduler.running
         return EngineLoad(
-            running=len(self.scheduler.running),
+            running=len(running),
             waiting=len(self.scheduler.waiting),
+            max_tokens=sum(one.prompt_len + one.params.max_new_tokens for one in running),
             blocks_used=pool.num_used,
             blocks_total=pool.num_blocks,
-            steps=self._num_steps,
             preemptions=self.scheduler.num_preemptions,
-            prefill_tokens=self._prefill_tokens,
-            decode_tokens=self._decode_tokens,
             cached_tokens=self.scheduler.num_cached_tokens,
             blocks_cached=pool.num_cached,
+            steps=self._meter.read(),
         )
 
     def submit(self, owner: bytes, message: Submit) -> None:
@@ -165,8 +163,9 @@ class Engine:
         batch = self.scheduler.schedule()
         if not batch.items:
             return []
+        self._meter.begin(batch)
         output = self._runner.execute(batch)
-        self._count(batch)
+        self._meter.forward_is_done()
         extended = self.scheduler.apply(batch, output)
         events = []
         for sequence, token in zip(extended, output.sampled, strict=True):
@@ -176,6 +175,7 @@ class Engine:
                 self._fail(sequence, reason)
             else:
                 events.append((sequence.owner, self._event(sequence, token)))
+        self._meter.end()
         return events
 
     def prove(self) -> None:
@@ -240,12 +240,6 @@ class Engine:
         siblings = self._requests.get(sequence.key, [])  # several may finish in one step
         if all(one.finish_reason is not None for one in siblings):
             self._requests.pop(sequence.key, None)
-
-    def _count(self, batch: Batch) -> None:
-        self._num_steps += 1
-        decoded = sum(item.is_decode for item in batch.items)
-        self._decode_tokens += decoded
-        self._prefill_tokens += batch.num_tokens - decoded
 
     def _check_lengths(self, message: Submit) -> None:
         # Frontends have checked all this with the client's words; this guards the engine's memory.

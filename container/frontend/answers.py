@@ -11,7 +11,7 @@ import msgspec
 from flask import Response, request
 
 from container.errors import ServingError
-from container.frontend import problems, tracing
+from container.frontend import problems, timing
 from container.frontend.completion import RunningRequest, TextEvent
 from container.frontend.metrics import Metrics
 
@@ -47,7 +47,7 @@ def sse(body: object) -> bytes:
 
 def collect(running: RunningRequest, metrics: Metrics) -> None:
     """Wait for the last token. Raises what ended the request, or ClientGone."""
-    tracing.note(running)
+    timing.note(running)
     next_look = time.monotonic() + LOOK_S
     try:
         while not running.is_finished:
@@ -74,7 +74,7 @@ def stream(
     An error after the first byte becomes one more event; the stream always ends with a newline.
     """
 
-    tracing.note(running)
+    timing.note(running)
 
     def chunks() -> Iterator[bytes]:
         try:

@@ -8,7 +8,7 @@ from flask_cors import CORS
 from werkzeug.exceptions import HTTPException, RequestEntityTooLarge
 
 from container.errors import Unauthorized
-from container.frontend import problems, tracing
+from container.frontend import problems, timing, tracing
 from container.frontend.answers import CLIENT_GONE_STATUS, ClientGone
 from container.frontend.handler_client import HandlerClient
 from container.frontend.limits import RequestLimits
@@ -63,7 +63,7 @@ def create_app(
     if tracer is not None:
         tracing.watch(app, tracer)
     metrics = Metrics(service)
-    tgi_dialect = TgiDialect(service, metrics, options.limits, options.compute_type)
+    tgi_dialect = TgiDialect(service, metrics, options.limits)
     openai_dialect = OpenAIDialect(service, metrics, options.limits)
     app.register_blueprint(
         health.blueprint(
@@ -83,6 +83,7 @@ def create_app(
     )
     app.register_blueprint(pages.description())
     app.register_blueprint(pages.swagger())
+    timing.add_headers(app, service, options.compute_type)
     _add_guards(app, metrics, options.api_key)
     CORS(
         app,

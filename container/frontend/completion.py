@@ -103,7 +103,10 @@ class Times:
 
 @dataclass(slots=True)
 class RunningRequest:
-    """A submitted request: its completions, and when things happened to it (monotonic seconds)."""
+    """A submitted request: its completions, and when things happened to it (monotonic seconds).
+
+    `gaps` are the seconds between its events.
+    """
 
     prompt_ids: list[int]
     params: SamplingParams
@@ -111,7 +114,9 @@ class RunningRequest:
     completions: list[Completion]
     received_at: float
     submitted_at: float
+    prompt_chars: int = 0
     prompt: PromptFacts = NOTHING_KNOWN
+    gaps: list[float] = field(default_factory=list)
     first_token_at: float | None = None
     last_token_at: float | None = None
     _peeked: TextEvent | None = None
@@ -166,9 +171,12 @@ class RunningRequest:
             token = self.stream.next_event(timeout_s)
         if token is None:
             return None
-        self.last_token_at = time.monotonic()
-        if self.first_token_at is None:
-            self.first_token_at = self.last_token_at
+        now = time.monotonic()
+        if self.last_token_at is None:
+            self.first_token_at = now
+        else:
+            self.gaps.append(now - self.last_token_at)
+        self.last_token_at = now
         if token.prompt is not None and token.seq_index == 0:
             self.prompt = token.prompt
         event = self.completions[token.seq_index].take(token)

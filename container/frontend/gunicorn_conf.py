@@ -6,10 +6,13 @@ import threading
 import time
 
 from container import logs
+from container.frontend import http_errors
 from container.settings import SUPERVISOR_PID, Settings
 
 _settings = Settings.from_environ(os.environ)
 logs.configure(_settings.log_level, json_output=_settings.json_output)
+
+http_errors.answer_in_json()
 
 wsgi_app = "container.frontend.wsgi:application()"
 bind = f"{_settings.host}:{_settings.port}"

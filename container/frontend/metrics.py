@@ -1,59 +1,27 @@
-"""Prometheus metrics under TGI's names, and those that TGI lacks.
+"""Prometheus metrics of requests under TGI's names, and those that TGI lacks.
 
 Counters and histograms are of this process; with several frontends prometheus_client's
-multiprocess files add them up. The engine's numbers come from its last status.
+multiprocess files add them up. The engine's own are in container.frontend.engine_metrics.
 """
 
 import os
 from collections.abc import Iterable
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.core import Metric
 from prometheus_client.multiprocess import MultiProcessCollector
 
-from container.errors import ServingError
+from container import errors
+from container.errors import RequestError, ServingError
 from container.frontend.completion import RunningRequest
+from container.frontend.engine_metrics import EngineCollector
 from container.frontend.service import Service
+from container.messages import STEP_SECONDS
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
-# TGI's buckets: geometric from 0.15 ms with factor 1.5; every second one is kept.
-SECONDS = tuple(1.5e-4 * 1.5**step for step in range(0, 35, 2))
+# TGI's words for why a request failed; those without one there keep ours.
+FAILURES = {errors.TemplateFailed: "template", errors.GenerationFailed: "generation"}
 TOKENS = tuple(float(2**power) for power in range(18))
-
-
-class EngineCollector:
-    """Turns the engine's last status into gauges and counters at each scrape."""
-
-    def __init__(self, service: Service) -> None:
-        self._service = service
-
-    def collect(self) -> Iterable[Metric]:
-        """Yield the engine's numbers; nothing while it is away."""
-        try:
-            load = self._service.status.load
-        except ServingError:
-            return
-        gauges = {
-            "tgi_queue_size": ("Sequences waiting for their first step", load.waiting),
-            "tgi_batch_current_size": ("Sequences running", load.running),
-            "engine_blocks_used": ("KV cache blocks in use", load.blocks_used),
-            "engine_blocks_cached": (
-                "KV cache blocks that hold a known prefix",
-                load.blocks_cached,
-            ),
-            "engine_blocks_total": ("KV cache blocks", load.blocks_total),
-        }
-        for name, (meaning, value) in gauges.items():
-            yield GaugeMetricFamily(name, meaning, value=value)
-        counters = {
-            "engine_steps": ("Forward passes", load.steps),
-            "engine_preemptions": ("Sequences sent back to waiting", load.preemptions),
-            "engine_prefill_tokens": ("Prompt tokens computed", load.prefill_tokens),
-            "engine_cached_tokens": ("Prompt tokens found in the KV cache", load.cached_tokens),
-            "engine_decode_tokens": ("Tokens computed one by one", load.decode_tokens),
-        }
-        for name, (meaning, value) in counters.items():
-            yield CounterMetricFamily(name, meaning, value=value)
 
 
 class TgiNames:
@@ -95,15 +63,17 @@ class Metrics:
             "tgi_request_inference_duration": "From the submission to the last token",
             "tgi_request_mean_time_per_token_duration": "Between tokens, mean of a request",
             "tgi_request_first_token_duration": "From the request to its first token",
+            "tgi_request_between_tokens_duration": "Between two events of a request",
         }
         self._seconds = {
-            name: Histogram(name, meaning, buckets=SECONDS, registry=registry)
+            name: Histogram(name, meaning, buckets=STEP_SECONDS, registry=registry)
             for name, meaning in seconds.items()
         }
         tokens = {
             "tgi_request_input_length": "Prompt tokens",
             "tgi_request_max_new_tokens": "Most new tokens allowed",
             "tgi_request_generated_tokens": "Tokens generated",
+            "tgi_request_cached_tokens": "Prompt tokens found in the KV cache",
         }
         self._tokens = {
             name: Histogram(name, meaning, buckets=TOKENS, registry=registry)
@@ -118,7 +88,7 @@ class Metrics:
 
     def count_failure(self, error: ServingError) -> None:
         """A request is answered with an error."""
-        self._failures.labels(err=error.kind).inc()
+        self._failures.labels(err=_failure(error)).inc()
 
     def count_aborted(self) -> None:
         """A client left before its answer was whole."""
@@ -134,6 +104,9 @@ class Metrics:
         self._observe("tgi_request_inference_duration", times.inference_s)
         self._observe("tgi_request_mean_time_per_token_duration", times.per_token_s)
         self._observe("tgi_request_first_token_duration", times.first_token_s)
+        for gap_s in running.gaps:
+            self._observe("tgi_request_between_tokens_duration", gap_s)
+        self._tokens["tgi_request_cached_tokens"].observe(running.prompt.cached_tokens)
         self._tokens["tgi_request_input_length"].observe(running.prompt_tokens)
         self._tokens["tgi_request_max_new_tokens"].observe(running.params.max_new_tokens)
         self._tokens["tgi_request_generated_tokens"].observe(running.completion_tokens)
@@ -157,3 +130,8 @@ class Metrics:
 
     def _observe(self, name: str, seconds: float) -> None:
         self._seconds[name].observe(max(0.0, seconds))
+
+
+def _failure(error: ServingError) -> str:
+    is_clients = isinstance(error, RequestError)
+    return FAILURES.get(type(error), "validation" if is_clients else error.kind)

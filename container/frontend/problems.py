@@ -78,6 +78,10 @@ OPENAI = {
 }
 
 
+# TGI's clients go by the status where they do not know the type.
+ROUTING_TYPES = {404: "not_found", 405: "method_not_allowed"}
+
+
 def tgi_body(error: ServingError) -> Body:
     """Make TGI's error object, as in a response or in an event of a stream."""
     form = TGI[type(error)]
@@ -127,11 +131,12 @@ def shown(error: Exception) -> ServingError:
 def routing_problem(error: HTTPException) -> Response:
     """Answer what Werkzeug found wrong with the path or the method."""
     message = f"{request.method} {request.path}: {error.description}"
-    body: Body = {"error": message, "error_type": "validation"}
+    code = error.code or 500
+    body: Body = {"error": message, "error_type": ROUTING_TYPES.get(code, "validation")}
     if _speaks_openai():
         inner = {"message": message, "type": _INVALID, "param": None, "code": None}
         body = {"error": inner}
-    response = _json(body, error.code or 500)
+    response = _json(body, code)
     for name, value in error.get_headers():
         if name == "Allow":
             response.headers[name] = value

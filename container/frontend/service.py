@@ -155,6 +155,7 @@ class Service:
         keep_stop: bool,
         received_at: float,
         num_sequences: int = 1,
+        prompt_chars: int = 0,
     ) -> RunningRequest:
         """Submit and wait for the first token. Raises what the engine answers instead of it."""
         tokenizer = self.tokenizer
@@ -175,6 +176,7 @@ class Service:
             completions,
             received_at,
             submitted_at,
+            prompt_chars,
         )
         try:
             running.await_first()

@@ -16,6 +16,7 @@ from flask import Flask, Response, g, request
 
 from container import __version__
 from container.frontend.completion import RunningRequest
+from container.frontend.timing import noted
 
 CARRIED_HEADERS = ("traceparent", "tracestate")  # W3C Trace Context
 GRPC_PORT, HTTP_PORT = 4317, 4318
@@ -53,15 +54,9 @@ def watch(app: Flask, tracer: Tracer) -> None:
     def end(response: Response) -> Response:
         trace: RequestTrace | None = g.get("trace")
         if trace is not None:
+            trace.running = noted()
             response.call_on_close(lambda: tracer.record(trace, response.status_code))
         return response
-
-
-def note(running: RunningRequest) -> None:
-    """Remember a running request for the trace of its HTTP request, if that is traced."""
-    trace: RequestTrace | None = g.get("trace")
-    if trace is not None:
-        trace.running.append(running)
 
 
 class OtlpTracer:

@@ -114,6 +114,7 @@ class OpenAIDialect:
             keep_stop=False,
             received_at=received_at,
             num_sequences=ask.n or 1,
+            prompt_chars=len(prompt),
         )
         # Clients of TGI write "tgi" for "whatever is served"; SageMaker's front door writes "".
         served = service.info.model_id

@@ -68,17 +68,10 @@ class Generation:
 class TgiDialect:
     """Starts generate requests and renders them; `/invocations` uses it too."""
 
-    def __init__(
-        self,
-        service: Service,
-        metrics: Metrics,
-        limits: RequestLimits,
-        compute_type: str | None = None,
-    ) -> None:
+    def __init__(self, service: Service, metrics: Metrics, limits: RequestLimits) -> None:
         self._service = service
         self._metrics = metrics
         self._limits = limits
-        self._compute_type = compute_type
 
     def generate(
         self, body: dict[str, Any], *, streams: bool | None, as_array: bool, echo_default: bool
@@ -92,7 +85,7 @@ class TgiDialect:
             return self._stream(generation)
         collect(generation.running, self._metrics)
         answer = self._answer(generation)
-        return json_response([answer] if as_array else answer, headers=self._headers(generation))
+        return json_response([answer] if as_array else answer)
 
     def _start(
         self, ask: GenerateRequest, streams: bool, echo_default: bool, received_at: float
@@ -109,6 +102,7 @@ class TgiDialect:
             keep_stop=True,
             received_at=received_at,
             num_sequences=parameters.best_of or 1,
+            prompt_chars=len(ask.inputs),
         )
         echoes = parameters.return_full_text
         return Generation(
@@ -119,27 +113,7 @@ class TgiDialect:
         def render(event: TextEvent) -> Iterator[object]:
             yield _stream_event(generation, event)
 
-        headers = {
-            "x-compute-type": self._compute_type or self._service.info.device,
-            "x-compute-characters": str(len(generation.prompt)),
-        }
-        return stream(generation.running, render, tgi_body, self._metrics, headers=headers)
-
-    def _headers(self, generation: Generation) -> dict[str, str]:
-        """TGI's timing headers: seconds in x-compute-time, else whole milliseconds."""
-        running, times = generation.running, generation.running.times
-        return {
-            "x-compute-type": self._compute_type or self._service.info.device,
-            "x-compute-time": f"{times.total_s:.6f}",
-            "x-compute-characters": str(len(generation.prompt)),
-            "x-total-time": _ms(times.total_s),
-            "x-validation-time": _ms(times.validation_s),
-            "x-queue-time": _ms(times.queue_s),
-            "x-inference-time": _ms(times.inference_s),
-            "x-time-per-token": _ms(times.per_token_s),
-            "x-prompt-tokens": str(running.prompt_tokens),
-            "x-generated-tokens": str(running.completion_tokens),
-        }
+        return stream(generation.running, render, tgi_body, self._metrics)
 
     def _sampling_params(
         self, parameters: GenerateParameters, max_new_tokens: int, grammar: str, *, streams: bool
@@ -264,7 +238,3 @@ def _stream_event(generation: Generation, event: TextEvent) -> dict[str, Any]:
         "generated_text": generation.text(completion) if is_last else None,
         "details": details,
     }
-
-
-def _ms(seconds: float) -> str:
-    return str(max(0, round(seconds * 1000)))
