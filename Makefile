@@ -9,7 +9,14 @@ export HF_MODEL_ID
 # Torch's threads spin less while they wait, so that tests do not crawl on a busy machine.
 export GOMP_SPINCOUNT := 2000
 
-.PHONY: serve test test-server test-sdk check format bench docs clean help
+# The image: its name, what it is for (cpu or cuda), and what image-run serves where.
+IMAGE ?= sagemaker-llm-container:dev
+VARIANT ?= cpu
+MODEL ?= examples/demo-model
+PORT ?= 8080
+export IMAGE VARIANT
+
+.PHONY: serve test test-server test-sdk check format bench docs lock image image-run image-test clean help
 
 help:  ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -29,6 +36,8 @@ check: $(VENV)/test.stamp  ## lint and types
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+	$(BIN)/hadolint Dockerfile
+	$(BIN)/shellcheck --external-sources image/*.sh .ci/run
 
 format: $(VENV)/test.stamp  ## format the code
 	$(BIN)/ruff format .
@@ -40,7 +49,25 @@ bench: $(VENV)/server.stamp  ## measure throughput and latency beside a peer
 docs: $(VENV)/server.stamp  ## write the generated pages under docs/
 	$(BIN)/python -m container settings --markdown > docs/configuration.md
 
-clean:  ## remove the virtual environments
+# Of torch and of what only torch needs, the image has the build for CPUs or its base's own.
+PIP_COMPILE = $(BIN)/pip-compile --quiet --generate-hashes --constraint constraints.txt --strip-extras \
+	--no-annotate --no-header --no-emit-index-url --no-emit-find-links --no-emit-options
+lock: $(VENV)/test.stamp  ## write image/*.lock, the image's packages and their hashes
+	$(PIP_COMPILE) --extra server $(foreach name,torch sympy mpmath networkx setuptools, \
+		--unsafe-package $(name)) --output-file image/server.lock pyproject.toml
+	$(PIP_COMPILE) --allow-unsafe --output-file image/torch-cpu.lock image/torch-cpu.in
+
+image:  ## build the image IMAGE (VARIANT=cpu or cuda), with Docker or podman
+	image/build.sh
+
+image-run:  ## serve the folder MODEL with the image on PORT
+	MODEL='$(MODEL)' PORT='$(PORT)' image/run.sh
+
+image-test: $(VENV)/test.stamp  ## build the image and test it as SageMaker would run it
+	image/test.sh
+
+clean:  ## remove the virtual environments and what make image keeps
+	image/clean.sh
 	rm -rf $(VENV) $(VENV_SDK)
 
 $(VENV)/bin/python:
