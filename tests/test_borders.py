@@ -15,7 +15,7 @@ DEPLOY_MODULES = sorted((ROOT / "sagemaker_deploy").rglob("*.py"))
 ROOT_MODULES = {"errors", "logs", "messages", "settings"}
 ALLOWED = {
     "engine": ROOT_MODULES | {"worker"},
-    "grammar": {"errors", "engine"},
+    "grammar": {"errors", "engine", "text"},
     "model": ROOT_MODULES | {"engine", "text", "worker", "grammar"},
     "text": {"errors"},
     "frontend": ROOT_MODULES | {"text", "grammar", "handler_messages", "content"},

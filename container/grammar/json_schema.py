@@ -18,6 +18,7 @@ Schema = dict[str, Any]
 # could spend its whole budget on blanks.
 WHITESPACE = r"( |\n {0,24}|\n\t{0,8})?"
 
+_OPTIONS = "x-guidance"  # where llguidance reads its own
 # Keywords whose value is a schema or a list of them, and those with a schema for each name.
 _SCHEMA_KEYS = {
     "items", "additionalItems", "additionalProperties", "contains", "propertyNames", "not", "if",
@@ -42,7 +43,17 @@ def enforced(schema: Schema) -> Schema:
 
 def with_whitespace(schema: Schema) -> Schema:
     """The schema with this project's rule of blanks, for use inside a Lark grammar."""
-    return schema | {"x-guidance": {"whitespace_pattern": WHITESPACE}}
+    return schema | {_OPTIONS: schema.get(_OPTIONS, {}) | {"whitespace_pattern": WHITESPACE}}
+
+
+def lenient(schema: Schema) -> Schema:
+    """The schema whose keywords that cannot be followed are passed over."""
+    return schema | {_OPTIONS: {"lenient": True}}
+
+
+def options_of(schema: Schema) -> Schema:
+    """What of a schema says how it is followed, for a part of it that is followed alone."""
+    return {_OPTIONS: schema[_OPTIONS]} if _OPTIONS in schema else {}
 
 
 def grammar_of(schema: Schema) -> str:

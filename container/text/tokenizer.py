@@ -34,6 +34,9 @@ class Tokenizer:
         self.special_ids = frozenset(inner.all_special_ids) | {
             token_id for token_id, token in added.items() if token.special
         }
+        self.added_tokens: dict[str, int] = {
+            token.content: token_id for token_id, token in added.items()
+        }
 
     @classmethod
     def from_folder(

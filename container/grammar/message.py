@@ -1,0 +1,244 @@
+"""The grammar of a whole message: reasoning, then text, a response format, or tool calls.
+
+Lark in llguidance's dialect (its docs/syntax.md). A marker that is a token of its own is written by
+its id; text before a marker that is spelled out needs a lazy rule, which ends at the first match.
+"""
+
+import json
+import re
+from dataclasses import dataclass
+from typing import Any
+
+from llguidance import LLMatcher
+
+from container.errors import InvalidParameter
+from container.grammar import json_schema
+from container.grammar.spec import LARK_HEADER, lark_string
+from container.text.message_parser import Reasoning
+from container.text.tool_formats import ArgumentStyle, ToolFormat, is_plain_text
+
+ANY_TEXT = r"/(.|\n)*/"
+# What a model may put between its reasoning and what follows.
+GAP = r"(/[ \n]{1,4}/)?"
+
+
+@dataclass(frozen=True, slots=True)
+class Tool:
+    """A function that the model may call; `parameters` is a JSON Schema of an object."""
+
+    name: str
+    parameters: dict[str, Any]
+    is_strict: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class MessageShape:
+    """What one message may be.
+
+    `tools` must be called if `needs_call`, at most once if not `allows_several`; `answer` is a
+    grammar of container.grammar.spec for a message without calls.
+    """
+
+    reasoning: Reasoning | None = None
+    starts_in_reasoning: bool = False
+    tool_format: ToolFormat | None = None
+    tools: tuple[Tool, ...] = ()
+    needs_call: bool = False
+    allows_several: bool = True
+    answer: str = ""
+
+
+def message_grammar(shape: MessageShape, token_ids: dict[str, int]) -> str:
+    """The grammar of a message; "" where anything goes. `token_ids` has the added tokens.
+
+    Raises InvalidParameter for a tool whose parameters cannot be followed.
+    """
+    if not shape.tools and not shape.answer:
+        return ""
+    if not shape.tools and shape.reasoning is None:
+        return shape.answer
+    builder = _Builder(shape, token_ids)
+    return builder.build()
+
+
+class _Builder:
+    """Writes the rules of one grammar."""
+
+    def __init__(self, shape: MessageShape, token_ids: dict[str, int]) -> None:
+        self._shape = shape
+        self._token_ids = token_ids
+        self._marker = re.compile(
+            "|".join(re.escape(one) for one in sorted(token_ids, key=len, reverse=True)) or r"(?!)"
+        )
+        self._rules: list[str] = []
+
+    def build(self) -> str:
+        shape = self._shape
+        body = self._body()
+        thoughts = self._thoughts(shape.reasoning) if shape.reasoning else ""
+        self._add("start", f"{thoughts} {body}")
+        main = LARK_HEADER + "\n".join(self._rules) + "\n"
+        return _joined(main, shape.answer) if shape.answer else main
+
+    def _add(self, rule: str, text: str) -> None:
+        self._rules.append(f"{rule}: {text}")
+
+    def _thoughts(self, reasoning: Reasoning) -> str:
+        """What comes before the body: it has begun in the prompt, or it may begin here.
+
+        All rules that may go on at a place see the same text, and the longest wins; so thoughts
+        must differ from text by a token, or be one lazy rule with both of their marks.
+        """
+        has_tokens = [mark in self._token_ids for mark in (reasoning.open, reasoning.close)]
+        if self._shape.starts_in_reasoning:
+            return self._until("thoughts", reasoning.close)
+        if has_tokens[0]:
+            inside = self._until("thoughts", reasoning.close)
+            return f"({self._literal(reasoning.open)} {inside})?"
+        if has_tokens[1]:
+            return f"({ANY_TEXT} {self._literal(reasoning.close)})?"
+        opened = rf"/[ \n]{{0,4}}{re.escape(reasoning.open)}(.|\n)*/"
+        self._add("thoughts[lazy]", f"{opened} {lark_string(reasoning.close)}")
+        return "thoughts?"
+
+    def _body(self) -> str:
+        shape = self._shape
+        gap = GAP if shape.reasoning else ""
+        if not shape.tools:
+            return f"{gap} @answer"
+        form = shape.tool_format
+        assert form is not None
+        if shape.needs_call:
+            return f"{gap} {self._calls(form)}"
+        if shape.answer:
+            return f"{gap} ({self._calls(form)} | @answer)"
+        if form.only_at_start:
+            first = re.escape(form.trigger[0])
+            blanks = rf"[ \n]*([^ \n{first}]" if shape.reasoning else f"([^{first}]"
+            return rf"({self._calls(form)} | /{blanks}(.|\n)*)?/)"
+        calls = self._calls(form, after=form.trigger)
+        self._add("with_calls", f"{self._until('text', form.trigger)} {calls}")
+        return f"(with_calls | {ANY_TEXT})"
+
+    def _until(self, name: str, mark: str) -> str:
+        """Any text and then a mark, the first one."""
+        if mark in self._token_ids:
+            return f"{ANY_TEXT} {self._literal(mark)}"
+        self._add(f"{name}[lazy]", f"{ANY_TEXT} {lark_string(mark)}")
+        return name
+
+    def _calls(self, form: ToolFormat, after: str = "") -> str:
+        """All calls of a message, without what has come `after` already."""
+        self._add_tools(form)
+        opening = self._literal((form.begin + form.call_begin).removeprefix(after))
+        if form.only_at_start and self._shape.reasoning and not self._shape.needs_call:
+            # In one piece with the blanks before it, so that text cannot take those.
+            opening = rf"/[ \n]{{0,4}}{re.escape(form.begin + form.call_begin)}/"
+        more = ""
+        if self._shape.allows_several:
+            following = self._literal(form.call_end + form.separator + form.call_begin)
+            more = f"({following} tool)*"
+        return f"{opening} tool {more} {self._literal(form.call_end + form.end)}"
+
+    def _add_tools(self, form: ToolFormat) -> None:
+        options = []
+        for index, tool in enumerate(self._shape.tools):
+            schema = followed_parameters(tool, f"tools[{index}].function.parameters")
+            head = self._literal(tool.name + form.name_end)
+            options.append(f"{head} {self._arguments(form.arguments, schema, f'a{index}')}")
+        self._add("tool", " | ".join(options))
+
+    def _arguments(self, style: ArgumentStyle, schema: dict[str, Any], name: str) -> str:
+        if style is ArgumentStyle.JSON:
+            return _json(schema)
+        definitions = {key: schema[key] for key in ("$defs", "definitions") if key in schema}
+        options = json_schema.options_of(schema)
+        properties = schema.get("properties", {})
+        values = {key: definitions | options | value for key, value in properties.items()}
+        required = [key for key in values if key in schema.get("required", [])]
+        if style is ArgumentStyle.XML:
+            return self._xml(values, required, name)
+        return self._keywords(values, required, name)
+
+    def _xml(self, values: dict[str, Any], required: list[str], name: str) -> str:
+        parts = []
+        for index, (key, schema) in enumerate(values.items()):
+            self._add(f"{name}_{index}", self._xml_value(schema, f"{name}_{index}_text"))
+            parameter = f"{self._literal(f'<parameter={key}>' + chr(10))} {name}_{index}"
+            parts.append(parameter if key in required else f"({parameter})?")
+        return " ".join(parts)
+
+    def _xml_value(self, schema: dict[str, Any], name: str) -> str:
+        end = "\n</parameter>\n"
+        options = schema.get("enum")
+        if options and is_plain_text(schema):
+            return f"({' | '.join(map(lark_string, options))}) {lark_string(end)}"
+        if is_plain_text(schema):
+            self._add(f"{name}[lazy]", f"{ANY_TEXT} {lark_string(end)}")
+            return name
+        return f"{_json(schema)} {lark_string(end)}"
+
+    def _keywords(self, values: dict[str, Any], required: list[str], name: str) -> str:
+        """`a=1, b=2` in the schema's order; what is not required may be left out."""
+        keys = list(values)
+        pairs = [f"{lark_string(key + '=')} {_json(values[key])}" for key in keys]
+        for index, pair in enumerate(pairs):
+            self._add(f"{name}_{index}", pair)
+        starts = []
+        for index, key in enumerate(keys):
+            rest = " ".join(
+                f'", " {name}_{later}' if keys[later] in required else f'(", " {name}_{later})?'
+                for later in range(index + 1, len(keys))
+            )
+            starts.append(f"{name}_{index} {rest}")
+            if key in required:
+                break
+        text = " | ".join(starts)
+        return f"({text})" if required else f"({text})?" if text else ""
+
+    def _literal(self, text: str) -> str:
+        """A fixed text, its added tokens by their ids."""
+        parts = []
+        position = 0
+        for match in self._marker.finditer(text):
+            if match.start() > position:
+                parts.append(lark_string(text[position : match.start()]))
+            parts.append(f"<[{self._token_ids[match.group()]}]>")
+            position = match.end()
+        if position < len(text):
+            parts.append(lark_string(text[position:]))
+        return " ".join(parts)
+
+
+def followed_parameters(tool: Tool, field: str) -> dict[str, Any]:
+    """A tool's schema as it will be followed. Raises InvalidParameter.
+
+    Keywords that cannot be followed are refused for a strict tool only: applications share their
+    tools' schemas with other code, and the model sees the whole schema in its prompt.
+    """
+    schema = json_schema.enforced(tool.parameters)
+    lenient = json_schema.lenient(schema)
+    try:
+        json_schema.check(schema, field)
+    except InvalidParameter:
+        if tool.is_strict or LLMatcher.validate_grammar_with_warnings(_grammar(lenient))[0]:
+            raise
+        return json_schema.with_whitespace(lenient)
+    return json_schema.with_whitespace(schema)
+
+
+def _grammar(schema: dict[str, Any]) -> str:
+    return LLMatcher.grammar_from_json_schema(schema)
+
+
+def _json(schema: dict[str, Any]) -> str:
+    return f"%json {json.dumps(schema)}"
+
+
+def _joined(main: str, answer: str) -> str:
+    """A grammar whose rule @answer is another grammar."""
+    inner: dict[str, Any] = {"lark_grammar": answer}
+    if answer.startswith("{"):
+        inner = json.loads(answer)["grammars"][0]
+    parts = [{"name": "message", "lark_grammar": main}, inner | {"name": "answer"}]
+    return json.dumps({"grammars": parts})

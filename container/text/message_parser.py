@@ -1,0 +1,290 @@
+"""A completion as a message: reasoning, content and tool calls, as the text comes.
+
+       <think> reasoning </think> content <tool_call> ... </tool_call>
+Each region is told as deltas; text that may still turn out to be a marker is held back. All deltas
+of a message, joined, are the same however the text was cut.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import Enum, auto
+from typing import Any, Protocol
+
+from container.text.brackets import BracketScanner
+from container.text.tool_formats import ArgumentStyle, ToolFormat, to_json
+
+
+class DeltaKind(Enum):
+    """What a delta adds to."""
+
+    REASONING = auto()
+    CONTENT = auto()
+    CALL = auto()  # a new call; the text is its name
+    ARGUMENTS = auto()  # more of the last call's arguments
+
+
+@dataclass(frozen=True, slots=True)
+class Delta:
+    """A piece of a message. `call_index` counts the calls, from 0."""
+
+    kind: DeltaKind
+    text: str
+    call_index: int = -1
+
+
+@dataclass(frozen=True, slots=True)
+class Reasoning:
+    """The marks round what a model says to itself."""
+
+    open: str
+    close: str
+
+
+REASONINGS = [
+    Reasoning("<think>", "</think>"),
+    Reasoning("[THINK]", "[/THINK]"),
+    Reasoning("<seed:think>", "</seed:think>"),
+]
+
+
+def recognise_reasoning(template: str) -> Reasoning | None:
+    """The marks that a chat template knows."""
+    return next((one for one in REASONINGS if one.close in template), None)
+
+
+class Parser(Protocol):
+    """Turns one completion's text into deltas."""
+
+    def feed(self, text: str) -> list[Delta]:
+        """Take more text."""
+        ...
+
+    def finish(self) -> list[Delta]:
+        """Say what was held back; the text has ended, wherever that was."""
+        ...
+
+
+class PlainParser:
+    """For models that say nothing but content."""
+
+    def feed(self, text: str) -> list[Delta]:
+        """All of it is content."""
+        return [Delta(DeltaKind.CONTENT, text)] if text else []
+
+    def finish(self) -> list[Delta]:
+        """Nothing was held back."""
+        return []
+
+
+class MessageParser:
+    """For models that mark their reasoning, their calls, or both.
+
+    `schemas` has the parameters of each tool, for arguments that are not written as JSON.
+    """
+
+    def __init__(
+        self,
+        reasoning: Reasoning | None,
+        tools: ToolFormat | None,
+        *,
+        starts_in_reasoning: bool = False,
+        schemas: dict[str, dict[str, Any]] | None = None,
+    ) -> None:
+        self._reasoning = reasoning
+        self._tools = tools
+        self._schemas = schemas or {}
+        self._text = ""  # not told yet
+        self._blank = ""  # blanks that are told only if something follows
+        self._is_empty = True  # the region has told nothing yet
+        self._strips_start = False
+        self._deltas: list[Delta] = []
+        self._num_calls = 0
+        self._name = ""
+        self._scanner = BracketScanner()
+        # Each step tells what it can and returns whether the text should be looked at again.
+        self._step: Callable[[], bool] = self._start
+        if reasoning is None:
+            self._step = self._content if tools is None else self._first_content
+        elif starts_in_reasoning:
+            self._step = self._think
+
+    def feed(self, text: str) -> list[Delta]:
+        """Take more text."""
+        self._text += text
+        while self._step():
+            pass
+        return self._taken()
+
+    def finish(self) -> list[Delta]:
+        """Say what was held back; the text has ended, wherever that was."""
+        if self._step == self._think:
+            self._tell_trimmed(DeltaKind.REASONING, self._text)
+        elif self._step == self._arguments:
+            self._tell(DeltaKind.ARGUMENTS, self._text)
+        elif self._step not in (self._after_call, self._over):
+            self._tell(DeltaKind.CONTENT, self._blank + self._text)
+        self._text = ""
+        return self._taken()
+
+    def _taken(self) -> list[Delta]:
+        deltas, self._deltas = self._deltas, []
+        return deltas
+
+    def _tell(self, kind: DeltaKind, text: str) -> None:
+        if text:
+            is_call = kind in (DeltaKind.CALL, DeltaKind.ARGUMENTS)
+            self._deltas.append(Delta(kind, text, self._num_calls - 1 if is_call else -1))
+
+    def _tell_trimmed(self, kind: DeltaKind, text: str) -> None:
+        """Tell text without the blanks at the end of its region, nor those at a stripped start."""
+        text = self._blank + text
+        if self._is_empty and self._strips_start:
+            text = text.lstrip()
+        body = text.rstrip()
+        self._blank = text[len(body) :]
+        if body:
+            self._is_empty = False
+            self._tell(kind, body)
+
+    def _enter(self, step: Callable[[], bool], *, strips_start: bool = False) -> bool:
+        self._step = step
+        self._blank = ""
+        self._is_empty = True
+        self._strips_start = strips_start
+        return True
+
+    def _start(self) -> bool:
+        """Reasoning opens the message, or there is none."""
+        assert self._reasoning is not None
+        text = self._text.lstrip()
+        mark = self._reasoning.open
+        if text.startswith(mark):
+            self._text = text[len(mark) :]
+            return self._enter(self._think)
+        if mark.startswith(text):  # nothing, or the start of the mark
+            return False
+        return self._enter(self._first_content)
+
+    def _think(self) -> bool:
+        assert self._reasoning is not None
+        self._strips_start = True
+        before, is_closed = self._split(self._reasoning.close)
+        self._tell_trimmed(DeltaKind.REASONING, before)
+        return is_closed and self._enter(self._first_content, strips_start=True)
+
+    def _first_content(self) -> bool:
+        """A format may have calls instead of text only."""
+        if self._strips_start:
+            self._text = self._text.lstrip()
+        tools = self._tools
+        if tools is None or not tools.only_at_start:
+            self._step = self._content
+            return True
+        if self._text.startswith(tools.trigger):
+            return self._enter(self._call_begin)
+        if tools.trigger.startswith(self._text):
+            return False
+        self._tools = None
+        self._step = self._content
+        return True
+
+    def _content(self) -> bool:
+        if self._tools is None:
+            text = self._text.lstrip() if self._strips_start and self._is_empty else self._text
+            self._is_empty = self._is_empty and not text
+            self._tell(DeltaKind.CONTENT, text)
+            self._text = ""
+            return False
+        before, is_found = self._split(self._tools.trigger)
+        self._tell_trimmed(DeltaKind.CONTENT, before)
+        if is_found:
+            self._text = self._tools.trigger + self._text
+            return self._enter(self._call_begin)
+        return False
+
+    def _call_begin(self) -> bool:
+        assert self._tools is not None
+        opening = self._tools.call_begin
+        if self._num_calls == 0:
+            opening = self._tools.begin + opening
+        if len(self._text) < len(opening):
+            return False
+        if not self._text.startswith(opening):  # not a call after all
+            self._tools = None
+            return self._enter(self._content)
+        self._text = self._text[len(opening) :]
+        self._step = self._call_name
+        return True
+
+    def _call_name(self) -> bool:
+        assert self._tools is not None
+        name, found, rest = self._text.partition(self._tools.name_end)
+        if not found:
+            return False
+        self._text = rest
+        self._name = name
+        self._num_calls += 1
+        self._tell(DeltaKind.CALL, name)
+        self._scanner = BracketScanner()
+        self._step = self._arguments
+        return True
+
+    def _arguments(self) -> bool:
+        assert self._tools is not None
+        style = self._tools.arguments
+        if style is ArgumentStyle.JSON:
+            length = self._scanner.scan(self._text)
+            told = self._text[:length]
+            is_whole = self._scanner.is_closed
+        else:
+            end = _end_of(self._text, self._tools)
+            if end is None:
+                return False
+            length, is_whole = end, True
+            told = to_json(style, self._text[:length], self._schemas.get(self._name, {}))
+        self._tell(DeltaKind.ARGUMENTS, told)
+        self._text = self._text[length:]
+        if is_whole:
+            self._step = self._after_call
+        return is_whole
+
+    def _after_call(self) -> bool:
+        """Another call, or the end: what is said after the calls is not told."""
+        assert self._tools is not None
+        following = self._tools.call_end + self._tools.separator
+        another = following + self._tools.call_begin
+        if self._text.startswith(another):
+            if not self._tools.call_begin and len(self._text) == len(another):
+                return False
+            self._text = self._text[len(following) :]
+            self._step = self._call_begin
+            return True
+        if another.startswith(self._text):
+            return False
+        self._step = self._over
+        return True
+
+    def _over(self) -> bool:
+        self._text = ""
+        return False
+
+    def _split(self, mark: str) -> tuple[str, bool]:
+        """Take the text before a mark, and the mark; or all that cannot belong to one."""
+        before, found, rest = self._text.partition(mark)
+        if found:
+            self._text = rest
+            return before, True
+        longest = min(len(mark) - 1, len(before))
+        held = next(n for n in range(longest, -1, -1) if mark.startswith(before[len(before) - n :]))
+        self._text = before[len(before) - held :]
+        return before[: len(before) - held], False
+
+
+def _end_of(text: str, tools: ToolFormat) -> int | None:
+    """Where arguments that are not JSON end, if they have ended."""
+    if tools.arguments is ArgumentStyle.XML:
+        found = text.find(tools.call_end)
+        return found if found >= 0 else None
+    scanner = BracketScanner(depth=1, quotes="\"'")
+    length = scanner.scan(text)
+    return length - 1 if scanner.is_closed else None
