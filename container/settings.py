@@ -20,6 +20,11 @@ ENGINE_ADDRESS = "CONTAINER_ENGINE_ADDRESS"
 HANDLER_ADDRESS = "CONTAINER_HANDLER_ADDRESS"
 SUPERVISOR_PID = "CONTAINER_SUPERVISOR_PID"
 SAGEMAKER_MODEL_DIR = Path("/opt/ml/model")
+# The formats of container.text.tool_formats.
+TOOL_CALL_PARSERS = (
+    "hermes", "qwen_xml", "llama_json", "pythonic", "mistral", "mistral_json", "deepseek_v3",
+    "deepseek_v31",
+)  # fmt: skip
 
 Cast = Callable[[str], Any]
 T = TypeVar("T")
@@ -37,6 +42,17 @@ def flag(value: str) -> bool:
     if value.lower() not in known:
         raise ValueError("must be true or false")
     return known[value.lower()]
+
+
+def one_of(*names: str) -> Cast:
+    """Make a cast to one of several words."""
+
+    def cast(value: str) -> str:
+        if value not in names:
+            raise ValueError(f"must be one of {', '.join(names)}")
+        return value
+
+    return cast
 
 
 def integer(minimum: int, maximum: int | None = None) -> Cast:
@@ -232,6 +248,11 @@ class Settings:
     disable_grammar_support: bool = setting(
         False, "DISABLE_GRAMMAR_SUPPORT", cast=flag,
         meaning="Refuse `grammar` and `response_format`.",
+    )  # fmt: skip
+    tool_call_parser: str | None = setting(
+        None, "TOOL_CALL_PARSER", cast=one_of(*TOOL_CALL_PARSERS),
+        meaning=f"How the model writes tool calls: {', '.join(TOOL_CALL_PARSERS)}. "
+        "Unset: as the chat template says.",
     )  # fmt: skip
     payload_limit: int = setting(
         2_000_000, "PAYLOAD_LIMIT", cast=integer(1),

@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from container.errors import ConfigError
-from container.settings import REFUSED, Settings, shown
+from container.settings import REFUSED, TOOL_CALL_PARSERS, Settings, shown
 from container.settings_page import markdown_page
+from container.text.tool_formats import FORMATS
 from container.tgi_settings import DEFAULTS, WITHOUT_EFFECT, without_effect
 
 
@@ -179,3 +180,10 @@ def test_the_command_explains_mistakes_and_leaves_with_2() -> None:
     done = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
     assert done.returncode == 2
     assert "PORT" in done.stderr
+
+
+def test_every_format_of_tool_calls_can_be_set() -> None:
+    assert set(TOOL_CALL_PARSERS) == set(FORMATS)
+    assert Settings.from_environ({"TOOL_CALL_PARSER": "mistral"}).tool_call_parser == "mistral"
+    with pytest.raises(ConfigError, match="TOOL_CALL_PARSER"):
+        Settings.from_environ({"TOOL_CALL_PARSER": "telepathy"})

@@ -10,6 +10,7 @@ from werkzeug.exceptions import HTTPException, RequestEntityTooLarge
 from container.errors import Unauthorized
 from container.frontend import problems, timing, tracing
 from container.frontend.answers import CLIENT_GONE_STATUS, ClientGone
+from container.frontend.conversation import Conversations
 from container.frontend.handler_client import HandlerClient
 from container.frontend.limits import RequestLimits
 from container.frontend.metrics import Metrics
@@ -36,6 +37,7 @@ class Options:
     cors_origins: list[str]
     compute_type: str | None
     num_frontends: int
+    tool_call_parser: str | None
 
     @classmethod
     def from_settings(cls, settings: Settings) -> "Options":
@@ -48,6 +50,7 @@ class Options:
             cors_origins=[origin.strip() for origin in settings.cors_allow_origin.split(",")],
             compute_type=settings.compute_type,
             num_frontends=settings.num_frontends,
+            tool_call_parser=settings.tool_call_parser,
         )
 
 
@@ -64,7 +67,8 @@ def create_app(
         tracing.watch(app, tracer)
     metrics = Metrics(service)
     tgi_dialect = TgiDialect(service, metrics, options.limits)
-    openai_dialect = OpenAIDialect(service, metrics, options.limits)
+    conversations = Conversations(service, options.tool_call_parser)
+    openai_dialect = OpenAIDialect(service, metrics, options.limits, conversations)
     app.register_blueprint(
         health.blueprint(
             service, metrics, options.limits, handler, num_frontends=options.num_frontends

@@ -156,14 +156,19 @@ class Service:
         received_at: float,
         num_sequences: int = 1,
         prompt_chars: int = 0,
+        shown: str = "",
     ) -> RunningRequest:
-        """Submit and wait for the first token. Raises what the engine answers instead of it."""
+        """Submit and wait for the first token. Raises what the engine answers instead of it.
+
+        Special tokens in the text `shown` are not left out of the completions.
+        """
         tokenizer = self.tokenizer
+        visible = tokenizer.special_tokens_in(shown)
         completions = [
             Completion(
                 seq_index,
                 tokenizer,
-                Detokenizer(tokenizer, prompt_ids),
+                Detokenizer(tokenizer, prompt_ids, visible),
                 StopStrings(stops, keep_match=keep_stop),
             )
             for seq_index in range(num_sequences)

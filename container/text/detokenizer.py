@@ -18,16 +18,22 @@ REPLACEMENT = "�"
 
 
 class Detokenizer:
-    """The text machine of one sequence; special tokens give no text."""
+    """The text machine of one sequence; special tokens give no text but those in `shown`."""
 
-    def __init__(self, tokenizer: Tokenizer, prompt_ids: list[int]) -> None:
+    def __init__(
+        self, tokenizer: Tokenizer, prompt_ids: list[int], shown: dict[int, str] | None = None
+    ) -> None:
         self._tokenizer = tokenizer
+        self._shown = shown or {}
         self._ids = prompt_ids[-CONTEXT:]
         self._prefix = 0
         self._read = len(self._ids)
 
     def add(self, token_id: int) -> str:
         """Take the next id; return the text that it completes, which may be empty."""
+        marker = self._shown.get(token_id)
+        if marker is not None:
+            return self.flush() + marker
         self._ids.append(token_id)
         return self._release(hold=True)
 

@@ -3,6 +3,7 @@
 import itertools
 import json
 import logging
+from collections.abc import Sequence
 from copy import copy
 from dataclasses import dataclass
 from pathlib import Path
@@ -111,30 +112,79 @@ class Tokenizer:
         assert isinstance(text, str)
         return text
 
-    def render_chat(self, messages: list[dict[str, Any]]) -> str:
+    @property
+    def chat_template(self) -> str:
+        """The text of the template; of all of them, where a model has several. "" without one."""
+        template = self._inner.chat_template
+        if isinstance(template, dict):
+            return "\n".join(map(str, template.values()))
+        return str(template or "")
+
+    def special_tokens_in(self, text: str) -> dict[int, str]:
+        """The special tokens whose names are in a text, by id."""
+        return {
+            token_id: name
+            for name, token_id in self.added_tokens.items()
+            if token_id in self.special_ids and name in text
+        }
+
+    def render_chat(
+        self,
+        messages: list[dict[str, Any]],
+        *,
+        tools: Sequence[dict[str, Any]] = (),
+        options: dict[str, Any] | None = None,
+        continues: bool | None = None,
+        opens_reply: bool = True,
+    ) -> str:
         """Render messages with the model's template. Raises TemplateFailed.
 
-        A trailing assistant message is left open, so that the model continues it.
+        The last message is left open if it `continues`; None does so for one of the assistant's.
+        Else the prompt ends where the reply begins, if it `opens_reply`. `options` are more
+        variables for the template.
         """
         if not self.has_chat_template:
             raise TemplateFailed(
                 "the model has no chat template, so it takes prompts, not messages",
                 field="messages",
             )
-        continues = messages[-1]["role"] == "assistant"
+        if continues is None:
+            continues = messages[-1]["role"] == "assistant"
+        arguments: dict[str, Any] = dict(options or {})
+        arguments |= {
+            "tools": list(tools) or None,
+            "tokenize": False,
+            "add_generation_prompt": opens_reply and not continues,
+            "continue_final_message": continues,
+        }
         try:
-            text = self._inner.apply_chat_template(
-                messages,
-                tokenize=False,
-                add_generation_prompt=not continues,
-                continue_final_message=continues,
-            )
+            try:
+                text = self._inner.apply_chat_template(messages, **arguments)
+            except TypeError:
+                # Some templates join arguments to text; they want what is an object elsewhere.
+                text = self._inner.apply_chat_template(_with_text_arguments(messages), **arguments)
         except Exception as error:  # a template is a program: it can fail in any way
             raise TemplateFailed(
                 f"the chat template refused the messages: {error}", field="messages"
             ) from error
         assert isinstance(text, str)
         return text
+
+
+def _with_text_arguments(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The messages with the arguments of their calls as JSON."""
+    changed = []
+    for message in messages:
+        calls = [
+            call | {"function": call["function"] | {"arguments": json.dumps(_arguments(call))}}
+            for call in message.get("tool_calls") or []
+        ]
+        changed.append(message | {"tool_calls": calls} if calls else message)
+    return changed
+
+
+def _arguments(call: dict[str, Any]) -> Any:
+    return call["function"]["arguments"]
 
 
 def _read_template(path: Path) -> str:

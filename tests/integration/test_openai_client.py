@@ -159,7 +159,6 @@ def test_models(client: openai.OpenAI) -> None:
         ({"functions": [{"name": "f"}]}, "functions"),
         ({"presence_penalty": 3}, "presence_penalty"),
         ({"top_logprobs": 3}, "top_logprobs"),
-        ({"tools": [{"type": "function", "function": {"name": "f"}}]}, "tools"),
         ({"response_format": {"type": "yaml"}}, "response_format.type"),
         ({"messages": [{"role": "user", "content": "x" * 20_000}]}, "messages"),
         ({"messages": [{"role": "user"}]}, "messages[0].content"),

@@ -13,13 +13,21 @@ from container import __version__
 from container.frontend.answers import collect, json_response, stream
 from container.frontend.bodies import parse, read_object
 from container.frontend.completion import RunningRequest, TextEvent, TokenText
+from container.frontend.conversation import Conversations, Reply, Said, Turn
 from container.frontend.limits import RequestLimits
 from container.frontend.metrics import Metrics
 from container.frontend.problems import openai_body
 from container.frontend.schemas.grammar import read_grammar
-from container.frontend.schemas.openai import ChatRequest, check, template_messages
+from container.frontend.schemas.openai import (
+    ChatRequest,
+    check,
+    template_messages,
+    template_options,
+)
+from container.frontend.schemas.tools import read_tools
 from container.frontend.service import FieldNames, Service, random_seed
 from container.messages import FinishReason, LogprobMode, SamplingParams
+from container.text.message_parser import Delta, DeltaKind
 
 NAMES = FieldNames(prompt="messages", max_new_tokens="max_tokens")
 FINISH_REASONS = {
@@ -36,22 +44,16 @@ DONE = b"data: [DONE]\n\n"
 class Chat:
     """A started chat request, with what its rendering needs."""
 
-    running: RunningRequest
+    reply: Reply
     ask: ChatRequest
     model: str
     id: str
     created: int
 
     @property
-    def usage(self) -> dict[str, Any]:
-        """Token counts; `cached_tokens` are those of the prompt that were already computed."""
-        prompt, new = self.running.prompt_tokens, self.running.completion_tokens
-        return {
-            "prompt_tokens": prompt,
-            "completion_tokens": new,
-            "total_tokens": prompt + new,
-            "prompt_tokens_details": {"cached_tokens": self.running.prompt.cached_tokens},
-        }
+    def running(self) -> RunningRequest:
+        """The request in the engine."""
+        return self.reply.running
 
     def envelope(self, kind: str) -> dict[str, Any]:
         """The fields that every answer and every chunk has."""
@@ -63,14 +65,27 @@ class Chat:
             "system_fingerprint": FINGERPRINT,
         }
 
+    def finish_reason(self, seq_index: int, reason: FinishReason | None) -> str | None:
+        """OpenAI's word, once a sequence has ended."""
+        if self.reply.calls_tools(seq_index, reason):
+            return "tool_calls"
+        return FINISH_REASONS[reason] if reason is not None else None
+
 
 class OpenAIDialect:
     """Starts chat requests and renders them; `/invocations` uses it too."""
 
-    def __init__(self, service: Service, metrics: Metrics, limits: RequestLimits) -> None:
+    def __init__(
+        self,
+        service: Service,
+        metrics: Metrics,
+        limits: RequestLimits,
+        conversations: Conversations,
+    ) -> None:
         self._service = service
         self._metrics = metrics
         self._limits = limits
+        self._conversations = conversations
 
     def chat(self, body: dict[str, Any]) -> Response:
         """Answer a chat body."""
@@ -84,7 +99,7 @@ class OpenAIDialect:
 
     def render(self, ask: ChatRequest) -> str:
         """Make the prompt of a chat. Raises TemplateFailed or UnsupportedParameter."""
-        return self._service.tokenizer.render_chat(template_messages(ask))
+        return self._conversations.render(_turn(ask))
 
     def models(self) -> Response:
         """List the one model that is served."""
@@ -100,39 +115,37 @@ class OpenAIDialect:
     def _start(self, ask: ChatRequest, received_at: float) -> Chat:
         service = self._service
         check(ask, self._limits, service.info.vocabulary)
-        prompt = self.render(ask)
-        grammar = read_grammar(
-            ask.response_format, "response_format", self._limits, service.offload
-        )
-        # The template writes the special tokens itself.
-        ids = service.encode(prompt, NAMES, add_special_tokens=False)
-        room = service.room_for(len(ids), ask.max_new_tokens, NAMES)
-        running = service.start(
-            ids,
-            _sampling_params(ask, room, service.info.vocabulary, grammar),
+        answer = read_grammar(ask.response_format, "response_format", self._limits, service.offload)
+        reply = self._conversations.start(
+            _turn(ask, answer),
+            NAMES,
+            ask.max_new_tokens,
+            lambda room, grammar: _sampling_params(ask, room, service.info.vocabulary, grammar),
             stops=ask.stops,
-            keep_stop=False,
             received_at=received_at,
             num_sequences=ask.n or 1,
-            prompt_chars=len(prompt),
         )
-        # Clients of TGI write "tgi" for "whatever is served"; SageMaker's front door writes "".
-        served = service.info.model_id
-        model = ask.model if ask.model and ask.model != "tgi" else served
+        model = served_name(ask.model, service.info.model_id)
         chat_id = f"chatcmpl-{secrets.token_hex(12)}"
-        return Chat(running, ask, model, chat_id, int(time.time()))
+        return Chat(reply, ask, model, chat_id, int(time.time()))
 
     def _stream(self, chat: Chat) -> Response:
         begun: set[int] = set()
 
         def render(event: TextEvent) -> Iterator[object]:
+            deltas = [_delta(chat, event.seq_index, delta) for delta in chat.reply.take(event)]
             is_first = event.seq_index not in begun
             is_last = event.finish_reason is not None
-            if event.text or is_first or is_last or chat.ask.logprobs:
+            if not deltas and (is_first or is_last or chat.ask.logprobs):
+                deltas = [{}]
+            if is_first and deltas:
                 begun.add(event.seq_index)
-                yield _chunk(chat, event, with_role=is_first)
+                deltas[0] = {"role": "assistant", "content": ""} | deltas[0]
+            for index, delta in enumerate(deltas):
+                yield _chunk(chat, event, delta, is_end=index == len(deltas) - 1)
             if chat.running.is_finished and chat.ask.includes_usage:
-                yield chat.envelope("chat.completion.chunk") | {"choices": [], "usage": chat.usage}
+                told = {"choices": [], "usage": usage(chat.running)}
+                yield chat.envelope("chat.completion.chunk") | told
 
         return stream(chat.running, render, openai_body, self._metrics, end=DONE)
 
@@ -151,6 +164,38 @@ def blueprint(dialect: OpenAIDialect) -> Blueprint:
         return dialect.models()
 
     return routes
+
+
+def served_name(asked: str | None, served: str) -> str:
+    """The model's name in an answer: as it was asked for.
+
+    Clients of TGI write "tgi" for "whatever is served"; SageMaker's front door writes "".
+    """
+    return asked if asked and asked != "tgi" else served
+
+
+def usage(running: RunningRequest) -> dict[str, Any]:
+    """Token counts; `cached_tokens` are those of the prompt that were already computed."""
+    prompt, new = running.prompt_tokens, running.completion_tokens
+    return {
+        "prompt_tokens": prompt,
+        "completion_tokens": new,
+        "total_tokens": prompt + new,
+        "prompt_tokens_details": {"cached_tokens": running.prompt.cached_tokens},
+    }
+
+
+def _turn(ask: ChatRequest, answer: str = "") -> Turn:
+    tools = read_tools(ask.tools, ask.tool_choice, parallel=ask.parallel_tool_calls)
+    return Turn(
+        template_messages(ask),
+        tools,
+        tool_prompt=ask.tool_prompt,
+        answer=answer,
+        template_options=template_options(ask),
+        continues=False if ask.add_generation_prompt else ask.continue_final_message,
+        opens_reply=ask.add_generation_prompt is not False,
+    )
 
 
 def _sampling_params(
@@ -186,29 +231,60 @@ def _answer(chat: Chat) -> dict[str, Any]:
     choices = [
         {
             "index": completion.seq_index,
-            "message": {"role": "assistant", "content": completion.text},
+            "message": _message(chat.reply.take_whole(completion)),
             "logprobs": _logprobs(chat, completion.events),
-            "finish_reason": _finish_reason(completion.finish_reason),
+            "finish_reason": chat.finish_reason(completion.seq_index, completion.finish_reason),
         }
         for completion in chat.running.completions
     ]
-    return chat.envelope("chat.completion") | {"choices": choices, "usage": chat.usage}
+    told = {"choices": choices, "usage": usage(chat.running)}
+    return chat.envelope("chat.completion") | told
 
 
-def _chunk(chat: Chat, event: TextEvent, *, with_role: bool) -> dict[str, Any]:
-    delta = {"role": "assistant"} if with_role else {}
+def _message(said: Said) -> dict[str, Any]:
+    message: dict[str, Any] = {"role": "assistant", "content": said.content}
+    if said.reasoning:
+        message["reasoning_content"] = said.reasoning
+    if said.calls:
+        message["content"] = said.content or None
+        message["tool_calls"] = [
+            {
+                "id": call.id,
+                "type": "function",
+                "function": {"name": call.name, "arguments": call.arguments},
+            }
+            for call in said.calls
+        ]
+    return message
+
+
+def _delta(chat: Chat, seq_index: int, delta: Delta) -> dict[str, Any]:
+    """OpenAI's delta: a call has its id and its name once, then pieces of its arguments."""
+    if delta.kind is DeltaKind.CONTENT:
+        return {"content": delta.text}
+    if delta.kind is DeltaKind.REASONING:
+        return {"reasoning_content": delta.text}
+    call: dict[str, Any] = {"index": delta.call_index}
+    if delta.kind is DeltaKind.CALL:
+        made = chat.reply.said[seq_index].calls[delta.call_index]
+        function = {"name": made.name, "arguments": ""}
+        call |= {"id": made.id, "type": "function", "function": function}
+    else:
+        call["function"] = {"arguments": delta.text}
+    return {"tool_calls": [call]}
+
+
+def _chunk(chat: Chat, event: TextEvent, delta: dict[str, Any], *, is_end: bool) -> dict[str, Any]:
+    """One chunk; the token's log-probability and the end come with its last delta."""
+    reason = chat.finish_reason(event.seq_index, event.finish_reason) if is_end else None
     choice = {
         "index": event.seq_index,
-        "delta": delta | {"content": event.text},
-        "logprobs": _logprobs(chat, [event]),
-        "finish_reason": _finish_reason(event.finish_reason),
+        "delta": delta,
+        "logprobs": _logprobs(chat, [event]) if is_end else None,
+        "finish_reason": reason,
     }
     chunk = chat.envelope("chat.completion.chunk") | {"choices": [choice]}
     return chunk | {"usage": None} if chat.ask.includes_usage else chunk
-
-
-def _finish_reason(reason: FinishReason | None) -> str | None:
-    return FINISH_REASONS[reason] if reason is not None else None
 
 
 def _logprobs(chat: Chat, events: list[TextEvent]) -> dict[str, Any] | None:

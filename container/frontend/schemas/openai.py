@@ -1,5 +1,6 @@
 """OpenAI's chat completions shape, as TGI's Messages API and OpenAI's clients send it."""
 
+import json
 from typing import Annotated, Any, Literal
 
 from pydantic import Field
@@ -25,13 +26,29 @@ class ImagePart(Body):
 Part = Annotated[TextPart | ImagePart, Field(discriminator="type")]
 
 
+class CalledFunction(Body):
+    """What the assistant called; `arguments` is JSON as text, or (as TGI once sent) an object."""
+
+    name: str
+    arguments: str | dict[str, Any]
+
+
+class ToolCall(Body):
+    """A call that the assistant has made."""
+
+    id: str | None = None
+    type: Literal["function"] = "function"
+    function: CalledFunction
+
+
 class Message(Body):
     """One turn of a conversation."""
 
     role: str
     content: str | list[Part] | None = None
     name: str | None = None
-    tool_calls: list[dict[str, Any]] | None = None
+    tool_calls: list[ToolCall] | None = None
+    reasoning_content: str | None = None
     tool_call_id: str | None = None
 
 
@@ -66,11 +83,31 @@ class ChatRequest(Body):
     repetition_penalty: float | None = None
     stop_token_ids: list[int] | None = None
     ignore_eos: bool | None = False
+    response_format: dict[str, Any] | None = None
     tools: list[dict[str, Any]] | None = None
-    tool_choice: Any = None
+    tool_choice: str | dict[str, Any] | None = None
+    parallel_tool_calls: bool | None = None
+    tool_prompt: str | None = None
+    reasoning_effort: str | None = None
+    chat_template_kwargs: dict[str, Any] | None = None
+    continue_final_message: bool | None = None
+    add_generation_prompt: bool | None = None
+    modalities: list[str] | None = None
+    store: bool | None = None
+    verbosity: str | None = None
+    service_tier: str | None = None
+    user: str | None = None
+    safety_identifier: str | None = None
+    metadata: dict[str, Any] | None = None
+    prompt_cache_key: str | None = None
+    prompt_cache_retention: str | None = None
+    prompt_cache_options: dict[str, Any] | None = None
     functions: list[Any] | None = None
     function_call: Any = None
-    response_format: dict[str, Any] | None = None
+    audio: Any = None
+    prediction: Any = None
+    web_search_options: Any = None
+    moderation: Any = None
 
     @property
     def stops(self) -> list[str]:
@@ -102,13 +139,25 @@ class ChatRequest(Body):
         return bool(self.stream_options and self.stream_options.include_usage)
 
 
-# What OpenAI knows and this version does not offer: the values that mean "off".
+# What OpenAI knows and this server does not offer: the values that mean "off". `user`, `metadata`,
+# `service_tier` and the like say something to OpenAI's service that means nothing here.
 NOT_OFFERED: dict[str, tuple[Any, ...]] = {
-    "tools": (None, []),
-    "tool_choice": (None, "none", "auto"),
     "functions": (None, []),
     "function_call": (None, "none", "auto"),
+    "audio": (None,),
+    "modalities": (None, ["text"]),
+    "prediction": (None,),
+    "web_search_options": (None,),
+    "moderation": (None,),
+    "store": (None, False),
+    "verbosity": (None, "medium"),
 }
+# What the renderer decides itself; the rest of `chat_template_kwargs` is up to the template.
+RESERVED_OPTIONS = frozenset({
+    "messages", "conversation", "tools", "documents", "chat_template", "tokenize", "padding",
+    "truncation", "max_length", "return_tensors", "return_dict", "return_assistant_tokens_mask",
+    "tokenizer_kwargs", "add_generation_prompt", "continue_final_message", "bos_token", "eos_token",
+})  # fmt: skip
 MAX_TOP_LOGPROBS = 20  # OpenAI's own limit
 
 
@@ -119,6 +168,12 @@ def check(request: ChatRequest, limits: RequestLimits, vocabulary: int) -> None:
         if getattr(r, name) not in neutral:
             raise UnsupportedParameter(f"`{name}` is not supported by this server", field=name)
     _require(bool(r.messages), "messages", "must not be empty")
+    for name in r.chat_template_kwargs or {}:
+        if name in RESERVED_OPTIONS:
+            field = f"chat_template_kwargs.{name}"
+            raise InvalidParameter(f"`{field}` cannot be set by a request", field=field)
+    both = r.continue_final_message and r.add_generation_prompt
+    _require(not both, "continue_final_message", "and `add_generation_prompt` exclude each other")
     _within(r.temperature, "temperature", 0, None)
     _require(r.top_p is None or 0 < r.top_p <= 1, "top_p", "must be > 0.0 and <= 1.0")
     _within(r.top_k, "top_k", 1, 2**31 - 1)
@@ -144,28 +199,67 @@ def check(request: ChatRequest, limits: RequestLimits, vocabulary: int) -> None:
     r.biases(vocabulary)
 
 
+def template_options(request: ChatRequest) -> dict[str, Any]:
+    """Variables for the template: `chat_template_kwargs`, and how much to reason."""
+    options: dict[str, Any] = {}
+    effort = request.reasoning_effort
+    if effort is not None:
+        options["reasoning_effort"] = effort
+        # Qwen's and DeepSeek's templates have a switch; other templates ignore it.
+        options["enable_thinking"] = options["thinking"] = effort != "none"
+    return options | (request.chat_template_kwargs or {})
+
+
 def template_messages(request: ChatRequest) -> list[dict[str, Any]]:
     """Give the messages the form that chat templates read. Raises UnsupportedParameter."""
     return [_template_message(m, index) for index, m in enumerate(request.messages)]
 
 
 def _template_message(message: Message, index: int) -> dict[str, Any]:
-    fields = message.model_dump(exclude_none=True, exclude={"content"})
-    where = f"messages[{index}].content"
-    if message.content is None:
-        _require("tool_calls" in fields, where, "must be given")
-        return fields
-    if isinstance(message.content, str):
-        return fields | {"content": message.content}
+    where = f"messages[{index}]"
+    fields = message.model_dump(exclude_none=True, exclude={"content", "tool_calls"})
+    fields["content"] = _text(message.content, f"{where}.content")
+    if message.tool_calls:
+        fields["tool_calls"] = [
+            _template_call(call, f"{where}.tool_calls[{place}]")
+            for place, call in enumerate(message.tool_calls)
+        ]
+    is_said = message.content is not None or bool(message.tool_calls)
+    _require(is_said, f"{where}.content", "must be given")
+    return fields
+
+
+def _text(content: str | list[Part] | None, where: str) -> str:
+    if content is None or isinstance(content, str):
+        return content or ""
     text = ""
-    for part in message.content:
+    for part in content:
         if isinstance(part, ImagePart):
             raise UnsupportedParameter(
                 f"`{where}` has a part of type {part.type!r}; this model reads text only",
                 field=where,
             )
         text += part.text
-    return fields | {"content": text}
+    return text
+
+
+def _template_call(call: ToolCall, where: str) -> dict[str, Any]:
+    """Templates read the arguments as an object."""
+    arguments = call.function.arguments
+    if isinstance(arguments, str):
+        try:
+            arguments = json.loads(arguments or "{}")
+        except (ValueError, RecursionError):
+            # What was cut by length is shown to the model as it was said.
+            return _call(call, call.function.arguments)
+    _require(isinstance(arguments, dict), f"{where}.function.arguments", "must be a JSON object")
+    return _call(call, arguments)
+
+
+def _call(call: ToolCall, arguments: Any) -> dict[str, Any]:
+    function = {"name": call.function.name, "arguments": arguments}
+    told: dict[str, Any] = {"type": "function", "function": function}
+    return told | {"id": call.id} if call.id is not None else told
 
 
 def _require(holds: bool, name: str, rule: str) -> None:

@@ -1,0 +1,210 @@
+"""A conversation that the model continues: from messages and tools to a reply and its parts.
+
+Between the service, which knows prompts, and the dialects: what both of OpenAI's APIs share.
+"""
+
+import json
+import secrets
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from container.frontend.completion import Completion, RunningRequest, TextEvent
+from container.frontend.schemas.tools import NO_TOOLS, ToolMode, ToolUse
+from container.frontend.service import FieldNames, Service
+from container.grammar.message import MessageShape, message_grammar
+from container.messages import FinishReason, SamplingParams
+from container.text.message_parser import Delta, DeltaKind, Parser
+from container.text.message_style import MessageStyle, style_of
+
+Message = dict[str, Any]
+MakeParams = Callable[[int, str], SamplingParams]  # from the room for new tokens and the grammar
+
+# For templates that know no tools. TGI puts such a text at the end of the last message.
+TOOL_PROMPT = (
+    "You can call the functions above. To call one, answer with nothing but a JSON object: "
+    '{"name": the function\'s name, "parameters": an object with its arguments}.'
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """What the model is asked for. `answer` is a grammar for a message without calls.
+
+    `continues` leaves the last message open; None does so for one of the assistant's, as in TGI.
+    """
+
+    messages: list[Message]
+    tools: ToolUse = NO_TOOLS
+    tool_prompt: str | None = None
+    answer: str = ""
+    template_options: dict[str, Any] = field(default_factory=dict)
+    continues: bool | None = None
+    opens_reply: bool = True
+
+
+@dataclass(slots=True)
+class Call:
+    """A tool call of a reply."""
+
+    id: str
+    name: str
+    arguments: str = ""
+
+
+@dataclass(slots=True)
+class Said:
+    """All that one sequence of a reply has said so far."""
+
+    reasoning: str = ""
+    content: str = ""
+    calls: list[Call] = field(default_factory=list)
+
+    def take(self, delta: Delta) -> None:
+        """Add a delta."""
+        match delta.kind:
+            case DeltaKind.REASONING:
+                self.reasoning += delta.text
+            case DeltaKind.CONTENT:
+                self.content += delta.text
+            case DeltaKind.CALL:
+                self.calls.append(Call(f"call_{secrets.token_hex(12)}", delta.text))
+            case DeltaKind.ARGUMENTS:
+                self.calls[delta.call_index].arguments += delta.text
+
+
+@dataclass(slots=True)
+class Reply:
+    """A started reply: its running request, and the parser of each sequence."""
+
+    running: RunningRequest
+    parsers: list[Parser]
+    said: list[Said]
+
+    def take(self, event: TextEvent) -> list[Delta]:
+        """Turn an event into deltas and remember them."""
+        return self._parse(event.seq_index, event.text, is_last=event.finish_reason is not None)
+
+    def take_whole(self, completion: Completion) -> Said:
+        """Parse a completion that has ended."""
+        self._parse(completion.seq_index, completion.text, is_last=True)
+        return self.said[completion.seq_index]
+
+    def calls_tools(self, seq_index: int, reason: FinishReason | None) -> bool:
+        """Whether a sequence has ended with its calls, uncut."""
+        has_ended = reason in (FinishReason.END_TOKEN, FinishReason.STOP)
+        return has_ended and bool(self.said[seq_index].calls)
+
+    def _parse(self, seq_index: int, text: str, *, is_last: bool) -> list[Delta]:
+        parser = self.parsers[seq_index]
+        deltas = parser.feed(text)
+        if is_last:
+            deltas += parser.finish()
+        for delta in deltas:
+            self.said[seq_index].take(delta)
+        return deltas
+
+
+class Conversations:
+    """Continues conversations with the served model."""
+
+    def __init__(self, service: Service, tool_format: str | None = None) -> None:
+        """`tool_format` is the format of calls, where the template does not tell it rightly."""
+        self._service = service
+        self._tool_format = tool_format
+
+    @property
+    def style(self) -> MessageStyle:
+        """How the served model writes. Raises Unavailable before it is loaded."""
+        return style_of(self._service.tokenizer.chat_template, self._tool_format)
+
+    def render(self, turn: Turn) -> str:
+        """Make the prompt. Raises TemplateFailed."""
+        style = self.style
+        messages, described = turn.messages, turn.tools.described
+        if not style.knows_developer:
+            messages = [_as_system(message) for message in messages]
+        if not style.takes_tools:
+            messages = [_without_calls(message) for message in messages]
+            if described:
+                messages = _with_tools(messages, described, turn.tool_prompt or TOOL_PROMPT)
+            described = []
+        return self._service.tokenizer.render_chat(
+            messages,
+            tools=described,
+            options=turn.template_options,
+            continues=turn.continues,
+            opens_reply=turn.opens_reply,
+        )
+
+    def start(
+        self,
+        turn: Turn,
+        names: FieldNames,
+        max_new_tokens: int | None,
+        make_params: MakeParams,
+        *,
+        stops: list[str],
+        received_at: float,
+        num_sequences: int,
+    ) -> Reply:
+        """Submit and wait for the first token. Raises what is wrong with the request."""
+        service, style = self._service, self.style
+        prompt = self.render(turn)
+        grammar = service.offload(
+            message_grammar, self._shape(turn, prompt), service.tokenizer.added_tokens
+        )
+        # The template writes the special tokens itself.
+        ids = service.encode(prompt, names, add_special_tokens=False)
+        room = service.room_for(len(ids), max_new_tokens, names)
+        schemas = turn.tools.schemas
+        running = service.start(
+            ids,
+            make_params(room, grammar),
+            stops=stops,
+            keep_stop=False,
+            received_at=received_at,
+            num_sequences=num_sequences,
+            shown=style.markers(with_tools=bool(schemas)),
+            prompt_chars=len(prompt),
+        )
+        parsers = [style.parser(prompt, schemas) for _ in range(num_sequences)]
+        return Reply(running, parsers, [Said() for _ in range(num_sequences)])
+
+    def _shape(self, turn: Turn, prompt: str) -> MessageShape:
+        style, tools = self.style, turn.tools
+        return MessageShape(
+            reasoning=style.reasoning,
+            starts_in_reasoning=style.starts_in_reasoning(prompt),
+            tool_format=style.tool_format,
+            tools=tools.tools,
+            needs_call=tools.mode is ToolMode.REQUIRED,
+            allows_several=tools.allows_several,
+            answer=turn.answer,
+        )
+
+
+def _as_system(message: Message) -> Message:
+    return message | {"role": "system"} if message["role"] == "developer" else message
+
+
+def _without_calls(message: Message) -> Message:
+    """Calls and results as text, for templates that know neither."""
+    if message["role"] == "tool":
+        return {"role": "user", "content": f"The function's result: {message['content']}"}
+    calls = message.get("tool_calls")
+    if not calls:
+        return message
+    told = "; ".join(
+        json.dumps({"name": one["function"]["name"], "parameters": one["function"]["arguments"]})
+        for one in calls
+    )
+    return {"role": message["role"], "content": message["content"] or told}
+
+
+def _with_tools(
+    messages: list[Message], described: list[dict[str, Any]], prompt: str
+) -> list[Message]:
+    last = messages[-1]
+    content = f"{last['content']}\n---\n{json.dumps(described)}\n{prompt}"
+    return [*messages[:-1], last | {"content": content}]
