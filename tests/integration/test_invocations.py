@@ -82,7 +82,7 @@ def test_a_body_with_both_shapes_is_a_generate_request(server: Server) -> None:
 
 def test_routing_problems_are_json_in_the_paths_dialect(server: Server) -> None:
     missing = requests.get(f"{server.url}/nope", timeout=5)
-    assert (missing.status_code, missing.json()["error_type"]) == (404, "validation")
+    assert (missing.status_code, missing.json()["error_type"]) == (404, "not_found")
     wrong = requests.get(f"{server.url}/v1/chat/completions", timeout=5)
     assert wrong.status_code == 405
     assert wrong.json()["error"]["type"] == "invalid_request_error"
