@@ -86,6 +86,8 @@ $(VENV)/server.stamp: $(VENV)/bin/python pyproject.toml constraints.txt
 $(VENV)/test.stamp: $(VENV)/server.stamp
 	@echo "Installing the test tools"
 	@$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[server,test]'
+	@# TGI's client wants an old huggingface_hub, but works with this one.
+	@$(BIN)/pip install --quiet --disable-pip-version-check --no-deps 'text-generation==0.7.0'
 	@touch $@
 
 # The SageMaker SDK 2.x wants packaging < 25, which the server's tools exclude.

@@ -21,9 +21,16 @@ ANY_OBJECT: dict[str, Any] = {"type": "object"}
 LARK_HEADER = "%llguidance {}\n"
 
 
-def from_schema(schema: object, field: str) -> str:
-    """A JSON Schema: an object, or a string that has one."""
-    return json_schema.grammar_of(read_schema(schema, field))
+def from_schema(schema: object, field: str, *, means_object: bool = False) -> str:
+    """A JSON Schema: an object, or a string that has one.
+
+    `means_object`: one with `properties` and no `type` is of an object, as TGI reads it; in JSON
+    Schema itself it would let a string pass too.
+    """
+    found = read_schema(schema, field)
+    if means_object and "properties" in found and "type" not in found:
+        found = {"type": "object"} | found
+    return json_schema.grammar_of(found)
 
 
 def read_schema(schema: object, field: str) -> json_schema.Schema:

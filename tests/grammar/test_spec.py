@@ -95,3 +95,11 @@ def test_a_choice_needs_something_to_choose_from() -> None:
     with pytest.raises(InvalidParameter):
         spec.from_choice(["a", ""], "f")
     assert spec.from_choice(['say "hi"\n', "b"], "f")
+
+
+def test_properties_without_a_type_mean_an_object_where_tgi_is_spoken() -> None:
+    schema = {"properties": {"a": {"type": "integer"}}}
+    loose = spec.from_schema(schema, "f")
+    strict = spec.from_schema(schema, "f", means_object=True)
+    assert strict == spec.from_schema({"type": "object"} | schema, "f")
+    assert strict != loose

@@ -40,7 +40,8 @@ def _json(form: Form, field: str) -> str:
     """TGI's forms need a value; OpenAI's `json_object` is any object."""
     if form["type"] == "json_object" and form.get("value") is None:
         return spec.from_schema(spec.ANY_OBJECT, field)
-    return spec.from_schema(_value(form, field, (dict, str)), f"{field}.value")
+    value = _value(form, field, (dict, str))
+    return spec.from_schema(value, f"{field}.value", means_object=True)
 
 
 def _json_schema(form: Form, field: str) -> str:
@@ -52,12 +53,13 @@ def _json_schema(form: Form, field: str) -> str:
             f"`{field}.{place}` must be an object with a `schema`", field=f"{field}.{place}"
         )
     if "schema" in inner:
-        return spec.from_schema(inner["schema"], f"{field}.{place}.schema")
+        name = f"{field}.{place}.schema"
+        return spec.from_schema(inner["schema"], name, means_object=place == "value")
     if place == "json_schema":
         raise InvalidParameter(
             f"`{field}.json_schema.schema` is missing", field=f"{field}.json_schema.schema"
         )
-    return spec.from_schema(inner, f"{field}.value")
+    return spec.from_schema(inner, f"{field}.value", means_object=True)
 
 
 def _regex(form: Form, field: str) -> str:

@@ -1,0 +1,84 @@
+"""What TGI's page on guidance shows: the same requests in shape, with prompts of our own."""
+
+import ipaddress
+import json
+import subprocess
+
+import pytest
+from huggingface_hub import InferenceClient
+from pydantic import BaseModel, conint
+
+from tests.support.servers import Server
+
+PROMPT = "A fox, two hens and a dog ran past me in the garden while I was reading."
+# As on the page: no `type` at the top.
+SCHEMA = {
+    "properties": {
+        "location": {"type": "string"},
+        "activity": {"type": "string"},
+        "animals_seen": {"type": "integer", "minimum": 1, "maximum": 5},
+        "animals": {"type": "array", "items": {"type": "string"}},
+    },
+    "required": ["location", "activity", "animals_seen", "animals"],
+}
+
+
+class Animals(BaseModel):
+    location: str
+    activity: str
+    animals_seen: conint(ge=1, le=5)
+    animals: list[str]
+
+
+@pytest.fixture(scope="module")
+def client(server: Server) -> InferenceClient:
+    return InferenceClient(server.url, timeout=60)
+
+
+def _check(details: object, text: str) -> None:
+    """Whole answers fit the model; one that was cut off has begun as an object."""
+    assert text.lstrip().startswith("{")
+    if details.finish_reason != "length":
+        Animals.model_validate_json(text)
+
+
+def test_curl_with_a_schema(server: Server) -> None:
+    parameters = {"repetition_penalty": 1.3, "grammar": {"type": "json", "value": SCHEMA}}
+    body = {"inputs": PROMPT, "parameters": parameters | {"details": True, "max_new_tokens": 200}}
+    command = [
+        "curl", "-s", f"{server.url}/generate", "-X", "POST",
+        "-H", "Content-Type: application/json", "-d", json.dumps(body),
+    ]  # fmt: skip
+    out = subprocess.run(command, check=True, capture_output=True, text=True, timeout=60).stdout
+    answer = json.loads(out)
+    assert answer["generated_text"].lstrip().startswith("{"), out
+    if answer["details"]["finish_reason"] != "length":
+        Animals.model_validate_json(answer["generated_text"])
+
+
+@pytest.mark.filterwarnings("ignore:The `schema` method is deprecated")
+@pytest.mark.parametrize("made_by", ["hand", "pydantic"])
+def test_the_hubs_client_with_a_schema(client: InferenceClient, made_by: str) -> None:
+    schema = SCHEMA | {"title": "Animals", "type": "object"}
+    if made_by == "pydantic":
+        schema = Animals.schema()
+    answer = client.text_generation(
+        f"As JSON: {PROMPT} The schema: {schema}",
+        max_new_tokens=200,
+        seed=42,
+        details=True,
+        return_full_text=False,
+        grammar={"type": "json", "value": schema},
+    )
+    _check(answer.details, answer.generated_text)
+
+
+def test_a_regular_expression(client: InferenceClient) -> None:
+    pattern = r"((25[0-5]|2[0-4]\d|[01]?\d\d?)\.){3}(25[0-5]|2[0-4]\d|[01]?\d\d?)"
+    text = client.text_generation(
+        "An address of a name server?",
+        seed=42,
+        return_full_text=False,
+        grammar={"type": "regex", "value": pattern},
+    )
+    ipaddress.ip_address(".".join(str(int(part)) for part in text.split(".")))
