@@ -3,8 +3,11 @@
 import json
 import logging
 import sys
+from contextvars import ContextVar
 from datetime import UTC, datetime
 
+# SageMaker's Inference-Id of the request that is being worked on, if it has one.
+inference_id: ContextVar[str | None] = ContextVar("inference_id", default=None)
 FORMAT = "%(asctime)s %(levelname)-7s %(name)s: %(message)s"
 
 
@@ -19,6 +22,8 @@ class JsonLines(logging.Formatter):
             "logger": record.name,
             "message": record.getMessage(),
         }
+        if (given := inference_id.get()) is not None:
+            line["inference_id"] = given
         if record.exc_info:
             line["exception"] = self.formatException(record.exc_info)
         return json.dumps(line, ensure_ascii=False)

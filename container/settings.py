@@ -26,6 +26,10 @@ TOOL_CALL_PARSERS = (
     "deepseek_v31",
 )  # fmt: skip
 
+PAYLOAD_BYTES = 2_000_000  # TGI's
+# SageMaker's defaults for batch transform; a limit of 0 asks for chunked bodies of any length.
+BATCH_MB, UNLIMITED_BATCH_MB = 6, 100
+
 Cast = Callable[[str], Any]
 T = TypeVar("T")
 
@@ -254,9 +258,26 @@ class Settings:
         meaning=f"How the model writes tool calls: {', '.join(TOOL_CALL_PARSERS)}. "
         "Unset: as the chat template says.",
     )  # fmt: skip
-    payload_limit: int = setting(
-        2_000_000, "PAYLOAD_LIMIT", cast=integer(1),
-        meaning="Largest request body, in bytes.",
+    payload_limit: int | None = setting(
+        None, "PAYLOAD_LIMIT", cast=integer(1),
+        meaning="Largest body, in bytes. Unset: SAGEMAKER_MAX_PAYLOAD_IN_MB, else 2000000, or 6 MB "
+        "in a batch transform.",
+    )  # fmt: skip
+    max_payload_mb: int | None = setting(
+        None, "SAGEMAKER_MAX_PAYLOAD_IN_MB", cast=integer(0, 1024),
+        meaning="Largest body, in MB; set by batch transform jobs. 0: 100.",
+    )  # fmt: skip
+    is_batch: bool = setting(
+        False, "SAGEMAKER_BATCH", cast=flag,
+        meaning="Set by SageMaker in a batch transform job.",
+    )  # fmt: skip
+    batch_strategy: str | None = setting(
+        None, "SAGEMAKER_BATCH_STRATEGY", cast=choice("single_record", "multi_record"),
+        meaning="What /execution-parameters proposes. Unset: multi_record.",
+    )  # fmt: skip
+    max_transforms: int | None = setting(
+        None, "SAGEMAKER_MAX_CONCURRENT_TRANSFORMS", cast=integer(1, 1000),
+        meaning="What /execution-parameters proposes. Unset: what the limits allow.",
     )  # fmt: skip
     messages_api_enabled: bool | None = setting(
         None, "MESSAGES_API_ENABLED", cast=flag,
@@ -339,6 +360,15 @@ class Settings:
     def port(self) -> int:
         """The port to listen on."""
         return self.bind_to_port or self.port_by_user
+
+    @property
+    def body_limit(self) -> int:
+        """The largest request body, in bytes."""
+        if self.payload_limit is not None:
+            return self.payload_limit
+        if self.max_payload_mb is not None:
+            return (self.max_payload_mb or UNLIMITED_BATCH_MB) * 2**20
+        return BATCH_MB * 2**20 if self.is_batch else PAYLOAD_BYTES
 
     @classmethod
     def from_environ(cls, environ: Mapping[str, str]) -> "Settings":

@@ -14,15 +14,25 @@ from container.frontend.conversation import Conversations
 from container.frontend.handler_client import HandlerClient
 from container.frontend.limits import RequestLimits
 from container.frontend.metrics import Metrics
+from container.frontend.records import Records
 from container.frontend.routes import health, openai, pages, sagemaker, tgi, tokens
 from container.frontend.routes.handler import HandlerDialect
 from container.frontend.routes.openai import OpenAIDialect
+from container.frontend.routes.sagemaker import BatchParameters, Invocations
 from container.frontend.routes.tgi import TgiDialect
 from container.frontend.service import Service
 from container.settings import Settings
 
 OPEN_PATHS = frozenset(
-    {"/ping", "/health", "/info", "/metrics", "/openapi.json", "/api-doc/openapi.json"}
+    {
+        "/ping",
+        "/execution-parameters",
+        "/health",
+        "/info",
+        "/metrics",
+        "/openapi.json",
+        "/api-doc/openapi.json",
+    }
 )
 
 
@@ -31,6 +41,8 @@ class Options:
     """What of the settings the HTTP side needs."""
 
     payload_limit: int
+    default_accept: str
+    batch: BatchParameters
     limits: RequestLimits
     messages_api: bool | None
     api_key: str | None
@@ -43,7 +55,9 @@ class Options:
     def from_settings(cls, settings: Settings) -> "Options":
         """Pick them."""
         return cls(
-            payload_limit=settings.payload_limit,
+            payload_limit=settings.body_limit,
+            default_accept=settings.default_accept,
+            batch=BatchParameters.from_settings(settings),
             limits=RequestLimits.from_settings(settings),
             messages_api=settings.messages_api_enabled,
             api_key=settings.api_key,
@@ -79,15 +93,21 @@ def create_app(
     app.register_blueprint(tokens.blueprint(service, openai_dialect))
     app.register_blueprint(
         sagemaker.blueprint(
-            tgi_dialect,
-            openai_dialect,
+            Invocations(
+                tgi_dialect,
+                openai_dialect,
+                Records(metrics, options.limits.max_concurrent_requests),
+                messages_api=options.messages_api,
+                default_accept=options.default_accept,
+            ),
             HandlerDialect(handler, metrics) if handler is not None else None,
-            messages_api=options.messages_api,
+            options.batch,
         )
     )
     app.register_blueprint(pages.description())
     app.register_blueprint(pages.swagger())
     timing.add_headers(app, service, options.compute_type)
+    sagemaker.watch_headers(app)
     _add_guards(app, metrics, options.api_key)
     CORS(
         app,

@@ -35,16 +35,21 @@ def read_object(request: Request) -> dict[str, Any]:
             "'Content-Type: application/json'"
         )
     raw = read_bytes(request)
+    return object_from(raw)
+
+
+def object_from(raw: bytes, what: str = "the body") -> dict[str, Any]:
+    """Parse a JSON object. Raises MalformedRequest, whose message begins with `what`."""
     if not raw.strip():
-        raise MalformedRequest("the body is empty; send a JSON object")
+        raise MalformedRequest(f"{what} is empty; send a JSON object")
     try:
         value = json.loads(raw)
     except (ValueError, RecursionError) as error:
-        raise MalformedRequest(f"the body is not valid JSON: {error}") from None
+        raise MalformedRequest(f"{what} is not valid JSON: {error}") from None
     if rb"\ud" in raw.lower():
         _refuse_half_characters(value)
     if not isinstance(value, dict):
-        raise MalformedRequest(f"the body must be a JSON object, not {_json_type(value)}")
+        raise MalformedRequest(f"{what} must be a JSON object, not {_json_type(value)}")
     return value
 
 

@@ -43,6 +43,10 @@ OPERATIONS = (
         "post", "/invocations", SAGEMAKER, "Generate or chat; the body's shape decides",
         AnyBody, AnyAnswer, AnyError, streams=True,
     ),
+    _get(
+        "/execution-parameters", SAGEMAKER, "What a batch transform job should use",
+        answers.ExecutionParameters,
+    ),
     _get("/ping", SAGEMAKER, "Whether requests can be served now"),
     Operation(
         "post", "/", TGI, "Generate text, as an array of one; `stream` decides the form",

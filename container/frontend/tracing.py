@@ -18,6 +18,7 @@ from container import __version__
 from container.frontend.completion import RunningRequest
 from container.frontend.timing import noted
 
+INFERENCE_ID = "X-Amzn-SageMaker-Inference-Id"
 CARRIED_HEADERS = ("traceparent", "tracestate")  # W3C Trace Context
 GRPC_PORT, HTTP_PORT = 4317, 4318
 TRACES_PATH = "/v1/traces"
@@ -29,6 +30,7 @@ class RequestTrace:
 
     route: str
     headers: dict[str, str]
+    inference_id: str | None = None
     started_ns: int = field(default_factory=time.time_ns)
     running: list[RunningRequest] = field(default_factory=list)
 
@@ -48,7 +50,8 @@ def watch(app: Flask, tracer: Tracer) -> None:
     def begin() -> None:
         if request.method == "POST" and request.url_rule is not None:
             carried = {name: request.headers.get(name, "") for name in CARRIED_HEADERS}
-            g.trace = RequestTrace(request.url_rule.rule, carried)
+            named = request.headers.get(INFERENCE_ID)
+            g.trace = RequestTrace(request.url_rule.rule, carried, named)
 
     @app.after_request
     def end(response: Response) -> Response:
@@ -114,6 +117,8 @@ def _request_attributes(trace: RequestTrace, status: int) -> dict[str, Any]:
         "http.route": trace.route,
         "http.response.status_code": status,
     }
+    if trace.inference_id is not None:
+        attributes["aws.sagemaker.inference_id"] = trace.inference_id
     if trace.running:
         attributes |= {
             "gen_ai.usage.input_tokens": sum(one.prompt_tokens for one in trace.running),

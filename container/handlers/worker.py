@@ -18,6 +18,7 @@ from concurrent.futures import ThreadPoolExecutor
 import msgspec
 import zmq
 
+from container import logs
 from container.errors import HandlerFailed, ModelLoadError, ServingError
 from container.handler_messages import (
     Cancel,
@@ -33,6 +34,7 @@ from container.messages import ErrorData, RequestFailed, encode
 log = logging.getLogger(__name__)
 
 PARENT_CHECK_MS = 1000
+INFERENCE_ID = "x-amzn-sagemaker-inference-id"
 
 
 class Worker:
@@ -126,6 +128,7 @@ class Worker:
 
     def _serve(self, invoke: Invoke) -> None:
         gone = self._gone[invoke.request_id]
+        logs.inference_id.set(invoke.headers.get(INFERENCE_ID))
         assert self._handler is not None
         try:
             for message in self._handler.answer(invoke, gone):

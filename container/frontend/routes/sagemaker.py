@@ -1,59 +1,182 @@
-"""SageMaker's `/invocations`: tells the shapes apart and hands each to its own dialect.
+"""SageMaker's `/invocations` and `/execution-parameters`.
 
-`messages_api` True takes messages only, False generate only, None both. A body that has `inputs`
-is a generate request even if it has `messages` too, as in TGI.
+Tells the shapes of bodies apart and hands each to its own dialect. `messages_api` True takes
+messages only, False generate only, None both. A body that has `inputs` is a generate request even
+if it has `messages` too, as in TGI. User code, where there is some, answers in their place.
 """
 
-from flask import Blueprint, Response, request
+import json
+from dataclasses import dataclass
+from typing import Any
 
-from container.errors import InvalidParameter, MalformedRequest
+from flask import Blueprint, Flask, Response, request
+
+from container import content, logs
+from container.errors import InvalidParameter, MalformedRequest, UnsupportedMediaType
 from container.frontend import problems
-from container.frontend.bodies import read_object
+from container.frontend.answers import json_response
+from container.frontend.bodies import read_bytes, read_object
+from container.frontend.records import Records, render
 from container.frontend.routes.handler import HandlerDialect
 from container.frontend.routes.openai import OpenAIDialect
 from container.frontend.routes.tgi import TgiDialect
+from container.settings import Settings
+
+INFERENCE_ID = "X-Amzn-SageMaker-Inference-Id"
+CUSTOM_ATTRIBUTES = "X-Amzn-SageMaker-Custom-Attributes"
+READ_TYPES = (content.JSON, content.JSON_LINES, content.TEXT, content.CSV)
+WRITTEN_TYPES = (content.JSON, content.JSON_LINES, content.TEXT, content.CSV)
+
+# SageMaker refuses a job whose payload limit times its concurrency is more.
+MAX_BATCH_MB = 100
+# While one body's last records are answered, the next one's run already.
+TRANSFORMS = 2
+
+
+@dataclass(frozen=True, slots=True)
+class BatchParameters:
+    """What `/execution-parameters` tells a batch transform job, in SageMaker's own words."""
+
+    max_transforms: int
+    strategy: str
+    max_payload_mb: int
+
+    @classmethod
+    def from_settings(cls, settings: Settings) -> "BatchParameters":
+        """Bodies of many records fill the engine alone; of single ones it takes many bodies."""
+        strategy = (settings.batch_strategy or "multi_record").upper()
+        largest_mb = max(1, settings.body_limit // 2**20)
+        wanted = settings.max_concurrent_requests if strategy == "SINGLE_RECORD" else TRANSFORMS
+        most = max(1, min(wanted, MAX_BATCH_MB // largest_mb))
+        return cls(settings.max_transforms or most, strategy, largest_mb)
+
+
+class Invocations:
+    """Answers bodies for the built-in engine."""
+
+    def __init__(
+        self,
+        tgi: TgiDialect,
+        openai: OpenAIDialect,
+        records: Records,
+        *,
+        messages_api: bool | None,
+        default_accept: str = content.JSON,
+    ) -> None:
+        self._tgi = tgi
+        self._openai = openai
+        self._records = records
+        self._messages_api = messages_api
+        self._default_accept = default_accept
+
+    def invoke(self) -> Response:
+        """Answer the current request."""
+        if self._messages_api:
+            problems.speak_openai()
+        kind = content.media_type(request.headers.get("Content-Type", ""))
+        if kind not in READ_TYPES:
+            raise UnsupportedMediaType(
+                f"content type {kind!r} is not supported; send the header 'Content-Type: "
+                f"application/json' (or one of {', '.join(READ_TYPES[1:])})"
+            )
+        if kind in (content.JSON_LINES, content.CSV):
+            return self._many(kind)
+        body = read_object(request) if kind == content.JSON else _text_body()
+        if body.get("stream") is True:
+            return self.answer(body)
+        accept = self._choose(self._default_accept)
+        response = self.answer(body)
+        if accept == content.JSON:
+            return response
+        return Response(render([response.get_data()], accept), content_type=accept)
+
+    def answer(self, body: dict[str, Any]) -> Response:
+        """Answer one body in the dialect of its shape."""
+        if self._is_chat(body):
+            problems.speak_openai()
+            return self._openai.chat(body)
+        return self._tgi.generate(body, streams=None, as_array=True, echo_default=True)
+
+    def _many(self, kind: str) -> Response:
+        raw = read_bytes(request)
+        if kind == content.CSV:
+            lines = [json.dumps({"inputs": text}).encode() for text in _texts(raw)]
+        else:
+            lines = content.read_lines(raw)
+        if not lines:
+            raise MalformedRequest("the body has no records")
+        accept = self._choose(kind)
+        return Response(
+            render(self._records.answer(lines, self.answer), accept), content_type=accept
+        )
+
+    def _choose(self, default: str) -> str:
+        return content.choose(request.headers.get("Accept", ""), WRITTEN_TYPES, default)
+
+    def _is_chat(self, body: dict[str, Any]) -> bool:
+        if self._messages_api is True:
+            if "messages" not in body:
+                raise InvalidParameter(
+                    "`messages` is missing (MESSAGES_API_ENABLED=true takes messages only)",
+                    field="messages",
+                )
+            return True
+        if "inputs" in body:
+            return False
+        if self._messages_api is False:
+            raise InvalidParameter(
+                "`inputs` is missing (MESSAGES_API_ENABLED=false takes generate bodies only)",
+                field="inputs",
+            )
+        if "messages" in body:
+            return True
+        raise MalformedRequest("the body has neither `inputs` nor `messages`")
 
 
 def blueprint(
-    tgi: TgiDialect,
-    openai: OpenAIDialect,
-    handler: HandlerDialect | None,
-    *,
-    messages_api: bool | None,
+    invocations: Invocations, handler: HandlerDialect | None, batch: BatchParameters
 ) -> Blueprint:
-    """Make the route. User code, where there is some, answers in place of the dialects."""
+    """Make the routes."""
     routes = Blueprint("sagemaker", __name__)
 
     @routes.post("/invocations")
-    def invocations() -> Response:
-        if handler is not None:
-            return handler.invoke()
-        if messages_api:
-            problems.speak_openai()
-        body = read_object(request)
-        if _is_chat(body, messages_api):
-            problems.speak_openai()
-            return openai.chat(body)
-        return tgi.generate(body, streams=None, as_array=True, echo_default=True)
+    def invoke() -> Response:
+        return handler.invoke() if handler is not None else invocations.invoke()
+
+    @routes.get("/execution-parameters")
+    def execution_parameters() -> Response:
+        told = {
+            "MaxConcurrentTransforms": batch.max_transforms,
+            "BatchStrategy": batch.strategy,
+            "MaxPayloadInMB": batch.max_payload_mb,
+        }
+        return json_response(told)
 
     return routes
 
 
-def _is_chat(body: dict[str, object], messages_api: bool | None) -> bool:
-    if messages_api is True:
-        if "messages" not in body:
-            raise InvalidParameter(
-                "`messages` is missing (MESSAGES_API_ENABLED=true takes messages only)",
-                field="messages",
-            )
-        return True
-    if "inputs" in body:
-        return False
-    if messages_api is False:
-        raise InvalidParameter(
-            "`inputs` is missing (MESSAGES_API_ENABLED=false takes generate bodies only)",
-            field="inputs",
-        )
-    if "messages" in body:
-        return True
-    raise MalformedRequest("the body has neither `inputs` nor `messages`")
+def watch_headers(app: Flask) -> None:
+    """Note the Inference-Id for the log; give CustomAttributes back if user code set none."""
+
+    @app.before_request
+    def name_the_log() -> None:
+        # A kept connection's greenlet serves many requests, so it is also taken off again.
+        logs.inference_id.set(request.headers.get(INFERENCE_ID))
+
+    @app.after_request
+    def return_attributes(response: Response) -> Response:
+        given = request.headers.get(CUSTOM_ATTRIBUTES)
+        if given is not None and CUSTOM_ATTRIBUTES not in response.headers:
+            response.headers[CUSTOM_ATTRIBUTES] = given
+        return response
+
+
+def _text_body() -> dict[str, Any]:
+    return {"inputs": content.text(read_bytes(request))}
+
+
+def _texts(raw: bytes) -> list[str]:
+    texts: list[Any] = content.read_csv(raw)["inputs"]
+    if any(not isinstance(text, str) for text in texts):
+        raise MalformedRequest("the CSV needs a first line with the name of its column: inputs")
+    return texts

@@ -122,6 +122,14 @@ class ChatTokens(Answer):
     templated_text: str
 
 
+class ExecutionParameters(Answer):
+    """What a batch transform job should use, in SageMaker's own words."""
+
+    MaxConcurrentTransforms: int
+    BatchStrategy: str
+    MaxPayloadInMB: int
+
+
 class ServerInfo(Answer):
     """The served model and the limits."""
 
