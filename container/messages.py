@@ -182,6 +182,8 @@ class EngineLoad(msgspec.Struct, frozen=True):
     preemptions: int = 0
     cached_tokens: int = 0
     blocks_cached: int = 0
+    drafted_tokens: int = 0
+    accepted_tokens: int = 0
     steps: StepStats = StepStats()
 
 

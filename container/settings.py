@@ -221,6 +221,11 @@ class Settings:
         4, "MAX_CLIENT_BATCH_SIZE", cast=integer(1),
         meaning="Most prompts in one request.",
     )  # fmt: skip
+    speculate: int = setting(
+        0, "SPECULATE", cast=integer(0, 32),
+        meaning="Tokens guessed from the text so far and checked in one step; 0: none. For few "
+        "clients and text that repeats itself; never changes an answer.",
+    )  # fmt: skip
     max_stop_sequences: int = setting(
         4, "MAX_STOP_SEQUENCES", cast=integer(0),
         meaning="Most stop strings in a request.",
@@ -405,7 +410,6 @@ REFUSED = {
     "QUANTIZE": "quantized loading is not available",
     "HF_MODEL_QUANTIZE": "quantized loading is not available",
     "LORA_ADAPTERS": "adapters are not available",
-    "SPECULATE": "speculative decoding is not available",
     "KV_CACHE_DTYPE": "the cache has the weights' format",
     "ROPE_SCALING": "the model's own configuration decides",
     "ROPE_FACTOR": "the model's own configuration decides",

@@ -8,14 +8,18 @@ from container.engine.sequence import Sequence
 
 @dataclass(frozen=True, slots=True)
 class Scheduled:
-    """`num_tokens` tokens of a sequence, from its `num_computed` on, in this step."""
+    """`num_tokens` tokens of a sequence, from its `num_computed` on, in this step.
+
+    `draft` guesses what a decode will sample now and next; the step computes these as well.
+    """
 
     sequence: Sequence
     num_tokens: int
+    draft: tuple[int, ...] = ()
 
     @property
     def end(self) -> int:
-        """Tokens in the cache when the step is done."""
+        """Tokens in the cache when the step is done, without those of the draft."""
         return self.sequence.num_computed + self.num_tokens
 
     @property
@@ -46,7 +50,7 @@ class Batch:
     @property
     def num_tokens(self) -> int:
         """Tokens in the forward pass."""
-        return sum(item.num_tokens for item in self.items)
+        return sum(item.num_tokens + len(item.draft) for item in self.items)
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +66,7 @@ class Sampled:
 class StepOutput:
     """What a step has made: a token for each item that samples, in their order.
 
+    An item with a draft has one more for each token of it, which follow if the draft comes true.
     `prompt_logprobs` has, by an item's place in the batch, those of the prompt tokens after each
     computed one.
     """

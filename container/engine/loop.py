@@ -47,6 +47,7 @@ class EngineConfig:
     vocabulary: int = 2**31
     reuses_prefixes: bool = True
     scores_prompts: bool = True
+    speculate: int = 0
 
     def __post_init__(self) -> None:
         """A longest sequence that does not fit the cache could never finish."""
@@ -73,6 +74,7 @@ class Engine:
             max_running=config.max_running,
             end_token_ids=end_token_ids,
             reuses_prefixes=config.reuses_prefixes,
+            speculate=config.speculate,
         )
         self._requests: dict[tuple[bytes, int], list[Sequence]] = {}
         self._compile_grammar = compile_grammar
@@ -103,6 +105,8 @@ class Engine:
             preemptions=self.scheduler.num_preemptions,
             cached_tokens=self.scheduler.num_cached_tokens,
             blocks_cached=pool.num_cached,
+            drafted_tokens=self.scheduler.num_drafted_tokens,
+            accepted_tokens=self.scheduler.num_accepted_tokens,
             steps=self._meter.read(),
         )
 
@@ -166,15 +170,14 @@ class Engine:
         self._meter.begin(batch)
         output = self._runner.execute(batch)
         self._meter.forward_is_done()
-        extended = self.scheduler.apply(batch, output)
         events = []
-        for sequence, token in zip(extended, output.sampled, strict=True):
+        for sequence, token, reason in self.scheduler.apply(batch, output):
             if sequence.constraint is not None and sequence.constraint.error:
                 # The end of a grammar that is too complex shows only here.
-                reason = GenerationFailed(f"the grammar failed: {sequence.constraint.error}")
-                self._fail(sequence, reason)
+                error = GenerationFailed(f"the grammar failed: {sequence.constraint.error}")
+                self._fail(sequence, error)
             else:
-                events.append((sequence.owner, self._event(sequence, token)))
+                events.append((sequence.owner, self._event(sequence, token, reason)))
         self._meter.end()
         return events
 
@@ -222,15 +225,15 @@ class Engine:
         self.abort(*sequence.key)
         self._failures.append((*sequence.key, error))
 
-    def _event(self, sequence: Sequence, token: Sampled) -> TokenEvent:
-        if sequence.finish_reason is not None:
+    def _event(self, sequence: Sequence, token: Sampled, reason: FinishReason | None) -> TokenEvent:
+        if reason is not None:
             self._forget(sequence)
         return TokenEvent(
             sequence.request_id,
             sequence.seq_index,
             token.token_id,
             token.logprob,
-            sequence.finish_reason,
+            reason,
             list(token.top),
             _prompt_facts(sequence) if sequence.completion_len == 1 else None,
         )

@@ -59,7 +59,7 @@ class StepMeter:
         """A planned step is about to run."""
         decoded = sum(item.is_decode for item in batch.items)
         self._decode_tokens += decoded
-        self._prefill_tokens += batch.num_tokens - decoded
+        self._prefill_tokens += sum(item.num_tokens for item in batch.items) - decoded
         self._kind = self._decode if decoded == len(batch.items) else self._prefill
         self._kind.begun += 1
         self._sizes.add(len(batch.items))

@@ -5,16 +5,22 @@ served: running sequences go on first, the oldest before the younger; then waiti
 admitted while there is room. Without free blocks the youngest running sequence is preempted: its
 blocks are freed and it waits at the front of the line, to be computed again. The oldest is never
 preempted for another, so it always finishes.
+
+With `speculate`, a sequence that goes on by one token may have a draft of the next ones computed
+beside it; as far as it comes true, the sequence goes on by more.
 """
 
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator
 
-from container.engine.batch import Batch, Scheduled, StepOutput
+from container.engine.batch import Batch, Sampled, Scheduled, StepOutput
 from container.engine.blocks import ROOT, BlockPool
 from container.engine.sequence import Sequence, SequenceState
 from container.messages import FinishReason
+
+# A sequence, a token that it got, and why it ended with that, if it did.
+Extension = tuple[Sequence, Sampled, FinishReason | None]
 
 
 class Scheduler:
@@ -28,16 +34,20 @@ class Scheduler:
         max_running: int,
         end_token_ids: Iterable[int],
         reuses_prefixes: bool = True,
+        speculate: int = 0,
     ) -> None:
         self.pool = pool
         self.max_batch_tokens = max_batch_tokens
         self.max_running = max_running
         self.end_token_ids = frozenset(end_token_ids)
         self.reuses_prefixes = reuses_prefixes
+        self.speculate = speculate
         self.waiting: deque[Sequence] = deque()
         self.running: list[Sequence] = []
         self.num_preemptions = 0
         self.num_cached_tokens = 0
+        self.num_drafted_tokens = 0
+        self.num_accepted_tokens = 0
 
     def __len__(self) -> int:
         return len(self.waiting) + len(self.running)
@@ -67,22 +77,35 @@ class Scheduler:
         planned += self._admit(budget)
         return Batch(tuple(planned))
 
-    def apply(self, batch: Batch, output: StepOutput) -> list[Sequence]:
-        """Take over a step's result; return the sequences that got a token, in sampled order."""
+    def apply(self, batch: Batch, output: StepOutput) -> list[Extension]:
+        """Take over a step's result; return what each sequence has been extended by, in order."""
+        sampled = iter(output.sampled)
+        extensions: list[Extension] = []
         for index, item in enumerate(batch.items):
-            item.sequence.prompt_logprobs += output.prompt_logprobs.get(index, [])
-            item.sequence.num_computed += item.num_tokens
-            self._remember_blocks(item.sequence)
-        extended = [
-            item.sequence
-            for item in batch.items
-            if item.sequence.num_computed == len(item.sequence.token_ids)
-        ]
-        for sequence, token in zip(extended, output.sampled, strict=True):
-            sequence.append(token.token_id, self.end_token_ids)
+            sequence = item.sequence
+            sequence.prompt_logprobs += output.prompt_logprobs.get(index, [])
+            samples = item.samples
+            sequence.num_computed += item.num_tokens
+            if samples:
+                # All of an item's tokens are taken, though only those up to a wrong guess count.
+                tokens = [next(sampled) for _ in range(1 + len(item.draft))]
+                extensions += self._extend(item, tokens)
+            self._remember_blocks(sequence)
             if sequence.finish_reason is not None:
                 self.remove(sequence, sequence.finish_reason)
-        return extended
+        return extensions
+
+    def _extend(self, item: Scheduled, tokens: list[Sampled]) -> list[Extension]:
+        sequence, extensions = item.sequence, []
+        self.num_drafted_tokens += len(item.draft)
+        for token, guess in zip(tokens, [*item.draft, None], strict=True):
+            sequence.append(token.token_id, self.end_token_ids)
+            extensions.append((sequence, token, sequence.finish_reason))
+            if sequence.finish_reason is not None or token.token_id != guess:
+                break
+            sequence.num_computed += 1
+            self.num_accepted_tokens += 1
+        return extensions
 
     def check_invariants(self) -> None:
         """Assert what must hold between any two steps."""
@@ -109,11 +132,24 @@ class Scheduler:
             count = min(sequence.num_to_compute, budget)
             if not self._make_room(sequence, sequence.num_computed + count):
                 continue
-            planned.append(Scheduled(sequence, count))
-            budget -= count
+            item = self._with_draft(Scheduled(sequence, count), budget - count)
+            planned.append(item)
+            budget -= count + len(item.draft)
         # A sequence may have been planned and then preempted for an older one.
         kept = [item for item in planned if item.sequence.state is SequenceState.RUNNING]
-        return kept, self.max_batch_tokens - sum(item.num_tokens for item in kept)
+        return kept, self.max_batch_tokens - Batch(tuple(kept)).num_tokens
+
+    def _with_draft(self, item: Scheduled, budget: int) -> Scheduled:
+        """Add a draft where one may be made, never at the cost of another sequence's blocks."""
+        sequence = item.sequence
+        if not (self.speculate and item.is_decode and sequence.may_guess):
+            return item
+        room = (len(sequence.block_table) + self.pool.num_free) * self.pool.block_size - item.end
+        unsaid = sequence.params.max_new_tokens - sequence.completion_len - 1
+        draft = sequence.guess(max(0, min(self.speculate, budget, unsaid, room)))
+        if draft:
+            self._make_room(sequence, item.end + len(draft))
+        return Scheduled(sequence, item.num_tokens, draft)
 
     def _make_room(self, sequence: Sequence, num_tokens: int) -> bool:
         """Give a running sequence blocks for this many tokens, preempting younger ones."""

@@ -9,6 +9,7 @@
 from enum import Enum, auto
 
 from container.engine.constraint import Constraint
+from container.engine.lookup import PromptLookup
 from container.messages import FinishReason, SamplingParams
 
 
@@ -31,6 +32,7 @@ class Sequence:
         "constraint",
         "finish_reason",
         "leader",
+        "lookup",
         "num_cached",
         "num_computed",
         "num_preemptions",
@@ -75,6 +77,7 @@ class Sequence:
         self.num_preemptions = 0
         self.state = SequenceState.NEW
         self.constraint: Constraint | None = None
+        self.lookup: PromptLookup | None = None
         self.finish_reason: FinishReason | None = None
         self.arrived_at = arrived_at
         self.started_at: float | None = None
@@ -103,6 +106,32 @@ class Sequence:
     def completion_len(self) -> int:
         """Tokens generated so far."""
         return len(self.token_ids) - self.prompt_len
+
+    @property
+    def may_guess(self) -> bool:
+        """Whether what it samples next depends on its last tokens through the model only."""
+        params = self.params
+        looks_back = (
+            params.repetition_penalty != 1.0
+            or params.context_frequency_penalty != 0.0
+            or params.frequency_penalty != 0.0
+            or params.presence_penalty != 0.0
+            or params.watermark is not None
+        )
+        return self.constraint is None and not looks_back
+
+    def guess(self, count: int) -> tuple[int, ...]:
+        """Draft the next tokens, at most so many; see `may_guess`."""
+        if self.lookup is None:
+            self.lookup = PromptLookup()
+        return self.lookup.guess(self.token_ids, count)
+
+    def ahead(self, draft: tuple[int, ...]) -> "Sequence":
+        """What it would be if a draft were said, to sample from; never scheduled."""
+        other = Sequence(self.request_id, self.token_ids[: self.prompt_len], self.params)
+        other.seed = self.seed
+        other.token_ids = [*self.token_ids, *draft]
+        return other
 
     def append(self, token_id: int, end_token_ids: frozenset[int]) -> None:
         """Add a sampled token and decide whether it was the last."""

@@ -71,6 +71,8 @@ def _counters(load: EngineLoad) -> Iterable[Metric]:
         "engine_preemptions": ("Sequences sent back to waiting", load.preemptions),
         "engine_prefill_tokens": ("Prompt tokens computed", steps.prefill_tokens),
         "engine_cached_tokens": ("Prompt tokens found in the KV cache", load.cached_tokens),
+        "engine_drafted_tokens": ("Tokens guessed by SPECULATE", load.drafted_tokens),
+        "engine_accepted_tokens": ("Guessed tokens that came true", load.accepted_tokens),
         "engine_decode_tokens": ("Tokens computed one by one", steps.decode_tokens),
     }
     for name, (meaning, value) in counters.items():

@@ -1,11 +1,15 @@
 """The runner: makes tensors from a batch, runs one forward pass, samples. Nothing else.
 
-Owned by the engine's loop. Rows of the forward pass: decodes sorted by context, then chunks.
+Owned by the engine's loop. Rows of the forward pass: decodes sorted by context, then chunks. A
+token of a draft is a decode of its own, so that it rounds as it would have without the draft.
 """
+
+from dataclasses import dataclass
 
 import torch
 
 from container.engine.batch import Batch, Scheduled, StepOutput
+from container.engine.sequence import Sequence
 from container.model.attention import Chunk, DecodeGroup, PagedStep
 from container.model.kv_cache import KVCache
 from container.model.sampler import Sampler
@@ -16,6 +20,23 @@ MIN_ROWS = 2
 # Contexts within this ratio share a group; gathering pads each to the longest.
 GROUP_RATIO = 1.5
 GROUP_SLACK = 4
+
+
+@dataclass(frozen=True, slots=True)
+class _Piece:
+    """Tokens of one item that lie side by side: a chunk, or one token of a decode or its draft."""
+
+    item: Scheduled
+    start: int
+    ids: list[int]
+
+    @property
+    def end(self) -> int:
+        return self.start + len(self.ids)
+
+    @property
+    def table(self) -> list[int]:
+        return self.item.sequence.block_table
 
 
 class TorchModelRunner:
@@ -36,16 +57,14 @@ class TorchModelRunner:
 
     def execute(self, batch: Batch) -> StepOutput:
         """Run one step."""
-        decodes = [item for item in batch.items if item.is_decode]
-        decodes.sort(key=lambda item: item.end)
-        ordered = decodes + [item for item in batch.items if not item.is_decode]
         sampling = [item for item in batch.items if item.samples]
         scoring = [item for item in batch.items if item.num_prompt_logprobs]
         with torch.inference_mode():
-            logits = self.logits(ordered, sampling, scoring)
-            sequences = [item.sequence for item in sampling]
-            sampled = self._sampler.sample(logits[: len(sampling)], sequences) if sampling else []
-            scores = _score_prompts(scoring, logits[len(sampling) :])
+            sequences = _sampled_sequences(sampling)
+            logits = self.logits(list(batch.items), sampling, scoring)
+            count = len(sequences)
+            sampled = self._sampler.sample(logits[:count], sequences) if sequences else []
+            scores = _score_prompts(scoring, logits[count:])
         place = {id(item): index for index, item in enumerate(batch.items)}
         return StepOutput(sampled, {place[id(item)]: told for item, told in scores})
 
@@ -55,24 +74,28 @@ class TorchModelRunner:
         sampling: list[Scheduled],
         scoring: list[Scheduled],
     ) -> torch.Tensor:
-        """Run one forward pass, decodes first; return logits [rows, vocabulary] in float32.
+        """Run one forward pass; return logits [rows, vocabulary] in float32.
 
-        Rows: the last token of each sampling item, then of each scoring item all those that a
-        prompt token follows.
+        Rows: of each sampling item the last known token and its draft, then of each scoring item
+        all those that a prompt token follows.
         """
-        num_decodes = sum(item.is_decode for item in items)
+        decodes, chunks = _pieces(items)
         token_ids: list[int] = []
         positions: list[int] = []
-        first_row: dict[int, int] = {}
-        for item in items:
-            start = item.sequence.num_computed
-            first_row[id(item)] = len(token_ids)
-            token_ids += item.sequence.token_ids[start : item.end]
-            positions += range(start, item.end)
+        first_row: dict[tuple[int, int], int] = {}
+        for piece in decodes + chunks:
+            first_row[id(piece.item), piece.start] = len(token_ids)
+            token_ids += piece.ids
+            positions += range(piece.start, piece.end)
         padding = max(0, MIN_ROWS - len(token_ids))
-        rows = [first_row[id(item)] + item.num_tokens - 1 for item in sampling]
+        rows: list[int] = []
+        for item in sampling:
+            start = item.sequence.num_computed
+            rows.append(first_row[id(item), start] + item.num_tokens - 1)
+            rows += [first_row[id(item), start + 1 + i] for i in range(len(item.draft))]
         for item in scoring:
-            rows += range(first_row[id(item)], first_row[id(item)] + item.num_prompt_logprobs)
+            first = first_row[id(item), item.sequence.num_computed]
+            rows += range(first, first + item.num_prompt_logprobs)
         num_rows = len(rows)
         rows += [0] * max(0, MIN_ROWS - num_rows)
         output = self._model(
@@ -80,31 +103,30 @@ class TorchModelRunner:
             position_ids=self._tensor(positions + [0] * padding)[None],
             use_cache=False,
             logits_to_keep=self._tensor(rows),
-            step=self._plan(items, num_decodes, padding),
+            step=self._plan(decodes, chunks, padding),
         )
         logits: torch.Tensor = output.logits[0, :num_rows]
         return logits.float()
 
-    def _plan(self, items: list[Scheduled], num_decodes: int, padding: int) -> PagedStep:
+    def _plan(self, decodes: list[_Piece], chunks: list[_Piece], padding: int) -> PagedStep:
         size = self._cache.block_size
         slots: list[int] = []
-        for item in items:
-            table = item.sequence.block_table
+        for piece in decodes + chunks:
+            table = piece.table
             slots += [
                 table[position // size] * size + position % size
-                for position in range(item.sequence.num_computed, item.end)
+                for position in range(piece.start, piece.end)
             ]
         slots += [self._cache.scratch_block * size] * padding
-        chunks = []
-        row = num_decodes
-        for item in items[num_decodes:]:
-            blocks = self._block_tensor([item], self._num_blocks(item))
-            chunks.append(Chunk(row, row + item.num_tokens, item.end, blocks))
-            row += item.num_tokens
-        groups = self._groups(items[:num_decodes])
-        return PagedStep(self._cache, self._tensor(slots), groups, chunks)
+        parts = []
+        row = len(decodes)
+        for piece in chunks:
+            blocks = self._block_tensor([piece], self._num_blocks(piece))
+            parts.append(Chunk(row, row + len(piece.ids), piece.end, blocks))
+            row += len(piece.ids)
+        return PagedStep(self._cache, self._tensor(slots), self._groups(decodes), parts)
 
-    def _groups(self, decodes: list[Scheduled]) -> list[DecodeGroup]:
+    def _groups(self, decodes: list[_Piece]) -> list[DecodeGroup]:
         groups = []
         start = 0
         while start < len(decodes):
@@ -114,21 +136,47 @@ class TorchModelRunner:
                 stop += 1
             members = decodes[start:stop]
             blocks = self._block_tensor(members, self._num_blocks(members[-1]))
-            lens = self._tensor([item.end for item in members])
+            lens = self._tensor([piece.end for piece in members])
             groups.append(DecodeGroup(start, stop, blocks, lens))
             start = stop
         return groups
 
-    def _num_blocks(self, item: Scheduled) -> int:
-        return -(-item.end // self._cache.block_size)
+    def _num_blocks(self, piece: _Piece) -> int:
+        return -(-piece.end // self._cache.block_size)
 
-    def _block_tensor(self, items: list[Scheduled], width: int) -> torch.Tensor:
+    def _block_tensor(self, pieces: list[_Piece], width: int) -> torch.Tensor:
         scratch = self._cache.scratch_block
-        tables = [item.sequence.block_table[:width] for item in items]
+        tables = [piece.table[:width] for piece in pieces]
         return self._tensor([table + [scratch] * (width - len(table)) for table in tables])
 
     def _tensor(self, values: list[int] | list[list[int]]) -> torch.Tensor:
         return torch.tensor(values, device=self._device)
+
+
+def _pieces(items: list[Scheduled]) -> tuple[list[_Piece], list[_Piece]]:
+    """The decodes, sorted by context, and the chunks."""
+    decodes: list[_Piece] = []
+    chunks: list[_Piece] = []
+    for item in items:
+        start = item.sequence.num_computed
+        ids = item.sequence.token_ids[start : item.end]
+        if item.is_decode:
+            # A token of a draft sees those before it: all are stored before any is attended to.
+            ids += item.draft
+            decodes += [_Piece(item, start + i, [token_id]) for i, token_id in enumerate(ids)]
+        else:
+            chunks.append(_Piece(item, start, ids))
+    decodes.sort(key=lambda piece: piece.end)
+    return decodes, chunks
+
+
+def _sampled_sequences(sampling: list[Scheduled]) -> list[Sequence]:
+    """What each row of sampled logits belongs to: a sequence, or what its draft makes of it."""
+    sequences = []
+    for item in sampling:
+        sequences.append(item.sequence)
+        sequences += [item.sequence.ahead(item.draft[: i + 1]) for i in range(len(item.draft))]
+    return sequences
 
 
 def told_logprobs(logits: torch.Tensor, following: list[int]) -> list[float]:

@@ -67,6 +67,7 @@ def size_engine(settings: Settings, model: LoadedModel) -> EngineConfig:
         # The model's own cache belongs to one sequence.
         reuses_prefixes=settings.prefix_caching and model.attention == "paged",
         scores_prompts=not model.has_encoder,
+        speculate=settings.speculate if model.attention == "paged" else 0,
     )
 
 
