@@ -134,4 +134,4 @@ def _refusal(response: Mapping[str, Any], doing: str) -> DeployError:
         return AccessDenied(text, hint=hint, code=code)
     if code in MISSING_CODES or any(word in message.lower() for word in MISSING_WORDS):
         return NotFound(text)
-    return AwsError(text, code=code)
+    return AwsError(text, code=code, fields=response)

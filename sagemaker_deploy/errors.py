@@ -14,7 +14,10 @@ DeployError
 Each class has its own exit code, so that scripts can tell them apart.
 """
 
-from typing import ClassVar
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+NONE: Mapping[str, Any] = {}
 
 
 class DeployError(Exception):
@@ -55,9 +58,12 @@ class AwsError(DeployError):
 
     exit_code = 5
 
-    def __init__(self, message: str, *, hint: str = "", code: str = "") -> None:
+    def __init__(
+        self, message: str, *, hint: str = "", code: str = "", fields: Mapping[str, Any] = NONE
+    ) -> None:
         super().__init__(message, hint=hint)
         self.code = code
+        self.fields = fields  # the whole error response
 
 
 class AccessDenied(AwsError):

@@ -47,15 +47,21 @@ HOMES = {
 # The laptop's side: the lowest parts first. Only `aws` calls AWS; `local` reads botocore's data.
 DEPLOY_ALLOWED = {
     "errors": set(),
+    "service_model": set(),
     "aws": {"errors"},
-    "local": {"aws", "errors"},
-    "commands": {"aws", "errors", "local"},
+    "config": {"errors"},
+    "plan": {"config", "errors"},
+    "facts": {"aws", "config", "errors", "plan"},
+    "execute": {"aws", "errors", "plan"},
+    "invoke": {"aws", "errors"},
+    "local": {"aws", "errors", "service_model"},
+    "commands": {"aws", "config", "errors", "execute", "facts", "invoke", "local", "plan"},
     "__main__": {"commands"},
     "__init__": set(),
 }
 DEPLOY_HOMES = {
     "boto3": {"aws"},
-    "botocore": {"aws", "local"},
+    "botocore": {"aws", "service_model"},
     "flask": {"local"},
     "click": {"commands"},
     "rich": {"commands"},

@@ -13,6 +13,7 @@ from pathlib import Path
 import click
 
 from sagemaker_deploy.aws import Aws
+from sagemaker_deploy.commands import options
 from sagemaker_deploy.errors import ConfigError, EndpointFailed, MissingTool
 from sagemaker_deploy.local import launch
 from sagemaker_deploy.local.fleet import Launch
@@ -79,7 +80,7 @@ def local(
             raise ConfigError([f"--port {port}: cannot listen there"]) from error
         try:
             if model or model_data:
-                _make_endpoint(server, endpoint, model, model_data, _variables(env))
+                _make_endpoint(server, endpoint, model, model_data, options.pairs("--env", env))
             _announce(url, others, endpoint if model or model_data else None, log_dir, as_json)
             stop.wait()
         finally:
@@ -96,13 +97,6 @@ def _launcher(image: str | None, engine: str | None, server_command: str | None)
     return lambda _image, variables, mounts, port: launch.server_process(
         command, variables, mounts, port
     )
-
-
-def _variables(pairs: tuple[str, ...]) -> dict[str, str]:
-    bad = [pair for pair in pairs if "=" not in pair]
-    if bad:
-        raise ConfigError([f"--env {pair}: must be NAME=VALUE" for pair in bad])
-    return dict(pair.split("=", 1) for pair in pairs)
 
 
 def _make_endpoint(

@@ -4,7 +4,7 @@ import sys
 
 import click
 
-from sagemaker_deploy.commands import local
+from sagemaker_deploy.commands import deployment, invoke, local, status
 from sagemaker_deploy.errors import ConfigError, DeployError
 
 EXIT_CODES = """
@@ -43,4 +43,13 @@ def main() -> None:
     """
 
 
-main.add_command(local.local)
+for command in (
+    local.local,
+    deployment.plan,
+    deployment.deploy,
+    deployment.update,
+    deployment.delete,
+    invoke.invoke,
+    status.status,
+):
+    main.add_command(command)

@@ -11,7 +11,8 @@ from typing import Any
 
 from flask import Response, request
 
-from sagemaker_deploy.local import event_stream, refusals, service_model
+from sagemaker_deploy import service_model
+from sagemaker_deploy.local import event_stream, refusals
 from sagemaker_deploy.local.endpoints import Endpoints, Target
 from sagemaker_deploy.local.exchange import Exchange, Failure
 

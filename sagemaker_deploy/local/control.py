@@ -8,7 +8,7 @@ import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from sagemaker_deploy.local import service_model
+from sagemaker_deploy import service_model
 from sagemaker_deploy.local.endpoints import Endpoints, Unit, container_definition
 from sagemaker_deploy.local.fleet import Spec
 from sagemaker_deploy.local.refusals import Refusal, control_validation

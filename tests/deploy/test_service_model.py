@@ -1,7 +1,7 @@
 import pytest
 
-from sagemaker_deploy.local import service_model
-from sagemaker_deploy.local.service_model import CONTROL, RUNTIME, ShapeError
+from sagemaker_deploy import service_model
+from sagemaker_deploy.service_model import CONTROL, RUNTIME, ShapeError
 
 MODEL = {
     "ModelName": "m",

@@ -1,0 +1,119 @@
+"""`plan`, `deploy`, `update` and `delete`: what a deployment is made of."""
+
+import click
+
+from sagemaker_deploy import facts
+from sagemaker_deploy.aws import Aws
+from sagemaker_deploy.commands import options
+from sagemaker_deploy.commands.output import Progress, plan_as_data, print_json, print_plan
+from sagemaker_deploy.config import Config
+from sagemaker_deploy.errors import NotFound
+from sagemaker_deploy.execute import Executor
+from sagemaker_deploy.plan import delete as deletion
+from sagemaker_deploy.plan import deploy as deployment
+from sagemaker_deploy.plan.steps import Plan
+
+
+@click.command()
+@options.config_options
+@click.option("--policies", is_flag=True, help="Print the IAM documents that it needs.")
+@options.as_json
+def plan(config: Config, policies: bool, as_json: bool) -> None:
+    """Show what `deploy` would do. Only reads; changes nothing.
+
+    It says which resources would be made, what costs money, whether the model fits the instance,
+    and, with --policies, the least rights that the execution role and the deployer need.
+    """
+    planned = _planned(config, options.aws_of(config))
+    if as_json:
+        print_json(plan_as_data(planned))
+        return
+    print_plan(planned)
+    if policies:
+        print_json(planned.policies)
+
+
+@click.command()
+@options.config_options
+@options.yes
+@options.as_json
+@click.option("--poll", default=10.0, show_default=True, help="Seconds between looks at AWS.")
+def deploy(config: Config, yes: bool, as_json: bool, poll: float) -> None:
+    """Make the deployment, or bring it to what the configuration says.
+
+    Prints the plan, asks, carries it out and waits. When a step fails, what this run made is
+    removed again; what could not be removed is named. Running it again changes nothing when
+    nothing has changed.
+    """
+    _apply(config, options.aws_of(config), yes, as_json, poll)
+
+
+@click.command()
+@options.config_options
+@options.yes
+@options.as_json
+@click.option("--poll", default=10.0, show_default=True, help="Seconds between looks at AWS.")
+def update(config: Config, yes: bool, as_json: bool, poll: float) -> None:
+    """Bring an existing endpoint to a new version, as `update:` in the file says.
+
+    Strategies: all_at_once, canary, linear (blue/green) and rolling; `update.alarms` names
+    CloudWatch alarms that turn it back. Unlike `deploy` it refuses to make a new endpoint.
+    """
+    aws = options.aws_of(config)
+    if facts.describe_endpoint(aws, config.name) is None:
+        raise NotFound(f"endpoint {config.name} does not exist", hint="use `deploy`")
+    _apply(config, aws, yes, as_json, poll)
+
+
+@click.command()
+@options.target_options
+@click.option("--bucket", help="Bucket whose uploaded archives go too (else the file's).")
+@click.option("--dry-run", is_flag=True, help="Only show what would be deleted.")
+@options.yes
+@options.as_json
+@click.option("--poll", default=10.0, show_default=True, help="Seconds between looks at AWS.")
+def delete(
+    name: str,
+    aws: Aws,
+    config: Config | None,
+    bucket: str | None,
+    dry_run: bool,
+    yes: bool,
+    as_json: bool,
+    poll: float,
+) -> None:
+    """Delete all that a deployment made: endpoint, components, configs, models, scaling, alarms.
+
+    Found by the name and by the tag `sagemaker-deploy`. Logs and answers on S3 stay.
+    """
+    bucket = bucket or (config.bucket if config else None)
+    planned = deletion.plan(facts.find_made(aws, name, bucket))
+    if as_json and dry_run:
+        print_json(plan_as_data(planned))
+        return
+    if not as_json:
+        print_plan(planned)
+    if dry_run or not planned.steps:
+        return
+    if not yes:
+        click.confirm("Delete all of this?", abort=True, err=True)
+    Executor(aws, Progress(), poll).apply(planned)
+    if as_json:
+        print_json({"deleted": [step.resource for step in planned.steps]})
+
+
+def _planned(config: Config, aws: Aws) -> Plan:
+    return deployment.plan(config, facts.gather(aws, config))
+
+
+def _apply(config: Config, aws: Aws, yes: bool, as_json: bool, poll_s: float) -> None:
+    planned = _planned(config, aws)
+    if not as_json:
+        print_plan(planned)
+    if planned.steps and not yes:
+        click.confirm("Go ahead?", abort=True, err=True)
+    Executor(aws, Progress(), poll_s).apply(planned)
+    if as_json:
+        print_json({"endpoint": config.name, "steps": len(planned.steps)})
+    else:
+        click.echo(f"{config.name} is in service; try: sagemaker_deploy invoke {config.name} Hello")

@@ -1,0 +1,71 @@
+"""What commands print: tables and progress for a person, JSON for a program."""
+
+import json
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import click
+from rich.console import Console
+from rich.table import Table
+
+from sagemaker_deploy.plan.steps import Plan, Upload
+
+WIDE = 250
+
+
+def console() -> Console:
+    """Standard output, as wide as the terminal; without one nothing is wrapped."""
+    plain = Console(highlight=False)
+    return plain if plain.is_terminal else Console(highlight=False, width=WIDE)
+
+
+def print_json(value: Any) -> None:
+    """One JSON document."""
+    click.echo(json.dumps(value, indent=2, default=str))
+
+
+def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+    """A table."""
+    table = Table(*columns, title=title, title_justify="left", show_edge=False)
+    for row in rows:
+        table.add_row(*(str(cell) for cell in row))
+    console().print(table)
+
+
+def print_plan(plan: Plan) -> None:
+    """Steps, facts and warnings."""
+    if plan.steps:
+        rows = [(number, step.resource, step.title) for number, step in enumerate(plan.steps, 1)]
+        print_table(f"Plan for {plan.name}", ("", "What", "Step"), rows)
+    else:
+        click.echo(f"{plan.name}: nothing to do")
+    for fact in plan.facts:
+        click.echo(f"  {fact}")
+    for warning in plan.warnings:
+        click.secho(f"  warning: {warning}", fg="yellow")
+
+
+def plan_as_data(plan: Plan) -> dict[str, Any]:
+    """A plan as JSON has it."""
+    return {
+        "name": plan.name,
+        "steps": [_step(step) for step in plan.steps],
+        "facts": plan.facts,
+        "warnings": plan.warnings,
+        "policies": plan.policies,
+    }
+
+
+def _step(step: Any) -> dict[str, Any]:
+    shown = {"title": step.title, "resource": step.resource}
+    if isinstance(step, Upload):
+        return shown | {"service": "s3", "operation": "upload", "source": str(step.source)}
+    return shown | {"service": step.service, "operation": step.operation, "params": step.params}
+
+
+class Progress:
+    """Tells of steps as they happen: on standard error, so that --json stays clean."""
+
+    def __call__(self, resource: str, event: str) -> None:
+        """Tell one event."""
+        click.echo(f"{resource}: {event}", err=True)

@@ -1,0 +1,153 @@
+"""Carries a plan out: one call after another; on failure what was made is removed again.
+
+The only place where a plan meets AWS. What could not be removed is named in the error.
+"""
+
+import tarfile
+import tempfile
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from sagemaker_deploy.aws import Aws
+from sagemaker_deploy.errors import AwsError, ConfigError, DeployError, EndpointFailed, NotFound
+from sagemaker_deploy.plan.steps import SECRET, Plan, Step, Upload, Wait
+
+Report = Callable[[str, str], None]  # resource, what happens to it
+POLL_S = 10.0
+
+
+class Executor:
+    """Applies plans. `report` hears of every step; `poll_s` is the pause between looks."""
+
+    def __init__(self, aws: Aws, report: Report, poll_s: float = POLL_S) -> None:
+        self._aws = aws
+        self._report = report
+        self._poll_s = poll_s
+        self._policy_arns: dict[str, str] = {}
+
+    def apply(self, plan: Plan) -> None:
+        """Carry every step out. Raises DeployError, after undoing what this call made."""
+        made: list[Step | Upload] = []
+        for step in plan.steps:
+            try:
+                self._report(step.resource, step.title)
+                self._carry_out(step, made)
+            except (DeployError, KeyboardInterrupt) as error:
+                self._report(step.resource, "failed")
+                raise self._undone(made, error) from error
+
+    def _carry_out(self, step: Step | Upload, made: list[Step | Upload]) -> None:
+        if isinstance(step, Upload):
+            self._upload(step)
+            made.append(step)
+            return
+        params = self._filled(step.params)
+        try:
+            result = self._aws.call(step.service, step.operation, **params)
+        except NotFound:
+            if not step.may_be_missing:
+                raise
+            return
+        # Only now: a call that was refused made nothing, and the name may be another's.
+        made.append(step)
+        if "PolicyARN" in result:
+            self._policy_arns[step.params["PolicyName"]] = result["PolicyARN"]
+        if step.wait:
+            self._wait(step.resource, step.service, step.wait)
+
+    def _wait(self, resource: str, service: str, wait: Wait) -> None:
+        deadline = time.monotonic() + wait.timeout_s
+        shown = ""
+        while True:
+            try:
+                record = self._aws.call(service, wait.operation, **wait.params)
+            except NotFound:
+                if wait.done:
+                    raise
+                return
+            status = str(record[wait.field])
+            if status == wait.done:
+                reason = str(record.get(wait.reason, ""))
+                if reason:  # an update that was rolled back is in service, with a reason
+                    raise EndpointFailed(f"{resource} was rolled back: {reason}")
+                return
+            if status in wait.failed:
+                reason = str(record.get(wait.reason, "no reason given"))
+                raise EndpointFailed(f"{resource} failed: {reason}")
+            if status != shown:
+                self._report(resource, status.lower())
+                shown = status
+            if time.monotonic() > deadline:
+                raise EndpointFailed(f"{resource} is still {status} after {wait.timeout_s} s")
+            time.sleep(self._poll_s)
+
+    def _upload(self, step: Upload) -> None:
+        with tempfile.TemporaryDirectory() as folder:
+            archive = Path(folder) / "model.tar.gz"
+            pack(step.source, step.code, archive)
+            self._report(step.resource, f"uploading {archive.stat().st_size / 1e6:.1f} MB")
+            self._aws.upload(archive, step.bucket, step.key)
+
+    def _filled(self, params: Mapping[str, Any]) -> dict[str, Any]:
+        """The parameters with secrets and policy ARNs in their places."""
+        return {key: self._fill(value) for key, value in params.items()}
+
+    def _fill(self, value: Any) -> Any:
+        if isinstance(value, Mapping):
+            return self._filled(value)
+        if isinstance(value, list | tuple):
+            return [self._fill(one) for one in value]
+        if isinstance(value, str) and value.startswith(SECRET):
+            name = value.removeprefix(SECRET)
+            found = self._aws.call("secretsmanager", "get_secret_value", SecretId=name)
+            return found["SecretString"]
+        if isinstance(value, str) and value.startswith("policy:"):
+            return self._policy_arns[value.removeprefix("policy:")]
+        return value
+
+    def _undone(self, made: list[Step | Upload], error: BaseException) -> DeployError:
+        remains = []
+        for step in reversed(made):
+            if step.undo is None:
+                continue
+            service = "s3" if isinstance(step, Upload) else step.service
+            self._report(step.resource, "removing")
+            try:
+                self._aws.call(service, step.undo.operation, **step.undo.params)
+            except NotFound:
+                continue
+            except AwsError as trouble:
+                remains.append(f"{step.resource} ({trouble.message})")
+        return _failure(error, remains)
+
+
+def pack(source: Path, code: Path | None, archive: Path) -> None:
+    """Make the .tar.gz that SageMaker unpacks at /opt/ml/model. Raises ConfigError."""
+    if source.is_file() and source.name.endswith(".tar.gz") and code is None:
+        archive.write_bytes(source.read_bytes())
+        return
+    if not source.is_dir():
+        raise ConfigError([f"model.data: {source} is not a folder"])
+    if code and (code / "__init__.py").exists():
+        raise ConfigError([f"model.code: {code} has an __init__.py; it must not be a package"])
+    # Weights do not compress; the lowest level keeps packing quick.
+    with tarfile.open(archive, "w:gz", compresslevel=1, dereference=True) as tar:
+        for path in sorted(source.iterdir()):
+            if not (code and path.name == "code"):
+                tar.add(path, path.name)
+        if code:
+            tar.add(code, "code")
+
+
+def _failure(error: BaseException, remains: list[str]) -> DeployError:
+    text = error.message if isinstance(error, DeployError) else "interrupted"
+    kind = type(error) if isinstance(error, DeployError) else EndpointFailed
+    hint = error.hint if isinstance(error, DeployError) else ""
+    ending = "everything that this run made was removed again"
+    if remains:
+        ending = "what could not be removed: " + "; ".join(remains)
+    if kind is ConfigError:
+        return ConfigError([text, ending])
+    return kind(f"{text}\n{ending}", hint=hint)

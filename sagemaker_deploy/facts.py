@@ -1,0 +1,210 @@
+"""What is there already: read-only questions whose answers the planners need.
+
+A question that may not be asked (no permission) is answered by None, never by a guess.
+"""
+
+import json
+import re
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, TypeVar
+
+from sagemaker_deploy.aws import Aws
+from sagemaker_deploy.config import Config
+from sagemaker_deploy.errors import AccessDenied, AwsError, NotFound
+from sagemaker_deploy.plan.delete import Made
+from sagemaker_deploy.plan.deploy import Facts, artifact_key, folder_stamp
+from sagemaker_deploy.plan.requests import TAG
+from sagemaker_deploy.plan.scaling import wake_name
+from sagemaker_deploy.plan.sizing import UNKNOWN, ModelSize, kv_bytes_per_token
+
+HUB = "https://huggingface.co"
+HUB_TIMEOUT_S = 5.0
+HASHED = "{name}-[0-9a-f]{{8}}"
+T = TypeVar("T")
+
+
+def gather(aws: Aws, config: Config, hub: str = HUB) -> Facts:
+    """Everything that planning a deployment needs."""
+    endpoint = describe_endpoint(aws, config.name)
+    made = find_made(aws, config.name, None)
+    data = config.model.data
+    is_folder = bool(data and not data.startswith("s3://"))
+    return Facts(
+        region=aws.region,
+        account=_asked(lambda: aws.account) or "<account>",
+        endpoint_status=str(endpoint["EndpointStatus"]) if endpoint else None,
+        endpoint_config=str(endpoint["EndpointConfigName"]) if endpoint else None,
+        models=frozenset(made.models),
+        configs=frozenset(made.configs),
+        components=frozenset(made.components),
+        image_exists=_asked(lambda: _image_exists(aws, config.image)),
+        role_exists=_asked(lambda: _role_exists(aws, config.role)),
+        data_stamp=folder_stamp(Path(data), config.model.code) if data and is_folder else "",
+        size=model_size(aws, config, hub),
+    )
+
+
+def describe_endpoint(aws: Aws, name: str) -> dict[str, Any] | None:
+    """The endpoint's record, or None when there is none."""
+    try:
+        return aws.call("sagemaker", "describe_endpoint", EndpointName=name)
+    except NotFound:
+        return None
+
+
+def find_made(aws: Aws, name: str, bucket: str | None) -> Made:
+    """What a deployment of this name made and still has."""
+    endpoint = describe_endpoint(aws, name)
+    components = tuple(_components(aws, name)) if endpoint else ()
+    return Made(
+        name,
+        endpoint=endpoint is not None,
+        components=components,
+        configs=tuple(_owned(aws, name, "EndpointConfig")),
+        models=tuple(_owned(aws, name, "Model")),
+        targets=tuple(_targets(aws, name, components)),
+        alarms=tuple(_alarms(aws, name)),
+        objects=tuple(_objects(aws, name, bucket)) if bucket else (),
+    )
+
+
+def model_size(aws: Aws, config: Config, hub: str = HUB) -> ModelSize:
+    """Bytes of the weights and of one token's cache, from the folder, S3 or the Hub."""
+    data, model_id = config.model.data, config.model.id
+    if data and data.startswith("s3://"):
+        return _asked(lambda: _size_on_s3(aws, data)) or UNKNOWN
+    if data and Path(data).is_dir():
+        return _size_of_folder(Path(data))
+    if model_id and Path(model_id).is_dir():  # as the local endpoint allows
+        return _size_of_folder(Path(model_id))
+    if model_id and not data:
+        return _size_on_hub(model_id, hub)
+    return UNKNOWN
+
+
+def _components(aws: Aws, name: str) -> Iterator[str]:
+    for page in aws.pages("sagemaker", "list_inference_components", EndpointNameEquals=name):
+        for component in page["InferenceComponents"]:
+            yield component["InferenceComponentName"]
+
+
+def _owned(aws: Aws, name: str, noun: str) -> Iterator[str]:
+    """Models or endpoint configs whose names are ours and that carry our tag."""
+    operation = {"Model": "list_models", "EndpointConfig": "list_endpoint_configs"}[noun]
+    pattern = re.compile(HASHED.format(name=re.escape(name)))
+    for page in aws.pages("sagemaker", operation, NameContains=name):
+        for record in page[f"{noun}s"]:
+            its_name, arn = record[f"{noun}Name"], record[f"{noun}Arn"]
+            if pattern.fullmatch(its_name) and _is_ours(aws, arn, name):
+                yield its_name
+
+
+def _is_ours(aws: Aws, arn: str, name: str) -> bool:
+    tags = aws.call("sagemaker", "list_tags", ResourceArn=arn)["Tags"]
+    return {"Key": TAG, "Value": name} in tags
+
+
+def _targets(aws: Aws, name: str, components: tuple[str, ...]) -> Iterator[tuple[str, str]]:
+    prefixes = [f"endpoint/{name}/variant/"]
+    prefixes += [f"inference-component/{component}" for component in components]
+    pages = aws.pages(
+        "application-autoscaling", "describe_scalable_targets", ServiceNamespace="sagemaker"
+    )
+    try:
+        for page in pages:
+            for found in page["ScalableTargets"]:
+                if any(found["ResourceId"].startswith(prefix) for prefix in prefixes):
+                    yield found["ResourceId"], found["ScalableDimension"]
+    except AccessDenied:
+        return
+
+
+def _alarms(aws: Aws, name: str) -> list[str]:
+    found = _asked(lambda: aws.call("cloudwatch", "describe_alarms", AlarmNames=[wake_name(name)]))
+    return [alarm["AlarmName"] for alarm in (found or {}).get("MetricAlarms", [])]
+
+
+def _objects(aws: Aws, name: str, bucket: str) -> Iterator[tuple[str, str]]:
+    prefix = artifact_key(name, "").partition("//")[0] + "/"
+    for page in aws.pages("s3", "list_objects_v2", Bucket=bucket, Prefix=prefix):
+        for item in page.get("Contents", []):
+            yield bucket, item["Key"]
+
+
+def _image_exists(aws: Aws, image: str) -> bool | None:
+    host, _, path = image.partition("/")
+    if ".dkr.ecr." not in host:
+        return None
+    repository, _, digest = path.partition("@")
+    name, _, tag = repository.partition(":")
+    which = {"imageDigest": digest} if digest else {"imageTag": tag or "latest"}
+    try:
+        aws.call(
+            "ecr",
+            "describe_images",
+            registryId=host.partition(".")[0],
+            repositoryName=name,
+            imageIds=[which],
+        )
+    except NotFound:
+        return False
+    return True
+
+
+def _role_exists(aws: Aws, role: str) -> bool:
+    try:
+        aws.call("iam", "get_role", RoleName=role.rpartition("/")[2])
+    except NotFound:
+        return False
+    return True
+
+
+def _size_on_s3(aws: Aws, url: str) -> ModelSize:
+    bucket, _, prefix = url.removeprefix("s3://").partition("/")
+    pages = list(aws.pages("s3", "list_objects_v2", Bucket=bucket, Prefix=prefix))
+    objects = [item for page in pages for item in page.get("Contents", [])]
+    if url.endswith(".tar.gz"):
+        size = sum(item["Size"] for item in objects if f"s3://{bucket}/{item['Key']}" == url)
+        return ModelSize(size, 0, "the packed archive")
+    weights = [item["Size"] for item in objects if item["Key"].endswith(".safetensors")]
+    return ModelSize(sum(weights), 0, "safetensors on S3")
+
+
+def _size_of_folder(folder: Path) -> ModelSize:
+    weights = sum(path.stat().st_size for path in folder.glob("*.safetensors"))
+    try:
+        config = json.loads((folder / "config.json").read_text())
+    except (OSError, ValueError):
+        config = {}
+    return ModelSize(weights, kv_bytes_per_token(config), "safetensors in the folder")
+
+
+def _size_on_hub(model_id: str, hub: str) -> ModelSize:
+    try:
+        listing = _json(f"{hub}/api/models/{model_id}?blobs=true")
+        config = _json(f"{hub}/{model_id}/resolve/main/config.json")
+    except (OSError, urllib.error.URLError, ValueError):
+        return UNKNOWN
+    files = listing.get("siblings", [])
+    weights = [
+        int(item.get("size") or 0)
+        for item in files
+        if str(item.get("rfilename", "")).endswith(".safetensors")
+    ]
+    return ModelSize(sum(weights), kv_bytes_per_token(config), "safetensors on the Hub")
+
+
+def _json(url: str) -> dict[str, Any]:
+    with urllib.request.urlopen(url, timeout=HUB_TIMEOUT_S) as answer:
+        return dict(json.load(answer))
+
+
+def _asked(question: Callable[[], T]) -> T | None:
+    """The answer, or None where the question may not be asked or the service lacks it."""
+    try:
+        return question()
+    except (AccessDenied, AwsError, NotFound):
+        return None

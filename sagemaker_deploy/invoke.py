@@ -1,0 +1,153 @@
+"""Calling an endpoint: bodies from prompts, text from answers, in OpenAI's and TGI's shapes."""
+
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from sagemaker_deploy.aws import INVOKE_READ_TIMEOUT_S, STREAM_READ_TIMEOUT_S, Aws
+from sagemaker_deploy.errors import AwsError, InvocationFailed
+
+Json = dict[str, Any]
+RUNTIME = "sagemaker-runtime"
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """Where an invocation goes."""
+
+    endpoint: str
+    component: str | None = None
+    variant: str | None = None
+    target_model: str | None = None
+    session: str | None = None
+    attributes: str | None = None
+
+    def params(self) -> Json:
+        """As InvokeEndpoint names them."""
+        names = {
+            "EndpointName": self.endpoint,
+            "InferenceComponentName": self.component,
+            "TargetVariant": self.variant,
+            "TargetModel": self.target_model,
+            "SessionId": self.session,
+            "CustomAttributes": self.attributes,
+        }
+        return {name: value for name, value in names.items() if value is not None}
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """A whole answer."""
+
+    body: bytes
+    content_type: str
+    attributes: str | None = None
+    new_session: str | None = None
+
+    @property
+    def text(self) -> str:
+        """The generated text, or the body where no text is found in it."""
+        found = text_of(self.body)
+        return self.body.decode(errors="replace") if found is None else found
+
+
+def messages_body(prompt: str, system: str | None, max_tokens: int | None, *, stream: bool) -> Json:
+    """A chat body."""
+    messages = [{"role": "system", "content": system}] if system else []
+    messages.append({"role": "user", "content": prompt})
+    body: Json = {"messages": messages, "stream": stream}
+    return body | ({"max_tokens": max_tokens} if max_tokens else {})
+
+
+def generate_body(prompt: str, max_tokens: int | None, *, stream: bool) -> Json:
+    """A body of TGI's generate API."""
+    parameters = {"max_new_tokens": max_tokens} if max_tokens else {}
+    return {"inputs": prompt, "parameters": parameters, "stream": stream}
+
+
+def call(aws: Aws, address: Address, body: bytes, content_type: str) -> Answer:
+    """InvokeEndpoint. Raises InvocationFailed with the container's own words."""
+    params = address.params() | {"Body": body, "ContentType": content_type}
+    try:
+        result = aws.call(RUNTIME, "invoke_endpoint", INVOKE_READ_TIMEOUT_S, **params)
+    except AwsError as error:
+        raise failure(error, address) from error
+    return Answer(
+        result["Body"].read(),
+        result.get("ContentType", ""),
+        result.get("CustomAttributes"),
+        result.get("NewSessionId"),
+    )
+
+
+def call_stream(aws: Aws, address: Address, body: bytes, content_type: str) -> Iterator[bytes]:
+    """InvokeEndpointWithResponseStream: the container's bytes as they come."""
+    params = address.params() | {"Body": body, "ContentType": content_type}
+    operation = "invoke_endpoint_with_response_stream"
+    try:
+        result = aws.call(RUNTIME, operation, STREAM_READ_TIMEOUT_S, **params)
+        yield from aws.stream_events(result["Body"])
+    except AwsError as error:
+        raise failure(error, address) from error
+
+
+def failure(error: AwsError, address: Address) -> Exception:
+    """A ModelError as the container's own words; other refusals as they are."""
+    if error.code != "ModelError":
+        return error
+    status, words = error.fields.get("OriginalStatusCode"), error.fields.get("OriginalMessage")
+    hint = f"the container's log says more: sagemaker_deploy logs {address.endpoint}"
+    return InvocationFailed(f"{address.endpoint} answered {status}: {words}", hint=hint)
+
+
+def lines(parts: Iterable[bytes]) -> Iterator[str]:
+    """Lines of a stream whose parts may end anywhere; a last line needs no newline."""
+    rest = b""
+    for part in parts:
+        *whole, rest = (rest + part).split(b"\n")
+        yield from (line.decode(errors="replace") for line in whole)
+    if rest:
+        yield rest.decode(errors="replace")
+
+
+def stream_text(parts: Iterable[bytes]) -> Iterator[str]:
+    """The text of a stream of server-sent events. Raises InvocationFailed for an error event."""
+    for line in lines(parts):
+        data = line.removeprefix("data:").strip()
+        if not line.startswith("data:") or data == "[DONE]":
+            continue
+        event = json.loads(data)
+        if "error" in event:
+            raise InvocationFailed(f"the stream ended with an error: {_words(event['error'])}")
+        if text := _event_text(event):
+            yield text
+
+
+def text_of(body: bytes) -> str | None:
+    """The text of a whole answer, in either shape."""
+    try:
+        value = json.loads(body)
+    except ValueError:
+        return None
+    value = value[0] if isinstance(value, list) and value else value
+    if not isinstance(value, Mapping):
+        return None
+    if "generated_text" in value:
+        return str(value["generated_text"])
+    if choices := value.get("choices"):
+        choice = choices[0]
+        return str(choice.get("message", {}).get("content") or choice.get("text") or "")
+    return None
+
+
+def _event_text(event: Mapping[str, Any]) -> str:
+    if "token" in event:
+        token = event["token"]
+        return "" if token.get("special") else str(token["text"])
+    choices = event.get("choices") or [{}]
+    return str(choices[0].get("delta", {}).get("content") or choices[0].get("text") or "")
+
+
+def _words(error: object) -> str:
+    return str(error.get("message", error)) if isinstance(error, Mapping) else str(error)

@@ -1,0 +1,262 @@
+"""Create or update a deployment: from what is wanted and what is there to steps in order. Pure."""
+
+import hashlib
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sagemaker_deploy.config import Config
+from sagemaker_deploy.errors import ConfigError
+from sagemaker_deploy.plan import iam, instances, requests, scaling, sizing
+from sagemaker_deploy.plan.sizing import UNKNOWN, ModelSize
+from sagemaker_deploy.plan.steps import Plan, Step, Undo, Upload, Wait
+
+ECR = re.compile(r"^\d{12}\.dkr\.ecr\.[a-z0-9-]+\.amazonaws\.com(\.cn)?/[^:@]+([:@].+)$")
+ENDPOINT_TIMEOUT_S = 5400
+HOURS = 24
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What read-only calls found out. None means that it could not be asked."""
+
+    region: str
+    account: str
+    endpoint_status: str | None = None
+    endpoint_config: str | None = None
+    models: frozenset[str] = frozenset()
+    configs: frozenset[str] = frozenset()
+    components: frozenset[str] = frozenset()
+    image_exists: bool | None = None
+    role_exists: bool | None = None
+    data_stamp: str = ""
+    size: ModelSize = UNKNOWN
+
+
+def plan(config: Config, facts: Facts, image: str | None = None) -> Plan:
+    """What to do. Raises ConfigError for what would fail for certain."""
+    _check(config, facts)
+    upload, data_url = _data(config, facts)
+    model = requests.model(config, image or config.image, data_url)
+    endpoint_config = requests.endpoint_config(config, model["ModelName"])
+    steps: list[Step | Upload] = []
+    if facts.endpoint_status == "Failed":
+        steps.append(_delete_failed(config))
+    if upload and model["ModelName"] not in facts.models:
+        steps.append(upload)
+    if model["ModelName"] not in facts.models:
+        steps.append(_create_model(model))
+    if endpoint_config["EndpointConfigName"] not in facts.configs:
+        steps.append(_create_config(endpoint_config))
+    steps += _endpoint(config, facts, endpoint_config["EndpointConfigName"])
+    if config.component:
+        steps += _component(config, facts, model["ModelName"])
+    steps += scaling.steps(config)
+    told, warnings = _tell(config, facts)
+    return Plan(
+        config.name, tuple(steps), tuple(told), tuple(warnings), _policies(config, facts, data_url)
+    )
+
+
+def artifact_key(name: str, stamp: str) -> str:
+    """Where a packed folder lies in the bucket."""
+    return f"sagemaker-deploy/{name}/{stamp}/model.tar.gz"
+
+
+def folder_stamp(folder: Path, code: Path | None) -> str:
+    """A hash of the names, sizes and times of what would be packed."""
+    digest = hashlib.sha256()
+    for root in [folder, *([code] if code else [])]:
+        for path in sorted(root.rglob("*")):
+            if path.is_file():
+                facts = path.stat()
+                line = f"{path.relative_to(root)}:{facts.st_size}:{facts.st_mtime_ns}\n"
+                digest.update(line.encode())
+    return digest.hexdigest()[:12]
+
+
+def _check(config: Config, facts: Facts) -> None:
+    image, problems = config.image, []
+    if not ECR.match(image):
+        problems.append(
+            f"image: {image} is not an image in ECR with a tag or digest "
+            "(<account>.dkr.ecr.<region>.amazonaws.com/<repository>:<tag>); push it there first"
+        )
+    elif facts.image_exists is False:
+        problems.append(f"image: {image} is not in ECR; push it first, or correct the tag")
+    if facts.role_exists is False:
+        problems.append(
+            f"role: {config.role} does not exist; `plan --policies` prints the documents to make it"
+        )
+    if facts.endpoint_status in ("Creating", "Updating", "Deleting", "RollingBack"):
+        problems.append(
+            f"endpoint {config.name} is {facts.endpoint_status}; wait until it has settled "
+            "(`status`)"
+        )
+    if problems:
+        raise ConfigError(problems)
+
+
+def _data(config: Config, facts: Facts) -> tuple[Upload | None, str | None]:
+    data = config.model.data
+    if not data or data.startswith("s3://"):
+        return None, data
+    if not config.bucket:
+        raise ConfigError(["bucket: needed to upload model.data; or put it on S3 yourself"])
+    key = artifact_key(config.name, facts.data_stamp)
+    source = Path(data)
+    upload = Upload(f"pack and upload {data}", source, config.model.code, config.bucket, key)
+    return upload, upload.resource
+
+
+def _create_model(params: dict[str, Any]) -> Step:
+    name = params["ModelName"]
+    return Step(
+        "create the model",
+        f"model {name}",
+        "sagemaker",
+        "create_model",
+        params,
+        undo=Undo("delete_model", {"ModelName": name}),
+    )
+
+
+def _create_config(params: dict[str, Any]) -> Step:
+    name = params["EndpointConfigName"]
+    return Step(
+        "create the endpoint config",
+        f"endpoint config {name}",
+        "sagemaker",
+        "create_endpoint_config",
+        params,
+        undo=Undo("delete_endpoint_config", {"EndpointConfigName": name}),
+    )
+
+
+def _endpoint(config: Config, facts: Facts, config_name: str) -> list[Step]:
+    params: dict[str, Any] = {"EndpointName": config.name, "EndpointConfigName": config_name}
+    resource = f"endpoint {config.name}"
+    wait = Wait(
+        "describe_endpoint",
+        {"EndpointName": config.name},
+        "EndpointStatus",
+        "InService",
+        ("Failed",),
+        timeout_s=ENDPOINT_TIMEOUT_S,
+    )
+    if facts.endpoint_status in (None, "Failed"):
+        undo = Undo("delete_endpoint", {"EndpointName": config.name})
+        title = "create the endpoint and wait until it is in service"
+        params["Tags"] = requests.tags(config)
+        return [Step(title, resource, "sagemaker", "create_endpoint", params, undo, wait)]
+    if facts.endpoint_config == config_name:
+        return []
+    if not config.serverless:
+        params["DeploymentConfig"] = requests.deployment_config(config)
+    title = f"update the endpoint ({config.update.strategy.replace('_', ' ')})"
+    return [Step(title, resource, "sagemaker", "update_endpoint", params, wait=wait)]
+
+
+def _component(config: Config, facts: Facts, model_name: str) -> list[Step]:
+    instance = instances.find(config.all_instance_types[0])
+    params = requests.component(config, model_name, instance.gpus if instance else 0)
+    name = params["InferenceComponentName"]
+    where = {"InferenceComponentName": name}
+    wait = Wait(
+        "describe_inference_component",
+        where,
+        "InferenceComponentStatus",
+        "InService",
+        ("Failed",),
+        timeout_s=ENDPOINT_TIMEOUT_S,
+    )
+    resource = f"inference component {name}"
+    if name not in facts.components:
+        undo = Undo("delete_inference_component", where)
+        title = "create the inference component and wait for it"
+        operation = "create_inference_component"
+        return [Step(title, resource, "sagemaker", operation, params, undo, wait)]
+    changed = {
+        **where,
+        "Specification": params["Specification"],
+        "RuntimeConfig": params["RuntimeConfig"],
+    }
+    title, operation = "update the inference component", "update_inference_component"
+    return [Step(title, resource, "sagemaker", operation, changed, wait=wait)]
+
+
+def _delete_failed(config: Config) -> Step:
+    return Step(
+        "delete the endpoint that an earlier try left failed",
+        f"endpoint {config.name}",
+        "sagemaker",
+        "delete_endpoint",
+        {"EndpointName": config.name},
+        wait=Wait("describe_endpoint", {"EndpointName": config.name}, "EndpointStatus", "", ()),
+    )
+
+
+def _tell(config: Config, facts: Facts) -> tuple[list[str], list[str]]:
+    told, warnings = [_cost(config)], []
+    if facts.endpoint_status == "InService":
+        told.append(f"endpoint {config.name} is in service; it is updated, not made anew")
+    for name in config.all_instance_types:
+        instance = instances.find(name)
+        if instance is None:
+            warnings.append(f"{name}: its memory is not known here, so the fit is not checked")
+            continue
+        size = _size(config, facts)
+        more, worries = sizing.sentences(
+            size, instance, config.concurrency, config.max_total_tokens
+        )
+        told += more
+        warnings += worries
+    if config.has_gpus and not requests.ami(config):
+        warnings.append(
+            "cuda: not set, so SageMaker takes its default host image, whose driver may be older "
+            'than the image\'s CUDA; set cuda: "13.0", say'
+        )
+    if config.secrets:
+        names = ", ".join(config.secrets)
+        warnings.append(
+            f"secrets ({names}): whoever may call DescribeModel sees their values, as with every "
+            "variable; a model in S3 (model.data) needs no token"
+        )
+    return told, warnings
+
+
+def _size(config: Config, facts: Facts) -> ModelSize:
+    billion = config.model.parameters_billion
+    if billion is None:
+        return facts.size
+    weights = int(billion * 1e9 * config.model.bytes_per_parameter)
+    return ModelSize(weights, facts.size.kv_bytes_per_token, "model.parameters_billion")
+
+
+def _cost(config: Config) -> str:
+    if config.serverless:
+        settings = config.serverless
+        kept = settings.provisioned_concurrency
+        idle = f"{kept} provisioned, billed always" if kept else "nothing while idle"
+        return (
+            f"cost: serverless, {settings.memory_mb} MB, up to {settings.max_concurrency} at a "
+            f"time; billed by use; {idle}"
+        )
+    count = config.instance_count
+    types = " or ".join(config.all_instance_types)
+    span = ""
+    if config.scaling:
+        span = f"; scaling keeps it from {config.scaling.min} to {config.scaling.max} copies"
+    return (
+        f"cost: {count} x {types} = {count * HOURS} instance-hours a day while the endpoint "
+        f"exists, used or not{span}"
+    )
+
+
+def _policies(config: Config, facts: Facts, data_url: str | None) -> dict[str, Any]:
+    return {
+        "trust": iam.trust(),
+        "execution": iam.execution(config, facts.region, facts.account, data_url),
+        "deployer": iam.deployer(config, facts.region, facts.account),
+    }

@@ -1,0 +1,254 @@
+"""The parameters of SageMaker's Create calls, from a configuration. Pure.
+
+A model and an endpoint config cannot be changed on the service, so their names end in a hash of
+their content: the same configuration gives the same names, a changed one new ones.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from sagemaker_deploy.config import Config
+from sagemaker_deploy.plan.steps import SECRET
+
+VARIANT = "AllTraffic"
+TAG = "sagemaker-deploy"
+PREFIX_LENGTH = 4096
+ROUTING = {
+    "least_outstanding": "LEAST_OUTSTANDING_REQUESTS",
+    "random": "RANDOM",
+    "prefix_aware": "PREFIX_AWARE",
+}
+# CUDA of the image -> host image, newest first (sources differ only in minor versions).
+AMIS = (
+    ((13, 0), "al2023-ami-sagemaker-inference-gpu-4-1"),
+    ((12, 4), "al2-ami-sagemaker-inference-gpu-3-1"),
+    ((11, 0), "al2-ami-sagemaker-inference-gpu-2-1"),
+)
+
+Json = dict[str, Any]
+
+
+def tags(config: Config) -> list[dict[str, str]]:
+    """The tags of everything that the deployment makes."""
+    return [
+        {"Key": key, "Value": value} for key, value in {**config.tags, TAG: config.name}.items()
+    ]
+
+
+def hashed(name: str, content: Mapping[str, Any]) -> str:
+    """The name of something that cannot be changed."""
+    text = json.dumps(content, sort_keys=True)
+    return f"{name}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
+
+
+def environment(config: Config) -> dict[str, str]:
+    """The container's variables; secrets are placeholders until the plan is applied."""
+    variables = dict(config.env)
+    if config.model.id:
+        variables.setdefault("HF_MODEL_ID", config.model.id)
+    for name, secret in config.secrets.items():
+        variables[name] = f"{SECRET}{secret}"
+    return variables
+
+
+def model(config: Config, image: str, data_url: str | None) -> Json:
+    """CreateModel."""
+    container: Json = {"Image": image, "Environment": environment(config)}
+    container |= model_source(config, data_url)
+    if config.multi_model:
+        container["Mode"] = "MultiModel"
+    if config.model.additional:
+        container["AdditionalModelDataSources"] = [
+            {"ChannelName": channel, "S3DataSource": _prefix(url)}
+            for channel, url in config.model.additional.items()
+        ]
+    content: Json = {
+        "PrimaryContainer": container,
+        "ExecutionRoleArn": config.role,
+        "EnableNetworkIsolation": config.network.isolated,
+    }
+    if config.network.subnets:
+        content["VpcConfig"] = _vpc(config)
+    return {"ModelName": hashed(config.name, content), **content, "Tags": tags(config)}
+
+
+def model_source(config: Config, data_url: str | None) -> Json:
+    """Where the model's files come from: an archive, a prefix, or nothing (the Hub)."""
+    if not data_url:
+        return {}
+    if config.multi_model or data_url.endswith(".tar.gz"):
+        return {"ModelDataUrl": data_url}
+    return {"ModelDataSource": {"S3DataSource": _prefix(data_url)}}
+
+
+def endpoint_config(config: Config, model_name: str) -> Json:
+    """CreateEndpointConfig."""
+    content: Json = {"ProductionVariants": [_variant(config, model_name)]}
+    if config.component:
+        content["ExecutionRoleArn"] = config.role
+        if config.network.subnets:
+            content["VpcConfig"] = _vpc(config)
+    if config.asynchronous:
+        content["AsyncInferenceConfig"] = _async(config)
+    if config.capture:
+        content["DataCaptureConfig"] = {
+            "EnableCapture": True,
+            "InitialSamplingPercentage": config.capture.percent,
+            "DestinationS3Uri": config.capture.destination,
+            "CaptureOptions": [{"CaptureMode": "InputAndOutput"}],
+        }
+    if config.kms_key:
+        content["KmsKeyId"] = config.kms_key
+    name = hashed(config.name, content)
+    return {"EndpointConfigName": name, **content, "Tags": tags(config)}
+
+
+def component(config: Config, model_name: str, num_gpus: int = 0) -> Json:
+    """CreateInferenceComponent for the deployment's model."""
+    settings = config.component
+    assert settings is not None
+    compute: Json = {"MinMemoryRequiredInMb": settings.memory_mb}
+    if settings.gpus or num_gpus:
+        compute["NumberOfAcceleratorDevicesRequired"] = settings.gpus or num_gpus
+    if settings.cpus:
+        compute["NumberOfCpuCoresRequired"] = settings.cpus
+    return {
+        "InferenceComponentName": component_name(config),
+        "EndpointName": config.name,
+        "VariantName": VARIANT,
+        "Specification": {
+            "ModelName": model_name,
+            "StartupParameters": {
+                "ModelDataDownloadTimeoutInSeconds": config.download_timeout_s,
+                "ContainerStartupHealthCheckTimeoutInSeconds": config.health_check_timeout_s,
+            },
+            "ComputeResourceRequirements": compute,
+            "DataCacheConfig": {"EnableCaching": settings.cache_model_data},
+        },
+        "RuntimeConfig": {"CopyCount": settings.copies},
+        "Tags": tags(config),
+    }
+
+
+def component_name(config: Config) -> str:
+    """The name of the deployment's own component."""
+    return f"{config.name}-model"
+
+
+def ami(config: Config) -> str | None:
+    """The host image that matches the image's CUDA, when that is known."""
+    if config.ami or not config.cuda or not config.has_gpus:
+        return config.ami
+    major, minor = (int(part) for part in config.cuda.split("."))
+    return next((name for least, name in AMIS if (major, minor) >= least), None)
+
+
+def deployment_config(config: Config) -> Json:
+    """UpdateEndpoint's DeploymentConfig."""
+    update = config.update
+    size = {"Type": "CAPACITY_PERCENT", "Value": update.step_percent}
+    if update.strategy == "rolling":
+        content: Json = {
+            "RollingUpdatePolicy": {
+                "MaximumBatchSize": size,
+                "WaitIntervalInSeconds": update.wait_s,
+            }
+        }
+    else:
+        traffic: Json = {
+            "Type": update.strategy.upper(),
+            "WaitIntervalInSeconds": update.wait_s,
+        }
+        if update.strategy != "all_at_once":
+            key = "CanarySize" if update.strategy == "canary" else "LinearStepSize"
+            traffic[key] = size
+        content = {"BlueGreenUpdatePolicy": {"TrafficRoutingConfiguration": traffic}}
+    if update.alarms:
+        alarms = [{"AlarmName": name} for name in update.alarms]
+        content["AutoRollbackConfiguration"] = {"Alarms": alarms}
+    return content
+
+
+def _variant(config: Config, model_name: str) -> Json:
+    variant: Json = {"VariantName": VARIANT}
+    if not config.component:
+        variant["ModelName"] = model_name
+    if config.serverless:
+        return variant | {"ServerlessConfig": _serverless(config)}
+    variant |= _instances(config)
+    if not config.component:
+        variant["ContainerStartupHealthCheckTimeoutInSeconds"] = config.health_check_timeout_s
+        variant["ModelDataDownloadTimeoutInSeconds"] = config.download_timeout_s
+    if config.volume_gb:
+        variant["VolumeSizeInGB"] = config.volume_gb
+    routing: Json = {"RoutingStrategy": ROUTING[config.routing]}
+    if config.routing == "prefix_aware":
+        routing["PrefixAwareRoutingConfig"] = {"PrefixLength": PREFIX_LENGTH}
+    variant["RoutingConfig"] = routing
+    if name := ami(config):
+        variant["InferenceAmiVersion"] = name
+    return variant
+
+
+def _instances(config: Config) -> Json:
+    count: Json = {"InitialInstanceCount": config.instance_count}
+    if config.instance_types:
+        pools = [
+            {"InstanceType": name, "Priority": priority}
+            for priority, name in enumerate(config.instance_types, 1)
+        ]
+        count["InstancePools"] = pools
+    else:
+        count["InstanceType"] = config.instance_type
+    if config.component:
+        least = config.scaling.min if config.scaling else config.instance_count
+        most = max(config.scaling.max if config.scaling else 0, config.instance_count)
+        count["ManagedInstanceScaling"] = {
+            "Status": "ENABLED",
+            "MinInstanceCount": min(least, config.instance_count),
+            "MaxInstanceCount": most,
+        }
+    return count
+
+
+def _serverless(config: Config) -> Json:
+    settings = config.serverless
+    assert settings is not None
+    content: Json = {
+        "MemorySizeInMB": settings.memory_mb,
+        "MaxConcurrency": settings.max_concurrency,
+    }
+    if settings.provisioned_concurrency:
+        content["ProvisionedConcurrency"] = settings.provisioned_concurrency
+    return content
+
+
+def _async(config: Config) -> Json:
+    settings = config.asynchronous
+    assert settings is not None
+    output: Json = {"S3OutputPath": settings.output}
+    if settings.failures:
+        output["S3FailurePath"] = settings.failures
+    topics = {"SuccessTopic": settings.success_topic, "ErrorTopic": settings.error_topic}
+    if given := {key: value for key, value in topics.items() if value}:
+        output["NotificationConfig"] = given
+    content: Json = {"OutputConfig": output}
+    if settings.max_concurrent_per_instance:
+        limit = settings.max_concurrent_per_instance
+        content["ClientConfig"] = {"MaxConcurrentInvocationsPerInstance": limit}
+    return content
+
+
+def _vpc(config: Config) -> Json:
+    return {
+        "Subnets": list(config.network.subnets),
+        "SecurityGroupIds": list(config.network.security_groups),
+    }
+
+
+def _prefix(url: str) -> Json:
+    # The service wants a prefix to end in a slash, or else it takes every key that starts so.
+    uri = url if url.endswith("/") else f"{url}/"
+    return {"S3Uri": uri, "S3DataType": "S3Prefix", "CompressionType": "None"}

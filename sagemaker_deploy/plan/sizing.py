@@ -1,0 +1,103 @@
+"""Does the model fit the instance? An estimate that shows its parts.
+
+Weights are counted once (they are split over the GPUs), the KV cache for `concurrency` sequences of
+`max_total_tokens`, and a share is kept for activations and the framework.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from sagemaker_deploy.plan.instances import GIB, Instance
+
+KEPT_SHARE = 0.15  # activations, CUDA context, fragmentation: a rule of thumb, not a measurement
+CACHE_BYTES = 2  # bfloat16 or float16
+
+
+@dataclass(frozen=True, slots=True)
+class ModelSize:
+    """What is known of a model; zero means unknown."""
+
+    weights_bytes: int = 0
+    kv_bytes_per_token: int = 0
+    source: str = ""
+
+
+UNKNOWN = ModelSize()
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """The parts, in bytes."""
+
+    weights: int
+    kv_cache: int
+    available: int
+
+    @property
+    def needed(self) -> int:
+        """Weights and cache."""
+        return self.weights + self.kv_cache
+
+    @property
+    def fits(self) -> bool:
+        """Whether weights and the whole cache fit."""
+        return self.needed <= self.available
+
+    @property
+    def weights_fit(self) -> bool:
+        """Whether at least the weights fit."""
+        return self.weights <= self.available
+
+
+def kv_bytes_per_token(config: Mapping[str, Any]) -> int:
+    """Keys and values of one token, from a model's config.json; 0 when it does not say."""
+    config = config.get("text_config", config)
+    layers, hidden = config.get("num_hidden_layers"), config.get("hidden_size")
+    heads = config.get("num_attention_heads")
+    if not layers or not heads or not (hidden or config.get("head_dim")):
+        return 0
+    kv_heads = config.get("num_key_value_heads") or heads
+    head_dim = config.get("head_dim") or hidden // heads
+    return int(2 * layers * kv_heads * head_dim * CACHE_BYTES)
+
+
+def estimate(
+    size: ModelSize, instance: Instance, concurrency: int, max_total_tokens: int
+) -> Estimate:
+    """Weights and cache against the instance's memory."""
+    cache = size.kv_bytes_per_token * concurrency * max_total_tokens
+    available = int(instance.model_memory_bytes * (1 - KEPT_SHARE))
+    return Estimate(size.weights_bytes, cache, available)
+
+
+def sentences(
+    size: ModelSize, instance: Instance, concurrency: int, max_total_tokens: int
+) -> tuple[list[str], list[str]]:
+    """The estimate as facts and warnings."""
+    if not size.weights_bytes:
+        return [], [
+            f"{instance.name}: the model's size is not known, so the fit is not checked; "
+            "set model.parameters_billion"
+        ]
+    result = estimate(size, instance, concurrency, max_total_tokens)
+    fact = (
+        f"memory: weights {_gib(result.weights)} ({size.source}), KV cache {_gib(result.kv_cache)} "
+        f"for {concurrency} sequences of {max_total_tokens} tokens; {instance.shown} offers about "
+        f"{_gib(result.available)}"
+    )
+    if not result.weights_fit:
+        return [fact], [
+            f"{instance.name} is too small: weights of {_gib(result.weights)} do not fit into "
+            f"{_gib(result.available)}"
+        ]
+    if not result.fits:
+        return [fact], [
+            f"{instance.name}: the weights fit, the whole KV cache does not; fewer sequences will "
+            "run at a time"
+        ]
+    return [fact], []
+
+
+def _gib(size: int) -> str:
+    return f"{size / GIB:.1f} GiB"

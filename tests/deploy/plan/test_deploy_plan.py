@@ -1,0 +1,222 @@
+"""Plans compared as data; every call in them is checked against botocore's model of the service."""
+
+import re
+from typing import Any
+
+import pytest
+
+from sagemaker_deploy import config as configuration
+from sagemaker_deploy import service_model
+from sagemaker_deploy.errors import ConfigError
+from sagemaker_deploy.plan import requests
+from sagemaker_deploy.plan.deploy import Facts, plan
+from sagemaker_deploy.plan.steps import Plan, Step, Upload
+
+BASE: dict[str, Any] = {
+    "name": "chat",
+    "image": "000000000000.dkr.ecr.us-east-1.amazonaws.com/llm:1",
+    "role": "arn:aws:iam::000000000000:role/SageMaker",
+    "model": {"id": "org/model"},
+    "instance_type": "ml.g5.2xlarge",
+    "cuda": "12.4",
+}
+FACTS = Facts("us-east-1", "000000000000")
+COMPONENT = {"component": {"memory_mb": 8192}}
+CASES: dict[str, dict[str, Any]] = {
+    "real-time": {},
+    "s3 prefix": {"model": {"data": "s3://models/chat/"}},
+    "archive": {"model": {"data": "s3://models/chat/model.tar.gz"}},
+    "draft model": {"model": {"id": "a/b", "additional": {"draft": "s3://models/draft"}}},
+    "serverless": {"serverless": {"memory_mb": 4096}, "instance_type": None, "cuda": None},
+    "asynchronous": {"asynchronous": {"output": "s3://out/x", "max_concurrent_per_instance": 4}},
+    "component": COMPONENT,
+    "scaled": {"scaling": {"max": 4, "target_concurrency": 8}},
+    "scaled to zero": COMPONENT | {"scaling": {"min": 0, "max": 4, "target_concurrency": 8}},
+    "async to zero": {
+        "asynchronous": {"output": "s3://out/x"},
+        "scaling": {"min": 0, "max": 2, "target_concurrency": 5},
+    },
+    "multi-model": {"multi_model": True, "model": {"data": "s3://models/many/"}},
+    "pools": {"instance_type": None, "instance_types": ["ml.g5.xlarge", "ml.g6.xlarge"]},
+    "prefix aware": {"routing": "prefix_aware"},
+    "vpc": {"network": {"subnets": ["subnet-1"], "security_groups": ["sg-1"]}},
+    "captured": {"capture": {"destination": "s3://seen/x", "percent": 10}, "kms_key": "key"},
+    "secret": {"secrets": {"HF_TOKEN": "hub"}},
+}
+
+
+def _plan(changes: dict[str, Any] | None = None, facts: Facts = FACTS) -> Plan:
+    merged = {key: value for key, value in (BASE | (changes or {})).items() if value is not None}
+    return plan(configuration.parse(merged), facts)
+
+
+def _operations(made: Plan) -> list[str]:
+    return ["upload" if isinstance(step, Upload) else step.operation for step in made.steps]
+
+
+def _step(made: Plan, operation: str) -> Step:
+    return next(
+        step for step in made.steps if isinstance(step, Step) and step.operation == operation
+    )
+
+
+def _variant(made: Plan) -> dict[str, Any]:
+    return _step(made, "create_endpoint_config").params["ProductionVariants"][0]
+
+
+def _action(operation: str) -> str:
+    return "".join(word.capitalize() for word in operation.split("_"))
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_every_call_is_one_that_the_service_would_accept(case: str) -> None:
+    for step in _plan(CASES[case]).steps:
+        assert isinstance(step, Step)
+        service_model.check_input(step.service, _action(step.operation), step.params)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_every_call_that_makes_something_can_be_undone(case: str) -> None:
+    for step in _plan(CASES[case]).steps:
+        if step.operation.startswith("create"):
+            assert step.undo
+            service_model.check_input("sagemaker", _action(step.undo.operation), step.undo.params)
+
+
+def test_a_new_deployment_makes_model_config_and_endpoint() -> None:
+    made = _plan()
+    assert _operations(made) == ["create_model", "create_endpoint_config", "create_endpoint"]
+    container = _step(made, "create_model").params["PrimaryContainer"]
+    assert container["Environment"] == {"HF_MODEL_ID": "org/model"}
+    assert _variant(made)["InferenceAmiVersion"] == "al2-ami-sagemaker-inference-gpu-3-1"
+    assert _variant(made)["ContainerStartupHealthCheckTimeoutInSeconds"] == 900
+
+
+def _facts_after(made: Plan, **more: Any) -> Facts:
+    model = _step(made, "create_model").params["ModelName"]
+    config = _step(made, "create_endpoint_config").params["EndpointConfigName"]
+    fields = {"models": frozenset([model]), "configs": frozenset([config])}
+    fields |= {"endpoint_status": "InService", "endpoint_config": config}
+    return Facts("us-east-1", "000000000000", **(fields | more))
+
+
+def test_deploying_again_does_nothing() -> None:
+    assert _plan(facts=_facts_after(_plan())).steps == ()
+
+
+def test_a_changed_variable_makes_a_new_model_and_updates_the_endpoint() -> None:
+    changed = _plan({"env": {"MAX_TOTAL_TOKENS": "512"}}, _facts_after(_plan()))
+    assert _operations(changed) == ["create_model", "create_endpoint_config", "update_endpoint"]
+
+
+def test_a_changed_count_keeps_the_model() -> None:
+    changed = _plan({"instance_count": 2}, _facts_after(_plan()))
+    assert _operations(changed) == ["create_endpoint_config", "update_endpoint"]
+
+
+def test_an_endpoint_that_failed_before_is_deleted_first() -> None:
+    made = _plan(facts=_facts_after(_plan(), endpoint_status="Failed"))
+    assert _operations(made) == ["delete_endpoint", "create_endpoint"]
+
+
+@pytest.mark.parametrize(
+    ("update", "policy"),
+    [
+        ({"strategy": "canary", "step_percent": 10}, "BlueGreenUpdatePolicy"),
+        ({"strategy": "linear"}, "BlueGreenUpdatePolicy"),
+        ({"strategy": "rolling", "alarms": ["errors"]}, "RollingUpdatePolicy"),
+    ],
+)
+def test_an_update_follows_its_strategy(update: dict[str, Any], policy: str) -> None:
+    changes = {"update": update, "instance_count": 2}
+    step = _step(_plan(changes, _facts_after(_plan())), "update_endpoint")
+    assert policy in step.params["DeploymentConfig"]
+    assert ("AutoRollbackConfiguration" in step.params["DeploymentConfig"]) == ("alarms" in update)
+    service_model.check_input("sagemaker", "UpdateEndpoint", step.params)
+
+
+def test_a_local_folder_is_uploaded_before_the_model_is_made() -> None:
+    changes = {"model": {"data": "some/folder"}, "bucket": "models"}
+    made = _plan(changes, Facts("us-east-1", "0" * 12, data_stamp="abc"))
+    assert _operations(made)[:2] == ["upload", "create_model"]
+    url = "s3://models/sagemaker-deploy/chat/abc/model.tar.gz"
+    assert _step(made, "create_model").params["PrimaryContainer"]["ModelDataUrl"] == url
+
+
+def test_a_component_gets_the_instances_gpus_and_its_endpoint_no_model() -> None:
+    made = _plan(COMPONENT | {"instance_type": "ml.g5.12xlarge"})
+    assert "ModelName" not in _variant(made)
+    assert _variant(made)["ManagedInstanceScaling"]["Status"] == "ENABLED"
+    specification = _step(made, "create_inference_component").params["Specification"]
+    compute = specification["ComputeResourceRequirements"]
+    assert compute["NumberOfAcceleratorDevicesRequired"] == 4
+
+
+def test_scaling_to_zero_has_a_way_back() -> None:
+    operations = _operations(_plan(CASES["scaled to zero"]))
+    assert operations[-4:] == [
+        "register_scalable_target",
+        "put_scaling_policy",
+        "put_scaling_policy",
+        "put_metric_alarm",
+    ]
+
+
+def test_scaling_tracks_concurrent_requests_at_high_resolution() -> None:
+    policy = _step(_plan(CASES["scaled"]), "put_scaling_policy").params
+    metric = policy["TargetTrackingScalingPolicyConfiguration"]["PredefinedMetricSpecification"]
+    name = "SageMakerVariantConcurrentRequestsPerModelHighResolution"
+    assert metric == {"PredefinedMetricType": name}
+
+
+def test_a_secret_is_named_in_the_plan_and_never_read() -> None:
+    step = _step(_plan(CASES["secret"]), "create_model")
+    assert step.params["PrimaryContainer"]["Environment"]["HF_TOKEN"] == "secretsmanager:hub"
+
+
+@pytest.mark.parametrize(
+    ("changes", "facts", "complaint"),
+    [
+        ({"image": "ubuntu:24.04"}, {}, "not an image in ECR"),
+        ({"image": BASE["image"].removesuffix(":1")}, {}, "with a tag or digest"),
+        ({}, {"image_exists": False}, "is not in ECR; push it first"),
+        ({}, {"role_exists": False}, "does not exist; `plan --policies`"),
+        ({}, {"endpoint_status": "Updating"}, "wait until it has settled"),
+        ({"model": {"data": "folder"}}, {}, "bucket: needed to upload"),
+    ],
+)
+def test_what_would_fail_is_said_before_anything_is_made(
+    changes: dict[str, Any], facts: dict[str, Any], complaint: str
+) -> None:
+    with pytest.raises(ConfigError, match=re.escape(complaint)):
+        _plan(changes, Facts("us-east-1", "0" * 12, **facts))
+
+
+@pytest.mark.parametrize(
+    ("cuda", "ami"),
+    [
+        ("13.2", "al2023-ami-sagemaker-inference-gpu-4-1"),
+        ("12.8", "al2-ami-sagemaker-inference-gpu-3-1"),
+        ("12.2", "al2-ami-sagemaker-inference-gpu-2-1"),
+    ],
+)
+def test_the_host_image_follows_the_images_cuda(cuda: str, ami: str) -> None:
+    assert requests.ami(configuration.parse(BASE | {"cuda": cuda})) == ami
+
+
+def test_a_gpu_without_a_cuda_version_is_warned_about() -> None:
+    assert any(warning.startswith("cuda:") for warning in _plan({"cuda": None}).warnings)
+
+
+def test_the_policies_name_this_deployment_only() -> None:
+    made = _plan({"model": {"data": "s3://models/chat/"}, "scaling": CASES["scaled"]["scaling"]})
+    text = str(made.policies)
+    assert "arn:aws:s3:::models/chat/*" in text
+    assert "repository/llm" in text
+    assert "'iam:PassedToService': 'sagemaker.amazonaws.com'" in text
+    wide = [
+        statement["Action"]
+        for statement in made.policies["execution"]["Statement"]
+        if statement["Resource"] == "*"
+    ]
+    assert wide == [["ecr:GetAuthorizationToken"], ["cloudwatch:PutMetricData"]]

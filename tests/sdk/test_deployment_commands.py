@@ -1,0 +1,188 @@
+"""plan, deploy, invoke, status, update, delete: the real commands, moto's account, a real model."""
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import boto3
+import pytest
+import yaml
+from click.testing import CliRunner, Result
+
+from sagemaker_deploy.commands.main import main
+from tests.sdk.aws_account import BUCKET, furnish
+from tests.support.local_sagemaker import DEMO_MODEL, Local
+
+
+@pytest.fixture(scope="module")
+def account(moto_url: str) -> dict[str, str]:
+    return furnish()
+
+
+@pytest.fixture
+def folder(tmp_path: Path, account: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def _write(folder: Path, account: dict[str, str], **changes: Any) -> None:
+    values = {"name": "chat", "instance_type": "ml.c7i.2xlarge", "region": "us-east-1"} | account
+    (folder / "deploy.yaml").write_text(yaml.safe_dump(values | changes))
+
+
+def _run(*arguments: str, expect: int = 0) -> Result:
+    result = CliRunner().invoke(main, arguments)
+    assert result.exit_code == expect, (result.output, result.stderr, result.exception)
+    return result
+
+
+def _deploy(*arguments: str, expect: int = 0) -> Result:
+    return _run("deploy", "--yes", "--poll", "0.2", *arguments, expect=expect)
+
+
+def _delete(name: str = "chat") -> Result:
+    return _run("delete", name, "--yes", "--poll", "0.2")
+
+
+def test_a_folder_becomes_an_endpoint_and_nothing_remains_of_it(
+    folder: Path, account: dict[str, str], local: Local
+) -> None:
+    _write(folder, account, model={"data": str(DEMO_MODEL)})
+    plan = json.loads(_run("plan", "--json").stdout)
+    assert [step["operation"] for step in plan["steps"]] == [
+        "upload", "create_model", "create_endpoint_config", "create_endpoint",
+    ]  # fmt: skip
+    assert any(fact.startswith("memory: weights") for fact in plan["facts"])
+    assert boto3.client("s3").list_objects_v2(Bucket=BUCKET)["KeyCount"] == 0
+
+    _deploy()
+    assert "nothing to do" in _deploy().stdout
+    assert _run("invoke", "chat", "Hello", "--max-tokens", "8").stdout.strip()
+    answer = _run("invoke", "chat", "Hello", "--generate", "--max-tokens", "4").stdout
+    streamed = _run("invoke", "chat", "Hello", "--generate", "--max-tokens", "4", "--stream")
+    assert streamed.stdout.strip() in answer
+    status = json.loads(_run("status", "--json").stdout)
+    assert status["endpoint"]["EndpointStatus"] == "InService"
+    assert "AllTraffic" in _run("status").stdout
+
+    _write(folder, account, model={"data": str(DEMO_MODEL)}, env={"MAX_TOTAL_TOKENS": "64"})
+    _run("update", "--yes", "--poll", "0.2")
+    assert _run("invoke", "chat", "x " * 200, expect=7).stderr.startswith(
+        'error: chat answered 400: {"error":{"message":"`messages` must have less than 63 tokens'
+    )
+
+    assert "delete the model" in _run("delete", "chat", "--dry-run").stdout
+    _delete()
+    for listing, field in (("list_models", "Models"), ("list_endpoint_configs", "EndpointConfigs")):
+        assert getattr(local.sagemaker, listing)(NameContains="chat")[field] == []
+    assert boto3.client("s3").list_objects_v2(Bucket=BUCKET)["KeyCount"] == 0
+    _run("status", "chat", expect=4)
+
+
+def test_an_endpoint_that_does_not_come_up_leaves_nothing(
+    folder: Path, account: dict[str, str], local: Local
+) -> None:
+    _write(folder, account, name="broken", model={"id": "/no/such/model"})
+    result = _deploy(expect=6)
+    assert "/no/such/model" in result.stderr
+    assert "everything that this run made was removed again" in result.stderr
+    assert local.sagemaker.list_models(NameContains="broken")["Models"] == []
+    assert local.sagemaker.list_endpoints(NameContains="broken")["Endpoints"] == []
+
+
+def test_a_half_made_endpoint_of_an_earlier_try_is_replaced(
+    folder: Path, account: dict[str, str], local: Local
+) -> None:
+    local.deploy("again", {"Environment": {"HF_MODEL_ID": "/no/such/model"}})
+    _write(folder, account, name="again", model={"id": str(DEMO_MODEL)})
+    assert "that an earlier try left failed" in _run("plan").stdout
+    _deploy()
+    _run("invoke", "again", "Hello", "--max-tokens", "2")
+    _delete("again")
+
+
+def test_a_missing_image_and_role_are_two_lines(folder: Path, account: dict[str, str]) -> None:
+    image = account["image"].replace(":1", ":2")
+    _write(folder, account, image=image, role=account["role"] + "X", model={"id": "a/b"})
+    lines = _run("deploy", "--yes", expect=2).stderr.strip().splitlines()
+    assert lines[0] == f"error: image: {image} is not in ECR; push it first, or correct the tag"
+    assert lines[1].startswith("error: role:")
+    assert lines[1].endswith("prints the documents to make it")
+
+
+def test_a_component_is_deployed_called_and_deleted(
+    folder: Path, account: dict[str, str], local: Local
+) -> None:
+    model = {"id": str(DEMO_MODEL)}
+    _write(folder, account, name="parts", model=model, component={"memory_mb": 2048})
+    _deploy()
+    _run("invoke", "parts", "Hello", "--max-tokens", "2")
+    assert "parts-model" in _run("status").stdout
+    _delete("parts")
+    assert local.sagemaker.list_inference_components()["InferenceComponents"] == []
+
+
+def test_scaling_to_zero_is_registered_and_removed(
+    folder: Path, account: dict[str, str], local: Local
+) -> None:
+    # moto does not know the dimension of inference components, so this scales an async variant.
+    scaling = boto3.client("application-autoscaling")
+    _write(
+        folder, account, name="later", model={"id": str(DEMO_MODEL)},
+        asynchronous={"output": f"s3://{BUCKET}/answers"},
+        scaling={"min": 0, "max": 3, "target_concurrency": 4},
+    )  # fmt: skip
+    _deploy()
+    targets = scaling.describe_scalable_targets(ServiceNamespace="sagemaker")["ScalableTargets"]
+    assert [(one["MinCapacity"], one["MaxCapacity"]) for one in targets] == [(0, 3)]
+    [alarm] = boto3.client("cloudwatch").describe_alarms(AlarmNames=["later-wake"])["MetricAlarms"]
+    assert ":scalingPolicy:" in alarm["AlarmActions"][0]
+    assert "endpoint/later/variant/AllTraffic" in _run("status").stdout
+    _delete("later")
+    targets = scaling.describe_scalable_targets(ServiceNamespace="sagemaker")["ScalableTargets"]
+    assert targets == []
+    assert boto3.client("cloudwatch").describe_alarms()["MetricAlarms"] == []
+
+
+def test_a_secret_reaches_the_container_and_not_the_plan(
+    folder: Path, account: dict[str, str], local: Local
+) -> None:
+    boto3.client("secretsmanager").create_secret(Name="hub", SecretString="hf_hidden")
+    _write(
+        folder, account, name="quiet", model={"id": str(DEMO_MODEL)}, secrets={"HF_TOKEN": "hub"}
+    )
+    assert "hf_hidden" not in _run("plan", "--json").stdout
+    _deploy()
+    [model] = local.sagemaker.list_models(NameContains="quiet")["Models"]
+    described = local.sagemaker.describe_model(ModelName=model["ModelName"])
+    assert described["PrimaryContainer"]["Environment"]["HF_TOKEN"] == "hf_hidden"
+    _delete("quiet")
+
+
+def test_a_wrong_body_ends_with_the_containers_words(
+    folder: Path, account: dict[str, str], demo: str
+) -> None:
+    file = folder / "body.json"
+    file.write_text('{"inputs": "Hello", "parameters": {"temperature": -1}}')
+    result = _run("invoke", demo, "--file", str(file), expect=7)
+    assert "temperature" in result.stderr
+    assert "hint: the container's log" in result.stderr
+
+
+def test_an_unknown_endpoint_is_not_found(folder: Path, local: Local) -> None:
+    assert "nobody" in _run("invoke", "nobody", "Hello", expect=4).stderr
+
+
+@pytest.mark.parametrize("command", sorted(main.commands))
+def test_every_command_teaches(command: str) -> None:
+    text = _run(command, "--help").stdout
+    assert len(text.split("Options:")[0].split()) > 15, "says too little"
+
+
+def test_the_module_is_a_command() -> None:
+    import subprocess
+
+    argv = [sys.executable, "-m", "sagemaker_deploy", "--help"]
+    shown = subprocess.run(argv, capture_output=True, text=True, check=True).stdout
+    assert "Exit codes" in shown
