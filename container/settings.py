@@ -20,6 +20,7 @@ ENGINE_ADDRESS = "CONTAINER_ENGINE_ADDRESS"
 HANDLER_ADDRESS = "CONTAINER_HANDLER_ADDRESS"
 SUPERVISOR_PID = "CONTAINER_SUPERVISOR_PID"
 SAGEMAKER_MODEL_DIR = Path("/opt/ml/model")
+ADDITIONAL_DATA = Path("/opt/ml/additional-model-data-sources")
 # The formats of container.text.tool_formats.
 TOOL_CALL_PARSERS = (
     "hermes", "qwen_xml", "llama_json", "pythonic", "mistral", "mistral_json", "deepseek_v3",
@@ -468,6 +469,11 @@ class Shown:
     value: str
     default: str
     meaning: str
+
+
+def setting_names() -> set[str]:
+    """Every variable that is a setting."""
+    return {name for field in dataclasses.fields(Settings) for name in field.metadata["names"]}
 
 
 def shown(settings: Settings) -> list[Shown]:

@@ -17,8 +17,9 @@ from pathlib import Path
 
 from container import __version__
 from container.children import Child, cause, reap_strangers
+from container.diagnosis import diagnose
 from container.errors import ConfigError, ModelLoadError
-from container.handlers.source import find_code, missing_code
+from container.handlers.source import find_code
 from container.settings import ENGINE_ADDRESS, HANDLER_ADDRESS, SUPERVISOR_PID, Settings, shown
 from container.tgi_settings import without_effect
 
@@ -56,8 +57,8 @@ class Supervisor:
         log.info("version %s; %s", __version__, _changed(self._settings))
         if idle := without_effect(os.environ):
             log.info("without effect here (docs/configuration.md says why): %s", ", ".join(idle))
-        if (missing := missing_code(self._settings)) is not None:
-            log.warning("*** %s ***", missing)
+        for finding in diagnose(self._settings, os.environ):
+            log.log(logging.WARNING if finding.is_warning else logging.INFO, "%s", finding.text)
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: self._stopping.set())
         folder = Path(tempfile.mkdtemp(prefix="container-"))

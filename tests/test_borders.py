@@ -12,7 +12,7 @@ ROOT = Path(__file__).parents[1]
 MODULES = sorted((ROOT / "container").rglob("*.py"))
 DEPLOY_MODULES = sorted((ROOT / "sagemaker_deploy").rglob("*.py"))
 # What each part may import of its own package; the root modules are at the bottom.
-ROOT_MODULES = {"errors", "logs", "messages", "settings"}
+ROOT_MODULES = {"errors", "layout", "logs", "messages", "settings"}
 ALLOWED = {
     "engine": ROOT_MODULES | {"worker"},
     "grammar": {"errors", "engine", "text"},
@@ -29,8 +29,10 @@ ALLOWED = {
     "logs": set(),
     "tgi_settings": set(),
     "settings_page": {"settings", "tgi_settings"},
+    "layout": set(),
+    "diagnosis": {"errors", "handlers", "layout", "settings", "tgi_settings"},
     "children": {"errors"},
-    "supervisor": {"children", "handlers", "errors", "settings", "tgi_settings"},
+    "supervisor": {"children", "diagnosis", "handlers", "errors", "settings", "tgi_settings"},
     "__main__": {"errors", "logs", "settings", "settings_page", "supervisor"}
     | {"engine", "model", "worker", "handlers"},
 }

@@ -17,6 +17,7 @@ from container.handlers.requirements import install
 from container.handlers.server import HandlerLimits, HandlerServer
 from container.handlers.source import UserCode, find_code
 from container.handlers.worker import Worker
+from container.layout import model_root
 from container.settings import SAGEMAKER_MODEL_DIR, Settings
 
 log = logging.getLogger(__name__)
@@ -50,10 +51,10 @@ def make_worker(settings: Settings, address: str, name: str, parent_pid: int) ->
 def model_folder(settings: Settings) -> Path:
     """What model_fn is given: the model's folder, downloaded if it is on the Hub."""
     if settings.model_id is None:
-        return SAGEMAKER_MODEL_DIR
+        return model_root(SAGEMAKER_MODEL_DIR)
     folder = Path(settings.model_id).expanduser()
     if folder.is_dir():
-        return folder.resolve()
+        return model_root(folder.resolve())
     try:
         path = snapshot_download(
             settings.model_id, revision=settings.revision, token=settings.hf_token

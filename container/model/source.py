@@ -20,6 +20,7 @@ from huggingface_hub.errors import (
 )
 
 from container.errors import ModelLoadError
+from container.layout import model_root
 
 log = logging.getLogger(__name__)
 
@@ -44,7 +45,7 @@ def find_model(model_id: str, *, revision: str | None, token: str | None) -> Mod
     """Check a folder, or download a repository. Raises ModelLoadError."""
     folder = Path(model_id).expanduser()
     if folder.is_dir():
-        return _checked(ModelFiles(model_id, folder.resolve(), None))
+        return _checked(ModelFiles(model_id, model_root(folder.resolve()), None))
     if folder.is_absolute() or model_id.startswith((".", "~")) or model_id.count("/") > 1:
         raise ModelLoadError(f"HF_MODEL_ID={model_id}: there is no such folder")
     path = _download(model_id, revision, token)
