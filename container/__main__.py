@@ -98,6 +98,26 @@ def handler_worker(address: str, name: str, parent_pid: int) -> None:
     _run("handlers", make_worker(_settings(), address, name, parent_pid).run)
 
 
+@main.command(hidden=True)
+@click.argument("address")
+def embedder(address: str) -> None:
+    """Run the embedder process (the supervisor starts it)."""
+    from container.embedding.worker import embedder_server
+    from container.model.embedding_loader import load_embedder
+    from container.model.loader import disable_progress_bars
+
+    settings = _settings()
+    if not sys.stderr.isatty():
+        disable_progress_bars()
+    server = embedder_server(
+        address,
+        lambda progress: load_embedder(settings, progress),
+        drain_s=settings.drain_s,
+        parent_pid=int(os.environ[SUPERVISOR_PID]),
+    )
+    _run_worker("embedder", server)
+
+
 def _run_worker(name: str, server: "WorkerServer[Any] | HandlerServer") -> NoReturn:
     signal.signal(signal.SIGTERM, lambda *_: server.drain())
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal's ^C reaches all; the supervisor acts

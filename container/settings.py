@@ -18,6 +18,7 @@ from container.errors import ConfigError
 # Not settings: the supervisor tells its children who it is and where the engine's socket is.
 ENGINE_ADDRESS = "CONTAINER_ENGINE_ADDRESS"
 HANDLER_ADDRESS = "CONTAINER_HANDLER_ADDRESS"
+EMBEDDER_ADDRESS = "CONTAINER_EMBEDDER_ADDRESS"
 SUPERVISOR_PID = "CONTAINER_SUPERVISOR_PID"
 SAGEMAKER_MODEL_DIR = Path("/opt/ml/model")
 ADDITIONAL_DATA = Path("/opt/ml/additional-model-data-sources")
@@ -30,6 +31,8 @@ TOOL_CALL_PARSERS = (
 PAYLOAD_BYTES = 2_000_000  # TGI's
 # SageMaker's defaults for batch transform; a limit of 0 asks for chunked bodies of any length.
 BATCH_MB, UNLIMITED_BATCH_MB = 6, 100
+# Tasks for which the model that HF_MODEL_ID names is an embedding or rerank model.
+EMBEDDING_TASKS = ("feature-extraction", "sentence-similarity", "text-ranking")
 
 Cast = Callable[[str], Any]
 T = TypeVar("T")
@@ -163,6 +166,15 @@ def setting(default: T, *names: str, cast: Cast, meaning: str, secret: bool = Fa
 
 
 @dataclass(frozen=True, slots=True)
+class EmbeddingSource:
+    """A Hub id or folder, its revision, and the variable that says so."""
+
+    model_id: str
+    revision: str | None
+    variable: str
+
+
+@dataclass(frozen=True, slots=True)
 class Settings:
     """All settings, parsed and checked. Values are given to collaborators, never this whole."""
 
@@ -177,6 +189,19 @@ class Settings:
     hf_token: str | None = setting(
         None, "HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HF_API_TOKEN", cast=text, secret=True,
         meaning="Access token for the Hub.",
+    )  # fmt: skip
+    task: str | None = setting(
+        None, "HF_TASK", cast=text,
+        meaning="`feature-extraction`, `sentence-similarity`, `text-ranking`: HF_MODEL_ID is an "
+        "embedding or rerank model.",
+    )  # fmt: skip
+    embedding_model_id: str | None = setting(
+        None, "EMBEDDING_MODEL_ID", cast=text,
+        meaning="Hub id or folder of an embedding or rerank model, beside the other or alone.",
+    )  # fmt: skip
+    embedding_revision: str | None = setting(
+        None, "EMBEDDING_MODEL_REVISION", cast=text,
+        meaning="Its branch, tag or commit on the Hub.",
     )  # fmt: skip
     trust_remote_code: bool = setting(
         False, "HF_MODEL_TRUST_REMOTE_CODE", "TRUST_REMOTE_CODE", "HF_TRUST_REMOTE_CODE",
@@ -209,6 +234,18 @@ class Settings:
     max_batch_total_tokens: int | None = setting(
         None, "MAX_BATCH_TOTAL_TOKENS", cast=integer(16),
         meaning="Size of the KV cache, in tokens. Unset: what half of the free memory holds.",
+    )  # fmt: skip
+    max_batch_tokens: int | None = setting(
+        None, "MAX_BATCH_TOKENS", cast=integer(1),
+        meaning="Most tokens in one pass of the embedding model. Unset: 1024 on a CPU, else 16384.",
+    )  # fmt: skip
+    max_embedding_inputs: int = setting(
+        2048, "MAX_EMBEDDING_INPUTS", cast=integer(1),
+        meaning="Most texts in one embedding or rerank request.",
+    )  # fmt: skip
+    auto_truncate: bool = setting(
+        False, "AUTO_TRUNCATE", cast=flag,
+        meaning="Cut texts too long for the embedding model, unless a request says not to.",
     )  # fmt: skip
     max_batch_size: int = setting(
         64, "MAX_BATCH_SIZE", cast=integer(1, 4096),
@@ -392,11 +429,16 @@ class Settings:
             raise ConfigError(problems)
         return settings
 
+    @property
+    def has_model(self) -> bool:
+        """Whether anything says where a model is, one that is named as embedding model aside."""
+        return bool(self.model_id) or _holds_files(SAGEMAKER_MODEL_DIR)
+
     def model_source(self) -> str:
         """Where the model comes from. Raises ConfigError when nothing says so."""
         if self.model_id:
             return self.model_id
-        if SAGEMAKER_MODEL_DIR.is_dir() and any(SAGEMAKER_MODEL_DIR.iterdir()):
+        if _holds_files(SAGEMAKER_MODEL_DIR):
             return str(SAGEMAKER_MODEL_DIR)
         raise ConfigError(
             [
@@ -404,6 +446,25 @@ class Settings:
                 "Hub id (such as Qwen/Qwen2.5-0.5B-Instruct) or to a model's folder"
             ]
         )
+
+    @property
+    def is_embedding_task(self) -> bool:
+        """Whether the one model that is named is the embedding model."""
+        return self.task in EMBEDDING_TASKS and self.embedding_model_id is None
+
+    def embedding_source(self) -> EmbeddingSource | None:
+        """Where the embedding model comes from, if there is to be one. Raises ConfigError."""
+        if self.is_embedding_task:
+            return EmbeddingSource(self.model_source(), self.revision, "HF_MODEL_ID")
+        if self.embedding_model_id is None:
+            return None
+        return EmbeddingSource(
+            self.embedding_model_id, self.embedding_revision, "EMBEDDING_MODEL_ID"
+        )
+
+
+def _holds_files(folder: Path) -> bool:
+    return folder.is_dir() and any(folder.iterdir())
 
 
 # Variables known from TGI whose silent loss would change answers or open a door.

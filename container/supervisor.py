@@ -20,7 +20,14 @@ from container.children import Child, cause, reap_strangers
 from container.diagnosis import diagnose
 from container.errors import ConfigError, ModelLoadError
 from container.handlers.source import find_code
-from container.settings import ENGINE_ADDRESS, HANDLER_ADDRESS, SUPERVISOR_PID, Settings, shown
+from container.settings import (
+    EMBEDDER_ADDRESS,
+    ENGINE_ADDRESS,
+    HANDLER_ADDRESS,
+    SUPERVISOR_PID,
+    Settings,
+    shown,
+)
 from container.tgi_settings import without_effect
 
 log = logging.getLogger(__name__)
@@ -35,7 +42,7 @@ FRONTENDS_DIED = 5
 # What may work behind the frontends, in the order in which it is drained: the subcommand that
 # runs it, and the variable that tells it and the frontends where its socket is. A frontend that
 # does not find the variable knows that there is no such process.
-BACKENDS = {"handler": HANDLER_ADDRESS, "engine": ENGINE_ADDRESS}
+BACKENDS = {"handler": HANDLER_ADDRESS, "engine": ENGINE_ADDRESS, "embedder": EMBEDDER_ADDRESS}
 
 
 class Supervisor:
@@ -123,11 +130,14 @@ class Supervisor:
 
 
 def backends(settings: Settings) -> tuple[str, ...]:
-    """Which of BACKENDS the settings call for. Raises ModelLoadError."""
+    """Which of BACKENDS the settings call for. Raises ModelLoadError or ConfigError."""
     code = find_code(settings)
-    if code is None:
-        return ("engine",)
-    return ("handler",) if code.brings_model else ("handler", "engine")
+    if code is None and settings.is_embedding_task:
+        return ("embedder",)
+    beside = ("embedder",) if settings.embedding_model_id else ()
+    if code is not None:
+        return ("handler", *beside) if code.brings_model else ("handler", "engine", *beside)
+    return ("engine", *beside) if settings.has_model or not beside else beside
 
 
 def _child_environ(folder: Path, names: tuple[str, ...]) -> dict[str, str]:

@@ -70,7 +70,6 @@ WITHOUT_EFFECT = {
     "NGROK": _NO_TUNNEL,
     "NGROK_AUTHTOKEN": _NO_TUNNEL,
     "NGROK_EDGE": _NO_TUNNEL,
-    "HF_TASK": "the model decides",
     "AIP_HTTP_PORT": "this is no Vertex container",
     "AIP_HEALTH_ROUTE": "this is no Vertex container",
     "AIP_PREDICT_ROUTE": "this is no Vertex container",

@@ -16,9 +16,11 @@ ROOT_MODULES = {"errors", "layout", "logs", "messages", "settings"}
 ALLOWED = {
     "engine": ROOT_MODULES | {"worker"},
     "grammar": {"errors", "engine", "text"},
-    "model": ROOT_MODULES | {"engine", "text", "worker", "grammar"},
+    "embedding": ROOT_MODULES | {"embed_messages", "worker"},
+    "embed_messages": {"messages"},
+    "model": ROOT_MODULES | {"embed_messages", "embedding", "engine", "grammar", "text", "worker"},
     "text": {"errors"},
-    "frontend": ROOT_MODULES | {"text", "grammar", "handler_messages", "content"},
+    "frontend": ROOT_MODULES | {"content", "embed_messages", "grammar", "handler_messages", "text"},
     "handlers": ROOT_MODULES | {"handler_messages", "content"},
     "handler_messages": {"messages"},
     "content": {"errors"},
@@ -34,7 +36,7 @@ ALLOWED = {
     "children": {"errors"},
     "supervisor": {"children", "diagnosis", "handlers", "errors", "settings", "tgi_settings"},
     "__main__": {"errors", "logs", "settings", "settings_page", "supervisor"}
-    | {"engine", "model", "worker", "handlers"},
+    | {"embedding", "engine", "model", "worker", "handlers"},
 }
 HOMES = {
     "torch": {"model", "handlers"},
@@ -43,6 +45,7 @@ HOMES = {
     "gevent": {"frontend"},
     "zmq": {"frontend", "worker", "handlers"},
     "transformers": {"model", "text"},
+    "sentence_transformers": {"model"},
     "boto3": set(),
     "sagemaker": set(),
 }

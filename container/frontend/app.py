@@ -11,14 +11,18 @@ from container.errors import Unauthorized
 from container.frontend import problems, timing, tracing
 from container.frontend.answers import CLIENT_GONE_STATUS, ClientGone
 from container.frontend.conversation import Conversations
+from container.frontend.embedder_client import EmbedderConnection
+from container.frontend.embedding import Embeddings
 from container.frontend.handler_client import HandlerClient
 from container.frontend.limits import RequestLimits
 from container.frontend.metrics import Metrics
 from container.frontend.records import Records
-from container.frontend.routes import health, openai, pages, sagemaker, tgi, tokens
+from container.frontend.routes import embeddings, health, openai, pages, sagemaker, tei, tgi, tokens
+from container.frontend.routes.embeddings import EmbeddingsDialect
 from container.frontend.routes.handler import HandlerDialect
 from container.frontend.routes.openai import OpenAIDialect
-from container.frontend.routes.sagemaker import BatchParameters, Invocations
+from container.frontend.routes.sagemaker import BatchParameters, Invocations, TextInvocations
+from container.frontend.routes.tei import TeiDialect
 from container.frontend.routes.tgi import TgiDialect
 from container.frontend.service import Service
 from container.settings import Settings
@@ -48,6 +52,7 @@ class Options:
     api_key: str | None
     cors_origins: list[str]
     compute_type: str | None
+    auto_truncate: bool
     num_frontends: int
     tool_call_parser: str | None
 
@@ -63,6 +68,7 @@ class Options:
             api_key=settings.api_key,
             cors_origins=[origin.strip() for origin in settings.cors_allow_origin.split(",")],
             compute_type=settings.compute_type,
+            auto_truncate=settings.auto_truncate,
             num_frontends=settings.num_frontends,
             tool_call_parser=settings.tool_call_parser,
         )
@@ -73,6 +79,7 @@ def create_app(
     options: Options,
     tracer: tracing.Tracer | None = None,
     handler: HandlerClient | None = None,
+    embedder: EmbedderConnection | None = None,
 ) -> Flask:
     """Wire the routes of all dialects to one service, and `/invocations` to user code if any."""
     app = Flask("container", static_folder=None)
@@ -83,11 +90,22 @@ def create_app(
     tgi_dialect = TgiDialect(service, metrics, options.limits)
     conversations = Conversations(service, options.tool_call_parser)
     openai_dialect = OpenAIDialect(service, metrics, options.limits, conversations)
+    texts = Embeddings(
+        embedder,
+        max_inputs=options.limits.max_embedding_inputs,
+        auto_truncate=options.auto_truncate,
+    )
+    tei_dialect = TeiDialect(texts, metrics)
+    embeddings_dialect = EmbeddingsDialect(texts, metrics)
     app.register_blueprint(
         health.blueprint(
-            service, metrics, options.limits, handler, num_frontends=options.num_frontends
+            service, metrics, options.limits, handler, texts, num_frontends=options.num_frontends
         )
     )
+    app.register_blueprint(
+        tei.blueprint(tei_dialect, owns_root=texts.is_offered and not service.has_engine)
+    )
+    app.register_blueprint(embeddings.blueprint(embeddings_dialect))
     app.register_blueprint(tgi.blueprint(tgi_dialect))
     app.register_blueprint(openai.blueprint(openai_dialect))
     app.register_blueprint(tokens.blueprint(service, openai_dialect))
@@ -97,6 +115,9 @@ def create_app(
                 tgi_dialect,
                 openai_dialect,
                 Records(metrics, options.limits.max_concurrent_requests),
+                TextInvocations(embeddings_dialect, tei_dialect, has_engine=service.has_engine)
+                if texts.is_offered
+                else None,
                 messages_api=options.messages_api,
                 default_accept=options.default_accept,
             ),

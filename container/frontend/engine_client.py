@@ -46,14 +46,14 @@ class EngineConnection(Protocol):
 
 
 class NoEngine:
-    """Implements EngineConnection where user code brings its own model."""
+    """Implements EngineConnection where no language model is served."""
 
     @property
     def status(self) -> Status:
         """Raise NotFound."""
         raise NotFound(
-            "this server has no language model of its own: only /invocations answers, with the "
-            "user's code"
+            "this server has no language model: HF_MODEL_ID names none, or /invocations is "
+            "answered by the user's code"
         )
 
     def submit(

@@ -11,6 +11,7 @@ class RequestLimits:
 
     max_concurrent_requests: int = 128
     max_prompts: int = 4
+    max_embedding_inputs: int = 2048
     max_sequences: int = 64
     max_best_of: int = 2
     max_stops: int = 4
@@ -25,6 +26,7 @@ class RequestLimits:
         return cls(
             max_concurrent_requests=settings.max_concurrent_requests,
             max_prompts=settings.max_client_batch_size,
+            max_embedding_inputs=settings.max_embedding_inputs,
             max_sequences=settings.max_batch_size,
             max_best_of=settings.max_best_of,
             max_stops=settings.max_stop_sequences,

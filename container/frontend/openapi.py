@@ -17,6 +17,7 @@ SECURITY = {"key": {"type": "http", "scheme": "bearer", "description": "API_KEY,
 ERRORS = {
     400: "The body is not JSON, or not an object",
     401: "The API key is missing or wrong",
+    404: "The model that this needs is not served here",
     413: "The body is larger than PAYLOAD_LIMIT",
     415: "The content type is not JSON",
     429: "No room for another request now; Retry-After says when",

@@ -4,10 +4,23 @@ from dataclasses import dataclass
 from typing import Any
 
 from container.frontend.schemas import answers
+from container.frontend.schemas.embedding import (
+    CohereRerankRequest,
+    EmbedRequest,
+    OpenAIEmbedRequest,
+    PredictRequest,
+    SimilarityRequest,
+)
+from container.frontend.schemas.embedding import RerankRequest as TeiRerankRequest
 from container.frontend.schemas.openai import ChatRequest
 from container.frontend.schemas.tgi import GenerateRequest
 
 TGI, OPENAI, SAGEMAKER, SERVER = "TGI", "OpenAI", "SageMaker", "Server"
+TEI, RERANK = "Text Embeddings Inference", "Cohere and Jina"
+Vectors = list[list[float]]
+Floats = list[float]
+Ranks = list[answers.Rank]
+Predictions = list[answers.Prediction] | list[list[answers.Prediction]]
 GenerateArray = list[answers.GenerateAnswer]
 TextTokens = list[answers.TextToken]
 AnyError = answers.TgiError | answers.OpenAIError
@@ -74,6 +87,30 @@ OPERATIONS = (
         "get", "/v1/models", OPENAI, "The served models",
         answer=answers.ModelList, error=answers.OpenAIError,
     ),
+    Operation(
+        "post", "/v1/embeddings", OPENAI, "Vectors of texts",
+        OpenAIEmbedRequest, answers.EmbeddingList, answers.OpenAIError,
+    ),
+    Operation(
+        "post", "/openai/v1/embeddings", OPENAI, "Vectors of texts (SageMaker's path)",
+        OpenAIEmbedRequest, answers.EmbeddingList, answers.OpenAIError,
+    ),
+    Operation(
+        "post", "/embeddings", OPENAI, "Vectors of texts (llm_serving's path)",
+        OpenAIEmbedRequest, answers.EmbeddingList, answers.OpenAIError,
+    ),
+    Operation(
+        "post", "/v1/rerank", RERANK, "Documents by their relevance to a query",
+        CohereRerankRequest, answers.RerankAnswer, answers.OpenAIError,
+    ),
+    Operation(
+        "post", "/v2/rerank", RERANK, "Documents by their relevance to a query",
+        CohereRerankRequest, answers.RerankAnswer, answers.OpenAIError,
+    ),
+    Operation("post", "/embed", TEI, "Vectors of texts", EmbedRequest, Vectors),
+    Operation("post", "/similarity", TEI, "Cosines with a sentence", SimilarityRequest, Floats),
+    Operation("post", "/predict", TEI, "Scores of labels", PredictRequest, Predictions),
+    Operation("post", "/rerank", TEI, "Texts by their relevance", TeiRerankRequest, Ranks),
     _get("/", SERVER, "Whether requests can be served now"),
     _get("/health", SERVER, "Whether requests can be served now"),
     _get("/info", SERVER, "The served model and the limits", answers.ServerInfo),

@@ -14,7 +14,8 @@ from container.errors import InternalError, PayloadTooLarge, ServingError
 log = logging.getLogger(__name__)
 
 Body = dict[str, Any]
-OPENAI_PATHS = ("/v1/", "/openai/")
+OPENAI_PATHS = ("/v1/", "/v2/", "/openai/", "/embeddings", "/chat/")
+TEI_PATHS = ("/embed", "/similarity", "/predict", "/rerank")
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +57,18 @@ TGI = {
     errors.InternalError: TgiForm(500, "internal"),
 }
 
+# Text Embeddings Inference (router/src/http/server.rs, its table of statuses): too long is 413, and
+# a model of another kind is a backend error.
+_TEI_VALIDATION = TgiForm(422, "Validation", "Input validation error: ")
+TEI = TGI | {
+    errors.InvalidParameter: _TEI_VALIDATION,
+    errors.UnsupportedParameter: _TEI_VALIDATION,
+    errors.PromptTooLong: TgiForm(413, "Validation", "Input validation error: "),
+    errors.NotFound: TgiForm(424, "Backend"),
+    errors.Overloaded: TgiForm(429, "Overloaded", "Model is overloaded: "),
+    errors.Unavailable: TgiForm(503, "Unhealthy"),
+}
+
 _INVALID = "invalid_request_error"
 OPENAI = {
     errors.MalformedRequest: OpenAIForm(400, _INVALID),
@@ -88,6 +101,12 @@ def tgi_body(error: ServingError) -> Body:
     return {"error": form.prefix + error.message, "error_type": form.error_type}
 
 
+def tei_body(error: ServingError) -> Body:
+    """Make TEI's error object."""
+    form = TEI[type(error)]
+    return {"error": form.prefix + error.message, "error_type": form.error_type}
+
+
 def openai_body(error: ServingError) -> Body:
     """Make OpenAI's error object, as in a response or in an event of a stream."""
     form = OPENAI[type(error)]
@@ -111,10 +130,17 @@ def speak_openai() -> None:
     g.speaks_openai = True
 
 
+def speak_tei() -> None:
+    """Answer whatever goes wrong with this request in TEI's form, not in TGI's."""
+    g.speaks_tei = True
+
+
 def problem(error: ServingError) -> Response:
     """Answer an error in the dialect of the request."""
     if _speaks_openai():
         return _respond(openai_body(error), OPENAI[type(error)].status, error)
+    if "speaks_tei" in g or request.path in TEI_PATHS:
+        return _respond(tei_body(error), TEI[type(error)].status, error)
     return _respond(tgi_body(error), TGI[type(error)].status, error)
 
 

@@ -15,11 +15,12 @@ from flask import Flask
 
 from container import logs
 from container.frontend.app import Options, create_app
+from container.frontend.embedder_client import EmbedderClient
 from container.frontend.engine_client import EngineClient, EngineConnection, NoEngine
 from container.frontend.handler_client import HandlerClient
 from container.frontend.service import Service, tokenizer_loader
 from container.frontend.tracing import OtlpTracer
-from container.settings import ENGINE_ADDRESS, HANDLER_ADDRESS, Settings
+from container.settings import EMBEDDER_ADDRESS, ENGINE_ADDRESS, HANDLER_ADDRESS, Settings
 
 T = TypeVar("T")
 
@@ -36,6 +37,10 @@ def application() -> Flask:
     if HANDLER_ADDRESS in os.environ:
         handler = HandlerClient(os.environ[HANDLER_ADDRESS])
         handler.start()
+    embedder = None
+    if EMBEDDER_ADDRESS in os.environ:
+        embedder = EmbedderClient(os.environ[EMBEDDER_ADDRESS])
+        embedder.start()
     load = tokenizer_loader(
         trust_remote_code=settings.trust_remote_code, template_path=settings.tokenizer_config_path
     )
@@ -43,7 +48,7 @@ def application() -> Flask:
     tracer = None
     if settings.otlp_endpoint is not None:
         tracer = OtlpTracer(settings.otlp_endpoint, settings.otlp_service_name)
-    return create_app(service, Options.from_settings(settings), tracer, handler)
+    return create_app(service, Options.from_settings(settings), tracer, handler, embedder)
 
 
 def _in_thread(function: Callable[..., T], *args: Any, **kwargs: Any) -> T:

@@ -41,18 +41,23 @@ class ModelFiles:
         return json.loads((self.path / "config.json").read_text())
 
 
-def find_model(model_id: str, *, revision: str | None, token: str | None) -> ModelFiles:
-    """Check a folder, or download a repository. Raises ModelLoadError."""
+def find_model(
+    model_id: str, *, revision: str | None, token: str | None, variable: str = "HF_MODEL_ID"
+) -> ModelFiles:
+    """Check a folder, or download a repository. Raises ModelLoadError.
+
+    `variable` is the one that named the model, for messages.
+    """
     folder = Path(model_id).expanduser()
     if folder.is_dir():
         return _checked(ModelFiles(model_id, model_root(folder.resolve()), None))
     if folder.is_absolute() or model_id.startswith((".", "~")) or model_id.count("/") > 1:
-        raise ModelLoadError(f"HF_MODEL_ID={model_id}: there is no such folder")
-    path = _download(model_id, revision, token)
+        raise ModelLoadError(f"{variable}={model_id}: there is no such folder")
+    path = _download(model_id, revision, token, variable)
     return _checked(ModelFiles(model_id, path, path.name))
 
 
-def _download(model_id: str, revision: str | None, token: str | None) -> Path:
+def _download(model_id: str, revision: str | None, token: str | None, variable: str) -> Path:
     try:
         path = Path(
             snapshot_download(
@@ -75,7 +80,7 @@ def _download(model_id: str, revision: str | None, token: str | None) -> Path:
             "(a private one needs HF_TOKEN)"
         ) from error
     except HFValidationError as error:
-        raise ModelLoadError(f"HF_MODEL_ID={model_id!r} is not a folder or a Hub id") from error
+        raise ModelLoadError(f"{variable}={model_id!r} is not a folder or a Hub id") from error
     except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
         raise ModelLoadError(
             f"{model_id} is not a folder here, and the Hub cannot be reached "

@@ -12,11 +12,12 @@ SERVED = [leaf for leaf in errors.leaves() if leaf not in START_UP]
 def test_every_error_has_a_form_in_each_dialect(leaf: type[errors.ServingError]) -> None:
     error = leaf("the reason", field="f")
     assert "the reason" in problems.tgi_body(error)["error"]
+    assert "the reason" in problems.tei_body(error)["error"]
     assert problems.openai_body(error)["error"]["message"] == "the reason"
 
 
 def test_the_tables_have_nothing_else() -> None:
-    assert set(problems.TGI) == set(problems.OPENAI) == set(SERVED)
+    assert set(problems.TGI) == set(problems.OPENAI) == set(problems.TEI) == set(SERVED)
 
 
 def test_an_unexpected_error_shows_nothing_of_itself(caplog: pytest.LogCaptureFixture) -> None:

@@ -8,8 +8,10 @@ from typing import Any
 from flask import Blueprint, Response
 
 from container import __version__
+from container.embed_messages import EmbedderInfo
 from container.frontend import metrics as prometheus
 from container.frontend.answers import json_response
+from container.frontend.embedding import Embeddings
 from container.frontend.handler_client import HandlerClient
 from container.frontend.limits import RequestLimits
 from container.frontend.metrics import Metrics
@@ -21,6 +23,7 @@ def blueprint(
     metrics: Metrics,
     limits: RequestLimits,
     handler: HandlerClient | None,
+    texts: Embeddings,
     *,
     num_frontends: int,
 ) -> Blueprint:
@@ -35,10 +38,14 @@ def blueprint(
             handler.check_ready()
         if service.has_engine:
             service.check_ready()
+        if texts.is_offered:
+            texts.check_ready()
         return Response(status=200)
 
     @routes.get("/info")
     def info() -> Response:
+        if texts.is_offered and not service.has_engine:
+            return json_response(_embedder_info(texts.info, limits))
         loaded = service.info
         body: dict[str, Any] = {
             "model_id": loaded.model_id,
@@ -65,3 +72,21 @@ def blueprint(
         return Response(metrics.render(), content_type=prometheus.CONTENT_TYPE)
 
     return routes
+
+
+def _embedder_info(info: EmbedderInfo, limits: RequestLimits) -> dict[str, Any]:
+    """What TEI's `/info` says, where no language model is served."""
+    kind: dict[str, Any] = {info.kind: {"width": info.width}}
+    if info.labels:
+        kind[info.kind] = {"id2label": {str(i): label for i, label in enumerate(info.labels)}}
+    return {
+        "model_id": info.model_id,
+        "model_sha": info.model_sha,
+        "model_dtype": info.dtype,
+        "model_type": kind,
+        "model_device_type": info.device,
+        "max_concurrent_requests": limits.max_concurrent_requests,
+        "max_input_length": info.max_input_tokens,
+        "max_client_batch_size": limits.max_embedding_inputs,
+        "version": __version__,
+    }

@@ -3,6 +3,8 @@
 Tells the shapes of bodies apart and hands each to its own dialect. `messages_api` True takes
 messages only, False generate only, None both. A body that has `inputs` is a generate request even
 if it has `messages` too, as in TGI. User code, where there is some, answers in their place.
+Where only an embedding or rerank model is served, `inputs` is TEI's; beside a language model
+`input` (OpenAI's embeddings), `texts` and `documents` (rerank) still go to it.
 """
 
 import json
@@ -17,8 +19,10 @@ from container.frontend import problems
 from container.frontend.answers import json_response
 from container.frontend.bodies import read_bytes, read_object
 from container.frontend.records import Records, render
+from container.frontend.routes.embeddings import EmbeddingsDialect
 from container.frontend.routes.handler import HandlerDialect
 from container.frontend.routes.openai import OpenAIDialect
+from container.frontend.routes.tei import TeiDialect
 from container.frontend.routes.tgi import TgiDialect
 from container.settings import Settings
 
@@ -51,6 +55,25 @@ class BatchParameters:
         return cls(settings.max_transforms or most, strategy, largest_mb)
 
 
+class TextInvocations:
+    """Answers bodies for an embedding or rerank model, told apart by their fields."""
+
+    def __init__(self, embeddings: EmbeddingsDialect, tei: TeiDialect, *, has_engine: bool) -> None:
+        self._embeddings = embeddings
+        self._tei = tei
+        self._has_engine = has_engine
+
+    def answer(self, body: dict[str, Any]) -> Response | None:
+        """Answer a body, or return None for one that is the language model's."""
+        if "documents" in body:
+            return self._embeddings.rerank(body)
+        if "input" in body and "messages" not in body:
+            return self._embeddings.embed(body)
+        if "texts" in body or not self._has_engine:
+            return self._tei.by_kind(body)
+        return None
+
+
 class Invocations:
     """Answers bodies for the built-in engine."""
 
@@ -59,6 +82,7 @@ class Invocations:
         tgi: TgiDialect,
         openai: OpenAIDialect,
         records: Records,
+        texts: TextInvocations | None,
         *,
         messages_api: bool | None,
         default_accept: str = content.JSON,
@@ -66,6 +90,7 @@ class Invocations:
         self._tgi = tgi
         self._openai = openai
         self._records = records
+        self._texts = texts
         self._messages_api = messages_api
         self._default_accept = default_accept
 
@@ -92,6 +117,10 @@ class Invocations:
 
     def answer(self, body: dict[str, Any]) -> Response:
         """Answer one body in the dialect of its shape."""
+        if self._texts is not None:
+            response = self._texts.answer(body)
+            if response is not None:
+                return response
         if self._is_chat(body):
             problems.speak_openai()
             return self._openai.chat(body)

@@ -197,3 +197,57 @@ class ChatCompletion(Answer):
     system_fingerprint: str
     choices: list[ChatChoice]
     usage: Usage
+
+
+class Embedding(Answer):
+    """One vector; base64 has its float32 numbers, little-endian."""
+
+    object: Literal["embedding"]
+    index: int
+    embedding: list[float] | str
+
+
+class EmbeddingUsage(Answer):
+    """Tokens of all texts."""
+
+    prompt_tokens: int
+    total_tokens: int
+
+
+class EmbeddingList(Answer):
+    """OpenAI's answer to an embeddings request."""
+
+    object: Literal["list"]
+    data: list[Embedding]
+    model: str
+    usage: EmbeddingUsage
+
+
+class RerankResult(Answer):
+    """A document's place in the request, and its score from 0 to 1."""
+
+    index: int
+    relevance_score: float
+
+
+class RerankAnswer(Answer):
+    """Cohere's and Jina's answer to a rerank request."""
+
+    id: str
+    model: str
+    results: list[RerankResult]
+    usage: EmbeddingUsage
+
+
+class Rank(Answer):
+    """TEI's form of a reranked text."""
+
+    index: int
+    score: float
+
+
+class Prediction(Answer):
+    """TEI's form of a label's score."""
+
+    score: float
+    label: str
