@@ -4,7 +4,7 @@ import logging
 import select
 import time
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, TypeVar
 
 import gevent.monkey
 import msgspec
@@ -12,7 +12,7 @@ from flask import Response, request
 
 from container.errors import ServingError
 from container.frontend import problems, timing
-from container.frontend.completion import RunningRequest, TextEvent
+from container.frontend.completion import Running
 from container.frontend.metrics import Metrics
 
 log = logging.getLogger(__name__)
@@ -28,6 +28,7 @@ CLIENT_GONE_STATUS = 499
 _poll = gevent.monkey.get_original("select", "poll")
 _HANG_UP = getattr(select, "POLLRDHUP", 0) | select.POLLHUP | select.POLLERR
 
+E = TypeVar("E")
 RenderError = Callable[[ServingError], dict[str, Any]]
 
 
@@ -45,9 +46,9 @@ def sse(body: object) -> bytes:
     return b"data: " + msgspec.json.encode(body) + b"\n\n"
 
 
-def collect(running: RunningRequest, metrics: Metrics) -> None:
+def collect(running: Running[object], metrics: Metrics) -> None:
     """Wait for the last token. Raises what ended the request, or ClientGone."""
-    timing.note(running)
+    timing.note(running.requests)
     next_look = time.monotonic() + LOOK_S
     try:
         while not running.is_finished:
@@ -57,12 +58,12 @@ def collect(running: RunningRequest, metrics: Metrics) -> None:
                 check_client(metrics)
     finally:
         running.close()
-    metrics.count_success(running)
+    metrics.count_success(running.requests)
 
 
 def stream(
-    running: RunningRequest,
-    render: Callable[[TextEvent], Iterator[object]],
+    running: Running[E],
+    render: Callable[[E], Iterator[object]],
     render_error: RenderError,
     metrics: Metrics,
     *,
@@ -74,7 +75,7 @@ def stream(
     An error after the first byte becomes one more event; the stream always ends with a newline.
     """
 
-    timing.note(running)
+    timing.note(running.requests)
 
     def chunks() -> Iterator[bytes]:
         try:
@@ -84,7 +85,7 @@ def stream(
                     yield KEEP_ALIVE
                 else:
                     yield b"".join(map(sse, render(event)))
-            metrics.count_success(running)
+            metrics.count_success(running.requests)
         except Exception as error:
             shown = problems.shown(error)
             metrics.count_failure(shown)

@@ -17,7 +17,18 @@ from container.frontend.handler_client import HandlerClient
 from container.frontend.limits import RequestLimits
 from container.frontend.metrics import Metrics
 from container.frontend.records import Records
-from container.frontend.routes import embeddings, health, openai, pages, sagemaker, tei, tgi, tokens
+from container.frontend.routes import (
+    completions,
+    embeddings,
+    health,
+    openai,
+    pages,
+    sagemaker,
+    tei,
+    tgi,
+    tokens,
+)
+from container.frontend.routes.completions import CompletionsDialect
 from container.frontend.routes.embeddings import EmbeddingsDialect
 from container.frontend.routes.handler import HandlerDialect
 from container.frontend.routes.openai import OpenAIDialect
@@ -108,12 +119,15 @@ def create_app(
     app.register_blueprint(embeddings.blueprint(embeddings_dialect))
     app.register_blueprint(tgi.blueprint(tgi_dialect))
     app.register_blueprint(openai.blueprint(openai_dialect))
+    completions_dialect = CompletionsDialect(service, metrics, options.limits)
+    app.register_blueprint(completions.blueprint(completions_dialect))
     app.register_blueprint(tokens.blueprint(service, openai_dialect))
     app.register_blueprint(
         sagemaker.blueprint(
             Invocations(
                 tgi_dialect,
                 openai_dialect,
+                completions_dialect,
                 Records(metrics, options.limits.max_concurrent_requests),
                 TextInvocations(embeddings_dialect, tei_dialect, has_engine=service.has_engine)
                 if texts.is_offered

@@ -5,6 +5,7 @@ A frontend's domain objects; no HTTP, no dialect. One greenlet, the request's ow
 
 import time
 from dataclasses import dataclass, field, replace
+from typing import Protocol, TypeVar
 
 from container.frontend.engine_client import TokenStream
 from container.messages import FinishReason, PromptFacts, SamplingParams, TokenEvent
@@ -122,6 +123,11 @@ class RunningRequest:
     _peeked: TextEvent | None = None
 
     @property
+    def requests(self) -> "list[RunningRequest]":
+        """Itself: what it has in common with a group."""
+        return [self]
+
+    @property
     def prompt_tokens(self) -> int:
         """Tokens of the prompt."""
         return len(self.prompt_ids)
@@ -162,14 +168,17 @@ class RunningRequest:
 
     def next_event(self, timeout_s: float) -> TextEvent | None:
         """Wait for the next token; None when the time is up. Raises what ended the request."""
-        if self._peeked is not None:
-            event, self._peeked = self._peeked, None
-            return event
-        token = self.stream.next_event(timeout_s)
-        # Tokens of a sequence may still come after a stop string has ended it here.
-        while token is not None and self.completions[token.seq_index].finish_reason is not None:
+        event, self._peeked = self._peeked, None
+        while event is None:
             token = self.stream.next_event(timeout_s)
-        if token is None:
+            if token is None:
+                return None
+            event = self.take(token)
+        return event
+
+    def take(self, token: TokenEvent) -> TextEvent | None:
+        """Turn a token into text; None for one that comes after a stop string."""
+        if self.completions[token.seq_index].finish_reason is not None:
             return None
         now = time.monotonic()
         if self.last_token_at is None:
@@ -187,6 +196,91 @@ class RunningRequest:
     def close(self) -> None:
         """Say that nobody reads on."""
         self.stream.close()
+
+
+@dataclass(frozen=True, slots=True)
+class GroupEvent:
+    """An event of one of several requests."""
+
+    index: int
+    event: TextEvent
+
+
+@dataclass(slots=True)
+class RunningGroup:
+    """Several requests of one client, whose streams share an inbox; read as one."""
+
+    requests: list[RunningRequest]
+    _peeked: list[GroupEvent] = field(default_factory=list)
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether every request has ended and every event has been given."""
+        return not self._peeked and self.has_ended
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether every request has ended."""
+        return all(request.has_ended for request in self.requests)
+
+    def await_first(self) -> None:
+        """Wait a while until every request has a token. Raises what the engine answers instead."""
+        deadline = time.monotonic() + FIRST_EVENT_S
+        while any(request.first_token_at is None for request in self.requests):
+            found = self._read(max(0.0, deadline - time.monotonic()))
+            if found is None:
+                return
+            self._peeked.append(found)
+
+    def next_event(self, timeout_s: float) -> GroupEvent | None:
+        """Wait for the next token of any; None when the time is up. Raises what ended one."""
+        return self._peeked.pop(0) if self._peeked else self._read(timeout_s)
+
+    def close(self) -> None:
+        """Say that nobody reads on."""
+        for request in self.requests:
+            request.close()
+
+    def _read(self, timeout_s: float) -> GroupEvent | None:
+        while True:
+            token = self.requests[0].stream.next_event(timeout_s)
+            if token is None:
+                return None
+            for index, request in enumerate(self.requests):
+                if request.stream.request_id == token.request_id:
+                    event = request.take(token)
+                    if event is not None:
+                        return GroupEvent(index, event)
+
+
+E = TypeVar("E", covariant=True)
+
+
+class Running(Protocol[E]):
+    """What an answer waits for: a request, or a group of them."""
+
+    @property
+    def requests(self) -> list[RunningRequest]:
+        """What runs in the engine."""
+        ...
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether all has ended and every event has been given."""
+        ...
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether all has ended."""
+        ...
+
+    def next_event(self, timeout_s: float) -> E | None:
+        """Wait for the next event; None when the time is up. Raises what ended it."""
+        ...
+
+    def close(self) -> None:
+        """Say that nobody reads on."""
+        ...
 
 
 def token_text(tokenizer: Tokenizer, token_id: int, logprob: float | None) -> TokenText:

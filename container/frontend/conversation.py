@@ -6,12 +6,12 @@ Between the service, which knows prompts, and the dialects: what both of OpenAI'
 import json
 import secrets
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from container.frontend.completion import Completion, RunningRequest, TextEvent
 from container.frontend.schemas.tools import NO_TOOLS, ToolMode, ToolUse
-from container.frontend.service import FieldNames, Service
+from container.frontend.service import FieldNames, Prompt, Service, TextRules
 from container.grammar.message import MessageShape, message_grammar
 from container.messages import FinishReason, SamplingParams
 from container.text.message_parser import Delta, DeltaKind, Parser
@@ -143,10 +143,7 @@ class Conversations:
         names: FieldNames,
         max_new_tokens: int | None,
         make_params: MakeParams,
-        *,
-        stops: list[str],
-        received_at: float,
-        num_sequences: int,
+        text: TextRules,
     ) -> Reply:
         """Submit and wait for the first token. Raises what is wrong with the request."""
         service, style = self._service, self.style
@@ -159,17 +156,12 @@ class Conversations:
         room = service.room_for(len(ids), max_new_tokens, names)
         schemas = turn.tools.schemas
         running = service.start(
-            ids,
+            Prompt(ids, len(prompt)),
             make_params(room, grammar),
-            stops=stops,
-            keep_stop=False,
-            received_at=received_at,
-            num_sequences=num_sequences,
-            shown=style.markers(with_tools=bool(schemas)),
-            prompt_chars=len(prompt),
+            replace(text, shown=style.markers(with_tools=bool(schemas))),
         )
-        parsers = [style.parser(prompt, schemas) for _ in range(num_sequences)]
-        return Reply(running, parsers, [Said() for _ in range(num_sequences)])
+        parsers = [style.parser(prompt, schemas) for _ in running.completions]
+        return Reply(running, parsers, [Said() for _ in running.completions])
 
     def _shape(self, turn: Turn, prompt: str) -> MessageShape:
         style, tools = self.style, turn.tools

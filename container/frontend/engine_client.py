@@ -19,7 +19,12 @@ from container.messages import (
 
 
 class TokenStream(Protocol):
-    """The tokens of one request, as they come."""
+    """The tokens of one request, as they come, or of all those that share its inbox."""
+
+    @property
+    def request_id(self) -> int:
+        """The number that its tokens have."""
+        ...
 
     def next_event(self, timeout_s: float) -> TokenEvent | None:
         """Wait for the next token; None when the time is up. Raises what ended the request."""
@@ -39,9 +44,16 @@ class EngineConnection(Protocol):
         ...
 
     def submit(
-        self, prompt_ids: list[int], params: SamplingParams, num_sequences: int = 1
+        self,
+        prompt_ids: list[int],
+        params: SamplingParams,
+        num_sequences: int = 1,
+        beside: TokenStream | None = None,
     ) -> TokenStream:
-        """Send a request; what the engine refuses is raised by the stream."""
+        """Send a request; what the engine refuses is raised by the stream.
+
+        One `beside` another shares its inbox: whoever reads one of them reads both.
+        """
         ...
 
 
@@ -57,20 +69,33 @@ class NoEngine:
         )
 
     def submit(
-        self, prompt_ids: list[int], params: SamplingParams, num_sequences: int = 1
+        self,
+        prompt_ids: list[int],
+        params: SamplingParams,
+        num_sequences: int = 1,
+        beside: TokenStream | None = None,
     ) -> TokenStream:
         """Never called, since `status` raises before."""
         raise AssertionError("submit without an engine")
 
 
+Item = TokenEvent | ServingError
+
+
 class ZmqTokenStream:
     """Implements TokenStream; made by the client's `submit` only."""
 
-    def __init__(self, client: "EngineClient", request_id: int, num_sequences: int) -> None:
+    def __init__(
+        self,
+        client: "EngineClient",
+        request_id: int,
+        num_sequences: int,
+        inbox: "gevent.queue.SimpleQueue[Item]",
+    ) -> None:
         self._client = client
         self.request_id = request_id
         self.unfinished = set(range(num_sequences))
-        self.inbox: gevent.queue.SimpleQueue[TokenEvent | ServingError] = gevent.queue.SimpleQueue()
+        self.inbox = inbox
 
     def next_event(self, timeout_s: float) -> TokenEvent | None:
         """Wait for the next token; None when the time is up. Raises what ended the request."""
@@ -96,11 +121,18 @@ class EngineClient(WorkerClient[Status]):
         self._streams: dict[int, ZmqTokenStream] = {}
 
     def submit(
-        self, prompt_ids: list[int], params: SamplingParams, num_sequences: int = 1
+        self,
+        prompt_ids: list[int],
+        params: SamplingParams,
+        num_sequences: int = 1,
+        beside: TokenStream | None = None,
     ) -> ZmqTokenStream:
         """Send a request; what the engine refuses is raised by the stream."""
         self._check_ready()
-        stream = ZmqTokenStream(self, next(self._ids), num_sequences)
+        inbox: gevent.queue.SimpleQueue[Item] = gevent.queue.SimpleQueue()
+        if isinstance(beside, ZmqTokenStream):
+            inbox = beside.inbox
+        stream = ZmqTokenStream(self, next(self._ids), num_sequences, inbox)
         self._streams[stream.request_id] = stream
         try:
             self._submit(Submit(stream.request_id, prompt_ids, params, num_sequences))

@@ -94,9 +94,13 @@ class Metrics:
         """A client left before its answer was whole."""
         self._aborted.inc()
 
-    def count_success(self, running: RunningRequest) -> None:
-        """A request is answered whole."""
+    def count_success(self, requests: list[RunningRequest]) -> None:
+        """A client's request is answered whole; it may have had several in the engine."""
         self._successes.inc()
+        for running in requests:
+            self._observe_request(running)
+
+    def _observe_request(self, running: RunningRequest) -> None:
         times = running.times
         self._observe("tgi_request_duration", times.total_s)
         self._observe("tgi_request_validation_duration", times.validation_s)

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from container.frontend.schemas import answers
+from container.frontend.schemas.completions import CompletionRequest
 from container.frontend.schemas.embedding import (
     CohereRerankRequest,
     EmbedRequest,
@@ -24,8 +25,8 @@ Predictions = list[answers.Prediction] | list[list[answers.Prediction]]
 GenerateArray = list[answers.GenerateAnswer]
 TextTokens = list[answers.TextToken]
 AnyError = answers.TgiError | answers.OpenAIError
-AnyBody = GenerateRequest | ChatRequest
-AnyAnswer = GenerateArray | answers.ChatCompletion
+AnyBody = GenerateRequest | ChatRequest | CompletionRequest
+AnyAnswer = GenerateArray | answers.ChatCompletion | answers.TextCompletion
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +83,10 @@ OPERATIONS = (
     Operation(
         "post", "/openai/v1/chat/completions", OPENAI, "Continue a chat (SageMaker's path)",
         ChatRequest, answers.ChatCompletion, answers.OpenAIError, streams=True,
+    ),
+    Operation(
+        "post", "/v1/completions", OPENAI, "Complete prompts",
+        CompletionRequest, answers.TextCompletion, answers.OpenAIError, streams=True,
     ),
     Operation(
         "get", "/v1/models", OPENAI, "The served models",

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
 from container.errors import InvalidParameter, PromptTooLong, Unavailable
-from container.frontend.completion import Completion, RunningRequest
-from container.frontend.engine_client import EngineConnection, NoEngine
+from container.frontend.completion import Completion, RunningGroup, RunningRequest
+from container.frontend.engine_client import EngineConnection, NoEngine, TokenStream
 from container.messages import EngineInfo, SamplingParams, Status
 from container.text.detokenizer import Detokenizer
 from container.text.stop_strings import StopStrings
@@ -45,6 +45,28 @@ class FieldNames:
 
     prompt: str
     max_new_tokens: str
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """A prompt as the engine takes it, and how long its text was."""
+
+    ids: list[int]
+    num_chars: int
+
+
+@dataclass(frozen=True, slots=True)
+class TextRules:
+    """How the completions of a request become text, and when it came (monotonic seconds).
+
+    Special tokens in the text `shown` are not left out.
+    """
+
+    received_at: float
+    stops: list[str]
+    keep_stop: bool = False
+    num_sequences: int = 1
+    shown: str = ""
 
 
 class Service:
@@ -102,11 +124,16 @@ class Service:
 
         Raises InvalidParameter or PromptTooLong.
         """
-        info, tokenizer = self._ready()
+        tokenizer = self.tokenizer
         run = self.offload if len(text) > LONG_TEXT else call
         ids = run(tokenizer.encode, text, add_special_tokens=add_special_tokens)
         if truncate is not None:
             ids = ids[-truncate:]
+        return self.check_prompt(ids, names)
+
+    def check_prompt(self, ids: list[int], names: FieldNames) -> list[int]:
+        """Check the ids of a prompt. Raises InvalidParameter or PromptTooLong."""
+        info = self.info
         if not ids:
             raise InvalidParameter(f"`{names.prompt}` cannot be empty", field=names.prompt)
         if max(ids) >= info.vocabulary:
@@ -146,49 +173,55 @@ class Service:
             )
         return wanted
 
-    def start(
-        self,
-        prompt_ids: list[int],
-        params: SamplingParams,
-        *,
-        stops: list[str],
-        keep_stop: bool,
-        received_at: float,
-        num_sequences: int = 1,
-        prompt_chars: int = 0,
-        shown: str = "",
-    ) -> RunningRequest:
-        """Submit and wait for the first token. Raises what the engine answers instead of it.
+    def start(self, prompt: Prompt, params: SamplingParams, text: TextRules) -> RunningRequest:
+        """Submit and wait for the first token. Raises what the engine answers instead of it."""
+        running = self._submit(prompt, params, text)
+        _await_first(running)
+        return running
 
-        Special tokens in the text `shown` are not left out of the completions.
-        """
+    def start_group(
+        self, prompts: list[Prompt], params: list[SamplingParams], text: TextRules
+    ) -> RunningGroup:
+        """Submit several prompts at once and wait for the first token of each."""
+        group = RunningGroup([])
+        try:
+            for prompt, one in zip(prompts, params, strict=True):
+                beside = group.requests[0].stream if group.requests else None
+                group.requests.append(self._submit(prompt, one, text, beside))
+        except BaseException:
+            group.close()
+            raise
+        _await_first(group)
+        return group
+
+    def _submit(
+        self,
+        prompt: Prompt,
+        params: SamplingParams,
+        text: TextRules,
+        beside: TokenStream | None = None,
+    ) -> RunningRequest:
         tokenizer = self.tokenizer
-        visible = tokenizer.special_tokens_in(shown)
+        visible = tokenizer.special_tokens_in(text.shown)
         completions = [
             Completion(
                 seq_index,
                 tokenizer,
-                Detokenizer(tokenizer, prompt_ids, visible),
-                StopStrings(stops, keep_match=keep_stop),
+                Detokenizer(tokenizer, prompt.ids, visible),
+                StopStrings(text.stops, keep_match=text.keep_stop),
             )
-            for seq_index in range(num_sequences)
+            for seq_index in range(text.num_sequences)
         ]
         submitted_at = time.monotonic()
-        running = RunningRequest(
-            prompt_ids,
+        return RunningRequest(
+            prompt.ids,
             params,
-            self._engine.submit(prompt_ids, params, num_sequences),
+            self._engine.submit(prompt.ids, params, text.num_sequences, beside),
             completions,
-            received_at,
+            text.received_at,
             submitted_at,
-            prompt_chars,
+            prompt.num_chars,
         )
-        try:
-            running.await_first()
-        except BaseException:
-            running.close()
-            raise
-        return running
 
     def _ready(self) -> tuple[EngineInfo, Tokenizer]:
         status = self._engine.status
@@ -203,6 +236,14 @@ class Service:
                 if self._tokenizer is None:
                     self._tokenizer = self.offload(self._load_tokenizer, status.info)
         return status.info, self._tokenizer
+
+
+def _await_first(running: RunningRequest | RunningGroup) -> None:
+    try:
+        running.await_first()
+    except BaseException:
+        running.close()
+        raise
 
 
 def random_seed() -> int:

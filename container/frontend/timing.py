@@ -11,11 +11,11 @@ from container.frontend.completion import RunningRequest
 from container.frontend.service import Service
 
 
-def note(running: RunningRequest) -> None:
+def note(running: list[RunningRequest]) -> None:
     """Remember what the current HTTP request has running."""
     if "running" not in g:
         g.running = []
-    g.running.append(running)
+    g.running.extend(running)
 
 
 def noted() -> list[RunningRequest]:

@@ -37,7 +37,7 @@ def test_json_content_types_are_read(server: Server, content_type: str | None) -
         (b'{"inputs": "\\ud800"}', "application/json", 400, "lone surrogate"),
         (b'{"messages": [], "model": "\\uD83D"}', "application/json", 400, "lone surrogate"),
         (b"[1]", "application/json", 400, "must be a JSON object"),
-        (b"{}", "application/json", 400, "neither `inputs` nor `messages`"),
+        (b"{}", "application/json", 400, "none of `inputs`, `messages` and `prompt`"),
         (b"a,b", "application/zip", 415, "application/zip"),
         (b"a=b", "application/x-www-form-urlencoded", 415, "Content-Type: application/json"),
         (b"x" * 2_000_001, "application/json", 413, "PAYLOAD_LIMIT"),

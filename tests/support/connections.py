@@ -3,6 +3,7 @@
 from typing import NoReturn
 
 from container.errors import Unavailable
+from container.frontend.engine_client import TokenStream
 from container.messages import EngineInfo, SamplingParams
 from container.text.tokenizer import Tokenizer
 
@@ -15,7 +16,11 @@ class NoEngine:
         raise Unavailable("the engine has not started yet")
 
     def submit(
-        self, prompt_ids: list[int], params: SamplingParams, num_sequences: int = 1
+        self,
+        prompt_ids: list[int],
+        params: SamplingParams,
+        num_sequences: int = 1,
+        beside: TokenStream | None = None,
     ) -> NoReturn:
         raise Unavailable("the engine has not started yet")
 

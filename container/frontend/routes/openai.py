@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-import msgspec
 from flask import Blueprint, Response, request
 
 from container import __version__
@@ -25,8 +24,8 @@ from container.frontend.schemas.openai import (
     template_options,
 )
 from container.frontend.schemas.tools import read_tools
-from container.frontend.service import FieldNames, Service, random_seed
-from container.messages import FinishReason, LogprobMode, SamplingParams
+from container.frontend.service import FieldNames, Service, TextRules
+from container.messages import FinishReason
 from container.text.message_parser import Delta, DeltaKind
 
 NAMES = FieldNames(prompt="messages", max_new_tokens="max_tokens")
@@ -120,10 +119,13 @@ class OpenAIDialect:
             _turn(ask, answer),
             NAMES,
             ask.max_new_tokens,
-            lambda room, grammar: _sampling_params(ask, room, service.info.vocabulary, grammar),
-            stops=ask.stops,
-            received_at=received_at,
-            num_sequences=ask.n or 1,
+            lambda room, grammar: ask.params(
+                room,
+                service.info.vocabulary,
+                top_logprobs=(ask.top_logprobs or 0) if ask.logprobs else None,
+                grammar=grammar,
+            ),
+            TextRules(received_at, ask.stops, num_sequences=ask.n or 1),
         )
         model = served_name(ask.model, service.info.model_id)
         chat_id = f"chatcmpl-{secrets.token_hex(12)}"
@@ -195,35 +197,6 @@ def _turn(ask: ChatRequest, answer: str = "") -> Turn:
         template_options=template_options(ask),
         continues=False if ask.add_generation_prompt else ask.continue_final_message,
         opens_reply=ask.add_generation_prompt is not False,
-    )
-
-
-def _sampling_params(
-    ask: ChatRequest, max_new_tokens: int, vocabulary: int, grammar: str
-) -> SamplingParams:
-    temperature = 1.0 if ask.temperature is None else ask.temperature
-    common = SamplingParams(
-        max_new_tokens,
-        repetition_penalty=ask.repetition_penalty or 1.0,
-        frequency_penalty=ask.frequency_penalty or 0.0,
-        presence_penalty=ask.presence_penalty or 0.0,
-        logit_bias=ask.biases(vocabulary),
-        min_tokens=ask.min_tokens or 0,
-        stop_token_ids=ask.stop_token_ids or [],
-        ignore_eos=bool(ask.ignore_eos),
-        logprobs=LogprobMode.RAW if ask.logprobs else LogprobMode.NONE,
-        top_logprobs=ask.top_logprobs or 0,
-        grammar=grammar,
-    )
-    if temperature == 0.0:
-        return common
-    return msgspec.structs.replace(
-        common,
-        temperature=temperature,
-        top_k=ask.top_k or 0,
-        top_p=1.0 if ask.top_p is None else ask.top_p,
-        min_p=ask.min_p or 0.0,
-        seed=random_seed() if ask.seed is None else ask.seed,
     )
 
 

@@ -19,6 +19,7 @@ from container.frontend import problems
 from container.frontend.answers import json_response
 from container.frontend.bodies import read_bytes, read_object
 from container.frontend.records import Records, render
+from container.frontend.routes.completions import CompletionsDialect
 from container.frontend.routes.embeddings import EmbeddingsDialect
 from container.frontend.routes.handler import HandlerDialect
 from container.frontend.routes.openai import OpenAIDialect
@@ -81,6 +82,7 @@ class Invocations:
         self,
         tgi: TgiDialect,
         openai: OpenAIDialect,
+        completions: CompletionsDialect,
         records: Records,
         texts: TextInvocations | None,
         *,
@@ -89,6 +91,7 @@ class Invocations:
     ) -> None:
         self._tgi = tgi
         self._openai = openai
+        self._completions = completions
         self._records = records
         self._texts = texts
         self._messages_api = messages_api
@@ -124,6 +127,9 @@ class Invocations:
         if self._is_chat(body):
             problems.speak_openai()
             return self._openai.chat(body)
+        if "inputs" not in body and self._messages_api is None:
+            problems.speak_openai()
+            return self._completions.complete(body)
         return self._tgi.generate(body, streams=None, as_array=True, echo_default=True)
 
     def _many(self, kind: str) -> Response:
@@ -159,7 +165,9 @@ class Invocations:
             )
         if "messages" in body:
             return True
-        raise MalformedRequest("the body has neither `inputs` nor `messages`")
+        if "prompt" in body:  # the third shape that TGI looks for
+            return False
+        raise MalformedRequest("the body has none of `inputs`, `messages` and `prompt`")
 
 
 def blueprint(

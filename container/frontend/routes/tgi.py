@@ -22,7 +22,7 @@ from container.frontend.metrics import Metrics
 from container.frontend.problems import tgi_body
 from container.frontend.schemas.grammar import read_grammar
 from container.frontend.schemas.tgi import GenerateParameters, GenerateRequest, check
-from container.frontend.service import FieldNames, Service, random_seed
+from container.frontend.service import FieldNames, Prompt, Service, TextRules, random_seed
 from container.messages import FinishReason, LogprobMode, SamplingParams, Watermark
 
 NAMES = FieldNames(prompt="inputs", max_new_tokens="max_new_tokens")
@@ -96,13 +96,14 @@ class TgiDialect:
         ids = service.encode(ask.inputs, NAMES, truncate=parameters.truncate)
         room = service.room_for(len(ids), parameters.max_new_tokens, NAMES)
         running = service.start(
-            ids,
+            Prompt(ids, len(ask.inputs)),
             self._sampling_params(parameters, room, grammar, streams=streams),
-            stops=parameters.stop or [],
-            keep_stop=True,
-            received_at=received_at,
-            num_sequences=parameters.best_of or 1,
-            prompt_chars=len(ask.inputs),
+            TextRules(
+                received_at,
+                parameters.stop or [],
+                keep_stop=True,
+                num_sequences=parameters.best_of or 1,
+            ),
         )
         echoes = parameters.return_full_text
         return Generation(

@@ -251,3 +251,24 @@ class Prediction(Answer):
 
     score: float
     label: str
+
+
+class CompletionChoice(Answer):
+    """One of the texts."""
+
+    index: int
+    text: str
+    logprobs: dict[str, Any] | None
+    finish_reason: Literal["stop", "length", "content_filter"]
+
+
+class TextCompletion(Answer):
+    """Prompts, completed."""
+
+    object: Literal["text_completion"]
+    id: str
+    created: int
+    model: str
+    system_fingerprint: str
+    choices: list[CompletionChoice]
+    usage: Usage

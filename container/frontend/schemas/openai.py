@@ -5,9 +5,16 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from container.errors import InvalidParameter, UnsupportedParameter
+from container.errors import UnsupportedParameter
 from container.frontend.bodies import Body
 from container.frontend.limits import RequestLimits
+from container.frontend.schemas.sampling import (
+    SamplingFields,
+    check_sampling,
+    refuse,
+    require,
+    within,
+)
 
 
 class TextPart(Body):
@@ -52,38 +59,13 @@ class Message(Body):
     tool_call_id: str | None = None
 
 
-class StreamOptions(Body):
-    """What a stream adds."""
-
-    include_usage: bool | None = False
-
-
-class ChatRequest(Body):
+class ChatRequest(SamplingFields):
     """A conversation to be continued. Sampling is on unless `temperature` is 0."""
 
     messages: list[Message]
-    model: str | None = Field(default=None, max_length=1000)
-    max_tokens: int | None = None
     max_completion_tokens: int | None = None
-    temperature: float | None = None
-    top_p: float | None = None
-    top_k: int | None = None
-    seed: int | None = None
-    stop: str | list[str] | None = None
-    stream: bool | None = False
-    stream_options: StreamOptions | None = None
     logprobs: bool | None = False
     top_logprobs: int | None = None
-    n: int | None = None
-    frequency_penalty: float | None = None
-    presence_penalty: float | None = None
-    logit_bias: dict[str, float] | None = None
-    min_p: float | None = None
-    min_tokens: int | None = None
-    repetition_penalty: float | None = None
-    stop_token_ids: list[int] | None = None
-    ignore_eos: bool | None = False
-    response_format: dict[str, Any] | None = None
     tools: list[dict[str, Any]] | None = None
     tool_choice: str | dict[str, Any] | None = None
     parallel_tool_calls: bool | None = None
@@ -110,33 +92,10 @@ class ChatRequest(Body):
     moderation: Any = None
 
     @property
-    def stops(self) -> list[str]:
-        """Stop strings as a list."""
-        return [self.stop] if isinstance(self.stop, str) else self.stop or []
-
-    @property
     def max_new_tokens(self) -> int | None:
         """The limit under either of its names; the newer one wins."""
-        return (
-            self.max_completion_tokens
-            if self.max_completion_tokens is not None
-            else self.max_tokens
-        )
-
-    def biases(self, vocabulary: int) -> dict[int, float]:
-        """`logit_bias` with ids as numbers. Raises InvalidParameter for what is no id."""
-        biases = {}
-        for name, bias in (self.logit_bias or {}).items():
-            is_id = name.isdecimal() and len(name) < 12 and int(name) < vocabulary
-            _require(is_id, "logit_bias", f"has the key {name[:20]!r}, which is not a token id")
-            _within(bias, "logit_bias", -100, 100)
-            biases[int(name)] = bias
-        return biases
-
-    @property
-    def includes_usage(self) -> bool:
-        """Whether a stream ends with a chunk of usage."""
-        return bool(self.stream_options and self.stream_options.include_usage)
+        newer = self.max_completion_tokens
+        return self.max_tokens if newer is None else newer
 
 
 # What OpenAI knows and this server does not offer: the values that mean "off". `user`, `metadata`,
@@ -164,39 +123,17 @@ MAX_TOP_LOGPROBS = 20  # OpenAI's own limit
 def check(request: ChatRequest, limits: RequestLimits, vocabulary: int) -> None:
     """Check ranges. Raises InvalidParameter, or UnsupportedParameter for what is not offered."""
     r = request
-    for name, neutral in NOT_OFFERED.items():
-        if getattr(r, name) not in neutral:
-            raise UnsupportedParameter(f"`{name}` is not supported by this server", field=name)
-    _require(bool(r.messages), "messages", "must not be empty")
+    refuse(r, NOT_OFFERED)
+    require(bool(r.messages), "messages", "must not be empty")
     for name in r.chat_template_kwargs or {}:
-        if name in RESERVED_OPTIONS:
-            field = f"chat_template_kwargs.{name}"
-            raise InvalidParameter(f"`{field}` cannot be set by a request", field=field)
+        field = f"chat_template_kwargs.{name}"
+        require(name not in RESERVED_OPTIONS, field, "cannot be set by a request")
     both = r.continue_final_message and r.add_generation_prompt
-    _require(not both, "continue_final_message", "and `add_generation_prompt` exclude each other")
-    _within(r.temperature, "temperature", 0, None)
-    _require(r.top_p is None or 0 < r.top_p <= 1, "top_p", "must be > 0.0 and <= 1.0")
-    _within(r.top_k, "top_k", 1, 2**31 - 1)
-    _within(r.min_p, "min_p", 0, 1)
-    _within(r.max_new_tokens, "max_tokens", 1, None)
-    _within(r.min_tokens, "min_tokens", 0, 2**31 - 1)
-    _within(r.n, "n", 1, limits.max_sequences)
-    _within(r.frequency_penalty, "frequency_penalty", -2, 2)
-    _within(r.presence_penalty, "presence_penalty", -2, 2)
-    is_positive = r.repetition_penalty is None or r.repetition_penalty > 0
-    _require(is_positive, "repetition_penalty", "must be above 0")
-    _within(r.seed, "seed", -(2**63), 2**63 - 1)
-    _require(
-        len(r.stops) <= limits.max_stops,
-        "stop",
-        f"supports up to {limits.max_stops} stop sequences. Given: {len(r.stops)}",
-    )
-    _require(all(r.stops), "stop", "must not contain an empty string")
-    _within(r.top_logprobs, "top_logprobs", 0, MAX_TOP_LOGPROBS)
-    _require(bool(r.logprobs) or not r.top_logprobs, "top_logprobs", "needs `logprobs`: true")
-    for token_id in r.stop_token_ids or []:
-        _within(token_id, "stop_token_ids", 0, vocabulary - 1)
-    r.biases(vocabulary)
+    require(not both, "continue_final_message", "and `add_generation_prompt` exclude each other")
+    check_sampling(r, limits, vocabulary)
+    within(r.max_completion_tokens, "max_completion_tokens", 1, None)
+    within(r.top_logprobs, "top_logprobs", 0, MAX_TOP_LOGPROBS)
+    require(bool(r.logprobs) or not r.top_logprobs, "top_logprobs", "needs `logprobs`: true")
 
 
 def template_options(request: ChatRequest) -> dict[str, Any]:
@@ -225,7 +162,7 @@ def _template_message(message: Message, index: int) -> dict[str, Any]:
             for place, call in enumerate(message.tool_calls)
         ]
     is_said = message.content is not None or bool(message.tool_calls)
-    _require(is_said, f"{where}.content", "must be given")
+    require(is_said, f"{where}.content", "must be given")
     return fields
 
 
@@ -252,7 +189,7 @@ def _template_call(call: ToolCall, where: str) -> dict[str, Any]:
         except (ValueError, RecursionError):
             # What was cut by length is shown to the model as it was said.
             return _call(call, call.function.arguments)
-    _require(isinstance(arguments, dict), f"{where}.function.arguments", "must be a JSON object")
+    require(isinstance(arguments, dict), f"{where}.function.arguments", "must be a JSON object")
     return _call(call, arguments)
 
 
@@ -260,17 +197,3 @@ def _call(call: ToolCall, arguments: Any) -> dict[str, Any]:
     function = {"name": call.function.name, "arguments": arguments}
     told: dict[str, Any] = {"type": "function", "function": function}
     return told | {"id": call.id} if call.id is not None else told
-
-
-def _require(holds: bool, name: str, rule: str) -> None:
-    if not holds:
-        raise InvalidParameter(f"`{name}` {rule}", field=name)
-
-
-def _within(value: float | None, name: str, minimum: float | None, maximum: float | None) -> None:
-    if value is None:
-        return
-    if minimum is not None:
-        _require(value >= minimum, name, f"must be >= {minimum}. Given: {value}")
-    if maximum is not None:
-        _require(value <= maximum, name, f"must be <= {maximum}. Given: {value}")
