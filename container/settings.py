@@ -326,6 +326,10 @@ class Settings:
         None, "MESSAGES_API_ENABLED", cast=flag,
         meaning="/invocations takes messages only (true), generate only (false), both (unset).",
     )  # fmt: skip
+    system_prompt: str | None = setting(
+        None, "SYSTEM_PROMPT", cast=text,
+        meaning="First message of chats that have no system message of their own.",
+    )  # fmt: skip
     api_key: str | None = setting(
         None, "API_KEY", cast=text, secret=True,
         meaning="Bearer token that clients must send (/ping, /health, /info, /metrics are open).",

@@ -21,6 +21,7 @@ from container.frontend.routes import (
     completions,
     embeddings,
     health,
+    llm_serving,
     openai,
     pages,
     sagemaker,
@@ -66,6 +67,7 @@ class Options:
     auto_truncate: bool
     num_frontends: int
     tool_call_parser: str | None
+    system_prompt: str | None
 
     @classmethod
     def from_settings(cls, settings: Settings) -> "Options":
@@ -82,6 +84,7 @@ class Options:
             auto_truncate=settings.auto_truncate,
             num_frontends=settings.num_frontends,
             tool_call_parser=settings.tool_call_parser,
+            system_prompt=settings.system_prompt,
         )
 
 
@@ -99,7 +102,7 @@ def create_app(
         tracing.watch(app, tracer)
     metrics = Metrics(service)
     tgi_dialect = TgiDialect(service, metrics, options.limits)
-    conversations = Conversations(service, options.tool_call_parser)
+    conversations = Conversations(service, options.tool_call_parser, options.system_prompt)
     openai_dialect = OpenAIDialect(service, metrics, options.limits, conversations)
     texts = Embeddings(
         embedder,
@@ -115,6 +118,9 @@ def create_app(
     )
     app.register_blueprint(
         tei.blueprint(tei_dialect, owns_root=texts.is_offered and not service.has_engine)
+    )
+    app.register_blueprint(
+        llm_serving.blueprint(service, openai_dialect, system_prompt=options.system_prompt)
     )
     app.register_blueprint(embeddings.blueprint(embeddings_dialect))
     app.register_blueprint(tgi.blueprint(tgi_dialect))

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from container.errors import InvalidParameter
 from container.frontend.completion import Completion, RunningRequest, TextEvent
 from container.frontend.schemas.tools import NO_TOOLS, ToolMode, ToolUse
 from container.frontend.service import FieldNames, Prompt, Service, TextRules
@@ -32,6 +33,7 @@ class Turn:
     """What the model is asked for. `answer` is a grammar for a message without calls.
 
     `continues` leaves the last message open; None does so for one of the assistant's, as in TGI.
+    `takes_plain`: a model without a template gets the last message of the user as its prompt.
     """
 
     messages: list[Message]
@@ -41,6 +43,7 @@ class Turn:
     template_options: dict[str, Any] = field(default_factory=dict)
     continues: bool | None = None
     opens_reply: bool = True
+    takes_plain: bool = False
 
 
 @dataclass(slots=True)
@@ -108,10 +111,19 @@ class Reply:
 class Conversations:
     """Continues conversations with the served model."""
 
-    def __init__(self, service: Service, tool_format: str | None = None) -> None:
-        """`tool_format` is the format of calls, where the template does not tell it rightly."""
+    def __init__(
+        self,
+        service: Service,
+        tool_format: str | None = None,
+        system_prompt: str | None = None,
+    ) -> None:
+        """`tool_format` is the format of calls, where the template does not tell it rightly.
+
+        `system_prompt` comes first where a conversation has none.
+        """
         self._service = service
         self._tool_format = tool_format
+        self._system_prompt = system_prompt
 
     @property
     def style(self) -> MessageStyle:
@@ -120,8 +132,10 @@ class Conversations:
 
     def render(self, turn: Turn) -> str:
         """Make the prompt. Raises TemplateFailed."""
+        if self._is_plain(turn):
+            return _last_of_user(turn.messages)
         style = self.style
-        messages, described = turn.messages, turn.tools.described
+        messages, described = self._with_system(turn.messages), turn.tools.described
         if not style.knows_developer:
             messages = [_as_system(message) for message in messages]
         if not style.takes_tools:
@@ -151,8 +165,8 @@ class Conversations:
         grammar = service.offload(
             message_grammar, self._shape(turn, prompt), service.tokenizer.added_tokens
         )
-        # The template writes the special tokens itself.
-        ids = service.encode(prompt, names, add_special_tokens=False)
+        # A template writes the special tokens itself.
+        ids = service.encode(prompt, names, add_special_tokens=self._is_plain(turn))
         room = service.room_for(len(ids), max_new_tokens, names)
         schemas = turn.tools.schemas
         running = service.start(
@@ -162,6 +176,15 @@ class Conversations:
         )
         parsers = [style.parser(prompt, schemas) for _ in running.completions]
         return Reply(running, parsers, [Said() for _ in running.completions])
+
+    def _is_plain(self, turn: Turn) -> bool:
+        return turn.takes_plain and not self._service.tokenizer.has_chat_template
+
+    def _with_system(self, messages: list[Message]) -> list[Message]:
+        has_own = any(message["role"] in ("system", "developer") for message in messages)
+        if self._system_prompt is None or has_own:
+            return messages
+        return [{"role": "system", "content": self._system_prompt}, *messages]
 
     def _shape(self, turn: Turn, prompt: str) -> MessageShape:
         style, tools = self.style, turn.tools
@@ -174,6 +197,17 @@ class Conversations:
             allows_several=tools.allows_several,
             answer=turn.answer,
         )
+
+
+def _last_of_user(messages: list[Message]) -> str:
+    texts = [
+        str(message["content"])
+        for message in messages
+        if message["role"] not in ("assistant", "system", "developer", "tool")
+    ]
+    if not texts:
+        raise InvalidParameter("`messages` has none of the user", field="messages")
+    return texts[-1]
 
 
 def _as_system(message: Message) -> Message:

@@ -17,6 +17,7 @@ from container.frontend.schemas.openai import ChatRequest
 from container.frontend.schemas.tgi import GenerateRequest
 
 TGI, OPENAI, SAGEMAKER, SERVER = "TGI", "OpenAI", "SageMaker", "Server"
+LLM_SERVING = "llm_serving"
 TEI, RERANK = "Text Embeddings Inference", "Cohere and Jina"
 Vectors = list[list[float]]
 Floats = list[float]
@@ -116,6 +117,14 @@ OPERATIONS = (
     Operation("post", "/similarity", TEI, "Cosines with a sentence", SimilarityRequest, Floats),
     Operation("post", "/predict", TEI, "Scores of labels", PredictRequest, Predictions),
     Operation("post", "/rerank", TEI, "Texts by their relevance", TeiRerankRequest, Ranks),
+    Operation(
+        "get", "/chat", LLM_SERVING, "Whether the language model is loaded, and its settings",
+        answer=answers.ServingStatus,
+    ),
+    Operation(
+        "post", "/chat/completions", LLM_SERVING, "Continue a chat; roles may be missing",
+        ChatRequest, answers.ChatCompletion, answers.OpenAIError, streams=True,
+    ),
     _get("/", SERVER, "Whether requests can be served now"),
     _get("/health", SERVER, "Whether requests can be served now"),
     _get("/info", SERVER, "The served model and the limits", answers.ServerInfo),

@@ -3,7 +3,7 @@
 import secrets
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from flask import Blueprint, Response, request
@@ -86,11 +86,11 @@ class OpenAIDialect:
         self._limits = limits
         self._conversations = conversations
 
-    def chat(self, body: dict[str, Any]) -> Response:
-        """Answer a chat body."""
+    def chat(self, body: dict[str, Any], *, takes_plain: bool = False) -> Response:
+        """Answer a chat body; `takes_plain` serves models without a template too."""
         received_at = time.monotonic()
         ask = parse(ChatRequest, body)
-        chat = self._start(ask, received_at)
+        chat = self._start(ask, received_at, takes_plain=takes_plain)
         if ask.stream:
             return self._stream(chat)
         collect(chat.running, self._metrics)
@@ -111,12 +111,12 @@ class OpenAIDialect:
         }
         return json_response({"object": "list", "data": [model]})
 
-    def _start(self, ask: ChatRequest, received_at: float) -> Chat:
+    def _start(self, ask: ChatRequest, received_at: float, *, takes_plain: bool) -> Chat:
         service = self._service
         check(ask, self._limits, service.info.vocabulary)
         answer = read_grammar(ask.response_format, "response_format", self._limits, service.offload)
         reply = self._conversations.start(
-            _turn(ask, answer),
+            replace(_turn(ask, answer), takes_plain=takes_plain),
             NAMES,
             ask.max_new_tokens,
             lambda room, grammar: ask.params(

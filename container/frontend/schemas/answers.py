@@ -272,3 +272,11 @@ class TextCompletion(Answer):
     system_fingerprint: str
     choices: list[CompletionChoice]
     usage: Usage
+
+
+class ServingStatus(Answer):
+    """What `llm_serving` tells of itself; the other fields are there when it is running."""
+
+    status: Literal["running", "not started"]
+    message: str | None = None
+    model_name: str | None = None
