@@ -12,27 +12,34 @@ from container.frontend.bodies import Body
 from container.frontend.limits import RequestLimits
 
 
+def shown(meaning: str, *, default: Any = None, **rule: float) -> Any:
+    """A field as /openapi.json shows it. `check` below has the rules, in TGI's words."""
+    return Field(default=default, description=meaning, json_schema_extra=dict(rule))
+
+
 class GenerateParameters(Body):
     """`parameters`; an absent field and null mean the same."""
 
-    best_of: int | None = None
-    temperature: float | None = None
-    repetition_penalty: float | None = None
-    frequency_penalty: float | None = None
-    top_k: int | None = None
-    top_p: float | None = None
-    typical_p: float | None = None
-    do_sample: bool | None = False
-    max_new_tokens: int | None = None
-    return_full_text: bool | None = None
-    stop: list[str] | None = Field(default=None)
-    truncate: int | None = None
-    watermark: bool | None = False
-    details: bool | None = False
-    decoder_input_details: bool | None = False
-    seed: int | None = None
-    top_n_tokens: int | None = None
-    grammar: dict[str, Any] | None = None
+    best_of: int | None = shown(
+        "How many to generate, of which the likeliest is answered", minimum=1
+    )
+    temperature: float | None = shown("Over 1 flattens, under 1 sharpens", exclusiveMinimum=0)
+    repetition_penalty: float | None = shown("1.0 is none", exclusiveMinimum=0)
+    frequency_penalty: float | None = shown("0.0 is none", minimum=-2, maximum=2)
+    top_k: int | None = shown("Draw from the k likeliest", minimum=1, maximum=2**31 - 1)
+    top_p: float | None = shown("Draw from this share", exclusiveMinimum=0, maximum=1)
+    typical_p: float | None = shown("Draw from the typical", exclusiveMinimum=0, maximum=1)
+    do_sample: bool | None = shown("Draw the next token", default=False)
+    max_new_tokens: int | None = shown("Absent: what the context leaves", minimum=1)
+    return_full_text: bool | None = shown("Put the prompt before the text")
+    stop: list[str] | None = shown("Texts that end the completion; the match stays in it")
+    truncate: int | None = shown("Keep only the last tokens of the prompt", minimum=1)
+    watermark: bool | None = shown("Favour a part of the vocabulary", default=False)
+    details: bool | None = shown("Answer with tokens and finish reason", default=False)
+    decoder_input_details: bool | None = shown("Details with the prompt's tokens", default=False)
+    seed: int | None = shown("Repeats a drawing", minimum=0, maximum=2**64 - 1)
+    top_n_tokens: int | None = shown("Show so many likely tokens", minimum=0)
+    grammar: dict[str, Any] | None = shown('{"type", "value"}, which the text follows')
     adapter_id: str | None = None
 
     @property
