@@ -68,8 +68,8 @@ def _operation(operation: Operation, schemas: dict[int, Json]) -> Json:
         "responses": dict(_responses(operation, schemas)),
     }
     if operation.body is not None:
-        schema = schemas[id(operation.body)]
-        described["requestBody"] = {"required": True, "content": _json(schema)}
+        body = _json(schemas[id(operation.body)]) | _texts(operation)
+        described["requestBody"] = {"required": True, "content": body}
     if operation.needs_key:
         described["security"] = [{}, {"key": []}]
     return described
@@ -90,7 +90,11 @@ def _content(operation: Operation, schemas: dict[int, Json]) -> Json:
         content["text/event-stream"] = {"schema": EVENT}
     if operation.media:
         content[operation.media] = {"schema": {"type": "string"}}
-    return content
+    return content | _texts(operation)
+
+
+def _texts(operation: Operation) -> Json:
+    return {kind: {"schema": {"type": "string"}} for kind in operation.also}
 
 
 def _errors(operation: Operation) -> dict[int, str]:
@@ -99,7 +103,8 @@ def _errors(operation: Operation) -> dict[int, str]:
         return NOT_READY | {500: ERRORS[500]} | key
     if operation.error is answers.OpenAIError:
         return ERRORS | OPENAI_ERRORS
-    return ERRORS | TGI_ERRORS
+    accepts = {406: "None of the types in Accept can be answered"} if operation.also else {}
+    return ERRORS | TGI_ERRORS | accepts
 
 
 def _json(schema: Json) -> Json:

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
+from container import content
 from container.frontend.schemas import answers
 from container.frontend.schemas.completions import CompletionRequest
 from container.frontend.schemas.embedding import (
@@ -35,6 +36,7 @@ class Operation:
     """One route: what it reads and answers. `body` and `answer` are types that pydantic knows.
 
     `answer` None is an answer without JSON, of the media type `media`, or empty when that is "".
+    `also` are media types beside JSON, of bodies and answers.
     """
 
     method: str
@@ -47,6 +49,7 @@ class Operation:
     media: str = ""
     streams: bool = False
     needs_key: bool = True
+    also: tuple[str, ...] = ()
 
 
 def _get(path: str, tag: str, summary: str, answer: Any = None, media: str = "") -> Operation:
@@ -57,6 +60,7 @@ OPERATIONS = (
     Operation(
         "post", "/invocations", SAGEMAKER, "Generate or chat; the body's shape decides",
         AnyBody, AnyAnswer, AnyError, streams=True,
+        also=(content.JSON_LINES, content.TEXT, content.CSV),
     ),
     _get(
         "/execution-parameters", SAGEMAKER, "What a batch transform job should use",

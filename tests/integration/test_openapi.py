@@ -36,6 +36,11 @@ def described(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
         yield running
 
 
+@schemathesis.serializer("application/jsonlines")
+def _as_it_is(_: object, value: object) -> bytes:
+    return str(value).encode(errors="replace")
+
+
 API = schemathesis.openapi.from_dict(document())
 
 
