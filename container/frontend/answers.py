@@ -46,6 +46,12 @@ def sse(body: object) -> bytes:
     return b"data: " + msgspec.json.encode(body) + b"\n\n"
 
 
+def sse_typed(body: dict[str, Any]) -> bytes:
+    """One server-sent event that has its type in a line of its own, too."""
+    kind: str = body["type"]
+    return b"event: " + kind.encode() + b"\n" + sse(body)
+
+
 def collect(running: Running[object], metrics: Metrics) -> None:
     """Wait for the last token. Raises what ended the request, or ClientGone."""
     timing.note(running.requests)
@@ -68,6 +74,7 @@ def stream(
     metrics: Metrics,
     *,
     end: bytes = b"",
+    write: Callable[[Any], bytes] = sse,
     headers: dict[str, str] | None = None,
 ) -> Response:
     """Answer with the events that `render` makes of each token, then `end`.
@@ -84,12 +91,12 @@ def stream(
                 if event is None:
                     yield KEEP_ALIVE
                 else:
-                    yield b"".join(map(sse, render(event)))
+                    yield b"".join(map(write, render(event)))
             metrics.count_success(running.requests)
         except Exception as error:
             shown = problems.shown(error)
             metrics.count_failure(shown)
-            yield sse(render_error(shown))
+            yield write(render_error(shown))
         yield end
 
     def on_close() -> None:

@@ -24,6 +24,7 @@ from container.frontend.routes import (
     llm_serving,
     openai,
     pages,
+    responses,
     sagemaker,
     tei,
     tgi,
@@ -33,6 +34,7 @@ from container.frontend.routes.completions import CompletionsDialect
 from container.frontend.routes.embeddings import EmbeddingsDialect
 from container.frontend.routes.handler import HandlerDialect
 from container.frontend.routes.openai import OpenAIDialect
+from container.frontend.routes.responses import ResponsesDialect
 from container.frontend.routes.sagemaker import BatchParameters, Invocations, TextInvocations
 from container.frontend.routes.tei import TeiDialect
 from container.frontend.routes.tgi import TgiDialect
@@ -127,6 +129,8 @@ def create_app(
     app.register_blueprint(openai.blueprint(openai_dialect))
     completions_dialect = CompletionsDialect(service, metrics, options.limits)
     app.register_blueprint(completions.blueprint(completions_dialect))
+    responses_dialect = ResponsesDialect(service, metrics, options.limits, conversations)
+    app.register_blueprint(responses.blueprint(responses_dialect))
     app.register_blueprint(tokens.blueprint(service, openai_dialect))
     app.register_blueprint(
         sagemaker.blueprint(

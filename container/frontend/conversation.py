@@ -61,6 +61,7 @@ class Said:
 
     reasoning: str = ""
     content: str = ""
+    reasoning_tokens: int = 0
     calls: list[Call] = field(default_factory=list)
 
     def take(self, delta: Delta) -> None:
@@ -86,26 +87,27 @@ class Reply:
 
     def take(self, event: TextEvent) -> list[Delta]:
         """Turn an event into deltas and remember them."""
-        return self._parse(event.seq_index, event.text, is_last=event.finish_reason is not None)
+        parser, said = self.parsers[event.seq_index], self.said[event.seq_index]
+        was_reasoning = parser.in_reasoning
+        deltas = parser.feed(event.text)
+        if was_reasoning or parser.in_reasoning:
+            said.reasoning_tokens += 1
+        if event.finish_reason is not None:
+            deltas += parser.finish()
+        for delta in deltas:
+            said.take(delta)
+        return deltas
 
     def take_whole(self, completion: Completion) -> Said:
         """Parse a completion that has ended."""
-        self._parse(completion.seq_index, completion.text, is_last=True)
+        for event in completion.events:
+            self.take(event)
         return self.said[completion.seq_index]
 
     def calls_tools(self, seq_index: int, reason: FinishReason | None) -> bool:
         """Whether a sequence has ended with its calls, uncut."""
         has_ended = reason in (FinishReason.END_TOKEN, FinishReason.STOP)
         return has_ended and bool(self.said[seq_index].calls)
-
-    def _parse(self, seq_index: int, text: str, *, is_last: bool) -> list[Delta]:
-        parser = self.parsers[seq_index]
-        deltas = parser.feed(text)
-        if is_last:
-            deltas += parser.finish()
-        for delta in deltas:
-            self.said[seq_index].take(delta)
-        return deltas
 
 
 class Conversations:

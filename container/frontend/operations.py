@@ -15,6 +15,7 @@ from container.frontend.schemas.embedding import (
 )
 from container.frontend.schemas.embedding import RerankRequest as TeiRerankRequest
 from container.frontend.schemas.openai import ChatRequest
+from container.frontend.schemas.responses import ResponseRequest
 from container.frontend.schemas.tgi import GenerateRequest
 
 TGI, OPENAI, SAGEMAKER, SERVER = "TGI", "OpenAI", "SageMaker", "Server"
@@ -92,6 +93,10 @@ OPERATIONS = (
     Operation(
         "post", "/v1/completions", OPENAI, "Complete prompts",
         CompletionRequest, answers.TextCompletion, answers.OpenAIError, streams=True,
+    ),
+    Operation(
+        "post", "/v1/responses", OPENAI, "Answer items with items",
+        ResponseRequest, answers.ModelAnswer, answers.OpenAIError, streams=True,
     ),
     Operation(
         "get", "/v1/models", OPENAI, "The served models",

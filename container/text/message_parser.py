@@ -55,6 +55,11 @@ def recognise_reasoning(template: str) -> Reasoning | None:
 class Parser(Protocol):
     """Turns one completion's text into deltas."""
 
+    @property
+    def in_reasoning(self) -> bool:
+        """Whether the text so far ends inside the reasoning."""
+        ...
+
     def feed(self, text: str) -> list[Delta]:
         """Take more text."""
         ...
@@ -66,6 +71,8 @@ class Parser(Protocol):
 
 class PlainParser:
     """For models that say nothing but content."""
+
+    in_reasoning = False
 
     def feed(self, text: str) -> list[Delta]:
         """All of it is content."""
@@ -107,6 +114,11 @@ class MessageParser:
             self._step = self._content if tools is None else self._first_content
         elif starts_in_reasoning:
             self._step = self._think
+
+    @property
+    def in_reasoning(self) -> bool:
+        """Whether the text so far ends inside the reasoning."""
+        return self._step == self._think
 
     def feed(self, text: str) -> list[Delta]:
         """Take more text."""

@@ -146,7 +146,7 @@ class OpenAIDialect:
             for index, delta in enumerate(deltas):
                 yield _chunk(chat, event, delta, is_end=index == len(deltas) - 1)
             if chat.running.is_finished and chat.ask.includes_usage:
-                told = {"choices": [], "usage": usage(chat.running)}
+                told = {"choices": [], "usage": usage(chat.reply)}
                 yield chat.envelope("chat.completion.chunk") | told
 
         return stream(chat.running, render, openai_body, self._metrics, end=DONE)
@@ -176,15 +176,17 @@ def served_name(asked: str | None, served: str) -> str:
     return asked if asked and asked != "tgi" else served
 
 
-def usage(running: RunningRequest) -> dict[str, Any]:
+def usage(reply: Reply) -> dict[str, Any]:
     """Token counts; `cached_tokens` are those of the prompt that were already computed."""
-    prompt, new = running.prompt_tokens, running.completion_tokens
-    return {
+    prompt, new = reply.running.prompt_tokens, reply.running.completion_tokens
+    counts: dict[str, Any] = {
         "prompt_tokens": prompt,
         "completion_tokens": new,
         "total_tokens": prompt + new,
-        "prompt_tokens_details": {"cached_tokens": running.prompt.cached_tokens},
+        "prompt_tokens_details": {"cached_tokens": reply.running.prompt.cached_tokens},
     }
+    thought = sum(said.reasoning_tokens for said in reply.said)
+    return counts | {"completion_tokens_details": {"reasoning_tokens": thought}}
 
 
 def _turn(ask: ChatRequest, answer: str = "") -> Turn:
@@ -210,7 +212,7 @@ def _answer(chat: Chat) -> dict[str, Any]:
         }
         for completion in chat.running.completions
     ]
-    told = {"choices": choices, "usage": usage(chat.running)}
+    told = {"choices": choices, "usage": usage(chat.reply)}
     return chat.envelope("chat.completion") | told
 
 

@@ -280,3 +280,23 @@ class ServingStatus(Answer):
     status: Literal["running", "not started"]
     message: str | None = None
     model_name: str | None = None
+
+
+class ResponseUsage(Answer):
+    """Token counts of a response."""
+
+    input_tokens: int
+    output_tokens: int
+    total_tokens: int
+
+
+class ModelAnswer(Answer):
+    """A response: items of reasoning, text and calls."""
+
+    id: str
+    object: Literal["response"]
+    created_at: int
+    status: Literal["completed", "incomplete"]
+    model: str
+    output: list[dict[str, Any]]
+    usage: ResponseUsage

@@ -1,6 +1,5 @@
 """OpenAI's chat completions shape, as TGI's Messages API and OpenAI's clients send it."""
 
-import json
 from typing import Annotated, Any, Literal
 
 from pydantic import Field
@@ -15,6 +14,7 @@ from container.frontend.schemas.sampling import (
     require,
     within,
 )
+from container.frontend.schemas.tools import read_arguments
 
 
 class TextPart(Body):
@@ -181,19 +181,7 @@ def _text(content: str | list[Part] | None, where: str) -> str:
 
 
 def _template_call(call: ToolCall, where: str) -> dict[str, Any]:
-    """Templates read the arguments as an object."""
-    arguments = call.function.arguments
-    if isinstance(arguments, str):
-        try:
-            arguments = json.loads(arguments or "{}")
-        except (ValueError, RecursionError):
-            # What was cut by length is shown to the model as it was said.
-            return _call(call, call.function.arguments)
-    require(isinstance(arguments, dict), f"{where}.function.arguments", "must be a JSON object")
-    return _call(call, arguments)
-
-
-def _call(call: ToolCall, arguments: Any) -> dict[str, Any]:
+    arguments = read_arguments(call.function.arguments, f"{where}.function.arguments")
     function = {"name": call.function.name, "arguments": arguments}
     told: dict[str, Any] = {"type": "function", "function": function}
     return told | {"id": call.id} if call.id is not None else told

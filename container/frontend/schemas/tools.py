@@ -1,5 +1,6 @@
 """`tools` and `tool_choice` of chat completions and responses, as OpenAI and TGI write them."""
 
+import json
 import re
 from dataclasses import dataclass, field
 from enum import Enum
@@ -73,6 +74,22 @@ def read_tools(
     chosen = tuple(tool for tool in read if wanted in (None, tool.name))
     described = [{"type": "function", "function": _function(tool)} for tool in tools]
     return ToolUse(mode, chosen, described, parallel is not False and wanted is None)
+
+
+def read_arguments(arguments: Any, field: str) -> Any:
+    """The arguments of an earlier call as templates read them: an object.
+
+    What was cut by length stays the text that was said. Raises InvalidParameter.
+    """
+    value = arguments
+    if isinstance(arguments, str):
+        try:
+            value = json.loads(arguments or "{}")
+        except (ValueError, RecursionError):
+            return arguments
+    if not isinstance(value, dict):
+        raise InvalidParameter(f"`{field}` must be a JSON object", field=field)
+    return value
 
 
 def _read_tool(tool: dict[str, Any], where: str) -> Tool:
