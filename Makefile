@@ -43,8 +43,8 @@ format: $(VENV)/test.stamp  ## format the code
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-bench: $(VENV)/server.stamp  ## measure throughput and latency beside a peer
-	$(BIN)/python benchmarks/serving.py
+bench: $(VENV)/server.stamp  ## measure throughput and latency beside other engines
+	$(BIN)/python benchmarks/serving.py --json bench.json --plot bench.svg
 
 docs: $(VENV)/server.stamp  ## write the generated pages under docs/
 	$(BIN)/python -m container settings --markdown > docs/configuration.md

@@ -5,6 +5,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+OURS = "ours"
+
 
 @dataclass(frozen=True, slots=True)
 class Stream:
@@ -62,34 +64,41 @@ class Round:
 
 @dataclass(slots=True)
 class Level:
-    """All rounds of one number of clients; `peer` stays empty without a peer."""
+    """All rounds of one number of clients, by side; the first side is ours."""
 
     clients: int
-    ours: list[Round] = field(default_factory=list)
-    peer: list[Round] = field(default_factory=list)
+    sides: dict[str, list[Round]]
     repeated: int = 0
 
-    def add(self, pair: list[Round]) -> None:
-        """Take over a round of ours and, if there is one, the peer's next to it."""
-        self.ours.append(pair[0])
-        self.peer += pair[1:]
+    def add(self, turn: dict[str, Round]) -> None:
+        """Take over a round of each side, run one after another."""
+        for side, round_ in turn.items():
+            self.sides[side].append(round_)
 
     @property
-    def ratios(self) -> list[float]:
-        """Our throughput over the peer's, round by round."""
-        pairs = zip(self.ours, self.peer, strict=False)
-        return [ours.tokens_per_s / peer.tokens_per_s for ours, peer in pairs]
+    def peers(self) -> list[str]:
+        """All sides but ours."""
+        return list(self.sides)[1:]
+
+    def ratios(self, peer: str) -> list[float]:
+        """Our throughput over a peer's, turn by turn."""
+        pairs = zip(self.sides[OURS], self.sides[peer], strict=True)
+        return [ours.tokens_per_s / theirs.tokens_per_s for ours, theirs in pairs]
 
     def as_dict(self) -> dict[str, Any]:
         """The level's figures, for the JSON."""
         return {
             "clients": self.clients,
             "repeated": self.repeated,
-            "ours": summary(self.ours),
-            "peer": summary(self.peer) if self.peer else None,
-            "ratios": [round(ratio, 3) for ratio in self.ratios],
-            "ratio_median": round(statistics.median(self.ratios), 3) if self.peer else None,
+            "sides": {side: summary(rounds) for side, rounds in self.sides.items()},
+            "ours_over": {peer: spans(self.ratios(peer)) for peer in self.peers},
         }
+
+
+def spans(ratios: list[float]) -> dict[str, float]:
+    """The least, the middle and the largest of some ratios."""
+    kinds = {"min": min(ratios), "median": statistics.median(ratios), "max": max(ratios)}
+    return {name: round(ratio, 3) for name, ratio in kinds.items()}
 
 
 def summary(rounds: list[Round]) -> dict[str, Any]:

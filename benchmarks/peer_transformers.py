@@ -1,19 +1,20 @@
 """The peer's process: transformers' continuous batching on the same model and the same prompts.
 
-Reads one JSON object a line from stdin, each a round, and answers each with one line; leaves at the
-end of stdin. There is no HTTP, no tokenizer and no JSON for each token here, which favours the
+There is no HTTP, no tokenizer and no JSON for each token here, which favours the
 peer. Its settings are the fastest that were found; README.md has the list of what was tried.
 """
 
-import json
+import atexit
+import functools
 import os
 import sys
 import time
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import torch
 import transformers
+from peer_loop import Clients, Prompts, Request, answer_rounds
 from transformers import AutoModelForCausalLM, GenerationConfig
 from transformers.generation import ContinuousBatchingConfig
 from transformers.generation.continuous_batching import ContinuousBatchingManager
@@ -53,42 +54,33 @@ def load(folder: Path, *, attention: str, settings: dict[str, Any]) -> Continuou
 
 
 def run_round(
-    manager: ContinuousBatchingManager, prompts: list[list[list[int]]], new_tokens: int
+    manager: ContinuousBatchingManager, prompts: Prompts, new_tokens: int
 ) -> dict[str, Any]:
-    """Let each client send its prompts one after another; times are seconds from the start."""
+    """Let each client send its prompts one after another; times are the library's own stamps."""
     # A gain for batches; a single query has a faster way of its own.
     os.environ[FORCE_GQA] = "1" if len(prompts) > 1 else "0"
-    waiting = [list(reversed(client)) for client in prompts]
-    sent_at: dict[str, float] = {}
-    client_of: dict[str, int] = {}
-    streams = []
+    clients = Clients(prompts, new_tokens)
+    start = time.perf_counter() - clients.now
+    running: dict[str, Request] = {}
 
-    def send(client: int) -> None:
-        if not waiting[client]:
-            return
-        sent = time.perf_counter()
-        request_id = manager.add_request(
-            waiting[client].pop(), max_new_tokens=new_tokens, record_timestamps=True
-        )
-        sent_at[request_id], client_of[request_id] = sent, client
+    def send(request: Request | None) -> None:
+        if request is not None:
+            request_id = manager.add_request(
+                request.prompt, max_new_tokens=new_tokens, record_timestamps=True
+            )
+            running[request_id] = request
 
-    start = time.perf_counter()
-    for client in range(len(prompts)):
-        send(client)
-    while sent_at:
+    for request in clients.first():
+        send(request)
+    while running:
         output = manager.get_result(timeout=STUCK_AFTER_S)
         if output is None or output.error is not None:
             raise RuntimeError(f"no token for {STUCK_AFTER_S} s, or: {output and output.error}")
-        client = client_of.pop(output.request_id)
-        send(client)
-        streams.append(
-            {
-                "sent_at": sent_at.pop(output.request_id) - start,
-                "token_at": [stamp - start for stamp in output.timestamps],
-                "prompt_tokens": len(output.prompt_ids),
-            }
-        )
-    return {"streams": streams}
+        request = running.pop(output.request_id)
+        for stamp in output.timestamps:
+            clients.got(request, 1, stamp - start)
+        send(clients.done(request))
+    return clients.result()
 
 
 def facts(manager: ContinuousBatchingManager) -> dict[str, Any]:
@@ -104,24 +96,14 @@ def facts(manager: ContinuousBatchingManager) -> dict[str, Any]:
     }
 
 
-def serve(folder: Path, answers: IO[str]) -> None:
-    """Answer rounds until stdin ends."""
-    manager = load(folder, attention=ATTENTION, settings=SETTINGS)
-    print(json.dumps(facts(manager)), file=answers, flush=True)
-    try:
-        for line in sys.stdin:
-            print(json.dumps(run_round(manager, **json.loads(line))), file=answers, flush=True)
-    finally:
-        manager.stop(block=True, timeout=5, hard_stop=True)
-
-
-def main() -> None:
-    """Keep stdout for answers; whatever the library prints goes to stderr."""
-    answers = os.fdopen(os.dup(sys.stdout.fileno()), "w")
-    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
+def start() -> tuple[dict[str, Any], Any]:
+    """Load; tell versions and settings."""
     transformers.utils.logging.disable_progress_bar()
-    serve(Path(sys.argv[1]), answers)
+    manager = load(Path(sys.argv[1]), attention=ATTENTION, settings=SETTINGS)
+    # Its thread would keep the process from leaving at the end of stdin.
+    atexit.register(manager.stop, block=True, timeout=5, hard_stop=True)
+    return facts(manager), functools.partial(run_round, manager)
 
 
 if __name__ == "__main__":
-    main()
+    answer_rounds(start)

@@ -36,7 +36,9 @@ class ChildFailed(Exception):
 class Child:
     """One process with all that it starts; its stderr goes to a file."""
 
-    def __init__(self, name: str, command: list[str], **environ: str) -> None:
+    def __init__(
+        self, name: str, command: list[str], *, answers: bool = False, **environ: str
+    ) -> None:
         self._name = name
         self._log = tempfile.TemporaryFile("w+", prefix=f"benchmark-{name}-")  # noqa: SIM115
         self.process = subprocess.Popen(
@@ -44,7 +46,7 @@ class Child:
             cwd=ROOT,
             env=os.environ | environ,
             stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE if name == "peer" else self._log,
+            stdout=subprocess.PIPE if answers else self._log,
             stderr=self._log,
             text=True,
             start_new_session=True,
@@ -97,7 +99,7 @@ class Peer:
 
 
 @contextlib.contextmanager
-def running_server(model_dir: Path) -> Iterator[tuple[str, int]]:
+def running_server(model_dir: Path, settings: dict[str, str]) -> Iterator[tuple[str, int]]:
     """Start the server; yield its address and process id once /ping is 200."""
     port = _free_port()
     child = Child(
@@ -106,6 +108,7 @@ def running_server(model_dir: Path) -> Iterator[tuple[str, int]]:
         HF_MODEL_ID=str(model_dir),
         PORT=str(port),
         DTYPE="bfloat16",
+        **settings,
     )
     try:
         url = f"http://127.0.0.1:{port}"
@@ -118,9 +121,9 @@ def running_server(model_dir: Path) -> Iterator[tuple[str, int]]:
 
 
 @contextlib.contextmanager
-def running_peer(model_dir: Path) -> Iterator[Peer]:
-    """Start the peer; yield it once its model is loaded."""
-    child = Child("peer", [sys.executable, str(HERE / "peer_transformers.py"), str(model_dir)])
+def running_peer(name: str, command: list[str]) -> Iterator[Peer]:
+    """Start a peer; yield it once its model is loaded."""
+    child = Child(name, command, answers=True)
     try:
         yield Peer(child)
     finally:

@@ -1,9 +1,8 @@
 """The result on a terminal."""
 
-import statistics
 from typing import Any
 
-from figures import Level, Round, median_throughput, summary
+from figures import OURS, Level, Round, median_throughput, spans, summary
 from rich.console import Console
 from rich.table import Table
 
@@ -11,7 +10,6 @@ from rich.table import Table
 IDLE_SIDE_LIMIT = 0.03
 OTHERS_LIMIT = 0.1
 FILE_WIDTH = 120
-SIDES = ("ours", "peer")
 
 
 def make_console() -> Console:
@@ -22,26 +20,27 @@ def make_console() -> Console:
     return console
 
 
-def show(console: Console, levels: list[Level], machine: dict[str, Any]) -> None:
+def show(console: Console, match: str, levels: list[Level]) -> None:
     """Print the table, the pings and what disturbed the run."""
-    table = Table(title="Whole run; times in ms, p50 / p99", title_justify="left")
+    title = f"{match}, whole run; times in ms, p50 / p99"
+    table = Table(title=title, title_justify="left")
     for heading in ("clients", "side", "tok/s"):
         table.add_column(heading, justify="left" if heading == "side" else "right", no_wrap=True)
-    for heading in ("rounds", "first token", "between tokens", "ours / peer"):
+    for heading in ("first token", "between tokens", "ours / it: median (min to max)"):
         table.add_column(heading, justify="right")
     for level in levels:
-        table.add_row(str(level.clients), "ours", *_cells(level.ours), _ratios(level))
-        if level.peer:
-            table.add_row("", "peer", *_cells(level.peer), "")
+        for side, rounds in level.sides.items():
+            first = str(level.clients) if side == OURS else ""
+            table.add_row(first, side, *_cells(rounds), _ratios(level, side))
         table.add_section()
     console.print(table)
-    for line in [*_pings(levels), *_lengths(levels), *_noise(levels), _machine(machine)]:
+    for line in [*_pings(levels), *_lengths(levels), *_noise(levels)]:
         console.print(line)
 
 
-def show_pair(console: Console, clients: int, number: int, pair: list[Round]) -> None:
-    """Print one line for each of a pair of finished rounds."""
-    for side, round_ in zip(SIDES, pair, strict=False):
+def show_turn(console: Console, clients: int, number: int, turn: dict[str, Round]) -> None:
+    """Print one line for each round of a turn."""
+    for side, round_ in turn.items():
         cores = ", ".join(f"{name} {used:.2f}" for name, used in round_.cores.items())
         console.print(
             f"{clients:>3} clients, {side}, round {number}: {round_.tokens_per_s:6.1f} tok/s "
@@ -57,23 +56,22 @@ def is_disturbed(round_: Round) -> bool:
 
 def _cells(rounds: list[Round]) -> list[str]:
     figures = summary(rounds)
-    each = " ".join(f"{round_.tokens_per_s:.0f}" for round_ in rounds)
     times = [figures["first_token_ms"], figures["between_tokens_ms"]]
     pairs = [f"{time['p50']:.0f} / {time['p99']:.0f}" for time in times]
-    return [f"{median_throughput(rounds):.1f}", each, *pairs]
+    return [f"{median_throughput(rounds):.1f}", *pairs]
 
 
-def _ratios(level: Level) -> str:
-    if not level.ratios:
+def _ratios(level: Level, side: str) -> str:
+    if side == OURS:
         return ""
-    each = " ".join(f"{ratio:.2f}" for ratio in level.ratios)
-    return f"{statistics.median(level.ratios):.2f} ({each})"
+    span = spans(level.ratios(side))
+    return f"{span['median']:.2f} ({span['min']:.2f} to {span['max']:.2f})"
 
 
 def _pings(levels: list[Level]) -> list[str]:
     lines = []
     for level in levels:
-        figures = summary(level.ours)
+        figures = summary(level.sides[OURS])
         pings, failed = figures["ping_ms"], figures["failed_pings"]
         if pings is not None:
             lines.append(
@@ -85,35 +83,39 @@ def _pings(levels: list[Level]) -> list[str]:
 
 
 def _lengths(levels: list[Level]) -> list[str]:
-    figures = [summary(side) for level in levels for side in (level.ours, level.peer) if side]
+    figures = [summary(rounds) for level in levels for rounds in level.sides.values()]
     prompts = sorted({count for one in figures for count in one["prompt_tokens"]})
     new = sorted({count for one in figures for count in one["new_tokens"]})
     return [f"Tokens of a prompt, as the sides count them: {prompts}; of a completion: {new}"]
 
 
 def _noise(levels: list[Level]) -> list[str]:
-    ours = [round_ for level in levels for round_ in level.ours]
-    peer = [round_ for level in levels for round_ in level.peer]
-    load = max(round_.cores["load"] for round_ in ours)
+    rounds = [(side, one) for level in levels for side, all_ in level.sides.items() for one in all_]
+    load = max(round_.cores["load"] for side, round_ in rounds if side == OURS)
     lines = [f"Cores kept busy, at most: load generator {load:.2f}"]
-    if "server" in ours[0].cores and peer:
-        idle = [round_.cores["peer"] for round_ in ours]
-        idle += [round_.cores["server"] for round_ in peer]
-        lines[0] += f", the side that should be idle {max(idle):.3f}"
+    idle = [
+        used
+        for side, round_ in rounds
+        for name, used in round_.cores.items()
+        if name not in (side, "load", "others")
+    ]
+    if idle:
+        lines[0] += f", a side that should be idle {max(idle):.3f}"
         if max(idle) > IDLE_SIDE_LIMIT:
-            lines.append("[yellow]The idle side was not idle: the other's figures are too low.")
-    others = [round_.cores["others"] for round_ in ours + peer if "others" in round_.cores]
+            lines.append("[yellow]An idle side was not idle: the others' figures are too low.")
+    others = [round_.cores["others"] for _, round_ in rounds if "others" in round_.cores]
     if others:
         lines[0] += f", other processes {max(others):.2f}"
     repeated = sum(level.repeated for level in levels)
     if repeated:
-        lines.append(f"Pairs of rounds left out and repeated, as others were busy: {repeated}")
-    if any(map(is_disturbed, ours + peer)):
+        lines.append(f"Turns left out and repeated, as others were busy: {repeated}")
+    if any(is_disturbed(round_) for _, round_ in rounds):
         lines.append("[yellow]Other processes were busy: do not compare these with other runs.")
     return lines
 
 
-def _machine(machine: dict[str, Any]) -> str:
+def machine_line(machine: dict[str, Any]) -> str:
+    """What it ran on."""
     bf16 = "with" if machine["bf16_instructions"] else "without"
     return (
         f"Machine: {machine['processor']}, {machine['cores']} cores, {machine['capability']} "

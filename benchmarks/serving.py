@@ -1,10 +1,11 @@
-"""Measures the server beside transformers' own continuous batching, in one interleaved run.
+"""Measures the server beside other engines, in one interleaved run.
 
 make bench, or: .venv/bin/python benchmarks/serving.py --levels 1,8 --json result.json
 README.md tells the method.
 """
 
 import datetime
+import functools
 import itertools
 import json
 import os
@@ -21,13 +22,17 @@ import bench_model
 import click
 import load
 import machine
+import peers
+import plot
 import processes
 import report
-from figures import Level, Round
+from figures import OURS, Level, Round
 from rich.console import Console
 
 SETTLE_S = 0.5
 WARM_UP_TOKENS = 16
+BFLOAT16_PEERS = (peers.TRANSFORMERS.name, peers.OPENVINO.name, peers.LLAMA.name)
+INT8_PEERS = (peers.LLAMA_Q8.name,)
 # Requests of all clients together in a round, and the bounds of what one client sends.
 ROUND_REQUESTS = 24
 FEWEST, MOST = 2, 6
@@ -35,7 +40,7 @@ FEWEST, MOST = 2, 6
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What is run. Prompts are new in every round, and the same for both sides."""
+    """What is run. Prompts are new in every round, and the same for all sides."""
 
     levels: tuple[int, ...]
     rounds: int
@@ -60,60 +65,71 @@ class Plan:
         return min(MOST, max(FEWEST, ROUND_REQUESTS // clients))
 
 
+@dataclass(frozen=True, slots=True)
+class Match:
+    """Our server with some settings, and the peers that it is measured beside."""
+
+    name: str
+    settings: dict[str, str]
+    peers: tuple[str, ...]
+    levels: tuple[int, ...]
+
+
 class Benchmark:
-    """Runs rounds on both sides, never at the same time."""
+    """Runs rounds on all sides, never at the same time."""
 
     def __init__(
-        self, plan: Plan, url: str, server_pid: int | None, peer: processes.Peer | None
+        self, plan: Plan, url: str, server_pid: int | None, running: dict[str, processes.Peer]
     ) -> None:
         self._plan = plan
         self._url = url
-        self._peer = peer
+        self._peers = running
         self._draws = itertools.count()
-        self._trees = {} if server_pid is None else {"server": server_pid}
-        if peer is not None:
-            self._trees["peer"] = peer.pid
+        self._trees = {} if server_pid is None else {OURS: server_pid}
+        self._trees |= {name: peer.pid for name, peer in running.items()}
 
     def measure_level(self, clients: int, console: Console) -> Level:
-        """Warm both sides up, then alternate; a pair that others disturbed is repeated."""
-        level = Level(clients)
-        self._run_pair(clients, 1, min(WARM_UP_TOKENS, self._plan.new_tokens))
+        """Warm all sides up, then take turns; a turn that others disturbed is repeated."""
+        level = Level(clients, {side: [] for side in (OURS, *self._peers)})
+        self._take_turn(clients, 1, min(WARM_UP_TOKENS, self._plan.new_tokens))
         for number in range(1, self._plan.rounds + 1):
             for attempt in range(self._plan.repeats + 1):
-                pair = self._run_pair(clients, self._plan.requests(clients), self._plan.new_tokens)
-                report.show_pair(console, clients, number, pair)
-                if not any(map(report.is_disturbed, pair)) or attempt == self._plan.repeats:
+                turn = self._take_turn(clients, self._plan.requests(clients), self._plan.new_tokens)
+                report.show_turn(console, clients, number, turn)
+                disturbed = any(map(report.is_disturbed, turn.values()))
+                if not disturbed or attempt == self._plan.repeats:
                     break
                 level.repeated += 1
-            level.add(pair)
+            level.add(turn)
         return level
 
-    def _run_pair(self, clients: int, each: int, new_tokens: int) -> list[Round]:
-        """Run one round of ours, then one of the peer's if there is one."""
+    def _take_turn(self, clients: int, each: int, new_tokens: int) -> dict[str, Round]:
+        """Run one round of each side, ours first, all on the same prompts."""
         ids = self._plan.prompts(clients, each, next(self._draws))
         texts = [[bench_model.as_text(prompt) for prompt in client] for client in ids]
         ping = clients == max(self._plan.levels)
-        sides = [lambda: load.run_round(self._url, texts, new_tokens, ping=ping)]
-        if self._peer is not None:
-            run_peer = self._peer.run_round
-            sides.append(lambda: run_peer(ids, new_tokens))
-        return [self._timed(side, new_tokens) for side in sides]
+        run_ours = functools.partial(load.run_round, self._url, texts, new_tokens, ping=ping)
+        turn = {OURS: self._timed(run_ours, new_tokens)}
+        for name, peer in self._peers.items():
+            run_peer = functools.partial(peer.run_round, ids, new_tokens)
+            turn[name] = self._timed(run_peer, new_tokens)
+        return turn
 
     def _timed(self, side: Callable[[], Round], new_tokens: int) -> Round:
         time.sleep(SETTLE_S)
         meter = processes.CpuMeter(self._trees)
         round_ = side()
         round_.cores.update(meter.cores())
-        if "server" not in self._trees:
+        if OURS not in self._trees:
             del round_.cores["others"]  # a server that was not started here would be among them
         self._check(round_, new_tokens)
         return round_
 
     def _check(self, round_: Round, new_tokens: int) -> None:
-        """Two sides that do different work must not be compared."""
+        """Sides that do different work must not be compared."""
         wanted = (self._plan.prompt_tokens, new_tokens)
         got = {(stream.prompt_tokens, len(stream.token_at)) for stream in round_.streams}
-        if self._peer is not None and got != {wanted}:
+        if self._peers and got != {wanted}:
             raise load.LoadError(
                 f"asked for {wanted} tokens (prompt, completion) and got {sorted(map(str, got))}: "
                 "is it the benchmark's model that is served? (--no-peer measures any model)"
@@ -130,13 +146,30 @@ def _levels(_: click.Context, __: click.Parameter, value: str) -> tuple[int, ...
     return levels
 
 
+def _peers(_: click.Context, __: click.Parameter, value: str) -> tuple[str, ...]:
+    names = tuple(part.strip() for part in value.split(",") if part.strip())
+    if unknown := [name for name in names if name not in peers.ALL]:
+        raise click.BadParameter(f"{unknown[0]} is none of {', '.join(peers.ALL)}")
+    return names
+
+
 @click.command()
 @click.option("--levels", default="1,8,32", callback=_levels, help="Concurrent clients.")
-@click.option("--rounds", default=3, type=click.IntRange(1), help="Rounds of each side and level.")
+@click.option("--rounds", default=5, type=click.IntRange(1), help="Rounds of each side and level.")
 @click.option(
-    "--repeats", default=3, type=click.IntRange(0), help="Of a pair that others disturbed."
+    "--repeats", default=1, type=click.IntRange(0), help="Of a turn that others disturbed."
+)
+@click.option(
+    "--peers",
+    "names",
+    default=",".join(BFLOAT16_PEERS),
+    callback=_peers,
+    help="Which are measured beside it.",
+    show_default=True,
 )
 @click.option("--no-peer", is_flag=True, help="Measure our side only.")
+@click.option("--no-int8", is_flag=True, help="Leave out QUANTIZE=int8 beside 8-bit llama.cpp.")
+@click.option("--plot", "plot_file", type=click.Path(path_type=Path), help="Draw an SVG here.")
 @click.option("--url", help="A server that already runs, instead of one started for this.")
 @click.option(
     "--model-dir",
@@ -154,45 +187,96 @@ def _levels(_: click.Context, __: click.Parameter, value: str) -> tuple[int, ...
 )
 @click.help_option("-h", "--help")
 def main(
-    no_peer: bool, url: str | None, model_dir: Path, json_file: Path | None, **plan: Any
+    names: tuple[str, ...],
+    no_peer: bool,
+    no_int8: bool,
+    url: str | None,
+    model_dir: Path,
+    json_file: Path | None,
+    plot_file: Path | None,
+    **options: Any,
 ) -> None:
-    """Measure throughput, latency and /ping of the server, beside transformers' own batching."""
+    """Measure throughput, latency and /ping of the server, beside other engines."""
     processes.unwind_on_signals()
     console = report.make_console()
+    plan = Plan(**options)
+    matches = [Match("bfloat16", {}, () if no_peer else names, plan.levels)]
+    if not (no_peer or no_int8 or url):
+        matches.append(Match("int8", {"QUANTIZE": "int8"}, INT8_PEERS, plan.levels[:1]))
     try:
-        result = _run(Plan(**plan), console, no_peer=no_peer, url=url, model_dir=model_dir)
+        result = _run(plan, matches, console, url=url, model_dir=model_dir)
     except (load.LoadError, processes.ChildFailed, OSError) as error:
         raise click.ClickException(str(error)) from error
     if json_file is not None:
         json_file.write_text(json.dumps(result, indent=2) + "\n")
+    if plot_file is not None:
+        plot_file.write_text(plot.draw(result["matches"]["bfloat16"]["levels"]))
 
 
 def _run(
-    plan: Plan, console: Console, *, no_peer: bool, url: str | None, model_dir: Path
+    plan: Plan, matches: list[Match], console: Console, *, url: str | None, model_dir: Path
 ) -> dict[str, Any]:
     found = machine.describe()
     started_at = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-    if not bench_model.is_made(model_dir) and not (no_peer and url):
+    if not bench_model.is_made(model_dir) and not (url and not matches[0].peers):
         console.print(f"Making the model in {model_dir}")
         processes.make_model(model_dir)
-    with ExitStack() as children:
-        peer = None if no_peer else children.enter_context(processes.running_peer(model_dir))
-        server_pid = None
-        if url is None:
-            url, server_pid = children.enter_context(processes.running_server(model_dir))
-        info = processes.get_json(f"{url}/info")
-        benchmark = Benchmark(plan, url, server_pid, peer)
-        levels = [benchmark.measure_level(clients, console) for clients in plan.levels]
-    report.show(console, levels, found)
+    commands = _commands(matches, model_dir, console)
+    results = {
+        match.name: _run_match(plan, match, commands, console, url=url, model_dir=model_dir)
+        for match in matches
+    }
+    console.print(report.machine_line(found))
     return {
         "started_at": started_at,
         "command": " ".join([Path(sys.executable).name, *sys.argv]),
         "machine": found,
         "plan": asdict(plan),
-        "server": info,
-        "peer": peer.facts if peer is not None else None,
-        "levels": [level.as_dict() for level in levels],
+        "matches": results,
         "load_average_at_end": os.getloadavg(),
+    }
+
+
+def _commands(matches: list[Match], model_dir: Path, console: Console) -> dict[str, list[str]]:
+    """What starts each peer; they are installed before anything is measured."""
+    commands = {}
+    for name in dict.fromkeys(name for match in matches for name in match.peers):
+        console.print(f"Preparing {name} (the first time, this takes minutes)")
+        try:
+            commands[name] = peers.ALL[name].command(model_dir)
+        except peers.CannotInstall as error:
+            console.print(f"[yellow]{name} is left out, as it cannot be installed: {error}")
+    return commands
+
+
+def _run_match(
+    plan: Plan,
+    match: Match,
+    commands: dict[str, list[str]],
+    console: Console,
+    *,
+    url: str | None,
+    model_dir: Path,
+) -> dict[str, Any]:
+    with ExitStack() as children:
+        running = {
+            name: children.enter_context(processes.running_peer(name, commands[name]))
+            for name in match.peers
+            if name in commands
+        }
+        server_pid = None
+        if url is None:
+            server = processes.running_server(model_dir, match.settings)
+            url, server_pid = children.enter_context(server)
+        info = processes.get_json(f"{url}/info")
+        benchmark = Benchmark(plan, url, server_pid, running)
+        levels = [benchmark.measure_level(clients, console) for clients in match.levels]
+    report.show(console, match.name, levels)
+    return {
+        "settings": match.settings,
+        "server": info,
+        "peers": {name: peer.facts for name, peer in running.items()},
+        "levels": [level.as_dict() for level in levels],
     }
 
 
