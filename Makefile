@@ -14,9 +14,24 @@ IMAGE ?= sagemaker-llm-container:dev
 VARIANT ?= cpu
 MODEL ?= examples/demo-model
 PORT ?= 8080
+# In a pipeline REPOSITORY_URI names the ECR repository, and the image is called after the commit.
+COMMIT := $(or $(CODEBUILD_RESOLVED_SOURCE_VERSION),$(shell git rev-parse HEAD 2>/dev/null))
+ifdef REPOSITORY_URI
+IMAGE := $(REPOSITORY_URI):$(VARIANT)-$(shell printf %.12s $(COMMIT))
+endif
+export COMMIT
 export IMAGE VARIANT
+# Where pip finds torch's build for CPUs, for the image and for the virtual environment.
+ifdef TORCH_INDEX
+export PIP_EXTRA_INDEX_URL := $(TORCH_INDEX)
+endif
+# A folder for JUnit and coverage reports, if they are wanted.
+REPORTS ?=
+report = $(if $(REPORTS),--junitxml=$(REPORTS)/tests/$(1).xml)
+coverage = $(if $(REPORTS),--cov=container --cov-report=xml:$(REPORTS)/coverage.xml)
 
-.PHONY: serve test test-server test-sdk check format bench docs lock image image-run image-test clean help
+.PHONY: serve test test-server test-sdk check format bench docs lock tools \
+	image image-run image-test image-login image-sbom image-scan image-push clean help
 
 help:  ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -27,10 +42,12 @@ serve: $(VENV)/server.stamp  ## serve HF_MODEL_ID (or the demo model) on PORT (8
 test: test-server test-sdk  ## run every test that needs neither a GPU nor image tools
 
 test-server: $(VENV)/test.stamp  ## run the server's tests
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest $(call report,server) $(coverage)
 
 test-sdk: $(VENV)/server.stamp $(VENV_SDK)/test.stamp  ## run the tests of sagemaker_deploy
-	$(VENV_SDK)/bin/python -m pytest -W default tests/deploy tests/sdk
+	$(VENV_SDK)/bin/python -m pytest -W default tests/deploy tests/sdk $(call report,sdk)
+
+tools: $(VENV)/test.stamp $(VENV_SDK)/test.stamp  ## set up what the tests need
 
 check: $(VENV)/test.stamp  ## lint and types
 	$(BIN)/ruff format --check .
@@ -38,6 +55,7 @@ check: $(VENV)/test.stamp  ## lint and types
 	$(BIN)/mypy
 	$(BIN)/hadolint Dockerfile
 	$(BIN)/shellcheck --external-sources image/*.sh .ci/run
+	$(BIN)/check-jsonschema --schemafile image/buildspec.schema.json buildspec.yml
 
 format: $(VENV)/test.stamp  ## format the code
 	$(BIN)/ruff format .
@@ -64,7 +82,19 @@ image-run:  ## serve the folder MODEL with the image on PORT
 	MODEL='$(MODEL)' PORT='$(PORT)' image/run.sh
 
 image-test: $(VENV)/test.stamp  ## build the image and test it as SageMaker would run it
-	image/test.sh
+	image/test.sh $(call report,image)
+
+image-login:  ## log in to the ECR registry of REPOSITORY_URI
+	image/login.sh
+
+image-sbom: $(VENV)/test.stamp  ## write build/sbom.cdx.json, what is in the image
+	image/sbom.sh
+
+image-scan: $(VENV)/test.stamp  ## ask Amazon Inspector for vulnerabilities in it
+	image/scan.sh
+
+image-push:  ## push the image to REPOSITORY_URI, write imageDetail.json
+	image/push.sh
 
 clean:  ## remove the virtual environments and what make image keeps
 	image/clean.sh

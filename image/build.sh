@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Build IMAGE from the Dockerfile. VARIANT is cpu or cuda, BASE_IMAGE the image to build on,
-# TORCH_INDEX where pip finds torch for CPUs.
+# TORCH_INDEX where pip finds torch for CPUs. Layers of the newest image in REPOSITORY_URI are used again.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 . image/engine.sh
@@ -21,33 +21,24 @@ stand_in() {
     echo "$name"
 }
 
-# podman's builds see no settings of this machine's pip: lend them the certificates and the folders
-# of wheels, for the build only.
-lend_pip() {
-    local certificates folder inside folders=''
-    certificates=${PIP_CERT:-$(python3 -m pip config get global.cert 2> /dev/null || true)}
-    echo '[global]' > "$work/pip.conf"
-    if [ -f "$certificates" ]; then
-        echo 'cert = /mnt/pip/ca.crt' >> "$work/pip.conf"
-        options+=(--volume "$certificates:/mnt/pip/ca.crt:ro")
-    fi
-    for folder in $(python3 -m pip config get global.find-links 2> /dev/null || true); do
-        [ -d "${folder#file://}" ] || continue
-        inside=/mnt/pip/wheels$(wc -w <<< "$folders")
-        folders+=" $inside"
-        options+=(--volume "${folder#file://}:$inside:ro")
-    done
-    [ -z "$folders" ] || echo "find-links =$folders" >> "$work/pip.conf"
-    options+=(--volume "$work/pip.conf:/etc/pip.conf:ro")
+# The tag of the newest image of this variant in the ECR repository, if there is one.
+newest() {
+    aws ecr describe-images --repository-name "${REPOSITORY_URI#*/}" --output text \
+        --query 'reverse(sort_by(imageDetails, &imagePushedAt))[].imageTags[]' |
+        tr '\t' '\n' | grep -m 1 "^${VARIANT:-cpu}-"
 }
 
 options=()
+if [ -n "${REPOSITORY_URI:-}" ]; then
+    options+=(--build-arg BUILDKIT_INLINE_CACHE=1)
+    if tag=$(newest); then options+=(--cache-from "$REPOSITORY_URI:$tag"); fi
+fi
 if [ "$ENGINE" = podman ]; then
     if [ -z "${BASE_IMAGE:-}" ]; then
         podman pull -q "$default_base" > /dev/null 2>&1 || BASE_IMAGE=$(stand_in)
     fi
     options+=(--pull=never --layers)
-    lend_pip
+    if [ -n "${CONTAINERS_CONF:-}" ]; then export CONTAINERS_CONF=$CONTAINERS_CONF_BUILD; fi
 fi
 # SageMaker takes no attestations beside an image.
 export BUILDX_NO_DEFAULT_ATTESTATIONS=1
@@ -56,6 +47,6 @@ export BUILDX_NO_DEFAULT_ATTESTATIONS=1
     --build-arg "VARIANT=${VARIANT:-cpu}" \
     --build-arg "TORCH_INDEX=${TORCH_INDEX:-}" \
     --build-arg "VERSION=$(sed -n 's/^__version__ = "\(.*\)"/\1/p' container/__init__.py)" \
-    --build-arg "REVISION=$(git rev-parse HEAD 2> /dev/null || true)" \
+    --build-arg "REVISION=${COMMIT:-}" \
     --build-arg "CREATED=$(git log -1 --format=%cI 2> /dev/null || true)" \
     --tag "$IMAGE" .

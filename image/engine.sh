@@ -17,7 +17,7 @@ at_most() { # at_most LIMIT WANTED: what this shell may set, for podman's own wi
 install_missing() { # install_missing COMMAND=PACKAGE...
     local pair missing=()
     for pair in "$@"; do
-        command -v "${pair%=*}" > /dev/null || missing+=("${pair#*=}")
+        command -v "${pair%=*}" > /dev/null || [ -e "/usr/lib/podman/${pair%=*}" ] || missing+=("${pair#*=}")
     done
     [ ${#missing[@]} -gt 0 ] || return 0
     command -v apt-get > /dev/null || die "no Docker daemon; install Docker, or ${missing[*]}"
@@ -25,6 +25,26 @@ install_missing() { # install_missing COMMAND=PACKAGE...
     { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq \
         --no-install-recommends "${missing[@]}"; } > "$work/apt.log" 2>&1 ||
         { tail -5 "$work/apt.log" >&2; die "apt-get could not install ${missing[*]}"; }
+}
+
+# Builds see no settings of this machine's pip: lend them its certificates and folders of wheels.
+# Prints what builds mount, as a list of containers.conf.
+lend_pip() {
+    local certificates folder inside folders='' mounts="\"$work/pip.conf:/etc/pip.conf:ro\""
+    certificates=${PIP_CERT:-$(python3 -m pip config get global.cert 2> /dev/null || true)}
+    echo '[global]' > "$work/pip.conf"
+    if [ -f "$certificates" ]; then
+        echo 'cert = /mnt/pip/ca.crt' >> "$work/pip.conf"
+        mounts+=", \"$certificates:/mnt/pip/ca.crt:ro\""
+    fi
+    for folder in $(python3 -m pip config get global.find-links 2> /dev/null || true); do
+        [ -d "${folder#file://}" ] || continue
+        inside=/mnt/pip/wheels$(wc -w <<< "$folders")
+        folders+=" $inside"
+        mounts+=", \"${folder#file://}:$inside:ro\""
+    done
+    [ -z "$folders" ] || echo "find-links =$folders" >> "$work/pip.conf"
+    echo "$mounts"
 }
 
 # Everything that podman would keep elsewhere stays under build/image. runc, because crun refuses
@@ -50,7 +70,9 @@ driver = "overlay"
 graphroot = "$work/storage"
 runroot = "$work/run"
 CONF
+    sed "/^\[containers\]/a volumes = [$(lend_pip)]" "$work/containers.conf" > "$work/build.conf"
     export CONTAINERS_CONF=$work/containers.conf CONTAINERS_STORAGE_CONF=$work/storage.conf
+    export CONTAINERS_CONF_BUILD=$work/build.conf
     export BUILDAH_ISOLATION=chroot TMPDIR=$work/tmp
     mkdir -p "$TMPDIR"
 }

@@ -9,5 +9,10 @@ if ! (. image/engine.sh); then
     exit 0
 fi
 . image/engine.sh
+# For the pipeline's rehearsal and the SageMaker SDK's local mode, which use Docker's API over podman.
+if [ -n "${CONTAINERS_CONF:-}" ]; then
+    install_missing docker-registry=docker-registry openssl=openssl docker=podman-docker \
+        docker-compose=docker-compose ip=iproute2 iptables=iptables netavark=netavark
+fi
 image/build.sh
 CONTAINER_IMAGE=$IMAGE exec .venv/bin/python -m pytest tests/image "$@"
