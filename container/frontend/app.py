@@ -172,8 +172,9 @@ def _add_guards(app: Flask, metrics: Metrics, api_key: str | None) -> None:
         is_preflight = request.method == "OPTIONS"  # browsers ask without the key
         if api_key is None or is_open or is_preflight:
             return
-        given = request.headers.get("Authorization", "")
-        if not hmac.compare_digest(given.encode(), f"Bearer {api_key}".encode()):
+        scheme, _, given = request.headers.get("Authorization", "").partition(" ")
+        is_right = hmac.compare_digest(given.encode(), api_key.encode())
+        if scheme.lower() != "bearer" or not is_right:
             raise Unauthorized("the header 'Authorization: Bearer <API_KEY>' is missing or wrong")
 
     @app.before_request

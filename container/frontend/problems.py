@@ -144,6 +144,12 @@ def problem(error: ServingError) -> Response:
     return _respond(tgi_body(error), TGI[type(error)].status, error)
 
 
+def unhealthy(error: ServingError) -> Response:
+    """Answer a look at the server's health: TGI's type for it, and the real reason."""
+    body = {"error": error.message, "error_type": "healthcheck"}
+    return _respond(body, TGI[type(error)].status, error)
+
+
 def shown(error: Exception) -> ServingError:
     """Make any exception one that a client may see; what we did not expect goes to the log."""
     if isinstance(error, ServingError):

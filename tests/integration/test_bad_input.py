@@ -86,6 +86,20 @@ CHAT_OUT_OF_RANGE: dict[str, list[Any]] = {
     "stop_token_ids": [[-1], [10**9]],
     "response_format": [{}, {"type": "none"}, {"type": "json_schema"}],
 }
+COMPLETION_OUT_OF_RANGE: dict[str, list[Any]] = {
+    name: CHAT_OUT_OF_RANGE[name]
+    for name in (
+        "max_tokens", "temperature", "top_p", "top_k", "min_p", "n", "frequency_penalty",
+        "presence_penalty", "repetition_penalty", "seed", "stop", "logit_bias", "min_tokens",
+        "stop_token_ids", "response_format",
+    )
+} | {
+    "prompt": [[], ["a"] * 5, [[]], [-1], [10**9], [["a"]], [1, "a"], "", ["a", ""]],
+    "logprobs": [-1, 6],
+    "best_of": [0, 2],
+    "suffix": ["a"],
+    "grammar": [{"type": "none"}, {"type": "regex", "value": "("}],
+}  # fmt: skip
 MESSAGES = [{"role": "user", "content": "Hi"}]
 
 
@@ -111,7 +125,7 @@ def _check_openai(response: requests.Response, field: str, given: object) -> Non
     error = response.json()["error"]
     assert error["type"] == "invalid_request_error", told
     assert field in error["message"], told
-    assert field.partition(".")[0] in str(error["param"]), told
+    assert field in str(error["param"]), told
 
 
 @pytest.mark.parametrize("field", PARAMETERS)
@@ -180,5 +194,22 @@ def test_a_chat_field_of_another_type_is_named(
 def test_a_chat_field_out_of_range_is_named(server: Server, path: str, field: str) -> None:
     for value in CHAT_OUT_OF_RANGE[field]:
         response = _post(server, path, {"messages": MESSAGES} | {field: value})
-        named = "max_tokens" if field == "max_completion_tokens" else field
-        _check_openai(response, named, value)
+        # Too many for the context are told under the older name.
+        _check_openai(response, field.replace("max_completion_", ""), value)
+
+
+@pytest.mark.parametrize(("field", "wrong"), list(_wrong_types("CompletionRequest")))
+@pytest.mark.parametrize("path", ["/v1/completions", "/invocations"])
+def test_a_completion_field_of_another_type_is_named(
+    server: Server, path: str, field: str, wrong: list
+) -> None:
+    for value in wrong:
+        response = _post(server, path, {"prompt": "a", "max_tokens": 1} | {field: value})
+        _check_openai(response, field, value)
+
+
+@pytest.mark.parametrize("field", COMPLETION_OUT_OF_RANGE)
+@pytest.mark.parametrize("path", ["/v1/completions", "/invocations"])
+def test_a_completion_field_out_of_range_is_named(server: Server, path: str, field: str) -> None:
+    for value in COMPLETION_OUT_OF_RANGE[field]:
+        _check_openai(_post(server, path, {"prompt": "a"} | {field: value}), field, value)

@@ -4,8 +4,10 @@ import ipaddress
 import json
 import subprocess
 
+import jsonschema
 import pytest
 from huggingface_hub import InferenceClient
+from openai import OpenAI
 from pydantic import BaseModel, conint
 
 from tests.support.servers import Server
@@ -21,6 +23,23 @@ SCHEMA = {
     },
     "required": ["location", "activity", "animals_seen", "animals"],
 }
+
+
+WHERE = {
+    "location": {"type": "string", "description": "City and state", "maxLength": 30},
+    "format": {"type": "string", "enum": ["celsius", "fahrenheit"]},
+}
+FORECAST = WHERE | {"num_days": {"type": "integer", "minimum": 1, "maximum": 9}}
+
+
+def _tool(name: str, properties: dict) -> dict:
+    parameters = {"type": "object", "properties": properties, "required": list(properties)}
+    function = {"name": name, "description": "Tells the weather", "parameters": parameters}
+    return {"type": "function", "function": function}
+
+
+TOOLS = [_tool("get_current_weather", WHERE), _tool("get_n_day_weather_forecast", FORECAST)]
+WEATHER = [{"role": "user", "content": "Will it rain in Lisbon?"}]
 
 
 class Animals(BaseModel):
@@ -82,3 +101,54 @@ def test_a_regular_expression(client: InferenceClient) -> None:
         grammar={"type": "regex", "value": pattern},
     )
     ipaddress.ip_address(".".join(str(int(part)) for part in text.split(".")))
+
+
+def _check_call(name: str, arguments: str) -> None:
+    [tool] = [tool["function"] for tool in TOOLS if tool["function"]["name"] == name]
+    jsonschema.validate(json.loads(arguments), tool["parameters"])
+
+
+def test_curl_with_a_tool_named_by_a_bare_string(server: Server) -> None:
+    body = {
+        "model": "tgi", "messages": WEATHER, "tools": TOOLS[:1],
+        "tool_choice": "get_current_weather",
+    }  # fmt: skip
+    command = [
+        "curl", "-s", f"{server.url}/v1/chat/completions", "-X", "POST",
+        "-H", "Content-Type: application/json", "-d", json.dumps(body),
+    ]  # fmt: skip
+    out = subprocess.run(command, check=True, capture_output=True, text=True, timeout=60).stdout
+    [choice] = json.loads(out)["choices"]
+    [call] = choice["message"]["tool_calls"]
+    assert call["type"] == "function"
+    _check_call(call["function"]["name"], call["function"]["arguments"])
+
+
+def test_the_hubs_client_with_tools(client: InferenceClient) -> None:
+    asked = {"tools": TOOLS, "tool_choice": "required", "seed": 42, "max_tokens": 200}
+    chat = client.chat_completion(WEATHER, **asked)
+    assert chat.choices[0].finish_reason == "tool_calls"
+    for call in chat.choices[0].message.tool_calls:
+        _check_call(call.function.name, call.function.arguments)
+    pieces: dict[int, list[str]] = {}
+    names: dict[int, str] = {}
+    for chunk in client.chat_completion(WEATHER, stream=True, **asked):
+        for choice in chunk.choices:
+            for call in choice.delta.tool_calls or []:
+                pieces.setdefault(call.index, []).append(call.function.arguments or "")
+                names[call.index] = names.get(call.index) or call.function.name
+    assert names
+    for index, name in names.items():
+        _check_call(name, "".join(pieces[index]))
+
+
+def test_openais_client_lets_the_model_choose(server: Server) -> None:
+    client = OpenAI(base_url=f"{server.url}/v1", api_key="_", timeout=60)
+    chat = client.chat.completions.create(
+        model="tgi", messages=WEATHER, tools=TOOLS, tool_choice="auto", max_tokens=300
+    )
+    [choice] = chat.choices
+    assert choice.message.content or choice.message.tool_calls
+    if choice.finish_reason != "length":
+        for call in choice.message.tool_calls or []:
+            _check_call(call.function.name, call.function.arguments)

@@ -177,6 +177,7 @@ def test_the_port_is_bound_and_ping_explains_while_the_model_loads(tmp_path: Pat
         first = server.ping()
         assert first.status_code == 503
         assert first.json()["error"]
+        assert first.json()["error_type"] == "healthcheck"
         early = requests.post(f"{server.url}/invocations", json=SHORT, timeout=30)
         assert early.status_code == 503
         assert early.headers["Retry-After"]

@@ -12,6 +12,7 @@ from prometheus_client.samples import Sample
 from tests.support.servers import Server, serving, wait_for
 
 PROMPT = {"inputs": "one two three four " * 30, "parameters": {"max_new_tokens": 4}}
+COMPLETION = {"prompt": ["Hi", "there"], "max_tokens": 4}
 CHAT = {"messages": [{"role": "user", "content": "Hi"}], "max_tokens": 4}
 # The names of section "metrics" of TGI's router, but for phases that this engine does not have.
 COUNTERS = ["tgi_request_count", "tgi_request_success", "tgi_request_failure",
@@ -45,7 +46,11 @@ def _samples(server: Server) -> list[Sample]:
 
 def _value(server: Server, name: str, **labels: str) -> float:
     """The one sample of this name and these labels; 0 while there is none."""
-    found = [one.value for one in _samples(server) if one.name == name and one.labels == labels]
+    return _pick(_samples(server), name, **labels)
+
+
+def _pick(samples: list[Sample], name: str, **labels: str) -> float:
+    found = [one.value for one in samples if one.name == name and one.labels == labels]
     assert len(found) < 2
     return found[0] if found else 0.0
 
@@ -60,14 +65,15 @@ def test_every_name_of_tgi_is_there_and_what_it_lacks(server: Server) -> None:
 
 
 def test_steps_are_told_apart_by_method_and_counted_whole(server: Server) -> None:
+    samples = _samples(server)  # of one moment
     for method in ("prefill", "decode"):
-        begun = _value(server, "tgi_batch_inference_count", method=method)
-        assert begun == _value(server, "tgi_batch_inference_success", method=method) > 0
-        assert begun == _value(server, "tgi_batch_inference_duration_count", method=method)
-        assert _value(server, "tgi_batch_inference_failure", method=method) == 0
-        whole = _value(server, "tgi_batch_inference_duration_sum", method=method)
-        assert 0 < _value(server, "tgi_batch_forward_duration_sum", method=method) <= whole
-    assert _value(server, "tgi_batch_next_size_count") == _value(server, "engine_steps_total")
+        begun = _pick(samples, "tgi_batch_inference_count", method=method)
+        assert begun == _pick(samples, "tgi_batch_inference_success", method=method) > 0
+        assert begun == _pick(samples, "tgi_batch_inference_duration_count", method=method)
+        assert _pick(samples, "tgi_batch_inference_failure", method=method) == 0
+        whole = _pick(samples, "tgi_batch_inference_duration_sum", method=method)
+        assert 0 < _pick(samples, "tgi_batch_forward_duration_sum", method=method) <= whole
+    assert _pick(samples, "tgi_batch_next_size_count") == _pick(samples, "engine_steps_total")
 
 
 @pytest.mark.parametrize(
@@ -135,6 +141,14 @@ def test_a_stream_has_the_headers_that_are_known_when_it_begins(server: Server, 
     assert int(headers["x-compute-characters"]) > 0
     assert headers["x-accel-buffering"] == "no"
     assert "x-total-time" not in headers
+
+
+def test_headers_of_several_prompts_are_sums(server: Server) -> None:
+    answer = requests.post(f"{server.url}/v1/completions", json=COMPLETION, timeout=60)
+    usage, headers = answer.json()["usage"], answer.headers
+    assert int(headers["x-compute-characters"]) == len("Hi" + "there")
+    assert int(headers["x-prompt-tokens"]) == usage["prompt_tokens"]
+    assert int(headers["x-generated-tokens"]) == usage["completion_tokens"]
 
 
 def test_errors_have_none_of_them(server: Server) -> None:

@@ -66,7 +66,7 @@ class Server:
         assert self.process.poll() is None, f"left with {self.process.returncode}:\n{self.log}"
         try:
             return self.ping().status_code == 200
-        except requests.ConnectionError:
+        except (requests.ConnectionError, requests.Timeout):  # not bound, or a busy machine
             return False
 
 

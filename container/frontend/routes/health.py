@@ -9,7 +9,9 @@ from flask import Blueprint, Response
 
 from container import __version__
 from container.embed_messages import EmbedderInfo
+from container.errors import ServingError
 from container.frontend import metrics as prometheus
+from container.frontend import problems
 from container.frontend.answers import json_response
 from container.frontend.embedding import Embeddings
 from container.frontend.handler_client import HandlerClient
@@ -34,13 +36,19 @@ def blueprint(
     @routes.get("/health")
     @routes.get("/")
     def ping() -> Response:
+        try:
+            check_ready()
+        except ServingError as error:
+            return problems.unhealthy(error)
+        return Response(status=200)
+
+    def check_ready() -> None:
         if handler is not None:
             handler.check_ready()
         if service.has_engine:
             service.check_ready()
         if texts.is_offered:
             texts.check_ready()
-        return Response(status=200)
 
     @routes.get("/info")
     def info() -> Response:
