@@ -63,6 +63,7 @@ class SamplingParams(msgspec.Struct, frozen=True, omit_defaults=True):
     top_logprobs: int = 0
     prompt_logprobs: bool = False
     grammar: str = ""
+    adapter: str = ""
 
     @property
     def is_greedy(self) -> bool:
@@ -113,7 +114,33 @@ class Abort(msgspec.Struct, tag="abort", frozen=True):
     seq_index: int | None = None
 
 
-ToEngine = Hello | Submit | Abort
+class AddAdapter(msgspec.Struct, tag="add_adapter", frozen=True):
+    """Frontend to engine: make a LoRA adapter known; answered by Done."""
+
+    request_id: int
+    name: str
+    source: str
+    preload: bool
+    pin: bool
+
+
+class RemoveAdapter(msgspec.Struct, tag="remove_adapter", frozen=True):
+    """Frontend to engine: forget a LoRA adapter; answered by Done."""
+
+    request_id: int
+    name: str
+
+
+ToEngine = Hello | Submit | Abort | AddAdapter | RemoveAdapter
+
+
+class AdapterInfo(msgspec.Struct, frozen=True):
+    """A known LoRA adapter; `source` is a folder or a Hub id."""
+
+    name: str
+    source: str
+    is_loaded: bool
+    is_pinned: bool
 
 
 class EngineInfo(msgspec.Struct, frozen=True):
@@ -198,6 +225,13 @@ class Status(msgspec.Struct, tag="status", frozen=True):
     detail: str
     info: EngineInfo | None = None
     load: EngineLoad = EngineLoad()
+    adapters: list[AdapterInfo] | None = None
+
+
+class Done(msgspec.Struct, tag="done", frozen=True):
+    """Engine to one frontend: what this message asked for is done."""
+
+    request_id: int
 
 
 class PromptFacts(msgspec.Struct, frozen=True, array_like=True):
@@ -237,7 +271,7 @@ class RequestFailed(msgspec.Struct, tag="failed", frozen=True):
     error: ErrorData
 
 
-ToFrontend = Status | StepEvents | RequestFailed
+ToFrontend = Status | StepEvents | RequestFailed | Done
 
 to_engine_decoder = msgspec.msgpack.Decoder(ToEngine)
 to_frontend_decoder = msgspec.msgpack.Decoder(ToFrontend)

@@ -19,6 +19,8 @@ from container.errors import ConfigError
 ENGINE_ADDRESS = "CONTAINER_ENGINE_ADDRESS"
 HANDLER_ADDRESS = "CONTAINER_HANDLER_ADDRESS"
 EMBEDDER_ADDRESS = "CONTAINER_EMBEDDER_ADDRESS"
+# Where the engine keeps which adapters it was given, for the one that takes over after a crash.
+ADAPTER_RECORD = "CONTAINER_ADAPTER_RECORD"
 SUPERVISOR_PID = "CONTAINER_SUPERVISOR_PID"
 SAGEMAKER_MODEL_DIR = Path("/opt/ml/model")
 ADDITIONAL_DATA = Path("/opt/ml/additional-model-data-sources")
@@ -366,6 +368,14 @@ class Settings:
         1, "SAGEMAKER_MODEL_SERVER_WORKERS", "WORKERS", cast=integer(1, 64),
         meaning="HTTP processes; one is enough for most instances.",
     )  # fmt: skip
+    lora_adapters: str | None = setting(
+        None, "LORA_ADAPTERS", cast=text,
+        meaning="LoRA adapters to serve: `name=folder` or Hub ids, with commas between.",
+    )  # fmt: skip
+    max_adapters_in_memory: int = setting(
+        8, "SAGEMAKER_MAX_NUMBER_OF_ADAPTERS_IN_MEMORY", cast=integer(1, 1000),
+        meaning="Adapters in memory at a time; others are loaded when they are used.",
+    )  # fmt: skip
     program: str | None = setting(
         None, "SAGEMAKER_PROGRAM", cast=text,
         meaning="File with the user's model_fn, predict_fn and so on. Unset: inference.py.",
@@ -475,7 +485,6 @@ def _holds_files(folder: Path) -> bool:
 REFUSED = {
     "QUANTIZE": "quantized loading is not available",
     "HF_MODEL_QUANTIZE": "quantized loading is not available",
-    "LORA_ADAPTERS": "adapters are not available",
     "KV_CACHE_DTYPE": "the cache has the weights' format",
     "ROPE_SCALING": "the model's own configuration decides",
     "ROPE_FACTOR": "the model's own configuration decides",

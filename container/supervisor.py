@@ -21,6 +21,7 @@ from container.diagnosis import diagnose
 from container.errors import ConfigError, ModelLoadError
 from container.handlers.source import find_code
 from container.settings import (
+    ADAPTER_RECORD,
     EMBEDDER_ADDRESS,
     ENGINE_ADDRESS,
     HANDLER_ADDRESS,
@@ -149,6 +150,7 @@ def _child_environ(folder: Path, names: tuple[str, ...]) -> dict[str, str]:
         | os.environ
         | {
             SUPERVISOR_PID: str(os.getpid()),
+            ADAPTER_RECORD: str(folder / "adapters.json"),
             "PROMETHEUS_MULTIPROC_DIR": str(metrics),
             "TOKENIZERS_PARALLELISM": "false",
             "PYTHONUNBUFFERED": "1",

@@ -4,6 +4,9 @@ import pytest
 from container import errors, messages
 from container.messages import (
     Abort,
+    AdapterInfo,
+    AddAdapter,
+    Done,
     EngineInfo,
     EngineLoad,
     ErrorData,
@@ -11,6 +14,7 @@ from container.messages import (
     Hello,
     LogprobMode,
     PromptFacts,
+    RemoveAdapter,
     RequestFailed,
     SamplingParams,
     Status,
@@ -30,6 +34,8 @@ TO_ENGINE = [
     Submit(1, [], SamplingParams(1), 3),
     Abort(3),
     Abort(3, 1),
+    AddAdapter(4, "red", "/path", True, False),
+    RemoveAdapter(5, "red"),
 ]
 TO_FRONTEND = [
     Status("loading", "x"),
@@ -40,6 +46,8 @@ TO_FRONTEND = [
             TokenEvent(3, 1, 4),
         ]
     ),
+    Status("ready", "", INFO, adapters=[AdapterInfo("red", "/path", True, False)]),
+    Done(4),
     RequestFailed(1, ErrorData("overloaded", "full", None, 5)),
 ]
 

@@ -85,10 +85,13 @@ class BlockPool:
             else:
                 self._unknown.append(block_id)
 
-    def find_prefix(self, token_ids: list[int]) -> list[CachedBlock]:
-        """The longest chain of cached blocks that starts these ids; linear in their number."""
+    def find_prefix(self, token_ids: list[int], root: int = ROOT) -> list[CachedBlock]:
+        """The longest chain of cached blocks that starts these ids; linear in their number.
+
+        Prefixes of another root, a negative number, are other ones.
+        """
         found: list[CachedBlock] = []
-        name = ROOT
+        name = root
         for start in range(0, len(token_ids) - self.block_size + 1, self.block_size):
             key = (name, tuple(token_ids[start : start + self.block_size]))
             block = self._by_key.get(key)

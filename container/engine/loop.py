@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from concurrent.futures import Future
 from dataclasses import dataclass
 
+from container.engine.adapters import BASE, Adapters
 from container.engine.batch import ModelRunner, Sampled
 from container.engine.blocks import BlockPool
 from container.engine.constraint import CompileGrammar, Constraint
@@ -18,6 +19,7 @@ from container.engine.sequence import Sequence
 from container.errors import (
     GenerationFailed,
     InvalidParameter,
+    NotFound,
     Overloaded,
     PromptTooLong,
     ServingError,
@@ -65,9 +67,11 @@ class Engine:
         *,
         end_token_ids: Iterable[int],
         compile_grammar: CompileGrammar | None = None,
+        adapters: Adapters | None = None,
     ) -> None:
         self.config = config
         self._runner = runner
+        self.adapters = adapters
         self.scheduler = Scheduler(
             BlockPool(config.num_blocks, config.block_size),
             max_batch_tokens=config.max_batch_tokens,
@@ -125,6 +129,7 @@ class Engine:
             )
         self._check_lengths(message)
         compiling = self._start_compiling(message.params.grammar)
+        adapter = self._acquire(message.params.adapter)
         sequences: list[Sequence] = []
         for seq_index in range(message.num_sequences):
             sequence = Sequence(
@@ -135,6 +140,7 @@ class Engine:
                 arrived_at=time.monotonic(),
                 leader=sequences[0] if sequences else None,
                 seq_index=seq_index,
+                adapter=adapter,
             )
             sequences.append(sequence)
         self._requests[owner, message.request_id] = sequences
@@ -241,8 +247,18 @@ class Engine:
     def _forget(self, sequence: Sequence) -> None:
         """Drop a sequence's request once the last of its sequences has finished."""
         siblings = self._requests.get(sequence.key, [])  # several may finish in one step
-        if all(one.finish_reason is not None for one in siblings):
-            self._requests.pop(sequence.key, None)
+        if not all(one.finish_reason is not None for one in siblings):
+            return
+        if self._requests.pop(sequence.key, None) and sequence.adapter != BASE:
+            assert self.adapters is not None, "a number that no store gave"
+            self.adapters.release(sequence.adapter)
+
+    def _acquire(self, adapter: str) -> int:
+        if not adapter:
+            return BASE
+        if self.adapters is None:
+            raise NotFound("this model takes no adapters", field="adapter")
+        return self.adapters.acquire(adapter)
 
     def _check_lengths(self, message: Submit) -> None:
         # Frontends have checked all this with the client's words; this guards the engine's memory.

@@ -15,7 +15,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator
 
 from container.engine.batch import Batch, Sampled, Scheduled, StepOutput
-from container.engine.blocks import ROOT, BlockPool
+from container.engine.blocks import BlockPool
 from container.engine.sequence import Sequence, SequenceState
 from container.messages import FinishReason
 
@@ -183,7 +183,7 @@ class Scheduler:
         """Give a waiting sequence all blocks for what is known of it, cached ones first."""
         # At least one token must be computed, for its logits.
         may_reuse = self.reuses_prefixes and _may_reuse(sequence)
-        found = self.pool.find_prefix(sequence.token_ids[:-1]) if may_reuse else []
+        found = self.pool.find_prefix(sequence.token_ids[:-1], sequence.root) if may_reuse else []
         cached = [block.block_id for block in found]
         self.pool.share(cached)
         needed = self.pool.blocks_for(len(sequence.token_ids)) - len(cached)
@@ -203,7 +203,7 @@ class Scheduler:
         size, names = self.pool.block_size, sequence.prefix_names
         while (len(names) + 1) * size <= sequence.num_computed:
             start = len(names) * size
-            parent = names[-1] if names else ROOT
+            parent = names[-1] if names else sequence.root
             ids = sequence.token_ids[start : start + size]
             names.append(self.pool.remember(sequence.block_table[len(names)], parent, ids))
 

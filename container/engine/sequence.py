@@ -8,6 +8,7 @@
 
 from enum import Enum, auto
 
+from container.engine.adapters import BASE
 from container.engine.constraint import Constraint
 from container.engine.lookup import PromptLookup
 from container.messages import FinishReason, SamplingParams
@@ -27,6 +28,7 @@ class Sequence:
 
     __slots__ = (
         "__weakref__",
+        "adapter",
         "arrived_at",
         "block_table",
         "constraint",
@@ -59,10 +61,12 @@ class Sequence:
         arrived_at: float = 0.0,
         leader: "Sequence | None" = None,
         seq_index: int = 0,
+        adapter: int = BASE,
     ) -> None:
         self.owner = owner
         self.leader = leader
         self.seq_index = seq_index
+        self.adapter = adapter
         self.seed = params.seed + seq_index
         # Names of the cached prefixes that its full blocks end, as far as they are known.
         self.prefix_names: list[int] = []
@@ -86,6 +90,11 @@ class Sequence:
     def key(self) -> tuple[bytes, int]:
         """The request it belongs to: the frontend and its own number for it."""
         return self.owner, self.request_id
+
+    @property
+    def root(self) -> int:
+        """What names its prefixes: keys and values of another adapter are other ones."""
+        return -self.adapter
 
     @property
     def has_prompt_logprobs(self) -> bool:

@@ -7,11 +7,15 @@ from collections.abc import Callable, Iterable
 import msgspec
 
 from container.engine.loop import Engine
+from container.errors import NotFound
 from container.messages import (
     Abort,
+    AddAdapter,
+    Done,
     EngineInfo,
     EngineState,
     ErrorData,
+    RemoveAdapter,
     RequestFailed,
     Status,
     StepEvents,
@@ -32,15 +36,19 @@ class EngineWorker:
     def __init__(self, engine: Engine, info: EngineInfo) -> None:
         self.engine = engine
         self.info = info
+        self._done: list[tuple[bytes, msgspec.Struct]] = []
 
     @property
     def has_work(self) -> bool:
         """Whether a step would do anything."""
-        return self.engine.has_work
+        return self.engine.has_work or bool(self._done)
 
-    def take(self, owner: bytes, message: Submit | Abort) -> None:
-        """Admit or abort a request. Raises what the engine refuses it with."""
+    def take(self, owner: bytes, message: Submit | Abort | AddAdapter | RemoveAdapter) -> None:
+        """Admit or abort a request, or change adapters. Raises what the engine refuses it with."""
         match message:
+            case AddAdapter() | RemoveAdapter():
+                self._change_adapters(message)
+                self._done.append((owner, Done(message.request_id)))
             case Submit():
                 self.engine.submit(owner, message)
             case Abort(request_id, seq_index):
@@ -53,12 +61,20 @@ class EngineWorker:
             by_frontend[owner].append(event)
         if self.engine.only_compiles:
             time.sleep(COMPILE_POLL_S)  # leave the processor to the thread that compiles
-        told: list[tuple[bytes, msgspec.Struct]] = [
-            (owner, StepEvents(events)) for owner, events in by_frontend.items()
-        ]
+        told, self._done = self._done, []
+        told += [(owner, StepEvents(events)) for owner, events in by_frontend.items()]
         for owner, request_id, error in self.engine.take_failures():
             told.append((owner, RequestFailed(request_id, ErrorData.from_error(error))))
         return told
+
+    def _change_adapters(self, message: AddAdapter | RemoveAdapter) -> None:
+        adapters = self.engine.adapters
+        if adapters is None:
+            raise NotFound("this model takes no adapters")
+        if isinstance(message, AddAdapter):
+            adapters.add(message.name, message.source, preload=message.preload, pin=message.pin)
+        else:
+            adapters.remove(message.name)
 
     def abort_all(self, owner: bytes | None = None) -> list[RequestKey]:
         """Forget all requests, or all of one frontend; return them."""
@@ -83,4 +99,6 @@ def engine_server(
 def _status(state: EngineState, detail: str, worker: EngineWorker | None) -> Status:
     if worker is None:
         return Status(state, detail)
-    return Status(state, detail, worker.info, worker.engine.load)
+    adapters = worker.engine.adapters
+    known = adapters.infos() if adapters is not None else None
+    return Status(state, detail, worker.info, worker.engine.load, known)

@@ -13,11 +13,13 @@ from container.frontend.answers import CLIENT_GONE_STATUS, ClientGone
 from container.frontend.conversation import Conversations
 from container.frontend.embedder_client import EmbedderConnection
 from container.frontend.embedding import Embeddings
+from container.frontend.engine_client import EngineConnection, NoEngine
 from container.frontend.handler_client import HandlerClient
 from container.frontend.limits import RequestLimits
 from container.frontend.metrics import Metrics
 from container.frontend.records import Records
 from container.frontend.routes import (
+    adapters,
     completions,
     embeddings,
     health,
@@ -96,6 +98,8 @@ def create_app(
     tracer: tracing.Tracer | None = None,
     handler: HandlerClient | None = None,
     embedder: EmbedderConnection | None = None,
+    *,
+    engine: EngineConnection | None = None,
 ) -> Flask:
     """Wire the routes of all dialects to one service, and `/invocations` to user code if any."""
     app = Flask("container", static_folder=None)
@@ -149,6 +153,7 @@ def create_app(
             options.batch,
         )
     )
+    app.register_blueprint(adapters.blueprint(engine if engine is not None else NoEngine()))
     app.register_blueprint(pages.description())
     app.register_blueprint(pages.swagger())
     timing.add_headers(app, service, options.compute_type)
@@ -157,7 +162,7 @@ def create_app(
     CORS(
         app,
         origins=options.cors_origins,
-        methods=["GET", "POST"],
+        methods=["GET", "POST", "DELETE"],
         allow_headers=["content-type", "authorization"],
         send_wildcard=True,
     )

@@ -5,10 +5,13 @@ from typing import Protocol
 import gevent.queue
 import msgspec
 
-from container.errors import NotFound, ServingError
+from container.errors import DeadlineExceeded, NotFound, ServingError
 from container.frontend.worker_client import WorkerClient
 from container.messages import (
     Abort,
+    AddAdapter,
+    Done,
+    RemoveAdapter,
     SamplingParams,
     Status,
     StepEvents,
@@ -16,6 +19,9 @@ from container.messages import (
     TokenEvent,
     to_frontend_decoder,
 )
+
+# An adapter may be downloaded first.
+COMMAND_S = 600.0
 
 
 class TokenStream(Protocol):
@@ -56,6 +62,14 @@ class EngineConnection(Protocol):
         """
         ...
 
+    def add_adapter(self, name: str, source: str, *, preload: bool, pin: bool) -> None:
+        """Make a LoRA adapter known. Raises what the engine refuses it with."""
+        ...
+
+    def remove_adapter(self, name: str) -> None:
+        """Forget a LoRA adapter. Raises NotFound."""
+        ...
+
 
 class NoEngine:
     """Implements EngineConnection where no language model is served."""
@@ -77,6 +91,14 @@ class NoEngine:
     ) -> TokenStream:
         """Never called, since `status` raises before."""
         raise AssertionError("submit without an engine")
+
+    def add_adapter(self, name: str, source: str, *, preload: bool, pin: bool) -> None:
+        """Raise NotFound."""
+        _ = self.status
+
+    def remove_adapter(self, name: str) -> None:
+        """Raise NotFound."""
+        _ = self.status
 
 
 Item = TokenEvent | ServingError
@@ -119,6 +141,30 @@ class EngineClient(WorkerClient[Status]):
     def __init__(self, address: str) -> None:
         super().__init__(address, "engine", to_frontend_decoder, Status)
         self._streams: dict[int, ZmqTokenStream] = {}
+        self._commands: dict[int, gevent.queue.SimpleQueue[Done | ServingError]] = {}
+
+    def add_adapter(self, name: str, source: str, *, preload: bool, pin: bool) -> None:
+        """Make a LoRA adapter known. Raises what the engine refuses it with."""
+        self._command(AddAdapter(next(self._ids), name, source, preload, pin))
+
+    def remove_adapter(self, name: str) -> None:
+        """Forget a LoRA adapter. Raises NotFound."""
+        self._command(RemoveAdapter(next(self._ids), name))
+
+    def _command(self, message: AddAdapter | RemoveAdapter) -> None:
+        """Send it and wait until it is done."""
+        self._check_ready()
+        inbox: gevent.queue.SimpleQueue[Done | ServingError] = gevent.queue.SimpleQueue()
+        self._commands[message.request_id] = inbox
+        try:
+            self._submit(message)
+            answer = inbox.get(timeout=COMMAND_S)
+        except gevent.queue.Empty:
+            raise DeadlineExceeded(f"the engine took longer than {COMMAND_S:.0f} s") from None
+        finally:
+            del self._commands[message.request_id]
+        if isinstance(answer, ServingError):
+            raise answer
 
     def submit(
         self,
@@ -152,6 +198,10 @@ class EngineClient(WorkerClient[Status]):
             self._send_abort(Abort(stream.request_id, seq_index))
 
     def _deliver(self, message: msgspec.Struct) -> None:
+        if isinstance(message, Done):
+            if message.request_id in self._commands:
+                self._commands[message.request_id].put(message)
+            return
         assert isinstance(message, StepEvents)
         for event in message.events:
             self._deliver_event(event)
@@ -170,6 +220,8 @@ class EngineClient(WorkerClient[Status]):
         stream = self._streams.pop(request_id, None)
         if stream is not None:
             stream.inbox.put(error)
+        elif request_id in self._commands:
+            self._commands[request_id].put(error)
 
     def _open_requests(self) -> list[int]:
-        return list(self._streams)
+        return [*self._streams, *self._commands]

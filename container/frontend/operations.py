@@ -5,6 +5,7 @@ from typing import Any
 
 from container import content
 from container.frontend.schemas import answers
+from container.frontend.schemas.adapters import AdapterRequest
 from container.frontend.schemas.completions import CompletionRequest
 from container.frontend.schemas.embedding import (
     CohereRerankRequest,
@@ -67,6 +68,15 @@ OPERATIONS = (
         "/execution-parameters", SAGEMAKER, "What a batch transform job should use",
         answers.ExecutionParameters,
     ),
+    Operation(
+        "post", "/adapters", SAGEMAKER, "Register a LoRA adapter",
+        AdapterRequest, media="text/plain",
+    ),
+    Operation(
+        "get", "/adapters", SAGEMAKER, "The registered adapters", answer=answers.AdapterList
+    ),
+    Operation("get", "/adapters/{name}", SAGEMAKER, "One of them", answer=answers.Adapter),
+    Operation("delete", "/adapters/{name}", SAGEMAKER, "Unregister it", media="text/plain"),
     _get("/ping", SAGEMAKER, "Whether requests can be served now"),
     Operation(
         "post", "/", TGI, "Generate text, as an array of one; `stream` decides the form",

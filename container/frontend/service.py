@@ -12,6 +12,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
+import msgspec
+
 from container.errors import InvalidParameter, PromptTooLong, Unavailable
 from container.frontend.completion import Completion, RunningGroup, RunningRequest
 from container.frontend.engine_client import EngineConnection, NoEngine, TokenStream
@@ -80,10 +82,12 @@ class Service:
         engine: EngineConnection,
         load_tokenizer: LoadTokenizer,
         offload: Offload = call,
+        adapter_of_request: Callable[[], str] = str,
     ) -> None:
         self._engine = engine
         self._load_tokenizer = load_tokenizer
         self.offload = offload
+        self._adapter_of_request = adapter_of_request
         self._tokenizer: Tokenizer | None = None
         self._loading = threading.Lock()
         self.started_at = time.time()
@@ -202,6 +206,8 @@ class Service:
         beside: TokenStream | None = None,
     ) -> RunningRequest:
         tokenizer = self.tokenizer
+        if adapter := self._adapter_of_request():
+            params = msgspec.structs.replace(params, adapter=adapter)
         visible = tokenizer.special_tokens_in(text.shown)
         completions = [
             Completion(

@@ -14,6 +14,7 @@ import gevent
 from flask import Flask
 
 from container import logs
+from container.frontend import adapters
 from container.frontend.app import Options, create_app
 from container.frontend.embedder_client import EmbedderClient
 from container.frontend.engine_client import EngineClient, EngineConnection, NoEngine
@@ -44,11 +45,13 @@ def application() -> Flask:
     load = tokenizer_loader(
         trust_remote_code=settings.trust_remote_code, template_path=settings.tokenizer_config_path
     )
-    service = Service(engine, load, _in_thread)
+    service = Service(engine, load, _in_thread, adapters.chosen)
     tracer = None
     if settings.otlp_endpoint is not None:
         tracer = OtlpTracer(settings.otlp_endpoint, settings.otlp_service_name)
-    return create_app(service, Options.from_settings(settings), tracer, handler, embedder)
+    return create_app(
+        service, Options.from_settings(settings), tracer, handler, embedder, engine=engine
+    )
 
 
 def _in_thread(function: Callable[..., T], *args: Any, **kwargs: Any) -> T:

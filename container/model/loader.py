@@ -31,6 +31,8 @@ from container.engine.sequence import Sequence
 from container.errors import ConfigError, ModelLoadError
 from container.grammar.matcher import GrammarCompiler
 from container.messages import EngineInfo, SamplingParams
+from container.model.adapter_store import open_store
+from container.model.lora import Updates
 from container.model.preparing import LoadedModel, make_runner, prepare
 from container.model.sizing import size_engine
 from container.model.source import ModelFiles, find_model
@@ -60,7 +62,8 @@ def load_engine(settings: Settings, progress: Progress) -> tuple[Engine, EngineI
     progress("sizing the KV cache")
     config = size_engine(settings, model)
     ends = end_token_ids(files.path, model.config)
-    runner = make_runner(model, config, end_token_ids=ends)
+    updates = Updates(model.module, model.dtype, model.device)
+    runner = make_runner(model, config, end_token_ids=ends, updates=updates)
     progress("warming up")
     warm_up(runner, config)
     compile_grammar = None
@@ -68,7 +71,13 @@ def load_engine(settings: Settings, progress: Progress) -> tuple[Engine, EngineI
         compile_grammar = GrammarCompiler(
             tokenizer.serialise, model.config.vocab_size, ends
         ).compile
-    engine = Engine(runner, config, end_token_ids=ends, compile_grammar=compile_grammar)
+    engine = Engine(
+        runner,
+        config,
+        end_token_ids=ends,
+        compile_grammar=compile_grammar,
+        adapters=open_store(settings, updates, progress),
+    )
     return engine, _info(files, model, config)
 
 

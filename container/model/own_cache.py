@@ -18,6 +18,7 @@ from container.engine.batch import Batch, Scheduled, StepOutput
 from container.engine.sequence import Sequence, SequenceState
 from container.messages import SamplingParams
 from container.model import probe
+from container.model.lora import Updates
 from container.model.runner import told_logprobs
 from container.model.sampler import Sampler
 
@@ -43,12 +44,14 @@ class OwnCacheRunner:
         device: torch.device,
         *,
         end_token_ids: frozenset[int] = frozenset(),
+        updates: Updates | None = None,
     ) -> None:
         self._model = model
         self._device = device
         self._has_encoder = bool(model.config.is_encoder_decoder)
         self._keeps_few_logits = bool(self._model._supports_logits_to_keep())
         self._sampler = Sampler(end_token_ids, counts_prompt=not self._has_encoder)
+        self._updates = updates
         self._known: WeakKeyDictionary[Sequence, _Progress] = WeakKeyDictionary()
 
     @functools.cached_property
@@ -85,6 +88,8 @@ class OwnCacheRunner:
         log-probabilities of the prompt tokens that follow a computed one, if they are wanted.
         """
         sequence = item.sequence
+        if self._updates is not None:
+            self._updates.begin([(sequence.adapter, 1)])  # the same for all its rows
         progress = self._known.get(sequence)
         if progress is None or progress.num_preemptions != sequence.num_preemptions:
             progress = self._known[sequence] = _Progress(sequence.num_preemptions)

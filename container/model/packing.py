@@ -25,13 +25,18 @@ class PackedLinear(nn.Module):
 
     def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None) -> None:
         super().__init__()
+        self.in_features = weight.shape[1]
+        # Names and output sizes of the model's layers that it computes, for adapters.
+        self.parts: list[tuple[str, int]] = []
         self.packed = torch.ops.mkldnn._reorder_linear_weight(weight.detach(), PACK_ROWS)
         self.bias = bias.detach() if bias is not None else None
 
     @classmethod
     def of(cls, linear: nn.Linear) -> "PackedLinear":
         """Pack a layer."""
-        return cls(linear.weight, linear.bias)
+        packed = cls(linear.weight, linear.bias)
+        packed.parts = _parts([linear])
+        return packed
 
     def forward(self, rows: torch.Tensor) -> torch.Tensor:
         """Multiply [..., in_features] to [..., out_features]."""
@@ -70,7 +75,20 @@ def joined_linear(linears: list[nn.Linear]) -> PackedLinear:
     if biases and len(biases) < len(linears):
         raise ValueError("some of the layers have a bias and some have none")
     weight = torch.cat([linear.weight.detach() for linear in linears])
-    return PackedLinear(weight, torch.cat(biases) if biases else None)
+    packed = PackedLinear(weight, torch.cat(biases) if biases else None)
+    packed.parts = _parts(linears)
+    return packed
+
+
+def name_linears(model: nn.Module) -> None:
+    """Let each linear layer know its name, which it loses when it is packed."""
+    for name, module in model.named_modules():
+        if type(module) is nn.Linear:
+            module.qualified_name = name
+
+
+def _parts(linears: list[nn.Linear]) -> list[tuple[str, int]]:
+    return [(str(getattr(one, "qualified_name", "")), one.out_features) for one in linears]
 
 
 class LinearShare(nn.Module):

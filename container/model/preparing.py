@@ -15,7 +15,9 @@ from container.engine.loop import EngineConfig
 from container.errors import ModelLoadError
 from container.model import kv_cache, own_cache
 from container.model.kv_cache import KVCache, LayerShape
+from container.model.lora import Updates
 from container.model.own_cache import OwnCacheRunner
+from container.model.packing import name_linears
 from container.model.paging import CannotPage, page
 from container.model.probe import Differs
 from container.model.runner import TorchModelRunner
@@ -51,6 +53,7 @@ class LoadedModel:
 
 def prepare(module: PreTrainedModel, dtype: torch.dtype, device: torch.device) -> LoadedModel:
     """Find the way to serve a model. Raises ModelLoadError when none computes the same."""
+    name_linears(module)
     reason = "it has an encoder"
     if not module.config.is_encoder_decoder:
         try:
@@ -72,11 +75,17 @@ def prepare(module: PreTrainedModel, dtype: torch.dtype, device: torch.device) -
 
 
 def make_runner(
-    model: LoadedModel, config: EngineConfig, *, end_token_ids: frozenset[int]
+    model: LoadedModel,
+    config: EngineConfig,
+    *,
+    end_token_ids: frozenset[int],
+    updates: Updates | None = None,
 ) -> ModelRunner:
     """Make what executes the engine's batches, with the cache that the engine counts on."""
     if model.layers is None:
-        return OwnCacheRunner(model.module, model.device, end_token_ids=end_token_ids)
+        return OwnCacheRunner(
+            model.module, model.device, end_token_ids=end_token_ids, updates=updates
+        )
     cache = KVCache(
         model.layers,
         num_blocks=config.num_blocks,
@@ -84,4 +93,6 @@ def make_runner(
         dtype=model.dtype,
         device=model.device,
     )
-    return TorchModelRunner(model.module, cache, model.device, end_token_ids=end_token_ids)
+    return TorchModelRunner(
+        model.module, cache, model.device, end_token_ids=end_token_ids, updates=updates
+    )

@@ -8,10 +8,12 @@ from dataclasses import dataclass
 
 import torch
 
+from container.engine.adapters import BASE
 from container.engine.batch import Batch, Scheduled, StepOutput
 from container.engine.sequence import Sequence
 from container.model.attention import Chunk, DecodeGroup, PagedStep
 from container.model.kv_cache import KVCache
+from container.model.lora import Updates
 from container.model.sampler import Sampler
 
 # Products of one row and of several round differently in float32; two rows are the smallest batch
@@ -49,11 +51,13 @@ class TorchModelRunner:
         device: torch.device,
         *,
         end_token_ids: frozenset[int] = frozenset(),
+        updates: Updates | None = None,
     ) -> None:
         self._model = model
         self._cache = cache
         self._device = device
         self._sampler = Sampler(end_token_ids)
+        self._updates = updates
 
     def execute(self, batch: Batch) -> StepOutput:
         """Run one step."""
@@ -88,6 +92,9 @@ class TorchModelRunner:
             token_ids += piece.ids
             positions += range(piece.start, piece.end)
         padding = max(0, MIN_ROWS - len(token_ids))
+        if self._updates is not None:
+            adapters = [(piece.item.sequence.adapter, len(piece.ids)) for piece in decodes + chunks]
+            self._updates.begin([*adapters, (BASE, padding)])
         rows: list[int] = []
         for item in sampling:
             start = item.sequence.num_computed

@@ -171,7 +171,7 @@ BAD = [
     ({"inputs": "a", "parameters": {"top_n_tokens": 6}}, 422, "`top_n_tokens` must be >= 0"),
     ({"inputs": "a", "parameters": {"best_of": 9}}, 422, "`best_of` must be > 0 and <= 2"),
     ({"inputs": "a", "parameters": {"grammar": {}}}, 422, "`grammar.type`"),
-    ({"inputs": "a", "parameters": {"adapter_id": "x"}}, 422, "`adapter_id` is not supported"),
+    ({"inputs": "a", "parameters": {"adapter_id": "x"}}, 404, "adapter 'x' is not known"),
     ({"inputs": "x " * 5000}, 422, "`inputs` must have less than"),
 ]
 

@@ -24,6 +24,12 @@ class NoEngine:
     ) -> NoReturn:
         raise Unavailable("the engine has not started yet")
 
+    def add_adapter(self, name: str, source: str, *, preload: bool, pin: bool) -> NoReturn:
+        raise Unavailable("the engine has not started yet")
+
+    def remove_adapter(self, name: str) -> NoReturn:
+        raise Unavailable("the engine has not started yet")
+
     @staticmethod
     def tokenizer(info: EngineInfo) -> Tokenizer:
         raise AssertionError("nobody asks for the tokenizer of no model")

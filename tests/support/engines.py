@@ -8,6 +8,8 @@ import torch
 from container.engine.batch import Batch, Sampled, StepOutput
 from container.engine.loop import Engine, EngineConfig
 from container.messages import SamplingParams, Submit, TokenEvent
+from container.model.adapter_store import AdapterStore
+from container.model.lora import Updates
 from container.model.preparing import make_runner, prepare
 from tests.support import tiny_models
 
@@ -55,6 +57,7 @@ def torch_engine(
     dtype: torch.dtype = torch.float32,
     *,
     end_token_ids: tuple[int, ...] = (),
+    max_adapters: int = 8,
     **sizes: int,
 ) -> Engine:
     """An engine with a tiny model prepared as the server prepares it."""
@@ -65,8 +68,10 @@ def torch_engine(
         reuses_prefixes=loaded.attention == "paged",
         scores_prompts=not loaded.has_encoder,
     )
-    runner = make_runner(loaded, config, end_token_ids=frozenset(end_token_ids))
-    return Engine(runner, config, end_token_ids=end_token_ids)
+    updates = Updates(loaded.module, dtype, cpu)
+    runner = make_runner(loaded, config, end_token_ids=frozenset(end_token_ids), updates=updates)
+    store = AdapterStore(updates, max_adapters)
+    return Engine(runner, config, end_token_ids=end_token_ids, adapters=store)
 
 
 def run(engine: Engine, jobs: list[Job]) -> dict[int, list[TokenEvent]]:

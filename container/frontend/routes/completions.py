@@ -14,6 +14,7 @@ from typing import Any
 import msgspec
 from flask import Blueprint, Response, request
 
+from container.frontend import adapters
 from container.frontend.answers import collect, json_response, stream
 from container.frontend.bodies import parse, read_object
 from container.frontend.completion import (
@@ -96,6 +97,7 @@ class CompletionsDialect:
 
     def _start(self, ask: CompletionRequest, received_at: float) -> Completions:
         service = self._service
+        adapters.choose_model(ask.model, service)
         check(ask, self._limits, service.info.vocabulary)
         name = "grammar" if ask.grammar is not None else "response_format"
         grammar = read_grammar(

@@ -9,6 +9,7 @@ from typing import Any
 from flask import Blueprint, Response, request
 
 from container import __version__
+from container.frontend import adapters
 from container.frontend.answers import collect, json_response, stream
 from container.frontend.bodies import parse, read_object
 from container.frontend.completion import RunningRequest, TextEvent, TokenText
@@ -109,10 +110,15 @@ class OpenAIDialect:
             "created": int(self._service.started_at),
             "owned_by": info.model_id,
         }
-        return json_response({"object": "list", "data": [model]})
+        tuned = [
+            model | {"id": one.name, "parent": info.model_id}
+            for one in self._service.status.adapters or []
+        ]
+        return json_response({"object": "list", "data": [model, *tuned]})
 
     def _start(self, ask: ChatRequest, received_at: float, *, takes_plain: bool) -> Chat:
         service = self._service
+        adapters.choose_model(ask.model, service)
         check(ask, self._limits, service.info.vocabulary)
         answer = read_grammar(ask.response_format, "response_format", self._limits, service.offload)
         reply = self._conversations.start(

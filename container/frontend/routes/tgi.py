@@ -8,6 +8,7 @@ from typing import Any
 import msgspec
 from flask import Blueprint, Response, request
 
+from container.frontend import adapters
 from container.frontend.answers import collect, json_response, stream
 from container.frontend.bodies import parse, read_object
 from container.frontend.completion import (
@@ -91,6 +92,7 @@ class TgiDialect:
         self, ask: GenerateRequest, streams: bool, echo_default: bool, received_at: float
     ) -> Generation:
         service, parameters = self._service, ask.settled
+        adapters.choose(parameters.adapter_id, "adapter_id")
         check(parameters, self._limits, service.info.max_input_tokens, streams=streams)
         grammar = read_grammar(parameters.grammar, "grammar", self._limits, service.offload)
         ids = service.encode(ask.inputs, NAMES, truncate=parameters.truncate)

@@ -122,6 +122,21 @@ class ChatTokens(Answer):
     templated_text: str
 
 
+class Adapter(Answer):
+    """A registered LoRA adapter."""
+
+    name: str
+    src: str
+    loaded: bool
+    pin: bool
+
+
+class AdapterList(Answer):
+    """All of them."""
+
+    adapters: list[Adapter]
+
+
 class ExecutionParameters(Answer):
     """What a batch transform job should use, in SageMaker's own words."""
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from pydantic import Field
 
-from container.errors import InvalidParameter, UnsupportedParameter
+from container.errors import InvalidParameter
 from container.frontend.bodies import Body
 from container.frontend.limits import RequestLimits
 
@@ -72,18 +72,11 @@ class GenerateRequest(Body):
         return self.parameters or GenerateParameters(do_sample=True)
 
 
-# What TGI knows and this version does not offer.
-NOT_OFFERED = ("adapter_id",)
-
-
 def check(
     parameters: GenerateParameters, limits: RequestLimits, max_input_tokens: int, *, streams: bool
 ) -> None:
-    """Check ranges. Raises InvalidParameter, or UnsupportedParameter for what is not offered."""
+    """Check ranges. Raises InvalidParameter."""
     p = parameters
-    for name in NOT_OFFERED:
-        if getattr(p, name) is not None:
-            raise UnsupportedParameter(f"`{name}` is not supported by this server", field=name)
     _check_best_of(p, limits.max_best_of, streams=streams)
     _require(p.temperature is None or p.temperature > 0, "temperature", "must be strictly positive")
     is_positive = p.repetition_penalty is None or p.repetition_penalty > 0
