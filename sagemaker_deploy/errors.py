@@ -9,7 +9,8 @@ DeployError
 │   ├── QuotaExceeded
 │   └── Throttled
 ├── EndpointFailed    an endpoint, component or job did not come up
-└── InvocationFailed  the endpoint answered with an error
+├── InvocationFailed  the endpoint answered with an error
+└── Interrupted       Ctrl-C; what was made is removed again
 
 Each class has its own exit code, so that scripts can tell them apart.
 """
@@ -88,3 +89,9 @@ class InvocationFailed(DeployError):
     """The endpoint answered with an error."""
 
     exit_code = 7
+
+
+class Interrupted(DeployError):
+    """Ctrl-C while a plan was carried out."""
+
+    exit_code = 130

@@ -11,7 +11,14 @@ from pathlib import Path
 from typing import Any
 
 from sagemaker_deploy.aws import Aws
-from sagemaker_deploy.errors import AwsError, ConfigError, DeployError, EndpointFailed, NotFound
+from sagemaker_deploy.errors import (
+    AwsError,
+    ConfigError,
+    DeployError,
+    EndpointFailed,
+    Interrupted,
+    NotFound,
+)
 from sagemaker_deploy.plan.steps import SECRET, Plan, Step, Upload, Wait
 
 Report = Callable[[str, str], None]  # resource, what happens to it
@@ -142,9 +149,9 @@ def pack(source: Path, code: Path | None, archive: Path) -> None:
 
 
 def _failure(error: BaseException, remains: list[str]) -> DeployError:
-    text = error.message if isinstance(error, DeployError) else "interrupted"
-    kind = type(error) if isinstance(error, DeployError) else EndpointFailed
-    hint = error.hint if isinstance(error, DeployError) else ""
+    if not isinstance(error, DeployError):
+        error = Interrupted("interrupted")
+    text, kind, hint = error.message, type(error), error.hint
     ending = "everything that this run made was removed again"
     if remains:
         ending = "what could not be removed: " + "; ".join(remains)

@@ -4,6 +4,7 @@ import json
 import logging
 import os
 import signal
+import sys
 import tempfile
 import threading
 from collections.abc import Iterator, Mapping
@@ -70,21 +71,25 @@ def local(
     server = LocalSageMaker(
         _launcher(image, engine, server_command), storage, log_dir, region=region
     )
-    stop = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: stop.set())
+        signal.signal(number, _leave)
     with _moto(moto) as others:
         try:
             url = server.start(port=port)
-        except (OSError, SystemExit) as error:  # werkzeug leaves when a port is taken
+        except (OSError, SystemExit) as error:  # werkzeug exits when a port is taken
             raise ConfigError([f"--port {port}: cannot listen there"]) from error
         try:
             if model or model_data:
                 _make_endpoint(server, endpoint, model, model_data, options.pairs("--env", env))
             _announce(url, others, endpoint if model or model_data else None, log_dir, as_json)
-            stop.wait()
+            threading.Event().wait()
         finally:
             server.stop()
+
+
+def _leave(*_: object) -> None:
+    """End the command from wherever it is; its containers are stopped on the way out."""
+    sys.exit(0)
 
 
 def _launcher(image: str | None, engine: str | None, server_command: str | None) -> Launch:

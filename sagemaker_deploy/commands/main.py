@@ -4,7 +4,17 @@ import sys
 
 import click
 
-from sagemaker_deploy.commands import deployment, invoke, local, status
+from sagemaker_deploy.commands import (
+    bench,
+    deployment,
+    invoke,
+    jobs,
+    local,
+    logs,
+    scale,
+    status,
+    template,
+)
 from sagemaker_deploy.errors import ConfigError, DeployError
 
 EXIT_CODES = """
@@ -51,5 +61,12 @@ for command in (
     deployment.delete,
     invoke.invoke,
     status.status,
+    logs.logs,
+    scale.scale,
+    scale.adapters,
+    jobs.batch,
+    jobs.async_call,
+    bench.bench,
+    template.template,
 ):
     main.add_command(command)

@@ -72,7 +72,9 @@ class AsyncQueue:
         location = call.fields.get("InputLocation")
         body = self._storage.read(location) if location else call.body
         timeout_s = call.fields.get("InvocationTimeoutSeconds", DEFAULT_TIMEOUT_S)
-        headers = {k: v for k, v in call.headers.items() if not k.endswith("Location")}
+        headers = dict(call.headers)
+        if location and "ContentType" not in call.fields:
+            headers["Content-Type"] = self._storage.content_type(location)
         whole = Call(call.target, headers, call.fields, body)
         answer = self._runtime.invoke(whole, timeout_s)
         self._storage.write(ticket.output_url, answer.get_data())

@@ -13,8 +13,10 @@ from flask import Response, request
 
 from sagemaker_deploy import service_model
 from sagemaker_deploy.local import event_stream, refusals
+from sagemaker_deploy.local.adapters import IDENTIFIER
 from sagemaker_deploy.local.endpoints import Endpoints, Target
 from sagemaker_deploy.local.exchange import Exchange, Failure
+from sagemaker_deploy.local.multi_model import Models
 
 CUSTOM_ATTRIBUTES = "X-Amzn-SageMaker-Custom-Attributes"
 NEW_SESSION = "X-Amzn-SageMaker-New-Session-Id"
@@ -48,8 +50,9 @@ class Call:
 class Runtime:
     """Carries out invocations."""
 
-    def __init__(self, endpoints: Endpoints, limits: Limits, region: str) -> None:
+    def __init__(self, endpoints: Endpoints, models: Models, limits: Limits, region: str) -> None:
         self._endpoints = endpoints
+        self._models = models
         self._limits = limits
         self._region = region
 
@@ -70,7 +73,22 @@ class Runtime:
         if target.is_async != is_async_call:
             kind = "an asynchronous" if target.is_async else "not an asynchronous"
             raise refusals.validation(f"Endpoint {endpoint} is {kind} endpoint.")
-        return Call(target, container_headers(fields, operation), fields, body)
+        headers = container_headers(fields, operation)
+        if target.unit.base:
+            headers[IDENTIFIER] = target.unit.name
+        return Call(target, headers, fields, body, self._path(target, fields))
+
+    def _path(self, target: Target, fields: Mapping[str, Any]) -> str:
+        prefix, name = target.multi_model_prefix, fields.get("TargetModel")
+        if prefix is None:
+            if name:
+                raise refusals.validation(
+                    f"Endpoint {target.endpoint} is not a multi-model endpoint: TargetModel."
+                )
+            return "/invocations"
+        if not name:
+            raise refusals.validation("TargetModel header is needed for multi-model endpoints.")
+        return self._models.path(target.container, prefix, name)
 
     def invoke(self, call: Call, timeout_s: float | None = None) -> Response:
         """The whole answer of the container. Raises Refusal."""
@@ -145,7 +163,11 @@ def container_headers(fields: Mapping[str, Any], operation: str) -> dict[str, st
     """The headers that the container gets, whatever names the client's API has for them."""
     own = {"ContentType": "Content-Type", "Accept": "Accept"}
     names = service_model.header_names(service_model.RUNTIME, operation) | own
-    headers = {names[field]: str(value) for field, value in fields.items()}
+    own_business = {"InputLocation", "S3OutputPathExtension", "Filename", "RequestTTLSeconds"}
+    own_business.add("InvocationTimeoutSeconds")
+    headers = {
+        names[field]: str(value) for field, value in fields.items() if field not in own_business
+    }
     headers.setdefault("Content-Type", "application/octet-stream")
     headers["X-Amzn-SageMaker-Forwarded-Api"] = f"SageMakerRuntime:{operation}"
     return headers

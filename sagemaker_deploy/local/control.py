@@ -22,6 +22,7 @@ from sagemaker_deploy.local.resources import (
     Record,
     Resources,
 )
+from sagemaker_deploy.local.transform import Transforms
 
 Params = Mapping[str, Any]
 STARTUP_TIMEOUT_S = 480
@@ -30,9 +31,10 @@ STARTUP_TIMEOUT_S = 480
 class ControlPlane:
     """Carries out actions."""
 
-    def __init__(self, resources: Resources, endpoints: Endpoints) -> None:
+    def __init__(self, resources: Resources, endpoints: Endpoints, transforms: Transforms) -> None:
         self._resources = resources
         self._endpoints = endpoints
+        self._transforms = transforms
         self._special: dict[str, Callable[[Params], Record]] = {
             "CreateEndpointConfig": self._create_config,
             "CreateEndpoint": self._create_endpoint,
@@ -44,6 +46,8 @@ class ControlPlane:
             "DescribeInferenceComponent": self._describe_component,
             "UpdateInferenceComponentRuntimeConfig": self._update_copies,
             "DeleteInferenceComponent": self._delete_component,
+            "CreateTransformJob": self._create_job,
+            "StopTransformJob": self._stop_job,
             "AddTags": self._add_tags,
             "DeleteTags": self._delete_tags,
             "ListTags": self._list_tags,
@@ -168,11 +172,9 @@ class ControlPlane:
 
     def _component_unit(self, params: Params) -> Unit:
         name, specification = params["InferenceComponentName"], params["Specification"]
-        if specification.get("BaseInferenceComponentName"):
-            raise control_validation(
-                "The local endpoint does not imitate adapter components "
-                "(BaseInferenceComponentName) yet."
-            )
+        if base := specification.get("BaseInferenceComponentName"):
+            self._resources.get(COMPONENT, base)
+            return Unit(name, params, None, base=base)
         if "ModelName" in specification:
             model = self._resources.get(MODEL, specification["ModelName"])
             definition = container_definition(model)
@@ -191,7 +193,7 @@ class ControlPlane:
         desired = int(record.get("RuntimeConfig", {}).get("CopyCount", 1))
         record["RuntimeConfig"] = {
             "DesiredCopyCount": desired,
-            "CurrentCopyCount": desired if unit.container else 0,
+            "CurrentCopyCount": desired if unit.container or unit.base else 0,
         }
         return service_model.only_known(record, service_model.CONTROL, "DescribeInferenceComponent")
 
@@ -208,6 +210,13 @@ class ControlPlane:
         record = self._resources.get(COMPONENT, name)
         self._resources.delete(COMPONENT, name)
         self._endpoints.remove_component(record["EndpointName"], name)
+        return {}
+
+    def _create_job(self, params: Params) -> Record:
+        return {"TransformJobArn": self._transforms.create(params)}
+
+    def _stop_job(self, params: Params) -> Record:
+        self._transforms.stop(params["TransformJobName"])
         return {}
 
     def _add_tags(self, params: Params) -> Record:

@@ -10,7 +10,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from sagemaker_deploy.errors import DeployError
+from sagemaker_deploy.errors import DeployError, EndpointFailed
+from sagemaker_deploy.local import adapters
 from sagemaker_deploy.local.fleet import Fleet, Spec
 from sagemaker_deploy.local.process import Container
 from sagemaker_deploy.local.refusals import Refusal, no_endpoint, validation
@@ -68,6 +69,12 @@ class Target:
         return "ServerlessConfig" in self.unit.settings
 
     @property
+    def multi_model_prefix(self) -> str | None:
+        """Where the models of a multi-model endpoint lie."""
+        spec = self.unit.spec
+        return str(spec.definition["ModelDataUrl"]) if spec and spec.is_multi_model else None
+
+    @property
     def is_async(self) -> bool:
         """Whether only InvokeEndpointAsync is served."""
         return "AsyncInferenceConfig" in self.config
@@ -117,7 +124,13 @@ class Endpoints:
 
     def remove_component(self, endpoint: str, name: str) -> None:
         """Stop a component's container in the background."""
-        unit = self.live(endpoint).components.pop(name)
+        components = self.live(endpoint).components
+        unit = components.pop(name)
+        if unit.base:
+            base = components.get(unit.base)
+            if base and base.container:
+                adapters.unload(base.container, name)
+            return
         self._in_background(self._stop_units, [unit])
 
     def set_copies(self, endpoint: str, name: str, count: int) -> None:
@@ -227,7 +240,9 @@ class Endpoints:
 
     def _start_component(self, unit: Unit) -> None:
         try:
-            if unit.spec and unit.container is None:
+            if unit.base:
+                self._load_adapter(unit)
+            elif unit.spec and unit.container is None:
                 unit.container = self._fleet.start(unit.spec)
         except (DeployError, Refusal) as error:
             self._resources.change(
@@ -238,6 +253,13 @@ class Endpoints:
             )
             return
         self._resources.change(COMPONENT, unit.name, InferenceComponentStatus="InService")
+
+    def _load_adapter(self, unit: Unit) -> None:
+        base = self.live(unit.settings["EndpointName"]).components[str(unit.base)]
+        if base.container is None:
+            raise EndpointFailed(f"The base component {unit.base} has no copies.")
+        url = unit.settings["Specification"]["Container"]["ArtifactUrl"]
+        adapters.load(self._fleet, base.container, unit.name, url)
 
     def _stop_component(self, unit: Unit) -> None:
         self._stop_units([unit])

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from sagemaker_deploy.local.launch import (
+    ADAPTERS_DIR,
     CHANNELS_DIR,
     MODEL_DIR,
     MODELS_DIR,
@@ -47,6 +48,7 @@ class Fleet:
         self.storage = storage
         self._log_dir = log_dir
         self._folders: dict[Container, Path] = {}
+        self._sees_mounts: dict[Container, bool] = {}
         self._lock = threading.Lock()
         self._is_closed = False
 
@@ -71,12 +73,29 @@ class Fleet:
         container.stop()
         with self._lock:
             folder = self._folders.pop(container, None)
+            self._sees_mounts.pop(container, None)
         if folder:
             shutil.rmtree(folder, ignore_errors=True)
 
-    def folder(self, container: Container) -> Path:
-        """The scratch folder of a container: what it finds under its mounts."""
-        return self._folders[container]
+    def add_model(self, container: Container, url: str, model_id: str) -> str:
+        """Unpack a model of a multi-model endpoint; its path as the container sees it."""
+        relative = f"{model_id}/model"
+        self.storage.unpack(url, _made(self._folders[container] / "models" / relative))
+        return self._seen(container, "models", MODELS_DIR, relative)
+
+    def drop_model(self, container: Container, model_id: str) -> None:
+        """Remove the files of a model that is no longer loaded."""
+        shutil.rmtree(self._folders[container] / "models" / model_id, ignore_errors=True)
+
+    def add_adapter(self, container: Container, url: str, name: str) -> str:
+        """Unpack an adapter; its path as the container sees it."""
+        self.storage.unpack(url, _made(self._folders[container] / "adapters" / name))
+        return self._seen(container, "adapters", ADAPTERS_DIR, name)
+
+    def _seen(self, container: Container, part: str, inside: str, relative: str) -> str:
+        if self._sees_mounts[container]:
+            return f"{inside}/{relative}"
+        return str(self._folders[container] / part / relative)
 
     def stop_all(self) -> None:
         """Stop everything, those still starting too; nothing starts afterwards."""
@@ -102,10 +121,11 @@ class Fleet:
             log_path = self._log_dir / f"{spec.label.replace('/', '-')}.log"
             container = Container(command, port, log_path)
             self._folders[container] = folder
+            self._sees_mounts[container] = command.sees_mounts
         return container
 
     def _mounts(self, spec: Spec, folder: Path) -> Mounts:
-        folders: dict[str, Path] = {}
+        folders = {ADAPTERS_DIR: _made(folder / "adapters")}
         if spec.is_multi_model:
             folders[MODELS_DIR] = folder / "models"
             folders[MODELS_DIR].mkdir()

@@ -16,6 +16,7 @@ from sagemaker_deploy.errors import MissingTool
 
 MODEL_DIR = "/opt/ml/model"
 MODELS_DIR = "/opt/ml/models"
+ADAPTERS_DIR = "/opt/ml/adapters"
 CHANNELS_DIR = "/opt/ml/additional-model-data-sources"
 CONTAINER_PORT = 8080
 # What a process needs of this machine; all other variables are the model's, as on SageMaker.
@@ -46,6 +47,8 @@ class Command:
 
     argv: list[str]
     env: dict[str, str]
+    # A process sees this machine's folders under their own names, an image under its mounts.
+    sees_mounts: bool = False
 
 
 def server_process(
@@ -82,7 +85,7 @@ def image_run(
     for name, value in variables.items():
         argv += ["-e", f"{name}={value}"]
     env = {name: environ[name] for name in ("PATH", "HOME", "DOCKER_HOST") if name in environ}
-    return Command([*argv, image, "serve"], env)
+    return Command([*argv, image, "serve"], env, sees_mounts=True)
 
 
 def default_server() -> list[str]:

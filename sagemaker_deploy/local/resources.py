@@ -38,7 +38,8 @@ MODEL = Kind("Model", "model", "Models")
 CONFIG = Kind("EndpointConfig", "endpoint-config", "EndpointConfigs")
 ENDPOINT = Kind("Endpoint", "endpoint", "Endpoints")
 COMPONENT = Kind("InferenceComponent", "inference-component", "InferenceComponents")
-KINDS = (MODEL, CONFIG, ENDPOINT, COMPONENT)
+JOB = Kind("TransformJob", "transform-job", "TransformJobSummaries")
+KINDS = (MODEL, CONFIG, ENDPOINT, COMPONENT, JOB)
 
 
 class Resources:

@@ -21,9 +21,11 @@ from sagemaker_deploy.local.calls import Limits, Runtime
 from sagemaker_deploy.local.control import ControlPlane
 from sagemaker_deploy.local.endpoints import Endpoints
 from sagemaker_deploy.local.fleet import Fleet, Launch
+from sagemaker_deploy.local.multi_model import Models
 from sagemaker_deploy.local.refusals import Refusal
 from sagemaker_deploy.local.resources import Resources
 from sagemaker_deploy.local.storage import Storage
+from sagemaker_deploy.local.transform import Transforms
 
 log = logging.getLogger(__name__)
 JSON_CONTENT_TYPE = "application/x-amz-json-1.1"
@@ -44,8 +46,8 @@ class LocalSageMaker:
         resources = Resources(region)
         self.fleet = Fleet(launch, storage, log_dir)
         endpoints = Endpoints(resources, self.fleet)
-        self.control = ControlPlane(resources, endpoints)
-        runtime = Runtime(endpoints, limits or Limits(), region)
+        self.control = ControlPlane(resources, endpoints, Transforms(resources, self.fleet))
+        runtime = Runtime(endpoints, Models(self.fleet), limits or Limits(), region)
         self.app = make_app(self.control, runtime, AsyncQueue(runtime, storage))
         self._server: BaseWSGIServer | None = None
 

@@ -27,6 +27,13 @@ class Storage:
             path = self._local_copy(url, Path(folder))
             return path.read_bytes()
 
+    def content_type(self, url: str) -> str:
+        """The content type that an object was stored with; a file has none."""
+        scheme, bucket, key = split(url)
+        if scheme == "file":
+            return "application/octet-stream"
+        return str(self.aws.call("s3", "head_object", Bucket=bucket, Key=key)["ContentType"])
+
     def write(self, url: str, data: bytes) -> None:
         """Store one object; folders are made."""
         scheme, bucket, key = split(url)

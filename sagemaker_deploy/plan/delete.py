@@ -22,7 +22,7 @@ class Made:
 
 def plan(made: Made) -> Plan:
     """From the outermost to the innermost: what others refer to goes last."""
-    steps = [scaling.removal(_target(*target)) for target in made.targets]
+    steps = [scaling.removal(scaling.where(*target)) for target in made.targets]
     if made.alarms:
         names = ", ".join(made.alarms)
         params = {"AlarmNames": list(made.alarms)}
@@ -41,14 +41,6 @@ def plan(made: Made) -> Plan:
         where = {"Bucket": bucket, "Key": key}
         steps.append(_step("s3", "delete_object", "object", f"s3://{bucket}/{key}", where))
     return Plan(made.name, tuple(steps))
-
-
-def _target(resource: str, dimension: str) -> dict[str, str]:
-    return {
-        "ServiceNamespace": "sagemaker",
-        "ResourceId": resource,
-        "ScalableDimension": dimension,
-    }
 
 
 def _component(name: str) -> Step:

@@ -152,6 +152,10 @@ def _endpoint(config: Config, facts: Facts, config_name: str) -> list[Step]:
         return [Step(title, resource, "sagemaker", "create_endpoint", params, undo, wait)]
     if facts.endpoint_config == config_name:
         return []
+    if config.scaling:
+        # What scaling has reached must not fall back to the initial count.
+        params["RetainAllVariantProperties"] = True
+        params["ExcludeRetainedVariantProperties"] = [{"VariantPropertyType": "DataCaptureConfig"}]
     if not config.serverless:
         params["DeploymentConfig"] = requests.deployment_config(config)
     title = f"update the endpoint ({config.update.strategy.replace('_', ' ')})"

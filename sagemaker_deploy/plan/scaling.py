@@ -5,6 +5,7 @@ a stream until its last token. From zero copies there is nothing to count, so an
 invocations takes the first step.
 """
 
+from dataclasses import dataclass
 from typing import Any
 
 from sagemaker_deploy.config import Config, Scaling
@@ -16,14 +17,25 @@ COMPONENT_METRIC = "SageMakerInferenceComponentConcurrentRequestsPerCopyHighReso
 SERVICE = "application-autoscaling"
 
 
-def target(config: Config) -> dict[str, str]:
-    """What is scaled: the variant's instances or the component's copies."""
-    if config.component:
-        resource = f"inference-component/{component_name(config)}"
-        dimension = "sagemaker:inference-component:DesiredCopyCount"
-    else:
-        resource = f"endpoint/{config.name}/variant/{VARIANT}"
-        dimension = "sagemaker:variant:DesiredInstanceCount"
+@dataclass(frozen=True, slots=True)
+class Target:
+    """What is scaled: a component's copies, or the instances of the endpoint's variant."""
+
+    endpoint: str
+    component: str | None
+    is_async: bool
+
+    def where(self) -> dict[str, str]:
+        """As Application Auto Scaling names it."""
+        if self.component:
+            resource = f"inference-component/{self.component}"
+            return where(resource, "sagemaker:inference-component:DesiredCopyCount")
+        resource = f"endpoint/{self.endpoint}/variant/{VARIANT}"
+        return where(resource, "sagemaker:variant:DesiredInstanceCount")
+
+
+def where(resource: str, dimension: str) -> dict[str, str]:
+    """The fields that name a scalable target."""
     return {
         "ServiceNamespace": "sagemaker",
         "ResourceId": resource,
@@ -32,24 +44,34 @@ def target(config: Config) -> dict[str, str]:
 
 
 def steps(config: Config) -> list[Step]:
-    """Register the target, track it, and wake it when it may sleep."""
-    scaling = config.scaling
-    if scaling is None:
+    """The steps of a configuration's `scaling`."""
+    if config.scaling is None:
         return []
-    made = [_register(config, scaling), _tracking(config, scaling)]
+    component = component_name(config) if config.component else None
+    return steps_for(
+        config.name, component, config.scaling, is_async=config.asynchronous is not None
+    )
+
+
+def steps_for(
+    endpoint: str, component: str | None, scaling: Scaling, *, is_async: bool
+) -> list[Step]:
+    """Register the target, track it, and wake it when it may sleep."""
+    target = Target(endpoint, component, is_async)
+    made = [_register(target, scaling), _tracking(target, scaling)]
     if scaling.min == 0:
-        made += [_wake_policy(config), _wake_alarm(config)]
+        made += [_wake_policy(target), _wake_alarm(target)]
     return made
 
 
-def removal(config_target: dict[str, str]) -> Step:
+def removal(target: dict[str, str]) -> Step:
     """Deregister; its policies go with it."""
     return Step(
-        f"stop scaling {config_target['ResourceId']}",
-        f"scalable target {config_target['ResourceId']}",
+        f"stop scaling {target['ResourceId']}",
+        f"scalable target {target['ResourceId']}",
         SERVICE,
         "deregister_scalable_target",
-        config_target,
+        target,
         may_be_missing=True,
     )
 
@@ -59,57 +81,57 @@ def wake_name(name: str) -> str:
     return f"{name}-wake"
 
 
-def _register(config: Config, scaling: Scaling) -> Step:
-    where = target(config)
+def _register(target: Target, scaling: Scaling) -> Step:
+    its = target.where()
     return Step(
         f"let it scale from {scaling.min} to {scaling.max}",
-        f"scalable target {where['ResourceId']}",
+        f"scalable target {its['ResourceId']}",
         SERVICE,
         "register_scalable_target",
-        {**where, "MinCapacity": scaling.min, "MaxCapacity": scaling.max},
-        undo=Undo("deregister_scalable_target", where),
+        {**its, "MinCapacity": scaling.min, "MaxCapacity": scaling.max},
+        undo=Undo("deregister_scalable_target", its),
     )
 
 
-def _tracking(config: Config, scaling: Scaling) -> Step:
-    metric = COMPONENT_METRIC if config.component else VARIANT_METRIC
+def _tracking(target: Target, scaling: Scaling) -> Step:
+    metric = COMPONENT_METRIC if target.component else VARIANT_METRIC
     policy: dict[str, Any] = {
         "TargetValue": scaling.target_concurrency,
         "ScaleInCooldown": scaling.scale_in_cooldown_s,
         "ScaleOutCooldown": scaling.scale_out_cooldown_s,
         "PredefinedMetricSpecification": {"PredefinedMetricType": metric},
     }
-    if config.asynchronous:
+    if target.is_async:
         del policy["PredefinedMetricSpecification"]
         policy["CustomizedMetricSpecification"] = {
             "MetricName": "ApproximateBacklogSizePerInstance",
             "Namespace": "AWS/SageMaker",
-            "Dimensions": [{"Name": "EndpointName", "Value": config.name}],
+            "Dimensions": [{"Name": "EndpointName", "Value": target.endpoint}],
             "Statistic": "Average",
         }
     return Step(
         f"aim at {scaling.target_concurrency:g} concurrent requests for each copy",
-        f"scaling policy {config.name}-track",
+        f"scaling policy {target.endpoint}-track",
         SERVICE,
         "put_scaling_policy",
         {
-            **target(config),
-            "PolicyName": f"{config.name}-track",
+            **target.where(),
+            "PolicyName": f"{target.endpoint}-track",
             "PolicyType": "TargetTrackingScaling",
             "TargetTrackingScalingPolicyConfiguration": policy,
         },
     )
 
 
-def _wake_policy(config: Config) -> Step:
+def _wake_policy(target: Target) -> Step:
     return Step(
         "take one copy when the alarm rings at zero",
-        f"scaling policy {wake_name(config.name)}",
+        f"scaling policy {wake_name(target.endpoint)}",
         SERVICE,
         "put_scaling_policy",
         {
-            **target(config),
-            "PolicyName": wake_name(config.name),
+            **target.where(),
+            "PolicyName": wake_name(target.endpoint),
             "PolicyType": "StepScaling",
             "StepScalingPolicyConfiguration": {
                 "AdjustmentType": "ExactCapacity",
@@ -121,14 +143,14 @@ def _wake_policy(config: Config) -> Step:
     )
 
 
-def _wake_alarm(config: Config) -> Step:
-    if config.component:
+def _wake_alarm(target: Target) -> Step:
+    if target.component:
         metric, period = "NoCapacityInvocationFailures", 30
-        dimension = {"Name": "InferenceComponentName", "Value": component_name(config)}
+        dimension = {"Name": "InferenceComponentName", "Value": target.component}
     else:
         metric, period = "HasBacklogWithoutCapacity", 60
-        dimension = {"Name": "EndpointName", "Value": config.name}
-    name = wake_name(config.name)
+        dimension = {"Name": "EndpointName", "Value": target.endpoint}
+    name = wake_name(target.endpoint)
     return Step(
         f"ring when {metric} is at least 1",
         f"alarm {name}",

@@ -6,7 +6,14 @@ from typing import Any
 
 import pytest
 
-from sagemaker_deploy.errors import AwsError, ConfigError, EndpointFailed, NotFound, QuotaExceeded
+from sagemaker_deploy.errors import (
+    AwsError,
+    ConfigError,
+    EndpointFailed,
+    Interrupted,
+    NotFound,
+    QuotaExceeded,
+)
 from sagemaker_deploy.execute import Executor, pack
 from sagemaker_deploy.plan.steps import Plan, Step, Undo, Wait
 
@@ -86,7 +93,7 @@ def test_what_cannot_be_removed_is_named() -> None:
 
 def test_an_interruption_cleans_up_too() -> None:
     recorder = Recorder(describe=[KeyboardInterrupt()])
-    with pytest.raises(EndpointFailed, match="interrupted"):
+    with pytest.raises(Interrupted, match="interrupted"):
         _apply(recorder, _step("endpoint", WAIT))
     assert recorder.calls[-1] == "delete_endpoint"
 

@@ -44,6 +44,16 @@ def test_whatever_ends_it_the_model_server_goes_too(tmp_path: Path, number: int)
         wait_for(lambda: _all_gone(started), 40)
 
 
+def test_leaving_while_the_model_loads_stops_it(tmp_path: Path) -> None:
+    options = ["--model", str(DEMO_MODEL), "--server-command", " ".join(REAL_SERVER)]
+    with _start(tmp_path, *options) as process:
+        wait_for(lambda: len(_descendants(process)) >= 2, 20)
+        started = _descendants(process)
+        process.terminate()
+        assert process.wait(40) == 0
+        wait_for(lambda: _all_gone(started), 10)
+
+
 def test_a_model_that_does_not_load_is_one_error_and_nothing_is_left(tmp_path: Path) -> None:
     with _start(
         tmp_path, "--model", "/no/such/folder", "--server-command", " ".join(REAL_SERVER)

@@ -9,6 +9,8 @@ import os
 import sys
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import ClassVar
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -20,8 +22,19 @@ class Handler(BaseHTTPRequestHandler):
         self.send_header("Content-Length", "0")
         self.end_headers()
 
+    loaded: ClassVar[dict] = {}  # models or adapters, by name
+
+    def do_DELETE(self):
+        self.answer(200 if self.loaded.pop(self.path.split("/")[2], None) else 404, "")
+
     def do_POST(self):
         body = self.rfile.read(int(self.headers["Content-Length"]))
+        if self.path in ("/models", "/adapters"):
+            self.load(json.loads(body))
+            return
+        if self.headers["Content-Type"] == "application/jsonlines":
+            self.answer(200, "".join(f"{line.upper()}\n" for line in body.decode().splitlines()))
+            return
         wish = json.loads(body) if body.startswith(b"{") else {}
         time.sleep(wish.get("sleep_s", 0))
         self.send_response(wish.get("status", 200))
@@ -31,13 +44,32 @@ class Handler(BaseHTTPRequestHandler):
             self.stream(wish)
             return
         answer = wish.get("answer") or json.dumps(self.seen())
+        self.finish_answer(answer)
+
+    def answer(self, status, text):
+        self.send_response(status)
+        self.finish_answer(text)
+
+    def finish_answer(self, text):
         self.send_header("Content-Type", "application/json")
-        self.send_header("Content-Length", str(len(answer)))
+        self.send_header("Content-Length", str(len(text)))
         self.end_headers()
-        self.wfile.write(answer.encode())
+        self.wfile.write(text.encode())
+
+    def load(self, wish):
+        name = wish.get("model_name") or wish["name"]
+        folder = Path(wish.get("url") or wish["src"])
+        if len(self.loaded) >= int(os.environ.get("ROOM", "100")):
+            self.answer(507, "no memory")
+        elif (folder / "bad").exists():
+            self.answer(400, "not a model")
+        else:
+            self.loaded[name] = sorted(path.name for path in folder.iterdir())
+            self.answer(200, "{}")
 
     def seen(self):
-        return {name.lower(): value for name, value in self.headers.items()} | {"path": self.path}
+        headers = {name.lower(): value for name, value in self.headers.items()}
+        return headers | {"path": self.path, "loaded": self.loaded, "env": dict(os.environ)}
 
     def stream(self, wish):
         self.send_header("Content-Type", "text/event-stream")

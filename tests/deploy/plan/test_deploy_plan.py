@@ -11,38 +11,9 @@ from sagemaker_deploy.errors import ConfigError
 from sagemaker_deploy.plan import requests
 from sagemaker_deploy.plan.deploy import Facts, plan
 from sagemaker_deploy.plan.steps import Plan, Step, Upload
+from tests.deploy.plan.cases import BASE, CASES, COMPONENT
 
-BASE: dict[str, Any] = {
-    "name": "chat",
-    "image": "000000000000.dkr.ecr.us-east-1.amazonaws.com/llm:1",
-    "role": "arn:aws:iam::000000000000:role/SageMaker",
-    "model": {"id": "org/model"},
-    "instance_type": "ml.g5.2xlarge",
-    "cuda": "12.4",
-}
 FACTS = Facts("us-east-1", "000000000000")
-COMPONENT = {"component": {"memory_mb": 8192}}
-CASES: dict[str, dict[str, Any]] = {
-    "real-time": {},
-    "s3 prefix": {"model": {"data": "s3://models/chat/"}},
-    "archive": {"model": {"data": "s3://models/chat/model.tar.gz"}},
-    "draft model": {"model": {"id": "a/b", "additional": {"draft": "s3://models/draft"}}},
-    "serverless": {"serverless": {"memory_mb": 4096}, "instance_type": None, "cuda": None},
-    "asynchronous": {"asynchronous": {"output": "s3://out/x", "max_concurrent_per_instance": 4}},
-    "component": COMPONENT,
-    "scaled": {"scaling": {"max": 4, "target_concurrency": 8}},
-    "scaled to zero": COMPONENT | {"scaling": {"min": 0, "max": 4, "target_concurrency": 8}},
-    "async to zero": {
-        "asynchronous": {"output": "s3://out/x"},
-        "scaling": {"min": 0, "max": 2, "target_concurrency": 5},
-    },
-    "multi-model": {"multi_model": True, "model": {"data": "s3://models/many/"}},
-    "pools": {"instance_type": None, "instance_types": ["ml.g5.xlarge", "ml.g6.xlarge"]},
-    "prefix aware": {"routing": "prefix_aware"},
-    "vpc": {"network": {"subnets": ["subnet-1"], "security_groups": ["sg-1"]}},
-    "captured": {"capture": {"destination": "s3://seen/x", "percent": 10}, "kms_key": "key"},
-    "secret": {"secrets": {"HF_TOKEN": "hub"}},
-}
 
 
 def _plan(changes: dict[str, Any] | None = None, facts: Facts = FACTS) -> Plan:
@@ -132,6 +103,13 @@ def test_an_update_follows_its_strategy(update: dict[str, Any], policy: str) -> 
     step = _step(_plan(changes, _facts_after(_plan())), "update_endpoint")
     assert policy in step.params["DeploymentConfig"]
     assert ("AutoRollbackConfiguration" in step.params["DeploymentConfig"]) == ("alarms" in update)
+    service_model.check_input("sagemaker", "UpdateEndpoint", step.params)
+
+
+def test_an_update_keeps_the_count_that_scaling_has_reached() -> None:
+    changes = CASES["scaled"] | {"env": {"A": "1"}}
+    step = _step(_plan(changes, _facts_after(_plan(CASES["scaled"]))), "update_endpoint")
+    assert step.params["RetainAllVariantProperties"] is True
     service_model.check_input("sagemaker", "UpdateEndpoint", step.params)
 
 

@@ -1,0 +1,179 @@
+"""`batch` and `async`: answers that go to S3."""
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import click
+
+from sagemaker_deploy import facts
+from sagemaker_deploy import invoke as calls
+from sagemaker_deploy.aws import Aws
+from sagemaker_deploy.commands import options
+from sagemaker_deploy.commands.output import Progress, print_json
+from sagemaker_deploy.config import Config
+from sagemaker_deploy.errors import ConfigError, EndpointFailed, InvocationFailed, NotFound
+from sagemaker_deploy.execute import Executor
+from sagemaker_deploy.plan import changes
+from sagemaker_deploy.plan import deploy as deployment
+from sagemaker_deploy.plan.steps import Plan, Step
+
+INLINE_BYTES = 128_000
+
+
+@click.command()
+@options.config_options
+@click.option("--input", "source", required=True, help="JSON Lines: a file here, or s3://...")
+@click.option("--output", help="s3://... for the answers; else beside the input.")
+@click.option("--save", type=click.Path(path_type=Path), help="Also write the answers here.")
+@click.option("--concurrency", type=click.IntRange(1), help="Bodies at a time.")
+@click.option("--single", is_flag=True, help="One line a body; else as many as 6 MB hold.")
+@click.option("--poll", default=10.0, show_default=True, help="Seconds between looks at AWS.")
+@options.as_json
+def batch(
+    config: Config,
+    source: str,
+    output: str | None,
+    save: Path | None,
+    concurrency: int | None,
+    single: bool,
+    poll: float,
+    as_json: bool,
+) -> None:
+    """Answer every line of a JSON Lines file with a transform job, and wait for the result.
+
+    Each line is a body as /invocations takes it; the answers come back in order, one a line, with
+    an error object for a bad line. The model of the configuration is used, made if it is not there.
+    Uncompressed model data is not possible with transform jobs.
+    """
+    aws = options.aws_of(config)
+    job = f"{config.name}-{int(time.time())}"
+    url = source if source.startswith("s3://") else _upload(aws, config, Path(source), job)
+    output = output or f"{url.rpartition('/')[0]}/answers-{job}"
+    planned = deployment.plan(config, facts.gather(aws, config))
+    model = next((one for one in planned.steps if _makes_model(one)), None)
+    name = _model_name(aws, config, model)
+    wishes: dict[str, Any] = {"BatchStrategy": "SingleRecord" if single else "MultiRecord"}
+    if concurrency:
+        wishes["MaxConcurrentTransforms"] = concurrency
+    steps = [step for step in planned.steps if step is model or _uploads(step)]
+    steps.append(changes.transform(config, job, name, url, output, wishes))
+    Executor(aws, Progress(), poll).apply(Plan(config.name, tuple(steps)))
+    result = f"{output}/{url.rpartition('/')[2]}.out"
+    if save and not source.endswith("/"):
+        bucket, _, key = result.removeprefix("s3://").partition("/")
+        aws.download(bucket, key, save)
+    if as_json:
+        print_json({"job": job, "output": output})
+    else:
+        click.echo(f"{job} is done; the answers are in {save or output}")
+
+
+@click.command("async")
+@click.argument("name")
+@click.argument("prompt", required=False)
+@click.option("--file", type=click.Path(path_type=Path), help="File with the whole body.")
+@click.option("--location", help="Body that is on S3 already.")
+@click.option("--max-tokens", type=int, help="Most tokens to generate.")
+@click.option("--timeout", default=900, show_default=True, help="Seconds that the model may take.")
+@click.option("--no-wait", is_flag=True, help="Print where the answer will be, and leave.")
+@click.option("--poll", default=2.0, show_default=True, help="Seconds between looks at S3.")
+@options.region
+@options.profile
+def async_call(
+    name: str,
+    prompt: str | None,
+    file: Path | None,
+    location: str | None,
+    max_tokens: int | None,
+    timeout: int,
+    no_wait: bool,
+    poll: float,
+    region: str | None,
+    profile: str | None,
+) -> None:
+    """Call an asynchronous endpoint and wait for the answer on S3.
+
+    For answers that take longer than 60 seconds, up to an hour. A body of up to 128,000 bytes
+    travels with the call; larger ones must be on S3 (--location).
+    """
+    if sum(one is not None for one in (prompt, file, location)) != 1:
+        raise ConfigError(["give one of PROMPT, --file and --location"])
+    aws = Aws(region, profile)
+    params: dict[str, Any] = {
+        "EndpointName": name,
+        "ContentType": "application/json",
+        "InvocationTimeoutSeconds": timeout,
+    }
+    if location:
+        params["InputLocation"] = location
+    else:
+        params["Body"] = _inline(prompt, file, max_tokens)
+    result = aws.call("sagemaker-runtime", "invoke_endpoint_async", **params)
+    if no_wait:
+        print_json(
+            {key: result.get(key) for key in ("InferenceId", "OutputLocation", "FailureLocation")}
+        )
+        return
+    answer = _await(aws, result, timeout, poll)
+    click.echo(calls.text_of(answer) or answer.decode(errors="replace"))
+
+
+def _await(aws: Aws, result: dict[str, Any], timeout_s: int, poll_s: float) -> bytes:
+    deadline = time.monotonic() + timeout_s + 60
+    while time.monotonic() < deadline:
+        for key, has_failed in (("OutputLocation", False), ("FailureLocation", True)):
+            data = _object(aws, result[key]) if result.get(key) else None
+            if data is not None and has_failed:
+                raise InvocationFailed(data.decode(errors="replace"))
+            if data is not None:
+                return data
+        time.sleep(poll_s)
+    raise EndpointFailed(f"no answer at {result['OutputLocation']} after {timeout_s} s")
+
+
+def _object(aws: Aws, url: str) -> bytes | None:
+    bucket, _, key = url.removeprefix("s3://").partition("/")
+    try:
+        return bytes(aws.call("s3", "get_object", Bucket=bucket, Key=key)["Body"].read())
+    except NotFound:
+        return None
+
+
+def _inline(prompt: str | None, file: Path | None, max_tokens: int | None) -> bytes:
+    if file is not None:
+        body = file.read_bytes() if file.is_file() else None
+        if body is None:
+            raise ConfigError([f"--file {file}: no such file"])
+    else:
+        chat = calls.messages_body(prompt or "", None, max_tokens, stream=False)
+        body = json.dumps(chat).encode()
+    if len(body) > INLINE_BYTES:
+        raise ConfigError([f"the body has {len(body)} bytes; over {INLINE_BYTES} use --location"])
+    return body
+
+
+def _upload(aws: Aws, config: Config, file: Path, job: str) -> str:
+    if not file.is_file():
+        raise ConfigError([f"--input {file}: no such file"])
+    if not config.bucket:
+        raise ConfigError(["bucket: needed to upload the input; or put it on S3 yourself"])
+    key = f"sagemaker-deploy/{config.name}/batch/{job}/{file.name}"
+    aws.upload(file, config.bucket, key)
+    return f"s3://{config.bucket}/{key}"
+
+
+def _makes_model(step: Any) -> bool:
+    return isinstance(step, Step) and step.operation == "create_model"
+
+
+def _uploads(step: Any) -> bool:
+    return not isinstance(step, Step)
+
+
+def _model_name(aws: Aws, config: Config, step: Any) -> str:
+    if step is not None:
+        return str(step.params["ModelName"])
+    models = facts.find_made(aws, config.name, None).models
+    return models[0]

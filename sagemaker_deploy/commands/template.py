@@ -1,0 +1,46 @@
+"""`template`: CloudFormation, for those who deploy with it."""
+
+import click
+import yaml
+
+from sagemaker_deploy.commands import options
+from sagemaker_deploy.commands.output import print_json
+from sagemaker_deploy.config import Config
+from sagemaker_deploy.plan import cloudformation, pipeline
+
+
+def _pipeline(ctx: click.Context, _option: click.Parameter, wanted: bool) -> None:
+    """Print the pipeline and leave: it needs no configuration."""
+    if wanted:
+        _print(pipeline.template(), as_json=False)
+        ctx.exit()
+
+
+@click.command()
+@options.config_options
+@click.option(
+    "--pipeline",
+    is_flag=True,
+    is_eager=True,
+    expose_value=False,
+    callback=_pipeline,
+    help="What buildspec.yml needs: ECR repository, CodeBuild project, role, bucket.",
+)
+@options.as_json
+def template(config: Config, as_json: bool) -> None:
+    """Print a CloudFormation template of the deployment. Nothing is called.
+
+    \b
+      sagemaker_deploy template -f deploy.yaml > endpoint.yaml
+      sagemaker_deploy template --pipeline > pipeline.yaml
+
+    It has the same parameters as `deploy`; model.data must be on S3.
+    """
+    _print(cloudformation.endpoint(config), as_json=as_json)
+
+
+def _print(document: dict[str, object], *, as_json: bool) -> None:
+    if as_json:
+        print_json(document)
+    else:
+        click.echo(yaml.safe_dump(document, sort_keys=False, width=100), nl=False)

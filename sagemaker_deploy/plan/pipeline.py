@@ -1,0 +1,202 @@
+"""What buildspec.yml needs on an account: repository, role, project, bucket; CloudFormation."""
+
+import json
+from typing import Any
+
+Json = dict[str, Any]
+BUILD_IMAGE = "aws/codebuild/amazonlinux-x86_64-standard:5.0"
+KEEP_UNTAGGED_DAYS = 14
+KEEP_CACHE_DAYS = 30
+# Variables that are left out of the project when their parameter is empty.
+OPTIONAL = {"BASE_IMAGE": "BaseImage", "TORCH_INDEX": "TorchIndex"}
+
+
+def template() -> Json:
+    """The pipeline: `aws cloudformation deploy --capabilities CAPABILITY_IAM`."""
+    return {
+        "AWSTemplateFormatVersion": "2010-09-09",
+        "Description": "Builds, tests and pushes the image as buildspec.yml says",
+        "Parameters": _parameters(),
+        "Conditions": {f"Has{name}": _is_given(name) for name in OPTIONAL.values()},
+        "Resources": {
+            "Repository": _resource("ECR::Repository", _repository()),
+            "Bucket": _resource("S3::Bucket", _bucket()),
+            "BuildRole": _resource("IAM::Role", _role()),
+            "Build": _resource("CodeBuild::Project", _project()),
+        },
+        "Outputs": {
+            "RepositoryUri": {"Value": _attribute("Repository", "RepositoryUri")},
+            "ProjectName": {"Value": {"Ref": "Build"}},
+        },
+    }
+
+
+def _parameters() -> Json:
+    return {
+        "RepositoryName": {"Type": "String", "Default": "llm"},
+        "SourceType": {
+            "Type": "String",
+            "Default": "GITHUB",
+            "AllowedValues": ["GITHUB", "CODECOMMIT", "BITBUCKET", "GITLAB", "S3"],
+        },
+        "SourceLocation": {
+            "Type": "String",
+            "Description": "URL of the git repository, or bucket/key of a source archive",
+        },
+        "Variant": {"Type": "String", "Default": "cpu", "AllowedValues": ["cpu", "cuda"]},
+        "BaseImage": {"Type": "String", "Default": "", "Description": "for a CUDA image"},
+        "TorchIndex": {
+            "Type": "String",
+            "Default": "",
+            "Description": "where pip finds the build of torch for CPUs",
+        },
+    }
+
+
+def _repository() -> Json:
+    rule = {
+        "rulePriority": 1,
+        "description": "untagged images go",
+        "selection": {
+            "tagStatus": "untagged",
+            "countType": "sinceImagePushed",
+            "countUnit": "days",
+            "countNumber": KEEP_UNTAGGED_DAYS,
+        },
+        "action": {"type": "expire"},
+    }
+    return {
+        "RepositoryName": {"Ref": "RepositoryName"},
+        "ImageScanningConfiguration": {"ScanOnPush": True},
+        "LifecyclePolicy": {"LifecyclePolicyText": json.dumps({"rules": [rule]})},
+    }
+
+
+def _bucket() -> Json:
+    rule = {
+        "Id": "cache",
+        "Status": "Enabled",
+        "Prefix": "cache/",
+        "ExpirationInDays": KEEP_CACHE_DAYS,
+    }
+    return {
+        "PublicAccessBlockConfiguration": {
+            "BlockPublicAcls": True,
+            "BlockPublicPolicy": True,
+            "IgnorePublicAcls": True,
+            "RestrictPublicBuckets": True,
+        },
+        "LifecycleConfiguration": {"Rules": [rule]},
+    }
+
+
+def _role() -> Json:
+    trust = {
+        "Effect": "Allow",
+        "Principal": {"Service": "codebuild.amazonaws.com"},
+        "Action": "sts:AssumeRole",
+    }
+    return {
+        "AssumeRolePolicyDocument": {"Version": "2012-10-17", "Statement": [trust]},
+        "Policies": [
+            {
+                "PolicyName": "build",
+                "PolicyDocument": {"Version": "2012-10-17", "Statement": _statements()},
+            }
+        ],
+    }
+
+
+def _statements() -> list[Json]:
+    own = "arn:${AWS::Partition}:%s:${AWS::Region}:${AWS::AccountId}:%s"
+    project = "/aws/codebuild/${AWS::StackName}-*"
+    logs = _sub(own % ("logs", f"log-group:{project}"))
+    reports = _sub(own % ("codebuild", "report-group/${AWS::StackName}-*"))
+    bucket = _attribute("Bucket", "Arn")
+    return [
+        _allow(["ecr:GetAuthorizationToken", "inspector-scan:ScanSbom"], "*"),
+        _allow(
+            [
+                "ecr:BatchCheckLayerAvailability",
+                "ecr:BatchGetImage",
+                "ecr:CompleteLayerUpload",
+                "ecr:DescribeImages",
+                "ecr:GetDownloadUrlForLayer",
+                "ecr:InitiateLayerUpload",
+                "ecr:PutImage",
+                "ecr:UploadLayerPart",
+            ],
+            _attribute("Repository", "Arn"),
+        ),
+        _allow(["logs:CreateLogGroup", "logs:CreateLogStream", "logs:PutLogEvents"], logs),
+        _allow(
+            [
+                "codebuild:CreateReportGroup",
+                "codebuild:CreateReport",
+                "codebuild:UpdateReport",
+                "codebuild:BatchPutTestCases",
+                "codebuild:BatchPutCodeCoverages",
+            ],
+            reports,
+        ),
+        _allow(["s3:GetObject", "s3:PutObject"], {"Fn::Sub": "${Bucket.Arn}/*"}),
+        _allow(["s3:GetBucketAcl", "s3:GetBucketLocation", "s3:ListBucket"], bucket),
+    ]
+
+
+def _project() -> Json:
+    variables = [
+        {"Name": "REPOSITORY_URI", "Value": _attribute("Repository", "RepositoryUri")},
+        {"Name": "VARIANT", "Value": {"Ref": "Variant"}},
+    ]
+    variables += [_optional(variable, name) for variable, name in OPTIONAL.items()]
+    return {
+        "Name": _sub("${AWS::StackName}-image"),
+        "ServiceRole": _attribute("BuildRole", "Arn"),
+        "TimeoutInMinutes": 120,
+        "Source": {
+            "Type": {"Ref": "SourceType"},
+            "Location": {"Ref": "SourceLocation"},
+            "BuildSpec": "buildspec.yml",
+        },
+        "Environment": {
+            "Type": "LINUX_CONTAINER",
+            "ComputeType": "BUILD_GENERAL1_LARGE",
+            "Image": BUILD_IMAGE,
+            "PrivilegedMode": True,  # docker build needs it
+            "EnvironmentVariables": variables,
+        },
+        "Artifacts": {
+            "Type": "S3",
+            "Location": {"Ref": "Bucket"},
+            "Path": "artifacts",
+            "NamespaceType": "BUILD_ID",
+            "Packaging": "NONE",
+        },
+        "Cache": {"Type": "S3", "Location": _sub("${Bucket}/cache")},
+    }
+
+
+def _is_given(parameter: str) -> Json:
+    return {"Fn::Not": [{"Fn::Equals": [{"Ref": parameter}, ""]}]}
+
+
+def _optional(variable: str, parameter: str) -> Json:
+    given = {"Name": variable, "Value": {"Ref": parameter}}
+    return {"Fn::If": [f"Has{parameter}", given, {"Ref": "AWS::NoValue"}]}
+
+
+def _allow(actions: list[str], resource: Any) -> Json:
+    return {"Effect": "Allow", "Action": actions, "Resource": resource}
+
+
+def _resource(kind: str, properties: Json) -> Json:
+    return {"Type": f"AWS::{kind}", "Properties": properties}
+
+
+def _attribute(resource: str, name: str) -> Json:
+    return {"Fn::GetAtt": [resource, name]}
+
+
+def _sub(text: str) -> Json:
+    return {"Fn::Sub": text}
