@@ -54,7 +54,7 @@ check: $(VENV)/test.stamp  ## lint and types
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/hadolint Dockerfile
-	$(BIN)/shellcheck --external-sources image/*.sh .ci/run
+	$(BIN)/shellcheck --external-sources image/*.sh tests/image/*.sh .ci/run
 	$(BIN)/check-jsonschema --schemafile image/buildspec.schema.json buildspec.yml
 
 format: $(VENV)/test.stamp  ## format the code

@@ -158,4 +158,5 @@ def container(
             started.wait_ready()
         yield started
     finally:
-        engine("rm", "--force", "--time", "0", name, check=False)
+        engine("kill", name, check=False)  # it may have ended
+        engine("rm", "--force", name)
