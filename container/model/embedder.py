@@ -20,7 +20,8 @@ from transformers import PretrainedConfig
 from container.embed_messages import Embed, Truncation
 from container.errors import ModelLoadError
 from container.model import ragged
-from container.model.packing import pack
+from container.model.encoder_layers import replace_layers, restore_layers
+from container.model.packing import pack, packing_works
 from container.model.texts import EncodedText, Model, TextEncoder
 
 log = logging.getLogger(__name__)
@@ -78,11 +79,10 @@ class Embedder:
         except Exception as error:  # a model can fail in any way
             raise ModelLoadError(f"the embedding model cannot be run: {error}") from error
         if self.device.type == "cpu":
-            pack(self.shape.first.model)
-            self._check_same("packed layers", probe, expected)
             if self._can_be_ragged():
                 self._try_ragged(probe, expected)
             log.info("texts run %s", "without padding" if self.is_ragged else "in padded groups")
+            self._pack(probe, expected)
         return expected.shape[1]
 
     def encode(self, ask: Embed) -> list[EncodedText]:
@@ -183,6 +183,20 @@ class Embedder:
             and isinstance(self.shape.rest[0], Pooling)
             and all(isinstance(module, Dense | nn.Identity) for module in self.shape.rest[1:])
         )
+
+    def _pack(self, probe: list[EncodedText], expected: torch.Tensor) -> None:
+        model = self.shape.first.model
+        if not packing_works(model):
+            return
+        usual = replace_layers(model) if self.is_ragged else []
+        if usual:
+            try:
+                self._check_same("lean layers", probe, expected)
+            except Exception as error:  # layers that only look like the family's
+                log.info("lean layers do not suit this model (%s)", error)
+                restore_layers(usual)
+        pack(model)
+        self._check_same("packed layers", probe, expected)
 
     def _try_ragged(self, probe: list[EncodedText], expected: torch.Tensor) -> None:
         usual = self.shape.first.model.config._attn_implementation

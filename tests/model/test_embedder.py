@@ -10,6 +10,7 @@ from container.embed_messages import Embed, EmbedInput, Pair, Truncation
 from container.errors import InvalidParameter, ModelLoadError, PromptTooLong
 from container.model.embedder import Embedder
 from container.model.embedding_loader import load_model
+from container.model.encoder_layers import LeanEncoderLayer
 from container.model.texts import EncodedText
 from tests.support import embedders
 from tests.support.embedders import MINILM
@@ -82,6 +83,31 @@ def test_other_architectures_and_poolings_too(name: str, is_ragged: bool, tmp_pa
     for prompt in (None, "query"):
         expected = reference.encode(texts, prompt_name=prompt)
         assert cosines(vectors(embedder, texts, prompt), expected).min() > 0.9999, prompt
+
+
+@pytest.mark.parametrize("name", ["bert", "roberta"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_bert_familys_layers_are_replaced(
+    name: str, dtype: torch.dtype, tmp_path: Path
+) -> None:
+    folder = embedders.save_embedder(tmp_path, name)
+    embedder = load(folder, dtype)
+    layers = [one for one in embedder.shape.first.modules() if type(one) is LeanEncoderLayer]
+    assert len(layers) == 2
+    texts = some_texts(20, 90)
+    expected = embedders.reference(folder).encode(texts)
+    assert cosines(vectors(embedder, texts), expected).min() > 0.99
+
+
+def test_layers_that_only_look_like_the_familys_stay(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = embedders.save_embedder(tmp_path, "bert")
+    monkeypatch.setattr(LeanEncoderLayer, "forward", lambda self, rows, *_, **__: rows * 2)
+    embedder, reference = load(folder), embedders.reference(folder)
+    texts = some_texts(8, 60)
+    assert not [one for one in embedder.shape.first.modules() if type(one) is LeanEncoderLayer]
+    assert cosines(vectors(embedder, texts), reference.encode(texts)).min() > 0.9999
 
 
 @pytest.mark.parametrize("name", ["bert", "mpnet"])
