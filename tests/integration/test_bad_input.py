@@ -213,3 +213,12 @@ def test_a_completion_field_of_another_type_is_named(
 def test_a_completion_field_out_of_range_is_named(server: Server, path: str, field: str) -> None:
     for value in COMPLETION_OUT_OF_RANGE[field]:
         _check_openai(_post(server, path, {"prompt": "a"} | {field: value}), field, value)
+
+
+@pytest.mark.parametrize(("field", "wrong"), list(_wrong_types("ResponseRequest")))
+def test_a_field_of_responses_of_another_type_is_named(
+    server: Server, field: str, wrong: list
+) -> None:
+    for value in wrong:
+        response = _post(server, "/v1/responses", {"input": "a"} | {field: value})
+        _check_openai(response, field, value)
