@@ -107,6 +107,20 @@ def share(value: str) -> float:
     return number(value)
 
 
+def factor(value: str) -> float:
+    """A number of at least 1."""
+    if number(value) < 1:
+        raise ValueError("must be at least 1")
+    return number(value)
+
+
+def rope_scaling(value: str) -> str:
+    """linear; TGI's dynamic would make an answer depend on what else is in the batch."""
+    if value.lower() == "dynamic":
+        raise ValueError("must be linear, since with dynamic an answer depends on its neighbours")
+    return str(choice("linear")(value))
+
+
 def file(value: str) -> str:
     """A file that exists."""
     if not Path(value).is_file():
@@ -220,6 +234,14 @@ class Settings:
     dtype: str = setting(
         "auto", "DTYPE", cast=dtype,
         meaning="Number format of weights and cache. `auto`: bfloat16 where it is fast.",
+    )  # fmt: skip
+    rope_scaling: str | None = setting(
+        None, "ROPE_SCALING", cast=rope_scaling,
+        meaning="linear: stretch the model's rotary positions over a longer context.",
+    )  # fmt: skip
+    rope_factor: float | None = setting(
+        None, "ROPE_FACTOR", cast=factor,
+        meaning="How many times longer that context is. Implies ROPE_SCALING=linear.",
     )  # fmt: skip
     max_input_tokens: int | None = setting(
         None, "MAX_INPUT_TOKENS", "MAX_INPUT_LENGTH", cast=integer(1),
@@ -486,8 +508,6 @@ REFUSED = {
     "QUANTIZE": "quantized loading is not available",
     "HF_MODEL_QUANTIZE": "quantized loading is not available",
     "KV_CACHE_DTYPE": "the cache has the weights' format",
-    "ROPE_SCALING": "the model's own configuration decides",
-    "ROPE_FACTOR": "the model's own configuration decides",
     "WEIGHTS_CACHE_OVERRIDE": "set HF_MODEL_ID to the folder with the weights",
 }
 

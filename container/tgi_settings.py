@@ -16,6 +16,8 @@ DEFAULTS = {
     "TOKENIZER_CONFIG_PATH": "unset",
     "NUM_SHARD": "all visible GPUs",
     "DTYPE": "the model's",
+    "ROPE_SCALING": "unset",
+    "ROPE_FACTOR": "unset",
     "MAX_INPUT_TOKENS": "the model's context - 1",
     "MAX_TOTAL_TOKENS": "the model's context",
     "MAX_BATCH_PREFILL_TOKENS": "from the GPU's speed",

@@ -128,6 +128,14 @@ def test_an_endpoint_must_be_a_url(value: str) -> None:
     assert problem.startswith("OTLP_ENDPOINT: must be a URL")
 
 
+def test_rotary_positions_are_stretched_linearly_only() -> None:
+    settings = Settings.from_environ({"ROPE_SCALING": "linear", "ROPE_FACTOR": "2"})
+    assert (settings.rope_scaling, settings.rope_factor) == ("linear", 2.0)
+    problems = _problems(ROPE_SCALING="dynamic", ROPE_FACTOR="0.5")
+    assert "must be linear" in problems[0]
+    assert problems[1].startswith("ROPE_FACTOR: must be at least 1")
+
+
 def test_limits_must_fit_each_other() -> None:
     [problem] = _problems(MAX_INPUT_TOKENS="100", MAX_TOTAL_TOKENS="100")
     assert "100" in problem

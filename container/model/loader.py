@@ -34,6 +34,7 @@ from container.messages import EngineInfo, SamplingParams
 from container.model.adapter_store import open_store
 from container.model.lora import Updates
 from container.model.preparing import LoadedModel, make_runner, prepare
+from container.model.rope import stretch
 from container.model.sizing import size_engine
 from container.model.source import ModelFiles, find_model
 from container.settings import Settings
@@ -50,6 +51,8 @@ def load_engine(settings: Settings, progress: Progress) -> tuple[Engine, EngineI
     progress(f"looking for {settings.model_source()}")
     files = find_model(settings.model_source(), revision=settings.revision, token=settings.hf_token)
     model_config = load_config(files.path, trust_remote_code=settings.trust_remote_code)
+    if settings.rope_scaling is not None or settings.rope_factor is not None:
+        stretch(model_config, settings.rope_factor or 1.0)
     tokenizer = Tokenizer.from_folder(
         files.path,
         trust_remote_code=settings.trust_remote_code,
