@@ -208,8 +208,8 @@ class Settings:
     )  # fmt: skip
     task: str | None = setting(
         None, "HF_TASK", cast=text,
-        meaning="`feature-extraction`, `sentence-similarity`, `text-ranking`: HF_MODEL_ID is an "
-        "embedding or rerank model.",
+        meaning="What HF_MODEL_ID is for, as the Hub has it. `feature-extraction`, "
+        "`sentence-similarity`, `text-ranking`: embeddings and rerank. Unset: by its config.json.",
     )  # fmt: skip
     embedding_model_id: str | None = setting(
         None, "EMBEDDING_MODEL_ID", cast=text,

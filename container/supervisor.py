@@ -20,6 +20,7 @@ from container.children import Child, cause, reap_strangers
 from container.diagnosis import diagnose
 from container.errors import ConfigError, ModelLoadError
 from container.handlers.source import find_code
+from container.handlers.tasks import needs_engine, served_task
 from container.settings import (
     ADAPTER_RECORD,
     EMBEDDER_ADDRESS,
@@ -136,8 +137,11 @@ def backends(settings: Settings) -> tuple[str, ...]:
     if code is None and settings.is_embedding_task:
         return ("embedder",)
     beside = ("embedder",) if settings.embedding_model_id else ()
-    if code is not None:
-        return ("handler", *beside) if code.brings_model else ("handler", "engine", *beside)
+    if code is not None and code.brings_model:
+        return ("handler", *beside)
+    task = served_task(settings)
+    if task is not None or code is not None:
+        return ("handler", "engine", *beside) if needs_engine(task) else ("handler", *beside)
     return ("engine", *beside) if settings.has_model or not beside else beside
 
 

@@ -44,7 +44,7 @@ HOMES = {
     "llguidance": {"grammar"},
     "gevent": {"frontend"},
     "zmq": {"frontend", "worker", "handlers"},
-    "transformers": {"model", "text"},
+    "transformers": {"model", "text", "handlers"},
     "sentence_transformers": {"model"},
     "boto3": set(),
     "sagemaker": set(),

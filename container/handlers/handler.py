@@ -18,6 +18,7 @@ from typing import Any
 from container import content
 from container.errors import (
     HandlerFailed,
+    InvalidParameter,
     MalformedRequest,
     ModelLoadError,
     ServingError,
@@ -131,7 +132,7 @@ class Handler:
         if predict is not None:
             prediction = run(predict, data, self._model)
         else:
-            prediction = _default_predict(data, self._model)
+            prediction = self._default_predict(data)
         if output is None:
             return prediction
         if _is_stream(prediction):
@@ -153,6 +154,26 @@ class Handler:
                 ) from error
             log.warning("input_fn refused a body", exc_info=error)
             raise MalformedRequest(f"input_fn: {_told(error)}") from error
+
+    def _default_predict(self, data: Any) -> Any:
+        """The Hugging Face toolkit's: `inputs` to the model, `parameters` as its keywords."""
+        model = self._model
+        if getattr(model, "takes_bodies", False):
+            return model(data)
+        inputs: Any = data
+        parameters: Any = {}
+        if isinstance(data, dict):
+            rest = dict(data)
+            inputs, parameters = rest.pop("inputs", rest), rest.pop("parameters", None) or {}
+        if not isinstance(parameters, dict):
+            raise InvalidParameter("`parameters` must be an object", field="parameters")
+        if not getattr(model, "blames_client", False):
+            return model(inputs, **parameters)
+        try:
+            return model(inputs, **parameters)
+        except CLIENTS_FAULT as error:
+            log.warning("the model refused its inputs", exc_info=error)
+            raise InvalidParameter(f"the model cannot take this: {_told(error)}") from error
 
     def _stream(
         self,
@@ -225,17 +246,6 @@ class Handler:
         return AnswerHead(
             request_id, context.response_status, kind, is_stream, context.response_headers
         )
-
-
-def _default_predict(data: Any, model: Any) -> Any:
-    """The Hugging Face toolkit's: `inputs` to the model, `parameters` as its keywords."""
-    if not isinstance(data, dict):
-        return model(data)
-    if getattr(model, "takes_bodies", False):
-        return model(data)
-    rest = dict(data)
-    inputs, parameters = rest.pop("inputs", rest), rest.pop("parameters", None)
-    return model(inputs, **(parameters or {}))
 
 
 def _toolkit_body(invoke: Invoke) -> str | bytes:

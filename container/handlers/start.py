@@ -5,6 +5,7 @@ import os
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from huggingface_hub import snapshot_download
 
@@ -16,6 +17,7 @@ from container.handlers.pool import start_worker
 from container.handlers.requirements import install
 from container.handlers.server import HandlerLimits, HandlerServer
 from container.handlers.source import UserCode, find_code
+from container.handlers.tasks import GENERATED, generated_prefix, needs_engine, served_task
 from container.handlers.worker import Worker
 from container.layout import model_root
 from container.settings import SAGEMAKER_MODEL_DIR, Settings
@@ -67,35 +69,54 @@ def model_folder(settings: Settings) -> Path:
 
 
 def _prepare(settings: Settings, progress: Callable[[str], None]) -> None:
-    code = _code(settings)
-    if code.requirements is not None:
+    code = find_code(settings)
+    if code is not None and code.requirements is not None:
         progress(f"installing {code.requirements}")
         install(code.requirements)
-    if code.brings_model:
+    if _brings_model(code) or not needs_engine(served_task(settings)):
         progress("finding the model's folder")
         model_folder(settings)
-    progress(f"loading {code.path}")
+    progress(f"loading {code.path if code is not None else served_task(settings)}")
 
 
 def _make_handler(settings: Settings, name: str) -> tuple[Handler, int]:
-    code = _code(settings)
-    hooks = load_hooks(code)
-    host = ANYWHERE.get(settings.host, settings.host)
+    code = find_code(settings)
+    gpu_id = _gpu(int(name.split("-")[1]))
     handler = Handler(
-        hooks,
-        model_folder(settings) if code.brings_model else Path(settings.model_source()),
-        None if code.brings_model else lambda: EngineModel(host, settings.port, settings.api_key),
+        load_hooks(code) if code is not None else {},
+        _model_dir(settings, code),
+        None if _brings_model(code) else partial(_built_in_model, settings, gpu_id),
         default_accept=settings.default_accept,
-        gpu_id=_gpu(int(name.split("-")[1])),
+        gpu_id=gpu_id,
     )
     many = settings.max_concurrent_requests if handler.is_concurrent else 1
     return handler, settings.handler_concurrency or many
 
 
-def _code(settings: Settings) -> UserCode:
-    code = find_code(settings)
-    assert code is not None, "the supervisor starts a handler only when there is code"
-    return code
+def _built_in_model(settings: Settings, gpu_id: int | None) -> Any:
+    """The engine, or what HF_TASK calls for; torch is loaded only for the latter."""
+    host = ANYWHERE.get(settings.host, settings.host)
+    engine = EngineModel(host, settings.port, settings.api_key)
+    task = served_task(settings)
+    if task is None:
+        return engine
+    from container.handlers.pipelines import GeneratedTask, load_pipeline
+
+    if task in GENERATED:
+        return GeneratedTask(engine, task, generated_prefix(settings))
+    return load_pipeline(
+        task, model_folder(settings), gpu_id=gpu_id, trust_remote_code=settings.trust_remote_code
+    )
+
+
+def _brings_model(code: UserCode | None) -> bool:
+    return code is not None and code.brings_model
+
+
+def _model_dir(settings: Settings, code: UserCode | None) -> Path:
+    if _brings_model(code) or not needs_engine(served_task(settings)):
+        return model_folder(settings)
+    return Path(settings.model_source())
 
 
 def _gpu(number: int) -> int | None:

@@ -1,0 +1,67 @@
+"""Micro-batches: what several threads ask at the same moment becomes one call of the model.
+
+Nobody waits for a batch to fill: whatever has come while the last call ran is the next batch. If a
+call with several inputs fails, each runs alone, so only the bad one gets the error.
+"""
+
+import json
+import queue
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from typing import Any
+
+MAX_BATCH = 32
+Run = Callable[[list[Any], dict[str, Any]], list[Any]]
+
+
+@dataclass(slots=True)
+class _Ask:
+    inputs: Any
+    parameters: dict[str, Any]
+    key: str
+    answer: "Future[Any]" = field(default_factory=Future)
+
+
+class MicroBatcher:
+    """Owns the thread that calls the model."""
+
+    def __init__(self, run: Run, max_batch: int = MAX_BATCH) -> None:
+        self._run = run
+        self._max_batch = max_batch
+        self._asks: queue.SimpleQueue[_Ask] = queue.SimpleQueue()
+        threading.Thread(target=self._serve, name="batches", daemon=True).start()
+
+    def call(self, inputs: Any, parameters: dict[str, Any]) -> Any:
+        """Wait for the answer; a list is a batch of its own. Raises what the model raises."""
+        # Only inputs of one kind and with the same parameters can share a call.
+        is_alone = isinstance(inputs, list)
+        key = "" if is_alone else json.dumps([type(inputs).__name__, parameters], sort_keys=True)
+        ask = _Ask(inputs, parameters, key)
+        self._asks.put(ask)
+        return ask.answer.result()
+
+    def _serve(self) -> None:
+        while True:
+            waiting = [self._asks.get()]
+            while len(waiting) < self._max_batch and not self._asks.empty():
+                waiting.append(self._asks.get())
+            groups: dict[str, list[_Ask]] = {}
+            for place, ask in enumerate(waiting):
+                groups.setdefault(ask.key or f"alone {place}", []).append(ask)
+            for asks in groups.values():
+                self._answer(asks)
+
+    def _answer(self, asks: list[_Ask]) -> None:
+        try:
+            results = self._run([ask.inputs for ask in asks], asks[0].parameters)
+        except BaseException as error:  # the thread must live; the asker is told
+            if len(asks) == 1:
+                asks[0].answer.set_exception(error)
+                return
+            for ask in asks:
+                self._answer([ask])
+            return
+        for ask, result in zip(asks, results, strict=True):
+            ask.answer.set_result(result)
