@@ -31,7 +31,7 @@ report = $(if $(REPORTS),--junitxml=$(REPORTS)/tests/$(1).xml)
 coverage = $(if $(REPORTS),--cov=container --cov-report=xml:$(REPORTS)/coverage.xml)
 
 .PHONY: serve test test-server test-sdk check format bench docs lock tools \
-	image image-run image-test image-login image-sbom image-scan image-push clean help
+	image image-run image-test image-login image-sbom image-scan image-push image-staging clean help
 
 help:  ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -95,6 +95,9 @@ image-scan: $(VENV)/test.stamp  ## ask Amazon Inspector for vulnerabilities in i
 
 image-push:  ## push the image to REPOSITORY_URI, write imageDetail.json
 	image/push.sh
+
+image-staging: $(VENV_SDK)/test.stamp  ## deploy what was pushed as STAGING_CONFIG says, and ask it once
+	image/staging.sh
 
 clean:  ## remove the virtual environments and what make image keeps
 	image/clean.sh

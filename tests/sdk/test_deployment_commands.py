@@ -1,6 +1,8 @@
 """plan, deploy, invoke, status, update, delete: the real commands, moto's account, a real model."""
 
 import json
+import os
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -186,3 +188,19 @@ def test_the_module_is_a_command() -> None:
     argv = [sys.executable, "-m", "sagemaker_deploy", "--help"]
     shown = subprocess.run(argv, capture_output=True, text=True, check=True).stdout
     assert "Exit codes" in shown
+
+
+def test_the_pipelines_staging_step_deploys_what_was_pushed_and_asks_it(
+    folder: Path, account: dict[str, str], local: Local
+) -> None:
+    _write(folder, account, name="staging", image="of-another-day", model={"id": str(DEMO_MODEL)})
+    env = os.environ | {"STAGING_CONFIG": str(folder / "deploy.yaml"), "STAGING_POLL": "0.2"}
+    env |= {"IMAGE_URI": account["image"]}
+    script = DEMO_MODEL.parents[1] / "image" / "staging.sh"
+    done = subprocess.run([script], env=env, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "deep learning" in done.stdout.lower()
+    (model,) = local.sagemaker.list_models(NameContains="staging")["Models"]
+    described = local.sagemaker.describe_model(ModelName=model["ModelName"])
+    assert described["PrimaryContainer"]["Image"] == account["image"]
+    _delete("staging")
