@@ -161,6 +161,7 @@ class EngineInfo(msgspec.Struct, frozen=True):
     cache_tokens: int
     max_batch_tokens: int
     attention: Literal["paged", "own"] = "paged"
+    quantize: str | None = None
 
 
 # Upper bounds of the buckets that both ends know. Those of durations are TGI's, geometric from

@@ -283,6 +283,14 @@ class Settings:
         4, "MAX_CLIENT_BATCH_SIZE", cast=integer(1),
         meaning="Most prompts in one request.",
     )  # fmt: skip
+    quantize: str | None = setting(
+        None, "QUANTIZE", "HF_MODEL_QUANTIZE", cast=choice(
+            "int8", "bitsandbytes", "bitsandbytes-nf4", "bitsandbytes-fp4", "eetq", "fp8", "gptq",
+            "awq", "compressed-tensors", "exl2", "marlin",
+        ),
+        meaning="Smaller weights. `int8`: eight bits, of any checkpoint, on a CPU too; the names "
+        "that TGI knows need a GPU. What cannot work stops the start and says why.",
+    )  # fmt: skip
     speculate: int = setting(
         0, "SPECULATE", cast=integer(0, 32),
         meaning="Tokens guessed from the text so far and checked in one step; 0: none. For few "
@@ -505,8 +513,6 @@ def _holds_files(folder: Path) -> bool:
 
 # Variables known from TGI whose silent loss would change answers or open a door.
 REFUSED = {
-    "QUANTIZE": "quantized loading is not available",
-    "HF_MODEL_QUANTIZE": "quantized loading is not available",
     "KV_CACHE_DTYPE": "the cache has the weights' format",
     "WEIGHTS_CACHE_OVERRIDE": "set HF_MODEL_ID to the folder with the weights",
 }

@@ -20,7 +20,13 @@ import torch
 from torch import nn
 
 from container.model.attention import PagedStep, Rule, attend
-from container.model.packing import PackedLinear, is_plain_rms_norm, joined_linear, norm_eps
+from container.model.packing import (
+    MakeLinear,
+    PackedLinear,
+    is_plain_rms_norm,
+    joined_linear,
+    norm_eps,
+)
 
 log = logging.getLogger(__name__)
 
@@ -39,7 +45,7 @@ Call = tuple[tuple[Any, ...], dict[str, Any], torch.Tensor]
 class LeanLayer(nn.Module):
     """One decoder layer; `layer` has the parts named above."""
 
-    def __init__(self, layer: nn.Module, rules: list[Rule]) -> None:
+    def __init__(self, layer: nn.Module, rules: list[Rule], make: MakeLinear) -> None:
         super().__init__()
         attention: Any = layer.self_attn
         mlp: Any = layer.mlp
@@ -49,10 +55,10 @@ class LeanLayer(nn.Module):
         self.kv_heads = attention.k_proj.out_features // self.head_dim
         self.scale = rules[self.index].scale
         self.rule = dataclasses.replace(rules[self.index], scale=1.0)
-        self.qkv = joined_linear([attention.q_proj, attention.k_proj, attention.v_proj])
-        self.o = PackedLinear.of(attention.o_proj)
-        self.gate_up = joined_linear([mlp.gate_proj, mlp.up_proj])
-        self.down = PackedLinear.of(mlp.down_proj)
+        self.qkv = joined_linear([attention.q_proj, attention.k_proj, attention.v_proj], make)
+        self.o = joined_linear([attention.o_proj], make)
+        self.gate_up = joined_linear([mlp.gate_proj, mlp.up_proj], make)
+        self.down = joined_linear([mlp.down_proj], make)
         self.act: Callable[[torch.Tensor], torch.Tensor] = mlp.act_fn
         self.norms = [_norm(layer.input_layernorm), _norm(layer.post_attention_layernorm)]
         self.head_norm = self._head_norm(attention) if hasattr(attention, "q_norm") else None
@@ -121,7 +127,9 @@ def find_lean(model: nn.Module) -> dict[str, nn.Module]:
 
 
 @torch.inference_mode()
-def make_lean(model: nn.Module, rules: list[Rule], run: Callable[[], object]) -> None:
+def make_lean(
+    model: nn.Module, rules: list[Rule], run: Callable[[], object], make: MakeLinear
+) -> None:
     """Replace layers in place, where that changes nothing; `run` calls the model once.
 
     `rules` has what each layer tells its attention, which a short run does not show.
@@ -141,8 +149,11 @@ def make_lean(model: nn.Module, rules: list[Rule], run: Callable[[], object]) ->
     replaced = 0
     while calls:
         name, call = calls.popitem()
-        lean = _replacement(candidates.pop(name), rules, call)
+        layer = candidates.pop(name)
+        lean = _replacement(layer, rules, call)
         if lean is not None:
+            if make is not PackedLinear:  # the check was strict, as its weights were exact
+                lean = LeanLayer(layer, rules, make)
             parent, _, last = name.rpartition(".")
             setattr(model.get_submodule(parent), last, lean)
             replaced += 1
@@ -153,7 +164,7 @@ def _replacement(layer: nn.Module, rules: list[Rule], call: Call) -> LeanLayer |
     """Another form of a layer, if it computes the same."""
     args, kwargs, expected = call
     try:
-        lean = LeanLayer(layer, rules)
+        lean = LeanLayer(layer, rules, PackedLinear)
         got = lean(*args, **kwargs)
     except (RuntimeError, TypeError, ValueError, AttributeError) as error:
         log.debug("a layer stays as it is: %s", error)

@@ -34,6 +34,7 @@ from container.messages import EngineInfo, SamplingParams
 from container.model.adapter_store import open_store
 from container.model.lora import Updates
 from container.model.preparing import LoadedModel, make_runner, prepare
+from container.model.quantize import INT8, quantizer_options
 from container.model.rope import stretch
 from container.model.sizing import size_engine
 from container.model.source import ModelFiles, find_model
@@ -58,10 +59,12 @@ def load_engine(settings: Settings, progress: Progress) -> tuple[Engine, EngineI
         trust_remote_code=settings.trust_remote_code,
         template_path=settings.tokenizer_config_path,
     )
+    options = quantizer_options(settings.quantize, model_config, device)
     progress(f"loading weights as {_name(dtype)} on {device.type}")
     model = load_model(
-        files.path, model_config, dtype, device, trust_remote_code=settings.trust_remote_code
-    )
+        files.path, model_config, dtype, device, trust_remote_code=settings.trust_remote_code,
+        in_int8=settings.quantize == INT8, quantizer=options,
+    )  # fmt: skip
     progress("sizing the KV cache")
     config = size_engine(settings, model)
     ends = end_token_ids(files.path, model.config)
@@ -81,7 +84,7 @@ def load_engine(settings: Settings, progress: Progress) -> tuple[Engine, EngineI
         compile_grammar=compile_grammar,
         adapters=open_store(settings, updates, progress),
     )
-    return engine, _info(files, model, config)
+    return engine, _info(files, model, config, settings.quantize)
 
 
 def disable_progress_bars() -> None:
@@ -117,8 +120,10 @@ def load_model(
     device: torch.device,
     *,
     trust_remote_code: bool = False,
+    in_int8: bool = False,
+    quantizer: dict[str, Any] | None = None,
 ) -> LoadedModel:
-    """Load a language model and find the way to serve it. Raises ModelLoadError."""
+    """Load a language model and find the way to serve it. Raises ModelLoadError or ConfigError."""
     loaded: tuple[PreTrainedModel, dict[str, Any]]
     kind = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
     try:
@@ -129,6 +134,7 @@ def load_model(
             dtype=dtype,
             trust_remote_code=trust_remote_code,
             attn_implementation="eager",  # the reference that paged attention is checked against
+            **(quantizer or {}),
         )
     except Exception as error:  # a broken checkpoint fails anywhere in transformers
         raise ModelLoadError(f"{path}: the model cannot be loaded: {_told(error)}") from error
@@ -139,11 +145,12 @@ def load_model(
             f"{path}: the weights lack {len(missing)} tensors that config.json calls for, such as "
             f"{missing[0]}"
         )
-    module.to(device)  # type: ignore[arg-type]  # transformers types it for its own decorator
+    if not quantizer:  # a quantized one is there already, and may not be moved
+        module.to(device)  # type: ignore[arg-type]  # transformers types it for its own decorator
     module.eval()
     try:
-        return prepare(module, dtype, device)
-    except ModelLoadError:
+        return prepare(module, dtype, device, in_int8=in_int8)
+    except (ModelLoadError, ConfigError):
         raise
     except Exception as error:  # sizes in config.json that do not fit each other
         raise ModelLoadError(f"{path}: the model cannot be run: {_told(error)}") from error
@@ -206,7 +213,9 @@ def load_config(path: Path, *, trust_remote_code: bool = False) -> PretrainedCon
     return config
 
 
-def _info(files: ModelFiles, model: LoadedModel, config: EngineConfig) -> EngineInfo:
+def _info(
+    files: ModelFiles, model: LoadedModel, config: EngineConfig, quantize: str | None
+) -> EngineInfo:
     return EngineInfo(
         model_id=files.model_id,
         model_path=os.fspath(files.path),
@@ -220,6 +229,7 @@ def _info(files: ModelFiles, model: LoadedModel, config: EngineConfig) -> Engine
         cache_tokens=config.num_blocks * config.block_size,
         max_batch_tokens=config.max_batch_tokens,
         attention=model.attention,
+        quantize=quantize,
     )
 
 

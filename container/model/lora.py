@@ -22,7 +22,7 @@ from transformers import PreTrainedModel
 
 from container.engine.adapters import BASE
 from container.model.adapter_files import LowRank, Weights
-from container.model.packing import LinearShare, PackedLinear
+from container.model.packing import FastLinear, LinearShare, PackedLinear
 
 log = logging.getLogger(__name__)
 
@@ -158,7 +158,7 @@ def find_targets(model: PreTrainedModel) -> list[Target]:
         product = module._joined.linear if isinstance(module, LinearShare) else module
         if product is head or id(product) in found:
             continue
-        if isinstance(product, PackedLinear):
+        if isinstance(product, FastLinear):
             sizes = product.parts
         elif type(product) is nn.Linear:
             sizes = [(name, product.out_features)]

@@ -9,9 +9,11 @@ Only layers that are exactly `nn.Linear`, or that compute what `F.rms_norm` comp
 """
 
 import logging
+from collections.abc import Callable
 
 import torch
 from torch import nn
+from transformers import PreTrainedModel
 
 log = logging.getLogger(__name__)
 
@@ -20,23 +22,29 @@ PACK_ROWS = 32
 JOINED = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"), ("w1", "w3"))
 
 
-class PackedLinear(nn.Module):
-    """A linear layer with its weight in oneDNN's blocked format."""
+class FastLinear(nn.Module):
+    """What stands for one linear layer of the model, or for several with the same input.
+
+    `parts` has names and output sizes of these layers, for adapters.
+    """
 
     def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None) -> None:
         super().__init__()
         self.in_features = weight.shape[1]
-        # Names and output sizes of the model's layers that it computes, for adapters.
-        self.parts: list[tuple[str, int]] = []
-        self.packed = torch.ops.mkldnn._reorder_linear_weight(weight.detach(), PACK_ROWS)
         self.bias = bias.detach() if bias is not None else None
+        self.parts: list[tuple[str, int]] = []
 
-    @classmethod
-    def of(cls, linear: nn.Linear) -> "PackedLinear":
-        """Pack a layer."""
-        packed = cls(linear.weight, linear.bias)
-        packed.parts = _parts([linear])
-        return packed
+
+# From a weight, [out, in], and a bias to what multiplies with them.
+MakeLinear = Callable[[torch.Tensor, torch.Tensor | None], FastLinear]
+
+
+class PackedLinear(FastLinear):
+    """Keeps the weight in oneDNN's blocked format."""
+
+    def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None) -> None:
+        super().__init__(weight, bias)
+        self.packed = torch.ops.mkldnn._reorder_linear_weight(weight.detach(), PACK_ROWS)
 
     def forward(self, rows: torch.Tensor) -> torch.Tensor:
         """Multiply [..., in_features] to [..., out_features]."""
@@ -52,9 +60,9 @@ class JoinedLinear:
     The product is made when a part is called with an input other than the last one.
     """
 
-    def __init__(self, linears: list[nn.Linear]) -> None:
+    def __init__(self, linears: list[nn.Linear], make: MakeLinear) -> None:
         self.sizes = [linear.out_features for linear in linears]
-        self.linear = joined_linear(linears)
+        self.linear = joined_linear(linears, make)
         self._input: torch.Tensor | None = None
         self._shares: tuple[torch.Tensor, ...] = ()
 
@@ -69,15 +77,16 @@ class JoinedLinear:
         return share
 
 
-def joined_linear(linears: list[nn.Linear]) -> PackedLinear:
-    """One product for several layers with the same input, all with a bias or all without."""
+def joined_linear(linears: list[nn.Linear], make: MakeLinear) -> FastLinear:
+    """One product for layers with the same input, all with a bias or all without."""
     biases = [linear.bias.detach() for linear in linears if linear.bias is not None]
     if biases and len(biases) < len(linears):
         raise ValueError("some of the layers have a bias and some have none")
-    weight = torch.cat([linear.weight.detach() for linear in linears])
-    packed = PackedLinear(weight, torch.cat(biases) if biases else None)
-    packed.parts = _parts(linears)
-    return packed
+    weights = [linear.weight.detach() for linear in linears]
+    weight = torch.cat(weights) if len(weights) > 1 else weights[0]
+    made = make(weight, torch.cat(biases) if biases else None)
+    made.parts = [(str(getattr(one, "qualified_name", "")), one.out_features) for one in linears]
+    return made
 
 
 def name_linears(model: nn.Module) -> None:
@@ -85,10 +94,6 @@ def name_linears(model: nn.Module) -> None:
     for name, module in model.named_modules():
         if type(module) is nn.Linear:
             module.qualified_name = name
-
-
-def _parts(linears: list[nn.Linear]) -> list[tuple[str, int]]:
-    return [(str(getattr(one, "qualified_name", "")), one.out_features) for one in linears]
 
 
 class LinearShare(nn.Module):
@@ -118,16 +123,20 @@ class FusedRMSNorm(nn.Module):
 
 
 @torch.inference_mode()
-def pack(model: nn.Module) -> None:
-    """Replace what is faster in another form, in place; `packing_works` here."""
+def pack(
+    model: nn.Module, make: MakeLinear = PackedLinear, make_head: MakeLinear | None = None
+) -> None:
+    """Replace what is faster in another form, in place; `make_head` is for the output layer."""
+    head = model.get_output_embeddings() if isinstance(model, PreTrainedModel) else None
     joined = norms = linears = 0
     for module in list(model.modules()):
         for names in JOINED:
-            joined += _join(module, names)
+            joined += _join(module, names, make)
     for module in list(model.modules()):
         for name, child in list(module.named_children()):
             if type(child) is nn.Linear:
-                setattr(module, name, PackedLinear.of(child))
+                chosen = make_head if make_head is not None and child is head else make
+                setattr(module, name, joined_linear([child], chosen))
                 linears += 1
             elif is_plain_rms_norm(child):
                 setattr(module, name, FusedRMSNorm(child.get_parameter("weight"), norm_eps(child)))
@@ -135,7 +144,7 @@ def pack(model: nn.Module) -> None:
     log.debug("packed %d linear layers, joined %d, fused %d norms", linears, joined, norms)
 
 
-def _join(module: nn.Module, names: tuple[str, ...]) -> int:
+def _join(module: nn.Module, names: tuple[str, ...], make: MakeLinear) -> int:
     linears = [getattr(module, name, None) for name in names]
     if not all(type(linear) is nn.Linear for linear in linears):
         return 0
@@ -146,7 +155,7 @@ def _join(module: nn.Module, names: tuple[str, ...]) -> int:
         for linear in known
     ):
         return 0
-    joined = JoinedLinear(known)
+    joined = JoinedLinear(known, make)
     for index, name in enumerate(names):
         setattr(module, name, LinearShare(joined, index))
     return 1

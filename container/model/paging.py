@@ -5,6 +5,7 @@ transformers' attention interface in each layer, keep nothing in its own cache t
 not explain (recurrent states, windows that only its masks know), and give the same logits.
 """
 
+import functools
 import logging
 
 import torch
@@ -17,9 +18,10 @@ from container.engine.sequence import Sequence
 from container.messages import SamplingParams
 from container.model import attention, probe
 from container.model.attention import Rule
+from container.model.int8 import Int8Linear, RowKinds
 from container.model.kv_cache import KVCache, LayerShape
 from container.model.layers import make_lean
-from container.model.packing import pack, packing_works
+from container.model.packing import MakeLinear, PackedLinear, pack, packing_works
 from container.model.runner import TorchModelRunner
 
 log = logging.getLogger(__name__)
@@ -30,29 +32,46 @@ class CannotPage(Exception):
 
 
 @torch.inference_mode()
-def page(module: PreTrainedModel, dtype: torch.dtype, device: torch.device) -> list[LayerShape]:
+def page(
+    module: PreTrainedModel,
+    dtype: torch.dtype,
+    device: torch.device,
+    kinds: RowKinds | None = None,
+) -> list[LayerShape]:
     """Switch a model to paged attention; return what the cache keeps of each layer.
 
-    Raises CannotPage and leaves the model as it was.
+    With `kinds`, its weights get eight bits. Raises CannotPage and leaves the model as it was.
     """
     original = module.config._attn_implementation
     ids = torch.tensor([probe.ids_for(module)], device=device)
     try:
-        expected = module(input_ids=ids, use_cache=False).logits[0].float()
+        whole = module(input_ids=ids, use_cache=False).logits[0].float()
+        expected = whole[probe.PROMPT_LEN - 1 :]
         windows = _windows(module, ids)
         module.set_attn_implementation(attention.NAME)
         layers, rules = _ask_layers(module, ids)
         if windows != [rule.window for rule in rules]:
             raise CannotPage("its own cache and its attention disagree about windows")
-        _check(module, ids, expected, layers, dtype, device)
+        run = functools.partial(_logits, module, ids, layers, dtype, device)
+        probe.check_same(run(), expected, dtype, "paged attention")
     except Exception as error:  # a model that is not made for this fails anywhere
         module.set_attn_implementation(original)
         raise CannotPage(f"{type(error).__name__}: {error}") from error
+    make, make_head = _linears(kinds)
     if device.type == "cpu" and packing_works(module):
-        make_lean(module, rules, lambda: _logits(module, ids, layers, dtype, device))
-        pack(module)
-        _check(module, ids, expected, layers, dtype, device)
+        make_lean(module, rules, run, make)
+        pack(module, make, make_head)
+    elif kinds is not None:
+        pack(module, make, make_head)
+    probe.check_same(run(kinds), expected, dtype, "what is served", is_rough=kinds is not None)
     return layers
+
+
+def _linears(kinds: RowKinds | None) -> tuple[MakeLinear, MakeLinear]:
+    """What the layers' products become, and that of the output, whose rows are of no kind."""
+    if kinds is None:
+        return PackedLinear, PackedLinear
+    return functools.partial(Int8Linear, kinds=kinds), functools.partial(Int8Linear, kinds=None)
 
 
 def _windows(module: PreTrainedModel, ids: torch.Tensor) -> list[int | None]:
@@ -86,30 +105,19 @@ def _ask_layers(module: PreTrainedModel, ids: torch.Tensor) -> tuple[list[LayerS
     return [shapes[layer] for layer in sorted(shapes)], [rules[layer] for layer in sorted(rules)]
 
 
-def _check(
-    module: PreTrainedModel,
-    ids: torch.Tensor,
-    expected: torch.Tensor,
-    layers: list[LayerShape],
-    dtype: torch.dtype,
-    device: torch.device,
-) -> None:
-    got = _logits(module, ids, layers, dtype, device)
-    probe.check_same(got, expected[probe.PROMPT_LEN - 1 :], dtype, "paged attention")
-
-
 def _logits(
     module: PreTrainedModel,
     ids: torch.Tensor,
     layers: list[LayerShape],
     dtype: torch.dtype,
     device: torch.device,
+    kinds: RowKinds | None = None,
 ) -> torch.Tensor:
     """Logits of the probe, its prompt as one chunk and the rest token by token."""
     token_ids: list[int] = ids[0].tolist()
     count, prompt_len = len(token_ids), probe.PROMPT_LEN
     cache = KVCache(layers, num_blocks=count, block_size=2, dtype=dtype, device=device)
-    runner = TorchModelRunner(module, cache, device)
+    runner = TorchModelRunner(module, cache, device, kinds=kinds)
     sequence = Sequence(0, token_ids[:prompt_len], SamplingParams(max_new_tokens=count))
     sequence.token_ids = token_ids
     sequence.block_table = list(range(count))

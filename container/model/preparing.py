@@ -12,8 +12,9 @@ from transformers import PretrainedConfig, PreTrainedModel
 
 from container.engine.batch import ModelRunner
 from container.engine.loop import EngineConfig
-from container.errors import ModelLoadError
+from container.errors import ConfigError, ModelLoadError
 from container.model import kv_cache, own_cache
+from container.model.int8 import RowKinds
 from container.model.kv_cache import KVCache, LayerShape
 from container.model.lora import Updates
 from container.model.own_cache import OwnCacheRunner
@@ -39,6 +40,7 @@ class LoadedModel:
     layers: list[LayerShape] | None
     bytes_per_token: int
     bytes_per_sequence: int = 0
+    kinds: RowKinds | None = None
 
     @property
     def attention(self) -> Literal["paged", "own"]:
@@ -51,20 +53,29 @@ class LoadedModel:
         return bool(self.config.is_encoder_decoder)
 
 
-def prepare(module: PreTrainedModel, dtype: torch.dtype, device: torch.device) -> LoadedModel:
-    """Find the way to serve a model. Raises ModelLoadError when none computes the same."""
+def prepare(
+    module: PreTrainedModel, dtype: torch.dtype, device: torch.device, *, in_int8: bool = False
+) -> LoadedModel:
+    """Find the way to serve a model, with weights of eight bits if wanted.
+
+    Raises ModelLoadError when none computes the same, ConfigError when it cannot have eight bits.
+    """
+    kinds = RowKinds() if in_int8 else None
     name_linears(module)
     reason = "it has an encoder"
     if not module.config.is_encoder_decoder:
         try:
-            layers = page(module, dtype, device)
+            layers = page(module, dtype, device, kinds)
         except CannotPage as error:
             reason = str(error)
         except Differs as error:
             raise ModelLoadError(f"{module.config.model_type}: {error}") from error
         else:
             per_token = kv_cache.bytes_per_token(layers, dtype)
-            return LoadedModel(module, module.config, dtype, device, layers, per_token)
+            return LoadedModel(module, module.config, dtype, device, layers, per_token, kinds=kinds)
+    if in_int8:
+        told = f"QUANTIZE=int8 cannot work here: the model's attention is not paged, as {reason}"
+        raise ConfigError([told])
     log.info("served through the model's own cache, the slower way, as %s", reason)
     try:
         own_cache.check_own_cache(module, dtype, device)
@@ -94,5 +105,10 @@ def make_runner(
         device=model.device,
     )
     return TorchModelRunner(
-        model.module, cache, model.device, end_token_ids=end_token_ids, updates=updates
+        model.module,
+        cache,
+        model.device,
+        end_token_ids=end_token_ids,
+        updates=updates,
+        kinds=model.kinds,
     )

@@ -12,6 +12,7 @@ from container.engine.adapters import BASE
 from container.engine.batch import Batch, Scheduled, StepOutput
 from container.engine.sequence import Sequence
 from container.model.attention import Chunk, DecodeGroup, PagedStep
+from container.model.int8 import RowKinds
 from container.model.kv_cache import KVCache
 from container.model.lora import Updates
 from container.model.sampler import Sampler
@@ -52,7 +53,9 @@ class TorchModelRunner:
         *,
         end_token_ids: frozenset[int] = frozenset(),
         updates: Updates | None = None,
+        kinds: RowKinds | None = None,
     ) -> None:
+        self._kinds = kinds
         self._model = model
         self._cache = cache
         self._device = device
@@ -105,6 +108,8 @@ class TorchModelRunner:
             rows += range(first, first + item.num_prompt_logprobs)
         num_rows = len(rows)
         rows += [0] * max(0, MIN_ROWS - num_rows)
+        if self._kinds is not None:
+            self._kinds.num_decodes = len(decodes) if chunks else len(token_ids) + padding
         output = self._model(
             input_ids=self._tensor(token_ids + [0] * padding)[None],
             position_ids=self._tensor(positions + [0] * padding)[None],

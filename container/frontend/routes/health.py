@@ -62,6 +62,7 @@ def blueprint(
             "model_dtype": loaded.dtype,
             "model_device_type": loaded.device,
             "attention": loaded.attention,
+            "quantize": loaded.quantize,
             "max_input_tokens": loaded.max_input_tokens,
             "max_total_tokens": loaded.max_total_tokens,
             "max_batch_total_tokens": loaded.cache_tokens,
