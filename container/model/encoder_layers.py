@@ -44,8 +44,10 @@ class LeanEncoderLayer(nn.Module):
         query, key, value, dense, up, down = (_linear(layer, name) for name in LINEARS)
         attention: Any = layer.get_submodule("attention.self")
         self.head_dim: int = attention.attention_head_size
-        self.qkv = joined_linear([query, key, value])
-        self.dense, self.up, self.down = (PackedLinear.of(one) for one in (dense, up, down))
+        self.qkv = joined_linear([query, key, value], PackedLinear)
+        self.dense, self.up, self.down = (
+            PackedLinear(one.weight, one.bias) for one in (dense, up, down)
+        )
         self.norms = nn.ModuleList(layer.get_submodule(name) for name in NORMS)
 
     def forward(
