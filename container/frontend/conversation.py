@@ -198,6 +198,7 @@ class Conversations:
             needs_call=tools.mode is ToolMode.REQUIRED,
             allows_several=tools.allows_several,
             answer=turn.answer,
+            is_harmony=style.is_harmony,
         )
 
 

@@ -14,6 +14,7 @@ from llguidance import LLMatcher
 from container.errors import InvalidParameter
 from container.grammar import json_schema
 from container.grammar.spec import LARK_HEADER, lark_string
+from container.text import harmony
 from container.text.message_parser import Reasoning
 from container.text.tool_formats import ArgumentStyle, ToolFormat, is_plain_text
 
@@ -46,6 +47,7 @@ class MessageShape:
     needs_call: bool = False
     allows_several: bool = True
     answer: str = ""
+    is_harmony: bool = False
 
 
 def message_grammar(shape: MessageShape, token_ids: dict[str, int]) -> str:
@@ -55,7 +57,7 @@ def message_grammar(shape: MessageShape, token_ids: dict[str, int]) -> str:
     """
     if not shape.tools and not shape.answer:
         return ""
-    if not shape.tools and shape.reasoning is None:
+    if not shape.tools and shape.reasoning is None and not shape.is_harmony:
         return shape.answer
     builder = _Builder(shape, token_ids)
     return builder.build()
@@ -74,11 +76,37 @@ class _Builder:
 
     def build(self) -> str:
         shape = self._shape
-        body = self._body()
-        thoughts = self._thoughts(shape.reasoning) if shape.reasoning else ""
-        self._add("start", f"{thoughts} {body}")
+        if shape.is_harmony:
+            self._add_harmony()
+        else:
+            body = self._body()
+            thoughts = self._thoughts(shape.reasoning) if shape.reasoning else ""
+            self._add("start", f"{thoughts} {body}")
         main = LARK_HEADER + "\n".join(self._rules) + "\n"
         return _joined(main, shape.answer) if shape.answer else main
+
+    def _add_harmony(self) -> None:
+        """Messages before the last one in their channels, then a call or the final text."""
+        shape = self._shape
+        following = self._literal(harmony.END + harmony.START + "assistant")
+        opened = [
+            self._literal(f"{harmony.CHANNEL}{channel}{harmony.MESSAGE}")
+            for channel in ("analysis", "commentary", "final")
+        ]
+        # What is said before a call is content, so beside an answer it would spoil it.
+        before = opened[:1] if shape.answer else opened[:2]
+        earlier = " | ".join(f"{opening} {ANY_TEXT} {following}" for opening in before)
+        answer = "@answer" if shape.answer else ANY_TEXT
+        last = [] if shape.needs_call else [f"{opened[2]} {answer}"]
+        if shape.tools:
+            call = self._literal(f"{harmony.CHANNEL}commentary to=functions.")
+            options = [
+                f"{self._literal(tool.name + ' ' + harmony.CONSTRAIN + 'json' + harmony.MESSAGE)} "
+                f"{_json(followed_parameters(tool, f'tools[{index}].function.parameters'))}"
+                for index, tool in enumerate(shape.tools)
+            ]
+            last.append(f"{call} ({' | '.join(options)})")
+        self._add("start", f"({earlier})* ({' | '.join(last)})")
 
     def _add(self, rule: str, text: str) -> None:
         self._rules.append(f"{rule}: {text}")

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
+from container.text import harmony
 from container.text.message_parser import (
     MessageParser,
     Parser,
@@ -23,6 +24,7 @@ class MessageStyle:
     tool_format: ToolFormat
     takes_tools: bool
     knows_developer: bool
+    is_harmony: bool = False
 
     def starts_in_reasoning(self, prompt: str) -> bool:
         """Whether the template has begun the reasoning already."""
@@ -35,11 +37,15 @@ class MessageStyle:
 
     def markers(self, *, with_tools: bool) -> str:
         """The texts that must stay visible in a completion."""
+        if self.is_harmony:
+            return harmony.MARKERS
         reasoning = self.reasoning.open + self.reasoning.close if self.reasoning else ""
         return reasoning + (self.tool_format.markers if with_tools else "")
 
     def parser(self, prompt: str, schemas: dict[str, dict[str, Any]]) -> Parser:
         """A parser of one completion; `schemas` has the parameters of the tools it may call."""
+        if self.is_harmony:
+            return harmony.HarmonyParser()
         if self.reasoning is None and not schemas:
             return PlainParser()
         return MessageParser(
@@ -59,4 +65,5 @@ def style_of(template: str, tool_format: str | None = None) -> MessageStyle:
         tool_format=FORMATS[tool_format] if tool_format else found or FALLBACK,
         takes_tools=found is not None,
         knows_developer="developer" in template,
+        is_harmony=harmony.is_harmony(template),
     )

@@ -9,6 +9,7 @@ import pytest
 from container.errors import InvalidParameter
 from container.grammar import spec
 from container.grammar.message import MessageShape, Tool, message_grammar
+from container.text.harmony import HarmonyParser
 from container.text.message_parser import DeltaKind, MessageParser, Reasoning
 from container.text.tool_formats import FORMATS
 from tests.support.babbler import Babbler
@@ -173,3 +174,51 @@ def test_a_tool_that_cannot_be_followed() -> None:
     broken = {"type": "object", "properties": {"a": {"type": "x"}}}
     with pytest.raises(InvalidParameter, match="Invalid type"):
         message_grammar(MessageShape(tool_format=FORMATS["hermes"], tools=(Tool("f", broken),)), {})
+
+
+HARMONY = ["<|start|>", "<|end|>", "<|message|>", "<|channel|>", "<|constrain|>", "<|call|>"]
+
+
+@pytest.fixture(scope="module")
+def harmonist() -> Babbler:
+    return Babbler(DEMO_MODEL, special=HARMONY)
+
+
+def _say_harmony(harmonist: Babbler, shape: MessageShape, seed: int) -> dict[DeltaKind, str] | None:
+    grammar = message_grammar(shape, harmonist.tokenizer.added_tokens)
+    text = harmonist.say(harmonist.compiler.compile(grammar).result(), seed, max_tokens=900)
+    if text is None:
+        return None
+    parser = HarmonyParser()
+    told: dict[DeltaKind, str] = {}
+    for delta in parser.feed(text) + parser.finish():
+        told[delta.kind] = told.get(delta.kind, "") + delta.text
+    return told
+
+
+def test_harmony_calls_and_answers_are_valid(harmonist: Babbler) -> None:
+    forced = MessageShape(is_harmony=True, tools=TOOLS, needs_call=True)
+    answer = MessageShape(is_harmony=True, answer=spec.from_schema(WEATHER, "f"))
+    finished = 0
+    for seed in range(16):
+        told = _say_harmony(harmonist, forced, seed)
+        if told is not None:
+            finished += 1
+            called = told[DeltaKind.CALL]
+            jsonschema.validate(json.loads(told[DeltaKind.ARGUMENTS]), SCHEMAS[called])
+        told = _say_harmony(harmonist, answer, seed)
+        if told is not None:
+            finished += 1
+            assert DeltaKind.CALL not in told
+            jsonschema.validate(json.loads(told[DeltaKind.CONTENT]), WEATHER)
+    assert finished > 4
+
+
+def test_harmony_leaves_the_choice_to_the_model(harmonist: Babbler) -> None:
+    shape = MessageShape(is_harmony=True, tools=TOOLS)
+    grammar = message_grammar(shape, harmonist.tokenizer.added_tokens)
+    thoughts = "<|channel|>analysis<|message|>Hm.<|end|><|start|>assistant"
+    _accept(harmonist, grammar, f"{thoughts}<|channel|>final<|message|>It is noon.", ends=True)
+    call = "<|channel|>commentary to=functions.now <|constrain|>json<|message|>{"
+    _accept(harmonist, grammar, thoughts + call, ends=False)
+    assert message_grammar(MessageShape(is_harmony=True), {}) == ""
