@@ -92,7 +92,12 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def spawn(log_path: Path, model: str | Path = DEMO_MODEL, **settings: str) -> Server:
+def spawn(
+    log_path: Path,
+    model: str | Path = DEMO_MODEL,
+    python: str | Path = sys.executable,
+    **settings: str,
+) -> Server:
     """Start a server; the caller waits for it and stops it."""
     port = free_port()
     kept = {name: os.environ[name] for name in ("PATH", "HOME", "TMPDIR") if name in os.environ}
@@ -100,15 +105,20 @@ def spawn(log_path: Path, model: str | Path = DEMO_MODEL, **settings: str) -> Se
     env |= {"HF_HUB_OFFLINE": "1", "HOST": "127.0.0.1"} | settings
     with log_path.open("wb") as log:
         process = subprocess.Popen(
-            [sys.executable, "-m", "container", "serve"], env=env, stdout=log, stderr=log, cwd=ROOT
+            [python, "-m", "container", "serve"], env=env, stdout=log, stderr=log, cwd=ROOT
         )
     return Server(process, port, log_path)
 
 
 @contextmanager
-def serving(log_path: Path, model: str | Path = DEMO_MODEL, **settings: str) -> Iterator[Server]:
+def serving(
+    log_path: Path,
+    model: str | Path = DEMO_MODEL,
+    python: str | Path = sys.executable,
+    **settings: str,
+) -> Iterator[Server]:
     """A ready server for the length of a block."""
-    server = spawn(log_path, model, **settings)
+    server = spawn(log_path, model, python, **settings)
     try:
         server.wait_ready()
         yield server

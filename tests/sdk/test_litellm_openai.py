@@ -1,0 +1,69 @@
+"""LiteLLM as a client of the server's OpenAI API, without SageMaker between them."""
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import litellm
+import pytest
+
+from tests.support.servers import ROOT, Server, serving
+
+PYTHON = ROOT / ".venv" / "bin" / "python"
+QUESTION = [{"role": "user", "content": "What is the weather in Paris?"}]
+WEATHER = {
+    "type": "function",
+    "function": {
+        "name": "get_current_weather",
+        "parameters": {
+            "type": "object",
+            "properties": {"location": {"type": "string", "maxLength": 20}},
+            "required": ["location"],
+        },
+    },
+}
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    with serving(tmp_path_factory.mktemp("server") / "log", python=PYTHON) as running:
+        yield running
+
+
+def _ask(server: Server, **more: Any) -> Any:
+    return litellm.completion(
+        model="openai/tgi", api_base=f"{server.url}/v1", api_key="-", temperature=0, **more
+    )
+
+
+def test_chat_and_stream(server: Server) -> None:
+    ask = {"messages": [{"role": "user", "content": "What is deep learning?"}], "max_tokens": 60}
+    whole = _ask(server, **ask).choices[0].message.content
+    assert whole.startswith("Deep learning")
+    pieces = [chunk.choices[0].delta.content or "" for chunk in _ask(server, stream=True, **ask)]
+    assert "".join(pieces) == whole
+
+
+def test_tools(server: Server) -> None:
+    answer = _ask(server, messages=QUESTION, tools=[WEATHER], tool_choice="required")
+    [call, *_] = answer.choices[0].message.tool_calls
+    assert call.function.name == "get_current_weather"
+    assert "location" in json.loads(call.function.arguments)
+
+
+def test_structured_output(server: Server) -> None:
+    schema = {"type": "object", "properties": {"legs": {"type": "integer"}}, "required": ["legs"]}
+    answer = _ask(
+        server,
+        messages=QUESTION,
+        response_format={
+            "type": "json_schema",
+            "json_schema": {"name": "a", "schema": schema | {"additionalProperties": False}},
+        },
+    )
+    assert isinstance(json.loads(answer.choices[0].message.content)["legs"], int)
+
+
+def test_errors_are_the_clients_own(server: Server) -> None:
+    with pytest.raises(litellm.BadRequestError, match="messages"):
+        _ask(server, messages=[])
