@@ -31,7 +31,10 @@ newest() {
 options=()
 if [ -n "${REPOSITORY_URI:-}" ]; then
     options+=(--build-arg BUILDKIT_INLINE_CACHE=1)
-    if tag=$(newest); then options+=(--cache-from "$REPOSITORY_URI:$tag"); fi
+    if tag=$(newest); then
+        options+=(--cache-from "$REPOSITORY_URI:$tag")
+        say "using layers again: --cache-from $REPOSITORY_URI:$tag"
+    fi
 fi
 if [ "$ENGINE" = podman ]; then
     if [ -z "${BASE_IMAGE:-}" ]; then

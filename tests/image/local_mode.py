@@ -1,4 +1,4 @@
-"""Deploy an image with the SageMaker SDK 2.x in local mode, ask it, delete it (local_mode.sh).
+"""Deploy an image with the SageMaker SDK 2.x in local mode, ask it, delete it.
 
 The arguments marked "needed" keep the SDK away from AWS; docs/image.md explains them.
 """

@@ -94,9 +94,21 @@ def test_a_good_build_is_pushed_under_its_commit_and_named_by_its_digest(
     assert registry.tags() == [TAG]
     detail = json.loads((ROOT / "imageDetail.json").read_text())
     assert detail == {"ImageURI": f"{REPOSITORY_URI}@{registry.digest(TAG)}"}
+    assert "STAGING_CONFIG is not set: nothing is deployed" in log
     reports = {path.name for path in (ROOT / "build" / "reports" / "tests").iterdir()}
     assert reports == {"server.xml", "sdk.xml", "image.xml"}
     assert (ROOT / "build" / "reports" / "coverage.xml").exists()
+
+
+def test_the_next_build_starts_from_the_newest_image_of_its_variant(
+    environ: dict[str, str], registry: Registry
+) -> None:
+    assert registry.tags() == [TAG]
+    done = subprocess.run(
+        ["make", "image"], cwd=ROOT, env=environ, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert f"--cache-from {REPOSITORY_URI}:{TAG}" in done.stderr
 
 
 def test_the_registry_refuses_another_password(environ: dict[str, str], registry: Registry) -> None:
