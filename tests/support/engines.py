@@ -24,20 +24,21 @@ class Job:
 
 
 class ScriptedRunner:
-    """Samples the position: the token at index i is i % 100 + 2, whatever the prompt."""
+    """Samples the position: the token at index i is i % period + 2, whatever the prompt."""
 
-    def __init__(self) -> None:
+    def __init__(self, period: int = 100) -> None:
+        self.period = period
         self.batches: list[Batch] = []
 
     def execute(self, batch: Batch) -> StepOutput:
         self.batches.append(batch)
-        return StepOutput(
-            [
-                Sampled(len(item.sequence.token_ids) % 100 + 2)
-                for item in batch.items
-                if item.samples
-            ]
-        )
+        places = [
+            len(item.sequence.token_ids) + ahead
+            for item in batch.items
+            if item.samples
+            for ahead in range(1 + len(item.draft))
+        ]
+        return StepOutput([Sampled(place % self.period + 2) for place in places])
 
 
 def engine_config(**overrides: int) -> EngineConfig:
