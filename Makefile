@@ -30,7 +30,7 @@ REPORTS ?=
 report = $(if $(REPORTS),--junitxml=$(REPORTS)/tests/$(1).xml)
 coverage = $(if $(REPORTS),--cov=container --cov-report=xml:$(REPORTS)/coverage.xml)
 
-.PHONY: serve test test-server test-sdk check format bench docs lock tools \
+.PHONY: serve test test-server test-sdk check format bench bench-embedding docs lock tools \
 	image image-run image-test image-login image-sbom image-scan image-push image-staging clean help
 
 help:  ## show this list
@@ -60,6 +60,9 @@ check: $(VENV)/test.stamp  ## lint and types
 format: $(VENV)/test.stamp  ## format the code
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+
+bench-embedding: $(VENV)/test.stamp  ## measure embeddings beside other engines
+	$(BIN)/python benchmarks/embedding.py --json bench-embedding.json
 
 bench: $(VENV)/server.stamp  ## measure throughput and latency beside other engines
 	$(BIN)/python benchmarks/serving.py --json bench.json --plot bench.svg

@@ -34,7 +34,7 @@ class PeerKind:
         """What starts it. Installs it where that is needed. Raises CannotInstall."""
         python = Path(sys.executable)
         if self.environment is not None:
-            python = _installed(self.environment, model_dir.with_name(f"{model_dir.name}-peers"))
+            python = installed(self.environment, model_dir.with_name(f"{model_dir.name}-peers"))
         files = model_dir.with_name(f"{model_dir.name}-{self.name}")
         arguments = [argument.format(files=files) for argument in self.arguments]
         return [str(python), str(HERE / self.script), str(model_dir), *arguments]
@@ -47,7 +47,8 @@ LLAMA_Q8 = PeerKind("llama.cpp Q8_0", "peer_llama.py", "llama", ("{files}", "Q8_
 ALL = {kind.name: kind for kind in (TRANSFORMERS, OPENVINO, LLAMA, LLAMA_Q8)}
 
 
-def _installed(environment: str, folder: Path) -> Path:
+def installed(environment: str, folder: Path) -> Path:
+    """The Python of an environment, which is made first where needed. Raises CannotInstall."""
     home = folder / environment
     python = home / "bin" / "python"
     is_whole = home / "is_whole"

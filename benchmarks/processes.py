@@ -83,10 +83,15 @@ class Peer:
 
     def run_round(self, prompts: list[list[list[int]]], new_tokens: int) -> Round:
         """Let each client send its prompts, as ids, one after another."""
+        answer = self.ask({"prompts": prompts, "new_tokens": new_tokens})
+        return Round([Stream(**stream) for stream in answer["streams"]])
+
+    def ask(self, question: dict[str, Any]) -> dict[str, Any]:
+        """Send a line of JSON and wait for the line that answers it."""
         stdin = self._child.process.stdin
         assert stdin is not None
-        print(json.dumps({"prompts": prompts, "new_tokens": new_tokens}), file=stdin, flush=True)
-        return Round([Stream(**stream) for stream in self._read()["streams"]])
+        print(json.dumps(question), file=stdin, flush=True)
+        return self._read()
 
     def _read(self) -> dict[str, Any]:
         stdout = self._child.process.stdout
@@ -99,16 +104,13 @@ class Peer:
 
 
 @contextlib.contextmanager
-def running_server(model_dir: Path, settings: dict[str, str]) -> Iterator[tuple[str, int]]:
+def running_server(model_dir: Path | None, settings: dict[str, str]) -> Iterator[tuple[str, int]]:
     """Start the server; yield its address and process id once /ping is 200."""
     port = _free_port()
     child = Child(
         "server",
         [sys.executable, "-m", "container", "serve"],
-        HF_MODEL_ID=str(model_dir),
-        PORT=str(port),
-        DTYPE="bfloat16",
-        **settings,
+        **{"HF_MODEL_ID": str(model_dir or ""), "PORT": str(port), "DTYPE": "bfloat16"} | settings,
     )
     try:
         url = f"http://127.0.0.1:{port}"

@@ -45,7 +45,7 @@ def load_embedder(settings: Settings, progress: Progress) -> EmbedderWorker[Enco
         variable=source.variable,
     )
     progress(f"loading the embedding model as {_name(dtype)} on {device.type}")
-    _keep_memory()
+    keep_memory()
     model = load_model(files.path, device, dtype, trust_remote_code=settings.trust_remote_code)
     embedder = Embedder(model, device)
     progress("checking the embedding model")
@@ -76,7 +76,7 @@ def load_model(
         raise ModelLoadError(f"{path}: the embedding model cannot be loaded: {error}") from error
 
 
-def _keep_memory() -> None:
+def keep_memory() -> None:
     """Let glibc keep freed memory for the next batch.
 
     Otherwise every tensor over 128 KiB is fresh memory, whose pages the kernel must clear each
