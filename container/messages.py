@@ -64,6 +64,8 @@ class SamplingParams(msgspec.Struct, frozen=True, omit_defaults=True):
     prompt_logprobs: bool = False
     grammar: str = ""
     adapter: str = ""
+    session: str = ""
+    session_s: float = 0.0
 
     @property
     def is_greedy(self) -> bool:

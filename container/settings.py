@@ -19,6 +19,8 @@ from container.errors import ConfigError
 ENGINE_ADDRESS = "CONTAINER_ENGINE_ADDRESS"
 HANDLER_ADDRESS = "CONTAINER_HANDLER_ADDRESS"
 EMBEDDER_ADDRESS = "CONTAINER_EMBEDDER_ADDRESS"
+# Where frontends keep which sticky sessions are open.
+SESSIONS_FOLDER = "CONTAINER_SESSIONS"
 # Where the engine keeps which adapters it was given, for the one that takes over after a crash.
 ADAPTER_RECORD = "CONTAINER_ADAPTER_RECORD"
 SUPERVISOR_PID = "CONTAINER_SUPERVISOR_PID"
@@ -405,6 +407,18 @@ class Settings:
     max_adapters_in_memory: int = setting(
         8, "SAGEMAKER_MAX_NUMBER_OF_ADAPTERS_IN_MEMORY", cast=integer(1, 1000),
         meaning="Adapters in memory at a time; others are loaded when they are used.",
+    )  # fmt: skip
+    has_sessions: bool = setting(
+        False, "SAGEMAKER_ENABLE_STATEFUL_SESSIONS", cast=flag,
+        meaning="Sticky sessions (NEW_SESSION and CLOSE on /invocations).",
+    )  # fmt: skip
+    sessions_lifetime_s: int = setting(
+        1200, "SAGEMAKER_SESSIONS_EXPIRATION", cast=integer(1, 86_400),
+        meaning="Seconds that a session lasts.",
+    )  # fmt: skip
+    sessions_path: str | None = setting(
+        None, "SAGEMAKER_SESSIONS_PATH", cast=text,
+        meaning="Folder with a file for each open session. Unset: one in the temporary folder.",
     )  # fmt: skip
     program: str | None = setting(
         None, "SAGEMAKER_PROGRAM", cast=text,

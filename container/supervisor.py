@@ -26,6 +26,7 @@ from container.settings import (
     EMBEDDER_ADDRESS,
     ENGINE_ADDRESS,
     HANDLER_ADDRESS,
+    SESSIONS_FOLDER,
     SUPERVISOR_PID,
     Settings,
     shown,
@@ -155,6 +156,7 @@ def _child_environ(folder: Path, names: tuple[str, ...]) -> dict[str, str]:
         | {
             SUPERVISOR_PID: str(os.getpid()),
             ADAPTER_RECORD: str(folder / "adapters.json"),
+            SESSIONS_FOLDER: str(folder / "sessions"),
             "PROMETHEUS_MULTIPROC_DIR": str(metrics),
             "TOKENIZERS_PARALLELISM": "false",
             "PYTHONUNBUFFERED": "1",

@@ -16,6 +16,7 @@ from collections.abc import Iterable, Iterator
 
 from container.engine.batch import Batch, Sampled, Scheduled, StepOutput
 from container.engine.blocks import BlockPool
+from container.engine.held import HeldPrefixes
 from container.engine.sequence import Sequence, SequenceState
 from container.messages import FinishReason
 
@@ -37,6 +38,7 @@ class Scheduler:
         speculate: int = 0,
     ) -> None:
         self.pool = pool
+        self.held = HeldPrefixes(pool)
         self.max_batch_tokens = max_batch_tokens
         self.max_running = max_running
         self.end_token_ids = frozenset(end_token_ids)
@@ -67,12 +69,15 @@ class Scheduler:
             self.running.remove(sequence)
         elif sequence.state is SequenceState.WAITING:
             self.waiting.remove(sequence)
+        if sequence.block_table:
+            self.held.keep(sequence)
         self._release_blocks(sequence)
         sequence.state = SequenceState.FINISHED
         sequence.finish_reason = reason
 
     def schedule(self) -> Batch:
         """Plan the next step; empty only when there is no sequence at all."""
+        self.held.expire()
         planned, budget = self._continue_running(self.max_batch_tokens)
         planned += self._admit(budget)
         return Batch(tuple(planned))
@@ -109,7 +114,8 @@ class Scheduler:
 
     def check_invariants(self) -> None:
         """Assert what must hold between any two steps."""
-        self.pool.check_invariants(sequence.block_table for sequence in self)
+        tables = [sequence.block_table for sequence in self]
+        self.pool.check_invariants([*tables, *self.held.tables()])
         for sequence in self.running:
             assert sequence.state is SequenceState.RUNNING
             assert sequence.num_to_compute >= 1
@@ -154,6 +160,7 @@ class Scheduler:
     def _make_room(self, sequence: Sequence, num_tokens: int) -> bool:
         """Give a running sequence blocks for this many tokens, preempting younger ones."""
         missing = self.pool.blocks_for(num_tokens) - len(sequence.block_table)
+        self.held.give_way(missing)
         while missing > self.pool.num_free:
             youngest = self.running[-1]
             self._preempt(youngest)
@@ -187,6 +194,7 @@ class Scheduler:
         cached = [block.block_id for block in found]
         self.pool.share(cached)
         needed = self.pool.blocks_for(len(sequence.token_ids)) - len(cached)
+        self.held.give_way(needed)
         if needed > self.pool.num_free:
             self.pool.release(cached)
             return False

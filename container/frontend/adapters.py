@@ -4,10 +4,12 @@ What is chosen is kept with the request (`flask.g`), so dialects need not hand i
 names are refused, by the engine or here, with those that are known; never served by the base model.
 """
 
+import msgspec
 from flask import g, has_request_context, request
 
 from container.errors import InvalidParameter, NotFound
 from container.frontend.service import Service
+from container.messages import SamplingParams
 
 HEADER = "X-Amzn-SageMaker-Adapter-Identifier"
 # What clients write for "whatever is served": those of TGI, and SageMaker's front door.
@@ -19,6 +21,12 @@ def chosen() -> str:
     if not has_request_context():
         return ""
     return g.get("adapter") or request.headers.get(HEADER, "").strip()
+
+
+def amend(params: SamplingParams) -> SamplingParams:
+    """Note the adapter of the current request."""
+    adapter = chosen()
+    return msgspec.structs.replace(params, adapter=adapter) if adapter else params
 
 
 def choose(name: str | None, field: str) -> None:

@@ -41,6 +41,8 @@ from container.frontend.routes.sagemaker import BatchParameters, Invocations, Te
 from container.frontend.routes.tei import TeiDialect
 from container.frontend.routes.tgi import TgiDialect
 from container.frontend.service import Service
+from container.frontend.sessions import Sessions
+from container.frontend.sessions import watch as watch_sessions
 from container.settings import Settings
 
 OPEN_PATHS = frozenset(
@@ -100,6 +102,7 @@ def create_app(
     embedder: EmbedderConnection | None = None,
     *,
     engine: EngineConnection | None = None,
+    sessions: Sessions | None = None,
 ) -> Flask:
     """Wire the routes of all dialects to one service, and `/invocations` to user code if any."""
     app = Flask("container", static_folder=None)
@@ -159,6 +162,8 @@ def create_app(
     timing.add_headers(app, service, options.compute_type)
     sagemaker.watch_headers(app)
     _add_guards(app, metrics, options.api_key)
+    if sessions is not None:
+        watch_sessions(app, sessions)
     CORS(
         app,
         origins=options.cors_origins,

@@ -12,8 +12,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
-import msgspec
-
 from container.errors import InvalidParameter, PromptTooLong, Unavailable
 from container.frontend.completion import Completion, RunningGroup, RunningRequest
 from container.frontend.engine_client import EngineConnection, NoEngine, TokenStream
@@ -74,7 +72,8 @@ class TextRules:
 class Service:
     """Owns the tokenizer of this process and talks to the engine.
 
-    `offload` runs slow work where it does not hold up the other requests of this process.
+    `offload` runs slow work where it does not hold up the other requests of this process; `amend`
+    adds to the parameters what the current request says outside of its body.
     """
 
     def __init__(
@@ -82,12 +81,12 @@ class Service:
         engine: EngineConnection,
         load_tokenizer: LoadTokenizer,
         offload: Offload = call,
-        adapter_of_request: Callable[[], str] = str,
+        amend: Callable[[SamplingParams], SamplingParams] = lambda params: params,
     ) -> None:
         self._engine = engine
         self._load_tokenizer = load_tokenizer
         self.offload = offload
-        self._adapter_of_request = adapter_of_request
+        self._amend = amend
         self._tokenizer: Tokenizer | None = None
         self._loading = threading.Lock()
         self.started_at = time.time()
@@ -206,8 +205,7 @@ class Service:
         beside: TokenStream | None = None,
     ) -> RunningRequest:
         tokenizer = self.tokenizer
-        if adapter := self._adapter_of_request():
-            params = msgspec.structs.replace(params, adapter=adapter)
+        params = self._amend(params)
         visible = tokenizer.special_tokens_in(text.shown)
         completions = [
             Completion(

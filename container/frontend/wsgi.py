@@ -3,6 +3,7 @@
 import os
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, TypeVar
 
 # transformers offers its tokenizers without torch, and would import torch if it could: 180 MB
@@ -14,14 +15,21 @@ import gevent
 from flask import Flask
 
 from container import logs
-from container.frontend import adapters
+from container.frontend import adapters, sessions
 from container.frontend.app import Options, create_app
 from container.frontend.embedder_client import EmbedderClient
 from container.frontend.engine_client import EngineClient, EngineConnection, NoEngine
 from container.frontend.handler_client import HandlerClient
 from container.frontend.service import Service, tokenizer_loader
+from container.frontend.sessions import Sessions
 from container.frontend.tracing import OtlpTracer
-from container.settings import EMBEDDER_ADDRESS, ENGINE_ADDRESS, HANDLER_ADDRESS, Settings
+from container.settings import (
+    EMBEDDER_ADDRESS,
+    ENGINE_ADDRESS,
+    HANDLER_ADDRESS,
+    SESSIONS_FOLDER,
+    Settings,
+)
 
 T = TypeVar("T")
 
@@ -45,13 +53,30 @@ def application() -> Flask:
     load = tokenizer_loader(
         trust_remote_code=settings.trust_remote_code, template_path=settings.tokenizer_config_path
     )
-    service = Service(engine, load, _in_thread, adapters.chosen)
+    open_sessions = _sessions(settings)
+    service = Service(
+        engine,
+        load,
+        _in_thread,
+        lambda params: sessions.amend(open_sessions, adapters.amend(params)),
+    )
     tracer = None
     if settings.otlp_endpoint is not None:
         tracer = OtlpTracer(settings.otlp_endpoint, settings.otlp_service_name)
     return create_app(
-        service, Options.from_settings(settings), tracer, handler, embedder, engine=engine
+        service,
+        Options.from_settings(settings),
+        tracer,
+        handler,
+        embedder,
+        engine=engine,
+        sessions=open_sessions,
     )
+
+
+def _sessions(settings: Settings) -> Sessions:
+    folder = settings.sessions_path or os.environ[SESSIONS_FOLDER]
+    return Sessions(Path(folder) if settings.has_sessions else None, settings.sessions_lifetime_s)
 
 
 def _in_thread(function: Callable[..., T], *args: Any, **kwargs: Any) -> T:
