@@ -1,10 +1,24 @@
-"""The runner of tests/image/test_buildspec.py follows CodeBuild's rules of failing."""
+"""buildspec.yml has only steps of the Makefile; its runner follows CodeBuild's rules of failing."""
 
+import re
 import subprocess
+from pathlib import Path
 
 import pytest
+import yaml
 
 from tests.support.codebuild import script
+
+ROOT = Path(__file__).parents[1]
+
+
+def test_every_step_is_a_target_of_the_makefile() -> None:
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.M))
+    phases = yaml.safe_load((ROOT / "buildspec.yml").read_text())["phases"].values()
+    for command in (command for phase in phases for command in phase["commands"]):
+        make, target = command.split()
+        assert make == "make"
+        assert target in targets
 
 
 def _run(**phases: dict) -> tuple[int, list[str]]:
