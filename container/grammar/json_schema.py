@@ -4,8 +4,9 @@ llguidance follows the draft 2020-12 keywords that say what an instance looks li
 cannot follow (`not`, `if`, `uniqueItems`, ...) are refused by name, never ignored in silence.
 """
 
+import json
 from collections.abc import Iterator
-from functools import cache
+from functools import cache, lru_cache
 from typing import Any
 
 from llguidance import LLMatcher
@@ -105,7 +106,12 @@ def _target(schema: Schema, root: Schema) -> Schema | None:
 
 
 def _problem(schema: Schema) -> str | None:
-    grammar = LLMatcher.grammar_from_json_schema(enforced(schema))
+    return _problem_of(json.dumps(schema))
+
+
+@lru_cache(maxsize=512)  # clients send the same schemas and tools again and again
+def _problem_of(text: str) -> str | None:
+    grammar = LLMatcher.grammar_from_json_schema(enforced(json.loads(text)))
     is_wrong, messages = LLMatcher.validate_grammar_with_warnings(grammar)
     return " ".join(messages[0].split()) if is_wrong else None
 
