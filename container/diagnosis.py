@@ -50,6 +50,7 @@ def diagnose(settings: Settings, environ: Mapping[str, str]) -> list[Finding]:
     """Look at everything."""
     return [
         *_model(settings),
+        *_embedding_model(settings),
         *_code(settings),
         *_additional_data(),
         *_machine(),
@@ -76,6 +77,13 @@ def _model(settings: Settings) -> Iterator[Finding]:
         yield Finding(f"model: {folder} (HF_MODEL_ID is not set)")
     if folder.is_dir():
         yield from _files(folder)
+
+
+def _embedding_model(settings: Settings) -> Iterator[Finding]:
+    if settings.embedding_model_id:
+        yield Finding(f"embedding model: {settings.embedding_model_id} (EMBEDDING_MODEL_ID is set)")
+    elif settings.is_embedding_task:
+        yield Finding(f"HF_TASK={settings.task}: the model is served as an embedding model")
 
 
 def _files(folder: Path) -> Iterator[Finding]:

@@ -12,6 +12,7 @@ from container.frontend import problems, timing, tracing
 from container.frontend.answers import CLIENT_GONE_STATUS, ClientGone
 from container.frontend.conversation import Conversations
 from container.frontend.embedder_client import EmbedderConnection
+from container.frontend.embedder_metrics import EmbedderCollector
 from container.frontend.embedding import Embeddings
 from container.frontend.engine_client import EngineConnection, NoEngine
 from container.frontend.handler_client import HandlerClient
@@ -118,6 +119,8 @@ def create_app(
         max_inputs=options.limits.max_embedding_inputs,
         auto_truncate=options.auto_truncate,
     )
+    if texts.is_offered:
+        metrics.add(EmbedderCollector(texts))
     tei_dialect = TeiDialect(texts, metrics)
     embeddings_dialect = EmbeddingsDialect(texts, metrics)
     app.register_blueprint(
@@ -133,7 +136,7 @@ def create_app(
     )
     app.register_blueprint(embeddings.blueprint(embeddings_dialect))
     app.register_blueprint(tgi.blueprint(tgi_dialect))
-    app.register_blueprint(openai.blueprint(openai_dialect))
+    app.register_blueprint(openai.blueprint(openai_dialect, texts))
     completions_dialect = CompletionsDialect(service, metrics, options.limits)
     app.register_blueprint(completions.blueprint(completions_dialect))
     responses_dialect = ResponsesDialect(service, metrics, options.limits, conversations)

@@ -1,5 +1,6 @@
 """What a frontend can do with texts and an embedding or rerank model. No HTTP, no dialect."""
 
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -7,13 +8,22 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from container.embed_messages import EmbedderInfo, EmbedderKind, EmbedInput, Truncation
+from container.embed_messages import (
+    EmbedderInfo,
+    EmbedderKind,
+    EmbedderLoad,
+    EmbedInput,
+    Truncation,
+)
 from container.errors import InvalidParameter, NotFound, Unavailable
 from container.frontend.embedder_client import EmbedderConnection
 
 Floats = NDArray[np.float32]
 # How often `on_wait` is called while the embedder works.
 LOOK_S = 0.5
+NO_EMBEDDER = NotFound(
+    "this server has no embedding model: set EMBEDDING_MODEL_ID to a Hub id or folder"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +56,7 @@ class Embeddings:
         self._embedder = embedder
         self._max_inputs = max_inputs
         self._auto_truncate = auto_truncate
+        self.started_at = time.time()
 
     @property
     def is_offered(self) -> bool:
@@ -56,6 +67,19 @@ class Embeddings:
     def info(self) -> EmbedderInfo:
         """The loaded model. Raises Unavailable before it is loaded, NotFound if there is none."""
         return self._ready()[1]
+
+    @property
+    def load(self) -> EmbedderLoad:
+        """How busy the embedder is. Raises Unavailable or NotFound."""
+        if self._embedder is None:
+            raise NO_EMBEDDER
+        return self._embedder.status.load
+
+    def models(self) -> list[dict[str, Any]]:
+        """The model as OpenAI's list of models has it."""
+        model_id = self.info.model_id
+        facts = {"object": "model", "created": int(self.started_at), "owned_by": model_id}
+        return [{"id": model_id} | facts]
 
     def check_ready(self) -> None:
         """Raise Unavailable unless a request could be served now."""
@@ -129,9 +153,7 @@ class Embeddings:
 
     def _ready(self) -> tuple[EmbedderConnection, EmbedderInfo]:
         if self._embedder is None:
-            raise NotFound(
-                "this server has no embedding model: set EMBEDDING_MODEL_ID to a Hub id or folder"
-            )
+            raise NO_EMBEDDER
         status = self._embedder.status
         if status.state == "draining":
             raise Unavailable(status.detail, retry_after_s=30)

@@ -6,10 +6,12 @@ multiprocess files add them up. The engine's own are in container.frontend.engin
 
 import os
 from collections.abc import Iterable
+from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
 from prometheus_client.core import Metric
 from prometheus_client.multiprocess import MultiProcessCollector
+from prometheus_client.registry import Collector
 
 from container import errors
 from container.errors import RequestError, ServingError
@@ -80,7 +82,11 @@ class Metrics:
             for name, meaning in tokens.items()
         }
         self._registry = registry
-        self._engine = EngineCollector(service)
+        self._collectors: list[Any] = [EngineCollector(service)]
+
+    def add(self, collector: Collector) -> None:
+        """Show another collector's metrics too."""
+        self._collectors.append(collector)
 
     def count_request(self) -> None:
         """A request has come."""
@@ -129,7 +135,8 @@ class Metrics:
             shown = self._registry
         named = CollectorRegistry()
         named.register(TgiNames(shown))
-        named.register(self._engine)
+        for collector in self._collectors:
+            named.register(collector)
         return generate_latest(named)
 
     def _observe(self, name: str, seconds: float) -> None:

@@ -91,6 +91,8 @@ def test_without_a_language_model_its_routes_say_so(reranker: Server) -> None:
     assert "no language model" in chat.json()["error"]["message"]
     info = requests.get(f"{reranker.url}/info", timeout=5).json()
     assert info["model_type"] == {"reranker": {"id2label": {"0": "LABEL_0"}}}
+    (model,) = requests.get(f"{reranker.url}/v1/models", timeout=5).json()["data"]
+    assert model["id"] == info["model_id"]
     assert reranker.metric("tgi_request_count") > 0
 
 
@@ -121,7 +123,8 @@ def test_hf_task_makes_the_one_model_an_embedding_model(tmp_path: Path) -> None:
         texts = ["A cat sat on the mat.", "Stocks fell."]
         expected = embedders.minilm().encode(texts)
         for path in ("/invocations", "/"):
-            got = InferenceClient(model=f"{server.url}{path}").feature_extraction(texts)
+            with InferenceClient(model=f"{server.url}{path}") as hub:
+                got = hub.feature_extraction(texts)
             assert (got * expected).sum(1).min() > 0.9999
         near = post(
             server, "/invocations", inputs={"source_sentence": texts[0], "sentences": texts}

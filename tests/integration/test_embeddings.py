@@ -8,6 +8,7 @@ import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
+import httpx
 import numpy as np
 import openai
 import psutil
@@ -32,8 +33,9 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 
 @pytest.fixture(scope="module")
-def client(server: Server) -> openai.OpenAI:
-    return openai.OpenAI(base_url=f"{server.url}/v1", api_key="-", max_retries=0)
+def client(server: Server) -> Iterator[openai.OpenAI]:
+    with openai.OpenAI(base_url=f"{server.url}/v1", api_key="-", max_retries=0) as made:
+        yield made
 
 
 def post(server: Server, path: str, **body: object) -> requests.Response:
@@ -123,29 +125,33 @@ def test_truncate_cuts_long_texts_from_either_side(server: Server) -> None:
 
 
 def test_llm_servings_route_is_the_same(server: Server) -> None:
-    client = openai.OpenAI(base_url=f"{server.url}/", api_key="OPENAI_API_KEY")
-    answer = client.embeddings.create(model="text-embedding-ada-002", input=TEXTS)
+    with openai.OpenAI(base_url=f"{server.url}/", api_key="OPENAI_API_KEY") as client:
+        answer = client.embeddings.create(model="text-embedding-ada-002", input=TEXTS)
     check_same([row.embedding for row in answer.data], TEXTS)
 
 
 def test_huggingface_hubs_feature_extraction(server: Server) -> None:
-    hub = InferenceClient(model=f"{server.url}/embed")
-    check_same(hub.feature_extraction(TEXTS), TEXTS)
-    raw = hub.feature_extraction(TEXTS[0], normalize=False, truncate=True)
+    with InferenceClient(model=f"{server.url}/embed") as hub:
+        check_same(hub.feature_extraction(TEXTS), TEXTS)
+        raw = hub.feature_extraction(TEXTS[0], normalize=False, truncate=True)
     assert not np.isclose(np.linalg.norm(raw), 1.0, atol=1e-3)
     check_same(raw / np.linalg.norm(raw), TEXTS[:1])
-    similarity = InferenceClient(model=f"{server.url}/similarity")
-    near, far = similarity.sentence_similarity(TEXTS[0], other_sentences=TEXTS[1:])
+    with InferenceClient(model=f"{server.url}/similarity") as similarity:
+        near, far = similarity.sentence_similarity(TEXTS[0], other_sentences=TEXTS[1:])
     assert near > far + 0.3
 
 
 def test_langchain(server: Server) -> None:
-    # LangChain's own token count is for OpenAI's models.
-    chain = OpenAIEmbeddings(
-        base_url=f"{server.url}/v1", api_key="-", model="m", check_embedding_ctx_length=False
-    )
-    check_same(chain.embed_documents(TEXTS), TEXTS)
-    check_same([chain.embed_query(TEXTS[0])], TEXTS[:1])
+    with httpx.Client() as http:
+        chain = OpenAIEmbeddings(
+            base_url=f"{server.url}/v1",
+            api_key="-",
+            model="m",
+            check_embedding_ctx_length=False,  # it counts tokens as OpenAI's models do
+            http_client=http,
+        )
+        check_same(chain.embed_documents(TEXTS), TEXTS)
+        check_same([chain.embed_query(TEXTS[0])], TEXTS[:1])
 
 
 def test_invocations_tells_the_shapes_apart(server: Server) -> None:
@@ -165,6 +171,15 @@ def test_routes_for_another_kind_of_model_say_so_in_teis_form(server: Server) ->
     assert (refused.status_code, refused.json()["error_type"]) == (424, "Backend")
     too_long = post(server, "/embed", inputs=LONG)
     assert (too_long.status_code, too_long.json()["error_type"]) == (413, "Validation")
+
+
+def test_the_embedder_is_listed_and_counted(server: Server, client: openai.OpenAI) -> None:
+    names = [model.id for model in client.models.list().data]
+    assert names[1:] == [os.fspath(MINILM)]
+    before = server.metric("embedder_texts_total")
+    post(server, "/embed", inputs=TEXTS)
+    wait_for(lambda: server.metric("embedder_texts_total") >= before + 3, 10)
+    assert server.metric("embedder_waiting_texts") == 0
 
 
 def test_many_clients_with_mixed_lengths_get_their_own_vectors(server: Server) -> None:

@@ -28,16 +28,16 @@ def ask(server: Server, path: str = "/chat/completions", **body: object) -> requ
 
 
 def test_the_readmes_client_works_as_it_stands(server: Server) -> None:
-    client = openai.OpenAI(api_key="OPENAI_API_KEY", base_url=f"{server.url}/")
-    stream = client.chat.completions.create(
-        messages=[{"role": "user", "content": "tell me about Microsoft"}],
-        model="gpt-4o",
-        stream=True,
-    )
     text = ""
-    for chunk in stream:
-        if chunk.choices[0].delta.content is not None:
-            text += chunk.choices[0].delta.content
+    with openai.OpenAI(api_key="OPENAI_API_KEY", base_url=f"{server.url}/") as client:
+        stream = client.chat.completions.create(
+            messages=[{"role": "user", "content": "tell me about Microsoft"}],
+            model="gpt-4o",
+            stream=True,
+        )
+        for chunk in stream:
+            if chunk.choices[0].delta.content is not None:
+                text += chunk.choices[0].delta.content
     assert text
 
 

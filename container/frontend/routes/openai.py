@@ -14,6 +14,7 @@ from container.frontend.answers import collect, json_response, stream
 from container.frontend.bodies import parse, read_object
 from container.frontend.completion import RunningRequest, TextEvent, TokenText
 from container.frontend.conversation import Conversations, Reply, Said, Turn
+from container.frontend.embedding import Embeddings
 from container.frontend.limits import RequestLimits
 from container.frontend.metrics import Metrics
 from container.frontend.problems import openai_body
@@ -101,8 +102,10 @@ class OpenAIDialect:
         """Make the prompt of a chat. Raises TemplateFailed or UnsupportedParameter."""
         return self._conversations.render(_turn(ask))
 
-    def models(self) -> Response:
-        """List the one model that is served."""
+    def models(self, beside: list[dict[str, Any]]) -> Response:
+        """List what is served: the language model with its adapters, and those `beside` it."""
+        if beside and not self._service.has_engine:
+            return json_response({"object": "list", "data": beside})
         info = self._service.info
         model = {
             "id": info.model_id,
@@ -114,7 +117,7 @@ class OpenAIDialect:
             model | {"id": one.name, "parent": info.model_id}
             for one in self._service.status.adapters or []
         ]
-        return json_response({"object": "list", "data": [model, *tuned]})
+        return json_response({"object": "list", "data": [model, *tuned, *beside]})
 
     def _start(self, ask: ChatRequest, received_at: float, *, takes_plain: bool) -> Chat:
         service = self._service
@@ -158,7 +161,7 @@ class OpenAIDialect:
         return stream(chat.running, render, openai_body, self._metrics, end=DONE)
 
 
-def blueprint(dialect: OpenAIDialect) -> Blueprint:
+def blueprint(dialect: OpenAIDialect, texts: Embeddings) -> Blueprint:
     """Make the routes."""
     routes = Blueprint("openai", __name__)
 
@@ -169,7 +172,7 @@ def blueprint(dialect: OpenAIDialect) -> Blueprint:
 
     @routes.get("/v1/models")
     def models() -> Response:
-        return dialect.models()
+        return dialect.models(texts.models() if texts.is_offered else [])
 
     return routes
 
