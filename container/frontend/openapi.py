@@ -1,5 +1,6 @@
 """/openapi.json: the table of routes and the schemas of their bodies, as OpenAPI 3.1."""
 
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -64,15 +65,24 @@ def _operation(operation: Operation, schemas: dict[int, Json]) -> Json:
     described: Json = {
         "summary": operation.summary,
         "tags": [operation.tag],
-        "operationId": f"{operation.method}_{operation.path.strip('/').replace('/', '_')}",
+        "operationId": f"{operation.method}_{_words(operation.path)}",
         "responses": dict(_responses(operation, schemas)),
     }
     if operation.body is not None:
         body = _json(schemas[id(operation.body)]) | _texts(operation)
         described["requestBody"] = {"required": True, "content": body}
+    if operation.path_fields:
+        described["parameters"] = [
+            {"name": name, "in": "path", "required": True, "schema": {"type": "string"}}
+            for name in operation.path_fields
+        ]
     if operation.needs_key:
         described["security"] = [{}, {"key": []}]
     return described
+
+
+def _words(path: str) -> str:
+    return "_".join(re.findall(r"\w+", path))
 
 
 def _responses(operation: Operation, schemas: dict[int, Json]) -> Iterator[tuple[str, Json]]:
@@ -98,13 +108,19 @@ def _texts(operation: Operation) -> Json:
 
 
 def _errors(operation: Operation) -> dict[int, str]:
-    if operation.body is None:
-        key = {401: ERRORS[401]} if operation.needs_key else {}
-        return NOT_READY | {500: ERRORS[500]} | key
-    if operation.error is answers.OpenAIError:
-        return ERRORS | OPENAI_ERRORS
-    accepts = {406: "None of the types in Accept can be answered"} if operation.also else {}
-    return ERRORS | TGI_ERRORS | accepts
+    errors = dict(NOT_READY) if operation.body is None else dict(ERRORS)
+    errors[500] = ERRORS[500]
+    if operation.needs_key:
+        errors[401] = ERRORS[401]
+    if operation.body is not None:
+        errors |= OPENAI_ERRORS if operation.error is answers.OpenAIError else TGI_ERRORS
+    if operation.body is not None or operation.path_fields:
+        errors[404] = "No model or adapter of that name"
+    if operation.registers:
+        errors[409] = "The name is taken"
+    if operation.also:
+        errors[406] = "None of the types in Accept can be answered"
+    return errors
 
 
 def _json(schema: Json) -> Json:

@@ -1,5 +1,6 @@
 """The table of routes that /openapi.json is made from; a test compares it with the routes."""
 
+import re
 from dataclasses import dataclass
 from typing import Any
 
@@ -38,7 +39,8 @@ class Operation:
     """One route: what it reads and answers. `body` and `answer` are types that pydantic knows.
 
     `answer` None is an answer without JSON, of the media type `media`, or empty when that is "".
-    `also` are media types beside JSON, of bodies and answers.
+    `also` are media types beside JSON, of bodies and answers. `registers` is for those that may
+    find that a name is taken.
     """
 
     method: str
@@ -52,6 +54,12 @@ class Operation:
     streams: bool = False
     needs_key: bool = True
     also: tuple[str, ...] = ()
+    registers: bool = False
+
+    @property
+    def path_fields(self) -> list[str]:
+        """The names in the braces of its path."""
+        return re.findall(r"{(\w+)}", self.path)
 
 
 def _get(path: str, tag: str, summary: str, answer: Any = None, media: str = "") -> Operation:
@@ -70,7 +78,7 @@ OPERATIONS = (
     ),
     Operation(
         "post", "/adapters", SAGEMAKER, "Register a LoRA adapter",
-        AdapterRequest, media="text/plain",
+        AdapterRequest, media="text/plain", registers=True,
     ),
     Operation(
         "get", "/adapters", SAGEMAKER, "The registered adapters", answer=answers.AdapterList
