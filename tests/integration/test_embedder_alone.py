@@ -89,9 +89,9 @@ def test_without_a_language_model_its_routes_say_so(reranker: Server) -> None:
     chat = post(reranker, "/v1/chat/completions", messages=[{"role": "user", "content": "Hi"}])
     assert chat.status_code == 404
     assert "no language model" in chat.json()["error"]["message"]
-    info = requests.get(f"{reranker.url}/info", timeout=5).json()
+    info = requests.get(f"{reranker.url}/info", timeout=60).json()
     assert info["model_type"] == {"reranker": {"id2label": {"0": "LABEL_0"}}}
-    (model,) = requests.get(f"{reranker.url}/v1/models", timeout=5).json()["data"]
+    (model,) = requests.get(f"{reranker.url}/v1/models", timeout=60).json()["data"]
     assert model["id"] == info["model_id"]
     assert reranker.metric("tgi_request_count") > 0
 

@@ -42,7 +42,7 @@ def test_the_readmes_client_works_as_it_stands(server: Server) -> None:
 
 
 def test_the_status_is_that_of_the_readme(server: Server) -> None:
-    status = requests.get(f"{server.url}/chat", timeout=5).json()
+    status = requests.get(f"{server.url}/chat", timeout=60).json()
     assert status == {
         "status": "running",
         "llm_serving_url": server.url,
@@ -62,7 +62,7 @@ def test_while_it_loads_the_status_says_so(tmp_path: Path) -> None:
         def has_answered() -> bool:
             try:
                 seen.append(requests.get(f"{loading.url}/chat", timeout=5).json())
-            except requests.ConnectionError:
+            except requests.RequestException:  # not bound yet, or a busy machine
                 return False
             return True
 
@@ -70,7 +70,7 @@ def test_while_it_loads_the_status_says_so(tmp_path: Path) -> None:
         assert seen[0]["status"] == "not started"
         assert seen[0]["message"]
         loading.wait_ready()
-        assert requests.get(f"{loading.url}/chat", timeout=5).json()["status"] == "running"
+        assert requests.get(f"{loading.url}/chat", timeout=60).json()["status"] == "running"
     finally:
         loading.stop()
 
