@@ -43,7 +43,7 @@ def make_model(folder: Path) -> None:
     draft = Path(tempfile.mkdtemp(prefix=folder.name, dir=folder.parent))
     try:
         _write_weights(draft)
-        _write_tokenizer(draft)
+        write_tokenizer(draft)
         draft.chmod(0o755)
         draft.replace(folder)
     finally:
@@ -90,7 +90,8 @@ def _write_weights(folder: Path) -> None:
     model.to(torch.bfloat16).save_pretrained(folder)
 
 
-def _write_tokenizer(folder: Path) -> None:
+def write_tokenizer(folder: Path) -> None:
+    """Write the tokenizer of made-up words."""
     from tokenizers import Tokenizer, decoders, pre_tokenizers
     from tokenizers.models import BPE
     from transformers import PreTrainedTokenizerFast
