@@ -30,9 +30,9 @@ from container.tgi_settings import WITHOUT_EFFECT
 GIB = 2**30
 # Variables that SageMaker, its SDK or its images set and that need no answer here.
 PLATFORM = frozenset({
-    "SAGEMAKER_REGION", "SAGEMAKER_SAFE_PORT_RANGE", "SAGEMAKER_MULTI_MODEL", "SAGEMAKER_ENV",
+    "SAGEMAKER_REGION", "SAGEMAKER_SAFE_PORT_RANGE", "SAGEMAKER_ENV",
     "SAGEMAKER_MODEL_SERVER_VMARGS", "SAGEMAKER_BASE_DIR", "SAGEMAKER_ENABLE_LOAD_AWARE",
-    "SAGEMAKER_STARTUP_TIMEOUT", "HF_HOME", "HF_HUB_OFFLINE", "HF_HUB_CACHE", "HOSTNAME", "TMPDIR",
+    "HF_HOME", "HF_HUB_OFFLINE", "HF_HUB_CACHE", "HOSTNAME", "TMPDIR",
 })  # fmt: skip
 # How like a known name a variable must be to be taken for a misspelling of it.
 LIKENESS = 0.86

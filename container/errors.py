@@ -16,6 +16,7 @@ ServingError
 │   ├── PromptTooLong
 │   └── TemplateFailed     no chat template, or it refused the messages
 ├── Overloaded             no room now; says when to retry
+├── NotEnoughMemory        for another model, on a multi-model endpoint
 ├── Unavailable            loading, draining, or the engine is gone
 ├── GenerationFailed       this request only; the cause is in the log
 ├── HandlerFailed          the user's inference.py raised or died; says what, not where
@@ -137,6 +138,12 @@ class Overloaded(ServingError):
     """No room for another request now."""
 
     kind = "overloaded"
+
+
+class NotEnoughMemory(ServingError):
+    """No room for another model; the platform unloads one and tries again."""
+
+    kind = "not_enough_memory"
 
 
 class Unavailable(ServingError):

@@ -19,6 +19,8 @@ from container.errors import ConfigError
 ENGINE_ADDRESS = "CONTAINER_ENGINE_ADDRESS"
 HANDLER_ADDRESS = "CONTAINER_HANDLER_ADDRESS"
 EMBEDDER_ADDRESS = "CONTAINER_EMBEDDER_ADDRESS"
+# Of a model's server on a multi-model endpoint: the process that it belongs to.
+PARENT_PID = "CONTAINER_PARENT"
 # Where frontends keep which sticky sessions are open.
 SESSIONS_FOLDER = "CONTAINER_SESSIONS"
 # Where the engine keeps which adapters it was given, for the one that takes over after a crash.
@@ -407,6 +409,14 @@ class Settings:
     max_adapters_in_memory: int = setting(
         8, "SAGEMAKER_MAX_NUMBER_OF_ADAPTERS_IN_MEMORY", cast=integer(1, 1000),
         meaning="Adapters in memory at a time; others are loaded when they are used.",
+    )  # fmt: skip
+    is_multi_model: bool = setting(
+        False, "SAGEMAKER_MULTI_MODEL", cast=flag,
+        meaning="Serve the /models API of multi-model endpoints; set by SageMaker.",
+    )  # fmt: skip
+    load_timeout_s: int = setting(
+        600, "SAGEMAKER_STARTUP_TIMEOUT", cast=integer(1, 86_400),
+        meaning="Seconds that a model of a multi-model endpoint may take to load.",
     )  # fmt: skip
     has_sessions: bool = setting(
         False, "SAGEMAKER_ENABLE_STATEFUL_SESSIONS", cast=flag,

@@ -26,6 +26,7 @@ from container.settings import (
     EMBEDDER_ADDRESS,
     ENGINE_ADDRESS,
     HANDLER_ADDRESS,
+    PARENT_PID,
     SESSIONS_FOLDER,
     SUPERVISOR_PID,
     Settings,
@@ -58,7 +59,7 @@ class Supervisor:
     def run(self) -> int:
         """Serve until a signal or a failure ends it."""
         try:
-            names = backends(self._settings)
+            names = () if self._settings.is_multi_model else backends(self._settings)
             if "engine" in names:
                 self._settings.model_source()
         except (ConfigError, ModelLoadError) as error:
@@ -88,7 +89,7 @@ class Supervisor:
         threading.Thread(target=self._announce, daemon=True).start()
         code = None
         try:
-            while code is None and not self._stopping.wait(POLL_S):
+            while code is None and not self._stopping.wait(POLL_S) and self._has_owner():
                 reap_strangers([frontends, *behind])
                 code = self._check_frontends(frontends)
                 for child in behind:
@@ -101,6 +102,11 @@ class Supervisor:
             for child in behind:
                 child.stop()
             frontends.stop(STOP_FRONTENDS_S)
+
+    def _has_owner(self) -> bool:
+        """A model's server on a multi-model endpoint ends with the process that started it."""
+        owner = os.environ.get(PARENT_PID)
+        return owner is None or os.getppid() == int(owner)
 
     def _check_frontends(self, frontends: Child) -> int | None:
         code = frontends.poll()

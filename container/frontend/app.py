@@ -2,6 +2,7 @@
 
 import hmac
 from dataclasses import dataclass
+from typing import NoReturn
 
 from flask import Flask, Response, request
 from flask_cors import CORS
@@ -18,6 +19,7 @@ from container.frontend.engine_client import EngineConnection, NoEngine
 from container.frontend.handler_client import HandlerClient
 from container.frontend.limits import RequestLimits
 from container.frontend.metrics import Metrics
+from container.frontend.models import Models
 from container.frontend.records import Records
 from container.frontend.routes import (
     adapters,
@@ -33,6 +35,7 @@ from container.frontend.routes import (
     tgi,
     tokens,
 )
+from container.frontend.routes import models as models_routes
 from container.frontend.routes.completions import CompletionsDialect
 from container.frontend.routes.embeddings import EmbeddingsDialect
 from container.frontend.routes.handler import HandlerDialect
@@ -44,6 +47,7 @@ from container.frontend.routes.tgi import TgiDialect
 from container.frontend.service import Service
 from container.frontend.sessions import Sessions
 from container.frontend.sessions import watch as watch_sessions
+from container.messages import EngineInfo
 from container.settings import Settings
 
 OPEN_PATHS = frozenset(
@@ -175,6 +179,20 @@ def create_app(
         send_wildcard=True,
     )
     return app
+
+
+def create_models_app(models: Models, options: Options) -> Flask:
+    """Wire the routes of a multi-model endpoint."""
+    app = Flask("container", static_folder=None)
+    app.config["MAX_CONTENT_LENGTH"] = options.payload_limit
+    app.register_blueprint(models_routes.blueprint(models))
+    sagemaker.watch_headers(app)
+    _add_guards(app, Metrics(Service(NoEngine(), _no_tokenizer)), options.api_key)
+    return app
+
+
+def _no_tokenizer(_: EngineInfo) -> NoReturn:
+    raise AssertionError("nobody asks for the tokenizer of no model")
 
 
 def _add_guards(app: Flask, metrics: Metrics, api_key: str | None) -> None:

@@ -15,8 +15,11 @@ logs.configure(_settings.log_level, json_output=_settings.json_output)
 http_errors.answer_in_json()
 
 wsgi_app = "container.frontend.wsgi:application()"
+if _settings.is_multi_model:
+    wsgi_app = "container.frontend.wsgi:multi_model_application()"
 bind = f"{_settings.host}:{_settings.port}"
-workers = _settings.num_frontends
+# The models of a multi-model endpoint are known to one process.
+workers = 1 if _settings.is_multi_model else _settings.num_frontends
 worker_class = "gevent"
 worker_connections = 4096
 backlog = 2048

@@ -1,5 +1,6 @@
 """What each gunicorn worker loads: reads the settings, connects to the engine, makes the app."""
 
+import atexit
 import os
 import sys
 from collections.abc import Callable
@@ -16,10 +17,11 @@ from flask import Flask
 
 from container import logs
 from container.frontend import adapters, sessions
-from container.frontend.app import Options, create_app
+from container.frontend.app import Options, create_app, create_models_app
 from container.frontend.embedder_client import EmbedderClient
 from container.frontend.engine_client import EngineClient, EngineConnection, NoEngine
 from container.frontend.handler_client import HandlerClient
+from container.frontend.models import Models, free_memory
 from container.frontend.service import Service, tokenizer_loader
 from container.frontend.sessions import Sessions
 from container.frontend.tracing import OtlpTracer
@@ -72,6 +74,15 @@ def application() -> Flask:
         engine=engine,
         sessions=open_sessions,
     )
+
+
+def multi_model_application() -> Flask:
+    """Make the app of a multi-model endpoint, which has no model of its own."""
+    settings = Settings.from_environ(os.environ)
+    logs.configure(settings.log_level, json_output=settings.json_output)
+    models = Models(os.environ, free_memory=free_memory, load_timeout_s=settings.load_timeout_s)
+    atexit.register(models.close)
+    return create_models_app(models, Options.from_settings(settings))
 
 
 def _sessions(settings: Settings) -> Sessions:

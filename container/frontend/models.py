@@ -1,0 +1,259 @@
+"""The models of a multi-model endpoint: each is a whole server of its own on a private port.
+
+So every model has its own engine or handler process, its own limits and its own crashes; this
+process only starts servers, passes requests on and ends them. Memory is checked before a model is
+loaded: the platform answers "no room" (507) by unloading another one and trying again.
+"""
+
+import collections
+import http.client
+import json
+import logging
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+
+from container.errors import (
+    Conflict,
+    MalformedRequest,
+    NotEnoughMemory,
+    NotFound,
+    ServingError,
+    Unavailable,
+)
+
+log = logging.getLogger(__name__)
+
+POLL_S = 0.1
+STOP_S = 35.0
+# A model needs its weights, and for torch, buffers and a small cache about this much beside them.
+OVERHEAD_BYTES = 700 * 2**20
+WEIGHTS = (".safetensors", ".bin", ".gguf", ".pt")
+KEPT_LINES = 30
+EXIT_WITHOUT_MEMORY = -signal.SIGKILL  # how a process ends that the kernel has to end
+# Of the platform's and our own variables, those that are not a model's.
+OWN = ("SAGEMAKER_MULTI_MODEL", "SAGEMAKER_BIND_TO_PORT", "HF_MODEL_ID", "MODEL_ID", "PORT", "HOST")
+
+FreeMemory = Callable[[], int]
+
+
+@dataclass(slots=True)
+class ModelServer:
+    """One model's server process."""
+
+    name: str
+    url: str
+    port: int
+    process: "subprocess.Popen[str]"
+    last_lines: "collections.deque[str]"
+    is_ready: bool = False
+
+    def has_left(self) -> bool:
+        """Whether it died."""
+        return self.process.poll() is not None
+
+    def reason(self) -> str:
+        """The last error in its log."""
+        for line in reversed(self.last_lines):
+            told = _parsed(line)
+            if told.get("level") == "error":
+                return str(told.get("message"))[:500]
+        return f"its server left with {self.process.returncode}"
+
+
+class Models:
+    """Owns the servers, by the name that the platform gives."""
+
+    def __init__(
+        self, environ: Mapping[str, str], *, free_memory: FreeMemory, load_timeout_s: float
+    ) -> None:
+        self._environ = environ
+        self._free_memory = free_memory
+        self._load_timeout_s = load_timeout_s
+        self._servers: dict[str, ModelServer] = {}
+
+    def listed(self) -> list[ModelServer]:
+        """The loaded models, in the order of their coming."""
+        return [server for server in list(self._servers.values()) if self._is_alive(server)]
+
+    def find(self, name: str) -> ModelServer:
+        """Return a loaded model. Raises NotFound."""
+        server = self._servers.get(name)
+        if server is None or not self._is_alive(server):
+            names = ", ".join(self._servers) or "none"
+            raise NotFound(f"model {name!r} is not loaded; loaded are: {names}")
+        return server
+
+    def load(self, name: str, url: str) -> None:
+        """Start a model's server and wait for it. Raises Conflict, NotEnoughMemory and others."""
+        if name in self._servers and not self._servers[name].has_left():
+            raise Conflict(f"model {name!r} is loaded already")
+        folder = Path(url)
+        if not folder.is_dir():
+            raise MalformedRequest(f"`url`: there is no folder {url!r}", field="url")
+        needed, free = _needed_bytes(folder), self._free_memory()
+        if needed > free:
+            raise NotEnoughMemory(
+                f"model {name!r} needs about {needed >> 20} MiB and {free >> 20} MiB are free"
+            )
+        server = self._servers[name] = _start(name, url, self._environ)
+        try:
+            self._wait(server)
+        except BaseException:
+            self._end(server)
+            raise
+        log.info("model %s is loaded from %s", name, url)
+
+    def unload(self, name: str) -> None:
+        """End a model's server and wait until its memory is free. Raises NotFound."""
+        self._end(self.find(name))
+        log.info("model %s is unloaded", name)
+
+    def close(self) -> None:
+        """End all servers."""
+        for server in list(self._servers.values()):
+            server.process.terminate()
+        for server in list(self._servers.values()):
+            self._end(server)
+
+    def _is_alive(self, server: ModelServer) -> bool:
+        if not server.has_left():
+            return server.is_ready
+        if server.is_ready:
+            log.error("model %s is gone: %s", server.name, server.reason())
+            self._servers.pop(server.name, None)
+        return False
+
+    def _wait(self, server: ModelServer) -> None:
+        until = time.monotonic() + self._load_timeout_s
+        while not _is_healthy(server.port):
+            code = server.process.poll()
+            if code is not None:
+                raise _load_error(server, code)
+            if time.monotonic() > until:
+                raise Unavailable(f"model {server.name!r} did not load in time")
+            time.sleep(POLL_S)
+        server.is_ready = True
+
+    def _end(self, server: ModelServer) -> None:
+        self._servers.pop(server.name, None)
+        server.process.terminate()
+        try:
+            server.process.wait(STOP_S)
+        except subprocess.TimeoutExpired:
+            server.process.kill()
+            server.process.wait()
+
+
+class Passed:
+    """An answer of a model's server, passed on as it comes."""
+
+    def __init__(
+        self, server: ModelServer, method: str, path: str, body: bytes, headers: dict[str, str]
+    ) -> None:
+        self._connection = http.client.HTTPConnection("127.0.0.1", server.port)
+        try:
+            self._connection.request(method, path, body, headers)
+            self._response = self._connection.getresponse()
+        except (OSError, http.client.HTTPException) as error:
+            self._connection.close()
+            if server.has_left():
+                raise NotFound(f"model {server.name!r} died and is not loaded any more") from error
+            raise Unavailable(f"model {server.name!r} does not answer: {error}") from error
+        self.status = self._response.status
+        self.headers = self._response.getheaders()
+
+    def chunks(self) -> Iterator[bytes]:
+        """The body, in the pieces in which it comes."""
+        with closing(self._connection):
+            while chunk := self._response.read1(65_536):
+                yield chunk
+
+    def close(self) -> None:
+        """Stop reading, so that the model's server learns that nobody waits."""
+        self._connection.close()
+
+
+def free_memory() -> int:
+    """What is left for models, in bytes; of a container's own limit, if it has one."""
+    available = psutil.virtual_memory().available
+    root = Path("/sys/fs/cgroup")
+    try:
+        limit = (root / "memory.max").read_text().strip()
+        current = int((root / "memory.current").read_text())
+    except (OSError, ValueError):
+        return available
+    return min(available, int(limit) - current) if limit.isdigit() else available
+
+
+def _start(name: str, url: str, environ: Mapping[str, str]) -> ModelServer:
+    port = _free_port()
+    own = {key: value for key, value in environ.items() if key not in OWN}
+    own = {key: value for key, value in own.items() if not key.startswith("CONTAINER_")}
+    own |= {
+        "HF_MODEL_ID": url, "PORT": str(port), "HOST": "127.0.0.1", "JSON_OUTPUT": "true",
+        "CONTAINER_PARENT": str(os.getpid()),
+    }  # fmt: skip
+    own.pop("PROMETHEUS_MULTIPROC_DIR", None)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "container", "serve"], env=own, stderr=subprocess.PIPE, text=True,
+        start_new_session=True,
+    )  # fmt: skip
+    server = ModelServer(name, url, port, process, collections.deque(maxlen=KEPT_LINES))
+    threading.Thread(target=_pass_log, args=(server,), daemon=True).start()
+    return server
+
+
+def _pass_log(server: ModelServer) -> None:
+    """Write a model's log lines as ours, with its name."""
+    assert server.process.stderr is not None
+    for line in server.process.stderr:
+        server.last_lines.append(line)
+        told = _parsed(line)
+        written = json.dumps({"model": server.name} | told) + "\n" if told else line
+        sys.stderr.write(written)
+
+
+def _load_error(server: ModelServer, code: int) -> ServingError:
+    reason = server.reason()
+    if code == EXIT_WITHOUT_MEMORY or "memory" in reason.lower() or "signal 9" in reason:
+        return NotEnoughMemory(f"model {server.name!r} found no memory: {reason}")
+    return MalformedRequest(f"model {server.name!r} cannot be loaded: {reason}")
+
+
+def _needed_bytes(folder: Path) -> int:
+    files = [path for path in folder.rglob("*") if path.suffix in WEIGHTS]
+    return sum(path.stat().st_size for path in files) + OVERHEAD_BYTES
+
+
+def _is_healthy(port: int) -> bool:
+    with closing(http.client.HTTPConnection("127.0.0.1", port, timeout=5)) as connection:
+        try:
+            connection.request("GET", "/ping")
+            return connection.getresponse().status == 200
+        except (OSError, http.client.HTTPException):
+            return False
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def _parsed(line: str) -> dict[str, object]:
+    try:
+        told = json.loads(line)
+    except ValueError:
+        return {}
+    return told if isinstance(told, dict) else {}
