@@ -31,7 +31,7 @@ ADDITIONAL_DATA = Path("/opt/ml/additional-model-data-sources")
 # The formats of container.text.tool_formats.
 TOOL_CALL_PARSERS = (
     "hermes", "qwen_xml", "llama_json", "pythonic", "mistral", "mistral_json", "deepseek_v3",
-    "deepseek_v31",
+    "deepseek_v31", "gemma",
 )  # fmt: skip
 
 PAYLOAD_BYTES = 2_000_000  # TGI's

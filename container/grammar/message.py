@@ -14,7 +14,7 @@ from llguidance import LLMatcher
 from container.errors import InvalidParameter
 from container.grammar import json_schema
 from container.grammar.spec import LARK_HEADER, lark_string
-from container.text import harmony
+from container.text import gemma_arguments, harmony
 from container.text.message_parser import Reasoning
 from container.text.tool_formats import ArgumentStyle, ToolFormat, is_plain_text
 
@@ -186,6 +186,8 @@ class _Builder:
         required = [key for key in values if key in schema.get("required", [])]
         if style is ArgumentStyle.XML:
             return self._xml(values, required, name)
+        if style is ArgumentStyle.GEMMA:
+            return self._gemma(schema | {"properties": values}, name)
         return self._keywords(values, required, name)
 
     def _xml(self, values: dict[str, Any], required: list[str], name: str) -> str:
@@ -202,27 +204,71 @@ class _Builder:
         if options and is_plain_text(schema):
             return f"({' | '.join(map(lark_string, options))}) {lark_string(end)}"
         if is_plain_text(schema):
-            self._add(f"{name}[lazy]", f"{ANY_TEXT} {lark_string(end)}")
-            return name
+            return self._plain_text(schema, name, end)
         return f"{_json(schema)} {lark_string(end)}"
 
+    def _plain_text(self, schema: dict[str, Any], name: str, end: str) -> str:
+        """Text without quotes and the mark that ends it."""
+        rules = []
+        if "pattern" in schema:
+            pattern: str = schema["pattern"].replace("/", r"\/")
+            before = "" if pattern.startswith("^") else r"(.|\n)*"
+            after = "" if pattern.endswith("$") else r"(.|\n)*"
+            rules.append(f"/{before}({pattern.removeprefix('^').removesuffix('$')}){after}/")
+        if "minLength" in schema or "maxLength" in schema:
+            span = f"{{{schema.get('minLength', 0)},{schema.get('maxLength', '')}}}"
+            rules.append(rf"/(.|\n){span}/")
+        if not rules:
+            return self._until(name, end)
+        self._add(name.upper(), " & ".join(rules))
+        return f"{name.upper()} {self._literal(end)}"
+
     def _keywords(self, values: dict[str, Any], required: list[str], name: str) -> str:
-        """`a=1, b=2` in the schema's order; what is not required may be left out."""
-        keys = list(values)
-        pairs = [f"{lark_string(key + '=')} {_json(values[key])}" for key in keys]
-        for index, pair in enumerate(pairs):
+        """Python's `a=1, b=2`."""
+        pairs = {key: f"{lark_string(key + '=')} {_json(values[key])}" for key in values}
+        return self._pairs(pairs, required, ", ", name)
+
+    def _gemma(self, schema: dict[str, Any], name: str) -> str:
+        """Gemma's `a:1,b:2`, without the braces."""
+        pairs = {
+            key: f"{lark_string(key + ':')} {self._gemma_value(value, f'{name}_{index}_value')}"
+            for index, (key, value) in enumerate(schema.get("properties", {}).items())
+        }
+        return self._pairs(pairs, schema.get("required", []), ",", name)
+
+    def _gemma_value(self, schema: dict[str, Any], name: str) -> str:
+        quote = self._literal(gemma_arguments.QUOTE)
+        if is_plain_text(schema):
+            if "enum" in schema:
+                return f"{quote} ({' | '.join(map(lark_string, schema['enum']))}) {quote}"
+            return f"{quote} {self._plain_text(schema, name, gemma_arguments.QUOTE)}"
+        if schema.get("type") == "object" and "properties" in schema:
+            return f'"{{" {self._gemma(schema, name)} "}}"'
+        if schema.get("type") == "array" and isinstance(schema.get("items"), dict):
+            item = self._gemma_value(schema["items"], name)
+            return f'"[" ({item} ("," {item})*)? "]"'
+        return _json(schema)
+
+    def _pairs(self, pairs: dict[str, str], required: list[str], separator: str, name: str) -> str:
+        """Pairs in the schema's order; what is not required may be left out."""
+        keys, comma = list(pairs), lark_string(separator)
+        for index, pair in enumerate(pairs.values()):
             self._add(f"{name}_{index}", pair)
         starts = []
         for index, key in enumerate(keys):
             rest = " ".join(
-                f'", " {name}_{later}' if keys[later] in required else f'(", " {name}_{later})?'
+                f"{comma} {name}_{later}"
+                if keys[later] in required
+                else f"({comma} {name}_{later})?"
                 for later in range(index + 1, len(keys))
             )
             starts.append(f"{name}_{index} {rest}")
             if key in required:
                 break
         text = " | ".join(starts)
-        return f"({text})" if required else f"({text})?" if text else ""
+        if any(key in required for key in keys):
+            return f"({text})"
+        return f"({text})?" if text else ""
 
     def _literal(self, text: str) -> str:
         """A fixed text, its added tokens by their ids."""

@@ -294,7 +294,7 @@ class MessageParser:
 
 def _end_of(text: str, tools: ToolFormat) -> int | None:
     """Where arguments that are not JSON end, if they have ended."""
-    if tools.arguments is ArgumentStyle.XML:
+    if tools.arguments in (ArgumentStyle.XML, ArgumentStyle.GEMMA):
         found = text.find(tools.call_end)
         return found if found >= 0 else None
     scanner = BracketScanner(depth=1, quotes="\"'")

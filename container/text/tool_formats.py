@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Any
 
+from container.text import gemma_arguments
+
 
 class ArgumentStyle(Enum):
     """How the arguments of a call are written."""
@@ -20,6 +22,7 @@ class ArgumentStyle(Enum):
     JSON = "json"
     PYTHON = "python"  # name=value, separated by commas
     XML = "xml"  # <parameter=name>, a line, the value, a line, </parameter>
+    GEMMA = "gemma"  # see container.text.gemma_arguments
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +44,9 @@ class ToolFormat:
     @property
     def markers(self) -> str:
         """All of its fixed texts, to find the special tokens among them."""
-        return "".join((self.begin, self.call_begin, self.name_end, self.call_end, self.end))
+        quote = gemma_arguments.QUOTE if self.arguments is ArgumentStyle.GEMMA else ""
+        texts = (self.begin, self.call_begin, self.name_end, self.call_end, self.end, quote)
+        return "".join(texts)
 
 
 HERMES = ToolFormat(
@@ -119,6 +124,15 @@ DEEPSEEK_V31 = ToolFormat(
     end="<｜tool▁calls▁end｜>",
 )
 
+GEMMA = ToolFormat(
+    "gemma",
+    trigger="<start_function_call>",
+    call_begin="<start_function_call>call:",
+    name_end="{",
+    call_end="}<end_function_call>",
+    arguments=ArgumentStyle.GEMMA,
+)
+
 # In the order in which they are looked for; the first text is in the template, the second is not.
 _SIGNS: list[tuple[str, str | None, ToolFormat]] = [
     ("<function=", None, QWEN_XML),
@@ -127,6 +141,7 @@ _SIGNS: list[tuple[str, str | None, ToolFormat]] = [
     ("[TOOL_CALLS]", None, MISTRAL_JSON),
     ("<｜tool▁calls▁begin｜>", "```json", DEEPSEEK_V31),
     ("<｜tool▁calls▁begin｜>", None, DEEPSEEK_V3),
+    ("<start_function_call>", None, GEMMA),
     ("func_name1(", None, PYTHONIC),
     ('"parameters": ', None, LLAMA_JSON),
 ]
@@ -152,6 +167,8 @@ def to_json(style: ArgumentStyle, text: str, schema: dict[str, Any]) -> str:
             return json.dumps(_from_python(text), ensure_ascii=False)
         if style is ArgumentStyle.XML:
             return json.dumps(_from_xml(text, schema), ensure_ascii=False)
+        if style is ArgumentStyle.GEMMA:
+            return json.dumps(gemma_arguments.read(text), ensure_ascii=False)
     except (SyntaxError, ValueError):
         pass
     return text

@@ -33,7 +33,8 @@ TOOLS = (Tool("get_weather", WEATHER), Tool("now", NOW))
 SCHEMAS = {tool.name: tool.parameters for tool in TOOLS}
 MARKERS = [
     "[TOOL_CALLS]", "[ARGS]", "<｜tool▁calls▁begin｜>", "<｜tool▁call▁begin｜>", "<｜tool▁sep｜>",
-    "<｜tool▁call▁end｜>", "<｜tool▁calls▁end｜>", "</think>",
+    "<｜tool▁call▁end｜>", "<｜tool▁calls▁end｜>", "</think>", "<start_function_call>",
+    "<end_function_call>", "<escape>",
 ]  # fmt: skip
 
 

@@ -5,6 +5,7 @@ import random
 
 import pytest
 
+from container.text import gemma_arguments
 from container.text.message_parser import (
     Delta,
     DeltaKind,
@@ -17,6 +18,8 @@ from container.text.tool_formats import FALLBACK, FORMATS, ToolFormat, recognise
 
 THINK = Reasoning("<think>", "</think>")
 CALLS = {
+    "gemma": """<start_function_call>call:f{a:<escape>x}"<tool_call><escape>,b:[1,{}]}"""
+    """<end_function_call><start_function_call>call:g{}<end_function_call>""",
     "hermes": """<tool_call>
 {"name": "f", "arguments": {"a": "x}\\"<tool_call>", "b": [1, {}]}}
 </tool_call>
@@ -168,6 +171,7 @@ def test_plain_text_costs_nothing() -> None:
         ("{{ tools }} [TOOL_CALLS] [ARGS]", "mistral"),
         ("{{ tools }} <｜tool▁calls▁begin｜> ```json", "deepseek_v3"),
         ("{{ tools }} <｜tool▁calls▁begin｜>", "deepseek_v31"),
+        ("{{ tools }} <start_function_call>call:", "gemma"),
         ("{{ tools }} [func_name1(params)]", "pythonic"),
         ('{{ tools }} {"name": n, "parameters": {}}', "llama_json"),
         ("{{ tools }}", FALLBACK.name),
@@ -182,3 +186,13 @@ def test_a_format_is_recognised_by_its_template(template: str, name: str | None)
 def test_reasoning_is_recognised_by_its_template() -> None:
     assert recognise_reasoning("... '</think>' in content ...") == THINK
     assert recognise_reasoning("{{ messages }}") is None
+
+
+def test_gemmas_nested_arguments() -> None:
+    text = "a:{b:<escape>x,}<escape>,c:[1.5,<escape>y<escape>]},d:true,e:null,f:word"
+    assert gemma_arguments.read(text) == {
+        "a": {"b": "x,}", "c": [1.5, "y"]}, "d": True, "e": None, "f": "word"
+    }  # fmt: skip
+    for broken in ("a", "a:<escape>x", "a:{b:1", "a:[1", "a:1}"):
+        with pytest.raises(ValueError, match=r"\w"):
+            gemma_arguments.read(broken)

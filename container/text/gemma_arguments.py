@@ -1,0 +1,82 @@
+"""Arguments as Gemma's function-calling models write them: `city:<escape>Paris<escape>,days:3`.
+
+Keys are bare, strings stand between two marks, objects and arrays nest; all else is JSON. Source:
+the chat template that is published with FunctionGemma.
+"""
+
+import json
+import re
+from typing import Any
+
+QUOTE = "<escape>"
+_BARE = re.compile(r"[^,}\]]*")
+_decoder = json.JSONDecoder()
+
+
+def read(text: str) -> dict[str, Any]:
+    """The arguments between the braces. Raises ValueError for what is not of this form."""
+    reader = _Reader(text)
+    found = reader.pairs("")
+    if reader.position != len(text):
+        raise ValueError("more than arguments")
+    return found
+
+
+class _Reader:
+    """Reads values from a place on."""
+
+    def __init__(self, text: str) -> None:
+        self._text = text
+        self.position = 0
+
+    def pairs(self, end: str) -> dict[str, Any]:
+        """`key:value` joined by commas, up to and with `end`."""
+        found: dict[str, Any] = {}
+        while not self._takes_end(end):
+            key, colon, _ = self._text[self.position :].partition(":")
+            if not colon:
+                raise ValueError("a key without a value")
+            self.position += len(key) + 1
+            found[key.lstrip(",")] = self._value()
+        return found
+
+    def _value(self) -> Any:
+        if self._takes(QUOTE):
+            content, quote, _ = self._text[self.position :].partition(QUOTE)
+            if not quote:
+                raise ValueError("a string without an end")
+            self.position += len(content) + len(quote)
+            return content
+        try:
+            value, self.position = _decoder.raw_decode(self._text, self.position)
+            return value
+        except ValueError:
+            pass
+        if self._takes("{"):
+            return self.pairs("}")
+        if self._takes("["):
+            return self._items()
+        bare = _BARE.match(self._text, self.position)
+        assert bare is not None
+        self.position = bare.end()
+        return bare.group()
+
+    def _items(self) -> list[Any]:
+        items = []
+        while not self._takes_end("]"):
+            self._takes(",")
+            items.append(self._value())
+        return items
+
+    def _takes_end(self, end: str) -> bool:
+        if self.position >= len(self._text):
+            if end:
+                raise ValueError(f"{end} is missing")
+            return True
+        return bool(end) and self._takes(end)
+
+    def _takes(self, mark: str) -> bool:
+        if not self._text.startswith(mark, self.position):
+            return False
+        self.position += len(mark)
+        return True
