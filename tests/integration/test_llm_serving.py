@@ -12,7 +12,7 @@ import torch
 from transformers import AutoTokenizer, BloomConfig, BloomForCausalLM
 
 from tests.support.embedders import MINILM
-from tests.support.servers import DEMO_MODEL, Server, serving, spawn, wait_for
+from tests.support.servers import DEMO_MODEL, Server, serving
 
 PROMPT = "You are a helpful assistant."
 
@@ -52,27 +52,6 @@ def test_the_status_is_that_of_the_readme(server: Server) -> None:
         "do_sample": True,
         "system_prompt": PROMPT,
     }
-
-
-def test_while_it_loads_the_status_says_so(tmp_path: Path) -> None:
-    loading = spawn(tmp_path / "log")
-    try:
-        seen: list[dict] = []
-
-        def has_answered() -> bool:
-            try:
-                seen.append(requests.get(f"{loading.url}/chat", timeout=5).json())
-            except requests.RequestException:  # not bound yet, or a busy machine
-                return False
-            return True
-
-        wait_for(has_answered, 60, lambda: loading.log)
-        assert seen[0]["status"] == "not started"
-        assert seen[0]["message"]
-        loading.wait_ready()
-        assert requests.get(f"{loading.url}/chat", timeout=60).json()["status"] == "running"
-    finally:
-        loading.stop()
 
 
 def test_a_missing_role_is_the_users(server: Server) -> None:
