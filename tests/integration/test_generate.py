@@ -183,7 +183,7 @@ def test_bad_input_names_the_field_before_any_stream(
 ) -> None:
     response = _post(server, path, body)
     assert response.status_code == status
-    assert response.json()["error_type"] == "validation"
+    assert response.json()["error_type"] == ("not_found" if status == 404 else "validation")
     assert text in response.json()["error"]
 
 
