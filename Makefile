@@ -84,7 +84,7 @@ image:  ## build the image IMAGE (VARIANT=cpu or cuda), with Docker or podman
 image-run:  ## serve the folder MODEL with the image on PORT
 	MODEL='$(MODEL)' PORT='$(PORT)' image/run.sh
 
-image-test: $(VENV)/test.stamp  ## build the image and test it as SageMaker would run it
+image-test: $(VENV)/test.stamp $(VENV_SDK)/test.stamp  ## build the image and test it as SageMaker would run it
 	image/test.sh $(call report,image)
 
 image-login:  ## log in to the ECR registry of REPOSITORY_URI

@@ -8,6 +8,8 @@ import pytest
 from tests.support import containers
 from tests.support.servers import ROOT
 
+pytestmark = pytest.mark.timeout(600)
+
 
 def test_a_cuda_image_on_a_base_without_torch_is_refused_with_the_reason() -> None:
     base = "localhost/stand-in:bookworm"

@@ -21,6 +21,7 @@ REPOSITORY_URI = f"{stub_aws.HOST}/{stub_aws.REPOSITORY}"
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 TAG = f"cpu-{COMMIT[:12]}"
 NEEDED = ("docker", "docker-registry", "openssl", "unshare")
+pytestmark = pytest.mark.timeout(1200)
 
 
 @pytest.fixture(scope="module")

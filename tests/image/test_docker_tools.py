@@ -11,6 +11,7 @@ from tests.support import containers
 from tests.support.servers import DEMO_MODEL, ROOT
 
 NEEDED = ("docker", "docker-compose", "ip", "iptables", "unshare")
+pytestmark = pytest.mark.timeout(420)
 NO_AWS = {
     "AWS_ACCESS_KEY_ID": "none",
     "AWS_SECRET_ACCESS_KEY": "none",
@@ -41,7 +42,7 @@ def _with_docker(folder: Path, *command: str | Path, **env: str) -> str:
         pytest.skip(f"needs root, podman and {', '.join(NEEDED)}; missing: {missing}")
     done = subprocess.run(
         ["unshare", "--net", "--mount", "tests/image/with_docker.sh", folder, *command],
-        cwd=ROOT, env=os.environ | env, capture_output=True, text=True, check=False, timeout=170,
+        cwd=ROOT, env=os.environ | env, capture_output=True, text=True, check=False, timeout=400,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
     return done.stdout

@@ -26,4 +26,4 @@ for _ in $(seq 100); do
     sleep 0.1
 done
 export DOCKER_HOST=unix://$scratch/docker.sock DOCKER_CONFIG=$scratch/docker
-timeout 150 "$@"
+timeout 360 "$@"
