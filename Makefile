@@ -30,7 +30,7 @@ REPORTS ?=
 report = $(if $(REPORTS),--junitxml=$(REPORTS)/tests/$(1).xml)
 coverage = $(if $(REPORTS),--cov=container --cov-report=xml:$(REPORTS)/coverage.xml)
 
-.PHONY: serve test test-server test-sdk check format bench bench-embedding docs lock tools \
+.PHONY: serve local test test-server test-sdk check format bench bench-embedding docs lock tools \
 	image image-run image-test image-login image-sbom image-scan image-push image-staging clean help
 
 help:  ## show this list
@@ -38,6 +38,9 @@ help:  ## show this list
 
 serve: $(VENV)/server.stamp  ## serve HF_MODEL_ID (or the demo model) on PORT (8080)
 	@exec $(BIN)/python -m container serve
+
+local: $(VENV)/deploy.stamp  ## a SageMaker endpoint on this machine, in front of HF_MODEL_ID
+	@exec $(BIN)/python -m sagemaker_deploy local --model $(HF_MODEL_ID)
 
 test: test-server test-sdk  ## run every test that needs neither a GPU nor image tools
 
@@ -124,6 +127,11 @@ $(VENV)/test.stamp: $(VENV)/server.stamp
 	@$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[server,test]'
 	@# TGI's client wants an old huggingface_hub, but works with this one.
 	@$(BIN)/pip install --quiet --disable-pip-version-check --no-deps 'text-generation==0.7.0'
+	@touch $@
+
+$(VENV)/deploy.stamp: $(VENV)/server.stamp
+	@echo "Installing what sagemaker_deploy needs"
+	@$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[server,deploy]'
 	@touch $@
 
 # The SageMaker SDK 2.x wants packaging < 25, which the server's tools exclude.

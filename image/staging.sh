@@ -12,4 +12,4 @@ deploy=(.venv-sdk/bin/python -m sagemaker_deploy)
 "${deploy[@]}" deploy --config "$STAGING_CONFIG" --image "$uri" --yes --poll "${STAGING_POLL:-10}"
 name=$(.venv-sdk/bin/python -c 'import sys, yaml; print(yaml.safe_load(open(sys.argv[1]))["name"])' \
     "$STAGING_CONFIG")
-"${deploy[@]}" invoke "$name" "What is deep learning?" --max-tokens 32
+"${deploy[@]}" invoke "$name" "What is deep learning?" --max-tokens 32 --config "$STAGING_CONFIG"

@@ -19,7 +19,7 @@ from sagemaker_deploy.errors import (
     Interrupted,
     NotFound,
 )
-from sagemaker_deploy.plan.steps import SECRET, Plan, Step, Upload, Wait
+from sagemaker_deploy.plan.steps import Plan, PolicyArn, Secret, Step, Upload, Wait
 
 Report = Callable[[str, str], None]  # resource, what happens to it
 POLL_S = 10.0
@@ -76,8 +76,8 @@ class Executor:
                 return
             status = str(record[wait.field])
             if status == wait.done:
-                reason = str(record.get(wait.reason, ""))
-                if reason:  # an update that was rolled back is in service, with a reason
+                if any(record.get(key) != value for key, value in wait.expects.items()):
+                    reason = str(record.get(wait.reason, "no reason given"))
                     raise EndpointFailed(f"{resource} was rolled back: {reason}")
                 return
             if status in wait.failed:
@@ -106,12 +106,11 @@ class Executor:
             return self._filled(value)
         if isinstance(value, list | tuple):
             return [self._fill(one) for one in value]
-        if isinstance(value, str) and value.startswith(SECRET):
-            name = value.removeprefix(SECRET)
-            found = self._aws.call("secretsmanager", "get_secret_value", SecretId=name)
+        if isinstance(value, Secret):
+            found = self._aws.call("secretsmanager", "get_secret_value", SecretId=value.name)
             return found["SecretString"]
-        if isinstance(value, str) and value.startswith("policy:"):
-            return self._policy_arns[value.removeprefix("policy:")]
+        if isinstance(value, PolicyArn):
+            return self._policy_arns[value.name]
         return value
 
     def _undone(self, made: list[Step | Upload], error: BaseException) -> DeployError:

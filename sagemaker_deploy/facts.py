@@ -5,7 +5,6 @@ A question that may not be asked (no permission) is answered by None, never by a
 
 import json
 import re
-import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -15,8 +14,8 @@ from sagemaker_deploy.aws import Aws
 from sagemaker_deploy.config import Config
 from sagemaker_deploy.errors import AccessDenied, AwsError, NotFound
 from sagemaker_deploy.plan.delete import Made
-from sagemaker_deploy.plan.deploy import Facts, artifact_key, folder_stamp
-from sagemaker_deploy.plan.requests import TAG
+from sagemaker_deploy.plan.deploy import Facts, artifact_prefix, folder_stamp
+from sagemaker_deploy.plan.requests import TAG, component_name
 from sagemaker_deploy.plan.scaling import wake_name
 from sagemaker_deploy.plan.sizing import UNKNOWN, ModelSize, kv_bytes_per_token
 
@@ -39,7 +38,7 @@ def gather(aws: Aws, config: Config, hub: str = HUB) -> Facts:
         endpoint_config=str(endpoint["EndpointConfigName"]) if endpoint else None,
         models=frozenset(made.models),
         configs=frozenset(made.configs),
-        components=frozenset(made.components),
+        component=_describe_component(aws, config, made),
         image_exists=_asked(lambda: _image_exists(aws, config.image)),
         role_exists=_asked(lambda: _role_exists(aws, config.role)),
         data_stamp=folder_stamp(Path(data), config.model.code) if data and is_folder else "",
@@ -85,6 +84,13 @@ def model_size(aws: Aws, config: Config, hub: str = HUB) -> ModelSize:
     return UNKNOWN
 
 
+def _describe_component(aws: Aws, config: Config, made: Made) -> dict[str, Any] | None:
+    name = component_name(config)
+    if name not in made.components:
+        return None
+    return aws.call("sagemaker", "describe_inference_component", InferenceComponentName=name)
+
+
 def _components(aws: Aws, name: str) -> Iterator[str]:
     for page in aws.pages("sagemaker", "list_inference_components", EndpointNameEquals=name):
         for component in page["InferenceComponents"]:
@@ -128,7 +134,7 @@ def _alarms(aws: Aws, name: str) -> list[str]:
 
 
 def _objects(aws: Aws, name: str, bucket: str) -> Iterator[tuple[str, str]]:
-    prefix = artifact_key(name, "").partition("//")[0] + "/"
+    prefix = artifact_prefix(name)
     for page in aws.pages("s3", "list_objects_v2", Bucket=bucket, Prefix=prefix):
         for item in page.get("Contents", []):
             yield bucket, item["Key"]
@@ -184,22 +190,17 @@ def _size_of_folder(folder: Path) -> ModelSize:
 
 def _size_on_hub(model_id: str, hub: str) -> ModelSize:
     try:
-        listing = _json(f"{hub}/api/models/{model_id}?blobs=true")
+        files = _json(f"{hub}/api/models/{model_id}/tree/main")
         config = _json(f"{hub}/{model_id}/resolve/main/config.json")
-    except (OSError, urllib.error.URLError, ValueError):
+    except (OSError, ValueError):  # no network, no such model, a gated one: then it is not known
         return UNKNOWN
-    files = listing.get("siblings", [])
-    weights = [
-        int(item.get("size") or 0)
-        for item in files
-        if str(item.get("rfilename", "")).endswith(".safetensors")
-    ]
+    weights = [int(item["size"]) for item in files if item["path"].endswith(".safetensors")]
     return ModelSize(sum(weights), kv_bytes_per_token(config), "safetensors on the Hub")
 
 
-def _json(url: str) -> dict[str, Any]:
+def _json(url: str) -> Any:
     with urllib.request.urlopen(url, timeout=HUB_TIMEOUT_S) as answer:
-        return dict(json.load(answer))
+        return json.load(answer)
 
 
 def _asked(question: Callable[[], T]) -> T | None:

@@ -8,7 +8,7 @@ import pytest
 from tests.support.servers import DEMO_MODEL, Server, serving
 
 # The SageMaker SDK's pins exclude the server's, so its tests have an environment of their own.
-HAS_SDK = importlib.util.find_spec("boto3") is not None
+HAS_SDK = importlib.util.find_spec("sagemaker") is not None
 collect_ignore = [] if HAS_SDK else ["deploy", "sdk"]
 
 

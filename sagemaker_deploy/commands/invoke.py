@@ -32,6 +32,8 @@ from sagemaker_deploy.plan.requests import component_name
 @click.option("--target-model", help="Model of a multi-model endpoint, as in a.tar.gz.")
 @click.option("--session", help="Session id, or NEW_SESSION.")
 @click.option("--attributes", help="X-Amzn-SageMaker-Custom-Attributes.")
+@click.option("-f", "--config", "path", type=click.Path(path_type=Path),
+              help="File whose region, profile and component are meant.")  # fmt: skip
 @options.region
 @options.profile
 @options.as_json
@@ -50,6 +52,7 @@ def invoke(
     target_model: str | None,
     session: str | None,
     attributes: str | None,
+    path: Path | None,
     region: str | None,
     profile: str | None,
     as_json: bool,
@@ -60,7 +63,7 @@ def invoke(
       sagemaker_deploy invoke chat "What is deep learning?" --stream
       sagemaker_deploy invoke chat --file body.json --json
     """
-    config = _own_config(name)
+    config = _own_config(name, path)
     if component is None and config and config.component:
         component = component_name(config)
     address = calls.Address(name, component, variant, target_model, session, attributes)
@@ -133,9 +136,9 @@ def _parsed(answer: calls.Answer) -> object:
         raise InvocationFailed(f"the answer is {answer.content_type}, not JSON") from error
 
 
-def _own_config(name: str) -> Config | None:
-    """The configuration in this folder, when it is this endpoint's."""
-    file = options.default_file()
+def _own_config(name: str, path: Path | None) -> Config | None:
+    """The configuration that was named or is in this folder, when it is this endpoint's."""
+    file = path or options.default_file()
     if file is None:
         return None
     config = configuration.load(file, {})

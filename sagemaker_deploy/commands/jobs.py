@@ -17,7 +17,7 @@ from sagemaker_deploy.errors import ConfigError, EndpointFailed, InvocationFaile
 from sagemaker_deploy.execute import Executor
 from sagemaker_deploy.plan import changes
 from sagemaker_deploy.plan import deploy as deployment
-from sagemaker_deploy.plan.steps import Plan, Step
+from sagemaker_deploy.plan.steps import Plan
 
 INLINE_BYTES = 128_000
 
@@ -50,15 +50,15 @@ def batch(
     aws = options.aws_of(config)
     job = f"{config.name}-{int(time.time())}"
     url = source if source.startswith("s3://") else _upload(aws, config, Path(source), job)
-    output = output or f"{url.rpartition('/')[0]}/answers-{job}"
-    planned = deployment.plan(config, facts.gather(aws, config))
-    model = next((one for one in planned.steps if _makes_model(one)), None)
-    name = _model_name(aws, config, model)
+    # Beside the input, never below it: answers must not become input.
+    output = output or f"{url.rstrip('/').rpartition('/')[0]}/answers-{job}"
+    found = facts.gather(aws, config)
+    _, model = deployment.wanted_model(config, found)
     wishes: dict[str, Any] = {"BatchStrategy": "SingleRecord" if single else "MultiRecord"}
     if concurrency:
         wishes["MaxConcurrentTransforms"] = concurrency
-    steps = [step for step in planned.steps if step is model or _uploads(step)]
-    steps.append(changes.transform(config, job, name, url, output, wishes))
+    steps = deployment.make_model(config, found)
+    steps.append(changes.transform(config, job, model["ModelName"], url, output, wishes))
     Executor(aws, Progress(), poll).apply(Plan(config.name, tuple(steps)))
     result = f"{output}/{url.rpartition('/')[2]}.out"
     if save and not source.endswith("/"):
@@ -159,21 +159,6 @@ def _upload(aws: Aws, config: Config, file: Path, job: str) -> str:
         raise ConfigError([f"--input {file}: no such file"])
     if not config.bucket:
         raise ConfigError(["bucket: needed to upload the input; or put it on S3 yourself"])
-    key = f"sagemaker-deploy/{config.name}/batch/{job}/{file.name}"
+    key = f"{deployment.artifact_prefix(config.name)}batch/{job}/{file.name}"
     aws.upload(file, config.bucket, key)
     return f"s3://{config.bucket}/{key}"
-
-
-def _makes_model(step: Any) -> bool:
-    return isinstance(step, Step) and step.operation == "create_model"
-
-
-def _uploads(step: Any) -> bool:
-    return not isinstance(step, Step)
-
-
-def _model_name(aws: Aws, config: Config, step: Any) -> str:
-    if step is not None:
-        return str(step.params["ModelName"])
-    models = facts.find_made(aws, config.name, None).models
-    return models[0]

@@ -1,14 +1,14 @@
 """What commands print: tables and progress for a person, JSON for a program."""
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import click
 from rich.console import Console
 from rich.table import Table
 
-from sagemaker_deploy.plan.steps import Plan, Upload
+from sagemaker_deploy.plan.steps import Plan, PolicyArn, Secret, Upload
 
 WIDE = 250
 
@@ -60,7 +60,19 @@ def _step(step: Any) -> dict[str, Any]:
     shown = {"title": step.title, "resource": step.resource}
     if isinstance(step, Upload):
         return shown | {"service": "s3", "operation": "upload", "source": str(step.source)}
-    return shown | {"service": step.service, "operation": step.operation, "params": step.params}
+    params = _shown(step.params)
+    return shown | {"service": step.service, "operation": step.operation, "params": params}
+
+
+def _shown(value: Any) -> Any:
+    """Parameters with words in place of what is known only when the plan is carried out."""
+    if isinstance(value, Mapping):
+        return {key: _shown(one) for key, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [_shown(one) for one in value]
+    if isinstance(value, Secret):
+        return f"<secret {value.name}>"
+    return f"<ARN of policy {value.name}>" if isinstance(value, PolicyArn) else value
 
 
 class Progress:

@@ -12,6 +12,7 @@ from sagemaker_deploy.config import Config, Scaling
 from sagemaker_deploy.errors import ConfigError, NotFound
 from sagemaker_deploy.execute import Executor
 from sagemaker_deploy.plan import changes, scaling
+from sagemaker_deploy.plan.deploy import artifact_prefix
 from sagemaker_deploy.plan.steps import Plan, Step, Upload
 
 poll = click.option("--poll", default=10.0, show_default=True, help="Seconds between looks at AWS.")
@@ -128,7 +129,7 @@ def add_adapter(
     if not source.startswith("s3://"):
         if not bucket:
             raise ConfigError(["--bucket: needed to upload a folder"])
-        key = f"sagemaker-deploy/{endpoint}/adapters/{adapter}.tar.gz"
+        key = f"{artifact_prefix(endpoint)}adapters/{adapter}.tar.gz"
         upload = Upload(f"pack and upload {source}", Path(source), None, bucket, key)
         steps, url = [upload], upload.resource
     steps.append(changes.add_adapter(endpoint, candidates[0], adapter, url))

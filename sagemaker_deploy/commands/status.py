@@ -35,7 +35,9 @@ def status(name: str, aws: Aws, config: Config | None, as_json: bool) -> None:
     variants = endpoint.get("ProductionVariants", [])
     print_table("Variants", ("Variant", "Instances", "Weight"), map(_variant, variants))
     if components:
-        print_table("Components", ("Component", "Status", "Copies"), map(_component, components))
+        print_table(
+            "Components", ("Component", "Status", "Copies", "Reason"), map(_component, components)
+        )
     for resource, dimension in made.targets:
         click.echo(f"  scales: {resource} ({dimension})")
 
@@ -52,4 +54,10 @@ def _variant(variant: dict[str, Any]) -> tuple[object, ...]:
 def _component(component: dict[str, Any]) -> tuple[object, ...]:
     runtime = component.get("RuntimeConfig", {})
     copies = f"{runtime.get('CurrentCopyCount')} of {runtime.get('DesiredCopyCount')}"
-    return component["InferenceComponentName"], component["InferenceComponentStatus"], copies
+    reason = component.get("FailureReason", "")
+    return (
+        component["InferenceComponentName"],
+        component["InferenceComponentStatus"],
+        copies,
+        reason,
+    )

@@ -35,7 +35,7 @@ class AsyncQueue:
     def __init__(self, runtime: Runtime, storage: Storage) -> None:
         self._runtime = runtime
         self._storage = storage
-        self._places: dict[str, threading.Semaphore] = {}
+        self._places: dict[tuple[str, int], threading.Semaphore] = {}
         self._lock = threading.Lock()
 
     def submit(self, call: Call) -> Ticket:
@@ -52,7 +52,7 @@ class AsyncQueue:
     def _places_of(self, endpoint: str, client: dict[str, Any]) -> threading.Semaphore:
         count = client.get("MaxConcurrentInvocationsPerInstance", DEFAULT_PLACES)
         with self._lock:
-            return self._places.setdefault(endpoint, threading.Semaphore(count))
+            return self._places.setdefault((endpoint, count), threading.Semaphore(count))
 
     def _run(self, call: Call, ticket: Ticket, places: threading.Semaphore) -> None:
         deadline = time.monotonic() + call.fields.get("RequestTTLSeconds", DEFAULT_TTL_S)

@@ -14,9 +14,10 @@ from flask import Response, request
 from sagemaker_deploy import service_model
 from sagemaker_deploy.local import event_stream, refusals
 from sagemaker_deploy.local.adapters import IDENTIFIER
-from sagemaker_deploy.local.endpoints import Endpoints, Target
+from sagemaker_deploy.local.endpoints import Endpoints
 from sagemaker_deploy.local.exchange import Exchange, Failure
 from sagemaker_deploy.local.multi_model import Models
+from sagemaker_deploy.local.units import Target
 
 CUSTOM_ATTRIBUTES = "X-Amzn-SageMaker-Custom-Attributes"
 NEW_SESSION = "X-Amzn-SageMaker-New-Session-Id"

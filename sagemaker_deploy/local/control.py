@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from sagemaker_deploy import service_model
-from sagemaker_deploy.local.endpoints import Endpoints, Unit, container_definition
+from sagemaker_deploy.local.endpoints import Endpoints
 from sagemaker_deploy.local.fleet import Spec
 from sagemaker_deploy.local.refusals import Refusal, control_validation
 from sagemaker_deploy.local.resources import (
@@ -23,6 +23,7 @@ from sagemaker_deploy.local.resources import (
     Resources,
 )
 from sagemaker_deploy.local.transform import Transforms
+from sagemaker_deploy.local.units import Unit, container_definition
 
 Params = Mapping[str, Any]
 STARTUP_TIMEOUT_S = 480
@@ -44,6 +45,7 @@ class ControlPlane:
             "DeleteEndpoint": self._delete_endpoint,
             "CreateInferenceComponent": self._create_component,
             "DescribeInferenceComponent": self._describe_component,
+            "UpdateInferenceComponent": self._update_component,
             "UpdateInferenceComponentRuntimeConfig": self._update_copies,
             "DeleteInferenceComponent": self._delete_component,
             "CreateTransformJob": self._create_job,
@@ -196,6 +198,19 @@ class ControlPlane:
             "CurrentCopyCount": desired if unit.container or unit.base else 0,
         }
         return service_model.only_known(record, service_model.CONTROL, "DescribeInferenceComponent")
+
+    def _update_component(self, params: Params) -> Record:
+        name = params["InferenceComponentName"]
+        record = self._resources.get(COMPONENT, name)
+        if params.get("RuntimeConfig", {}).get("CopyCount") == 0:
+            raise control_validation("CopyCount must be larger than 0; use the runtime config.")
+        changed = {key: params[key] for key in ("Specification", "RuntimeConfig") if key in params}
+        unit = self._component_unit({**record, **changed})
+        if unit.base:
+            raise control_validation("The local endpoint does not imitate updates of adapters.")
+        self._resources.change(COMPONENT, name, InferenceComponentStatus="Updating", **changed)
+        self._endpoints.replace_component(record["EndpointName"], unit)
+        return {"InferenceComponentArn": record["InferenceComponentArn"]}
 
     def _update_copies(self, params: Params) -> Record:
         name = params["InferenceComponentName"]

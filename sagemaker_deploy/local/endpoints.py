@@ -7,77 +7,17 @@ for: this machine is the only one. An endpoint comes up in a thread of its own, 
 import random
 import threading
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import Any
 
 from sagemaker_deploy.errors import DeployError, EndpointFailed
 from sagemaker_deploy.local import adapters
 from sagemaker_deploy.local.fleet import Fleet, Spec
-from sagemaker_deploy.local.process import Container
 from sagemaker_deploy.local.refusals import Refusal, no_endpoint, validation
 from sagemaker_deploy.local.resources import COMPONENT, CONFIG, ENDPOINT, MODEL, Record, Resources
+from sagemaker_deploy.local.units import LocalEndpoint, Target, Unit, container_definition
 
 STARTUP_TIMEOUT_S = 480
 SERVING = ("InService", "Updating")
-
-
-@dataclass
-class Unit:
-    """A variant or an inference component: what has a container."""
-
-    name: str
-    settings: Mapping[str, Any]
-    spec: Spec | None
-    container: Container | None = None
-    # For an adapter: the component whose container holds it.
-    base: str | None = None
-
-
-@dataclass
-class LocalEndpoint:
-    """One endpoint. Changed only by `Endpoints`, under its lock."""
-
-    name: str
-    config: Record
-    variants: dict[str, Unit] = field(default_factory=dict)
-    components: dict[str, Unit] = field(default_factory=dict)
-
-    @property
-    def has_components(self) -> bool:
-        """Whether models come as inference components."""
-        return any(unit.spec is None for unit in self.variants.values())
-
-
-@dataclass(frozen=True, slots=True)
-class Target:
-    """Where one invocation goes."""
-
-    endpoint: str
-    variant: str
-    unit: Unit
-    container: Container
-    config: Mapping[str, Any]
-
-    @property
-    def container_name(self) -> str:
-        """The name in error messages."""
-        return str(self.unit.settings.get("ContainerHostname", "primary"))
-
-    @property
-    def is_serverless(self) -> bool:
-        """Whether the limits of serverless endpoints hold."""
-        return "ServerlessConfig" in self.unit.settings
-
-    @property
-    def multi_model_prefix(self) -> str | None:
-        """Where the models of a multi-model endpoint lie."""
-        spec = self.unit.spec
-        return str(spec.definition["ModelDataUrl"]) if spec and spec.is_multi_model else None
-
-    @property
-    def is_async(self) -> bool:
-        """Whether only InvokeEndpointAsync is served."""
-        return "AsyncInferenceConfig" in self.config
 
 
 class Endpoints:
@@ -121,6 +61,10 @@ class Endpoints:
         live = self.live(endpoint)
         live.components[unit.name] = unit
         self._in_background(self._start_component, unit)
+
+    def replace_component(self, endpoint: str, unit: Unit) -> None:
+        """Bring a new version of a component up; the old one serves until then."""
+        self._in_background(self._swap_component, self.live(endpoint), unit)
 
     def remove_component(self, endpoint: str, name: str) -> None:
         """Stop a component's container in the background."""
@@ -214,7 +158,11 @@ class Endpoints:
             return
         name = str(config["EndpointConfigName"])
         self._resources.change(
-            ENDPOINT, endpoint.name, EndpointStatus="InService", EndpointConfigName=name
+            ENDPOINT,
+            endpoint.name,
+            EndpointStatus="InService",
+            EndpointConfigName=name,
+            FailureReason=None,
         )
 
     def _start_variants(self, endpoint: str, config: Record) -> dict[str, Unit]:
@@ -254,6 +202,20 @@ class Endpoints:
             return
         self._resources.change(COMPONENT, unit.name, InferenceComponentStatus="InService")
 
+    def _swap_component(self, endpoint: LocalEndpoint, unit: Unit) -> None:
+        status = {"InferenceComponentStatus": "InService"}
+        try:
+            assert unit.spec is not None
+            unit.container = self._fleet.start(unit.spec)
+        except (DeployError, Refusal) as error:
+            # The old one never stopped serving: that is the rollback.
+            self._resources.change(COMPONENT, unit.name, FailureReason=str(error)[:1024], **status)
+            return
+        with self._lock:
+            old, endpoint.components[unit.name] = endpoint.components[unit.name], unit
+        self._resources.change(COMPONENT, unit.name, FailureReason=None, **status)
+        self._stop_units([old])
+
     def _load_adapter(self, unit: Unit) -> None:
         base = self.live(unit.settings["EndpointName"]).components[str(unit.base)]
         if base.container is None:
@@ -273,15 +235,3 @@ class Endpoints:
 
     def _in_background(self, work: Any, *arguments: Any) -> None:
         threading.Thread(target=work, args=arguments, daemon=True).start()
-
-
-def container_definition(model: Record) -> Mapping[str, Any]:
-    """The one container of a model. Raises Refusal for pipelines."""
-    containers = model.get("Containers") or [model.get("PrimaryContainer")]
-    if len(containers) != 1 or containers[0] is None:
-        raise Refusal(
-            400,
-            "ValidationException",
-            f"Model {model['ModelName']}: the local endpoint runs models of one container.",
-        )
-    return dict(containers[0])

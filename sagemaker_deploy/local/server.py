@@ -124,5 +124,5 @@ def wait_in_service(control: ControlPlane, name: str, poll_s: float = 0.2) -> st
     while True:
         record = control.act("DescribeEndpoint", {"EndpointName": name})
         if record["EndpointStatus"] in ("InService", "Failed"):
-            return str(record.get("FailureReason", ""))
+            return str(record.get("FailureReason") or "")
         time.sleep(poll_s)

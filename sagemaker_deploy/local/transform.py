@@ -11,13 +11,13 @@ from typing import Any
 
 from sagemaker_deploy.errors import DeployError
 from sagemaker_deploy.local import batches
-from sagemaker_deploy.local.endpoints import container_definition
 from sagemaker_deploy.local.exchange import Exchange, Failure
 from sagemaker_deploy.local.fleet import Fleet, Spec
 from sagemaker_deploy.local.process import Container
 from sagemaker_deploy.local.refusals import control_validation
 from sagemaker_deploy.local.resources import JOB, MODEL, Resources
 from sagemaker_deploy.local.storage import join
+from sagemaker_deploy.local.units import container_definition
 
 DEFAULT_TIMEOUT_S = 600
 DEFAULT_RETRIES = 3

@@ -9,7 +9,7 @@ from typing import Any
 from sagemaker_deploy.config import Config
 from sagemaker_deploy.errors import ConfigError
 from sagemaker_deploy.plan import requests, scaling
-from sagemaker_deploy.plan.steps import SECRET, Step
+from sagemaker_deploy.plan.steps import Secret, Step
 
 Json = dict[str, Any]
 VERSION = "2010-09-09"
@@ -106,8 +106,8 @@ def _resolved(value: Any) -> Any:
         return {key: _resolved(one) for key, one in value.items()}
     if isinstance(value, list):
         return [_resolved(one) for one in value]
-    if isinstance(value, str) and value.startswith(SECRET):
-        return f"{{{{resolve:secretsmanager:{value.removeprefix(SECRET)}}}}}"
+    if isinstance(value, Secret):
+        return f"{{{{resolve:secretsmanager:{value.name}}}}}"
     return value
 
 

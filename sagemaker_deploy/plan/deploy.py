@@ -2,6 +2,7 @@
 
 import hashlib
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,26 +28,22 @@ class Facts:
     endpoint_config: str | None = None
     models: frozenset[str] = frozenset()
     configs: frozenset[str] = frozenset()
-    components: frozenset[str] = frozenset()
+    component: Mapping[str, Any] | None = None  # as DescribeInferenceComponent has it
     image_exists: bool | None = None
     role_exists: bool | None = None
     data_stamp: str = ""
     size: ModelSize = UNKNOWN
 
 
-def plan(config: Config, facts: Facts, image: str | None = None) -> Plan:
+def plan(config: Config, facts: Facts) -> Plan:
     """What to do. Raises ConfigError for what would fail for certain."""
     _check(config, facts)
-    upload, data_url = _data(config, facts)
-    model = requests.model(config, image or config.image, data_url)
+    upload, model = wanted_model(config, facts)
     endpoint_config = requests.endpoint_config(config, model["ModelName"])
     steps: list[Step | Upload] = []
     if facts.endpoint_status == "Failed":
         steps.append(_delete_failed(config))
-    if upload and model["ModelName"] not in facts.models:
-        steps.append(upload)
-    if model["ModelName"] not in facts.models:
-        steps.append(_create_model(model))
+    steps += make_model(config, facts)
     if endpoint_config["EndpointConfigName"] not in facts.configs:
         steps.append(_create_config(endpoint_config))
     steps += _endpoint(config, facts, endpoint_config["EndpointConfigName"])
@@ -54,14 +51,27 @@ def plan(config: Config, facts: Facts, image: str | None = None) -> Plan:
         steps += _component(config, facts, model["ModelName"])
     steps += scaling.steps(config)
     told, warnings = _tell(config, facts)
-    return Plan(
-        config.name, tuple(steps), tuple(told), tuple(warnings), _policies(config, facts, data_url)
-    )
+    policies = _policies(config, facts, upload.resource if upload else config.model.data)
+    return Plan(config.name, tuple(steps), tuple(told), tuple(warnings), policies)
 
 
-def artifact_key(name: str, stamp: str) -> str:
-    """Where a packed folder lies in the bucket."""
-    return f"sagemaker-deploy/{name}/{stamp}/model.tar.gz"
+def wanted_model(config: Config, facts: Facts) -> tuple[Upload | None, dict[str, Any]]:
+    """CreateModel's parameters, and the upload that its data needs first."""
+    upload, data_url = _data(config, facts)
+    return upload, requests.model(config, config.image, data_url)
+
+
+def make_model(config: Config, facts: Facts) -> list[Step | Upload]:
+    """The steps to the model; none when it is there."""
+    upload, model = wanted_model(config, facts)
+    if model["ModelName"] in facts.models:
+        return []
+    return [*([upload] if upload else []), _create_model(model)]
+
+
+def artifact_prefix(name: str) -> str:
+    """Everything that a deployment puts into the bucket lies below this."""
+    return f"sagemaker-deploy/{name}/"
 
 
 def folder_stamp(folder: Path, code: Path | None) -> str:
@@ -104,7 +114,7 @@ def _data(config: Config, facts: Facts) -> tuple[Upload | None, str | None]:
         return None, data
     if not config.bucket:
         raise ConfigError(["bucket: needed to upload model.data; or put it on S3 yourself"])
-    key = artifact_key(config.name, facts.data_stamp)
+    key = f"{artifact_prefix(config.name)}{facts.data_stamp}/model.tar.gz"
     source = Path(data)
     upload = Upload(f"pack and upload {data}", source, config.model.code, config.bucket, key)
     return upload, upload.resource
@@ -144,6 +154,7 @@ def _endpoint(config: Config, facts: Facts, config_name: str) -> list[Step]:
         "InService",
         ("Failed",),
         timeout_s=ENDPOINT_TIMEOUT_S,
+        expects={"EndpointConfigName": config_name},
     )
     if facts.endpoint_status in (None, "Failed"):
         undo = Undo("delete_endpoint", {"EndpointName": config.name})
@@ -176,18 +187,26 @@ def _component(config: Config, facts: Facts, model_name: str) -> list[Step]:
         timeout_s=ENDPOINT_TIMEOUT_S,
     )
     resource = f"inference component {name}"
-    if name not in facts.components:
+    if facts.component is None:
         undo = Undo("delete_inference_component", where)
         title = "create the inference component and wait for it"
         operation = "create_inference_component"
         return [Step(title, resource, "sagemaker", operation, params, undo, wait)]
-    changed = {
-        **where,
-        "Specification": params["Specification"],
-        "RuntimeConfig": params["RuntimeConfig"],
-    }
+    changed: dict[str, Any] = {**where, "Specification": params["Specification"]}
+    if not config.scaling:  # else the count is what scaling has reached
+        changed["RuntimeConfig"] = params["RuntimeConfig"]
+    if _is_as_described(changed, facts.component):
+        return []
     title, operation = "update the inference component", "update_inference_component"
     return [Step(title, resource, "sagemaker", operation, changed, wait=wait)]
+
+
+def _is_as_described(wanted: dict[str, Any], described: Mapping[str, Any]) -> bool:
+    copies = wanted.get("RuntimeConfig", {}).get("CopyCount")
+    if copies not in (None, described.get("RuntimeConfig", {}).get("DesiredCopyCount")):
+        return False
+    known = described.get("Specification", {})
+    return all(known.get(key) == value for key, value in wanted["Specification"].items())
 
 
 def _delete_failed(config: Config) -> Step:

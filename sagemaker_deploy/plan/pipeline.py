@@ -8,7 +8,11 @@ BUILD_IMAGE = "aws/codebuild/amazonlinux-x86_64-standard:5.0"
 KEEP_UNTAGGED_DAYS = 14
 KEEP_CACHE_DAYS = 30
 # Variables that are left out of the project when their parameter is empty.
-OPTIONAL = {"BASE_IMAGE": "BaseImage", "TORCH_INDEX": "TorchIndex"}
+OPTIONAL = {
+    "BASE_IMAGE": "BaseImage",
+    "TORCH_INDEX": "TorchIndex",
+    "STAGING_CONFIG": "StagingConfig",
+}
 
 
 def template() -> Json:
@@ -49,6 +53,11 @@ def _parameters() -> Json:
             "Type": "String",
             "Default": "",
             "Description": "where pip finds the build of torch for CPUs",
+        },
+        "StagingConfig": {
+            "Type": "String",
+            "Default": "",
+            "Description": "file of sagemaker_deploy; give BuildRole its `plan --policies` too",
         },
     }
 

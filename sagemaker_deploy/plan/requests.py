@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from sagemaker_deploy.config import Config
-from sagemaker_deploy.plan.steps import SECRET
+from sagemaker_deploy.plan.steps import Secret
 
 VARIANT = "AllTraffic"
 TAG = "sagemaker-deploy"
@@ -49,7 +49,7 @@ def environment(config: Config) -> dict[str, str]:
     if config.model.id:
         variables.setdefault("HF_MODEL_ID", config.model.id)
     for name, secret in config.secrets.items():
-        variables[name] = f"{SECRET}{secret}"
+        variables[name] = Secret(secret)
     return variables
 
 

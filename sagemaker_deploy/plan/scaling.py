@@ -10,7 +10,7 @@ from typing import Any
 
 from sagemaker_deploy.config import Config, Scaling
 from sagemaker_deploy.plan.requests import VARIANT, component_name
-from sagemaker_deploy.plan.steps import Step, Undo
+from sagemaker_deploy.plan.steps import PolicyArn, Step, Undo
 
 VARIANT_METRIC = "SageMakerVariantConcurrentRequestsPerModelHighResolution"
 COMPONENT_METRIC = "SageMakerInferenceComponentConcurrentRequestsPerCopyHighResolution"
@@ -159,7 +159,7 @@ def _wake_alarm(target: Target) -> Step:
         {
             "AlarmName": name,
             # The executor puts the ARN of the policy of that name here.
-            "AlarmActions": [f"policy:{name}"],
+            "AlarmActions": [PolicyArn(name)],
             "MetricName": metric,
             "Namespace": "AWS/SageMaker",
             "Statistic": "Maximum",

@@ -1,11 +1,34 @@
 """What a plan is made of. A step is one API call, with how to undo it and what to wait for."""
 
+import dataclasses
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 Params = Mapping[str, Any]
+
+
+class Secret(str):
+    """Stands for the value of a secret, which is read when the plan is carried out."""
+
+    __slots__ = ()
+
+    @property
+    def name(self) -> str:
+        """Its name or ARN in Secrets Manager."""
+        return str(self)
+
+
+class PolicyArn(str):
+    """Stands for the ARN that a scaling policy of this name gets when it is made."""
+
+    __slots__ = ()
+
+    @property
+    def name(self) -> str:
+        """The policy's name."""
+        return str(self)
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +50,8 @@ class Wait:
     failed: tuple[str, ...]
     reason: str = "FailureReason"
     timeout_s: int = 3600
+    # Fields that must have these values at the end; else what was asked for was rolled back.
+    expects: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,17 +92,10 @@ class Upload:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """Steps in order, and what a person should know before they are carried out.
-
-    `secrets` names the variables whose values come from Secrets Manager when the plan is applied;
-    until then their place holds SECRET and the name.
-    """
+    """Steps in order, and what a person should know before they are carried out."""
 
     name: str
     steps: tuple[Step | Upload, ...]
     facts: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
-    policies: Mapping[str, Any] = field(default_factory=dict)
-
-
-SECRET = "secretsmanager:"
+    policies: Mapping[str, Any] = dataclasses.field(default_factory=dict)

@@ -15,7 +15,7 @@ from sagemaker_deploy.errors import (
     QuotaExceeded,
 )
 from sagemaker_deploy.execute import Executor, pack
-from sagemaker_deploy.plan.steps import Plan, Step, Undo, Wait
+from sagemaker_deploy.plan.steps import Plan, PolicyArn, Secret, Step, Undo, Wait
 
 
 class Recorder:
@@ -78,9 +78,10 @@ def test_an_endpoint_that_fails_is_removed_and_its_reason_told() -> None:
 
 
 def test_an_update_that_was_rolled_back_is_a_failure() -> None:
-    recorder = Recorder(describe=[{"Status": "InService", "FailureReason": "alarm errors"}])
+    record = {"Status": "InService", "Config": "old", "FailureReason": "alarm errors"}
+    wait = Wait("describe", {}, "Status", "InService", ("Failed",), expects={"Config": "new"})
     with pytest.raises(EndpointFailed, match="rolled back: alarm errors"):
-        _apply(recorder, _step("endpoint", WAIT))
+        _apply(Recorder(describe=[record]), _step("endpoint", wait))
 
 
 def test_what_cannot_be_removed_is_named() -> None:
@@ -105,14 +106,16 @@ def test_deleting_what_is_gone_is_no_error() -> None:
 
 def test_a_secret_is_read_when_the_step_is_carried_out() -> None:
     recorder = Recorder(get_secret_value=[{"SecretString": "hf_x"}])
-    _apply(recorder, _step("model", Env={"HF_TOKEN": "secretsmanager:hub"}))
+    _apply(recorder, _step("model", Env={"HF_TOKEN": Secret("hub")}))
     assert recorder.params == [{"SecretId": "hub"}, {"Env": {"HF_TOKEN": "hf_x"}}]
 
 
 def test_a_policys_arn_reaches_the_alarm_that_triggers_it() -> None:
     recorder = Recorder(create_policy=[{"PolicyARN": "arn:1"}])
     _apply(
-        recorder, _step("policy", PolicyName="wake"), _step("alarm", AlarmActions=["policy:wake"])
+        recorder,
+        _step("policy", PolicyName="wake"),
+        _step("alarm", AlarmActions=[PolicyArn("wake")]),
     )
     assert recorder.params[1] == {"AlarmActions": ["arn:1"]}
 

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests.sdk import aws_account
 from tests.support.local_sagemaker import DEMO_MODEL, REAL_SERVER, REGION, Local, running
 
 NOTHING_LEAVES = {
@@ -32,6 +33,12 @@ def moto_url() -> Iterator[str]:
         patch.setenv("AWS_ENDPOINT_URL", f"http://{host}:{port}")
         yield f"http://{host}:{port}"
     moto.stop()
+
+
+@pytest.fixture(scope="session")
+def account(moto_url: str) -> dict[str, str]:
+    """What a configuration needs of an account: image, role, bucket."""
+    return aws_account.furnish()
 
 
 @pytest.fixture(scope="session")

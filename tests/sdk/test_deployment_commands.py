@@ -13,13 +13,8 @@ import yaml
 from click.testing import CliRunner, Result
 
 from sagemaker_deploy.commands.main import main
-from tests.sdk.aws_account import BUCKET, furnish
+from tests.sdk.aws_account import BUCKET
 from tests.support.local_sagemaker import DEMO_MODEL, Local
-
-
-@pytest.fixture(scope="module")
-def account(moto_url: str) -> dict[str, str]:
-    return furnish()
 
 
 @pytest.fixture

@@ -74,3 +74,15 @@ def test_a_taken_port_is_one_line(tmp_path: Path) -> None:
         first.terminate()
     assert second.returncode == 2
     assert second.stderr.strip().splitlines()[-1] == f"error: --port {port}: cannot listen there"
+
+
+def test_a_library_that_is_not_installed_is_named_with_the_cure() -> None:
+    code = (
+        "import runpy, sys; sys.modules['boto3'] = None;"
+        "runpy.run_module('sagemaker_deploy', run_name='__main__')"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert result.returncode == 3
+    assert result.stderr.splitlines()[0] == "error: boto3 is not installed"

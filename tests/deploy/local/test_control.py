@@ -132,6 +132,14 @@ def test_components_share_an_endpoint_and_scale_to_zero(fake_local: Local) -> No
             with pytest.raises(ClientError, match="no capacity"):
                 fake_local.invoke("shared", InferenceComponentName="one")
     assert fake_local.invoke("shared", InferenceComponentName="one")["path"] == "/invocations"
+    container = {"Image": IMAGE, "Environment": {"VERSION": "2"}}
+    fake_local.sagemaker.update_inference_component(
+        InferenceComponentName="one",
+        Specification={"Container": container, "ComputeResourceRequirements": COMPUTE},
+    )
+    wait_for(lambda: _component_status(fake_local, "one") == "InService", 30)
+    seen = fake_local.invoke("shared", InferenceComponentName="one")
+    assert seen["env"]["VERSION"] == "2"
     fake_local.sagemaker.delete_inference_component(InferenceComponentName="one")
     fake_local.sagemaker.delete_endpoint(EndpointName="shared")
 

@@ -10,7 +10,7 @@ from sagemaker_deploy import service_model
 from sagemaker_deploy.errors import ConfigError
 from sagemaker_deploy.plan import requests
 from sagemaker_deploy.plan.deploy import Facts, plan
-from sagemaker_deploy.plan.steps import Plan, Step, Upload
+from sagemaker_deploy.plan.steps import Plan, Secret, Step, Upload
 from tests.deploy.plan.cases import BASE, CASES, COMPONENT
 
 FACTS = Facts("us-east-1", "000000000000")
@@ -130,6 +130,18 @@ def test_a_component_gets_the_instances_gpus_and_its_endpoint_no_model() -> None
     assert compute["NumberOfAcceleratorDevicesRequired"] == 4
 
 
+def test_an_unchanged_component_is_left_alone_and_a_new_model_updates_it() -> None:
+    first = _plan(COMPONENT)
+    params = _step(first, "create_inference_component").params
+    described = {"Specification": params["Specification"], "RuntimeConfig": {"DesiredCopyCount": 1}}
+    facts = _facts_after(first, component=described)
+    assert _operations(_plan(COMPONENT, facts)) == []
+    changed = _plan(COMPONENT | {"env": {"A": "1"}}, facts)
+    assert _operations(changed) == ["create_model", "update_inference_component"]
+    step = _step(changed, "update_inference_component")
+    service_model.check_input("sagemaker", "UpdateInferenceComponent", step.params)
+
+
 def test_scaling_to_zero_has_a_way_back() -> None:
     operations = _operations(_plan(CASES["scaled to zero"]))
     assert operations[-4:] == [
@@ -149,7 +161,7 @@ def test_scaling_tracks_concurrent_requests_at_high_resolution() -> None:
 
 def test_a_secret_is_named_in_the_plan_and_never_read() -> None:
     step = _step(_plan(CASES["secret"]), "create_model")
-    assert step.params["PrimaryContainer"]["Environment"]["HF_TOKEN"] == "secretsmanager:hub"
+    assert step.params["PrimaryContainer"]["Environment"]["HF_TOKEN"] == Secret("hub")
 
 
 @pytest.mark.parametrize(
