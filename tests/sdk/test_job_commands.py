@@ -66,7 +66,7 @@ def test_an_asynchronous_call_waits_for_its_answer(
 def test_adapters_are_added_listed_called_and_removed(
     tmp_path: Path, account: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # The container has no /adapters yet: it is a fake here; the commands are real.
+    # A fake container says what it was given; test_adapter_components has the real one.
     with running(FAKE_SERVER, tmp_path / "logs") as fake:
         monkeypatch.setenv("AWS_ENDPOINT_URL_SAGEMAKER", fake.url)
         monkeypatch.setenv("AWS_ENDPOINT_URL_SAGEMAKER_RUNTIME", fake.url)

@@ -18,8 +18,7 @@ from sagemaker.session import Session
 from sagemaker.transformer import Transformer
 
 from sagemaker_deploy.execute import pack
-from tests.support.archives import archive
-from tests.support.local_sagemaker import DEMO_MODEL, FAKE_SERVER, IMAGE, ROLE, Local, running
+from tests.support.local_sagemaker import DEMO_MODEL, IMAGE, ROLE, Local
 
 GENERATE = {"inputs": "Hello", "parameters": {"max_new_tokens": 4}}
 BUCKET = "sdk"
@@ -147,25 +146,21 @@ def test_a_batch_transform_answers_line_by_line(
 
 
 def test_a_multi_data_model_names_its_target(
-    moto_url: str, session: Session, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    session: Session, archive_url: str, local: Local
 ) -> None:
-    # The container has no /models yet: it is a fake here; the SDK and the platform side are real.
     s3 = boto3.client("s3")
     for name in ("one", "two"):
-        archive(tmp_path / f"{name}.tar.gz", **{name: ""})
-        s3.upload_file(str(tmp_path / f"{name}.tar.gz"), BUCKET, f"many/{name}.tar.gz")
-    with running(FAKE_SERVER, tmp_path / "logs") as fake:
-        monkeypatch.setenv("AWS_ENDPOINT_URL_SAGEMAKER", fake.url)
-        monkeypatch.setenv("AWS_ENDPOINT_URL_SAGEMAKER_RUNTIME", fake.url)
-        own = Session(default_bucket=BUCKET)
-        model = MultiDataModel(
-            "many", f"s3://{BUCKET}/many/", image_uri=IMAGE, role=ROLE, sagemaker_session=own
-        )
-        model.deploy(1, "ml.g5.xlarge", endpoint_name="many", wait=False)
-        fake.settle("many")
-        predictor = Predictor(
-            "many", own, serializer=JSONSerializer(), deserializer=JSONDeserializer()
-        )
-        for name in ("one", "two"):
-            seen = predictor.predict({}, target_model=f"{name}.tar.gz")
-            assert [name] in seen["loaded"].values()
+        source = {"Bucket": BUCKET, "Key": "demo/model.tar.gz"}
+        s3.copy_object(Bucket=BUCKET, Key=f"many/{name}.tar.gz", CopySource=source)
+    model = MultiDataModel(
+        "many", f"s3://{BUCKET}/many/", image_uri=IMAGE, role=ROLE, sagemaker_session=session
+    )
+    model.deploy(1, "ml.g5.xlarge", endpoint_name="many", wait=False)
+    assert local.settle("many")["EndpointStatus"] == "InService"
+    predictor = Predictor(
+        "many", session, serializer=JSONSerializer(), deserializer=JSONDeserializer()
+    )
+    for name in ("one", "two"):
+        answer = predictor.predict(GENERATE, target_model=f"{name}.tar.gz")
+        assert answer[0]["generated_text"]
+    local.sagemaker.delete_endpoint(EndpointName="many")
