@@ -97,16 +97,29 @@ class Hello(msgspec.Struct, tag="hello", frozen=True):
     """Frontend to engine: I am here; send me the status."""
 
 
-class Submit(msgspec.Struct, tag="submit", frozen=True):
+class Tensor(msgspec.Struct, frozen=True, array_like=True):
+    """Numbers for the model: numpy's name of their type, their shape, their bytes in C order."""
+
+    dtype: str
+    shape: list[int]
+    data: bytes
+
+
+ImageTensors = dict[str, Tensor]  # by the names that the model's forward pass has for them
+
+
+class Submit(msgspec.Struct, tag="submit", frozen=True, omit_defaults=True):
     """Frontend to engine: generate `num_sequences` times for this prompt.
 
-    `request_id` is the frontend's own. Sequence i draws with seed + i.
+    `request_id` is the frontend's own. Sequence i draws with seed + i. `images` are those of the
+    prompt, preprocessed; the prompt has their placeholder ids.
     """
 
     request_id: int
     prompt_ids: list[int]
     params: SamplingParams
     num_sequences: int = 1
+    images: ImageTensors = {}
 
 
 class Abort(msgspec.Struct, tag="abort", frozen=True):
@@ -149,6 +162,7 @@ class EngineInfo(msgspec.Struct, frozen=True):
     """What a frontend needs to know of the loaded model; fixed for an engine's life.
 
     `attention` is `paged`, or `own`: the model's own cache, one sequence after another.
+    `reads_images`: prompts may have images.
     """
 
     model_id: str
@@ -164,6 +178,7 @@ class EngineInfo(msgspec.Struct, frozen=True):
     max_batch_tokens: int
     attention: Literal["paged", "own"] = "paged"
     quantize: str | None = None
+    reads_images: bool = False
 
 
 # Upper bounds of the buckets that both ends know. Those of durations are TGI's, geometric from

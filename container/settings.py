@@ -144,6 +144,17 @@ def url(value: str) -> str:
     return value
 
 
+def hosts(value: str) -> tuple[str, ...]:
+    """Names of hosts, separated by commas."""
+    names = tuple(name.strip().lower() for name in value.split(",") if name.strip())
+    for name in names:
+        bare = name.removeprefix("*.")
+        is_name = all(part and part.replace("-", "").isalnum() for part in bare.split("."))
+        if not is_name or bare.replace(".", "").isdigit():
+            raise ValueError("must be names of hosts such as images.example.com, *.example.org")
+    return names
+
+
 def choice(*options: str) -> Cast:
     """Make a cast that accepts only these words."""
 
@@ -336,6 +347,24 @@ class Settings:
         None, "TOOL_CALL_PARSER", cast=one_of(*TOOL_CALL_PARSERS),
         meaning=f"How the model writes tool calls: {', '.join(TOOL_CALL_PARSERS)}. "
         "Unset: as the chat template says.",
+    )  # fmt: skip
+    allowed_image_domains: tuple[str, ...] = setting(
+        (), "ALLOWED_IMAGE_DOMAINS", cast=hosts,
+        meaning="Hosts that images in messages may be fetched from, separated by commas; "
+        "`*.example.com` for all below one. Unset: data URLs only.",
+    )  # fmt: skip
+    max_image_fetch_size: int = setting(
+        20_000_000, "MAX_IMAGE_FETCH_SIZE", cast=integer(1),
+        meaning="Largest image file, in bytes, fetched or in a data URL (which PAYLOAD_LIMIT "
+        "bounds, too).",
+    )  # fmt: skip
+    max_image_pixels: int = setting(
+        2**24, "MAX_IMAGE_PIXELS", cast=integer(1, 2**28),
+        meaning="Largest image, in pixels: its width times its height.",
+    )  # fmt: skip
+    max_images: int = setting(
+        8, "MAX_IMAGES_PER_REQUEST", cast=integer(1, 1000),
+        meaning="Most images in one request.",
     )  # fmt: skip
     payload_limit: int | None = setting(
         None, "PAYLOAD_LIMIT", cast=integer(1),
@@ -619,4 +648,6 @@ def shown(settings: Settings) -> list[Shown]:
 def _word(value: object) -> str:
     if value is None:
         return "unset"
+    if isinstance(value, tuple):
+        return ",".join(value) or "unset"
     return str(value).lower() if isinstance(value, bool) else str(value)

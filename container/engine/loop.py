@@ -140,6 +140,7 @@ class Engine:
                 arrived_at=time.monotonic(),
                 leader=sequences[0] if sequences else None,
                 seq_index=seq_index,
+                images=message.images,
                 adapter=adapter,
             )
             sequences.append(sequence)

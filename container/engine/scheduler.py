@@ -207,7 +207,12 @@ class Scheduler:
         return True
 
     def _remember_blocks(self, sequence: Sequence) -> None:
-        """Offer the blocks that a step has filled to later sequences."""
+        """Offer the blocks that a step has filled to later sequences.
+
+        Where a prompt has images, its ids do not tell what is in its blocks.
+        """
+        if sequence.images:
+            return
         size, names = self.pool.block_size, sequence.prefix_names
         while (len(names) + 1) * size <= sequence.num_computed:
             start = len(names) * size
@@ -242,5 +247,7 @@ def _waits_for_leader(sequence: Sequence) -> bool:
 
 
 def _may_reuse(sequence: Sequence) -> bool:
-    """Log-probabilities of the prompt need its logits, which the cache does not have."""
+    """Images are not told by ids; log-probabilities of the prompt need logits, never cached."""
+    if sequence.images:
+        return False
     return not sequence.params.prompt_logprobs or sequence.has_prompt_logprobs

@@ -11,7 +11,7 @@ from enum import Enum, auto
 from container.engine.adapters import BASE
 from container.engine.constraint import Constraint
 from container.engine.lookup import PromptLookup
-from container.messages import FinishReason, SamplingParams
+from container.messages import FinishReason, ImageTensors, SamplingParams
 
 
 class SequenceState(Enum):
@@ -33,6 +33,7 @@ class Sequence:
         "block_table",
         "constraint",
         "finish_reason",
+        "images",
         "leader",
         "lookup",
         "num_cached",
@@ -61,6 +62,7 @@ class Sequence:
         arrived_at: float = 0.0,
         leader: "Sequence | None" = None,
         seq_index: int = 0,
+        images: ImageTensors | None = None,
         adapter: int = BASE,
     ) -> None:
         self.owner = owner
@@ -72,6 +74,7 @@ class Sequence:
         self.prefix_names: list[int] = []
         self.num_cached = 0
         self.prompt_logprobs: list[float] = []
+        self.images: ImageTensors = images or {}
         self.request_id = request_id
         self.params = params
         self.prompt_len = len(prompt_ids)

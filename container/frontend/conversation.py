@@ -12,8 +12,9 @@ from typing import Any
 from container.errors import InvalidParameter
 from container.frontend.completion import Completion, RunningRequest, TextEvent
 from container.frontend.schemas.tools import NO_TOOLS, ToolMode, ToolUse
-from container.frontend.service import FieldNames, Prompt, Service, TextRules
+from container.frontend.service import FieldNames, Service, TextRules
 from container.grammar.message import MessageShape, message_grammar
+from container.images.sources import ImageSource
 from container.messages import FinishReason, SamplingParams
 from container.text.message_parser import Delta, DeltaKind, Parser
 from container.text.message_style import MessageStyle, style_of
@@ -32,6 +33,7 @@ TOOL_PROMPT = (
 class Turn:
     """What the model is asked for. `answer` is a grammar for a message without calls.
 
+    `images` are those of the messages' parts {"type": "image"}, in their order.
     `continues` leaves the last message open; None does so for one of the assistant's, as in TGI.
     `takes_plain`: a model without a template gets the last message of the user as its prompt.
     """
@@ -44,6 +46,7 @@ class Turn:
     continues: bool | None = None
     opens_reply: bool = True
     takes_plain: bool = False
+    images: list[ImageSource] = field(default_factory=list)
 
 
 @dataclass(slots=True)
@@ -134,6 +137,7 @@ class Conversations:
 
     def render(self, turn: Turn) -> str:
         """Make the prompt. Raises TemplateFailed."""
+        self._service.check_images(turn.images)
         if self._is_plain(turn):
             return _last_of_user(turn.messages)
         style = self.style
@@ -145,6 +149,7 @@ class Conversations:
             if described:
                 messages = _with_tools(messages, described, turn.tool_prompt or TOOL_PROMPT)
             described = []
+        messages = self._in_parts(messages, has_images=bool(turn.images))
         return self._service.tokenizer.render_chat(
             messages,
             tools=described,
@@ -168,11 +173,13 @@ class Conversations:
             message_grammar, self._shape(turn, prompt), service.tokenizer.added_tokens
         )
         # A template writes the special tokens itself.
-        ids = service.encode(prompt, names, add_special_tokens=self._is_plain(turn))
-        room = service.room_for(len(ids), max_new_tokens, names)
+        encoded = service.prompt(
+            prompt, names, turn.images, add_special_tokens=self._is_plain(turn)
+        )
+        room = service.room_for(len(encoded.ids), max_new_tokens, names)
         schemas = turn.tools.schemas
         running = service.start(
-            Prompt(ids, len(prompt)),
+            encoded,
             make_params(room, grammar),
             replace(text, shown=style.markers(with_tools=bool(schemas))),
         )
@@ -187,6 +194,18 @@ class Conversations:
         if self._system_prompt is None or has_own:
             return messages
         return [{"role": "system", "content": self._system_prompt}, *messages]
+
+    def _in_parts(self, messages: list[Message], *, has_images: bool) -> list[Message]:
+        """Give contents the form that the template of a vision-language model reads."""
+        service = self._service
+        if not service.reads_images:
+            return messages
+        if not service.tokenizer.takes_parts:
+            token = service.image_token if has_images else ""
+            return [message | {"content": _joined(message, token)} for message in messages]
+        if service.tokenizer.takes_strings:
+            return messages
+        return [message | {"content": _parts(message)} for message in messages]
 
     def _shape(self, turn: Turn, prompt: str) -> MessageShape:
         style, tools = self.style, turn.tools
@@ -204,7 +223,7 @@ class Conversations:
 
 def _last_of_user(messages: list[Message]) -> str:
     texts = [
-        str(message["content"])
+        _joined(message, "")
         for message in messages
         if message["role"] not in ("assistant", "system", "developer", "tool")
     ]
@@ -220,7 +239,7 @@ def _as_system(message: Message) -> Message:
 def _without_calls(message: Message) -> Message:
     """Calls and results as text, for templates that know neither."""
     if message["role"] == "tool":
-        return {"role": "user", "content": f"The function's result: {message['content']}"}
+        return {"role": "user", "content": _around("The function's result: ", message, "")}
     calls = message.get("tool_calls")
     if not calls:
         return message
@@ -235,5 +254,25 @@ def _with_tools(
     messages: list[Message], described: list[dict[str, Any]], prompt: str
 ) -> list[Message]:
     last = messages[-1]
-    content = f"{last['content']}\n---\n{json.dumps(described)}\n{prompt}"
+    content = _around("", last, f"\n---\n{json.dumps(described)}\n{prompt}")
     return [*messages[:-1], last | {"content": content}]
+
+
+def _parts(message: Message) -> list[dict[str, Any]]:
+    content = message["content"]
+    return content if isinstance(content, list) else [{"type": "text", "text": content}]
+
+
+def _joined(message: Message, image_token: str) -> str:
+    """The content as one text, for what knows no parts."""
+    parts = _parts(message)
+    return "".join(image_token if one["type"] == "image" else one["text"] for one in parts)
+
+
+def _around(before: str, message: Message, after: str) -> str | list[dict[str, Any]]:
+    """The content with a text before and after it."""
+    content = message["content"]
+    if not isinstance(content, list):
+        return f"{before}{content}{after}"
+    texts = [{"type": "text", "text": text} for text in (before, after)]
+    return [texts[0], *content, texts[1]]

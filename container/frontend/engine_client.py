@@ -11,6 +11,7 @@ from container.messages import (
     Abort,
     AddAdapter,
     Done,
+    ImageTensors,
     RemoveAdapter,
     SamplingParams,
     Status,
@@ -55,6 +56,7 @@ class EngineConnection(Protocol):
         params: SamplingParams,
         num_sequences: int = 1,
         beside: TokenStream | None = None,
+        images: ImageTensors | None = None,
     ) -> TokenStream:
         """Send a request; what the engine refuses is raised by the stream.
 
@@ -88,6 +90,7 @@ class NoEngine:
         params: SamplingParams,
         num_sequences: int = 1,
         beside: TokenStream | None = None,
+        images: ImageTensors | None = None,
     ) -> TokenStream:
         """Never called, since `status` raises before."""
         raise AssertionError("submit without an engine")
@@ -172,6 +175,7 @@ class EngineClient(WorkerClient[Status]):
         params: SamplingParams,
         num_sequences: int = 1,
         beside: TokenStream | None = None,
+        images: ImageTensors | None = None,
     ) -> ZmqTokenStream:
         """Send a request; what the engine refuses is raised by the stream."""
         self._check_ready()
@@ -181,7 +185,7 @@ class EngineClient(WorkerClient[Status]):
         stream = ZmqTokenStream(self, next(self._ids), num_sequences, inbox)
         self._streams[stream.request_id] = stream
         try:
-            self._submit(Submit(stream.request_id, prompt_ids, params, num_sequences))
+            self._submit(Submit(stream.request_id, prompt_ids, params, num_sequences, images or {}))
         except BaseException:
             del self._streams[stream.request_id]
             raise

@@ -8,35 +8,24 @@ import os
 import secrets
 import threading
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any, Protocol, TypeVar
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 
 from container.errors import InvalidParameter, PromptTooLong, Unavailable
 from container.frontend.completion import Completion, RunningGroup, RunningRequest
 from container.frontend.engine_client import EngineConnection, NoEngine, TokenStream
-from container.messages import EngineInfo, SamplingParams, Status
+from container.frontend.images import Images, fetch_nothing
+from container.frontend.offloading import Offload, call
+from container.images.decoding import ImageLimits
+from container.images.sources import ImageSource
+from container.messages import EngineInfo, ImageTensors, SamplingParams, Status
 from container.text.detokenizer import Detokenizer
 from container.text.stop_strings import StopStrings
 from container.text.tokenizer import Piece, Tokenizer
 
 LoadTokenizer = Callable[[EngineInfo], Tokenizer]
-T = TypeVar("T")
 # Shorter texts are tokenized in about a millisecond, less than handing them over is worth.
 LONG_TEXT = 4000
-
-
-class Offload(Protocol):
-    """Calls a function where it does not block the event loop, and waits for its result."""
-
-    def __call__(self, function: Callable[..., T], *args: Any, **kwargs: Any) -> T:
-        """Return what the function returns, raise what it raises."""
-        ...
-
-
-def call(function: Callable[..., T], *args: Any, **kwargs: Any) -> T:
-    """Offload nothing: call it here."""
-    return function(*args, **kwargs)
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,10 +38,11 @@ class FieldNames:
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """A prompt as the engine takes it, and how long its text was."""
+    """A prompt as the engine takes it, how long its text was, and its images."""
 
     ids: list[int]
     num_chars: int
+    images: ImageTensors = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,11 +72,13 @@ class Service:
         load_tokenizer: LoadTokenizer,
         offload: Offload = call,
         amend: Callable[[SamplingParams], SamplingParams] = lambda params: params,
+        images: Images | None = None,
     ) -> None:
         self._engine = engine
         self._load_tokenizer = load_tokenizer
         self.offload = offload
         self._amend = amend
+        self._images = images or Images(ImageLimits(), fetch_nothing, offload)
         self._tokenizer: Tokenizer | None = None
         self._loading = threading.Lock()
         self.started_at = time.time()
@@ -114,6 +106,50 @@ class Service:
     def check_ready(self) -> None:
         """Raise Unavailable unless a request could be served now."""
         self._ready()
+
+    @property
+    def reads_images(self) -> bool:
+        """Whether prompts may have images."""
+        return self.info.reads_images
+
+    def check_images(self, images: Sequence[ImageSource]) -> None:
+        """Check their number. Raises UnsupportedParameter for a model without images."""
+        self._images.check(self.info, images)
+
+    @property
+    def image_token(self) -> str:
+        """What stands for an image in a prompt of a vision-language model."""
+        return self._images.token(*self._ready())
+
+    def take_markdown(self, text: str, names: FieldNames) -> tuple[str, list[ImageSource]]:
+        """Take TGI's Markdown images out of a prompt, if the model reads images."""
+        info, tokenizer = self._ready()
+        return self._images.take_markdown(info, tokenizer, text, names.prompt)
+
+    def prompt(
+        self,
+        text: str,
+        names: FieldNames,
+        images: Sequence[ImageSource] = (),
+        *,
+        add_special_tokens: bool = True,
+        truncate: int | None = None,
+    ) -> Prompt:
+        """Make a prompt of a text with image tokens and the images, in their order.
+
+        `truncate` keeps the last ids, where there are no images.
+        Raises InvalidParameter, PromptTooLong, or what is wrong with an image.
+        """
+        if not images:
+            ids = self.encode(text, names, add_special_tokens=add_special_tokens, truncate=truncate)
+            return Prompt(ids, len(text))
+        if truncate is not None:
+            raise InvalidParameter("`truncate` cannot cut a prompt with images", field="truncate")
+        info, tokenizer = self._ready()
+        read = self._images.read(
+            info, tokenizer, text, images, names.prompt, add_special_tokens=add_special_tokens
+        )
+        return Prompt(self.check_prompt(read.ids, names), len(text), read.images)
 
     def encode(
         self,
@@ -220,7 +256,9 @@ class Service:
         return RunningRequest(
             prompt.ids,
             params,
-            self._engine.submit(prompt.ids, params, text.num_sequences, beside),
+            self._engine.submit(
+                prompt.ids, params, text.num_sequences, beside, images=prompt.images
+            ),
             completions,
             text.received_at,
             submitted_at,

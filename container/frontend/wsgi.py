@@ -21,10 +21,13 @@ from container.frontend.app import Options, create_app, create_models_app
 from container.frontend.embedder_client import EmbedderClient
 from container.frontend.engine_client import EngineClient, EngineConnection, NoEngine
 from container.frontend.handler_client import HandlerClient
+from container.frontend.image_fetcher import ImageFetcher
+from container.frontend.images import Images
 from container.frontend.models import Models, free_memory
 from container.frontend.service import Service, tokenizer_loader
 from container.frontend.sessions import Sessions
 from container.frontend.tracing import OtlpTracer
+from container.images.decoding import ImageLimits
 from container.settings import (
     EMBEDDER_ADDRESS,
     ENGINE_ADDRESS,
@@ -61,6 +64,7 @@ def application() -> Flask:
         load,
         _in_thread,
         lambda params: sessions.amend(open_sessions, adapters.amend(params)),
+        _images(settings),
     )
     tracer = None
     if settings.otlp_endpoint is not None:
@@ -88,6 +92,14 @@ def multi_model_application() -> Flask:
 def _sessions(settings: Settings) -> Sessions:
     folder = settings.sessions_path or os.environ[SESSIONS_FOLDER]
     return Sessions(Path(folder) if settings.has_sessions else None, settings.sessions_lifetime_s)
+
+
+def _images(settings: Settings) -> Images:
+    limits = ImageLimits(
+        settings.max_images, settings.max_image_fetch_size, settings.max_image_pixels
+    )
+    fetch = ImageFetcher(settings.allowed_image_domains, settings.max_image_fetch_size)
+    return Images(limits, fetch, _in_thread)
 
 
 def _in_thread(function: Callable[..., T], *args: Any, **kwargs: Any) -> T:

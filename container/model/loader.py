@@ -14,6 +14,7 @@ from huggingface_hub.utils.tqdm import disable_progress_bars as disable_hub_bars
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
+    AutoModelForImageTextToText,
     AutoModelForSeq2SeqLM,
     GenerationConfig,
     PretrainedConfig,
@@ -21,6 +22,7 @@ from transformers import (
 )
 from transformers.models.auto.modeling_auto import (
     MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
+    MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES,
     MODEL_FOR_MASKED_LM_MAPPING_NAMES,
     MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES,
 )
@@ -30,10 +32,12 @@ from container.engine.loop import Engine, EngineConfig
 from container.engine.sequence import Sequence
 from container.errors import ConfigError, ModelLoadError
 from container.grammar.matcher import GrammarCompiler
+from container.images.reader import PROCESSOR_FILES, ImageReader
 from container.messages import EngineInfo, SamplingParams
+from container.model import probe
 from container.model.adapter_store import open_store
 from container.model.lora import Updates
-from container.model.preparing import LoadedModel, make_runner, prepare
+from container.model.preparing import LoadedModel, make_runner, prepare, prepare_image_text
 from container.model.quantize import INT8, quantizer_options
 from container.model.rope import stretch
 from container.model.sizing import size_engine
@@ -61,9 +65,12 @@ def load_engine(settings: Settings, progress: Progress) -> tuple[Engine, EngineI
     )
     options = quantizer_options(settings.quantize, model_config, device)
     progress(f"loading weights as {_name(dtype)} on {device.type}")
+    reader = None
+    if reads_images(files.path, model_config):
+        reader = ImageReader.from_folder(files.path, tokenizer)
     model = load_model(
         files.path, model_config, dtype, device, trust_remote_code=settings.trust_remote_code,
-        in_int8=settings.quantize == INT8, quantizer=options,
+        in_int8=settings.quantize == INT8, quantizer=options, reader=reader,
     )  # fmt: skip
     progress("sizing the KV cache")
     config = size_engine(settings, model)
@@ -75,7 +82,7 @@ def load_engine(settings: Settings, progress: Progress) -> tuple[Engine, EngineI
     compile_grammar = None
     if tokenizer.is_fast:
         compile_grammar = GrammarCompiler(
-            tokenizer.serialise, model.config.vocab_size, ends
+            tokenizer.serialise, model.text_config.vocab_size, ends
         ).compile
     engine = Engine(
         runner,
@@ -122,12 +129,18 @@ def load_model(
     trust_remote_code: bool = False,
     in_int8: bool = False,
     quantizer: dict[str, Any] | None = None,
+    reader: ImageReader | None = None,
 ) -> LoadedModel:
-    """Load a language model and find the way to serve it. Raises ModelLoadError or ConfigError."""
+    """Load a language model and find the way to serve it. Raises ModelLoadError or ConfigError.
+
+    With a `reader`, it is a vision-language model.
+    """
     loaded: tuple[PreTrainedModel, dict[str, Any]]
-    kind = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
+    kind: Any = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
+    if reader is not None:
+        kind = AutoModelForImageTextToText
     try:
-        loaded = kind.from_pretrained(  # type: ignore[assignment]  # by the flag
+        loaded = kind.from_pretrained(
             path,
             output_loading_info=True,
             config=config,
@@ -149,6 +162,10 @@ def load_model(
         module.to(device)  # type: ignore[arg-type]  # transformers types it for its own decorator
     module.eval()
     try:
+        if reader is not None:
+            if in_int8:
+                raise ConfigError([f"QUANTIZE={INT8} is not for vision-language models; unset it"])
+            return prepare_image_text(module, dtype, device, reader.read_probe())
         return prepare(module, dtype, device, in_int8=in_int8)
     except (ModelLoadError, ConfigError):
         raise
@@ -158,7 +175,9 @@ def load_model(
 
 def end_token_ids(path: Path, config: PretrainedConfig) -> frozenset[int]:
     """Ids that end a completion: generation_config.json's, else config.json's."""
-    found = config.eos_token_id
+    found = getattr(config, "eos_token_id", None)
+    if found is None:
+        found = getattr(probe.text_config(config), "eos_token_id", None)
     if (path / "generation_config.json").is_file():
         try:
             generation = GenerationConfig.from_pretrained(path)
@@ -205,12 +224,22 @@ def load_config(path: Path, *, trust_remote_code: bool = False) -> PretrainedCon
         known, kind = MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, "AutoModelForCausalLM"
     is_own_code = kind in (getattr(config, "auto_map", None) or {})
     is_known = config.model_type in known and not is_encoder
-    if not is_known and not is_own_code:
+    if not is_known and not is_own_code and not reads_images(path, config):
         raise ModelLoadError(
             f"{path}: a {config.model_type} model does not generate text "
             "(it is neither a causal language model nor an encoder with a decoder)"
         )
     return config
+
+
+def reads_images(path: Path, config: PretrainedConfig) -> bool:
+    """Whether it is a vision-language model, with the files that say how it sees images."""
+    return (
+        config.model_type in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
+        and not config.is_encoder_decoder
+        and getattr(config, "vision_config", None) is not None
+        and any((path / name).is_file() for name in PROCESSOR_FILES)
+    )
 
 
 def _info(
@@ -223,13 +252,14 @@ def _info(
         model_type=model.config.model_type,
         dtype=_name(model.dtype),
         device=model.device.type,
-        vocabulary=model.config.vocab_size,
+        vocabulary=model.text_config.vocab_size,
         max_input_tokens=config.max_input_tokens,
         max_total_tokens=config.max_total_tokens,
         cache_tokens=config.num_blocks * config.block_size,
         max_batch_tokens=config.max_batch_tokens,
         attention=model.attention,
         quantize=quantize,
+        reads_images=model.reads_images,
     )
 
 

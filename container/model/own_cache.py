@@ -26,7 +26,7 @@ from container.model.sampler import Sampler
 CACHE_NAMES = ("past_key_values", "cache_params", "state")
 
 
-class _Progress:
+class Progress:
     """How far a sequence is in the model's own cache."""
 
     def __init__(self, num_preemptions: int) -> None:
@@ -52,7 +52,7 @@ class OwnCacheRunner:
         self._keeps_few_logits = bool(self._model._supports_logits_to_keep())
         self._sampler = Sampler(end_token_ids, counts_prompt=not self._has_encoder)
         self._updates = updates
-        self._known: WeakKeyDictionary[Sequence, _Progress] = WeakKeyDictionary()
+        self._known: WeakKeyDictionary[Sequence, Progress] = WeakKeyDictionary()
 
     @functools.cached_property
     def _in_chunks(self) -> bool:
@@ -92,21 +92,25 @@ class OwnCacheRunner:
             self._updates.begin([(sequence.adapter, 1)])  # the same for all its rows
         progress = self._known.get(sequence)
         if progress is None or progress.num_preemptions != sequence.num_preemptions:
-            progress = self._known[sequence] = _Progress(sequence.num_preemptions)
+            progress = self._known[sequence] = Progress(sequence.num_preemptions)
         if self._has_encoder:
             return self._decode(progress, item), []
         start = progress.num_computed
-        ids = sequence.token_ids[start : item.end]
         wants_scores = sequence.params.prompt_logprobs and not sequence.has_prompt_logprobs
         num_scores = min(item.end, sequence.prompt_len - 1) - start if wants_scores else 0
-        num_rows = len(ids) if num_scores > 0 else 1
-        logits = self._forward(progress, num_rows, input_ids=self._tensor(ids))
+        num_rows = item.end - start if num_scores > 0 else 1
+        logits = self._read_on(progress, item, num_rows)
         if num_scores <= 0:
             return logits, []
         following = sequence.token_ids[start + 1 : start + 1 + num_scores]
         return logits, told_logprobs(logits[:num_scores], following)
 
-    def _decode(self, progress: _Progress, item: Scheduled) -> torch.Tensor:
+    def _read_on(self, progress: Progress, item: Scheduled, num_rows: int) -> torch.Tensor:
+        """Run the ids that are not computed; return the last rows of logits."""
+        ids = item.sequence.token_ids[progress.num_computed : item.end]
+        return self._forward(progress, num_rows, input_ids=self._tensor(ids))
+
+    def _decode(self, progress: Progress, item: Scheduled) -> torch.Tensor:
         """The prompt goes through the encoder once, the completion through the decoder."""
         sequence = item.sequence
         if "encoder_outputs" not in progress.kept:
@@ -117,7 +121,7 @@ class OwnCacheRunner:
         ids = self._tensor(said[progress.num_computed :])
         return self._forward(progress, 1, decoder_input_ids=ids)
 
-    def _forward(self, progress: _Progress, num_rows: int, **ids: torch.Tensor) -> torch.Tensor:
+    def _forward(self, progress: Progress, num_rows: int, **ids: torch.Tensor) -> torch.Tensor:
         few = {"logits_to_keep": num_rows} if self._keeps_few_logits else {}
         output = self._model(**ids, **progress.kept, **few, use_cache=True, return_dict=True)
         for name in CACHE_NAMES:
@@ -149,7 +153,12 @@ def decoder_start(model: PreTrainedModel) -> list[int]:
 
 
 @torch.inference_mode()
-def check_own_cache(model: PreTrainedModel, dtype: torch.dtype, device: torch.device) -> None:
+def check_own_cache(
+    model: PreTrainedModel,
+    dtype: torch.dtype,
+    device: torch.device,
+    kind: type[OwnCacheRunner] = OwnCacheRunner,
+) -> None:
     """Compare what the cache gives with one pass without it. Raises probe.Differs."""
     ids, prompt_len = probe.ids_for(model), probe.PROMPT_LEN
     whole = torch.tensor([ids], device=device)
@@ -160,19 +169,21 @@ def check_own_cache(model: PreTrainedModel, dtype: torch.dtype, device: torch.de
         output = model(input_ids=whole, use_cache=False)
     count = len(ids) - prompt_len + 1
     expected = output.logits[0, -count:].float()
-    runner, sequence = OwnCacheRunner(model, device), _sequence(ids, prompt_len)
+    runner, sequence = kind(model, device), _sequence(ids, prompt_len)
     ends = range(prompt_len, len(ids) + 1)
     rows = [runner.advance(Scheduled(sequence, end))[0][-1] for end in ends]
     probe.check_same(torch.stack(rows), expected, dtype, "the model's own cache")
 
 
 @torch.inference_mode()
-def memory_needs(model: PreTrainedModel, device: torch.device) -> tuple[int, int]:
+def memory_needs(
+    model: PreTrainedModel, device: torch.device, kind: type[OwnCacheRunner] = OwnCacheRunner
+) -> tuple[int, int]:
     """Bytes for each token and for each sequence, as the model's cache has them."""
     short, long = 8, 24
     sizes = []
     for count in (short, long):
-        runner, sequence = OwnCacheRunner(model, device), _sequence([0] * count, count)
+        runner, sequence = kind(model, device), _sequence([0] * count, count)
         runner.advance(Scheduled(sequence, count))
         sizes.append(_num_bytes(runner._known[sequence].kept, set()))
     per_token = max(0, sizes[1] - sizes[0]) // (long - short)

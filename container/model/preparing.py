@@ -13,7 +13,9 @@ from transformers import PretrainedConfig, PreTrainedModel
 from container.engine.batch import ModelRunner
 from container.engine.loop import EngineConfig
 from container.errors import ConfigError, ModelLoadError
-from container.model import kv_cache, own_cache
+from container.images.reader import ReadPrompt
+from container.model import kv_cache, own_cache, probe
+from container.model.image_text import ImageTextRunner, check_images
 from container.model.int8 import RowKinds
 from container.model.kv_cache import KVCache, LayerShape
 from container.model.lora import Updates
@@ -30,7 +32,7 @@ log = logging.getLogger(__name__)
 class LoadedModel:
     """A model that has been checked, with what the engine needs to know of it.
 
-    `layers` is None when it is served through its own cache.
+    `layers` is None when it is served through its own cache. `reads_images`: also images.
     """
 
     module: PreTrainedModel
@@ -41,6 +43,7 @@ class LoadedModel:
     bytes_per_token: int
     bytes_per_sequence: int = 0
     kinds: RowKinds | None = None
+    reads_images: bool = False
 
     @property
     def attention(self) -> Literal["paged", "own"]:
@@ -48,9 +51,28 @@ class LoadedModel:
         return "own" if self.layers is None else "paged"
 
     @property
+    def text_config(self) -> PretrainedConfig:
+        """The configuration of its language model."""
+        return probe.text_config(self.config)
+
+    @property
     def has_encoder(self) -> bool:
         """Whether the prompt goes through an encoder, which tells nothing of its likelihood."""
         return bool(self.config.is_encoder_decoder)
+
+
+def prepare_image_text(
+    module: PreTrainedModel, dtype: torch.dtype, device: torch.device, read: ReadPrompt
+) -> LoadedModel:
+    """Check a vision-language model on a prompt with an image. Raises ModelLoadError."""
+    name_linears(module)
+    try:
+        own_cache.check_own_cache(module, dtype, device, ImageTextRunner)
+        check_images(module, read.ids, read.images, dtype, device)
+    except Differs as error:
+        raise ModelLoadError(f"{module.config.model_type}: {error}; it cannot be served") from error
+    needs = own_cache.memory_needs(module, device, ImageTextRunner)
+    return LoadedModel(module, module.config, dtype, device, None, *needs, reads_images=True)
 
 
 def prepare(
@@ -94,9 +116,8 @@ def make_runner(
 ) -> ModelRunner:
     """Make what executes the engine's batches, with the cache that the engine counts on."""
     if model.layers is None:
-        return OwnCacheRunner(
-            model.module, model.device, end_token_ids=end_token_ids, updates=updates
-        )
+        kind = ImageTextRunner if model.reads_images else OwnCacheRunner
+        return kind(model.module, model.device, end_token_ids=end_token_ids, updates=updates)
     cache = KVCache(
         model.layers,
         num_blocks=config.num_blocks,

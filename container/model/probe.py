@@ -3,7 +3,7 @@
 import logging
 
 import torch
-from transformers import PreTrainedModel
+from transformers import PretrainedConfig, PreTrainedModel
 
 log = logging.getLogger(__name__)
 
@@ -22,9 +22,14 @@ class Differs(Exception):
     """A model does not compute the same in two ways."""
 
 
+def text_config(config: PretrainedConfig) -> PretrainedConfig:
+    """What tells of the language model; models with other parts have it on a level of its own."""
+    return getattr(config, "text_config", None) or config
+
+
 def ids_for(module: PreTrainedModel) -> list[int]:
     """The probe within a model's vocabulary."""
-    return [token_id % module.config.vocab_size for token_id in IDS]
+    return [token_id % text_config(module.config).vocab_size for token_id in IDS]
 
 
 def check_same(

@@ -26,7 +26,7 @@ def size_engine(settings: Settings, model: LoadedModel) -> EngineConfig:
     """Decide the cache's size and the limits. Raises ConfigError when a limit cannot be kept."""
     kind = model.device.type
     block_size = BLOCK_SIZE[kind]
-    context = _context(model.config)
+    context = _context(model.text_config)
     if settings.max_total_tokens and settings.max_total_tokens > context:
         raise ConfigError(
             [f"MAX_TOTAL_TOKENS={settings.max_total_tokens}, but the model's context is {context}"]
@@ -63,7 +63,7 @@ def size_engine(settings: Settings, model: LoadedModel) -> EngineConfig:
         max_input_tokens=longest_input,
         max_total_tokens=longest,
         max_requests=settings.max_concurrent_requests,
-        vocabulary=model.config.vocab_size,
+        vocabulary=model.text_config.vocab_size,
         # The model's own cache belongs to one sequence.
         reuses_prefixes=settings.prefix_caching and model.attention == "paged",
         scores_prompts=not model.has_encoder,

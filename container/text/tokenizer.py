@@ -1,5 +1,6 @@
 """The served model's tokenizer and chat template; transformers underneath, never torch."""
 
+import functools
 import itertools
 import json
 import logging
@@ -14,6 +15,8 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedToken
 from container.errors import ModelLoadError, TemplateFailed
 
 log = logging.getLogger(__name__)
+
+MARK = "x1y2z3"  # a text that no template writes
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,9 +60,18 @@ class Tokenizer:
             raise ModelLoadError(f"{folder}: the tokenizer cannot be loaded: {error}") from error
         # The server has limits of its own; the tokenizer's would only warn in the log.
         inner.model_max_length = int(1e30)
+        # Where older vision-language models have the template that knows images.
+        beside = Path(folder) / "chat_template.json"
+        if template_path is None and beside.is_file():
+            template_path = str(beside)
         if template_path is not None:
             inner.chat_template = _read_template(Path(template_path))
         return cls(inner)
+
+    @property
+    def inner(self) -> PreTrainedTokenizerBase:
+        """The tokenizer as transformers has it, for its processors of images."""
+        return self._inner
 
     @property
     def has_chat_template(self) -> bool:
@@ -119,6 +131,32 @@ class Tokenizer:
         if isinstance(template, dict):
             return "\n".join(map(str, template.values()))
         return str(template or "")
+
+    @functools.cached_property
+    def takes_parts(self) -> bool:
+        """Whether the template reads contents that are lists of parts."""
+        return self._writes([{"type": "text", "text": MARK}])
+
+    @functools.cached_property
+    def takes_strings(self) -> bool:
+        """Whether it reads contents that are strings; some go through their characters."""
+        return self._writes(MARK)
+
+    def _writes(self, content: object) -> bool:
+        try:
+            text = self.render_chat([{"role": "user", "content": content}])
+        except TemplateFailed:
+            return False
+        return MARK in text and f"'{MARK}'" not in text  # the list itself, as Python prints it
+
+    def image_placeholder(self, image_token: str) -> str:
+        """What the template writes for an image; the token alone if it cannot be told."""
+        if not self.has_chat_template or not self.takes_parts:
+            return image_token
+        parts = [{"type": "text", "text": MARK}, {"type": "image"}, {"type": "text", "text": MARK}]
+        text = self.render_chat([{"role": "user", "content": parts}])
+        between = text.split(MARK)[1:-1]
+        return between[0] if between and image_token in between[0] else image_token
 
     def special_tokens_in(self, text: str) -> dict[int, str]:
         """The special tokens whose names are in a text, by id."""

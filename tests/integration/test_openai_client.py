@@ -162,7 +162,7 @@ def test_models(client: openai.OpenAI) -> None:
         ({"response_format": {"type": "yaml"}}, "response_format.type"),
         ({"messages": [{"role": "user", "content": "x" * 20_000}]}, "messages"),
         ({"messages": [{"role": "user"}]}, "messages[0].content"),
-        ({"messages": [{"role": "user", "content": [IMAGE]}]}, "messages[0].content"),
+        ({"messages": [{"role": "user", "content": [IMAGE]}]}, "messages[0].content[0].image_url"),
     ],
 )  # fmt: skip
 @pytest.mark.parametrize("stream", [False, True])

@@ -58,11 +58,14 @@ def blueprint(
         body: dict[str, Any] = {
             "model_id": loaded.model_id,
             "model_sha": loaded.model_sha,
-            "model_pipeline_tag": "text-generation",
+            "model_pipeline_tag": "image-text-to-text"
+            if loaded.reads_images
+            else "text-generation",
             "model_dtype": loaded.dtype,
             "model_device_type": loaded.device,
             "attention": loaded.attention,
             "quantize": loaded.quantize,
+            "reads_images": loaded.reads_images,
             "max_input_tokens": loaded.max_input_tokens,
             "max_total_tokens": loaded.max_total_tokens,
             "max_batch_total_tokens": loaded.cache_tokens,

@@ -200,14 +200,16 @@ def usage(reply: Reply) -> dict[str, Any]:
 
 def _turn(ask: ChatRequest, answer: str = "") -> Turn:
     tools = read_tools(ask.tools, ask.tool_choice, parallel=ask.parallel_tool_calls)
+    messages, images = template_messages(ask)
     return Turn(
-        template_messages(ask),
+        messages,
         tools,
         tool_prompt=ask.tool_prompt,
         answer=answer,
         template_options=template_options(ask),
         continues=False if ask.add_generation_prompt else ask.continue_final_message,
         opens_reply=ask.add_generation_prompt is not False,
+        images=images,
     )
 
 

@@ -131,12 +131,14 @@ class ResponsesDialect:
         vocabulary = service.info.vocabulary
         check(ask, self._limits, vocabulary)
         answer = read_grammar(answer_format(ask), "text.format", self._limits, service.offload)
+        messages, images = chat_messages(ask)
         turn = Turn(
-            chat_messages(ask),
+            messages,
             read_tools(ask.tools, ask.tool_choice, parallel=ask.parallel_tool_calls),
             answer=answer,
             template_options=template_options(ask),
             continues=False,
+            images=images,
         )
         reply = self._conversations.start(
             turn,

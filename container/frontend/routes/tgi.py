@@ -23,7 +23,7 @@ from container.frontend.metrics import Metrics
 from container.frontend.problems import tgi_body
 from container.frontend.schemas.grammar import read_grammar
 from container.frontend.schemas.tgi import GenerateParameters, GenerateRequest, check
-from container.frontend.service import FieldNames, Prompt, Service, TextRules, random_seed
+from container.frontend.service import FieldNames, Service, TextRules, random_seed
 from container.messages import FinishReason, LogprobMode, SamplingParams, Watermark
 
 NAMES = FieldNames(prompt="inputs", max_new_tokens="max_new_tokens")
@@ -95,10 +95,11 @@ class TgiDialect:
         adapters.choose(parameters.adapter_id, "adapter_id")
         check(parameters, self._limits, service.info.max_input_tokens, streams=streams)
         grammar = read_grammar(parameters.grammar, "grammar", self._limits, service.offload)
-        ids = service.encode(ask.inputs, NAMES, truncate=parameters.truncate)
-        room = service.room_for(len(ids), parameters.max_new_tokens, NAMES)
+        text, images = service.take_markdown(ask.inputs, NAMES)
+        prompt = service.prompt(text, NAMES, images, truncate=parameters.truncate)
+        room = service.room_for(len(prompt.ids), parameters.max_new_tokens, NAMES)
         running = service.start(
-            Prompt(ids, len(ask.inputs)),
+            prompt,
             self._sampling_params(parameters, room, grammar, streams=streams),
             TextRules(
                 received_at,

@@ -7,6 +7,7 @@ from pydantic import Field
 from container.errors import UnsupportedParameter
 from container.frontend.bodies import Body
 from container.frontend.limits import RequestLimits
+from container.frontend.schemas.parts import IMAGE_PART, joined, text_part
 from container.frontend.schemas.sampling import (
     SamplingFields,
     check_sampling,
@@ -15,6 +16,7 @@ from container.frontend.schemas.sampling import (
     within,
 )
 from container.frontend.schemas.tools import read_arguments
+from container.images.sources import ImageSource
 
 
 class TextPart(Body):
@@ -24,13 +26,27 @@ class TextPart(Body):
     text: str
 
 
+class ImageUrl(Body):
+    """Where an image is. `detail` is read and has no effect: models have their own sizes."""
+
+    url: str
+    detail: str | None = None
+
+
 class ImagePart(Body):
-    """Known, and refused by name: the served models read text."""
+    """An image of a message's content, for vision-language models."""
 
-    type: Literal["image_url", "input_audio", "file"]
+    type: Literal["image_url"]
+    image_url: ImageUrl | str
 
 
-Part = Annotated[TextPart | ImagePart, Field(discriminator="type")]
+class OtherPart(Body):
+    """Known, and refused by name: no served model reads these."""
+
+    type: Literal["input_audio", "file"]
+
+
+Part = Annotated[TextPart | ImagePart | OtherPart, Field(discriminator="type")]
 
 
 class CalledFunction(Body):
@@ -147,15 +163,20 @@ def template_options(request: ChatRequest) -> dict[str, Any]:
     return options | (request.chat_template_kwargs or {})
 
 
-def template_messages(request: ChatRequest) -> list[dict[str, Any]]:
-    """Give the messages the form that chat templates read. Raises UnsupportedParameter."""
-    return [_template_message(m, index) for index, m in enumerate(request.messages)]
+def template_messages(request: ChatRequest) -> tuple[list[dict[str, Any]], list[ImageSource]]:
+    """Give the messages the form that chat templates read; and their images, in order.
+
+    Raises UnsupportedParameter.
+    """
+    images: list[ImageSource] = []
+    told = [_template_message(m, index, images) for index, m in enumerate(request.messages)]
+    return told, images
 
 
-def _template_message(message: Message, index: int) -> dict[str, Any]:
+def _template_message(message: Message, index: int, images: list[ImageSource]) -> dict[str, Any]:
     where = f"messages[{index}]"
     fields = message.model_dump(exclude_none=True, exclude={"content", "tool_calls"})
-    fields["content"] = _text(message.content, f"{where}.content")
+    fields["content"] = _content(message.content, f"{where}.content", images)
     if message.tool_calls:
         fields["tool_calls"] = [
             _template_call(call, f"{where}.tool_calls[{place}]")
@@ -166,18 +187,26 @@ def _template_message(message: Message, index: int) -> dict[str, Any]:
     return fields
 
 
-def _text(content: str | list[Part] | None, where: str) -> str:
+def _content(
+    content: str | list[Part] | None, where: str, images: list[ImageSource]
+) -> str | list[dict[str, str]]:
     if content is None or isinstance(content, str):
         return content or ""
-    text = ""
-    for part in content:
-        if isinstance(part, ImagePart):
+    told = []
+    for index, part in enumerate(content):
+        if isinstance(part, TextPart):
+            told.append(text_part(part.text))
+        elif isinstance(part, ImagePart):
+            given = part.image_url
+            url = given if isinstance(given, str) else given.url
+            images.append(ImageSource(url, f"{where}[{index}].image_url"))
+            told.append(IMAGE_PART)
+        else:
             raise UnsupportedParameter(
-                f"`{where}` has a part of type {part.type!r}; this model reads text only",
+                f"`{where}` has a part of type {part.type!r}, which no model here reads",
                 field=where,
             )
-        text += part.text
-    return text
+    return joined(told)
 
 
 def _template_call(call: ToolCall, where: str) -> dict[str, Any]:

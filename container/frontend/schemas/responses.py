@@ -5,8 +5,10 @@ from typing import Any
 from container.errors import InvalidParameter, UnsupportedParameter
 from container.frontend.bodies import Body
 from container.frontend.limits import RequestLimits
+from container.frontend.schemas.parts import IMAGE_PART, joined, text_part
 from container.frontend.schemas.sampling import SamplingFields, check_sampling, refuse, require
 from container.frontend.schemas.tools import read_arguments
+from container.images.sources import ImageSource
 
 # What OpenAI knows and this server does not offer: the values that mean "off".
 NOT_OFFERED: dict[str, tuple[Any, ...]] = {
@@ -121,28 +123,31 @@ def template_options(request: ResponseRequest) -> dict[str, Any]:
     return options | (request.chat_template_kwargs or {})
 
 
-def chat_messages(request: ResponseRequest) -> list[dict[str, Any]]:
-    """The items as a chat: calls that follow each other belong to one message.
+def chat_messages(request: ResponseRequest) -> tuple[list[dict[str, Any]], list[ImageSource]]:
+    """The items as a chat, and its images: calls that follow each other belong to one message.
 
     Raises InvalidParameter or UnsupportedParameter.
     """
     messages: list[dict[str, Any]] = []
+    images: list[ImageSource] = []
     if request.instructions is not None:
         messages.append({"role": "system", "content": request.instructions})
     if isinstance(request.input, str):
-        return [*messages, {"role": "user", "content": request.input}]
+        return [*messages, {"role": "user", "content": request.input}], images
     for index, item in enumerate(request.input):
-        _take_item(messages, item, f"input[{index}]")
-    return messages
+        _take_item(messages, images, item, f"input[{index}]")
+    return messages, images
 
 
-def _take_item(messages: list[dict[str, Any]], item: dict[str, Any], where: str) -> None:
+def _take_item(
+    messages: list[dict[str, Any]], images: list[ImageSource], item: dict[str, Any], where: str
+) -> None:
     kind = item.get("type", "message")
     last = messages[-1] if messages and messages[-1]["role"] == "assistant" else None
     match kind:
         case "message":
             role = _string(item, "role", where)
-            content = _text(item.get("content"), f"{where}.content")
+            content = _content(item.get("content"), f"{where}.content", images)
             messages.append({"role": role, "content": content})
         case "function_call":
             function = {
@@ -156,7 +161,9 @@ def _take_item(messages: list[dict[str, Any]], item: dict[str, Any], where: str)
             last.setdefault("tool_calls", []).append(call)
         case "function_call_output":
             output = item.get("output")
-            told = output if isinstance(output, str) else _text(output, f"{where}.output")
+            told = (
+                output if isinstance(output, str) else _content(output, f"{where}.output", images)
+            )
             call_id = _string(item, "call_id", where)
             messages.append({"role": "tool", "content": told, "tool_call_id": call_id})
         case "reasoning":
@@ -168,24 +175,37 @@ def _take_item(messages: list[dict[str, Any]], item: dict[str, Any], where: str)
             )
 
 
-def _text(content: object, where: str) -> str:
+def _content(content: object, where: str, images: list[ImageSource]) -> str | list[dict[str, str]]:
     if isinstance(content, str):
         return content
     if not isinstance(content, list):
         raise InvalidParameter(f"`{where}` must be a string or a list of parts", field=where)
-    text = ""
+    told = []
     for index, part in enumerate(content):
         place = f"{where}[{index}]"
         kind = part.get("type") if isinstance(part, dict) else None
-        if kind in ("input_image", "input_file", "input_audio"):
+        if kind == "input_image":
+            images.append(_image(part, place))
+            told.append(IMAGE_PART)
+            continue
+        if kind in ("input_file", "input_audio"):
             raise UnsupportedParameter(
-                f"`{place}` is of type {kind!r}; this model reads text only", field=place
+                f"`{place}` is of type {kind!r}, which no model here reads", field=place
             )
         key = "refusal" if kind == "refusal" else "text"
         if kind not in ("input_text", "output_text", "text", "refusal"):
             raise InvalidParameter(f"`{place}.type` must be 'input_text'", field=f"{place}.type")
-        text += _string(part, key, place)
-    return text
+        told.append(text_part(_string(part, key, place)))
+    return joined(told)
+
+
+def _image(part: dict[str, Any], place: str) -> ImageSource:
+    if part.get("file_id") is not None:
+        raise UnsupportedParameter(
+            f"`{place}.file_id`: this server stores no files; give an `image_url`",
+            field=f"{place}.file_id",
+        )
+    return ImageSource(_string(part, "image_url", place), f"{place}.image_url")
 
 
 def _string(item: dict[str, Any], key: str, where: str) -> str:

@@ -1,0 +1,62 @@
+"""Decoding: from a file's bytes to a checked RGB image. Raises InvalidParameter with the limit."""
+
+import io
+import warnings
+from dataclasses import dataclass
+
+from PIL import Image, ImageOps
+
+from container.errors import InvalidParameter, PayloadTooLarge
+
+FORMATS = ("PNG", "JPEG", "WEBP", "GIF")  # those of OpenAI's API
+
+
+@dataclass(frozen=True, slots=True)
+class ImageLimits:
+    """Most images in a request, most bytes of a file and most pixels (width x height) of each."""
+
+    count: int = 8
+    num_bytes: int = 20_000_000
+    pixels: int = 2**24
+
+
+def decode(data: bytes, limits: ImageLimits, field: str) -> Image.Image:
+    """Decode the first frame of a file, upright. `field` is named in errors."""
+    if len(data) > limits.num_bytes:
+        raise PayloadTooLarge(
+            f"`{field}`: the image has {len(data)} bytes; the limit is {limits.num_bytes} "
+            "(MAX_IMAGE_FETCH_SIZE)",
+            field=field,
+        )
+    try:
+        with warnings.catch_warnings(action="ignore"):  # the size is checked here
+            image = Image.open(io.BytesIO(data), formats=FORMATS)
+        _check_size(image, limits, field)  # known from the header, before anything is decoded
+        return ImageOps.exif_transpose(image).convert("RGB")
+    except InvalidParameter:
+        raise
+    except Image.DecompressionBombError:
+        raise _too_large("far too many", limits, field) from None
+    except Exception as error:  # a broken file fails anywhere in Pillow
+        raise InvalidParameter(
+            f"`{field}`: no image can be read from it ({', '.join(FORMATS)} are known): "
+            f"{_told(error)}",
+            field=field,
+        ) from None
+
+
+def _check_size(image: Image.Image, limits: ImageLimits, field: str) -> None:
+    if image.width * image.height > limits.pixels:
+        raise _too_large(f"{image.width} x {image.height}", limits, field)
+
+
+def _too_large(told: str, limits: ImageLimits, field: str) -> InvalidParameter:
+    return InvalidParameter(
+        f"`{field}`: the image has {told} pixels; the limit is {limits.pixels} (MAX_IMAGE_PIXELS)",
+        field=field,
+    )
+
+
+def _told(error: Exception) -> str:
+    # Pillow names the object in memory where it has no name of a file.
+    return type(error).__name__ if "BytesIO" in str(error) else f"{error}"[:200]

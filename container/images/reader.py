@@ -1,0 +1,122 @@
+"""The reader: from a prompt and images to ids and tensors, by the model's own processor.
+
+transformers' image processors have two forms: one for torchvision, which there is not for every
+torch, and one for Pillow and numpy, which is used here and needs no torch. Videos are left out.
+"""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import transformers
+from PIL import Image
+from transformers import AutoImageProcessor, ProcessorMixin
+from transformers.models.auto.auto_mappings import PROCESSOR_MAPPING_NAMES
+
+from container.errors import InvalidParameter, ModelLoadError
+from container.messages import ImageTensors, Tensor
+from container.text.tokenizer import Tokenizer
+
+# One of them says how a model sees images.
+PROCESSOR_FILES = ("processor_config.json", "preprocessor_config.json")
+# What the engine makes itself: there is no padding.
+LEFT_OUT = ("input_ids", "attention_mask")
+PROBE_SIZE = (64, 48)
+
+
+@dataclass(frozen=True, slots=True)
+class ReadPrompt:
+    """A prompt as the engine takes it: ids with those that images take, and the images."""
+
+    ids: list[int]
+    images: ImageTensors
+
+
+class ImageReader:
+    """Prompts with images for one model; safe to share between requests."""
+
+    def __init__(self, processor: Any) -> None:
+        self._processor = processor
+        self.image_token: str = processor.image_token
+
+    @classmethod
+    def from_folder(cls, folder: str | Path, tokenizer: Tokenizer) -> "ImageReader":
+        """Load the processor files of a model's folder. Raises ModelLoadError."""
+        try:
+            return cls(_load(Path(folder), tokenizer))
+        except Exception as error:  # broken files fail anywhere in transformers
+            raise ModelLoadError(
+                f"{folder}: its way to see images cannot be loaded: {type(error).__name__}: {error}"
+            ) from error
+
+    def read(
+        self, prompt: str, images: list[Image.Image], field: str, *, add_special_tokens: bool
+    ) -> ReadPrompt:
+        """Expand the image tokens in a prompt to what the images take. Raises InvalidParameter."""
+        found = prompt.count(self.image_token)
+        if found != len(images):
+            raise InvalidParameter(
+                f"`{field}` has {len(images)} images and {found} times the text "
+                f"{self.image_token!r}, which stands for an image; leave that out of texts",
+                field=field,
+            )
+        try:
+            made = self._processor(
+                text=[prompt],
+                images=images,
+                add_special_tokens=add_special_tokens,
+                return_tensors="np",
+            )
+        except ValueError as error:  # such as an image that is 300 times as wide as high
+            raise InvalidParameter(
+                f"`{field}`: the model cannot take these images: {error}", field=field
+            ) from None
+        ids = made["input_ids"][0].tolist()
+        return ReadPrompt(ids, {name: _told(made[name]) for name in made if name not in LEFT_OUT})
+
+    def read_probe(self) -> ReadPrompt:
+        """A prompt with a small image, to try a model with; as every prompt, it ends with text."""
+        width, height = PROBE_SIZE
+        colours = np.arange(width * height * 3, dtype=np.uint8).reshape(height, width, 3)
+        image = Image.fromarray(colours)
+        return self.read(f"{self.image_token} said", [image], "probe", add_special_tokens=True)
+
+
+def _load(folder: Path, tokenizer: Tokenizer) -> Any:
+    kind = _without_videos(_processor_class(folder))
+    load_images: Any = AutoImageProcessor.from_pretrained
+    images = load_images(folder, backend="pil")
+    parts = {"tokenizer": tokenizer.inner, "image_processor": images}
+    settings, _ = kind.get_processor_dict(folder)
+    return kind.from_args_and_dict([parts.get(name) for name in kind.get_attributes()], settings)
+
+
+def _processor_class(folder: Path) -> type[ProcessorMixin]:
+    """The class that the model's files name, or the one that goes with the model's type."""
+    for name in (*PROCESSOR_FILES, "tokenizer_config.json"):
+        if (folder / name).is_file():
+            told = json.loads((folder / name).read_text()).get("processor_class")
+            if told is not None:
+                return getattr(transformers, told)  # type: ignore[no-any-return]
+    model_type = json.loads((folder / "config.json").read_text())["model_type"]
+    return getattr(transformers, PROCESSOR_MAPPING_NAMES[model_type])  # type: ignore[no-any-return]
+
+
+def _without_videos(kind: type[ProcessorMixin]) -> Any:
+    """A processor that may lack a part; those for videos and sounds are never asked here."""
+
+    check_part: Any = kind.check_argument_for_proper_class
+
+    def check(self: Any, name: str, part: object) -> object:
+        return None if part is None else check_part(self, name, part)
+
+    return type(kind.__name__, (kind,), {"check_argument_for_proper_class": check})
+
+
+def _told(array: Any) -> Tensor:
+    array = np.ascontiguousarray(array)
+    if array.dtype == object:
+        raise ValueError("images of different sizes in one prompt")
+    return Tensor(array.dtype.name, list(array.shape), array.tobytes())

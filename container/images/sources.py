@@ -1,0 +1,49 @@
+"""Where the images of a request are: data URLs, links, and TGI's Markdown in prompts."""
+
+import base64
+import binascii
+import re
+from dataclasses import dataclass
+
+from container.errors import InvalidParameter, UnsupportedParameter
+
+# TGI's form of an image in a prompt (router/src/validation.rs at v3.3.7).
+MARKDOWN_IMAGE = re.compile(r"!\[\]\((data:image/[^)\s]+|https?://[^)\s]+)\)")
+
+
+@dataclass(frozen=True, slots=True)
+class ImageSource:
+    """A URL as a client gave it, and the field that it stood in."""
+
+    url: str
+    field: str
+
+    @property
+    def is_data(self) -> bool:
+        """Whether the URL holds the image itself."""
+        return self.url[:5].lower() == "data:"
+
+    def data(self) -> bytes:
+        """What a data URL holds. Raises InvalidParameter or UnsupportedParameter."""
+        head, comma, body = self.url.partition(",")
+        kind, *options = head[len("data:") :].lower().split(";")
+        if not comma or "base64" not in options:
+            raise InvalidParameter(
+                f"`{self.field}` must be like 'data:image/png;base64,...'", field=self.field
+            )
+        if not kind.startswith("image/"):
+            raise UnsupportedParameter(
+                f"`{self.field}`: {kind[:40]!r} is no type of an image", field=self.field
+            )
+        try:
+            return base64.b64decode(body, validate=True)
+        except binascii.Error as error:
+            raise InvalidParameter(
+                f"`{self.field}` is not valid base64: {error}", field=self.field
+            ) from None
+
+
+def take_markdown(text: str, placeholder: str, field: str) -> tuple[str, list[ImageSource]]:
+    """Put a placeholder where a text has images in Markdown; return both."""
+    found = [ImageSource(match[1], field) for match in MARKDOWN_IMAGE.finditer(text)]
+    return MARKDOWN_IMAGE.sub(lambda _: placeholder, text), found

@@ -1,0 +1,118 @@
+"""Decoding under limits, where images are in a request, and what templates write for them."""
+
+import hashlib
+import io
+import struct
+import subprocess
+import sys
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from container.errors import InvalidParameter, PayloadTooLarge
+from container.images.decoding import FORMATS, ImageLimits, decode
+from container.images.reader import ImageReader
+from container.images.sources import ImageSource, take_markdown
+from container.text.tokenizer import Tokenizer
+from tests.support import tiny_vision
+from tests.support.servers import DEMO_MODEL, ROOT
+from tests.support.tiny_vision import data_url, file_of, picture
+
+LIMITS = ImageLimits(num_bytes=50_000, pixels=10_000)
+
+
+@pytest.mark.parametrize("kind", FORMATS)
+def test_every_format_is_read(kind: str) -> None:
+    image = decode(file_of(picture(1), kind), LIMITS, "f")
+    assert (image.size, image.mode) == ((40, 30), "RGB")
+    if kind == "PNG":
+        assert np.array_equal(np.asarray(image), np.asarray(picture(1)))
+
+
+def test_a_bomb_is_refused_by_its_header() -> None:
+    def chunk(name: bytes, body: bytes) -> bytes:
+        return (
+            struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))
+        )
+
+    for side in (101, 20_000, 100_000):  # more than Pillow itself allows, at last
+        header = chunk(b"IHDR", struct.pack(">IIBBBBB", side, side, 8, 2, 0, 0, 0))
+        body = chunk(b"IDAT", zlib.compress(b"\0" * 1000)) + chunk(b"IEND", b"")
+        with pytest.raises(InvalidParameter, match="MAX_IMAGE_PIXELS") as caught:
+            decode(b"\x89PNG\r\n\x1a\n" + header + body, LIMITS, "f")
+        assert caught.value.field == "f"
+
+
+def test_too_many_bytes_are_refused() -> None:
+    with pytest.raises(PayloadTooLarge, match="50001 bytes"):
+        decode(b"x" * 50_001, LIMITS, "f")
+
+
+def test_a_picture_is_turned_upright() -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6  # the camera was held upright
+    buffer = io.BytesIO()
+    picture(1).save(buffer, "PNG", exif=exif)
+    assert decode(buffer.getvalue(), LIMITS, "f").size == (30, 40)
+
+
+def test_a_data_url_gives_its_bytes() -> None:
+    assert ImageSource(data_url(picture(2)), "f").data() == file_of(picture(2))
+
+
+def test_markdown_images_are_taken_out_in_order() -> None:
+    text = "a ![](https://x.org/1.png) b ![](data:image/png;base64,AA==) c ![x](y) ![](file.png)"
+    left, found = take_markdown(text, "<image>", "inputs")
+    assert left == "a <image> b <image> c ![x](y) ![](file.png)"
+    assert [one.url for one in found] == ["https://x.org/1.png", "data:image/png;base64,AA=="]
+
+
+@pytest.mark.parametrize("family", tiny_vision.FAMILIES)
+def test_what_a_template_writes_for_an_image(family: str, tmp_path: Path) -> None:
+    tiny_vision.save(family, tmp_path)
+    tokenizer = Tokenizer.from_folder(tmp_path)
+    wanted = tiny_vision.PLACEHOLDERS[family]
+    assert tokenizer.image_placeholder(tiny_vision.MARKS[family][0]) == wanted
+
+
+@pytest.mark.parametrize(
+    ("written", "strings", "parts"),
+    [
+        ("{{ m.content }}", True, False),
+        ("{% for p in m.content %}{{ p.text }}{% endfor %}", False, True),
+        ("{% if m.content is string %}{{ m.content }}{% else %}{{ m.content[0].text }}{% endif %}",
+         True, True),
+    ],
+)  # fmt: skip
+def test_what_contents_a_template_reads(
+    tmp_path: Path, written: str, strings: bool, parts: bool
+) -> None:
+    template = tmp_path / "template.jinja"
+    template.write_text("{% for m in messages %}" + written + "{% endfor %}")
+    tokenizer = Tokenizer.from_folder(DEMO_MODEL, template_path=str(template))
+    assert (tokenizer.takes_strings, tokenizer.takes_parts) == (strings, parts)
+
+
+@pytest.mark.parametrize("family", tiny_vision.FAMILIES)
+def test_prompts_are_read_without_torch_as_with_it(family: str, tmp_path: Path) -> None:
+    tiny_vision.save(family, tmp_path)
+    code = (
+        "import sys; sys.modules['torch'] = None\n"
+        "from container.images.reader import ImageReader\n"
+        "from container.text.tokenizer import Tokenizer\n"
+        "read = ImageReader.from_folder(sys.argv[1], Tokenizer.from_folder(sys.argv[1]))\n"
+        "print(hash_of(read.read_probe()))\n"
+    )
+    helper = "import hashlib\ndef hash_of(r): return hashlib.sha256(repr(r).encode()).hexdigest()\n"
+    done = subprocess.run(
+        [sys.executable, "-c", helper + code, str(tmp_path)],
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=ROOT,
+    )
+    here = ImageReader.from_folder(tmp_path, Tokenizer.from_folder(tmp_path)).read_probe()
+    assert done.stdout.split()[-1] == hashlib.sha256(repr(here).encode()).hexdigest()
