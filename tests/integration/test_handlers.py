@@ -72,7 +72,7 @@ def test_user_code_answers_and_no_engine_is_started(own: Server) -> None:
     ]
     refused = requests.post(f"{own.url}/generate", json={"inputs": "a"}, timeout=10)
     assert refused.status_code == 404
-    assert "only /invocations" in refused.json()["error"]
+    assert "no language model" in refused.json()["error"]
     assert requests.get(f"{own.url}/metrics", timeout=5).ok
 
 
