@@ -103,7 +103,11 @@ def test_an_endpoint_is_scaled_by_hand_and_by_itself(account: dict[str, str], de
     assert status["endpoint"]["ProductionVariants"][0]["DesiredInstanceCount"] == 2
     _run("scale", demo, "--min", "1", "--max", "4", "--target", "8")
     client = boto3.client("application-autoscaling")
-    policies = client.describe_scaling_policies(ServiceNamespace="sagemaker")["ScalingPolicies"]
+    # moto keeps the policies of targets that are gone, so only this endpoint's are asked for.
+    resource = f"endpoint/{demo}/variant/AllTraffic"
+    policies = client.describe_scaling_policies(ServiceNamespace="sagemaker", ResourceId=resource)[
+        "ScalingPolicies"
+    ]
     assert [policy["PolicyName"] for policy in policies] == [f"{demo}-track"]
     _run("scale", demo, "--off")
     targets = client.describe_scalable_targets(ServiceNamespace="sagemaker")["ScalableTargets"]
