@@ -76,6 +76,7 @@ ARG VERSION=""
 ARG REVISION=""
 ARG CREATED=""
 LABEL com.amazonaws.sagemaker.capabilities.accept-bind-to-port=true \
+      com.amazonaws.sagemaker.capabilities.multi-models=true \
       org.opencontainers.image.title="sagemaker-llm-container" \
       org.opencontainers.image.description="Serves language models on Amazon SageMaker (${VARIANT})" \
       org.opencontainers.image.licenses="Apache-2.0" \
