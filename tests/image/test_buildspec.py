@@ -47,8 +47,13 @@ def environ(
     stub.chmod(0o755)
     kept = ("HOME", "LANG", "GOMP_SPINCOUNT")
     kept += tuple(name for name in os.environ if name.startswith(("PIP_", "SSL_")))
+    settings = {name: os.environ[name] for name in kept if name in os.environ}
+    # Where no registry has the base, image-test has made a stand-in; the pipeline builds on it too.
+    base = "localhost/stand-in:bookworm"
+    if subprocess.run(["podman", "image", "exists", base], check=False).returncode == 0:
+        settings["BASE_IMAGE"] = base
     with ecr.docker_api(folder, trusted=registry.certificate) as docker_host:
-        yield {name: os.environ[name] for name in kept if name in os.environ} | {
+        yield settings | {
             "PATH": f"{stub.parent}:{os.environ['PATH']}",
             "DOCKER_HOST": docker_host,
             "DOCKER_CONFIG": str(folder / "docker"),
