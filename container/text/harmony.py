@@ -10,6 +10,7 @@ text that is fed here has them spelled out.
 import re
 
 from container.text.message_parser import Delta, DeltaKind
+from container.text.stop_strings import held_len
 
 START, END, MESSAGE = "<|start|>", "<|end|>", "<|message|>"
 CHANNEL, CONSTRAIN, CALL = "<|channel|>", "<|constrain|>", "<|call|>"
@@ -19,7 +20,6 @@ _RECIPIENT = re.compile(r"to=functions\.([\w.-]+)")
 _CHANNEL = re.compile(re.escape(CHANNEL) + r"\s*(\w+)")
 # What may end a message.
 _ENDS = (END, CALL, START)
-_LONGEST = max(len(mark) for mark in _ENDS)
 
 
 def is_harmony(template: str) -> bool:
@@ -83,15 +83,7 @@ class HarmonyParser:
             self._text = self._text[min(ends) :]
             self._kind = None
             return True
-        held = next(
-            (
-                n
-                for n in range(min(_LONGEST - 1, len(self._text)), 0, -1)
-                if any(mark.startswith(self._text[-n:]) for mark in _ENDS)
-            ),
-            0,
-        )
-        keep = len(self._text) - held
+        keep = len(self._text) - held_len(self._text, _ENDS)
         self._tell(deltas, self._text[:keep])
         self._text = self._text[keep:]
         return False

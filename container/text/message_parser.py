@@ -11,6 +11,7 @@ from enum import Enum, auto
 from typing import Any, Protocol
 
 from container.text.brackets import BracketScanner
+from container.text.stop_strings import held_len
 from container.text.tool_formats import ArgumentStyle, ToolFormat, to_json
 
 
@@ -286,10 +287,9 @@ class MessageParser:
         if found:
             self._text = rest
             return before, True
-        longest = min(len(mark) - 1, len(before))
-        held = next(n for n in range(longest, -1, -1) if mark.startswith(before[len(before) - n :]))
-        self._text = before[len(before) - held :]
-        return before[: len(before) - held], False
+        keep = len(before) - held_len(before, [mark])
+        self._text = before[keep:]
+        return before[:keep], False
 
 
 def _end_of(text: str, tools: ToolFormat) -> int | None:

@@ -3,6 +3,7 @@
 given out | pending: may be the start of a stop string |
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 
@@ -32,7 +33,7 @@ class StopStrings:
             end = start - negative_len if self._keep_match else start
             released, self._pending = self._pending[:end], ""
             return Released(released, is_stopped=True)
-        keep = len(self._pending) - self._held_len()
+        keep = len(self._pending) - held_len(self._pending, self._stops)
         released, self._pending = self._pending[:keep], self._pending[keep:]
         return Released(released)
 
@@ -41,10 +42,12 @@ class StopStrings:
         released, self._pending = self._pending, ""
         return released
 
-    def _held_len(self) -> int:
-        longest = max((len(stop) - 1 for stop in self._stops), default=0)
-        for length in range(min(longest, len(self._pending)), 0, -1):
-            tail = self._pending[-length:]
-            if any(stop.startswith(tail) for stop in self._stops):
-                return length
-        return 0
+
+def held_len(text: str, marks: Sequence[str]) -> int:
+    """How many characters at the end of a text may be the start of one of the marks."""
+    longest = max((len(mark) - 1 for mark in marks), default=0)
+    for length in range(min(longest, len(text)), 0, -1):
+        tail = text[-length:]
+        if any(mark.startswith(tail) for mark in marks):
+            return length
+    return 0
