@@ -73,3 +73,11 @@ def test_responses_have_an_item_of_reasoning(client: openai.OpenAI) -> None:
     events = list(client.responses.create(stream=True, **ask))
     deltas = [event.delta for event in events if event.type == "response.reasoning_text.delta"]
     assert "".join(deltas) == item.content[0].text
+
+
+def test_the_switch_reaches_the_template_of_responses_too(client: openai.OpenAI) -> None:
+    answer = client.responses.create(
+        model="tgi", input="What is deep learning?", temperature=0, max_output_tokens=40,
+        reasoning={"effort": "none"},
+    )  # fmt: skip
+    assert [item.type for item in answer.output] == ["message"]

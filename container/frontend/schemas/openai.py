@@ -15,6 +15,7 @@ from container.frontend.schemas.sampling import (
     require,
     within,
 )
+from container.frontend.schemas.template_options import read_options
 from container.frontend.schemas.tools import read_arguments
 from container.images.sources import ImageSource
 
@@ -127,12 +128,6 @@ NOT_OFFERED: dict[str, tuple[Any, ...]] = {
     "store": (None, False),
     "verbosity": (None, "medium"),
 }
-# What the renderer decides itself; the rest of `chat_template_kwargs` is up to the template.
-RESERVED_OPTIONS = frozenset({
-    "messages", "conversation", "tools", "documents", "chat_template", "tokenize", "padding",
-    "truncation", "max_length", "return_tensors", "return_dict", "return_assistant_tokens_mask",
-    "tokenizer_kwargs", "add_generation_prompt", "continue_final_message", "bos_token", "eos_token",
-})  # fmt: skip
 MAX_TOP_LOGPROBS = 20  # OpenAI's own limit
 
 
@@ -141,9 +136,6 @@ def check(request: ChatRequest, limits: RequestLimits, vocabulary: int) -> None:
     r = request
     refuse(r, NOT_OFFERED)
     require(bool(r.messages), "messages", "must not be empty")
-    for name in r.chat_template_kwargs or {}:
-        field = f"chat_template_kwargs.{name}"
-        require(name not in RESERVED_OPTIONS, field, "cannot be set by a request")
     both = r.continue_final_message and r.add_generation_prompt
     require(not both, "continue_final_message", "and `add_generation_prompt` exclude each other")
     check_sampling(r, limits, vocabulary)
@@ -153,14 +145,8 @@ def check(request: ChatRequest, limits: RequestLimits, vocabulary: int) -> None:
 
 
 def template_options(request: ChatRequest) -> dict[str, Any]:
-    """Variables for the template: `chat_template_kwargs`, and how much to reason."""
-    options: dict[str, Any] = {}
-    effort = request.reasoning_effort
-    if effort is not None:
-        options["reasoning_effort"] = effort
-        # Qwen's and DeepSeek's templates have a switch; other templates ignore it.
-        options["enable_thinking"] = options["thinking"] = effort != "none"
-    return options | (request.chat_template_kwargs or {})
+    """Variables for the chat template. Raises InvalidParameter."""
+    return read_options(request.reasoning_effort, request.chat_template_kwargs)
 
 
 def template_messages(request: ChatRequest) -> tuple[list[dict[str, Any]], list[ImageSource]]:

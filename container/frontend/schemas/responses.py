@@ -7,6 +7,7 @@ from container.frontend.bodies import Body
 from container.frontend.limits import RequestLimits
 from container.frontend.schemas.parts import IMAGE_PART, joined, text_part
 from container.frontend.schemas.sampling import SamplingFields, check_sampling, refuse, require
+from container.frontend.schemas.template_options import read_options
 from container.frontend.schemas.tools import read_arguments
 from container.images.sources import ImageSource
 
@@ -117,10 +118,9 @@ def answer_format(request: ResponseRequest) -> dict[str, Any] | None:
 
 
 def template_options(request: ResponseRequest) -> dict[str, Any]:
-    """Variables for the chat template."""
+    """Variables for the chat template. Raises InvalidParameter."""
     effort = request.reasoning.effort if request.reasoning else None
-    options: dict[str, Any] = {} if effort is None else {"reasoning_effort": effort}
-    return options | (request.chat_template_kwargs or {})
+    return read_options(effort, request.chat_template_kwargs)
 
 
 def chat_messages(request: ResponseRequest) -> tuple[list[dict[str, Any]], list[ImageSource]]:
