@@ -2,7 +2,6 @@
 
 from typing import Protocol
 
-import gevent.queue
 import msgspec
 
 from container.embed_messages import (
@@ -14,7 +13,7 @@ from container.embed_messages import (
     from_embedder_decoder,
 )
 from container.errors import ServingError
-from container.frontend.worker_client import WorkerClient
+from container.frontend.worker_client import Inbox, WorkerClient
 from container.messages import Abort
 
 
@@ -51,18 +50,11 @@ class ZmqPendingRows:
     def __init__(self, client: "EmbedderClient", request_id: int) -> None:
         self._client = client
         self._request_id = request_id
-        self.inbox: gevent.queue.SimpleQueue[Embedded | ServingError] = gevent.queue.SimpleQueue()
+        self.inbox: Inbox[Embedded] = Inbox()
 
     def wait(self, timeout_s: float) -> Embedded | None:
         """Wait for it; None when the time is up. Raises what ended the request."""
-        try:
-            item = self.inbox.get(timeout=timeout_s)
-        except gevent.queue.Empty:
-            return None
-        if isinstance(item, ServingError):
-            raise item
-        answer: Embedded = item
-        return answer
+        return self.inbox.get(timeout_s)
 
     def close(self) -> None:
         """Abort what has not been answered."""

@@ -2,11 +2,10 @@
 
 from typing import Protocol
 
-import gevent.queue
 import msgspec
 
 from container.errors import DeadlineExceeded, NotFound, ServingError
-from container.frontend.worker_client import WorkerClient
+from container.frontend.worker_client import Inbox, WorkerClient
 from container.messages import (
     Abort,
     AddAdapter,
@@ -104,9 +103,6 @@ class NoEngine:
         _ = self.status
 
 
-Item = TokenEvent | ServingError
-
-
 class ZmqTokenStream:
     """Implements TokenStream; made by the client's `submit` only."""
 
@@ -115,7 +111,7 @@ class ZmqTokenStream:
         client: "EngineClient",
         request_id: int,
         num_sequences: int,
-        inbox: "gevent.queue.SimpleQueue[Item]",
+        inbox: Inbox[TokenEvent],
     ) -> None:
         self._client = client
         self.request_id = request_id
@@ -124,14 +120,7 @@ class ZmqTokenStream:
 
     def next_event(self, timeout_s: float) -> TokenEvent | None:
         """Wait for the next token; None when the time is up. Raises what ended the request."""
-        try:
-            item = self.inbox.get(timeout=timeout_s)
-        except gevent.queue.Empty:
-            return None
-        if isinstance(item, ServingError):
-            raise item
-        event: TokenEvent = item
-        return event
+        return self.inbox.get(timeout_s)
 
     def close(self, seq_index: int | None = None) -> None:
         """Abort what has not ended."""
@@ -144,7 +133,7 @@ class EngineClient(WorkerClient[Status]):
     def __init__(self, address: str) -> None:
         super().__init__(address, "engine", to_frontend_decoder, Status)
         self._streams: dict[int, ZmqTokenStream] = {}
-        self._commands: dict[int, gevent.queue.SimpleQueue[Done | ServingError]] = {}
+        self._commands: dict[int, Inbox[Done]] = {}
 
     def add_adapter(self, name: str, source: str, *, preload: bool, pin: bool) -> None:
         """Make a LoRA adapter known. Raises what the engine refuses it with."""
@@ -157,17 +146,14 @@ class EngineClient(WorkerClient[Status]):
     def _command(self, message: AddAdapter | RemoveAdapter) -> None:
         """Send it and wait until it is done."""
         self._check_ready()
-        inbox: gevent.queue.SimpleQueue[Done | ServingError] = gevent.queue.SimpleQueue()
+        inbox: Inbox[Done] = Inbox()
         self._commands[message.request_id] = inbox
         try:
             self._submit(message)
-            answer = inbox.get(timeout=COMMAND_S)
-        except gevent.queue.Empty:
-            raise DeadlineExceeded(f"the engine took longer than {COMMAND_S:.0f} s") from None
+            if inbox.get(COMMAND_S) is None:
+                raise DeadlineExceeded(f"the engine took longer than {COMMAND_S:.0f} s")
         finally:
             del self._commands[message.request_id]
-        if isinstance(answer, ServingError):
-            raise answer
 
     def submit(
         self,
@@ -179,7 +165,7 @@ class EngineClient(WorkerClient[Status]):
     ) -> ZmqTokenStream:
         """Send a request; what the engine refuses is raised by the stream."""
         self._check_ready()
-        inbox: gevent.queue.SimpleQueue[Item] = gevent.queue.SimpleQueue()
+        inbox: Inbox[TokenEvent] = Inbox()
         if isinstance(beside, ZmqTokenStream):
             inbox = beside.inbox
         stream = ZmqTokenStream(self, next(self._ids), num_sequences, inbox)

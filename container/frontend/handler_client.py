@@ -1,10 +1,9 @@
 """The frontend's end of the socket to the handler server: bodies out, answers in."""
 
-import gevent.queue
 import msgspec
 
 from container.errors import ServingError
-from container.frontend.worker_client import WorkerClient
+from container.frontend.worker_client import Inbox, WorkerClient
 from container.handler_messages import (
     AnswerHead,
     AnswerPart,
@@ -21,20 +20,11 @@ class Invocation:
     def __init__(self, client: "HandlerClient", request_id: int) -> None:
         self._client = client
         self.request_id = request_id
-        self.inbox: gevent.queue.SimpleQueue[AnswerHead | AnswerPart | ServingError] = (
-            gevent.queue.SimpleQueue()
-        )
+        self.inbox: Inbox[AnswerHead | AnswerPart] = Inbox()
 
     def next(self, timeout_s: float) -> AnswerHead | AnswerPart | None:
         """Wait for the next message; None when the time is up. Raises what ended the answer."""
-        try:
-            item = self.inbox.get(timeout=timeout_s)
-        except gevent.queue.Empty:
-            return None
-        if isinstance(item, ServingError):
-            raise item
-        message: AnswerHead | AnswerPart = item
-        return message
+        return self.inbox.get(timeout_s)
 
     def close(self) -> None:
         """Say that nobody reads on."""

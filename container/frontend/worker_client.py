@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from typing import Any, Generic, Protocol, TypeVar
 
 import gevent
+import gevent.queue
 import msgspec
 import zmq.green as zmq
 from zmq.utils.monitor import recv_monitor_message
@@ -45,6 +46,29 @@ class AnyStatus(Protocol):
 
 
 S = TypeVar("S", bound=AnyStatus)
+T = TypeVar("T")
+
+
+class Inbox(Generic[T]):
+    """What has come for a request and was not read yet: messages, or the error that ended it."""
+
+    def __init__(self) -> None:
+        self._items: gevent.queue.SimpleQueue[T | ServingError] = gevent.queue.SimpleQueue()
+
+    def put(self, item: T | ServingError) -> None:
+        """Add what has come."""
+        self._items.put(item)
+
+    def get(self, timeout_s: float) -> T | None:
+        """Wait for the next message; None when the time is up. Raises what ended the request."""
+        try:
+            item = self._items.get(timeout=timeout_s)
+        except gevent.queue.Empty:
+            return None
+        if isinstance(item, ServingError):
+            raise item
+        message: T = item
+        return message
 
 
 class WorkerClient(ABC, Generic[S]):
