@@ -22,7 +22,7 @@ from container.model.int8 import Int8Linear, RowKinds
 from container.model.kv_cache import KVCache, LayerShape
 from container.model.layers import make_lean
 from container.model.packing import MakeLinear, PackedLinear, pack, packing_works
-from container.model.runner import TorchModelRunner
+from container.model.runner import ForwardPass, TorchModelRunner
 
 log = logging.getLogger(__name__)
 
@@ -117,7 +117,7 @@ def _logits(
     token_ids: list[int] = ids[0].tolist()
     count, prompt_len = len(token_ids), probe.PROMPT_LEN
     cache = KVCache(layers, num_blocks=count, block_size=2, dtype=dtype, device=device)
-    runner = TorchModelRunner(module, cache, device, kinds=kinds)
+    runner = TorchModelRunner(ForwardPass(module, cache, device, kinds=kinds))
     sequence = Sequence(0, token_ids[:prompt_len], SamplingParams(max_new_tokens=count))
     sequence.token_ids = token_ids
     sequence.block_table = list(range(count))

@@ -23,7 +23,7 @@ from container.model.own_cache import OwnCacheRunner
 from container.model.packing import name_linears
 from container.model.paging import CannotPage, page
 from container.model.probe import Differs
-from container.model.runner import TorchModelRunner
+from container.model.runner import ForwardPass, TorchModelRunner
 
 log = logging.getLogger(__name__)
 
@@ -125,11 +125,5 @@ def make_runner(
         dtype=model.dtype,
         device=model.device,
     )
-    return TorchModelRunner(
-        model.module,
-        cache,
-        model.device,
-        end_token_ids=end_token_ids,
-        updates=updates,
-        kinds=model.kinds,
-    )
+    forward = ForwardPass(model.module, cache, model.device, updates=updates, kinds=model.kinds)
+    return TorchModelRunner(forward, end_token_ids=end_token_ids)
