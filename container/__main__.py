@@ -118,6 +118,23 @@ def embedder(address: str) -> None:
     _run_worker("embedder", server)
 
 
+@main.command(hidden=True)
+@click.argument("order")
+def rank(order: str) -> None:
+    """Run a process that has a share of the model (the engine starts it)."""
+    import msgspec
+
+    from container.model.follower import follow
+    from container.model.loader import disable_progress_bars
+    from container.model.ranks import RankOrder
+
+    settings = _settings()
+    disable_progress_bars()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    given = msgspec.json.decode(order, type=RankOrder)
+    _run("rank", lambda: follow(settings, given))
+
+
 def _run_worker(name: str, server: "WorkerServer[Any] | HandlerServer") -> NoReturn:
     signal.signal(signal.SIGTERM, lambda *_: server.drain())
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal's ^C reaches all; the supervisor acts

@@ -162,7 +162,7 @@ class EngineInfo(msgspec.Struct, frozen=True):
     """What a frontend needs to know of the loaded model; fixed for an engine's life.
 
     `attention` is `paged`, or `own`: the model's own cache, one sequence after another.
-    `reads_images`: prompts may have images.
+    `reads_images`: prompts may have images. `tensor_parallel`: processes that share each layer.
     """
 
     model_id: str
@@ -179,6 +179,7 @@ class EngineInfo(msgspec.Struct, frozen=True):
     attention: Literal["paged", "own"] = "paged"
     quantize: str | None = None
     reads_images: bool = False
+    tensor_parallel: int = 1
 
 
 # Upper bounds of the buckets that both ends know. Those of durations are TGI's, geometric from

@@ -23,6 +23,8 @@ EMBEDDER_ADDRESS = "CONTAINER_EMBEDDER_ADDRESS"
 PARENT_PID = "CONTAINER_PARENT"
 # Where frontends keep which sticky sessions are open.
 SESSIONS_FOLDER = "CONTAINER_SESSIONS"
+# Where the processes that share a model meet.
+RANKS_FOLDER = "CONTAINER_RANKS_FOLDER"
 # Where the engine keeps which adapters it was given, for the one that takes over after a crash.
 ADAPTER_RECORD = "CONTAINER_ADAPTER_RECORD"
 SUPERVISOR_PID = "CONTAINER_SUPERVISOR_PID"
@@ -172,6 +174,25 @@ def gpu_count(value: str) -> int | None:
     return None if value.lower() == "all" else int(integer(0)(value))
 
 
+def max_memory(value: str) -> str:
+    """Devices with the memory that weights may take there, such as `0=20GiB,cpu=60GiB`."""
+    try:
+        parse_max_memory(value)
+    except (KeyError, ValueError):
+        raise ValueError("must be such as 0=20GiB,1=20GiB,cpu=60GiB") from None
+    return value
+
+
+def parse_max_memory(value: str) -> dict[int | str, int]:
+    """Read a checked MAX_MEMORY: bytes by the number of a GPU, or `cpu`."""
+    units = {"KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
+    found: dict[int | str, int] = {}
+    for part in value.split(","):
+        name, size = (word.strip() for word in part.split("="))
+        found["cpu" if name == "cpu" else int(name)] = int(float(size[:-3]) * units[size[-3:]])
+    return found
+
+
 def dtype(value: str) -> str:
     """auto, float32, bfloat16 or float16."""
     short = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16", "half": "float16"}
@@ -244,7 +265,22 @@ class Settings:
     )  # fmt: skip
     num_gpus: int | None = setting(
         None, "SM_NUM_GPUS", "NUM_SHARD", cast=gpu_count,
-        meaning="GPUs to use. Unset or `all`: the first one if there is one, else the CPU.",
+        meaning="GPUs to use. Unset or `all`: every visible one; 0 or none: the CPU.",
+    )  # fmt: skip
+    data_parallel: int = setting(
+        1, "DATA_PARALLEL", cast=integer(1, 64),
+        meaning="Copies of the model, each in an engine of its own with its share of the GPUs.",
+    )  # fmt: skip
+    tensor_parallel: int | None = setting(
+        None, "TENSOR_PARALLEL", cast=integer(1, 64),
+        meaning="Processes that share every layer of a copy, a GPU each, or together on the CPU. "
+        "Unset: one for each GPU of a copy, if the model can be split; if not, or with 1, whole "
+        "layers are spread over the GPUs.",
+    )  # fmt: skip
+    max_memory: str | None = setting(
+        None, "MAX_MEMORY", cast=max_memory,
+        meaning="Spread whole layers over devices and let them take this much, such as "
+        "`0=20GiB,1=20GiB,cpu=60GiB`; what fits nowhere is read from disk in every step.",
     )  # fmt: skip
     dtype: str = setting(
         "auto", "DTYPE", cast=dtype,

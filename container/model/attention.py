@@ -13,7 +13,7 @@ cached. Every layer gets the same `PagedStep`, which the runner makes.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
 import torch
@@ -67,6 +67,21 @@ class PagedStep:
             self._memo[key] = make()
         made: T = self._memo[key]
         return made
+
+    def on(self, device: torch.device) -> "PagedStep":
+        """The same step for layers on another device."""
+        if self.slots.device == device:
+            return self
+
+        def make() -> PagedStep:
+            groups = [
+                DecodeGroup(one.start, one.stop, one.blocks.to(device), one.context_lens.to(device))
+                for one in self.groups
+            ]
+            chunks = [replace(one, blocks=one.blocks.to(device)) for one in self.chunks]
+            return PagedStep(self.cache, self.slots.to(device), groups, chunks)
+
+        return self.remember(("device", device), make)
 
     def slot_rows(self, kv_heads: int) -> torch.Tensor:
         """Rows of the flat cache for each head of each token: [tokens, kv_heads]."""
@@ -171,6 +186,7 @@ def attend(
     rule: Rule,
 ) -> torch.Tensor:
     """Store keys and values, then attend within the step; all are [tokens, heads, dim]."""
+    step = step.on(query.device)
     kv_heads = keys.shape[1]
     step.cache.write(layer, keys, values, step.slot_rows(kv_heads))
     if not step.chunks and len(step.groups) == 1 and step.groups[0].stop == len(query):

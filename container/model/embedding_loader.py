@@ -13,7 +13,8 @@ from container.embed_messages import EmbedderInfo, EmbedderKind
 from container.embedding.worker import EmbedderLimits, EmbedderWorker
 from container.errors import ModelLoadError
 from container.model.embedder import Embedder
-from container.model.loader import choose_device, choose_dtype
+from container.model.loader import choose_dtype
+from container.model.placement import num_gpus
 from container.model.source import ModelFiles, find_model
 from container.model.texts import EncodedText, Model
 from container.settings import Settings
@@ -35,7 +36,7 @@ def load_embedder(settings: Settings, progress: Progress) -> EmbedderWorker[Enco
     """Find, load and check. Raises ModelLoadError or ConfigError."""
     source = settings.embedding_source()
     assert source is not None
-    device = choose_device(settings.num_gpus)
+    device = choose_device(settings)
     dtype = choose_dtype(settings.dtype, device)
     progress(f"looking for {source.model_id}")
     files = find_model(
@@ -57,6 +58,12 @@ def load_embedder(settings: Settings, progress: Progress) -> EmbedderWorker[Enco
     )
     log.info("%s model, %d numbers a row, %d tokens", info.kind, width, info.max_input_tokens)
     return EmbedderWorker(embedder, info, limits)
+
+
+def choose_device(settings: Settings) -> torch.device:
+    """The first GPU if any is used, else the CPU. Raises ConfigError."""
+    uses_gpu = num_gpus(settings, torch.cuda.device_count()) > 0
+    return torch.device("cuda" if uses_gpu else "cpu")
 
 
 def load_model(

@@ -43,7 +43,7 @@ class ChunkPlan(msgspec.Struct, frozen=True, array_like=True):
     blocks: list[int]
 
 
-class ForwardPlan(msgspec.Struct, frozen=True, array_like=True):
+class ForwardPlan(msgspec.Struct, frozen=True, array_like=True, tag="run"):
     """All that a forward pass is told.
 
     `token_ids`, `positions` and `slots` (block id * block size + offset) have a number for each

@@ -14,11 +14,12 @@ import torch
 
 @dataclass(frozen=True, slots=True)
 class LayerShape:
-    """What one layer keeps for a token."""
+    """What one layer keeps for a token, and on which device, if not where inputs go."""
 
     kv_heads: int
     key_dim: int
     value_dim: int
+    device: torch.device | None = None
 
     @property
     def numbers_per_token(self) -> int:
@@ -43,10 +44,12 @@ class KVCache:
         self.shapes = shapes
         rows = num_blocks + 1
         self.keys = [
-            _zeros((rows * s.kv_heads, block_size, s.key_dim), dtype, device) for s in shapes
+            _zeros((rows * s.kv_heads, block_size, s.key_dim), dtype, s.device or device)
+            for s in shapes
         ]
         self.values = [
-            _zeros((rows * s.kv_heads, block_size, s.value_dim), dtype, device) for s in shapes
+            _zeros((rows * s.kv_heads, block_size, s.value_dim), dtype, s.device or device)
+            for s in shapes
         ]
 
     def write(

@@ -5,6 +5,7 @@ The composition root of the engine process; runs once, reports each stage in a l
 
 import logging
 import os
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from transformers import (
     PretrainedConfig,
     PreTrainedModel,
 )
+from transformers.distributed.configuration_utils import DistributedConfig
 from transformers.models.auto.modeling_auto import (
     MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
     MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES,
@@ -37,10 +39,13 @@ from container.messages import EngineInfo, SamplingParams
 from container.model import probe
 from container.model.adapter_store import open_store
 from container.model.lora import Updates
+from container.model.placement import Machine, Placement, num_gpus, place, weight_bytes
 from container.model.preparing import LoadedModel, make_runner, prepare, prepare_image_text
 from container.model.quantize import INT8, quantizer_options
+from container.model.ranks import MakeCache, Ranks
 from container.model.rope import stretch
-from container.model.sizing import size_engine
+from container.model.sharding import least_over_ranks, make_plain
+from container.model.sizing import capacity, size_engine
 from container.model.source import ModelFiles, find_model
 from container.settings import Settings
 from container.text.tokenizer import Tokenizer
@@ -49,34 +54,38 @@ from container.worker import Progress
 log = logging.getLogger(__name__)
 
 
-def load_engine(settings: Settings, progress: Progress) -> tuple[Engine, EngineInfo]:
-    """Find, load, check and size. Raises ModelLoadError or ConfigError."""
-    device = choose_device(settings.num_gpus)
-    dtype = choose_dtype(settings.dtype, device)
+def load_engine(
+    settings: Settings, progress: Progress, engine: int = 0
+) -> tuple[Engine, EngineInfo]:
+    """Find, load, check and size, as the engine of this number.
+
+    Raises ModelLoadError or ConfigError.
+    """
     progress(f"looking for {settings.model_source()}")
     files = find_model(settings.model_source(), revision=settings.revision, token=settings.hf_token)
-    model_config = load_config(files.path, trust_remote_code=settings.trust_remote_code)
-    if settings.rope_scaling is not None or settings.rope_factor is not None:
-        stretch(model_config, settings.rope_factor or 1.0)
+    model_config = read_config(settings, files.path)
+    placement, dtype = plan_load(settings, model_config, files.path, engine)
     tokenizer = Tokenizer.from_folder(
         files.path,
         trust_remote_code=settings.trust_remote_code,
         template_path=settings.tokenizer_config_path,
     )
-    options = quantizer_options(settings.quantize, model_config, device)
-    progress(f"loading weights as {_name(dtype)} on {device.type}")
     reader = None
     if reads_images(files.path, model_config):
         reader = ImageReader.from_folder(files.path, tokenizer)
-    model = load_model(
-        files.path, model_config, dtype, device, trust_remote_code=settings.trust_remote_code,
-        in_int8=settings.quantize == INT8, quantizer=options, reader=reader,
-    )  # fmt: skip
+    ranks = Ranks(files.path, placement.devices) if placement.is_split else None
+    progress(f"loading weights as {_name(dtype)} on {placement}")
+    model = load_weights(settings, files.path, model_config, dtype, placement, reader)
     progress("sizing the KV cache")
-    config = size_engine(settings, model)
+    config = size_engine(settings, model, agreed_capacity(settings, model, placement))
     ends = end_token_ids(files.path, model.config)
-    updates = Updates(model.module, model.dtype, model.device)
-    runner = make_runner(model, config, end_token_ids=ends, updates=updates)
+    if ranks is not None:
+        ranks.tell(MakeCache(config.num_blocks, config.block_size))
+    # Adapters are not split over ranks.
+    updates = Updates(model.module, model.dtype, model.device) if ranks is None else None
+    runner = make_runner(
+        model, config, end_token_ids=ends, updates=updates, tell=ranks.tell if ranks else None
+    )
     progress("warming up")
     warm_up(runner, config)
     compile_grammar = None
@@ -84,14 +93,14 @@ def load_engine(settings: Settings, progress: Progress) -> tuple[Engine, EngineI
         compile_grammar = GrammarCompiler(
             tokenizer.serialise, model.text_config.vocab_size, ends
         ).compile
-    engine = Engine(
+    made = Engine(
         runner,
         config,
         end_token_ids=ends,
         compile_grammar=compile_grammar,
-        adapters=open_store(settings, updates, progress),
+        adapters=open_store(settings, updates, progress) if updates is not None else None,
     )
-    return engine, _info(files, model, config, settings.quantize)
+    return made, _info(files, model, config, settings.quantize, placement)
 
 
 def disable_progress_bars() -> None:
@@ -100,14 +109,60 @@ def disable_progress_bars() -> None:
     disable_hub_bars()
 
 
-def choose_device(num_gpus: int | None) -> torch.device:
-    """Take the GPU if there is one. Raises ConfigError for more GPUs than there are."""
-    available = torch.cuda.device_count()
-    if num_gpus is not None and num_gpus > available:
-        raise ConfigError([f"SM_NUM_GPUS={num_gpus}, but this machine has {available} GPUs"])
-    if num_gpus is not None and num_gpus > 1:
-        raise ConfigError([f"SM_NUM_GPUS={num_gpus}: this version uses one GPU; set it to 1"])
-    return torch.device("cuda" if available and num_gpus != 0 else "cpu")
+def read_config(settings: Settings, path: Path) -> PretrainedConfig:
+    """Read config.json, with what the settings change in it. Raises ModelLoadError, ConfigError."""
+    config = load_config(path, trust_remote_code=settings.trust_remote_code)
+    if settings.rope_scaling is not None or settings.rope_factor is not None:
+        stretch(config, settings.rope_factor or 1.0)
+    return config
+
+
+def plan_load(
+    settings: Settings, config: PretrainedConfig, path: Path, engine: int
+) -> tuple[Placement, torch.dtype]:
+    """Decide where the weights go, and their format. Raises ConfigError."""
+    machine = Machine.look()
+    uses_gpu = num_gpus(settings, len(machine.gpu_bytes)) > 0
+    dtype = choose_dtype(settings.dtype, torch.device("cuda" if uses_gpu else "cpu"))
+    size = weight_bytes(path, config, dtype)
+    placement = place(settings, config, size, machine, engine=engine)
+    if placement.is_split and settings.lora_adapters:
+        raise ConfigError(
+            ["LORA_ADAPTERS: not for a model that is split over ranks; set TENSOR_PARALLEL=1"]
+        )
+    if placement.is_spread and settings.quantize == INT8:
+        raise ConfigError([f"QUANTIZE={INT8}: not for a model that is spread over devices"])
+    return placement, dtype
+
+
+def load_weights(
+    settings: Settings,
+    path: Path,
+    config: PretrainedConfig,
+    dtype: torch.dtype,
+    placement: Placement,
+    reader: ImageReader | None = None,
+) -> LoadedModel:
+    """Load a model, or this rank's share, and check it. Raises ModelLoadError, ConfigError."""
+    options = quantizer_options(settings.quantize, config, placement.device)
+    if placement.is_spread:
+        options |= {
+            "device_map": "auto",
+            "max_memory": placement.max_memory,
+            "offload_folder": tempfile.mkdtemp(prefix="weights-"),
+        }
+    if placement.is_split:
+        options = {"distributed_config": DistributedConfig(tp_size=len(placement.devices))}
+    return load_model(
+        path, config, dtype, placement.device, trust_remote_code=settings.trust_remote_code,
+        in_int8=settings.quantize == INT8, options=options, reader=reader,
+    )  # fmt: skip
+
+
+def agreed_capacity(settings: Settings, model: LoadedModel, placement: Placement) -> int:
+    """Tokens for which every rank has memory."""
+    tokens = capacity(settings, model, sharers=len(placement.devices) * settings.data_parallel)
+    return least_over_ranks(tokens) if placement.is_split else tokens
 
 
 def choose_dtype(name: str, device: torch.device) -> torch.dtype:
@@ -128,12 +183,12 @@ def load_model(
     *,
     trust_remote_code: bool = False,
     in_int8: bool = False,
-    quantizer: dict[str, Any] | None = None,
+    options: dict[str, Any] | None = None,
     reader: ImageReader | None = None,
 ) -> LoadedModel:
     """Load a language model and find the way to serve it. Raises ModelLoadError or ConfigError.
 
-    With a `reader`, it is a vision-language model.
+    With a `reader`, it is a vision-language model. `options` are more that `from_pretrained` takes.
     """
     loaded: tuple[PreTrainedModel, dict[str, Any]]
     kind: Any = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
@@ -147,7 +202,7 @@ def load_model(
             dtype=dtype,
             trust_remote_code=trust_remote_code,
             attn_implementation="eager",  # the reference that paged attention is checked against
-            **(quantizer or {}),
+            **(options or {}),
         )
     except Exception as error:  # a broken checkpoint fails anywhere in transformers
         raise ModelLoadError(f"{path}: the model cannot be loaded: {_told(error)}") from error
@@ -158,8 +213,10 @@ def load_model(
             f"{path}: the weights lack {len(missing)} tensors that config.json calls for, such as "
             f"{missing[0]}"
         )
-    if not quantizer:  # a quantized one is there already, and may not be moved
+    if not options:  # a quantized, spread or split one is there already, and may not be moved
         module.to(device)  # type: ignore[arg-type]  # transformers types it for its own decorator
+    if options and "distributed_config" in options:
+        make_plain(module)
     module.eval()
     try:
         if reader is not None:
@@ -243,7 +300,11 @@ def reads_images(path: Path, config: PretrainedConfig) -> bool:
 
 
 def _info(
-    files: ModelFiles, model: LoadedModel, config: EngineConfig, quantize: str | None
+    files: ModelFiles,
+    model: LoadedModel,
+    config: EngineConfig,
+    quantize: str | None,
+    placement: Placement,
 ) -> EngineInfo:
     return EngineInfo(
         model_id=files.model_id,
@@ -260,6 +321,7 @@ def _info(
         attention=model.attention,
         quantize=quantize,
         reads_images=model.reads_images,
+        tensor_parallel=len(placement.devices),
     )
 
 

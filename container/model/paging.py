@@ -27,6 +27,11 @@ from container.model.runner import ForwardPass, TorchModelRunner
 log = logging.getLogger(__name__)
 
 
+def is_spread(module: PreTrainedModel) -> bool:
+    """Whether accelerate has put its layers on several devices."""
+    return len(set((getattr(module, "hf_device_map", None) or {}).values())) > 1
+
+
 class CannotPage(Exception):
     """Why a model's attention is not paged."""
 
@@ -58,7 +63,9 @@ def page(
         module.set_attn_implementation(original)
         raise CannotPage(f"{type(error).__name__}: {error}") from error
     make, make_head = _linears(kinds)
-    if device.type == "cpu" and packing_works(module):
+    # The weights of layers that wait on disk or on another device come and go.
+    can_pack = device.type == "cpu" and not is_spread(module)
+    if can_pack and packing_works(module):
         make_lean(module, rules, run, make)
         pack(module, make, make_head)
     elif kinds is not None:
@@ -90,7 +97,9 @@ def _ask_layers(module: PreTrainedModel, ids: torch.Tensor) -> tuple[list[LayerS
     rules: dict[int, Rule] = {}
 
     def note(layer_module, query, key, value, *_args, **kwargs):  # type: ignore[no-untyped-def]
-        shapes[layer_module.layer_idx] = LayerShape(key.shape[1], key.shape[-1], value.shape[-1])
+        shapes[layer_module.layer_idx] = LayerShape(
+            key.shape[1], key.shape[-1], value.shape[-1], key.device
+        )
         rules[layer_module.layer_idx] = Rule.of(query, **kwargs)
         out = query.new_zeros(1, query.shape[2], query.shape[1], value.shape[-1])
         return out, None

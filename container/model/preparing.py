@@ -4,6 +4,7 @@ Paged attention where the model allows it; else the model's own cache, one seque
 """
 
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -15,6 +16,7 @@ from container.engine.loop import EngineConfig
 from container.errors import ConfigError, ModelLoadError
 from container.images.reader import ReadPrompt
 from container.model import kv_cache, own_cache, probe
+from container.model.forward_plan import ForwardPlan
 from container.model.image_text import ImageTextRunner, check_images
 from container.model.int8 import RowKinds
 from container.model.kv_cache import KVCache, LayerShape
@@ -24,6 +26,7 @@ from container.model.packing import name_linears
 from container.model.paging import CannotPage, page
 from container.model.probe import Differs
 from container.model.runner import ForwardPass, TorchModelRunner
+from container.model.sharding import is_split
 
 log = logging.getLogger(__name__)
 
@@ -98,6 +101,9 @@ def prepare(
     if in_int8:
         told = f"QUANTIZE=int8 cannot work here: the model's attention is not paged, as {reason}"
         raise ConfigError([told])
+    if is_split(module):
+        told = f"this model cannot be split, as its attention is not paged: {reason}"
+        raise ConfigError([f"{told}; set TENSOR_PARALLEL=1"])
     log.info("served through the model's own cache, the slower way, as %s", reason)
     try:
         own_cache.check_own_cache(module, dtype, device)
@@ -113,17 +119,29 @@ def make_runner(
     *,
     end_token_ids: frozenset[int],
     updates: Updates | None = None,
+    tell: Callable[[ForwardPlan], None] | None = None,
 ) -> ModelRunner:
-    """Make what executes the engine's batches, with the cache that the engine counts on."""
+    """Make what executes the engine's batches, with the cache that the engine counts on.
+
+    `tell` hands the plan of each pass to the other ranks.
+    """
     if model.layers is None:
         kind = ImageTextRunner if model.reads_images else OwnCacheRunner
         return kind(model.module, model.device, end_token_ids=end_token_ids, updates=updates)
+    forward = make_forward(model, config.num_blocks, config.block_size, updates)
+    return TorchModelRunner(forward, end_token_ids=end_token_ids, tell=tell)
+
+
+def make_forward(
+    model: LoadedModel, num_blocks: int, block_size: int, updates: Updates | None = None
+) -> ForwardPass:
+    """Make the cache of a paged model and what runs it."""
+    assert model.layers is not None
     cache = KVCache(
         model.layers,
-        num_blocks=config.num_blocks,
-        block_size=config.block_size,
+        num_blocks=num_blocks,
+        block_size=block_size,
         dtype=model.dtype,
         device=model.device,
     )
-    forward = ForwardPass(model.module, cache, model.device, updates=updates, kinds=model.kinds)
-    return TorchModelRunner(forward, end_token_ids=end_token_ids)
+    return ForwardPass(model.module, cache, model.device, updates=updates, kinds=model.kinds)

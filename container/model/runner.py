@@ -84,6 +84,7 @@ class TorchModelRunner:
         self._forward = forward
         self._sampler = Sampler(end_token_ids)
         self._tell = tell
+        self._is_out_of_step = False
 
     def execute(self, batch: Batch) -> StepOutput:
         """Run one step."""
@@ -110,9 +111,15 @@ class TorchModelRunner:
             items, sampling, scoring,
             block_size=cache.block_size, scratch_block=cache.scratch_block,
         )  # fmt: skip
-        if self._tell is not None:
-            self._tell(plan)
-        return self._forward.run(plan)
+        if self._tell is None:
+            return self._forward.run(plan)
+        if self._is_out_of_step:
+            raise RuntimeError("the ranks are out of step, since a pass has failed on one of them")
+        self._is_out_of_step = True
+        self._tell(plan)
+        logits = self._forward.run(plan)
+        self._is_out_of_step = False
+        return logits
 
 
 def _sampled_sequences(sampling: list[Scheduled]) -> list[Sequence]:

@@ -22,8 +22,33 @@ UNSTATED_CONTEXT = 32_768
 CACHE_SHARE = 0.5  # of the memory that is free once the weights are loaded
 
 
-def size_engine(settings: Settings, model: LoadedModel) -> EngineConfig:
-    """Decide the cache's size and the limits. Raises ConfigError when a limit cannot be kept."""
+def capacity(settings: Settings, model: LoadedModel, sharers: int = 1) -> int:
+    """Tokens for which there is memory; `sharers` processes take their part of the CPU's.
+
+    Where layers lie on several devices, each keeps its own share of a token.
+    """
+    per_device: dict[torch.device, int] = {}
+    for layer in model.layers or []:
+        device = layer.device or model.device
+        per_device[device] = per_device.get(device, 0) + layer.numbers_per_token
+
+    def share(device: torch.device) -> int:
+        free = int(_free_bytes(device, settings.cuda_memory_fraction) * CACHE_SHARE)
+        return free // sharers if device.type == "cpu" else free
+
+    if not per_device:  # the model's own cache
+        left = share(model.device) - settings.max_batch_size * model.bytes_per_sequence
+        return max(0, left) // model.bytes_per_token
+    return min(
+        share(device) // (numbers * model.dtype.itemsize) for device, numbers in per_device.items()
+    )
+
+
+def size_engine(settings: Settings, model: LoadedModel, fits: int) -> EngineConfig:
+    """Decide the cache's size and the limits, where the memory is enough for so many tokens.
+
+    Raises ConfigError when a limit cannot be kept.
+    """
     kind = model.device.type
     block_size = BLOCK_SIZE[kind]
     context = _context(model.text_config)
@@ -33,12 +58,8 @@ def size_engine(settings: Settings, model: LoadedModel) -> EngineConfig:
         )
     wanted = settings.max_total_tokens or context
     per_token = model.bytes_per_token
-    capacity = settings.max_batch_total_tokens
-    if capacity is None:
-        free = int(_free_bytes(model.device, settings.cuda_memory_fraction) * CACHE_SHARE)
-        fits = max(0, free - settings.max_batch_size * model.bytes_per_sequence) // per_token
-        capacity = min(fits, settings.max_batch_size * wanted)
-    num_blocks = capacity // block_size
+    num_tokens = settings.max_batch_total_tokens or min(fits, settings.max_batch_size * wanted)
+    num_blocks = num_tokens // block_size
     longest = min(wanted, num_blocks * block_size)
     if settings.max_total_tokens and longest < settings.max_total_tokens:
         raise ConfigError(

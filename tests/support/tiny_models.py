@@ -25,6 +25,7 @@ from transformers import (
     PreTrainedModel,
     Qwen2Config,
     Qwen3Config,
+    Qwen3MoeConfig,
     Qwen3NextConfig,
     T5Config,
 )
@@ -55,8 +56,13 @@ CONFIGS: dict[str, PretrainedConfig] = {
         sliding_window=8,
         layer_types=["sliding_attention", "sliding_attention", "full_attention"],
     ),
+    "qwen3_moe": Qwen3MoeConfig(
+        **GROUPED, head_dim=16, num_experts=4, num_experts_per_tok=2, moe_intermediate_size=32
+    ),
 }
 ENDS = {"bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 0}
+# As many KV heads as heads, and a vocabulary that four ranks cannot share equally.
+WIDE_CONFIGS = {"llama_wide": LlamaConfig(**SIZES | {"vocab_size": 203})}
 # Models that are served through their own cache, each for another reason.
 OWN_CACHE_CONFIGS: dict[str, PretrainedConfig] = {
     # ALiBi, in an attention of its own
@@ -107,7 +113,9 @@ OWN_CACHE_CONFIGS: dict[str, PretrainedConfig] = {
 def make(name: str, dtype: torch.dtype = torch.float32) -> PreTrainedModel:
     """The same weights at every call, large enough that logits are far apart."""
     generator = torch.Generator().manual_seed(7)
-    config = copy.deepcopy((CONFIGS | OWN_CACHE_CONFIGS)[name])  # a model changes its own
+    config = copy.deepcopy(
+        (CONFIGS | WIDE_CONFIGS | OWN_CACHE_CONFIGS)[name]
+    )  # a model changes its own
     kind = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
     torch.manual_seed(7)  # some draw their vectors, which stay as they are
     model = kind.from_config(config, attn_implementation="eager").eval()

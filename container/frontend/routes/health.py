@@ -66,6 +66,7 @@ def blueprint(
             "attention": loaded.attention,
             "quantize": loaded.quantize,
             "reads_images": loaded.reads_images,
+            "tensor_parallel": loaded.tensor_parallel,
             "max_input_tokens": loaded.max_input_tokens,
             "max_total_tokens": loaded.max_total_tokens,
             "max_batch_total_tokens": loaded.cache_tokens,

@@ -1,0 +1,49 @@
+"""A follower: a rank above 0, which runs its share of the forward passes that rank 0 plans."""
+
+import logging
+from pathlib import Path
+
+import torch
+import zmq
+
+from container.model.loader import agreed_capacity, load_weights, plan_load, read_config
+from container.model.placement import Placement
+from container.model.preparing import LoadedModel, make_forward
+from container.model.ranks import MakeCache, RankOrder, join_group, to_rank_decoder, watch_parent
+from container.model.runner import ForwardPass
+from container.settings import Settings
+
+
+def follow(settings: Settings, order: RankOrder) -> None:
+    """Load this rank's share and run what comes, until rank 0 is gone.
+
+    Raises ModelLoadError or ConfigError, as rank 0 does.
+    """
+    watch_parent(order.parent_pid)
+    # What rank 0 loads and checks as well, it reports.
+    logging.getLogger("container").setLevel(logging.ERROR)
+    socket: zmq.SyncSocket = zmq.Context.instance().socket(zmq.PULL)
+    socket.setsockopt(zmq.RCVHWM, 0)
+    socket.connect(order.address)
+    join_group(order)
+    model = _load(settings, order)
+    forward: ForwardPass | None = None
+    while True:
+        message = to_rank_decoder.decode(socket.recv())
+        if isinstance(message, MakeCache):
+            forward = make_forward(model, message.num_blocks, message.block_size)
+        else:
+            assert forward is not None, "a plan before the cache"
+            forward.run(message)
+
+
+def _load(settings: Settings, order: RankOrder) -> LoadedModel:
+    """Load step by step as rank 0 does, since the ranks meet in each forward pass."""
+    path = Path(order.model_path)
+    config = read_config(settings, path)
+    device = torch.device("cpu") if order.gpu is None else torch.device("cuda", order.gpu)
+    placement = Placement((device,) * order.ranks)
+    _, dtype = plan_load(settings, config, path, 0)
+    model = load_weights(settings, path, config, dtype, placement)
+    agreed_capacity(settings, model, placement)
+    return model

@@ -1,0 +1,65 @@
+"""A served model that is split over two ranks: answers, errors, and what happens when one dies."""
+
+from pathlib import Path
+
+import psutil
+import pytest
+import requests
+
+from tests.support.rank_engines import save
+from tests.support.servers import Server, serving, spawn
+
+SPLIT = {"TENSOR_PARALLEL": "2", "SM_NUM_GPUS": "0", "DTYPE": "float32"}
+ASK = {"inputs": "What is deep learning?", "parameters": {"max_new_tokens": 20}}
+
+
+def _ranks(server: Server) -> list[psutil.Process]:
+    return [one for one in server.engine().children() if "rank" in one.cmdline()]
+
+
+def test_a_rank_that_dies_takes_the_group_down_and_all_come_back(tmp_path: Path) -> None:
+    with serving(tmp_path / "log", **SPLIT) as server:
+        before = requests.post(f"{server.url}/generate", json=ASK, timeout=60)
+        assert before.ok, before.text
+        assert requests.get(f"{server.url}/info", timeout=5).json()["tensor_parallel"] == 2
+        engine, (rank,) = server.engine(), _ranks(server)
+        rank.kill()
+        psutil.wait_procs([engine], timeout=10)
+        assert not engine.is_running()
+        assert "rank 1 is gone (signal 9)" in server.log
+        server.wait_ready()
+        after = requests.post(f"{server.url}/generate", json=ASK, timeout=60)
+        assert after.json() == before.json()
+
+
+def test_ranks_leave_with_the_engine_and_with_the_server(tmp_path: Path) -> None:
+    with serving(tmp_path / "log", **SPLIT) as server:
+        ranks = _ranks(server)
+        server.engine().kill()
+        assert not psutil.wait_procs(ranks, timeout=10)[1]
+        server.wait_ready()
+        ranks = _ranks(server)
+        assert server.stop() == 0
+        assert not psutil.wait_procs(ranks, timeout=10)[1]
+
+
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        ("bloom", "TENSOR_PARALLEL=2 cannot work here: transformers has no plan"),
+        ("t5", "TENSOR_PARALLEL=2 cannot work here: it has an encoder"),
+        ("qwen3_next", "its attention is not paged"),
+    ],
+)
+def test_a_model_that_cannot_be_split_stops_the_start_and_says_why(
+    name: str, told: str, tmp_path: Path
+) -> None:
+    server = spawn(tmp_path / "log", save(name, tmp_path / "model"), **SPLIT)
+    assert server.process.wait(60) == 2, server.log
+    assert told in server.log
+
+
+def test_adapters_of_a_split_model_are_refused_by_name(tmp_path: Path) -> None:
+    server = spawn(tmp_path / "log", LORA_ADAPTERS="one=/nowhere", **SPLIT)
+    assert server.process.wait(60) == 2, server.log
+    assert "LORA_ADAPTERS: not for a model that is split over ranks" in server.log

@@ -1,0 +1,41 @@
+"""Engines whose model is split over ranks or spread over devices, in a process of their own."""
+
+import multiprocessing
+import os
+from collections.abc import Mapping
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+
+from transformers import AutoTokenizer
+
+from container.messages import EngineInfo
+from container.model.loader import load_engine
+from container.settings import Settings
+from tests.support import tiny_models
+from tests.support.engines import Job, ids, run
+from tests.support.servers import DEMO_MODEL
+
+
+def save(name: str, folder: Path) -> Path:
+    """Write a tiny model with a tokenizer."""
+    tiny_models.make(name).save_pretrained(folder)
+    AutoTokenizer.from_pretrained(DEMO_MODEL).save_pretrained(folder)
+    return folder
+
+
+def generate(
+    folder: Path, environ: Mapping[str, str], jobs: list[Job]
+) -> tuple[EngineInfo, list[list[int]]]:
+    """Load a model as the engine process does, with these settings, and run jobs."""
+    # Ranks belong to their process: pytest's own must not become one.
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+        return pool.submit(_generate, folder, dict(environ), jobs).result(timeout=180)
+
+
+def _generate(
+    folder: Path, environ: dict[str, str], jobs: list[Job]
+) -> tuple[EngineInfo, list[list[int]]]:
+    os.environ |= {"HF_MODEL_ID": str(folder), "DTYPE": "float32"} | environ
+    engine, info = load_engine(Settings.from_environ(os.environ), lambda _: None)
+    events = run(engine, jobs)
+    return info, [ids(events[index]) for index in range(len(jobs))]
