@@ -20,7 +20,7 @@ ALLOWED = {
     "embed_messages": {"messages"},
     "images": {"errors", "messages", "text"},
     "model": ROOT_MODULES
-    | {"embed_messages", "embedding", "engine", "grammar", "images", "text", "worker"},
+    | {"children", "embed_messages", "embedding", "engine", "grammar", "images", "text", "worker"},
     "text": {"errors"},
     "frontend": ROOT_MODULES
     | {"content", "embed_messages", "grammar", "handler_messages", "images", "text"},

@@ -1,15 +1,15 @@
 """A follower: a rank above 0, which runs its share of the forward passes that rank 0 plans."""
 
 import logging
+import sys
 from pathlib import Path
 
 import torch
-import zmq
 
 from container.model.loader import agreed_capacity, load_weights, plan_load, read_config
 from container.model.placement import Placement
 from container.model.preparing import LoadedModel, make_forward
-from container.model.ranks import MakeCache, RankOrder, join_group, to_rank_decoder, watch_parent
+from container.model.ranks import MakeCache, RankOrder, join_group, messages, watch_parent
 from container.model.runner import ForwardPass
 from container.settings import Settings
 
@@ -22,14 +22,10 @@ def follow(settings: Settings, order: RankOrder) -> None:
     watch_parent(order.parent_pid)
     # What rank 0 loads and checks as well, it reports.
     logging.getLogger("container").setLevel(logging.ERROR)
-    socket: zmq.SyncSocket = zmq.Context.instance().socket(zmq.PULL)
-    socket.setsockopt(zmq.RCVHWM, 0)
-    socket.connect(order.address)
     join_group(order)
     model = _load(settings, order)
     forward: ForwardPass | None = None
-    while True:
-        message = to_rank_decoder.decode(socket.recv())
+    for message in messages(sys.stdin.buffer):
         if isinstance(message, MakeCache):
             forward = make_forward(model, message.num_blocks, message.block_size)
         else:

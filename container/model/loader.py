@@ -6,6 +6,7 @@ The composition root of the engine process; runs once, reports each stage in a l
 import logging
 import os
 import tempfile
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -153,10 +154,15 @@ def load_weights(
         }
     if placement.is_split:
         options = {"distributed_config": DistributedConfig(tp_size=len(placement.devices))}
-    return load_model(
+    model = load_model(
         path, config, dtype, placement.device, trust_remote_code=settings.trust_remote_code,
         in_int8=settings.quantize == INT8, options=options, reader=reader,
     )  # fmt: skip
+    if placement.is_spread:
+        placed: dict[str, Any] = getattr(model.module, "hf_device_map")  # noqa: B009
+        where = Counter(map(str, placed.values()))
+        log.info("parts of the model: %s", ", ".join(f"{n} on {name}" for name, n in where.items()))
+    return model
 
 
 def agreed_capacity(settings: Settings, model: LoadedModel, placement: Placement) -> int:

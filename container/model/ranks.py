@@ -1,7 +1,7 @@
 """Ranks: processes that share one copy of the model, each with a part of every layer.
 
 Rank 0 is the engine's process. It schedules and samples; the others get what they have to run as
-ints, over a ZeroMQ socket each, and meet it in the sums that a forward pass makes over all ranks:
+ints, over a pipe each, and meet it in the sums that a forward pass makes over all ranks:
 
     engine, rank 0   -- ForwardPlan -->   rank 1 .. N-1
          \\________ torch.distributed ________/
@@ -14,20 +14,20 @@ import atexit
 import contextlib
 import logging
 import os
+import struct
 import subprocess
 import sys
 import tempfile
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from datetime import timedelta
 from pathlib import Path
-from typing import NoReturn
+from typing import BinaryIO, NoReturn
 
 import msgspec
 import torch
 import torch.distributed as dist
-import zmq
 from torch._C._distributed_c10d import FileStore
 
 from container.children import FINAL_EXIT_CODES, cause
@@ -46,20 +46,15 @@ RANK_DIED = 6
 class RankOrder(msgspec.Struct, frozen=True):
     """What a rank must know before it loads; its command line has it as JSON.
 
-    `gpu` is the index of its GPU, None on a CPU; `folder` has the group's store and sockets.
+    `gpu` is the index of its GPU, None on a CPU; `store` is the file by which the ranks meet.
     """
 
     model_path: str
     rank: int
     ranks: int
     gpu: int | None
-    folder: str
+    store: str
     parent_pid: int
-
-    @property
-    def address(self) -> str:
-        """The socket on which it is told what to run."""
-        return f"ipc://{self.folder}/rank-{self.rank}"
 
 
 class MakeCache(msgspec.Struct, frozen=True, array_like=True, tag="cache"):
@@ -71,41 +66,44 @@ class MakeCache(msgspec.Struct, frozen=True, array_like=True, tag="cache"):
 
 ToRank = MakeCache | ForwardPlan
 
-to_rank_decoder = msgspec.msgpack.Decoder(ToRank)
+_decode = msgspec.msgpack.Decoder(ToRank).decode
 _encode = msgspec.msgpack.Encoder().encode
+_LENGTH = struct.Struct("<I")  # before each message
 
 
 class Ranks:
-    """Owns the other ranks' processes and the sockets to them; made by rank 0 alone."""
+    """Owns the other ranks' processes and the pipes to them; made by rank 0 alone."""
 
     def __init__(self, model_path: Path, devices: Sequence[torch.device]) -> None:
         """Start a process for each device but the first, and join them. Raises ModelLoadError."""
-        folder = tempfile.mkdtemp(prefix="ranks-", dir=os.environ.get(RANKS_FOLDER))
-        self._orders = [
-            RankOrder(os.fspath(model_path), rank, len(devices), device.index, folder, os.getpid())
+        store = tempfile.mkdtemp(prefix="ranks-", dir=os.environ.get(RANKS_FOLDER)) + "/store"
+        orders = [
+            RankOrder(os.fspath(model_path), rank, len(devices), device.index, store, os.getpid())
             for rank, device in enumerate(devices)
         ]
         self._threads = max(1, torch.get_num_threads() // len(devices))
-        self._is_broken = False
-        self._sockets = [_push(order.address) for order in self._orders[1:]]
-        self._processes = [self._start(order) for order in self._orders[1:]]
+        self._processes = [self._start(order) for order in orders[1:]]
         atexit.register(self._stop)
         threading.Thread(target=self._watch, name="ranks", daemon=True).start()
         if devices[0].type == "cpu":
             torch.set_num_threads(self._threads)
-        join_group(self._orders[0])
+        join_group(orders[0])
 
     def tell(self, message: ToRank) -> None:
         """Send the same to all others."""
         frame = _encode(message)
-        for socket in self._sockets:
-            socket.send(frame)
+        for process in self._processes:
+            assert process.stdin is not None
+            process.stdin.write(_LENGTH.pack(len(frame)) + frame)
+            process.stdin.flush()
 
     def _start(self, order: RankOrder) -> "subprocess.Popen[bytes]":
         told = msgspec.json.encode(order).decode()
         threads = {"OMP_NUM_THREADS": str(self._threads)} if order.gpu is None else {}
         return subprocess.Popen(
-            [sys.executable, "-m", "container", "rank", told], env={**os.environ, **threads}
+            [sys.executable, "-m", "container", "rank", told],
+            env={**os.environ, **threads},
+            stdin=subprocess.PIPE,
         )
 
     def _watch(self) -> None:
@@ -143,7 +141,7 @@ def join_group(order: RankOrder) -> None:
     try:
         dist.init_process_group(
             "gloo" if device is None else "nccl",
-            store=FileStore(f"{order.folder}/store", order.ranks),
+            store=FileStore(order.store, order.ranks),
             rank=order.rank,
             world_size=order.ranks,
             timeout=GROUP_TIMEOUT,
@@ -164,9 +162,8 @@ def watch_parent(pid: int) -> None:
     threading.Thread(target=watch, name="parent", daemon=True).start()
 
 
-def _push(address: str) -> "zmq.SyncSocket":
-    socket: zmq.SyncSocket = zmq.Context.instance().socket(zmq.PUSH)
-    socket.setsockopt(zmq.SNDHWM, 0)  # bounded by the sums, in which the ranks wait for each other
-    socket.setsockopt(zmq.LINGER, 0)
-    socket.bind(address)
-    return socket
+def messages(pipe: BinaryIO) -> Iterator[ToRank]:
+    """What rank 0 tells this one, until it is gone."""
+    while head := pipe.read(_LENGTH.size):
+        frame = pipe.read(*_LENGTH.unpack(head))
+        yield _decode(frame)
