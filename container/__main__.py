@@ -61,8 +61,9 @@ def show_settings(as_json: bool, markdown: bool) -> None:
 
 @main.command(hidden=True)
 @click.argument("address")
-def engine(address: str) -> None:
-    """Run the engine process (the supervisor starts it)."""
+@click.option("--copy", default=0, help="Which copy of the model it has.")
+def engine(address: str, copy: int) -> None:
+    """Run an engine process (the supervisor starts it)."""
     from container.engine.server import engine_server
     from container.model.loader import disable_progress_bars, load_engine
 
@@ -71,7 +72,7 @@ def engine(address: str) -> None:
         disable_progress_bars()
     server = engine_server(
         address,
-        lambda progress: load_engine(settings, progress),
+        lambda progress: load_engine(settings, progress, copy),
         drain_s=settings.drain_s,
         parent_pid=int(os.environ[SUPERVISOR_PID]),
     )

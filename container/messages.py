@@ -162,7 +162,8 @@ class EngineInfo(msgspec.Struct, frozen=True):
     """What a frontend needs to know of the loaded model; fixed for an engine's life.
 
     `attention` is `paged`, or `own`: the model's own cache, one sequence after another.
-    `reads_images`: prompts may have images. `tensor_parallel`: processes that share each layer.
+    `reads_images`: prompts may have images. `tensor_parallel`: processes that share each layer;
+    `data_parallel`: copies of the model.
     """
 
     model_id: str
@@ -180,6 +181,7 @@ class EngineInfo(msgspec.Struct, frozen=True):
     quantize: str | None = None
     reads_images: bool = False
     tensor_parallel: int = 1
+    data_parallel: int = 1
 
 
 # Upper bounds of the buckets that both ends know. Those of durations are TGI's, geometric from

@@ -75,7 +75,7 @@ class Supervisor:
             signal.signal(number, lambda *_: self._stopping.set())
         folder = Path(tempfile.mkdtemp(prefix="container-"))
         try:
-            return self._serve(_child_environ(folder, names))
+            return self._serve(_child_environ(folder, names, self._settings.data_parallel))
         finally:
             shutil.rmtree(folder, ignore_errors=True)
 
@@ -83,9 +83,10 @@ class Supervisor:
         config = "python:container.frontend.gunicorn_conf"
         frontends = Child("HTTP side", "gunicorn", "-c", config, environ=environ)
         behind = [
-            Child(name, "container", name, environ[variable], environ=environ)
+            child
             for name, variable in BACKENDS.items()
             if variable in environ
+            for child in _start(name, environ[variable].split(","), environ)
         ]
         threading.Thread(target=self._announce, daemon=True).start()
         code = None
@@ -153,9 +154,26 @@ def backends(settings: Settings) -> tuple[str, ...]:
     return ("engine", *beside) if settings.has_model or not beside else beside
 
 
-def _child_environ(folder: Path, names: tuple[str, ...]) -> dict[str, str]:
+def _start(name: str, addresses: list[str], environ: dict[str, str]) -> list[Child]:
+    """Start a process for each address; only of the engine there may be several."""
+    if len(addresses) == 1:
+        return [Child(name, "container", name, addresses[0], environ=environ)]
+    threads = str(max(1, (os.cpu_count() or 1) // len(addresses)))
+    children = []
+    for copy, address in enumerate(addresses):
+        own = {ADAPTER_RECORD: f"{environ[ADAPTER_RECORD]}.{copy}"}
+        own |= {} if "OMP_NUM_THREADS" in environ else {"OMP_NUM_THREADS": threads}
+        arguments = (address, "--copy", str(copy))
+        children.append(
+            Child(f"{name} {copy}", "container", name, *arguments, environ=environ | own)
+        )
+    return children
+
+
+def _child_environ(folder: Path, names: tuple[str, ...], copies: int) -> dict[str, str]:
     metrics = folder / "metrics"
     metrics.mkdir()
+    engines = [f"ipc://{folder}/engine-{copy}" for copy in range(copies)]
     gentle = {} if "OMP_WAIT_POLICY" in os.environ else {"GOMP_SPINCOUNT": SPIN_COUNT}
     return (
         gentle
@@ -170,6 +188,7 @@ def _child_environ(folder: Path, names: tuple[str, ...]) -> dict[str, str]:
             "PYTHONUNBUFFERED": "1",
         }
         | {BACKENDS[name]: f"ipc://{folder}/{name}" for name in names}
+        | ({ENGINE_ADDRESS: ",".join(engines)} if "engine" in names else {})
     )
 
 

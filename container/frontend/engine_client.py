@@ -1,5 +1,6 @@
 """The socket to the engine: hands each event to the stream that waits for it."""
 
+from collections.abc import Iterator
 from typing import Protocol
 
 import msgspec
@@ -130,10 +131,15 @@ class ZmqTokenStream:
 class EngineClient(WorkerClient[Status]):
     """Implements EngineConnection over the socket."""
 
-    def __init__(self, address: str) -> None:
-        super().__init__(address, "engine", to_frontend_decoder, Status)
+    def __init__(self, address: str, ids: Iterator[int] | None = None) -> None:
+        super().__init__(address, "engine", to_frontend_decoder, Status, ids)
         self._streams: dict[int, ZmqTokenStream] = {}
         self._commands: dict[int, Inbox[Done]] = {}
+
+    @property
+    def num_open(self) -> int:
+        """Requests that this frontend has with it."""
+        return len(self._streams)
 
     def add_adapter(self, name: str, source: str, *, preload: bool, pin: bool) -> None:
         """Make a LoRA adapter known. Raises what the engine refuses it with."""

@@ -72,7 +72,10 @@ class Inbox(Generic[T]):
 
 
 class WorkerClient(ABC, Generic[S]):
-    """Owns the DEALER socket of this frontend to one process, called `name` in messages."""
+    """Owns the DEALER socket of this frontend to one process, called `name` in messages.
+
+    `ids` are the numbers of its requests, which several clients may share.
+    """
 
     def __init__(
         self,
@@ -80,12 +83,13 @@ class WorkerClient(ABC, Generic[S]):
         name: str,
         decoder: "msgspec.msgpack.Decoder[Any]",
         status_type: type[S],
+        ids: Iterator[int] | None = None,
     ) -> None:
         self._address = address
         self._name = name
         self._decoder = decoder
         self._status_type = status_type
-        self._ids = itertools.count(1)
+        self._ids = ids if ids is not None else itertools.count(1)
         self._status: S | None = None
         self._heard_at = 0.0
         self._gone = f"the {name} has not started yet"

@@ -20,6 +20,7 @@ from container.frontend import adapters, sessions
 from container.frontend.app import Options, create_app, create_models_app
 from container.frontend.embedder_client import EmbedderClient
 from container.frontend.engine_client import EngineClient, EngineConnection, NoEngine
+from container.frontend.engine_group import EngineGroup
 from container.frontend.handler_client import HandlerClient
 from container.frontend.image_fetcher import ImageFetcher
 from container.frontend.images import Images
@@ -45,7 +46,9 @@ def application() -> Flask:
     logs.configure(settings.log_level, json_output=settings.json_output)
     engine: EngineConnection = NoEngine()
     if ENGINE_ADDRESS in os.environ:
-        engine = client = EngineClient(os.environ[ENGINE_ADDRESS])
+        addresses = os.environ[ENGINE_ADDRESS].split(",")
+        is_one = len(addresses) == 1
+        engine = client = EngineClient(addresses[0]) if is_one else EngineGroup(addresses)
         client.start()
     handler = None
     if HANDLER_ADDRESS in os.environ:

@@ -55,17 +55,15 @@ from container.worker import Progress
 log = logging.getLogger(__name__)
 
 
-def load_engine(
-    settings: Settings, progress: Progress, engine: int = 0
-) -> tuple[Engine, EngineInfo]:
-    """Find, load, check and size, as the engine of this number.
+def load_engine(settings: Settings, progress: Progress, copy: int = 0) -> tuple[Engine, EngineInfo]:
+    """Find, load, check and size, for the copy of this number.
 
     Raises ModelLoadError or ConfigError.
     """
     progress(f"looking for {settings.model_source()}")
     files = find_model(settings.model_source(), revision=settings.revision, token=settings.hf_token)
     model_config = read_config(settings, files.path)
-    placement, dtype = plan_load(settings, model_config, files.path, engine)
+    placement, dtype = plan_load(settings, model_config, files.path, copy)
     tokenizer = Tokenizer.from_folder(
         files.path,
         trust_remote_code=settings.trust_remote_code,
@@ -101,7 +99,7 @@ def load_engine(
         compile_grammar=compile_grammar,
         adapters=open_store(settings, updates, progress) if updates is not None else None,
     )
-    return made, _info(files, model, config, settings.quantize, placement)
+    return made, _info(files, model, config, settings, placement)
 
 
 def disable_progress_bars() -> None:
@@ -119,14 +117,14 @@ def read_config(settings: Settings, path: Path) -> PretrainedConfig:
 
 
 def plan_load(
-    settings: Settings, config: PretrainedConfig, path: Path, engine: int
+    settings: Settings, config: PretrainedConfig, path: Path, copy: int
 ) -> tuple[Placement, torch.dtype]:
     """Decide where the weights go, and their format. Raises ConfigError."""
     machine = Machine.look()
     uses_gpu = num_gpus(settings, len(machine.gpu_bytes)) > 0
     dtype = choose_dtype(settings.dtype, torch.device("cuda" if uses_gpu else "cpu"))
     size = weight_bytes(path, config, dtype)
-    placement = place(settings, config, size, machine, engine=engine)
+    placement = place(settings, config, size, machine, copy=copy)
     if placement.is_split and settings.lora_adapters:
         raise ConfigError(
             ["LORA_ADAPTERS: not for a model that is split over ranks; set TENSOR_PARALLEL=1"]
@@ -309,7 +307,7 @@ def _info(
     files: ModelFiles,
     model: LoadedModel,
     config: EngineConfig,
-    quantize: str | None,
+    settings: Settings,
     placement: Placement,
 ) -> EngineInfo:
     return EngineInfo(
@@ -325,9 +323,10 @@ def _info(
         cache_tokens=config.num_blocks * config.block_size,
         max_batch_tokens=config.max_batch_tokens,
         attention=model.attention,
-        quantize=quantize,
+        quantize=settings.quantize,
         reads_images=model.reads_images,
         tensor_parallel=len(placement.devices),
+        data_parallel=settings.data_parallel,
     )
 
 

@@ -78,10 +78,10 @@ def place(
     weight_bytes: int,
     machine: Machine,
     *,
-    engine: int = 0,
+    copy: int = 0,
 ) -> Placement:
-    """Decide for the engine of this number. Raises ConfigError when the wishes cannot be kept."""
-    devices = _devices(settings, machine, engine)
+    """Decide for the copy of this number. Raises ConfigError when the wishes cannot be kept."""
+    devices = _devices(settings, machine, copy)
     if settings.max_memory is not None:
         return Placement(devices[:1], parse_max_memory(settings.max_memory))
     ranks = _wanted_ranks(settings, devices)
@@ -108,7 +108,7 @@ def place(
 
 
 def num_gpus(settings: Settings, available: int) -> int:
-    """How many GPUs all engines use together. Raises ConfigError for more than there are."""
+    """How many GPUs all copies use together. Raises ConfigError for more than there are."""
     wanted = available if settings.num_gpus is None else settings.num_gpus
     if wanted > available:
         raise ConfigError([f"SM_NUM_GPUS={wanted}, but this machine has {available} GPUs"])
@@ -128,12 +128,12 @@ def weight_bytes(folder: Path, config: PretrainedConfig, dtype: torch.dtype) -> 
     return int(sum(path.stat().st_size for path in paths) * (1.0 if quantized else ratio))
 
 
-def _devices(settings: Settings, machine: Machine, engine: int) -> tuple[torch.device, ...]:
-    """The GPUs of this engine, or the CPU."""
+def _devices(settings: Settings, machine: Machine, copy: int) -> tuple[torch.device, ...]:
+    """The GPUs of this copy, or the CPU."""
     share = num_gpus(settings, len(machine.gpu_bytes)) // settings.data_parallel
     if share == 0:
         return (CPU,)
-    return tuple(torch.device("cuda", engine * share + i) for i in range(share))
+    return tuple(torch.device("cuda", copy * share + i) for i in range(share))
 
 
 def _wanted_ranks(settings: Settings, devices: tuple[torch.device, ...]) -> int:
@@ -142,6 +142,6 @@ def _wanted_ranks(settings: Settings, devices: tuple[torch.device, ...]) -> int:
         return len(devices)
     if devices[0].type == "cuda" and wanted not in (1, len(devices)):
         raise ConfigError(
-            [f"TENSOR_PARALLEL={wanted}: each engine has {len(devices)} GPUs; set it to that or 1"]
+            [f"TENSOR_PARALLEL={wanted}: each copy has {len(devices)} GPUs; set it to that or 1"]
         )
     return wanted

@@ -1,6 +1,6 @@
 """Which devices a model gets, for machines that are only numbers here."""
 
-import copy
+from copy import deepcopy
 
 import pytest
 import torch
@@ -16,14 +16,14 @@ FOUR = Machine((80 * GIB,) * 4, 200 * GIB)
 
 
 def _config(name: str) -> PretrainedConfig:
-    return copy.deepcopy((tiny_models.CONFIGS | tiny_models.OWN_CACHE_CONFIGS)[name])
+    return deepcopy((tiny_models.CONFIGS | tiny_models.OWN_CACHE_CONFIGS)[name])
 
 
 def _place(
-    name: str, machine: Machine = FOUR, *, gib: float = 10, engine: int = 0, **settings: str
+    name: str, machine: Machine = FOUR, *, gib: float = 10, copy: int = 0, **settings: str
 ) -> Placement:
     parsed = Settings.from_environ(settings)
-    return place(parsed, _config(name), int(gib * GIB), machine, engine=engine)
+    return place(parsed, _config(name), int(gib * GIB), machine, copy=copy)
 
 
 def _gpus(*indices: int) -> tuple[torch.device, ...]:
@@ -43,9 +43,9 @@ def test_all_visible_gpus_are_used_unless_fewer_are_asked_for() -> None:
 
 
 def test_each_copy_gets_its_share_of_the_gpus() -> None:
-    copies = [_place("llama", engine=one, DATA_PARALLEL="2").devices for one in range(2)]
+    copies = [_place("llama", copy=one, DATA_PARALLEL="2").devices for one in range(2)]
     assert copies == [_gpus(0, 1), _gpus(2, 3)]
-    single = [_place("llama", engine=one, DATA_PARALLEL="4").devices for one in range(4)]
+    single = [_place("llama", copy=one, DATA_PARALLEL="4").devices for one in range(4)]
     assert single == [_gpus(one) for one in range(4)]
 
 
@@ -87,7 +87,7 @@ def test_weights_larger_than_a_gpu_go_on_to_the_cpu(caplog: pytest.LogCaptureFix
     [
         ({"SM_NUM_GPUS": "5"}, "SM_NUM_GPUS=5, but this machine has 4 GPUs"),
         ({"DATA_PARALLEL": "3"}, "4 GPUs cannot be shared out equally"),
-        ({"TENSOR_PARALLEL": "3"}, "each engine has 4 GPUs; set it to that or 1"),
+        ({"TENSOR_PARALLEL": "3"}, "each copy has 4 GPUs; set it to that or 1"),
         ({"TENSOR_PARALLEL": "4"}, "4 heads over 2 KV heads"),
     ],
 )

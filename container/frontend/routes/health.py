@@ -67,6 +67,7 @@ def blueprint(
             "quantize": loaded.quantize,
             "reads_images": loaded.reads_images,
             "tensor_parallel": loaded.tensor_parallel,
+            "data_parallel": loaded.data_parallel,
             "max_input_tokens": loaded.max_input_tokens,
             "max_total_tokens": loaded.max_total_tokens,
             "max_batch_total_tokens": loaded.cache_tokens,

@@ -1,0 +1,145 @@
+"""Several engines, each with a copy of the model, behind one connection.
+
+A request goes to the copy that has computed the longest part of its prompt, unless that one has
+much more to do than another; else to the one with the least to do. Requests of a session stay
+together.
+"""
+
+import itertools
+import zlib
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+
+from container.errors import ServingError, Unavailable
+from container.frontend.engine_client import EngineClient, TokenStream
+from container.frontend.prefix_map import PrefixMap
+from container.messages import EngineLoad, ImageTensors, SamplingParams, Status
+
+# How many requests more than the idlest one a copy may have and still get what it knows.
+MAX_LEAD = 8
+
+
+class EngineGroup:
+    """Implements EngineConnection for copies of one model."""
+
+    def __init__(self, addresses: Sequence[str]) -> None:
+        # Streams of several engines may share an inbox, so no two requests share a number.
+        ids = itertools.count(1)
+        self._engines = [EngineClient(address, ids) for address in addresses]
+        self._prefixes = PrefixMap()
+        self._turn = 0
+
+    def start(self) -> None:
+        """Connect to all; returns at once."""
+        for engine in self._engines:
+            engine.start()
+
+    @property
+    def status(self) -> Status:
+        """The copies as one: ready while any is, with their loads added up.
+
+        Raises Unavailable when none is connected.
+        """
+        told = self._told()
+        first = next((one for one in told if one.state == "ready"), told[0])
+        if first.state != "ready" or len(told) == 1:
+            return first
+        ready = [one for one in told if one.state == "ready"]
+        total = EngineLoad()
+        for one in ready:
+            total = _add(total, one.load)
+        info = first.info
+        if info is not None:
+            cache = sum(one.info.cache_tokens for one in ready if one.info is not None)
+            info = msgspec.structs.replace(info, cache_tokens=cache)
+        return msgspec.structs.replace(first, info=info, load=total)
+
+    def submit(
+        self,
+        prompt_ids: list[int],
+        params: SamplingParams,
+        num_sequences: int = 1,
+        beside: TokenStream | None = None,
+        images: ImageTensors | None = None,
+    ) -> TokenStream:
+        """Send a request to one of them; see EngineConnection."""
+        copy = self._choose(prompt_ids, params.session)
+        stream = self._engines[copy].submit(prompt_ids, params, num_sequences, beside, images)
+        self._prefixes.note(prompt_ids, copy)
+        return stream
+
+    def add_adapter(self, name: str, source: str, *, preload: bool, pin: bool) -> None:
+        """Make a LoRA adapter known to all copies, or to none. Raises what one refuses it with."""
+        done: list[EngineClient] = []
+        try:
+            for engine in self._engines:
+                engine.add_adapter(name, source, preload=preload, pin=pin)
+                done.append(engine)
+        except ServingError:
+            for engine in done:
+                engine.remove_adapter(name)
+            raise
+
+    def remove_adapter(self, name: str) -> None:
+        """Forget a LoRA adapter in all copies. Raises NotFound."""
+        for engine in self._engines:
+            engine.remove_adapter(name)
+
+    def _told(self) -> list[Status]:
+        """The last words of those that are connected."""
+        told = []
+        missing: Unavailable | None = None
+        for engine in self._engines:
+            try:
+                told.append(engine.status)
+            except Unavailable as error:
+                missing = error
+        if not told:
+            assert missing is not None, "no engines at all"
+            raise missing
+        return told
+
+    def _choose(self, prompt_ids: list[int], session: str) -> int:
+        loads = {}
+        for copy, engine in enumerate(self._engines):
+            load = _load(engine)
+            if load is not None:
+                loads[copy] = load
+        if not loads:
+            return 0  # which says why it cannot take it
+        if session:
+            return max(loads, key=lambda copy: zlib.crc32(f"{session} {copy}".encode()))
+        least = min(loads.values())
+        known, _ = self._prefixes.find(prompt_ids)
+        if known in loads and loads[known] - least <= MAX_LEAD:
+            return known
+        idle = [copy for copy, load in loads.items() if load == least]
+        self._turn += 1
+        return idle[self._turn % len(idle)]
+
+
+def _load(engine: EngineClient) -> int | None:
+    """Sequences that a copy has to do; None when it takes none."""
+    try:
+        status = engine.status
+    except Unavailable:
+        return None
+    if status.state != "ready":
+        return None
+    # A status is a little old; what this frontend has sent since then is in its own count.
+    return max(engine.num_open, status.load.running + status.load.waiting)
+
+
+def _add(first: Any, second: Any) -> Any:
+    """Add two structs of numbers, field by field."""
+    if isinstance(first, list):
+        longest = max(first, second, key=len)
+        pairs = zip(first, second, strict=False)
+        return [_add(a, b) for a, b in pairs] or list(longest)
+    if isinstance(first, msgspec.Struct):
+        names = (field.name for field in msgspec.structs.fields(first))
+        added = {name: _add(getattr(first, name), getattr(second, name)) for name in names}
+        return type(first)(**added)
+    return first + second

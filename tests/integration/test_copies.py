@@ -1,0 +1,94 @@
+"""DATA_PARALLEL: two engines behind one port."""
+
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+import requests
+
+from tests.support.servers import Server, serving, wait_for
+
+TWO = {"DATA_PARALLEL": "2", "MAX_BATCH_TOTAL_TOKENS": "4096"}
+BLOCKS = 2 * 4096 // 32
+LONG_TEXT = "What is deep learning? " * 40
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    folder = tmp_path_factory.mktemp("copies")
+    with serving(folder / "log", **TWO) as ready:
+        _wait_for_both(ready)
+        yield ready
+
+
+def _wait_for_both(server: Server) -> None:
+    wait_for(lambda: server.metric("engine_blocks_total") == BLOCKS, 60, lambda: server.log)
+
+
+def _engines(server: Server) -> list[psutil.Process]:
+    children = psutil.Process(server.process.pid).children()
+    return [child for child in children if "engine" in child.cmdline()]
+
+
+def _generate(server: Server, text: str, **parameters: object) -> requests.Response:
+    body = {"inputs": text, "parameters": {"max_new_tokens": 8} | parameters}
+    return requests.post(f"{server.url}/generate", json=body, timeout=60)
+
+
+def test_both_copies_work_and_give_the_same_answers(server: Server) -> None:
+    assert len(_engines(server)) == 2
+    assert requests.get(f"{server.url}/info", timeout=5).json()["data_parallel"] == 2
+    before = [sum(one.cpu_times()[:2]) for one in _engines(server)]
+    answers: list[str] = []
+
+    def ask(index: int) -> None:
+        answer = _generate(server, "What is deep learning?", max_new_tokens=60)
+        answers.append(answer.json()["generated_text"])
+
+    threads = [threading.Thread(target=ask, args=(index,)) for index in range(12)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(answers) == 12
+    assert len(set(answers)) == 1
+    after = [sum(one.cpu_times()[:2]) for one in _engines(server)]
+    assert all(new - old > 0.05 for old, new in zip(before, after, strict=True))
+
+
+def test_a_known_prefix_is_computed_once(server: Server) -> None:
+    body = {"model": "tgi", "messages": [{"role": "user", "content": LONG_TEXT}], "max_tokens": 4}
+    cached = []
+    for _ in range(4):
+        answer = requests.post(f"{server.url}/v1/chat/completions", json=body, timeout=60).json()
+        cached.append(answer["usage"]["prompt_tokens_details"]["cached_tokens"])
+    assert cached[0] == 0
+    assert min(cached[1:]) > 100
+
+
+def test_prompts_of_one_request_may_go_to_different_copies(server: Server) -> None:
+    body = {"model": "tgi", "prompt": ["One", "Two", "Three", "Four"], "max_tokens": 5}
+    body["temperature"] = 0
+    answer = requests.post(f"{server.url}/v1/completions", json=body, timeout=60).json()
+    assert [choice["index"] for choice in answer["choices"]] == [0, 1, 2, 3]
+    alone = [
+        requests.post(
+            f"{server.url}/v1/completions", json=body | {"prompt": prompt}, timeout=60
+        ).json()["choices"][0]["text"]
+        for prompt in body["prompt"]
+    ]
+    assert [choice["text"] for choice in answer["choices"]] == alone
+
+
+def test_one_copy_that_dies_leaves_the_other_serving(tmp_path: Path) -> None:
+    with serving(tmp_path / "log", **TWO) as server:
+        _wait_for_both(server)
+        _engines(server)[0].kill()
+        wait_for(lambda: "the engine 0 died (signal 9)" in server.log, 10)
+        for _ in range(10):
+            assert server.ping().status_code == 200
+            assert _generate(server, "Hello").status_code == 200
+        _wait_for_both(server)
+        assert server.stop() == 0
