@@ -199,6 +199,12 @@ def dtype(value: str) -> str:
     return str(choice("auto", "float32", "bfloat16", "float16")(short.get(value.lower(), value)))
 
 
+def kv_cache_dtype(value: str) -> str:
+    """auto, fp8_e4m3fn or fp8_e5m2."""
+    value = {"fp8": "fp8_e4m3fn", "fp8_e4m3": "fp8_e4m3fn"}.get(value.lower(), value)
+    return str(choice("auto", "fp8_e4m3fn", "fp8_e5m2")(value))
+
+
 def log_level(value: str) -> str:
     """debug, info, warning or error; or Python's number for it, as SageMaker's SDK sends.
 
@@ -285,6 +291,11 @@ class Settings:
     dtype: str = setting(
         "auto", "DTYPE", cast=dtype,
         meaning="Number format of weights and cache. `auto`: bfloat16 where it is fast.",
+    )  # fmt: skip
+    kv_cache_dtype: str = setting(
+        "auto", "KV_CACHE_DTYPE", cast=kv_cache_dtype,
+        meaning="Number format of the KV cache. `auto`: as the weights; `fp8_e4m3fn` (or `fp8`), "
+        "`fp8_e5m2`: twice as many tokens in the same memory, less exact.",
     )  # fmt: skip
     rope_scaling: str | None = setting(
         None, "ROPE_SCALING", cast=rope_scaling,
@@ -602,7 +613,6 @@ def _holds_files(folder: Path) -> bool:
 
 # Variables known from TGI whose silent loss would change answers or open a door.
 REFUSED = {
-    "KV_CACHE_DTYPE": "the cache has the weights' format",
     "WEIGHTS_CACHE_OVERRIDE": "set HF_MODEL_ID to the folder with the weights",
 }
 

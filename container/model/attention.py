@@ -210,7 +210,7 @@ def _decode(
     rule: Rule,
 ) -> torch.Tensor:
     count, heads, dim = query.shape
-    keys, values = step.cache.gather(layer, step.block_rows(group, kv_heads), count)
+    keys, values = step.cache.gather(layer, step.block_rows(group, kv_heads), count, query.dtype)
     # [sequences * kv_heads, query heads of one KV head, dim]
     rows = query.reshape(count * kv_heads, heads // kv_heads, dim)
     scores = torch.bmm(rows, keys.transpose(1, 2))
@@ -237,10 +237,12 @@ def _prefill(
     is_whole = chunk.context_len == count
     if is_whole:
         padding = chunk.blocks.shape[1] * step.cache.block_size - count
+        # A token's result must not depend on whether its prompt came in one piece.
+        keys, values = step.cache.as_kept(keys), step.cache.as_kept(values)
         keys = torch.nn.functional.pad(keys.transpose(0, 1), (0, 0, 0, padding))
         values = torch.nn.functional.pad(values.transpose(0, 1), (0, 0, 0, padding))
     else:
-        keys, values = step.cache.gather(layer, step.block_rows(chunk, kv_heads), 1)
+        keys, values = step.cache.gather(layer, step.block_rows(chunk, kv_heads), 1, query.dtype)
     per_head = query.shape[1] // kv_heads
     # [1, heads, positions, dim]
     query = query.transpose(0, 1)[None]

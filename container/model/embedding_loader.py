@@ -13,10 +13,10 @@ from container.embed_messages import EmbedderInfo, EmbedderKind
 from container.embedding.worker import EmbedderLimits, EmbedderWorker
 from container.errors import ModelLoadError
 from container.model.embedder import Embedder
-from container.model.loader import choose_dtype
 from container.model.placement import num_gpus
 from container.model.source import ModelFiles, find_model
 from container.model.texts import EncodedText, Model
+from container.model.weights import choose_dtype
 from container.settings import Settings
 from container.worker import Progress
 

@@ -6,11 +6,12 @@ from pathlib import Path
 
 import torch
 
-from container.model.loader import agreed_capacity, load_weights, plan_load, read_config
 from container.model.placement import Placement
 from container.model.preparing import LoadedModel, make_forward
 from container.model.ranks import MakeCache, RankOrder, join_group, messages, watch_parent
 from container.model.runner import ForwardPass
+from container.model.sizing import agreed_capacity
+from container.model.weights import load_weights, plan_load, read_config
 from container.settings import Settings
 
 

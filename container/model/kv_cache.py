@@ -11,6 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+FP8 = {torch.float8_e4m3fn, torch.float8_e5m2}
+
 
 @dataclass(frozen=True, slots=True)
 class LayerShape:
@@ -42,6 +44,7 @@ class KVCache:
         self.block_size = block_size
         self.scratch_block = num_blocks
         self.shapes = shapes
+        self.dtype = dtype
         rows = num_blocks + 1
         self.keys = [
             _zeros((rows * s.kv_heads, block_size, s.key_dim), dtype, s.device or device)
@@ -56,19 +59,31 @@ class KVCache:
         self, layer: int, keys: torch.Tensor, values: torch.Tensor, slots: torch.Tensor
     ) -> None:
         """Store new tokens' keys and values, [tokens, kv_heads, dim], at [tokens, kv_heads]."""
+        if self.dtype in FP8:
+            _put_bytes(self.keys[layer], slots, _to_fp8(keys, self.dtype))
+            _put_bytes(self.values[layer], slots, _to_fp8(values, self.dtype))
+            return
         _flat(self.keys[layer]).index_put_((slots,), keys)
         _flat(self.values[layer]).index_put_((slots,), values)
 
+    def as_kept(self, states: torch.Tensor) -> torch.Tensor:
+        """What would be read if it had been written: rounded to the cache's format."""
+        return _to_fp8(states, self.dtype).to(states.dtype) if self.dtype in FP8 else states
+
     def gather(
-        self, layer: int, rows: torch.Tensor, num_sequences: int
+        self, layer: int, rows: torch.Tensor, num_sequences: int, dtype: torch.dtype
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Read whole blocks as [sequences * kv_heads, blocks * block_size, dim], twice.
 
         `rows` is [sequences * kv_heads * blocks]: block id * kv_heads + head.
         """
         batch = num_sequences * self.shapes[layer].kv_heads
-        keys = self.keys[layer].index_select(0, rows)
-        values = self.values[layer].index_select(0, rows)
+        if self.dtype in FP8:
+            keys = _take_bytes(self.keys[layer], rows).to(dtype)
+            values = _take_bytes(self.values[layer], rows).to(dtype)
+        else:
+            keys = self.keys[layer].index_select(0, rows)
+            values = self.values[layer].index_select(0, rows)
         return (
             keys.view(batch, -1, keys.shape[-1]),
             values.view(batch, -1, values.shape[-1]),
@@ -78,6 +93,23 @@ class KVCache:
 def bytes_per_token(shapes: list[LayerShape], dtype: torch.dtype) -> int:
     """Cache bytes for one token over all layers."""
     return sum(shape.numbers_per_token for shape in shapes) * dtype.itemsize
+
+
+def _to_fp8(states: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    # The conversion makes infinities or NaN of what is too large; attention wants the largest.
+    limit = torch.finfo(dtype).max
+    return states.clamp(-limit, limit).to(dtype)
+
+
+# Indexing is not written for numbers of eight bits, but for bytes.
+
+
+def _put_bytes(cache: torch.Tensor, slots: torch.Tensor, states: torch.Tensor) -> None:
+    _flat(cache).view(torch.uint8).index_put_((slots,), states.view(torch.uint8))
+
+
+def _take_bytes(cache: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
+    return cache.view(torch.uint8).index_select(0, rows).view(cache.dtype)
 
 
 def _flat(cache: torch.Tensor) -> torch.Tensor:

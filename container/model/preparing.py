@@ -36,6 +36,7 @@ class LoadedModel:
     """A model that has been checked, with what the engine needs to know of it.
 
     `layers` is None when it is served through its own cache. `reads_images`: also images.
+    `cache_dtype` is that of the paged cache, if not `dtype`.
     """
 
     module: PreTrainedModel
@@ -45,6 +46,7 @@ class LoadedModel:
     layers: list[LayerShape] | None
     bytes_per_token: int
     bytes_per_sequence: int = 0
+    cache_dtype: torch.dtype | None = None
     kinds: RowKinds | None = None
     reads_images: bool = False
 
@@ -79,9 +81,14 @@ def prepare_image_text(
 
 
 def prepare(
-    module: PreTrainedModel, dtype: torch.dtype, device: torch.device, *, in_int8: bool = False
+    module: PreTrainedModel,
+    dtype: torch.dtype,
+    device: torch.device,
+    *,
+    in_int8: bool = False,
+    cache_dtype: torch.dtype | None = None,
 ) -> LoadedModel:
-    """Find the way to serve a model, with weights of eight bits if wanted.
+    """Find the way to serve a model, with weights or cache of eight bits if wanted.
 
     Raises ModelLoadError when none computes the same, ConfigError when it cannot have eight bits.
     """
@@ -90,16 +97,20 @@ def prepare(
     reason = "it has an encoder"
     if not module.config.is_encoder_decoder:
         try:
-            layers = page(module, dtype, device, kinds)
+            layers = page(module, dtype, device, kinds, cache_dtype)
         except CannotPage as error:
             reason = str(error)
         except Differs as error:
             raise ModelLoadError(f"{module.config.model_type}: {error}") from error
         else:
-            per_token = kv_cache.bytes_per_token(layers, dtype)
-            return LoadedModel(module, module.config, dtype, device, layers, per_token, kinds=kinds)
-    if in_int8:
-        told = f"QUANTIZE=int8 cannot work here: the model's attention is not paged, as {reason}"
+            per_token = kv_cache.bytes_per_token(layers, cache_dtype or dtype)
+            return LoadedModel(
+                module, module.config, dtype, device, layers, per_token,
+                cache_dtype=cache_dtype, kinds=kinds,
+            )  # fmt: skip
+    wishes = {"QUANTIZE=int8": in_int8, "KV_CACHE_DTYPE": cache_dtype is not None}
+    if refused := [name for name, is_wanted in wishes.items() if is_wanted]:
+        told = f"{refused[0]} cannot work here: the model's attention is not paged, as {reason}"
         raise ConfigError([told])
     if is_split(module):
         told = f"this model cannot be split, as its attention is not paged: {reason}"
@@ -141,7 +152,7 @@ def make_forward(
         model.layers,
         num_blocks=num_blocks,
         block_size=block_size,
-        dtype=model.dtype,
+        dtype=model.cache_dtype or model.dtype,
         device=model.device,
     )
     return ForwardPass(model.module, cache, model.device, updates=updates, kinds=model.kinds)

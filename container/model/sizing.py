@@ -9,7 +9,9 @@ from transformers import PretrainedConfig
 
 from container.engine.loop import EngineConfig
 from container.errors import ConfigError
+from container.model.placement import Placement
 from container.model.preparing import LoadedModel
+from container.model.sharding import least_over_ranks
 from container.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -40,8 +42,15 @@ def capacity(settings: Settings, model: LoadedModel, sharers: int = 1) -> int:
         left = share(model.device) - settings.max_batch_size * model.bytes_per_sequence
         return max(0, left) // model.bytes_per_token
     return min(
-        share(device) // (numbers * model.dtype.itemsize) for device, numbers in per_device.items()
+        share(device) // (numbers * (model.cache_dtype or model.dtype).itemsize)
+        for device, numbers in per_device.items()
     )
+
+
+def agreed_capacity(settings: Settings, model: LoadedModel, placement: Placement) -> int:
+    """Tokens for which every rank has memory."""
+    tokens = capacity(settings, model, sharers=len(placement.devices) * settings.data_parallel)
+    return least_over_ranks(tokens) if placement.is_split else tokens
 
 
 def size_engine(settings: Settings, model: LoadedModel, fits: int) -> EngineConfig:

@@ -16,8 +16,8 @@ from container.errors import ModelLoadError
 from container.images.reader import ImageReader, ReadPrompt
 from container.messages import SamplingParams, Submit
 from container.model import probe
-from container.model.loader import load_config, load_model
 from container.model.preparing import LoadedModel, make_runner
+from container.model.weights import load_config, load_model
 from container.text.tokenizer import Tokenizer
 from tests.support import tiny_vision
 from tests.support.engines import engine_config

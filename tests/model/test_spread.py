@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from container.model.loader import load_weights, plan_load, read_config
+from container.model.weights import load_weights, plan_load, read_config
 from container.settings import Settings
 from tests.model.test_ranks import jobs
 from tests.support import tiny_models

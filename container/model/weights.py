@@ -1,0 +1,223 @@
+"""Weights: from a model's folder to a module on its devices, checked.
+
+Rank 0 and the ranks that follow it load in the same way, step by step.
+"""
+
+import logging
+import tempfile
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForImageTextToText,
+    AutoModelForSeq2SeqLM,
+    PretrainedConfig,
+    PreTrainedModel,
+)
+from transformers.distributed.configuration_utils import DistributedConfig
+from transformers.models.auto.modeling_auto import (
+    MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
+    MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES,
+    MODEL_FOR_MASKED_LM_MAPPING_NAMES,
+    MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES,
+)
+
+from container.errors import ConfigError, ModelLoadError
+from container.images.reader import PROCESSOR_FILES, ImageReader
+from container.model.placement import Machine, Placement, num_gpus, place, weight_bytes
+from container.model.preparing import LoadedModel, prepare, prepare_image_text
+from container.model.quantize import INT8, quantizer_options
+from container.model.rope import stretch
+from container.model.sharding import make_plain
+from container.settings import Settings
+
+log = logging.getLogger(__name__)
+
+
+def read_config(settings: Settings, path: Path) -> PretrainedConfig:
+    """Read config.json, with what the settings change in it. Raises ModelLoadError, ConfigError."""
+    config = load_config(path, trust_remote_code=settings.trust_remote_code)
+    if settings.rope_scaling is not None or settings.rope_factor is not None:
+        stretch(config, settings.rope_factor or 1.0)
+    return config
+
+
+def plan_load(
+    settings: Settings, config: PretrainedConfig, path: Path, copy: int
+) -> tuple[Placement, torch.dtype]:
+    """Decide where the weights go, and their format. Raises ConfigError."""
+    machine = Machine.look()
+    uses_gpu = num_gpus(settings, len(machine.gpu_bytes)) > 0
+    dtype = choose_dtype(settings.dtype, torch.device("cuda" if uses_gpu else "cpu"))
+    size = weight_bytes(path, config, dtype)
+    placement = place(settings, config, size, machine, copy=copy)
+    if placement.is_split and settings.lora_adapters:
+        raise ConfigError(
+            ["LORA_ADAPTERS: not for a model that is split over ranks; set TENSOR_PARALLEL=1"]
+        )
+    if placement.is_spread and settings.quantize == INT8:
+        raise ConfigError([f"QUANTIZE={INT8}: not for a model that is spread over devices"])
+    return placement, dtype
+
+
+def load_weights(
+    settings: Settings,
+    path: Path,
+    config: PretrainedConfig,
+    dtype: torch.dtype,
+    placement: Placement,
+    reader: ImageReader | None = None,
+) -> LoadedModel:
+    """Load a model, or this rank's share, and check it. Raises ModelLoadError, ConfigError."""
+    options = quantizer_options(settings.quantize, config, placement.device)
+    if placement.is_spread:
+        options |= {
+            "device_map": "auto",
+            "max_memory": placement.max_memory,
+            "offload_folder": tempfile.mkdtemp(prefix="weights-"),
+        }
+    if placement.is_split:
+        options = {"distributed_config": DistributedConfig(tp_size=len(placement.devices))}
+    model = load_model(
+        path, config, dtype, placement.device, trust_remote_code=settings.trust_remote_code,
+        in_int8=settings.quantize == INT8, cache_dtype=choose_cache_dtype(settings.kv_cache_dtype),
+        options=options, reader=reader,
+    )  # fmt: skip
+    if placement.is_spread:
+        placed: dict[str, Any] = getattr(model.module, "hf_device_map")  # noqa: B009
+        where = Counter(map(str, placed.values()))
+        log.info("parts of the model: %s", ", ".join(f"{n} on {name}" for name, n in where.items()))
+    return model
+
+
+def choose_dtype(name: str, device: torch.device) -> torch.dtype:
+    """Resolve `auto` to what the processor is fast at."""
+    if name != "auto":
+        return getattr(torch, name)
+    if device.type == "cuda":
+        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
+    is_fast = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    return torch.bfloat16 if is_fast else torch.float32
+
+
+def choose_cache_dtype(name: str) -> torch.dtype | None:
+    """The KV cache's format; None for that of the weights."""
+    return None if name == "auto" else getattr(torch, name.replace("fp8", "float8"))
+
+
+def load_model(
+    path: Path,
+    config: PretrainedConfig,
+    dtype: torch.dtype,
+    device: torch.device,
+    *,
+    trust_remote_code: bool = False,
+    in_int8: bool = False,
+    cache_dtype: torch.dtype | None = None,
+    options: dict[str, Any] | None = None,
+    reader: ImageReader | None = None,
+) -> LoadedModel:
+    """Load a language model and find the way to serve it. Raises ModelLoadError or ConfigError.
+
+    With a `reader`, it is a vision-language model. `options` are more that `from_pretrained` takes.
+    """
+    loaded: tuple[PreTrainedModel, dict[str, Any]]
+    kind: Any = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
+    if reader is not None:
+        kind = AutoModelForImageTextToText
+    try:
+        loaded = kind.from_pretrained(
+            path,
+            output_loading_info=True,
+            config=config,
+            dtype=dtype,
+            trust_remote_code=trust_remote_code,
+            attn_implementation="eager",  # the reference that paged attention is checked against
+            **(options or {}),
+        )
+    except Exception as error:  # a broken checkpoint fails anywhere in transformers
+        raise ModelLoadError(f"{path}: the model cannot be loaded: {one_line(error)}") from error
+    module, facts = loaded
+    missing = sorted(facts["missing_keys"])
+    if missing:
+        raise ModelLoadError(
+            f"{path}: the weights lack {len(missing)} tensors that config.json calls for, such as "
+            f"{missing[0]}"
+        )
+    if not options:  # a quantized, spread or split one is there already, and may not be moved
+        module.to(device)  # type: ignore[arg-type]  # transformers types it for its own decorator
+    if options and "distributed_config" in options:
+        make_plain(module)
+    module.eval()
+    try:
+        if reader is not None:
+            _refuse_for_images({f"QUANTIZE={INT8}": in_int8, "KV_CACHE_DTYPE": cache_dtype})
+            return prepare_image_text(module, dtype, device, reader.read_probe())
+        return prepare(module, dtype, device, in_int8=in_int8, cache_dtype=cache_dtype)
+    except (ModelLoadError, ConfigError):
+        raise
+    except Exception as error:  # sizes in config.json that do not fit each other
+        raise ModelLoadError(f"{path}: the model cannot be run: {one_line(error)}") from error
+
+
+def _refuse_for_images(wishes: dict[str, object]) -> None:
+    for name, is_wanted in wishes.items():
+        if is_wanted:
+            raise ConfigError([f"{name} is not for vision-language models; unset it"])
+
+
+def load_config(path: Path, *, trust_remote_code: bool = False) -> PretrainedConfig:
+    """Read config.json and check that it is of a language model. Raises ModelLoadError."""
+    try:
+        config = AutoConfig.from_pretrained(path, trust_remote_code=trust_remote_code)
+    except Exception as error:  # see load_model
+        hint = (
+            "; set HF_MODEL_TRUST_REMOTE_CODE=true if you trust the model's own code"
+            if "trust_remote_code" in str(error)
+            else f" (transformers {transformers.__version__})"
+        )
+        raise ModelLoadError(
+            f"{path}/config.json cannot be used: {one_line(error)}{hint}"
+        ) from error
+    is_encoder = (
+        getattr(config, "is_decoder", None) is False
+        and config.model_type in MODEL_FOR_MASKED_LM_MAPPING_NAMES
+    )
+    if config.is_encoder_decoder:
+        known, kind = MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES, "AutoModelForSeq2SeqLM"
+    else:
+        known, kind = MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, "AutoModelForCausalLM"
+    is_own_code = kind in (getattr(config, "auto_map", None) or {})
+    is_known = config.model_type in known and not is_encoder
+    if not is_known and not is_own_code and not reads_images(path, config):
+        raise ModelLoadError(
+            f"{path}: a {config.model_type} model does not generate text "
+            "(it is neither a causal language model nor an encoder with a decoder)"
+        )
+    return config
+
+
+def reads_images(path: Path, config: PretrainedConfig) -> bool:
+    """Whether it is a vision-language model, with the files that say how it sees images."""
+    return (
+        config.model_type in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
+        and not config.is_encoder_decoder
+        and getattr(config, "vision_config", None) is not None
+        and any((path / name).is_file() for name in PROCESSOR_FILES)
+    )
+
+
+def one_line(error: BaseException) -> str:
+    """An exception in a line; its kind too, since many messages mean little without it."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return f"{type(error).__name__}: {' '.join(lines)[:400]}"
+
+
+def dtype_name(dtype: torch.dtype) -> str:
+    """Its name without torch's."""
+    return str(dtype).removeprefix("torch.")
