@@ -10,7 +10,7 @@ from container.model.placement import Placement
 from container.model.preparing import LoadedModel, make_forward
 from container.model.ranks import MakeCache, RankOrder, join_group, messages, watch_parent
 from container.model.runner import ForwardPass
-from container.model.sizing import agreed_capacity
+from container.model.sizing import find_room
 from container.model.weights import load_weights, plan_load, read_config
 from container.settings import Settings
 
@@ -42,5 +42,5 @@ def _load(settings: Settings, order: RankOrder) -> LoadedModel:
     placement = Placement((device,) * order.ranks)
     _, dtype = plan_load(settings, config, path, 0)
     model = load_weights(settings, path, config, dtype, placement)
-    agreed_capacity(settings, model, placement)
+    find_room(settings, model, placement)
     return model

@@ -27,7 +27,7 @@ from container.model.lora import Updates
 from container.model.placement import Placement
 from container.model.preparing import LoadedModel, make_runner
 from container.model.ranks import MakeCache, Ranks
-from container.model.sizing import agreed_capacity, size_engine
+from container.model.sizing import find_room, size_engine
 from container.model.source import ModelFiles, find_model
 from container.model.weights import (
     dtype_name,
@@ -65,7 +65,7 @@ def load_engine(settings: Settings, progress: Progress, copy: int = 0) -> tuple[
     progress(f"loading weights as {dtype_name(dtype)} on {placement}")
     model = load_weights(settings, files.path, model_config, dtype, placement, reader)
     progress("sizing the KV cache")
-    config = size_engine(settings, model, agreed_capacity(settings, model, placement))
+    config = size_engine(settings, model, find_room(settings, model, placement))
     ends = end_token_ids(files.path, model.config)
     if ranks is not None:
         ranks.tell(MakeCache(config.num_blocks, config.block_size))

@@ -47,6 +47,7 @@ class LoadedModel:
     bytes_per_token: int
     bytes_per_sequence: int = 0
     cache_dtype: torch.dtype | None = None
+    weight_bytes: int = 0
     kinds: RowKinds | None = None
     reads_images: bool = False
 
@@ -77,7 +78,10 @@ def prepare_image_text(
     except Differs as error:
         raise ModelLoadError(f"{module.config.model_type}: {error}; it cannot be served") from error
     needs = own_cache.memory_needs(module, device, ImageTextRunner)
-    return LoadedModel(module, module.config, dtype, device, None, *needs, reads_images=True)
+    size = parameter_bytes(module)
+    return LoadedModel(
+        module, module.config, dtype, device, None, *needs, weight_bytes=size, reads_images=True
+    )
 
 
 def prepare(
@@ -93,6 +97,7 @@ def prepare(
     Raises ModelLoadError when none computes the same, ConfigError when it cannot have eight bits.
     """
     kinds = RowKinds() if in_int8 else None
+    size = parameter_bytes(module) // (dtype.itemsize if in_int8 else 1)
     name_linears(module)
     reason = "it has an encoder"
     if not module.config.is_encoder_decoder:
@@ -106,7 +111,7 @@ def prepare(
             per_token = kv_cache.bytes_per_token(layers, cache_dtype or dtype)
             return LoadedModel(
                 module, module.config, dtype, device, layers, per_token,
-                cache_dtype=cache_dtype, kinds=kinds,
+                cache_dtype=cache_dtype, weight_bytes=size, kinds=kinds,
             )  # fmt: skip
     wishes = {"QUANTIZE=int8": in_int8, "KV_CACHE_DTYPE": cache_dtype is not None}
     if refused := [name for name, is_wanted in wishes.items() if is_wanted]:
@@ -121,7 +126,12 @@ def prepare(
     except Differs as error:
         raise ModelLoadError(f"{module.config.model_type}: {error}; it cannot be served") from error
     needs = own_cache.memory_needs(module, device)
-    return LoadedModel(module, module.config, dtype, device, None, *needs)
+    return LoadedModel(module, module.config, dtype, device, None, *needs, weight_bytes=size)
+
+
+def parameter_bytes(module: torch.nn.Module) -> int:
+    """Memory of a model's parameters, those that wait on disk included."""
+    return sum(one.numel() * one.element_size() for one in module.parameters())
 
 
 def make_runner(

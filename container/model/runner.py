@@ -1,10 +1,11 @@
 """The runner: plans a step, runs one forward pass, samples. Owned by the engine's loop."""
 
+import logging
 from collections.abc import Callable
 
 import torch
 
-from container.engine.batch import Batch, Scheduled, StepOutput
+from container.engine.batch import Batch, Sampled, Scheduled, StepOutput
 from container.engine.sequence import Sequence
 from container.model.attention import Chunk, DecodeGroup, PagedStep
 from container.model.forward_plan import MIN_ROWS, ForwardPlan, make_plan
@@ -12,6 +13,8 @@ from container.model.int8 import RowKinds
 from container.model.kv_cache import KVCache
 from container.model.lora import Updates
 from container.model.sampler import Sampler
+
+log = logging.getLogger(__name__)
 
 
 class ForwardPass:
@@ -90,14 +93,23 @@ class TorchModelRunner:
         """Run one step."""
         sampling = [item for item in batch.items if item.samples]
         scoring = [item for item in batch.items if item.num_prompt_logprobs]
-        with torch.inference_mode():
-            sequences = _sampled_sequences(sampling)
-            logits = self.logits(list(batch.items), sampling, scoring)
-            count = len(sequences)
-            sampled = self._sampler.sample(logits[:count], sequences) if sequences else []
-            scores = _score_prompts(scoring, logits[count:])
+        try:
+            sampled, scores = self._compute(batch, sampling, scoring)
+        except torch.OutOfMemoryError:
+            _tell_who(batch)
+            raise
         place = {id(item): index for index, item in enumerate(batch.items)}
         return StepOutput(sampled, {place[id(item)]: told for item, told in scores})
+
+    @torch.inference_mode()
+    def _compute(
+        self, batch: Batch, sampling: list[Scheduled], scoring: list[Scheduled]
+    ) -> tuple[list[Sampled], list[tuple[Scheduled, list[float]]]]:
+        sequences = _sampled_sequences(sampling)
+        logits = self.logits(list(batch.items), sampling, scoring)
+        count = len(sequences)
+        sampled = self._sampler.sample(logits[:count], sequences) if sequences else []
+        return sampled, _score_prompts(scoring, logits[count:])
 
     def logits(
         self,
@@ -120,6 +132,21 @@ class TorchModelRunner:
         logits = self._forward.run(plan)
         self._is_out_of_step = False
         return logits
+
+
+def _tell_who(batch: Batch) -> None:
+    """Name the requests of a step for which the memory was not enough, the largest first."""
+    items = sorted(batch.items, key=lambda item: -item.end)
+    told = [
+        f"request {item.sequence.request_id} of {item.sequence.owner.decode() or 'nobody'} "
+        f"({item.num_tokens} of {item.end} tokens)"
+        for item in items
+    ]
+    log.error(
+        "out of memory in a step of %d tokens: %s; the table at the start says what takes the "
+        "memory, and CUDA_MEMORY_FRACTION or MAX_BATCH_PREFILL_TOKENS change it",
+        batch.num_tokens, ", ".join(told),
+    )  # fmt: skip
 
 
 def _sampled_sequences(sampling: list[Scheduled]) -> list[Sequence]:

@@ -1,6 +1,7 @@
 """Sizing: how large the KV cache is, and what follows for the longest sequence."""
 
 import logging
+from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
@@ -9,6 +10,7 @@ from transformers import PretrainedConfig
 
 from container.engine.loop import EngineConfig
 from container.errors import ConfigError
+from container.model.memory import GPU_MARGIN, MemoryPlan, measure_activations
 from container.model.placement import Placement
 from container.model.preparing import LoadedModel
 from container.model.sharding import least_over_ranks
@@ -21,22 +23,40 @@ BATCH_TOKENS = {"cpu": 256, "cuda": 2048}
 # What models call the longest sequence; the last ones are BLOOM's and MPT's.
 CONTEXT_NAMES = ("max_position_embeddings", "n_positions", "seq_length", "max_seq_len")
 UNSTATED_CONTEXT = 32_768
-CACHE_SHARE = 0.5  # of the memory that is free once the weights are loaded
+CACHE_SHARE = 0.5  # of the CPU's memory that is free once the weights are loaded
 
 
-def capacity(settings: Settings, model: LoadedModel, sharers: int = 1) -> int:
-    """Tokens for which there is memory; `sharers` processes take their part of the CPU's.
+@dataclass(frozen=True, slots=True)
+class Room:
+    """Tokens for whose keys and values there is memory, and bytes that a step needs besides."""
 
-    Where layers lie on several devices, each keeps its own share of a token.
-    """
+    tokens: int
+    activations: int | None = None
+
+
+def find_room(settings: Settings, model: LoadedModel, placement: Placement) -> Room:
+    """Look at the memory that is left; every rank must call it, and all get the same tokens."""
+    # Ranks and copies on a CPU share its memory.
+    sharers = len(placement.devices) * settings.data_parallel
+    activations = measure_activations(
+        model, _batch_tokens(settings, model), settings.max_batch_size
+    )
+    tokens = _capacity(settings, model, sharers, activations or 0)
+    return Room(least_over_ranks(tokens) if placement.is_split else tokens, activations)
+
+
+def _capacity(settings: Settings, model: LoadedModel, sharers: int, activations: int) -> int:
+    """Tokens that fit this rank; where layers lie on several devices, each keeps its own share."""
     per_device: dict[torch.device, int] = {}
     for layer in model.layers or []:
         device = layer.device or model.device
         per_device[device] = per_device.get(device, 0) + layer.numbers_per_token
 
     def share(device: torch.device) -> int:
-        free = int(_free_bytes(device, settings.cuda_memory_fraction) * CACHE_SHARE)
-        return free // sharers if device.type == "cpu" else free
+        free = _free_bytes(device, settings.cuda_memory_fraction)
+        if device.type == "cpu":
+            return int(free * CACHE_SHARE) // sharers
+        return max(0, free - activations - GPU_MARGIN)
 
     if not per_device:  # the model's own cache
         left = share(model.device) - settings.max_batch_size * model.bytes_per_sequence
@@ -47,14 +67,8 @@ def capacity(settings: Settings, model: LoadedModel, sharers: int = 1) -> int:
     )
 
 
-def agreed_capacity(settings: Settings, model: LoadedModel, placement: Placement) -> int:
-    """Tokens for which every rank has memory."""
-    tokens = capacity(settings, model, sharers=len(placement.devices) * settings.data_parallel)
-    return least_over_ranks(tokens) if placement.is_split else tokens
-
-
-def size_engine(settings: Settings, model: LoadedModel, fits: int) -> EngineConfig:
-    """Decide the cache's size and the limits, where the memory is enough for so many tokens.
+def size_engine(settings: Settings, model: LoadedModel, room: Room) -> EngineConfig:
+    """Decide the cache's size and the limits, and tell what takes the memory.
 
     Raises ConfigError when a limit cannot be kept.
     """
@@ -67,7 +81,9 @@ def size_engine(settings: Settings, model: LoadedModel, fits: int) -> EngineConf
         )
     wanted = settings.max_total_tokens or context
     per_token = model.bytes_per_token
-    num_tokens = settings.max_batch_total_tokens or min(fits, settings.max_batch_size * wanted)
+    num_tokens = settings.max_batch_total_tokens
+    if num_tokens is None:
+        num_tokens = min(room.tokens, settings.max_batch_size * wanted)
     num_blocks = num_tokens // block_size
     longest = min(wanted, num_blocks * block_size)
     if settings.max_total_tokens and longest < settings.max_total_tokens:
@@ -80,15 +96,15 @@ def size_engine(settings: Settings, model: LoadedModel, fits: int) -> EngineConf
     longest_input = settings.max_input_tokens or longest - 1
     if longest < 2 or longest_input >= longest:
         raise ConfigError([f"MAX_INPUT_TOKENS={longest_input} must be less than {longest}"])
-    log.info(
-        "KV cache: %d blocks of %d tokens, %d tokens, up to %.2f GiB; a sequence may have %d",
-        num_blocks, block_size, num_blocks * block_size,
-        num_blocks * block_size * per_token / 2**30, longest,
-    )  # fmt: skip
+    kept = num_blocks * block_size
+    plan = MemoryPlan(model.weight_bytes, room.activations, kept * per_token, kept)
+    for line in plan.lines():
+        log.info("%s", line)
+    log.info("a sequence may have %d tokens", longest)
     return EngineConfig(
         block_size=block_size,
         num_blocks=num_blocks,
-        max_batch_tokens=settings.max_batch_prefill_tokens or BATCH_TOKENS[kind],
+        max_batch_tokens=_batch_tokens(settings, model),
         max_running=settings.max_batch_size,
         max_input_tokens=longest_input,
         max_total_tokens=longest,
@@ -99,6 +115,10 @@ def size_engine(settings: Settings, model: LoadedModel, fits: int) -> EngineConf
         scores_prompts=not model.has_encoder,
         speculate=settings.speculate if model.attention == "paged" else 0,
     )
+
+
+def _batch_tokens(settings: Settings, model: LoadedModel) -> int:
+    return settings.max_batch_prefill_tokens or BATCH_TOKENS[model.device.type]
 
 
 def _context(config: PretrainedConfig) -> int:

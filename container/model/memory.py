@@ -1,0 +1,69 @@
+"""Memory: how much a step needs, and what the start tells a person of where it all goes."""
+
+from dataclasses import dataclass
+
+import torch
+
+from container.engine.adapters import BASE
+from container.model.forward_plan import ChunkPlan, ForwardPlan
+from container.model.preparing import LoadedModel, make_forward
+
+GIB = 2**30
+# What drivers, libraries and fragments take of a GPU beside the tensors.
+GPU_MARGIN = 512 * 2**20
+LONG_SEQUENCE = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryPlan:
+    """Bytes of one rank; `activations` is what the largest step needs, None where not measured."""
+
+    weights: int
+    activations: int | None
+    cache: int
+    tokens: int
+
+    def lines(self) -> list[str]:
+        """A table for the log."""
+        rows = [("weights", self.weights, "")]
+        if self.activations is not None:
+            rows.append(("activations", self.activations, "the largest step, measured"))
+        fits = f"{self.tokens:,} tokens, or {self.tokens // LONG_SEQUENCE:,} sequences of "
+        rows.append(("KV cache", self.cache, f"{fits}{LONG_SEQUENCE:,}"))
+        return [f"{name:<12} {size / GIB:>8.2f} GiB  {note}".rstrip() for name, size, note in rows]
+
+
+def measure_activations(model: LoadedModel, num_tokens: int, num_rows: int) -> int | None:
+    """Bytes that a step of so many prompt tokens and rows of logits takes for a while.
+
+    None on a CPU, where torch does not count. With several ranks all of them must call it.
+    """
+    if model.device.type != "cuda" or model.layers is None:
+        return None
+    forward = make_forward(model, num_blocks=-(-num_tokens // 16), block_size=16)
+    torch.cuda.synchronize(model.device)
+    before = torch.cuda.memory_allocated(model.device)
+    torch.cuda.reset_peak_memory_stats(model.device)
+    logits = forward.run(largest_step(num_tokens, num_rows, block_size=16))
+    del logits
+    torch.cuda.synchronize(model.device)
+    peak = torch.cuda.max_memory_allocated(model.device) - before
+    del forward
+    torch.cuda.empty_cache()
+    return peak
+
+
+def largest_step(num_tokens: int, num_rows: int, *, block_size: int) -> ForwardPlan:
+    """One prompt of so many tokens, with logits of the last rows."""
+    ids = list(range(num_tokens))
+    blocks = list(range(-(-num_tokens // block_size)))
+    return ForwardPlan(
+        token_ids=[0] * num_tokens,
+        positions=ids,
+        slots=ids,
+        logit_rows=ids[-num_rows:],
+        groups=[],
+        chunks=[ChunkPlan(0, num_tokens, num_tokens, blocks)],
+        num_decodes=0,
+        adapters=[(BASE, num_tokens)],
+    )

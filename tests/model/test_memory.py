@@ -1,0 +1,53 @@
+"""What the start says of memory, and what is said when it is not enough."""
+
+import pytest
+import torch
+
+from container.engine.batch import Batch, Scheduled
+from container.engine.sequence import Sequence
+from container.messages import SamplingParams
+from container.model.kv_cache import KVCache
+from container.model.memory import GIB, MemoryPlan, largest_step, measure_activations
+from container.model.preparing import make_forward, prepare
+from container.model.runner import ForwardPass, TorchModelRunner
+from tests.support import tiny_models
+
+CPU = torch.device("cpu")
+
+
+def test_the_table_says_what_fits() -> None:
+    plan = MemoryPlan(15 * GIB, 3 * GIB // 2, 8 * GIB, 65_536)
+    assert plan.lines() == [
+        "weights         15.00 GiB",
+        "activations      1.50 GiB  the largest step, measured",
+        "KV cache         8.00 GiB  65,536 tokens, or 16 sequences of 4,096",
+    ]
+    assert len(MemoryPlan(15 * GIB, None, 8 * GIB, 65_536).lines()) == 2
+
+
+def test_the_largest_step_is_a_prompt_like_any_other() -> None:
+    model = prepare(tiny_models.make("llama"), torch.float32, CPU)
+    forward = make_forward(model, num_blocks=3, block_size=16)
+    logits = forward.run(largest_step(40, 8, block_size=16))
+    with torch.inference_mode():
+        whole = tiny_models.make("llama")(torch.zeros(1, 40, dtype=torch.long)).logits[0]
+    assert torch.allclose(logits, whole[-8:], atol=1e-3)
+    assert measure_activations(model, 40, 8) is None  # torch counts on a GPU only
+    assert model.weight_bytes == sum(p.nbytes for p in tiny_models.make("llama").parameters())
+
+
+class Greedy(torch.nn.Module):
+    """A model for which no memory is left."""
+
+    def forward(self, **_: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+
+
+def test_a_step_without_memory_names_its_requests(caplog: pytest.LogCaptureFixture) -> None:
+    cache = KVCache([], num_blocks=8, block_size=4, dtype=torch.float32, device=CPU)
+    runner = TorchModelRunner(ForwardPass(Greedy(), cache, CPU))
+    sequence = Sequence(12, list(range(20)), SamplingParams(4), owner=b"frontend-7")
+    sequence.block_table = list(range(5))
+    with pytest.raises(torch.OutOfMemoryError):
+        runner.execute(Batch((Scheduled(sequence, 20),)))
+    assert "request 12 of frontend-7 (20 of 20 tokens)" in caplog.text
