@@ -19,7 +19,9 @@ from typing import Any, TypeVar
 import torch
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
+from container.model.forward_plan import ForwardPlan
 from container.model.kv_cache import KVCache
+from container.model.varlen import VarlenTables, attend_varlen
 
 NAME = "paged"
 T = TypeVar("T")
@@ -52,14 +54,39 @@ class Chunk:
 class PagedStep:
     """Where each token of a step is written and what it may see.
 
-    `slots` is [tokens]: block id * block size + offset.
+    `slots` is [tokens]: block id * block size + offset. `varlen`: what torch's kernel is told,
+    where that serves.
     """
 
     cache: KVCache
     slots: torch.Tensor
     groups: list[DecodeGroup]
     chunks: list[Chunk]
+    varlen: VarlenTables | None = None
     _memo: dict[tuple[object, ...], Any] = field(default_factory=dict)
+
+    @classmethod
+    def of(
+        cls,
+        plan: ForwardPlan,
+        cache: KVCache,
+        device: torch.device,
+        varlen: VarlenTables | None = None,
+    ) -> "PagedStep":
+        """Make the tensors of a plan."""
+
+        def ints(values: list[int] | list[list[int]]) -> torch.Tensor:
+            return torch.tensor(values, device=device)
+
+        groups = [
+            DecodeGroup(one.start, one.stop, ints(one.blocks), ints(one.context_lens))
+            for one in plan.groups
+        ]
+        chunks = [
+            Chunk(one.start, one.stop, one.context_len, ints([one.blocks])) for one in plan.chunks
+        ]
+        tables = varlen.on(device) if varlen is not None else None
+        return cls(cache, ints(plan.slots), groups, chunks, tables)
 
     def remember(self, key: tuple[object, ...], make: Callable[[], T]) -> T:
         """Make something once for all layers."""
@@ -79,7 +106,8 @@ class PagedStep:
                 for one in self.groups
             ]
             chunks = [replace(one, blocks=one.blocks.to(device)) for one in self.chunks]
-            return PagedStep(self.cache, self.slots.to(device), groups, chunks)
+            varlen = self.varlen.on(device) if self.varlen is not None else None
+            return PagedStep(self.cache, self.slots.to(device), groups, chunks, varlen)
 
         return self.remember(("device", device), make)
 
@@ -136,11 +164,12 @@ class PagedStep:
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """How one layer weighs what it sees."""
+    """How one layer weighs what it sees, and for how many query heads."""
 
     scale: float
     window: int | None = None
     softcap: float | None = None
+    heads: int = 0
 
     @classmethod
     def of(
@@ -154,7 +183,7 @@ class Rule:
     ) -> "Rule":
         """Take it from what a model gives to its attention."""
         scale = scaling if scaling is not None else query.shape[-1] ** -0.5
-        return cls(scale, sliding_window, softcap)
+        return cls(scale, sliding_window, softcap, query.shape[1])
 
 
 def paged_attention(
@@ -189,6 +218,8 @@ def attend(
     step = step.on(query.device)
     kv_heads = keys.shape[1]
     step.cache.write(layer, keys, values, step.slot_rows(kv_heads))
+    if step.varlen is not None and rule.softcap is None:
+        return attend_varlen(step.varlen, step.cache, layer, query, rule.scale, rule.window)
     if not step.chunks and len(step.groups) == 1 and step.groups[0].stop == len(query):
         return _decode(step, layer, step.groups[0], query, kv_heads, rule)
     out = query.new_zeros(*query.shape[:2], values.shape[-1])

@@ -7,6 +7,7 @@ not explain (recurrent states, windows that only its masks know), and give the s
 
 import functools
 import logging
+from dataclasses import dataclass
 
 import torch
 from transformers import PreTrainedModel
@@ -18,11 +19,13 @@ from container.engine.sequence import Sequence
 from container.messages import SamplingParams
 from container.model import attention, probe
 from container.model.attention import Rule
+from container.model.attention_check import choose_kernel
 from container.model.int8 import Int8Linear, RowKinds
 from container.model.kv_cache import KVCache, LayerShape
 from container.model.layers import make_lean
 from container.model.packing import MakeLinear, PackedLinear, pack, packing_works
 from container.model.runner import ForwardPass, TorchModelRunner
+from container.model.varlen import Kernel
 
 log = logging.getLogger(__name__)
 
@@ -30,6 +33,14 @@ log = logging.getLogger(__name__)
 def is_spread(module: PreTrainedModel) -> bool:
     """Whether accelerate has put its layers on several devices."""
     return len(set((getattr(module, "hf_device_map", None) or {}).values())) > 1
+
+
+@dataclass(frozen=True, slots=True)
+class Paged:
+    """What the cache keeps of each layer, and what attends to it."""
+
+    layers: list[LayerShape]
+    kernel: Kernel
 
 
 class CannotPage(Exception):
@@ -43,8 +54,8 @@ def page(
     device: torch.device,
     kinds: RowKinds | None = None,
     cache_dtype: torch.dtype | None = None,
-) -> list[LayerShape]:
-    """Switch a model to paged attention; return what the cache keeps of each layer.
+) -> Paged:
+    """Switch a model to paged attention.
 
     With `kinds`, its weights get eight bits; `cache_dtype` is the cache's, if not `dtype`. Raises
     CannotPage and leaves the model as it was.
@@ -72,11 +83,12 @@ def page(
         pack(module, make, make_head)
     elif kinds is not None:
         pack(module, make, make_head)
-    served = _logits(module, ids, layers, cache_dtype or dtype, device, kinds)
+    kernel = choose_kernel(layers, rules, dtype, cache_dtype or dtype, device)
+    served = _logits(module, ids, layers, cache_dtype or dtype, device, kinds, kernel)
     limit = None if kinds is None else probe.ROUGH_WEIGHTS
     limit = limit if cache_dtype is None else probe.ROUGH_CACHE
     probe.check_same(served, expected, dtype, "what is served", limit=limit)
-    return layers
+    return Paged(layers, kernel)
 
 
 def _linears(kinds: RowKinds | None) -> tuple[MakeLinear, MakeLinear]:
@@ -126,12 +138,16 @@ def _logits(
     dtype: torch.dtype,
     device: torch.device,
     kinds: RowKinds | None = None,
+    kernel: Kernel = Kernel.REFERENCE,
 ) -> torch.Tensor:
     """Logits of the probe, its prompt as one chunk and the rest token by token."""
     token_ids: list[int] = ids[0].tolist()
     count, prompt_len = len(token_ids), probe.PROMPT_LEN
-    cache = KVCache(layers, num_blocks=count, block_size=2, dtype=dtype, device=device)
-    runner = TorchModelRunner(ForwardPass(module, cache, device, kinds=kinds))
+    # Small blocks are the harder test, but torch's kernels do not take them.
+    size = 2 if kernel is Kernel.REFERENCE else 16
+    cache = KVCache(layers, num_blocks=count, block_size=size, dtype=dtype, device=device)
+    forward = ForwardPass(module, cache, device, kinds=kinds, kernel=kernel)
+    runner = TorchModelRunner(forward)
     sequence = Sequence(0, token_ids[:prompt_len], SamplingParams(max_new_tokens=count))
     sequence.token_ids = token_ids
     sequence.block_table = list(range(count))

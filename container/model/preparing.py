@@ -27,6 +27,7 @@ from container.model.paging import CannotPage, page
 from container.model.probe import Differs
 from container.model.runner import ForwardPass, TorchModelRunner
 from container.model.sharding import is_split
+from container.model.varlen import Kernel
 
 log = logging.getLogger(__name__)
 
@@ -36,7 +37,7 @@ class LoadedModel:
     """A model that has been checked, with what the engine needs to know of it.
 
     `layers` is None when it is served through its own cache. `reads_images`: also images.
-    `cache_dtype` is that of the paged cache, if not `dtype`.
+    `cache_dtype` is that of the paged cache, if not `dtype`. `kernel` attends to it.
     """
 
     module: PreTrainedModel
@@ -50,6 +51,7 @@ class LoadedModel:
     weight_bytes: int = 0
     kinds: RowKinds | None = None
     reads_images: bool = False
+    kernel: Kernel = Kernel.REFERENCE
 
     @property
     def attention(self) -> Literal["paged", "own"]:
@@ -102,16 +104,17 @@ def prepare(
     reason = "it has an encoder"
     if not module.config.is_encoder_decoder:
         try:
-            layers = page(module, dtype, device, kinds, cache_dtype)
+            paged = page(module, dtype, device, kinds, cache_dtype)
         except CannotPage as error:
             reason = str(error)
         except Differs as error:
             raise ModelLoadError(f"{module.config.model_type}: {error}") from error
         else:
-            per_token = kv_cache.bytes_per_token(layers, cache_dtype or dtype)
+            per_token = kv_cache.bytes_per_token(paged.layers, cache_dtype or dtype)
             return LoadedModel(
-                module, module.config, dtype, device, layers, per_token,
+                module, module.config, dtype, device, paged.layers, per_token,
                 cache_dtype=cache_dtype, weight_bytes=size, kinds=kinds,
+                kernel=paged.kernel,
             )  # fmt: skip
     wishes = {"QUANTIZE=int8": in_int8, "KV_CACHE_DTYPE": cache_dtype is not None}
     if refused := [name for name, is_wanted in wishes.items() if is_wanted]:
@@ -165,4 +168,7 @@ def make_forward(
         dtype=model.cache_dtype or model.dtype,
         device=model.device,
     )
-    return ForwardPass(model.module, cache, model.device, updates=updates, kinds=model.kinds)
+    return ForwardPass(
+        model.module, cache, model.device, updates=updates, kinds=model.kinds,
+        kernel=model.kernel,
+    )  # fmt: skip

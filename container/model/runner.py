@@ -7,12 +7,13 @@ import torch
 
 from container.engine.batch import Batch, Sampled, Scheduled, StepOutput
 from container.engine.sequence import Sequence
-from container.model.attention import Chunk, DecodeGroup, PagedStep
+from container.model.attention import PagedStep
 from container.model.forward_plan import MIN_ROWS, ForwardPlan, make_plan
 from container.model.int8 import RowKinds
 from container.model.kv_cache import KVCache
 from container.model.lora import Updates
 from container.model.sampler import Sampler
+from container.model.varlen import Kernel, VarlenTables
 
 log = logging.getLogger(__name__)
 
@@ -28,8 +29,10 @@ class ForwardPass:
         *,
         updates: Updates | None = None,
         kinds: RowKinds | None = None,
+        kernel: Kernel = Kernel.REFERENCE,
     ) -> None:
         self.cache = cache
+        self._kernel = kernel
         self._model = model
         self._device = device
         self._updates = updates
@@ -55,19 +58,12 @@ class ForwardPass:
         return logits.float()
 
     def _step(self, plan: ForwardPlan) -> PagedStep:
-        groups = [
-            DecodeGroup(
-                one.start, one.stop, self._tensor(one.blocks), self._tensor(one.context_lens)
-            )
-            for one in plan.groups
-        ]
-        chunks = [
-            Chunk(one.start, one.stop, one.context_len, self._tensor([one.blocks]))
-            for one in plan.chunks
-        ]
-        return PagedStep(self.cache, self._tensor(plan.slots), groups, chunks)
+        tables = None
+        if self._kernel is not Kernel.REFERENCE:
+            tables = VarlenTables.of(plan, self.cache, self._kernel)
+        return PagedStep.of(plan, self.cache, self._device, tables)
 
-    def _tensor(self, values: list[int] | list[list[int]]) -> torch.Tensor:
+    def _tensor(self, values: list[int]) -> torch.Tensor:
         return torch.tensor(values, device=self._device)
 
 

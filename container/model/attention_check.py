@@ -1,0 +1,115 @@
+"""Whether a faster attention may serve: it must compute what the reference computes.
+
+Each kind of layer that a model has is tried on random tensors: decodes and a prompt's chunk side by
+side, contexts that end within a block, blocks in no order.
+"""
+
+import logging
+from collections.abc import Sequence
+
+import torch
+from torch.nn.attention import activate_flash_attention_impl, restore_flash_attention_impl
+
+from container.engine.adapters import BASE
+from container.model.attention import PagedStep, Rule, attend
+from container.model.forward_plan import ChunkPlan, ForwardPlan, GroupPlan
+from container.model.kv_cache import FP8, KVCache, LayerShape
+from container.model.varlen import Kernel, VarlenTables
+
+log = logging.getLogger(__name__)
+
+FORMATS = {torch.bfloat16, torch.float16}
+# How far a result may be off, as a share of the largest number.
+TOLERANCE = 0.02
+BLOCK_SIZE = 16
+# Two decodes that see 40 and 17 tokens; then 20 tokens of a prompt, of which the last sees 50.
+GROUP = GroupPlan(0, 2, [[5, 2, 7], [3, 0, 11]], [40, 17])
+CHUNK = ChunkPlan(2, 22, 50, [9, 1, 10, 4])
+NUM_BLOCKS = 11  # the twelfth is the scratch block
+
+
+def choose_kernel(
+    layers: Sequence[LayerShape],
+    rules: Sequence[Rule],
+    dtype: torch.dtype,
+    cache_dtype: torch.dtype,
+    device: torch.device,
+) -> Kernel:
+    """Take the first of torch's kernels that serves every kind of layer; the log says which."""
+    if device.type != "cuda" or dtype not in FORMATS or cache_dtype in FP8:
+        return Kernel.REFERENCE
+    if any(layer.key_dim != layer.value_dim for layer in layers):
+        return Kernel.REFERENCE
+    kinds = set(zip(layers, rules, strict=True))
+    for kernel, name in ((Kernel.PAGED, "FA3"), (Kernel.GATHERED, None)):
+        try:
+            _activate(name)
+            off = max(
+                varlen_error(kernel, layer, rule, dtype, layer.device or device)
+                for layer, rule in kinds
+            )
+        except Exception as error:  # each kernel has its own reasons
+            log.info("%s is not used, as it fails here: %s", kernel.value, error)
+            continue
+        if off <= TOLERANCE:
+            log.info("%s checked against the reference: off by %.2g", kernel.value, off)
+            return kernel
+        log.warning("%s is not used, as it is off by %.2g", kernel.value, off)
+    log.warning("attention goes the slow way, as no kernel of torch's serves here")
+    return Kernel.REFERENCE
+
+
+def _activate(name: str | None) -> None:
+    """Have torch use this implementation of FlashAttention; None: the one that it brings along."""
+    if name is None:
+        restore_flash_attention_impl()
+    else:
+        activate_flash_attention_impl(name)
+
+
+@torch.inference_mode()
+def varlen_error(
+    kernel: Kernel, layer: LayerShape, rule: Rule, dtype: torch.dtype, device: torch.device
+) -> float:
+    """How far torch's kernel is off for one layer, as a share of the largest number."""
+    generator = torch.Generator().manual_seed(0)
+
+    def random(*shape: int) -> torch.Tensor:
+        return torch.randn(shape, generator=generator).to(device, dtype)
+
+    cache = KVCache(
+        [layer], num_blocks=NUM_BLOCKS, block_size=BLOCK_SIZE, dtype=dtype, device=device
+    )
+    cache.keys[0].copy_(random(*cache.keys[0].shape))
+    cache.values[0].copy_(random(*cache.values[0].shape))
+    plan = _plan()
+    query = random(CHUNK.stop, rule.heads, layer.key_dim)
+    keys = random(CHUNK.stop, layer.kv_heads, layer.key_dim)
+    values = random(CHUNK.stop, layer.kv_heads, layer.value_dim)
+    reference = PagedStep.of(plan, cache, device)
+    fast = PagedStep.of(plan, cache, device, VarlenTables.of(plan, cache, kernel))
+    expected, got = (attend(one, 0, query, keys, values, rule) for one in (reference, fast))
+    scale = expected.float().abs().max().item()
+    return (got.float() - expected.float()).abs().max().item() / max(scale, 1e-6)
+
+
+def _plan() -> ForwardPlan:
+    """What a scheduler could have planned; ids and positions are not looked at."""
+    last = [
+        blocks[(seen - 1) // BLOCK_SIZE] * BLOCK_SIZE + (seen - 1) % BLOCK_SIZE
+        for blocks, seen in zip(GROUP.blocks, GROUP.context_lens, strict=True)
+    ]
+    count = CHUNK.stop - CHUNK.start
+    new = range(CHUNK.context_len - count, CHUNK.context_len)
+    slots = [CHUNK.blocks[i // BLOCK_SIZE] * BLOCK_SIZE + i % BLOCK_SIZE for i in new]
+    rows = CHUNK.stop
+    return ForwardPlan(
+        token_ids=[0] * rows,
+        positions=[0] * rows,
+        slots=last + slots,
+        logit_rows=[],
+        groups=[GROUP],
+        chunks=[CHUNK],
+        num_decodes=GROUP.stop,
+        adapters=[(BASE, rows)],
+    )

@@ -1,0 +1,185 @@
+"""The tables for torch's attention kernel, and that a kernel that is wrong is not used.
+
+No GPU is here, so a slow function that does what torch documents of `varlen_attn` plays the kernel.
+"""
+
+import copy
+import random
+from collections.abc import Callable
+from itertools import pairwise
+
+import pytest
+import torch
+
+from container.engine.loop import Engine
+from container.messages import SamplingParams
+from container.model import attention_check
+from container.model.attention import Rule
+from container.model.attention_check import choose_kernel, varlen_error
+from container.model.kv_cache import KVCache, LayerShape
+from container.model.preparing import prepare
+from container.model.runner import ForwardPass, TorchModelRunner
+from container.model.varlen import Kernel
+from tests.support import tiny_models
+from tests.support.engines import Job, engine_config, ids, run
+
+CPU = torch.device("cpu")
+KERNELS = (Kernel.PAGED, Kernel.GATHERED)
+Attend = Callable[..., torch.Tensor]
+
+
+def documented(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    cu_seq_q: torch.Tensor,
+    cu_seq_k: torch.Tensor | None,
+    max_q: int,
+    max_k: int,
+    *,
+    scale: float,
+    window_size: tuple[int, int],
+    enable_gqa: bool,
+    seqused_k: torch.Tensor | None = None,
+    block_table: torch.Tensor | None = None,
+    num_splits: int | None = None,
+) -> torch.Tensor:
+    """What torch.nn.attention.varlen says that it computes, a sequence at a time."""
+    assert window_size[1] == 0
+    assert enable_gqa == (query.shape[1] != key.shape[-2])
+    if block_table is None:
+        assert cu_seq_k is not None
+        ints, ends = [cu_seq_q, cu_seq_k], cu_seq_k.tolist()
+        used = [stop - start for start, stop in pairwise(ends)]
+        seen_keys, seen_values = ([one[a:b] for a, b in pairwise(ends)] for one in (key, value))
+    else:
+        assert seqused_k is not None
+        assert (cu_seq_k, num_splits) == (None, 1)
+        ints, used = [cu_seq_q, seqused_k, block_table], seqused_k.tolist()
+        seen_keys, seen_values = (
+            [one[row.long()].flatten(0, 1)[:n] for row, n in zip(block_table, used, strict=True)]
+            for one in (key, value)
+        )
+    assert {one.dtype for one in ints} == {torch.int32}
+    out = torch.empty_like(query)
+    starts = cu_seq_q.tolist()
+    assert (max_q, max_k) == (max(b - a for a, b in pairwise(starts)), max(used))
+    for index, seen in enumerate(used):
+        rows = slice(starts[index], starts[index + 1])
+        keys, values = (one[index].transpose(0, 1) for one in (seen_keys, seen_values))
+        q = query[rows].transpose(0, 1)
+        group = q.shape[0] // keys.shape[0]
+        keys, values = keys.repeat_interleave(group, 0), values.repeat_interleave(group, 0)
+        place = torch.arange(seen - q.shape[1], seen)[:, None]
+        hidden = torch.arange(seen)[None] > place
+        if window_size[0] >= 0:
+            hidden |= torch.arange(seen)[None] < place - window_size[0]
+        scores = (q.float() @ keys.float().transpose(1, 2)) * scale
+        weights = scores.masked_fill(hidden, -torch.inf).softmax(-1)
+        out[rows] = (weights @ values.float()).to(query.dtype).transpose(0, 1)
+    return out
+
+
+@pytest.fixture
+def kernel(monkeypatch: pytest.MonkeyPatch) -> Callable[[Attend], None]:
+    def use(attend: Attend) -> None:
+        monkeypatch.setattr("torch.nn.attention.varlen.varlen_attn", attend)
+
+    return use
+
+
+@pytest.mark.parametrize("kind", KERNELS)
+@pytest.mark.parametrize("window", [None, 1, 7, 30, 200])
+@pytest.mark.parametrize(("heads", "kv_heads"), [(4, 4), (6, 2), (3, 1)])
+def test_the_kernel_is_told_what_the_reference_computes(
+    kernel: Callable[[Attend], None], heads: int, kv_heads: int, window: int | None, kind: Kernel
+) -> None:
+    kernel(documented)
+    layer, rule = LayerShape(kv_heads, 8, 8), Rule(0.3, window, heads=heads)
+    assert varlen_error(kind, layer, rule, torch.float32, CPU) < 1e-5
+
+
+@pytest.mark.parametrize("kind", KERNELS)
+@pytest.mark.parametrize("name", ["llama", "mistral", "gemma3", "qwen3_moe"])
+def test_engines_say_the_same_with_the_kernel(
+    kernel: Callable[[Attend], None], name: str, kind: Kernel
+) -> None:
+    kernel(documented)
+    model = prepare(tiny_models.make(name), torch.float32, CPU)
+    config = engine_config(max_batch_tokens=24)
+    assert model.layers is not None
+    # The compiled or fused layers of a CPU do not ask for attention in this way.
+    module = copy.deepcopy(tiny_models.make(name))
+    module.set_attn_implementation("paged")
+    cache = KVCache(
+        model.layers, num_blocks=config.num_blocks, block_size=config.block_size,
+        dtype=torch.float32, device=CPU,
+    )  # fmt: skip
+    runner = TorchModelRunner(ForwardPass(module, cache, CPU, kernel=kind))
+    engine = Engine(runner, config, end_token_ids=())
+    rnd = random.Random(2)
+    jobs = [
+        Job(
+            [rnd.randrange(2, tiny_models.VOCABULARY) for _ in range(rnd.randint(1, 50))],
+            SamplingParams(rnd.randint(1, 20)),
+            at_step=rnd.randrange(10),
+        )
+        for _ in range(8)
+    ]
+    got = run(engine, jobs)
+    for index, job in enumerate(jobs):
+        expected = tiny_models.reference(name, tuple(job.prompt), job.params.max_new_tokens)
+        assert ids(got[index]) == expected, f"request {index}"
+
+
+def _broken(*_: object, **__: object) -> torch.Tensor:
+    raise RuntimeError("this GPU is too old")
+
+
+def _wrong(*args: torch.Tensor, **kwargs: object) -> torch.Tensor:
+    return documented(*args, **kwargs) * 1.5  # type: ignore[arg-type]
+
+
+def _old(*args: torch.Tensor, **kwargs: object) -> torch.Tensor:
+    if "block_table" in kwargs:
+        raise RuntimeError("paged KV needs FlashAttention 3")
+    return documented(*args, **kwargs)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("attend", "chosen", "told"),
+    [
+        (documented, Kernel.PAGED, "checked against the reference"),
+        (_old, Kernel.GATHERED, "fails here: paged KV needs FlashAttention 3"),
+        (_broken, Kernel.REFERENCE, "fails here: this GPU is too old"),
+        (_wrong, Kernel.REFERENCE, "is not used, as it is off by 0."),
+    ],
+)
+def test_a_kernel_that_fails_or_differs_is_not_used_and_the_log_says_so(
+    kernel: Callable[[Attend], None],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    attend: Attend,
+    chosen: Kernel,
+    told: str,
+) -> None:
+    caplog.set_level("INFO")
+    kernel(attend)
+    # A CPU stands in for the GPU on which the check would run.
+    error = attention_check.varlen_error
+    monkeypatch.setattr(attention_check, "varlen_error", lambda *asked: error(*asked[:4], CPU))
+    monkeypatch.setattr(attention_check, "activate_flash_attention_impl", lambda _: None)
+    layers, rules = [LayerShape(2, 8, 8)] * 2, [Rule(0.3, heads=4), Rule(0.3, 5, heads=4)]
+    formats = torch.bfloat16, torch.bfloat16
+    assert choose_kernel(layers, rules, *formats, torch.device("cuda")) is chosen
+    assert told in caplog.text
+
+
+def test_a_cpu_and_formats_that_no_kernel_takes_use_the_reference() -> None:
+    layers, rules = [LayerShape(2, 8, 8)], [Rule(0.3, heads=4)]
+    gpu, half, whole = torch.device("cuda"), torch.bfloat16, torch.float32
+    reference = Kernel.REFERENCE
+    assert choose_kernel(layers, rules, half, half, CPU) is reference
+    assert choose_kernel(layers, rules, whole, whole, gpu) is reference
+    assert choose_kernel(layers, rules, half, torch.float8_e4m3fn, gpu) is reference
+    assert choose_kernel([LayerShape(1, 8, 4)], rules, half, half, gpu) is reference
