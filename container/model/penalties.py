@@ -8,8 +8,11 @@ Kirchenbauer et al. (2023) with TGI's hash.
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
 from weakref import WeakKeyDictionary
 
+import numpy as np
 import torch
 
 from container.engine.sequence import Sequence
@@ -21,26 +24,77 @@ LARGEST = 1e30
 Wants = Callable[[SamplingParams], bool]
 
 
-class TokenCounts:
-    """How often each token occurs in a sequence; grows by the new tokens only.
+class SeenTokens:
+    """The tokens that occur in a sequence and how often; grows by the new tokens only."""
 
-    `from_index` counts a sequence from that index on. Entries go when their sequence goes.
-    """
+    def __init__(self, from_index: int) -> None:
+        self._num_read = from_index
+        self._places: dict[int, int] = {}
+        self._ids = np.empty(64, np.int64)
+        self._counts = np.empty(64, np.float32)
+
+    @property
+    def ids(self) -> "np.ndarray[Any, np.dtype[np.int64]]":
+        """Each of them once."""
+        return self._ids[: len(self._places)]
+
+    @property
+    def counts(self) -> "np.ndarray[Any, np.dtype[np.float32]]":
+        """How often each occurs, in the order of the ids."""
+        return self._counts[: len(self._places)]
+
+    def read_on(self, token_ids: list[int]) -> None:
+        """Take in what has been added to a sequence since the last time."""
+        for token_id in token_ids[self._num_read :]:
+            place = self._places.get(token_id)
+            if place is None:
+                place = self._add(token_id)
+            self._counts[place] += 1.0
+        self._num_read = len(token_ids)
+
+    def _add(self, token_id: int) -> int:
+        place = self._places[token_id] = len(self._places)
+        if place == len(self._ids):
+            self._ids = np.resize(self._ids, 2 * place)
+            self._counts = np.resize(self._counts, 2 * place)
+        self._ids[place], self._counts[place] = token_id, 0.0
+        return place
+
+
+class TokenCounts:
+    """What sequences have said so far; entries go when their sequence goes."""
 
     def __init__(self) -> None:
-        self._known: WeakKeyDictionary[Sequence, dict[int, tuple[int, torch.Tensor]]] = (
-            WeakKeyDictionary()
-        )
+        self._known: WeakKeyDictionary[Sequence, dict[int, SeenTokens]] = WeakKeyDictionary()
 
-    def get(self, sequence: Sequence, from_index: int, vocabulary: int) -> torch.Tensor:
-        """Return [vocabulary] in float32; to be read only."""
+    def get(self, sequence: Sequence, from_index: int) -> SeenTokens:
+        """The tokens of a sequence from that index on; to be read only."""
         of_sequence = self._known.setdefault(sequence, {})
-        seen, counts = of_sequence.get(from_index, (from_index, torch.zeros(vocabulary)))
-        new = torch.tensor(sequence.token_ids[seen:])
-        if len(new):
-            counts.index_add_(0, new, torch.ones(len(new)))
-        of_sequence[from_index] = (len(sequence.token_ids), counts)
-        return counts
+        seen = of_sequence.get(from_index)
+        if seen is None:
+            seen = of_sequence[from_index] = SeenTokens(from_index)
+        seen.read_on(sequence.token_ids)
+        return seen
+
+
+@dataclass(frozen=True, slots=True)
+class _Cells:
+    """The logits that penalties change: those of the tokens that a sequence has said.
+
+    `places` are indices into the flat logits, `counts` and `total` how often the token and all
+    tokens have been said; `owner` is the index into `params`. All are [cells].
+    """
+
+    places: torch.Tensor
+    counts: torch.Tensor
+    total: torch.Tensor
+    owner: torch.Tensor
+    params: list[SamplingParams]
+
+    def column(self, value: Callable[[SamplingParams], float]) -> torch.Tensor:
+        """A parameter of the sequence that each cell belongs to."""
+        values = torch.tensor([value(params) for params in self.params])
+        return values.to(self.owner.device)[self.owner]
 
 
 def penalise(
@@ -51,21 +105,21 @@ def penalise(
     counts_prompt: bool = True,
 ) -> None:
     """Apply TGI's penalties on the context and OpenAI's on the completion."""
-    rows, told = _counted(logits, sequences, counts, _penalises_context, from_prompt=counts_prompt)
-    if rows:
-        selected = logits[rows]
-        repetition = _column(logits, sequences, rows, lambda p: p.repetition_penalty)
-        penalised = torch.where(selected < 0, selected * repetition, selected / repetition)
-        selected = torch.where(told > 0, penalised, selected)
-        share = told / told.sum(-1, keepdim=True).clamp_(min=1.0)
-        penalty = _column(logits, sequences, rows, lambda p: p.context_frequency_penalty)
+    flat = logits.view(-1)
+    cells = _cells(logits, sequences, counts, _penalises_context, from_prompt=counts_prompt)
+    if cells is not None:
+        found = flat[cells.places]
+        repetition = cells.column(lambda p: p.repetition_penalty)
+        found = torch.where(found < 0, found * repetition, found / repetition)
+        penalty = cells.column(lambda p: p.context_frequency_penalty)
+        found = found - cells.counts / cells.total * penalty
         # A tiny or huge penalty must not make infinities, which would hide or equal all others.
-        logits[rows] = (selected - share * penalty).clamp_(-LARGEST, LARGEST)
-    rows, told = _counted(logits, sequences, counts, _penalises_completion, from_prompt=False)
-    if rows:
-        frequency = _column(logits, sequences, rows, lambda p: p.frequency_penalty)
-        presence = _column(logits, sequences, rows, lambda p: p.presence_penalty)
-        logits[rows] -= told * frequency + (told > 0) * presence
+        flat[cells.places] = found.clamp_(-LARGEST, LARGEST)
+    cells = _cells(logits, sequences, counts, _penalises_completion, from_prompt=False)
+    if cells is not None:
+        frequency = cells.column(lambda p: p.frequency_penalty)
+        presence = cells.column(lambda p: p.presence_penalty)
+        flat[cells.places] -= cells.counts * frequency + presence
 
 
 def add_bias(logits: torch.Tensor, sequences: list[Sequence]) -> None:
@@ -110,27 +164,30 @@ def _penalises_completion(params: SamplingParams) -> bool:
     return params.frequency_penalty != 0.0 or params.presence_penalty != 0.0
 
 
-def _counted(
+def _cells(
     logits: torch.Tensor,
     sequences: list[Sequence],
     counts: TokenCounts,
     wants: Wants,
     *,
     from_prompt: bool,
-) -> tuple[list[int], torch.Tensor]:
+) -> _Cells | None:
+    """What the rows that want it have said; None when that is nothing."""
     rows = [row for row, sequence in enumerate(sequences) if wants(sequence.params)]
-    told = [
-        counts.get(s, 0 if from_prompt else s.prompt_len, logits.shape[-1])
-        for s in (sequences[row] for row in rows)
+    seen = [
+        counts.get(sequences[row], 0 if from_prompt else sequences[row].prompt_len) for row in rows
     ]
-    return rows, torch.stack(told).to(logits.device) if told else logits[:0]
-
-
-def _column(
-    logits: torch.Tensor,
-    sequences: list[Sequence],
-    rows: list[int],
-    value: Callable[[SamplingParams], float],
-) -> torch.Tensor:
-    values = [value(sequences[row].params) for row in rows]
-    return torch.tensor(values, device=logits.device)[:, None]
+    if not any(len(one.ids) for one in seen):
+        return None
+    vocabulary, device = logits.shape[-1], logits.device
+    places = [one.ids + row * vocabulary for row, one in zip(rows, seen, strict=True)]
+    lengths = [len(one.ids) for one in seen]
+    totals = np.array([one.counts.sum() for one in seen], np.float32)
+    owner = np.repeat(np.arange(len(rows)), lengths)
+    return _Cells(
+        torch.from_numpy(np.concatenate(places)).to(device),
+        torch.from_numpy(np.concatenate([one.counts for one in seen])).to(device),
+        torch.from_numpy(totals[owner]).to(device),
+        torch.from_numpy(owner).to(device),
+        [sequences[row].params for row in rows],
+    )

@@ -16,6 +16,7 @@ from container.engine.constraint import Constraint
 from container.engine.sequence import Sequence
 from container.messages import LogprobMode, SamplingParams
 from container.model import penalties
+from container.model.shortlist import draw_short, is_short
 
 # Rows whose top_p mass lies within this many tokens need no full sort of the vocabulary.
 NUCLEUS_PROBE = 1024
@@ -50,11 +51,7 @@ class Sampler:
         raw_rows = _rows(sequences, lambda p: p.logprobs is LogprobMode.RAW)
         raw = torch.log_softmax(logits[raw_rows], -1) if raw_rows else None
         self._adjust(logits, sequences)
-        drawn = _rows(sequences, lambda p: not p.is_greedy)
-        if drawn:
-            _warp(logits, sequences)
-        chosen = _draw(logits, sequences, drawn) if drawn else logits.argmax(-1)
-        token_ids: list[int] = chosen.tolist()
+        token_ids = _choose(logits, sequences)
         told: dict[int, Sampled] = {}
         if raw is not None:
             told |= _with_logprobs(raw, raw_rows, token_ids, sequences)
@@ -85,28 +82,58 @@ class Sampler:
         row.masked_fill_(torch.from_numpy(allowed == 0).to(row.device), float("-inf"))
 
 
+def _choose(logits: torch.Tensor, sequences: list[Sequence]) -> list[int]:
+    """Take the most likely token of greedy rows, draw the others'."""
+    short = _rows(sequences, is_short)
+    drawn = _rows(sequences, lambda p: not p.is_greedy and not is_short(p))
+    if len(short) == len(sequences):
+        return _draw_short(logits, sequences, short)
+    if drawn:
+        _warp(logits, sequences)
+        token_ids: list[int] = _draw(logits, sequences, drawn).tolist()
+    else:
+        token_ids = logits.argmax(-1).tolist()
+    if short:
+        for row, token_id in zip(short, _draw_short(logits, sequences, short), strict=True):
+            token_ids[row] = token_id
+    return token_ids
+
+
+def _draw_short(logits: torch.Tensor, sequences: list[Sequence], rows: list[int]) -> list[int]:
+    selected = logits if len(rows) == len(logits) else logits[rows]
+    numbers = [uniform(sequences[row].seed, sequences[row].completion_len) for row in rows]
+    return draw_short(selected, [sequences[row].params for row in rows], numbers)
+
+
 def _warp(logits: torch.Tensor, sequences: list[Sequence]) -> None:
-    """Apply temperature and the filters in place; greedy rows keep their logits."""
+    """Apply temperature and the filters in place.
+
+    Greedy rows keep their logits, and so do those that are drawn from a short list.
+    """
     divisors = [_divisor(sequence.params) for sequence in sequences]
     logits.div_(torch.tensor(divisors, device=logits.device)[:, None])
     params = [sequence.params for sequence in sequences]
     vocabulary = logits.shape[-1]
-    for row in _rows(sequences, lambda p: 0 < p.top_k < vocabulary and not p.is_greedy):
+
+    def takes_part(p: SamplingParams) -> bool:
+        return not p.is_greedy and not is_short(p)
+
+    for row in _rows(sequences, lambda p: 0 < p.top_k < vocabulary and takes_part(p)):
         worst = logits[row].topk(params[row].top_k).values[-1]
         logits[row].masked_fill_(logits[row] < worst, float("-inf"))
-    rows = _rows(sequences, lambda p: p.top_p < 1.0 and not p.is_greedy)
+    rows = _rows(sequences, lambda p: p.top_p < 1.0 and takes_part(p))
     if rows:
         _keep_nucleus(logits, rows, [params[row].top_p for row in rows])
     for row in _rows(sequences, lambda p: p.typical_p < 1.0 and not p.is_greedy):
         _keep_typical(logits[row], params[row].typical_p)
-    for row in _rows(sequences, lambda p: p.min_p > 0.0 and not p.is_greedy):
+    for row in _rows(sequences, lambda p: p.min_p > 0.0 and takes_part(p)):
         floor = logits[row].max() + torch.tensor(params[row].min_p).log()
         logits[row].masked_fill_(logits[row] < floor, float("-inf"))
 
 
 def _divisor(params: SamplingParams) -> float:
     # Beyond these the quotient could overflow, or hidden tokens come back; nothing else changes.
-    return 1.0 if params.is_greedy else min(max(params.temperature, 1e-6), 1e6)
+    return 1.0 if params.is_greedy or is_short(params) else min(max(params.temperature, 1e-6), 1e6)
 
 
 def _keep_nucleus(logits: torch.Tensor, rows: list[int], top_ps: list[float]) -> None:

@@ -1,6 +1,7 @@
 """Each processor against transformers' own on the same logits."""
 
 import random
+from collections import Counter
 
 import pytest
 import torch
@@ -14,7 +15,7 @@ from transformers import (
 )
 
 from container.engine.sequence import Sequence
-from container.messages import SamplingParams, Watermark
+from container.messages import LogprobMode, SamplingParams, Watermark
 from container.model import penalties, sampler
 
 VOCABULARY = 300
@@ -72,7 +73,7 @@ def test_openais_penalties_count_the_completion_only() -> None:
 @pytest.mark.parametrize(
     ("params", "warper"),
     [
-        ({"top_k": 7}, TopKLogitsWarper(7)),
+        ({"top_k": 7, "logprobs": LogprobMode.PROCESSED}, TopKLogitsWarper(7)),
         ({"top_p": 0.8}, TopPLogitsWarper(0.8)),
         ({"top_p": 0.05}, TopPLogitsWarper(0.05)),
         ({"typical_p": 0.7}, TypicalLogitsWarper(0.7)),
@@ -123,3 +124,13 @@ def test_the_watermark_favours_the_share_it_says_and_depends_on_the_last_token()
     assert green() == first
     sequence.token_ids.append((sequence.token_ids[-1] + 1) % VOCABULARY)
     assert green() != first
+
+
+def test_many_tokens_are_counted_and_new_ones_are_added() -> None:
+    rnd = random.Random(3)
+    seen, ids = penalties.SeenTokens(5), [1] * 5
+    for _ in range(20):
+        ids += [rnd.randrange(200) for _ in range(rnd.randrange(40))]
+        seen.read_on(ids)
+        told = dict(zip(seen.ids.tolist(), seen.counts.tolist(), strict=True))
+        assert told == Counter(ids[5:])

@@ -1,3 +1,4 @@
+import random
 from collections import Counter
 
 import pytest
@@ -96,3 +97,28 @@ def test_uniform_numbers_are_even_and_depend_on_both_arguments() -> None:
     assert len(set(numbers)) == 10_000
     assert sum(numbers) / 10_000 == pytest.approx(0.5, abs=0.01)
     assert uniform(3, 4) == uniform(3, 4)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])  # the second makes ties
+def test_a_short_list_gives_the_token_that_the_whole_vocabulary_gives(
+    dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rnd = random.Random(6)
+    sequences = [
+        _sequence(
+            seed=rnd.randrange(1000),
+            temperature=rnd.choice([0.3, 1.0, 4.0]),
+            top_k=rnd.choice([0, 1, 5, 40, 300, 5000]),
+            top_p=rnd.choice([1.0, 0.9, 0.3, 0.01]),
+            min_p=rnd.choice([0.0, 0.0, 0.05]),
+        )
+        for _ in range(300)
+    ]
+    generator = torch.Generator().manual_seed(3)
+    logits = (torch.randn(300, 2000, generator=generator) * 3).to(dtype).float()
+    logits[::7, 3:] = -torch.inf  # a grammar that leaves fewer than top_k
+    short = sample(logits.clone(), sequences)
+    one_by_one = [sample(logits[i : i + 1].clone(), sequences[i : i + 1])[0] for i in range(300)]
+    monkeypatch.setattr("container.model.shortlist.MAX_TOP_K", 0)
+    whole = sample(logits.clone(), sequences)
+    assert short == whole == one_by_one
