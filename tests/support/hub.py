@@ -51,13 +51,21 @@ class _Handler(BaseHTTPRequestHandler):
             self._send(404, b"", {"X-Error-Code": "RepoNotFound"}, with_body)
 
     def _facts(self) -> dict:
-        siblings = [{"rfilename": path.name} for path in self.server.folder.iterdir()]
+        siblings = [{"rfilename": name} for name in self._files()]
         return {"id": self.server.repository, "sha": SHA, "siblings": siblings, "private": False}
+
+    def _files(self) -> dict[str, Path]:
+        folder = self.server.folder
+        return {
+            path.relative_to(folder).as_posix(): path
+            for path in folder.rglob("*")
+            if path.is_file()
+        }
 
     def _tree(self) -> list:
         return [
-            {"type": "file", "path": path.name, "size": path.stat().st_size, "oid": "0" * 40}
-            for path in self.server.folder.iterdir()
+            {"type": "file", "path": name, "size": path.stat().st_size, "oid": "0" * 40}
+            for name, path in self._files().items()
         ]
 
     def _send_json(self, body: object, with_body: bool) -> None:
