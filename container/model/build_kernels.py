@@ -1,8 +1,8 @@
 """Compiles kernels.c, once for each instruction set: `python -m container.model.build_kernels`.
 
-The C compiler is `CC`, else `cc`, else that of the package ziglang, which pip installs anywhere.
-Only a build needs one: the server loads what lies beside kernels.c, and does without if there is
-nothing. Each library holds the hash of its source, so that a stale one is noticed.
+The C compiler is `CC`, else `cc`, else that of the Python package ziglang, which needs nothing
+more. Only a build needs one: the server loads what lies beside kernels.c, and does without if there
+is nothing. Each library holds the hash of its source, so that a stale one is noticed.
 """
 
 import hashlib
@@ -16,7 +16,8 @@ import sys
 from pathlib import Path
 
 SOURCE = Path(__file__).with_name("kernels.c")
-OPTIONS = ["-std=gnu11", "-O3", "-fno-math-errno", "-ffp-contract=fast", "-fPIC", "-shared"]
+MACHINE = platform.machine().lower()
+OPTIONS = ["-std=gnu11", "-O3", "-fno-math-errno", "-ffp-contract=fast", "-fPIC", "-shared", "-s"]
 WARNINGS = ["-Wall", "-Wextra", "-Wno-psabi"]
 # What each processor must have is what torch means by the name, and a little that comes with it.
 V3 = ["-mavx2", "-mfma", "-mf16c", "-mbmi", "-mbmi2", "-mlzcnt", "-mmovbe"]
@@ -42,18 +43,23 @@ def find_compiler() -> list[str]:
     if found := shutil.which("cc"):
         return [found]
     if importlib.util.find_spec("ziglang") is not None:
-        return [sys.executable, "-m", "ziglang", "cc"]
+        # Without a target it compiles for the processor that it runs on.
+        return [sys.executable, "-m", "ziglang", "cc", "-target", f"{MACHINE}-linux-gnu.2.17"]
     sys.exit("error: no C compiler: install one, or the Python package ziglang, or set CC")
 
 
 def main() -> None:
-    """Compile; a library appears as a whole or not at all."""
-    compiler = find_compiler()
-    is_x86 = platform.machine().lower() in ("x86_64", "amd64")
-    for name, flags in (X86 if is_x86 else OTHERS).items():
-        target, draft = library(name), library(f"{name}-{os.getpid()}")
-        command = [*compiler, *OPTIONS, *WARNINGS, *flags, f'-DSOURCE_HASH="{source_hash()}"']
-        subprocess.run([*command, "-o", str(draft), str(SOURCE)], check=True)
+    """Compile, side by side; a library appears as a whole or not at all."""
+    command = [*find_compiler(), *OPTIONS, *WARNINGS, f'-DSOURCE_HASH="{source_hash()}"']
+    running = []
+    for name, flags in (X86 if MACHINE == "x86_64" else OTHERS).items():
+        draft = library(f"{name}-{os.getpid()}")
+        process = subprocess.Popen([*command, *flags, "-o", str(draft), str(SOURCE)])
+        running.append((process, draft, library(name)))
+    failed = [target.name for process, _, target in running if process.wait()]
+    if failed:
+        sys.exit(f"error: not compiled: {', '.join(failed)}")
+    for _, draft, target in running:
         draft.replace(target)
 
 
