@@ -333,16 +333,16 @@ INLINE void attend_few(const struct attention *a, const int64_t *span, int64_t k
     const struct step *s = a->step;
     const struct layer *l = a->layer;
     const int64_t dim = l->dim, group = l->heads / l->kv_heads, width = l->heads + 2 * l->kv_heads;
-    float q[QUERIES][MAX_DIM], seen[QUERIES][MAX_DIM], weights[QUERIES][LANES], most[QUERIES];
+    float q[QUERIES][MAX_DIM], seen[QUERIES][MAX_DIM], weights[QUERIES][LANES], most[LANES];
     floats scores[QUERIES][LANES], total[QUERIES];
     int64_t first[QUERIES], last[QUERIES], to[QUERIES];
+    store(most, 0, all(-__builtin_inff()), 0);
     for (int g = 0; g < n; g++) {
         int64_t row = span[0] + (from + g) / group, head = kv_head * group + (from + g) % group;
         last[g] = span[2] - span[1] + (from + g) / group;
         first[g] = l->window && last[g] >= l->window ? last[g] + 1 - l->window : 0;
         to[g] = (row * l->heads + head) * dim;
         total[g] = all(0.0f);
-        most[g] = -__builtin_inff();
         for (int64_t i = 0; i < dim; i += LANES) {
             store(q[g], i, load(a->qkv, (row * width + head) * dim + i, bf16), 0);
             store(seen[g], i, all(0.0f), 0);
@@ -355,33 +355,44 @@ INLINE void attend_few(const struct attention *a, const int64_t *span, int64_t k
     for (int64_t tile = first[0] / LANES * LANES; tile <= last[n - 1]; tile += LANES) {
         __builtin_memcpy(kept, ahead, sizeof kept);
         next_tile(&places, ahead);
-        for (int j = 0; j < LANES; j++)
+        for (int j = 0; j < LANES; j++) {
+            floats part[QUERIES];
+            for (int g = 0; g < n; g++) part[g] = all(0.0f);
             for (int64_t i = 0; i < dim; i += bf16 ? 32 : 16) { /* lines of 64 bytes */
                 __builtin_prefetch(at(l->keys, ahead[j] + i, bf16));
                 __builtin_prefetch(at(l->values, ahead[j] + i, bf16));
             }
-        for (int j = 0; j < LANES; j++) {
-            floats part[QUERIES];
-            for (int g = 0; g < n; g++) part[g] = all(0.0f);
             for (int64_t i = 0; i < dim; i += LANES) {
                 floats key = load(l->keys, kept[j] + i, bf16);
                 for (int g = 0; g < n; g++) part[g] += key * load(q[g], i, 0);
             }
             for (int g = 0; g < n; g++) scores[g][j] = part[g];
         }
+        float now[LANES];
+        int is_new = 0;
+        store(now, 0, load(most, 0, 0), 0);
         for (int g = 0; g < n; g++) {
             ints is_seen = (lanes + (int32_t)tile >= (int32_t)first[g])
                          & (lanes + (int32_t)tile <= (int32_t)last[g]);
-            floats score = pick(is_seen, sums(scores[g]), all(-__builtin_inff()));
-            float highest = largest(score);
-            if (highest > most[g]) {
-                floats shrink = exponential(all(most[g] - highest));
-                total[g] *= shrink;
+            scores[g][0] = pick(is_seen, sums(scores[g]), all(-__builtin_inff()));
+            float highest = largest(scores[g][0]);
+            is_new |= highest > most[g];
+            now[g] = highest > most[g] ? highest : most[g];
+        }
+        if (is_new) { /* what was added up so far shrinks; by exactly 1 where nothing is new */
+            floats before = load(most, 0, 0), after = load(now, 0, 0);
+            float shrink[LANES];
+            store(shrink, 0, pick(after > before, exponential(before - after), all(1.0f)), 0);
+            store(most, 0, after, 0);
+            for (int g = 0; g < n; g++) {
+                total[g] *= shrink[g];
                 for (int64_t i = 0; i < dim; i += LANES)
-                    store(seen[g], i, load(seen[g], i, 0) * shrink, 0);
-                most[g] = highest;
+                    store(seen[g], i, load(seen[g], i, 0) * shrink[g], 0);
             }
-            floats weight = pick(is_seen, exponential(score - most[g]), all(0.0f));
+        }
+        for (int g = 0; g < n; g++) {
+            floats weight = exponential(scores[g][0] - most[g]);
+            weight = pick(scores[g][0] > -__builtin_inff(), weight, all(0.0f));
             total[g] += weight;
             store(weights[g], 0, weight, 0);
         }

@@ -21,7 +21,7 @@ from container.model.preparing import prepare
 from tests.support import tiny_models
 
 CPU = torch.device("cpu")
-NUM_BLOCKS = 64
+NUM_BLOCKS = 160
 
 
 @pytest.fixture(autouse=True)
