@@ -25,6 +25,7 @@ class FusedGlue(Glue):
         self._is_silu = _is_silu(facts)
         self._bf16 = int(facts.norms[0][0].dtype == torch.bfloat16)
         self._hidden = len(facts.norms[0][0])
+        self._seen = facts.heads * facts.dim
         # Address of each norm's weight, and its eps.
         self._norms = [(weight.data_ptr(), eps) for weight, eps in facts.norms]
         self._cache: KVCache | None = None
@@ -32,52 +33,55 @@ class FusedGlue(Glue):
 
     def before_attention(self, x: torch.Tensor, step: PagedStep) -> torch.Tensor:
         """Norm x."""
-        out = _memory(step, x, self._hidden)
+        memory = _memory(step, x)
+        out, address = memory.result(self._hidden)
         weight, eps = self._norms[0]
-        # Nothing is added, so x is only read.
         self._kernels.add_norm(
-            None, x.data_ptr(), weight, out.data_ptr(), eps, len(x), self._hidden, self._bf16
-        )
+            None, x.data_ptr(), weight, address, eps, memory.rows, self._hidden, self._bf16
+        )  # nothing is added, so x is only read
         return out
 
     def attention(self, qkv: torch.Tensor, angles: Angles, step: PagedStep) -> torch.Tensor:
         """Rotate q and k, in place, keep k and v, attend: [tokens, heads * dim]."""
-        args = step.remember(("angles", id(angles[0])), lambda: _StepMemory(angles, step))
-        if args.shape != (1, len(qkv), self.facts.dim) or args.dtype != qkv.dtype:
+        args = step.remember(("angles", id(angles[0])), lambda: _Angles(angles, step))
+        if args.kind != (len(step.slots), self.facts.dim, qkv.dtype):
             return super().attention(qkv, angles, step)
         if step.cache is not self._cache:
             self._set_cache(step.cache)
-        # Rows that nothing is seen for, which are padding, stay zero.
-        out = _memory(step, qkv, self.facts.heads * self.facts.dim, "seen")
-        self._kernels.attend(args.address, self._layer_address, qkv.data_ptr(), out.data_ptr())
+        # Rows that see nothing, which are padding, are never written and stay zero.
+        out, address = _memory(step, qkv).result(self._seen, "seen")
+        self._kernels.attend(args.address, self._layer_address, qkv.data_ptr(), address)
         return out
 
     def before_gate(
         self, x: torch.Tensor, more: torch.Tensor, step: PagedStep
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Add to x, in place of `more`, and norm the sum; return both."""
-        out = _memory(step, x, self._hidden)
+        memory = _memory(step, x)
+        out, address = memory.result(self._hidden)
         weight, eps = self._norms[1]
         self._kernels.add_norm(
-            x.data_ptr(), more.data_ptr(), weight, out.data_ptr(), eps,
-            len(x), self._hidden, self._bf16,
+            x.data_ptr(), more.data_ptr(), weight, address, eps,
+            memory.rows, self._hidden, self._bf16,
         )  # fmt: skip
         return more, out
 
     def gated(self, gate_up: torch.Tensor, step: PagedStep) -> torch.Tensor:
         """Multiply the gate's activation with up; both side by side in [tokens, 2 * width]."""
-        rows, width = len(gate_up), gate_up.shape[1] // 2
+        width = gate_up.shape[1] // 2
         if not self._is_silu or width % LANES:
             return super().gated(gate_up, step)
-        out = _memory(step, gate_up, width)
-        self._kernels.silu_mul(gate_up.data_ptr(), out.data_ptr(), rows, width, self._bf16)
+        memory = _memory(step, gate_up)
+        out, address = memory.result(width)
+        self._kernels.silu_mul(gate_up.data_ptr(), address, memory.rows, width, self._bf16)
         return out
 
-    def after(self, x: torch.Tensor, more: torch.Tensor) -> torch.Tensor:
+    def after(self, x: torch.Tensor, more: torch.Tensor, step: PagedStep) -> torch.Tensor:
         """Add to x, in place of `more`."""
         self._kernels.add_norm(
-            x.data_ptr(), more.data_ptr(), None, None, 0.0, len(x), self._hidden, self._bf16
-        )
+            x.data_ptr(), more.data_ptr(), None, None, 0.0,
+            _memory(step, x).rows, self._hidden, self._bf16,
+        )  # fmt: skip
         return more
 
     def _set_cache(self, cache: KVCache) -> None:
@@ -93,12 +97,12 @@ class FusedGlue(Glue):
         self._cache = cache
 
 
-class _StepMemory:
-    """The kernels' view of a step; `address` is where its struct lies."""
+class _Angles:
+    """The kernels' view of a step with these angles; `address` is where its struct lies."""
 
     def __init__(self, angles: Angles, step: PagedStep) -> None:
         cos, sin = (one.contiguous() for one in angles)
-        self.shape, self.dtype = tuple(cos.shape), cos.dtype
+        self.kind = cos.shape[1], cos.shape[2], cos.dtype
         spans, blocks = _spans(step)
         self._kept = cos, sin, spans, blocks
         self._args = StepArgs(
@@ -107,6 +111,26 @@ class _StepMemory:
             num_spans=len(spans), block_size=step.cache.block_size,
         )  # fmt: skip
         self.address = ctypes.addressof(self._args)
+
+
+class _Memory:
+    """Memory for a step's results, which its layers overwrite in turn."""
+
+    def __init__(self, like: torch.Tensor) -> None:
+        self.rows = len(like)
+        self._dtype = like.dtype
+        self._results: dict[tuple[int, str], tuple[torch.Tensor, int]] = {}
+
+    def result(self, width: int, use: str = "") -> tuple[torch.Tensor, int]:
+        """[tokens, width], zeros at first, with its address; another tensor for another use."""
+        if (width, use) not in self._results:
+            made = torch.zeros(self.rows, width, dtype=self._dtype)
+            self._results[width, use] = made, made.data_ptr()
+        return self._results[width, use]
+
+
+def _memory(step: PagedStep, like: torch.Tensor) -> _Memory:
+    return step.remember(("memory",), lambda: _Memory(like))
 
 
 def _spans(step: PagedStep) -> tuple[torch.Tensor, torch.Tensor]:
@@ -125,13 +149,6 @@ def _spans(step: PagedStep) -> tuple[torch.Tensor, torch.Tensor]:
         blocks.append(chunk.blocks.flatten())
         begin += chunk.blocks.numel()
     return torch.tensor(spans), torch.cat(blocks) if len(blocks) > 1 else blocks[0]
-
-
-def _memory(step: PagedStep, like: torch.Tensor, width: int, use: str = "") -> torch.Tensor:
-    """Zeros at first, [tokens, width], which the layers of a step overwrite in turn."""
-    return step.remember(
-        ("memory", width, use), lambda: torch.zeros(len(like), width, dtype=like.dtype)
-    )
 
 
 def fits(facts: LayerFacts) -> bool:

@@ -69,7 +69,7 @@ class Glue:
         gate, up = gate_up.chunk(2, -1)
         return self.facts.act(gate).mul_(up)
 
-    def after(self, x: torch.Tensor, more: torch.Tensor) -> torch.Tensor:
+    def after(self, x: torch.Tensor, more: torch.Tensor, step: PagedStep) -> torch.Tensor:
         """Add to x, which stays; `more` may be overwritten."""
         return more.add_(x)
 

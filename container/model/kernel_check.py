@@ -57,7 +57,7 @@ def _check(
                 glue.attention(qkv.clone(), angles, step).clone(),
                 *(one.clone() for one in glue.before_gate(x, more.clone(), step)),
                 glue.gated(gate_up, step).clone(),
-                glue.after(x, more.clone()),
+                glue.after(x, more.clone(), step),
                 step.cache.keys[0],
                 step.cache.values[0],
             ]

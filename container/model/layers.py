@@ -56,6 +56,8 @@ class LeanLayer(nn.Module):
         self.o = joined_linear([attention.o_proj], make)
         self.gate_up = joined_linear([mlp.gate_proj, mlp.up_proj], make)
         self.down = joined_linear([mlp.down_proj], make)
+        # As a tuple they are found without a module's slow look-up.
+        self._products = self.qkv, self.o, self.gate_up, self.down
         self.facts = _facts(layer, rules[attention.layer_idx])
         self.glue = Glue(self.facts)
         if hasattr(layer, "attention_type"):
@@ -71,11 +73,11 @@ class LeanLayer(nn.Module):
     ) -> torch.Tensor:
         """Compute [1, tokens, hidden] from the same."""
         glue = self.glue
-        x = hidden_states[0].contiguous()
-        qkv = self.qkv(glue.before_attention(x, step))
-        seen = glue.attention(qkv, position_embeddings, step)
-        x, normed = glue.before_gate(x, self.o(seen), step)
-        return glue.after(x, self.down(glue.gated(self.gate_up(normed), step)))[None]
+        qkv, o, gate_up, down = self._products
+        x = hidden_states.squeeze(0).contiguous()
+        seen = glue.attention(qkv(glue.before_attention(x, step)), position_embeddings, step)
+        x, normed = glue.before_gate(x, o(seen), step)
+        return glue.after(x, down(glue.gated(gate_up(normed), step)), step).unsqueeze(0)
 
     def fuse(self, kernels: Kernels | None) -> None:
         """Use the kernels from now on, if there are any that can."""

@@ -45,12 +45,11 @@ class PackedLinear(FastLinear):
     def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None) -> None:
         super().__init__(weight, bias)
         self.packed = torch.ops.mkldnn._reorder_linear_weight(weight.detach(), PACK_ROWS)
+        self._multiply = torch.ops.mkldnn._linear_pointwise
 
     def forward(self, rows: torch.Tensor) -> torch.Tensor:
         """Multiply [..., in_features] to [..., out_features]."""
-        out: torch.Tensor = torch.ops.mkldnn._linear_pointwise(
-            rows, self.packed, self.bias, "none", [], ""
-        )
+        out: torch.Tensor = self._multiply(rows, self.packed, self.bias, "none", [], "")
         return out
 
 

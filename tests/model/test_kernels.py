@@ -180,7 +180,7 @@ def test_norms_and_gates_are_torchs(dtype: torch.dtype, width: int, rows: int) -
     for one, expected in zip(got, for_torch.before_gate(x, more.clone(), step), strict=True):
         _assert_near(one, expected)
     _assert_near(fused.gated(gate_up, step), for_torch.gated(gate_up, step))
-    assert torch.equal(fused.after(x, more.clone()), for_torch.after(x, more.clone()))
+    assert torch.equal(fused.after(x, more.clone(), step), for_torch.after(x, more.clone(), step))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
