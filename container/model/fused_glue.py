@@ -12,7 +12,7 @@ from torch import nn
 
 from container.model.attention import PagedStep
 from container.model.glue import Angles, Glue, LayerFacts
-from container.model.kernels import DTYPES, LANES, MAX_DIM, Kernels, LayerArgs, StepArgs
+from container.model.kernels import LANES, MAX_DIM, Kernels, LayerArgs, StepArgs, can_norm
 from container.model.kv_cache import KVCache
 
 
@@ -157,10 +157,9 @@ def fits(facts: LayerFacts) -> bool:
     if facts.head_norm is not None:
         weights.append(facts.head_norm[0])
     return (
-        all(one.device.type == "cpu" and one.is_contiguous() for one in weights)
+        all(can_norm(one) for one, _ in facts.norms)
+        and all(one.device.type == "cpu" and one.is_contiguous() for one in weights)
         and len({one.dtype for one in weights}) == 1
-        and weights[0].dtype in DTYPES
-        and len(weights[0]) % LANES == 0
         and facts.dim % LANES == 0
         and facts.dim <= MAX_DIM
         and facts.rule.softcap is None

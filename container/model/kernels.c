@@ -228,6 +228,33 @@ void silu_mul(const void *gate_up, void *out, int64_t rows, int64_t width, int b
     run((struct job){gated_work, &g, rows, 2, 0}, 4 * rows * width);
 }
 
+/* ---- out = where each row of x, [rows, width] of float32, is largest; the first such place ---- */
+
+struct best {
+    const float *x;
+    int64_t *out;
+    int64_t width;
+};
+
+static void best_work(const void *what, int64_t first, int64_t last) {
+    const struct best *b = what;
+    for (int64_t row = first; row < last; row++) {
+        const float *x = b->x + row * b->width;
+        floats most = all(-__builtin_inff());
+        int64_t i = 0;
+        for (; i + LANES <= b->width; i += LANES) most = larger(load(x, i, 0), most);
+        float highest = largest(most);
+        for (; i < b->width; i++) highest = x[i] > highest ? x[i] : highest;
+        for (i = 0; i < b->width - 1 && x[i] != highest;) i++;
+        b->out[row] = x[i] == highest ? i : 0;
+    }
+}
+
+void argmax(const float *x, int64_t *out, int64_t rows, int64_t width) {
+    struct best b = {x, out, width};
+    run((struct job){best_work, &b, rows, 1, 0}, rows * width);
+}
+
 /* ---- Attention over the paged cache ---- */
 
 struct step {              /* the same for all layers */

@@ -56,8 +56,19 @@ class Kernels:
             raise OSError("it was compiled from another kernels.c")
         self.add_norm = _typed(library.add_norm, [_POINTER] * 4 + [_FLOAT, _INT, _INT, _INT])
         self.silu_mul = _typed(library.silu_mul, [_POINTER] * 2 + [_INT, _INT, _INT])
+        self.argmax = _typed(library.argmax, [_POINTER] * 2 + [_INT, _INT])
         self.attend = _typed(library.attend, [_POINTER] * 4)
         _typed(library.set_parallel, [_POINTER])(_torch_threads())
+
+    def norm(self, rows: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
+        """Root-mean-square norm of [..., width], where `can_norm`."""
+        out = torch.empty_like(rows)
+        width = len(weight)
+        self.add_norm(
+            None, rows.data_ptr(), weight.data_ptr(), out.data_ptr(), eps,
+            rows.numel() // width, width, rows.dtype == torch.bfloat16,
+        )  # fmt: skip
+        return out
 
 
 def _typed(
@@ -78,6 +89,16 @@ def _torch_threads() -> int | None:
     except (OSError, AttributeError):
         return None
     return ctypes.cast(found, _POINTER).value
+
+
+def can_norm(weight: torch.Tensor) -> bool:
+    """Whether the kernels can norm with a weight, given rows of its format."""
+    return (
+        weight.device.type == "cpu"
+        and weight.dtype in DTYPES
+        and len(weight) % LANES == 0
+        and weight.is_contiguous()
+    )
 
 
 def load(path: Path) -> Kernels:
@@ -101,3 +122,14 @@ def find_kernels() -> Kernels | None:
         return None
     log.info("kernels: compiled for %s, checked against torch", name)
     return kernels
+
+
+def argmax(rows: torch.Tensor) -> torch.Tensor:
+    """Where each row of [rows, width] is largest, and first so."""
+    is_plain = rows.device.type == "cpu" and rows.dtype == torch.float32 and rows.is_contiguous()
+    kernels = find_kernels() if is_plain else None
+    if kernels is None:
+        return rows.argmax(-1)
+    out = torch.empty(rows.shape[0], dtype=torch.int64)
+    kernels.argmax(rows.data_ptr(), out.data_ptr(), *rows.shape)
+    return out

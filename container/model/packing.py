@@ -15,6 +15,8 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
+from container.model.kernels import can_norm, find_kernels
+
 log = logging.getLogger(__name__)
 
 # oneDNN chooses its blocking for this many rows; measured best or equal from 1 to 512.
@@ -118,7 +120,12 @@ class FusedRMSNorm(nn.Module):
 
     def forward(self, rows: torch.Tensor) -> torch.Tensor:
         """Normalise the last dimension."""
-        return nn.functional.rms_norm(rows, self.weight.shape, self.weight, self.eps)
+        weight = self.weight
+        if can_norm(weight) and rows.dtype == weight.dtype and rows.is_contiguous():
+            kernels = find_kernels()
+            if kernels is not None:
+                return kernels.norm(rows, weight, self.eps)
+        return nn.functional.rms_norm(rows, weight.shape, weight, self.eps)
 
 
 @torch.inference_mode()

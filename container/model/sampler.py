@@ -16,6 +16,7 @@ from container.engine.constraint import Constraint
 from container.engine.sequence import Sequence
 from container.messages import LogprobMode, SamplingParams
 from container.model import penalties
+from container.model.kernels import argmax
 
 # Rows whose top_p mass lies within this many tokens need no full sort of the vocabulary.
 NUCLEUS_PROBE = 1024
@@ -53,7 +54,7 @@ class Sampler:
         drawn = _rows(sequences, lambda p: not p.is_greedy)
         if drawn:
             _warp(logits, sequences)
-        chosen = _draw(logits, sequences, drawn) if drawn else logits.argmax(-1)
+        chosen = _draw(logits, sequences, drawn) if drawn else argmax(logits)
         token_ids: list[int] = chosen.tolist()
         told: dict[int, Sampled] = {}
         if raw is not None:
@@ -141,7 +142,7 @@ def _keep_typical(row: torch.Tensor, mass: float) -> None:
 
 def _draw(logits: torch.Tensor, sequences: list[Sequence], rows: list[int]) -> torch.Tensor:
     """Take the argmax of greedy rows, and invert the others' cumulative distribution."""
-    chosen = logits.argmax(-1)
+    chosen = argmax(logits)
     numbers = [uniform(sequences[row].seed, sequences[row].completion_len) for row in rows]
     index = torch.tensor(rows, device=logits.device)
     probabilities = logits.index_select(0, index).softmax(-1)

@@ -183,6 +183,16 @@ def test_norms_and_gates_are_torchs(dtype: torch.dtype, width: int, rows: int) -
     assert torch.equal(fused.after(x, more.clone(), step), for_torch.after(x, more.clone(), step))
 
 
+@pytest.mark.parametrize("width", [1, 15, 16, 333, 49152])
+@pytest.mark.parametrize("rows", [1, 4, 9])
+def test_the_first_of_the_largest_is_chosen(rows: int, width: int) -> None:
+    given = torch.randint(50, (rows, width), generator=torch.Generator().manual_seed(width)).float()
+    given[0] = float("-inf")
+    given[-1, width // 2] = 60
+    assert torch.equal(kernels.argmax(given), given.argmax(-1))
+    assert _kernels() is not None
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("window", [None, 9])
 def test_a_rows_bits_depend_neither_on_other_rows_nor_on_chunks(
@@ -279,7 +289,7 @@ def test_a_library_of_another_source_is_left_alone(
     _assert_torch_serves(caplog, "compiled from another kernels.c")
 
 
-@pytest.mark.parametrize("function", ["add_norm", "silu_mul", "attend"])
+@pytest.mark.parametrize("function", ["add_norm", "silu_mul", "argmax", "attend"])
 def test_a_library_that_computes_something_else_is_left_alone(
     function: str, library: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
