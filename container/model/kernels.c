@@ -14,7 +14,7 @@
 #define LANES 16
 #define MAX_DIM 256  /* of a head */
 #define QUERIES 8    /* that share what is read of the cache */
-#define PARALLEL 32768 /* numbers from which on threads are worth waking */
+#define PARALLEL 65536 /* how much, some 20 us of one thread, makes others worth waking */
 #define INLINE static inline __attribute__((always_inline))
 
 /* Which source this was compiled from: see build_kernels.py. */
@@ -145,9 +145,9 @@ static void work_off(void *given) {
     }
 }
 
-/* Pieces are taken one after another by whichever thread is free. `numbers` says how much it is. */
-static void run(struct job job, int64_t numbers) {
-    if (parallel && numbers > PARALLEL && job.count > job.piece)
+/* Pieces are taken one after another by whichever thread is free. `work` says how much it is. */
+static void run(struct job job, int64_t work) {
+    if (parallel && work > PARALLEL && job.count > job.piece)
         parallel(work_off, &job, 0, 0); /* as many threads as torch uses */
     else
         work_off(&job);
@@ -225,7 +225,7 @@ static void gated_work(const void *what, int64_t first, int64_t last) {
 
 void silu_mul(const void *gate_up, void *out, int64_t rows, int64_t width, int bf16) {
     struct gated g = {gate_up, out, width, bf16};
-    run((struct job){gated_work, &g, rows, 2, 0}, 4 * rows * width);
+    run((struct job){gated_work, &g, rows, 2, 0}, rows * width);
 }
 
 /* ---- out = where each row of x, [rows, width] of float32, is largest; the first such place ---- */
@@ -252,7 +252,7 @@ static void best_work(const void *what, int64_t first, int64_t last) {
 
 void argmax(const float *x, int64_t *out, int64_t rows, int64_t width) {
     struct best b = {x, out, width};
-    run((struct job){best_work, &b, rows, 1, 0}, rows * width);
+    run((struct job){best_work, &b, rows, 1, 0}, rows * width / 2);
 }
 
 /* ---- Attention over the paged cache ---- */
@@ -483,5 +483,5 @@ void attend(const struct step *step, const struct layer *layer, void *qkv, void 
     struct attention a = {step, layer, qkv, out, first_item};
     int64_t width = (layer->heads + 2 * layer->kv_heads) * layer->dim;
     run((struct job){rotate_work, &a, step->rows, 4, 0}, step->rows * width);
-    run((struct job){attend_work, &a, first_item[step->num_spans], 1, 0}, numbers / 2);
+    run((struct job){attend_work, &a, first_item[step->num_spans], 1, 0}, numbers / 4);
 }
