@@ -23,7 +23,7 @@ WARNINGS = ["-Wall", "-Wextra", "-Wno-psabi"]
 V3 = ["-mavx2", "-mfma", "-mf16c", "-mbmi", "-mbmi2", "-mlzcnt", "-mmovbe"]
 V4 = [*V3, "-mavx512f", "-mavx512bw", "-mavx512cd", "-mavx512dq", "-mavx512vl"]
 X86 = {"avx512": [*V4, "-mprefer-vector-width=512"], "avx2": V3, "default": []}
-OTHERS: dict[str, list[str]] = {"default": []}
+TARGETS: dict[str, list[str]] = X86 if MACHINE == "x86_64" else {"default": []}
 
 
 def library(name: str) -> Path:
@@ -52,7 +52,7 @@ def main() -> None:
     """Compile, side by side; a library appears as a whole or not at all."""
     command = [*find_compiler(), *OPTIONS, *WARNINGS, f'-DSOURCE_HASH="{source_hash()}"']
     running = []
-    for name, flags in (X86 if MACHINE == "x86_64" else OTHERS).items():
+    for name, flags in TARGETS.items():
         draft = library(f"{name}-{os.getpid()}")
         process = subprocess.Popen([*command, *flags, "-o", str(draft), str(SOURCE)])
         running.append((process, draft, library(name)))

@@ -114,7 +114,7 @@ def load(path: Path) -> Kernels:
 def find_kernels() -> Kernels | None:
     """The kernels for this processor, or None; the log says which."""
     capability = torch.backends.cpu.get_cpu_capability().lower()
-    name = capability if capability in build_kernels.X86 else "default"
+    name = capability if capability in build_kernels.TARGETS else "default"
     try:
         kernels = load(build_kernels.library(name))
     except (OSError, AttributeError) as error:
