@@ -36,11 +36,22 @@ RUN --mount=type=secret,id=pip,target=/etc/pip.conf,required=false \
     && rm -rf bin share \
     && python -m compileall -q -x transformers/models/ .
 
+# The compiler stays behind in this stage.
+FROM ${BASE_IMAGE} AS kernels
+COPY image/kernels.lock /locks/
+WORKDIR /opt/kernels
+RUN --mount=type=secret,id=pip,target=/etc/pip.conf,required=false \
+    pip install --no-cache-dir --no-deps --only-binary :all: --require-hashes \
+        --target /opt/compiler --requirement /locks/kernels.lock
+COPY container/model/kernels.c container/model/build_kernels.py ./
+RUN PYTHONPATH=/opt/compiler python build_kernels.py
+
 FROM ${BASE_IMAGE}
 COPY --from=torch /opt/torch /opt/torch
 COPY --from=packages /opt/packages /opt/packages
 COPY LICENSE /opt/program/
 COPY container /opt/program/container
+COPY --from=kernels /opt/kernels/*.so /opt/program/container/model/
 WORKDIR /opt/program
 
 # The safe path keeps the working directory and scripts' folders from shadowing modules. Whatever

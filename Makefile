@@ -4,6 +4,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 VENV_SDK := .venv-sdk
+# One of the libraries that build_kernels.py makes; they are made together.
+KERNELS := container/model/kernels-default.so
 HF_MODEL_ID ?= examples/demo-model
 export HF_MODEL_ID
 # Torch's threads spin less while they wait, so that tests do not crawl on a busy machine.
@@ -36,18 +38,18 @@ coverage = $(if $(REPORTS),--cov=container --cov-report=xml:$(REPORTS)/coverage.
 help:  ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
-serve: $(VENV)/server.stamp  ## serve HF_MODEL_ID (or the demo model) on PORT (8080)
+serve: $(VENV)/server.stamp $(KERNELS)  ## serve HF_MODEL_ID (or the demo model) on PORT (8080)
 	@exec $(BIN)/python -m container serve
 
-local: $(VENV)/deploy.stamp  ## a SageMaker endpoint on this machine, in front of HF_MODEL_ID
+local: $(VENV)/deploy.stamp $(KERNELS)  ## a SageMaker endpoint on this machine, in front of HF_MODEL_ID
 	@exec $(BIN)/python -m sagemaker_deploy local --model $(HF_MODEL_ID)
 
 test: test-server test-sdk  ## run every test that needs neither a GPU nor image tools
 
-test-server: $(VENV)/test.stamp  ## run the server's tests
+test-server: $(VENV)/test.stamp $(KERNELS)  ## run the server's tests
 	$(BIN)/python -m pytest $(call report,server) $(coverage)
 
-test-sdk: $(VENV)/server.stamp $(VENV_SDK)/test.stamp  ## run the tests of sagemaker_deploy
+test-sdk: $(VENV)/server.stamp $(KERNELS) $(VENV_SDK)/test.stamp  ## run the tests of sagemaker_deploy
 	$(VENV_SDK)/bin/python -m pytest -W default tests/deploy tests/sdk $(call report,sdk)
 
 tools: $(VENV)/test.stamp $(VENV_SDK)/test.stamp  ## set up what the tests need
@@ -67,7 +69,7 @@ format: $(VENV)/test.stamp  ## format the code
 bench-embedding: $(VENV)/test.stamp  ## measure embeddings beside other engines
 	$(BIN)/python benchmarks/embedding.py --json bench-embedding.json
 
-bench: $(VENV)/server.stamp  ## measure throughput and latency beside other engines
+bench: $(VENV)/server.stamp $(KERNELS)  ## measure throughput and latency beside other engines
 	$(BIN)/python benchmarks/serving.py --json bench.json --plot bench.svg
 
 docs: $(VENV)/server.stamp  ## write the generated pages under docs/
@@ -80,6 +82,7 @@ lock: $(VENV)/test.stamp  ## write image/*.lock, the image's packages and their 
 	$(PIP_COMPILE) --extra server $(foreach name,torch sympy mpmath networkx setuptools, \
 		--unsafe-package $(name)) --output-file image/server.lock pyproject.toml
 	$(PIP_COMPILE) --allow-unsafe --output-file image/torch-cpu.lock image/torch-cpu.in
+	$(PIP_COMPILE) --output-file image/kernels.lock image/kernels.in
 
 image:  ## build the image IMAGE (VARIANT=cpu or cuda), with Docker or podman
 	image/build.sh
@@ -107,7 +110,7 @@ image-staging: $(VENV_SDK)/test.stamp  ## deploy what was pushed as STAGING_CONF
 
 clean:  ## remove the virtual environments and what make image keeps
 	image/clean.sh
-	rm -rf $(VENV) $(VENV_SDK)
+	rm -rf $(VENV) $(VENV_SDK) container/model/*.so
 
 $(VENV)/bin/python:
 	@command -v $(PYTHON) >/dev/null || { echo "error: $(PYTHON) is not installed; Python 3.11 or newer is needed"; exit 1; }
@@ -121,6 +124,14 @@ $(VENV)/server.stamp: $(VENV)/bin/python pyproject.toml constraints.txt
 	@$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt 'torch==2.13.0'
 	@$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[server]'
 	@touch $@
+
+# Without a compiler there is one to install (100 MB); without that the server is slower, no more.
+$(KERNELS): container/model/kernels.c container/model/build_kernels.py | $(VENV)/server.stamp
+	@echo "Compiling the kernels"
+	@[ -n "$$CC" ] || command -v cc >/dev/null || \
+		$(BIN)/pip install --quiet --disable-pip-version-check --requirement image/kernels.in || true
+	@$(BIN)/python -m container.model.build_kernels || \
+		echo "warning: no kernels; the server works without them, slower"
 
 $(VENV)/test.stamp: $(VENV)/server.stamp
 	@echo "Installing the test tools"

@@ -55,7 +55,7 @@ def test_the_locks_hold_what_the_server_and_torch_need_and_nothing_else() -> Non
 
 
 def test_everything_in_the_locks_is_hashed() -> None:
-    for lock in ("server.lock", "torch-cpu.lock"):
+    for lock in ("server.lock", "torch-cpu.lock", "kernels.lock"):
         text = (ROOT / "image" / lock).read_text()
         for block in re.split(r"\n(?=\w)", text.partition("\n#")[0].strip()):
             assert "--hash=sha256:" in block, block

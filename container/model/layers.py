@@ -5,13 +5,13 @@ Models of that family (Llama, Mistral, Qwen 2 and 3, SmolLM ...) share one layer
     x = x + o(attend(rotate(norm(q)), rotate(norm(k)), v))      q, k, v of norm(x)
     x = x + down(act(gate) * up)                                gate, up of norm(x)
 
-A step of a small model on a CPU is bound by the number of operations, not by their size, so here q
-and k are rotated together, in three operations, and the softmax's scale is part of the rotation.
+A step of a small model on a CPU is bound by the number of operations, not by their size, so here
+there are four products, and what lies between them (glue.py) is done in few operations of torch or,
+where they can, by the compiled kernels.
 Which layers may be replaced is not looked up in a list: a layer must have these parts, and must
 compute the same as the model's own on the same input.
 """
 
-import dataclasses
 import logging
 from collections.abc import Callable
 from typing import Any
@@ -19,7 +19,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from container.model.attention import PagedStep, Rule, attend
+from container.model.attention import PagedStep, Rule
+from container.model.fused_glue import FusedGlue, fits
+from container.model.glue import Angles, Glue, LayerFacts, Norm
+from container.model.kernels import Kernels, find_kernels
 from container.model.packing import (
     MakeLinear,
     PackedLinear,
@@ -49,19 +52,14 @@ class LeanLayer(nn.Module):
         super().__init__()
         attention: Any = layer.self_attn
         mlp: Any = layer.mlp
-        self.index: int = attention.layer_idx
-        self.head_dim: int = attention.head_dim
-        self.heads = attention.q_proj.out_features // self.head_dim
-        self.kv_heads = attention.k_proj.out_features // self.head_dim
-        self.scale = rules[self.index].scale
-        self.rule = dataclasses.replace(rules[self.index], scale=1.0)
         self.qkv = joined_linear([attention.q_proj, attention.k_proj, attention.v_proj], make)
         self.o = joined_linear([attention.o_proj], make)
         self.gate_up = joined_linear([mlp.gate_proj, mlp.up_proj], make)
         self.down = joined_linear([mlp.down_proj], make)
-        self.act: Callable[[torch.Tensor], torch.Tensor] = mlp.act_fn
-        self.norms = [_norm(layer.input_layernorm), _norm(layer.post_attention_layernorm)]
-        self.head_norm = self._head_norm(attention) if hasattr(attention, "q_norm") else None
+        # As a tuple they are found without a module's slow look-up.
+        self._products = self.qkv, self.o, self.gate_up, self.down
+        self.facts = _facts(layer, rules[attention.layer_idx])
+        self.glue = Glue(self.facts)
         if hasattr(layer, "attention_type"):
             self.attention_type = layer.attention_type
 
@@ -69,56 +67,23 @@ class LeanLayer(nn.Module):
         self,
         hidden_states: torch.Tensor,
         *,
-        position_embeddings: tuple[torch.Tensor, torch.Tensor],
+        position_embeddings: Angles,
         step: PagedStep,
         **_: object,
     ) -> torch.Tensor:
         """Compute [1, tokens, hidden] from the same."""
-        tokens = hidden_states.shape[1]
-        rows = hidden_states[0]
-        states = self.qkv(_normed(rows, self.norms[0])).view(tokens, -1, self.head_dim)
-        turned = self._rotate(states[:, : -self.kv_heads], position_embeddings, step)
-        seen = attend(
-            step,
-            self.index,
-            turned[:, : self.heads],
-            turned[:, self.heads :],
-            states[:, -self.kv_heads :],
-            self.rule,
-        )
-        rows = self.o(seen.view(tokens, -1)) + rows
-        gate, up = self.gate_up(_normed(rows, self.norms[1])).chunk(2, -1)
-        rows = self.down(self.act(gate).mul_(up)).add_(rows)
-        return rows[None]
+        glue = self.glue
+        qkv, o, gate_up, down = self._products
+        x = hidden_states.squeeze(0).contiguous()
+        seen = glue.attention(qkv(glue.before_attention(x, step)), position_embeddings, step)
+        x, normed = glue.before_gate(x, o(seen), step)
+        return glue.after(x, down(glue.gated(gate_up(normed), step)), step).unsqueeze(0)
 
-    def _rotate(
-        self, states: torch.Tensor, embeddings: tuple[torch.Tensor, torch.Tensor], step: PagedStep
-    ) -> torch.Tensor:
-        """Turn q and k, [tokens, heads + kv_heads, dim], by their positions; q also gets scaled."""
-        if self.head_norm is not None:
-            weight, eps = self.head_norm
-            states = nn.functional.rms_norm(states, (self.head_dim,), None, eps) * weight
-        cos, sin = step.remember(
-            ("rotation", id(embeddings[0]), self.heads, self.kv_heads, self.scale),
-            lambda: self._tables(*embeddings),
-        )
-        return torch.addcmul(states * cos, states.roll(self.head_dim // 2, -1), sin)
-
-    def _tables(self, cos: torch.Tensor, sin: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """What the halves of each head are multiplied by: [tokens, heads + kv_heads, dim], twice.
-
-        The rotation is (a, b) -> (a * cos - b * sin, b * cos + a * sin), a and b the two halves.
-        """
-        scales = torch.ones(self.heads + self.kv_heads, 1, dtype=cos.dtype, device=cos.device)
-        scales[: self.heads] = self.scale
-        signs = torch.ones(self.head_dim, dtype=cos.dtype, device=cos.device)
-        signs[: self.head_dim // 2] = -1
-        return cos[0][:, None] * scales, (sin[0] * signs)[:, None] * scales
-
-    def _head_norm(self, attention: Any) -> tuple[torch.Tensor, float]:
-        """Weights of the norms of all heads of q and k, [heads + kv_heads, dim]."""
-        (of_q, eps), (of_k, _) = _norm(attention.q_norm), _norm(attention.k_norm)
-        return torch.cat([of_q.expand(self.heads, -1), of_k.expand(self.kv_heads, -1)]), eps
+    def fuse(self, kernels: Kernels | None) -> None:
+        """Use the kernels from now on, if there are any that can."""
+        self.glue = Glue(self.facts)
+        if kernels is not None and fits(self.facts):
+            self.glue = FusedGlue(self.facts, kernels)
 
 
 def find_lean(model: nn.Module) -> dict[str, nn.Module]:
@@ -153,7 +118,8 @@ def make_lean(
         lean = _replacement(layer, rules, call)
         if lean is not None:
             if make is not PackedLinear:  # the check was strict, as its weights were exact
-                lean = LeanLayer(layer, rules, make)
+                checked, lean = lean, LeanLayer(layer, rules, make)
+                lean.glue = checked.glue
             parent, _, last = name.rpartition(".")
             setattr(model.get_submodule(parent), last, lean)
             replaced += 1
@@ -161,19 +127,26 @@ def make_lean(
 
 
 def _replacement(layer: nn.Module, rules: list[Rule], call: Call) -> LeanLayer | None:
-    """Another form of a layer, if it computes the same."""
-    args, kwargs, expected = call
+    """Another form of a layer, if it computes the same; with the kernels, if these do too."""
     try:
         lean = LeanLayer(layer, rules, PackedLinear)
-        got = lean(*args, **kwargs)
+        for kernels in dict.fromkeys((find_kernels(), None)):
+            lean.fuse(kernels)
+            if _computes(lean, call):
+                return lean
     except (RuntimeError, TypeError, ValueError, AttributeError) as error:
         log.debug("a layer stays as it is: %s", error)
-        return None
+    return None
+
+
+def _computes(lean: LeanLayer, call: Call) -> bool:
+    args, kwargs, expected = call
+    got = lean(*args, **kwargs)
     if not isinstance(expected, torch.Tensor) or got.shape != expected.shape:
-        return None
+        return False
     scale = expected.float().abs().max().clamp_(min=1e-6)
     off = (got - expected).float().abs().max() / scale
-    return lean if off <= TOLERANCE[expected.dtype] else None
+    return bool(off <= TOLERANCE[expected.dtype])
 
 
 def _has_parts(module: nn.Module) -> bool:
@@ -194,10 +167,18 @@ def _has_parts(module: nn.Module) -> bool:
     return are_plain and all(map(is_plain_rms_norm, norms))
 
 
-def _norm(module: Any) -> tuple[torch.Tensor, float]:
-    return module.weight, norm_eps(module)
+def _facts(layer: Any, rule: Rule) -> LayerFacts:
+    attention = layer.self_attn
+    dim: int = attention.head_dim
+    heads, kv_heads = (one.out_features // dim for one in (attention.q_proj, attention.k_proj))
+    head_norm = None
+    if hasattr(attention, "q_norm"):
+        (of_q, eps), (of_k, _) = _norm(attention.q_norm), _norm(attention.k_norm)
+        head_norm = torch.cat([of_q.expand(heads, -1), of_k.expand(kv_heads, -1)]), eps
+    norms = _norm(layer.input_layernorm), _norm(layer.post_attention_layernorm)
+    index: int = attention.layer_idx
+    return LayerFacts(index, heads, kv_heads, dim, rule, norms, head_norm, layer.mlp.act_fn)
 
 
-def _normed(rows: torch.Tensor, norm: tuple[torch.Tensor, float]) -> torch.Tensor:
-    weight, eps = norm
-    return nn.functional.rms_norm(rows, weight.shape, weight, eps)
+def _norm(module: Any) -> Norm:
+    return module.weight.detach(), norm_eps(module)

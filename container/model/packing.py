@@ -15,6 +15,8 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
+from container.model.kernels import can_norm, find_kernels
+
 log = logging.getLogger(__name__)
 
 # oneDNN chooses its blocking for this many rows; measured best or equal from 1 to 512.
@@ -45,12 +47,11 @@ class PackedLinear(FastLinear):
     def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None) -> None:
         super().__init__(weight, bias)
         self.packed = torch.ops.mkldnn._reorder_linear_weight(weight.detach(), PACK_ROWS)
+        self._multiply = torch.ops.mkldnn._linear_pointwise
 
     def forward(self, rows: torch.Tensor) -> torch.Tensor:
         """Multiply [..., in_features] to [..., out_features]."""
-        out: torch.Tensor = torch.ops.mkldnn._linear_pointwise(
-            rows, self.packed, self.bias, "none", [], ""
-        )
+        out: torch.Tensor = self._multiply(rows, self.packed, self.bias, "none", [], "")
         return out
 
 
@@ -119,7 +120,12 @@ class FusedRMSNorm(nn.Module):
 
     def forward(self, rows: torch.Tensor) -> torch.Tensor:
         """Normalise the last dimension."""
-        return nn.functional.rms_norm(rows, self.weight.shape, self.weight, self.eps)
+        weight = self.weight
+        if can_norm(weight) and rows.dtype == weight.dtype and rows.is_contiguous():
+            kernels = find_kernels()
+            if kernels is not None:
+                return kernels.norm(rows, weight, self.eps)
+        return nn.functional.rms_norm(rows, weight.shape, weight, self.eps)
 
 
 @torch.inference_mode()

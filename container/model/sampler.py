@@ -16,6 +16,7 @@ from container.engine.constraint import Constraint
 from container.engine.sequence import Sequence
 from container.messages import LogprobMode, SamplingParams
 from container.model import penalties
+from container.model.kernels import argmax
 from container.model.shortlist import draw_short, is_short
 
 # Rows whose top_p mass lies within this many tokens need no full sort of the vocabulary.
@@ -92,7 +93,7 @@ def _choose(logits: torch.Tensor, sequences: list[Sequence]) -> list[int]:
         _warp(logits, sequences)
         token_ids: list[int] = _draw(logits, sequences, drawn).tolist()
     else:
-        token_ids = logits.argmax(-1).tolist()
+        token_ids = argmax(logits).tolist()
     if short:
         for row, token_id in zip(short, _draw_short(logits, sequences, short), strict=True):
             token_ids[row] = token_id
@@ -168,7 +169,7 @@ def _keep_typical(row: torch.Tensor, mass: float) -> None:
 
 def _draw(logits: torch.Tensor, sequences: list[Sequence], rows: list[int]) -> torch.Tensor:
     """Take the argmax of greedy rows, and invert the others' cumulative distribution."""
-    chosen = logits.argmax(-1)
+    chosen = argmax(logits)
     numbers = [uniform(sequences[row].seed, sequences[row].completion_len) for row in rows]
     index = torch.tensor(rows, device=logits.device)
     probabilities = logits.index_select(0, index).softmax(-1)

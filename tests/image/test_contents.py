@@ -60,6 +60,11 @@ def test_nothing_but_the_packages_and_the_program_was_copied() -> None:
     assert listing.strip() == "['LICENSE', 'container']"
 
 
+def test_the_kernels_are_compiled_and_compute_what_torch_computes() -> None:
+    found = python("from container.model.kernels import find_kernels; print(find_kernels())")
+    assert "Kernels object" in found
+
+
 def test_every_package_has_what_it_requires() -> None:
     code, output = run_once("-m", "pip", "check", entrypoint="python")
     assert code == 0, output

@@ -1,0 +1,135 @@
+"""The compiled kernels: what lies between the products of a decoder layer, in few calls.
+
+kernels.c says what they compute and build_kernels.py compiles it. The library is loaded once, and
+compared with torch before it is used (kernel_check.py); without one, or with one that is stale or
+computes something else, layers run in torch's own operations, which costs nothing but time.
+
+A call passes addresses as ints: some 1 us, where an operation of torch takes 3 to 10.
+"""
+
+import ctypes
+import logging
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
+
+import torch
+
+from container.model import build_kernels
+
+log = logging.getLogger(__name__)
+
+# As in kernels.c.
+LANES = 16
+MAX_DIM = 256
+DTYPES = (torch.bfloat16, torch.float32)
+
+_POINTER, _INT, _FLOAT = ctypes.c_void_p, ctypes.c_int64, ctypes.c_float
+
+
+class StepArgs(ctypes.Structure):
+    """`struct step` of kernels.c, the same for all layers."""
+
+    _fields_ = [
+        ("cos", _POINTER), ("sin", _POINTER), ("slots", _POINTER), ("spans", _POINTER),
+        ("blocks", _POINTER), ("rows", _INT), ("num_spans", _INT), ("block_size", _INT),
+    ]  # fmt: skip
+
+
+class LayerArgs(ctypes.Structure):
+    """`struct layer` of kernels.c."""
+
+    _fields_ = [
+        ("keys", _POINTER), ("values", _POINTER), ("norms", _POINTER), ("heads", _INT),
+        ("kv_heads", _INT), ("dim", _INT), ("window", _INT), ("scale", _FLOAT), ("eps", _FLOAT),
+        ("bf16", ctypes.c_int),
+    ]  # fmt: skip
+
+
+class Kernels:
+    """The library's functions. Tensors are contiguous and on the CPU; pointers are addresses."""
+
+    def __init__(self, path: Path) -> None:
+        library = ctypes.CDLL(str(path))
+        library.source_hash.restype = ctypes.c_char_p
+        if library.source_hash().decode() != build_kernels.source_hash():
+            raise OSError("it was compiled from another kernels.c")
+        self.add_norm = _typed(library.add_norm, [_POINTER] * 4 + [_FLOAT, _INT, _INT, _INT])
+        self.silu_mul = _typed(library.silu_mul, [_POINTER] * 2 + [_INT, _INT, _INT])
+        self.argmax = _typed(library.argmax, [_POINTER] * 2 + [_INT, _INT])
+        self.attend = _typed(library.attend, [_POINTER] * 4)
+        _typed(library.set_parallel, [_POINTER])(_torch_threads())
+
+    def norm(self, rows: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
+        """Root-mean-square norm of [..., width], where `can_norm`."""
+        out = torch.empty_like(rows)
+        width = len(weight)
+        self.add_norm(
+            None, rows.data_ptr(), weight.data_ptr(), out.data_ptr(), eps,
+            rows.numel() // width, width, rows.dtype == torch.bfloat16,
+        )  # fmt: skip
+        return out
+
+
+def _typed(
+    function: "ctypes._NamedFuncPointer", types: Sequence[type]
+) -> "ctypes._NamedFuncPointer":
+    function.argtypes, function.restype = types, None
+    return function
+
+
+def _torch_threads() -> int | None:
+    """Where torch's own OpenMP library has the function that runs something in all its threads.
+
+    A second library would have threads of its own, which then wait beside torch's.
+    """
+    libraries = Path(torch.__file__).parent / "lib"
+    try:
+        found = ctypes.CDLL(str(libraries / "libtorch_cpu.so")).GOMP_parallel
+    except (OSError, AttributeError):
+        return None
+    return ctypes.cast(found, _POINTER).value
+
+
+def can_norm(weight: torch.Tensor) -> bool:
+    """Whether the kernels can norm with a weight, given rows of its format."""
+    return (
+        weight.device.type == "cpu"
+        and weight.dtype in DTYPES
+        and len(weight) % LANES == 0
+        and weight.is_contiguous()
+    )
+
+
+def load(path: Path) -> Kernels:
+    """Load and check a library. Raises OSError with the reason that it cannot be used."""
+    from container.model.kernel_check import check  # it needs this module
+
+    kernels = Kernels(path)
+    check(kernels)
+    return kernels
+
+
+@cache
+def find_kernels() -> Kernels | None:
+    """The kernels for this processor, or None; the log says which."""
+    capability = torch.backends.cpu.get_cpu_capability().lower()
+    name = capability if capability in build_kernels.TARGETS else "default"
+    try:
+        kernels = load(build_kernels.library(name))
+    except (OSError, AttributeError) as error:
+        log.warning("kernels: none, layers run in torch's operations, slower: %s", error)
+        return None
+    log.info("kernels: compiled for %s, checked against torch", name)
+    return kernels
+
+
+def argmax(rows: torch.Tensor) -> torch.Tensor:
+    """Where each row of [rows, width] is largest, and first so."""
+    is_plain = rows.device.type == "cpu" and rows.dtype == torch.float32 and rows.is_contiguous()
+    kernels = find_kernels() if is_plain else None
+    if kernels is None:
+        return rows.argmax(-1)
+    out = torch.empty(rows.shape[0], dtype=torch.int64)
+    kernels.argmax(rows.data_ptr(), out.data_ptr(), *rows.shape)
+    return out
