@@ -6,7 +6,7 @@ seed and its token's index alone (never drawn from a generator), which picks a t
 transform; so a request with a seed gets the same tokens whatever runs beside it.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import numpy as np
 import torch
@@ -17,10 +17,13 @@ from container.engine.sequence import Sequence
 from container.messages import LogprobMode, SamplingParams
 from container.model import penalties
 from container.model.kernels import argmax
-from container.model.shortlist import draw_short, is_short
+from container.model.shortlist import divisor, draw_short, may_be_short
 
 # Rows whose top_p mass lies within this many tokens need no full sort of the vocabulary.
 NUCLEUS_PROBE = 1024
+# Tokens of a piece, when a draw looks for the piece first.
+PIECE = 256
+BELOW_ONE = 1 - 2**-52
 _MASK = (1 << 64) - 1
 
 
@@ -85,56 +88,63 @@ class Sampler:
 
 def _choose(logits: torch.Tensor, sequences: list[Sequence]) -> list[int]:
     """Take the most likely token of greedy rows, draw the others'."""
-    short = _rows(sequences, is_short)
-    drawn = _rows(sequences, lambda p: not p.is_greedy and not is_short(p))
-    if len(short) == len(sequences):
-        return _draw_short(logits, sequences, short)
-    if drawn:
-        _warp(logits, sequences)
-        token_ids: list[int] = _draw(logits, sequences, drawn).tolist()
-    else:
-        token_ids = argmax(logits).tolist()
-    if short:
-        for row, token_id in zip(short, _draw_short(logits, sequences, short), strict=True):
+    token_ids: list[int | None] = [None] * len(sequences)
+    _put(token_ids, _rows(sequences, lambda p: p.is_greedy), logits, lambda of: argmax(of).tolist())
+    listed = _rows(sequences, may_be_short)
+    params, numbers = _params(sequences, listed), _numbers(sequences, listed)
+    _put(token_ids, listed, logits, lambda of: draw_short(of, params, numbers))
+    # What is left needs the whole vocabulary.
+    rows = [row for row, token_id in enumerate(token_ids) if token_id is None]
+    if rows:
+        selected = logits if len(rows) == len(logits) else logits[rows]
+        _warp(selected, _params(sequences, rows))
+        if selected is not logits:
+            logits[rows] = selected  # log-probabilities may be wanted of these
+        numbers = _numbers(sequences, rows)
+        _put(token_ids, rows, logits, lambda of: _draw(of, numbers))
+    return [token_id for token_id in token_ids if token_id is not None]
+
+
+def _put(
+    token_ids: list[int | None],
+    rows: list[int],
+    logits: torch.Tensor,
+    choose: Callable[[torch.Tensor], Iterable[int | None]],
+) -> None:
+    """Fill in what is chosen for some rows."""
+    if rows:
+        chosen = choose(logits if len(rows) == len(logits) else logits[rows])
+        for row, token_id in zip(rows, chosen, strict=True):
             token_ids[row] = token_id
-    return token_ids
 
 
-def _draw_short(logits: torch.Tensor, sequences: list[Sequence], rows: list[int]) -> list[int]:
-    selected = logits if len(rows) == len(logits) else logits[rows]
-    numbers = [uniform(sequences[row].seed, sequences[row].completion_len) for row in rows]
-    return draw_short(selected, [sequences[row].params for row in rows], numbers)
+def _params(sequences: list[Sequence], rows: list[int]) -> list[SamplingParams]:
+    return [sequences[row].params for row in rows]
 
 
-def _warp(logits: torch.Tensor, sequences: list[Sequence]) -> None:
-    """Apply temperature and the filters in place.
+def _numbers(sequences: list[Sequence], rows: list[int]) -> list[float]:
+    """The number in [0, 1) that picks each row's token."""
+    return [uniform(sequences[row].seed, sequences[row].completion_len) for row in rows]
 
-    Greedy rows keep their logits, and so do those that are drawn from a short list.
-    """
-    divisors = [_divisor(sequence.params) for sequence in sequences]
-    logits.div_(torch.tensor(divisors, device=logits.device)[:, None])
-    params = [sequence.params for sequence in sequences]
+
+def _warp(logits: torch.Tensor, params: list[SamplingParams]) -> None:
+    """Apply temperature and the filters to all rows, in place."""
+    divisors = torch.tensor([divisor(one) for one in params], device=logits.device)
+    logits.div_(divisors[:, None])
     vocabulary = logits.shape[-1]
-
-    def takes_part(p: SamplingParams) -> bool:
-        return not p.is_greedy and not is_short(p)
-
-    for row in _rows(sequences, lambda p: 0 < p.top_k < vocabulary and takes_part(p)):
-        worst = logits[row].topk(params[row].top_k).values[-1]
-        logits[row].masked_fill_(logits[row] < worst, float("-inf"))
-    rows = _rows(sequences, lambda p: p.top_p < 1.0 and takes_part(p))
+    for row, one in enumerate(params):
+        if 0 < one.top_k < vocabulary:
+            worst = logits[row].topk(one.top_k).values[-1]
+            logits[row].masked_fill_(logits[row] < worst, float("-inf"))
+    rows = [row for row, one in enumerate(params) if one.top_p < 1.0]
     if rows:
         _keep_nucleus(logits, rows, [params[row].top_p for row in rows])
-    for row in _rows(sequences, lambda p: p.typical_p < 1.0 and not p.is_greedy):
-        _keep_typical(logits[row], params[row].typical_p)
-    for row in _rows(sequences, lambda p: p.min_p > 0.0 and takes_part(p)):
-        floor = logits[row].max() + torch.tensor(params[row].min_p).log()
-        logits[row].masked_fill_(logits[row] < floor, float("-inf"))
-
-
-def _divisor(params: SamplingParams) -> float:
-    # Beyond these the quotient could overflow, or hidden tokens come back; nothing else changes.
-    return 1.0 if params.is_greedy or is_short(params) else min(max(params.temperature, 1e-6), 1e6)
+    for row, one in enumerate(params):
+        if one.typical_p < 1.0:
+            _keep_typical(logits[row], one.typical_p)
+        if one.min_p > 0.0:
+            floor = logits[row].max() + torch.tensor(one.min_p).log()
+            logits[row].masked_fill_(logits[row] < floor, float("-inf"))
 
 
 def _keep_nucleus(logits: torch.Tensor, rows: list[int], top_ps: list[float]) -> None:
@@ -143,15 +153,13 @@ def _keep_nucleus(logits: torch.Tensor, rows: list[int], top_ps: list[float]) ->
     mass = torch.tensor(top_ps, device=logits.device, dtype=torch.float32)[:, None]
     selected = logits.index_select(0, index)
     total = selected.logsumexp(-1, keepdim=True)
-    count = min(NUCLEUS_PROBE, logits.shape[-1])
-    while True:
-        best = selected.topk(count, -1).values
+    best = selected.topk(min(NUCLEUS_PROBE, logits.shape[-1]), -1).values
+    cumulative = (best - total).exp().cumsum(-1)
+    if not bool((cumulative[:, -1:] >= mass).all()):
+        best = selected.sort(-1, descending=True).values
         cumulative = (best - total).exp().cumsum(-1)
-        if count == logits.shape[-1] or bool((cumulative[:, -1:] >= mass).all()):
-            break
-        count = logits.shape[-1]
     # The first token at which the mass is reached is the last one kept.
-    last = (cumulative < mass).sum(-1, keepdim=True).clamp_(max=count - 1)
+    last = (cumulative < mass).sum(-1, keepdim=True).clamp_(max=best.shape[-1] - 1)
     worst = best.gather(-1, last)
     logits.index_copy_(0, index, selected.masked_fill_(selected < worst, float("-inf")))
 
@@ -167,18 +175,27 @@ def _keep_typical(row: torch.Tensor, mass: float) -> None:
     row.masked_fill_((-logprobs - entropy).abs() > distance[last], float("-inf"))
 
 
-def _draw(logits: torch.Tensor, sequences: list[Sequence], rows: list[int]) -> torch.Tensor:
-    """Take the argmax of greedy rows, and invert the others' cumulative distribution."""
-    chosen = argmax(logits)
-    numbers = [uniform(sequences[row].seed, sequences[row].completion_len) for row in rows]
-    index = torch.tensor(rows, device=logits.device)
-    probabilities = logits.index_select(0, index).softmax(-1)
-    cumulative = probabilities.cumsum(-1, dtype=torch.float64)
+def _draw(logits: torch.Tensor, numbers: list[float]) -> list[int]:
+    """Invert the cumulative distribution of each row of logits [rows, vocabulary].
+
+    In two stages: which piece of the vocabulary, then which token of the piece.
+    """
+    weights = (logits - logits.amax(-1, keepdim=True)).exp_()
+    if rest := -weights.shape[-1] % PIECE:
+        weights = torch.nn.functional.pad(weights, (0, rest))
+    pieces = weights.unflatten(-1, (-1, PIECE))
+    ends = pieces.sum(-1).cumsum(-1, dtype=torch.float64)  # [rows, pieces]
     u = torch.tensor(numbers, device=logits.device, dtype=torch.float64)[:, None]
-    # Strictly greater than u * total: a token of probability 0 is never picked.
-    drawn = torch.searchsorted(cumulative, u * cumulative[:, -1:], right=True)[:, 0]
-    drawn = drawn.clamp_(max=logits.shape[-1] - 1)
-    return chosen.index_copy_(0, index, drawn)
+    wanted = torch.minimum(u * ends[:, -1:], ends[:, -1:] * BELOW_ONE)
+    piece = torch.searchsorted(ends, wanted, right=True)
+    before = torch.where(piece > 0, ends.gather(-1, (piece - 1).clamp_(min=0)), 0.0)
+    inside = pieces.gather(1, piece[..., None].expand(-1, 1, PIECE))[:, 0]
+    inside = inside.cumsum(-1, dtype=torch.float64)
+    # Strictly greater than what is wanted: a token of probability 0 is never picked.
+    wanted = torch.minimum(wanted - before, inside[:, -1:] * BELOW_ONE)
+    place = torch.searchsorted(inside, wanted, right=True)
+    drawn: list[int] = (piece * PIECE + place)[:, 0].tolist()
+    return drawn
 
 
 def _rows(sequences: list[Sequence], wants: Callable[[SamplingParams], bool]) -> list[int]:

@@ -119,6 +119,27 @@ def test_a_short_list_gives_the_token_that_the_whole_vocabulary_gives(
     logits[::7, 3:] = -torch.inf  # a grammar that leaves fewer than top_k
     short = sample(logits.clone(), sequences)
     one_by_one = [sample(logits[i : i + 1].clone(), sequences[i : i + 1])[0] for i in range(300)]
-    monkeypatch.setattr("container.model.shortlist.MAX_TOP_K", 0)
+    monkeypatch.setattr("container.model.sampler.may_be_short", lambda _: False)
     whole = sample(logits.clone(), sequences)
     assert short == whole == one_by_one
+
+
+def test_greedy_rows_beside_drawn_ones_keep_their_logprobs() -> None:
+    greedy = _sequence(logprobs=LogprobMode.PROCESSED)
+    drawn = _sequence(temperature=3.0, top_p=0.5, logprobs=LogprobMode.PROCESSED)
+    alone, beside = (
+        sample(torch.tensor(LOGITS).repeat(len(rows), 1), rows)[0]
+        for rows in ([greedy], [greedy, drawn])
+    )
+    assert alone == beside
+
+
+def test_a_token_of_probability_0_is_never_drawn() -> None:
+    generator = torch.Generator().manual_seed(2)
+    logits = torch.randn(500, 700, generator=generator) * 40  # most weights are 0 in float32
+    logits[:, 600:] = -torch.inf
+    logits[:, :300] = -torch.inf
+    sequences = [_sequence(seed=seed, temperature=1.0) for seed in range(500)]
+    probabilities = logits.double().softmax(-1)
+    for row, token in enumerate(sample(logits.clone(), sequences)):
+        assert probabilities[row, token.token_id] > 1e-45
