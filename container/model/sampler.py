@@ -17,9 +17,9 @@ from container.engine.sequence import Sequence
 from container.messages import LogprobMode, SamplingParams
 from container.model import penalties
 from container.model.kernels import argmax
-from container.model.shortlist import divisor, draw_short, may_be_short
+from container.model.shortlist import divisor, draw_short, largest, may_be_short
 
-# Rows whose top_p mass lies within this many tokens need no full sort of the vocabulary.
+# Most nuclei lie within this many tokens, so that no more probabilities are added up.
 NUCLEUS_PROBE = 1024
 # Tokens of a piece, when a draw looks for the piece first.
 PIECE = 256
@@ -153,11 +153,11 @@ def _keep_nucleus(logits: torch.Tensor, rows: list[int], top_ps: list[float]) ->
     mass = torch.tensor(top_ps, device=logits.device, dtype=torch.float32)[:, None]
     selected = logits.index_select(0, index)
     total = selected.logsumexp(-1, keepdim=True)
-    best = selected.topk(min(NUCLEUS_PROBE, logits.shape[-1]), -1).values
-    cumulative = (best - total).exp().cumsum(-1)
-    if not bool((cumulative[:, -1:] >= mass).all()):
-        best = selected.sort(-1, descending=True).values
+    for count in (min(NUCLEUS_PROBE, logits.shape[-1]), logits.shape[-1]):
+        best = largest(selected, count)
         cumulative = (best - total).exp().cumsum(-1)
+        if bool((cumulative[:, -1:] >= mass).all()):
+            break
     # The first token at which the mass is reached is the last one kept.
     last = (cumulative < mass).sum(-1, keepdim=True).clamp_(max=best.shape[-1] - 1)
     worst = best.gather(-1, last)

@@ -45,7 +45,7 @@ def draw_short(
     """
     vocabulary = logits.shape[-1]
     lengths = [min(one.top_k or PROBE, vocabulary) for one in params]
-    best = logits.topk(max(lengths), -1).values
+    best = largest(logits, max(lengths))
     last = torch.tensor(lengths, device=logits.device)[:, None] - 1
     # What a grammar hides is on no list, even where it leaves fewer than k.
     worst = best.gather(-1, last).clamp_(min=torch.finfo(logits.dtype).min)
@@ -61,6 +61,16 @@ def draw_short(
         place = _pick(found, one, number, total)
         drawn.append(None if place is None else int(of[place]))
     return drawn
+
+
+def largest(logits: torch.Tensor, count: int) -> torch.Tensor:
+    """The largest logits of each row, in order: [rows, count]."""
+    if logits.device.type != "cpu":
+        return logits.topk(count, -1).values
+    # numpy sorts with vector instructions: 30 times as fast as torch (docs/LOG.md).
+    first = logits.shape[-1] - count
+    best = np.partition(logits.numpy(), first, -1)[:, first:] if first else logits.numpy()
+    return torch.from_numpy(np.sort(best, -1)[:, ::-1].copy())
 
 
 def _totals(logits: torch.Tensor, params: list[SamplingParams]) -> list[float | None]:
