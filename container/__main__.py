@@ -164,6 +164,8 @@ def _settings() -> Settings:
         for problem in error.problems:
             click.echo(f"error: {problem}", err=True)
         sys.exit(ConfigError.exit_code)
+    if settings.num_gpus == 0:
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""  # before torch looks
     return settings
 
 

@@ -31,6 +31,7 @@ class Child:
 
     def __init__(self, name: str, module: str, *arguments: str, environ: dict[str, str]) -> None:
         self.name = name
+        self.kind = name.split()[0]
         self._command = [sys.executable, "-m", module, *arguments]
         self._environ = environ
         self._restarts = 0
@@ -63,9 +64,12 @@ class Child:
         self._process = self._start()
         return None
 
-    def drain(self, until: float) -> None:
-        """Let it finish its work and leave, until this (monotonic) time and a little longer."""
+    def begin_drain(self) -> None:
+        """Tell it to finish its work and leave."""
         self._process.terminate()
+
+    def end_drain(self, until: float) -> None:
+        """Wait until it has left, until this (monotonic) time and a little longer."""
         try:
             self._process.wait(max(0.0, until - time.monotonic()) + DRAIN_SLACK_S)
         except subprocess.TimeoutExpired:

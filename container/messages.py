@@ -163,7 +163,7 @@ class EngineInfo(msgspec.Struct, frozen=True):
 
     `attention` is `paged`, or `own`: the model's own cache, one sequence after another.
     `reads_images`: prompts may have images. `tensor_parallel`: processes that share each layer;
-    `data_parallel`: copies of the model.
+    `data_parallel`: copies of the model. `reuses_prefixes`: a known prefix is not computed again.
     """
 
     model_id: str
@@ -182,6 +182,7 @@ class EngineInfo(msgspec.Struct, frozen=True):
     reads_images: bool = False
     tensor_parallel: int = 1
     data_parallel: int = 1
+    reuses_prefixes: bool = False
 
 
 # Upper bounds of the buckets that both ends know. Those of durations are TGI's, geometric from

@@ -178,7 +178,7 @@ def max_memory(value: str) -> str:
     """Devices with the memory that weights may take there, such as `0=20GiB,cpu=60GiB`."""
     try:
         parse_max_memory(value)
-    except (KeyError, ValueError):
+    except (KeyError, ValueError, OverflowError):
         raise ValueError("must be such as 0=20GiB,1=20GiB,cpu=60GiB") from None
     return value
 
@@ -189,7 +189,11 @@ def parse_max_memory(value: str) -> dict[int | str, int]:
     found: dict[int | str, int] = {}
     for part in value.split(","):
         name, size = (word.strip() for word in part.split("="))
-        found["cpu" if name == "cpu" else int(name)] = int(float(size[:-3]) * units[size[-3:]])
+        device = "cpu" if name == "cpu" else int(name)
+        num_bytes = int(float(size[:-3]) * units[size[-3:]])
+        if num_bytes <= 0 or device in found or (device != "cpu" and int(device) < 0):
+            raise ValueError(part)
+        found[device] = num_bytes
     return found
 
 
@@ -319,7 +323,8 @@ class Settings:
     )  # fmt: skip
     max_batch_total_tokens: int | None = setting(
         None, "MAX_BATCH_TOTAL_TOKENS", cast=integer(16),
-        meaning="Size of the KV cache, in tokens. Unset: what half of the free memory holds.",
+        meaning="Size of the KV cache, in tokens. Unset: what half of a CPU's free memory holds, "
+        "or nearly all of a GPU's.",
     )  # fmt: skip
     max_batch_tokens: int | None = setting(
         None, "MAX_BATCH_TOKENS", cast=integer(1),
@@ -339,7 +344,7 @@ class Settings:
     )  # fmt: skip
     max_concurrent_requests: int = setting(
         128, "MAX_CONCURRENT_REQUESTS", cast=integer(1),
-        meaning="Requests taken at a time, waiting ones included; one more gets a 429.",
+        meaning="Requests that each copy takes at a time, waiting ones too; one more gets a 429.",
     )  # fmt: skip
     max_client_batch_size: int = setting(
         4, "MAX_CLIENT_BATCH_SIZE", cast=integer(1),
@@ -648,6 +653,9 @@ def _conflicts(settings: Settings) -> list[str]:
         return [
             f"MAX_INPUT_TOKENS ({longest_input}) must be less than MAX_TOTAL_TOKENS ({longest})"
         ]
+    if settings.max_memory and (settings.data_parallel > 1 or (settings.tensor_parallel or 1) > 1):
+        return ["MAX_MEMORY is for one copy of a model that is not split: unset DATA_PARALLEL and "
+                "TENSOR_PARALLEL, or MAX_MEMORY"]  # fmt: skip
     capacity = settings.max_batch_total_tokens
     if longest and capacity and longest > capacity:
         return [f"MAX_TOTAL_TOKENS ({longest}) must not exceed MAX_BATCH_TOTAL_TOKENS ({capacity})"]

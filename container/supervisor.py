@@ -4,6 +4,7 @@ Order of stopping: each backend refuses new requests, finishes the running ones 
 first that ask others for something; then gunicorn.
 """
 
+import itertools
 import logging
 import os
 import shutil
@@ -67,6 +68,8 @@ class Supervisor:
             log.error("%s", error.message)
             return error.exit_code
         log.info("version %s; %s", __version__, _changed(self._settings))
+        if self._settings.data_parallel > 1 and "engine" not in names:
+            log.warning("DATA_PARALLEL has no effect: no language model is served by the engine")
         if idle := without_effect(os.environ):
             log.info("without effect here (docs/configuration.md says why): %s", ", ".join(idle))
         for finding in diagnose(self._settings, os.environ):
@@ -121,8 +124,12 @@ class Supervisor:
     def _drain(self, behind: list[Child]) -> None:
         log.info("stopping: running requests get %d s to finish", self._settings.drain_s)
         until = time.monotonic() + self._settings.drain_s
-        for child in behind:
-            child.drain(until)
+        for _, group in itertools.groupby(behind, lambda child: child.kind):
+            children = list(group)
+            for child in children:
+                child.begin_drain()
+            for child in children:
+                child.end_drain(until)
 
     def _announce(self) -> None:
         """Wait for the first healthy /ping, as SageMaker would, and say how to call the server."""

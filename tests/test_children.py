@@ -46,7 +46,8 @@ def test_draining_waits_for_a_child_that_finishes_its_work(tmp_path: Path) -> No
     )
     child = _child(tmp_path, program)
     wait_for((tmp_path / "up").exists, 20)
-    child.drain(time.monotonic() + 20)
+    child.begin_drain()
+    child.end_drain(time.monotonic() + 20)
     assert child.poll() == 0
 
 
@@ -59,7 +60,8 @@ def test_a_child_that_does_not_drain_is_ended(tmp_path: Path) -> None:
     )
     child = _child(tmp_path, program)
     wait_for((tmp_path / "up").exists, 20)
-    child.drain(time.monotonic())
+    child.begin_drain()
+    child.end_drain(time.monotonic())
     assert child.poll() is None
     child.stop()
     assert child.poll() == -9

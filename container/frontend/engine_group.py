@@ -1,8 +1,8 @@
 """Several engines, each with a copy of the model, behind one connection.
 
-A request goes to the copy that has computed the longest part of its prompt, unless that one has
-much more to do than another; else to the one with the least to do. Requests of a session stay
-together.
+A request goes to the copy to which this frontend has sent the longest part of its prompt before, if
+that is a good part and the copy has not much more to do than another; else to the one with the
+least to do. Requests of a session stay together.
 """
 
 import itertools
@@ -12,13 +12,15 @@ from typing import Any
 
 import msgspec
 
-from container.errors import ServingError, Unavailable
+from container.errors import Conflict, NotFound, Unavailable
 from container.frontend.engine_client import EngineClient, TokenStream
 from container.frontend.prefix_map import PrefixMap
-from container.messages import EngineLoad, ImageTensors, SamplingParams, Status
+from container.messages import EngineInfo, EngineLoad, ImageTensors, SamplingParams, Status
 
 # How many requests more than the idlest one a copy may have and still get what it knows.
 MAX_LEAD = 8
+# A shorter known part of a prompt is not worth a longer queue.
+LEAST_SHARE = 0.25
 
 
 class EngineGroup:
@@ -43,18 +45,13 @@ class EngineGroup:
         Raises Unavailable when none is connected.
         """
         told = self._told()
-        first = next((one for one in told if one.state == "ready"), told[0])
-        if first.state != "ready" or len(told) == 1:
-            return first
         ready = [one for one in told if one.state == "ready"]
+        first = (ready or told)[0]
         total = EngineLoad()
-        for one in ready:
+        for one in told:  # counters must not fall when one of them is not ready for a moment
             total = _add(total, one.load)
-        info = first.info
-        if info is not None:
-            cache = sum(one.info.cache_tokens for one in ready if one.info is not None)
-            info = msgspec.structs.replace(info, cache_tokens=cache)
-        return msgspec.structs.replace(first, info=info, load=total)
+        infos = [one.info for one in ready if one.info is not None]
+        return msgspec.structs.replace(first, info=_join(infos), load=total)
 
     def submit(
         self,
@@ -71,21 +68,39 @@ class EngineGroup:
         return stream
 
     def add_adapter(self, name: str, source: str, *, preload: bool, pin: bool) -> None:
-        """Make a LoRA adapter known to all copies, or to none. Raises what one refuses it with."""
-        done: list[EngineClient] = []
-        try:
-            for engine in self._engines:
+        """Make a LoRA adapter known to all copies. Raises what one refuses it with."""
+        self._check_all()
+        refused: list[Conflict] = []
+        for engine in self._engines:
+            try:
                 engine.add_adapter(name, source, preload=preload, pin=pin)
-                done.append(engine)
-        except ServingError:
-            for engine in done:
-                engine.remove_adapter(name)
-            raise
+            except Conflict as error:  # a change that broke off has left it in some of them
+                refused.append(error)
+        if len(refused) == len(self._engines):
+            raise refused[0]
 
     def remove_adapter(self, name: str) -> None:
-        """Forget a LoRA adapter in all copies. Raises NotFound."""
+        """Forget a LoRA adapter in all copies. Raises NotFound when none knows it."""
+        self._check_all()
+        missing: list[NotFound] = []
         for engine in self._engines:
-            engine.remove_adapter(name)
+            try:
+                engine.remove_adapter(name)
+            except NotFound as error:
+                missing.append(error)
+        if len(missing) == len(self._engines):
+            raise missing[0]
+
+    def _check_all(self) -> None:
+        """Refuse a change of adapters that not all copies could make. Raises Unavailable."""
+        for engine in self._engines:
+            if engine.status.state != "ready":
+                raise Unavailable("not all copies of the model are ready", retry_after_s=5)
+
+    @property
+    def _reuses_prefixes(self) -> bool:
+        info = self.status.info
+        return info is not None and info.reuses_prefixes
 
     def _told(self) -> list[Status]:
         """The last words of those that are connected."""
@@ -112,8 +127,9 @@ class EngineGroup:
         if session:
             return max(loads, key=lambda copy: zlib.crc32(f"{session} {copy}".encode()))
         least = min(loads.values())
-        known, _ = self._prefixes.find(prompt_ids)
-        if known in loads and loads[known] - least <= MAX_LEAD:
+        known, length = self._prefixes.find(prompt_ids)
+        is_worth_it = length >= LEAST_SHARE * len(prompt_ids) and self._reuses_prefixes
+        if known in loads and is_worth_it and loads[known] - least <= MAX_LEAD:
             return known
         idle = [copy for copy, load in loads.items() if load == least]
         self._turn += 1
@@ -130,6 +146,18 @@ def _load(engine: EngineClient) -> int | None:
         return None
     # A status is a little old; what this frontend has sent since then is in its own count.
     return max(engine.num_open, status.load.running + status.load.waiting)
+
+
+def _join(infos: list[EngineInfo]) -> EngineInfo | None:
+    """What is true of all copies; their caches may differ in size."""
+    if not infos:
+        return None
+    return msgspec.structs.replace(
+        infos[0],
+        cache_tokens=sum(info.cache_tokens for info in infos),
+        max_input_tokens=min(info.max_input_tokens for info in infos),
+        max_total_tokens=min(info.max_total_tokens for info in infos),
+    )
 
 
 def _add(first: Any, second: Any) -> Any:

@@ -40,7 +40,10 @@ def choose_kernel(
         return Kernel.REFERENCE
     if any(layer.key_dim != layer.value_dim for layer in layers):
         return Kernel.REFERENCE
-    kinds = set(zip(layers, rules, strict=True))
+    # Soft caps are the reference's business, whatever serves the other layers.
+    kinds = {pair for pair in zip(layers, rules, strict=True) if pair[1].softcap is None}
+    if not kinds:
+        return Kernel.REFERENCE
     for kernel, name in ((Kernel.PAGED, "FA3"), (Kernel.GATHERED, None)):
         try:
             _activate(name)

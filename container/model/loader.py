@@ -69,8 +69,9 @@ def load_engine(settings: Settings, progress: Progress, copy: int = 0) -> tuple[
     ends = end_token_ids(files.path, model.config)
     if ranks is not None:
         ranks.tell(MakeCache(config.num_blocks, config.block_size))
-    # Adapters are not split over ranks.
-    updates = Updates(model.module, model.dtype, model.device) if ranks is None else None
+    # Adapters lie on one device, with the whole model.
+    is_whole = not placement.is_split and not placement.is_spread
+    updates = Updates(model.module, model.dtype, model.device) if is_whole else None
     runner = make_runner(
         model, config, end_token_ids=ends, updates=updates, tell=ranks.tell if ranks else None
     )
@@ -151,4 +152,5 @@ def _info(
         reads_images=model.reads_images,
         tensor_parallel=len(placement.devices),
         data_parallel=settings.data_parallel,
+        reuses_prefixes=config.reuses_prefixes,
     )

@@ -33,7 +33,9 @@ class MemoryPlan:
         return [f"{name:<12} {size / GIB:>8.2f} GiB  {note}".rstrip() for name, size, note in rows]
 
 
-def measure_activations(model: LoadedModel, num_tokens: int, num_rows: int) -> int | None:
+def measure_activations(
+    model: LoadedModel, num_tokens: int, num_rows: int, context: int
+) -> int | None:
     """Bytes that a step of so many prompt tokens and rows of logits takes for a while.
 
     None on a CPU, where torch does not count. With several ranks all of them must call it.
@@ -44,7 +46,7 @@ def measure_activations(model: LoadedModel, num_tokens: int, num_rows: int) -> i
     torch.cuda.synchronize(model.device)
     before = torch.cuda.memory_allocated(model.device)
     torch.cuda.reset_peak_memory_stats(model.device)
-    logits = forward.run(largest_step(num_tokens, num_rows, block_size=16))
+    logits = forward.run(largest_step(num_tokens, num_rows, block_size=16, context=context))
     del logits
     torch.cuda.synchronize(model.device)
     peak = torch.cuda.max_memory_allocated(model.device) - before
@@ -53,13 +55,16 @@ def measure_activations(model: LoadedModel, num_tokens: int, num_rows: int) -> i
     return peak
 
 
-def largest_step(num_tokens: int, num_rows: int, *, block_size: int) -> ForwardPlan:
-    """One prompt of so many tokens, with logits of the last rows."""
+def largest_step(num_tokens: int, num_rows: int, *, block_size: int, context: int) -> ForwardPlan:
+    """One prompt of so many tokens, with logits of the last rows.
+
+    Positions begin anew where the model has no more.
+    """
     ids = list(range(num_tokens))
     blocks = list(range(-(-num_tokens // block_size)))
     return ForwardPlan(
         token_ids=[0] * num_tokens,
-        positions=ids,
+        positions=[place % context for place in ids],
         slots=ids,
         logit_rows=ids[-num_rows:],
         groups=[],

@@ -31,8 +31,9 @@ log = logging.getLogger(__name__)
 
 
 def is_spread(module: PreTrainedModel) -> bool:
-    """Whether accelerate has put its layers on several devices."""
-    return len(set((getattr(module, "hf_device_map", None) or {}).values())) > 1
+    """Whether accelerate has put its layers on several devices, or left some on disk."""
+    devices = set((getattr(module, "hf_device_map", None) or {}).values())
+    return len(devices) > 1 or "disk" in devices
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,6 +23,10 @@ log = logging.getLogger(__name__)
 CPU = torch.device("cpu")
 # What of a device's memory spread weights may take; the rest is for the KV cache and the work.
 WEIGHTS_SHARE = 0.7
+# What is made smaller while it is loaded; int8 is made from weights that are there.
+BYTES_OF_A_WEIGHT = {
+    "bitsandbytes": 1.0, "bitsandbytes-nf4": 0.5, "bitsandbytes-fp4": 0.5, "eetq": 1.0, "fp8": 1.0
+}  # fmt: skip
 WEIGHT_FILES = ("*.safetensors", "*.bin")
 
 
@@ -83,11 +87,13 @@ def place(
     """Decide for the copy of this number. Raises ConfigError when the wishes cannot be kept."""
     devices = _devices(settings, machine, copy)
     if settings.max_memory is not None:
-        return Placement(devices[:1], parse_max_memory(settings.max_memory))
+        return _as_told(parse_max_memory(settings.max_memory), machine)
     ranks = _wanted_ranks(settings, devices)
     reason = "TENSOR_PARALLEL=1 says so"
     if ranks > 1:
         found = why_not_sharded(config, ranks)
+        if settings.quantize not in (None, "int8"):
+            found = found or f"QUANTIZE={settings.quantize} is for whole layers"
         if found is None:
             return Placement(devices if devices[0].type == "cuda" else devices * ranks)
         if settings.tensor_parallel is not None:
@@ -107,6 +113,14 @@ def place(
     return Placement(devices[:1], limits | {"cpu": int(WEIGHTS_SHARE * machine.cpu_bytes)})
 
 
+def _as_told(limits: dict[int | str, int], machine: Machine) -> Placement:
+    """Spread over the devices that MAX_MEMORY names; inputs go to the first GPU of them."""
+    gpus = [name for name in limits if isinstance(name, int)]
+    if missing := [gpu for gpu in gpus if gpu >= len(machine.gpu_bytes)]:
+        raise ConfigError([f"MAX_MEMORY names GPU {missing[0]}, which is not there"])
+    return Placement((torch.device("cuda", min(gpus)) if gpus else CPU,), limits)
+
+
 def num_gpus(settings: Settings, available: int) -> int:
     """How many GPUs all copies use together. Raises ConfigError for more than there are."""
     wanted = available if settings.num_gpus is None else settings.num_gpus
@@ -119,11 +133,14 @@ def num_gpus(settings: Settings, available: int) -> int:
     return wanted
 
 
-def weight_bytes(folder: Path, config: PretrainedConfig, dtype: torch.dtype) -> int:
+def weight_bytes(
+    folder: Path, config: PretrainedConfig, dtype: torch.dtype, quantize: str | None
+) -> int:
     """Memory that a checkpoint's weights will take in this format."""
     paths = next((found for kind in WEIGHT_FILES if (found := list(folder.glob(kind)))), [])
     stored = getattr(config, "dtype", None)
-    ratio = dtype.itemsize / stored.itemsize if isinstance(stored, torch.dtype) else 1.0
+    itemsize = BYTES_OF_A_WEIGHT.get(quantize or "", dtype.itemsize)
+    ratio = itemsize / stored.itemsize if isinstance(stored, torch.dtype) else 1.0
     quantized = getattr(config, "quantization_config", None) is not None
     return int(sum(path.stat().st_size for path in paths) * (1.0 if quantized else ratio))
 

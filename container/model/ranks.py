@@ -76,6 +76,7 @@ class Ranks:
 
     def __init__(self, model_path: Path, devices: Sequence[torch.device]) -> None:
         """Start a process for each device but the first, and join them. Raises ModelLoadError."""
+        self._is_stopping = False
         store = tempfile.mkdtemp(prefix="ranks-", dir=os.environ.get(RANKS_FOLDER)) + "/store"
         orders = [
             RankOrder(os.fspath(model_path), rank, len(devices), device.index, store, os.getpid())
@@ -107,9 +108,9 @@ class Ranks:
         )
 
     def _watch(self) -> None:
-        while True:
+        while not self._is_stopping:
             for rank, process in enumerate(self._processes, 1):
-                if process.poll() is not None:
+                if process.poll() is not None and not self._is_stopping:
                     self._leave(rank, process.returncode)
             time.sleep(WATCH_S)
 
@@ -121,6 +122,7 @@ class Ranks:
         os._exit(code if code in FINAL_EXIT_CODES else RANK_DIED)
 
     def _stop(self) -> None:
+        self._is_stopping = True
         for process in self._processes:
             with contextlib.suppress(ProcessLookupError):
                 process.kill()

@@ -187,14 +187,15 @@ def _draw(logits: torch.Tensor, numbers: list[float]) -> list[int]:
     ends = pieces.sum(-1).cumsum(-1, dtype=torch.float64)  # [rows, pieces]
     u = torch.tensor(numbers, device=logits.device, dtype=torch.float64)[:, None]
     wanted = torch.minimum(u * ends[:, -1:], ends[:, -1:] * BELOW_ONE)
-    piece = torch.searchsorted(ends, wanted, right=True)
+    # Clamped for rows without any number to go by; their token is as good as another.
+    piece = torch.searchsorted(ends, wanted, right=True).clamp_(max=ends.shape[-1] - 1)
     before = torch.where(piece > 0, ends.gather(-1, (piece - 1).clamp_(min=0)), 0.0)
     inside = pieces.gather(1, piece[..., None].expand(-1, 1, PIECE))[:, 0]
     inside = inside.cumsum(-1, dtype=torch.float64)
     # Strictly greater than what is wanted: a token of probability 0 is never picked.
     wanted = torch.minimum(wanted - before, inside[:, -1:] * BELOW_ONE)
     place = torch.searchsorted(inside, wanted, right=True)
-    drawn: list[int] = (piece * PIECE + place)[:, 0].tolist()
+    drawn: list[int] = (piece * PIECE + place)[:, 0].clamp_(max=logits.shape[-1] - 1).tolist()
     return drawn
 
 

@@ -7,8 +7,9 @@ rank, so that all else (packing, paged attention, eight bits) sees ordinary laye
     column-wise: y_r = x W_r'           each rank computes some of the outputs
     row-wise:    y = sum_r(x_r W_r')    each rank has some of the inputs; one sum over the ranks
 
-Sums are made in one order on every rank and for every batch: with gloo the shares are gathered and
-added in float32, since its own sum takes them in an order that depends on the size.
+With gloo the shares are gathered and added in float32 in one order, since its own sum takes them in
+an order that depends on the size; so on a CPU a row's bits do not depend on the rest of the batch.
+NCCL sums as it likes, and so do the layers of experts, which keep transformers' own form.
 """
 
 from typing import Any
@@ -22,6 +23,12 @@ from transformers.distributed.parallel_utils import replace_layer_number_by_wild
 
 from container.model import probe
 
+KEPT = {
+    "all_reduce", "local_params", "mla_kv_a_proj", "moe_tp_experts", "packed_colwise",
+    "packed_rowwise", "replicate", "replicated_with_grad_allreduce",
+}  # fmt: skip
+PAGED_LAYERS = {"full_attention", "sliding_attention"}
+
 
 def why_not_sharded(config: PretrainedConfig, ranks: int) -> str | None:
     """Why a model's layers cannot be split over so many ranks; None if they can."""
@@ -30,8 +37,15 @@ def why_not_sharded(config: PretrainedConfig, ranks: int) -> str | None:
         return "it has an encoder"
     if text is not config:
         return "it has parts beside its language model"
-    if not getattr(text, "base_model_tp_plan", None):
+    plan: dict[str, str] = getattr(text, "base_model_tp_plan", None) or {}
+    if not plan:
         return f"transformers has no plan for splitting a {config.model_type} model"
+    if unknown := set(plan.values()) - _MAKERS.keys() - KEPT:
+        return f"its plan for splitting has parts that are not known here ({sorted(unknown)[0]})"
+    if kinds := set(getattr(text, "layer_types", None) or ()) - PAGED_LAYERS:
+        return f"it has layers that are not paged ({sorted(kinds)[0]})"
+    if getattr(config, "quantization_config", None) is not None:
+        return "it is quantized"
     heads = text.num_attention_heads
     kv_heads = getattr(text, "num_key_value_heads", None) or heads
     if heads % ranks or kv_heads % ranks:
@@ -82,15 +96,23 @@ def least_over_ranks(number: int) -> int:
 
 
 class RowwiseLinear(nn.Module):
-    """A linear layer of whose inputs, [..., in_features / ranks], each rank has a share."""
+    """A linear layer of whose inputs, [..., in_features / ranks], each rank has a share.
 
-    def __init__(self, product: nn.Linear, bias: torch.Tensor | None) -> None:
+    With `cuts`, every rank is given all inputs and takes its share of them.
+    """
+
+    def __init__(
+        self, product: nn.Linear, bias: torch.Tensor | None, *, cuts: bool = False
+    ) -> None:
         super().__init__()
         self.product = product
+        self.cuts = cuts
         self.bias = None if bias is None else nn.Parameter(bias, requires_grad=False)
 
     def forward(self, rows: torch.Tensor) -> torch.Tensor:
         """Return the whole sum, [..., out_features]."""
+        if self.cuts:
+            rows = rows.chunk(dist.get_world_size(), -1)[dist.get_rank()]
         out = sum_over_ranks(self.product(rows))
         return out if self.bias is None else out + self.bias
 
@@ -152,6 +174,10 @@ def _rowwise(linear: nn.Linear) -> nn.Module:
     return RowwiseLinear(_local(linear, with_bias=False), _plain(linear.bias))
 
 
+def _rowwise_of_all(linear: nn.Linear) -> nn.Module:
+    return RowwiseLinear(_local(linear, with_bias=False), _plain(linear.bias), cuts=True)
+
+
 def _gathered(linear: nn.Linear) -> nn.Module:
     return GatheredLinear(_local(linear, with_bias=True), linear.weight.shape[0])
 
@@ -163,10 +189,13 @@ def _embedding(embedding: nn.Embedding) -> nn.Module:
     return ShardedEmbedding(weight, dist.get_rank() * width)
 
 
-# By transformers' names for the styles; what is not here keeps transformers' own form.
+# By transformers' names for the styles; those of KEPT keep transformers' own form.
 _MAKERS: dict[str, Any] = {
     "colwise": _colwise,
     "rowwise": _rowwise,
+    "rowwise_split_input": _rowwise_of_all,
+    "rowwise_rep": _rowwise_of_all,
     "colwise_gather_output": _gathered,
+    "colwise_rep": _gathered,
     "embedding_rowwise": _embedding,
 }

@@ -41,7 +41,7 @@ def draw_short(
 ) -> list[int | None]:
     """Draw a token for each row of logits [rows, vocabulary], which stay as they are.
 
-    None for a row whose list would not be short.
+    None for a row whose list would not be short, or that has nothing to draw from.
     """
     vocabulary = logits.shape[-1]
     lengths = [min(one.top_k or PROBE, vocabulary) for one in params]
@@ -88,6 +88,8 @@ def _totals(logits: torch.Tensor, params: list[SamplingParams]) -> list[float | 
 
 def _pick(values: Floats, params: SamplingParams, number: float, total: float | None) -> int | None:
     """The place in the list of the token that a number in [0, 1) picks."""
+    if not len(values) or not np.isfinite(values.max()):
+        return None
     weights = np.exp((values - values.max()) / divisor(params))
     if params.top_p < 1.0:
         ordered = np.sort(weights)[::-1]

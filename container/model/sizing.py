@@ -1,6 +1,7 @@
 """Sizing: how large the KV cache is, and what follows for the longest sequence."""
 
 import logging
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,7 +15,8 @@ from container.model.memory import GPU_MARGIN, MemoryPlan, measure_activations
 from container.model.placement import Placement
 from container.model.preparing import LoadedModel
 from container.model.sharding import least_over_ranks
-from container.settings import Settings
+from container.model.varlen import Kernel
+from container.settings import PARENT_PID, Settings
 
 log = logging.getLogger(__name__)
 
@@ -22,6 +24,9 @@ BLOCK_SIZE = {"cpu": 32, "cuda": 16}
 BATCH_TOKENS = {"cpu": 256, "cuda": 2048}
 # What models call the longest sequence; the last ones are BLOOM's and MPT's.
 CONTEXT_NAMES = ("max_position_embeddings", "n_positions", "seq_length", "max_seq_len")
+# Of a GPU's memory that is free once the weights are loaded; others are the embedding model, or the
+# other models of a multi-model endpoint.
+GPU_SHARE, GPU_SHARE_WITH_OTHERS = 0.95, 0.5
 UNSTATED_CONTEXT = 32_768
 CACHE_SHARE = 0.5  # of the CPU's memory that is free once the weights are loaded
 
@@ -39,7 +44,10 @@ def find_room(settings: Settings, model: LoadedModel, placement: Placement) -> R
     # Ranks and copies on a CPU share its memory.
     sharers = len(placement.devices) * settings.data_parallel
     activations = measure_activations(
-        model, _batch_tokens(settings, model), settings.max_batch_size
+        model,
+        _batch_tokens(settings, model),
+        settings.max_batch_size,
+        _context(model.text_config),
     )
     tokens = _capacity(settings, model, sharers, activations or 0)
     return Room(least_over_ranks(tokens) if placement.is_split else tokens, activations)
@@ -56,7 +64,14 @@ def _capacity(settings: Settings, model: LoadedModel, sharers: int, activations:
         free = _free_bytes(device, settings.cuda_memory_fraction)
         if device.type == "cpu":
             return int(free * CACHE_SHARE) // sharers
-        return max(0, free - activations - GPU_MARGIN)
+        others = GPU_SHARE if is_alone(settings) else GPU_SHARE_WITH_OTHERS
+        return max(0, int(free * others) - activations - GPU_MARGIN)
+
+    if model.kernel is not Kernel.PAGED and model.device.type == "cuda":
+        # Keys and values of a layer are gathered before they are attended to, and repeated for
+        # the query heads; prefixes that sequences share are gathered for each.
+        for device in per_device:
+            per_device[device] += 2 * max(layer.numbers_per_token for layer in model.layers or [])
 
     if not per_device:  # the model's own cache
         left = share(model.device) - settings.max_batch_size * model.bytes_per_sequence
@@ -65,6 +80,11 @@ def _capacity(settings: Settings, model: LoadedModel, sharers: int, activations:
         share(device) // (numbers * (model.cache_dtype or model.dtype).itemsize)
         for device, numbers in per_device.items()
     )
+
+
+def is_alone(settings: Settings) -> bool:
+    """Whether no other model is served on the same GPU, as far as the settings say."""
+    return settings.embedding_model_id is None and PARENT_PID not in os.environ
 
 
 def size_engine(settings: Settings, model: LoadedModel, room: Room) -> EngineConfig:

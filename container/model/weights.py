@@ -4,6 +4,7 @@ Rank 0 and the ranks that follow it load in the same way, step by step.
 """
 
 import logging
+import os
 import tempfile
 from collections import Counter
 from pathlib import Path
@@ -34,7 +35,7 @@ from container.model.preparing import LoadedModel, prepare, prepare_image_text
 from container.model.quantize import INT8, quantizer_options
 from container.model.rope import stretch
 from container.model.sharding import make_plain
-from container.settings import Settings
+from container.settings import RANKS_FOLDER, Settings
 
 log = logging.getLogger(__name__)
 
@@ -54,11 +55,14 @@ def plan_load(
     machine = Machine.look()
     uses_gpu = num_gpus(settings, len(machine.gpu_bytes)) > 0
     dtype = choose_dtype(settings.dtype, torch.device("cuda" if uses_gpu else "cpu"))
-    size = weight_bytes(path, config, dtype)
+    size = weight_bytes(path, config, dtype, settings.quantize)
     placement = place(settings, config, size, machine, copy=copy)
-    if placement.is_split and settings.lora_adapters:
+    if (placement.is_split or placement.is_spread) and settings.lora_adapters:
         raise ConfigError(
-            ["LORA_ADAPTERS: not for a model that is split over ranks; set TENSOR_PARALLEL=1"]
+            [
+                "LORA_ADAPTERS: not for a model that is split or spread over devices; set "
+                "SM_NUM_GPUS=1, or DATA_PARALLEL to the number of GPUs"
+            ]
         )
     if placement.is_spread and settings.quantize == INT8:
         raise ConfigError([f"QUANTIZE={INT8}: not for a model that is spread over devices"])
@@ -79,7 +83,7 @@ def load_weights(
         options |= {
             "device_map": "auto",
             "max_memory": placement.max_memory,
-            "offload_folder": tempfile.mkdtemp(prefix="weights-"),
+            "offload_folder": tempfile.mkdtemp(prefix="weights-", dir=os.environ.get(RANKS_FOLDER)),
         }
     if placement.is_split:
         options = {"distributed_config": DistributedConfig(tp_size=len(placement.devices))}
@@ -89,7 +93,8 @@ def load_weights(
         options=options, reader=reader,
     )  # fmt: skip
     if placement.is_spread:
-        placed: dict[str, Any] = getattr(model.module, "hf_device_map")  # noqa: B009
+        # Where one device takes all, transformers makes no map.
+        placed = getattr(model.module, "hf_device_map", {"": placement.device})
         where = Counter(map(str, placed.values()))
         log.info("parts of the model: %s", ", ".join(f"{n} on {name}" for name, n in where.items()))
     return model

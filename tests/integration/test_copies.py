@@ -1,14 +1,18 @@
 """DATA_PARALLEL: two engines behind one port."""
 
+import signal
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
 import pytest
 import requests
+from transformers import AutoModelForCausalLM
 
-from tests.support.servers import Server, serving, wait_for
+from tests.support import adapters
+from tests.support.servers import DEMO_MODEL, Server, serving, wait_for
 
 TWO = {"DATA_PARALLEL": "2", "MAX_BATCH_TOTAL_TOKENS": "4096"}
 BLOCKS = 2 * 4096 // 32
@@ -92,3 +96,44 @@ def test_one_copy_that_dies_leaves_the_other_serving(tmp_path: Path) -> None:
             assert _generate(server, "Hello").status_code == 200
         _wait_for_both(server)
         assert server.stop() == 0
+
+
+def test_copies_drain_at_the_same_time(tmp_path: Path, endless_model: Path) -> None:
+    settings = TWO | {"GRACEFUL_TERMINATION_TIMEOUT": "3", "MAX_BATCH_TOTAL_TOKENS": "200000"}
+    with serving(tmp_path / "log", endless_model, **settings) as server:
+        wait_for(lambda: server.metric("engine_blocks_total") == 2 * 6250, 60, lambda: server.log)
+        body = {"inputs": "Hi", "parameters": {"max_new_tokens": 50_000}}
+        answers: list[requests.Response] = []
+
+        def ask() -> None:
+            answers.append(requests.post(f"{server.url}/generate", json=body, timeout=60))
+
+        threads = [threading.Thread(target=ask) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        wait_for(lambda: server.metric("tgi_batch_current_size") == 4, 30)
+        started = time.monotonic()
+        server.process.send_signal(signal.SIGTERM)
+        wait_for(lambda: server.ping().status_code == 503, 2)
+        for thread in threads:
+            thread.join()
+        assert server.process.wait(30) == 0
+        assert time.monotonic() - started < 3 + 1 + 3 + 2  # not twice the time for two copies
+    assert [answer.status_code for answer in answers] == [503] * 4
+    assert "is killed" not in server.log
+
+
+def test_adapters_are_known_to_all_copies(tmp_path: Path) -> None:
+    model = AutoModelForCausalLM.from_pretrained(DEMO_MODEL)
+    adapter = adapters.save(tmp_path / "adapter", model, seed=1)
+    with serving(tmp_path / "log", **TWO) as server:
+        _wait_for_both(server)
+        url = f"{server.url}/adapters"
+        made = requests.post(url, json={"name": "one", "src": str(adapter)}, timeout=60)
+        assert made.ok, made.text
+        assert requests.post(url, json={"name": "one", "src": str(adapter)}).status_code == 409
+        for _ in range(4):  # both copies get some
+            assert _generate(server, "Hello", adapter_id="one").ok
+        assert requests.delete(f"{url}/one", timeout=60).ok
+        assert requests.delete(f"{url}/one", timeout=60).status_code == 404
+        assert _generate(server, "Hello", adapter_id="one").status_code == 404

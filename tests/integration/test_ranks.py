@@ -48,7 +48,7 @@ def test_ranks_leave_with_the_engine_and_with_the_server(tmp_path: Path) -> None
     [
         ("bloom", "TENSOR_PARALLEL=2 cannot work here: transformers has no plan"),
         ("t5", "TENSOR_PARALLEL=2 cannot work here: it has an encoder"),
-        ("qwen3_next", "its attention is not paged"),
+        ("qwen3_next", "TENSOR_PARALLEL=2 cannot work here: it has layers that are not paged"),
     ],
 )
 def test_a_model_that_cannot_be_split_stops_the_start_and_says_why(
@@ -62,4 +62,4 @@ def test_a_model_that_cannot_be_split_stops_the_start_and_says_why(
 def test_adapters_of_a_split_model_are_refused_by_name(tmp_path: Path) -> None:
     server = spawn(tmp_path / "log", LORA_ADAPTERS="one=/nowhere", **SPLIT)
     assert server.process.wait(60) == 2, server.log
-    assert "LORA_ADAPTERS: not for a model that is split over ranks" in server.log
+    assert "LORA_ADAPTERS: not for a model that is split or spread over devices" in server.log

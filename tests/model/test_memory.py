@@ -28,11 +28,11 @@ def test_the_table_says_what_fits() -> None:
 def test_the_largest_step_is_a_prompt_like_any_other() -> None:
     model = prepare(tiny_models.make("llama"), torch.float32, CPU)
     forward = make_forward(model, num_blocks=3, block_size=16)
-    logits = forward.run(largest_step(40, 8, block_size=16))
+    logits = forward.run(largest_step(40, 8, block_size=16, context=256))
     with torch.inference_mode():
         whole = tiny_models.make("llama")(torch.zeros(1, 40, dtype=torch.long)).logits[0]
     assert torch.allclose(logits, whole[-8:], atol=1e-3)
-    assert measure_activations(model, 40, 8) is None  # torch counts on a GPU only
+    assert measure_activations(model, 40, 8, 256) is None  # torch counts on a GPU only
     assert model.weight_bytes == sum(p.nbytes for p in tiny_models.make("llama").parameters())
 
 

@@ -1,13 +1,14 @@
 """Which devices a model gets, for machines that are only numbers here."""
 
 from copy import deepcopy
+from pathlib import Path
 
 import pytest
 import torch
 from transformers import PretrainedConfig
 
 from container.errors import ConfigError
-from container.model.placement import Machine, Placement, place
+from container.model.placement import Machine, Placement, place, weight_bytes
 from container.settings import Settings
 from tests.support import tiny_models
 
@@ -55,6 +56,8 @@ def test_each_copy_gets_its_share_of_the_gpus() -> None:
         ("llama", "4 heads over 2 KV heads cannot be divided by 4"),
         ("bloom", "no plan for splitting a bloom model"),
         ("t5", "an encoder"),
+        ("qwen3_next", "layers that are not paged (linear_attention)"),
+        ("llama4", "layers that are not paged (chunked_attention)"),
     ],
 )
 def test_what_cannot_be_split_is_spread_and_the_log_says_why(
@@ -70,8 +73,9 @@ def test_what_cannot_be_split_is_spread_and_the_log_says_why(
 
 def test_whole_layers_are_spread_on_request() -> None:
     assert _place("llama", TENSOR_PARALLEL="1", SM_NUM_GPUS="2").is_spread
-    placed = _place("llama", MAX_MEMORY="0=1GiB, cpu=0.5GiB")
-    assert placed.max_memory == {0: GIB, "cpu": GIB // 2}
+    placed = _place("llama", MAX_MEMORY="1=1GiB, cpu=0.5GiB")
+    assert placed == Placement(_gpus(1), {1: GIB, "cpu": GIB // 2})
+    assert _place("llama", MAX_MEMORY="cpu=1GiB").device.type == "cpu"
 
 
 def test_weights_larger_than_a_gpu_go_on_to_the_cpu(caplog: pytest.LogCaptureFixture) -> None:
@@ -89,6 +93,7 @@ def test_weights_larger_than_a_gpu_go_on_to_the_cpu(caplog: pytest.LogCaptureFix
         ({"DATA_PARALLEL": "3"}, "4 GPUs cannot be shared out equally"),
         ({"TENSOR_PARALLEL": "3"}, "each copy has 4 GPUs; set it to that or 1"),
         ({"TENSOR_PARALLEL": "4"}, "4 heads over 2 KV heads"),
+        ({"MAX_MEMORY": "7=1GiB"}, "MAX_MEMORY names GPU 7, which is not there"),
     ],
 )
 def test_wishes_that_cannot_be_kept_are_refused(settings: dict[str, str], told: str) -> None:
@@ -96,7 +101,45 @@ def test_wishes_that_cannot_be_kept_are_refused(settings: dict[str, str], told: 
         _place("llama", **settings)
 
 
-@pytest.mark.parametrize("value", ["12", "0=20", "cpu=20GB", "gpu=1GiB", "0=xGiB"])
+@pytest.mark.parametrize(
+    "value",
+    [
+        "12",
+        "0=20",
+        "cpu=20GB",
+        "gpu=1GiB",
+        "0=xGiB",
+        "0=infGiB",
+        "0=-1GiB",
+        "-1=1GiB",
+        "0=1GiB,0=2GiB",
+    ],
+)
 def test_a_limit_of_memory_that_cannot_be_read_is_refused(value: str) -> None:
     with pytest.raises(ConfigError, match="MAX_MEMORY: must be such as"):
         Settings.from_environ({"MAX_MEMORY": value})
+
+
+def test_a_quantized_model_is_spread(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
+    assert _place("llama", SM_NUM_GPUS="2", QUANTIZE="bitsandbytes-nf4").is_spread
+    assert "QUANTIZE=bitsandbytes-nf4 is for whole layers" in caplog.text
+    quantized = _config("llama")
+    quantized.quantization_config = {"quant_method": "gptq", "bits": 4}
+    assert place(Settings(num_gpus=2), quantized, GIB, FOUR).is_spread
+    assert _place("llama", SM_NUM_GPUS="2", QUANTIZE="int8").is_split
+
+
+def test_what_quantization_saves_counts(tmp_path: Path) -> None:
+    (tmp_path / "model.safetensors").write_bytes(bytes(4000))
+    config = _config("llama")
+    config.dtype = torch.float32
+    asked = {None: 2000, "int8": 2000, "bitsandbytes": 1000, "bitsandbytes-nf4": 500}
+    for name, expected in asked.items():
+        assert weight_bytes(tmp_path, config, torch.bfloat16, name) == expected
+
+
+def test_a_limit_of_memory_is_for_one_whole_copy() -> None:
+    for other in ({"DATA_PARALLEL": "2"}, {"TENSOR_PARALLEL": "2"}):
+        with pytest.raises(ConfigError, match="MAX_MEMORY is for one copy"):
+            Settings.from_environ({"MAX_MEMORY": "cpu=1GiB"} | other)

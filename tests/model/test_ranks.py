@@ -33,7 +33,14 @@ def test_a_seeded_request_gets_the_same_ids_alone_and_among_others(tmp_path: Pat
 
 @pytest.mark.parametrize(
     ("name", "ranks"),
-    [("llama", 2), ("gpt_neox", 4), ("gemma3", 2), ("qwen3_moe", 2), ("llama_wide", 4)],
+    [
+        ("llama", 2),
+        ("gpt_neox", 4),
+        ("gemma3", 2),
+        ("qwen3_moe", 2),
+        ("llama_wide", 4),
+        ("phi3", 2),
+    ],
 )
 def test_greedy_output_of_several_ranks_equals_generate(
     name: str, ranks: int, tmp_path: Path

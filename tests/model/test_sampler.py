@@ -143,3 +143,17 @@ def test_a_token_of_probability_0_is_never_drawn() -> None:
     probabilities = logits.double().softmax(-1)
     for row, token in enumerate(sample(logits.clone(), sequences)):
         assert probabilities[row, token.token_id] > 1e-45
+
+
+@pytest.mark.parametrize("nothing", [-torch.inf, torch.nan])
+@pytest.mark.parametrize("params", [{"top_k": 3}, {"top_p": 0.5}, {}, {"typical_p": 0.5}], ids=str)
+def test_a_row_without_any_number_to_go_by_disturbs_no_other(
+    nothing: float, params: dict[str, float]
+) -> None:
+    sequences = [_sequence(seed=5, temperature=1.0, **params) for _ in range(3)]
+    logits = torch.tensor(LOGITS).repeat(3, 1)
+    expected = sample(logits[:1].clone(), sequences[:1])[0]
+    logits[1] = nothing
+    got = sample(logits, sequences)
+    assert got[0] == got[2] == expected
+    assert 0 <= got[1].token_id < len(LOGITS)

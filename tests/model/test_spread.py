@@ -38,3 +38,13 @@ def test_what_does_not_fit_waits_on_disk_and_the_log_says_so(
     module = load_weights(settings, tmp_path, config, dtype, placement).module
     assert set(module.hf_device_map.values()) == {"cpu", "disk"}
     assert "on disk" in caplog.text
+
+
+@pytest.mark.parametrize("limit", ["1KiB", "10GiB"])
+def test_all_may_fit_or_nothing(limit: str, tmp_path: Path) -> None:
+    asked = jobs(2)
+    environ = {"MAX_MEMORY": f"cpu={limit}", "MAX_BATCH_TOTAL_TOKENS": "2048"}
+    _, got = generate(save("llama", tmp_path), environ, asked)
+    for index, job in enumerate(asked):
+        expected = tiny_models.reference("llama", tuple(job.prompt), job.params.max_new_tokens)
+        assert got[index] == expected

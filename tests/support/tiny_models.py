@@ -21,6 +21,7 @@ from transformers import (
     LlamaConfig,
     Mamba2Config,
     MistralConfig,
+    Phi3Config,
     PretrainedConfig,
     PreTrainedModel,
     Qwen2Config,
@@ -62,7 +63,11 @@ CONFIGS: dict[str, PretrainedConfig] = {
 }
 ENDS = {"bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 0}
 # As many KV heads as heads, and a vocabulary that four ranks cannot share equally.
-WIDE_CONFIGS = {"llama_wide": LlamaConfig(**SIZES | {"vocab_size": 203})}
+WIDE_CONFIGS = {
+    "llama_wide": LlamaConfig(**SIZES | {"vocab_size": 203}),
+    # one matrix for q, k and v, whose outputs every rank gets
+    "phi3": Phi3Config(**GROUPED, rope_scaling=None),
+}
 # Models that are served through their own cache, each for another reason.
 OWN_CACHE_CONFIGS: dict[str, PretrainedConfig] = {
     # ALiBi, in an attention of its own

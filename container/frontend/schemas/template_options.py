@@ -9,6 +9,7 @@ RESERVED = frozenset({
     "messages", "conversation", "tools", "documents", "chat_template", "tokenize", "padding",
     "truncation", "max_length", "return_tensors", "return_dict", "return_assistant_tokens_mask",
     "tokenizer_kwargs", "add_generation_prompt", "continue_final_message", "bos_token", "eos_token",
+    "unk_token", "pad_token", "sanitize_control_tokens",
 })  # fmt: skip
 
 
