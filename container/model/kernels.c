@@ -377,11 +377,13 @@ INLINE void attend_few(const struct attention *a, const int64_t *span, int64_t k
     }
     struct places places = {s->blocks + span[3], l->kv_heads, kv_head, s->block_size, dim,
                             first[0] / LANES * LANES, last[n - 1]};
-    int64_t ahead[LANES], kept[LANES];
+    int64_t ahead[LANES], kept[LANES], next_head[LANES];
     next_tile(&places, ahead);
+    for (int j = 0; j < LANES; j++) next_head[j] = ahead[j] + s->block_size * dim;
     for (int64_t tile = first[0] / LANES * LANES; tile <= last[n - 1]; tile += LANES) {
         __builtin_memcpy(kept, ahead, sizeof kept);
-        next_tile(&places, ahead);
+        if (tile + LANES <= last[n - 1]) next_tile(&places, ahead);
+        else __builtin_memcpy(ahead, next_head, sizeof ahead); /* often what comes next */
         for (int j = 0; j < LANES; j++) {
             floats part[QUERIES];
             for (int g = 0; g < n; g++) part[g] = all(0.0f);
