@@ -55,7 +55,7 @@ class ForwardPass:
             step=self._step(plan),
         )
         logits: torch.Tensor = output.logits[0, :num_rows]
-        return logits.float()
+        return logits.float().contiguous()
 
     def _step(self, plan: ForwardPlan) -> PagedStep:
         tables = None
