@@ -49,24 +49,24 @@ DEFAULTS = {
     "JSON_OUTPUT": "false",
 }
 
-_ONE_PROCESS = "one engine process serves the model"
+_ONE_MACHINE = "the processes of a model find each other on their own machine"
 _CONTINUOUS = "decodes go first and waiting prompts are taken in pieces, always"
 _NO_TELEMETRY = "nothing is sent to anybody"
 _NO_TUNNEL = "there is no tunnel"
 
 WITHOUT_EFFECT = {
     "SHARDED": "SM_NUM_GPUS says how many GPUs are used",
-    "MASTER_ADDR": _ONE_PROCESS,
-    "MASTER_PORT": _ONE_PROCESS,
-    "SHARD_UDS_PATH": _ONE_PROCESS,
+    "MASTER_ADDR": _ONE_MACHINE,
+    "MASTER_PORT": _ONE_MACHINE,
+    "SHARD_UDS_PATH": _ONE_MACHINE,
     "WAITING_SERVED_RATIO": _CONTINUOUS,
     "MAX_WAITING_TOKENS": _CONTINUOUS,
     "PREFILL_CHUNKING": _CONTINUOUS,
     "CUDA_GRAPHS": "no CUDA graphs are recorded",
-    "ATTENTION": "there is one attention for each kind of processor",
-    "USE_FLASH_ATTENTION": "there is one attention for each kind of processor",
-    "DISABLE_CUSTOM_KERNELS": "there are no custom kernels",
-    "TGI_WIGGLE_ROOM": "the cache takes a fixed share of the free memory",
+    "ATTENTION": "the fastest attention that computes the right thing is chosen at start",
+    "USE_FLASH_ATTENTION": "the fastest attention that computes the right thing is chosen at start",
+    "DISABLE_CUSTOM_KERNELS": "kernels that do not compute the right thing are not used",
+    "TGI_WIGGLE_ROOM": "the largest step is measured, and the cache gets the rest of a GPU",
     "VALIDATION_WORKERS": "long texts are tokenized in threads as needed",
     "ENABLE_PREFILL_LOGPROBS": "`decoder_input_details` always has the log-probabilities",
     "PROMETHEUS_PORT": "/metrics is on the main port",
