@@ -5,7 +5,9 @@ that is a good part and the copy has not much more to do than another; else to t
 least to do. Requests of a session stay together.
 """
 
+import contextlib
 import itertools
+import operator
 import zlib
 from collections.abc import Sequence
 from typing import Any
@@ -32,6 +34,9 @@ class EngineGroup:
         self._engines = [EngineClient(address, ids) for address in addresses]
         self._prefixes = PrefixMap()
         self._turn = 0
+        # The last words of all as they were joined last, and what came of it.
+        self._joined: list[Status] = []
+        self._status = Status("loading", "no engine has been heard of")
 
     def start(self) -> None:
         """Connect to all; returns at once."""
@@ -44,14 +49,13 @@ class EngineGroup:
 
         Raises Unavailable when none is connected.
         """
-        told = self._told()
-        ready = [one for one in told if one.state == "ready"]
-        first = (ready or told)[0]
-        total = EngineLoad()
-        for one in told:  # counters must not fall when one of them is not ready for a moment
-            total = _add(total, one.load)
-        infos = [one.info for one in ready if one.info is not None]
-        return msgspec.structs.replace(first, info=_join(infos), load=total)
+        told = list(self._told().values())
+        if not told:
+            return self._engines[0].status  # which says why there is none
+        # Statuses come four times a second, requests more often.
+        if len(told) != len(self._joined) or any(map(operator.is_not, told, self._joined)):
+            self._joined, self._status = told, _join(told)
+        return self._status
 
     def submit(
         self,
@@ -97,58 +101,48 @@ class EngineGroup:
             if engine.status.state != "ready":
                 raise Unavailable("not all copies of the model are ready", retry_after_s=5)
 
-    @property
-    def _reuses_prefixes(self) -> bool:
-        info = self.status.info
-        return info is not None and info.reuses_prefixes
-
-    def _told(self) -> list[Status]:
+    def _told(self) -> dict[int, Status]:
         """The last words of those that are connected."""
-        told = []
-        missing: Unavailable | None = None
-        for engine in self._engines:
-            try:
-                told.append(engine.status)
-            except Unavailable as error:
-                missing = error
-        if not told:
-            assert missing is not None, "no engines at all"
-            raise missing
+        told = {}
+        for copy, engine in enumerate(self._engines):
+            with contextlib.suppress(Unavailable):
+                told[copy] = engine.status
         return told
 
     def _choose(self, prompt_ids: list[int], session: str) -> int:
-        loads = {}
-        for copy, engine in enumerate(self._engines):
-            load = _load(engine)
-            if load is not None:
-                loads[copy] = load
-        if not loads:
+        ready = {copy: one for copy, one in self._told().items() if one.state == "ready"}
+        if not ready:
             return 0  # which says why it cannot take it
         if session:
-            return max(loads, key=lambda copy: zlib.crc32(f"{session} {copy}".encode()))
+            return max(ready, key=lambda copy: zlib.crc32(f"{session} {copy}".encode()))
+        # A status is a little old; what this frontend has sent since then is in its own count.
+        loads = {
+            copy: max(self._engines[copy].num_open, one.load.running + one.load.waiting)
+            for copy, one in ready.items()
+        }
         least = min(loads.values())
         known, length = self._prefixes.find(prompt_ids)
-        is_worth_it = length >= LEAST_SHARE * len(prompt_ids) and self._reuses_prefixes
-        if known in loads and is_worth_it and loads[known] - least <= MAX_LEAD:
-            return known
+        if known in loads and loads[known] - least <= MAX_LEAD:
+            info = ready[known].info
+            is_kept = info is not None and info.reuses_prefixes
+            if is_kept and length >= LEAST_SHARE * len(prompt_ids):
+                return known
         idle = [copy for copy, load in loads.items() if load == least]
         self._turn += 1
         return idle[self._turn % len(idle)]
 
 
-def _load(engine: EngineClient) -> int | None:
-    """Sequences that a copy has to do; None when it takes none."""
-    try:
-        status = engine.status
-    except Unavailable:
-        return None
-    if status.state != "ready":
-        return None
-    # A status is a little old; what this frontend has sent since then is in its own count.
-    return max(engine.num_open, status.load.running + status.load.waiting)
+def _join(told: list[Status]) -> Status:
+    """Several copies' words as one's; there is at least one."""
+    ready = [one for one in told if one.state == "ready"]
+    total = EngineLoad()
+    for one in told:  # counters must not fall when one of them is not ready for a moment
+        total = _add(total, one.load)
+    infos = [one.info for one in ready if one.info is not None]
+    return msgspec.structs.replace((ready or told)[0], info=_join_infos(infos), load=total)
 
 
-def _join(infos: list[EngineInfo]) -> EngineInfo | None:
+def _join_infos(infos: list[EngineInfo]) -> EngineInfo | None:
     """What is true of all copies; their caches may differ in size."""
     if not infos:
         return None
