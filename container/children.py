@@ -31,7 +31,6 @@ class Child:
 
     def __init__(self, name: str, module: str, *arguments: str, environ: dict[str, str]) -> None:
         self.name = name
-        self.kind = name.split()[0]
         self._command = [sys.executable, "-m", module, *arguments]
         self._environ = environ
         self._restarts = 0

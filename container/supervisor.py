@@ -4,7 +4,6 @@ Order of stopping: each backend refuses new requests, finishes the running ones 
 first that ask others for something; then gunicorn.
 """
 
-import itertools
 import logging
 import os
 import shutil
@@ -85,12 +84,12 @@ class Supervisor:
     def _serve(self, environ: dict[str, str]) -> int:
         config = "python:container.frontend.gunicorn_conf"
         frontends = Child("HTTP side", "gunicorn", "-c", config, environ=environ)
-        behind = [
-            child
+        groups = [
+            _start(name, environ[variable].split(","), environ)
             for name, variable in BACKENDS.items()
             if variable in environ
-            for child in _start(name, environ[variable].split(","), environ)
         ]
+        behind = [child for group in groups for child in group]
         threading.Thread(target=self._announce, daemon=True).start()
         code = None
         try:
@@ -100,7 +99,7 @@ class Supervisor:
                 for child in behind:
                     code = child.keep_alive() if code is None else code
             if code is None:
-                self._drain(behind)
+                self._drain(groups)
             return code or 0
         finally:
             self._stopping.set()
@@ -121,11 +120,10 @@ class Supervisor:
         log.error("the HTTP side left (%s)%s", cause(code), hint)
         return FRONTENDS_DIED
 
-    def _drain(self, behind: list[Child]) -> None:
+    def _drain(self, groups: list[list[Child]]) -> None:
         log.info("stopping: running requests get %d s to finish", self._settings.drain_s)
         until = time.monotonic() + self._settings.drain_s
-        for _, group in itertools.groupby(behind, lambda child: child.kind):
-            children = list(group)
+        for children in groups:
             for child in children:
                 child.begin_drain()
             for child in children:
