@@ -11,8 +11,9 @@ from sentence_transformers import CrossEncoder, SentenceTransformer
 
 from container.embed_messages import EmbedderInfo, EmbedderKind
 from container.embedding.worker import EmbedderLimits, EmbedderWorker
-from container.errors import ConfigError, ModelLoadError
+from container.errors import ModelLoadError
 from container.model.embedder import Embedder
+from container.model.placement import num_gpus
 from container.model.source import ModelFiles, find_model
 from container.model.texts import EncodedText, Model
 from container.model.weights import choose_dtype
@@ -61,10 +62,7 @@ def load_embedder(settings: Settings, progress: Progress) -> EmbedderWorker[Enco
 
 def choose_device(settings: Settings) -> torch.device:
     """The first GPU if any is used, else the CPU. Raises ConfigError."""
-    wanted, available = settings.num_gpus, torch.cuda.device_count()
-    if wanted is not None and wanted > available:
-        raise ConfigError([f"SM_NUM_GPUS={wanted}, but this machine has {available} GPUs"])
-    return torch.device("cuda" if available and wanted != 0 else "cpu")
+    return torch.device("cuda" if num_gpus(settings, torch.cuda.device_count()) else "cpu")
 
 
 def load_model(

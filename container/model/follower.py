@@ -11,7 +11,7 @@ from container.model.preparing import LoadedModel, make_forward
 from container.model.ranks import MakeCache, RankOrder, join_group, messages, watch_parent
 from container.model.runner import ForwardPass
 from container.model.sizing import find_room
-from container.model.weights import load_weights, plan_load, read_config
+from container.model.weights import load_weights, read_config
 from container.settings import Settings
 
 
@@ -40,7 +40,6 @@ def _load(settings: Settings, order: RankOrder) -> LoadedModel:
     config = read_config(settings, path)
     device = torch.device("cpu") if order.gpu is None else torch.device("cuda", order.gpu)
     placement = Placement((device,) * order.ranks)
-    _, dtype = plan_load(settings, config, path, 0)
-    model = load_weights(settings, path, config, dtype, placement)
+    model = load_weights(settings, path, config, getattr(torch, order.dtype), placement)
     find_room(settings, model, placement)
     return model

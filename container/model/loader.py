@@ -61,8 +61,9 @@ def load_engine(settings: Settings, progress: Progress, copy: int = 0) -> tuple[
     reader = None
     if reads_images(files.path, model_config):
         reader = ImageReader.from_folder(files.path, tokenizer)
-    ranks = Ranks(files.path, placement.devices) if placement.is_split else None
-    progress(f"loading weights as {dtype_name(dtype)} on {placement}")
+    format_name = dtype_name(dtype)
+    ranks = Ranks(files.path, format_name, placement.devices) if placement.is_split else None
+    progress(f"loading weights as {format_name} on {placement}")
     model = load_weights(settings, files.path, model_config, dtype, placement, reader)
     progress("sizing the KV cache")
     config = size_engine(settings, model, find_room(settings, model, placement))

@@ -122,14 +122,10 @@ def _as_told(limits: dict[int | str, int], machine: Machine) -> Placement:
 
 
 def num_gpus(settings: Settings, available: int) -> int:
-    """How many GPUs all copies use together. Raises ConfigError for more than there are."""
+    """How many GPUs are used together. Raises ConfigError for more than there are."""
     wanted = available if settings.num_gpus is None else settings.num_gpus
     if wanted > available:
         raise ConfigError([f"SM_NUM_GPUS={wanted}, but this machine has {available} GPUs"])
-    if wanted % settings.data_parallel:
-        raise ConfigError(
-            [f"DATA_PARALLEL={settings.data_parallel}: {wanted} GPUs cannot be shared out equally"]
-        )
     return wanted
 
 
@@ -147,7 +143,12 @@ def weight_bytes(
 
 def _devices(settings: Settings, machine: Machine, copy: int) -> tuple[torch.device, ...]:
     """The GPUs of this copy, or the CPU."""
-    share = num_gpus(settings, len(machine.gpu_bytes)) // settings.data_parallel
+    count = num_gpus(settings, len(machine.gpu_bytes))
+    if count % settings.data_parallel:
+        raise ConfigError(
+            [f"DATA_PARALLEL={settings.data_parallel}: {count} GPUs cannot be shared out equally"]
+        )
+    share = count // settings.data_parallel
     if share == 0:
         return (CPU,)
     return tuple(torch.device("cuda", copy * share + i) for i in range(share))

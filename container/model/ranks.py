@@ -46,10 +46,12 @@ RANK_DIED = 6
 class RankOrder(msgspec.Struct, frozen=True):
     """What a rank must know before it loads; its command line has it as JSON.
 
-    `gpu` is the index of its GPU, None on a CPU; `store` is the file by which the ranks meet.
+    `dtype` is torch's name of the weights' format; `gpu` is the index of its GPU, None on a CPU;
+    `store` is the file by which the ranks meet.
     """
 
     model_path: str
+    dtype: str
     rank: int
     ranks: int
     gpu: int | None
@@ -74,12 +76,14 @@ _LENGTH = struct.Struct("<I")  # before each message
 class Ranks:
     """Owns the other ranks' processes and the pipes to them; made by rank 0 alone."""
 
-    def __init__(self, model_path: Path, devices: Sequence[torch.device]) -> None:
+    def __init__(self, model_path: Path, dtype: str, devices: Sequence[torch.device]) -> None:
         """Start a process for each device but the first, and join them. Raises ModelLoadError."""
         self._is_stopping = False
         store = tempfile.mkdtemp(prefix="ranks-", dir=os.environ.get(RANKS_FOLDER)) + "/store"
         orders = [
-            RankOrder(os.fspath(model_path), rank, len(devices), device.index, store, os.getpid())
+            RankOrder(
+                os.fspath(model_path), dtype, rank, len(devices), device.index, store, os.getpid()
+            )
             for rank, device in enumerate(devices)
         ]
         self._threads = max(1, torch.get_num_threads() // len(devices))
