@@ -17,7 +17,7 @@ from container.engine.sequence import Sequence
 from container.messages import LogprobMode, SamplingParams
 from container.model import penalties
 from container.model.kernels import argmax
-from container.model.shortlist import divisor, draw_short, largest, may_be_short
+from container.model.shortlist import divisor, draw_short, largest, may_be_short, take_rows
 
 # Most nuclei lie within this many tokens, so that no more probabilities are added up.
 NUCLEUS_PROBE = 1024
@@ -89,33 +89,25 @@ class Sampler:
 def _choose(logits: torch.Tensor, sequences: list[Sequence]) -> list[int]:
     """Take the most likely token of greedy rows, draw the others'."""
     token_ids: list[int | None] = [None] * len(sequences)
-    _put(token_ids, _rows(sequences, lambda p: p.is_greedy), logits, lambda of: argmax(of).tolist())
-    listed = _rows(sequences, may_be_short)
-    params, numbers = _params(sequences, listed), _numbers(sequences, listed)
-    _put(token_ids, listed, logits, lambda of: draw_short(of, params, numbers))
+    if greedy := _rows(sequences, lambda p: p.is_greedy):
+        _put(token_ids, greedy, argmax(take_rows(logits, greedy)).tolist())
+    if listed := _rows(sequences, may_be_short):
+        params, numbers = _params(sequences, listed), _numbers(sequences, listed)
+        _put(token_ids, listed, draw_short(take_rows(logits, listed), params, numbers))
     # What is left needs the whole vocabulary.
-    rows = [row for row, token_id in enumerate(token_ids) if token_id is None]
-    if rows:
-        selected = logits if len(rows) == len(logits) else logits[rows]
+    if rows := [row for row, token_id in enumerate(token_ids) if token_id is None]:
+        selected = take_rows(logits, rows)
         _warp(selected, _params(sequences, rows))
         if selected is not logits:
             logits[rows] = selected  # log-probabilities may be wanted of these
-        numbers = _numbers(sequences, rows)
-        _put(token_ids, rows, logits, lambda of: _draw(of, numbers))
+        _put(token_ids, rows, _draw(selected, _numbers(sequences, rows)))
     return [token_id for token_id in token_ids if token_id is not None]
 
 
-def _put(
-    token_ids: list[int | None],
-    rows: list[int],
-    logits: torch.Tensor,
-    choose: Callable[[torch.Tensor], Iterable[int | None]],
-) -> None:
+def _put(token_ids: list[int | None], rows: list[int], chosen: Iterable[int | None]) -> None:
     """Fill in what is chosen for some rows."""
-    if rows:
-        chosen = choose(logits if len(rows) == len(logits) else logits[rows])
-        for row, token_id in zip(rows, chosen, strict=True):
-            token_ids[row] = token_id
+    for row, token_id in zip(rows, chosen, strict=True):
+        token_ids[row] = token_id
 
 
 def _params(sequences: list[Sequence], rows: list[int]) -> list[SamplingParams]:

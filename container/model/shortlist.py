@@ -63,6 +63,11 @@ def draw_short(
     return drawn
 
 
+def take_rows(logits: torch.Tensor, rows: list[int]) -> torch.Tensor:
+    """Some rows, in ascending order; all of them are the same tensor, not a copy."""
+    return logits if len(rows) == len(logits) else logits[rows]
+
+
 def largest(logits: torch.Tensor, count: int) -> torch.Tensor:
     """The largest logits of each row, in order: [rows, count]."""
     if logits.device.type != "cpu":
@@ -78,7 +83,7 @@ def _totals(logits: torch.Tensor, params: list[SamplingParams]) -> list[float | 
     totals: list[float | None] = [None] * len(params)
     rows = [row for row, one in enumerate(params) if not one.top_k]
     if rows:
-        selected = logits if len(rows) == len(params) else logits[rows]
+        selected = take_rows(logits, rows)
         divisors = torch.tensor([divisor(params[row]) for row in rows], device=logits.device)
         scaled = (selected - selected.amax(-1, keepdim=True)).div_(divisors[:, None])
         for row, total in zip(rows, scaled.exp_().sum(-1).tolist(), strict=True):
