@@ -59,12 +59,8 @@ class KVCache:
         self, layer: int, keys: torch.Tensor, values: torch.Tensor, slots: torch.Tensor
     ) -> None:
         """Store new tokens' keys and values, [tokens, kv_heads, dim], at [tokens, kv_heads]."""
-        if self.dtype in FP8:
-            _put_bytes(self.keys[layer], slots, _to_fp8(keys, self.dtype))
-            _put_bytes(self.values[layer], slots, _to_fp8(values, self.dtype))
-            return
-        _flat(self.keys[layer]).index_put_((slots,), keys)
-        _flat(self.values[layer]).index_put_((slots,), values)
+        _put(self.keys[layer], slots, keys)
+        _put(self.values[layer], slots, values)
 
     def as_kept(self, states: torch.Tensor) -> torch.Tensor:
         """What would be read if it had been written: rounded to the cache's format."""
@@ -78,12 +74,8 @@ class KVCache:
         `rows` is [sequences * kv_heads * blocks]: block id * kv_heads + head.
         """
         batch = num_sequences * self.shapes[layer].kv_heads
-        if self.dtype in FP8:
-            keys = _take_bytes(self.keys[layer], rows).to(dtype)
-            values = _take_bytes(self.values[layer], rows).to(dtype)
-        else:
-            keys = self.keys[layer].index_select(0, rows)
-            values = self.values[layer].index_select(0, rows)
+        keys = _take(self.keys[layer], rows, dtype)
+        values = _take(self.values[layer], rows, dtype)
         return (
             keys.view(batch, -1, keys.shape[-1]),
             values.view(batch, -1, values.shape[-1]),
@@ -104,12 +96,17 @@ def _to_fp8(states: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
 # Indexing is not written for numbers of eight bits, but for bytes.
 
 
-def _put_bytes(cache: torch.Tensor, slots: torch.Tensor, states: torch.Tensor) -> None:
-    _flat(cache).view(torch.uint8).index_put_((slots,), states.view(torch.uint8))
+def _put(cache: torch.Tensor, slots: torch.Tensor, states: torch.Tensor) -> None:
+    if cache.dtype in FP8:
+        states = _to_fp8(states, cache.dtype).view(torch.uint8)
+        cache = cache.view(torch.uint8)
+    _flat(cache).index_put_((slots,), states)
 
 
-def _take_bytes(cache: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
-    return cache.view(torch.uint8).index_select(0, rows).view(cache.dtype)
+def _take(cache: torch.Tensor, rows: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    if cache.dtype in FP8:
+        return cache.view(torch.uint8).index_select(0, rows).view(cache.dtype).to(dtype)
+    return cache.index_select(0, rows)
 
 
 def _flat(cache: torch.Tensor) -> torch.Tensor:

@@ -12,6 +12,7 @@ an order that depends on the size; so on a CPU a row's bits do not depend on the
 NCCL sums as it likes, and so do the layers of experts, which keep transformers' own form.
 """
 
+from functools import partial
 from typing import Any
 
 import torch
@@ -67,9 +68,7 @@ def make_plain(model: PreTrainedModel) -> None:
         make = _MAKERS.get(style) if style else None
         if make is None or type(module) not in (nn.Linear, nn.Embedding):
             continue
-        made = make(module)
-        if made is not module:
-            model.set_submodule(name, made)
+        model.set_submodule(name, make(module))
 
 
 def sum_over_ranks(share: torch.Tensor) -> torch.Tensor:
@@ -170,12 +169,8 @@ def _colwise(linear: nn.Linear) -> nn.Module:
     return _local(linear, with_bias=True)
 
 
-def _rowwise(linear: nn.Linear) -> nn.Module:
-    return RowwiseLinear(_local(linear, with_bias=False), _plain(linear.bias))
-
-
-def _rowwise_of_all(linear: nn.Linear) -> nn.Module:
-    return RowwiseLinear(_local(linear, with_bias=False), _plain(linear.bias), cuts=True)
+def _rowwise(linear: nn.Linear, *, cuts: bool = False) -> nn.Module:
+    return RowwiseLinear(_local(linear, with_bias=False), _plain(linear.bias), cuts=cuts)
 
 
 def _gathered(linear: nn.Linear) -> nn.Module:
@@ -193,8 +188,8 @@ def _embedding(embedding: nn.Embedding) -> nn.Module:
 _MAKERS: dict[str, Any] = {
     "colwise": _colwise,
     "rowwise": _rowwise,
-    "rowwise_split_input": _rowwise_of_all,
-    "rowwise_rep": _rowwise_of_all,
+    "rowwise_split_input": partial(_rowwise, cuts=True),
+    "rowwise_rep": partial(_rowwise, cuts=True),
     "colwise_gather_output": _gathered,
     "colwise_rep": _gathered,
     "embedding_rowwise": _embedding,

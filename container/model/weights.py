@@ -34,7 +34,7 @@ from container.model.placement import Machine, Placement, num_gpus, place, weigh
 from container.model.preparing import LoadedModel, prepare, prepare_image_text
 from container.model.quantize import INT8, quantizer_options
 from container.model.rope import stretch
-from container.model.sharding import make_plain
+from container.model.sharding import is_split, make_plain
 from container.settings import RANKS_FOLDER, Settings
 
 log = logging.getLogger(__name__)
@@ -86,7 +86,7 @@ def load_weights(
             "offload_folder": tempfile.mkdtemp(prefix="weights-", dir=os.environ.get(RANKS_FOLDER)),
         }
     if placement.is_split:
-        options = {"distributed_config": DistributedConfig(tp_size=len(placement.devices))}
+        options["distributed_config"] = DistributedConfig(tp_size=len(placement.devices))
     model = load_model(
         path, config, dtype, placement.device, trust_remote_code=settings.trust_remote_code,
         in_int8=settings.quantize == INT8, cache_dtype=choose_cache_dtype(settings.kv_cache_dtype),
@@ -156,7 +156,7 @@ def load_model(
         )
     if not options:  # a quantized, spread or split one is there already, and may not be moved
         module.to(device)  # type: ignore[arg-type]  # transformers types it for its own decorator
-    if options and "distributed_config" in options:
+    if is_split(module):
         make_plain(module)
     module.eval()
     try:
