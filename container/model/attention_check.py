@@ -13,7 +13,7 @@ from torch.nn.attention import activate_flash_attention_impl, restore_flash_atte
 from container.engine.adapters import BASE
 from container.model.attention import PagedStep, Rule, attend
 from container.model.forward_plan import ChunkPlan, ForwardPlan, GroupPlan
-from container.model.kv_cache import FP8, KVCache, LayerShape
+from container.model.kv_cache import BLOCK_SIZE, FP8, KVCache, LayerShape
 from container.model.varlen import Kernel, VarlenTables
 
 log = logging.getLogger(__name__)
@@ -21,7 +21,7 @@ log = logging.getLogger(__name__)
 FORMATS = {torch.bfloat16, torch.float16}
 # How far a result may be off, as a share of the largest number.
 TOLERANCE = 0.02
-BLOCK_SIZE = 16
+SIZE = BLOCK_SIZE["cuda"]
 # Two decodes that see 40 and 17 tokens; then 20 tokens of a prompt, of which the last sees 50.
 GROUP = GroupPlan(0, 2, [[5, 2, 7], [3, 0, 11]], [40, 17])
 CHUNK = ChunkPlan(2, 22, 50, [9, 1, 10, 4])
@@ -80,9 +80,7 @@ def varlen_error(
     def random(*shape: int) -> torch.Tensor:
         return torch.randn(shape, generator=generator).to(device, dtype)
 
-    cache = KVCache(
-        [layer], num_blocks=NUM_BLOCKS, block_size=BLOCK_SIZE, dtype=dtype, device=device
-    )
+    cache = KVCache([layer], num_blocks=NUM_BLOCKS, block_size=SIZE, dtype=dtype, device=device)
     cache.keys[0].copy_(random(*cache.keys[0].shape))
     cache.values[0].copy_(random(*cache.values[0].shape))
     plan = _plan()
@@ -99,12 +97,12 @@ def varlen_error(
 def _plan() -> ForwardPlan:
     """What a scheduler could have planned; ids and positions are not looked at."""
     last = [
-        blocks[(seen - 1) // BLOCK_SIZE] * BLOCK_SIZE + (seen - 1) % BLOCK_SIZE
+        blocks[(seen - 1) // SIZE] * SIZE + (seen - 1) % SIZE
         for blocks, seen in zip(GROUP.blocks, GROUP.context_lens, strict=True)
     ]
     count = CHUNK.stop - CHUNK.start
     new = range(CHUNK.context_len - count, CHUNK.context_len)
-    slots = [CHUNK.blocks[i // BLOCK_SIZE] * BLOCK_SIZE + i % BLOCK_SIZE for i in new]
+    slots = [CHUNK.blocks[i // SIZE] * SIZE + i % SIZE for i in new]
     rows = CHUNK.stop
     return ForwardPlan(
         token_ids=[0] * rows,

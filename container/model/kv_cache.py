@@ -11,6 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+# Tokens of a block, on each kind of device.
+BLOCK_SIZE = {"cpu": 32, "cuda": 16}
 FP8 = {torch.float8_e4m3fn, torch.float8_e5m2}
 
 

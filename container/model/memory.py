@@ -6,6 +6,7 @@ import torch
 
 from container.engine.adapters import BASE
 from container.model.forward_plan import ChunkPlan, ForwardPlan
+from container.model.kv_cache import BLOCK_SIZE
 from container.model.preparing import LoadedModel, make_forward
 
 GIB = 2**30
@@ -42,11 +43,12 @@ def measure_activations(
     """
     if model.device.type != "cuda" or model.layers is None:
         return None
-    forward = make_forward(model, num_blocks=-(-num_tokens // 16), block_size=16)
+    size = BLOCK_SIZE["cuda"]
+    forward = make_forward(model, num_blocks=-(-num_tokens // size), block_size=size)
     torch.cuda.synchronize(model.device)
     before = torch.cuda.memory_allocated(model.device)
     torch.cuda.reset_peak_memory_stats(model.device)
-    logits = forward.run(largest_step(num_tokens, num_rows, block_size=16, context=context))
+    logits = forward.run(largest_step(num_tokens, num_rows, block_size=size, context=context))
     del logits
     torch.cuda.synchronize(model.device)
     peak = torch.cuda.max_memory_allocated(model.device) - before

@@ -21,7 +21,7 @@ from container.model import attention, probe
 from container.model.attention import Rule
 from container.model.attention_check import choose_kernel
 from container.model.int8 import Int8Linear, RowKinds
-from container.model.kv_cache import KVCache, LayerShape
+from container.model.kv_cache import BLOCK_SIZE, KVCache, LayerShape
 from container.model.layers import make_lean
 from container.model.packing import MakeLinear, PackedLinear, pack, packing_works
 from container.model.runner import ForwardPass, TorchModelRunner
@@ -145,7 +145,7 @@ def _logits(
     token_ids: list[int] = ids[0].tolist()
     count, prompt_len = len(token_ids), probe.PROMPT_LEN
     # Small blocks are the harder test, but torch's kernels do not take them.
-    size = 2 if kernel is Kernel.REFERENCE else 16
+    size = 2 if kernel is Kernel.REFERENCE else BLOCK_SIZE[device.type]
     cache = KVCache(layers, num_blocks=count, block_size=size, dtype=dtype, device=device)
     forward = ForwardPass(module, cache, device, kinds=kinds, kernel=kernel)
     runner = TorchModelRunner(forward)

@@ -11,6 +11,7 @@ from transformers import PretrainedConfig
 
 from container.engine.loop import EngineConfig
 from container.errors import ConfigError
+from container.model.kv_cache import BLOCK_SIZE
 from container.model.memory import GPU_MARGIN, MemoryPlan, measure_activations
 from container.model.placement import Placement
 from container.model.preparing import LoadedModel
@@ -20,7 +21,6 @@ from container.settings import PARENT_PID, Settings
 
 log = logging.getLogger(__name__)
 
-BLOCK_SIZE = {"cpu": 32, "cuda": 16}
 BATCH_TOKENS = {"cpu": 256, "cuda": 2048}
 # What models call the longest sequence; the last ones are BLOOM's and MPT's.
 CONTEXT_NAMES = ("max_position_embeddings", "n_positions", "seq_length", "max_seq_len")
