@@ -43,7 +43,8 @@ WORKDIR /opt/kernels
 RUN --mount=type=secret,id=pip,target=/etc/pip.conf,required=false \
     pip install --no-cache-dir --no-deps --only-binary :all: --require-hashes \
         --target /opt/compiler --requirement /locks/kernels.lock
-COPY container/model/kernels.c container/model/build_kernels.py ./
+COPY container/model/c c
+COPY container/model/build_kernels.py ./
 RUN PYTHONPATH=/opt/compiler python build_kernels.py
 
 FROM ${BASE_IMAGE}

@@ -126,7 +126,7 @@ $(VENV)/server.stamp: $(VENV)/bin/python pyproject.toml constraints.txt
 	@touch $@
 
 # Without a compiler there is one to install (100 MB); without that the server is slower, no more.
-$(KERNELS): container/model/kernels.c container/model/build_kernels.py | $(VENV)/server.stamp
+$(KERNELS): $(wildcard container/model/c/*) container/model/build_kernels.py | $(VENV)/server.stamp
 	@echo "Compiling the kernels"
 	@[ -n "$$CC" ] || command -v cc >/dev/null || \
 		$(BIN)/pip install --quiet --disable-pip-version-check --requirement image/kernels.in || true

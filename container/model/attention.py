@@ -55,7 +55,7 @@ class PagedStep:
     """Where each token of a step is written and what it may see.
 
     `slots` is [tokens]: block id * block size + offset. `varlen`: what torch's kernel is told,
-    where that serves.
+    where that serves. `has_adapters`: some rows have one.
     """
 
     cache: KVCache
@@ -63,6 +63,7 @@ class PagedStep:
     groups: list[DecodeGroup]
     chunks: list[Chunk]
     varlen: VarlenTables | None = None
+    has_adapters: bool = False
     _memo: dict[tuple[object, ...], Any] = field(default_factory=dict)
 
     @classmethod
@@ -86,7 +87,7 @@ class PagedStep:
             Chunk(one.start, one.stop, one.context_len, ints([one.blocks])) for one in plan.chunks
         ]
         tables = varlen.on(device) if varlen is not None else None
-        return cls(cache, ints(plan.slots), groups, chunks, tables)
+        return cls(cache, ints(plan.slots), groups, chunks, tables, plan.has_adapters)
 
     def remember(self, key: tuple[object, ...], make: Callable[[], T]) -> T:
         """Make something once for all layers."""
@@ -107,7 +108,8 @@ class PagedStep:
             ]
             chunks = [replace(one, blocks=one.blocks.to(device)) for one in self.chunks]
             varlen = self.varlen.on(device) if self.varlen is not None else None
-            return PagedStep(self.cache, self.slots.to(device), groups, chunks, varlen)
+            slots = self.slots.to(device)
+            return PagedStep(self.cache, slots, groups, chunks, varlen, self.has_adapters)
 
         return self.remember(("device", device), make)
 

@@ -1,7 +1,7 @@
-"""Compiles kernels.c, once for each instruction set: `python -m container.model.build_kernels`.
+"""Compiles c/kernels.c, once for each instruction set: `python -m container.model.build_kernels`.
 
 The C compiler is `CC`, else `cc`, else that of the Python package ziglang, which needs nothing
-more. Only a build needs one: the server loads what lies beside kernels.c, and does without if there
+more. Only a build needs one: the server loads what lies beside this file, and does without if there
 is nothing. Each library holds the hash of its source, so that a stale one is noticed.
 """
 
@@ -15,25 +15,33 @@ import subprocess
 import sys
 from pathlib import Path
 
-SOURCE = Path(__file__).with_name("kernels.c")
+FOLDER = Path(__file__).parent
+SOURCE = FOLDER / "c" / "kernels.c"
 MACHINE = platform.machine().lower()
 OPTIONS = ["-std=gnu11", "-O3", "-fno-math-errno", "-ffp-contract=fast", "-fPIC", "-shared", "-s"]
 WARNINGS = ["-Wall", "-Wextra", "-Wno-psabi"]
 # What each processor must have is what torch means by the name, and a little that comes with it.
 V3 = ["-mavx2", "-mfma", "-mf16c", "-mbmi", "-mbmi2", "-mlzcnt", "-mmovbe"]
 V4 = [*V3, "-mavx512f", "-mavx512bw", "-mavx512cd", "-mavx512dq", "-mavx512vl"]
-X86 = {"avx512": [*V4, "-mprefer-vector-width=512"], "avx2": V3, "default": []}
+V4_BF16 = [*V4, "-mavx512bf16"]
+X86 = {
+    "avx512_bf16": [*V4_BF16, "-mprefer-vector-width=512"],
+    "avx512": [*V4, "-mprefer-vector-width=512"],
+    "avx2": V3,
+    "default": [],
+}
 TARGETS: dict[str, list[str]] = X86 if MACHINE == "x86_64" else {"default": []}
 
 
 def library(name: str) -> Path:
     """Where the library for an instruction set lies."""
-    return SOURCE.with_name(f"kernels-{name}.so")
+    return FOLDER / f"kernels-{name}.so"
 
 
 def source_hash() -> str:
     """What a library must say to be of this source."""
-    return hashlib.sha256(SOURCE.read_bytes()).hexdigest()[:16]
+    files = sorted(SOURCE.parent.iterdir())
+    return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()[:16]
 
 
 def find_compiler() -> list[str]:

@@ -21,7 +21,8 @@ from container.embed_messages import Embed, Truncation
 from container.errors import ModelLoadError
 from container.model import ragged
 from container.model.encoder_layers import replace_layers, restore_layers
-from container.model.packing import pack, packing_works
+from container.model.packing import pack
+from container.model.products import make_linear, packing_works
 from container.model.texts import EncodedText, Model, TextEncoder
 
 log = logging.getLogger(__name__)
@@ -195,7 +196,7 @@ class Embedder:
             except Exception as error:  # layers that only look like the family's
                 log.info("lean layers do not suit this model (%s)", error)
                 restore_layers(usual)
-        pack(model)
+        pack(model, make_linear)
         self._check_same("packed layers", probe, expected)
 
     def _try_ragged(self, probe: list[EncodedText], expected: torch.Tensor) -> None:

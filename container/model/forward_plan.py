@@ -60,6 +60,11 @@ class ForwardPlan(msgspec.Struct, frozen=True, array_like=True, tag="run"):
     num_decodes: int
     adapters: list[tuple[int, int]]
 
+    @property
+    def has_adapters(self) -> bool:
+        """Whether any row has one."""
+        return any(number != BASE for number, _ in self.adapters)
+
 
 @dataclass(frozen=True, slots=True)
 class _Piece:

@@ -12,7 +12,15 @@ from torch import nn
 
 from container.model.attention import PagedStep
 from container.model.glue import Angles, Glue, LayerFacts
-from container.model.kernels import LANES, MAX_DIM, Kernels, LayerArgs, StepArgs, can_norm
+from container.model.kernels import (
+    LANES,
+    MAX_DIM,
+    DecoderLayerArgs,
+    Kernels,
+    LayerArgs,
+    StepArgs,
+    can_norm,
+)
 from container.model.kv_cache import KVCache
 
 
@@ -22,7 +30,7 @@ class FusedGlue(Glue):
     def __init__(self, facts: LayerFacts, kernels: Kernels) -> None:
         super().__init__(facts)
         self._kernels = kernels
-        self._is_silu = _is_silu(facts)
+        self.is_silu = _is_silu(facts)
         self._bf16 = int(facts.norms[0][0].dtype == torch.bfloat16)
         self._hidden = len(facts.norms[0][0])
         self._seen = facts.heads * facts.dim
@@ -43,7 +51,7 @@ class FusedGlue(Glue):
 
     def attention(self, qkv: torch.Tensor, angles: Angles, step: PagedStep) -> torch.Tensor:
         """Rotate q and k, in place, keep k and v, attend: [tokens, heads * dim]."""
-        args = step.remember(("angles", id(angles[0])), lambda: _Angles(angles, step))
+        args = step_args(angles, step)
         is_plain = step.cache.dtype == qkv.dtype  # a cache of eight bits is torch's business
         if not is_plain or args.kind != (len(step.slots), self.facts.dim, qkv.dtype):
             return super().attention(qkv, angles, step)
@@ -70,7 +78,7 @@ class FusedGlue(Glue):
     def gated(self, gate_up: torch.Tensor, step: PagedStep) -> torch.Tensor:
         """Multiply the gate's activation with up; both side by side in [tokens, 2 * width]."""
         width = gate_up.shape[1] // 2
-        if not self._is_silu or width % LANES:
+        if not self.is_silu or width % LANES:
             return super().gated(gate_up, step)
         memory = _memory(step, gate_up)
         out, address = memory.result(width)
@@ -85,17 +93,26 @@ class FusedGlue(Glue):
         )  # fmt: skip
         return more
 
+    def describe(self, layer: DecoderLayerArgs, cache: KVCache) -> None:
+        """Fill in what the kernels must know of the layer beside its products."""
+        for place, (address, eps) in enumerate(self._norms):
+            layer.norms[place], layer.eps[place] = address, eps
+        layer.attention = self._layer_args(cache)
+
     def _set_cache(self, cache: KVCache) -> None:
+        self._layer = self._layer_args(cache)
+        self._layer_address = ctypes.addressof(self._layer)
+        self._cache = cache
+
+    def _layer_args(self, cache: KVCache) -> LayerArgs:
         facts = self.facts
         weight, eps = facts.head_norm or (None, 0.0)
-        self._layer = LayerArgs(
+        return LayerArgs(
             keys=cache.keys[facts.index].data_ptr(), values=cache.values[facts.index].data_ptr(),
             norms=weight.data_ptr() if weight is not None else None,
             heads=facts.heads, kv_heads=facts.kv_heads, dim=facts.dim,
             window=facts.rule.window or 0, scale=facts.rule.scale, eps=eps, bf16=self._bf16,
         )  # fmt: skip
-        self._layer_address = ctypes.addressof(self._layer)
-        self._cache = cache
 
 
 class _Angles:
@@ -112,6 +129,11 @@ class _Angles:
             num_spans=len(spans), block_size=step.cache.block_size,
         )  # fmt: skip
         self.address = ctypes.addressof(self._args)
+
+
+def step_args(angles: Angles, step: PagedStep) -> _Angles:
+    """What the kernels are told of a step, made once for all layers with these angles."""
+    return step.remember(("angles", id(angles[0])), lambda: _Angles(angles, step))
 
 
 class _Memory:

@@ -14,6 +14,14 @@ from torch import nn
 from container.model.packing import FastLinear
 
 
+def quantized(weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Whole numbers [out, in] and scales [out], float32 but sayable in the weight's format."""
+    largest = weight.abs().amax(1).clamp_(min=1e-8)
+    scales = (largest / 127).float()
+    exact = weight.float() / scales[:, None]
+    return exact.round_().clamp_(-127, 127).to(torch.int8), scales
+
+
 @dataclass(slots=True)
 class RowKinds:
     """How many rows of the forward pass, from the first on, are decodes; set by the runner."""
@@ -28,10 +36,8 @@ class Int8Linear(FastLinear):
         self, weight: torch.Tensor, bias: torch.Tensor | None, kinds: RowKinds | None
     ) -> None:
         super().__init__(weight, bias)
-        largest = weight.detach().abs().amax(1).clamp_(min=1e-8)
-        self.scales = (largest / 127).to(weight.dtype)
-        exact = weight.detach().float() / self.scales.float()[:, None]
-        self.numbers = exact.round_().clamp_(-127, 127).to(torch.int8)
+        self.numbers, scales = quantized(weight.detach())
+        self.scales = scales.to(weight.dtype)
         self._kinds = kinds
 
     def forward(self, rows: torch.Tensor) -> torch.Tensor:

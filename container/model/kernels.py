@@ -1,6 +1,6 @@
-"""The compiled kernels: what lies between the products of a decoder layer, in few calls.
+"""The compiled kernels: the products of a layer and what lies between them, in few calls.
 
-kernels.c says what they compute and build_kernels.py compiles it. The library is loaded once, and
+The folder c has what they compute, and build_kernels.py compiles it. The library is loaded once, and
 compared with torch before it is used (kernel_check.py); without one, or with one that is stale or
 computes something else, layers run in torch's own operations, which costs nothing but time.
 
@@ -19,7 +19,7 @@ from container.model import build_kernels
 
 log = logging.getLogger(__name__)
 
-# As in kernels.c.
+# As in c/vectors.h and c/attention.h.
 LANES = 16
 MAX_DIM = 256
 DTYPES = (torch.bfloat16, torch.float32)
@@ -28,7 +28,7 @@ _POINTER, _INT, _FLOAT = ctypes.c_void_p, ctypes.c_int64, ctypes.c_float
 
 
 class StepArgs(ctypes.Structure):
-    """`struct step` of kernels.c, the same for all layers."""
+    """`struct step` of c/attention.h, the same for all layers."""
 
     _fields_ = [
         ("cos", _POINTER), ("sin", _POINTER), ("slots", _POINTER), ("spans", _POINTER),
@@ -37,12 +37,49 @@ class StepArgs(ctypes.Structure):
 
 
 class LayerArgs(ctypes.Structure):
-    """`struct layer` of kernels.c."""
+    """`struct layer` of c/attention.h."""
 
     _fields_ = [
         ("keys", _POINTER), ("values", _POINTER), ("norms", _POINTER), ("heads", _INT),
         ("kv_heads", _INT), ("dim", _INT), ("window", _INT), ("scale", _FLOAT), ("eps", _FLOAT),
         ("bf16", ctypes.c_int),
+    ]  # fmt: skip
+
+
+class WeightArgs(ctypes.Structure):
+    """`struct weight` of c/products.h."""
+
+    _fields_ = [
+        ("numbers", _POINTER), ("scales", _POINTER), ("bias", _POINTER), ("inputs", _INT),
+        ("outputs", _INT), ("kind", ctypes.c_int),
+    ]  # fmt: skip
+
+
+class ProductArgs(ctypes.Structure):
+    """`struct product` of c/products.h."""
+
+    _fields_ = [
+        ("weight", _POINTER), ("x", _POINTER), ("add", _POINTER), ("out", _POINTER),
+        ("rows", _INT), ("bf16", ctypes.c_int), ("wide", ctypes.c_int),
+    ]  # fmt: skip
+
+
+class DecoderLayerArgs(ctypes.Structure):
+    """`struct decoder_layer` of c/decoder.h."""
+
+    _fields_ = [
+        ("norms", _POINTER * 2), ("eps", _FLOAT * 2), ("qkv", WeightArgs), ("o", WeightArgs),
+        ("gate_up", WeightArgs), ("down", WeightArgs), ("attention", LayerArgs),
+    ]  # fmt: skip
+
+
+class DecoderArgs(ctypes.Structure):
+    """`struct decoder` of c/decoder.h."""
+
+    _fields_ = [
+        ("step", _POINTER), ("layers", _POINTER), ("stages", _POINTER), ("x", _POINTER),
+        ("normed", _POINTER), ("qkv", _POINTER), ("seen", _POINTER), ("gate_up", _POINTER),
+        ("gated", _POINTER), ("num_layers", _INT), ("hidden", _INT), ("bf16", ctypes.c_int),
     ]  # fmt: skip
 
 
@@ -58,7 +95,16 @@ class Kernels:
         self.silu_mul = _typed(library.silu_mul, [_POINTER] * 2 + [_INT, _INT, _INT])
         self.argmax = _typed(library.argmax, [_POINTER] * 2 + [_INT, _INT])
         self.attend = _typed(library.attend, [_POINTER] * 4)
+        self.multiply = _typed(library.multiply, [_POINTER])
+        self.decode = _typed(library.decode, [_POINTER])
+        self._multiplies = library.multiplies
+        # Bytes of a layer's stages.
+        self.layer_stages: int = library.layer_stages()
         _typed(library.set_parallel, [_POINTER])(_torch_threads())
+
+    def multiplies(self, dtype: torch.dtype) -> bool:
+        """Whether they have products for rows of float32 or bfloat16."""
+        return bool(self._multiplies(int(dtype == torch.bfloat16)))
 
     def norm(self, rows: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
         """Root-mean-square norm of [..., width], where `can_norm`."""
@@ -113,8 +159,10 @@ def load(path: Path) -> Kernels:
 @cache
 def find_kernels() -> Kernels | None:
     """The kernels for this processor, or None; the log says which."""
-    capability = torch.backends.cpu.get_cpu_capability().lower()
-    name = capability if capability in build_kernels.TARGETS else "default"
+    name = torch.backends.cpu.get_cpu_capability().lower()
+    if name == "avx512" and torch.cpu.get_capabilities()["avx512_bf16"]:
+        name = "avx512_bf16"
+    name = name if name in build_kernels.TARGETS else "default"
     try:
         kernels = load(build_kernels.library(name))
     except (OSError, AttributeError) as error:

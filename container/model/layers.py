@@ -25,11 +25,11 @@ from container.model.glue import Angles, Glue, LayerFacts, Norm
 from container.model.kernels import Kernels, find_kernels
 from container.model.packing import (
     MakeLinear,
-    PackedLinear,
     is_plain_rms_norm,
     joined_linear,
     norm_eps,
 )
+from container.model.products import make_linear
 
 log = logging.getLogger(__name__)
 
@@ -57,7 +57,7 @@ class LeanLayer(nn.Module):
         self.gate_up = joined_linear([mlp.gate_proj, mlp.up_proj], make)
         self.down = joined_linear([mlp.down_proj], make)
         # As a tuple they are found without a module's slow look-up.
-        self._products = self.qkv, self.o, self.gate_up, self.down
+        self.products = self.qkv, self.o, self.gate_up, self.down
         self.facts = _facts(layer, rules[attention.layer_idx])
         self.glue = Glue(self.facts)
         if hasattr(layer, "attention_type"):
@@ -73,7 +73,7 @@ class LeanLayer(nn.Module):
     ) -> torch.Tensor:
         """Compute [1, tokens, hidden] from the same."""
         glue = self.glue
-        qkv, o, gate_up, down = self._products
+        qkv, o, gate_up, down = self.products
         x = hidden_states.squeeze(0).contiguous()
         seen = glue.attention(qkv(glue.before_attention(x, step)), position_embeddings, step)
         x, normed = glue.before_gate(x, o(seen), step)
@@ -117,7 +117,7 @@ def make_lean(
         layer = candidates.pop(name)
         lean = _replacement(layer, rules, call)
         if lean is not None:
-            if make is not PackedLinear:  # the check was strict, as its weights were exact
+            if make is not make_linear:  # the check was strict, as its weights were exact
                 checked, lean = lean, LeanLayer(layer, rules, make)
                 lean.glue = checked.glue
             parent, _, last = name.rpartition(".")
@@ -129,7 +129,7 @@ def make_lean(
 def _replacement(layer: nn.Module, rules: list[Rule], call: Call) -> LeanLayer | None:
     """Another form of a layer, if it computes the same; with the kernels, if these do too."""
     try:
-        lean = LeanLayer(layer, rules, PackedLinear)
+        lean = LeanLayer(layer, rules, make_linear)
         for kernels in dict.fromkeys((find_kernels(), None)):
             lean.fuse(kernels)
             if _computes(lean, call):

@@ -22,7 +22,8 @@ from transformers import PreTrainedModel
 
 from container.engine.adapters import BASE
 from container.model.adapter_files import LowRank, Weights
-from container.model.packing import FastLinear, LinearShare, PackedLinear
+from container.model.packing import FastLinear, LinearShare
+from container.model.products import make_linear
 
 log = logging.getLogger(__name__)
 
@@ -87,7 +88,7 @@ class Updates:
         self._targets = find_targets(model)
         self._dtype = dtype
         self._device = device
-        self._is_packed = any(isinstance(one.product, PackedLinear) for one in self._targets)
+        self._is_packed = any(isinstance(one.product, FastLinear) for one in self._targets)
         self._columns: dict[int, slice] = {}
         self._num_columns = 0
         self._mask: torch.Tensor | None = None
@@ -146,7 +147,7 @@ class Updates:
     def _pack(self, weight: torch.Tensor) -> Product:
         weight = weight.to(self._device, self._dtype)
         if self._is_packed:
-            return PackedLinear(weight, None)
+            return make_linear(weight, None)
         return lambda rows: nn.functional.linear(rows, weight)
 
 

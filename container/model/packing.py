@@ -129,9 +129,7 @@ class FusedRMSNorm(nn.Module):
 
 
 @torch.inference_mode()
-def pack(
-    model: nn.Module, make: MakeLinear = PackedLinear, make_head: MakeLinear | None = None
-) -> None:
+def pack(model: nn.Module, make: MakeLinear, make_head: MakeLinear | None = None) -> None:
     """Replace what is faster in another form, in place; `make_head` is for the output layer."""
     head = model.get_output_embeddings() if isinstance(model, PreTrainedModel) else None
     joined = norms = linears = 0
@@ -165,18 +163,6 @@ def _join(module: nn.Module, names: tuple[str, ...], make: MakeLinear) -> int:
     for index, name in enumerate(names):
         setattr(module, name, LinearShare(joined, index))
     return 1
-
-
-def packing_works(model: nn.Module) -> bool:
-    """Whether this processor offers packed products in the model's format."""
-    dtype = next(model.parameters()).dtype
-    probe = nn.Linear(64, 48, dtype=dtype)
-    rows = torch.randn(3, 64).to(dtype)
-    try:
-        packed = PackedLinear(probe.weight, probe.bias)(rows)
-    except (RuntimeError, AttributeError):
-        return False
-    return torch.allclose(packed, probe(rows), atol=0.02, rtol=0.02)
 
 
 def norm_eps(module: nn.Module) -> float:

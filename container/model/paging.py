@@ -20,10 +20,12 @@ from container.messages import SamplingParams
 from container.model import attention, probe
 from container.model.attention import Rule
 from container.model.attention_check import choose_kernel
-from container.model.int8 import Int8Linear, RowKinds
+from container.model.decoder_stack import stack_layers
+from container.model.int8 import RowKinds
 from container.model.kv_cache import BLOCK_SIZE, KVCache, LayerShape
 from container.model.layers import make_lean
-from container.model.packing import MakeLinear, PackedLinear, pack, packing_works
+from container.model.packing import MakeLinear, pack
+from container.model.products import make_head, make_int8, make_linear, packing_works
 from container.model.runner import ForwardPass, TorchModelRunner
 from container.model.varlen import Kernel
 
@@ -81,6 +83,7 @@ def page(
     can_pack = device.type == "cpu" and not is_spread(module)
     if can_pack and packing_works(module):
         make_lean(module, rules, run, make)
+        stack_layers(module, run)
         pack(module, make, make_head)
     elif kinds is not None:
         pack(module, make, make_head)
@@ -95,8 +98,11 @@ def page(
 def _linears(kinds: RowKinds | None) -> tuple[MakeLinear, MakeLinear]:
     """What the layers' products become, and that of the output, whose rows are of no kind."""
     if kinds is None:
-        return PackedLinear, PackedLinear
-    return functools.partial(Int8Linear, kinds=kinds), functools.partial(Int8Linear, kinds=None)
+        return make_linear, make_head
+    return (
+        functools.partial(make_int8, kinds=kinds),
+        functools.partial(make_int8, kinds=None, wide=True),
+    )
 
 
 def _windows(module: PreTrainedModel, ids: torch.Tensor) -> list[int | None]:

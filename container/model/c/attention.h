@@ -1,261 +1,10 @@
-/* What lies between the products of a decoder layer, in few calls: see kernels.py.
- *
- * Numbers are bfloat16 or float32 in memory (`bf16` says which) and float32 in registers. Vectors
- * are GCC's and clang's vector extension, so that one source serves every processor: it is compiled
- * once for each instruction set. Sizes that run in vectors are multiples of LANES; kernels.py
- * checks that. No row's result depends on another row, nor on which thread computes it.
- */
+/* Attention over the paged cache. */
 
-#include <stdint.h>
-#ifdef __AVX512F__
-#include <immintrin.h>
-#endif
+#pragma once
+#include "team.h"
 
-#define LANES 16
 #define MAX_DIM 256  /* of a head */
 #define QUERIES 8    /* that share what is read of the cache */
-#define PARALLEL 65536 /* how much, some 20 us of one thread, makes others worth waking */
-#define INLINE static inline __attribute__((always_inline))
-
-/* Which source this was compiled from: see build_kernels.py. */
-const char *source_hash(void) { return SOURCE_HASH; }
-
-typedef float floats __attribute__((vector_size(64)));
-typedef int32_t ints __attribute__((vector_size(64)));
-typedef uint32_t words __attribute__((vector_size(64)));
-typedef uint16_t halves __attribute__((vector_size(32)));
-
-/* Two operations for which GCC's vectors become several instructions where the processor has one. */
-#ifdef __AVX512F__
-INLINE words widened(halves x) { return (words)_mm512_cvtepu16_epi32((__m256i)x); }
-INLINE floats larger(floats a, floats b) { return (floats)_mm512_max_ps((__m512)a, (__m512)b); }
-#else
-INLINE words widened(halves x) { return __builtin_convertvector(x, words); }
-INLINE floats larger(floats a, floats b) {
-    ints where = a > b;
-    return (floats)((where & (ints)a) | (~where & (ints)b));
-}
-#endif
-
-/* Sixteen numbers from element `i` on. */
-INLINE floats load(const void *from, int64_t i, int bf16) {
-    if (bf16) {
-        halves upper;
-        __builtin_memcpy(&upper, (const uint16_t *)from + i, sizeof upper);
-        return (floats)(widened(upper) << 16);
-    }
-    floats read;
-    __builtin_memcpy(&read, (const float *)from + i, sizeof read);
-    return read;
-}
-
-/* bfloat16 is rounded to nearest, ties to even. */
-INLINE void store(void *to, int64_t i, floats x, int bf16) {
-    if (bf16) {
-        words bits = (words)x;
-        bits += 0x7fff + ((bits >> 16) & 1);
-        halves upper = __builtin_convertvector(bits >> 16, halves);
-        __builtin_memcpy((uint16_t *)to + i, &upper, sizeof upper);
-    } else {
-        __builtin_memcpy((float *)to + i, &x, sizeof x);
-    }
-}
-
-INLINE const void *at(const void *from, int64_t i, int bf16) {
-    return (const char *)from + i * (bf16 ? 2 : 4);
-}
-
-INLINE floats all(float x) { return x - (floats){0}; }
-
-INLINE floats pick(ints where, floats yes, floats no) {
-    return (floats)((where & (ints)yes) | (~where & (ints)no));
-}
-
-#define SHUFFLE(a, b, ...) __builtin_shufflevector(a, b, __VA_ARGS__)
-
-/* x[i] and x[i ^ 8], x[i ^ 4] ... : each lane ends with the result of all. */
-#define FOLD(x, join)                                                                   \
-    x = join(x, SHUFFLE(x, x, 8, 9, 10, 11, 12, 13, 14, 15, 0, 1, 2, 3, 4, 5, 6, 7));   \
-    x = join(x, SHUFFLE(x, x, 4, 5, 6, 7, 0, 1, 2, 3, 12, 13, 14, 15, 8, 9, 10, 11));   \
-    x = join(x, SHUFFLE(x, x, 2, 3, 0, 1, 6, 7, 4, 5, 10, 11, 8, 9, 14, 15, 12, 13));   \
-    x = join(x, SHUFFLE(x, x, 1, 0, 3, 2, 5, 4, 7, 6, 9, 8, 11, 10, 13, 12, 15, 14));
-
-INLINE floats plus(floats a, floats b) { return a + b; }
-
-INLINE float sum(floats x) {
-    FOLD(x, plus)
-    return x[0];
-}
-
-INLINE float largest(floats x) {
-    FOLD(x, larger)
-    return x[0];
-}
-
-/* The sums of sixteen vectors, in a vector: halves of two are added side by side, then quarters. */
-INLINE floats sums(floats *x) {
-    for (int i = 0; i < 8; i++)
-        x[i] = SHUFFLE(x[2 * i], x[2 * i + 1], 0, 1, 2, 3, 4, 5, 6, 7, 16, 17, 18, 19, 20, 21, 22, 23)
-             + SHUFFLE(x[2 * i], x[2 * i + 1], 8, 9, 10, 11, 12, 13, 14, 15, 24, 25, 26, 27, 28, 29, 30, 31);
-    for (int i = 0; i < 4; i++)
-        x[i] = SHUFFLE(x[2 * i], x[2 * i + 1], 0, 1, 2, 3, 8, 9, 10, 11, 16, 17, 18, 19, 24, 25, 26, 27)
-             + SHUFFLE(x[2 * i], x[2 * i + 1], 4, 5, 6, 7, 12, 13, 14, 15, 20, 21, 22, 23, 28, 29, 30, 31);
-    for (int i = 0; i < 2; i++)
-        x[i] = SHUFFLE(x[2 * i], x[2 * i + 1], 0, 1, 4, 5, 8, 9, 12, 13, 16, 17, 20, 21, 24, 25, 28, 29)
-             + SHUFFLE(x[2 * i], x[2 * i + 1], 2, 3, 6, 7, 10, 11, 14, 15, 18, 19, 22, 23, 26, 27, 30, 31);
-    return SHUFFLE(x[0], x[1], 0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30)
-         + SHUFFLE(x[0], x[1], 1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 31);
-}
-
-/* e^x = 2^n e^r with |r| <= ln 2 / 2; the polynomial is that of Cephes' expf (Moshier), 2 ulp. */
-INLINE floats exponential(floats x) {
-    const floats shifter = all(12582912.0f); /* 1.5 * 2^23: adding it rounds to a whole number */
-    x = -larger(all(-88.0f), -larger(all(-87.0f), x)); /* what is no number stays none */
-    floats n = (x * 1.44269504088896341f + shifter) - shifter;
-    floats r = x - n * 0.693359375f + n * 2.12194440e-4f;
-    floats p = r * 1.9875691500e-4f + 1.3981999507e-3f;
-    p = p * r + 8.3334519073e-3f;
-    p = p * r + 4.1665795894e-2f;
-    p = p * r + 1.6666665459e-1f;
-    p = p * r + 5.0000001201e-1f;
-    p = p * (r * r) + r + 1.0f;
-    return p * (floats)((__builtin_convertvector(n, ints) + 127) << 23);
-}
-
-/* ---- Work for several threads: torch's own pool, whose GOMP_parallel kernels.py passes. ---- */
-
-typedef void (*parallel_fn)(void (*)(void *), void *, unsigned, unsigned);
-static parallel_fn parallel;
-
-void set_parallel(void *function) { parallel = (parallel_fn)function; }
-
-struct job {
-    void (*work)(const void *what, int64_t first, int64_t last);
-    const void *what;
-    int64_t count, piece, next;
-};
-
-static void work_off(void *given) {
-    struct job *job = given;
-    for (;;) {
-        int64_t first = __atomic_fetch_add(&job->next, job->piece, __ATOMIC_RELAXED);
-        if (first >= job->count) return;
-        int64_t last = first + job->piece;
-        job->work(job->what, first, last < job->count ? last : job->count);
-    }
-}
-
-/* Pieces are taken one after another by whichever thread is free. `work` says how much it is. */
-static void run(struct job job, int64_t work) {
-    if (parallel && work > PARALLEL && job.count > job.piece)
-        parallel(work_off, &job, 0, 0); /* as many threads as torch uses */
-    else
-        work_off(&job);
-}
-
-/* ---- y = x + y; out = y / sqrt(mean(y^2) + eps) * weight ---- */
-
-struct norm {
-    const void *x, *weight; /* [rows, width] or null; [width] or null: no norm */
-    void *y, *out;          /* [rows, width] */
-    int64_t width;
-    float eps;
-    int bf16;
-};
-
-INLINE void norm_row(const void *y, const void *weight, void *out, int64_t width, float eps, int bf16) {
-    floats squares = {0};
-    for (int64_t i = 0; i < width; i += LANES) {
-        floats part = load(y, i, bf16);
-        squares += part * part;
-    }
-    float scale = 1.0f / __builtin_sqrtf(sum(squares) / (float)width + eps);
-    for (int64_t i = 0; i < width; i += LANES)
-        store(out, i, load(y, i, bf16) * scale * load(weight, i, bf16), bf16);
-}
-
-INLINE void norm_rows(const struct norm *n, int64_t first, int64_t last, int bf16) {
-    for (int64_t row = first; row < last; row++) {
-        void *y = (void *)at(n->y, row * n->width, bf16);
-        if (n->x) {
-            const void *x = at(n->x, row * n->width, bf16);
-            for (int64_t i = 0; i < n->width; i += LANES)
-                store(y, i, load(x, i, bf16) + load(y, i, bf16), bf16);
-        }
-        if (n->weight)
-            norm_row(y, n->weight, (void *)at(n->out, row * n->width, bf16), n->width, n->eps, bf16);
-    }
-}
-
-static void norm_work(const void *what, int64_t first, int64_t last) {
-    const struct norm *n = what;
-    if (n->bf16) norm_rows(n, first, last, 1);
-    else norm_rows(n, first, last, 0);
-}
-
-void add_norm(const void *x, void *y, const void *weight, void *out, float eps,
-              int64_t rows, int64_t width, int bf16) {
-    struct norm n = {x, weight, y, out, width, eps, bf16};
-    run((struct job){norm_work, &n, rows, 4, 0}, rows * width);
-}
-
-/* ---- out = silu(gate) * up, silu(x) = x / (1 + e^-x); gate and up side by side in a row ---- */
-
-struct gated {
-    const void *gate_up; /* [rows, 2 * width] */
-    void *out;           /* [rows, width] */
-    int64_t width;
-    int bf16;
-};
-
-INLINE void gated_rows(const struct gated *g, int64_t first, int64_t last, int bf16) {
-    for (int64_t row = first; row < last; row++)
-        for (int64_t i = 0; i < g->width; i += LANES) {
-            floats gate = load(g->gate_up, 2 * row * g->width + i, bf16);
-            floats up = load(g->gate_up, (2 * row + 1) * g->width + i, bf16);
-            store(g->out, row * g->width + i, gate / (1.0f + exponential(-gate)) * up, bf16);
-        }
-}
-
-static void gated_work(const void *what, int64_t first, int64_t last) {
-    const struct gated *g = what;
-    if (g->bf16) gated_rows(g, first, last, 1);
-    else gated_rows(g, first, last, 0);
-}
-
-void silu_mul(const void *gate_up, void *out, int64_t rows, int64_t width, int bf16) {
-    struct gated g = {gate_up, out, width, bf16};
-    run((struct job){gated_work, &g, rows, 2, 0}, rows * width);
-}
-
-/* ---- out = where each row of x, [rows, width] of float32, is largest; the first such place ---- */
-
-struct best {
-    const float *x;
-    int64_t *out;
-    int64_t width;
-};
-
-static void best_work(const void *what, int64_t first, int64_t last) {
-    const struct best *b = what;
-    for (int64_t row = first; row < last; row++) {
-        const float *x = b->x + row * b->width;
-        floats most = all(-__builtin_inff());
-        int64_t i = 0;
-        for (; i + LANES <= b->width; i += LANES) most = larger(load(x, i, 0), most);
-        float highest = largest(most);
-        for (; i < b->width; i++) highest = x[i] > highest ? x[i] : highest;
-        for (i = 0; i < b->width - 1 && x[i] != highest;) i++;
-        b->out[row] = x[i] == highest ? i : 0;
-    }
-}
-
-void argmax(const float *x, int64_t *out, int64_t rows, int64_t width) {
-    struct best b = {x, out, width};
-    run((struct job){best_work, &b, rows, 1, 0}, rows * width / 2);
-}
-
-/* ---- Attention over the paged cache ---- */
 
 struct step {              /* the same for all layers */
     const void *cos, *sin; /* [rows, dim] */
@@ -472,9 +221,12 @@ static void attend_work(const void *what, int64_t first, int64_t last) {
     }
 }
 
-/* Norm and rotate q and k, keep k and v, attend; q is scaled in place. */
-void attend(const struct step *step, const struct layer *layer, void *qkv, void *out) {
-    int64_t first_item[step->num_spans + 1], numbers = 0, group = layer->heads / layer->kv_heads;
+#define ATTENTION_STAGES 2
+
+/* How many items a step's attention has; writes where each span's begin, and how much work it is. */
+static int64_t lay_out(const struct step *step, const struct layer *layer, int64_t *first_item,
+                       int64_t *work) {
+    int64_t group = layer->heads / layer->kv_heads, numbers = 0;
     first_item[0] = 0;
     for (int64_t i = 0; i < step->num_spans; i++) {
         const int64_t *span = step->spans + 4 * i;
@@ -482,8 +234,21 @@ void attend(const struct step *step, const struct layer *layer, void *qkv, void 
         first_item[i + 1] = first_item[i] + pieces * layer->kv_heads;
         numbers += span[1] * span[2] * layer->heads * layer->dim;
     }
+    *work = numbers / 4 + step->rows * (layer->heads + 2 * layer->kv_heads) * layer->dim;
+    return first_item[step->num_spans];
+}
+
+/* Norm and rotate q and k, keep k and v, attend; q is scaled in place. */
+static void attention_way(struct member *me, const void *what) {
+    const struct attention *a = what;
+    share(me, rotate_work, a, a->step->rows, 4);
+    share(me, attend_work, a, a->first_item[a->step->num_spans], 1);
+}
+
+void attend(const struct step *step, const struct layer *layer, void *qkv, void *out) {
+    int64_t first_item[step->num_spans + 1], work;
     struct attention a = {step, layer, qkv, out, first_item};
-    int64_t width = (layer->heads + 2 * layer->kv_heads) * layer->dim;
-    run((struct job){rotate_work, &a, step->rows, 4, 0}, step->rows * width);
-    run((struct job){attend_work, &a, first_item[step->num_spans], 1, 0}, numbers / 4);
+    struct stage stages[ATTENTION_STAGES] = {{0}};
+    lay_out(step, layer, first_item, &work);
+    go(attention_way, &a, stages, work);
 }

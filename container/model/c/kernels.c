@@ -1,0 +1,11 @@
+/* The compiled kernels: see kernels.py.
+ *
+ * Numbers are bfloat16 or float32 in memory and float32 in registers. It is compiled once for each
+ * instruction set. Sizes that run in vectors are multiples of LANES; kernels.py checks that. No row's
+ * result depends on another row, nor on which thread computes it.
+ */
+
+#include "decoder.h"
+
+/* Which source this was compiled from: see build_kernels.py. */
+const char *source_hash(void) { return SOURCE_HASH; }

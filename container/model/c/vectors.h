@@ -1,0 +1,115 @@
+/* Vectors of sixteen numbers: GCC's and clang's vector extension, so that one source serves every
+ * processor. Numbers are bfloat16 or float32 in memory (`bf16` says which) and float32 in registers.
+ */
+
+#pragma once
+#include <stdint.h>
+#ifdef __AVX512F__
+#include <immintrin.h>
+#endif
+
+#define LANES 16
+#define INLINE static inline __attribute__((always_inline))
+
+typedef float floats __attribute__((vector_size(64)));
+typedef int32_t ints __attribute__((vector_size(64)));
+typedef uint32_t words __attribute__((vector_size(64)));
+typedef uint16_t halves __attribute__((vector_size(32)));
+
+/* Two operations for which GCC's vectors become several instructions where the processor has one. */
+#ifdef __AVX512F__
+INLINE words widened(halves x) { return (words)_mm512_cvtepu16_epi32((__m256i)x); }
+INLINE floats larger(floats a, floats b) { return (floats)_mm512_max_ps((__m512)a, (__m512)b); }
+#else
+INLINE words widened(halves x) { return __builtin_convertvector(x, words); }
+INLINE floats larger(floats a, floats b) {
+    ints where = a > b;
+    return (floats)((where & (ints)a) | (~where & (ints)b));
+}
+#endif
+
+/* Sixteen numbers from element `i` on. */
+INLINE floats load(const void *from, int64_t i, int bf16) {
+    if (bf16) {
+        halves upper;
+        __builtin_memcpy(&upper, (const uint16_t *)from + i, sizeof upper);
+        return (floats)(widened(upper) << 16);
+    }
+    floats read;
+    __builtin_memcpy(&read, (const float *)from + i, sizeof read);
+    return read;
+}
+
+/* bfloat16 is rounded to nearest, ties to even. */
+INLINE void store(void *to, int64_t i, floats x, int bf16) {
+    if (bf16) {
+        words bits = (words)x;
+        bits += 0x7fff + ((bits >> 16) & 1);
+        halves upper = __builtin_convertvector(bits >> 16, halves);
+        __builtin_memcpy((uint16_t *)to + i, &upper, sizeof upper);
+    } else {
+        __builtin_memcpy((float *)to + i, &x, sizeof x);
+    }
+}
+
+INLINE const void *at(const void *from, int64_t i, int bf16) {
+    return (const char *)from + i * (bf16 ? 2 : 4);
+}
+
+INLINE floats all(float x) { return x - (floats){0}; }
+
+INLINE floats pick(ints where, floats yes, floats no) {
+    return (floats)((where & (ints)yes) | (~where & (ints)no));
+}
+
+#define SHUFFLE(a, b, ...) __builtin_shufflevector(a, b, __VA_ARGS__)
+
+/* x[i] and x[i ^ 8], x[i ^ 4] ... : each lane ends with the result of all. */
+#define FOLD(x, join)                                                                   \
+    x = join(x, SHUFFLE(x, x, 8, 9, 10, 11, 12, 13, 14, 15, 0, 1, 2, 3, 4, 5, 6, 7));   \
+    x = join(x, SHUFFLE(x, x, 4, 5, 6, 7, 0, 1, 2, 3, 12, 13, 14, 15, 8, 9, 10, 11));   \
+    x = join(x, SHUFFLE(x, x, 2, 3, 0, 1, 6, 7, 4, 5, 10, 11, 8, 9, 14, 15, 12, 13));   \
+    x = join(x, SHUFFLE(x, x, 1, 0, 3, 2, 5, 4, 7, 6, 9, 8, 11, 10, 13, 12, 15, 14));
+
+INLINE floats plus(floats a, floats b) { return a + b; }
+
+INLINE float sum(floats x) {
+    FOLD(x, plus)
+    return x[0];
+}
+
+INLINE float largest(floats x) {
+    FOLD(x, larger)
+    return x[0];
+}
+
+/* The sums of sixteen vectors, in a vector: halves of two are added side by side, then quarters. */
+INLINE floats sums(floats *x) {
+    for (int i = 0; i < 8; i++)
+        x[i] = SHUFFLE(x[2 * i], x[2 * i + 1], 0, 1, 2, 3, 4, 5, 6, 7, 16, 17, 18, 19, 20, 21, 22, 23)
+             + SHUFFLE(x[2 * i], x[2 * i + 1], 8, 9, 10, 11, 12, 13, 14, 15, 24, 25, 26, 27, 28, 29, 30, 31);
+    for (int i = 0; i < 4; i++)
+        x[i] = SHUFFLE(x[2 * i], x[2 * i + 1], 0, 1, 2, 3, 8, 9, 10, 11, 16, 17, 18, 19, 24, 25, 26, 27)
+             + SHUFFLE(x[2 * i], x[2 * i + 1], 4, 5, 6, 7, 12, 13, 14, 15, 20, 21, 22, 23, 28, 29, 30, 31);
+    for (int i = 0; i < 2; i++)
+        x[i] = SHUFFLE(x[2 * i], x[2 * i + 1], 0, 1, 4, 5, 8, 9, 12, 13, 16, 17, 20, 21, 24, 25, 28, 29)
+             + SHUFFLE(x[2 * i], x[2 * i + 1], 2, 3, 6, 7, 10, 11, 14, 15, 18, 19, 22, 23, 26, 27, 30, 31);
+    return SHUFFLE(x[0], x[1], 0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30)
+         + SHUFFLE(x[0], x[1], 1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 31);
+}
+
+/* e^x = 2^n e^r with |r| <= ln 2 / 2; the polynomial is that of Cephes' expf (Moshier), 2 ulp. */
+INLINE floats exponential(floats x) {
+    const floats shifter = all(12582912.0f); /* 1.5 * 2^23: adding it rounds to a whole number */
+    x = -larger(all(-88.0f), -larger(all(-87.0f), x)); /* what is no number stays none */
+    floats n = (x * 1.44269504088896341f + shifter) - shifter;
+    floats r = x - n * 0.693359375f + n * 2.12194440e-4f;
+    floats p = r * 1.9875691500e-4f + 1.3981999507e-3f;
+    p = p * r + 8.3334519073e-3f;
+    p = p * r + 4.1665795894e-2f;
+    p = p * r + 1.6666665459e-1f;
+    p = p * r + 5.0000001201e-1f;
+    p = p * (r * r) + r + 1.0f;
+    return p * (floats)((__builtin_convertvector(n, ints) + 127) << 23);
+}
+
