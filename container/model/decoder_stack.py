@@ -29,10 +29,10 @@ class DecoderStack(nn.Module):
         if hasattr(layers[0], "attention_type"):
             self.attention_type = layers[0].attention_type
         self._kernels = kernels
-        self._first = layers[0]
-        self._products = [
-            product for product in layers[0].products if isinstance(product, KernelLinear)
-        ]
+        facts = layers[0].facts
+        self._dim = facts.dim
+        self._is_bf16 = facts.norms[0][0].dtype == torch.bfloat16
+        self._products = _products(layers[0])
         self._cache: KVCache | None = None
         self._args = DecoderArgs()
         self._scratch: tuple[torch.Tensor, ...] = ()
@@ -46,23 +46,27 @@ class DecoderStack(nn.Module):
         **_: object,
     ) -> torch.Tensor:
         """Compute [1, tokens, hidden] from the same."""
-        x = hidden_states[0].clone(memory_format=torch.contiguous_format)
-        args = step_args(position_embeddings, step)
-        facts = self._first.facts
-        is_plain = step.cache.dtype == x.dtype and not step.has_adapters
-        if not is_plain or args.kind != (len(x), facts.dim, x.dtype):
-            for layer in self.layers:
-                hidden_states = layer(
-                    hidden_states, position_embeddings=position_embeddings, step=step
-                )
-            return hidden_states
+        kind = hidden_states.shape[1], self._dim, hidden_states.dtype
+        fits = step_args(position_embeddings, step).kind == kind
+        if fits and step.cache.dtype == hidden_states.dtype and not step.has_adapters:
+            return self._in_one_call(hidden_states, position_embeddings, step)
+        return self._one_by_one(hidden_states, position_embeddings, step)
+
+    def _one_by_one(self, x: torch.Tensor, angles: Angles, step: PagedStep) -> torch.Tensor:
+        for layer in self.layers:
+            x = layer(x, position_embeddings=angles, step=step)
+        return x
+
+    def _in_one_call(self, x: torch.Tensor, angles: Angles, step: PagedStep) -> torch.Tensor:
         if step.cache is not self._cache:
             self._set_cache(step.cache)
-        if not self._scratch or len(self._scratch[0]) < len(x):
-            self._set_scratch(len(x), x.dtype)
-        self._args.step, self._args.x = args.address, x.data_ptr()
+        rows = x.shape[1]
+        if not self._scratch or len(self._scratch[0]) < rows:
+            self._set_scratch(rows, x.dtype)
+        x = x.clone(memory_format=torch.contiguous_format)
+        self._args.step, self._args.x = step_args(angles, step).address, x.data_ptr()
         self._kernels.decode(ctypes.addressof(self._args))
-        return x[None]
+        return x
 
     def _set_cache(self, cache: KVCache) -> None:
         made = (DecoderLayerArgs * len(self.layers))()
@@ -71,18 +75,14 @@ class DecoderStack(nn.Module):
             assert isinstance(layer.glue, FusedGlue)
             layer.glue.describe(place, cache)
             place.qkv, place.o, place.gate_up, place.down = (
-                product.weight_args
-                for product in layer.products
-                if isinstance(product, KernelLinear)
+                product.weight_args for product in _products(layer)
             )
-        hidden = self._products[0].in_features
-        is_bf16 = self._first.facts.norms[0][0].dtype == torch.bfloat16
         self._layers = made
         self._stages = ctypes.create_string_buffer(self._kernels.layer_stages * len(made) + 64)
         begin = ctypes.addressof(self._stages)
         self._args = DecoderArgs(
             layers=ctypes.addressof(made), stages=begin + -begin % 64, num_layers=len(made),
-            hidden=hidden, bf16=is_bf16,
+            hidden=self._products[0].in_features, bf16=self._is_bf16,
         )  # fmt: skip
         self._cache, self._scratch = cache, ()
 
@@ -96,6 +96,11 @@ class DecoderStack(nn.Module):
         addresses = [one.data_ptr() for one in self._scratch]
         args = self._args
         args.normed, args.qkv, args.seen, args.gate_up, args.gated = addresses
+
+
+def _products(layer: LeanLayer) -> list[KernelLinear]:
+    """Those for q, k and v; o; gate and up; down."""
+    return [product for product in layer.products if isinstance(product, KernelLinear)]
 
 
 @torch.inference_mode()

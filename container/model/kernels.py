@@ -1,8 +1,8 @@
 """The compiled kernels: the products of a layer and what lies between them, in few calls.
 
-The folder c has what they compute, and build_kernels.py compiles it. The library is loaded once, and
-compared with torch before it is used (kernel_check.py); without one, or with one that is stale or
-computes something else, layers run in torch's own operations, which costs nothing but time.
+The folder c has what they compute, and build_kernels.py compiles it. The library is loaded once,
+and compared with torch before it is used (kernel_check.py); without one, or with one that is stale
+or computes something else, layers run in torch's own operations, which costs nothing but time.
 
 A call passes addresses as ints: some 1 us, where an operation of torch takes 3 to 10.
 """
@@ -156,13 +156,18 @@ def load(path: Path) -> Kernels:
     return kernels
 
 
-@cache
-def find_kernels() -> Kernels | None:
-    """The kernels for this processor, or None; the log says which."""
+def library_name() -> str:
+    """Which of the instruction sets that build_kernels.py knows suits this processor best."""
     name = torch.backends.cpu.get_cpu_capability().lower()
     if name == "avx512" and torch.cpu.get_capabilities()["avx512_bf16"]:
         name = "avx512_bf16"
-    name = name if name in build_kernels.TARGETS else "default"
+    return name if name in build_kernels.TARGETS else "default"
+
+
+@cache
+def find_kernels() -> Kernels | None:
+    """The kernels for this processor, or None; the log says which."""
+    name = library_name()
     try:
         kernels = load(build_kernels.library(name))
     except (OSError, AttributeError) as error:

@@ -24,6 +24,7 @@ from container.model.fused_glue import FusedGlue, fits
 from container.model.glue import Angles, Glue, LayerFacts, Norm
 from container.model.kernels import Kernels, find_kernels
 from container.model.packing import (
+    FastLinear,
     MakeLinear,
     is_plain_rms_norm,
     joined_linear,
@@ -44,24 +45,35 @@ TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 0.02, torch.float16: 0.005}
 # A call of a layer: its positional arguments, the others, and what it returned.
 Call = tuple[tuple[Any, ...], dict[str, Any], torch.Tensor]
 
+Products = tuple[FastLinear, FastLinear, FastLinear, FastLinear]
+
 
 class LeanLayer(nn.Module):
-    """One decoder layer; `layer` has the parts named above."""
+    """One decoder layer: `qkv`, `o`, `gate_up` and `down`, and what lies between them."""
 
-    def __init__(self, layer: nn.Module, rules: list[Rule], make: MakeLinear) -> None:
+    def __init__(self, facts: LayerFacts, products: Products) -> None:
         super().__init__()
+        self.qkv, self.o, self.gate_up, self.down = products
+        # As a tuple they are found without a module's slow look-up.
+        self.products = products
+        self.facts = facts
+        self.glue = Glue(facts)
+
+    @classmethod
+    def of(cls, layer: nn.Module, rules: list[Rule], make: MakeLinear) -> "LeanLayer":
+        """The same as a layer that has the parts named above."""
         attention: Any = layer.self_attn
         mlp: Any = layer.mlp
-        self.qkv = joined_linear([attention.q_proj, attention.k_proj, attention.v_proj], make)
-        self.o = joined_linear([attention.o_proj], make)
-        self.gate_up = joined_linear([mlp.gate_proj, mlp.up_proj], make)
-        self.down = joined_linear([mlp.down_proj], make)
-        # As a tuple they are found without a module's slow look-up.
-        self.products = self.qkv, self.o, self.gate_up, self.down
-        self.facts = _facts(layer, rules[attention.layer_idx])
-        self.glue = Glue(self.facts)
+        products = (
+            joined_linear([attention.q_proj, attention.k_proj, attention.v_proj], make),
+            joined_linear([attention.o_proj], make),
+            joined_linear([mlp.gate_proj, mlp.up_proj], make),
+            joined_linear([mlp.down_proj], make),
+        )
+        lean = cls(_facts(layer, rules[attention.layer_idx]), products)
         if hasattr(layer, "attention_type"):
-            self.attention_type = layer.attention_type
+            lean.attention_type = layer.attention_type
+        return lean
 
     def forward(
         self,
@@ -118,7 +130,7 @@ def make_lean(
         lean = _replacement(layer, rules, call)
         if lean is not None:
             if make is not make_linear:  # the check was strict, as its weights were exact
-                checked, lean = lean, LeanLayer(layer, rules, make)
+                checked, lean = lean, LeanLayer.of(layer, rules, make)
                 lean.glue = checked.glue
             parent, _, last = name.rpartition(".")
             setattr(model.get_submodule(parent), last, lean)
@@ -129,7 +141,7 @@ def make_lean(
 def _replacement(layer: nn.Module, rules: list[Rule], call: Call) -> LeanLayer | None:
     """Another form of a layer, if it computes the same; with the kernels, if these do too."""
     try:
-        lean = LeanLayer(layer, rules, make_linear)
+        lean = LeanLayer.of(layer, rules, make_linear)
         for kernels in dict.fromkeys((find_kernels(), None)):
             lean.fuse(kernels)
             if _computes(lean, call):

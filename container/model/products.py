@@ -1,7 +1,7 @@
 """Products by the compiled kernels, of weights packed as these want them: see c/products.h.
 
-A row's bits do not depend on how many rows there are. Weights are of the rows' format, or whole numbers
-of eight bits with a scale for each output.
+A row's bits do not depend on how many rows there are. Weights are of the rows' format, or whole
+numbers of eight bits with a scale for each output.
 """
 
 import ctypes

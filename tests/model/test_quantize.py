@@ -10,13 +10,22 @@ from container.engine.loop import Engine
 from container.errors import ConfigError
 from container.messages import SamplingParams
 from container.model.int8 import Int8Linear, RowKinds
-from container.model.packing import PackedLinear
+from container.model.packing import FastLinear
 from container.model.preparing import make_runner, prepare
+from container.model.products import KernelLinear, make_int8
 from container.model.quantize import BEFORE, NOT_OFFERED, ON_LOAD, quantizer_options
 from tests.support import tiny_models
 from tests.support.engines import Job, engine_config, ids, run
 
 CPU = torch.device("cpu")
+
+
+@pytest.fixture(params=["kernels", "torch"])
+def products(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Whose products there are: those of the kernels, where this processor can, or torch's."""
+    if request.param == "torch":
+        monkeypatch.setattr("container.model.products.find_kernels", lambda: None)
+    return str(request.param)
 
 
 def _rounded(name: str) -> torch.nn.Module:
@@ -41,7 +50,7 @@ def _prompt(length: int, seed: int = 0) -> list[int]:
 
 
 @pytest.mark.parametrize("name", ["llama", "qwen2", "gemma3", "gpt_neox"])
-def test_weights_that_fit_eight_bits_give_what_generate_gives(name: str) -> None:
+def test_weights_that_fit_eight_bits_give_what_generate_gives(name: str, products: str) -> None:
     model = _rounded(name)
     jobs = [Job(_prompt(9 + i, i), SamplingParams(20), at_step=3 * i) for i in range(4)]
     got = run(_engine(name), jobs)
@@ -53,20 +62,22 @@ def test_weights_that_fit_eight_bits_give_what_generate_gives(name: str) -> None
         assert ids(got[index]) == whole[0, len(job.prompt) :].tolist()
 
 
-def test_every_linear_layer_has_eight_bits() -> None:
+def test_every_linear_layer_has_eight_bits(products: str) -> None:
     loaded = prepare(tiny_models.make("llama"), torch.float32, CPU, in_int8=True)
-    kinds = [type(module) for module in loaded.module.modules()]
-    assert kinds.count(Int8Linear) == 2 * 4 + 1, "two layers of four products, and the output"
-    assert PackedLinear not in kinds
-    assert torch.nn.Linear not in kinds
+    made = [one for one in loaded.module.modules() if isinstance(one, FastLinear)]
+    assert len(made) == 2 * 4 + 1, "two layers of four products, and the output"
+    assert all(isinstance(one, KernelLinear | Int8Linear) for one in made)
+    assert {one.numbers.dtype for one in made} == {torch.int8}
+    assert products == "kernels" or not any(isinstance(one, KernelLinear) for one in made)
+    assert torch.nn.Linear not in map(type, loaded.module.modules())
 
 
-def test_a_weight_is_off_by_at_most_half_a_step() -> None:
+def test_a_weight_is_off_by_at_most_half_a_step(products: str) -> None:
     weight = torch.randn(50, 40)
-    layer = Int8Linear(weight, None, None)
-    steps = weight.abs().amax(1, keepdim=True) / 127
-    error = (layer.numbers * layer.scales[:, None] - weight).abs()
-    assert (error <= steps / 2 * 1.001).all()
+    layer = make_int8(weight, None, kinds=None)
+    steps = weight.abs().amax(1) / 127
+    error = (layer(torch.eye(40)).T - weight).abs()
+    assert (error <= steps[:, None] / 2 * 1.001).all()
 
 
 def test_decodes_and_prompts_in_one_step_compute_what_they_do_apart() -> None:
@@ -81,7 +92,7 @@ def test_decodes_and_prompts_in_one_step_compute_what_they_do_apart() -> None:
     assert torch.equal(both[:, 6:], layer(rows)[:, 6:])
 
 
-def test_a_seed_gives_the_same_ids_alone_and_among_others() -> None:
+def test_a_seed_gives_the_same_ids_alone_and_among_others(products: str) -> None:
     ours = Job(_prompt(9), SamplingParams(30, temperature=1.3, seed=4), at_step=4)
     others = [Job(_prompt(20 + i, i), SamplingParams(20, temperature=1.1)) for i in range(9)]
     sizes = {"block_size": 32, "max_running": 12, "max_batch_tokens": 128}

@@ -60,10 +60,19 @@ static void decoder_way(struct member *me, const void *what) {
     }
 }
 
+/* Rows that see nothing come last. */
+static void clear_padding(const struct decoder *d) {
+    const struct step *s = d->step;
+    const int64_t *span = s->spans + 4 * (s->num_spans - 1), first = span[0] + span[1];
+    int64_t width = d->layers->attention.heads * d->layers->attention.dim;
+    for (int64_t i = first * width; i < s->rows * width; i += LANES) store(d->seen, i, all(0.0f), d->bf16);
+}
+
 void decode(const struct decoder *decoder) {
     int64_t first_item[decoder->step->num_spans + 1], work;
     struct stack stack = {decoder, first_item};
     lay_out(decoder->step, &decoder->layers->attention, first_item, &work);
+    clear_padding(decoder);
     __builtin_memset(decoder->stages, 0,
                      (uint64_t)(decoder->num_layers * LAYER_STAGES) * sizeof(struct stage));
     go(decoder_way, &stack, decoder->stages, 2 * PARALLEL);

@@ -1,0 +1,153 @@
+"""The kernels' products, and whole stacks of layers, against torch's and against each other."""
+
+from collections.abc import Iterator
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+from container.engine.loop import Engine
+from container.messages import SamplingParams
+from container.model import kernel_check, products
+from container.model.decoder_stack import DecoderStack
+from container.model.int8 import quantized
+from container.model.kernels import Kernels, find_kernels
+from container.model.packing import PackedLinear
+from container.model.preparing import LoadedModel, make_runner, prepare
+from container.model.products import KernelLinear, make_linear
+from tests.support import tiny_models
+from tests.support.engines import Job, engine_config, ids, run
+
+CPU = torch.device("cpu")
+FORMATS = [torch.float32, torch.bfloat16]
+
+
+@pytest.fixture(autouse=True)
+def _no_gradients() -> Iterator[None]:
+    with torch.inference_mode():
+        yield
+
+
+def _kernels() -> Kernels:
+    found = find_kernels()
+    assert found is not None
+    return found
+
+
+def _formats() -> list[torch.dtype]:
+    """What this processor multiplies; torch multiplies the rest."""
+    return [dtype for dtype in FORMATS if _kernels().multiplies(dtype)]
+
+
+def _assert_near(got: torch.Tensor, expected: torch.Tensor, dtype: torch.dtype) -> None:
+    limit = kernel_check.TOLERANCE[dtype] * expected.abs().max()
+    assert (got.float() - expected).abs().max() <= limit
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.sampled_from(FORMATS), st.integers(1, 200), st.integers(1, 320).map(lambda n: 2 * n),
+    st.integers(1, 140), st.booleans(), st.booleans(), st.booleans(),
+)  # fmt: skip
+def test_products_are_torchs(
+    dtype: torch.dtype, outputs: int, inputs: int, rows: int, in_int8: bool, wide: bool,
+    has_bias: bool,
+) -> None:  # fmt: skip
+    if dtype not in _formats():
+        return
+    made = torch.Generator().manual_seed(outputs)
+    weight = torch.randn(outputs, inputs, generator=made).to(dtype)
+    bias = torch.randn(outputs, generator=made).to(dtype) if has_bias else None
+    given_rows = torch.randn(2, rows, inputs, generator=made).to(dtype)
+    exact = weight.float()
+    if in_int8:
+        numbers, scales = quantized(weight)
+        exact = numbers * scales[:, None]
+    linear = KernelLinear(weight, bias, _kernels(), in_int8=in_int8, wide=wide)
+    got = linear(given_rows)
+    assert got.dtype == (torch.float32 if wide else dtype)
+    expected = nn.functional.linear(
+        given_rows.float(), exact, bias.float() if bias is not None else None
+    )
+    _assert_near(got, expected, dtype)
+
+
+@pytest.mark.parametrize("in_int8", [False, True], ids=["exact", "int8"])
+@pytest.mark.parametrize("dtype", FORMATS, ids=str)
+def test_a_rows_bits_depend_neither_on_other_rows_nor_on_threads(
+    dtype: torch.dtype, in_int8: bool
+) -> None:
+    if dtype not in _formats():
+        pytest.skip("this processor leaves the format to torch")
+    linear = KernelLinear(torch.randn(500, 700).to(dtype), None, _kernels(), in_int8=in_int8)
+    rows = torch.randn(150, 700).to(dtype)
+    whole = linear(rows)
+    for sizes in ([1] * 150, [7] * 21 + [3], [64, 86], [149, 1]):
+        assert torch.equal(torch.cat([linear(part) for part in rows.split(sizes)]), whole)
+    before = torch.get_num_threads()
+    try:
+        for threads in (1, 3):
+            torch.set_num_threads(threads)
+            assert torch.equal(linear(rows), whole)
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_what_the_kernels_cannot_multiply_is_left_to_onednn() -> None:
+    fits = torch.randn(48, 64)
+    assert isinstance(make_linear(fits, None), KernelLinear) == (torch.float32 in _formats())
+    for weight in (torch.randn(48, 63), torch.randn(48, 64).half()):
+        assert not products.can_multiply(_kernels(), weight)
+    assert isinstance(make_linear(torch.randn(48, 63), None), PackedLinear)
+
+
+def test_onednn_keeps_its_products_where_it_has_matrix_units(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(products, "_has_matrix_unit", lambda: True)
+    assert isinstance(make_linear(torch.randn(48, 64), None), PackedLinear)
+
+
+def _stacks(loaded: LoadedModel) -> list[DecoderStack]:
+    return [one for one in loaded.module.modules() if isinstance(one, DecoderStack)]
+
+
+def _engine(loaded: LoadedModel) -> Engine:
+    config = engine_config(num_blocks=120, block_size=8, max_batch_tokens=48)
+    return Engine(make_runner(loaded, config, end_token_ids=frozenset()), config, end_token_ids=[])
+
+
+@pytest.mark.parametrize("in_int8", [False, True], ids=["exact", "int8"])
+@pytest.mark.parametrize("dtype", FORMATS, ids=str)
+@pytest.mark.parametrize("name", ["llama", "qwen2", "qwen3", "mistral"])
+def test_a_stack_computes_what_its_layers_compute_one_by_one(
+    name: str, dtype: torch.dtype, in_int8: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if dtype not in _formats():
+        pytest.skip("this processor leaves the format to torch")
+    loaded = prepare(tiny_models.make(name, dtype), dtype, CPU, in_int8=in_int8)
+    [stack] = _stacks(loaded)
+    made = torch.Generator().manual_seed(0)
+    prompts = [torch.randint(2, 200, (5 + 9 * i,), generator=made).tolist() for i in range(5)]
+    jobs = [
+        Job(prompt, SamplingParams(15, temperature=1.2, seed=i), at_step=2 * i)
+        for i, prompt in enumerate(prompts)
+    ]
+    together = run(_engine(loaded), jobs)
+    outputs: list[torch.Tensor] = []
+    hook = stack.register_forward_hook(lambda *given: outputs.append(given[2].clone()))
+    run(_engine(loaded), jobs)
+    in_one_call, outputs = outputs, []
+    monkeypatch.setattr(stack, "_in_one_call", stack._one_by_one)
+    one_by_one = run(_engine(loaded), jobs)
+    hook.remove()
+    assert len(outputs) == len(in_one_call) > 20
+    assert all(map(torch.equal, outputs, in_one_call))
+    assert [ids(one) for one in together.values()] == [ids(one) for one in one_by_one.values()]
+
+
+def test_a_stack_is_made_only_of_layers_that_are_given_the_same() -> None:
+    assert not _stacks(prepare(tiny_models.make("gemma3"), torch.float32, CPU))
+    assert not _stacks(prepare(tiny_models.make("gpt_neox"), torch.float32, CPU))
