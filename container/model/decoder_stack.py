@@ -78,10 +78,9 @@ class DecoderStack(nn.Module):
                 product.weight_args for product in _products(layer)
             )
         self._layers = made
-        self._stages = ctypes.create_string_buffer(self._kernels.layer_stages * len(made) + 64)
-        begin = ctypes.addressof(self._stages)
+        self._stages = self._kernels.stages(decoder_layers=len(made))
         self._args = DecoderArgs(
-            layers=ctypes.addressof(made), stages=begin + -begin % 64, num_layers=len(made),
+            layers=ctypes.addressof(made), stages=self._stages.address, num_layers=len(made),
             hidden=self._products[0].in_features, bf16=self._is_bf16,
         )  # fmt: skip
         self._cache, self._scratch = cache, ()

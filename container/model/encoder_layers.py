@@ -5,50 +5,38 @@ BERT, RoBERTa, XLM-R, Electra and their relatives share one layer:
     x = norm(x + dense(attend(query(x), key(x), value(x))))
     x = norm(x + down(gelu(up(x))))
 
-Here query, key and value are one product, and oneDNN adds the residual and computes the GELU
-while it writes a product. Which layers may be replaced is not looked up in a list: a layer must
-have these parts, and the whole model is compared with the library's own before it serves.
+Where the kernels can, all layers are one call (encoder_stack.py). Elsewhere query, key and value
+are one product, and oneDNN adds the residual and computes the GELU while it writes a product.
 """
 
 import logging
-from typing import Any
 
 import torch
 from torch import nn
-from transformers.activations import GELUActivation
 
+from container.model.encoder_parts import EncoderParts, has_parts
+from container.model.encoder_stack import EncoderStack, fits
+from container.model.kernels import find_kernels
 from container.model.packing import PackedLinear, joined_linear
 from container.model.ragged import Span, attend_within
 
 log = logging.getLogger(__name__)
 
-LINEARS = (
-    "attention.self.query",
-    "attention.self.key",
-    "attention.self.value",
-    "attention.output.dense",
-    "intermediate.dense",
-    "output.dense",
-)
-NORMS = ("attention.output.LayerNorm", "output.LayerNorm")
-
-# A layer with the module that holds it and its name there.
+# A list of layers with the module that holds it and its name there.
 Place = tuple[nn.Module, str, nn.Module]
 
 
 class LeanEncoderLayer(nn.Module):
-    """One encoder layer; `layer` has the parts named above."""
+    """One encoder layer, in torch's and oneDNN's operations."""
 
-    def __init__(self, layer: nn.Module) -> None:
+    def __init__(self, parts: EncoderParts) -> None:
         super().__init__()
-        query, key, value, dense, up, down = (_linear(layer, name) for name in LINEARS)
-        attention: Any = layer.get_submodule("attention.self")
-        self.head_dim: int = attention.attention_head_size
-        self.qkv = joined_linear([query, key, value], PackedLinear)
+        self.head_dim = parts.head_dim
+        self.qkv = joined_linear([parts.query, parts.key, parts.value], PackedLinear)
         self.dense, self.up, self.down = (
-            PackedLinear(one.weight, one.bias) for one in (dense, up, down)
+            PackedLinear(one.weight, one.bias) for one in (parts.dense, parts.up, parts.down)
         )
-        self.norms = nn.ModuleList(layer.get_submodule(name) for name in NORMS)
+        self.norms = nn.ModuleList(parts.norms)
 
     def forward(
         self, hidden_states: torch.Tensor, *_: object, spans: list[Span], **__: object
@@ -63,41 +51,28 @@ class LeanEncoderLayer(nn.Module):
 
 
 def replace_layers(model: nn.Module) -> list[Place]:
-    """Replace the layers that have the family's parts, in place; return what was there."""
-    found = [
-        (parent, name, child)
-        for parent in model.modules()
-        for name, child in parent.named_children()
-        if _has_parts(child)
-    ]
-    for parent, name, child in found:
-        setattr(parent, name, LeanEncoderLayer(child))
+    """Replace lists of layers that have the family's parts, in place; return what was there."""
+    found: list[Place] = []
+    for parent in list(model.modules()):
+        for name, child in list(parent.named_children()):
+            if isinstance(child, nn.ModuleList) and len(child) and all(map(has_parts, child)):
+                found.append((parent, name, child))
+                parts = [EncoderParts.of(layer) for layer in child]
+                setattr(parent, name, nn.ModuleList(_replacements(parts)))
     return found
+
+
+def _replacements(parts: list[EncoderParts]) -> list[nn.Module]:
+    kernels = find_kernels()
+    if kernels is not None and fits(kernels, parts):
+        return [EncoderStack(parts, kernels)]
+    return [LeanEncoderLayer(one) for one in parts]
 
 
 def restore_layers(places: list[Place]) -> None:
     """Undo a replacement."""
     for parent, name, child in places:
         setattr(parent, name, child)
-
-
-def _has_parts(layer: nn.Module) -> bool:
-    modules = dict(layer.named_modules())
-    act = modules.get("intermediate.intermediate_act_fn")
-    return (
-        all(type(modules.get(name)) is nn.Linear for name in LINEARS)
-        and all(type(modules.get(name)) is nn.LayerNorm for name in NORMS)
-        and "crossattention" not in modules
-        and isinstance(act, GELUActivation | nn.GELU)
-        and getattr(act, "approximate", "none") == "none"
-        and not getattr(modules.get("attention.self"), "is_causal", False)
-    )
-
-
-def _linear(layer: nn.Module, name: str) -> nn.Linear:
-    found = layer.get_submodule(name)
-    assert isinstance(found, nn.Linear)
-    return found
 
 
 def _gelu(linear: PackedLinear, rows: torch.Tensor) -> torch.Tensor:

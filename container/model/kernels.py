@@ -22,6 +22,8 @@ log = logging.getLogger(__name__)
 # As in c/vectors.h and c/attention.h.
 LANES = 16
 MAX_DIM = 256
+# Bytes of a cache line, at whose multiples stages begin.
+LINE = 64
 DTYPES = (torch.bfloat16, torch.float32)
 
 _POINTER, _INT, _FLOAT = ctypes.c_void_p, ctypes.c_int64, ctypes.c_float
@@ -41,8 +43,8 @@ class LayerArgs(ctypes.Structure):
 
     _fields_ = [
         ("keys", _POINTER), ("values", _POINTER), ("norms", _POINTER), ("heads", _INT),
-        ("kv_heads", _INT), ("dim", _INT), ("window", _INT), ("scale", _FLOAT), ("eps", _FLOAT),
-        ("bf16", ctypes.c_int),
+        ("kv_heads", _INT), ("dim", _INT), ("stride", _INT), ("window", _INT), ("scale", _FLOAT),
+        ("eps", _FLOAT), ("bf16", ctypes.c_int), ("both_ways", ctypes.c_int),
     ]  # fmt: skip
 
 
@@ -60,7 +62,7 @@ class ProductArgs(ctypes.Structure):
 
     _fields_ = [
         ("weight", _POINTER), ("x", _POINTER), ("add", _POINTER), ("out", _POINTER),
-        ("rows", _INT), ("bf16", ctypes.c_int), ("wide", ctypes.c_int),
+        ("rows", _INT), ("bf16", ctypes.c_int), ("wide", ctypes.c_int), ("act", ctypes.c_int),
     ]  # fmt: skip
 
 
@@ -83,6 +85,34 @@ class DecoderArgs(ctypes.Structure):
     ]  # fmt: skip
 
 
+class EncoderLayerArgs(ctypes.Structure):
+    """`struct encoder_layer` of c/encoder.h."""
+
+    _fields_ = [
+        ("qkv", WeightArgs), ("dense", WeightArgs), ("up", WeightArgs), ("down", WeightArgs),
+        ("norms", _POINTER * 2), ("biases", _POINTER * 2), ("eps", _FLOAT * 2),
+    ]  # fmt: skip
+
+
+class EncoderArgs(ctypes.Structure):
+    """`struct encoder` of c/encoder.h."""
+
+    _fields_ = [
+        ("step", _POINTER), ("layers", _POINTER), ("attention", _POINTER), ("stages", _POINTER),
+        ("x", _POINTER), ("qkv", _POINTER), ("seen", _POINTER), ("up", _POINTER),
+        ("num_layers", _INT), ("hidden", _INT), ("bf16", ctypes.c_int),
+    ]  # fmt: skip
+
+
+class Stages:
+    """Memory in which threads note how far they are, of so many bytes; see c/team.h."""
+
+    def __init__(self, size: int) -> None:
+        self._memory = ctypes.create_string_buffer(size + LINE)
+        begin = ctypes.addressof(self._memory)
+        self.address = begin + -begin % LINE
+
+
 class Kernels:
     """The library's functions. Tensors are contiguous and on the CPU; pointers are addresses."""
 
@@ -98,9 +128,15 @@ class Kernels:
         self.multiply = _typed(library.multiply, [_POINTER])
         self.decode = _typed(library.decode, [_POINTER])
         self._multiplies = library.multiplies
-        # Bytes of a layer's stages.
-        self.layer_stages: int = library.layer_stages()
+        self.encode = _typed(library.encode, [_POINTER])
+        self._decoder_stages: int = library.decoder_stages()
+        self._encoder_stages: int = library.encoder_stages()
         _typed(library.set_parallel, [_POINTER])(_torch_threads())
+
+    def stages(self, *, decoder_layers: int = 0, encoder_layers: int = 0) -> Stages:
+        """Memory for the stages of so many layers."""
+        size = decoder_layers * self._decoder_stages + encoder_layers * self._encoder_stages
+        return Stages(size)
 
     def multiplies(self, dtype: torch.dtype) -> bool:
         """Whether they have products for rows of float32 or bfloat16."""

@@ -84,6 +84,7 @@ def can_multiply(kernels: Kernels | None, weight: torch.Tensor) -> bool:
         and weight.dtype in (torch.float32, torch.bfloat16)
         and kernels.multiplies(weight.dtype)
         and weight.shape[1] % 2 == 0
+        and not (weight.dtype == torch.bfloat16 and _has_matrix_unit())
     )
 
 
@@ -115,7 +116,7 @@ def make_int8(
 
 def _made(weight: torch.Tensor, bias: torch.Tensor | None, *, wide: bool) -> FastLinear:
     kernels = find_kernels()
-    if kernels is not None and can_multiply(kernels, weight) and not _has_matrix_unit():
+    if kernels is not None and can_multiply(kernels, weight):
         return KernelLinear(weight, bias, kernels, wide=wide)
     return PackedLinear(weight, bias)
 

@@ -11,6 +11,8 @@ from container.errors import InvalidParameter, ModelLoadError, PromptTooLong
 from container.model.embedder import Embedder
 from container.model.embedding_loader import load_model
 from container.model.encoder_layers import LeanEncoderLayer
+from container.model.encoder_stack import EncoderStack
+from container.model.kernels import find_kernels
 from container.model.texts import EncodedText
 from tests.support import embedders
 from tests.support.embedders import MINILM
@@ -85,28 +87,41 @@ def test_other_architectures_and_poolings_too(name: str, is_ragged: bool, tmp_pa
         assert cosines(vectors(embedder, texts, prompt), expected).min() > 0.9999, prompt
 
 
+@pytest.fixture(params=[True, False], ids=["kernels", "torch"])
+def with_kernels(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> bool:
+    """Whether the kernels compute the layers, which on some processors they cannot."""
+    kernels = find_kernels()
+    assert kernels is not None
+    if not request.param:
+        monkeypatch.setattr("container.model.encoder_layers.find_kernels", lambda: None)
+    return bool(request.param) and kernels.multiplies(torch.bfloat16)
+
+
 @pytest.mark.parametrize("name", ["bert", "roberta"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_the_bert_familys_layers_are_replaced(
-    name: str, dtype: torch.dtype, tmp_path: Path
+    name: str, dtype: torch.dtype, with_kernels: bool, tmp_path: Path
 ) -> None:
     folder = embedders.save_embedder(tmp_path, name)
     embedder = load(folder, dtype)
-    layers = [one for one in embedder.shape.first.modules() if type(one) is LeanEncoderLayer]
-    assert len(layers) == 2
+    kinds = [type(one) for one in embedder.shape.first.modules()]
+    assert (kinds.count(EncoderStack), kinds.count(LeanEncoderLayer)) == (
+        (1, 0) if with_kernels else (0, 2)
+    )
     texts = some_texts(20, 90)
     expected = embedders.reference(folder).encode(texts)
     assert cosines(vectors(embedder, texts), expected).min() > 0.99
 
 
 def test_layers_that_only_look_like_the_familys_stay(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    with_kernels: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = embedders.save_embedder(tmp_path, "bert")
-    monkeypatch.setattr(LeanEncoderLayer, "forward", lambda self, rows, *_, **__: rows * 2)
+    kind = EncoderStack if with_kernels else LeanEncoderLayer
+    monkeypatch.setattr(kind, "forward", lambda self, rows, *_, **__: rows * 2)
     embedder, reference = load(folder), embedders.reference(folder)
     texts = some_texts(8, 60)
-    assert not [one for one in embedder.shape.first.modules() if type(one) is LeanEncoderLayer]
+    assert not [one for one in embedder.shape.first.modules() if type(one) is kind]
     assert cosines(vectors(embedder, texts), reference.encode(texts)).min() > 0.9999
 
 

@@ -107,7 +107,7 @@ def test_onednn_keeps_its_products_where_it_has_matrix_units(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(products, "_has_matrix_unit", lambda: True)
-    assert isinstance(make_linear(torch.randn(48, 64), None), PackedLinear)
+    assert isinstance(make_linear(torch.randn(48, 64).bfloat16(), None), PackedLinear)
 
 
 def _stacks(loaded: LoadedModel) -> list[DecoderStack]:

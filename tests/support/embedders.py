@@ -28,14 +28,14 @@ SIZES = {
     "hidden_size": 32,
     "intermediate_size": 64,
     "num_hidden_layers": 2,
-    "num_attention_heads": 4,
+    "num_attention_heads": 2,
     "max_position_embeddings": 130,
 }
 CONFIGS: dict[str, PretrainedConfig] = {
     "bert": BertConfig(**SIZES),
     "roberta": RobertaConfig(**SIZES, pad_token_id=1, type_vocab_size=1),
     "mpnet": MPNetConfig(**SIZES, pad_token_id=1),
-    "qwen3": Qwen3Config(**SIZES, num_key_value_heads=2, head_dim=8),
+    "qwen3": Qwen3Config(**SIZES, num_key_value_heads=1, head_dim=8),
 }
 POOLING = {"bert": "mean", "roberta": "cls", "mpnet": "mean", "qwen3": "lasttoken"}
 PROMPTS = {"query": "search query: ", "document": ""}

@@ -38,7 +38,7 @@ static void normed(struct member *me, const struct decoder *d, const struct deco
 
 static void multiplied(struct member *me, const struct decoder *d, const struct weight *weight,
                        const void *x, const void *add, void *out) {
-    struct product p = {weight, x, add, out, d->step->rows, d->bf16, 0};
+    struct product p = {weight, x, add, out, d->step->rows, d->bf16, 0, 0};
     product_way(me, &p);
 }
 
@@ -79,4 +79,4 @@ void decode(const struct decoder *decoder) {
 }
 
 /* Bytes of a layer's stages, for who makes the memory. */
-int64_t layer_stages(void) { return LAYER_STAGES * (int64_t)sizeof(struct stage); }
+int64_t decoder_stages(void) { return LAYER_STAGES * (int64_t)sizeof(struct stage); }

@@ -6,6 +6,7 @@
  */
 
 #include "decoder.h"
+#include "encoder.h"
 
 /* Which source this was compiled from: see build_kernels.py. */
 const char *source_hash(void) { return SOURCE_HASH; }

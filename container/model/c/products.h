@@ -35,6 +35,7 @@ struct product {
     int64_t rows;
     int bf16;             /* what x, bias, add and out are */
     int wide;             /* 1: out is float32, whatever x is */
+    int act;              /* 1: GELU of it */
 };
 
 #ifdef __AVX512F__
@@ -113,6 +114,7 @@ INLINE void finish(const struct product *p, int64_t row, int64_t first, floats x
     const int bf16 = p->bf16;
     if (first + LANES <= outputs) {
         if (p->weight->bias) x += load(p->weight->bias, first, bf16);
+        if (p->act) x = gelu(x);
         if (p->add) {
             char rounded[4 * LANES];
             store(rounded, 0, x, bf16);
@@ -130,6 +132,7 @@ INLINE void finish(const struct product *p, int64_t row, int64_t first, floats x
             __builtin_memcpy(other, at(p->weight->bias, first + i, bf16), (uint64_t)size);
             y += load(other, 0, bf16)[0];
         }
+        if (p->act) y = gelu(y);
         if (p->add) {
             store(one, 0, y, bf16);
             __builtin_memset(other, 0, sizeof other);

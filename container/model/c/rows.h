@@ -54,6 +54,44 @@ void add_norm(const void *x, void *y, const void *weight, void *out, float eps,
     go(norm_way, &n, stages, rows * width);
 }
 
+/* ---- x = (x - mean(x)) / sqrt(mean((x - mean(x))^2) + eps) * weight + bias ---- */
+
+struct layer_norm {
+    void *x;                   /* [rows, width] */
+    const void *weight, *bias; /* [width] */
+    int64_t rows, width;
+    float eps;
+    int bf16;
+};
+
+INLINE void layer_norm_rows(const struct layer_norm *n, int64_t first, int64_t last, int bf16) {
+    for (int64_t row = first; row < last; row++) {
+        void *x = (void *)at(n->x, row * n->width, bf16);
+        floats total = {0}, squares = {0};
+        for (int64_t i = 0; i < n->width; i += LANES) total += load(x, i, bf16);
+        float mean = sum(total) / (float)n->width;
+        for (int64_t i = 0; i < n->width; i += LANES) {
+            floats off = load(x, i, bf16) - mean;
+            squares += off * off;
+        }
+        float scale = 1.0f / __builtin_sqrtf(sum(squares) / (float)n->width + n->eps);
+        for (int64_t i = 0; i < n->width; i += LANES) {
+            floats normed = (load(x, i, bf16) - mean) * scale;
+            store(x, i, normed * load(n->weight, i, bf16) + load(n->bias, i, bf16), bf16);
+        }
+    }
+}
+
+static void layer_norm_work(const void *what, int64_t first, int64_t last) {
+    const struct layer_norm *n = what;
+    if (n->bf16) layer_norm_rows(n, first, last, 1);
+    else layer_norm_rows(n, first, last, 0);
+}
+
+static void layer_norm_way(struct member *me, const void *what) {
+    share(me, layer_norm_work, what, ((const struct layer_norm *)what)->rows, 4);
+}
+
 /* ---- out = silu(gate) * up, silu(x) = x / (1 + e^-x); gate and up side by side in a row ---- */
 
 struct gated {

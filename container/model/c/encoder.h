@@ -1,0 +1,69 @@
+/* Encoder layers of the BERT family, whole (encoder_layers.py has the formula), for texts that lie
+ * one after another without padding. */
+
+#pragma once
+#include "attention.h"
+#include "products.h"
+#include "rows.h"
+
+#define ENCODER_STAGES 7
+
+struct encoder_layer {
+    struct weight qkv, dense, up, down;
+    const void *norms[2], *biases[2]; /* [hidden] */
+    float eps[2];
+};
+
+struct encoder {
+    const struct step *step;     /* a span for each text; blocks are rows */
+    const struct encoder_layer *layers;
+    const struct layer *attention;
+    struct stage *stages;        /* [ENCODER_STAGES * num_layers], any content */
+    void *x;                     /* [rows, hidden], in and out */
+    void *qkv, *seen, *up;       /* what the products take and give, [rows, ...] */
+    int64_t num_layers, hidden;
+    int bf16;
+};
+
+struct encoding {
+    const struct encoder *encoder;
+    const int64_t *first_item;
+};
+
+static void multiplied_texts(struct member *me, const struct encoder *e, const struct weight *weight,
+                             const void *x, const void *add, void *out, int act) {
+    struct product p = {weight, x, add, out, e->step->rows, e->bf16, 0, act};
+    product_way(me, &p);
+}
+
+static void encoder_way(struct member *me, const void *what) {
+    const struct encoding *encoding = what;
+    const struct encoder *e = encoding->encoder;
+    for (int64_t i = 0; i < e->num_layers; i++) {
+        const struct encoder_layer *l = e->layers + i;
+        struct attention a = {e->step, e->attention, e->qkv, e->seen, encoding->first_item};
+        struct layer_norm norms[2];
+        for (int k = 0; k < 2; k++)
+            norms[k] = (struct layer_norm){e->x, l->norms[k], l->biases[k], e->step->rows, e->hidden,
+                                           l->eps[k], e->bf16};
+        multiplied_texts(me, e, &l->qkv, e->x, 0, e->qkv, 0);
+        attention_way(me, &a);
+        multiplied_texts(me, e, &l->dense, e->seen, e->x, e->x, 0);
+        layer_norm_way(me, norms);
+        multiplied_texts(me, e, &l->up, e->x, 0, e->up, 1);
+        multiplied_texts(me, e, &l->down, e->up, e->x, e->x, 0);
+        layer_norm_way(me, norms + 1);
+    }
+}
+
+void encode(const struct encoder *encoder) {
+    int64_t first_item[encoder->step->num_spans + 1], work;
+    struct encoding encoding = {encoder, first_item};
+    lay_out(encoder->step, encoder->attention, first_item, &work);
+    __builtin_memset(encoder->stages, 0,
+                     (uint64_t)(encoder->num_layers * ENCODER_STAGES) * sizeof(struct stage));
+    go(encoder_way, &encoding, encoder->stages, 2 * PARALLEL);
+}
+
+/* Bytes of a layer's stages, for who makes the memory. */
+int64_t encoder_stages(void) { return ENCODER_STAGES * (int64_t)sizeof(struct stage); }
