@@ -12,7 +12,7 @@
 #define GROUP 48       /* outputs */
 #define VECTORS 3      /* of a group */
 #define TILE 8         /* rows that share what is read of a group's weights */
-#define PIECE 64       /* rows that a thread takes with a group */
+#define PIECE 64       /* most rows that a thread takes with a group */
 #define FEW_INPUTS 128 /* are widened at once, which a first-level cache holds */
 #define INPUTS 4096    /* a second-level cache holds their weights */
 #define AHEAD 2048     /* bytes to ask for before they are needed */
@@ -37,6 +37,8 @@ struct product {
     int wide;             /* 1: out is float32, whatever x is */
     int act;              /* 1: GELU of it */
 };
+
+INLINE int64_t num_pieces(int64_t rows) { return (rows + PIECE - 1) / PIECE; }
 
 #ifdef __AVX512F__
 
@@ -147,12 +149,14 @@ INLINE void finish(const struct product *p, int64_t row, int64_t first, floats x
 
 INLINE void product_items(const struct product *p, int64_t first, int64_t last, const int bf16) {
     const struct weight *w = p->weight;
-    const int64_t inputs = w->inputs, pieces = (p->rows + PIECE - 1) / PIECE;
+    const int64_t inputs = w->inputs, pieces = num_pieces(p->rows);
+    const int64_t size = ((p->rows + pieces - 1) / pieces + TILE - 1) / TILE * TILE;
     const int64_t few = w->kind == INT8 ? FEW_INPUTS : INPUTS;
     float widened[FEW_INPUTS * GROUP];
     for (int64_t item = first; item < last; item++) {
-        const int64_t group = item / pieces, begin = item % pieces * PIECE;
-        const int64_t rows = p->rows - begin < PIECE ? p->rows - begin : PIECE;
+        const int64_t group = item / pieces, begin = item % pieces * size;
+        const int64_t rows = p->rows - begin < size ? p->rows - begin : size;
+        if (rows <= 0) continue;
         floats sum[PIECE][VECTORS];
         __builtin_memset(sum, 0, (uint64_t)rows * sizeof sum[0]);
         for (int64_t i = 0; i < inputs; i += few) {
@@ -201,8 +205,8 @@ int multiplies(int bf16) {
 
 static void product_way(struct member *me, const void *what) {
     const struct product *p = what;
-    int64_t groups = (p->weight->outputs + GROUP - 1) / GROUP, pieces = (p->rows + PIECE - 1) / PIECE;
-    share(me, product_work, p, groups * pieces, 1);
+    int64_t groups = (p->weight->outputs + GROUP - 1) / GROUP;
+    share(me, product_work, p, groups * num_pieces(p->rows), 1);
 }
 
 void multiply(const struct product *product) {

@@ -16,7 +16,7 @@ typedef int32_t ints __attribute__((vector_size(64)));
 typedef uint32_t words __attribute__((vector_size(64)));
 typedef uint16_t halves __attribute__((vector_size(32)));
 
-/* Two operations for which GCC's vectors become several instructions where the processor has one. */
+/* Operations for which GCC's vectors become several instructions where the processor has one. */
 #ifdef __AVX512F__
 INLINE words widened(halves x) { return (words)_mm512_cvtepu16_epi32((__m256i)x); }
 INLINE floats larger(floats a, floats b) { return (floats)_mm512_max_ps((__m512)a, (__m512)b); }
@@ -41,11 +41,19 @@ INLINE floats load(const void *from, int64_t i, int bf16) {
 }
 
 /* bfloat16 is rounded to nearest, ties to even. */
+#ifdef __AVX512BF16__
+INLINE halves narrowed(floats x) { return (halves)_mm512_cvtneps_pbh((__m512)x); }
+#else
+INLINE halves narrowed(floats x) {
+    words bits = (words)x;
+    bits += 0x7fff + ((bits >> 16) & 1);
+    return __builtin_convertvector(bits >> 16, halves);
+}
+#endif
+
 INLINE void store(void *to, int64_t i, floats x, int bf16) {
     if (bf16) {
-        words bits = (words)x;
-        bits += 0x7fff + ((bits >> 16) & 1);
-        halves upper = __builtin_convertvector(bits >> 16, halves);
+        halves upper = narrowed(x);
         __builtin_memcpy((uint16_t *)to + i, &upper, sizeof upper);
     } else {
         __builtin_memcpy((float *)to + i, &x, sizeof x);
