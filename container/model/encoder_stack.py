@@ -13,8 +13,6 @@ from container.model.kernels import (
     EncoderArgs,
     EncoderLayerArgs,
     Kernels,
-    LayerArgs,
-    StepArgs,
 )
 from container.model.packing import joined_linear
 from container.model.products import KernelLinear, can_multiply
@@ -43,7 +41,6 @@ class EncoderStack(nn.Module):
         for index, place in enumerate(self._layers):
             self._describe(index, place)
         self._stages = kernels.stages(encoder_layers=len(layers))
-        self._attention = LayerArgs()
         self._scratch: tuple[torch.Tensor, ...] = ()
 
     def forward(
@@ -54,17 +51,13 @@ class EncoderStack(nn.Module):
         rows = x.shape[1]
         if not self._scratch or len(self._scratch[0]) < rows:
             self._set_scratch(rows, x.dtype)
-        texts, places = _texts(spans), torch.arange(rows)
-        step = StepArgs(
-            spans=texts.data_ptr(), blocks=places.data_ptr(), rows=rows, num_spans=len(texts),
-            block_size=1,
-        )  # fmt: skip
+        starts = _starts(spans)
         qkv, seen, up = (one.data_ptr() for one in self._scratch)
         args = EncoderArgs(
-            step=ctypes.addressof(step), layers=ctypes.addressof(self._layers),
-            attention=ctypes.addressof(self._attention), stages=self._stages.address,
-            x=x.data_ptr(), qkv=qkv, seen=seen, up=up, num_layers=len(self._layers),
-            hidden=self._hidden, bf16=self._bf16,
+            starts=starts.data_ptr(), layers=ctypes.addressof(self._layers),
+            stages=self._stages.address, x=x.data_ptr(), qkv=qkv, seen=seen, up=up,
+            num_texts=len(starts) - 1, num_layers=len(self._layers), hidden=self._hidden,
+            heads=self._heads, dim=self._dim, scale=self._dim**-0.5, bf16=self._bf16,
         )  # fmt: skip
         self._kernels.encode(ctypes.addressof(args))
         return x
@@ -84,28 +77,18 @@ class EncoderStack(nn.Module):
             layer.eps[at] = norm.eps
 
     def _set_scratch(self, rows: int, dtype: torch.dtype) -> None:
-        """Memory for what lies between the products, kept for the next batch.
-
-        Keys and values are read where the product has put them, so each row is a block, with the
-        heads of q, k and v side by side.
-        """
+        """Memory for what lies between the products, kept for the next batch."""
         self._scratch = tuple(torch.zeros(rows, width, dtype=dtype) for width in self._widths)
-        qkv, width = self._scratch[0].data_ptr(), self._widths[1] * dtype.itemsize
-        self._attention = LayerArgs(
-            keys=qkv + width, values=qkv + 2 * width, heads=self._heads, kv_heads=self._heads,
-            dim=self._dim, stride=3 * self._heads, scale=self._dim**-0.5, bf16=self._bf16,
-            both_ways=True,
-        )  # fmt: skip
 
 
-def _texts(spans: list[Span]) -> torch.Tensor:
-    """`spans` of `struct step`, of one text each, whose blocks are its rows."""
-    rows = [
-        (start, span.length, span.length, start)
+def _starts(spans: list[Span]) -> torch.Tensor:
+    """The first row of each text, and where the last one ends."""
+    starts = [
+        start
         for span in spans
         for start in range(span.start, span.start + span.texts * span.length, span.length)
     ]
-    return torch.tensor(rows)
+    return torch.tensor([*starts, spans[-1].start + spans[-1].texts * spans[-1].length])
 
 
 def fits(kernels: Kernels | None, layers: Sequence[EncoderParts]) -> bool:

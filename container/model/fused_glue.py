@@ -110,7 +110,7 @@ class FusedGlue(Glue):
         return LayerArgs(
             keys=cache.keys[facts.index].data_ptr(), values=cache.values[facts.index].data_ptr(),
             norms=weight.data_ptr() if weight is not None else None,
-            heads=facts.heads, kv_heads=facts.kv_heads, stride=facts.kv_heads, dim=facts.dim,
+            heads=facts.heads, kv_heads=facts.kv_heads, dim=facts.dim,
             window=facts.rule.window or 0, scale=facts.rule.scale, eps=eps, bf16=self._bf16,
         )  # fmt: skip
 

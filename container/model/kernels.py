@@ -43,8 +43,8 @@ class LayerArgs(ctypes.Structure):
 
     _fields_ = [
         ("keys", _POINTER), ("values", _POINTER), ("norms", _POINTER), ("heads", _INT),
-        ("kv_heads", _INT), ("dim", _INT), ("stride", _INT), ("window", _INT), ("scale", _FLOAT),
-        ("eps", _FLOAT), ("bf16", ctypes.c_int), ("both_ways", ctypes.c_int),
+        ("kv_heads", _INT), ("dim", _INT), ("window", _INT), ("scale", _FLOAT), ("eps", _FLOAT),
+        ("bf16", ctypes.c_int),
     ]  # fmt: skip
 
 
@@ -98,9 +98,10 @@ class EncoderArgs(ctypes.Structure):
     """`struct encoder` of c/encoder.h."""
 
     _fields_ = [
-        ("step", _POINTER), ("layers", _POINTER), ("attention", _POINTER), ("stages", _POINTER),
-        ("x", _POINTER), ("qkv", _POINTER), ("seen", _POINTER), ("up", _POINTER),
-        ("num_layers", _INT), ("hidden", _INT), ("bf16", ctypes.c_int),
+        ("starts", _POINTER), ("layers", _POINTER), ("stages", _POINTER), ("x", _POINTER),
+        ("qkv", _POINTER), ("seen", _POINTER), ("up", _POINTER), ("num_texts", _INT),
+        ("num_layers", _INT), ("hidden", _INT), ("heads", _INT), ("dim", _INT),
+        ("scale", _FLOAT), ("bf16", ctypes.c_int),
     ]  # fmt: skip
 
 

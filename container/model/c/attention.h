@@ -3,7 +3,6 @@
 #pragma once
 #include "team.h"
 
-#define MAX_DIM 256  /* of a head */
 #define QUERIES 8    /* that share what is read of the cache */
 
 struct step {              /* the same for all layers */
@@ -16,14 +15,12 @@ struct step {              /* the same for all layers */
 };
 
 struct layer {
-    void *keys, *values;  /* [blocks * stride, block_size, dim] */
+    void *keys, *values;  /* [blocks * kv_heads, block_size, dim] */
     const void *norms;    /* [heads + kv_heads, dim], what q and k are normed with, or null */
     int64_t heads, kv_heads, dim;
-    int64_t stride;       /* heads of a block in memory, those of `keys` or more */
     int64_t window;       /* how many positions a row sees; 0: all */
-    float scale, eps;     /* of q, as it is rotated, or as it is read where nothing is */
+    float scale, eps;
     int bf16;
-    int both_ways;        /* rows also see what follows them, and nothing is rotated or kept */
 };
 
 struct attention {
@@ -58,7 +55,7 @@ INLINE void rotate_rows(const struct attention *a, int64_t first, int64_t last, 
             int64_t from = (row * all_heads + head) * dim;
             int is_query = head < l->heads, is_value = head >= l->heads + l->kv_heads;
             int64_t kv_head = head - l->heads - (is_value ? l->kv_heads : 0);
-            int64_t kept = ((block * l->stride + kv_head) * s->block_size + offset) * dim;
+            int64_t kept = ((block * l->kv_heads + kv_head) * s->block_size + offset) * dim;
             for (int64_t i = 0; i < dim; i += LANES) store(x, i, load(a->qkv, from + i, bf16), 0);
             if (l->norms && !is_value) {
                 float normed[MAX_DIM];
@@ -88,14 +85,14 @@ static void rotate_work(const void *what, int64_t first, int64_t last) {
  * it; what they give is hidden. */
 struct places {
     const int64_t *blocks;
-    int64_t stride, kv_head, block_size, dim, position, last;
+    int64_t kv_heads, kv_head, block_size, dim, position, last;
 };
 
 INLINE void next_tile(struct places *p, int64_t *kept) {
     const int64_t *block = p->blocks + (p->position <= p->last ? p->position : p->last) / p->block_size;
     int64_t offset = (p->position <= p->last ? p->position : p->last) % p->block_size;
     for (int j = 0; j < LANES; j++) {
-        kept[j] = ((*block * p->stride + p->kv_head) * p->block_size + offset) * p->dim;
+        kept[j] = ((*block * p->kv_heads + p->kv_head) * p->block_size + offset) * p->dim;
         if (p->position + j < p->last && ++offset == p->block_size) offset = 0, block++;
     }
     p->position += LANES;
@@ -114,20 +111,19 @@ INLINE void attend_few(const struct attention *a, const int64_t *span, int64_t k
     float q[QUERIES][MAX_DIM], seen[QUERIES][MAX_DIM], weights[QUERIES][LANES], most[LANES];
     floats scores[QUERIES][LANES], total[QUERIES];
     int64_t first[QUERIES], last[QUERIES], to[QUERIES];
-    const float scale = l->both_ways ? l->scale : 1.0f;
     store(most, 0, all(-__builtin_inff()), 0);
     for (int g = 0; g < n; g++) {
         int64_t row = span[0] + (from + g) / group, head = kv_head * group + (from + g) % group;
-        last[g] = l->both_ways ? span[2] - 1 : span[2] - span[1] + (from + g) / group;
+        last[g] = span[2] - span[1] + (from + g) / group;
         first[g] = l->window && last[g] >= l->window ? last[g] + 1 - l->window : 0;
         to[g] = (row * l->heads + head) * dim;
         total[g] = all(0.0f);
         for (int64_t i = 0; i < dim; i += LANES) {
-            store(q[g], i, load(a->qkv, (row * width + head) * dim + i, bf16) * scale, 0);
+            store(q[g], i, load(a->qkv, (row * width + head) * dim + i, bf16), 0);
             store(seen[g], i, all(0.0f), 0);
         }
     }
-    struct places places = {s->blocks + span[3], l->stride, kv_head, s->block_size, dim,
+    struct places places = {s->blocks + span[3], l->kv_heads, kv_head, s->block_size, dim,
                             first[0] / LANES * LANES, last[n - 1]};
     int64_t ahead[LANES], kept[LANES], next_head[LANES];
     next_tile(&places, ahead);
@@ -244,7 +240,7 @@ static int64_t lay_out(const struct step *step, const struct layer *layer, int64
 /* Norm and rotate q and k, keep k and v, attend; q is scaled in place. */
 static void attention_way(struct member *me, const void *what) {
     const struct attention *a = what;
-    if (!a->layer->both_ways) share(me, rotate_work, a, a->step->rows, 4);
+    share(me, rotate_work, a, a->step->rows, 4);
     share(me, attend_work, a, a->first_item[a->step->num_spans], 1);
 }
 

@@ -2,9 +2,9 @@
  * one after another without padding. */
 
 #pragma once
-#include "attention.h"
 #include "products.h"
 #include "rows.h"
+#include "texts.h"
 
 #define ENCODER_STAGES 7
 
@@ -15,24 +15,24 @@ struct encoder_layer {
 };
 
 struct encoder {
-    const struct step *step;     /* a span for each text; blocks are rows */
+    const int64_t *starts;  /* [num_texts + 1]: the first row of each, and where the last one ends */
     const struct encoder_layer *layers;
-    const struct layer *attention;
-    struct stage *stages;        /* [ENCODER_STAGES * num_layers], any content */
-    void *x;                     /* [rows, hidden], in and out */
-    void *qkv, *seen, *up;       /* what the products take and give, [rows, ...] */
-    int64_t num_layers, hidden;
+    struct stage *stages;   /* [ENCODER_STAGES * num_layers], any content */
+    void *x;                /* [rows, hidden], in and out */
+    void *qkv, *seen, *up;  /* what the products take and give, [rows, ...] */
+    int64_t num_texts, num_layers, hidden, heads, dim;
+    float scale;
     int bf16;
 };
 
 struct encoding {
     const struct encoder *encoder;
-    const int64_t *first_item;
+    const struct texts *texts;
 };
 
 static void multiplied_texts(struct member *me, const struct encoder *e, const struct weight *weight,
                              const void *x, const void *add, void *out, int act) {
-    struct product p = {weight, x, add, out, e->step->rows, e->bf16, 0, act};
+    struct product p = {weight, x, add, out, e->starts[e->num_texts], e->bf16, 0, act};
     product_way(me, &p);
 }
 
@@ -41,13 +41,12 @@ static void encoder_way(struct member *me, const void *what) {
     const struct encoder *e = encoding->encoder;
     for (int64_t i = 0; i < e->num_layers; i++) {
         const struct encoder_layer *l = e->layers + i;
-        struct attention a = {e->step, e->attention, e->qkv, e->seen, encoding->first_item};
         struct layer_norm norms[2];
         for (int k = 0; k < 2; k++)
-            norms[k] = (struct layer_norm){e->x, l->norms[k], l->biases[k], e->step->rows, e->hidden,
-                                           l->eps[k], e->bf16};
+            norms[k] = (struct layer_norm){e->x, l->norms[k], l->biases[k], e->starts[e->num_texts],
+                                           e->hidden, l->eps[k], e->bf16};
         multiplied_texts(me, e, &l->qkv, e->x, 0, e->qkv, 0);
-        attention_way(me, &a);
+        texts_way(me, encoding->texts);
         multiplied_texts(me, e, &l->dense, e->seen, e->x, e->x, 0);
         layer_norm_way(me, norms);
         multiplied_texts(me, e, &l->up, e->x, 0, e->up, 1);
@@ -57,9 +56,16 @@ static void encoder_way(struct member *me, const void *what) {
 }
 
 void encode(const struct encoder *encoder) {
-    int64_t first_item[encoder->step->num_spans + 1], work;
-    struct encoding encoding = {encoder, first_item};
-    lay_out(encoder->step, encoder->attention, first_item, &work);
+    const struct encoder *e = encoder;
+    int64_t first_item[e->num_texts + 1];
+    struct texts texts = {e->qkv, e->seen, e->starts, first_item, e->num_texts, e->heads, e->dim,
+                          e->scale, e->bf16};
+    struct encoding encoding = {encoder, &texts};
+    first_item[0] = 0;
+    for (int64_t i = 0; i < e->num_texts; i++) {
+        int64_t pieces = (e->starts[i + 1] - e->starts[i] + MANY - 1) / MANY;
+        first_item[i + 1] = first_item[i] + pieces * e->heads;
+    }
     __builtin_memset(encoder->stages, 0,
                      (uint64_t)(encoder->num_layers * ENCODER_STAGES) * sizeof(struct stage));
     go(encoder_way, &encoding, encoder->stages, 2 * PARALLEL);

@@ -15,7 +15,7 @@
 #define PIECE 64       /* most rows that a thread takes with a group */
 #define FEW_INPUTS 128 /* are widened at once, which a first-level cache holds */
 #define INPUTS 4096    /* a second-level cache holds their weights */
-#define AHEAD 2048     /* bytes to ask for before they are needed */
+#define AHEAD 4096     /* bytes to ask for before they are needed */
 
 enum kind { FLOAT32, BFLOAT16, INT8 };
 

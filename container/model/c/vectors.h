@@ -9,6 +9,7 @@
 #endif
 
 #define LANES 16
+#define MAX_DIM 256 /* of a head */
 #define INLINE static inline __attribute__((always_inline))
 
 typedef float floats __attribute__((vector_size(64)));
@@ -104,6 +105,26 @@ INLINE floats sums(floats *x) {
              + SHUFFLE(x[2 * i], x[2 * i + 1], 2, 3, 6, 7, 10, 11, 14, 15, 18, 19, 22, 23, 26, 27, 30, 31);
     return SHUFFLE(x[0], x[1], 0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30)
          + SHUFFLE(x[0], x[1], 1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 31);
+}
+
+/* Rows become columns: blocks of 8, then 4, 2, 1 change places across the diagonal. */
+#define EXCHANGE(x, step, ...)                                            \
+    for (int i = 0; i < LANES; i++)                                       \
+        if (!(i & step)) {                                                \
+            floats a = x[i], b = x[i + step];                             \
+            x[i] = SHUFFLE(a, b, __VA_ARGS__);                            \
+            x[i + step] = SHUFFLE(a, b, OTHER##step);                     \
+        }
+#define OTHER8 8, 9, 10, 11, 12, 13, 14, 15, 24, 25, 26, 27, 28, 29, 30, 31
+#define OTHER4 4, 5, 6, 7, 20, 21, 22, 23, 12, 13, 14, 15, 28, 29, 30, 31
+#define OTHER2 2, 3, 18, 19, 6, 7, 22, 23, 10, 11, 26, 27, 14, 15, 30, 31
+#define OTHER1 1, 17, 3, 19, 5, 21, 7, 23, 9, 25, 11, 27, 13, 29, 15, 31
+
+INLINE void transpose(floats x[LANES]) {
+    EXCHANGE(x, 8, 0, 1, 2, 3, 4, 5, 6, 7, 16, 17, 18, 19, 20, 21, 22, 23)
+    EXCHANGE(x, 4, 0, 1, 2, 3, 16, 17, 18, 19, 8, 9, 10, 11, 24, 25, 26, 27)
+    EXCHANGE(x, 2, 0, 1, 16, 17, 4, 5, 20, 21, 8, 9, 24, 25, 12, 13, 28, 29)
+    EXCHANGE(x, 1, 0, 16, 2, 18, 4, 20, 6, 22, 8, 24, 10, 26, 12, 28, 14, 30)
 }
 
 /* e^x = 2^n e^r with |r| <= ln 2 / 2; the polynomial is that of Cephes' expf (Moshier), 2 ulp. */
