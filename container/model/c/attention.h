@@ -75,7 +75,8 @@ INLINE void rotate_rows(const struct attention *a, int64_t first, int64_t last, 
     }
 }
 
-static void rotate_work(const void *what, int64_t first, int64_t last) {
+static void rotate_work(const void *what, int64_t first, int64_t last, int64_t ahead) {
+    (void)ahead;
     const struct attention *a = what;
     if (a->layer->bf16) rotate_rows(a, first, last, 1);
     else rotate_rows(a, first, last, 0);
@@ -202,7 +203,8 @@ static void attend_some(const struct attention *a, const int64_t *span, int64_t 
     switch (n) { FORMS(1) FORMS(2) FORMS(3) FORMS(4) FORMS(5) FORMS(6) FORMS(7) default: FORMS(8) }
 }
 
-static void attend_work(const void *what, int64_t first, int64_t last) {
+static void attend_work(const void *what, int64_t first, int64_t last, int64_t ahead) {
+    (void)ahead;
     const struct attention *a = what;
     int64_t group = a->layer->heads / a->layer->kv_heads;
     for (int64_t item = first; item < last; item++) {

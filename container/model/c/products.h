@@ -16,6 +16,7 @@
 #define FEW_INPUTS 128 /* are widened at once, which a first-level cache holds */
 #define INPUTS 4096    /* a second-level cache holds their weights */
 #define AHEAD 4096     /* bytes to ask for before they are needed */
+#define LINE 64        /* bytes that come together */
 
 enum kind { FLOAT32, BFLOAT16, INT8 };
 
@@ -54,8 +55,14 @@ INLINE void add_two(floats sum[VECTORS], const uint16_t *x, const __m512i w[VECT
 #endif
 }
 
+/* What will be needed: from an address on, so many bytes further with each step of the sums. */
+struct soon {
+    const char *from;
+    int64_t by;
+};
+
 /* Add to the sums of `n` rows what `count` inputs make; rows lie `stride` numbers apart. */
-INLINE void tile(const void *x, int64_t stride, const void *weights, int64_t count,
+INLINE void tile(const void *x, int64_t stride, const void *weights, int64_t count, struct soon soon,
                  floats out[TILE][VECTORS], const int bf16, const int n) {
     floats sum[TILE][VECTORS];
     for (int r = 0; r < n; r++)
@@ -64,9 +71,10 @@ INLINE void tile(const void *x, int64_t stride, const void *weights, int64_t cou
         const char *from = at(weights, i * GROUP, bf16);
         __m512i w[VECTORS];
         for (int v = 0; v < VECTORS; v++) {
-            w[v] = _mm512_loadu_si512(from + v * 64);
-            __builtin_prefetch(from + v * 64 + AHEAD);
+            w[v] = _mm512_loadu_si512(from + v * LINE);
+            __builtin_prefetch(soon.from + v * LINE);
         }
+        soon.from += soon.by;
         for (int r = 0; r < n; r++)
             if (bf16) add_two(sum[r], (const uint16_t *)x + r * stride + i, w);
             else for (int v = 0; v < VECTORS; v++)
@@ -77,13 +85,13 @@ INLINE void tile(const void *x, int64_t stride, const void *weights, int64_t cou
 }
 
 #define TILES(n) \
-    case n: tile(x, stride, weights, count, out, bf16, n); break;
+    case n: tile(x, stride, weights, count, soon, out, bf16, n); break;
 
 INLINE void some_rows(const void *x, int64_t stride, const void *weights, int64_t count,
-                      floats out[TILE][VECTORS], const int bf16, int64_t n) {
+                      struct soon soon, floats out[TILE][VECTORS], const int bf16, int64_t n) {
     switch (n) {
         TILES(1) TILES(2) TILES(3) TILES(4) TILES(5) TILES(6) TILES(7)
-        default: tile(x, stride, weights, count, out, bf16, TILE);
+        default: tile(x, stride, weights, count, soon, out, bf16, TILE);
     }
 }
 
@@ -147,7 +155,16 @@ INLINE void finish(const struct product *p, int64_t row, int64_t first, floats x
     }
 }
 
-INLINE void product_items(const struct product *p, int64_t first, int64_t last, const int bf16) {
+/* The first rows of a group read its weights from memory, the others those of the next group, slower
+ * since they have time. */
+INLINE struct soon what_is_soon(const void *weights, const void *next, int64_t row, int64_t inputs) {
+    if (row == 0) return (struct soon){(const char *)weights + AHEAD, VECTORS * LINE};
+    if (!next) return (struct soon){(const char *)weights, 0};
+    return (struct soon){(const char *)next + (row / TILE - 1) * inputs * LINE, LINE};
+}
+
+INLINE void product_items(const struct product *p, int64_t first, int64_t last, int64_t ahead,
+                          const int bf16) {
     const struct weight *w = p->weight;
     const int64_t inputs = w->inputs, pieces = num_pieces(p->rows);
     const int64_t size = ((p->rows + pieces - 1) / pieces + TILE - 1) / TILE * TILE;
@@ -157,6 +174,9 @@ INLINE void product_items(const struct product *p, int64_t first, int64_t last, 
         const int64_t group = item / pieces, begin = item % pieces * size;
         const int64_t rows = p->rows - begin < size ? p->rows - begin : size;
         if (rows <= 0) continue;
+        const int64_t then = item + 1 < last ? item + 1 : ahead;
+        const void *next = then < 0 || then / pieces == group || w->kind == INT8
+            ? 0 : at(w->numbers, then / pieces * inputs * GROUP, bf16);
         floats sum[PIECE][VECTORS];
         __builtin_memset(sum, 0, (uint64_t)rows * sizeof sum[0]);
         for (int64_t i = 0; i < inputs; i += few) {
@@ -167,7 +187,8 @@ INLINE void product_items(const struct product *p, int64_t first, int64_t last, 
                 weights = widened;
             }
             for (int64_t r = 0; r < rows; r += TILE)
-                some_rows(at(p->x, (begin + r) * inputs + i, bf16), inputs, weights, count, sum + r, bf16,
+                some_rows(at(p->x, (begin + r) * inputs + i, bf16), inputs, weights, count,
+                          what_is_soon(weights, next, r, bf16 ? count / 2 : count), sum + r, bf16,
                           rows - r);
         }
         for (int64_t r = 0; r < rows; r++)
@@ -179,15 +200,15 @@ INLINE void product_items(const struct product *p, int64_t first, int64_t last, 
     }
 }
 
-static void product_work(const void *what, int64_t first, int64_t last) {
+static void product_work(const void *what, int64_t first, int64_t last, int64_t ahead) {
     const struct product *p = what;
-    if (p->bf16) product_items(p, first, last, 1);
-    else product_items(p, first, last, 0);
+    if (p->bf16) product_items(p, first, last, ahead, 1);
+    else product_items(p, first, last, ahead, 0);
 }
 
 #else
-static void product_work(const void *what, int64_t first, int64_t last) {
-    (void)what, (void)first, (void)last;
+static void product_work(const void *what, int64_t first, int64_t last, int64_t ahead) {
+    (void)what, (void)first, (void)last, (void)ahead;
 }
 #endif
 

@@ -37,7 +37,8 @@ INLINE void norm_rows(const struct norm *n, int64_t first, int64_t last, int bf1
     }
 }
 
-static void norm_work(const void *what, int64_t first, int64_t last) {
+static void norm_work(const void *what, int64_t first, int64_t last, int64_t ahead) {
+    (void)ahead;
     const struct norm *n = what;
     if (n->bf16) norm_rows(n, first, last, 1);
     else norm_rows(n, first, last, 0);
@@ -82,7 +83,8 @@ INLINE void layer_norm_rows(const struct layer_norm *n, int64_t first, int64_t l
     }
 }
 
-static void layer_norm_work(const void *what, int64_t first, int64_t last) {
+static void layer_norm_work(const void *what, int64_t first, int64_t last, int64_t ahead) {
+    (void)ahead;
     const struct layer_norm *n = what;
     if (n->bf16) layer_norm_rows(n, first, last, 1);
     else layer_norm_rows(n, first, last, 0);
@@ -110,7 +112,8 @@ INLINE void gated_rows(const struct gated *g, int64_t first, int64_t last, int b
         }
 }
 
-static void gated_work(const void *what, int64_t first, int64_t last) {
+static void gated_work(const void *what, int64_t first, int64_t last, int64_t ahead) {
+    (void)ahead;
     const struct gated *g = what;
     if (g->bf16) gated_rows(g, first, last, 1);
     else gated_rows(g, first, last, 0);
@@ -134,7 +137,8 @@ struct best {
     int64_t rows, width;
 };
 
-static void best_work(const void *what, int64_t first, int64_t last) {
+static void best_work(const void *what, int64_t first, int64_t last, int64_t ahead) {
+    (void)ahead;
     const struct best *b = what;
     for (int64_t row = first; row < last; row++) {
         const float *x = b->x + row * b->width;

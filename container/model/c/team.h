@@ -25,7 +25,8 @@ struct member {
     struct stage *stage; /* the next */
 };
 
-typedef void (*work_fn)(const void *what, int64_t first, int64_t last);
+/* From `first` to `last`; this thread will go on with `ahead`, if that is not negative. */
+typedef void (*work_fn)(const void *what, int64_t first, int64_t last, int64_t ahead);
 typedef void (*way_fn)(struct member *me, const void *what);
 
 struct team {
@@ -45,12 +46,13 @@ INLINE void rest(void) {
 /* Do one's part of a stage of `count` things; return when all are done. */
 static void share(struct member *me, work_fn work, const void *what, int64_t count, int64_t piece) {
     struct stage *stage = me->stage++;
-    for (;;) {
-        int64_t first = __atomic_fetch_add(&stage->next, piece, __ATOMIC_RELAXED);
-        if (first >= count) break;
+    int64_t first = __atomic_fetch_add(&stage->next, piece, __ATOMIC_RELAXED);
+    while (first < count) {
         int64_t last = first + piece < count ? first + piece : count;
-        work(what, first, last);
+        int64_t ahead = __atomic_fetch_add(&stage->next, piece, __ATOMIC_RELAXED);
+        work(what, first, last, ahead < count ? ahead : -1);
         __atomic_fetch_add(&stage->done, last - first, __ATOMIC_RELEASE);
+        first = ahead;
     }
     for (int spins = 0; __atomic_load_n(&stage->done, __ATOMIC_ACQUIRE) < count; spins++)
         if (spins < SPINS) rest();

@@ -103,7 +103,8 @@ INLINE void attend_rows(const struct texts *t, int64_t first, int64_t count, int
     }
 }
 
-static void texts_work(const void *what, int64_t first, int64_t last) {
+static void texts_work(const void *what, int64_t first, int64_t last, int64_t ahead) {
+    (void)ahead;
     const struct texts *t = what;
     for (int64_t item = first; item < last; item++) {
         int64_t low = 0, high = t->num_texts; /* first_item[low] <= item < first_item[high] */
