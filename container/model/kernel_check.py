@@ -28,7 +28,7 @@ SEEN, QKV = HEADS * DIM, (HEADS + 2 * KV_HEADS) * DIM
 @torch.inference_mode()
 def check(kernels: Kernels) -> None:
     """Compare with torch. Raises OSError with what differs."""
-    _check_argmax(kernels)
+    _check_logits(kernels)
     for dtype in DTYPES:
         trial = _Trial(kernels, dtype)
         for window in (None, 6):
@@ -40,12 +40,17 @@ def check(kernels: Kernels) -> None:
                 trial.check_stack(in_int8=in_int8)
 
 
-def _check_argmax(kernels: Kernels) -> None:
+def _check_logits(kernels: Kernels) -> None:
     rows = torch.randint(99, (5, 333), generator=torch.Generator().manual_seed(0)).float()
     places = torch.zeros(5, dtype=torch.int64)
     kernels.argmax(rows.data_ptr(), places.data_ptr(), *rows.shape)
     if not torch.equal(places, rows.argmax(-1)):
         raise OSError("it computes something else than torch, another argmax")
+    rows /= 9
+    totals = torch.zeros(5, 2)
+    kernels.exp_totals(rows.data_ptr(), totals.data_ptr(), *rows.shape)
+    if not torch.allclose(totals[:, 0] + totals[:, 1].log(), rows.logsumexp(-1)):
+        raise OSError("it computes something else than torch, another sum")
 
 
 class _Trial:

@@ -125,6 +125,7 @@ class Kernels:
         self.add_norm = _typed(library.add_norm, [_POINTER] * 4 + [_FLOAT, _INT, _INT, _INT])
         self.silu_mul = _typed(library.silu_mul, [_POINTER] * 2 + [_INT, _INT, _INT])
         self.argmax = _typed(library.argmax, [_POINTER] * 2 + [_INT, _INT])
+        self.exp_totals = _typed(library.exp_totals, [_POINTER] * 2 + [_INT, _INT])
         self.attend = _typed(library.attend, [_POINTER] * 4)
         self.multiply = _typed(library.multiply, [_POINTER])
         self.decode = _typed(library.decode, [_POINTER])
@@ -216,10 +217,24 @@ def find_kernels() -> Kernels | None:
 
 def argmax(rows: torch.Tensor) -> torch.Tensor:
     """Where each row of [rows, width] is largest, and first so."""
-    is_plain = rows.device.type == "cpu" and rows.dtype == torch.float32 and rows.is_contiguous()
-    kernels = find_kernels() if is_plain else None
+    kernels = _kernels_for(rows)
     if kernels is None:
         return rows.argmax(-1)
     out = torch.empty(rows.shape[0], dtype=torch.int64)
     kernels.argmax(rows.data_ptr(), out.data_ptr(), *rows.shape)
     return out
+
+
+def log_totals(rows: torch.Tensor) -> torch.Tensor:
+    """The logarithm of the sum of the exponentials of each row of [rows, width]."""
+    kernels = _kernels_for(rows)
+    if kernels is None:
+        return rows.logsumexp(-1)
+    out = torch.empty(rows.shape[0], 2)
+    kernels.exp_totals(rows.data_ptr(), out.data_ptr(), *rows.shape)
+    return out[:, 0] + out[:, 1].log()
+
+
+def _kernels_for(rows: torch.Tensor) -> Kernels | None:
+    is_plain = rows.device.type == "cpu" and rows.dtype == torch.float32 and rows.is_contiguous()
+    return find_kernels() if is_plain else None

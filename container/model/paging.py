@@ -161,6 +161,6 @@ def _logits(
     rows = []
     for num_tokens in [prompt_len] + [1] * (count - prompt_len):
         item = Scheduled(sequence, num_tokens)
-        rows.append(runner.logits([item], [item], [])[0])
+        rows.append(runner.logits([item], [item], [])[0].clone())
         sequence.num_computed += num_tokens
     return torch.stack(rows)

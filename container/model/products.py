@@ -16,11 +16,16 @@ from container.model.packing import FastLinear, PackedLinear
 
 # Outputs that lie side by side, as in products.h.
 GROUP = 48
+# Numbers that a head's results may keep: 64 MiB.
+MOST_KEPT = 1 << 24
 KINDS = {torch.float32: 0, torch.bfloat16: 1, torch.int8: 2}
 
 
 class KernelLinear(FastLinear):
-    """A linear layer in the kernels' format; with `wide`, its results are float32."""
+    """A linear layer in the kernels' format.
+
+    With `wide`, as for the output layer, results are float32, and the next call's overwrite them.
+    """
 
     def __init__(
         self,
@@ -35,6 +40,7 @@ class KernelLinear(FastLinear):
         self.out_features = weight.shape[0]
         self._kernels = kernels
         self._dtype = torch.float32 if wide else weight.dtype
+        self._kept = torch.empty(0, self.out_features)
         numbers, self.scales = weight.detach(), None
         if in_int8:
             numbers, scales = quantized(numbers)
@@ -54,13 +60,21 @@ class KernelLinear(FastLinear):
     def forward(self, rows: torch.Tensor) -> torch.Tensor:
         """Multiply [..., in_features] to [..., out_features]."""
         flat = rows.contiguous()
-        out = rows.new_empty((*rows.shape[:-1], self.out_features), dtype=self._dtype)
+        out = self._room(rows.numel() // self.in_features)
         args = self._args
         args.x, args.out, args.rows = (
             flat.data_ptr(), out.data_ptr(), rows.numel() // self.in_features,
         )  # fmt: skip
         self._kernels.multiply(self._args_address)
-        return out
+        return out.view(*rows.shape[:-1], self.out_features)
+
+    def _room(self, rows: int) -> torch.Tensor:
+        """Where results go; a head keeps it, since fresh memory of many megabytes is slow."""
+        if not self._args.wide or rows * self.out_features > MOST_KEPT:
+            return torch.empty(rows, self.out_features, dtype=self._dtype)
+        if len(self._kept) < rows:
+            self._kept = torch.empty(rows, self.out_features)
+        return self._kept[:rows]
 
 
 def packed(weight: torch.Tensor) -> torch.Tensor:

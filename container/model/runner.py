@@ -10,6 +10,7 @@ from container.engine.sequence import Sequence
 from container.model.attention import PagedStep
 from container.model.forward_plan import MIN_ROWS, ForwardPlan, make_plan
 from container.model.int8 import RowKinds
+from container.model.kernels import log_totals
 from container.model.kv_cache import KVCache
 from container.model.lora import Updates
 from container.model.sampler import Sampler
@@ -40,7 +41,7 @@ class ForwardPass:
 
     @torch.inference_mode()
     def run(self, plan: ForwardPlan) -> torch.Tensor:
-        """Return the wanted logits [rows, vocabulary] in float32."""
+        """Return the wanted logits [rows, vocabulary] in float32, until the next pass."""
         if self._updates is not None:
             self._updates.begin(plan.adapters)
         if self._kinds is not None:
@@ -157,7 +158,8 @@ def _sampled_sequences(sampling: list[Scheduled]) -> list[Sequence]:
 def told_logprobs(logits: torch.Tensor, following: list[int]) -> list[float]:
     """The model's own log-probability of the token that follows each row of logits."""
     ids = torch.tensor(following, device=logits.device)
-    told: list[float] = logits.log_softmax(-1).gather(-1, ids[:, None])[:, 0].tolist()
+    chosen = logits.gather(-1, ids[:, None])[:, 0]
+    told: list[float] = (chosen - log_totals(logits)).tolist()
     return told
 
 

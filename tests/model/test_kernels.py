@@ -202,6 +202,16 @@ def test_the_first_of_the_largest_is_chosen(rows: int, width: int) -> None:
     assert _kernels() is not None
 
 
+@pytest.mark.parametrize("width", [1, 15, 16, 333, 49152])
+@pytest.mark.parametrize("rows", [1, 9])
+def test_sums_of_logits_are_torchs(rows: int, width: int) -> None:
+    given = torch.randn(rows, width, generator=torch.Generator().manual_seed(width)) * 30
+    given[-1, width // 2] = 1000
+    given[:, : width // 3] = float("-inf")
+    got = kernels.log_totals(given)
+    assert torch.allclose(got, given.logsumexp(-1), atol=1e-4, rtol=1e-6)
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("window", [None, 9])
 def test_a_rows_bits_depend_neither_on_other_rows_nor_on_chunks(
@@ -297,7 +307,7 @@ def test_a_library_of_another_source_is_left_alone(
     _assert_torch_serves(caplog, "compiled from another kernels.c")
 
 
-FUNCTIONS = ["add_norm", "silu_mul", "argmax", "attend"]
+FUNCTIONS = ["add_norm", "silu_mul", "argmax", "exp_totals", "attend"]
 if _kernels().multiplies(torch.float32):
     FUNCTIONS += ["multiply", "decode"]
 

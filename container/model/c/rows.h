@@ -162,3 +162,38 @@ void argmax(const float *x, int64_t *out, int64_t rows, int64_t width) {
     go(best_way, &b, stages, rows * width / 2);
 }
 
+
+/* ---- out = m = max(x), sum(e^(x - m)) of each row of x, [rows, width] of float32 ---- */
+
+struct totals {
+    const float *x;
+    float *out; /* [rows, 2] */
+    int64_t rows, width;
+};
+
+static void total_work(const void *what, int64_t first, int64_t last, int64_t ahead) {
+    (void)ahead;
+    const struct totals *t = what;
+    for (int64_t row = first; row < last; row++) {
+        const float *x = t->x + row * t->width;
+        floats most = all(-__builtin_inff()), total = all(0.0f);
+        int64_t i = 0;
+        for (; i + LANES <= t->width; i += LANES) most = larger(load(x, i, 0), most);
+        float highest = largest(most), rest = 0.0f;
+        for (int64_t j = i; j < t->width; j++) highest = x[j] > highest ? x[j] : highest;
+        for (i = 0; i + LANES <= t->width; i += LANES) total += exponential(load(x, i, 0) - highest);
+        for (; i < t->width; i++) rest += exponential(all(x[i] - highest))[0];
+        t->out[2 * row] = highest;
+        t->out[2 * row + 1] = sum(total) + rest;
+    }
+}
+
+static void total_way(struct member *me, const void *what) {
+    share(me, total_work, what, ((const struct totals *)what)->rows, 1);
+}
+
+void exp_totals(const float *x, float *out, int64_t rows, int64_t width) {
+    struct totals t = {x, out, rows, width};
+    struct stage stages[1] = {{0}};
+    go(total_way, &t, stages, 4 * rows * width);
+}
