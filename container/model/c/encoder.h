@@ -63,7 +63,8 @@ void encode(const struct encoder *encoder) {
     struct encoding encoding = {encoder, &texts};
     first_item[0] = 0;
     for (int64_t i = 0; i < e->num_texts; i++) {
-        int64_t pieces = (e->starts[i + 1] - e->starts[i] + MANY - 1) / MANY;
+        int64_t rows = e->starts[i + 1] - e->starts[i], many = rows_together(rows);
+        int64_t pieces = (rows + many - 1) / many;
         first_item[i + 1] = first_item[i] + pieces * e->heads;
     }
     __builtin_memset(encoder->stages, 0,

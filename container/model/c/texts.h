@@ -3,8 +3,9 @@
 #pragma once
 #include "team.h"
 
-#define MANY 32 /* rows that share what is turned of the keys */
-#define FEW 8   /* rows whose sums stay in registers */
+#define MANY 32   /* rows that share what is turned of the keys */
+#define FEW 8     /* rows whose sums stay in registers */
+#define LONG 2048 /* rows of a text of which only FEW go together, so that scores fit a stack */
 
 struct texts {
     const void *qkv;          /* [rows, 3, heads, dim] */
@@ -15,6 +16,8 @@ struct texts {
     float scale;
     int bf16;
 };
+
+INLINE int64_t rows_together(int64_t count) { return count > LONG ? FEW : MANY; }
 
 /* scores[g][j] = q_g k_j, of 16 keys that are columns of `turned`. */
 INLINE void score_few(const struct texts *t, int64_t row, int64_t head, const floats *turned,
@@ -147,7 +150,7 @@ INLINE void turn_keys(const struct texts *t, int64_t key, int64_t last, int64_t 
 INLINE void attend_rows(const struct texts *t, int64_t first, int64_t count, int64_t from, int64_t to,
                         int64_t head, const int bf16, const int pairs) {
     const int64_t length = (count + LANES - 1) / LANES * LANES;
-    float scores[MANY * length];
+    float scores[rows_together(count) * length];
     floats turned[MAX_DIM];
     for (int64_t j = 0; j < count; j += LANES) {
         turn_keys(t, first + j, first + count - 1, head, turned, bf16, pairs);
@@ -200,7 +203,8 @@ static void texts_work(const void *what, int64_t first, int64_t last, int64_t ah
             else high = middle;
         }
         int64_t place = item - t->first_item[low], begin = t->starts[low], end = t->starts[low + 1];
-        int64_t from = begin + place / t->heads * MANY, to = from + MANY < end ? from + MANY : end;
+        int64_t many = rows_together(end - begin), from = begin + place / t->heads * many;
+        int64_t to = from + many < end ? from + many : end;
         int64_t head = place % t->heads;
         if (!t->bf16) attend_rows(t, begin, end - begin, from, to, head, 0, 0);
         else if (HAS_PAIRS && t->dim % (2 * LANES) == 0)
