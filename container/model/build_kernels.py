@@ -40,7 +40,7 @@ def library(name: str) -> Path:
 
 def source_hash() -> str:
     """What a library must say to be of this source."""
-    files = sorted(SOURCE.parent.iterdir())
+    files = [*sorted(SOURCE.parent.glob("*.h")), SOURCE]
     return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()[:16]
 
 

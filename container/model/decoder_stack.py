@@ -14,14 +14,17 @@ from torch import nn
 from container.model.attention import PagedStep
 from container.model.fused_glue import FusedGlue, step_args
 from container.model.glue import Angles
-from container.model.kernels import DecoderArgs, DecoderLayerArgs, Kernels, find_kernels
+from container.model.kernels import LANES, DecoderArgs, DecoderLayerArgs, Kernels, find_kernels
 from container.model.kv_cache import KVCache
 from container.model.layers import LeanLayer
 from container.model.products import KernelLinear
 
 
 class DecoderStack(nn.Module):
-    """Lean layers, each of which gets what the one before has made, and the same for all else."""
+    """Lean layers, each of which gets what the one before has made, and the same for all else.
+
+    Only one thread at a time may call it.
+    """
 
     def __init__(self, layers: Sequence[LeanLayer], kernels: Kernels) -> None:
         super().__init__()
@@ -106,36 +109,61 @@ def _products(layer: LeanLayer) -> list[KernelLinear]:
 def stack_layers(model: nn.Module, run: Callable[[], object]) -> None:
     """Stack a model's layers, in place, if the kernels can do all of every one.
 
-    `run` calls the model; all layers must be given the same angles.
+    `run` calls the model; each layer must be given what the one before has made.
     """
     for parent in list(model.modules()):
         for name, child in list(parent.named_children()):
             layers = list(child) if isinstance(child, nn.ModuleList) else []
             lean = [layer for layer in layers if isinstance(layer, LeanLayer)]
-            if lean and len(lean) == len(layers) and _can_stack(lean) and _share_angles(lean, run):
+            if lean and len(lean) == len(layers) and _can_stack(lean) and _is_chain(lean, run):
                 kernels = find_kernels()
                 assert kernels is not None
                 setattr(parent, name, nn.ModuleList([DecoderStack(lean, kernels)]))
 
 
-def _share_angles(layers: Sequence[LeanLayer], run: Callable[[], object]) -> bool:
-    given: list[object] = []
+def _is_chain(layers: Sequence[LeanLayer], run: Callable[[], object]) -> bool:
+    """Whether each layer is given what the one before has made, and all the same angles."""
+    given: list[tuple[LeanLayer, object, object]] = []
+    made: list[object] = []
 
-    def note(_: nn.Module, __: object, kwargs: dict[str, object]) -> None:
-        given.append(kwargs.get("position_embeddings"))
+    def before(layer: nn.Module, args: tuple[object, ...], kwargs: dict[str, object]) -> None:
+        assert isinstance(layer, LeanLayer)
+        x = args[0] if args else kwargs.get("hidden_states")
+        given.append((layer, x, kwargs.get("position_embeddings")))
 
-    hooks = [layer.register_forward_pre_hook(note, with_kwargs=True) for layer in layers]
+    def after(_: nn.Module, __: object, output: object) -> None:
+        made.append(output)
+
+    hooks = [layer.register_forward_pre_hook(before, with_kwargs=True) for layer in layers]
+    hooks += [layer.register_forward_hook(after) for layer in layers]
     run()
     for hook in hooks:
         hook.remove()
-    return all(one is given[at - at % len(layers)] for at, one in enumerate(given))
+    for at, (layer, x, angles) in enumerate(given):
+        place = at % len(layers)
+        if layer is not layers[place] or angles is not given[at - place][2]:
+            return False
+        if place and x is not made[at - 1]:
+            return False
+    return bool(given) and len(given) % len(layers) == 0
 
 
 def _can_stack(layers: Sequence[LeanLayer]) -> bool:
-    """Whether the kernels can do all of every layer."""
-    return all(
+    """Whether the kernels can do all of every layer, and all are of one shape."""
+    return all(map(_is_compiled, layers)) and len(set(map(_shape, layers))) == 1
+
+
+def _is_compiled(layer: LeanLayer) -> bool:
+    return (
         isinstance(layer.glue, FusedGlue)
         and layer.glue.is_silu
         and all(isinstance(product, KernelLinear) for product in layer.products)
-        for layer in layers
+        and layer.down.in_features % LANES == 0
     )
+
+
+def _shape(layer: LeanLayer) -> tuple[object, ...]:
+    facts = layer.facts
+    products = [(one.in_features, one.out_features) for one in _products(layer)]
+    dtype = facts.norms[0][0].dtype
+    return facts.heads, facts.kv_heads, facts.dim, dtype, *products

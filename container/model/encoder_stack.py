@@ -20,7 +20,10 @@ from container.model.ragged import Span
 
 
 class EncoderStack(nn.Module):
-    """Layers of one shape, each of which gets what the one before has made."""
+    """Layers of one shape, each of which gets what the one before has made.
+
+    Only one thread at a time may call it.
+    """
 
     def __init__(self, layers: Sequence[EncoderParts], kernels: Kernels) -> None:
         super().__init__()
@@ -83,11 +86,7 @@ class EncoderStack(nn.Module):
 
 def _starts(spans: list[Span]) -> torch.Tensor:
     """The first row of each text, and where the last one ends."""
-    starts = [
-        start
-        for span in spans
-        for start in range(span.start, span.start + span.texts * span.length, span.length)
-    ]
+    starts = [span.start + text * span.length for span in spans for text in range(span.texts)]
     return torch.tensor([*starts, spans[-1].start + spans[-1].texts * spans[-1].length])
 
 

@@ -9,19 +9,24 @@ from torch import nn
 
 from container.model.attention import Chunk, DecodeGroup, PagedStep, Rule
 from container.model.decoder_stack import DecoderStack
+from container.model.encoder_layers import LeanEncoderLayer
+from container.model.encoder_parts import EncoderParts
+from container.model.encoder_stack import EncoderStack
 from container.model.fused_glue import FusedGlue
 from container.model.glue import Glue, LayerFacts
 from container.model.int8 import quantized
-from container.model.kernels import DTYPES, Kernels
+from container.model.kernels import DTYPES, LANES, Kernels
 from container.model.kv_cache import KVCache, LayerShape
 from container.model.layers import LeanLayer
 from container.model.products import KernelLinear
+from container.model.ragged import spans_of
 
 # As a share of the largest number.
 TOLERANCE = {torch.bfloat16: 0.02, torch.float32: 1e-5}
 HIDDEN, WIDTH, HEADS, KV_HEADS, DIM, BLOCK = 48, 80, 6, 2, 32, 5
 DECODED, CHUNK, CHUNK_END = 23, 7, 18
 ROWS = 1 + CHUNK + 1  # a decode, a chunk, and one row of padding
+LENGTHS = 1, 33, 40  # of texts; keys are turned for 32 rows
 SEEN, QKV = HEADS * DIM, (HEADS + 2 * KV_HEADS) * DIM
 
 
@@ -38,6 +43,8 @@ def check(kernels: Kernels) -> None:
             for in_int8 in (False, True):
                 trial.check_product(in_int8=in_int8)
                 trial.check_stack(in_int8=in_int8)
+            for dim in (2 * LANES, 3 * LANES):
+                trial.check_encoder(dim)
 
 
 def _check_logits(kernels: Kernels) -> None:
@@ -112,6 +119,29 @@ class _Trial:
         self._compare(
             [expected, *step.cache.keys, *step.cache.values],
             [got, *other.cache.keys, *other.cache.values],
+        )
+
+    def check_encoder(self, dim: int) -> None:
+        """A layer of an encoder in one call, against the same in torch's operations."""
+        parts = self._encoder_layer(dim)
+        x = self._random(1, sum(LENGTHS), 2 * dim)
+        spans = spans_of(list(LENGTHS))
+        stack = EncoderStack([parts], self._kernels)
+        self._compare([LeanEncoderLayer(parts)(x, spans=spans)], [stack(x, spans=spans)])
+
+    def _encoder_layer(self, dim: int) -> EncoderParts:
+        def linear(outputs: int, inputs: int) -> nn.Linear:
+            made = nn.Linear(1, 1)
+            made.weight = nn.Parameter(self._random(outputs, inputs) / 16, requires_grad=False)
+            made.bias = nn.Parameter(self._random(outputs), requires_grad=False)
+            made.in_features, made.out_features = inputs, outputs
+            return made
+
+        hidden, width = 2 * dim, 2 * dim + LANES
+        q, k, v, dense = (linear(hidden, hidden) for _ in range(4))
+        norms = nn.LayerNorm(hidden, dtype=self._dtype), nn.LayerNorm(hidden, dtype=self._dtype)
+        return EncoderParts(
+            dim, q, k, v, dense, linear(width, hidden), linear(hidden, width), norms
         )
 
     def _layer(self, index: int, *, in_int8: bool) -> LeanLayer:

@@ -121,7 +121,7 @@ class Kernels:
         library = ctypes.CDLL(str(path))
         library.source_hash.restype = ctypes.c_char_p
         if library.source_hash().decode() != build_kernels.source_hash():
-            raise OSError("it was compiled from another kernels.c")
+            raise OSError("it was compiled from other sources")
         self.add_norm = _typed(library.add_norm, [_POINTER] * 4 + [_FLOAT, _INT, _INT, _INT])
         self.silu_mul = _typed(library.silu_mul, [_POINTER] * 2 + [_INT, _INT, _INT])
         self.argmax = _typed(library.argmax, [_POINTER] * 2 + [_INT, _INT])
@@ -133,7 +133,7 @@ class Kernels:
         self.encode = _typed(library.encode, [_POINTER])
         self._decoder_stages: int = library.decoder_stages()
         self._encoder_stages: int = library.encoder_stages()
-        _typed(library.set_parallel, [_POINTER])(_torch_threads())
+        _typed(library.set_parallel, [_POINTER, _POINTER])(*_torch_threads())
 
     def stages(self, *, decoder_layers: int = 0, encoder_layers: int = 0) -> Stages:
         """Memory for the stages of so many layers."""
@@ -162,17 +162,19 @@ def _typed(
     return function
 
 
-def _torch_threads() -> int | None:
-    """Where torch's own OpenMP library has the function that runs something in all its threads.
+def _torch_threads() -> tuple[int | None, int | None]:
+    """Where torch's own OpenMP library runs something in its threads, and says how many there are.
 
     A second library would have threads of its own, which then wait beside torch's.
     """
     libraries = Path(torch.__file__).parent / "lib"
     try:
-        found = ctypes.CDLL(str(libraries / "libtorch_cpu.so")).GOMP_parallel
+        library = ctypes.CDLL(str(libraries / "libtorch_cpu.so"))
+        found = library.GOMP_parallel, library.omp_get_max_threads
     except (OSError, AttributeError):
-        return None
-    return ctypes.cast(found, _POINTER).value
+        return None, None
+    run, count = (ctypes.cast(one, _POINTER).value for one in found)
+    return run, count
 
 
 def can_norm(weight: torch.Tensor) -> bool:

@@ -22,8 +22,8 @@ from transformers import PreTrainedModel
 
 from container.engine.adapters import BASE
 from container.model.adapter_files import LowRank, Weights
-from container.model.packing import FastLinear, LinearShare
-from container.model.products import make_linear
+from container.model.packing import FastLinear, LinearShare, PackedLinear
+from container.model.products import KernelLinear, make_linear
 
 log = logging.getLogger(__name__)
 
@@ -88,7 +88,9 @@ class Updates:
         self._targets = find_targets(model)
         self._dtype = dtype
         self._device = device
-        self._is_packed = any(isinstance(one.product, FastLinear) for one in self._targets)
+        self._is_packed = any(
+            isinstance(one.product, PackedLinear | KernelLinear) for one in self._targets
+        )
         self._columns: dict[int, slice] = {}
         self._num_columns = 0
         self._mask: torch.Tensor | None = None

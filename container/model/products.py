@@ -25,6 +25,7 @@ class KernelLinear(FastLinear):
     """A linear layer in the kernels' format.
 
     With `wide`, as for the output layer, results are float32, and the next call's overwrite them.
+    Only one thread at a time may call it, since a call's arguments lie in it.
     """
 
     def __init__(
@@ -39,6 +40,7 @@ class KernelLinear(FastLinear):
         super().__init__(weight, bias)
         self.out_features = weight.shape[0]
         self._kernels = kernels
+        self._rows_dtype = weight.dtype
         self._dtype = torch.float32 if wide else weight.dtype
         self._kept = torch.empty(0, self.out_features)
         numbers, self.scales = weight.detach(), None
@@ -58,7 +60,12 @@ class KernelLinear(FastLinear):
         self._args_address = ctypes.addressof(self._args)
 
     def forward(self, rows: torch.Tensor) -> torch.Tensor:
-        """Multiply [..., in_features] to [..., out_features]."""
+        """Multiply [..., in_features] to [..., out_features]. Raises RuntimeError for others."""
+        if rows.dtype != self._rows_dtype or rows.shape[-1] != self.in_features:
+            told = f"{list(rows.shape)} of {rows.dtype}"
+            raise RuntimeError(
+                f"rows are {told}, not [..., {self.in_features}] of {self._rows_dtype}"
+            )
         flat = rows.contiguous()
         out = self._room(rows.numel() // self.in_features)
         args = self._args
@@ -88,6 +95,11 @@ def packed(weight: torch.Tensor) -> torch.Tensor:
         last = weight[full:].view(outputs - full, inputs // step, step).transpose(0, 1)
         made[-1, :, : outputs - full] = last
     return made
+
+
+def multiplies(dtype: torch.dtype) -> bool:
+    """Whether the kernels multiply weights of a format here."""
+    return can_multiply(find_kernels(), torch.empty(48, 64, dtype=dtype))
 
 
 def can_multiply(kernels: Kernels | None, weight: torch.Tensor) -> bool:

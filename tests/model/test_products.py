@@ -1,19 +1,25 @@
 """The kernels' products, and whole stacks of layers, against torch's and against each other."""
 
+import copy
 from collections.abc import Iterator
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from torch import nn
+from transformers import LlamaForCausalLM
+from transformers.models.llama.modeling_llama import LlamaMLP
 
 from container.engine.loop import Engine
 from container.messages import SamplingParams
 from container.model import kernel_check, products
-from container.model.decoder_stack import DecoderStack
+from container.model.attention import PagedStep
+from container.model.decoder_stack import DecoderStack, _is_chain
+from container.model.glue import Angles
 from container.model.int8 import quantized
 from container.model.kernels import Kernels, find_kernels
+from container.model.layers import LeanLayer
 from container.model.packing import PackedLinear
 from container.model.preparing import LoadedModel, make_runner, prepare
 from container.model.products import KernelLinear, make_linear
@@ -36,9 +42,9 @@ def _kernels() -> Kernels:
     return found
 
 
-def _formats() -> list[torch.dtype]:
-    """What this processor multiplies; torch multiplies the rest."""
-    return [dtype for dtype in FORMATS if _kernels().multiplies(dtype)]
+def _need(dtype: torch.dtype) -> None:
+    if not products.multiplies(dtype):
+        pytest.skip("this processor leaves the format to torch")
 
 
 def _assert_near(got: torch.Tensor, expected: torch.Tensor, dtype: torch.dtype) -> None:
@@ -55,8 +61,7 @@ def test_products_are_torchs(
     dtype: torch.dtype, outputs: int, inputs: int, rows: int, in_int8: bool, wide: bool,
     has_bias: bool,
 ) -> None:  # fmt: skip
-    if dtype not in _formats():
-        return
+    assume(products.multiplies(dtype))
     made = torch.Generator().manual_seed(outputs)
     weight = torch.randn(outputs, inputs, generator=made).to(dtype)
     bias = torch.randn(outputs, generator=made).to(dtype) if has_bias else None
@@ -79,8 +84,7 @@ def test_products_are_torchs(
 def test_a_rows_bits_depend_neither_on_other_rows_nor_on_threads(
     dtype: torch.dtype, in_int8: bool
 ) -> None:
-    if dtype not in _formats():
-        pytest.skip("this processor leaves the format to torch")
+    _need(dtype)
     linear = KernelLinear(torch.randn(500, 700).to(dtype), None, _kernels(), in_int8=in_int8)
     rows = torch.randn(150, 700).to(dtype)
     whole = linear(rows)
@@ -97,7 +101,7 @@ def test_a_rows_bits_depend_neither_on_other_rows_nor_on_threads(
 
 def test_what_the_kernels_cannot_multiply_is_left_to_onednn() -> None:
     fits = torch.randn(48, 64)
-    assert isinstance(make_linear(fits, None), KernelLinear) == (torch.float32 in _formats())
+    assert isinstance(make_linear(fits, None), KernelLinear) == products.multiplies(torch.float32)
     for weight in (torch.randn(48, 63), torch.randn(48, 64).half()):
         assert not products.can_multiply(_kernels(), weight)
     assert isinstance(make_linear(torch.randn(48, 63), None), PackedLinear)
@@ -125,8 +129,7 @@ def _engine(loaded: LoadedModel) -> Engine:
 def test_a_stack_computes_what_its_layers_compute_one_by_one(
     name: str, dtype: torch.dtype, in_int8: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    if dtype not in _formats():
-        pytest.skip("this processor leaves the format to torch")
+    _need(dtype)
     loaded = prepare(tiny_models.make(name, dtype), dtype, CPU, in_int8=in_int8)
     [stack] = _stacks(loaded)
     made = torch.Generator().manual_seed(0)
@@ -138,7 +141,16 @@ def test_a_stack_computes_what_its_layers_compute_one_by_one(
     together = run(_engine(loaded), jobs)
     outputs: list[torch.Tensor] = []
     hook = stack.register_forward_hook(lambda *given: outputs.append(given[2].clone()))
+    calls: list[int] = []
+    compiled = stack._in_one_call
+
+    def count(x: torch.Tensor, angles: Angles, step: PagedStep) -> torch.Tensor:
+        calls.append(x.shape[1])
+        return compiled(x, angles, step)
+
+    monkeypatch.setattr(stack, "_in_one_call", count)
     run(_engine(loaded), jobs)
+    assert len(calls) == len(outputs), "every step went through the kernels"
     in_one_call, outputs = outputs, []
     monkeypatch.setattr(stack, "_in_one_call", stack._one_by_one)
     one_by_one = run(_engine(loaded), jobs)
@@ -148,6 +160,70 @@ def test_a_stack_computes_what_its_layers_compute_one_by_one(
     assert [ids(one) for one in together.values()] == [ids(one) for one in one_by_one.values()]
 
 
-def test_a_stack_is_made_only_of_layers_that_are_given_the_same() -> None:
+def test_other_families_have_no_stack() -> None:
     assert not _stacks(prepare(tiny_models.make("gemma3"), torch.float32, CPU))
     assert not _stacks(prepare(tiny_models.make("gpt_neox"), torch.float32, CPU))
+
+
+def _llama(**sizes: int) -> LlamaForCausalLM:
+    config = copy.deepcopy(tiny_models.CONFIGS["llama"])
+    config.update(sizes)
+    return LlamaForCausalLM(config).eval()
+
+
+def _serves(model: LlamaForCausalLM) -> LoadedModel:
+    """A model that is served by paged attention, with layers in few operations but no stack."""
+    loaded = prepare(model, torch.float32, CPU)
+    assert loaded.attention == "paged"
+    assert not _stacks(loaded)
+    assert any(isinstance(one, LeanLayer) for one in loaded.module.modules())
+    return loaded
+
+
+def test_widths_that_fill_no_vector_are_not_stacked() -> None:
+    _serves(_llama(intermediate_size=130))
+
+
+def test_layers_of_different_shapes_are_not_stacked() -> None:
+    model = _llama()
+    model.model.layers[1].mlp = LlamaMLP(_llama(intermediate_size=64).config)
+    _serves(model)
+
+
+class _Plain(LeanLayer):
+    """A layer of which only counts what it is given and gives."""
+
+    def __init__(self) -> None:
+        nn.Module.__init__(self)
+
+    def forward(self, hidden_states: torch.Tensor, **_: object) -> torch.Tensor:
+        return hidden_states + 1
+
+
+def test_layers_that_are_no_chain_are_not_stacked() -> None:
+    first, second = _Plain(), _Plain()
+    x, angles, others = torch.zeros(3), (torch.zeros(1),), (torch.zeros(1),)
+
+    def chain(scale: float | None = None, angles_of_second: object = angles) -> None:
+        for _ in range(2):
+            made = first(x, position_embeddings=angles)
+            made = made if scale is None else made * scale
+            second(made, position_embeddings=angles_of_second)
+
+    def again() -> None:
+        first(first(x, position_embeddings=angles), position_embeddings=angles)
+
+    assert _is_chain([first, second], chain)
+    assert not _is_chain([first, second], lambda: chain(0.5))
+    assert not _is_chain([first, second], lambda: chain(None, others))
+    assert not _is_chain([second, first], chain)
+    assert not _is_chain([first, second], again)
+    assert not _is_chain([first, second], lambda: None)
+
+
+def test_rows_of_another_kind_are_refused() -> None:
+    _need(torch.float32)
+    linear = KernelLinear(torch.randn(48, 64), None, _kernels())
+    for rows in (torch.randn(2, 62), torch.randn(2, 64).bfloat16()):
+        with pytest.raises(RuntimeError, match=r"not \[\.\.\., 64\] of torch.float32"):
+            linear(rows)

@@ -242,14 +242,14 @@ static int64_t lay_out(const struct step *step, const struct layer *layer, int64
 /* Norm and rotate q and k, keep k and v, attend; q is scaled in place. */
 static void attention_way(struct member *me, const void *what) {
     const struct attention *a = what;
-    share(me, rotate_work, a, a->step->rows, 4);
-    share(me, attend_work, a, a->first_item[a->step->num_spans], 1);
+    share(me, rotate_work, a, a->step->rows, 4, 0);
+    share(me, attend_work, a, a->first_item[a->step->num_spans], 1, 0);
 }
 
 void attend(const struct step *step, const struct layer *layer, void *qkv, void *out) {
     int64_t first_item[step->num_spans + 1], work;
     struct attention a = {step, layer, qkv, out, first_item};
     struct stage stages[ATTENTION_STAGES] = {{0}};
-    lay_out(step, layer, first_item, &work);
-    go(attention_way, &a, stages, work);
+    int64_t items = lay_out(step, layer, first_item, &work);
+    go(attention_way, &a, stages, work, items);
 }

@@ -71,11 +71,12 @@ static void clear_padding(const struct decoder *d) {
 void decode(const struct decoder *decoder) {
     int64_t first_item[decoder->step->num_spans + 1], work;
     struct stack stack = {decoder, first_item};
-    lay_out(decoder->step, &decoder->layers->attention, first_item, &work);
+    int64_t items = lay_out(decoder->step, &decoder->layers->attention, first_item, &work);
+    int64_t widest = num_items(&decoder->layers->gate_up, decoder->step->rows);
     clear_padding(decoder);
     __builtin_memset(decoder->stages, 0,
                      (uint64_t)(decoder->num_layers * LAYER_STAGES) * sizeof(struct stage));
-    go(decoder_way, &stack, decoder->stages, 2 * PARALLEL);
+    go(decoder_way, &stack, decoder->stages, 2 * PARALLEL, items > widest ? items : widest);
 }
 
 /* Bytes of a layer's stages, for who makes the memory. */

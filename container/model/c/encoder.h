@@ -67,9 +67,9 @@ void encode(const struct encoder *encoder) {
         int64_t pieces = (rows + many - 1) / many;
         first_item[i + 1] = first_item[i] + pieces * e->heads;
     }
-    __builtin_memset(encoder->stages, 0,
-                     (uint64_t)(encoder->num_layers * ENCODER_STAGES) * sizeof(struct stage));
-    go(encoder_way, &encoding, encoder->stages, 2 * PARALLEL);
+    __builtin_memset(e->stages, 0, (uint64_t)(e->num_layers * ENCODER_STAGES) * sizeof(struct stage));
+    int64_t widest = num_items(&e->layers->up, e->starts[e->num_texts]);
+    go(encoder_way, &encoding, e->stages, 2 * PARALLEL, widest);
 }
 
 /* Bytes of a layer's stages, for who makes the memory. */

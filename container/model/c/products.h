@@ -41,6 +41,10 @@ struct product {
 
 INLINE int64_t num_pieces(int64_t rows) { return (rows + PIECE - 1) / PIECE; }
 
+INLINE int64_t num_items(const struct weight *w, int64_t rows) {
+    return (w->outputs + GROUP - 1) / GROUP * num_pieces(rows);
+}
+
 #ifdef __AVX512F__
 
 INLINE void add_two(floats sum[VECTORS], const uint16_t *x, const __m512i w[VECTORS]) {
@@ -157,10 +161,10 @@ INLINE void finish(const struct product *p, int64_t row, int64_t first, floats x
 
 /* The first rows of a group read its weights from memory, the others those of the next group, slower
  * since they have time. */
-INLINE struct soon what_is_soon(const void *weights, const void *next, int64_t row, int64_t inputs) {
+INLINE struct soon what_is_soon(const void *weights, const void *next, int64_t row, int64_t steps) {
     if (row == 0) return (struct soon){(const char *)weights + AHEAD, VECTORS * LINE};
-    if (!next) return (struct soon){(const char *)weights, 0};
-    return (struct soon){(const char *)next + (row / TILE - 1) * inputs * LINE, LINE};
+    if (!next || row / TILE > VECTORS) return (struct soon){(const char *)weights, 0};
+    return (struct soon){(const char *)next + (row / TILE - 1) * steps * LINE, LINE};
 }
 
 INLINE void product_items(const struct product *p, int64_t first, int64_t last, int64_t ahead,
@@ -188,8 +192,9 @@ INLINE void product_items(const struct product *p, int64_t first, int64_t last, 
             }
             for (int64_t r = 0; r < rows; r += TILE)
                 some_rows(at(p->x, (begin + r) * inputs + i, bf16), inputs, weights, count,
-                          what_is_soon(weights, next, r, bf16 ? count / 2 : count), sum + r, bf16,
-                          rows - r);
+                          what_is_soon(weights, i + count < inputs ? 0 : next, r,
+                                       bf16 ? count / 2 : count),
+                          sum + r, bf16, rows - r);
         }
         for (int64_t r = 0; r < rows; r++)
             for (int64_t v = 0; v < VECTORS; v++) {
@@ -226,12 +231,12 @@ int multiplies(int bf16) {
 
 static void product_way(struct member *me, const void *what) {
     const struct product *p = what;
-    int64_t groups = (p->weight->outputs + GROUP - 1) / GROUP;
-    share(me, product_work, p, groups * num_pieces(p->rows), 1);
+    share(me, product_work, p, num_items(p->weight, p->rows), 1, 1);
 }
 
 void multiply(const struct product *product) {
     struct stage stages[1] = {{0}};
     const struct weight *w = product->weight;
-    go(product_way, product, stages, product->rows * w->inputs * w->outputs / 16);
+    int64_t work = product->rows * w->inputs * w->outputs / 16;
+    go(product_way, product, stages, work, num_items(w, product->rows));
 }

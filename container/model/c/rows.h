@@ -45,14 +45,14 @@ static void norm_work(const void *what, int64_t first, int64_t last, int64_t ahe
 }
 
 static void norm_way(struct member *me, const void *what) {
-    share(me, norm_work, what, ((const struct norm *)what)->rows, 4);
+    share(me, norm_work, what, ((const struct norm *)what)->rows, 4, 0);
 }
 
 void add_norm(const void *x, void *y, const void *weight, void *out, float eps,
               int64_t rows, int64_t width, int bf16) {
     struct norm n = {x, weight, y, out, rows, width, eps, bf16};
     struct stage stages[1] = {{0}};
-    go(norm_way, &n, stages, rows * width);
+    go(norm_way, &n, stages, rows * width, rows / 4);
 }
 
 /* ---- x = (x - mean(x)) / sqrt(mean((x - mean(x))^2) + eps) * weight + bias ---- */
@@ -91,7 +91,7 @@ static void layer_norm_work(const void *what, int64_t first, int64_t last, int64
 }
 
 static void layer_norm_way(struct member *me, const void *what) {
-    share(me, layer_norm_work, what, ((const struct layer_norm *)what)->rows, 4);
+    share(me, layer_norm_work, what, ((const struct layer_norm *)what)->rows, 4, 0);
 }
 
 /* ---- out = silu(gate) * up, silu(x) = x / (1 + e^-x); gate and up side by side in a row ---- */
@@ -120,13 +120,13 @@ static void gated_work(const void *what, int64_t first, int64_t last, int64_t ah
 }
 
 static void gated_way(struct member *me, const void *what) {
-    share(me, gated_work, what, ((const struct gated *)what)->rows, 2);
+    share(me, gated_work, what, ((const struct gated *)what)->rows, 2, 0);
 }
 
 void silu_mul(const void *gate_up, void *out, int64_t rows, int64_t width, int bf16) {
     struct gated g = {gate_up, out, rows, width, bf16};
     struct stage stages[1] = {{0}};
-    go(gated_way, &g, stages, rows * width);
+    go(gated_way, &g, stages, rows * width, rows / 2);
 }
 
 /* ---- out = where each row of x, [rows, width] of float32, is largest; the first such place ---- */
@@ -153,13 +153,13 @@ static void best_work(const void *what, int64_t first, int64_t last, int64_t ahe
 }
 
 static void best_way(struct member *me, const void *what) {
-    share(me, best_work, what, ((const struct best *)what)->rows, 1);
+    share(me, best_work, what, ((const struct best *)what)->rows, 1, 0);
 }
 
 void argmax(const float *x, int64_t *out, int64_t rows, int64_t width) {
     struct best b = {x, out, rows, width};
     struct stage stages[1] = {{0}};
-    go(best_way, &b, stages, rows * width / 2);
+    go(best_way, &b, stages, rows * width / 2, rows);
 }
 
 
@@ -189,11 +189,11 @@ static void total_work(const void *what, int64_t first, int64_t last, int64_t ah
 }
 
 static void total_way(struct member *me, const void *what) {
-    share(me, total_work, what, ((const struct totals *)what)->rows, 1);
+    share(me, total_work, what, ((const struct totals *)what)->rows, 1, 0);
 }
 
 void exp_totals(const float *x, float *out, int64_t rows, int64_t width) {
     struct totals t = {x, out, rows, width};
     struct stage stages[1] = {{0}};
-    go(total_way, &t, stages, 4 * rows * width);
+    go(total_way, &t, stages, 4 * rows * width, rows);
 }

@@ -2,7 +2,7 @@
  *
  * Every thread goes the same way, stage after stage. Pieces of a stage are taken one after another by
  * whichever thread is free, and the next stage begins when all are done: a thread that the system
- * holds up delays the others by its own piece, not by those that it has not taken.
+ * holds up delays the others by what it has taken, which is one piece, or two where it looks ahead.
  */
 
 #pragma once
@@ -13,16 +13,25 @@
 #define SPINS 2000     /* before a thread that waits lets others run */
 
 typedef void (*parallel_fn)(void (*)(void *), void *, unsigned, unsigned);
+typedef int (*count_fn)(void);
 static parallel_fn parallel;
+static count_fn most_threads;
 
-void set_parallel(void *function) { parallel = (parallel_fn)function; }
+/* GOMP_parallel and omp_get_max_threads. */
+void set_parallel(void *run, void *count) {
+    parallel = (parallel_fn)run;
+    most_threads = (count_fn)count;
+}
 
+/* On lines of their own: who waits reads `done` again and again. */
 struct stage {
-    int64_t next, done;
-} __attribute__((aligned(64)));
+    int64_t next __attribute__((aligned(64)));
+    int64_t done __attribute__((aligned(64)));
+};
 
 struct member {
     struct stage *stage; /* the next */
+    int64_t threads;
 };
 
 /* From `first` to `last`; this thread will go on with `ahead`, if that is not negative. */
@@ -33,6 +42,7 @@ struct team {
     way_fn way;
     const void *what;
     struct stage *stages;
+    int64_t threads;
 };
 
 INLINE void rest(void) {
@@ -43,16 +53,22 @@ INLINE void rest(void) {
 #endif
 }
 
-/* Do one's part of a stage of `count` things; return when all are done. */
-static void share(struct member *me, work_fn work, const void *what, int64_t count, int64_t piece) {
+INLINE int64_t take(struct stage *stage, int64_t piece) {
+    return __atomic_fetch_add(&stage->next, piece, __ATOMIC_RELAXED);
+}
+
+/* Do one's part of a stage of `count` things; return when all are done. With `looks_ahead` a thread
+ * takes its next piece before it works on one, as long as there are enough for all. */
+static void share(struct member *me, work_fn work, const void *what, int64_t count, int64_t piece,
+                  int looks_ahead) {
     struct stage *stage = me->stage++;
-    int64_t first = __atomic_fetch_add(&stage->next, piece, __ATOMIC_RELAXED);
+    int64_t first = take(stage, piece);
     while (first < count) {
-        int64_t last = first + piece < count ? first + piece : count;
-        int64_t ahead = __atomic_fetch_add(&stage->next, piece, __ATOMIC_RELAXED);
+        int64_t last = first + piece < count ? first + piece : count, ahead = -1;
+        if (looks_ahead && first + me->threads * piece < count) ahead = take(stage, piece);
         work(what, first, last, ahead < count ? ahead : -1);
         __atomic_fetch_add(&stage->done, last - first, __ATOMIC_RELEASE);
-        first = ahead;
+        first = ahead < 0 ? take(stage, piece) : ahead;
     }
     for (int spins = 0; __atomic_load_n(&stage->done, __ATOMIC_ACQUIRE) < count; spins++)
         if (spins < SPINS) rest();
@@ -61,13 +77,18 @@ static void share(struct member *me, work_fn work, const void *what, int64_t cou
 
 static void enter(void *given) {
     const struct team *team = given;
-    struct member me = {team->stages};
+    struct member me = {team->stages, team->threads};
     team->way(&me, team->what);
 }
 
-/* Go a way of stages, zeroed before; alone if it is little work. */
-static void go(way_fn way, const void *what, struct stage *stages, int64_t work) {
-    struct team team = {way, what, stages};
-    if (parallel && work > PARALLEL) parallel(enter, &team, 0, 0); /* as many threads as torch uses */
+/* Go a way of stages, zeroed before, with no more threads than the widest has pieces; alone if it is
+ * little work. */
+static void go(way_fn way, const void *what, struct stage *stages, int64_t work, int64_t widest) {
+    struct team team = {way, what, stages, 1};
+    if (parallel && most_threads && work > PARALLEL && widest > 1) {
+        int64_t most = most_threads();
+        team.threads = most < widest ? most : widest;
+    }
+    if (team.threads > 1) parallel(enter, &team, (unsigned)team.threads, 0);
     else enter(&team);
 }

@@ -215,5 +215,5 @@ static void texts_work(const void *what, int64_t first, int64_t last, int64_t ah
 
 static void texts_way(struct member *me, const void *what) {
     const struct texts *t = what;
-    share(me, texts_work, t, t->first_item[t->num_texts], 1);
+    share(me, texts_work, t, t->first_item[t->num_texts], 1, 0);
 }

@@ -1,0 +1,72 @@
+"""How long products take: the kernels' beside torch's, the layers of the 135M shape in turn.
+
+`GOMP_SPINCOUNT=2000 python benchmarks/products.py`. For each format and number of rows: times
+(ms) of the 120 products of the 30 layers, fastest and median of some turns, of which each side
+has one after the other. The weights of all layers are more than caches hold.
+"""
+
+import argparse
+import statistics
+import time
+from collections.abc import Sequence
+
+import torch
+
+from container.model.int8 import Int8Linear
+from container.model.kernels import find_kernels
+from container.model.packing import FastLinear, PackedLinear
+from container.model.products import KernelLinear
+
+SHAPES = ((960, 576), (576, 576), (3072, 576), (576, 1536))
+LAYERS = 30
+FORMATS = {"bfloat16": torch.bfloat16, "float32": torch.float32, "int8": torch.bfloat16}
+
+
+def make_products(name: str) -> dict[str, list[FastLinear]]:
+    """The products of both sides, on the same weights."""
+    kernels = find_kernels()
+    if kernels is None or not kernels.multiplies(FORMATS[name]):
+        raise SystemExit(f"the kernels do not multiply {name} on this processor")
+    in_int8 = name == "int8"
+    made: dict[str, list[FastLinear]] = {"kernels": [], "torch": []}
+    for outputs, inputs in SHAPES * LAYERS:
+        weight = torch.randn(outputs, inputs).to(FORMATS[name])
+        made["kernels"].append(KernelLinear(weight, None, kernels, in_int8=in_int8))
+        other = Int8Linear(weight, None, None) if in_int8 else PackedLinear(weight, None)
+        made["torch"].append(other)
+    return made
+
+
+def seconds(products: Sequence[FastLinear], inputs: dict[int, torch.Tensor]) -> float:
+    """How long they take one after another."""
+    started = time.perf_counter()
+    for product in products:
+        product(inputs[product.in_features])
+    return time.perf_counter() - started
+
+
+@torch.inference_mode()
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--turns", type=int, default=9)
+    parser.add_argument("--rows", type=int, nargs="*", default=[1, 8, 16, 32, 64, 128, 256, 512])
+    parser.add_argument("--formats", nargs="*", choices=FORMATS, default=[*FORMATS])
+    args = parser.parse_args()
+    for name in args.formats:
+        made = make_products(name)
+        for rows in args.rows:
+            inputs = {width: torch.randn(rows, width).to(FORMATS[name]) for _, width in SHAPES}
+            times: dict[str, list[float]] = {side: [] for side in made}
+            for _ in range(args.turns):
+                for side, products in made.items():
+                    times[side].append(seconds(products, inputs) * 1e3)
+            told = [
+                f"{side} {min(all_times):.2f} ms (median {statistics.median(all_times):.2f})"
+                for side, all_times in times.items()
+            ]
+            print(f"{name}, {rows:>3} rows: {', '.join(told)}")
+
+
+if __name__ == "__main__":
+    main()
