@@ -32,7 +32,7 @@ REPORTS ?=
 report = $(if $(REPORTS),--junitxml=$(REPORTS)/tests/$(1).xml)
 coverage = $(if $(REPORTS),--cov=container --cov-report=xml:$(REPORTS)/coverage.xml)
 
-.PHONY: serve local test test-server test-sdk check format bench bench-embedding docs lock tools \
+.PHONY: serve local test test-server test-sdk check format bench bench-embedding bench-gpu docs lock tools \
 	image image-run image-test image-login image-sbom image-scan image-push image-staging clean help
 
 help:  ## show this list
@@ -68,6 +68,9 @@ format: $(VENV)/test.stamp  ## format the code
 
 bench-embedding: $(VENV)/test.stamp  ## measure embeddings beside other engines
 	$(BIN)/python benchmarks/embedding.py --json bench-embedding.json
+
+bench-gpu: $(VENV)/server.stamp  ## measure one GPU, beside its limits and transformers
+	$(BIN)/python benchmarks/gpu.py --json bench-gpu.json
 
 bench: $(VENV)/server.stamp $(KERNELS)  ## measure throughput and latency beside other engines
 	$(BIN)/python benchmarks/serving.py --json bench.json --plot bench.svg

@@ -1,30 +1,80 @@
-"""Makes the model that the benchmark serves: a 135M-parameter Llama shape with random weights.
+"""Makes the models that benchmarks serve: Llama shapes with random weights, mostly of 135M.
 
 Speed does not depend on what the weights are, so nothing has to be downloaded. The vocabulary is
 the end token, the 256 bytes, and made-up words; each word is one token, so that a prompt of N
 words has N tokens on whichever side it is tokenized. Run as a script it makes the folder that it is
-given.
+given, in the shape that it is given.
 """
 
 import random
 import shutil
 import sys
 import tempfile
+from dataclasses import dataclass
 from pathlib import Path
 
 VOCABULARY = 49152
 FIRST_WORD = 257
-MAX_POSITIONS = 2048
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """Sizes of a Llama model; weights are bfloat16."""
+
+    hidden: int
+    layers: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    intermediate: int
+    vocabulary: int
+    positions: int
+    tied: bool
+
+    @property
+    def product_weights(self) -> int:
+        """Numbers that a decode multiplies with, the output layer included."""
+        attention = (2 * self.heads + 2 * self.kv_heads) * self.head_dim * self.hidden
+        layer = attention + 3 * self.hidden * self.intermediate
+        return self.layers * layer + self.vocabulary * self.hidden
+
+    @property
+    def parameters(self) -> int:
+        """Numbers in the checkpoint, norms left out."""
+        return self.product_weights + (0 if self.tied else self.vocabulary * self.hidden)
+
+    def cache_bytes(self, tokens: int) -> int:
+        """What a decode reads of the KV cache."""
+        return self.layers * 2 * self.kv_heads * self.head_dim * tokens * 2
+
+    def prompt_operations(self, tokens: int) -> float:
+        """Multiplications and additions of a prompt, of which one row goes to the output layer."""
+        layers = self.product_weights - self.vocabulary * self.hidden
+        attention = self.layers * 4 * self.heads * self.head_dim * tokens * tokens / 2
+        return 2 * layers * tokens + attention
+
+
+SHAPES = {
+    "135m": Shape(576, 30, 9, 3, 64, 1536, VOCABULARY, 2048, tied=True),
+    "1b": Shape(2048, 16, 32, 8, 64, 8192, 128256, 16384, tied=True),
+    "8b": Shape(4096, 32, 32, 8, 128, 14336, 128256, 16384, tied=False),
+    "tiny": Shape(64, 2, 4, 2, 16, 128, VOCABULARY, 16384, tied=True),
+}
+SMALL = "135m"
 # A new version gets a folder of its own, so that an old cached model is never measured for it.
-FOLDER = "serving-benchmark-llama-135m-v1"
+FOLDER = "serving-benchmark-llama-{}-v1"
 END_TOKEN = "<|endoftext|>"
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
-WEIGHT_FILE = "model.safetensors"
 
 
-def default_folder() -> Path:
+def default_folder(shape: str = SMALL) -> Path:
     """Where the model is kept between runs."""
-    return Path(tempfile.gettempdir()) / FOLDER
+    return Path(tempfile.gettempdir()) / FOLDER.format(shape)
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """Where its weights are."""
+    return sorted(folder.glob("*.safetensors"))
 
 
 def random_prompt(numbers: random.Random, num_tokens: int) -> list[int]:
@@ -37,13 +87,13 @@ def as_text(token_ids: list[int]) -> str:
     return "".join(" " + _word(token_id) for token_id in token_ids)
 
 
-def make_model(folder: Path) -> None:
+def make_model(folder: Path, shape: str = SMALL) -> None:
     """Write weights and tokenizer, as a whole or not at all."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     draft = Path(tempfile.mkdtemp(prefix=folder.name, dir=folder.parent))
     try:
-        _write_weights(draft)
-        write_tokenizer(draft)
+        _write_weights(draft, SHAPES[shape])
+        write_tokenizer(draft, SHAPES[shape].positions)
         draft.chmod(0o755)
         draft.replace(folder)
     finally:
@@ -52,7 +102,7 @@ def make_model(folder: Path) -> None:
 
 def is_made(folder: Path) -> bool:
     """Whether the folder holds a model already."""
-    return (folder / WEIGHT_FILE).is_file()
+    return bool(weight_files(folder))
 
 
 def _word(token_id: int) -> str:
@@ -64,33 +114,35 @@ def _word(token_id: int) -> str:
     return word
 
 
-def _write_weights(folder: Path) -> None:
+def _write_weights(folder: Path, shape: Shape) -> None:
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
     torch.manual_seed(0)
     config = LlamaConfig(
-        hidden_size=576,
-        num_hidden_layers=30,
-        num_attention_heads=9,
-        num_key_value_heads=3,
-        head_dim=64,
-        intermediate_size=1536,
-        vocab_size=VOCABULARY,
-        max_position_embeddings=MAX_POSITIONS,
-        tie_word_embeddings=True,
+        hidden_size=shape.hidden,
+        num_hidden_layers=shape.layers,
+        num_attention_heads=shape.heads,
+        num_key_value_heads=shape.kv_heads,
+        head_dim=shape.head_dim,
+        intermediate_size=shape.intermediate,
+        vocab_size=shape.vocabulary,
+        max_position_embeddings=shape.positions,
+        tie_word_embeddings=shape.tied,
         bos_token_id=None,
         eos_token_id=0,
     )
+    if shape.parameters > 1e9:  # in float32 it might not fit the memory
+        torch.set_default_dtype(torch.bfloat16)
     model = LlamaForCausalLM(config)
-    # With the tied embeddings the end token's logit is then 0, never the largest of 49152: every
-    # completion is as long as it was asked to be.
+    # The end token's logit is then 0, never the largest of so many: every completion is as long as
+    # it was asked to be.
     with torch.no_grad():
-        model.get_input_embeddings().weight[0].zero_()
+        model.get_output_embeddings().weight[0].zero_()
     model.to(torch.bfloat16).save_pretrained(folder)
 
 
-def write_tokenizer(folder: Path) -> None:
+def write_tokenizer(folder: Path, max_positions: int = SHAPES[SMALL].positions) -> None:
     """Write the tokenizer of made-up words."""
     from tokenizers import Tokenizer, decoders, pre_tokenizers
     from tokenizers.models import BPE
@@ -106,10 +158,10 @@ def write_tokenizer(folder: Path) -> None:
     PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
         eos_token=END_TOKEN,
-        model_max_length=MAX_POSITIONS,
+        model_max_length=max_positions,
         clean_up_tokenization_spaces=False,
     ).save_pretrained(folder)
 
 
 if __name__ == "__main__":
-    make_model(Path(sys.argv[1]))
+    make_model(Path(sys.argv[1]), *sys.argv[2:])

@@ -157,9 +157,11 @@ class CpuMeter:
         return seconds | {"load": own, "machine": sum(times) - idle - guest}
 
 
-def make_model(model_dir: Path) -> None:
+def make_model(model_dir: Path, *shape: str) -> None:
     """Make the benchmark's model in a process of its own: this one never loads torch."""
-    subprocess.run([sys.executable, str(HERE / "bench_model.py"), str(model_dir)], check=True)
+    subprocess.run(
+        [sys.executable, str(HERE / "bench_model.py"), str(model_dir), *shape], check=True
+    )
 
 
 def unwind_on_signals() -> None:
