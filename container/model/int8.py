@@ -1,6 +1,7 @@
 """Eight-bit weights: each output of a linear layer has a scale and whole numbers from -127 to 127.
 
-Weights only: inputs and sums stay as they are. For few rows torch multiplies with the numbers as
+Weights only: inputs and sums stay as they are. Where the kernels can, they multiply (products.py);
+elsewhere torch does, as here. For few rows torch multiplies with the numbers as
 they lie in memory, half as many bytes as bfloat16's; that product is slow for many rows, so prompts
 get the numbers converted first. Which of the two a row gets depends on what it is, a decode or a
 token of a prompt, never on the other rows: so seeds repeat under any load.
