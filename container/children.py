@@ -19,8 +19,8 @@ log = logging.getLogger(__name__)
 Process: TypeAlias = "subprocess.Popen[bytes]"
 
 MAX_RESTARTS = 3
-# Beyond its own limit, for a child that hangs.
-DRAIN_SLACK_S = 1.0
+# Beyond its own limit, for a child that hangs; workers wait 2 s for their last messages to be read.
+DRAIN_SLACK_S = 3.0
 # These will not get better by trying again.
 FINAL_EXIT_CODES = (ConfigError.exit_code, ModelLoadError.exit_code)
 KEEPS_DYING = 4

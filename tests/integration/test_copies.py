@@ -51,12 +51,13 @@ def test_both_copies_work_and_give_the_same_answers(server: Server) -> None:
         answer = _generate(server, "What is deep learning?", max_new_tokens=60)
         answers.append(answer.json()["generated_text"])
 
-    threads = [threading.Thread(target=ask, args=(index,)) for index in range(12)]
+    count = 60
+    threads = [threading.Thread(target=ask, args=(index,)) for index in range(count)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert len(answers) == 12
+    assert len(answers) == count
     assert len(set(answers)) == 1
     after = [sum(one.cpu_times()[:2]) for one in _engines(server)]
     assert all(new - old > 0.05 for old, new in zip(before, after, strict=True))

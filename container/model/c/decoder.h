@@ -76,7 +76,11 @@ void decode(const struct decoder *decoder) {
     clear_padding(decoder);
     __builtin_memset(decoder->stages, 0,
                      (uint64_t)(decoder->num_layers * LAYER_STAGES) * sizeof(struct stage));
-    go(decoder_way, &stack, decoder->stages, 2 * PARALLEL, items > widest ? items : widest);
+    const struct decoder_layer *l = decoder->layers;
+    int64_t rows = decoder->step->rows;
+    work += product_cost(&l->qkv, rows) + product_cost(&l->o, rows) + product_cost(&l->gate_up, rows)
+          + product_cost(&l->down, rows);
+    go(decoder_way, &stack, decoder->stages, work, items > widest ? items : widest);
 }
 
 /* Bytes of a layer's stages, for who makes the memory. */

@@ -68,8 +68,9 @@ void encode(const struct encoder *encoder) {
         first_item[i + 1] = first_item[i] + pieces * e->heads;
     }
     __builtin_memset(e->stages, 0, (uint64_t)(e->num_layers * ENCODER_STAGES) * sizeof(struct stage));
-    int64_t widest = num_items(&e->layers->up, e->starts[e->num_texts]);
-    go(encoder_way, &encoding, e->stages, 2 * PARALLEL, widest);
+    int64_t rows = e->starts[e->num_texts], widest = num_items(&e->layers->up, rows);
+    int64_t work = product_cost(&e->layers->qkv, rows) + 2 * product_cost(&e->layers->up, rows);
+    go(encoder_way, &encoding, e->stages, work, widest);
 }
 
 /* Bytes of a layer's stages, for who makes the memory. */

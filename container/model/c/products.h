@@ -41,6 +41,10 @@ struct product {
 
 INLINE int64_t num_pieces(int64_t rows) { return (rows + PIECE - 1) / PIECE; }
 
+INLINE int64_t product_cost(const struct weight *w, int64_t rows) {
+    return rows * w->inputs * w->outputs / 16;
+}
+
 INLINE int64_t num_items(const struct weight *w, int64_t rows) {
     return (w->outputs + GROUP - 1) / GROUP * num_pieces(rows);
 }
@@ -237,6 +241,5 @@ static void product_way(struct member *me, const void *what) {
 void multiply(const struct product *product) {
     struct stage stages[1] = {{0}};
     const struct weight *w = product->weight;
-    int64_t work = product->rows * w->inputs * w->outputs / 16;
-    go(product_way, product, stages, work, num_items(w, product->rows));
+    go(product_way, product, stages, product_cost(w, product->rows), num_items(w, product->rows));
 }

@@ -8,9 +8,12 @@
 #pragma once
 #include "vectors.h"
 #include <sched.h>
+#include <time.h>
 
 #define PARALLEL 65536 /* how much work, some 20 us of one thread, makes others worth waking */
-#define SPINS 2000     /* before a thread that waits lets others run */
+#define SPINS 2000     /* before a thread that waits lets others run, */
+#define YIELDS 2100    /* and before it sleeps, which helps those of other processes */
+#define SLEEP_NS 20000
 
 typedef void (*parallel_fn)(void (*)(void *), void *, unsigned, unsigned);
 typedef int (*count_fn)(void);
@@ -70,9 +73,10 @@ static void share(struct member *me, work_fn work, const void *what, int64_t cou
         __atomic_fetch_add(&stage->done, last - first, __ATOMIC_RELEASE);
         first = ahead < 0 ? take(stage, piece) : ahead;
     }
-    for (int spins = 0; __atomic_load_n(&stage->done, __ATOMIC_ACQUIRE) < count; spins++)
-        if (spins < SPINS) rest();
-        else sched_yield();
+    for (int64_t waits = 0; __atomic_load_n(&stage->done, __ATOMIC_ACQUIRE) < count; waits++)
+        if (waits < SPINS) rest();
+        else if (waits < YIELDS) sched_yield();
+        else nanosleep(&(struct timespec){0, SLEEP_NS}, 0);
 }
 
 static void enter(void *given) {
