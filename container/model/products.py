@@ -67,11 +67,10 @@ class KernelLinear(FastLinear):
                 f"rows are {told}, not [..., {self.in_features}] of {self._rows_dtype}"
             )
         flat = rows.contiguous()
-        out = self._room(rows.numel() // self.in_features)
+        count = rows.numel() // self.in_features
+        out = self._room(count)
         args = self._args
-        args.x, args.out, args.rows = (
-            flat.data_ptr(), out.data_ptr(), rows.numel() // self.in_features,
-        )  # fmt: skip
+        args.x, args.out, args.rows = flat.data_ptr(), out.data_ptr(), count
         self._kernels.multiply(self._args_address)
         return out.view(*rows.shape[:-1], self.out_features)
 
@@ -122,29 +121,29 @@ def _has_matrix_unit() -> bool:
 
 def make_linear(weight: torch.Tensor, bias: torch.Tensor | None) -> FastLinear:
     """The fastest form of a linear layer on this processor."""
-    return _made(weight, bias, wide=False)
+    return _compiled(weight, bias) or PackedLinear(weight, bias)
 
 
 def make_head(weight: torch.Tensor, bias: torch.Tensor | None) -> FastLinear:
     """The same for the output layer, whose results the sampler wants in float32."""
-    return _made(weight, bias, wide=True)
+    return _compiled(weight, bias, wide=True) or PackedLinear(weight, bias)
 
 
 def make_int8(
     weight: torch.Tensor, bias: torch.Tensor | None, *, kinds: RowKinds | None, wide: bool = False
 ) -> FastLinear:
     """A linear layer with eight bits for a weight; `kinds` is for torch's products."""
-    kernels = find_kernels()
-    if kernels is not None and can_multiply(kernels, weight):
-        return KernelLinear(weight, bias, kernels, in_int8=True, wide=wide)
-    return Int8Linear(weight, bias, kinds)
+    return _compiled(weight, bias, in_int8=True, wide=wide) or Int8Linear(weight, bias, kinds)
 
 
-def _made(weight: torch.Tensor, bias: torch.Tensor | None, *, wide: bool) -> FastLinear:
+def _compiled(
+    weight: torch.Tensor, bias: torch.Tensor | None, *, in_int8: bool = False, wide: bool = False
+) -> KernelLinear | None:
+    """The kernels' form, where they multiply with the weight."""
     kernels = find_kernels()
-    if kernels is not None and can_multiply(kernels, weight):
-        return KernelLinear(weight, bias, kernels, wide=wide)
-    return PackedLinear(weight, bias)
+    if kernels is None or not can_multiply(kernels, weight):
+        return None
+    return KernelLinear(weight, bias, kernels, in_int8=in_int8, wide=wide)
 
 
 def packing_works(model: nn.Module) -> bool:

@@ -208,14 +208,9 @@ static void attend_work(const void *what, int64_t first, int64_t last, int64_t a
     const struct attention *a = what;
     int64_t group = a->layer->heads / a->layer->kv_heads;
     for (int64_t item = first; item < last; item++) {
-        int64_t low = 0, high = a->step->num_spans; /* first_item[low] <= item < first_item[high] */
-        while (high - low > 1) {
-            int64_t middle = (low + high) / 2;
-            if (a->first_item[middle] <= item) low = middle;
-            else high = middle;
-        }
-        const int64_t *span = a->step->spans + 4 * low;
-        int64_t queries = span[1] * group, place = item - a->first_item[low];
+        int64_t number = owner_of(item, a->first_item, a->step->num_spans);
+        const int64_t *span = a->step->spans + 4 * number;
+        int64_t queries = span[1] * group, place = item - a->first_item[number];
         int64_t kv_head = place % a->layer->kv_heads, from = place / a->layer->kv_heads * QUERIES;
         int64_t n = queries - from < QUERIES ? queries - from : QUERIES;
         attend_some(a, span, kv_head, from, n);

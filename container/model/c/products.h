@@ -2,7 +2,7 @@
  *
  * Each output is summed in float32 in the order of its inputs, so a row's bits depend on no other row.
  * Weights lie in groups of 48 outputs, three vectors, whose inputs follow one another; eight rows at a
- * time share what is read of them. packing.py packs. Whole numbers of eight bits become numbers of the
+ * time share what is read of them. products.py packs. Whole numbers of eight bits become numbers of the
  * rows' format, which is exact, a few inputs at a time.
  */
 
@@ -53,11 +53,9 @@ INLINE int64_t num_items(const struct weight *w, int64_t rows) {
 
 INLINE void add_two(floats sum[VECTORS], const uint16_t *x, const __m512i w[VECTORS]) {
 #ifdef __AVX512BF16__
-    int32_t two;
-    __builtin_memcpy(&two, x, sizeof two);
-    __m512bh pair = (__m512bh)_mm512_set1_epi32(two);
+    __m512bh two = pair(x);
     for (int v = 0; v < VECTORS; v++)
-        sum[v] = (floats)_mm512_dpbf16_ps((__m512)sum[v], pair, (__m512bh)w[v]);
+        sum[v] = (floats)_mm512_dpbf16_ps((__m512)sum[v], two, (__m512bh)w[v]);
 #else
     (void)sum, (void)x, (void)w;
 #endif
@@ -126,41 +124,19 @@ INLINE void widen(const int8_t *from, int64_t count, void *to, const int bf16) {
         }
 }
 
-/* A vector of results on its way out: bias, rounding, what is added. */
+/* A vector of results on its way out: bias, rounding, what is added. The last group may be partly empty. */
 INLINE void finish(const struct product *p, int64_t row, int64_t first, floats x) {
     const int64_t outputs = p->weight->outputs, place = row * outputs + first;
+    const int64_t n = outputs - first < LANES ? outputs - first : LANES;
     const int bf16 = p->bf16;
-    if (first + LANES <= outputs) {
-        if (p->weight->bias) x += load(p->weight->bias, first, bf16);
-        if (p->act) x = gelu(x);
-        if (p->add) {
-            char rounded[4 * LANES];
-            store(rounded, 0, x, bf16);
-            x = load(rounded, 0, bf16) + load(p->add, place, bf16);
-        }
-        store(p->out, place, x, bf16 && !p->wide);
-        return;
+    if (p->weight->bias) x += load_some(p->weight->bias, first, n, bf16);
+    if (p->act) x = gelu(x);
+    if (p->add) {
+        char rounded[4 * LANES];
+        store(rounded, 0, x, bf16);
+        x = load(rounded, 0, bf16) + load_some(p->add, place, n, bf16);
     }
-    for (int i = 0; first + i < outputs; i++) { /* the last group may be partly empty */
-        char one[4 * LANES], other[4 * LANES];
-        int64_t size = bf16 ? 2 : 4;
-        floats y = all(x[i]);
-        if (p->weight->bias) {
-            __builtin_memset(other, 0, sizeof other);
-            __builtin_memcpy(other, at(p->weight->bias, first + i, bf16), (uint64_t)size);
-            y += load(other, 0, bf16)[0];
-        }
-        if (p->act) y = gelu(y);
-        if (p->add) {
-            store(one, 0, y, bf16);
-            __builtin_memset(other, 0, sizeof other);
-            __builtin_memcpy(other, at(p->add, place + i, bf16), (uint64_t)size);
-            y = all(load(one, 0, bf16)[0] + load(other, 0, bf16)[0]);
-        }
-        store(one, 0, y, bf16 && !p->wide);
-        int is_half = bf16 && !p->wide;
-        __builtin_memcpy((void *)at(p->out, place + i, is_half), one, is_half ? 2 : 4);
-    }
+    store_some(p->out, place, n, x, bf16 && !p->wide);
 }
 
 /* The first rows of a group read its weights from memory, the others those of the next group, slower
@@ -224,7 +200,8 @@ static void product_work(const void *what, int64_t first, int64_t last, int64_t 
 /* Whether this library multiplies rows of a format. */
 int multiplies(int bf16) {
 #if defined(__AVX512BF16__)
-    return bf16 || 1;
+    (void)bf16;
+    return 1;
 #elif defined(__AVX512F__)
     return !bf16;
 #else

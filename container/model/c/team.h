@@ -79,6 +79,17 @@ static void share(struct member *me, work_fn work, const void *what, int64_t cou
         else nanosleep(&(struct timespec){0, SLEEP_NS}, 0);
 }
 
+/* Whose item it is, of `count`: the last whose first item is not after it. */
+INLINE int64_t owner_of(int64_t item, const int64_t *first_item, int64_t count) {
+    int64_t low = 0, high = count; /* first_item[low] <= item < first_item[high] */
+    while (high - low > 1) {
+        int64_t middle = (low + high) / 2;
+        if (first_item[middle] <= item) low = middle;
+        else high = middle;
+    }
+    return low;
+}
+
 static void enter(void *given) {
     const struct team *team = given;
     struct member me = {team->stages, team->threads};

@@ -59,12 +59,6 @@ INLINE void see_few(const struct texts *t, const int64_t first, const int64_t co
 
 #ifdef __AVX512BF16__
 
-INLINE __m512bh pair(const uint16_t *two) {
-    int32_t both;
-    __builtin_memcpy(&both, two, sizeof both);
-    return (__m512bh)_mm512_set1_epi32(both);
-}
-
 /* The same as score_few, with pairs of numbers: `turned` has a vector for two places of a head. */
 INLINE void score_pairs(const struct texts *t, int64_t row, int64_t head, const floats *turned,
                         float *scores, int64_t length, const int n) {
@@ -196,13 +190,8 @@ static void texts_work(const void *what, int64_t first, int64_t last, int64_t ah
     (void)ahead;
     const struct texts *t = what;
     for (int64_t item = first; item < last; item++) {
-        int64_t low = 0, high = t->num_texts; /* first_item[low] <= item < first_item[high] */
-        while (high - low > 1) {
-            int64_t middle = (low + high) / 2;
-            if (t->first_item[middle] <= item) low = middle;
-            else high = middle;
-        }
-        int64_t place = item - t->first_item[low], begin = t->starts[low], end = t->starts[low + 1];
+        int64_t text = owner_of(item, t->first_item, t->num_texts);
+        int64_t place = item - t->first_item[text], begin = t->starts[text], end = t->starts[text + 1];
         int64_t many = rows_together(end - begin), from = begin + place / t->heads * many;
         int64_t to = from + many < end ? from + many : end;
         int64_t head = place % t->heads;

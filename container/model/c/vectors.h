@@ -65,6 +65,33 @@ INLINE const void *at(const void *from, int64_t i, int bf16) {
     return (const char *)from + i * (bf16 ? 2 : 4);
 }
 
+/* The same for the first `n` of sixteen; those read beside them are zero. */
+INLINE floats load_some(const void *from, int64_t i, int64_t n, int bf16) {
+    if (n == LANES) return load(from, i, bf16);
+    char read[4 * LANES] = {0};
+    __builtin_memcpy(read, at(from, i, bf16), (uint64_t)(n * (bf16 ? 2 : 4)));
+    return load(read, 0, bf16);
+}
+
+INLINE void store_some(void *to, int64_t i, int64_t n, floats x, int bf16) {
+    char made[4 * LANES];
+    if (n == LANES) {
+        store(to, i, x, bf16);
+        return;
+    }
+    store(made, 0, x, bf16);
+    __builtin_memcpy((void *)at(to, i, bf16), made, (uint64_t)(n * (bf16 ? 2 : 4)));
+}
+
+#ifdef __AVX512BF16__
+/* Two numbers that lie side by side, in every lane. */
+INLINE __m512bh pair(const uint16_t *two) {
+    int32_t both;
+    __builtin_memcpy(&both, two, sizeof both);
+    return (__m512bh)_mm512_set1_epi32(both);
+}
+#endif
+
 INLINE floats all(float x) { return x - (floats){0}; }
 
 INLINE floats pick(ints where, floats yes, floats no) {
