@@ -218,8 +218,20 @@ def attend(
 ) -> torch.Tensor:
     """Store keys and values, then attend within the step; all are [tokens, heads, dim]."""
     step = step.on(query.device)
+    step.cache.write(layer, keys, values, step.slot_rows(keys.shape[1]))
+    return attend_kept(step, layer, query, keys, values, rule)
+
+
+def attend_kept(
+    step: PagedStep,
+    layer: int,
+    query: torch.Tensor,
+    keys: torch.Tensor,
+    values: torch.Tensor,
+    rule: Rule,
+) -> torch.Tensor:
+    """Attend within the step, whose keys and values the cache has; all are [tokens, heads, dim]."""
     kv_heads = keys.shape[1]
-    step.cache.write(layer, keys, values, step.slot_rows(kv_heads))
     if step.varlen is not None and rule.softcap is None:
         return attend_varlen(step.varlen, step.cache, layer, query, rule.scale, rule.window)
     if not step.chunks and len(step.groups) == 1 and step.groups[0].stop == len(query):

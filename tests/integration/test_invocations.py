@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import requests
 
-from tests.support.servers import Server, serving
+from tests.support.servers import Server, serving, wait_for
 
 MESSAGES = {"messages": [{"role": "user", "content": "Hello"}], "max_tokens": 5}
 GENERATE = {"inputs": "Hello", "parameters": {"max_new_tokens": 5}}
@@ -125,7 +125,7 @@ def test_messages_only_mode_with_key_and_two_frontends(tmp_path: Path) -> None:
         assert refused.status_code == 400
         assert "MESSAGES_API_ENABLED" in refused.json()["error"]["message"]
         assert len(server.frontends()) == 2
-        assert server.metric("tgi_request_success") == 6
+        wait_for(lambda: server.metric("tgi_request_success") == 6, 20)
         assert "s3cret" not in server.log
 
 

@@ -153,7 +153,7 @@ def test_a_client_that_leaves_frees_its_blocks(tmp_path: Path, endless_model: Pa
             raw.sendall(head.encode() + body)
             wait_for(lambda: server.metric("engine_blocks_used") > 0, 20, lambda: server.log)
         wait_for(lambda: server.metric("engine_blocks_used") == 0, 20)
-        assert server.metric("tgi_request_aborted") == 2
+        wait_for(lambda: server.metric("tgi_request_aborted") == 2, 20)
 
 
 def test_overload_is_a_429_with_retry_after(tmp_path: Path, endless_model: Path) -> None:
