@@ -233,6 +233,8 @@ class EngineLoad(msgspec.Struct, frozen=True):
     blocks_cached: int = 0
     drafted_tokens: int = 0
     accepted_tokens: int = 0
+    blocks_on_host: int = 0
+    restored_tokens: int = 0
     steps: StepStats = StepStats()
 
 

@@ -120,6 +120,13 @@ def factor(value: str) -> float:
     return number(value)
 
 
+def gibibytes(value: str) -> float:
+    """A number of at least 0."""
+    if number(value) < 0:
+        raise ValueError("must be at least 0")
+    return number(value)
+
+
 def rope_scaling(value: str) -> str:
     """linear; TGI's dynamic would make an answer depend on what else is in the batch."""
     if value.lower() == "dynamic":
@@ -207,6 +214,19 @@ def kv_cache_dtype(value: str) -> str:
     """auto, fp8_e4m3fn or fp8_e5m2."""
     value = {"fp8": "fp8_e4m3fn", "fp8_e4m3": "fp8_e4m3fn"}.get(value.lower(), value)
     return str(choice("auto", "fp8_e4m3fn", "fp8_e5m2")(value))
+
+
+def batch_sizes(value: str) -> tuple[int, ...]:
+    """Sizes of batches, separated by commas; 0: none."""
+    try:
+        sizes = [int(part) for part in value.split(",")]
+    except ValueError:
+        raise ValueError("must be batch sizes such as 1,2,4,8, or 0 for none") from None
+    if sizes == [0]:
+        return ()
+    if not all(1 <= size <= 4096 for size in sizes):
+        raise ValueError("must be batch sizes from 1 to 4096, or 0 for none")
+    return tuple(sorted(set(sizes)))
 
 
 def log_level(value: str) -> str:
@@ -362,6 +382,27 @@ class Settings:
         0, "SPECULATE", cast=integer(0, 32),
         meaning="Tokens guessed from the text so far and checked in one step; 0: none. For few "
         "clients and text that repeats itself; never changes an answer.",
+    )  # fmt: skip
+    overlap_steps: bool | None = setting(
+        None, "OVERLAP_STEPS", cast=flag,
+        meaning="Begin a step before the tokens of the last one are read, so that a GPU never "
+        "waits. Unset: on a GPU. Never changes an answer.",
+    )  # fmt: skip
+    cuda_graphs: tuple[int, ...] | None = setting(
+        None, "CUDA_GRAPHS", cast=batch_sizes,
+        meaning="Numbers of sequences for which a step of single tokens is recorded as a CUDA "
+        "graph; 0: none. Unset: up to MAX_BATCH_SIZE, unless the model is split over GPUs.",
+    )  # fmt: skip
+    compile: bool = setting(
+        False, "COMPILE", cast=flag,
+        meaning="Compile the decoder layers with torch.compile. The start takes minutes; what is "
+        "made is kept in TORCHINDUCTOR_CACHE_DIR.",
+    )  # fmt: skip
+    swap_space: float | None = setting(
+        None, "SWAP_SPACE", cast=gibibytes,
+        meaning="GiB of the host's memory for prefixes that no longer fit the GPU's cache; 0: "
+        "none. Unset: a quarter of what is free, at most 16, where copying a prefix back is "
+        "measured to be faster than computing it again.",
     )  # fmt: skip
     max_stop_sequences: int = setting(
         4, "MAX_STOP_SEQUENCES", cast=integer(0),

@@ -94,9 +94,9 @@ def test_tgis_defaults_are_told_only_of_variables_that_are_read() -> None:
 
 
 def test_what_has_no_effect_is_accepted_and_named() -> None:
-    environ = {"CUDA_GRAPHS": "0", "SHARDED": "true", "NGROK": " ", "HOSTNAME": "abc"}
+    environ = {"PREFILL_CHUNKING": "0", "SHARDED": "true", "NGROK": " ", "HOSTNAME": "abc"}
     assert Settings.from_environ(environ) == Settings()
-    assert without_effect(environ) == ["SHARDED", "CUDA_GRAPHS"]
+    assert without_effect(environ) == ["SHARDED", "PREFILL_CHUNKING"]
 
 
 @pytest.mark.parametrize(
@@ -134,6 +134,19 @@ def test_rotary_positions_are_stretched_linearly_only() -> None:
     problems = _problems(ROPE_SCALING="dynamic", ROPE_FACTOR="0.5")
     assert "must be linear" in problems[0]
     assert problems[1].startswith("ROPE_FACTOR: must be at least 1")
+
+
+def test_sizes_of_recorded_batches_and_space_on_the_host() -> None:
+    environ = {"CUDA_GRAPHS": "8,1,8", "SWAP_SPACE": "0.5", "OVERLAP_STEPS": "0"}
+    settings = Settings.from_environ(environ)
+    assert (settings.cuda_graphs, settings.swap_space) == ((1, 8), 0.5)
+    assert settings.overlap_steps is False
+    assert Settings.from_environ({"CUDA_GRAPHS": "0"}).cuda_graphs == ()
+    for value in ("many", "1,", "0,1", "5000", "-1"):
+        [problem] = _problems(CUDA_GRAPHS=value)
+        assert problem.startswith("CUDA_GRAPHS: must be batch sizes")
+    [problem] = _problems(SWAP_SPACE="-1")
+    assert problem == "SWAP_SPACE: must be at least 0, not '-1'"
 
 
 def test_limits_must_fit_each_other() -> None:

@@ -6,15 +6,16 @@ used again by a sequence with that prefix, until it is needed for something else
 recently used first. Owned by the scheduler.
 
     free and unknown | free but cached (least recently used first) | used (perhaps cached too)
+
+With slots in the host's memory, what is evicted is copied there, and brought back on demand.
 """
 
 from collections import OrderedDict, deque
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-# A prefix is named by its last full block: the name of the prefix before it, and its ids. Names
-# are compared, not hashes alone, so two prefixes can never be taken for each other.
-PrefixKey = tuple[int, tuple[int, ...]]
+from container.engine.cold import ColdBlock, ColdBlocks, Move, PrefixKey
+
 ROOT = 0
 
 
@@ -30,7 +31,7 @@ class CachedBlock:
 class BlockPool:
     """Hands out blocks and takes them back by reference count."""
 
-    def __init__(self, num_blocks: int, block_size: int) -> None:
+    def __init__(self, num_blocks: int, block_size: int, num_slots: int = 0) -> None:
         self.num_blocks = num_blocks
         self.block_size = block_size
         self._unknown = deque(range(num_blocks))
@@ -39,6 +40,8 @@ class BlockPool:
         self._by_key: dict[PrefixKey, CachedBlock] = {}
         self._by_block: dict[int, CachedBlock] = {}
         self._next_name = ROOT + 1
+        self._cold = ColdBlocks(num_slots)
+        self._moves: list[Move] = []
 
     @property
     def num_free(self) -> int:
@@ -54,6 +57,11 @@ class BlockPool:
     def num_cached(self) -> int:
         """Blocks whose content a new sequence could use."""
         return len(self._by_block)
+
+    @property
+    def num_cold(self) -> int:
+        """Blocks of which the host has a copy."""
+        return len(self._cold)
 
     def blocks_for(self, num_tokens: int) -> int:
         """How many blocks hold this many tokens."""
@@ -101,6 +109,47 @@ class BlockPool:
             name = block.name
         return found
 
+    def find_cold(
+        self, token_ids: list[int], found: list[CachedBlock], root: int = ROOT
+    ) -> list[ColdBlock]:
+        """How a prefix, of which `found` is cached, goes on in the host's memory."""
+        cold: list[ColdBlock] = []
+        if not len(self._cold):
+            return cold
+        name, size = found[-1].name if found else root, self.block_size
+        for start in range(len(found) * size, len(token_ids) - size + 1, size):
+            block = self._cold.find((name, tuple(token_ids[start : start + size])))
+            if block is None:
+                break
+            cold.append(block)
+            name = block.name
+        # Allocating for them must not overwrite them.
+        self._cold.pin(cold)
+        return cold
+
+    def bring_back(self, cold: list[ColdBlock], block_ids: list[int]) -> None:
+        """Have cold blocks copied into used ones, which are cached from now on."""
+        for found, block_id in zip(cold, block_ids, strict=True):
+            self._moves.append(Move(False, block_id, found.slot))
+            if found.key not in self._by_key:
+                known = CachedBlock(block_id, found.name, found.key)
+                self._by_key[found.key] = self._by_block[block_id] = known
+        self._cold.pin([])
+
+    def take_moves(self) -> tuple[Move, ...]:
+        """The copies to be made, in this order, before the next step writes; each told once."""
+        moves, self._moves = tuple(self._moves), []
+        return moves
+
+    def forget_prefixes(self) -> None:
+        """Drop all that is known of contents, since a step may have left something else there."""
+        self._unknown.extend(self._reusable)
+        self._reusable.clear()
+        self._by_key.clear()
+        self._by_block.clear()
+        self._cold.forget()
+        self._moves.clear()
+
     def remember(self, block_id: int, parent_name: int, ids: list[int]) -> int:
         """Note that a used block is full and what it holds; return the name of the prefix.
 
@@ -127,6 +176,7 @@ class BlockPool:
         assert not set(self._unknown) & set(self._by_block), "a cached block is held for unknown"
         assert set(self._reusable) <= set(self._by_block), "an unknown block is held for cached"
         assert set(self._by_key.values()) == set(self._by_block.values())
+        self._cold.check_invariants()
 
     def _take(self) -> int:
         if self._unknown:
@@ -135,5 +185,8 @@ class BlockPool:
             block_id, _ = self._reusable.popitem(last=False)
             evicted = self._by_block.pop(block_id)
             del self._by_key[evicted.key]
+            slot = self._cold.keep(evicted.name, evicted.key)
+            if slot is not None:
+                self._moves.append(Move(True, block_id, slot))
         self._references[block_id] = 1
         return block_id

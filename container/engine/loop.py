@@ -1,4 +1,10 @@
-"""The engine's state and its step: schedule, execute, apply. Synchronous, without sockets.
+"""The engine's state and its step: schedule, run, apply. Synchronous, without sockets.
+
+Where a device computes while nobody waits, a step begins before the tokens of the last one are
+read, so that the device always has work:
+
+    device   | pass 1      |s| pass 2      |s| pass 3      |s|           s: picks tokens
+    engine   .. plan 2 | read 1, apply, tell s 2 | plan 3 | read 2, ...
 
 Knows ids, blocks and limits. The process round it (container.engine.server) reads messages, calls
 `step` while there is work, and sends what it returns.
@@ -10,10 +16,10 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 
 from container.engine.adapters import BASE, Adapters
-from container.engine.batch import ModelRunner, Sampled
+from container.engine.batch import Batch, ModelRunner, RunningStep, Sampled
 from container.engine.blocks import BlockPool
 from container.engine.constraint import CompileGrammar, Constraint
-from container.engine.meters import StepMeter
+from container.engine.meters import BegunStep, StepMeter
 from container.engine.scheduler import Scheduler
 from container.engine.sequence import Sequence
 from container.errors import (
@@ -37,7 +43,10 @@ from container.messages import (
 
 @dataclass(frozen=True, slots=True)
 class EngineConfig:
-    """Sizes of the engine, in tokens, blocks and requests."""
+    """Sizes of the engine, in tokens, blocks and requests.
+
+    `num_slots` are blocks of the host's memory for prefixes that the cache has no room for.
+    """
 
     block_size: int
     num_blocks: int
@@ -50,11 +59,21 @@ class EngineConfig:
     reuses_prefixes: bool = True
     scores_prompts: bool = True
     speculate: int = 0
+    num_slots: int = 0
 
     def __post_init__(self) -> None:
         """A longest sequence that does not fit the cache could never finish."""
         if self.max_total_tokens > self.num_blocks * self.block_size:
             raise ValueError("max_total_tokens is more than the cache holds")
+
+
+@dataclass(frozen=True, slots=True)
+class _Flight:
+    """A step whose tokens are picked, but not read."""
+
+    batch: Batch
+    step: RunningStep
+    begun: BegunStep
 
 
 class Engine:
@@ -73,7 +92,7 @@ class Engine:
         self._runner = runner
         self.adapters = adapters
         self.scheduler = Scheduler(
-            BlockPool(config.num_blocks, config.block_size),
+            BlockPool(config.num_blocks, config.block_size, config.num_slots),
             max_batch_tokens=config.max_batch_tokens,
             max_running=config.max_running,
             end_token_ids=end_token_ids,
@@ -85,16 +104,20 @@ class Engine:
         self._compiling: list[tuple[Future[Constraint], list[Sequence]]] = []
         self._failures: list[tuple[bytes, int, ServingError]] = []
         self._meter = StepMeter()
+        # A draft is made of the tokens before it, so they must be known.
+        self._overlaps = runner.overlaps and config.speculate == 0
+        self._flight: _Flight | None = None
+        self._events: list[tuple[bytes, TokenEvent]] = []
 
     @property
     def has_work(self) -> bool:
-        """Whether there is a request, of which a step may make something."""
-        return bool(self._requests)
+        """Whether there is a request, of which a step may make something, or something to tell."""
+        return bool(self._requests or self._events)
 
     @property
     def only_compiles(self) -> bool:
         """Whether all there is to do is to wait for grammars."""
-        return self.has_work and not len(self.scheduler)
+        return bool(self._requests) and not len(self.scheduler)
 
     @property
     def load(self) -> EngineLoad:
@@ -109,6 +132,8 @@ class Engine:
             preemptions=self.scheduler.num_preemptions,
             cached_tokens=self.scheduler.num_cached_tokens,
             blocks_cached=pool.num_cached,
+            blocks_on_host=pool.num_cold,
+            restored_tokens=self.scheduler.num_restored_tokens,
             drafted_tokens=self.scheduler.num_drafted_tokens,
             accepted_tokens=self.scheduler.num_accepted_tokens,
             steps=self._meter.read(),
@@ -169,31 +194,62 @@ class Engine:
         return keys
 
     def step(self) -> list[tuple[bytes, TokenEvent]]:
-        """Run one step; return each new token with the frontend that it belongs to."""
+        """Begin a step and finish one, the same unless steps overlap.
+
+        Returns each new token with the frontend that it belongs to.
+        """
+        try:
+            self._step()
+        except Exception:
+            # What an earlier step has made is told by the next one.
+            self._meter.fail()
+            raise
+        events, self._events = self._events, []
+        return events
+
+    def _step(self) -> None:
+        last, self._flight = self._flight, None
         self._take_compiled()
         batch = self.scheduler.schedule()
         if not batch.items:
-            return []
-        self._meter.begin(batch)
-        output = self._runner.execute(batch)
-        self._meter.forward_is_done()
-        events = []
-        for sequence, token, reason in self.scheduler.apply(batch, output):
+            self._land(last)
+            return
+        begun = self._meter.begin(batch)
+        step = self._runner.begin(batch)
+        self._land(last)
+        batch = batch.without_void()
+        self.scheduler.advance(batch)
+        step.sample(batch)
+        flight = _Flight(batch, step, begun)
+        if self._overlaps:
+            self._flight = flight
+        else:
+            self._land(flight)
+
+    def _land(self, flight: _Flight | None) -> None:
+        """Wait for a step's tokens and take them over."""
+        if flight is None:
+            return
+        output = flight.step.read()
+        self._meter.tokens_are_read(flight.begun)
+        for sequence, token, reason in self.scheduler.apply(flight.batch, output):
             if sequence.constraint is not None and sequence.constraint.error:
                 # The end of a grammar that is too complex shows only here.
                 error = GenerationFailed(f"the grammar failed: {sequence.constraint.error}")
                 self._fail(sequence, error)
             else:
-                events.append((sequence.owner, self._event(sequence, token, reason)))
-        self._meter.end()
-        return events
+                self._events.append((sequence.owner, self._event(sequence, token, reason)))
+        self._meter.end(flight.begun)
 
     def prove(self) -> None:
         """Run one token without any request, to see whether steps work. Raises what fails."""
         self.scheduler.check_invariants()
+        self.scheduler.pool.forget_prefixes()
+        events, self._events = self._events, []
         self.submit(b"", Submit(0, [0], SamplingParams(max_new_tokens=1)))
         while self.has_work:
             self.step()
+        self._events = events
 
     def take_failures(self) -> list[tuple[bytes, int, ServingError]]:
         """Requests that the last step has ended with an error, each told once."""

@@ -2,6 +2,7 @@
 
 import time
 from bisect import bisect_left
+from dataclasses import dataclass
 
 from container.engine.batch import Batch
 from container.messages import (
@@ -33,15 +34,24 @@ class Tally:
 
 class _Kind:
     def __init__(self) -> None:
-        self.begun = 0
+        self.open = 0
         self.done = 0
+        self.failed = 0
         self.step_seconds = Tally(STEP_SECONDS)
         self.forward_seconds = Tally(STEP_SECONDS)
 
     def read(self) -> StepTotals:
-        return StepTotals(
-            self.begun, self.done, self.step_seconds.read(), self.forward_seconds.read()
-        )
+        # One that is under way counts when it is over.
+        ended = self.done + self.failed
+        return StepTotals(ended, self.done, self.step_seconds.read(), self.forward_seconds.read())
+
+
+@dataclass(frozen=True, slots=True)
+class BegunStep:
+    """A step that is not over."""
+
+    kind: _Kind
+    begun_at: float
 
 
 class StepMeter:
@@ -50,29 +60,34 @@ class StepMeter:
     def __init__(self) -> None:
         self._prefill, self._decode = _Kind(), _Kind()
         self._sizes = Tally(BATCH_SIZES)
-        self._kind = self._decode
-        self._begun_at = 0.0
         self._prefill_tokens = 0
         self._decode_tokens = 0
 
-    def begin(self, batch: Batch) -> None:
+    def begin(self, batch: Batch) -> BegunStep:
         """A planned step is about to run."""
         decoded = sum(item.is_decode for item in batch.items)
         self._decode_tokens += decoded
         self._prefill_tokens += sum(item.num_tokens for item in batch.items) - decoded
-        self._kind = self._decode if decoded == len(batch.items) else self._prefill
-        self._kind.begun += 1
+        kind = self._decode if decoded == len(batch.items) else self._prefill
+        kind.open += 1
         self._sizes.add(len(batch.items))
-        self._begun_at = time.monotonic()
+        return BegunStep(kind, time.monotonic())
 
-    def forward_is_done(self) -> None:
-        """The model has run and tokens are sampled."""
-        self._kind.forward_seconds.add(time.monotonic() - self._begun_at)
+    def tokens_are_read(self, step: BegunStep) -> None:
+        """The model has run and its tokens are known."""
+        step.kind.forward_seconds.add(time.monotonic() - step.begun_at)
 
-    def end(self) -> None:
+    def end(self, step: BegunStep) -> None:
         """The step is over."""
-        self._kind.done += 1
-        self._kind.step_seconds.add(time.monotonic() - self._begun_at)
+        step.kind.open -= 1
+        step.kind.done += 1
+        step.kind.step_seconds.add(time.monotonic() - step.begun_at)
+
+    def fail(self) -> None:
+        """The steps under way have failed."""
+        for kind in (self._prefill, self._decode):
+            kind.failed += kind.open
+            kind.open = 0
 
     def read(self) -> StepStats:
         """All numbers since the start."""

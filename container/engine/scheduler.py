@@ -48,6 +48,7 @@ class Scheduler:
         self.running: list[Sequence] = []
         self.num_preemptions = 0
         self.num_cached_tokens = 0
+        self.num_restored_tokens = 0
         self.num_drafted_tokens = 0
         self.num_accepted_tokens = 0
 
@@ -76,32 +77,50 @@ class Scheduler:
         sequence.finish_reason = reason
 
     def schedule(self) -> Batch:
-        """Plan the next step; empty only when there is no sequence at all."""
+        """Plan the next step; empty when there is nothing to compute before a step is applied."""
         self.held.expire()
         planned, budget = self._continue_running(self.max_batch_tokens)
         planned += self._admit(budget)
-        return Batch(tuple(planned))
+        return Batch(tuple(planned), self.pool.take_moves() if planned else ())
+
+    def advance(self, batch: Batch) -> None:
+        """Count what a step computes as computed, and promise what it samples.
+
+        From now on the next step may be scheduled, though this one is not read.
+        """
+        place = 0
+        for item in batch.items:
+            sequence = item.sequence
+            sequence.num_computed += item.num_tokens
+            self._remember_blocks(sequence)
+            if item.samples:
+                sequence.promise = place
+                place += 1 + len(item.draft)
 
     def apply(self, batch: Batch, output: StepOutput) -> list[Extension]:
-        """Take over a step's result; return what each sequence has been extended by, in order."""
+        """Take over the result of a step after `advance`; return all new tokens, in order."""
         sampled = iter(output.sampled)
         extensions: list[Extension] = []
         for index, item in enumerate(batch.items):
+            # All of an item's tokens are taken, though only those up to a wrong guess count.
+            count = 1 + len(item.draft) if item.samples else 0
+            tokens = [next(sampled) for _ in range(count)]
+            if item.is_void:
+                continue
             sequence = item.sequence
             sequence.prompt_logprobs += output.prompt_logprobs.get(index, [])
-            samples = item.samples
-            sequence.num_computed += item.num_tokens
-            if samples:
-                # All of an item's tokens are taken, though only those up to a wrong guess count.
-                tokens = [next(sampled) for _ in range(1 + len(item.draft))]
-                extensions += self._extend(item, tokens)
-            self._remember_blocks(sequence)
+            if not tokens:
+                continue
+            extensions += self._extend(item, tokens)
+            if item.draft:
+                self._remember_blocks(sequence)
             if sequence.finish_reason is not None:
                 self.remove(sequence, sequence.finish_reason)
         return extensions
 
     def _extend(self, item: Scheduled, tokens: list[Sampled]) -> list[Extension]:
         sequence, extensions = item.sequence, []
+        sequence.promise = None
         self.num_drafted_tokens += len(item.draft)
         for token, guess in zip(tokens, [*item.draft, None], strict=True):
             sequence.append(token.token_id, self.end_token_ids)
@@ -135,10 +154,12 @@ class Scheduler:
                 break
             if sequence.state is not SequenceState.RUNNING:
                 continue  # preempted by one before it in this loop
+            if sequence.ends_with_promise:
+                continue
             count = min(sequence.num_to_compute, budget)
             if not self._make_room(sequence, sequence.num_computed + count):
                 continue
-            item = self._with_draft(Scheduled(sequence, count), budget - count)
+            item = self._with_draft(Scheduled.of(sequence, count), budget - count)
             planned.append(item)
             budget -= count + len(item.draft)
         # A sequence may have been planned and then preempted for an older one.
@@ -155,7 +176,7 @@ class Scheduler:
         draft = sequence.guess(max(0, min(self.speculate, budget, unsaid, room)))
         if draft:
             self._make_room(sequence, item.end + len(draft))
-        return Scheduled(sequence, item.num_tokens, draft)
+        return Scheduled.of(sequence, item.num_tokens, draft)
 
     def _make_room(self, sequence: Sequence, num_tokens: int) -> bool:
         """Give a running sequence blocks for this many tokens, preempting younger ones."""
@@ -182,7 +203,7 @@ class Scheduler:
                 sequence.started_at = time.monotonic()
             self.running.append(sequence)
             count = min(sequence.num_to_compute, budget)
-            planned.append(Scheduled(sequence, count))
+            planned.append(Scheduled.of(sequence, count))
             budget -= count
         return planned
 
@@ -190,20 +211,25 @@ class Scheduler:
         """Give a waiting sequence all blocks for what is known of it, cached ones first."""
         # At least one token must be computed, for its logits.
         may_reuse = self.reuses_prefixes and _may_reuse(sequence)
-        found = self.pool.find_prefix(sequence.token_ids[:-1], sequence.root) if may_reuse else []
+        ids = sequence.token_ids[:-1] if may_reuse else []
+        found = self.pool.find_prefix(ids, sequence.root)
         cached = [block.block_id for block in found]
         self.pool.share(cached)
+        cold = self.pool.find_cold(ids, found, sequence.root)
         needed = self.pool.blocks_for(len(sequence.token_ids)) - len(cached)
         self.held.give_way(needed)
         if needed > self.pool.num_free:
             self.pool.release(cached)
             return False
-        sequence.block_table = cached + self.pool.allocate(needed)
-        sequence.prefix_names = [block.name for block in found]
-        sequence.num_computed = len(cached) * self.pool.block_size
+        fresh = self.pool.allocate(needed)
+        self.pool.bring_back(cold, fresh[: len(cold)])
+        sequence.block_table = cached + fresh
+        sequence.prefix_names = [one.name for one in found] + [one.name for one in cold]
+        sequence.num_computed = len(sequence.prefix_names) * self.pool.block_size
         if sequence.num_preemptions == 0:
             sequence.num_cached = sequence.num_computed
         self.num_cached_tokens += sequence.num_computed
+        self.num_restored_tokens += len(cold) * self.pool.block_size
         return True
 
     def _remember_blocks(self, sequence: Sequence) -> None:
@@ -225,6 +251,7 @@ class Scheduler:
         self.running.remove(sequence)
         sequence.state = SequenceState.WAITING
         sequence.num_computed = 0
+        sequence.promise = None
         if not sequence.has_prompt_logprobs:
             sequence.prompt_logprobs = []
         sequence.num_preemptions += 1

@@ -2,7 +2,7 @@
 
              prompt_len
 |------ prompt ------|--- completion ---|
-|-- computed --|--- to compute ---------|   num_computed <= len(token_ids)
+|-- computed --|--- to compute ---------|   num_computed <= len(token_ids), + 1 with a promise
 |== blocks of the block table ==|           cover at least the computed and scheduled part
 """
 
@@ -42,6 +42,7 @@ class Sequence:
         "owner",
         "params",
         "prefix_names",
+        "promise",
         "prompt_len",
         "prompt_logprobs",
         "request_id",
@@ -81,6 +82,8 @@ class Sequence:
         self.token_ids = list(prompt_ids)
         self.block_table: list[int] = []
         self.num_computed = 0
+        # Its place among those that the step in progress samples, whose tokens nobody knows yet.
+        self.promise: int | None = None
         self.num_preemptions = 0
         self.state = SequenceState.NEW
         self.constraint: Constraint | None = None
@@ -111,8 +114,16 @@ class Sequence:
 
     @property
     def num_to_compute(self) -> int:
-        """Tokens whose keys and values are not in the cache yet; at least 1 while running."""
-        return len(self.token_ids) - self.num_computed
+        """Tokens whose keys and values are not in the cache yet; at least 1 while running.
+
+        A promised token counts.
+        """
+        return len(self.token_ids) + (self.promise is not None) - self.num_computed
+
+    @property
+    def ends_with_promise(self) -> bool:
+        """Whether the promised token is the last that the request allows."""
+        return self.promise is not None and self.completion_len + 1 >= self.params.max_new_tokens
 
     @property
     def completion_len(self) -> int:

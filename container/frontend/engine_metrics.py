@@ -58,6 +58,7 @@ def _gauges(status: Status) -> Iterable[Metric]:
         "tgi_batch_max_total_tokens": ("Tokens that the KV cache holds", capacity),
         "engine_blocks_used": ("KV cache blocks in use", load.blocks_used),
         "engine_blocks_cached": ("KV cache blocks that hold a known prefix", load.blocks_cached),
+        "engine_blocks_on_host": ("Blocks of which the host has a copy", load.blocks_on_host),
         "engine_blocks_total": ("KV cache blocks", load.blocks_total),
     }
     for name, (meaning, value) in gauges.items():
@@ -71,6 +72,7 @@ def _counters(load: EngineLoad) -> Iterable[Metric]:
         "engine_preemptions": ("Sequences sent back to waiting", load.preemptions),
         "engine_prefill_tokens": ("Prompt tokens computed", steps.prefill_tokens),
         "engine_cached_tokens": ("Prompt tokens found in the KV cache", load.cached_tokens),
+        "engine_restored_tokens": ("Of these, copied back from the host", load.restored_tokens),
         "engine_drafted_tokens": ("Tokens guessed by SPECULATE", load.drafted_tokens),
         "engine_accepted_tokens": ("Guessed tokens that came true", load.accepted_tokens),
         "engine_decode_tokens": ("Tokens computed one by one", steps.decode_tokens),

@@ -21,6 +21,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from container.model.forward_plan import ForwardPlan
 from container.model.kv_cache import KVCache
+from container.model.transfer import to_device
 from container.model.varlen import VarlenTables, attend_varlen
 
 NAME = "paged"
@@ -77,7 +78,7 @@ class PagedStep:
         """Make the tensors of a plan."""
 
         def ints(values: list[int] | list[list[int]]) -> torch.Tensor:
-            return torch.tensor(values, device=device)
+            return to_device(values, device)
 
         groups = [
             DecodeGroup(one.start, one.stop, ints(one.blocks), ints(one.context_lens))

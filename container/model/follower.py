@@ -7,12 +7,14 @@ from pathlib import Path
 import torch
 
 from container.model.placement import Placement
-from container.model.preparing import LoadedModel, make_forward
+from container.model.preparing import LoadedModel, make_forward, record_decodes
 from container.model.ranks import MakeCache, RankOrder, join_group, messages, watch_parent
 from container.model.runner import ForwardPass
 from container.model.sizing import find_room
 from container.model.weights import load_weights, read_config
 from container.settings import Settings
+
+log = logging.getLogger(__name__)
 
 
 def follow(settings: Settings, order: RankOrder) -> None:
@@ -28,7 +30,12 @@ def follow(settings: Settings, order: RankOrder) -> None:
     forward: ForwardPass | None = None
     for message in messages(sys.stdin.buffer):
         if isinstance(message, MakeCache):
-            forward = make_forward(model, message.num_blocks, message.block_size)
+            forward = make_forward(
+                model, message.num_blocks, message.block_size, num_slots=message.num_slots
+            )
+            record_decodes(
+                forward, message.recorded_sizes, message.max_blocks, model.device, log.debug
+            )
         else:
             assert forward is not None, "a plan before the cache"
             forward.run(message)

@@ -7,12 +7,14 @@ Rows of the pass: decodes sorted by context, then chunks, then padding. A token 
 decode of its own, so that it rounds as it would have without the draft.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import msgspec
 
 from container.engine.adapters import BASE
 from container.engine.batch import Scheduled
+from container.engine.cold import Move
 
 # Products of one row and of several round differently in float32; two rows are the smallest batch
 # whose results do not depend on the rest of the batch (measured, see docs/LOG.md).
@@ -48,7 +50,9 @@ class ForwardPlan(msgspec.Struct, frozen=True, array_like=True, tag="run"):
 
     `token_ids`, `positions` and `slots` (block id * block size + offset) have a number for each
     row; `logit_rows` are those whose logits are wanted. `num_decodes` rows come first.
-    `adapters` says whose rows they are: (adapter, how many), in their order.
+    `adapters` says whose rows they are: (adapter, how many), in their order. A negative token id,
+    -1 - place, stands for what the last step sampled at that place of `num_promised`; none if 0.
+    `moves` are made first, in their order.
     """
 
     token_ids: list[int]
@@ -59,6 +63,8 @@ class ForwardPlan(msgspec.Struct, frozen=True, array_like=True, tag="run"):
     chunks: list[ChunkPlan]
     num_decodes: int
     adapters: list[tuple[int, int]]
+    num_promised: int = 0
+    moves: list[Move] = []
 
     @property
     def has_adapters(self) -> bool:
@@ -94,10 +100,12 @@ def make_plan(
     *,
     block_size: int,
     scratch_block: int,
+    num_promised: int = 0,
+    moves: Iterable[Move] = (),
 ) -> ForwardPlan:
     """Lay out a step; `scratch_block` is where padding is written.
 
-    Logits are wanted of each sampling item's last known token and its draft, then of all tokens of
+    Logits are wanted of each sampling item's last token and its draft, then of all tokens of
     each scoring item that a prompt token follows.
     """
     decodes, chunks = _pieces(items)
@@ -119,6 +127,8 @@ def make_plan(
         num_decodes=len(decodes) + (0 if chunks else padding),
         adapters=[(piece.item.sequence.adapter, len(piece.ids)) for piece in pieces]
         + [(BASE, padding)] * bool(padding),
+        num_promised=num_promised,
+        moves=list(moves),
     )
 
 
@@ -127,8 +137,10 @@ def _pieces(items: list[Scheduled]) -> tuple[list[_Piece], list[_Piece]]:
     decodes: list[_Piece] = []
     chunks: list[_Piece] = []
     for item in items:
-        start = item.sequence.num_computed
+        start, promise = item.start, item.sequence.promise
         ids = item.sequence.token_ids[start : item.end]
+        if promise is not None and len(ids) < item.num_tokens:
+            ids.append(-1 - promise)
         if item.is_decode:
             # A token of a draft sees those before it: all are stored before any is attended to.
             ids += item.draft
@@ -149,11 +161,10 @@ def _logit_rows(
         count += len(piece.ids)
     rows: list[int] = []
     for item in sampling:
-        start = item.sequence.num_computed
-        rows.append(first_row[id(item), start] + item.num_tokens - 1)
-        rows += [first_row[id(item), start + 1 + i] for i in range(len(item.draft))]
+        rows.append(first_row[id(item), item.start] + item.num_tokens - 1)
+        rows += [first_row[id(item), item.start + 1 + i] for i in range(len(item.draft))]
     for item in scoring:
-        first = first_row[id(item), item.sequence.num_computed]
+        first = first_row[id(item), item.start]
         rows += range(first, first + item.num_prompt_logprobs)
     return rows
 

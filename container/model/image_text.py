@@ -95,5 +95,5 @@ def check_images(
     sequence = Sequence(0, prompt_ids, SamplingParams(max_new_tokens=len(ids)), images=images)
     sequence.token_ids = ids
     runner, ends = ImageTextRunner(model, device), range(len(prompt_ids), len(ids) + 1)
-    rows = [runner.advance(Scheduled(sequence, end))[0][-1] for end in ends]
+    rows = [runner.advance(Scheduled.of(sequence, end))[0][-1] for end in ends]
     probe.check_same(torch.stack(rows), expected, dtype, "a prompt with an image")

@@ -5,6 +5,7 @@ The composition root of the engine process; runs once, reports each stage in a l
 
 import logging
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import transformers
@@ -14,7 +15,7 @@ from transformers import (
     PretrainedConfig,
 )
 
-from container.engine.batch import Batch, ModelRunner, Scheduled
+from container.engine.batch import Batch, ModelRunner, Scheduled, run_whole
 from container.engine.loop import Engine, EngineConfig
 from container.engine.sequence import Sequence
 from container.errors import ModelLoadError
@@ -23,11 +24,19 @@ from container.images.reader import ImageReader
 from container.messages import EngineInfo, SamplingParams
 from container.model import probe
 from container.model.adapter_store import open_store
+from container.model.host_cache import is_faster_to_copy
 from container.model.lora import Updates
+from container.model.memory import largest_step
 from container.model.placement import Placement
-from container.model.preparing import LoadedModel, make_runner
+from container.model.preparing import (
+    LoadedModel,
+    make_runner,
+    record_decodes,
+    recorded_sizes,
+)
 from container.model.ranks import MakeCache, Ranks
-from container.model.sizing import find_room, size_engine
+from container.model.runner import TorchModelRunner
+from container.model.sizing import find_room, find_slots, size_engine
 from container.model.source import ModelFiles, find_model
 from container.model.weights import (
     dtype_name,
@@ -67,15 +76,31 @@ def load_engine(settings: Settings, progress: Progress, copy: int = 0) -> tuple[
     model = load_weights(settings, files.path, model_config, dtype, placement, reader)
     progress("sizing the KV cache")
     config = size_engine(settings, model, find_room(settings, model, placement))
+    sharers = len(placement.devices) * settings.data_parallel
+    config = replace(config, num_slots=find_slots(settings, model, sharers))
     ends = end_token_ids(files.path, model.config)
+    sizes = recorded_sizes(settings.cuda_graphs, model, config)
+    max_blocks = -(-config.max_total_tokens // config.block_size)
     if ranks is not None:
-        ranks.tell(MakeCache(config.num_blocks, config.block_size))
+        ranks.tell(
+            MakeCache(config.num_blocks, config.block_size, sizes, max_blocks, config.num_slots)
+        )
     # Adapters lie on one device, with the whole model.
     is_whole = not placement.is_split and not placement.is_spread
     updates = Updates(model.module, model.dtype, model.device) if is_whole else None
+    overlaps = settings.overlap_steps
     runner = make_runner(
-        model, config, end_token_ids=ends, updates=updates, tell=ranks.tell if ranks else None
+        model,
+        config,
+        end_token_ids=ends,
+        updates=updates,
+        tell=ranks.tell if ranks else None,
+        overlaps=overlaps if overlaps is not None else model.device.type == "cuda",
     )
+    if isinstance(runner, TorchModelRunner):
+        record_decodes(runner.forward, sizes, max_blocks, model.device, progress)
+        if config.num_slots and settings.swap_space is None and not swapping_pays(runner, config):
+            config = replace(config, num_slots=0)
     progress("warming up")
     warm_up(runner, config)
     compile_grammar = None
@@ -91,6 +116,23 @@ def load_engine(settings: Settings, progress: Progress, copy: int = 0) -> tuple[
         adapters=open_store(settings, updates, progress) if updates is not None else None,
     )
     return made, _info(files, model, config, settings, placement)
+
+
+def swapping_pays(runner: TorchModelRunner, config: EngineConfig) -> bool:
+    """Measure whether prefixes that no longer fit the cache are worth the host's memory.
+
+    If not, the memory is given back here.
+    """
+    size = config.block_size
+    num_tokens = min(config.max_batch_tokens, config.max_total_tokens) // size * size
+    prompt = largest_step(num_tokens, 1, block_size=size, context=num_tokens)
+    if is_faster_to_copy(
+        runner.run_plan, prompt, config.num_slots, runner.forward.cache.keys[0].device
+    ):
+        log.info("the host's memory keeps %d tokens of prefixes", config.num_slots * size)
+        return True
+    runner.forward.host = None
+    return False
 
 
 def disable_progress_bars() -> None:
@@ -123,10 +165,10 @@ def warm_up(runner: ModelRunner, config: EngineConfig) -> None:
     prompt_len = min(8, config.max_input_tokens)
     sequence = Sequence(0, [0] * prompt_len, SamplingParams(max_new_tokens=1))
     sequence.block_table = list(range(-(-(prompt_len + 1) // config.block_size)))
-    runner.execute(Batch((Scheduled(sequence, prompt_len),)))
+    run_whole(runner, Batch((Scheduled.of(sequence, prompt_len),)))
     sequence.token_ids.append(0)
     sequence.num_computed = prompt_len
-    runner.execute(Batch((Scheduled(sequence, 1),)))
+    run_whole(runner, Batch((Scheduled.of(sequence, 1),)))
 
 
 def _info(

@@ -14,7 +14,7 @@ import torch
 from transformers import PreTrainedModel
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
-from container.engine.batch import Batch, Scheduled, StepOutput
+from container.engine.batch import Batch, Scheduled, StepOutput, WholeSteps
 from container.engine.sequence import Sequence, SequenceState
 from container.messages import SamplingParams
 from container.model import probe
@@ -35,7 +35,7 @@ class Progress:
         self.kept: dict[str, Any] = {}
 
 
-class OwnCacheRunner:
+class OwnCacheRunner(WholeSteps):
     """Implements the engine's ModelRunner, one sequence after another."""
 
     def __init__(
@@ -103,7 +103,7 @@ class OwnCacheRunner:
         if num_scores <= 0:
             return logits, []
         following = sequence.token_ids[start + 1 : start + 1 + num_scores]
-        return logits, told_logprobs(logits[:num_scores], following)
+        return logits, told_logprobs(logits[:num_scores], following).tolist()
 
     def _read_on(self, progress: Progress, item: Scheduled, num_rows: int) -> torch.Tensor:
         """Run the ids that are not computed; return the last rows of logits."""
@@ -171,7 +171,7 @@ def check_own_cache(
     expected = output.logits[0, -count:].float()
     runner, sequence = kind(model, device), _sequence(ids, prompt_len)
     ends = range(prompt_len, len(ids) + 1)
-    rows = [runner.advance(Scheduled(sequence, end))[0][-1] for end in ends]
+    rows = [runner.advance(Scheduled.of(sequence, end))[0][-1] for end in ends]
     probe.check_same(torch.stack(rows), expected, dtype, "the model's own cache")
 
 
@@ -184,7 +184,7 @@ def memory_needs(
     sizes = []
     for count in (short, long):
         runner, sequence = kind(model, device), _sequence([0] * count, count)
-        runner.advance(Scheduled(sequence, count))
+        runner.advance(Scheduled.of(sequence, count))
         sizes.append(_num_bytes(runner._known[sequence].kept, set()))
     per_token = max(0, sizes[1] - sizes[0]) // (long - short)
     return max(1, per_token), max(0, sizes[0] - short * per_token)

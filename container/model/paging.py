@@ -160,7 +160,7 @@ def _logits(
     sequence.block_table = list(range(count))
     rows = []
     for num_tokens in [prompt_len] + [1] * (count - prompt_len):
-        item = Scheduled(sequence, num_tokens)
+        item = Scheduled.of(sequence, num_tokens)
         rows.append(runner.logits([item], [item], [])[0].clone())
         sequence.num_computed += num_tokens
     return torch.stack(rows)

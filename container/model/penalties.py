@@ -17,6 +17,7 @@ import torch
 
 from container.engine.sequence import Sequence
 from container.messages import SamplingParams
+from container.model.transfer import to_device
 
 WATERMARK_KEY = 15_485_863
 LARGEST = 1e30
@@ -93,8 +94,8 @@ class _Cells:
 
     def column(self, value: Callable[[SamplingParams], float]) -> torch.Tensor:
         """A parameter of the sequence that each cell belongs to."""
-        values = torch.tensor([value(params) for params in self.params])
-        return values.to(self.owner.device)[self.owner]
+        values = to_device([value(params) for params in self.params], self.owner.device)
+        return values[self.owner]
 
 
 def penalise(
@@ -127,8 +128,8 @@ def add_bias(logits: torch.Tensor, sequences: list[Sequence]) -> None:
     for row, sequence in enumerate(sequences):
         bias = sequence.params.logit_bias
         if bias:
-            index = torch.tensor(list(bias), device=logits.device)
-            logits[row, index] += torch.tensor(list(bias.values()), device=logits.device)
+            index = to_device(list(bias), logits.device)
+            logits[row].index_add_(0, index, to_device(list(bias.values()), logits.device))
 
 
 def hide_ends(
@@ -141,7 +142,8 @@ def hide_ends(
         if is_free and sequence.completion_len < sequence.params.min_tokens:
             ends = end_token_ids | set(sequence.params.stop_token_ids)
             inside = [token_id for token_id in ends if token_id < logits.shape[-1]]
-            logits[row, torch.tensor(inside, dtype=torch.long, device=logits.device)] = -torch.inf
+            index = to_device(inside, logits.device, torch.long)
+            logits[row].index_fill_(0, index, -torch.inf)
 
 
 def watermark(logits: torch.Tensor, sequences: list[Sequence]) -> None:
@@ -152,8 +154,9 @@ def watermark(logits: torch.Tensor, sequences: list[Sequence]) -> None:
         if mark is None:
             continue
         generator = torch.Generator().manual_seed(WATERMARK_KEY * sequence.token_ids[-1])
+        delta = to_device([mark.delta], logits.device)
         green = torch.randperm(vocabulary, generator=generator)[: int(vocabulary * mark.gamma)]
-        logits[row, green.to(logits.device)] += mark.delta
+        logits[row].index_add_(0, to_device(green.numpy(), logits.device), delta.expand(len(green)))
 
 
 def _penalises_context(params: SamplingParams) -> bool:
@@ -185,9 +188,9 @@ def _cells(
     totals = np.array([one.counts.sum() for one in seen], np.float32)
     owner = np.repeat(np.arange(len(rows)), lengths)
     return _Cells(
-        torch.from_numpy(np.concatenate(places)).to(device),
-        torch.from_numpy(np.concatenate([one.counts for one in seen])).to(device),
-        torch.from_numpy(totals[owner]).to(device),
-        torch.from_numpy(owner).to(device),
+        to_device(np.concatenate(places), device),
+        to_device(np.concatenate([one.counts for one in seen]), device),
+        to_device(totals[owner], device),
+        to_device(owner, device),
         [sequences[row].params for row in rows],
     )

@@ -16,14 +16,16 @@ from container.engine.loop import EngineConfig
 from container.errors import ConfigError, ModelLoadError
 from container.images.reader import ReadPrompt
 from container.model import kv_cache, own_cache, probe
-from container.model.forward_plan import ForwardPlan
+from container.model.forward_plan import MIN_ROWS, ForwardPlan
+from container.model.graphs import graph_recorder, usual_sizes
+from container.model.host_cache import HostCache
 from container.model.image_text import ImageTextRunner, check_images
 from container.model.int8 import RowKinds
 from container.model.kv_cache import KVCache, LayerShape
 from container.model.lora import Updates
 from container.model.own_cache import OwnCacheRunner
 from container.model.packing import name_linears
-from container.model.paging import CannotPage, page
+from container.model.paging import CannotPage, is_spread, page
 from container.model.probe import Differs
 from container.model.runner import ForwardPass, TorchModelRunner
 from container.model.sharding import is_split
@@ -52,6 +54,12 @@ class LoadedModel:
     kinds: RowKinds | None = None
     reads_images: bool = False
     kernel: Kernel = Kernel.REFERENCE
+
+    @property
+    def can_record(self) -> bool:
+        """Whether a step of decodes can become a CUDA graph: its kernels read no lengths."""
+        is_whole = not (is_spread(self.module) or self.layers is None)
+        return is_whole and self.kernel is Kernel.PAGED
 
     @property
     def attention(self) -> Literal["paged", "own"]:
@@ -137,6 +145,34 @@ def parameter_bytes(module: torch.nn.Module) -> int:
     return sum(one.numel() * one.element_size() for one in module.parameters())
 
 
+def recorded_sizes(
+    wanted: tuple[int, ...] | None, model: LoadedModel, config: EngineConfig
+) -> list[int]:
+    """Rows of the decodes that are to be recorded as CUDA graphs; none where that cannot be.
+
+    `wanted` are numbers of sequences, None the usual ones. What several ranks do is recorded only
+    on demand: a recording that fails on one of them would leave the others waiting.
+    """
+    if model.device.type != "cuda" or not model.can_record:
+        return []
+    if wanted is None:
+        return [] if is_split(model.module) else usual_sizes(config.max_running)
+    return sorted({max(MIN_ROWS, min(size, config.max_running)) for size in wanted})
+
+
+def record_decodes(
+    forward: ForwardPass,
+    sizes: list[int],
+    max_blocks: int,
+    device: torch.device,
+    progress: Callable[[str], None],
+) -> None:
+    """Record decodes of these rows; with several ranks all of them must call it."""
+    if sizes:
+        with torch.cuda.device(device):
+            forward.record(sizes, max_blocks, graph_recorder(), progress)
+
+
 def make_runner(
     model: LoadedModel,
     config: EngineConfig,
@@ -144,22 +180,31 @@ def make_runner(
     end_token_ids: frozenset[int],
     updates: Updates | None = None,
     tell: Callable[[ForwardPlan], None] | None = None,
+    overlaps: bool = False,
 ) -> ModelRunner:
     """Make what executes the engine's batches, with the cache that the engine counts on.
 
-    `tell` hands the plan of each pass to the other ranks.
+    `tell` hands the plan of each pass to the other ranks. `overlaps`: a step begins before the
+    last one is read; a model with its own cache goes without.
     """
     if model.layers is None:
         kind = ImageTextRunner if model.reads_images else OwnCacheRunner
         return kind(model.module, model.device, end_token_ids=end_token_ids, updates=updates)
-    forward = make_forward(model, config.num_blocks, config.block_size, updates)
-    return TorchModelRunner(forward, end_token_ids=end_token_ids, tell=tell)
+    forward = make_forward(
+        model, config.num_blocks, config.block_size, updates, num_slots=config.num_slots
+    )
+    return TorchModelRunner(forward, end_token_ids=end_token_ids, tell=tell, overlaps=overlaps)
 
 
 def make_forward(
-    model: LoadedModel, num_blocks: int, block_size: int, updates: Updates | None = None
+    model: LoadedModel,
+    num_blocks: int,
+    block_size: int,
+    updates: Updates | None = None,
+    *,
+    num_slots: int = 0,
 ) -> ForwardPass:
-    """Make the cache of a paged model and what runs it."""
+    """Make the cache of a paged model, with slots on the host, and what runs it."""
     assert model.layers is not None
     cache = KVCache(
         model.layers,
@@ -170,5 +215,6 @@ def make_forward(
     )
     return ForwardPass(
         model.module, cache, model.device, updates=updates, kinds=model.kinds,
-        kernel=model.kernel,
+        kernel=model.kernel, is_split=is_split(model.module),
+        host=HostCache(cache, num_slots, model.device) if num_slots else None,
     )  # fmt: skip

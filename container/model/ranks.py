@@ -60,10 +60,16 @@ class RankOrder(msgspec.Struct, frozen=True):
 
 
 class MakeCache(msgspec.Struct, frozen=True, array_like=True, tag="cache"):
-    """Rank 0 to the others: make the KV cache."""
+    """Rank 0 to the others: make the KV cache, and record decodes of these sizes.
+
+    `max_blocks` are those of the longest sequence; `num_slots` blocks get memory on the host.
+    """
 
     num_blocks: int
     block_size: int
+    recorded_sizes: list[int]
+    max_blocks: int
+    num_slots: int
 
 
 ToRank = MakeCache | ForwardPlan

@@ -2,21 +2,32 @@
 
 import logging
 from collections.abc import Callable
+from typing import Any
 
 import torch
 
-from container.engine.batch import Batch, Sampled, Scheduled, StepOutput
+from container.engine.batch import Batch, RunningStep, Scheduled, StepOutput
+from container.engine.cold import Move
 from container.engine.sequence import Sequence
 from container.model.attention import PagedStep
 from container.model.forward_plan import MIN_ROWS, ForwardPlan, make_plan
+from container.model.graphs import Record, RecordedDecodes, fill_promises
+from container.model.host_cache import HostCache
 from container.model.int8 import RowKinds
 from container.model.kernels import log_totals
 from container.model.kv_cache import KVCache
 from container.model.lora import Updates
-from container.model.sampler import Sampler
+from container.model.probe import text_config
+from container.model.sampler import Drawn, Sampler
+from container.model.sharding import share_first
+from container.model.shortlist import take_rows
+from container.model.transfer import Arrivals, to_device
 from container.model.varlen import Kernel, VarlenTables
 
 log = logging.getLogger(__name__)
+
+# What torch raises when memory is not enough, or when a kernel or the hardware has failed.
+DEVICE_ERRORS = (torch.OutOfMemoryError, torch.AcceleratorError)
 
 
 class ForwardPass:
@@ -24,39 +35,97 @@ class ForwardPass:
 
     def __init__(
         self,
-        model: torch.nn.Module,
+        model: Any,
         cache: KVCache,
         device: torch.device,
         *,
         updates: Updates | None = None,
         kinds: RowKinds | None = None,
         kernel: Kernel = Kernel.REFERENCE,
+        is_split: bool = False,
+        host: HostCache | None = None,
     ) -> None:
         self.cache = cache
+        self.host = host
+        self._is_split = is_split
         self._kernel = kernel
         self._model = model
         self._device = device
         self._updates = updates
         self._kinds = kinds
+        self._recorded: RecordedDecodes | None = None
+
+    @property
+    def is_recorded(self) -> bool:
+        """Whether decodes are CUDA graphs."""
+        return self._recorded is not None
 
     @torch.inference_mode()
-    def run(self, plan: ForwardPlan) -> torch.Tensor:
-        """Return the wanted logits [rows, vocabulary] in float32, until the next pass."""
+    def record(
+        self, sizes: list[int], max_blocks: int, record: Record, progress: Callable[[str], None]
+    ) -> None:
+        """Record decodes of so many rows; the log says if that cannot be, or does not agree."""
+        made = RecordedDecodes(
+            self._call,
+            self.cache,
+            sizes=sizes,
+            max_blocks=max_blocks,
+            vocabulary=text_config(self._model.config).vocab_size,
+            device=self._device,
+            uses_tables=self._kernel is not Kernel.REFERENCE,
+        )
+        try:
+            made.record(record, progress)
+            made.check(self.run, self._model.dtype)
+        except Exception as error:  # whatever a model does that cannot be recorded
+            log.warning("decodes are not recorded: %s", str(error).partition("\n")[0])
+            return
+        self._recorded = made
+
+    @torch.inference_mode()
+    def run(self, plan: ForwardPlan, sampled: torch.Tensor | None = None) -> torch.Tensor:
+        """Return the wanted logits [rows, vocabulary] in float32, until the next pass.
+
+        `sampled` is what the plan's promises are about; rank 0 alone has it.
+        """
+        if plan.moves:
+            assert self.host is not None, "a slot that nobody has"
+            self.host.move(plan.moves)
         if self._updates is not None:
             self._updates.begin(plan.adapters)
         if self._kinds is not None:
             self._kinds.num_decodes = plan.num_decodes
+        if plan.num_promised and self._is_split:
+            if sampled is None:
+                sampled = torch.empty(plan.num_promised, dtype=torch.int64, device=self._device)
+            share_first(sampled)
+        if self._recorded is not None and self._recorded.fits(plan):
+            return self._recorded.run(plan, sampled).index_select(0, self._tensor(plan.logit_rows))
+        ids = self._tensor(plan.token_ids)
+        if sampled is not None:
+            ids = fill_promises(ids, sampled)
         num_rows = len(plan.logit_rows)
-        rows = plan.logit_rows + [0] * max(0, MIN_ROWS - num_rows)
+        rows = self._tensor(plan.logit_rows + [0] * max(0, MIN_ROWS - num_rows))
+        logits = self._call(ids, self._tensor(plan.positions), self._step(plan), rows)
+        return logits[:num_rows].contiguous()
+
+    def _call(
+        self,
+        ids: torch.Tensor,
+        positions: torch.Tensor,
+        step: PagedStep,
+        rows: torch.Tensor | int = 0,
+    ) -> torch.Tensor:
+        """Run the model; return logits [rows, vocabulary] in float32. No rows: all of them."""
         output = self._model(
-            input_ids=self._tensor(plan.token_ids)[None],
-            position_ids=self._tensor(plan.positions)[None],
+            input_ids=ids[None],
+            position_ids=positions[None],
             use_cache=False,
-            logits_to_keep=self._tensor(rows),
-            step=self._step(plan),
+            logits_to_keep=rows,
+            step=step,
         )
-        logits: torch.Tensor = output.logits[0, :num_rows]
-        return logits.float().contiguous()
+        logits: torch.Tensor = output.logits[0].float()
+        return logits
 
     def _step(self, plan: ForwardPlan) -> PagedStep:
         tables = None
@@ -65,13 +134,14 @@ class ForwardPass:
         return PagedStep.of(plan, self.cache, self._device, tables)
 
     def _tensor(self, values: list[int]) -> torch.Tensor:
-        return torch.tensor(values, device=self._device)
+        return to_device(values, self._device, torch.int64)
 
 
 class TorchModelRunner:
     """Implements the engine's ModelRunner for a transformers causal language model.
 
-    `tell` hands each plan to the other processes that have a part of the model.
+    `tell` hands each plan to the other processes that have a part of the model. With `overlaps`
+    nothing here waits for the device but the reading of a step.
     """
 
     def __init__(
@@ -80,69 +150,138 @@ class TorchModelRunner:
         *,
         end_token_ids: frozenset[int] = frozenset(),
         tell: Callable[[ForwardPlan], None] | None = None,
+        overlaps: bool = False,
     ) -> None:
-        self._forward = forward
-        self._sampler = Sampler(end_token_ids)
+        self.overlaps = overlaps
+        self.forward = forward
+        self._sampler = Sampler(end_token_ids, reads_logits=not overlaps)
         self._tell = tell
         self._is_out_of_step = False
+        # What the last step has sampled, where the logits are: promises of the next are about it.
+        self._sampled: torch.Tensor | None = None
 
-    def execute(self, batch: Batch) -> StepOutput:
-        """Run one step."""
+    def begin(self, batch: Batch) -> RunningStep:
+        """Run a forward pass, or queue it."""
         sampling = [item for item in batch.items if item.samples]
         scoring = [item for item in batch.items if item.num_prompt_logprobs]
         try:
-            sampled, scores = self._compute(batch, sampling, scoring)
-        except torch.OutOfMemoryError:
-            _tell_who(batch)
+            logits = self.logits(list(batch.items), sampling, scoring, batch.moves)
+        except DEVICE_ERRORS as error:
+            _tell_who(batch, error)
             raise
-        place = {id(item): index for index, item in enumerate(batch.items)}
-        return StepOutput(sampled, {place[id(item)]: told for item, told in scores})
+        return _TorchStep(self, logits, batch, sampling, scoring)
 
-    @torch.inference_mode()
-    def _compute(
-        self, batch: Batch, sampling: list[Scheduled], scoring: list[Scheduled]
-    ) -> tuple[list[Sampled], list[tuple[Scheduled, list[float]]]]:
-        sequences = _sampled_sequences(sampling)
-        logits = self.logits(list(batch.items), sampling, scoring)
-        count = len(sequences)
-        sampled = self._sampler.sample(logits[:count], sequences) if sequences else []
-        return sampled, _score_prompts(scoring, logits[count:])
+    def draw(self, logits: torch.Tensor, sequences: list[Sequence]) -> Drawn:
+        """Pick the sequences' next tokens, to which the promises of the next plan refer."""
+        drawn = self._sampler.draw(logits, sequences)
+        self._sampled = drawn.token_ids
+        return drawn
 
     def logits(
         self,
         items: list[Scheduled],
         sampling: list[Scheduled],
         scoring: list[Scheduled],
+        moves: tuple[Move, ...] = (),
     ) -> torch.Tensor:
         """Run one forward pass; return the logits that `make_plan` names, in float32."""
-        cache = self._forward.cache
+        cache = self.forward.cache
+        has_promises = any(item.sequence.promise is not None for item in items)
+        sampled = self._sampled if has_promises else None
         plan = make_plan(
             items, sampling, scoring,
             block_size=cache.block_size, scratch_block=cache.scratch_block,
+            num_promised=0 if sampled is None else len(sampled), moves=moves,
         )  # fmt: skip
+        return self.run_plan(plan, sampled)
+
+    def run_plan(self, plan: ForwardPlan, sampled: torch.Tensor | None = None) -> torch.Tensor:
+        """Run a pass on all ranks; see `ForwardPass.run`."""
         if self._tell is None:
-            return self._forward.run(plan)
+            return self.forward.run(plan, sampled)
         if self._is_out_of_step:
             raise RuntimeError("the ranks are out of step, since a pass has failed on one of them")
         self._is_out_of_step = True
         self._tell(plan)
-        logits = self._forward.run(plan)
+        logits = self.forward.run(plan, sampled)
         self._is_out_of_step = False
         return logits
 
 
-def _tell_who(batch: Batch) -> None:
-    """Name the requests of a step for which the memory was not enough, the largest first."""
+class _TorchStep:
+    """A step whose pass has been begun. `logits` are those that `make_plan` names."""
+
+    def __init__(
+        self,
+        runner: TorchModelRunner,
+        logits: torch.Tensor,
+        batch: Batch,
+        sampling: list[Scheduled],
+        scoring: list[Scheduled],
+    ) -> None:
+        self._runner = runner
+        self._logits = logits
+        self._batch = batch
+        self._sampling = sampling
+        self._scoring = scoring
+        self._drawn: Drawn | None = None
+        self._scores: list[tuple[int, torch.Tensor]] = []
+        self._arrivals = Arrivals()
+
+    @torch.inference_mode()
+    def sample(self, batch: Batch) -> None:
+        """Pick the next tokens of these items, and score the prompts' tokens."""
+        count = sum(1 + len(item.draft) for item in self._sampling)
+        logits, scored = self._logits[:count], self._logits[count:]
+        if batch is not self._batch:
+            rows, self._sampling = self._left()
+            logits = take_rows(logits, rows)
+        if self._scoring:
+            place = {id(item): index for index, item in enumerate(batch.items)}
+            self._scores = [
+                (place[id(item)], self._arrivals.start(told))
+                for item, told in _score_prompts(self._scoring, scored)
+                if id(item) in place
+            ]
+            self._arrivals.seal(logits.device)
+        if self._sampling:
+            self._drawn = self._runner.draw(logits, _sampled_sequences(self._sampling))
+
+    def _left(self) -> tuple[list[int], list[Scheduled]]:
+        """Rows of the sampling items that still go on, and these items. None has a draft."""
+        rows = [row for row, item in enumerate(self._sampling) if not item.is_void]
+        return rows, [self._sampling[row] for row in rows]
+
+    def read(self) -> StepOutput:
+        """Wait for what was sampled."""
+        try:
+            sampled = self._drawn.read() if self._drawn is not None else []
+            self._arrivals.wait()
+        except DEVICE_ERRORS as error:
+            _tell_who(self._batch, error)
+            raise
+        return StepOutput(sampled, {index: told.tolist() for index, told in self._scores})
+
+
+def _tell_who(batch: Batch, error: Exception) -> None:
+    """Name the requests of a step that the device could not run, the largest first."""
     items = sorted(batch.items, key=lambda item: -item.end)
-    told = [
+    told = ", ".join(
         f"request {item.sequence.request_id} of {item.sequence.owner.decode() or 'nobody'} "
         f"({item.num_tokens} of {item.end} tokens)"
         for item in items
-    ]
+    )
+    if isinstance(error, torch.OutOfMemoryError):
+        log.error(
+            "out of memory in a step of %d tokens: %s; the table at the start says what takes the "
+            "memory, and CUDA_MEMORY_FRACTION or MAX_BATCH_PREFILL_TOKENS change it",
+            batch.num_tokens, told,
+        )  # fmt: skip
+        return
     log.error(
-        "out of memory in a step of %d tokens: %s; the table at the start says what takes the "
-        "memory, and CUDA_MEMORY_FRACTION or MAX_BATCH_PREFILL_TOKENS change it",
-        batch.num_tokens, ", ".join(told),
+        "the GPU failed in a step of %d tokens: %s; the kernel's log (dmesg) may have an Xid of "
+        "this time, which says whether the hardware or a kernel is at fault: %s",
+        batch.num_tokens, told, str(error).partition("\n")[0],
     )  # fmt: skip
 
 
@@ -155,22 +294,21 @@ def _sampled_sequences(sampling: list[Scheduled]) -> list[Sequence]:
     return sequences
 
 
-def told_logprobs(logits: torch.Tensor, following: list[int]) -> list[float]:
-    """The model's own log-probability of the token that follows each row of logits."""
-    ids = torch.tensor(following, device=logits.device)
+def told_logprobs(logits: torch.Tensor, following: list[int]) -> torch.Tensor:
+    """The model's own log-probability of the token that follows each row of logits: [rows]."""
+    ids = to_device(following, logits.device)
     chosen = logits.gather(-1, ids[:, None])[:, 0]
-    told: list[float] = (chosen - log_totals(logits)).tolist()
-    return told
+    return chosen - log_totals(logits)
 
 
 def _score_prompts(
     scoring: list[Scheduled], logits: torch.Tensor
-) -> list[tuple[Scheduled, list[float]]]:
+) -> list[tuple[Scheduled, torch.Tensor]]:
     """The log-probability of each prompt token that follows a computed one."""
     told = []
     row = 0
     for item in scoring:
-        count, first = item.num_prompt_logprobs, item.sequence.num_computed + 1
+        count, first = item.num_prompt_logprobs, item.start + 1
         following = item.sequence.token_ids[first : first + count]
         told.append((item, told_logprobs(logits[row : row + count], following)))
         row += count

@@ -7,23 +7,22 @@ transform; so a request with a seed gets the same tokens whatever runs beside it
 """
 
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 
 from container.engine.batch import Sampled
-from container.engine.constraint import Constraint
 from container.engine.sequence import Sequence
 from container.messages import LogprobMode, SamplingParams
 from container.model import penalties
+from container.model.device_sampling import BELOW_ONE, PIECE, choose
 from container.model.kernels import argmax
 from container.model.shortlist import divisor, draw_short, largest, may_be_short, take_rows
+from container.model.transfer import Arrivals, to_device
 
 # Most nuclei lie within this many tokens, so that no more probabilities are added up.
 NUCLEUS_PROBE = 1024
-# Tokens of a piece, when a draw looks for the piece first.
-PIECE = 256
-BELOW_ONE = 1 - 2**-52
 _MASK = (1 << 64) - 1
 
 
@@ -35,34 +34,89 @@ def uniform(seed: int, index: int) -> float:
     return (_mix(_mix(seed & _MASK) + index) >> 11) * 2.0**-53
 
 
+@dataclass(frozen=True, slots=True)
+class _Told:
+    """Log-probabilities of some rows, [rows], and their most likely tokens, [rows, most]."""
+
+    rows: list[int]
+    picked: torch.Tensor
+    ids: torch.Tensor
+    values: torch.Tensor
+
+
+class Drawn:
+    """The next tokens, perhaps still being drawn. `token_ids` is [rows], where the logits are."""
+
+    def __init__(
+        self, token_ids: torch.Tensor, told: list[_Told], sequences: list[Sequence]
+    ) -> None:
+        self.token_ids = token_ids
+        self._arrivals = Arrivals()
+        self._ids = self._arrivals.start(token_ids)
+        self._told = [
+            _Told(one.rows, *map(self._arrivals.start, (one.picked, one.ids, one.values)))
+            for one in told
+        ]
+        self._tops = [sequence.params.top_logprobs for sequence in sequences]
+        self._arrivals.seal(token_ids.device)
+
+    def read(self) -> list[Sampled]:
+        """Wait for the tokens and what is told of them."""
+        self._arrivals.wait()
+        sampled = [Sampled(token_id) for token_id in self._ids.tolist()]
+        for told in self._told:
+            columns = (told.picked.tolist(), told.ids.tolist(), told.values.tolist())
+            for row, picked, ids, values in zip(told.rows, *columns, strict=True):
+                count = self._tops[row]
+                top = tuple(zip(ids[:count], values[:count], strict=True))
+                sampled[row] = Sampled(sampled[row].token_id, picked, top)
+        return sampled
+
+
 class Sampler:
     """Owns the token counts that penalties need; used by the runner only.
 
     `counts_prompt`: whether the context that TGI's penalties look at begins with the prompt, as it
-    does unless an encoder reads that.
+    does unless an encoder reads that. `reads_logits`: whether tokens are picked on the host, which
+    waits for the logits; else where the logits are, without waiting.
     """
 
     def __init__(
-        self, end_token_ids: frozenset[int] = frozenset(), *, counts_prompt: bool = True
+        self,
+        end_token_ids: frozenset[int] = frozenset(),
+        *,
+        counts_prompt: bool = True,
+        reads_logits: bool = True,
     ) -> None:
         self._end_token_ids = end_token_ids
         self._counts_prompt = counts_prompt
+        self._reads_logits = reads_logits
         self._counts = penalties.TokenCounts()
-        self._mask = np.zeros(0, np.int32)
 
     def sample(self, logits: torch.Tensor, sequences: list[Sequence]) -> list[Sampled]:
         """Pick a token for each row of logits [rows, vocabulary], float32; changes the logits."""
+        return self.draw(logits, sequences).read()
+
+    def draw(self, logits: torch.Tensor, sequences: list[Sequence]) -> Drawn:
+        """Begin to pick a token for each row; changes the logits."""
         raw_rows = _rows(sequences, lambda p: p.logprobs is LogprobMode.RAW)
-        raw = torch.log_softmax(logits[raw_rows], -1) if raw_rows else None
+        raw = torch.log_softmax(take_rows(logits, raw_rows), -1) if raw_rows else None
         self._adjust(logits, sequences)
-        token_ids = _choose(logits, sequences)
-        told: dict[int, Sampled] = {}
+        token_ids = self._choose(logits, sequences)
+        told = []
         if raw is not None:
-            told |= _with_logprobs(raw, raw_rows, token_ids, sequences)
+            told.append(_tell(raw, raw_rows, token_ids, sequences))
         rows = _rows(sequences, lambda p: p.logprobs is LogprobMode.PROCESSED)
         if rows:
-            told |= _with_logprobs(logits[rows].log_softmax(-1), rows, token_ids, sequences)
-        return [told.get(row) or Sampled(token_id) for row, token_id in enumerate(token_ids)]
+            processed = take_rows(logits, rows).log_softmax(-1)
+            told.append(_tell(processed, rows, token_ids, sequences))
+        return Drawn(token_ids, told, sequences)
+
+    def _choose(self, logits: torch.Tensor, sequences: list[Sequence]) -> torch.Tensor:
+        if self._reads_logits:
+            return torch.tensor(_choose(logits, sequences))
+        rows = list(range(len(sequences)))
+        return choose(logits, _params(sequences, rows), _numbers(sequences, rows))
 
     def _adjust(self, logits: torch.Tensor, sequences: list[Sequence]) -> None:
         if _rows(sequences, lambda p: p.watermark is not None):
@@ -72,18 +126,29 @@ class Sampler:
             penalties.add_bias(logits, sequences)
         if _rows(sequences, lambda p: p.min_tokens > 0):
             penalties.hide_ends(logits, sequences, self._end_token_ids)
-        for row, sequence in enumerate(sequences):
-            if sequence.constraint is not None:
-                self._constrain(logits[row], sequence.constraint)
+        rows = [row for row, sequence in enumerate(sequences) if sequence.constraint is not None]
+        if rows:
+            _constrain(logits, rows, sequences)
 
-    def _constrain(self, row: torch.Tensor, constraint: Constraint) -> None:
-        """Hide the tokens that a grammar does not allow next."""
-        vocabulary = len(row)
-        if len(self._mask) * 32 < vocabulary:
-            self._mask = np.zeros(-(-vocabulary // 32), np.int32)
-        constraint.fill(self._mask)
-        allowed = np.unpackbits(self._mask.view(np.uint8), bitorder="little")[:vocabulary]
-        row.masked_fill_(torch.from_numpy(allowed == 0).to(row.device), float("-inf"))
+
+def _constrain(logits: torch.Tensor, rows: list[int], sequences: list[Sequence]) -> None:
+    """Hide the tokens that grammars do not allow next, in rows that have one."""
+    vocabulary = logits.shape[-1]
+    masks = np.zeros((len(rows), -(-vocabulary // 32)), np.int32)
+    for row, mask in zip(rows, masks, strict=True):
+        constraint = sequences[row].constraint
+        assert constraint is not None
+        constraint.fill(mask)
+    if logits.device.type == "cpu":
+        allowed = np.unpackbits(masks.view(np.uint8), axis=-1, bitorder="little")[:, :vocabulary]
+        for row, hidden in zip(rows, torch.from_numpy(allowed == 0), strict=True):
+            logits[row].masked_fill_(hidden, float("-inf"))
+        return
+    words = to_device(masks, logits.device)
+    bits = words[..., None] >> torch.arange(32, dtype=torch.int32, device=logits.device)
+    hidden = (bits & 1).flatten(1)[:, :vocabulary] == 0
+    selected = take_rows(logits, rows).masked_fill(hidden, float("-inf"))
+    logits.index_copy_(0, to_device(rows, logits.device), selected)
 
 
 def _choose(logits: torch.Tensor, sequences: list[Sequence]) -> list[int]:
@@ -195,23 +260,14 @@ def _rows(sequences: list[Sequence], wants: Callable[[SamplingParams], bool]) ->
     return [row for row, sequence in enumerate(sequences) if wants(sequence.params)]
 
 
-def _with_logprobs(
-    logprobs: torch.Tensor, rows: list[int], token_ids: list[int], sequences: list[Sequence]
-) -> dict[int, Sampled]:
-    """Tokens with their log-probability and the most likely ones, by row of the batch."""
-    wanted = torch.tensor([token_ids[row] for row in rows], device=logprobs.device)
-    picked = logprobs.gather(-1, wanted[:, None])[:, 0].tolist()
+def _tell(
+    logprobs: torch.Tensor, rows: list[int], token_ids: torch.Tensor, sequences: list[Sequence]
+) -> _Told:
+    """The log-probability of each row's token and of the most likely ones."""
     most = max(sequences[row].params.top_logprobs for row in rows)
-    best = logprobs.topk(most, -1) if most else None
-    told = {}
-    for place, row in enumerate(rows):
-        count = sequences[row].params.top_logprobs
-        top: tuple[tuple[int, float], ...] = ()
-        if best is not None and count:
-            ids, values = best.indices[place, :count].tolist(), best.values[place, :count].tolist()
-            top = tuple(zip(ids, values, strict=True))
-        told[row] = Sampled(token_ids[row], picked[place], top)
-    return told
+    best = logprobs.topk(most, -1)
+    picked = logprobs.gather(-1, take_rows(token_ids, rows)[:, None])[:, 0]
+    return _Told(rows, picked, best.indices, best.values)
 
 
 def _mix(state: int) -> int:

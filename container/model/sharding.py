@@ -86,6 +86,11 @@ def gather_over_ranks(share: torch.Tensor) -> torch.Tensor:
     return out
 
 
+def share_first(tensor: torch.Tensor) -> None:
+    """Give all ranks what rank 0 has, in place."""
+    dist.broadcast(tensor, 0)
+
+
 def least_over_ranks(number: int) -> int:
     """The smallest of the ranks' numbers."""
     device = "cpu" if dist.get_backend() == "gloo" else "cuda"

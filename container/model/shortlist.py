@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from container.messages import LogprobMode, SamplingParams
+from container.model.transfer import to_device
 
 # A longer list is not short any more: finding it costs as much as the whole vocabulary.
 MAX_TOP_K = 512
@@ -65,7 +66,9 @@ def draw_short(
 
 def take_rows(logits: torch.Tensor, rows: list[int]) -> torch.Tensor:
     """Some rows, in ascending order; all of them are the same tensor, not a copy."""
-    return logits if len(rows) == len(logits) else logits[rows]
+    if len(rows) == len(logits):
+        return logits
+    return logits.index_select(0, to_device(rows, logits.device, torch.int64))
 
 
 def largest(logits: torch.Tensor, count: int) -> torch.Tensor:

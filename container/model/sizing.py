@@ -12,7 +12,8 @@ from transformers import PretrainedConfig
 from container.engine.loop import EngineConfig
 from container.errors import ConfigError
 from container.model.kv_cache import BLOCK_SIZE
-from container.model.memory import GPU_MARGIN, MemoryPlan, measure_activations
+from container.model.memory import GIB, GPU_MARGIN, MemoryPlan, measure_activations
+from container.model.paging import is_spread
 from container.model.placement import Placement
 from container.model.preparing import LoadedModel
 from container.model.sharding import least_over_ranks
@@ -28,6 +29,8 @@ CONTEXT_NAMES = ("max_position_embeddings", "n_positions", "seq_length", "max_se
 # other models of a multi-model endpoint.
 GPU_SHARE, GPU_SHARE_WITH_OTHERS = 0.95, 0.5
 UNSTATED_CONTEXT = 32_768
+# Of the host's free memory for prefixes, if nobody says how much, and the most of it.
+SWAP_SHARE, MAX_SWAP = 0.25, 16 * GIB
 CACHE_SHARE = 0.5  # of the CPU's memory that is free once the weights are loaded
 
 
@@ -135,6 +138,33 @@ def size_engine(settings: Settings, model: LoadedModel, room: Room) -> EngineCon
         scores_prompts=not model.has_encoder,
         speculate=settings.speculate if model.attention == "paged" else 0,
     )
+
+
+def find_slots(settings: Settings, model: LoadedModel, sharers: int) -> int:
+    """Blocks of the host's memory for prefixes that the cache has no room for; on a CPU only if
+    wanted, as it is the same memory.
+
+    Raises ConfigError when they are wanted and cannot be.
+    """
+    wanted = settings.swap_space
+    if wanted == 0 or (wanted is None and model.device.type != "cuda"):
+        return 0
+    reason = None
+    if model.layers is None:
+        reason = "the model keeps its own cache"
+    elif is_spread(model.module):
+        reason = "the model's layers lie on several devices"
+    elif not settings.prefix_caching:
+        reason = "PREFIX_CACHING is off"
+    if reason is not None:
+        if wanted is not None:
+            raise ConfigError([f"SWAP_SPACE cannot work here: {reason}"])
+        return 0
+    free = _free_bytes(torch.device("cpu"), 1.0) / sharers
+    space = min(free * SWAP_SHARE, MAX_SWAP / sharers) if wanted is None else wanted * GIB / sharers
+    if space > free:
+        raise ConfigError([f"SWAP_SPACE={wanted:g}, but {free * sharers / GIB:.1f} GiB are free"])
+    return int(space) // (model.bytes_per_token * BLOCK_SIZE[model.device.type])
 
 
 def _batch_tokens(settings: Settings, model: LoadedModel) -> int:

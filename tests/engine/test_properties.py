@@ -14,12 +14,19 @@ PROMPTS = st.lists(st.integers(60, 61), min_size=1, max_size=30)
 
 
 class Pool(RuleBasedStateMachine):
-    """Tables take, share and give back blocks; full blocks are remembered and found again."""
+    """Tables take, share and give back blocks; full blocks are remembered and found again.
 
-    @initialize(num_blocks=st.integers(1, 12), block_size=st.integers(1, 4))
-    def begin(self, num_blocks: int, block_size: int) -> None:
-        self.pool = BlockPool(num_blocks, block_size)
+    What blocks and slots hold is followed beside the pool: the prefix that ends with it.
+    """
+
+    @initialize(
+        num_blocks=st.integers(1, 12), block_size=st.integers(1, 4), num_slots=st.integers(0, 9)
+    )
+    def begin(self, num_blocks: int, block_size: int, num_slots: int) -> None:
+        self.pool = BlockPool(num_blocks, block_size, num_slots)
         self.tables: list[tuple[list[int], list[int]]] = []  # ids, their blocks
+        self.blocks: dict[int, list[int]] = {}
+        self.slots: dict[int, list[int]] = {}
 
     @rule(ids=PROMPTS)
     def take(self, ids: list[int]) -> None:
@@ -27,15 +34,36 @@ class Pool(RuleBasedStateMachine):
         cached = [block.block_id for block in found]
         assert len(cached) <= len(ids) // self.pool.block_size
         self.pool.share(cached)
+        cold = self.pool.find_cold(ids, found)
         missing = self.pool.blocks_for(len(ids)) - len(cached)
         if missing > self.pool.num_free:
             self.pool.release(cached)
             return
-        table = cached + self.pool.allocate(missing)
+        fresh = self.pool.allocate(missing)
+        self.pool.bring_back(cold, fresh[: len(cold)])
+        self.make_moves()
+        table = cached + fresh
         self.tables.append((ids, table))
         name, size = ROOT, self.pool.block_size
+        known = len(cached) + len(cold)
         for index in range(len(ids) // size):
-            name = self.pool.remember(table[index], name, ids[index * size : (index + 1) * size])
+            prefix = ids[: (index + 1) * size]
+            if index < known:
+                assert self.blocks[table[index]] == prefix
+            self.blocks[table[index]] = prefix
+            name = self.pool.remember(table[index], name, prefix[-size:])
+
+    def make_moves(self) -> None:
+        for move in self.pool.take_moves():
+            if move.to_host:
+                self.slots[move.slot] = self.blocks[move.block_id]
+            else:
+                self.blocks[move.block_id] = self.slots[move.slot]
+
+    @rule()
+    def forget(self) -> None:
+        self.pool.forget_prefixes()
+        assert self.pool.num_cached == self.pool.num_cold == 0
 
     @precondition(lambda self: self.tables)
     @rule(data=st.data())

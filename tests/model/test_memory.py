@@ -49,5 +49,5 @@ def test_a_step_without_memory_names_its_requests(caplog: pytest.LogCaptureFixtu
     sequence = Sequence(12, list(range(20)), SamplingParams(4), owner=b"frontend-7")
     sequence.block_table = list(range(5))
     with pytest.raises(torch.OutOfMemoryError):
-        runner.execute(Batch((Scheduled(sequence, 20),)))
+        runner.begin(Batch((Scheduled.of(sequence, 20),)))
     assert "request 12 of frontend-7 (20 of 20 tokens)" in caplog.text

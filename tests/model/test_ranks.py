@@ -32,18 +32,20 @@ def test_a_seeded_request_gets_the_same_ids_alone_and_among_others(tmp_path: Pat
 
 
 @pytest.mark.parametrize(
-    ("name", "ranks"),
+    ("name", "ranks", "more"),
     [
-        ("llama", 2),
-        ("gpt_neox", 4),
-        ("gemma3", 2),
-        ("qwen3_moe", 2),
-        ("llama_wide", 4),
-        ("phi3", 2),
+        ("llama", 2, {}),
+        ("llama", 2, {"OVERLAP_STEPS": "1", "SWAP_SPACE": "0.01"}),
+        ("gpt_neox", 4, {"SWAP_SPACE": "0.01"}),
+        ("gemma3", 2, {"OVERLAP_STEPS": "1"}),
+        ("qwen3_moe", 2, {}),
+        ("llama_wide", 4, {"OVERLAP_STEPS": "1"}),
+        ("phi3", 2, {}),
     ],
+    ids=lambda one: ",".join(one) or "plain" if isinstance(one, dict) else str(one),
 )
 def test_greedy_output_of_several_ranks_equals_generate(
-    name: str, ranks: int, tmp_path: Path
+    name: str, ranks: int, more: dict[str, str], tmp_path: Path
 ) -> None:
     asked = jobs(8)
     environ = {
@@ -51,6 +53,7 @@ def test_greedy_output_of_several_ranks_equals_generate(
         "MAX_BATCH_TOTAL_TOKENS": "640",  # too little for all at once, so that some are preempted
         "MAX_TOTAL_TOKENS": "120",
         "MAX_BATCH_PREFILL_TOKENS": "24",
+        **more,
     }
     info, got = generate(save(name, tmp_path), environ, asked)
     assert (info.tensor_parallel, info.attention) == (ranks, "paged")

@@ -15,6 +15,19 @@ SCHEDULES = {
     "few_running": {"max_running": 2},
     "tiny_blocks": {"block_size": 1, "num_blocks": 400},
     "preempting": {"num_blocks": 26, "max_total_tokens": 104, "max_input_tokens": 100},
+    "swapping": {
+        "num_blocks": 26,
+        "max_total_tokens": 104,
+        "max_input_tokens": 100,
+        "num_slots": 60,
+    },
+    "overlapping": {
+        "num_blocks": 26,
+        "max_total_tokens": 104,
+        "max_input_tokens": 100,
+        "overlaps": True,
+    },
+    "recorded": {"recorded": (2, 3, 8), "overlaps": True},
 }
 
 
@@ -39,8 +52,10 @@ def test_greedy_output_equals_generate(name: str, schedule: str) -> None:
     for index, job in enumerate(jobs):
         expected = tiny_models.reference(name, tuple(job.prompt), job.params.max_new_tokens)
         assert ids(got[index]) == expected, f"request {index}"
-    if schedule == "preempting":
+    if SCHEDULES[schedule].get("num_blocks") == 26:
         assert engine.load.preemptions > 0
+    if schedule == "swapping":
+        assert engine.load.restored_tokens > 0
 
 
 def test_an_end_token_ends_the_sequence() -> None:
@@ -54,8 +69,9 @@ def test_an_end_token_ends_the_sequence() -> None:
     assert events[-1].finish_reason.value == "end_token"
 
 
+@pytest.mark.parametrize("num_slots", [0, 3, 200])
 @pytest.mark.parametrize("name", ["llama", "gemma3", "gpt_neox"])
-def test_output_does_not_depend_on_what_was_found_in_the_cache(name: str) -> None:
+def test_output_does_not_depend_on_what_was_found_in_the_cache(name: str, num_slots: int) -> None:
     rnd = random.Random(8)
     shared = [rnd.randrange(2, tiny_models.VOCABULARY) for _ in range(40)]
     jobs = []
@@ -63,7 +79,8 @@ def test_output_does_not_depend_on_what_was_found_in_the_cache(name: str) -> Non
         tail = [rnd.randrange(2, tiny_models.VOCABULARY) for _ in range(rnd.randint(1, 12))]
         params = SamplingParams(max_new_tokens=rnd.randint(4, 20))
         jobs.append(Job(shared[: rnd.randint(10, 40)] + tail, params, at_step=4 * index))
-    engine = torch_engine(name, num_blocks=40, max_total_tokens=120, max_input_tokens=100)
+    sizes = {"num_blocks": 30 if num_slots else 40, "num_slots": num_slots}
+    engine = torch_engine(name, max_total_tokens=120, max_input_tokens=100, **sizes)
     got = run(engine, jobs)
     for index, job in enumerate(jobs):
         expected = tiny_models.reference(name, tuple(job.prompt), job.params.max_new_tokens)

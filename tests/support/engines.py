@@ -5,12 +5,14 @@ from dataclasses import dataclass
 
 import torch
 
-from container.engine.batch import Batch, Sampled, StepOutput
+from container.engine.batch import Batch, Sampled, StepOutput, WholeSteps
 from container.engine.loop import Engine, EngineConfig
 from container.messages import SamplingParams, Submit, TokenEvent
 from container.model.adapter_store import AdapterStore
+from container.model.graphs import record_nothing
 from container.model.lora import Updates
 from container.model.preparing import make_runner, prepare
+from container.model.runner import TorchModelRunner
 from tests.support import tiny_models
 
 
@@ -23,7 +25,7 @@ class Job:
     at_step: int = 0
 
 
-class ScriptedRunner:
+class ScriptedRunner(WholeSteps):
     """Samples the position: the token at index i is i % period + 2, whatever the prompt."""
 
     def __init__(self, period: int = 100) -> None:
@@ -39,6 +41,45 @@ class ScriptedRunner:
             for ahead in range(1 + len(item.draft))
         ]
         return StepOutput([Sampled(place % self.period + 2) for place in places])
+
+
+class OverlappingRunner:
+    """Samples as ScriptedRunner does; asserts that the engine keeps to the order of overlap."""
+
+    overlaps = True
+
+    def __init__(self, period: int = 100) -> None:
+        self.script = ScriptedRunner(period)
+        self.unread = 0
+        self.fails_to_sample = False
+
+    def begin(self, batch: Batch) -> "OverlappingStep":
+        assert self.unread <= 1, "more than one step is not read"
+        for item in batch.items:
+            known = len(item.sequence.token_ids) + (item.sequence.promise is not None)
+            assert item.end <= known, "a token that nobody has promised"
+            assert item.samples == (item.end == known)
+        self.unread += 1
+        return OverlappingStep(self)
+
+
+class OverlappingStep:
+    def __init__(self, runner: OverlappingRunner) -> None:
+        self.runner = runner
+        self.output = StepOutput([])
+
+    def sample(self, batch: Batch) -> None:
+        if self.runner.fails_to_sample:
+            raise RuntimeError("injected")
+        for item in batch.items:
+            assert not item.is_void
+            if item.samples:
+                assert item.end == len(item.sequence.token_ids), "a token is not known yet"
+        self.output = self.runner.script.execute(batch)
+
+    def read(self) -> StepOutput:
+        self.runner.unread -= 1
+        return self.output
 
 
 def engine_config(**overrides: int) -> EngineConfig:
@@ -59,9 +100,14 @@ def torch_engine(
     *,
     end_token_ids: tuple[int, ...] = (),
     max_adapters: int = 8,
+    overlaps: bool = False,
+    recorded: tuple[int, ...] = (),
     **sizes: int,
 ) -> Engine:
-    """An engine with a tiny model prepared as the server prepares it."""
+    """An engine with a tiny model prepared as the server prepares it.
+
+    `overlaps` and `recorded`, which are for GPUs, go their way here without the gain.
+    """
     cpu = torch.device("cpu")
     loaded = prepare(tiny_models.make(name, dtype), dtype, cpu)
     config = dataclasses.replace(
@@ -70,7 +116,18 @@ def torch_engine(
         scores_prompts=not loaded.has_encoder,
     )
     updates = Updates(loaded.module, dtype, cpu)
-    runner = make_runner(loaded, config, end_token_ids=frozenset(end_token_ids), updates=updates)
+    runner = make_runner(
+        loaded,
+        config,
+        end_token_ids=frozenset(end_token_ids),
+        updates=updates,
+        overlaps=overlaps,
+    )
+    if recorded:
+        assert isinstance(runner, TorchModelRunner)
+        max_blocks = -(-config.max_total_tokens // config.block_size)
+        runner.forward.record(list(recorded), max_blocks, record_nothing, lambda _: None)
+        assert runner.forward.is_recorded
     store = AdapterStore(updates, max_adapters)
     return Engine(runner, config, end_token_ids=end_token_ids, adapters=store)
 

@@ -1,0 +1,43 @@
+"""Copies between the host and a device that nobody waits for.
+
+A copy from ordinary memory makes torch wait for all that the device has to do before it. From
+pinned memory it is queued, like a kernel; torch keeps such memory until the copy is over.
+"""
+
+from typing import Any
+
+import numpy as np
+import torch
+
+Numbers = list[int] | list[float] | list[list[int]] | np.ndarray[Any, Any]
+
+
+def to_device(
+    numbers: Numbers, device: torch.device, dtype: torch.dtype | None = None
+) -> torch.Tensor:
+    """Make a tensor of numbers from the host on a device, behind what the device has to do."""
+    # A view of an array stays one; the caller does not change what it has handed over.
+    made = torch.as_tensor(numbers, dtype=dtype)
+    return made if device.type == "cpu" else made.pin_memory().to(device, non_blocking=True)
+
+
+class Arrivals:
+    """Copies on their way to the host: start some, seal them, wait for all."""
+
+    def __init__(self) -> None:
+        self._event: torch.cuda.Event | None = None
+
+    def start(self, tensor: torch.Tensor) -> torch.Tensor:
+        """Begin a copy to the host; what is returned may be read after `wait`."""
+        return tensor.to("cpu", non_blocking=True)
+
+    def seal(self, device: torch.device) -> None:
+        """No copy follows."""
+        if device.type == "cuda":
+            self._event = torch.cuda.Event()
+            self._event.record(torch.cuda.current_stream(device))
+
+    def wait(self) -> None:
+        """Wait for the copies, and for nothing that was queued after them."""
+        if self._event is not None:
+            self._event.synchronize()
