@@ -190,3 +190,9 @@ def from_kind(
         if leaf.kind == kind and leaf is not ConfigError:
             return leaf(message, field=field, retry_after_s=retry_after_s)
     return GenerationFailed(message)
+
+
+def one_line(error: BaseException) -> str:
+    """An exception in a line; its kind too, since many messages mean little without it."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return f"{type(error).__name__}: {' '.join(lines)[:400]}"

@@ -51,6 +51,7 @@ HOMES = {
     "PIL": {"content", "images"},
     "urllib3": {"frontend"},
     "sentence_transformers": {"model"},
+    "triton": {"model"},
     "boto3": set(),
     "sagemaker": set(),
 }

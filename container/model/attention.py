@@ -21,8 +21,8 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from container.model.forward_plan import ForwardPlan
 from container.model.kv_cache import KVCache
-from container.model.transfer import to_device
-from container.model.varlen import VarlenTables, attend_varlen
+from container.model.transfer import send, to_device
+from container.model.varlen import DecodeTables, VarlenTables, attend_varlen
 
 NAME = "paged"
 T = TypeVar("T")
@@ -55,8 +55,9 @@ class Chunk:
 class PagedStep:
     """Where each token of a step is written and what it may see.
 
-    `slots` is [tokens]: block id * block size + offset. `varlen`: what torch's kernel is told,
-    where that serves. `has_adapters`: some rows have one.
+    `slots` is [tokens]: block id * block size + offset. `decodes`: what our kernel for decodes is
+    told, and `varlen` torch's kernel for the other rows, where these serve. `has_adapters`: some
+    rows have one.
     """
 
     cache: KVCache
@@ -65,6 +66,7 @@ class PagedStep:
     chunks: list[Chunk]
     varlen: VarlenTables | None = None
     has_adapters: bool = False
+    decodes: DecodeTables | None = None
     _memo: dict[tuple[object, ...], Any] = field(default_factory=dict)
 
     @classmethod
@@ -74,6 +76,7 @@ class PagedStep:
         cache: KVCache,
         device: torch.device,
         varlen: VarlenTables | None = None,
+        decodes: DecodeTables | None = None,
     ) -> "PagedStep":
         """Make the tensors of a plan."""
 
@@ -88,7 +91,7 @@ class PagedStep:
             Chunk(one.start, one.stop, one.context_len, ints([one.blocks])) for one in plan.chunks
         ]
         tables = varlen.on(device) if varlen is not None else None
-        return cls(cache, ints(plan.slots), groups, chunks, tables, plan.has_adapters)
+        return cls(cache, ints(plan.slots), groups, chunks, tables, plan.has_adapters, decodes)
 
     def remember(self, key: tuple[object, ...], make: Callable[[], T]) -> T:
         """Make something once for all layers."""
@@ -104,13 +107,16 @@ class PagedStep:
 
         def make() -> PagedStep:
             groups = [
-                DecodeGroup(one.start, one.stop, one.blocks.to(device), one.context_lens.to(device))
+                DecodeGroup(
+                    one.start, one.stop, send(one.blocks, device), send(one.context_lens, device)
+                )
                 for one in self.groups
             ]
-            chunks = [replace(one, blocks=one.blocks.to(device)) for one in self.chunks]
+            chunks = [replace(one, blocks=send(one.blocks, device)) for one in self.chunks]
             varlen = self.varlen.on(device) if self.varlen is not None else None
-            slots = self.slots.to(device)
-            return PagedStep(self.cache, slots, groups, chunks, varlen, self.has_adapters)
+            decodes = self.decodes.on(device) if self.decodes is not None else None
+            slots, has_adapters = send(self.slots, device), self.has_adapters
+            return PagedStep(self.cache, slots, groups, chunks, varlen, has_adapters, decodes)
 
         return self.remember(("device", device), make)
 
@@ -233,6 +239,8 @@ def attend_kept(
 ) -> torch.Tensor:
     """Attend within the step, whose keys and values the cache has; all are [tokens, heads, dim]."""
     kv_heads = keys.shape[1]
+    if step.decodes is not None:
+        return _attend_apart(step, step.decodes, layer, query, keys, values, rule)
     if step.varlen is not None and rule.softcap is None:
         return attend_varlen(step.varlen, step.cache, layer, query, rule.scale, rule.window)
     if not step.chunks and len(step.groups) == 1 and step.groups[0].stop == len(query):
@@ -241,6 +249,44 @@ def attend_kept(
     for group in step.groups:
         rows = slice(group.start, group.stop)
         out[rows] = _decode(step, layer, group, query[rows], kv_heads, rule)
+    for chunk in step.chunks:
+        rows = slice(chunk.start, chunk.stop)
+        out[rows] = _prefill(step, layer, chunk, query[rows], keys[rows], values[rows], rule)
+    return out
+
+
+def _attend_apart(
+    step: PagedStep,
+    decodes: DecodeTables,
+    layer: int,
+    query: torch.Tensor,
+    keys: torch.Tensor,
+    values: torch.Tensor,
+    rule: Rule,
+) -> torch.Tensor:
+    """Decodes, of which there are some, by our kernel; all else by what there is."""
+    from container.model.triton_kernels import decode_attention  # only where Triton is
+
+    cache, count = step.cache, len(decodes.seen)
+    decoded = decode_attention(
+        query[:count].contiguous(),
+        cache.keys[layer],
+        cache.values[layer],
+        decodes.blocks,
+        decodes.seen,
+        kv_heads=keys.shape[1],
+        scale=rule.scale,
+        window=rule.window,
+        softcap=rule.softcap,
+    )
+    if count == len(query):
+        return decoded
+    out = query.new_zeros(*query.shape[:2], values.shape[-1])
+    out[:count] = decoded
+    if step.varlen is not None and rule.softcap is None:
+        varlen = step.varlen
+        out[count:] = attend_varlen(varlen, cache, layer, query[count:], rule.scale, rule.window)
+        return out
     for chunk in step.chunks:
         rows = slice(chunk.start, chunk.stop)
         out[rows] = _prefill(step, layer, chunk, query[rows], keys[rows], values[rows], rule)

@@ -14,7 +14,13 @@ from container.engine.adapters import BASE
 from container.model.attention import PagedStep, Rule, attend
 from container.model.forward_plan import ChunkPlan, ForwardPlan, GroupPlan
 from container.model.kv_cache import BLOCK_SIZE, FP8, KVCache, LayerShape
-from container.model.varlen import Kernel, VarlenTables
+from container.model.varlen import (
+    REFERENCE_ONLY,
+    AttentionKernels,
+    DecodeTables,
+    Kernel,
+    VarlenTables,
+)
 
 log = logging.getLogger(__name__)
 
@@ -28,38 +34,74 @@ CHUNK = ChunkPlan(2, 22, 50, [9, 1, 10, 4])
 NUM_BLOCKS = 11  # the twelfth is the scratch block
 
 
-def choose_kernel(
+def choose_kernels(
     layers: Sequence[LayerShape],
     rules: Sequence[Rule],
     dtype: torch.dtype,
     cache_dtype: torch.dtype,
     device: torch.device,
+) -> AttentionKernels:
+    """Take what serves every kind of layer, the fastest first; the log says which."""
+    if device.type != "cuda":
+        return REFERENCE_ONLY
+    kinds = set(zip(layers, rules, strict=True))
+    chunks = _choose_torchs(kinds, dtype, cache_dtype, device)
+    ours = AttentionKernels(decodes=Kernel.TRITON)
+    decodes = Kernel.TRITON if _serves(ours, kinds, dtype, cache_dtype, device) else chunks
+    if Kernel.REFERENCE in (decodes, chunks):
+        what = "all attention" if decodes is chunks else "attention within prompts"
+        log.warning("%s goes the slow way, as no kernel serves here", what)
+    return AttentionKernels(decodes, chunks)
+
+
+Kinds = set[tuple[LayerShape, Rule]]
+
+
+def _choose_torchs(
+    kinds: Kinds, dtype: torch.dtype, cache_dtype: torch.dtype, device: torch.device
 ) -> Kernel:
-    """Take the first of torch's kernels that serves every kind of layer; the log says which."""
-    if device.type != "cuda" or dtype not in FORMATS or cache_dtype in FP8:
-        return Kernel.REFERENCE
-    if any(layer.key_dim != layer.value_dim for layer in layers):
-        return Kernel.REFERENCE
-    # Soft caps are the reference's business, whatever serves the other layers.
-    kinds = {pair for pair in zip(layers, rules, strict=True) if pair[1].softcap is None}
-    if not kinds:
+    """Take the first of torch's kernels that serves every kind of layer without a soft cap.
+
+    Soft caps are the reference's business, whatever serves the other layers.
+    """
+    plain = {kind for kind in kinds if kind[1].softcap is None}
+    is_known = dtype in FORMATS and cache_dtype not in FP8
+    if not plain or not is_known or any(layer.key_dim != layer.value_dim for layer, _ in kinds):
         return Kernel.REFERENCE
     for kernel, name in ((Kernel.PAGED, "FA3"), (Kernel.GATHERED, None)):
-        try:
-            _activate(name)
-            off = max(
-                varlen_error(kernel, layer, rule, dtype, layer.device or device)
-                for layer, rule in kinds
-            )
-        except Exception as error:  # each kernel has its own reasons
-            log.info("%s is not used, as it fails here: %s", kernel.value, error)
-            continue
-        if off <= TOLERANCE:
-            log.info("%s checked against the reference: off by %.2g", kernel.value, off)
+        if _serves(AttentionKernels(kernel, kernel), plain, dtype, cache_dtype, device, name):
             return kernel
-        log.warning("%s is not used, as it is off by %.2g", kernel.value, off)
-    log.warning("attention goes the slow way, as no kernel of torch's serves here")
     return Kernel.REFERENCE
+
+
+def _serves(
+    kernels: AttentionKernels,
+    kinds: Kinds,
+    dtype: torch.dtype,
+    cache_dtype: torch.dtype,
+    device: torch.device,
+    flash: str | None = None,
+) -> bool:
+    """Whether kernels compute what the reference computes; the log says so.
+
+    `flash` is the implementation of FlashAttention that torch is to use.
+    """
+    name = kernels.decodes.value
+    try:
+        if kernels.decodes is not Kernel.TRITON:
+            _activate(flash)
+        off = max(
+            kernel_error(kernels, layer, rule, dtype, cache_dtype, layer.device or device)
+            for layer, rule in kinds
+        )
+    except Exception as error:  # each kernel has its own reasons
+        log.info("%s is not used, as it fails here: %s", name, error)
+        return False
+    if off <= TOLERANCE:
+        log.info("%s checked against the reference: off by %.2g", name, off)
+        return True
+    log.warning("%s is not used, as it is off by %.2g", name, off)
+    return False
 
 
 def _activate(name: str | None) -> None:
@@ -71,16 +113,23 @@ def _activate(name: str | None) -> None:
 
 
 @torch.inference_mode()
-def varlen_error(
-    kernel: Kernel, layer: LayerShape, rule: Rule, dtype: torch.dtype, device: torch.device
+def kernel_error(
+    kernels: AttentionKernels,
+    layer: LayerShape,
+    rule: Rule,
+    dtype: torch.dtype,
+    cache_dtype: torch.dtype,
+    device: torch.device,
 ) -> float:
-    """How far torch's kernel is off for one layer, as a share of the largest number."""
+    """How far kernels are off for one layer, as a share of the largest number."""
     generator = torch.Generator().manual_seed(0)
 
     def random(*shape: int) -> torch.Tensor:
         return torch.randn(shape, generator=generator).to(device, dtype)
 
-    cache = KVCache([layer], num_blocks=NUM_BLOCKS, block_size=SIZE, dtype=dtype, device=device)
+    cache = KVCache(
+        [layer], num_blocks=NUM_BLOCKS, block_size=SIZE, dtype=cache_dtype, device=device
+    )
     cache.keys[0].copy_(random(*cache.keys[0].shape))
     cache.values[0].copy_(random(*cache.values[0].shape))
     plan = _plan()
@@ -88,7 +137,11 @@ def varlen_error(
     keys = random(CHUNK.stop, layer.kv_heads, layer.key_dim)
     values = random(CHUNK.stop, layer.kv_heads, layer.value_dim)
     reference = PagedStep.of(plan, cache, device)
-    fast = PagedStep.of(plan, cache, device, VarlenTables.of(plan, cache, kernel))
+    if kernels.decodes is Kernel.TRITON:
+        decodes = DecodeTables.of(plan, cache, device)
+        fast = PagedStep.of(plan, cache, device, None, decodes)
+    else:
+        fast = PagedStep.of(plan, cache, device, VarlenTables.of(plan, cache, kernels.chunks))
     expected, got = (attend(one, 0, query, keys, values, rule) for one in (reference, fast))
     scale = expected.float().abs().max().item()
     return (got.float() - expected.float()).abs().max().item() / max(scale, 1e-6)

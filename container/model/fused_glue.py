@@ -8,10 +8,9 @@ made once for the step.
 import ctypes
 
 import torch
-from torch import nn
 
 from container.model.attention import PagedStep
-from container.model.glue import Angles, Glue, LayerFacts
+from container.model.glue import Angles, Glue, LayerFacts, is_silu
 from container.model.kernels import (
     LANES,
     MAX_DIM,
@@ -30,7 +29,7 @@ class FusedGlue(Glue):
     def __init__(self, facts: LayerFacts, kernels: Kernels) -> None:
         super().__init__(facts)
         self._kernels = kernels
-        self.is_silu = _is_silu(facts)
+        self.is_silu = is_silu(facts)
         self._bf16 = int(facts.norms[0][0].dtype == torch.bfloat16)
         self._hidden = len(facts.norms[0][0])
         self._seen = facts.heads * facts.dim
@@ -187,8 +186,3 @@ def fits(facts: LayerFacts) -> bool:
         and facts.dim <= MAX_DIM
         and facts.rule.softcap is None
     )
-
-
-def _is_silu(facts: LayerFacts) -> bool:
-    rows = torch.linspace(-8, 8, 64)
-    return torch.equal(facts.act(rows), nn.functional.silu(rows))

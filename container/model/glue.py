@@ -98,6 +98,12 @@ class Glue:
         return cos[0][:, None] * scales, (sin[0] * signs)[:, None] * scales
 
 
+def is_silu(facts: LayerFacts) -> bool:
+    """Whether a layer's activation is silu, which is the one that kernels have."""
+    rows = torch.linspace(-8, 8, 64)
+    return torch.equal(facts.act(rows), nn.functional.silu(rows))
+
+
 def _normed(rows: torch.Tensor, norm: Norm) -> torch.Tensor:
     weight, eps = norm
     return nn.functional.rms_norm(rows, weight.shape, weight, eps)

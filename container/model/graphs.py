@@ -22,7 +22,7 @@ from container.model.attention import DecodeGroup, PagedStep
 from container.model.forward_plan import MIN_ROWS, ForwardPlan, GroupPlan
 from container.model.kv_cache import KVCache
 from container.model.probe import check_same
-from container.model.varlen import VarlenTables
+from container.model.varlen import AttentionKernels, DecodeTables, Kernel, VarlenTables
 
 log = logging.getLogger(__name__)
 
@@ -85,16 +85,16 @@ class RecordedDecodes:
         max_blocks: int,
         vocabulary: int,
         device: torch.device,
-        uses_tables: bool,
+        kernels: AttentionKernels,
     ) -> None:
         """`sizes` are rows, `max_blocks` those of the longest sequence.
 
-        `uses_tables`: attention is told by tables of blocks, as torch's kernels are.
+        `kernels` attend to decodes.
         """
         self._run_model = run_model
         self._cache = cache
         self._sizes = sorted(set(sizes))
-        self._uses_tables = uses_tables
+        self._kernels = kernels
         self._replays: dict[int, Callable[[], None]] = {}
         rows = self._sizes[-1]
         self._numbers = torch.zeros(rows, BLOCKS + max_blocks, dtype=torch.int32, device=device)
@@ -145,13 +145,16 @@ class RecordedDecodes:
     def _step(self, numbers: torch.Tensor) -> PagedStep:
         size, width = len(numbers), numbers.shape[1] - BLOCKS
         seen, blocks = numbers[:, SEEN].contiguous(), numbers[:, BLOCKS:].contiguous()
-        groups, tables = [], None
-        if not self._uses_tables:
-            groups = [DecodeGroup(0, size, blocks.long(), seen.long())]
-        else:
+        # What torch's kernel does not do, the reference does, which goes by groups.
+        group = DecodeGroup(0, size, blocks.long(), seen.long())
+        tables, decodes = None, None
+        if self._kernels.decodes is Kernel.TRITON:
+            decodes = DecodeTables(seen, blocks)
+        elif self._kernels.decodes is not Kernel.REFERENCE:
             starts = torch.arange(size + 1, dtype=torch.int32, device=numbers.device)
             tables = VarlenTables(starts, seen, blocks, 1, width * self._cache.block_size)
-        return PagedStep(self._cache, numbers[:, SLOT].long(), groups, [], tables)
+        slots = numbers[:, SLOT].long()
+        return PagedStep(self._cache, slots, [group], [], tables, decodes=decodes)
 
 
 def trial_plan(rows: int, cache: KVCache) -> ForwardPlan:

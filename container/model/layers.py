@@ -13,12 +13,14 @@ compute the same as the model's own on the same input.
 """
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from importlib.util import find_spec
 from typing import Any
 
 import torch
 from torch import nn
 
+from container.errors import one_line
 from container.model.attention import PagedStep, Rule
 from container.model.fused_glue import FusedGlue, fits
 from container.model.glue import Angles, Glue, LayerFacts, Norm
@@ -105,11 +107,16 @@ def find_lean(model: nn.Module) -> dict[str, nn.Module]:
 
 @torch.inference_mode()
 def make_lean(
-    model: nn.Module, rules: list[Rule], run: Callable[[], object], make: MakeLinear
+    model: nn.Module,
+    rules: list[Rule],
+    run: Callable[[], object],
+    make: MakeLinear,
+    make_exact: MakeLinear = make_linear,
 ) -> None:
     """Replace layers in place, where that changes nothing; `run` calls the model once.
 
-    `rules` has what each layer tells its attention, which a short run does not show.
+    `rules` has what each layer tells its attention, which a short run does not show. `make_exact`
+    makes products with the weights as they are, for the comparison.
     """
     calls: dict[str, Call] = {}
     hooks = []
@@ -127,9 +134,9 @@ def make_lean(
     while calls:
         name, call = calls.popitem()
         layer = candidates.pop(name)
-        lean = _replacement(layer, rules, call)
+        lean = _replacement(layer, rules, call, make_exact)
         if lean is not None:
-            if make is not make_linear:  # the check was strict, as its weights were exact
+            if make is not make_exact:  # the check was strict, as its weights were exact
                 checked, lean = lean, LeanLayer.of(layer, rules, make)
                 lean.glue = checked.glue
             parent, _, last = name.rpartition(".")
@@ -138,17 +145,36 @@ def make_lean(
     log.debug("replaced %d decoder layers", replaced)
 
 
-def _replacement(layer: nn.Module, rules: list[Rule], call: Call) -> LeanLayer | None:
-    """Another form of a layer, if it computes the same; with the kernels, if these do too."""
+def _replacement(
+    layer: nn.Module, rules: list[Rule], call: Call, make: MakeLinear
+) -> LeanLayer | None:
+    """Another form of a layer, if it computes the same; with kernels, if these do too."""
     try:
-        lean = LeanLayer.of(layer, rules, make_linear)
-        for kernels in dict.fromkeys((find_kernels(), None)):
-            lean.fuse(kernels)
-            if _computes(lean, call):
-                return lean
+        lean = LeanLayer.of(layer, rules, make)
     except (RuntimeError, TypeError, ValueError, AttributeError) as error:
         log.debug("a layer stays as it is: %s", error)
+        return None
+    for glue in _glues(lean.facts):
+        lean.glue = glue
+        try:
+            if _computes(lean, call):
+                return lean
+        except Exception as error:  # compilers and drivers have their own
+            log.info("%s is not used: %s", type(glue).__name__, one_line(error))
     return None
+
+
+def _glues(facts: LayerFacts) -> Iterator[Glue]:
+    """What may lie between a layer's products, the fastest first."""
+    kernels = find_kernels()
+    if kernels is not None and fits(facts):
+        yield FusedGlue(facts, kernels)
+    if facts.norms[0][0].is_cuda and find_spec("triton") is not None:
+        from container.model import triton_glue  # only where Triton is
+
+        if triton_glue.fits(facts):
+            yield triton_glue.TritonGlue(facts)
+    yield Glue(facts)
 
 
 def _computes(lean: LeanLayer, call: Call) -> bool:

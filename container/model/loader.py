@@ -18,7 +18,7 @@ from transformers import (
 from container.engine.batch import Batch, ModelRunner, Scheduled, run_whole
 from container.engine.loop import Engine, EngineConfig
 from container.engine.sequence import Sequence
-from container.errors import ModelLoadError
+from container.errors import ModelLoadError, one_line
 from container.grammar.matcher import GrammarCompiler
 from container.images.reader import ImageReader
 from container.messages import EngineInfo, SamplingParams
@@ -41,7 +41,6 @@ from container.model.source import ModelFiles, find_model
 from container.model.weights import (
     dtype_name,
     load_weights,
-    one_line,
     plan_load,
     read_config,
     reads_images,
@@ -79,7 +78,7 @@ def load_engine(settings: Settings, progress: Progress, copy: int = 0) -> tuple[
     sharers = len(placement.devices) * settings.data_parallel
     config = replace(config, num_slots=find_slots(settings, model, sharers))
     ends = end_token_ids(files.path, model.config)
-    sizes = recorded_sizes(settings.cuda_graphs, model, config)
+    sizes = recorded_sizes(settings.cuda_graphs, model, config.max_running)
     max_blocks = -(-config.max_total_tokens // config.block_size)
     if ranks is not None:
         ranks.tell(

@@ -24,6 +24,7 @@ from container.engine.adapters import BASE
 from container.model.adapter_files import LowRank, Weights
 from container.model.packing import FastLinear, LinearShare, PackedLinear
 from container.model.products import KernelLinear, make_linear
+from container.model.transfer import send
 
 log = logging.getLogger(__name__)
 
@@ -134,7 +135,7 @@ class Updates:
             if number != BASE:
                 mask[first : first + count, self._columns[number]] = 1.0
             first += count
-        self._mask = mask.to(self._device, self._dtype)
+        self._mask = send(mask.to(self._dtype), self._device)
 
     def _hook(self, target: Target, adapters: Mapping[int, Weights]) -> RemovableHandle:
         update = Update(target, self._columns, adapters, self._num_columns, self._pack)

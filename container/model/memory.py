@@ -17,10 +17,14 @@ LONG_SEQUENCE = 4096
 
 @dataclass(frozen=True, slots=True)
 class MemoryPlan:
-    """Bytes of one rank; `activations` is what the largest step needs, None where not measured."""
+    """Bytes of one rank; `activations` is what the largest step needs, None where not measured.
+
+    `recordings` are CUDA graphs' own.
+    """
 
     weights: int
     activations: int | None
+    recordings: int
     cache: int
     tokens: int
 
@@ -29,6 +33,8 @@ class MemoryPlan:
         rows = [("weights", self.weights, "")]
         if self.activations is not None:
             rows.append(("activations", self.activations, "the largest step, measured"))
+        if self.recordings:
+            rows.append(("CUDA graphs", self.recordings, ""))
         fits = f"{self.tokens:,} tokens, or {self.tokens // LONG_SEQUENCE:,} sequences of "
         rows.append(("KV cache", self.cache, f"{fits}{LONG_SEQUENCE:,}"))
         return [f"{name:<12} {size / GIB:>8.2f} GiB  {note}".rstrip() for name, size, note in rows]

@@ -55,6 +55,18 @@ class PackedLinear(FastLinear):
         return out
 
 
+class PlainLinear(FastLinear):
+    """Multiplies as torch does, on any device."""
+
+    def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None) -> None:
+        super().__init__(weight, bias)
+        self.weight = nn.Parameter(weight.detach(), requires_grad=False)
+
+    def forward(self, rows: torch.Tensor) -> torch.Tensor:
+        """Multiply [..., in_features] to [..., out_features]."""
+        return nn.functional.linear(rows, self.weight, self.bias)
+
+
 class JoinedLinear:
     """Several projections of one input as one product; each part asks for its share.
 
@@ -181,7 +193,7 @@ def is_plain_rms_norm(module: nn.Module) -> bool:
     if [name for name, _ in module.named_parameters()] != ["weight"] or weight.dim() != 1:
         return False
     rows = torch.randn(3, weight.shape[0], generator=torch.Generator().manual_seed(0)) * 3
-    rows = rows.to(weight.dtype)
+    rows = rows.to(weight.device, weight.dtype)
     return torch.allclose(
         module(rows).float(),
         FusedRMSNorm(weight, norm_eps(module))(rows).float(),

@@ -7,6 +7,7 @@ not explain (recurrent states, windows that only its masks know), and give the s
 
 import functools
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -19,15 +20,16 @@ from container.engine.sequence import Sequence
 from container.messages import SamplingParams
 from container.model import attention, probe
 from container.model.attention import Rule
-from container.model.attention_check import choose_kernel
+from container.model.attention_check import choose_kernels
+from container.model.compiling import compile_layers
 from container.model.decoder_stack import stack_layers
 from container.model.int8 import RowKinds
 from container.model.kv_cache import BLOCK_SIZE, KVCache, LayerShape
 from container.model.layers import make_lean
-from container.model.packing import MakeLinear, pack
+from container.model.packing import MakeLinear, PlainLinear, pack
 from container.model.products import make_head, make_int8, make_linear, packing_works
 from container.model.runner import ForwardPass, TorchModelRunner
-from container.model.varlen import Kernel
+from container.model.varlen import REFERENCE_ONLY, AttentionKernels
 
 log = logging.getLogger(__name__)
 
@@ -43,7 +45,7 @@ class Paged:
     """What the cache keeps of each layer, and what attends to it."""
 
     layers: list[LayerShape]
-    kernel: Kernel
+    kernels: AttentionKernels
 
 
 class CannotPage(Exception):
@@ -57,11 +59,14 @@ def page(
     device: torch.device,
     kinds: RowKinds | None = None,
     cache_dtype: torch.dtype | None = None,
+    *,
+    compiles: bool = False,
 ) -> Paged:
     """Switch a model to paged attention.
 
-    With `kinds`, its weights get eight bits; `cache_dtype` is the cache's, if not `dtype`. Raises
-    CannotPage and leaves the model as it was.
+    With `kinds`, its weights get eight bits; `cache_dtype` is the cache's, if not `dtype`.
+    `compiles`: its layers go through torch.compile. Raises CannotPage and leaves the model as it
+    was.
     """
     original = module.config._attn_implementation
     ids = torch.tensor([probe.ids_for(module)], device=device)
@@ -78,21 +83,44 @@ def page(
     except Exception as error:  # a model that is not made for this fails anywhere
         module.set_attn_implementation(original)
         raise CannotPage(f"{type(error).__name__}: {error}") from error
+    if compiles:
+        compile_layers(module, run)
+    _make_fast(module, rules, run, kinds, keeps_layers=compiles or is_spread(module))
+    kernels = choose_kernels(layers, rules, dtype, cache_dtype or dtype, device)
+    served = _logits(module, ids, layers, cache_dtype or dtype, device, kinds, kernels)
+    limit = None if kinds is None else probe.ROUGH_WEIGHTS
+    limit = limit if cache_dtype is None else probe.ROUGH_CACHE
+    probe.check_same(served, expected, dtype, "what is served", limit=limit)
+    return Paged(layers, kernels)
+
+
+def _make_fast(
+    module: PreTrainedModel,
+    rules: list[Rule],
+    run: Callable[[], object],
+    kinds: RowKinds | None,
+    *,
+    keeps_layers: bool,
+) -> None:
+    """Replace layers and products by faster forms, and by smaller ones if `kinds` asks for it.
+
+    `keeps_layers`: the layers stay as they are, since they are compiled, or since their weights,
+    which wait on disk or on another device, come and go.
+    """
     make, make_head = _linears(kinds)
-    # The weights of layers that wait on disk or on another device come and go.
-    can_pack = device.type == "cpu" and not is_spread(module)
-    if can_pack and packing_works(module):
+    if keeps_layers:
+        if kinds is not None:
+            pack(module, make, make_head)
+    elif module.device.type != "cpu":
+        make_lean(module, rules, run, PlainLinear if kinds is None else make, PlainLinear)
+        if kinds is not None:
+            pack(module, make, make_head)
+    elif packing_works(module):
         make_lean(module, rules, run, make)
         stack_layers(module, run)
         pack(module, make, make_head)
     elif kinds is not None:
         pack(module, make, make_head)
-    kernel = choose_kernel(layers, rules, dtype, cache_dtype or dtype, device)
-    served = _logits(module, ids, layers, cache_dtype or dtype, device, kinds, kernel)
-    limit = None if kinds is None else probe.ROUGH_WEIGHTS
-    limit = limit if cache_dtype is None else probe.ROUGH_CACHE
-    probe.check_same(served, expected, dtype, "what is served", limit=limit)
-    return Paged(layers, kernel)
 
 
 def _linears(kinds: RowKinds | None) -> tuple[MakeLinear, MakeLinear]:
@@ -145,15 +173,15 @@ def _logits(
     dtype: torch.dtype,
     device: torch.device,
     kinds: RowKinds | None = None,
-    kernel: Kernel = Kernel.REFERENCE,
+    kernels: AttentionKernels = REFERENCE_ONLY,
 ) -> torch.Tensor:
     """Logits of the probe, its prompt as one chunk and the rest token by token."""
     token_ids: list[int] = ids[0].tolist()
     count, prompt_len = len(token_ids), probe.PROMPT_LEN
     # Small blocks are the harder test, but torch's kernels do not take them.
-    size = 2 if kernel is Kernel.REFERENCE else BLOCK_SIZE[device.type]
+    size = 2 if kernels == REFERENCE_ONLY else BLOCK_SIZE[device.type]
     cache = KVCache(layers, num_blocks=count, block_size=size, dtype=dtype, device=device)
-    forward = ForwardPass(module, cache, device, kinds=kinds, kernel=kernel)
+    forward = ForwardPass(module, cache, device, kinds=kinds, kernels=kernels)
     runner = TorchModelRunner(forward)
     sequence = Sequence(0, token_ids[:prompt_len], SamplingParams(max_new_tokens=count))
     sequence.token_ids = token_ids

@@ -17,7 +17,7 @@ import torch
 
 from container.engine.sequence import Sequence
 from container.messages import SamplingParams
-from container.model.transfer import to_device
+from container.model.transfer import send, to_device
 
 WATERMARK_KEY = 15_485_863
 LARGEST = 1e30
@@ -156,7 +156,7 @@ def watermark(logits: torch.Tensor, sequences: list[Sequence]) -> None:
         generator = torch.Generator().manual_seed(WATERMARK_KEY * sequence.token_ids[-1])
         delta = to_device([mark.delta], logits.device)
         green = torch.randperm(vocabulary, generator=generator)[: int(vocabulary * mark.gamma)]
-        logits[row].index_add_(0, to_device(green.numpy(), logits.device), delta.expand(len(green)))
+        logits[row].index_add_(0, send(green, logits.device), delta.expand(len(green)))
 
 
 def _penalises_context(params: SamplingParams) -> bool:

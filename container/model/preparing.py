@@ -29,9 +29,12 @@ from container.model.paging import CannotPage, is_spread, page
 from container.model.probe import Differs
 from container.model.runner import ForwardPass, TorchModelRunner
 from container.model.sharding import is_split
-from container.model.varlen import Kernel
+from container.model.varlen import REFERENCE_ONLY, AttentionKernels, Kernel
 
 log = logging.getLogger(__name__)
+
+# What attends to decodes without asking on the host how long they are.
+RECORDABLE = {Kernel.PAGED, Kernel.TRITON}
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +42,7 @@ class LoadedModel:
     """A model that has been checked, with what the engine needs to know of it.
 
     `layers` is None when it is served through its own cache. `reads_images`: also images.
-    `cache_dtype` is that of the paged cache, if not `dtype`. `kernel` attends to it.
+    `cache_dtype` is that of the paged cache, if not `dtype`. `kernels` attend to it.
     """
 
     module: PreTrainedModel
@@ -53,13 +56,13 @@ class LoadedModel:
     weight_bytes: int = 0
     kinds: RowKinds | None = None
     reads_images: bool = False
-    kernel: Kernel = Kernel.REFERENCE
+    kernels: AttentionKernels = REFERENCE_ONLY
 
     @property
     def can_record(self) -> bool:
         """Whether a step of decodes can become a CUDA graph: its kernels read no lengths."""
         is_whole = not (is_spread(self.module) or self.layers is None)
-        return is_whole and self.kernel is Kernel.PAGED
+        return is_whole and self.kernels.decodes in RECORDABLE
 
     @property
     def attention(self) -> Literal["paged", "own"]:
@@ -101,8 +104,9 @@ def prepare(
     *,
     in_int8: bool = False,
     cache_dtype: torch.dtype | None = None,
+    compiles: bool = False,
 ) -> LoadedModel:
-    """Find the way to serve a model, with weights or cache of eight bits if wanted.
+    """Find the way to serve a model, with weights or cache of eight bits, or compiled, if wanted.
 
     Raises ModelLoadError when none computes the same, ConfigError when it cannot have eight bits.
     """
@@ -112,7 +116,7 @@ def prepare(
     reason = "it has an encoder"
     if not module.config.is_encoder_decoder:
         try:
-            paged = page(module, dtype, device, kinds, cache_dtype)
+            paged = page(module, dtype, device, kinds, cache_dtype, compiles=compiles)
         except CannotPage as error:
             reason = str(error)
         except Differs as error:
@@ -122,9 +126,11 @@ def prepare(
             return LoadedModel(
                 module, module.config, dtype, device, paged.layers, per_token,
                 cache_dtype=cache_dtype, weight_bytes=size, kinds=kinds,
-                kernel=paged.kernel,
+                kernels=paged.kernels,
             )  # fmt: skip
-    wishes = {"QUANTIZE=int8": in_int8, "KV_CACHE_DTYPE": cache_dtype is not None}
+    wishes = {
+        "QUANTIZE=int8": in_int8, "KV_CACHE_DTYPE": cache_dtype is not None, "COMPILE=1": compiles
+    }  # fmt: skip
     if refused := [name for name, is_wanted in wishes.items() if is_wanted]:
         told = f"{refused[0]} cannot work here: the model's attention is not paged, as {reason}"
         raise ConfigError([told])
@@ -146,7 +152,7 @@ def parameter_bytes(module: torch.nn.Module) -> int:
 
 
 def recorded_sizes(
-    wanted: tuple[int, ...] | None, model: LoadedModel, config: EngineConfig
+    wanted: tuple[int, ...] | None, model: LoadedModel, max_running: int
 ) -> list[int]:
     """Rows of the decodes that are to be recorded as CUDA graphs; none where that cannot be.
 
@@ -156,8 +162,8 @@ def recorded_sizes(
     if model.device.type != "cuda" or not model.can_record:
         return []
     if wanted is None:
-        return [] if is_split(model.module) else usual_sizes(config.max_running)
-    return sorted({max(MIN_ROWS, min(size, config.max_running)) for size in wanted})
+        return [] if is_split(model.module) else usual_sizes(max_running)
+    return sorted({max(MIN_ROWS, min(size, max_running)) for size in wanted})
 
 
 def record_decodes(
@@ -215,6 +221,6 @@ def make_forward(
     )
     return ForwardPass(
         model.module, cache, model.device, updates=updates, kinds=model.kinds,
-        kernel=model.kernel, is_split=is_split(model.module),
+        kernels=model.kernels, is_split=is_split(model.module),
         host=HostCache(cache, num_slots, model.device) if num_slots else None,
     )  # fmt: skip

@@ -9,6 +9,7 @@ import torch
 from container.engine.batch import Batch, RunningStep, Scheduled, StepOutput
 from container.engine.cold import Move
 from container.engine.sequence import Sequence
+from container.errors import one_line
 from container.model.attention import PagedStep
 from container.model.forward_plan import MIN_ROWS, ForwardPlan, make_plan
 from container.model.graphs import Record, RecordedDecodes, fill_promises
@@ -22,7 +23,13 @@ from container.model.sampler import Drawn, Sampler
 from container.model.sharding import share_first
 from container.model.shortlist import take_rows
 from container.model.transfer import Arrivals, to_device
-from container.model.varlen import Kernel, VarlenTables
+from container.model.varlen import (
+    REFERENCE_ONLY,
+    AttentionKernels,
+    DecodeTables,
+    Kernel,
+    VarlenTables,
+)
 
 log = logging.getLogger(__name__)
 
@@ -41,14 +48,14 @@ class ForwardPass:
         *,
         updates: Updates | None = None,
         kinds: RowKinds | None = None,
-        kernel: Kernel = Kernel.REFERENCE,
+        kernels: AttentionKernels = REFERENCE_ONLY,
         is_split: bool = False,
         host: HostCache | None = None,
     ) -> None:
         self.cache = cache
         self.host = host
         self._is_split = is_split
-        self._kernel = kernel
+        self._kernels = kernels
         self._model = model
         self._device = device
         self._updates = updates
@@ -72,13 +79,13 @@ class ForwardPass:
             max_blocks=max_blocks,
             vocabulary=text_config(self._model.config).vocab_size,
             device=self._device,
-            uses_tables=self._kernel is not Kernel.REFERENCE,
+            kernels=self._kernels,
         )
         try:
             made.record(record, progress)
             made.check(self.run, self._model.dtype)
         except Exception as error:  # whatever a model does that cannot be recorded
-            log.warning("decodes are not recorded: %s", str(error).partition("\n")[0])
+            log.warning("decodes are not recorded: %s", one_line(error))
             return
         self._recorded = made
 
@@ -128,10 +135,14 @@ class ForwardPass:
         return logits
 
     def _step(self, plan: ForwardPlan) -> PagedStep:
-        tables = None
-        if self._kernel is not Kernel.REFERENCE:
-            tables = VarlenTables.of(plan, self.cache, self._kernel)
-        return PagedStep.of(plan, self.cache, self._device, tables)
+        tables, decodes = None, None
+        kernel = self._kernels.chunks
+        if self._kernels.decodes is Kernel.TRITON and plan.num_decodes:
+            decodes = DecodeTables.of(plan, self.cache, self._device)
+        if kernel is not Kernel.REFERENCE and (decodes is None or plan.chunks):
+            with_decodes = decodes is None
+            tables = VarlenTables.of(plan, self.cache, kernel, with_decodes=with_decodes)
+        return PagedStep.of(plan, self.cache, self._device, tables, decodes)
 
     def _tensor(self, values: list[int]) -> torch.Tensor:
         return to_device(values, self._device, torch.int64)
@@ -281,7 +292,7 @@ def _tell_who(batch: Batch, error: Exception) -> None:
     log.error(
         "the GPU failed in a step of %d tokens: %s; the kernel's log (dmesg) may have an Xid of "
         "this time, which says whether the hardware or a kernel is at fault: %s",
-        batch.num_tokens, told, str(error).partition("\n")[0],
+        batch.num_tokens, told, one_line(error),
     )  # fmt: skip
 
 

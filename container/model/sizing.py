@@ -15,7 +15,7 @@ from container.model.kv_cache import BLOCK_SIZE
 from container.model.memory import GIB, GPU_MARGIN, MemoryPlan, measure_activations
 from container.model.paging import is_spread
 from container.model.placement import Placement
-from container.model.preparing import LoadedModel
+from container.model.preparing import LoadedModel, recorded_sizes
 from container.model.sharding import least_over_ranks
 from container.model.varlen import Kernel
 from container.settings import PARENT_PID, Settings
@@ -36,10 +36,14 @@ CACHE_SHARE = 0.5  # of the CPU's memory that is free once the weights are loade
 
 @dataclass(frozen=True, slots=True)
 class Room:
-    """Tokens for whose keys and values there is memory, and bytes that a step needs besides."""
+    """Tokens for whose keys and values there is memory, and bytes that a step needs besides.
+
+    `recordings` are the bytes that CUDA graphs keep.
+    """
 
     tokens: int
     activations: int | None = None
+    recordings: int = 0
 
 
 def find_room(settings: Settings, model: LoadedModel, placement: Placement) -> Room:
@@ -52,8 +56,17 @@ def find_room(settings: Settings, model: LoadedModel, placement: Placement) -> R
         settings.max_batch_size,
         _context(model.text_config),
     )
-    tokens = _capacity(settings, model, sharers, activations or 0)
-    return Room(least_over_ranks(tokens) if placement.is_split else tokens, activations)
+    recordings = _recording_bytes(settings, model)
+    tokens = _capacity(settings, model, sharers, (activations or 0) + recordings)
+    tokens = least_over_ranks(tokens) if placement.is_split else tokens
+    return Room(tokens, activations, recordings)
+
+
+def _recording_bytes(settings: Settings, model: LoadedModel) -> int:
+    """What recorded decodes keep, beside small things: the logits, and these once more."""
+    if not recorded_sizes(settings.cuda_graphs, model, settings.max_batch_size):
+        return 0
+    return 2 * 4 * settings.max_batch_size * model.text_config.vocab_size
 
 
 def _capacity(settings: Settings, model: LoadedModel, sharers: int, activations: int) -> int:
@@ -70,7 +83,7 @@ def _capacity(settings: Settings, model: LoadedModel, sharers: int, activations:
         others = GPU_SHARE if is_alone(settings) else GPU_SHARE_WITH_OTHERS
         return max(0, int(free * others) - activations - GPU_MARGIN)
 
-    if model.kernel is not Kernel.PAGED and model.device.type == "cuda":
+    if model.kernels.chunks is not Kernel.PAGED and model.device.type == "cuda":
         # Keys and values of a layer are gathered before they are attended to, and repeated for
         # the query heads; prefixes that sequences share are gathered for each.
         for device in per_device:
@@ -120,7 +133,7 @@ def size_engine(settings: Settings, model: LoadedModel, room: Room) -> EngineCon
     if longest < 2 or longest_input >= longest:
         raise ConfigError([f"MAX_INPUT_TOKENS={longest_input} must be less than {longest}"])
     kept = num_blocks * block_size
-    plan = MemoryPlan(model.weight_bytes, room.activations, kept * per_token, kept)
+    plan = MemoryPlan(model.weight_bytes, room.activations, room.recordings, kept * per_token, kept)
     for line in plan.lines():
         log.info("%s", line)
     log.info("a sequence may have %d tokens", longest)

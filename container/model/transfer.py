@@ -17,8 +17,16 @@ def to_device(
 ) -> torch.Tensor:
     """Make a tensor of numbers from the host on a device, behind what the device has to do."""
     # A view of an array stays one; the caller does not change what it has handed over.
-    made = torch.as_tensor(numbers, dtype=dtype)
-    return made if device.type == "cpu" else made.pin_memory().to(device, non_blocking=True)
+    return send(torch.as_tensor(numbers, dtype=dtype), device)
+
+
+def send(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """Copy a tensor to another device, behind what that has to do."""
+    if tensor.device == device:
+        return tensor
+    if tensor.device.type == "cpu" and device.type == "cuda":
+        tensor = tensor.pin_memory()
+    return tensor.to(device, non_blocking=True)
 
 
 class Arrivals:

@@ -11,12 +11,14 @@ container.model.attention only where it has computed the same at start
 from dataclasses import dataclass, replace
 from enum import Enum
 from itertools import accumulate
-from typing import Any
+from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 
 from container.model.forward_plan import ForwardPlan
 from container.model.kv_cache import KVCache
+from container.model.transfer import send, to_device
 
 
 class Kernel(Enum):
@@ -25,6 +27,40 @@ class Kernel(Enum):
     REFERENCE = "reference"
     PAGED = "torch's kernel on the paged cache"
     GATHERED = "torch's kernel on gathered keys and values"
+    TRITON = "our kernel for decodes"
+
+
+class AttentionKernels(NamedTuple):
+    """What attends to the decodes of a step, and to its chunks: the same, unless it is TRITON."""
+
+    decodes: Kernel = Kernel.REFERENCE
+    chunks: Kernel = Kernel.REFERENCE
+
+
+REFERENCE_ONLY = AttentionKernels()
+
+
+@dataclass(frozen=True, slots=True)
+class DecodeTables:
+    """What each decode may see: `seen` is [rows], tokens; `blocks` is [rows, blocks]; int32."""
+
+    seen: torch.Tensor
+    blocks: torch.Tensor
+
+    @classmethod
+    def of(cls, plan: ForwardPlan, cache: KVCache, device: torch.device) -> "DecodeTables":
+        """Make them for the decodes of a step, and padding among them."""
+        width = max((len(group.blocks[0]) for group in plan.groups), default=1)
+        seen = np.ones(plan.num_decodes, np.int32)
+        blocks = np.full((plan.num_decodes, width), cache.scratch_block, np.int32)
+        for group in plan.groups:
+            seen[group.start : group.stop] = group.context_lens
+            blocks[group.start : group.stop, : len(group.blocks[0])] = group.blocks
+        return cls(to_device(seen, device), to_device(blocks, device))
+
+    def on(self, device: torch.device) -> "DecodeTables":
+        """The same for layers on another device."""
+        return DecodeTables(send(self.seen, device), send(self.blocks, device))
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,12 +91,14 @@ class VarlenTables:
     gathered: Gathered | None = None
 
     @classmethod
-    def of(cls, plan: ForwardPlan, cache: KVCache, kernel: Kernel) -> "VarlenTables":
+    def of(
+        cls, plan: ForwardPlan, cache: KVCache, kernel: Kernel, *, with_decodes: bool = True
+    ) -> "VarlenTables":
         """Make them for a step; each row of padding is a sequence of its own."""
         rows: list[int] = []
         used: list[int] = []
         blocks: list[list[int]] = []
-        for group in plan.groups:
+        for group in plan.groups if with_decodes else ():
             rows += [1] * (group.stop - group.start)
             used += group.context_lens
             blocks += group.blocks
@@ -68,7 +106,8 @@ class VarlenTables:
             rows.append(chunk.stop - chunk.start)
             used.append(chunk.context_len)
             blocks.append(chunk.blocks)
-        padding = len(plan.token_ids) - sum(rows)
+        first = 0 if with_decodes else plan.num_decodes
+        padding = len(plan.token_ids) - first - sum(rows)
         rows += [1] * padding
         used += [1] * padding
         blocks += [[cache.scratch_block]] * padding
@@ -87,11 +126,11 @@ class VarlenTables:
 
     def on(self, device: torch.device) -> "VarlenTables":
         """The same for layers on another device."""
-        starts, used, blocks = (one.to(device) for one in (self.starts, self.used, self.blocks))
+        starts, used, blocks = (send(one, device) for one in (self.starts, self.used, self.blocks))
         gathered = self.gathered
         if gathered is not None:
             gathered = Gathered(
-                *(one.to(device) for one in (gathered.starts, gathered.block, gathered.offset))
+                *(send(one, device) for one in (gathered.starts, gathered.block, gathered.offset))
             )
         return replace(self, starts=starts, used=used, blocks=blocks, gathered=gathered)
 

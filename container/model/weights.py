@@ -28,7 +28,7 @@ from transformers.models.auto.modeling_auto import (
     MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES,
 )
 
-from container.errors import ConfigError, ModelLoadError
+from container.errors import ConfigError, ModelLoadError, one_line
 from container.images.reader import PROCESSOR_FILES, ImageReader
 from container.model.placement import Machine, Placement, num_gpus, place, weight_bytes
 from container.model.preparing import LoadedModel, prepare, prepare_image_text
@@ -87,10 +87,12 @@ def load_weights(
         }
     if placement.is_split:
         options["distributed_config"] = DistributedConfig(tp_size=len(placement.devices))
+    if settings.compile and (placement.is_split or placement.is_spread):
+        raise ConfigError([f"COMPILE=1 is for a model on one device, and this one is {placement}"])
     model = load_model(
         path, config, dtype, placement.device, trust_remote_code=settings.trust_remote_code,
         in_int8=settings.quantize == INT8, cache_dtype=choose_cache_dtype(settings.kv_cache_dtype),
-        options=options, reader=reader,
+        compiles=settings.compile, options=options, reader=reader,
     )  # fmt: skip
     if placement.is_spread:
         # Where one device takes all, transformers makes no map.
@@ -124,6 +126,7 @@ def load_model(
     trust_remote_code: bool = False,
     in_int8: bool = False,
     cache_dtype: torch.dtype | None = None,
+    compiles: bool = False,
     options: dict[str, Any] | None = None,
     reader: ImageReader | None = None,
 ) -> LoadedModel:
@@ -161,9 +164,13 @@ def load_model(
     module.eval()
     try:
         if reader is not None:
-            _refuse_for_images({f"QUANTIZE={INT8}": in_int8, "KV_CACHE_DTYPE": cache_dtype})
+            wishes = {f"QUANTIZE={INT8}": in_int8, "KV_CACHE_DTYPE": cache_dtype}
+            _refuse_for_images({**wishes, "COMPILE": compiles})
             return prepare_image_text(module, dtype, device, reader.read_probe())
-        return prepare(module, dtype, device, in_int8=in_int8, cache_dtype=cache_dtype)
+        return prepare(
+            module, dtype, device,
+            in_int8=in_int8, cache_dtype=cache_dtype, compiles=compiles,
+        )  # fmt: skip
     except (ModelLoadError, ConfigError):
         raise
     except Exception as error:  # sizes in config.json that do not fit each other
@@ -215,12 +222,6 @@ def reads_images(path: Path, config: PretrainedConfig) -> bool:
         and getattr(config, "vision_config", None) is not None
         and any((path / name).is_file() for name in PROCESSOR_FILES)
     )
-
-
-def one_line(error: BaseException) -> str:
-    """An exception in a line; its kind too, since many messages mean little without it."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return f"{type(error).__name__}: {' '.join(lines)[:400]}"
 
 
 def dtype_name(dtype: torch.dtype) -> str:

@@ -1,6 +1,5 @@
 import itertools
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
 from unittest import mock
 
@@ -9,9 +8,6 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch.overrides import TorchFunctionMode
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 from transformers import (
     MinPLogitsWarper,
     TemperatureLogitsWarper,
@@ -26,6 +22,7 @@ from container.model import device_sampling, sampler
 from container.model.device_sampling import choose
 from container.model.sampler import Sampler, uniform
 from container.model.shortlist import divisor
+from tests.support.host_waits import HostWaits, watched
 
 # Nearer to a limit than this, float32 may decide either way.
 ROUNDING = 1e-5
@@ -389,86 +386,6 @@ def test_a_row_without_any_number_to_go_by_disturbs_no_other(
     got = _choose(logits, params, [0.6] * 4)[0]
     assert [got[0], got[2], got[3]] == [expected[0], expected[2], expected[3]]
     assert 0 <= got[1] < 1300
-
-
-class HostWaits(AssertionError):
-    """An operation for which the host would wait for the device."""
-
-
-class Watched(TorchDispatchMode):
-    """Refuses operations that need the device's values on the host; notes the others, and copies.
-
-    Logits on the device "meta" have no values, so that there whatever reads them fails, too.
-    """
-
-    REFUSED = frozenset(
-        {
-            "_local_scalar_dense",
-            "_unique2",
-            "bincount",
-            "equal",
-            "is_nonzero",
-            "item",
-            "masked_select",
-            "nonzero",
-            "nonzero_static",
-            "repeat_interleave",
-            "scalar_tensor",
-            "unique_consecutive",
-            "unique_dim",
-        }
-    )
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.names: list[str] = []
-        self.copies: list[dict[str, Any]] = []
-
-    def __torch_dispatch__(
-        self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
-        kwargs = kwargs or {}
-        name = func.overloadpacket.__name__
-        tensors = [one for one in tree_leaves((args, kwargs)) if isinstance(one, torch.Tensor)]
-        is_mask = name.startswith("index") and any(one.dtype == torch.bool for one in tensors[1:])
-        if name in self.REFUSED or is_mask:
-            raise HostWaits(name)
-        result = func(*args, **kwargs)
-        devices = {one.device.type for one in tensors}
-        of_result = {one.device.type for one in tree_leaves(result) if hasattr(one, "device")}
-        if len(devices | of_result) > 1:
-            if name not in {"_to_copy", "copy_"} or "cpu" in of_result:
-                raise HostWaits(f"{name} from {devices} to {of_result}")
-            self.copies.append(kwargs)
-        self.names.append(name)
-        return result
-
-
-class WatchedCalls(TorchFunctionMode):
-    """Refuses what is no operation of its own: values as Python's, lists as indices or tensors."""
-
-    REFUSED = frozenset(
-        {"tolist", "item", "numpy", "cpu", "__bool__", "__int__", "__float__", "__index__"}
-    )
-
-    def __torch_function__(
-        self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
-        kwargs = kwargs or {}
-        name = func.__name__
-        is_moved_list = name in {"tensor", "as_tensor"} and kwargs.get("device") is not None
-        is_listed = name in {"__getitem__", "__setitem__"} and any(
-            isinstance(one, list) for one in (args[1] if isinstance(args[1], tuple) else args[1:2])
-        )
-        if name in self.REFUSED or is_moved_list or is_listed:
-            raise HostWaits(name)
-        return func(*args, **kwargs)
-
-
-@contextmanager
-def watched() -> Iterator[Watched]:
-    with WatchedCalls(), Watched() as operations:
-        yield operations
 
 
 BATCHES = [

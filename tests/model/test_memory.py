@@ -16,13 +16,14 @@ CPU = torch.device("cpu")
 
 
 def test_the_table_says_what_fits() -> None:
-    plan = MemoryPlan(15 * GIB, 3 * GIB // 2, 8 * GIB, 65_536)
+    plan = MemoryPlan(15 * GIB, 3 * GIB // 2, GIB // 4, 8 * GIB, 65_536)
     assert plan.lines() == [
         "weights         15.00 GiB",
         "activations      1.50 GiB  the largest step, measured",
+        "CUDA graphs      0.25 GiB",
         "KV cache         8.00 GiB  65,536 tokens, or 16 sequences of 4,096",
     ]
-    assert len(MemoryPlan(15 * GIB, None, 8 * GIB, 65_536).lines()) == 2
+    assert len(MemoryPlan(15 * GIB, None, 0, 8 * GIB, 65_536).lines()) == 2
 
 
 def test_the_largest_step_is_a_prompt_like_any_other() -> None:
@@ -36,18 +37,39 @@ def test_the_largest_step_is_a_prompt_like_any_other() -> None:
     assert model.weight_bytes == sum(p.nbytes for p in tiny_models.make("llama").parameters())
 
 
-class Greedy(torch.nn.Module):
-    """A model for which no memory is left."""
+class Failing(torch.nn.Module):
+    """A model that its device cannot run."""
+
+    def __init__(self, error: Exception) -> None:
+        super().__init__()
+        self.error = error
 
     def forward(self, **_: object) -> None:
-        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+        raise self.error
 
 
-def test_a_step_without_memory_names_its_requests(caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (
+            torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"),
+            "out of memory in a step of 20 tokens: request 12 of frontend-7 (20 of 20 tokens); the "
+            "table at the start says what takes the memory",
+        ),
+        (
+            torch.AcceleratorError("CUDA error: an illegal memory access was encountered\nmore"),
+            "the GPU failed in a step of 20 tokens: request 12 of frontend-7 (20 of 20 tokens); "
+            "the kernel's log (dmesg) may have an Xid",
+        ),
+    ],
+)
+def test_a_step_that_the_device_cannot_run_names_its_requests(
+    error: Exception, told: str, caplog: pytest.LogCaptureFixture
+) -> None:
     cache = KVCache([], num_blocks=8, block_size=4, dtype=torch.float32, device=CPU)
-    runner = TorchModelRunner(ForwardPass(Greedy(), cache, CPU))
+    runner = TorchModelRunner(ForwardPass(Failing(error), cache, CPU))
     sequence = Sequence(12, list(range(20)), SamplingParams(4), owner=b"frontend-7")
     sequence.block_table = list(range(5))
-    with pytest.raises(torch.OutOfMemoryError):
+    with pytest.raises(type(error)):
         runner.begin(Batch((Scheduled.of(sequence, 20),)))
-    assert "request 12 of frontend-7 (20 of 20 tokens)" in caplog.text
+    assert told in caplog.text

@@ -1,18 +1,27 @@
 """Overlapping steps and recorded decodes change no token, whatever a request asks for."""
 
 import random
+from dataclasses import replace
 
+import msgspec
 import pytest
 import torch
 
+from container.engine.constraint import Mask
 from container.engine.loop import Engine
+from container.engine.sequence import Sequence
 from container.messages import LogprobMode, SamplingParams, TokenEvent, Watermark
 from container.model.graphs import RecordedDecodes, record_nothing, trial_plan, usual_sizes
 from container.model.kv_cache import KVCache
+from container.model.preparing import prepare
 from container.model.probe import Differs
 from container.model.runner import ForwardPass
+from container.model.sampler import Sampler
+from container.model.transfer import Arrivals
+from container.model.varlen import REFERENCE_ONLY
 from tests.support import tiny_models
 from tests.support.engines import Job, ids, run, torch_engine
+from tests.support.host_waits import watched
 
 SIZES = {"num_blocks": 60, "max_total_tokens": 104, "max_input_tokens": 100}
 WISHES: list[dict[str, object]] = [
@@ -105,7 +114,7 @@ def _recorded(run_model: object, cache: KVCache) -> RecordedDecodes:
         max_blocks=4,
         vocabulary=50,
         device=torch.device("cpu"),
-        uses_tables=False,
+        kernels=REFERENCE_ONLY,
     )
 
 
@@ -152,6 +161,58 @@ def test_a_model_that_cannot_be_recorded_serves_without(caplog: pytest.LogCaptur
 
     forward.record([2], 26, refuse, lambda _: None)  # type: ignore[arg-type]
     assert not forward.is_recorded
-    assert "decodes are not recorded: operation not permitted" in caplog.text
+    assert "decodes are not recorded: RuntimeError: operation not permitted" in caplog.text
     job = Job([5, 6, 7], SamplingParams(max_new_tokens=9))
     assert ids(run(engine, [job])[0]) == tiny_models.reference("llama", (5, 6, 7), 9)
+
+
+class AnyToken:
+    """A grammar that allows every second token."""
+
+    is_complete = False
+    error = ""
+
+    def fill(self, mask: Mask) -> None:
+        mask[:] = 0x55555555
+
+    def accept(self, token_id: int) -> None:
+        pass
+
+    def copy(self) -> "AnyToken":
+        return self
+
+
+def test_no_wish_makes_the_host_wait_for_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Arrivals, "start", lambda _, tensor: tensor)
+    sequences = []
+    for wishes in WISHES:
+        params = SamplingParams(max_new_tokens=40, **wishes)  # type: ignore[arg-type]
+        sequences.append(Sequence(0, [5, 6, 7], params))
+        sequences[-1].token_ids += [8, 8, 9]
+    sequences[1].constraint = sequences[2].constraint = AnyToken()
+    logits = torch.zeros(len(sequences), tiny_models.VOCABULARY, device="meta")
+    with watched() as seen:
+        drawn = Sampler(frozenset({2}), reads_logits=False).draw(logits, sequences)
+    assert drawn.token_ids.shape == (len(sequences),)
+    assert seen.copies
+    assert all(copy["non_blocking"] for copy in seen.copies)
+
+
+@pytest.mark.parametrize("name", ["llama", "gemma3"])
+def test_a_pass_does_not_wait_for_the_device(name: str) -> None:
+    meta = torch.device("meta")
+    layers = prepare(tiny_models.make(name), torch.float32, torch.device("cpu")).layers
+    assert layers is not None
+    module = tiny_models.make(name).to("meta")
+    module.set_attn_implementation("paged")
+    cache = KVCache(
+        [replace(layer, device=meta) for layer in layers],
+        num_blocks=9, block_size=4, dtype=torch.float32, device=meta,
+    )  # fmt: skip
+    forward = ForwardPass(module, cache, meta)
+    plan = msgspec.structs.replace(trial_plan(5, cache), num_promised=2)
+    plan.token_ids[0] = -1
+    with watched() as seen:
+        logits = forward.run(plan, torch.zeros(2, dtype=torch.int64, device=meta))
+    assert logits.shape == (5, tiny_models.VOCABULARY)
+    assert all(copy["non_blocking"] for copy in seen.copies)

@@ -15,16 +15,18 @@ from container.engine.loop import Engine
 from container.messages import SamplingParams
 from container.model import attention_check
 from container.model.attention import Rule
-from container.model.attention_check import choose_kernel, varlen_error
+from container.model.attention_check import choose_kernels, kernel_error
+from container.model.graphs import record_nothing
 from container.model.kv_cache import KVCache, LayerShape
 from container.model.preparing import prepare
 from container.model.runner import ForwardPass, TorchModelRunner
-from container.model.varlen import Kernel
+from container.model.varlen import REFERENCE_ONLY, AttentionKernels, Kernel
 from tests.support import tiny_models
 from tests.support.engines import Job, engine_config, ids, run
 
 CPU = torch.device("cpu")
-KERNELS = (Kernel.PAGED, Kernel.GATHERED)
+TORCHS = [AttentionKernels(kind, kind) for kind in (Kernel.PAGED, Kernel.GATHERED)]
+OURS = [AttentionKernels(Kernel.TRITON, kind) for kind in Kernel if kind is not Kernel.TRITON]
 Attend = Callable[..., torch.Tensor]
 
 
@@ -63,7 +65,8 @@ def documented(
     assert {one.dtype for one in ints} == {torch.int32}
     out = torch.empty_like(query)
     starts = cu_seq_q.tolist()
-    assert (max_q, max_k) == (max(b - a for a, b in pairwise(starts)), max(used))
+    assert max_q == max(b - a for a, b in pairwise(starts))
+    assert max_k >= max(used)  # a recording knows only what may be
     for index, seen in enumerate(used):
         rows = slice(starts[index], starts[index + 1])
         keys, values = (one[index].transpose(0, 1) for one in (seen_keys, seen_values))
@@ -80,29 +83,66 @@ def documented(
     return out
 
 
+def decoded(
+    query: torch.Tensor,
+    keys: torch.Tensor,
+    values: torch.Tensor,
+    tables: torch.Tensor,
+    lens: torch.Tensor,
+    *,
+    kv_heads: int,
+    scale: float,
+    window: int | None,
+    softcap: float | None,
+) -> torch.Tensor:
+    """What our kernel for decodes computes (tests/model/triton_cases.py), a row at a time."""
+    assert query.is_contiguous()
+    assert {tables.dtype, lens.dtype} == {torch.int32}
+    assert len(tables) == len(lens) == len(query) > 0
+    group = query.shape[1] // kv_heads
+    rows = []
+    for q, table, seen in zip(query, tables, lens.tolist(), strict=True):
+        k, v = (
+            one.unflatten(0, (-1, kv_heads))[table.long()].transpose(0, 1).flatten(1, 2)[:, :seen]
+            for one in (keys, values)
+        )
+        first = max(0, seen - window) if window is not None else 0
+        k, v = (one[:, first:].float().repeat_interleave(group, 0) for one in (k, v))
+        scores = (k @ q.float()[..., None])[..., 0] * scale
+        if softcap is not None:
+            scores = torch.tanh(scores / softcap) * softcap
+        rows.append((scores.softmax(-1)[:, None] @ v)[:, 0].to(query.dtype))
+    return torch.stack(rows)
+
+
 @pytest.fixture
 def kernel(monkeypatch: pytest.MonkeyPatch) -> Callable[[Attend], None]:
-    def use(attend: Attend) -> None:
+    def use(attend: Attend, decode: Attend = decoded) -> None:
         monkeypatch.setattr("torch.nn.attention.varlen.varlen_attn", attend)
+        monkeypatch.setattr("container.model.triton_kernels.decode_attention", decode)
 
     return use
 
 
-@pytest.mark.parametrize("kind", KERNELS)
+@pytest.mark.parametrize("kernels", [*TORCHS, *OURS], ids=str)
 @pytest.mark.parametrize("window", [None, 1, 7, 30, 200])
 @pytest.mark.parametrize(("heads", "kv_heads"), [(4, 4), (6, 2), (3, 1)])
 def test_the_kernel_is_told_what_the_reference_computes(
-    kernel: Callable[[Attend], None], heads: int, kv_heads: int, window: int | None, kind: Kernel
+    kernel: Callable[[Attend], None],
+    heads: int,
+    kv_heads: int,
+    window: int | None,
+    kernels: AttentionKernels,
 ) -> None:
     kernel(documented)
     layer, rule = LayerShape(kv_heads, 8, 8), Rule(0.3, window, heads=heads)
-    assert varlen_error(kind, layer, rule, torch.float32, CPU) < 1e-5
+    assert kernel_error(kernels, layer, rule, torch.float32, torch.float32, CPU) < 1e-5
 
 
-@pytest.mark.parametrize("kind", KERNELS)
+@pytest.mark.parametrize("kernels", [*TORCHS, *OURS], ids=str)
 @pytest.mark.parametrize("name", ["llama", "mistral", "gemma3", "qwen3_moe"])
-def test_engines_say_the_same_with_the_kernel(
-    kernel: Callable[[Attend], None], name: str, kind: Kernel
+def test_engines_say_the_same_with_the_kernels(
+    kernel: Callable[[Attend], None], name: str, kernels: AttentionKernels
 ) -> None:
     kernel(documented)
     model = prepare(tiny_models.make(name), torch.float32, CPU)
@@ -115,7 +155,10 @@ def test_engines_say_the_same_with_the_kernel(
         model.layers, num_blocks=config.num_blocks, block_size=config.block_size,
         dtype=torch.float32, device=CPU,
     )  # fmt: skip
-    runner = TorchModelRunner(ForwardPass(module, cache, CPU, kernel=kind))
+    runner = TorchModelRunner(ForwardPass(module, cache, CPU, kernels=kernels))
+    if kernels.decodes is not Kernel.GATHERED:
+        runner.forward.record([2, 4], config.num_blocks, record_nothing, lambda _: None)
+        assert runner.forward.is_recorded
     engine = Engine(runner, config, end_token_ids=())
     rnd = random.Random(2)
     jobs = [
@@ -137,7 +180,8 @@ def _broken(*_: object, **__: object) -> torch.Tensor:
 
 
 def _wrong(*args: torch.Tensor, **kwargs: object) -> torch.Tensor:
-    return documented(*args, **kwargs) * 1.5  # type: ignore[arg-type]
+    attend = decoded if "kv_heads" in kwargs else documented
+    return attend(*args, **kwargs) * 1.5  # type: ignore[arg-type]
 
 
 def _old(*args: torch.Tensor, **kwargs: object) -> torch.Tensor:
@@ -146,6 +190,7 @@ def _old(*args: torch.Tensor, **kwargs: object) -> torch.Tensor:
     return documented(*args, **kwargs)  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize("decode", [decoded, _broken, _wrong])
 @pytest.mark.parametrize(
     ("attend", "chosen", "told"),
     [
@@ -156,30 +201,42 @@ def _old(*args: torch.Tensor, **kwargs: object) -> torch.Tensor:
     ],
 )
 def test_a_kernel_that_fails_or_differs_is_not_used_and_the_log_says_so(
-    kernel: Callable[[Attend], None],
-    monkeypatch: pytest.MonkeyPatch,
+    kernel: Callable[[Attend, Attend], None],
+    on_this_cpu: None,
     caplog: pytest.LogCaptureFixture,
     attend: Attend,
+    decode: Attend,
     chosen: Kernel,
     told: str,
 ) -> None:
     caplog.set_level("INFO")
-    kernel(attend)
-    # A CPU stands in for the GPU on which the check would run.
-    error = attention_check.varlen_error
-    monkeypatch.setattr(attention_check, "varlen_error", lambda *asked: error(*asked[:4], CPU))
-    monkeypatch.setattr(attention_check, "activate_flash_attention_impl", lambda _: None)
+    kernel(attend, decode)
     layers, rules = [LayerShape(2, 8, 8)] * 2, [Rule(0.3, heads=4), Rule(0.3, 5, heads=4)]
     formats = torch.bfloat16, torch.bfloat16
-    assert choose_kernel(layers, rules, *formats, torch.device("cuda")) is chosen
+    decodes = Kernel.TRITON if decode is decoded else chosen
+    kernels = choose_kernels(layers, rules, *formats, torch.device("cuda"))
+    assert kernels == AttentionKernels(decodes, chosen)
     assert told in caplog.text
+    assert ("goes the slow way" in caplog.text) == (chosen is Kernel.REFERENCE)
 
 
-def test_a_cpu_and_formats_that_no_kernel_takes_use_the_reference() -> None:
+@pytest.fixture
+def on_this_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A CPU stands in for the GPU on which the check would run."""
+    error = attention_check.kernel_error
+    monkeypatch.setattr(attention_check, "kernel_error", lambda *asked: error(*asked[:5], CPU))
+    monkeypatch.setattr(attention_check, "activate_flash_attention_impl", lambda _: None)
+
+
+def test_formats_that_torchs_kernels_do_not_take_leave_decodes_to_ours(
+    kernel: Callable[[Attend], None], on_this_cpu: None
+) -> None:
+    kernel(documented)
     layers, rules = [LayerShape(2, 8, 8)], [Rule(0.3, heads=4)]
     gpu, half, whole = torch.device("cuda"), torch.bfloat16, torch.float32
-    reference = Kernel.REFERENCE
-    assert choose_kernel(layers, rules, half, half, CPU) is reference
-    assert choose_kernel(layers, rules, whole, whole, gpu) is reference
-    assert choose_kernel(layers, rules, half, torch.float8_e4m3fn, gpu) is reference
-    assert choose_kernel([LayerShape(1, 8, 4)], rules, half, half, gpu) is reference
+    ours = AttentionKernels(Kernel.TRITON, Kernel.REFERENCE)
+    assert choose_kernels(layers, rules, whole, whole, gpu) == ours
+    assert choose_kernels([LayerShape(1, 8, 4)], rules, half, half, gpu) == ours
+    capped = [Rule(0.3, softcap=5.0, heads=4)]
+    assert choose_kernels(layers, capped, half, half, gpu) == ours
+    assert choose_kernels(layers, rules, half, half, CPU) is REFERENCE_ONLY
