@@ -20,7 +20,7 @@ RUN --mount=type=secret,id=pip,target=/etc/pip.conf,required=false \
         || { echo "error: is torch's build for CPUs in pip's reach? TORCH_INDEX names its index"; exit 1; } \
         && rm -r torch/test torch/include ;; \
     cuda) \
-        if ! command -v cc gcc clang; then \
+        if ! { command -v cc || command -v gcc || command -v clang; }; then \
             echo "note: without a C compiler in BASE_IMAGE there are no Triton kernels"; \
         fi; \
         python -c 'import torch; assert torch.version.cuda, "this torch is not for CUDA"' \
