@@ -386,7 +386,7 @@ class Settings:
     overlap_steps: bool | None = setting(
         None, "OVERLAP_STEPS", cast=flag,
         meaning="Begin a step before the tokens of the last one are read, so that a GPU never "
-        "waits. Unset: on a GPU. Never changes an answer.",
+        "waits. Unset: on a GPU. Without effect with SPECULATE, or for a model with its own cache.",
     )  # fmt: skip
     cuda_graphs: tuple[int, ...] | None = setting(
         None, "CUDA_GRAPHS", cast=batch_sizes,

@@ -158,7 +158,8 @@ class BlockPool:
         key = (parent_name, tuple(ids))
         known = self._by_key.get(key)
         if known is None:
-            known = CachedBlock(block_id, self._next_name, key)
+            cold = self._cold.find(key)
+            known = CachedBlock(block_id, cold.name if cold else self._next_name, key)
             self._next_name += 1
             self._by_key[key] = self._by_block[block_id] = known
         return known.name

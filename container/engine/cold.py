@@ -63,6 +63,7 @@ class ColdBlocks:
     def forget(self) -> None:
         """Drop everything."""
         self._kept.clear()
+        self._pinned.clear()
         self._free = list(range(self.num_slots))
 
     def check_invariants(self) -> None:

@@ -4,7 +4,7 @@ Where a device computes while nobody waits, a step begins before the tokens of t
 read, so that the device always has work:
 
     device   | pass 1      |s| pass 2      |s| pass 3      |s|           s: picks tokens
-    engine   .. plan 2 | read 1, apply, tell s 2 | plan 3 | read 2, ...
+    engine   .. plan 2 | read 1, apply, s 2, tell 1 | plan 3 | read 2, ...
 
 Knows ids, blocks and limits. The process round it (container.engine.server) reads messages, calls
 `step` while there is work, and sends what it returns.
@@ -111,8 +111,8 @@ class Engine:
 
     @property
     def has_work(self) -> bool:
-        """Whether there is a request, of which a step may make something, or something to tell."""
-        return bool(self._requests or self._events)
+        """Whether there is a request, or something to read or to tell."""
+        return bool(self._requests or self._events or self._flight is not None)
 
     @property
     def only_compiles(self) -> bool:
@@ -191,6 +191,8 @@ class Engine:
         keys = [key for key in self._requests if owner is None or key[0] == owner]
         for key in keys:
             self.abort(*key)
+        ended = set(keys)
+        self._events = [one for one in self._events if (one[0], one[1].request_id) not in ended]
         return keys
 
     def step(self) -> list[tuple[bytes, TokenEvent]]:

@@ -62,6 +62,7 @@ class StepMeter:
         self._sizes = Tally(BATCH_SIZES)
         self._prefill_tokens = 0
         self._decode_tokens = 0
+        self._read_at = self._started_at = 0.0
 
     def begin(self, batch: Batch) -> BegunStep:
         """A planned step is about to run."""
@@ -75,13 +76,16 @@ class StepMeter:
 
     def tokens_are_read(self, step: BegunStep) -> None:
         """The model has run and its tokens are known."""
-        step.kind.forward_seconds.add(time.monotonic() - step.begun_at)
+        self._read_at, last = time.monotonic(), self._read_at
+        # With overlap it was begun while the one before it ran; its own time began with that read.
+        self._started_at = max(step.begun_at, last)
+        step.kind.forward_seconds.add(self._read_at - self._started_at)
 
     def end(self, step: BegunStep) -> None:
         """The step is over."""
         step.kind.open -= 1
         step.kind.done += 1
-        step.kind.step_seconds.add(time.monotonic() - step.begun_at)
+        step.kind.step_seconds.add(time.monotonic() - self._started_at)
 
     def fail(self) -> None:
         """The steps under way have failed."""

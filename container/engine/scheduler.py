@@ -184,6 +184,8 @@ class Scheduler:
         self.held.give_way(missing)
         while missing > self.pool.num_free:
             youngest = self.running[-1]
+            if youngest.ends_with_promise:
+                return False  # its blocks are free once that is read, in this very step
             self._preempt(youngest)
             if youngest is sequence:
                 return False

@@ -83,7 +83,7 @@ def _counters(load: EngineLoad) -> Iterable[Metric]:
 
 def _steps(kinds: dict[str, StepTotals]) -> Iterable[Metric]:
     counts: dict[str, tuple[str, Callable[[StepTotals], int]]] = {
-        "tgi_batch_inference_count": ("Steps begun", lambda step: step.begun),
+        "tgi_batch_inference_count": ("Steps ended, well or not", lambda step: step.begun),
         "tgi_batch_inference_success": ("Steps done", lambda step: step.done),
         "tgi_batch_inference_failure": ("Steps that failed", lambda step: step.begun - step.done),
     }

@@ -8,6 +8,7 @@ import os
 from dataclasses import replace
 from pathlib import Path
 
+import torch
 import transformers
 from huggingface_hub.utils.tqdm import disable_progress_bars as disable_hub_bars
 from transformers import (
@@ -100,6 +101,9 @@ def load_engine(settings: Settings, progress: Progress, copy: int = 0) -> tuple[
         record_decodes(runner.forward, sizes, max_blocks, model.device, progress)
         if config.num_slots and settings.swap_space is None and not swapping_pays(runner, config):
             config = replace(config, num_slots=0)
+        if config.num_slots:
+            kept = config.num_slots * config.block_size
+            log.info("the host's memory keeps %d tokens of prefixes", kept)
     progress("warming up")
     warm_up(runner, config)
     compile_grammar = None
@@ -122,15 +126,16 @@ def swapping_pays(runner: TorchModelRunner, config: EngineConfig) -> bool:
 
     If not, the memory is given back here.
     """
-    size = config.block_size
+    size, forward = config.block_size, runner.forward
     num_tokens = min(config.max_batch_tokens, config.max_total_tokens) // size * size
-    prompt = largest_step(num_tokens, 1, block_size=size, context=num_tokens)
-    if is_faster_to_copy(
-        runner.run_plan, prompt, config.num_slots, runner.forward.cache.keys[0].device
-    ):
-        log.info("the host's memory keeps %d tokens of prefixes", config.num_slots * size)
-        return True
-    runner.forward.host = None
+    if num_tokens:
+        prompt = largest_step(num_tokens, 1, block_size=size, context=num_tokens)
+        device = forward.cache.keys[0].device
+        if is_faster_to_copy(runner.run_plan, prompt, config.num_slots, device):
+            return True
+    forward.host = None
+    if torch.cuda.is_available():
+        torch.accelerator.empty_host_cache()
     return False
 
 

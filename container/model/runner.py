@@ -1,7 +1,8 @@
 """The runner: plans a step, runs one forward pass, samples. Owned by the engine's loop."""
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -175,11 +176,8 @@ class TorchModelRunner:
         """Run a forward pass, or queue it."""
         sampling = [item for item in batch.items if item.samples]
         scoring = [item for item in batch.items if item.num_prompt_logprobs]
-        try:
+        with _naming(batch):
             logits = self.logits(list(batch.items), sampling, scoring, batch.moves)
-        except DEVICE_ERRORS as error:
-            _tell_who(batch, error)
-            raise
         return _TorchStep(self, logits, batch, sampling, scoring)
 
     def draw(self, logits: torch.Tensor, sequences: list[Sequence]) -> Drawn:
@@ -242,6 +240,11 @@ class _TorchStep:
     @torch.inference_mode()
     def sample(self, batch: Batch) -> None:
         """Pick the next tokens of these items, and score the prompts' tokens."""
+        with _naming(batch):
+            self._sample(batch)
+        del self._logits  # the next pass needs the memory
+
+    def _sample(self, batch: Batch) -> None:
         count = sum(1 + len(item.draft) for item in self._sampling)
         logits, scored = self._logits[:count], self._logits[count:]
         if batch is not self._batch:
@@ -265,13 +268,20 @@ class _TorchStep:
 
     def read(self) -> StepOutput:
         """Wait for what was sampled."""
-        try:
+        with _naming(self._batch):
             sampled = self._drawn.read() if self._drawn is not None else []
             self._arrivals.wait()
-        except DEVICE_ERRORS as error:
-            _tell_who(self._batch, error)
-            raise
         return StepOutput(sampled, {index: told.tolist() for index, told in self._scores})
+
+
+@contextmanager
+def _naming(batch: Batch) -> Iterator[None]:
+    """Name the requests of a step if the device fails in it."""
+    try:
+        yield
+    except DEVICE_ERRORS as error:
+        _tell_who(batch, error)
+        raise
 
 
 def _tell_who(batch: Batch, error: Exception) -> None:
@@ -290,7 +300,7 @@ def _tell_who(batch: Batch, error: Exception) -> None:
         )  # fmt: skip
         return
     log.error(
-        "the GPU failed in a step of %d tokens: %s; the kernel's log (dmesg) may have an Xid of "
+        "the GPU failed in a step of %d tokens, or in the one after it: %s; the kernel's log (dmesg) may have an Xid of "
         "this time, which says whether the hardware or a kernel is at fault: %s",
         batch.num_tokens, told, one_line(error),
     )  # fmt: skip

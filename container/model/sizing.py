@@ -176,8 +176,12 @@ def find_slots(settings: Settings, model: LoadedModel, sharers: int) -> int:
     free = _free_bytes(torch.device("cpu"), 1.0) / sharers
     space = min(free * SWAP_SHARE, MAX_SWAP / sharers) if wanted is None else wanted * GIB / sharers
     if space > free:
-        raise ConfigError([f"SWAP_SPACE={wanted:g}, but {free * sharers / GIB:.1f} GiB are free"])
-    return int(space) // (model.bytes_per_token * BLOCK_SIZE[model.device.type])
+        told = f"SWAP_SPACE={wanted:.12g}, but {free * sharers / GIB:.1f} GiB are free"
+        raise ConfigError([told])
+    slots = int(space) // (model.bytes_per_token * BLOCK_SIZE[model.device.type])
+    if wanted is not None and slots == 0:
+        raise ConfigError([f"SWAP_SPACE={wanted:.12g} is less than a block of the KV cache"])
+    return slots
 
 
 def _batch_tokens(settings: Settings, model: LoadedModel) -> int:

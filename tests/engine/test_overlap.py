@@ -122,9 +122,53 @@ def test_tokens_that_were_read_before_a_step_failed_are_told_after_it() -> None:
     assert engine.abort_all() == [(b"f", 1)]
     engine.prove()
     assert engine.has_work
-    told = [event for _, event in engine.step() if event.request_id == 0]
-    assert [event.finish_reason for event in told] == [FinishReason.LENGTH]
+    told = [event for _, event in engine.step()]
+    assert [(one.request_id, one.finish_reason) for one in told] == [(0, FinishReason.LENGTH)]
     assert not engine.has_work
     steps = engine.load.steps
     failed = steps.decode.begun - steps.decode.done + steps.prefill.begun - steps.prefill.done
     assert failed == 1
+
+
+def test_an_idle_engine_has_no_step_unread() -> None:
+    runner = OverlappingRunner(period=8)
+    engine = engine_of(runner)
+    engine.submit(b"f", Submit(0, [3] * 4, SamplingParams(max_new_tokens=30)))  # ends by END
+    while engine.has_work:
+        engine.step()
+    assert runner.unread == 0
+    engine.submit(b"f", Submit(1, [3] * 4, SamplingParams(max_new_tokens=30)))
+    engine.step()
+    engine.abort(b"f", 1)
+    while engine.has_work:
+        engine.step()
+    assert runner.unread == 0
+
+
+def test_durations_of_overlapping_steps_add_up_to_the_time_they_took(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    now = 0.0
+    monkeypatch.setattr("time.monotonic", lambda: now)
+    runner = OverlappingRunner()
+    engine = engine_of(runner)
+    engine.submit(b"f", Submit(0, [3], SamplingParams(max_new_tokens=5)))
+    while engine.has_work:
+        now += 0.5
+        engine.step()
+    steps = engine.load.steps
+    total = steps.decode.step_seconds.total + steps.prefill.step_seconds.total
+    assert steps.decode.done + steps.prefill.done == 5
+    assert total == pytest.approx(now - 0.5)  # the first one began after half a second
+
+
+def test_a_sequence_that_waits_for_its_last_token_is_not_preempted() -> None:
+    engine = engine_of(OverlappingRunner(), num_blocks=6, max_total_tokens=24, max_input_tokens=20)
+    engine.submit(b"f", Submit(0, [3] * 11, SamplingParams(max_new_tokens=12)))
+    engine.submit(b"f", Submit(1, [3] * 11, SamplingParams(max_new_tokens=2)))
+    done = []
+    while engine.has_work:
+        done += [event.request_id for _, event in engine.step() if event.finish_reason]
+        engine.scheduler.check_invariants()
+    assert done == [1, 0]
+    assert engine.load.preemptions == 0

@@ -215,4 +215,5 @@ def test_a_pass_does_not_wait_for_the_device(name: str) -> None:
     with watched() as seen:
         logits = forward.run(plan, torch.zeros(2, dtype=torch.int64, device=meta))
     assert logits.shape == (5, tiny_models.VOCABULARY)
+    assert seen.copies
     assert all(copy["non_blocking"] for copy in seen.copies)
