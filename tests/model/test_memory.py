@@ -58,8 +58,8 @@ class Failing(torch.nn.Module):
         ),
         (
             torch.AcceleratorError("CUDA error: an illegal memory access was encountered\nmore"),
-            "the GPU failed in a step of 20 tokens, or in the one after it: request 12 of frontend-7 (20 of 20 tokens); "
-            "the kernel's log (dmesg) may have an Xid",
+            "the GPU failed in a step of 20 tokens, or in the one after it: request 12 of "
+            "frontend-7 (20 of 20 tokens); the kernel's log (dmesg) may have an Xid",
         ),
     ],
 )
