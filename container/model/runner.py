@@ -300,8 +300,8 @@ def _tell_who(batch: Batch, error: Exception) -> None:
         )  # fmt: skip
         return
     log.error(
-        "the GPU failed in a step of %d tokens, or in the one after it: %s; the kernel's log (dmesg) "
-        "may have an Xid of this time, which says whether the hardware or a kernel is at fault: %s",
+        "the GPU failed in a step of %d tokens, or in the one after it: %s; the kernel's log "
+        "(dmesg) may have an Xid of this time, which says whether the hardware or a kernel is at fault: %s",
         batch.num_tokens, told, one_line(error),
     )  # fmt: skip
 
