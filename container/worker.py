@@ -168,12 +168,17 @@ class WorkerServer(Generic[W]):
 
     def _step(self) -> None:
         assert self._worker is not None
+        messages: Iterable[tuple[bytes, msgspec.Struct]] | None
         try:
             messages = self._worker.step()
         except Exception:
             if self._prove is None:
                 self._fail_all(Unavailable("the server's model process failed and is restarted"))
                 raise
+            log.exception("a step failed")
+            messages = None
+        if messages is None:  # out here nothing holds what the failed step had
+            assert self._prove is not None
             self._recover(self._worker, self._prove)
             return
         for owner, message in messages:
@@ -184,7 +189,6 @@ class WorkerServer(Generic[W]):
 
         Raises what the proof raises; a new process is the only help then.
         """
-        log.exception("a step failed")
         self._fail_all(GenerationFailed("the model failed; the cause is in the server's log"))
         if self._state == "ready":
             self._state, self._detail = "recovering", "the model failed and is tried again"

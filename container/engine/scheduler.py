@@ -20,6 +20,9 @@ from container.engine.held import HeldPrefixes
 from container.engine.sequence import Sequence, SequenceState
 from container.messages import FinishReason
 
+# Most prompt tokens of which a step tells log-probabilities: each has a row of logits, and on a GPU
+# there is room for so many.
+MAX_SCORED = 256
 # A sequence, a token that it got, and why it ended with that, if it did.
 Extension = tuple[Sequence, Sampled, FinishReason | None]
 
@@ -46,6 +49,7 @@ class Scheduler:
         self.speculate = speculate
         self.waiting: deque[Sequence] = deque()
         self.running: list[Sequence] = []
+        self._unscored = MAX_SCORED
         self.num_preemptions = 0
         self.num_cached_tokens = 0
         self.num_restored_tokens = 0
@@ -79,6 +83,7 @@ class Scheduler:
     def schedule(self) -> Batch:
         """Plan the next step; empty when there is nothing to compute before a step is applied."""
         self.held.expire()
+        self._unscored = MAX_SCORED
         planned, budget = self._continue_running(self.max_batch_tokens)
         planned += self._admit(budget)
         return Batch(tuple(planned), self.pool.take_moves() if planned else ())
@@ -156,8 +161,8 @@ class Scheduler:
                 continue  # preempted by one before it in this loop
             if sequence.ends_with_promise:
                 continue
-            count = min(sequence.num_to_compute, budget)
-            if not self._make_room(sequence, sequence.num_computed + count):
+            count = self._share(sequence, budget)
+            if count == 0 or not self._make_room(sequence, sequence.num_computed + count):
                 continue
             item = self._with_draft(Scheduled.of(sequence, count), budget - count)
             planned.append(item)
@@ -165,6 +170,14 @@ class Scheduler:
         # A sequence may have been planned and then preempted for an older one.
         kept = [item for item in planned if item.sequence.state is SequenceState.RUNNING]
         return kept, self.max_batch_tokens - Batch(tuple(kept)).num_tokens
+
+    def _share(self, sequence: Sequence, budget: int) -> int:
+        """How many tokens of a sequence this step computes."""
+        count = min(sequence.num_to_compute, budget)
+        if _scores(sequence):
+            count = min(count, self._unscored)
+            self._unscored -= count
+        return count
 
     def _with_draft(self, item: Scheduled, budget: int) -> Scheduled:
         """Add a draft where one may be made, never at the cost of another sequence's blocks."""
@@ -197,14 +210,15 @@ class Scheduler:
         planned = []
         while self.waiting and budget > 0 and len(self.running) < self.max_running:
             sequence = self.waiting[0]
-            if _waits_for_leader(sequence) or not self._take_blocks(sequence):
+            is_late = _scores(sequence) and self._unscored == 0
+            if is_late or _waits_for_leader(sequence) or not self._take_blocks(sequence):
                 break
             self.waiting.popleft()
             sequence.state = SequenceState.RUNNING
             if sequence.started_at is None:
                 sequence.started_at = time.monotonic()
             self.running.append(sequence)
-            count = min(sequence.num_to_compute, budget)
+            count = self._share(sequence, budget)
             planned.append(Scheduled.of(sequence, count))
             budget -= count
         return planned
@@ -266,6 +280,11 @@ class Scheduler:
         sequence.prefix_names = []
 
 
+def _scores(sequence: Sequence) -> bool:
+    """Whether log-probabilities of its prompt are still to be told."""
+    return sequence.params.prompt_logprobs and not sequence.has_prompt_logprobs
+
+
 def _waits_for_leader(sequence: Sequence) -> bool:
     """Whether another sequence of its request is about to compute the prompt for both."""
     leader = sequence.leader
@@ -277,6 +296,4 @@ def _waits_for_leader(sequence: Sequence) -> bool:
 
 def _may_reuse(sequence: Sequence) -> bool:
     """Images are not told by ids; log-probabilities of the prompt need logits, never cached."""
-    if sequence.images:
-        return False
-    return not sequence.params.prompt_logprobs or sequence.has_prompt_logprobs
+    return not sequence.images and not _scores(sequence)

@@ -62,6 +62,8 @@ def load_engine(settings: Settings, progress: Progress, copy: int = 0) -> tuple[
     files = find_model(settings.model_source(), revision=settings.revision, token=settings.hf_token)
     model_config = read_config(settings, files.path)
     placement, dtype = plan_load(settings, model_config, files.path, copy)
+    if placement.device.type == "cuda":
+        torch.cuda.set_device(placement.device)
     tokenizer = Tokenizer.from_folder(
         files.path,
         trust_remote_code=settings.trust_remote_code,

@@ -5,6 +5,8 @@ from dataclasses import dataclass
 import torch
 
 from container.engine.adapters import BASE
+from container.messages import SamplingParams
+from container.model.device_sampling import choose
 from container.model.forward_plan import ChunkPlan, ForwardPlan
 from container.model.kv_cache import BLOCK_SIZE
 from container.model.preparing import LoadedModel, make_forward
@@ -41,11 +43,12 @@ class MemoryPlan:
 
 
 def measure_activations(
-    model: LoadedModel, num_tokens: int, num_rows: int, context: int
+    model: LoadedModel, num_tokens: int, num_rows: int, num_sequences: int, context: int
 ) -> int | None:
     """Bytes that a step of so many prompt tokens and rows of logits takes for a while.
 
-    None on a CPU, where torch does not count. With several ranks all of them must call it.
+    So many sequences sample. None on a CPU, where torch does not count. With several ranks all of
+    them must call it.
     """
     if model.device.type != "cuda" or model.layers is None:
         return None
@@ -54,7 +57,10 @@ def measure_activations(
     torch.cuda.synchronize(model.device)
     before = torch.cuda.memory_allocated(model.device)
     torch.cuda.reset_peak_memory_stats(model.device)
-    logits = forward.run(largest_step(num_tokens, num_rows, block_size=size, context=context))
+    with torch.inference_mode():
+        logits = forward.run(largest_step(num_tokens, num_rows, block_size=size, context=context))
+        params = [SamplingParams(1, temperature=1.0, top_p=0.9)] * min(num_sequences, num_rows)
+        choose(logits[: len(params)], params, [0.5] * len(params))
     del logits
     torch.cuda.synchronize(model.device)
     peak = torch.cuda.max_memory_allocated(model.device) - before

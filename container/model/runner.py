@@ -21,7 +21,7 @@ from container.model.kv_cache import KVCache
 from container.model.lora import Updates
 from container.model.probe import text_config
 from container.model.sampler import Drawn, Sampler
-from container.model.sharding import share_first
+from container.model.sharding import least_over_ranks, share_first
 from container.model.shortlist import take_rows
 from container.model.transfer import Arrivals, to_device
 from container.model.varlen import (
@@ -82,13 +82,19 @@ class ForwardPass:
             device=self._device,
             kernels=self._kernels,
         )
+        if self._kinds is not None:
+            self._kinds.num_decodes = max(sizes)
+        works = True
         try:
             made.record(record, progress)
             made.check(self.run, self._model.dtype)
         except Exception as error:  # whatever a model does that cannot be recorded
             log.warning("decodes are not recorded: %s", one_line(error))
-            return
-        self._recorded = made
+            works = False
+        if self._is_split:
+            works = bool(least_over_ranks(int(works)))
+        if works:
+            self._recorded = made
 
     @torch.inference_mode()
     def run(self, plan: ForwardPlan, sampled: torch.Tensor | None = None) -> torch.Tensor:
@@ -96,6 +102,8 @@ class ForwardPass:
 
         `sampled` is what the plan's promises are about; rank 0 alone has it.
         """
+        if self._device.type == "cuda":
+            torch.cuda.set_device(self._device)  # the engine's thread is not the one that loads
         if plan.moves:
             assert self.host is not None, "a slot that nobody has"
             self.host.move(plan.moves)
@@ -301,7 +309,8 @@ def _tell_who(batch: Batch, error: Exception) -> None:
         return
     log.error(
         "the GPU failed in a step of %d tokens, or in the one after it: %s; the kernel's log "
-        "(dmesg) may have an Xid of this time, which says whether the hardware or a kernel is at fault: %s",
+        "(dmesg) may have an Xid of this time, which says whether the hardware or a kernel is at "
+        "fault: %s",
         batch.num_tokens, told, one_line(error),
     )  # fmt: skip
 

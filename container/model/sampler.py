@@ -114,7 +114,8 @@ class Sampler:
 
     def _choose(self, logits: torch.Tensor, sequences: list[Sequence]) -> torch.Tensor:
         if self._reads_logits:
-            return torch.tensor(_choose(logits, sequences))
+            chosen = _choose(logits, sequences)
+            return to_device(chosen, logits.device, torch.int64)
         rows = list(range(len(sequences)))
         return choose(logits, _params(sequences, rows), _numbers(sequences, rows))
 

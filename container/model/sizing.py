@@ -10,6 +10,7 @@ import torch
 from transformers import PretrainedConfig
 
 from container.engine.loop import EngineConfig
+from container.engine.scheduler import MAX_SCORED
 from container.errors import ConfigError
 from container.model.kv_cache import BLOCK_SIZE
 from container.model.memory import GIB, GPU_MARGIN, MemoryPlan, measure_activations
@@ -29,6 +30,8 @@ CONTEXT_NAMES = ("max_position_embeddings", "n_positions", "seq_length", "max_se
 # other models of a multi-model endpoint.
 GPU_SHARE, GPU_SHARE_WITH_OTHERS = 0.95, 0.5
 UNSTATED_CONTEXT = 32_768
+# What libraries, attention and the graphs themselves take for recorded decodes.
+RECORDING_MARGIN = GIB // 4
 # Of the host's free memory for prefixes, if nobody says how much, and the most of it.
 SWAP_SHARE, MAX_SWAP = 0.25, 16 * GIB
 CACHE_SHARE = 0.5  # of the CPU's memory that is free once the weights are loaded
@@ -53,6 +56,7 @@ def find_room(settings: Settings, model: LoadedModel, placement: Placement) -> R
     activations = measure_activations(
         model,
         _batch_tokens(settings, model),
+        settings.max_batch_size + MAX_SCORED,
         settings.max_batch_size,
         _context(model.text_config),
     )
@@ -63,10 +67,10 @@ def find_room(settings: Settings, model: LoadedModel, placement: Placement) -> R
 
 
 def _recording_bytes(settings: Settings, model: LoadedModel) -> int:
-    """What recorded decodes keep, beside small things: the logits, and these once more."""
+    """What recorded decodes keep: the logits, these while they are made, and smaller things."""
     if not recorded_sizes(settings.cuda_graphs, model, settings.max_batch_size):
         return 0
-    return 2 * 4 * settings.max_batch_size * model.text_config.vocab_size
+    return RECORDING_MARGIN + 10 * settings.max_batch_size * model.text_config.vocab_size
 
 
 def _capacity(settings: Settings, model: LoadedModel, sharers: int, activations: int) -> int:
@@ -129,8 +133,11 @@ def size_engine(settings: Settings, model: LoadedModel, room: Room) -> EngineCon
                 f"tokens of {per_token} bytes each"
             ]
         )
+    if longest < 2:
+        told = f"the weights leave memory for {longest} tokens only, of {per_token} bytes each"
+        raise ConfigError([told])
     longest_input = settings.max_input_tokens or longest - 1
-    if longest < 2 or longest_input >= longest:
+    if longest_input >= longest:
         raise ConfigError([f"MAX_INPUT_TOKENS={longest_input} must be less than {longest}"])
     kept = num_blocks * block_size
     plan = MemoryPlan(model.weight_bytes, room.activations, room.recordings, kept * per_token, kept)

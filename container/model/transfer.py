@@ -26,7 +26,8 @@ def send(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
         return tensor
     if tensor.device.type == "cpu" and device.type == "cuda":
         tensor = tensor.pin_memory()
-    return tensor.to(device, non_blocking=True)
+    # What comes to the host would be read before it is there; `Arrivals` is for that.
+    return tensor.to(device, non_blocking=device.type != "cpu")
 
 
 class Arrivals:

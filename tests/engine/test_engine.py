@@ -3,6 +3,7 @@ import random
 import pytest
 
 from container.engine.loop import Engine, EngineConfig
+from container.engine.scheduler import MAX_SCORED
 from container.errors import InvalidParameter, Overloaded, PromptTooLong
 from container.messages import FinishReason, SamplingParams, Submit
 from tests.support.engines import Job, ScriptedRunner, engine_config, ids, run
@@ -269,3 +270,19 @@ def test_everything_finishes_with_shared_prefixes_groups_and_aborts() -> None:
         assert steps < 5000
     assert engine.load.blocks_used == 0
     assert engine.load.cached_tokens > 0
+
+
+def test_a_step_tells_log_probabilities_of_so_many_prompt_tokens_only() -> None:
+    runner = ScriptedRunner()
+    sizes = {"num_blocks": 600, "max_batch_tokens": 2000, "max_total_tokens": 900}
+    engine = Engine(runner, engine_config(**sizes, max_input_tokens=890), end_token_ids=[])
+    scored = SamplingParams(max_new_tokens=1, prompt_logprobs=True)
+    for number, params in enumerate((scored, scored, SamplingParams(max_new_tokens=1))):
+        engine.submit(b"f", Submit(number, [3 + number] * 600, params))
+    while engine.has_work:
+        engine.step()
+        engine.scheduler.check_invariants()
+    rows = [sum(item.num_prompt_logprobs for item in batch.items) for batch in runner.batches]
+    assert max(rows) == MAX_SCORED
+    assert sum(rows) == 2 * 599
+    assert max(batch.num_tokens for batch in runner.batches) > MAX_SCORED  # others have no limit

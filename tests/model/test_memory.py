@@ -33,7 +33,7 @@ def test_the_largest_step_is_a_prompt_like_any_other() -> None:
     with torch.inference_mode():
         whole = tiny_models.make("llama")(torch.zeros(1, 40, dtype=torch.long)).logits[0]
     assert torch.allclose(logits, whole[-8:], atol=1e-3)
-    assert measure_activations(model, 40, 8, 256) is None  # torch counts on a GPU only
+    assert measure_activations(model, 40, 8, 8, 256) is None  # torch counts on a GPU only
     assert model.weight_bytes == sum(p.nbytes for p in tiny_models.make("llama").parameters())
 
 
