@@ -44,6 +44,7 @@ def _as_it_is(_: object, value: object) -> bytes:
 API = schemathesis.openapi.from_dict(document())
 
 
+@pytest.mark.filterwarnings("ignore::ResourceWarning")  # of connections that schemathesis keeps
 @API.parametrize()
 @settings(
     max_examples=40,

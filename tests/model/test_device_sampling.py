@@ -467,19 +467,20 @@ def test_keys_are_in_the_order_of_the_values() -> None:
     assert device_sampling._keys(torch.tensor([-0.0])).item() == keys[5]
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-def test_on_a_gpu_the_host_never_waits() -> None:
-    params = _mixed(12, 200)
-    numbers = [uniform(one.seed, 0) for one in params]
-    logits = _random_logits(12, 200, 5000)
-    expected, _ = _choose(logits, params, numbers)
-    on_gpu = logits.cuda()
-    choose(on_gpu.clone(), params, numbers)  # which loads the kernels
-    torch.cuda.set_sync_debug_mode("error")
-    try:
-        token_ids = choose(on_gpu, params, numbers)
-    finally:
-        torch.cuda.set_sync_debug_mode("default")
-    for row, token_id in enumerate(token_ids.tolist()):
-        reference = Reference(logits[row], params[row], numbers[row])
-        assert token_id == expected[row] or reference.margin < ROUNDING
+if torch.cuda.is_available():
+
+    def test_on_a_gpu_the_host_never_waits() -> None:
+        params = _mixed(12, 200)
+        numbers = [uniform(one.seed, 0) for one in params]
+        logits = _random_logits(12, 200, 5000)
+        expected, _ = _choose(logits, params, numbers)
+        on_gpu = logits.cuda()
+        choose(on_gpu.clone(), params, numbers)  # which loads the kernels
+        torch.cuda.set_sync_debug_mode("error")
+        try:
+            token_ids = choose(on_gpu, params, numbers)
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+        for row, token_id in enumerate(token_ids.tolist()):
+            reference = Reference(logits[row], params[row], numbers[row])
+            assert token_id == expected[row] or reference.margin < ROUNDING

@@ -63,7 +63,7 @@ def test_a_token_takes_half_the_memory(tmp_path: Path) -> None:
         environ = {"HF_MODEL_ID": str(folder), "KV_CACHE_DTYPE": name, "DTYPE": "bfloat16"}
         settings = Settings.from_environ(environ | {"MAX_BATCH_TOTAL_TOKENS": "4096"})
         engine, _ = load_engine(settings, lambda _: None)
-        cache = engine._runner._forward.cache
+        cache = engine._runner.forward.cache
         per_token[name] = sum(one.nbytes for one in cache.keys + cache.values)
     assert per_token["fp8"] * 2 == per_token["auto"]
 
