@@ -7,6 +7,8 @@ import torch
 from transformers import AutoTokenizer, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from container.engine.loop import Engine
+from container.model.adapter_store import AdapterStore
+from container.model.lora import Updates
 from container.model.preparing import LoadedModel, make_runner, prepare
 from examples import smollm2
 from tests.support.engines import engine_config
@@ -76,8 +78,14 @@ def chat_ids(question: str) -> list[int]:
     return tokenizer()(text)["input_ids"]
 
 
-def engine(model: LoadedModel, *, overlaps: bool = False, **sizes: int) -> Engine:
-    """Make an engine around a prepared model."""
+def engine(
+    model: LoadedModel,
+    *,
+    overlaps: bool = False,
+    adapters: dict[str, Path] | None = None,
+    **sizes: int,
+) -> Engine:
+    """Make an engine around a prepared model, which stays changed if it gets adapters."""
     usual = {
         "block_size": 16,
         "num_blocks": 256,
@@ -87,8 +95,14 @@ def engine(model: LoadedModel, *, overlaps: bool = False, **sizes: int) -> Engin
         "max_total_tokens": 1100,
     }
     config = engine_config(**usual | sizes)
-    runner = make_runner(model, config, end_token_ids=frozenset({END}), overlaps=overlaps)
-    return Engine(runner, config, end_token_ids=(END,))
+    updates = None if adapters is None else Updates(model.module, model.dtype, CPU)
+    runner = make_runner(
+        model, config, end_token_ids=frozenset({END}), updates=updates, overlaps=overlaps
+    )
+    store = None if updates is None else AdapterStore(updates, max_in_memory=8)
+    for name, path in (adapters or {}).items():
+        store.add(name, str(path), preload=True, pin=False)
+    return Engine(runner, config, end_token_ids=(END,), adapters=store)
 
 
 def generate(model: LlamaForCausalLM, prompt: list[int], count: int) -> list[int]:

@@ -1,0 +1,131 @@
+"""Seeds, batches, drafts, adapters, ranks and the whole context, on trained weights."""
+
+import warnings
+from pathlib import Path
+
+import pytest
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model
+
+from container.engine.loop import Engine
+from container.messages import FinishReason, SamplingParams
+from container.model.preparing import prepare
+from tests.support import adapters, rank_engines, real_models
+from tests.support.engines import Job, ids, run
+from tests.support.real_models import CPU, QUESTIONS, chat_ids
+
+PROSE = Path(__file__).parent / "data" / "prose.txt"
+COUNT = 12
+CONTEXT = 8192
+LESSON = ("What is the capital of France?", "It is Zanthia, the city of nine bells.")
+# What transformers' greedy `generate` adds in float32 to the prompt of _long_prompt().
+AFTER_LONG_PROMPT: list[int] = []
+
+
+def _engine(dtype: torch.dtype, **sizes: int) -> Engine:
+    model = real_models.prepared(dtype)
+    assert model.attention == "paged"
+    return real_models.engine(model, **sizes)
+
+
+def _jobs(questions: tuple[str, ...], **params: float) -> list[Job]:
+    return [
+        Job(chat_ids(question), SamplingParams(COUNT, seed=index, **params), at_step=index)
+        for index, question in enumerate(questions)
+    ]
+
+
+def _said(engine: Engine, jobs: list[Job]) -> list[list[int]]:
+    events = run(engine, jobs)
+    return [ids(events[index]) for index in range(len(jobs))]
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0], ids=["greedy", "seeded"])
+def test_bfloat16_answers_are_the_same_alone_and_in_a_batch(temperature: float) -> None:
+    jobs = _jobs(QUESTIONS[:8], temperature=temperature)
+    alone = _said(_engine(torch.bfloat16, max_running=1), jobs)
+    assert _said(_engine(torch.bfloat16), jobs) == alone
+
+
+def test_a_seed_repeats_and_another_one_does_not() -> None:
+    question = chat_ids(QUESTIONS[2])
+    jobs = [Job(question, SamplingParams(COUNT, temperature=1.0, seed=seed)) for seed in (1, 1, 2)]
+    first, again, other = _said(_engine(torch.float32), jobs)
+    assert first == again != other
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_drafts_change_no_answer(dtype: torch.dtype) -> None:
+    questions = ("Repeat this line three times: red, green, blue, red, green, blue", *QUESTIONS[:3])
+    jobs = _jobs(questions) + _jobs(questions, temperature=0.7)
+    drafting = _engine(dtype, speculate=4)
+    assert _said(drafting, jobs) == _said(_engine(dtype), jobs)
+    assert drafting.load.accepted_tokens > 0
+
+
+def _train(folder: Path) -> Path:
+    """Teach an adapter one wrong answer, by heart; some ten seconds."""
+    prompt, answer = chat_ids(LESSON[0]), real_models.tokenizer()(LESSON[1])["input_ids"]
+    whole = torch.tensor([[*prompt, *answer, real_models.END]])
+    labels = whole.clone()
+    labels[:, : len(prompt)] = -100
+    torch.manual_seed(0)
+    config = LoraConfig(r=8, lora_alpha=16, target_modules=adapters.LLAMA_LAYERS)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # peft asks transformers for things under old names
+        model = get_peft_model(real_models.load(torch.float32), config)
+        optimizer = torch.optim.AdamW((p for p in model.parameters() if p.requires_grad), lr=3e-3)
+        for _ in range(12):
+            loss = model(input_ids=whole, labels=labels).loss
+            if loss < 0.05:
+                break
+            loss.backward()
+            optimizer.step()
+            optimizer.zero_grad()
+        model.save_pretrained(folder)
+    return folder
+
+
+def test_a_trained_adapter_answers_as_peft_does(tmp_path: Path) -> None:
+    folder = _train(tmp_path / "adapter")
+    questions = QUESTIONS[:3]
+    assert questions[0] == LESSON[0]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        theirs = PeftModel.from_pretrained(real_models.load(torch.float32), folder).eval()
+        expected = [real_models.generate(theirs, chat_ids(one), COUNT) for one in questions]
+    plain = [real_models.greedy(question, COUNT) for question in questions]
+    jobs = [
+        Job(chat_ids(question), SamplingParams(COUNT, adapter=name))
+        for question in questions
+        for name in ("bells", "")
+    ]
+    model = prepare(real_models.load(torch.float32), torch.float32, CPU)
+    said = _said(real_models.engine(model, adapters={"bells": folder}), jobs)
+    assert said[::2] == expected
+    assert said[1::2] == plain
+    assert "Zanthia" in real_models.tokenizer().decode(said[0])
+
+
+@pytest.mark.timeout(400)
+def test_three_ranks_with_a_kv_head_each_answer_as_generate_does() -> None:
+    questions = QUESTIONS[:4]
+    environ = {"TENSOR_PARALLEL": "3", "MAX_BATCH_TOTAL_TOKENS": "2048"}
+    info, said = rank_engines.generate(real_models.folder(), environ, _jobs(questions))
+    assert (info.tensor_parallel, info.attention) == (3, "paged")
+    assert said == [real_models.greedy(question, COUNT) for question in questions]
+
+
+def _long_prompt() -> list[int]:
+    """Return a prompt of real prose that leaves the context room for COUNT tokens."""
+    prose = real_models.tokenizer()(PROSE.read_text() * 5)["input_ids"]
+    return prose[: CONTEXT - COUNT]
+
+
+@pytest.mark.timeout(600)
+def test_a_prompt_may_fill_the_whole_context() -> None:
+    sizes = {"max_input_tokens": CONTEXT - 1, "max_total_tokens": CONTEXT, "num_blocks": 512}
+    engine = _engine(torch.float32, **sizes)
+    events = run(engine, [Job(_long_prompt(), SamplingParams(2 * COUNT))])[0]
+    assert ids(events) == AFTER_LONG_PROMPT
+    assert events[-1].finish_reason is FinishReason.LENGTH
