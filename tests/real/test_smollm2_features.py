@@ -8,7 +8,8 @@ import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 
 from container.engine.loop import Engine
-from container.messages import FinishReason, SamplingParams
+from container.errors import PromptTooLong
+from container.messages import FinishReason, SamplingParams, Submit
 from container.model.preparing import prepare
 from tests.support import adapters, rank_engines, real_models
 from tests.support.engines import Job, ids, run
@@ -19,7 +20,7 @@ COUNT = 12
 CONTEXT = 8192
 LESSON = ("What is the capital of France?", "It is Zanthia, the city of nine bells.")
 # What transformers' greedy `generate` adds in float32 to the prompt of _long_prompt().
-AFTER_LONG_PROMPT: list[int] = []
+AFTER_LONG_PROMPT = [986, 655, 260, 6923, 436, 260, 805, 5769, 327, 451, 28, 284]
 
 
 def _engine(dtype: torch.dtype, **sizes: int) -> Engine:
@@ -125,7 +126,9 @@ def _long_prompt() -> list[int]:
 @pytest.mark.timeout(600)
 def test_a_prompt_may_fill_the_whole_context() -> None:
     sizes = {"max_input_tokens": CONTEXT - 1, "max_total_tokens": CONTEXT, "num_blocks": 512}
-    engine = _engine(torch.float32, **sizes)
-    events = run(engine, [Job(_long_prompt(), SamplingParams(2 * COUNT))])[0]
+    engine = _engine(torch.float32, max_batch_tokens=1024, **sizes)
+    events = run(engine, [Job(_long_prompt(), SamplingParams(COUNT, ignore_eos=True))])[0]
     assert ids(events) == AFTER_LONG_PROMPT
     assert events[-1].finish_reason is FinishReason.LENGTH
+    with pytest.raises(PromptTooLong, match="8192"):
+        engine.submit(b"test", Submit(1, _long_prompt(), SamplingParams(COUNT + 1)))

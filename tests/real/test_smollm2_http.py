@@ -20,7 +20,13 @@ from tests.support.servers import DEMO_MODEL, Server, serving, wait_for
 COUNT = 12
 SIZES = {"MAX_BATCH_TOTAL_TOKENS": "8192"}
 # A template of the same turns (ChatML) that lists tools, and opens the thoughts when told to.
-THOUGHTS = "{%- if reasoning_effort is defined -%}{{- '<think>\\n' -}}{%- endif -%}"
+THOUGHTS = """
+{%- if enable_thinking is defined and not enable_thinking -%}
+{{- '<think>\\n\\n</think>\\n\\n' -}}
+{%- elif reasoning_effort is defined -%}
+{{- '<think>\\n' -}}
+{%- endif -%}
+"""
 SCHEMA: dict[str, Any] = {
     "type": "object",
     "properties": {
@@ -164,14 +170,15 @@ def test_results_of_tools_reach_a_template_that_does_not_know_them(client: opena
         client, ASK_WEATHER, tools=[WEATHER], tool_choice="required", max_tokens=80,
         parallel_tool_calls=False,
     ).choices[0].message  # fmt: skip
-    result = {
-        "role": "tool",
-        "tool_call_id": called.tool_calls[0].id,
-        "content": '{"degrees": 21, "sky": "cloudless"}',
-    }
-    messages = [*ASK_WEATHER, called.model_dump(exclude_none=True), result]
-    answer = _ask(client, messages, tools=[WEATHER], tool_choice="none", max_tokens=40)
-    assert "21" in answer.choices[0].message.content
+    sizes = []
+    for content in ("21", "21 degrees, cloudless, and no wind"):
+        result = {"role": "tool", "tool_call_id": called.tool_calls[0].id, "content": content}
+        messages = [*ASK_WEATHER, called.model_dump(exclude_none=True), result]
+        answer = _ask(client, messages, tools=[WEATHER], tool_choice="none")
+        assert answer.choices[0].message.content
+        sizes.append(answer.usage.prompt_tokens)
+    more = real_models.tokenizer()(" degrees, cloudless, and no wind")["input_ids"]
+    assert sizes[1] - sizes[0] == len(more)
 
 
 def test_a_template_with_tools_gets_a_call_streamed(tool_client: openai.OpenAI) -> None:

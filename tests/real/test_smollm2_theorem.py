@@ -8,7 +8,7 @@ from tests.support import real_models
 from tests.support.engines import Job, ids, run
 from tests.support.real_models import QUESTIONS, chat_ids
 
-COUNT = 24
+COUNT = 16
 SCHEDULES = {
     "alone": {"max_running": 1},
     "batched": {},
