@@ -13,6 +13,8 @@ import torch
 import transformers
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
+PROGRESS_EVERY = 25
+
 
 class Reference:
     """A model with its tokenizer and chat template."""
@@ -50,7 +52,12 @@ def main() -> None:
     transformers.utils.logging.disable_progress_bar()
     questions: list[dict[str, Any]] = json.load(sys.stdin)
     reference = Reference(sys.argv[1], sys.argv[2])
-    json.dump([reference.answer(q["prompt"], q["max_tokens"]) for q in questions], answers)
+    texts = []
+    for count, question in enumerate(questions, 1):
+        texts.append(reference.answer(question["prompt"], question["max_tokens"]))
+        if count % PROGRESS_EVERY == 0:
+            print(f"transformers: {count} of {len(questions)}", file=sys.stderr)
+    json.dump(texts, answers)
     answers.close()
 
 
