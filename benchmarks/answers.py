@@ -61,9 +61,9 @@ def ask_all(url: str, questions: list[Question]) -> list[str]:
         return list(pool.map(lambda question: ask(url, question), questions))
 
 
-def ask_reference(model: Path, dtype: str, questions: list[Question]) -> list[str]:
+def ask_reference(model: Path, dtype: str, batch: int, questions: list[Question]) -> list[str]:
     """Let transformers answer all questions, in a process of its own."""
-    script = [sys.executable, str(HERE / "answer_reference.py"), str(model), dtype]
+    script = [sys.executable, str(HERE / "answer_reference.py"), str(model), dtype, str(batch)]
     process = subprocess.run(
         script, input=json.dumps(questions), stdout=subprocess.PIPE, text=True, check=True
     )
@@ -86,6 +86,13 @@ def resolve_dtype(dtype: str) -> str:
 @click.option("--kv-cache-dtype", help="KV_CACHE_DTYPE of the server, such as fp8_e4m3fn.")
 @click.option("--reference", is_flag=True, help="Compare with transformers on the same weights.")
 @click.option(
+    "--reference-batch",
+    default=CONCURRENCY,
+    type=click.IntRange(1),
+    show_default=True,
+    help="Questions that transformers answers at a time, padded on the left.",
+)
+@click.option(
     "--baseline",
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
     help="Compare with the answers of an earlier run's --json.",
@@ -99,6 +106,7 @@ def main(
     quantize: str | None,
     kv_cache_dtype: str | None,
     reference: bool,
+    reference_batch: int,
     baseline: Path | None,
     json_file: Path | None,
 ) -> None:
@@ -118,8 +126,8 @@ def main(
     except (processes.ChildFailed, OSError) as error:
         raise click.ClickException(str(error)) from error
     if reference and model is not None:
-        console.print(f"Asking transformers in {dtype}, one question at a time (minutes)")
-        result["reference"] = ask_reference(model, dtype, questions)
+        console.print(f"Asking transformers in {dtype} (minutes)")
+        result["reference"] = ask_reference(model, dtype, reference_batch, questions)
     elif baseline:
         result["reference"] = _read_baseline(baseline, questions)
     verdict = _judge(result, questions)
