@@ -4,7 +4,7 @@ A check is an object with a `kind`:
 
     {"kind": "number", "value": 12}        the last number of the answer
     {"kind": "regex", "pattern": "paris"}  is somewhere in it; case does not matter
-    {"kind": "json", "shape": SHAPE}       the answer, or its one code block, parses and fits
+    {"kind": "json", "shape": SHAPE}       the answer, or the block it begins with, parses and fits
     {"kind": "format", RULE: value, ...}   every rule of FORMAT_RULES holds
 
 A SHAPE is the name of a JSON type, {"value": exactly this}, {"keys": {name: SHAPE}} or
@@ -23,7 +23,8 @@ NUMBER = re.compile(r"-?\d+(?:\.\d+)?")
 THOUSANDS = re.compile(r"(?<=\d),(?=\d{3}\b)")
 # A minus is a sign only where no number or word ends before it: "7-5" has no -5.
 SUBTRACTION = re.compile(r"(?<=[\w)])-(?=\d)")
-CODE_BLOCK = re.compile(r"\s*```(?:json)?\s*\n(.*?)\n?\s*```\s*", re.DOTALL)
+# A small model goes on after its code block; what it says there is not judged.
+CODE_BLOCK = re.compile(r"\s*```(?:json)?\s*\n(.*?)```", re.DOTALL)
 SENTENCE_END = re.compile(r"[.!?]+(?=\s|$)")
 JSON_TYPES: dict[str, tuple[type, ...]] = {
     "string": (str,),
@@ -52,7 +53,7 @@ def _matches(check: dict[str, Any], answer: str) -> bool:
 
 
 def _is_json(check: dict[str, Any], answer: str) -> bool:
-    block = CODE_BLOCK.fullmatch(answer)
+    block = CODE_BLOCK.match(answer)
     try:
         value = json.loads(block[1] if block else answer)
     except (ValueError, RecursionError):
