@@ -32,7 +32,8 @@ REPORTS ?=
 report = $(if $(REPORTS),--junitxml=$(REPORTS)/tests/$(1).xml)
 coverage = $(if $(REPORTS),--cov=container --cov-report=xml:$(REPORTS)/coverage.xml)
 
-.PHONY: serve local test test-server test-sdk check format bench bench-embedding bench-gpu docs lock tools smollm2 \
+.PHONY: serve local test test-server test-sdk check format bench bench-embedding bench-gpu answers docs lock tools \
+	smollm2 \
 	image image-run image-test image-login image-sbom image-scan image-push image-staging clean help
 
 help:  ## show this list
@@ -77,6 +78,12 @@ bench-gpu: $(VENV)/server.stamp  ## measure one GPU, beside its limits and trans
 
 bench: $(VENV)/server.stamp $(KERNELS)  ## measure throughput and latency beside other engines
 	$(BIN)/python benchmarks/serving.py --json bench.json --plot bench.svg
+
+# Of a real model; made by examples/smollm2.py unless REAL_MODEL names another folder.
+REAL_MODEL ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/sagemaker-llm-container/SmolLM2-135M-Instruct
+answers: $(VENV)/test.stamp $(KERNELS)  ## ask REAL_MODEL 200 questions, beside transformers
+	@[ -d "$(REAL_MODEL)" ] || $(BIN)/python examples/smollm2.py --out "$(REAL_MODEL)"
+	$(BIN)/python benchmarks/answers.py --model "$(REAL_MODEL)" --reference --json answers.json
 
 docs: $(VENV)/server.stamp  ## write the generated pages under docs/
 	$(BIN)/python -m container settings --markdown > docs/configuration.md

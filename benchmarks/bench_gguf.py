@@ -1,7 +1,8 @@
-"""Writes the benchmark's model as GGUF, for llama.cpp; run with that peer's own Python.
+"""Writes a folder with a Llama in bfloat16 as GGUF, for llama.cpp; run with that peer's own Python.
 
-bench_gguf.py MODEL FILE TYPE, TYPE being BF16 or Q8_0. Norms stay float32, as llama.cpp's own
-converter keeps them. There is no vocabulary in the file: the peer is given ids.
+bench_gguf.py MODEL FILE TYPE, TYPE being BF16 or Q8_0. Biases, rotary scaling and other
+architectures are refused. Norms stay float32, as llama.cpp's own converter keeps them. There is
+no vocabulary in the file: the peer gets ids.
 """
 
 import json
@@ -25,7 +26,7 @@ LAYER_NAMES = {
     "mlp.up_proj": "ffn_up",
     "mlp.down_proj": "ffn_down",
 }
-OTHER_NAMES = {"embed_tokens": "token_embd", "norm": "output_norm"}
+OTHER_NAMES = {"embed_tokens": "token_embd", "norm": "output_norm", "lm_head": "output"}
 
 
 def read_bfloat16(file: Path) -> dict[str, Array]:
@@ -44,6 +45,30 @@ def read_bfloat16(file: Path) -> dict[str, Array]:
     return tensors
 
 
+def read_weights(model: Path) -> dict[str, Array]:
+    """Read all weights of a folder, of one file or of several."""
+    return {
+        name: tensor
+        for file in sorted(model.glob("*.safetensors"))
+        for name, tensor in read_bfloat16(file).items()
+    }
+
+
+def read_config(model: Path) -> dict[str, Any]:
+    """Read the configuration. Raises ValueError if it is none of a plain Llama."""
+    config: dict[str, Any] = json.loads((model / "config.json").read_text())
+    rope = config.get("rope_parameters") or {}
+    scaling = config.get("rope_scaling") or {}
+    kind = rope.get("rope_type", scaling.get("rope_type", scaling.get("type", "default")))
+    has_bias = config.get("attention_bias") or config.get("mlp_bias")
+    if config["model_type"] != "llama" or kind != "default" or has_bias:
+        raise ValueError(f"{model} is no plain Llama: llama.cpp's own converter is needed")
+    head_dim = config["hidden_size"] // config["num_attention_heads"]
+    config["head_dim"] = config.get("head_dim") or head_dim
+    config["rope_theta"] = rope.get("rope_theta", config.get("rope_theta", 10000.0))
+    return config
+
+
 def gguf_name(name: str) -> str:
     """What llama.cpp calls a tensor of transformers' Llama."""
     parts = name.removeprefix("model.").removesuffix(".weight").split(".", 2)
@@ -60,7 +85,7 @@ def interleave(weight: Array, heads: int) -> Array:
 
 def write(model: Path, file: Path, kind: gguf.GGMLQuantizationType) -> None:
     """Write the whole model, or nothing."""
-    config = json.loads((model / "config.json").read_text())
+    config = read_config(model)
     draft = file.with_suffix(".draft")
     writer = gguf.GGUFWriter(draft, "llama")
     writer.add_block_count(config["num_hidden_layers"])
@@ -70,11 +95,12 @@ def write(model: Path, file: Path, kind: gguf.GGMLQuantizationType) -> None:
     writer.add_head_count(config["num_attention_heads"])
     writer.add_head_count_kv(config["num_key_value_heads"])
     writer.add_rope_dimension_count(config["head_dim"])
+    writer.add_rope_freq_base(config["rope_theta"])
     writer.add_layer_norm_rms_eps(config["rms_norm_eps"])
     writer.add_vocab_size(config["vocab_size"])
     writer.add_tokenizer_model("no_vocab")
     heads = {"q_proj": "num_attention_heads", "k_proj": "num_key_value_heads"}
-    for name, tensor in read_bfloat16(model / "model.safetensors").items():
+    for name, tensor in read_weights(model).items():
         for part, count in heads.items():
             if f".{part}." in name:
                 tensor = interleave(tensor, config[count])

@@ -48,6 +48,11 @@ class Round:
         return max(stream.token_at[-1] for stream in self.streams) - first
 
     @property
+    def first_token_s(self) -> float:
+        """Median time to the first token."""
+        return statistics.median(stream.first_token_s for stream in self.streams)
+
+    @property
     def tokens_per_s(self) -> float:
         """Whole-run throughput: prompts are part of the time, not of the tokens."""
         return self.tokens / self.wall_s
@@ -85,6 +90,11 @@ class Level:
         pairs = zip(self.sides[OURS], self.sides[peer], strict=True)
         return [ours.tokens_per_s / theirs.tokens_per_s for ours, theirs in pairs]
 
+    def first_token_ratios(self, peer: str) -> list[float]:
+        """A peer's median time to the first token over ours; above 1 we are faster."""
+        pairs = zip(self.sides[OURS], self.sides[peer], strict=True)
+        return [theirs.first_token_s / ours.first_token_s for ours, theirs in pairs]
+
     def as_dict(self) -> dict[str, Any]:
         """The level's figures, for the JSON."""
         return {
@@ -92,6 +102,9 @@ class Level:
             "repeated": self.repeated,
             "sides": {side: summary(rounds) for side, rounds in self.sides.items()},
             "ours_over": {peer: spans(self.ratios(peer)) for peer in self.peers},
+            "first_token_over_ours": {
+                peer: spans(self.first_token_ratios(peer)) for peer in self.peers
+            },
         }
 
 

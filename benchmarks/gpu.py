@@ -23,7 +23,7 @@ import processes
 import torch
 from bench_model import SHAPES, Shape, default_folder, is_made, random_prompt, weight_files
 from figures import Round
-from peers import TRANSFORMERS
+from peers import HERE, TRANSFORMERS
 from report import make_console
 from rich.table import Table
 
@@ -191,7 +191,8 @@ def running_transformers(folder: Path, clients: int, prompt: int) -> Iterator[pr
     blocks = -(-clients * (prompt + NEW_TOKENS) * 5 // 4 // 32)
     settings = {"num_blocks": blocks, "max_requests_per_batch": clients}
     settings |= {"max_batch_tokens": max(256, clients)}
-    command = [*TRANSFORMERS.command(folder), json.dumps(settings)]
+    script = str(HERE / TRANSFORMERS.script)
+    command = [sys.executable, script, str(folder), json.dumps(settings)]
     with processes.running_peer("transformers", command) as peer:
         yield peer
 

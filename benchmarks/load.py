@@ -12,17 +12,15 @@ import itertools
 import json
 import time
 from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
 
 from figures import Round, Stream
+from routes import LoadError, Route
 
 PING_INTERVAL_S = 0.05
 ROUND_LIMIT_S = 1800.0
-
-
-class LoadError(Exception):
-    """The server did not answer as it should; the measurement is void."""
 
 
 class Connection:
@@ -92,13 +90,24 @@ class Connection:
             self.close()
 
 
-def run_round(url: str, prompts: list[list[str]], new_tokens: int, *, ping: bool) -> Round:
+@dataclass(frozen=True, slots=True)
+class Target:
+    """A server, and the route that is measured."""
+
+    url: str
+    route: Route
+
+
+def run_round(target: Target, prompts: list[list[str]], new_tokens: int, *, ping: bool) -> Round:
     """Let each client send its prompts one after another. Raises LoadError."""
     with _no_collector():
-        return asyncio.run(_run_round(url, prompts, new_tokens, ping=ping))
+        return asyncio.run(_run_round(target, prompts, new_tokens, ping=ping))
 
 
-async def _run_round(url: str, prompts: list[list[str]], new_tokens: int, *, ping: bool) -> Round:
+async def _run_round(
+    target: Target, prompts: list[list[str]], new_tokens: int, *, ping: bool
+) -> Round:
+    url = target.url
     pings: list[float | None] = []
     prober = asyncio.create_task(_probe(url, pings)) if ping else None
     connections = [Connection(url) for _ in prompts]
@@ -106,7 +115,7 @@ async def _run_round(url: str, prompts: list[list[str]], new_tokens: int, *, pin
         await asyncio.gather(*(connection.open() for connection in connections))
         async with asyncio.timeout(ROUND_LIMIT_S):
             clients = (
-                _client(connection, own, new_tokens)
+                _client(connection, target.route, own, new_tokens)
                 for connection, own in zip(connections, prompts, strict=True)
             )
             streams = await asyncio.gather(*clients)
@@ -121,36 +130,36 @@ async def _run_round(url: str, prompts: list[list[str]], new_tokens: int, *, pin
     return Round(list(itertools.chain(*streams)), answered, len(pings) - len(answered))
 
 
-async def _client(connection: Connection, prompts: list[str], new_tokens: int) -> list[Stream]:
-    return [await _request(connection, prompt, new_tokens) for prompt in prompts]
+async def _client(
+    connection: Connection, route: Route, prompts: list[str], new_tokens: int
+) -> list[Stream]:
+    return [await _request(connection, route, prompt, new_tokens) for prompt in prompts]
 
 
-async def _request(connection: Connection, prompt: str, new_tokens: int) -> Stream:
-    body = {"inputs": prompt, "parameters": {"max_new_tokens": new_tokens, "details": True}}
+async def _request(connection: Connection, route: Route, prompt: str, new_tokens: int) -> Stream:
+    body = route.body(prompt, new_tokens)
     token_at: list[float] = []
     prompt_tokens = None
     unread = b""
     sent_at = time.perf_counter()
-    async for chunk in connection.post("/generate_stream", body):
+    async for chunk in connection.post(route.path, body):
         now = time.perf_counter()
         *events, unread = (unread + chunk).split(b"\n\n")
         for event in map(_parse, events):
             if event is not None:
-                token_at.append(now)
-                details = event.get("details") or {}
-                prompt_tokens = details.get("input_length", prompt_tokens)
+                has_token, length = route.read(event)
+                token_at += [now] * has_token
+                prompt_tokens = prompt_tokens if length is None else length
     if not token_at:
         raise LoadError("a stream ended without a token")
     return Stream(sent_at, token_at, prompt_tokens)
 
 
 def _parse(event: bytes) -> dict[str, Any] | None:
-    """Read one server-sent event; None for a comment that keeps the connection alive."""
-    if not event.startswith(b"data:"):
+    """Read one server-sent event; None for the end, and for what keeps the connection alive."""
+    if not event.startswith(b"data:") or event == b"data: [DONE]":
         return None
     value: dict[str, Any] = json.loads(event[5:])
-    if "token" not in value:
-        raise LoadError(f"a stream broke off: {value}")
     return value
 
 

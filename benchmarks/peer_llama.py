@@ -1,6 +1,7 @@
 """The peer's process: llama.cpp on a GGUF of the same model, all clients in one batch.
 
-peer_llama.py MODEL FOLDER TYPE: the GGUF of this type (BF16 or Q8_0) is written there, once.
+peer_llama.py MODEL FOLDER TYPE CONTEXT: a GGUF of this type (BF16 or Q8_0) is written there, once;
+in the place of FOLDER may be a GGUF file, which is used as it is. CONTEXT is one pool of tokens.
 llama-cpp-python's own class runs one sequence at a time, so the steps are made here as llama.cpp's
 server makes them: one token of each running sequence, then prompts, up to BATCH tokens.
 """
@@ -15,8 +16,6 @@ import numpy as np
 from bench_gguf import gguf, write
 from peer_loop import Clients, Prompts, Request, answer_rounds
 
-# Room for 64 sequences of 192 tokens; one pool for all, as sequences come and go.
-CONTEXT = 64 * 192
 BATCH = 512
 MOST_SEQUENCES = 64
 
@@ -24,12 +23,12 @@ MOST_SEQUENCES = 64
 class LlamaCpp:
     """One context; `run_round` drives its steps."""
 
-    def __init__(self, file: Path) -> None:
+    def __init__(self, file: Path, context: int) -> None:
         llama_cpp.llama_backend_init()
         params = llama_cpp.llama_model_default_params()
         self._model = llama_cpp.llama_model_load_from_file(str(file).encode(), params)
         options = llama_cpp.llama_context_default_params()
-        options.n_ctx, options.n_batch, options.n_ubatch = CONTEXT, BATCH, BATCH
+        options.n_ctx, options.n_batch, options.n_ubatch = context, BATCH, BATCH
         options.n_seq_max = MOST_SEQUENCES
         options.kv_unified = True
         options.n_threads = options.n_threads_batch = len(os.sched_getaffinity(0))
@@ -94,18 +93,26 @@ class LlamaCpp:
         return int(np.ctypeslib.as_array(logits, (self._vocabulary,)).argmax())
 
 
-def start() -> tuple[dict[str, Any], Any]:
-    """Load; tell versions and settings."""
+def _gguf_file() -> Path:
+    """Return the file to load; write it first unless it is there."""
     model, folder, kind = Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3]
+    if folder.suffix == ".gguf":
+        return folder
     file = folder / f"{kind}.gguf"
     if not file.is_file():
         folder.mkdir(parents=True, exist_ok=True)
         write(model, file, gguf.GGMLQuantizationType[kind])
-    peer = LlamaCpp(file)
+    return file
+
+
+def start() -> tuple[dict[str, Any], Any]:
+    """Load; tell versions and settings."""
+    file, context = _gguf_file(), int(sys.argv[4])
+    peer = LlamaCpp(file, context)
     facts = {
         "llama_cpp_python": llama_cpp.__version__,
         "system": llama_cpp.llama_print_system_info().decode(),
-        "settings": {"type": kind, "n_ctx": CONTEXT, "n_batch": BATCH, "kv_unified": True},
+        "settings": {"file": file.name, "n_ctx": context, "n_batch": BATCH, "kv_unified": True},
     }
     return facts, peer.run_round
 

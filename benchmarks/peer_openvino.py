@@ -1,7 +1,7 @@
 """The peer's process: openvino-genai's continuous batching, on the model as OpenVINO exports it.
 
-peer_openvino.py MODEL EXPORTED: the export is made there by optimum-intel, once. Weights are
-float16 in the file, and computed in bfloat16; the cache's format is OpenVINO's own default.
+peer_openvino.py MODEL EXPORTED DTYPE: optimum-intel writes the export there, once. Weights are
+float16 in the file, and computed in DTYPE; the cache's format is OpenVINO's own default.
 """
 
 import subprocess
@@ -21,7 +21,7 @@ SCHEDULER: dict[str, Any] = {
     "dynamic_split_fuse": True,
     "enable_prefix_caching": False,
 }
-PROPERTIES: dict[str, Any] = {"INFERENCE_PRECISION_HINT": "bf16"}
+PRECISIONS = {"bfloat16": "bf16", "float32": "f32", "float16": "f16"}
 
 
 def export(model: Path, exported: Path) -> None:
@@ -37,12 +37,12 @@ def export(model: Path, exported: Path) -> None:
 class OpenVino:
     """One pipeline; `run_round` drives its steps."""
 
-    def __init__(self, exported: Path) -> None:
+    def __init__(self, exported: Path, properties: dict[str, Any]) -> None:
         scheduler = openvino_genai.SchedulerConfig()
         for name, value in SCHEDULER.items():
             setattr(scheduler, name, value)
         self._pipeline = openvino_genai.ContinuousBatchingPipeline(
-            str(exported), scheduler, "CPU", PROPERTIES
+            str(exported), scheduler, "CPU", properties
         )
         self._count = 0
 
@@ -77,12 +77,13 @@ class OpenVino:
 def start() -> tuple[dict[str, Any], Any]:
     """Load; tell versions and settings."""
     model, exported = Path(sys.argv[1]), Path(sys.argv[2])
+    properties = {"INFERENCE_PRECISION_HINT": PRECISIONS[sys.argv[3]]}
     export(model, exported)
-    peer = OpenVino(exported)
+    peer = OpenVino(exported, properties)
     facts = {
         "openvino": openvino.__version__,
         "openvino_genai": openvino_genai.__version__,
-        "settings": SCHEDULER | PROPERTIES,
+        "settings": SCHEDULER | properties,
     }
     return facts, peer.run_round
 

@@ -1,5 +1,7 @@
 """The peer's process: transformers' continuous batching on the same model and the same prompts.
 
+peer_transformers.py MODEL [SETTINGS [DTYPE]]: SETTINGS is JSON, DTYPE bfloat16 unless it is named.
+
 There is no HTTP, no tokenizer and no JSON for each token here, which favours the
 peer. Its settings are the fastest that were found; README.md has the list of what was tried.
 """
@@ -46,15 +48,18 @@ def for_this_device(settings: dict[str, Any]) -> dict[str, Any]:
     return asked if torch.cuda.is_available() else settings | asked
 
 
-def load(folder: Path, *, attention: str, settings: dict[str, Any]) -> ContinuousBatchingManager:
-    """Load the model in bfloat16 and start its generation thread."""
+def load(
+    folder: Path, *, attention: str, settings: dict[str, Any], dtype: str = "bfloat16"
+) -> ContinuousBatchingManager:
+    """Load the model and start its generation thread."""
     model = AutoModelForCausalLM.from_pretrained(
-        folder, dtype=torch.bfloat16, attn_implementation=attention
+        folder, dtype=getattr(torch, dtype), attn_implementation=attention
     ).eval()
     if torch.cuda.is_available():
         model = model.cuda()
     manager = model.init_continuous_batching(
-        generation_config=GenerationConfig(do_sample=False, eos_token_id=0),
+        # No token has the id -1: completions have the length that is asked for.
+        generation_config=GenerationConfig(do_sample=False, eos_token_id=-1),
         continuous_batching_config=ContinuousBatchingConfig(**settings),
     )
     manager.warmup()
@@ -108,7 +113,9 @@ def facts(manager: ContinuousBatchingManager) -> dict[str, Any]:
 def start() -> tuple[dict[str, Any], Any]:
     """Load; tell versions and settings."""
     transformers.utils.logging.disable_progress_bar()
-    manager = load(Path(sys.argv[1]), attention=ATTENTION, settings=for_this_device(SETTINGS))
+    dtype = sys.argv[3] if len(sys.argv) > 3 else "bfloat16"
+    settings = for_this_device(SETTINGS)
+    manager = load(Path(sys.argv[1]), attention=ATTENTION, settings=settings, dtype=dtype)
     # Its thread would keep the process from leaving at the end of stdin.
     atexit.register(manager.stop, block=True, timeout=5, hard_stop=True)
     return facts(manager), functools.partial(run_round, manager)

@@ -4,6 +4,8 @@ A peer has an environment of its own, since its libraries may not fit ours. It i
 the benchmark's model; a peer that cannot be installed is left out, and the report says so.
 """
 
+import hashlib
+import json
 import shutil
 import subprocess
 import sys
@@ -12,10 +14,53 @@ from dataclasses import dataclass
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
+# Of transformers' cache; see SETTINGS of peer_transformers.py.
+PAGE_SIZE, USUAL_PAGES = 32, 256
+# llama.cpp's context has room for 64 sequences of 192 tokens at least.
+SMALLEST_CONTEXT = 64 * 192
 
 
 class CannotInstall(Exception):
-    """A peer's libraries cannot be installed here; the message has pip's last words."""
+    """A peer cannot run here: pip's last words, or what the model's folder lacks."""
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """What the peers are given: a model, a number format, and room for so many tokens.
+
+    `scratch` is where environments and converted models are kept; their names begin with its.
+    """
+
+    model_dir: Path
+    scratch: Path
+    dtype: str
+    max_tokens: int
+
+    @property
+    def environments(self) -> Path:
+        """Folder of the virtual environments, which all models share."""
+        return self.scratch.with_name(f"{self.scratch.name}-peers")
+
+    def files(self, peer: str) -> Path:
+        """Folder of a peer's conversions; another version of the weights has another one."""
+        if self.model_dir == self.scratch:
+            return self.scratch.with_name(f"{self.scratch.name}-{peer}")
+        stats = [path.stat() for path in sorted(self.model_dir.glob("*.safetensors"))]
+        key = [str(self.model_dir), *((stat.st_size, stat.st_mtime_ns) for stat in stats)]
+        digest = hashlib.sha256(repr(key).encode()).hexdigest()[:8]
+        return self.scratch.with_name(f"{self.scratch.name}-{self.model_dir.name}-{digest}-{peer}")
+
+    def gguf(self) -> Path:
+        """The GGUF file in the model's folder. Raises CannotInstall."""
+        files = sorted(self.model_dir.glob("*.gguf"))
+        if len(files) != 1:
+            raise CannotInstall(f"{self.model_dir} has {len(files)} GGUF files; one is needed")
+        return files[0]
+
+    def transformers_settings(self) -> str:
+        """Settings of its cache as JSON, where its own are too small."""
+        pages = -(-self.max_tokens // PAGE_SIZE)
+        return json.dumps({"num_blocks": pages} if pages > USUAL_PAGES else {})
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,21 +75,31 @@ class PeerKind:
     environment: str | None = None
     arguments: tuple[str, ...] = ()
 
-    def command(self, model_dir: Path) -> list[str]:
-        """What starts it. Installs it where that is needed. Raises CannotInstall."""
+    def command(self, task: Task) -> list[str]:
+        """Return the command that starts it, installed where needed. Raises CannotInstall."""
+        arguments = [self._filled(argument, task) for argument in self.arguments]
         python = Path(sys.executable)
         if self.environment is not None:
-            python = installed(self.environment, model_dir.with_name(f"{model_dir.name}-peers"))
-        files = model_dir.with_name(f"{model_dir.name}-{self.name}")
-        arguments = [argument.format(files=files) for argument in self.arguments]
-        return [str(python), str(HERE / self.script), str(model_dir), *arguments]
+            python = installed(self.environment, task.environments)
+        return [str(python), str(HERE / self.script), str(task.model_dir), *arguments]
+
+    def _filled(self, argument: str, task: Task) -> str:
+        values = {
+            "{files}": lambda: str(task.files(self.name)),
+            "{gguf}": lambda: str(task.gguf()),
+            "{dtype}": lambda: task.dtype,
+            "{context}": lambda: str(max(SMALLEST_CONTEXT, task.max_tokens)),
+            "{settings}": task.transformers_settings,
+        }
+        return values[argument]() if argument in values else argument
 
 
-TRANSFORMERS = PeerKind("transformers", "peer_transformers.py")
-OPENVINO = PeerKind("openvino", "peer_openvino.py", "openvino", ("{files}",))
-LLAMA = PeerKind("llama.cpp", "peer_llama.py", "llama", ("{files}", "BF16"))
-LLAMA_Q8 = PeerKind("llama.cpp Q8_0", "peer_llama.py", "llama", ("{files}", "Q8_0"))
-ALL = {kind.name: kind for kind in (TRANSFORMERS, OPENVINO, LLAMA, LLAMA_Q8)}
+TRANSFORMERS = PeerKind("transformers", "peer_transformers.py", None, ("{settings}", "{dtype}"))
+OPENVINO = PeerKind("openvino", "peer_openvino.py", "openvino", ("{files}", "{dtype}"))
+LLAMA = PeerKind("llama.cpp", "peer_llama.py", "llama", ("{files}", "BF16", "{context}"))
+LLAMA_Q8 = PeerKind("llama.cpp Q8_0", "peer_llama.py", "llama", ("{files}", "Q8_0", "{context}"))
+LLAMA_GGUF = PeerKind("llama.cpp GGUF", "peer_llama.py", "llama", ("{gguf}", "-", "{context}"))
+ALL = {kind.name: kind for kind in (TRANSFORMERS, OPENVINO, LLAMA, LLAMA_Q8, LLAMA_GGUF)}
 
 
 def installed(environment: str, folder: Path) -> Path:

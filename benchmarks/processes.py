@@ -21,7 +21,7 @@ from typing import Any
 
 import psutil
 from figures import Round, Stream
-from load import LoadError
+from routes import LoadError
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent

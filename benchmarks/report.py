@@ -9,7 +9,7 @@ from rich.table import Table
 # Above these, in cores, the machine was not as quiet as the method asks for.
 IDLE_SIDE_LIMIT = 0.03
 OTHERS_LIMIT = 0.1
-FILE_WIDTH = 120
+FILE_WIDTH = 140
 
 
 def make_console() -> Console:
@@ -26,12 +26,13 @@ def show(console: Console, match: str, levels: list[Level]) -> None:
     table = Table(title=title, title_justify="left")
     for heading in ("clients", "side", "tok/s"):
         table.add_column(heading, justify="left" if heading == "side" else "right", no_wrap=True)
-    for heading in ("first token", "between tokens", "ours / it: median (min to max)"):
+    ratios = ("tok/s: ours / it, median (min to max)", "first token: it / ours")
+    for heading in ("first token", "between tokens", *ratios):
         table.add_column(heading, justify="right")
     for level in levels:
         for side, rounds in level.sides.items():
             first = str(level.clients) if side == OURS else ""
-            table.add_row(first, side, *_cells(rounds), _ratios(level, side))
+            table.add_row(first, side, *_cells(rounds), *_ratios(level, side))
         table.add_section()
     console.print(table)
     for line in [*_pings(levels), *_lengths(levels), *_noise(levels)]:
@@ -61,11 +62,11 @@ def _cells(rounds: list[Round]) -> list[str]:
     return [f"{median_throughput(rounds):.1f}", *pairs]
 
 
-def _ratios(level: Level, side: str) -> str:
+def _ratios(level: Level, side: str) -> list[str]:
     if side == OURS:
-        return ""
-    span = spans(level.ratios(side))
-    return f"{span['median']:.2f} ({span['min']:.2f} to {span['max']:.2f})"
+        return ["", ""]
+    both = [spans(level.ratios(side)), spans(level.first_token_ratios(side))]
+    return [f"{span['median']:.2f} ({span['min']:.2f} to {span['max']:.2f})" for span in both]
 
 
 def _pings(levels: list[Level]) -> list[str]:

@@ -1,6 +1,7 @@
 """Measures the server beside other engines, in one interleaved run.
 
 make bench, or: .venv/bin/python benchmarks/serving.py --levels 1,8 --json result.json
+With --model FOLDER it is a model that somebody trained, with its own tokenizer and real text.
 README.md tells the method.
 """
 
@@ -9,12 +10,11 @@ import functools
 import itertools
 import json
 import os
-import random
 import sys
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -25,67 +25,37 @@ import machine
 import peers
 import plot
 import processes
+import prompts
 import report
+import routes
 from figures import OURS, Level, Round
+from plan import Match, Model, Plan
 from rich.console import Console
 
 SETTLE_S = 0.5
 WARM_UP_TOKENS = 16
 # A cache that the run fills, as the peers have: in a large new one every block is a page that the
 # kernel has to clear first, which takes milliseconds a megabyte on a virtual machine.
-CACHE = {"MAX_BATCH_TOTAL_TOKENS": "16384"}
-BFLOAT16_PEERS = (peers.TRANSFORMERS.name, peers.OPENVINO.name, peers.LLAMA.name)
+SMALLEST_CACHE = 16384
+USUAL_PEERS = (peers.TRANSFORMERS.name, peers.OPENVINO.name, peers.LLAMA.name)
 INT8_PEERS = (peers.LLAMA_Q8.name,)
-# Requests of all clients together in a round, and the bounds of what one client sends.
-ROUND_REQUESTS = 24
-FEWEST, MOST = 2, 6
-
-
-@dataclass(frozen=True, slots=True)
-class Plan:
-    """What is run. Prompts are new in every round, and the same for all sides."""
-
-    levels: tuple[int, ...]
-    rounds: int
-    repeats: int
-    requests_per_client: int | None
-    prompt_tokens: int
-    new_tokens: int
-    seed: int
-
-    def prompts(self, clients: int, each: int, draw: int) -> list[list[list[int]]]:
-        """Draw the prompts of one round as ids: `each` prompts for each client."""
-        numbers = random.Random(f"{self.seed}/{clients}/{draw}")
-        return [
-            [bench_model.random_prompt(numbers, self.prompt_tokens) for _ in range(each)]
-            for _ in range(clients)
-        ]
-
-    def requests(self, clients: int) -> int:
-        """How many prompts each client sends in a round."""
-        if self.requests_per_client is not None:
-            return self.requests_per_client
-        return min(MOST, max(FEWEST, ROUND_REQUESTS // clients))
-
-
-@dataclass(frozen=True, slots=True)
-class Match:
-    """Our server with some settings, and the peers that it is measured beside."""
-
-    name: str
-    settings: dict[str, str]
-    peers: tuple[str, ...]
-    levels: tuple[int, ...]
+DTYPES = ("auto", "bfloat16", "float16", "float32")
 
 
 class Benchmark:
     """Runs rounds on all sides, never at the same time."""
 
     def __init__(
-        self, plan: Plan, url: str, server_pid: int | None, running: dict[str, processes.Peer]
+        self,
+        plan: Plan,
+        model: Model,
+        url: str,
+        server_pid: int | None,
+        running: dict[str, processes.Peer],
     ) -> None:
         self._plan = plan
-        self._url = url
+        self._source = model.source
+        self._target = load.Target(url, model.route)
         self._peers = running
         self._draws = itertools.count()
         self._trees = {} if server_pid is None else {OURS: server_pid}
@@ -108,10 +78,10 @@ class Benchmark:
 
     def _take_turn(self, clients: int, each: int, new_tokens: int) -> dict[str, Round]:
         """Run one round of each side, ours first, all on the same prompts."""
-        ids = self._plan.prompts(clients, each, next(self._draws))
-        texts = [[bench_model.as_text(prompt) for prompt in client] for client in ids]
+        ids = self._plan.prompts(self._source, clients, each, next(self._draws))
+        texts = [[self._source.text(prompt) for prompt in client] for client in ids]
         ping = clients == max(self._plan.levels)
-        run_ours = functools.partial(load.run_round, self._url, texts, new_tokens, ping=ping)
+        run_ours = functools.partial(load.run_round, self._target, texts, new_tokens, ping=ping)
         turn = {OURS: self._timed(run_ours, new_tokens)}
         for name, peer in self._peers.items():
             run_peer = functools.partial(peer.run_round, ids, new_tokens)
@@ -133,7 +103,7 @@ class Benchmark:
         wanted = (self._plan.prompt_tokens, new_tokens)
         got = {(stream.prompt_tokens, len(stream.token_at)) for stream in round_.streams}
         if self._peers and got != {wanted}:
-            raise load.LoadError(
+            raise routes.LoadError(
                 f"asked for {wanted} tokens (prompt, completion) and got {sorted(map(str, got))}: "
                 "is it the benchmark's model that is served? (--no-peer measures any model)"
             )
@@ -149,7 +119,9 @@ def _levels(_: click.Context, __: click.Parameter, value: str) -> tuple[int, ...
     return levels
 
 
-def _peers(_: click.Context, __: click.Parameter, value: str) -> tuple[str, ...]:
+def _peers(_: click.Context, __: click.Parameter, value: str | None) -> tuple[str, ...] | None:
+    if value is None:
+        return None
     names = tuple(part.strip() for part in value.split(",") if part.strip())
     if unknown := [name for name in names if name not in peers.ALL]:
         raise click.BadParameter(f"{unknown[0]} is none of {', '.join(peers.ALL)}")
@@ -165,11 +137,24 @@ def _peers(_: click.Context, __: click.Parameter, value: str) -> tuple[str, ...]
 @click.option(
     "--peers",
     "names",
-    default=",".join(BFLOAT16_PEERS),
     callback=_peers,
-    help="Which are measured beside it.",
-    show_default=True,
+    help=f"Which are measured beside it: of {', '.join(peers.ALL)}.",
+    show_default="transformers,openvino,llama.cpp; with --model also its own GGUF, if there is one",
 )
+@click.option(
+    "--model",
+    "real_model",
+    type=click.Path(path_type=Path, exists=True, file_okay=False),
+    help="Folder of a trained model, measured with prompts of English prose.",
+)
+@click.option(
+    "--dtype",
+    default="auto",
+    type=click.Choice(DTYPES),
+    show_default=True,
+    help="Of our side, transformers and openvino. auto: bfloat16 where the processor has it.",
+)
+@click.option("--quantize", help="QUANTIZE of our side in the whole run, such as int8.")
 @click.option("--no-peer", is_flag=True, help="Measure our side only.")
 @click.option("--no-int8", is_flag=True, help="Leave out QUANTIZE=int8 beside 8-bit llama.cpp.")
 @click.option("--plot", "plot_file", type=click.Path(path_type=Path), help="Draw an SVG here.")
@@ -182,7 +167,7 @@ def _peers(_: click.Context, __: click.Parameter, value: str) -> tuple[str, ...]
     show_default="in the system's folder for temporary files",
 )
 @click.option("--requests-per-client", type=click.IntRange(1), help="In a round; default 2 to 6.")
-@click.option("--prompt-tokens", default=128, type=click.IntRange(1, 1024))
+@click.option("--prompt-tokens", default=128, type=click.IntRange(1, 2**17))
 @click.option("--new-tokens", default=64, type=click.IntRange(2, 1024))
 @click.option("--seed", default=0, help="Of the prompts.")
 @click.option(
@@ -190,7 +175,10 @@ def _peers(_: click.Context, __: click.Parameter, value: str) -> tuple[str, ...]
 )
 @click.help_option("-h", "--help")
 def main(
-    names: tuple[str, ...],
+    names: tuple[str, ...] | None,
+    real_model: Path | None,
+    dtype: str,
+    quantize: str | None,
     no_peer: bool,
     no_int8: bool,
     url: str | None,
@@ -203,31 +191,65 @@ def main(
     processes.unwind_on_signals()
     console = report.make_console()
     plan = Plan(**options)
-    matches = [Match("bfloat16", CACHE, () if no_peer else names, plan.levels)]
-    if not (no_peer or no_int8 or url):
-        settings = CACHE | {"QUANTIZE": "int8"}
-        matches.append(Match("int8", settings, INT8_PEERS, plan.levels[:1]))
+    model = _model(real_model, model_dir, dtype)
+    if no_peer:
+        names = ()
+    elif names is None:
+        names = _usual_peers(model.folder)
+    settings = {
+        "DTYPE": model.dtype,
+        "MAX_BATCH_TOTAL_TOKENS": str(max(SMALLEST_CACHE, 2 * plan.max_tokens)),
+    }
+    in_int8 = settings | {"QUANTIZE": "int8"}
+    if quantize is not None:
+        settings["QUANTIZE"] = quantize
+    matches = [Match(quantize or model.dtype, settings, names, plan.levels)]
+    if not (no_peer or no_int8 or url or quantize):
+        matches.append(Match("int8", in_int8, INT8_PEERS, plan.levels[:1]))
     try:
-        result = _run(plan, matches, console, url=url, model_dir=model_dir)
-    except (load.LoadError, processes.ChildFailed, OSError) as error:
+        result = _run(plan, matches, console, url=url, model=model, scratch=model_dir)
+    except (routes.LoadError, processes.ChildFailed, OSError, ValueError) as error:
         raise click.ClickException(str(error)) from error
     if json_file is not None:
         json_file.write_text(json.dumps(result, indent=2) + "\n")
     if plot_file is not None:
-        plot_file.write_text(plot.draw(result["matches"]["bfloat16"]["levels"]))
+        plot_file.write_text(plot.draw(result["matches"][matches[0].name]["levels"]))
+
+
+def _model(real_model: Path | None, model_dir: Path, dtype: str) -> Model:
+    """Choose the model with its prompts; `auto` becomes what the server takes it for."""
+    if dtype == "auto":
+        dtype = "bfloat16" if machine.describe()["bf16_instructions"] else "float32"
+    if real_model is None:
+        return Model(model_dir, prompts.MadeUpWords(), routes.GenerateRoute(), dtype)
+    folder = real_model.resolve()
+    return Model(folder, prompts.Prose(folder), routes.CompletionsRoute(), dtype)
+
+
+def _usual_peers(folder: Path) -> tuple[str, ...]:
+    """Name the peers that are measured unless others are asked for."""
+    has_gguf = any(folder.glob("*.gguf"))
+    return (*USUAL_PEERS, peers.LLAMA_GGUF.name) if has_gguf else USUAL_PEERS
 
 
 def _run(
-    plan: Plan, matches: list[Match], console: Console, *, url: str | None, model_dir: Path
+    plan: Plan,
+    matches: list[Match],
+    console: Console,
+    *,
+    url: str | None,
+    model: Model,
+    scratch: Path,
 ) -> dict[str, Any]:
     found = machine.describe()
     started_at = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-    if not bench_model.is_made(model_dir) and not (url and not matches[0].peers):
-        console.print(f"Making the model in {model_dir}")
-        processes.make_model(model_dir)
-    commands = _commands(matches, model_dir, console)
+    if not bench_model.is_made(model.folder) and not (url and not matches[0].peers):
+        console.print(f"Making the model in {model.folder}")
+        processes.make_model(model.folder)
+    task = peers.Task(model.folder, scratch, model.dtype, plan.max_tokens)
+    commands = _commands(matches, task, console)
     results = {
-        match.name: _run_match(plan, match, commands, console, url=url, model_dir=model_dir)
+        match.name: _run_match(plan, match, commands, console, url=url, model=model)
         for match in matches
     }
     console.print(report.machine_line(found))
@@ -235,19 +257,20 @@ def _run(
         "started_at": started_at,
         "command": " ".join([Path(sys.executable).name, *sys.argv]),
         "machine": found,
+        "model": str(model.folder),
         "plan": asdict(plan),
         "matches": results,
         "load_average_at_end": os.getloadavg(),
     }
 
 
-def _commands(matches: list[Match], model_dir: Path, console: Console) -> dict[str, list[str]]:
+def _commands(matches: list[Match], task: peers.Task, console: Console) -> dict[str, list[str]]:
     """What starts each peer; they are installed before anything is measured."""
     commands = {}
     for name in dict.fromkeys(name for match in matches for name in match.peers):
         console.print(f"Preparing {name} (the first time, this takes minutes)")
         try:
-            commands[name] = peers.ALL[name].command(model_dir)
+            commands[name] = peers.ALL[name].command(task)
         except peers.CannotInstall as error:
             console.print(f"[yellow]{name} is left out, as it cannot be installed: {error}")
     return commands
@@ -260,7 +283,7 @@ def _run_match(
     console: Console,
     *,
     url: str | None,
-    model_dir: Path,
+    model: Model,
 ) -> dict[str, Any]:
     with ExitStack() as children:
         running = {
@@ -270,10 +293,10 @@ def _run_match(
         }
         server_pid = None
         if url is None:
-            server = processes.running_server(model_dir, match.settings)
+            server = processes.running_server(model.folder, match.settings)
             url, server_pid = children.enter_context(server)
         info = processes.get_json(f"{url}/info")
-        benchmark = Benchmark(plan, url, server_pid, running)
+        benchmark = Benchmark(plan, model, url, server_pid, running)
         levels = [benchmark.measure_level(clients, console) for clients in match.levels]
     report.show(console, match.name, levels)
     return {
