@@ -164,6 +164,7 @@ class EngineInfo(msgspec.Struct, frozen=True):
     `attention` is `paged`, or `own`: the model's own cache, one sequence after another.
     `reads_images`: prompts may have images. `tensor_parallel`: processes that share each layer;
     `data_parallel`: copies of the model. `reuses_prefixes`: a known prefix is not computed again.
+    `fallbacks` are the reasons for which it is served more slowly than it could be.
     """
 
     model_id: str
@@ -183,6 +184,7 @@ class EngineInfo(msgspec.Struct, frozen=True):
     tensor_parallel: int = 1
     data_parallel: int = 1
     reuses_prefixes: bool = False
+    fallbacks: list[str] = []
 
 
 # Upper bounds of the buckets that both ends know. Those of durations are TGI's, geometric from

@@ -388,6 +388,12 @@ class Settings:
         meaning="Begin a step before the tokens of the last one are read, so that a GPU never "
         "waits. Unset: on a GPU. Without effect with SPECULATE, or for a model with its own cache.",
     )  # fmt: skip
+    require_fast_path: bool = setting(
+        False, "REQUIRE_FAST_PATH", cast=flag,
+        meaning="Refuse to start where the model would be served more slowly than this server can: "
+        "without paged attention, compiled kernels, fused attention or CUDA graphs. Unset: the "
+        "log warns, and `/info` has the reasons as `fallbacks`.",
+    )  # fmt: skip
     cuda_graphs: tuple[int, ...] | None = setting(
         None, "CUDA_GRAPHS", cast=batch_sizes,
         meaning="Numbers of sequences for which a step of single tokens is recorded as a CUDA "

@@ -4,6 +4,7 @@ Order of stopping: each backend refuses new requests, finishes the running ones 
 first that ask others for something; then gunicorn.
 """
 
+import json
 import logging
 import os
 import shutil
@@ -14,6 +15,7 @@ import threading
 import time
 import urllib.request
 from pathlib import Path
+from urllib.request import Request
 
 from container import __version__
 from container.children import Child, cause, reap_strangers
@@ -139,6 +141,8 @@ class Supervisor:
         else:
             return
         log.info("ready after %.1f s: %s", time.monotonic() - started, base)
+        if reasons := _fallbacks(base, self._settings.api_key):
+            log.warning("ready, but on a slow path: %s", "; ".join(reasons))
         if sys.stderr.isatty():
             print(f"\nServing on {base}  (Ctrl-C stops it). Try:\n\n  {_example(base)}\n")
         else:
@@ -209,6 +213,17 @@ def _is_healthy(base: str) -> bool:
             return True
     except OSError:
         return False
+
+
+def _fallbacks(base: str, api_key: str | None) -> list[str]:
+    """Ask the server for what makes it slower than possible; nothing where it does not say."""
+    headers = {} if api_key is None else {"Authorization": f"Bearer {api_key}"}
+    try:
+        with urllib.request.urlopen(Request(f"{base}/info", headers=headers), timeout=5) as answer:
+            fallbacks: list[str] = json.load(answer).get("fallbacks", [])
+    except (OSError, ValueError):  # no language model, or gone again
+        return []
+    return fallbacks
 
 
 def _example(base: str) -> str:

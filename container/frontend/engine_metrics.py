@@ -50,7 +50,9 @@ class EngineCollector:
 
 def _gauges(status: Status) -> Iterable[Metric]:
     load = status.load
-    capacity = status.info.cache_tokens if status.info is not None else 0
+    info = status.info
+    capacity = info.cache_tokens if info is not None else 0
+    fallbacks = len(info.fallbacks) if info is not None else 0
     gauges = {
         "tgi_queue_size": ("Sequences waiting for their first step", load.waiting),
         "tgi_batch_current_size": ("Sequences running", load.running),
@@ -60,6 +62,7 @@ def _gauges(status: Status) -> Iterable[Metric]:
         "engine_blocks_cached": ("KV cache blocks that hold a known prefix", load.blocks_cached),
         "engine_blocks_on_host": ("Blocks of which the host has a copy", load.blocks_on_host),
         "engine_blocks_total": ("KV cache blocks", load.blocks_total),
+        "engine_fallbacks": ("Reasons for being slower than possible; see /info", fallbacks),
     }
     for name, (meaning, value) in gauges.items():
         yield GaugeMetricFamily(name, meaning, value=value)

@@ -25,6 +25,8 @@ from container.model.transfer import send, to_device
 from container.model.varlen import DecodeTables, VarlenTables, attend_varlen
 
 NAME = "paged"
+# Queries of a prompt that a CPU takes together.
+TILE = 64
 T = TypeVar("T")
 
 
@@ -170,6 +172,20 @@ class PagedStep:
 
         return self.remember(("mask", chunk.start, window), make)
 
+    def tile_mask(self, before: int, window: int | None) -> torch.Tensor:
+        """True where a key may be seen by a tile of TILE queries: [TILE, before + TILE].
+
+        Query i is at position `before + i` of the keys.
+        """
+
+        def make() -> torch.Tensor:
+            query = before + torch.arange(TILE)[:, None]
+            position = torch.arange(before + TILE)[None, :]
+            seen = position <= query
+            return seen & (position > query - window) if window is not None else seen
+
+        return self.remember(("tile", before, window), make)
+
 
 @dataclass(frozen=True, slots=True)
 class Rule:
@@ -251,7 +267,7 @@ def attend_kept(
         out[rows] = _decode(step, layer, group, query[rows], kv_heads, rule)
     for chunk in step.chunks:
         rows = slice(chunk.start, chunk.stop)
-        out[rows] = _prefill(step, layer, chunk, query[rows], keys[rows], values[rows], rule)
+        out[rows] = prefill(step, layer, chunk, query[rows], keys[rows], values[rows], rule)
     return out
 
 
@@ -289,7 +305,7 @@ def _attend_apart(
         return out
     for chunk in step.chunks:
         rows = slice(chunk.start, chunk.stop)
-        out[rows] = _prefill(step, layer, chunk, query[rows], keys[rows], values[rows], rule)
+        out[rows] = prefill(step, layer, chunk, query[rows], keys[rows], values[rows], rule)
     return out
 
 
@@ -316,7 +332,7 @@ def _decode(
     return torch.bmm(weights, values).view(count, heads, -1)
 
 
-def _prefill(
+def prefill(
     step: PagedStep,
     layer: int,
     chunk: Chunk,
@@ -325,6 +341,9 @@ def _prefill(
     values: torch.Tensor,
     rule: Rule,
 ) -> torch.Tensor:
+    """Attend with a chunk's queries, [tokens, heads, dim]; its own keys and values are stored."""
+    if query.device.type == "cpu":
+        return _prefill_in_tiles(step, layer, chunk, query, keys.shape[1], rule)
     count, kv_heads = keys.shape[:2]
     is_whole = chunk.context_len == count
     if is_whole:
@@ -335,23 +354,69 @@ def _prefill(
         values = torch.nn.functional.pad(values.transpose(0, 1), (0, 0, 0, padding))
     else:
         keys, values = step.cache.gather(layer, step.block_rows(chunk, kv_heads), 1, query.dtype)
-    per_head = query.shape[1] // kv_heads
-    # [1, heads, positions, dim]
-    query = query.transpose(0, 1)[None]
-    keys = keys[None].repeat_interleave(per_head, 1)
-    values = values[None].repeat_interleave(per_head, 1)
-    if rule.softcap is not None:
-        return _softcapped(query, keys, values, step.chunk_mask(chunk, rule.window), rule)
-    is_plain = is_whole and (rule.window is None or count <= rule.window)
-    out = torch.nn.functional.scaled_dot_product_attention(
-        query,
-        keys,
-        values,
-        attn_mask=None if is_plain else step.chunk_mask(chunk, rule.window),
-        is_causal=is_plain,
-        scale=rule.scale,
+    mask = None
+    if not is_whole or (rule.window is not None and count > rule.window):
+        mask = step.chunk_mask(chunk, rule.window)
+    elif rule.softcap is not None:
+        mask = step.chunk_mask(chunk, None)
+    return _attend_dense(query.transpose(0, 1), keys, values, mask, rule).transpose(0, 1)
+
+
+def _prefill_in_tiles(
+    step: PagedStep, layer: int, chunk: Chunk, query: torch.Tensor, kv_heads: int, rule: Rule
+) -> torch.Tensor:
+    """Attend with tiles of TILE queries that begin at multiples of TILE.
+
+    A tile has one size and sees one number of keys, however the prompt was cut into chunks, so the
+    processor's products round its rows in one way. Keys that none of its rows may see are left out.
+    """
+    size, first = step.cache.block_size, chunk.context_len - len(query)
+    keys, values = step.cache.gather(layer, step.block_rows(chunk, kv_heads), 1, query.dtype)
+    begin, end = first // TILE * TILE, -(-chunk.context_len // TILE) * TILE
+    missing = max(0, end - chunk.blocks.shape[1] * size)
+    keys, values = (torch.nn.functional.pad(part, (0, 0, 0, missing)) for part in (keys, values))
+    for part in (keys, values):  # a weight of zero does not make a NaN of another sequence harmless
+        part[:, chunk.context_len :] = 0
+    rows = torch.nn.functional.pad(
+        query.transpose(0, 1), (0, 0, first - begin, end - chunk.context_len)
     )
-    return out[0].transpose(0, 1)
+    out = query.new_empty(end - begin, query.shape[1], values.shape[-1])
+    for start in range(begin, end, TILE):
+        stop = start + TILE
+        low = 0 if rule.window is None else max(0, start + 1 - rule.window) // TILE * TILE
+        tile = slice(start - begin, stop - begin)
+        mask = step.tile_mask(start - low, rule.window)
+        part = _attend_dense(rows[:, tile], keys[:, low:stop], values[:, low:stop], mask, rule)
+        out[tile] = part.transpose(0, 1)
+    return out[first - begin : chunk.context_len - begin]
+
+
+def _attend_dense(
+    query: torch.Tensor,
+    keys: torch.Tensor,
+    values: torch.Tensor,
+    mask: torch.Tensor | None,
+    rule: Rule,
+) -> torch.Tensor:
+    """Attend with all queries to all keys; all are [heads, positions, dim].
+
+    `mask` is True where a key may be seen, [queries, keys]; None: up to the query itself.
+    """
+    if rule.softcap is not None:
+        assert mask is not None
+        per_head = len(query) // len(keys)
+        keys, values = (part[None].repeat_interleave(per_head, 1) for part in (keys, values))
+        return _softcapped(query[None], keys, values, mask, rule)[0]
+    out = torch.nn.functional.scaled_dot_product_attention(
+        query[None],
+        keys[None],
+        values[None],
+        attn_mask=mask,
+        is_causal=mask is None,
+        scale=rule.scale,
+        enable_gqa=len(query) != len(keys),
+    )
+    return out[0]
 
 
 def _softcapped(
@@ -361,7 +426,7 @@ def _softcapped(
     scores = (query @ keys.transpose(2, 3)).float() * rule.scale
     scores = torch.tanh(scores / rule.softcap) * rule.softcap
     weights = scores.masked_fill_(~mask, float("-inf")).softmax(-1).to(values.dtype)
-    return (weights @ values)[0].transpose(0, 1)
+    return weights @ values
 
 
 ALL_ATTENTION_FUNCTIONS.register(NAME, paged_attention)

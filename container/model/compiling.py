@@ -15,7 +15,8 @@ from transformers import PreTrainedModel
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from container.errors import ConfigError, one_line
-from container.model import attention, probe
+from container.model import attention
+from container.model.hf_config import text_config
 
 log = logging.getLogger(__name__)
 
@@ -24,7 +25,7 @@ COMPILERS = ("c++", "g++", "clang++")
 
 def compile_layers(module: PreTrainedModel, run: Callable[[], object]) -> None:
     """Compile the layers; `run` calls the model once. Raises ConfigError if that cannot be."""
-    count = probe.text_config(module.config).num_hidden_layers
+    count = text_config(module.config).num_hidden_layers
     lists = [one for one in module.modules() if isinstance(one, nn.ModuleList)]
     layers = [layer for one in lists if len(one) == count for layer in one]
     if not layers:

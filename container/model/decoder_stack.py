@@ -6,6 +6,7 @@ kernels cannot: adapters, a cache of eight bits.
 """
 
 import ctypes
+import logging
 from collections.abc import Callable, Sequence
 
 import torch
@@ -18,6 +19,9 @@ from container.model.kernels import LANES, DecoderArgs, DecoderLayerArgs, Kernel
 from container.model.kv_cache import KVCache
 from container.model.layers import LeanLayer
 from container.model.products import KernelLinear
+from container.model.reference_check import LayerTrial
+
+log = logging.getLogger(__name__)
 
 
 class DecoderStack(nn.Module):
@@ -50,7 +54,7 @@ class DecoderStack(nn.Module):
     ) -> torch.Tensor:
         """Compute [1, tokens, hidden] from the same."""
         kind = hidden_states.shape[1], self._dim, hidden_states.dtype
-        fits = step_args(position_embeddings, step).kind == kind
+        fits = step_args(position_embeddings, step, self._kernels).kind == kind
         if fits and step.cache.dtype == hidden_states.dtype and not step.has_adapters:
             return self._in_one_call(hidden_states, position_embeddings, step)
         return self._one_by_one(hidden_states, position_embeddings, step)
@@ -67,7 +71,7 @@ class DecoderStack(nn.Module):
         if not self._scratch or len(self._scratch[0]) < rows:
             self._set_scratch(rows, x.dtype)
         x = x.clone(memory_format=torch.contiguous_format)
-        self._args.step, self._args.x = step_args(angles, step).address, x.data_ptr()
+        self._args.step, self._args.x = step_args(angles, step, self._kernels).address, x.data_ptr()
         self._kernels.decode(ctypes.addressof(self._args))
         return x
 
@@ -106,19 +110,34 @@ def _products(layer: LeanLayer) -> list[KernelLinear]:
 
 
 @torch.inference_mode()
-def stack_layers(model: nn.Module, run: Callable[[], object]) -> None:
+def stack_layers(model: nn.Module, run: Callable[[], object], trial: LayerTrial) -> None:
     """Stack a model's layers, in place, if the kernels can do all of every one.
 
-    `run` calls the model; each layer must be given what the one before has made.
+    `run` calls the model; each layer must be given what the one before has made. The checked layers
+    must stay as accurate, each as a stack of its own.
     """
-    for parent in list(model.modules()):
-        for name, child in list(parent.named_children()):
-            layers = list(child) if isinstance(child, nn.ModuleList) else []
-            lean = [layer for layer in layers if isinstance(layer, LeanLayer)]
-            if lean and len(lean) == len(layers) and _can_stack(lean) and _is_chain(lean, run):
-                kernels = find_kernels()
-                assert kernels is not None
-                setattr(parent, name, nn.ModuleList([DecoderStack(lean, kernels)]))
+    kernels = find_kernels()
+    for name, child in list(model.named_modules()):
+        layers = list(child) if isinstance(child, nn.ModuleList) else []
+        lean = [layer for layer in layers if isinstance(layer, LeanLayer)]
+        if kernels is None or not lean or len(lean) != len(layers):
+            continue
+        if _can_stack(lean) and _is_chain(lean, run) and _is_accurate(child, name, kernels, trial):
+            model.set_submodule(name, nn.ModuleList([DecoderStack(lean, kernels)]))
+
+
+def _is_accurate(layers: nn.ModuleList, name: str, kernels: Kernels, trial: LayerTrial) -> bool:
+    for index, layer in enumerate(layers):
+        if f"{name}.{index}" not in trial.checked:
+            continue
+        assert isinstance(layer, LeanLayer)
+        layers[index] = DecoderStack([layer], kernels)
+        accuracy = trial.measure([f"{name}.{index}"])
+        layers[index] = layer
+        if not accuracy.is_accepted:
+            log.warning("layers run one by one: in one call they are off by %s", accuracy)
+            return False
+    return True
 
 
 def _is_chain(layers: Sequence[LeanLayer], run: Callable[[], object]) -> bool:

@@ -18,24 +18,28 @@ from torch import nn
 from transformers import PretrainedConfig
 
 from container.embed_messages import Embed, Truncation
-from container.errors import ModelLoadError
+from container.errors import ModelLoadError, one_line
 from container.model import ragged
 from container.model.encoder_layers import replace_layers, restore_layers
 from container.model.packing import pack
 from container.model.products import make_linear, packing_works
+from container.model.reference_check import Mismatch, Reference
 from container.model.texts import EncodedText, Model, TextEncoder
 
 log = logging.getLogger(__name__)
 
 # A group of texts is padded to its longest; this much of it may be padding.
 MAX_PADDING = 0.15
-PROBE = [
+CHECK_TEXTS = [
     "a",
-    "a probe of a few words",
+    "Rivers of Europe",
+    "The Danube flows through ten countries before it reaches the Black Sea.",
+    "How do I return a parcel that arrived damaged?",
     "Texts of several lengths are compared before any is served.",
+    "import os; print(os.environ.get('HOME'))",
+    "In 1969 two people walked on the Moon for the first time, and a third stayed in orbit.",
+    "Yes.",
 ]
-# How far a row may be from the library's own, as the sine of an angle: float32 only by rounding.
-TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.1, torch.float16: 0.05}
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,17 +78,18 @@ class Embedder:
 
         Raises ModelLoadError when the model does not run, or not the same that way.
         """
-        probe = self.encode(Embed(0, [*PROBE], truncation=Truncation.RIGHT))
+        texts = self.encode(Embed(0, [*CHECK_TEXTS], truncation=Truncation.RIGHT))
+        modules = nn.ModuleList([self.shape.first, *self.shape.rest])
         try:
-            expected = self.rows(probe)
+            reference = Reference(modules, lambda: self.rows(texts), self.dtype)
         except Exception as error:  # a model can fail in any way
             raise ModelLoadError(f"the embedding model cannot be run: {error}") from error
         if self.device.type == "cpu":
             if self._can_be_ragged():
-                self._try_ragged(probe, expected)
+                self._try_ragged(texts, reference)
             log.info("texts run %s", "without padding" if self.is_ragged else "in padded groups")
-            self._pack(probe, expected)
-        return expected.shape[1]
+            self._pack(texts, reference)
+        return reference.own.shape[1]
 
     def encode(self, ask: Embed) -> list[EncodedText]:
         """Turn a request's inputs into ids. Raises InvalidParameter or PromptTooLong."""
@@ -185,39 +190,33 @@ class Embedder:
             and all(isinstance(module, Dense | nn.Identity) for module in self.shape.rest[1:])
         )
 
-    def _pack(self, probe: list[EncodedText], expected: torch.Tensor) -> None:
+    def _pack(self, texts: list[EncodedText], reference: Reference) -> None:
         model = self.shape.first.model
         if not packing_works(model):
             return
         usual = replace_layers(model) if self.is_ragged else []
         if usual:
             try:
-                self._check_same("lean layers", probe, expected)
+                reference.check(self.rows(texts), "fused encoder layers")
             except Exception as error:  # layers that only look like the family's
-                log.info("lean layers do not suit this model (%s)", error)
+                log.warning("fused encoder layers disabled (slower): %s", one_line(error))
                 restore_layers(usual)
         pack(model, make_linear)
-        self._check_same("packed layers", probe, expected)
+        try:
+            reference.check(self.rows(texts), "packed layers")
+        except Mismatch as error:
+            raise ModelLoadError(f"the embedding model cannot be served: {error}") from error
 
-    def _try_ragged(self, probe: list[EncodedText], expected: torch.Tensor) -> None:
+    def _try_ragged(self, texts: list[EncodedText], reference: Reference) -> None:
         usual = self.shape.first.model.config._attn_implementation
         self.shape.first.model.set_attn_implementation(ragged.NAME)
         self.is_ragged = True
         try:
-            self._check_same("unpadded attention", probe, expected)
+            reference.check(self.rows(texts), "unpadded attention")
         except Exception as error:  # attention of its own kind, windows, masks: padding suits all
-            log.info("unpadded attention does not suit this model (%s)", error)
+            log.info("unpadded attention does not suit this model (%s)", one_line(error))
             self.is_ragged = False
             self.shape.first.model.set_attn_implementation(usual)
-
-    def _check_same(self, what: str, probe: list[EncodedText], expected: torch.Tensor) -> None:
-        off = (self.rows(probe) - expected).norm(dim=-1) / expected.norm(dim=-1).clamp(min=1e-6)
-        error, limit = off.max().item(), TOLERANCE[self.dtype]
-        log.info("%s checked against the model's own: off by %.2g", what, error)
-        if not error <= limit:
-            raise ModelLoadError(
-                f"{what}: off from the model's own by {error:.2g} (limit {limit}); not served"
-            )
 
 
 def shape_of(model: Model) -> Shape:

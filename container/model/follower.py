@@ -47,6 +47,7 @@ def _load(settings: Settings, order: RankOrder) -> LoadedModel:
     config = read_config(settings, path)
     device = torch.device("cpu") if order.gpu is None else torch.device("cuda", order.gpu)
     placement = Placement((device,) * order.ranks)
-    model = load_weights(settings, path, config, getattr(torch, order.dtype), placement)
+    dtype = getattr(torch, order.dtype)
+    model = load_weights(settings, path, config, dtype, placement, check_ids=order.check_ids)
     find_room(settings, model, placement)
     return model

@@ -9,7 +9,7 @@ import ctypes
 
 import torch
 
-from container.model.attention import PagedStep
+from container.model.attention import PagedStep, prefill
 from container.model.glue import Angles, Glue, LayerFacts, is_silu
 from container.model.kernels import (
     LANES,
@@ -50,7 +50,7 @@ class FusedGlue(Glue):
 
     def attention(self, qkv: torch.Tensor, angles: Angles, step: PagedStep) -> torch.Tensor:
         """Rotate q and k, in place, keep k and v, attend: [tokens, heads * dim]."""
-        args = step_args(angles, step)
+        args = step_args(angles, step, self._kernels)
         is_plain = step.cache.dtype == qkv.dtype  # a cache of eight bits is torch's business
         if not is_plain or args.kind != (len(step.slots), self.facts.dim, qkv.dtype):
             return super().attention(qkv, angles, step)
@@ -59,7 +59,23 @@ class FusedGlue(Glue):
         # Rows that see nothing, which are padding, are never written and stay zero.
         out, address = _memory(step, qkv).result(self._seen, "seen")
         self._kernels.attend(args.address, self._layer_address, qkv.data_ptr(), address)
+        if step.chunks and not self._kernels.attends_to_prompts:
+            self._attend_to_prompts(qkv, out, step)
         return out
+
+    def _attend_to_prompts(self, qkv: torch.Tensor, out: torch.Tensor, step: PagedStep) -> None:
+        """Attend with the chunks' queries, which are rotated and scaled, in torch's operations."""
+        facts, cache = self.facts, step.cache
+        states = qkv.view(len(qkv), -1, facts.dim)
+        stored = cache.keys[facts.index].flatten(0, 1)
+        rows = out.view(len(out), facts.heads, facts.dim)
+        for chunk in step.chunks:
+            part = slice(chunk.start, chunk.stop)
+            keys = stored[step.slot_rows(facts.kv_heads)[part]]
+            rows[part] = prefill(
+                step, facts.index, chunk, states[part, : facts.heads], keys,
+                states[part, -facts.kv_heads :], self._rule,
+            )  # fmt: skip
 
     def before_gate(
         self, x: torch.Tensor, more: torch.Tensor, step: PagedStep
@@ -117,10 +133,10 @@ class FusedGlue(Glue):
 class _Angles:
     """The kernels' view of a step with these angles; `address` is where its struct lies."""
 
-    def __init__(self, angles: Angles, step: PagedStep) -> None:
+    def __init__(self, angles: Angles, step: PagedStep, kernels: Kernels) -> None:
         cos, sin = (one.contiguous() for one in angles)
         self.kind = cos.shape[1], cos.shape[2], cos.dtype
-        spans, blocks = _spans(step)
+        spans, blocks = _spans(step, with_chunks=kernels.attends_to_prompts)
         self._kept = cos, sin, spans, blocks
         self._args = StepArgs(
             cos=cos.data_ptr(), sin=sin.data_ptr(), slots=step.slots.data_ptr(),
@@ -130,9 +146,9 @@ class _Angles:
         self.address = ctypes.addressof(self._args)
 
 
-def step_args(angles: Angles, step: PagedStep) -> _Angles:
+def step_args(angles: Angles, step: PagedStep, kernels: Kernels) -> _Angles:
     """What the kernels are told of a step, made once for all layers with these angles."""
-    return step.remember(("angles", id(angles[0])), lambda: _Angles(angles, step))
+    return step.remember(("angles", id(angles[0])), lambda: _Angles(angles, step, kernels))
 
 
 class _Memory:
@@ -155,7 +171,7 @@ def _memory(step: PagedStep, like: torch.Tensor) -> _Memory:
     return step.remember(("memory",), lambda: _Memory(like))
 
 
-def _spans(step: PagedStep) -> tuple[torch.Tensor, torch.Tensor]:
+def _spans(step: PagedStep, *, with_chunks: bool) -> tuple[torch.Tensor, torch.Tensor]:
     """`spans` and `blocks` of `struct step`."""
     spans: list[tuple[int, int, int, int]] = []
     blocks: list[torch.Tensor] = []
@@ -166,10 +182,12 @@ def _spans(step: PagedStep) -> tuple[torch.Tensor, torch.Tensor]:
             spans.append((group.start + place, 1, length, begin + place * width))
         blocks.append(group.blocks.flatten())
         begin += group.blocks.numel()
-    for chunk in step.chunks:
+    for chunk in step.chunks if with_chunks else ():
         spans.append((chunk.start, chunk.stop - chunk.start, chunk.context_len, begin))
         blocks.append(chunk.blocks.flatten())
         begin += chunk.blocks.numel()
+    if not spans:
+        return torch.zeros(0, 4, dtype=torch.int64), torch.zeros(1, dtype=torch.int64)
     return torch.tensor(spans), torch.cat(blocks) if len(blocks) > 1 else blocks[0]
 
 

@@ -15,8 +15,8 @@ from transformers import PreTrainedModel
 from container.engine.batch import Scheduled
 from container.engine.sequence import Sequence
 from container.messages import ImageTensors, SamplingParams, Tensor
-from container.model import probe
 from container.model.own_cache import OwnCacheRunner, Progress
+from container.model.reference_check import Reference
 
 # What has a number for each token of the prompt: its kind, text being 0.
 TOKEN_TYPES = "token_type_ids"
@@ -83,17 +83,24 @@ def _tensor(told: Tensor, dtype: torch.dtype) -> torch.Tensor:
 def check_images(
     model: PreTrainedModel,
     prompt_ids: list[int],
+    ids: list[int],
     images: ImageTensors,
-    dtype: torch.dtype,
     device: torch.device,
 ) -> None:
-    """Compare what a prompt with images gives step by step with one pass. Raises probe.Differs."""
-    ids = prompt_ids + probe.ids_for(model)
-    inputs = tensors_of(images, len(ids), dtype, device)
-    output = model(input_ids=torch.tensor([ids], device=device), **inputs, use_cache=False)
-    expected = output.logits[0, len(prompt_ids) - 1 :].float()
+    """Compare what a prompt with images gives step by step with one pass. Raises Mismatch.
+
+    `ids` follow the prompt, one by one.
+    """
+    ids = prompt_ids + ids
+
+    def run() -> torch.Tensor:
+        inputs = tensors_of(images, len(ids), model.dtype, device)
+        output = model(input_ids=torch.tensor([ids], device=device), **inputs, use_cache=False)
+        rows: torch.Tensor = output.logits[0, len(prompt_ids) - 1 :]
+        return rows.clone()
+
     sequence = Sequence(0, prompt_ids, SamplingParams(max_new_tokens=len(ids)), images=images)
     sequence.token_ids = ids
     runner, ends = ImageTextRunner(model, device), range(len(prompt_ids), len(ids) + 1)
     rows = [runner.advance(Scheduled.of(sequence, end))[0][-1] for end in ends]
-    probe.check_same(torch.stack(rows), expected, dtype, "a prompt with an image")
+    Reference(model, run, model.dtype).check(torch.stack(rows), "a prompt with an image")

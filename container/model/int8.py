@@ -16,9 +16,12 @@ from container.model.packing import FastLinear
 
 
 def quantized(weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Whole numbers [out, in] and scales [out], float32 but sayable in the weight's format."""
-    largest = weight.abs().amax(1).clamp_(min=1e-8)
-    scales = (largest / 127).float()
+    """Return whole numbers, int8 [out, in], and scales, float32 [out].
+
+    In 16 bits a scale would be rounded, and with it a row's largest weight, which in trained models
+    may be the one that meets the largest input.
+    """
+    scales = weight.abs().amax(1).float().clamp_(min=1e-8) / 127
     exact = weight.float() / scales[:, None]
     return exact.round_().clamp_(-127, 127).to(torch.int8), scales
 
@@ -37,8 +40,8 @@ class Int8Linear(FastLinear):
         self, weight: torch.Tensor, bias: torch.Tensor | None, kinds: RowKinds | None
     ) -> None:
         super().__init__(weight, bias)
-        self.numbers, scales = quantized(weight.detach())
-        self.scales = scales.to(weight.dtype)
+        self.numbers, self.scales = quantized(weight.detach())
+        self._ones = torch.ones_like(self.scales, dtype=weight.dtype)
         self._kinds = kinds
 
     def forward(self, rows: torch.Tensor) -> torch.Tensor:
@@ -51,12 +54,13 @@ class Int8Linear(FastLinear):
             out = self._many(flat)
         else:
             out = torch.cat([self._few(flat[:decodes]), self._many(flat[decodes:])])
+        out = out.mul_(self.scales)  # in float32, whatever the format of the product
         if self.bias is not None:
             out += self.bias
         return out.view(*rows.shape[:-1], -1)
 
     def _few(self, rows: torch.Tensor) -> torch.Tensor:
-        return torch._weight_int8pack_mm(rows.contiguous(), self.numbers, self.scales)
+        return torch._weight_int8pack_mm(rows.contiguous(), self.numbers, self._ones)
 
     def _many(self, rows: torch.Tensor) -> torch.Tensor:
-        return nn.functional.linear(rows, self.numbers.to(rows.dtype)).mul_(self.scales)
+        return nn.functional.linear(rows, self.numbers.to(rows.dtype))

@@ -140,6 +140,11 @@ class Kernels:
         size = decoder_layers * self._decoder_stages + encoder_layers * self._encoder_stages
         return Stages(size)
 
+    @property
+    def attends_to_prompts(self) -> bool:
+        """Whether their attention is fast for many queries; without AVX-512 torch's is faster."""
+        return self.multiplies(torch.float32)
+
     def multiplies(self, dtype: torch.dtype) -> bool:
         """Whether they have products for rows of float32 or bfloat16."""
         return bool(self._multiplies(int(dtype == torch.bfloat16)))

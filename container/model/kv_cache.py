@@ -89,6 +89,15 @@ def bytes_per_token(shapes: list[LayerShape], dtype: torch.dtype) -> int:
     return sum(shape.numbers_per_token for shape in shapes) * dtype.itemsize
 
 
+def fill_stale(tensor: torch.Tensor) -> None:
+    """Fill a new cache with numbers as an earlier sequence could have left them, in place."""
+    generator = torch.Generator().manual_seed(0)
+    row = torch.randn(tensor.shape[1:], generator=generator) * 3
+    tensor.view(torch.uint8 if tensor.dtype in FP8 else tensor.dtype)[:] = (
+        row.to(tensor.dtype).view(torch.uint8) if tensor.dtype in FP8 else row.to(tensor.dtype)
+    ).to(tensor.device)
+
+
 def _to_fp8(states: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
     # The conversion makes infinities or NaN of what is too large; attention wants the largest.
     limit = torch.finfo(dtype).max

@@ -9,11 +9,13 @@ A step of a small model on a CPU is bound by the number of operations, not by th
 there are four products, and what lies between them (glue.py) is done in few operations of torch or,
 where they can, by the compiled kernels.
 Which layers may be replaced is not looked up in a list: a layer must have these parts, and must
-compute the same as the model's own on the same input.
+be as accurate as the model's own on the same input (reference_check.py).
 """
 
 import logging
-from collections.abc import Callable, Iterator
+from collections import defaultdict
+from collections.abc import Callable, Hashable, Iterator
+from functools import partial
 from importlib.util import find_spec
 from typing import Any
 
@@ -32,7 +34,7 @@ from container.model.packing import (
     joined_linear,
     norm_eps,
 )
-from container.model.products import make_linear
+from container.model.reference_check import LayerTrial
 
 log = logging.getLogger(__name__)
 
@@ -41,12 +43,8 @@ LAYER_PARTS = LAYER_NORMS | {"self_attn", "mlp"}
 ATTENTION_PARTS = {"q_proj", "k_proj", "v_proj", "o_proj"}
 HEAD_NORMS = {"q_norm", "k_norm"}
 MLP_PARTS = {"gate_proj", "up_proj", "down_proj", "act_fn"}
-# How far a layer's output may be off, as a share of the largest number.
-TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 0.02, torch.float16: 0.005}
 
-# A call of a layer: its positional arguments, the others, and what it returned.
-Call = tuple[tuple[Any, ...], dict[str, Any], torch.Tensor]
-
+MakeGlue = Callable[[LayerFacts], Glue]
 Products = tuple[FastLinear, FastLinear, FastLinear, FastLinear]
 
 
@@ -109,82 +107,95 @@ def find_lean(model: nn.Module) -> dict[str, nn.Module]:
 def make_lean(
     model: nn.Module,
     rules: list[Rule],
-    run: Callable[[], object],
+    trial: LayerTrial,
     make: MakeLinear,
-    make_exact: MakeLinear = make_linear,
+    make_exact: MakeLinear,
 ) -> None:
-    """Replace layers in place, where that changes nothing; `run` calls the model once.
+    """Replace layers in place, kind by kind, where the checked ones stay as accurate.
 
-    `rules` has what each layer tells its attention, which a short run does not show. `make_exact`
-    makes products with the weights as they are, for the comparison.
+    `rules` has what each layer tells its attention. `make_exact` makes products with the weights
+    as they are, for the comparison.
     """
-    calls: dict[str, Call] = {}
-    hooks = []
-    candidates = find_lean(model)
-    for name, layer in candidates.items():
-
-        def note(_, args, kwargs, output, name=name):  # type: ignore[no-untyped-def]
-            calls[name] = (args, kwargs, output)
-
-        hooks.append(layer.register_forward_hook(note, with_kwargs=True))
-    run()
-    for hook in hooks:
-        hook.remove()
-    replaced = 0
-    while calls:
-        name, call = calls.popitem()
-        layer = candidates.pop(name)
-        lean = _replacement(layer, rules, call, make_exact)
-        if lean is not None:
-            if make is not make_exact:  # the check was strict, as its weights were exact
-                checked, lean = lean, LeanLayer.of(layer, rules, make)
-                lean.glue = checked.glue
-            parent, _, last = name.rpartition(".")
-            setattr(model.get_submodule(parent), last, lean)
-            replaced += 1
-    log.debug("replaced %d decoder layers", replaced)
+    kinds: dict[Hashable, list[str]] = defaultdict(list)
+    for name in find_lean(model):
+        kinds[trial.kinds.get(name)].append(name)
+    for names in kinds.values():
+        checked = [name for name in names if name in trial.checked]
+        make_glue = _choose_glue(model, checked, rules, trial, make_exact)
+        if make_glue is None:
+            continue
+        for name in names:
+            layer = model.get_submodule(name)
+            if not isinstance(layer, LeanLayer):
+                _replace(model, name, _lean(layer, rules, make, make_glue))
+        log.debug("replaced %d decoder layers", len(names))
 
 
-def _replacement(
-    layer: nn.Module, rules: list[Rule], call: Call, make: MakeLinear
-) -> LeanLayer | None:
-    """Another form of a layer, if it computes the same; with kernels, if these do too."""
+def _choose_glue(
+    model: nn.Module,
+    names: list[str],
+    rules: list[Rule],
+    trial: LayerTrial,
+    make: MakeLinear,
+) -> MakeGlue | None:
+    """Find the fastest that may lie between the products of these layers; None if none may.
+
+    The layers stay as they are.
+    """
+    layers = {name: model.get_submodule(name) for name in names}
     try:
-        lean = LeanLayer.of(layer, rules, make)
+        leans = {name: LeanLayer.of(layer, rules, make) for name, layer in layers.items()}
     except (RuntimeError, TypeError, ValueError, AttributeError) as error:
-        log.debug("a layer stays as it is: %s", error)
+        log.debug("layers stay as they are: %s", error)
         return None
-    for glue in _glues(lean.facts):
-        lean.glue = glue
-        try:
-            if _computes(lean, call):
-                return lean
-        except Exception as error:  # compilers and drivers have their own
-            log.info("%s is not used: %s", type(glue).__name__, one_line(error))
+    try:
+        for name, lean in leans.items():
+            _replace(model, name, lean)
+        for make_glue in _glues(leans[names[0]].facts) if names else ():
+            if _is_accurate(leans, make_glue, trial):
+                return make_glue
+    finally:
+        for name, layer in layers.items():
+            _replace(model, name, layer)
     return None
 
 
-def _glues(facts: LayerFacts) -> Iterator[Glue]:
+def _is_accurate(leans: dict[str, LeanLayer], make_glue: MakeGlue, trial: LayerTrial) -> bool:
+    try:
+        for lean in leans.values():
+            lean.glue = make_glue(lean.facts)
+        accuracy = trial.measure(list(leans))
+    except Exception as error:  # compilers and drivers have their own
+        log.info("a faster form of the layers is not used: %s", one_line(error))
+        return False
+    if not accuracy.is_accepted:
+        glue = type(next(iter(leans.values())).glue).__name__
+        log.info("layers with %s are not used: off by %s", glue, accuracy)
+    return accuracy.is_accepted
+
+
+def _glues(facts: LayerFacts) -> Iterator[MakeGlue]:
     """What may lie between a layer's products, the fastest first."""
     kernels = find_kernels()
     if kernels is not None and fits(facts):
-        yield FusedGlue(facts, kernels)
+        yield partial(FusedGlue, kernels=kernels)
     if facts.norms[0][0].is_cuda and find_spec("triton") is not None:
         from container.model import triton_glue  # only where Triton is
 
         if triton_glue.fits(facts):
-            yield triton_glue.TritonGlue(facts)
-    yield Glue(facts)
+            yield triton_glue.TritonGlue
+    yield Glue
 
 
-def _computes(lean: LeanLayer, call: Call) -> bool:
-    args, kwargs, expected = call
-    got = lean(*args, **kwargs)
-    if not isinstance(expected, torch.Tensor) or got.shape != expected.shape:
-        return False
-    scale = expected.float().abs().max().clamp_(min=1e-6)
-    off = (got - expected).float().abs().max() / scale
-    return bool(off <= TOLERANCE[expected.dtype])
+def _lean(layer: nn.Module, rules: list[Rule], make: MakeLinear, make_glue: MakeGlue) -> LeanLayer:
+    lean = LeanLayer.of(layer, rules, make)
+    lean.glue = make_glue(lean.facts)
+    return lean
+
+
+def _replace(model: nn.Module, name: str, layer: nn.Module) -> None:
+    parent, _, last = name.rpartition(".")
+    setattr(model.get_submodule(parent), last, layer)
 
 
 def _has_parts(module: nn.Module) -> bool:

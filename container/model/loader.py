@@ -8,6 +8,7 @@ import os
 from dataclasses import replace
 from pathlib import Path
 
+import msgspec
 import torch
 import transformers
 from huggingface_hub.utils.tqdm import disable_progress_bars as disable_hub_bars
@@ -19,12 +20,12 @@ from transformers import (
 from container.engine.batch import Batch, ModelRunner, Scheduled, run_whole
 from container.engine.loop import Engine, EngineConfig
 from container.engine.sequence import Sequence
-from container.errors import ModelLoadError, one_line
+from container.errors import ConfigError, ModelLoadError, TemplateFailed, one_line
 from container.grammar.matcher import GrammarCompiler
 from container.images.reader import ImageReader
 from container.messages import EngineInfo, SamplingParams
-from container.model import probe
 from container.model.adapter_store import open_store
+from container.model.hf_config import text_config
 from container.model.host_cache import is_faster_to_copy
 from container.model.lora import Updates
 from container.model.memory import largest_step
@@ -36,6 +37,7 @@ from container.model.preparing import (
     recorded_sizes,
 )
 from container.model.ranks import MakeCache, Ranks
+from container.model.reference_check import NUM_IDS
 from container.model.runner import TorchModelRunner
 from container.model.sizing import find_room, find_slots, size_engine
 from container.model.source import ModelFiles, find_model
@@ -51,6 +53,13 @@ from container.text.tokenizer import Tokenizer
 from container.worker import Progress
 
 log = logging.getLogger(__name__)
+
+# A question for the checks at start; its beginning is enough.
+CHECK_TEXT = (
+    "Which three rivers are the longest in Europe, and through how many countries does each of "
+    "them flow before it reaches the sea? Answer in two or three short sentences."
+)
+MIN_CHECK_IDS = 12
 
 
 def load_engine(settings: Settings, progress: Progress, copy: int = 0) -> tuple[Engine, EngineInfo]:
@@ -73,9 +82,10 @@ def load_engine(settings: Settings, progress: Progress, copy: int = 0) -> tuple[
     if reads_images(files.path, model_config):
         reader = ImageReader.from_folder(files.path, tokenizer)
     format_name = dtype_name(dtype)
-    ranks = Ranks(files.path, format_name, placement.devices) if placement.is_split else None
+    ids = check_ids(tokenizer)
+    ranks = Ranks(files.path, format_name, placement.devices, ids) if placement.is_split else None
     progress(f"loading weights as {format_name} on {placement}")
-    model = load_weights(settings, files.path, model_config, dtype, placement, reader)
+    model = load_weights(settings, files.path, model_config, dtype, placement, reader, ids)
     progress("sizing the KV cache")
     config = size_engine(settings, model, find_room(settings, model, placement))
     sharers = len(placement.devices) * settings.data_parallel
@@ -106,6 +116,10 @@ def load_engine(settings: Settings, progress: Progress, copy: int = 0) -> tuple[
         if config.num_slots:
             kept = config.num_slots * config.block_size
             log.info("the host's memory keeps %d tokens of prefixes", kept)
+    fallbacks = [*model.fallbacks]
+    if sizes and not (isinstance(runner, TorchModelRunner) and runner.forward.is_recorded):
+        fallbacks.append("CUDA graphs could not be captured; see the warning above")
+    report_fallbacks(fallbacks, is_refused=settings.require_fast_path)
     progress("warming up")
     warm_up(runner, config)
     compile_grammar = None
@@ -120,7 +134,33 @@ def load_engine(settings: Settings, progress: Progress, copy: int = 0) -> tuple[
         compile_grammar=compile_grammar,
         adapters=open_store(settings, updates, progress) if updates is not None else None,
     )
-    return made, _info(files, model, config, settings, placement)
+    info = _info(files, model, config, settings, placement)
+    return made, msgspec.structs.replace(info, fallbacks=fallbacks)
+
+
+def report_fallbacks(fallbacks: list[str], *, is_refused: bool) -> None:
+    """Warn of what makes the model slower than possible. Raises ConfigError if that is refused."""
+    if fallbacks and is_refused:
+        raise ConfigError([f"REQUIRE_FAST_PATH is set, and {reason}" for reason in fallbacks])
+    for reason in fallbacks:
+        log.warning(
+            "slow path: %s. Set REQUIRE_FAST_PATH=1 to refuse such a start; docs/models.md says "
+            "which models have a fast path",
+            reason,
+        )
+
+
+def check_ids(tokenizer: Tokenizer) -> list[int] | None:
+    """Make a prompt as the model gets them, to check it on; None if the tokenizer has no use."""
+    text, has_special_tokens = CHECK_TEXT, False
+    if tokenizer.has_chat_template:
+        try:
+            text = tokenizer.render_chat([{"role": "user", "content": CHECK_TEXT}])
+            has_special_tokens = True
+        except TemplateFailed as error:
+            log.debug("the model is checked on plain text: %s", error)
+    ids = tokenizer.encode(text, add_special_tokens=not has_special_tokens)
+    return ids[:NUM_IDS] if len(ids) >= MIN_CHECK_IDS else None
 
 
 def swapping_pays(runner: TorchModelRunner, config: EngineConfig) -> bool:
@@ -151,7 +191,7 @@ def end_token_ids(path: Path, config: PretrainedConfig) -> frozenset[int]:
     """Ids that end a completion: generation_config.json's, else config.json's."""
     found = getattr(config, "eos_token_id", None)
     if found is None:
-        found = getattr(probe.text_config(config), "eos_token_id", None)
+        found = getattr(text_config(config), "eos_token_id", None)
     if (path / "generation_config.json").is_file():
         try:
             generation = GenerationConfig.from_pretrained(path)

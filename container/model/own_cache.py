@@ -17,13 +17,16 @@ from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 from container.engine.batch import Batch, Scheduled, StepOutput, WholeSteps
 from container.engine.sequence import Sequence, SequenceState
 from container.messages import SamplingParams
-from container.model import probe
 from container.model.lora import Updates
+from container.model.reference_check import Reference
 from container.model.runner import told_logprobs
 from container.model.sampler import Sampler
 
 # What models call their cache, in their outputs and in their arguments.
 CACHE_NAMES = ("past_key_values", "cache_params", "state")
+
+# Of the ids that a cache is checked on, those that come one by one.
+NUM_DECODED = 6
 
 
 class Progress:
@@ -155,24 +158,28 @@ def decoder_start(model: PreTrainedModel) -> list[int]:
 @torch.inference_mode()
 def check_own_cache(
     model: PreTrainedModel,
-    dtype: torch.dtype,
+    ids: list[int],
     device: torch.device,
     kind: type[OwnCacheRunner] = OwnCacheRunner,
 ) -> None:
-    """Compare what the cache gives with one pass without it. Raises probe.Differs."""
-    ids, prompt_len = probe.ids_for(model), probe.PROMPT_LEN
+    """Compare what the cache gives with a pass without it, on a prompt. Raises Mismatch."""
+    prompt_len = len(ids) - NUM_DECODED
     whole = torch.tensor([ids], device=device)
-    if model.config.is_encoder_decoder:
-        said = torch.tensor([decoder_start(model) + ids[prompt_len:]], device=device)
-        output = model(input_ids=whole[:, :prompt_len], decoder_input_ids=said, use_cache=False)
-    else:
-        output = model(input_ids=whole, use_cache=False)
-    count = len(ids) - prompt_len + 1
-    expected = output.logits[0, -count:].float()
+
+    def run() -> torch.Tensor:
+        if model.config.is_encoder_decoder:
+            start = torch.tensor([decoder_start(model) + ids[prompt_len:]], device=device)
+            prompt = whole[:, :prompt_len]
+            output = model(input_ids=prompt, decoder_input_ids=start, use_cache=False)
+        else:
+            output = model(input_ids=whole, use_cache=False)
+        rows: torch.Tensor = output.logits[0, -NUM_DECODED - 1 :]
+        return rows.clone()
+
     runner, sequence = kind(model, device), _sequence(ids, prompt_len)
     ends = range(prompt_len, len(ids) + 1)
     rows = [runner.advance(Scheduled.of(sequence, end))[0][-1] for end in ends]
-    probe.check_same(torch.stack(rows), expected, dtype, "the model's own cache")
+    Reference(model, run, model.dtype).check(torch.stack(rows), "the model's own cache")
 
 
 @torch.inference_mode()

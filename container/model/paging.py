@@ -7,29 +7,48 @@ not explain (recurrent states, windows that only its masks know), and give the s
 
 import functools
 import logging
-from collections.abc import Callable
+from collections.abc import Hashable
 from dataclasses import dataclass
+from itertools import islice
+from typing import Any
 
 import torch
 from transformers import PreTrainedModel
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from container.engine.batch import Scheduled
-from container.engine.sequence import Sequence
-from container.messages import SamplingParams
-from container.model import attention, probe
+from container.errors import one_line as describe
+from container.model import attention
 from container.model.attention import Rule
 from container.model.attention_check import choose_kernels
 from container.model.compiling import compile_layers
 from container.model.decoder_stack import stack_layers
-from container.model.int8 import RowKinds
-from container.model.kv_cache import BLOCK_SIZE, KVCache, LayerShape
+from container.model.int8 import RowKinds, quantized
+from container.model.kv_cache import BLOCK_SIZE, KVCache, LayerShape, fill_stale
+from container.model.layer_check import (
+    EXACT_TOLERANCE,
+    ReferencePass,
+    Rows,
+    num_blocks,
+    plan_schedule,
+)
 from container.model.layers import make_lean
 from container.model.packing import MakeLinear, PlainLinear, pack
 from container.model.products import make_head, make_int8, make_linear, packing_works
-from container.model.runner import ForwardPass, TorchModelRunner
+from container.model.reference_check import (
+    EXACT_DTYPE,
+    REDUCED_TOLERANCE,
+    WHOLE_TOLERANCE,
+    Accuracy,
+    Convert,
+    Mismatch,
+    logits_error,
+)
+from container.model.runner import ForwardPass
 from container.model.varlen import REFERENCE_ONLY, AttentionKernels
+
+# Steps that the whole model is checked on: chunks, and one of a decode and a chunk.
+WHOLE_STEPS = 3
 
 log = logging.getLogger(__name__)
 
@@ -55,49 +74,163 @@ class CannotPage(Exception):
 @torch.inference_mode()
 def page(
     module: PreTrainedModel,
-    dtype: torch.dtype,
+    ids: list[int],
     device: torch.device,
     kinds: RowKinds | None = None,
     cache_dtype: torch.dtype | None = None,
     *,
     compiles: bool = False,
 ) -> Paged:
-    """Switch a model to paged attention.
+    """Switch a model to paged attention, and check it on a prompt with these ids.
 
-    With `kinds`, its weights get eight bits; `cache_dtype` is the cache's, if not `dtype`.
+    With `kinds`, its weights get eight bits; `cache_dtype` is the cache's, if not the model's.
     `compiles`: its layers go through torch.compile. Raises CannotPage and leaves the model as it
-    was.
+    was, or Mismatch if what is served is less accurate than the model's own.
+    """
+    trial = convert(module, ids, device)
+    dtype, ideal = trial.dtype, None
+    if kinds is not None or cache_dtype is not None:
+        ideal = trial.run_exact(cache_dtype, dequantized if kinds is not None else None)
+    if compiles:
+        compile_layers(module, trial.run_once)
+    keeps_layers = compiles or is_spread(module)
+    _make_fast(module, trial, kinds, keeps_layers=keeps_layers)
+    kernels = choose_kernels(trial.shapes, trial.rules, dtype, cache_dtype or dtype, device)
+    trial.serve(cache_dtype or dtype, kinds, kernels)
+    trial.check_served(ideal)
+    if not keeps_layers and module.device.type == "cpu":
+        stack_layers(module, trial.run_once, trial)
+    trial.check_whole(is_reduced=ideal is not None)
+    return Paged(trial.shapes, kernels)
+
+
+def convert(module: PreTrainedModel, ids: list[int], device: torch.device) -> "PagedTrial":
+    """Switch a model to paged attention, and check in the exact format that it computes the same.
+
+    Raises CannotPage and leaves the model as it was.
     """
     original = module.config._attn_implementation
-    ids = torch.tensor([probe.ids_for(module)], device=device)
     try:
-        whole = module(input_ids=ids, use_cache=False).logits[0].float()
-        expected = whole[probe.PROMPT_LEN - 1 :]
-        windows = _windows(module, ids)
         module.set_attn_implementation(attention.NAME)
-        layers, rules = _ask_layers(module, ids)
-        if windows != [rule.window for rule in rules]:
+        asked = _ask_layers(module, torch.tensor([ids[:2]], device=device))
+        module.set_attn_implementation(original)
+        reference = ReferencePass(module, ids, asked.kinds, asked.attentions)
+        if _windows(reference.cache) != [rule.window for rule in asked.rules]:
             raise CannotPage("its own cache and its attention disagree about windows")
-        run = functools.partial(_logits, module, ids, layers, dtype, device)
-        probe.check_same(run(), expected, dtype, "paged attention")
+        reference.cache = None
+        reference.compute_exact(module)
+        module.set_attn_implementation(attention.NAME)
+        trial = PagedTrial(module, reference, asked.shapes, asked.rules, device)
+        trial.check_exact()
     except Exception as error:  # a model that is not made for this fails anywhere
         module.set_attn_implementation(original)
-        raise CannotPage(f"{type(error).__name__}: {error}") from error
-    if compiles:
-        compile_layers(module, run)
-    _make_fast(module, rules, run, kinds, keeps_layers=compiles or is_spread(module))
-    kernels = choose_kernels(layers, rules, dtype, cache_dtype or dtype, device)
-    served = _logits(module, ids, layers, cache_dtype or dtype, device, kinds, kernels)
-    limit = None if kinds is None else probe.ROUGH_WEIGHTS
-    limit = limit if cache_dtype is None else probe.ROUGH_CACHE
-    probe.check_same(served, expected, dtype, "what is served", limit=limit)
-    return Paged(layers, kernels)
+        is_ours = isinstance(error, CannotPage | Mismatch)
+        raise CannotPage(str(error) if is_ours else describe(error)) from error
+    return trial
+
+
+class PagedTrial:
+    """Runs a paged model on the reference's prompt, with a cache of its own for each run."""
+
+    def __init__(
+        self,
+        module: PreTrainedModel,
+        reference: ReferencePass,
+        shapes: list[LayerShape],
+        rules: list[Rule],
+        device: torch.device,
+    ) -> None:
+        self.kinds = reference.layers
+        self.checked = reference.checked
+        self._module = module
+        self._reference = reference
+        self.dtype = reference.dtype
+        self.shapes = shapes
+        self.rules = rules
+        self._device = device
+        self._cache_dtype = reference.dtype
+        self._kinds: RowKinds | None = None
+        self._kernels = REFERENCE_ONLY
+
+    def serve(
+        self, cache_dtype: torch.dtype, kinds: RowKinds | None, kernels: AttentionKernels
+    ) -> None:
+        """Run as the model will be served from now on."""
+        self._cache_dtype, self._kinds, self._kernels = cache_dtype, kinds, kernels
+
+    def run_exact(
+        self, cache_dtype: torch.dtype | None = None, convert: Convert | None = None
+    ) -> Rows:
+        """Run the checked layers in the exact format, with such a cache and converted weights."""
+        with self._reference.exactly(self._module, convert):
+            return self._run(cache_dtype or EXACT_DTYPE[self.dtype])
+
+    def check_exact(self) -> None:
+        """Compare paged attention in the exact format. Raises Mismatch."""
+        error = self._reference.exact_error(self.run_exact())
+        log.debug("paged attention in the exact format: off by %.2g", error)
+        if not error <= EXACT_TOLERANCE:
+            raise Mismatch(
+                f"paged attention differs from the model's own by {error:.2g} of a row "
+                f"(limit {EXACT_TOLERANCE})"
+            )
+
+    def measure(self, names: list[str] | None = None) -> Accuracy:
+        """Compare layers, the checked ones by default, as they are now with the model's own."""
+        return self._reference.accuracy(self._run(self._cache_dtype, names))
+
+    def check_served(self, ideal: Rows | None) -> None:
+        """Compare the checked layers as they are served. Raises Mismatch."""
+        accuracy = self._reference.accuracy(self._run(self._cache_dtype), ideal)
+        log.info("layers checked against the model's own: off by %s", accuracy)
+        if not accuracy.is_accepted:
+            raise Mismatch(f"the served layers are off by {accuracy}")
+
+    def check_whole(self, *, is_reduced: bool) -> None:
+        """Compare the whole model's logits. Raises Mismatch if they have little in common.
+
+        Rounding adds up over the layers, so this finds only what is wrong between them.
+        `is_reduced`: weights or cache have fewer bits than the model's.
+        """
+        limit = REDUCED_TOLERANCE if is_reduced else WHOLE_TOLERANCE
+        forward, size = self._forward(self._cache_dtype)
+        worst = 0.0
+        for plan, positions in islice(plan_schedule(self._reference.ids, size), WHOLE_STEPS):
+            got = forward.run(plan)
+            expected = self._reference.logits[positions]
+            worst = max(worst, logits_error(got, expected.to(got.device)))
+        log.info("the whole model checked against its own pass: off by %.2g", worst)
+        if not worst <= limit:
+            raise Mismatch(f"the served model's logits are off by {worst:.2g} (limit {limit})")
+
+    def run_once(self) -> None:
+        """Run the whole model on the first step."""
+        forward, size = self._forward(self._cache_dtype)
+        plan, _ = next(iter(plan_schedule(self._reference.ids, size)))
+        forward.run(plan)
+
+    def _run(self, cache_dtype: torch.dtype, names: list[str] | None = None) -> Rows:
+        forward, size = self._forward(cache_dtype)
+        return self._reference.run(self._module, forward.run, size, names)
+
+    def _forward(self, cache_dtype: torch.dtype) -> tuple[ForwardPass, int]:
+        # Small blocks are the harder test, but kernels for GPUs do not take them.
+        size = 4 if self._kernels == REFERENCE_ONLY else BLOCK_SIZE[self._device.type]
+        cache = KVCache(
+            self.shapes, num_blocks=num_blocks(self._reference.ids, size), block_size=size,
+            dtype=cache_dtype, device=self._device,
+        )  # fmt: skip
+        for tensor in (*cache.keys, *cache.values):
+            fill_stale(tensor)
+        forward = ForwardPass(
+            self._module, cache, self._device, kinds=self._kinds, kernels=self._kernels
+        )
+        return forward, size
 
 
 def _make_fast(
     module: PreTrainedModel,
-    rules: list[Rule],
-    run: Callable[[], object],
+    trial: PagedTrial,
     kinds: RowKinds | None,
     *,
     keeps_layers: bool,
@@ -112,12 +245,12 @@ def _make_fast(
         if kinds is not None:
             pack(module, make, make_head)
     elif module.device.type != "cpu":
-        make_lean(module, rules, run, PlainLinear if kinds is None else make, PlainLinear)
+        plain = PlainLinear if kinds is None else make
+        make_lean(module, trial.rules, trial, plain, PlainLinear)
         if kinds is not None:
             pack(module, make, make_head)
     elif packing_works(module):
-        make_lean(module, rules, run, make)
-        stack_layers(module, run)
+        make_lean(module, trial.rules, trial, make, make_linear)
         pack(module, make, make_head)
     elif kinds is not None:
         pack(module, make, make_head)
@@ -133,9 +266,16 @@ def _linears(kinds: RowKinds | None) -> tuple[MakeLinear, MakeLinear]:
     )
 
 
-def _windows(module: PreTrainedModel, ids: torch.Tensor) -> list[int | None]:
+def dequantized(module: torch.nn.Module, name: str, weight: torch.Tensor) -> torch.Tensor:
+    """Round a linear layer's weight to eight bits and back; leave all others."""
+    if type(module) is not torch.nn.Linear or name != "weight":
+        return weight
+    numbers, scales = quantized(weight)
+    return (numbers * scales[:, None]).to(weight.dtype)
+
+
+def _windows(cache: Any) -> list[int | None]:
     """How far back each layer sees, as the model's own cache has it."""
-    cache = module(input_ids=ids, use_cache=True).past_key_values
     kinds = {type(layer) for layer in cache.layers}
     if kinds - {DynamicLayer, DynamicSlidingWindowLayer}:
         names = sorted(kind.__name__ for kind in kinds)
@@ -143,16 +283,28 @@ def _windows(module: PreTrainedModel, ids: torch.Tensor) -> list[int | None]:
     return [getattr(layer, "sliding_window", None) for layer in cache.layers]
 
 
-def _ask_layers(module: PreTrainedModel, ids: torch.Tensor) -> tuple[list[LayerShape], list[Rule]]:
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """What each layer tells its attention; `attentions` are the names of the modules that do."""
+
+    shapes: list[LayerShape]
+    rules: list[Rule]
+    attentions: list[str]
+    kinds: dict[str, Hashable]
+
+
+def _ask_layers(module: PreTrainedModel, ids: torch.Tensor) -> _Asked:
     """Ask the model itself: run it once with an attention that only takes notes."""
     shapes: dict[int, LayerShape] = {}
     rules: dict[int, Rule] = {}
+    attentions: dict[int, str] = {}
+    names = {id(part): name for name, part in module.named_modules()}
 
     def note(layer_module, query, key, value, *_args, **kwargs):  # type: ignore[no-untyped-def]
-        shapes[layer_module.layer_idx] = LayerShape(
-            key.shape[1], key.shape[-1], value.shape[-1], key.device
-        )
-        rules[layer_module.layer_idx] = Rule.of(query, **kwargs)
+        index = layer_module.layer_idx
+        shapes[index] = LayerShape(key.shape[1], key.shape[-1], value.shape[-1], key.device)
+        rules[index] = Rule.of(query, **kwargs)
+        attentions[index] = names[id(layer_module)]
         out = query.new_zeros(1, query.shape[2], query.shape[1], value.shape[-1])
         return out, None
 
@@ -161,34 +313,31 @@ def _ask_layers(module: PreTrainedModel, ids: torch.Tensor) -> tuple[list[LayerS
         module(input_ids=ids, use_cache=False)
     finally:
         ALL_ATTENTION_FUNCTIONS.register(attention.NAME, attention.paged_attention)
-    if sorted(shapes) != list(range(module.config.num_hidden_layers)):
+    order = sorted(shapes)
+    if order != list(range(module.config.num_hidden_layers)):
         raise CannotPage("its layers compute attention in their own way")
-    return [shapes[layer] for layer in sorted(shapes)], [rules[layer] for layer in sorted(rules)]
+    layers = [_layer_of(module, attentions[index]) for index in order]
+    kinds: dict[str, Hashable] = {
+        name: (_form(module.get_submodule(name)), rules[index], shapes[index])
+        for index, name in zip(order, layers, strict=True)
+    }
+    return _Asked(
+        [shapes[index] for index in order], [rules[index] for index in order],
+        [attentions[index] for index in order], kinds,
+    )  # fmt: skip
 
 
-def _logits(
-    module: PreTrainedModel,
-    ids: torch.Tensor,
-    layers: list[LayerShape],
-    dtype: torch.dtype,
-    device: torch.device,
-    kinds: RowKinds | None = None,
-    kernels: AttentionKernels = REFERENCE_ONLY,
-) -> torch.Tensor:
-    """Logits of the probe, its prompt as one chunk and the rest token by token."""
-    token_ids: list[int] = ids[0].tolist()
-    count, prompt_len = len(token_ids), probe.PROMPT_LEN
-    # Small blocks are the harder test, but torch's kernels do not take them.
-    size = 2 if kernels == REFERENCE_ONLY else BLOCK_SIZE[device.type]
-    cache = KVCache(layers, num_blocks=count, block_size=size, dtype=dtype, device=device)
-    forward = ForwardPass(module, cache, device, kinds=kinds, kernels=kernels)
-    runner = TorchModelRunner(forward)
-    sequence = Sequence(0, token_ids[:prompt_len], SamplingParams(max_new_tokens=count))
-    sequence.token_ids = token_ids
-    sequence.block_table = list(range(count))
-    rows = []
-    for num_tokens in [prompt_len] + [1] * (count - prompt_len):
-        item = Scheduled.of(sequence, num_tokens)
-        rows.append(runner.logits([item], [item], [])[0].clone())
-        sequence.num_computed += num_tokens
-    return torch.stack(rows)
+def _layer_of(module: PreTrainedModel, name: str) -> str:
+    """The name of the decoder layer that a module is in: the element of a list of layers."""
+    while name:
+        parent, _, last = name.rpartition(".")
+        if last.isdecimal() and isinstance(module.get_submodule(parent), torch.nn.ModuleList):
+            return name
+        name = parent
+    raise CannotPage("its decoder layers are not in a list")
+
+
+def _form(layer: torch.nn.Module) -> Hashable:
+    """What layers that are alike have in common: classes and sizes."""
+    sizes = tuple((name, tuple(part.shape)) for name, part in layer.named_parameters())
+    return type(layer), sizes

@@ -15,24 +15,27 @@ from container.engine.batch import ModelRunner
 from container.engine.loop import EngineConfig
 from container.errors import ConfigError, ModelLoadError
 from container.images.reader import ReadPrompt
-from container.model import kv_cache, own_cache, probe
+from container.model import kv_cache, own_cache
 from container.model.forward_plan import MIN_ROWS, ForwardPlan
 from container.model.graphs import graph_recorder, usual_sizes
+from container.model.hf_config import text_config
 from container.model.host_cache import HostCache
 from container.model.image_text import ImageTextRunner, check_images
 from container.model.int8 import RowKinds
+from container.model.kernels import find_kernels
 from container.model.kv_cache import KVCache, LayerShape
 from container.model.lora import Updates
 from container.model.own_cache import OwnCacheRunner
 from container.model.packing import name_linears
 from container.model.paging import CannotPage, is_spread, page
-from container.model.probe import Differs
+from container.model.reference_check import Mismatch, usable_ids
 from container.model.runner import ForwardPass, TorchModelRunner
 from container.model.sharding import is_split
 from container.model.varlen import REFERENCE_ONLY, AttentionKernels, Kernel
 
 log = logging.getLogger(__name__)
 
+NOT_PAGED = "requests run one after another, since this model's attention is not paged"
 # What attends to decodes without asking on the host how long they are.
 RECORDABLE = {Kernel.PAGED, Kernel.TRITON}
 
@@ -42,7 +45,8 @@ class LoadedModel:
     """A model that has been checked, with what the engine needs to know of it.
 
     `layers` is None when it is served through its own cache. `reads_images`: also images.
-    `cache_dtype` is that of the paged cache, if not `dtype`. `kernels` attend to it.
+    `cache_dtype` is that of the paged cache, if not `dtype`. `kernels` attend to it. `fallbacks`
+    are the reasons for which it is served more slowly than it could be.
     """
 
     module: PreTrainedModel
@@ -57,6 +61,7 @@ class LoadedModel:
     kinds: RowKinds | None = None
     reads_images: bool = False
     kernels: AttentionKernels = REFERENCE_ONLY
+    fallbacks: tuple[str, ...] = ()
 
     @property
     def can_record(self) -> bool:
@@ -72,7 +77,7 @@ class LoadedModel:
     @property
     def text_config(self) -> PretrainedConfig:
         """The configuration of its language model."""
-        return probe.text_config(self.config)
+        return text_config(self.config)
 
     @property
     def has_encoder(self) -> bool:
@@ -81,20 +86,27 @@ class LoadedModel:
 
 
 def prepare_image_text(
-    module: PreTrainedModel, dtype: torch.dtype, device: torch.device, read: ReadPrompt
+    module: PreTrainedModel,
+    dtype: torch.dtype,
+    device: torch.device,
+    read: ReadPrompt,
+    check_ids: list[int] | None = None,
 ) -> LoadedModel:
     """Check a vision-language model on a prompt with an image. Raises ModelLoadError."""
     name_linears(module)
+    ids = usable_ids(check_ids, module.config)
     try:
-        own_cache.check_own_cache(module, dtype, device, ImageTextRunner)
-        check_images(module, read.ids, read.images, dtype, device)
-    except Differs as error:
+        own_cache.check_own_cache(module, ids, device, ImageTextRunner)
+        check_images(module, read.ids, ids[: own_cache.NUM_DECODED], read.images, device)
+    except Mismatch as error:
         raise ModelLoadError(f"{module.config.model_type}: {error}; it cannot be served") from error
     needs = own_cache.memory_needs(module, device, ImageTextRunner)
     size = parameter_bytes(module)
+    fallback = f"{NOT_PAGED}: it reads images"
     return LoadedModel(
-        module, module.config, dtype, device, None, *needs, weight_bytes=size, reads_images=True
-    )
+        module, module.config, dtype, device, None, *needs, weight_bytes=size, reads_images=True,
+        fallbacks=(fallback,),
+    )  # fmt: skip
 
 
 def prepare(
@@ -102,48 +114,63 @@ def prepare(
     dtype: torch.dtype,
     device: torch.device,
     *,
+    check_ids: list[int] | None = None,
     in_int8: bool = False,
     cache_dtype: torch.dtype | None = None,
     compiles: bool = False,
 ) -> LoadedModel:
     """Find the way to serve a model, with weights or cache of eight bits, or compiled, if wanted.
 
-    Raises ModelLoadError when none computes the same, ConfigError when it cannot have eight bits.
+    All ways are checked on a prompt, `check_ids`. Raises ModelLoadError when none computes the
+    same, ConfigError when it cannot have eight bits.
     """
     kinds = RowKinds() if in_int8 else None
     size = parameter_bytes(module) // (dtype.itemsize if in_int8 else 1)
     name_linears(module)
+    ids = usable_ids(check_ids, module.config)
     reason = "it has an encoder"
     if not module.config.is_encoder_decoder:
         try:
-            paged = page(module, dtype, device, kinds, cache_dtype, compiles=compiles)
+            paged = page(module, ids, device, kinds, cache_dtype, compiles=compiles)
         except CannotPage as error:
             reason = str(error)
-        except Differs as error:
+        except Mismatch as error:
             raise ModelLoadError(f"{module.config.model_type}: {error}") from error
         else:
             per_token = kv_cache.bytes_per_token(paged.layers, cache_dtype or dtype)
             return LoadedModel(
                 module, module.config, dtype, device, paged.layers, per_token,
                 cache_dtype=cache_dtype, weight_bytes=size, kinds=kinds,
-                kernels=paged.kernels,
+                kernels=paged.kernels, fallbacks=_missing_kernels(device, paged.kernels),
             )  # fmt: skip
     wishes = {
         "QUANTIZE=int8": in_int8, "KV_CACHE_DTYPE": cache_dtype is not None, "COMPILE=1": compiles
     }  # fmt: skip
     if refused := [name for name, is_wanted in wishes.items() if is_wanted]:
-        told = f"{refused[0]} cannot work here: the model's attention is not paged, as {reason}"
+        told = f"{refused[0]} cannot work here, since this model's attention is not paged: {reason}"
         raise ConfigError([told])
     if is_split(module):
-        told = f"this model cannot be split, as its attention is not paged: {reason}"
+        told = f"this model cannot be split, since its attention is not paged: {reason}"
         raise ConfigError([f"{told}; set TENSOR_PARALLEL=1"])
-    log.info("served through the model's own cache, the slower way, as %s", reason)
+    fallback = f"{NOT_PAGED}: {reason}"
     try:
-        own_cache.check_own_cache(module, dtype, device)
-    except Differs as error:
+        own_cache.check_own_cache(module, ids, device)
+    except Mismatch as error:
         raise ModelLoadError(f"{module.config.model_type}: {error}; it cannot be served") from error
     needs = own_cache.memory_needs(module, device)
-    return LoadedModel(module, module.config, dtype, device, None, *needs, weight_bytes=size)
+    return LoadedModel(
+        module, module.config, dtype, device, None, *needs, weight_bytes=size,
+        fallbacks=(fallback,),
+    )  # fmt: skip
+
+
+def _missing_kernels(device: torch.device, kernels: AttentionKernels) -> tuple[str, ...]:
+    """Say which kernels a device lacks."""
+    if device.type == "cpu" and find_kernels() is None:
+        return ("no compiled kernels for this CPU; layers run in PyTorch operations",)
+    if device.type == "cuda" and Kernel.REFERENCE in kernels:
+        return ("no fused attention kernel passed its check; attention runs in PyTorch operations",)
+    return ()
 
 
 def parameter_bytes(module: torch.nn.Module) -> int:

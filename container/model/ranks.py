@@ -47,7 +47,8 @@ class RankOrder(msgspec.Struct, frozen=True):
     """What a rank must know before it loads; its command line has it as JSON.
 
     `dtype` is torch's name of the weights' format; `gpu` is the index of its GPU, None on a CPU;
-    `store` is the file by which the ranks meet.
+    `store` is the file by which the ranks meet; `check_ids` is the prompt that the model is checked
+    on.
     """
 
     model_path: str
@@ -57,6 +58,7 @@ class RankOrder(msgspec.Struct, frozen=True):
     gpu: int | None
     store: str
     parent_pid: int
+    check_ids: list[int] | None = None
 
 
 class MakeCache(msgspec.Struct, frozen=True, array_like=True, tag="cache"):
@@ -82,13 +84,26 @@ _LENGTH = struct.Struct("<I")  # before each message
 class Ranks:
     """Owns the other ranks' processes and the pipes to them; made by rank 0 alone."""
 
-    def __init__(self, model_path: Path, dtype: str, devices: Sequence[torch.device]) -> None:
+    def __init__(
+        self,
+        model_path: Path,
+        dtype: str,
+        devices: Sequence[torch.device],
+        check_ids: list[int] | None = None,
+    ) -> None:
         """Start a process for each device but the first, and join them. Raises ModelLoadError."""
         self._is_stopping = False
         store = tempfile.mkdtemp(prefix="ranks-", dir=os.environ.get(RANKS_FOLDER)) + "/store"
         orders = [
             RankOrder(
-                os.fspath(model_path), dtype, rank, len(devices), device.index, store, os.getpid()
+                os.fspath(model_path),
+                dtype,
+                rank,
+                len(devices),
+                device.index,
+                store,
+                os.getpid(),
+                check_ids,
             )
             for rank, device in enumerate(devices)
         ]

@@ -14,12 +14,12 @@ from container.errors import one_line
 from container.model.attention import PagedStep
 from container.model.forward_plan import MIN_ROWS, ForwardPlan, make_plan
 from container.model.graphs import Record, RecordedDecodes, fill_promises
+from container.model.hf_config import text_config
 from container.model.host_cache import HostCache
 from container.model.int8 import RowKinds
 from container.model.kernels import log_totals
 from container.model.kv_cache import KVCache
 from container.model.lora import Updates
-from container.model.probe import text_config
 from container.model.sampler import Drawn, Sampler
 from container.model.sharding import least_over_ranks, share_first
 from container.model.shortlist import take_rows
@@ -87,7 +87,7 @@ class ForwardPass:
         works = True
         try:
             made.record(record, progress)
-            made.check(self.run, self._model.dtype)
+            made.check(self.run)
         except Exception as error:  # whatever a model does that cannot be recorded
             log.warning("decodes are not recorded: %s", one_line(error))
             works = False

@@ -22,7 +22,7 @@ from torch.distributed.tensor import DTensor
 from transformers import PretrainedConfig, PreTrainedModel
 from transformers.distributed.parallel_utils import replace_layer_number_by_wildcard
 
-from container.model import probe
+from container.model.hf_config import text_config
 
 KEPT = {
     "all_reduce", "local_params", "mla_kv_a_proj", "moe_tp_experts", "packed_colwise",
@@ -33,7 +33,7 @@ PAGED_LAYERS = {"full_attention", "sliding_attention"}
 
 def why_not_sharded(config: PretrainedConfig, ranks: int) -> str | None:
     """Why a model's layers cannot be split over so many ranks; None if they can."""
-    text = probe.text_config(config)
+    text = text_config(config)
     if config.is_encoder_decoder:
         return "it has an encoder"
     if text is not config:

@@ -76,8 +76,12 @@ def load_weights(
     dtype: torch.dtype,
     placement: Placement,
     reader: ImageReader | None = None,
+    check_ids: list[int] | None = None,
 ) -> LoadedModel:
-    """Load a model, or this rank's share, and check it. Raises ModelLoadError, ConfigError."""
+    """Load a model, or this rank's share, and check it on a prompt with these ids.
+
+    Raises ModelLoadError, ConfigError.
+    """
     options = quantizer_options(settings.quantize, config, placement.device)
     if placement.is_spread:
         options |= {
@@ -92,7 +96,7 @@ def load_weights(
     model = load_model(
         path, config, dtype, placement.device, trust_remote_code=settings.trust_remote_code,
         in_int8=settings.quantize == INT8, cache_dtype=choose_cache_dtype(settings.kv_cache_dtype),
-        compiles=settings.compile, options=options, reader=reader,
+        compiles=settings.compile, options=options, reader=reader, check_ids=check_ids,
     )  # fmt: skip
     if placement.is_spread:
         # Where one device takes all, transformers makes no map.
@@ -129,6 +133,7 @@ def load_model(
     compiles: bool = False,
     options: dict[str, Any] | None = None,
     reader: ImageReader | None = None,
+    check_ids: list[int] | None = None,
 ) -> LoadedModel:
     """Load a language model and find the way to serve it. Raises ModelLoadError or ConfigError.
 
@@ -166,9 +171,9 @@ def load_model(
         if reader is not None:
             wishes = {f"QUANTIZE={INT8}": in_int8, "KV_CACHE_DTYPE": cache_dtype}
             _refuse_for_images({**wishes, "COMPILE": compiles})
-            return prepare_image_text(module, dtype, device, reader.read_probe())
+            return prepare_image_text(module, dtype, device, reader.read_probe(), check_ids)
         return prepare(
-            module, dtype, device,
+            module, dtype, device, check_ids=check_ids,
             in_int8=in_int8, cache_dtype=cache_dtype, compiles=compiles,
         )  # fmt: skip
     except (ModelLoadError, ConfigError):

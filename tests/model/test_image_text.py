@@ -15,7 +15,7 @@ from container.engine.loop import Engine
 from container.errors import ModelLoadError
 from container.images.reader import ImageReader, ReadPrompt
 from container.messages import SamplingParams, Submit
-from container.model import probe
+from container.model.image_text import PIXELS, ImageTextRunner
 from container.model.preparing import LoadedModel, make_runner
 from container.model.weights import load_config, load_model
 from container.text.tokenizer import Tokenizer
@@ -180,12 +180,15 @@ def test_prompt_logprobs_are_the_models_own(folders: Path) -> None:
 def test_a_model_that_sees_something_else_is_refused(
     folders: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def differs(*_: object) -> None:
-        raise probe.Differs("it is off by 0.5")
+    begin = ImageTextRunner._begin
 
-    monkeypatch.setattr(probe, "check_same", differs)
+    def see_the_negative(*args: object) -> dict[str, torch.Tensor]:
+        kept = begin(*args)
+        return kept | {name: -kept[name] for name in kept if PIXELS in name}
+
+    monkeypatch.setattr(ImageTextRunner, "_begin", see_the_negative)
     folder = folders / "llava"
-    with pytest.raises(ModelLoadError, match=r"llava.*off by 0\.5"):
+    with pytest.raises(ModelLoadError, match=r"llava.*an image is off by"):
         load_model(folder, load_config(folder), torch.float32, CPU, reader=_reader(folder)[1])
 
 

@@ -14,7 +14,7 @@ from container.messages import LogprobMode, SamplingParams, TokenEvent, Watermar
 from container.model.graphs import RecordedDecodes, record_nothing, trial_plan, usual_sizes
 from container.model.kv_cache import KVCache
 from container.model.preparing import prepare
-from container.model.probe import Differs
+from container.model.reference_check import Mismatch
 from container.model.runner import ForwardPass
 from container.model.sampler import Sampler
 from container.model.transfer import Arrivals
@@ -124,9 +124,9 @@ def test_a_recording_that_differs_is_refused() -> None:
     table = torch.randn(50, 50)
     made = _recorded(lambda ids, positions, step: table[ids], cache)
     made.record(record_nothing, lambda _: None)
-    made.check(lambda plan: table[torch.tensor(plan.token_ids)], torch.float32)
-    with pytest.raises(Differs, match="a recording of 2 rows"):
-        made.check(lambda plan: -table[torch.tensor(plan.token_ids)], torch.float32)
+    made.check(lambda plan: table[torch.tensor(plan.token_ids)])
+    with pytest.raises(Mismatch, match="a recording of 2 rows"):
+        made.check(lambda plan: -table[torch.tensor(plan.token_ids)])
 
 
 def test_a_recording_reads_padding_promises_and_tables() -> None:

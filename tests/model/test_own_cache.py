@@ -7,7 +7,7 @@ import torch
 
 from container.errors import InvalidParameter, ModelLoadError
 from container.messages import SamplingParams, Submit
-from container.model import probe
+from container.model.own_cache import OwnCacheRunner, Progress
 from container.model.preparing import prepare
 from tests.support import tiny_models
 from tests.support.engines import Job, ids, run, torch_engine
@@ -104,9 +104,13 @@ def test_a_seed_gives_the_same_ids_alone_and_among_others() -> None:
 
 
 def test_a_cache_that_computes_something_else_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    def differs(*_: object) -> None:
-        raise probe.Differs("it is off by 0.5")
+    forward = OwnCacheRunner._forward
 
-    monkeypatch.setattr(probe, "check_same", differs)
-    with pytest.raises(ModelLoadError, match=r"bloom.*off by 0\.5"):
+    def forget(self: OwnCacheRunner, progress: Progress, *args: int, **ids: torch.Tensor) -> object:
+        logits = forward(self, progress, *args, **ids)
+        progress.kept.clear()
+        return logits
+
+    monkeypatch.setattr(OwnCacheRunner, "_forward", forget)
+    with pytest.raises(ModelLoadError, match=r"bloom.*own cache is off by"):
         prepare(tiny_models.make("bloom"), torch.float32, torch.device("cpu"))

@@ -32,7 +32,9 @@ def test_what_does_not_fit_waits_on_disk_and_the_log_says_so(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("INFO")
-    settings = Settings(model_id=str(save("llama", tmp_path)), max_memory="cpu=150KiB")
+    settings = Settings(
+        model_id=str(save("llama", tmp_path)), max_memory="cpu=150KiB", dtype="bfloat16"
+    )
     config = read_config(settings, tmp_path)
     placement, dtype = plan_load(settings, config, tmp_path, 0)
     module = load_weights(settings, tmp_path, config, dtype, placement).module

@@ -6,7 +6,6 @@ The interpreter has no bfloat16, so it cuts off what it should round; float16 is
 """
 
 import copy
-import functools
 import random
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -16,12 +15,13 @@ import torch
 
 from container.engine.loop import Engine
 from container.messages import SamplingParams
-from container.model import layers, paging, probe, triton_kernels
+from container.model import layers, paging, triton_kernels
 from container.model.attention import Chunk, DecodeGroup, PagedStep, Rule, attend_kept
 from container.model.glue import Angles, Glue, LayerFacts
 from container.model.graphs import graph_recorder, record_nothing
 from container.model.kv_cache import KVCache, LayerShape
 from container.model.packing import PlainLinear
+from container.model.reference_check import default_ids
 from container.model.runner import ForwardPass, TorchModelRunner
 from container.model.triton_glue import TritonGlue, fits
 from container.model.varlen import AttentionKernels, Kernel
@@ -393,18 +393,15 @@ def launch_all(case: Case, rows: int) -> None:
 def test_an_engine_with_all_kernels_says_what_generate_says(
     name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(layers, "_glues", lambda facts: [TritonGlue(facts)])
+    monkeypatch.setattr(layers, "_glues", lambda facts: [TritonGlue])
     module = copy.deepcopy(tiny_models.make(name)).to(DEVICE)
-    module.set_attn_implementation("paged")
-    ids_ = torch.tensor([probe.ids_for(module)], device=DEVICE)
-    shapes, rules = paging._ask_layers(module, ids_)
-    run_once = functools.partial(paging._logits, module, ids_, shapes, F32, DEVICE)
-    layers.make_lean(module, rules, run_once, PlainLinear, PlainLinear)
+    trial = paging.convert(module, default_ids(module.config), DEVICE)
+    layers.make_lean(module, trial.rules, trial, PlainLinear, PlainLinear)
     lean = [one for one in module.modules() if isinstance(one, layers.LeanLayer)]
     assert [type(one.glue) for one in lean] == [TritonGlue] * module.config.num_hidden_layers
     config = engine_config(max_batch_tokens=24, block_size=BLOCK_SIZE)
     cache = KVCache(
-        shapes, num_blocks=config.num_blocks, block_size=BLOCK_SIZE, dtype=F32, device=DEVICE
+        trial.shapes, num_blocks=config.num_blocks, block_size=BLOCK_SIZE, dtype=F32, device=DEVICE
     )
     kernels = AttentionKernels(Kernel.TRITON, Kernel.REFERENCE)
     runner = TorchModelRunner(ForwardPass(module, cache, DEVICE, kernels=kernels), overlaps=True)

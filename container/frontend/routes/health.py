@@ -64,6 +64,7 @@ def blueprint(
             "model_dtype": loaded.dtype,
             "model_device_type": loaded.device,
             "attention": loaded.attention,
+            "fallbacks": loaded.fallbacks,
             "quantize": loaded.quantize,
             "reads_images": loaded.reads_images,
             "tensor_parallel": loaded.tensor_parallel,

@@ -245,6 +245,6 @@ void attend(const struct step *step, const struct layer *layer, void *qkv, void 
     int64_t first_item[step->num_spans + 1], work;
     struct attention a = {step, layer, qkv, out, first_item};
     struct stage stages[ATTENTION_STAGES] = {{0}};
-    int64_t items = lay_out(step, layer, first_item, &work);
-    go(attention_way, &a, stages, work, items);
+    int64_t items = lay_out(step, layer, first_item, &work), rows = step->rows / 4;
+    go(attention_way, &a, stages, work, items > rows ? items : rows);
 }

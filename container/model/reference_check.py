@@ -1,0 +1,275 @@
+"""Reference checks: a served form of a model must be as accurate as the model's own.
+
+In 16 bits no result is exact: two correct ways to compute a layer differ by rounding, and with
+trained weights, whose outliers are hundreds of times larger than the rest, by more than a fixed
+share of the largest number. So both are compared with the exact result, which is the same
+computation in float32 (in float64 for a float32 model):
+
+    |served - exact|  <=  factor * |own - exact|        row by row, each channel in its own scale
+
+The exact result needs no second copy of the model: `in_precision` converts the weights of one
+module at a time, while it runs.
+"""
+
+import contextlib
+import logging
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Protocol, TypeGuard
+
+import torch
+from torch import nn
+from transformers import PretrainedConfig, PreTrainedModel
+
+from container.errors import one_line
+from container.model.hf_config import text_config
+
+log = logging.getLogger(__name__)
+
+# Tokens of the prompt that a model is checked on.
+NUM_IDS = 36
+
+# The accepted error, in multiples of the error that the model itself has: of the median row, and of
+# the worst one. In float32 the order of a sum decides how much of the error adds up, and products
+# differ in it; in 16 bits rounding the result hides that. Measured in docs/LOG.md.
+FACTORS = {torch.float32: (4.0, 12.0), torch.bfloat16: (1.5, 4.0), torch.float16: (1.5, 4.0)}
+# Rows of fewer channels are compared all together.
+MIN_CHANNELS = 16
+# Where exact results are computed.
+EXACT_DTYPE = {
+    torch.bfloat16: torch.float32, torch.float16: torch.float32, torch.float32: torch.float64,
+}  # fmt: skip
+
+
+# How far the logits of a whole served model may be from its own, as a share of a row's length; with
+# fewer bits for weights or cache.
+WHOLE_TOLERANCE, REDUCED_TOLERANCE = 0.3, 0.7
+
+# From a module, a weight's name and the weight in a wider format to what is computed with.
+Convert = Callable[[nn.Module, str, torch.Tensor], torch.Tensor]
+
+
+class Mismatch(Exception):
+    """A served form is less accurate than the model's own, or computes something else."""
+
+
+def default_ids(config: PretrainedConfig) -> list[int]:
+    """Make ids to check a model on where there is no text: the first token and numbers."""
+    text = text_config(config)
+    first = getattr(text, "bos_token_id", None)
+    ids = [first] if isinstance(first, int) else []
+    ids += [5 + 7 * index for index in range(NUM_IDS - len(ids))]
+    return [token_id % text.vocab_size for token_id in ids]
+
+
+def usable_ids(ids: list[int] | None, config: PretrainedConfig) -> list[int]:
+    """Return these ids if the model's vocabulary has them, else `default_ids`."""
+    if ids and max(ids) < text_config(config).vocab_size:
+        return ids
+    return default_ids(config)
+
+
+@dataclass(frozen=True, slots=True)
+class Accuracy:
+    """Errors of a served form in multiples of the model's own: of the median row, of the worst."""
+
+    median: float
+    worst: float
+    dtype: torch.dtype
+
+    def __str__(self) -> str:
+        return f"{self.median:.2g} times the model's own rounding error, {self.worst:.2g} at worst"
+
+    @property
+    def is_accepted(self) -> bool:
+        """Whether both are within their factors; NaN is not."""
+        median, worst = FACTORS[self.dtype]
+        return self.median <= median and self.worst <= worst
+
+
+class LayerTrial(Protocol):
+    """Measures decoder layers of a model, on the inputs that they have in its own pass.
+
+    Layers of one kind are alike in class, sizes and attention.
+    """
+
+    @property
+    def kinds(self) -> Mapping[str, Hashable]:
+        """Names of all layers."""
+        ...
+
+    @property
+    def checked(self) -> Sequence[str]:
+        """Names of the layers that can be measured."""
+        ...
+
+    def measure(self, names: list[str]) -> Accuracy:
+        """Compare these layers as they are now. Raises whatever they raise."""
+        ...
+
+
+def measure(
+    exact: torch.Tensor,
+    own: torch.Tensor,
+    served: torch.Tensor,
+    dtype: torch.dtype,
+    ideal: torch.Tensor | None = None,
+) -> Accuracy:
+    """Compare errors of results, all [rows, channels]; `dtype` is that of `own` and `served`.
+
+    Channels are scaled by their own error, so that an outlier channel hides no other. A row is
+    allowed its own error, and at least that of the median row. `ideal` is the exact result with
+    weights or cache in fewer bits: what these lose is allowed as well.
+    """
+    wide = torch.promote_types(exact.dtype, torch.float32)
+    exact, own, served = (rows.to(wide) for rows in (exact, own, served))
+    noise = (own - exact).square()
+    if ideal is not None:
+        noise += (ideal.to(wide) - exact).square()
+    # Results are rounded once more when they are stored.
+    noise += exact.square().mean(0) * (torch.finfo(dtype).eps / 4) ** 2
+    if noise.shape[1] < MIN_CHANNELS:
+        ratio = ((served - exact).square().sum() / noise.sum()).sqrt()
+        return Accuracy(ratio.item(), ratio.item(), dtype)
+    scale = noise.mean(0).clamp_(min=torch.finfo(wide).tiny)
+    allowed = (noise / scale).mean(1)
+    allowed = allowed.maximum(allowed.median())
+    ratio = (((served - exact).square() / scale).mean(1) / allowed).sqrt()
+    return Accuracy(ratio.median().item(), ratio.max().item(), dtype)
+
+
+def row_error(served: torch.Tensor, own: torch.Tensor) -> float:
+    """The largest difference of two rows, [rows, channels], as a share of a row's length."""
+    off = (served - own).float().norm(dim=-1) / own.float().norm(dim=-1).clamp_(min=1e-6)
+    return off.max().item()
+
+
+def logits_error(served: torch.Tensor, own: torch.Tensor) -> float:
+    """The same for logits, of which a row's mean says nothing."""
+    return row_error(*(rows - rows.mean(-1, keepdim=True) for rows in (served, own)))
+
+
+class Reference:
+    """What a model's own pass returns, [rows, channels], and the exact result of the same pass."""
+
+    def __init__(
+        self, module: nn.Module, run: Callable[[], torch.Tensor], dtype: torch.dtype
+    ) -> None:
+        """Run the pass twice, as the model is and in the exact format."""
+        self.own = run()
+        self._dtype = dtype
+        self._exact: torch.Tensor | None = None
+        try:
+            with in_precision(module, EXACT_DTYPE[dtype]):
+                self._exact = run()
+        except Exception as error:  # code that converts on its own, or packed weights
+            log.info("no exact pass of this model, so checks are coarse: %s", one_line(error))
+
+    def check(self, served: torch.Tensor, label: str) -> None:
+        """Compare the same rows as they are served. Raises Mismatch."""
+        if self._exact is None:
+            off = row_error(served, self.own)
+            log.info("%s checked against the model's own pass: off by %.2g", label, off)
+            if not off <= WHOLE_TOLERANCE:
+                raise Mismatch(f"{label} is off by {off:.2g} (limit {WHOLE_TOLERANCE})")
+            return
+        accuracy = measure(self._exact, self.own, served, self._dtype)
+        log.info("%s checked against the model's own pass: off by %s", label, accuracy)
+        if not accuracy.is_accepted:
+            raise Mismatch(f"{label} is off by {accuracy}")
+
+
+@contextlib.contextmanager
+def in_precision(
+    model: nn.Module,
+    dtype: torch.dtype,
+    convert: Convert | None = None,
+    parts: Iterable[nn.Module] | None = None,
+) -> Iterator[None]:
+    """Compute in a wider format: each module's weights are converted while it runs, no longer.
+
+    `convert` may change them further; only these parts of the model compute so, if given. Modules
+    whose weights wait on another device or on disk (accelerate) get them first.
+    """
+    experts = _set_experts(model, "eager" if dtype == torch.float64 else None)
+    with contextlib.ExitStack() as stack:
+        stack.callback(_set_experts, model, experts)
+        chosen = [model] if parts is None else parts
+        for module in {id(inner): inner for part in chosen for inner in part.modules()}.values():
+            name = "_old_forward" if hasattr(module, "_old_forward") else "forward"
+            forward = partial(_run_converted, module, getattr(module, name), dtype, convert)
+            stack.enter_context(replaced(module, name, forward))
+        yield
+
+
+@contextlib.contextmanager
+def replaced(module: nn.Module, name: str, value: object) -> Iterator[None]:
+    """Shadow an attribute of a module's class, or replace one of its own, for a while."""
+    before = vars(module).get(name)
+    setattr(module, name, value)
+    try:
+        yield
+    finally:
+        if before is None:
+            delattr(module, name)
+        else:
+            setattr(module, name, before)
+
+
+def _set_experts(model: nn.Module, implementation: str | None) -> str | None:
+    """Choose how a mixture of experts multiplies, if it can be chosen; return what it was."""
+    if not isinstance(model, PreTrainedModel):
+        return None
+    before: str | None = getattr(model.config, "_experts_implementation", None)
+    if (
+        implementation is not None
+        and before is not None
+        and model._can_set_experts_implementation()
+    ):
+        model.set_experts_implementation(implementation)
+    return before
+
+
+def _run_converted(
+    module: nn.Module,
+    forward: Callable[..., Any],
+    dtype: torch.dtype,
+    convert: Convert | None,
+    *args: Any,
+    **kwargs: Any,
+) -> Any:
+    with contextlib.ExitStack() as stack:
+        for part in (module, *_looked_into(module)):
+            stack.enter_context(_converted(part, dtype, convert))
+        return forward(*args, **kwargs)
+
+
+def _looked_into(module: nn.Module) -> list[nn.Module]:
+    """Parts whose weights a module may look at: its children, unless it is the size of a model."""
+    is_large = any(isinstance(part, nn.ModuleList) for part in module.modules())
+    return [] if is_large else list(module.children())
+
+
+@contextlib.contextmanager
+def _converted(module: nn.Module, dtype: torch.dtype, convert: Convert | None) -> Iterator[None]:
+    parameters, buffers = dict(module._parameters), dict(module._buffers)
+    try:
+        for name, parameter in parameters.items():
+            if _is_convertible(parameter, dtype):
+                wide = parameter.detach().to(dtype)
+                wide = wide if convert is None else convert(module, name, wide)
+                module._parameters[name] = nn.Parameter(wide, requires_grad=False)
+        for name, buffer in buffers.items():
+            if _is_convertible(buffer, dtype):
+                module._buffers[name] = buffer.to(dtype)
+        yield
+    finally:
+        module._parameters.update(parameters)
+        module._buffers.update(buffers)
+
+
+def _is_convertible(tensor: torch.Tensor | None, dtype: torch.dtype) -> TypeGuard[torch.Tensor]:
+    if tensor is None or tensor.is_meta:
+        return False
+    return tensor.is_floating_point() and tensor.dtype != dtype

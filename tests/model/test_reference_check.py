@@ -1,0 +1,395 @@
+"""Deliberate faults: each is refused on random, trained and outlier-injected weights.
+
+A check that accepts everything would let all other tests here pass, and one that refuses everything
+would only make models slow; so every fault stands beside the correct path on the same weights.
+"""
+
+import copy
+from collections.abc import Callable
+from functools import cache, partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import PreTrainedModel
+
+from container.errors import ConfigError, ModelLoadError
+from container.model import attention, glue, int8, layers, paging, ragged
+from container.model.attention import PagedStep, Rule
+from container.model.embedder import Embedder
+from container.model.embedding_loader import load_model
+from container.model.glue import Glue
+from container.model.kv_cache import KVCache
+from container.model.layers import LeanLayer
+from container.model.loader import report_fallbacks
+from container.model.packing import PlainLinear
+from container.model.preparing import LoadedModel, prepare
+from container.model.reference_check import Accuracy, in_precision, measure
+from tests.support import embedders, outliers, real_models, tiny_models
+
+CPU = torch.device("cpu")
+F32, BF16 = torch.float32, torch.bfloat16
+Patch = Callable[[pytest.MonkeyPatch], None]
+
+
+@cache
+def _trained(dtype: torch.dtype) -> PreTrainedModel:
+    """The first layers of SmolLM2, whose activations grow a thousand times in them."""
+    model = real_models.load(dtype)
+    del model.model.layers[4:]
+    model.config.num_hidden_layers = 4
+    model.set_attn_implementation("eager")
+    return model
+
+
+def _random(name: str, dtype: torch.dtype) -> PreTrainedModel:
+    return tiny_models.make(name, dtype)
+
+
+def _with_outliers(name: str, dtype: torch.dtype) -> PreTrainedModel:
+    return outliers.inject(tiny_models.make(name)).to(dtype)
+
+
+def _model(weights: str, dtype: torch.dtype, name: str = "qwen3") -> PreTrainedModel:
+    if weights == "trained":
+        return copy.deepcopy(_trained(dtype))
+    return (_random if weights == "random" else _with_outliers)(name, dtype)
+
+
+def _is_refused(model: PreTrainedModel, dtype: torch.dtype, **options: Any) -> bool:
+    """Whether a fault kept the model from being served with paged attention."""
+    try:
+        return prepare(model, dtype, CPU, **options).attention != "paged"
+    except ModelLoadError:
+        return True
+
+
+def _rule(change: Callable[[Rule], Rule]) -> Patch:
+    """Change what paged attention takes from a layer."""
+    of = Rule.of.__func__  # type: ignore[attr-defined]
+
+    def patch(monkeypatch: pytest.MonkeyPatch) -> None:
+        def changed(cls: type[Rule], query: torch.Tensor, **kwargs: object) -> Rule:
+            return change(of(cls, query, **kwargs))
+
+        monkeypatch.setattr(Rule, "of", classmethod(changed))
+
+    return patch
+
+
+def _result(owner: object, name: str, change: Callable[..., Any]) -> Patch:
+    """Change what a function returns; `change` gets the result and the arguments."""
+
+    def patch(monkeypatch: pytest.MonkeyPatch) -> None:
+        function = getattr(owner, name)
+
+        def changed(*args: object, **kwargs: object) -> object:
+            return change(function(*args, **kwargs), *args, **kwargs)
+
+        monkeypatch.setattr(owner, name, changed)
+
+    return patch
+
+
+def _swap_heads(out: torch.Tensor, *_: object, **__: object) -> torch.Tensor:
+    return out.index_select(1, torch.tensor([1, 0, *range(2, out.shape[1])]))
+
+
+def _see_the_next(mask: torch.Tensor, *_: object, **__: object) -> torch.Tensor:
+    return mask | mask.roll(1, -1)
+
+
+def _hide_the_first(bias: torch.Tensor, *_: object, **__: object) -> torch.Tensor:
+    bias = bias.clone()
+    bias[..., 0] = float("-inf")
+    return bias
+
+
+def _hide_the_last(bias: torch.Tensor, *_: object, **__: object) -> torch.Tensor:
+    hidden = bias.clone()
+    for row in hidden.flatten(0, -2):
+        row[int((row == 0).nonzero().max())] = float("-inf")
+    return hidden
+
+
+def _read_a_stale_block(rows: torch.Tensor, _: PagedStep, part: Any, kv_heads: int) -> torch.Tensor:
+    rows = rows.clone().view(-1, kv_heads, part.blocks.shape[1])
+    rows[:, :, 0] = (rows[:, :, 0] + 2 * kv_heads) % rows.max().clamp_(min=1)
+    return rows.flatten()
+
+
+def _repeat_wrongly(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Take KV heads in turn instead of in groups."""
+    interleave = torch.Tensor.repeat_interleave
+
+    def repeat(self: torch.Tensor, count: int, dim: int) -> torch.Tensor:
+        if self.dim() == 4 and dim == 1:
+            return self.repeat(1, count, 1, 1)
+        return interleave(self, count, dim)
+
+    monkeypatch.setattr(torch.Tensor, "repeat_interleave", repeat)
+
+
+def _store_no_values(monkeypatch: pytest.MonkeyPatch) -> None:
+    write = KVCache.write
+
+    def keys_only(self: KVCache, layer: int, keys: Any, values: Any, slots: Any) -> None:
+        write(self, layer, keys, torch.zeros_like(values), slots)
+
+    monkeypatch.setattr(KVCache, "write", keys_only)
+
+
+def _share_one_layers_cache(monkeypatch: pytest.MonkeyPatch) -> None:
+    attend = attention.attend
+
+    def first(step: PagedStep, _layer: int, *args: object) -> torch.Tensor:
+        return attend(step, 0, *args)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(attention, "attend", first)
+
+
+def _scaled(rule: Rule, factor: float) -> Rule:
+    return Rule(rule.scale * factor, rule.window, rule.softcap, rule.heads)
+
+
+ATTENTION_FAULTS: dict[str, Patch] = {
+    "a scale that is off by a tenth": _rule(partial(_scaled, factor=1.1)),
+    "no scale": _rule(lambda rule: Rule(1.0, rule.window, rule.softcap, rule.heads)),
+    "a soft cap that the model does not have": _rule(
+        lambda rule: Rule(rule.scale, rule.window, 2.0, rule.heads)
+    ),
+    "two heads swapped": _result(attention, "attend_kept", _swap_heads),
+    "a prompt that sees the next token": _result(PagedStep, "chunk_mask", _see_the_next),
+    "a decode that does not see the first token": _result(
+        PagedStep, "decode_bias", _hide_the_first
+    ),
+    "a decode that does not see itself": _result(PagedStep, "decode_bias", _hide_the_last),
+    "a stale block": _result(PagedStep, "block_rows", _read_a_stale_block),
+    "KV heads in the wrong groups": _repeat_wrongly,
+    "values that are not stored": _store_no_values,
+    "one cache for all layers": _share_one_layers_cache,
+}
+
+
+@pytest.mark.parametrize("fault", ATTENTION_FAULTS)
+@pytest.mark.parametrize("weights", ["random", "outliers", "trained"])
+def test_a_fault_in_paged_attention_is_refused(
+    weights: str, fault: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ATTENTION_FAULTS[fault](monkeypatch)
+    assert _is_refused(_model(weights, BF16), BF16)
+
+
+@pytest.mark.parametrize("by", [1, -1])
+@pytest.mark.parametrize("weights", ["random", "outliers"])
+def test_a_window_off_by_one_is_refused(
+    weights: str, by: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chunk_mask, decode_bias = PagedStep.chunk_mask, PagedStep.decode_bias
+    monkeypatch.setattr(
+        PagedStep, "chunk_mask", lambda self, chunk, window: chunk_mask(self, chunk, window + by)
+    )
+    assert _is_refused(_model(weights, BF16, "mistral"), BF16)
+    monkeypatch.undo()
+    monkeypatch.setattr(
+        PagedStep,
+        "decode_bias",
+        lambda self, group, window, *more: decode_bias(self, group, window + by, *more),
+    )
+    assert _is_refused(_model(weights, BF16, "mistral"), BF16)
+
+
+@pytest.mark.parametrize("dtype", [F32, BF16])
+def test_attention_sinks_that_paged_attention_does_not_know_are_not_left_out(
+    dtype: torch.dtype,
+) -> None:
+    loaded = prepare(tiny_models.make("gpt_oss", dtype), dtype, CPU)
+    assert loaded.attention == "own"
+    assert "paged attention differs" in loaded.fallbacks[0]
+
+
+def _facts(monkeypatch: pytest.MonkeyPatch, **changes: Callable[[Any], Any]) -> None:
+    """Change what a fused layer knows of the model's."""
+    facts_of = layers._facts
+
+    def changed(layer: Any, rule: Rule) -> glue.LayerFacts:
+        facts = facts_of(layer, rule)
+        values = {name: change(getattr(facts, name)) for name, change in changes.items()}
+        return glue.dataclasses.replace(facts, **values)
+
+    monkeypatch.setattr(layers, "_facts", changed)
+
+
+def _large_eps(norms: Any) -> Any:
+    return tuple((weight, 1.0) for weight, _ in norms)
+
+
+def _rotate_the_wrong_half(
+    tables: tuple[torch.Tensor, torch.Tensor], *_: object
+) -> tuple[torch.Tensor, torch.Tensor]:
+    cos, sin = tables
+    return cos, -sin
+
+
+LAYER_FAULTS: dict[str, Patch] = {
+    "a wrong eps": partial(_facts, norms=_large_eps),
+    "a norm that is off by a twentieth": partial(
+        _facts, norms=lambda norms: (norms[0], (norms[1][0] * 1.05, norms[1][1]))
+    ),
+    "another activation": partial(_facts, act=lambda _: torch.nn.functional.gelu),
+    "a scale that is off by a tenth": partial(
+        _facts, rule=lambda rule: Rule(rule.scale * 1.1, rule.window, None, rule.heads)
+    ),
+    "a half rotated the wrong way": _result(Glue, "_tables", _rotate_the_wrong_half),
+    "gate and up swapped": _result(
+        Glue, "gated", lambda out, self, gate_up, _: self.facts.act(gate_up.chunk(2, -1)[1]) * out
+    ),
+    "a residual that is left out": _result(Glue, "after", lambda out, _, x, *__: out - x),
+}
+
+
+@pytest.mark.parametrize("fault", LAYER_FAULTS)
+@pytest.mark.parametrize("dtype", [F32, BF16])
+@pytest.mark.parametrize("weights", ["random", "outliers", "trained"])
+def test_a_fault_in_fused_layers_keeps_the_models_own(
+    weights: str, dtype: torch.dtype, fault: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(layers, "_glues", lambda _: [Glue])
+    monkeypatch.setattr(paging, "packing_works", lambda _: True)
+    monkeypatch.setattr(paging, "make_linear", PlainLinear)
+    monkeypatch.setattr(paging, "make_head", PlainLinear)
+    assert _lean(prepare(_model(weights, dtype), dtype, CPU)) > 0
+    LAYER_FAULTS[fault](monkeypatch)
+    loaded = prepare(_model(weights, dtype), dtype, CPU)
+    assert (loaded.attention, _lean(loaded)) == ("paged", 0)
+
+
+def _lean(loaded: LoadedModel) -> int:
+    return sum(isinstance(module, LeanLayer) for module in loaded.module.modules())
+
+
+def _rolled_scales(numbers_and_scales: tuple[torch.Tensor, torch.Tensor], *_: object) -> Any:
+    numbers, scales = numbers_and_scales
+    return numbers, scales.roll(1)
+
+
+def _coarse_numbers(numbers_and_scales: tuple[torch.Tensor, torch.Tensor], *_: object) -> Any:
+    numbers, scales = numbers_and_scales
+    return (numbers // 8) * 8, scales
+
+
+EIGHT_BIT_FAULTS: dict[str, Patch] = {
+    "scales of the next row": _result(int8, "quantized", _rolled_scales),
+    "numbers of five bits": _result(int8, "quantized", _coarse_numbers),
+}
+
+
+@pytest.mark.parametrize("weights", ["random", "outliers", "trained"])
+@pytest.mark.parametrize("options", [{"in_int8": True}, {"cache_dtype": torch.float8_e4m3fn}])
+def test_eight_bits_are_accepted(weights: str, options: dict[str, Any]) -> None:
+    assert not _is_refused(_model(weights, BF16), BF16, **options)
+
+
+@pytest.mark.parametrize("fault", EIGHT_BIT_FAULTS)
+@pytest.mark.parametrize("weights", ["random", "outliers", "trained"])
+def test_a_fault_in_eight_bit_weights_is_refused(
+    weights: str, fault: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    EIGHT_BIT_FAULTS[fault](monkeypatch)
+    assert _is_refused(_model(weights, BF16), BF16, in_int8=True)
+
+
+@pytest.mark.parametrize("name", [*tiny_models.CONFIGS, "llama_wide", "phi3"])
+@pytest.mark.parametrize("dtype", [F32, BF16, torch.float16])
+def test_no_correct_path_is_refused(name: str, dtype: torch.dtype) -> None:
+    loaded = prepare(tiny_models.make(name, dtype), dtype, CPU)
+    assert (loaded.attention, loaded.fallbacks) == ("paged", ())
+
+
+@pytest.mark.parametrize("name", ["llama", "qwen2", "qwen3", "mistral", "gemma3"])
+@pytest.mark.parametrize("dtype", [F32, BF16])
+def test_no_correct_path_is_refused_for_outliers_and_sinks(name: str, dtype: torch.dtype) -> None:
+    loaded = prepare(_with_outliers(name, dtype), dtype, CPU)
+    assert (loaded.attention, loaded.fallbacks) == ("paged", ())
+
+
+def test_an_outlier_channel_hides_no_error_in_another() -> None:
+    generator = torch.Generator().manual_seed(0)
+    exact = torch.randn(30, 64, generator=generator)
+    exact[:, 0] *= 10_000
+    own = exact.to(BF16).float()
+    assert measure(exact, own, own, BF16).is_accepted
+    served = own.clone()
+    served[7, 5] += 0.5  # far below the outlier's rounding error
+    assert not measure(exact, own, served, BF16).is_accepted
+
+
+def test_nothing_is_accepted_that_is_not_a_number() -> None:
+    exact = torch.randn(30, 64, generator=torch.Generator().manual_seed(0))
+    own = exact.to(BF16).float()
+    assert not measure(exact, own, own * torch.nan, BF16).is_accepted
+
+
+def test_rows_of_few_channels_are_compared_together() -> None:
+    generator = torch.Generator().manual_seed(0)
+    exact = torch.randn(8, 1, generator=generator)
+    own = exact.to(BF16).float()
+    assert measure(exact, own, own, BF16).is_accepted
+    assert not measure(exact, own, exact * 1.1, BF16).is_accepted
+
+
+def test_an_exact_pass_leaves_the_model_as_it_was() -> None:
+    model = tiny_models.make("qwen3_moe", BF16)
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    ids = torch.tensor([[0, 5, 9]])
+    with torch.inference_mode():
+        own = model(input_ids=ids).logits
+        with in_precision(model, F32):
+            exact = model(input_ids=ids).logits
+        again = model(input_ids=ids).logits
+    assert exact.dtype == F32
+    assert 0 < (exact - own).abs().max() < 0.1 * exact.abs().max()
+    assert torch.equal(own, again)
+    assert all("forward" not in vars(module) for module in model.modules())
+    after = model.state_dict()
+    assert all(torch.equal(after[name], tensor) for name, tensor in before.items())
+
+
+def test_the_accuracy_says_how_far_off_a_result_is() -> None:
+    told = str(Accuracy(1.23, 9.87, BF16))
+    assert told == "1.2 times the model's own rounding error, 9.9 at worst"
+
+
+def test_texts_that_attend_to_each_other_are_not_run_without_padding(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = embedders.save_embedder(tmp_path, "bert")
+    assert _embedder(folder).is_ragged
+    spans_of = ragged.spans_of
+    monkeypatch.setattr(ragged, "spans_of", lambda lengths: spans_of([sum(lengths)]))
+    assert not _embedder(folder).is_ragged
+
+
+@pytest.mark.parametrize("dtype", [F32, BF16])
+def test_a_trained_encoder_is_accepted(dtype: torch.dtype) -> None:
+    assert _embedder(embedders.MINILM, dtype).is_ragged
+
+
+def _embedder(folder: Path, dtype: torch.dtype = F32) -> Embedder:
+    embedder = Embedder(load_model(folder, CPU, dtype), CPU)
+    embedder.prepare()
+    return embedder
+
+
+def test_a_slow_path_is_told_and_can_be_refused(caplog: pytest.LogCaptureFixture) -> None:
+    loaded = prepare(tiny_models.make("bloom"), F32, CPU)
+    [reason] = loaded.fallbacks
+    assert "its layers compute attention in their own way" in reason
+    report_fallbacks([reason], is_refused=False)
+    assert [record.levelname for record in caplog.records if reason in record.message] == [
+        "WARNING"
+    ]
+    with pytest.raises(ConfigError, match="REQUIRE_FAST_PATH is set, and requests run one after"):
+        report_fallbacks([reason], is_refused=True)
+    report_fallbacks([], is_refused=True)
