@@ -46,16 +46,16 @@ WORKDIR /opt/kernels
 RUN --mount=type=secret,id=pip,target=/etc/pip.conf,required=false \
     pip install --no-cache-dir --no-deps --only-binary :all: --require-hashes \
         --target /opt/compiler --requirement /locks/kernels.lock
-COPY container/model/c c
-COPY container/model/build_kernels.py ./
-RUN PYTHONPATH=/opt/compiler python build_kernels.py
+COPY container/model/kernels/csrc csrc
+COPY container/model/kernels/build.py ./
+RUN PYTHONPATH=/opt/compiler python build.py
 
 FROM ${BASE_IMAGE}
 COPY --from=torch /opt/torch /opt/torch
 COPY --from=packages /opt/packages /opt/packages
 COPY LICENSE /opt/program/
 COPY container /opt/program/container
-COPY --from=kernels /opt/kernels/*.so /opt/program/container/model/
+COPY --from=kernels /opt/kernels/*.so /opt/program/container/model/kernels/
 WORKDIR /opt/program
 
 # The safe path keeps the working directory and scripts' folders from shadowing modules. Whatever
@@ -72,7 +72,7 @@ ENV PYTHONSAFEPATH=1 \
 
 # Everything that will be imported is there, and torch is the one that the server was tested with.
 RUN python -m compileall -q container \
-    && python -c 'import torch, container.model.loader; assert torch.__version__.startswith("2.13.0"), torch.__version__' \
+    && python -c 'import torch, container.model.engine_loader; assert torch.__version__.startswith("2.13.0"), torch.__version__' \
     && rm -rf /tmp/*
 
 # SageMaker expects root; anybody else works too.

@@ -4,8 +4,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 VENV_SDK := .venv-sdk
-# One of the libraries that build_kernels.py makes; they are made together.
-KERNELS := container/model/kernels-default.so
+# One of the libraries that kernels/build.py makes; they are made together.
+KERNELS := container/model/kernels/kernels-default.so
 HF_MODEL_ID ?= examples/demo-model
 export HF_MODEL_ID
 # Torch's threads spin less while they wait, so that tests do not crawl on a busy machine.
@@ -63,7 +63,7 @@ check: $(VENV)/test.stamp  ## lint and types
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/hadolint Dockerfile
-	$(BIN)/shellcheck --external-sources image/*.sh tests/image/*.sh .ci/run
+	$(BIN)/shellcheck --external-sources image/*.sh tests/docker_image/*.sh .ci/run
 	$(BIN)/check-jsonschema --schemafile image/buildspec.schema.json buildspec.yml
 
 format: $(VENV)/test.stamp  ## format the code
@@ -123,7 +123,7 @@ image-staging: $(VENV_SDK)/test.stamp  ## deploy what was pushed as STAGING_CONF
 
 clean:  ## remove the virtual environments and what make image keeps
 	image/clean.sh
-	rm -rf $(VENV) $(VENV_SDK) container/model/*.so
+	rm -rf $(VENV) $(VENV_SDK) container/model/kernels/*.so
 
 $(VENV)/bin/python:
 	@command -v $(PYTHON) >/dev/null || { echo "error: $(PYTHON) is not installed; Python 3.11 or newer is needed"; exit 1; }
@@ -139,11 +139,11 @@ $(VENV)/server.stamp: $(VENV)/bin/python pyproject.toml constraints.txt
 	@touch $@
 
 # Without a compiler there is one to install (100 MB); without that the server is slower, no more.
-$(KERNELS): $(wildcard container/model/c/*) container/model/build_kernels.py | $(VENV)/server.stamp
+$(KERNELS): $(wildcard container/model/kernels/csrc/*) container/model/kernels/build.py | $(VENV)/server.stamp
 	@echo "Compiling the kernels"
 	@[ -n "$$CC" ] || command -v cc >/dev/null || \
 		$(BIN)/pip install --quiet --disable-pip-version-check --requirement image/kernels.in || true
-	@$(BIN)/python -m container.model.build_kernels || \
+	@$(BIN)/python -m container.model.kernels.cpu.build || \
 		echo "warning: no kernels; the server works without them, slower"
 
 $(VENV)/test.stamp: $(VENV)/server.stamp

@@ -14,10 +14,10 @@ from bench_model import default_folder, is_made, make_model
 from safetensors.torch import save_file
 
 from container.engine.adapters import Adapters
-from container.engine.loop import Engine
-from container.messages import SamplingParams, Submit
-from container.model.loader import load_engine
-from container.settings import Settings
+from container.engine.engine import Engine
+from container.messages.engine import SamplingParams, Submit
+from container.model.engine_loader import load_engine
+from container.settings.settings import Settings
 
 NUM_ADAPTERS, RANK, CLIENTS, NEW_TOKENS, ROUNDS = 4, 16, 8, 48, 3
 

@@ -25,7 +25,7 @@ from report import make_console
 from rich.console import Console
 from rich.table import Table
 
-from container.supervisor import SPIN_COUNT
+from container.lifecycle.supervisor import SPIN_COUNT
 
 HERE = Path(__file__).resolve().parent
 # Each is one token of MiniLM's vocabulary.

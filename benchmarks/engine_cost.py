@@ -16,11 +16,13 @@ import numpy as np
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from container.engine.batch import Batch, Sampled, StepOutput, WholeSteps  # noqa: E402
-from container.engine.blocks import ROOT as NO_PREFIX  # noqa: E402
-from container.engine.blocks import BlockPool  # noqa: E402
-from container.engine.loop import Engine, EngineConfig  # noqa: E402
-from container.messages import SamplingParams, StepEvents, Submit, TokenEvent, encode  # noqa: E402
+from container.engine.block_pool import ROOT as NO_PREFIX  # noqa: E402
+from container.engine.block_pool import BlockPool  # noqa: E402
+from container.engine.engine import Engine, EngineConfig  # noqa: E402
+from container.engine.model_runner import Sampled, StepOutput, WholeSteps  # noqa: E402
+from container.engine.schedule import Batch  # noqa: E402
+from container.messages.common import encode  # noqa: E402
+from container.messages.engine import SamplingParams, StepEvents, Submit, TokenEvent  # noqa: E402
 
 RUNNING = (1, 8, 32, 64, 128, 256)
 PROMPTS = (1_000, 4_000, 16_000, 64_000)

@@ -11,11 +11,11 @@ import time
 
 from bench_model import default_folder, is_made, make_model
 
-from container.engine.loop import Engine
+from container.engine.engine import Engine
 from container.grammar import spec
-from container.messages import LogprobMode, SamplingParams, Submit
-from container.model.loader import load_engine
-from container.settings import Settings
+from container.messages.engine import LogprobMode, SamplingParams, Submit
+from container.model.engine_loader import load_engine
+from container.settings.settings import Settings
 
 CLIENTS, NEW_TOKENS, PROMPT = 8, 64, 128
 LIST = {

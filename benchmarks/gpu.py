@@ -27,10 +27,10 @@ from peers import HERE, TRANSFORMERS
 from report import make_console
 from rich.table import Table
 
-from container.engine.loop import Engine
-from container.messages import SamplingParams, Submit
-from container.model.loader import load_engine
-from container.settings import Settings
+from container.engine.engine import Engine
+from container.messages.engine import SamplingParams, Submit
+from container.model.engine_loader import load_engine
+from container.settings.settings import Settings
 
 NEW_TOKENS = 64
 DECODE_TOKENS = 128

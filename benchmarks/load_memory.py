@@ -43,8 +43,8 @@ def write(folder: Path) -> None:
 
 def load(folder: Path) -> None:
     """Load as the server does; print sizes and the peak."""
-    from container.model.loader import disable_progress_bars, load_engine
-    from container.settings import Settings
+    from container.model.engine_loader import disable_progress_bars, load_engine
+    from container.settings.settings import Settings
 
     disable_progress_bars()
     settings = Settings(model_id=str(folder), dtype="bfloat16", max_batch_total_tokens=4096)

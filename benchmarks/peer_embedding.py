@@ -71,10 +71,10 @@ def direct(folder: str, dtype: str) -> Encode:
     """This server's embedder, without the server."""
     import torch
 
-    from container.embed_messages import Embed
-    from container.frontend.embedding import normalized
-    from container.model.embedder import Embedder
-    from container.model.embedding_loader import keep_memory, load_model
+    from container.frontend.generation.embedding_service import normalized
+    from container.messages.embedder import Embed
+    from container.model.embedder_loader import keep_memory, load_model
+    from container.model.embedding.embedder import Embedder
 
     keep_memory()
     cpu = torch.device("cpu")

@@ -12,10 +12,10 @@ from collections.abc import Sequence
 
 import torch
 
-from container.model.int8 import Int8Linear
-from container.model.kernels import find_kernels
-from container.model.packing import FastLinear, PackedLinear
-from container.model.products import KernelLinear
+from container.model.kernels.cpu import find_kernels
+from container.model.layers.cpu_linear import KernelLinear
+from container.model.layers.int8_linear import Int8Linear
+from container.model.layers.linear import FastLinear, PackedLinear
 
 SHAPES = ((960, 576), (576, 576), (3072, 576), (576, 1536))
 LAYERS = 30

@@ -15,10 +15,10 @@ from dataclasses import dataclass
 import torch
 from bench_model import default_folder, is_made, make_model, random_prompt
 
-from container.engine.loop import Engine
-from container.messages import SamplingParams, Submit
-from container.model.loader import load_engine
-from container.settings import Settings
+from container.engine.engine import Engine
+from container.messages.engine import SamplingParams, Submit
+from container.model.engine_loader import load_engine
+from container.settings.settings import Settings
 
 PROMPT, NEW_TOKENS = 128, 64
 

@@ -11,14 +11,15 @@ import click
 
 from container import __version__, logs
 from container.errors import ConfigError, ModelLoadError
-from container.settings import SUPERVISOR_PID, Settings, shown
-from container.settings_page import markdown_page
+from container.settings.page import markdown_page
+from container.settings.process_env import SUPERVISOR_PID
+from container.settings.settings import Settings, shown
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from container.handlers.server import HandlerServer
-    from container.worker import WorkerServer
+    from container.handlers.invocation_server import HandlerServer
+    from container.ipc.backend_server import WorkerServer
 
 
 @click.group(help="Serve a language model on /ping and /invocations.")
@@ -30,7 +31,7 @@ def main() -> None:
 @main.command()
 def serve() -> None:
     """Load the model and serve it. All settings come from the environment."""
-    from container.supervisor import Supervisor
+    from container.lifecycle.supervisor import Supervisor
 
     settings = _settings()
     sys.exit(Supervisor(settings).run())
@@ -64,8 +65,8 @@ def show_settings(as_json: bool, markdown: bool) -> None:
 @click.option("--copy", default=0, help="Which copy of the model it has.")
 def engine(address: str, copy: int) -> None:
     """Run an engine process (the supervisor starts it)."""
-    from container.engine.server import engine_server
-    from container.model.loader import disable_progress_bars, load_engine
+    from container.engine.process import engine_server
+    from container.model.engine_loader import disable_progress_bars, load_engine
 
     settings = _settings()
     if not sys.stderr.isatty():
@@ -83,7 +84,7 @@ def engine(address: str, copy: int) -> None:
 @click.argument("address")
 def handler(address: str) -> None:
     """Run the handler server (the supervisor starts it)."""
-    from container.handlers.start import make_server
+    from container.handlers.factories import make_server
 
     _run_worker("handler", make_server(_settings(), address, int(os.environ[SUPERVISOR_PID])))
 
@@ -94,7 +95,7 @@ def handler(address: str) -> None:
 @click.argument("parent_pid", type=int)
 def handler_worker(address: str, name: str, parent_pid: int) -> None:
     """Run one process with the user's code (the handler server starts it)."""
-    from container.handlers.start import make_worker
+    from container.handlers.factories import make_worker
 
     _run("handlers", make_worker(_settings(), address, name, parent_pid).run)
 
@@ -103,9 +104,9 @@ def handler_worker(address: str, name: str, parent_pid: int) -> None:
 @click.argument("address")
 def embedder(address: str) -> None:
     """Run the embedder process (the supervisor starts it)."""
-    from container.embedding.worker import embedder_server
-    from container.model.embedding_loader import load_embedder
-    from container.model.loader import disable_progress_bars
+    from container.embedding.process import embedder_server
+    from container.model.embedder_loader import load_embedder
+    from container.model.engine_loader import disable_progress_bars
 
     settings = _settings()
     if not sys.stderr.isatty():
@@ -125,9 +126,9 @@ def rank(order: str) -> None:
     """Run a process that has a share of the model (the engine starts it)."""
     import msgspec
 
-    from container.model.follower import follow
-    from container.model.loader import disable_progress_bars
-    from container.model.ranks import RankOrder
+    from container.model.engine_loader import disable_progress_bars
+    from container.model.parallel.ranks import RankOrder
+    from container.model.rank_worker import follow
 
     settings = _settings()
     disable_progress_bars()

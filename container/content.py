@@ -15,12 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from container.errors import (
-    HandlerFailed,
-    MalformedRequest,
-    NotAcceptable,
-    UnsupportedMediaType,
-)
+from container.errors import HandlerFailed, MalformedRequest, NotAcceptable, UnsupportedMediaType
 
 JSON, JSON_LINES, TEXT, CSV = "application/json", "application/jsonlines", "text/plain", "text/csv"
 NPY, BINARY, EVENTS = "application/x-npy", "application/octet-stream", "text/event-stream"

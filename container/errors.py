@@ -23,8 +23,8 @@ ServingError
 ├── DeadlineExceeded       the server's own time limit
 └── InternalError          our own fault; the cause is in the log
 
-A dialect turns a kind into its own status and body in one table (container.frontend.problems).
-The message is always safe to show to a client.
+A dialect turns a kind into its own status and body in one table
+(container.frontend.web.error_responses). The message is always safe to show to a client.
 """
 
 from typing import ClassVar

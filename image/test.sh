@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Build IMAGE and run tests/image on it. Where the tools cannot be had the tests are skipped and the
+# Build IMAGE and run tests/docker_image on it. Where the tools cannot be had the tests are skipped and the
 # reason is printed, unless IMAGE_TOOLS=required, as in CI. Arguments go to pytest.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -15,4 +15,4 @@ if [ -n "${CONTAINERS_CONF:-}" ]; then
         docker-compose=docker-compose ip=iproute2 iptables=iptables netavark=netavark
 fi
 image/build.sh
-CONTAINER_IMAGE=$IMAGE exec .venv/bin/python -m pytest tests/image "$@"
+CONTAINER_IMAGE=$IMAGE exec .venv/bin/python -m pytest tests/docker_image "$@"

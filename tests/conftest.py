@@ -27,7 +27,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 @pytest.fixture(scope="session")
 def endless_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a random model whose completions end only by length."""
-    from tests.support import tiny_models  # torch, which not every environment has
+    from tests.support.models import tiny_models  # torch, which not every environment has
 
     folder = tmp_path_factory.mktemp("models") / "endless"
     tiny_models.save_endless(folder, tokenizer_from=DEMO_MODEL)

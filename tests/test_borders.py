@@ -1,4 +1,8 @@
-"""The architecture as a test: who imports whom, and where the heavy libraries live."""
+"""The architecture as a test: who imports whom, and where the heavy libraries live.
+
+Imports go one way: between the parts of `container/` and of `sagemaker_deploy/`, between the rooms
+inside of a part, and between files. An import inside of a function counts.
+"""
 
 import ast
 import subprocess
@@ -11,42 +15,94 @@ import pytest
 ROOT = Path(__file__).parents[1]
 MODULES = sorted((ROOT / "container").rglob("*.py"))
 DEPLOY_MODULES = sorted((ROOT / "sagemaker_deploy").rglob("*.py"))
-# What each part may import of its own package; the root modules are at the bottom.
-ROOT_MODULES = {"errors", "layout", "logs", "messages", "settings"}
+MAX_FILES = 14  # in a folder of source
+
+# Parts of container/: what each may import besides itself.
+LEAVES = {"errors", "logs", "messages", "settings"}
 ALLOWED = {
-    "engine": ROOT_MODULES | {"worker"},
-    "grammar": {"errors", "engine", "text"},
-    "embedding": ROOT_MODULES | {"embed_messages", "worker"},
-    "embed_messages": {"messages"},
-    "images": {"errors", "messages", "text"},
-    "model": ROOT_MODULES
-    | {"children", "embed_messages", "embedding", "engine", "grammar", "images", "text", "worker"},
-    "text": {"errors"},
-    "frontend": ROOT_MODULES
-    | {"content", "embed_messages", "grammar", "handler_messages", "images", "text"},
-    "handlers": ROOT_MODULES | {"handler_messages", "content"},
-    "handler_messages": {"messages"},
-    "content": {"errors"},
-    "messages": {"errors"},
-    "worker": {"errors", "messages"},
-    "settings": {"errors"},
     "errors": set(),
     "logs": set(),
-    "tgi_settings": set(),
-    "settings_page": {"settings", "tgi_settings"},
-    "layout": set(),
-    "diagnosis": {"errors", "handlers", "layout", "settings", "tgi_settings"},
-    "children": {"errors"},
-    "supervisor": {"children", "diagnosis", "handlers", "errors", "settings", "tgi_settings"},
-    "__main__": {"errors", "logs", "settings", "settings_page", "supervisor"}
-    | {"embedding", "engine", "model", "worker", "handlers"},
+    "content": {"errors"},
+    "settings": {"errors"},
+    "messages": {"errors"},
+    "ipc": {"errors", "messages"},
+    "text": {"errors"},
+    "images": {"errors", "messages", "text"},
+    "engine": LEAVES | {"ipc"},
+    "grammar": {"errors", "engine", "text"},
+    "embedding": LEAVES | {"ipc"},
+    "handlers": LEAVES | {"content", "ipc"},
+    "lifecycle": LEAVES | {"handlers"},
+    "model": LEAVES | {"embedding", "engine", "grammar", "images", "ipc", "lifecycle", "text"},
+    "frontend": LEAVES | {"content", "grammar", "images", "text"},
+    "__main__": LEAVES | {"embedding", "engine", "handlers", "ipc", "lifecycle", "model"},
+    "__init__": set(),
 }
+# Rooms inside of a part, the lowest floor first. A file may import from its own room and from the
+# floors below; a name without a folder is a file.
+FLOORS = {
+    "container.settings": [["process_env", "casts", "tgi"], ["settings"], ["page"]],
+    "container.messages": [["common"], ["engine", "embedder", "handler"]],
+    "container.handlers": [
+        ["context", "user_code", "requirements", "engine_model", "worker_pool"],
+        ["hooks", "tasks"],
+        ["invocation", "invocation_server"],
+        ["worker_process"],
+        ["factories"],
+    ],
+    "container.model": [
+        ["hf_config", "async_copy", "forward_batch", "kernels"],
+        ["reference_check", "kv_cache"],
+        ["attention"],
+        ["layers"],
+        ["loaded_model", "lora", "sampling"],
+        ["parallel"],
+        ["execution"],
+        ["loading"],
+        ["embedding"],
+        ["engine_loader", "embedder_loader", "rank_worker"],
+    ],
+    "container.frontend": [
+        ["clients", "web.error_responses", "web.request_body"],
+        ["generation"],
+        ["observability"],
+        ["web"],
+        ["apis", "multi_model"],
+        ["app"],
+        ["wsgi"],
+        ["gunicorn_conf"],
+    ],
+    "container.frontend.apis": [
+        ["text_inputs", "grammar_fields"],
+        ["openai"],
+        ["tei", "tgi", "llm_serving"],
+        ["sagemaker", "health"],
+        ["docs"],
+    ],
+    "sagemaker_deploy": [
+        ["errors", "service_model"],
+        ["aws", "config"],
+        ["plan", "invoke"],
+        ["account", "execute", "load", "local"],
+        ["commands"],
+        ["__main__"],
+    ],
+    "sagemaker_deploy.local": [
+        ["refusals"],
+        ["containers"],
+        ["control_plane"],
+        ["invocations"],
+        ["server"],
+    ],
+}
+
+# The parts that may import these libraries.
 HOMES = {
     "torch": {"model", "handlers"},
     "flask": {"frontend"},
     "llguidance": {"grammar"},
     "gevent": {"frontend"},
-    "zmq": {"frontend", "worker", "handlers"},
+    "zmq": {"frontend", "handlers", "ipc"},
     "transformers": {"images", "model", "text", "handlers"},
     "PIL": {"content", "images"},
     "urllib3": {"frontend"},
@@ -54,32 +110,6 @@ HOMES = {
     "triton": {"model"},
     "boto3": set(),
     "sagemaker": set(),
-}
-# The laptop's side: the lowest parts first. Only `aws` calls AWS; `local` reads botocore's data.
-DEPLOY_ALLOWED = {
-    "errors": set(),
-    "service_model": set(),
-    "aws": {"errors"},
-    "config": {"errors"},
-    "plan": {"config", "errors"},
-    "facts": {"aws", "config", "errors", "plan"},
-    "execute": {"aws", "errors", "plan"},
-    "invoke": {"aws", "errors"},
-    "load": {"errors", "invoke"},
-    "local": {"aws", "errors", "service_model"},
-    "commands": {
-        "aws",
-        "config",
-        "errors",
-        "execute",
-        "facts",
-        "invoke",
-        "load",
-        "local",
-        "plan",
-    },
-    "__main__": {"commands"},
-    "__init__": set(),
 }
 DEPLOY_HOMES = {
     "boto3": {"aws"},
@@ -92,40 +122,138 @@ DEPLOY_HOMES = {
     "container": set(),
 }
 
+Imports = dict[str, set[str]]
+
+
+def modules_of(root: Path, *packages: str) -> dict[str, Path]:
+    """Every module of these packages, by its name."""
+    found = {}
+    for package in packages:
+        for path in sorted((root / package).rglob("*.py")):
+            parts = path.relative_to(root).with_suffix("").parts
+            found[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
+    return found
+
+
+def imports_of(path: Path, modules: dict[str, Path]) -> Iterator[str]:
+    """The modules among `modules` that a file imports, wherever in it."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names if alias.name in modules)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            for alias in node.names:
+                whole = f"{node.module}.{alias.name}"
+                if whole in modules:
+                    yield whole
+                elif node.module in modules:
+                    yield node.module
+
+
+def graph(root: Path) -> Imports:
+    """What each module of both packages imports of them."""
+    modules = modules_of(root, "container", "sagemaker_deploy")
+    return {name: set(imports_of(path, modules)) - {name} for name, path in modules.items()}
+
+
+def circles(imports: Imports) -> list[list[str]]:
+    """Groups of modules that import each other, directly or through others."""
+    index: dict[str, int] = {}
+    low: dict[str, int] = {}
+    stack: list[str] = []
+    found: list[list[str]] = []
+
+    def visit(name: str) -> None:
+        index[name] = low[name] = len(index)
+        stack.append(name)
+        for other in imports.get(name, ()):
+            if other not in index:
+                visit(other)
+                low[name] = min(low[name], low[other])
+            elif other in stack:
+                low[name] = min(low[name], index[other])
+        if low[name] == index[name]:
+            at = stack.index(name)
+            group = stack[at:]
+            del stack[at:]
+            if len(group) > 1:
+                found.append(sorted(group))
+
+    for name in imports:
+        if name not in index:
+            visit(name)
+    return found
+
+
+def floor_of(name: str, package: str) -> tuple[int, str] | None:
+    """The floor and the room of a module inside of a package; the longest entry counts."""
+    inner = name.removeprefix(package + ".")
+    best = None
+    for number, rooms in enumerate(FLOORS[package]):
+        for room in rooms:
+            if (inner == room or inner.startswith(room + ".")) and (
+                best is None or len(room) > len(best[1])
+            ):
+                best = number, room
+    return best
+
+
+def crossings(imports: Imports) -> Iterator[str]:
+    """Imports that go up, or sideways between rooms."""
+    for name, others in sorted(imports.items()):
+        for other in sorted(others):
+            if name.startswith("container.") and other.startswith("container."):
+                part, used = name.split(".")[1], other.split(".")[1]
+                if used != part and used not in ALLOWED[part]:
+                    yield f"{name} imports {other}: {part} must not use {used}"
+            for package in FLOORS:
+                if not (name.startswith(package + ".") and other.startswith(package + ".")):
+                    continue
+                here, there = floor_of(name, package), floor_of(other, package)
+                if here is None or there is None:
+                    yield f"{name if here is None else other} is on no floor of {package}"
+                elif there[0] > here[0] or (there[0] == here[0] and there[1] != here[1]):
+                    yield f"{name} imports {other}: {here[1]} is not above {there[1]}"
+
+
+IMPORTS = graph(ROOT)
+
 
 def _part(path: Path) -> str:
     return path.relative_to(ROOT).parts[1].removesuffix(".py")
 
 
-def _imports(path: Path) -> Iterator[str]:
+def _libraries(path: Path) -> Iterator[str]:
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
+            yield from (alias.name.split(".")[0] for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path}: a relative import"
-            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+            yield str(node.module).split(".")[0]
 
 
-@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(ROOT)))
-def test_imports_point_one_way(path: Path) -> None:
-    part = _part(path)
-    for name in _imports(path):
-        top, *rest = name.split(".")
-        if top == "container" and rest and part != "__init__":
-            assert rest[0] in ALLOWED[part] | {part, "__version__"}, f"{part} imports {name}"
-        if top in HOMES:
-            assert part in HOMES[top], f"{top} does not live in {part}"
+def test_imports_go_down() -> None:
+    assert sorted(set(crossings(IMPORTS))) == []
 
 
-@pytest.mark.parametrize("path", DEPLOY_MODULES, ids=lambda path: str(path.relative_to(ROOT)))
-def test_imports_of_the_deploy_side_point_one_way(path: Path) -> None:
-    part = _part(path)
-    for name in _imports(path):
-        top, *rest = name.split(".")
-        if top == "sagemaker_deploy":
-            assert rest[0] in DEPLOY_ALLOWED[part] | {part}, f"{part} imports {name}"
-        if top in DEPLOY_HOMES:
-            assert part in DEPLOY_HOMES[top], f"{top} does not live in {part}"
+def test_no_files_import_each_other_in_a_circle() -> None:
+    assert circles(IMPORTS) == []
+
+
+def test_a_folder_lists_few_files() -> None:
+    folders = {path.parent for path in MODULES + DEPLOY_MODULES}
+    assert [folder for folder in folders if len(list(folder.glob("*.py"))) > MAX_FILES] == []
+
+
+@pytest.mark.parametrize(
+    ("modules", "homes"),
+    [(MODULES, HOMES), (DEPLOY_MODULES, DEPLOY_HOMES)],
+    ids=["server", "deploy"],
+)
+def test_libraries_live_where_they_belong(modules: list[Path], homes: dict[str, set[str]]) -> None:
+    for path in modules:
+        for library in _libraries(path):
+            if library in homes:
+                assert _part(path) in homes[library], f"{path}: {library} does not live here"
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tests.support.codebuild import script
+from tests.support.image.codebuild import script
 
 ROOT = Path(__file__).parents[1]
 

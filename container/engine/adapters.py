@@ -2,9 +2,9 @@
 
 from typing import Protocol
 
-from container.messages import AdapterInfo
+from container.messages.engine import AdapterInfo
 
-# The number of no adapter, which is also the root of its prefixes (container.engine.blocks).
+# The number of no adapter, which is also the root of its prefixes (container.engine.block_pool).
 BASE = 0
 
 

@@ -14,11 +14,12 @@ import time
 from collections import deque
 from collections.abc import Iterable, Iterator
 
-from container.engine.batch import Batch, Sampled, Scheduled, StepOutput
-from container.engine.blocks import BlockPool
-from container.engine.held import HeldPrefixes
+from container.engine.block_pool import BlockPool
+from container.engine.model_runner import Sampled, StepOutput
+from container.engine.schedule import Batch, Scheduled
 from container.engine.sequence import Sequence, SequenceState
-from container.messages import FinishReason
+from container.engine.session_prefixes import HeldPrefixes
+from container.messages.engine import FinishReason
 
 # Most prompt tokens of which a step tells log-probabilities: each has a row of logits, and on a GPU
 # there is room for so many.

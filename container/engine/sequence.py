@@ -9,9 +9,9 @@
 from enum import Enum, auto
 
 from container.engine.adapters import BASE
-from container.engine.constraint import Constraint
-from container.engine.lookup import PromptLookup
-from container.messages import FinishReason, ImageTensors, SamplingParams
+from container.engine.ngram_proposer import PromptLookup
+from container.engine.structured_output import Constraint
+from container.messages.engine import FinishReason, ImageTensors, SamplingParams
 
 
 class SequenceState(Enum):

@@ -1,66 +1,48 @@
 """The Flask application, made from its collaborators."""
 
-import hmac
 from dataclasses import dataclass
 from typing import NoReturn
 
-from flask import Flask, Response, request
+from flask import Flask
 from flask_cors import CORS
-from werkzeug.exceptions import HTTPException, RequestEntityTooLarge
 
-from container.errors import Unauthorized
-from container.frontend import problems, timing, tracing
-from container.frontend.answers import CLIENT_GONE_STATUS, ClientGone
-from container.frontend.conversation import Conversations
-from container.frontend.embedder_client import EmbedderConnection
-from container.frontend.embedder_metrics import EmbedderCollector
-from container.frontend.embedding import Embeddings
-from container.frontend.engine_client import EngineConnection, NoEngine
-from container.frontend.handler_client import HandlerClient
-from container.frontend.limits import RequestLimits
-from container.frontend.metrics import Metrics
-from container.frontend.models import Models
-from container.frontend.records import Records
-from container.frontend.routes import (
-    adapters,
-    completions,
-    embeddings,
-    health,
-    llm_serving,
-    openai,
-    pages,
-    responses,
-    sagemaker,
-    tei,
-    tgi,
-    tokens,
+from container.frontend.apis import health, llm_serving
+from container.frontend.apis.docs import pages
+from container.frontend.apis.openai import chat, completions, embeddings, responses
+from container.frontend.apis.openai.chat import OpenAIDialect
+from container.frontend.apis.openai.completions import CompletionsDialect
+from container.frontend.apis.openai.embeddings import EmbeddingsDialect
+from container.frontend.apis.openai.responses import ResponsesDialect
+from container.frontend.apis.sagemaker import adapters, invocations
+from container.frontend.apis.sagemaker.batch_transform import Records
+from container.frontend.apis.sagemaker.invocations import (
+    BatchParameters,
+    Invocations,
+    TextInvocations,
 )
-from container.frontend.routes import models as models_routes
-from container.frontend.routes.completions import CompletionsDialect
-from container.frontend.routes.embeddings import EmbeddingsDialect
-from container.frontend.routes.handler import HandlerDialect
-from container.frontend.routes.openai import OpenAIDialect
-from container.frontend.routes.responses import ResponsesDialect
-from container.frontend.routes.sagemaker import BatchParameters, Invocations, TextInvocations
-from container.frontend.routes.tei import TeiDialect
-from container.frontend.routes.tgi import TgiDialect
-from container.frontend.service import Service
-from container.frontend.sessions import Sessions
-from container.frontend.sessions import watch as watch_sessions
-from container.messages import EngineInfo
-from container.settings import Settings
-
-OPEN_PATHS = frozenset(
-    {
-        "/ping",
-        "/execution-parameters",
-        "/health",
-        "/info",
-        "/metrics",
-        "/openapi.json",
-        "/api-doc/openapi.json",
-    }
-)
+from container.frontend.apis.sagemaker.sessions import watch as watch_sessions
+from container.frontend.apis.sagemaker.user_code import HandlerDialect
+from container.frontend.apis.tei import routes as tei
+from container.frontend.apis.tei.routes import TeiDialect
+from container.frontend.apis.tgi import chat_tokenize, generate
+from container.frontend.apis.tgi.generate import TgiDialect
+from container.frontend.clients.embedder_client import EmbedderConnection
+from container.frontend.clients.engine_client import EngineConnection, NoEngine
+from container.frontend.clients.handler_client import HandlerClient
+from container.frontend.generation.chat import Conversations
+from container.frontend.generation.embedding_service import Embeddings
+from container.frontend.generation.limits import RequestLimits
+from container.frontend.generation.service import Service
+from container.frontend.generation.sessions import Sessions
+from container.frontend.multi_model import routes as models_routes
+from container.frontend.multi_model.process_per_model import Models
+from container.frontend.observability import tracing
+from container.frontend.observability.embedder_metrics import EmbedderCollector
+from container.frontend.observability.metrics import Metrics
+from container.frontend.web import tgi_headers
+from container.frontend.web.auth import add_guards
+from container.messages.engine import EngineInfo
+from container.settings.settings import Settings
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,15 +121,15 @@ def create_app(
         llm_serving.blueprint(service, openai_dialect, system_prompt=options.system_prompt)
     )
     app.register_blueprint(embeddings.blueprint(embeddings_dialect))
-    app.register_blueprint(tgi.blueprint(tgi_dialect))
-    app.register_blueprint(openai.blueprint(openai_dialect, texts))
+    app.register_blueprint(generate.blueprint(tgi_dialect))
+    app.register_blueprint(chat.blueprint(openai_dialect, texts))
     completions_dialect = CompletionsDialect(service, metrics, options.limits)
     app.register_blueprint(completions.blueprint(completions_dialect))
     responses_dialect = ResponsesDialect(service, metrics, options.limits, conversations)
     app.register_blueprint(responses.blueprint(responses_dialect))
-    app.register_blueprint(tokens.blueprint(service, openai_dialect))
+    app.register_blueprint(chat_tokenize.blueprint(service, openai_dialect))
     app.register_blueprint(
-        sagemaker.blueprint(
+        invocations.blueprint(
             Invocations(
                 tgi_dialect,
                 openai_dialect,
@@ -166,9 +148,9 @@ def create_app(
     app.register_blueprint(adapters.blueprint(engine if engine is not None else NoEngine()))
     app.register_blueprint(pages.description())
     app.register_blueprint(pages.swagger())
-    timing.add_headers(app, service, options.compute_type)
-    sagemaker.watch_headers(app)
-    _add_guards(app, metrics, options.api_key)
+    tgi_headers.add_headers(app, service, options.compute_type)
+    invocations.watch_headers(app)
+    add_guards(app, metrics, options.api_key)
     if sessions is not None:
         watch_sessions(app, sessions)
     CORS(
@@ -186,42 +168,10 @@ def create_models_app(models: Models, options: Options) -> Flask:
     app = Flask("container", static_folder=None)
     app.config["MAX_CONTENT_LENGTH"] = options.payload_limit
     app.register_blueprint(models_routes.blueprint(models))
-    sagemaker.watch_headers(app)
-    _add_guards(app, Metrics(Service(NoEngine(), _no_tokenizer)), options.api_key)
+    invocations.watch_headers(app)
+    add_guards(app, Metrics(Service(NoEngine(), _no_tokenizer)), options.api_key)
     return app
 
 
 def _no_tokenizer(_: EngineInfo) -> NoReturn:
     raise AssertionError("nobody asks for the tokenizer of no model")
-
-
-def _add_guards(app: Flask, metrics: Metrics, api_key: str | None) -> None:
-    @app.before_request
-    def check_key() -> None:
-        is_page = request.path.startswith("/docs") or request.path == "/"
-        is_open = request.path in OPEN_PATHS or (is_page and request.method == "GET")
-        is_preflight = request.method == "OPTIONS"  # browsers ask without the key
-        if api_key is None or is_open or is_preflight:
-            return
-        scheme, _, given = request.headers.get("Authorization", "").partition(" ")
-        is_right = hmac.compare_digest(given.encode(), api_key.encode())
-        if scheme.lower() != "bearer" or not is_right:
-            raise Unauthorized("the header 'Authorization: Bearer <API_KEY>' is missing or wrong")
-
-    @app.before_request
-    def count() -> None:
-        if request.method == "POST":
-            metrics.count_request()
-
-    @app.errorhandler(ClientGone)
-    def client_gone(_: ClientGone) -> Response:
-        return Response(status=CLIENT_GONE_STATUS)
-
-    @app.errorhandler(Exception)
-    def explain(error: Exception) -> Response:
-        if isinstance(error, HTTPException) and not isinstance(error, RequestEntityTooLarge):
-            return problems.routing_problem(error)
-        shown = problems.shown(error)
-        if request.method == "POST":
-            metrics.count_failure(shown)
-        return problems.problem(shown)

@@ -1,22 +1,20 @@
 """gunicorn's configuration; values come from Settings, so there is no second way to set them."""
 
+import json
 import os
 import signal
+import socket
 import threading
 import time
 
+import gunicorn.util
+
 from container import logs
-from container.frontend import http_errors
-from container.settings import SUPERVISOR_PID, Settings
+from container.settings.process_env import SUPERVISOR_PID
+from container.settings.settings import Settings
 
 _settings = Settings.from_environ(os.environ)
-logs.configure(_settings.log_level, json_output=_settings.json_output)
-
-http_errors.answer_in_json()
-
 wsgi_app = "container.frontend.wsgi:application()"
-if _settings.is_multi_model:
-    wsgi_app = "container.frontend.wsgi:multi_model_application()"
 bind = f"{_settings.host}:{_settings.port}"
 # The models of a multi-model endpoint are known to one process.
 workers = 1 if _settings.is_multi_model else _settings.num_frontends
@@ -41,6 +39,32 @@ logconfig_dict = {
         "gunicorn.access": {"level": "WARNING", "propagate": True, "handlers": []},
     },
 }
+
+
+def answer_in_json() -> None:
+    """Make gunicorn send JSON instead of its page of HTML, in this process and its children."""
+    gunicorn.util.write_error = _write_error
+
+
+def _write_error(sock: socket.socket, status_int: int, reason: str, mesg: str) -> None:
+    """Send an error and close; takes the place of gunicorn.util.write_error."""
+    error_type = "validation" if status_int < 500 else "internal"
+    body = json.dumps({"error": mesg or reason, "error_type": error_type}).encode()
+    head = (
+        f"HTTP/1.1 {status_int} {reason}\r\nConnection: close\r\nContent-Type: application/json\r\n"
+        f"Content-Length: {len(body)}\r\n\r\n"
+    )
+    gunicorn.util.write_nonblock(sock, head.encode("latin1") + body)
+
+
+logs.configure(_settings.log_level, json_output=_settings.json_output)
+
+
+answer_in_json()
+
+
+if _settings.is_multi_model:
+    wsgi_app = "container.frontend.wsgi:multi_model_application()"
 
 
 def when_ready(_server: object) -> None:

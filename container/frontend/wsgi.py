@@ -16,26 +16,27 @@ import gevent
 from flask import Flask
 
 from container import logs
-from container.frontend import adapters, sessions
+from container.frontend.apis.sagemaker import sessions
 from container.frontend.app import Options, create_app, create_models_app
-from container.frontend.embedder_client import EmbedderClient
-from container.frontend.engine_client import EngineClient, EngineConnection, NoEngine
-from container.frontend.engine_group import EngineGroup
-from container.frontend.handler_client import HandlerClient
-from container.frontend.image_fetcher import ImageFetcher
-from container.frontend.images import Images
-from container.frontend.models import Models, free_memory
-from container.frontend.service import Service, tokenizer_loader
-from container.frontend.sessions import Sessions
-from container.frontend.tracing import OtlpTracer
+from container.frontend.clients.embedder_client import EmbedderClient
+from container.frontend.clients.engine_client import EngineClient, EngineConnection, NoEngine
+from container.frontend.clients.engine_router import EngineGroup
+from container.frontend.clients.handler_client import HandlerClient
+from container.frontend.generation import adapter_selection
+from container.frontend.generation.image_fetcher import ImageFetcher
+from container.frontend.generation.images import Images
+from container.frontend.generation.service import Service, tokenizer_loader
+from container.frontend.generation.sessions import Sessions
+from container.frontend.multi_model.process_per_model import Models, free_memory
+from container.frontend.observability.tracing import OtlpTracer
 from container.images.decoding import ImageLimits
-from container.settings import (
+from container.settings.process_env import (
     EMBEDDER_ADDRESS,
     ENGINE_ADDRESS,
     HANDLER_ADDRESS,
     SESSIONS_FOLDER,
-    Settings,
 )
+from container.settings.settings import Settings
 
 T = TypeVar("T")
 
@@ -66,7 +67,7 @@ def application() -> Flask:
         engine,
         load,
         _in_thread,
-        lambda params: sessions.amend(open_sessions, adapters.amend(params)),
+        lambda params: sessions.amend(open_sessions, adapter_selection.amend(params)),
         _images(settings),
     )
     tracer = None

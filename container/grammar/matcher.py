@@ -10,7 +10,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 
 from llguidance import LLMatcher, LLTokenizer
 
-from container.engine.constraint import Constraint, Mask
+from container.engine.structured_output import Constraint, Mask
 from container.errors import InvalidParameter
 
 # Compiled grammars kept for the next request with the same one; a few 100 KiB each.

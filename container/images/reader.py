@@ -16,7 +16,7 @@ from transformers import AutoImageProcessor, ProcessorMixin
 from transformers.models.auto.auto_mappings import PROCESSOR_MAPPING_NAMES
 
 from container.errors import InvalidParameter, ModelLoadError
-from container.messages import ImageTensors, Tensor
+from container.messages.engine import ImageTensors, Tensor
 from container.text.tokenizer import Tokenizer
 
 # One of them says how a model sees images.

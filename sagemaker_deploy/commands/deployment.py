@@ -2,7 +2,7 @@
 
 import click
 
-from sagemaker_deploy import facts
+from sagemaker_deploy import account
 from sagemaker_deploy.aws import Aws
 from sagemaker_deploy.commands import options
 from sagemaker_deploy.commands.output import Progress, plan_as_data, print_json, print_plan
@@ -60,7 +60,7 @@ def update(config: Config, yes: bool, as_json: bool, poll: float) -> None:
     CloudWatch alarms that turn it back. Unlike `deploy` it refuses to make a new endpoint.
     """
     aws = options.aws_of(config)
-    if facts.describe_endpoint(aws, config.name) is None:
+    if account.describe_endpoint(aws, config.name) is None:
         raise NotFound(f"endpoint {config.name} does not exist", hint="use `deploy`")
     _apply(config, aws, yes, as_json, poll)
 
@@ -87,7 +87,7 @@ def delete(
     Found by the name and by the tag `sagemaker-deploy`. Logs and answers on S3 stay.
     """
     bucket = bucket or (config.bucket if config else None)
-    planned = deletion.plan(facts.find_made(aws, name, bucket))
+    planned = deletion.plan(account.find_made(aws, name, bucket))
     if as_json and dry_run:
         print_json(plan_as_data(planned))
         return
@@ -103,7 +103,7 @@ def delete(
 
 
 def _planned(config: Config, aws: Aws) -> Plan:
-    return deployment.plan(config, facts.gather(aws, config))
+    return deployment.plan(config, account.gather(aws, config))
 
 
 def _apply(config: Config, aws: Aws, yes: bool, as_json: bool, poll_s: float) -> None:

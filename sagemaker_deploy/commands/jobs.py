@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from sagemaker_deploy import facts
+from sagemaker_deploy import account
 from sagemaker_deploy import invoke as calls
 from sagemaker_deploy.aws import Aws
 from sagemaker_deploy.commands import options
@@ -52,7 +52,7 @@ def batch(
     url = source if source.startswith("s3://") else _upload(aws, config, Path(source), job)
     # Beside the input, never below it: answers must not become input.
     output = output or f"{url.rstrip('/').rpartition('/')[0]}/answers-{job}"
-    found = facts.gather(aws, config)
+    found = account.gather(aws, config)
     _, model = deployment.wanted_model(config, found)
     wishes: dict[str, Any] = {"BatchStrategy": "SingleRecord" if single else "MultiRecord"}
     if concurrency:

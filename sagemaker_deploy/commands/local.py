@@ -16,10 +16,10 @@ import click
 from sagemaker_deploy.aws import Aws
 from sagemaker_deploy.commands import options
 from sagemaker_deploy.errors import ConfigError, EndpointFailed, MissingTool
-from sagemaker_deploy.local import launch
-from sagemaker_deploy.local.fleet import Launch
+from sagemaker_deploy.local.containers import launch
+from sagemaker_deploy.local.containers.fleet import Launch
+from sagemaker_deploy.local.containers.storage import Storage
 from sagemaker_deploy.local.server import LocalSageMaker, wait_in_service
-from sagemaker_deploy.local.storage import Storage
 
 DEFAULT_PORT = 8070
 IMAGE_WITHOUT_ENGINE = "local/server-process"

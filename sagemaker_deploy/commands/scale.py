@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from sagemaker_deploy import facts
+from sagemaker_deploy import account
 from sagemaker_deploy.aws import Aws
 from sagemaker_deploy.commands import options
 from sagemaker_deploy.commands.output import Progress, print_json, print_table
@@ -52,7 +52,7 @@ def scale(
     automatic = (least, most, target) != (None, None, None)
     if sum([instances is not None, copies is not None, automatic, off]) != 1:
         raise ConfigError(["give --instances, --copies, --min/--max/--target, or --off"])
-    made = facts.find_made(aws, name, None)
+    made = account.find_made(aws, name, None)
     if not made.endpoint:
         raise NotFound(f"endpoint {name} does not exist in {aws.region}", hint="use `deploy`")
     component = component or next(iter(made.components), None)
@@ -74,7 +74,7 @@ def scale(
 
 
 def _is_async(aws: Aws, name: str) -> bool:
-    return "AsyncInferenceConfig" in (facts.describe_endpoint(aws, name) or {})
+    return "AsyncInferenceConfig" in (account.describe_endpoint(aws, name) or {})
 
 
 @click.group()
@@ -119,7 +119,7 @@ def add_adapter(
 ) -> None:
     """Load the adapter SOURCE (a folder here, or s3://....tar.gz) as ADAPTER into ENDPOINT."""
     aws = Aws(region, profile)
-    bases = list(facts.find_made(aws, endpoint, None).components)
+    bases = list(account.find_made(aws, endpoint, None).components)
     known = {row[0] for row in _adapters(aws, endpoint)}
     candidates = [base] if base else [one for one in bases if one not in known]
     if len(candidates) != 1:
@@ -154,7 +154,7 @@ def remove_adapter(
 
 def _adapters(aws: Aws, endpoint: str) -> list[tuple[str, str, str]]:
     rows = []
-    for name in facts.find_made(aws, endpoint, None).components:
+    for name in account.find_made(aws, endpoint, None).components:
         record = aws.call("sagemaker", "describe_inference_component", InferenceComponentName=name)
         if base := record.get("Specification", {}).get("BaseInferenceComponentName"):
             rows.append((name, base, record["InferenceComponentStatus"]))

@@ -4,7 +4,7 @@ from typing import Any
 
 import click
 
-from sagemaker_deploy import facts
+from sagemaker_deploy import account
 from sagemaker_deploy.aws import Aws
 from sagemaker_deploy.commands import options
 from sagemaker_deploy.commands.output import print_json, print_table
@@ -17,10 +17,10 @@ from sagemaker_deploy.errors import NotFound
 @options.as_json
 def status(name: str, aws: Aws, config: Config | None, as_json: bool) -> None:
     """Show the endpoint, its variants and components, what scales it, and why it failed."""
-    endpoint = facts.describe_endpoint(aws, name)
+    endpoint = account.describe_endpoint(aws, name)
     if endpoint is None:
         raise NotFound(f"endpoint {name} does not exist in {aws.region}", hint="use `deploy`")
-    made = facts.find_made(aws, name, None)
+    made = account.find_made(aws, name, None)
     components = [
         aws.call("sagemaker", "describe_inference_component", InferenceComponentName=one)
         for one in made.components

@@ -15,17 +15,17 @@ from flask import Flask, Response, request
 from werkzeug.exceptions import HTTPException
 from werkzeug.serving import BaseWSGIServer, WSGIRequestHandler, make_server
 
-from sagemaker_deploy.local import runtime as runtime_api
-from sagemaker_deploy.local.async_queue import AsyncQueue
-from sagemaker_deploy.local.calls import Limits, Runtime
-from sagemaker_deploy.local.control import ControlPlane
-from sagemaker_deploy.local.endpoints import Endpoints
-from sagemaker_deploy.local.fleet import Fleet, Launch
-from sagemaker_deploy.local.multi_model import Models
+from sagemaker_deploy.local.containers.fleet import Fleet, Launch
+from sagemaker_deploy.local.containers.storage import Storage
+from sagemaker_deploy.local.control_plane.control import ControlPlane
+from sagemaker_deploy.local.control_plane.endpoints import Endpoints
+from sagemaker_deploy.local.control_plane.resources import Resources
+from sagemaker_deploy.local.control_plane.transform import Transforms
+from sagemaker_deploy.local.invocations import runtime as runtime_api
+from sagemaker_deploy.local.invocations.async_queue import AsyncQueue
+from sagemaker_deploy.local.invocations.calls import Limits, Runtime
+from sagemaker_deploy.local.invocations.multi_model import Models
 from sagemaker_deploy.local.refusals import Refusal
-from sagemaker_deploy.local.resources import Resources
-from sagemaker_deploy.local.storage import Storage
-from sagemaker_deploy.local.transform import Transforms
 
 log = logging.getLogger(__name__)
 JSON_CONTENT_TYPE = "application/x-amz-json-1.1"

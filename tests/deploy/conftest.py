@@ -2,7 +2,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from sagemaker_deploy.local.calls import Limits
+from sagemaker_deploy.local.invocations.calls import Limits
 from tests.support.local_sagemaker import FAKE_SERVER, Local, running
 
 

@@ -2,10 +2,10 @@ import random
 
 import pytest
 
-from container.engine.loop import Engine, EngineConfig
+from container.engine.engine import Engine, EngineConfig
 from container.engine.scheduler import MAX_SCORED
 from container.errors import InvalidParameter, Overloaded, PromptTooLong
-from container.messages import FinishReason, SamplingParams, Submit
+from container.messages.engine import FinishReason, SamplingParams, Submit
 from tests.support.engines import Job, ScriptedRunner, engine_config, ids, run
 
 END = 50

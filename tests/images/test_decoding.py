@@ -17,9 +17,9 @@ from container.images.decoding import FORMATS, ImageLimits, decode
 from container.images.reader import ImageReader
 from container.images.sources import ImageSource, take_markdown
 from container.text.tokenizer import Tokenizer
-from tests.support import tiny_vision
+from tests.support.models import tiny_vision
+from tests.support.models.tiny_vision import data_url, file_of, picture
 from tests.support.servers import DEMO_MODEL, ROOT
-from tests.support.tiny_vision import data_url, file_of, picture
 
 LIMITS = ImageLimits(num_bytes=50_000, pixels=10_000)
 

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import requests
 
-from tests.integration.test_tools import WEATHER
+from tests.integration.openai.test_tools import WEATHER
 from tests.support.servers import Server
 
 GOLDEN = Path(__file__).with_name("golden")

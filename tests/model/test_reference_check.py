@@ -15,18 +15,21 @@ import torch
 from transformers import PreTrainedModel
 
 from container.errors import ConfigError, ModelLoadError
-from container.model import attention, glue, int8, layers, paging, ragged
-from container.model.attention import PagedStep, Rule
-from container.model.embedder import Embedder
-from container.model.embedding_loader import load_model
-from container.model.glue import Glue
-from container.model.kv_cache import KVCache
-from container.model.layers import LeanLayer
-from container.model.loader import report_fallbacks
-from container.model.packing import PlainLinear
-from container.model.preparing import LoadedModel, prepare
+from container.model.attention import paged, unpadded
+from container.model.attention.metadata import PagedStep, Rule
+from container.model.embedder_loader import load_model
+from container.model.embedding.embedder import Embedder
+from container.model.engine_loader import report_fallbacks
+from container.model.kv_cache.cache import KVCache
+from container.model.layers import decoder_layer, int8_linear, layer_ops
+from container.model.layers.decoder_layer import LeanLayer
+from container.model.layers.layer_ops import Glue
+from container.model.layers.linear import PlainLinear
+from container.model.loaded_model import LoadedModel
+from container.model.loading import optimize, paged_conversion
+from container.model.loading.prepare import prepare
 from container.model.reference_check import Accuracy, in_precision, measure
-from tests.support import embedders, outliers, real_models, tiny_models
+from tests.support.models import embedders, outliers, real_models, tiny_models
 
 CPU = torch.device("cpu")
 F32, BF16 = torch.float32, torch.bfloat16
@@ -141,12 +144,12 @@ def _store_no_values(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def _share_one_layers_cache(monkeypatch: pytest.MonkeyPatch) -> None:
-    attend = attention.attend
+    attend = paged.attend
 
     def first(step: PagedStep, _layer: int, *args: object) -> torch.Tensor:
         return attend(step, 0, *args)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(attention, "attend", first)
+    monkeypatch.setattr(paged, "attend", first)
 
 
 def _scaled(rule: Rule, factor: float) -> Rule:
@@ -159,7 +162,7 @@ ATTENTION_FAULTS: dict[str, Patch] = {
     "a soft cap that the model does not have": _rule(
         lambda rule: Rule(rule.scale, rule.window, 2.0, rule.heads)
     ),
-    "two heads swapped": _result(attention, "attend_kept", _swap_heads),
+    "two heads swapped": _result(paged, "attend_kept", _swap_heads),
     "a prompt that sees the next token": _result(PagedStep, "chunk_mask", _see_the_next),
     "a decode that does not see the first token": _result(
         PagedStep, "decode_bias", _hide_the_first
@@ -211,14 +214,14 @@ def test_attention_sinks_that_paged_attention_does_not_know_are_not_left_out(
 
 def _facts(monkeypatch: pytest.MonkeyPatch, **changes: Callable[[Any], Any]) -> None:
     """Change what a fused layer knows of the model's."""
-    facts_of = layers._facts
+    facts_of = decoder_layer._facts
 
-    def changed(layer: Any, rule: Rule) -> glue.LayerFacts:
+    def changed(layer: Any, rule: Rule) -> layer_ops.LayerFacts:
         facts = facts_of(layer, rule)
         values = {name: change(getattr(facts, name)) for name, change in changes.items()}
-        return glue.dataclasses.replace(facts, **values)
+        return layer_ops.dataclasses.replace(facts, **values)
 
-    monkeypatch.setattr(layers, "_facts", changed)
+    monkeypatch.setattr(decoder_layer, "_facts", changed)
 
 
 def _large_eps(norms: Any) -> Any:
@@ -255,10 +258,10 @@ LAYER_FAULTS: dict[str, Patch] = {
 def test_a_fault_in_fused_layers_keeps_the_models_own(
     weights: str, dtype: torch.dtype, fault: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(layers, "_glues", lambda _: [Glue])
-    monkeypatch.setattr(paging, "packing_works", lambda _: True)
-    monkeypatch.setattr(paging, "make_linear", PlainLinear)
-    monkeypatch.setattr(paging, "make_head", PlainLinear)
+    monkeypatch.setattr(optimize, "_glues", lambda _: [Glue])
+    monkeypatch.setattr(paged_conversion, "packing_works", lambda _: True)
+    monkeypatch.setattr(paged_conversion, "make_linear", PlainLinear)
+    monkeypatch.setattr(paged_conversion, "make_head", PlainLinear)
     assert _lean(prepare(_model(weights, dtype), dtype, CPU)) > 0
     LAYER_FAULTS[fault](monkeypatch)
     loaded = prepare(_model(weights, dtype), dtype, CPU)
@@ -280,8 +283,8 @@ def _coarse_numbers(numbers_and_scales: tuple[torch.Tensor, torch.Tensor], *_: o
 
 
 EIGHT_BIT_FAULTS: dict[str, Patch] = {
-    "scales of the next row": _result(int8, "quantized", _rolled_scales),
-    "numbers of five bits": _result(int8, "quantized", _coarse_numbers),
+    "scales of the next row": _result(int8_linear, "quantized", _rolled_scales),
+    "numbers of five bits": _result(int8_linear, "quantized", _coarse_numbers),
 }
 
 
@@ -366,8 +369,8 @@ def test_texts_that_attend_to_each_other_are_not_run_without_padding(
 ) -> None:
     folder = embedders.save_embedder(tmp_path, "bert")
     assert _embedder(folder).is_ragged
-    spans_of = ragged.spans_of
-    monkeypatch.setattr(ragged, "spans_of", lambda lengths: spans_of([sum(lengths)]))
+    spans_of = unpadded.spans_of
+    monkeypatch.setattr(unpadded, "spans_of", lambda lengths: spans_of([sum(lengths)]))
     assert not _embedder(folder).is_ragged
 
 

@@ -4,9 +4,9 @@ import random
 
 import pytest
 
-from container.messages import SamplingParams, Submit
-from tests.support import tiny_models
+from container.messages.engine import SamplingParams, Submit
 from tests.support.engines import Job, ids, run, torch_engine
+from tests.support.models import tiny_models
 
 SCHEDULES = {
     "roomy": {"num_blocks": 400, "max_batch_tokens": 512},

@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support import real_models
+from tests.support.models import real_models
 
 
 @pytest.fixture(scope="session")

@@ -7,13 +7,14 @@ import pytest
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 
-from container.engine.loop import Engine
+from container.engine.engine import Engine
 from container.errors import PromptTooLong
-from container.messages import FinishReason, SamplingParams, Submit
-from container.model.preparing import prepare
-from tests.support import adapters, rank_engines, real_models
+from container.messages.engine import FinishReason, SamplingParams, Submit
+from container.model.loading.prepare import prepare
+from tests.support import rank_engines
 from tests.support.engines import Job, ids, run
-from tests.support.real_models import CPU, QUESTIONS, chat_ids
+from tests.support.models import adapters, real_models
+from tests.support.models.real_models import CPU, QUESTIONS, chat_ids
 
 PROSE = Path(__file__).parent / "data" / "prose.txt"
 COUNT = 12

@@ -13,8 +13,8 @@ import psutil
 import pytest
 import requests
 
-from tests.support import real_models
-from tests.support.real_models import QUESTIONS
+from tests.support.models import real_models
+from tests.support.models.real_models import QUESTIONS
 from tests.support.servers import DEMO_MODEL, Server, serving, wait_for
 
 COUNT = 12

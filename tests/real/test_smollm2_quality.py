@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from container.messages import SamplingParams
-from container.model.preparing import LoadedModel
-from tests.support import real_models
+from container.messages.engine import SamplingParams
+from container.model.loaded_model import LoadedModel
 from tests.support.engines import Job, run
+from tests.support.models import real_models
 
 PROSE = Path(__file__).parent / "data" / "prose.txt"
 FP8 = torch.float8_e4m3fn

@@ -3,10 +3,10 @@
 import pytest
 import torch
 
-from container.messages import SamplingParams
-from tests.support import real_models
+from container.messages.engine import SamplingParams
 from tests.support.engines import Job, ids, run
-from tests.support.real_models import QUESTIONS, chat_ids
+from tests.support.models import real_models
+from tests.support.models.real_models import QUESTIONS, chat_ids
 
 COUNT = 16
 SCHEDULES = {

@@ -13,7 +13,7 @@ GENERATE = {"inputs": "What is deep learning?", "parameters": {"max_new_tokens":
 COMPUTE = {"NumberOfCpuCoresRequired": 1, "MinMemoryRequiredInMb": 1024}
 MAKE = """
 import sys, pathlib, transformers
-from tests.support import adapters
+from tests.support.models import adapters
 model = transformers.AutoModelForCausalLM.from_pretrained(sys.argv[1])
 adapters.save(pathlib.Path(sys.argv[2]), model, seed=1)
 """

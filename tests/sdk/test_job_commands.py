@@ -13,8 +13,8 @@ from click.testing import CliRunner, Result
 from sagemaker_deploy.commands.main import main
 from sagemaker_deploy.execute import pack
 from tests.sdk.aws_account import BUCKET
-from tests.support.archives import archive
 from tests.support.local_sagemaker import DEMO_MODEL, FAKE_SERVER, Local, running
+from tests.support.models.archives import archive
 
 
 def _run(*arguments: str, expect: int = 0) -> Result:

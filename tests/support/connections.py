@@ -3,8 +3,8 @@
 from typing import NoReturn
 
 from container.errors import Unavailable
-from container.frontend.engine_client import TokenStream
-from container.messages import EngineInfo, SamplingParams
+from container.frontend.clients.engine_client import TokenStream
+from container.messages.engine import EngineInfo, SamplingParams
 from container.text.tokenizer import Tokenizer
 
 

@@ -5,15 +5,17 @@ from dataclasses import dataclass
 
 import torch
 
-from container.engine.batch import Batch, Sampled, StepOutput, WholeSteps
-from container.engine.loop import Engine, EngineConfig
-from container.messages import SamplingParams, Submit, TokenEvent
-from container.model.adapter_store import AdapterStore
-from container.model.graphs import record_nothing
-from container.model.lora import Updates
-from container.model.preparing import make_runner, prepare
-from container.model.runner import TorchModelRunner
-from tests.support import tiny_models
+from container.engine.engine import Engine, EngineConfig
+from container.engine.model_runner import Sampled, StepOutput, WholeSteps
+from container.engine.schedule import Batch
+from container.messages.engine import SamplingParams, Submit, TokenEvent
+from container.model.execution.cuda_graphs import record_nothing
+from container.model.execution.factory import make_runner
+from container.model.execution.model_runner import TorchModelRunner
+from container.model.loading.prepare import prepare
+from container.model.lora.layers import Updates
+from container.model.lora.manager import AdapterStore
+from tests.support.models import tiny_models
 
 
 @dataclass

@@ -12,10 +12,10 @@ import boto3
 from botocore.config import Config
 
 from sagemaker_deploy.aws import Aws
-from sagemaker_deploy.local import launch
-from sagemaker_deploy.local.calls import Limits
+from sagemaker_deploy.local.containers import launch
+from sagemaker_deploy.local.containers.storage import Storage
+from sagemaker_deploy.local.invocations.calls import Limits
 from sagemaker_deploy.local.server import LocalSageMaker
-from sagemaker_deploy.local.storage import Storage
 
 ROOT = Path(__file__).parents[2]
 DEMO_MODEL = ROOT / "examples" / "demo-model"

@@ -8,11 +8,11 @@ from pathlib import Path
 
 from transformers import AutoTokenizer
 
-from container.messages import EngineInfo
-from container.model.loader import load_engine
-from container.settings import Settings
-from tests.support import tiny_models
+from container.messages.engine import EngineInfo
+from container.model.engine_loader import load_engine
+from container.settings.settings import Settings
 from tests.support.engines import Job, ids, run
+from tests.support.models import tiny_models
 from tests.support.servers import DEMO_MODEL
 
 

@@ -1,6 +1,6 @@
 from botocore.eventstream import EventStreamBuffer
 
-from sagemaker_deploy.local import event_stream
+from sagemaker_deploy.local.invocations import event_stream
 
 
 def _parsed(data: bytes):

@@ -3,8 +3,8 @@ from pathlib import Path
 import pytest
 
 from sagemaker_deploy.errors import MissingTool
-from sagemaker_deploy.local import launch
-from sagemaker_deploy.local.launch import Mounts
+from sagemaker_deploy.local.containers import launch
+from sagemaker_deploy.local.containers.launch import Mounts
 
 SERVER = ["python", "-m", "container", "serve"]
 

@@ -7,7 +7,7 @@ from urllib.error import HTTPError
 import pytest
 from botocore.exceptions import ClientError, EventStreamError
 
-from sagemaker_deploy.local.calls import Limits
+from sagemaker_deploy.local.invocations.calls import Limits
 from tests.support.local_sagemaker import Local
 
 

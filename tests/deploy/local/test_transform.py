@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sagemaker_deploy.local import batches
-from sagemaker_deploy.local.batches import Ways
+from sagemaker_deploy.local.control_plane import batches
+from sagemaker_deploy.local.control_plane.batches import Ways
 from tests.support.local_sagemaker import IMAGE, Local
 from tests.support.servers import wait_for
 

@@ -1,0 +1,121 @@
+"""The embedder as a worker: requests with texts in, one message with all rows out."""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Generic, Protocol, TypeVar
+
+import msgspec
+
+from container.embedding.text_queue import Job, Text, TextQueue
+from container.errors import InvalidParameter, Overloaded
+from container.ipc.backend_server import Progress, RequestKey, WorkerServer
+from container.messages.common import Abort, EngineState
+from container.messages.embedder import (
+    Embed,
+    Embedded,
+    EmbedderInfo,
+    EmbedderLoad,
+    EmbedderStatus,
+    to_embedder_decoder,
+)
+
+T = TypeVar("T", bound=Text)
+
+
+class TextModel(Protocol[T]):
+    """What the worker needs of a model."""
+
+    def encode(self, ask: Embed) -> list[T]:
+        """Turn a request's inputs into texts of known length. Raises RequestError."""
+        ...
+
+    def run(self, texts: Sequence[T]) -> list[bytes]:
+        """Make one row of float32 numbers for each text, in their order."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class EmbedderLimits:
+    """Most tokens in a forward pass, and most requests at a time."""
+
+    max_batch_tokens: int
+    max_requests: int
+
+
+class EmbedderWorker(Generic[T]):
+    """Implements Worker: owns the queue of texts and calls the model."""
+
+    def __init__(self, model: TextModel[T], info: EmbedderInfo, limits: EmbedderLimits) -> None:
+        self.info = info
+        self._model = model
+        self._max_requests = limits.max_requests
+        self._queue: TextQueue[T, bytes] = TextQueue(limits.max_batch_tokens)
+        self._num_batches = 0
+        self._num_texts = 0
+        self._num_tokens = 0
+
+    @property
+    def has_work(self) -> bool:
+        """Whether a step would do anything."""
+        return len(self._queue) > 0
+
+    @property
+    def load(self) -> EmbedderLoad:
+        """How busy it is, and what it has done so far."""
+        return EmbedderLoad(
+            requests=len(self._queue),
+            waiting_texts=self._queue.num_waiting,
+            batches=self._num_batches,
+            texts=self._num_texts,
+            tokens=self._num_tokens,
+        )
+
+    def take(self, owner: bytes, message: Embed | Abort) -> None:
+        """Admit or forget a request. Raises Overloaded, InvalidParameter or PromptTooLong."""
+        key = (owner, message.request_id)
+        if isinstance(message, Abort):
+            self._queue.remove(key)
+            return
+        if len(self._queue) >= self._max_requests:
+            raise Overloaded(
+                f"the embedder already has {self._max_requests} requests (MAX_CONCURRENT_REQUESTS)",
+                retry_after_s=1,
+            )
+        if not message.inputs:
+            raise InvalidParameter(f"`{message.field}` must not be empty", field=message.field)
+        self._queue.add(key, self._model.encode(message))
+
+    def step(self) -> Iterable[tuple[bytes, msgspec.Struct]]:
+        """Run one batch; return the answers of the requests that are whole."""
+        batch = self._queue.next_batch()
+        rows = self._model.run([taken.text for taken in batch])
+        self._num_batches += 1
+        self._num_texts += len(batch)
+        self._num_tokens += sum(taken.text.num_tokens for taken in batch)
+        return [(job.key[0], self._answer(job)) for job in self._queue.finish(batch, rows)]
+
+    def abort_all(self, owner: bytes | None = None) -> list[RequestKey]:
+        """Forget all requests, or all of one frontend; return them."""
+        keys = [key for key in self._queue.keys if owner is None or key[0] == owner]
+        for key in keys:
+            self._queue.remove(key)
+        return keys
+
+    def _answer(self, job: Job[T, bytes]) -> Embedded:
+        rows = b"".join(row for row in job.results if row is not None)
+        return Embedded(job.key[1], rows, self.info.width, job.num_tokens)
+
+
+def embedder_server(
+    address: str, load: Callable[[Progress], EmbedderWorker[T]], *, drain_s: float, parent_pid: int
+) -> WorkerServer[EmbedderWorker[T]]:
+    """Make the server of an embedder process."""
+    return WorkerServer(
+        address, to_embedder_decoder, load, _status, drain_s=drain_s, parent_pid=parent_pid
+    )
+
+
+def _status(state: EngineState, detail: str, worker: EmbedderWorker[T] | None) -> EmbedderStatus:
+    if worker is None:
+        return EmbedderStatus(state, detail)
+    return EmbedderStatus(state, detail, worker.info, worker.load)

@@ -1,0 +1,348 @@
+"""The engine's state and its step: schedule, run, apply. Synchronous, without sockets.
+
+Where a device computes while nobody waits, a step begins before the tokens of the last one are
+read, so that the device always has work:
+
+    device   | pass 1      |s| pass 2      |s| pass 3      |s|           s: picks tokens
+    engine   .. plan 2 | read 1, apply, s 2, tell 1 | plan 3 | read 2, ...
+
+Knows ids, blocks and limits. The process round it (container.engine.process) reads messages, calls
+`step` while there is work, and sends what it returns.
+"""
+
+import time
+from collections.abc import Iterable
+from concurrent.futures import Future
+from dataclasses import dataclass
+
+from container.engine.adapters import BASE, Adapters
+from container.engine.block_pool import BlockPool
+from container.engine.model_runner import ModelRunner, RunningStep, Sampled
+from container.engine.schedule import Batch
+from container.engine.scheduler import Scheduler
+from container.engine.sequence import Sequence
+from container.engine.step_stats import BegunStep, StepMeter
+from container.engine.structured_output import CompileGrammar, Constraint
+from container.errors import (
+    GenerationFailed,
+    InvalidParameter,
+    NotFound,
+    Overloaded,
+    PromptTooLong,
+    ServingError,
+    UnsupportedParameter,
+)
+from container.messages.engine import (
+    EngineLoad,
+    FinishReason,
+    PromptFacts,
+    SamplingParams,
+    Submit,
+    TokenEvent,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class EngineConfig:
+    """Sizes of the engine, in tokens, blocks and requests.
+
+    `num_slots` are blocks of the host's memory for prefixes that the cache has no room for.
+    """
+
+    block_size: int
+    num_blocks: int
+    max_batch_tokens: int
+    max_running: int
+    max_input_tokens: int
+    max_total_tokens: int
+    max_requests: int = 128
+    vocabulary: int = 2**31
+    reuses_prefixes: bool = True
+    scores_prompts: bool = True
+    speculate: int = 0
+    num_slots: int = 0
+
+    def __post_init__(self) -> None:
+        """A longest sequence that does not fit the cache could never finish."""
+        if self.max_total_tokens > self.num_blocks * self.block_size:
+            raise ValueError("max_total_tokens is more than the cache holds")
+
+
+@dataclass(frozen=True, slots=True)
+class _Flight:
+    """A step whose tokens are picked, but not read."""
+
+    batch: Batch
+    step: RunningStep
+    begun: BegunStep
+
+
+class Engine:
+    """Owns the scheduler and calls the model runner; one thread uses it."""
+
+    def __init__(
+        self,
+        runner: ModelRunner,
+        config: EngineConfig,
+        *,
+        end_token_ids: Iterable[int],
+        compile_grammar: CompileGrammar | None = None,
+        adapters: Adapters | None = None,
+    ) -> None:
+        self.config = config
+        self._runner = runner
+        self.adapters = adapters
+        self.scheduler = Scheduler(
+            BlockPool(config.num_blocks, config.block_size, config.num_slots),
+            max_batch_tokens=config.max_batch_tokens,
+            max_running=config.max_running,
+            end_token_ids=end_token_ids,
+            reuses_prefixes=config.reuses_prefixes,
+            speculate=config.speculate,
+        )
+        self._requests: dict[tuple[bytes, int], list[Sequence]] = {}
+        self._compile_grammar = compile_grammar
+        self._compiling: list[tuple[Future[Constraint], list[Sequence]]] = []
+        self._failures: list[tuple[bytes, int, ServingError]] = []
+        self._meter = StepMeter()
+        # A draft is made of the tokens before it, so they must be known.
+        self._overlaps = runner.overlaps and config.speculate == 0
+        self._flight: _Flight | None = None
+        self._events: list[tuple[bytes, TokenEvent]] = []
+
+    @property
+    def has_work(self) -> bool:
+        """Whether there is a request, or something to read or to tell."""
+        return bool(self._requests or self._events or self._flight is not None)
+
+    @property
+    def only_compiles(self) -> bool:
+        """Whether all there is to do is to wait for grammars."""
+        return bool(self._requests) and not len(self.scheduler)
+
+    @property
+    def load(self) -> EngineLoad:
+        """How busy it is, and what it has done so far."""
+        pool, running = self.scheduler.pool, self.scheduler.running
+        return EngineLoad(
+            running=len(running),
+            waiting=len(self.scheduler.waiting),
+            max_tokens=sum(one.prompt_len + one.params.max_new_tokens for one in running),
+            blocks_used=pool.num_used,
+            blocks_total=pool.num_blocks,
+            preemptions=self.scheduler.num_preemptions,
+            cached_tokens=self.scheduler.num_cached_tokens,
+            blocks_cached=pool.num_cached,
+            blocks_on_host=pool.num_cold,
+            restored_tokens=self.scheduler.num_restored_tokens,
+            drafted_tokens=self.scheduler.num_drafted_tokens,
+            accepted_tokens=self.scheduler.num_accepted_tokens,
+            steps=self._meter.read(),
+        )
+
+    def submit(self, owner: bytes, message: Submit) -> None:
+        """Admit a request. Raises Overloaded, PromptTooLong or InvalidParameter."""
+        if len(self._requests) >= self.config.max_requests:
+            raise Overloaded(
+                f"the server already has {self.config.max_requests} requests "
+                "(MAX_CONCURRENT_REQUESTS)",
+                retry_after_s=1,
+            )
+        if message.params.prompt_logprobs and not self.config.scores_prompts:
+            raise InvalidParameter(
+                "this model reads the prompt with an encoder, which gives its tokens no "
+                "log-probabilities: leave out decoder_input_details"
+            )
+        self._check_lengths(message)
+        compiling = self._start_compiling(message.params.grammar)
+        adapter = self._acquire(message.params.adapter)
+        sequences: list[Sequence] = []
+        for seq_index in range(message.num_sequences):
+            sequence = Sequence(
+                message.request_id,
+                message.prompt_ids,
+                message.params,
+                owner=owner,
+                arrived_at=time.monotonic(),
+                leader=sequences[0] if sequences else None,
+                seq_index=seq_index,
+                images=message.images,
+                adapter=adapter,
+            )
+            sequences.append(sequence)
+        self._requests[owner, message.request_id] = sequences
+        if compiling is not None:
+            self._compiling.append((compiling, sequences))
+            return
+        for sequence in sequences:
+            self.scheduler.add(sequence)
+
+    def abort(self, owner: bytes, request_id: int, seq_index: int | None = None) -> None:
+        """Forget a request, or one sequence of it; unknown ones have already ended."""
+        sequences = self._requests.get((owner, request_id), [])
+        for sequence in sequences:
+            is_meant = seq_index is None or sequence.seq_index == seq_index
+            if is_meant and sequence.finish_reason is None:
+                self.scheduler.remove(sequence, FinishReason.ABORTED)
+        if sequences:
+            self._forget(sequences[0])
+
+    def abort_all(self, owner: bytes | None = None) -> list[tuple[bytes, int]]:
+        """Forget all requests, or all of one frontend; return their keys."""
+        keys = [key for key in self._requests if owner is None or key[0] == owner]
+        for key in keys:
+            self.abort(*key)
+        ended = set(keys)
+        self._events = [one for one in self._events if (one[0], one[1].request_id) not in ended]
+        return keys
+
+    def step(self) -> list[tuple[bytes, TokenEvent]]:
+        """Begin a step and finish one, the same unless steps overlap.
+
+        Returns each new token with the frontend that it belongs to.
+        """
+        try:
+            self._step()
+        except Exception:
+            # What an earlier step has made is told by the next one.
+            self._meter.fail()
+            raise
+        events, self._events = self._events, []
+        return events
+
+    def _step(self) -> None:
+        last, self._flight = self._flight, None
+        self._take_compiled()
+        batch = self.scheduler.schedule()
+        if not batch.items:
+            self._land(last)
+            return
+        begun = self._meter.begin(batch)
+        step = self._runner.begin(batch)
+        self._land(last)
+        batch = batch.without_void()
+        self.scheduler.advance(batch)
+        step.sample(batch)
+        flight = _Flight(batch, step, begun)
+        if self._overlaps:
+            self._flight = flight
+        else:
+            self._land(flight)
+
+    def _land(self, flight: _Flight | None) -> None:
+        """Wait for a step's tokens and take them over."""
+        if flight is None:
+            return
+        output = flight.step.read()
+        self._meter.tokens_are_read(flight.begun)
+        for sequence, token, reason in self.scheduler.apply(flight.batch, output):
+            if sequence.constraint is not None and sequence.constraint.error:
+                # The end of a grammar that is too complex shows only here.
+                error = GenerationFailed(f"the grammar failed: {sequence.constraint.error}")
+                self._fail(sequence, error)
+            else:
+                self._events.append((sequence.owner, self._event(sequence, token, reason)))
+        self._meter.end(flight.begun)
+
+    def prove(self) -> None:
+        """Run one token without any request, to see whether steps work. Raises what fails."""
+        self.scheduler.check_invariants()
+        self.scheduler.pool.forget_prefixes()
+        events, self._events = self._events, []
+        self.submit(b"", Submit(0, [0], SamplingParams(max_new_tokens=1)))
+        while self.has_work:
+            self.step()
+        self._events = events
+
+    def take_failures(self) -> list[tuple[bytes, int, ServingError]]:
+        """Requests that the last step has ended with an error, each told once."""
+        failures, self._failures = self._failures, []
+        return failures
+
+    def _start_compiling(self, grammar: str) -> Future[Constraint] | None:
+        if not grammar:
+            return None
+        if self._compile_grammar is None:
+            raise UnsupportedParameter("grammar is not supported by this model's tokenizer")
+        return self._compile_grammar(grammar)
+
+    def _take_compiled(self) -> None:
+        """Put the requests whose grammar is ready in line."""
+        if not self._compiling:
+            return
+        done = [one for one in self._compiling if one[0].done()]
+        self._compiling = [one for one in self._compiling if not one[0].done()]
+        for future, sequences in done:
+            waiting = [one for one in sequences if one.finish_reason is None]  # not aborted
+            try:
+                constraint = future.result()
+            except ServingError as error:
+                for sequence in waiting[:1]:
+                    self._fail(sequence, error)
+                continue
+            for sequence in waiting:
+                sequence.constraint = constraint.copy()
+                self.scheduler.add(sequence)
+
+    def _fail(self, sequence: Sequence, error: ServingError) -> None:
+        """End a sequence's whole request with an error, told once."""
+        if sequence.key not in self._requests:
+            return
+        self.abort(*sequence.key)
+        self._failures.append((*sequence.key, error))
+
+    def _event(self, sequence: Sequence, token: Sampled, reason: FinishReason | None) -> TokenEvent:
+        if reason is not None:
+            self._forget(sequence)
+        return TokenEvent(
+            sequence.request_id,
+            sequence.seq_index,
+            token.token_id,
+            token.logprob,
+            reason,
+            list(token.top),
+            _prompt_facts(sequence) if sequence.completion_len == 1 else None,
+        )
+
+    def _forget(self, sequence: Sequence) -> None:
+        """Drop a sequence's request once the last of its sequences has finished."""
+        siblings = self._requests.get(sequence.key, [])  # several may finish in one step
+        if not all(one.finish_reason is not None for one in siblings):
+            return
+        if self._requests.pop(sequence.key, None) and sequence.adapter != BASE:
+            assert self.adapters is not None, "a number that no store gave"
+            self.adapters.release(sequence.adapter)
+
+    def _acquire(self, adapter: str) -> int:
+        if not adapter:
+            return BASE
+        if self.adapters is None:
+            raise NotFound("this model takes no adapters", field="adapter")
+        return self.adapters.acquire(adapter)
+
+    def _check_lengths(self, message: Submit) -> None:
+        # Frontends have checked all this with the client's words; this guards the engine's memory.
+        num_tokens, new_tokens = len(message.prompt_ids), message.params.max_new_tokens
+        if num_tokens == 0:
+            raise InvalidParameter("the prompt has no tokens")
+        if new_tokens < 1:
+            raise InvalidParameter("max_new_tokens must be at least 1")
+        config = self.config
+        if not 0 <= min(message.prompt_ids) <= max(message.prompt_ids) < config.vocabulary:
+            raise InvalidParameter(f"the prompt has ids outside 0 to {config.vocabulary - 1}")
+        if num_tokens > config.max_input_tokens:
+            raise PromptTooLong(
+                f"the prompt has {num_tokens} tokens; the limit is {config.max_input_tokens}"
+            )
+        if num_tokens + new_tokens > config.max_total_tokens:
+            raise PromptTooLong(
+                f"{num_tokens} prompt tokens and {new_tokens} new ones are more than "
+                f"{config.max_total_tokens}"
+            )
+
+
+def _prompt_facts(sequence: Sequence) -> PromptFacts:
+    started_at = sequence.started_at or sequence.arrived_at
+    return PromptFacts(
+        started_at - sequence.arrived_at, sequence.num_cached, sequence.prompt_logprobs
+    )

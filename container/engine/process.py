@@ -1,0 +1,101 @@
+"""The engine as a worker: requests from frontends in, one message a step and frontend out."""
+
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterable
+
+import msgspec
+
+from container.engine.engine import Engine
+from container.errors import NotFound
+from container.ipc.backend_server import Progress, RequestKey, WorkerServer
+from container.messages.common import Abort, EngineState, ErrorData, RequestFailed
+from container.messages.engine import (
+    AddAdapter,
+    Done,
+    EngineInfo,
+    RemoveAdapter,
+    Status,
+    StepEvents,
+    Submit,
+    TokenEvent,
+    to_engine_decoder,
+)
+
+COMPILE_POLL_S = 0.001
+
+Load = Callable[[Progress], tuple[Engine, EngineInfo]]
+
+
+class EngineWorker:
+    """Implements Worker for an engine."""
+
+    def __init__(self, engine: Engine, info: EngineInfo) -> None:
+        self.engine = engine
+        self.info = info
+        self._done: list[tuple[bytes, msgspec.Struct]] = []
+
+    @property
+    def has_work(self) -> bool:
+        """Whether a step would do anything."""
+        return self.engine.has_work or bool(self._done)
+
+    def take(self, owner: bytes, message: Submit | Abort | AddAdapter | RemoveAdapter) -> None:
+        """Admit or abort a request, or change adapters. Raises what the engine refuses it with."""
+        match message:
+            case AddAdapter() | RemoveAdapter():
+                self._change_adapters(message)
+                self._done.append((owner, Done(message.request_id)))
+            case Submit():
+                self.engine.submit(owner, message)
+            case Abort(request_id, seq_index):
+                self.engine.abort(owner, request_id, seq_index)
+
+    def step(self) -> Iterable[tuple[bytes, msgspec.Struct]]:
+        """Run one step; return its events, all of a frontend in one message."""
+        by_frontend: dict[bytes, list[TokenEvent]] = defaultdict(list)
+        for owner, event in self.engine.step():
+            by_frontend[owner].append(event)
+        if self.engine.only_compiles:
+            time.sleep(COMPILE_POLL_S)  # leave the processor to the thread that compiles
+        told, self._done = self._done, []
+        told += [(owner, StepEvents(events)) for owner, events in by_frontend.items()]
+        for owner, request_id, error in self.engine.take_failures():
+            told.append((owner, RequestFailed(request_id, ErrorData.from_error(error))))
+        return told
+
+    def _change_adapters(self, message: AddAdapter | RemoveAdapter) -> None:
+        adapters = self.engine.adapters
+        if adapters is None:
+            raise NotFound("this model takes no adapters")
+        if isinstance(message, AddAdapter):
+            adapters.add(message.name, message.source, preload=message.preload, pin=message.pin)
+        else:
+            adapters.remove(message.name)
+
+    def abort_all(self, owner: bytes | None = None) -> list[RequestKey]:
+        """Forget all requests, or all of one frontend; return them."""
+        return self.engine.abort_all(owner)
+
+
+def engine_server(
+    address: str, load: Load, *, drain_s: float, parent_pid: int
+) -> WorkerServer[EngineWorker]:
+    """Make the server of an engine process."""
+    return WorkerServer(
+        address,
+        to_engine_decoder,
+        lambda progress: EngineWorker(*load(progress)),
+        _status,
+        drain_s=drain_s,
+        parent_pid=parent_pid,
+        prove=lambda worker: worker.engine.prove(),
+    )
+
+
+def _status(state: EngineState, detail: str, worker: EngineWorker | None) -> Status:
+    if worker is None:
+        return Status(state, detail)
+    adapters = worker.engine.adapters
+    known = adapters.infos() if adapters is not None else None
+    return Status(state, detail, worker.info, worker.engine.load, known)

@@ -1,0 +1,1 @@
+"""The APIs: a package or module for each dialect."""

@@ -1,0 +1,127 @@
+"""/openapi.json: the table of routes and the schemas of their bodies, as OpenAPI 3.1."""
+
+import re
+from collections.abc import Iterator
+from typing import Any
+
+from pydantic import TypeAdapter
+
+from container import __version__
+from container.frontend.apis.docs import response_schemas
+from container.frontend.apis.docs.route_specs import OPERATIONS, Operation
+
+Json = dict[str, Any]
+TITLE = "Language models on SageMaker"
+SECURITY = {"key": {"type": "http", "scheme": "bearer", "description": "API_KEY, where it is set"}}
+
+# Status codes with an error as their body, in every dialect or in one.
+ERRORS = {
+    400: "The body is not JSON, or not an object",
+    401: "The API key is missing or wrong",
+    404: "The model that this needs is not served here",
+    413: "The body is larger than PAYLOAD_LIMIT",
+    415: "The content type is not JSON",
+    429: "No room for another request now; Retry-After says when",
+    500: "A fault of the server",
+    503: "Loading, shutting down, or the engine is gone; Retry-After says when",
+}
+TGI_ERRORS = {422: "A field is wrong", 424: "This generation failed"}
+OPENAI_ERRORS = {400: "The body is not JSON, or a field is wrong"}
+# A server-sent event, as OpenAPI 3.2 describes them.
+EVENT = {"type": "object", "properties": {"data": {"type": "string"}}, "required": ["data"]}
+NOT_READY = {503: ERRORS[503]}
+
+
+def document() -> Json:
+    """Make the whole document."""
+    schemas, definitions = _schemas()
+    paths: Json = {}
+    for operation in OPERATIONS:
+        paths.setdefault(operation.path, {})[operation.method] = _operation(operation, schemas)
+    return {
+        "openapi": "3.1.0",
+        "info": {"title": TITLE, "version": __version__, "license": {"name": "Apache-2.0"}},
+        "paths": paths,
+        "components": {"schemas": definitions, "securitySchemes": SECURITY},
+    }
+
+
+def _schemas() -> tuple[dict[int, Json], Json]:
+    """The schema of every type in the table, by its id, and the definitions they refer to."""
+    bodies = [operation.body for operation in OPERATIONS if operation.body is not None]
+    shown = [kind for one in OPERATIONS for kind in (one.answer, one.error) if kind is not None]
+    shown.append(response_schemas.StreamEvent)  # only in streams, which have no schema of their own
+    wanted: dict[int, tuple[int, Any, TypeAdapter[Any]]] = {}
+    for mode, kinds in (("validation", bodies), ("serialization", shown)):
+        for kind in kinds:
+            wanted[id(kind)] = (id(kind), mode, TypeAdapter(kind))
+    found, rest = TypeAdapter.json_schemas(
+        wanted.values(), ref_template="#/components/schemas/{model}"
+    )
+    return {key: schema for (key, _), schema in found.items()}, rest["$defs"]
+
+
+def _operation(operation: Operation, schemas: dict[int, Json]) -> Json:
+    described: Json = {
+        "summary": operation.summary,
+        "tags": [operation.tag],
+        "operationId": f"{operation.method}_{_words(operation.path)}",
+        "responses": dict(_responses(operation, schemas)),
+    }
+    if operation.body is not None:
+        body = _json(schemas[id(operation.body)]) | _texts(operation)
+        described["requestBody"] = {"required": True, "content": body}
+    if operation.path_fields:
+        described["parameters"] = [
+            {"name": name, "in": "path", "required": True, "schema": {"type": "string"}}
+            for name in operation.path_fields
+        ]
+    if operation.needs_key:
+        described["security"] = [{}, {"key": []}]
+    return described
+
+
+def _words(path: str) -> str:
+    return "_".join(re.findall(r"\w+", path))
+
+
+def _responses(operation: Operation, schemas: dict[int, Json]) -> Iterator[tuple[str, Json]]:
+    yield "200", {"description": "Done", "content": _content(operation, schemas)}
+    error = _json(schemas[id(operation.error)])
+    for status, meaning in sorted(_errors(operation).items()):
+        yield str(status), {"description": meaning, "content": error}
+
+
+def _content(operation: Operation, schemas: dict[int, Json]) -> Json:
+    content: Json = {}
+    if operation.answer is not None:
+        content |= _json(schemas[id(operation.answer)])
+    if operation.streams:
+        content["text/event-stream"] = {"schema": EVENT}
+    if operation.media:
+        content[operation.media] = {"schema": {"type": "string"}}
+    return content | _texts(operation)
+
+
+def _texts(operation: Operation) -> Json:
+    return {kind: {"schema": {"type": "string"}} for kind in operation.also}
+
+
+def _errors(operation: Operation) -> dict[int, str]:
+    errors = dict(NOT_READY) if operation.body is None else dict(ERRORS)
+    errors[500] = ERRORS[500]
+    if operation.needs_key:
+        errors[401] = ERRORS[401]
+    if operation.body is not None:
+        errors |= OPENAI_ERRORS if operation.error is response_schemas.OpenAIError else TGI_ERRORS
+    if operation.body is not None or operation.path_fields:
+        errors[404] = "No model or adapter of that name"
+    if operation.registers:
+        errors[409] = "The name is taken"
+    if operation.also:
+        errors[406] = "None of the types in Accept can be answered"
+    return errors
+
+
+def _json(schema: Json) -> Json:
+    return {"application/json": {"schema": schema}}

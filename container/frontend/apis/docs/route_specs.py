@@ -1,0 +1,154 @@
+"""The table of routes that /openapi.json is made from; a test compares it with the routes."""
+
+import re
+from dataclasses import dataclass
+from typing import Any
+
+from container import content
+from container.frontend.apis.docs import response_schemas as schemas
+from container.frontend.apis.openai.chat_schema import ChatRequest
+from container.frontend.apis.openai.completions_schema import CompletionRequest
+from container.frontend.apis.openai.embeddings_schema import CohereRerankRequest, OpenAIEmbedRequest
+from container.frontend.apis.openai.responses_schema import ResponseRequest
+from container.frontend.apis.sagemaker.adapters import AdapterRequest
+from container.frontend.apis.tei.schemas import EmbedRequest, PredictRequest, SimilarityRequest
+from container.frontend.apis.tei.schemas import RerankRequest as TeiRerankRequest
+from container.frontend.apis.tgi.schemas import GenerateRequest
+
+TGI, OPENAI, SAGEMAKER, SERVER = "TGI", "OpenAI", "SageMaker", "Server"
+LLM_SERVING = "llm_serving"
+TEI, RERANK = "Text Embeddings Inference", "Cohere and Jina"
+Vectors = list[list[float]]
+Floats = list[float]
+Ranks = list[schemas.Rank]
+Predictions = list[schemas.Prediction] | list[list[schemas.Prediction]]
+GenerateArray = list[schemas.GenerateAnswer]
+TextTokens = list[schemas.TextToken]
+AnyError = schemas.TgiError | schemas.OpenAIError
+AnyBody = GenerateRequest | ChatRequest | CompletionRequest
+AnyAnswer = GenerateArray | schemas.ChatCompletion | schemas.TextCompletion
+
+
+@dataclass(frozen=True, slots=True)
+class Operation:
+    """One route: what it reads and answers. `body` and `answer` are types that pydantic knows.
+
+    `answer` None is an answer without JSON, of the media type `media`, or empty when that is "".
+    `also` are media types beside JSON, of bodies and answers. `registers` is for those that may
+    find that a name is taken.
+    """
+
+    method: str
+    path: str
+    tag: str
+    summary: str
+    body: Any = None
+    answer: Any = None
+    error: Any = schemas.TgiError
+    media: str = ""
+    streams: bool = False
+    needs_key: bool = True
+    also: tuple[str, ...] = ()
+    registers: bool = False
+
+    @property
+    def path_fields(self) -> list[str]:
+        """The names in the braces of its path."""
+        return re.findall(r"{(\w+)}", self.path)
+
+
+def _get(path: str, tag: str, summary: str, answer: Any = None, media: str = "") -> Operation:
+    return Operation("get", path, tag, summary, answer=answer, media=media, needs_key=False)
+
+
+OPERATIONS = (
+    Operation(
+        "post", "/invocations", SAGEMAKER, "Generate or chat; the body's shape decides",
+        AnyBody, AnyAnswer, AnyError, streams=True,
+        also=(content.JSON_LINES, content.TEXT, content.CSV),
+    ),
+    _get(
+        "/execution-parameters", SAGEMAKER, "What a batch transform job should use",
+        schemas.ExecutionParameters,
+    ),
+    Operation(
+        "post", "/adapters", SAGEMAKER, "Register a LoRA adapter",
+        AdapterRequest, media="text/plain", registers=True,
+    ),
+    Operation(
+        "get", "/adapters", SAGEMAKER, "The registered adapters", answer=schemas.AdapterList
+    ),
+    Operation("get", "/adapters/{name}", SAGEMAKER, "One of them", answer=schemas.Adapter),
+    Operation("delete", "/adapters/{name}", SAGEMAKER, "Unregister it", media="text/plain"),
+    _get("/ping", SAGEMAKER, "Whether requests can be served now"),
+    Operation(
+        "post", "/", TGI, "Generate text, as an array of one; `stream` decides the form",
+        GenerateRequest, GenerateArray, streams=True,
+    ),
+    Operation("post", "/generate", TGI, "Generate text", GenerateRequest, schemas.GenerateAnswer),
+    Operation(
+        "post", "/generate_stream", TGI, "Generate text, as a stream of StreamEvent",
+        GenerateRequest, streams=True,
+    ),
+    Operation("post", "/tokenize", TGI, "The tokens of a text", GenerateRequest, TextTokens),
+    Operation(
+        "post", "/chat_tokenize", TGI, "A rendered chat and its tokens",
+        ChatRequest, schemas.ChatTokens,
+    ),
+    Operation(
+        "post", "/v1/chat/completions", OPENAI, "Continue a chat",
+        ChatRequest, schemas.ChatCompletion, schemas.OpenAIError, streams=True,
+    ),
+    Operation(
+        "post", "/openai/v1/chat/completions", OPENAI, "Continue a chat (SageMaker's path)",
+        ChatRequest, schemas.ChatCompletion, schemas.OpenAIError, streams=True,
+    ),
+    Operation(
+        "post", "/v1/completions", OPENAI, "Complete prompts",
+        CompletionRequest, schemas.TextCompletion, schemas.OpenAIError, streams=True,
+    ),
+    Operation(
+        "post", "/v1/responses", OPENAI, "Answer items with items",
+        ResponseRequest, schemas.ModelAnswer, schemas.OpenAIError, streams=True,
+    ),
+    Operation(
+        "get", "/v1/models", OPENAI, "The served models",
+        answer=schemas.ModelList, error=schemas.OpenAIError,
+    ),
+    Operation(
+        "post", "/v1/embeddings", OPENAI, "Vectors of texts",
+        OpenAIEmbedRequest, schemas.EmbeddingList, schemas.OpenAIError,
+    ),
+    Operation(
+        "post", "/openai/v1/embeddings", OPENAI, "Vectors of texts (SageMaker's path)",
+        OpenAIEmbedRequest, schemas.EmbeddingList, schemas.OpenAIError,
+    ),
+    Operation(
+        "post", "/embeddings", OPENAI, "Vectors of texts (llm_serving's path)",
+        OpenAIEmbedRequest, schemas.EmbeddingList, schemas.OpenAIError,
+    ),
+    Operation(
+        "post", "/v1/rerank", RERANK, "Documents by their relevance to a query",
+        CohereRerankRequest, schemas.RerankAnswer, schemas.OpenAIError,
+    ),
+    Operation(
+        "post", "/v2/rerank", RERANK, "Documents by their relevance to a query",
+        CohereRerankRequest, schemas.RerankAnswer, schemas.OpenAIError,
+    ),
+    Operation("post", "/embed", TEI, "Vectors of texts", EmbedRequest, Vectors),
+    Operation("post", "/similarity", TEI, "Cosines with a sentence", SimilarityRequest, Floats),
+    Operation("post", "/predict", TEI, "Scores of labels", PredictRequest, Predictions),
+    Operation("post", "/rerank", TEI, "Texts by their relevance", TeiRerankRequest, Ranks),
+    Operation(
+        "get", "/chat", LLM_SERVING, "Whether the language model is loaded, and its settings",
+        answer=schemas.ServingStatus,
+    ),
+    Operation(
+        "post", "/chat/completions", LLM_SERVING, "Continue a chat; roles may be missing",
+        ChatRequest, schemas.ChatCompletion, schemas.OpenAIError, streams=True,
+    ),
+    _get("/", SERVER, "Whether requests can be served now"),
+    _get("/health", SERVER, "Whether requests can be served now"),
+    _get("/info", SERVER, "The served model and the limits", schemas.ServerInfo),
+    _get("/metrics", SERVER, "Prometheus metrics", media="text/plain"),
+)  # fmt: skip

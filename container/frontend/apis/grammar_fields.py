@@ -1,0 +1,99 @@
+"""`grammar` of TGI's generate API and `response_format` of OpenAI's, in all their forms.
+
+TGI (docs/source/conceptual/guidance.md, router/src/lib.rs): `{"type", "value"}` with `json`, its
+aliases `json_object` and `json_schema`, and `regex`. OpenAI: `json_schema` with its schema under
+that name, a bare `json_object`, and `text`. This project's own: `choice` and `lark`.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+from container.errors import InvalidParameter, UnsupportedParameter
+from container.frontend.generation.limits import RequestLimits
+from container.grammar import spec
+
+Form = dict[str, Any]
+
+
+def read_grammar(
+    form: Form | None, field: str, limits: RequestLimits, offload: Callable[..., str]
+) -> str:
+    """Check a grammar object; return it for SamplingParams.grammar, "" where anything goes.
+
+    Raises InvalidParameter, or UnsupportedParameter where grammars are switched off.
+    """
+    if form is None or form.get("type") == "text":
+        return ""
+    if not limits.grammars:
+        raise UnsupportedParameter(
+            f"`{field}`: grammar is not supported (DISABLE_GRAMMAR_SUPPORT is set)", field=field
+        )
+    kind = form.get("type")
+    read = _FORMS.get(kind) if isinstance(kind, str) else None
+    if read is None:
+        known = ", ".join(f"'{name}'" for name in ("text", *_FORMS))
+        raise InvalidParameter(f"`{field}.type` must be one of {known}", field=f"{field}.type")
+    return offload(read, form, field)
+
+
+def _json(form: Form, field: str) -> str:
+    """TGI's forms need a value; OpenAI's `json_object` is any object."""
+    if form["type"] == "json_object" and form.get("value") is None:
+        return spec.from_schema(spec.ANY_OBJECT, field)
+    value = _value(form, field, (dict, str))
+    return spec.from_schema(value, f"{field}.value", means_object=True)
+
+
+def _json_schema(form: Form, field: str) -> str:
+    """OpenAI's has `json_schema`; TGI's has `value`, with the schema inside or bare."""
+    place = "json_schema" if "json_schema" in form else "value"
+    inner = form.get(place)
+    if not isinstance(inner, dict):
+        raise InvalidParameter(
+            f"`{field}.{place}` must be an object with a `schema`", field=f"{field}.{place}"
+        )
+    if "schema" in inner:
+        name = f"{field}.{place}.schema"
+        return spec.from_schema(inner["schema"], name, means_object=place == "value")
+    if place == "json_schema":
+        raise InvalidParameter(
+            f"`{field}.json_schema.schema` is missing", field=f"{field}.json_schema.schema"
+        )
+    return spec.from_schema(inner, f"{field}.value", means_object=True)
+
+
+def _regex(form: Form, field: str) -> str:
+    return spec.from_regex(_value(form, field, (str,)), f"{field}.value")
+
+
+def _lark(form: Form, field: str) -> str:
+    return spec.from_lark(_value(form, field, (str,)), f"{field}.value")
+
+
+def _choice(form: Form, field: str) -> str:
+    options = _value(form, field, (list,))
+    if not all(isinstance(option, str) for option in options):
+        raise InvalidParameter(f"`{field}.value` must be a list of strings", field=f"{field}.value")
+    return spec.from_choice(options, f"{field}.value")
+
+
+def _value(form: Form, field: str, types: tuple[type, ...]) -> Any:
+    value = form.get("value")
+    if isinstance(value, types):
+        return value
+    names: dict[type, str] = {dict: "an object", str: "a string", list: "a list of strings"}
+    wanted = " or ".join(names[one] for one in types)
+    given = "missing" if value is None else f"a {type(value).__name__}"
+    raise InvalidParameter(
+        f"`{field}.value` must be {wanted}; it is {given}", field=f"{field}.value"
+    )
+
+
+_FORMS: dict[str, Callable[[Form, str], str]] = {
+    "json": _json,
+    "json_object": _json,
+    "json_schema": _json_schema,
+    "regex": _regex,
+    "choice": _choice,
+    "lark": _lark,
+}

@@ -1,0 +1,107 @@
+"""Open routes: health, the model's facts, metrics.
+
+`/ping` is 200 only while the model is loaded and its engine alive; else 503 with the reason.
+"""
+
+from typing import Any
+
+from flask import Blueprint, Response
+
+from container import __version__
+from container.errors import ServingError
+from container.frontend.clients.handler_client import HandlerClient
+from container.frontend.generation.embedding_service import Embeddings
+from container.frontend.generation.limits import RequestLimits
+from container.frontend.generation.service import Service
+from container.frontend.observability import metrics as prometheus
+from container.frontend.observability.metrics import Metrics
+from container.frontend.web import error_responses
+from container.frontend.web.responses import json_response
+from container.messages.embedder import EmbedderInfo
+
+
+def blueprint(
+    service: Service,
+    metrics: Metrics,
+    limits: RequestLimits,
+    handler: HandlerClient | None,
+    texts: Embeddings,
+    *,
+    num_frontends: int,
+) -> Blueprint:
+    """Make the routes."""
+    routes = Blueprint("health", __name__)
+
+    @routes.get("/ping")
+    @routes.get("/health")
+    @routes.get("/")
+    def ping() -> Response:
+        try:
+            check_ready()
+        except ServingError as error:
+            return error_responses.unhealthy(error)
+        return Response(status=200)
+
+    def check_ready() -> None:
+        if handler is not None:
+            handler.check_ready()
+        if service.has_engine:
+            service.check_ready()
+        if texts.is_offered:
+            texts.check_ready()
+
+    @routes.get("/info")
+    def info() -> Response:
+        if texts.is_offered and not service.has_engine:
+            return json_response(_embedder_info(texts.info, limits))
+        loaded = service.info
+        body: dict[str, Any] = {
+            "model_id": loaded.model_id,
+            "model_sha": loaded.model_sha,
+            "model_pipeline_tag": "image-text-to-text"
+            if loaded.reads_images
+            else "text-generation",
+            "model_dtype": loaded.dtype,
+            "model_device_type": loaded.device,
+            "attention": loaded.attention,
+            "fallbacks": loaded.fallbacks,
+            "quantize": loaded.quantize,
+            "reads_images": loaded.reads_images,
+            "tensor_parallel": loaded.tensor_parallel,
+            "data_parallel": loaded.data_parallel,
+            "max_input_tokens": loaded.max_input_tokens,
+            "max_total_tokens": loaded.max_total_tokens,
+            "max_batch_total_tokens": loaded.cache_tokens,
+            "max_concurrent_requests": limits.max_concurrent_requests,
+            "max_best_of": limits.max_best_of,
+            "max_stop_sequences": limits.max_stops,
+            "max_client_batch_size": limits.max_prompts,
+            "validation_workers": num_frontends,
+            "router": "container",
+            "version": __version__,
+        }
+        return json_response(body)
+
+    @routes.get("/metrics")
+    def show_metrics() -> Response:
+        return Response(metrics.render(), content_type=prometheus.CONTENT_TYPE)
+
+    return routes
+
+
+def _embedder_info(info: EmbedderInfo, limits: RequestLimits) -> dict[str, Any]:
+    """What TEI's `/info` says, where no language model is served."""
+    kind: dict[str, Any] = {info.kind: {"width": info.width}}
+    if info.labels:
+        kind[info.kind] = {"id2label": {str(i): label for i, label in enumerate(info.labels)}}
+    return {
+        "model_id": info.model_id,
+        "model_sha": info.model_sha,
+        "model_dtype": info.dtype,
+        "model_type": kind,
+        "model_device_type": info.device,
+        "max_concurrent_requests": limits.max_concurrent_requests,
+        "max_input_length": info.max_input_tokens,
+        "max_client_batch_size": limits.max_embedding_inputs,
+        "version": __version__,
+    }

@@ -1,0 +1,64 @@
+"""OpenAI's completions shape: prompts in, text out; TGI has the same route with less."""
+
+from typing import Any
+
+from container.frontend.apis.openai.sampling_schema import (
+    SamplingFields,
+    check_sampling,
+    refuse,
+    require,
+    within,
+)
+from container.frontend.generation.limits import RequestLimits
+
+MAX_LOGPROBS = 5  # OpenAI's own limit
+NOT_OFFERED: dict[str, tuple[Any, ...]] = {"suffix": (None,)}
+
+
+class CompletionRequest(SamplingFields):
+    """One prompt or several, as text or as token ids."""
+
+    prompt: str | list[str] | list[int] | list[list[int]]
+    echo: bool | None = False
+    logprobs: int | None = None
+    best_of: int | None = None
+    suffix: str | None = None
+    grammar: dict[str, Any] | None = None
+    user: str | None = None
+
+    @property
+    def prompts(self) -> list[str | list[int]]:
+        """The prompts as a list."""
+        if isinstance(self.prompt, str):
+            return [self.prompt]
+        ids = [one for one in self.prompt if isinstance(one, int)]
+        return [ids] if ids else [one for one in self.prompt if not isinstance(one, int)]
+
+
+def check(request: CompletionRequest, limits: RequestLimits, vocabulary: int) -> None:
+    """Check ranges. Raises InvalidParameter, or UnsupportedParameter for what is not offered."""
+    r = request
+    refuse(r, NOT_OFFERED)
+    check_sampling(r, limits, vocabulary)
+    count = len(r.prompts)
+    require(count > 0, "prompt", "must not be an empty list")
+    most = limits.max_prompts
+    require(
+        count <= most, "prompt", f"has {count} prompts; the limit is {most} (MAX_CLIENT_BATCH_SIZE)"
+    )
+    for prompt in r.prompts:
+        for token_id in prompt if isinstance(prompt, list) else []:
+            within(token_id, "prompt", 0, vocabulary - 1)
+    within(r.logprobs, "logprobs", 0, MAX_LOGPROBS)
+    require(
+        not (r.echo and r.logprobs),
+        "logprobs",
+        "must be 0 with `echo`: of a prompt only its own tokens have log-probabilities",
+    )
+    is_all = r.best_of is None or r.best_of == (r.n or 1)
+    require(is_all, "best_of", "must equal `n`: there is no choice among more")
+    require(
+        r.grammar is None or r.response_format is None,
+        "grammar",
+        "and `response_format` exclude each other",
+    )

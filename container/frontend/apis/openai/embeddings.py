@@ -1,0 +1,106 @@
+"""OpenAI's `/v1/embeddings` (also without `/v1`), and Cohere's and Jina's `/v1/rerank`.
+
+Documents that are too long are cut by `/v1/rerank`, as those services do.
+"""
+
+import base64
+import secrets
+import time
+from typing import Any
+
+from flask import Blueprint, Response, request
+
+from container.frontend.apis.openai.embeddings_schema import CohereRerankRequest, OpenAIEmbedRequest
+from container.frontend.apis.text_inputs import as_inputs
+from container.frontend.generation.embedding_service import Embeddings, Floats, Rows, TextOptions
+from container.frontend.observability.metrics import Metrics
+from container.frontend.web import error_responses
+from container.frontend.web.request_body import parse, read_object
+from container.frontend.web.responses import check_client, json_response
+from container.messages.embedder import Pair
+
+
+class EmbeddingsDialect:
+    """Answers OpenAI's and Cohere's bodies; `/invocations` uses it too."""
+
+    def __init__(self, embeddings: Embeddings, metrics: Metrics) -> None:
+        self._embeddings = embeddings
+        self._metrics = metrics
+
+    def embed(self, body: dict[str, Any]) -> Response:
+        """Answer an OpenAI body."""
+        started = time.monotonic()
+        error_responses.speak_openai()
+        ask = parse(OpenAIEmbedRequest, body)
+        rows = self._embeddings.vectors(
+            as_inputs(ask.input), ask.options("input"), self._on_wait, dimensions=ask.dimensions
+        )
+        write = _base64 if ask.encoding_format == "base64" else _floats
+        data = [
+            {"object": "embedding", "index": index, "embedding": write(vector)}
+            for index, vector in enumerate(rows.values)
+        ]
+        return self._respond({"object": "list", "data": data}, ask.model, rows, started)
+
+    def rerank(self, body: dict[str, Any]) -> Response:
+        """Answer a Cohere or Jina body: the best documents first."""
+        started = time.monotonic()
+        error_responses.speak_openai()
+        ask = parse(CohereRerankRequest, body)
+        ask.check()
+        pairs = [Pair(ask.query, text) for text in ask.texts]
+        options = TextOptions("documents", truncate=True)
+        rows = self._embeddings.scores([*pairs], options, self._on_wait, raw=False)
+        scores = rows.values[:, 0].tolist()
+        best = sorted(range(len(scores)), key=lambda index: -scores[index])[: ask.top_n]
+        results: list[dict[str, Any]] = [
+            {"index": index, "relevance_score": scores[index]} for index in best
+        ]
+        if ask.return_documents:
+            for result in results:
+                result["document"] = {"text": ask.texts[result["index"]]}
+        answer = {
+            "id": f"rerank-{secrets.token_hex(12)}",
+            "results": results,
+            "meta": {"tokens": {"input_tokens": rows.num_tokens}},
+        }
+        return self._respond(answer, ask.model, rows, started)
+
+    def _respond(
+        self, answer: dict[str, Any], model: str | None, rows: Rows, started: float
+    ) -> Response:
+        usage = {"prompt_tokens": rows.num_tokens, "total_tokens": rows.num_tokens}
+        self._metrics.count_handled(time.monotonic() - started)
+        model = model or self._embeddings.info.model_id
+        return json_response(answer | {"model": model, "usage": usage})
+
+    def _on_wait(self) -> None:
+        check_client(self._metrics)
+
+
+def blueprint(dialect: EmbeddingsDialect) -> Blueprint:
+    """Make the routes."""
+    routes = Blueprint("embeddings", __name__)
+
+    @routes.post("/v1/embeddings")
+    @routes.post("/openai/v1/embeddings")
+    @routes.post("/embeddings")
+    def embeddings() -> Response:
+        return dialect.embed(read_object(request))
+
+    @routes.post("/v1/rerank")
+    @routes.post("/v2/rerank")
+    def rerank() -> Response:
+        return dialect.rerank(read_object(request))
+
+    return routes
+
+
+def _floats(vector: Floats) -> list[float]:
+    numbers: list[float] = vector.tolist()
+    return numbers
+
+
+def _base64(vector: Floats) -> str:
+    """Little-endian float32, as OpenAI's clients read it."""
+    return base64.b64encode(vector.astype("<f4").tobytes()).decode()

@@ -1,0 +1,135 @@
+"""The output of a response, as OpenAI's items and as the events that tell of them.
+
+    reasoning item | message item | function_call item ...
+Deltas open an item when the kind of text changes, and close the one before. Events are made whether
+or not they are sent; a whole answer has the items only. Wire format: OpenAI's "Responses" and its
+streaming events.
+"""
+
+import secrets
+from collections.abc import Iterator
+from typing import Any
+
+from container.frontend.generation.chat import Said
+from container.text.message_parser import Delta, DeltaKind
+
+Event = dict[str, Any]
+Item = dict[str, Any]
+
+
+class OutputItems:
+    """Owns the items of one response; `said` has the ids of its calls."""
+
+    def __init__(self, said: Said) -> None:
+        self.items: list[Item] = []
+        self._said = said
+        self._kind: DeltaKind | None = None
+
+    def take(self, delta: Delta) -> Iterator[Event]:
+        """Add a delta; tell of it."""
+        kind = DeltaKind.CALL if delta.kind is DeltaKind.ARGUMENTS else delta.kind
+        if kind is not self._kind or delta.kind is DeltaKind.CALL:
+            yield from self.close("completed")
+            yield from self._open(kind, delta)
+        if delta.kind is DeltaKind.CALL:
+            return
+        item, place = self.items[-1], self._place()
+        if kind is DeltaKind.CALL:
+            item["arguments"] += delta.text
+            yield {
+                "type": "response.function_call_arguments.delta",
+                **place,
+                "delta": delta.text,
+            }
+            return
+        item["content"][0]["text"] += delta.text
+        event = {"type": f"response.{_word(kind)}.delta", **place, "content_index": 0}
+        if kind is DeltaKind.CONTENT:
+            event["logprobs"] = []
+        yield event | {"delta": delta.text}
+
+    def close(self, status: str) -> Iterator[Event]:
+        """End the open item, if there is one; `status` is completed or incomplete."""
+        if self._kind is None:
+            return
+        item, place, kind = self.items[-1], self._place(), self._kind
+        self._kind = None
+        item["status"] = status
+        if kind is DeltaKind.CALL:
+            yield {
+                "type": "response.function_call_arguments.done",
+                **place,
+                "name": item["name"],
+                "arguments": item["arguments"],
+            }
+        else:
+            part = item["content"][0]
+            place_in = place | {"content_index": 0}
+            done = {"type": f"response.{_word(kind)}.done", **place_in, "text": part["text"]}
+            yield done | ({"logprobs": []} if kind is DeltaKind.CONTENT else {})
+            yield {"type": "response.content_part.done", **place_in, "part": dict(part)}
+        yield {
+            "type": "response.output_item.done",
+            "output_index": place["output_index"],
+            "item": _copy(item),
+        }
+
+    def _open(self, kind: DeltaKind, delta: Delta) -> Iterator[Event]:
+        self._kind = kind
+        item = self._new_item(kind, delta)
+        shown = _copy(item)
+        if kind is not DeltaKind.CALL:
+            shown["content"] = []
+        self.items.append(item)
+        place = self._place()
+        yield {
+            "type": "response.output_item.added",
+            "output_index": place["output_index"],
+            "item": shown,
+        }
+        if kind is not DeltaKind.CALL:
+            part = dict(item["content"][0])
+            yield {"type": "response.content_part.added", **place, "content_index": 0, "part": part}
+
+    def _new_item(self, kind: DeltaKind, delta: Delta) -> Item:
+        number = secrets.token_hex(12)
+        if kind is DeltaKind.CALL:
+            call = self._said.calls[delta.call_index]
+            return {
+                "id": f"fc_{number}",
+                "type": "function_call",
+                "call_id": call.id,
+                "name": call.name,
+                "arguments": "",
+                "status": "in_progress",
+            }
+        if kind is DeltaKind.REASONING:
+            return {
+                "id": f"rs_{number}",
+                "type": "reasoning",
+                "summary": [],
+                "content": [{"type": "reasoning_text", "text": ""}],
+                "status": "in_progress",
+            }
+        return {
+            "id": f"msg_{number}",
+            "type": "message",
+            "role": "assistant",
+            "content": [{"type": "output_text", "text": "", "annotations": [], "logprobs": []}],
+            "status": "in_progress",
+        }
+
+    def _place(self) -> dict[str, Any]:
+        return {"item_id": self.items[-1]["id"], "output_index": len(self.items) - 1}
+
+
+def _word(kind: DeltaKind) -> str:
+    return "reasoning_text" if kind is DeltaKind.REASONING else "output_text"
+
+
+def _copy(item: Item) -> Item:
+    """An item as it is now; it still grows."""
+    copied = dict(item)
+    if "content" in item:
+        copied["content"] = [dict(part) for part in item["content"]]
+    return copied

@@ -1,0 +1,201 @@
+"""OpenAI's `/v1/responses`: create, whole or as a stream of typed events. Nothing is stored."""
+
+import secrets
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from itertools import count
+from typing import Any
+
+from flask import Blueprint, Response, request
+
+from container.errors import ServingError
+from container.frontend.apis.grammar_fields import read_grammar
+from container.frontend.apis.openai.chat import served_name
+from container.frontend.apis.openai.output_items import Event, OutputItems
+from container.frontend.apis.openai.responses_schema import (
+    ResponseRequest,
+    answer_format,
+    chat_messages,
+    check,
+    template_options,
+)
+from container.frontend.apis.openai.tools_schema import read_tools
+from container.frontend.generation.chat import Conversations, Reply, Turn
+from container.frontend.generation.limits import RequestLimits
+from container.frontend.generation.running_request import RunningRequest, TextEvent
+from container.frontend.generation.service import FieldNames, Service, TextRules
+from container.frontend.observability.metrics import Metrics
+from container.frontend.web.error_responses import openai_body
+from container.frontend.web.request_body import parse, read_object
+from container.frontend.web.responses import collect, json_response, sse_typed, stream
+from container.messages.engine import FinishReason
+
+NAMES = FieldNames(prompt="input", max_new_tokens="max_output_tokens")
+
+
+@dataclass(slots=True)
+class ModelResponse:
+    """A started response: the running reply, and its output so far."""
+
+    reply: Reply
+    ask: ResponseRequest
+    model: str
+    id: str
+    created_at: int
+    output: OutputItems
+    numbers: Iterator[int] = field(default_factory=count)
+
+    @property
+    def running(self) -> RunningRequest:
+        """The request in the engine."""
+        return self.reply.running
+
+    def body(self, status: str) -> dict[str, Any]:
+        """The response object, as it is now."""
+        ask, is_cut = self.ask, status == "incomplete"
+        has_ended = status in ("completed", "incomplete")
+        return {
+            "id": self.id,
+            "object": "response",
+            "created_at": self.created_at,
+            "completed_at": int(time.time()) if status == "completed" else None,
+            "status": status,
+            "error": None,
+            "incomplete_details": {"reason": "max_output_tokens"} if is_cut else None,
+            "instructions": ask.instructions,
+            "max_output_tokens": ask.max_output_tokens,
+            "model": self.model,
+            "output": self.output.items if has_ended else [],
+            "parallel_tool_calls": ask.parallel_tool_calls is not False,
+            "previous_response_id": None,
+            "reasoning": ask.reasoning.model_dump() if ask.reasoning else {"effort": None},
+            "store": False,
+            "temperature": 1.0 if ask.temperature is None else ask.temperature,
+            "text": {"format": (ask.text and ask.text.format) or {"type": "text"}},
+            "tool_choice": ask.tool_choice or "auto",
+            "tools": ask.tools or [],
+            "top_p": 1.0 if ask.top_p is None else ask.top_p,
+            "truncation": "disabled",
+            "usage": self._usage() if has_ended else None,
+            "user": ask.user,
+            "metadata": ask.metadata or {},
+        }
+
+    def number(self, event: Event) -> Event:
+        """Give an event its place in the stream."""
+        return event | {"sequence_number": next(self.numbers)}
+
+    def _usage(self) -> dict[str, Any]:
+        prompt, new = self.running.prompt_tokens, self.running.completion_tokens
+        cached = self.running.prompt.cached_tokens
+        return {
+            "input_tokens": prompt,
+            "input_tokens_details": {"cached_tokens": cached, "cache_write_tokens": 0},
+            "output_tokens": new,
+            "output_tokens_details": {"reasoning_tokens": self.reply.said[0].reasoning_tokens},
+            "total_tokens": prompt + new,
+        }
+
+
+class ResponsesDialect:
+    """Starts responses and renders them."""
+
+    def __init__(
+        self,
+        service: Service,
+        metrics: Metrics,
+        limits: RequestLimits,
+        conversations: Conversations,
+    ) -> None:
+        self._service = service
+        self._metrics = metrics
+        self._limits = limits
+        self._conversations = conversations
+
+    def create(self, body: dict[str, Any]) -> Response:
+        """Answer a responses body."""
+        received_at = time.monotonic()
+        response = self._start(parse(ResponseRequest, body), received_at)
+        if response.ask.stream:
+            return self._stream(response)
+        collect(response.running, self._metrics)
+        [completion] = response.running.completions
+        for event in completion.events:
+            for _ in _take(response, event):
+                pass  # only the items are wanted
+        return json_response(response.body(_status(completion.finish_reason)))
+
+    def _start(self, ask: ResponseRequest, received_at: float) -> ModelResponse:
+        service = self._service
+        vocabulary = service.info.vocabulary
+        check(ask, self._limits, vocabulary)
+        answer = read_grammar(answer_format(ask), "text.format", self._limits, service.offload)
+        messages, images = chat_messages(ask)
+        turn = Turn(
+            messages,
+            read_tools(ask.tools, ask.tool_choice, parallel=ask.parallel_tool_calls),
+            answer=answer,
+            template_options=template_options(ask),
+            continues=False,
+            images=images,
+        )
+        reply = self._conversations.start(
+            turn,
+            NAMES,
+            ask.max_output_tokens,
+            lambda room, grammar: ask.sampling.params(
+                room, vocabulary, top_logprobs=None, grammar=grammar
+            ),
+            TextRules(received_at, stops=[]),
+        )
+        return ModelResponse(
+            reply,
+            ask,
+            served_name(ask.model, service.info.model_id),
+            f"resp_{secrets.token_hex(16)}",
+            int(time.time()),
+            OutputItems(reply.said[0]),
+        )
+
+    def _stream(self, response: ModelResponse) -> Response:
+        def render(event: TextEvent) -> Iterator[Event]:
+            if response.running.completion_tokens == 1:
+                for name in ("created", "in_progress"):
+                    told = response.body("in_progress")
+                    yield response.number({"type": f"response.{name}", "response": told})
+            yield from map(response.number, _take(response, event))
+            if event.finish_reason is not None:
+                status = _status(event.finish_reason)
+                told = response.body(status)
+                yield response.number({"type": f"response.{status}", "response": told})
+
+        def render_error(error: ServingError) -> Event:
+            told = openai_body(error)["error"]
+            event = {key: told[key] for key in ("message", "param", "code")}
+            return response.number({"type": "error"} | event)
+
+        return stream(response.running, render, render_error, self._metrics, write=sse_typed)
+
+
+def blueprint(dialect: ResponsesDialect) -> Blueprint:
+    """Make the route."""
+    routes = Blueprint("responses", __name__)
+
+    @routes.post("/v1/responses")
+    def responses() -> Response:
+        return dialect.create(read_object(request))
+
+    return routes
+
+
+def _take(response: ModelResponse, event: TextEvent) -> Iterator[Event]:
+    """Turn a token into events of the output; the last one closes it."""
+    for delta in response.reply.take(event):
+        yield from response.output.take(delta)
+    if event.finish_reason is not None:
+        yield from response.output.close(_status(event.finish_reason))
+
+
+def _status(reason: FinishReason | None) -> str:
+    return "completed" if reason in (FinishReason.END_TOKEN, FinishReason.STOP) else "incomplete"

@@ -1,0 +1,224 @@
+"""OpenAI's responses shape: items in, items out; from items to the messages that templates read."""
+
+from typing import Any
+
+from container.errors import InvalidParameter, UnsupportedParameter
+from container.frontend.apis.openai.sampling_schema import (
+    SamplingFields,
+    check_sampling,
+    refuse,
+    require,
+)
+from container.frontend.apis.openai.template_inputs import (
+    IMAGE_PART,
+    joined,
+    read_options,
+    text_part,
+)
+from container.frontend.apis.openai.tools_schema import read_arguments
+from container.frontend.generation.limits import RequestLimits
+from container.frontend.web.request_body import Body
+from container.images.sources import ImageSource
+
+# What OpenAI knows and this server does not offer: the values that mean "off".
+NOT_OFFERED: dict[str, tuple[Any, ...]] = {
+    "previous_response_id": (None,),
+    "conversation": (None,),
+    "background": (None, False),
+    "store": (None, False),
+    "prompt": (None,),
+    "max_tool_calls": (None,),
+    "truncation": (None, "disabled"),
+    "top_logprobs": (None, 0),
+    "context_management": (None, []),
+    "moderation": (None,),
+    "image": (None,),
+    "access_programs": (None,),
+}
+# What `include` may ask for without effect here: there are no tools of the server's own.
+INCLUDABLE = frozenset({"reasoning.encrypted_content"})
+
+
+class TextOptions(Body):
+    """What the text looks like."""
+
+    format: dict[str, Any] | None = None
+    verbosity: str | None = None
+
+
+class ReasoningOptions(Body):
+    """How much the model reasons; a template may have a use for it."""
+
+    effort: str | None = None
+    summary: str | None = None
+
+
+class ResponseRequest(Body):
+    """A conversation as items. Nothing is stored: `store` may only be false."""
+
+    input: str | list[dict[str, Any]]
+    model: str | None = None
+    instructions: str | None = None
+    max_output_tokens: int | None = None
+    temperature: float | None = None
+    top_p: float | None = None
+    seed: int | None = None
+    stream: bool | None = False
+    stream_options: dict[str, Any] | None = None
+    tools: list[dict[str, Any]] | None = None
+    tool_choice: str | dict[str, Any] | None = None
+    parallel_tool_calls: bool | None = None
+    text: TextOptions | None = None
+    reasoning: ReasoningOptions | None = None
+    include: list[str] | None = None
+    chat_template_kwargs: dict[str, Any] | None = None
+    metadata: dict[str, Any] | None = None
+    user: str | None = None
+    safety_identifier: str | None = None
+    service_tier: str | None = None
+    prompt_cache_key: str | None = None
+    prompt_cache_retention: str | None = None
+    prompt_cache_options: dict[str, Any] | None = None
+    previous_response_id: str | None = None
+    conversation: Any = None
+    background: bool | None = None
+    store: bool | None = None
+    prompt: Any = None
+    max_tool_calls: int | None = None
+    truncation: str | None = None
+    top_logprobs: int | None = None
+    context_management: Any = None
+    moderation: Any = None
+    image: Any = None
+    access_programs: Any = None
+
+    @property
+    def sampling(self) -> SamplingFields:
+        """How tokens are picked, under the names that all dialects share."""
+        return SamplingFields(
+            model=self.model,
+            max_tokens=self.max_output_tokens,
+            temperature=self.temperature,
+            top_p=self.top_p,
+            seed=self.seed,
+        )
+
+
+def check(request: ResponseRequest, limits: RequestLimits, vocabulary: int) -> None:
+    """Check ranges. Raises InvalidParameter, or UnsupportedParameter for what is not offered."""
+    refuse(request, NOT_OFFERED)
+    for name in request.include or []:
+        if name not in INCLUDABLE:
+            raise UnsupportedParameter(
+                f"`include`: {name[:60]!r} is not supported by this server", field="include"
+            )
+    most = request.max_output_tokens
+    require(most is None or most >= 1, "max_output_tokens", f"must be >= 1. Given: {most}")
+    require(request.input != [], "input", "must not be an empty list")
+    check_sampling(request.sampling, limits, vocabulary)
+
+
+def answer_format(request: ResponseRequest) -> dict[str, Any] | None:
+    """`text.format` in the form of `response_format`: there the schema has a level of its own."""
+    form = request.text.format if request.text else None
+    if form is None or form.get("type") != "json_schema" or "json_schema" in form:
+        return form
+    return {"type": "json_schema", "json_schema": form}
+
+
+def template_options(request: ResponseRequest) -> dict[str, Any]:
+    """Variables for the chat template. Raises InvalidParameter."""
+    effort = request.reasoning.effort if request.reasoning else None
+    return read_options(effort, request.chat_template_kwargs)
+
+
+def chat_messages(request: ResponseRequest) -> tuple[list[dict[str, Any]], list[ImageSource]]:
+    """The items as a chat, and its images: calls that follow each other belong to one message.
+
+    Raises InvalidParameter or UnsupportedParameter.
+    """
+    messages: list[dict[str, Any]] = []
+    images: list[ImageSource] = []
+    if request.instructions is not None:
+        messages.append({"role": "system", "content": request.instructions})
+    if isinstance(request.input, str):
+        return [*messages, {"role": "user", "content": request.input}], images
+    for index, item in enumerate(request.input):
+        _take_item(messages, images, item, f"input[{index}]")
+    return messages, images
+
+
+def _take_item(
+    messages: list[dict[str, Any]], images: list[ImageSource], item: dict[str, Any], where: str
+) -> None:
+    kind = item.get("type", "message")
+    last = messages[-1] if messages and messages[-1]["role"] == "assistant" else None
+    match kind:
+        case "message":
+            role = _string(item, "role", where)
+            content = _content(item.get("content"), f"{where}.content", images)
+            messages.append({"role": role, "content": content})
+        case "function_call":
+            function = {
+                "name": _string(item, "name", where),
+                "arguments": read_arguments(item.get("arguments"), f"{where}.arguments"),
+            }
+            call = {"id": _string(item, "call_id", where), "type": "function", "function": function}
+            if last is None:
+                last = {"role": "assistant", "content": ""}
+                messages.append(last)
+            last.setdefault("tool_calls", []).append(call)
+        case "function_call_output":
+            output = item.get("output")
+            told = (
+                output if isinstance(output, str) else _content(output, f"{where}.output", images)
+            )
+            call_id = _string(item, "call_id", where)
+            messages.append({"role": "tool", "content": told, "tool_call_id": call_id})
+        case "reasoning":
+            return  # templates leave out what was thought in earlier turns
+        case _:
+            raise UnsupportedParameter(
+                f"`{where}.type`: {str(kind)[:40]!r} items are not supported by this server",
+                field=f"{where}.type",
+            )
+
+
+def _content(content: object, where: str, images: list[ImageSource]) -> str | list[dict[str, str]]:
+    if isinstance(content, str):
+        return content
+    if not isinstance(content, list):
+        raise InvalidParameter(f"`{where}` must be a string or a list of parts", field=where)
+    told = []
+    for index, part in enumerate(content):
+        place = f"{where}[{index}]"
+        kind = part.get("type") if isinstance(part, dict) else None
+        if kind == "input_image":
+            images.append(_image(part, place))
+            told.append(IMAGE_PART)
+            continue
+        if kind in ("input_file", "input_audio"):
+            raise UnsupportedParameter(
+                f"`{place}` is of type {kind!r}, which no model here reads", field=place
+            )
+        key = "refusal" if kind == "refusal" else "text"
+        if kind not in ("input_text", "output_text", "text", "refusal"):
+            raise InvalidParameter(f"`{place}.type` must be 'input_text'", field=f"{place}.type")
+        told.append(text_part(_string(part, key, place)))
+    return joined(told)
+
+
+def _image(part: dict[str, Any], place: str) -> ImageSource:
+    if part.get("file_id") is not None:
+        raise UnsupportedParameter(
+            f"`{place}.file_id`: this server stores no files; give an `image_url`",
+            field=f"{place}.file_id",
+        )
+    return ImageSource(_string(part, "image_url", place), f"{place}.image_url")
+
+
+def _string(item: dict[str, Any], key: str, where: str) -> str:
+    value = item.get(key)
+    if not isinstance(value, str):
+        raise InvalidParameter(f"`{where}.{key}` must be a string", field=f"{where}.{key}")
+    return value

@@ -1,0 +1,129 @@
+"""`tools` and `tool_choice` of chat completions and responses, as OpenAI and TGI write them."""
+
+import json
+import re
+from typing import Any
+
+from container.errors import InvalidParameter, UnsupportedParameter
+from container.frontend.generation.tools import NO_TOOLS, ToolMode, ToolUse
+from container.frontend.web.request_body import Body, parse
+from container.grammar.message import Tool
+
+MAX_TOOLS = 128  # OpenAI's own limit
+NAME = re.compile(r"[a-zA-Z0-9_.-]{1,64}")
+ANY_ARGUMENTS: dict[str, Any] = {"type": "object", "properties": {}}
+
+
+class Function(Body):
+    """A function that the model may call. `arguments` is what TGI calls `parameters`."""
+
+    name: str
+    description: str | None = None
+    parameters: dict[str, Any] | None = None
+    arguments: dict[str, Any] | None = None
+    strict: bool | None = None
+
+
+def read_tools(
+    tools: list[dict[str, Any]] | None, choice: Any, *, parallel: bool | None
+) -> ToolUse:
+    """Check `tools` and `tool_choice`. Raises InvalidParameter or UnsupportedParameter."""
+    if not tools:
+        if choice not in (None, "none", "auto"):
+            raise InvalidParameter("`tool_choice` needs `tools`", field="tool_choice")
+        return NO_TOOLS
+    if len(tools) > MAX_TOOLS:
+        raise InvalidParameter(
+            f"`tools` has {len(tools)} tools; the limit is {MAX_TOOLS}", field="tools"
+        )
+    read = [_read_tool(tool, f"tools[{index}]") for index, tool in enumerate(tools)]
+    names = [tool.name for tool in read]
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+        raise InvalidParameter(f"`tools` has {twice!r} more than once", field="tools")
+    mode, wanted = _read_choice(choice, names)
+    if mode is ToolMode.NONE:
+        return NO_TOOLS
+    chosen = tuple(tool for tool in read if wanted in (None, tool.name))
+    described = [{"type": "function", "function": _function(tool)} for tool in tools]
+    return ToolUse(mode, chosen, described, parallel is not False and wanted is None)
+
+
+def read_arguments(arguments: Any, field: str) -> Any:
+    """The arguments of an earlier call as templates read them: an object.
+
+    What was cut by length stays the text that was said. Raises InvalidParameter.
+    """
+    value = arguments
+    if isinstance(arguments, str):
+        try:
+            value = json.loads(arguments or "{}")
+        except (ValueError, RecursionError):
+            return arguments
+    if not isinstance(value, dict):
+        raise InvalidParameter(f"`{field}` must be a JSON object", field=field)
+    return value
+
+
+def _read_tool(tool: dict[str, Any], where: str) -> Tool:
+    kind = tool.get("type", "function")
+    if kind != "function":
+        raise UnsupportedParameter(
+            f"`{where}.type`: tools of type {str(kind)[:40]!r} are not supported by this server; "
+            "`function` is",
+            field=f"{where}.type",
+        )
+    inner = _function(tool)
+    where = f"{where}.function" if "function" in tool else where
+    if not isinstance(inner, dict):
+        raise InvalidParameter(f"`{where}` must be an object", field=where)
+    try:
+        function = parse(Function, inner)
+    except InvalidParameter as error:
+        place = f"{where}.{error.field}"
+        raise InvalidParameter(f"`{where}`: {error.message}", field=place) from None
+    if not NAME.fullmatch(function.name):
+        raise InvalidParameter(
+            f"`{where}.name` must have 1 to 64 letters, digits, '_', '-' or '.'",
+            field=f"{where}.name",
+        )
+    parameters = function.parameters or function.arguments or ANY_ARGUMENTS
+    if parameters.get("type", "object") != "object":
+        raise InvalidParameter(
+            f"`{where}.parameters` must be a schema of an object", field=f"{where}.parameters"
+        )
+    return Tool(function.name, parameters | {"type": "object"}, bool(function.strict))
+
+
+def _function(tool: dict[str, Any]) -> Any:
+    """The function of a tool: inside in chat completions, the tool itself in responses."""
+    if "function" in tool:
+        return tool["function"]
+    return {key: value for key, value in tool.items() if key != "type"}
+
+
+def _read_choice(choice: Any, names: list[str]) -> tuple[ToolMode, str | None]:
+    """The mode, and the one tool that is named. A bare name is TGI's form."""
+    if choice is None:
+        return ToolMode.AUTO, None
+    if choice in [mode.value for mode in ToolMode]:
+        return ToolMode(choice), None
+    name = choice
+    if isinstance(choice, dict):
+        inner = choice.get("function", choice)
+        name = inner.get("name") if isinstance(inner, dict) else None
+        if choice.get("type", "function") != "function":
+            raise UnsupportedParameter(
+                f"`tool_choice.type` {str(choice['type'])[:40]!r} is not supported by this server",
+                field="tool_choice",
+            )
+    if not isinstance(name, str):
+        raise InvalidParameter(
+            "`tool_choice` must be 'none', 'auto', 'required', or name a function",
+            field="tool_choice",
+        )
+    if name not in names:
+        raise InvalidParameter(
+            f"`tool_choice`: there is no tool {name[:70]!r} in `tools`", field="tool_choice"
+        )
+    return ToolMode.REQUIRED, name

@@ -1,0 +1,1 @@
+"""SageMaker's API: invocations, batch transform, adapters, sessions."""

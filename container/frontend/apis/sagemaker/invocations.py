@@ -1,0 +1,219 @@
+"""SageMaker's `/invocations` and `/execution-parameters`.
+
+Tells the shapes of bodies apart and hands each to its own dialect. `messages_api` True takes
+messages only, False generate only, None both. A body that has `inputs` is a generate request even
+if it has `messages` too, as in TGI. User code, where there is some, answers in their place.
+Where only an embedding or rerank model is served, `inputs` is TEI's; beside a language model
+`input` (OpenAI's embeddings), `texts` and `documents` (rerank) still go to it.
+"""
+
+import json
+from dataclasses import dataclass
+from typing import Any
+
+from flask import Blueprint, Flask, Response, request
+
+from container import content, logs
+from container.errors import InvalidParameter, MalformedRequest, UnsupportedMediaType
+from container.frontend.apis.openai.chat import OpenAIDialect
+from container.frontend.apis.openai.completions import CompletionsDialect
+from container.frontend.apis.openai.embeddings import EmbeddingsDialect
+from container.frontend.apis.sagemaker.batch_transform import Records, render
+from container.frontend.apis.sagemaker.user_code import HandlerDialect
+from container.frontend.apis.tei.routes import TeiDialect
+from container.frontend.apis.tgi.generate import TgiDialect
+from container.frontend.web import error_responses
+from container.frontend.web.request_body import read_bytes, read_object
+from container.frontend.web.responses import json_response
+from container.settings.settings import Settings
+
+INFERENCE_ID = "X-Amzn-SageMaker-Inference-Id"
+CUSTOM_ATTRIBUTES = "X-Amzn-SageMaker-Custom-Attributes"
+READ_TYPES = (content.JSON, content.JSON_LINES, content.TEXT, content.CSV)
+WRITTEN_TYPES = (content.JSON, content.JSON_LINES, content.TEXT, content.CSV)
+
+# SageMaker refuses a job whose payload limit times its concurrency is more.
+MAX_BATCH_MB = 100
+# While one body's last records are answered, the next one's run already.
+TRANSFORMS = 2
+
+
+@dataclass(frozen=True, slots=True)
+class BatchParameters:
+    """What `/execution-parameters` tells a batch transform job, in SageMaker's own words."""
+
+    max_transforms: int
+    strategy: str
+    max_payload_mb: int
+
+    @classmethod
+    def from_settings(cls, settings: Settings) -> "BatchParameters":
+        """Bodies of many records fill the engine alone; of single ones it takes many bodies."""
+        strategy = (settings.batch_strategy or "multi_record").upper()
+        largest_mb = max(1, settings.body_limit // 2**20)
+        wanted = settings.max_concurrent_requests if strategy == "SINGLE_RECORD" else TRANSFORMS
+        most = max(1, min(wanted, MAX_BATCH_MB // largest_mb))
+        return cls(settings.max_transforms or most, strategy, largest_mb)
+
+
+class TextInvocations:
+    """Answers bodies for an embedding or rerank model, told apart by their fields."""
+
+    def __init__(self, embeddings: EmbeddingsDialect, tei: TeiDialect, *, has_engine: bool) -> None:
+        self._embeddings = embeddings
+        self._tei = tei
+        self._has_engine = has_engine
+
+    def answer(self, body: dict[str, Any]) -> Response | None:
+        """Answer a body, or return None for one that is the language model's."""
+        if "documents" in body:
+            return self._embeddings.rerank(body)
+        if "input" in body and "messages" not in body:
+            return self._embeddings.embed(body)
+        if "texts" in body or not self._has_engine:
+            return self._tei.by_kind(body)
+        return None
+
+
+class Invocations:
+    """Answers bodies for the built-in engine."""
+
+    def __init__(
+        self,
+        tgi: TgiDialect,
+        openai: OpenAIDialect,
+        completions: CompletionsDialect,
+        records: Records,
+        texts: TextInvocations | None,
+        *,
+        messages_api: bool | None,
+        default_accept: str = content.JSON,
+    ) -> None:
+        self._tgi = tgi
+        self._openai = openai
+        self._completions = completions
+        self._records = records
+        self._texts = texts
+        self._messages_api = messages_api
+        self._default_accept = default_accept
+
+    def invoke(self) -> Response:
+        """Answer the current request."""
+        if self._messages_api:
+            error_responses.speak_openai()
+        kind = content.media_type(request.headers.get("Content-Type", ""))
+        if kind not in READ_TYPES:
+            raise UnsupportedMediaType(
+                f"content type {kind!r} is not supported; send the header 'Content-Type: "
+                f"application/json' (or one of {', '.join(READ_TYPES[1:])})"
+            )
+        if kind in (content.JSON_LINES, content.CSV):
+            return self._many(kind)
+        body = read_object(request) if kind == content.JSON else _text_body()
+        if body.get("stream") is True:
+            return self.answer(body)
+        accept = self._choose(self._default_accept)
+        response = self.answer(body)
+        if accept == content.JSON:
+            return response
+        return Response(render([response.get_data()], accept), content_type=accept)
+
+    def answer(self, body: dict[str, Any]) -> Response:
+        """Answer one body in the dialect of its shape."""
+        if self._texts is not None:
+            response = self._texts.answer(body)
+            if response is not None:
+                return response
+        if self._is_chat(body):
+            error_responses.speak_openai()
+            return self._openai.chat(body)
+        if "inputs" not in body and self._messages_api is None:
+            error_responses.speak_openai()
+            return self._completions.complete(body)
+        return self._tgi.generate(body, streams=None, as_array=True, echo_default=True)
+
+    def _many(self, kind: str) -> Response:
+        raw = read_bytes(request)
+        if kind == content.CSV:
+            lines = [json.dumps({"inputs": text}).encode() for text in _texts(raw)]
+        else:
+            lines = content.read_lines(raw)
+        if not lines:
+            raise MalformedRequest("the body has no records")
+        accept = self._choose(kind)
+        return Response(
+            render(self._records.answer(lines, self.answer), accept), content_type=accept
+        )
+
+    def _choose(self, default: str) -> str:
+        return content.choose(request.headers.get("Accept", ""), WRITTEN_TYPES, default)
+
+    def _is_chat(self, body: dict[str, Any]) -> bool:
+        if self._messages_api is True:
+            if "messages" not in body:
+                raise InvalidParameter(
+                    "`messages` is missing (MESSAGES_API_ENABLED=true takes messages only)",
+                    field="messages",
+                )
+            return True
+        if "inputs" in body:
+            return False
+        if self._messages_api is False:
+            raise InvalidParameter(
+                "`inputs` is missing (MESSAGES_API_ENABLED=false takes generate bodies only)",
+                field="inputs",
+            )
+        if "messages" in body:
+            return True
+        if "prompt" in body:  # the third shape that TGI looks for
+            return False
+        raise MalformedRequest("the body has none of `inputs`, `messages` and `prompt`")
+
+
+def blueprint(
+    invocations: Invocations, handler: HandlerDialect | None, batch: BatchParameters
+) -> Blueprint:
+    """Make the routes."""
+    routes = Blueprint("sagemaker", __name__)
+
+    @routes.post("/invocations")
+    def invoke() -> Response:
+        return handler.invoke() if handler is not None else invocations.invoke()
+
+    @routes.get("/execution-parameters")
+    def execution_parameters() -> Response:
+        told = {
+            "MaxConcurrentTransforms": batch.max_transforms,
+            "BatchStrategy": batch.strategy,
+            "MaxPayloadInMB": batch.max_payload_mb,
+        }
+        return json_response(told)
+
+    return routes
+
+
+def watch_headers(app: Flask) -> None:
+    """Note the Inference-Id for the log; give CustomAttributes back if user code set none."""
+
+    @app.before_request
+    def name_the_log() -> None:
+        # A kept connection's greenlet serves many requests, so it is also taken off again.
+        logs.inference_id.set(request.headers.get(INFERENCE_ID))
+
+    @app.after_request
+    def return_attributes(response: Response) -> Response:
+        given = request.headers.get(CUSTOM_ATTRIBUTES)
+        if given is not None and CUSTOM_ATTRIBUTES not in response.headers:
+            response.headers[CUSTOM_ATTRIBUTES] = given
+        return response
+
+
+def _text_body() -> dict[str, Any]:
+    return {"inputs": content.text(read_bytes(request))}
+
+
+def _texts(raw: bytes) -> list[str]:
+    texts: list[Any] = content.read_csv(raw)["inputs"]
+    if any(not isinstance(text, str) for text in texts):
+        raise MalformedRequest("the CSV needs a first line with the name of its column: inputs")
+    return texts

@@ -1,0 +1,95 @@
+"""Sticky sessions: SageMaker sends all requests of a session to the instance that opened it.
+
+A session is a file whose name is its id and whose content is when it ends, so every frontend knows
+all of them. Bodies are those of vLLM, DJL and AWS's model-hosting-container-standards 0.1; both
+spellings of the header that tells a new id are sent, since those differ.
+"""
+
+from datetime import UTC, datetime
+from typing import Any
+
+import msgspec
+from flask import Flask, Response, g, has_request_context, request
+
+from container.errors import MalformedRequest
+from container.frontend.generation.sessions import Sessions
+from container.messages.engine import SamplingParams
+
+HEADER = "X-Amzn-SageMaker-Session-Id"
+NEW_HEADER = "X-Amzn-SageMaker-New-Session-Id"
+CLOSED_HEADER = "X-Amzn-SageMaker-Closed-Session-Id"
+NEW, CLOSE = "NEW_SESSION", "CLOSE"
+# Longer bodies are no session requests, and are not parsed to find out.
+MAX_BODY = 200
+
+
+def watch(app: Flask, sessions: Sessions) -> None:
+    """Answer session requests, check ids, and note the session of any other request."""
+
+    @app.before_request
+    def check() -> Response | None:
+        given = request.headers.get(HEADER, "").strip()
+        if request.path != "/invocations" or request.method != "POST":
+            return None
+        if not sessions.is_on:
+            if given:
+                raise MalformedRequest(
+                    f"the header {HEADER} needs SAGEMAKER_ENABLE_STATEFUL_SESSIONS=true"
+                )
+            return None
+        wanted = _session_request()
+        if wanted == CLOSE:
+            return _close(sessions, given)
+        if wanted == NEW or given == NEW:
+            g.new_session = sessions.open()
+            g.session = g.new_session[0]
+            return Response(status=200) if wanted == NEW else None
+        if given:
+            sessions.remaining_s(given)
+            g.session = given
+        return None
+
+    @app.after_request
+    def tell(response: Response) -> Response:
+        if "new_session" in g:
+            session_id, until = g.new_session
+            ends = datetime.fromtimestamp(until, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+            response.headers[HEADER] = f"{session_id}; Expires={ends}"
+            response.headers[NEW_HEADER] = f"{session_id}; Expires={ends}"
+        return response
+
+
+def amend(sessions: Sessions, params: SamplingParams) -> SamplingParams:
+    """Note the session of the current request, so that its prefix stays in the cache."""
+    session = g.get("session") if has_request_context() else None
+    if session is None:
+        return params
+    left_s = sessions.remaining_s(session)
+    return msgspec.structs.replace(params, session=session, session_s=left_s)
+
+
+def _session_request() -> str | None:
+    """What kind of session request the body is, if any. Raises MalformedRequest for a wrong one."""
+    if not 0 < (request.content_length or 0) <= MAX_BODY:
+        return None
+    try:
+        body: Any = msgspec.json.decode(request.get_data(cache=True))
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return None  # for the route to refuse
+    if not isinstance(body, dict) or "requestType" not in body:
+        return None
+    kind = body["requestType"]
+    if kind not in (NEW, CLOSE):
+        raise MalformedRequest(f"`requestType` must be {NEW} or {CLOSE}", field="requestType")
+    if len(body) > 1:
+        others = ", ".join(name for name in body if name != "requestType")
+        raise MalformedRequest(f"a session request has only `requestType`, not {others}")
+    return str(kind)
+
+
+def _close(sessions: Sessions, given: str) -> Response:
+    if not given:
+        body = {"error": f"a {CLOSE} request needs the header {HEADER}", "error_type": "session"}
+        return Response(msgspec.json.encode(body), 424, mimetype="application/json")
+    sessions.close(given)
+    return Response(status=200, headers={CLOSED_HEADER: given})

@@ -1,0 +1,113 @@
+"""`/invocations` when user code answers it: bodies go to the handler as they come, answers back."""
+
+import logging
+import time
+from collections.abc import Iterator
+
+from flask import Request, Response, request
+
+from container.errors import ServingError
+from container.frontend.clients.handler_client import HandlerClient, Invocation
+from container.frontend.observability.metrics import Metrics
+from container.frontend.web import error_responses
+from container.frontend.web.error_responses import tgi_body
+from container.frontend.web.request_body import read_bytes
+from container.frontend.web.responses import KEEP_ALIVE, LOOK_S, check_client
+from container.messages.handler import AnswerHead
+
+log = logging.getLogger(__name__)
+
+EVENTS = "text/event-stream"
+# How long a stream of events may be silent before a comment keeps it open.
+KEEP_ALIVE_S = 15.0
+
+
+class HandlerDialect:
+    """Hands bodies to the handler server and renders what comes back."""
+
+    def __init__(self, client: HandlerClient, metrics: Metrics) -> None:
+        self._client = client
+        self._metrics = metrics
+
+    def invoke(self) -> Response:
+        """Answer the current request."""
+        received_at = time.monotonic()
+        invocation = self._client.invoke(
+            read_bytes(request),
+            content_type=request.headers.get("Content-Type", ""),
+            accept=request.headers.get("Accept", ""),
+            headers=_headers(request),
+        )
+        try:
+            head = self._head(invocation)
+            if head.is_stream:
+                return self._stream(head, invocation, received_at)
+            data = self._whole(invocation)
+        except BaseException:
+            invocation.close()
+            raise
+        self._metrics.count_handled(time.monotonic() - received_at)
+        return _response(head, data)
+
+    def _head(self, invocation: Invocation) -> AnswerHead:
+        while (message := invocation.next(LOOK_S)) is None:
+            check_client(self._metrics)
+        assert isinstance(message, AnswerHead)
+        return message
+
+    def _whole(self, invocation: Invocation) -> bytes:
+        while (message := invocation.next(LOOK_S)) is None:
+            check_client(self._metrics)
+        assert not isinstance(message, AnswerHead)
+        return message.data
+
+    def _stream(self, head: AnswerHead, invocation: Invocation, received_at: float) -> Response:
+        is_whole = False
+
+        def chunks() -> Iterator[bytes]:
+            nonlocal is_whole
+            is_events = head.content_type.startswith(EVENTS)
+            try:
+                while not is_whole:
+                    message = invocation.next(KEEP_ALIVE_S)
+                    if message is None:
+                        yield KEEP_ALIVE if is_events else b""
+                        continue
+                    assert not isinstance(message, AnswerHead)
+                    is_whole = message.is_last
+                    if message.data:
+                        yield message.data
+                self._metrics.count_handled(time.monotonic() - received_at)
+            except ServingError as error:
+                is_whole = True
+                self._metrics.count_failure(error)
+                yield _last_words(error, is_events)
+
+        def on_close() -> None:
+            if not is_whole:
+                self._metrics.count_aborted()
+            invocation.close()
+
+        response = _response(head, chunks())
+        response.headers["Cache-Control"] = "no-cache"
+        response.headers["X-Accel-Buffering"] = "no"
+        response.call_on_close(on_close)
+        return response
+
+
+def _headers(given: Request) -> dict[str, str]:
+    """What user code may see of the headers: all but the key to this server."""
+    return {name.lower(): value for name, value in given.headers if name != "Authorization"}
+
+
+def _response(head: AnswerHead, data: bytes | Iterator[bytes]) -> Response:
+    response = Response(data, head.status, content_type=head.content_type)
+    for name, value in head.headers.items():
+        response.headers[name] = value
+    return response
+
+
+def _last_words(error: ServingError, is_events: bool) -> bytes:
+    """An error after the first byte: one more line, in the form of the stream."""
+    body = error_responses.json_bytes(tgi_body(error))
+    return b"data: " + body + b"\n\n" if is_events else b"\n" + body + b"\n"

@@ -1,0 +1,144 @@
+"""Text Embeddings Inference's API: `/embed`, `/similarity`, `/predict`, `/rerank`.
+
+Shapes and statuses of TEI (router/src/http/server.rs).
+"""
+
+import time
+from typing import Any
+
+from flask import Blueprint, Response, request
+
+from container.errors import InvalidParameter
+from container.frontend.apis.tei.schemas import (
+    EmbedRequest,
+    PredictRequest,
+    RerankRequest,
+    SimilarityRequest,
+)
+from container.frontend.apis.text_inputs import TextBody, as_inputs
+from container.frontend.generation.embedding_service import Embeddings, Rows, TextOptions, cosines
+from container.frontend.observability.metrics import Metrics
+from container.frontend.web import error_responses
+from container.frontend.web.request_body import parse, read_object
+from container.frontend.web.responses import check_client, json_response
+from container.messages.embedder import Pair
+
+
+class TeiDialect:
+    """Answers TEI's bodies; `/invocations` uses it too."""
+
+    def __init__(self, embeddings: Embeddings, metrics: Metrics) -> None:
+        self._embeddings = embeddings
+        self._metrics = metrics
+
+    def embed(self, body: dict[str, Any]) -> Response:
+        """Answer one vector for each input."""
+        started = time.monotonic()
+        error_responses.speak_tei()
+        ask = parse(EmbedRequest, body)
+        rows = self._embeddings.vectors(
+            as_inputs(ask.inputs),
+            ask.options("inputs"),
+            self._on_wait,
+            dimensions=ask.dimensions,
+            normalize=True if ask.normalize is None else ask.normalize,
+        )
+        return self._respond(rows.values.tolist(), rows, started)
+
+    def similarity(self, body: dict[str, Any]) -> Response:
+        """Answer the cosine of each sentence with the source sentence."""
+        started = time.monotonic()
+        error_responses.speak_tei()
+        ask = parse(SimilarityRequest, body)
+        options = (ask.parameters or TextBody()).options("inputs.sentences")
+        sentences = ask.inputs.sentences
+        _require_some(sentences, "inputs.sentences")
+        inputs = [ask.inputs.source_sentence, *sentences]
+        rows = self._embeddings.vectors([*inputs], options, self._on_wait, normalize=True)
+        answer = cosines(rows.values[0], rows.values[1:]).tolist()
+        return self._respond(answer, rows, started)
+
+    def predict(self, body: dict[str, Any]) -> Response:
+        """Answer each label with its score, the likeliest first."""
+        started = time.monotonic()
+        error_responses.speak_tei()
+        ask = parse(PredictRequest, body)
+        rows = self._embeddings.scores(
+            ask.pairs(),
+            ask.options("inputs"),
+            self._on_wait,
+            raw=ask.raw_scores,
+            kinds=("classifier", "reranker"),
+        )
+        labels = self._embeddings.info.labels
+        answers = [_predictions(row, labels) for row in rows.values.tolist()]
+        answer = answers if ask.is_batch else answers[0]
+        return self._respond(answer, rows, started)
+
+    def rerank(self, body: dict[str, Any]) -> Response:
+        """Answer the texts' places and scores, the best first."""
+        started = time.monotonic()
+        error_responses.speak_tei()
+        ask = parse(RerankRequest, body)
+        _require_some(ask.texts, "texts")
+        options: TextOptions = ask.options("texts")
+        pairs = [Pair(ask.query, text) for text in ask.texts]
+        rows = self._embeddings.scores([*pairs], options, self._on_wait, raw=ask.raw_scores)
+        ranks: list[dict[str, Any]] = [
+            {"index": index, "score": score} | ({"text": text} if ask.return_text else {})
+            for index, (text, score) in enumerate(
+                zip(ask.texts, rows.values[:, 0].tolist(), strict=True)
+            )
+        ]
+        ranks.sort(key=lambda rank: -rank["score"])
+        return self._respond(ranks, rows, started)
+
+    def by_kind(self, body: dict[str, Any]) -> Response:
+        """Answer as TEI's `/` and `/invocations` do: the kind of the model decides."""
+        error_responses.speak_tei()
+        if isinstance(body.get("inputs"), dict):
+            return self.similarity(body)
+        answers = {"embedding": self.embed, "reranker": self.rerank, "classifier": self.predict}
+        return answers[self._embeddings.info.kind](body)
+
+    def _respond(self, answer: object, rows: Rows, started: float) -> Response:
+        self._metrics.count_handled(time.monotonic() - started)
+        return json_response(answer, headers={"x-compute-tokens": str(rows.num_tokens)})
+
+    def _on_wait(self) -> None:
+        check_client(self._metrics)
+
+
+def blueprint(dialect: TeiDialect, *, owns_root: bool) -> Blueprint:
+    """Make the routes; `/` is TEI's where no language model is served."""
+    routes = Blueprint("tei", __name__)
+    if owns_root:
+        routes.post("/")(lambda: dialect.by_kind(read_object(request)))
+
+    @routes.post("/embed")
+    def embed() -> Response:
+        return dialect.embed(read_object(request))
+
+    @routes.post("/similarity")
+    def similarity() -> Response:
+        return dialect.similarity(read_object(request))
+
+    @routes.post("/predict")
+    def predict() -> Response:
+        return dialect.predict(read_object(request))
+
+    @routes.post("/rerank")
+    def rerank() -> Response:
+        return dialect.rerank(read_object(request))
+
+    return routes
+
+
+def _predictions(scores: list[float], labels: list[str]) -> list[dict[str, Any]]:
+    made = [{"score": score, "label": label} for score, label in zip(scores, labels, strict=True)]
+    return sorted(made, key=lambda one: -float(one["score"]))
+
+
+def _require_some(texts: list[str], field: str) -> None:
+    if not texts:
+        raise InvalidParameter(f"`{field}` must not be empty", field=field)

@@ -1,0 +1,70 @@
+"""Bodies of TEI's routes (router/src/http/types.rs)."""
+
+from typing import Any
+
+from container.errors import InvalidParameter
+from container.frontend.apis.text_inputs import TextBody, TextsOrIds
+from container.frontend.web.request_body import Body
+from container.messages.embedder import EmbedInput, Pair
+
+
+class EmbedRequest(TextBody):
+    """TEI's `/embed`; also what Hugging Face's feature-extraction clients send."""
+
+    inputs: TextsOrIds
+    normalize: bool | None = True
+    dimensions: int | None = None
+
+
+class SimilarityInputs(Body):
+    """A sentence and those that it is compared with."""
+
+    source_sentence: str
+    sentences: list[str]
+
+
+class SimilarityRequest(Body):
+    """TEI's `/similarity`."""
+
+    inputs: SimilarityInputs
+    parameters: TextBody | None = None
+
+
+class PredictRequest(TextBody):
+    """TEI's `/predict`: a text, a pair, or a batch of one-element and two-element lists."""
+
+    inputs: str | list[str] | list[list[str]]
+    raw_scores: bool = False
+
+    @property
+    def is_batch(self) -> bool:
+        """Whether several texts or pairs were given."""
+        return isinstance(self.inputs, list) and isinstance(next(iter(self.inputs), ""), list)
+
+    def pairs(self) -> list[EmbedInput]:
+        """The texts and pairs. Raises InvalidParameter for lists of other lengths."""
+        given = self.inputs if self.is_batch else [self.inputs]
+        return [text_or_pair(one) for one in given]
+
+
+class RerankRequest(TextBody):
+    """TEI's `/rerank`."""
+
+    query: str
+    texts: list[str]
+    raw_scores: bool = False
+    return_text: bool = False
+
+
+def text_or_pair(given: Any) -> EmbedInput:
+    """Read a text, or a list of one or two texts."""
+    if isinstance(given, str):
+        return given
+    if len(given) == 1:
+        return str(given[0])
+    if len(given) == 2:
+        return Pair(given[0], given[1])
+    raise InvalidParameter(
+        f"`inputs` has a list of {len(given)}; give a text, a pair, or a list of these as lists",
+        field="inputs",
+    )

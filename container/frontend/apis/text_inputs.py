@@ -1,0 +1,41 @@
+"""Texts as the embedding routes of every dialect take them."""
+
+from typing import Annotated, Literal
+
+from pydantic import BeforeValidator
+
+from container.frontend.generation.embedding_service import TextOptions
+from container.frontend.web.request_body import Body
+from container.messages.embedder import EmbedInput, Truncation
+
+Texts = str | list[str]
+TextsOrIds = str | list[str] | list[int] | list[list[int]]
+
+
+def _side(value: object) -> object:
+    return value.lower() if isinstance(value, str) else value
+
+
+Side = Annotated[Literal["left", "right"], BeforeValidator(_side)]
+
+
+class TextBody(Body):
+    """What every dialect's request may say of long texts and prompts."""
+
+    truncate: bool | None = None
+    truncation_direction: Side = "right"
+    prompt_name: str | None = None
+
+    def options(self, field: str) -> TextOptions:
+        """Collect them."""
+        side = Truncation(self.truncation_direction)
+        return TextOptions(field, self.prompt_name, self.truncate, side)
+
+
+def as_inputs(given: TextsOrIds) -> list[EmbedInput]:
+    """Make a list of any of the forms: text, texts, ids, lists of ids."""
+    if isinstance(given, str):
+        return [given]
+    if given and isinstance(given[0], int):
+        return [given]  # the whole list is ids
+    return list(given)  # type: ignore[arg-type]  # as above

@@ -1,0 +1,46 @@
+"""TGI's `/tokenize` and `/chat_tokenize`: the tokens of a prompt, without generating anything.
+
+They take the bodies of `/generate` and of chat completions and answer errors in TGI's form;
+sampling parameters are read but have no meaning here. Shapes: router/src/server.rs at v3.3.7.
+"""
+
+from typing import Any
+
+from flask import Blueprint, Response, request
+
+from container.errors import InvalidParameter
+from container.frontend.apis.openai.chat import OpenAIDialect
+from container.frontend.apis.openai.chat_schema import ChatRequest
+from container.frontend.apis.tgi.schemas import GenerateRequest
+from container.frontend.generation.service import Service
+from container.frontend.web.request_body import parse, read_object
+from container.frontend.web.responses import json_response
+from container.text.tokenizer import Piece
+
+
+def blueprint(service: Service, openai: OpenAIDialect) -> Blueprint:
+    """Make the routes."""
+    routes = Blueprint("tokens", __name__)
+
+    @routes.post("/tokenize")
+    def tokenize() -> Response:
+        ask = parse(GenerateRequest, read_object(request))
+        return json_response([_token(piece) for piece in service.pieces(ask.inputs)])
+
+    @routes.post("/chat_tokenize")
+    def chat_tokenize() -> Response:
+        ask = parse(ChatRequest, read_object(request))
+        if not ask.messages:
+            raise InvalidParameter("`messages` must not be empty", field="messages")
+        prompt = openai.render(ask)
+        # The template writes the special tokens itself.
+        pieces = service.pieces(prompt, add_special_tokens=False)
+        return json_response(
+            {"tokenize_response": [_token(piece) for piece in pieces], "templated_text": prompt}
+        )
+
+    return routes
+
+
+def _token(piece: Piece) -> dict[str, Any]:
+    return {"id": piece.token_id, "text": piece.text, "start": piece.start, "stop": piece.stop}

@@ -1,0 +1,244 @@
+"""TGI's generate API: `/generate`, `/generate_stream` and `/`; wire format of TGI 3.3."""
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+from flask import Blueprint, Response, request
+
+from container.frontend.apis.grammar_fields import read_grammar
+from container.frontend.apis.tgi.schemas import GenerateParameters, GenerateRequest, check
+from container.frontend.generation import adapter_selection
+from container.frontend.generation.limits import RequestLimits
+from container.frontend.generation.running_request import (
+    Completion,
+    RunningRequest,
+    TextEvent,
+    TokenText,
+    token_text,
+)
+from container.frontend.generation.service import FieldNames, Service, TextRules, random_seed
+from container.frontend.observability.metrics import Metrics
+from container.frontend.web.error_responses import tgi_body
+from container.frontend.web.request_body import parse, read_object
+from container.frontend.web.responses import collect, json_response, stream
+from container.messages.engine import FinishReason, LogprobMode, SamplingParams, Watermark
+
+NAMES = FieldNames(prompt="inputs", max_new_tokens="max_new_tokens")
+FINISH_REASONS = {
+    FinishReason.END_TOKEN: "eos_token",
+    FinishReason.STOP: "stop_sequence",
+    FinishReason.LENGTH: "length",
+    FinishReason.ABORTED: "length",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Generation:
+    """A started generate request, with what its rendering needs."""
+
+    running: RunningRequest
+    parameters: GenerateParameters
+    prompt: str
+    echoes_prompt: bool
+
+    @property
+    def best(self) -> Completion:
+        """The completion that is answered: the likeliest per token, where there are several."""
+        return max(self.running.completions, key=lambda completion: completion.mean_logprob)
+
+    def finish_reason(self, completion: Completion) -> str:
+        """TGI's word; an end token on the last allowed place counts as `length` there."""
+        assert completion.finish_reason is not None
+        if completion.num_tokens >= self.running.params.max_new_tokens:
+            return "length"
+        return FINISH_REASONS[completion.finish_reason]
+
+    def seed(self, completion: Completion) -> int | None:
+        """The seed that was used, if tokens were drawn."""
+        params = self.running.params
+        return None if params.is_greedy else params.seed + completion.seq_index
+
+    def text(self, completion: Completion) -> str:
+        """A completion's text, after the prompt where that was asked for."""
+        return self.prompt + completion.text if self.echoes_prompt else completion.text
+
+
+class TgiDialect:
+    """Starts generate requests and renders them; `/invocations` uses it too."""
+
+    def __init__(self, service: Service, metrics: Metrics, limits: RequestLimits) -> None:
+        self._service = service
+        self._metrics = metrics
+        self._limits = limits
+
+    def generate(
+        self, body: dict[str, Any], *, streams: bool | None, as_array: bool, echo_default: bool
+    ) -> Response:
+        """Answer a generate body; `streams` None lets its `stream` field decide."""
+        received_at = time.monotonic()
+        ask = parse(GenerateRequest, body)
+        wants_stream = bool(ask.stream) if streams is None else streams
+        generation = self._start(ask, wants_stream, echo_default, received_at)
+        if wants_stream:
+            return self._stream(generation)
+        collect(generation.running, self._metrics)
+        answer = self._answer(generation)
+        return json_response([answer] if as_array else answer)
+
+    def _start(
+        self, ask: GenerateRequest, streams: bool, echo_default: bool, received_at: float
+    ) -> Generation:
+        service, parameters = self._service, ask.settled
+        adapter_selection.choose(parameters.adapter_id, "adapter_id")
+        check(parameters, self._limits, service.info.max_input_tokens, streams=streams)
+        grammar = read_grammar(parameters.grammar, "grammar", self._limits, service.offload)
+        text, images = service.take_markdown(ask.inputs, NAMES)
+        prompt = service.prompt(text, NAMES, images, truncate=parameters.truncate)
+        room = service.room_for(len(prompt.ids), parameters.max_new_tokens, NAMES)
+        running = service.start(
+            prompt,
+            self._sampling_params(parameters, room, grammar, streams=streams),
+            TextRules(
+                received_at,
+                parameters.stop or [],
+                keep_stop=True,
+                num_sequences=parameters.best_of or 1,
+            ),
+        )
+        echoes = parameters.return_full_text
+        return Generation(
+            running, parameters, ask.inputs, echo_default if echoes is None else echoes
+        )
+
+    def _stream(self, generation: Generation) -> Response:
+        def render(event: TextEvent) -> Iterator[object]:
+            yield _stream_event(generation, event)
+
+        return stream(generation.running, render, tgi_body, self._metrics)
+
+    def _sampling_params(
+        self, parameters: GenerateParameters, max_new_tokens: int, grammar: str, *, streams: bool
+    ) -> SamplingParams:
+        p, limits = parameters, self._limits
+        wants_logprobs = streams or p.wants_details or (p.best_of or 1) > 1
+        mark = Watermark(limits.watermark_gamma, limits.watermark_delta) if p.watermark else None
+        common = SamplingParams(
+            max_new_tokens,
+            repetition_penalty=p.repetition_penalty or 1.0,
+            context_frequency_penalty=p.frequency_penalty or 0.0,
+            watermark=mark,
+            logprobs=LogprobMode.PROCESSED if wants_logprobs else LogprobMode.NONE,
+            top_logprobs=p.top_n_tokens or 0,
+            prompt_logprobs=bool(p.decoder_input_details),
+            grammar=grammar,
+        )
+        if not p.samples:
+            return common
+        return msgspec.structs.replace(
+            common,
+            temperature=p.temperature or 1.0,
+            top_k=p.top_k or 0,
+            top_p=1.0 if p.top_p is None else p.top_p,
+            typical_p=1.0 if p.typical_p is None else p.typical_p,
+            seed=random_seed() if p.seed is None else p.seed,
+        )
+
+    def _answer(self, generation: Generation) -> dict[str, Any]:
+        best = generation.best
+        answer: dict[str, Any] = {"generated_text": generation.text(best)}
+        if not generation.parameters.wants_details:
+            return answer
+        answer["details"] = self._details(generation, best)
+        others = [one for one in generation.running.completions if one is not best]
+        if others:
+            answer["details"]["best_of_sequences"] = [
+                {"generated_text": generation.text(one)} | self._details(generation, one)
+                for one in others
+            ]
+        return answer
+
+    def _details(self, generation: Generation, completion: Completion) -> dict[str, Any]:
+        return {
+            "finish_reason": generation.finish_reason(completion),
+            "generated_tokens": completion.num_tokens,
+            "seed": generation.seed(completion),
+            "prefill": self._prefill(generation),
+            "tokens": [_token(event.token) for event in completion.events],
+            **_top_tokens(completion),
+        }
+
+    def _prefill(self, generation: Generation) -> list[dict[str, Any]]:
+        """The prompt's tokens; the first has no log-probability, since nothing comes before it."""
+        if not generation.parameters.decoder_input_details:
+            return []
+        running = generation.running
+        tokens = [
+            token_text(self._service.tokenizer, token_id, logprob)
+            for token_id, logprob in zip(
+                running.prompt_ids, [None, *running.prompt.logprobs], strict=True
+            )
+        ]
+        return [{"id": t.token_id, "text": t.text, "logprob": t.logprob} for t in tokens]
+
+
+def blueprint(dialect: TgiDialect) -> Blueprint:
+    """Make the routes."""
+    routes = Blueprint("tgi", __name__)
+
+    @routes.post("/generate")
+    def generate() -> Response:
+        return dialect.generate(
+            read_object(request), streams=False, as_array=False, echo_default=False
+        )
+
+    @routes.post("/generate_stream")
+    def generate_stream() -> Response:
+        return dialect.generate(
+            read_object(request), streams=True, as_array=False, echo_default=False
+        )
+
+    @routes.post("/")
+    def compatible_generate() -> Response:
+        return dialect.generate(
+            read_object(request), streams=None, as_array=True, echo_default=True
+        )
+
+    return routes
+
+
+def _token(token: TokenText) -> dict[str, Any]:
+    return {
+        "id": token.token_id,
+        "text": token.text,
+        "logprob": token.logprob,
+        "special": token.is_special,
+    }
+
+
+def _top_tokens(completion: Completion) -> dict[str, Any]:
+    top = [[_token(token) for token in event.top] for event in completion.events]
+    return {"top_tokens": top} if any(top) else {}
+
+
+def _stream_event(generation: Generation, event: TextEvent) -> dict[str, Any]:
+    completion = generation.running.completions[0]
+    is_last = event.finish_reason is not None
+    details = None
+    if is_last and generation.parameters.wants_details:
+        details = {
+            "finish_reason": generation.finish_reason(completion),
+            "generated_tokens": completion.num_tokens,
+            "seed": generation.seed(completion),
+            "input_length": generation.running.prompt_tokens,
+        }
+    top = {"top_tokens": [_token(token) for token in event.top]} if event.top else {}
+    return {
+        "index": completion.num_tokens,
+        "token": _token(event.token),
+        **top,
+        "generated_text": generation.text(completion) if is_last else None,
+        "details": details,
+    }

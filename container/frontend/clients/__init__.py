@@ -1,0 +1,1 @@
+"""Clients of the processes behind the frontends, over ZeroMQ."""

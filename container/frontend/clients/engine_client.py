@@ -1,0 +1,223 @@
+"""The socket to the engine: hands each event to the stream that waits for it."""
+
+from collections.abc import Iterator
+from typing import Protocol
+
+import msgspec
+
+from container.errors import DeadlineExceeded, NotFound, ServingError
+from container.frontend.clients.backend_client import Inbox, WorkerClient
+from container.messages.common import Abort
+from container.messages.engine import (
+    AddAdapter,
+    Done,
+    ImageTensors,
+    RemoveAdapter,
+    SamplingParams,
+    Status,
+    StepEvents,
+    Submit,
+    TokenEvent,
+    to_frontend_decoder,
+)
+
+# An adapter may be downloaded first.
+COMMAND_S = 600.0
+
+
+class TokenStream(Protocol):
+    """The tokens of one request, as they come, or of all those that share its inbox."""
+
+    @property
+    def request_id(self) -> int:
+        """The number that its tokens have."""
+        ...
+
+    def next_event(self, timeout_s: float) -> TokenEvent | None:
+        """Wait for the next token; None when the time is up. Raises what ended the request."""
+        ...
+
+    def close(self, seq_index: int | None = None) -> None:
+        """Say that nobody reads on, or not this sequence; the engine forgets it."""
+        ...
+
+
+class EngineConnection(Protocol):
+    """What the service needs of the engine; tests play one from a list."""
+
+    @property
+    def status(self) -> Status:
+        """The engine's last word on itself. Raises Unavailable when it is not connected."""
+        ...
+
+    def submit(
+        self,
+        prompt_ids: list[int],
+        params: SamplingParams,
+        num_sequences: int = 1,
+        beside: TokenStream | None = None,
+        images: ImageTensors | None = None,
+    ) -> TokenStream:
+        """Send a request; what the engine refuses is raised by the stream.
+
+        One `beside` another shares its inbox: whoever reads one of them reads both.
+        """
+        ...
+
+    def add_adapter(self, name: str, source: str, *, preload: bool, pin: bool) -> None:
+        """Make a LoRA adapter known. Raises what the engine refuses it with."""
+        ...
+
+    def remove_adapter(self, name: str) -> None:
+        """Forget a LoRA adapter. Raises NotFound."""
+        ...
+
+
+class NoEngine:
+    """Implements EngineConnection where no language model is served."""
+
+    @property
+    def status(self) -> Status:
+        """Raise NotFound."""
+        raise NotFound(
+            "this server has no language model: HF_MODEL_ID names none, or /invocations is "
+            "answered by the user's code"
+        )
+
+    def submit(
+        self,
+        prompt_ids: list[int],
+        params: SamplingParams,
+        num_sequences: int = 1,
+        beside: TokenStream | None = None,
+        images: ImageTensors | None = None,
+    ) -> TokenStream:
+        """Never called, since `status` raises before."""
+        raise AssertionError("submit without an engine")
+
+    def add_adapter(self, name: str, source: str, *, preload: bool, pin: bool) -> None:
+        """Raise NotFound."""
+        _ = self.status
+
+    def remove_adapter(self, name: str) -> None:
+        """Raise NotFound."""
+        _ = self.status
+
+
+class ZmqTokenStream:
+    """Implements TokenStream; made by the client's `submit` only."""
+
+    def __init__(
+        self,
+        client: "EngineClient",
+        request_id: int,
+        num_sequences: int,
+        inbox: Inbox[TokenEvent],
+    ) -> None:
+        self._client = client
+        self.request_id = request_id
+        self.unfinished = set(range(num_sequences))
+        self.inbox = inbox
+
+    def next_event(self, timeout_s: float) -> TokenEvent | None:
+        """Wait for the next token; None when the time is up. Raises what ended the request."""
+        return self.inbox.get(timeout_s)
+
+    def close(self, seq_index: int | None = None) -> None:
+        """Abort what has not ended."""
+        self._client.forget(self, seq_index)
+
+
+class EngineClient(WorkerClient[Status]):
+    """Implements EngineConnection over the socket."""
+
+    def __init__(self, address: str, ids: Iterator[int] | None = None) -> None:
+        super().__init__(address, "engine", to_frontend_decoder, Status, ids)
+        self._streams: dict[int, ZmqTokenStream] = {}
+        self._commands: dict[int, Inbox[Done]] = {}
+
+    @property
+    def num_open(self) -> int:
+        """Requests that this frontend has with it."""
+        return len(self._streams)
+
+    def add_adapter(self, name: str, source: str, *, preload: bool, pin: bool) -> None:
+        """Make a LoRA adapter known. Raises what the engine refuses it with."""
+        self._command(AddAdapter(next(self._ids), name, source, preload, pin))
+
+    def remove_adapter(self, name: str) -> None:
+        """Forget a LoRA adapter. Raises NotFound."""
+        self._command(RemoveAdapter(next(self._ids), name))
+
+    def _command(self, message: AddAdapter | RemoveAdapter) -> None:
+        """Send it and wait until it is done."""
+        self._check_ready()
+        inbox: Inbox[Done] = Inbox()
+        self._commands[message.request_id] = inbox
+        try:
+            self._submit(message)
+            if inbox.get(COMMAND_S) is None:
+                raise DeadlineExceeded(f"the engine took longer than {COMMAND_S:.0f} s")
+        finally:
+            del self._commands[message.request_id]
+
+    def submit(
+        self,
+        prompt_ids: list[int],
+        params: SamplingParams,
+        num_sequences: int = 1,
+        beside: TokenStream | None = None,
+        images: ImageTensors | None = None,
+    ) -> ZmqTokenStream:
+        """Send a request; what the engine refuses is raised by the stream."""
+        self._check_ready()
+        inbox: Inbox[TokenEvent] = Inbox()
+        if isinstance(beside, ZmqTokenStream):
+            inbox = beside.inbox
+        stream = ZmqTokenStream(self, next(self._ids), num_sequences, inbox)
+        self._streams[stream.request_id] = stream
+        try:
+            self._submit(Submit(stream.request_id, prompt_ids, params, num_sequences, images or {}))
+        except BaseException:
+            del self._streams[stream.request_id]
+            raise
+        return stream
+
+    def forget(self, stream: ZmqTokenStream, seq_index: int | None) -> None:
+        """Drop a stream or one sequence of it; the engine hears of what it still works on."""
+        dropped = stream.unfinished if seq_index is None else stream.unfinished & {seq_index}
+        is_known = stream.request_id in self._streams
+        stream.unfinished = stream.unfinished - dropped
+        if not stream.unfinished:
+            self._streams.pop(stream.request_id, None)
+        if is_known and dropped:
+            self._send_abort(Abort(stream.request_id, seq_index))
+
+    def _deliver(self, message: msgspec.Struct) -> None:
+        if isinstance(message, Done):
+            if message.request_id in self._commands:
+                self._commands[message.request_id].put(message)
+            return
+        assert isinstance(message, StepEvents)
+        for event in message.events:
+            self._deliver_event(event)
+
+    def _deliver_event(self, event: TokenEvent) -> None:
+        stream = self._streams.get(event.request_id)
+        if stream is None or event.seq_index not in stream.unfinished:
+            return  # aborted while the token was on its way
+        if event.finish_reason is not None:
+            stream.unfinished.discard(event.seq_index)
+            if not stream.unfinished:
+                del self._streams[event.request_id]
+        stream.inbox.put(event)
+
+    def _fail(self, request_id: int, error: ServingError) -> None:
+        stream = self._streams.pop(request_id, None)
+        if stream is not None:
+            stream.inbox.put(error)
+        elif request_id in self._commands:
+            self._commands[request_id].put(error)
+
+    def _open_requests(self) -> list[int]:
+        return [*self._streams, *self._commands]

@@ -1,0 +1,1 @@
+"""What a frontend does with prompts, messages, images and texts. No dialect."""

@@ -1,0 +1,278 @@
+"""A conversation that the model continues: from messages and tools to a reply and its parts.
+
+Between the service, which knows prompts, and the dialects: what both of OpenAI's APIs share.
+"""
+
+import json
+import secrets
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from container.errors import InvalidParameter
+from container.frontend.generation.running_request import Completion, RunningRequest, TextEvent
+from container.frontend.generation.service import FieldNames, Service, TextRules
+from container.frontend.generation.tools import NO_TOOLS, ToolMode, ToolUse
+from container.grammar.message import MessageShape, message_grammar
+from container.images.sources import ImageSource
+from container.messages.engine import FinishReason, SamplingParams
+from container.text.message_parser import Delta, DeltaKind, Parser
+from container.text.message_style import MessageStyle, style_of
+
+Message = dict[str, Any]
+MakeParams = Callable[[int, str], SamplingParams]  # from the room for new tokens and the grammar
+
+# For templates that know no tools. TGI puts such a text at the end of the last message.
+TOOL_PROMPT = (
+    "You can call the functions above. To call one, answer with nothing but a JSON object: "
+    '{"name": the function\'s name, "parameters": an object with its arguments}.'
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """What the model is asked for. `answer` is a grammar for a message without calls.
+
+    `images` are those of the messages' parts {"type": "image"}, in their order.
+    `continues` leaves the last message open; None does so for one of the assistant's, as in TGI.
+    `takes_plain`: a model without a template gets the last message of the user as its prompt.
+    """
+
+    messages: list[Message]
+    tools: ToolUse = NO_TOOLS
+    tool_prompt: str | None = None
+    answer: str = ""
+    template_options: dict[str, Any] = field(default_factory=dict)
+    continues: bool | None = None
+    opens_reply: bool = True
+    takes_plain: bool = False
+    images: list[ImageSource] = field(default_factory=list)
+
+
+@dataclass(slots=True)
+class Call:
+    """A tool call of a reply."""
+
+    id: str
+    name: str
+    arguments: str = ""
+
+
+@dataclass(slots=True)
+class Said:
+    """All that one sequence of a reply has said so far."""
+
+    reasoning: str = ""
+    content: str = ""
+    reasoning_tokens: int = 0
+    calls: list[Call] = field(default_factory=list)
+
+    def take(self, delta: Delta) -> None:
+        """Add a delta."""
+        match delta.kind:
+            case DeltaKind.REASONING:
+                self.reasoning += delta.text
+            case DeltaKind.CONTENT:
+                self.content += delta.text
+            case DeltaKind.CALL:
+                self.calls.append(Call(f"call_{secrets.token_hex(12)}", delta.text))
+            case DeltaKind.ARGUMENTS:
+                self.calls[delta.call_index].arguments += delta.text
+
+
+@dataclass(slots=True)
+class Reply:
+    """A started reply: its running request, and the parser of each sequence."""
+
+    running: RunningRequest
+    parsers: list[Parser]
+    said: list[Said]
+
+    def take(self, event: TextEvent) -> list[Delta]:
+        """Turn an event into deltas and remember them."""
+        parser, said = self.parsers[event.seq_index], self.said[event.seq_index]
+        was_reasoning = parser.in_reasoning
+        deltas = parser.feed(event.text)
+        if was_reasoning or parser.in_reasoning:
+            said.reasoning_tokens += 1
+        if event.finish_reason is not None:
+            deltas += parser.finish()
+        for delta in deltas:
+            said.take(delta)
+        return deltas
+
+    def take_whole(self, completion: Completion) -> Said:
+        """Parse a completion that has ended."""
+        for event in completion.events:
+            self.take(event)
+        return self.said[completion.seq_index]
+
+    def calls_tools(self, seq_index: int, reason: FinishReason | None) -> bool:
+        """Whether a sequence has ended with its calls, uncut."""
+        has_ended = reason in (FinishReason.END_TOKEN, FinishReason.STOP)
+        return has_ended and bool(self.said[seq_index].calls)
+
+
+class Conversations:
+    """Continues conversations with the served model."""
+
+    def __init__(
+        self,
+        service: Service,
+        tool_format: str | None = None,
+        system_prompt: str | None = None,
+    ) -> None:
+        """`tool_format` is the format of calls, where the template does not tell it rightly.
+
+        `system_prompt` comes first where a conversation has none.
+        """
+        self._service = service
+        self._tool_format = tool_format
+        self._system_prompt = system_prompt
+
+    @property
+    def style(self) -> MessageStyle:
+        """How the served model writes. Raises Unavailable before it is loaded."""
+        return style_of(self._service.tokenizer.chat_template, self._tool_format)
+
+    def render(self, turn: Turn) -> str:
+        """Make the prompt. Raises TemplateFailed."""
+        self._service.check_images(turn.images)
+        if self._is_plain(turn):
+            return _last_of_user(turn.messages)
+        style = self.style
+        messages, described = self._with_system(turn.messages), turn.tools.described
+        if not style.knows_developer:
+            messages = [_as_system(message) for message in messages]
+        if not style.takes_tools:
+            messages = [_without_calls(message) for message in messages]
+            if described:
+                messages = _with_tools(messages, described, turn.tool_prompt or TOOL_PROMPT)
+            described = []
+        messages = self._in_parts(messages, has_images=bool(turn.images))
+        return self._service.tokenizer.render_chat(
+            messages,
+            tools=described,
+            options=turn.template_options,
+            continues=turn.continues,
+            opens_reply=turn.opens_reply,
+        )
+
+    def start(
+        self,
+        turn: Turn,
+        names: FieldNames,
+        max_new_tokens: int | None,
+        make_params: MakeParams,
+        text: TextRules,
+    ) -> Reply:
+        """Submit and wait for the first token. Raises what is wrong with the request."""
+        service, style = self._service, self.style
+        prompt = self.render(turn)
+        grammar = service.offload(
+            message_grammar, self._shape(turn, prompt), service.tokenizer.added_tokens
+        )
+        # A template writes the special tokens itself.
+        encoded = service.prompt(
+            prompt, names, turn.images, add_special_tokens=self._is_plain(turn)
+        )
+        room = service.room_for(len(encoded.ids), max_new_tokens, names)
+        schemas = turn.tools.schemas
+        running = service.start(
+            encoded,
+            make_params(room, grammar),
+            replace(text, shown=style.markers(with_tools=bool(schemas))),
+        )
+        parsers = [style.parser(prompt, schemas) for _ in running.completions]
+        return Reply(running, parsers, [Said() for _ in running.completions])
+
+    def _is_plain(self, turn: Turn) -> bool:
+        return turn.takes_plain and not self._service.tokenizer.has_chat_template
+
+    def _with_system(self, messages: list[Message]) -> list[Message]:
+        has_own = any(message["role"] in ("system", "developer") for message in messages)
+        if self._system_prompt is None or has_own:
+            return messages
+        return [{"role": "system", "content": self._system_prompt}, *messages]
+
+    def _in_parts(self, messages: list[Message], *, has_images: bool) -> list[Message]:
+        """Give contents the form that the template of a vision-language model reads."""
+        service = self._service
+        if not service.reads_images:
+            return messages
+        if not service.tokenizer.takes_parts:
+            token = service.image_token if has_images else ""
+            return [message | {"content": _joined(message, token)} for message in messages]
+        if service.tokenizer.takes_strings:
+            return messages
+        return [message | {"content": _parts(message)} for message in messages]
+
+    def _shape(self, turn: Turn, prompt: str) -> MessageShape:
+        style, tools = self.style, turn.tools
+        return MessageShape(
+            reasoning=style.reasoning,
+            starts_in_reasoning=style.starts_in_reasoning(prompt),
+            tool_format=style.tool_format,
+            tools=tools.tools,
+            needs_call=tools.mode is ToolMode.REQUIRED,
+            allows_several=tools.allows_several,
+            answer=turn.answer,
+            is_harmony=style.is_harmony,
+        )
+
+
+def _last_of_user(messages: list[Message]) -> str:
+    texts = [
+        _joined(message, "")
+        for message in messages
+        if message["role"] not in ("assistant", "system", "developer", "tool")
+    ]
+    if not texts:
+        raise InvalidParameter("`messages` has none of the user", field="messages")
+    return texts[-1]
+
+
+def _as_system(message: Message) -> Message:
+    return message | {"role": "system"} if message["role"] == "developer" else message
+
+
+def _without_calls(message: Message) -> Message:
+    """Calls and results as text, for templates that know neither."""
+    if message["role"] == "tool":
+        return {"role": "user", "content": _around("The function's result: ", message, "")}
+    calls = message.get("tool_calls")
+    if not calls:
+        return message
+    told = "; ".join(
+        json.dumps({"name": one["function"]["name"], "parameters": one["function"]["arguments"]})
+        for one in calls
+    )
+    return {"role": message["role"], "content": message["content"] or told}
+
+
+def _with_tools(
+    messages: list[Message], described: list[dict[str, Any]], prompt: str
+) -> list[Message]:
+    last = messages[-1]
+    content = _around("", last, f"\n---\n{json.dumps(described)}\n{prompt}")
+    return [*messages[:-1], last | {"content": content}]
+
+
+def _parts(message: Message) -> list[dict[str, Any]]:
+    content = message["content"]
+    return content if isinstance(content, list) else [{"type": "text", "text": content}]
+
+
+def _joined(message: Message, image_token: str) -> str:
+    """The content as one text, for what knows no parts."""
+    parts = _parts(message)
+    return "".join(image_token if one["type"] == "image" else one["text"] for one in parts)
+
+
+def _around(before: str, message: Message, after: str) -> str | list[dict[str, Any]]:
+    """The content with a text before and after it."""
+    content = message["content"]
+    if not isinstance(content, list):
+        return f"{before}{content}{after}"
+    texts = [{"type": "text", "text": text} for text in (before, after)]
+    return [texts[0], *content, texts[1]]

@@ -1,0 +1,187 @@
+"""What a frontend can do with texts and an embedding or rerank model. No HTTP, no dialect."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from container.errors import InvalidParameter, NotFound, Unavailable
+from container.frontend.clients.embedder_client import EmbedderConnection
+from container.messages.embedder import (
+    EmbedderInfo,
+    EmbedderKind,
+    EmbedderLoad,
+    EmbedInput,
+    Truncation,
+)
+
+Floats = NDArray[np.float32]
+# How often `on_wait` is called while the embedder works.
+LOOK_S = 0.5
+NO_EMBEDDER = NotFound(
+    "this server has no embedding model: set EMBEDDING_MODEL_ID to a Hub id or folder"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """One row for each input: float32 [inputs, width], and the tokens of all inputs."""
+
+    values: Floats
+    num_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class TextOptions:
+    """What a request says of its texts. `field` is their name in messages."""
+
+    field: str
+    prompt_name: str | None = None
+    truncate: bool | None = None
+    side: Truncation = Truncation.RIGHT
+
+
+class Embeddings:
+    """Sends texts to the embedder and finishes its rows.
+
+    `on_wait` of its methods is called twice a second while they wait; it may raise to give up.
+    """
+
+    def __init__(
+        self, embedder: EmbedderConnection | None, *, max_inputs: int, auto_truncate: bool
+    ) -> None:
+        self._embedder = embedder
+        self._max_inputs = max_inputs
+        self._auto_truncate = auto_truncate
+        self.started_at = time.time()
+
+    @property
+    def is_offered(self) -> bool:
+        """Whether there is an embedder at all."""
+        return self._embedder is not None
+
+    @property
+    def info(self) -> EmbedderInfo:
+        """The loaded model. Raises Unavailable before it is loaded, NotFound if there is none."""
+        return self._ready()[1]
+
+    @property
+    def load(self) -> EmbedderLoad:
+        """How busy the embedder is. Raises Unavailable or NotFound."""
+        if self._embedder is None:
+            raise NO_EMBEDDER
+        return self._embedder.status.load
+
+    def models(self) -> list[dict[str, Any]]:
+        """The model as OpenAI's list of models has it."""
+        model_id = self.info.model_id
+        facts = {"object": "model", "created": int(self.started_at), "owned_by": model_id}
+        return [{"id": model_id} | facts]
+
+    def check_ready(self) -> None:
+        """Raise Unavailable unless a request could be served now."""
+        self._ready()
+
+    def vectors(
+        self,
+        inputs: list[EmbedInput],
+        options: TextOptions,
+        on_wait: Callable[[], None],
+        *,
+        dimensions: int | None = None,
+        normalize: bool | None = None,
+    ) -> Rows:
+        """Make vectors, cut to `dimensions`; normalised as asked, else as the model says."""
+        info = self._require("embedding")
+        if dimensions is not None and not 1 <= dimensions <= info.width:
+            raise InvalidParameter(
+                f"`dimensions` must be from 1 to {info.width}, the model's. Given: {dimensions}",
+                field="dimensions",
+            )
+        rows = self._rows(inputs, options, on_wait)
+        values = rows.values[:, :dimensions]
+        if info.is_normalized if normalize is None else normalize:
+            values = normalized(values)
+        return Rows(values, rows.num_tokens)
+
+    def scores(
+        self,
+        inputs: list[EmbedInput],
+        options: TextOptions,
+        on_wait: Callable[[], None],
+        *,
+        raw: bool,
+        kinds: tuple[EmbedderKind, ...] = ("reranker",),
+    ) -> Rows:
+        """Make scores, as probabilities unless they are to be raw (as TEI has it)."""
+        self._require(*kinds)
+        rows = self._rows(inputs, options, on_wait)
+        return rows if raw else Rows(probabilities(rows.values), rows.num_tokens)
+
+    def _rows(
+        self, inputs: list[EmbedInput], options: TextOptions, on_wait: Callable[[], None]
+    ) -> Rows:
+        embedder, _ = self._ready()
+        if len(inputs) > self._max_inputs:
+            raise InvalidParameter(
+                f"`{options.field}` must have at most {self._max_inputs} texts "
+                f"(MAX_EMBEDDING_INPUTS). Given: {len(inputs)}",
+                field=options.field,
+            )
+        cuts = self._auto_truncate if options.truncate is None else options.truncate
+        truncation = options.side if cuts else Truncation.REFUSE
+        pending = embedder.submit(inputs, options.field, options.prompt_name, truncation)
+        try:
+            while (answer := pending.wait(LOOK_S)) is None:
+                on_wait()
+        finally:
+            pending.close()
+        values = np.frombuffer(answer.rows, np.float32).reshape(-1, answer.width)
+        return Rows(values, answer.num_tokens)
+
+    def _require(self, *kinds: EmbedderKind) -> EmbedderInfo:
+        info = self.info
+        if info.kind not in kinds:
+            raise NotFound(
+                f"the served {info.kind} model {info.model_id} does not answer this route, which "
+                f"needs a model of kind {' or '.join(kinds)}"
+            )
+        return info
+
+    def _ready(self) -> tuple[EmbedderConnection, EmbedderInfo]:
+        if self._embedder is None:
+            raise NO_EMBEDDER
+        status = self._embedder.status
+        if status.state == "draining":
+            raise Unavailable(status.detail, retry_after_s=30)
+        if status.info is None or status.state == "loading":
+            raise Unavailable(f"the embedding model is loading: {status.detail}", retry_after_s=5)
+        return self._embedder, status.info
+
+
+def normalized(vectors: Floats) -> Floats:
+    """Give each row the length 1; a row of zeros stays."""
+    lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
+    result: Floats = vectors / np.maximum(lengths, 1e-12)
+    return result
+
+
+def probabilities(logits: Floats) -> Floats:
+    """Sigmoid of a single score, softmax over several labels."""
+    exact: Any = logits.astype(np.float64)
+    if logits.shape[1] == 1:
+        exact = 1 / (1 + np.exp(-exact))
+    else:
+        exact = np.exp(exact - exact.max(axis=1, keepdims=True))
+        exact /= exact.sum(axis=1, keepdims=True)
+    result: Floats = exact.astype(np.float32)
+    return result
+
+
+def cosines(source: Floats, others: Floats) -> Floats:
+    """The cosine between one vector and each row of others."""
+    result: Floats = normalized(others) @ normalized(source[None])[0]
+    return result

@@ -1,0 +1,306 @@
+"""The service: what a frontend can do with a prompt. No HTTP, no dialect.
+
+Limits are checked here, so that whatever is wrong with a request is raised before its first byte
+of answer is sent.
+"""
+
+import os
+import secrets
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from container.errors import InvalidParameter, PromptTooLong, Unavailable
+from container.frontend.clients.engine_client import EngineConnection, NoEngine, TokenStream
+from container.frontend.generation.images import Images, fetch_nothing
+from container.frontend.generation.offloading import Offload, call
+from container.frontend.generation.running_request import Completion, RunningGroup, RunningRequest
+from container.images.decoding import ImageLimits
+from container.images.sources import ImageSource
+from container.messages.engine import EngineInfo, ImageTensors, SamplingParams, Status
+from container.text.detokenizer import Detokenizer
+from container.text.stop_strings import StopStrings
+from container.text.tokenizer import Piece, Tokenizer
+
+LoadTokenizer = Callable[[EngineInfo], Tokenizer]
+# Shorter texts are tokenized in about a millisecond, less than handing them over is worth.
+LONG_TEXT = 4000
+
+
+@dataclass(frozen=True, slots=True)
+class FieldNames:
+    """What a dialect calls the prompt and the number of new tokens, for its messages."""
+
+    prompt: str
+    max_new_tokens: str
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """A prompt as the engine takes it, how long its text was, and its images."""
+
+    ids: list[int]
+    num_chars: int
+    images: ImageTensors = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class TextRules:
+    """How the completions of a request become text, and when it came (monotonic seconds).
+
+    Special tokens in the text `shown` are not left out.
+    """
+
+    received_at: float
+    stops: list[str]
+    keep_stop: bool = False
+    num_sequences: int = 1
+    shown: str = ""
+
+
+class Service:
+    """Owns the tokenizer of this process and talks to the engine.
+
+    `offload` runs slow work where it does not hold up the other requests of this process; `amend`
+    adds to the parameters what the current request says outside of its body.
+    """
+
+    def __init__(
+        self,
+        engine: EngineConnection,
+        load_tokenizer: LoadTokenizer,
+        offload: Offload = call,
+        amend: Callable[[SamplingParams], SamplingParams] = lambda params: params,
+        images: Images | None = None,
+    ) -> None:
+        self._engine = engine
+        self._load_tokenizer = load_tokenizer
+        self.offload = offload
+        self._amend = amend
+        self._images = images or Images(ImageLimits(), fetch_nothing, offload)
+        self._tokenizer: Tokenizer | None = None
+        self._loading = threading.Lock()
+        self.started_at = time.time()
+
+    @property
+    def has_engine(self) -> bool:
+        """Whether there is a language model here at all."""
+        return not isinstance(self._engine, NoEngine)
+
+    @property
+    def status(self) -> Status:
+        """The engine's state. Raises Unavailable when it is gone."""
+        return self._engine.status
+
+    @property
+    def info(self) -> EngineInfo:
+        """The loaded model. Raises Unavailable before it is loaded."""
+        return self._ready()[0]
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """The loaded model's tokenizer. Raises Unavailable before it is loaded."""
+        return self._ready()[1]
+
+    def check_ready(self) -> None:
+        """Raise Unavailable unless a request could be served now."""
+        self._ready()
+
+    @property
+    def reads_images(self) -> bool:
+        """Whether prompts may have images."""
+        return self.info.reads_images
+
+    def check_images(self, images: Sequence[ImageSource]) -> None:
+        """Check their number. Raises UnsupportedParameter for a model without images."""
+        self._images.check(self.info, images)
+
+    @property
+    def image_token(self) -> str:
+        """What stands for an image in a prompt of a vision-language model."""
+        return self._images.token(*self._ready())
+
+    def take_markdown(self, text: str, names: FieldNames) -> tuple[str, list[ImageSource]]:
+        """Take TGI's Markdown images out of a prompt, if the model reads images."""
+        info, tokenizer = self._ready()
+        return self._images.take_markdown(info, tokenizer, text, names.prompt)
+
+    def prompt(
+        self,
+        text: str,
+        names: FieldNames,
+        images: Sequence[ImageSource] = (),
+        *,
+        add_special_tokens: bool = True,
+        truncate: int | None = None,
+    ) -> Prompt:
+        """Make a prompt of a text with image tokens and the images, in their order.
+
+        `truncate` keeps the last ids, where there are no images.
+        Raises InvalidParameter, PromptTooLong, or what is wrong with an image.
+        """
+        if not images:
+            ids = self.encode(text, names, add_special_tokens=add_special_tokens, truncate=truncate)
+            return Prompt(ids, len(text))
+        if truncate is not None:
+            raise InvalidParameter("`truncate` cannot cut a prompt with images", field="truncate")
+        info, tokenizer = self._ready()
+        read = self._images.read(
+            info, tokenizer, text, images, names.prompt, add_special_tokens=add_special_tokens
+        )
+        return Prompt(self.check_prompt(read.ids, names), len(text), read.images)
+
+    def encode(
+        self,
+        text: str,
+        names: FieldNames,
+        *,
+        add_special_tokens: bool = True,
+        truncate: int | None = None,
+    ) -> list[int]:
+        """Turn a prompt into ids and check its length; `truncate` keeps the last ids.
+
+        Raises InvalidParameter or PromptTooLong.
+        """
+        tokenizer = self.tokenizer
+        run = self.offload if len(text) > LONG_TEXT else call
+        ids = run(tokenizer.encode, text, add_special_tokens=add_special_tokens)
+        if truncate is not None:
+            ids = ids[-truncate:]
+        return self.check_prompt(ids, names)
+
+    def check_prompt(self, ids: list[int], names: FieldNames) -> list[int]:
+        """Check the ids of a prompt. Raises InvalidParameter or PromptTooLong."""
+        info = self.info
+        if not ids:
+            raise InvalidParameter(f"`{names.prompt}` cannot be empty", field=names.prompt)
+        if max(ids) >= info.vocabulary:
+            raise InvalidParameter(
+                f"`{names.prompt}` has a token that the model does not have (id {max(ids)} of "
+                f"{info.vocabulary})",
+                field=names.prompt,
+            )
+        if len(ids) > info.max_input_tokens:
+            raise PromptTooLong(
+                f"`{names.prompt}` must have less than {info.max_input_tokens} tokens. "
+                f"Given: {len(ids)}",
+                field=names.prompt,
+            )
+        return ids
+
+    def pieces(self, text: str, *, add_special_tokens: bool = True) -> list[Piece]:
+        """Turn a text of any length into tokens and say where each comes from."""
+        tokenizer = self.tokenizer
+        run = self.offload if len(text) > LONG_TEXT else call
+        return run(tokenizer.pieces, text, add_special_tokens=add_special_tokens)
+
+    def room_for(self, num_prompt_tokens: int, wanted: int | None, names: FieldNames) -> int:
+        """How many new tokens a request may have; all that fit when it does not say.
+
+        Raises PromptTooLong when it wants more than fit.
+        """
+        longest = self.info.max_total_tokens
+        if wanted is None:
+            return longest - num_prompt_tokens
+        if num_prompt_tokens + wanted > longest:
+            raise PromptTooLong(
+                f"`{names.prompt}` tokens + `{names.max_new_tokens}` must be <= {longest}. Given: "
+                f"{num_prompt_tokens} `{names.prompt}` tokens and {wanted} "
+                f"`{names.max_new_tokens}`",
+                field=names.max_new_tokens,
+            )
+        return wanted
+
+    def start(self, prompt: Prompt, params: SamplingParams, text: TextRules) -> RunningRequest:
+        """Submit and wait for the first token. Raises what the engine answers instead of it."""
+        running = self._submit(prompt, params, text)
+        _await_first(running)
+        return running
+
+    def start_group(
+        self, prompts: list[Prompt], params: list[SamplingParams], text: TextRules
+    ) -> RunningGroup:
+        """Submit several prompts at once and wait for the first token of each."""
+        group = RunningGroup([])
+        try:
+            for prompt, one in zip(prompts, params, strict=True):
+                beside = group.requests[0].stream if group.requests else None
+                group.requests.append(self._submit(prompt, one, text, beside))
+        except BaseException:
+            group.close()
+            raise
+        _await_first(group)
+        return group
+
+    def _submit(
+        self,
+        prompt: Prompt,
+        params: SamplingParams,
+        text: TextRules,
+        beside: TokenStream | None = None,
+    ) -> RunningRequest:
+        tokenizer = self.tokenizer
+        params = self._amend(params)
+        visible = tokenizer.special_tokens_in(text.shown)
+        completions = [
+            Completion(
+                seq_index,
+                tokenizer,
+                Detokenizer(tokenizer, prompt.ids, visible),
+                StopStrings(text.stops, keep_match=text.keep_stop),
+            )
+            for seq_index in range(text.num_sequences)
+        ]
+        submitted_at = time.monotonic()
+        return RunningRequest(
+            prompt.ids,
+            params,
+            self._engine.submit(
+                prompt.ids, params, text.num_sequences, beside, images=prompt.images
+            ),
+            completions,
+            text.received_at,
+            submitted_at,
+            prompt.num_chars,
+        )
+
+    def _ready(self) -> tuple[EngineInfo, Tokenizer]:
+        status = self._engine.status
+        if status.state == "draining":
+            raise Unavailable(status.detail, retry_after_s=30)
+        if status.state == "recovering":
+            raise Unavailable(status.detail, retry_after_s=1)
+        if status.info is None or status.state == "loading":
+            raise Unavailable(f"the model is loading: {status.detail}", retry_after_s=5)
+        if self._tokenizer is None:
+            with self._loading:  # the first request loads, those beside it wait
+                if self._tokenizer is None:
+                    self._tokenizer = self.offload(self._load_tokenizer, status.info)
+        return status.info, self._tokenizer
+
+
+def _await_first(running: RunningRequest | RunningGroup) -> None:
+    try:
+        running.await_first()
+    except BaseException:
+        running.close()
+        raise
+
+
+def random_seed() -> int:
+    """A seed for a request that samples and names none."""
+    return secrets.randbits(63)
+
+
+def tokenizer_loader(*, trust_remote_code: bool, template_path: str | None) -> LoadTokenizer:
+    """Make the function that loads a tokenizer from the folder that the engine names."""
+
+    def load(info: EngineInfo) -> Tokenizer:
+        return Tokenizer.from_folder(
+            os.fspath(info.model_path),
+            trust_remote_code=trust_remote_code,
+            template_path=template_path,
+        )
+
+    return load

@@ -1,0 +1,65 @@
+"""Sticky sessions: files that say which are open, shared by the frontends."""
+
+import contextlib
+import re
+import secrets
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from container.errors import MalformedRequest
+
+ID = re.compile(r"[A-Za-z0-9](-*[A-Za-z0-9]){0,255}")
+
+
+class Sessions:
+    """The sessions of this container; `folder` None: they are switched off."""
+
+    def __init__(
+        self, folder: Path | None, lifetime_s: int, now: Callable[[], float] = time.time
+    ) -> None:
+        self._folder = folder
+        self._lifetime_s = lifetime_s
+        self._now = now
+
+    @property
+    def is_on(self) -> bool:
+        """Whether there can be sessions."""
+        return self._folder is not None
+
+    def open(self) -> tuple[str, float]:
+        """Make a session; its id and when it ends (seconds since 1970)."""
+        folder = self._path("")
+        folder.mkdir(parents=True, exist_ok=True)
+        self._sweep(folder)
+        session_id, until = secrets.token_hex(16), float(int(self._now()) + self._lifetime_s)
+        self._path(session_id).write_text(str(until))
+        return session_id, until
+
+    def remaining_s(self, session_id: str) -> float:
+        """How long a session lasts. Raises MalformedRequest for one that is not open."""
+        try:
+            until = float(self._path(session_id).read_text()) if ID.fullmatch(session_id) else 0.0
+        except (OSError, ValueError):
+            until = 0.0
+        if until <= self._now():
+            raise MalformedRequest(
+                f"session {session_id[:80]!r} is not open: it has ended, or is of another instance",
+                field="SessionId",
+            )
+        return until - self._now()
+
+    def close(self, session_id: str) -> None:
+        """End a session. Raises MalformedRequest for one that is not open."""
+        self.remaining_s(session_id)
+        self._path(session_id).unlink(missing_ok=True)
+
+    def _path(self, name: str) -> Path:
+        assert self._folder is not None, "sessions are off"
+        return self._folder / name
+
+    def _sweep(self, folder: Path) -> None:
+        for path in folder.iterdir():
+            with contextlib.suppress(OSError, ValueError):
+                if float(path.read_text()) <= self._now():
+                    path.unlink(missing_ok=True)

@@ -1,0 +1,1 @@
+"""Multi-model endpoints: a whole server for each model, behind one port."""

@@ -1,1 +1,0 @@
-"""Pydantic models of the request bodies, one module for each dialect."""

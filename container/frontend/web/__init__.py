@@ -1,0 +1,1 @@
+"""HTTP: request bodies, responses, error responses, and the guards of every route."""

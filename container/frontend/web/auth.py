@@ -1,0 +1,57 @@
+"""Guards of every route: the API key, the count of requests, and errors."""
+
+import hmac
+
+from flask import Flask, Response, request
+from werkzeug.exceptions import HTTPException, RequestEntityTooLarge
+
+from container.errors import Unauthorized
+from container.frontend.observability.metrics import Metrics
+from container.frontend.web import error_responses
+from container.frontend.web.responses import CLIENT_GONE_STATUS, ClientGone
+
+OPEN_PATHS = frozenset(
+    {
+        "/ping",
+        "/execution-parameters",
+        "/health",
+        "/info",
+        "/metrics",
+        "/openapi.json",
+        "/api-doc/openapi.json",
+    }
+)
+
+
+def add_guards(app: Flask, metrics: Metrics, api_key: str | None) -> None:
+    """Check the API key, count requests, and turn exceptions into responses."""
+
+    @app.before_request
+    def check_key() -> None:
+        is_page = request.path.startswith("/docs") or request.path == "/"
+        is_open = request.path in OPEN_PATHS or (is_page and request.method == "GET")
+        is_preflight = request.method == "OPTIONS"  # browsers ask without the key
+        if api_key is None or is_open or is_preflight:
+            return
+        scheme, _, given = request.headers.get("Authorization", "").partition(" ")
+        is_right = hmac.compare_digest(given.encode(), api_key.encode())
+        if scheme.lower() != "bearer" or not is_right:
+            raise Unauthorized("the header 'Authorization: Bearer <API_KEY>' is missing or wrong")
+
+    @app.before_request
+    def count() -> None:
+        if request.method == "POST":
+            metrics.count_request()
+
+    @app.errorhandler(ClientGone)
+    def client_gone(_: ClientGone) -> Response:
+        return Response(status=CLIENT_GONE_STATUS)
+
+    @app.errorhandler(Exception)
+    def explain(error: Exception) -> Response:
+        if isinstance(error, HTTPException) and not isinstance(error, RequestEntityTooLarge):
+            return error_responses.routing_problem(error)
+        shown = error_responses.shown(error)
+        if request.method == "POST":
+            metrics.count_failure(shown)
+        return error_responses.problem(shown)

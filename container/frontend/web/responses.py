@@ -1,0 +1,125 @@
+"""From a running request to an HTTP answer: whole, or as server-sent events."""
+
+import logging
+import select
+import time
+from collections.abc import Callable, Iterator
+from typing import Any, TypeVar
+
+import gevent.monkey
+import msgspec
+from flask import Response, request
+
+from container.errors import ServingError
+from container.frontend.generation.running_request import Running
+from container.frontend.observability import tracked_requests
+from container.frontend.observability.metrics import Metrics
+from container.frontend.web import error_responses
+
+log = logging.getLogger(__name__)
+
+# A comment that keeps proxies from closing a stream whose next token takes long.
+KEEP_ALIVE_S = 15.0
+KEEP_ALIVE = b":\n\n"
+# How often a waiting handler looks whether its client is still there.
+LOOK_S = 0.5
+CLIENT_GONE_STATUS = 499
+
+# poll as it was before gevent made it cooperative; with a time-out of 0 it never blocks.
+_poll = gevent.monkey.get_original("select", "poll")
+_HANG_UP = getattr(select, "POLLRDHUP", 0) | select.POLLHUP | select.POLLERR
+
+E = TypeVar("E")
+RenderError = Callable[[ServingError], dict[str, Any]]
+
+
+class ClientGone(Exception):
+    """Nobody waits for this answer any more."""
+
+
+def json_response(body: object, *, headers: dict[str, str] | None = None) -> Response:
+    """Answer 200 with a JSON body."""
+    return Response(msgspec.json.encode(body), mimetype="application/json", headers=headers)
+
+
+def sse(body: object) -> bytes:
+    """One server-sent event."""
+    return b"data: " + msgspec.json.encode(body) + b"\n\n"
+
+
+def sse_typed(body: dict[str, Any]) -> bytes:
+    """One server-sent event that has its type in a line of its own, too."""
+    kind: str = body["type"]
+    return b"event: " + kind.encode() + b"\n" + sse(body)
+
+
+def collect(running: Running[object], metrics: Metrics) -> None:
+    """Wait for the last token. Raises what ended the request, or ClientGone."""
+    tracked_requests.note(running.requests)
+    next_look = time.monotonic() + LOOK_S
+    try:
+        while not running.is_finished:
+            running.next_event(LOOK_S)
+            if time.monotonic() > next_look:
+                next_look = time.monotonic() + LOOK_S
+                check_client(metrics)
+    finally:
+        running.close()
+    metrics.count_success(running.requests)
+
+
+def stream(
+    running: Running[E],
+    render: Callable[[E], Iterator[object]],
+    render_error: RenderError,
+    metrics: Metrics,
+    *,
+    end: bytes = b"",
+    write: Callable[[Any], bytes] = sse,
+    headers: dict[str, str] | None = None,
+) -> Response:
+    """Answer with the events that `render` makes of each token, then `end`.
+
+    An error after the first byte becomes one more event; the stream always ends with a newline.
+    """
+
+    tracked_requests.note(running.requests)
+
+    def chunks() -> Iterator[bytes]:
+        try:
+            while not running.is_finished:
+                event = running.next_event(KEEP_ALIVE_S)
+                if event is None:
+                    yield KEEP_ALIVE
+                else:
+                    yield b"".join(map(write, render(event)))
+            metrics.count_success(running.requests)
+        except Exception as error:
+            shown = error_responses.shown(error)
+            metrics.count_failure(shown)
+            yield write(render_error(shown))
+        yield end
+
+    def on_close() -> None:
+        # Also called for a client that left before the first chunk was asked for.
+        if not running.has_ended:
+            metrics.count_aborted()
+        running.close()
+
+    response = Response(chunks(), mimetype="text/event-stream", headers=headers)
+    response.headers["Cache-Control"] = "no-cache"
+    response.headers["X-Accel-Buffering"] = "no"
+    response.call_on_close(on_close)
+    return response
+
+
+def check_client(metrics: Metrics) -> None:
+    """Raise ClientGone when the client of the current request has left."""
+    connection = request.environ.get("gunicorn.socket")
+    if connection is None:
+        return
+    poller = _poll()
+    poller.register(connection.fileno(), _HANG_UP)
+    if poller.poll(0):
+        metrics.count_aborted()
+        raise ClientGone

@@ -1,0 +1,134 @@
+"""The composition roots of the handler server and of its workers: settings in, processes out."""
+
+import logging
+import os
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import snapshot_download
+
+from container.errors import ModelLoadError
+from container.handlers.engine_model import EngineModel
+from container.handlers.hooks import load_hooks
+from container.handlers.invocation import Handler
+from container.handlers.invocation_server import HandlerLimits, HandlerServer
+from container.handlers.requirements import install
+from container.handlers.tasks.selection import (
+    GENERATED,
+    generated_prefix,
+    needs_engine,
+    served_task,
+)
+from container.handlers.user_code import UserCode, find_code
+from container.handlers.worker_pool import start_worker
+from container.handlers.worker_process import Worker
+from container.settings.process_env import SAGEMAKER_MODEL_DIR, model_root
+from container.settings.settings import Settings
+
+log = logging.getLogger(__name__)
+
+ANYWHERE = {"0.0.0.0": "127.0.0.1", "::": "::1"}
+
+
+def make_server(settings: Settings, address: str, parent_pid: int) -> HandlerServer:
+    """Make the server; it installs what the user's code needs before it starts workers."""
+    limits = HandlerLimits(
+        max_requests=settings.max_concurrent_requests,
+        time_limit_s=settings.handler_timeout_s,
+        num_workers=settings.handler_workers,
+        drain_s=settings.drain_s,
+    )
+    return HandlerServer(
+        address,
+        f"{address}-workers",
+        limits,
+        prepare=partial(_prepare, settings),
+        start=start_worker,
+        parent_pid=parent_pid,
+    )
+
+
+def make_worker(settings: Settings, address: str, name: str, parent_pid: int) -> Worker:
+    """Make a worker; it loads the user's code once it runs."""
+    return Worker(address, name, partial(_make_handler, settings, name), parent_pid)
+
+
+def model_folder(settings: Settings) -> Path:
+    """What model_fn is given: the model's folder, downloaded if it is on the Hub."""
+    if settings.model_id is None:
+        return model_root(SAGEMAKER_MODEL_DIR)
+    folder = Path(settings.model_id).expanduser()
+    if folder.is_dir():
+        return model_root(folder.resolve())
+    try:
+        path = snapshot_download(
+            settings.model_id, revision=settings.revision, token=settings.hf_token
+        )
+    except Exception as error:  # the Hub fails in many ways, all of which end the start
+        raise ModelLoadError(
+            f"HF_MODEL_ID={settings.model_id} is no folder here and cannot be downloaded: {error}"
+        ) from error
+    return Path(path)
+
+
+def _prepare(settings: Settings, progress: Callable[[str], None]) -> None:
+    code = find_code(settings)
+    if code is not None and code.requirements is not None:
+        progress(f"installing {code.requirements}")
+        install(code.requirements)
+    if _brings_model(code) or not needs_engine(served_task(settings)):
+        progress("finding the model's folder")
+        model_folder(settings)
+    progress(f"loading {code.path if code is not None else served_task(settings)}")
+
+
+def _make_handler(settings: Settings, name: str) -> tuple[Handler, int]:
+    code = find_code(settings)
+    gpu_id = _gpu(int(name.split("-")[1]))
+    handler = Handler(
+        load_hooks(code) if code is not None else {},
+        _model_dir(settings, code),
+        None if _brings_model(code) else partial(_built_in_model, settings, gpu_id),
+        default_accept=settings.default_accept,
+        gpu_id=gpu_id,
+    )
+    many = settings.max_concurrent_requests if handler.is_concurrent else 1
+    return handler, settings.handler_concurrency or many
+
+
+def _built_in_model(settings: Settings, gpu_id: int | None) -> Any:
+    """The engine, or what HF_TASK calls for; torch is loaded only for the latter."""
+    host = ANYWHERE.get(settings.host, settings.host)
+    engine = EngineModel(host, settings.port, settings.api_key)
+    task = served_task(settings)
+    if task is None:
+        return engine
+    from container.handlers.tasks.pipelines import GeneratedTask, load_pipeline
+
+    if task in GENERATED:
+        return GeneratedTask(engine, task, generated_prefix(settings))
+    return load_pipeline(
+        task, model_folder(settings), gpu_id=gpu_id, trust_remote_code=settings.trust_remote_code
+    )
+
+
+def _brings_model(code: UserCode | None) -> bool:
+    return code is not None and code.brings_model
+
+
+def _model_dir(settings: Settings, code: UserCode | None) -> Path:
+    if _brings_model(code) or not needs_engine(served_task(settings)):
+        return model_folder(settings)
+    return Path(settings.model_source())
+
+
+def _gpu(number: int) -> int | None:
+    """Spread workers over the visible GPUs; None without any."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is not None:
+        count = len([one for one in visible.split(",") if one.strip() not in ("", "-1")])
+    else:
+        count = len(list(Path("/dev").glob("nvidia[0-9]*")))
+    return number % count if count else None

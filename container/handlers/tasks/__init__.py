@@ -1,0 +1,1 @@
+"""Models for HF_TASK, without user code."""

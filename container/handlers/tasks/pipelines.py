@@ -1,0 +1,92 @@
+"""Models for HF_TASK: transformers' pipelines, question answering, and generated tasks.
+
+Each is called like a pipeline, `model(inputs, **parameters)`, by the default predict_fn or by the
+user's own. Several invocations at a time are gathered into one call
+(container.handlers.tasks.micro_batcher).
+"""
+
+import logging
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import pipeline
+
+from container.errors import ModelLoadError
+from container.handlers.engine_model import EngineModel
+from container.handlers.tasks.micro_batcher import MicroBatcher
+from container.handlers.tasks.question_answering import QuestionAnswering
+from container.handlers.tasks.selection import GENERATED, OWN
+
+log = logging.getLogger(__name__)
+
+Model = Callable[..., Any]
+# Inputs of one body that are generated at a time.
+SIDE_BY_SIDE = 16
+
+
+def load_pipeline(task: str, folder: Path, *, gpu_id: int | None, trust_remote_code: bool) -> Model:
+    """Load a model for a task. Raises ModelLoadError."""
+    device = torch.device("cpu")
+    if gpu_id is not None and torch.cuda.is_available():
+        device = torch.device("cuda", gpu_id)
+    try:
+        if task in OWN:
+            return QuestionAnswering(folder, device, trust_remote_code=trust_remote_code)
+        make: Any = pipeline  # its types know only names that are written out
+        made = make(task, model=str(folder), device=device, trust_remote_code=trust_remote_code)
+    except Exception as error:  # a checkpoint that does not fit fails anywhere in transformers
+        log.exception("the pipeline cannot be loaded")
+        told = " ".join(str(error).split())[:300]
+        raise ModelLoadError(f"HF_TASK={task}: {folder} cannot be loaded: {told}") from error
+    return PipelineModel(made, task)
+
+
+class PipelineModel:
+    """A pipeline that many threads may call; what they send at once runs as one batch."""
+
+    # What it cannot take is the client's fault.
+    blames_client = True
+
+    def __init__(self, made: Any, task: str) -> None:
+        self._pipeline = made
+        self._task = task
+        self._batcher = MicroBatcher(self._run)
+
+    def __call__(self, inputs: Any, **parameters: Any) -> Any:
+        """Answer as the pipeline would."""
+        return self._batcher.call(inputs, parameters)
+
+    def _run(self, inputs: list[Any], parameters: dict[str, Any]) -> list[Any]:
+        """Answer several inputs, each as if it were alone."""
+        with torch.inference_mode():
+            if len(inputs) == 1:
+                return [self._pipeline(inputs[0], **parameters)]
+            results = list(self._pipeline(inputs, batch_size=len(inputs), **parameters))
+        # For one text, and without top_k, this pipeline alone answers a list of one.
+        if self._task == "text-classification" and "top_k" not in parameters:
+            return [[result] for result in results]
+        return results
+
+
+class GeneratedTask:
+    """Summarisation, translation and the like by the engine, in the pipelines' old form."""
+
+    blames_client = True
+
+    def __init__(self, engine: EngineModel, task: str, prefix: str) -> None:
+        self._engine = engine
+        self._key = GENERATED[task]
+        self._prefix = prefix
+        self._threads = ThreadPoolExecutor(SIDE_BY_SIDE)
+
+    def __call__(self, inputs: Any, **parameters: Any) -> list[dict[str, str]]:
+        """Answer a text or a list of them."""
+        texts = inputs if isinstance(inputs, list) else [inputs]
+        if not all(isinstance(text, str) for text in texts):
+            raise ValueError("`inputs` must be a text or a list of texts")
+        asked = [(self._prefix + text, parameters) for text in texts]
+        told = self._threads.map(lambda one: self._engine.generate(one[0], **one[1]), asked)
+        return [{self._key: text.strip()} for text in told]

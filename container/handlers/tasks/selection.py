@@ -1,0 +1,106 @@
+"""Which task a model is for, other than generating text: by HF_TASK, else by its config.json.
+
+Names are those of transformers' pipelines and of the Hugging Face inference toolkit. Embeddings and
+rerank are not here: the embedder serves them (container.settings.settings.EMBEDDING_TASKS).
+"""
+
+import difflib
+import json
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import hf_hub_download
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+
+from container.errors import ConfigError
+from container.settings.process_env import SAGEMAKER_MODEL_DIR, model_root
+from container.settings.settings import EMBEDDING_TASKS, Settings
+
+# Pipelines of transformers 5.
+PIPELINES = frozenset({
+    "audio-classification", "automatic-speech-recognition", "depth-estimation",
+    "document-question-answering", "fill-mask", "image-classification",
+    "image-feature-extraction", "image-segmentation", "keypoint-matching", "mask-generation",
+    "object-detection", "table-question-answering", "text-classification", "text-to-audio",
+    "token-classification", "video-classification", "zero-shot-audio-classification",
+    "zero-shot-classification", "zero-shot-image-classification", "zero-shot-object-detection",
+})  # fmt: skip
+# transformers 5 has dropped these pipelines: the engine generates, or container.handlers answers.
+GENERATED = {"summarization": "summary_text", "translation": "translation_text",
+             "text2text-generation": "generated_text"}  # fmt: skip
+OWN = frozenset({"question-answering"})
+ENGINE_TASKS = frozenset({"text-generation", "conversational"})
+OTHER_NAMES = {"sentiment-analysis": "text-classification", "ner": "token-classification",
+               "summarisation": "summarization", "text-to-speech": "text-to-audio"}  # fmt: skip
+# The end of an architecture's name, as in BertForSequenceClassification.
+BY_ARCHITECTURE = {
+    "ForSequenceClassification": "text-classification",
+    "ForTokenClassification": "token-classification",
+    "ForQuestionAnswering": "question-answering",
+    "ForMaskedLM": "fill-mask",
+    "ForImageClassification": "image-classification",
+    "ForObjectDetection": "object-detection",
+    "ForAudioClassification": "audio-classification",
+    "ForCTC": "automatic-speech-recognition",
+    "ForSpeechSeq2Seq": "automatic-speech-recognition",
+}
+
+
+def served_task(settings: Settings) -> str | None:
+    """The task that a handler serves, or None for text generation and embeddings.
+
+    Raises ConfigError for a name that is not known.
+    """
+    if settings.task is None:
+        return _inferred(settings)
+    task = settings.task.lower()
+    task = OTHER_NAMES.get(task, task)
+    if task in EMBEDDING_TASKS or task in ENGINE_TASKS:
+        return None
+    known = PIPELINES | OWN | GENERATED.keys()
+    if task.startswith("translation_"):  # translation_en_to_de, as the toolkit has it
+        return "translation"
+    if task not in known:
+        every = sorted({*known, *ENGINE_TASKS, *EMBEDDING_TASKS})
+        near = difflib.get_close_matches(task, every, 1)
+        hint = f"; did you mean {near[0]}?" if near else f"; known are {', '.join(every)}"
+        raise ConfigError([f"HF_TASK={settings.task} is not known{hint}"])
+    return task
+
+
+def needs_engine(task: str | None) -> bool:
+    """Whether the engine generates what the task answers."""
+    return task is None or task in GENERATED
+
+
+def generated_prefix(settings: Settings) -> str:
+    """What the model's config puts before a text for HF_TASK, as T5's do."""
+    told = _config(settings).get("task_specific_params") or {}
+    return str((told.get((settings.task or "").lower()) or {}).get("prefix") or "")
+
+
+def _inferred(settings: Settings) -> str | None:
+    names = _config(settings).get("architectures") or []
+    for name in names if isinstance(names, list) else []:
+        for ending, task in BY_ARCHITECTURE.items():
+            if str(name).endswith(ending):
+                return task
+    return None
+
+
+def _config(settings: Settings) -> dict[str, Any]:
+    """The model's config.json; nothing where it cannot be read, which the loader explains."""
+    source = settings.model_id or str(SAGEMAKER_MODEL_DIR)
+    folder = Path(source).expanduser()
+    path = model_root(folder) / "config.json"
+    try:
+        if not folder.is_dir() and source.count("/") == 1 and not folder.is_absolute():
+            path = Path(
+                hf_hub_download(
+                    source, "config.json", revision=settings.revision, token=settings.hf_token
+                )
+            )
+        config = json.loads(path.read_text())
+    except (OSError, ValueError, HfHubHTTPError, HFValidationError):
+        return {}
+    return config if isinstance(config, dict) else {}

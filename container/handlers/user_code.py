@@ -1,0 +1,118 @@
+"""Where the user's code is, and which functions it has, without running it.
+
+The places are those of SageMaker's SDK and toolkits: SAGEMAKER_SUBMIT_DIRECTORY if it is a folder
+(the SDK also sends empty strings and `file://` addresses), then `code/` in the model's folder, then
+`/opt/ml/model/code` and `/opt/ml/code`. Code of a Hub repository is never looked at.
+"""
+
+import ast
+import logging
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from container.errors import ModelLoadError
+from container.settings.process_env import SAGEMAKER_MODEL_DIR
+from container.settings.settings import Settings
+
+log = logging.getLogger(__name__)
+
+DEFAULT_PROGRAM = "inference.py"
+HOOKS = ("model_fn", "input_fn", "predict_fn", "output_fn", "transform_fn")
+EVERYTHING = frozenset({*HOOKS})
+
+
+@dataclass(frozen=True, slots=True)
+class UserCode:
+    """A file with the user's functions; `hooks` are the names of those it defines."""
+
+    path: Path
+    hooks: frozenset[str]
+
+    @property
+    def folder(self) -> Path:
+        """The folder that it stands in."""
+        return self.path.parent
+
+    @property
+    def requirements(self) -> Path | None:
+        """What it wants installed."""
+        path = self.folder / "requirements.txt"
+        return path if path.is_file() else None
+
+    @property
+    def brings_model(self) -> bool:
+        """Whether it loads a model of its own; else it is given the built-in engine."""
+        return bool(self.hooks & {"model_fn"})
+
+
+def find_code(settings: Settings) -> UserCode | None:
+    """Find the program, or None. Raises ModelLoadError for one that is no Python."""
+    program = settings.program or DEFAULT_PROGRAM
+    name = program if program.endswith(".py") else f"{program}.py"
+    for folder in code_folders(settings):
+        path = folder / name
+        if path.is_file():
+            return UserCode(path.resolve(), _hooks(path))
+    return None
+
+
+def missing_code(settings: Settings) -> str | None:
+    """What to tell a user whose program was named and is nowhere; None if all is well."""
+    directory = settings.submit_directory or ""
+    if not (settings.program or directory) or find_code(settings) is not None:
+        return None
+    looked = ", ".join(str(folder) for folder in code_folders(settings))
+    hint = "pack it as code/inference.py in model.tar.gz"
+    if directory.startswith("file://"):
+        hint = (
+            "the SDK did not ship it (SAGEMAKER_SUBMIT_DIRECTORY is a file:// address): give "
+            "model_data as a model.tar.gz with the entry point, or pack code/ into it yourself"
+        )
+    elif directory.startswith("s3://"):
+        hint = "code is not fetched from S3: pack code/ into model.tar.gz"
+    named = settings.program or DEFAULT_PROGRAM
+    return f"{named} is named as user code and is MISSING (looked in {looked}); {hint}"
+
+
+def code_folders(settings: Settings) -> list[Path]:
+    """Where code may be, first wins."""
+    folders = []
+    directory = settings.submit_directory or ""
+    if directory.startswith("/"):
+        folders.append(Path(directory))
+    if settings.model_id and Path(settings.model_id).is_dir():
+        folders.append(Path(settings.model_id) / "code")
+    folders += [SAGEMAKER_MODEL_DIR / "code", Path("/opt/ml/code")]
+    return list(dict.fromkeys(folders))
+
+
+def _hooks(path: Path) -> frozenset[str]:
+    """Names of the hooks at the top of a module, read and not run."""
+    try:
+        tree = ast.parse(path.read_text("utf-8"))
+    except (SyntaxError, UnicodeDecodeError, ValueError) as error:
+        raise ModelLoadError(f"{path}: not valid Python: {error}") from None
+    names: set[str] = set()
+    for node in _top_level(tree.body):
+        match node:
+            case ast.FunctionDef(name=name) | ast.AsyncFunctionDef(name=name):
+                names.add(name)
+            case ast.Assign(targets=targets):
+                names |= {target.id for target in targets if isinstance(target, ast.Name)}
+            case ast.ImportFrom(names=aliases):
+                if any(alias.name == "*" for alias in aliases):
+                    return EVERYTHING  # cannot be known; it is taken to bring its own model
+                names |= {alias.asname or alias.name for alias in aliases}
+    return frozenset(names & set(HOOKS))
+
+
+def _top_level(body: list[ast.stmt]) -> Iterator[ast.stmt]:
+    """The statements of a module, those under `if` and `try` included."""
+    for node in body:
+        yield node
+        if isinstance(node, ast.If | ast.Try):
+            yield from _top_level(node.body)
+            yield from _top_level(node.orelse)
+            for handler in getattr(node, "handlers", ()):
+                yield from _top_level(handler.body)

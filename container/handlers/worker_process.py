@@ -1,0 +1,152 @@
+"""A handler worker: the process in which the user's code runs.
+
+The main thread owns the socket and the loading happens beside it, so that a worker always reads.
+Each invocation has a thread of its own; how many there are is told to the handler server, which
+never sends more. Threads hand their messages over through a queue.
+"""
+
+import faulthandler
+import logging
+import os
+import queue
+import signal
+import socket
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+
+import msgspec
+import zmq
+
+from container import logs
+from container.errors import HandlerFailed, ModelLoadError, ServingError
+from container.handlers.invocation import Gone, Handler
+from container.messages.common import ErrorData, RequestFailed, encode
+from container.messages.handler import (
+    Cancel,
+    FromWorker,
+    Invoke,
+    WorkerFailed,
+    WorkerReady,
+    to_worker_decoder,
+)
+
+log = logging.getLogger(__name__)
+
+PARENT_CHECK_MS = 1000
+INFERENCE_ID = "x-amzn-sagemaker-inference-id"
+
+
+class Worker:
+    """Owns the socket to the handler server and the threads that run invocations."""
+
+    def __init__(
+        self, address: str, name: str, make: Callable[[], tuple[Handler, int]], parent_pid: int
+    ) -> None:
+        self._make = make
+        self._parent_pid = parent_pid
+        self._handler: Handler | None = None
+        self._failure: ModelLoadError | None = None
+        self._threads: ThreadPoolExecutor | None = None
+        self._gone: dict[int, threading.Event] = {}
+        self._outbox: queue.SimpleQueue[FromWorker] = queue.SimpleQueue()
+        self._bell, self._ring = socket.socketpair()
+        self._socket: zmq.SyncSocket = zmq.Context.instance().socket(zmq.DEALER)
+        self._socket.setsockopt(zmq.IDENTITY, name.encode())
+        self._socket.setsockopt(zmq.SNDHWM, 0)
+        self._socket.setsockopt(zmq.RCVHWM, 0)
+        self._socket.connect(address)
+
+    def run(self) -> None:
+        """Load and serve until the handler server ends this process. Raises ModelLoadError."""
+        # A worker that is ended for hanging says in the log where it hung.
+        faulthandler.enable()
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # the handler server ends us, after draining
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        threading.Thread(target=self._load, name="load", daemon=True).start()
+        poller = zmq.Poller()
+        poller.register(self._socket, zmq.POLLIN)
+        poller.register(self._bell, zmq.POLLIN)
+        while os.getppid() == self._parent_pid:
+            ready = dict(poller.poll(PARENT_CHECK_MS))
+            if self._bell.fileno() in ready or self._bell in ready:
+                self._bell.recv(4096)
+            self._send_all()
+            if self._failure is not None:
+                self._socket.close(linger=2000)
+                raise self._failure
+            if self._socket in ready:
+                self._receive()
+
+    def _load(self) -> None:
+        """Run the user's module and model_fn; a lone thread that will use the model loads it."""
+        try:
+            handler, capacity = self._make()
+            threads = ThreadPoolExecutor(capacity, thread_name_prefix="invocation")
+            threads.submit(handler.load).result()
+        except ModelLoadError as error:
+            self._fail(error)
+        except BaseException as error:  # a user's module may raise anything, SystemExit too
+            log.exception("the user's code cannot be loaded")
+            self._fail(ModelLoadError(f"the user's code cannot be loaded: {_told(error)}"))
+        else:
+            self._handler, self._threads = handler, threads
+            self._put(WorkerReady(capacity))
+
+    def _fail(self, error: ModelLoadError) -> None:
+        self._put(WorkerFailed(error.message))
+        self._failure = error
+        self._ring.send(b"x")
+
+    def _put(self, message: FromWorker) -> None:
+        self._outbox.put(message)
+        self._ring.send(b"x")
+
+    def _send_all(self) -> None:
+        while not self._outbox.empty():
+            self._socket.send(encode(self._outbox.get()))
+
+    def _receive(self) -> None:
+        while True:
+            try:
+                frame = self._socket.recv(zmq.NOBLOCK)
+            except zmq.Again:
+                return
+            try:
+                message = to_worker_decoder.decode(frame)
+            except msgspec.DecodeError:
+                log.exception("a message that is not ours was dropped")
+                continue
+            match message:
+                case Invoke(request_id):
+                    assert self._threads is not None, "an invocation before WorkerReady"
+                    self._gone[request_id] = threading.Event()
+                    self._threads.submit(self._serve, message)
+                case Cancel(request_id):
+                    if request_id in self._gone:
+                        self._gone[request_id].set()
+
+    def _serve(self, invoke: Invoke) -> None:
+        gone = self._gone[invoke.request_id]
+        logs.inference_id.set(invoke.headers.get(INFERENCE_ID))
+        assert self._handler is not None
+        try:
+            for message in self._handler.answer(invoke, gone):
+                self._put(message)
+        except Gone:
+            self._put(_failed(invoke, HandlerFailed("the client has left")))
+        except ServingError as error:
+            self._put(_failed(invoke, error))
+        except BaseException as error:  # a thread that dies in silence would leave a client waiting
+            log.exception("user code failed")
+            self._put(_failed(invoke, HandlerFailed(f"user code failed: {_told(error)}")))
+        finally:
+            del self._gone[invoke.request_id]
+
+
+def _failed(invoke: Invoke, error: ServingError) -> RequestFailed:
+    return RequestFailed(invoke.request_id, ErrorData.from_error(error))
+
+
+def _told(error: BaseException) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"

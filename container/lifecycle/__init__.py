@@ -1,0 +1,1 @@
+"""The life of the container: child processes, supervision, the startup report."""

@@ -1,0 +1,174 @@
+"""What a person wants to know at start: one block of lines about model, machine and variables.
+
+Reads files and the environment, loads nothing. Each finding is a line; those that are probably a
+mistake are warnings that say what to do.
+"""
+
+import difflib
+import importlib.metadata
+import json
+import subprocess
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from container.errors import ConfigError
+from container.handlers.user_code import find_code, missing_code
+from container.settings.process_env import ADDITIONAL_DATA, SAGEMAKER_MODEL_DIR, model_root
+from container.settings.settings import REFUSED, Settings, setting_names
+from container.settings.tgi import WITHOUT_EFFECT
+
+GIB = 2**30
+# Variables that SageMaker, its SDK or its images set and that need no answer here.
+PLATFORM = frozenset({
+    "SAGEMAKER_REGION", "SAGEMAKER_SAFE_PORT_RANGE", "SAGEMAKER_ENV",
+    "SAGEMAKER_MODEL_SERVER_VMARGS", "SAGEMAKER_BASE_DIR", "SAGEMAKER_ENABLE_LOAD_AWARE",
+    "HF_HOME", "HF_HUB_OFFLINE", "HF_HUB_CACHE", "HOSTNAME", "TMPDIR",
+})  # fmt: skip
+# How like a known name a variable must be to be taken for a misspelling of it.
+LIKENESS = 0.86
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One line; `is_warning` when it is probably a mistake."""
+
+    text: str
+    is_warning: bool = False
+
+
+def diagnose(settings: Settings, environ: Mapping[str, str]) -> list[Finding]:
+    """Look at everything."""
+    return [
+        *_model(settings),
+        *_embedding_model(settings),
+        *_code(settings),
+        *_additional_data(),
+        *_machine(),
+        *_variables(environ),
+    ]
+
+
+def _model(settings: Settings) -> Iterator[Finding]:
+    if settings.model_id:
+        folder = Path(settings.model_id).expanduser()
+        where = "a folder" if folder.is_dir() else "from the Hub"
+        yield Finding(f"model: {settings.model_id} ({where}; HF_MODEL_ID is set)")
+        if SAGEMAKER_MODEL_DIR.is_dir() and (SAGEMAKER_MODEL_DIR / "config.json").is_file():
+            yield Finding(
+                f"{SAGEMAKER_MODEL_DIR} also holds a model, which is NOT served because "
+                "HF_MODEL_ID is set; unset it to serve that one",
+                is_warning=folder.resolve() != SAGEMAKER_MODEL_DIR,
+            )
+    else:
+        try:
+            folder = Path(settings.model_source())
+        except ConfigError:
+            return  # user code may do without one; otherwise the start ends with this error
+        yield Finding(f"model: {folder} (HF_MODEL_ID is not set)")
+    if folder.is_dir():
+        yield from _files(folder)
+
+
+def _embedding_model(settings: Settings) -> Iterator[Finding]:
+    if settings.embedding_model_id:
+        yield Finding(f"embedding model: {settings.embedding_model_id} (EMBEDDING_MODEL_ID is set)")
+    elif settings.is_embedding_task:
+        yield Finding(f"HF_TASK={settings.task}: the model is served as an embedding model")
+
+
+def _files(folder: Path) -> Iterator[Finding]:
+    inner = model_root(folder)
+    if inner != folder:
+        yield Finding(f"the model's files are in the folder {inner.name} of the archive")
+    files = [path for path in inner.rglob("*") if path.is_file()]
+    weights = [path for path in files if path.suffix in (".safetensors", ".bin", ".gguf")]
+    size = sum(path.stat().st_size for path in weights)
+    config = _config(inner)
+    kind = ", ".join(config.get("architectures") or []) or config.get("model_type", "unknown kind")
+    dtype = config.get("dtype") or config.get("torch_dtype") or "no dtype named"
+    yield Finding(
+        f"files: {len(files)}, of which {len(weights)} with {size / GIB:.2f} GiB of weights; "
+        f"{kind}, {dtype}"
+    )
+    free = psutil.virtual_memory().available
+    if size > free:
+        yield Finding(
+            f"the weights have {size / GIB:.1f} GiB and {free / GIB:.1f} GiB of memory are free: "
+            "take a larger instance",
+            is_warning=True,
+        )
+    if (inner / "inference.py").is_file():
+        yield Finding(
+            f"{inner / 'inference.py'} is not used: user code belongs in the folder code/",
+            is_warning=True,
+        )
+
+
+def _code(settings: Settings) -> Iterator[Finding]:
+    if (missing := missing_code(settings)) is not None:
+        yield Finding(missing, is_warning=True)
+    code = find_code(settings)
+    if code is None:
+        return
+    hooks = ", ".join(sorted(code.hooks)) or "no functions that are known"
+    model = "its own model" if code.brings_model else "the built-in engine as its model"
+    yield Finding(f"user code: {code.path} ({hooks}; {model})", is_warning=not code.hooks)
+
+
+def _additional_data() -> Iterator[Finding]:
+    if ADDITIONAL_DATA.is_dir():
+        channels = ", ".join(sorted(path.name for path in ADDITIONAL_DATA.iterdir()))
+        yield Finding(f"additional model data: {channels or 'none'}")
+
+
+def _machine() -> Iterator[Finding]:
+    memory = psutil.virtual_memory()
+    yield Finding(
+        f"machine: {psutil.cpu_count()} processors, {memory.available / GIB:.1f} of "
+        f"{memory.total / GIB:.1f} GiB memory free"
+    )
+    torch_version = importlib.metadata.version("torch")
+    gpus = _gpus()
+    for gpu in gpus:
+        yield Finding(f"GPU: {gpu}")
+    if gpus and "+cpu" in torch_version:
+        yield Finding(
+            f"torch {torch_version} cannot use them: build the image for CUDA", is_warning=True
+        )
+    elif not gpus:
+        yield Finding(f"no GPU is visible; torch {torch_version}")
+    else:
+        yield Finding(f"torch {torch_version}")
+
+
+def _gpus() -> list[str]:
+    """Name, memory and driver of each GPU, from the driver's own tool."""
+    query = ["nvidia-smi", "--query-gpu=name,memory.total,driver_version", "--format=csv,noheader"]
+    try:
+        done = subprocess.run(query, capture_output=True, text=True, timeout=10, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return []
+    return done.stdout.strip().splitlines() if done.returncode == 0 else []
+
+
+def _variables(environ: Mapping[str, str]) -> Iterator[Finding]:
+    known = {*setting_names(), *REFUSED, *WITHOUT_EFFECT, *PLATFORM}
+    empty = sorted(name for name in known & environ.keys() if not environ[name].strip())
+    if empty:
+        yield Finding(f"empty variables, which count as unset: {', '.join(empty)}")
+    for name in sorted(environ.keys() - known):
+        near = difflib.get_close_matches(name, known, 1, LIKENESS)
+        if near:
+            yield Finding(f"{name} is not known; did you mean {near[0]}?", is_warning=True)
+
+
+def _config(folder: Path) -> dict[str, Any]:
+    try:
+        config = json.loads((folder / "config.json").read_text())
+    except (OSError, ValueError):
+        return {}
+    return config if isinstance(config, dict) else {}

@@ -1,0 +1,1 @@
+"""Messages between processes: msgspec structs in MessagePack frames."""

@@ -1,0 +1,263 @@
+"""What crosses between a frontend and the engine: msgspec structs in MessagePack frames.
+
+Both ends change together; nothing else is shared between the processes. Errors cross as data.
+"""
+
+from enum import Enum
+from typing import Literal
+
+import msgspec
+
+from container.messages.common import Abort, EngineState, Hello, RequestFailed
+
+# Upper bounds of the buckets that both ends know. Those of durations are TGI's, geometric from
+# 0.15 ms with factor 1.5, of which every second one is kept; those of sizes go to 1024, as TGI's.
+STEP_SECONDS = tuple(1.5e-4 * 1.5**step for step in range(0, 35, 2))
+BATCH_SIZES = tuple(float(2**power) for power in range(11))
+
+
+class FinishReason(Enum):
+    """Why a sequence ended; each dialect has its own words for these."""
+
+    END_TOKEN = "end_token"
+    STOP = "stop"
+    LENGTH = "length"
+    ABORTED = "aborted"
+
+
+class LogprobMode(Enum):
+    """Which log-probabilities a request wants: the model's own, or those sampled from."""
+
+    NONE = "none"
+    RAW = "raw"
+    PROCESSED = "processed"
+
+
+class Watermark(msgspec.Struct, frozen=True):
+    """The share of the vocabulary that is favoured, and by how much."""
+
+    gamma: float
+    delta: float
+
+
+class SamplingParams(msgspec.Struct, frozen=True, omit_defaults=True):
+    """How one sequence picks its tokens. `temperature` 0 is greedy; `top_k` 0 is off.
+
+    `context_frequency_penalty` is TGI's: a share of prompt and completion. `frequency_penalty` and
+    `presence_penalty` are OpenAI's: counts of the completion. `grammar` is in the form of
+    container.grammar.spec; the completion follows it and ends where it ends.
+    """
+
+    max_new_tokens: int
+    temperature: float = 0.0
+    top_k: int = 0
+    top_p: float = 1.0
+    typical_p: float = 1.0
+    min_p: float = 0.0
+    seed: int = 0
+    repetition_penalty: float = 1.0
+    context_frequency_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    presence_penalty: float = 0.0
+    logit_bias: dict[int, float] = {}
+    watermark: Watermark | None = None
+    min_tokens: int = 0
+    stop_token_ids: list[int] = []
+    ignore_eos: bool = False
+    logprobs: LogprobMode = LogprobMode.NONE
+    top_logprobs: int = 0
+    prompt_logprobs: bool = False
+    grammar: str = ""
+    adapter: str = ""
+    session: str = ""
+    session_s: float = 0.0
+
+    @property
+    def is_greedy(self) -> bool:
+        """Whether the most likely token is always taken."""
+        return self.temperature == 0.0
+
+
+class Tensor(msgspec.Struct, frozen=True, array_like=True):
+    """Numbers for the model: numpy's name of their type, their shape, their bytes in C order."""
+
+    dtype: str
+    shape: list[int]
+    data: bytes
+
+
+ImageTensors = dict[str, Tensor]  # by the names that the model's forward pass has for them
+
+
+class Submit(msgspec.Struct, tag="submit", frozen=True, omit_defaults=True):
+    """Frontend to engine: generate `num_sequences` times for this prompt.
+
+    `request_id` is the frontend's own. Sequence i draws with seed + i. `images` are those of the
+    prompt, preprocessed; the prompt has their placeholder ids.
+    """
+
+    request_id: int
+    prompt_ids: list[int]
+    params: SamplingParams
+    num_sequences: int = 1
+    images: ImageTensors = {}
+
+
+class AddAdapter(msgspec.Struct, tag="add_adapter", frozen=True):
+    """Frontend to engine: make a LoRA adapter known; answered by Done."""
+
+    request_id: int
+    name: str
+    source: str
+    preload: bool
+    pin: bool
+
+
+class RemoveAdapter(msgspec.Struct, tag="remove_adapter", frozen=True):
+    """Frontend to engine: forget a LoRA adapter; answered by Done."""
+
+    request_id: int
+    name: str
+
+
+ToEngine = Hello | Submit | Abort | AddAdapter | RemoveAdapter
+
+
+class AdapterInfo(msgspec.Struct, frozen=True):
+    """A known LoRA adapter; `source` is a folder or a Hub id."""
+
+    name: str
+    source: str
+    is_loaded: bool
+    is_pinned: bool
+
+
+class EngineInfo(msgspec.Struct, frozen=True):
+    """What a frontend needs to know of the loaded model; fixed for an engine's life.
+
+    `attention` is `paged`, or `own`: the model's own cache, one sequence after another.
+    `reads_images`: prompts may have images. `tensor_parallel`: processes that share each layer;
+    `data_parallel`: copies of the model. `reuses_prefixes`: a known prefix is not computed again.
+    `fallbacks` are the reasons for which it is served more slowly than it could be.
+    """
+
+    model_id: str
+    model_path: str
+    model_sha: str | None
+    model_type: str
+    dtype: str
+    device: str
+    vocabulary: int
+    max_input_tokens: int
+    max_total_tokens: int
+    cache_tokens: int
+    max_batch_tokens: int
+    attention: Literal["paged", "own"] = "paged"
+    quantize: str | None = None
+    reads_images: bool = False
+    tensor_parallel: int = 1
+    data_parallel: int = 1
+    reuses_prefixes: bool = False
+    fallbacks: list[str] = []
+
+
+class Distribution(msgspec.Struct, frozen=True, array_like=True):
+    """How many numbers fell into each bucket, and their sum."""
+
+    counts: list[int] = []
+    total: float = 0.0
+
+
+class StepTotals(msgspec.Struct, frozen=True, array_like=True):
+    """Steps of one kind: begun, done, and the seconds of the whole and of the model's part."""
+
+    begun: int = 0
+    done: int = 0
+    step_seconds: Distribution = Distribution()
+    forward_seconds: Distribution = Distribution()
+
+
+class StepStats(msgspec.Struct, frozen=True, array_like=True):
+    """What the steps did since the start; steps with a part of a prompt are `prefill`."""
+
+    prefill: StepTotals = StepTotals()
+    decode: StepTotals = StepTotals()
+    batch_sizes: Distribution = Distribution()
+    prefill_tokens: int = 0
+    decode_tokens: int = 0
+
+
+class EngineLoad(msgspec.Struct, frozen=True):
+    """How busy the engine is, in sequences, blocks and tokens; the counters only grow.
+
+    `max_tokens` is how long the running sequences may become, all together.
+    """
+
+    running: int = 0
+    waiting: int = 0
+    max_tokens: int = 0
+    blocks_used: int = 0
+    blocks_total: int = 0
+    preemptions: int = 0
+    cached_tokens: int = 0
+    blocks_cached: int = 0
+    drafted_tokens: int = 0
+    accepted_tokens: int = 0
+    blocks_on_host: int = 0
+    restored_tokens: int = 0
+    steps: StepStats = StepStats()
+
+
+class Status(msgspec.Struct, tag="status", frozen=True):
+    """Engine to every frontend, several times a second: life sign, state and load."""
+
+    state: EngineState
+    detail: str
+    info: EngineInfo | None = None
+    load: EngineLoad = EngineLoad()
+    adapters: list[AdapterInfo] | None = None
+
+
+class Done(msgspec.Struct, tag="done", frozen=True):
+    """Engine to one frontend: what this message asked for is done."""
+
+    request_id: int
+
+
+class PromptFacts(msgspec.Struct, frozen=True, array_like=True):
+    """What the first token of a sequence tells of its prompt.
+
+    `queue_s` is the time before its first step; `logprobs` has one number for each prompt token
+    but the first, where they were asked for.
+    """
+
+    queue_s: float
+    cached_tokens: int
+    logprobs: list[float] = []
+
+
+class TokenEvent(msgspec.Struct, frozen=True, array_like=True):
+    """One new token of a sequence. `top` has the most likely ids with their log-probabilities."""
+
+    request_id: int
+    seq_index: int
+    token_id: int
+    logprob: float | None = None
+    finish_reason: FinishReason | None = None
+    top: list[tuple[int, float]] = []
+    prompt: PromptFacts | None = None
+
+
+class StepEvents(msgspec.Struct, tag="events", frozen=True):
+    """Engine to one frontend: all that one step made for it."""
+
+    events: list[TokenEvent]
+
+
+ToFrontend = Status | StepEvents | RequestFailed | Done
+
+
+to_engine_decoder = msgspec.msgpack.Decoder(ToEngine)
+
+
+to_frontend_decoder = msgspec.msgpack.Decoder(ToFrontend)

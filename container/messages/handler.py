@@ -1,0 +1,75 @@
+"""What crosses between frontends, the handler server and its workers: msgspec structs.
+
+An invocation is answered by one AnswerHead and any number of AnswerParts, the last marked; or, at
+any point, by RequestFailed. Bodies are bytes; nothing is interpreted on the way.
+"""
+
+import msgspec
+
+from container.messages.common import EngineState, Hello, RequestFailed
+
+
+class Invoke(msgspec.Struct, tag="invoke", frozen=True):
+    """Run the user's functions on this body. Header names are in lower case."""
+
+    request_id: int
+    body: bytes
+    content_type: str
+    accept: str
+    headers: dict[str, str] = {}
+
+
+class Cancel(msgspec.Struct, tag="cancel", frozen=True):
+    """Nobody waits for this invocation any more."""
+
+    request_id: int
+
+
+class AnswerHead(msgspec.Struct, tag="head", frozen=True):
+    """How an answer begins."""
+
+    request_id: int
+    status: int
+    content_type: str
+    is_stream: bool
+    headers: dict[str, str] = {}
+
+
+class AnswerPart(msgspec.Struct, tag="part", frozen=True):
+    """The next bytes of an answer."""
+
+    request_id: int
+    data: bytes
+    is_last: bool
+
+
+class HandlerStatus(msgspec.Struct, tag="handler_status", frozen=True):
+    """Handler server to every frontend, several times a second."""
+
+    state: EngineState
+    detail: str
+    running: int = 0
+    waiting: int = 0
+
+
+class WorkerReady(msgspec.Struct, tag="worker_ready", frozen=True):
+    """Worker to handler server: the model is loaded; so many invocations may run at a time."""
+
+    capacity: int
+
+
+class WorkerFailed(msgspec.Struct, tag="worker_failed", frozen=True):
+    """Worker to handler server: the user's code cannot be used, and why."""
+
+    message: str
+
+
+ToHandler = Hello | Invoke | Cancel
+FromHandler = HandlerStatus | AnswerHead | AnswerPart | RequestFailed
+ToWorker = Invoke | Cancel
+FromWorker = WorkerReady | WorkerFailed | AnswerHead | AnswerPart | RequestFailed
+
+to_handler_decoder = msgspec.msgpack.Decoder(ToHandler)
+from_handler_decoder = msgspec.msgpack.Decoder(FromHandler)
+to_worker_decoder = msgspec.msgpack.Decoder(ToWorker)
+from_worker_decoder = msgspec.msgpack.Decoder(FromWorker)

@@ -1,0 +1,244 @@
+"""Paged attention, plugged into transformers' attention interface under the name `paged`.
+
+All tokens of a step lie in one row, decodes first, then the prefill chunks:
+
+    | d d d d | chunk of A ........ | chunk of B .... | padding |
+     one token of each sequence; rows sorted so that similar contexts share a group
+
+A decode reads its sequence's blocks and multiplies once for each (sequence, KV head) with the query
+heads of a group as rows: two batched products, softmax in float32. A chunk runs torch's
+scaled_dot_product_attention on whole blocks: with lengths that are multiples of the block size, a
+token's result has the same bits however its prompt was cut into chunks and whatever of it was
+cached. Every layer gets the same `PagedStep`, which the runner makes.
+"""
+
+import torch
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+from container.model.attention.metadata import Chunk, DecodeGroup, PagedStep, Rule
+from container.model.attention.varlen import DecodeTables, attend_varlen
+
+NAME = "paged"
+# Queries of a prompt that a CPU takes together.
+TILE = 64
+
+
+def paged_attention(
+    module: torch.nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    *,
+    step: PagedStep,
+    scaling: float | None = None,
+    sliding_window: int | None = None,
+    softcap: float | None = None,
+    **_: object,
+) -> tuple[torch.Tensor, None]:
+    """Attend as transformers calls it. query [1, heads, tokens, dim]; [1, tokens, heads, dim]."""
+    layer: int = module.layer_idx  # type: ignore[assignment]
+    rule = Rule.of(query, scaling=scaling, sliding_window=sliding_window, softcap=softcap)
+    q, k, v = (states[0].transpose(0, 1) for states in (query, key, value))
+    return attend(step, layer, q, k, v, rule)[None], None
+
+
+def attend(
+    step: PagedStep,
+    layer: int,
+    query: torch.Tensor,
+    keys: torch.Tensor,
+    values: torch.Tensor,
+    rule: Rule,
+) -> torch.Tensor:
+    """Store keys and values, then attend within the step; all are [tokens, heads, dim]."""
+    step = step.on(query.device)
+    step.cache.write(layer, keys, values, step.slot_rows(keys.shape[1]))
+    return attend_kept(step, layer, query, keys, values, rule)
+
+
+def attend_kept(
+    step: PagedStep,
+    layer: int,
+    query: torch.Tensor,
+    keys: torch.Tensor,
+    values: torch.Tensor,
+    rule: Rule,
+) -> torch.Tensor:
+    """Attend within the step, whose keys and values the cache has; all are [tokens, heads, dim]."""
+    kv_heads = keys.shape[1]
+    if step.decodes is not None:
+        return _attend_apart(step, step.decodes, layer, query, keys, values, rule)
+    if step.varlen is not None and rule.softcap is None:
+        return attend_varlen(step.varlen, step.cache, layer, query, rule.scale, rule.window)
+    if not step.chunks and len(step.groups) == 1 and step.groups[0].stop == len(query):
+        return _decode(step, layer, step.groups[0], query, kv_heads, rule)
+    out = query.new_zeros(*query.shape[:2], values.shape[-1])
+    for group in step.groups:
+        rows = slice(group.start, group.stop)
+        out[rows] = _decode(step, layer, group, query[rows], kv_heads, rule)
+    for chunk in step.chunks:
+        rows = slice(chunk.start, chunk.stop)
+        out[rows] = prefill(step, layer, chunk, query[rows], keys[rows], values[rows], rule)
+    return out
+
+
+def _attend_apart(
+    step: PagedStep,
+    decodes: DecodeTables,
+    layer: int,
+    query: torch.Tensor,
+    keys: torch.Tensor,
+    values: torch.Tensor,
+    rule: Rule,
+) -> torch.Tensor:
+    """Decodes, of which there are some, by our kernel; all else by what there is."""
+    from container.model.kernels.triton_attention import decode_attention  # only where Triton is
+
+    cache, count = step.cache, len(decodes.seen)
+    decoded = decode_attention(
+        query[:count].contiguous(),
+        cache.keys[layer],
+        cache.values[layer],
+        decodes.blocks,
+        decodes.seen,
+        kv_heads=keys.shape[1],
+        scale=rule.scale,
+        window=rule.window,
+        softcap=rule.softcap,
+    )
+    if count == len(query):
+        return decoded
+    out = query.new_zeros(*query.shape[:2], values.shape[-1])
+    out[:count] = decoded
+    if step.varlen is not None and rule.softcap is None:
+        varlen = step.varlen
+        out[count:] = attend_varlen(varlen, cache, layer, query[count:], rule.scale, rule.window)
+        return out
+    for chunk in step.chunks:
+        rows = slice(chunk.start, chunk.stop)
+        out[rows] = prefill(step, layer, chunk, query[rows], keys[rows], values[rows], rule)
+    return out
+
+
+def _decode(
+    step: PagedStep,
+    layer: int,
+    group: DecodeGroup,
+    query: torch.Tensor,
+    kv_heads: int,
+    rule: Rule,
+) -> torch.Tensor:
+    count, heads, dim = query.shape
+    keys, values = step.cache.gather(layer, step.block_rows(group, kv_heads), count, query.dtype)
+    # [sequences * kv_heads, query heads of one KV head, dim]
+    rows = query.reshape(count * kv_heads, heads // kv_heads, dim)
+    scores = torch.bmm(rows, keys.transpose(1, 2))
+    if rule.scale != 1.0:
+        scores = scores.mul_(rule.scale)
+    if rule.softcap is not None:
+        scores = torch.tanh(scores.float() / rule.softcap) * rule.softcap
+    scores += step.decode_bias(group, rule.window, kv_heads, scores.dtype)
+    # softmax computes in float32 whatever it is given.
+    weights = scores.softmax(-1).to(values.dtype)
+    return torch.bmm(weights, values).view(count, heads, -1)
+
+
+def prefill(
+    step: PagedStep,
+    layer: int,
+    chunk: Chunk,
+    query: torch.Tensor,
+    keys: torch.Tensor,
+    values: torch.Tensor,
+    rule: Rule,
+) -> torch.Tensor:
+    """Attend with a chunk's queries, [tokens, heads, dim]; its own keys and values are stored."""
+    if query.device.type == "cpu":
+        return _prefill_in_tiles(step, layer, chunk, query, keys.shape[1], rule)
+    count, kv_heads = keys.shape[:2]
+    is_whole = chunk.context_len == count
+    if is_whole:
+        padding = chunk.blocks.shape[1] * step.cache.block_size - count
+        # A token's result must not depend on whether its prompt came in one piece.
+        keys, values = step.cache.as_kept(keys), step.cache.as_kept(values)
+        keys = torch.nn.functional.pad(keys.transpose(0, 1), (0, 0, 0, padding))
+        values = torch.nn.functional.pad(values.transpose(0, 1), (0, 0, 0, padding))
+    else:
+        keys, values = step.cache.gather(layer, step.block_rows(chunk, kv_heads), 1, query.dtype)
+    mask = None
+    if not is_whole or (rule.window is not None and count > rule.window):
+        mask = step.chunk_mask(chunk, rule.window)
+    elif rule.softcap is not None:
+        mask = step.chunk_mask(chunk, None)
+    return _attend_dense(query.transpose(0, 1), keys, values, mask, rule).transpose(0, 1)
+
+
+def _prefill_in_tiles(
+    step: PagedStep, layer: int, chunk: Chunk, query: torch.Tensor, kv_heads: int, rule: Rule
+) -> torch.Tensor:
+    """Attend with tiles of TILE queries that begin at multiples of TILE.
+
+    A tile has one size and sees one number of keys, however the prompt was cut into chunks, so the
+    processor's products round its rows in one way. Keys that none of its rows may see are left out.
+    """
+    size, first = step.cache.block_size, chunk.context_len - len(query)
+    keys, values = step.cache.gather(layer, step.block_rows(chunk, kv_heads), 1, query.dtype)
+    begin, end = first // TILE * TILE, -(-chunk.context_len // TILE) * TILE
+    missing = max(0, end - chunk.blocks.shape[1] * size)
+    keys, values = (torch.nn.functional.pad(part, (0, 0, 0, missing)) for part in (keys, values))
+    for part in (keys, values):  # a weight of zero does not make a NaN of another sequence harmless
+        part[:, chunk.context_len :] = 0
+    rows = torch.nn.functional.pad(
+        query.transpose(0, 1), (0, 0, first - begin, end - chunk.context_len)
+    )
+    out = query.new_empty(end - begin, query.shape[1], values.shape[-1])
+    for start in range(begin, end, TILE):
+        stop = start + TILE
+        low = 0 if rule.window is None else max(0, start + 1 - rule.window) // TILE * TILE
+        tile = slice(start - begin, stop - begin)
+        mask = step.tile_mask(start - low, rule.window)
+        part = _attend_dense(rows[:, tile], keys[:, low:stop], values[:, low:stop], mask, rule)
+        out[tile] = part.transpose(0, 1)
+    return out[first - begin : chunk.context_len - begin]
+
+
+def _attend_dense(
+    query: torch.Tensor,
+    keys: torch.Tensor,
+    values: torch.Tensor,
+    mask: torch.Tensor | None,
+    rule: Rule,
+) -> torch.Tensor:
+    """Attend with all queries to all keys; all are [heads, positions, dim].
+
+    `mask` is True where a key may be seen, [queries, keys]; None: up to the query itself.
+    """
+    if rule.softcap is not None:
+        assert mask is not None
+        per_head = len(query) // len(keys)
+        keys, values = (part[None].repeat_interleave(per_head, 1) for part in (keys, values))
+        return _softcapped(query[None], keys, values, mask, rule)[0]
+    out = torch.nn.functional.scaled_dot_product_attention(
+        query[None],
+        keys[None],
+        values[None],
+        attn_mask=mask,
+        is_causal=mask is None,
+        scale=rule.scale,
+        enable_gqa=len(query) != len(keys),
+    )
+    return out[0]
+
+
+def _softcapped(
+    query: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, mask: torch.Tensor, rule: Rule
+) -> torch.Tensor:
+    assert rule.softcap is not None
+    scores = (query @ keys.transpose(2, 3)).float() * rule.scale
+    scores = torch.tanh(scores / rule.softcap) * rule.softcap
+    weights = scores.masked_fill_(~mask, float("-inf")).softmax(-1).to(values.dtype)
+    return weights @ values
+
+
+ALL_ATTENTION_FUNCTIONS.register(NAME, paged_attention)

@@ -1,0 +1,141 @@
+"""From settings to an embedder with a model in it: the composition root of the embedder process."""
+
+import ctypes
+import json
+import logging
+from pathlib import Path
+from typing import Any
+
+import torch
+from sentence_transformers import CrossEncoder, SentenceTransformer
+
+from container.embedding.process import EmbedderLimits, EmbedderWorker
+from container.errors import ModelLoadError
+from container.ipc.backend_server import Progress
+from container.messages.embedder import EmbedderInfo, EmbedderKind
+from container.model.embedding.embedder import Embedder
+from container.model.embedding.text_encoder import EncodedText, Model
+from container.model.loading.checkpoint import ModelFiles, find_model
+from container.model.loading.config import choose_dtype
+from container.model.parallel.placement import num_gpus
+from container.settings.settings import Settings
+
+log = logging.getLogger(__name__)
+
+# On a CPU larger batches are not faster, and make others wait (docs/LOG.md).
+BATCH_TOKENS = {"cpu": 1024, "cuda": 16384}
+# Numbers of glibc's malloc.h.
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
+KINDS: dict[str, type[Model]] = {
+    "SentenceTransformer": SentenceTransformer,
+    "CrossEncoder": CrossEncoder,
+}
+
+
+def load_embedder(settings: Settings, progress: Progress) -> EmbedderWorker[EncodedText]:
+    """Find, load and check. Raises ModelLoadError or ConfigError."""
+    source = settings.embedding_source()
+    assert source is not None
+    device = choose_device(settings)
+    dtype = choose_dtype(settings.dtype, device)
+    progress(f"looking for {source.model_id}")
+    files = find_model(
+        source.model_id,
+        revision=source.revision,
+        token=settings.hf_token,
+        variable=source.variable,
+    )
+    progress(f"loading the embedding model as {_name(dtype)} on {device.type}")
+    keep_memory()
+    model = load_model(files.path, device, dtype, trust_remote_code=settings.trust_remote_code)
+    embedder = Embedder(model, device)
+    progress("checking the embedding model")
+    width = embedder.prepare()
+    info = _info(files, embedder, width)
+    limits = EmbedderLimits(
+        settings.max_batch_tokens or BATCH_TOKENS.get(device.type, 1024),
+        settings.max_concurrent_requests,
+    )
+    log.info("%s model, %d numbers a row, %d tokens", info.kind, width, info.max_input_tokens)
+    return EmbedderWorker(embedder, info, limits)
+
+
+def choose_device(settings: Settings) -> torch.device:
+    """The first GPU if any is used, else the CPU. Raises ConfigError."""
+    return torch.device("cuda" if num_gpus(settings, torch.cuda.device_count()) else "cpu")
+
+
+def load_model(
+    path: Path, device: torch.device, dtype: torch.dtype, *, trust_remote_code: bool = False
+) -> Model:
+    """Load what the folder holds, as sentence-transformers does. Raises ModelLoadError."""
+    kind = _kind(path)
+    try:
+        return kind(
+            str(path),
+            device=device.type,
+            local_files_only=True,
+            trust_remote_code=trust_remote_code,
+            model_kwargs={"dtype": dtype},
+        ).eval()
+    except Exception as error:  # a broken checkpoint fails anywhere
+        raise ModelLoadError(f"{path}: the embedding model cannot be loaded: {error}") from error
+
+
+def keep_memory() -> None:
+    """Let glibc keep freed memory for the next batch.
+
+    Otherwise every tensor over 128 KiB is fresh memory, whose pages the kernel must clear each
+    time: 10 to 20% of a batch (docs/LOG.md).
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:  # glibc
+        for option, size in ((M_MMAP_THRESHOLD, 2**25), (M_TRIM_THRESHOLD, 2**29)):
+            mallopt(option, size)
+
+
+def _kind(path: Path) -> type[Model]:
+    """Which of the library's models a folder holds."""
+    own = _read_json(path / "config_sentence_transformers.json").get("model_type")
+    if own is not None and own not in KINDS:
+        raise ModelLoadError(f"{path}: a {own} model; only {' and '.join(KINDS)} models are served")
+    if own is not None:
+        return KINDS[own]
+    architectures = _read_json(path / "config.json").get("architectures") or [""]
+    is_classifier = architectures[0].endswith("ForSequenceClassification")
+    has_modules = (path / "modules.json").is_file()
+    return CrossEncoder if is_classifier and not has_modules else SentenceTransformer
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        value: dict[str, Any] = json.loads(path.read_text()) if path.is_file() else {}
+    except ValueError as error:
+        raise ModelLoadError(f"{path} is not valid JSON: {error}") from error
+    return value
+
+
+def _info(files: ModelFiles, embedder: Embedder, width: int) -> EmbedderInfo:
+    config = embedder.config
+    labels = list((config.id2label or {}).values()) if embedder.is_scoring else []
+    kind: EmbedderKind = "embedding"
+    if embedder.is_scoring:
+        kind = "reranker" if width == 1 else "classifier"
+    return EmbedderInfo(
+        model_id=files.model_id,
+        model_sha=files.sha,
+        model_type=config.model_type,
+        kind=kind,
+        dtype=_name(embedder.dtype),
+        device=embedder.device.type,
+        width=width,
+        vocabulary=embedder.vocabulary,
+        max_input_tokens=embedder.max_tokens,
+        is_normalized=embedder.shape.is_normalized,
+        labels=labels,
+        prompts=embedder.prompts,
+    )
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")

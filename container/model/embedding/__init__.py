@@ -1,0 +1,1 @@
+"""The embedding model: ids of texts, and their vectors or scores."""

@@ -1,0 +1,243 @@
+"""The embedder: a sentence-transformers model that turns batches of ids into rows of numbers.
+
+Models whose layers allow it run without padding (container.model.attention.unpadded) and with
+packed products, which is compared with the library's own forward pass at start; all others run as
+the library does, padded, in groups of similar length.
+"""
+
+import logging
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from sentence_transformers import CrossEncoder
+from sentence_transformers.base.modules import Dense, Normalize, Transformer
+from sentence_transformers.sentence_transformer.modules import Pooling
+from torch import nn
+from transformers import PretrainedConfig
+
+from container.errors import ModelLoadError, one_line
+from container.messages.embedder import Embed, Truncation
+from container.model.attention import unpadded
+from container.model.embedding.text_encoder import EncodedText, Model, TextEncoder
+from container.model.layers.cpu_linear import make_linear, packing_works
+from container.model.loading.optimize import pack, replace_layers, restore_layers
+from container.model.reference_check import Mismatch, Reference
+
+log = logging.getLogger(__name__)
+
+# A group of texts is padded to its longest; this much of it may be padding.
+MAX_PADDING = 0.15
+CHECK_TEXTS = [
+    "a",
+    "Rivers of Europe",
+    "The Danube flows through ten countries before it reaches the Black Sea.",
+    "How do I return a parcel that arrived damaged?",
+    "Texts of several lengths are compared before any is served.",
+    "import os; print(os.environ.get('HOME'))",
+    "In 1969 two people walked on the Moon for the first time, and a third stayed in orbit.",
+    "Yes.",
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """What of a model's modules decides how it is run."""
+
+    first: Transformer
+    rest: list[nn.Module]
+    is_normalized: bool
+
+
+class Embedder:
+    """Implements the worker's TextModel: vectors before normalisation, scores before activation."""
+
+    def __init__(self, model: Model, device: torch.device) -> None:
+        self.shape = shape_of(model)
+        self.config: PretrainedConfig = self.shape.first.model.config
+        self.device = device
+        self.dtype: torch.dtype = self.shape.first.model.dtype
+        self.is_scoring = isinstance(model, CrossEncoder)
+        self.is_ragged = False
+        self.prompts = sorted(model.prompts)
+        text_config = self.config.get_text_config()
+        self.vocabulary: int = text_config.vocab_size
+        positions: int = getattr(text_config, "max_position_embeddings", None) or 2**31
+        self._position_offset = _position_offset(self.shape.first.model)
+        self.max_tokens = min(model.max_seq_length or positions, positions - self._position_offset)
+        self._texts = TextEncoder(model, self.max_tokens, self.vocabulary)
+        tokenizer = model.tokenizer
+        self._pad_id = tokenizer.pad_token_id or 0
+        self._pads_left = tokenizer.padding_side == "left"
+
+    @torch.inference_mode()
+    def prepare(self) -> int:
+        """Switch to the faster forms that suit the model; return the width of its rows.
+
+        Raises ModelLoadError when the model does not run, or not the same that way.
+        """
+        texts = self.encode(Embed(0, [*CHECK_TEXTS], truncation=Truncation.RIGHT))
+        modules = nn.ModuleList([self.shape.first, *self.shape.rest])
+        try:
+            reference = Reference(modules, lambda: self.rows(texts), self.dtype)
+        except Exception as error:  # a model can fail in any way
+            raise ModelLoadError(f"the embedding model cannot be run: {error}") from error
+        if self.device.type == "cpu":
+            if self._can_be_ragged():
+                self._try_ragged(texts, reference)
+            log.info("texts run %s", "without padding" if self.is_ragged else "in padded groups")
+            self._pack(texts, reference)
+        return reference.own.shape[1]
+
+    def encode(self, ask: Embed) -> list[EncodedText]:
+        """Turn a request's inputs into ids. Raises InvalidParameter or PromptTooLong."""
+        return self._texts.encode(ask)
+
+    def run(self, texts: Sequence[EncodedText]) -> list[bytes]:
+        """Make one row of float32 numbers for each text, in their order."""
+        return [row.numpy().tobytes() for row in self.rows(texts)]
+
+    @torch.inference_mode()
+    def rows(self, texts: Sequence[EncodedText]) -> torch.Tensor:
+        """Make one row for each text: float32 [texts, width], in their order."""
+        order = sorted(range(len(texts)), key=lambda place: texts[place].num_tokens)
+        rows: list[torch.Tensor] = [torch.empty(0)] * len(texts)
+        for group in self._groups(order, texts):
+            members = [texts[place] for place in group]
+            made = self._run_ragged(members) if self.is_ragged else self._run_padded(members)
+            for place, row in zip(group, made.float().cpu(), strict=True):
+                rows[place] = row
+        return torch.stack(rows)
+
+    def _groups(self, order: list[int], texts: Sequence[EncodedText]) -> Iterator[list[int]]:
+        """Split places, sorted by length, where padding would be too much or prompts differ."""
+        group: list[int] = []
+        total = 0
+        for place in order:
+            text = texts[place]
+            if group and self._must_split(texts[group[0]], text, (len(group) + 1), total):
+                yield group
+                group, total = [], 0
+            group.append(place)
+            total += text.num_tokens
+        yield group
+
+    def _must_split(self, first: EncodedText, last: EncodedText, count: int, total: int) -> bool:
+        if (first.prompt_length, first.modality) != (last.prompt_length, last.modality):
+            return True
+        padded = last.num_tokens * count
+        return not self.is_ragged and padded - total - last.num_tokens > MAX_PADDING * padded
+
+    def _run_padded(self, texts: list[EncodedText]) -> torch.Tensor:
+        longest = max(text.num_tokens for text in texts)
+        features: dict[str, Any] = {
+            "input_ids": self._padded([text.token_ids for text in texts], longest, self._pad_id),
+            "attention_mask": self._padded([[1] * text.num_tokens for text in texts], longest, 0),
+            "modality": texts[0].modality,
+        }
+        if any(text.type_ids for text in texts):
+            types = [text.type_ids or [0] * text.num_tokens for text in texts]
+            features["token_type_ids"] = self._padded(types, longest, 0)
+        return self._finish(self.shape.first(self._with_prompt(features, texts)))
+
+    def _run_ragged(self, texts: list[EncodedText]) -> torch.Tensor:
+        lengths = [text.num_tokens for text in texts]
+        ids = torch.tensor([token for text in texts for token in text.token_ids])
+        positions = torch.cat([torch.arange(length) for length in lengths])
+        hidden = self.shape.first.model(
+            input_ids=ids[None],
+            position_ids=positions[None] + self._position_offset,
+            spans=unpadded.spans_of(lengths),
+        ).last_hidden_state
+        ends = torch.tensor([0, *lengths]).cumsum(0)
+        features: dict[str, Any] = {"token_embeddings": hidden, "cu_seq_lens_q": ends}
+        return self._finish(self._with_prompt(features, texts))
+
+    def _finish(self, features: dict[str, Any]) -> torch.Tensor:
+        rest = self.shape.rest
+        if all(not list(module.parameters()) for module in rest) and "token_embeddings" in features:
+            features["token_embeddings"] = features["token_embeddings"].float()
+        for module in rest:
+            features = module(features)
+        out: torch.Tensor = features["scores" if self.is_scoring else "sentence_embedding"]
+        return out.unsqueeze(-1) if out.dim() == 1 else out
+
+    def _with_prompt(self, features: dict[str, Any], texts: list[EncodedText]) -> dict[str, Any]:
+        if texts[0].prompt_length is not None:
+            features["prompt_length"] = texts[0].prompt_length
+        return features
+
+    def _padded(self, rows: list[list[int]], longest: int, filler: int) -> torch.Tensor:
+        filled = [
+            [filler] * (longest - len(row)) + row
+            if self._pads_left
+            else row + [filler] * (longest - len(row))
+            for row in rows
+        ]
+        return torch.tensor(filled, device=self.device)
+
+    def _can_be_ragged(self) -> bool:
+        first = self.shape.first
+        params = dict(first.modality_config.get("text") or {})
+        return (
+            not self.is_scoring
+            and params.get("method") == "forward"
+            and params.get("method_output_name") == "last_hidden_state"
+            and first.model.is_backend_compatible()
+            and isinstance(self.shape.rest[0], Pooling)
+            and all(isinstance(module, Dense | nn.Identity) for module in self.shape.rest[1:])
+        )
+
+    def _pack(self, texts: list[EncodedText], reference: Reference) -> None:
+        model = self.shape.first.model
+        if not packing_works(model):
+            return
+        usual = replace_layers(model) if self.is_ragged else []
+        if usual:
+            try:
+                reference.check(self.rows(texts), "fused encoder layers")
+            except Exception as error:  # layers that only look like the family's
+                log.warning("fused encoder layers disabled (slower): %s", one_line(error))
+                restore_layers(usual)
+        pack(model, make_linear)
+        try:
+            reference.check(self.rows(texts), "packed layers")
+        except Mismatch as error:
+            raise ModelLoadError(f"the embedding model cannot be served: {error}") from error
+
+    def _try_ragged(self, texts: list[EncodedText], reference: Reference) -> None:
+        usual = self.shape.first.model.config._attn_implementation
+        self.shape.first.model.set_attn_implementation(unpadded.NAME)
+        self.is_ragged = True
+        try:
+            reference.check(self.rows(texts), "unpadded attention")
+        except Exception as error:  # attention of its own kind, windows, masks: padding suits all
+            log.info("unpadded attention does not suit this model (%s)", one_line(error))
+            self.is_ragged = False
+            self.shape.first.model.set_attn_implementation(usual)
+
+
+def shape_of(model: Model) -> Shape:
+    """Look at a model's modules. Raises ModelLoadError for kinds that are not served."""
+    modules = list(model)
+    first = modules[0]
+    if not isinstance(first, Transformer):
+        raise ModelLoadError(
+            f"the embedding model begins with {type(first).__name__}; only transformer models "
+            "are served"
+        )
+    is_normalized = isinstance(modules[-1], Normalize)
+    rest = modules[1:-1] if is_normalized else modules[1:]
+    return Shape(first, rest, is_normalized)
+
+
+def _position_offset(model: nn.Module) -> int:
+    """RoBERTa and its relatives count positions from the padding id on."""
+    for module in model.modules():
+        padding_idx = getattr(module, "padding_idx", None)
+        if isinstance(padding_idx, int) and isinstance(
+            getattr(module, "position_embeddings", None), nn.Embedding
+        ):
+            return padding_idx + 1
+    return 0

@@ -1,0 +1,236 @@
+"""The loader: from settings to an engine with a model in it, checked before it serves.
+
+The composition root of the engine process; runs once, reports each stage in a line.
+"""
+
+import logging
+import os
+from dataclasses import replace
+from pathlib import Path
+
+import msgspec
+import torch
+import transformers
+from huggingface_hub.utils.tqdm import disable_progress_bars as disable_hub_bars
+from transformers import (
+    GenerationConfig,
+    PretrainedConfig,
+)
+
+from container.engine.engine import Engine, EngineConfig
+from container.engine.model_runner import ModelRunner, run_whole
+from container.engine.schedule import Batch, Scheduled
+from container.engine.sequence import Sequence
+from container.errors import ConfigError, ModelLoadError, TemplateFailed, one_line
+from container.grammar.matcher import GrammarCompiler
+from container.images.reader import ImageReader
+from container.ipc.backend_server import Progress
+from container.messages.engine import EngineInfo, SamplingParams
+from container.model.execution.factory import make_runner, record_decodes, recorded_sizes
+from container.model.execution.model_runner import TorchModelRunner
+from container.model.hf_config import text_config
+from container.model.loaded_model import LoadedModel
+from container.model.loading.checkpoint import ModelFiles, find_model
+from container.model.loading.config import dtype_name, read_config, reads_images
+from container.model.loading.engine_limits import find_slots, size_engine
+from container.model.loading.memory_plan import find_room, is_faster_to_copy, largest_step
+from container.model.loading.weights import load_weights, plan_load
+from container.model.lora.layers import Updates
+from container.model.lora.manager import open_store
+from container.model.parallel.placement import Placement
+from container.model.parallel.ranks import MakeCache, Ranks
+from container.model.reference_check import NUM_IDS
+from container.settings.settings import Settings
+from container.text.tokenizer import Tokenizer
+
+log = logging.getLogger(__name__)
+
+# A question for the checks at start; its beginning is enough.
+CHECK_TEXT = (
+    "Which three rivers are the longest in Europe, and through how many countries does each of "
+    "them flow before it reaches the sea? Answer in two or three short sentences."
+)
+MIN_CHECK_IDS = 12
+
+
+def load_engine(settings: Settings, progress: Progress, copy: int = 0) -> tuple[Engine, EngineInfo]:
+    """Find, load, check and size, for the copy of this number.
+
+    Raises ModelLoadError or ConfigError.
+    """
+    progress(f"looking for {settings.model_source()}")
+    files = find_model(settings.model_source(), revision=settings.revision, token=settings.hf_token)
+    model_config = read_config(settings, files.path)
+    placement, dtype = plan_load(settings, model_config, files.path, copy)
+    if placement.device.type == "cuda":
+        torch.cuda.set_device(placement.device)
+    tokenizer = Tokenizer.from_folder(
+        files.path,
+        trust_remote_code=settings.trust_remote_code,
+        template_path=settings.tokenizer_config_path,
+    )
+    reader = None
+    if reads_images(files.path, model_config):
+        reader = ImageReader.from_folder(files.path, tokenizer)
+    format_name = dtype_name(dtype)
+    ids = check_ids(tokenizer)
+    ranks = Ranks(files.path, format_name, placement.devices, ids) if placement.is_split else None
+    progress(f"loading weights as {format_name} on {placement}")
+    model = load_weights(settings, files.path, model_config, dtype, placement, reader, ids)
+    progress("sizing the KV cache")
+    config = size_engine(settings, model, find_room(settings, model, placement))
+    sharers = len(placement.devices) * settings.data_parallel
+    config = replace(config, num_slots=find_slots(settings, model, sharers))
+    ends = end_token_ids(files.path, model.config)
+    sizes = recorded_sizes(settings.cuda_graphs, model, config.max_running)
+    max_blocks = -(-config.max_total_tokens // config.block_size)
+    if ranks is not None:
+        ranks.tell(
+            MakeCache(config.num_blocks, config.block_size, sizes, max_blocks, config.num_slots)
+        )
+    # Adapters lie on one device, with the whole model.
+    is_whole = not placement.is_split and not placement.is_spread
+    updates = Updates(model.module, model.dtype, model.device) if is_whole else None
+    overlaps = settings.overlap_steps
+    runner = make_runner(
+        model,
+        config,
+        end_token_ids=ends,
+        updates=updates,
+        tell=ranks.tell if ranks else None,
+        overlaps=overlaps if overlaps is not None else model.device.type == "cuda",
+    )
+    if isinstance(runner, TorchModelRunner):
+        record_decodes(runner.forward, sizes, max_blocks, model.device, progress)
+        if config.num_slots and settings.swap_space is None and not swapping_pays(runner, config):
+            config = replace(config, num_slots=0)
+        if config.num_slots:
+            kept = config.num_slots * config.block_size
+            log.info("the host's memory keeps %d tokens of prefixes", kept)
+    fallbacks = [*model.fallbacks]
+    if sizes and not (isinstance(runner, TorchModelRunner) and runner.forward.is_recorded):
+        fallbacks.append("CUDA graphs could not be captured; see the warning above")
+    report_fallbacks(fallbacks, is_refused=settings.require_fast_path)
+    progress("warming up")
+    warm_up(runner, config)
+    compile_grammar = None
+    if tokenizer.is_fast:
+        compile_grammar = GrammarCompiler(
+            tokenizer.serialise, model.text_config.vocab_size, ends
+        ).compile
+    made = Engine(
+        runner,
+        config,
+        end_token_ids=ends,
+        compile_grammar=compile_grammar,
+        adapters=open_store(settings, updates, progress) if updates is not None else None,
+    )
+    info = _info(files, model, config, settings, placement)
+    return made, msgspec.structs.replace(info, fallbacks=fallbacks)
+
+
+def report_fallbacks(fallbacks: list[str], *, is_refused: bool) -> None:
+    """Warn of what makes the model slower than possible. Raises ConfigError if that is refused."""
+    if fallbacks and is_refused:
+        raise ConfigError([f"REQUIRE_FAST_PATH is set, and {reason}" for reason in fallbacks])
+    for reason in fallbacks:
+        log.warning(
+            "slow path: %s. Set REQUIRE_FAST_PATH=1 to refuse such a start; docs/models.md says "
+            "which models have a fast path",
+            reason,
+        )
+
+
+def check_ids(tokenizer: Tokenizer) -> list[int] | None:
+    """Make a prompt as the model gets them, to check it on; None if the tokenizer has no use."""
+    text, has_special_tokens = CHECK_TEXT, False
+    if tokenizer.has_chat_template:
+        try:
+            text = tokenizer.render_chat([{"role": "user", "content": CHECK_TEXT}])
+            has_special_tokens = True
+        except TemplateFailed as error:
+            log.debug("the model is checked on plain text: %s", error)
+    ids = tokenizer.encode(text, add_special_tokens=not has_special_tokens)
+    return ids[:NUM_IDS] if len(ids) >= MIN_CHECK_IDS else None
+
+
+def swapping_pays(runner: TorchModelRunner, config: EngineConfig) -> bool:
+    """Measure whether prefixes that no longer fit the cache are worth the host's memory.
+
+    If not, the memory is given back here.
+    """
+    size, forward = config.block_size, runner.forward
+    num_tokens = min(config.max_batch_tokens, config.max_total_tokens) // size * size
+    if num_tokens:
+        prompt = largest_step(num_tokens, 1, block_size=size, context=num_tokens)
+        device = forward.cache.keys[0].device
+        if is_faster_to_copy(runner.run_plan, prompt, config.num_slots, device):
+            return True
+    forward.host = None
+    if torch.cuda.is_available():
+        torch.accelerator.empty_host_cache()
+    return False
+
+
+def disable_progress_bars() -> None:
+    """Keep bars that redraw a line out of a log that is not a terminal."""
+    transformers.utils.logging.disable_progress_bar()
+    disable_hub_bars()
+
+
+def end_token_ids(path: Path, config: PretrainedConfig) -> frozenset[int]:
+    """Ids that end a completion: generation_config.json's, else config.json's."""
+    found = getattr(config, "eos_token_id", None)
+    if found is None:
+        found = getattr(text_config(config), "eos_token_id", None)
+    if (path / "generation_config.json").is_file():
+        try:
+            generation = GenerationConfig.from_pretrained(path)
+        except Exception as error:  # see load_model
+            raise ModelLoadError(
+                f"{path}/generation_config.json cannot be used: {one_line(error)}"
+            ) from error
+        found = generation.eos_token_id if generation.eos_token_id is not None else found
+    if found is None:
+        log.warning("the model names no end token; only length and stop strings end a completion")
+        return frozenset()
+    return frozenset(found if isinstance(found, list) else [found])
+
+
+def warm_up(runner: ModelRunner, config: EngineConfig) -> None:
+    """Run a prompt and a few single tokens, so that the first request finds all things made."""
+    prompt_len = min(8, config.max_input_tokens)
+    sequence = Sequence(0, [0] * prompt_len, SamplingParams(max_new_tokens=1))
+    sequence.block_table = list(range(-(-(prompt_len + 1) // config.block_size)))
+    run_whole(runner, Batch((Scheduled.of(sequence, prompt_len),)))
+    sequence.token_ids.append(0)
+    sequence.num_computed = prompt_len
+    run_whole(runner, Batch((Scheduled.of(sequence, 1),)))
+
+
+def _info(
+    files: ModelFiles,
+    model: LoadedModel,
+    config: EngineConfig,
+    settings: Settings,
+    placement: Placement,
+) -> EngineInfo:
+    return EngineInfo(
+        model_id=files.model_id,
+        model_path=os.fspath(files.path),
+        model_sha=files.sha,
+        model_type=model.config.model_type,
+        dtype=dtype_name(model.dtype),
+        device=model.device.type,
+        vocabulary=model.text_config.vocab_size,
+        max_input_tokens=config.max_input_tokens,
+        max_total_tokens=config.max_total_tokens,
+        cache_tokens=config.num_blocks * config.block_size,
+        max_batch_tokens=config.max_batch_tokens,
+        attention=model.attention,
+        quantize=settings.quantize,
+        reads_images=model.reads_images,
+        tensor_parallel=len(placement.devices),
+        data_parallel=settings.data_parallel,
+        reuses_prefixes=config.reuses_prefixes,
+    )

@@ -1,0 +1,1 @@
+"""Execution: runs a scheduled step on the model and samples from it."""

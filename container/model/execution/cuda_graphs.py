@@ -1,0 +1,219 @@
+"""Recorded decodes: a step with one token of each sequence, as one CUDA graph.
+
+A decode of a small batch is hundreds of short kernels; launching them one by one takes the host
+longer than running them takes the device. A recording is launched as a whole, always with the
+same tensors, so a step's numbers are copied into these first; rows without use are padding:
+
+    numbers  [rows, 4 + blocks]   id | position | slot | tokens seen | blocks ...
+    sampled  [rows]               what the last step sampled, for ids that are promises
+    logits   [rows, vocabulary]   float32
+"""
+
+import functools
+import logging
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import numpy as np
+import torch
+
+from container.engine.adapters import BASE
+from container.model.attention.metadata import DecodeGroup, PagedStep
+from container.model.attention.varlen import AttentionKernels, DecodeTables, Kernel, VarlenTables
+from container.model.forward_batch import MIN_ROWS, ForwardPlan, GroupPlan
+from container.model.kv_cache.cache import KVCache
+from container.model.reference_check import WHOLE_TOLERANCE, Mismatch, logits_error
+
+log = logging.getLogger(__name__)
+
+ID, POSITION, SLOT, SEEN, BLOCKS = range(5)  # columns; blocks go on to the end
+
+# Runs something and returns what runs it again, with the same tensors.
+Record = Callable[[Callable[[], None]], Callable[[], None]]
+# The model: ids and positions [rows], a step; returns logits [rows, vocabulary].
+RunModel = Callable[[torch.Tensor, torch.Tensor, PagedStep], torch.Tensor]
+
+
+def fill_promises(ids: torch.Tensor, sampled: torch.Tensor) -> torch.Tensor:
+    """Put sampled tokens in the place of the ids, [rows], that stand for them."""
+    return torch.where(ids < 0, sampled[(-1 - ids).clamp_(min=0)], ids)
+
+
+def usual_sizes(max_running: int) -> list[int]:
+    """Rows of the recordings: steps of at most twice, and later half as much again, as before."""
+    sizes = {MIN_ROWS, max(MIN_ROWS, max_running)}
+    size = MIN_ROWS
+    while size < max_running:
+        sizes |= {size, min(max_running, size + size // 2) if size >= 16 else size}
+        size *= 2
+    return sorted(sizes)
+
+
+def graph_recorder() -> Record:
+    """Make what records on the current CUDA device, all in the same memory and stream."""
+    return functools.partial(_record_graph, torch.cuda.graph_pool_handle(), torch.cuda.Stream())
+
+
+def _record_graph(
+    pool: Any, stream: torch.cuda.Stream, run: Callable[[], None]
+) -> Callable[[], None]:
+    current = torch.cuda.current_stream()
+    stream.wait_stream(current)
+    with torch.cuda.stream(stream):
+        run()  # libraries choose their algorithms and take their memory now
+        _refuse_waiting(run)
+    current.wait_stream(stream)
+    graph = torch.cuda.CUDAGraph()
+    # A capture that fails does not put the stream back.
+    with torch.cuda.stream(current), torch.cuda.graph(graph, pool=pool, stream=stream):
+        run()
+    replay: Callable[[], None] = graph.replay
+    return replay
+
+
+def _refuse_waiting(run: Callable[[], None]) -> None:
+    """Run what is to be recorded once more, and raise RuntimeError if it waits for the device.
+
+    A capture would fail of it as well, but leave torch's allocator as if it went on for ever.
+    """
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        run()
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
+def record_nothing(run: Callable[[], None]) -> Callable[[], None]:
+    """Stand in for a recording where there is no CUDA: run it all again."""
+    run()
+    return run
+
+
+class RecordedDecodes:
+    """Owns the recordings of one forward pass and the tensors that they read and write."""
+
+    def __init__(
+        self,
+        run_model: RunModel,
+        cache: KVCache,
+        *,
+        sizes: Iterable[int],
+        max_blocks: int,
+        vocabulary: int,
+        device: torch.device,
+        kernels: AttentionKernels,
+    ) -> None:
+        """`sizes` are rows, `max_blocks` those of the longest sequence.
+
+        `kernels` attend to decodes.
+        """
+        self._run_model = run_model
+        self._cache = cache
+        self._sizes = sorted(set(sizes))
+        self._kernels = kernels
+        self._replays: dict[int, Callable[[], None]] = {}
+        rows = self._sizes[-1]
+        self._numbers = torch.zeros(rows, BLOCKS + max_blocks, dtype=torch.int32, device=device)
+        self._sampled = torch.zeros(rows, dtype=torch.int64, device=device)
+        self._logits = torch.zeros(rows, vocabulary, dtype=torch.float32, device=device)
+
+    def record(self, record: Record, progress: Callable[[str], None]) -> None:
+        """Record all sizes, the largest first, whose memory the others use again."""
+        for index, size in enumerate(reversed(self._sizes), 1):
+            progress(f"recording decodes ({index} of {len(self._sizes)}: {size} sequences)")
+            self._numbers.copy_(_padding(self._numbers.shape, self._cache))
+            self._replays[size] = record(functools.partial(self._run, size))
+
+    def check(self, run: Callable[[ForwardPlan], torch.Tensor]) -> None:
+        """Compare each recording with what `run` gives. Raises Mismatch."""
+        smaller = 0
+        for size in self._sizes:
+            # With a row of padding, where that does not fit the next smaller one.
+            plan = trial_plan(size - 1 if size - 1 > smaller >= MIN_ROWS else size, self._cache)
+            smaller = size
+            expected = run(plan).clone()
+            off = logits_error(self.run(plan, None), expected)
+            if not off <= WHOLE_TOLERANCE:
+                raise Mismatch(
+                    f"a recording of {size} rows is off by {off:.2g} (limit {WHOLE_TOLERANCE})"
+                )
+
+    def fits(self, plan: ForwardPlan) -> bool:
+        """Whether a recording can stand in for a step."""
+        rows = len(plan.token_ids)
+        is_decode = plan.num_decodes == rows and not plan.has_adapters
+        return is_decode and rows <= self._sizes[-1] and plan.num_promised <= len(self._sampled)
+
+    def run(self, plan: ForwardPlan, sampled: torch.Tensor | None) -> torch.Tensor:
+        """Return the logits of all rows of a step that fits, until the next pass."""
+        rows = len(plan.token_ids)
+        size = next(size for size in self._sizes if size >= rows)
+        numbers = _padding((size, self._numbers.shape[1]), self._cache)
+        _lay_out(plan, numbers.numpy())
+        if self._numbers.device.type == "cuda":
+            numbers = numbers.pin_memory()
+        self._numbers[:size].copy_(numbers, non_blocking=True)
+        if sampled is not None:
+            self._sampled[: len(sampled)].copy_(sampled)
+        self._replays[size]()
+        return self._logits[:rows]
+
+    def _run(self, size: int) -> None:
+        numbers = self._numbers[:size]
+        ids = numbers[:, ID].long()
+        ids = fill_promises(ids, self._sampled)
+        step = self._step(numbers)
+        self._logits[:size].copy_(self._run_model(ids, numbers[:, POSITION].long(), step))
+
+    def _step(self, numbers: torch.Tensor) -> PagedStep:
+        size, width = len(numbers), numbers.shape[1] - BLOCKS
+        seen, blocks = numbers[:, SEEN].contiguous(), numbers[:, BLOCKS:].contiguous()
+        # What torch's kernel does not do, the reference does, which goes by groups.
+        group = DecodeGroup(0, size, blocks.long(), seen.long())
+        tables, decodes = None, None
+        if self._kernels.decodes is Kernel.TRITON:
+            decodes = DecodeTables(seen, blocks)
+        elif self._kernels.decodes is not Kernel.REFERENCE:
+            starts = torch.arange(size + 1, dtype=torch.int32, device=numbers.device)
+            tables = VarlenTables(starts, seen, blocks, 1, width * self._cache.block_size)
+        slots = numbers[:, SLOT].long()
+        return PagedStep(self._cache, slots, [group], [], tables, decodes=decodes)
+
+
+def trial_plan(rows: int, cache: KVCache) -> ForwardPlan:
+    """Decodes that see up to a block of the cache, whatever it holds; several may share one."""
+    seen = [1 + row % cache.block_size for row in range(rows)]
+    blocks = [row // cache.block_size % cache.scratch_block for row in range(rows)]
+    return ForwardPlan(
+        token_ids=[1 + row % 7 for row in range(rows)],
+        positions=[count - 1 for count in seen],
+        slots=[
+            block * cache.block_size + count - 1 for block, count in zip(blocks, seen, strict=True)
+        ],
+        logit_rows=list(range(rows)),
+        groups=[GroupPlan(0, rows, [[block] for block in blocks], seen)],
+        chunks=[],
+        num_decodes=rows,
+        adapters=[(BASE, rows)],
+    )
+
+
+def _padding(shape: tuple[int, ...], cache: KVCache) -> torch.Tensor:
+    """Rows that write to the scratch block and see one token of it."""
+    rows = torch.zeros(shape, dtype=torch.int32)
+    rows[:, SLOT] = cache.scratch_block * cache.block_size
+    rows[:, SEEN] = 1
+    rows[:, BLOCKS:] = cache.scratch_block
+    return rows
+
+
+def _lay_out(plan: ForwardPlan, numbers: "np.ndarray[tuple[int, ...], np.dtype[np.int32]]") -> None:
+    """Write a plan's rows over the padding."""
+    rows = len(plan.token_ids)
+    numbers[:rows, ID] = plan.token_ids
+    numbers[:rows, POSITION] = plan.positions
+    numbers[:rows, SLOT] = plan.slots
+    for group in plan.groups:
+        numbers[group.start : group.stop, SEEN] = group.context_lens
+        width = len(group.blocks[0])
+        numbers[group.start : group.stop, BLOCKS : BLOCKS + width] = group.blocks

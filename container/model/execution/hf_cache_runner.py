@@ -1,0 +1,221 @@
+"""The slower path: a runner for models whose attention cannot be paged.
+
+ALiBi, encoders with decoders, linear attention and other inventions: each sequence is run by itself
+and keeps the cache that the model makes, so nothing is known here of what is in it. The engine's
+blocks then only count tokens. A cache that is not plain keys and values is not filled in pieces
+either: the prompt waits until its last chunk is scheduled, and is computed as a whole.
+"""
+
+import functools
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import torch
+from transformers import PreTrainedModel
+from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
+
+from container.engine.model_runner import StepOutput, WholeSteps
+from container.engine.schedule import Batch, Scheduled
+from container.engine.sequence import Sequence, SequenceState
+from container.messages.engine import SamplingParams
+from container.model.lora.layers import Updates
+from container.model.reference_check import Reference
+from container.model.sampling.logprobs import told_logprobs
+from container.model.sampling.sampler import Sampler
+
+# What models call their cache, in their outputs and in their arguments.
+CACHE_NAMES = ("past_key_values", "cache_params", "state")
+
+# Of the ids that a cache is checked on, those that come one by one.
+NUM_DECODED = 6
+
+
+class Progress:
+    """How far a sequence is in the model's own cache."""
+
+    def __init__(self, num_preemptions: int) -> None:
+        self.num_preemptions = num_preemptions
+        self.num_computed = 0
+        self.kept: dict[str, Any] = {}
+
+
+class OwnCacheRunner(WholeSteps):
+    """Implements the engine's ModelRunner, one sequence after another."""
+
+    def __init__(
+        self,
+        model: Any,
+        device: torch.device,
+        *,
+        end_token_ids: frozenset[int] = frozenset(),
+        updates: Updates | None = None,
+    ) -> None:
+        self._model = model
+        self._device = device
+        self._has_encoder = bool(model.config.is_encoder_decoder)
+        self._keeps_few_logits = bool(self._model._supports_logits_to_keep())
+        self._sampler = Sampler(end_token_ids, counts_prompt=not self._has_encoder)
+        self._updates = updates
+        self._known: WeakKeyDictionary[Sequence, Progress] = WeakKeyDictionary()
+
+    @functools.cached_property
+    def _in_chunks(self) -> bool:
+        """Whether the cache is plain keys and values, so that a prompt may come in pieces."""
+        if self._has_encoder:
+            return False
+        cache = self._model(input_ids=self._tensor([0]), use_cache=True).get(CACHE_NAMES[0])
+        plain = (DynamicLayer, DynamicSlidingWindowLayer)
+        return cache is not None and all(type(layer) in plain for layer in cache.layers)
+
+    def execute(self, batch: Batch) -> StepOutput:
+        """Run one step."""
+        self._forget_the_ended()
+        last: list[torch.Tensor] = []
+        scores: dict[int, list[float]] = {}
+        with torch.inference_mode():
+            for index, item in enumerate(batch.items):
+                if not item.samples and not self._in_chunks:
+                    continue
+                rows, told = self.advance(item)
+                if told:
+                    scores[index] = told
+                if item.samples:
+                    last.append(rows[-1])
+            sequences = [item.sequence for item in batch.items if item.samples]
+            sampled = self._sampler.sample(torch.stack(last), sequences) if last else []
+        return StepOutput(sampled, scores)
+
+    def advance(self, item: Scheduled) -> tuple[torch.Tensor, list[float]]:
+        """Compute a sequence up to an item's end.
+
+        Returns logits [rows, vocabulary] in float32, the last row that of the last token, and the
+        log-probabilities of the prompt tokens that follow a computed one, if they are wanted.
+        """
+        sequence = item.sequence
+        if self._updates is not None:
+            self._updates.begin([(sequence.adapter, 1)])  # the same for all its rows
+        progress = self._known.get(sequence)
+        if progress is None or progress.num_preemptions != sequence.num_preemptions:
+            progress = self._known[sequence] = Progress(sequence.num_preemptions)
+        if self._has_encoder:
+            return self._decode(progress, item), []
+        start = progress.num_computed
+        wants_scores = sequence.params.prompt_logprobs and not sequence.has_prompt_logprobs
+        num_scores = min(item.end, sequence.prompt_len - 1) - start if wants_scores else 0
+        num_rows = item.end - start if num_scores > 0 else 1
+        logits = self._read_on(progress, item, num_rows)
+        if num_scores <= 0:
+            return logits, []
+        following = sequence.token_ids[start + 1 : start + 1 + num_scores]
+        return logits, told_logprobs(logits[:num_scores], following).tolist()
+
+    def _read_on(self, progress: Progress, item: Scheduled, num_rows: int) -> torch.Tensor:
+        """Run the ids that are not computed; return the last rows of logits."""
+        ids = item.sequence.token_ids[progress.num_computed : item.end]
+        return self._forward(progress, num_rows, input_ids=self._tensor(ids))
+
+    def _decode(self, progress: Progress, item: Scheduled) -> torch.Tensor:
+        """The prompt goes through the encoder once, the completion through the decoder."""
+        sequence = item.sequence
+        if "encoder_outputs" not in progress.kept:
+            encoder = self._model.get_encoder()
+            prompt = self._tensor(sequence.token_ids[: sequence.prompt_len])
+            progress.kept["encoder_outputs"] = encoder(input_ids=prompt, return_dict=True)
+        said = decoder_start(self._model) + sequence.token_ids[sequence.prompt_len : item.end]
+        ids = self._tensor(said[progress.num_computed :])
+        return self._forward(progress, 1, decoder_input_ids=ids)
+
+    def _forward(self, progress: Progress, num_rows: int, **ids: torch.Tensor) -> torch.Tensor:
+        few = {"logits_to_keep": num_rows} if self._keeps_few_logits else {}
+        output = self._model(**ids, **progress.kept, **few, use_cache=True, return_dict=True)
+        for name in CACHE_NAMES:
+            if output.get(name) is not None:
+                progress.kept[name] = output[name]
+        progress.num_computed += sum(tensor.shape[1] for tensor in ids.values())
+        logits: torch.Tensor = output.logits[0, -num_rows:]
+        return logits.float()
+
+    def _forget_the_ended(self) -> None:
+        """Free the caches of finished and preempted sequences now, not when they are collected."""
+        for sequence in list(self._known):
+            if sequence.state is not SequenceState.RUNNING:
+                del self._known[sequence]
+
+    def _tensor(self, ids: list[int]) -> torch.Tensor:
+        return torch.tensor([ids], device=self._device)
+
+
+def decoder_start(model: PreTrainedModel) -> list[int]:
+    """What a decoder with an encoder is given before its first token."""
+    for settings in (model.generation_config, model.config):
+        start = getattr(settings, "decoder_start_token_id", None)
+        start = start if start is not None else getattr(settings, "bos_token_id", None)
+        if start is not None:
+            forced = getattr(settings, "forced_bos_token_id", None)
+            return [start] if forced is None else [start, forced]
+    return [0]
+
+
+@torch.inference_mode()
+def check_own_cache(
+    model: PreTrainedModel,
+    ids: list[int],
+    device: torch.device,
+    kind: type[OwnCacheRunner] = OwnCacheRunner,
+) -> None:
+    """Compare what the cache gives with a pass without it, on a prompt. Raises Mismatch."""
+    prompt_len = len(ids) - NUM_DECODED
+    whole = torch.tensor([ids], device=device)
+
+    def run() -> torch.Tensor:
+        if model.config.is_encoder_decoder:
+            start = torch.tensor([decoder_start(model) + ids[prompt_len:]], device=device)
+            prompt = whole[:, :prompt_len]
+            output = model(input_ids=prompt, decoder_input_ids=start, use_cache=False)
+        else:
+            output = model(input_ids=whole, use_cache=False)
+        rows: torch.Tensor = output.logits[0, -NUM_DECODED - 1 :]
+        return rows.clone()
+
+    runner, sequence = kind(model, device), _sequence(ids, prompt_len)
+    ends = range(prompt_len, len(ids) + 1)
+    rows = [runner.advance(Scheduled.of(sequence, end))[0][-1] for end in ends]
+    Reference(model, run, model.dtype).check(torch.stack(rows), "the model's own cache")
+
+
+@torch.inference_mode()
+def memory_needs(
+    model: PreTrainedModel, device: torch.device, kind: type[OwnCacheRunner] = OwnCacheRunner
+) -> tuple[int, int]:
+    """Bytes for each token and for each sequence, as the model's cache has them."""
+    short, long = 8, 24
+    sizes = []
+    for count in (short, long):
+        runner, sequence = kind(model, device), _sequence([0] * count, count)
+        runner.advance(Scheduled.of(sequence, count))
+        sizes.append(_num_bytes(runner._known[sequence].kept, set()))
+    per_token = max(0, sizes[1] - sizes[0]) // (long - short)
+    return max(1, per_token), max(0, sizes[0] - short * per_token)
+
+
+def _sequence(ids: list[int], prompt_len: int) -> Sequence:
+    sequence = Sequence(0, ids[:prompt_len], SamplingParams(max_new_tokens=len(ids)))
+    sequence.token_ids = ids
+    return sequence
+
+
+def _num_bytes(value: object, seen: set[int]) -> int:
+    """Bytes of all tensors in a cache, whatever it is made of."""
+    if id(value) in seen:
+        return 0
+    seen.add(id(value))
+    if isinstance(value, torch.Tensor):
+        return value.untyped_storage().nbytes()
+    parts: list[object] = []
+    if isinstance(value, dict):
+        parts = list(value.values())
+    elif isinstance(value, list | tuple):
+        parts = list(value)
+    elif hasattr(value, "__dict__"):
+        parts = list(vars(value).values())
+    return sum(_num_bytes(part, seen) for part in parts)

@@ -1,0 +1,106 @@
+"""Vision-language models: the model's own forward pass merges images and text and places both.
+
+What a step gives the model is made by the model's own `prepare_inputs_for_generation`, as
+`generate` has it: image embeddings, three-dimensional positions and masks differ from family to
+family, and none of them is known here.
+"""
+
+import functools
+import inspect
+from typing import Any
+
+import torch
+from transformers import PreTrainedModel
+
+from container.engine.schedule import Scheduled
+from container.engine.sequence import Sequence
+from container.messages.engine import ImageTensors, SamplingParams, Tensor
+from container.model.execution.hf_cache_runner import OwnCacheRunner, Progress
+from container.model.reference_check import Reference
+
+# What has a number for each token of the prompt: its kind, text being 0.
+TOKEN_TYPES = "token_type_ids"
+PIXELS = "pixel_values"
+
+
+class ImageTextRunner(OwnCacheRunner):
+    """Implements the engine's ModelRunner for prompts with and without images."""
+
+    @functools.cached_property
+    def _in_chunks(self) -> bool:
+        """Never: all images of a prompt go in with all of its ids."""
+        return False
+
+    def _read_on(self, progress: Progress, item: Scheduled, num_rows: int) -> torch.Tensor:
+        """Run the ids that are not computed; return the last rows of logits."""
+        sequence, start = item.sequence, progress.num_computed
+        ids = self._tensor(sequence.token_ids[: item.end])
+        if start == 0:
+            progress.kept = self._begin(sequence, ids)
+        few = {"logits_to_keep": num_rows} if self._keeps_few_logits else {}
+        inputs = self._model.prepare_inputs_for_generation(
+            ids,
+            next_sequence_length=item.end - start if start else None,
+            is_first_iteration=start == 0,
+            **progress.kept,
+            **few,
+        )
+        output = self._model(**inputs, return_dict=True)
+        kept = self._model._update_model_kwargs_for_generation(output, progress.kept)
+        progress.kept = {name: kept[name] for name in kept if PIXELS not in name}
+        progress.num_computed = item.end
+        logits: torch.Tensor = output.logits[0, -num_rows:]
+        return logits.float()
+
+    def _begin(self, sequence: Sequence, ids: torch.Tensor) -> dict[str, Any]:
+        """What `generate` would start with; after a preemption the completion is read, too."""
+        kept: dict[str, Any] = {"use_cache": True}
+        kept |= tensors_of(sequence.images, ids.shape[1], self._model.dtype, self._device)
+        if "position_ids" in inspect.signature(self._model.forward).parameters:
+            kept["position_ids"] = self._model._prepare_position_ids_for_generation(ids, kept)
+        return kept
+
+
+def tensors_of(
+    images: ImageTensors, num_ids: int, dtype: torch.dtype, device: torch.device
+) -> dict[str, torch.Tensor]:
+    """The model's inputs; kinds of tokens are continued as text up to `num_ids`."""
+    made = {name: _tensor(told, dtype).to(device) for name, told in images.items()}
+    for name, tensor in made.items():
+        if name.endswith(TOKEN_TYPES):
+            text = tensor.new_zeros(tensor.shape[0], num_ids - tensor.shape[1])
+            made[name] = torch.cat([tensor, text], dim=1)
+    return made
+
+
+def _tensor(told: Tensor, dtype: torch.dtype) -> torch.Tensor:
+    tensor = torch.frombuffer(bytearray(told.data), dtype=getattr(torch, told.dtype))
+    tensor = tensor.reshape(told.shape)
+    return tensor.to(dtype) if tensor.is_floating_point() else tensor
+
+
+@torch.inference_mode()
+def check_images(
+    model: PreTrainedModel,
+    prompt_ids: list[int],
+    ids: list[int],
+    images: ImageTensors,
+    device: torch.device,
+) -> None:
+    """Compare what a prompt with images gives step by step with one pass. Raises Mismatch.
+
+    `ids` follow the prompt, one by one.
+    """
+    ids = prompt_ids + ids
+
+    def run() -> torch.Tensor:
+        inputs = tensors_of(images, len(ids), model.dtype, device)
+        output = model(input_ids=torch.tensor([ids], device=device), **inputs, use_cache=False)
+        rows: torch.Tensor = output.logits[0, len(prompt_ids) - 1 :]
+        return rows.clone()
+
+    sequence = Sequence(0, prompt_ids, SamplingParams(max_new_tokens=len(ids)), images=images)
+    sequence.token_ids = ids
+    runner, ends = ImageTextRunner(model, device), range(len(prompt_ids), len(ids) + 1)
+    rows = [runner.advance(Scheduled.of(sequence, end))[0][-1] for end in ends]
+    Reference(model, run, model.dtype).check(torch.stack(rows), "a prompt with an image")

@@ -1,0 +1,195 @@
+"""The plan of a forward pass: which token goes where, in ints.
+
+Made from a batch by the process that schedules; every process with a part of the model makes the
+same tensors from it. No torch here, so that a plan can be sent and a test can read one.
+
+Rows of the pass: decodes sorted by context, then chunks, then padding. A token of a draft is a
+decode of its own, so that it rounds as it would have without the draft.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import msgspec
+
+from container.engine.adapters import BASE
+from container.engine.schedule import Move, Scheduled
+
+# Products of one row and of several round differently in float32; two rows are the smallest batch
+# whose results do not depend on the rest of the batch (measured, see docs/LOG.md).
+MIN_ROWS = 2
+# Contexts within this ratio share a group; gathering pads each to the longest.
+GROUP_RATIO = 1.5
+GROUP_SLACK = 4
+
+
+class GroupPlan(msgspec.Struct, frozen=True, array_like=True):
+    """Sequences with one query token each, in rows `start` to `stop`.
+
+    `blocks` has a list for each of them, all of one length; `context_lens` how much each sees.
+    """
+
+    start: int
+    stop: int
+    blocks: list[list[int]]
+    context_lens: list[int]
+
+
+class ChunkPlan(msgspec.Struct, frozen=True, array_like=True):
+    """Prompt tokens of one sequence, in rows `start` to `stop`, the last one sees `context_len`."""
+
+    start: int
+    stop: int
+    context_len: int
+    blocks: list[int]
+
+
+class ForwardPlan(msgspec.Struct, frozen=True, array_like=True, tag="run"):
+    """All that a forward pass is told.
+
+    `token_ids`, `positions` and `slots` (block id * block size + offset) have a number for each
+    row; `logit_rows` are those whose logits are wanted. `num_decodes` rows come first.
+    `adapters` says whose rows they are: (adapter, how many), in their order. A negative token id,
+    -1 - place, stands for what the last step sampled at that place of `num_promised`; none if 0.
+    `moves` are made first, in their order.
+    """
+
+    token_ids: list[int]
+    positions: list[int]
+    slots: list[int]
+    logit_rows: list[int]
+    groups: list[GroupPlan]
+    chunks: list[ChunkPlan]
+    num_decodes: int
+    adapters: list[tuple[int, int]]
+    num_promised: int = 0
+    moves: list[Move] = []
+
+    @property
+    def has_adapters(self) -> bool:
+        """Whether any row has one."""
+        return any(number != BASE for number, _ in self.adapters)
+
+
+@dataclass(frozen=True, slots=True)
+class _Piece:
+    """Tokens of one item that lie side by side: a chunk, or one token of a decode or its draft."""
+
+    item: Scheduled
+    start: int
+    ids: list[int]
+
+    @property
+    def end(self) -> int:
+        return self.start + len(self.ids)
+
+    @property
+    def table(self) -> list[int]:
+        return self.item.sequence.block_table
+
+    def num_blocks(self, block_size: int) -> int:
+        """How many blocks hold what it sees."""
+        return -(-self.end // block_size)
+
+
+def make_plan(
+    items: list[Scheduled],
+    sampling: list[Scheduled],
+    scoring: list[Scheduled],
+    *,
+    block_size: int,
+    scratch_block: int,
+    num_promised: int = 0,
+    moves: Iterable[Move] = (),
+) -> ForwardPlan:
+    """Lay out a step; `scratch_block` is where padding is written.
+
+    Logits are wanted of each sampling item's last token and its draft, then of all tokens of
+    each scoring item that a prompt token follows.
+    """
+    decodes, chunks = _pieces(items)
+    pieces = decodes + chunks
+    num_tokens = sum(len(piece.ids) for piece in pieces)
+    padding = max(0, MIN_ROWS - num_tokens)
+    slots = [
+        piece.table[position // block_size] * block_size + position % block_size
+        for piece in pieces
+        for position in range(piece.start, piece.end)
+    ]
+    return ForwardPlan(
+        token_ids=[i for piece in pieces for i in piece.ids] + [0] * padding,
+        positions=[i for piece in pieces for i in range(piece.start, piece.end)] + [0] * padding,
+        slots=slots + [scratch_block * block_size] * padding,
+        logit_rows=_logit_rows(pieces, sampling, scoring),
+        groups=_groups(decodes, block_size, scratch_block),
+        chunks=_chunks(chunks, len(decodes), block_size),
+        num_decodes=len(decodes) + (0 if chunks else padding),
+        adapters=[(piece.item.sequence.adapter, len(piece.ids)) for piece in pieces]
+        + [(BASE, padding)] * bool(padding),
+        num_promised=num_promised,
+        moves=list(moves),
+    )
+
+
+def _pieces(items: list[Scheduled]) -> tuple[list[_Piece], list[_Piece]]:
+    """The decodes, sorted by context, and the chunks."""
+    decodes: list[_Piece] = []
+    chunks: list[_Piece] = []
+    for item in items:
+        start, promise = item.start, item.sequence.promise
+        ids = item.sequence.token_ids[start : item.end]
+        if promise is not None and len(ids) < item.num_tokens:
+            ids.append(-1 - promise)
+        if item.is_decode:
+            # A token of a draft sees those before it: all are stored before any is attended to.
+            ids += item.draft
+            decodes += [_Piece(item, start + i, [token_id]) for i, token_id in enumerate(ids)]
+        else:
+            chunks.append(_Piece(item, start, ids))
+    decodes.sort(key=lambda piece: piece.end)
+    return decodes, chunks
+
+
+def _logit_rows(
+    pieces: list[_Piece], sampling: list[Scheduled], scoring: list[Scheduled]
+) -> list[int]:
+    first_row: dict[tuple[int, int], int] = {}
+    count = 0
+    for piece in pieces:
+        first_row[id(piece.item), piece.start] = count
+        count += len(piece.ids)
+    rows: list[int] = []
+    for item in sampling:
+        rows.append(first_row[id(item), item.start] + item.num_tokens - 1)
+        rows += [first_row[id(item), item.start + 1 + i] for i in range(len(item.draft))]
+    for item in scoring:
+        first = first_row[id(item), item.start]
+        rows += range(first, first + item.num_prompt_logprobs)
+    return rows
+
+
+def _groups(decodes: list[_Piece], block_size: int, scratch_block: int) -> list[GroupPlan]:
+    groups = []
+    start = 0
+    while start < len(decodes):
+        limit = GROUP_RATIO * decodes[start].num_blocks(block_size) + GROUP_SLACK
+        stop = start + 1
+        while stop < len(decodes) and decodes[stop].num_blocks(block_size) <= limit:
+            stop += 1
+        width = decodes[stop - 1].num_blocks(block_size)
+        tables = [piece.table[:width] for piece in decodes[start:stop]]
+        padded = [table + [scratch_block] * (width - len(table)) for table in tables]
+        lens = [piece.end for piece in decodes[start:stop]]
+        groups.append(GroupPlan(start, stop, padded, lens))
+        start = stop
+    return groups
+
+
+def _chunks(pieces: list[_Piece], row: int, block_size: int) -> list[ChunkPlan]:
+    chunks = []
+    for piece in pieces:
+        stop = row + len(piece.ids)
+        blocks = piece.table[: piece.num_blocks(block_size)]
+        chunks.append(ChunkPlan(row, stop, piece.end, blocks))
+        row = stop
+    return chunks

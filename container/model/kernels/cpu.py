@@ -1,0 +1,248 @@
+"""The compiled kernels: the products of a layer and what lies between them, in few calls.
+
+The folder c has what they compute, and build.py compiles it. The library is loaded once,
+and compared with torch before it is used (kernel_selftest.py); without one, or with one that is
+stale or computes something else, layers run in torch's own operations, which costs nothing but
+time.
+
+A call passes addresses as ints: some 1 us, where an operation of torch takes 3 to 10.
+"""
+
+import ctypes
+import logging
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
+
+import torch
+
+from container.model.kernels import build as build_kernels
+
+log = logging.getLogger(__name__)
+
+# As in csrc/simd.h and csrc/attention.h.
+LANES = 16
+MAX_DIM = 256
+# Bytes of a cache line, at whose multiples stages begin.
+LINE = 64
+DTYPES = (torch.bfloat16, torch.float32)
+
+_POINTER, _INT, _FLOAT = ctypes.c_void_p, ctypes.c_int64, ctypes.c_float
+
+
+class StepArgs(ctypes.Structure):
+    """`struct step` of csrc/attention.h, the same for all layers."""
+
+    _fields_ = [
+        ("cos", _POINTER), ("sin", _POINTER), ("slots", _POINTER), ("spans", _POINTER),
+        ("blocks", _POINTER), ("rows", _INT), ("num_spans", _INT), ("block_size", _INT),
+    ]  # fmt: skip
+
+
+class LayerArgs(ctypes.Structure):
+    """`struct layer` of csrc/attention.h."""
+
+    _fields_ = [
+        ("keys", _POINTER), ("values", _POINTER), ("norms", _POINTER), ("heads", _INT),
+        ("kv_heads", _INT), ("dim", _INT), ("window", _INT), ("scale", _FLOAT), ("eps", _FLOAT),
+        ("bf16", ctypes.c_int),
+    ]  # fmt: skip
+
+
+class WeightArgs(ctypes.Structure):
+    """`struct weight` of csrc/gemm.h."""
+
+    _fields_ = [
+        ("numbers", _POINTER), ("scales", _POINTER), ("bias", _POINTER), ("inputs", _INT),
+        ("outputs", _INT), ("kind", ctypes.c_int),
+    ]  # fmt: skip
+
+
+class ProductArgs(ctypes.Structure):
+    """`struct product` of csrc/gemm.h."""
+
+    _fields_ = [
+        ("weight", _POINTER), ("x", _POINTER), ("add", _POINTER), ("out", _POINTER),
+        ("rows", _INT), ("bf16", ctypes.c_int), ("wide", ctypes.c_int), ("act", ctypes.c_int),
+    ]  # fmt: skip
+
+
+class DecoderLayerArgs(ctypes.Structure):
+    """`struct decoder_layer` of csrc/decoder.h."""
+
+    _fields_ = [
+        ("norms", _POINTER * 2), ("eps", _FLOAT * 2), ("qkv", WeightArgs), ("o", WeightArgs),
+        ("gate_up", WeightArgs), ("down", WeightArgs), ("attention", LayerArgs),
+    ]  # fmt: skip
+
+
+class DecoderArgs(ctypes.Structure):
+    """`struct decoder` of csrc/decoder.h."""
+
+    _fields_ = [
+        ("step", _POINTER), ("layers", _POINTER), ("stages", _POINTER), ("x", _POINTER),
+        ("normed", _POINTER), ("qkv", _POINTER), ("seen", _POINTER), ("gate_up", _POINTER),
+        ("gated", _POINTER), ("num_layers", _INT), ("hidden", _INT), ("bf16", ctypes.c_int),
+    ]  # fmt: skip
+
+
+class EncoderLayerArgs(ctypes.Structure):
+    """`struct encoder_layer` of csrc/encoder.h."""
+
+    _fields_ = [
+        ("qkv", WeightArgs), ("dense", WeightArgs), ("up", WeightArgs), ("down", WeightArgs),
+        ("norms", _POINTER * 2), ("biases", _POINTER * 2), ("eps", _FLOAT * 2),
+    ]  # fmt: skip
+
+
+class EncoderArgs(ctypes.Structure):
+    """`struct encoder` of csrc/encoder.h."""
+
+    _fields_ = [
+        ("starts", _POINTER), ("layers", _POINTER), ("stages", _POINTER), ("x", _POINTER),
+        ("qkv", _POINTER), ("seen", _POINTER), ("up", _POINTER), ("num_texts", _INT),
+        ("num_layers", _INT), ("hidden", _INT), ("heads", _INT), ("dim", _INT),
+        ("scale", _FLOAT), ("bf16", ctypes.c_int),
+    ]  # fmt: skip
+
+
+class Stages:
+    """Memory in which threads note how far they are, of so many bytes; see csrc/thread_pool.h."""
+
+    def __init__(self, size: int) -> None:
+        self._memory = ctypes.create_string_buffer(size + LINE)
+        begin = ctypes.addressof(self._memory)
+        self.address = begin + -begin % LINE
+
+
+class Kernels:
+    """The library's functions. Tensors are contiguous and on the CPU; pointers are addresses."""
+
+    def __init__(self, path: Path) -> None:
+        library = ctypes.CDLL(str(path))
+        library.source_hash.restype = ctypes.c_char_p
+        if library.source_hash().decode() != build_kernels.source_hash():
+            raise OSError("it was compiled from other sources")
+        self.add_norm = _typed(library.add_norm, [_POINTER] * 4 + [_FLOAT, _INT, _INT, _INT])
+        self.silu_mul = _typed(library.silu_mul, [_POINTER] * 2 + [_INT, _INT, _INT])
+        self.argmax = _typed(library.argmax, [_POINTER] * 2 + [_INT, _INT])
+        self.exp_totals = _typed(library.exp_totals, [_POINTER] * 2 + [_INT, _INT])
+        self.attend = _typed(library.attend, [_POINTER] * 4)
+        self.multiply = _typed(library.multiply, [_POINTER])
+        self.decode = _typed(library.decode, [_POINTER])
+        self._multiplies = library.multiplies
+        self.encode = _typed(library.encode, [_POINTER])
+        self._decoder_stages: int = library.decoder_stages()
+        self._encoder_stages: int = library.encoder_stages()
+        _typed(library.set_parallel, [_POINTER, _POINTER])(*_torch_threads())
+
+    def stages(self, *, decoder_layers: int = 0, encoder_layers: int = 0) -> Stages:
+        """Memory for the stages of so many layers."""
+        size = decoder_layers * self._decoder_stages + encoder_layers * self._encoder_stages
+        return Stages(size)
+
+    @property
+    def attends_to_prompts(self) -> bool:
+        """Whether their attention is fast for many queries; without AVX-512 torch's is faster."""
+        return self.multiplies(torch.float32)
+
+    def multiplies(self, dtype: torch.dtype) -> bool:
+        """Whether they have products for rows of float32 or bfloat16."""
+        return bool(self._multiplies(int(dtype == torch.bfloat16)))
+
+    def norm(self, rows: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
+        """Root-mean-square norm of [..., width], where `can_norm`."""
+        out = torch.empty_like(rows)
+        width = len(weight)
+        self.add_norm(
+            None, rows.data_ptr(), weight.data_ptr(), out.data_ptr(), eps,
+            rows.numel() // width, width, rows.dtype == torch.bfloat16,
+        )  # fmt: skip
+        return out
+
+
+def _typed(
+    function: "ctypes._NamedFuncPointer", types: Sequence[type]
+) -> "ctypes._NamedFuncPointer":
+    function.argtypes, function.restype = types, None
+    return function
+
+
+def _torch_threads() -> tuple[int | None, int | None]:
+    """Where torch's own OpenMP library runs something in its threads, and says how many there are.
+
+    A second library would have threads of its own, which then wait beside torch's.
+    """
+    libraries = Path(torch.__file__).parent / "lib"
+    try:
+        library = ctypes.CDLL(str(libraries / "libtorch_cpu.so"))
+        found = library.GOMP_parallel, library.omp_get_max_threads
+    except (OSError, AttributeError):
+        return None, None
+    run, count = (ctypes.cast(one, _POINTER).value for one in found)
+    return run, count
+
+
+def can_norm(weight: torch.Tensor) -> bool:
+    """Whether the kernels can norm with a weight, given rows of its format."""
+    return (
+        weight.device.type == "cpu"
+        and weight.dtype in DTYPES
+        and len(weight) % LANES == 0
+        and weight.is_contiguous()
+    )
+
+
+def load(path: Path) -> Kernels:
+    """Load and check a library. Raises OSError with the reason that it cannot be used."""
+    from container.model.loading.kernel_selftest import check  # it needs this module
+
+    kernels = Kernels(path)
+    check(kernels)
+    return kernels
+
+
+def library_name() -> str:
+    """Which of the instruction sets that build.py knows suits this processor best."""
+    name = torch.backends.cpu.get_cpu_capability().lower()
+    if name == "avx512" and torch.cpu.get_capabilities()["avx512_bf16"]:
+        name = "avx512_bf16"
+    return name if name in build_kernels.TARGETS else "default"
+
+
+@cache
+def find_kernels() -> Kernels | None:
+    """The kernels for this processor, or None; the log says which."""
+    name = library_name()
+    try:
+        kernels = load(build_kernels.library(name))
+    except (OSError, AttributeError) as error:
+        log.warning("kernels: none, layers run in torch's operations, slower: %s", error)
+        return None
+    log.info("kernels: compiled for %s, checked against torch", name)
+    return kernels
+
+
+def argmax(rows: torch.Tensor) -> torch.Tensor:
+    """Where each row of [rows, width] is largest, and first so."""
+    kernels = _kernels_for(rows)
+    if kernels is None:
+        return rows.argmax(-1)
+    out = torch.empty(rows.shape[0], dtype=torch.int64)
+    kernels.argmax(rows.data_ptr(), out.data_ptr(), *rows.shape)
+    return out
+
+
+def log_totals(rows: torch.Tensor) -> torch.Tensor:
+    """The logarithm of the sum of the exponentials of each row of [rows, width]."""
+    kernels = _kernels_for(rows)
+    if kernels is None:
+        return rows.logsumexp(-1)
+    out = torch.empty(rows.shape[0], 2)
+    kernels.exp_totals(rows.data_ptr(), out.data_ptr(), *rows.shape)
+    return out[:, 0] + out[:, 1].log()
+
+
+def _kernels_for(rows: torch.Tensor) -> Kernels | None:
+    is_plain = rows.device.type == "cpu" and rows.dtype == torch.float32 and rows.is_contiguous()
+    return find_kernels() if is_plain else None

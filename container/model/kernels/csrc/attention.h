@@ -1,0 +1,250 @@
+/* Attention over the paged cache. */
+
+#pragma once
+#include "thread_pool.h"
+
+#define QUERIES 8    /* that share what is read of the cache */
+
+struct step {              /* the same for all layers */
+    const void *cos, *sin; /* [rows, dim] */
+    const int64_t *slots;  /* [rows]: block * block_size + offset, where a row's k and v are kept */
+    const int64_t *spans;  /* [num_spans, 4], of one sequence each: first row, number of rows, how
+                              many positions the last row sees, and where in `blocks` its ids begin */
+    const int64_t *blocks;
+    int64_t rows, num_spans, block_size;
+};
+
+struct layer {
+    void *keys, *values;  /* [blocks * kv_heads, block_size, dim] */
+    const void *norms;    /* [heads + kv_heads, dim], what q and k are normed with, or null */
+    int64_t heads, kv_heads, dim;
+    int64_t window;       /* how many positions a row sees; 0: all */
+    float scale, eps;
+    int bf16;
+};
+
+struct attention {
+    const struct step *step;
+    const struct layer *layer;
+    void *qkv, *out;          /* [rows, (heads + 2 * kv_heads) * dim], [rows, heads * dim] */
+    const int64_t *first_item; /* [num_spans + 1] */
+};
+
+/* (a, b) -> (a cos - b sin, b cos + a sin), a and b the halves of a head (Su et al., 2021). */
+INLINE void rotate_head(float *x, const float *cos, const float *sin, int64_t dim, float scale) {
+    int64_t half = dim / 2;
+    for (int64_t i = 0; i < half; i++) {
+        float a = x[i], b = x[i + half];
+        x[i] = (a * cos[i] - b * sin[i]) * scale;
+        x[i + half] = (b * cos[i + half] + a * sin[i + half]) * scale;
+    }
+}
+
+INLINE void rotate_rows(const struct attention *a, int64_t first, int64_t last, int bf16) {
+    const struct step *s = a->step;
+    const struct layer *l = a->layer;
+    int64_t dim = l->dim, all_heads = l->heads + 2 * l->kv_heads;
+    float x[MAX_DIM], cos[MAX_DIM], sin[MAX_DIM];
+    for (int64_t row = first; row < last; row++) {
+        for (int64_t i = 0; i < dim; i += LANES) {
+            store(cos, i, load(s->cos, row * dim + i, bf16), 0);
+            store(sin, i, load(s->sin, row * dim + i, bf16), 0);
+        }
+        int64_t block = s->slots[row] / s->block_size, offset = s->slots[row] % s->block_size;
+        for (int64_t head = 0; head < all_heads; head++) {
+            int64_t from = (row * all_heads + head) * dim;
+            int is_query = head < l->heads, is_value = head >= l->heads + l->kv_heads;
+            int64_t kv_head = head - l->heads - (is_value ? l->kv_heads : 0);
+            int64_t kept = ((block * l->kv_heads + kv_head) * s->block_size + offset) * dim;
+            for (int64_t i = 0; i < dim; i += LANES) store(x, i, load(a->qkv, from + i, bf16), 0);
+            if (l->norms && !is_value) {
+                float normed[MAX_DIM];
+                const void *weight = at(l->norms, head * dim, bf16);
+                floats squares = {0};
+                for (int64_t i = 0; i < dim; i += LANES) squares += load(x, i, 0) * load(x, i, 0);
+                float scale = 1.0f / __builtin_sqrtf(sum(squares) / (float)dim + l->eps);
+                for (int64_t i = 0; i < dim; i += LANES)
+                    store(normed, i, load(x, i, 0) * scale * load(weight, i, bf16), 0);
+                __builtin_memcpy(x, normed, (uint64_t)dim * sizeof(float));
+            }
+            if (!is_value) rotate_head(x, cos, sin, dim, is_query ? l->scale : 1.0f);
+            void *to = is_query ? a->qkv : is_value ? l->values : l->keys;
+            for (int64_t i = 0; i < dim; i += LANES)
+                store(to, (is_query ? from : kept) + i, load(x, i, 0), bf16);
+        }
+    }
+}
+
+static void rotate_work(const void *what, int64_t first, int64_t last, int64_t ahead) {
+    (void)ahead;
+    const struct attention *a = what;
+    if (a->layer->bf16) rotate_rows(a, first, last, 1);
+    else rotate_rows(a, first, last, 0);
+}
+
+/* Where a head's positions lie in the cache, sixteen after sixteen. Those past the last one repeat
+ * it; what they give is hidden. */
+struct places {
+    const int64_t *blocks;
+    int64_t kv_heads, kv_head, block_size, dim, position, last;
+};
+
+INLINE void next_tile(struct places *p, int64_t *kept) {
+    const int64_t *block = p->blocks + (p->position <= p->last ? p->position : p->last) / p->block_size;
+    int64_t offset = (p->position <= p->last ? p->position : p->last) % p->block_size;
+    for (int j = 0; j < LANES; j++) {
+        kept[j] = ((*block * p->kv_heads + p->kv_head) * p->block_size + offset) * p->dim;
+        if (p->position + j < p->last && ++offset == p->block_size) offset = 0, block++;
+    }
+    p->position += LANES;
+}
+
+/* `n` queries of one KV head of one sequence, from number `from` on: those of its first row's
+ * heads, then the next row's. Softmax over tiles of 16 positions with a running maximum (Milakov and
+ * Gimelshein, 2018; Dao et al., 2022). Tiles lie at multiples of 16 and what a query may not see
+ * adds an exact zero, so it does not matter which queries go together. */
+INLINE void attend_few(const struct attention *a, const int64_t *span, int64_t kv_head, int64_t from,
+                       const int n, const int bf16) {
+    const ints lanes = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
+    const struct step *s = a->step;
+    const struct layer *l = a->layer;
+    const int64_t dim = l->dim, group = l->heads / l->kv_heads, width = l->heads + 2 * l->kv_heads;
+    float q[QUERIES][MAX_DIM], seen[QUERIES][MAX_DIM], weights[QUERIES][LANES], most[LANES];
+    floats scores[QUERIES][LANES], total[QUERIES];
+    int64_t first[QUERIES], last[QUERIES], to[QUERIES];
+    store(most, 0, all(-__builtin_inff()), 0);
+    for (int g = 0; g < n; g++) {
+        int64_t row = span[0] + (from + g) / group, head = kv_head * group + (from + g) % group;
+        last[g] = span[2] - span[1] + (from + g) / group;
+        first[g] = l->window && last[g] >= l->window ? last[g] + 1 - l->window : 0;
+        to[g] = (row * l->heads + head) * dim;
+        total[g] = all(0.0f);
+        for (int64_t i = 0; i < dim; i += LANES) {
+            store(q[g], i, load(a->qkv, (row * width + head) * dim + i, bf16), 0);
+            store(seen[g], i, all(0.0f), 0);
+        }
+    }
+    struct places places = {s->blocks + span[3], l->kv_heads, kv_head, s->block_size, dim,
+                            first[0] / LANES * LANES, last[n - 1]};
+    int64_t ahead[LANES], kept[LANES], next_head[LANES];
+    next_tile(&places, ahead);
+    for (int j = 0; j < LANES; j++) next_head[j] = ahead[j] + s->block_size * dim;
+    for (int64_t tile = first[0] / LANES * LANES; tile <= last[n - 1]; tile += LANES) {
+        __builtin_memcpy(kept, ahead, sizeof kept);
+        if (tile + LANES <= last[n - 1]) next_tile(&places, ahead);
+        else __builtin_memcpy(ahead, next_head, sizeof ahead); /* often what comes next */
+        for (int j = 0; j < LANES; j++) {
+            floats part[QUERIES];
+            for (int g = 0; g < n; g++) part[g] = all(0.0f);
+            for (int64_t i = 0; i < dim; i += bf16 ? 32 : 16) { /* lines of 64 bytes */
+                __builtin_prefetch(at(l->keys, ahead[j] + i, bf16));
+                __builtin_prefetch(at(l->values, ahead[j] + i, bf16));
+            }
+            for (int64_t i = 0; i < dim; i += LANES) {
+                floats key = load(l->keys, kept[j] + i, bf16);
+                for (int g = 0; g < n; g++) part[g] += key * load(q[g], i, 0);
+            }
+            for (int g = 0; g < n; g++) scores[g][j] = part[g];
+        }
+        float now[LANES];
+        int is_new = 0;
+        store(now, 0, load(most, 0, 0), 0);
+        for (int g = 0; g < n; g++) {
+            ints is_seen = (lanes + (int32_t)tile >= (int32_t)first[g])
+                         & (lanes + (int32_t)tile <= (int32_t)last[g]);
+            scores[g][0] = pick(is_seen, sums(scores[g]), all(-__builtin_inff()));
+            float highest = largest(scores[g][0]);
+            is_new |= highest > most[g];
+            now[g] = highest > most[g] ? highest : most[g];
+        }
+        if (is_new) { /* what was added up so far shrinks; by exactly 1 where nothing is new */
+            floats before = load(most, 0, 0), after = load(now, 0, 0);
+            float shrink[LANES];
+            store(shrink, 0, pick(after > before, exponential(before - after), all(1.0f)), 0);
+            store(most, 0, after, 0);
+            for (int g = 0; g < n; g++) {
+                total[g] *= shrink[g];
+                for (int64_t i = 0; i < dim; i += LANES)
+                    store(seen[g], i, load(seen[g], i, 0) * shrink[g], 0);
+            }
+        }
+        for (int g = 0; g < n; g++) {
+            floats weight = exponential(scores[g][0] - most[g]);
+            weight = pick(scores[g][0] > -__builtin_inff(), weight, all(0.0f));
+            total[g] += weight;
+            store(weights[g], 0, weight, 0);
+        }
+        for (int64_t i = 0; i < dim; i += LANES) {
+            floats part[QUERIES];
+            for (int g = 0; g < n; g++) part[g] = load(seen[g], i, 0);
+            for (int j = 0; j < LANES; j++) {
+                floats value = load(l->values, kept[j] + i, bf16);
+                for (int g = 0; g < n; g++) part[g] += value * weights[g][j];
+            }
+            for (int g = 0; g < n; g++) store(seen[g], i, part[g], 0);
+        }
+    }
+    for (int g = 0; g < n; g++) {
+        float share = 1.0f / sum(total[g]);
+        for (int64_t i = 0; i < dim; i += LANES)
+            store(a->out, to[g] + i, load(seen[g], i, 0) * share, bf16);
+    }
+}
+
+/* The compiler makes a form of its own for each number of queries, so that sums stay in registers. */
+#define FORMS(n)                                                          \
+    case n:                                                               \
+        if (a->layer->bf16) { attend_few(a, span, kv_head, from, n, 1); } \
+        else { attend_few(a, span, kv_head, from, n, 0); }                \
+        break;
+
+static void attend_some(const struct attention *a, const int64_t *span, int64_t kv_head, int64_t from,
+                        int64_t n) {
+    switch (n) { FORMS(1) FORMS(2) FORMS(3) FORMS(4) FORMS(5) FORMS(6) FORMS(7) default: FORMS(8) }
+}
+
+static void attend_work(const void *what, int64_t first, int64_t last, int64_t ahead) {
+    (void)ahead;
+    const struct attention *a = what;
+    int64_t group = a->layer->heads / a->layer->kv_heads;
+    for (int64_t item = first; item < last; item++) {
+        int64_t number = owner_of(item, a->first_item, a->step->num_spans);
+        const int64_t *span = a->step->spans + 4 * number;
+        int64_t queries = span[1] * group, place = item - a->first_item[number];
+        int64_t kv_head = place % a->layer->kv_heads, from = place / a->layer->kv_heads * QUERIES;
+        int64_t n = queries - from < QUERIES ? queries - from : QUERIES;
+        attend_some(a, span, kv_head, from, n);
+    }
+}
+
+#define ATTENTION_STAGES 2
+
+/* How many items a step's attention has; writes where each span's begin, and how much work it is. */
+static int64_t lay_out(const struct step *step, const struct layer *layer, int64_t *first_item,
+                       int64_t *work) {
+    int64_t group = layer->heads / layer->kv_heads, numbers = 0;
+    first_item[0] = 0;
+    for (int64_t i = 0; i < step->num_spans; i++) {
+        const int64_t *span = step->spans + 4 * i;
+        int64_t pieces = (span[1] * group + QUERIES - 1) / QUERIES;
+        first_item[i + 1] = first_item[i] + pieces * layer->kv_heads;
+        numbers += span[1] * span[2] * layer->heads * layer->dim;
+    }
+    *work = numbers / 4 + step->rows * (layer->heads + 2 * layer->kv_heads) * layer->dim;
+    return first_item[step->num_spans];
+}
+
+/* Norm and rotate q and k, keep k and v, attend; q is scaled in place. */
+static void attention_way(struct member *me, const void *what) {
+    const struct attention *a = what;
+    share(me, rotate_work, a, a->step->rows, 4, 0);
+    share(me, attend_work, a, a->first_item[a->step->num_spans], 1, 0);
+}
+
+void attend(const struct step *step, const struct layer *layer, void *qkv, void *out) {
+    int64_t first_item[step->num_spans + 1], work;
+    struct attention a = {step, layer, qkv, out, first_item};
+    struct stage stages[ATTENTION_STAGES] = {{0}};
+    int64_t items = lay_out(step, layer, first_item, &work), rows = step->rows / 4;
+    go(attention_way, &a, stages, work, items > rows ? items : rows);
+}

@@ -1,0 +1,77 @@
+/* Encoder layers of the BERT family, whole (encoder_layer.py has the formula), for texts that lie
+ * one after another without padding. */
+
+#pragma once
+#include "gemm.h"
+#include "elementwise.h"
+#include "varlen_attention.h"
+
+#define ENCODER_STAGES 7
+
+struct encoder_layer {
+    struct weight qkv, dense, up, down;
+    const void *norms[2], *biases[2]; /* [hidden] */
+    float eps[2];
+};
+
+struct encoder {
+    const int64_t *starts;  /* [num_texts + 1]: the first row of each, and where the last one ends */
+    const struct encoder_layer *layers;
+    struct stage *stages;   /* [ENCODER_STAGES * num_layers], any content */
+    void *x;                /* [rows, hidden], in and out */
+    void *qkv, *seen, *up;  /* what the products take and give, [rows, ...] */
+    int64_t num_texts, num_layers, hidden, heads, dim;
+    float scale;
+    int bf16;
+};
+
+struct encoding {
+    const struct encoder *encoder;
+    const struct texts *texts;
+};
+
+static void multiplied_texts(struct member *me, const struct encoder *e, const struct weight *weight,
+                             const void *x, const void *add, void *out, int act) {
+    struct product p = {weight, x, add, out, e->starts[e->num_texts], e->bf16, 0, act};
+    product_way(me, &p);
+}
+
+static void encoder_way(struct member *me, const void *what) {
+    const struct encoding *encoding = what;
+    const struct encoder *e = encoding->encoder;
+    for (int64_t i = 0; i < e->num_layers; i++) {
+        const struct encoder_layer *l = e->layers + i;
+        struct layer_norm norms[2];
+        for (int k = 0; k < 2; k++)
+            norms[k] = (struct layer_norm){e->x, l->norms[k], l->biases[k], e->starts[e->num_texts],
+                                           e->hidden, l->eps[k], e->bf16};
+        multiplied_texts(me, e, &l->qkv, e->x, 0, e->qkv, 0);
+        texts_way(me, encoding->texts);
+        multiplied_texts(me, e, &l->dense, e->seen, e->x, e->x, 0);
+        layer_norm_way(me, norms);
+        multiplied_texts(me, e, &l->up, e->x, 0, e->up, 1);
+        multiplied_texts(me, e, &l->down, e->up, e->x, e->x, 0);
+        layer_norm_way(me, norms + 1);
+    }
+}
+
+void encode(const struct encoder *encoder) {
+    const struct encoder *e = encoder;
+    int64_t first_item[e->num_texts + 1];
+    struct texts texts = {e->qkv, e->seen, e->starts, first_item, e->num_texts, e->heads, e->dim,
+                          e->scale, e->bf16};
+    struct encoding encoding = {encoder, &texts};
+    first_item[0] = 0;
+    for (int64_t i = 0; i < e->num_texts; i++) {
+        int64_t rows = e->starts[i + 1] - e->starts[i], many = rows_together(rows);
+        int64_t pieces = (rows + many - 1) / many;
+        first_item[i + 1] = first_item[i] + pieces * e->heads;
+    }
+    __builtin_memset(e->stages, 0, (uint64_t)(e->num_layers * ENCODER_STAGES) * sizeof(struct stage));
+    int64_t rows = e->starts[e->num_texts], widest = num_items(&e->layers->up, rows);
+    int64_t work = product_cost(&e->layers->qkv, rows) + 2 * product_cost(&e->layers->up, rows);
+    go(encoder_way, &encoding, e->stages, work, widest);
+}
+
+/* Bytes of a layer's stages, for who makes the memory. */
+int64_t encoder_stages(void) { return ENCODER_STAGES * (int64_t)sizeof(struct stage); }

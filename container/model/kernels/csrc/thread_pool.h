@@ -1,0 +1,109 @@
+/* Threads that work through the same stages: torch's own pool, whose GOMP_parallel cpu.py passes.
+ *
+ * Every thread goes the same way, stage after stage. Pieces of a stage are taken one after another by
+ * whichever thread is free, and the next stage begins when all are done: a thread that the system
+ * holds up delays the others by what it has taken, which is one piece, or two where it looks ahead.
+ */
+
+#pragma once
+#include "simd.h"
+#include <sched.h>
+#include <time.h>
+
+#define PARALLEL 65536 /* how much work, some 20 us of one thread, makes others worth waking */
+#define SPINS 2000     /* before a thread that waits lets others run, */
+#define YIELDS 2100    /* and before it sleeps, which helps those of other processes */
+#define SLEEP_NS 20000
+
+typedef void (*parallel_fn)(void (*)(void *), void *, unsigned, unsigned);
+typedef int (*count_fn)(void);
+static parallel_fn parallel;
+static count_fn most_threads;
+
+/* GOMP_parallel and omp_get_max_threads. */
+void set_parallel(void *run, void *count) {
+    parallel = (parallel_fn)run;
+    most_threads = (count_fn)count;
+}
+
+/* On lines of their own: who waits reads `done` again and again. */
+struct stage {
+    int64_t next __attribute__((aligned(64)));
+    int64_t done __attribute__((aligned(64)));
+};
+
+struct member {
+    struct stage *stage; /* the next */
+    int64_t threads;
+};
+
+/* From `first` to `last`; this thread will go on with `ahead`, if that is not negative. */
+typedef void (*work_fn)(const void *what, int64_t first, int64_t last, int64_t ahead);
+typedef void (*way_fn)(struct member *me, const void *what);
+
+struct team {
+    way_fn way;
+    const void *what;
+    struct stage *stages;
+    int64_t threads;
+};
+
+INLINE void rest(void) {
+#if defined(__x86_64__)
+    __builtin_ia32_pause();
+#elif defined(__aarch64__)
+    __asm__ volatile("yield");
+#endif
+}
+
+INLINE int64_t take(struct stage *stage, int64_t piece) {
+    return __atomic_fetch_add(&stage->next, piece, __ATOMIC_RELAXED);
+}
+
+/* Do one's part of a stage of `count` things; return when all are done. With `looks_ahead` a thread
+ * takes its next piece before it works on one, as long as there are enough for all. */
+static void share(struct member *me, work_fn work, const void *what, int64_t count, int64_t piece,
+                  int looks_ahead) {
+    struct stage *stage = me->stage++;
+    int64_t first = take(stage, piece);
+    while (first < count) {
+        int64_t last = first + piece < count ? first + piece : count, ahead = -1;
+        if (looks_ahead && first + me->threads * piece < count) ahead = take(stage, piece);
+        work(what, first, last, ahead < count ? ahead : -1);
+        __atomic_fetch_add(&stage->done, last - first, __ATOMIC_RELEASE);
+        first = ahead < 0 ? take(stage, piece) : ahead;
+    }
+    for (int64_t waits = 0; __atomic_load_n(&stage->done, __ATOMIC_ACQUIRE) < count; waits++)
+        if (waits < SPINS) rest();
+        else if (waits < YIELDS) sched_yield();
+        else nanosleep(&(struct timespec){0, SLEEP_NS}, 0);
+}
+
+/* Whose item it is, of `count`: the last whose first item is not after it. */
+INLINE int64_t owner_of(int64_t item, const int64_t *first_item, int64_t count) {
+    int64_t low = 0, high = count; /* first_item[low] <= item < first_item[high] */
+    while (high - low > 1) {
+        int64_t middle = (low + high) / 2;
+        if (first_item[middle] <= item) low = middle;
+        else high = middle;
+    }
+    return low;
+}
+
+static void enter(void *given) {
+    const struct team *team = given;
+    struct member me = {team->stages, team->threads};
+    team->way(&me, team->what);
+}
+
+/* Go a way of stages, zeroed before, with no more threads than the widest has pieces; alone if it is
+ * little work. */
+static void go(way_fn way, const void *what, struct stage *stages, int64_t work, int64_t widest) {
+    struct team team = {way, what, stages, 1};
+    if (parallel && most_threads && work > PARALLEL && widest > 1) {
+        int64_t most = most_threads();
+        team.threads = most < widest ? most : widest;
+    }
+    if (team.threads > 1) parallel(enter, &team, (unsigned)team.threads, 0);
+    else enter(&team);
+}

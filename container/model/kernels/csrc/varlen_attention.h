@@ -1,0 +1,208 @@
+/* Attention within texts that lie one after another: every row sees all rows of its text. */
+
+#pragma once
+#include "thread_pool.h"
+
+#define MANY 32   /* rows that share what is turned of the keys */
+#define FEW 8     /* rows whose sums stay in registers */
+#define LONG 2048 /* rows of a text of which only FEW go together, so that scores fit a stack */
+
+struct texts {
+    const void *qkv;          /* [rows, 3, heads, dim] */
+    void *seen;               /* [rows, heads, dim] */
+    const int64_t *starts;    /* [num_texts + 1]: the first row of each */
+    const int64_t *first_item; /* [num_texts + 1] */
+    int64_t num_texts, heads, dim;
+    float scale;
+    int bf16;
+};
+
+INLINE int64_t rows_together(int64_t count) { return count > LONG ? FEW : MANY; }
+
+/* scores[g][j] = q_g k_j, of 16 keys that are columns of `turned`. */
+INLINE void score_few(const struct texts *t, int64_t row, int64_t head, const floats *turned,
+                      float *scores, int64_t length, const int n, const int bf16) {
+    const int64_t dim = t->dim, width = 3 * t->heads * dim;
+    floats part[FEW];
+    for (int g = 0; g < n; g++) part[g] = all(0.0f);
+    for (int64_t i = 0; i < dim; i += LANES) {
+        float q[FEW][LANES];
+        for (int g = 0; g < n; g++)
+            store(q[g], 0, load(t->qkv, (row + g) * width + head * dim + i, bf16) * t->scale, 0);
+        for (int j = 0; j < LANES; j++)
+            for (int g = 0; g < n; g++) part[g] += turned[i + j] * q[g][j];
+    }
+    for (int g = 0; g < n; g++) store(scores + g * length, 0, part[g], 0);
+}
+
+/* What `n` rows see, their weights given; two vectors at a time, so that sums stay in registers. */
+INLINE void see_few(const struct texts *t, const int64_t first, const int64_t count, int64_t row,
+                    int64_t head, const float *weights, int64_t length, const int n, const int bf16) {
+    const int64_t dim = t->dim, width = 3 * t->heads * dim;
+    for (int64_t i = 0; i < dim; i += 2 * LANES) {
+        const int two = i + LANES < dim;
+        floats sum[FEW][2];
+        for (int g = 0; g < n; g++) sum[g][0] = sum[g][1] = all(0.0f);
+        for (int64_t j = 0; j < count; j++) {
+            int64_t place = (first + j) * width + (2 * t->heads + head) * dim + i;
+            floats a = load(t->qkv, place, bf16), b = two ? load(t->qkv, place + LANES, bf16) : a;
+            for (int g = 0; g < n; g++) {
+                sum[g][0] += a * weights[g * length + j];
+                sum[g][1] += b * weights[g * length + j];
+            }
+        }
+        for (int g = 0; g < n; g++)
+            for (int v = 0; v <= two; v++)
+                store(t->seen, ((row + g) * t->heads + head) * dim + i + v * LANES, sum[g][v], bf16);
+    }
+}
+
+#ifdef __AVX512BF16__
+
+/* The same as score_few, with pairs of numbers: `turned` has a vector for two places of a head. */
+INLINE void score_pairs(const struct texts *t, int64_t row, int64_t head, const floats *turned,
+                        float *scores, int64_t length, const int n) {
+    const int64_t dim = t->dim, width = 3 * t->heads * dim;
+    const uint16_t *q = (const uint16_t *)t->qkv + row * width + head * dim;
+    floats part[FEW];
+    for (int g = 0; g < n; g++) part[g] = all(0.0f);
+    for (int64_t i = 0; i < dim; i += 2)
+        for (int g = 0; g < n; g++)
+            part[g] = (floats)_mm512_dpbf16_ps((__m512)part[g], (__m512bh)turned[i / 2],
+                                               pair(q + g * width + i));
+    for (int g = 0; g < n; g++) store(scores + g * length, 0, part[g] * t->scale, 0);
+}
+
+/* The same as see_few, two rows at a time; weights are bfloat16. */
+INLINE void see_pairs(const struct texts *t, int64_t first, int64_t count, int64_t row, int64_t head,
+                      const uint16_t *weights, int64_t length, const int n) {
+    static const uint16_t low[] = {0, 32, 1, 33, 2, 34, 3, 35, 4, 36, 5, 37, 6, 38, 7, 39,
+                                   8, 40, 9, 41, 10, 42, 11, 43, 12, 44, 13, 45, 14, 46, 15, 47};
+    const __m512i firsts = _mm512_loadu_si512(low), lasts = _mm512_add_epi16(firsts, _mm512_set1_epi16(16));
+    const int64_t dim = t->dim, width = 3 * t->heads * dim;
+    for (int64_t i = 0; i < dim; i += 2 * LANES) {
+        floats sum[FEW][2];
+        for (int g = 0; g < n; g++) sum[g][0] = sum[g][1] = all(0.0f);
+        for (int64_t j = 0; j < count; j += 2) {
+            const uint16_t *v = (const uint16_t *)t->qkv + (first + j) * width + (2 * t->heads + head) * dim + i;
+            __m512i a = _mm512_loadu_si512(v), b = _mm512_loadu_si512(j + 1 < count ? v + width : v);
+            __m512bh left = (__m512bh)_mm512_permutex2var_epi16(a, firsts, b);
+            __m512bh right = (__m512bh)_mm512_permutex2var_epi16(a, lasts, b);
+            for (int g = 0; g < n; g++) {
+                __m512bh weight = pair(weights + g * length + j);
+                sum[g][0] = (floats)_mm512_dpbf16_ps((__m512)sum[g][0], left, weight);
+                sum[g][1] = (floats)_mm512_dpbf16_ps((__m512)sum[g][1], right, weight);
+            }
+        }
+        for (int g = 0; g < n; g++)
+            for (int v = 0; v < 2; v++)
+                store(t->seen, ((row + g) * t->heads + head) * dim + i + v * LANES, sum[g][v], 1);
+    }
+}
+
+#endif
+
+/* Weights of scores add up to one; what lies past `count` has none. `weights` may be `scores`. */
+INLINE void weigh(float *scores, int64_t count, void *weights, const int bf16) {
+    const ints lanes = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
+    floats most = all(-__builtin_inff()), total = all(0.0f);
+    for (int64_t j = 0; j < count; j += LANES)
+        most = larger(pick(lanes + (int32_t)j < (int32_t)count, load(scores, j, 0), most), most);
+    float highest = largest(most);
+    for (int64_t j = 0; j < count; j += LANES) {
+        floats weight = exponential(load(scores, j, 0) - highest);
+        weight = pick(lanes + (int32_t)j < (int32_t)count, weight, all(0.0f));
+        store(scores, j, weight, 0);
+        total += weight;
+    }
+    float share = 1.0f / sum(total);
+    for (int64_t j = 0; j < count; j += LANES) store(weights, j, load(scores, j, 0) * share, bf16);
+}
+
+#define FEW_ROWS(n, call) \
+    switch (n) {          \
+        case 1: call(1); break; case 2: call(2); break; case 3: call(3); break; case 4: call(4); break; \
+        case 5: call(5); break; case 6: call(6); break; case 7: call(7); break; default: call(8); \
+    }
+
+/* Sixteen keys of one head, from `key` on, as columns; the last one repeats. With `pairs`, of two
+ * bfloat16 numbers each. */
+INLINE void turn_keys(const struct texts *t, int64_t key, int64_t last, int64_t head, floats *turned,
+                      const int bf16, const int pairs) {
+    const int64_t dim = t->dim, width = 3 * t->heads * dim;
+    for (int64_t i = 0; i < dim; i += pairs ? 2 * LANES : LANES) {
+        floats *x = turned + (pairs ? i / 2 : i);
+        for (int k = 0; k < LANES; k++) {
+            int64_t place = (key + k < last ? key + k : last) * width + (t->heads + head) * dim + i;
+            x[k] = pairs ? load((const uint16_t *)t->qkv + place, 0, 0) : load(t->qkv, place, bf16);
+        }
+        transpose(x);
+    }
+}
+
+/* Rows `from` to `to` of a text of `count` rows from `first` on, one head. */
+INLINE void attend_rows(const struct texts *t, int64_t first, int64_t count, int64_t from, int64_t to,
+                        int64_t head, const int bf16, const int pairs) {
+    const int64_t length = (count + LANES - 1) / LANES * LANES;
+    float scores[rows_together(count) * length];
+    floats turned[MAX_DIM];
+    for (int64_t j = 0; j < count; j += LANES) {
+        turn_keys(t, first + j, first + count - 1, head, turned, bf16, pairs);
+        for (int64_t row = from; row < to; row += FEW) {
+            float *at_row = scores + (row - from) * length + j;
+#ifdef __AVX512BF16__
+#define SCORE_PAIRS(n) score_pairs(t, row, head, turned, at_row, length, n)
+            if (pairs) {
+                FEW_ROWS(to - row, SCORE_PAIRS)
+                continue;
+            }
+#endif
+#define SCORE(n) score_few(t, row, head, turned, at_row, length, n, bf16)
+            FEW_ROWS(to - row, SCORE)
+        }
+    }
+    for (int64_t row = from; row < to; row += FEW) {
+        float *at_row = scores + (row - from) * length;
+#ifdef __AVX512BF16__
+#define SEE_PAIRS(n) see_pairs(t, first, count, row, head, weights, length, n)
+        if (pairs) {
+            uint16_t weights[FEW * length];
+            for (int64_t g = 0; g < FEW && row + g < to; g++)
+                weigh(at_row + g * length, count, weights + g * length, 1);
+            FEW_ROWS(to - row, SEE_PAIRS)
+            continue;
+        }
+#endif
+#define SEE(n) see_few(t, first, count, row, head, at_row, length, n, bf16)
+        for (int64_t g = 0; g < FEW && row + g < to; g++)
+            weigh(at_row + g * length, count, at_row + g * length, 0);
+        FEW_ROWS(to - row, SEE)
+    }
+}
+
+#ifdef __AVX512BF16__
+#define HAS_PAIRS 1
+#else
+#define HAS_PAIRS 0
+#endif
+
+static void texts_work(const void *what, int64_t first, int64_t last, int64_t ahead) {
+    (void)ahead;
+    const struct texts *t = what;
+    for (int64_t item = first; item < last; item++) {
+        int64_t text = owner_of(item, t->first_item, t->num_texts);
+        int64_t place = item - t->first_item[text], begin = t->starts[text], end = t->starts[text + 1];
+        int64_t many = rows_together(end - begin), from = begin + place / t->heads * many;
+        int64_t to = from + many < end ? from + many : end;
+        int64_t head = place % t->heads;
+        if (!t->bf16) attend_rows(t, begin, end - begin, from, to, head, 0, 0);
+        else if (HAS_PAIRS && t->dim % (2 * LANES) == 0)
+            attend_rows(t, begin, end - begin, from, to, head, 1, 1);
+        else attend_rows(t, begin, end - begin, from, to, head, 1, 0);
+    }
+}
+
+static void texts_way(struct member *me, const void *what) {
+    const struct texts *t = what;
+    share(me, texts_work, t, t->first_item[t->num_texts], 1, 0);
+}

@@ -1,0 +1,90 @@
+"""Blocks of the KV cache in the host's memory: where prefixes go that the cache has no room for.
+
+A slot holds all that the layers keep in one block, side by side, so that it crosses the bus in one
+piece. On the device, blocks are packed into such pieces first:
+
+    layers' keys and values  <->  staging [blocks, bytes of a block]  <->  slots, pinned
+"""
+
+from collections.abc import Iterator, Sequence
+from itertools import groupby
+
+import torch
+
+from container.engine.schedule import Move
+from container.model.async_copy import to_device
+from container.model.kv_cache.cache import KVCache
+
+# Blocks that are packed at a time.
+STAGED = 32
+# torch rounds pinned memory up to a power of two, so it is taken in pieces.
+PIECE_BYTES = 1 << 30
+
+
+class HostCache:
+    """Owns the slots; all layers of the cache lie on one device."""
+
+    def __init__(self, cache: KVCache, num_slots: int, device: torch.device) -> None:
+        self._device = device
+        self._parts = [
+            _by_block(one[layer], shape.kv_heads)
+            for layer, shape in enumerate(cache.shapes)
+            for one in (cache.keys, cache.values)
+        ]
+        size = sum(part.shape[1] for part in self._parts)
+        self._staging = torch.empty(STAGED, size, dtype=torch.uint8, device=device)
+        self._per_piece = max(1, PIECE_BYTES // size)
+        self._pieces = [
+            _host_memory(min(self._per_piece, num_slots - start), size, device)
+            for start in range(0, num_slots, self._per_piece)
+        ]
+
+    @torch.inference_mode()
+    def move(self, moves: Sequence[Move]) -> None:
+        """Make copies, in their order; on a device they are queued."""
+        for to_host, some in groupby(moves, key=lambda move: move.to_host):
+            for part in _in_parts(list(some)):
+                if to_host:
+                    self._to_host(part)
+                else:
+                    self._to_device(part)
+
+    def _slot(self, slot: int) -> torch.Tensor:
+        piece, row = divmod(slot, self._per_piece)
+        return self._pieces[piece][row]
+
+    def _to_host(self, moves: list[Move]) -> None:
+        index = to_device([move.block_id for move in moves], self._device)
+        start = 0
+        for blocks in self._parts:
+            stop = start + blocks.shape[1]
+            self._staging[: len(moves), start:stop] = blocks.index_select(0, index)
+            start = stop
+        for row, move in enumerate(moves):
+            self._slot(move.slot).copy_(self._staging[row], non_blocking=True)
+
+    def _to_device(self, moves: list[Move]) -> None:
+        for row, move in enumerate(moves):
+            self._staging[row].copy_(self._slot(move.slot), non_blocking=True)
+        index = to_device([move.block_id for move in moves], self._device)
+        start = 0
+        for blocks in self._parts:
+            stop = start + blocks.shape[1]
+            blocks.index_copy_(0, index, self._staging[: len(moves), start:stop])
+            start = stop
+
+
+def _host_memory(num_slots: int, size: int, device: torch.device) -> torch.Tensor:
+    """Memory of slots, [slots, size], which a GPU's copies reach without help."""
+    return torch.empty(num_slots, size, dtype=torch.uint8, pin_memory=device.type == "cuda")
+
+
+def _by_block(cache: torch.Tensor, kv_heads: int) -> torch.Tensor:
+    """View [blocks * kv_heads, block_size, dim] as bytes: [blocks, bytes of a block]."""
+    return cache.view(torch.uint8).view(cache.shape[0] // kv_heads, -1)
+
+
+def _in_parts(moves: list[Move]) -> Iterator[list[Move]]:
+    """Cut into runs that fit the staging memory."""
+    for start in range(0, len(moves), STAGED):
+        yield moves[start : start + STAGED]

@@ -1,0 +1,100 @@
+"""All encoder layers of a model in one call of the kernels, for texts without padding."""
+
+import ctypes
+from collections.abc import Sequence
+
+import torch
+from torch import nn
+
+from container.model.attention.unpadded import Span
+from container.model.kernels.cpu import LANES, MAX_DIM, EncoderArgs, EncoderLayerArgs, Kernels
+from container.model.layers.cpu_linear import KernelLinear, can_multiply
+from container.model.layers.encoder_layer import EncoderParts
+from container.model.layers.linear import joined_linear
+
+
+class EncoderStack(nn.Module):
+    """Layers of one shape, each of which gets what the one before has made.
+
+    Only one thread at a time may call it.
+    """
+
+    def __init__(self, layers: Sequence[EncoderParts], kernels: Kernels) -> None:
+        super().__init__()
+        self._kernels = kernels
+        first = layers[0]
+        self._bf16 = first.up.weight.dtype == torch.bfloat16
+        self._hidden = first.up.in_features
+        self._heads, self._dim = first.query.out_features // first.head_dim, first.head_dim
+        self._widths = 3 * first.query.out_features, first.query.out_features, first.up.out_features
+        # What the structs point to.
+        self.products = nn.ModuleList(
+            joined_linear(list(linears), self._product)
+            for one in layers
+            for linears in ((one.query, one.key, one.value), (one.dense,), (one.up,), (one.down,))
+        )
+        self.norms = nn.ModuleList(norm for one in layers for norm in one.norms)
+        self._layers = (EncoderLayerArgs * len(layers))()
+        for index, place in enumerate(self._layers):
+            self._describe(index, place)
+        self._stages = kernels.stages(encoder_layers=len(layers))
+        self._scratch: tuple[torch.Tensor, ...] = ()
+
+    def forward(
+        self, hidden_states: torch.Tensor, *_: object, spans: list[Span], **__: object
+    ) -> torch.Tensor:
+        """Compute [1, tokens, hidden] from the same."""
+        x = hidden_states.clone(memory_format=torch.contiguous_format)
+        rows = x.shape[1]
+        if not self._scratch or len(self._scratch[0]) < rows:
+            self._set_scratch(rows, x.dtype)
+        starts = _starts(spans)
+        qkv, seen, up = (one.data_ptr() for one in self._scratch)
+        args = EncoderArgs(
+            starts=starts.data_ptr(), layers=ctypes.addressof(self._layers),
+            stages=self._stages.address, x=x.data_ptr(), qkv=qkv, seen=seen, up=up,
+            num_texts=len(starts) - 1, num_layers=len(self._layers), hidden=self._hidden,
+            heads=self._heads, dim=self._dim, scale=self._dim**-0.5, bf16=self._bf16,
+        )  # fmt: skip
+        self._kernels.encode(ctypes.addressof(args))
+        return x
+
+    def _product(self, weight: torch.Tensor, bias: torch.Tensor | None) -> KernelLinear:
+        return KernelLinear(weight, bias, self._kernels)
+
+    def _describe(self, index: int, layer: EncoderLayerArgs) -> None:
+        for at, name in enumerate(("qkv", "dense", "up", "down")):
+            product = self.products[4 * index + at]
+            assert isinstance(product, KernelLinear)
+            setattr(layer, name, product.weight_args)
+        for at in range(2):
+            norm = self.norms[2 * index + at]
+            assert isinstance(norm, nn.LayerNorm)
+            layer.norms[at], layer.biases[at] = norm.weight.data_ptr(), norm.bias.data_ptr()
+            layer.eps[at] = norm.eps
+
+    def _set_scratch(self, rows: int, dtype: torch.dtype) -> None:
+        """Memory for what lies between the products, kept for the next batch."""
+        self._scratch = tuple(torch.zeros(rows, width, dtype=dtype) for width in self._widths)
+
+
+def _starts(spans: list[Span]) -> torch.Tensor:
+    """The first row of each text, and where the last one ends."""
+    starts = [span.start + text * span.length for span in spans for text in range(span.texts)]
+    return torch.tensor([*starts, spans[-1].start + spans[-1].texts * spans[-1].length])
+
+
+def fits_cpu_encoder(kernels: Kernels | None, layers: Sequence[EncoderParts]) -> bool:
+    """Whether the kernels can do all of every layer."""
+    weights = [weight for one in layers for weight in one.weights]
+    norms = [norm for one in layers for norm in one.norms]
+    shapes = [(one.head_dim, *(weight.shape for weight in one.weights)) for one in layers]
+    return (
+        all(can_multiply(kernels, weight) for weight in weights)
+        and all(norm.weight.is_contiguous() and norm.bias is not None for norm in norms)
+        and {weight.dtype for weight in weights} == {norm.weight.dtype for norm in norms}
+        and len(set(shapes)) == len({weight.dtype for weight in weights}) == 1
+        and layers[0].head_dim % LANES == 0
+        and layers[0].head_dim <= MAX_DIM
+        and layers[0].up.in_features % LANES == 0
+    )

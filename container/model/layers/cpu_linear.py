@@ -1,0 +1,162 @@
+"""Products by the compiled kernels, of weights packed as these want them: see csrc/gemm.h.
+
+A row's bits do not depend on how many rows there are. Weights are of the rows' format, or whole
+numbers of eight bits with a scale for each output.
+"""
+
+import ctypes
+from functools import cache
+
+import torch
+from torch import nn
+
+from container.model.kernels.cpu import Kernels, ProductArgs, WeightArgs, find_kernels
+from container.model.layers.int8_linear import Int8Linear, RowKinds, quantized
+from container.model.layers.linear import FastLinear, PackedLinear
+
+# Outputs that lie side by side, as in gemm.h.
+GROUP = 48
+# Numbers that a head's results may keep: 64 MiB.
+MOST_KEPT = 1 << 24
+KINDS = {torch.float32: 0, torch.bfloat16: 1, torch.int8: 2}
+
+
+class KernelLinear(FastLinear):
+    """A linear layer in the kernels' format.
+
+    With `wide`, as for the output layer, results are float32, and the next call's overwrite them.
+    Only one thread at a time may call it, since a call's arguments lie in it.
+    """
+
+    def __init__(
+        self,
+        weight: torch.Tensor,
+        bias: torch.Tensor | None,
+        kernels: Kernels,
+        *,
+        in_int8: bool = False,
+        wide: bool = False,
+    ) -> None:
+        super().__init__(weight, bias)
+        self.out_features = weight.shape[0]
+        self._kernels = kernels
+        self._rows_dtype = weight.dtype
+        self._dtype = torch.float32 if wide else weight.dtype
+        self._kept = torch.empty(0, self.out_features)
+        numbers, self.scales = weight.detach(), None
+        if in_int8:
+            numbers, scales = quantized(numbers)
+            self.scales = nn.functional.pad(scales, (0, -len(scales) % GROUP))
+        self.numbers = packed(numbers)
+        self.weight_args = WeightArgs(
+            numbers=self.numbers.data_ptr(), scales=_address(self.scales),
+            bias=_address(self.bias), inputs=self.in_features, outputs=self.out_features,
+            kind=KINDS[numbers.dtype],
+        )  # fmt: skip
+        self._args = ProductArgs(
+            weight=ctypes.addressof(self.weight_args), bf16=weight.dtype == torch.bfloat16,
+            wide=wide,
+        )  # fmt: skip
+        self._args_address = ctypes.addressof(self._args)
+
+    def forward(self, rows: torch.Tensor) -> torch.Tensor:
+        """Multiply [..., in_features] to [..., out_features]. Raises RuntimeError for others."""
+        if rows.dtype != self._rows_dtype or rows.shape[-1] != self.in_features:
+            told = f"{list(rows.shape)} of {rows.dtype}"
+            raise RuntimeError(
+                f"rows are {told}, not [..., {self.in_features}] of {self._rows_dtype}"
+            )
+        flat = rows.contiguous()
+        count = rows.numel() // self.in_features
+        out = self._room(count)
+        args = self._args
+        args.x, args.out, args.rows = flat.data_ptr(), out.data_ptr(), count
+        self._kernels.multiply(self._args_address)
+        return out.view(*rows.shape[:-1], self.out_features)
+
+    def _room(self, rows: int) -> torch.Tensor:
+        """Where results go; a head keeps it, since fresh memory of many megabytes is slow."""
+        if not self._args.wide or rows * self.out_features > MOST_KEPT:
+            return torch.empty(rows, self.out_features, dtype=self._dtype)
+        if len(self._kept) < rows:
+            self._kept = torch.empty(rows, self.out_features)
+        return self._kept[:rows]
+
+
+def packed(weight: torch.Tensor) -> torch.Tensor:
+    """[out, in] as groups of outputs whose inputs, or pairs of these, follow one another."""
+    outputs, inputs = weight.shape
+    step = 1 if weight.dtype == torch.float32 else 2
+    full = outputs // GROUP * GROUP
+    made = weight.new_zeros(-(-outputs // GROUP), inputs // step, GROUP, step)
+    made[: full // GROUP] = weight[:full].view(-1, GROUP, inputs // step, step).transpose(1, 2)
+    if full < outputs:
+        last = weight[full:].view(outputs - full, inputs // step, step).transpose(0, 1)
+        made[-1, :, : outputs - full] = last
+    return made
+
+
+def multiplies(dtype: torch.dtype) -> bool:
+    """Whether the kernels multiply weights of a format here."""
+    return can_multiply(find_kernels(), torch.empty(48, 64, dtype=dtype))
+
+
+def can_multiply(kernels: Kernels | None, weight: torch.Tensor) -> bool:
+    """Whether the kernels multiply with a weight, [out, in]."""
+    return (
+        kernels is not None
+        and weight.device.type == "cpu"
+        and weight.dtype in (torch.float32, torch.bfloat16)
+        and kernels.multiplies(weight.dtype)
+        and weight.shape[1] % 2 == 0
+        and not (weight.dtype == torch.bfloat16 and _has_matrix_unit())
+    )
+
+
+@cache
+def _has_matrix_unit() -> bool:
+    """Whether oneDNN has something faster for many rows than vectors: Intel's AMX."""
+    return bool(torch.cpu.get_capabilities().get("amx_tile", False))
+
+
+def make_linear(weight: torch.Tensor, bias: torch.Tensor | None) -> FastLinear:
+    """The fastest form of a linear layer on this processor."""
+    return _compiled(weight, bias) or PackedLinear(weight, bias)
+
+
+def make_head(weight: torch.Tensor, bias: torch.Tensor | None) -> FastLinear:
+    """The same for the output layer, whose results the sampler wants in float32."""
+    return _compiled(weight, bias, wide=True) or PackedLinear(weight, bias)
+
+
+def make_int8(
+    weight: torch.Tensor, bias: torch.Tensor | None, *, kinds: RowKinds | None, wide: bool = False
+) -> FastLinear:
+    """A linear layer with eight bits for a weight; `kinds` is for torch's products."""
+    return _compiled(weight, bias, in_int8=True, wide=wide) or Int8Linear(weight, bias, kinds)
+
+
+def _compiled(
+    weight: torch.Tensor, bias: torch.Tensor | None, *, in_int8: bool = False, wide: bool = False
+) -> KernelLinear | None:
+    """The kernels' form, where they multiply with the weight."""
+    kernels = find_kernels()
+    if kernels is None or not can_multiply(kernels, weight):
+        return None
+    return KernelLinear(weight, bias, kernels, in_int8=in_int8, wide=wide)
+
+
+def packing_works(model: nn.Module) -> bool:
+    """Whether this processor offers packed products in the model's format."""
+    dtype = next(model.parameters()).dtype
+    probe = nn.Linear(64, 48, dtype=dtype)
+    rows = torch.randn(3, 64).to(dtype)
+    try:
+        packed = make_linear(probe.weight, probe.bias)(rows)
+    except (RuntimeError, AttributeError):
+        return False
+    return torch.allclose(packed, probe(rows), atol=0.02, rtol=0.02)
+
+
+def _address(tensor: torch.Tensor | None) -> int | None:
+    return None if tensor is None else tensor.data_ptr()

@@ -1,0 +1,66 @@
+"""Eight-bit weights: each output of a linear layer has a scale and whole numbers from -127 to 127.
+
+Weights only: inputs and sums stay as they are. Where the kernels can, they multiply
+(cpu_linear.py); elsewhere torch does, as here. For few rows torch multiplies with the numbers as
+they lie in memory, half as many bytes as bfloat16's; that product is slow for many rows, so prompts
+get the numbers converted first. Which of the two a row gets depends on what it is, a decode or a
+token of a prompt, never on the other rows: so seeds repeat under any load.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from container.model.layers.linear import FastLinear
+
+
+def quantized(weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return whole numbers, int8 [out, in], and scales, float32 [out].
+
+    In 16 bits a scale would be rounded, and with it a row's largest weight, which in trained models
+    may be the one that meets the largest input.
+    """
+    scales = weight.abs().amax(1).float().clamp_(min=1e-8) / 127
+    exact = weight.float() / scales[:, None]
+    return exact.round_().clamp_(-127, 127).to(torch.int8), scales
+
+
+@dataclass(slots=True)
+class RowKinds:
+    """How many rows of the forward pass, from the first on, are decodes; set by the runner."""
+
+    num_decodes: int = 0
+
+
+class Int8Linear(FastLinear):
+    """A linear layer with whole numbers for weights. Without `kinds`, all rows are as decodes."""
+
+    def __init__(
+        self, weight: torch.Tensor, bias: torch.Tensor | None, kinds: RowKinds | None
+    ) -> None:
+        super().__init__(weight, bias)
+        self.numbers, self.scales = quantized(weight.detach())
+        self._ones = torch.ones_like(self.scales, dtype=weight.dtype)
+        self._kinds = kinds
+
+    def forward(self, rows: torch.Tensor) -> torch.Tensor:
+        """Multiply [..., in_features] to [..., out_features]."""
+        flat = rows.reshape(-1, rows.shape[-1])
+        decodes = len(flat) if self._kinds is None else self._kinds.num_decodes
+        if decodes >= len(flat):
+            out = self._few(flat)
+        elif decodes == 0:
+            out = self._many(flat)
+        else:
+            out = torch.cat([self._few(flat[:decodes]), self._many(flat[decodes:])])
+        out = out.mul_(self.scales)  # in float32, whatever the format of the product
+        if self.bias is not None:
+            out += self.bias
+        return out.view(*rows.shape[:-1], -1)
+
+    def _few(self, rows: torch.Tensor) -> torch.Tensor:
+        return torch._weight_int8pack_mm(rows.contiguous(), self.numbers, self._ones)
+
+    def _many(self, rows: torch.Tensor) -> torch.Tensor:
+        return nn.functional.linear(rows, self.numbers.to(rows.dtype))

@@ -1,0 +1,49 @@
+"""RMSNorm as one kernel (Zhang and Sennrich, 2019), and which norms it equals."""
+
+import torch
+from torch import nn
+
+from container.model.kernels.cpu import can_norm, find_kernels
+
+
+class FusedRMSNorm(nn.Module):
+    """Root-mean-square norm in one kernel (Zhang and Sennrich, 2019)."""
+
+    def __init__(self, weight: torch.Tensor, eps: float) -> None:
+        super().__init__()
+        self.weight = weight
+        self.eps = eps
+
+    def forward(self, rows: torch.Tensor) -> torch.Tensor:
+        """Normalise the last dimension."""
+        weight = self.weight
+        if can_norm(weight) and rows.dtype == weight.dtype and rows.is_contiguous():
+            kernels = find_kernels()
+            if kernels is not None:
+                return kernels.norm(rows, weight, self.eps)
+        return nn.functional.rms_norm(rows, weight.shape, weight, self.eps)
+
+
+def norm_eps(module: nn.Module) -> float:
+    """What a norm adds to the mean square."""
+    for name in ("variance_epsilon", "eps"):
+        if isinstance(value := getattr(module, name, None), float):
+            return value
+    return 1e-6
+
+
+def is_plain_rms_norm(module: nn.Module) -> bool:
+    """Try it: some norms of that name add one to the weight or subtract the mean."""
+    weight = getattr(module, "weight", None)
+    if not type(module).__name__.endswith("RMSNorm") or not isinstance(weight, torch.Tensor):
+        return False
+    if [name for name, _ in module.named_parameters()] != ["weight"] or weight.dim() != 1:
+        return False
+    rows = torch.randn(3, weight.shape[0], generator=torch.Generator().manual_seed(0)) * 3
+    rows = rows.to(weight.device, weight.dtype)
+    return torch.allclose(
+        module(rows).float(),
+        FusedRMSNorm(weight, norm_eps(module))(rows).float(),
+        atol=1e-5 if weight.dtype == torch.float32 else 0.05,
+        rtol=1e-5 if weight.dtype == torch.float32 else 0.02,
+    )

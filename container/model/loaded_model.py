@@ -1,0 +1,71 @@
+"""A loaded model, checked, with what the engine needs to know of it."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from transformers import PretrainedConfig, PreTrainedModel
+
+from container.model.attention.varlen import REFERENCE_ONLY, AttentionKernels, Kernel
+from container.model.hf_config import text_config
+from container.model.kv_cache.cache import LayerShape
+from container.model.layers.int8_linear import RowKinds
+
+# What attends to decodes without asking on the host how long they are.
+RECORDABLE = {Kernel.PAGED, Kernel.TRITON}
+
+
+def is_spread(module: PreTrainedModel) -> bool:
+    """Whether accelerate has put its layers on several devices, or left some on disk."""
+    devices = set((getattr(module, "hf_device_map", None) or {}).values())
+    return len(devices) > 1 or "disk" in devices
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedModel:
+    """A model that has been checked, with what the engine needs to know of it.
+
+    `layers` is None when it is served through its own cache. `reads_images`: also images.
+    `cache_dtype` is that of the paged cache, if not `dtype`. `kernels` attend to it. `fallbacks`
+    are the reasons for which it is served more slowly than it could be.
+    """
+
+    module: PreTrainedModel
+    config: PretrainedConfig
+    dtype: torch.dtype
+    device: torch.device
+    layers: list[LayerShape] | None
+    bytes_per_token: int
+    bytes_per_sequence: int = 0
+    cache_dtype: torch.dtype | None = None
+    weight_bytes: int = 0
+    kinds: RowKinds | None = None
+    reads_images: bool = False
+    kernels: AttentionKernels = REFERENCE_ONLY
+    fallbacks: tuple[str, ...] = ()
+
+    @property
+    def can_record(self) -> bool:
+        """Whether a step of decodes can become a CUDA graph: its kernels read no lengths."""
+        is_whole = not (is_spread(self.module) or self.layers is None)
+        return is_whole and self.kernels.decodes in RECORDABLE
+
+    @property
+    def attention(self) -> Literal["paged", "own"]:
+        """Which way serves it."""
+        return "own" if self.layers is None else "paged"
+
+    @property
+    def text_config(self) -> PretrainedConfig:
+        """The configuration of its language model."""
+        return text_config(self.config)
+
+    @property
+    def has_encoder(self) -> bool:
+        """Whether the prompt goes through an encoder, which tells nothing of its likelihood."""
+        return bool(self.config.is_encoder_decoder)
+
+
+def parameter_bytes(module: torch.nn.Module) -> int:
+    """Memory of a model's parameters, those that wait on disk included."""
+    return sum(one.numel() * one.element_size() for one in module.parameters())

@@ -1,0 +1,307 @@
+"""Layer checks: decoder layers alone, on the inputs that they have in the model's own pass.
+
+    own pass        ids -> layer 0 -> layer 1 -> ...          inputs and outputs are recorded
+    exact pass      the same inputs -> each layer in float32
+    served pass     the same inputs -> each layer as served, a batch of prompts and decodes
+
+No error is carried from layer to layer, so a fault shows where it is, and rounding stays as small
+as one layer makes it. Of layers that are alike (class, sizes, attention) the first, the middle and
+the last one are checked, so the cost grows with a layer, not with the model.
+"""
+
+import contextlib
+from collections import defaultdict
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from functools import partial
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import PreTrainedModel
+
+from container.engine import sequence as engine_sequence
+from container.engine.schedule import Scheduled
+from container.messages.engine import SamplingParams
+from container.model.forward_batch import ForwardPlan, make_plan
+from container.model.reference_check import (
+    EXACT_DTYPE,
+    Accuracy,
+    Convert,
+    Mismatch,
+    in_precision,
+    measure,
+    replaced,
+)
+
+# Of each kind of layer.
+MAX_CHECKED = 3
+# Of the ids, the share that comes as a prompt; the others are decoded.
+PROMPT_SHARE = 0.9
+# The exact result has float32 or more all the way, so only a fault can be farther off than this, as
+# a share of a row's length.
+EXACT_TOLERANCE = 1e-4
+
+SMALLEST = 1e-30
+
+Rows = dict[str, torch.Tensor]  # a module's name and its outputs, [rows, channels]
+
+
+class ReferencePass:
+    """Records the model's own pass on a prompt, and feeds its layers what they had in it."""
+
+    def __init__(
+        self,
+        module: PreTrainedModel,
+        ids: list[int],
+        layers: dict[str, Hashable],
+        points: Iterable[str],
+    ) -> None:
+        """Run the model once, with a cache.
+
+        `layers` has the names of the decoder layers, in order, and what kind each is. Outputs are
+        recorded of the checked layers and of those `points` (names of modules) that are in them.
+        """
+        self.ids = ids
+        self.dtype = next(module.parameters()).dtype
+        self.checked = choose_layers(layers)
+        self.layers = layers
+        self._points = [
+            name for name in (*self.checked, *points) if _parent_of(name, self.checked) is not None
+        ]
+        self._inputs: dict[str, torch.Tensor] = {}
+        self._positions = torch.arange(len(ids))
+        self._input_dtype = self.dtype
+        self._returns_tensors = True
+        with self._recording(module) as outputs:
+            output = module(input_ids=torch.tensor([ids], device=module.device), use_cache=True)
+        self.logits = output.logits[0].float()
+        self.cache: Any = output.get("past_key_values")
+        self.own: Rows = _joined(outputs)
+        self.exact: Rows = {}
+
+    def compute_exact(self, module: PreTrainedModel) -> None:
+        """Compute the checked layers in the exact format, with the model's own attention."""
+        self._positions = torch.arange(len(self.ids))
+        ids = torch.tensor([self.ids], device=module.device)
+        with self.exactly(module), self.feeding(module) as outputs:
+            module(input_ids=ids, use_cache=False)
+        self.exact = _joined(outputs)
+
+    @contextlib.contextmanager
+    def exactly(self, module: PreTrainedModel, convert: Convert | None = None) -> Iterator[None]:
+        """Let the checked layers compute in the exact format, with converted weights."""
+        layers = [module.get_submodule(name) for name in self.checked]
+        self._input_dtype = EXACT_DTYPE[self.dtype]
+        try:
+            with in_precision(module, self._input_dtype, convert, layers):
+                yield
+        finally:
+            self._input_dtype = self.dtype
+
+    def run(
+        self,
+        module: PreTrainedModel,
+        run_plan: Callable[[ForwardPlan], object],
+        block_size: int,
+        names: Iterable[str] | None = None,
+    ) -> Rows:
+        """Run the schedule with the layers' recorded inputs; return the outputs row by row.
+
+        Only these layers compute, the checked ones by default. `Rows` also has "positions".
+        """
+        positions: list[int] = []
+        real_rows: list[int] = []
+        scratch_slot = num_blocks(self.ids, block_size) * block_size
+        with self.feeding(module, names) as outputs:
+            for plan, _ in plan_schedule(self.ids, block_size):
+                self._positions = torch.tensor(plan.positions)
+                run_plan(plan)
+                first = len(positions)
+                real_rows += [first + i for i, slot in enumerate(plan.slots) if slot < scratch_slot]
+                positions += plan.positions
+        keep = torch.tensor(real_rows)
+        rows = {name: out[keep.to(out.device)] for name, out in _joined(outputs).items()}
+        return rows | {"positions": torch.tensor(positions)[keep]}
+
+    @contextlib.contextmanager
+    def feeding(
+        self, module: PreTrainedModel, names: Iterable[str] | None = None
+    ) -> Iterator[dict[str, list[torch.Tensor]]]:
+        """Give layers their recorded inputs, of the rows at `_positions`; record their outputs.
+
+        Layers that are not named pass on what they get, if the model's layers return a tensor.
+        """
+        fed = set(self.checked if names is None else names)
+        outputs: dict[str, list[torch.Tensor]] = defaultdict(list)
+        with contextlib.ExitStack() as stack:
+            head = module.get_output_embeddings()
+            if head is not None:  # nobody looks at logits
+                stack.enter_context(replaced(head, "forward", _pass_on))
+            for name in self.layers:
+                layer = _submodule(module, name)
+                if layer is None:  # several layers are one module
+                    continue
+                if name in fed:
+                    feed = partial(self._feed, name)
+                    hook = layer.register_forward_pre_hook(feed, with_kwargs=True)
+                    stack.callback(hook.remove)
+                elif self._returns_tensors:
+                    stack.enter_context(replaced(layer, "forward", _pass_on))
+            for name in self._points:
+                point = _submodule(module, name)
+                if point is not None and _parent_of(name, fed) is not None:
+                    hook = point.register_forward_hook(_record(outputs[name]))
+                    stack.callback(hook.remove)
+            for name in fed:
+                hook = module.get_submodule(name).register_forward_hook(self._leave_exact)
+                stack.callback(hook.remove)
+            yield outputs
+
+    def accuracy(self, served: Rows, ideal: Rows | None = None) -> Accuracy:
+        """The worst of all checked modules. Raises Mismatch if there is none."""
+        at = served["positions"]
+        results = [
+            measure(
+                self.exact[name][at], self.own[name][at], rows, self.dtype,
+                None if ideal is None else ideal[name],
+            )
+            for name, rows in served.items()
+            if name in self.exact
+        ]  # fmt: skip
+        if not results:
+            raise Mismatch("none of its layers could be checked")
+        return Accuracy(
+            max(one.median for one in results), max(one.worst for one in results), self.dtype
+        )
+
+    def exact_error(self, served: Rows) -> float:
+        """The largest relative error of a row of what was computed in the exact format."""
+        at = served["positions"]
+        errors = []
+        for name, rows in served.items():
+            if name in self.exact:
+                exact = self.exact[name][at]
+                scale = exact.square().mean(0).sqrt().clamp_(min=1e-30)
+                off = ((rows - exact) / scale).norm(dim=1) / (exact / scale).norm(dim=1).clamp_(
+                    1e-30
+                )
+                errors.append(off.max().item())
+        if not errors:
+            raise Mismatch("none of its layers could be checked")
+        return max(errors)
+
+    @contextlib.contextmanager
+    def _recording(self, module: nn.Module) -> Iterator[dict[str, list[torch.Tensor]]]:
+        outputs: dict[str, list[torch.Tensor]] = defaultdict(list)
+        hooks = []
+        for name in self.layers:
+
+            def note(layer, args, kwargs, output, name=name):  # type: ignore[no-untyped-def]
+                self._inputs[name] = (args[0] if args else kwargs["hidden_states"]).clone()
+                self._returns_tensors &= isinstance(output, torch.Tensor)
+
+            layer = module.get_submodule(name)
+            hooks.append(layer.register_forward_hook(note, with_kwargs=True))
+        for name in self._points:
+            point = module.get_submodule(name)
+            hooks.append(point.register_forward_hook(_record(outputs[name])))
+        try:
+            yield outputs
+        finally:
+            for hook in hooks:
+                hook.remove()
+
+    def _feed(
+        self, name: str, _layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        rows = self._inputs[name]
+        rows = rows.index_select(-2, self._positions.to(rows.device)).to(self._input_dtype)
+        if args:
+            return (rows, *args[1:]), kwargs
+        return args, kwargs | {"hidden_states": rows}
+
+    def _leave_exact(self, _layer: nn.Module, _args: object, output: Any) -> Any:
+        """Give what follows a layer, such as the last norm, the model's own format."""
+        if isinstance(output, torch.Tensor):
+            return output.to(self.dtype)
+        return (output[0].to(self.dtype), *output[1:])
+
+
+def choose_layers(layers: dict[str, Hashable]) -> list[str]:
+    """Take the first, the middle and the last of each kind, in the model's order."""
+    kinds: dict[Hashable, list[str]] = defaultdict(list)
+    for name, kind in layers.items():
+        kinds[kind].append(name)
+    chosen = {
+        names[index * (len(names) - 1) // max(1, MAX_CHECKED - 1)]
+        for names in kinds.values()
+        for index in range(MAX_CHECKED)
+    }
+    return [name for name in layers if name in chosen]
+
+
+def plan_schedule(ids: list[int], block_size: int) -> Iterator[tuple[ForwardPlan, list[int]]]:
+    """Plan steps of two sequences with these ids; also the positions of the tokens with logits.
+
+    Their prompts come in two chunks, with and without a prefix, beside a decode; then both decode,
+    with contexts of different lengths in one group. The blocks of the two alternate, in no order.
+    """
+    each = -(-len(ids) // block_size)
+    tables = [list(range(which, 2 * each, 2)) for which in range(2)]
+    tables[0].reverse()
+    sequences = [_sequence(ids, table) for table in tables]
+    prompt_len = sequences[0].prompt_len
+    ends = [(prompt_len // 2, 0), (prompt_len, prompt_len // 3), (prompt_len + 1, prompt_len)]
+    ends += [(end + 1, end) for end in range(prompt_len + 1, len(ids))]
+    for step in ends:
+        items = [
+            Scheduled.of(sequence, end - sequence.num_computed)
+            for sequence, end in zip(sequences, step, strict=True)
+            if end > sequence.num_computed
+        ]
+        scratch_block = num_blocks(ids, block_size)
+        plan = make_plan(items, items, [], block_size=block_size, scratch_block=scratch_block)
+        yield plan, [item.end - 1 for item in items]
+        for item in items:
+            item.sequence.num_computed += item.num_tokens
+
+
+def num_blocks(ids: Sequence[int], block_size: int) -> int:
+    """Blocks that the schedule needs."""
+    return 2 * -(-len(ids) // block_size)
+
+
+def _sequence(ids: list[int], table: list[int]) -> engine_sequence.Sequence:
+    prompt_len = max(2, round(PROMPT_SHARE * len(ids)))
+    params = SamplingParams(max_new_tokens=len(ids))
+    sequence = engine_sequence.Sequence(0, ids[:prompt_len], params)
+    sequence.token_ids = list(ids)
+    sequence.block_table = table
+    return sequence
+
+
+def _pass_on(hidden_states: torch.Tensor, *_: object, **__: object) -> torch.Tensor:
+    return hidden_states
+
+
+def _record(outputs: list[torch.Tensor]) -> Callable[..., None]:
+    def record(_module: nn.Module, _args: object, output: Any) -> None:
+        rows = output if isinstance(output, torch.Tensor) else output[0]
+        outputs.append(rows.movedim(-2, 0).flatten(1).clone())
+
+    return record
+
+
+def _joined(outputs: dict[str, list[torch.Tensor]]) -> Rows:
+    return {name: torch.cat(parts) for name, parts in outputs.items() if parts}
+
+
+def _parent_of(name: str, layers: Iterable[str]) -> str | None:
+    return next((layer for layer in layers if f"{name}.".startswith(f"{layer}.")), None)
+
+
+def _submodule(module: nn.Module, name: str) -> nn.Module | None:
+    try:
+        return module.get_submodule(name)
+    except AttributeError:
+        return None

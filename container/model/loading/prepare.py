@@ -1,0 +1,111 @@
+"""Preparing: how a loaded model is served, decided by trying, and checked before it serves.
+
+Paged attention where the model allows it; else the model's own cache, one sequence after another.
+"""
+
+import torch
+from transformers import PreTrainedModel
+
+from container.errors import ConfigError, ModelLoadError
+from container.images.reader import ReadPrompt
+from container.model.attention.varlen import AttentionKernels, Kernel
+from container.model.execution import hf_cache_runner
+from container.model.execution.vision_runner import ImageTextRunner, check_images
+from container.model.kernels.cpu import find_kernels
+from container.model.kv_cache import cache as kv_cache
+from container.model.layers.int8_linear import RowKinds
+from container.model.loaded_model import LoadedModel, parameter_bytes
+from container.model.loading.optimize import name_linears
+from container.model.loading.paged_conversion import CannotPage, page
+from container.model.parallel.tensor_parallel import is_split
+from container.model.reference_check import Mismatch, usable_ids
+
+NOT_PAGED = "requests run one after another, since this model's attention is not paged"
+
+
+def prepare_image_text(
+    module: PreTrainedModel,
+    dtype: torch.dtype,
+    device: torch.device,
+    read: ReadPrompt,
+    check_ids: list[int] | None = None,
+) -> LoadedModel:
+    """Check a vision-language model on a prompt with an image. Raises ModelLoadError."""
+    name_linears(module)
+    ids = usable_ids(check_ids, module.config)
+    try:
+        hf_cache_runner.check_own_cache(module, ids, device, ImageTextRunner)
+        check_images(module, read.ids, ids[: hf_cache_runner.NUM_DECODED], read.images, device)
+    except Mismatch as error:
+        raise ModelLoadError(f"{module.config.model_type}: {error}; it cannot be served") from error
+    needs = hf_cache_runner.memory_needs(module, device, ImageTextRunner)
+    size = parameter_bytes(module)
+    fallback = f"{NOT_PAGED}: it reads images"
+    return LoadedModel(
+        module, module.config, dtype, device, None, *needs, weight_bytes=size, reads_images=True,
+        fallbacks=(fallback,),
+    )  # fmt: skip
+
+
+def prepare(
+    module: PreTrainedModel,
+    dtype: torch.dtype,
+    device: torch.device,
+    *,
+    check_ids: list[int] | None = None,
+    in_int8: bool = False,
+    cache_dtype: torch.dtype | None = None,
+    compiles: bool = False,
+) -> LoadedModel:
+    """Find the way to serve a model, with weights or cache of eight bits, or compiled, if wanted.
+
+    All ways are checked on a prompt, `check_ids`. Raises ModelLoadError when none computes the
+    same, ConfigError when it cannot have eight bits.
+    """
+    kinds = RowKinds() if in_int8 else None
+    size = parameter_bytes(module) // (dtype.itemsize if in_int8 else 1)
+    name_linears(module)
+    ids = usable_ids(check_ids, module.config)
+    reason = "it has an encoder"
+    if not module.config.is_encoder_decoder:
+        try:
+            paged = page(module, ids, device, kinds, cache_dtype, compiles=compiles)
+        except CannotPage as error:
+            reason = str(error)
+        except Mismatch as error:
+            raise ModelLoadError(f"{module.config.model_type}: {error}") from error
+        else:
+            per_token = kv_cache.bytes_per_token(paged.layers, cache_dtype or dtype)
+            return LoadedModel(
+                module, module.config, dtype, device, paged.layers, per_token,
+                cache_dtype=cache_dtype, weight_bytes=size, kinds=kinds,
+                kernels=paged.kernels, fallbacks=_missing_kernels(device, paged.kernels),
+            )  # fmt: skip
+    wishes = {
+        "QUANTIZE=int8": in_int8, "KV_CACHE_DTYPE": cache_dtype is not None, "COMPILE=1": compiles
+    }  # fmt: skip
+    if refused := [name for name, is_wanted in wishes.items() if is_wanted]:
+        told = f"{refused[0]} cannot work here, since this model's attention is not paged: {reason}"
+        raise ConfigError([told])
+    if is_split(module):
+        told = f"this model cannot be split, since its attention is not paged: {reason}"
+        raise ConfigError([f"{told}; set TENSOR_PARALLEL=1"])
+    fallback = f"{NOT_PAGED}: {reason}"
+    try:
+        hf_cache_runner.check_own_cache(module, ids, device)
+    except Mismatch as error:
+        raise ModelLoadError(f"{module.config.model_type}: {error}; it cannot be served") from error
+    needs = hf_cache_runner.memory_needs(module, device)
+    return LoadedModel(
+        module, module.config, dtype, device, None, *needs, weight_bytes=size,
+        fallbacks=(fallback,),
+    )  # fmt: skip
+
+
+def _missing_kernels(device: torch.device, kernels: AttentionKernels) -> tuple[str, ...]:
+    """Say which kernels a device lacks."""
+    if device.type == "cpu" and find_kernels() is None:
+        return ("no compiled kernels for this CPU; layers run in PyTorch operations",)
+    if device.type == "cuda" and Kernel.REFERENCE in kernels:
+        return ("no fused attention kernel passed its check; attention runs in PyTorch operations",)
+    return ()

@@ -1,0 +1,80 @@
+"""Quantisation on load: what QUANTIZE means, and whether it can work here.
+
+`int8` is made here from any model (container.model.layers.int8_linear). The other names are TGI's;
+transformers' quantizers load them, from a checkpoint that was quantized that way or, for those that
+need no preparation, from any. What cannot work is refused before the weights are read, with the
+reason.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from transformers import BitsAndBytesConfig, EetqConfig, FineGrainedFP8Config, PretrainedConfig
+from transformers.quantizers.auto import AutoHfQuantizer
+
+from container.errors import ConfigError
+
+INT8 = "int8"
+
+
+def _bits_and_bytes_4(kind: str) -> BitsAndBytesConfig:
+    return BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type=kind)
+
+
+# Those that quantize any checkpoint while it is loaded.
+ON_LOAD: dict[str, Callable[[], Any]] = {
+    "bitsandbytes": lambda: BitsAndBytesConfig(load_in_8bit=True),
+    "bitsandbytes-nf4": lambda: _bits_and_bytes_4("nf4"),
+    "bitsandbytes-fp4": lambda: _bits_and_bytes_4("fp4"),
+    "eetq": lambda: EetqConfig("int8"),
+    "fp8": FineGrainedFP8Config,
+}
+# Those that name how a checkpoint was quantized before.
+BEFORE = ("gptq", "awq", "compressed-tensors")
+NOT_OFFERED = {
+    "exl2": "transformers does not load it; use a GPTQ or AWQ checkpoint",
+    "marlin": "transformers has no such kernels of its own; set gptq for a GPTQ checkpoint",
+}
+
+
+def quantizer_options(
+    name: str | None, config: PretrainedConfig, device: torch.device
+) -> dict[str, Any]:
+    """What transformers needs to load it. Raises ConfigError with the reason when it cannot."""
+    found: Any = getattr(config, "quantization_config", None)
+    method = _method(found)
+    if name is None:
+        return {} if found is None else {"device_map": {"": device}}
+    if name == INT8:
+        if found is not None:
+            raise _refused(name, f"the checkpoint is quantized already ({method})")
+        return {}
+    if name in NOT_OFFERED:
+        raise _refused(name, NOT_OFFERED[name])
+    if device.type == "cpu":
+        raise _refused(name, "its kernels need a GPU, and this server runs on a CPU; set int8")
+    if name in BEFORE:
+        if method != name:
+            told = "is not quantized" if found is None else f"is quantized with {method}"
+            raise _refused(name, f"the checkpoint {told}")
+        wanted = found
+    else:
+        wanted = ON_LOAD[name]()
+    try:
+        quantizer = AutoHfQuantizer.from_config(wanted, pre_quantized=name in BEFORE)
+        quantizer.validate_environment(device_map={"": device}, weights_only=True)
+    except Exception as error:  # a missing package, an old GPU; each quantizer has its own
+        raise _refused(name, str(error)) from error
+    options: dict[str, Any] = {"device_map": {"": device}}
+    return options if name in BEFORE else options | {"quantization_config": wanted}
+
+
+def _method(found: Any) -> str | None:
+    method = found.get("quant_method") if isinstance(found, dict) else found
+    method = getattr(method, "quant_method", method)
+    return None if method is None else str(getattr(method, "value", method))
+
+
+def _refused(name: str, reason: str) -> ConfigError:
+    return ConfigError([f"QUANTIZE={name} cannot work here: {reason}"])

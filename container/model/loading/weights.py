@@ -1,0 +1,159 @@
+"""Weights: from a model's folder to a module on its devices, checked.
+
+Rank 0 and the ranks that follow it load in the same way, step by step.
+"""
+
+import logging
+import os
+import tempfile
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import (
+    AutoModelForCausalLM,
+    AutoModelForImageTextToText,
+    AutoModelForSeq2SeqLM,
+    PretrainedConfig,
+    PreTrainedModel,
+)
+from transformers.distributed.configuration_utils import DistributedConfig
+
+from container.errors import ConfigError, ModelLoadError, one_line
+from container.images.reader import ImageReader
+from container.model.loaded_model import LoadedModel
+from container.model.loading.config import choose_cache_dtype, choose_dtype
+from container.model.loading.prepare import prepare, prepare_image_text
+from container.model.loading.quantization import INT8, quantizer_options
+from container.model.parallel.placement import Machine, Placement, num_gpus, place, weight_bytes
+from container.model.parallel.tensor_parallel import is_split, make_plain
+from container.settings.process_env import RANKS_FOLDER
+from container.settings.settings import Settings
+
+log = logging.getLogger(__name__)
+
+
+def plan_load(
+    settings: Settings, config: PretrainedConfig, path: Path, copy: int
+) -> tuple[Placement, torch.dtype]:
+    """Decide where the weights go, and their format. Raises ConfigError."""
+    machine = Machine.look()
+    uses_gpu = num_gpus(settings, len(machine.gpu_bytes)) > 0
+    dtype = choose_dtype(settings.dtype, torch.device("cuda" if uses_gpu else "cpu"))
+    size = weight_bytes(path, config, dtype, settings.quantize)
+    placement = place(settings, config, size, machine, copy=copy)
+    if (placement.is_split or placement.is_spread) and settings.lora_adapters:
+        raise ConfigError(
+            [
+                "LORA_ADAPTERS: not for a model that is split or spread over devices; set "
+                "SM_NUM_GPUS=1, or DATA_PARALLEL to the number of GPUs"
+            ]
+        )
+    if placement.is_spread and settings.quantize == INT8:
+        raise ConfigError([f"QUANTIZE={INT8}: not for a model that is spread over devices"])
+    return placement, dtype
+
+
+def load_weights(
+    settings: Settings,
+    path: Path,
+    config: PretrainedConfig,
+    dtype: torch.dtype,
+    placement: Placement,
+    reader: ImageReader | None = None,
+    check_ids: list[int] | None = None,
+) -> LoadedModel:
+    """Load a model, or this rank's share, and check it on a prompt with these ids.
+
+    Raises ModelLoadError, ConfigError.
+    """
+    options = quantizer_options(settings.quantize, config, placement.device)
+    if placement.is_spread:
+        options |= {
+            "device_map": "auto",
+            "max_memory": placement.max_memory,
+            "offload_folder": tempfile.mkdtemp(prefix="weights-", dir=os.environ.get(RANKS_FOLDER)),
+        }
+    if placement.is_split:
+        options["distributed_config"] = DistributedConfig(tp_size=len(placement.devices))
+    if settings.compile and (placement.is_split or placement.is_spread):
+        raise ConfigError([f"COMPILE=1 is for a model on one device, and this one is {placement}"])
+    model = load_model(
+        path, config, dtype, placement.device, trust_remote_code=settings.trust_remote_code,
+        in_int8=settings.quantize == INT8, cache_dtype=choose_cache_dtype(settings.kv_cache_dtype),
+        compiles=settings.compile, options=options, reader=reader, check_ids=check_ids,
+    )  # fmt: skip
+    if placement.is_spread:
+        # Where one device takes all, transformers makes no map.
+        placed = getattr(model.module, "hf_device_map", {"": placement.device})
+        where = Counter(map(str, placed.values()))
+        log.info("parts of the model: %s", ", ".join(f"{n} on {name}" for name, n in where.items()))
+    return model
+
+
+def load_model(
+    path: Path,
+    config: PretrainedConfig,
+    dtype: torch.dtype,
+    device: torch.device,
+    *,
+    trust_remote_code: bool = False,
+    in_int8: bool = False,
+    cache_dtype: torch.dtype | None = None,
+    compiles: bool = False,
+    options: dict[str, Any] | None = None,
+    reader: ImageReader | None = None,
+    check_ids: list[int] | None = None,
+) -> LoadedModel:
+    """Load a language model and find the way to serve it. Raises ModelLoadError or ConfigError.
+
+    With a `reader`, it is a vision-language model. `options` are more that `from_pretrained` takes.
+    """
+    loaded: tuple[PreTrainedModel, dict[str, Any]]
+    kind: Any = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
+    if reader is not None:
+        kind = AutoModelForImageTextToText
+    try:
+        loaded = kind.from_pretrained(
+            path,
+            output_loading_info=True,
+            config=config,
+            dtype=dtype,
+            trust_remote_code=trust_remote_code,
+            attn_implementation="eager",  # the reference that paged attention is checked against
+            **(options or {}),
+        )
+    except Exception as error:  # a broken checkpoint fails anywhere in transformers
+        raise ModelLoadError(f"{path}: the model cannot be loaded: {one_line(error)}") from error
+    module, facts = loaded
+    missing = sorted(facts["missing_keys"])
+    if missing:
+        raise ModelLoadError(
+            f"{path}: the weights lack {len(missing)} tensors that config.json calls for, such as "
+            f"{missing[0]}"
+        )
+    if not options:  # a quantized, spread or split one is there already, and may not be moved
+        module.to(device)  # type: ignore[arg-type]  # transformers types it for its own decorator
+    if is_split(module):
+        make_plain(module)
+    module.eval()
+    try:
+        if reader is not None:
+            wishes = {f"QUANTIZE={INT8}": in_int8, "KV_CACHE_DTYPE": cache_dtype}
+            _refuse_for_images({**wishes, "COMPILE": compiles})
+            return prepare_image_text(module, dtype, device, reader.read_probe(), check_ids)
+        return prepare(
+            module, dtype, device, check_ids=check_ids,
+            in_int8=in_int8, cache_dtype=cache_dtype, compiles=compiles,
+        )  # fmt: skip
+    except (ModelLoadError, ConfigError):
+        raise
+    except Exception as error:  # sizes in config.json that do not fit each other
+        raise ModelLoadError(f"{path}: the model cannot be run: {one_line(error)}") from error
+
+
+def _refuse_for_images(wishes: dict[str, object]) -> None:
+    for name, is_wanted in wishes.items():
+        if is_wanted:
+            raise ConfigError([f"{name} is not for vision-language models; unset it"])

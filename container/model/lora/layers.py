@@ -1,0 +1,180 @@
+"""LoRA updates inside one batch: rows of different adapters, and of none, side by side.
+
+All adapters in memory lie in one pair of matrices for each layer: A [ranks of all, in] and B [out,
+ranks of all]. A row is multiplied with A, the places of other adapters than its own are set to
+zero, and the rest goes through B:
+
+    y = W x + B (mask * (A x))
+
+So a layer costs three more operations however many adapters a batch has, and a row without an
+adapter gets an exact zero added: its bits do not change. What adapters add is registered as hooks
+on the layers, and only while there are adapters; a batch without any skips them.
+"""
+
+import logging
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from torch.utils.hooks import RemovableHandle
+from transformers import PreTrainedModel
+
+from container.engine.adapters import BASE
+from container.model.async_copy import send
+from container.model.layers.cpu_linear import KernelLinear, make_linear
+from container.model.layers.linear import FastLinear, LinearShare, PackedLinear
+from container.model.lora.checkpoint import LowRank, Weights
+
+log = logging.getLogger(__name__)
+
+Product = Callable[[torch.Tensor], torch.Tensor]
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """A layer of the model, and where in the outputs of the product that computes it it lies."""
+
+    name: str
+    start: int
+    stop: int
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """A product of the model as it runs: one layer, or several joined ones with the same input."""
+
+    product: nn.Module
+    inputs: int
+    parts: list[Part]
+
+
+class Update:
+    """What all adapters add to one product: A for its parts together, B for each."""
+
+    def __init__(
+        self, target: Target, columns: Mapping[int, slice], adapters: Mapping[int, Weights],
+        num_columns: int, pack: Callable[[torch.Tensor], Product],
+    ) -> None:  # fmt: skip
+        names = {name for weights in adapters.values() for name in weights}
+        self.parts = [part for part in target.parts if part.name in names]
+        self.num_columns = num_columns
+        a = torch.zeros(len(self.parts), num_columns, target.inputs)
+        self.b: list[Product] = []
+        for index, part in enumerate(self.parts):
+            b = torch.zeros(part.stop - part.start, num_columns)
+            for number, weights in adapters.items():
+                low: LowRank | None = weights.get(part.name)
+                if low is None:
+                    continue
+                first = columns[number].start
+                a[index, first : first + low.a.shape[0]] = low.a
+                b[:, first : first + low.a.shape[0]] = low.b
+            self.b.append(pack(b))
+        self.a = pack(a.view(-1, target.inputs))
+
+    def add_to(self, out: torch.Tensor, rows: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        """Add to [..., rows, out] what the rows' adapters make of [..., rows, in]."""
+        low = self.a(rows).unflatten(-1, (len(self.parts), self.num_columns)) * mask[:, None]
+        for index, part in enumerate(self.parts):
+            # The products take rows that lie side by side.
+            out[..., part.start : part.stop] += self.b[index](low[..., index, :].contiguous())
+        return out
+
+
+class Updates:
+    """Owns the hooks on a model's products and the plan of the current batch."""
+
+    def __init__(self, model: PreTrainedModel, dtype: torch.dtype, device: torch.device) -> None:
+        self._targets = find_targets(model)
+        self._dtype = dtype
+        self._device = device
+        self._is_packed = any(
+            isinstance(one.product, PackedLinear | KernelLinear) for one in self._targets
+        )
+        self._columns: dict[int, slice] = {}
+        self._num_columns = 0
+        self._mask: torch.Tensor | None = None
+        self._handles: list[RemovableHandle] = []
+
+    @property
+    def shapes(self) -> dict[str, tuple[int, int]]:
+        """(in, out) of every layer that an adapter can change."""
+        return {
+            part.name: (target.inputs, part.stop - part.start)
+            for target in self._targets
+            for part in target.parts
+        }
+
+    def set_adapters(self, adapters: Mapping[int, Weights]) -> None:
+        """Take these adapters, by number, in place of the last ones; between two batches."""
+        for handle in self._handles:
+            handle.remove()
+        self._columns, self._num_columns = {}, 0
+        for number, weights in adapters.items():
+            rank = max((low.a.shape[0] for low in weights.values()), default=0)
+            self._columns[number] = slice(self._num_columns, self._num_columns + rank)
+            self._num_columns += rank
+        named = {name for weights in adapters.values() for name in weights}
+        with torch.inference_mode():
+            self._handles = [
+                self._hook(target, adapters)
+                for target in self._targets
+                if any(part.name in named for part in target.parts)
+            ]
+
+    def begin(self, rows: Iterable[tuple[int, int]]) -> None:
+        """Tell the next forward pass whose rows it has: (adapter, how many), in their order."""
+        counted = list(rows)
+        if all(number == BASE for number, _ in counted):
+            self._mask = None
+            return
+        mask = torch.zeros(sum(count for _, count in counted), self._num_columns)
+        first = 0
+        for number, count in counted:
+            if number != BASE:
+                mask[first : first + count, self._columns[number]] = 1.0
+            first += count
+        self._mask = send(mask.to(self._dtype), self._device)
+
+    def _hook(self, target: Target, adapters: Mapping[int, Weights]) -> RemovableHandle:
+        update = Update(target, self._columns, adapters, self._num_columns, self._pack)
+
+        def add(
+            _: nn.Module, given: tuple[torch.Tensor, ...], out: torch.Tensor
+        ) -> torch.Tensor | None:
+            return None if self._mask is None else update.add_to(out, given[0], self._mask)
+
+        return target.product.register_forward_hook(add)
+
+    def _pack(self, weight: torch.Tensor) -> Product:
+        weight = weight.to(self._device, self._dtype)
+        if self._is_packed:
+            return make_linear(weight, None)
+        return lambda rows: nn.functional.linear(rows, weight)
+
+
+def find_targets(model: PreTrainedModel) -> list[Target]:
+    """Every product of linear layers in a model, in whatever form it is computed."""
+    found: dict[int, Target] = {}
+    head = model.get_output_embeddings()
+    for name, module in model.named_modules():
+        product = module._joined.linear if isinstance(module, LinearShare) else module
+        if product is head or id(product) in found:
+            continue
+        if isinstance(product, FastLinear):
+            sizes = product.parts
+        elif type(product) is nn.Linear:
+            sizes = [(name, product.out_features)]
+        else:
+            continue
+        found[id(product)] = Target(product, product.in_features, _lay_out(sizes))
+    return [target for target in found.values() if target.parts]
+
+
+def _lay_out(sizes: list[tuple[str, int]]) -> list[Part]:
+    parts, start = [], 0
+    for name, size in sizes:
+        parts.append(Part(name, start, start + size))
+        start += size
+    return parts

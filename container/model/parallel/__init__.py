@@ -1,0 +1,1 @@
+"""Several devices: placement, tensor parallelism, and the ranks' processes."""

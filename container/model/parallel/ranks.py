@@ -1,0 +1,196 @@
+"""Ranks: processes that share one copy of the model, each with a part of every layer.
+
+Rank 0 is the engine's process. It schedules and samples; the others get what they have to run as
+ints, over a pipe each, and meet it in the sums that a forward pass makes over all ranks:
+
+    engine, rank 0   -- ForwardPlan -->   rank 1 .. N-1
+         \\________ torch.distributed ________/
+
+The ranks live and die together: when one leaves, rank 0 ends its process at once and the supervisor
+starts the engine again; when rank 0 leaves, so do the others.
+"""
+
+import atexit
+import contextlib
+import logging
+import os
+import struct
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from datetime import timedelta
+from pathlib import Path
+from typing import BinaryIO, NoReturn
+
+import msgspec
+import torch
+import torch.distributed as dist
+from torch._C._distributed_c10d import FileStore
+
+from container.errors import ModelLoadError
+from container.lifecycle.child import FINAL_EXIT_CODES, cause
+from container.model.forward_batch import ForwardPlan
+from container.settings.process_env import RANKS_FOLDER
+
+log = logging.getLogger(__name__)
+
+WATCH_S = 0.1
+# How long a rank waits for the others, which may read their share of the weights from a slow disk.
+GROUP_TIMEOUT = timedelta(minutes=10)
+RANK_DIED = 6
+
+
+class RankOrder(msgspec.Struct, frozen=True):
+    """What a rank must know before it loads; its command line has it as JSON.
+
+    `dtype` is torch's name of the weights' format; `gpu` is the index of its GPU, None on a CPU;
+    `store` is the file by which the ranks meet; `check_ids` is the prompt that the model is checked
+    on.
+    """
+
+    model_path: str
+    dtype: str
+    rank: int
+    ranks: int
+    gpu: int | None
+    store: str
+    parent_pid: int
+    check_ids: list[int] | None = None
+
+
+class MakeCache(msgspec.Struct, frozen=True, array_like=True, tag="cache"):
+    """Rank 0 to the others: make the KV cache, and record decodes of these sizes.
+
+    `max_blocks` are those of the longest sequence; `num_slots` blocks get memory on the host.
+    """
+
+    num_blocks: int
+    block_size: int
+    recorded_sizes: list[int]
+    max_blocks: int
+    num_slots: int
+
+
+ToRank = MakeCache | ForwardPlan
+
+_decode = msgspec.msgpack.Decoder(ToRank).decode
+_encode = msgspec.msgpack.Encoder().encode
+_LENGTH = struct.Struct("<I")  # before each message
+
+
+class Ranks:
+    """Owns the other ranks' processes and the pipes to them; made by rank 0 alone."""
+
+    def __init__(
+        self,
+        model_path: Path,
+        dtype: str,
+        devices: Sequence[torch.device],
+        check_ids: list[int] | None = None,
+    ) -> None:
+        """Start a process for each device but the first, and join them. Raises ModelLoadError."""
+        self._is_stopping = False
+        store = tempfile.mkdtemp(prefix="ranks-", dir=os.environ.get(RANKS_FOLDER)) + "/store"
+        orders = [
+            RankOrder(
+                os.fspath(model_path),
+                dtype,
+                rank,
+                len(devices),
+                device.index,
+                store,
+                os.getpid(),
+                check_ids,
+            )
+            for rank, device in enumerate(devices)
+        ]
+        self._threads = max(1, torch.get_num_threads() // len(devices))
+        self._processes = [self._start(order) for order in orders[1:]]
+        atexit.register(self._stop)
+        threading.Thread(target=self._watch, name="ranks", daemon=True).start()
+        if devices[0].type == "cpu":
+            torch.set_num_threads(self._threads)
+        join_group(orders[0])
+
+    def tell(self, message: ToRank) -> None:
+        """Send the same to all others."""
+        frame = _encode(message)
+        for process in self._processes:
+            assert process.stdin is not None
+            process.stdin.write(_LENGTH.pack(len(frame)) + frame)
+            process.stdin.flush()
+
+    def _start(self, order: RankOrder) -> "subprocess.Popen[bytes]":
+        told = msgspec.json.encode(order).decode()
+        threads = {"OMP_NUM_THREADS": str(self._threads)} if order.gpu is None else {}
+        return subprocess.Popen(
+            [sys.executable, "-m", "container", "rank", told],
+            env={**os.environ, **threads},
+            stdin=subprocess.PIPE,
+        )
+
+    def _watch(self) -> None:
+        while not self._is_stopping:
+            for rank, process in enumerate(self._processes, 1):
+                if process.poll() is not None and not self._is_stopping:
+                    self._leave(rank, process.returncode)
+            time.sleep(WATCH_S)
+
+    def _leave(self, rank: int, code: int) -> NoReturn:
+        """End this process, which may be waiting for the rank that is gone."""
+        log.error("rank %d is gone (%s); the others cannot go on", rank, cause(code))
+        self._stop()
+        logging.shutdown()
+        os._exit(code if code in FINAL_EXIT_CODES else RANK_DIED)
+
+    def _stop(self) -> None:
+        self._is_stopping = True
+        for process in self._processes:
+            with contextlib.suppress(ProcessLookupError):
+                process.kill()
+
+
+def join_group(order: RankOrder) -> None:
+    """Meet the other ranks. Raises ModelLoadError when they do not come."""
+    # What transformers asks the environment for.
+    os.environ |= {
+        "RANK": str(order.rank),
+        "WORLD_SIZE": str(order.ranks),
+        "LOCAL_RANK": str(order.rank if order.gpu is None else order.gpu),
+    }
+    os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")  # they are all on this machine
+    device = None if order.gpu is None else torch.device("cuda", order.gpu)
+    if device is not None:
+        torch.cuda.set_device(device)
+    try:
+        dist.init_process_group(
+            "gloo" if device is None else "nccl",
+            store=FileStore(order.store, order.ranks),
+            rank=order.rank,
+            world_size=order.ranks,
+            timeout=GROUP_TIMEOUT,
+            device_id=device,
+        )
+    except (RuntimeError, ValueError) as error:
+        raise ModelLoadError(f"the {order.ranks} ranks cannot meet: {error}") from error
+
+
+def watch_parent(pid: int) -> None:
+    """End this process when rank 0 is gone, wherever it is waiting."""
+
+    def watch() -> None:
+        while os.getppid() == pid:
+            time.sleep(WATCH_S)
+        os._exit(0)
+
+    threading.Thread(target=watch, name="parent", daemon=True).start()
+
+
+def messages(pipe: BinaryIO) -> Iterator[ToRank]:
+    """What rank 0 tells this one, until it is gone."""
+    while head := pipe.read(_LENGTH.size):
+        frame = pipe.read(*_LENGTH.unpack(head))
+        yield _decode(frame)

@@ -1,0 +1,55 @@
+"""A follower: a rank above 0, which runs its share of the forward passes that rank 0 plans."""
+
+import logging
+import sys
+from pathlib import Path
+
+import torch
+
+from container.model.execution.factory import make_forward, record_decodes
+from container.model.execution.forward_pass import ForwardPass
+from container.model.loaded_model import LoadedModel
+from container.model.loading.config import read_config
+from container.model.loading.memory_plan import find_room
+from container.model.loading.weights import load_weights
+from container.model.parallel.placement import Placement
+from container.model.parallel.ranks import MakeCache, RankOrder, join_group, messages, watch_parent
+from container.settings.settings import Settings
+
+log = logging.getLogger(__name__)
+
+
+def follow(settings: Settings, order: RankOrder) -> None:
+    """Load this rank's share and run what comes, until rank 0 is gone.
+
+    Raises ModelLoadError or ConfigError, as rank 0 does.
+    """
+    watch_parent(order.parent_pid)
+    # What rank 0 loads and checks as well, it reports.
+    logging.getLogger("container").setLevel(logging.ERROR)
+    join_group(order)
+    model = _load(settings, order)
+    forward: ForwardPass | None = None
+    for message in messages(sys.stdin.buffer):
+        if isinstance(message, MakeCache):
+            forward = make_forward(
+                model, message.num_blocks, message.block_size, num_slots=message.num_slots
+            )
+            record_decodes(
+                forward, message.recorded_sizes, message.max_blocks, model.device, log.debug
+            )
+        else:
+            assert forward is not None, "a plan before the cache"
+            forward.run(message)
+
+
+def _load(settings: Settings, order: RankOrder) -> LoadedModel:
+    """Load step by step as rank 0 does, since the ranks meet in each forward pass."""
+    path = Path(order.model_path)
+    config = read_config(settings, path)
+    device = torch.device("cpu") if order.gpu is None else torch.device("cuda", order.gpu)
+    placement = Placement((device,) * order.ranks)
+    dtype = getattr(torch, order.dtype)
+    model = load_weights(settings, path, config, dtype, placement, check_ids=order.check_ids)
+    find_room(settings, model, placement)
+    return model

@@ -1,0 +1,208 @@
+"""Logits processors: penalties, bias, watermark, minimum length, grammar masks."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import numpy as np
+import torch
+
+from container.engine.sequence import Sequence
+from container.messages.engine import SamplingParams
+from container.model.async_copy import send, take_rows, to_device
+
+WATERMARK_KEY = 15_485_863
+LARGEST = 1e30
+Wants = Callable[[SamplingParams], bool]
+
+
+class SeenTokens:
+    """The tokens that occur in a sequence and how often; grows by the new tokens only."""
+
+    def __init__(self, from_index: int) -> None:
+        self._num_read = from_index
+        self._places: dict[int, int] = {}
+        self._ids = np.empty(64, np.int64)
+        self._counts = np.empty(64, np.float32)
+
+    @property
+    def ids(self) -> "np.ndarray[Any, np.dtype[np.int64]]":
+        """Each of them once."""
+        return self._ids[: len(self._places)]
+
+    @property
+    def counts(self) -> "np.ndarray[Any, np.dtype[np.float32]]":
+        """How often each occurs, in the order of the ids."""
+        return self._counts[: len(self._places)]
+
+    def read_on(self, token_ids: list[int]) -> None:
+        """Take in what has been added to a sequence since the last time."""
+        for token_id in token_ids[self._num_read :]:
+            place = self._places.get(token_id)
+            if place is None:
+                place = self._add(token_id)
+            self._counts[place] += 1.0
+        self._num_read = len(token_ids)
+
+    def _add(self, token_id: int) -> int:
+        place = self._places[token_id] = len(self._places)
+        if place == len(self._ids):
+            self._ids = np.resize(self._ids, 2 * place)
+            self._counts = np.resize(self._counts, 2 * place)
+        self._ids[place], self._counts[place] = token_id, 0.0
+        return place
+
+
+class TokenCounts:
+    """What sequences have said so far; entries go when their sequence goes."""
+
+    def __init__(self) -> None:
+        self._known: WeakKeyDictionary[Sequence, dict[int, SeenTokens]] = WeakKeyDictionary()
+
+    def get(self, sequence: Sequence, from_index: int) -> SeenTokens:
+        """The tokens of a sequence from that index on; to be read only."""
+        of_sequence = self._known.setdefault(sequence, {})
+        seen = of_sequence.get(from_index)
+        if seen is None:
+            seen = of_sequence[from_index] = SeenTokens(from_index)
+        seen.read_on(sequence.token_ids)
+        return seen
+
+
+@dataclass(frozen=True, slots=True)
+class _Cells:
+    """The logits that penalties change: those of the tokens that a sequence has said.
+
+    `places` are indices into the flat logits, `counts` and `total` how often the token and all
+    tokens have been said; `owner` is the index into `params`. All are [cells].
+    """
+
+    places: torch.Tensor
+    counts: torch.Tensor
+    total: torch.Tensor
+    owner: torch.Tensor
+    params: list[SamplingParams]
+
+    def column(self, value: Callable[[SamplingParams], float]) -> torch.Tensor:
+        """A parameter of the sequence that each cell belongs to."""
+        values = to_device([value(params) for params in self.params], self.owner.device)
+        return values[self.owner]
+
+
+def penalise(
+    logits: torch.Tensor,
+    sequences: list[Sequence],
+    counts: TokenCounts,
+    *,
+    counts_prompt: bool = True,
+) -> None:
+    """Apply TGI's penalties on the context and OpenAI's on the completion."""
+    flat = logits.view(-1)
+    cells = _cells(logits, sequences, counts, _penalises_context, from_prompt=counts_prompt)
+    if cells is not None:
+        found = flat[cells.places]
+        repetition = cells.column(lambda p: p.repetition_penalty)
+        found = torch.where(found < 0, found * repetition, found / repetition)
+        penalty = cells.column(lambda p: p.context_frequency_penalty)
+        found = found - cells.counts / cells.total * penalty
+        # A tiny or huge penalty must not make infinities, which would hide or equal all others.
+        flat[cells.places] = found.clamp_(-LARGEST, LARGEST)
+    cells = _cells(logits, sequences, counts, _penalises_completion, from_prompt=False)
+    if cells is not None:
+        frequency = cells.column(lambda p: p.frequency_penalty)
+        presence = cells.column(lambda p: p.presence_penalty)
+        flat[cells.places] -= cells.counts * frequency + presence
+
+
+def add_bias(logits: torch.Tensor, sequences: list[Sequence]) -> None:
+    """Add `logit_bias` to the tokens that it names."""
+    for row, sequence in enumerate(sequences):
+        bias = sequence.params.logit_bias
+        if bias:
+            index = to_device(list(bias), logits.device)
+            logits[row].index_add_(0, index, to_device(list(bias.values()), logits.device))
+
+
+def hide_ends(
+    logits: torch.Tensor, sequences: list[Sequence], end_token_ids: frozenset[int]
+) -> None:
+    """Hide the tokens that end a sequence which must go on."""
+    for row, sequence in enumerate(sequences):
+        # A grammar says itself where a completion may end.
+        is_free = sequence.constraint is None
+        if is_free and sequence.completion_len < sequence.params.min_tokens:
+            ends = end_token_ids | set(sequence.params.stop_token_ids)
+            inside = [token_id for token_id in ends if token_id < logits.shape[-1]]
+            index = to_device(inside, logits.device, torch.long)
+            logits[row].index_fill_(0, index, -torch.inf)
+
+
+def watermark(logits: torch.Tensor, sequences: list[Sequence]) -> None:
+    """Favour a share `gamma` of the vocabulary, chosen by the last token, by `delta`."""
+    vocabulary = logits.shape[-1]
+    for row, sequence in enumerate(sequences):
+        mark = sequence.params.watermark
+        if mark is None:
+            continue
+        generator = torch.Generator().manual_seed(WATERMARK_KEY * sequence.token_ids[-1])
+        delta = to_device([mark.delta], logits.device)
+        green = torch.randperm(vocabulary, generator=generator)[: int(vocabulary * mark.gamma)]
+        logits[row].index_add_(0, send(green, logits.device), delta.expand(len(green)))
+
+
+def _penalises_context(params: SamplingParams) -> bool:
+    return params.repetition_penalty != 1.0 or params.context_frequency_penalty != 0.0
+
+
+def _penalises_completion(params: SamplingParams) -> bool:
+    return params.frequency_penalty != 0.0 or params.presence_penalty != 0.0
+
+
+def _cells(
+    logits: torch.Tensor,
+    sequences: list[Sequence],
+    counts: TokenCounts,
+    wants: Wants,
+    *,
+    from_prompt: bool,
+) -> _Cells | None:
+    """What the rows that want it have said; None when that is nothing."""
+    rows = [row for row, sequence in enumerate(sequences) if wants(sequence.params)]
+    seen = [
+        counts.get(sequences[row], 0 if from_prompt else sequences[row].prompt_len) for row in rows
+    ]
+    if not any(len(one.ids) for one in seen):
+        return None
+    vocabulary, device = logits.shape[-1], logits.device
+    places = [one.ids + row * vocabulary for row, one in zip(rows, seen, strict=True)]
+    lengths = [len(one.ids) for one in seen]
+    totals = np.array([one.counts.sum() for one in seen], np.float32)
+    owner = np.repeat(np.arange(len(rows)), lengths)
+    return _Cells(
+        to_device(np.concatenate(places), device),
+        to_device(np.concatenate([one.counts for one in seen]), device),
+        to_device(totals[owner], device),
+        to_device(owner, device),
+        [sequences[row].params for row in rows],
+    )
+
+
+def constrain(logits: torch.Tensor, rows: list[int], sequences: list[Sequence]) -> None:
+    """Hide the tokens that grammars do not allow next, in rows that have one."""
+    vocabulary = logits.shape[-1]
+    masks = np.zeros((len(rows), -(-vocabulary // 32)), np.int32)
+    for row, mask in zip(rows, masks, strict=True):
+        constraint = sequences[row].constraint
+        assert constraint is not None
+        constraint.fill(mask)
+    if logits.device.type == "cpu":
+        allowed = np.unpackbits(masks.view(np.uint8), axis=-1, bitorder="little")[:, :vocabulary]
+        for row, hidden in zip(rows, torch.from_numpy(allowed == 0), strict=True):
+            logits[row].masked_fill_(hidden, float("-inf"))
+        return
+    words = to_device(masks, logits.device)
+    bits = words[..., None] >> torch.arange(32, dtype=torch.int32, device=logits.device)
+    hidden = (bits & 1).flatten(1)[:, :vocabulary] == 0
+    selected = take_rows(logits, rows).masked_fill(hidden, float("-inf"))
+    logits.index_copy_(0, to_device(rows, logits.device), selected)

@@ -1,0 +1,34 @@
+"""Random numbers of sampling: a function of a request's seed and a token's index."""
+
+from container.engine.sequence import Sequence
+from container.messages.engine import SamplingParams
+
+_MASK = (1 << 64) - 1
+# Tokens of a piece: their weights are added up in float32, and a draw looks for the piece first.
+PIECE = 256
+BELOW_ONE = 1 - 2**-52
+
+
+def uniform(seed: int, index: int) -> float:
+    """A number in [0, 1) that depends on the seed and the token's index only.
+
+    Two rounds of SplitMix64's finalizer (Steele, Lea and Flood, OOPSLA 2014); 53 bits are kept.
+    """
+    return (_mix(_mix(seed & _MASK) + index) >> 11) * 2.0**-53
+
+
+def row_numbers(sequences: list[Sequence], rows: list[int]) -> list[float]:
+    """The number in [0, 1) that picks each row's token."""
+    return [uniform(sequences[row].seed, sequences[row].completion_len) for row in rows]
+
+
+def _mix(state: int) -> int:
+    state = (state + 0x9E3779B97F4A7C15) & _MASK
+    state = ((state ^ (state >> 30)) * 0xBF58476D1CE4E5B9) & _MASK
+    state = ((state ^ (state >> 27)) * 0x94D049BB133111EB) & _MASK
+    return state ^ (state >> 31)
+
+
+def divisor(params: SamplingParams) -> float:
+    """The temperature within bounds: beyond them the quotient could overflow, and nothing else."""
+    return min(max(params.temperature, 1e-6), 1e6)

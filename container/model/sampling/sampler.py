@@ -1,0 +1,110 @@
+"""The sampler: the next token of each row of logits, vectorised over the batch.
+
+A feature that no row uses costs nothing. Order, as in TGI: penalties and bias, grammar, then
+temperature, top_k, top_p, typical_p, min_p. Randomness is a number in [0, 1) computed from a row's
+seed and its token's index alone (never drawn from a generator), which picks a token by inverse
+transform; so a request with a seed gets the same tokens whatever runs beside it.
+"""
+
+import torch
+
+from container.engine.model_runner import Sampled
+from container.engine.sequence import Sequence
+from container.messages.engine import LogprobMode
+from container.model.async_copy import Arrivals, take_rows, to_device
+from container.model.sampling import logits_processors
+from container.model.sampling.device import choose
+from container.model.sampling.host import choose_on_host, params_of, rows_where
+from container.model.sampling.logits_processors import constrain
+from container.model.sampling.logprobs import RowLogprobs, row_logprobs
+from container.model.sampling.rng import row_numbers
+
+
+class Drawn:
+    """The next tokens, perhaps still being drawn. `token_ids` is [rows], where the logits are."""
+
+    def __init__(
+        self, token_ids: torch.Tensor, told: list[RowLogprobs], sequences: list[Sequence]
+    ) -> None:
+        self.token_ids = token_ids
+        self._arrivals = Arrivals()
+        self._ids = self._arrivals.start(token_ids)
+        self._told = [
+            RowLogprobs(one.rows, *map(self._arrivals.start, (one.picked, one.ids, one.values)))
+            for one in told
+        ]
+        self._tops = [sequence.params.top_logprobs for sequence in sequences]
+        self._arrivals.seal(token_ids.device)
+
+    def read(self) -> list[Sampled]:
+        """Wait for the tokens and what is told of them."""
+        self._arrivals.wait()
+        sampled = [Sampled(token_id) for token_id in self._ids.tolist()]
+        for told in self._told:
+            columns = (told.picked.tolist(), told.ids.tolist(), told.values.tolist())
+            for row, picked, ids, values in zip(told.rows, *columns, strict=True):
+                count = self._tops[row]
+                top = tuple(zip(ids[:count], values[:count], strict=True))
+                sampled[row] = Sampled(sampled[row].token_id, picked, top)
+        return sampled
+
+
+class Sampler:
+    """Owns the token counts that penalties need; used by the runner only.
+
+    `counts_prompt`: whether the context that TGI's penalties look at begins with the prompt, as it
+    does unless an encoder reads that. `reads_logits`: whether tokens are picked on the host, which
+    waits for the logits; else where the logits are, without waiting.
+    """
+
+    def __init__(
+        self,
+        end_token_ids: frozenset[int] = frozenset(),
+        *,
+        counts_prompt: bool = True,
+        reads_logits: bool = True,
+    ) -> None:
+        self._end_token_ids = end_token_ids
+        self._counts_prompt = counts_prompt
+        self._reads_logits = reads_logits
+        self._counts = logits_processors.TokenCounts()
+
+    def sample(self, logits: torch.Tensor, sequences: list[Sequence]) -> list[Sampled]:
+        """Pick a token for each row of logits [rows, vocabulary], float32; changes the logits."""
+        return self.draw(logits, sequences).read()
+
+    def draw(self, logits: torch.Tensor, sequences: list[Sequence]) -> Drawn:
+        """Begin to pick a token for each row; changes the logits."""
+        raw_rows = rows_where(sequences, lambda p: p.logprobs is LogprobMode.RAW)
+        raw = torch.log_softmax(take_rows(logits, raw_rows), -1) if raw_rows else None
+        self._adjust(logits, sequences)
+        token_ids = self._choose(logits, sequences)
+        told = []
+        if raw is not None:
+            told.append(row_logprobs(raw, raw_rows, token_ids, sequences))
+        rows = rows_where(sequences, lambda p: p.logprobs is LogprobMode.PROCESSED)
+        if rows:
+            processed = take_rows(logits, rows).log_softmax(-1)
+            told.append(row_logprobs(processed, rows, token_ids, sequences))
+        return Drawn(token_ids, told, sequences)
+
+    def _choose(self, logits: torch.Tensor, sequences: list[Sequence]) -> torch.Tensor:
+        if self._reads_logits:
+            chosen = choose_on_host(logits, sequences)
+            return to_device(chosen, logits.device, torch.int64)
+        rows = list(range(len(sequences)))
+        return choose(logits, params_of(sequences, rows), row_numbers(sequences, rows))
+
+    def _adjust(self, logits: torch.Tensor, sequences: list[Sequence]) -> None:
+        if rows_where(sequences, lambda p: p.watermark is not None):
+            logits_processors.watermark(logits, sequences)
+        logits_processors.penalise(
+            logits, sequences, self._counts, counts_prompt=self._counts_prompt
+        )
+        if rows_where(sequences, lambda p: bool(p.logit_bias)):
+            logits_processors.add_bias(logits, sequences)
+        if rows_where(sequences, lambda p: p.min_tokens > 0):
+            logits_processors.hide_ends(logits, sequences, self._end_token_ids)
+        rows = [row for row, sequence in enumerate(sequences) if sequence.constraint is not None]
+        if rows:
+            constrain(logits, rows, sequences)

@@ -1,0 +1,52 @@
+"""The page docs/configuration.md, made from the settings and what TGI's variables mean here."""
+
+from container.settings.settings import REFUSED, Settings, Shown, shown
+from container.settings.tgi import DEFAULTS, WITHOUT_EFFECT
+
+
+def markdown_page() -> str:
+    """Render the page."""
+    lines = [
+        "# Configuration",
+        "",
+        "Everything is set by environment variables; `python -m container settings` prints the "
+        "values in force. An empty variable counts as unset. The column TGI has the default of "
+        "text-generation-inference for the variables that its launcher knows. This page is made by "
+        "`make docs`.",
+        "",
+        "| Variable | Also read as | Default | TGI | Meaning |",
+        "|---|---|---|---|---|",
+    ]
+    lines += [_row(row) for row in shown(Settings())]
+    lines += [
+        "",
+        "huggingface_hub itself reads `HF_HOME`, `HF_HUB_CACHE` (or `HUGGINGFACE_HUB_CACHE`), "
+        "`HF_HUB_OFFLINE` and `HF_HUB_USER_AGENT_ORIGIN`.",
+        "",
+        "## Refused",
+        "",
+        "These are known from TGI. They would change answers, so they stop the start instead of "
+        "being ignored.",
+        "",
+        *_table("Why", REFUSED),
+        "",
+        "## Without effect",
+        "",
+        "These are known from TGI too. They are accepted, and one line at start names those that "
+        "are set. `HOSTNAME`, which container runtimes set, is not read; `HOST` is the address.",
+        "",
+        *_table("Why", WITHOUT_EFFECT),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _row(row: Shown) -> str:
+    aliases = ", ".join(f"`{alias}`" for alias in row.aliases)
+    known = [name for name in (row.name, *row.aliases) if name in DEFAULTS]
+    tgi = f"`{known[0]}`: {DEFAULTS[known[0]]}" if known else ""
+    return f"| `{row.name}` | {aliases} | {row.default} | {tgi} | {row.meaning} |"
+
+
+def _table(heading: str, reasons: dict[str, str]) -> list[str]:
+    rows = [f"| `{name}` | {reason} |" for name, reason in reasons.items()]
+    return [f"| Variable | {heading} |", "|---|---|", *rows]

@@ -1,0 +1,27 @@
+"""Names and folders that this container's processes share and that are no settings."""
+
+from pathlib import Path
+
+# Not settings: the supervisor tells its children who it is and where the engine's socket is.
+ENGINE_ADDRESS = "CONTAINER_ENGINE_ADDRESS"
+HANDLER_ADDRESS = "CONTAINER_HANDLER_ADDRESS"
+EMBEDDER_ADDRESS = "CONTAINER_EMBEDDER_ADDRESS"
+# Of a model's server on a multi-model endpoint: the process that it belongs to.
+PARENT_PID = "CONTAINER_PARENT"
+# Where frontends keep which sticky sessions are open.
+SESSIONS_FOLDER = "CONTAINER_SESSIONS"
+# Where the processes that share a model meet.
+RANKS_FOLDER = "CONTAINER_RANKS_FOLDER"
+# Where the engine keeps which adapters it was given, for the one that takes over after a crash.
+ADAPTER_RECORD = "CONTAINER_ADAPTER_RECORD"
+SUPERVISOR_PID = "CONTAINER_SUPERVISOR_PID"
+SAGEMAKER_MODEL_DIR = Path("/opt/ml/model")
+ADDITIONAL_DATA = Path("/opt/ml/additional-model-data-sources")
+
+
+def model_root(folder: Path) -> Path:
+    """The folder with config.json: this one, or the only one in it that has one."""
+    if (folder / "config.json").is_file():
+        return folder
+    inner = [path.parent for path in folder.glob("*/config.json") if path.parent.name != "code"]
+    return inner[0] if len(inner) == 1 else folder

@@ -1,0 +1,1 @@
+"""Containers on this machine: started, watched, asked, and their files."""

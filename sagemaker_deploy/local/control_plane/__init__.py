@@ -1,0 +1,1 @@
+"""The control plane: records, live endpoints, batch transform jobs."""

@@ -1,0 +1,249 @@
+"""The live endpoints: which container answers for which variant or inference component.
+
+One process stands for each variant and each component, however many instances or copies are asked
+for: this machine is the only one. An endpoint comes up in a thread of its own, as on the service.
+"""
+
+import random
+import threading
+from collections.abc import Mapping
+from typing import Any
+
+from sagemaker_deploy.errors import DeployError, EndpointFailed
+from sagemaker_deploy.local.containers.fleet import Fleet, Spec
+from sagemaker_deploy.local.control_plane import adapters
+from sagemaker_deploy.local.control_plane.resources import (
+    COMPONENT,
+    CONFIG,
+    ENDPOINT,
+    MODEL,
+    Record,
+    Resources,
+)
+from sagemaker_deploy.local.control_plane.units import (
+    LocalEndpoint,
+    Target,
+    Unit,
+    container_definition,
+)
+from sagemaker_deploy.local.refusals import Refusal, no_endpoint, validation
+
+STARTUP_TIMEOUT_S = 480
+SERVING = ("InService", "Updating")
+
+
+class Endpoints:
+    """All live endpoints. Their records' statuses are kept in `resources`."""
+
+    def __init__(self, resources: Resources, fleet: Fleet) -> None:
+        self._resources = resources
+        self._fleet = fleet
+        self._live: dict[str, LocalEndpoint] = {}
+        self._lock = threading.RLock()
+
+    def create(self, name: str, config_name: str) -> None:
+        """Bring an endpoint up in the background."""
+        config = self._resources.get(CONFIG, config_name)
+        with self._lock:
+            endpoint = self._live[name] = LocalEndpoint(name, config)
+        self._in_background(self._bring_up, endpoint)
+
+    def update(self, name: str, config_name: str) -> None:
+        """Blue/green: the new containers must be healthy before the old ones leave."""
+        config = self._resources.get(CONFIG, config_name)
+        self._resources.change(ENDPOINT, name, EndpointStatus="Updating")
+        self._in_background(self._replace, self._live[name], config)
+
+    def delete(self, name: str) -> None:
+        """Stop all its containers in the background."""
+        with self._lock:
+            endpoint = self._live.pop(name)
+        units = [*endpoint.components.values(), *endpoint.variants.values()]
+        self._in_background(self._stop_units, units)
+
+    def live(self, name: str) -> LocalEndpoint:
+        """A live endpoint. Raises Refusal."""
+        with self._lock:
+            if name not in self._live:
+                raise no_endpoint(name)
+            return self._live[name]
+
+    def add_component(self, endpoint: str, unit: Unit) -> None:
+        """Bring a component up in the background."""
+        live = self.live(endpoint)
+        live.components[unit.name] = unit
+        self._in_background(self._start_component, unit)
+
+    def replace_component(self, endpoint: str, unit: Unit) -> None:
+        """Bring a new version of a component up; the old one serves until then."""
+        self._in_background(self._swap_component, self.live(endpoint), unit)
+
+    def remove_component(self, endpoint: str, name: str) -> None:
+        """Stop a component's container in the background."""
+        components = self.live(endpoint).components
+        unit = components.pop(name)
+        if unit.base:
+            base = components.get(unit.base)
+            if base and base.container:
+                adapters.unload(base.container, name)
+            return
+        self._in_background(self._stop_units, [unit])
+
+    def set_copies(self, endpoint: str, name: str, count: int) -> None:
+        """Zero copies stop the container; more than zero start it."""
+        unit = self.live(endpoint).components[name]
+        self._resources.change(COMPONENT, name, InferenceComponentStatus="Updating")
+        if count == 0:
+            self._in_background(self._stop_component, unit)
+        else:
+            self._in_background(self._start_component, unit)
+
+    def route(self, name: str, variant: str | None = None, component: str | None = None) -> Target:
+        """Choose what answers an invocation. Raises Refusal."""
+        endpoint = self.live(name)
+        if self._resources.get(ENDPOINT, name)["EndpointStatus"] not in SERVING:
+            raise no_endpoint(name)
+        unit = (
+            self._component(endpoint, component)
+            if component or endpoint.has_components
+            else self._variant(endpoint, variant)
+        )
+        holder = endpoint.components[unit.base] if unit.base else unit
+        if holder.container is None:
+            raise validation("Inference Component has no capacity to process this request.")
+        variant_name = str(unit.settings.get("VariantName", unit.name))
+        return Target(name, variant_name, unit, holder.container, endpoint.config)
+
+    def _variant(self, endpoint: LocalEndpoint, wanted: str | None) -> Unit:
+        units = list(endpoint.variants.values())
+        if wanted is None:
+            weights = [float(unit.settings.get("InitialVariantWeight", 1.0)) for unit in units]
+            return random.choices(units, weights if any(weights) else None)[0]
+        if wanted not in endpoint.variants:
+            raise validation(f"Variant {wanted} was not found for endpoint {endpoint.name}.")
+        return endpoint.variants[wanted]
+
+    def _component(self, endpoint: LocalEndpoint, wanted: str | None) -> Unit:
+        if not endpoint.has_components:
+            raise validation(f"Endpoint {endpoint.name} has no inference components.")
+        if wanted is None:
+            raise validation(
+                "Inference Component Name header is required for endpoints to which you plan to "
+                "deploy inference components."
+            )
+        if wanted not in endpoint.components:
+            raise validation(f"Inference Component {wanted} of {endpoint.name} not found.")
+        return endpoint.components[wanted]
+
+    def _bring_up(self, endpoint: LocalEndpoint) -> None:
+        try:
+            variants = self._start_variants(endpoint.name, endpoint.config)
+        except (DeployError, Refusal) as error:
+            reason = str(error)[:1024]
+            self._resources.change(
+                ENDPOINT, endpoint.name, EndpointStatus="Failed", FailureReason=reason
+            )
+            return
+        self._adopt(endpoint, endpoint.config, variants)
+
+    def _replace(self, endpoint: LocalEndpoint, config: Record) -> None:
+        try:
+            variants = self._start_variants(endpoint.name, config)
+        except (DeployError, Refusal) as error:
+            # The old containers never stopped serving: that is the rollback.
+            reason = str(error)[:1024]
+            self._resources.change(
+                ENDPOINT, endpoint.name, EndpointStatus="InService", FailureReason=reason
+            )
+            return
+        old = list(endpoint.variants.values())
+        self._adopt(endpoint, config, variants)
+        self._stop_units(old)
+
+    def _adopt(self, endpoint: LocalEndpoint, config: Record, variants: dict[str, Unit]) -> None:
+        with self._lock:
+            is_deleted = self._live.get(endpoint.name) is not endpoint
+            if not is_deleted:
+                endpoint.config, endpoint.variants = config, variants
+        if is_deleted:
+            self._stop_units(list(variants.values()))
+            return
+        name = str(config["EndpointConfigName"])
+        self._resources.change(
+            ENDPOINT,
+            endpoint.name,
+            EndpointStatus="InService",
+            EndpointConfigName=name,
+            FailureReason=None,
+        )
+
+    def _start_variants(self, endpoint: str, config: Record) -> dict[str, Unit]:
+        started: dict[str, Unit] = {}
+        try:
+            for settings in config["ProductionVariants"]:
+                unit = self._variant_unit(endpoint, settings)
+                if unit.spec:
+                    unit.container = self._fleet.start(unit.spec)
+                started[unit.name] = unit
+        except BaseException:
+            self._stop_units(list(started.values()))
+            raise
+        return started
+
+    def _variant_unit(self, endpoint: str, settings: Mapping[str, Any]) -> Unit:
+        name = str(settings["VariantName"])
+        if "ModelName" not in settings:
+            return Unit(name, settings, None)
+        definition = container_definition(self._resources.get(MODEL, str(settings["ModelName"])))
+        timeout_s = settings.get("ContainerStartupHealthCheckTimeoutInSeconds", STARTUP_TIMEOUT_S)
+        return Unit(name, settings, Spec(f"{endpoint}/{name}", definition, int(timeout_s)))
+
+    def _start_component(self, unit: Unit) -> None:
+        try:
+            if unit.base:
+                self._load_adapter(unit)
+            elif unit.spec and unit.container is None:
+                unit.container = self._fleet.start(unit.spec)
+        except (DeployError, Refusal) as error:
+            self._resources.change(
+                COMPONENT,
+                unit.name,
+                InferenceComponentStatus="Failed",
+                FailureReason=str(error)[:1024],
+            )
+            return
+        self._resources.change(COMPONENT, unit.name, InferenceComponentStatus="InService")
+
+    def _swap_component(self, endpoint: LocalEndpoint, unit: Unit) -> None:
+        status = {"InferenceComponentStatus": "InService"}
+        try:
+            assert unit.spec is not None
+            unit.container = self._fleet.start(unit.spec)
+        except (DeployError, Refusal) as error:
+            # The old one never stopped serving: that is the rollback.
+            self._resources.change(COMPONENT, unit.name, FailureReason=str(error)[:1024], **status)
+            return
+        with self._lock:
+            old, endpoint.components[unit.name] = endpoint.components[unit.name], unit
+        self._resources.change(COMPONENT, unit.name, FailureReason=None, **status)
+        self._stop_units([old])
+
+    def _load_adapter(self, unit: Unit) -> None:
+        base = self.live(unit.settings["EndpointName"]).components[str(unit.base)]
+        if base.container is None:
+            raise EndpointFailed(f"The base component {unit.base} has no copies.")
+        url = unit.settings["Specification"]["Container"]["ArtifactUrl"]
+        adapters.load(self._fleet, base.container, unit.name, url)
+
+    def _stop_component(self, unit: Unit) -> None:
+        self._stop_units([unit])
+        self._resources.change(COMPONENT, unit.name, InferenceComponentStatus="InService")
+
+    def _stop_units(self, units: list[Unit]) -> None:
+        for unit in units:
+            container, unit.container = unit.container, None
+            if container:
+                self._fleet.stop(container)
+
+    def _in_background(self, work: Any, *arguments: Any) -> None:
+        threading.Thread(target=work, args=arguments, daemon=True).start()

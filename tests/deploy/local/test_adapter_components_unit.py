@@ -1,0 +1,79 @@
+"""Adapter components, over a fake container that has /adapters."""
+
+from pathlib import Path
+
+import pytest
+
+from tests.support.local_sagemaker import IMAGE, ROLE, Local
+from tests.support.models.archives import archive
+from tests.support.servers import wait_for
+
+COMPUTE = {"NumberOfCpuCoresRequired": 1, "MinMemoryRequiredInMb": 1024}
+
+
+@pytest.fixture
+def base(fake_local: Local):
+    variant = {"VariantName": "v", "InstanceType": "ml.g5.xlarge", "InitialInstanceCount": 1}
+    fake_local.sagemaker.create_endpoint_config(
+        EndpointConfigName="lora", ExecutionRoleArn=ROLE, ProductionVariants=[variant]
+    )
+    fake_local.sagemaker.create_endpoint(EndpointName="lora", EndpointConfigName="lora")
+    fake_local.settle("lora")
+    _create(
+        fake_local,
+        "base",
+        {"Container": {"Image": IMAGE}, "ComputeResourceRequirements": COMPUTE},
+    )
+    _settled(fake_local, "base")
+    yield fake_local
+    fake_local.sagemaker.delete_endpoint(EndpointName="lora")
+    fake_local.sagemaker.delete_endpoint_config(EndpointConfigName="lora")
+
+
+def _create(local: Local, name: str, specification: dict) -> None:
+    local.sagemaker.create_inference_component(
+        InferenceComponentName=name,
+        EndpointName="lora",
+        VariantName="v",
+        Specification=specification,
+        RuntimeConfig={"CopyCount": 1},
+    )
+
+
+def _adapter(local: Local, name: str, url: str) -> dict:
+    specification = {"BaseInferenceComponentName": "base", "Container": {"ArtifactUrl": url}}
+    _create(local, name, specification)
+    return _settled(local, name)
+
+
+def _settled(local: Local, name: str) -> dict:
+    def describe() -> dict:
+        return local.sagemaker.describe_inference_component(InferenceComponentName=name)
+
+    wait_for(lambda: describe()["InferenceComponentStatus"] in ("InService", "Failed"), 30)
+    return describe()
+
+
+def test_requests_for_an_adapter_reach_the_base_with_its_name(base: Local, tmp_path: Path) -> None:
+    url = archive(tmp_path / "polite.tar.gz", adapter_config="{}")
+    assert _adapter(base, "polite", url)["InferenceComponentStatus"] == "InService"
+    seen = base.invoke("lora", InferenceComponentName="polite")
+    assert seen["x-amzn-sagemaker-adapter-identifier"] == "polite"
+    assert seen["loaded"] == {"polite": ["adapter_config"]}
+    assert seen["path"] == "/invocations"
+    plain = base.invoke("lora", InferenceComponentName="base")
+    assert "x-amzn-sagemaker-adapter-identifier" not in plain
+
+
+def test_a_deleted_adapter_is_unloaded(base: Local, tmp_path: Path) -> None:
+    _adapter(base, "brief", archive(tmp_path / "brief.tar.gz", adapter_config="{}"))
+    base.sagemaker.delete_inference_component(InferenceComponentName="brief")
+    assert base.invoke("lora", InferenceComponentName="base")["loaded"] == {}
+
+
+def test_an_adapter_that_the_container_refuses_fails_with_its_words(
+    base: Local, tmp_path: Path
+) -> None:
+    record = _adapter(base, "wrong", archive(tmp_path / "wrong.tar.gz", bad=""))
+    assert record["InferenceComponentStatus"] == "Failed"
+    assert "answered 400 to POST /adapters for wrong: not a model" in record["FailureReason"]

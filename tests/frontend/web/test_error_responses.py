@@ -1,0 +1,36 @@
+import pytest
+from werkzeug.exceptions import RequestEntityTooLarge
+
+from container import errors
+from container.frontend.web import error_responses
+
+START_UP = {errors.ConfigError, errors.ModelLoadError}
+SERVED = [leaf for leaf in errors.leaves() if leaf not in START_UP]
+
+
+@pytest.mark.parametrize("leaf", SERVED)
+def test_every_error_has_a_form_in_each_dialect(leaf: type[errors.ServingError]) -> None:
+    error = leaf("the reason", field="f")
+    assert "the reason" in error_responses.tgi_body(error)["error"]
+    assert "the reason" in error_responses.tei_body(error)["error"]
+    assert error_responses.openai_body(error)["error"]["message"] == "the reason"
+
+
+def test_the_tables_have_nothing_else() -> None:
+    assert (
+        set(error_responses.TGI)
+        == set(error_responses.OPENAI)
+        == set(error_responses.TEI)
+        == set(SERVED)
+    )
+
+
+def test_an_unexpected_error_shows_nothing_of_itself(caplog: pytest.LogCaptureFixture) -> None:
+    shown = error_responses.shown(RuntimeError("secret path"))
+    assert isinstance(shown, errors.InternalError)
+    assert "secret" not in shown.message
+    assert "secret path" in caplog.text
+
+
+def test_a_large_body_is_the_clients_fault() -> None:
+    assert isinstance(error_responses.shown(RequestEntityTooLarge()), errors.PayloadTooLarge)

@@ -1,0 +1,67 @@
+from collections.abc import Iterator
+
+import pytest
+from flask import Flask
+
+from container.errors import GenerationFailed, ServingError
+from container.frontend.generation.running_request import Completion, RunningRequest
+from container.frontend.generation.service import Service
+from container.frontend.observability.metrics import Metrics
+from container.frontend.web import responses
+from container.frontend.web.error_responses import tgi_body
+from container.messages.engine import FinishReason, SamplingParams, TokenEvent
+from container.text.detokenizer import Detokenizer
+from container.text.stop_strings import StopStrings
+from container.text.tokenizer import Tokenizer
+from tests.support.connections import NoEngine
+from tests.support.servers import DEMO_MODEL
+
+
+class Played:
+    """A TokenStream from a list: None is a time of silence, an error ends it."""
+
+    def __init__(self, items: list[TokenEvent | ServingError | None]) -> None:
+        self._items = iter(items)
+
+    def next_event(self, timeout_s: float) -> TokenEvent | None:
+        item = next(self._items)
+        if isinstance(item, ServingError):
+            raise item
+        return item
+
+    def close(self, seq_index: int | None = None) -> None:
+        """Nothing is left open."""
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> Tokenizer:
+    return Tokenizer.from_folder(DEMO_MODEL)
+
+
+def _streamed(tokenizer: Tokenizer, items: list[TokenEvent | ServingError | None]) -> bytes:
+    completion = Completion(
+        0, tokenizer, Detokenizer(tokenizer, [5]), StopStrings([], keep_match=True)
+    )
+    running = RunningRequest([5], SamplingParams(9), Played(items), [completion], 0.0, 0.0)
+
+    def render(event: object) -> Iterator[object]:
+        yield {"token": event.token.token_id}
+
+    with Flask("test").test_request_context():
+        metrics = Metrics(Service(NoEngine(), NoEngine.tokenizer))
+        response = responses.stream(running, render, tgi_body, metrics)
+        return b"".join(response.response)
+
+
+def test_a_silent_stream_is_kept_alive_with_comments(tokenizer: Tokenizer) -> None:
+    last = TokenEvent(1, 0, 6, finish_reason=FinishReason.LENGTH)
+    sent = _streamed(tokenizer, [TokenEvent(1, 0, 5), None, None, last])
+    assert sent == b'data: {"token":5}\n\n:\n\n:\n\ndata: {"token":6}\n\n'
+
+
+def test_an_error_after_the_first_byte_is_one_more_event(tokenizer: Tokenizer) -> None:
+    sent = _streamed(tokenizer, [TokenEvent(1, 0, 5), GenerationFailed("broken")])
+    assert sent == (
+        b'data: {"token":5}\n\ndata: {"error":"Request failed during generation: broken",'
+        b'"error_type":"generation"}\n\n'
+    )

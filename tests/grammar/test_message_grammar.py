@@ -1,0 +1,225 @@
+"""Whatever a model would say, a message under a grammar has the shape that was asked for."""
+
+import json
+from typing import Any
+
+import jsonschema
+import pytest
+
+from container.errors import InvalidParameter
+from container.grammar import spec
+from container.grammar.message import MessageShape, Tool, message_grammar
+from container.text.harmony import HarmonyParser
+from container.text.message_parser import DeltaKind, MessageParser, Reasoning
+from container.text.tool_formats import FORMATS
+from tests.support.models.babbler import Babbler
+from tests.support.servers import DEMO_MODEL
+
+THINK = Reasoning("<think>", "</think>")
+WEATHER: dict[str, Any] = {
+    "type": "object",
+    "properties": {
+        "city": {"type": "string", "maxLength": 12, "pattern": "^[A-Za-z ]*$"},
+        "unit": {"enum": ["celsius", "fahrenheit"]},
+        "days": {"type": "integer", "minimum": 1, "maximum": 14},
+        "places": {"$ref": "#/$defs/places"},
+    },
+    "required": ["unit", "days"],
+    "additionalProperties": False,
+    "$defs": {"places": {"type": "array", "items": {"enum": ["sea", "hill"]}, "maxItems": 2}},
+}
+NOW: dict[str, Any] = {"type": "object", "properties": {}, "additionalProperties": False}
+TOOLS = (Tool("get_weather", WEATHER), Tool("now", NOW))
+SCHEMAS = {tool.name: tool.parameters for tool in TOOLS}
+MARKERS = [
+    "[TOOL_CALLS]", "[ARGS]", "<｜tool▁calls▁begin｜>", "<｜tool▁call▁begin｜>", "<｜tool▁sep｜>",
+    "<｜tool▁call▁end｜>", "<｜tool▁calls▁end｜>", "</think>", "<start_function_call>",
+    "<end_function_call>", "<escape>",
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module", params=["tokens", "text"])
+def babbler(request: pytest.FixtureRequest) -> Babbler:
+    """A vocabulary in which the markers are tokens, and one in which most are spelled out."""
+    return Babbler(DEMO_MODEL, special=MARKERS if request.param == "tokens" else [])
+
+
+def _say(babbler: Babbler, shape: MessageShape, seed: int) -> str | None:
+    grammar = message_grammar(shape, babbler.tokenizer.added_tokens)
+    return babbler.say(babbler.compiler.compile(grammar).result(), seed, max_tokens=700)
+
+
+def _parse(shape: MessageShape, text: str) -> tuple[str, str, list[tuple[str, Any]]]:
+    parser = MessageParser(
+        shape.reasoning,
+        shape.tool_format,
+        starts_in_reasoning=shape.starts_in_reasoning,
+        schemas=SCHEMAS,
+    )
+    deltas = parser.feed(text) + parser.finish()
+    names = [delta.text for delta in deltas if delta.kind is DeltaKind.CALL]
+    arguments = ["" for _ in names]
+    for delta in deltas:
+        if delta.kind is DeltaKind.ARGUMENTS:
+            arguments[delta.call_index] += delta.text
+    joined = {
+        kind: "".join(delta.text for delta in deltas if delta.kind is kind)
+        for kind in (DeltaKind.REASONING, DeltaKind.CONTENT)
+    }
+    calls = [(name, json.loads(told)) for name, told in zip(names, arguments, strict=True)]
+    return joined[DeltaKind.REASONING], joined[DeltaKind.CONTENT], calls
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_a_required_call_is_made_and_its_arguments_are_valid(babbler: Babbler, name: str) -> None:
+    shape = MessageShape(tool_format=FORMATS[name], tools=TOOLS, needs_call=True)
+    finished = 0
+    for seed in range(12):
+        text = _say(babbler, shape, seed)
+        if text is None:
+            continue
+        finished += 1
+        _, content, calls = _parse(shape, text)
+        assert calls, text
+        assert not content, text
+        for called, arguments in calls:
+            jsonschema.validate(arguments, SCHEMAS[called])
+    assert finished > 3
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_one_call_only_where_no_more_are_allowed(babbler: Babbler, name: str) -> None:
+    shape = MessageShape(
+        tool_format=FORMATS[name], tools=TOOLS[1:], needs_call=True, allows_several=False
+    )
+    for seed in range(4):
+        text = _say(babbler, shape, seed)
+        assert text is not None
+        assert _parse(shape, text) == ("", "", [("now", {})])
+
+
+@pytest.mark.parametrize("name", FORMATS)
+@pytest.mark.parametrize("reasoning", [None, THINK])
+def test_a_call_that_has_begun_is_followed_and_text_is_free(
+    babbler: Babbler, name: str, reasoning: Reasoning | None
+) -> None:
+    form = FORMATS[name]
+    shape = MessageShape(tool_format=form, tools=TOOLS, reasoning=reasoning)
+    grammar = message_grammar(shape, babbler.tokenizer.added_tokens)
+    thoughts = "<think>well {</think>\n\n" if reasoning else ""
+    for start in (thoughts + "Hello you", thoughts + "a [b] {c}"):
+        _accept(babbler, grammar, start, ends=True)
+    preamble = "" if form.only_at_start else "Hello "
+    begun = thoughts + preamble + form.begin + form.call_begin
+    _accept(babbler, grammar, f"{begun}now{form.name_end}", ends=False)
+    constraint = babbler.compiler.compile(grammar).result()
+    for token_id in babbler.encode(f"{begun}other"):
+        constraint.accept(token_id)
+    assert constraint.error, "a call of an unknown tool"
+
+
+def _accept(babbler: Babbler, grammar: str, text: str, *, ends: bool) -> None:
+    constraint = babbler.compiler.compile(grammar).result()
+    for token_id in babbler.encode(text):
+        constraint.accept(token_id)
+        assert not constraint.error, (
+            text,
+            babbler.tokenizer.decode([token_id], skip_special_tokens=False),
+        )
+    constraint.accept(2)
+    assert bool(constraint.error) is not ends
+
+
+@pytest.mark.parametrize("starts", [True, False])
+def test_an_answer_after_reasoning_is_valid(babbler: Babbler, starts: bool) -> None:
+    shape = MessageShape(
+        reasoning=THINK, starts_in_reasoning=starts, answer=spec.from_schema(WEATHER, "f")
+    )
+    grammar = message_grammar(shape, babbler.tokenizer.added_tokens)
+    start = "thoughts</think>\n" if starts else "<think>thoughts</think>\n"
+    for seed in range(4):
+        constraint = babbler.compiler.compile(grammar).result()
+        for token_id in babbler.encode(start):
+            constraint.accept(token_id)
+        text = babbler.say(constraint, seed)
+        assert text is not None
+        reasoning, content, _ = _parse(shape, start + text)
+        assert reasoning == "thoughts"
+        jsonschema.validate(json.loads(content), WEATHER)
+
+
+def test_an_answer_or_a_call(babbler: Babbler) -> None:
+    answer = spec.from_schema(NOW, "f")
+    shape = MessageShape(tool_format=FORMATS["hermes"], tools=TOOLS, answer=answer)
+    kinds = set()
+    for seed in range(12):
+        text = _say(babbler, shape, seed)
+        assert text is not None
+        _, content, calls = _parse(shape, text)
+        assert bool(content) != bool(calls)
+        kinds.add(bool(calls))
+    assert False in kinds
+
+
+def test_without_tools_and_answer_anything_goes() -> None:
+    assert message_grammar(MessageShape(reasoning=THINK), {}) == ""
+
+
+def test_a_tool_that_cannot_be_followed() -> None:
+    odd = {"type": "object", "properties": {"a": {"type": "array", "uniqueItems": True}}}
+    shape = MessageShape(tool_format=FORMATS["hermes"], tools=(Tool("f", odd, is_strict=True),))
+    with pytest.raises(InvalidParameter, match=r"tools\[0\].function.parameters.*uniqueItems"):
+        message_grammar(shape, {})
+    loose = MessageShape(tool_format=FORMATS["hermes"], tools=(Tool("f", odd),))
+    assert "lenient" in message_grammar(loose, {})
+    broken = {"type": "object", "properties": {"a": {"type": "x"}}}
+    with pytest.raises(InvalidParameter, match="Invalid type"):
+        message_grammar(MessageShape(tool_format=FORMATS["hermes"], tools=(Tool("f", broken),)), {})
+
+
+HARMONY = ["<|start|>", "<|end|>", "<|message|>", "<|channel|>", "<|constrain|>", "<|call|>"]
+
+
+@pytest.fixture(scope="module")
+def harmonist() -> Babbler:
+    return Babbler(DEMO_MODEL, special=HARMONY)
+
+
+def _say_harmony(harmonist: Babbler, shape: MessageShape, seed: int) -> dict[DeltaKind, str] | None:
+    grammar = message_grammar(shape, harmonist.tokenizer.added_tokens)
+    text = harmonist.say(harmonist.compiler.compile(grammar).result(), seed, max_tokens=900)
+    if text is None:
+        return None
+    parser = HarmonyParser()
+    told: dict[DeltaKind, str] = {}
+    for delta in parser.feed(text) + parser.finish():
+        told[delta.kind] = told.get(delta.kind, "") + delta.text
+    return told
+
+
+def test_harmony_calls_and_answers_are_valid(harmonist: Babbler) -> None:
+    forced = MessageShape(is_harmony=True, tools=TOOLS, needs_call=True)
+    answer = MessageShape(is_harmony=True, answer=spec.from_schema(WEATHER, "f"))
+    finished = 0
+    for seed in range(16):
+        told = _say_harmony(harmonist, forced, seed)
+        if told is not None:
+            finished += 1
+            called = told[DeltaKind.CALL]
+            jsonschema.validate(json.loads(told[DeltaKind.ARGUMENTS]), SCHEMAS[called])
+        told = _say_harmony(harmonist, answer, seed)
+        if told is not None:
+            finished += 1
+            assert DeltaKind.CALL not in told
+            jsonschema.validate(json.loads(told[DeltaKind.CONTENT]), WEATHER)
+    assert finished > 4
+
+
+def test_harmony_leaves_the_choice_to_the_model(harmonist: Babbler) -> None:
+    shape = MessageShape(is_harmony=True, tools=TOOLS)
+    grammar = message_grammar(shape, harmonist.tokenizer.added_tokens)
+    thoughts = "<|channel|>analysis<|message|>Hm.<|end|><|start|>assistant"
+    _accept(harmonist, grammar, f"{thoughts}<|channel|>final<|message|>It is noon.", ends=True)
+    call = "<|channel|>commentary to=functions.now <|constrain|>json<|message|>{"
+    _accept(harmonist, grammar, thoughts + call, ends=False)
+    assert message_grammar(MessageShape(is_harmony=True), {}) == ""

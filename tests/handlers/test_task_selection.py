@@ -1,0 +1,163 @@
+"""HF_TASK: named or inferred, and pipelines whose batches answer as each alone would."""
+
+import json
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import (
+    AutoModelForMaskedLM,
+    AutoModelForQuestionAnswering,
+    AutoModelForSequenceClassification,
+    AutoModelForTokenClassification,
+    pipeline,
+)
+
+from container.errors import ConfigError
+from container.handlers.tasks.micro_batcher import MicroBatcher
+from container.handlers.tasks.pipelines import load_pipeline
+from container.handlers.tasks.question_answering import QuestionAnswering
+from container.handlers.tasks.selection import needs_engine, served_task
+from container.settings.settings import Settings
+from tests.support.models import encoders
+from tests.support.servers import DEMO_MODEL
+
+TEXTS = ["the cat sat on the mat", "a dog", "the red fish likes the blue cat", "who is in paris"]
+KINDS = {
+    "text-classification": AutoModelForSequenceClassification,
+    "token-classification": AutoModelForTokenClassification,
+    "fill-mask": AutoModelForMaskedLM,
+}
+
+
+@pytest.mark.parametrize(
+    ("given", "task"),
+    [
+        ("text-classification", "text-classification"),
+        ("Sentiment-Analysis", "text-classification"),
+        ("ner", "token-classification"),
+        ("summarisation", "summarization"),
+        ("translation_en_to_de", "translation"),
+        ("text-generation", None),
+        ("feature-extraction", None),
+    ],
+)
+def test_tasks_by_name(given: str, task: str | None) -> None:
+    assert served_task(Settings(model_id=str(DEMO_MODEL), task=given)) == task
+
+
+def test_a_task_that_is_not_known_is_told_with_the_nearest() -> None:
+    with pytest.raises(ConfigError, match="did you mean text-classification"):
+        served_task(Settings(task="text-clasification"))
+    with pytest.raises(ConfigError, match="known are"):
+        served_task(Settings(task="xxxxxxxxx"))
+
+
+@pytest.mark.parametrize(
+    ("architecture", "task"),
+    [
+        ("BertForSequenceClassification", "text-classification"),
+        ("DistilBertForQuestionAnswering", "question-answering"),
+        ("RobertaForMaskedLM", "fill-mask"),
+        ("ViTForImageClassification", "image-classification"),
+        ("LlamaForCausalLM", None),
+        ("T5ForConditionalGeneration", None),
+    ],
+)
+def test_tasks_by_the_models_config(tmp_path: Path, architecture: str, task: str | None) -> None:
+    (tmp_path / "config.json").write_text(json.dumps({"architectures": [architecture]}))
+    assert served_task(Settings(model_id=str(tmp_path))) == task
+    assert needs_engine(task) == (task is None)
+
+
+def _texts(task: str) -> list[str]:
+    return [f"{text} [MASK]" for text in TEXTS] if task == "fill-mask" else TEXTS
+
+
+@pytest.mark.parametrize("task", KINDS)
+def test_what_is_asked_at_once_is_answered_as_each_alone(tmp_path: Path, task: str) -> None:
+    folder = encoders.save(tmp_path, KINDS[task])
+    model = load_pipeline(task, folder, gpu_id=None, trust_remote_code=False)
+    alone = pipeline(task, model=str(folder))
+    expected = [alone(text) for text in _texts(task)] * 4
+    with ThreadPoolExecutor(16) as threads:
+        told = list(threads.map(model, _texts(task) * 4))
+    _same(told, expected)
+    _same(model(_texts(task)), alone(_texts(task)))
+    if task == "text-classification":
+        _same(model("a cat", top_k=2), alone("a cat", top_k=2))
+
+
+def _same(told: object, expected: object) -> None:
+    """Equal, but for how float32 sums round in a batch."""
+    if isinstance(expected, dict):
+        assert isinstance(told, dict)
+        assert told.keys() == expected.keys()
+        for key in expected:
+            _same(told[key], expected[key])
+    elif isinstance(expected, list):
+        assert isinstance(told, list)
+        assert len(told) == len(expected)
+        for one, other in zip(told, expected, strict=True):
+            _same(one, other)
+    elif isinstance(expected, float) or hasattr(expected, "dtype"):
+        assert told == pytest.approx(float(expected), abs=1e-4)
+    else:
+        assert told == expected
+
+
+def test_zero_shot_takes_its_labels_as_parameters(tmp_path: Path) -> None:
+    labels = {"id2label": {0: "contradiction", 1: "entailment"},
+              "label2id": {"contradiction": 0, "entailment": 1}}  # fmt: skip
+    folder = encoders.save(tmp_path, AutoModelForSequenceClassification, **labels)
+    task = "zero-shot-classification"
+    model = load_pipeline(task, folder, gpu_id=None, trust_remote_code=False)
+    told = model("the cat sat", candidate_labels=["red", "blue"])
+    assert sorted(told["labels"]) == ["blue", "red"]
+    assert sum(told["scores"]) == pytest.approx(1.0)
+
+
+def test_an_answer_is_the_likeliest_span_of_the_context(tmp_path: Path) -> None:
+    folder = encoders.save(tmp_path, AutoModelForQuestionAnswering)
+    model = QuestionAnswering(folder, torch.device("cpu"), trust_remote_code=False)
+    asked = {"question": "where is the cat", "context": "the cat sat on the red mat in paris"}
+    best, *others = model(asked, top_k=3)
+    assert best == model(asked)
+    assert asked["context"][best["start"] : best["end"]] == best["answer"]
+    scores = [one["score"] for one in (best, *others)]
+    assert scores == sorted(scores, reverse=True)
+    long = asked | {"context": "the dog likes fish " * 20 + "who lives in london"}
+    told = model(long)
+    assert long["context"][told["start"] : told["end"]] == told["answer"]
+    for wrong in ("text", {"question": "who"}, {"question": "who", "context": ""}):
+        with pytest.raises(ValueError, match="question"):
+            model(wrong)
+
+
+def test_calls_are_gathered_while_one_runs_and_a_bad_one_fails_alone() -> None:
+    sizes: list[int] = []
+    is_first_in, may_go = threading.Event(), threading.Event()
+
+    def run(inputs: list, parameters: dict) -> list:
+        sizes.append(len(inputs))
+        is_first_in.set()
+        may_go.wait(20)
+        return [10 // one + parameters.get("add", 0) for one in inputs]
+
+    batcher = MicroBatcher(run)
+    with ThreadPoolExecutor(8) as threads:
+        first = threads.submit(batcher.call, 1, {})
+        is_first_in.wait(20)
+        later = [threads.submit(batcher.call, number, {}) for number in (1, 2, 0, 5)]
+        other = threads.submit(batcher.call, 5, {"add": 1})
+        while batcher._asks.qsize() < 5:
+            pass
+        may_go.set()
+        assert first.result(20) == 10
+        assert [one.result(20) for one in (later[0], later[1], later[3])] == [10, 5, 2]
+        with pytest.raises(ZeroDivisionError):
+            later[2].result(20)
+        assert other.result(20) == 3
+    assert sorted(sizes) == [1, 1, 1, 1, 1, 1, 4]

@@ -1,0 +1,140 @@
+"""An embedding, rerank or classification model as the only model."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import requests
+from huggingface_hub import InferenceClient
+
+from tests.support.models import embedders
+from tests.support.models.embedders import MINILM
+from tests.support.servers import Server, serving, spawn
+
+QUERY = "How do cats sleep?"
+DOCUMENTS = ["Cats sleep curled up.", "Bread is baked.", "Stocks fell " * 20, "Dogs bark."]
+
+
+@pytest.fixture(scope="module")
+def reranker_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return embedders.save_cross_encoder(tmp_path_factory.mktemp("models") / "reranker")
+
+
+@pytest.fixture(scope="module")
+def reranker(reranker_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    log = tmp_path_factory.mktemp("server") / "log"
+    with serving(log, "", EMBEDDING_MODEL_ID=os.fspath(reranker_folder)) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def expected(reranker_folder: Path) -> np.ndarray:
+    """The library's own scores, as probabilities."""
+    pairs = [(QUERY, text) for text in DOCUMENTS]
+    return embedders.cross_reference(reranker_folder).predict(pairs)
+
+
+def post(server: Server, path: str, **body: object) -> requests.Response:
+    return requests.post(f"{server.url}{path}", json=body, timeout=60)
+
+
+@pytest.mark.parametrize("path", ["/rerank", "/invocations", "/"])
+def test_rerank_in_teis_shape(reranker: Server, expected: np.ndarray, path: str) -> None:
+    body = {"query": QUERY, "texts": DOCUMENTS, "truncate": True, "return_text": True}
+    ranks = post(reranker, path, **body).json()
+    scores = [rank["score"] for rank in ranks]
+    assert scores == sorted(scores, reverse=True)
+    assert np.allclose(scores, [expected[rank["index"]] for rank in ranks], atol=1e-4)
+    assert all(rank["text"] == DOCUMENTS[rank["index"]] for rank in ranks)
+    raw = post(reranker, path, query=QUERY, texts=DOCUMENTS, truncate=True, raw_scores=True).json()
+    assert np.allclose([1 / (1 + np.exp(-rank["score"])) for rank in raw], scores, atol=1e-4)
+    assert "text" not in raw[0]
+
+
+@pytest.mark.parametrize("path", ["/v1/rerank", "/v2/rerank", "/invocations"])
+def test_rerank_in_coheres_and_jinas_shape(
+    reranker: Server, expected: np.ndarray, path: str
+) -> None:
+    documents = [DOCUMENTS[0], {"text": DOCUMENTS[1]}, *DOCUMENTS[2:]]
+    body = {"model": "m", "query": QUERY, "documents": documents, "top_n": 3}
+    answer = post(reranker, path, **body, return_documents=True).json()
+    assert [one["index"] for one in answer["results"]] == np.argsort(-expected)[:3].tolist()
+    for one in answer["results"]:
+        assert one["relevance_score"] == pytest.approx(expected[one["index"]], abs=1e-4)
+        assert one["document"] == {"text": DOCUMENTS[one["index"]]}
+    assert answer["model"] == "m"
+    assert answer["usage"]["total_tokens"] > 0
+    assert "document" not in post(reranker, path, **body).json()["results"][0]
+
+
+@pytest.mark.parametrize(
+    ("body", "words"),
+    [
+        ({"documents": ["a"]}, "`query`"),
+        ({"query": "q", "documents": []}, "`documents` must not be empty"),
+        ({"query": "q", "documents": ["a"], "top_n": 0}, "`top_n` must be at least 1"),
+        ({"query": "q", "documents": ["a"], "max_tokens_per_doc": 9}, "`max_tokens_per_doc`"),
+        ({"query": "q", "documents": ["a"], "rank_fields": ["title"]}, "`rank_fields`"),
+    ],
+)
+def test_mistakes_in_a_rerank_are_explained(reranker: Server, body: dict, words: str) -> None:
+    answer = post(reranker, "/v1/rerank", **body)
+    assert answer.status_code == 400
+    assert words in answer.json()["error"]["message"]
+
+
+def test_without_a_language_model_its_routes_say_so(reranker: Server) -> None:
+    chat = post(reranker, "/v1/chat/completions", messages=[{"role": "user", "content": "Hi"}])
+    assert chat.status_code == 404
+    assert "no language model" in chat.json()["error"]["message"]
+    info = requests.get(f"{reranker.url}/info", timeout=60).json()
+    assert info["model_type"] == {"reranker": {"id2label": {"0": "LABEL_0"}}}
+    (model,) = requests.get(f"{reranker.url}/v1/models", timeout=60).json()["data"]
+    assert model["id"] == info["model_id"]
+    assert reranker.metric("tgi_request_count") > 0
+
+
+def test_predict_scores_texts_and_pairs(reranker: Server, expected: np.ndarray) -> None:
+    one = post(reranker, "/predict", inputs=[QUERY, DOCUMENTS[0]]).json()
+    assert one == [{"score": pytest.approx(expected[0], abs=1e-4), "label": "LABEL_0"}]
+    batch = post(reranker, "/predict", inputs=[[QUERY, DOCUMENTS[0]], [QUERY, DOCUMENTS[1]]]).json()
+    assert [made[0]["score"] for made in batch] == pytest.approx(expected[:2].tolist(), abs=1e-4)
+    wrong = post(reranker, "/predict", inputs=[["a", "b", "c"]])
+    assert (wrong.status_code, "list of 3" in wrong.json()["error"]) == (422, True)
+
+
+def test_a_classifier_gives_each_label_a_probability(tmp_path: Path) -> None:
+    folder = embedders.save_cross_encoder(tmp_path / "classifier", num_labels=3)
+    with serving(tmp_path / "log", "", EMBEDDING_MODEL_ID=os.fspath(folder)) as server:
+        (made,) = post(server, "/invocations", inputs=[["I like you"]]).json()
+        assert sum(one["score"] for one in made) == pytest.approx(1.0, abs=1e-5)
+        assert {one["label"] for one in made} == {"LABEL_0", "LABEL_1", "LABEL_2"}
+        scores = [one["score"] for one in made]
+        assert scores == sorted(scores, reverse=True)
+        single = post(server, "/predict", inputs="I like you").json()
+        assert single == made
+        assert post(server, "/rerank", query="q", texts=["a"]).status_code == 424
+
+
+def test_hf_task_makes_the_one_model_an_embedding_model(tmp_path: Path) -> None:
+    with serving(tmp_path / "log", MINILM, HF_TASK="feature-extraction") as server:
+        texts = ["A cat sat on the mat.", "Stocks fell."]
+        expected = embedders.minilm().encode(texts)
+        for path in ("/invocations", "/"):
+            with InferenceClient(model=f"{server.url}{path}") as hub:
+                got = hub.feature_extraction(texts)
+            assert (got * expected).sum(1).min() > 0.9999
+        near = post(
+            server, "/invocations", inputs={"source_sentence": texts[0], "sentences": texts}
+        ).json()
+        assert near[0] == pytest.approx(1.0, abs=1e-5)
+        assert near[1] < 0.5
+        assert server.stop() == 0
+
+
+def test_a_model_that_is_not_there_stops_the_start_with_its_variable(tmp_path: Path) -> None:
+    server = spawn(tmp_path / "log", "", EMBEDDING_MODEL_ID="/nowhere/model")
+    assert server.process.wait(60) == 3
+    assert "EMBEDDING_MODEL_ID=/nowhere/model: there is no such folder" in server.log

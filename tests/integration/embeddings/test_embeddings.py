@@ -1,0 +1,227 @@
+"""Embeddings beside a language model: real clients, real weights, real processes."""
+
+import base64
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import httpx
+import numpy as np
+import openai
+import psutil
+import pytest
+import requests
+from huggingface_hub import InferenceClient
+from langchain_openai import OpenAIEmbeddings
+
+from tests.support.models import embedders
+from tests.support.models.embedders import MINILM
+from tests.support.servers import ROOT, Server, serving, wait_for
+
+TEXTS = ["A cat sat on the mat.", "A kitten lay on a rug.", "Stock prices fell on Monday."]
+LONG = "bread " * 300
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    log = tmp_path_factory.mktemp("server") / "log"
+    with serving(log, EMBEDDING_MODEL_ID=os.fspath(MINILM), MAX_EMBEDDING_INPUTS="64") as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def client(server: Server) -> Iterator[openai.OpenAI]:
+    with openai.OpenAI(base_url=f"{server.url}/v1", api_key="-", max_retries=0) as made:
+        yield made
+
+
+def post(server: Server, path: str, **body: object) -> requests.Response:
+    return requests.post(f"{server.url}{path}", json=body, timeout=60)
+
+
+def check_same(got: object, texts: list[str]) -> None:
+    expected = embedders.minilm().encode(texts)
+    cosines = (np.array(got, np.float32) * expected).sum(1)
+    assert cosines.min() > 0.9999
+
+
+def test_openai_float_and_base64_are_the_librarys_vectors(client: openai.OpenAI) -> None:
+    floats = client.embeddings.create(model="m", input=TEXTS, encoding_format="float")
+    check_same([row.embedding for row in floats.data], TEXTS)
+    coded = client.embeddings.create(model="m", input=TEXTS)  # the client's default is base64
+    assert [row.embedding for row in coded.data] == [row.embedding for row in floats.data]
+    raw = client.embeddings.create(model="m", input=TEXTS[0], encoding_format="base64")
+    assert np.frombuffer(base64.b64decode(raw.data[0].embedding), "<f4").shape == (384,)
+    num_tokens = sum(len(embedders.minilm().tokenizer(text)["input_ids"]) for text in TEXTS)
+    assert floats.usage.prompt_tokens == floats.usage.total_tokens == num_tokens
+    assert [row.index for row in floats.data] == [0, 1, 2]
+    assert floats.model == "m"
+
+
+def test_openai_dimensions_cut_and_renormalise(client: openai.OpenAI) -> None:
+    short = client.embeddings.create(model="m", input=TEXTS, dimensions=64)
+    got = np.array([row.embedding for row in short.data])
+    cut = embedders.minilm().encode(TEXTS)[:, :64]
+    assert np.allclose(got, cut / np.linalg.norm(cut, axis=1, keepdims=True), atol=1e-5)
+    with pytest.raises(openai.BadRequestError, match=r"`dimensions` must be from 1 to 384") as info:
+        client.embeddings.create(model="m", input=TEXTS, dimensions=385)
+    assert info.value.param == "dimensions"
+
+
+def test_openai_token_ids_in_both_forms(client: openai.OpenAI) -> None:
+    ids = embedders.minilm().tokenizer(TEXTS)["input_ids"]
+    check_same([client.embeddings.create(model="m", input=ids[0]).data[0].embedding], TEXTS[:1])
+    check_same(
+        [row.embedding for row in client.embeddings.create(model="m", input=ids).data], TEXTS
+    )
+
+
+def test_similar_sentences_are_nearer(client: openai.OpenAI) -> None:
+    pairs = [
+        ("How do I reset my password?", "I forgot my login credentials.", "The soup is too salty."),
+        ("The weather is lovely today.", "It's so sunny outside!", "He drove to the stadium."),
+        ("Machine learning needs data.", "Models are trained on examples.", "Cats like fish."),
+    ]
+    for anchor, near, far in pairs:
+        rows = client.embeddings.create(model="m", input=[anchor, near, far]).data
+        a, b, c = (np.array(row.embedding) for row in rows)
+        assert a @ b > a @ c + 0.1, anchor
+
+
+@pytest.mark.parametrize(
+    ("body", "field", "words"),
+    [
+        ({"input": LONG}, "input", "at most 256 tokens each. Given: 302 in text 0"),
+        ({"input": ["a", LONG]}, "input", "in text 1"),
+        ({"input": []}, "input", "must not be empty"),
+        ({"input": [99999]}, "input", "token ids from 0 to 30521"),
+        ({"input": ["a"] * 65}, "input", "at most 64 texts (MAX_EMBEDDING_INPUTS). Given: 65"),
+        ({"input": "a", "dimensions": 0}, "dimensions", "from 1 to 384"),
+        ({"input": "a", "encoding_format": "int8"}, "encoding_format", "'float' or 'base64'"),
+        ({"input": "a", "prompt_name": "passage"}, "prompt_name", "document, query"),
+        ({"input": {"text": "a"}}, "input", ""),
+        ({}, "input", "required"),
+    ],
+)
+def test_mistakes_are_explained(server: Server, body: dict, field: str, words: str) -> None:
+    answer = post(server, "/v1/embeddings", **body)
+    error = answer.json()["error"]
+    assert answer.status_code == 400
+    assert error["type"] == "invalid_request_error"
+    assert error["param"].startswith(field)
+    assert words in error["message"]
+
+
+def test_truncate_cuts_long_texts_from_either_side(server: Server) -> None:
+    cut = post(server, "/v1/embeddings", input=LONG + "cat", truncate=True).json()
+    check_same([cut["data"][0]["embedding"]], [LONG + "cat"])  # the library cuts on the right
+    left = post(
+        server, "/embed", inputs=LONG + "cat", truncate=True, truncation_direction="Left"
+    ).json()
+    check_same(left, ["bread " * 253 + "cat"])
+
+
+def test_llm_servings_route_is_the_same(server: Server) -> None:
+    with openai.OpenAI(base_url=f"{server.url}/", api_key="OPENAI_API_KEY") as client:
+        answer = client.embeddings.create(model="text-embedding-ada-002", input=TEXTS)
+    check_same([row.embedding for row in answer.data], TEXTS)
+
+
+def test_huggingface_hubs_feature_extraction(server: Server) -> None:
+    with InferenceClient(model=f"{server.url}/embed") as hub:
+        check_same(hub.feature_extraction(TEXTS), TEXTS)
+        raw = hub.feature_extraction(TEXTS[0], normalize=False, truncate=True)
+    assert not np.isclose(np.linalg.norm(raw), 1.0, atol=1e-3)
+    check_same(raw / np.linalg.norm(raw), TEXTS[:1])
+    with InferenceClient(model=f"{server.url}/similarity") as similarity:
+        near, far = similarity.sentence_similarity(TEXTS[0], other_sentences=TEXTS[1:])
+    assert near > far + 0.3
+
+
+def test_langchain(server: Server) -> None:
+    with httpx.Client() as http:
+        chain = OpenAIEmbeddings(
+            base_url=f"{server.url}/v1",
+            api_key="-",
+            model="m",
+            check_embedding_ctx_length=False,  # it counts tokens as OpenAI's models do
+            http_client=http,
+        )
+        check_same(chain.embed_documents(TEXTS), TEXTS)
+        check_same([chain.embed_query(TEXTS[0])], TEXTS[:1])
+
+
+def test_invocations_tells_the_shapes_apart(server: Server) -> None:
+    embedded = post(server, "/invocations", input=TEXTS).json()
+    check_same([row["embedding"] for row in embedded["data"]], TEXTS)
+    generated = post(
+        server, "/invocations", inputs="What is", parameters={"max_new_tokens": 2}
+    ).json()
+    assert generated[0]["generated_text"].startswith("What is")
+    refused = post(server, "/invocations", query="q", documents=["a"])
+    assert refused.status_code == 404
+    assert "needs a model of kind reranker" in refused.json()["error"]["message"]
+
+
+def test_routes_for_another_kind_of_model_say_so_in_teis_form(server: Server) -> None:
+    refused = post(server, "/rerank", query="q", texts=["a"])
+    assert (refused.status_code, refused.json()["error_type"]) == (424, "Backend")
+    too_long = post(server, "/embed", inputs=LONG)
+    assert (too_long.status_code, too_long.json()["error_type"]) == (413, "Validation")
+
+
+def test_the_embedder_is_listed_and_counted(server: Server, client: openai.OpenAI) -> None:
+    names = [model.id for model in client.models.list().data]
+    assert names[1:] == [os.fspath(MINILM)]
+    before = server.metric("embedder_texts_total")
+    post(server, "/embed", inputs=TEXTS)
+    # Each status is a quarter of a second old at most, so the numbers arrive one after another.
+    wait_for(lambda: server.metric("embedder_texts_total") >= before + 3, 10)
+    wait_for(lambda: server.metric("embedder_waiting_texts") == 0, 10)
+
+
+def test_many_clients_with_mixed_lengths_get_their_own_vectors(server: Server) -> None:
+    texts = [f"{number} " + "word " * (number * 37 % 200) for number in range(40)]
+
+    def ask(text: str) -> list[float]:
+        answer = post(server, "/embeddings", input=text).json()
+        vector: list[float] = answer["data"][0]["embedding"]
+        return vector
+
+    with ThreadPoolExecutor(16) as pool:
+        check_same(list(pool.map(ask, texts)), texts)
+
+
+def test_the_example_finds_the_right_document(server: Server) -> None:
+    script = ROOT / "examples" / "retrieval" / "ask.py"
+    question = "How many days do I have to send something back for my money?"
+    done = subprocess.run(
+        [sys.executable, os.fspath(script), question, "--url", f"{server.url}/v1"],
+        capture_output=True, text=True, check=True, timeout=120,
+    )  # fmt: skip
+    found, answer = done.stdout.split("Answer:")
+    assert "Refunds are possible within 30 days" in found
+    assert answer.strip()
+
+
+def test_a_killed_embedder_comes_back_and_the_engine_never_notices(server: Server) -> None:
+    old = _child(server, "embedder")
+    engine = server.engine().pid
+    old.send_signal(signal.SIGKILL)
+    wait_for(lambda: server.ping().status_code == 503, 20)
+    chat = post(server, "/v1/chat/completions", messages=[{"role": "user", "content": "Hi"}])
+    assert chat.status_code == 200
+    gone = post(server, "/v1/embeddings", input="a")
+    assert gone.status_code in (200, 503)
+    server.wait_ready()
+    assert (_child(server, "embedder").pid, server.engine().pid) != (old.pid, engine)
+    assert server.engine().pid == engine
+    assert post(server, "/v1/embeddings", input="a").status_code == 200
+
+
+def _child(server: Server, name: str) -> psutil.Process:
+    children = psutil.Process(server.process.pid).children()
+    return next(child for child in children if name in child.cmdline())

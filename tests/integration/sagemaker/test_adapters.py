@@ -1,0 +1,173 @@
+"""LoRA adapters over HTTP: at start, at run time, by header, adapter_id and model name."""
+
+import json
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import requests
+from transformers import AutoModelForCausalLM
+
+from tests.support import sagemaker_client as platform
+from tests.support.models import adapters
+from tests.support.servers import DEMO_MODEL, Server, serving, wait_for
+
+HEADER = "X-Amzn-SageMaker-Adapter-Identifier"
+PROMPT = "Deep learning is"
+
+
+def _adapter(folder: Path, seed: int) -> Path:
+    model = AutoModelForCausalLM.from_pretrained(DEMO_MODEL)
+    return adapters.save(folder, model, seed, r=4, lora_alpha=4)
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    root = tmp_path_factory.mktemp("lora")
+    return {name: _adapter(root / name, seed) for seed, name in enumerate(["red", "blue", "late"])}
+
+
+@pytest.fixture(scope="module")
+def lora(tmp_path_factory: pytest.TempPathFactory, folders: dict[str, Path]) -> Iterator[Server]:
+    named = f"red={folders['red']},blue={folders['blue']}"
+    with serving(tmp_path_factory.mktemp("server") / "log", LORA_ADAPTERS=named) as server:
+        yield server
+
+
+def _generate(server: Server, adapter: str | None = None, **headers: str) -> requests.Response:
+    parameters = {"max_new_tokens": 10} | ({"adapter_id": adapter} if adapter else {})
+    body = {"inputs": PROMPT, "parameters": parameters}
+    return requests.post(f"{server.url}/generate", json=body, headers=headers, timeout=60)
+
+
+def _said(server: Server, adapter: str | None = None) -> str:
+    return _generate(server, adapter).json()["generated_text"]
+
+
+def _chat(server: Server, model: str, **headers: str) -> requests.Response:
+    body = {"model": model, "messages": [{"role": "user", "content": "Hi"}], "max_tokens": 8,
+            "temperature": 0}  # fmt: skip
+    url = f"{server.url}/v1/chat/completions"
+    return requests.post(url, json=body, headers=headers, timeout=60)
+
+
+def test_each_way_of_naming_an_adapter_means_the_same(lora: Server) -> None:
+    base, red, blue = _said(lora), _said(lora, "red"), _said(lora, "blue")
+    assert len({base, red, blue}) == 3
+    assert _generate(lora, None, **{HEADER: "red"}).json()["generated_text"] == red
+    body = json.dumps({"inputs": PROMPT, "parameters": {"max_new_tokens": 10}}).encode()
+    answer = platform.invoke(lora.port, body, adapter_identifier="red")
+    assert json.loads(answer.body)[0]["generated_text"] == PROMPT + red
+    lines = body + b"\n" + body
+    records = platform.invoke(lora.port, lines, "application/jsonlines", adapter_identifier="blue")
+    assert [json.loads(line)[0]["generated_text"] for line in records.body.splitlines()] == [
+        PROMPT + blue
+    ] * 2
+    by_model = _chat(lora, "red").json()
+    assert by_model["model"] == "red"
+    told = _chat(lora, "", **{HEADER: "red"}).json()["choices"]
+    assert told == by_model["choices"] != _chat(lora, "tgi").json()["choices"]
+    completion = {"model": "red", "prompt": PROMPT, "max_tokens": 10, "temperature": 0}
+    text = requests.post(f"{lora.url}/v1/completions", json=completion, timeout=60).json()
+    assert text["choices"][0]["text"] == red
+
+
+def test_requests_of_different_adapters_share_batches_and_stay_themselves(lora: Server) -> None:
+    alone = {name: _said(lora, name) for name in (None, "red", "blue")}
+    steps = lora.metric("engine_steps_total")
+    answers: list[tuple[str | None, str]] = []
+    names = [None, "red", "blue"] * 4
+    threads = [
+        threading.Thread(target=lambda name=name: answers.append((name, _said(lora, name))))
+        for name in names
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert all(said == alone[name] for name, said in answers)
+    assert len(answers) == 12
+    wait_for(lambda: lora.metric("engine_steps_total") > steps, 5)
+    assert lora.metric("engine_steps_total") - steps < 12 * 10 * 0.8
+
+
+def test_an_unknown_adapter_is_a_404_that_lists_the_known(lora: Server) -> None:
+    for refused in (
+        _generate(lora, "green"),
+        _generate(lora, None, **{HEADER: "green"}),
+        _chat(lora, "green"),
+    ):
+        assert refused.status_code == 404
+        assert "red, blue" in refused.text
+    streamed = requests.post(
+        f"{lora.url}/generate_stream",
+        json={"inputs": "a", "parameters": {"adapter_id": "green"}}, timeout=60,
+    )  # fmt: skip
+    assert streamed.status_code == 404
+
+
+def test_header_and_body_that_differ_are_refused(lora: Server) -> None:
+    assert _generate(lora, "red", **{HEADER: "red"}).ok
+    refused = _generate(lora, "red", **{HEADER: "blue"})
+    assert refused.status_code == 422
+    assert HEADER in refused.json()["error"]
+
+
+def test_adapters_come_and_go_while_others_are_served(
+    lora: Server, folders: dict[str, Path]
+) -> None:
+    body = json.dumps({"name": "late-1", "src": str(folders["late"])}).encode()
+    headers = {"Content-Type": "application/json", "X-Amzn-SageMaker-Adapter-Alias": "My Late"}
+    made = platform.call(lora.port, "POST", "/adapters", body, headers)
+    assert (made.status, made.body) == (200, b"Adapter My Late registered")
+    assert platform.call(lora.port, "POST", "/adapters", body, headers).status == 409
+    wait_for(lambda: requests.get(f"{lora.url}/adapters/late-1", timeout=5).ok, 5)
+    listed = requests.get(f"{lora.url}/adapters", timeout=5).json()["adapters"]
+    assert [one["name"] for one in listed] == ["red", "blue", "late-1"]
+    assert listed[2]["loaded"]
+    models = requests.get(f"{lora.url}/v1/models", timeout=5).json()["data"]
+    assert [one["id"] for one in models][1:] == ["red", "blue", "late-1"]
+    late = _said(lora, "late-1")
+    # The engine that takes over after a crash knows it too.
+    lora.engine().kill()
+    wait_for(lambda: lora.ping().status_code == 503, 10)
+    lora.wait_ready()
+    assert _said(lora, "late-1") == late
+    gone = platform.call(lora.port, "DELETE", "/adapters/late-1")
+    assert gone.body == b"Adapter late-1 unregistered"
+    assert platform.call(lora.port, "DELETE", "/adapters/late-1").status == 404
+    assert _generate(lora, "late-1").status_code == 404
+    query = f"/adapters?name=late-2&src={folders['late']}&preload=false"
+    assert platform.call(lora.port, "POST", query).status == 200
+    assert _said(lora, "late-2") == late
+    assert platform.call(lora.port, "DELETE", "/adapters/late-2").status == 200
+
+
+@pytest.mark.parametrize(
+    ("body", "told"),
+    [
+        ({"name": "x"}, "src"),
+        ({"name": "x", "src": "/nonexistent"}, "there is no folder"),
+        ({"name": "x", "src": str(DEMO_MODEL)}, "adapter_config.json is missing"),
+        ({"name": "", "src": "/tmp"}, "name"),
+        ({"name": 5, "src": "/tmp"}, "name"),
+    ],
+)
+def test_adapters_that_cannot_be_are_refused(lora: Server, body: dict, told: str) -> None:
+    refused = requests.post(f"{lora.url}/adapters", json=body, timeout=30)
+    assert refused.status_code in (400, 422)
+    assert told in refused.json()["error"]
+
+
+def test_a_server_without_adapters_takes_any_model_name(server: Server) -> None:
+    assert _chat(server, "whatever").ok
+    assert requests.get(f"{server.url}/adapters", timeout=5).json() == {"adapters": []}
+
+
+def test_an_adapter_at_start_that_cannot_be_used_ends_it(tmp_path: Path) -> None:
+    from tests.support.servers import spawn
+
+    server = spawn(tmp_path / "log", LORA_ADAPTERS="red=/nonexistent")
+    assert server.process.wait(60) == 3
+    assert "adapter red: `src`: there is no folder" in server.log

@@ -1,0 +1,153 @@
+"""The loop of a process behind the frontends, over a real socket, with a worker that echoes."""
+
+import os
+import threading
+from collections.abc import Iterator
+
+import msgspec
+import pytest
+import zmq
+
+from container.errors import Overloaded
+from container.ipc.backend_server import WorkerServer
+from container.messages.common import Abort, ErrorData, Hello, RequestFailed, encode
+from container.messages.engine import (
+    SamplingParams,
+    Status,
+    Submit,
+    to_engine_decoder,
+    to_frontend_decoder,
+)
+
+
+class Echo:
+    """Answers each request with an error that carries its prompt; prompt [0] is refused."""
+
+    def __init__(self) -> None:
+        self.held: list[tuple[bytes, int]] = []
+        self.is_released = threading.Event()
+
+    @property
+    def has_work(self) -> bool:
+        return bool(self.held)
+
+    def take(self, owner: bytes, message: Submit | Abort) -> None:
+        if isinstance(message, Abort):
+            self.held = [key for key in self.held if key != (owner, message.request_id)]
+        elif message.prompt_ids == [0]:
+            raise Overloaded("no room")
+        else:
+            self.held.append((owner, message.request_id))
+
+    def step(self) -> list[tuple[bytes, msgspec.Struct]]:
+        if not self.is_released.wait(0.01):
+            return []
+        held, self.held = self.held, []
+        return [
+            (owner, RequestFailed(number, ErrorData("internal", "echo"))) for owner, number in held
+        ]
+
+    def abort_all(self, owner: bytes | None = None) -> list[tuple[bytes, int]]:
+        gone = [key for key in self.held if owner in (None, key[0])]
+        self.held = [key for key in self.held if key not in gone]
+        return gone
+
+
+class Peer:
+    """A frontend's end of the socket."""
+
+    def __init__(self, address: str) -> None:
+        self.socket = zmq.Context.instance().socket(zmq.DEALER)
+        self.socket.connect(address)
+
+    def send(self, message: msgspec.Struct) -> None:
+        self.socket.send(encode(message))
+
+    def submit(self, number: int, prompt: list[int]) -> None:
+        self.send(Submit(number, prompt, SamplingParams(1)))
+
+    def answer(self) -> RequestFailed:
+        """The next message that is no status."""
+        while isinstance(message := self.message(), Status):
+            pass
+        return message
+
+    def message(self) -> msgspec.Struct:
+        assert self.socket.poll(10_000), "silence"
+        return to_frontend_decoder.decode(self.socket.recv())
+
+    def await_state(self, state: str) -> None:
+        while getattr(self.message(), "state", None) != state:
+            pass
+
+
+@pytest.fixture
+def setting(tmp_path) -> Iterator[tuple[Echo, WorkerServer, Peer]]:
+    echo = Echo()
+    address = f"ipc://{tmp_path}/socket"
+    server = WorkerServer(
+        address,
+        to_engine_decoder,
+        lambda progress: echo,
+        lambda state, detail, worker: Status(state, detail),
+        drain_s=10,
+        parent_pid=os.getppid(),
+    )
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    peer = Peer(address)
+    peer.send(Hello())
+    peer.await_state("ready")
+    try:
+        yield echo, server, peer
+    finally:
+        echo.is_released.set()
+        server.drain()
+        thread.join(20)
+        peer.socket.close(0)
+        assert not thread.is_alive()
+
+
+def test_what_a_worker_refuses_is_answered_at_once(setting) -> None:
+    _, _, peer = setting
+    peer.submit(1, [0])
+    failed = peer.answer()
+    assert (failed.request_id, failed.error.kind, failed.error.message) == (
+        1,
+        "overloaded",
+        "no room",
+    )
+
+
+def test_while_it_drains_new_requests_are_refused_and_old_ones_finished(setting) -> None:
+    echo, server, peer = setting
+    peer.submit(1, [1])
+    peer.submit(2, [0])
+    assert peer.answer().request_id == 2  # so the first one is held
+    server.drain()
+    peer.await_state("draining")
+    peer.submit(3, [1])
+    refused = peer.answer()
+    assert (refused.request_id, refused.error.kind) == (3, "unavailable")
+    echo.is_released.set()
+    assert peer.answer().request_id == 1
+
+
+def test_an_abort_is_heard_while_it_drains(setting) -> None:
+    echo, server, peer = setting
+    peer.submit(1, [1])
+    peer.submit(2, [0])
+    assert peer.answer().request_id == 2
+    server.drain()
+    peer.await_state("draining")
+    peer.send(Abort(1))
+    peer.submit(3, [1])
+    assert peer.answer().request_id == 3
+    assert echo.held == []
+
+
+def test_a_message_that_is_not_ours_is_dropped(setting) -> None:
+    _, _, peer = setting
+    peer.socket.send(b"\xc1 nonsense")
+    peer.submit(1, [0])
+    assert peer.answer().request_id == 1

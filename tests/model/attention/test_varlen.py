@@ -1,0 +1,245 @@
+"""The tables for torch's attention kernel, and that a kernel that is wrong is not used.
+
+No GPU is here, so a slow function that does what torch documents of `varlen_attn` plays the kernel.
+"""
+
+import copy
+import random
+from collections.abc import Callable
+from itertools import pairwise
+
+import pytest
+import torch
+
+from container.engine.engine import Engine
+from container.messages.engine import SamplingParams
+from container.model.attention.metadata import Rule
+from container.model.attention.varlen import REFERENCE_ONLY, AttentionKernels, Kernel
+from container.model.execution.cuda_graphs import record_nothing
+from container.model.execution.forward_pass import ForwardPass
+from container.model.execution.model_runner import TorchModelRunner
+from container.model.kv_cache.cache import KVCache, LayerShape
+from container.model.loading import attention_backend
+from container.model.loading.attention_backend import choose_kernels, kernel_error
+from container.model.loading.prepare import prepare
+from tests.support.engines import Job, engine_config, ids, run
+from tests.support.models import tiny_models
+
+CPU = torch.device("cpu")
+TORCHS = [AttentionKernels(kind, kind) for kind in (Kernel.PAGED, Kernel.GATHERED)]
+OURS = [AttentionKernels(Kernel.TRITON, kind) for kind in Kernel if kind is not Kernel.TRITON]
+Attend = Callable[..., torch.Tensor]
+
+
+def documented(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    cu_seq_q: torch.Tensor,
+    cu_seq_k: torch.Tensor | None,
+    max_q: int,
+    max_k: int,
+    *,
+    scale: float,
+    window_size: tuple[int, int],
+    enable_gqa: bool,
+    seqused_k: torch.Tensor | None = None,
+    block_table: torch.Tensor | None = None,
+    num_splits: int | None = None,
+) -> torch.Tensor:
+    """What torch.nn.attention.varlen says that it computes, a sequence at a time."""
+    assert window_size[1] == 0
+    assert enable_gqa == (query.shape[1] != key.shape[-2])
+    if block_table is None:
+        assert cu_seq_k is not None
+        ints, ends = [cu_seq_q, cu_seq_k], cu_seq_k.tolist()
+        used = [stop - start for start, stop in pairwise(ends)]
+        seen_keys, seen_values = ([one[a:b] for a, b in pairwise(ends)] for one in (key, value))
+    else:
+        assert seqused_k is not None
+        assert (cu_seq_k, num_splits) == (None, 1)
+        ints, used = [cu_seq_q, seqused_k, block_table], seqused_k.tolist()
+        seen_keys, seen_values = (
+            [one[row.long()].flatten(0, 1)[:n] for row, n in zip(block_table, used, strict=True)]
+            for one in (key, value)
+        )
+    assert {one.dtype for one in ints} == {torch.int32}
+    out = torch.empty_like(query)
+    starts = cu_seq_q.tolist()
+    assert max_q == max(b - a for a, b in pairwise(starts))
+    assert max_k >= max(used)  # a recording knows only what may be
+    for index, seen in enumerate(used):
+        rows = slice(starts[index], starts[index + 1])
+        keys, values = (one[index].transpose(0, 1) for one in (seen_keys, seen_values))
+        q = query[rows].transpose(0, 1)
+        group = q.shape[0] // keys.shape[0]
+        keys, values = keys.repeat_interleave(group, 0), values.repeat_interleave(group, 0)
+        place = torch.arange(seen - q.shape[1], seen)[:, None]
+        hidden = torch.arange(seen)[None] > place
+        if window_size[0] >= 0:
+            hidden |= torch.arange(seen)[None] < place - window_size[0]
+        scores = (q.float() @ keys.float().transpose(1, 2)) * scale
+        weights = scores.masked_fill(hidden, -torch.inf).softmax(-1)
+        out[rows] = (weights @ values.float()).to(query.dtype).transpose(0, 1)
+    return out
+
+
+def decoded(
+    query: torch.Tensor,
+    keys: torch.Tensor,
+    values: torch.Tensor,
+    tables: torch.Tensor,
+    lens: torch.Tensor,
+    *,
+    kv_heads: int,
+    scale: float,
+    window: int | None,
+    softcap: float | None,
+) -> torch.Tensor:
+    """What our kernel for decodes computes (tests/model/kernels/triton_interpreter_cases.py), a row
+    at a time.
+    """
+    assert query.is_contiguous()
+    assert {tables.dtype, lens.dtype} == {torch.int32}
+    assert len(tables) == len(lens) == len(query) > 0
+    group = query.shape[1] // kv_heads
+    rows = []
+    for q, table, seen in zip(query, tables, lens.tolist(), strict=True):
+        k, v = (
+            one.unflatten(0, (-1, kv_heads))[table.long()].transpose(0, 1).flatten(1, 2)[:, :seen]
+            for one in (keys, values)
+        )
+        first = max(0, seen - window) if window is not None else 0
+        k, v = (one[:, first:].float().repeat_interleave(group, 0) for one in (k, v))
+        scores = (k @ q.float()[..., None])[..., 0] * scale
+        if softcap is not None:
+            scores = torch.tanh(scores / softcap) * softcap
+        rows.append((scores.softmax(-1)[:, None] @ v)[:, 0].to(query.dtype))
+    return torch.stack(rows)
+
+
+@pytest.fixture
+def kernel(monkeypatch: pytest.MonkeyPatch) -> Callable[[Attend], None]:
+    def use(attend: Attend, decode: Attend = decoded) -> None:
+        monkeypatch.setattr("torch.nn.attention.varlen.varlen_attn", attend)
+        monkeypatch.setattr("container.model.kernels.triton_attention.decode_attention", decode)
+
+    return use
+
+
+@pytest.mark.parametrize("kernels", [*TORCHS, *OURS], ids=str)
+@pytest.mark.parametrize("window", [None, 1, 7, 30, 200])
+@pytest.mark.parametrize(("heads", "kv_heads"), [(4, 4), (6, 2), (3, 1)])
+def test_the_kernel_is_told_what_the_reference_computes(
+    kernel: Callable[[Attend], None],
+    heads: int,
+    kv_heads: int,
+    window: int | None,
+    kernels: AttentionKernels,
+) -> None:
+    kernel(documented)
+    layer, rule = LayerShape(kv_heads, 8, 8), Rule(0.3, window, heads=heads)
+    assert kernel_error(kernels, layer, rule, torch.float32, torch.float32, CPU) < 1e-5
+
+
+@pytest.mark.parametrize("kernels", [*TORCHS, *OURS], ids=str)
+@pytest.mark.parametrize("name", ["llama", "mistral", "gemma3", "qwen3_moe"])
+def test_engines_say_the_same_with_the_kernels(
+    kernel: Callable[[Attend], None], name: str, kernels: AttentionKernels
+) -> None:
+    kernel(documented)
+    model = prepare(tiny_models.make(name), torch.float32, CPU)
+    config = engine_config(max_batch_tokens=24)
+    assert model.layers is not None
+    # The compiled or fused layers of a CPU do not ask for attention in this way.
+    module = copy.deepcopy(tiny_models.make(name))
+    module.set_attn_implementation("paged")
+    cache = KVCache(
+        model.layers, num_blocks=config.num_blocks, block_size=config.block_size,
+        dtype=torch.float32, device=CPU,
+    )  # fmt: skip
+    runner = TorchModelRunner(ForwardPass(module, cache, CPU, kernels=kernels))
+    if kernels.decodes is not Kernel.GATHERED:
+        runner.forward.record([2, 4], config.num_blocks, record_nothing, lambda _: None)
+        assert runner.forward.is_recorded
+    engine = Engine(runner, config, end_token_ids=())
+    rnd = random.Random(2)
+    jobs = [
+        Job(
+            [rnd.randrange(2, tiny_models.VOCABULARY) for _ in range(rnd.randint(1, 50))],
+            SamplingParams(rnd.randint(1, 20)),
+            at_step=rnd.randrange(10),
+        )
+        for _ in range(8)
+    ]
+    got = run(engine, jobs)
+    for index, job in enumerate(jobs):
+        expected = tiny_models.reference(name, tuple(job.prompt), job.params.max_new_tokens)
+        assert ids(got[index]) == expected, f"request {index}"
+
+
+def _broken(*_: object, **__: object) -> torch.Tensor:
+    raise RuntimeError("this GPU is too old")
+
+
+def _wrong(*args: torch.Tensor, **kwargs: object) -> torch.Tensor:
+    attend = decoded if "kv_heads" in kwargs else documented
+    return attend(*args, **kwargs) * 1.5  # type: ignore[arg-type]
+
+
+def _old(*args: torch.Tensor, **kwargs: object) -> torch.Tensor:
+    if "block_table" in kwargs:
+        raise RuntimeError("paged KV needs FlashAttention 3")
+    return documented(*args, **kwargs)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("decode", [decoded, _broken, _wrong])
+@pytest.mark.parametrize(
+    ("attend", "chosen", "told"),
+    [
+        (documented, Kernel.PAGED, "checked against the reference"),
+        (_old, Kernel.GATHERED, "fails here: paged KV needs FlashAttention 3"),
+        (_broken, Kernel.REFERENCE, "fails here: this GPU is too old"),
+        (_wrong, Kernel.REFERENCE, "is not used, as it is off by 0."),
+    ],
+)
+def test_a_kernel_that_fails_or_differs_is_not_used_and_the_log_says_so(
+    kernel: Callable[[Attend, Attend], None],
+    on_this_cpu: None,
+    caplog: pytest.LogCaptureFixture,
+    attend: Attend,
+    decode: Attend,
+    chosen: Kernel,
+    told: str,
+) -> None:
+    caplog.set_level("INFO")
+    kernel(attend, decode)
+    layers, rules = [LayerShape(2, 8, 8)] * 2, [Rule(0.3, heads=4), Rule(0.3, 5, heads=4)]
+    formats = torch.bfloat16, torch.bfloat16
+    decodes = Kernel.TRITON if decode is decoded else chosen
+    kernels = choose_kernels(layers, rules, *formats, torch.device("cuda"))
+    assert kernels == AttentionKernels(decodes, chosen)
+    assert told in caplog.text
+    assert ("goes the slow way" in caplog.text) == (chosen is Kernel.REFERENCE)
+
+
+@pytest.fixture
+def on_this_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A CPU stands in for the GPU on which the check would run."""
+    error = attention_backend.kernel_error
+    monkeypatch.setattr(attention_backend, "kernel_error", lambda *asked: error(*asked[:5], CPU))
+    monkeypatch.setattr(attention_backend, "activate_flash_attention_impl", lambda _: None)
+
+
+def test_formats_that_torchs_kernels_do_not_take_leave_decodes_to_ours(
+    kernel: Callable[[Attend], None], on_this_cpu: None
+) -> None:
+    kernel(documented)
+    layers, rules = [LayerShape(2, 8, 8)], [Rule(0.3, heads=4)]
+    gpu, half, whole = torch.device("cuda"), torch.bfloat16, torch.float32
+    ours = AttentionKernels(Kernel.TRITON, Kernel.REFERENCE)
+    assert choose_kernels(layers, rules, whole, whole, gpu) == ours
+    assert choose_kernels([LayerShape(1, 8, 4)], rules, half, half, gpu) == ours
+    capped = [Rule(0.3, softcap=5.0, heads=4)]
+    assert choose_kernels(layers, capped, half, half, gpu) == ours
+    assert choose_kernels(layers, rules, half, half, CPU) is REFERENCE_ONLY

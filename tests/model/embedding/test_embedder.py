@@ -1,0 +1,196 @@
+"""Whatever the batch, vectors are those of sentence-transformers' own `encode`."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from container.errors import InvalidParameter, ModelLoadError, PromptTooLong
+from container.messages.embedder import Embed, EmbedInput, Pair, Truncation
+from container.model.embedder_loader import load_model
+from container.model.embedding.embedder import Embedder
+from container.model.embedding.text_encoder import EncodedText
+from container.model.layers.cpu_encoder import EncoderStack
+from container.model.layers.cpu_linear import multiplies, packing_works
+from container.model.layers.encoder_layer import LeanEncoderLayer
+from tests.support.models import embedders
+from tests.support.models.embedders import MINILM
+
+WORDS = ["the", "cat", "sat", "on", "mats", "while", "deep", "learning", "was", "taught", "bread"]
+CPU = torch.device("cpu")
+
+
+def some_texts(count: int, longest: int) -> list[str]:
+    draw = np.random.default_rng(5)
+    lengths = draw.integers(1, longest, count)
+    return [" ".join(draw.choice(WORDS, length)) for length in lengths]
+
+
+def load(folder: Path, dtype: torch.dtype = torch.float32) -> Embedder:
+    embedder = Embedder(load_model(folder, CPU, dtype), CPU)
+    embedder.prepare()
+    return embedder
+
+
+def encode(
+    embedder: Embedder,
+    inputs: list[EmbedInput],
+    prompt: str | None = None,
+    cut: Truncation = Truncation.REFUSE,
+) -> list[EncodedText]:
+    return embedder.encode(Embed(1, inputs, "input", prompt, cut))
+
+
+def vectors(
+    embedder: Embedder,
+    inputs: list[EmbedInput],
+    prompt: str | None = None,
+    cut: Truncation = Truncation.REFUSE,
+) -> np.ndarray:
+    made = embedder.run(encode(embedder, inputs, prompt, cut))
+    rows = np.stack([np.frombuffer(row, np.float32) for row in made])
+    return rows / np.linalg.norm(rows, axis=1, keepdims=True)
+
+
+def cosines(got: np.ndarray, expected: np.ndarray) -> np.ndarray:
+    return (got * expected / np.linalg.norm(expected, axis=1, keepdims=True)).sum(1)
+
+
+@pytest.fixture(scope="module")
+def minilm() -> Embedder:
+    return load(MINILM)
+
+
+def test_minilm_gives_the_librarys_vectors_whatever_the_lengths(minilm: Embedder) -> None:
+    texts = some_texts(24, 200)
+    assert minilm.is_ragged
+    assert cosines(vectors(minilm, texts), embedders.minilm().encode(texts)).min() > 0.99999
+
+
+def test_minilm_in_bfloat16_is_close_to_float32() -> None:
+    texts = some_texts(24, 200)
+    got = vectors(load(MINILM, torch.bfloat16), texts)
+    assert cosines(got, embedders.minilm().encode(texts)).min() > 0.999
+
+
+@pytest.mark.parametrize(
+    ("name", "is_ragged"), [("bert", True), ("roberta", True), ("mpnet", False), ("qwen3", True)]
+)
+def test_other_architectures_and_poolings_too(name: str, is_ragged: bool, tmp_path: Path) -> None:
+    folder = embedders.save_embedder(tmp_path, name)
+    embedder, reference = load(folder), embedders.reference(folder)
+    texts = some_texts(20, 60)
+    assert embedder.is_ragged == is_ragged
+    for prompt in (None, "query"):
+        expected = reference.encode(texts, prompt_name=prompt)
+        assert cosines(vectors(embedder, texts, prompt), expected).min() > 0.9999, prompt
+
+
+@pytest.fixture(params=[True, False], ids=["kernels", "torch"])
+def with_kernels(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> bool:
+    """Whether the kernels compute the layers, which on some processors they cannot."""
+    if not request.param:
+        monkeypatch.setattr("container.model.loading.optimize.find_kernels", lambda: None)
+    return bool(request.param)
+
+
+@pytest.mark.parametrize("name", ["bert", "roberta"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_bert_familys_layers_are_replaced(
+    name: str, dtype: torch.dtype, with_kernels: bool, tmp_path: Path
+) -> None:
+    folder = embedders.save_embedder(tmp_path, name)
+    embedder = load(folder, dtype)
+    kinds = [type(one) for one in embedder.shape.first.modules()]
+    is_stacked = with_kernels and multiplies(dtype)
+    # Without products in this format the layers stay as they are.
+    num_lean = 2 if packing_works(embedder.shape.first.model) else 0
+    expected_kinds = (1, 0) if is_stacked else (0, num_lean)
+    assert (kinds.count(EncoderStack), kinds.count(LeanEncoderLayer)) == expected_kinds
+    texts = some_texts(20, 90)
+    expected = embedders.reference(folder).encode(texts)
+    assert cosines(vectors(embedder, texts), expected).min() > 0.99
+
+
+def test_layers_that_only_look_like_the_familys_stay(
+    with_kernels: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = embedders.save_embedder(tmp_path, "bert")
+    kind = EncoderStack if with_kernels and multiplies(torch.float32) else LeanEncoderLayer
+    monkeypatch.setattr(kind, "forward", lambda self, rows, *_, **__: rows * 2)
+    embedder, reference = load(folder), embedders.reference(folder)
+    texts = some_texts(8, 60)
+    assert not [one for one in embedder.shape.first.modules() if type(one) is kind]
+    assert cosines(vectors(embedder, texts), reference.encode(texts)).min() > 0.9999
+
+
+@pytest.mark.parametrize("name", ["bert", "mpnet"])
+def test_a_prompt_that_pooling_leaves_out_is_left_out(name: str, tmp_path: Path) -> None:
+    folder = embedders.save_embedder(tmp_path, name, include_prompt=False)
+    embedder, reference = load(folder), embedders.reference(folder)
+    texts = some_texts(5, 30)
+    encoded = encode(embedder, texts, "query")
+    plain = encode(embedder, texts)
+    made = embedder.run(encoded + plain)  # both kinds in one batch
+    rows = np.stack([np.frombuffer(row, np.float32) for row in made])
+    rows /= np.linalg.norm(rows, axis=1, keepdims=True)
+    assert cosines(rows[:5], reference.encode(texts, prompt_name="query")).min() > 0.9999
+    assert cosines(rows[5:], reference.encode(texts)).min() > 0.9999
+
+
+def test_a_cross_encoder_gives_the_librarys_scores(tmp_path: Path) -> None:
+    folder = embedders.save_cross_encoder(tmp_path)
+    pairs = list(zip(some_texts(12, 20), reversed(some_texts(12, 50)), strict=True))
+    embedder = load(folder)
+    encoded = encode(embedder, [Pair(*pair) for pair in pairs])
+    got = embedder.rows(encoded)[:, 0]
+    expected = embedders.cross_reference(folder).predict(
+        pairs, activation_fn=torch.nn.Identity(), convert_to_tensor=True
+    )
+    assert torch.allclose(got, expected, atol=1e-4)
+
+
+def test_ids_are_taken_as_they_are(minilm: Embedder) -> None:
+    ids = embedders.minilm().tokenizer("a cat sat on a mat")["input_ids"]
+    assert cosines(vectors(minilm, [ids]), vectors(minilm, ["a cat sat on a mat"]))[0] > 0.99999
+
+
+def test_what_is_too_long_is_refused_or_cut_on_either_side(minilm: Embedder) -> None:
+    long = " ".join(["bread"] * 200 + ["cat"] * 200)
+    with pytest.raises(PromptTooLong, match=r"`input`.*at most 256 .*402 in text 1"):
+        encode(minilm, ["short", long])
+    right = encode(minilm, [long], cut=Truncation.RIGHT)[0].token_ids
+    left = encode(minilm, [long], cut=Truncation.LEFT)[0].token_ids
+    bread, cat = embedders.minilm().tokenizer("bread cat", add_special_tokens=False)["input_ids"]
+    assert (len(right), right[1], right[-2]) == (256, bread, cat)
+    assert (right.count(bread), left.count(cat)) == (200, 200)
+    expected = embedders.minilm().encode([long])
+    assert cosines(vectors(minilm, [long], cut=Truncation.RIGHT), expected)[0] > 0.99999
+
+
+def test_unknown_prompts_and_ids_are_refused_by_name(minilm: Embedder) -> None:
+    with pytest.raises(InvalidParameter, match=r"`prompt_name` 'passage'.*document, query"):
+        encode(minilm, ["a"], "passage")
+    with pytest.raises(InvalidParameter, match="token ids from 0 to 30521"):
+        encode(minilm, [[101, 30522]])
+
+
+def test_a_model_that_computes_otherwise_when_packed_is_not_served(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def spoil(module: torch.nn.Module, _: object) -> None:
+        next(module.parameters()).data.mul_(1.5)
+
+    monkeypatch.setattr("container.model.embedding.embedder.pack", spoil)
+    with pytest.raises(ModelLoadError, match="off from the model's own"):
+        load(MINILM)
+
+
+def test_a_folder_without_usable_weights_is_explained(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text("{}")
+    with pytest.raises(ModelLoadError, match="the embedding model cannot be loaded"):
+        load_model(tmp_path, CPU, torch.float32)
+    (tmp_path / "config_sentence_transformers.json").write_text('{"model_type": "SparseEncoder"}')
+    with pytest.raises(ModelLoadError, match="a SparseEncoder model"):
+        load_model(tmp_path, CPU, torch.float32)

@@ -1,0 +1,116 @@
+"""Models whose attention cannot be paged: the theorem holds for them, too."""
+
+import random
+
+import pytest
+import torch
+
+from container.errors import InvalidParameter, ModelLoadError
+from container.messages.engine import SamplingParams, Submit
+from container.model.execution.hf_cache_runner import OwnCacheRunner, Progress
+from container.model.loading.prepare import prepare
+from tests.support.engines import Job, ids, run, torch_engine
+from tests.support.models import tiny_models
+
+SCHEDULES = {
+    "small_chunks": {"num_blocks": 400, "max_batch_tokens": 7},
+    "preempting": {"num_blocks": 26, "max_total_tokens": 104, "max_input_tokens": 100},
+}
+
+
+def _jobs(count: int) -> list[Job]:
+    rnd = random.Random(9)
+    jobs = []
+    for _ in range(count):
+        prompt = [rnd.randrange(2, tiny_models.VOCABULARY) for _ in range(rnd.randint(1, 40))]
+        params = SamplingParams(max_new_tokens=rnd.randint(1, 30))
+        jobs.append(Job(prompt, params, at_step=rnd.randrange(20)))
+    return jobs
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES)
+@pytest.mark.parametrize("name", tiny_models.OWN_CACHE_CONFIGS)
+def test_greedy_output_equals_generate(name: str, schedule: str) -> None:
+    jobs = _jobs(8)
+    engine = torch_engine(name, **SCHEDULES[schedule])
+    got = run(engine, jobs)
+    for index, job in enumerate(jobs):
+        expected = tiny_models.reference(name, tuple(job.prompt), job.params.max_new_tokens)
+        assert ids(got[index]) == expected, f"request {index}"
+    if schedule == "preempting":
+        assert engine.load.preemptions > 0
+
+
+@pytest.mark.parametrize("name", tiny_models.OWN_CACHE_CONFIGS)
+def test_none_of_them_is_taken_for_one_that_can_be_paged(name: str) -> None:
+    cpu = torch.device("cpu")
+    assert prepare(tiny_models.make(name), torch.float32, cpu).attention == "own"
+
+
+@pytest.mark.parametrize("name", ["bloom", "t5", "qwen3_next"])
+def test_several_sequences_of_one_request(name: str) -> None:
+    prompt = list(range(2, 30))
+    engine = torch_engine(name, max_batch_tokens=16)
+    engine.submit(b"test", Submit(0, prompt, SamplingParams(max_new_tokens=9), 3))
+    made: dict[int, list[int]] = {0: [], 1: [], 2: []}
+    while engine.has_work:
+        for _, event in engine.step():
+            made[event.seq_index].append(event.token_id)
+    assert made[0] == made[1] == made[2] == tiny_models.reference(name, tuple(prompt), 9)
+
+
+@pytest.mark.parametrize("name", ["bloom", "mamba2"])
+@pytest.mark.parametrize("schedule", SCHEDULES)
+def test_prompt_logprobs_are_the_models_own(name: str, schedule: str) -> None:
+    rnd = random.Random(2)
+    wanted = SamplingParams(max_new_tokens=20, prompt_logprobs=True)
+    jobs = [
+        Job([rnd.randrange(2, 200) for _ in range(rnd.randint(1, 50))], wanted, at_step=index)
+        for index in range(5)
+    ]
+    got = run(torch_engine(name, **SCHEDULES[schedule]), jobs)
+    for index, job in enumerate(jobs):
+        facts = got[index][0].prompt
+        assert facts is not None
+        assert facts.logprobs == pytest.approx(
+            tiny_models.prompt_logprobs(name, job.prompt), abs=1e-3
+        )
+
+
+def test_an_encoder_gives_prompt_tokens_no_logprobs() -> None:
+    engine = torch_engine("t5")
+    with pytest.raises(InvalidParameter, match="encoder"):
+        engine.submit(b"test", Submit(0, [5, 6], SamplingParams(4, prompt_logprobs=True)))
+
+
+def test_penalties_of_an_encoder_model_look_at_the_completion_only() -> None:
+    prompt = list(range(2, 40))
+    params = SamplingParams(max_new_tokens=20, repetition_penalty=1.7)
+    got = ids(run(torch_engine("t5"), [Job(prompt, params)])[0])
+    model = tiny_models.make("t5")
+    expected = model.generate(
+        torch.tensor([prompt]), max_new_tokens=20, min_new_tokens=20, do_sample=False,
+        repetition_penalty=1.7, eos_token_id=None,
+    )  # fmt: skip
+    assert got == expected[0, 1:].tolist()
+
+
+def test_a_seed_gives_the_same_ids_alone_and_among_others() -> None:
+    ours = Job([9, 8, 7, 6, 5], SamplingParams(20, temperature=1.3, seed=4), at_step=3)
+    others = [Job([3 + i] * (i + 1), SamplingParams(20, temperature=1.1, seed=i)) for i in range(5)]
+    for name in ("bloom", "mamba2", "t5"):
+        alone = ids(run(torch_engine(name), [ours])[0])
+        assert ids(run(torch_engine(name), [ours, *others])[0]) == alone
+
+
+def test_a_cache_that_computes_something_else_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    forward = OwnCacheRunner._forward
+
+    def forget(self: OwnCacheRunner, progress: Progress, *args: int, **ids: torch.Tensor) -> object:
+        logits = forward(self, progress, *args, **ids)
+        progress.kept.clear()
+        return logits
+
+    monkeypatch.setattr(OwnCacheRunner, "_forward", forget)
+    with pytest.raises(ModelLoadError, match=r"bloom.*own cache is off by"):
+        prepare(tiny_models.make("bloom"), torch.float32, torch.device("cpu"))

@@ -1,0 +1,224 @@
+"""Overlapping steps and recorded decodes change no token, whatever a request asks for."""
+
+import random
+from dataclasses import replace
+
+import msgspec
+import pytest
+import torch
+
+from container.engine.engine import Engine
+from container.engine.sequence import Sequence
+from container.engine.structured_output import Mask
+from container.messages.engine import LogprobMode, SamplingParams, TokenEvent, Watermark
+from container.model.async_copy import Arrivals
+from container.model.attention.varlen import REFERENCE_ONLY
+from container.model.execution.cuda_graphs import (
+    RecordedDecodes,
+    record_nothing,
+    trial_plan,
+    usual_sizes,
+)
+from container.model.execution.forward_pass import ForwardPass
+from container.model.kv_cache.cache import KVCache
+from container.model.loading.prepare import prepare
+from container.model.reference_check import Mismatch
+from container.model.sampling.sampler import Sampler
+from tests.support.engines import Job, ids, run, torch_engine
+from tests.support.host_waits import watched
+from tests.support.models import tiny_models
+
+SIZES = {"num_blocks": 60, "max_total_tokens": 104, "max_input_tokens": 100}
+WISHES: list[dict[str, object]] = [
+    {},
+    {"temperature": 1.0, "seed": 3},
+    {"temperature": 0.8, "seed": 4, "top_k": 20, "top_p": 0.8},
+    {"temperature": 1.2, "seed": 5, "typical_p": 0.7, "min_p": 0.01},
+    {"repetition_penalty": 1.3, "context_frequency_penalty": 0.2},
+    {"frequency_penalty": 0.5, "presence_penalty": 0.3, "logit_bias": {7: 4.0, 9: -3.0}},
+    {"watermark": Watermark(0.5, 2.0), "min_tokens": 5, "stop_token_ids": [11]},
+    {"logprobs": LogprobMode.RAW, "top_logprobs": 3, "prompt_logprobs": True},
+    {"logprobs": LogprobMode.PROCESSED, "temperature": 0.7, "seed": 6, "top_logprobs": 1},
+]
+
+
+def jobs_of(seed: int) -> list[Job]:
+    rnd = random.Random(seed)
+    jobs = []
+    for index in range(2 * len(WISHES)):
+        prompt = [rnd.randrange(2, tiny_models.VOCABULARY) for _ in range(rnd.randint(1, 60))]
+        wishes = {"max_new_tokens": rnd.randint(1, 40), **WISHES[index % len(WISHES)]}
+        params = SamplingParams(**wishes)  # type: ignore[arg-type]
+        jobs.append(Job(prompt, params, at_step=rnd.randrange(30)))
+    return jobs
+
+
+def told(events: list[TokenEvent]) -> list[float]:
+    """All log-probabilities of a request."""
+    facts = events[0].prompt
+    first = list(facts.logprobs) if facts is not None else []
+    own = [event.logprob for event in events if event.logprob is not None]
+    return first + own + [value for event in events for _, value in event.top]
+
+
+@pytest.mark.parametrize("recorded", [(), (2, 4, 8)], ids=["eager", "recorded"])
+@pytest.mark.parametrize("name", ["llama", "gemma3"])
+def test_every_wish_is_met_as_without_overlap(name: str, recorded: tuple[int, ...]) -> None:
+    jobs = jobs_of(1)
+    one_by_one = run(torch_engine(name, **SIZES), jobs)
+    engine = torch_engine(name, overlaps=True, recorded=recorded, **SIZES)
+    overlapping = run(engine, jobs)
+    assert engine.load.preemptions > 0
+    for index in range(len(jobs)):
+        assert ids(overlapping[index]) == ids(one_by_one[index]), jobs[index].params
+        expected = pytest.approx(told(one_by_one[index]), abs=1e-4)
+        assert told(overlapping[index]) == expected
+
+
+def test_a_step_out_of_memory_leaves_an_engine_that_works(monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = torch_engine("llama", overlaps=True, **SIZES)
+    job = Job([5, 6, 7], SamplingParams(max_new_tokens=9))
+    expected = ids(run(engine, [job])[0])
+    _fail_at(engine, 4, monkeypatch)
+    with pytest.raises(torch.OutOfMemoryError):
+        run(engine, [job])
+    engine.abort_all()
+    engine.prove()
+    assert ids(run(engine, [job])[0]) == expected
+    steps = engine.load.steps
+    assert steps.prefill.begun + steps.decode.begun > steps.prefill.done + steps.decode.done
+
+
+def _fail_at(engine: Engine, step: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    forward = engine._runner.forward  # type: ignore[attr-defined]
+    original, calls = forward.run, 0
+
+    def run_or_fail(*args: object) -> torch.Tensor:
+        nonlocal calls
+        calls += 1
+        if calls == step:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        made: torch.Tensor = original(*args)
+        return made
+
+    monkeypatch.setattr(forward, "run", run_or_fail)
+
+
+def test_usual_sizes_reach_the_largest_batch() -> None:
+    assert usual_sizes(1) == [2]
+    assert usual_sizes(8) == [2, 4, 8]
+    assert usual_sizes(64) == [2, 4, 8, 16, 24, 32, 48, 64]
+    assert usual_sizes(100)[-2:] == [96, 100]
+
+
+def _recorded(run_model: object, cache: KVCache) -> RecordedDecodes:
+    return RecordedDecodes(
+        run_model,  # type: ignore[arg-type]
+        cache,
+        sizes=[2, 6],
+        max_blocks=4,
+        vocabulary=50,
+        device=torch.device("cpu"),
+        kernels=REFERENCE_ONLY,
+    )
+
+
+def test_a_recording_that_differs_is_refused() -> None:
+    cpu = torch.device("cpu")
+    cache = KVCache([], num_blocks=8, block_size=4, dtype=torch.float32, device=cpu)
+    table = torch.randn(50, 50)
+    made = _recorded(lambda ids, positions, step: table[ids], cache)
+    made.record(record_nothing, lambda _: None)
+    made.check(lambda plan: table[torch.tensor(plan.token_ids)])
+    with pytest.raises(Mismatch, match="a recording of 2 rows"):
+        made.check(lambda plan: -table[torch.tensor(plan.token_ids)])
+
+
+def test_a_recording_reads_padding_promises_and_tables() -> None:
+    cpu = torch.device("cpu")
+    cache = KVCache([], num_blocks=8, block_size=4, dtype=torch.float32, device=cpu)
+    seen = []
+
+    def note(ids: torch.Tensor, positions: torch.Tensor, step: object) -> torch.Tensor:
+        seen.append((ids.tolist(), positions.tolist(), step))
+        return torch.zeros(len(ids), 50)
+
+    made = _recorded(note, cache)
+    made.record(record_nothing, lambda _: None)
+    plan = trial_plan(5, cache)
+    plan.token_ids[1], plan.token_ids[4] = -2, -1
+    assert made.run(plan, torch.tensor([31, 32])).shape == (5, 50)
+    ids_, positions, step = seen[-1]
+    assert ids_ == [1, 32, 3, 4, 31, 0]
+    assert positions == [0, 1, 2, 3, 0, 0]
+    (group,) = step.groups
+    assert group.context_lens.tolist() == [1, 2, 3, 4, 1, 1]
+    assert group.blocks[:, 0].tolist() == [0, 0, 0, 0, 1, 8]
+    assert step.slots.tolist() == [0, 1, 2, 3, 4, 32]
+
+
+def test_a_model_that_cannot_be_recorded_serves_without(caplog: pytest.LogCaptureFixture) -> None:
+    engine = torch_engine("llama", **SIZES)
+    forward: ForwardPass = engine._runner.forward  # type: ignore[attr-defined]
+
+    def refuse(run: object) -> None:
+        raise RuntimeError("operation not permitted when stream is capturing")
+
+    forward.record([2], 26, refuse, lambda _: None)  # type: ignore[arg-type]
+    assert not forward.is_recorded
+    assert "decodes are not recorded: RuntimeError: operation not permitted" in caplog.text
+    job = Job([5, 6, 7], SamplingParams(max_new_tokens=9))
+    assert ids(run(engine, [job])[0]) == tiny_models.reference("llama", (5, 6, 7), 9)
+
+
+class AnyToken:
+    """A grammar that allows every second token."""
+
+    is_complete = False
+    error = ""
+
+    def fill(self, mask: Mask) -> None:
+        mask[:] = 0x55555555
+
+    def accept(self, token_id: int) -> None:
+        pass
+
+    def copy(self) -> "AnyToken":
+        return self
+
+
+def test_no_wish_makes_the_host_wait_for_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Arrivals, "start", lambda _, tensor: tensor)
+    sequences = []
+    for wishes in WISHES:
+        params = SamplingParams(max_new_tokens=40, **wishes)  # type: ignore[arg-type]
+        sequences.append(Sequence(0, [5, 6, 7], params))
+        sequences[-1].token_ids += [8, 8, 9]
+    sequences[1].constraint = sequences[2].constraint = AnyToken()
+    logits = torch.zeros(len(sequences), tiny_models.VOCABULARY, device="meta")
+    with watched() as seen:
+        drawn = Sampler(frozenset({2}), reads_logits=False).draw(logits, sequences)
+    assert drawn.token_ids.shape == (len(sequences),)
+    assert seen.copies
+    assert all(copy["non_blocking"] for copy in seen.copies)
+
+
+@pytest.mark.parametrize("name", ["llama", "gemma3"])
+def test_a_pass_does_not_wait_for_the_device(name: str) -> None:
+    meta = torch.device("meta")
+    layers = prepare(tiny_models.make(name), torch.float32, torch.device("cpu")).layers
+    assert layers is not None
+    module = tiny_models.make(name).to("meta")
+    module.set_attn_implementation("paged")
+    cache = KVCache(
+        [replace(layer, device=meta) for layer in layers],
+        num_blocks=9, block_size=4, dtype=torch.float32, device=meta,
+    )  # fmt: skip
+    forward = ForwardPass(module, cache, meta)
+    plan = msgspec.structs.replace(trial_plan(5, cache), num_promised=2)
+    plan.token_ids[0] = -1
+    with watched() as seen:
+        logits = forward.run(plan, torch.zeros(2, dtype=torch.int64, device=meta))
+    assert logits.shape == (5, tiny_models.VOCABULARY)
+    assert seen.copies
+    assert all(copy["non_blocking"] for copy in seen.copies)

@@ -1,0 +1,201 @@
+"""Vision-language models: with images, too, greedy float32 output equals `generate`."""
+
+import dataclasses
+import functools
+import random
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from transformers import AutoImageProcessor, AutoProcessor
+
+from container.engine.engine import Engine
+from container.errors import ModelLoadError
+from container.images.reader import ImageReader, ReadPrompt
+from container.messages.engine import SamplingParams, Submit
+from container.model.execution.factory import make_runner
+from container.model.execution.vision_runner import PIXELS, ImageTextRunner
+from container.model.loaded_model import LoadedModel
+from container.model.loading.config import load_config
+from container.model.loading.weights import load_model
+from container.text.tokenizer import Tokenizer
+from tests.support.engines import engine_config
+from tests.support.models import tiny_vision
+
+CPU = torch.device("cpu")
+SCHEDULES = {"roomy": 512, "small_chunks": 7, "preempting": 64}  # most tokens in a step
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("vision")
+    for family in tiny_vision.FAMILIES:
+        tiny_vision.save(family, root / family)
+    return root
+
+
+@functools.cache
+def _reader(folder: Path) -> tuple[Tokenizer, ImageReader]:
+    tokenizer = Tokenizer.from_folder(folder)
+    return tokenizer, ImageReader.from_folder(folder, tokenizer)
+
+
+@functools.cache
+def _model(folder: Path) -> LoadedModel:
+    _, reader = _reader(folder)
+    model = load_model(folder, load_config(folder), torch.float32, CPU, reader=reader)
+    assert model.reads_images
+    return model
+
+
+def _engine(folder: Path, **sizes: int) -> Engine:
+    model = _model(folder)
+    config = dataclasses.replace(engine_config(**sizes), reuses_prefixes=False)
+    return Engine(make_runner(model, config, end_token_ids=frozenset()), config, end_token_ids=())
+
+
+def _prompt(folder: Path, pictures: list[Image.Image], words: str) -> str:
+    tokenizer, _ = _reader(folder)
+    parts = [part for _ in pictures for part in ({"type": "image"}, {"type": "text", "text": "a "})]
+    return tokenizer.render_chat(
+        [{"role": "user", "content": [*parts, {"type": "text", "text": words}]}]
+    )
+
+
+def _read(folder: Path, prompt: str, pictures: list[Image.Image]) -> ReadPrompt:
+    tokenizer, reader = _reader(folder)
+    if not pictures:
+        return ReadPrompt(tokenizer.encode(prompt, add_special_tokens=False), {})
+    return reader.read(prompt, pictures, "messages", add_special_tokens=False)
+
+
+def _reference_inputs(folder: Path, prompt: str, pictures: list[Image.Image]) -> dict:
+    """What transformers' own processor makes of it."""
+    if folder.name == "qwen2_vl":
+        return _qwen_inputs(folder, prompt, pictures)
+    processor = AutoProcessor.from_pretrained(folder)
+    return dict(
+        processor(
+            text=[prompt], images=pictures or None, add_special_tokens=False, return_tensors="pt"
+        )
+    )
+
+
+def _qwen_inputs(folder: Path, prompt: str, pictures: list[Image.Image]) -> dict:
+    """Its processor needs torchvision, for videos; this is what it does with images."""
+    tokenizer, _ = _reader(folder)
+    seen = {}
+    if pictures:
+        processor = AutoImageProcessor.from_pretrained(folder, backend="pil")
+        seen = dict(processor(pictures, return_tensors="pt"))
+        for grid in seen["image_grid_thw"]:
+            patches = int(grid.prod()) // 4
+            prompt = prompt.replace("<|image_pad|>", "<|seen|>" * patches, 1)
+    prompt = prompt.replace("<|seen|>", "<|image_pad|>")
+    ids = torch.tensor([tokenizer.encode(prompt, add_special_tokens=False)])
+    image = tokenizer.added_tokens["<|image_pad|>"]
+    return {"input_ids": ids, "mm_token_type_ids": (ids == image).long(), **seen}
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES)
+@pytest.mark.parametrize("family", tiny_vision.FAMILIES)
+def test_greedy_output_equals_generate(folders: Path, family: str, schedule: str) -> None:
+    folder, rnd = folders / family, random.Random(5)
+    expected, requests = [], []
+    for index in range(10):
+        sizes = [(rnd.randint(20, 70), rnd.randint(20, 70)) for _ in range(index % 3)]
+        pictures = [tiny_vision.picture(index, *size) for size in sizes]
+        prompt = _prompt(folder, pictures, f"What is {index}?")
+        read, count = _read(folder, prompt, pictures), rnd.randint(10, 30)
+        inputs = _reference_inputs(folder, prompt, pictures)
+        assert read.ids == inputs["input_ids"][0].tolist()
+        expected.append(tiny_vision.generate(folder, inputs, count))
+        requests.append(Submit(index, read.ids, SamplingParams(count), images=read.images))
+    longest = 4 * (
+        max(len(one.prompt_ids) + one.params.max_new_tokens for one in requests) // 4 + 2
+    )
+    room = longest // 4 + 3 if schedule == "preempting" else 400
+    engine = _engine(
+        folder,
+        num_blocks=room,
+        max_total_tokens=longest,
+        max_input_tokens=longest - 1,
+        max_batch_tokens=SCHEDULES[schedule],
+    )
+    for request in requests:
+        engine.submit(b"t", request)
+    got: dict[int, list[int]] = {index: [] for index in range(10)}
+    while engine.has_work:
+        for _, event in engine.step():
+            got[event.request_id].append(event.token_id)
+        engine.scheduler.check_invariants()
+    assert list(got.values()) == expected
+    if schedule == "preempting":
+        assert engine.load.preemptions > 0
+
+
+@pytest.mark.parametrize("family", tiny_vision.FAMILIES)
+def test_the_answer_depends_on_the_image(folders: Path, family: str) -> None:
+    folder = folders / family
+    engine, answers = _engine(folder, num_blocks=400), set()
+    for seed in range(4):
+        picture = tiny_vision.picture(seed)
+        read = _read(folder, _prompt(folder, [picture], "What?"), [picture])
+        engine.submit(b"t", Submit(seed, read.ids, SamplingParams(12), images=read.images))
+        said = []
+        while engine.has_work:
+            said += [event.token_id for _, event in engine.step()]
+        answers.add(tuple(said))
+    assert len(answers) == 4
+
+
+def test_several_sequences_of_one_request(folders: Path) -> None:
+    folder, picture = folders / "qwen2_vl", tiny_vision.picture(3)
+    read = _read(folder, _prompt(folder, [picture], "What?"), [picture])
+    engine = _engine(folder, num_blocks=400)
+    engine.submit(b"t", Submit(0, read.ids, SamplingParams(9), 3, images=read.images))
+    made: dict[int, list[int]] = {0: [], 1: [], 2: []}
+    while engine.has_work:
+        for _, event in engine.step():
+            made[event.seq_index].append(event.token_id)
+    assert made[0] == made[1] == made[2]
+
+
+def test_prompt_logprobs_are_the_models_own(folders: Path) -> None:
+    folder, picture = folders / "idefics3", tiny_vision.picture(3)
+    prompt = _prompt(folder, [picture], "What?")
+    read = _read(folder, prompt, [picture])
+    engine = _engine(folder, num_blocks=400, max_batch_tokens=256)
+    wanted = SamplingParams(2, prompt_logprobs=True)
+    engine.submit(b"t", Submit(0, read.ids, wanted, images=read.images))
+    [(_, event)] = engine.step()
+    with torch.inference_mode():
+        inputs = _reference_inputs(folder, prompt, [picture])
+        logits = tiny_vision.load(folder)(**inputs).logits[0].log_softmax(-1)
+    expected = [logits[index, token].item() for index, token in enumerate(read.ids[1:])]
+    assert event.prompt is not None
+    assert np.allclose(event.prompt.logprobs, expected, atol=1e-3)
+
+
+def test_a_model_that_sees_something_else_is_refused(
+    folders: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begin = ImageTextRunner._begin
+
+    def see_the_negative(*args: object) -> dict[str, torch.Tensor]:
+        kept = begin(*args)
+        return kept | {name: -kept[name] for name in kept if PIXELS in name}
+
+    monkeypatch.setattr(ImageTextRunner, "_begin", see_the_negative)
+    folder = folders / "llava"
+    with pytest.raises(ModelLoadError, match=r"llava.*an image is off by"):
+        load_model(folder, load_config(folder), torch.float32, CPU, reader=_reader(folder)[1])
+
+
+def test_a_broken_processor_is_told_at_start(folders: Path, tmp_path: Path) -> None:
+    tiny_vision.save("llava", tmp_path)
+    (tmp_path / "processor_config.json").write_text("{}")
+    with pytest.raises(ModelLoadError, match="its way to see images"):
+        ImageReader.from_folder(tmp_path, Tokenizer.from_folder(tmp_path))

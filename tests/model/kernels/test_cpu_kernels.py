@@ -1,0 +1,352 @@
+"""The compiled kernels against torch's operations, and what becomes of a library that is bad."""
+
+import logging
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from container.model.attention.metadata import Chunk, DecodeGroup, PagedStep, Rule
+from container.model.kernels import build as build_kernels
+from container.model.kernels import cpu as kernels
+from container.model.kernels.cpu import Kernels, find_kernels
+from container.model.kv_cache.cache import KVCache, LayerShape
+from container.model.layers import cpu_linear
+from container.model.layers.cpu_layer_ops import FusedGlue, fits_cpu_kernels
+from container.model.layers.cpu_linear import packing_works
+from container.model.layers.decoder_layer import LeanLayer
+from container.model.layers.layer_ops import Angles, Glue, LayerFacts
+from container.model.loading import kernel_selftest
+from container.model.loading.prepare import prepare
+from tests.support.models import tiny_models
+
+CPU = torch.device("cpu")
+NUM_BLOCKS = 160
+# Tests may look for another library than this.
+COMPILED = build_kernels.library(kernels.library_name())
+
+
+@pytest.fixture(autouse=True)
+def _no_gradients() -> Iterator[None]:
+    with torch.inference_mode():
+        yield
+
+
+# What a processor runs beside its best, which torch names.
+KNOWN_BY = {"default": ["default"]}
+KNOWN_BY["avx2"] = [*KNOWN_BY["default"], "avx2"]
+KNOWN_BY["avx512"] = [*KNOWN_BY["avx2"], "avx512"]
+KNOWN_BY["avx512_bf16"] = [*KNOWN_BY["avx512"], "avx512_bf16"]
+
+
+def _kernels() -> Kernels:
+    found = find_kernels()
+    assert found is not None, (
+        "the kernels are not compiled: make container/model/kernels-default.so"
+    )
+    return found
+
+
+@dataclass(frozen=True)
+class Shape:
+    dtype: torch.dtype = torch.float32
+    heads: int = 6
+    kv_heads: int = 2
+    dim: int = 32
+    block_size: int = 4
+    window: int | None = None
+    has_norms: bool = False
+    hidden: int = 48
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Rows of one sequence: the last `count` of `length` positions."""
+
+    sequence: int
+    count: int
+    length: int
+
+
+def _facts(shape: Shape) -> LayerFacts:
+    made = torch.Generator().manual_seed(shape.seed)
+    norm = torch.randn(shape.hidden, generator=made).to(shape.dtype)
+    heads = torch.rand(shape.heads + shape.kv_heads, shape.dim, generator=made).to(shape.dtype)
+    return LayerFacts(
+        0, shape.heads, shape.kv_heads, shape.dim, Rule(shape.dim**-0.5, shape.window),
+        ((norm, 1e-6),) * 2, (heads, 1e-6) if shape.has_norms else None, torch.nn.functional.silu,
+    )  # fmt: skip
+
+
+def _tokens(shape: Shape, sequence: int, length: int) -> tuple[torch.Tensor, Angles]:
+    """q, k and v of a sequence's tokens, and their angles."""
+    made = torch.Generator().manual_seed(1000 * shape.seed + sequence)
+    width = (shape.heads + 2 * shape.kv_heads) * shape.dim
+    qkv = torch.randn(200, width, generator=made).to(shape.dtype)
+    angles = torch.randn(1, 200, shape.dim // 2, generator=made).repeat(1, 1, 2)
+    cos, sin = (one[:, :length].to(shape.dtype) for one in (angles.cos(), angles.sin()))
+    return qkv[:length], (cos, sin)
+
+
+class Attention:
+    """A cache, and steps over it with either form of attention."""
+
+    def __init__(self, shape: Shape, glue: Glue) -> None:
+        self.shape = shape
+        self.glue = glue
+        kept = LayerShape(shape.kv_heads, shape.dim, shape.dim)
+        self.cache = KVCache(
+            [kept], num_blocks=NUM_BLOCKS, block_size=shape.block_size,
+            dtype=shape.dtype, device=CPU,
+        )  # fmt: skip
+        order = torch.randperm(NUM_BLOCKS, generator=torch.Generator().manual_seed(shape.seed))
+        self._free = order.tolist()
+        self._tables: dict[int, list[int]] = {}
+
+    def step(self, pieces: list[Piece], padding: int = 0) -> torch.Tensor:
+        """Attend: decodes (of one row) first, then chunks."""
+        size = self.shape.block_size
+        groups, chunks, slots, rows, angles = [], [], [], [], []
+        for piece in pieces:
+            table = self._tables.setdefault(piece.sequence, [])
+            while len(table) * size < piece.length:
+                table.append(self._free.pop())
+            blocks = torch.tensor([table[: -(-piece.length // size)]])
+            start, first = len(slots), piece.length - piece.count
+            slots += [table[at // size] * size + at % size for at in range(first, piece.length)]
+            stop = len(slots)
+            if piece.count == 1:
+                groups.append(DecodeGroup(start, stop, blocks, torch.tensor([piece.length])))
+            else:
+                chunks.append(Chunk(start, stop, piece.length, blocks))
+            qkv, (cos, sin) = _tokens(self.shape, piece.sequence, piece.length)
+            rows.append(qkv[first:])
+            angles.append((cos[:, first:], sin[:, first:]))
+        slots += [self.cache.scratch_block * size] * padding
+        rows.append(rows[0][:1].expand(padding, -1))
+        angles.append(tuple(one[:, :1].expand(-1, padding, -1) for one in angles[0]))
+        cos, sin = (torch.cat([pair[i] for pair in angles], 1) for i in range(2))
+        step = PagedStep(self.cache, torch.tensor(slots), groups, chunks)
+        return self.glue.attention(torch.cat(rows), (cos, sin), step).clone()
+
+
+def _fused(shape: Shape) -> Attention:
+    return Attention(shape, FusedGlue(_facts(shape), _kernels()))
+
+
+def _assert_near(got: torch.Tensor, expected: torch.Tensor) -> None:
+    limit = kernel_selftest.TOLERANCE[expected.dtype]
+    scale = expected.float().abs().max()
+    assert (got.float() - expected.float()).abs().max() <= limit * scale
+
+
+shapes = st.builds(
+    Shape,
+    dtype=st.sampled_from([torch.float32, torch.bfloat16]),
+    heads=st.sampled_from([12, 24]),
+    kv_heads=st.sampled_from([1, 2, 3, 4, 12]),
+    dim=st.sampled_from([16, 48, 64, 80, 128, 256]),
+    block_size=st.sampled_from([1, 3, 16, 32]),
+    window=st.sampled_from([None, 1, 7, 40]),
+    has_norms=st.booleans(),
+    seed=st.integers(0, 99),
+)
+
+
+@settings(max_examples=40, deadline=None)
+@given(shape=shapes, lengths=st.lists(st.integers(1, 20), min_size=1, max_size=3), data=st.data())
+def test_attention_is_torchs(shape: Shape, lengths: list[int], data: st.DataObject) -> None:
+    forms = [Attention(shape, Glue(_facts(shape))), _fused(shape)]
+    cuts = [data.draw(st.integers(1, length)) for length in lengths]
+    steps = [
+        [Piece(i, cut, cut) for i, cut in enumerate(cuts) if cut > 1],
+        [Piece(i, 1, cut + 1) for i, cut in enumerate(cuts)],
+        [Piece(i, n, cut + 1 + n) for i, (cut, n) in enumerate(zip(cuts, lengths, strict=True))
+         if n > 1],
+    ]  # fmt: skip
+    for pieces in filter(None, steps):
+        expected, got = (form.step(pieces, padding=2) for form in forms)
+        _assert_near(got, expected)
+        assert not got[-2:].any()
+    for name in ("keys", "values"):
+        expected, got = (getattr(form.cache, name)[0] for form in forms)
+        _assert_near(got[: -shape.kv_heads], expected[: -shape.kv_heads])
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("width", [16, 48, 576, 1040])
+@pytest.mark.parametrize("rows", [1, 2, 5, 67])
+def test_norms_and_gates_are_torchs(dtype: torch.dtype, width: int, rows: int) -> None:
+    facts = _facts(Shape(dtype=dtype, hidden=width))
+    made = torch.Generator().manual_seed(rows)
+    x, more = (torch.randn(rows, width, generator=made).to(dtype) * 3 for _ in range(2))
+    gate_up = torch.randn(rows, 2 * width, generator=made).to(dtype) * 20
+    step = PagedStep(None, torch.zeros(rows, dtype=torch.long), [], [])  # type: ignore[arg-type]
+    for_torch, fused = Glue(facts), FusedGlue(facts, _kernels())
+    _assert_near(fused.before_attention(x, step), for_torch.before_attention(x, step))
+    got = fused.before_gate(x, more.clone(), step)
+    for one, expected in zip(got, for_torch.before_gate(x, more.clone(), step), strict=True):
+        _assert_near(one, expected)
+    _assert_near(fused.gated(gate_up, step), for_torch.gated(gate_up, step))
+    assert torch.equal(fused.after(x, more.clone(), step), for_torch.after(x, more.clone(), step))
+
+
+@pytest.mark.parametrize("width", [1, 15, 16, 333, 49152])
+@pytest.mark.parametrize("rows", [1, 4, 9])
+def test_the_first_of_the_largest_is_chosen(rows: int, width: int) -> None:
+    given = torch.randint(50, (rows, width), generator=torch.Generator().manual_seed(width)).float()
+    given[0] = float("-inf")
+    given[-1, width // 2] = 60
+    assert torch.equal(kernels.argmax(given), given.argmax(-1))
+    assert _kernels() is not None
+
+
+@pytest.mark.parametrize("width", [1, 15, 16, 333, 49152])
+@pytest.mark.parametrize("rows", [1, 9])
+def test_sums_of_logits_are_torchs(rows: int, width: int) -> None:
+    given = torch.randn(rows, width, generator=torch.Generator().manual_seed(width)) * 30
+    given[-1, width // 2] = 1000
+    given[:, : width // 3] = float("-inf")
+    got = kernels.log_totals(given)
+    assert torch.allclose(got, given.logsumexp(-1), atol=1e-4, rtol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("window", [None, 9])
+def test_a_rows_bits_depend_neither_on_other_rows_nor_on_chunks(
+    dtype: torch.dtype, window: int | None
+) -> None:
+    shape = Shape(dtype, window=window)
+    whole = _fused(shape).step([Piece(0, 50, 50)])
+    chunks = [[7] * 6 + [8], [16, 16, 18], [2, 48]]
+    # A single token is a decode, which rounds as a prompt does only where one kernel serves both.
+    decodes = [[1] * 50, [7] * 7 + [1]] if _kernels().attends_to_prompts else []
+    for sizes in chunks + decodes:
+        one, done, rows = _fused(shape), 0, []
+        for size in sizes:
+            done += size
+            beside = [Piece(number, 1, 1 + done % 9) for number in (1, 2)]
+            ours = Piece(0, size, done)
+            got = one.step([*beside, ours] if size > 1 else [ours, *beside])
+            rows.append(got[-size:] if size > 1 else got[:1])
+        assert torch.equal(torch.cat(rows), whole), sizes
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_threads_change_no_bit(dtype: torch.dtype) -> None:
+    shape = Shape(dtype, heads=12, kv_heads=3, dim=64, block_size=16, hidden=1024)
+    pieces = [Piece(i, 150, 150) for i in range(3)]
+    x = torch.randn(300, 1024).to(dtype)
+    step = PagedStep(None, torch.zeros(300, dtype=torch.long), [], [])  # type: ignore[arg-type]
+    results = []
+    before = torch.get_num_threads()
+    try:
+        for threads in (1, 2, 3):
+            torch.set_num_threads(threads)
+            attention = _fused(shape)
+            rest = attention.glue.before_attention(x, step), attention.glue.gated(x, step)
+            results.append([attention.step(pieces), *(one.clone() for one in rest)])
+    finally:
+        torch.set_num_threads(before)
+    for got in results[1:]:
+        assert all(map(torch.equal, got, results[0]))
+
+
+def test_what_does_not_count_is_not_read() -> None:
+    """A cache block of another sequence may hold anything, even what is no number."""
+    shape = Shape()
+    clean, dirty = _fused(shape), _fused(shape)
+    for one in (*dirty.cache.keys, *dirty.cache.values):
+        one.fill_(float("nan"))
+    pieces = [Piece(0, 1, 1), Piece(1, 7, 7), Piece(2, 18, 18)]
+    assert torch.equal(dirty.step(pieces), clean.step(pieces))
+
+
+@pytest.mark.parametrize("name", build_kernels.TARGETS)
+def test_the_library_for_each_processor_computes_what_torch_computes(name: str) -> None:
+    best = kernels.library_name()
+    if name not in KNOWN_BY[best]:
+        pytest.skip(f"the best that this processor knows is {best}")
+    kernels.load(build_kernels.library(name))
+
+
+@pytest.fixture
+def library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """Where the library is looked for."""
+    path = tmp_path / "library.so"
+    monkeypatch.setattr(build_kernels, "library", lambda _: path)
+    find_kernels.cache_clear()
+    yield path
+    find_kernels.cache_clear()
+
+
+def _assert_torch_serves(caplog: pytest.LogCaptureFixture, reason: str) -> None:
+    with caplog.at_level(logging.WARNING):
+        loaded = prepare(tiny_models.make("llama"), torch.float32, CPU)
+    layers = [one for one in loaded.module.modules() if isinstance(one, LeanLayer)]
+    assert [type(layer.glue) for layer in layers] == [Glue, Glue]
+    told = [record.message for record in caplog.records if record.message.startswith("kernels:")]
+    assert len(told) == 1
+    assert reason in told[0]
+
+
+def test_without_a_library_torch_serves(library: Path, caplog: pytest.LogCaptureFixture) -> None:
+    _assert_torch_serves(caplog, "cannot open shared object file")
+
+
+def test_a_file_that_is_no_library_is_left_alone(
+    library: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    library.write_bytes(b"\x7fELF and no more")
+    _assert_torch_serves(caplog, str(library))
+
+
+def test_a_library_of_another_source_is_left_alone(
+    library: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    library.write_bytes(COMPILED.read_bytes())
+    monkeypatch.setattr(build_kernels, "source_hash", lambda: "another")
+    _assert_torch_serves(caplog, "compiled from other sources")
+
+
+FUNCTIONS = ["add_norm", "silu_mul", "argmax", "exp_totals", "attend"]
+FOR_PRODUCTS = ["multiply", "decode", "encode"]
+
+
+@pytest.mark.parametrize("function", FUNCTIONS + FOR_PRODUCTS)
+def test_a_library_that_computes_something_else_is_left_alone(
+    function: str, library: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    library.write_bytes(COMPILED.read_bytes())
+    if function in FOR_PRODUCTS and not cpu_linear.multiplies(torch.float32):
+        pytest.skip("this processor leaves products to torch")
+    find_kernels.cache_clear()
+    made = Kernels.__init__
+
+    def broken(self: Kernels, path: Path) -> None:
+        made(self, path)
+        setattr(self, function, lambda *_: None)
+
+    monkeypatch.setattr(Kernels, "__init__", broken)
+    _assert_torch_serves(caplog, "something else than torch")
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("name", ["llama", "qwen2", "qwen3", "mistral"])
+def test_models_of_the_llama_family_use_the_kernels(name: str, dtype: torch.dtype) -> None:
+    loaded = prepare(tiny_models.make(name, dtype), dtype, CPU)
+    layers = [one for one in loaded.module.modules() if isinstance(one, LeanLayer)]
+    # Layers are replaced where the processor has packed products in the format.
+    assert bool(layers) == packing_works(loaded.module)
+    assert all(isinstance(layer.glue, FusedGlue) for layer in layers)
+
+
+def test_what_the_kernels_cannot_do_is_left_to_torch() -> None:
+    assert fits_cpu_kernels(_facts(Shape()))
+    for shape in (Shape(torch.float16), Shape(dim=24), Shape(dim=272), Shape(hidden=40)):
+        assert not fits_cpu_kernels(_facts(shape))

@@ -1,0 +1,236 @@
+"""The kernels' products, and whole stacks of layers, against torch's and against each other."""
+
+import copy
+from collections.abc import Iterator
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+from transformers import LlamaForCausalLM
+from transformers.models.llama.modeling_llama import LlamaMLP
+
+from container.engine.engine import Engine
+from container.messages.engine import SamplingParams
+from container.model.attention.metadata import PagedStep
+from container.model.execution.factory import make_runner
+from container.model.kernels.cpu import Kernels, find_kernels
+from container.model.layers import cpu_linear
+from container.model.layers.cpu_decoder import DecoderStack
+from container.model.layers.cpu_linear import KernelLinear, make_linear
+from container.model.layers.decoder_layer import LeanLayer
+from container.model.layers.int8_linear import quantized
+from container.model.layers.layer_ops import Angles
+from container.model.layers.linear import PackedLinear
+from container.model.loaded_model import LoadedModel
+from container.model.loading import kernel_selftest
+from container.model.loading.optimize import _is_chain
+from container.model.loading.prepare import prepare
+from tests.support.engines import Job, engine_config, ids, run
+from tests.support.models import tiny_models
+
+CPU = torch.device("cpu")
+FORMATS = [torch.float32, torch.bfloat16]
+MULTIPLIED = [dtype for dtype in FORMATS if cpu_linear.multiplies(dtype)]
+
+
+@pytest.fixture(autouse=True)
+def _no_gradients() -> Iterator[None]:
+    with torch.inference_mode():
+        yield
+
+
+def _kernels() -> Kernels:
+    found = find_kernels()
+    assert found is not None
+    return found
+
+
+def _need(dtype: torch.dtype) -> None:
+    if not cpu_linear.multiplies(dtype):
+        pytest.skip("this processor leaves the format to torch")
+
+
+def _assert_near(got: torch.Tensor, expected: torch.Tensor, dtype: torch.dtype) -> None:
+    limit = kernel_selftest.TOLERANCE[dtype] * expected.abs().max()
+    assert (got.float() - expected).abs().max() <= limit
+
+
+@pytest.mark.skipif(not MULTIPLIED, reason="this processor leaves products to torch")
+@settings(max_examples=60, deadline=None)
+@given(
+    st.sampled_from(MULTIPLIED or FORMATS), st.integers(1, 200),
+    st.integers(1, 320).map(lambda n: 2 * n), st.integers(1, 140), st.booleans(),
+    st.booleans(), st.booleans(),
+)  # fmt: skip
+def test_products_are_torchs(
+    dtype: torch.dtype, outputs: int, inputs: int, rows: int, in_int8: bool, wide: bool,
+    has_bias: bool,
+) -> None:  # fmt: skip
+    made = torch.Generator().manual_seed(outputs)
+    weight = torch.randn(outputs, inputs, generator=made).to(dtype)
+    bias = torch.randn(outputs, generator=made).to(dtype) if has_bias else None
+    given_rows = torch.randn(2, rows, inputs, generator=made).to(dtype)
+    exact = weight.float()
+    if in_int8:
+        numbers, scales = quantized(weight)
+        exact = numbers * scales[:, None]
+    linear = KernelLinear(weight, bias, _kernels(), in_int8=in_int8, wide=wide)
+    got = linear(given_rows)
+    assert got.dtype == (torch.float32 if wide else dtype)
+    expected = nn.functional.linear(
+        given_rows.float(), exact, bias.float() if bias is not None else None
+    )
+    _assert_near(got, expected, dtype)
+
+
+@pytest.mark.parametrize("in_int8", [False, True], ids=["exact", "int8"])
+@pytest.mark.parametrize("dtype", FORMATS, ids=str)
+def test_a_rows_bits_depend_neither_on_other_rows_nor_on_threads(
+    dtype: torch.dtype, in_int8: bool
+) -> None:
+    _need(dtype)
+    linear = KernelLinear(torch.randn(500, 700).to(dtype), None, _kernels(), in_int8=in_int8)
+    rows = torch.randn(150, 700).to(dtype)
+    whole = linear(rows)
+    for sizes in ([1] * 150, [7] * 21 + [3], [64, 86], [149, 1]):
+        assert torch.equal(torch.cat([linear(part) for part in rows.split(sizes)]), whole)
+    before = torch.get_num_threads()
+    try:
+        for threads in (1, 3):
+            torch.set_num_threads(threads)
+            assert torch.equal(linear(rows), whole)
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_what_the_kernels_cannot_multiply_is_left_to_onednn() -> None:
+    fits = torch.randn(48, 64)
+    assert isinstance(make_linear(fits, None), KernelLinear) == cpu_linear.multiplies(torch.float32)
+    for weight in (torch.randn(48, 63), torch.randn(48, 64).half()):
+        assert not cpu_linear.can_multiply(_kernels(), weight)
+    assert isinstance(make_linear(torch.randn(48, 63), None), PackedLinear)
+
+
+def test_onednn_keeps_its_products_where_it_has_matrix_units(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    _need(torch.bfloat16)
+    monkeypatch.setattr(cpu_linear, "_has_matrix_unit", lambda: True)
+    assert isinstance(make_linear(torch.randn(48, 64).bfloat16(), None), PackedLinear)
+
+
+def _stacks(loaded: LoadedModel) -> list[DecoderStack]:
+    return [one for one in loaded.module.modules() if isinstance(one, DecoderStack)]
+
+
+def _engine(loaded: LoadedModel) -> Engine:
+    config = engine_config(num_blocks=120, block_size=8, max_batch_tokens=48)
+    return Engine(make_runner(loaded, config, end_token_ids=frozenset()), config, end_token_ids=[])
+
+
+@pytest.mark.parametrize("in_int8", [False, True], ids=["exact", "int8"])
+@pytest.mark.parametrize("dtype", FORMATS, ids=str)
+@pytest.mark.parametrize("name", ["llama", "qwen2", "qwen3", "mistral"])
+def test_a_stack_computes_what_its_layers_compute_one_by_one(
+    name: str, dtype: torch.dtype, in_int8: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _need(dtype)
+    loaded = prepare(tiny_models.make(name, dtype), dtype, CPU, in_int8=in_int8)
+    [stack] = _stacks(loaded)
+    made = torch.Generator().manual_seed(0)
+    prompts = [torch.randint(2, 200, (5 + 9 * i,), generator=made).tolist() for i in range(5)]
+    jobs = [
+        Job(prompt, SamplingParams(15, temperature=1.2, seed=i), at_step=2 * i)
+        for i, prompt in enumerate(prompts)
+    ]
+    together = run(_engine(loaded), jobs)
+    outputs: list[torch.Tensor] = []
+    hook = stack.register_forward_hook(lambda *given: outputs.append(given[2].clone()))
+    calls: list[int] = []
+    compiled = stack._in_one_call
+
+    def count(x: torch.Tensor, angles: Angles, step: PagedStep) -> torch.Tensor:
+        calls.append(x.shape[1])
+        return compiled(x, angles, step)
+
+    monkeypatch.setattr(stack, "_in_one_call", count)
+    run(_engine(loaded), jobs)
+    assert len(calls) == len(outputs), "every step went through the kernels"
+    in_one_call, outputs = outputs, []
+    monkeypatch.setattr(stack, "_in_one_call", stack._one_by_one)
+    one_by_one = run(_engine(loaded), jobs)
+    hook.remove()
+    assert len(outputs) == len(in_one_call) > 20
+    assert all(map(torch.equal, outputs, in_one_call))
+    assert [ids(one) for one in together.values()] == [ids(one) for one in one_by_one.values()]
+
+
+def test_other_families_have_no_stack() -> None:
+    assert not _stacks(prepare(tiny_models.make("gemma3"), torch.float32, CPU))
+    assert not _stacks(prepare(tiny_models.make("gpt_neox"), torch.float32, CPU))
+
+
+def _llama(**sizes: int) -> LlamaForCausalLM:
+    config = copy.deepcopy(tiny_models.CONFIGS["llama"])
+    config.update(sizes)
+    return LlamaForCausalLM(config).eval()
+
+
+def _serves(model: LlamaForCausalLM) -> LoadedModel:
+    """A model that is served by paged attention, with layers in few operations but no stack."""
+    loaded = prepare(model, torch.float32, CPU)
+    assert loaded.attention == "paged"
+    assert not _stacks(loaded)
+    assert any(isinstance(one, LeanLayer) for one in loaded.module.modules())
+    return loaded
+
+
+def test_widths_that_fill_no_vector_are_not_stacked() -> None:
+    _serves(_llama(intermediate_size=130))
+
+
+def test_layers_of_different_shapes_are_not_stacked() -> None:
+    model = _llama()
+    model.model.layers[1].mlp = LlamaMLP(_llama(intermediate_size=64).config)
+    _serves(model)
+
+
+class _Plain(LeanLayer):
+    """A layer of which only counts what it is given and gives."""
+
+    def __init__(self) -> None:
+        nn.Module.__init__(self)
+
+    def forward(self, hidden_states: torch.Tensor, **_: object) -> torch.Tensor:
+        return hidden_states + 1
+
+
+def test_layers_that_are_no_chain_are_not_stacked() -> None:
+    first, second = _Plain(), _Plain()
+    x, angles, others = torch.zeros(3), (torch.zeros(1),), (torch.zeros(1),)
+
+    def chain(scale: float | None = None, angles_of_second: object = angles) -> None:
+        for _ in range(2):
+            made = first(x, position_embeddings=angles)
+            made = made if scale is None else made * scale
+            second(made, position_embeddings=angles_of_second)
+
+    def again() -> None:
+        first(first(x, position_embeddings=angles), position_embeddings=angles)
+
+    assert _is_chain([first, second], chain)
+    assert not _is_chain([first, second], lambda: chain(0.5))
+    assert not _is_chain([first, second], lambda: chain(None, others))
+    assert not _is_chain([second, first], chain)
+    assert not _is_chain([first, second], again)
+    assert not _is_chain([first, second], lambda: None)
+
+
+def test_rows_of_another_kind_are_refused() -> None:
+    _need(torch.float32)
+    linear = KernelLinear(torch.randn(48, 64), None, _kernels())
+    for rows in (torch.randn(2, 62), torch.randn(2, 64).bfloat16()):
+        with pytest.raises(RuntimeError, match=r"not \[\.\.\., 64\] of torch.float32"):
+            linear(rows)

@@ -1,0 +1,142 @@
+"""QUANTIZE: eight-bit weights made here, and what cannot work refused with the reason."""
+
+import copy
+import random
+
+import pytest
+import torch
+
+from container.engine.engine import Engine
+from container.errors import ConfigError
+from container.messages.engine import SamplingParams
+from container.model.execution.factory import make_runner
+from container.model.layers.cpu_linear import KernelLinear, make_int8
+from container.model.layers.int8_linear import Int8Linear, RowKinds
+from container.model.layers.linear import FastLinear
+from container.model.loading.prepare import prepare
+from container.model.loading.quantization import BEFORE, NOT_OFFERED, ON_LOAD, quantizer_options
+from tests.support.engines import Job, engine_config, ids, run
+from tests.support.models import tiny_models
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(params=["kernels", "torch"])
+def products(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Whose products there are: those of the kernels, where this processor can, or torch's."""
+    if request.param == "torch":
+        monkeypatch.setattr("container.model.layers.cpu_linear.find_kernels", lambda: None)
+    return str(request.param)
+
+
+def _rounded(name: str) -> torch.nn.Module:
+    """A model whose weights are exactly what eight bits can say."""
+    model = tiny_models.make(name)
+    for module in model.modules():
+        if isinstance(module, torch.nn.Linear):
+            scales = module.weight.data.abs().amax(1, keepdim=True) / 127
+            module.weight.data = (module.weight.data / scales).round() * scales
+    return model
+
+
+def _engine(name: str, dtype: torch.dtype = torch.float32, **sizes: int) -> Engine:
+    loaded = prepare(_rounded(name).to(dtype), dtype, CPU, in_int8=True)
+    config = engine_config(num_blocks=100, **sizes)
+    return Engine(make_runner(loaded, config, end_token_ids=frozenset()), config, end_token_ids=[])
+
+
+def _prompt(length: int, seed: int = 0) -> list[int]:
+    rnd = random.Random(seed)
+    return [rnd.randrange(2, 200) for _ in range(length)]
+
+
+@pytest.mark.parametrize("name", ["llama", "qwen2", "gemma3", "gpt_neox"])
+def test_weights_that_fit_eight_bits_give_what_generate_gives(name: str, products: str) -> None:
+    model = _rounded(name)
+    jobs = [Job(_prompt(9 + i, i), SamplingParams(20), at_step=3 * i) for i in range(4)]
+    got = run(_engine(name), jobs)
+    for index, job in enumerate(jobs):
+        whole = model.generate(
+            torch.tensor([job.prompt]), max_new_tokens=20, min_new_tokens=20, do_sample=False,
+            eos_token_id=None,
+        )  # fmt: skip
+        assert ids(got[index]) == whole[0, len(job.prompt) :].tolist()
+
+
+def test_every_linear_layer_has_eight_bits(products: str) -> None:
+    loaded = prepare(tiny_models.make("llama"), torch.float32, CPU, in_int8=True)
+    made = [one for one in loaded.module.modules() if isinstance(one, FastLinear)]
+    assert len(made) == 2 * 4 + 1, "two layers of four products, and the output"
+    assert all(isinstance(one, KernelLinear | Int8Linear) for one in made)
+    assert {one.numbers.dtype for one in made} == {torch.int8}
+    assert products == "kernels" or not any(isinstance(one, KernelLinear) for one in made)
+    assert torch.nn.Linear not in map(type, loaded.module.modules())
+
+
+def test_a_weight_is_off_by_at_most_half_a_step(products: str) -> None:
+    weight = torch.randn(50, 40)
+    layer = make_int8(weight, None, kinds=None)
+    steps = weight.abs().amax(1) / 127
+    error = (layer(torch.eye(40)).T - weight).abs()
+    assert (error <= steps[:, None] / 2 * 1.001).all()
+
+
+def test_decodes_and_prompts_in_one_step_compute_what_they_do_apart() -> None:
+    kinds = RowKinds()
+    layer = Int8Linear(torch.randn(48, 64).bfloat16(), torch.randn(48).bfloat16(), kinds)
+    rows = torch.randn(1, 20, 64).bfloat16()
+    kinds.num_decodes = 6
+    both = layer(rows)
+    kinds.num_decodes = 20
+    assert torch.equal(both[:, :6], layer(rows)[:, :6])
+    kinds.num_decodes = 0
+    assert torch.equal(both[:, 6:], layer(rows)[:, 6:])
+
+
+def test_a_seed_gives_the_same_ids_alone_and_among_others(products: str) -> None:
+    ours = Job(_prompt(9), SamplingParams(30, temperature=1.3, seed=4), at_step=4)
+    others = [Job(_prompt(20 + i, i), SamplingParams(20, temperature=1.1)) for i in range(9)]
+    sizes = {"block_size": 32, "max_running": 12, "max_batch_tokens": 128}
+    alone = ids(run(_engine("llama", torch.bfloat16, **sizes), [ours])[0])
+    assert ids(run(_engine("llama", torch.bfloat16, **sizes), [ours, *others])[0]) == alone
+
+
+def test_a_model_that_cannot_be_paged_is_refused_eight_bits() -> None:
+    with pytest.raises(ConfigError, match=r"QUANTIZE=int8.*not paged"):
+        prepare(tiny_models.make("bloom"), torch.float32, CPU, in_int8=True)
+
+
+@pytest.mark.parametrize("name", [*ON_LOAD, *BEFORE])
+def test_a_cpu_refuses_what_needs_a_gpu(name: str) -> None:
+    with pytest.raises(ConfigError, match=f"QUANTIZE={name} cannot work here.*GPU"):
+        quantizer_options(name, copy.deepcopy(tiny_models.CONFIGS["llama"]), CPU)
+
+
+@pytest.mark.parametrize("name", NOT_OFFERED)
+def test_what_transformers_does_not_load_is_refused_with_another_way(name: str) -> None:
+    with pytest.raises(ConfigError, match=r"cannot work here.*(GPTQ|gptq)"):
+        quantizer_options(name, copy.deepcopy(tiny_models.CONFIGS["llama"]), torch.device("cuda"))
+
+
+@pytest.mark.parametrize("name", BEFORE)
+def test_a_checkpoint_that_was_not_quantized_that_way_is_refused(name: str) -> None:
+    with pytest.raises(ConfigError, match="the checkpoint is not quantized"):
+        quantizer_options(name, copy.deepcopy(tiny_models.CONFIGS["llama"]), torch.device("cuda"))
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine that lacks a GPU")
+@pytest.mark.parametrize("name", ON_LOAD)
+def test_a_quantizers_own_refusal_is_passed_on(name: str) -> None:
+    with pytest.raises(ConfigError, match=f"QUANTIZE={name} cannot work here: ."):
+        quantizer_options(name, copy.deepcopy(tiny_models.CONFIGS["llama"]), torch.device("cuda"))
+
+
+def test_a_quantized_checkpoint_gets_no_second_quantisation() -> None:
+    config = copy.deepcopy(tiny_models.CONFIGS["llama"])
+    config.quantization_config = {"quant_method": "gptq", "bits": 4}
+    with pytest.raises(ConfigError, match="quantized already"):
+        quantizer_options("int8", config, CPU)
+
+
+def test_without_the_setting_nothing_changes() -> None:
+    assert quantizer_options(None, copy.deepcopy(tiny_models.CONFIGS["llama"]), CPU) == {}

@@ -1,0 +1,130 @@
+"""Each processor against transformers' own on the same logits."""
+
+import random
+from collections import Counter
+
+import pytest
+import torch
+from transformers import (
+    MinPLogitsWarper,
+    RepetitionPenaltyLogitsProcessor,
+    TemperatureLogitsWarper,
+    TopKLogitsWarper,
+    TopPLogitsWarper,
+    TypicalLogitsWarper,
+)
+
+from container.engine.sequence import Sequence
+from container.messages.engine import SamplingParams, Watermark
+from container.model.sampling import host as sampler
+from container.model.sampling import logits_processors
+
+VOCABULARY = 300
+
+
+def _logits(rows: int = 4, seed: int = 0) -> torch.Tensor:
+    return torch.randn(rows, VOCABULARY, generator=torch.Generator().manual_seed(seed)) * 4
+
+
+def _sequences(rows: int = 4, **params: object) -> list[Sequence]:
+    rnd = random.Random(1)
+    made = []
+    for _ in range(rows):
+        sequence = Sequence(
+            0, [rnd.randrange(VOCABULARY) for _ in range(20)], SamplingParams(9, **params)
+        )
+        sequence.token_ids += [rnd.randrange(VOCABULARY) for _ in range(15)]
+        made.append(sequence)
+    return made
+
+
+@pytest.mark.parametrize("penalty", [0.5, 1.0, 1.7])
+def test_repetition_penalty(penalty: float) -> None:
+    logits, sequences = _logits(), _sequences(repetition_penalty=penalty)
+    ids = torch.tensor([sequence.token_ids for sequence in sequences])
+    expected = RepetitionPenaltyLogitsProcessor(penalty)(ids, logits.clone())
+    logits_processors.penalise(logits, sequences, logits_processors.TokenCounts())
+    torch.testing.assert_close(logits, expected)
+
+
+def test_tgis_frequency_penalty_is_a_share_of_the_context() -> None:
+    [sequence] = _sequences(1, context_frequency_penalty=1.5)
+    sequence.token_ids = [5, 5, 5, 9]
+    logits = torch.zeros(1, VOCABULARY)
+    logits_processors.penalise(logits, [sequence], logits_processors.TokenCounts())
+    assert logits[0, 5].item() == pytest.approx(-1.5 * 3 / 4)
+    assert logits[0, 9].item() == pytest.approx(-1.5 * 1 / 4)
+    assert logits[0, 7].item() == 0
+
+
+def test_openais_penalties_count_the_completion_only() -> None:
+    sequence = Sequence(0, [5, 9], SamplingParams(9, frequency_penalty=0.5, presence_penalty=0.25))
+    sequence.token_ids += [5, 5, 7]
+    logits = torch.zeros(1, VOCABULARY)
+    counts = logits_processors.TokenCounts()
+    logits_processors.penalise(logits, [sequence], counts)
+    assert logits[0, 5].item() == pytest.approx(-(2 * 0.5 + 0.25))
+    assert logits[0, 9].item() == 0
+    sequence.token_ids.append(5)  # counts grow by what is new
+    logits = torch.zeros(1, VOCABULARY)
+    logits_processors.penalise(logits, [sequence], counts)
+    assert logits[0, 5].item() == pytest.approx(-(3 * 0.5 + 0.25))
+
+
+@pytest.mark.parametrize(
+    ("params", "warper"),
+    [
+        ({"top_k": 7}, TopKLogitsWarper(7)),
+        ({"top_p": 0.8}, TopPLogitsWarper(0.8)),
+        ({"top_p": 0.05}, TopPLogitsWarper(0.05)),
+        ({"typical_p": 0.7}, TypicalLogitsWarper(0.7)),
+        ({"min_p": 0.1}, MinPLogitsWarper(0.1)),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("seed", range(3))
+def test_filters_keep_what_transformers_keeps(params: dict, warper, seed: int) -> None:
+    logits = _logits(seed=seed)
+    sequences = _sequences(temperature=1.3, **params)
+    scaled = TemperatureLogitsWarper(1.3)(None, logits.clone())
+    expected = warper(None, scaled)
+    sampler._warp(logits, [sequence.params for sequence in sequences])
+    torch.testing.assert_close(logits, expected)
+
+
+def test_min_tokens_hide_every_end() -> None:
+    sequence = Sequence(0, [1], SamplingParams(9, min_tokens=2, stop_token_ids=[3]))
+    logits = torch.zeros(1, VOCABULARY)
+    logits_processors.hide_ends(logits, [sequence], frozenset({2, 10_000}))
+    assert torch.isinf(logits[0, [2, 3]]).all()
+    assert torch.isfinite(logits[0, 4:]).all()
+    sequence.token_ids += [5, 5]
+    logits = torch.zeros(1, VOCABULARY)
+    logits_processors.hide_ends(logits, [sequence], frozenset({2}))
+    assert torch.isfinite(logits).all()
+
+
+def test_the_watermark_favours_the_share_it_says_and_depends_on_the_last_token() -> None:
+    [sequence] = _sequences(1, watermark=Watermark(0.25, 2.0))
+
+    def green() -> set[int]:
+        logits = torch.zeros(1, VOCABULARY)
+        logits_processors.watermark(logits, [sequence])
+        assert set(logits.unique().tolist()) == {0.0, 2.0}
+        return set(logits[0].nonzero()[:, 0].tolist())
+
+    first = green()
+    assert len(first) == VOCABULARY // 4
+    assert green() == first
+    sequence.token_ids.append((sequence.token_ids[-1] + 1) % VOCABULARY)
+    assert green() != first
+
+
+def test_many_tokens_are_counted_and_new_ones_are_added() -> None:
+    rnd = random.Random(3)
+    seen, ids = logits_processors.SeenTokens(5), [1] * 5
+    for _ in range(20):
+        ids += [rnd.randrange(200) for _ in range(rnd.randrange(40))]
+        seen.read_on(ids)
+        told = dict(zip(seen.ids.tolist(), seen.counts.tolist(), strict=True))
+        assert told == Counter(ids[5:])
