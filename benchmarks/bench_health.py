@@ -37,13 +37,13 @@ def main() -> None:
             threading.Thread(target=stream_until, args=(f"{server.url}/generate_stream", over))
             for _ in range(options.streams)
         ]
-        for one in streams:
-            one.start()
+        for stream in streams:
+            stream.start()
         time.sleep(2)  # every stream has begun
         looks = watch(f"{server.url}/health", options.seconds)
         over.set()
-        for one in streams:
-            one.join()
+        for stream in streams:
+            stream.join()
     print(json.dumps({"streams": options.streams} | summary(looks), indent=2))
 
 

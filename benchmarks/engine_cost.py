@@ -16,10 +16,10 @@ import numpy as np
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from container.engine.block_pool import ROOT as NO_PREFIX  # noqa: E402
+from container.engine.adapters import NO_ADAPTER  # noqa: E402
 from container.engine.block_pool import BlockPool  # noqa: E402
 from container.engine.engine import Engine, EngineConfig  # noqa: E402
-from container.engine.model_runner import Sampled, StepOutput, WholeSteps  # noqa: E402
+from container.engine.model_runner import Sampled, StepOutput, SyncModelRunner  # noqa: E402
 from container.engine.schedule import Batch  # noqa: E402
 from container.messages.common import encode  # noqa: E402
 from container.messages.engine import SamplingParams, StepEvents, Submit, TokenEvent  # noqa: E402
@@ -29,13 +29,13 @@ PROMPTS = (1_000, 4_000, 16_000, 64_000)
 STEPS, PROMPT, BLOCK = 400, 200, 32
 
 
-class FreeModel(WholeSteps):
+class FreeModel(SyncModelRunner):
     """Costs nothing: the answer to each batch is made before the clock runs."""
 
     def __init__(self) -> None:
         self.spent_s = 0.0
 
-    def execute(self, batch: Batch) -> StepOutput:
+    def run(self, batch: Batch) -> StepOutput:
         """Sample the same token for everyone; note the time that this takes."""
         start = time.perf_counter()
         output = StepOutput([Sampled(7) for item in batch.items if item.samples])
@@ -61,8 +61,8 @@ def step_us(running: int) -> float:
         model.spent_s = 0.0
         start = time.perf_counter()
         by_frontend: dict[bytes, list[TokenEvent]] = defaultdict(list)
-        for owner, event in engine.step():
-            by_frontend[owner].append(event)
+        for frontend_id, event in engine.step():
+            by_frontend[frontend_id].append(event)
         for events in by_frontend.values():
             encode(StepEvents(events))
         times.append(time.perf_counter() - start - model.spent_s)
@@ -73,15 +73,15 @@ def lookup_us(prompt: int) -> float:
     """The time to find a whole prompt in the prefix cache, in microseconds."""
     pool = BlockPool(prompt // BLOCK + 1, BLOCK)
     ids = list(range(prompt))
-    table, name = pool.allocate(prompt // BLOCK), NO_PREFIX
+    table, name = pool.allocate(prompt // BLOCK), NO_ADAPTER
     for index, block in enumerate(table):
-        name = pool.remember(block, name, ids[index * BLOCK : (index + 1) * BLOCK])
+        name = pool.cache_full_block(block, name, ids[index * BLOCK : (index + 1) * BLOCK])
     times = []
     for _ in range(30):
         start = time.perf_counter()
-        found = pool.find_prefix(ids)
+        prefix = pool.find_prefix(ids)
         times.append(time.perf_counter() - start)
-        assert len(found) == prompt // BLOCK
+        assert len(prefix) == prompt // BLOCK
     return min(times) * 1e6
 
 

@@ -91,21 +91,23 @@ class Connection:
 
 
 @dataclass(frozen=True, slots=True)
-class Target:
+class LoraTarget:
     """A server, and the route that is measured."""
 
     url: str
     route: Route
 
 
-def run_round(target: Target, prompts: list[list[str]], new_tokens: int, *, ping: bool) -> Round:
+def run_round(
+    target: LoraTarget, prompts: list[list[str]], new_tokens: int, *, ping: bool
+) -> Round:
     """Let each client send its prompts one after another. Raises LoadError."""
     with _no_collector():
         return asyncio.run(_run_round(target, prompts, new_tokens, ping=ping))
 
 
 async def _run_round(
-    target: Target, prompts: list[list[str]], new_tokens: int, *, ping: bool
+    target: LoraTarget, prompts: list[list[str]], new_tokens: int, *, ping: bool
 ) -> Round:
     url = target.url
     pings: list[float | None] = []

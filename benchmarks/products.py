@@ -13,7 +13,7 @@ from collections.abc import Sequence
 import torch
 
 from container.model.kernels.cpu import find_kernels
-from container.model.layers.cpu_linear import KernelLinear
+from container.model.layers.cpu_linear import CpuLinear
 from container.model.layers.int8_linear import Int8Linear
 from container.model.layers.linear import FastLinear, PackedLinear
 
@@ -25,14 +25,14 @@ FORMATS = {"bfloat16": torch.bfloat16, "float32": torch.float32, "int8": torch.b
 def make_products(name: str) -> dict[str, list[FastLinear]]:
     """The products of both sides, on the same weights."""
     kernels = find_kernels()
-    if kernels is None or not kernels.multiplies(FORMATS[name]):
+    if kernels is None or not kernels.supports_gemm(FORMATS[name]):
         raise SystemExit(f"the kernels do not multiply {name} on this processor")
-    in_int8 = name == "int8"
+    int8_weights = name == "int8"
     made: dict[str, list[FastLinear]] = {"kernels": [], "torch": []}
     for outputs, inputs in SHAPES * LAYERS:
         weight = torch.randn(outputs, inputs).to(FORMATS[name])
-        made["kernels"].append(KernelLinear(weight, None, kernels, in_int8=in_int8))
-        other = Int8Linear(weight, None, None) if in_int8 else PackedLinear(weight, None)
+        made["kernels"].append(CpuLinear(weight, None, kernels, int8_weights=int8_weights))
+        other = Int8Linear(weight, None, None) if int8_weights else PackedLinear(weight, None)
         made["torch"].append(other)
     return made
 

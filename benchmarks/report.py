@@ -85,8 +85,8 @@ def _pings(levels: list[Level]) -> list[str]:
 
 def _lengths(levels: list[Level]) -> list[str]:
     figures = [summary(rounds) for level in levels for rounds in level.sides.values()]
-    prompts = sorted({count for one in figures for count in one["prompt_tokens"]})
-    new = sorted({count for one in figures for count in one["new_tokens"]})
+    prompts = sorted({count for figure in figures for count in figure["prompt_tokens"]})
+    new = sorted({count for figure in figures for count in figure["new_tokens"]})
     return [f"Tokens of a prompt, as the sides count them: {prompts}; of a completion: {new}"]
 
 

@@ -55,7 +55,7 @@ class Benchmark:
     ) -> None:
         self._plan = plan
         self._source = model.source
-        self._target = load.Target(url, model.route)
+        self._target = load.LoraTarget(url, model.route)
         self._peers = running
         self._draws = itertools.count()
         self._trees = {} if server_pid is None else {OURS: server_pid}
@@ -200,12 +200,12 @@ def main(
         "DTYPE": model.dtype,
         "MAX_BATCH_TOTAL_TOKENS": str(max(SMALLEST_CACHE, 2 * plan.max_tokens)),
     }
-    in_int8 = settings | {"QUANTIZE": "int8"}
+    int8_weights = settings | {"QUANTIZE": "int8"}
     if quantize is not None:
         settings["QUANTIZE"] = quantize
     matches = [Match(quantize or model.dtype, settings, names, plan.levels)]
     if not (no_peer or no_int8 or url or quantize):
-        matches.append(Match("int8", in_int8, INT8_PEERS, plan.levels[:1]))
+        matches.append(Match("int8", int8_weights, INT8_PEERS, plan.levels[:1]))
     try:
         result = _run(plan, matches, console, url=url, model=model, scratch=model_dir)
     except (routes.LoadError, processes.ChildFailed, OSError, ValueError) as error:

@@ -13,13 +13,13 @@ from container import __version__, logs
 from container.errors import ConfigError, ModelLoadError
 from container.settings.page import markdown_page
 from container.settings.process_env import SUPERVISOR_PID
-from container.settings.settings import Settings, shown
+from container.settings.settings import Settings, describe
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from container.handlers.invocation_server import HandlerServer
-    from container.ipc.backend_server import WorkerServer
+    from container.ipc.backend_server import BackendServer
 
 
 @click.group(help="Serve a language model on /ping and /invocations.")
@@ -51,7 +51,7 @@ def show_settings(as_json: bool, markdown: bool) -> None:
     if markdown:
         click.echo(markdown_page(), nl=False)
         return
-    rows = shown(_settings())
+    rows = describe(_settings())
     if as_json:
         click.echo(json.dumps({row.name: row.value for row in rows}, indent=2))
         return
@@ -63,7 +63,7 @@ def show_settings(as_json: bool, markdown: bool) -> None:
 @main.command(hidden=True)
 @click.argument("address")
 @click.option("--copy", default=0, help="Which copy of the model it has.")
-def engine(address: str, copy: int) -> None:
+def engine(address: str, replica: int) -> None:
     """Run an engine process (the supervisor starts it)."""
     from container.engine.process import engine_server
     from container.model.engine_loader import disable_progress_bars, load_engine
@@ -73,7 +73,7 @@ def engine(address: str, copy: int) -> None:
         disable_progress_bars()
     server = engine_server(
         address,
-        lambda progress: load_engine(settings, progress, copy),
+        lambda progress: load_engine(settings, progress, replica),
         drain_s=settings.drain_s,
         parent_pid=int(os.environ[SUPERVISOR_PID]),
     )
@@ -127,17 +127,17 @@ def rank(order: str) -> None:
     import msgspec
 
     from container.model.engine_loader import disable_progress_bars
-    from container.model.parallel.ranks import RankOrder
-    from container.model.rank_worker import follow
+    from container.model.parallel.ranks import RankArgs
+    from container.model.rank_worker import run_rank
 
     settings = _settings()
     disable_progress_bars()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    given = msgspec.json.decode(order, type=RankOrder)
-    _run("rank", lambda: follow(settings, given))
+    rank_args = msgspec.json.decode(order, type=RankArgs)
+    _run("rank", lambda: run_rank(settings, rank_args))
 
 
-def _run_worker(name: str, server: "WorkerServer[Any] | HandlerServer") -> NoReturn:
+def _run_worker(name: str, server: "BackendServer[Any] | HandlerServer") -> NoReturn:
     signal.signal(signal.SIGTERM, lambda *_: server.drain())
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal's ^C reaches all; the supervisor acts
     _run(name, server.run)

@@ -67,18 +67,20 @@ def encode(value: Any, kind: str) -> bytes:
 def choose(accept: str, offered: Iterable[str], default: str = JSON) -> str:
     """Pick the answer's type from an Accept header; empty and `*/*` mean the default."""
     known = list(offered)
-    wanted = by_quality(accept)
-    if not wanted:
+    accepted = by_quality(accept)
+    if not accepted:
         return default
-    for name in wanted:
+    for name in accepted:
         if name == "*/*":
             return default
         if name in known:
             return name
         if name.endswith("/*"):
-            found = [one for one in [default, *known] if one.startswith(name[:-1])]
-            if found:
-                return found[0]
+            matching = [
+                candidate for candidate in [default, *known] if candidate.startswith(name[:-1])
+            ]
+            if matching:
+                return matching[0]
     raise NotAcceptable(f"Accept {accept!r} cannot be answered; offered are {_list(known)}")
 
 
@@ -210,7 +212,7 @@ def _plain(value: Any) -> Any:
 def by_quality(accept: str) -> list[str]:
     """Types of an Accept header, best first; those with q=0 are left out."""
     ranked = []
-    for place, entry in enumerate(accept.split(",")):
+    for index, entry in enumerate(accept.split(",")):
         name, *parameters = entry.split(";")
         quality = 1.0
         for parameter in parameters:
@@ -221,7 +223,7 @@ def by_quality(accept: str) -> list[str]:
                 except ValueError:
                     quality = 0.0
         if name.strip() and quality > 0:
-            ranked.append((-quality, place, media_type(name)))
+            ranked.append((-quality, index, media_type(name)))
     return [name for _, _, name in sorted(ranked)]
 
 

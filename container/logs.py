@@ -22,8 +22,8 @@ class JsonLines(logging.Formatter):
             "logger": record.name,
             "message": record.getMessage(),
         }
-        if (given := inference_id.get()) is not None:
-            line["inference_id"] = given
+        if (request_inference_id := inference_id.get()) is not None:
+            line["inference_id"] = request_inference_id
         if record.exc_info:
             line["exception"] = self.formatException(record.exc_info)
         return json.dumps(line, ensure_ascii=False)

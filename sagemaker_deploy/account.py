@@ -13,8 +13,8 @@ from typing import Any, TypeVar
 from sagemaker_deploy.aws import Aws
 from sagemaker_deploy.config import Config
 from sagemaker_deploy.errors import AccessDenied, AwsError, NotFound
-from sagemaker_deploy.plan.delete import Made
-from sagemaker_deploy.plan.deploy import Facts, artifact_prefix, folder_stamp
+from sagemaker_deploy.plan.delete import Deployed
+from sagemaker_deploy.plan.deploy import AccountState, artifact_prefix, folder_stamp
 from sagemaker_deploy.plan.requests import TAG, component_name
 from sagemaker_deploy.plan.scaling import wake_name
 from sagemaker_deploy.plan.sizing import UNKNOWN, ModelSize, kv_bytes_per_token
@@ -25,22 +25,22 @@ HASHED = "{name}-[0-9a-f]{{8}}"
 T = TypeVar("T")
 
 
-def gather(aws: Aws, config: Config, hub: str = HUB) -> Facts:
+def gather(aws: Aws, config: Config, hub: str = HUB) -> AccountState:
     """Everything that planning a deployment needs."""
     endpoint = describe_endpoint(aws, config.name)
-    made = find_made(aws, config.name, None)
+    deployed = find_deployed(aws, config.name, None)
     data = config.model.data
     is_folder = bool(data and not data.startswith("s3://"))
-    return Facts(
+    return AccountState(
         region=aws.region,
-        account=_asked(lambda: aws.account) or "<account>",
+        account=_or_none(lambda: aws.account) or "<account>",
         endpoint_status=str(endpoint["EndpointStatus"]) if endpoint else None,
         endpoint_config=str(endpoint["EndpointConfigName"]) if endpoint else None,
-        models=frozenset(made.models),
-        configs=frozenset(made.configs),
-        component=_describe_component(aws, config, made),
-        image_exists=_asked(lambda: _image_exists(aws, config.image)),
-        role_exists=_asked(lambda: _role_exists(aws, config.role)),
+        models=frozenset(deployed.models),
+        configs=frozenset(deployed.configs),
+        component=_describe_component(aws, config, deployed),
+        image_exists=_or_none(lambda: _image_exists(aws, config.image)),
+        role_exists=_or_none(lambda: _role_exists(aws, config.role)),
         data_stamp=folder_stamp(Path(data), config.model.code) if data and is_folder else "",
         size=model_size(aws, config, hub),
     )
@@ -54,11 +54,11 @@ def describe_endpoint(aws: Aws, name: str) -> dict[str, Any] | None:
         return None
 
 
-def find_made(aws: Aws, name: str, bucket: str | None) -> Made:
+def find_deployed(aws: Aws, name: str, bucket: str | None) -> Deployed:
     """What a deployment of this name made and still has."""
     endpoint = describe_endpoint(aws, name)
     components = tuple(_components(aws, name)) if endpoint else ()
-    return Made(
+    return Deployed(
         name,
         endpoint=endpoint is not None,
         components=components,
@@ -74,7 +74,7 @@ def model_size(aws: Aws, config: Config, hub: str = HUB) -> ModelSize:
     """Bytes of the weights and of one token's cache, from the folder, S3 or the Hub."""
     data, model_id = config.model.data, config.model.id
     if data and data.startswith("s3://"):
-        return _asked(lambda: _size_on_s3(aws, data)) or UNKNOWN
+        return _or_none(lambda: _size_on_s3(aws, data)) or UNKNOWN
     if data and Path(data).is_dir():
         return _size_of_folder(Path(data))
     if model_id and Path(model_id).is_dir():  # as the local endpoint allows
@@ -84,9 +84,9 @@ def model_size(aws: Aws, config: Config, hub: str = HUB) -> ModelSize:
     return UNKNOWN
 
 
-def _describe_component(aws: Aws, config: Config, made: Made) -> dict[str, Any] | None:
+def _describe_component(aws: Aws, config: Config, deployed: Deployed) -> dict[str, Any] | None:
     name = component_name(config)
-    if name not in made.components:
+    if name not in deployed.components:
         return None
     return aws.call("sagemaker", "describe_inference_component", InferenceComponentName=name)
 
@@ -121,16 +121,18 @@ def _targets(aws: Aws, name: str, components: tuple[str, ...]) -> Iterator[tuple
     )
     try:
         for page in pages:
-            for found in page["ScalableTargets"]:
-                if any(found["ResourceId"].startswith(prefix) for prefix in prefixes):
-                    yield found["ResourceId"], found["ScalableDimension"]
+            for target in page["ScalableTargets"]:
+                if any(target["ResourceId"].startswith(prefix) for prefix in prefixes):
+                    yield target["ResourceId"], target["ScalableDimension"]
     except AccessDenied:
         return
 
 
 def _alarms(aws: Aws, name: str) -> list[str]:
-    found = _asked(lambda: aws.call("cloudwatch", "describe_alarms", AlarmNames=[wake_name(name)]))
-    return [alarm["AlarmName"] for alarm in (found or {}).get("MetricAlarms", [])]
+    alarms = _or_none(
+        lambda: aws.call("cloudwatch", "describe_alarms", AlarmNames=[wake_name(name)])
+    )
+    return [alarm["AlarmName"] for alarm in (alarms or {}).get("MetricAlarms", [])]
 
 
 def _objects(aws: Aws, name: str, bucket: str) -> Iterator[tuple[str, str]]:
@@ -203,7 +205,7 @@ def _json(url: str) -> Any:
         return json.load(answer)
 
 
-def _asked(question: Callable[[], T]) -> T | None:
+def _or_none(question: Callable[[], T]) -> T | None:
     """The answer, or None where the question may not be asked or the service lacks it."""
     try:
         return question()

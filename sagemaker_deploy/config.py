@@ -169,7 +169,7 @@ def parse(values: Mapping[str, Any]) -> Config:
     try:
         config = Config.model_validate(values)
     except pydantic.ValidationError as error:
-        problems = [_problem(one) for one in error.errors()]
+        problems = [_problem(detail) for detail in error.errors()]
         raise ConfigError(problems) from error
     problems = _conflicts(config)
     if problems:
@@ -178,9 +178,11 @@ def parse(values: Mapping[str, Any]) -> Config:
 
 
 def _conflicts(config: Config) -> list[str]:
-    given = [name for name in ("serverless", "component", "asynchronous") if getattr(config, name)]
+    options = [
+        name for name in ("serverless", "component", "asynchronous") if getattr(config, name)
+    ]
     checks = {
-        f"{' and '.join(given)}: choose one of them": len(given) > 1,
+        f"{' and '.join(options)}: choose one of them": len(options) > 1,
         "instance_type: not set; for example ml.g5.xlarge, or give `serverless`": (
             not config.serverless and not config.all_instance_types
         ),

@@ -36,19 +36,19 @@ class Executor:
 
     def apply(self, plan: Plan) -> None:
         """Carry every step out. Raises DeployError, after undoing what this call made."""
-        made: list[Step | Upload] = []
+        created: list[Step | Upload] = []
         for step in plan.steps:
             try:
                 self._report(step.resource, step.title)
-                self._carry_out(step, made)
+                self._carry_out(step, created)
             except (DeployError, KeyboardInterrupt) as error:
                 self._report(step.resource, "failed")
-                raise self._undone(made, error) from error
+                raise self._undone(created, error) from error
 
-    def _carry_out(self, step: Step | Upload, made: list[Step | Upload]) -> None:
+    def _carry_out(self, step: Step | Upload, created: list[Step | Upload]) -> None:
         if isinstance(step, Upload):
             self._upload(step)
-            made.append(step)
+            created.append(step)
             return
         params = self._filled(step.params)
         try:
@@ -58,7 +58,7 @@ class Executor:
                 raise
             return
         # Only now: a call that was refused made nothing, and the name may be another's.
-        made.append(step)
+        created.append(step)
         if "PolicyARN" in result:
             self._policy_arns[step.params["PolicyName"]] = result["PolicyARN"]
         if step.wait:
@@ -66,7 +66,7 @@ class Executor:
 
     def _wait(self, resource: str, service: str, wait: Wait) -> None:
         deadline = time.monotonic() + wait.timeout_s
-        shown = ""
+        last_status = ""
         while True:
             try:
                 record = self._aws.call(service, wait.operation, **wait.params)
@@ -83,9 +83,9 @@ class Executor:
             if status in wait.failed:
                 reason = str(record.get(wait.reason, "no reason given"))
                 raise EndpointFailed(f"{resource} failed: {reason}")
-            if status != shown:
+            if status != last_status:
                 self._report(resource, status.lower())
-                shown = status
+                last_status = status
             if time.monotonic() > deadline:
                 raise EndpointFailed(f"{resource} is still {status} after {wait.timeout_s} s")
             time.sleep(self._poll_s)
@@ -105,17 +105,17 @@ class Executor:
         if isinstance(value, Mapping):
             return self._filled(value)
         if isinstance(value, list | tuple):
-            return [self._fill(one) for one in value]
+            return [self._fill(item) for item in value]
         if isinstance(value, Secret):
-            found = self._aws.call("secretsmanager", "get_secret_value", SecretId=value.name)
-            return found["SecretString"]
+            secret = self._aws.call("secretsmanager", "get_secret_value", SecretId=value.name)
+            return secret["SecretString"]
         if isinstance(value, PolicyArn):
             return self._policy_arns[value.name]
         return value
 
-    def _undone(self, made: list[Step | Upload], error: BaseException) -> DeployError:
+    def _undone(self, created: list[Step | Upload], error: BaseException) -> DeployError:
         remains = []
-        for step in reversed(made):
+        for step in reversed(created):
             if step.undo is None:
                 continue
             service = "s3" if isinstance(step, Upload) else step.service

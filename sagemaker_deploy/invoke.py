@@ -48,8 +48,8 @@ class Answer:
     @property
     def text(self) -> str:
         """The generated text, or the body where no text is found in it."""
-        found = text_of(self.body)
-        return self.body.decode(errors="replace") if found is None else found
+        answer_text = text_of(self.body)
+        return self.body.decode(errors="replace") if answer_text is None else answer_text
 
 
 def messages_body(prompt: str, system: str | None, max_tokens: int | None, *, stream: bool) -> Json:

@@ -105,7 +105,7 @@ def counted(body: bytes) -> int:
     return int(usage.get("completion_tokens") or details.get("generated_tokens") or 0)
 
 
-def picture(samples: list[Sample], clients: int, wall_s: float) -> Picture:
+def summarize(samples: list[Sample], clients: int, wall_s: float) -> Picture:
     """The figures of a run; times are of answered requests only."""
     good = [sample for sample in samples if not sample.error]
     errors: dict[str, int] = {}

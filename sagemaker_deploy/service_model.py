@@ -110,12 +110,12 @@ def _check_text(value: str, shape: Any, path: str) -> None:
         )
 
 
-def _check_size(size: float, shape: Any, path: str, what: str) -> None:
+def _check_size(size: float, shape: Any, path: str, noun: str) -> None:
     least, most = shape.metadata.get("min"), shape.metadata.get("max")
     if least is not None and size < least:
-        raise _failure(size, path, f"Member must have {what} greater than or equal to {least}")
+        raise _failure(size, path, f"Member must have {noun} greater than or equal to {least}")
     if most is not None and size > most:
-        raise _failure(size, path, f"Member must have {what} less than or equal to {most}")
+        raise _failure(size, path, f"Member must have {noun} less than or equal to {most}")
 
 
 def _failure(value: object, path: str, rule: str) -> ShapeError:

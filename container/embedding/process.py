@@ -8,7 +8,7 @@ import msgspec
 
 from container.embedding.text_queue import Job, Text, TextQueue
 from container.errors import InvalidParameter, Overloaded
-from container.ipc.backend_server import Progress, RequestKey, WorkerServer
+from container.ipc.backend_server import BackendServer, Progress, RequestKey
 from container.messages.common import Abort, EngineState
 from container.messages.embedder import (
     Embed,
@@ -25,7 +25,7 @@ T = TypeVar("T", bound=Text)
 class TextModel(Protocol[T]):
     """What the worker needs of a model."""
 
-    def encode(self, ask: Embed) -> list[T]:
+    def encode(self, request: Embed) -> list[T]:
         """Turn a request's inputs into texts of known length. Raises RequestError."""
         ...
 
@@ -42,7 +42,7 @@ class EmbedderLimits:
     max_requests: int
 
 
-class EmbedderWorker(Generic[T]):
+class EmbedderBackend(Generic[T]):
     """Implements Worker: owns the queue of texts and calls the model."""
 
     def __init__(self, model: TextModel[T], info: EmbedderInfo, limits: EmbedderLimits) -> None:
@@ -70,9 +70,9 @@ class EmbedderWorker(Generic[T]):
             tokens=self._num_tokens,
         )
 
-    def take(self, owner: bytes, message: Embed | Abort) -> None:
+    def take(self, frontend_id: bytes, message: Embed | Abort) -> None:
         """Admit or forget a request. Raises Overloaded, InvalidParameter or PromptTooLong."""
-        key = (owner, message.request_id)
+        key = (frontend_id, message.request_id)
         if isinstance(message, Abort):
             self._queue.remove(key)
             return
@@ -94,9 +94,9 @@ class EmbedderWorker(Generic[T]):
         self._num_tokens += sum(taken.text.num_tokens for taken in batch)
         return [(job.key[0], self._answer(job)) for job in self._queue.finish(batch, rows)]
 
-    def abort_all(self, owner: bytes | None = None) -> list[RequestKey]:
+    def abort_all(self, frontend_id: bytes | None = None) -> list[RequestKey]:
         """Forget all requests, or all of one frontend; return them."""
-        keys = [key for key in self._queue.keys if owner is None or key[0] == owner]
+        keys = [key for key in self._queue.keys if frontend_id is None or key[0] == frontend_id]
         for key in keys:
             self._queue.remove(key)
         return keys
@@ -107,15 +107,15 @@ class EmbedderWorker(Generic[T]):
 
 
 def embedder_server(
-    address: str, load: Callable[[Progress], EmbedderWorker[T]], *, drain_s: float, parent_pid: int
-) -> WorkerServer[EmbedderWorker[T]]:
+    address: str, load: Callable[[Progress], EmbedderBackend[T]], *, drain_s: float, parent_pid: int
+) -> BackendServer[EmbedderBackend[T]]:
     """Make the server of an embedder process."""
-    return WorkerServer(
+    return BackendServer(
         address, to_embedder_decoder, load, _status, drain_s=drain_s, parent_pid=parent_pid
     )
 
 
-def _status(state: EngineState, detail: str, worker: EmbedderWorker[T] | None) -> EmbedderStatus:
+def _status(state: EngineState, detail: str, worker: EmbedderBackend[T] | None) -> EmbedderStatus:
     if worker is None:
         return EmbedderStatus(state, detail)
     return EmbedderStatus(state, detail, worker.info, worker.load)

@@ -5,7 +5,7 @@ from typing import Protocol
 from container.messages.engine import AdapterInfo
 
 # The number of no adapter, which is also the root of its prefixes (container.engine.block_pool).
-BASE = 0
+NO_ADAPTER = 0
 
 
 class Adapters(Protocol):

@@ -14,18 +14,19 @@ from collections import OrderedDict, deque
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from container.engine.offload import ColdBlock, ColdBlocks, PrefixKey
-from container.engine.schedule import Move
-
-ROOT = 0
+from container.engine.adapters import NO_ADAPTER
+from container.engine.offload import OffloadedBlock, OffloadedBlocks, PrefixKey
+from container.engine.schedule import BlockCopy
 
 
 @dataclass(frozen=True, slots=True)
 class CachedBlock:
-    """A full block whose content is known. `name` is unique for the prefix that ends with it."""
+    """A full block whose content is known. `prefix_id` is unique for the prefix that ends with
+    it.
+    """
 
     block_id: int
-    name: int
+    prefix_id: int
     key: PrefixKey
 
 
@@ -40,9 +41,9 @@ class BlockPool:
         self._references = [0] * num_blocks
         self._by_key: dict[PrefixKey, CachedBlock] = {}
         self._by_block: dict[int, CachedBlock] = {}
-        self._next_name = ROOT + 1
-        self._cold = ColdBlocks(num_slots)
-        self._moves: list[Move] = []
+        self._next_prefix_id = NO_ADAPTER + 1
+        self._offloaded = OffloadedBlocks(num_slots)
+        self._pending_copies: list[BlockCopy] = []
 
     @property
     def num_free(self) -> int:
@@ -60,9 +61,9 @@ class BlockPool:
         return len(self._by_block)
 
     @property
-    def num_cold(self) -> int:
+    def num_offloaded(self) -> int:
         """Blocks of which the host has a copy."""
-        return len(self._cold)
+        return len(self._offloaded)
 
     def blocks_for(self, num_tokens: int) -> int:
         """How many blocks hold this many tokens."""
@@ -73,7 +74,7 @@ class BlockPool:
         assert count <= self.num_free, "allocate without checking num_free"
         return [self._take() for _ in range(count)]
 
-    def share(self, block_ids: Iterable[int]) -> None:
+    def touch(self, block_ids: Iterable[int]) -> None:
         """Add one reference to each block; a cached one may be free."""
         for block_id in block_ids:
             if self._references[block_id] == 0:
@@ -81,7 +82,7 @@ class BlockPool:
                 del self._reusable[block_id]
             self._references[block_id] += 1
 
-    def release(self, block_ids: Iterable[int]) -> None:
+    def free(self, block_ids: Iterable[int]) -> None:
         """Drop one reference of each block; those without any become free."""
         # The end of a prefix is worth less than its start, so it is the first to be evicted.
         for block_id in reversed(list(block_ids)):
@@ -94,76 +95,80 @@ class BlockPool:
             else:
                 self._unknown.append(block_id)
 
-    def find_prefix(self, token_ids: list[int], root: int = ROOT) -> list[CachedBlock]:
+    def find_prefix(
+        self, token_ids: list[int], cache_namespace: int = NO_ADAPTER
+    ) -> list[CachedBlock]:
         """The longest chain of cached blocks that starts these ids; linear in their number.
 
         Prefixes of another root, a negative number, are other ones.
         """
-        found: list[CachedBlock] = []
-        name = root
+        cached_blocks: list[CachedBlock] = []
+        prefix_id = cache_namespace
         for start in range(0, len(token_ids) - self.block_size + 1, self.block_size):
-            key = (name, tuple(token_ids[start : start + self.block_size]))
+            key = (prefix_id, tuple(token_ids[start : start + self.block_size]))
             block = self._by_key.get(key)
             if block is None:
                 break
-            found.append(block)
-            name = block.name
-        return found
+            cached_blocks.append(block)
+            prefix_id = block.prefix_id
+        return cached_blocks
 
-    def find_cold(
-        self, token_ids: list[int], found: list[CachedBlock], root: int = ROOT
-    ) -> list[ColdBlock]:
+    def find_offloaded(
+        self, token_ids: list[int], cached: list[CachedBlock], cache_namespace: int = NO_ADAPTER
+    ) -> list[OffloadedBlock]:
         """How a prefix, of which `found` is cached, goes on in the host's memory."""
-        cold: list[ColdBlock] = []
-        if not len(self._cold):
-            return cold
-        name, size = found[-1].name if found else root, self.block_size
-        for start in range(len(found) * size, len(token_ids) - size + 1, size):
-            block = self._cold.find((name, tuple(token_ids[start : start + size])))
+        offloaded: list[OffloadedBlock] = []
+        if not len(self._offloaded):
+            return offloaded
+        prefix_id, size = cached[-1].prefix_id if cached else cache_namespace, self.block_size
+        for start in range(len(cached) * size, len(token_ids) - size + 1, size):
+            block = self._offloaded.find((prefix_id, tuple(token_ids[start : start + size])))
             if block is None:
                 break
-            cold.append(block)
-            name = block.name
+            offloaded.append(block)
+            prefix_id = block.prefix_id
         # Allocating for them must not overwrite them.
-        self._cold.pin(cold)
-        return cold
+        self._offloaded.pin(offloaded)
+        return offloaded
 
-    def bring_back(self, cold: list[ColdBlock], block_ids: list[int]) -> None:
+    def restore(self, offloaded: list[OffloadedBlock], block_ids: list[int]) -> None:
         """Have cold blocks copied into used ones, which are cached from now on."""
-        for found, block_id in zip(cold, block_ids, strict=True):
-            self._moves.append(Move(False, block_id, found.slot))
-            if found.key not in self._by_key:
-                known = CachedBlock(block_id, found.name, found.key)
-                self._by_key[found.key] = self._by_block[block_id] = known
-        self._cold.pin([])
+        for block, block_id in zip(offloaded, block_ids, strict=True):
+            self._pending_copies.append(BlockCopy(False, block_id, block.slot))
+            if block.key not in self._by_key:
+                known = CachedBlock(block_id, block.prefix_id, block.key)
+                self._by_key[block.key] = self._by_block[block_id] = known
+        self._offloaded.pin([])
 
-    def take_moves(self) -> tuple[Move, ...]:
+    def take_copies(self) -> tuple[BlockCopy, ...]:
         """The copies to be made, in this order, before the next step writes; each told once."""
-        moves, self._moves = tuple(self._moves), []
-        return moves
+        copies, self._pending_copies = tuple(self._pending_copies), []
+        return copies
 
-    def forget_prefixes(self) -> None:
+    def reset_prefix_cache(self) -> None:
         """Drop all that is known of contents, since a step may have left something else there."""
         self._unknown.extend(self._reusable)
         self._reusable.clear()
         self._by_key.clear()
         self._by_block.clear()
-        self._cold.forget()
-        self._moves.clear()
+        self._offloaded.clear()
+        self._pending_copies.clear()
 
-    def remember(self, block_id: int, parent_name: int, ids: list[int]) -> int:
+    def cache_full_block(self, block_id: int, parent_id: int, ids: list[int]) -> int:
         """Note that a used block is full and what it holds; return the name of the prefix.
 
         When the same prefix is cached in another block already, that one keeps the name.
         """
-        key = (parent_name, tuple(ids))
+        key = (parent_id, tuple(ids))
         known = self._by_key.get(key)
         if known is None:
-            cold = self._cold.find(key)
-            known = CachedBlock(block_id, cold.name if cold else self._next_name, key)
-            self._next_name += 1
+            offloaded = self._offloaded.find(key)
+            known = CachedBlock(
+                block_id, offloaded.prefix_id if offloaded else self._next_prefix_id, key
+            )
+            self._next_prefix_id += 1
             self._by_key[key] = self._by_block[block_id] = known
-        return known.name
+        return known.prefix_id
 
     def check_invariants(self, tables: Iterable[list[int]]) -> None:
         """Assert that free and referenced blocks are exactly those that the tables say."""
@@ -178,7 +183,7 @@ class BlockPool:
         assert not set(self._unknown) & set(self._by_block), "a cached block is held for unknown"
         assert set(self._reusable) <= set(self._by_block), "an unknown block is held for cached"
         assert set(self._by_key.values()) == set(self._by_block.values())
-        self._cold.check_invariants()
+        self._offloaded.check_invariants()
 
     def _take(self) -> int:
         if self._unknown:
@@ -187,8 +192,8 @@ class BlockPool:
             block_id, _ = self._reusable.popitem(last=False)
             evicted = self._by_block.pop(block_id)
             del self._by_key[evicted.key]
-            slot = self._cold.keep(evicted.name, evicted.key)
+            slot = self._offloaded.offload(evicted.prefix_id, evicted.key)
             if slot is not None:
-                self._moves.append(Move(True, block_id, slot))
+                self._pending_copies.append(BlockCopy(True, block_id, slot))
         self._references[block_id] = 1
         return block_id

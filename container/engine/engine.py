@@ -15,13 +15,13 @@ from collections.abc import Iterable
 from concurrent.futures import Future
 from dataclasses import dataclass
 
-from container.engine.adapters import BASE, Adapters
+from container.engine.adapters import NO_ADAPTER, Adapters
 from container.engine.block_pool import BlockPool
-from container.engine.model_runner import ModelRunner, RunningStep, Sampled
+from container.engine.model_runner import ModelRunner, PendingStep, Sampled
 from container.engine.schedule import Batch
 from container.engine.scheduler import Scheduler
 from container.engine.sequence import Sequence
-from container.engine.step_stats import BegunStep, StepMeter
+from container.engine.step_stats import ActiveStep, StepRecorder
 from container.engine.structured_output import CompileGrammar, Constraint
 from container.errors import (
     GenerationFailed,
@@ -69,12 +69,12 @@ class EngineConfig:
 
 
 @dataclass(frozen=True, slots=True)
-class _Flight:
+class _InFlightStep:
     """A step whose tokens are picked, but not read."""
 
     batch: Batch
-    step: RunningStep
-    begun: BegunStep
+    step: PendingStep
+    begun: ActiveStep
 
 
 class Engine:
@@ -104,16 +104,16 @@ class Engine:
         self._compile_grammar = compile_grammar
         self._compiling: list[tuple[Future[Constraint], list[Sequence]]] = []
         self._failures: list[tuple[bytes, int, ServingError]] = []
-        self._meter = StepMeter()
+        self._recorder = StepRecorder()
         # A draft is made of the tokens before it, so they must be known.
         self._overlaps = runner.overlaps and config.speculate == 0
-        self._flight: _Flight | None = None
+        self._in_flight: _InFlightStep | None = None
         self._events: list[tuple[bytes, TokenEvent]] = []
 
     @property
     def has_work(self) -> bool:
         """Whether there is a request, or something to read or to tell."""
-        return bool(self._requests or self._events or self._flight is not None)
+        return bool(self._requests or self._events or self._in_flight is not None)
 
     @property
     def only_compiles(self) -> bool:
@@ -127,20 +127,22 @@ class Engine:
         return EngineLoad(
             running=len(running),
             waiting=len(self.scheduler.waiting),
-            max_tokens=sum(one.prompt_len + one.params.max_new_tokens for one in running),
+            max_tokens=sum(
+                sequence.prompt_len + sequence.params.max_new_tokens for sequence in running
+            ),
             blocks_used=pool.num_used,
             blocks_total=pool.num_blocks,
             preemptions=self.scheduler.num_preemptions,
             cached_tokens=self.scheduler.num_cached_tokens,
             blocks_cached=pool.num_cached,
-            blocks_on_host=pool.num_cold,
+            blocks_on_host=pool.num_offloaded,
             restored_tokens=self.scheduler.num_restored_tokens,
             drafted_tokens=self.scheduler.num_drafted_tokens,
             accepted_tokens=self.scheduler.num_accepted_tokens,
-            steps=self._meter.read(),
+            steps=self._recorder.read(),
         )
 
-    def submit(self, owner: bytes, message: Submit) -> None:
+    def submit(self, frontend_id: bytes, message: Submit) -> None:
         """Admit a request. Raises Overloaded, PromptTooLong or InvalidParameter."""
         if len(self._requests) >= self.config.max_requests:
             raise Overloaded(
@@ -162,24 +164,24 @@ class Engine:
                 message.request_id,
                 message.prompt_ids,
                 message.params,
-                owner=owner,
+                frontend_id=frontend_id,
                 arrived_at=time.monotonic(),
-                leader=sequences[0] if sequences else None,
+                prefill_parent=sequences[0] if sequences else None,
                 seq_index=seq_index,
                 images=message.images,
                 adapter=adapter,
             )
             sequences.append(sequence)
-        self._requests[owner, message.request_id] = sequences
+        self._requests[frontend_id, message.request_id] = sequences
         if compiling is not None:
             self._compiling.append((compiling, sequences))
             return
         for sequence in sequences:
             self.scheduler.add(sequence)
 
-    def abort(self, owner: bytes, request_id: int, seq_index: int | None = None) -> None:
+    def abort(self, frontend_id: bytes, request_id: int, seq_index: int | None = None) -> None:
         """Forget a request, or one sequence of it; unknown ones have already ended."""
-        sequences = self._requests.get((owner, request_id), [])
+        sequences = self._requests.get((frontend_id, request_id), [])
         for sequence in sequences:
             is_meant = seq_index is None or sequence.seq_index == seq_index
             if is_meant and sequence.finish_reason is None:
@@ -187,13 +189,15 @@ class Engine:
         if sequences:
             self._forget(sequences[0])
 
-    def abort_all(self, owner: bytes | None = None) -> list[tuple[bytes, int]]:
+    def abort_all(self, frontend_id: bytes | None = None) -> list[tuple[bytes, int]]:
         """Forget all requests, or all of one frontend; return their keys."""
-        keys = [key for key in self._requests if owner is None or key[0] == owner]
+        keys = [key for key in self._requests if frontend_id is None or key[0] == frontend_id]
         for key in keys:
             self.abort(*key)
         ended = set(keys)
-        self._events = [one for one in self._events if (one[0], one[1].request_id) not in ended]
+        self._events = [
+            event for event in self._events if (event[0], event[1].request_id) not in ended
+        ]
         return keys
 
     def step(self) -> list[tuple[bytes, TokenEvent]]:
@@ -205,49 +209,49 @@ class Engine:
             self._step()
         except Exception:
             # What an earlier step has made is told by the next one.
-            self._meter.fail()
+            self._recorder.fail()
             raise
         events, self._events = self._events, []
         return events
 
     def _step(self) -> None:
-        last, self._flight = self._flight, None
+        last, self._in_flight = self._in_flight, None
         self._take_compiled()
         batch = self.scheduler.schedule()
         if not batch.items:
-            self._land(last)
+            self._finish_step(last)
             return
-        begun = self._meter.begin(batch)
-        step = self._runner.begin(batch)
-        self._land(last)
-        batch = batch.without_void()
-        self.scheduler.advance(batch)
+        begun = self._recorder.begin(batch)
+        step = self._runner.execute(batch)
+        self._finish_step(last)
+        batch = batch.without_stale()
+        self.scheduler.update_after_schedule(batch)
         step.sample(batch)
-        flight = _Flight(batch, step, begun)
+        in_flight = _InFlightStep(batch, step, begun)
         if self._overlaps:
-            self._flight = flight
+            self._in_flight = in_flight
         else:
-            self._land(flight)
+            self._finish_step(in_flight)
 
-    def _land(self, flight: _Flight | None) -> None:
+    def _finish_step(self, in_flight: _InFlightStep | None) -> None:
         """Wait for a step's tokens and take them over."""
-        if flight is None:
+        if in_flight is None:
             return
-        output = flight.step.read()
-        self._meter.tokens_are_read(flight.begun)
-        for sequence, token, reason in self.scheduler.apply(flight.batch, output):
+        output = in_flight.step.get_output()
+        self._recorder.tokens_are_read(in_flight.begun)
+        for sequence, token, reason in self.scheduler.update_from_output(in_flight.batch, output):
             if sequence.constraint is not None and sequence.constraint.error:
                 # The end of a grammar that is too complex shows only here.
                 error = GenerationFailed(f"the grammar failed: {sequence.constraint.error}")
                 self._fail(sequence, error)
             else:
-                self._events.append((sequence.owner, self._event(sequence, token, reason)))
-        self._meter.end(flight.begun)
+                self._events.append((sequence.frontend_id, self._event(sequence, token, reason)))
+        self._recorder.end(in_flight.begun)
 
-    def prove(self) -> None:
+    def run_self_test(self) -> None:
         """Run one token without any request, to see whether steps work. Raises what fails."""
         self.scheduler.check_invariants()
-        self.scheduler.pool.forget_prefixes()
+        self.scheduler.pool.reset_prefix_cache()
         events, self._events = self._events, []
         self.submit(b"", Submit(0, [0], SamplingParams(max_new_tokens=1)))
         while self.has_work:
@@ -270,10 +274,12 @@ class Engine:
         """Put the requests whose grammar is ready in line."""
         if not self._compiling:
             return
-        done = [one for one in self._compiling if one[0].done()]
-        self._compiling = [one for one in self._compiling if not one[0].done()]
+        done = [entry for entry in self._compiling if entry[0].done()]
+        self._compiling = [entry for entry in self._compiling if not entry[0].done()]
         for future, sequences in done:
-            waiting = [one for one in sequences if one.finish_reason is None]  # not aborted
+            waiting = [
+                member for member in sequences if member.finish_reason is None
+            ]  # not aborted
             try:
                 constraint = future.result()
             except ServingError as error:
@@ -307,15 +313,15 @@ class Engine:
     def _forget(self, sequence: Sequence) -> None:
         """Drop a sequence's request once the last of its sequences has finished."""
         siblings = self._requests.get(sequence.key, [])  # several may finish in one step
-        if not all(one.finish_reason is not None for one in siblings):
+        if not all(sibling.finish_reason is not None for sibling in siblings):
             return
-        if self._requests.pop(sequence.key, None) and sequence.adapter != BASE:
+        if self._requests.pop(sequence.key, None) and sequence.adapter != NO_ADAPTER:
             assert self.adapters is not None, "a number that no store gave"
             self.adapters.release(sequence.adapter)
 
     def _acquire(self, adapter: str) -> int:
         if not adapter:
-            return BASE
+            return NO_ADAPTER
         if self.adapters is None:
             raise NotFound("this model takes no adapters", field="adapter")
         return self.adapters.acquire(adapter)

@@ -29,7 +29,7 @@ class StepOutput:
     prompt_logprobs: dict[int, list[float]] = field(default_factory=dict)
 
 
-class RunningStep(Protocol):
+class PendingStep(Protocol):
     """A step that a model has begun. Perhaps on a device, which goes on while nobody waits."""
 
     def sample(self, batch: Batch) -> None:
@@ -39,7 +39,7 @@ class RunningStep(Protocol):
         """
         ...
 
-    def read(self) -> StepOutput:
+    def get_output(self) -> StepOutput:
         """Wait for what was sampled."""
         ...
 
@@ -52,38 +52,38 @@ class ModelRunner(Protocol):
 
     overlaps: bool
 
-    def begin(self, batch: Batch) -> RunningStep:
+    def execute(self, batch: Batch) -> PendingStep:
         """Run one forward pass, or have a device run it."""
         ...
 
 
-class WholeSteps(ABC):
+class SyncModelRunner(ABC):
     """Implements ModelRunner for one that runs a step in one go."""
 
     overlaps = False
 
-    def begin(self, batch: Batch) -> RunningStep:
+    def execute(self, batch: Batch) -> PendingStep:
         """Run the whole step."""
-        return _DoneStep(self.execute(batch))
+        return _CompletedStep(self.run(batch))
 
     @abstractmethod
-    def execute(self, batch: Batch) -> StepOutput:
+    def run(self, batch: Batch) -> StepOutput:
         """Run one step."""
 
 
 @dataclass(frozen=True, slots=True)
-class _DoneStep:
+class _CompletedStep:
     output: StepOutput
 
     def sample(self, batch: Batch) -> None:
         """Nothing is left to do: without overlap the batch is still the same."""
 
-    def read(self) -> StepOutput:
+    def get_output(self) -> StepOutput:
         return self.output
 
 
-def run_whole(runner: ModelRunner, batch: Batch) -> StepOutput:
+def run_step(runner: ModelRunner, batch: Batch) -> StepOutput:
     """Run one step and wait for it."""
-    step = runner.begin(batch)
+    step = runner.execute(batch)
     step.sample(batch)
-    return step.read()
+    return step.get_output()

@@ -13,61 +13,61 @@ from typing import NamedTuple
 PrefixKey = tuple[int, tuple[int, ...]]
 
 
-class ColdBlock(NamedTuple):
+class OffloadedBlock(NamedTuple):
     """A full block of a known prefix, in a slot; see CachedBlock."""
 
     slot: int
-    name: int
+    prefix_id: int
     key: PrefixKey
 
 
-class ColdBlocks:
+class OffloadedBlocks:
     """Owns the slots; the least recently used is overwritten first."""
 
     def __init__(self, num_slots: int) -> None:
         self.num_slots = num_slots
         self._free = list(range(num_slots))
-        self._kept: OrderedDict[PrefixKey, ColdBlock] = OrderedDict()
+        self._stored: OrderedDict[PrefixKey, OffloadedBlock] = OrderedDict()
         self._pinned: set[int] = set()
 
     def __len__(self) -> int:
-        return len(self._kept)
+        return len(self._stored)
 
-    def find(self, key: PrefixKey) -> ColdBlock | None:
+    def find(self, key: PrefixKey) -> OffloadedBlock | None:
         """What is kept of a prefix, which thereby counts as used."""
-        if key in self._kept:
-            self._kept.move_to_end(key)
-        return self._kept.get(key)
+        if key in self._stored:
+            self._stored.move_to_end(key)
+        return self._stored.get(key)
 
-    def keep(self, name: int, key: PrefixKey) -> int | None:
+    def offload(self, prefix_id: int, key: PrefixKey) -> int | None:
         """Find a slot for an evicted block; None if it has one already, or none may be taken."""
         if self.find(key) is not None:
             return None
         slot = self._take()
         if slot is not None:
-            self._kept[key] = ColdBlock(slot, name, key)
+            self._stored[key] = OffloadedBlock(slot, prefix_id, key)
         return slot
 
-    def pin(self, blocks: list[ColdBlock]) -> None:
+    def pin(self, blocks: list[OffloadedBlock]) -> None:
         """Let nothing overwrite these, until others are pinned in their place."""
         self._pinned = {block.slot for block in blocks}
 
-    def forget(self) -> None:
+    def clear(self) -> None:
         """Drop everything."""
-        self._kept.clear()
+        self._stored.clear()
         self._pinned.clear()
         self._free = list(range(self.num_slots))
 
     def check_invariants(self) -> None:
         """Assert that each slot is free or keeps one prefix."""
-        used = [block.slot for block in self._kept.values()]
+        used = [block.slot for block in self._stored.values()]
         assert sorted([*used, *self._free]) == list(range(self.num_slots)), "a slot is lost"
 
     def _take(self) -> int | None:
         if self._free:
             return self._free.pop()
-        for key, block in self._kept.items():
+        for key, block in self._stored.items():
             if block.slot not in self._pinned:
-                del self._kept[key]
+                del self._stored[key]
                 return block.slot
         return None

@@ -8,7 +8,7 @@ import msgspec
 
 from container.engine.engine import Engine
 from container.errors import NotFound
-from container.ipc.backend_server import Progress, RequestKey, WorkerServer
+from container.ipc.backend_server import BackendServer, Progress, RequestKey
 from container.messages.common import Abort, EngineState, ErrorData, RequestFailed
 from container.messages.engine import (
     AddAdapter,
@@ -27,7 +27,7 @@ COMPILE_POLL_S = 0.001
 Load = Callable[[Progress], tuple[Engine, EngineInfo]]
 
 
-class EngineWorker:
+class EngineBackend:
     """Implements Worker for an engine."""
 
     def __init__(self, engine: Engine, info: EngineInfo) -> None:
@@ -40,29 +40,33 @@ class EngineWorker:
         """Whether a step would do anything."""
         return self.engine.has_work or bool(self._done)
 
-    def take(self, owner: bytes, message: Submit | Abort | AddAdapter | RemoveAdapter) -> None:
+    def take(
+        self, frontend_id: bytes, message: Submit | Abort | AddAdapter | RemoveAdapter
+    ) -> None:
         """Admit or abort a request, or change adapters. Raises what the engine refuses it with."""
         match message:
             case AddAdapter() | RemoveAdapter():
                 self._change_adapters(message)
-                self._done.append((owner, Done(message.request_id)))
+                self._done.append((frontend_id, Done(message.request_id)))
             case Submit():
-                self.engine.submit(owner, message)
+                self.engine.submit(frontend_id, message)
             case Abort(request_id, seq_index):
-                self.engine.abort(owner, request_id, seq_index)
+                self.engine.abort(frontend_id, request_id, seq_index)
 
     def step(self) -> Iterable[tuple[bytes, msgspec.Struct]]:
         """Run one step; return its events, all of a frontend in one message."""
         by_frontend: dict[bytes, list[TokenEvent]] = defaultdict(list)
-        for owner, event in self.engine.step():
-            by_frontend[owner].append(event)
+        for frontend_id, event in self.engine.step():
+            by_frontend[frontend_id].append(event)
         if self.engine.only_compiles:
             time.sleep(COMPILE_POLL_S)  # leave the processor to the thread that compiles
-        told, self._done = self._done, []
-        told += [(owner, StepEvents(events)) for owner, events in by_frontend.items()]
-        for owner, request_id, error in self.engine.take_failures():
-            told.append((owner, RequestFailed(request_id, ErrorData.from_error(error))))
-        return told
+        messages, self._done = self._done, []
+        messages += [
+            (frontend_id, StepEvents(events)) for frontend_id, events in by_frontend.items()
+        ]
+        for frontend_id, request_id, error in self.engine.take_failures():
+            messages.append((frontend_id, RequestFailed(request_id, ErrorData.from_error(error))))
+        return messages
 
     def _change_adapters(self, message: AddAdapter | RemoveAdapter) -> None:
         adapters = self.engine.adapters
@@ -73,27 +77,27 @@ class EngineWorker:
         else:
             adapters.remove(message.name)
 
-    def abort_all(self, owner: bytes | None = None) -> list[RequestKey]:
+    def abort_all(self, frontend_id: bytes | None = None) -> list[RequestKey]:
         """Forget all requests, or all of one frontend; return them."""
-        return self.engine.abort_all(owner)
+        return self.engine.abort_all(frontend_id)
 
 
 def engine_server(
     address: str, load: Load, *, drain_s: float, parent_pid: int
-) -> WorkerServer[EngineWorker]:
+) -> BackendServer[EngineBackend]:
     """Make the server of an engine process."""
-    return WorkerServer(
+    return BackendServer(
         address,
         to_engine_decoder,
-        lambda progress: EngineWorker(*load(progress)),
+        lambda progress: EngineBackend(*load(progress)),
         _status,
         drain_s=drain_s,
         parent_pid=parent_pid,
-        prove=lambda worker: worker.engine.prove(),
+        run_self_test=lambda worker: worker.engine.run_self_test(),
     )
 
 
-def _status(state: EngineState, detail: str, worker: EngineWorker | None) -> Status:
+def _status(state: EngineState, detail: str, worker: EngineBackend | None) -> Status:
     if worker is None:
         return Status(state, detail)
     adapters = worker.engine.adapters

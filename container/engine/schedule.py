@@ -6,7 +6,7 @@ from typing import NamedTuple
 from container.engine.sequence import Sequence
 
 
-class Move(NamedTuple):
+class BlockCopy(NamedTuple):
     """A copy of a block to a slot of the host's memory, or back."""
 
     to_host: bool
@@ -15,23 +15,25 @@ class Move(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class Scheduled:
+class ScheduledSequence:
     """Tokens `start` to `end` of a sequence, to be computed in this step.
 
     `samples`: the step reaches its last token, so that the next one is sampled. `draft` guesses
-    what a decode will sample now and next; the step computes these as well. `attempt` counts the
-    preemptions that the sequence has been through.
+    what a decode will sample now and next; the step computes these as well. `num_preemptions`
+    counts the preemptions that the sequence has been through.
     """
 
     sequence: Sequence
     start: int
     num_tokens: int
     samples: bool
-    attempt: int
+    num_preemptions: int
     draft: tuple[int, ...] = ()
 
     @classmethod
-    def of(cls, sequence: Sequence, num_tokens: int, draft: tuple[int, ...] = ()) -> "Scheduled":
+    def of(
+        cls, sequence: Sequence, num_tokens: int, draft: tuple[int, ...] = ()
+    ) -> "ScheduledSequence":
         """The next tokens of a sequence, as it stands now."""
         start = sequence.num_computed
         samples = num_tokens == sequence.num_to_compute
@@ -48,10 +50,12 @@ class Scheduled:
         return self.num_tokens == 1 and self.start >= self.sequence.prompt_len
 
     @property
-    def is_void(self) -> bool:
+    def is_stale(self) -> bool:
         """Whether the sequence has ended or been preempted since this was planned."""
         sequence = self.sequence
-        return sequence.finish_reason is not None or sequence.num_preemptions != self.attempt
+        return (
+            sequence.finish_reason is not None or sequence.num_preemptions != self.num_preemptions
+        )
 
     @property
     def num_prompt_logprobs(self) -> int:
@@ -64,18 +68,18 @@ class Scheduled:
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """The plan of one step. `moves` are to be made, in their order, before it writes anything."""
+    """The plan of one step. `copies` are to be made, in their order, before it writes anything."""
 
-    items: tuple[Scheduled, ...]
-    moves: tuple[Move, ...] = ()
+    items: tuple[ScheduledSequence, ...]
+    copies: tuple[BlockCopy, ...] = ()
 
     @property
     def num_tokens(self) -> int:
         """Tokens in the forward pass."""
         return sum(item.num_tokens + len(item.draft) for item in self.items)
 
-    def without_void(self) -> "Batch":
+    def without_stale(self) -> "Batch":
         """The items whose sequences still go on; itself if all do."""
-        if not any(item.is_void for item in self.items):
+        if not any(item.is_stale for item in self.items):
             return self
-        return Batch(tuple(item for item in self.items if not item.is_void), self.moves)
+        return Batch(tuple(item for item in self.items if not item.is_stale), self.copies)

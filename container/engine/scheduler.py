@@ -16,16 +16,16 @@ from collections.abc import Iterable, Iterator
 
 from container.engine.block_pool import BlockPool
 from container.engine.model_runner import Sampled, StepOutput
-from container.engine.schedule import Batch, Scheduled
+from container.engine.schedule import Batch, ScheduledSequence
 from container.engine.sequence import Sequence, SequenceState
-from container.engine.session_prefixes import HeldPrefixes
+from container.engine.session_prefixes import PinnedPrefixes
 from container.messages.engine import FinishReason
 
 # Most prompt tokens of which a step tells log-probabilities: each has a row of logits, and on a GPU
 # there is room for so many.
-MAX_SCORED = 256
+MAX_PROMPT_LOGPROBS = 256
 # A sequence, a token that it got, and why it ended with that, if it did.
-Extension = tuple[Sequence, Sampled, FinishReason | None]
+NewToken = tuple[Sequence, Sampled, FinishReason | None]
 
 
 class Scheduler:
@@ -42,7 +42,7 @@ class Scheduler:
         speculate: int = 0,
     ) -> None:
         self.pool = pool
-        self.held = HeldPrefixes(pool)
+        self.pinned = PinnedPrefixes(pool)
         self.max_batch_tokens = max_batch_tokens
         self.max_running = max_running
         self.end_token_ids = frozenset(end_token_ids)
@@ -50,7 +50,7 @@ class Scheduler:
         self.speculate = speculate
         self.waiting: deque[Sequence] = deque()
         self.running: list[Sequence] = []
-        self._unscored = MAX_SCORED
+        self._prompt_logprobs_budget = MAX_PROMPT_LOGPROBS
         self.num_preemptions = 0
         self.num_cached_tokens = 0
         self.num_restored_tokens = 0
@@ -76,57 +76,59 @@ class Scheduler:
         elif sequence.state is SequenceState.WAITING:
             self.waiting.remove(sequence)
         if sequence.block_table:
-            self.held.keep(sequence)
-        self._release_blocks(sequence)
+            self.pinned.pin(sequence)
+        self._free_blocks(sequence)
         sequence.state = SequenceState.FINISHED
         sequence.finish_reason = reason
 
     def schedule(self) -> Batch:
         """Plan the next step; empty when there is nothing to compute before a step is applied."""
-        self.held.expire()
-        self._unscored = MAX_SCORED
+        self.pinned.expire()
+        self._prompt_logprobs_budget = MAX_PROMPT_LOGPROBS
         planned, budget = self._continue_running(self.max_batch_tokens)
         planned += self._admit(budget)
-        return Batch(tuple(planned), self.pool.take_moves() if planned else ())
+        return Batch(tuple(planned), self.pool.take_copies() if planned else ())
 
-    def advance(self, batch: Batch) -> None:
+    def update_after_schedule(self, batch: Batch) -> None:
         """Count what a step computes as computed, and promise what it samples.
 
         From now on the next step may be scheduled, though this one is not read.
         """
-        place = 0
+        index = 0
         for item in batch.items:
             sequence = item.sequence
             sequence.num_computed += item.num_tokens
-            self._remember_blocks(sequence)
+            self._cache_full_blocks(sequence)
             if item.samples:
-                sequence.promise = place
-                place += 1 + len(item.draft)
+                sequence.placeholder = index
+                index += 1 + len(item.draft)
 
-    def apply(self, batch: Batch, output: StepOutput) -> list[Extension]:
-        """Take over the result of a step after `advance`; return all new tokens, in order."""
+    def update_from_output(self, batch: Batch, output: StepOutput) -> list[NewToken]:
+        """Take over the result of a step after `update_after_schedule`; return all new tokens, in
+        order.
+        """
         sampled = iter(output.sampled)
-        extensions: list[Extension] = []
+        extensions: list[NewToken] = []
         for index, item in enumerate(batch.items):
             # All of an item's tokens are taken, though only those up to a wrong guess count.
             count = 1 + len(item.draft) if item.samples else 0
             tokens = [next(sampled) for _ in range(count)]
-            if item.is_void:
+            if item.is_stale:
                 continue
             sequence = item.sequence
             sequence.prompt_logprobs += output.prompt_logprobs.get(index, [])
             if not tokens:
                 continue
-            extensions += self._extend(item, tokens)
+            extensions += self._append_tokens(item, tokens)
             if item.draft:
-                self._remember_blocks(sequence)
+                self._cache_full_blocks(sequence)
             if sequence.finish_reason is not None:
                 self.remove(sequence, sequence.finish_reason)
         return extensions
 
-    def _extend(self, item: Scheduled, tokens: list[Sampled]) -> list[Extension]:
+    def _append_tokens(self, item: ScheduledSequence, tokens: list[Sampled]) -> list[NewToken]:
         sequence, extensions = item.sequence, []
-        sequence.promise = None
+        sequence.placeholder = None
         self.num_drafted_tokens += len(item.draft)
         for token, guess in zip(tokens, [*item.draft, None], strict=True):
             sequence.append(token.token_id, self.end_token_ids)
@@ -140,7 +142,7 @@ class Scheduler:
     def check_invariants(self) -> None:
         """Assert what must hold between any two steps."""
         tables = [sequence.block_table for sequence in self]
-        self.pool.check_invariants([*tables, *self.held.tables()])
+        self.pool.check_invariants([*tables, *self.pinned.tables()])
         for sequence in self.running:
             assert sequence.state is SequenceState.RUNNING
             assert sequence.num_to_compute >= 1
@@ -151,8 +153,8 @@ class Scheduler:
             assert sequence.num_computed == 0
         assert len(self.running) <= self.max_running
 
-    def _continue_running(self, budget: int) -> tuple[list[Scheduled], int]:
-        planned: list[Scheduled] = []
+    def _continue_running(self, budget: int) -> tuple[list[ScheduledSequence], int]:
+        planned: list[ScheduledSequence] = []
         # Decodes first: a long prefill must not take the budget of those that already stream.
         order = sorted(self.running, key=lambda sequence: sequence.num_to_compute > 1)
         for sequence in order:
@@ -160,45 +162,45 @@ class Scheduler:
                 break
             if sequence.state is not SequenceState.RUNNING:
                 continue  # preempted by one before it in this loop
-            if sequence.ends_with_promise:
+            if sequence.is_last_token_pending:
                 continue
-            count = self._share(sequence, budget)
+            count = self._num_tokens_for(sequence, budget)
             if count == 0 or not self._make_room(sequence, sequence.num_computed + count):
                 continue
-            item = self._with_draft(Scheduled.of(sequence, count), budget - count)
+            item = self._with_draft(ScheduledSequence.of(sequence, count), budget - count)
             planned.append(item)
             budget -= count + len(item.draft)
         # A sequence may have been planned and then preempted for an older one.
-        kept = [item for item in planned if item.sequence.state is SequenceState.RUNNING]
-        return kept, self.max_batch_tokens - Batch(tuple(kept)).num_tokens
+        still_running = [item for item in planned if item.sequence.state is SequenceState.RUNNING]
+        return still_running, self.max_batch_tokens - Batch(tuple(still_running)).num_tokens
 
-    def _share(self, sequence: Sequence, budget: int) -> int:
+    def _num_tokens_for(self, sequence: Sequence, budget: int) -> int:
         """How many tokens of a sequence this step computes."""
         count = min(sequence.num_to_compute, budget)
         if _scores(sequence):
-            count = min(count, self._unscored)
-            self._unscored -= count
+            count = min(count, self._prompt_logprobs_budget)
+            self._prompt_logprobs_budget -= count
         return count
 
-    def _with_draft(self, item: Scheduled, budget: int) -> Scheduled:
+    def _with_draft(self, item: ScheduledSequence, budget: int) -> ScheduledSequence:
         """Add a draft where one may be made, never at the cost of another sequence's blocks."""
         sequence = item.sequence
-        if not (self.speculate and item.is_decode and sequence.may_guess):
+        if not (self.speculate and item.is_decode and sequence.can_speculate):
             return item
         room = (len(sequence.block_table) + self.pool.num_free) * self.pool.block_size - item.end
-        unsaid = sequence.params.max_new_tokens - sequence.completion_len - 1
-        draft = sequence.guess(max(0, min(self.speculate, budget, unsaid, room)))
+        num_remaining = sequence.params.max_new_tokens - sequence.completion_len - 1
+        draft = sequence.propose_draft(max(0, min(self.speculate, budget, num_remaining, room)))
         if draft:
             self._make_room(sequence, item.end + len(draft))
-        return Scheduled.of(sequence, item.num_tokens, draft)
+        return ScheduledSequence.of(sequence, item.num_tokens, draft)
 
     def _make_room(self, sequence: Sequence, num_tokens: int) -> bool:
         """Give a running sequence blocks for this many tokens, preempting younger ones."""
         missing = self.pool.blocks_for(num_tokens) - len(sequence.block_table)
-        self.held.give_way(missing)
+        self.pinned.evict_until(missing)
         while missing > self.pool.num_free:
             youngest = self.running[-1]
-            if youngest.ends_with_promise:
+            if youngest.is_last_token_pending:
                 return False  # its blocks are free once that is read, in this very step
             self._preempt(youngest)
             if youngest is sequence:
@@ -207,20 +209,20 @@ class Scheduler:
             sequence.block_table += self.pool.allocate(missing)
         return True
 
-    def _admit(self, budget: int) -> list[Scheduled]:
+    def _admit(self, budget: int) -> list[ScheduledSequence]:
         planned = []
         while self.waiting and budget > 0 and len(self.running) < self.max_running:
             sequence = self.waiting[0]
-            is_late = _scores(sequence) and self._unscored == 0
-            if is_late or _waits_for_leader(sequence) or not self._take_blocks(sequence):
+            is_late = _scores(sequence) and self._prompt_logprobs_budget == 0
+            if is_late or _waits_for_prefill(sequence) or not self._take_blocks(sequence):
                 break
             self.waiting.popleft()
             sequence.state = SequenceState.RUNNING
             if sequence.started_at is None:
                 sequence.started_at = time.monotonic()
             self.running.append(sequence)
-            count = self._share(sequence, budget)
-            planned.append(Scheduled.of(sequence, count))
+            count = self._num_tokens_for(sequence, budget)
+            planned.append(ScheduledSequence.of(sequence, count))
             budget -= count
         return planned
 
@@ -229,56 +231,58 @@ class Scheduler:
         # At least one token must be computed, for its logits.
         may_reuse = self.reuses_prefixes and _may_reuse(sequence)
         ids = sequence.token_ids[:-1] if may_reuse else []
-        found = self.pool.find_prefix(ids, sequence.root)
-        cached = [block.block_id for block in found]
-        self.pool.share(cached)
-        cold = self.pool.find_cold(ids, found, sequence.root)
+        cached_blocks = self.pool.find_prefix(ids, sequence.cache_namespace)
+        cached = [block.block_id for block in cached_blocks]
+        self.pool.touch(cached)
+        offloaded = self.pool.find_offloaded(ids, cached_blocks, sequence.cache_namespace)
         needed = self.pool.blocks_for(len(sequence.token_ids)) - len(cached)
-        self.held.give_way(needed)
+        self.pinned.evict_until(needed)
         if needed > self.pool.num_free:
-            self.pool.release(cached)
+            self.pool.free(cached)
             return False
         fresh = self.pool.allocate(needed)
-        self.pool.bring_back(cold, fresh[: len(cold)])
+        self.pool.restore(offloaded, fresh[: len(offloaded)])
         sequence.block_table = cached + fresh
-        sequence.prefix_names = [one.name for one in found] + [one.name for one in cold]
-        sequence.num_computed = len(sequence.prefix_names) * self.pool.block_size
+        sequence.prefix_ids = [hit.prefix_id for hit in cached_blocks] + [
+            hit.prefix_id for hit in offloaded
+        ]
+        sequence.num_computed = len(sequence.prefix_ids) * self.pool.block_size
         if sequence.num_preemptions == 0:
             sequence.num_cached = sequence.num_computed
         self.num_cached_tokens += sequence.num_computed
-        self.num_restored_tokens += len(cold) * self.pool.block_size
+        self.num_restored_tokens += len(offloaded) * self.pool.block_size
         return True
 
-    def _remember_blocks(self, sequence: Sequence) -> None:
+    def _cache_full_blocks(self, sequence: Sequence) -> None:
         """Offer the blocks that a step has filled to later sequences.
 
         Where a prompt has images, its ids do not tell what is in its blocks.
         """
         if sequence.images:
             return
-        size, names = self.pool.block_size, sequence.prefix_names
+        size, names = self.pool.block_size, sequence.prefix_ids
         while (len(names) + 1) * size <= sequence.num_computed:
             start = len(names) * size
-            parent = names[-1] if names else sequence.root
+            parent = names[-1] if names else sequence.cache_namespace
             ids = sequence.token_ids[start : start + size]
-            names.append(self.pool.remember(sequence.block_table[len(names)], parent, ids))
+            names.append(self.pool.cache_full_block(sequence.block_table[len(names)], parent, ids))
 
     def _preempt(self, sequence: Sequence) -> None:
-        self._release_blocks(sequence)
+        self._free_blocks(sequence)
         self.running.remove(sequence)
         sequence.state = SequenceState.WAITING
         sequence.num_computed = 0
-        sequence.promise = None
+        sequence.placeholder = None
         if not sequence.has_prompt_logprobs:
             sequence.prompt_logprobs = []
         sequence.num_preemptions += 1
         self.num_preemptions += 1
         self.waiting.appendleft(sequence)
 
-    def _release_blocks(self, sequence: Sequence) -> None:
-        self.pool.release(sequence.block_table)
+    def _free_blocks(self, sequence: Sequence) -> None:
+        self.pool.free(sequence.block_table)
         sequence.block_table = []
-        sequence.prefix_names = []
+        sequence.prefix_ids = []
 
 
 def _scores(sequence: Sequence) -> bool:
@@ -286,13 +290,13 @@ def _scores(sequence: Sequence) -> bool:
     return sequence.params.prompt_logprobs and not sequence.has_prompt_logprobs
 
 
-def _waits_for_leader(sequence: Sequence) -> bool:
+def _waits_for_prefill(sequence: Sequence) -> bool:
     """Whether another sequence of its request is about to compute the prompt for both."""
-    leader = sequence.leader
+    prefill_parent = sequence.prefill_parent
     has_started = sequence.started_at is not None
-    if leader is None or has_started or leader.state is SequenceState.FINISHED:
+    if prefill_parent is None or has_started or prefill_parent.state is SequenceState.FINISHED:
         return False
-    return not leader.is_prompt_computed
+    return not prefill_parent.is_prompt_computed
 
 
 def _may_reuse(sequence: Sequence) -> bool:

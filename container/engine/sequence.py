@@ -8,8 +8,8 @@
 
 from enum import Enum, auto
 
-from container.engine.adapters import BASE
-from container.engine.ngram_proposer import PromptLookup
+from container.engine.adapters import NO_ADAPTER
+from container.engine.ngram_proposer import NgramProposer
 from container.engine.structured_output import Constraint
 from container.messages.engine import FinishReason, ImageTensors, SamplingParams
 
@@ -33,18 +33,18 @@ class Sequence:
         "block_table",
         "constraint",
         "finish_reason",
+        "frontend_id",
         "images",
-        "leader",
-        "lookup",
         "num_cached",
         "num_computed",
         "num_preemptions",
-        "owner",
         "params",
-        "prefix_names",
-        "promise",
+        "placeholder",
+        "prefill_parent",
+        "prefix_ids",
         "prompt_len",
         "prompt_logprobs",
+        "proposer",
         "request_id",
         "seed",
         "seq_index",
@@ -59,20 +59,20 @@ class Sequence:
         prompt_ids: list[int],
         params: SamplingParams,
         *,
-        owner: bytes = b"",
+        frontend_id: bytes = b"",
         arrived_at: float = 0.0,
-        leader: "Sequence | None" = None,
+        prefill_parent: "Sequence | None" = None,
         seq_index: int = 0,
         images: ImageTensors | None = None,
-        adapter: int = BASE,
+        adapter: int = NO_ADAPTER,
     ) -> None:
-        self.owner = owner
-        self.leader = leader
+        self.frontend_id = frontend_id
+        self.prefill_parent = prefill_parent
         self.seq_index = seq_index
         self.adapter = adapter
         self.seed = params.seed + seq_index
         # Names of the cached prefixes that its full blocks end, as far as they are known.
-        self.prefix_names: list[int] = []
+        self.prefix_ids: list[int] = []
         self.num_cached = 0
         self.prompt_logprobs: list[float] = []
         self.images: ImageTensors = images or {}
@@ -83,11 +83,11 @@ class Sequence:
         self.block_table: list[int] = []
         self.num_computed = 0
         # Its place among those that the step in progress samples, whose tokens nobody knows yet.
-        self.promise: int | None = None
+        self.placeholder: int | None = None
         self.num_preemptions = 0
         self.state = SequenceState.NEW
         self.constraint: Constraint | None = None
-        self.lookup: PromptLookup | None = None
+        self.proposer: NgramProposer | None = None
         self.finish_reason: FinishReason | None = None
         self.arrived_at = arrived_at
         self.started_at: float | None = None
@@ -95,10 +95,10 @@ class Sequence:
     @property
     def key(self) -> tuple[bytes, int]:
         """The request it belongs to: the frontend and its own number for it."""
-        return self.owner, self.request_id
+        return self.frontend_id, self.request_id
 
     @property
-    def root(self) -> int:
+    def cache_namespace(self) -> int:
         """What names its prefixes: keys and values of another adapter are other ones."""
         return -self.adapter
 
@@ -118,12 +118,14 @@ class Sequence:
 
         A promised token counts.
         """
-        return len(self.token_ids) + (self.promise is not None) - self.num_computed
+        return len(self.token_ids) + (self.placeholder is not None) - self.num_computed
 
     @property
-    def ends_with_promise(self) -> bool:
+    def is_last_token_pending(self) -> bool:
         """Whether the promised token is the last that the request allows."""
-        return self.promise is not None and self.completion_len + 1 >= self.params.max_new_tokens
+        return (
+            self.placeholder is not None and self.completion_len + 1 >= self.params.max_new_tokens
+        )
 
     @property
     def completion_len(self) -> int:
@@ -131,7 +133,7 @@ class Sequence:
         return len(self.token_ids) - self.prompt_len
 
     @property
-    def may_guess(self) -> bool:
+    def can_speculate(self) -> bool:
         """Whether what it samples next depends on its last tokens through the model only."""
         params = self.params
         looks_back = (
@@ -143,13 +145,13 @@ class Sequence:
         )
         return self.constraint is None and not looks_back
 
-    def guess(self, count: int) -> tuple[int, ...]:
-        """Draft the next tokens, at most so many; see `may_guess`."""
-        if self.lookup is None:
-            self.lookup = PromptLookup()
-        return self.lookup.guess(self.token_ids, count)
+    def propose_draft(self, count: int) -> tuple[int, ...]:
+        """Draft the next tokens, at most so many; see `can_speculate`."""
+        if self.proposer is None:
+            self.proposer = NgramProposer()
+        return self.proposer.propose(self.token_ids, count)
 
-    def ahead(self, draft: tuple[int, ...]) -> "Sequence":
+    def with_draft(self, draft: tuple[int, ...]) -> "Sequence":
         """What it would be if a draft were said, to sample from; never scheduled."""
         other = Sequence(self.request_id, self.token_ids[: self.prompt_len], self.params)
         other.seed = self.seed

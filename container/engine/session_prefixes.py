@@ -14,48 +14,52 @@ from container.engine.sequence import Sequence
 
 
 @dataclass(frozen=True, slots=True)
-class _Held:
+class _PinnedPrefix:
     block_ids: list[int]
     until: float  # monotonic
 
 
-class HeldPrefixes:
+class PinnedPrefixes:
     """Owns one reference to each block of the last conversation of each session."""
 
     def __init__(self, pool: BlockPool) -> None:
         self._pool = pool
-        self._held: OrderedDict[str, _Held] = OrderedDict()
+        self._pinned: OrderedDict[str, _PinnedPrefix] = OrderedDict()
 
     def __len__(self) -> int:
-        return len(self._held)
+        return len(self._pinned)
 
     def tables(self) -> Iterator[list[int]]:
         """The blocks of each session."""
-        yield from (held.block_ids for held in self._held.values())
+        yield from (pinned.block_ids for pinned in self._pinned.values())
 
-    def keep(self, sequence: Sequence) -> None:
+    def pin(self, sequence: Sequence) -> None:
         """Hold what is cached of a sequence that ends, in place of its session's last one."""
         session = sequence.params.session
         if not session:
             return
-        found = self._pool.find_prefix(sequence.token_ids, sequence.root)
-        block_ids = [block.block_id for block in found]
-        self._pool.share(block_ids)
-        self._let_go(session)
-        self._held[session] = _Held(block_ids, time.monotonic() + sequence.params.session_s)
+        prefix = self._pool.find_prefix(sequence.token_ids, sequence.cache_namespace)
+        block_ids = [block.block_id for block in prefix]
+        self._pool.touch(block_ids)
+        self._unpin(session)
+        self._pinned[session] = _PinnedPrefix(
+            block_ids, time.monotonic() + sequence.params.session_s
+        )
 
     def expire(self) -> None:
         """Let go of sessions whose time is over."""
         now = time.monotonic()
-        for session in [one for one, held in self._held.items() if held.until < now]:
-            self._let_go(session)
+        for session in [
+            session_id for session_id, pinned in self._pinned.items() if pinned.until < now
+        ]:
+            self._unpin(session)
 
-    def give_way(self, num_blocks: int) -> None:
+    def evict_until(self, num_blocks: int) -> None:
         """Let go, the oldest first, until so many blocks are free or nothing is held."""
-        while self._held and self._pool.num_free < num_blocks:
-            self._let_go(next(iter(self._held)))
+        while self._pinned and self._pool.num_free < num_blocks:
+            self._unpin(next(iter(self._pinned)))
 
-    def _let_go(self, session: str) -> None:
-        held = self._held.pop(session, None)
-        if held is not None:
-            self._pool.release(held.block_ids)
+    def _unpin(self, session: str) -> None:
+        pinned = self._pinned.pop(session, None)
+        if pinned is not None:
+            self._pool.free(pinned.block_ids)

@@ -8,7 +8,7 @@ from container.engine.schedule import Batch
 from container.messages.engine import BATCH_SIZES, STEP_SECONDS, Distribution, StepStats, StepTotals
 
 
-class Tally:
+class Histogram:
     """Counts numbers into buckets with these upper bounds; the last bucket has none."""
 
     def __init__(self, bounds: tuple[float, ...]) -> None:
@@ -26,13 +26,13 @@ class Tally:
         return Distribution(list(self._counts), self._total)
 
 
-class _Kind:
+class _PhaseRecorder:
     def __init__(self) -> None:
         self.open = 0
         self.done = 0
         self.failed = 0
-        self.step_seconds = Tally(STEP_SECONDS)
-        self.forward_seconds = Tally(STEP_SECONDS)
+        self.step_seconds = Histogram(STEP_SECONDS)
+        self.forward_seconds = Histogram(STEP_SECONDS)
 
     def read(self) -> StepTotals:
         # One that is under way counts when it is over.
@@ -41,24 +41,24 @@ class _Kind:
 
 
 @dataclass(frozen=True, slots=True)
-class BegunStep:
+class ActiveStep:
     """A step that is not over."""
 
-    kind: _Kind
+    kind: _PhaseRecorder
     begun_at: float
 
 
-class StepMeter:
+class StepRecorder:
     """Follows each step. A step with a part of a prompt in it is a prefill, any other a decode."""
 
     def __init__(self) -> None:
-        self._prefill, self._decode = _Kind(), _Kind()
-        self._sizes = Tally(BATCH_SIZES)
+        self._prefill, self._decode = _PhaseRecorder(), _PhaseRecorder()
+        self._sizes = Histogram(BATCH_SIZES)
         self._prefill_tokens = 0
         self._decode_tokens = 0
         self._read_at = self._started_at = 0.0
 
-    def begin(self, batch: Batch) -> BegunStep:
+    def begin(self, batch: Batch) -> ActiveStep:
         """A planned step is about to run."""
         decoded = sum(item.is_decode for item in batch.items)
         self._decode_tokens += decoded
@@ -66,16 +66,16 @@ class StepMeter:
         kind = self._decode if decoded == len(batch.items) else self._prefill
         kind.open += 1
         self._sizes.add(len(batch.items))
-        return BegunStep(kind, time.monotonic())
+        return ActiveStep(kind, time.monotonic())
 
-    def tokens_are_read(self, step: BegunStep) -> None:
+    def tokens_are_read(self, step: ActiveStep) -> None:
         """The model has run and its tokens are known."""
         self._read_at, last = time.monotonic(), self._read_at
         # With overlap it was begun while the one before it ran; its own time began with that read.
         self._started_at = max(step.begun_at, last)
         step.kind.forward_seconds.add(self._read_at - self._started_at)
 
-    def end(self, step: BegunStep) -> None:
+    def end(self, step: ActiveStep) -> None:
         """The step is over."""
         step.kind.open -= 1
         step.kind.done += 1

@@ -14,7 +14,7 @@ from container.frontend.apis.openai.completions import CompletionsDialect
 from container.frontend.apis.openai.embeddings import EmbeddingsDialect
 from container.frontend.apis.openai.responses import ResponsesDialect
 from container.frontend.apis.sagemaker import adapters, invocations
-from container.frontend.apis.sagemaker.batch_transform import Records
+from container.frontend.apis.sagemaker.batch_transform import BatchTransform
 from container.frontend.apis.sagemaker.invocations import (
     BatchParameters,
     Invocations,
@@ -134,7 +134,7 @@ def create_app(
                 tgi_dialect,
                 openai_dialect,
                 completions_dialect,
-                Records(metrics, options.limits.max_concurrent_requests),
+                BatchTransform(metrics, options.limits.max_concurrent_requests),
                 TextInvocations(embeddings_dialect, tei_dialect, has_engine=service.has_engine)
                 if texts.is_offered
                 else None,

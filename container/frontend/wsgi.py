@@ -67,7 +67,9 @@ def application() -> Flask:
         engine,
         load,
         _in_thread,
-        lambda params: sessions.amend(open_sessions, adapter_selection.amend(params)),
+        lambda params: sessions.apply_request_context(
+            open_sessions, adapter_selection.apply_request_context(params)
+        ),
         _images(settings),
     )
     tracer = None

@@ -32,14 +32,14 @@ _MAP_KEYS = {"properties", "patternProperties", "dependentSchemas", *_DEFINITION
 
 def enforced(schema: Schema) -> Schema:
     """The schema without what says nothing about the instance: unknown formats are annotations."""
-    kept = dict(schema)
-    if not _is_known_format(kept.get("format")):
-        del kept["format"]
-    if kept.get("uniqueItems") is False:
-        del kept["uniqueItems"]
+    copy = dict(schema)
+    if not _is_known_format(copy.get("format")):
+        del copy["format"]
+    if copy.get("uniqueItems") is False:
+        del copy["uniqueItems"]
     for path, child in _children(schema):
-        _put(kept, path, enforced(child))
-    return kept
+        _put(copy, path, enforced(child))
+    return copy
 
 
 def with_whitespace(schema: Schema) -> Schema:
@@ -84,15 +84,17 @@ def _locate(
     """
     definitions = {key: root[key] for key in _DEFINITIONS if key in root}
     for path, child in _children(schema):
-        found = _problem(definitions | child)
+        child_problem = _problem(definitions | child)
         reference = str(child.get("$ref"))
-        if found is None or reference in seen:
+        if child_problem is None or reference in seen:
             continue
         target = _target(child, root)
         if target is not None:
             there = reference.removeprefix("#")
-            return _locate(target, there, found, root, seen | {reference})
-        return _locate(child, where + "".join(f"/{step}" for step in path), found, root, seen)
+            return _locate(target, there, child_problem, root, seen | {reference})
+        return _locate(
+            child, where + "".join(f"/{step}" for step in path), child_problem, root, seen
+        )
     return where, problem
 
 
@@ -101,8 +103,8 @@ def _target(schema: Schema, root: Schema) -> Schema | None:
     parts = str(schema.get("$ref")).split("/")
     if len(parts) != 3 or parts[0] != "#" or parts[1] not in _DEFINITIONS:
         return None
-    found = root.get(parts[1], {}).get(parts[2])
-    return found if isinstance(found, dict) else None
+    target = root.get(parts[1], {}).get(parts[2])
+    return target if isinstance(target, dict) else None
 
 
 def _problem(schema: Schema) -> str | None:
@@ -128,9 +130,9 @@ def _children(schema: Schema) -> Iterator[tuple[tuple[str | int, ...], Schema]]:
     for key in _MAP_KEYS & schema.keys():
         if isinstance(schema[key], dict):
             places += [((key, name), child) for name, child in schema[key].items()]
-    for path, place in sorted(places, key=lambda pair: str(pair[0])):
-        if isinstance(place, dict):
-            yield path, place
+    for path, parent in sorted(places, key=lambda pair: str(pair[0])):
+        if isinstance(parent, dict):
+            yield path, parent
 
 
 def _put(schema: Schema, path: tuple[str | int, ...], child: Schema) -> None:

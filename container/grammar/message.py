@@ -70,7 +70,8 @@ class _Builder:
         self._shape = shape
         self._token_ids = token_ids
         self._marker = re.compile(
-            "|".join(re.escape(one) for one in sorted(token_ids, key=len, reverse=True)) or r"(?!)"
+            "|".join(re.escape(text) for text in sorted(token_ids, key=len, reverse=True))
+            or r"(?!)"
         )
         self._rules: list[str] = []
 

@@ -27,10 +27,10 @@ def from_schema(schema: object, field: str, *, means_object: bool = False) -> st
     `means_object`: one with `properties` and no `type` is of an object, as TGI reads it; in JSON
     Schema itself it would let a string pass too.
     """
-    found = read_schema(schema, field)
-    if means_object and "properties" in found and "type" not in found:
-        found = {"type": "object"} | found
-    return json_schema.grammar_of(found)
+    schema_object = read_schema(schema, field)
+    if means_object and "properties" in schema_object and "type" not in schema_object:
+        schema_object = {"type": "object"} | schema_object
+    return json_schema.grammar_of(schema_object)
 
 
 def read_schema(schema: object, field: str) -> json_schema.Schema:
@@ -86,10 +86,10 @@ def _check_size(text: str, field: str) -> None:
         )
 
 
-def _checked(grammar: str, field: str, what: str) -> str:
+def _checked(grammar: str, field: str, subject: str) -> str:
     is_wrong, messages = LLMatcher.validate_grammar_with_warnings(grammar)
     if is_wrong:
         # The library quotes the grammar made of the client's text; its own lines say little more.
         reason = re.split(r"\n +\d+ \| ", messages[0])[0]
-        raise InvalidParameter(f"`{field}`: {what}: {reason.strip()}", field=field)
+        raise InvalidParameter(f"`{field}`: {subject}: {reason.strip()}", field=field)
     return grammar

@@ -30,7 +30,7 @@ class EngineModel:
     """Generates text; safe to call from any number of threads."""
 
     # A body that no predict_fn has looked at is given whole, `inputs` and `parameters` together.
-    takes_bodies = True
+    accepts_raw_body = True
 
     def __init__(self, host: str, port: int, api_key: str | None) -> None:
         self._address = (host, port)
@@ -113,7 +113,7 @@ def _send(
 
 
 def _error(status: int, body: Body) -> EngineError:
-    told = body.get("error", "the engine failed")
-    if isinstance(told, dict):
-        return EngineError(told.get("http_status_code", status), told["message"])
-    return EngineError(status, told)
+    error = body.get("error", "the engine failed")
+    if isinstance(error, dict):
+        return EngineError(error.get("http_status_code", status), error["message"])
+    return EngineError(status, error)

@@ -78,7 +78,7 @@ def _prepare(settings: Settings, progress: Callable[[str], None]) -> None:
     if code is not None and code.requirements is not None:
         progress(f"installing {code.requirements}")
         install(code.requirements)
-    if _brings_model(code) or not needs_engine(served_task(settings)):
+    if _loads_own_model(code) or not needs_engine(served_task(settings)):
         progress("finding the model's folder")
         model_folder(settings)
     progress(f"loading {code.path if code is not None else served_task(settings)}")
@@ -90,7 +90,7 @@ def _make_handler(settings: Settings, name: str) -> tuple[Handler, int]:
     handler = Handler(
         load_hooks(code) if code is not None else {},
         _model_dir(settings, code),
-        None if _brings_model(code) else partial(_built_in_model, settings, gpu_id),
+        None if _loads_own_model(code) else partial(_built_in_model, settings, gpu_id),
         default_accept=settings.default_accept,
         gpu_id=gpu_id,
     )
@@ -114,12 +114,12 @@ def _built_in_model(settings: Settings, gpu_id: int | None) -> Any:
     )
 
 
-def _brings_model(code: UserCode | None) -> bool:
-    return code is not None and code.brings_model
+def _loads_own_model(code: UserCode | None) -> bool:
+    return code is not None and code.loads_own_model
 
 
 def _model_dir(settings: Settings, code: UserCode | None) -> Path:
-    if _brings_model(code) or not needs_engine(served_task(settings)):
+    if _loads_own_model(code) or not needs_engine(served_task(settings)):
         return model_folder(settings)
     return Path(settings.model_source())
 
@@ -128,7 +128,7 @@ def _gpu(number: int) -> int | None:
     """Spread workers over the visible GPUs; None without any."""
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible is not None:
-        count = len([one for one in visible.split(",") if one.strip() not in ("", "-1")])
+        count = len([part for part in visible.split(",") if part.strip() not in ("", "-1")])
     else:
         count = len(list(Path("/dev").glob("nvidia[0-9]*")))
     return number % count if count else None

@@ -109,7 +109,7 @@ def _hook(name: str, function: Callable[..., Any], path: Path) -> Hook:
         for parameter in parameters
         if parameter.kind in (parameter.POSITIONAL_ONLY, parameter.POSITIONAL_OR_KEYWORD)
     ]
-    required = [one for one in positional if one.default is one.empty]
+    required = [argument for argument in positional if argument.default is argument.empty]
     has_context = len(positional) > needed and (
         len(required) > needed or positional[needed].name in ("context", "ctx")
     )

@@ -32,12 +32,12 @@ log = logging.getLogger(__name__)
 
 CLIENTS_FAULT = (ValueError, KeyError, TypeError, IndexError)
 # How often an awaited function is looked at, to see whether its client has left.
-LOOK_S = 0.5
+DISCONNECT_POLL_S = 0.5
 END = object()
 Answer = AnswerHead | AnswerPart
 
 
-class Gone(Exception):
+class ClientDisconnected(Exception):
     """The client of this invocation has left."""
 
 
@@ -81,28 +81,30 @@ class Handler:
             log.exception("model_fn failed")
             raise ModelLoadError(f"model_fn failed: {_told(error)}") from error
 
-    def answer(self, invoke: Invoke, gone: threading.Event) -> Iterator[Answer]:
+    def answer(self, invoke: Invoke, is_cancelled: threading.Event) -> Iterator[Answer]:
         """Run the functions. Raises ServingError, or Gone when the client has left meanwhile."""
         context = Context(self._model_dir, self._gpu_id, invoke.headers)
         accept = self._choose(invoke.accept)
         try:
-            result = self._predict(invoke, accept, context, gone)
+            result = self._predict(invoke, accept, context, is_cancelled)
             result, kind = _with_type(result, context.response_content_type)
             if _is_stream(result):
-                yield from self._stream(invoke.request_id, result, kind, accept, context, gone)
+                yield from self._stream(
+                    invoke.request_id, result, kind, accept, context, is_cancelled
+                )
             else:
                 kind = kind or accept
                 data = _raw(result) if self._writes_bodies else None
                 data = content.encode(result, kind) if data is None else data
                 yield self._head(invoke.request_id, kind, context, is_stream=False)
                 yield AnswerPart(invoke.request_id, data, is_last=True)
-        except (ServingError, Gone):
+        except (ServingError, ClientDisconnected):
             raise
         except Exception as error:
             status = getattr(error, "status_code", None)
             if isinstance(status, int) and 400 <= status < 600:
-                told = str(getattr(error, "message", error))
-                yield from _refusal(invoke.request_id, status, told)
+                message = str(getattr(error, "message", error))
+                yield from _refusal(invoke.request_id, status, message)
                 return
             log.exception("user code failed")
             raise HandlerFailed(f"user code failed: {_told(error)}") from error
@@ -119,9 +121,11 @@ class Handler:
             return self._default_accept if not names or "*" in names[0] else names[0]
         return content.choose(header, content.ENCODERS, self._default_accept)
 
-    def _predict(self, invoke: Invoke, accept: str, context: Context, gone: threading.Event) -> Any:
+    def _predict(
+        self, invoke: Invoke, accept: str, context: Context, is_cancelled: threading.Event
+    ) -> Any:
         def run(hook: Hook, *arguments: Any) -> Any:
-            return self._settle(hook(*arguments, context=context), gone)
+            return self._settle(hook(*arguments, context=context), is_cancelled)
 
         body = _toolkit_body(invoke)
         kind = content.media_type(invoke.content_type)
@@ -136,7 +140,7 @@ class Handler:
         if output is None:
             return prediction
         if _is_stream(prediction):
-            return (run(output, part, accept) for part in self._parts(prediction, gone))
+            return (run(output, part, accept) for part in self._parts(prediction, is_cancelled))
         return run(output, prediction, accept)
 
     def _read(self, invoke: Invoke, body: str | bytes, kind: str, run: Callable[..., Any]) -> Any:
@@ -158,7 +162,7 @@ class Handler:
     def _default_predict(self, data: Any) -> Any:
         """The Hugging Face toolkit's: `inputs` to the model, `parameters` as its keywords."""
         model = self._model
-        if getattr(model, "takes_bodies", False):
+        if getattr(model, "accepts_raw_body", False):
             return model(data)
         inputs: Any = data
         parameters: Any = {}
@@ -167,7 +171,7 @@ class Handler:
             inputs, parameters = rest.pop("inputs", rest), rest.pop("parameters", None) or {}
         if not isinstance(parameters, dict):
             raise InvalidParameter("`parameters` must be an object", field="parameters")
-        if not getattr(model, "blames_client", False):
+        if not getattr(model, "raises_client_errors", False):
             return model(inputs, **parameters)
         try:
             return model(inputs, **parameters)
@@ -182,11 +186,11 @@ class Handler:
         kind: str | None,
         accept: str,
         context: Context,
-        gone: threading.Event,
+        is_cancelled: threading.Event,
     ) -> Iterator[Answer]:
         """The head goes out with the first part, so that a failure before it has its own status."""
         ends_line, has_begun = True, False
-        for part in self._parts(result, gone):
+        for part in self._parts(result, is_cancelled):
             part, own_kind = _with_type(part, None)
             if not has_begun:
                 kind = kind or own_kind or _stream_kind(part, accept)
@@ -201,27 +205,29 @@ class Handler:
         # SageMaker's line readers wait for ever for the end of an unfinished last line.
         yield AnswerPart(request_id, b"" if ends_line else b"\n", is_last=True)
 
-    def _parts(self, result: Any, gone: threading.Event) -> Iterator[Any]:
+    def _parts(self, result: Any, is_cancelled: threading.Event) -> Iterator[Any]:
         if isinstance(result, AsyncIterator):
-            result = self._from_async(result, gone)
+            result = self._from_async(result, is_cancelled)
         try:
             for part in result:
-                if gone.is_set():
-                    raise Gone
+                if is_cancelled.is_set():
+                    raise ClientDisconnected
                 yield part
         finally:
             if hasattr(result, "close"):
                 result.close()
 
-    def _from_async(self, result: AsyncIterator[Any], gone: threading.Event) -> Iterator[Any]:
+    def _from_async(
+        self, result: AsyncIterator[Any], is_cancelled: threading.Event
+    ) -> Iterator[Any]:
         try:
-            while (part := self._settle(anext(result, END), gone)) is not END:
+            while (part := self._settle(anext(result, END), is_cancelled)) is not END:
                 yield part
         finally:
             if hasattr(result, "aclose"):
                 self._settle(result.aclose(), None)
 
-    def _settle(self, value: Any, gone: threading.Event | None) -> Any:
+    def _settle(self, value: Any, is_cancelled: threading.Event | None) -> Any:
         """Wait for what an async function promises; anything else is returned as it is."""
         if not inspect.isawaitable(value):
             return value
@@ -232,15 +238,15 @@ class Handler:
         future: Future[Any] = asyncio.run_coroutine_threadsafe(wait(), self._loop)
         while True:
             try:
-                return future.result(LOOK_S)
+                return future.result(DISCONNECT_POLL_S)
             except NotYet:
                 if future.done():
                     raise  # the user's own time-out
-                if gone is not None and gone.is_set():
+                if is_cancelled is not None and is_cancelled.is_set():
                     future.cancel()
-                    raise Gone from None
+                    raise ClientDisconnected from None
             except CancelledError:
-                raise Gone from None
+                raise ClientDisconnected from None
 
     def _head(self, request_id: int, kind: str, context: Context, *, is_stream: bool) -> AnswerHead:
         return AnswerHead(
@@ -293,8 +299,8 @@ def _stream_bytes(part: Any, kind: str) -> bytes:
     return content.encode(part, content.JSON_LINES)
 
 
-def _refusal(request_id: int, status: int, told: str) -> Iterator[Answer]:
-    body = {"error": told, "error_type": "validation" if status < 500 else "handler"}
+def _refusal(request_id: int, status: int, message: str) -> Iterator[Answer]:
+    body = {"error": message, "error_type": "validation" if status < 500 else "handler"}
     yield AnswerHead(request_id, status, content.JSON, is_stream=False)
     yield AnswerPart(request_id, content.encode(body, content.JSON), is_last=True)
 

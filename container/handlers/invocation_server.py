@@ -60,10 +60,10 @@ class HandlerLimits:
 
 
 @dataclass(slots=True)
-class Ticket:
+class PendingInvocation:
     """An invocation that has not ended: whose it is, and the message for the worker."""
 
-    owner: bytes
+    frontend_id: bytes
     request_id: int
     invoke: Invoke
 
@@ -90,7 +90,7 @@ class HandlerServer:
         self._worker_socket = _bind(workers_address, mandatory=False)
         self._frontends: set[bytes] = set()
         self._workers: dict[str, WorkerProcess] = {}
-        self._tickets: dict[int, Ticket] = {}
+        self._pending: dict[int, PendingInvocation] = {}
         self._waiting: deque[int] = deque()
         self._ids = itertools.count(1)
         self._failed_starts = 0
@@ -152,36 +152,36 @@ class HandlerServer:
             return False
         if time.monotonic() > self._drain_until:
             error = Unavailable("the server shut down before the request was finished")
-            for request_id in list(self._tickets):
+            for request_id in list(self._pending):
                 self._fail(request_id, error)
-        return not self._tickets
+        return not self._pending
 
     def _receive(self, socket: zmq.SyncSocket, take: Callable[[bytes, bytes], None]) -> None:
         while True:
             try:
-                owner, frame = socket.recv_multipart(zmq.NOBLOCK)
+                frontend_id, frame = socket.recv_multipart(zmq.NOBLOCK)
             except zmq.Again:
                 return
             try:
-                take(owner, frame)
+                take(frontend_id, frame)
             except msgspec.DecodeError:
                 log.exception("a message that is not ours was dropped")
 
-    def _from_frontend(self, owner: bytes, frame: bytes) -> None:
+    def _from_frontend(self, frontend_id: bytes, frame: bytes) -> None:
         match to_handler_decoder.decode(frame):
             case Hello():
-                self._frontends.add(owner)
-                self._send(owner, self._status())
+                self._frontends.add(frontend_id)
+                self._send(frontend_id, self._status())
             case Invoke() as invoke:
-                self._admit(owner, invoke)
+                self._admit(frontend_id, invoke)
             case Cancel(request_id):
-                self._cancel(owner, request_id)
+                self._cancel(frontend_id, request_id)
 
-    def _admit(self, owner: bytes, invoke: Invoke) -> None:
+    def _admit(self, frontend_id: bytes, invoke: Invoke) -> None:
         try:
             if self._state != "ready":
                 raise Unavailable(self._detail, retry_after_s=5)
-            if len(self._tickets) >= self._limits.max_requests:
+            if len(self._pending) >= self._limits.max_requests:
                 raise Overloaded(
                     f"the server already has {self._limits.max_requests} requests "
                     "(MAX_CONCURRENT_REQUESTS)",
@@ -189,23 +189,23 @@ class HandlerServer:
                 )
         except ServingError as error:
             failed = RequestFailed(invoke.request_id, ErrorData.from_error(error))
-            self._send(owner, failed)
+            self._send(frontend_id, failed)
             return
-        ours = next(self._ids)
-        renamed = msgspec.structs.replace(invoke, request_id=ours)
-        self._tickets[ours] = Ticket(owner, invoke.request_id, renamed)
-        self._waiting.append(ours)
+        internal_id = next(self._ids)
+        renamed = msgspec.structs.replace(invoke, request_id=internal_id)
+        self._pending[internal_id] = PendingInvocation(frontend_id, invoke.request_id, renamed)
+        self._waiting.append(internal_id)
 
-    def _cancel(self, owner: bytes, request_id: int) -> None:
-        for ours, ticket in list(self._tickets.items()):
-            if (ticket.owner, ticket.request_id) != (owner, request_id):
+    def _cancel(self, frontend_id: bytes, request_id: int) -> None:
+        for internal_id, pending in list(self._pending.items()):
+            if (pending.frontend_id, pending.request_id) != (frontend_id, request_id):
                 continue
-            if ours in self._waiting:
-                self._waiting.remove(ours)
-                del self._tickets[ours]
+            if internal_id in self._waiting:
+                self._waiting.remove(internal_id)
+                del self._pending[internal_id]
             for worker in self._workers.values():
-                if ours in worker.running:  # its place is free when it has answered
-                    self._tell(worker, Cancel(ours))
+                if internal_id in worker.running:  # its place is free when it has answered
+                    self._tell(worker, Cancel(internal_id))
 
     def _from_worker(self, sender: bytes, frame: bytes) -> None:
         worker = self._workers.get(sender.decode())
@@ -220,31 +220,33 @@ class HandlerServer:
                     self._next_status = 0.0
             case WorkerFailed(message):
                 raise ModelLoadError(message)
-            case AnswerHead() as head if head.request_id in self._tickets:
+            case AnswerHead() as head if head.request_id in self._pending:
                 self._forward(head.request_id, head)
-            case AnswerPart() as part if part.request_id in self._tickets:
+            case AnswerPart() as part if part.request_id in self._pending:
                 self._forward(part.request_id, part)
                 if part.is_last:
                     self._end(worker, part.request_id)
-            case RequestFailed() as failed if failed.request_id in self._tickets:
+            case RequestFailed() as failed if failed.request_id in self._pending:
                 self._forward(failed.request_id, failed)
                 self._end(worker, failed.request_id)
             case AnswerHead() | AnswerPart() | RequestFailed():
                 pass  # its client was told already
 
-    def _forward(self, ours: int, message: AnswerHead | AnswerPart | RequestFailed) -> None:
-        ticket = self._tickets[ours]
-        self._send(ticket.owner, msgspec.structs.replace(message, request_id=ticket.request_id))
+    def _forward(self, internal_id: int, message: AnswerHead | AnswerPart | RequestFailed) -> None:
+        pending = self._pending[internal_id]
+        self._send(
+            pending.frontend_id, msgspec.structs.replace(message, request_id=pending.request_id)
+        )
 
-    def _end(self, worker: WorkerProcess, ours: int) -> None:
-        worker.running.pop(ours, None)
-        self._tickets.pop(ours, None)
+    def _end(self, worker: WorkerProcess, internal_id: int) -> None:
+        worker.running.pop(internal_id, None)
+        self._pending.pop(internal_id, None)
 
-    def _fail(self, ours: int, error: ServingError) -> None:
-        self._forward(ours, RequestFailed(ours, ErrorData.from_error(error)))
-        del self._tickets[ours]
-        if ours in self._waiting:
-            self._waiting.remove(ours)
+    def _fail(self, internal_id: int, error: ServingError) -> None:
+        self._forward(internal_id, RequestFailed(internal_id, ErrorData.from_error(error)))
+        del self._pending[internal_id]
+        if internal_id in self._waiting:
+            self._waiting.remove(internal_id)
 
     def _watch_workers(self) -> None:
         """Replace workers that died or hang, and answer their invocations."""
@@ -261,7 +263,7 @@ class HandlerServer:
                 worker.end()
             code = worker.process.poll()
             if code is not None:
-                self._bury(worker, code, was_ended=overdue is not None)
+                self._on_worker_exit(worker, code, was_ended=overdue is not None)
         while len(self._workers) < self._limits.num_workers and self._drain_until is None:
             worker = self._start(len(self._workers), self._workers_address)
             self._workers[worker.name] = worker
@@ -269,57 +271,63 @@ class HandlerServer:
             self._state, self._detail = "loading", "the handler is being restarted"
             self._next_status = 0.0
 
-    def _bury(self, worker: WorkerProcess, code: int, *, was_ended: bool) -> None:
+    def _on_worker_exit(self, worker: WorkerProcess, code: int, *, was_ended: bool) -> None:
         del self._workers[worker.name]
         cause = f"signal {-code}" if code < 0 else f"exit code {code}"
-        told = "was ended with another request" if was_ended else f"died ({cause})"
-        for ours in worker.running:
-            if ours in self._tickets:
-                self._fail(ours, HandlerFailed(f"the handler process {told} during this request"))
+        reason = "was ended with another request" if was_ended else f"died ({cause})"
+        for internal_id in worker.running:
+            if internal_id in self._pending:
+                self._fail(
+                    internal_id, HandlerFailed(f"the handler process {reason} during this request")
+                )
         if not worker.is_ready:
             self._failed_starts += 1
             if self._failed_starts > MAX_FAILED_STARTS:
-                raise ModelLoadError(f"the handler process {told} while it loaded, several times")
+                raise ModelLoadError(f"the handler process {reason} while it loaded, several times")
         if not was_ended:
-            log.error("a handler process %s; another is started", told)
+            log.error("a handler process %s; another is started", reason)
 
     def _dispatch(self) -> None:
         while self._waiting:
-            free = [one for one in self._workers.values() if one.is_ready and one.num_free > 0]
+            free = [
+                candidate
+                for candidate in self._workers.values()
+                if candidate.is_ready and candidate.num_free > 0
+            ]
             if not free:
                 return
-            worker = max(free, key=lambda one: one.num_free)
-            ours = self._waiting.popleft()
-            worker.running[ours] = time.monotonic() + self._limits.time_limit_s
-            self._tell(worker, self._tickets[ours].invoke)
+            worker = max(free, key=lambda candidate: candidate.num_free)
+            internal_id = self._waiting.popleft()
+            worker.running[internal_id] = time.monotonic() + self._limits.time_limit_s
+            self._tell(worker, self._pending[internal_id].invoke)
 
     def _tell(self, worker: WorkerProcess, message: Invoke | Cancel) -> None:
         self._worker_socket.send_multipart([worker.name.encode(), encode(message)])
 
     def _status(self) -> HandlerStatus:
         waiting = len(self._waiting)
-        return HandlerStatus(self._state, self._detail, len(self._tickets) - waiting, waiting)
+        return HandlerStatus(self._state, self._detail, len(self._pending) - waiting, waiting)
 
     def _send_status(self) -> None:
         if time.monotonic() < self._next_status:
             return
         self._next_status = time.monotonic() + STATUS_INTERVAL_S
         status = self._status()
-        for owner in tuple(self._frontends):
-            self._send(owner, status)
+        for frontend_id in tuple(self._frontends):
+            self._send(frontend_id, status)
 
-    def _send(self, owner: bytes, message: FromHandler) -> None:
+    def _send(self, frontend_id: bytes, message: FromHandler) -> None:
         try:
-            self._frontend_socket.send_multipart([owner, encode(message)], zmq.NOBLOCK)
+            self._frontend_socket.send_multipart([frontend_id, encode(message)], zmq.NOBLOCK)
         except (zmq.Again, zmq.ZMQError) as error:
-            self._drop_frontend(owner, error)
+            self._drop_frontend(frontend_id, error)
 
-    def _drop_frontend(self, owner: bytes, error: Exception) -> None:
-        self._frontends.discard(owner)
+    def _drop_frontend(self, frontend_id: bytes, error: Exception) -> None:
+        self._frontends.discard(frontend_id)
         log.warning("a frontend is gone (%s)", error)
-        for ticket in list(self._tickets.values()):
-            if ticket.owner == owner:
-                self._cancel(owner, ticket.request_id)
+        for pending in list(self._pending.values()):
+            if pending.frontend_id == frontend_id:
+                self._cancel(frontend_id, pending.request_id)
 
 
 def _bind(address: str, *, mandatory: bool) -> zmq.SyncSocket:

@@ -34,8 +34,8 @@ def install(requirements: Path) -> None:
     if done.returncode != 0:
         lines = [line for line in done.stderr.splitlines() if line.strip()]
         reasons = [line for line in lines if line.startswith("ERROR")] or lines
-        told = "\n".join(reasons[-SHOWN_LINES:]) or f"exit code {done.returncode}"
-        raise ModelLoadError(f"{requirements}: pip could not install it:\n{told}")
+        reason = "\n".join(reasons[-SHOWN_LINES:]) or f"exit code {done.returncode}"
+        raise ModelLoadError(f"{requirements}: pip could not install it:\n{reason}")
 
 
 def _command(requirements: Path, constraints: Path) -> list[str]:

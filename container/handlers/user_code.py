@@ -41,7 +41,7 @@ class UserCode:
         return path if path.is_file() else None
 
     @property
-    def brings_model(self) -> bool:
+    def loads_own_model(self) -> bool:
         """Whether it loads a model of its own; else it is given the built-in engine."""
         return bool(self.hooks & {"model_fn"})
 

@@ -36,7 +36,7 @@ class WorkerProcess:
     def overdue(self) -> int | None:
         """An invocation that has run longer than it may."""
         now = time.monotonic()
-        return next((one for one, until in self.running.items() if now > until), None)
+        return next((request_id for request_id, until in self.running.items() if now > until), None)
 
     def end(self) -> None:
         """End it, however it hangs; its threads' places go to the log."""

@@ -20,7 +20,7 @@ import zmq
 
 from container import logs
 from container.errors import HandlerFailed, ModelLoadError, ServingError
-from container.handlers.invocation import Gone, Handler
+from container.handlers.invocation import ClientDisconnected, Handler
 from container.messages.common import ErrorData, RequestFailed, encode
 from container.messages.handler import (
     Cancel,
@@ -127,13 +127,13 @@ class Worker:
                         self._gone[request_id].set()
 
     def _serve(self, invoke: Invoke) -> None:
-        gone = self._gone[invoke.request_id]
+        is_cancelled = self._gone[invoke.request_id]
         logs.inference_id.set(invoke.headers.get(INFERENCE_ID))
         assert self._handler is not None
         try:
-            for message in self._handler.answer(invoke, gone):
+            for message in self._handler.answer(invoke, is_cancelled):
                 self._put(message)
-        except Gone:
+        except ClientDisconnected:
             self._put(_failed(invoke, HandlerFailed("the client has left")))
         except ServingError as error:
             self._put(_failed(invoke, error))

@@ -50,9 +50,9 @@ def _check_size(image: Image.Image, limits: ImageLimits, field: str) -> None:
         raise _too_large(f"{image.width} x {image.height}", limits, field)
 
 
-def _too_large(told: str, limits: ImageLimits, field: str) -> InvalidParameter:
+def _too_large(size: str, limits: ImageLimits, field: str) -> InvalidParameter:
     return InvalidParameter(
-        f"`{field}`: the image has {told} pixels; the limit is {limits.pixels} (MAX_IMAGE_PIXELS)",
+        f"`{field}`: the image has {size} pixels; the limit is {limits.pixels} (MAX_IMAGE_PIXELS)",
         field=field,
     )
 

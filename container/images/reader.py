@@ -55,15 +55,15 @@ class ImageReader:
         self, prompt: str, images: list[Image.Image], field: str, *, add_special_tokens: bool
     ) -> ReadPrompt:
         """Expand the image tokens in a prompt to what the images take. Raises InvalidParameter."""
-        found = prompt.count(self.image_token)
-        if found != len(images):
+        num_marks = prompt.count(self.image_token)
+        if num_marks != len(images):
             raise InvalidParameter(
-                f"`{field}` has {len(images)} images and {found} times the text "
+                f"`{field}` has {len(images)} images and {num_marks} times the text "
                 f"{self.image_token!r}, which stands for an image; leave that out of texts",
                 field=field,
             )
         try:
-            made = self._processor(
+            processed = self._processor(
                 text=[prompt],
                 images=images,
                 add_special_tokens=add_special_tokens,
@@ -73,8 +73,10 @@ class ImageReader:
             raise InvalidParameter(
                 f"`{field}`: the model cannot take these images: {error}", field=field
             ) from None
-        ids = made["input_ids"][0].tolist()
-        return ReadPrompt(ids, {name: _told(made[name]) for name in made if name not in LEFT_OUT})
+        ids = processed["input_ids"][0].tolist()
+        return ReadPrompt(
+            ids, {name: _told(processed[name]) for name in processed if name not in LEFT_OUT}
+        )
 
     def read_probe(self) -> ReadPrompt:
         """A prompt with a small image, to try a model with; as every prompt, it ends with text."""
@@ -97,9 +99,9 @@ def _processor_class(folder: Path) -> type[ProcessorMixin]:
     """The class that the model's files name, or the one that goes with the model's type."""
     for name in (*PROCESSOR_FILES, "tokenizer_config.json"):
         if (folder / name).is_file():
-            told = json.loads((folder / name).read_text()).get("processor_class")
-            if told is not None:
-                return getattr(transformers, told)  # type: ignore[no-any-return]
+            class_name = json.loads((folder / name).read_text()).get("processor_class")
+            if class_name is not None:
+                return getattr(transformers, class_name)  # type: ignore[no-any-return]
     model_type = json.loads((folder / "config.json").read_text())["model_type"]
     return getattr(transformers, PROCESSOR_MAPPING_NAMES[model_type])  # type: ignore[no-any-return]
 

@@ -45,5 +45,5 @@ class ImageSource:
 
 def take_markdown(text: str, placeholder: str, field: str) -> tuple[str, list[ImageSource]]:
     """Put a placeholder where a text has images in Markdown; return both."""
-    found = [ImageSource(match[1], field) for match in MARKDOWN_IMAGE.finditer(text)]
-    return MARKDOWN_IMAGE.sub(lambda _: placeholder, text), found
+    sources = [ImageSource(match[1], field) for match in MARKDOWN_IMAGE.finditer(text)]
+    return MARKDOWN_IMAGE.sub(lambda _: placeholder, text), sources

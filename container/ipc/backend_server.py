@@ -30,7 +30,7 @@ RequestKey = tuple[bytes, int]  # the frontend's name and its number for the req
 M = TypeVar("M", contravariant=True)
 
 
-class Worker(Protocol[M]):
+class Backend(Protocol[M]):
     """What the loop needs of the work; one thread uses it."""
 
     @property
@@ -38,7 +38,7 @@ class Worker(Protocol[M]):
         """Whether a step would do anything."""
         ...
 
-    def take(self, owner: bytes, message: M) -> None:
+    def take(self, frontend_id: bytes, message: M) -> None:
         """Take in a frontend's message. Raises ServingError to refuse the request in it."""
         ...
 
@@ -46,20 +46,21 @@ class Worker(Protocol[M]):
         """Work for a short while; return messages with the frontends that they are for."""
         ...
 
-    def abort_all(self, owner: bytes | None = None) -> list[RequestKey]:
+    def abort_all(self, frontend_id: bytes | None = None) -> list[RequestKey]:
         """Forget all requests, or all of one frontend; return them."""
         ...
 
 
-W = TypeVar("W", bound=Worker[Any])
+W = TypeVar("W", bound=Backend[Any])
 StatusOf = Callable[[EngineState, str, W | None], msgspec.Struct]
 
 
-class WorkerServer(Generic[W]):
+class BackendServer(Generic[W]):
     """Serves one worker to any number of frontends until it is drained.
 
-    `load` makes the worker, `status_of` what frontends hear of it (None while it loads). `prove`
-    runs the smallest piece of work after a failed step; without it a failure ends the process.
+    `load` makes the worker, `status_of` what frontends hear of it (None while it loads).
+    `run_self_test` runs the smallest piece of work after a failed step; without it a failure ends
+    the process.
     """
 
     def __init__(
@@ -71,9 +72,9 @@ class WorkerServer(Generic[W]):
         *,
         drain_s: float,
         parent_pid: int,
-        prove: Callable[[W], None] | None = None,
+        run_self_test: Callable[[W], None] | None = None,
     ) -> None:
-        self._prove = prove
+        self._prove = run_self_test
         self._decoder = decoder
         self._load = load
         self._status_of = status_of
@@ -143,28 +144,28 @@ class WorkerServer(Generic[W]):
             return
         while True:
             try:
-                owner, frame = self._socket.recv_multipart(zmq.NOBLOCK)
+                frontend_id, frame = self._socket.recv_multipart(zmq.NOBLOCK)
             except zmq.Again:
                 return
-            self._handle(owner, frame)
+            self._handle(frontend_id, frame)
 
-    def _handle(self, owner: bytes, frame: bytes) -> None:
+    def _handle(self, frontend_id: bytes, frame: bytes) -> None:
         try:
             message = self._decoder.decode(frame)
         except msgspec.DecodeError:
             log.exception("a message that is not ours was dropped")
             return
         if isinstance(message, Hello):
-            self._frontends.add(owner)
-            self._send(owner, self._status())
+            self._frontends.add(frontend_id)
+            self._send(frontend_id, self._status())
             return
         may_take = self._state == "ready" or isinstance(message, Abort)
         try:
             if self._worker is None or not may_take:
                 raise Unavailable(self._detail, retry_after_s=5)
-            self._worker.take(owner, message)
+            self._worker.take(frontend_id, message)
         except ServingError as error:
-            self._send(owner, RequestFailed(message.request_id, ErrorData.from_error(error)))
+            self._send(frontend_id, RequestFailed(message.request_id, ErrorData.from_error(error)))
 
     def _step(self) -> None:
         assert self._worker is not None
@@ -181,10 +182,10 @@ class WorkerServer(Generic[W]):
             assert self._prove is not None
             self._recover(self._worker, self._prove)
             return
-        for owner, message in messages:
-            self._send(owner, message)
+        for frontend_id, message in messages:
+            self._send(frontend_id, message)
 
-    def _recover(self, worker: W, prove: Callable[[W], None]) -> None:
+    def _recover(self, worker: W, run_self_test: Callable[[W], None]) -> None:
         """After a failed step: fail its requests, then prove that the next step would work.
 
         Raises what the proof raises; a new process is the only help then.
@@ -194,7 +195,7 @@ class WorkerServer(Generic[W]):
             self._state, self._detail = "recovering", "the model failed and is tried again"
         self._next_status = 0.0
         self._send_status()
-        prove(worker)
+        run_self_test(worker)
         log.info("the model works again")
         if self._state == "recovering":
             self._state, self._detail = "ready", "ready"
@@ -202,8 +203,8 @@ class WorkerServer(Generic[W]):
 
     def _fail_all(self, error: ServingError) -> None:
         assert self._worker is not None
-        for owner, request_id in self._worker.abort_all():
-            self._send(owner, RequestFailed(request_id, ErrorData.from_error(error)))
+        for frontend_id, request_id in self._worker.abort_all():
+            self._send(frontend_id, RequestFailed(request_id, ErrorData.from_error(error)))
 
     def _status(self) -> msgspec.Struct:
         return self._status_of(self._state, self._detail, self._worker)
@@ -213,18 +214,18 @@ class WorkerServer(Generic[W]):
             return
         self._next_status = time.monotonic() + STATUS_INTERVAL_S
         status = self._status()
-        for owner in tuple(self._frontends):
-            self._send(owner, status)
+        for frontend_id in tuple(self._frontends):
+            self._send(frontend_id, status)
 
-    def _send(self, owner: bytes, message: msgspec.Struct) -> None:
+    def _send(self, frontend_id: bytes, message: msgspec.Struct) -> None:
         try:
-            self._socket.send_multipart([owner, encode(message)], zmq.NOBLOCK)
+            self._socket.send_multipart([frontend_id, encode(message)], zmq.NOBLOCK)
         except (zmq.Again, zmq.ZMQError) as error:
-            self._drop_frontend(owner, error)
+            self._drop_frontend(frontend_id, error)
 
-    def _drop_frontend(self, owner: bytes, error: Exception) -> None:
-        self._frontends.discard(owner)
-        aborted = self._worker.abort_all(owner) if self._worker is not None else []
+    def _drop_frontend(self, frontend_id: bytes, error: Exception) -> None:
+        self._frontends.discard(frontend_id)
+        aborted = self._worker.abort_all(frontend_id) if self._worker is not None else []
         log.warning("a frontend is gone (%s); %d of its requests aborted", error, len(aborted))
 
 

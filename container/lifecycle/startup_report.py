@@ -115,7 +115,7 @@ def _code(settings: Settings) -> Iterator[Finding]:
     if code is None:
         return
     hooks = ", ".join(sorted(code.hooks)) or "no functions that are known"
-    model = "its own model" if code.brings_model else "the built-in engine as its model"
+    model = "its own model" if code.loads_own_model else "the built-in engine as its model"
     yield Finding(f"user code: {code.path} ({hooks}; {model})", is_warning=not code.hooks)
 
 

@@ -33,7 +33,7 @@ from container.settings.process_env import (
     SESSIONS_FOLDER,
     SUPERVISOR_PID,
 )
-from container.settings.settings import Settings, shown
+from container.settings.settings import Settings, describe
 from container.settings.tgi import without_effect
 
 log = logging.getLogger(__name__)
@@ -153,13 +153,13 @@ def backends(settings: Settings) -> tuple[str, ...]:
     code = find_code(settings)
     if code is None and settings.is_embedding_task:
         return ("embedder",)
-    beside = ("embedder",) if settings.embedding_model_id else ()
-    if code is not None and code.brings_model:
-        return ("handler", *beside)
+    extra = ("embedder",) if settings.embedding_model_id else ()
+    if code is not None and code.loads_own_model:
+        return ("handler", *extra)
     task = served_task(settings)
     if task is not None or code is not None:
-        return ("handler", "engine", *beside) if needs_engine(task) else ("handler", *beside)
-    return ("engine", *beside) if settings.has_model or not beside else beside
+        return ("handler", "engine", *extra) if needs_engine(task) else ("handler", *extra)
+    return ("engine", *extra) if settings.has_model or not extra else extra
 
 
 def _start(name: str, addresses: list[str], environ: dict[str, str]) -> list[Child]:
@@ -168,20 +168,20 @@ def _start(name: str, addresses: list[str], environ: dict[str, str]) -> list[Chi
         return [Child(name, "container", name, addresses[0], environ=environ)]
     threads = str(max(1, (os.cpu_count() or 1) // len(addresses)))
     children = []
-    for copy, address in enumerate(addresses):
-        own = {ADAPTER_RECORD: f"{environ[ADAPTER_RECORD]}.{copy}"}
+    for replica, address in enumerate(addresses):
+        own = {ADAPTER_RECORD: f"{environ[ADAPTER_RECORD]}.{replica}"}
         own |= {} if "OMP_NUM_THREADS" in environ else {"OMP_NUM_THREADS": threads}
-        arguments = (address, "--copy", str(copy))
+        arguments = (address, "--copy", str(replica))
         children.append(
-            Child(f"{name} {copy}", "container", name, *arguments, environ=environ | own)
+            Child(f"{name} {replica}", "container", name, *arguments, environ=environ | own)
         )
     return children
 
 
-def _child_environ(folder: Path, names: tuple[str, ...], copies: int) -> dict[str, str]:
+def _child_environ(folder: Path, names: tuple[str, ...], replicas: int) -> dict[str, str]:
     metrics = folder / "metrics"
     metrics.mkdir()
-    engines = [f"ipc://{folder}/engine-{copy}" for copy in range(copies)]
+    engines = [f"ipc://{folder}/engine-{replica}" for replica in range(replicas)]
     gentle = {} if "OMP_WAIT_POLICY" in os.environ else {"GOMP_SPINCOUNT": SPIN_COUNT}
     return (
         gentle
@@ -202,7 +202,7 @@ def _child_environ(folder: Path, names: tuple[str, ...], copies: int) -> dict[st
 
 def _changed(settings: Settings) -> str:
     """The settings that differ from their defaults, secrets masked."""
-    changed = [f"{row.name}={row.value}" for row in shown(settings) if row.value != row.default]
+    changed = [f"{row.name}={row.value}" for row in describe(settings) if row.value != row.default]
     return ", ".join(changed) or "all settings have their defaults"
 
 

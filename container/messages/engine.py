@@ -136,7 +136,7 @@ class EngineInfo(msgspec.Struct, frozen=True):
     """What a frontend needs to know of the loaded model; fixed for an engine's life.
 
     `attention` is `paged`, or `own`: the model's own cache, one sequence after another.
-    `reads_images`: prompts may have images. `tensor_parallel`: processes that share each layer;
+    `is_multimodal`: prompts may have images. `tensor_parallel`: processes that share each layer;
     `data_parallel`: copies of the model. `reuses_prefixes`: a known prefix is not computed again.
     `fallbacks` are the reasons for which it is served more slowly than it could be.
     """
@@ -154,7 +154,7 @@ class EngineInfo(msgspec.Struct, frozen=True):
     max_batch_tokens: int
     attention: Literal["paged", "own"] = "paged"
     quantize: str | None = None
-    reads_images: bool = False
+    is_multimodal: bool = False
     tensor_parallel: int = 1
     data_parallel: int = 1
     reuses_prefixes: bool = False

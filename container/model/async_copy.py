@@ -26,21 +26,21 @@ def send(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
         return tensor
     if tensor.device.type == "cpu" and device.type == "cuda":
         tensor = tensor.pin_memory()
-    # What comes to the host would be read before it is there; `Arrivals` is for that.
+    # What comes to the host would be read before it is there; `AsyncHostCopy` is for that.
     return tensor.to(device, non_blocking=device.type != "cpu")
 
 
-class Arrivals:
+class AsyncHostCopy:
     """Copies on their way to the host: start some, seal them, wait for all."""
 
     def __init__(self) -> None:
         self._event: torch.cuda.Event | None = None
 
-    def start(self, tensor: torch.Tensor) -> torch.Tensor:
+    def add(self, tensor: torch.Tensor) -> torch.Tensor:
         """Begin a copy to the host; what is returned may be read after `wait`."""
         return tensor.to("cpu", non_blocking=True)
 
-    def seal(self, device: torch.device) -> None:
+    def record(self, device: torch.device) -> None:
         """No copy follows."""
         if device.type == "cuda":
             self._event = torch.cuda.Event()

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from sentence_transformers import CrossEncoder, SentenceTransformer
 
-from container.embedding.process import EmbedderLimits, EmbedderWorker
+from container.embedding.process import EmbedderBackend, EmbedderLimits
 from container.errors import ModelLoadError
 from container.ipc.backend_server import Progress
 from container.messages.embedder import EmbedderInfo, EmbedderKind
@@ -32,7 +32,7 @@ KINDS: dict[str, type[Model]] = {
 }
 
 
-def load_embedder(settings: Settings, progress: Progress) -> EmbedderWorker[EncodedText]:
+def load_embedder(settings: Settings, progress: Progress) -> EmbedderBackend[EncodedText]:
     """Find, load and check. Raises ModelLoadError or ConfigError."""
     source = settings.embedding_source()
     assert source is not None
@@ -57,7 +57,7 @@ def load_embedder(settings: Settings, progress: Progress) -> EmbedderWorker[Enco
         settings.max_concurrent_requests,
     )
     log.info("%s model, %d numbers a row, %d tokens", info.kind, width, info.max_input_tokens)
-    return EmbedderWorker(embedder, info, limits)
+    return EmbedderBackend(embedder, info, limits)
 
 
 def choose_device(settings: Settings) -> torch.device:

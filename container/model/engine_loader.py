@@ -18,27 +18,27 @@ from transformers import (
 )
 
 from container.engine.engine import Engine, EngineConfig
-from container.engine.model_runner import ModelRunner, run_whole
-from container.engine.schedule import Batch, Scheduled
+from container.engine.model_runner import ModelRunner, run_step
+from container.engine.schedule import Batch, ScheduledSequence
 from container.engine.sequence import Sequence
 from container.errors import ConfigError, ModelLoadError, TemplateFailed, one_line
 from container.grammar.matcher import GrammarCompiler
 from container.images.reader import ImageReader
 from container.ipc.backend_server import Progress
 from container.messages.engine import EngineInfo, SamplingParams
-from container.model.execution.factory import make_runner, record_decodes, recorded_sizes
+from container.model.execution.factory import capture_decodes, capture_sizes, make_runner
 from container.model.execution.model_runner import TorchModelRunner
 from container.model.hf_config import text_config
 from container.model.loaded_model import LoadedModel
 from container.model.loading.checkpoint import ModelFiles, find_model
-from container.model.loading.config import dtype_name, read_config, reads_images
+from container.model.loading.config import dtype_name, is_multimodal, read_config
 from container.model.loading.engine_limits import find_slots, size_engine
-from container.model.loading.memory_plan import find_room, is_faster_to_copy, largest_step
+from container.model.loading.memory_plan import is_faster_to_copy, largest_step, measure_capacity
 from container.model.loading.weights import load_weights, plan_load
-from container.model.lora.layers import Updates
+from container.model.lora.layers import LoraLayers
 from container.model.lora.manager import open_store
 from container.model.parallel.placement import Placement
-from container.model.parallel.ranks import MakeCache, Ranks
+from container.model.parallel.ranks import InitKVCache, Ranks
 from container.model.reference_check import NUM_IDS
 from container.settings.settings import Settings
 from container.text.tokenizer import Tokenizer
@@ -53,7 +53,9 @@ CHECK_TEXT = (
 MIN_CHECK_IDS = 12
 
 
-def load_engine(settings: Settings, progress: Progress, copy: int = 0) -> tuple[Engine, EngineInfo]:
+def load_engine(
+    settings: Settings, progress: Progress, replica: int = 0
+) -> tuple[Engine, EngineInfo]:
     """Find, load, check and size, for the copy of this number.
 
     Raises ModelLoadError or ConfigError.
@@ -61,7 +63,7 @@ def load_engine(settings: Settings, progress: Progress, copy: int = 0) -> tuple[
     progress(f"looking for {settings.model_source()}")
     files = find_model(settings.model_source(), revision=settings.revision, token=settings.hf_token)
     model_config = read_config(settings, files.path)
-    placement, dtype = plan_load(settings, model_config, files.path, copy)
+    placement, dtype = plan_load(settings, model_config, files.path, replica)
     if placement.device.type == "cuda":
         torch.cuda.set_device(placement.device)
     tokenizer = Tokenizer.from_folder(
@@ -70,45 +72,49 @@ def load_engine(settings: Settings, progress: Progress, copy: int = 0) -> tuple[
         template_path=settings.tokenizer_config_path,
     )
     reader = None
-    if reads_images(files.path, model_config):
+    if is_multimodal(files.path, model_config):
         reader = ImageReader.from_folder(files.path, tokenizer)
     format_name = dtype_name(dtype)
     ids = check_ids(tokenizer)
-    ranks = Ranks(files.path, format_name, placement.devices, ids) if placement.is_split else None
+    ranks = (
+        Ranks(files.path, format_name, placement.devices, ids)
+        if placement.is_tensor_parallel
+        else None
+    )
     progress(f"loading weights as {format_name} on {placement}")
     model = load_weights(settings, files.path, model_config, dtype, placement, reader, ids)
     progress("sizing the KV cache")
-    config = size_engine(settings, model, find_room(settings, model, placement))
-    sharers = len(placement.devices) * settings.data_parallel
-    config = replace(config, num_slots=find_slots(settings, model, sharers))
+    config = size_engine(settings, model, measure_capacity(settings, model, placement))
+    num_processes = len(placement.devices) * settings.data_parallel
+    config = replace(config, num_slots=find_slots(settings, model, num_processes))
     ends = end_token_ids(files.path, model.config)
-    sizes = recorded_sizes(settings.cuda_graphs, model, config.max_running)
+    sizes = capture_sizes(settings.cuda_graphs, model, config.max_running)
     max_blocks = -(-config.max_total_tokens // config.block_size)
     if ranks is not None:
-        ranks.tell(
-            MakeCache(config.num_blocks, config.block_size, sizes, max_blocks, config.num_slots)
+        ranks.broadcast(
+            InitKVCache(config.num_blocks, config.block_size, sizes, max_blocks, config.num_slots)
         )
     # Adapters lie on one device, with the whole model.
-    is_whole = not placement.is_split and not placement.is_spread
-    updates = Updates(model.module, model.dtype, model.device) if is_whole else None
+    is_whole = not placement.is_tensor_parallel and not placement.uses_device_map
+    lora_layers = LoraLayers(model.module, model.dtype, model.device) if is_whole else None
     overlaps = settings.overlap_steps
     runner = make_runner(
         model,
         config,
         end_token_ids=ends,
-        updates=updates,
-        tell=ranks.tell if ranks else None,
+        lora_layers=lora_layers,
+        broadcast=ranks.broadcast if ranks else None,
         overlaps=overlaps if overlaps is not None else model.device.type == "cuda",
     )
     if isinstance(runner, TorchModelRunner):
-        record_decodes(runner.forward, sizes, max_blocks, model.device, progress)
+        capture_decodes(runner.forward, sizes, max_blocks, model.device, progress)
         if config.num_slots and settings.swap_space is None and not swapping_pays(runner, config):
             config = replace(config, num_slots=0)
         if config.num_slots:
-            kept = config.num_slots * config.block_size
-            log.info("the host's memory keeps %d tokens of prefixes", kept)
+            tokens_on_host = config.num_slots * config.block_size
+            log.info("the host's memory keeps %d tokens of prefixes", tokens_on_host)
     fallbacks = [*model.fallbacks]
-    if sizes and not (isinstance(runner, TorchModelRunner) and runner.forward.is_recorded):
+    if sizes and not (isinstance(runner, TorchModelRunner) and runner.forward.has_graphs):
         fallbacks.append("CUDA graphs could not be captured; see the warning above")
     report_fallbacks(fallbacks, is_refused=settings.require_fast_path)
     progress("warming up")
@@ -118,15 +124,15 @@ def load_engine(settings: Settings, progress: Progress, copy: int = 0) -> tuple[
         compile_grammar = GrammarCompiler(
             tokenizer.serialise, model.text_config.vocab_size, ends
         ).compile
-    made = Engine(
+    engine = Engine(
         runner,
         config,
         end_token_ids=ends,
         compile_grammar=compile_grammar,
-        adapters=open_store(settings, updates, progress) if updates is not None else None,
+        adapters=open_store(settings, lora_layers, progress) if lora_layers is not None else None,
     )
     info = _info(files, model, config, settings, placement)
-    return made, msgspec.structs.replace(info, fallbacks=fallbacks)
+    return engine, msgspec.structs.replace(info, fallbacks=fallbacks)
 
 
 def report_fallbacks(fallbacks: list[str], *, is_refused: bool) -> None:
@@ -180,9 +186,9 @@ def disable_progress_bars() -> None:
 
 def end_token_ids(path: Path, config: PretrainedConfig) -> frozenset[int]:
     """Ids that end a completion: generation_config.json's, else config.json's."""
-    found = getattr(config, "eos_token_id", None)
-    if found is None:
-        found = getattr(text_config(config), "eos_token_id", None)
+    token_ids = getattr(config, "eos_token_id", None)
+    if token_ids is None:
+        token_ids = getattr(text_config(config), "eos_token_id", None)
     if (path / "generation_config.json").is_file():
         try:
             generation = GenerationConfig.from_pretrained(path)
@@ -190,11 +196,11 @@ def end_token_ids(path: Path, config: PretrainedConfig) -> frozenset[int]:
             raise ModelLoadError(
                 f"{path}/generation_config.json cannot be used: {one_line(error)}"
             ) from error
-        found = generation.eos_token_id if generation.eos_token_id is not None else found
-    if found is None:
+        token_ids = generation.eos_token_id if generation.eos_token_id is not None else token_ids
+    if token_ids is None:
         log.warning("the model names no end token; only length and stop strings end a completion")
         return frozenset()
-    return frozenset(found if isinstance(found, list) else [found])
+    return frozenset(token_ids if isinstance(token_ids, list) else [token_ids])
 
 
 def warm_up(runner: ModelRunner, config: EngineConfig) -> None:
@@ -202,10 +208,10 @@ def warm_up(runner: ModelRunner, config: EngineConfig) -> None:
     prompt_len = min(8, config.max_input_tokens)
     sequence = Sequence(0, [0] * prompt_len, SamplingParams(max_new_tokens=1))
     sequence.block_table = list(range(-(-(prompt_len + 1) // config.block_size)))
-    run_whole(runner, Batch((Scheduled.of(sequence, prompt_len),)))
+    run_step(runner, Batch((ScheduledSequence.of(sequence, prompt_len),)))
     sequence.token_ids.append(0)
     sequence.num_computed = prompt_len
-    run_whole(runner, Batch((Scheduled.of(sequence, 1),)))
+    run_step(runner, Batch((ScheduledSequence.of(sequence, 1),)))
 
 
 def _info(
@@ -229,7 +235,7 @@ def _info(
         max_batch_tokens=config.max_batch_tokens,
         attention=model.attention,
         quantize=settings.quantize,
-        reads_images=model.reads_images,
+        is_multimodal=model.is_multimodal,
         tensor_parallel=len(placement.devices),
         data_parallel=settings.data_parallel,
         reuses_prefixes=config.reuses_prefixes,

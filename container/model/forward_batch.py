@@ -12,8 +12,8 @@ from dataclasses import dataclass
 
 import msgspec
 
-from container.engine.adapters import BASE
-from container.engine.schedule import Move, Scheduled
+from container.engine.adapters import NO_ADAPTER
+from container.engine.schedule import BlockCopy, ScheduledSequence
 
 # Products of one row and of several round differently in float32; two rows are the smallest batch
 # whose results do not depend on the rest of the batch (measured, see docs/LOG.md).
@@ -31,7 +31,7 @@ class GroupPlan(msgspec.Struct, frozen=True, array_like=True):
 
     start: int
     stop: int
-    blocks: list[list[int]]
+    block_table: list[list[int]]
     context_lens: list[int]
 
 
@@ -41,41 +41,41 @@ class ChunkPlan(msgspec.Struct, frozen=True, array_like=True):
     start: int
     stop: int
     context_len: int
-    blocks: list[int]
+    block_table: list[int]
 
 
 class ForwardPlan(msgspec.Struct, frozen=True, array_like=True, tag="run"):
     """All that a forward pass is told.
 
-    `token_ids`, `positions` and `slots` (block id * block size + offset) have a number for each
-    row; `logit_rows` are those whose logits are wanted. `num_decodes` rows come first.
+    `token_ids`, `positions` and `slot_mapping` (block id * block size + offset) have a number for
+    each row; `logit_rows` are those whose logits are wanted. `num_decodes` rows come first.
     `adapters` says whose rows they are: (adapter, how many), in their order. A negative token id,
-    -1 - place, stands for what the last step sampled at that place of `num_promised`; none if 0.
-    `moves` are made first, in their order.
+    -1 - place, stands for what the last step sampled at that place of `num_placeholders`; none if
+    0. `copies` are made first, in their order.
     """
 
     token_ids: list[int]
     positions: list[int]
-    slots: list[int]
+    slot_mapping: list[int]
     logit_rows: list[int]
     groups: list[GroupPlan]
     chunks: list[ChunkPlan]
     num_decodes: int
     adapters: list[tuple[int, int]]
-    num_promised: int = 0
-    moves: list[Move] = []
+    num_placeholders: int = 0
+    copies: list[BlockCopy] = []
 
     @property
     def has_adapters(self) -> bool:
         """Whether any row has one."""
-        return any(number != BASE for number, _ in self.adapters)
+        return any(number != NO_ADAPTER for number, _ in self.adapters)
 
 
 @dataclass(frozen=True, slots=True)
 class _Piece:
     """Tokens of one item that lie side by side: a chunk, or one token of a decode or its draft."""
 
-    item: Scheduled
+    item: ScheduledSequence
     start: int
     ids: list[int]
 
@@ -93,14 +93,14 @@ class _Piece:
 
 
 def make_plan(
-    items: list[Scheduled],
-    sampling: list[Scheduled],
-    scoring: list[Scheduled],
+    items: list[ScheduledSequence],
+    sampling: list[ScheduledSequence],
+    scoring: list[ScheduledSequence],
     *,
     block_size: int,
     scratch_block: int,
-    num_promised: int = 0,
-    moves: Iterable[Move] = (),
+    num_placeholders: int = 0,
+    copies: Iterable[BlockCopy] = (),
 ) -> ForwardPlan:
     """Lay out a step; `scratch_block` is where padding is written.
 
@@ -119,27 +119,27 @@ def make_plan(
     return ForwardPlan(
         token_ids=[i for piece in pieces for i in piece.ids] + [0] * padding,
         positions=[i for piece in pieces for i in range(piece.start, piece.end)] + [0] * padding,
-        slots=slots + [scratch_block * block_size] * padding,
+        slot_mapping=slots + [scratch_block * block_size] * padding,
         logit_rows=_logit_rows(pieces, sampling, scoring),
         groups=_groups(decodes, block_size, scratch_block),
         chunks=_chunks(chunks, len(decodes), block_size),
         num_decodes=len(decodes) + (0 if chunks else padding),
         adapters=[(piece.item.sequence.adapter, len(piece.ids)) for piece in pieces]
-        + [(BASE, padding)] * bool(padding),
-        num_promised=num_promised,
-        moves=list(moves),
+        + [(NO_ADAPTER, padding)] * bool(padding),
+        num_placeholders=num_placeholders,
+        copies=list(copies),
     )
 
 
-def _pieces(items: list[Scheduled]) -> tuple[list[_Piece], list[_Piece]]:
+def _pieces(items: list[ScheduledSequence]) -> tuple[list[_Piece], list[_Piece]]:
     """The decodes, sorted by context, and the chunks."""
     decodes: list[_Piece] = []
     chunks: list[_Piece] = []
     for item in items:
-        start, promise = item.start, item.sequence.promise
+        start, placeholder = item.start, item.sequence.placeholder
         ids = item.sequence.token_ids[start : item.end]
-        if promise is not None and len(ids) < item.num_tokens:
-            ids.append(-1 - promise)
+        if placeholder is not None and len(ids) < item.num_tokens:
+            ids.append(-1 - placeholder)
         if item.is_decode:
             # A token of a draft sees those before it: all are stored before any is attended to.
             ids += item.draft
@@ -151,7 +151,7 @@ def _pieces(items: list[Scheduled]) -> tuple[list[_Piece], list[_Piece]]:
 
 
 def _logit_rows(
-    pieces: list[_Piece], sampling: list[Scheduled], scoring: list[Scheduled]
+    pieces: list[_Piece], sampling: list[ScheduledSequence], scoring: list[ScheduledSequence]
 ) -> list[int]:
     first_row: dict[tuple[int, int], int] = {}
     count = 0

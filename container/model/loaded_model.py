@@ -9,13 +9,13 @@ from transformers import PretrainedConfig, PreTrainedModel
 from container.model.attention.varlen import REFERENCE_ONLY, AttentionKernels, Kernel
 from container.model.hf_config import text_config
 from container.model.kv_cache.cache import LayerShape
-from container.model.layers.int8_linear import RowKinds
+from container.model.layers.int8_linear import BatchPhase
 
 # What attends to decodes without asking on the host how long they are.
-RECORDABLE = {Kernel.PAGED, Kernel.TRITON}
+CAPTURABLE = {Kernel.PAGED, Kernel.TRITON}
 
 
-def is_spread(module: PreTrainedModel) -> bool:
+def uses_device_map(module: PreTrainedModel) -> bool:
     """Whether accelerate has put its layers on several devices, or left some on disk."""
     devices = set((getattr(module, "hf_device_map", None) or {}).values())
     return len(devices) > 1 or "disk" in devices
@@ -25,7 +25,7 @@ def is_spread(module: PreTrainedModel) -> bool:
 class LoadedModel:
     """A model that has been checked, with what the engine needs to know of it.
 
-    `layers` is None when it is served through its own cache. `reads_images`: also images.
+    `layers` is None when it is served through its own cache. `is_multimodal`: also images.
     `cache_dtype` is that of the paged cache, if not `dtype`. `kernels` attend to it. `fallbacks`
     are the reasons for which it is served more slowly than it could be.
     """
@@ -39,16 +39,16 @@ class LoadedModel:
     bytes_per_sequence: int = 0
     cache_dtype: torch.dtype | None = None
     weight_bytes: int = 0
-    kinds: RowKinds | None = None
-    reads_images: bool = False
+    phase: BatchPhase | None = None
+    is_multimodal: bool = False
     kernels: AttentionKernels = REFERENCE_ONLY
     fallbacks: tuple[str, ...] = ()
 
     @property
-    def can_record(self) -> bool:
+    def can_capture(self) -> bool:
         """Whether a step of decodes can become a CUDA graph: its kernels read no lengths."""
-        is_whole = not (is_spread(self.module) or self.layers is None)
-        return is_whole and self.kernels.decodes in RECORDABLE
+        is_whole = not (uses_device_map(self.module) or self.layers is None)
+        return is_whole and self.kernels.decodes in CAPTURABLE
 
     @property
     def attention(self) -> Literal["paged", "own"]:
@@ -68,4 +68,4 @@ class LoadedModel:
 
 def parameter_bytes(module: torch.nn.Module) -> int:
     """Memory of a model's parameters, those that wait on disk included."""
-    return sum(one.numel() * one.element_size() for one in module.parameters())
+    return sum(parameter.numel() * parameter.element_size() for parameter in module.parameters())

@@ -6,20 +6,20 @@ from pathlib import Path
 
 import torch
 
-from container.model.execution.factory import make_forward, record_decodes
+from container.model.execution.factory import capture_decodes, make_forward
 from container.model.execution.forward_pass import ForwardPass
 from container.model.loaded_model import LoadedModel
 from container.model.loading.config import read_config
-from container.model.loading.memory_plan import find_room
+from container.model.loading.memory_plan import measure_capacity
 from container.model.loading.weights import load_weights
 from container.model.parallel.placement import Placement
-from container.model.parallel.ranks import MakeCache, RankOrder, join_group, messages, watch_parent
+from container.model.parallel.ranks import InitKVCache, RankArgs, join_group, messages, watch_parent
 from container.settings.settings import Settings
 
 log = logging.getLogger(__name__)
 
 
-def follow(settings: Settings, order: RankOrder) -> None:
+def run_rank(settings: Settings, order: RankArgs) -> None:
     """Load this rank's share and run what comes, until rank 0 is gone.
 
     Raises ModelLoadError or ConfigError, as rank 0 does.
@@ -31,19 +31,19 @@ def follow(settings: Settings, order: RankOrder) -> None:
     model = _load(settings, order)
     forward: ForwardPass | None = None
     for message in messages(sys.stdin.buffer):
-        if isinstance(message, MakeCache):
+        if isinstance(message, InitKVCache):
             forward = make_forward(
                 model, message.num_blocks, message.block_size, num_slots=message.num_slots
             )
-            record_decodes(
-                forward, message.recorded_sizes, message.max_blocks, model.device, log.debug
+            capture_decodes(
+                forward, message.capture_sizes, message.max_blocks, model.device, log.debug
             )
         else:
             assert forward is not None, "a plan before the cache"
             forward.run(message)
 
 
-def _load(settings: Settings, order: RankOrder) -> LoadedModel:
+def _load(settings: Settings, order: RankArgs) -> LoadedModel:
     """Load step by step as rank 0 does, since the ranks meet in each forward pass."""
     path = Path(order.model_path)
     config = read_config(settings, path)
@@ -51,5 +51,5 @@ def _load(settings: Settings, order: RankOrder) -> LoadedModel:
     placement = Placement((device,) * order.ranks)
     dtype = getattr(torch, order.dtype)
     model = load_weights(settings, path, config, dtype, placement, check_ids=order.check_ids)
-    find_room(settings, model, placement)
+    measure_capacity(settings, model, placement)
     return model

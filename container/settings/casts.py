@@ -156,15 +156,15 @@ def max_memory(value: str) -> str:
 def parse_max_memory(value: str) -> dict[int | str, int]:
     """Read a checked MAX_MEMORY: bytes by the number of a GPU, or `cpu`."""
     units = {"KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
-    found: dict[int | str, int] = {}
+    memory_by_device: dict[int | str, int] = {}
     for part in value.split(","):
         name, size = (word.strip() for word in part.split("="))
         device = "cpu" if name == "cpu" else int(name)
         num_bytes = int(float(size[:-3]) * units[size[-3:]])
-        if num_bytes <= 0 or device in found or (device != "cpu" and int(device) < 0):
+        if num_bytes <= 0 or device in memory_by_device or (device != "cpu" and int(device) < 0):
             raise ValueError(part)
-        found[device] = num_bytes
-    return found
+        memory_by_device[device] = num_bytes
+    return memory_by_device
 
 
 def dtype(value: str) -> str:

@@ -1,6 +1,6 @@
 """The page docs/configuration.md, made from the settings and what TGI's variables mean here."""
 
-from container.settings.settings import REFUSED, Settings, Shown, shown
+from container.settings.settings import REFUSED, SettingRow, Settings, describe
 from container.settings.tgi import DEFAULTS, WITHOUT_EFFECT
 
 
@@ -17,7 +17,7 @@ def markdown_page() -> str:
         "| Variable | Also read as | Default | TGI | Meaning |",
         "|---|---|---|---|---|",
     ]
-    lines += [_row(row) for row in shown(Settings())]
+    lines += [_row(row) for row in describe(Settings())]
     lines += [
         "",
         "huggingface_hub itself reads `HF_HOME`, `HF_HUB_CACHE` (or `HUGGINGFACE_HUB_CACHE`), "
@@ -40,7 +40,7 @@ def markdown_page() -> str:
     return "\n".join(lines) + "\n"
 
 
-def _row(row: Shown) -> str:
+def _row(row: SettingRow) -> str:
     aliases = ", ".join(f"`{alias}`" for alias in row.aliases)
     known = [name for name in (row.name, *row.aliases) if name in DEFAULTS]
     tgi = f"`{known[0]}`: {DEFAULTS[known[0]]}" if known else ""

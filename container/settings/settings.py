@@ -484,17 +484,17 @@ def _refusal(name: str) -> str:
 def _read(
     field: "dataclasses.Field[Any]", environ: Mapping[str, str], values: dict[str, Any]
 ) -> None:
-    given = {name: environ[name].strip() for name in field.metadata["names"] if environ.get(name)}
-    given = {name: value for name, value in given.items() if value}
-    if not given:
+    texts = {name: environ[name].strip() for name in field.metadata["names"] if environ.get(name)}
+    texts = {name: value for name, value in texts.items() if value}
+    if not texts:
         return
     parsed = {}
-    for name, value in given.items():
+    for name, value in texts.items():
         try:
             parsed[name] = field.metadata["cast"](value)
         except ValueError as error:
-            shown = "the given value" if field.metadata["secret"] else repr(value)
-            raise ValueError(f"{name}: {error}, not {shown}") from None
+            value_text = "the given value" if field.metadata["secret"] else repr(value)
+            raise ValueError(f"{name}: {error}, not {value_text}") from None
     first, *others = parsed
     for other in others:
         if parsed[other] != parsed[first]:
@@ -523,7 +523,7 @@ def _conflicts(settings: Settings) -> list[str]:
 
 
 @dataclass(frozen=True, slots=True)
-class Shown:
+class SettingRow:
     """One setting as a person may see it: secrets masked."""
 
     name: str
@@ -538,7 +538,7 @@ def setting_names() -> set[str]:
     return {name for field in dataclasses.fields(Settings) for name in field.metadata["names"]}
 
 
-def shown(settings: Settings) -> list[Shown]:
+def describe(settings: Settings) -> list[SettingRow]:
     """Every setting with its variables, its value and its default, secrets masked."""
     rows = []
     for field in dataclasses.fields(settings):
@@ -547,7 +547,7 @@ def shown(settings: Settings) -> list[Shown]:
             value = "***"
         names = field.metadata["names"]
         rows.append(
-            Shown(
+            SettingRow(
                 names[0], names[1:], _word(value), _word(field.default), field.metadata["meaning"]
             )
         )

@@ -42,13 +42,13 @@ class Detokenizer:
         return self._release(hold=False)
 
     def _release(self, *, hold: bool) -> str:
-        given = self._decode(self._ids[self._prefix : self._read])
+        text_so_far = self._decode(self._ids[self._prefix : self._read])
         text = self._decode(self._ids[self._prefix :])
         is_incomplete = text.endswith(REPLACEMENT) and len(self._ids) - self._read <= MAX_HELD
-        if len(text) <= len(given) or (hold and is_incomplete):
+        if len(text) <= len(text_so_far) or (hold and is_incomplete):
             return ""
         self._prefix, self._read = self._read, len(self._ids)
-        return text[len(given) :]
+        return text[len(text_so_far) :]
 
     def _decode(self, ids: list[int]) -> str:
         return self._tokenizer.decode(ids, skip_special_tokens=True) if ids else ""

@@ -16,10 +16,10 @@ _decoder = json.JSONDecoder()
 def read(text: str) -> dict[str, Any]:
     """The arguments between the braces. Raises ValueError for what is not of this form."""
     reader = _Reader(text)
-    found = reader.pairs("")
+    arguments = reader.pairs("")
     if reader.position != len(text):
         raise ValueError("more than arguments")
-    return found
+    return arguments
 
 
 class _Reader:
@@ -31,14 +31,14 @@ class _Reader:
 
     def pairs(self, end: str) -> dict[str, Any]:
         """`key:value` joined by commas, up to and with `end`."""
-        found: dict[str, Any] = {}
+        arguments: dict[str, Any] = {}
         while not self._takes_end(end):
             key, colon, _ = self._text[self.position :].partition(":")
             if not colon:
                 raise ValueError("a key without a value")
             self.position += len(key) + 1
-            found[key.lstrip(",")] = self._value()
-        return found
+            arguments[key.lstrip(",")] = self._value()
+        return arguments
 
     def _value(self) -> Any:
         if self._takes(QUOTE):

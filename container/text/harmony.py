@@ -60,8 +60,8 @@ class HarmonyParser:
         return self._read_header(deltas) if self._kind is None else self._read_body(deltas)
 
     def _read_header(self, deltas: list[Delta]) -> bool:
-        header, found, rest = self._text.partition(MESSAGE)
-        if not found:
+        header, mark, rest = self._text.partition(MESSAGE)
+        if not mark:
             return False
         self._text = rest
         recipient = _RECIPIENT.search(header)
@@ -77,7 +77,7 @@ class HarmonyParser:
         return True
 
     def _read_body(self, deltas: list[Delta]) -> bool:
-        ends = [found for mark in _ENDS if (found := self._text.find(mark)) >= 0]
+        ends = [position for mark in _ENDS if (position := self._text.find(mark)) >= 0]
         if ends:
             self._tell(deltas, self._text[: min(ends)])
             self._text = self._text[min(ends) :]

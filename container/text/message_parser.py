@@ -50,7 +50,7 @@ REASONINGS = [
 
 def recognise_reasoning(template: str) -> Reasoning | None:
     """The marks that a chat template knows."""
-    return next((one for one in REASONINGS if one.close in template), None)
+    return next((reasoning for reasoning in REASONINGS if reasoning.close in template), None)
 
 
 class Parser(Protocol):
@@ -231,8 +231,8 @@ class MessageParser:
 
     def _call_name(self) -> bool:
         assert self._tools is not None
-        name, found, rest = self._text.partition(self._tools.name_end)
-        if not found:
+        name, mark, rest = self._text.partition(self._tools.name_end)
+        if not mark:
             return False
         self._text = rest
         self._name = name
@@ -247,15 +247,15 @@ class MessageParser:
         style = self._tools.arguments
         if style is ArgumentStyle.JSON:
             length = self._scanner.scan(self._text)
-            told = self._text[:length]
+            complete = self._text[:length]
             is_whole = self._scanner.is_closed
         else:
             end = _end_of(self._text, self._tools)
             if end is None:
                 return False
             length, is_whole = end, True
-            told = to_json(style, self._text[:length], self._schemas.get(self._name, {}))
-        self._tell(DeltaKind.ARGUMENTS, told)
+            complete = to_json(style, self._text[:length], self._schemas.get(self._name, {}))
+        self._tell(DeltaKind.ARGUMENTS, complete)
         self._text = self._text[length:]
         if is_whole:
             self._step = self._after_call
@@ -283,8 +283,8 @@ class MessageParser:
 
     def _split(self, mark: str) -> tuple[str, bool]:
         """Take the text before a mark, and the mark; or all that cannot belong to one."""
-        before, found, rest = self._text.partition(mark)
-        if found:
+        before, separator, rest = self._text.partition(mark)
+        if separator:
             self._text = rest
             return before, True
         keep = len(before) - held_len(before, [mark])
@@ -295,8 +295,8 @@ class MessageParser:
 def _end_of(text: str, tools: ToolFormat) -> int | None:
     """Where arguments that are not JSON end, if they have ended."""
     if tools.arguments in (ArgumentStyle.XML, ArgumentStyle.GEMMA):
-        found = text.find(tools.call_end)
-        return found if found >= 0 else None
+        position = text.find(tools.call_end)
+        return position if position >= 0 else None
     scanner = BracketScanner(depth=1, quotes="\"'")
     length = scanner.scan(text)
     return length - 1 if scanner.is_closed else None

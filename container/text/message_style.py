@@ -59,11 +59,11 @@ class MessageStyle:
 @lru_cache(maxsize=8)
 def style_of(template: str, tool_format: str | None = None) -> MessageStyle:
     """The style of a chat template; `tool_format` names another format of calls."""
-    found = recognise(template)
+    recognised = recognise(template)
     return MessageStyle(
         reasoning=recognise_reasoning(template),
-        tool_format=FORMATS[tool_format] if tool_format else found or FALLBACK,
-        takes_tools=found is not None,
+        tool_format=FORMATS[tool_format] if tool_format else recognised or FALLBACK,
+        takes_tools=recognised is not None,
         knows_developer="developer" in template,
         is_harmony=harmony.is_harmony(template),
     )

@@ -26,8 +26,8 @@ class StopStrings:
     def add(self, text: str) -> Released:
         """Take new text; release all that cannot belong to a stop string any more."""
         self._pending += text
-        found = [(self._pending.find(stop), stop) for stop in self._stops]
-        matches = [(start, -len(stop)) for start, stop in found if start >= 0]
+        positions = [(self._pending.find(stop), stop) for stop in self._stops]
+        matches = [(start, -len(stop)) for start, stop in positions if start >= 0]
         if matches:
             start, negative_len = min(matches)  # the earliest; of those, the longest
             end = start - negative_len if self._keep_match else start

@@ -61,9 +61,9 @@ class Tokenizer:
         # The server has limits of its own; the tokenizer's would only warn in the log.
         inner.model_max_length = int(1e30)
         # Where older vision-language models have the template that knows images.
-        beside = Path(folder) / "chat_template.json"
-        if template_path is None and beside.is_file():
-            template_path = str(beside)
+        template_file = Path(folder) / "chat_template.json"
+        if template_path is None and template_file.is_file():
+            template_path = str(template_file)
         if template_path is not None:
             inner.chat_template = _read_template(Path(template_path))
         return cls(inner)
@@ -89,8 +89,8 @@ class Tokenizer:
         backend = copy(self._inner.backend_tokenizer)
         backend.no_padding()
         backend.no_truncation()
-        told: str = backend.to_str()
-        return told
+        serialised: str = backend.to_str()
+        return serialised
 
     def encode(self, text: str, *, add_special_tokens: bool) -> list[int]:
         """Turn text into ids."""
@@ -230,14 +230,16 @@ def _read_template(path: Path) -> str:
     try:
         if path.suffix == ".jinja":
             return path.read_text()
-        found = json.loads(path.read_text())["chat_template"]
-        if isinstance(found, list):  # several, each with a name
-            found = {one["name"]: one["template"] for one in found}["default"]
-        if not isinstance(found, str):
+        template = json.loads(path.read_text())["chat_template"]
+        if isinstance(template, list):  # several, each with a name
+            template = {
+                named_template["name"]: named_template["template"] for named_template in template
+            }["default"]
+        if not isinstance(template, str):
             raise TypeError("`chat_template` is no text")
     except (OSError, ValueError, LookupError, TypeError) as error:
         raise ModelLoadError(
             f"TOKENIZER_CONFIG_PATH={path}: no chat template can be read from it: "
             f"{type(error).__name__}: {error}"
         ) from error
-    return found
+    return template

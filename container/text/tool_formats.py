@@ -177,7 +177,11 @@ def to_json(style: ArgumentStyle, text: str, schema: dict[str, Any]) -> str:
 def _from_python(text: str) -> dict[str, Any]:
     call = ast.parse(f"f({text})", mode="eval").body
     assert isinstance(call, ast.Call)
-    return {one.arg: _value(one.value) for one in call.keywords if one.arg is not None}
+    return {
+        argument.arg: _value(argument.value)
+        for argument in call.keywords
+        if argument.arg is not None
+    }
 
 
 def _value(node: ast.expr) -> Any:
@@ -186,7 +190,7 @@ def _value(node: ast.expr) -> Any:
     if isinstance(node, ast.Name) and node.id in names:
         return names[node.id]
     if isinstance(node, ast.List):
-        return [_value(one) for one in node.elts]
+        return [_value(element) for element in node.elts]
     if isinstance(node, ast.Dict):
         keys = [ast.literal_eval(key) for key in node.keys if key is not None]
         return dict(zip(keys, map(_value, node.values), strict=True))
@@ -194,9 +198,9 @@ def _value(node: ast.expr) -> Any:
 
 
 def _from_xml(text: str, schema: dict[str, Any]) -> dict[str, Any]:
-    found = re.findall(r"<parameter=([^>\n]+)>\n(.*?)\n</parameter>", text, re.DOTALL)
+    pairs = re.findall(r"<parameter=([^>\n]+)>\n(.*?)\n</parameter>", text, re.DOTALL)
     properties = schema.get("properties", {})
-    return {name: _typed(value, properties.get(name)) for name, value in found}
+    return {name: _typed(value, properties.get(name)) for name, value in pairs}
 
 
 def _typed(value: str, schema: Any) -> Any:

@@ -59,26 +59,28 @@ def bench(
     pictures = []
     for count in (int(part) for part in clients.split(",")):
         samples, wall_s = load.run(send, count, requests)
-        pictures.append(load.picture(samples, count, wall_s))
+        pictures.append(load.summarize(samples, count, wall_s))
         if not as_json:
             click.echo(f"{count} clients, {requests} requests: latency")
-            for line in load.histogram([one.latency_s for one in samples if not one.error]):
+            for line in load.histogram(
+                [sample.latency_s for sample in samples if not sample.error]
+            ):
                 click.echo(line)
     if as_json:
-        print_json([dataclasses.asdict(one) for one in pictures])
+        print_json([dataclasses.asdict(summary) for summary in pictures])
         return
     columns = ("Clients", "Failed", "p50 s", "p90 s", "p99 s", "First text p50 s", "Req/s", "Tok/s")
-    print_table(f"{name}", columns, [_row(one) for one in pictures])
+    print_table(f"{name}", columns, [_row(summary) for summary in pictures])
 
 
-def _row(one: load.Picture) -> tuple[object, ...]:
-    latency = [f"{one.latency_s.get(key, 0):.3f}" for key in ("p50", "p90", "p99")]
-    first = one.first_text_s.get("p50")
+def _row(summary: load.Picture) -> tuple[object, ...]:
+    latency = [f"{summary.latency_s.get(key, 0):.3f}" for key in ("p50", "p90", "p99")]
+    first = summary.first_text_s.get("p50")
     return (
-        one.clients,
-        one.failed,
+        summary.clients,
+        summary.failed,
         *latency,
         f"{first:.3f}" if first else "-",
-        f"{one.requests_per_s:.2f}",
-        f"{one.tokens_per_s:.1f}",
+        f"{summary.requests_per_s:.2f}",
+        f"{summary.tokens_per_s:.1f}",
     )

@@ -87,7 +87,7 @@ def delete(
     Found by the name and by the tag `sagemaker-deploy`. Logs and answers on S3 stay.
     """
     bucket = bucket or (config.bucket if config else None)
-    planned = deletion.plan(account.find_made(aws, name, bucket))
+    planned = deletion.plan(account.find_deployed(aws, name, bucket))
     if as_json and dry_run:
         print_json(plan_as_data(planned))
         return

@@ -94,7 +94,7 @@ def _body(
     max_tokens: int | None,
     stream: bool,
 ) -> bytes:
-    if sum(one is not None for one in (prompt, messages, file)) != 1:
+    if sum(option is not None for option in (prompt, messages, file)) != 1:
         raise ConfigError(["give one of PROMPT, --messages and --file"])
     if file:
         return sys.stdin.buffer.read() if str(file) == "-" else _read(file)

@@ -52,12 +52,12 @@ def batch(
     url = source if source.startswith("s3://") else _upload(aws, config, Path(source), job)
     # Beside the input, never below it: answers must not become input.
     output = output or f"{url.rstrip('/').rpartition('/')[0]}/answers-{job}"
-    found = account.gather(aws, config)
-    _, model = deployment.wanted_model(config, found)
+    account_state = account.gather(aws, config)
+    _, model = deployment.wanted_model(config, account_state)
     wishes: dict[str, Any] = {"BatchStrategy": "SingleRecord" if single else "MultiRecord"}
     if concurrency:
         wishes["MaxConcurrentTransforms"] = concurrency
-    steps = deployment.make_model(config, found)
+    steps = deployment.make_model(config, account_state)
     steps.append(changes.transform(config, job, model["ModelName"], url, output, wishes))
     Executor(aws, Progress(), poll).apply(Plan(config.name, tuple(steps)))
     result = f"{output}/{url.rpartition('/')[2]}.out"
@@ -98,7 +98,7 @@ def async_call(
     For answers that take longer than 60 seconds, up to an hour. A body of up to 128,000 bytes
     travels with the call; larger ones must be on S3 (--location).
     """
-    if sum(one is not None for one in (prompt, file, location)) != 1:
+    if sum(option is not None for option in (prompt, file, location)) != 1:
         raise ConfigError(["give one of PROMPT, --file and --location"])
     aws = Aws(region, profile)
     params: dict[str, Any] = {

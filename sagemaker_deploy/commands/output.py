@@ -57,19 +57,19 @@ def plan_as_data(plan: Plan) -> dict[str, Any]:
 
 
 def _step(step: Any) -> dict[str, Any]:
-    shown = {"title": step.title, "resource": step.resource}
+    fields = {"title": step.title, "resource": step.resource}
     if isinstance(step, Upload):
-        return shown | {"service": "s3", "operation": "upload", "source": str(step.source)}
+        return fields | {"service": "s3", "operation": "upload", "source": str(step.source)}
     params = _shown(step.params)
-    return shown | {"service": step.service, "operation": step.operation, "params": params}
+    return fields | {"service": step.service, "operation": step.operation, "params": params}
 
 
 def _shown(value: Any) -> Any:
     """Parameters with words in place of what is known only when the plan is carried out."""
     if isinstance(value, Mapping):
-        return {key: _shown(one) for key, one in value.items()}
+        return {key: _shown(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_shown(one) for one in value]
+        return [_shown(item) for item in value]
     if isinstance(value, Secret):
         return f"<secret {value.name}>"
     return f"<ARN of policy {value.name}>" if isinstance(value, PolicyArn) else value

@@ -52,10 +52,10 @@ def scale(
     automatic = (least, most, target) != (None, None, None)
     if sum([instances is not None, copies is not None, automatic, off]) != 1:
         raise ConfigError(["give --instances, --copies, --min/--max/--target, or --off"])
-    made = account.find_made(aws, name, None)
-    if not made.endpoint:
+    deployed = account.find_deployed(aws, name, None)
+    if not deployed.endpoint:
         raise NotFound(f"endpoint {name} does not exist in {aws.region}", hint="use `deploy`")
-    component = component or next(iter(made.components), None)
+    component = component or next(iter(deployed.components), None)
     steps: list[Step]
     if instances is not None:
         steps = [changes.instances(name, instances)]
@@ -64,12 +64,14 @@ def scale(
             raise ConfigError([f"--copies: {name} has no inference components; use --instances"])
         steps = [changes.copies(component, copies)]
     elif off:
-        steps = [scaling.removal(scaling.where(*one)) for one in made.targets]
+        steps = [scaling.removal(scaling.where(*scaled)) for scaled in deployed.targets]
     else:
         if most is None or target is None:
             raise ConfigError(["--min, --max and --target: give at least --max and --target"])
-        wanted = Scaling(min=1 if least is None else least, max=most, target_concurrency=target)
-        steps = scaling.steps_for(name, component, wanted, is_async=_is_async(aws, name))
+        new_scaling = Scaling(
+            min=1 if least is None else least, max=most, target_concurrency=target
+        )
+        steps = scaling.steps_for(name, component, new_scaling, is_async=_is_async(aws, name))
     _apply(aws, name, tuple(steps), poll)
 
 
@@ -119,9 +121,9 @@ def add_adapter(
 ) -> None:
     """Load the adapter SOURCE (a folder here, or s3://....tar.gz) as ADAPTER into ENDPOINT."""
     aws = Aws(region, profile)
-    bases = list(account.find_made(aws, endpoint, None).components)
+    bases = list(account.find_deployed(aws, endpoint, None).components)
     known = {row[0] for row in _adapters(aws, endpoint)}
-    candidates = [base] if base else [one for one in bases if one not in known]
+    candidates = [base] if base else [component for component in bases if component not in known]
     if len(candidates) != 1:
         raise ConfigError([f"--base: {endpoint} has {len(candidates)} base components; name one"])
     steps: list[Step | Upload] = []
@@ -154,7 +156,7 @@ def remove_adapter(
 
 def _adapters(aws: Aws, endpoint: str) -> list[tuple[str, str, str]]:
     rows = []
-    for name in account.find_made(aws, endpoint, None).components:
+    for name in account.find_deployed(aws, endpoint, None).components:
         record = aws.call("sagemaker", "describe_inference_component", InferenceComponentName=name)
         if base := record.get("Specification", {}).get("BaseInferenceComponentName"):
             rows.append((name, base, record["InferenceComponentStatus"]))

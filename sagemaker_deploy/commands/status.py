@@ -20,14 +20,16 @@ def status(name: str, aws: Aws, config: Config | None, as_json: bool) -> None:
     endpoint = account.describe_endpoint(aws, name)
     if endpoint is None:
         raise NotFound(f"endpoint {name} does not exist in {aws.region}", hint="use `deploy`")
-    made = account.find_made(aws, name, None)
+    deployed = account.find_deployed(aws, name, None)
     components = [
-        aws.call("sagemaker", "describe_inference_component", InferenceComponentName=one)
-        for one in made.components
+        aws.call("sagemaker", "describe_inference_component", InferenceComponentName=component)
+        for component in deployed.components
     ]
     if as_json:
         endpoint.pop("ResponseMetadata", None)
-        print_json({"endpoint": endpoint, "components": components, "scaling": list(made.targets)})
+        print_json(
+            {"endpoint": endpoint, "components": components, "scaling": list(deployed.targets)}
+        )
         return
     click.echo(f"{name}: {endpoint['EndpointStatus']}, config {endpoint['EndpointConfigName']}")
     if reason := endpoint.get("FailureReason"):
@@ -38,7 +40,7 @@ def status(name: str, aws: Aws, config: Config | None, as_json: bool) -> None:
         print_table(
             "Components", ("Component", "Status", "Copies", "Reason"), map(_component, components)
         )
-    for resource, dimension in made.targets:
+    for resource, dimension in deployed.targets:
         click.echo(f"  scales: {resource} ({dimension})")
 
 

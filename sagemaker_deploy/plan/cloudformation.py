@@ -103,9 +103,9 @@ def _scaling_name(step: Step) -> str:
 
 def _resolved(value: Any) -> Any:
     if isinstance(value, dict):
-        return {key: _resolved(one) for key, one in value.items()}
+        return {key: _resolved(item) for key, item in value.items()}
     if isinstance(value, list):
-        return [_resolved(one) for one in value]
+        return [_resolved(item) for item in value]
     if isinstance(value, Secret):
         return f"{{{{resolve:secretsmanager:{value.name}}}}}"
     return value

@@ -7,7 +7,7 @@ from sagemaker_deploy.plan.steps import Params, Plan, Step, Wait
 
 
 @dataclass(frozen=True, slots=True)
-class Made:
+class Deployed:
     """What a deployment has on the account, found by its name and tag."""
 
     name: str
@@ -20,34 +20,36 @@ class Made:
     objects: tuple[tuple[str, str], ...] = ()  # bucket, key
 
 
-def plan(made: Made) -> Plan:
+def plan(deployed: Deployed) -> Plan:
     """From the outermost to the innermost: what others refer to goes last."""
-    steps = [scaling.removal(scaling.where(*target)) for target in made.targets]
-    if made.alarms:
-        names = ", ".join(made.alarms)
-        params = {"AlarmNames": list(made.alarms)}
+    steps = [scaling.removal(scaling.where(*target)) for target in deployed.targets]
+    if deployed.alarms:
+        names = ", ".join(deployed.alarms)
+        params = {"AlarmNames": list(deployed.alarms)}
         steps.append(_step("cloudwatch", "delete_alarms", "alarms", names, params))
-    steps += [_component(name) for name in made.components]
-    if made.endpoint:
-        where = {"EndpointName": made.name}
-        gone = Wait("describe_endpoint", where, "EndpointStatus", "", ())
-        steps.append(_step("sagemaker", "delete_endpoint", "endpoint", made.name, where, gone))
-    for name in made.configs:
+    steps += [_component(name) for name in deployed.components]
+    if deployed.endpoint:
+        where = {"EndpointName": deployed.name}
+        is_deleted = Wait("describe_endpoint", where, "EndpointStatus", "", ())
+        steps.append(
+            _step("sagemaker", "delete_endpoint", "endpoint", deployed.name, where, is_deleted)
+        )
+    for name in deployed.configs:
         where = {"EndpointConfigName": name}
         steps.append(_step("sagemaker", "delete_endpoint_config", "endpoint config", name, where))
-    for name in made.models:
+    for name in deployed.models:
         steps.append(_step("sagemaker", "delete_model", "model", name, {"ModelName": name}))
-    for bucket, key in made.objects:
+    for bucket, key in deployed.objects:
         where = {"Bucket": bucket, "Key": key}
         steps.append(_step("s3", "delete_object", "object", f"s3://{bucket}/{key}", where))
-    return Plan(made.name, tuple(steps))
+    return Plan(deployed.name, tuple(steps))
 
 
 def _component(name: str) -> Step:
     where = {"InferenceComponentName": name}
-    gone = Wait("describe_inference_component", where, "InferenceComponentStatus", "", ())
+    is_deleted = Wait("describe_inference_component", where, "InferenceComponentStatus", "", ())
     kind = "inference component"
-    return _step("sagemaker", "delete_inference_component", kind, name, where, gone)
+    return _step("sagemaker", "delete_inference_component", kind, name, where, is_deleted)
 
 
 def _step(

@@ -19,7 +19,7 @@ HOURS = 24
 
 
 @dataclass(frozen=True, slots=True)
-class Facts:
+class AccountState:
     """What read-only calls found out. None means that it could not be asked."""
 
     region: str
@@ -35,36 +35,38 @@ class Facts:
     size: ModelSize = UNKNOWN
 
 
-def plan(config: Config, facts: Facts) -> Plan:
+def plan(config: Config, account_state: AccountState) -> Plan:
     """What to do. Raises ConfigError for what would fail for certain."""
-    _check(config, facts)
-    upload, model = wanted_model(config, facts)
+    _check(config, account_state)
+    upload, model = wanted_model(config, account_state)
     endpoint_config = requests.endpoint_config(config, model["ModelName"])
     steps: list[Step | Upload] = []
-    if facts.endpoint_status == "Failed":
+    if account_state.endpoint_status == "Failed":
         steps.append(_delete_failed(config))
-    steps += make_model(config, facts)
-    if endpoint_config["EndpointConfigName"] not in facts.configs:
+    steps += make_model(config, account_state)
+    if endpoint_config["EndpointConfigName"] not in account_state.configs:
         steps.append(_create_config(endpoint_config))
-    steps += _endpoint(config, facts, endpoint_config["EndpointConfigName"])
+    steps += _endpoint(config, account_state, endpoint_config["EndpointConfigName"])
     if config.component:
-        steps += _component(config, facts, model["ModelName"])
+        steps += _component(config, account_state, model["ModelName"])
     steps += scaling.steps(config)
-    told, warnings = _tell(config, facts)
-    policies = _policies(config, facts, upload.resource if upload else config.model.data)
-    return Plan(config.name, tuple(steps), tuple(told), tuple(warnings), policies)
+    facts, warnings = _tell(config, account_state)
+    policies = _policies(config, account_state, upload.resource if upload else config.model.data)
+    return Plan(config.name, tuple(steps), tuple(facts), tuple(warnings), policies)
 
 
-def wanted_model(config: Config, facts: Facts) -> tuple[Upload | None, dict[str, Any]]:
+def wanted_model(
+    config: Config, account_state: AccountState
+) -> tuple[Upload | None, dict[str, Any]]:
     """CreateModel's parameters, and the upload that its data needs first."""
-    upload, data_url = _data(config, facts)
+    upload, data_url = _data(config, account_state)
     return upload, requests.model(config, config.image, data_url)
 
 
-def make_model(config: Config, facts: Facts) -> list[Step | Upload]:
+def make_model(config: Config, account_state: AccountState) -> list[Step | Upload]:
     """The steps to the model; none when it is there."""
-    upload, model = wanted_model(config, facts)
-    if model["ModelName"] in facts.models:
+    upload, model = wanted_model(config, account_state)
+    if model["ModelName"] in account_state.models:
         return []
     return [*([upload] if upload else []), _create_model(model)]
 
@@ -80,41 +82,41 @@ def folder_stamp(folder: Path, code: Path | None) -> str:
     for root in [folder, *([code] if code else [])]:
         for path in sorted(root.rglob("*")):
             if path.is_file():
-                facts = path.stat()
-                line = f"{path.relative_to(root)}:{facts.st_size}:{facts.st_mtime_ns}\n"
+                stat = path.stat()
+                line = f"{path.relative_to(root)}:{stat.st_size}:{stat.st_mtime_ns}\n"
                 digest.update(line.encode())
     return digest.hexdigest()[:12]
 
 
-def _check(config: Config, facts: Facts) -> None:
+def _check(config: Config, account_state: AccountState) -> None:
     image, problems = config.image, []
     if not ECR.match(image):
         problems.append(
             f"image: {image} is not an image in ECR with a tag or digest "
             "(<account>.dkr.ecr.<region>.amazonaws.com/<repository>:<tag>); push it there first"
         )
-    elif facts.image_exists is False:
+    elif account_state.image_exists is False:
         problems.append(f"image: {image} is not in ECR; push it first, or correct the tag")
-    if facts.role_exists is False:
+    if account_state.role_exists is False:
         problems.append(
             f"role: {config.role} does not exist; `plan --policies` prints the documents to make it"
         )
-    if facts.endpoint_status in ("Creating", "Updating", "Deleting", "RollingBack"):
+    if account_state.endpoint_status in ("Creating", "Updating", "Deleting", "RollingBack"):
         problems.append(
-            f"endpoint {config.name} is {facts.endpoint_status}; wait until it has settled "
+            f"endpoint {config.name} is {account_state.endpoint_status}; wait until it has settled "
             "(`status`)"
         )
     if problems:
         raise ConfigError(problems)
 
 
-def _data(config: Config, facts: Facts) -> tuple[Upload | None, str | None]:
+def _data(config: Config, account_state: AccountState) -> tuple[Upload | None, str | None]:
     data = config.model.data
     if not data or data.startswith("s3://"):
         return None, data
     if not config.bucket:
         raise ConfigError(["bucket: needed to upload model.data; or put it on S3 yourself"])
-    key = f"{artifact_prefix(config.name)}{facts.data_stamp}/model.tar.gz"
+    key = f"{artifact_prefix(config.name)}{account_state.data_stamp}/model.tar.gz"
     source = Path(data)
     upload = Upload(f"pack and upload {data}", source, config.model.code, config.bucket, key)
     return upload, upload.resource
@@ -144,7 +146,7 @@ def _create_config(params: dict[str, Any]) -> Step:
     )
 
 
-def _endpoint(config: Config, facts: Facts, config_name: str) -> list[Step]:
+def _endpoint(config: Config, account_state: AccountState, config_name: str) -> list[Step]:
     params: dict[str, Any] = {"EndpointName": config.name, "EndpointConfigName": config_name}
     resource = f"endpoint {config.name}"
     wait = Wait(
@@ -156,12 +158,12 @@ def _endpoint(config: Config, facts: Facts, config_name: str) -> list[Step]:
         timeout_s=ENDPOINT_TIMEOUT_S,
         expects={"EndpointConfigName": config_name},
     )
-    if facts.endpoint_status in (None, "Failed"):
+    if account_state.endpoint_status in (None, "Failed"):
         undo = Undo("delete_endpoint", {"EndpointName": config.name})
         title = "create the endpoint and wait until it is in service"
         params["Tags"] = requests.tags(config)
         return [Step(title, resource, "sagemaker", "create_endpoint", params, undo, wait)]
-    if facts.endpoint_config == config_name:
+    if account_state.endpoint_config == config_name:
         return []
     if config.scaling:
         # What scaling has reached must not fall back to the initial count.
@@ -173,7 +175,7 @@ def _endpoint(config: Config, facts: Facts, config_name: str) -> list[Step]:
     return [Step(title, resource, "sagemaker", "update_endpoint", params, wait=wait)]
 
 
-def _component(config: Config, facts: Facts, model_name: str) -> list[Step]:
+def _component(config: Config, account_state: AccountState, model_name: str) -> list[Step]:
     instance = instances.find(config.all_instance_types[0])
     params = requests.component(config, model_name, instance.gpus if instance else 0)
     name = params["InferenceComponentName"]
@@ -187,7 +189,7 @@ def _component(config: Config, facts: Facts, model_name: str) -> list[Step]:
         timeout_s=ENDPOINT_TIMEOUT_S,
     )
     resource = f"inference component {name}"
-    if facts.component is None:
+    if account_state.component is None:
         undo = Undo("delete_inference_component", where)
         title = "create the inference component and wait for it"
         operation = "create_inference_component"
@@ -195,18 +197,18 @@ def _component(config: Config, facts: Facts, model_name: str) -> list[Step]:
     changed: dict[str, Any] = {**where, "Specification": params["Specification"]}
     if not config.scaling:  # else the count is what scaling has reached
         changed["RuntimeConfig"] = params["RuntimeConfig"]
-    if _is_as_described(changed, facts.component):
+    if _is_as_described(changed, account_state.component):
         return []
     title, operation = "update the inference component", "update_inference_component"
     return [Step(title, resource, "sagemaker", operation, changed, wait=wait)]
 
 
-def _is_as_described(wanted: dict[str, Any], described: Mapping[str, Any]) -> bool:
-    copies = wanted.get("RuntimeConfig", {}).get("CopyCount")
+def _is_as_described(expected: dict[str, Any], described: Mapping[str, Any]) -> bool:
+    copies = expected.get("RuntimeConfig", {}).get("CopyCount")
     if copies not in (None, described.get("RuntimeConfig", {}).get("DesiredCopyCount")):
         return False
     known = described.get("Specification", {})
-    return all(known.get(key) == value for key, value in wanted["Specification"].items())
+    return all(known.get(key) == value for key, value in expected["Specification"].items())
 
 
 def _delete_failed(config: Config) -> Step:
@@ -220,20 +222,20 @@ def _delete_failed(config: Config) -> Step:
     )
 
 
-def _tell(config: Config, facts: Facts) -> tuple[list[str], list[str]]:
-    told, warnings = [_cost(config)], []
-    if facts.endpoint_status == "InService":
-        told.append(f"endpoint {config.name} is in service; it is updated, not made anew")
+def _tell(config: Config, account_state: AccountState) -> tuple[list[str], list[str]]:
+    facts, warnings = [_cost(config)], []
+    if account_state.endpoint_status == "InService":
+        facts.append(f"endpoint {config.name} is in service; it is updated, not made anew")
     for name in config.all_instance_types:
         instance = instances.find(name)
         if instance is None:
             warnings.append(f"{name}: its memory is not known here, so the fit is not checked")
             continue
-        size = _size(config, facts)
+        size = _size(config, account_state)
         more, worries = sizing.sentences(
             size, instance, config.concurrency, config.max_total_tokens
         )
-        told += more
+        facts += more
         warnings += worries
     if config.has_gpus and not requests.ami(config):
         warnings.append(
@@ -246,22 +248,22 @@ def _tell(config: Config, facts: Facts) -> tuple[list[str], list[str]]:
             f"secrets ({names}): whoever may call DescribeModel sees their values, as with every "
             "variable; a model in S3 (model.data) needs no token"
         )
-    return told, warnings
+    return facts, warnings
 
 
-def _size(config: Config, facts: Facts) -> ModelSize:
+def _size(config: Config, account_state: AccountState) -> ModelSize:
     billion = config.model.parameters_billion
     if billion is None:
-        return facts.size
+        return account_state.size
     weights = int(billion * 1e9 * config.model.bytes_per_parameter)
-    return ModelSize(weights, facts.size.kv_bytes_per_token, "model.parameters_billion")
+    return ModelSize(weights, account_state.size.kv_bytes_per_token, "model.parameters_billion")
 
 
 def _cost(config: Config) -> str:
     if config.serverless:
         settings = config.serverless
-        kept = settings.provisioned_concurrency
-        idle = f"{kept} provisioned, billed always" if kept else "nothing while idle"
+        provisioned = settings.provisioned_concurrency
+        idle = f"{provisioned} provisioned, billed always" if provisioned else "nothing while idle"
         return (
             f"cost: serverless, {settings.memory_mb} MB, up to {settings.max_concurrency} at a "
             f"time; billed by use; {idle}"
@@ -277,9 +279,9 @@ def _cost(config: Config) -> str:
     )
 
 
-def _policies(config: Config, facts: Facts, data_url: str | None) -> dict[str, Any]:
+def _policies(config: Config, account_state: AccountState, data_url: str | None) -> dict[str, Any]:
     return {
         "trust": iam.trust(),
-        "execution": iam.execution(config, facts.region, facts.account, data_url),
-        "deployer": iam.deployer(config, facts.region, facts.account),
+        "execution": iam.execution(config, account_state.region, account_state.account, data_url),
+        "deployer": iam.deployer(config, account_state.region, account_state.account),
     }

@@ -191,8 +191,8 @@ def _is_given(parameter: str) -> Json:
 
 
 def _optional(variable: str, parameter: str) -> Json:
-    given = {"Name": variable, "Value": {"Ref": parameter}}
-    return {"Fn::If": [f"Has{parameter}", given, {"Ref": "AWS::NoValue"}]}
+    variable_entry = {"Name": variable, "Value": {"Ref": parameter}}
+    return {"Fn::If": [f"Has{parameter}", variable_entry, {"Ref": "AWS::NoValue"}]}
 
 
 def _allow(actions: list[str], resource: Any) -> Json:

@@ -232,8 +232,8 @@ def _async(config: Config) -> Json:
     if settings.failures:
         output["S3FailurePath"] = settings.failures
     topics = {"SuccessTopic": settings.success_topic, "ErrorTopic": settings.error_topic}
-    if given := {key: value for key, value in topics.items() if value}:
-        output["NotificationConfig"] = given
+    if known_topics := {key: value for key, value in topics.items() if value}:
+        output["NotificationConfig"] = known_topics
     content: Json = {"OutputConfig": output}
     if settings.max_concurrent_per_instance:
         limit = settings.max_concurrent_per_instance

@@ -58,10 +58,10 @@ def steps_for(
 ) -> list[Step]:
     """Register the target, track it, and wake it when it may sleep."""
     target = Target(endpoint, component, is_async)
-    made = [_register(target, scaling), _tracking(target, scaling)]
+    deployed = [_register(target, scaling), _tracking(target, scaling)]
     if scaling.min == 0:
-        made += [_wake_policy(target), _wake_alarm(target)]
-    return made
+        deployed += [_wake_policy(target), _wake_alarm(target)]
+    return deployed
 
 
 def removal(target: dict[str, str]) -> Step:

@@ -30,7 +30,9 @@ def test_the_last_line_needs_no_newline() -> None:
 
 def test_tgis_events_are_read_without_special_tokens() -> None:
     tokens = [{"text": "Hi", "special": False}, {"text": "</s>", "special": True}]
-    stream = b"".join(b"data:" + json.dumps({"token": one}).encode() + b"\n\n" for one in tokens)
+    stream = b"".join(
+        b"data:" + json.dumps({"token": token}).encode() + b"\n\n" for token in tokens
+    )
     assert list(invoke.stream_text([stream])) == ["Hi"]
 
 

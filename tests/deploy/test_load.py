@@ -25,16 +25,16 @@ def test_every_request_is_sent_once_and_no_more_at_a_time_than_clients() -> None
 
 def test_the_picture_counts_failures_apart() -> None:
     samples = [Sample(float(n), 0.1, 10) for n in range(1, 101)] + [Sample(9.0, 0.0, 0, "gone")]
-    picture = load.picture(samples, 4, 10.0)
-    assert picture.failed == 1
-    assert picture.errors == {"gone": 1}
-    assert picture.latency_s == {"p50": 50.0, "p90": 90.0, "p99": 99.0, "max": 100.0}
-    assert picture.requests_per_s == 10.0
-    assert picture.tokens_per_s == 100.0
+    summarize = load.summarize(samples, 4, 10.0)
+    assert summarize.failed == 1
+    assert summarize.errors == {"gone": 1}
+    assert summarize.latency_s == {"p50": 50.0, "p90": 90.0, "p99": 99.0, "max": 100.0}
+    assert summarize.requests_per_s == 10.0
+    assert summarize.tokens_per_s == 100.0
 
 
 def test_without_answers_there_are_no_percentiles() -> None:
-    assert load.picture([Sample(1.0, 0.0, 0, "gone")], 1, 1.0).latency_s == {}
+    assert load.summarize([Sample(1.0, 0.0, 0, "gone")], 1, 1.0).latency_s == {}
 
 
 def test_the_histogram_counts_every_value() -> None:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from container.embedding.process import EmbedderLimits, EmbedderWorker
+from container.embedding.process import EmbedderBackend, EmbedderLimits
 from container.errors import InvalidParameter, Overloaded, PromptTooLong
 from container.messages.common import Abort
 from container.messages.embedder import Embed, Embedded, EmbedderInfo
@@ -25,8 +25,8 @@ class Words:
 class Counter:
     """A text's only number is its length; more than five words are too many."""
 
-    def encode(self, ask: Embed) -> list[Words]:
-        texts = [Words(len(str(text).split())) for text in ask.inputs]
+    def encode(self, request: Embed) -> list[Words]:
+        texts = [Words(len(str(text).split())) for text in request.inputs]
         if any(text.num_tokens > 5 for text in texts):
             raise PromptTooLong("too long")
         return texts
@@ -36,30 +36,30 @@ class Counter:
 
 
 @pytest.fixture
-def worker() -> EmbedderWorker[Words]:
-    return EmbedderWorker(Counter(), INFO, EmbedderLimits(max_batch_tokens=4, max_requests=2))
+def worker() -> EmbedderBackend[Words]:
+    return EmbedderBackend(Counter(), INFO, EmbedderLimits(max_batch_tokens=4, max_requests=2))
 
 
-def test_one_answer_comes_when_all_texts_are_done(worker: EmbedderWorker[Words]) -> None:
+def test_one_answer_comes_when_all_texts_are_done(worker: EmbedderBackend[Words]) -> None:
     worker.take(b"f", Embed(1, ["a b c", "a", "a b"]))
     assert list(worker.step()) == []
-    ((owner, answer),) = worker.step()
-    assert (owner, answer) == (b"f", Embedded(1, struct.pack("<3f", 3, 1, 2), 1, 6))
+    ((frontend_id, answer),) = worker.step()
+    assert (frontend_id, answer) == (b"f", Embedded(1, struct.pack("<3f", 3, 1, 2), 1, 6))
     assert not worker.has_work
     assert (worker.load.batches, worker.load.texts, worker.load.tokens) == (2, 3, 6)
 
 
-def test_the_same_number_from_two_frontends_is_two_requests(worker: EmbedderWorker[Words]) -> None:
+def test_the_same_number_from_two_frontends_is_two_requests(worker: EmbedderBackend[Words]) -> None:
     worker.take(b"f", Embed(1, ["a"]))
     worker.take(b"g", Embed(1, ["a b"]))
     answers = dict(worker.step())
-    assert {owner: struct.unpack("<f", one.rows) for owner, one in answers.items()} == {
+    assert {frontend_id: struct.unpack("<f", one.rows) for frontend_id, one in answers.items()} == {
         b"f": (1.0,),
         b"g": (2.0,),
     }
 
 
-def test_requests_are_refused_at_the_door(worker: EmbedderWorker[Words]) -> None:
+def test_requests_are_refused_at_the_door(worker: EmbedderBackend[Words]) -> None:
     with pytest.raises(InvalidParameter, match="`inputs` must not be empty"):
         worker.take(b"f", Embed(1, []))
     with pytest.raises(PromptTooLong):
@@ -71,7 +71,7 @@ def test_requests_are_refused_at_the_door(worker: EmbedderWorker[Words]) -> None
         worker.take(b"f", Embed(4, ["a"]))
 
 
-def test_aborts_forget_one_request_or_a_frontend(worker: EmbedderWorker[Words]) -> None:
+def test_aborts_forget_one_request_or_a_frontend(worker: EmbedderBackend[Words]) -> None:
     worker.take(b"f", Embed(1, ["a"]))
     worker.take(b"g", Embed(1, ["a"]))
     worker.take(b"f", Abort(1))

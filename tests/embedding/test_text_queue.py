@@ -12,11 +12,11 @@ class Words:
 
 
 def queue(budget: int, **requests: list[int]) -> TextQueue[Words, str]:
-    made: TextQueue[Words, str] = TextQueue(budget)
+    text_queue: TextQueue[Words, str] = TextQueue(budget)
     for number, (name, lengths) in enumerate(requests.items()):
         texts = [Words(f"{name}{index}", length) for index, length in enumerate(lengths)]
-        made.add((b"frontend", number), texts)
-    return made
+        text_queue.add((b"frontend", number), texts)
+    return text_queue
 
 
 def names(texts: TextQueue[Words, str]) -> list[str]:

@@ -2,8 +2,9 @@ import random
 
 import pytest
 
-from container.engine.block_pool import ROOT, BlockPool
-from container.engine.schedule import Move
+from container.engine.adapters import NO_ADAPTER
+from container.engine.block_pool import BlockPool
+from container.engine.schedule import BlockCopy
 
 
 def test_blocks_for_rounds_up() -> None:
@@ -14,17 +15,17 @@ def test_blocks_for_rounds_up() -> None:
 def test_a_shared_block_is_free_only_after_its_last_release() -> None:
     pool = BlockPool(2, 8)
     table = pool.allocate(1)
-    pool.share(table)
-    pool.release(table)
+    pool.touch(table)
+    pool.free(table)
     assert pool.num_free == 1
-    pool.release(table)
+    pool.free(table)
     assert pool.num_free == 2
 
 
 def test_releasing_a_free_block_is_a_bug() -> None:
     pool = BlockPool(2, 8)
     with pytest.raises(AssertionError):
-        pool.release([0])
+        pool.free([0])
 
 
 def test_the_check_finds_a_leak() -> None:
@@ -44,18 +45,18 @@ def test_random_operations_keep_the_invariants() -> None:
             tables.append(pool.allocate(rnd.randint(1, pool.num_free)))
         elif action == 1 and tables:
             table = rnd.choice(tables)
-            pool.share(table)
+            pool.touch(table)
             tables.append(list(table))
         elif tables:
-            pool.release(tables.pop(rnd.randrange(len(tables))))
+            pool.free(tables.pop(rnd.randrange(len(tables))))
         pool.check_invariants(tables)
 
 
 def _filled(pool: BlockPool, token: int) -> list[int]:
     """A block of one token that is cached and free."""
     block_ids = pool.allocate(1)
-    pool.remember(block_ids[0], ROOT, [token])
-    pool.release(block_ids)
+    pool.cache_full_block(block_ids[0], NO_ADAPTER, [token])
+    pool.free(block_ids)
     return block_ids
 
 
@@ -63,24 +64,24 @@ def test_what_is_evicted_goes_to_the_host_and_comes_back() -> None:
     pool = BlockPool(1, 1, num_slots=2)
     _filled(pool, 5)
     _filled(pool, 6)
-    assert pool.take_moves() == (Move(True, 0, 1),)
-    cold = pool.find_cold([5], pool.find_prefix([5]))
-    pool.bring_back(cold, pool.allocate(1))
-    assert pool.take_moves() == (Move(True, 0, 0), Move(False, 0, 1))
-    pool.release([0])
-    assert [block.name for block in pool.find_prefix([5])] == [cold[0].name]
+    assert pool.take_copies() == (BlockCopy(True, 0, 1),)
+    offloaded = pool.find_offloaded([5], pool.find_prefix([5]))
+    pool.restore(offloaded, pool.allocate(1))
+    assert pool.take_copies() == (BlockCopy(True, 0, 0), BlockCopy(False, 0, 1))
+    pool.free([0])
+    assert [block.prefix_id for block in pool.find_prefix([5])] == [offloaded[0].prefix_id]
     _filled(pool, 7)
-    assert pool.take_moves() == (), "the host has a copy of 5 already"
-    assert pool.num_cold == 2
+    assert pool.take_copies() == (), "the host has a copy of 5 already"
+    assert pool.num_offloaded == 2
 
 
 def test_what_is_brought_back_is_not_overwritten_by_what_makes_way_for_it() -> None:
     pool = BlockPool(1, 1, num_slots=1)
     _filled(pool, 5)
     _filled(pool, 6)
-    pool.take_moves()
-    cold = pool.find_cold([5], pool.find_prefix([5]))
-    pool.bring_back(cold, pool.allocate(1))  # 6 has to go, and there is no slot for it
-    assert pool.take_moves() == (Move(False, 0, 0),)
-    pool.release([0])
-    assert pool.find_cold([6], []) == []
+    pool.take_copies()
+    offloaded = pool.find_offloaded([5], pool.find_prefix([5]))
+    pool.restore(offloaded, pool.allocate(1))  # 6 has to go, and there is no slot for it
+    assert pool.take_copies() == (BlockCopy(False, 0, 0),)
+    pool.free([0])
+    assert pool.find_offloaded([6], []) == []

@@ -23,7 +23,7 @@ import pytest
 
 from container.engine.engine import Engine, EngineConfig
 from container.engine.model_runner import Sampled, StepOutput
-from container.engine.schedule import Batch, Move, Scheduled
+from container.engine.schedule import Batch, BlockCopy, ScheduledSequence
 from container.engine.sequence import Sequence
 from container.engine.structured_output import Constraint, Mask
 from container.messages.engine import (
@@ -80,11 +80,11 @@ class Memory:
         block, offset = divmod(position, self.block_size)
         return sequence.block_table[block], offset
 
-    def move(self, moves: Iterable[Move]) -> None:
-        for move in moves:
+    def copy_blocks(self, copies: Iterable[BlockCopy]) -> None:
+        for block_copy in copies:
             for offset in range(self.block_size):
-                cell, slot = (move.block_id, offset), (move.slot, offset)
-                if move.to_host:
+                cell, slot = (block_copy.block_id, offset), (block_copy.slot, offset)
+                if block_copy.to_host:
                     self.slots[slot] = self.cells.get(cell)
                 else:
                     self.cells[cell] = self.slots.get(slot)
@@ -102,7 +102,7 @@ class Injected(Exception):
 class Row:
     """A sequence in a pass: its item, and the contents of its tokens with those of its draft."""
 
-    item: Scheduled
+    item: ScheduledSequence
     contents: list[Content]
     num_scores: int
 
@@ -122,10 +122,10 @@ class SimulatedDevice:
         self.unread = 0
         self.fails_at = ""
 
-    def begin(self, batch: Batch) -> "SimulatedStep":
-        self.may_fail("begin")
+    def execute(self, batch: Batch) -> "SimulatedStep":
+        self.may_fail("execute")
         assert self.unread <= self.overlaps, "too many steps are not read"
-        self.memory.move(batch.moves)
+        self.memory.copy_blocks(batch.copies)
         rows = [self._row(item) for item in batch.items]
         self._write(rows)
         self._read(rows)
@@ -143,12 +143,12 @@ class SimulatedDevice:
         self.sampled = []
         self.unread = 0
 
-    def _row(self, item: Scheduled) -> Row:
+    def _row(self, item: ScheduledSequence) -> Row:
         sequence = item.sequence
         ids = sequence.token_ids[: item.end]
         if len(ids) < item.end:
-            assert sequence.promise is not None, "a token that nobody has promised"
-            ids.append(self.sampled[sequence.promise])
+            assert sequence.placeholder is not None, "a token that nobody has promised"
+            ids.append(self.sampled[sequence.placeholder])
         assert len(ids) == item.end
         ids += item.draft
         held = contents(ids, sequence.adapter, sequence.images)
@@ -187,14 +187,14 @@ class SimulatedStep:
         self.device.sampled = tokens
         self.output = StepOutput([Sampled(token) for token in tokens], scores)
 
-    def read(self) -> StepOutput:
-        self.device.may_fail("read")
+    def get_output(self) -> StepOutput:
+        self.device.may_fail("get_output")
         self.device.unread -= 1
         return self.output
 
     def _tokens(self, row: Row) -> Iterator[int]:
         item, sequence = row.item, row.item.sequence
-        assert not item.is_void, "samples for nobody"
+        assert not item.is_stale, "samples for nobody"
         if not item.samples:
             return
         assert row.contents[item.end - 1].ids == tuple(sequence.token_ids), "a broken promise"
@@ -452,11 +452,11 @@ class Game:
         if rnd.random() < 0.3:
             self.compiler.finish_one()
         if rnd.random() < 0.01:
-            self.device.fails_at = rnd.choice(["begin", "sample", "read"])
+            self.device.fails_at = rnd.choice(["execute", "sample", "get_output"])
         if rnd.random() < 0.08 and self.client.unfinished:
             self._abort()
         if rnd.random() < 0.01:
-            self._let_go()
+            self._unpin()
         self.engine.scheduler.check_invariants()
 
     def _submit(self) -> None:
@@ -474,9 +474,9 @@ class Game:
             self.client.end(request_id, seq_index)
         self.tally["aborts"] += 1
 
-    def _let_go(self) -> None:
+    def _unpin(self) -> None:
         """Have the sessions give up what they hold."""
-        self.engine.scheduler.held.give_way(self.config.num_blocks)
+        self.engine.scheduler.pinned.evict_until(self.config.num_blocks)
 
     def _step(self) -> None:
         try:
@@ -494,7 +494,7 @@ class Game:
         self.device.lose_all()
         for _, request_id in self.engine.abort_all():
             self.client.lose(request_id)
-        self.engine.prove()
+        self.engine.run_self_test()
         self.engine.scheduler.check_invariants()
         self.tally["recoveries"] += 1
         self._step()  # tells what was read before the failure
@@ -507,7 +507,7 @@ class Game:
             self.compiler.finish_one()
             self._step()
         assert not self.client.unfinished, "the engine makes no progress"
-        self._let_go()
+        self._unpin()
         assert self.engine.load.blocks_used == 0
         assert not any(self.adapters.used.values())
 

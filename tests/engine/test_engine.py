@@ -3,7 +3,7 @@ import random
 import pytest
 
 from container.engine.engine import Engine, EngineConfig
-from container.engine.scheduler import MAX_SCORED
+from container.engine.scheduler import MAX_PROMPT_LOGPROBS
 from container.errors import InvalidParameter, Overloaded, PromptTooLong
 from container.messages.engine import FinishReason, SamplingParams, Submit
 from tests.support.engines import Job, ScriptedRunner, engine_config, ids, run
@@ -16,10 +16,10 @@ def _engine(**sizes: int) -> Engine:
 
 
 def _submit(
-    engine: Engine, request_id: int, length: int, new: int = 5, owner: bytes = b"a"
+    engine: Engine, request_id: int, length: int, new: int = 5, frontend_id: bytes = b"a"
 ) -> None:
     prompt = [request_id + 60] * length
-    engine.submit(owner, Submit(request_id, prompt, SamplingParams(max_new_tokens=new)))
+    engine.submit(frontend_id, Submit(request_id, prompt, SamplingParams(max_new_tokens=new)))
 
 
 def _step(engine: Engine) -> list[int]:
@@ -121,8 +121,8 @@ def test_abort_of_an_unknown_request_does_nothing() -> None:
 
 def test_a_lost_frontend_takes_only_its_own_requests() -> None:
     engine = _engine()
-    _submit(engine, 1, 4, owner=b"a")
-    _submit(engine, 1, 4, owner=b"b")
+    _submit(engine, 1, 4, frontend_id=b"a")
+    _submit(engine, 1, 4, frontend_id=b"b")
     assert engine.abort_all(b"a") == [(b"a", 1)]
     assert engine.has_work
 
@@ -241,12 +241,12 @@ def test_the_whole_prompt_is_never_taken_from_the_cache() -> None:
 
 def test_cached_blocks_give_way_to_new_sequences_oldest_first() -> None:
     engine = _engine(num_blocks=8, max_total_tokens=32, max_input_tokens=30)
-    one = SamplingParams(max_new_tokens=1)
-    run(engine, [Job([60] * 13, one)])  # 3 full blocks become cached
-    run(engine, [Job([61] * 13, one)])
-    run(engine, [Job([60] * 13, one)])  # used again, so [61] is the older one
-    run(engine, [Job([62] * 17, one)])
-    kept = run(engine, [Job([60] * 13, one)])[0]
+    sampling_params = SamplingParams(max_new_tokens=1)
+    run(engine, [Job([60] * 13, sampling_params)])  # 3 full blocks become cached
+    run(engine, [Job([61] * 13, sampling_params)])
+    run(engine, [Job([60] * 13, sampling_params)])  # used again, so [61] is the older one
+    run(engine, [Job([62] * 17, sampling_params)])
+    kept = run(engine, [Job([60] * 13, sampling_params)])[0]
     assert kept[0].prompt is not None
     assert kept[0].prompt.cached_tokens == 12
 
@@ -283,6 +283,8 @@ def test_a_step_tells_log_probabilities_of_so_many_prompt_tokens_only() -> None:
         engine.step()
         engine.scheduler.check_invariants()
     rows = [sum(item.num_prompt_logprobs for item in batch.items) for batch in runner.batches]
-    assert max(rows) == MAX_SCORED
+    assert max(rows) == MAX_PROMPT_LOGPROBS
     assert sum(rows) == 2 * 599
-    assert max(batch.num_tokens for batch in runner.batches) > MAX_SCORED  # others have no limit
+    assert (
+        max(batch.num_tokens for batch in runner.batches) > MAX_PROMPT_LOGPROBS
+    )  # others have no limit

@@ -120,7 +120,7 @@ def test_tokens_that_were_read_before_a_step_failed_are_told_after_it() -> None:
     runner.fails_to_sample = False
     runner.unread = 0
     assert engine.abort_all() == [(b"f", 1)]
-    engine.prove()
+    engine.run_self_test()
     assert engine.has_work
     told = [event for _, event in engine.step()]
     assert [(one.request_id, one.finish_reason) for one in told] == [(0, FinishReason.LENGTH)]

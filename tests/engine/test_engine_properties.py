@@ -4,7 +4,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from container.engine.block_pool import ROOT, BlockPool
+from container.engine.adapters import NO_ADAPTER
+from container.engine.block_pool import BlockPool
 from container.engine.engine import Engine
 from container.messages.engine import SamplingParams, Submit
 from tests.support.engines import ScriptedRunner, engine_config
@@ -33,50 +34,50 @@ class Pool(RuleBasedStateMachine):
         found = self.pool.find_prefix(ids)
         cached = [block.block_id for block in found]
         assert len(cached) <= len(ids) // self.pool.block_size
-        self.pool.share(cached)
-        cold = self.pool.find_cold(ids, found)
+        self.pool.touch(cached)
+        offloaded = self.pool.find_offloaded(ids, found)
         missing = self.pool.blocks_for(len(ids)) - len(cached)
         if missing > self.pool.num_free:
-            self.pool.release(cached)
+            self.pool.free(cached)
             return
         fresh = self.pool.allocate(missing)
-        self.pool.bring_back(cold, fresh[: len(cold)])
-        self.make_moves()
+        self.pool.restore(offloaded, fresh[: len(offloaded)])
+        self.make_copies()
         table = cached + fresh
         self.tables.append((ids, table))
-        name, size = ROOT, self.pool.block_size
-        known = len(cached) + len(cold)
+        name, size = NO_ADAPTER, self.pool.block_size
+        known = len(cached) + len(offloaded)
         for index in range(len(ids) // size):
             prefix = ids[: (index + 1) * size]
             if index < known:
                 assert self.blocks[table[index]] == prefix
             self.blocks[table[index]] = prefix
-            name = self.pool.remember(table[index], name, prefix[-size:])
+            name = self.pool.cache_full_block(table[index], name, prefix[-size:])
 
-    def make_moves(self) -> None:
-        for move in self.pool.take_moves():
-            if move.to_host:
-                self.slots[move.slot] = self.blocks[move.block_id]
+    def make_copies(self) -> None:
+        for block_copy in self.pool.take_copies():
+            if block_copy.to_host:
+                self.slots[block_copy.slot] = self.blocks[block_copy.block_id]
             else:
-                self.blocks[move.block_id] = self.slots[move.slot]
+                self.blocks[block_copy.block_id] = self.slots[block_copy.slot]
 
     @rule()
     def forget(self) -> None:
-        self.pool.forget_prefixes()
-        assert self.pool.num_cached == self.pool.num_cold == 0
+        self.pool.reset_prefix_cache()
+        assert self.pool.num_cached == self.pool.num_offloaded == 0
 
     @precondition(lambda self: self.tables)
     @rule(data=st.data())
     def fork(self, data: st.DataObject) -> None:
         ids, table = data.draw(st.sampled_from(self.tables))
-        self.pool.share(table)
+        self.pool.touch(table)
         self.tables.append((ids, list(table)))
 
     @precondition(lambda self: self.tables)
     @rule(data=st.data())
     def give_back(self, data: st.DataObject) -> None:
         index = data.draw(st.integers(0, len(self.tables) - 1))
-        self.pool.release(self.tables.pop(index)[1])
+        self.pool.free(self.tables.pop(index)[1])
 
     @rule(ids=PROMPTS)
     def what_is_found_begins_with_these_ids(self, ids: list[int]) -> None:
@@ -179,10 +180,10 @@ def test_a_prefix_is_found_as_far_as_it_was_said_before(
 ) -> None:
     pool = BlockPool(200, block_size)
     for ids in prompts:
-        name = ROOT
+        name = NO_ADAPTER
         table = pool.allocate(pool.blocks_for(len(ids)))
         for index in range(len(ids) // block_size):
             part = ids[index * block_size : (index + 1) * block_size]
-            name = pool.remember(table[index], name, part)
+            name = pool.cache_full_block(table[index], name, part)
     for ids in prompts:
         assert len(pool.find_prefix(ids)) == len(ids) // block_size

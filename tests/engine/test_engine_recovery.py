@@ -16,7 +16,7 @@ from container.engine.process import engine_server
 from container.engine.schedule import Batch
 from container.errors import Unavailable
 from container.frontend.generation.service import Service
-from container.ipc.backend_server import WorkerServer
+from container.ipc.backend_server import BackendServer
 from container.messages.common import Hello, RequestFailed, encode
 from container.messages.engine import (
     EngineInfo,
@@ -39,8 +39,8 @@ class FaultyRunner(ScriptedRunner):
         super().__init__()
         self.faults = faults
 
-    def execute(self, batch: Batch) -> StepOutput:
-        output = super().execute(batch)
+    def run(self, batch: Batch) -> StepOutput:
+        output = super().run(batch)
         if len(self.batches) in self.faults:
             raise RuntimeError("injected")
         return output
@@ -53,7 +53,7 @@ class Setting:
         self.runner = runner
         self.raised: Exception | None = None
         engine = Engine(runner, engine_config(), end_token_ids=[])
-        self.server: WorkerServer = engine_server(
+        self.server: BackendServer = engine_server(
             address, lambda progress: (engine, INFO), drain_s=5, parent_pid=os.getppid()
         )
         self.engine = engine

@@ -1,44 +1,44 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from container.engine.ngram_proposer import SHORTEST, PromptLookup
+from container.engine.ngram_proposer import SHORTEST, NgramProposer
 
 
 def test_the_guess_is_what_followed_the_same_tokens() -> None:
     said = [1, 2, 3, 4, 5, 9, 2, 3]
-    assert PromptLookup().guess(said, 3) == (4, 5, 9)
+    assert NgramProposer().propose(said, 3) == (4, 5, 9)
 
 
 def test_the_longest_common_run_decides() -> None:
     said = [7, 1, 2, 3, 40, 8, 2, 3, 50, 1, 2, 3]
-    assert PromptLookup().guess(said, 1) == (40,)
+    assert NgramProposer().propose(said, 1) == (40,)
 
 
 def test_the_latest_place_decides_among_equals() -> None:
-    assert PromptLookup().guess([1, 2, 30, 1, 2, 40, 1, 2], 1) == (40,)
+    assert NgramProposer().propose([1, 2, 30, 1, 2, 40, 1, 2], 1) == (40,)
 
 
 def test_a_guess_goes_on_in_circles() -> None:
-    assert PromptLookup().guess([1, 2, 3, 1, 2, 3], 7) == (1, 2, 3, 1, 2, 3, 1)
+    assert NgramProposer().propose([1, 2, 3, 1, 2, 3], 7) == (1, 2, 3, 1, 2, 3, 1)
 
 
 def test_nothing_repeats_nothing_is_guessed() -> None:
-    assert PromptLookup().guess([1, 2, 3, 4], 5) == ()
-    assert PromptLookup().guess([], 5) == ()
-    assert PromptLookup().guess([1, 2, 9, 2], 5) == (), "one token in common says too little"
+    assert NgramProposer().propose([1, 2, 3, 4], 5) == ()
+    assert NgramProposer().propose([], 5) == ()
+    assert NgramProposer().propose([1, 2, 9, 2], 5) == (), "one token in common says too little"
 
 
 @given(st.lists(st.integers(0, 3), max_size=60), st.lists(st.integers(1, 60)), st.integers(0, 9))
 def test_learning_in_pieces_is_learning_at_once(
     said: list[int], cuts: list[int], count: int
 ) -> None:
-    lookup = PromptLookup()
+    proposer = NgramProposer()
     for cut in sorted(cuts):
-        lookup.guess(said[:cut], count)
-    guess = lookup.guess(said, count)
-    assert guess == PromptLookup().guess(said, count)
-    assert len(guess) in (0, count)
-    if guess:
+        proposer.propose(said[:cut], count)
+    propose = proposer.propose(said, count)
+    assert propose == NgramProposer().propose(said, count)
+    assert len(propose) in (0, count)
+    if propose:
         tail = said[-SHORTEST:]
         followers = [said[i] for i in range(SHORTEST, len(said)) if said[i - SHORTEST : i] == tail]
-        assert guess[0] in followers
+        assert propose[0] in followers

@@ -95,8 +95,8 @@ def test_a_grammar_that_does_not_compile_fails_its_request_only() -> None:
     _submit(engine, 2)
     compiler.futures[0].set_exception(InvalidParameter("grammar is not valid"))
     assert {event.request_id for event in _run_from_start(engine)} == {2}
-    [(owner, request_id, error)] = engine.take_failures()
-    assert (owner, request_id) == (b"test", 1)
+    [(frontend_id, request_id, error)] = engine.take_failures()
+    assert (frontend_id, request_id) == (b"test", 1)
     assert isinstance(error, InvalidParameter)
     assert not engine.has_work
 

@@ -11,7 +11,7 @@ import pytest
 
 from container.errors import ModelLoadError, ServingError
 from container.handlers.hooks import load_hooks
-from container.handlers.invocation import Gone, Handler
+from container.handlers.invocation import ClientDisconnected, Handler
 from container.handlers.user_code import find_code, missing_code
 from container.messages.handler import AnswerHead, AnswerPart, Invoke
 from container.settings.settings import Settings
@@ -38,7 +38,7 @@ def _write(folder: Path, program: str) -> Settings:
 def _handler(folder: Path, program: str, model: object = None) -> Handler:
     code = find_code(_write(folder, program))
     assert code is not None
-    handler = Handler(load_hooks(code), folder, None if code.brings_model else lambda: model)
+    handler = Handler(load_hooks(code), folder, None if code.loads_own_model else lambda: model)
     handler.load()
     return handler
 
@@ -224,11 +224,11 @@ def predict_fn(data, model):
 def output_fn(part, accept): return str(closed)
 """
     handler = _handler(tmp_path, program.replace("def output_fn", "def _"))
-    gone = threading.Event()
-    answer = handler.answer(Invoke(1, b"{}", "application/json", ""), gone)
+    event = threading.Event()
+    answer = handler.answer(Invoke(1, b"{}", "application/json", ""), event)
     next(answer), next(answer)
-    gone.set()
-    with pytest.raises(Gone):
+    event.set()
+    with pytest.raises(ClientDisconnected):
         list(answer)
     assert sys.modules[f"inference_{next(_names) - 1}"].closed == [True]
 
@@ -318,7 +318,7 @@ def test_code_that_brings_a_model_is_told_without_running_it(
 ) -> None:
     code = find_code(_write(tmp_path, program))
     assert code is not None
-    assert code.brings_model is brings
+    assert code.loads_own_model is brings
 
 
 def test_a_named_program_that_is_missing_is_told_with_the_cause(tmp_path: Path) -> None:
@@ -337,13 +337,13 @@ def test_the_submit_directory_wins_when_it_is_a_folder(tmp_path: Path) -> None:
     other = tmp_path / "other"
     other.mkdir()
     (other / "inference.py").touch()
-    found = find_code(Settings(model_id=str(tmp_path), submit_directory=str(other)))
-    assert found is not None
-    assert found.path == other / "inference.py"
+    code = find_code(Settings(model_id=str(tmp_path), submit_directory=str(other)))
+    assert code is not None
+    assert code.path == other / "inference.py"
 
 
 def test_the_example_loads_by_path() -> None:
     root = Path(__file__).parents[2]
-    found = find_code(Settings(submit_directory=str(root / "code")))
-    assert found is not None
-    assert set(load_hooks(found)) == {"input_fn", "predict_fn"}
+    code = find_code(Settings(submit_directory=str(root / "code")))
+    assert code is not None
+    assert set(load_hooks(code)) == {"input_fn", "predict_fn"}

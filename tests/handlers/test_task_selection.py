@@ -152,7 +152,7 @@ def test_calls_are_gathered_while_one_runs_and_a_bad_one_fails_alone() -> None:
         is_first_in.wait(20)
         later = [threads.submit(batcher.call, number, {}) for number in (1, 2, 0, 5)]
         other = threads.submit(batcher.call, 5, {"add": 1})
-        while batcher._asks.qsize() < 5:
+        while batcher._calls.qsize() < 5:
             pass
         may_go.set()
         assert first.result(20) == 10

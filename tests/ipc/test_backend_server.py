@@ -9,7 +9,7 @@ import pytest
 import zmq
 
 from container.errors import Overloaded
-from container.ipc.backend_server import WorkerServer
+from container.ipc.backend_server import BackendServer
 from container.messages.common import Abort, ErrorData, Hello, RequestFailed, encode
 from container.messages.engine import (
     SamplingParams,
@@ -31,24 +31,25 @@ class Echo:
     def has_work(self) -> bool:
         return bool(self.held)
 
-    def take(self, owner: bytes, message: Submit | Abort) -> None:
+    def take(self, frontend_id: bytes, message: Submit | Abort) -> None:
         if isinstance(message, Abort):
-            self.held = [key for key in self.held if key != (owner, message.request_id)]
+            self.held = [key for key in self.held if key != (frontend_id, message.request_id)]
         elif message.prompt_ids == [0]:
             raise Overloaded("no room")
         else:
-            self.held.append((owner, message.request_id))
+            self.held.append((frontend_id, message.request_id))
 
     def step(self) -> list[tuple[bytes, msgspec.Struct]]:
         if not self.is_released.wait(0.01):
             return []
         held, self.held = self.held, []
         return [
-            (owner, RequestFailed(number, ErrorData("internal", "echo"))) for owner, number in held
+            (frontend_id, RequestFailed(number, ErrorData("internal", "echo")))
+            for frontend_id, number in held
         ]
 
-    def abort_all(self, owner: bytes | None = None) -> list[tuple[bytes, int]]:
-        gone = [key for key in self.held if owner in (None, key[0])]
+    def abort_all(self, frontend_id: bytes | None = None) -> list[tuple[bytes, int]]:
+        gone = [key for key in self.held if frontend_id in (None, key[0])]
         self.held = [key for key in self.held if key not in gone]
         return gone
 
@@ -82,10 +83,10 @@ class Peer:
 
 
 @pytest.fixture
-def setting(tmp_path) -> Iterator[tuple[Echo, WorkerServer, Peer]]:
+def setting(tmp_path) -> Iterator[tuple[Echo, BackendServer, Peer]]:
     echo = Echo()
     address = f"ipc://{tmp_path}/socket"
-    server = WorkerServer(
+    server = BackendServer(
         address,
         to_engine_decoder,
         lambda progress: echo,

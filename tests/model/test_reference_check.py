@@ -16,14 +16,14 @@ from transformers import PreTrainedModel
 
 from container.errors import ConfigError, ModelLoadError
 from container.model.attention import paged, unpadded
-from container.model.attention.metadata import PagedStep, Rule
+from container.model.attention.metadata import AttentionMetadata, AttentionParams
 from container.model.embedder_loader import load_model
 from container.model.embedding.embedder import Embedder
 from container.model.engine_loader import report_fallbacks
 from container.model.kv_cache.cache import KVCache
 from container.model.layers import decoder_layer, int8_linear, layer_ops
-from container.model.layers.decoder_layer import LeanLayer
-from container.model.layers.layer_ops import Glue
+from container.model.layers.decoder_layer import FusedDecoderLayer
+from container.model.layers.layer_ops import LayerOps
 from container.model.layers.linear import PlainLinear
 from container.model.loaded_model import LoadedModel
 from container.model.loading import optimize, paged_conversion
@@ -68,15 +68,17 @@ def _is_refused(model: PreTrainedModel, dtype: torch.dtype, **options: Any) -> b
         return True
 
 
-def _rule(change: Callable[[Rule], Rule]) -> Patch:
+def _attn_params(change: Callable[[AttentionParams], AttentionParams]) -> Patch:
     """Change what paged attention takes from a layer."""
-    of = Rule.of.__func__  # type: ignore[attr-defined]
+    of = AttentionParams.of.__func__  # type: ignore[attr-defined]
 
     def patch(monkeypatch: pytest.MonkeyPatch) -> None:
-        def changed(cls: type[Rule], query: torch.Tensor, **kwargs: object) -> Rule:
+        def changed(
+            cls: type[AttentionParams], query: torch.Tensor, **kwargs: object
+        ) -> AttentionParams:
             return change(of(cls, query, **kwargs))
 
-        monkeypatch.setattr(Rule, "of", classmethod(changed))
+        monkeypatch.setattr(AttentionParams, "of", classmethod(changed))
 
     return patch
 
@@ -116,7 +118,9 @@ def _hide_the_last(bias: torch.Tensor, *_: object, **__: object) -> torch.Tensor
     return hidden
 
 
-def _read_a_stale_block(rows: torch.Tensor, _: PagedStep, part: Any, kv_heads: int) -> torch.Tensor:
+def _read_a_stale_block(
+    rows: torch.Tensor, _: AttentionMetadata, part: Any, kv_heads: int
+) -> torch.Tensor:
     rows = rows.clone().view(-1, kv_heads, part.blocks.shape[1])
     rows[:, :, 0] = (rows[:, :, 0] + 2 * kv_heads) % rows.max().clamp_(min=1)
     return rows.flatten()
@@ -146,29 +150,37 @@ def _store_no_values(monkeypatch: pytest.MonkeyPatch) -> None:
 def _share_one_layers_cache(monkeypatch: pytest.MonkeyPatch) -> None:
     attend = paged.attend
 
-    def first(step: PagedStep, _layer: int, *args: object) -> torch.Tensor:
+    def first(step: AttentionMetadata, _layer: int, *args: object) -> torch.Tensor:
         return attend(step, 0, *args)  # type: ignore[arg-type]
 
     monkeypatch.setattr(paged, "attend", first)
 
 
-def _scaled(rule: Rule, factor: float) -> Rule:
-    return Rule(rule.scale * factor, rule.window, rule.softcap, rule.heads)
+def _scaled(attn_params: AttentionParams, factor: float) -> AttentionParams:
+    return AttentionParams(
+        attn_params.scale * factor, attn_params.window, attn_params.softcap, attn_params.heads
+    )
 
 
 ATTENTION_FAULTS: dict[str, Patch] = {
-    "a scale that is off by a tenth": _rule(partial(_scaled, factor=1.1)),
-    "no scale": _rule(lambda rule: Rule(1.0, rule.window, rule.softcap, rule.heads)),
-    "a soft cap that the model does not have": _rule(
-        lambda rule: Rule(rule.scale, rule.window, 2.0, rule.heads)
+    "a scale that is off by a tenth": _attn_params(partial(_scaled, factor=1.1)),
+    "no scale": _attn_params(
+        lambda attn_params: AttentionParams(
+            1.0, attn_params.window, attn_params.softcap, attn_params.heads
+        )
     ),
-    "two heads swapped": _result(paged, "attend_kept", _swap_heads),
-    "a prompt that sees the next token": _result(PagedStep, "chunk_mask", _see_the_next),
+    "a soft cap that the model does not have": _attn_params(
+        lambda attn_params: AttentionParams(
+            attn_params.scale, attn_params.window, 2.0, attn_params.heads
+        )
+    ),
+    "two heads swapped": _result(paged, "attend_cached", _swap_heads),
+    "a prompt that sees the next token": _result(AttentionMetadata, "chunk_mask", _see_the_next),
     "a decode that does not see the first token": _result(
-        PagedStep, "decode_bias", _hide_the_first
+        AttentionMetadata, "decode_bias", _hide_the_first
     ),
-    "a decode that does not see itself": _result(PagedStep, "decode_bias", _hide_the_last),
-    "a stale block": _result(PagedStep, "block_rows", _read_a_stale_block),
+    "a decode that does not see itself": _result(AttentionMetadata, "decode_bias", _hide_the_last),
+    "a stale block": _result(AttentionMetadata, "block_rows", _read_a_stale_block),
     "KV heads in the wrong groups": _repeat_wrongly,
     "values that are not stored": _store_no_values,
     "one cache for all layers": _share_one_layers_cache,
@@ -189,14 +201,16 @@ def test_a_fault_in_paged_attention_is_refused(
 def test_a_window_off_by_one_is_refused(
     weights: str, by: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    chunk_mask, decode_bias = PagedStep.chunk_mask, PagedStep.decode_bias
+    chunk_mask, decode_bias = AttentionMetadata.chunk_mask, AttentionMetadata.decode_bias
     monkeypatch.setattr(
-        PagedStep, "chunk_mask", lambda self, chunk, window: chunk_mask(self, chunk, window + by)
+        AttentionMetadata,
+        "chunk_mask",
+        lambda self, chunk, window: chunk_mask(self, chunk, window + by),
     )
     assert _is_refused(_model(weights, BF16, "mistral"), BF16)
     monkeypatch.undo()
     monkeypatch.setattr(
-        PagedStep,
+        AttentionMetadata,
         "decode_bias",
         lambda self, group, window, *more: decode_bias(self, group, window + by, *more),
     )
@@ -216,8 +230,8 @@ def _facts(monkeypatch: pytest.MonkeyPatch, **changes: Callable[[Any], Any]) -> 
     """Change what a fused layer knows of the model's."""
     facts_of = decoder_layer._facts
 
-    def changed(layer: Any, rule: Rule) -> layer_ops.LayerFacts:
-        facts = facts_of(layer, rule)
+    def changed(layer: Any, attn_params: AttentionParams) -> layer_ops.LayerSpec:
+        facts = facts_of(layer, attn_params)
         values = {name: change(getattr(facts, name)) for name, change in changes.items()}
         return layer_ops.dataclasses.replace(facts, **values)
 
@@ -242,13 +256,18 @@ LAYER_FAULTS: dict[str, Patch] = {
     ),
     "another activation": partial(_facts, act=lambda _: torch.nn.functional.gelu),
     "a scale that is off by a tenth": partial(
-        _facts, rule=lambda rule: Rule(rule.scale * 1.1, rule.window, None, rule.heads)
+        _facts,
+        attn_params=lambda attn_params: AttentionParams(
+            attn_params.scale * 1.1, attn_params.window, None, attn_params.heads
+        ),
     ),
-    "a half rotated the wrong way": _result(Glue, "_tables", _rotate_the_wrong_half),
+    "a half rotated the wrong way": _result(LayerOps, "_tables", _rotate_the_wrong_half),
     "gate and up swapped": _result(
-        Glue, "gated", lambda out, self, gate_up, _: self.facts.act(gate_up.chunk(2, -1)[1]) * out
+        LayerOps,
+        "gated",
+        lambda out, self, gate_up, _: self.facts.act(gate_up.chunk(2, -1)[1]) * out,
     ),
-    "a residual that is left out": _result(Glue, "after", lambda out, _, x, *__: out - x),
+    "a residual that is left out": _result(LayerOps, "after", lambda out, _, x, *__: out - x),
 }
 
 
@@ -258,18 +277,18 @@ LAYER_FAULTS: dict[str, Patch] = {
 def test_a_fault_in_fused_layers_keeps_the_models_own(
     weights: str, dtype: torch.dtype, fault: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(optimize, "_glues", lambda _: [Glue])
+    monkeypatch.setattr(optimize, "_ops_choices", lambda _: [LayerOps])
     monkeypatch.setattr(paged_conversion, "packing_works", lambda _: True)
     monkeypatch.setattr(paged_conversion, "make_linear", PlainLinear)
     monkeypatch.setattr(paged_conversion, "make_head", PlainLinear)
-    assert _lean(prepare(_model(weights, dtype), dtype, CPU)) > 0
+    assert _fuse(prepare(_model(weights, dtype), dtype, CPU)) > 0
     LAYER_FAULTS[fault](monkeypatch)
     loaded = prepare(_model(weights, dtype), dtype, CPU)
-    assert (loaded.attention, _lean(loaded)) == ("paged", 0)
+    assert (loaded.attention, _fuse(loaded)) == ("paged", 0)
 
 
-def _lean(loaded: LoadedModel) -> int:
-    return sum(isinstance(module, LeanLayer) for module in loaded.module.modules())
+def _fuse(loaded: LoadedModel) -> int:
+    return sum(isinstance(module, FusedDecoderLayer) for module in loaded.module.modules())
 
 
 def _rolled_scales(numbers_and_scales: tuple[torch.Tensor, torch.Tensor], *_: object) -> Any:
@@ -289,7 +308,7 @@ EIGHT_BIT_FAULTS: dict[str, Patch] = {
 
 
 @pytest.mark.parametrize("weights", ["random", "outliers", "trained"])
-@pytest.mark.parametrize("options", [{"in_int8": True}, {"cache_dtype": torch.float8_e4m3fn}])
+@pytest.mark.parametrize("options", [{"int8_weights": True}, {"cache_dtype": torch.float8_e4m3fn}])
 def test_eight_bits_are_accepted(weights: str, options: dict[str, Any]) -> None:
     assert not _is_refused(_model(weights, BF16), BF16, **options)
 
@@ -300,7 +319,7 @@ def test_a_fault_in_eight_bit_weights_is_refused(
     weights: str, fault: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     EIGHT_BIT_FAULTS[fault](monkeypatch)
-    assert _is_refused(_model(weights, BF16), BF16, in_int8=True)
+    assert _is_refused(_model(weights, BF16), BF16, int8_weights=True)
 
 
 @pytest.mark.parametrize("name", [*tiny_models.CONFIGS, "llama_wide", "phi3"])

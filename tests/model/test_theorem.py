@@ -105,9 +105,13 @@ def test_several_sequences_of_one_greedy_request_are_equal() -> None:
 @pytest.mark.parametrize("schedule", ["roomy", "small_chunks", "preempting"])
 def test_prompt_logprobs_are_the_models_own(schedule: str) -> None:
     rnd = random.Random(2)
-    wanted = SamplingParams(max_new_tokens=8, prompt_logprobs=True)
+    sampling_params = SamplingParams(max_new_tokens=8, prompt_logprobs=True)
     jobs = [
-        Job([rnd.randrange(2, 200) for _ in range(rnd.randint(1, 50))], wanted, at_step=index)
+        Job(
+            [rnd.randrange(2, 200) for _ in range(rnd.randint(1, 50))],
+            sampling_params,
+            at_step=index,
+        )
         for index in range(6)
     ]
     got = run(torch_engine("llama", **SCHEDULES[schedule]), jobs * 2)

@@ -132,7 +132,7 @@ def test_scaling_to_zero_is_registered_and_removed(
     )  # fmt: skip
     _deploy()
     targets = scaling.describe_scalable_targets(ServiceNamespace="sagemaker")["ScalableTargets"]
-    assert [(one["MinCapacity"], one["MaxCapacity"]) for one in targets] == [(0, 3)]
+    assert [(target["MinCapacity"], target["MaxCapacity"]) for target in targets] == [(0, 3)]
     [alarm] = boto3.client("cloudwatch").describe_alarms(AlarmNames=["later-wake"])["MetricAlarms"]
     assert ":scalingPolicy:" in alarm["AlarmActions"][0]
     assert "endpoint/later/variant/AllTraffic" in _run("status").stdout

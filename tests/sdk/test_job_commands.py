@@ -139,7 +139,9 @@ def test_bench_draws_a_picture(demo: str) -> None:
     text = _run(*arguments).stdout
     assert "#" in text
     pictures = json.loads(_run(*arguments, "--json").stdout)
-    assert [(one["clients"], one["requests"], one["failed"]) for one in pictures] == [
+    assert [
+        (picture["clients"], picture["requests"], picture["failed"]) for picture in pictures
+    ] == [
         (1, 4, 0),
         (2, 4, 0),
     ]

@@ -26,7 +26,7 @@ def _descendants(process: "subprocess.Popen[str]") -> list[psutil.Process]:
 
 
 def _all_gone(processes: list[psutil.Process]) -> bool:
-    return not any(one.is_running() and one.status() != "zombie" for one in processes)
+    return not any(process.is_running() and process.status() != "zombie" for process in processes)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])

@@ -9,8 +9,8 @@ from sagemaker_deploy import config as configuration
 from sagemaker_deploy.aws import Aws
 from sagemaker_deploy.execute import Executor
 from sagemaker_deploy.plan import delete, deploy
-from sagemaker_deploy.plan.delete import Made
-from sagemaker_deploy.plan.deploy import Facts
+from sagemaker_deploy.plan.delete import Deployed
+from sagemaker_deploy.plan.deploy import AccountState
 from sagemaker_deploy.plan.steps import Step
 from tests.deploy.plan.cases import BASE, CASES
 
@@ -25,7 +25,7 @@ def test_deploying_and_deleting_leaves_moto_as_it_was(
     monkeypatch.setenv("AWS_ENDPOINT_URL_SAGEMAKER", moto_url)
     sagemaker = boto3.client("sagemaker")
     executor = Executor(Aws("us-east-1"), lambda *_: None, poll_s=0.1)
-    planned = deploy.plan(_config(CASES[case]), Facts("us-east-1", "123456789012"))
+    planned = deploy.plan(_config(CASES[case]), AccountState("us-east-1", "123456789012"))
     executor.apply(planned)
     assert sagemaker.describe_endpoint(EndpointName="chat")["EndpointStatus"] == "InService"
     executor.apply(delete.plan(_made(planned.steps)))
@@ -41,11 +41,11 @@ def _config(changes: dict[str, Any]) -> configuration.Config:
     return configuration.parse({key: value for key, value in merged.items() if value is not None})
 
 
-def _made(steps: tuple[Any, ...]) -> Made:
+def _made(steps: tuple[Any, ...]) -> Deployed:
     calls = {step.operation: step.params for step in steps if isinstance(step, Step)}
     target = calls.get("register_scalable_target")
     alarm = calls.get("put_metric_alarm")
-    return Made(
+    return Deployed(
         "chat",
         endpoint=True,
         configs=(calls["create_endpoint_config"]["EndpointConfigName"],),

@@ -48,19 +48,19 @@ def archive_url(session: Session, tmp_path_factory: pytest.TempPathFactory) -> s
 
 @pytest.fixture
 def deployed(local: Local) -> Iterator[Any]:
-    made: list[Predictor] = []
+    predictors: list[Predictor] = []
 
     def deploy(model: Any, **settings: Any) -> Any:
         if "serverless_inference_config" not in settings:
             settings |= {"initial_instance_count": 1, "instance_type": "ml.g5.xlarge"}
         predictor = model.deploy(wait=False, **settings)
-        made.append(predictor)
+        predictors.append(predictor)
         record = local.settle(predictor.endpoint_name)
         assert record["EndpointStatus"] == "InService", record
         return predictor
 
     yield deploy
-    for predictor in made:
+    for predictor in predictors:
         local.sagemaker.delete_endpoint(EndpointName=predictor.endpoint_name)
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from container.errors import ConfigError
 from container.settings.page import markdown_page
-from container.settings.settings import REFUSED, TOOL_CALL_PARSERS, Settings, shown
+from container.settings.settings import REFUSED, TOOL_CALL_PARSERS, Settings, describe
 from container.settings.tgi import DEFAULTS, WITHOUT_EFFECT, without_effect
 from container.text.tool_formats import FORMATS
 
@@ -25,7 +25,7 @@ def test_an_empty_environment_gives_the_defaults() -> None:
 
 
 def test_every_default_survives_its_own_parser() -> None:
-    environ = {row.name: row.value for row in shown(Settings()) if row.value != "unset"}
+    environ = {row.name: row.value for row in describe(Settings()) if row.value != "unset"}
     assert Settings.from_environ(environ) == Settings()
 
 
@@ -166,7 +166,7 @@ def test_what_is_not_offered_is_refused_by_name(name: str) -> None:
 def test_secrets_are_masked_everywhere() -> None:
     settings = Settings.from_environ({"HF_TOKEN": "s3cret", "API_KEY": "s3cret"})
     assert "s3cret" not in repr(settings)
-    assert "s3cret" not in str(shown(settings))
+    assert "s3cret" not in str(describe(settings))
     with pytest.raises(ConfigError) as caught:
         Settings.from_environ({"HF_TOKEN": "s3cret", "HF_API_TOKEN": "0ther"})
     assert "s3cret" not in str(caught.value)
@@ -192,7 +192,7 @@ def test_the_command_prints_every_setting() -> None:
     out = subprocess.run(command, env=env, capture_output=True, text=True, check=True).stdout
     printed = json.loads(out)
     assert printed["PORT"] == "81"
-    assert set(printed) == {row.name for row in shown(Settings())}
+    assert set(printed) == {row.name for row in describe(Settings())}
 
 
 def test_the_command_explains_mistakes_and_leaves_with_2() -> None:

@@ -6,15 +6,15 @@ from dataclasses import dataclass
 import torch
 
 from container.engine.engine import Engine, EngineConfig
-from container.engine.model_runner import Sampled, StepOutput, WholeSteps
+from container.engine.model_runner import Sampled, StepOutput, SyncModelRunner
 from container.engine.schedule import Batch
 from container.messages.engine import SamplingParams, Submit, TokenEvent
-from container.model.execution.cuda_graphs import record_nothing
+from container.model.execution.cuda_graphs import capture_nothing
 from container.model.execution.factory import make_runner
 from container.model.execution.model_runner import TorchModelRunner
 from container.model.loading.prepare import prepare
-from container.model.lora.layers import Updates
-from container.model.lora.manager import AdapterStore
+from container.model.lora.layers import LoraLayers
+from container.model.lora.manager import LoraManager
 from tests.support.models import tiny_models
 
 
@@ -27,14 +27,14 @@ class Job:
     at_step: int = 0
 
 
-class ScriptedRunner(WholeSteps):
+class ScriptedRunner(SyncModelRunner):
     """Samples the position: the token at index i is i % period + 2, whatever the prompt."""
 
     def __init__(self, period: int = 100) -> None:
         self.period = period
         self.batches: list[Batch] = []
 
-    def execute(self, batch: Batch) -> StepOutput:
+    def run(self, batch: Batch) -> StepOutput:
         self.batches.append(batch)
         places = [
             len(item.sequence.token_ids) + ahead
@@ -55,10 +55,10 @@ class OverlappingRunner:
         self.unread = 0
         self.fails_to_sample = False
 
-    def begin(self, batch: Batch) -> "OverlappingStep":
+    def execute(self, batch: Batch) -> "OverlappingStep":
         assert self.unread <= 1, "more than one step is not read"
         for item in batch.items:
-            known = len(item.sequence.token_ids) + (item.sequence.promise is not None)
+            known = len(item.sequence.token_ids) + (item.sequence.placeholder is not None)
             assert item.end <= known, "a token that nobody has promised"
             assert item.samples == (item.end == known)
         self.unread += 1
@@ -74,12 +74,12 @@ class OverlappingStep:
         if self.runner.fails_to_sample:
             raise RuntimeError("injected")
         for item in batch.items:
-            assert not item.is_void
+            assert not item.is_stale
             if item.samples:
                 assert item.end == len(item.sequence.token_ids), "a token is not known yet"
-        self.output = self.runner.script.execute(batch)
+        self.output = self.runner.script.run(batch)
 
-    def read(self) -> StepOutput:
+    def get_output(self) -> StepOutput:
         self.runner.unread -= 1
         return self.output
 
@@ -117,20 +117,20 @@ def torch_engine(
         reuses_prefixes=loaded.attention == "paged",
         scores_prompts=not loaded.has_encoder,
     )
-    updates = Updates(loaded.module, dtype, cpu)
+    lora_layers = LoraLayers(loaded.module, dtype, cpu)
     runner = make_runner(
         loaded,
         config,
         end_token_ids=frozenset(end_token_ids),
-        updates=updates,
+        lora_layers=lora_layers,
         overlaps=overlaps,
     )
     if recorded:
         assert isinstance(runner, TorchModelRunner)
         max_blocks = -(-config.max_total_tokens // config.block_size)
-        runner.forward.record(list(recorded), max_blocks, record_nothing, lambda _: None)
-        assert runner.forward.is_recorded
-    store = AdapterStore(updates, max_adapters)
+        runner.forward.capture(list(recorded), max_blocks, capture_nothing, lambda _: None)
+        assert runner.forward.has_graphs
+    store = LoraManager(lora_layers, max_adapters)
     return Engine(runner, config, end_token_ids=end_token_ids, adapters=store)
 
 

@@ -48,13 +48,15 @@ class Watched(TorchDispatchMode):
         kwargs = kwargs or {}
         name = func.overloadpacket.__name__
         tensors = [one for one in tree_leaves((args, kwargs)) if isinstance(one, torch.Tensor)]
-        is_mask = name.startswith("index") and any(one.dtype == torch.bool for one in tensors[1:])
+        is_mask = name.startswith("index") and any(
+            tensor.dtype == torch.bool for tensor in tensors[1:]
+        )
         # With an int it is a copy; with a tensor its sum is the size of the result.
         is_counted = name == "repeat_interleave" and "Tensor" in func._overloadname
         if name in self.REFUSED or is_mask or is_counted:
             raise HostWaits(name)
         result = func(*args, **kwargs)
-        devices = {one.device.type for one in tensors}
+        devices = {tensor.device.type for tensor in tensors}
         of_result = {one.device.type for one in tree_leaves(result) if hasattr(one, "device")}
         if len(devices | of_result) > 1:
             if name not in {"_to_copy", "copy_", "to"} or "cpu" in of_result:

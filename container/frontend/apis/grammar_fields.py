@@ -46,16 +46,16 @@ def _json(form: Form, field: str) -> str:
 
 def _json_schema(form: Form, field: str) -> str:
     """OpenAI's has `json_schema`; TGI's has `value`, with the schema inside or bare."""
-    place = "json_schema" if "json_schema" in form else "value"
-    inner = form.get(place)
+    key = "json_schema" if "json_schema" in form else "value"
+    inner = form.get(key)
     if not isinstance(inner, dict):
         raise InvalidParameter(
-            f"`{field}.{place}` must be an object with a `schema`", field=f"{field}.{place}"
+            f"`{field}.{key}` must be an object with a `schema`", field=f"{field}.{key}"
         )
     if "schema" in inner:
-        name = f"{field}.{place}.schema"
-        return spec.from_schema(inner["schema"], name, means_object=place == "value")
-    if place == "json_schema":
+        name = f"{field}.{key}.schema"
+        return spec.from_schema(inner["schema"], name, means_object=key == "value")
+    if key == "json_schema":
         raise InvalidParameter(
             f"`{field}.json_schema.schema` is missing", field=f"{field}.json_schema.schema"
         )
@@ -82,10 +82,10 @@ def _value(form: Form, field: str, types: tuple[type, ...]) -> Any:
     if isinstance(value, types):
         return value
     names: dict[type, str] = {dict: "an object", str: "a string", list: "a list of strings"}
-    wanted = " or ".join(names[one] for one in types)
-    given = "missing" if value is None else f"a {type(value).__name__}"
+    expected = " or ".join(names[kind] for kind in types)
+    actual = "missing" if value is None else f"a {type(value).__name__}"
     raise InvalidParameter(
-        f"`{field}.value` must be {wanted}; it is {given}", field=f"{field}.value"
+        f"`{field}.value` must be {expected}; it is {actual}", field=f"{field}.value"
     )
 
 

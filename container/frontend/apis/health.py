@@ -59,14 +59,14 @@ def blueprint(
             "model_id": loaded.model_id,
             "model_sha": loaded.model_sha,
             "model_pipeline_tag": "image-text-to-text"
-            if loaded.reads_images
+            if loaded.is_multimodal
             else "text-generation",
             "model_dtype": loaded.dtype,
             "model_device_type": loaded.device,
             "attention": loaded.attention,
             "fallbacks": loaded.fallbacks,
             "quantize": loaded.quantize,
-            "reads_images": loaded.reads_images,
+            "reads_images": loaded.is_multimodal,
             "tensor_parallel": loaded.tensor_parallel,
             "data_parallel": loaded.data_parallel,
             "max_input_tokens": loaded.max_input_tokens,

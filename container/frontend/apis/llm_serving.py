@@ -51,9 +51,9 @@ def with_roles(body: dict[str, Any]) -> dict[str, Any]:
     if not isinstance(messages, list):
         return body
     named = [
-        {"role": "user"} | {name: value for name, value in one.items() if value is not None}
-        if isinstance(one, dict)
-        else one
-        for one in messages
+        {"role": "user"} | {name: value for name, value in message.items() if value is not None}
+        if isinstance(message, dict)
+        else message
+        for message in messages
     ]
     return body | {"messages": named}

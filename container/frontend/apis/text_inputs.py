@@ -32,10 +32,10 @@ class TextBody(Body):
         return TextOptions(field, self.prompt_name, self.truncate, side)
 
 
-def as_inputs(given: TextsOrIds) -> list[EmbedInput]:
+def as_inputs(texts_or_ids: TextsOrIds) -> list[EmbedInput]:
     """Make a list of any of the forms: text, texts, ids, lists of ids."""
-    if isinstance(given, str):
-        return [given]
-    if given and isinstance(given[0], int):
-        return [given]  # the whole list is ids
-    return list(given)  # type: ignore[arg-type]  # as above
+    if isinstance(texts_or_ids, str):
+        return [texts_or_ids]
+    if texts_or_ids and isinstance(texts_or_ids[0], int):
+        return [texts_or_ids]  # the whole list is ids
+    return list(texts_or_ids)  # type: ignore[arg-type]  # as above

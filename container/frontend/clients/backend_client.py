@@ -71,7 +71,7 @@ class Inbox(Generic[T]):
         return message
 
 
-class WorkerClient(ABC, Generic[S]):
+class BackendClient(ABC, Generic[S]):
     """Owns the DEALER socket of this frontend to one process, called `name` in messages.
 
     `ids` are the numbers of its requests, which several clients may share.

@@ -5,7 +5,7 @@ from typing import Protocol
 import msgspec
 
 from container.errors import ServingError
-from container.frontend.clients.backend_client import Inbox, WorkerClient
+from container.frontend.clients.backend_client import BackendClient, Inbox
 from container.messages.common import Abort
 from container.messages.embedder import (
     Embed,
@@ -61,7 +61,7 @@ class ZmqPendingRows:
         self._client.forget(self._request_id)
 
 
-class EmbedderClient(WorkerClient[EmbedderStatus]):
+class EmbedderClient(BackendClient[EmbedderStatus]):
     """Implements EmbedderConnection over the socket."""
 
     def __init__(self, address: str) -> None:

@@ -6,7 +6,7 @@ from typing import Protocol
 import msgspec
 
 from container.errors import DeadlineExceeded, NotFound, ServingError
-from container.frontend.clients.backend_client import Inbox, WorkerClient
+from container.frontend.clients.backend_client import BackendClient, Inbox
 from container.messages.common import Abort
 from container.messages.engine import (
     AddAdapter,
@@ -55,7 +55,7 @@ class EngineConnection(Protocol):
         prompt_ids: list[int],
         params: SamplingParams,
         num_sequences: int = 1,
-        beside: TokenStream | None = None,
+        same_engine_as: TokenStream | None = None,
         images: ImageTensors | None = None,
     ) -> TokenStream:
         """Send a request; what the engine refuses is raised by the stream.
@@ -89,7 +89,7 @@ class NoEngine:
         prompt_ids: list[int],
         params: SamplingParams,
         num_sequences: int = 1,
-        beside: TokenStream | None = None,
+        same_engine_as: TokenStream | None = None,
         images: ImageTensors | None = None,
     ) -> TokenStream:
         """Never called, since `status` raises before."""
@@ -128,7 +128,7 @@ class ZmqTokenStream:
         self._client.forget(self, seq_index)
 
 
-class EngineClient(WorkerClient[Status]):
+class EngineClient(BackendClient[Status]):
     """Implements EngineConnection over the socket."""
 
     def __init__(self, address: str, ids: Iterator[int] | None = None) -> None:
@@ -166,14 +166,14 @@ class EngineClient(WorkerClient[Status]):
         prompt_ids: list[int],
         params: SamplingParams,
         num_sequences: int = 1,
-        beside: TokenStream | None = None,
+        same_engine_as: TokenStream | None = None,
         images: ImageTensors | None = None,
     ) -> ZmqTokenStream:
         """Send a request; what the engine refuses is raised by the stream."""
         self._check_ready()
         inbox: Inbox[TokenEvent] = Inbox()
-        if isinstance(beside, ZmqTokenStream):
-            inbox = beside.inbox
+        if isinstance(same_engine_as, ZmqTokenStream):
+            inbox = same_engine_as.inbox
         stream = ZmqTokenStream(self, next(self._ids), num_sequences, inbox)
         self._streams[stream.request_id] = stream
         try:

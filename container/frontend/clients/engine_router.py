@@ -49,12 +49,12 @@ class EngineGroup:
 
         Raises Unavailable when none is connected.
         """
-        told = list(self._told().values())
-        if not told:
+        statuses = list(self._told().values())
+        if not statuses:
             return self._engines[0].status  # which says why there is none
         # Statuses come four times a second, requests more often.
-        if len(told) != len(self._joined) or any(map(operator.is_not, told, self._joined)):
-            self._joined, self._status = told, _join(told)
+        if len(statuses) != len(self._joined) or any(map(operator.is_not, statuses, self._joined)):
+            self._joined, self._status = statuses, _join(statuses)
         return self._status
 
     def submit(
@@ -62,13 +62,15 @@ class EngineGroup:
         prompt_ids: list[int],
         params: SamplingParams,
         num_sequences: int = 1,
-        beside: TokenStream | None = None,
+        same_engine_as: TokenStream | None = None,
         images: ImageTensors | None = None,
     ) -> TokenStream:
         """Send a request to one of them; see EngineConnection."""
-        copy = self._choose(prompt_ids, params.session)
-        stream = self._engines[copy].submit(prompt_ids, params, num_sequences, beside, images)
-        self._prefixes.note(prompt_ids, copy)
+        replica = self._choose(prompt_ids, params.session)
+        stream = self._engines[replica].submit(
+            prompt_ids, params, num_sequences, same_engine_as, images
+        )
+        self._prefixes.record(prompt_ids, replica)
         return stream
 
     def add_adapter(self, name: str, source: str, *, preload: bool, pin: bool) -> None:
@@ -103,22 +105,24 @@ class EngineGroup:
 
     def _told(self) -> dict[int, Status]:
         """The last words of those that are connected."""
-        told = {}
-        for copy, engine in enumerate(self._engines):
+        statuses = {}
+        for replica, engine in enumerate(self._engines):
             with contextlib.suppress(Unavailable):
-                told[copy] = engine.status
-        return told
+                statuses[replica] = engine.status
+        return statuses
 
     def _choose(self, prompt_ids: list[int], session: str) -> int:
-        ready = {copy: one for copy, one in self._told().items() if one.state == "ready"}
+        ready = {
+            replica: status for replica, status in self._told().items() if status.state == "ready"
+        }
         if not ready:
             return 0  # which says why it cannot take it
         if session:
-            return max(ready, key=lambda copy: zlib.crc32(f"{session} {copy}".encode()))
+            return max(ready, key=lambda replica: zlib.crc32(f"{session} {replica}".encode()))
         # A status is a little old; what this frontend has sent since then is in its own count.
         loads = {
-            copy: max(self._engines[copy].num_open, one.load.running + one.load.waiting)
-            for copy, one in ready.items()
+            replica: max(self._engines[replica].num_open, status.load.running + status.load.waiting)
+            for replica, status in ready.items()
         }
         least = min(loads.values())
         known, length = self._prefixes.find(prompt_ids)
@@ -127,19 +131,19 @@ class EngineGroup:
             is_kept = info is not None and info.reuses_prefixes
             if is_kept and length >= LEAST_SHARE * len(prompt_ids):
                 return known
-        idle = [copy for copy, load in loads.items() if load == least]
+        idle = [replica for replica, load in loads.items() if load == least]
         self._turn += 1
         return idle[self._turn % len(idle)]
 
 
-def _join(told: list[Status]) -> Status:
+def _join(statuses: list[Status]) -> Status:
     """Several copies' words as one's; there is at least one."""
-    ready = [one for one in told if one.state == "ready"]
+    ready = [status for status in statuses if status.state == "ready"]
     total = EngineLoad()
-    for one in told:  # counters must not fall when one of them is not ready for a moment
-        total = _add(total, one.load)
-    infos = [one.info for one in ready if one.info is not None]
-    return msgspec.structs.replace((ready or told)[0], info=_join_infos(infos), load=total)
+    for status in statuses:  # counters must not fall when one of them is not ready for a moment
+        total = _add(total, status.load)
+    infos = [status.info for status in ready if status.info is not None]
+    return msgspec.structs.replace((ready or statuses)[0], info=_join_infos(infos), load=total)
 
 
 def _join_infos(infos: list[EngineInfo]) -> EngineInfo | None:

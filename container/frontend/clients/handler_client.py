@@ -3,7 +3,7 @@
 import msgspec
 
 from container.errors import ServingError
-from container.frontend.clients.backend_client import Inbox, WorkerClient
+from container.frontend.clients.backend_client import BackendClient, Inbox
 from container.messages.handler import (
     AnswerHead,
     AnswerPart,
@@ -31,7 +31,7 @@ class Invocation:
         self._client.forget(self.request_id)
 
 
-class HandlerClient(WorkerClient[HandlerStatus]):
+class HandlerClient(BackendClient[HandlerStatus]):
     """This frontend's connection to the handler server."""
 
     def __init__(self, address: str) -> None:

@@ -20,18 +20,18 @@ class PrefixMap:
 
     def find(self, ids: list[int]) -> tuple[int | None, int]:
         """Which copy knows the longest prefix, and how many tokens that is; None for none."""
-        found, length = None, 0
+        best, length = None, 0
         for name in _names(ids):
-            copy = self._copies.get(name)
-            if copy is None:
+            replica = self._copies.get(name)
+            if replica is None:
                 break
-            found, length = copy, length + BLOCK
-        return found, length
+            best, length = replica, length + BLOCK
+        return best, length
 
-    def note(self, ids: list[int], copy: int) -> None:
+    def record(self, ids: list[int], replica: int) -> None:
         """Say that a prompt goes to a copy."""
         for name in _names(ids):
-            self._copies[name] = copy
+            self._copies[name] = replica
             self._copies.move_to_end(name)
         while len(self._copies) > self._max_blocks:
             self._copies.popitem(last=False)

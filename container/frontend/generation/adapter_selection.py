@@ -23,7 +23,7 @@ def chosen() -> str:
     return g.get("adapter") or request.headers.get(HEADER, "").strip()
 
 
-def amend(params: SamplingParams) -> SamplingParams:
+def apply_request_context(params: SamplingParams) -> SamplingParams:
     """Note the adapter of the current request."""
     adapter = chosen()
     return msgspec.structs.replace(params, adapter=adapter) if adapter else params

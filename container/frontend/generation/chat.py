@@ -30,7 +30,7 @@ TOOL_PROMPT = (
 
 
 @dataclass(frozen=True, slots=True)
-class Turn:
+class ChatPrompt:
     """What the model is asked for. `answer` is a grammar for a message without calls.
 
     `images` are those of the messages' parts {"type": "image"}, in their order.
@@ -59,7 +59,7 @@ class Call:
 
 
 @dataclass(slots=True)
-class Said:
+class MessageBuilder:
     """All that one sequence of a reply has said so far."""
 
     reasoning: str = ""
@@ -86,31 +86,31 @@ class Reply:
 
     running: RunningRequest
     parsers: list[Parser]
-    said: list[Said]
+    builders: list[MessageBuilder]
 
     def take(self, event: TextEvent) -> list[Delta]:
         """Turn an event into deltas and remember them."""
-        parser, said = self.parsers[event.seq_index], self.said[event.seq_index]
+        parser, builder = self.parsers[event.seq_index], self.builders[event.seq_index]
         was_reasoning = parser.in_reasoning
         deltas = parser.feed(event.text)
         if was_reasoning or parser.in_reasoning:
-            said.reasoning_tokens += 1
+            builder.reasoning_tokens += 1
         if event.finish_reason is not None:
             deltas += parser.finish()
         for delta in deltas:
-            said.take(delta)
+            builder.take(delta)
         return deltas
 
-    def take_whole(self, completion: Completion) -> Said:
+    def take_whole(self, completion: Completion) -> MessageBuilder:
         """Parse a completion that has ended."""
         for event in completion.events:
             self.take(event)
-        return self.said[completion.seq_index]
+        return self.builders[completion.seq_index]
 
     def calls_tools(self, seq_index: int, reason: FinishReason | None) -> bool:
         """Whether a sequence has ended with its calls, uncut."""
         has_ended = reason in (FinishReason.END_TOKEN, FinishReason.STOP)
-        return has_ended and bool(self.said[seq_index].calls)
+        return has_ended and bool(self.builders[seq_index].calls)
 
 
 class Conversations:
@@ -135,32 +135,32 @@ class Conversations:
         """How the served model writes. Raises Unavailable before it is loaded."""
         return style_of(self._service.tokenizer.chat_template, self._tool_format)
 
-    def render(self, turn: Turn) -> str:
+    def render(self, chat_prompt: ChatPrompt) -> str:
         """Make the prompt. Raises TemplateFailed."""
-        self._service.check_images(turn.images)
-        if self._is_plain(turn):
-            return _last_of_user(turn.messages)
+        self._service.check_images(chat_prompt.images)
+        if self._is_plain(chat_prompt):
+            return _last_of_user(chat_prompt.messages)
         style = self.style
-        messages, described = self._with_system(turn.messages), turn.tools.described
+        messages, described = self._with_system(chat_prompt.messages), chat_prompt.tools.described
         if not style.knows_developer:
             messages = [_as_system(message) for message in messages]
         if not style.takes_tools:
             messages = [_without_calls(message) for message in messages]
             if described:
-                messages = _with_tools(messages, described, turn.tool_prompt or TOOL_PROMPT)
+                messages = _with_tools(messages, described, chat_prompt.tool_prompt or TOOL_PROMPT)
             described = []
-        messages = self._in_parts(messages, has_images=bool(turn.images))
+        messages = self._in_parts(messages, has_images=bool(chat_prompt.images))
         return self._service.tokenizer.render_chat(
             messages,
             tools=described,
-            options=turn.template_options,
-            continues=turn.continues,
-            opens_reply=turn.opens_reply,
+            options=chat_prompt.template_options,
+            continues=chat_prompt.continues,
+            opens_reply=chat_prompt.opens_reply,
         )
 
     def start(
         self,
-        turn: Turn,
+        chat_prompt: ChatPrompt,
         names: FieldNames,
         max_new_tokens: int | None,
         make_params: MakeParams,
@@ -168,26 +168,26 @@ class Conversations:
     ) -> Reply:
         """Submit and wait for the first token. Raises what is wrong with the request."""
         service, style = self._service, self.style
-        prompt = self.render(turn)
+        prompt = self.render(chat_prompt)
         grammar = service.offload(
-            message_grammar, self._shape(turn, prompt), service.tokenizer.added_tokens
+            message_grammar, self._shape(chat_prompt, prompt), service.tokenizer.added_tokens
         )
         # A template writes the special tokens itself.
         encoded = service.prompt(
-            prompt, names, turn.images, add_special_tokens=self._is_plain(turn)
+            prompt, names, chat_prompt.images, add_special_tokens=self._is_plain(chat_prompt)
         )
         room = service.room_for(len(encoded.ids), max_new_tokens, names)
-        schemas = turn.tools.schemas
+        schemas = chat_prompt.tools.schemas
         running = service.start(
             encoded,
             make_params(room, grammar),
             replace(text, shown=style.markers(with_tools=bool(schemas))),
         )
         parsers = [style.parser(prompt, schemas) for _ in running.completions]
-        return Reply(running, parsers, [Said() for _ in running.completions])
+        return Reply(running, parsers, [MessageBuilder() for _ in running.completions])
 
-    def _is_plain(self, turn: Turn) -> bool:
-        return turn.takes_plain and not self._service.tokenizer.has_chat_template
+    def _is_plain(self, chat_prompt: ChatPrompt) -> bool:
+        return chat_prompt.takes_plain and not self._service.tokenizer.has_chat_template
 
     def _with_system(self, messages: list[Message]) -> list[Message]:
         has_own = any(message["role"] in ("system", "developer") for message in messages)
@@ -198,7 +198,7 @@ class Conversations:
     def _in_parts(self, messages: list[Message], *, has_images: bool) -> list[Message]:
         """Give contents the form that the template of a vision-language model reads."""
         service = self._service
-        if not service.reads_images:
+        if not service.is_multimodal:
             return messages
         if not service.tokenizer.takes_parts:
             token = service.image_token if has_images else ""
@@ -207,8 +207,8 @@ class Conversations:
             return messages
         return [message | {"content": _parts(message)} for message in messages]
 
-    def _shape(self, turn: Turn, prompt: str) -> MessageShape:
-        style, tools = self.style, turn.tools
+    def _shape(self, chat_prompt: ChatPrompt, prompt: str) -> MessageShape:
+        style, tools = self.style, chat_prompt.tools
         return MessageShape(
             reasoning=style.reasoning,
             starts_in_reasoning=style.starts_in_reasoning(prompt),
@@ -216,7 +216,7 @@ class Conversations:
             tools=tools.tools,
             needs_call=tools.mode is ToolMode.REQUIRED,
             allows_several=tools.allows_several,
-            answer=turn.answer,
+            answer=chat_prompt.answer,
             is_harmony=style.is_harmony,
         )
 
@@ -243,11 +243,11 @@ def _without_calls(message: Message) -> Message:
     calls = message.get("tool_calls")
     if not calls:
         return message
-    told = "; ".join(
-        json.dumps({"name": one["function"]["name"], "parameters": one["function"]["arguments"]})
-        for one in calls
+    described_calls = "; ".join(
+        json.dumps({"name": call["function"]["name"], "parameters": call["function"]["arguments"]})
+        for call in calls
     )
-    return {"role": message["role"], "content": message["content"] or told}
+    return {"role": message["role"], "content": message["content"] or described_calls}
 
 
 def _with_tools(
@@ -266,7 +266,7 @@ def _parts(message: Message) -> list[dict[str, Any]]:
 def _joined(message: Message, image_token: str) -> str:
     """The content as one text, for what knows no parts."""
     parts = _parts(message)
-    return "".join(image_token if one["type"] == "image" else one["text"] for one in parts)
+    return "".join(image_token if part["type"] == "image" else part["text"] for part in parts)
 
 
 def _around(before: str, message: Message, after: str) -> str | list[dict[str, Any]]:

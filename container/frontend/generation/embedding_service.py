@@ -20,7 +20,7 @@ from container.messages.embedder import (
 
 Floats = NDArray[np.float32]
 # How often `on_wait` is called while the embedder works.
-LOOK_S = 0.5
+DISCONNECT_POLL_S = 0.5
 NO_EMBEDDER = NotFound(
     "this server has no embedding model: set EMBEDDING_MODEL_ID to a Hub id or folder"
 )
@@ -135,7 +135,7 @@ class Embeddings:
         truncation = options.side if cuts else Truncation.REFUSE
         pending = embedder.submit(inputs, options.field, options.prompt_name, truncation)
         try:
-            while (answer := pending.wait(LOOK_S)) is None:
+            while (answer := pending.wait(DISCONNECT_POLL_S)) is None:
                 on_wait()
         finally:
             pending.close()

@@ -106,18 +106,18 @@ class ImageFetcher:
 
     def _address(self, host: str, port: int, source: ImageSource) -> str:
         try:
-            found = self._resolve(host, port)
+            addresses = self._resolve(host, port)
         except OSError:
-            found = []
-        if not found:
+            addresses = []
+        if not addresses:
             raise InvalidParameter(
                 f"`{source.field}`: there is no host {host!r}", field=source.field
             )
-        if not all(self._may_connect(ipaddress.ip_address(one)) for one in found):
+        if not all(self._may_connect(ipaddress.ip_address(address)) for address in addresses):
             raise UnsupportedParameter(
                 f"`{source.field}`: {host} has an address that is not public", field=source.field
             )
-        return found[0]
+        return addresses[0]
 
     def _read(
         self, pool: urllib3.HTTPConnectionPool, link: SplitResult, source: ImageSource

@@ -31,7 +31,7 @@ class Images:
 
     def check(self, info: EngineInfo, sources: Sequence[ImageSource]) -> None:
         """Check their number. Raises UnsupportedParameter for a model without images."""
-        if sources and not info.reads_images:
+        if sources and not info.is_multimodal:
             field = sources[0].field
             raise UnsupportedParameter(
                 f"`{field}` has an image; this model reads text only", field=field
@@ -76,7 +76,7 @@ class Images:
         self, info: EngineInfo, tokenizer: Tokenizer, text: str, field: str
     ) -> tuple[str, list[ImageSource]]:
         """Take TGI's Markdown images out of a prompt, if the model reads images."""
-        if not info.reads_images or "![](" not in text:
+        if not info.is_multimodal or "![](" not in text:
             return text, []
         reader = self._load(info, tokenizer)
         placeholder = tokenizer.image_placeholder(reader.image_token)

@@ -66,14 +66,14 @@ class Completion:
     def take(self, token: TokenEvent) -> TextEvent:
         """Turn the next token into text."""
         text = self.detokenizer.add(token.token_id)
-        shown = token_text(self.tokenizer, token.token_id, token.logprob)
-        if not shown.is_special:
-            shown = replace(shown, text=text)
+        token_shown = token_text(self.tokenizer, token.token_id, token.logprob)
+        if not token_shown.is_special:
+            token_shown = replace(token_shown, text=text)
         released, reason = self._stop(text, token.finish_reason)
         self.text += released
         self.finish_reason = reason
         top = [token_text(self.tokenizer, token_id, logprob) for token_id, logprob in token.top]
-        event = TextEvent(self.seq_index, shown, released, reason, top)
+        event = TextEvent(self.seq_index, token_shown, released, reason, top)
         self.events.append(event)
         return event
 
@@ -120,7 +120,7 @@ class RunningRequest:
     gaps: list[float] = field(default_factory=list)
     first_token_at: float | None = None
     last_token_at: float | None = None
-    _peeked: TextEvent | None = None
+    _buffered: TextEvent | None = None
 
     @property
     def requests(self) -> "list[RunningRequest]":
@@ -140,7 +140,7 @@ class RunningRequest:
     @property
     def is_finished(self) -> bool:
         """Whether every completion has ended and every event has been given."""
-        return self._peeked is None and self.has_ended
+        return self._buffered is None and self.has_ended
 
     @property
     def has_ended(self) -> bool:
@@ -162,13 +162,13 @@ class RunningRequest:
             per_token_s=(last - first) / max(1, longest - 1),
         )
 
-    def await_first(self) -> None:
+    def wait_first_event(self) -> None:
         """Wait a while for the first token. Raises what the engine answers instead of it."""
-        self._peeked = self.next_event(FIRST_EVENT_S)
+        self._buffered = self.next_event(FIRST_EVENT_S)
 
     def next_event(self, timeout_s: float) -> TextEvent | None:
         """Wait for the next token; None when the time is up. Raises what ended the request."""
-        event, self._peeked = self._peeked, None
+        event, self._buffered = self._buffered, None
         while event is None:
             token = self.stream.next_event(timeout_s)
             if token is None:
@@ -211,30 +211,30 @@ class RunningGroup:
     """Several requests of one client, whose streams share an inbox; read as one."""
 
     requests: list[RunningRequest]
-    _peeked: list[GroupEvent] = field(default_factory=list)
+    _buffered: list[GroupEvent] = field(default_factory=list)
 
     @property
     def is_finished(self) -> bool:
         """Whether every request has ended and every event has been given."""
-        return not self._peeked and self.has_ended
+        return not self._buffered and self.has_ended
 
     @property
     def has_ended(self) -> bool:
         """Whether every request has ended."""
         return all(request.has_ended for request in self.requests)
 
-    def await_first(self) -> None:
+    def wait_first_event(self) -> None:
         """Wait a while until every request has a token. Raises what the engine answers instead."""
         deadline = time.monotonic() + FIRST_EVENT_S
         while any(request.first_token_at is None for request in self.requests):
-            found = self._read(max(0.0, deadline - time.monotonic()))
-            if found is None:
+            event = self._read(max(0.0, deadline - time.monotonic()))
+            if event is None:
                 return
-            self._peeked.append(found)
+            self._buffered.append(event)
 
     def next_event(self, timeout_s: float) -> GroupEvent | None:
         """Wait for the next token of any; None when the time is up. Raises what ended one."""
-        return self._peeked.pop(0) if self._peeked else self._read(timeout_s)
+        return self._buffered.pop(0) if self._buffered else self._read(timeout_s)
 
     def close(self) -> None:
         """Say that nobody reads on."""

@@ -62,8 +62,9 @@ class TextRules:
 class Service:
     """Owns the tokenizer of this process and talks to the engine.
 
-    `offload` runs slow work where it does not hold up the other requests of this process; `amend`
-    adds to the parameters what the current request says outside of its body.
+    `offload` runs slow work where it does not hold up the other requests of this process;
+    `apply_request_context` adds to the parameters what the current request says outside of its
+    body.
     """
 
     def __init__(
@@ -71,13 +72,13 @@ class Service:
         engine: EngineConnection,
         load_tokenizer: LoadTokenizer,
         offload: Offload = call,
-        amend: Callable[[SamplingParams], SamplingParams] = lambda params: params,
+        apply_request_context: Callable[[SamplingParams], SamplingParams] = lambda params: params,
         images: Images | None = None,
     ) -> None:
         self._engine = engine
         self._load_tokenizer = load_tokenizer
         self.offload = offload
-        self._amend = amend
+        self._amend = apply_request_context
         self._images = images or Images(ImageLimits(), fetch_nothing, offload)
         self._tokenizer: Tokenizer | None = None
         self._loading = threading.Lock()
@@ -108,9 +109,9 @@ class Service:
         self._ready()
 
     @property
-    def reads_images(self) -> bool:
+    def is_multimodal(self) -> bool:
         """Whether prompts may have images."""
-        return self.info.reads_images
+        return self.info.is_multimodal
 
     def check_images(self, images: Sequence[ImageSource]) -> None:
         """Check their number. Raises UnsupportedParameter for a model without images."""
@@ -195,27 +196,29 @@ class Service:
         run = self.offload if len(text) > LONG_TEXT else call
         return run(tokenizer.pieces, text, add_special_tokens=add_special_tokens)
 
-    def room_for(self, num_prompt_tokens: int, wanted: int | None, names: FieldNames) -> int:
+    def room_for(
+        self, num_prompt_tokens: int, max_new_tokens: int | None, names: FieldNames
+    ) -> int:
         """How many new tokens a request may have; all that fit when it does not say.
 
         Raises PromptTooLong when it wants more than fit.
         """
         longest = self.info.max_total_tokens
-        if wanted is None:
+        if max_new_tokens is None:
             return longest - num_prompt_tokens
-        if num_prompt_tokens + wanted > longest:
+        if num_prompt_tokens + max_new_tokens > longest:
             raise PromptTooLong(
                 f"`{names.prompt}` tokens + `{names.max_new_tokens}` must be <= {longest}. Given: "
-                f"{num_prompt_tokens} `{names.prompt}` tokens and {wanted} "
+                f"{num_prompt_tokens} `{names.prompt}` tokens and {max_new_tokens} "
                 f"`{names.max_new_tokens}`",
                 field=names.max_new_tokens,
             )
-        return wanted
+        return max_new_tokens
 
     def start(self, prompt: Prompt, params: SamplingParams, text: TextRules) -> RunningRequest:
         """Submit and wait for the first token. Raises what the engine answers instead of it."""
         running = self._submit(prompt, params, text)
-        _await_first(running)
+        _wait_first_event(running)
         return running
 
     def start_group(
@@ -224,13 +227,13 @@ class Service:
         """Submit several prompts at once and wait for the first token of each."""
         group = RunningGroup([])
         try:
-            for prompt, one in zip(prompts, params, strict=True):
-                beside = group.requests[0].stream if group.requests else None
-                group.requests.append(self._submit(prompt, one, text, beside))
+            for prompt, prompt_params in zip(prompts, params, strict=True):
+                first_stream = group.requests[0].stream if group.requests else None
+                group.requests.append(self._submit(prompt, prompt_params, text, first_stream))
         except BaseException:
             group.close()
             raise
-        _await_first(group)
+        _wait_first_event(group)
         return group
 
     def _submit(
@@ -238,7 +241,7 @@ class Service:
         prompt: Prompt,
         params: SamplingParams,
         text: TextRules,
-        beside: TokenStream | None = None,
+        same_engine_as: TokenStream | None = None,
     ) -> RunningRequest:
         tokenizer = self.tokenizer
         params = self._amend(params)
@@ -257,7 +260,7 @@ class Service:
             prompt.ids,
             params,
             self._engine.submit(
-                prompt.ids, params, text.num_sequences, beside, images=prompt.images
+                prompt.ids, params, text.num_sequences, same_engine_as, images=prompt.images
             ),
             completions,
             text.received_at,
@@ -280,9 +283,9 @@ class Service:
         return status.info, self._tokenizer
 
 
-def _await_first(running: RunningRequest | RunningGroup) -> None:
+def _wait_first_event(running: RunningRequest | RunningGroup) -> None:
     try:
-        running.await_first()
+        running.wait_first_event()
     except BaseException:
         running.close()
         raise

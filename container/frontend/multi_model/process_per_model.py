@@ -65,9 +65,9 @@ class ModelServer:
     def reason(self) -> str:
         """The last error in its log."""
         for line in reversed(self.last_lines):
-            told = _parsed(line)
-            if told.get("level") == "error":
-                return str(told.get("message"))[:500]
+            record = _parsed(line)
+            if record.get("level") == "error":
+                return str(record.get("message"))[:500]
         return f"its server left with {self.process.returncode}"
 
 
@@ -155,7 +155,7 @@ class Models:
             server.process.wait()
 
 
-class Passed:
+class ProxiedResponse:
     """An answer of a model's server, passed on as it comes."""
 
     def __init__(
@@ -219,8 +219,8 @@ def _pass_log(server: ModelServer) -> None:
     assert server.process.stderr is not None
     for line in server.process.stderr:
         server.last_lines.append(line)
-        told = _parsed(line)
-        written = json.dumps({"model": server.name} | told) + "\n" if told else line
+        record = _parsed(line)
+        written = json.dumps({"model": server.name} | record) + "\n" if record else line
         sys.stderr.write(written)
 
 
@@ -253,7 +253,7 @@ def _free_port() -> int:
 
 def _parsed(line: str) -> dict[str, object]:
     try:
-        told = json.loads(line)
+        record = json.loads(line)
     except ValueError:
         return {}
-    return told if isinstance(told, dict) else {}
+    return record if isinstance(record, dict) else {}

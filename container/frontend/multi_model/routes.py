@@ -9,7 +9,7 @@ from typing import Any
 from flask import Blueprint, Response, request
 
 from container.errors import InvalidParameter
-from container.frontend.multi_model.process_per_model import Models, ModelServer, Passed
+from container.frontend.multi_model.process_per_model import Models, ModelServer, ProxiedResponse
 from container.frontend.web.request_body import Body, parse, read_bytes, read_object
 from container.frontend.web.responses import json_response
 
@@ -36,15 +36,17 @@ def blueprint(models: Models) -> Blueprint:
 
     @routes.post("/models")
     def load() -> Response:
-        ask = parse(LoadRequest, read_object(request))
-        models.load(ask.model_name, ask.url)
-        return json_response(_shown(models.find(ask.model_name)))
+        load_request = parse(LoadRequest, read_object(request))
+        models.load(load_request.model_name, load_request.url)
+        return json_response(_shown(models.find(load_request.model_name)))
 
     @routes.get("/models")
     def listed() -> Response:
         first = _page_start(request.args.get("next_page_token"))
         known = models.listed()
-        body: dict[str, Any] = {"models": [_shown(one) for one in known[first : first + PAGE]]}
+        body: dict[str, Any] = {
+            "models": [_shown(model_server) for model_server in known[first : first + PAGE]]
+        }
         if len(known) > first + PAGE:
             body["nextPageToken"] = str(first + PAGE)
         return json_response(body)
@@ -61,7 +63,7 @@ def blueprint(models: Models) -> Blueprint:
     @routes.post("/models/<name>/invoke")
     def invoke(name: str) -> Response:
         server = models.find(name)
-        passed = Passed(
+        passed = ProxiedResponse(
             server, "POST", "/invocations", read_bytes(request),
             {key: value for key, value in request.headers if key.lower() not in HOP_BY_HOP},
         )  # fmt: skip

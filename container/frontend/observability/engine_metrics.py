@@ -112,9 +112,9 @@ def _add(
     family: HistogramMetricFamily,
     labels: list[str],
     bounds: tuple[float, ...],
-    found: Distribution,
+    distribution: Distribution,
 ) -> None:
-    counts = found.counts or [0] * (len(bounds) + 1)
+    counts = distribution.counts or [0] * (len(bounds) + 1)
     names = [*map(str, bounds), "+Inf"]
     buckets = list(zip(names, map(float, accumulate(counts)), strict=True))
-    family.add_metric(labels, buckets, sum_value=found.total)
+    family.add_metric(labels, buckets, sum_value=distribution.total)

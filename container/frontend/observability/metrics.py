@@ -129,13 +129,13 @@ class Metrics:
 
     def render(self) -> bytes:
         """The exposition text of the whole server."""
-        shown = CollectorRegistry()
+        registry = CollectorRegistry()
         if "PROMETHEUS_MULTIPROC_DIR" in os.environ:
-            MultiProcessCollector(shown)  # type: ignore[no-untyped-call]
+            MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
         else:
-            shown = self._registry
+            registry = self._registry
         named = CollectorRegistry()
-        named.register(TgiNames(shown))
+        named.register(TgiNames(registry))
         for collector in self._collectors:
             named.register(collector)
         return generate_latest(named)

@@ -16,7 +16,7 @@ from flask import Flask, Response, g, request
 
 from container import __version__
 from container.frontend.generation.running_request import RunningRequest
-from container.frontend.observability.tracked_requests import noted
+from container.frontend.observability.tracked_requests import tracked
 
 INFERENCE_ID = "X-Amzn-SageMaker-Inference-Id"
 CARRIED_HEADERS = ("traceparent", "tracestate")  # W3C Trace Context
@@ -57,7 +57,7 @@ def watch(app: Flask, tracer: Tracer) -> None:
     def end(response: Response) -> Response:
         trace: RequestTrace | None = g.get("trace")
         if trace is not None:
-            trace.running = noted()
+            trace.running = tracked()
             response.call_on_close(lambda: tracer.record(trace, response.status_code))
         return response
 
@@ -121,8 +121,10 @@ def _request_attributes(trace: RequestTrace, status: int) -> dict[str, Any]:
         attributes["aws.sagemaker.inference_id"] = trace.inference_id
     if trace.running:
         attributes |= {
-            "gen_ai.usage.input_tokens": sum(one.prompt_tokens for one in trace.running),
-            "gen_ai.usage.output_tokens": sum(one.completion_tokens for one in trace.running),
+            "gen_ai.usage.input_tokens": sum(running.prompt_tokens for running in trace.running),
+            "gen_ai.usage.output_tokens": sum(
+                running.completion_tokens for running in trace.running
+            ),
             "gen_ai.request.max_tokens": trace.running[0].params.max_new_tokens,
         }
     return attributes

@@ -5,14 +5,14 @@ from flask import g
 from container.frontend.generation.running_request import RunningRequest
 
 
-def note(running: list[RunningRequest]) -> None:
+def track(running: list[RunningRequest]) -> None:
     """Remember what the current HTTP request has running."""
     if "running" not in g:
         g.running = []
     g.running.extend(running)
 
 
-def noted() -> list[RunningRequest]:
+def tracked() -> list[RunningRequest]:
     """What the current HTTP request has running."""
-    found: list[RunningRequest] = g.get("running", [])
-    return found
+    running_requests: list[RunningRequest] = g.get("running", [])
+    return running_requests

@@ -8,7 +8,7 @@ from werkzeug.exceptions import HTTPException, RequestEntityTooLarge
 from container.errors import Unauthorized
 from container.frontend.observability.metrics import Metrics
 from container.frontend.web import error_responses
-from container.frontend.web.responses import CLIENT_GONE_STATUS, ClientGone
+from container.frontend.web.responses import CLIENT_DISCONNECTED_STATUS, ClientDisconnected
 
 OPEN_PATHS = frozenset(
     {
@@ -33,8 +33,8 @@ def add_guards(app: Flask, metrics: Metrics, api_key: str | None) -> None:
         is_preflight = request.method == "OPTIONS"  # browsers ask without the key
         if api_key is None or is_open or is_preflight:
             return
-        scheme, _, given = request.headers.get("Authorization", "").partition(" ")
-        is_right = hmac.compare_digest(given.encode(), api_key.encode())
+        scheme, _, token = request.headers.get("Authorization", "").partition(" ")
+        is_right = hmac.compare_digest(token.encode(), api_key.encode())
         if scheme.lower() != "bearer" or not is_right:
             raise Unauthorized("the header 'Authorization: Bearer <API_KEY>' is missing or wrong")
 
@@ -43,15 +43,15 @@ def add_guards(app: Flask, metrics: Metrics, api_key: str | None) -> None:
         if request.method == "POST":
             metrics.count_request()
 
-    @app.errorhandler(ClientGone)
-    def client_gone(_: ClientGone) -> Response:
-        return Response(status=CLIENT_GONE_STATUS)
+    @app.errorhandler(ClientDisconnected)
+    def client_gone(_: ClientDisconnected) -> Response:
+        return Response(status=CLIENT_DISCONNECTED_STATUS)
 
     @app.errorhandler(Exception)
     def explain(error: Exception) -> Response:
         if isinstance(error, HTTPException) and not isinstance(error, RequestEntityTooLarge):
-            return error_responses.routing_problem(error)
-        shown = error_responses.shown(error)
+            return error_responses.routing_error_response(error)
+        client_error = error_responses.to_client_error(error)
         if request.method == "POST":
-            metrics.count_failure(shown)
-        return error_responses.problem(shown)
+            metrics.count_failure(client_error)
+        return error_responses.error_response(client_error)

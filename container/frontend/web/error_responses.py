@@ -127,19 +127,19 @@ def json_bytes(body: Body) -> bytes:
     return msgspec.json.encode(body)
 
 
-def speak_openai() -> None:
+def use_openai_errors() -> None:
     """Answer whatever goes wrong with this request in OpenAI's form, not in TGI's."""
     g.speaks_openai = True
 
 
-def speak_tei() -> None:
+def use_tei_errors() -> None:
     """Answer whatever goes wrong with this request in TEI's form, not in TGI's."""
     g.speaks_tei = True
 
 
-def problem(error: ServingError) -> Response:
+def error_response(error: ServingError) -> Response:
     """Answer an error in the dialect of the request."""
-    if _speaks_openai():
+    if _uses_openai_errors():
         return _respond(openai_body(error), OPENAI[type(error)].status, error)
     if "speaks_tei" in g or request.path in TEI_PATHS:
         return _respond(tei_body(error), TEI[type(error)].status, error)
@@ -152,7 +152,7 @@ def unhealthy(error: ServingError) -> Response:
     return _respond(body, TGI[type(error)].status, error)
 
 
-def shown(error: Exception) -> ServingError:
+def to_client_error(error: Exception) -> ServingError:
     """Make any exception one that a client may see; what we did not expect goes to the log."""
     if isinstance(error, ServingError):
         return error
@@ -162,12 +162,12 @@ def shown(error: Exception) -> ServingError:
     return InternalError("internal error; the cause is in the server's log")
 
 
-def routing_problem(error: HTTPException) -> Response:
+def routing_error_response(error: HTTPException) -> Response:
     """Answer what Werkzeug found wrong with the path or the method."""
     message = f"{request.method} {request.path}: {error.description}"
     code = error.code or 500
     body: Body = {"error": message, "error_type": ROUTING_TYPES.get(code, "validation")}
-    if _speaks_openai():
+    if _uses_openai_errors():
         inner = {"message": message, "type": _INVALID, "param": None, "code": None}
         body = {"error": inner}
     response = _json(body, code)
@@ -177,7 +177,7 @@ def routing_problem(error: HTTPException) -> Response:
     return response
 
 
-def _speaks_openai() -> bool:
+def _uses_openai_errors() -> bool:
     return "speaks_openai" in g or request.path.startswith(OPENAI_PATHS)
 
 

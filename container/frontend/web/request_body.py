@@ -38,18 +38,18 @@ def read_object(request: Request) -> dict[str, Any]:
     return object_from(raw)
 
 
-def object_from(raw: bytes, what: str = "the body") -> dict[str, Any]:
+def object_from(raw: bytes, subject: str = "the body") -> dict[str, Any]:
     """Parse a JSON object. Raises MalformedRequest, whose message begins with `what`."""
     if not raw.strip():
-        raise MalformedRequest(f"{what} is empty; send a JSON object")
+        raise MalformedRequest(f"{subject} is empty; send a JSON object")
     try:
         value = json.loads(raw)
     except (ValueError, RecursionError) as error:
-        raise MalformedRequest(f"{what} is not valid JSON: {error}") from None
+        raise MalformedRequest(f"{subject} is not valid JSON: {error}") from None
     if rb"\ud" in raw.lower():
         _refuse_half_characters(value)
     if not isinstance(value, dict):
-        raise MalformedRequest(f"{what} must be a JSON object, not {_json_type(value)}")
+        raise MalformedRequest(f"{subject} must be a JSON object, not {_json_type(value)}")
     return value
 
 
@@ -90,11 +90,11 @@ def _invalid(error: ValidationError) -> InvalidParameter:
     first = max(problems, key=lambda problem: len(problem["loc"]))
     path = _path(first["loc"])
     message = first["msg"].removeprefix("Value error, ")
-    given = first["input"]
-    is_typed = first["type"].endswith("_type") and not isinstance(given, int | float)
-    shown = f", not {_json_type(given)}" if is_typed else ""
+    value = first["input"]
+    is_typed = first["type"].endswith("_type") and not isinstance(value, int | float)
+    suffix = f", not {_json_type(value)}" if is_typed else ""
     more = f" (and {len(problems) - 1} more problems)" if len(problems) > 1 else ""
-    return InvalidParameter(f"`{path}`: {message}{shown}{more}", field=path)
+    return InvalidParameter(f"`{path}`: {message}{suffix}{more}", field=path)
 
 
 def _path(location: tuple[int | str, ...]) -> str:

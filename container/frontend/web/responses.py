@@ -22,8 +22,8 @@ log = logging.getLogger(__name__)
 KEEP_ALIVE_S = 15.0
 KEEP_ALIVE = b":\n\n"
 # How often a waiting handler looks whether its client is still there.
-LOOK_S = 0.5
-CLIENT_GONE_STATUS = 499
+DISCONNECT_POLL_S = 0.5
+CLIENT_DISCONNECTED_STATUS = 499
 
 # poll as it was before gevent made it cooperative; with a time-out of 0 it never blocks.
 _poll = gevent.monkey.get_original("select", "poll")
@@ -33,7 +33,7 @@ E = TypeVar("E")
 RenderError = Callable[[ServingError], dict[str, Any]]
 
 
-class ClientGone(Exception):
+class ClientDisconnected(Exception):
     """Nobody waits for this answer any more."""
 
 
@@ -54,14 +54,14 @@ def sse_typed(body: dict[str, Any]) -> bytes:
 
 
 def collect(running: Running[object], metrics: Metrics) -> None:
-    """Wait for the last token. Raises what ended the request, or ClientGone."""
-    tracked_requests.note(running.requests)
-    next_look = time.monotonic() + LOOK_S
+    """Wait for the last token. Raises what ended the request, or ClientDisconnected."""
+    tracked_requests.track(running.requests)
+    next_look = time.monotonic() + DISCONNECT_POLL_S
     try:
         while not running.is_finished:
-            running.next_event(LOOK_S)
+            running.next_event(DISCONNECT_POLL_S)
             if time.monotonic() > next_look:
-                next_look = time.monotonic() + LOOK_S
+                next_look = time.monotonic() + DISCONNECT_POLL_S
                 check_client(metrics)
     finally:
         running.close()
@@ -83,7 +83,7 @@ def stream(
     An error after the first byte becomes one more event; the stream always ends with a newline.
     """
 
-    tracked_requests.note(running.requests)
+    tracked_requests.track(running.requests)
 
     def chunks() -> Iterator[bytes]:
         try:
@@ -95,9 +95,9 @@ def stream(
                     yield b"".join(map(write, render(event)))
             metrics.count_success(running.requests)
         except Exception as error:
-            shown = error_responses.shown(error)
-            metrics.count_failure(shown)
-            yield write(render_error(shown))
+            client_error = error_responses.to_client_error(error)
+            metrics.count_failure(client_error)
+            yield write(render_error(client_error))
         yield end
 
     def on_close() -> None:
@@ -114,7 +114,7 @@ def stream(
 
 
 def check_client(metrics: Metrics) -> None:
-    """Raise ClientGone when the client of the current request has left."""
+    """Raise ClientDisconnected when the client of the current request has left."""
     connection = request.environ.get("gunicorn.socket")
     if connection is None:
         return
@@ -122,4 +122,4 @@ def check_client(metrics: Metrics) -> None:
     poller.register(connection.fileno(), _HANG_UP)
     if poller.poll(0):
         metrics.count_aborted()
-        raise ClientGone
+        raise ClientDisconnected

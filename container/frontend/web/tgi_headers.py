@@ -9,7 +9,7 @@ from flask import Flask, Response
 
 from container.frontend.generation.running_request import RunningRequest
 from container.frontend.generation.service import Service
-from container.frontend.observability.tracked_requests import noted
+from container.frontend.observability.tracked_requests import tracked
 
 
 def add_headers(app: Flask, service: Service, compute_type: str | None) -> None:
@@ -17,10 +17,10 @@ def add_headers(app: Flask, service: Service, compute_type: str | None) -> None:
 
     @app.after_request
     def add(response: Response) -> Response:
-        running = noted()
+        running = tracked()
         if running and response.status_code == 200:
             response.headers["x-compute-type"] = compute_type or service.info.device
-            characters = sum(one.prompt_chars for one in running)
+            characters = sum(request.prompt_chars for request in running)
             response.headers["x-compute-characters"] = str(characters)
             if not response.is_streamed:
                 response.headers.update(_times(running))
@@ -28,16 +28,16 @@ def add_headers(app: Flask, service: Service, compute_type: str | None) -> None:
 
 
 def _times(running: list[RunningRequest]) -> dict[str, str]:
-    times = [one.times for one in running]
+    times = [request.times for request in running]
     return {
-        "x-compute-time": f"{sum(one.total_s for one in times):.6f}",
-        "x-total-time": _ms(sum(one.total_s for one in times)),
-        "x-validation-time": _ms(sum(one.validation_s for one in times)),
-        "x-queue-time": _ms(sum(one.queue_s for one in times)),
-        "x-inference-time": _ms(sum(one.inference_s for one in times)),
-        "x-time-per-token": _ms(sum(one.per_token_s for one in times)),
-        "x-prompt-tokens": str(sum(one.prompt_tokens for one in running)),
-        "x-generated-tokens": str(sum(one.completion_tokens for one in running)),
+        "x-compute-time": f"{sum(time_of.total_s for time_of in times):.6f}",
+        "x-total-time": _ms(sum(time_of.total_s for time_of in times)),
+        "x-validation-time": _ms(sum(time_of.validation_s for time_of in times)),
+        "x-queue-time": _ms(sum(time_of.queue_s for time_of in times)),
+        "x-inference-time": _ms(sum(time_of.inference_s for time_of in times)),
+        "x-time-per-token": _ms(sum(time_of.per_token_s for time_of in times)),
+        "x-prompt-tokens": str(sum(request.prompt_tokens for request in running)),
+        "x-generated-tokens": str(sum(request.completion_tokens for request in running)),
     }
 
 

@@ -17,7 +17,7 @@ Run = Callable[[list[Any], dict[str, Any]], list[Any]]
 
 
 @dataclass(slots=True)
-class _Ask:
+class _Call:
     inputs: Any
     parameters: dict[str, Any]
     key: str
@@ -30,7 +30,7 @@ class MicroBatcher:
     def __init__(self, run: Run, max_batch: int = MAX_BATCH) -> None:
         self._run = run
         self._max_batch = max_batch
-        self._asks: queue.SimpleQueue[_Ask] = queue.SimpleQueue()
+        self._calls: queue.SimpleQueue[_Call] = queue.SimpleQueue()
         threading.Thread(target=self._serve, name="batches", daemon=True).start()
 
     def call(self, inputs: Any, parameters: dict[str, Any]) -> Any:
@@ -38,30 +38,30 @@ class MicroBatcher:
         # Only inputs of one kind and with the same parameters can share a call.
         is_alone = isinstance(inputs, list)
         key = "" if is_alone else json.dumps([type(inputs).__name__, parameters], sort_keys=True)
-        ask = _Ask(inputs, parameters, key)
-        self._asks.put(ask)
-        return ask.answer.result()
+        call = _Call(inputs, parameters, key)
+        self._calls.put(call)
+        return call.answer.result()
 
     def _serve(self) -> None:
         while True:
-            waiting = [self._asks.get()]
-            while len(waiting) < self._max_batch and not self._asks.empty():
-                waiting.append(self._asks.get())
-            groups: dict[str, list[_Ask]] = {}
-            for place, ask in enumerate(waiting):
-                groups.setdefault(ask.key or f"alone {place}", []).append(ask)
+            waiting = [self._calls.get()]
+            while len(waiting) < self._max_batch and not self._calls.empty():
+                waiting.append(self._calls.get())
+            groups: dict[str, list[_Call]] = {}
+            for index, call in enumerate(waiting):
+                groups.setdefault(call.key or f"alone {index}", []).append(call)
             for asks in groups.values():
                 self._answer(asks)
 
-    def _answer(self, asks: list[_Ask]) -> None:
+    def _answer(self, asks: list[_Call]) -> None:
         try:
-            results = self._run([ask.inputs for ask in asks], asks[0].parameters)
+            results = self._run([call.inputs for call in asks], asks[0].parameters)
         except BaseException as error:  # the thread must live; the asker is told
             if len(asks) == 1:
                 asks[0].answer.set_exception(error)
                 return
-            for ask in asks:
-                self._answer([ask])
+            for call in asks:
+                self._answer([call])
             return
-        for ask, result in zip(asks, results, strict=True):
-            ask.answer.set_result(result)
+        for call, result in zip(asks, results, strict=True):
+            call.answer.set_result(result)

@@ -36,22 +36,22 @@ def load_pipeline(task: str, folder: Path, *, gpu_id: int | None, trust_remote_c
         if task in OWN:
             return QuestionAnswering(folder, device, trust_remote_code=trust_remote_code)
         make: Any = pipeline  # its types know only names that are written out
-        made = make(task, model=str(folder), device=device, trust_remote_code=trust_remote_code)
+        loaded = make(task, model=str(folder), device=device, trust_remote_code=trust_remote_code)
     except Exception as error:  # a checkpoint that does not fit fails anywhere in transformers
         log.exception("the pipeline cannot be loaded")
-        told = " ".join(str(error).split())[:300]
-        raise ModelLoadError(f"HF_TASK={task}: {folder} cannot be loaded: {told}") from error
-    return PipelineModel(made, task)
+        reason = " ".join(str(error).split())[:300]
+        raise ModelLoadError(f"HF_TASK={task}: {folder} cannot be loaded: {reason}") from error
+    return PipelineModel(loaded, task)
 
 
 class PipelineModel:
     """A pipeline that many threads may call; what they send at once runs as one batch."""
 
     # What it cannot take is the client's fault.
-    blames_client = True
+    raises_client_errors = True
 
-    def __init__(self, made: Any, task: str) -> None:
-        self._pipeline = made
+    def __init__(self, loaded: Any, task: str) -> None:
+        self._pipeline = loaded
         self._task = task
         self._batcher = MicroBatcher(self._run)
 
@@ -74,7 +74,7 @@ class PipelineModel:
 class GeneratedTask:
     """Summarisation, translation and the like by the engine, in the pipelines' old form."""
 
-    blames_client = True
+    raises_client_errors = True
 
     def __init__(self, engine: EngineModel, task: str, prefix: str) -> None:
         self._engine = engine
@@ -87,6 +87,8 @@ class GeneratedTask:
         texts = inputs if isinstance(inputs, list) else [inputs]
         if not all(isinstance(text, str) for text in texts):
             raise ValueError("`inputs` must be a text or a list of texts")
-        asked = [(self._prefix + text, parameters) for text in texts]
-        told = self._threads.map(lambda one: self._engine.generate(one[0], **one[1]), asked)
-        return [{self._key: text.strip()} for text in told]
+        requests = [(self._prefix + text, parameters) for text in texts]
+        generated = self._threads.map(
+            lambda request: self._engine.generate(request[0], **request[1]), requests
+        )
+        return [{self._key: text.strip()} for text in generated]

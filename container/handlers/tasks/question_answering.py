@@ -18,7 +18,7 @@ MAX_ANSWER_LEN = 15
 class QuestionAnswering:
     """Answers `{"question", "context"}`, or a list of such; one thread at a time runs the model."""
 
-    blames_client = True
+    raises_client_errors = True
 
     def __init__(self, folder: Path, device: torch.device, *, trust_remote_code: bool) -> None:
         self._tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code)
@@ -35,7 +35,9 @@ class QuestionAnswering:
     def __call__(self, inputs: Any, *, top_k: int = 1, max_answer_len: int = MAX_ANSWER_LEN) -> Any:
         """Answer; a list of answers for top_k above 1."""
         if isinstance(inputs, list):
-            return [self(one, top_k=top_k, max_answer_len=max_answer_len) for one in inputs]
+            return [
+                self(question, top_k=top_k, max_answer_len=max_answer_len) for question in inputs
+            ]
         if not isinstance(inputs, dict) or not all(
             isinstance(inputs.get(name), str) and inputs[name].strip()
             for name in ("question", "context")
@@ -56,7 +58,7 @@ class QuestionAnswering:
         offsets = encoded.pop("offset_mapping")
         encoded.pop("overflow_to_sample_mapping", None)
         output = self._model(**{name: tensor.to(self._device) for name, tensor in encoded.items()})
-        found: dict[tuple[int, int], float] = {}
+        scores_by_span: dict[tuple[int, int], float] = {}
         for window in range(len(offsets)):
             is_context = torch.tensor([part == 1 for part in encoded.sequence_ids(window)])
             start = _probabilities(output.start_logits[window].cpu(), is_context)
@@ -64,11 +66,11 @@ class QuestionAnswering:
             # [start, end], only spans that do not end before they start and are not too long.
             scores = (start[:, None] * end[None]).triu().tril(max_answer_len - 1)
             best = scores.flatten().topk(min(top_k, scores.numel()))
-            for score, place in zip(best.values.tolist(), best.indices.tolist(), strict=True):
-                first, last = divmod(place, len(start))
+            for score, index in zip(best.values.tolist(), best.indices.tolist(), strict=True):
+                first, last = divmod(index, len(start))
                 span = (int(offsets[window][first][0]), int(offsets[window][last][1]))
-                found[span] = max(score, found.get(span, 0.0))
-        ranked = sorted(found.items(), key=lambda item: -item[1])[:top_k]
+                scores_by_span[span] = max(score, scores_by_span.get(span, 0.0))
+        ranked = sorted(scores_by_span.items(), key=lambda item: -item[1])[:top_k]
         return [
             {"score": score, "start": start, "end": end, "answer": context[start:end]}
             for (start, end), score in ranked

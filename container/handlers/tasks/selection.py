@@ -75,8 +75,8 @@ def needs_engine(task: str | None) -> bool:
 
 def generated_prefix(settings: Settings) -> str:
     """What the model's config puts before a text for HF_TASK, as T5's do."""
-    told = _config(settings).get("task_specific_params") or {}
-    return str((told.get((settings.task or "").lower()) or {}).get("prefix") or "")
+    task_params = _config(settings).get("task_specific_params") or {}
+    return str((task_params.get((settings.task or "").lower()) or {}).get("prefix") or "")
 
 
 def _inferred(settings: Settings) -> str | None:

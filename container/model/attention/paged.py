@@ -9,14 +9,19 @@ A decode reads its sequence's blocks and multiplies once for each (sequence, KV 
 heads of a group as rows: two batched products, softmax in float32. A chunk runs torch's
 scaled_dot_product_attention on whole blocks: with lengths that are multiples of the block size, a
 token's result has the same bits however its prompt was cut into chunks and whatever of it was
-cached. Every layer gets the same `PagedStep`, which the runner makes.
+cached. Every layer gets the same `AttentionMetadata`, which the runner makes.
 """
 
 import torch
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from container.model.attention.metadata import Chunk, DecodeGroup, PagedStep, Rule
-from container.model.attention.varlen import DecodeTables, attend_varlen
+from container.model.attention.metadata import (
+    AttentionMetadata,
+    AttentionParams,
+    Chunk,
+    DecodeGroup,
+)
+from container.model.attention.varlen import DecodeMetadata, attend_varlen
 
 NAME = "paged"
 # Queries of a prompt that a CPU takes together.
@@ -30,7 +35,7 @@ def paged_attention(
     value: torch.Tensor,
     attention_mask: torch.Tensor | None,
     *,
-    step: PagedStep,
+    step: AttentionMetadata,
     scaling: float | None = None,
     sliding_window: int | None = None,
     softcap: float | None = None,
@@ -38,144 +43,155 @@ def paged_attention(
 ) -> tuple[torch.Tensor, None]:
     """Attend as transformers calls it. query [1, heads, tokens, dim]; [1, tokens, heads, dim]."""
     layer: int = module.layer_idx  # type: ignore[assignment]
-    rule = Rule.of(query, scaling=scaling, sliding_window=sliding_window, softcap=softcap)
+    attn_params = AttentionParams.of(
+        query, scaling=scaling, sliding_window=sliding_window, softcap=softcap
+    )
     q, k, v = (states[0].transpose(0, 1) for states in (query, key, value))
-    return attend(step, layer, q, k, v, rule)[None], None
+    return attend(step, layer, q, k, v, attn_params)[None], None
 
 
 def attend(
-    step: PagedStep,
+    step: AttentionMetadata,
     layer: int,
     query: torch.Tensor,
     keys: torch.Tensor,
     values: torch.Tensor,
-    rule: Rule,
+    attn_params: AttentionParams,
 ) -> torch.Tensor:
     """Store keys and values, then attend within the step; all are [tokens, heads, dim]."""
     step = step.on(query.device)
     step.cache.write(layer, keys, values, step.slot_rows(keys.shape[1]))
-    return attend_kept(step, layer, query, keys, values, rule)
+    return attend_cached(step, layer, query, keys, values, attn_params)
 
 
-def attend_kept(
-    step: PagedStep,
+def attend_cached(
+    step: AttentionMetadata,
     layer: int,
     query: torch.Tensor,
     keys: torch.Tensor,
     values: torch.Tensor,
-    rule: Rule,
+    attn_params: AttentionParams,
 ) -> torch.Tensor:
     """Attend within the step, whose keys and values the cache has; all are [tokens, heads, dim]."""
     kv_heads = keys.shape[1]
     if step.decodes is not None:
-        return _attend_apart(step, step.decodes, layer, query, keys, values, rule)
-    if step.varlen is not None and rule.softcap is None:
-        return attend_varlen(step.varlen, step.cache, layer, query, rule.scale, rule.window)
+        return _attend_apart(step, step.decodes, layer, query, keys, values, attn_params)
+    if step.varlen is not None and attn_params.softcap is None:
+        return attend_varlen(
+            step.varlen, step.cache, layer, query, attn_params.scale, attn_params.window
+        )
     if not step.chunks and len(step.groups) == 1 and step.groups[0].stop == len(query):
-        return _decode(step, layer, step.groups[0], query, kv_heads, rule)
+        return _decode(step, layer, step.groups[0], query, kv_heads, attn_params)
     out = query.new_zeros(*query.shape[:2], values.shape[-1])
     for group in step.groups:
         rows = slice(group.start, group.stop)
-        out[rows] = _decode(step, layer, group, query[rows], kv_heads, rule)
+        out[rows] = _decode(step, layer, group, query[rows], kv_heads, attn_params)
     for chunk in step.chunks:
         rows = slice(chunk.start, chunk.stop)
-        out[rows] = prefill(step, layer, chunk, query[rows], keys[rows], values[rows], rule)
+        out[rows] = prefill(step, layer, chunk, query[rows], keys[rows], values[rows], attn_params)
     return out
 
 
 def _attend_apart(
-    step: PagedStep,
-    decodes: DecodeTables,
+    step: AttentionMetadata,
+    decodes: DecodeMetadata,
     layer: int,
     query: torch.Tensor,
     keys: torch.Tensor,
     values: torch.Tensor,
-    rule: Rule,
+    attn_params: AttentionParams,
 ) -> torch.Tensor:
     """Decodes, of which there are some, by our kernel; all else by what there is."""
     from container.model.kernels.triton_attention import decode_attention  # only where Triton is
 
-    cache, count = step.cache, len(decodes.seen)
+    cache, count = step.cache, len(decodes.context_lens)
     decoded = decode_attention(
         query[:count].contiguous(),
         cache.keys[layer],
         cache.values[layer],
-        decodes.blocks,
-        decodes.seen,
+        decodes.block_table,
+        decodes.context_lens,
         kv_heads=keys.shape[1],
-        scale=rule.scale,
-        window=rule.window,
-        softcap=rule.softcap,
+        scale=attn_params.scale,
+        window=attn_params.window,
+        softcap=attn_params.softcap,
     )
     if count == len(query):
         return decoded
     out = query.new_zeros(*query.shape[:2], values.shape[-1])
     out[:count] = decoded
-    if step.varlen is not None and rule.softcap is None:
+    if step.varlen is not None and attn_params.softcap is None:
         varlen = step.varlen
-        out[count:] = attend_varlen(varlen, cache, layer, query[count:], rule.scale, rule.window)
+        out[count:] = attend_varlen(
+            varlen, cache, layer, query[count:], attn_params.scale, attn_params.window
+        )
         return out
     for chunk in step.chunks:
         rows = slice(chunk.start, chunk.stop)
-        out[rows] = prefill(step, layer, chunk, query[rows], keys[rows], values[rows], rule)
+        out[rows] = prefill(step, layer, chunk, query[rows], keys[rows], values[rows], attn_params)
     return out
 
 
 def _decode(
-    step: PagedStep,
+    step: AttentionMetadata,
     layer: int,
     group: DecodeGroup,
     query: torch.Tensor,
     kv_heads: int,
-    rule: Rule,
+    attn_params: AttentionParams,
 ) -> torch.Tensor:
     count, heads, dim = query.shape
     keys, values = step.cache.gather(layer, step.block_rows(group, kv_heads), count, query.dtype)
     # [sequences * kv_heads, query heads of one KV head, dim]
     rows = query.reshape(count * kv_heads, heads // kv_heads, dim)
     scores = torch.bmm(rows, keys.transpose(1, 2))
-    if rule.scale != 1.0:
-        scores = scores.mul_(rule.scale)
-    if rule.softcap is not None:
-        scores = torch.tanh(scores.float() / rule.softcap) * rule.softcap
-    scores += step.decode_bias(group, rule.window, kv_heads, scores.dtype)
+    if attn_params.scale != 1.0:
+        scores = scores.mul_(attn_params.scale)
+    if attn_params.softcap is not None:
+        scores = torch.tanh(scores.float() / attn_params.softcap) * attn_params.softcap
+    scores += step.decode_bias(group, attn_params.window, kv_heads, scores.dtype)
     # softmax computes in float32 whatever it is given.
     weights = scores.softmax(-1).to(values.dtype)
     return torch.bmm(weights, values).view(count, heads, -1)
 
 
 def prefill(
-    step: PagedStep,
+    step: AttentionMetadata,
     layer: int,
     chunk: Chunk,
     query: torch.Tensor,
     keys: torch.Tensor,
     values: torch.Tensor,
-    rule: Rule,
+    attn_params: AttentionParams,
 ) -> torch.Tensor:
     """Attend with a chunk's queries, [tokens, heads, dim]; its own keys and values are stored."""
     if query.device.type == "cpu":
-        return _prefill_in_tiles(step, layer, chunk, query, keys.shape[1], rule)
+        return _prefill_in_tiles(step, layer, chunk, query, keys.shape[1], attn_params)
     count, kv_heads = keys.shape[:2]
     is_whole = chunk.context_len == count
     if is_whole:
-        padding = chunk.blocks.shape[1] * step.cache.block_size - count
+        padding = chunk.block_table.shape[1] * step.cache.block_size - count
         # A token's result must not depend on whether its prompt came in one piece.
-        keys, values = step.cache.as_kept(keys), step.cache.as_kept(values)
+        keys, values = step.cache.as_stored(keys), step.cache.as_stored(values)
         keys = torch.nn.functional.pad(keys.transpose(0, 1), (0, 0, 0, padding))
         values = torch.nn.functional.pad(values.transpose(0, 1), (0, 0, 0, padding))
     else:
         keys, values = step.cache.gather(layer, step.block_rows(chunk, kv_heads), 1, query.dtype)
     mask = None
-    if not is_whole or (rule.window is not None and count > rule.window):
-        mask = step.chunk_mask(chunk, rule.window)
-    elif rule.softcap is not None:
+    if not is_whole or (attn_params.window is not None and count > attn_params.window):
+        mask = step.chunk_mask(chunk, attn_params.window)
+    elif attn_params.softcap is not None:
         mask = step.chunk_mask(chunk, None)
-    return _attend_dense(query.transpose(0, 1), keys, values, mask, rule).transpose(0, 1)
+    return _attend_dense(query.transpose(0, 1), keys, values, mask, attn_params).transpose(0, 1)
 
 
 def _prefill_in_tiles(
-    step: PagedStep, layer: int, chunk: Chunk, query: torch.Tensor, kv_heads: int, rule: Rule
+    step: AttentionMetadata,
+    layer: int,
+    chunk: Chunk,
+    query: torch.Tensor,
+    kv_heads: int,
+    attn_params: AttentionParams,
 ) -> torch.Tensor:
     """Attend with tiles of TILE queries that begin at multiples of TILE.
 
@@ -185,7 +201,7 @@ def _prefill_in_tiles(
     size, first = step.cache.block_size, chunk.context_len - len(query)
     keys, values = step.cache.gather(layer, step.block_rows(chunk, kv_heads), 1, query.dtype)
     begin, end = first // TILE * TILE, -(-chunk.context_len // TILE) * TILE
-    missing = max(0, end - chunk.blocks.shape[1] * size)
+    missing = max(0, end - chunk.block_table.shape[1] * size)
     keys, values = (torch.nn.functional.pad(part, (0, 0, 0, missing)) for part in (keys, values))
     for part in (keys, values):  # a weight of zero does not make a NaN of another sequence harmless
         part[:, chunk.context_len :] = 0
@@ -195,10 +211,16 @@ def _prefill_in_tiles(
     out = query.new_empty(end - begin, query.shape[1], values.shape[-1])
     for start in range(begin, end, TILE):
         stop = start + TILE
-        low = 0 if rule.window is None else max(0, start + 1 - rule.window) // TILE * TILE
+        low = (
+            0
+            if attn_params.window is None
+            else max(0, start + 1 - attn_params.window) // TILE * TILE
+        )
         tile = slice(start - begin, stop - begin)
-        mask = step.tile_mask(start - low, rule.window)
-        part = _attend_dense(rows[:, tile], keys[:, low:stop], values[:, low:stop], mask, rule)
+        mask = step.tile_mask(start - low, attn_params.window)
+        part = _attend_dense(
+            rows[:, tile], keys[:, low:stop], values[:, low:stop], mask, attn_params
+        )
         out[tile] = part.transpose(0, 1)
     return out[first - begin : chunk.context_len - begin]
 
@@ -208,35 +230,39 @@ def _attend_dense(
     keys: torch.Tensor,
     values: torch.Tensor,
     mask: torch.Tensor | None,
-    rule: Rule,
+    attn_params: AttentionParams,
 ) -> torch.Tensor:
     """Attend with all queries to all keys; all are [heads, positions, dim].
 
     `mask` is True where a key may be seen, [queries, keys]; None: up to the query itself.
     """
-    if rule.softcap is not None:
+    if attn_params.softcap is not None:
         assert mask is not None
         per_head = len(query) // len(keys)
         keys, values = (part[None].repeat_interleave(per_head, 1) for part in (keys, values))
-        return _softcapped(query[None], keys, values, mask, rule)[0]
+        return _softcapped(query[None], keys, values, mask, attn_params)[0]
     out = torch.nn.functional.scaled_dot_product_attention(
         query[None],
         keys[None],
         values[None],
         attn_mask=mask,
         is_causal=mask is None,
-        scale=rule.scale,
+        scale=attn_params.scale,
         enable_gqa=len(query) != len(keys),
     )
     return out[0]
 
 
 def _softcapped(
-    query: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, mask: torch.Tensor, rule: Rule
+    query: torch.Tensor,
+    keys: torch.Tensor,
+    values: torch.Tensor,
+    mask: torch.Tensor,
+    attn_params: AttentionParams,
 ) -> torch.Tensor:
-    assert rule.softcap is not None
-    scores = (query @ keys.transpose(2, 3)).float() * rule.scale
-    scores = torch.tanh(scores / rule.softcap) * rule.softcap
+    assert attn_params.softcap is not None
+    scores = (query @ keys.transpose(2, 3)).float() * attn_params.scale
+    scores = torch.tanh(scores / attn_params.softcap) * attn_params.softcap
     weights = scores.masked_fill_(~mask, float("-inf")).softmax(-1).to(values.dtype)
     return weights @ values
 

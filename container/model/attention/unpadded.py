@@ -40,7 +40,7 @@ def spans_of(lengths: list[int]) -> list[Span]:
     return spans
 
 
-def ragged_attention(
+def unpadded_attention(
     module: torch.nn.Module,
     query: torch.Tensor,
     key: torch.Tensor,
@@ -110,4 +110,4 @@ def _two_products(
     return torch.bmm(weights, value.flatten(0, 1)).view(texts, heads, length, -1)
 
 
-ALL_ATTENTION_FUNCTIONS.register(NAME, ragged_attention)
+ALL_ATTENTION_FUNCTIONS.register(NAME, unpadded_attention)

@@ -41,102 +41,120 @@ REFERENCE_ONLY = AttentionKernels()
 
 
 @dataclass(frozen=True, slots=True)
-class DecodeTables:
-    """What each decode may see: `seen` is [rows], tokens; `blocks` is [rows, blocks]; int32."""
+class DecodeMetadata:
+    """What each decode may see: `context_lens` is [rows], tokens; `block_table` is [rows, blocks];
+    int32.
+    """
 
-    seen: torch.Tensor
-    blocks: torch.Tensor
+    context_lens: torch.Tensor
+    block_table: torch.Tensor
 
     @classmethod
-    def of(cls, plan: ForwardPlan, cache: KVCache, device: torch.device) -> "DecodeTables":
+    def of(cls, plan: ForwardPlan, cache: KVCache, device: torch.device) -> "DecodeMetadata":
         """Make them for the decodes of a step, and padding among them."""
-        width = max((len(group.blocks[0]) for group in plan.groups), default=1)
-        seen = np.ones(plan.num_decodes, np.int32)
-        blocks = np.full((plan.num_decodes, width), cache.scratch_block, np.int32)
+        width = max((len(group.block_table[0]) for group in plan.groups), default=1)
+        context_lens = np.ones(plan.num_decodes, np.int32)
+        block_table = np.full((plan.num_decodes, width), cache.scratch_block, np.int32)
         for group in plan.groups:
-            seen[group.start : group.stop] = group.context_lens
-            blocks[group.start : group.stop, : len(group.blocks[0])] = group.blocks
-        return cls(to_device(seen, device), to_device(blocks, device))
+            context_lens[group.start : group.stop] = group.context_lens
+            block_table[group.start : group.stop, : len(group.block_table[0])] = group.block_table
+        return cls(to_device(context_lens, device), to_device(block_table, device))
 
-    def on(self, device: torch.device) -> "DecodeTables":
+    def on(self, device: torch.device) -> "DecodeMetadata":
         """The same for layers on another device."""
-        return DecodeTables(send(self.seen, device), send(self.blocks, device))
+        return DecodeMetadata(send(self.context_lens, device), send(self.block_table, device))
 
 
 @dataclass(frozen=True, slots=True)
 class Gathered:
     """Where the tokens lie that all sequences see, one sequence after another.
 
-    `starts` is [sequences + 1], int32; `block` and `offset` are [tokens seen by all].
+    `query_start_loc` is [sequences + 1], int32; `block` and `offset` are [tokens seen by all].
     """
 
-    starts: torch.Tensor
+    query_start_loc: torch.Tensor
     block: torch.Tensor
     offset: torch.Tensor
 
 
 @dataclass(frozen=True, slots=True)
-class VarlenTables:
+class VarlenMetadata:
     """Which rows are whose, and what they may see; all int32.
 
-    `starts` is [sequences + 1], the first row of each; `used` is [sequences], the tokens that its
-    last row sees; `blocks` is [sequences, blocks]. `max_rows` and `max_used` are their largest.
+    `query_start_loc` is [sequences + 1], the first row of each; `seq_lens` is [sequences], the
+    tokens that its last row sees; `block_table` is [sequences, blocks]. `max_rows` and
+    `max_seq_len` are their largest.
     """
 
-    starts: torch.Tensor
-    used: torch.Tensor
-    blocks: torch.Tensor
+    query_start_loc: torch.Tensor
+    seq_lens: torch.Tensor
+    block_table: torch.Tensor
     max_rows: int
-    max_used: int
+    max_seq_len: int
     gathered: Gathered | None = None
 
     @classmethod
     def of(
         cls, plan: ForwardPlan, cache: KVCache, kernel: Kernel, *, with_decodes: bool = True
-    ) -> "VarlenTables":
+    ) -> "VarlenMetadata":
         """Make them for a step; each row of padding is a sequence of its own."""
         rows: list[int] = []
-        used: list[int] = []
-        blocks: list[list[int]] = []
+        seq_lens: list[int] = []
+        block_table: list[list[int]] = []
         for group in plan.groups if with_decodes else ():
             rows += [1] * (group.stop - group.start)
-            used += group.context_lens
-            blocks += group.blocks
+            seq_lens += group.context_lens
+            block_table += group.block_table
         for chunk in plan.chunks:
             rows.append(chunk.stop - chunk.start)
-            used.append(chunk.context_len)
-            blocks.append(chunk.blocks)
+            seq_lens.append(chunk.context_len)
+            block_table.append(chunk.block_table)
         first = 0 if with_decodes else plan.num_decodes
         padding = len(plan.token_ids) - first - sum(rows)
         rows += [1] * padding
-        used += [1] * padding
-        blocks += [[cache.scratch_block]] * padding
-        width = max(map(len, blocks))
-        table = [one + [cache.scratch_block] * (width - len(one)) for one in blocks]
-        made = cls(_starts(rows), _ints(used), _ints(table), max(rows), max(used))
-        return made._gather(cache.block_size) if kernel is Kernel.GATHERED else made
+        seq_lens += [1] * padding
+        block_table += [[cache.scratch_block]] * padding
+        width = max(map(len, block_table))
+        table = [
+            block_ids + [cache.scratch_block] * (width - len(block_ids))
+            for block_ids in block_table
+        ]
+        metadata = cls(_starts(rows), _ints(seq_lens), _ints(table), max(rows), max(seq_lens))
+        return metadata._gather(cache.block_size) if kernel is Kernel.GATHERED else metadata
 
-    def _gather(self, block_size: int) -> "VarlenTables":
+    def _gather(self, block_size: int) -> "VarlenMetadata":
         """Find the places of all tokens that are seen, in one go."""
-        place = torch.arange(self.max_used)
-        is_seen = place < self.used[:, None]
-        block = self.blocks.long()[:, place // block_size][is_seen]
-        offset = (place % block_size).expand_as(is_seen)[is_seen]
-        return replace(self, gathered=Gathered(_starts(self.used.tolist()), block, offset))
+        position = torch.arange(self.max_seq_len)
+        is_seen = position < self.seq_lens[:, None]
+        block = self.block_table.long()[:, position // block_size][is_seen]
+        offset = (position % block_size).expand_as(is_seen)[is_seen]
+        return replace(self, gathered=Gathered(_starts(self.seq_lens.tolist()), block, offset))
 
-    def on(self, device: torch.device) -> "VarlenTables":
+    def on(self, device: torch.device) -> "VarlenMetadata":
         """The same for layers on another device."""
-        starts, used, blocks = (send(one, device) for one in (self.starts, self.used, self.blocks))
+        query_start_loc, seq_lens, block_table = (
+            send(tensor, device)
+            for tensor in (self.query_start_loc, self.seq_lens, self.block_table)
+        )
         gathered = self.gathered
         if gathered is not None:
             gathered = Gathered(
-                *(send(one, device) for one in (gathered.starts, gathered.block, gathered.offset))
+                *(
+                    send(tensor, device)
+                    for tensor in (gathered.query_start_loc, gathered.block, gathered.offset)
+                )
             )
-        return replace(self, starts=starts, used=used, blocks=blocks, gathered=gathered)
+        return replace(
+            self,
+            query_start_loc=query_start_loc,
+            seq_lens=seq_lens,
+            block_table=block_table,
+            gathered=gathered,
+        )
 
 
 def attend_varlen(
-    tables: VarlenTables,
+    tables: VarlenMetadata,
     cache: KVCache,
     layer: int,
     query: torch.Tensor,
@@ -147,23 +165,26 @@ def attend_varlen(
     from torch.nn.attention.varlen import varlen_attn
 
     kv_heads = cache.shapes[layer].kv_heads
-    keys, values = (_pages(one[layer], kv_heads) for one in (cache.keys, cache.values))
+    keys, values = (_pages(cached[layer], kv_heads) for cached in (cache.keys, cache.values))
     paging: dict[str, Any]
     if tables.gathered is None:
-        starts = None
+        query_start_loc = None
         # More splits would make a result depend on the rest of the batch.
-        paging = {"seqused_k": tables.used, "block_table": tables.blocks, "num_splits": 1}
+        paging = {"seqused_k": tables.seq_lens, "block_table": tables.block_table, "num_splits": 1}
     else:
-        starts, places = tables.gathered.starts, (tables.gathered.block, tables.gathered.offset)
+        query_start_loc, places = (
+            tables.gathered.query_start_loc,
+            (tables.gathered.block, tables.gathered.offset),
+        )
         keys, values, paging = keys[places], values[places], {}
     out = varlen_attn(
         query,
         keys,
         values,
-        tables.starts,
-        starts,
+        tables.query_start_loc,
+        query_start_loc,
         tables.max_rows,
-        tables.max_used,
+        tables.max_seq_len,
         scale=scale,
         # Both ends of torch's window are beside the token itself.
         window_size=(-1 if window is None else window - 1, 0),

@@ -90,9 +90,9 @@ class Embedder:
             self._pack(texts, reference)
         return reference.own.shape[1]
 
-    def encode(self, ask: Embed) -> list[EncodedText]:
+    def encode(self, request: Embed) -> list[EncodedText]:
         """Turn a request's inputs into ids. Raises InvalidParameter or PromptTooLong."""
-        return self._texts.encode(ask)
+        return self._texts.encode(request)
 
     def run(self, texts: Sequence[EncodedText]) -> list[bytes]:
         """Make one row of float32 numbers for each text, in their order."""
@@ -101,25 +101,25 @@ class Embedder:
     @torch.inference_mode()
     def rows(self, texts: Sequence[EncodedText]) -> torch.Tensor:
         """Make one row for each text: float32 [texts, width], in their order."""
-        order = sorted(range(len(texts)), key=lambda place: texts[place].num_tokens)
+        order = sorted(range(len(texts)), key=lambda index: texts[index].num_tokens)
         rows: list[torch.Tensor] = [torch.empty(0)] * len(texts)
         for group in self._groups(order, texts):
-            members = [texts[place] for place in group]
-            made = self._run_ragged(members) if self.is_ragged else self._run_padded(members)
-            for place, row in zip(group, made.float().cpu(), strict=True):
-                rows[place] = row
+            members = [texts[index] for index in group]
+            vectors = self._run_ragged(members) if self.is_ragged else self._run_padded(members)
+            for index, row in zip(group, vectors.float().cpu(), strict=True):
+                rows[index] = row
         return torch.stack(rows)
 
     def _groups(self, order: list[int], texts: Sequence[EncodedText]) -> Iterator[list[int]]:
         """Split places, sorted by length, where padding would be too much or prompts differ."""
         group: list[int] = []
         total = 0
-        for place in order:
-            text = texts[place]
+        for index in order:
+            text = texts[index]
             if group and self._must_split(texts[group[0]], text, (len(group) + 1), total):
                 yield group
                 group, total = [], 0
-            group.append(place)
+            group.append(index)
             total += text.num_tokens
         yield group
 
@@ -193,13 +193,13 @@ class Embedder:
         model = self.shape.first.model
         if not packing_works(model):
             return
-        usual = replace_layers(model) if self.is_ragged else []
-        if usual:
+        replaced = replace_layers(model) if self.is_ragged else []
+        if replaced:
             try:
                 reference.check(self.rows(texts), "fused encoder layers")
             except Exception as error:  # layers that only look like the family's
                 log.warning("fused encoder layers disabled (slower): %s", one_line(error))
-                restore_layers(usual)
+                restore_layers(replaced)
         pack(model, make_linear)
         try:
             reference.check(self.rows(texts), "packed layers")
@@ -207,7 +207,7 @@ class Embedder:
             raise ModelLoadError(f"the embedding model cannot be served: {error}") from error
 
     def _try_ragged(self, texts: list[EncodedText], reference: Reference) -> None:
-        usual = self.shape.first.model.config._attn_implementation
+        original = self.shape.first.model.config._attn_implementation
         self.shape.first.model.set_attn_implementation(unpadded.NAME)
         self.is_ragged = True
         try:
@@ -215,7 +215,7 @@ class Embedder:
         except Exception as error:  # attention of its own kind, windows, masks: padding suits all
             log.info("unpadded attention does not suit this model (%s)", one_line(error))
             self.is_ragged = False
-            self.shape.first.model.set_attn_implementation(usual)
+            self.shape.first.model.set_attn_implementation(original)
 
 
 def shape_of(model: Model) -> Shape:

@@ -42,20 +42,26 @@ class TextEncoder:
         self._max_tokens = max_tokens
         self._vocabulary = vocabulary
 
-    def encode(self, ask: Embed) -> list[EncodedText]:
+    def encode(self, request: Embed) -> list[EncodedText]:
         """Make ids. Raises InvalidParameter, or PromptTooLong when nothing may be cut."""
-        prompt = self._prompt(ask.prompt_name)
-        places = [place for place, one in enumerate(ask.inputs) if not isinstance(one, list)]
-        made = self._preprocess([ask.inputs[place] for place in places], prompt, cut_at=None)
-        encoded = dict(zip(places, made, strict=True))
-        for place, one in enumerate(ask.inputs):
-            if isinstance(one, list):
-                encoded[place] = self._from_ids(one, ask.field)
-            if encoded[place].num_tokens > self._max_tokens:
-                if ask.truncation is Truncation.REFUSE:
-                    raise self._too_long(encoded[place].num_tokens, place, ask.field)
-                encoded[place] = self._cut(one, prompt, ask.truncation)
-        return [encoded[place] for place in range(len(ask.inputs))]
+        prompt = self._prompt(request.prompt_name)
+        places = [
+            index
+            for index, text_input in enumerate(request.inputs)
+            if not isinstance(text_input, list)
+        ]
+        preprocessed = self._preprocess(
+            [request.inputs[index] for index in places], prompt, cut_at=None
+        )
+        encoded = dict(zip(places, preprocessed, strict=True))
+        for index, text_input in enumerate(request.inputs):
+            if isinstance(text_input, list):
+                encoded[index] = self._from_ids(text_input, request.field)
+            if encoded[index].num_tokens > self._max_tokens:
+                if request.truncation is Truncation.REFUSE:
+                    raise self._too_long(encoded[index].num_tokens, index, request.field)
+                encoded[index] = self._truncate(text_input, prompt, request.truncation)
+        return [encoded[index] for index in range(len(request.inputs))]
 
     def _prompt(self, name: str | None) -> str | None:
         prompts = self._model.prompts
@@ -76,7 +82,10 @@ class TextEncoder:
         text_options: dict[str, Any] = {"padding": False, "truncation": False}
         if cut_at is not None:
             text_options |= {"truncation": "longest_first", "max_length": cut_at}
-        plain = [(one.first, one.second) if isinstance(one, Pair) else one for one in inputs]
+        plain = [
+            (text_input.first, text_input.second) if isinstance(text_input, Pair) else text_input
+            for text_input in inputs
+        ]
         features: dict[str, Any] = self._model.preprocess(
             plain,
             prompt=prompt,
@@ -101,20 +110,24 @@ class TextEncoder:
             )
         return EncodedText(ids)
 
-    def _cut(self, one: EmbedInput, prompt: str | None, truncation: Truncation) -> EncodedText:
+    def _truncate(
+        self, text_input: EmbedInput, prompt: str | None, truncation: Truncation
+    ) -> EncodedText:
         count = self._max_tokens
-        if isinstance(one, list):
-            return EncodedText(one[-count:] if truncation is Truncation.LEFT else one[:count])
+        if isinstance(text_input, list):
+            return EncodedText(
+                text_input[-count:] if truncation is Truncation.LEFT else text_input[:count]
+            )
         usual_side = self._tokenizer.truncation_side
         self._tokenizer.truncation_side = truncation.value
         try:
-            return self._preprocess([one], prompt, cut_at=count)[0]
+            return self._preprocess([text_input], prompt, cut_at=count)[0]
         finally:
             self._tokenizer.truncation_side = usual_side
 
-    def _too_long(self, num_tokens: int, place: int, field: str) -> PromptTooLong:
+    def _too_long(self, num_tokens: int, index: int, field: str) -> PromptTooLong:
         return PromptTooLong(
             f"`{field}` must have at most {self._max_tokens} tokens each. Given: {num_tokens} in "
-            f"text {place} (`truncate` would cut it)",
+            f"text {index} (`truncate` would cut it)",
             field=field,
         )

@@ -17,29 +17,34 @@ from typing import Any
 import numpy as np
 import torch
 
-from container.engine.adapters import BASE
-from container.model.attention.metadata import DecodeGroup, PagedStep
-from container.model.attention.varlen import AttentionKernels, DecodeTables, Kernel, VarlenTables
+from container.engine.adapters import NO_ADAPTER
+from container.model.attention.metadata import AttentionMetadata, DecodeGroup
+from container.model.attention.varlen import (
+    AttentionKernels,
+    DecodeMetadata,
+    Kernel,
+    VarlenMetadata,
+)
 from container.model.forward_batch import MIN_ROWS, ForwardPlan, GroupPlan
 from container.model.kv_cache.cache import KVCache
 from container.model.reference_check import WHOLE_TOLERANCE, Mismatch, logits_error
 
 log = logging.getLogger(__name__)
 
-ID, POSITION, SLOT, SEEN, BLOCKS = range(5)  # columns; blocks go on to the end
+ID, POSITION, SLOT, CONTEXT_LEN, BLOCKS = range(5)  # columns; blocks go on to the end
 
 # Runs something and returns what runs it again, with the same tensors.
-Record = Callable[[Callable[[], None]], Callable[[], None]]
+Capture = Callable[[Callable[[], None]], Callable[[], None]]
 # The model: ids and positions [rows], a step; returns logits [rows, vocabulary].
-RunModel = Callable[[torch.Tensor, torch.Tensor, PagedStep], torch.Tensor]
+RunModel = Callable[[torch.Tensor, torch.Tensor, AttentionMetadata], torch.Tensor]
 
 
-def fill_promises(ids: torch.Tensor, sampled: torch.Tensor) -> torch.Tensor:
+def fill_placeholders(ids: torch.Tensor, sampled: torch.Tensor) -> torch.Tensor:
     """Put sampled tokens in the place of the ids, [rows], that stand for them."""
     return torch.where(ids < 0, sampled[(-1 - ids).clamp_(min=0)], ids)
 
 
-def usual_sizes(max_running: int) -> list[int]:
+def default_capture_sizes(max_running: int) -> list[int]:
     """Rows of the recordings: steps of at most twice, and later half as much again, as before."""
     sizes = {MIN_ROWS, max(MIN_ROWS, max_running)}
     size = MIN_ROWS
@@ -49,12 +54,12 @@ def usual_sizes(max_running: int) -> list[int]:
     return sorted(sizes)
 
 
-def graph_recorder() -> Record:
+def graph_capturer() -> Capture:
     """Make what records on the current CUDA device, all in the same memory and stream."""
-    return functools.partial(_record_graph, torch.cuda.graph_pool_handle(), torch.cuda.Stream())
+    return functools.partial(_capture_graph, torch.cuda.graph_pool_handle(), torch.cuda.Stream())
 
 
-def _record_graph(
+def _capture_graph(
     pool: Any, stream: torch.cuda.Stream, run: Callable[[], None]
 ) -> Callable[[], None]:
     current = torch.cuda.current_stream()
@@ -83,13 +88,13 @@ def _refuse_waiting(run: Callable[[], None]) -> None:
         torch.cuda.set_sync_debug_mode("default")
 
 
-def record_nothing(run: Callable[[], None]) -> Callable[[], None]:
+def capture_nothing(run: Callable[[], None]) -> Callable[[], None]:
     """Stand in for a recording where there is no CUDA: run it all again."""
     run()
     return run
 
 
-class RecordedDecodes:
+class DecodeGraphs:
     """Owns the recordings of one forward pass and the tensors that they read and write."""
 
     def __init__(
@@ -117,12 +122,12 @@ class RecordedDecodes:
         self._sampled = torch.zeros(rows, dtype=torch.int64, device=device)
         self._logits = torch.zeros(rows, vocabulary, dtype=torch.float32, device=device)
 
-    def record(self, record: Record, progress: Callable[[str], None]) -> None:
+    def capture(self, capture: Capture, progress: Callable[[str], None]) -> None:
         """Record all sizes, the largest first, whose memory the others use again."""
         for index, size in enumerate(reversed(self._sizes), 1):
             progress(f"recording decodes ({index} of {len(self._sizes)}: {size} sequences)")
             self._numbers.copy_(_padding(self._numbers.shape, self._cache))
-            self._replays[size] = record(functools.partial(self._run, size))
+            self._replays[size] = capture(functools.partial(self._run, size))
 
     def check(self, run: Callable[[ForwardPlan], torch.Tensor]) -> None:
         """Compare each recording with what `run` gives. Raises Mismatch."""
@@ -132,7 +137,7 @@ class RecordedDecodes:
             plan = trial_plan(size - 1 if size - 1 > smaller >= MIN_ROWS else size, self._cache)
             smaller = size
             expected = run(plan).clone()
-            off = logits_error(self.run(plan, None), expected)
+            off = logits_error(self.replay(plan, None), expected)
             if not off <= WHOLE_TOLERANCE:
                 raise Mismatch(
                     f"a recording of {size} rows is off by {off:.2g} (limit {WHOLE_TOLERANCE})"
@@ -142,9 +147,9 @@ class RecordedDecodes:
         """Whether a recording can stand in for a step."""
         rows = len(plan.token_ids)
         is_decode = plan.num_decodes == rows and not plan.has_adapters
-        return is_decode and rows <= self._sizes[-1] and plan.num_promised <= len(self._sampled)
+        return is_decode and rows <= self._sizes[-1] and plan.num_placeholders <= len(self._sampled)
 
-    def run(self, plan: ForwardPlan, sampled: torch.Tensor | None) -> torch.Tensor:
+    def replay(self, plan: ForwardPlan, sampled: torch.Tensor | None) -> torch.Tensor:
         """Return the logits of all rows of a step that fits, until the next pass."""
         rows = len(plan.token_ids)
         size = next(size for size in self._sizes if size >= rows)
@@ -161,40 +166,44 @@ class RecordedDecodes:
     def _run(self, size: int) -> None:
         numbers = self._numbers[:size]
         ids = numbers[:, ID].long()
-        ids = fill_promises(ids, self._sampled)
+        ids = fill_placeholders(ids, self._sampled)
         step = self._step(numbers)
         self._logits[:size].copy_(self._run_model(ids, numbers[:, POSITION].long(), step))
 
-    def _step(self, numbers: torch.Tensor) -> PagedStep:
+    def _step(self, numbers: torch.Tensor) -> AttentionMetadata:
         size, width = len(numbers), numbers.shape[1] - BLOCKS
-        seen, blocks = numbers[:, SEEN].contiguous(), numbers[:, BLOCKS:].contiguous()
+        context_lens, blocks = (
+            numbers[:, CONTEXT_LEN].contiguous(),
+            numbers[:, BLOCKS:].contiguous(),
+        )
         # What torch's kernel does not do, the reference does, which goes by groups.
-        group = DecodeGroup(0, size, blocks.long(), seen.long())
+        group = DecodeGroup(0, size, blocks.long(), context_lens.long())
         tables, decodes = None, None
         if self._kernels.decodes is Kernel.TRITON:
-            decodes = DecodeTables(seen, blocks)
+            decodes = DecodeMetadata(context_lens, blocks)
         elif self._kernels.decodes is not Kernel.REFERENCE:
             starts = torch.arange(size + 1, dtype=torch.int32, device=numbers.device)
-            tables = VarlenTables(starts, seen, blocks, 1, width * self._cache.block_size)
-        slots = numbers[:, SLOT].long()
-        return PagedStep(self._cache, slots, [group], [], tables, decodes=decodes)
+            tables = VarlenMetadata(starts, context_lens, blocks, 1, width * self._cache.block_size)
+        slot_mapping = numbers[:, SLOT].long()
+        return AttentionMetadata(self._cache, slot_mapping, [group], [], tables, decodes=decodes)
 
 
 def trial_plan(rows: int, cache: KVCache) -> ForwardPlan:
     """Decodes that see up to a block of the cache, whatever it holds; several may share one."""
-    seen = [1 + row % cache.block_size for row in range(rows)]
+    context_lens = [1 + row % cache.block_size for row in range(rows)]
     blocks = [row // cache.block_size % cache.scratch_block for row in range(rows)]
     return ForwardPlan(
         token_ids=[1 + row % 7 for row in range(rows)],
-        positions=[count - 1 for count in seen],
-        slots=[
-            block * cache.block_size + count - 1 for block, count in zip(blocks, seen, strict=True)
+        positions=[count - 1 for count in context_lens],
+        slot_mapping=[
+            block * cache.block_size + count - 1
+            for block, count in zip(blocks, context_lens, strict=True)
         ],
         logit_rows=list(range(rows)),
-        groups=[GroupPlan(0, rows, [[block] for block in blocks], seen)],
+        groups=[GroupPlan(0, rows, [[block] for block in blocks], context_lens)],
         chunks=[],
         num_decodes=rows,
-        adapters=[(BASE, rows)],
+        adapters=[(NO_ADAPTER, rows)],
     )
 
 
@@ -202,7 +211,7 @@ def _padding(shape: tuple[int, ...], cache: KVCache) -> torch.Tensor:
     """Rows that write to the scratch block and see one token of it."""
     rows = torch.zeros(shape, dtype=torch.int32)
     rows[:, SLOT] = cache.scratch_block * cache.block_size
-    rows[:, SEEN] = 1
+    rows[:, CONTEXT_LEN] = 1
     rows[:, BLOCKS:] = cache.scratch_block
     return rows
 
@@ -212,8 +221,8 @@ def _lay_out(plan: ForwardPlan, numbers: "np.ndarray[tuple[int, ...], np.dtype[n
     rows = len(plan.token_ids)
     numbers[:rows, ID] = plan.token_ids
     numbers[:rows, POSITION] = plan.positions
-    numbers[:rows, SLOT] = plan.slots
+    numbers[:rows, SLOT] = plan.slot_mapping
     for group in plan.groups:
-        numbers[group.start : group.stop, SEEN] = group.context_lens
-        width = len(group.blocks[0])
-        numbers[group.start : group.stop, BLOCKS : BLOCKS + width] = group.blocks
+        numbers[group.start : group.stop, CONTEXT_LEN] = group.context_lens
+        width = len(group.block_table[0])
+        numbers[group.start : group.stop, BLOCKS : BLOCKS + width] = group.block_table

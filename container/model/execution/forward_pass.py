@@ -8,21 +8,21 @@ import torch
 
 from container.errors import one_line
 from container.model.async_copy import to_device
-from container.model.attention.metadata import PagedStep
+from container.model.attention.metadata import AttentionMetadata
 from container.model.attention.varlen import (
     REFERENCE_ONLY,
     AttentionKernels,
-    DecodeTables,
+    DecodeMetadata,
     Kernel,
-    VarlenTables,
+    VarlenMetadata,
 )
-from container.model.execution.cuda_graphs import Record, RecordedDecodes, fill_promises
+from container.model.execution.cuda_graphs import Capture, DecodeGraphs, fill_placeholders
 from container.model.forward_batch import MIN_ROWS, ForwardPlan
 from container.model.hf_config import text_config
 from container.model.kv_cache.cache import KVCache
 from container.model.kv_cache.offload import HostCache
-from container.model.layers.int8_linear import RowKinds
-from container.model.lora.layers import Updates
+from container.model.layers.int8_linear import BatchPhase
+from container.model.lora.layers import LoraLayers
 from container.model.parallel.tensor_parallel import least_over_ranks, share_first
 
 log = logging.getLogger(__name__)
@@ -37,33 +37,33 @@ class ForwardPass:
         cache: KVCache,
         device: torch.device,
         *,
-        updates: Updates | None = None,
-        kinds: RowKinds | None = None,
+        lora_layers: LoraLayers | None = None,
+        phase: BatchPhase | None = None,
         kernels: AttentionKernels = REFERENCE_ONLY,
-        is_split: bool = False,
+        is_tensor_parallel: bool = False,
         host: HostCache | None = None,
     ) -> None:
         self.cache = cache
         self.host = host
-        self._is_split = is_split
+        self._is_tensor_parallel = is_tensor_parallel
         self._kernels = kernels
         self._model = model
         self._device = device
-        self._updates = updates
-        self._kinds = kinds
-        self._recorded: RecordedDecodes | None = None
+        self._lora_layers = lora_layers
+        self._phase = phase
+        self._graphs: DecodeGraphs | None = None
 
     @property
-    def is_recorded(self) -> bool:
+    def has_graphs(self) -> bool:
         """Whether decodes are CUDA graphs."""
-        return self._recorded is not None
+        return self._graphs is not None
 
     @torch.inference_mode()
-    def record(
-        self, sizes: list[int], max_blocks: int, record: Record, progress: Callable[[str], None]
+    def capture(
+        self, sizes: list[int], max_blocks: int, capture: Capture, progress: Callable[[str], None]
     ) -> None:
         """Record decodes of so many rows; the log says if that cannot be, or does not agree."""
-        made = RecordedDecodes(
+        decode_graphs = DecodeGraphs(
             self._call,
             self.cache,
             sizes=sizes,
@@ -72,19 +72,19 @@ class ForwardPass:
             device=self._device,
             kernels=self._kernels,
         )
-        if self._kinds is not None:
-            self._kinds.num_decodes = max(sizes)
+        if self._phase is not None:
+            self._phase.num_decodes = max(sizes)
         works = True
         try:
-            made.record(record, progress)
-            made.check(self.run)
+            decode_graphs.capture(capture, progress)
+            decode_graphs.check(self.run)
         except Exception as error:  # whatever a model does that cannot be recorded
             log.warning("decodes are not recorded: %s", one_line(error))
             works = False
-        if self._is_split:
+        if self._is_tensor_parallel:
             works = bool(least_over_ranks(int(works)))
         if works:
-            self._recorded = made
+            self._graphs = decode_graphs
 
     @torch.inference_mode()
     def run(self, plan: ForwardPlan, sampled: torch.Tensor | None = None) -> torch.Tensor:
@@ -94,22 +94,22 @@ class ForwardPass:
         """
         if self._device.type == "cuda":
             torch.cuda.set_device(self._device)  # the engine's thread is not the one that loads
-        if plan.moves:
+        if plan.copies:
             assert self.host is not None, "a slot that nobody has"
-            self.host.move(plan.moves)
-        if self._updates is not None:
-            self._updates.begin(plan.adapters)
-        if self._kinds is not None:
-            self._kinds.num_decodes = plan.num_decodes
-        if plan.num_promised and self._is_split:
+            self.host.copy_blocks(plan.copies)
+        if self._lora_layers is not None:
+            self._lora_layers.begin(plan.adapters)
+        if self._phase is not None:
+            self._phase.num_decodes = plan.num_decodes
+        if plan.num_placeholders and self._is_tensor_parallel:
             if sampled is None:
-                sampled = torch.empty(plan.num_promised, dtype=torch.int64, device=self._device)
+                sampled = torch.empty(plan.num_placeholders, dtype=torch.int64, device=self._device)
             share_first(sampled)
-        if self._recorded is not None and self._recorded.fits(plan):
-            return self._recorded.run(plan, sampled).index_select(0, self._tensor(plan.logit_rows))
+        if self._graphs is not None and self._graphs.fits(plan):
+            return self._graphs.replay(plan, sampled).index_select(0, self._tensor(plan.logit_rows))
         ids = self._tensor(plan.token_ids)
         if sampled is not None:
-            ids = fill_promises(ids, sampled)
+            ids = fill_placeholders(ids, sampled)
         num_rows = len(plan.logit_rows)
         rows = self._tensor(plan.logit_rows + [0] * max(0, MIN_ROWS - num_rows))
         logits = self._call(ids, self._tensor(plan.positions), self._step(plan), rows)
@@ -119,7 +119,7 @@ class ForwardPass:
         self,
         ids: torch.Tensor,
         positions: torch.Tensor,
-        step: PagedStep,
+        step: AttentionMetadata,
         rows: torch.Tensor | int = 0,
     ) -> torch.Tensor:
         """Run the model; return logits [rows, vocabulary] in float32. No rows: all of them."""
@@ -133,15 +133,15 @@ class ForwardPass:
         logits: torch.Tensor = output.logits[0].float()
         return logits
 
-    def _step(self, plan: ForwardPlan) -> PagedStep:
+    def _step(self, plan: ForwardPlan) -> AttentionMetadata:
         tables, decodes = None, None
         kernel = self._kernels.chunks
         if self._kernels.decodes is Kernel.TRITON and plan.num_decodes:
-            decodes = DecodeTables.of(plan, self.cache, self._device)
+            decodes = DecodeMetadata.of(plan, self.cache, self._device)
         if kernel is not Kernel.REFERENCE and (decodes is None or plan.chunks):
             with_decodes = decodes is None
-            tables = VarlenTables.of(plan, self.cache, kernel, with_decodes=with_decodes)
-        return PagedStep.of(plan, self.cache, self._device, tables, decodes)
+            tables = VarlenMetadata.of(plan, self.cache, kernel, with_decodes=with_decodes)
+        return AttentionMetadata.of(plan, self.cache, self._device, tables, decodes)
 
     def _tensor(self, values: list[int]) -> torch.Tensor:
         return to_device(values, self._device, torch.int64)

@@ -14,13 +14,13 @@ import torch
 from transformers import PreTrainedModel
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
-from container.engine.model_runner import StepOutput, WholeSteps
-from container.engine.schedule import Batch, Scheduled
+from container.engine.model_runner import StepOutput, SyncModelRunner
+from container.engine.schedule import Batch, ScheduledSequence
 from container.engine.sequence import Sequence, SequenceState
 from container.messages.engine import SamplingParams
-from container.model.lora.layers import Updates
+from container.model.lora.layers import LoraLayers
 from container.model.reference_check import Reference
-from container.model.sampling.logprobs import told_logprobs
+from container.model.sampling.logprobs import token_logprobs
 from container.model.sampling.sampler import Sampler
 
 # What models call their cache, in their outputs and in their arguments.
@@ -39,7 +39,7 @@ class Progress:
         self.kept: dict[str, Any] = {}
 
 
-class OwnCacheRunner(WholeSteps):
+class HFCacheRunner(SyncModelRunner):
     """Implements the engine's ModelRunner, one sequence after another."""
 
     def __init__(
@@ -48,14 +48,14 @@ class OwnCacheRunner(WholeSteps):
         device: torch.device,
         *,
         end_token_ids: frozenset[int] = frozenset(),
-        updates: Updates | None = None,
+        lora_layers: LoraLayers | None = None,
     ) -> None:
         self._model = model
         self._device = device
         self._has_encoder = bool(model.config.is_encoder_decoder)
         self._keeps_few_logits = bool(self._model._supports_logits_to_keep())
         self._sampler = Sampler(end_token_ids, counts_prompt=not self._has_encoder)
-        self._updates = updates
+        self._lora_layers = lora_layers
         self._known: WeakKeyDictionary[Sequence, Progress] = WeakKeyDictionary()
 
     @functools.cached_property
@@ -67,7 +67,7 @@ class OwnCacheRunner(WholeSteps):
         plain = (DynamicLayer, DynamicSlidingWindowLayer)
         return cache is not None and all(type(layer) in plain for layer in cache.layers)
 
-    def execute(self, batch: Batch) -> StepOutput:
+    def run(self, batch: Batch) -> StepOutput:
         """Run one step."""
         self._forget_the_ended()
         last: list[torch.Tensor] = []
@@ -76,24 +76,24 @@ class OwnCacheRunner(WholeSteps):
             for index, item in enumerate(batch.items):
                 if not item.samples and not self._in_chunks:
                     continue
-                rows, told = self.advance(item)
-                if told:
-                    scores[index] = told
+                rows, row_logprobs = self.advance(item)
+                if row_logprobs:
+                    scores[index] = row_logprobs
                 if item.samples:
                     last.append(rows[-1])
             sequences = [item.sequence for item in batch.items if item.samples]
             sampled = self._sampler.sample(torch.stack(last), sequences) if last else []
         return StepOutput(sampled, scores)
 
-    def advance(self, item: Scheduled) -> tuple[torch.Tensor, list[float]]:
+    def advance(self, item: ScheduledSequence) -> tuple[torch.Tensor, list[float]]:
         """Compute a sequence up to an item's end.
 
         Returns logits [rows, vocabulary] in float32, the last row that of the last token, and the
         log-probabilities of the prompt tokens that follow a computed one, if they are wanted.
         """
         sequence = item.sequence
-        if self._updates is not None:
-            self._updates.begin([(sequence.adapter, 1)])  # the same for all its rows
+        if self._lora_layers is not None:
+            self._lora_layers.begin([(sequence.adapter, 1)])  # the same for all its rows
         progress = self._known.get(sequence)
         if progress is None or progress.num_preemptions != sequence.num_preemptions:
             progress = self._known[sequence] = Progress(sequence.num_preemptions)
@@ -107,22 +107,24 @@ class OwnCacheRunner(WholeSteps):
         if num_scores <= 0:
             return logits, []
         following = sequence.token_ids[start + 1 : start + 1 + num_scores]
-        return logits, told_logprobs(logits[:num_scores], following).tolist()
+        return logits, token_logprobs(logits[:num_scores], following).tolist()
 
-    def _read_on(self, progress: Progress, item: Scheduled, num_rows: int) -> torch.Tensor:
+    def _read_on(self, progress: Progress, item: ScheduledSequence, num_rows: int) -> torch.Tensor:
         """Run the ids that are not computed; return the last rows of logits."""
         ids = item.sequence.token_ids[progress.num_computed : item.end]
         return self._forward(progress, num_rows, input_ids=self._tensor(ids))
 
-    def _decode(self, progress: Progress, item: Scheduled) -> torch.Tensor:
+    def _decode(self, progress: Progress, item: ScheduledSequence) -> torch.Tensor:
         """The prompt goes through the encoder once, the completion through the decoder."""
         sequence = item.sequence
         if "encoder_outputs" not in progress.kept:
             encoder = self._model.get_encoder()
             prompt = self._tensor(sequence.token_ids[: sequence.prompt_len])
             progress.kept["encoder_outputs"] = encoder(input_ids=prompt, return_dict=True)
-        said = decoder_start(self._model) + sequence.token_ids[sequence.prompt_len : item.end]
-        ids = self._tensor(said[progress.num_computed :])
+        decoder_ids = (
+            decoder_start(self._model) + sequence.token_ids[sequence.prompt_len : item.end]
+        )
+        ids = self._tensor(decoder_ids[progress.num_computed :])
         return self._forward(progress, 1, decoder_input_ids=ids)
 
     def _forward(self, progress: Progress, num_rows: int, **ids: torch.Tensor) -> torch.Tensor:
@@ -157,11 +159,11 @@ def decoder_start(model: PreTrainedModel) -> list[int]:
 
 
 @torch.inference_mode()
-def check_own_cache(
+def check_hf_cache(
     model: PreTrainedModel,
     ids: list[int],
     device: torch.device,
-    kind: type[OwnCacheRunner] = OwnCacheRunner,
+    kind: type[HFCacheRunner] = HFCacheRunner,
 ) -> None:
     """Compare what the cache gives with a pass without it, on a prompt. Raises Mismatch."""
     prompt_len = len(ids) - NUM_DECODED
@@ -179,20 +181,20 @@ def check_own_cache(
 
     runner, sequence = kind(model, device), _sequence(ids, prompt_len)
     ends = range(prompt_len, len(ids) + 1)
-    rows = [runner.advance(Scheduled.of(sequence, end))[0][-1] for end in ends]
+    rows = [runner.advance(ScheduledSequence.of(sequence, end))[0][-1] for end in ends]
     Reference(model, run, model.dtype).check(torch.stack(rows), "the model's own cache")
 
 
 @torch.inference_mode()
 def memory_needs(
-    model: PreTrainedModel, device: torch.device, kind: type[OwnCacheRunner] = OwnCacheRunner
+    model: PreTrainedModel, device: torch.device, kind: type[HFCacheRunner] = HFCacheRunner
 ) -> tuple[int, int]:
     """Bytes for each token and for each sequence, as the model's cache has them."""
     short, long = 8, 24
     sizes = []
     for count in (short, long):
         runner, sequence = kind(model, device), _sequence([0] * count, count)
-        runner.advance(Scheduled.of(sequence, count))
+        runner.advance(ScheduledSequence.of(sequence, count))
         sizes.append(_num_bytes(runner._known[sequence].kept, set()))
     per_token = max(0, sizes[1] - sizes[0]) // (long - short)
     return max(1, per_token), max(0, sizes[0] - short * per_token)

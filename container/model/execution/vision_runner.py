@@ -12,10 +12,10 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
-from container.engine.schedule import Scheduled
+from container.engine.schedule import ScheduledSequence
 from container.engine.sequence import Sequence
 from container.messages.engine import ImageTensors, SamplingParams, Tensor
-from container.model.execution.hf_cache_runner import OwnCacheRunner, Progress
+from container.model.execution.hf_cache_runner import HFCacheRunner, Progress
 from container.model.reference_check import Reference
 
 # What has a number for each token of the prompt: its kind, text being 0.
@@ -23,7 +23,7 @@ TOKEN_TYPES = "token_type_ids"
 PIXELS = "pixel_values"
 
 
-class ImageTextRunner(OwnCacheRunner):
+class VisionRunner(HFCacheRunner):
     """Implements the engine's ModelRunner for prompts with and without images."""
 
     @functools.cached_property
@@ -31,7 +31,7 @@ class ImageTextRunner(OwnCacheRunner):
         """Never: all images of a prompt go in with all of its ids."""
         return False
 
-    def _read_on(self, progress: Progress, item: Scheduled, num_rows: int) -> torch.Tensor:
+    def _read_on(self, progress: Progress, item: ScheduledSequence, num_rows: int) -> torch.Tensor:
         """Run the ids that are not computed; return the last rows of logits."""
         sequence, start = item.sequence, progress.num_computed
         ids = self._tensor(sequence.token_ids[: item.end])
@@ -46,36 +46,42 @@ class ImageTextRunner(OwnCacheRunner):
             **few,
         )
         output = self._model(**inputs, return_dict=True)
-        kept = self._model._update_model_kwargs_for_generation(output, progress.kept)
-        progress.kept = {name: kept[name] for name in kept if PIXELS not in name}
+        model_kwargs = self._model._update_model_kwargs_for_generation(output, progress.kept)
+        progress.kept = {name: model_kwargs[name] for name in model_kwargs if PIXELS not in name}
         progress.num_computed = item.end
         logits: torch.Tensor = output.logits[0, -num_rows:]
         return logits.float()
 
     def _begin(self, sequence: Sequence, ids: torch.Tensor) -> dict[str, Any]:
         """What `generate` would start with; after a preemption the completion is read, too."""
-        kept: dict[str, Any] = {"use_cache": True}
-        kept |= tensors_of(sequence.images, ids.shape[1], self._model.dtype, self._device)
+        model_kwargs: dict[str, Any] = {"use_cache": True}
+        model_kwargs |= tensors_of(sequence.images, ids.shape[1], self._model.dtype, self._device)
         if "position_ids" in inspect.signature(self._model.forward).parameters:
-            kept["position_ids"] = self._model._prepare_position_ids_for_generation(ids, kept)
-        return kept
+            model_kwargs["position_ids"] = self._model._prepare_position_ids_for_generation(
+                ids, model_kwargs
+            )
+        return model_kwargs
 
 
 def tensors_of(
     images: ImageTensors, num_ids: int, dtype: torch.dtype, device: torch.device
 ) -> dict[str, torch.Tensor]:
     """The model's inputs; kinds of tokens are continued as text up to `num_ids`."""
-    made = {name: _tensor(told, dtype).to(device) for name, told in images.items()}
-    for name, tensor in made.items():
+    tensors = {
+        name: _tensor(image_tensor, dtype).to(device) for name, image_tensor in images.items()
+    }
+    for name, tensor in tensors.items():
         if name.endswith(TOKEN_TYPES):
             text = tensor.new_zeros(tensor.shape[0], num_ids - tensor.shape[1])
-            made[name] = torch.cat([tensor, text], dim=1)
-    return made
+            tensors[name] = torch.cat([tensor, text], dim=1)
+    return tensors
 
 
-def _tensor(told: Tensor, dtype: torch.dtype) -> torch.Tensor:
-    tensor = torch.frombuffer(bytearray(told.data), dtype=getattr(torch, told.dtype))
-    tensor = tensor.reshape(told.shape)
+def _tensor(image_tensor: Tensor, dtype: torch.dtype) -> torch.Tensor:
+    tensor = torch.frombuffer(
+        bytearray(image_tensor.data), dtype=getattr(torch, image_tensor.dtype)
+    )
+    tensor = tensor.reshape(image_tensor.shape)
     return tensor.to(dtype) if tensor.is_floating_point() else tensor
 
 
@@ -101,6 +107,6 @@ def check_images(
 
     sequence = Sequence(0, prompt_ids, SamplingParams(max_new_tokens=len(ids)), images=images)
     sequence.token_ids = ids
-    runner, ends = ImageTextRunner(model, device), range(len(prompt_ids), len(ids) + 1)
-    rows = [runner.advance(Scheduled.of(sequence, end))[0][-1] for end in ends]
+    runner, ends = VisionRunner(model, device), range(len(prompt_ids), len(ids) + 1)
+    rows = [runner.advance(ScheduledSequence.of(sequence, end))[0][-1] for end in ends]
     Reference(model, run, model.dtype).check(torch.stack(rows), "a prompt with an image")

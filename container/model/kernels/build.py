@@ -49,8 +49,8 @@ def find_compiler() -> list[str]:
     """The command of a C compiler. Exits when there is none."""
     if chosen := shlex.split(os.environ.get("CC", "")):
         return chosen
-    if found := shutil.which("cc"):
-        return [found]
+    if compiler := shutil.which("cc"):
+        return [compiler]
     if importlib.util.find_spec("ziglang") is not None:
         # Without a target it compiles for the processor that it runs on.
         return [sys.executable, "-m", "ziglang", "cc", "-target", f"{MACHINE}-linux-gnu.2.17"]

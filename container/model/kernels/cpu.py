@@ -58,12 +58,12 @@ class WeightArgs(ctypes.Structure):
     ]  # fmt: skip
 
 
-class ProductArgs(ctypes.Structure):
+class GemmArgs(ctypes.Structure):
     """`struct product` of csrc/gemm.h."""
 
     _fields_ = [
         ("weight", _POINTER), ("x", _POINTER), ("add", _POINTER), ("out", _POINTER),
-        ("rows", _INT), ("bf16", ctypes.c_int), ("wide", ctypes.c_int), ("act", ctypes.c_int),
+        ("rows", _INT), ("bf16", ctypes.c_int), ("fp32_out", ctypes.c_int), ("act", ctypes.c_int),
     ]  # fmt: skip
 
 
@@ -80,8 +80,8 @@ class DecoderArgs(ctypes.Structure):
     """`struct decoder` of csrc/decoder.h."""
 
     _fields_ = [
-        ("step", _POINTER), ("layers", _POINTER), ("stages", _POINTER), ("x", _POINTER),
-        ("normed", _POINTER), ("qkv", _POINTER), ("seen", _POINTER), ("gate_up", _POINTER),
+        ("step", _POINTER), ("layers", _POINTER), ("phases", _POINTER), ("x", _POINTER),
+        ("normed", _POINTER), ("qkv", _POINTER), ("attn_out", _POINTER), ("gate_up", _POINTER),
         ("gated", _POINTER), ("num_layers", _INT), ("hidden", _INT), ("bf16", ctypes.c_int),
     ]  # fmt: skip
 
@@ -99,14 +99,14 @@ class EncoderArgs(ctypes.Structure):
     """`struct encoder` of csrc/encoder.h."""
 
     _fields_ = [
-        ("starts", _POINTER), ("layers", _POINTER), ("stages", _POINTER), ("x", _POINTER),
-        ("qkv", _POINTER), ("seen", _POINTER), ("up", _POINTER), ("num_texts", _INT),
+        ("starts", _POINTER), ("layers", _POINTER), ("phases", _POINTER), ("x", _POINTER),
+        ("qkv", _POINTER), ("attn_out", _POINTER), ("up", _POINTER), ("num_texts", _INT),
         ("num_layers", _INT), ("hidden", _INT), ("heads", _INT), ("dim", _INT),
         ("scale", _FLOAT), ("bf16", ctypes.c_int),
     ]  # fmt: skip
 
 
-class Stages:
+class Phases:
     """Memory in which threads note how far they are, of so many bytes; see csrc/thread_pool.h."""
 
     def __init__(self, size: int) -> None:
@@ -128,27 +128,27 @@ class Kernels:
         self.argmax = _typed(library.argmax, [_POINTER] * 2 + [_INT, _INT])
         self.exp_totals = _typed(library.exp_totals, [_POINTER] * 2 + [_INT, _INT])
         self.attend = _typed(library.attend, [_POINTER] * 4)
-        self.multiply = _typed(library.multiply, [_POINTER])
+        self.gemm = _typed(library.gemm, [_POINTER])
         self.decode = _typed(library.decode, [_POINTER])
-        self._multiplies = library.multiplies
+        self._supports_gemm = library.supports_gemm
         self.encode = _typed(library.encode, [_POINTER])
-        self._decoder_stages: int = library.decoder_stages()
-        self._encoder_stages: int = library.encoder_stages()
+        self._decoder_phases: int = library.decoder_phases()
+        self._encoder_phases: int = library.encoder_phases()
         _typed(library.set_parallel, [_POINTER, _POINTER])(*_torch_threads())
 
-    def stages(self, *, decoder_layers: int = 0, encoder_layers: int = 0) -> Stages:
+    def phases(self, *, decoder_layers: int = 0, encoder_layers: int = 0) -> Phases:
         """Memory for the stages of so many layers."""
-        size = decoder_layers * self._decoder_stages + encoder_layers * self._encoder_stages
-        return Stages(size)
+        size = decoder_layers * self._decoder_phases + encoder_layers * self._encoder_phases
+        return Phases(size)
 
     @property
     def attends_to_prompts(self) -> bool:
         """Whether their attention is fast for many queries; without AVX-512 torch's is faster."""
-        return self.multiplies(torch.float32)
+        return self.supports_gemm(torch.float32)
 
-    def multiplies(self, dtype: torch.dtype) -> bool:
+    def supports_gemm(self, dtype: torch.dtype) -> bool:
         """Whether they have products for rows of float32 or bfloat16."""
-        return bool(self._multiplies(int(dtype == torch.bfloat16)))
+        return bool(self._supports_gemm(int(dtype == torch.bfloat16)))
 
     def norm(self, rows: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
         """Root-mean-square norm of [..., width], where `can_norm`."""
@@ -176,10 +176,10 @@ def _torch_threads() -> tuple[int | None, int | None]:
     libraries = Path(torch.__file__).parent / "lib"
     try:
         library = ctypes.CDLL(str(libraries / "libtorch_cpu.so"))
-        found = library.GOMP_parallel, library.omp_get_max_threads
+        functions = library.GOMP_parallel, library.omp_get_max_threads
     except (OSError, AttributeError):
         return None, None
-    run, count = (ctypes.cast(one, _POINTER).value for one in found)
+    run, count = (ctypes.cast(function, _POINTER).value for function in functions)
     return run, count
 
 

@@ -67,7 +67,7 @@ def decode_attention(
     _, block_size, value_dim = values.shape
     most = _most_pieces(kv_heads)
     pieces = min(most, triton.cdiv(tables.shape[1] * block_size, PIECE))
-    pads = [max(MIN_DOT, triton.next_power_of_2(one)) for one in (dim, value_dim)]
+    pads = [max(MIN_DOT, triton.next_power_of_2(size)) for size in (dim, value_dim)]
     # Two tiles of keys and two of values.
     tile = min(TILE, max(MIN_DOT, IN_FLIGHT // (4 * max(pads) * query.element_size())))
     mantissa = _read_as(keys)
@@ -167,22 +167,22 @@ def _attend_piece(  # type: ignore[no-untyped-def]
     out = tl.full([group_pad, value_pad], 0.0, tl.float32)
     for at in range(start, stop, tile):
         # The first of these is always seen, so no row of scores is hidden altogether.
-        place = at + tl.arange(0, tile)
-        seen = place < stop
-        block = tl.load(tables + row * stride + place // block_size, mask=seen, other=0)
-        kept = (block.to(tl.int64) * kv_heads + kv_head) * block_size + place % block_size
+        position = at + tl.arange(0, tile)
+        seen = position < stop
+        block = tl.load(tables + row * stride + position // block_size, mask=seen, other=0)
+        cache_row = (block.to(tl.int64) * kv_heads + kv_head) * block_size + position % block_size
         k = tl.load(
-            keys + kept[:, None] * dim + d[None, :],
+            keys + cache_row[:, None] * dim + d[None, :],
             mask=seen[:, None] & (d < dim)[None, :],
             other=0.0,
         )
         v = tl.load(
-            values + kept[:, None] * value_dim + e[None, :],
+            values + cache_row[:, None] * value_dim + e[None, :],
             mask=seen[:, None] & (e < value_dim)[None, :],
             other=0.0,
         )
-        k = _from_kept(k, mantissa).to(q.dtype).to(product)
-        v = _from_kept(v, mantissa).to(q.dtype).to(product)
+        k = _from_stored(k, mantissa).to(q.dtype).to(product)
+        v = _from_stored(v, mantissa).to(q.dtype).to(product)
         scores = tl.dot(q.to(product), tl.trans(k), input_precision="ieee") * scale
         if softcap > 0.0:
             # tanh(x) = 1 - 2 / (exp(2x) + 1), which is right at both ends, too.
@@ -227,9 +227,9 @@ def _join_pieces(  # type: ignore[no-untyped-def]
     out = tl.full([at_once, value_pad], 0.0, tl.float32)
     weight_sum = tl.full([at_once], 0.0, tl.float32)
     for at in range(0, used, at_once):
-        some = at + tl.arange(0, at_once)
-        is_used = some < used
-        at_piece = head * pieces + some
+        piece = at + tl.arange(0, at_once)
+        is_used = piece < used
+        at_piece = head * pieces + piece
         weight = tl.exp(tl.load(highest + at_piece, mask=is_used, other=float("-inf")) - top)
         weight_sum += weight * tl.load(total + at_piece, mask=is_used, other=0.0)
         sums = tl.load(
@@ -252,7 +252,7 @@ def _piece_len(  # type: ignore[no-untyped-def]
 
 
 @triton.jit  # type: ignore[untyped-decorator]
-def _from_kept(x, mantissa: tl.constexpr):  # type: ignore[no-untyped-def]
+def _from_stored(x, mantissa: tl.constexpr):  # type: ignore[no-untyped-def]
     """Read the bits of float8_e4m3fn or e5m2 as float32; without a mantissa, x as it is."""
     if mantissa == 0:
         return x

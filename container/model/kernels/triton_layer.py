@@ -9,11 +9,11 @@ import triton.language as tl  # type: ignore[import-untyped]
 
 from container.model.kernels.triton_attention import MANTISSAS
 
-# Numbers that a program of rotate_and_keep and of silu_times works on.
+# Numbers that a program of rope_and_store_kv and of silu_times works on.
 CHUNK = 1024
 
 
-def rotate_and_keep(
+def rope_and_store_kv(
     qkv: torch.Tensor,
     cos: torch.Tensor,
     sin: torch.Tensor,
@@ -43,13 +43,13 @@ def rotate_and_keep(
     if mantissa:
         keys_cache, values_cache = keys_cache.view(torch.uint8), values_cache.view(torch.uint8)
     q, k, v = (
-        torch.empty(count, one, dim, dtype=qkv.dtype, device=qkv.device)
-        for one in (heads, kv_heads, kv_heads)
+        torch.empty(count, num_heads, dim, dtype=qkv.dtype, device=qkv.device)
+        for num_heads in (heads, kv_heads, kv_heads)
     )
     # Without a norm its weight is not read.
     weight, eps = head_norm if head_norm is not None else (qkv, 0.0)
     with torch.cuda.device_of(qkv):
-        _rotate_and_keep[count, triton.cdiv(all_heads, tile)](
+        _rope_and_store_kv[count, triton.cdiv(all_heads, tile)](
             qkv, cos, sin, slots, weight, keys_cache, values_cache, q, k, v, scale, eps,
             heads=heads, kv_heads=kv_heads, dim=dim, block_size=block_size,
             has_norm=head_norm is not None, mantissa=mantissa, tile=tile, dim_pad=dim_pad,
@@ -59,21 +59,21 @@ def rotate_and_keep(
 
 
 def add_norm(
-    x: torch.Tensor, more: torch.Tensor | None, weight: torch.Tensor, eps: float
+    x: torch.Tensor, residual: torch.Tensor | None, weight: torch.Tensor, eps: float
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Add `more`, if there is any, and norm the sum's root mean square; return both.
+    """Add `residual`, if there is any, and norm the sum's root mean square; return both.
 
     Rows are [tokens, hidden], `weight` is [hidden]. The sum is rounded before it is normed, as it
-    is when torch makes it. Without `more` the sum is x itself.
+    is when torch makes it. Without `residual` the sum is x itself.
     """
     count, hidden = x.shape
-    total = torch.empty_like(x) if more is not None else x
+    total = torch.empty_like(x) if residual is not None else x
     normed = torch.empty_like(x)
     pad = triton.next_power_of_2(hidden)
     with torch.cuda.device_of(x):
         _add_norm[count,](
-            x, x if more is None else more, weight, total, normed, eps,
-            hidden=hidden, has_more=more is not None, pad=pad,
+            x, x if residual is None else residual, weight, total, normed, eps,
+            hidden=hidden, has_residual=residual is not None, pad=pad,
             num_warps=min(16, max(4, pad // 512)),
         )  # fmt: skip
     return total, normed
@@ -91,7 +91,7 @@ def silu_times(gate_up: torch.Tensor) -> torch.Tensor:
 
 
 @triton.jit  # type: ignore[untyped-decorator]
-def _rotate_and_keep(  # type: ignore[no-untyped-def]
+def _rope_and_store_kv(  # type: ignore[no-untyped-def]
     qkv, cos, sin, slots, norm, keys_cache, values_cache, q, k, v, scale, eps,
     heads: tl.constexpr, kv_heads: tl.constexpr, dim: tl.constexpr, block_size: tl.constexpr,
     has_norm: tl.constexpr, mantissa: tl.constexpr, tile: tl.constexpr, dim_pad: tl.constexpr,
@@ -119,28 +119,28 @@ def _rotate_and_keep(  # type: ignore[no-untyped-def]
     s = tl.load(sin + token * dim + d, mask=d < dim, other=0.0).to(tl.float32)
     turned = a * c + b * tl.where(is_first, -s, s)
     turned = tl.where(head < heads, turned * scale, turned)
-    made = tl.where(is_turned, turned, own).to(q.dtype.element_ty)
+    result = tl.where(is_turned, turned, own).to(q.dtype.element_ty)
 
     is_q = exists & (head < heads)
     is_k = is_turned & (head >= heads)
     is_v = exists & (head >= heads + kv_heads)
     of_k = head - heads
     of_v = of_k - kv_heads
-    tl.store(q + (token * heads + head) * dim + d, made, mask=is_q)
-    tl.store(k + (token * kv_heads + of_k) * dim + d, made, mask=is_k)
-    tl.store(v + (token * kv_heads + of_v) * dim + d, made, mask=is_v)
+    tl.store(q + (token * heads + head) * dim + d, result, mask=is_q)
+    tl.store(k + (token * kv_heads + of_k) * dim + d, result, mask=is_k)
+    tl.store(v + (token * kv_heads + of_v) * dim + d, result, mask=is_v)
 
     slot = tl.load(slots + token)
     first_head = slot // block_size * kv_heads
     offset = slot % block_size
     if mantissa > 0:
-        kept = _to_fp8(made.to(tl.float32), mantissa)
+        stored = _to_fp8(result.to(tl.float32), mantissa)
     else:
-        kept = made.to(keys_cache.dtype.element_ty)
+        stored = result.to(keys_cache.dtype.element_ty)
     k_place = ((first_head + of_k) * block_size + offset) * dim + d
     v_place = ((first_head + of_v) * block_size + offset) * dim + d
-    tl.store(keys_cache + k_place, kept, mask=is_k)
-    tl.store(values_cache + v_place, kept, mask=is_v)
+    tl.store(keys_cache + k_place, stored, mask=is_k)
+    tl.store(values_cache + v_place, stored, mask=is_v)
 
 
 @triton.jit  # type: ignore[untyped-decorator]
@@ -170,16 +170,16 @@ def _to_fp8(x, mantissa: tl.constexpr):  # type: ignore[no-untyped-def]
 
 @triton.jit  # type: ignore[untyped-decorator]
 def _add_norm(  # type: ignore[no-untyped-def]
-    x, more, weight, total, normed, eps,
-    hidden: tl.constexpr, has_more: tl.constexpr, pad: tl.constexpr,
+    x, residual, weight, total, normed, eps,
+    hidden: tl.constexpr, has_residual: tl.constexpr, pad: tl.constexpr,
 ):  # fmt: skip
     """Add and norm one row."""
     row = tl.program_id(0).to(tl.int64) * hidden
     d = tl.arange(0, pad)
     exists = d < hidden
     rounded = tl.load(x + row + d, mask=exists, other=0.0)
-    if has_more:
-        added = tl.load(more + row + d, mask=exists, other=0.0)
+    if has_residual:
+        added = tl.load(residual + row + d, mask=exists, other=0.0)
         rounded = (rounded.to(tl.float32) + added.to(tl.float32)).to(x.dtype.element_ty)
         tl.store(total + row + d, rounded, mask=exists)
     numbers = rounded.to(tl.float32)
@@ -196,5 +196,5 @@ def _silu_times(gate_up, out, width: tl.constexpr, tile: tl.constexpr):  # type:
     exists = d < width
     gate = tl.load(gate_up + row * 2 * width + d, mask=exists, other=0.0).to(tl.float32)
     up = tl.load(gate_up + (row * 2 + 1) * width + d, mask=exists, other=0.0).to(tl.float32)
-    made = gate / (1 + tl.exp(-gate)) * up
-    tl.store(out + row * width + d, made.to(out.dtype.element_ty), mask=exists)
+    result = gate / (1 + tl.exp(-gate)) * up
+    tl.store(out + row * width + d, result.to(out.dtype.element_ty), mask=exists)

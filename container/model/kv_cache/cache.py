@@ -64,7 +64,7 @@ class KVCache:
         _put(self.keys[layer], slots, keys)
         _put(self.values[layer], slots, values)
 
-    def as_kept(self, states: torch.Tensor) -> torch.Tensor:
+    def as_stored(self, states: torch.Tensor) -> torch.Tensor:
         """What would be read if it had been written: rounded to the cache's format."""
         return _to_fp8(states, self.dtype).to(states.dtype) if self.dtype in FP8 else states
 

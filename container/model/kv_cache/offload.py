@@ -11,7 +11,7 @@ from itertools import groupby
 
 import torch
 
-from container.engine.schedule import Move
+from container.engine.schedule import BlockCopy
 from container.model.async_copy import to_device
 from container.model.kv_cache.cache import KVCache
 
@@ -27,9 +27,9 @@ class HostCache:
     def __init__(self, cache: KVCache, num_slots: int, device: torch.device) -> None:
         self._device = device
         self._parts = [
-            _by_block(one[layer], shape.kv_heads)
+            _by_block(tensors[layer], shape.kv_heads)
             for layer, shape in enumerate(cache.shapes)
-            for one in (cache.keys, cache.values)
+            for tensors in (cache.keys, cache.values)
         ]
         size = sum(part.shape[1] for part in self._parts)
         self._staging = torch.empty(STAGED, size, dtype=torch.uint8, device=device)
@@ -40,10 +40,10 @@ class HostCache:
         ]
 
     @torch.inference_mode()
-    def move(self, moves: Sequence[Move]) -> None:
+    def copy_blocks(self, copies: Sequence[BlockCopy]) -> None:
         """Make copies, in their order; on a device they are queued."""
-        for to_host, some in groupby(moves, key=lambda move: move.to_host):
-            for part in _in_parts(list(some)):
+        for to_host, same_way in groupby(copies, key=lambda block_copy: block_copy.to_host):
+            for part in _in_parts(list(same_way)):
                 if to_host:
                     self._to_host(part)
                 else:
@@ -53,24 +53,24 @@ class HostCache:
         piece, row = divmod(slot, self._per_piece)
         return self._pieces[piece][row]
 
-    def _to_host(self, moves: list[Move]) -> None:
-        index = to_device([move.block_id for move in moves], self._device)
+    def _to_host(self, copies: list[BlockCopy]) -> None:
+        index = to_device([block_copy.block_id for block_copy in copies], self._device)
         start = 0
         for blocks in self._parts:
             stop = start + blocks.shape[1]
-            self._staging[: len(moves), start:stop] = blocks.index_select(0, index)
+            self._staging[: len(copies), start:stop] = blocks.index_select(0, index)
             start = stop
-        for row, move in enumerate(moves):
-            self._slot(move.slot).copy_(self._staging[row], non_blocking=True)
+        for row, block_copy in enumerate(copies):
+            self._slot(block_copy.slot).copy_(self._staging[row], non_blocking=True)
 
-    def _to_device(self, moves: list[Move]) -> None:
-        for row, move in enumerate(moves):
-            self._staging[row].copy_(self._slot(move.slot), non_blocking=True)
-        index = to_device([move.block_id for move in moves], self._device)
+    def _to_device(self, copies: list[BlockCopy]) -> None:
+        for row, block_copy in enumerate(copies):
+            self._staging[row].copy_(self._slot(block_copy.slot), non_blocking=True)
+        index = to_device([block_copy.block_id for block_copy in copies], self._device)
         start = 0
         for blocks in self._parts:
             stop = start + blocks.shape[1]
-            blocks.index_copy_(0, index, self._staging[: len(moves), start:stop])
+            blocks.index_copy_(0, index, self._staging[: len(copies), start:stop])
             start = stop
 
 
@@ -84,7 +84,7 @@ def _by_block(cache: torch.Tensor, kv_heads: int) -> torch.Tensor:
     return cache.view(torch.uint8).view(cache.shape[0] // kv_heads, -1)
 
 
-def _in_parts(moves: list[Move]) -> Iterator[list[Move]]:
+def _in_parts(copies: list[BlockCopy]) -> Iterator[list[BlockCopy]]:
     """Cut into runs that fit the staging memory."""
-    for start in range(0, len(moves), STAGED):
-        yield moves[start : start + STAGED]
+    for start in range(0, len(copies), STAGED):
+        yield copies[start : start + STAGED]

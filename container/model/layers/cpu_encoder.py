@@ -8,9 +8,9 @@ from torch import nn
 
 from container.model.attention.unpadded import Span
 from container.model.kernels.cpu import LANES, MAX_DIM, EncoderArgs, EncoderLayerArgs, Kernels
-from container.model.layers.cpu_linear import KernelLinear, can_multiply
+from container.model.layers.cpu_linear import CpuLinear, can_use_gemm
 from container.model.layers.encoder_layer import EncoderParts
-from container.model.layers.linear import joined_linear
+from container.model.layers.linear import merged_linear
 
 
 class EncoderStack(nn.Module):
@@ -28,16 +28,21 @@ class EncoderStack(nn.Module):
         self._heads, self._dim = first.query.out_features // first.head_dim, first.head_dim
         self._widths = 3 * first.query.out_features, first.query.out_features, first.up.out_features
         # What the structs point to.
-        self.products = nn.ModuleList(
-            joined_linear(list(linears), self._product)
-            for one in layers
-            for linears in ((one.query, one.key, one.value), (one.dense,), (one.up,), (one.down,))
+        self.linears = nn.ModuleList(
+            merged_linear(list(linears), self._linear)
+            for layer in layers
+            for linears in (
+                (layer.query, layer.key, layer.value),
+                (layer.dense,),
+                (layer.up,),
+                (layer.down,),
+            )
         )
-        self.norms = nn.ModuleList(norm for one in layers for norm in one.norms)
+        self.norms = nn.ModuleList(norm for layer in layers for norm in layer.norms)
         self._layers = (EncoderLayerArgs * len(layers))()
-        for index, place in enumerate(self._layers):
-            self._describe(index, place)
-        self._stages = kernels.stages(encoder_layers=len(layers))
+        for index, layer_args in enumerate(self._layers):
+            self._describe(index, layer_args)
+        self._phases = kernels.phases(encoder_layers=len(layers))
         self._scratch: tuple[torch.Tensor, ...] = ()
 
     def forward(
@@ -49,24 +54,24 @@ class EncoderStack(nn.Module):
         if not self._scratch or len(self._scratch[0]) < rows:
             self._set_scratch(rows, x.dtype)
         starts = _starts(spans)
-        qkv, seen, up = (one.data_ptr() for one in self._scratch)
+        qkv, attn_out, up = (tensor.data_ptr() for tensor in self._scratch)
         args = EncoderArgs(
             starts=starts.data_ptr(), layers=ctypes.addressof(self._layers),
-            stages=self._stages.address, x=x.data_ptr(), qkv=qkv, seen=seen, up=up,
+            phases=self._phases.address, x=x.data_ptr(), qkv=qkv, attn_out=attn_out, up=up,
             num_texts=len(starts) - 1, num_layers=len(self._layers), hidden=self._hidden,
             heads=self._heads, dim=self._dim, scale=self._dim**-0.5, bf16=self._bf16,
         )  # fmt: skip
         self._kernels.encode(ctypes.addressof(args))
         return x
 
-    def _product(self, weight: torch.Tensor, bias: torch.Tensor | None) -> KernelLinear:
-        return KernelLinear(weight, bias, self._kernels)
+    def _linear(self, weight: torch.Tensor, bias: torch.Tensor | None) -> CpuLinear:
+        return CpuLinear(weight, bias, self._kernels)
 
     def _describe(self, index: int, layer: EncoderLayerArgs) -> None:
         for at, name in enumerate(("qkv", "dense", "up", "down")):
-            product = self.products[4 * index + at]
-            assert isinstance(product, KernelLinear)
-            setattr(layer, name, product.weight_args)
+            linear = self.linears[4 * index + at]
+            assert isinstance(linear, CpuLinear)
+            setattr(layer, name, linear.weight_args)
         for at in range(2):
             norm = self.norms[2 * index + at]
             assert isinstance(norm, nn.LayerNorm)
@@ -86,11 +91,11 @@ def _starts(spans: list[Span]) -> torch.Tensor:
 
 def fits_cpu_encoder(kernels: Kernels | None, layers: Sequence[EncoderParts]) -> bool:
     """Whether the kernels can do all of every layer."""
-    weights = [weight for one in layers for weight in one.weights]
-    norms = [norm for one in layers for norm in one.norms]
-    shapes = [(one.head_dim, *(weight.shape for weight in one.weights)) for one in layers]
+    weights = [weight for layer in layers for weight in layer.weights]
+    norms = [norm for layer in layers for norm in layer.norms]
+    shapes = [(layer.head_dim, *(weight.shape for weight in layer.weights)) for layer in layers]
     return (
-        all(can_multiply(kernels, weight) for weight in weights)
+        all(can_use_gemm(kernels, weight) for weight in weights)
         and all(norm.weight.is_contiguous() and norm.bias is not None for norm in norms)
         and {weight.dtype for weight in weights} == {norm.weight.dtype for norm in norms}
         and len(set(shapes)) == len({weight.dtype for weight in weights}) == 1

@@ -10,22 +10,22 @@ from functools import cache
 import torch
 from torch import nn
 
-from container.model.kernels.cpu import Kernels, ProductArgs, WeightArgs, find_kernels
-from container.model.layers.int8_linear import Int8Linear, RowKinds, quantized
+from container.model.kernels.cpu import GemmArgs, Kernels, WeightArgs, find_kernels
+from container.model.layers.int8_linear import BatchPhase, Int8Linear, quantized
 from container.model.layers.linear import FastLinear, PackedLinear
 
 # Outputs that lie side by side, as in gemm.h.
 GROUP = 48
 # Numbers that a head's results may keep: 64 MiB.
-MOST_KEPT = 1 << 24
+MAX_REUSED = 1 << 24
 KINDS = {torch.float32: 0, torch.bfloat16: 1, torch.int8: 2}
 
 
-class KernelLinear(FastLinear):
+class CpuLinear(FastLinear):
     """A linear layer in the kernels' format.
 
-    With `wide`, as for the output layer, results are float32, and the next call's overwrite them.
-    Only one thread at a time may call it, since a call's arguments lie in it.
+    With `fp32_out`, as for the output layer, results are float32, and the next call's overwrite
+    them. Only one thread at a time may call it, since a call's arguments lie in it.
     """
 
     def __init__(
@@ -34,17 +34,17 @@ class KernelLinear(FastLinear):
         bias: torch.Tensor | None,
         kernels: Kernels,
         *,
-        in_int8: bool = False,
-        wide: bool = False,
+        int8_weights: bool = False,
+        fp32_out: bool = False,
     ) -> None:
         super().__init__(weight, bias)
         self.out_features = weight.shape[0]
         self._kernels = kernels
         self._rows_dtype = weight.dtype
-        self._dtype = torch.float32 if wide else weight.dtype
-        self._kept = torch.empty(0, self.out_features)
+        self._dtype = torch.float32 if fp32_out else weight.dtype
+        self._reused = torch.empty(0, self.out_features)
         numbers, self.scales = weight.detach(), None
-        if in_int8:
+        if int8_weights:
             numbers, scales = quantized(numbers)
             self.scales = nn.functional.pad(scales, (0, -len(scales) % GROUP))
         self.numbers = packed(numbers)
@@ -53,34 +53,34 @@ class KernelLinear(FastLinear):
             bias=_address(self.bias), inputs=self.in_features, outputs=self.out_features,
             kind=KINDS[numbers.dtype],
         )  # fmt: skip
-        self._args = ProductArgs(
+        self._args = GemmArgs(
             weight=ctypes.addressof(self.weight_args), bf16=weight.dtype == torch.bfloat16,
-            wide=wide,
+            fp32_out=fp32_out,
         )  # fmt: skip
         self._args_address = ctypes.addressof(self._args)
 
     def forward(self, rows: torch.Tensor) -> torch.Tensor:
         """Multiply [..., in_features] to [..., out_features]. Raises RuntimeError for others."""
         if rows.dtype != self._rows_dtype or rows.shape[-1] != self.in_features:
-            told = f"{list(rows.shape)} of {rows.dtype}"
+            actual = f"{list(rows.shape)} of {rows.dtype}"
             raise RuntimeError(
-                f"rows are {told}, not [..., {self.in_features}] of {self._rows_dtype}"
+                f"rows are {actual}, not [..., {self.in_features}] of {self._rows_dtype}"
             )
         flat = rows.contiguous()
         count = rows.numel() // self.in_features
         out = self._room(count)
         args = self._args
         args.x, args.out, args.rows = flat.data_ptr(), out.data_ptr(), count
-        self._kernels.multiply(self._args_address)
+        self._kernels.gemm(self._args_address)
         return out.view(*rows.shape[:-1], self.out_features)
 
     def _room(self, rows: int) -> torch.Tensor:
         """Where results go; a head keeps it, since fresh memory of many megabytes is slow."""
-        if not self._args.wide or rows * self.out_features > MOST_KEPT:
+        if not self._args.fp32_out or rows * self.out_features > MAX_REUSED:
             return torch.empty(rows, self.out_features, dtype=self._dtype)
-        if len(self._kept) < rows:
-            self._kept = torch.empty(rows, self.out_features)
-        return self._kept[:rows]
+        if len(self._reused) < rows:
+            self._reused = torch.empty(rows, self.out_features)
+        return self._reused[:rows]
 
 
 def packed(weight: torch.Tensor) -> torch.Tensor:
@@ -88,26 +88,26 @@ def packed(weight: torch.Tensor) -> torch.Tensor:
     outputs, inputs = weight.shape
     step = 1 if weight.dtype == torch.float32 else 2
     full = outputs // GROUP * GROUP
-    made = weight.new_zeros(-(-outputs // GROUP), inputs // step, GROUP, step)
-    made[: full // GROUP] = weight[:full].view(-1, GROUP, inputs // step, step).transpose(1, 2)
+    out = weight.new_zeros(-(-outputs // GROUP), inputs // step, GROUP, step)
+    out[: full // GROUP] = weight[:full].view(-1, GROUP, inputs // step, step).transpose(1, 2)
     if full < outputs:
         last = weight[full:].view(outputs - full, inputs // step, step).transpose(0, 1)
-        made[-1, :, : outputs - full] = last
-    return made
+        out[-1, :, : outputs - full] = last
+    return out
 
 
-def multiplies(dtype: torch.dtype) -> bool:
+def supports_gemm(dtype: torch.dtype) -> bool:
     """Whether the kernels multiply weights of a format here."""
-    return can_multiply(find_kernels(), torch.empty(48, 64, dtype=dtype))
+    return can_use_gemm(find_kernels(), torch.empty(48, 64, dtype=dtype))
 
 
-def can_multiply(kernels: Kernels | None, weight: torch.Tensor) -> bool:
+def can_use_gemm(kernels: Kernels | None, weight: torch.Tensor) -> bool:
     """Whether the kernels multiply with a weight, [out, in]."""
     return (
         kernels is not None
         and weight.device.type == "cpu"
         and weight.dtype in (torch.float32, torch.bfloat16)
-        and kernels.multiplies(weight.dtype)
+        and kernels.supports_gemm(weight.dtype)
         and weight.shape[1] % 2 == 0
         and not (weight.dtype == torch.bfloat16 and _has_matrix_unit())
     )
@@ -126,24 +126,34 @@ def make_linear(weight: torch.Tensor, bias: torch.Tensor | None) -> FastLinear:
 
 def make_head(weight: torch.Tensor, bias: torch.Tensor | None) -> FastLinear:
     """The same for the output layer, whose results the sampler wants in float32."""
-    return _compiled(weight, bias, wide=True) or PackedLinear(weight, bias)
+    return _compiled(weight, bias, fp32_out=True) or PackedLinear(weight, bias)
 
 
 def make_int8(
-    weight: torch.Tensor, bias: torch.Tensor | None, *, kinds: RowKinds | None, wide: bool = False
+    weight: torch.Tensor,
+    bias: torch.Tensor | None,
+    *,
+    phase: BatchPhase | None,
+    fp32_out: bool = False,
 ) -> FastLinear:
-    """A linear layer with eight bits for a weight; `kinds` is for torch's products."""
-    return _compiled(weight, bias, in_int8=True, wide=wide) or Int8Linear(weight, bias, kinds)
+    """A linear layer with eight bits for a weight; `phase` is for torch's products."""
+    return _compiled(weight, bias, int8_weights=True, fp32_out=fp32_out) or Int8Linear(
+        weight, bias, phase
+    )
 
 
 def _compiled(
-    weight: torch.Tensor, bias: torch.Tensor | None, *, in_int8: bool = False, wide: bool = False
-) -> KernelLinear | None:
+    weight: torch.Tensor,
+    bias: torch.Tensor | None,
+    *,
+    int8_weights: bool = False,
+    fp32_out: bool = False,
+) -> CpuLinear | None:
     """The kernels' form, where they multiply with the weight."""
     kernels = find_kernels()
-    if kernels is None or not can_multiply(kernels, weight):
+    if kernels is None or not can_use_gemm(kernels, weight):
         return None
-    return KernelLinear(weight, bias, kernels, in_int8=in_int8, wide=wide)
+    return CpuLinear(weight, bias, kernels, int8_weights=int8_weights, fp32_out=fp32_out)
 
 
 def packing_works(model: nn.Module) -> bool:

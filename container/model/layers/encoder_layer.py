@@ -17,7 +17,7 @@ from torch import nn
 from transformers.activations import GELUActivation
 
 from container.model.attention.unpadded import Span, attend_within
-from container.model.layers.linear import PackedLinear, joined_linear
+from container.model.layers.linear import PackedLinear, merged_linear
 
 LINEARS = (
     "attention.self.query",
@@ -55,8 +55,8 @@ class EncoderParts:
     @property
     def weights(self) -> list[torch.Tensor]:
         """Those of its products."""
-        products = self.query, self.key, self.value, self.dense, self.up, self.down
-        return [one.weight for one in products]
+        linears = self.query, self.key, self.value, self.dense, self.up, self.down
+        return [linear.weight for linear in linears]
 
 
 def has_parts(layer: nn.Module) -> bool:
@@ -73,15 +73,16 @@ def has_parts(layer: nn.Module) -> bool:
     )
 
 
-class LeanEncoderLayer(nn.Module):
+class FusedEncoderLayer(nn.Module):
     """One encoder layer, in torch's and oneDNN's operations."""
 
     def __init__(self, parts: EncoderParts) -> None:
         super().__init__()
         self.head_dim = parts.head_dim
-        self.qkv = joined_linear([parts.query, parts.key, parts.value], PackedLinear)
+        self.qkv = merged_linear([parts.query, parts.key, parts.value], PackedLinear)
         self.dense, self.up, self.down = (
-            PackedLinear(one.weight, one.bias) for one in (parts.dense, parts.up, parts.down)
+            PackedLinear(linear.weight, linear.bias)
+            for linear in (parts.dense, parts.up, parts.down)
         )
         self.norms = nn.ModuleList(parts.norms)
 
@@ -92,8 +93,8 @@ class LeanEncoderLayer(nn.Module):
         rows = hidden_states[0]
         heads = self.qkv(rows).view(len(rows), 3, -1, self.head_dim)
         query, key, value = heads.permute(1, 2, 0, 3).unbind(0)
-        seen = attend_within(spans, query, key, value, self.head_dim**-0.5)
-        rows = self.norms[0](_sum(self.dense, seen.view(len(rows), -1), rows))
+        attn_out = attend_within(spans, query, key, value, self.head_dim**-0.5)
+        rows = self.norms[0](_sum(self.dense, attn_out.view(len(rows), -1), rows))
         return self.norms[1](_sum(self.down, _gelu(self.up, rows), rows))[None]
 
 

@@ -27,27 +27,27 @@ def quantized(weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 @dataclass(slots=True)
-class RowKinds:
+class BatchPhase:
     """How many rows of the forward pass, from the first on, are decodes; set by the runner."""
 
     num_decodes: int = 0
 
 
 class Int8Linear(FastLinear):
-    """A linear layer with whole numbers for weights. Without `kinds`, all rows are as decodes."""
+    """A linear layer with whole numbers for weights. Without `phase`, all rows are as decodes."""
 
     def __init__(
-        self, weight: torch.Tensor, bias: torch.Tensor | None, kinds: RowKinds | None
+        self, weight: torch.Tensor, bias: torch.Tensor | None, phase: BatchPhase | None
     ) -> None:
         super().__init__(weight, bias)
         self.numbers, self.scales = quantized(weight.detach())
         self._ones = torch.ones_like(self.scales, dtype=weight.dtype)
-        self._kinds = kinds
+        self._phase = phase
 
     def forward(self, rows: torch.Tensor) -> torch.Tensor:
         """Multiply [..., in_features] to [..., out_features]."""
         flat = rows.reshape(-1, rows.shape[-1])
-        decodes = len(flat) if self._kinds is None else self._kinds.num_decodes
+        decodes = len(flat) if self._phase is None else self._phase.num_decodes
         if decodes >= len(flat):
             out = self._few(flat)
         elif decodes == 0:

@@ -37,11 +37,11 @@ class PackedLinear(FastLinear):
     def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None) -> None:
         super().__init__(weight, bias)
         self.packed = torch.ops.mkldnn._reorder_linear_weight(weight.detach(), PACK_ROWS)
-        self._multiply = torch.ops.mkldnn._linear_pointwise
+        self._matmul = torch.ops.mkldnn._linear_pointwise
 
     def forward(self, rows: torch.Tensor) -> torch.Tensor:
         """Multiply [..., in_features] to [..., out_features]."""
-        out: torch.Tensor = self._multiply(rows, self.packed, self.bias, "none", [], "")
+        out: torch.Tensor = self._matmul(rows, self.packed, self.bias, "none", [], "")
         return out
 
 
@@ -57,7 +57,7 @@ class PlainLinear(FastLinear):
         return nn.functional.linear(rows, self.weight, self.bias)
 
 
-class JoinedLinear:
+class MergedLinear:
     """Several projections of one input as one product; each part asks for its share.
 
     The product is made when a part is called with an input other than the last one.
@@ -65,41 +65,43 @@ class JoinedLinear:
 
     def __init__(self, linears: list[nn.Linear], make: MakeLinear) -> None:
         self.sizes = [linear.out_features for linear in linears]
-        self.linear = joined_linear(linears, make)
+        self.linear = merged_linear(linears, make)
         self._input: torch.Tensor | None = None
-        self._shares: tuple[torch.Tensor, ...] = ()
+        self._outputs: tuple[torch.Tensor, ...] = ()
 
-    def share(self, index: int, rows: torch.Tensor) -> torch.Tensor:
+    def project(self, index: int, rows: torch.Tensor) -> torch.Tensor:
         """Return one projection of `rows`."""
         if rows is not self._input:
-            self._shares = self.linear(rows).split(self.sizes, -1)
+            self._outputs = self.linear(rows).split(self.sizes, -1)
             self._input = rows
-        share = self._shares[index]
+        output = self._outputs[index]
         if index == len(self.sizes) - 1:
-            self._input, self._shares = None, ()
-        return share
+            self._input, self._outputs = None, ()
+        return output
 
 
-def joined_linear(linears: list[nn.Linear], make: MakeLinear) -> FastLinear:
+def merged_linear(linears: list[nn.Linear], make: MakeLinear) -> FastLinear:
     """One product for layers with the same input, all with a bias or all without."""
     biases = [linear.bias.detach() for linear in linears if linear.bias is not None]
     if biases and len(biases) < len(linears):
         raise ValueError("some of the layers have a bias and some have none")
     weights = [linear.weight.detach() for linear in linears]
     weight = torch.cat(weights) if len(weights) > 1 else weights[0]
-    made = make(weight, torch.cat(biases) if biases else None)
-    made.parts = [(str(getattr(one, "qualified_name", "")), one.out_features) for one in linears]
-    return made
+    merged = make(weight, torch.cat(biases) if biases else None)
+    merged.parts = [
+        (str(getattr(source, "qualified_name", "")), source.out_features) for source in linears
+    ]
+    return merged
 
 
-class LinearShare(nn.Module):
+class MergedLinearView(nn.Module):
     """Stands where one of the joined projections stood."""
 
-    def __init__(self, joined: JoinedLinear, index: int) -> None:
+    def __init__(self, merged: MergedLinear, index: int) -> None:
         super().__init__()
-        self._joined = joined
+        self._merged = merged
         self._index = index
 
     def forward(self, rows: torch.Tensor) -> torch.Tensor:
         """Multiply [..., in_features] to this projection's [..., out_features]."""
-        return self._joined.share(self._index, rows)
+        return self._merged.project(self._index, rows)

@@ -1,70 +1,72 @@
 """What a lean decoder layer does between its products, by the kernels in Triton.
 
-The same as `Glue`, whose rows it takes, in four kernels beside the attention itself. Only to be
+The same as `LayerOps`, whose rows it takes, in four kernels beside the attention itself. Only to be
 imported where Triton is.
 """
 
 import torch
 
-from container.model.attention.metadata import PagedStep
-from container.model.attention.paged import attend_kept
+from container.model.attention.metadata import AttentionMetadata
+from container.model.attention.paged import attend_cached
 from container.model.kernels import triton_attention, triton_layer
-from container.model.layers.layer_ops import Angles, Glue, LayerFacts, is_silu
+from container.model.layers.layer_ops import CosSin, LayerOps, LayerSpec, is_silu
 
 # A row must fit into one program, and a head into the memory of one.
 MAX_HIDDEN = 32768
 MAX_DIM = 256
 
 
-class TritonGlue(Glue):
+class TritonLayerOps(LayerOps):
     """In the kernels' functions."""
 
-    def before_attention(self, x: torch.Tensor, step: PagedStep) -> torch.Tensor:
+    def input_norm(self, x: torch.Tensor, step: AttentionMetadata) -> torch.Tensor:
         """Norm x."""
-        _, normed = triton_layer.add_norm(x, None, *self.facts.norms[0])
+        _, normed = triton_layer.add_norm(x, None, *self.spec.norms[0])
         return normed
 
-    def attention(self, qkv: torch.Tensor, angles: Angles, step: PagedStep) -> torch.Tensor:
+    def attention(
+        self, qkv: torch.Tensor, cos_sin: CosSin, step: AttentionMetadata
+    ) -> torch.Tensor:
         """Rotate q and k, keep k and v, attend: [tokens, heads * dim]."""
-        facts, here = self.facts, step.on(qkv.device)
-        cos, sin = (one[0].contiguous() for one in angles)
-        q, k, v = triton_layer.rotate_and_keep(
+        spec, here = self.spec, step.on(qkv.device)
+        cos, sin = (part[0].contiguous() for part in cos_sin)
+        q, k, v = triton_layer.rope_and_store_kv(
             qkv.contiguous(),
             cos,
             sin,
-            here.slots,
-            here.cache.keys[facts.index],
-            here.cache.values[facts.index],
-            heads=facts.heads,
-            kv_heads=facts.kv_heads,
+            here.slot_mapping,
+            here.cache.keys[spec.index],
+            here.cache.values[spec.index],
+            heads=spec.heads,
+            kv_heads=spec.kv_heads,
             block_size=here.cache.block_size,
-            scale=facts.rule.scale,
-            head_norm=facts.head_norm,
+            scale=spec.attn_params.scale,
+            head_norm=spec.head_norm,
         )
-        return attend_kept(here, facts.index, q, k, v, self._rule).view(len(qkv), -1)
+        return attend_cached(here, spec.index, q, k, v, self._attn_params).view(len(qkv), -1)
 
-    def before_gate(
-        self, x: torch.Tensor, more: torch.Tensor, step: PagedStep
+    def add_post_attention_norm(
+        self, x: torch.Tensor, residual: torch.Tensor, step: AttentionMetadata
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Add to x, which stays, and norm the sum; return both."""
-        return triton_layer.add_norm(x, more, *self.facts.norms[1])
+        return triton_layer.add_norm(x, residual, *self.spec.norms[1])
 
-    def gated(self, gate_up: torch.Tensor, step: PagedStep) -> torch.Tensor:
+    def act_and_mul(self, gate_up: torch.Tensor, step: AttentionMetadata) -> torch.Tensor:
         """Multiply the gate's activation with up; both side by side in [tokens, 2 * width]."""
         return triton_layer.silu_times(gate_up)
 
 
-def fits_triton(facts: LayerFacts) -> bool:
+def fits_triton(spec: LayerSpec) -> bool:
     """Whether the kernels can do what a layer does."""
-    weights = [weight for weight, _ in facts.norms]
-    if facts.head_norm is not None:
-        weights.append(facts.head_norm[0])
+    weights = [weight for weight, _ in spec.norms]
+    if spec.head_norm is not None:
+        weights.append(spec.head_norm[0])
     return (
-        all(one.device.type == triton_attention.device_type() for one in weights)
-        and all(one.is_contiguous() for one in weights)
-        and {one.dtype for one in weights} <= triton_attention.TYPES.keys()
-        and all(len(weight) <= MAX_HIDDEN for weight, _ in facts.norms)
-        and facts.dim % 2 == 0
-        and facts.dim <= MAX_DIM
-        and is_silu(facts)
+        all(tensor.device.type == triton_attention.device_type() for tensor in weights)
+        and all(tensor.is_contiguous() for tensor in weights)
+        and {tensor.dtype for tensor in weights} <= triton_attention.TYPES.keys()
+        and all(len(weight) <= MAX_HIDDEN for weight, _ in spec.norms)
+        and spec.dim % 2 == 0
+        and spec.dim <= MAX_DIM
+        and is_silu(spec)
     )

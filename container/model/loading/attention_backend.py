@@ -10,15 +10,15 @@ from collections.abc import Sequence
 import torch
 from torch.nn.attention import activate_flash_attention_impl, restore_flash_attention_impl
 
-from container.engine.adapters import BASE
-from container.model.attention.metadata import PagedStep, Rule
+from container.engine.adapters import NO_ADAPTER
+from container.model.attention.metadata import AttentionMetadata, AttentionParams
 from container.model.attention.paged import attend
 from container.model.attention.varlen import (
     REFERENCE_ONLY,
     AttentionKernels,
-    DecodeTables,
+    DecodeMetadata,
     Kernel,
-    VarlenTables,
+    VarlenMetadata,
 )
 from container.model.forward_batch import ChunkPlan, ForwardPlan, GroupPlan
 from container.model.kv_cache.cache import BLOCK_SIZE, FP8, KVCache, LayerShape
@@ -37,7 +37,7 @@ NUM_BLOCKS = 11  # the twelfth is the scratch block
 
 def choose_kernels(
     layers: Sequence[LayerShape],
-    rules: Sequence[Rule],
+    layer_attn_params: Sequence[AttentionParams],
     dtype: torch.dtype,
     cache_dtype: torch.dtype,
     device: torch.device,
@@ -45,29 +45,40 @@ def choose_kernels(
     """Take what serves every kind of layer, the fastest first; the log says which."""
     if device.type != "cuda":
         return REFERENCE_ONLY
-    kinds = set(zip(layers, rules, strict=True))
-    chunks = _choose_torchs(kinds, dtype, cache_dtype, device)
-    ours = AttentionKernels(decodes=Kernel.TRITON)
-    decodes = Kernel.TRITON if _serves(ours, kinds, dtype, cache_dtype, device) else chunks
+    layer_variants = set(zip(layers, layer_attn_params, strict=True))
+    chunks = _choose_torchs(layer_variants, dtype, cache_dtype, device)
+    with_triton = AttentionKernels(decodes=Kernel.TRITON)
+    decodes = (
+        Kernel.TRITON
+        if _serves(with_triton, layer_variants, dtype, cache_dtype, device)
+        else chunks
+    )
     if Kernel.REFERENCE in (decodes, chunks):
-        what = "all attention" if decodes is chunks else "attention within prompts"
-        log.warning("%s goes the slow way, as no kernel serves here", what)
+        scope = "all attention" if decodes is chunks else "attention within prompts"
+        log.warning("%s goes the slow way, as no kernel serves here", scope)
     return AttentionKernels(decodes, chunks)
 
 
-Kinds = set[tuple[LayerShape, Rule]]
+LayerVariants = set[tuple[LayerShape, AttentionParams]]
 
 
 def _choose_torchs(
-    kinds: Kinds, dtype: torch.dtype, cache_dtype: torch.dtype, device: torch.device
+    layer_variants: LayerVariants,
+    dtype: torch.dtype,
+    cache_dtype: torch.dtype,
+    device: torch.device,
 ) -> Kernel:
     """Take the first of torch's kernels that serves every kind of layer without a soft cap.
 
     Soft caps are the reference's business, whatever serves the other layers.
     """
-    plain = {kind for kind in kinds if kind[1].softcap is None}
+    plain = {kind for kind in layer_variants if kind[1].softcap is None}
     is_known = dtype in FORMATS and cache_dtype not in FP8
-    if not plain or not is_known or any(layer.key_dim != layer.value_dim for layer, _ in kinds):
+    if (
+        not plain
+        or not is_known
+        or any(layer.key_dim != layer.value_dim for layer, _ in layer_variants)
+    ):
         return Kernel.REFERENCE
     for kernel, name in ((Kernel.PAGED, "FA3"), (Kernel.GATHERED, None)):
         if _serves(AttentionKernels(kernel, kernel), plain, dtype, cache_dtype, device, name):
@@ -77,7 +88,7 @@ def _choose_torchs(
 
 def _serves(
     kernels: AttentionKernels,
-    kinds: Kinds,
+    layer_variants: LayerVariants,
     dtype: torch.dtype,
     cache_dtype: torch.dtype,
     device: torch.device,
@@ -92,8 +103,8 @@ def _serves(
         if kernels.decodes is not Kernel.TRITON:
             _activate(flash)
         off = max(
-            kernel_error(kernels, layer, rule, dtype, cache_dtype, layer.device or device)
-            for layer, rule in kinds
+            kernel_error(kernels, layer, attn_params, dtype, cache_dtype, layer.device or device)
+            for layer, attn_params in layer_variants
         )
     except Exception as error:  # each kernel has its own reasons
         log.info("%s is not used, as it fails here: %s", name, error)
@@ -117,7 +128,7 @@ def _activate(name: str | None) -> None:
 def kernel_error(
     kernels: AttentionKernels,
     layer: LayerShape,
-    rule: Rule,
+    attn_params: AttentionParams,
     dtype: torch.dtype,
     cache_dtype: torch.dtype,
     device: torch.device,
@@ -134,16 +145,20 @@ def kernel_error(
     cache.keys[0].copy_(random(*cache.keys[0].shape))
     cache.values[0].copy_(random(*cache.values[0].shape))
     plan = _plan()
-    query = random(CHUNK.stop, rule.heads, layer.key_dim)
+    query = random(CHUNK.stop, attn_params.heads, layer.key_dim)
     keys = random(CHUNK.stop, layer.kv_heads, layer.key_dim)
     values = random(CHUNK.stop, layer.kv_heads, layer.value_dim)
-    reference = PagedStep.of(plan, cache, device)
+    reference = AttentionMetadata.of(plan, cache, device)
     if kernels.decodes is Kernel.TRITON:
-        decodes = DecodeTables.of(plan, cache, device)
-        fast = PagedStep.of(plan, cache, device, None, decodes)
+        decodes = DecodeMetadata.of(plan, cache, device)
+        fast = AttentionMetadata.of(plan, cache, device, None, decodes)
     else:
-        fast = PagedStep.of(plan, cache, device, VarlenTables.of(plan, cache, kernels.chunks))
-    expected, got = (attend(one, 0, query, keys, values, rule) for one in (reference, fast))
+        fast = AttentionMetadata.of(
+            plan, cache, device, VarlenMetadata.of(plan, cache, kernels.chunks)
+        )
+    expected, got = (
+        attend(metadata, 0, query, keys, values, attn_params) for metadata in (reference, fast)
+    )
     scale = expected.float().abs().max().item()
     return (got.float() - expected.float()).abs().max().item() / max(scale, 1e-6)
 
@@ -151,20 +166,20 @@ def kernel_error(
 def _plan() -> ForwardPlan:
     """What a scheduler could have planned; ids and positions are not looked at."""
     last = [
-        blocks[(seen - 1) // SIZE] * SIZE + (seen - 1) % SIZE
-        for blocks, seen in zip(GROUP.blocks, GROUP.context_lens, strict=True)
+        blocks[(context_lens - 1) // SIZE] * SIZE + (context_lens - 1) % SIZE
+        for blocks, context_lens in zip(GROUP.block_table, GROUP.context_lens, strict=True)
     ]
     count = CHUNK.stop - CHUNK.start
     new = range(CHUNK.context_len - count, CHUNK.context_len)
-    slots = [CHUNK.blocks[i // SIZE] * SIZE + i % SIZE for i in new]
+    slots = [CHUNK.block_table[i // SIZE] * SIZE + i % SIZE for i in new]
     rows = CHUNK.stop
     return ForwardPlan(
         token_ids=[0] * rows,
         positions=[0] * rows,
-        slots=last + slots,
+        slot_mapping=last + slots,
         logit_rows=[],
         groups=[GROUP],
         chunks=[CHUNK],
         num_decodes=GROUP.stop,
-        adapters=[(BASE, rows)],
+        adapters=[(NO_ADAPTER, rows)],
     )

@@ -64,7 +64,7 @@ def load_config(path: Path, *, trust_remote_code: bool = False) -> PretrainedCon
         known, kind = MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, "AutoModelForCausalLM"
     is_own_code = kind in (getattr(config, "auto_map", None) or {})
     is_known = config.model_type in known and not is_encoder
-    if not is_known and not is_own_code and not reads_images(path, config):
+    if not is_known and not is_own_code and not is_multimodal(path, config):
         raise ModelLoadError(
             f"{path}: a {config.model_type} model does not generate text "
             "(it is neither a causal language model nor an encoder with a decoder)"
@@ -72,7 +72,7 @@ def load_config(path: Path, *, trust_remote_code: bool = False) -> PretrainedCon
     return config
 
 
-def reads_images(path: Path, config: PretrainedConfig) -> bool:
+def is_multimodal(path: Path, config: PretrainedConfig) -> bool:
     """Whether it is a vision-language model, with the files that say how it sees images."""
     return (
         config.model_type in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES

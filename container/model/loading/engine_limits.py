@@ -7,11 +7,11 @@ import torch
 from container.engine.engine import EngineConfig
 from container.errors import ConfigError
 from container.model.kv_cache.cache import BLOCK_SIZE
-from container.model.loaded_model import LoadedModel, is_spread
+from container.model.loaded_model import LoadedModel, uses_device_map
 from container.model.loading.memory_plan import (
     GIB,
+    KVCapacity,
     MemoryPlan,
-    Room,
     batch_tokens,
     context_len,
     free_bytes,
@@ -24,7 +24,7 @@ log = logging.getLogger(__name__)
 SWAP_SHARE, MAX_SWAP = 0.25, 16 * GIB
 
 
-def size_engine(settings: Settings, model: LoadedModel, room: Room) -> EngineConfig:
+def size_engine(settings: Settings, model: LoadedModel, capacity: KVCapacity) -> EngineConfig:
     """Decide the cache's size and the limits, and tell what takes the memory.
 
     Raises ConfigError when a limit cannot be kept.
@@ -36,13 +36,13 @@ def size_engine(settings: Settings, model: LoadedModel, room: Room) -> EngineCon
         raise ConfigError(
             [f"MAX_TOTAL_TOKENS={settings.max_total_tokens}, but the model's context is {context}"]
         )
-    wanted = settings.max_total_tokens or context
+    requested = settings.max_total_tokens or context
     per_token = model.bytes_per_token
     num_tokens = settings.max_batch_total_tokens
     if num_tokens is None:
-        num_tokens = min(room.tokens, settings.max_batch_size * wanted)
+        num_tokens = min(capacity.tokens, settings.max_batch_size * requested)
     num_blocks = num_tokens // block_size
-    longest = min(wanted, num_blocks * block_size)
+    longest = min(requested, num_blocks * block_size)
     if settings.max_total_tokens and longest < settings.max_total_tokens:
         raise ConfigError(
             [
@@ -51,13 +51,19 @@ def size_engine(settings: Settings, model: LoadedModel, room: Room) -> EngineCon
             ]
         )
     if longest < 2:
-        told = f"the weights leave memory for {longest} tokens only, of {per_token} bytes each"
-        raise ConfigError([told])
+        message = f"the weights leave memory for {longest} tokens only, of {per_token} bytes each"
+        raise ConfigError([message])
     longest_input = settings.max_input_tokens or longest - 1
     if longest_input >= longest:
         raise ConfigError([f"MAX_INPUT_TOKENS={longest_input} must be less than {longest}"])
-    kept = num_blocks * block_size
-    plan = MemoryPlan(model.weight_bytes, room.activations, room.recordings, kept * per_token, kept)
+    cache_tokens = num_blocks * block_size
+    plan = MemoryPlan(
+        model.weight_bytes,
+        capacity.activations,
+        capacity.graph_bytes,
+        cache_tokens * per_token,
+        cache_tokens,
+    )
     for line in plan.lines():
         log.info("%s", line)
     log.info("a sequence may have %d tokens", longest)
@@ -77,32 +83,36 @@ def size_engine(settings: Settings, model: LoadedModel, room: Room) -> EngineCon
     )
 
 
-def find_slots(settings: Settings, model: LoadedModel, sharers: int) -> int:
+def find_slots(settings: Settings, model: LoadedModel, num_processes: int) -> int:
     """Blocks of the host's memory for prefixes that the cache has no room for; on a CPU only if
     wanted, as it is the same memory.
 
     Raises ConfigError when they are wanted and cannot be.
     """
-    wanted = settings.swap_space
-    if wanted == 0 or (wanted is None and model.device.type != "cuda"):
+    requested = settings.swap_space
+    if requested == 0 or (requested is None and model.device.type != "cuda"):
         return 0
     reason = None
     if model.layers is None:
         reason = "the model keeps its own cache"
-    elif is_spread(model.module):
+    elif uses_device_map(model.module):
         reason = "the model's layers lie on several devices"
     elif not settings.prefix_caching:
         reason = "PREFIX_CACHING is off"
     if reason is not None:
-        if wanted is not None:
+        if requested is not None:
             raise ConfigError([f"SWAP_SPACE cannot work here: {reason}"])
         return 0
-    free = free_bytes(torch.device("cpu"), 1.0) / sharers
-    space = min(free * SWAP_SHARE, MAX_SWAP / sharers) if wanted is None else wanted * GIB / sharers
+    free = free_bytes(torch.device("cpu"), 1.0) / num_processes
+    space = (
+        min(free * SWAP_SHARE, MAX_SWAP / num_processes)
+        if requested is None
+        else requested * GIB / num_processes
+    )
     if space > free:
-        told = f"SWAP_SPACE={wanted:.12g}, but {free * sharers / GIB:.1f} GiB are free"
-        raise ConfigError([told])
+        message = f"SWAP_SPACE={requested:.12g}, but {free * num_processes / GIB:.1f} GiB are free"
+        raise ConfigError([message])
     slots = int(space) // (model.bytes_per_token * BLOCK_SIZE[model.device.type])
-    if wanted is not None and slots == 0:
-        raise ConfigError([f"SWAP_SPACE={wanted:.12g} is less than a block of the KV cache"])
+    if requested is not None and slots == 0:
+        raise ConfigError([f"SWAP_SPACE={requested:.12g} is less than a block of the KV cache"])
     return slots

@@ -7,18 +7,23 @@ decode and the rest of a prompt side by side, with and without a window and norm
 import torch
 from torch import nn
 
-from container.model.attention.metadata import Chunk, DecodeGroup, PagedStep, Rule
+from container.model.attention.metadata import (
+    AttentionMetadata,
+    AttentionParams,
+    Chunk,
+    DecodeGroup,
+)
 from container.model.attention.unpadded import spans_of
 from container.model.kernels.cpu import DTYPES, LANES, Kernels
 from container.model.kv_cache.cache import KVCache, LayerShape
 from container.model.layers.cpu_decoder import DecoderStack
 from container.model.layers.cpu_encoder import EncoderStack
-from container.model.layers.cpu_layer_ops import FusedGlue
-from container.model.layers.cpu_linear import KernelLinear
-from container.model.layers.decoder_layer import LeanLayer
-from container.model.layers.encoder_layer import EncoderParts, LeanEncoderLayer
+from container.model.layers.cpu_layer_ops import CpuLayerOps
+from container.model.layers.cpu_linear import CpuLinear
+from container.model.layers.decoder_layer import FusedDecoderLayer
+from container.model.layers.encoder_layer import EncoderParts, FusedEncoderLayer
 from container.model.layers.int8_linear import quantized
-from container.model.layers.layer_ops import Glue, LayerFacts
+from container.model.layers.layer_ops import LayerOps, LayerSpec
 
 # As a share of the largest number.
 TOLERANCE = {torch.bfloat16: 0.02, torch.float32: 1e-5}
@@ -37,11 +42,11 @@ def check(kernels: Kernels) -> None:
         trial = _Trial(kernels, dtype)
         for window in (None, 6):
             for head_norm in (False, True):
-                trial.check_glue(window, head_norm=head_norm)
-        if kernels.multiplies(dtype):
-            for in_int8 in (False, True):
-                trial.check_product(in_int8=in_int8)
-                trial.check_stack(in_int8=in_int8)
+                trial.check_layer_ops(window, head_norm=head_norm)
+        if kernels.supports_gemm(dtype):
+            for int8_weights in (False, True):
+                trial.check_gemm(int8_weights=int8_weights)
+                trial.check_stack(int8_weights=int8_weights)
             for dim in (2 * LANES, 3 * LANES):
                 trial.check_encoder(dim)
 
@@ -66,55 +71,60 @@ class _Trial:
         self._kernels = kernels
         self._dtype = dtype
         self._generator = torch.Generator().manual_seed(0)
-        self._angles = self._random(1, ROWS, DIM), self._random(1, ROWS, DIM)
+        self._cos_sin = self._random(1, ROWS, DIM), self._random(1, ROWS, DIM)
         self._kept = [self._random(10 * KV_HEADS, BLOCK, DIM) for _ in range(2)]
 
-    def check_glue(self, window: int | None, *, head_norm: bool) -> None:
+    def check_layer_ops(self, window: int | None, *, head_norm: bool) -> None:
         """What lies between the products of a layer."""
-        facts = self._facts(0, window, head_norm=head_norm)
-        x, more = self._random(ROWS, HIDDEN), self._random(ROWS, HIDDEN)
+        spec = self._spec(0, window, head_norm=head_norm)
+        x, residual = self._random(ROWS, HIDDEN), self._random(ROWS, HIDDEN)
         qkv, gate_up = self._random(ROWS, QKV), self._random(ROWS, 2 * WIDTH)
         results = []
-        for glue in (Glue(facts), FusedGlue(facts, self._kernels)):
+        for ops in (LayerOps(spec), CpuLayerOps(spec, self._kernels)):
             step = self._step(num_layers=1)
             results.append(
                 [
-                    glue.before_attention(x, step).clone(),
-                    glue.attention(qkv.clone(), self._angles, step).clone(),
-                    *(one.clone() for one in glue.before_gate(x, more.clone(), step)),
-                    glue.gated(gate_up, step).clone(),
-                    glue.after(x, more.clone(), step),
+                    ops.input_norm(x, step).clone(),
+                    ops.attention(qkv.clone(), self._cos_sin, step).clone(),
+                    *(
+                        tensor.clone()
+                        for tensor in ops.add_post_attention_norm(x, residual.clone(), step)
+                    ),
+                    ops.act_and_mul(gate_up, step).clone(),
+                    ops.add_residual(x, residual.clone(), step),
                     *step.cache.keys,
                     *step.cache.values,
                 ]
             )
         self._compare(*results)
 
-    def check_product(self, *, in_int8: bool) -> None:
+    def check_gemm(self, *, int8_weights: bool) -> None:
         """Outputs and rows that fill no group and no tile, inputs that fill no piece."""
         weight, bias = self._random(115, 198), self._random(115)
         rows = self._random(67, 198)
         exact = weight.float()
-        if in_int8:
+        if int8_weights:
             numbers, scales = quantized(weight)
             exact = numbers * scales[:, None]
         expected = nn.functional.linear(rows.float(), exact, bias.float())
-        for wide in (False, True):
-            product = KernelLinear(weight, bias, self._kernels, in_int8=in_int8, wide=wide)
+        for fp32_out in (False, True):
+            product = CpuLinear(
+                weight, bias, self._kernels, int8_weights=int8_weights, fp32_out=fp32_out
+            )
             self._compare([expected], [product(rows)])
 
-    def check_stack(self, *, in_int8: bool) -> None:
+    def check_stack(self, *, int8_weights: bool) -> None:
         """Two layers in one call, against one after the other in torch's operations."""
-        layers = [self._layer(index, in_int8=in_int8) for index in range(2)]
+        layers = [self._layer(index, int8_weights=int8_weights) for index in range(2)]
         x = self._random(1, ROWS, HIDDEN)
         step = self._step(num_layers=2)
         expected = x
         for layer in layers:
-            expected = layer(expected, position_embeddings=self._angles, step=step)
+            expected = layer(expected, position_embeddings=self._cos_sin, step=step)
             layer.fuse(self._kernels)
         other = self._step(num_layers=2)
         stack = DecoderStack(layers, self._kernels)
-        got = stack(x, position_embeddings=self._angles, step=other)
+        got = stack(x, position_embeddings=self._cos_sin, step=other)
         self._compare(
             [expected, *step.cache.keys, *step.cache.values],
             [got, *other.cache.keys, *other.cache.values],
@@ -126,15 +136,15 @@ class _Trial:
         x = self._random(1, sum(LENGTHS), 2 * dim)
         spans = spans_of(list(LENGTHS))
         stack = EncoderStack([parts], self._kernels)
-        self._compare([LeanEncoderLayer(parts)(x, spans=spans)], [stack(x, spans=spans)])
+        self._compare([FusedEncoderLayer(parts)(x, spans=spans)], [stack(x, spans=spans)])
 
     def _encoder_layer(self, dim: int) -> EncoderParts:
         def linear(outputs: int, inputs: int) -> nn.Linear:
-            made = nn.Linear(1, 1)
-            made.weight = nn.Parameter(self._random(outputs, inputs) / 16, requires_grad=False)
-            made.bias = nn.Parameter(self._random(outputs), requires_grad=False)
-            made.in_features, made.out_features = inputs, outputs
-            return made
+            layer = nn.Linear(1, 1)
+            layer.weight = nn.Parameter(self._random(outputs, inputs) / 16, requires_grad=False)
+            layer.bias = nn.Parameter(self._random(outputs), requires_grad=False)
+            layer.in_features, layer.out_features = inputs, outputs
+            return layer
 
         hidden, width = 2 * dim, 2 * dim + LANES
         q, k, v, dense = (linear(hidden, hidden) for _ in range(4))
@@ -143,31 +153,33 @@ class _Trial:
             dim, q, k, v, dense, linear(width, hidden), linear(hidden, width), norms
         )
 
-    def _layer(self, index: int, *, in_int8: bool) -> LeanLayer:
+    def _layer(self, index: int, *, int8_weights: bool) -> FusedDecoderLayer:
         shapes = (QKV, HIDDEN), (HIDDEN, SEEN), (2 * WIDTH, HIDDEN), (HIDDEN, WIDTH)
         qkv, o, gate_up, down = (
-            KernelLinear(self._random(*shape) / 8, None, self._kernels, in_int8=in_int8)
+            CpuLinear(self._random(*shape) / 8, None, self._kernels, int8_weights=int8_weights)
             for shape in shapes
         )
-        return LeanLayer(self._facts(index, None, head_norm=True), (qkv, o, gate_up, down))
+        return FusedDecoderLayer(self._spec(index, None, head_norm=True), (qkv, o, gate_up, down))
 
-    def _facts(self, index: int, window: int | None, *, head_norm: bool) -> LayerFacts:
+    def _spec(self, index: int, window: int | None, *, head_norm: bool) -> LayerSpec:
         norms = (self._random(HIDDEN), 1e-6), (self._random(HIDDEN), 1e-6)
         heads = (self._random(HEADS + KV_HEADS, DIM), 1e-6) if head_norm else None
         act = nn.functional.silu
-        return LayerFacts(index, HEADS, KV_HEADS, DIM, Rule(0.2, window), norms, heads, act)
+        return LayerSpec(
+            index, HEADS, KV_HEADS, DIM, AttentionParams(0.2, window), norms, heads, act
+        )
 
     def _random(self, *shape: int) -> torch.Tensor:
         return torch.randn(shape, generator=self._generator).to(self._dtype)
 
     def _compare(self, expected: list[torch.Tensor], got: list[torch.Tensor]) -> None:
-        for one, other in zip(expected, got, strict=True):
-            off = (other.float() - one.float()).abs().max() / one.float().abs().max()
+        for reference, other in zip(expected, got, strict=True):
+            off = (other.float() - reference.float()).abs().max() / reference.float().abs().max()
             if not off <= TOLERANCE[self._dtype]:
-                told = f"off by {off:.2g} ({self._dtype})"
-                raise OSError(f"it computes something else than torch, {told}")
+                message = f"off by {off:.2g} ({self._dtype})"
+                raise OSError(f"it computes something else than torch, {message}")
 
-    def _step(self, *, num_layers: int) -> PagedStep:
+    def _step(self, *, num_layers: int) -> AttentionMetadata:
         """A sequence that decodes, in blocks 6, 1, 4, ..., and another's prompt after a prefix."""
         cache = KVCache(
             [LayerShape(KV_HEADS, DIM, DIM)] * num_layers, num_blocks=9, block_size=BLOCK,
@@ -184,4 +196,4 @@ class _Trial:
         slots += [cache.scratch_block * BLOCK]
         group = DecodeGroup(0, 1, decode, torch.tensor([DECODED]))
         chunk = Chunk(1, 1 + CHUNK, CHUNK_END, prompt)
-        return PagedStep(cache, torch.tensor(slots), [group], [chunk])
+        return AttentionMetadata(cache, torch.tensor(slots), [group], [chunk])

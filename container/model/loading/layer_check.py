@@ -20,7 +20,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from container.engine import sequence as engine_sequence
-from container.engine.schedule import Scheduled
+from container.engine.schedule import ScheduledSequence
 from container.messages.engine import SamplingParams
 from container.model.forward_batch import ForwardPlan, make_plan
 from container.model.reference_check import (
@@ -117,7 +117,9 @@ class ReferencePass:
                 self._positions = torch.tensor(plan.positions)
                 run_plan(plan)
                 first = len(positions)
-                real_rows += [first + i for i, slot in enumerate(plan.slots) if slot < scratch_slot]
+                real_rows += [
+                    first + i for i, slot in enumerate(plan.slot_mapping) if slot < scratch_slot
+                ]
                 positions += plan.positions
         keep = torch.tensor(real_rows)
         rows = {name: out[keep.to(out.device)] for name, out in _joined(outputs).items()}
@@ -171,7 +173,9 @@ class ReferencePass:
         if not results:
             raise Mismatch("none of its layers could be checked")
         return Accuracy(
-            max(one.median for one in results), max(one.worst for one in results), self.dtype
+            max(result.median for result in results),
+            max(result.worst for result in results),
+            self.dtype,
         )
 
     def exact_error(self, served: Rows) -> float:
@@ -255,7 +259,7 @@ def plan_schedule(ids: list[int], block_size: int) -> Iterator[tuple[ForwardPlan
     ends += [(end + 1, end) for end in range(prompt_len + 1, len(ids))]
     for step in ends:
         items = [
-            Scheduled.of(sequence, end - sequence.num_computed)
+            ScheduledSequence.of(sequence, end - sequence.num_computed)
             for sequence, end in zip(sequences, step, strict=True)
             if end > sequence.num_computed
         ]

@@ -13,12 +13,12 @@ import psutil
 import torch
 from transformers import PretrainedConfig
 
-from container.engine.adapters import BASE
-from container.engine.schedule import Move
-from container.engine.scheduler import MAX_SCORED
+from container.engine.adapters import NO_ADAPTER
+from container.engine.schedule import BlockCopy
+from container.engine.scheduler import MAX_PROMPT_LOGPROBS
 from container.messages.engine import SamplingParams
 from container.model.attention.varlen import Kernel
-from container.model.execution.factory import make_forward, recorded_sizes
+from container.model.execution.factory import capture_sizes, make_forward
 from container.model.forward_batch import ChunkPlan, ForwardPlan
 from container.model.kv_cache.cache import BLOCK_SIZE
 from container.model.loaded_model import LoadedModel
@@ -40,7 +40,7 @@ UNSTATED_CONTEXT = 32_768
 CACHE_SHARE = 0.5  # of the CPU's memory that is free once the weights are loaded
 GIB = 2**30
 # What libraries, attention and the graphs themselves take for recorded decodes.
-RECORDING_MARGIN = GIB // 4
+GRAPH_MARGIN = GIB // 4
 # What drivers, libraries and fragments take of a GPU beside the tensors.
 GPU_MARGIN = 512 * 2**20
 LONG_SEQUENCE = 4096
@@ -48,42 +48,42 @@ TURNS = 3
 
 
 @dataclass(frozen=True, slots=True)
-class Room:
+class KVCapacity:
     """Tokens for whose keys and values there is memory, and bytes that a step needs besides.
 
-    `recordings` are the bytes that CUDA graphs keep.
+    `graph_bytes` are the bytes that CUDA graphs keep.
     """
 
     tokens: int
     activations: int | None = None
-    recordings: int = 0
+    graph_bytes: int = 0
 
 
-def find_room(settings: Settings, model: LoadedModel, placement: Placement) -> Room:
+def measure_capacity(settings: Settings, model: LoadedModel, placement: Placement) -> KVCapacity:
     """Look at the memory that is left; every rank must call it, and all get the same tokens."""
     # Ranks and copies on a CPU share its memory.
-    sharers = len(placement.devices) * settings.data_parallel
+    num_processes = len(placement.devices) * settings.data_parallel
     activations = measure_activations(
         model,
         batch_tokens(settings, model),
-        settings.max_batch_size + MAX_SCORED,
+        settings.max_batch_size + MAX_PROMPT_LOGPROBS,
         settings.max_batch_size,
         context_len(model.text_config),
     )
-    recordings = _recording_bytes(settings, model)
-    tokens = _capacity(settings, model, sharers, (activations or 0) + recordings)
-    tokens = least_over_ranks(tokens) if placement.is_split else tokens
-    return Room(tokens, activations, recordings)
+    graph_bytes = _graph_bytes(settings, model)
+    tokens = _capacity(settings, model, num_processes, (activations or 0) + graph_bytes)
+    tokens = least_over_ranks(tokens) if placement.is_tensor_parallel else tokens
+    return KVCapacity(tokens, activations, graph_bytes)
 
 
-def _recording_bytes(settings: Settings, model: LoadedModel) -> int:
+def _graph_bytes(settings: Settings, model: LoadedModel) -> int:
     """What recorded decodes keep: the logits, these while they are made, and smaller things."""
-    if not recorded_sizes(settings.cuda_graphs, model, settings.max_batch_size):
+    if not capture_sizes(settings.cuda_graphs, model, settings.max_batch_size):
         return 0
-    return RECORDING_MARGIN + 10 * settings.max_batch_size * model.text_config.vocab_size
+    return GRAPH_MARGIN + 10 * settings.max_batch_size * model.text_config.vocab_size
 
 
-def _capacity(settings: Settings, model: LoadedModel, sharers: int, activations: int) -> int:
+def _capacity(settings: Settings, model: LoadedModel, num_processes: int, activations: int) -> int:
     """Tokens that fit this rank; where layers lie on several devices, each keeps its own share."""
     per_device: dict[torch.device, int] = {}
     for layer in model.layers or []:
@@ -93,7 +93,7 @@ def _capacity(settings: Settings, model: LoadedModel, sharers: int, activations:
     def share(device: torch.device) -> int:
         free = free_bytes(device, settings.cuda_memory_fraction)
         if device.type == "cpu":
-            return int(free * CACHE_SHARE) // sharers
+            return int(free * CACHE_SHARE) // num_processes
         others = GPU_SHARE if is_alone(settings) else GPU_SHARE_WITH_OTHERS
         return max(0, int(free * others) - activations - GPU_MARGIN)
 
@@ -124,8 +124,8 @@ def batch_tokens(settings: Settings, model: LoadedModel) -> int:
 
 def context_len(config: PretrainedConfig) -> int:
     """How long a sequence may be. Models without positions to run out of have none of the names."""
-    found = (getattr(config, name, None) for name in CONTEXT_NAMES)
-    return next((int(length) for length in found if length), UNSTATED_CONTEXT)
+    lengths = (getattr(config, name, None) for name in CONTEXT_NAMES)
+    return next((int(length) for length in lengths if length), UNSTATED_CONTEXT)
 
 
 def free_bytes(device: torch.device, gpu_fraction: float) -> int:
@@ -151,12 +151,12 @@ def _cgroup_free_bytes() -> int:
 class MemoryPlan:
     """Bytes of one rank; `activations` is what the largest step needs, None where not measured.
 
-    `recordings` are CUDA graphs' own.
+    `graph_bytes` are CUDA graphs' own.
     """
 
     weights: int
     activations: int | None
-    recordings: int
+    graph_bytes: int
     cache: int
     tokens: int
 
@@ -165,8 +165,8 @@ class MemoryPlan:
         rows = [("weights", self.weights, "")]
         if self.activations is not None:
             rows.append(("activations", self.activations, "the largest step, measured"))
-        if self.recordings:
-            rows.append(("CUDA graphs", self.recordings, ""))
+        if self.graph_bytes:
+            rows.append(("CUDA graphs", self.graph_bytes, ""))
         fits = f"{self.tokens:,} tokens, or {self.tokens // LONG_SEQUENCE:,} sequences of "
         rows.append(("KV cache", self.cache, f"{fits}{LONG_SEQUENCE:,}"))
         return [f"{name:<12} {size / GIB:>8.2f} GiB  {note}".rstrip() for name, size, note in rows]
@@ -208,13 +208,13 @@ def largest_step(num_tokens: int, num_rows: int, *, block_size: int, context: in
     blocks = list(range(-(-num_tokens // block_size)))
     return ForwardPlan(
         token_ids=[0] * num_tokens,
-        positions=[place % context for place in ids],
-        slots=ids,
+        positions=[position % context for position in ids],
+        slot_mapping=ids,
         logit_rows=ids[-num_rows:],
         groups=[],
         chunks=[ChunkPlan(0, num_tokens, num_tokens, blocks)],
         num_decodes=0,
-        adapters=[(BASE, num_tokens)],
+        adapters=[(NO_ADAPTER, num_tokens)],
     )
 
 
@@ -226,16 +226,18 @@ def is_faster_to_copy(
     Both are measured; the log has the figures. With several ranks, `run` is to reach them all.
     """
     (chunk,) = prompt.chunks
-    moves = [Move(False, block, index % num_slots) for index, block in enumerate(chunk.blocks)]
-    alone, beside = (
-        _median_seconds(run, msgspec.structs.replace(prompt, moves=some), device)
-        for some in ([], moves)
+    copies = [
+        BlockCopy(False, block, index % num_slots) for index, block in enumerate(chunk.block_table)
+    ]
+    alone, with_copies = (
+        _median_seconds(run, msgspec.structs.replace(prompt, copies=block_copies), device)
+        for block_copies in ([], copies)
     )
     log.info(
         "%d tokens are computed in %.1f ms and copied from the host in %.1f ms",
-        chunk.context_len, alone * 1e3, (beside - alone) * 1e3,
+        chunk.context_len, alone * 1e3, (with_copies - alone) * 1e3,
     )  # fmt: skip
-    return beside < 2 * alone
+    return with_copies < 2 * alone
 
 
 def _median_seconds(

@@ -18,17 +18,17 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from container.errors import ConfigError, one_line
 from container.model.attention import paged
-from container.model.attention.metadata import Rule
+from container.model.attention.metadata import AttentionParams
 from container.model.hf_config import text_config
 from container.model.kernels.cpu import LANES, Kernels, find_kernels
-from container.model.layers.cpu_decoder import DecoderStack, cpu_products
+from container.model.layers.cpu_decoder import DecoderStack, cpu_linears
 from container.model.layers.cpu_encoder import EncoderStack, fits_cpu_encoder
-from container.model.layers.cpu_layer_ops import FusedGlue, fits_cpu_kernels
-from container.model.layers.cpu_linear import KernelLinear
-from container.model.layers.decoder_layer import LeanLayer
-from container.model.layers.encoder_layer import EncoderParts, LeanEncoderLayer, has_parts
-from container.model.layers.layer_ops import Glue, LayerFacts
-from container.model.layers.linear import JoinedLinear, LinearShare, MakeLinear, joined_linear
+from container.model.layers.cpu_layer_ops import CpuLayerOps, fits_cpu_kernels
+from container.model.layers.cpu_linear import CpuLinear
+from container.model.layers.decoder_layer import FusedDecoderLayer
+from container.model.layers.encoder_layer import EncoderParts, FusedEncoderLayer, has_parts
+from container.model.layers.layer_ops import LayerOps, LayerSpec
+from container.model.layers.linear import MakeLinear, MergedLinear, MergedLinearView, merged_linear
 from container.model.layers.rms_norm import FusedRMSNorm, is_plain_rms_norm, norm_eps
 from container.model.reference_check import LayerTrial
 
@@ -42,15 +42,17 @@ LAYER_PARTS = LAYER_NORMS | {"self_attn", "mlp"}
 ATTENTION_PARTS = {"q_proj", "k_proj", "v_proj", "o_proj"}
 HEAD_NORMS = {"q_norm", "k_norm"}
 MLP_PARTS = {"gate_proj", "up_proj", "down_proj", "act_fn"}
-MakeGlue = Callable[[LayerFacts], Glue]
-JOINED = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"), ("w1", "w3"))
+MakeOps = Callable[[LayerSpec], LayerOps]
+MERGED = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"), ("w1", "w3"))
 
 
 def compile_layers(module: PreTrainedModel, run: Callable[[], object]) -> None:
     """Compile the layers; `run` calls the model once. Raises ConfigError if that cannot be."""
     count = text_config(module.config).num_hidden_layers
-    lists = [one for one in module.modules() if isinstance(one, nn.ModuleList)]
-    layers = [layer for one in lists if len(one) == count for layer in one]
+    lists = [
+        module_list for module_list in module.modules() if isinstance(module_list, nn.ModuleList)
+    ]
+    layers = [layer for module_list in lists if len(module_list) == count for layer in module_list]
     if not layers:
         raise ConfigError(["COMPILE=1 cannot work here: no list of decoder layers was found"])
     if module.device.type == "cpu" and not any(map(shutil.which, COMPILERS)):
@@ -76,15 +78,15 @@ def stack_layers(model: nn.Module, run: Callable[[], object], trial: LayerTrial)
     kernels = find_kernels()
     for name, child in list(model.named_modules()):
         layers = list(child) if isinstance(child, nn.ModuleList) else []
-        lean = [layer for layer in layers if isinstance(layer, LeanLayer)]
-        if kernels is None or not lean or len(lean) != len(layers):
+        fused = [layer for layer in layers if isinstance(layer, FusedDecoderLayer)]
+        if kernels is None or not fused or len(fused) != len(layers):
             continue
         if (
-            _can_stack(lean)
-            and _is_chain(lean, run)
+            _can_stack(fused)
+            and _is_chain(fused, run)
             and _is_stack_accurate(child, name, kernels, trial)
         ):
-            model.set_submodule(name, nn.ModuleList([DecoderStack(lean, kernels)]))
+            model.set_submodule(name, nn.ModuleList([DecoderStack(fused, kernels)]))
 
 
 def _is_stack_accurate(
@@ -93,7 +95,7 @@ def _is_stack_accurate(
     for index, layer in enumerate(layers):
         if f"{name}.{index}" not in trial.checked:
             continue
-        assert isinstance(layer, LeanLayer)
+        assert isinstance(layer, FusedDecoderLayer)
         layers[index] = DecoderStack([layer], kernels)
         accuracy = trial.measure([f"{name}.{index}"])
         layers[index] = layer
@@ -103,71 +105,71 @@ def _is_stack_accurate(
     return True
 
 
-def _is_chain(layers: Sequence[LeanLayer], run: Callable[[], object]) -> bool:
+def _is_chain(layers: Sequence[FusedDecoderLayer], run: Callable[[], object]) -> bool:
     """Whether each layer is given what the one before has made, and all the same angles."""
-    given: list[tuple[LeanLayer, object, object]] = []
-    made: list[object] = []
+    inputs: list[tuple[FusedDecoderLayer, object, object]] = []
+    outputs: list[object] = []
 
     def before(layer: nn.Module, args: tuple[object, ...], kwargs: dict[str, object]) -> None:
-        assert isinstance(layer, LeanLayer)
+        assert isinstance(layer, FusedDecoderLayer)
         x = args[0] if args else kwargs.get("hidden_states")
-        given.append((layer, x, kwargs.get("position_embeddings")))
+        inputs.append((layer, x, kwargs.get("position_embeddings")))
 
     def after(_: nn.Module, __: object, output: object) -> None:
-        made.append(output)
+        outputs.append(output)
 
     hooks = [layer.register_forward_pre_hook(before, with_kwargs=True) for layer in layers]
     hooks += [layer.register_forward_hook(after) for layer in layers]
     run()
     for hook in hooks:
         hook.remove()
-    for at, (layer, x, angles) in enumerate(given):
-        place = at % len(layers)
-        if layer is not layers[place] or angles is not given[at - place][2]:
+    for at, (layer, x, cos_sin) in enumerate(inputs):
+        index = at % len(layers)
+        if layer is not layers[index] or cos_sin is not inputs[at - index][2]:
             return False
-        if place and x is not made[at - 1]:
+        if index and x is not outputs[at - 1]:
             return False
-    return bool(given) and len(given) % len(layers) == 0
+    return bool(inputs) and len(inputs) % len(layers) == 0
 
 
-def _can_stack(layers: Sequence[LeanLayer]) -> bool:
+def _can_stack(layers: Sequence[FusedDecoderLayer]) -> bool:
     """Whether the kernels can do all of every layer, and all are of one shape."""
     return all(map(_is_compiled, layers)) and len(set(map(_shape, layers))) == 1
 
 
-def _is_compiled(layer: LeanLayer) -> bool:
+def _is_compiled(layer: FusedDecoderLayer) -> bool:
     return (
-        isinstance(layer.glue, FusedGlue)
-        and layer.glue.is_silu
-        and all(isinstance(product, KernelLinear) for product in layer.products)
+        isinstance(layer.ops, CpuLayerOps)
+        and layer.ops.is_silu
+        and all(isinstance(linear, CpuLinear) for linear in layer.linears)
         and layer.down.in_features % LANES == 0
     )
 
 
-def _shape(layer: LeanLayer) -> tuple[object, ...]:
-    facts = layer.facts
-    products = [(one.in_features, one.out_features) for one in cpu_products(layer)]
-    dtype = facts.norms[0][0].dtype
-    return facts.heads, facts.kv_heads, facts.dim, dtype, *products
+def _shape(layer: FusedDecoderLayer) -> tuple[object, ...]:
+    spec = layer.spec
+    linears = [(linear.in_features, linear.out_features) for linear in cpu_linears(layer)]
+    dtype = spec.norms[0][0].dtype
+    return spec.heads, spec.kv_heads, spec.dim, dtype, *linears
 
 
 def replace_layers(model: nn.Module) -> list[Place]:
     """Replace lists of layers that have the family's parts, in place; return what was there."""
-    found: list[Place] = []
+    places: list[Place] = []
     for parent in list(model.modules()):
         for name, child in list(parent.named_children()):
             if isinstance(child, nn.ModuleList) and len(child) and all(map(has_parts, child)):
-                found.append((parent, name, child))
+                places.append((parent, name, child))
                 parts = [EncoderParts.of(layer) for layer in child]
                 setattr(parent, name, nn.ModuleList(_replacements(parts)))
-    return found
+    return places
 
 
 def _replacements(parts: list[EncoderParts]) -> list[nn.Module]:
     kernels = find_kernels()
     if kernels is not None and fits_cpu_encoder(kernels, parts):
         return [EncoderStack(parts, kernels)]
-    return [LeanEncoderLayer(one) for one in parts]
+    return [FusedEncoderLayer(layer_parts) for layer_parts in parts]
 
 
 def restore_layers(places: list[Place]) -> None:
@@ -176,62 +178,65 @@ def restore_layers(places: list[Place]) -> None:
         setattr(parent, name, child)
 
 
-def find_lean(model: nn.Module) -> dict[str, nn.Module]:
+def find_decoder_layers(model: nn.Module) -> dict[str, nn.Module]:
     """Layers with the parts of the family, by name."""
     return {name: module for name, module in model.named_modules() if _has_parts(module)}
 
 
 @torch.inference_mode()
-def make_lean(
+def fuse_decoder_layers(
     model: nn.Module,
-    rules: list[Rule],
+    layer_attn_params: list[AttentionParams],
     trial: LayerTrial,
     make: MakeLinear,
     make_exact: MakeLinear,
 ) -> None:
     """Replace layers in place, kind by kind, where the checked ones stay as accurate.
 
-    `rules` has what each layer tells its attention. `make_exact` makes products with the weights
-    as they are, for the comparison.
+    `layer_attn_params` has what each layer tells its attention. `make_exact` makes products with
+    the weights as they are, for the comparison.
     """
     kinds: dict[Hashable, list[str]] = defaultdict(list)
-    for name in find_lean(model):
+    for name in find_decoder_layers(model):
         kinds[trial.kinds.get(name)].append(name)
     for names in kinds.values():
         checked = [name for name in names if name in trial.checked]
-        make_glue = _choose_glue(model, checked, rules, trial, make_exact)
-        if make_glue is None:
+        make_ops = _choose_ops(model, checked, layer_attn_params, trial, make_exact)
+        if make_ops is None:
             continue
         for name in names:
             layer = model.get_submodule(name)
-            if not isinstance(layer, LeanLayer):
-                _replace(model, name, _lean(layer, rules, make, make_glue))
+            if not isinstance(layer, FusedDecoderLayer):
+                _replace(model, name, _fuse(layer, layer_attn_params, make, make_ops))
         log.debug("replaced %d decoder layers", len(names))
 
 
-def _choose_glue(
+def _choose_ops(
     model: nn.Module,
     names: list[str],
-    rules: list[Rule],
+    layer_attn_params: list[AttentionParams],
     trial: LayerTrial,
     make: MakeLinear,
-) -> MakeGlue | None:
+) -> MakeOps | None:
     """Find the fastest that may lie between the products of these layers; None if none may.
 
     The layers stay as they are.
     """
     layers = {name: model.get_submodule(name) for name in names}
     try:
-        leans = {name: LeanLayer.of(layer, rules, make) for name, layer in layers.items()}
+        fused_layers = {
+            name: FusedDecoderLayer.of(layer, layer_attn_params, make)
+            for name, layer in layers.items()
+        }
     except (RuntimeError, TypeError, ValueError, AttributeError) as error:
         log.debug("layers stay as they are: %s", error)
         return None
     try:
-        for name, lean in leans.items():
-            _replace(model, name, lean)
-        for make_glue in _glues(leans[names[0]].facts) if names else ():
-            if _are_layers_accurate(leans, make_glue, trial):
-                return make_glue
+        for name, fused in fused_layers.items():
+            _replace(model, name, fused)
+        for make_ops in _ops_choices(fused_layers[names[0]].spec) if names else ():
+            if _are_layers_accurate(fused_layers, make_ops, trial):
+                return make_ops
     finally:
         for name, layer in layers.items():
             _replace(model, name, layer)
@@ -239,38 +244,40 @@ def _choose_glue(
 
 
 def _are_layers_accurate(
-    leans: dict[str, LeanLayer], make_glue: MakeGlue, trial: LayerTrial
+    fused_layers: dict[str, FusedDecoderLayer], make_ops: MakeOps, trial: LayerTrial
 ) -> bool:
     try:
-        for lean in leans.values():
-            lean.glue = make_glue(lean.facts)
-        accuracy = trial.measure(list(leans))
+        for fused in fused_layers.values():
+            fused.ops = make_ops(fused.spec)
+        accuracy = trial.measure(list(fused_layers))
     except Exception as error:  # compilers and drivers have their own
         log.info("a faster form of the layers is not used: %s", one_line(error))
         return False
     if not accuracy.is_accepted:
-        glue = type(next(iter(leans.values())).glue).__name__
-        log.info("layers with %s are not used: off by %s", glue, accuracy)
+        ops = type(next(iter(fused_layers.values())).ops).__name__
+        log.info("layers with %s are not used: off by %s", ops, accuracy)
     return accuracy.is_accepted
 
 
-def _glues(facts: LayerFacts) -> Iterator[MakeGlue]:
+def _ops_choices(spec: LayerSpec) -> Iterator[MakeOps]:
     """What may lie between a layer's products, the fastest first."""
     kernels = find_kernels()
-    if kernels is not None and fits_cpu_kernels(facts):
-        yield partial(FusedGlue, kernels=kernels)
-    if facts.norms[0][0].is_cuda and find_spec("triton") is not None:
+    if kernels is not None and fits_cpu_kernels(spec):
+        yield partial(CpuLayerOps, kernels=kernels)
+    if spec.norms[0][0].is_cuda and find_spec("triton") is not None:
         from container.model.layers import triton_layer_ops  # only where Triton is
 
-        if triton_layer_ops.fits_triton(facts):
-            yield triton_layer_ops.TritonGlue
-    yield Glue
+        if triton_layer_ops.fits_triton(spec):
+            yield triton_layer_ops.TritonLayerOps
+    yield LayerOps
 
 
-def _lean(layer: nn.Module, rules: list[Rule], make: MakeLinear, make_glue: MakeGlue) -> LeanLayer:
-    lean = LeanLayer.of(layer, rules, make)
-    lean.glue = make_glue(lean.facts)
-    return lean
+def _fuse(
+    layer: nn.Module, layer_attn_params: list[AttentionParams], make: MakeLinear, make_ops: MakeOps
+) -> FusedDecoderLayer:
+    fused = FusedDecoderLayer.of(layer, layer_attn_params, make)
+    fused.ops = make_ops(fused.spec)
+    return fused
 
 
 def _replace(model: nn.Module, name: str, layer: nn.Module) -> None:
@@ -307,23 +314,23 @@ def name_linears(model: nn.Module) -> None:
 def pack(model: nn.Module, make: MakeLinear, make_head: MakeLinear | None = None) -> None:
     """Replace what is faster in another form, in place; `make_head` is for the output layer."""
     head = model.get_output_embeddings() if isinstance(model, PreTrainedModel) else None
-    joined = norms = linears = 0
+    merged = norms = linears = 0
     for module in list(model.modules()):
-        for names in JOINED:
-            joined += _join(module, names, make)
+        for names in MERGED:
+            merged += _merge(module, names, make)
     for module in list(model.modules()):
         for name, child in list(module.named_children()):
             if type(child) is nn.Linear:
                 chosen = make_head if make_head is not None and child is head else make
-                setattr(module, name, joined_linear([child], chosen))
+                setattr(module, name, merged_linear([child], chosen))
                 linears += 1
             elif is_plain_rms_norm(child):
                 setattr(module, name, FusedRMSNorm(child.get_parameter("weight"), norm_eps(child)))
                 norms += 1
-    log.debug("packed %d linear layers, joined %d, fused %d norms", linears, joined, norms)
+    log.debug("packed %d linear layers, joined %d, fused %d norms", linears, merged, norms)
 
 
-def _join(module: nn.Module, names: tuple[str, ...], make: MakeLinear) -> int:
+def _merge(module: nn.Module, names: tuple[str, ...], make: MakeLinear) -> int:
     linears = [getattr(module, name, None) for name in names]
     if not all(type(linear) is nn.Linear for linear in linears):
         return 0
@@ -334,7 +341,7 @@ def _join(module: nn.Module, names: tuple[str, ...], make: MakeLinear) -> int:
         for linear in known
     ):
         return 0
-    joined = JoinedLinear(known, make)
+    merged = MergedLinear(known, make)
     for index, name in enumerate(names):
-        setattr(module, name, LinearShare(joined, index))
+        setattr(module, name, MergedLinearView(merged, index))
     return 1

@@ -19,14 +19,14 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from container.errors import one_line as describe
 from container.model.attention import paged
-from container.model.attention.metadata import Rule
+from container.model.attention.metadata import AttentionParams
 from container.model.attention.varlen import REFERENCE_ONLY, AttentionKernels
 from container.model.execution.forward_pass import ForwardPass
 from container.model.kv_cache.cache import BLOCK_SIZE, KVCache, LayerShape, fill_stale
 from container.model.layers.cpu_linear import make_head, make_int8, make_linear, packing_works
-from container.model.layers.int8_linear import RowKinds, quantized
+from container.model.layers.int8_linear import BatchPhase, quantized
 from container.model.layers.linear import MakeLinear, PlainLinear
-from container.model.loaded_model import is_spread
+from container.model.loaded_model import uses_device_map
 from container.model.loading.attention_backend import choose_kernels
 from container.model.loading.layer_check import (
     EXACT_TOLERANCE,
@@ -35,7 +35,7 @@ from container.model.loading.layer_check import (
     num_blocks,
     plan_schedule,
 )
-from container.model.loading.optimize import compile_layers, make_lean, pack, stack_layers
+from container.model.loading.optimize import compile_layers, fuse_decoder_layers, pack, stack_layers
 from container.model.reference_check import (
     EXACT_DTYPE,
     REDUCED_TOLERANCE,
@@ -53,54 +53,56 @@ WHOLE_STEPS = 3
 
 
 @dataclass(frozen=True, slots=True)
-class Paged:
+class PagedModel:
     """What the cache keeps of each layer, and what attends to it."""
 
     layers: list[LayerShape]
     kernels: AttentionKernels
 
 
-class CannotPage(Exception):
+class NotPageable(Exception):
     """Why a model's attention is not paged."""
 
 
 @torch.inference_mode()
-def page(
+def convert_to_paged(
     module: PreTrainedModel,
     ids: list[int],
     device: torch.device,
-    kinds: RowKinds | None = None,
+    phase: BatchPhase | None = None,
     cache_dtype: torch.dtype | None = None,
     *,
     compiles: bool = False,
-) -> Paged:
+) -> PagedModel:
     """Switch a model to paged attention, and check it on a prompt with these ids.
 
-    With `kinds`, its weights get eight bits; `cache_dtype` is the cache's, if not the model's.
-    `compiles`: its layers go through torch.compile. Raises CannotPage and leaves the model as it
+    With `phase`, its weights get eight bits; `cache_dtype` is the cache's, if not the model's.
+    `compiles`: its layers go through torch.compile. Raises NotPageable and leaves the model as it
     was, or Mismatch if what is served is less accurate than the model's own.
     """
     trial = convert(module, ids, device)
     dtype, ideal = trial.dtype, None
-    if kinds is not None or cache_dtype is not None:
-        ideal = trial.run_exact(cache_dtype, dequantized if kinds is not None else None)
+    if phase is not None or cache_dtype is not None:
+        ideal = trial.run_exact(cache_dtype, dequantized if phase is not None else None)
     if compiles:
         compile_layers(module, trial.run_once)
-    keeps_layers = compiles or is_spread(module)
-    _make_fast(module, trial, kinds, keeps_layers=keeps_layers)
-    kernels = choose_kernels(trial.shapes, trial.rules, dtype, cache_dtype or dtype, device)
-    trial.serve(cache_dtype or dtype, kinds, kernels)
+    keeps_layers = compiles or uses_device_map(module)
+    _make_fast(module, trial, phase, keeps_layers=keeps_layers)
+    kernels = choose_kernels(
+        trial.shapes, trial.layer_attn_params, dtype, cache_dtype or dtype, device
+    )
+    trial.serve(cache_dtype or dtype, phase, kernels)
     trial.check_served(ideal)
     if not keeps_layers and module.device.type == "cpu":
         stack_layers(module, trial.run_once, trial)
     trial.check_whole(is_reduced=ideal is not None)
-    return Paged(trial.shapes, kernels)
+    return PagedModel(trial.shapes, kernels)
 
 
 def convert(module: PreTrainedModel, ids: list[int], device: torch.device) -> "PagedTrial":
     """Switch a model to paged attention, and check in the exact format that it computes the same.
 
-    Raises CannotPage and leaves the model as it was.
+    Raises NotPageable and leaves the model as it was.
     """
     original = module.config._attn_implementation
     try:
@@ -108,17 +110,19 @@ def convert(module: PreTrainedModel, ids: list[int], device: torch.device) -> "P
         asked = _ask_layers(module, torch.tensor([ids[:2]], device=device))
         module.set_attn_implementation(original)
         reference = ReferencePass(module, ids, asked.kinds, asked.attentions)
-        if _windows(reference.cache) != [rule.window for rule in asked.rules]:
-            raise CannotPage("its own cache and its attention disagree about windows")
+        if _windows(reference.cache) != [
+            attn_params.window for attn_params in asked.layer_attn_params
+        ]:
+            raise NotPageable("its own cache and its attention disagree about windows")
         reference.cache = None
         reference.compute_exact(module)
         module.set_attn_implementation(paged.NAME)
-        trial = PagedTrial(module, reference, asked.shapes, asked.rules, device)
+        trial = PagedTrial(module, reference, asked.shapes, asked.layer_attn_params, device)
         trial.check_exact()
     except Exception as error:  # a model that is not made for this fails anywhere
         module.set_attn_implementation(original)
-        is_ours = isinstance(error, CannotPage | Mismatch)
-        raise CannotPage(str(error) if is_ours else describe(error)) from error
+        is_ours = isinstance(error, NotPageable | Mismatch)
+        raise NotPageable(str(error) if is_ours else describe(error)) from error
     return trial
 
 
@@ -130,7 +134,7 @@ class PagedTrial:
         module: PreTrainedModel,
         reference: ReferencePass,
         shapes: list[LayerShape],
-        rules: list[Rule],
+        layer_attn_params: list[AttentionParams],
         device: torch.device,
     ) -> None:
         self.kinds = reference.layers
@@ -139,17 +143,17 @@ class PagedTrial:
         self._reference = reference
         self.dtype = reference.dtype
         self.shapes = shapes
-        self.rules = rules
+        self.layer_attn_params = layer_attn_params
         self._device = device
         self._cache_dtype = reference.dtype
-        self._kinds: RowKinds | None = None
+        self._phase: BatchPhase | None = None
         self._kernels = REFERENCE_ONLY
 
     def serve(
-        self, cache_dtype: torch.dtype, kinds: RowKinds | None, kernels: AttentionKernels
+        self, cache_dtype: torch.dtype, phase: BatchPhase | None, kernels: AttentionKernels
     ) -> None:
         """Run as the model will be served from now on."""
-        self._cache_dtype, self._kinds, self._kernels = cache_dtype, kinds, kernels
+        self._cache_dtype, self._phase, self._kernels = cache_dtype, phase, kernels
 
     def run_exact(
         self, cache_dtype: torch.dtype | None = None, convert: Convert | None = None
@@ -216,7 +220,7 @@ class PagedTrial:
         for tensor in (*cache.keys, *cache.values):
             fill_stale(tensor)
         forward = ForwardPass(
-            self._module, cache, self._device, kinds=self._kinds, kernels=self._kernels
+            self._module, cache, self._device, phase=self._phase, kernels=self._kernels
         )
         return forward, size
 
@@ -224,38 +228,38 @@ class PagedTrial:
 def _make_fast(
     module: PreTrainedModel,
     trial: PagedTrial,
-    kinds: RowKinds | None,
+    phase: BatchPhase | None,
     *,
     keeps_layers: bool,
 ) -> None:
-    """Replace layers and products by faster forms, and by smaller ones if `kinds` asks for it.
+    """Replace layers and products by faster forms, and by smaller ones if `phase` asks for it.
 
     `keeps_layers`: the layers stay as they are, since they are compiled, or since their weights,
     which wait on disk or on another device, come and go.
     """
-    make, make_head = _linears(kinds)
+    make, make_head = _linears(phase)
     if keeps_layers:
-        if kinds is not None:
+        if phase is not None:
             pack(module, make, make_head)
     elif module.device.type != "cpu":
-        plain = PlainLinear if kinds is None else make
-        make_lean(module, trial.rules, trial, plain, PlainLinear)
-        if kinds is not None:
+        plain = PlainLinear if phase is None else make
+        fuse_decoder_layers(module, trial.layer_attn_params, trial, plain, PlainLinear)
+        if phase is not None:
             pack(module, make, make_head)
     elif packing_works(module):
-        make_lean(module, trial.rules, trial, make, make_linear)
+        fuse_decoder_layers(module, trial.layer_attn_params, trial, make, make_linear)
         pack(module, make, make_head)
-    elif kinds is not None:
+    elif phase is not None:
         pack(module, make, make_head)
 
 
-def _linears(kinds: RowKinds | None) -> tuple[MakeLinear, MakeLinear]:
+def _linears(phase: BatchPhase | None) -> tuple[MakeLinear, MakeLinear]:
     """What the layers' products become, and that of the output, whose rows are of no kind."""
-    if kinds is None:
+    if phase is None:
         return make_linear, make_head
     return (
-        functools.partial(make_int8, kinds=kinds),
-        functools.partial(make_int8, kinds=None, wide=True),
+        functools.partial(make_int8, phase=phase),
+        functools.partial(make_int8, phase=None, fp32_out=True),
     )
 
 
@@ -272,7 +276,7 @@ def _windows(cache: Any) -> list[int | None]:
     kinds = {type(layer) for layer in cache.layers}
     if kinds - {DynamicLayer, DynamicSlidingWindowLayer}:
         names = sorted(kind.__name__ for kind in kinds)
-        raise CannotPage(f"it keeps more than keys and values ({', '.join(names)})")
+        raise NotPageable(f"it keeps more than keys and values ({', '.join(names)})")
     return [getattr(layer, "sliding_window", None) for layer in cache.layers]
 
 
@@ -281,7 +285,7 @@ class _Asked:
     """What each layer tells its attention; `attentions` are the names of the modules that do."""
 
     shapes: list[LayerShape]
-    rules: list[Rule]
+    layer_attn_params: list[AttentionParams]
     attentions: list[str]
     kinds: dict[str, Hashable]
 
@@ -289,14 +293,14 @@ class _Asked:
 def _ask_layers(module: PreTrainedModel, ids: torch.Tensor) -> _Asked:
     """Ask the model itself: run it once with an attention that only takes notes."""
     shapes: dict[int, LayerShape] = {}
-    rules: dict[int, Rule] = {}
+    layer_attn_params: dict[int, AttentionParams] = {}
     attentions: dict[int, str] = {}
     names = {id(part): name for name, part in module.named_modules()}
 
     def note(layer_module, query, key, value, *_args, **kwargs):  # type: ignore[no-untyped-def]
         index = layer_module.layer_idx
         shapes[index] = LayerShape(key.shape[1], key.shape[-1], value.shape[-1], key.device)
-        rules[index] = Rule.of(query, **kwargs)
+        layer_attn_params[index] = AttentionParams.of(query, **kwargs)
         attentions[index] = names[id(layer_module)]
         out = query.new_zeros(1, query.shape[2], query.shape[1], value.shape[-1])
         return out, None
@@ -308,14 +312,14 @@ def _ask_layers(module: PreTrainedModel, ids: torch.Tensor) -> _Asked:
         ALL_ATTENTION_FUNCTIONS.register(paged.NAME, paged.paged_attention)
     order = sorted(shapes)
     if order != list(range(module.config.num_hidden_layers)):
-        raise CannotPage("its layers compute attention in their own way")
+        raise NotPageable("its layers compute attention in their own way")
     layers = [_layer_of(module, attentions[index]) for index in order]
     kinds: dict[str, Hashable] = {
-        name: (_form(module.get_submodule(name)), rules[index], shapes[index])
+        name: (_form(module.get_submodule(name)), layer_attn_params[index], shapes[index])
         for index, name in zip(order, layers, strict=True)
     }
     return _Asked(
-        [shapes[index] for index in order], [rules[index] for index in order],
+        [shapes[index] for index in order], [layer_attn_params[index] for index in order],
         [attentions[index] for index in order], kinds,
     )  # fmt: skip
 
@@ -327,7 +331,7 @@ def _layer_of(module: PreTrainedModel, name: str) -> str:
         if last.isdecimal() and isinstance(module.get_submodule(parent), torch.nn.ModuleList):
             return name
         name = parent
-    raise CannotPage("its decoder layers are not in a list")
+    raise NotPageable("its decoder layers are not in a list")
 
 
 def _form(layer: torch.nn.Module) -> Hashable:

@@ -10,20 +10,20 @@ from container.errors import ConfigError, ModelLoadError
 from container.images.reader import ReadPrompt
 from container.model.attention.varlen import AttentionKernels, Kernel
 from container.model.execution import hf_cache_runner
-from container.model.execution.vision_runner import ImageTextRunner, check_images
+from container.model.execution.vision_runner import VisionRunner, check_images
 from container.model.kernels.cpu import find_kernels
 from container.model.kv_cache import cache as kv_cache
-from container.model.layers.int8_linear import RowKinds
+from container.model.layers.int8_linear import BatchPhase
 from container.model.loaded_model import LoadedModel, parameter_bytes
 from container.model.loading.optimize import name_linears
-from container.model.loading.paged_conversion import CannotPage, page
-from container.model.parallel.tensor_parallel import is_split
+from container.model.loading.paged_conversion import NotPageable, convert_to_paged
+from container.model.parallel.tensor_parallel import is_tensor_parallel
 from container.model.reference_check import Mismatch, usable_ids
 
 NOT_PAGED = "requests run one after another, since this model's attention is not paged"
 
 
-def prepare_image_text(
+def prepare_vision(
     module: PreTrainedModel,
     dtype: torch.dtype,
     device: torch.device,
@@ -34,15 +34,15 @@ def prepare_image_text(
     name_linears(module)
     ids = usable_ids(check_ids, module.config)
     try:
-        hf_cache_runner.check_own_cache(module, ids, device, ImageTextRunner)
+        hf_cache_runner.check_hf_cache(module, ids, device, VisionRunner)
         check_images(module, read.ids, ids[: hf_cache_runner.NUM_DECODED], read.images, device)
     except Mismatch as error:
         raise ModelLoadError(f"{module.config.model_type}: {error}; it cannot be served") from error
-    needs = hf_cache_runner.memory_needs(module, device, ImageTextRunner)
+    needs = hf_cache_runner.memory_needs(module, device, VisionRunner)
     size = parameter_bytes(module)
     fallback = f"{NOT_PAGED}: it reads images"
     return LoadedModel(
-        module, module.config, dtype, device, None, *needs, weight_bytes=size, reads_images=True,
+        module, module.config, dtype, device, None, *needs, weight_bytes=size, is_multimodal=True,
         fallbacks=(fallback,),
     )  # fmt: skip
 
@@ -53,7 +53,7 @@ def prepare(
     device: torch.device,
     *,
     check_ids: list[int] | None = None,
-    in_int8: bool = False,
+    int8_weights: bool = False,
     cache_dtype: torch.dtype | None = None,
     compiles: bool = False,
 ) -> LoadedModel:
@@ -62,15 +62,15 @@ def prepare(
     All ways are checked on a prompt, `check_ids`. Raises ModelLoadError when none computes the
     same, ConfigError when it cannot have eight bits.
     """
-    kinds = RowKinds() if in_int8 else None
-    size = parameter_bytes(module) // (dtype.itemsize if in_int8 else 1)
+    phase = BatchPhase() if int8_weights else None
+    size = parameter_bytes(module) // (dtype.itemsize if int8_weights else 1)
     name_linears(module)
     ids = usable_ids(check_ids, module.config)
     reason = "it has an encoder"
     if not module.config.is_encoder_decoder:
         try:
-            paged = page(module, ids, device, kinds, cache_dtype, compiles=compiles)
-        except CannotPage as error:
+            paged = convert_to_paged(module, ids, device, phase, cache_dtype, compiles=compiles)
+        except NotPageable as error:
             reason = str(error)
         except Mismatch as error:
             raise ModelLoadError(f"{module.config.model_type}: {error}") from error
@@ -78,21 +78,25 @@ def prepare(
             per_token = kv_cache.bytes_per_token(paged.layers, cache_dtype or dtype)
             return LoadedModel(
                 module, module.config, dtype, device, paged.layers, per_token,
-                cache_dtype=cache_dtype, weight_bytes=size, kinds=kinds,
+                cache_dtype=cache_dtype, weight_bytes=size, phase=phase,
                 kernels=paged.kernels, fallbacks=_missing_kernels(device, paged.kernels),
             )  # fmt: skip
     wishes = {
-        "QUANTIZE=int8": in_int8, "KV_CACHE_DTYPE": cache_dtype is not None, "COMPILE=1": compiles
-    }  # fmt: skip
+        "QUANTIZE=int8": int8_weights,
+        "KV_CACHE_DTYPE": cache_dtype is not None,
+        "COMPILE=1": compiles,
+    }
     if refused := [name for name, is_wanted in wishes.items() if is_wanted]:
-        told = f"{refused[0]} cannot work here, since this model's attention is not paged: {reason}"
-        raise ConfigError([told])
-    if is_split(module):
-        told = f"this model cannot be split, since its attention is not paged: {reason}"
-        raise ConfigError([f"{told}; set TENSOR_PARALLEL=1"])
+        message = (
+            f"{refused[0]} cannot work here, since this model's attention is not paged: {reason}"
+        )
+        raise ConfigError([message])
+    if is_tensor_parallel(module):
+        message = f"this model cannot be split, since its attention is not paged: {reason}"
+        raise ConfigError([f"{message}; set TENSOR_PARALLEL=1"])
     fallback = f"{NOT_PAGED}: {reason}"
     try:
-        hf_cache_runner.check_own_cache(module, ids, device)
+        hf_cache_runner.check_hf_cache(module, ids, device)
     except Mismatch as error:
         raise ModelLoadError(f"{module.config.model_type}: {error}; it cannot be served") from error
     needs = hf_cache_runner.memory_needs(module, device)

@@ -42,12 +42,12 @@ def quantizer_options(
     name: str | None, config: PretrainedConfig, device: torch.device
 ) -> dict[str, Any]:
     """What transformers needs to load it. Raises ConfigError with the reason when it cannot."""
-    found: Any = getattr(config, "quantization_config", None)
-    method = _method(found)
+    own_config: Any = getattr(config, "quantization_config", None)
+    method = _method(own_config)
     if name is None:
-        return {} if found is None else {"device_map": {"": device}}
+        return {} if own_config is None else {"device_map": {"": device}}
     if name == INT8:
-        if found is not None:
+        if own_config is not None:
             raise _refused(name, f"the checkpoint is quantized already ({method})")
         return {}
     if name in NOT_OFFERED:
@@ -56,22 +56,22 @@ def quantizer_options(
         raise _refused(name, "its kernels need a GPU, and this server runs on a CPU; set int8")
     if name in BEFORE:
         if method != name:
-            told = "is not quantized" if found is None else f"is quantized with {method}"
-            raise _refused(name, f"the checkpoint {told}")
-        wanted = found
+            state = "is not quantized" if own_config is None else f"is quantized with {method}"
+            raise _refused(name, f"the checkpoint {state}")
+        requested = own_config
     else:
-        wanted = ON_LOAD[name]()
+        requested = ON_LOAD[name]()
     try:
-        quantizer = AutoHfQuantizer.from_config(wanted, pre_quantized=name in BEFORE)
+        quantizer = AutoHfQuantizer.from_config(requested, pre_quantized=name in BEFORE)
         quantizer.validate_environment(device_map={"": device}, weights_only=True)
     except Exception as error:  # a missing package, an old GPU; each quantizer has its own
         raise _refused(name, str(error)) from error
     options: dict[str, Any] = {"device_map": {"": device}}
-    return options if name in BEFORE else options | {"quantization_config": wanted}
+    return options if name in BEFORE else options | {"quantization_config": requested}
 
 
-def _method(found: Any) -> str | None:
-    method = found.get("quant_method") if isinstance(found, dict) else found
+def _method(own_config: Any) -> str | None:
+    method = own_config.get("quant_method") if isinstance(own_config, dict) else own_config
     method = getattr(method, "quant_method", method)
     return None if method is None else str(getattr(method, "value", method))
 

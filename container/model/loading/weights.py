@@ -24,10 +24,10 @@ from container.errors import ConfigError, ModelLoadError, one_line
 from container.images.reader import ImageReader
 from container.model.loaded_model import LoadedModel
 from container.model.loading.config import choose_cache_dtype, choose_dtype
-from container.model.loading.prepare import prepare, prepare_image_text
+from container.model.loading.prepare import prepare, prepare_vision
 from container.model.loading.quantization import INT8, quantizer_options
 from container.model.parallel.placement import Machine, Placement, num_gpus, place, weight_bytes
-from container.model.parallel.tensor_parallel import is_split, make_plain
+from container.model.parallel.tensor_parallel import is_tensor_parallel, make_plain
 from container.settings.process_env import RANKS_FOLDER
 from container.settings.settings import Settings
 
@@ -35,22 +35,22 @@ log = logging.getLogger(__name__)
 
 
 def plan_load(
-    settings: Settings, config: PretrainedConfig, path: Path, copy: int
+    settings: Settings, config: PretrainedConfig, path: Path, replica: int
 ) -> tuple[Placement, torch.dtype]:
     """Decide where the weights go, and their format. Raises ConfigError."""
     machine = Machine.look()
     uses_gpu = num_gpus(settings, len(machine.gpu_bytes)) > 0
     dtype = choose_dtype(settings.dtype, torch.device("cuda" if uses_gpu else "cpu"))
     size = weight_bytes(path, config, dtype, settings.quantize)
-    placement = place(settings, config, size, machine, copy=copy)
-    if (placement.is_split or placement.is_spread) and settings.lora_adapters:
+    placement = place(settings, config, size, machine, replica=replica)
+    if (placement.is_tensor_parallel or placement.uses_device_map) and settings.lora_adapters:
         raise ConfigError(
             [
                 "LORA_ADAPTERS: not for a model that is split or spread over devices; set "
                 "SM_NUM_GPUS=1, or DATA_PARALLEL to the number of GPUs"
             ]
         )
-    if placement.is_spread and settings.quantize == INT8:
+    if placement.uses_device_map and settings.quantize == INT8:
         raise ConfigError([f"QUANTIZE={INT8}: not for a model that is spread over devices"])
     return placement, dtype
 
@@ -69,22 +69,30 @@ def load_weights(
     Raises ModelLoadError, ConfigError.
     """
     options = quantizer_options(settings.quantize, config, placement.device)
-    if placement.is_spread:
+    if placement.uses_device_map:
         options |= {
             "device_map": "auto",
             "max_memory": placement.max_memory,
             "offload_folder": tempfile.mkdtemp(prefix="weights-", dir=os.environ.get(RANKS_FOLDER)),
         }
-    if placement.is_split:
+    if placement.is_tensor_parallel:
         options["distributed_config"] = DistributedConfig(tp_size=len(placement.devices))
-    if settings.compile and (placement.is_split or placement.is_spread):
+    if settings.compile and (placement.is_tensor_parallel or placement.uses_device_map):
         raise ConfigError([f"COMPILE=1 is for a model on one device, and this one is {placement}"])
     model = load_model(
-        path, config, dtype, placement.device, trust_remote_code=settings.trust_remote_code,
-        in_int8=settings.quantize == INT8, cache_dtype=choose_cache_dtype(settings.kv_cache_dtype),
-        compiles=settings.compile, options=options, reader=reader, check_ids=check_ids,
-    )  # fmt: skip
-    if placement.is_spread:
+        path,
+        config,
+        dtype,
+        placement.device,
+        trust_remote_code=settings.trust_remote_code,
+        int8_weights=settings.quantize == INT8,
+        cache_dtype=choose_cache_dtype(settings.kv_cache_dtype),
+        compiles=settings.compile,
+        options=options,
+        reader=reader,
+        check_ids=check_ids,
+    )
+    if placement.uses_device_map:
         # Where one device takes all, transformers makes no map.
         placed = getattr(model.module, "hf_device_map", {"": placement.device})
         where = Counter(map(str, placed.values()))
@@ -99,7 +107,7 @@ def load_model(
     device: torch.device,
     *,
     trust_remote_code: bool = False,
-    in_int8: bool = False,
+    int8_weights: bool = False,
     cache_dtype: torch.dtype | None = None,
     compiles: bool = False,
     options: dict[str, Any] | None = None,
@@ -135,17 +143,17 @@ def load_model(
         )
     if not options:  # a quantized, spread or split one is there already, and may not be moved
         module.to(device)  # type: ignore[arg-type]  # transformers types it for its own decorator
-    if is_split(module):
+    if is_tensor_parallel(module):
         make_plain(module)
     module.eval()
     try:
         if reader is not None:
-            wishes = {f"QUANTIZE={INT8}": in_int8, "KV_CACHE_DTYPE": cache_dtype}
+            wishes = {f"QUANTIZE={INT8}": int8_weights, "KV_CACHE_DTYPE": cache_dtype}
             _refuse_for_images({**wishes, "COMPILE": compiles})
-            return prepare_image_text(module, dtype, device, reader.read_probe(), check_ids)
+            return prepare_vision(module, dtype, device, reader.read_probe(), check_ids)
         return prepare(
             module, dtype, device, check_ids=check_ids,
-            in_int8=in_int8, cache_dtype=cache_dtype, compiles=compiles,
+            int8_weights=int8_weights, cache_dtype=cache_dtype, compiles=compiles,
         )  # fmt: skip
     except (ModelLoadError, ConfigError):
         raise

@@ -36,14 +36,14 @@ NEUTRAL: dict[str, tuple[Any, ...]] = {
 
 
 @dataclass(frozen=True, slots=True)
-class LowRank:
+class LoraWeights:
     """One layer's update: a is [rank, in_features], b is [out_features, rank], scale in b."""
 
     a: torch.Tensor
     b: torch.Tensor
 
 
-Weights = dict[str, LowRank]
+Weights = dict[str, LoraWeights]
 
 
 def read_config(folder: Path) -> dict[str, Any]:
@@ -91,7 +91,7 @@ def _low_rank(
     parts: dict[str, torch.Tensor],
     config: dict[str, Any],
     shapes: Mapping[str, tuple[int, int]],
-) -> LowRank:
+) -> LoraWeights:
     if layer not in shapes:
         raise InvalidParameter(
             f"{path}: the model has no layer {layer} that an adapter can change", field="src"
@@ -110,7 +110,7 @@ def _low_rank(
     rank = _pattern(config.get("rank_pattern"), layer, config["r"])
     alpha = _pattern(config.get("alpha_pattern"), layer, config.get("lora_alpha") or rank)
     scale = alpha / (math.sqrt(rank) if config.get("use_rslora") else rank)
-    return LowRank(a, b * scale)
+    return LoraWeights(a, b * scale)
 
 
 def _pattern(patterns: dict[str, float] | None, layer: str, default: float) -> float:

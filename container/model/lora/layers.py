@@ -20,19 +20,19 @@ from torch import nn
 from torch.utils.hooks import RemovableHandle
 from transformers import PreTrainedModel
 
-from container.engine.adapters import BASE
+from container.engine.adapters import NO_ADAPTER
 from container.model.async_copy import send
-from container.model.layers.cpu_linear import KernelLinear, make_linear
-from container.model.layers.linear import FastLinear, LinearShare, PackedLinear
-from container.model.lora.checkpoint import LowRank, Weights
+from container.model.layers.cpu_linear import CpuLinear, make_linear
+from container.model.layers.linear import FastLinear, MergedLinearView, PackedLinear
+from container.model.lora.checkpoint import LoraWeights, Weights
 
 log = logging.getLogger(__name__)
 
-Product = Callable[[torch.Tensor], torch.Tensor]
+Linear = Callable[[torch.Tensor], torch.Tensor]
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
+class LoraSlice:
     """A layer of the model, and where in the outputs of the product that computes it it lies."""
 
     name: str
@@ -41,30 +41,30 @@ class Part:
 
 
 @dataclass(frozen=True, slots=True)
-class Target:
+class LoraTarget:
     """A product of the model as it runs: one layer, or several joined ones with the same input."""
 
-    product: nn.Module
+    linear: nn.Module
     inputs: int
-    parts: list[Part]
+    parts: list[LoraSlice]
 
 
-class Update:
+class LoraLayer:
     """What all adapters add to one product: A for its parts together, B for each."""
 
     def __init__(
-        self, target: Target, columns: Mapping[int, slice], adapters: Mapping[int, Weights],
-        num_columns: int, pack: Callable[[torch.Tensor], Product],
+        self, target: LoraTarget, columns: Mapping[int, slice], adapters: Mapping[int, Weights],
+        num_columns: int, pack: Callable[[torch.Tensor], Linear],
     ) -> None:  # fmt: skip
         names = {name for weights in adapters.values() for name in weights}
         self.parts = [part for part in target.parts if part.name in names]
         self.num_columns = num_columns
         a = torch.zeros(len(self.parts), num_columns, target.inputs)
-        self.b: list[Product] = []
+        self.b: list[Linear] = []
         for index, part in enumerate(self.parts):
             b = torch.zeros(part.stop - part.start, num_columns)
             for number, weights in adapters.items():
-                low: LowRank | None = weights.get(part.name)
+                low: LoraWeights | None = weights.get(part.name)
                 if low is None:
                     continue
                 first = columns[number].start
@@ -82,15 +82,15 @@ class Update:
         return out
 
 
-class Updates:
+class LoraLayers:
     """Owns the hooks on a model's products and the plan of the current batch."""
 
     def __init__(self, model: PreTrainedModel, dtype: torch.dtype, device: torch.device) -> None:
-        self._targets = find_targets(model)
+        self._targets = find_lora_targets(model)
         self._dtype = dtype
         self._device = device
         self._is_packed = any(
-            isinstance(one.product, PackedLinear | KernelLinear) for one in self._targets
+            isinstance(target.linear, PackedLinear | CpuLinear) for target in self._targets
         )
         self._columns: dict[int, slice] = {}
         self._num_columns = 0
@@ -126,55 +126,55 @@ class Updates:
     def begin(self, rows: Iterable[tuple[int, int]]) -> None:
         """Tell the next forward pass whose rows it has: (adapter, how many), in their order."""
         counted = list(rows)
-        if all(number == BASE for number, _ in counted):
+        if all(number == NO_ADAPTER for number, _ in counted):
             self._mask = None
             return
         mask = torch.zeros(sum(count for _, count in counted), self._num_columns)
         first = 0
         for number, count in counted:
-            if number != BASE:
+            if number != NO_ADAPTER:
                 mask[first : first + count, self._columns[number]] = 1.0
             first += count
         self._mask = send(mask.to(self._dtype), self._device)
 
-    def _hook(self, target: Target, adapters: Mapping[int, Weights]) -> RemovableHandle:
-        update = Update(target, self._columns, adapters, self._num_columns, self._pack)
+    def _hook(self, target: LoraTarget, adapters: Mapping[int, Weights]) -> RemovableHandle:
+        lora_layer = LoraLayer(target, self._columns, adapters, self._num_columns, self._pack)
 
         def add(
-            _: nn.Module, given: tuple[torch.Tensor, ...], out: torch.Tensor
+            _: nn.Module, args: tuple[torch.Tensor, ...], out: torch.Tensor
         ) -> torch.Tensor | None:
-            return None if self._mask is None else update.add_to(out, given[0], self._mask)
+            return None if self._mask is None else lora_layer.add_to(out, args[0], self._mask)
 
-        return target.product.register_forward_hook(add)
+        return target.linear.register_forward_hook(add)
 
-    def _pack(self, weight: torch.Tensor) -> Product:
+    def _pack(self, weight: torch.Tensor) -> Linear:
         weight = weight.to(self._device, self._dtype)
         if self._is_packed:
             return make_linear(weight, None)
         return lambda rows: nn.functional.linear(rows, weight)
 
 
-def find_targets(model: PreTrainedModel) -> list[Target]:
+def find_lora_targets(model: PreTrainedModel) -> list[LoraTarget]:
     """Every product of linear layers in a model, in whatever form it is computed."""
-    found: dict[int, Target] = {}
+    targets: dict[int, LoraTarget] = {}
     head = model.get_output_embeddings()
     for name, module in model.named_modules():
-        product = module._joined.linear if isinstance(module, LinearShare) else module
-        if product is head or id(product) in found:
+        linear = module._merged.linear if isinstance(module, MergedLinearView) else module
+        if linear is head or id(linear) in targets:
             continue
-        if isinstance(product, FastLinear):
-            sizes = product.parts
-        elif type(product) is nn.Linear:
-            sizes = [(name, product.out_features)]
+        if isinstance(linear, FastLinear):
+            sizes = linear.parts
+        elif type(linear) is nn.Linear:
+            sizes = [(name, linear.out_features)]
         else:
             continue
-        found[id(product)] = Target(product, product.in_features, _lay_out(sizes))
-    return [target for target in found.values() if target.parts]
+        targets[id(linear)] = LoraTarget(linear, linear.in_features, _lay_out(sizes))
+    return [target for target in targets.values() if target.parts]
 
 
-def _lay_out(sizes: list[tuple[str, int]]) -> list[Part]:
+def _lay_out(sizes: list[tuple[str, int]]) -> list[LoraSlice]:
     parts, start = [], 0
     for name, size in sizes:
-        parts.append(Part(name, start, start + size))
+        parts.append(LoraSlice(name, start, start + size))
         start += size
     return parts

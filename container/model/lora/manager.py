@@ -15,7 +15,7 @@ from pathlib import Path
 
 from huggingface_hub import snapshot_download
 
-from container.engine.adapters import BASE
+from container.engine.adapters import NO_ADAPTER
 from container.errors import (
     Conflict,
     InvalidParameter,
@@ -26,7 +26,7 @@ from container.errors import (
 )
 from container.messages.engine import AdapterInfo
 from container.model.lora.checkpoint import CONFIG, Weights, read_config, read_weights
-from container.model.lora.layers import Updates
+from container.model.lora.layers import LoraLayers
 from container.settings.process_env import ADAPTER_RECORD, ADDITIONAL_DATA
 from container.settings.settings import Settings
 
@@ -43,25 +43,25 @@ class _Known:
     pin: bool
 
 
-class AdapterStore:
+class LoraManager:
     """Owns the adapters of one engine."""
 
     def __init__(
         self,
-        updates: Updates,
+        lora_layers: LoraLayers,
         max_in_memory: int,
         record: Path | None = None,
         download: Callable[[str], str] = snapshot_download,
     ) -> None:
-        self._updates = updates
-        self._shapes = updates.shapes
+        self._lora_layers = lora_layers
+        self._shapes = lora_layers.shapes
         self._max_in_memory = max_in_memory
         self._record = record
         self._download = download
         self._known: dict[str, _Known] = {}
         self._loaded: OrderedDict[int, Weights] = OrderedDict()  # least recently used first
         self._users: dict[int, int] = {}
-        self._next_number = BASE + 1
+        self._next_number = NO_ADAPTER + 1
         self._is_recording = False
 
     def acquire(self, name: str) -> int:
@@ -114,8 +114,8 @@ class AdapterStore:
     def infos(self) -> list[AdapterInfo]:
         """All known adapters."""
         return [
-            AdapterInfo(name, one.source, one.number in self._loaded, one.pin)
-            for name, one in self._known.items()
+            AdapterInfo(name, known.source, known.number in self._loaded, known.pin)
+            for name, known in self._known.items()
         ]
 
     def start_recording(self) -> None:
@@ -137,9 +137,13 @@ class AdapterStore:
         if known.number in self._loaded:
             self._loaded.move_to_end(known.number)
             return
-        pinned = {one.number for one in self._known.values() if one.pin}
+        pinned = {entry.number for entry in self._known.values() if entry.pin}
         while len(self._loaded) >= self._max_in_memory:
-            idle = [one for one in self._loaded if one not in self._users and one not in pinned]
+            idle = [
+                number
+                for number in self._loaded
+                if number not in self._users and number not in pinned
+            ]
             if not idle:
                 raise Overloaded(
                     f"all {self._max_in_memory} adapters in memory are in use "
@@ -148,11 +152,11 @@ class AdapterStore:
                 )
             del self._loaded[idle[0]]
         self._loaded[known.number] = weights or read_weights(known.folder, self._shapes)
-        self._updates.set_adapters(self._loaded)
+        self._lora_layers.set_adapters(self._loaded)
 
     def _unload(self, number: int) -> None:
         if self._loaded.pop(number, None) is not None:
-            self._updates.set_adapters(self._loaded)
+            self._lora_layers.set_adapters(self._loaded)
 
     def _folder(self, source: str) -> Path:
         folder = Path(source).expanduser()
@@ -174,16 +178,18 @@ class AdapterStore:
 
     def _write_record(self) -> None:
         if self._record is not None and self._is_recording:
-            told = [(name, one.source, one.pin) for name, one in self._known.items()]
-            self._record.write_text(json.dumps(told))
+            records = [(name, known.source, known.pin) for name, known in self._known.items()]
+            self._record.write_text(json.dumps(records))
 
 
 def open_store(
-    settings: Settings, updates: Updates, progress: Callable[[str], None]
-) -> AdapterStore:
+    settings: Settings, lora_layers: LoraLayers, progress: Callable[[str], None]
+) -> LoraManager:
     """Make the store with the adapters that are named at start. Raises ModelLoadError."""
     record = os.environ.get(ADAPTER_RECORD)
-    store = AdapterStore(updates, settings.max_adapters_in_memory, Path(record) if record else None)
+    store = LoraManager(
+        lora_layers, settings.max_adapters_in_memory, Path(record) if record else None
+    )
     for name, source in named_at_start(settings.lora_adapters).items():
         progress(f"loading adapter {name}")
         try:
@@ -196,13 +202,13 @@ def open_store(
 
 def named_at_start(lora_adapters: str | None) -> dict[str, str]:
     """TGI's LORA_ADAPTERS (`name=path`, or a path or Hub id alone), and additional model data."""
-    found = {}
+    sources = {}
     if ADDITIONAL_DATA.is_dir():
         for channel in sorted(ADDITIONAL_DATA.iterdir()):
             if (channel / CONFIG).is_file():
-                found[channel.name] = str(channel)
+                sources[channel.name] = str(channel)
     for entry in (lora_adapters or "").split(","):
         name, _, source = entry.strip().partition("=")
         if name:
-            found[name] = source or name
-    return found
+            sources[name] = source or name
+    return sources

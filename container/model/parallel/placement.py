@@ -62,17 +62,17 @@ class Placement:
         """Say it in words."""
         if self.max_memory is not None:
             return "several devices, layer after layer"
-        if self.is_split:
+        if self.is_tensor_parallel:
             return f"{self.device.type}, split over {len(self.devices)} ranks"
         return self.device.type
 
     @property
-    def is_spread(self) -> bool:
+    def uses_device_map(self) -> bool:
         """Whether its layers lie on different devices."""
         return self.max_memory is not None
 
     @property
-    def is_split(self) -> bool:
+    def is_tensor_parallel(self) -> bool:
         """Whether several ranks have a share of each layer."""
         return len(self.devices) > 1
 
@@ -83,23 +83,23 @@ def place(
     weight_bytes: int,
     machine: Machine,
     *,
-    copy: int = 0,
+    replica: int = 0,
 ) -> Placement:
     """Decide for the copy of this number. Raises ConfigError when the wishes cannot be kept."""
-    devices = _devices(settings, machine, copy)
+    devices = _devices(settings, machine, replica)
     if settings.max_memory is not None:
         return _as_told(parse_max_memory(settings.max_memory), machine)
     ranks = _wanted_ranks(settings, devices)
     reason = "TENSOR_PARALLEL=1 says so"
     if ranks > 1:
-        found = why_not_sharded(config, ranks)
+        obstacle = why_not_sharded(config, ranks)
         if settings.quantize not in (None, "int8"):
-            found = found or f"QUANTIZE={settings.quantize} is for whole layers"
-        if found is None:
+            obstacle = obstacle or f"QUANTIZE={settings.quantize} is for whole layers"
+        if obstacle is None:
             return Placement(devices if devices[0].type == "cuda" else devices * ranks)
         if settings.tensor_parallel is not None:
-            raise ConfigError([f"TENSOR_PARALLEL={ranks} cannot work here: {found}"])
-        reason = found
+            raise ConfigError([f"TENSOR_PARALLEL={ranks} cannot work here: {obstacle}"])
+        reason = obstacle
     gpus = [device.index for device in devices if device.type == "cuda"]
     if len(gpus) > 1:
         log.info("the layers are spread over %d GPUs, one of which works at a time, as %s",
@@ -124,17 +124,17 @@ def _as_told(limits: dict[int | str, int], machine: Machine) -> Placement:
 
 def num_gpus(settings: Settings, available: int) -> int:
     """How many GPUs are used together. Raises ConfigError for more than there are."""
-    wanted = available if settings.num_gpus is None else settings.num_gpus
-    if wanted > available:
-        raise ConfigError([f"SM_NUM_GPUS={wanted}, but this machine has {available} GPUs"])
-    return wanted
+    requested = available if settings.num_gpus is None else settings.num_gpus
+    if requested > available:
+        raise ConfigError([f"SM_NUM_GPUS={requested}, but this machine has {available} GPUs"])
+    return requested
 
 
 def weight_bytes(
     folder: Path, config: PretrainedConfig, dtype: torch.dtype, quantize: str | None
 ) -> int:
     """Memory that a checkpoint's weights will take in this format."""
-    paths = next((found for kind in WEIGHT_FILES if (found := list(folder.glob(kind)))), [])
+    paths = next((matching for kind in WEIGHT_FILES if (matching := list(folder.glob(kind)))), [])
     stored = getattr(config, "dtype", None)
     itemsize = BYTES_OF_A_WEIGHT.get(quantize or "", dtype.itemsize)
     ratio = itemsize / stored.itemsize if isinstance(stored, torch.dtype) else 1.0
@@ -142,7 +142,7 @@ def weight_bytes(
     return int(sum(path.stat().st_size for path in paths) * (1.0 if quantized else ratio))
 
 
-def _devices(settings: Settings, machine: Machine, copy: int) -> tuple[torch.device, ...]:
+def _devices(settings: Settings, machine: Machine, replica: int) -> tuple[torch.device, ...]:
     """The GPUs of this copy, or the CPU."""
     count = num_gpus(settings, len(machine.gpu_bytes))
     if count % settings.data_parallel:
@@ -152,15 +152,15 @@ def _devices(settings: Settings, machine: Machine, copy: int) -> tuple[torch.dev
     share = count // settings.data_parallel
     if share == 0:
         return (CPU,)
-    return tuple(torch.device("cuda", copy * share + i) for i in range(share))
+    return tuple(torch.device("cuda", replica * share + i) for i in range(share))
 
 
 def _wanted_ranks(settings: Settings, devices: tuple[torch.device, ...]) -> int:
-    wanted = settings.tensor_parallel
-    if wanted is None:
+    requested = settings.tensor_parallel
+    if requested is None:
         return len(devices)
-    if devices[0].type == "cuda" and wanted not in (1, len(devices)):
+    if devices[0].type == "cuda" and requested not in (1, len(devices)):
         raise ConfigError(
-            [f"TENSOR_PARALLEL={wanted}: each copy has {len(devices)} GPUs; set it to that or 1"]
+            [f"TENSOR_PARALLEL={requested}: each copy has {len(devices)} GPUs; set it to that or 1"]
         )
-    return wanted
+    return requested

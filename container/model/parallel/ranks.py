@@ -43,7 +43,7 @@ GROUP_TIMEOUT = timedelta(minutes=10)
 RANK_DIED = 6
 
 
-class RankOrder(msgspec.Struct, frozen=True):
+class RankArgs(msgspec.Struct, frozen=True):
     """What a rank must know before it loads; its command line has it as JSON.
 
     `dtype` is torch's name of the weights' format; `gpu` is the index of its GPU, None on a CPU;
@@ -61,7 +61,7 @@ class RankOrder(msgspec.Struct, frozen=True):
     check_ids: list[int] | None = None
 
 
-class MakeCache(msgspec.Struct, frozen=True, array_like=True, tag="cache"):
+class InitKVCache(msgspec.Struct, frozen=True, array_like=True, tag="cache"):
     """Rank 0 to the others: make the KV cache, and record decodes of these sizes.
 
     `max_blocks` are those of the longest sequence; `num_slots` blocks get memory on the host.
@@ -69,12 +69,12 @@ class MakeCache(msgspec.Struct, frozen=True, array_like=True, tag="cache"):
 
     num_blocks: int
     block_size: int
-    recorded_sizes: list[int]
+    capture_sizes: list[int]
     max_blocks: int
     num_slots: int
 
 
-ToRank = MakeCache | ForwardPlan
+ToRank = InitKVCache | ForwardPlan
 
 _decode = msgspec.msgpack.Decoder(ToRank).decode
 _encode = msgspec.msgpack.Encoder().encode
@@ -95,7 +95,7 @@ class Ranks:
         self._is_stopping = False
         store = tempfile.mkdtemp(prefix="ranks-", dir=os.environ.get(RANKS_FOLDER)) + "/store"
         orders = [
-            RankOrder(
+            RankArgs(
                 os.fspath(model_path),
                 dtype,
                 rank,
@@ -115,7 +115,7 @@ class Ranks:
             torch.set_num_threads(self._threads)
         join_group(orders[0])
 
-    def tell(self, message: ToRank) -> None:
+    def broadcast(self, message: ToRank) -> None:
         """Send the same to all others."""
         frame = _encode(message)
         for process in self._processes:
@@ -123,11 +123,11 @@ class Ranks:
             process.stdin.write(_LENGTH.pack(len(frame)) + frame)
             process.stdin.flush()
 
-    def _start(self, order: RankOrder) -> "subprocess.Popen[bytes]":
-        told = msgspec.json.encode(order).decode()
+    def _start(self, order: RankArgs) -> "subprocess.Popen[bytes]":
+        encoded_args = msgspec.json.encode(order).decode()
         threads = {"OMP_NUM_THREADS": str(self._threads)} if order.gpu is None else {}
         return subprocess.Popen(
-            [sys.executable, "-m", "container", "rank", told],
+            [sys.executable, "-m", "container", "rank", encoded_args],
             env={**os.environ, **threads},
             stdin=subprocess.PIPE,
         )
@@ -153,7 +153,7 @@ class Ranks:
                 process.kill()
 
 
-def join_group(order: RankOrder) -> None:
+def join_group(order: RankArgs) -> None:
     """Meet the other ranks. Raises ModelLoadError when they do not come."""
     # What transformers asks the environment for.
     os.environ |= {

@@ -54,7 +54,7 @@ def why_not_sharded(config: PretrainedConfig, ranks: int) -> str | None:
     return None
 
 
-def is_split(model: PreTrainedModel) -> bool:
+def is_tensor_parallel(model: PreTrainedModel) -> bool:
     """Whether each rank has a share of its layers."""
     return (getattr(model, "_tp_size", None) or 1) > 1
 
@@ -94,9 +94,9 @@ def share_first(tensor: torch.Tensor) -> None:
 def least_over_ranks(number: int) -> int:
     """The smallest of the ranks' numbers."""
     device = "cpu" if dist.get_backend() == "gloo" else "cuda"
-    told = torch.tensor(number, device=device)
-    dist.all_reduce(told, dist.ReduceOp.MIN)
-    return int(told)
+    least = torch.tensor(number, device=device)
+    dist.all_reduce(least, dist.ReduceOp.MIN)
+    return int(least)
 
 
 class RowwiseLinear(nn.Module):
@@ -151,8 +151,8 @@ class ShardedEmbedding(nn.Module):
         """Look up [...] as [..., dim]; one share is not zero."""
         local = ids - self.first
         is_here = (local >= 0) & (local < len(self.weight))
-        found = nn.functional.embedding(local.where(is_here, 0), self.weight)
-        return sum_over_ranks(found * is_here[..., None])
+        rows = nn.functional.embedding(local.where(is_here, 0), self.weight)
+        return sum_over_ranks(rows * is_here[..., None])
 
 
 def _plain(tensor: torch.Tensor | None) -> torch.Tensor | None:
@@ -163,11 +163,11 @@ def _local(linear: nn.Linear, *, with_bias: bool) -> nn.Linear:
     """Make a plain linear layer of this rank's share."""
     weight, bias = _plain(linear.weight), _plain(linear.bias) if with_bias else None
     assert weight is not None
-    made = nn.Linear(weight.shape[1], weight.shape[0], bias is not None, device="meta")
-    made.weight = nn.Parameter(weight, requires_grad=False)
+    shard = nn.Linear(weight.shape[1], weight.shape[0], bias is not None, device="meta")
+    shard.weight = nn.Parameter(weight, requires_grad=False)
     if bias is not None:
-        made.bias = nn.Parameter(bias, requires_grad=False)
-    return made
+        shard.bias = nn.Parameter(bias, requires_grad=False)
+    return shard
 
 
 def _colwise(linear: nn.Linear) -> nn.Module:

@@ -54,26 +54,26 @@ def choose(
     The logits are float32, with -inf for tokens that may not be chosen. A row with a temperature
     is drawn with its number in [0, 1); its logits are left as temperature and filters make them.
     """
-    rows = [row for row, one in enumerate(params) if not one.is_greedy]
+    rows = [row for row, row_params in enumerate(params) if not row_params.is_greedy]
     if not rows:
         return logits.argmax(-1)
-    drawn = [params[row] for row in rows]
-    filters = _filters(drawn, logits.shape[-1])
+    sampled = [params[row] for row in rows]
+    filters = _filters(sampled, logits.shape[-1])
     lists: list[Sequence[float]] = [rows]
-    lists += [[numbers[row] for row in rows], [divisor(one) for one in drawn]]
-    for one in filters:
-        lists += [one.places, *one.columns]
+    lists += [[numbers[row] for row in rows], [divisor(row_params) for row_params in sampled]]
+    for row_filter in filters:
+        lists += [row_filter.places, *row_filter.columns]
     columns = _moved(lists, logits.device)
-    index, wanted, divisors = next(columns).long(), next(columns), next(columns)
+    index, threshold, divisors = next(columns).long(), next(columns), next(columns)
     if len(rows) == len(params):
-        _warp(logits, divisors, filters, columns)
-        return _draw(logits, wanted)
+        _apply_filters(logits, divisors, filters, columns)
+        return _inverse_cdf(logits, threshold)
     # That of all rows costs less than a copy of the greedy ones.
     token_ids = logits.argmax(-1)
     selected = logits.index_select(0, index)
-    _warp(selected, divisors, filters, columns)
+    _apply_filters(selected, divisors, filters, columns)
     logits.index_copy_(0, index, selected)  # log-probabilities may be wanted of these
-    return token_ids.index_copy_(0, index, _draw(selected, wanted))
+    return token_ids.index_copy_(0, index, _inverse_cdf(selected, threshold))
 
 
 def _moved(columns: Sequence[Sequence[float]], device: torch.device) -> Iterator[torch.Tensor]:
@@ -93,10 +93,10 @@ def _filters(params: list[SamplingParams], vocabulary: int) -> list[_Filter]:
     limit = min(LONGEST_LIST, vocabulary - 1)
 
     def places(wants: Callable[[SamplingParams], bool]) -> list[int]:
-        return [place for place, one in enumerate(params) if wants(one)]
+        return [index for index, row_filter in enumerate(params) if wants(row_filter)]
 
     def values(of: list[int], value: Callable[[SamplingParams], float]) -> list[float]:
-        return [value(params[place]) for place in of]
+        return [value(params[index]) for index in of]
 
     listed = places(lambda p: 0 < p.top_k <= limit)
     long = places(lambda p: limit < p.top_k < vocabulary)
@@ -106,7 +106,7 @@ def _filters(params: list[SamplingParams], vocabulary: int) -> list[_Filter]:
     masses = values(listed, lambda p: p.top_p if p.top_p < 1.0 else NO_LIMIT)
     beyond_list = partial(
         _beyond_list,
-        length=max((params[place].top_k for place in listed), default=0),
+        length=max((params[index].top_k for index in listed), default=0),
         has_mass=any(mass < 1.0 for mass in masses),
     )
     filters = [
@@ -116,10 +116,10 @@ def _filters(params: list[SamplingParams], vocabulary: int) -> list[_Filter]:
         _Filter(_untypical, typical, [values(typical, lambda p: p.typical_p)]),
         _Filter(_unlikely, min_p, [values(min_p, lambda p: p.min_p)]),
     ]
-    return [one for one in filters if one.places]
+    return [row_params for row_params in filters if row_params.places]
 
 
-def _warp(
+def _apply_filters(
     logits: torch.Tensor,
     divisors: torch.Tensor,
     filters: list[_Filter],
@@ -130,14 +130,14 @@ def _warp(
     `divisors` are [rows]; `columns` are those of the filters, each after its filter's places.
     """
     logits.div_(divisors.float()[:, None])
-    for one in filters:
+    for row_filter in filters:
         index = next(columns).long()
-        values = [next(columns)[:, None] for _ in one.columns]
-        if len(one.places) == len(logits):
-            logits.masked_fill_(one.hides(logits, *values), HIDDEN)
+        values = [next(columns)[:, None] for _ in row_filter.columns]
+        if len(row_filter.places) == len(logits):
+            logits.masked_fill_(row_filter.hides(logits, *values), HIDDEN)
         else:
             part = logits.index_select(0, index)
-            part.masked_fill_(one.hides(part, *values), HIDDEN)
+            part.masked_fill_(row_filter.hides(part, *values), HIDDEN)
             logits.index_copy_(0, index, part)
 
 
@@ -170,14 +170,14 @@ def _beyond_list(
 def _beyond_count(logits: torch.Tensor, count: torch.Tensor) -> torch.Tensor:
     """Find what a large top_k hides: all that is less likely than so many tokens."""
     keys = _keys(_padded(logits))
-    return keys[:, : logits.shape[-1]] < _cut(keys, logits.new_ones(()), count)
+    return keys[:, : logits.shape[-1]] < _threshold(keys, logits.new_ones(()), count)
 
 
 def _beyond_nucleus(logits: torch.Tensor, mass: torch.Tensor) -> torch.Tensor:
     """Find what top_p hides: all but the fewest most likely tokens that reach the mass."""
     weights = _weights(logits)
     keys = _keys(_padded(logits))
-    return keys[:, : logits.shape[-1]] < _cut(keys, weights, mass * _total(weights))
+    return keys[:, : logits.shape[-1]] < _threshold(keys, weights, mass * _total(weights))
 
 
 def _untypical(logits: torch.Tensor, mass: torch.Tensor) -> torch.Tensor:
@@ -191,7 +191,7 @@ def _untypical(logits: torch.Tensor, mass: torch.Tensor) -> torch.Tensor:
     parts = (logprobs * probabilities).unflatten(-1, (-1, PIECE)).nansum(-1)
     entropy = -parts.sum(-1, keepdim=True, dtype=torch.float64).float()
     keys = _keys(logprobs.add_(entropy).abs_().neg_())  # nearest first
-    return keys[:, : logits.shape[-1]] < _cut(keys, probabilities, mass)
+    return keys[:, : logits.shape[-1]] < _threshold(keys, probabilities, mass)
 
 
 def _unlikely(logits: torch.Tensor, share: torch.Tensor) -> torch.Tensor:
@@ -199,7 +199,7 @@ def _unlikely(logits: torch.Tensor, share: torch.Tensor) -> torch.Tensor:
     return logits < logits.amax(-1, keepdim=True) + share.float().log()
 
 
-def _draw(logits: torch.Tensor, numbers: torch.Tensor) -> torch.Tensor:
+def _inverse_cdf(logits: torch.Tensor, numbers: torch.Tensor) -> torch.Tensor:
     """Invert the cumulative distribution of each row of logits [rows, vocabulary]: int64 [rows].
 
     `numbers` are float64 [rows]. In two stages: which piece of the vocabulary, then which token of
@@ -207,20 +207,20 @@ def _draw(logits: torch.Tensor, numbers: torch.Tensor) -> torch.Tensor:
     """
     pieces = _weights(logits).unflatten(-1, (-1, PIECE))
     ends = pieces.sum(-1).cumsum(-1, dtype=torch.float64)  # [rows, pieces]
-    wanted = torch.minimum(numbers[:, None] * ends[:, -1:], ends[:, -1:] * BELOW_ONE)
+    threshold = torch.minimum(numbers[:, None] * ends[:, -1:], ends[:, -1:] * BELOW_ONE)
     # Clamped for rows without any number to go by; their token is as good as another.
-    piece = torch.searchsorted(ends, wanted, right=True).clamp_(max=ends.shape[-1] - 1)
+    piece = torch.searchsorted(ends, threshold, right=True).clamp_(max=ends.shape[-1] - 1)
     # Not `where`: its plain number could be copied to the device, and waited for.
     before = ends.gather(-1, (piece - 1).clamp_(min=0)).masked_fill_(piece == 0, 0.0)
     inside = pieces.gather(1, piece[..., None].expand(-1, 1, PIECE))[:, 0]
     inside = inside.cumsum(-1, dtype=torch.float64)
     # Strictly greater than what is wanted: a token of probability 0 is never picked.
-    wanted = torch.minimum(wanted - before, inside[:, -1:] * BELOW_ONE)
-    place = torch.searchsorted(inside, wanted, right=True)
-    return (piece * PIECE + place)[:, 0].clamp_(max=logits.shape[-1] - 1)
+    threshold = torch.minimum(threshold - before, inside[:, -1:] * BELOW_ONE)
+    offset = torch.searchsorted(inside, threshold, right=True)
+    return (piece * PIECE + offset)[:, 0].clamp_(max=logits.shape[-1] - 1)
 
 
-def _cut(keys: torch.Tensor, weights: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
+def _threshold(keys: torch.Tensor, weights: torch.Tensor, threshold: torch.Tensor) -> torch.Tensor:
     """Find the greatest key whose tokens, with all of greater keys, weigh what is wanted.
 
     Shapes: keys int32 [rows, padded], weights float32 the same or [], wanted float64 [rows, 1];
@@ -231,13 +231,15 @@ def _cut(keys: torch.Tensor, weights: torch.Tensor, wanted: torch.Tensor) -> tor
     the vocabulary reads and writes less, but moves a 64-bit place with each logit: in and out at
     least 24 bytes, before anything is added up.
     """
-    wanted = wanted.clamp(min=torch.finfo(wanted.dtype).tiny)  # so that at least one is kept
+    threshold = threshold.clamp(
+        min=torch.finfo(threshold.dtype).tiny
+    )  # so that at least one is kept
     nothing = weights.new_zeros(())  # on the device; a plain number could be copied there
     cut = torch.full_like(keys[:, :1], _LOWEST)
     for bit in reversed(range(32)):
         greater = cut ^ (_LOWEST if bit == 31 else 1 << bit)
-        found = _total(torch.where(keys >= greater, weights, nothing))
-        cut = torch.where(found >= wanted, greater, cut)
+        total_above = _total(torch.where(keys >= greater, weights, nothing))
+        cut = torch.where(total_above >= threshold, greater, cut)
     return cut
 
 

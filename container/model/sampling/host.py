@@ -27,7 +27,7 @@ Floats = np.ndarray[Any, np.dtype[np.float64]]
 NUCLEUS_PROBE = 1024
 
 
-def may_be_short(params: SamplingParams) -> bool:
+def can_use_topk_path(params: SamplingParams) -> bool:
     """Whether a request's tokens can perhaps be drawn from a short list alone."""
     is_limited = 0 < params.top_k <= MAX_TOP_K or (params.top_k == 0 and params.top_p < 1.0)
     return (
@@ -38,7 +38,7 @@ def may_be_short(params: SamplingParams) -> bool:
     )
 
 
-def draw_short(
+def sample_topk(
     logits: torch.Tensor, params: list[SamplingParams], numbers: list[float]
 ) -> list[int | None]:
     """Draw a token for each row of logits [rows, vocabulary], which stay as they are.
@@ -46,7 +46,7 @@ def draw_short(
     None for a row whose list would not be short, or that has nothing to draw from.
     """
     vocabulary = logits.shape[-1]
-    lengths = [min(one.top_k or PROBE, vocabulary) for one in params]
+    lengths = [min(row_params.top_k or PROBE, vocabulary) for row_params in params]
     best = largest(logits, max(lengths))
     last = torch.tensor(lengths, device=logits.device)[:, None] - 1
     # What a grammar hides is on no list, even where it leaves fewer than k.
@@ -58,11 +58,13 @@ def draw_short(
     cuts = np.cumsum(np.bincount(row.cpu().numpy(), minlength=len(params)))[:-1]
     lists = zip(np.split(values, cuts), np.split(ids, cuts), strict=True)
     totals = _totals(logits, params)
-    drawn: list[int | None] = []
-    for (found, of), one, number, total in zip(lists, params, numbers, totals, strict=True):
-        place = _pick(found, one, number, total)
-        drawn.append(None if place is None else int(of[place]))
-    return drawn
+    sampled: list[int | None] = []
+    for (row_values, of), row_params, number, total in zip(
+        lists, params, numbers, totals, strict=True
+    ):
+        index = _pick(row_values, row_params, number, total)
+        sampled.append(None if index is None else int(of[index]))
+    return sampled
 
 
 def largest(logits: torch.Tensor, count: int) -> torch.Tensor:
@@ -78,7 +80,7 @@ def largest(logits: torch.Tensor, count: int) -> torch.Tensor:
 def _totals(logits: torch.Tensor, params: list[SamplingParams]) -> list[float | None]:
     """The sum of all weights of the rows without top_k, the largest weight being 1."""
     totals: list[float | None] = [None] * len(params)
-    rows = [row for row, one in enumerate(params) if not one.top_k]
+    rows = [row for row, row_params in enumerate(params) if not row_params.top_k]
     if rows:
         selected = take_rows(logits, rows)
         divisors = torch.tensor([divisor(params[row]) for row in rows], device=logits.device)
@@ -99,14 +101,14 @@ def _pick(values: Floats, params: SamplingParams, number: float, total: float | 
         if total is not None and reached[-1] < params.top_p:
             return None
         # The first token at which the mass is reached is the last one kept.
-        kept = min(int((reached < params.top_p).sum()), len(ordered) - 1)
-        weights = np.where(weights >= ordered[kept], weights, 0.0)
+        last_kept = min(int((reached < params.top_p).sum()), len(ordered) - 1)
+        weights = np.where(weights >= ordered[last_kept], weights, 0.0)
     if params.min_p > 0.0:
         weights = np.where(weights >= params.min_p, weights, 0.0)  # the largest weight is 1
     cumulative = np.cumsum(weights)
     # Strictly greater, so that what was removed is never picked.
-    place = np.searchsorted(cumulative, number * cumulative[-1], side="right")
-    return int(min(place, len(values) - 1))
+    index = np.searchsorted(cumulative, number * cumulative[-1], side="right")
+    return int(min(index, len(values) - 1))
 
 
 def choose_on_host(logits: torch.Tensor, sequences: list[Sequence]) -> list[int]:
@@ -114,16 +116,16 @@ def choose_on_host(logits: torch.Tensor, sequences: list[Sequence]) -> list[int]
     token_ids: list[int | None] = [None] * len(sequences)
     if greedy := rows_where(sequences, lambda p: p.is_greedy):
         _put(token_ids, greedy, argmax(take_rows(logits, greedy)).tolist())
-    if listed := rows_where(sequences, may_be_short):
+    if listed := rows_where(sequences, can_use_topk_path):
         params, numbers = params_of(sequences, listed), row_numbers(sequences, listed)
-        _put(token_ids, listed, draw_short(take_rows(logits, listed), params, numbers))
+        _put(token_ids, listed, sample_topk(take_rows(logits, listed), params, numbers))
     # What is left needs the whole vocabulary.
     if rows := [row for row, token_id in enumerate(token_ids) if token_id is None]:
         selected = take_rows(logits, rows)
-        _warp(selected, params_of(sequences, rows))
+        _apply_filters(selected, params_of(sequences, rows))
         if selected is not logits:
             logits[rows] = selected  # log-probabilities may be wanted of these
-        _put(token_ids, rows, _draw(selected, row_numbers(sequences, rows)))
+        _put(token_ids, rows, _inverse_cdf(selected, row_numbers(sequences, rows)))
     return [token_id for token_id in token_ids if token_id is not None]
 
 
@@ -138,27 +140,27 @@ def params_of(sequences: list[Sequence], rows: list[int]) -> list[SamplingParams
     return [sequences[row].params for row in rows]
 
 
-def _warp(logits: torch.Tensor, params: list[SamplingParams]) -> None:
+def _apply_filters(logits: torch.Tensor, params: list[SamplingParams]) -> None:
     """Apply temperature and the filters to all rows, in place."""
-    divisors = torch.tensor([divisor(one) for one in params], device=logits.device)
+    divisors = torch.tensor([divisor(row_params) for row_params in params], device=logits.device)
     logits.div_(divisors[:, None])
     vocabulary = logits.shape[-1]
-    for row, one in enumerate(params):
-        if 0 < one.top_k < vocabulary:
-            worst = logits[row].topk(one.top_k).values[-1]
+    for row, row_params in enumerate(params):
+        if 0 < row_params.top_k < vocabulary:
+            worst = logits[row].topk(row_params.top_k).values[-1]
             logits[row].masked_fill_(logits[row] < worst, float("-inf"))
-    rows = [row for row, one in enumerate(params) if one.top_p < 1.0]
+    rows = [row for row, row_params in enumerate(params) if row_params.top_p < 1.0]
     if rows:
-        _keep_nucleus(logits, rows, [params[row].top_p for row in rows])
-    for row, one in enumerate(params):
-        if one.typical_p < 1.0:
-            _keep_typical(logits[row], one.typical_p)
-        if one.min_p > 0.0:
-            floor = logits[row].max() + torch.tensor(one.min_p).log()
+        _apply_top_p(logits, rows, [params[row].top_p for row in rows])
+    for row, row_params in enumerate(params):
+        if row_params.typical_p < 1.0:
+            _apply_typical_p(logits[row], row_params.typical_p)
+        if row_params.min_p > 0.0:
+            floor = logits[row].max() + torch.tensor(row_params.min_p).log()
             logits[row].masked_fill_(logits[row] < floor, float("-inf"))
 
 
-def _keep_nucleus(logits: torch.Tensor, rows: list[int], top_ps: list[float]) -> None:
+def _apply_top_p(logits: torch.Tensor, rows: list[int], top_ps: list[float]) -> None:
     """Keep the fewest most likely tokens whose probabilities reach top_p; at least one."""
     index = torch.tensor(rows, device=logits.device)
     mass = torch.tensor(top_ps, device=logits.device, dtype=torch.float32)[:, None]
@@ -175,7 +177,7 @@ def _keep_nucleus(logits: torch.Tensor, rows: list[int], top_ps: list[float]) ->
     logits.index_copy_(0, index, selected.masked_fill_(selected < worst, float("-inf")))
 
 
-def _keep_typical(row: torch.Tensor, mass: float) -> None:
+def _apply_typical_p(row: torch.Tensor, mass: float) -> None:
     """Keep the tokens whose information is nearest to the entropy (Meister et al., 2022)."""
     logprobs = row.log_softmax(-1)
     probabilities = logprobs.exp()
@@ -186,7 +188,7 @@ def _keep_typical(row: torch.Tensor, mass: float) -> None:
     row.masked_fill_((-logprobs - entropy).abs() > distance[last], float("-inf"))
 
 
-def _draw(logits: torch.Tensor, numbers: list[float]) -> list[int]:
+def _inverse_cdf(logits: torch.Tensor, numbers: list[float]) -> list[int]:
     """Invert the cumulative distribution of each row of logits [rows, vocabulary].
 
     In two stages: which piece of the vocabulary, then which token of the piece.
@@ -197,17 +199,17 @@ def _draw(logits: torch.Tensor, numbers: list[float]) -> list[int]:
     pieces = weights.unflatten(-1, (-1, PIECE))
     ends = pieces.sum(-1).cumsum(-1, dtype=torch.float64)  # [rows, pieces]
     u = torch.tensor(numbers, device=logits.device, dtype=torch.float64)[:, None]
-    wanted = torch.minimum(u * ends[:, -1:], ends[:, -1:] * BELOW_ONE)
+    threshold = torch.minimum(u * ends[:, -1:], ends[:, -1:] * BELOW_ONE)
     # Clamped for rows without any number to go by; their token is as good as another.
-    piece = torch.searchsorted(ends, wanted, right=True).clamp_(max=ends.shape[-1] - 1)
+    piece = torch.searchsorted(ends, threshold, right=True).clamp_(max=ends.shape[-1] - 1)
     before = torch.where(piece > 0, ends.gather(-1, (piece - 1).clamp_(min=0)), 0.0)
     inside = pieces.gather(1, piece[..., None].expand(-1, 1, PIECE))[:, 0]
     inside = inside.cumsum(-1, dtype=torch.float64)
     # Strictly greater than what is wanted: a token of probability 0 is never picked.
-    wanted = torch.minimum(wanted - before, inside[:, -1:] * BELOW_ONE)
-    place = torch.searchsorted(inside, wanted, right=True)
-    drawn: list[int] = (piece * PIECE + place)[:, 0].clamp_(max=logits.shape[-1] - 1).tolist()
-    return drawn
+    threshold = torch.minimum(threshold - before, inside[:, -1:] * BELOW_ONE)
+    offset = torch.searchsorted(inside, threshold, right=True)
+    sampled: list[int] = (piece * PIECE + offset)[:, 0].clamp_(max=logits.shape[-1] - 1).tolist()
+    return sampled
 
 
 def rows_where(sequences: list[Sequence], wants: Callable[[SamplingParams], bool]) -> list[int]:

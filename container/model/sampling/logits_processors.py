@@ -39,19 +39,19 @@ class SeenTokens:
     def read_on(self, token_ids: list[int]) -> None:
         """Take in what has been added to a sequence since the last time."""
         for token_id in token_ids[self._num_read :]:
-            place = self._places.get(token_id)
-            if place is None:
-                place = self._add(token_id)
-            self._counts[place] += 1.0
+            index = self._places.get(token_id)
+            if index is None:
+                index = self._add(token_id)
+            self._counts[index] += 1.0
         self._num_read = len(token_ids)
 
     def _add(self, token_id: int) -> int:
-        place = self._places[token_id] = len(self._places)
-        if place == len(self._ids):
-            self._ids = np.resize(self._ids, 2 * place)
-            self._counts = np.resize(self._counts, 2 * place)
-        self._ids[place], self._counts[place] = token_id, 0.0
-        return place
+        index = self._places[token_id] = len(self._places)
+        if index == len(self._ids):
+            self._ids = np.resize(self._ids, 2 * index)
+            self._counts = np.resize(self._counts, 2 * index)
+        self._ids[index], self._counts[index] = token_id, 0.0
+        return index
 
 
 class TokenCounts:
@@ -101,13 +101,13 @@ def penalise(
     flat = logits.view(-1)
     cells = _cells(logits, sequences, counts, _penalises_context, from_prompt=counts_prompt)
     if cells is not None:
-        found = flat[cells.places]
+        selected = flat[cells.places]
         repetition = cells.column(lambda p: p.repetition_penalty)
-        found = torch.where(found < 0, found * repetition, found / repetition)
+        selected = torch.where(selected < 0, selected * repetition, selected / repetition)
         penalty = cells.column(lambda p: p.context_frequency_penalty)
-        found = found - cells.counts / cells.total * penalty
+        selected = selected - cells.counts / cells.total * penalty
         # A tiny or huge penalty must not make infinities, which would hide or equal all others.
-        flat[cells.places] = found.clamp_(-LARGEST, LARGEST)
+        flat[cells.places] = selected.clamp_(-LARGEST, LARGEST)
     cells = _cells(logits, sequences, counts, _penalises_completion, from_prompt=False)
     if cells is not None:
         frequency = cells.column(lambda p: p.frequency_penalty)
@@ -172,16 +172,18 @@ def _cells(
     seen = [
         counts.get(sequences[row], 0 if from_prompt else sequences[row].prompt_len) for row in rows
     ]
-    if not any(len(one.ids) for one in seen):
+    if not any(len(tokens_seen.ids) for tokens_seen in seen):
         return None
     vocabulary, device = logits.shape[-1], logits.device
-    places = [one.ids + row * vocabulary for row, one in zip(rows, seen, strict=True)]
-    lengths = [len(one.ids) for one in seen]
-    totals = np.array([one.counts.sum() for one in seen], np.float32)
+    places = [
+        tokens_seen.ids + row * vocabulary for row, tokens_seen in zip(rows, seen, strict=True)
+    ]
+    lengths = [len(tokens_seen.ids) for tokens_seen in seen]
+    totals = np.array([tokens_seen.counts.sum() for tokens_seen in seen], np.float32)
     owner = np.repeat(np.arange(len(rows)), lengths)
     return _Cells(
         to_device(np.concatenate(places), device),
-        to_device(np.concatenate([one.counts for one in seen]), device),
+        to_device(np.concatenate([tokens_seen.counts for tokens_seen in seen]), device),
         to_device(totals[owner], device),
         to_device(owner, device),
         [sequences[row].params for row in rows],

@@ -9,7 +9,7 @@ from container.model.async_copy import take_rows, to_device
 from container.model.kernels.cpu import log_totals
 
 
-def told_logprobs(logits: torch.Tensor, following: list[int]) -> torch.Tensor:
+def token_logprobs(logits: torch.Tensor, following: list[int]) -> torch.Tensor:
     """The model's own log-probability of the token that follows each row of logits: [rows]."""
     ids = to_device(following, logits.device)
     chosen = logits.gather(-1, ids[:, None])[:, 0]

@@ -11,7 +11,7 @@ import torch
 from container.engine.model_runner import Sampled
 from container.engine.sequence import Sequence
 from container.messages.engine import LogprobMode
-from container.model.async_copy import Arrivals, take_rows, to_device
+from container.model.async_copy import AsyncHostCopy, take_rows, to_device
 from container.model.sampling import logits_processors
 from container.model.sampling.device import choose
 from container.model.sampling.host import choose_on_host, params_of, rows_where
@@ -20,29 +20,34 @@ from container.model.sampling.logprobs import RowLogprobs, row_logprobs
 from container.model.sampling.rng import row_numbers
 
 
-class Drawn:
+class PendingSamples:
     """The next tokens, perhaps still being drawn. `token_ids` is [rows], where the logits are."""
 
     def __init__(
-        self, token_ids: torch.Tensor, told: list[RowLogprobs], sequences: list[Sequence]
+        self, token_ids: torch.Tensor, logprobs: list[RowLogprobs], sequences: list[Sequence]
     ) -> None:
         self.token_ids = token_ids
-        self._arrivals = Arrivals()
-        self._ids = self._arrivals.start(token_ids)
-        self._told = [
-            RowLogprobs(one.rows, *map(self._arrivals.start, (one.picked, one.ids, one.values)))
-            for one in told
+        self._host_copy = AsyncHostCopy()
+        self._ids = self._host_copy.add(token_ids)
+        self._logprobs = [
+            RowLogprobs(
+                logprobs_of.rows,
+                *map(
+                    self._host_copy.add, (logprobs_of.picked, logprobs_of.ids, logprobs_of.values)
+                ),
+            )
+            for logprobs_of in logprobs
         ]
         self._tops = [sequence.params.top_logprobs for sequence in sequences]
-        self._arrivals.seal(token_ids.device)
+        self._host_copy.record(token_ids.device)
 
-    def read(self) -> list[Sampled]:
+    def get_output(self) -> list[Sampled]:
         """Wait for the tokens and what is told of them."""
-        self._arrivals.wait()
+        self._host_copy.wait()
         sampled = [Sampled(token_id) for token_id in self._ids.tolist()]
-        for told in self._told:
-            columns = (told.picked.tolist(), told.ids.tolist(), told.values.tolist())
-            for row, picked, ids, values in zip(told.rows, *columns, strict=True):
+        for group in self._logprobs:
+            columns = (group.picked.tolist(), group.ids.tolist(), group.values.tolist())
+            for row, picked, ids, values in zip(group.rows, *columns, strict=True):
                 count = self._tops[row]
                 top = tuple(zip(ids[:count], values[:count], strict=True))
                 sampled[row] = Sampled(sampled[row].token_id, picked, top)
@@ -71,22 +76,22 @@ class Sampler:
 
     def sample(self, logits: torch.Tensor, sequences: list[Sequence]) -> list[Sampled]:
         """Pick a token for each row of logits [rows, vocabulary], float32; changes the logits."""
-        return self.draw(logits, sequences).read()
+        return self.sample_async(logits, sequences).get_output()
 
-    def draw(self, logits: torch.Tensor, sequences: list[Sequence]) -> Drawn:
+    def sample_async(self, logits: torch.Tensor, sequences: list[Sequence]) -> PendingSamples:
         """Begin to pick a token for each row; changes the logits."""
         raw_rows = rows_where(sequences, lambda p: p.logprobs is LogprobMode.RAW)
         raw = torch.log_softmax(take_rows(logits, raw_rows), -1) if raw_rows else None
         self._adjust(logits, sequences)
         token_ids = self._choose(logits, sequences)
-        told = []
+        logprobs = []
         if raw is not None:
-            told.append(row_logprobs(raw, raw_rows, token_ids, sequences))
+            logprobs.append(row_logprobs(raw, raw_rows, token_ids, sequences))
         rows = rows_where(sequences, lambda p: p.logprobs is LogprobMode.PROCESSED)
         if rows:
             processed = take_rows(logits, rows).log_softmax(-1)
-            told.append(row_logprobs(processed, rows, token_ids, sequences))
-        return Drawn(token_ids, told, sequences)
+            logprobs.append(row_logprobs(processed, rows, token_ids, sequences))
+        return PendingSamples(token_ids, logprobs, sequences)
 
     def _choose(self, logits: torch.Tensor, sequences: list[Sequence]) -> torch.Tensor:
         if self._reads_logits:

@@ -102,7 +102,9 @@ class Fleet:
         with self._lock:
             self._is_closed = True
             containers = list(self._folders)
-        threads = [threading.Thread(target=self.stop, args=(one,)) for one in containers]
+        threads = [
+            threading.Thread(target=self.stop, args=(container,)) for container in containers
+        ]
         for thread in threads:
             thread.start()
         for thread in threads:

@@ -92,9 +92,9 @@ def default_server() -> list[str]:
     """The command of the container's server in this checkout. Raises MissingTool."""
     if importlib.util.find_spec("container") and importlib.util.find_spec("torch"):
         return [sys.executable, "-m", "container", "serve"]
-    beside = Path.cwd() / ".venv" / "bin" / "python"
-    if beside.exists():
-        return [str(beside), "-m", "container", "serve"]
+    python = Path.cwd() / ".venv" / "bin" / "python"
+    if python.exists():
+        return [str(python), "-m", "container", "serve"]
     raise MissingTool(
         "the container's server is not installed here",
         hint="run `make serve` once in the checkout, or give --server-command or --image",

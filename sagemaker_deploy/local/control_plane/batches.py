@@ -9,7 +9,7 @@ MB = 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)
-class Ways:
+class TransformOptions:
     """How a job runs: its own wishes, else the container's, else the defaults."""
 
     concurrent: int = 1
@@ -17,20 +17,20 @@ class Ways:
     payload_mb: int = 6
 
 
-def ways(job: Mapping[str, Any], container: bytes | None) -> Ways:
+def transform_options(job: Mapping[str, Any], container: bytes | None) -> TransformOptions:
     """Merge a job's settings with the answer to GET /execution-parameters, if there was one."""
     try:
         offered = json.loads(container or b"{}")
     except ValueError:
         offered = {}
-    return Ways(
+    return TransformOptions(
         int(job.get("MaxConcurrentTransforms") or offered.get("MaxConcurrentTransforms") or 1),
         _strategy(job.get("BatchStrategy") or offered.get("BatchStrategy")),
         int(job.get("MaxPayloadInMB") or offered.get("MaxPayloadInMB") or 6),
     )
 
 
-def bodies(data: bytes, split_type: str, how: Ways) -> Iterator[bytes]:
+def bodies(data: bytes, split_type: str, how: TransformOptions) -> Iterator[bytes]:
     """The bodies to send for one object. Raises ValueError for a record that is too large."""
     limit = how.payload_mb * MB
     if split_type != "Line":
@@ -66,6 +66,6 @@ def _within(record: bytes, limit: int) -> bytes:
     return record
 
 
-def _strategy(given: str | None) -> str:
+def _strategy(name: str | None) -> str:
     words = {"SingleRecord": "SINGLE_RECORD", "MultiRecord": "MULTI_RECORD"}
-    return words.get(given or "", given or "MULTI_RECORD")
+    return words.get(name or "", name or "MULTI_RECORD")

@@ -143,8 +143,8 @@ class ControlPlane:
                 raise control_validation(f"No variant {desired['VariantName']!r}")
             changes = {"InitialVariantWeight": desired.get("DesiredWeight")}
             changes |= {"InitialInstanceCount": desired.get("DesiredInstanceCount")}
-            given = {key: value for key, value in changes.items() if value is not None}
-            unit.settings = {**unit.settings, **given}
+            weights = {key: value for key, value in changes.items() if value is not None}
+            unit.settings = {**unit.settings, **weights}
         return {"EndpointArn": record["EndpointArn"]}
 
     def _delete_endpoint(self, params: Params) -> Record:

@@ -114,26 +114,26 @@ class Endpoints:
         variant_name = str(unit.settings.get("VariantName", unit.name))
         return Target(name, variant_name, unit, holder.container, endpoint.config)
 
-    def _variant(self, endpoint: LocalEndpoint, wanted: str | None) -> Unit:
+    def _variant(self, endpoint: LocalEndpoint, name: str | None) -> Unit:
         units = list(endpoint.variants.values())
-        if wanted is None:
+        if name is None:
             weights = [float(unit.settings.get("InitialVariantWeight", 1.0)) for unit in units]
             return random.choices(units, weights if any(weights) else None)[0]
-        if wanted not in endpoint.variants:
-            raise validation(f"Variant {wanted} was not found for endpoint {endpoint.name}.")
-        return endpoint.variants[wanted]
+        if name not in endpoint.variants:
+            raise validation(f"Variant {name} was not found for endpoint {endpoint.name}.")
+        return endpoint.variants[name]
 
-    def _component(self, endpoint: LocalEndpoint, wanted: str | None) -> Unit:
+    def _component(self, endpoint: LocalEndpoint, name: str | None) -> Unit:
         if not endpoint.has_components:
             raise validation(f"Endpoint {endpoint.name} has no inference components.")
-        if wanted is None:
+        if name is None:
             raise validation(
                 "Inference Component Name header is required for endpoints to which you plan to "
                 "deploy inference components."
             )
-        if wanted not in endpoint.components:
-            raise validation(f"Inference Component {wanted} of {endpoint.name} not found.")
-        return endpoint.components[wanted]
+        if name not in endpoint.components:
+            raise validation(f"Inference Component {name} of {endpoint.name} not found.")
+        return endpoint.components[name]
 
     def _bring_up(self, endpoint: LocalEndpoint) -> None:
         try:

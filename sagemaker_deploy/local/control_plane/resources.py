@@ -96,8 +96,8 @@ class Resources:
     def all(self, kind: Kind) -> list[Record]:
         """Every record of a kind, newest first."""
         with self._lock:
-            found = [dict(record) for (its, _), record in self._records.items() if its is kind]
-        return sorted(found, key=lambda record: record["CreationTime"], reverse=True)
+            records = [dict(record) for (its, _), record in self._records.items() if its is kind]
+        return sorted(records, key=lambda record: record["CreationTime"], reverse=True)
 
     def tag(self, arn: str, tags: list[Mapping[str, str]]) -> None:
         """Add tags."""

@@ -74,7 +74,7 @@ class Transforms:
         spec = Spec(f"transform-{name}", {**definition, "Environment": variables})
         container = self._fleet.start(spec)
         try:
-            how = batches.ways(params, _execution_parameters(container))
+            how = batches.transform_options(params, _execution_parameters(container))
             for url in self._inputs(params):
                 self._transform(name, params, container, how, url)
         finally:
@@ -92,7 +92,7 @@ class Transforms:
         name: str,
         params: Mapping[str, Any],
         container: Container,
-        how: batches.Ways,
+        how: batches.TransformOptions,
         url: str,
     ) -> None:
         source, output = params["TransformInput"], params["TransformOutput"]

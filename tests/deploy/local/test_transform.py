@@ -7,46 +7,46 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sagemaker_deploy.local.control_plane import batches
-from sagemaker_deploy.local.control_plane.batches import Ways
+from sagemaker_deploy.local.control_plane.batches import TransformOptions
 from tests.support.local_sagemaker import IMAGE, Local
 from tests.support.servers import wait_for
 
 LINES = b"one\ntwo\nthree\n"
 
 
-def _bodies(how: Ways, split: str = "Line", data: bytes = LINES) -> list[bytes]:
+def _bodies(how: TransformOptions, split: str = "Line", data: bytes = LINES) -> list[bytes]:
     return list(batches.bodies(data, split, how))
 
 
 def test_many_records_share_a_body() -> None:
-    assert _bodies(Ways()) == [LINES]
+    assert _bodies(TransformOptions()) == [LINES]
 
 
 def test_a_single_record_has_a_body_of_its_own() -> None:
-    assert _bodies(Ways(strategy="SINGLE_RECORD")) == [b"one", b"two", b"three"]
+    assert _bodies(TransformOptions(strategy="SINGLE_RECORD")) == [b"one", b"two", b"three"]
 
 
 def test_without_splitting_the_object_is_the_body() -> None:
-    assert _bodies(Ways(), split="None") == [LINES]
+    assert _bodies(TransformOptions(), split="None") == [LINES]
 
 
 def test_a_record_over_the_payload_is_refused() -> None:
     with pytest.raises(ValueError, match="exceeds MaxPayloadInMB"):
-        _bodies(Ways(payload_mb=1), data=b"x" * (1024 * 1024 + 1))
+        _bodies(TransformOptions(payload_mb=1), data=b"x" * (1024 * 1024 + 1))
 
 
 @given(st.lists(st.binary(min_size=1, max_size=400_000), max_size=12))
 def test_bodies_are_within_the_payload_and_lose_nothing(records: list[bytes]) -> None:
     records = [b"r" + record.translate(None, b"\r\n\x0b\x0c\x1c\x1d\x1e\x85") for record in records]
-    cut = _bodies(Ways(payload_mb=1), data=b"\n".join(records))
+    cut = _bodies(TransformOptions(payload_mb=1), data=b"\n".join(records))
     assert all(len(body) <= 1024 * 1024 for body in cut)
     assert b"".join(cut).split() == b"\n".join(records).split()
 
 
 def test_the_jobs_settings_win_over_the_containers() -> None:
     container = b'{"MaxConcurrentTransforms": 8, "BatchStrategy": "SINGLE_RECORD"}'
-    how = batches.ways({"BatchStrategy": "MultiRecord"}, container)
-    assert how == Ways(8, "MULTI_RECORD", 6)
+    how = batches.transform_options({"BatchStrategy": "MultiRecord"}, container)
+    assert how == TransformOptions(8, "MULTI_RECORD", 6)
 
 
 def test_a_job_answers_every_object_and_stops_its_container(

@@ -6,7 +6,7 @@ from sagemaker_deploy import config as configuration
 from sagemaker_deploy import service_model
 from sagemaker_deploy.config import Scaling
 from sagemaker_deploy.plan import changes, delete, scaling
-from sagemaker_deploy.plan.delete import Made
+from sagemaker_deploy.plan.delete import Deployed
 from sagemaker_deploy.plan.steps import Step
 from tests.deploy.plan.cases import BASE
 
@@ -47,7 +47,7 @@ def test_scaling_a_component_counts_requests_for_each_copy() -> None:
 
 
 def test_deleting_goes_from_the_outside_in() -> None:
-    made = Made(
+    deployed = Deployed(
         "chat",
         endpoint=True,
         components=("chat-model",),
@@ -57,7 +57,7 @@ def test_deleting_goes_from_the_outside_in() -> None:
         alarms=("chat-wake",),
         objects=(("models", "key"),),
     )
-    steps = delete.plan(made).steps
+    steps = delete.plan(deployed).steps
     assert [step.operation for step in steps if isinstance(step, Step)] == [
         "deregister_scalable_target",
         "delete_alarms",
@@ -70,4 +70,4 @@ def test_deleting_goes_from_the_outside_in() -> None:
 
 
 def test_deleting_what_is_not_there_is_an_empty_plan() -> None:
-    assert delete.plan(Made("chat")).steps == ()
+    assert delete.plan(Deployed("chat")).steps == ()

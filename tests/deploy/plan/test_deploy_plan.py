@@ -9,30 +9,30 @@ from sagemaker_deploy import config as configuration
 from sagemaker_deploy import service_model
 from sagemaker_deploy.errors import ConfigError
 from sagemaker_deploy.plan import requests
-from sagemaker_deploy.plan.deploy import Facts, plan
+from sagemaker_deploy.plan.deploy import AccountState, plan
 from sagemaker_deploy.plan.steps import Plan, Secret, Step, Upload
 from tests.deploy.plan.cases import BASE, CASES, COMPONENT
 
-FACTS = Facts("us-east-1", "000000000000")
+FACTS = AccountState("us-east-1", "000000000000")
 
 
-def _plan(changes: dict[str, Any] | None = None, facts: Facts = FACTS) -> Plan:
+def _plan(changes: dict[str, Any] | None = None, account_state: AccountState = FACTS) -> Plan:
     merged = {key: value for key, value in (BASE | (changes or {})).items() if value is not None}
-    return plan(configuration.parse(merged), facts)
+    return plan(configuration.parse(merged), account_state)
 
 
-def _operations(made: Plan) -> list[str]:
-    return ["upload" if isinstance(step, Upload) else step.operation for step in made.steps]
+def _operations(deployed: Plan) -> list[str]:
+    return ["upload" if isinstance(step, Upload) else step.operation for step in deployed.steps]
 
 
-def _step(made: Plan, operation: str) -> Step:
+def _step(deployed: Plan, operation: str) -> Step:
     return next(
-        step for step in made.steps if isinstance(step, Step) and step.operation == operation
+        step for step in deployed.steps if isinstance(step, Step) and step.operation == operation
     )
 
 
-def _variant(made: Plan) -> dict[str, Any]:
-    return _step(made, "create_endpoint_config").params["ProductionVariants"][0]
+def _variant(deployed: Plan) -> dict[str, Any]:
+    return _step(deployed, "create_endpoint_config").params["ProductionVariants"][0]
 
 
 def _action(operation: str) -> str:
@@ -55,24 +55,24 @@ def test_every_call_that_makes_something_can_be_undone(case: str) -> None:
 
 
 def test_a_new_deployment_makes_model_config_and_endpoint() -> None:
-    made = _plan()
-    assert _operations(made) == ["create_model", "create_endpoint_config", "create_endpoint"]
-    container = _step(made, "create_model").params["PrimaryContainer"]
+    deployed = _plan()
+    assert _operations(deployed) == ["create_model", "create_endpoint_config", "create_endpoint"]
+    container = _step(deployed, "create_model").params["PrimaryContainer"]
     assert container["Environment"] == {"HF_MODEL_ID": "org/model"}
-    assert _variant(made)["InferenceAmiVersion"] == "al2-ami-sagemaker-inference-gpu-3-1"
-    assert _variant(made)["ContainerStartupHealthCheckTimeoutInSeconds"] == 900
+    assert _variant(deployed)["InferenceAmiVersion"] == "al2-ami-sagemaker-inference-gpu-3-1"
+    assert _variant(deployed)["ContainerStartupHealthCheckTimeoutInSeconds"] == 900
 
 
-def _facts_after(made: Plan, **more: Any) -> Facts:
-    model = _step(made, "create_model").params["ModelName"]
-    config = _step(made, "create_endpoint_config").params["EndpointConfigName"]
+def _facts_after(deployed: Plan, **more: Any) -> AccountState:
+    model = _step(deployed, "create_model").params["ModelName"]
+    config = _step(deployed, "create_endpoint_config").params["EndpointConfigName"]
     fields = {"models": frozenset([model]), "configs": frozenset([config])}
     fields |= {"endpoint_status": "InService", "endpoint_config": config}
-    return Facts("us-east-1", "000000000000", **(fields | more))
+    return AccountState("us-east-1", "000000000000", **(fields | more))
 
 
 def test_deploying_again_does_nothing() -> None:
-    assert _plan(facts=_facts_after(_plan())).steps == ()
+    assert _plan(account_state=_facts_after(_plan())).steps == ()
 
 
 def test_a_changed_variable_makes_a_new_model_and_updates_the_endpoint() -> None:
@@ -86,8 +86,8 @@ def test_a_changed_count_keeps_the_model() -> None:
 
 
 def test_an_endpoint_that_failed_before_is_deleted_first() -> None:
-    made = _plan(facts=_facts_after(_plan(), endpoint_status="Failed"))
-    assert _operations(made) == ["delete_endpoint", "create_endpoint"]
+    deployed = _plan(account_state=_facts_after(_plan(), endpoint_status="Failed"))
+    assert _operations(deployed) == ["delete_endpoint", "create_endpoint"]
 
 
 @pytest.mark.parametrize(
@@ -115,17 +115,17 @@ def test_an_update_keeps_the_count_that_scaling_has_reached() -> None:
 
 def test_a_local_folder_is_uploaded_before_the_model_is_made() -> None:
     changes = {"model": {"data": "some/folder"}, "bucket": "models"}
-    made = _plan(changes, Facts("us-east-1", "0" * 12, data_stamp="abc"))
-    assert _operations(made)[:2] == ["upload", "create_model"]
+    deployed = _plan(changes, AccountState("us-east-1", "0" * 12, data_stamp="abc"))
+    assert _operations(deployed)[:2] == ["upload", "create_model"]
     url = "s3://models/sagemaker-deploy/chat/abc/model.tar.gz"
-    assert _step(made, "create_model").params["PrimaryContainer"]["ModelDataUrl"] == url
+    assert _step(deployed, "create_model").params["PrimaryContainer"]["ModelDataUrl"] == url
 
 
 def test_a_component_gets_the_instances_gpus_and_its_endpoint_no_model() -> None:
-    made = _plan(COMPONENT | {"instance_type": "ml.g5.12xlarge"})
-    assert "ModelName" not in _variant(made)
-    assert _variant(made)["ManagedInstanceScaling"]["Status"] == "ENABLED"
-    specification = _step(made, "create_inference_component").params["Specification"]
+    deployed = _plan(COMPONENT | {"instance_type": "ml.g5.12xlarge"})
+    assert "ModelName" not in _variant(deployed)
+    assert _variant(deployed)["ManagedInstanceScaling"]["Status"] == "ENABLED"
+    specification = _step(deployed, "create_inference_component").params["Specification"]
     compute = specification["ComputeResourceRequirements"]
     assert compute["NumberOfAcceleratorDevicesRequired"] == 4
 
@@ -134,9 +134,9 @@ def test_an_unchanged_component_is_left_alone_and_a_new_model_updates_it() -> No
     first = _plan(COMPONENT)
     params = _step(first, "create_inference_component").params
     described = {"Specification": params["Specification"], "RuntimeConfig": {"DesiredCopyCount": 1}}
-    facts = _facts_after(first, component=described)
-    assert _operations(_plan(COMPONENT, facts)) == []
-    changed = _plan(COMPONENT | {"env": {"A": "1"}}, facts)
+    account_state = _facts_after(first, component=described)
+    assert _operations(_plan(COMPONENT, account_state)) == []
+    changed = _plan(COMPONENT | {"env": {"A": "1"}}, account_state)
     assert _operations(changed) == ["create_model", "update_inference_component"]
     step = _step(changed, "update_inference_component")
     service_model.check_input("sagemaker", "UpdateInferenceComponent", step.params)
@@ -165,7 +165,7 @@ def test_a_secret_is_named_in_the_plan_and_never_read() -> None:
 
 
 @pytest.mark.parametrize(
-    ("changes", "facts", "complaint"),
+    ("changes", "account_state", "complaint"),
     [
         ({"image": "ubuntu:24.04"}, {}, "not an image in ECR"),
         ({"image": BASE["image"].removesuffix(":1")}, {}, "with a tag or digest"),
@@ -176,10 +176,10 @@ def test_a_secret_is_named_in_the_plan_and_never_read() -> None:
     ],
 )
 def test_what_would_fail_is_said_before_anything_is_made(
-    changes: dict[str, Any], facts: dict[str, Any], complaint: str
+    changes: dict[str, Any], account_state: dict[str, Any], complaint: str
 ) -> None:
     with pytest.raises(ConfigError, match=re.escape(complaint)):
-        _plan(changes, Facts("us-east-1", "0" * 12, **facts))
+        _plan(changes, AccountState("us-east-1", "0" * 12, **account_state))
 
 
 @pytest.mark.parametrize(
@@ -199,14 +199,16 @@ def test_a_gpu_without_a_cuda_version_is_warned_about() -> None:
 
 
 def test_the_policies_name_this_deployment_only() -> None:
-    made = _plan({"model": {"data": "s3://models/chat/"}, "scaling": CASES["scaled"]["scaling"]})
-    text = str(made.policies)
+    deployed = _plan(
+        {"model": {"data": "s3://models/chat/"}, "scaling": CASES["scaled"]["scaling"]}
+    )
+    text = str(deployed.policies)
     assert "arn:aws:s3:::models/chat/*" in text
     assert "repository/llm" in text
     assert "'iam:PassedToService': 'sagemaker.amazonaws.com'" in text
     wide = [
         statement["Action"]
-        for statement in made.policies["execution"]["Statement"]
+        for statement in deployed.policies["execution"]["Statement"]
         if statement["Resource"] == "*"
     ]
     assert wide == [["ecr:GetAuthorizationToken"], ["cloudwatch:PutMetricData"]]

@@ -50,10 +50,10 @@ def test_an_instance_that_is_not_listed_is_unknown(name: str) -> None:
 def test_an_8b_model_fits_a_24_gib_gpu_and_70b_does_not() -> None:
     small = ModelSize(16 * 10**9, kv_bytes_per_token(LLAMA_8B))
     assert estimate(small, _instance("ml.g5.xlarge"), 8, 4096).fits
-    facts, warnings = sentences(
+    account_state, warnings = sentences(
         ModelSize(140 * 10**9, source="the Hub"), _instance("ml.g5.xlarge"), 8, 4096
     )
-    assert "130.4 GiB (the Hub)" in facts[0]
+    assert "130.4 GiB (the Hub)" in account_state[0]
     assert "too small" in warnings[0]
 
 

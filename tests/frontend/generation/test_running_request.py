@@ -78,7 +78,7 @@ def test_a_stop_token_of_the_engine_gives_no_text(tokenizer: Tokenizer) -> None:
 def test_what_ends_the_stream_is_raised(tokenizer: Tokenizer) -> None:
     stream = ListedStream(_tokens(tokenizer, 0, "a"), Unavailable("gone"))
     running = _running(tokenizer, stream, 1, "never")
-    running.await_first()
+    running.wait_first_event()
     assert running.next_event(0.0) is not None
     with pytest.raises(Unavailable):
         running.next_event(0.0)

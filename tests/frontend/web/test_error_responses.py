@@ -26,11 +26,13 @@ def test_the_tables_have_nothing_else() -> None:
 
 
 def test_an_unexpected_error_shows_nothing_of_itself(caplog: pytest.LogCaptureFixture) -> None:
-    shown = error_responses.shown(RuntimeError("secret path"))
+    shown = error_responses.to_client_error(RuntimeError("secret path"))
     assert isinstance(shown, errors.InternalError)
     assert "secret" not in shown.message
     assert "secret path" in caplog.text
 
 
 def test_a_large_body_is_the_clients_fault() -> None:
-    assert isinstance(error_responses.shown(RequestEntityTooLarge()), errors.PayloadTooLarge)
+    assert isinstance(
+        error_responses.to_client_error(RequestEntityTooLarge()), errors.PayloadTooLarge
+    )

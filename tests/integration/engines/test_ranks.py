@@ -14,7 +14,7 @@ ASK = {"inputs": "What is deep learning?", "parameters": {"max_new_tokens": 20}}
 
 
 def _ranks(server: Server) -> list[psutil.Process]:
-    return [one for one in server.engine().children() if "rank" in one.cmdline()]
+    return [child for child in server.engine().children() if "rank" in child.cmdline()]
 
 
 def test_a_rank_that_dies_takes_the_group_down_and_all_come_back(tmp_path: Path) -> None:

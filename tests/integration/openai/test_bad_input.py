@@ -108,24 +108,24 @@ def _post(server: Server, path: str, body: dict) -> requests.Response:
 
 
 def _check_tgi(response: requests.Response, field: str, given: object) -> None:
-    told = f"{field}={given!r:.60}: {response.status_code} {response.text[:200]}"
-    assert response.status_code == 422, told
-    assert response.headers["content-type"] == "application/json", told
+    message = f"{field}={given!r:.60}: {response.status_code} {response.text[:200]}"
+    assert response.status_code == 422, message
+    assert response.headers["content-type"] == "application/json", message
     body = response.json()
-    assert set(body) == {"error", "error_type"}, told
-    assert body["error_type"] == "validation", told
+    assert set(body) == {"error", "error_type"}, message
+    assert body["error_type"] == "validation", message
     assert f"{field}`" in body["error"] or f"{field}[" in body["error"] or (
         f"{field}." in body["error"]
-    ), told  # fmt: skip
+    ), message  # fmt: skip
 
 
 def _check_openai(response: requests.Response, field: str, given: object) -> None:
-    told = f"{field}={given!r:.60}: {response.status_code} {response.text[:200]}"
-    assert response.status_code == 400, told
+    message = f"{field}={given!r:.60}: {response.status_code} {response.text[:200]}"
+    assert response.status_code == 400, message
     error = response.json()["error"]
-    assert error["type"] == "invalid_request_error", told
-    assert field in error["message"], told
-    assert field in str(error["param"]), told
+    assert error["type"] == "invalid_request_error", message
+    assert field in error["message"], message
+    assert field in str(error["param"]), message
 
 
 @pytest.mark.parametrize("field", PARAMETERS)

@@ -127,7 +127,7 @@ def test_adapters_come_and_go_while_others_are_served(
     assert [one["name"] for one in listed] == ["red", "blue", "late-1"]
     assert listed[2]["loaded"]
     models = requests.get(f"{lora.url}/v1/models", timeout=5).json()["data"]
-    assert [one["id"] for one in models][1:] == ["red", "blue", "late-1"]
+    assert [model["id"] for model in models][1:] == ["red", "blue", "late-1"]
     late = _said(lora, "late-1")
     # The engine that takes over after a crash knows it too.
     lora.engine().kill()

@@ -41,7 +41,7 @@ def pair(tmp_path_factory: pytest.TempPathFactory, endless_model: Path) -> Itera
 
 def _samples(server: Server) -> list[Sample]:
     text = requests.get(f"{server.url}/metrics", timeout=10).text
-    return [one for family in text_string_to_metric_families(text) for one in family.samples]
+    return [sample for family in text_string_to_metric_families(text) for sample in family.samples]
 
 
 def _value(server: Server, name: str, **labels: str) -> float:
@@ -50,7 +50,7 @@ def _value(server: Server, name: str, **labels: str) -> float:
 
 
 def _pick(samples: list[Sample], name: str, **labels: str) -> float:
-    found = [one.value for one in samples if one.name == name and one.labels == labels]
+    found = [sample.value for sample in samples if sample.name == name and sample.labels == labels]
     assert len(found) < 2
     return found[0] if found else 0.0
 

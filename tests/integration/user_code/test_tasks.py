@@ -36,7 +36,7 @@ def test_a_classifier_is_served_without_being_told_its_task(tmp_path: Path) -> N
         for thread in threads:
             thread.join(30)
         assert len(answers) == 12
-        assert all(abs(told[0]["score"] - one[0]["score"]) < 1e-4 for told in answers)
+        assert all(abs(answer[0]["score"] - one[0]["score"]) < 1e-4 for answer in answers)
         for wrong in ({"inputs": 5}, {"inputs": "a", "parameters": 3}, {"a": {}}, 7):
             refused = requests.post(url, json=wrong, timeout=30)
             assert 400 <= refused.status_code < 500, refused.text

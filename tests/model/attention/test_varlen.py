@@ -13,9 +13,9 @@ import torch
 
 from container.engine.engine import Engine
 from container.messages.engine import SamplingParams
-from container.model.attention.metadata import Rule
+from container.model.attention.metadata import AttentionParams
 from container.model.attention.varlen import REFERENCE_ONLY, AttentionKernels, Kernel
-from container.model.execution.cuda_graphs import record_nothing
+from container.model.execution.cuda_graphs import capture_nothing
 from container.model.execution.forward_pass import ForwardPass
 from container.model.execution.model_runner import TorchModelRunner
 from container.model.kv_cache.cache import KVCache, LayerShape
@@ -138,8 +138,8 @@ def test_the_kernel_is_told_what_the_reference_computes(
     kernels: AttentionKernels,
 ) -> None:
     kernel(documented)
-    layer, rule = LayerShape(kv_heads, 8, 8), Rule(0.3, window, heads=heads)
-    assert kernel_error(kernels, layer, rule, torch.float32, torch.float32, CPU) < 1e-5
+    layer, attn_params = LayerShape(kv_heads, 8, 8), AttentionParams(0.3, window, heads=heads)
+    assert kernel_error(kernels, layer, attn_params, torch.float32, torch.float32, CPU) < 1e-5
 
 
 @pytest.mark.parametrize("kernels", [*TORCHS, *OURS], ids=str)
@@ -160,8 +160,8 @@ def test_engines_say_the_same_with_the_kernels(
     )  # fmt: skip
     runner = TorchModelRunner(ForwardPass(module, cache, CPU, kernels=kernels))
     if kernels.decodes is not Kernel.GATHERED:
-        runner.forward.record([2, 4], config.num_blocks, record_nothing, lambda _: None)
-        assert runner.forward.is_recorded
+        runner.forward.capture([2, 4], config.num_blocks, capture_nothing, lambda _: None)
+        assert runner.forward.has_graphs
     engine = Engine(runner, config, end_token_ids=())
     rnd = random.Random(2)
     jobs = [
@@ -214,10 +214,13 @@ def test_a_kernel_that_fails_or_differs_is_not_used_and_the_log_says_so(
 ) -> None:
     caplog.set_level("INFO")
     kernel(attend, decode)
-    layers, rules = [LayerShape(2, 8, 8)] * 2, [Rule(0.3, heads=4), Rule(0.3, 5, heads=4)]
+    layers, layer_attn_params = (
+        [LayerShape(2, 8, 8)] * 2,
+        [AttentionParams(0.3, heads=4), AttentionParams(0.3, 5, heads=4)],
+    )
     formats = torch.bfloat16, torch.bfloat16
     decodes = Kernel.TRITON if decode is decoded else chosen
-    kernels = choose_kernels(layers, rules, *formats, torch.device("cuda"))
+    kernels = choose_kernels(layers, layer_attn_params, *formats, torch.device("cuda"))
     assert kernels == AttentionKernels(decodes, chosen)
     assert told in caplog.text
     assert ("goes the slow way" in caplog.text) == (chosen is Kernel.REFERENCE)
@@ -235,11 +238,14 @@ def test_formats_that_torchs_kernels_do_not_take_leave_decodes_to_ours(
     kernel: Callable[[Attend], None], on_this_cpu: None
 ) -> None:
     kernel(documented)
-    layers, rules = [LayerShape(2, 8, 8)], [Rule(0.3, heads=4)]
+    layers, layer_attn_params = [LayerShape(2, 8, 8)], [AttentionParams(0.3, heads=4)]
     gpu, half, whole = torch.device("cuda"), torch.bfloat16, torch.float32
-    ours = AttentionKernels(Kernel.TRITON, Kernel.REFERENCE)
-    assert choose_kernels(layers, rules, whole, whole, gpu) == ours
-    assert choose_kernels([LayerShape(1, 8, 4)], rules, half, half, gpu) == ours
-    capped = [Rule(0.3, softcap=5.0, heads=4)]
-    assert choose_kernels(layers, capped, half, half, gpu) == ours
-    assert choose_kernels(layers, rules, half, half, CPU) is REFERENCE_ONLY
+    attention_kernels = AttentionKernels(Kernel.TRITON, Kernel.REFERENCE)
+    assert choose_kernels(layers, layer_attn_params, whole, whole, gpu) == attention_kernels
+    assert (
+        choose_kernels([LayerShape(1, 8, 4)], layer_attn_params, half, half, gpu)
+        == attention_kernels
+    )
+    capped = [AttentionParams(0.3, softcap=5.0, heads=4)]
+    assert choose_kernels(layers, capped, half, half, gpu) == attention_kernels
+    assert choose_kernels(layers, layer_attn_params, half, half, CPU) is REFERENCE_ONLY

@@ -12,8 +12,8 @@ from container.model.embedder_loader import load_model
 from container.model.embedding.embedder import Embedder
 from container.model.embedding.text_encoder import EncodedText
 from container.model.layers.cpu_encoder import EncoderStack
-from container.model.layers.cpu_linear import multiplies, packing_works
-from container.model.layers.encoder_layer import LeanEncoderLayer
+from container.model.layers.cpu_linear import packing_works, supports_gemm
+from container.model.layers.encoder_layer import FusedEncoderLayer
 from tests.support.models import embedders
 from tests.support.models.embedders import MINILM
 
@@ -102,12 +102,12 @@ def test_the_bert_familys_layers_are_replaced(
 ) -> None:
     folder = embedders.save_embedder(tmp_path, name)
     embedder = load(folder, dtype)
-    kinds = [type(one) for one in embedder.shape.first.modules()]
-    is_stacked = with_kernels and multiplies(dtype)
+    kinds = [type(module) for module in embedder.shape.first.modules()]
+    is_stacked = with_kernels and supports_gemm(dtype)
     # Without products in this format the layers stay as they are.
     num_lean = 2 if packing_works(embedder.shape.first.model) else 0
     expected_kinds = (1, 0) if is_stacked else (0, num_lean)
-    assert (kinds.count(EncoderStack), kinds.count(LeanEncoderLayer)) == expected_kinds
+    assert (kinds.count(EncoderStack), kinds.count(FusedEncoderLayer)) == expected_kinds
     texts = some_texts(20, 90)
     expected = embedders.reference(folder).encode(texts)
     assert cosines(vectors(embedder, texts), expected).min() > 0.99
@@ -117,11 +117,11 @@ def test_layers_that_only_look_like_the_familys_stay(
     with_kernels: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = embedders.save_embedder(tmp_path, "bert")
-    kind = EncoderStack if with_kernels and multiplies(torch.float32) else LeanEncoderLayer
+    kind = EncoderStack if with_kernels and supports_gemm(torch.float32) else FusedEncoderLayer
     monkeypatch.setattr(kind, "forward", lambda self, rows, *_, **__: rows * 2)
     embedder, reference = load(folder), embedders.reference(folder)
     texts = some_texts(8, 60)
-    assert not [one for one in embedder.shape.first.modules() if type(one) is kind]
+    assert not [module for module in embedder.shape.first.modules() if type(module) is kind]
     assert cosines(vectors(embedder, texts), reference.encode(texts)).min() > 0.9999
 
 

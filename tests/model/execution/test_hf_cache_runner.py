@@ -7,7 +7,7 @@ import torch
 
 from container.errors import InvalidParameter, ModelLoadError
 from container.messages.engine import SamplingParams, Submit
-from container.model.execution.hf_cache_runner import OwnCacheRunner, Progress
+from container.model.execution.hf_cache_runner import HFCacheRunner, Progress
 from container.model.loading.prepare import prepare
 from tests.support.engines import Job, ids, run, torch_engine
 from tests.support.models import tiny_models
@@ -63,9 +63,13 @@ def test_several_sequences_of_one_request(name: str) -> None:
 @pytest.mark.parametrize("schedule", SCHEDULES)
 def test_prompt_logprobs_are_the_models_own(name: str, schedule: str) -> None:
     rnd = random.Random(2)
-    wanted = SamplingParams(max_new_tokens=20, prompt_logprobs=True)
+    sampling_params = SamplingParams(max_new_tokens=20, prompt_logprobs=True)
     jobs = [
-        Job([rnd.randrange(2, 200) for _ in range(rnd.randint(1, 50))], wanted, at_step=index)
+        Job(
+            [rnd.randrange(2, 200) for _ in range(rnd.randint(1, 50))],
+            sampling_params,
+            at_step=index,
+        )
         for index in range(5)
     ]
     got = run(torch_engine(name, **SCHEDULES[schedule]), jobs)
@@ -96,21 +100,21 @@ def test_penalties_of_an_encoder_model_look_at_the_completion_only() -> None:
 
 
 def test_a_seed_gives_the_same_ids_alone_and_among_others() -> None:
-    ours = Job([9, 8, 7, 6, 5], SamplingParams(20, temperature=1.3, seed=4), at_step=3)
+    job = Job([9, 8, 7, 6, 5], SamplingParams(20, temperature=1.3, seed=4), at_step=3)
     others = [Job([3 + i] * (i + 1), SamplingParams(20, temperature=1.1, seed=i)) for i in range(5)]
     for name in ("bloom", "mamba2", "t5"):
-        alone = ids(run(torch_engine(name), [ours])[0])
-        assert ids(run(torch_engine(name), [ours, *others])[0]) == alone
+        alone = ids(run(torch_engine(name), [job])[0])
+        assert ids(run(torch_engine(name), [job, *others])[0]) == alone
 
 
 def test_a_cache_that_computes_something_else_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    forward = OwnCacheRunner._forward
+    forward = HFCacheRunner._forward
 
-    def forget(self: OwnCacheRunner, progress: Progress, *args: int, **ids: torch.Tensor) -> object:
+    def forget(self: HFCacheRunner, progress: Progress, *args: int, **ids: torch.Tensor) -> object:
         logits = forward(self, progress, *args, **ids)
         progress.kept.clear()
         return logits
 
-    monkeypatch.setattr(OwnCacheRunner, "_forward", forget)
+    monkeypatch.setattr(HFCacheRunner, "_forward", forget)
     with pytest.raises(ModelLoadError, match=r"bloom.*own cache is off by"):
         prepare(tiny_models.make("bloom"), torch.float32, torch.device("cpu"))

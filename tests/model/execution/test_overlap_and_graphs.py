@@ -11,13 +11,13 @@ from container.engine.engine import Engine
 from container.engine.sequence import Sequence
 from container.engine.structured_output import Mask
 from container.messages.engine import LogprobMode, SamplingParams, TokenEvent, Watermark
-from container.model.async_copy import Arrivals
+from container.model.async_copy import AsyncHostCopy
 from container.model.attention.varlen import REFERENCE_ONLY
 from container.model.execution.cuda_graphs import (
-    RecordedDecodes,
-    record_nothing,
+    DecodeGraphs,
+    capture_nothing,
+    default_capture_sizes,
     trial_plan,
-    usual_sizes,
 )
 from container.model.execution.forward_pass import ForwardPass
 from container.model.kv_cache.cache import KVCache
@@ -83,7 +83,7 @@ def test_a_step_out_of_memory_leaves_an_engine_that_works(monkeypatch: pytest.Mo
     with pytest.raises(torch.OutOfMemoryError):
         run(engine, [job])
     engine.abort_all()
-    engine.prove()
+    engine.run_self_test()
     assert ids(run(engine, [job])[0]) == expected
     steps = engine.load.steps
     assert steps.prefill.begun + steps.decode.begun > steps.prefill.done + steps.decode.done
@@ -105,14 +105,14 @@ def _fail_at(engine: Engine, step: int, monkeypatch: pytest.MonkeyPatch) -> None
 
 
 def test_usual_sizes_reach_the_largest_batch() -> None:
-    assert usual_sizes(1) == [2]
-    assert usual_sizes(8) == [2, 4, 8]
-    assert usual_sizes(64) == [2, 4, 8, 16, 24, 32, 48, 64]
-    assert usual_sizes(100)[-2:] == [96, 100]
+    assert default_capture_sizes(1) == [2]
+    assert default_capture_sizes(8) == [2, 4, 8]
+    assert default_capture_sizes(64) == [2, 4, 8, 16, 24, 32, 48, 64]
+    assert default_capture_sizes(100)[-2:] == [96, 100]
 
 
-def _recorded(run_model: object, cache: KVCache) -> RecordedDecodes:
-    return RecordedDecodes(
+def _recorded(run_model: object, cache: KVCache) -> DecodeGraphs:
+    return DecodeGraphs(
         run_model,  # type: ignore[arg-type]
         cache,
         sizes=[2, 6],
@@ -128,7 +128,7 @@ def test_a_recording_that_differs_is_refused() -> None:
     cache = KVCache([], num_blocks=8, block_size=4, dtype=torch.float32, device=cpu)
     table = torch.randn(50, 50)
     made = _recorded(lambda ids, positions, step: table[ids], cache)
-    made.record(record_nothing, lambda _: None)
+    made.capture(capture_nothing, lambda _: None)
     made.check(lambda plan: table[torch.tensor(plan.token_ids)])
     with pytest.raises(Mismatch, match="a recording of 2 rows"):
         made.check(lambda plan: -table[torch.tensor(plan.token_ids)])
@@ -144,7 +144,7 @@ def test_a_recording_reads_padding_promises_and_tables() -> None:
         return torch.zeros(len(ids), 50)
 
     made = _recorded(note, cache)
-    made.record(record_nothing, lambda _: None)
+    made.capture(capture_nothing, lambda _: None)
     plan = trial_plan(5, cache)
     plan.token_ids[1], plan.token_ids[4] = -2, -1
     assert made.run(plan, torch.tensor([31, 32])).shape == (5, 50)
@@ -153,7 +153,7 @@ def test_a_recording_reads_padding_promises_and_tables() -> None:
     assert positions == [0, 1, 2, 3, 0, 0]
     (group,) = step.groups
     assert group.context_lens.tolist() == [1, 2, 3, 4, 1, 1]
-    assert group.blocks[:, 0].tolist() == [0, 0, 0, 0, 1, 8]
+    assert group.block_table[:, 0].tolist() == [0, 0, 0, 0, 1, 8]
     assert step.slots.tolist() == [0, 1, 2, 3, 4, 32]
 
 
@@ -164,8 +164,8 @@ def test_a_model_that_cannot_be_recorded_serves_without(caplog: pytest.LogCaptur
     def refuse(run: object) -> None:
         raise RuntimeError("operation not permitted when stream is capturing")
 
-    forward.record([2], 26, refuse, lambda _: None)  # type: ignore[arg-type]
-    assert not forward.is_recorded
+    forward.capture([2], 26, refuse, lambda _: None)  # type: ignore[arg-type]
+    assert not forward.has_graphs
     assert "decodes are not recorded: RuntimeError: operation not permitted" in caplog.text
     job = Job([5, 6, 7], SamplingParams(max_new_tokens=9))
     assert ids(run(engine, [job])[0]) == tiny_models.reference("llama", (5, 6, 7), 9)
@@ -188,7 +188,7 @@ class AnyToken:
 
 
 def test_no_wish_makes_the_host_wait_for_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Arrivals, "start", lambda _, tensor: tensor)
+    monkeypatch.setattr(AsyncHostCopy, "start", lambda _, tensor: tensor)
     sequences = []
     for wishes in WISHES:
         params = SamplingParams(max_new_tokens=40, **wishes)  # type: ignore[arg-type]
@@ -197,8 +197,8 @@ def test_no_wish_makes_the_host_wait_for_the_device(monkeypatch: pytest.MonkeyPa
     sequences[1].constraint = sequences[2].constraint = AnyToken()
     logits = torch.zeros(len(sequences), tiny_models.VOCABULARY, device="meta")
     with watched() as seen:
-        drawn = Sampler(frozenset({2}), reads_logits=False).draw(logits, sequences)
-    assert drawn.token_ids.shape == (len(sequences),)
+        samples = Sampler(frozenset({2}), reads_logits=False).sample_async(logits, sequences)
+    assert samples.token_ids.shape == (len(sequences),)
     assert seen.copies
     assert all(copy["non_blocking"] for copy in seen.copies)
 
@@ -215,7 +215,7 @@ def test_a_pass_does_not_wait_for_the_device(name: str) -> None:
         num_blocks=9, block_size=4, dtype=torch.float32, device=meta,
     )  # fmt: skip
     forward = ForwardPass(module, cache, meta)
-    plan = msgspec.structs.replace(trial_plan(5, cache), num_promised=2)
+    plan = msgspec.structs.replace(trial_plan(5, cache), num_placeholders=2)
     plan.token_ids[0] = -1
     with watched() as seen:
         logits = forward.run(plan, torch.zeros(2, dtype=torch.int64, device=meta))

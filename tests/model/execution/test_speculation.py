@@ -5,7 +5,7 @@ import random
 import pytest
 import torch
 
-from container.engine.ngram_proposer import PromptLookup
+from container.engine.ngram_proposer import NgramProposer
 from container.messages.engine import LogprobMode, SamplingParams, TokenEvent
 from tests.support.engines import Job, ids, run, torch_engine
 from tests.support.models import tiny_models
@@ -16,8 +16,8 @@ def _jobs(count: int, **params: object) -> list[Job]:
     jobs = []
     for index in range(count):
         prompt = [rnd.randrange(2, 200) for _ in range(rnd.randint(1, 40))]
-        wanted = SamplingParams(max_new_tokens=rnd.randint(1, 40), seed=index, **params)
-        jobs.append(Job(prompt, wanted, at_step=rnd.randrange(20)))
+        sampling_params = SamplingParams(max_new_tokens=rnd.randint(1, 40), seed=index, **params)
+        jobs.append(Job(prompt, sampling_params, at_step=rnd.randrange(20)))
     return jobs
 
 
@@ -29,12 +29,12 @@ def guess_well(monkeypatch: pytest.MonkeyPatch):
         rnd = random.Random(1)
         known = [job.prompt + ids(said[index]) for index, job in enumerate(jobs)]
 
-        def guess(_: object, token_ids: list[int], count: int) -> tuple[int, ...]:
+        def propose(_: object, token_ids: list[int], count: int) -> tuple[int, ...]:
             [whole] = [one for one in known if one[: len(token_ids)] == token_ids][:1]
             right = whole[len(token_ids) : len(token_ids) + rnd.randint(0, count)]
             return (*right, *(rnd.randrange(200) for _ in range(count - len(right))))
 
-        monkeypatch.setattr(PromptLookup, "guess", guess)
+        monkeypatch.setattr(NgramProposer, "propose", propose)
 
     return know
 

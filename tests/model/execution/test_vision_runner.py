@@ -16,7 +16,7 @@ from container.errors import ModelLoadError
 from container.images.reader import ImageReader, ReadPrompt
 from container.messages.engine import SamplingParams, Submit
 from container.model.execution.factory import make_runner
-from container.model.execution.vision_runner import PIXELS, ImageTextRunner
+from container.model.execution.vision_runner import PIXELS, VisionRunner
 from container.model.loaded_model import LoadedModel
 from container.model.loading.config import load_config
 from container.model.loading.weights import load_model
@@ -46,7 +46,7 @@ def _reader(folder: Path) -> tuple[Tokenizer, ImageReader]:
 def _model(folder: Path) -> LoadedModel:
     _, reader = _reader(folder)
     model = load_model(folder, load_config(folder), torch.float32, CPU, reader=reader)
-    assert model.reads_images
+    assert model.is_multimodal
     return model
 
 
@@ -168,8 +168,8 @@ def test_prompt_logprobs_are_the_models_own(folders: Path) -> None:
     prompt = _prompt(folder, [picture], "What?")
     read = _read(folder, prompt, [picture])
     engine = _engine(folder, num_blocks=400, max_batch_tokens=256)
-    wanted = SamplingParams(2, prompt_logprobs=True)
-    engine.submit(b"t", Submit(0, read.ids, wanted, images=read.images))
+    sampling_params = SamplingParams(2, prompt_logprobs=True)
+    engine.submit(b"t", Submit(0, read.ids, sampling_params, images=read.images))
     [(_, event)] = engine.step()
     with torch.inference_mode():
         inputs = _reference_inputs(folder, prompt, [picture])
@@ -182,13 +182,13 @@ def test_prompt_logprobs_are_the_models_own(folders: Path) -> None:
 def test_a_model_that_sees_something_else_is_refused(
     folders: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    begin = ImageTextRunner._begin
+    begin = VisionRunner._begin
 
     def see_the_negative(*args: object) -> dict[str, torch.Tensor]:
         kept = begin(*args)
         return kept | {name: -kept[name] for name in kept if PIXELS in name}
 
-    monkeypatch.setattr(ImageTextRunner, "_begin", see_the_negative)
+    monkeypatch.setattr(VisionRunner, "_begin", see_the_negative)
     folder = folders / "llava"
     with pytest.raises(ModelLoadError, match=r"llava.*an image is off by"):
         load_model(folder, load_config(folder), torch.float32, CPU, reader=_reader(folder)[1])

@@ -10,16 +10,21 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from container.model.attention.metadata import Chunk, DecodeGroup, PagedStep, Rule
+from container.model.attention.metadata import (
+    AttentionMetadata,
+    AttentionParams,
+    Chunk,
+    DecodeGroup,
+)
 from container.model.kernels import build as build_kernels
 from container.model.kernels import cpu as kernels
 from container.model.kernels.cpu import Kernels, find_kernels
 from container.model.kv_cache.cache import KVCache, LayerShape
 from container.model.layers import cpu_linear
-from container.model.layers.cpu_layer_ops import FusedGlue, fits_cpu_kernels
+from container.model.layers.cpu_layer_ops import CpuLayerOps, fits_cpu_kernels
 from container.model.layers.cpu_linear import packing_works
-from container.model.layers.decoder_layer import LeanLayer
-from container.model.layers.layer_ops import Angles, Glue, LayerFacts
+from container.model.layers.decoder_layer import FusedDecoderLayer
+from container.model.layers.layer_ops import CosSin, LayerOps, LayerSpec
 from container.model.loading import kernel_selftest
 from container.model.loading.prepare import prepare
 from tests.support.models import tiny_models
@@ -73,35 +78,35 @@ class Piece:
     length: int
 
 
-def _facts(shape: Shape) -> LayerFacts:
+def _spec(shape: Shape) -> LayerSpec:
     made = torch.Generator().manual_seed(shape.seed)
     norm = torch.randn(shape.hidden, generator=made).to(shape.dtype)
     heads = torch.rand(shape.heads + shape.kv_heads, shape.dim, generator=made).to(shape.dtype)
-    return LayerFacts(
-        0, shape.heads, shape.kv_heads, shape.dim, Rule(shape.dim**-0.5, shape.window),
+    return LayerSpec(
+        0, shape.heads, shape.kv_heads, shape.dim, AttentionParams(shape.dim**-0.5, shape.window),
         ((norm, 1e-6),) * 2, (heads, 1e-6) if shape.has_norms else None, torch.nn.functional.silu,
     )  # fmt: skip
 
 
-def _tokens(shape: Shape, sequence: int, length: int) -> tuple[torch.Tensor, Angles]:
+def _tokens(shape: Shape, sequence: int, length: int) -> tuple[torch.Tensor, CosSin]:
     """q, k and v of a sequence's tokens, and their angles."""
     made = torch.Generator().manual_seed(1000 * shape.seed + sequence)
     width = (shape.heads + 2 * shape.kv_heads) * shape.dim
     qkv = torch.randn(200, width, generator=made).to(shape.dtype)
-    angles = torch.randn(1, 200, shape.dim // 2, generator=made).repeat(1, 1, 2)
-    cos, sin = (one[:, :length].to(shape.dtype) for one in (angles.cos(), angles.sin()))
+    cos_sin = torch.randn(1, 200, shape.dim // 2, generator=made).repeat(1, 1, 2)
+    cos, sin = (one[:, :length].to(shape.dtype) for one in (cos_sin.cos(), cos_sin.sin()))
     return qkv[:length], (cos, sin)
 
 
 class Attention:
     """A cache, and steps over it with either form of attention."""
 
-    def __init__(self, shape: Shape, glue: Glue) -> None:
+    def __init__(self, shape: Shape, ops: LayerOps) -> None:
         self.shape = shape
-        self.glue = glue
-        kept = LayerShape(shape.kv_heads, shape.dim, shape.dim)
+        self.ops = ops
+        layer_shape = LayerShape(shape.kv_heads, shape.dim, shape.dim)
         self.cache = KVCache(
-            [kept], num_blocks=NUM_BLOCKS, block_size=shape.block_size,
+            [layer_shape], num_blocks=NUM_BLOCKS, block_size=shape.block_size,
             dtype=shape.dtype, device=CPU,
         )  # fmt: skip
         order = torch.randperm(NUM_BLOCKS, generator=torch.Generator().manual_seed(shape.seed))
@@ -111,7 +116,7 @@ class Attention:
     def step(self, pieces: list[Piece], padding: int = 0) -> torch.Tensor:
         """Attend: decodes (of one row) first, then chunks."""
         size = self.shape.block_size
-        groups, chunks, slots, rows, angles = [], [], [], [], []
+        groups, chunks, slots, rows, cos_sin = [], [], [], [], []
         for piece in pieces:
             table = self._tables.setdefault(piece.sequence, [])
             while len(table) * size < piece.length:
@@ -126,17 +131,17 @@ class Attention:
                 chunks.append(Chunk(start, stop, piece.length, blocks))
             qkv, (cos, sin) = _tokens(self.shape, piece.sequence, piece.length)
             rows.append(qkv[first:])
-            angles.append((cos[:, first:], sin[:, first:]))
+            cos_sin.append((cos[:, first:], sin[:, first:]))
         slots += [self.cache.scratch_block * size] * padding
         rows.append(rows[0][:1].expand(padding, -1))
-        angles.append(tuple(one[:, :1].expand(-1, padding, -1) for one in angles[0]))
-        cos, sin = (torch.cat([pair[i] for pair in angles], 1) for i in range(2))
-        step = PagedStep(self.cache, torch.tensor(slots), groups, chunks)
-        return self.glue.attention(torch.cat(rows), (cos, sin), step).clone()
+        cos_sin.append(tuple(one[:, :1].expand(-1, padding, -1) for one in cos_sin[0]))
+        cos, sin = (torch.cat([pair[i] for pair in cos_sin], 1) for i in range(2))
+        step = AttentionMetadata(self.cache, torch.tensor(slots), groups, chunks)
+        return self.ops.attention(torch.cat(rows), (cos, sin), step).clone()
 
 
 def _fused(shape: Shape) -> Attention:
-    return Attention(shape, FusedGlue(_facts(shape), _kernels()))
+    return Attention(shape, CpuLayerOps(_spec(shape), _kernels()))
 
 
 def _assert_near(got: torch.Tensor, expected: torch.Tensor) -> None:
@@ -161,7 +166,7 @@ shapes = st.builds(
 @settings(max_examples=40, deadline=None)
 @given(shape=shapes, lengths=st.lists(st.integers(1, 20), min_size=1, max_size=3), data=st.data())
 def test_attention_is_torchs(shape: Shape, lengths: list[int], data: st.DataObject) -> None:
-    forms = [Attention(shape, Glue(_facts(shape))), _fused(shape)]
+    forms = [Attention(shape, LayerOps(_spec(shape))), _fused(shape)]
     cuts = [data.draw(st.integers(1, length)) for length in lengths]
     steps = [
         [Piece(i, cut, cut) for i, cut in enumerate(cuts) if cut > 1],
@@ -182,18 +187,23 @@ def test_attention_is_torchs(shape: Shape, lengths: list[int], data: st.DataObje
 @pytest.mark.parametrize("width", [16, 48, 576, 1040])
 @pytest.mark.parametrize("rows", [1, 2, 5, 67])
 def test_norms_and_gates_are_torchs(dtype: torch.dtype, width: int, rows: int) -> None:
-    facts = _facts(Shape(dtype=dtype, hidden=width))
+    spec = _spec(Shape(dtype=dtype, hidden=width))
     made = torch.Generator().manual_seed(rows)
-    x, more = (torch.randn(rows, width, generator=made).to(dtype) * 3 for _ in range(2))
+    x, residual = (torch.randn(rows, width, generator=made).to(dtype) * 3 for _ in range(2))
     gate_up = torch.randn(rows, 2 * width, generator=made).to(dtype) * 20
-    step = PagedStep(None, torch.zeros(rows, dtype=torch.long), [], [])  # type: ignore[arg-type]
-    for_torch, fused = Glue(facts), FusedGlue(facts, _kernels())
-    _assert_near(fused.before_attention(x, step), for_torch.before_attention(x, step))
-    got = fused.before_gate(x, more.clone(), step)
-    for one, expected in zip(got, for_torch.before_gate(x, more.clone(), step), strict=True):
+    step = AttentionMetadata(None, torch.zeros(rows, dtype=torch.long), [], [])  # type: ignore[arg-type]
+    for_torch, fused = LayerOps(spec), CpuLayerOps(spec, _kernels())
+    _assert_near(fused.input_norm(x, step), for_torch.input_norm(x, step))
+    got = fused.add_post_attention_norm(x, residual.clone(), step)
+    for one, expected in zip(
+        got, for_torch.add_post_attention_norm(x, residual.clone(), step), strict=True
+    ):
         _assert_near(one, expected)
-    _assert_near(fused.gated(gate_up, step), for_torch.gated(gate_up, step))
-    assert torch.equal(fused.after(x, more.clone(), step), for_torch.after(x, more.clone(), step))
+    _assert_near(fused.act_and_mul(gate_up, step), for_torch.act_and_mul(gate_up, step))
+    assert torch.equal(
+        fused.add_residual(x, residual.clone(), step),
+        for_torch.add_residual(x, residual.clone(), step),
+    )
 
 
 @pytest.mark.parametrize("width", [1, 15, 16, 333, 49152])
@@ -231,8 +241,8 @@ def test_a_rows_bits_depend_neither_on_other_rows_nor_on_chunks(
         for size in sizes:
             done += size
             beside = [Piece(number, 1, 1 + done % 9) for number in (1, 2)]
-            ours = Piece(0, size, done)
-            got = one.step([*beside, ours] if size > 1 else [ours, *beside])
+            piece = Piece(0, size, done)
+            got = one.step([*beside, piece] if size > 1 else [piece, *beside])
             rows.append(got[-size:] if size > 1 else got[:1])
         assert torch.equal(torch.cat(rows), whole), sizes
 
@@ -242,14 +252,14 @@ def test_threads_change_no_bit(dtype: torch.dtype) -> None:
     shape = Shape(dtype, heads=12, kv_heads=3, dim=64, block_size=16, hidden=1024)
     pieces = [Piece(i, 150, 150) for i in range(3)]
     x = torch.randn(300, 1024).to(dtype)
-    step = PagedStep(None, torch.zeros(300, dtype=torch.long), [], [])  # type: ignore[arg-type]
+    step = AttentionMetadata(None, torch.zeros(300, dtype=torch.long), [], [])  # type: ignore[arg-type]
     results = []
     before = torch.get_num_threads()
     try:
         for threads in (1, 2, 3):
             torch.set_num_threads(threads)
             attention = _fused(shape)
-            rest = attention.glue.before_attention(x, step), attention.glue.gated(x, step)
+            rest = attention.ops.input_norm(x, step), attention.ops.act_and_mul(x, step)
             results.append([attention.step(pieces), *(one.clone() for one in rest)])
     finally:
         torch.set_num_threads(before)
@@ -288,8 +298,8 @@ def library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 def _assert_torch_serves(caplog: pytest.LogCaptureFixture, reason: str) -> None:
     with caplog.at_level(logging.WARNING):
         loaded = prepare(tiny_models.make("llama"), torch.float32, CPU)
-    layers = [one for one in loaded.module.modules() if isinstance(one, LeanLayer)]
-    assert [type(layer.glue) for layer in layers] == [Glue, Glue]
+    layers = [module for module in loaded.module.modules() if isinstance(module, FusedDecoderLayer)]
+    assert [type(layer.ops) for layer in layers] == [LayerOps, LayerOps]
     told = [record.message for record in caplog.records if record.message.startswith("kernels:")]
     assert len(told) == 1
     assert reason in told[0]
@@ -315,7 +325,7 @@ def test_a_library_of_another_source_is_left_alone(
 
 
 FUNCTIONS = ["add_norm", "silu_mul", "argmax", "exp_totals", "attend"]
-FOR_PRODUCTS = ["multiply", "decode", "encode"]
+FOR_PRODUCTS = ["gemm", "decode", "encode"]
 
 
 @pytest.mark.parametrize("function", FUNCTIONS + FOR_PRODUCTS)
@@ -323,7 +333,7 @@ def test_a_library_that_computes_something_else_is_left_alone(
     function: str, library: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     library.write_bytes(COMPILED.read_bytes())
-    if function in FOR_PRODUCTS and not cpu_linear.multiplies(torch.float32):
+    if function in FOR_PRODUCTS and not cpu_linear.supports_gemm(torch.float32):
         pytest.skip("this processor leaves products to torch")
     find_kernels.cache_clear()
     made = Kernels.__init__
@@ -340,13 +350,13 @@ def test_a_library_that_computes_something_else_is_left_alone(
 @pytest.mark.parametrize("name", ["llama", "qwen2", "qwen3", "mistral"])
 def test_models_of_the_llama_family_use_the_kernels(name: str, dtype: torch.dtype) -> None:
     loaded = prepare(tiny_models.make(name, dtype), dtype, CPU)
-    layers = [one for one in loaded.module.modules() if isinstance(one, LeanLayer)]
+    layers = [module for module in loaded.module.modules() if isinstance(module, FusedDecoderLayer)]
     # Layers are replaced where the processor has packed products in the format.
     assert bool(layers) == packing_works(loaded.module)
-    assert all(isinstance(layer.glue, FusedGlue) for layer in layers)
+    assert all(isinstance(layer.ops, CpuLayerOps) for layer in layers)
 
 
 def test_what_the_kernels_cannot_do_is_left_to_torch() -> None:
-    assert fits_cpu_kernels(_facts(Shape()))
+    assert fits_cpu_kernels(_spec(Shape()))
     for shape in (Shape(torch.float16), Shape(dim=24), Shape(dim=272), Shape(hidden=40)):
-        assert not fits_cpu_kernels(_facts(shape))
+        assert not fits_cpu_kernels(_spec(shape))

@@ -16,18 +16,23 @@ import torch
 
 from container.engine.engine import Engine
 from container.messages.engine import SamplingParams
-from container.model.attention.metadata import Chunk, DecodeGroup, PagedStep, Rule
-from container.model.attention.paged import attend_kept
+from container.model.attention.metadata import (
+    AttentionMetadata,
+    AttentionParams,
+    Chunk,
+    DecodeGroup,
+)
+from container.model.attention.paged import attend_cached
 from container.model.attention.varlen import AttentionKernels, Kernel
-from container.model.execution.cuda_graphs import graph_recorder, record_nothing
+from container.model.execution.cuda_graphs import capture_nothing, graph_capturer
 from container.model.execution.forward_pass import ForwardPass
 from container.model.execution.model_runner import TorchModelRunner
 from container.model.kernels import triton_attention, triton_layer
 from container.model.kv_cache.cache import KVCache, LayerShape
 from container.model.layers import decoder_layer
-from container.model.layers.layer_ops import Angles, Glue, LayerFacts
+from container.model.layers.layer_ops import CosSin, LayerOps, LayerSpec
 from container.model.layers.linear import PlainLinear
-from container.model.layers.triton_layer_ops import TritonGlue, fits_triton
+from container.model.layers.triton_layer_ops import TritonLayerOps, fits_triton
 from container.model.loading import optimize, paged_conversion
 from container.model.reference_check import default_ids
 from tests.support.engines import Job, engine_config, ids, run
@@ -118,12 +123,12 @@ class Decodes:
         """What the reference makes of it."""
         case = self.case
         group = DecodeGroup(0, len(self.lens), self.tables, self.lens)
-        rule = Rule(case.dim**-0.5, case.window, case.softcap, case.heads)
+        attn_params = AttentionParams(case.dim**-0.5, case.window, case.softcap, case.heads)
         # Only the shapes of these count.
         keys = self.query[:, : case.kv_heads]
         values = keys.new_empty(*keys.shape[:2], case.value_dim or case.dim)
-        step = PagedStep(self.cache, self.lens, [group], [])
-        return attend_kept(step, 0, self.query, keys, values, rule)
+        step = AttentionMetadata(self.cache, self.lens, [group], [])
+        return attend_cached(step, 0, self.query, keys, values, attn_params)
 
     def got(self, rows: slice = slice(None), width: int | None = None) -> torch.Tensor:
         """What the kernels make of some rows, with a table of so many blocks."""
@@ -225,34 +230,34 @@ def test_all_numbers_of_eight_bits_are_read_as_they_are(cache_dtype: torch.dtype
     assert torch.equal(decodes.got()[0, 0].nan_to_num(1e6), numbers.nan_to_num(1e6))
 
 
-def _facts(
+def _spec(
     dtype: torch.dtype, *, dim: int = 64, heads: int = 6, kv_heads: int = 2, hidden: int = 48,
-    has_norm: bool = False, rule: Rule | None = None,
-) -> LayerFacts:  # fmt: skip
+    has_norm: bool = False, attn_params: AttentionParams | None = None,
+) -> LayerSpec:  # fmt: skip
     norm = _random(hidden, seed=7).to(dtype), 1e-6
     of_heads = _random(heads + kv_heads, dim, seed=8).to(dtype), 1e-6
-    return LayerFacts(
-        0, heads, kv_heads, dim, rule or Rule(dim**-0.5), (norm, norm),
+    return LayerSpec(
+        0, heads, kv_heads, dim, attn_params or AttentionParams(dim**-0.5), (norm, norm),
         of_heads if has_norm else None, torch.nn.functional.silu,
     )  # fmt: skip
 
 
-def _angles(count: int, dim: int, dtype: torch.dtype) -> Angles:
+def _cos_sin(count: int, dim: int, dtype: torch.dtype) -> CosSin:
     angle = _random(1, count, dim // 2, seed=9).repeat(1, 1, 2)
     return angle.cos().to(dtype), angle.sin().to(dtype)
 
 
-def _qkv(count: int, facts: LayerFacts, dtype: torch.dtype) -> torch.Tensor:
-    return _random(count, (facts.heads + 2 * facts.kv_heads) * facts.dim, seed=5).to(dtype)
+def _qkv(count: int, spec: LayerSpec, dtype: torch.dtype) -> torch.Tensor:
+    return _random(count, (spec.heads + 2 * spec.kv_heads) * spec.dim, seed=5).to(dtype)
 
 
-def _rotate_and_keep(
-    facts: LayerFacts, qkv: torch.Tensor, angles: Angles, slots: torch.Tensor, cache: KVCache
+def _rope_and_store_kv(
+    spec: LayerSpec, qkv: torch.Tensor, cos_sin: CosSin, slots: torch.Tensor, cache: KVCache
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    return triton_layer.rotate_and_keep(
-        qkv, angles[0][0], angles[1][0], slots, cache.keys[0], cache.values[0],
-        heads=facts.heads, kv_heads=facts.kv_heads, block_size=cache.block_size,
-        scale=facts.rule.scale, head_norm=facts.head_norm,
+    return triton_layer.rope_and_store_kv(
+        qkv, cos_sin[0][0], cos_sin[1][0], slots, cache.keys[0], cache.values[0],
+        heads=spec.heads, kv_heads=spec.kv_heads, block_size=cache.block_size,
+        scale=spec.attn_params.scale, head_norm=spec.head_norm,
     )  # fmt: skip
 
 
@@ -277,14 +282,14 @@ def test_rotation_is_glues(
     dtype: torch.dtype, cache_dtype: torch.dtype, dim: int, heads: int, kv_heads: int,
     has_norm: bool,
 ) -> None:  # fmt: skip
-    facts = _facts(dtype, dim=dim, heads=heads, kv_heads=kv_heads, has_norm=has_norm)
+    spec = _spec(dtype, dim=dim, heads=heads, kv_heads=kv_heads, has_norm=has_norm)
     slots = torch.tensor([37, 0, 15, 16, 40], device=DEVICE)
     got, expected = (_cache(kv_heads, dim, cache_dtype, num_blocks=3) for _ in range(2))
-    qkv, angles = _qkv(len(slots), facts, dtype), _angles(len(slots), dim, dtype)
-    step = PagedStep(expected, slots, [], [])
+    qkv, cos_sin = _qkv(len(slots), spec, dtype), _cos_sin(len(slots), dim, dtype)
+    step = AttentionMetadata(expected, slots, [], [])
     states = qkv.view(len(slots), -1, dim)
-    turned = Glue(facts)._rotate(states[:, :-kv_heads], angles, step)
-    q, k, v = _rotate_and_keep(facts, qkv, angles, slots, got)
+    turned = LayerOps(spec)._rotate(states[:, :-kv_heads], cos_sin, step)
+    q, k, v = _rope_and_store_kv(spec, qkv, cos_sin, slots, got)
     _assert_near(q, turned[:, :heads])
     _assert_near(k, turned[:, heads:])
     assert torch.equal(v, states[:, -kv_heads:])
@@ -301,51 +306,53 @@ def test_rotation_is_glues(
 def test_all_numbers_of_16_bits_become_torchs_of_eight(
     cache_dtype: torch.dtype, dtype: torch.dtype
 ) -> None:
-    facts = _facts(dtype, dim=256, heads=16, kv_heads=16)
+    spec = _spec(dtype, dim=256, heads=16, kv_heads=16)
     bits = torch.arange(-(2**15), 2**15, dtype=torch.int32).short()
-    numbers = bits.view(dtype).view(-1, facts.kv_heads, facts.dim).to(DEVICE)
+    numbers = bits.view(dtype).view(-1, spec.kv_heads, spec.dim).to(DEVICE)
     slots = torch.arange(len(numbers), device=DEVICE)
-    got, expected = (_cache(facts.kv_heads, facts.dim, cache_dtype, num_blocks=1) for _ in range(2))
+    got, expected = (_cache(spec.kv_heads, spec.dim, cache_dtype, num_blocks=1) for _ in range(2))
     zeros = torch.zeros_like(numbers)
     qkv = torch.cat([zeros, zeros, numbers], 1).flatten(1)
-    _rotate_and_keep(facts, qkv, _angles(len(slots), facts.dim, dtype), slots, got)
-    expected.write(0, zeros, numbers, PagedStep(expected, slots, [], []).slot_rows(facts.kv_heads))
+    _rope_and_store_kv(spec, qkv, _cos_sin(len(slots), spec.dim, dtype), slots, got)
+    expected.write(
+        0, zeros, numbers, AttentionMetadata(expected, slots, [], []).slot_rows(spec.kv_heads)
+    )
     _assert_same_numbers(got, expected)
 
 
 @pytest.mark.parametrize("dtype", [F32, F16, BF16], ids=str)
 @pytest.mark.parametrize("width", [16, 576, 1040])
 def test_norms_and_gates_are_glues(dtype: torch.dtype, width: int) -> None:
-    facts = _facts(dtype, hidden=width)
-    x, more = (_random(3, width, seed=seed).to(dtype) * 3 for seed in range(2))
+    spec = _spec(dtype, hidden=width)
+    x, residual = (_random(3, width, seed=seed).to(dtype) * 3 for seed in range(2))
     gate_up = _random(3, 2 * width, seed=2).to(dtype) * 10
-    before = x.clone(), more.clone()
-    step = PagedStep(None, torch.zeros(3, dtype=torch.long), [], [])  # type: ignore[arg-type]
-    reference, glue = Glue(facts), TritonGlue(facts)
-    _assert_near(glue.before_attention(x, step), reference.before_attention(x, step))
-    expected = reference.before_gate(x, more, step)
-    for one, other in zip(glue.before_gate(x, more, step), expected, strict=True):
+    before = x.clone(), residual.clone()
+    step = AttentionMetadata(None, torch.zeros(3, dtype=torch.long), [], [])  # type: ignore[arg-type]
+    reference, ops = LayerOps(spec), TritonLayerOps(spec)
+    _assert_near(ops.input_norm(x, step), reference.input_norm(x, step))
+    expected = reference.add_post_attention_norm(x, residual, step)
+    for one, other in zip(ops.add_post_attention_norm(x, residual, step), expected, strict=True):
         _assert_near(one, other)
-    _assert_near(glue.gated(gate_up, step), reference.gated(gate_up.clone(), step))
+    _assert_near(ops.act_and_mul(gate_up, step), reference.act_and_mul(gate_up.clone(), step))
     assert torch.equal(x, before[0])
-    assert torch.equal(more, before[1])
+    assert torch.equal(residual, before[1])
 
 
 @pytest.mark.parametrize("has_norm", [False, True])
 @pytest.mark.parametrize(
-    ("dtype", "cache_dtype", "rule"),
+    ("dtype", "cache_dtype", "attn_params"),
     [
-        (F32, F32, Rule(0.3)),
-        (F32, F32, Rule(0.3, window=7)),
-        (F32, E4M3, Rule(0.3)),
-        (F16, F16, Rule(0.3, softcap=5.0)),
+        (F32, F32, AttentionParams(0.3)),
+        (F32, F32, AttentionParams(0.3, window=7)),
+        (F32, E4M3, AttentionParams(0.3)),
+        (F16, F16, AttentionParams(0.3, softcap=5.0)),
     ],
     ids=str,
 )
 def test_a_steps_attention_is_glues(
-    dtype: torch.dtype, cache_dtype: torch.dtype, rule: Rule, has_norm: bool
+    dtype: torch.dtype, cache_dtype: torch.dtype, attn_params: AttentionParams, has_norm: bool
 ) -> None:
-    facts = _facts(dtype, has_norm=has_norm, rule=replace(rule, heads=6))
+    spec = _spec(dtype, has_norm=has_norm, attn_params=replace(attn_params, heads=6))
 
     def ints(*values: int | list[int]) -> torch.Tensor:
         return torch.tensor(values, device=DEVICE)
@@ -354,29 +361,33 @@ def test_a_steps_attention_is_glues(
     group = DecodeGroup(0, 2, ints([2, 0], [1, 6]), ints(20, 9))
     chunks = [Chunk(2, 7, 22, ints([4, 5])), Chunk(7, 12, 5, ints([3]))]
     slots = ints(3, 24, *range(81, 86), *range(48, 53), 96)
-    qkv, angles = _qkv(len(slots), facts, dtype), _angles(len(slots), facts.dim, dtype)
+    qkv, cos_sin = _qkv(len(slots), spec, dtype), _cos_sin(len(slots), spec.dim, dtype)
     expected, got = (
-        glue.attention(
+        ops.attention(
             qkv.clone(),
-            angles,
-            PagedStep(_cache(2, facts.dim, cache_dtype, num_blocks=6), slots, [group], chunks),
+            cos_sin,
+            AttentionMetadata(
+                _cache(2, spec.dim, cache_dtype, num_blocks=6), slots, [group], chunks
+            ),
         )
-        for glue in (Glue(facts), TritonGlue(facts))
+        for ops in (LayerOps(spec), TritonLayerOps(spec))
     )
     # What differs in its last bit may become another number of eight bits.
     _assert_near(got, expected, 0.02 if cache_dtype == E4M3 else None)
 
 
 def test_layers_are_served_that_the_kernels_can_do() -> None:
-    facts = _facts(F32, has_norm=True)
-    assert fits_triton(facts)
-    assert fits_triton(replace(facts, rule=Rule(1.0, window=4, softcap=5.0), head_norm=None))
-    assert not fits_triton(replace(facts, act=torch.nn.functional.gelu))
-    assert not fits_triton(replace(facts, dim=512))
-    assert not fits_triton(replace(facts, dim=25))
-    assert not fits_triton(_facts(torch.float64))
+    spec = _spec(F32, has_norm=True)
+    assert fits_triton(spec)
+    assert fits_triton(
+        replace(spec, attn_params=AttentionParams(1.0, window=4, softcap=5.0), head_norm=None)
+    )
+    assert not fits_triton(replace(spec, act=torch.nn.functional.gelu))
+    assert not fits_triton(replace(spec, dim=512))
+    assert not fits_triton(replace(spec, dim=25))
+    assert not fits_triton(_spec(torch.float64))
     for weight in (torch.ones(48, device="meta"), torch.ones(96, device=DEVICE)[::2]):
-        assert not fits_triton(replace(facts, norms=((weight, 1e-6),) * 2))
+        assert not fits_triton(replace(spec, norms=((weight, 1e-6),) * 2))
 
 
 def launch_all(case: Case, rows: int) -> None:
@@ -384,13 +395,13 @@ def launch_all(case: Case, rows: int) -> None:
     decodes = Decodes(replace(case, lens=(7 * rows,) * rows))
     decodes.got()
     dtype = case.dtype
-    facts = _facts(dtype, dim=case.dim, has_norm=True, hidden=4096)
+    spec = _spec(dtype, dim=case.dim, has_norm=True, hidden=4096)
     slots = torch.arange(rows, device=DEVICE)
-    angles = _angles(rows, case.dim, dtype)
-    _rotate_and_keep(facts, _qkv(rows, facts, dtype), angles, slots, decodes.cache)
+    cos_sin = _cos_sin(rows, case.dim, dtype)
+    _rope_and_store_kv(spec, _qkv(rows, spec, dtype), cos_sin, slots, decodes.cache)
     x = _random(rows, 4096, seed=0).to(dtype)
-    triton_layer.add_norm(x, None, *facts.norms[0])
-    triton_layer.add_norm(x, x, *facts.norms[0])
+    triton_layer.add_norm(x, None, *spec.norms[0])
+    triton_layer.add_norm(x, x, *spec.norms[0])
     triton_layer.silu_times(x)
 
 
@@ -398,21 +409,21 @@ def launch_all(case: Case, rows: int) -> None:
 def test_an_engine_with_all_kernels_says_what_generate_says(
     name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(optimize, "_glues", lambda facts: [TritonGlue])
+    monkeypatch.setattr(optimize, "_ops_choices", lambda spec: [TritonLayerOps])
     module = copy.deepcopy(tiny_models.make(name)).to(DEVICE)
     trial = paged_conversion.convert(module, default_ids(module.config), DEVICE)
-    optimize.make_lean(module, trial.rules, trial, PlainLinear, PlainLinear)
-    lean = [one for one in module.modules() if isinstance(one, decoder_layer.LeanLayer)]
-    assert [type(one.glue) for one in lean] == [TritonGlue] * module.config.num_hidden_layers
+    optimize.fuse_decoder_layers(module, trial.layer_attn_params, trial, PlainLinear, PlainLinear)
+    fused = [one for one in module.modules() if isinstance(one, decoder_layer.FusedDecoderLayer)]
+    assert [type(one.ops) for one in fused] == [TritonLayerOps] * module.config.num_hidden_layers
     config = engine_config(max_batch_tokens=24, block_size=BLOCK_SIZE)
     cache = KVCache(
         trial.shapes, num_blocks=config.num_blocks, block_size=BLOCK_SIZE, dtype=F32, device=DEVICE
     )
     kernels = AttentionKernels(Kernel.TRITON, Kernel.REFERENCE)
     runner = TorchModelRunner(ForwardPass(module, cache, DEVICE, kernels=kernels), overlaps=True)
-    record = graph_recorder() if HAS_GPU else record_nothing
+    record = graph_capturer() if HAS_GPU else capture_nothing
     runner.forward.record([2, 4], 8, record, lambda _: None)
-    assert runner.forward.is_recorded
+    assert runner.forward.has_graphs
     rnd = random.Random(2)
     jobs = []
     for _ in range(5):

@@ -38,8 +38,8 @@ def test_what_is_read_is_what_was_written_rounded_to_eight_bits(dtype: torch.dty
     cache.write(0, states, states * 2, slots)
     rows = torch.tensor([0, 2, 1, 3])  # both blocks of the first head, then of the second
     keys, values = cache.gather(0, rows, 1, torch.float32)
-    assert torch.equal(keys, cache.as_kept(states).transpose(0, 1))
-    assert torch.equal(values, cache.as_kept(states * 2).transpose(0, 1))
+    assert torch.equal(keys, cache.as_stored(states).transpose(0, 1))
+    assert torch.equal(values, cache.as_stored(states * 2).transpose(0, 1))
     assert keys.isfinite().all()
     inside = states.abs() < 100
     assert torch.allclose(keys.transpose(0, 1)[inside], states[inside], rtol=0.13, atol=0.01)

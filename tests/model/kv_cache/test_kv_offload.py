@@ -5,7 +5,7 @@ import random
 import pytest
 import torch
 
-from container.engine.schedule import Move
+from container.engine.schedule import BlockCopy
 from container.errors import ConfigError
 from container.model.forward_batch import ForwardPlan
 from container.model.kv_cache.cache import KVCache, LayerShape
@@ -50,7 +50,7 @@ def test_moves_are_made_in_their_order(
     blocks = {block: content(cache, block) for block in range(cache.scratch_block)}
     slots: dict[int, bytes] = {}
     for count in (1, 7, 3 * STAGED):
-        moves: list[Move] = []
+        copies: list[BlockCopy] = []
         read: set[int] = set()
         for _ in range(count):
             to_host = not slots or rnd.random() < 0.5
@@ -61,8 +61,8 @@ def test_moves_are_made_in_their_order(
             else:
                 blocks[block] = slots[slot]
                 read.add(block)  # the engine brings back into a block once a step
-            moves.append(Move(to_host, block, slot))
-        host.move(moves)
+            copies.append(BlockCopy(to_host, block, slot))
+        host.copy_blocks(copies)
         assert {block: content(cache, block) for block in blocks} == blocks
 
 
@@ -75,9 +75,9 @@ def test_copying_pays_when_it_is_faster_than_computing(
 
     def run(plan: ForwardPlan) -> None:
         nonlocal now
-        assert [move.block_id for move in plan.moves] in ([], [0, 1, 2, 3])
-        assert all(move.slot < 3 and not move.to_host for move in plan.moves)
-        now += 0.1 + (seconds if plan.moves else 0.0)
+        assert [block_copy.block_id for block_copy in plan.copies] in ([], [0, 1, 2, 3])
+        assert all(block_copy.slot < 3 and not block_copy.to_host for block_copy in plan.copies)
+        now += 0.1 + (seconds if plan.copies else 0.0)
 
     prompt = largest_step(16, 1, block_size=4, context=16)
     assert is_faster_to_copy(run, prompt, 3, CPU) is expected

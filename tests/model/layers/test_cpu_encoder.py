@@ -11,8 +11,8 @@ from transformers import BertConfig, BertModel
 from container.model.attention.unpadded import spans_of
 from container.model.kernels.cpu import Kernels, find_kernels
 from container.model.layers.cpu_encoder import EncoderStack, fits_cpu_encoder
-from container.model.layers.cpu_linear import multiplies
-from container.model.layers.encoder_layer import EncoderParts, LeanEncoderLayer
+from container.model.layers.cpu_linear import supports_gemm
+from container.model.layers.encoder_layer import EncoderParts, FusedEncoderLayer
 from container.model.loading.kernel_selftest import TOLERANCE
 
 
@@ -23,11 +23,11 @@ def _no_gradients() -> Iterator[None]:
 
 
 def _kernels(dtype: torch.dtype) -> Kernels:
-    found = find_kernels()
-    assert found is not None
-    if not multiplies(dtype):
+    kernels = find_kernels()
+    assert kernels is not None
+    if not supports_gemm(dtype):
         pytest.skip("this processor leaves the format to torch")
-    return found
+    return kernels
 
 
 def _parts(
@@ -62,7 +62,7 @@ def test_layers_compute_what_torch_computes(
     got = stack(rows, spans=spans).float()
     expected = rows.float()
     for one in _parts(dtype, dim, torch.float32):
-        expected = LeanEncoderLayer(one)(expected, spans=spans)
+        expected = FusedEncoderLayer(one)(expected, spans=spans)
     _assert_rows_near(got, expected, dtype)
 
 
@@ -71,7 +71,7 @@ def test_layers_compute_what_torch_computes(
 def test_long_texts_are_computed_as_torch_does(dtype: torch.dtype, dim: int) -> None:
     parts = _parts(dtype, dim)
     rows, spans = torch.randn(1, 2101, 3 * dim).to(dtype), spans_of([1, 2100])
-    exact = LeanEncoderLayer(_parts(dtype, dim, torch.float32)[0])(rows.float(), spans=spans)
+    exact = FusedEncoderLayer(_parts(dtype, dim, torch.float32)[0])(rows.float(), spans=spans)
     _assert_rows_near(EncoderStack(parts[:1], _kernels(dtype))(rows, spans=spans), exact, dtype)
 
 

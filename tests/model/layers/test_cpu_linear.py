@@ -13,15 +13,15 @@ from transformers.models.llama.modeling_llama import LlamaMLP
 
 from container.engine.engine import Engine
 from container.messages.engine import SamplingParams
-from container.model.attention.metadata import PagedStep
+from container.model.attention.metadata import AttentionMetadata
 from container.model.execution.factory import make_runner
 from container.model.kernels.cpu import Kernels, find_kernels
 from container.model.layers import cpu_linear
 from container.model.layers.cpu_decoder import DecoderStack
-from container.model.layers.cpu_linear import KernelLinear, make_linear
-from container.model.layers.decoder_layer import LeanLayer
+from container.model.layers.cpu_linear import CpuLinear, make_linear
+from container.model.layers.decoder_layer import FusedDecoderLayer
 from container.model.layers.int8_linear import quantized
-from container.model.layers.layer_ops import Angles
+from container.model.layers.layer_ops import CosSin
 from container.model.layers.linear import PackedLinear
 from container.model.loaded_model import LoadedModel
 from container.model.loading import kernel_selftest
@@ -32,7 +32,7 @@ from tests.support.models import tiny_models
 
 CPU = torch.device("cpu")
 FORMATS = [torch.float32, torch.bfloat16]
-MULTIPLIED = [dtype for dtype in FORMATS if cpu_linear.multiplies(dtype)]
+MULTIPLIED = [dtype for dtype in FORMATS if cpu_linear.supports_gemm(dtype)]
 
 
 @pytest.fixture(autouse=True)
@@ -42,13 +42,13 @@ def _no_gradients() -> Iterator[None]:
 
 
 def _kernels() -> Kernels:
-    found = find_kernels()
-    assert found is not None
-    return found
+    kernels = find_kernels()
+    assert kernels is not None
+    return kernels
 
 
 def _need(dtype: torch.dtype) -> None:
-    if not cpu_linear.multiplies(dtype):
+    if not cpu_linear.supports_gemm(dtype):
         pytest.skip("this processor leaves the format to torch")
 
 
@@ -65,7 +65,7 @@ def _assert_near(got: torch.Tensor, expected: torch.Tensor, dtype: torch.dtype) 
     st.booleans(), st.booleans(),
 )  # fmt: skip
 def test_products_are_torchs(
-    dtype: torch.dtype, outputs: int, inputs: int, rows: int, in_int8: bool, wide: bool,
+    dtype: torch.dtype, outputs: int, inputs: int, rows: int, int8_weights: bool, fp32_out: bool,
     has_bias: bool,
 ) -> None:  # fmt: skip
     made = torch.Generator().manual_seed(outputs)
@@ -73,25 +73,25 @@ def test_products_are_torchs(
     bias = torch.randn(outputs, generator=made).to(dtype) if has_bias else None
     given_rows = torch.randn(2, rows, inputs, generator=made).to(dtype)
     exact = weight.float()
-    if in_int8:
+    if int8_weights:
         numbers, scales = quantized(weight)
         exact = numbers * scales[:, None]
-    linear = KernelLinear(weight, bias, _kernels(), in_int8=in_int8, wide=wide)
+    linear = CpuLinear(weight, bias, _kernels(), int8_weights=int8_weights, fp32_out=fp32_out)
     got = linear(given_rows)
-    assert got.dtype == (torch.float32 if wide else dtype)
+    assert got.dtype == (torch.float32 if fp32_out else dtype)
     expected = nn.functional.linear(
         given_rows.float(), exact, bias.float() if bias is not None else None
     )
     _assert_near(got, expected, dtype)
 
 
-@pytest.mark.parametrize("in_int8", [False, True], ids=["exact", "int8"])
+@pytest.mark.parametrize("int8_weights", [False, True], ids=["exact", "int8"])
 @pytest.mark.parametrize("dtype", FORMATS, ids=str)
 def test_a_rows_bits_depend_neither_on_other_rows_nor_on_threads(
-    dtype: torch.dtype, in_int8: bool
+    dtype: torch.dtype, int8_weights: bool
 ) -> None:
     _need(dtype)
-    linear = KernelLinear(torch.randn(500, 700).to(dtype), None, _kernels(), in_int8=in_int8)
+    linear = CpuLinear(torch.randn(500, 700).to(dtype), None, _kernels(), int8_weights=int8_weights)
     rows = torch.randn(150, 700).to(dtype)
     whole = linear(rows)
     for sizes in ([1] * 150, [7] * 21 + [3], [64, 86], [149, 1]):
@@ -107,9 +107,9 @@ def test_a_rows_bits_depend_neither_on_other_rows_nor_on_threads(
 
 def test_what_the_kernels_cannot_multiply_is_left_to_onednn() -> None:
     fits = torch.randn(48, 64)
-    assert isinstance(make_linear(fits, None), KernelLinear) == cpu_linear.multiplies(torch.float32)
+    assert isinstance(make_linear(fits, None), CpuLinear) == cpu_linear.supports_gemm(torch.float32)
     for weight in (torch.randn(48, 63), torch.randn(48, 64).half()):
-        assert not cpu_linear.can_multiply(_kernels(), weight)
+        assert not cpu_linear.can_use_gemm(_kernels(), weight)
     assert isinstance(make_linear(torch.randn(48, 63), None), PackedLinear)
 
 
@@ -122,7 +122,7 @@ def test_onednn_keeps_its_products_where_it_has_matrix_units(
 
 
 def _stacks(loaded: LoadedModel) -> list[DecoderStack]:
-    return [one for one in loaded.module.modules() if isinstance(one, DecoderStack)]
+    return [module for module in loaded.module.modules() if isinstance(module, DecoderStack)]
 
 
 def _engine(loaded: LoadedModel) -> Engine:
@@ -130,14 +130,14 @@ def _engine(loaded: LoadedModel) -> Engine:
     return Engine(make_runner(loaded, config, end_token_ids=frozenset()), config, end_token_ids=[])
 
 
-@pytest.mark.parametrize("in_int8", [False, True], ids=["exact", "int8"])
+@pytest.mark.parametrize("int8_weights", [False, True], ids=["exact", "int8"])
 @pytest.mark.parametrize("dtype", FORMATS, ids=str)
 @pytest.mark.parametrize("name", ["llama", "qwen2", "qwen3", "mistral"])
 def test_a_stack_computes_what_its_layers_compute_one_by_one(
-    name: str, dtype: torch.dtype, in_int8: bool, monkeypatch: pytest.MonkeyPatch
+    name: str, dtype: torch.dtype, int8_weights: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     _need(dtype)
-    loaded = prepare(tiny_models.make(name, dtype), dtype, CPU, in_int8=in_int8)
+    loaded = prepare(tiny_models.make(name, dtype), dtype, CPU, int8_weights=int8_weights)
     [stack] = _stacks(loaded)
     made = torch.Generator().manual_seed(0)
     prompts = [torch.randint(2, 200, (5 + 9 * i,), generator=made).tolist() for i in range(5)]
@@ -151,9 +151,9 @@ def test_a_stack_computes_what_its_layers_compute_one_by_one(
     calls: list[int] = []
     compiled = stack._in_one_call
 
-    def count(x: torch.Tensor, angles: Angles, step: PagedStep) -> torch.Tensor:
+    def count(x: torch.Tensor, cos_sin: CosSin, step: AttentionMetadata) -> torch.Tensor:
         calls.append(x.shape[1])
-        return compiled(x, angles, step)
+        return compiled(x, cos_sin, step)
 
     monkeypatch.setattr(stack, "_in_one_call", count)
     run(_engine(loaded), jobs)
@@ -183,7 +183,7 @@ def _serves(model: LlamaForCausalLM) -> LoadedModel:
     loaded = prepare(model, torch.float32, CPU)
     assert loaded.attention == "paged"
     assert not _stacks(loaded)
-    assert any(isinstance(one, LeanLayer) for one in loaded.module.modules())
+    assert any(isinstance(module, FusedDecoderLayer) for module in loaded.module.modules())
     return loaded
 
 
@@ -197,7 +197,7 @@ def test_layers_of_different_shapes_are_not_stacked() -> None:
     _serves(model)
 
 
-class _Plain(LeanLayer):
+class _Plain(FusedDecoderLayer):
     """A layer of which only counts what it is given and gives."""
 
     def __init__(self) -> None:
@@ -209,16 +209,16 @@ class _Plain(LeanLayer):
 
 def test_layers_that_are_no_chain_are_not_stacked() -> None:
     first, second = _Plain(), _Plain()
-    x, angles, others = torch.zeros(3), (torch.zeros(1),), (torch.zeros(1),)
+    x, cos_sin, others = torch.zeros(3), (torch.zeros(1),), (torch.zeros(1),)
 
-    def chain(scale: float | None = None, angles_of_second: object = angles) -> None:
+    def chain(scale: float | None = None, angles_of_second: object = cos_sin) -> None:
         for _ in range(2):
-            made = first(x, position_embeddings=angles)
+            made = first(x, position_embeddings=cos_sin)
             made = made if scale is None else made * scale
             second(made, position_embeddings=angles_of_second)
 
     def again() -> None:
-        first(first(x, position_embeddings=angles), position_embeddings=angles)
+        first(first(x, position_embeddings=cos_sin), position_embeddings=cos_sin)
 
     assert _is_chain([first, second], chain)
     assert not _is_chain([first, second], lambda: chain(0.5))
@@ -230,7 +230,7 @@ def test_layers_that_are_no_chain_are_not_stacked() -> None:
 
 def test_rows_of_another_kind_are_refused() -> None:
     _need(torch.float32)
-    linear = KernelLinear(torch.randn(48, 64), None, _kernels())
+    linear = CpuLinear(torch.randn(48, 64), None, _kernels())
     for rows in (torch.randn(2, 62), torch.randn(2, 64).bfloat16()):
         with pytest.raises(RuntimeError, match=r"not \[\.\.\., 64\] of torch.float32"):
             linear(rows)

@@ -4,37 +4,37 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, GraniteConfig
 
-from container.model.layers.decoder_layer import LeanLayer
+from container.model.layers.decoder_layer import FusedDecoderLayer
 from container.model.loading.prepare import prepare
 from tests.support.models import tiny_models
 
 
-def _lean_layers(model: torch.nn.Module) -> int:
+def _fused_layers(model: torch.nn.Module) -> int:
     cpu = torch.device("cpu")
     loaded = prepare(model, torch.float32, cpu)
-    return sum(isinstance(module, LeanLayer) for module in loaded.module.modules())
+    return sum(isinstance(module, FusedDecoderLayer) for module in loaded.module.modules())
 
 
 @pytest.mark.parametrize("name", ["llama", "qwen2", "qwen3", "mistral"])
 def test_layers_of_the_llama_family_are_replaced(name: str) -> None:
     model = tiny_models.make(name)
-    assert _lean_layers(model) == model.config.num_hidden_layers
+    assert _fused_layers(model) == model.config.num_hidden_layers
 
 
 @pytest.mark.parametrize("name", ["gpt_neox", "gemma3"])
 def test_layers_with_other_parts_stay(name: str) -> None:
-    assert _lean_layers(tiny_models.make(name)) == 0
+    assert _fused_layers(tiny_models.make(name)) == 0
 
 
 def test_a_layer_that_has_the_parts_and_computes_otherwise_stays() -> None:
     # Granite scales what each part adds, which its parts do not show.
     config = GraniteConfig(**tiny_models.GROUPED, residual_multiplier=0.5)
     model = AutoModelForCausalLM.from_config(copy.deepcopy(config), attn_implementation="eager")
-    assert _lean_layers(model.eval()) == 0
+    assert _fused_layers(model.eval()) == 0
 
 
 def test_granite_without_multipliers_is_the_llama_layer() -> None:
     # So the test above fails to replace because of the numbers, and not of a name.
     config = GraniteConfig(**tiny_models.GROUPED, attention_multiplier=0.25)
     model = AutoModelForCausalLM.from_config(copy.deepcopy(config), attn_implementation="eager")
-    assert _lean_layers(model.eval()) == 2
+    assert _fused_layers(model.eval()) == 2

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from container.engine.schedule import Batch, Scheduled
+from container.engine.schedule import Batch, ScheduledSequence
 from container.engine.sequence import Sequence
 from container.messages.engine import SamplingParams
 from container.model.execution.factory import make_forward
@@ -70,8 +70,8 @@ def test_a_step_that_the_device_cannot_run_names_its_requests(
 ) -> None:
     cache = KVCache([], num_blocks=8, block_size=4, dtype=torch.float32, device=CPU)
     runner = TorchModelRunner(ForwardPass(Failing(error), cache, CPU))
-    sequence = Sequence(12, list(range(20)), SamplingParams(4), owner=b"frontend-7")
+    sequence = Sequence(12, list(range(20)), SamplingParams(4), frontend_id=b"frontend-7")
     sequence.block_table = list(range(5))
     with pytest.raises(type(error)):
-        runner.begin(Batch((Scheduled.of(sequence, 20),)))
+        runner.execute(Batch((ScheduledSequence.of(sequence, 20),)))
     assert told in caplog.text

@@ -10,8 +10,8 @@ from container.engine.engine import Engine
 from container.errors import ConfigError
 from container.messages.engine import SamplingParams
 from container.model.execution.factory import make_runner
-from container.model.layers.cpu_linear import KernelLinear, make_int8
-from container.model.layers.int8_linear import Int8Linear, RowKinds
+from container.model.layers.cpu_linear import CpuLinear, make_int8
+from container.model.layers.int8_linear import BatchPhase, Int8Linear
 from container.model.layers.linear import FastLinear
 from container.model.loading.prepare import prepare
 from container.model.loading.quantization import BEFORE, NOT_OFFERED, ON_LOAD, quantizer_options
@@ -40,7 +40,7 @@ def _rounded(name: str) -> torch.nn.Module:
 
 
 def _engine(name: str, dtype: torch.dtype = torch.float32, **sizes: int) -> Engine:
-    loaded = prepare(_rounded(name).to(dtype), dtype, CPU, in_int8=True)
+    loaded = prepare(_rounded(name).to(dtype), dtype, CPU, int8_weights=True)
     config = engine_config(num_blocks=100, **sizes)
     return Engine(make_runner(loaded, config, end_token_ids=frozenset()), config, end_token_ids=[])
 
@@ -64,46 +64,46 @@ def test_weights_that_fit_eight_bits_give_what_generate_gives(name: str, product
 
 
 def test_every_linear_layer_has_eight_bits(products: str) -> None:
-    loaded = prepare(tiny_models.make("llama"), torch.float32, CPU, in_int8=True)
-    made = [one for one in loaded.module.modules() if isinstance(one, FastLinear)]
+    loaded = prepare(tiny_models.make("llama"), torch.float32, CPU, int8_weights=True)
+    made = [module for module in loaded.module.modules() if isinstance(module, FastLinear)]
     assert len(made) == 2 * 4 + 1, "two layers of four products, and the output"
-    assert all(isinstance(one, KernelLinear | Int8Linear) for one in made)
+    assert all(isinstance(one, CpuLinear | Int8Linear) for one in made)
     assert {one.numbers.dtype for one in made} == {torch.int8}
-    assert products == "kernels" or not any(isinstance(one, KernelLinear) for one in made)
+    assert products == "kernels" or not any(isinstance(one, CpuLinear) for one in made)
     assert torch.nn.Linear not in map(type, loaded.module.modules())
 
 
 def test_a_weight_is_off_by_at_most_half_a_step(products: str) -> None:
     weight = torch.randn(50, 40)
-    layer = make_int8(weight, None, kinds=None)
+    layer = make_int8(weight, None, phase=None)
     steps = weight.abs().amax(1) / 127
     error = (layer(torch.eye(40)).T - weight).abs()
     assert (error <= steps[:, None] / 2 * 1.001).all()
 
 
 def test_decodes_and_prompts_in_one_step_compute_what_they_do_apart() -> None:
-    kinds = RowKinds()
-    layer = Int8Linear(torch.randn(48, 64).bfloat16(), torch.randn(48).bfloat16(), kinds)
+    phase = BatchPhase()
+    layer = Int8Linear(torch.randn(48, 64).bfloat16(), torch.randn(48).bfloat16(), phase)
     rows = torch.randn(1, 20, 64).bfloat16()
-    kinds.num_decodes = 6
+    phase.num_decodes = 6
     both = layer(rows)
-    kinds.num_decodes = 20
+    phase.num_decodes = 20
     assert torch.equal(both[:, :6], layer(rows)[:, :6])
-    kinds.num_decodes = 0
+    phase.num_decodes = 0
     assert torch.equal(both[:, 6:], layer(rows)[:, 6:])
 
 
 def test_a_seed_gives_the_same_ids_alone_and_among_others(products: str) -> None:
-    ours = Job(_prompt(9), SamplingParams(30, temperature=1.3, seed=4), at_step=4)
+    job = Job(_prompt(9), SamplingParams(30, temperature=1.3, seed=4), at_step=4)
     others = [Job(_prompt(20 + i, i), SamplingParams(20, temperature=1.1)) for i in range(9)]
     sizes = {"block_size": 32, "max_running": 12, "max_batch_tokens": 128}
-    alone = ids(run(_engine("llama", torch.bfloat16, **sizes), [ours])[0])
-    assert ids(run(_engine("llama", torch.bfloat16, **sizes), [ours, *others])[0]) == alone
+    alone = ids(run(_engine("llama", torch.bfloat16, **sizes), [job])[0])
+    assert ids(run(_engine("llama", torch.bfloat16, **sizes), [job, *others])[0]) == alone
 
 
 def test_a_model_that_cannot_be_paged_is_refused_eight_bits() -> None:
     with pytest.raises(ConfigError, match=r"QUANTIZE=int8.*not paged"):
-        prepare(tiny_models.make("bloom"), torch.float32, CPU, in_int8=True)
+        prepare(tiny_models.make("bloom"), torch.float32, CPU, int8_weights=True)
 
 
 @pytest.mark.parametrize("name", [*ON_LOAD, *BEFORE])

@@ -20,7 +20,7 @@ def test_greedy_output_of_a_spread_model_equals_generate(
     name: str, attention: str, tmp_path: Path
 ) -> None:
     asked = jobs(4)
-    size = sum(one.numel() * 4 for one in tiny_models.make(name).parameters())
+    size = sum(parameter.numel() * 4 for parameter in tiny_models.make(name).parameters())
     environ = {"MAX_MEMORY": f"cpu={size / 2**11:.0f}KiB", "MAX_BATCH_TOTAL_TOKENS": "2048"}
     info, got = generate(save(name, tmp_path), environ, asked)
     assert info.attention == attention

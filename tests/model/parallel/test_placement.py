@@ -21,10 +21,10 @@ def _config(name: str) -> PretrainedConfig:
 
 
 def _place(
-    name: str, machine: Machine = FOUR, *, gib: float = 10, copy: int = 0, **settings: str
+    name: str, machine: Machine = FOUR, *, gib: float = 10, replica: int = 0, **settings: str
 ) -> Placement:
     parsed = Settings.from_environ(settings)
-    return place(parsed, _config(name), int(gib * GIB), machine, copy=copy)
+    return place(parsed, _config(name), int(gib * GIB), machine, replica=replica)
 
 
 def _gpus(*indices: int) -> tuple[torch.device, ...]:
@@ -44,9 +44,9 @@ def test_all_visible_gpus_are_used_unless_fewer_are_asked_for() -> None:
 
 
 def test_each_copy_gets_its_share_of_the_gpus() -> None:
-    copies = [_place("llama", copy=one, DATA_PARALLEL="2").devices for one in range(2)]
-    assert copies == [_gpus(0, 1), _gpus(2, 3)]
-    single = [_place("llama", copy=one, DATA_PARALLEL="4").devices for one in range(4)]
+    replicas = [_place("llama", replica=one, DATA_PARALLEL="2").devices for one in range(2)]
+    assert replicas == [_gpus(0, 1), _gpus(2, 3)]
+    single = [_place("llama", replica=one, DATA_PARALLEL="4").devices for one in range(4)]
     assert single == [_gpus(one) for one in range(4)]
 
 
@@ -72,7 +72,7 @@ def test_what_cannot_be_split_is_spread_and_the_log_says_why(
 
 
 def test_whole_layers_are_spread_on_request() -> None:
-    assert _place("llama", TENSOR_PARALLEL="1", SM_NUM_GPUS="2").is_spread
+    assert _place("llama", TENSOR_PARALLEL="1", SM_NUM_GPUS="2").uses_device_map
     placed = _place("llama", MAX_MEMORY="1=1GiB, cpu=0.5GiB")
     assert placed == Placement(_gpus(1), {1: GIB, "cpu": GIB // 2})
     assert _place("llama", MAX_MEMORY="cpu=1GiB").device.type == "cpu"
@@ -80,10 +80,10 @@ def test_whole_layers_are_spread_on_request() -> None:
 
 def test_weights_larger_than_a_gpu_go_on_to_the_cpu(caplog: pytest.LogCaptureFixture) -> None:
     small = Machine((16 * GIB,), 64 * GIB)
-    assert not _place("llama", small, gib=15).is_spread
-    assert _place("llama", small, gib=17).is_spread
+    assert not _place("llama", small, gib=15).uses_device_map
+    assert _place("llama", small, gib=17).uses_device_map
     assert "17.0 GiB, are larger than the GPU's memory" in caplog.text
-    assert _place("llama", small, gib=15, CUDA_MEMORY_FRACTION="0.5").is_spread
+    assert _place("llama", small, gib=15, CUDA_MEMORY_FRACTION="0.5").uses_device_map
 
 
 @pytest.mark.parametrize(
@@ -122,12 +122,12 @@ def test_a_limit_of_memory_that_cannot_be_read_is_refused(value: str) -> None:
 
 def test_a_quantized_model_is_spread(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("INFO")
-    assert _place("llama", SM_NUM_GPUS="2", QUANTIZE="bitsandbytes-nf4").is_spread
+    assert _place("llama", SM_NUM_GPUS="2", QUANTIZE="bitsandbytes-nf4").uses_device_map
     assert "QUANTIZE=bitsandbytes-nf4 is for whole layers" in caplog.text
     quantized = _config("llama")
     quantized.quantization_config = {"quant_method": "gptq", "bits": 4}
-    assert place(Settings(num_gpus=2), quantized, GIB, FOUR).is_spread
-    assert _place("llama", SM_NUM_GPUS="2", QUANTIZE="int8").is_split
+    assert place(Settings(num_gpus=2), quantized, GIB, FOUR).uses_device_map
+    assert _place("llama", SM_NUM_GPUS="2", QUANTIZE="int8").is_tensor_parallel
 
 
 def test_what_quantization_saves_counts(tmp_path: Path) -> None:

@@ -88,7 +88,7 @@ def test_filters_keep_what_transformers_keeps(params: dict, warper, seed: int) -
     sequences = _sequences(temperature=1.3, **params)
     scaled = TemperatureLogitsWarper(1.3)(None, logits.clone())
     expected = warper(None, scaled)
-    sampler._warp(logits, [sequence.params for sequence in sequences])
+    sampler._apply_filters(logits, [sequence.params for sequence in sequences])
     torch.testing.assert_close(logits, expected)
 
 

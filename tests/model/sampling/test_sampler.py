@@ -121,7 +121,7 @@ def test_a_short_list_gives_the_token_that_the_whole_vocabulary_gives(
     logits[::7, 3:] = -torch.inf  # a grammar that leaves fewer than top_k
     short = sample(logits.clone(), sequences)
     one_by_one = [sample(logits[i : i + 1].clone(), sequences[i : i + 1])[0] for i in range(300)]
-    monkeypatch.setattr("container.model.sampling.host.may_be_short", lambda _: False)
+    monkeypatch.setattr("container.model.sampling.host.can_use_topk_path", lambda _: False)
     whole = sample(logits.clone(), sequences)
     assert short == whole == one_by_one
 

@@ -17,7 +17,7 @@ def test_a_seed_gives_the_same_ids_alone_and_among_sixteen_others(
     name: str, dtype: torch.dtype
 ) -> None:
     rnd = random.Random(1)
-    ours = Job([9, 8, 7, 6, 5], _sampled(42, top_p=0.9, top_k=50), at_step=5)
+    job = Job([9, 8, 7, 6, 5], _sampled(42, top_p=0.9, top_k=50), at_step=5)
     others = [
         Job(
             [rnd.randrange(2, 200) for _ in range(rnd.randint(1, 50))],
@@ -27,8 +27,8 @@ def test_a_seed_gives_the_same_ids_alone_and_among_sixteen_others(
         for i in range(16)
     ]
     sizes = {"num_blocks": 400, "max_running": 17, "max_batch_tokens": 64}
-    alone = ids(run(torch_engine(name, dtype, **sizes), [ours])[0])
-    among = ids(run(torch_engine(name, dtype, **sizes), [ours, *others])[0])
+    alone = ids(run(torch_engine(name, dtype, **sizes), [job])[0])
+    among = ids(run(torch_engine(name, dtype, **sizes), [job, *others])[0])
     assert among == alone
 
 

@@ -10,8 +10,8 @@ from container.engine.engine import Engine
 from container.model.execution.factory import make_runner
 from container.model.loaded_model import LoadedModel
 from container.model.loading.prepare import prepare
-from container.model.lora.layers import Updates
-from container.model.lora.manager import AdapterStore
+from container.model.lora.layers import LoraLayers
+from container.model.lora.manager import LoraManager
 from examples import smollm2
 from tests.support.engines import engine_config
 
@@ -55,10 +55,10 @@ def reference(dtype: torch.dtype) -> LlamaForCausalLM:
 
 @cache
 def prepared(
-    dtype: torch.dtype, *, in_int8: bool = False, cache_dtype: torch.dtype | None = None
+    dtype: torch.dtype, *, int8_weights: bool = False, cache_dtype: torch.dtype | None = None
 ) -> LoadedModel:
     """Prepare the model as the server does; several engines may share it, one after another."""
-    return prepare(load(dtype), dtype, CPU, in_int8=in_int8, cache_dtype=cache_dtype)
+    return prepare(load(dtype), dtype, CPU, int8_weights=int8_weights, cache_dtype=cache_dtype)
 
 
 def release() -> None:
@@ -97,11 +97,11 @@ def engine(
         "max_total_tokens": 1100,
     }
     config = engine_config(**usual | sizes)
-    updates = None if adapters is None else Updates(model.module, model.dtype, CPU)
+    updates = None if adapters is None else LoraLayers(model.module, model.dtype, CPU)
     runner = make_runner(
         model, config, end_token_ids=frozenset({END}), updates=updates, overlaps=overlaps
     )
-    store = None if updates is None else AdapterStore(updates, max_in_memory=8)
+    store = None if updates is None else LoraManager(updates, max_in_memory=8)
     for name, path in (adapters or {}).items():
         store.add(name, str(path), preload=True, pin=False)
     return Engine(runner, config, end_token_ids=(END,), adapters=store)

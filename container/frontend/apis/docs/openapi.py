@@ -49,14 +49,18 @@ def document() -> Json:
 def _schemas() -> tuple[dict[int, Json], Json]:
     """The schema of every type in the table, by its id, and the definitions they refer to."""
     bodies = [operation.body for operation in OPERATIONS if operation.body is not None]
-    shown = [kind for one in OPERATIONS for kind in (one.answer, one.error) if kind is not None]
-    shown.append(response_schemas.StreamEvent)  # only in streams, which have no schema of their own
-    wanted: dict[int, tuple[int, Any, TypeAdapter[Any]]] = {}
-    for mode, kinds in (("validation", bodies), ("serialization", shown)):
+    body_types = [
+        kind for route in OPERATIONS for kind in (route.answer, route.error) if kind is not None
+    ]
+    body_types.append(
+        response_schemas.StreamEvent
+    )  # only in streams, which have no schema of their own
+    adapters: dict[int, tuple[int, Any, TypeAdapter[Any]]] = {}
+    for mode, kinds in (("validation", bodies), ("serialization", body_types)):
         for kind in kinds:
-            wanted[id(kind)] = (id(kind), mode, TypeAdapter(kind))
+            adapters[id(kind)] = (id(kind), mode, TypeAdapter(kind))
     found, rest = TypeAdapter.json_schemas(
-        wanted.values(), ref_template="#/components/schemas/{model}"
+        adapters.values(), ref_template="#/components/schemas/{model}"
     )
     return {key: schema for (key, _), schema in found.items()}, rest["$defs"]
 

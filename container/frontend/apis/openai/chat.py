@@ -18,7 +18,7 @@ from container.frontend.apis.openai.chat_schema import (
 )
 from container.frontend.apis.openai.tools_schema import read_tools
 from container.frontend.generation import adapter_selection
-from container.frontend.generation.chat import Conversations, Reply, Said, Turn
+from container.frontend.generation.chat import ChatPrompt, Conversations, MessageBuilder, Reply
 from container.frontend.generation.embedding_service import Embeddings
 from container.frontend.generation.limits import RequestLimits
 from container.frontend.generation.running_request import RunningRequest, TextEvent, TokenText
@@ -46,7 +46,7 @@ class Chat:
     """A started chat request, with what its rendering needs."""
 
     reply: Reply
-    ask: ChatRequest
+    chat_request: ChatRequest
     model: str
     id: str
     created: int
@@ -91,21 +91,21 @@ class OpenAIDialect:
     def chat(self, body: dict[str, Any], *, takes_plain: bool = False) -> Response:
         """Answer a chat body; `takes_plain` serves models without a template too."""
         received_at = time.monotonic()
-        ask = parse(ChatRequest, body)
-        chat = self._start(ask, received_at, takes_plain=takes_plain)
-        if ask.stream:
+        chat_request = parse(ChatRequest, body)
+        chat = self._start(chat_request, received_at, takes_plain=takes_plain)
+        if chat_request.stream:
             return self._stream(chat)
         collect(chat.running, self._metrics)
         return json_response(_answer(chat))
 
-    def render(self, ask: ChatRequest) -> str:
+    def render(self, chat_request: ChatRequest) -> str:
         """Make the prompt of a chat. Raises TemplateFailed or UnsupportedParameter."""
-        return self._conversations.render(_turn(ask))
+        return self._conversations.render(_chat_prompt(chat_request))
 
-    def models(self, beside: list[dict[str, Any]]) -> Response:
+    def models(self, other_models: list[dict[str, Any]]) -> Response:
         """List what is served: the language model with its adapters, and those `beside` it."""
-        if beside and not self._service.has_engine:
-            return json_response({"object": "list", "data": beside})
+        if other_models and not self._service.has_engine:
+            return json_response({"object": "list", "data": other_models})
         info = self._service.info
         model = {
             "id": info.model_id,
@@ -114,31 +114,33 @@ class OpenAIDialect:
             "owned_by": info.model_id,
         }
         tuned = [
-            model | {"id": one.name, "parent": info.model_id}
-            for one in self._service.status.adapters or []
+            model | {"id": adapter.name, "parent": info.model_id}
+            for adapter in self._service.status.adapters or []
         ]
-        return json_response({"object": "list", "data": [model, *tuned, *beside]})
+        return json_response({"object": "list", "data": [model, *tuned, *other_models]})
 
-    def _start(self, ask: ChatRequest, received_at: float, *, takes_plain: bool) -> Chat:
+    def _start(self, chat_request: ChatRequest, received_at: float, *, takes_plain: bool) -> Chat:
         service = self._service
-        adapter_selection.choose_model(ask.model, service)
-        check(ask, self._limits, service.info.vocabulary)
-        answer = read_grammar(ask.response_format, "response_format", self._limits, service.offload)
+        adapter_selection.choose_model(chat_request.model, service)
+        check(chat_request, self._limits, service.info.vocabulary)
+        answer = read_grammar(
+            chat_request.response_format, "response_format", self._limits, service.offload
+        )
         reply = self._conversations.start(
-            replace(_turn(ask, answer), takes_plain=takes_plain),
+            replace(_chat_prompt(chat_request, answer), takes_plain=takes_plain),
             NAMES,
-            ask.max_new_tokens,
-            lambda room, grammar: ask.params(
+            chat_request.max_new_tokens,
+            lambda room, grammar: chat_request.params(
                 room,
                 service.info.vocabulary,
-                top_logprobs=(ask.top_logprobs or 0) if ask.logprobs else None,
+                top_logprobs=(chat_request.top_logprobs or 0) if chat_request.logprobs else None,
                 grammar=grammar,
             ),
-            TextRules(received_at, ask.stops, num_sequences=ask.n or 1),
+            TextRules(received_at, chat_request.stops, num_sequences=chat_request.n or 1),
         )
-        model = served_name(ask.model, service.info.model_id)
+        model = served_name(chat_request.model, service.info.model_id)
         chat_id = f"chatcmpl-{secrets.token_hex(12)}"
-        return Chat(reply, ask, model, chat_id, int(time.time()))
+        return Chat(reply, chat_request, model, chat_id, int(time.time()))
 
     def _stream(self, chat: Chat) -> Response:
         begun: set[int] = set()
@@ -147,16 +149,16 @@ class OpenAIDialect:
             deltas = [_delta(chat, event.seq_index, delta) for delta in chat.reply.take(event)]
             is_first = event.seq_index not in begun
             is_last = event.finish_reason is not None
-            if not deltas and (is_first or is_last or chat.ask.logprobs):
+            if not deltas and (is_first or is_last or chat.chat_request.logprobs):
                 deltas = [{}]
             if is_first and deltas:
                 begun.add(event.seq_index)
                 deltas[0] = {"role": "assistant", "content": ""} | deltas[0]
             for index, delta in enumerate(deltas):
                 yield _chunk(chat, event, delta, is_end=index == len(deltas) - 1)
-            if chat.running.is_finished and chat.ask.includes_usage:
-                told = {"choices": [], "usage": usage(chat.reply)}
-                yield chat.envelope("chat.completion.chunk") | told
+            if chat.running.is_finished and chat.chat_request.includes_usage:
+                last_chunk = {"choices": [], "usage": usage(chat.reply)}
+                yield chat.envelope("chat.completion.chunk") | last_chunk
 
         return stream(chat.running, render, openai_body, self._metrics, end=DONE)
 
@@ -177,12 +179,12 @@ def blueprint(dialect: OpenAIDialect, texts: Embeddings) -> Blueprint:
     return routes
 
 
-def served_name(asked: str | None, served: str) -> str:
+def served_name(requested: str | None, served: str) -> str:
     """The model's name in an answer: as it was asked for.
 
     Clients of TGI write "tgi" for "whatever is served"; SageMaker's front door writes "".
     """
-    return asked if asked and asked != "tgi" else served
+    return requested if requested and requested != "tgi" else served
 
 
 def usage(reply: Reply) -> dict[str, Any]:
@@ -194,21 +196,25 @@ def usage(reply: Reply) -> dict[str, Any]:
         "total_tokens": prompt + new,
         "prompt_tokens_details": {"cached_tokens": reply.running.prompt.cached_tokens},
     }
-    thought = sum(said.reasoning_tokens for said in reply.said)
+    thought = sum(builder.reasoning_tokens for builder in reply.builders)
     return counts | {"completion_tokens_details": {"reasoning_tokens": thought}}
 
 
-def _turn(ask: ChatRequest, answer: str = "") -> Turn:
-    tools = read_tools(ask.tools, ask.tool_choice, parallel=ask.parallel_tool_calls)
-    messages, images = template_messages(ask)
-    return Turn(
+def _chat_prompt(chat_request: ChatRequest, answer: str = "") -> ChatPrompt:
+    tools = read_tools(
+        chat_request.tools, chat_request.tool_choice, parallel=chat_request.parallel_tool_calls
+    )
+    messages, images = template_messages(chat_request)
+    return ChatPrompt(
         messages,
         tools,
-        tool_prompt=ask.tool_prompt,
+        tool_prompt=chat_request.tool_prompt,
         answer=answer,
-        template_options=template_options(ask),
-        continues=False if ask.add_generation_prompt else ask.continue_final_message,
-        opens_reply=ask.add_generation_prompt is not False,
+        template_options=template_options(chat_request),
+        continues=False
+        if chat_request.add_generation_prompt
+        else chat_request.continue_final_message,
+        opens_reply=chat_request.add_generation_prompt is not False,
         images=images,
     )
 
@@ -223,23 +229,23 @@ def _answer(chat: Chat) -> dict[str, Any]:
         }
         for completion in chat.running.completions
     ]
-    told = {"choices": choices, "usage": usage(chat.reply)}
-    return chat.envelope("chat.completion") | told
+    body = {"choices": choices, "usage": usage(chat.reply)}
+    return chat.envelope("chat.completion") | body
 
 
-def _message(said: Said) -> dict[str, Any]:
-    message: dict[str, Any] = {"role": "assistant", "content": said.content}
-    if said.reasoning:
-        message["reasoning_content"] = said.reasoning
-    if said.calls:
-        message["content"] = said.content or None
+def _message(builder: MessageBuilder) -> dict[str, Any]:
+    message: dict[str, Any] = {"role": "assistant", "content": builder.content}
+    if builder.reasoning:
+        message["reasoning_content"] = builder.reasoning
+    if builder.calls:
+        message["content"] = builder.content or None
         message["tool_calls"] = [
             {
                 "id": call.id,
                 "type": "function",
                 "function": {"name": call.name, "arguments": call.arguments},
             }
-            for call in said.calls
+            for call in builder.calls
         ]
     return message
 
@@ -252,9 +258,9 @@ def _delta(chat: Chat, seq_index: int, delta: Delta) -> dict[str, Any]:
         return {"reasoning_content": delta.text}
     call: dict[str, Any] = {"index": delta.call_index}
     if delta.kind is DeltaKind.CALL:
-        made = chat.reply.said[seq_index].calls[delta.call_index]
-        function = {"name": made.name, "arguments": ""}
-        call |= {"id": made.id, "type": "function", "function": function}
+        tool_call = chat.reply.builders[seq_index].calls[delta.call_index]
+        function = {"name": tool_call.name, "arguments": ""}
+        call |= {"id": tool_call.id, "type": "function", "function": function}
     else:
         call["function"] = {"arguments": delta.text}
     return {"tool_calls": [call]}
@@ -270,11 +276,11 @@ def _chunk(chat: Chat, event: TextEvent, delta: dict[str, Any], *, is_end: bool)
         "finish_reason": reason,
     }
     chunk = chat.envelope("chat.completion.chunk") | {"choices": [choice]}
-    return chunk | {"usage": None} if chat.ask.includes_usage else chunk
+    return chunk | {"usage": None} if chat.chat_request.includes_usage else chunk
 
 
 def _logprobs(chat: Chat, events: list[TextEvent]) -> dict[str, Any] | None:
-    if not chat.ask.logprobs:
+    if not chat.chat_request.logprobs:
         return None
     content = [
         _logprob(event.token) | {"top_logprobs": [_logprob(token) for token in event.top]}

@@ -159,8 +159,8 @@ def template_messages(request: ChatRequest) -> tuple[list[dict[str, Any]], list[
     Raises UnsupportedParameter.
     """
     images: list[ImageSource] = []
-    told = [_template_message(m, index, images) for index, m in enumerate(request.messages)]
-    return told, images
+    messages = [_template_message(m, index, images) for index, m in enumerate(request.messages)]
+    return messages, images
 
 
 def _template_message(message: Message, index: int, images: list[ImageSource]) -> dict[str, Any]:
@@ -169,8 +169,8 @@ def _template_message(message: Message, index: int, images: list[ImageSource]) -
     fields["content"] = _content(message.content, f"{where}.content", images)
     if message.tool_calls:
         fields["tool_calls"] = [
-            _template_call(call, f"{where}.tool_calls[{place}]")
-            for place, call in enumerate(message.tool_calls)
+            _template_call(call, f"{where}.tool_calls[{call_index}]")
+            for call_index, call in enumerate(message.tool_calls)
         ]
     is_said = message.content is not None or bool(message.tool_calls)
     require(is_said, f"{where}.content", "must be given")
@@ -182,25 +182,25 @@ def _content(
 ) -> str | list[dict[str, str]]:
     if content is None or isinstance(content, str):
         return content or ""
-    told = []
+    parts = []
     for index, part in enumerate(content):
         if isinstance(part, TextPart):
-            told.append(text_part(part.text))
+            parts.append(text_part(part.text))
         elif isinstance(part, ImagePart):
-            given = part.image_url
-            url = given if isinstance(given, str) else given.url
+            image_url = part.image_url
+            url = image_url if isinstance(image_url, str) else image_url.url
             images.append(ImageSource(url, f"{where}[{index}].image_url"))
-            told.append(IMAGE_PART)
+            parts.append(IMAGE_PART)
         else:
             raise UnsupportedParameter(
                 f"`{where}` has a part of type {part.type!r}, which no model here reads",
                 field=where,
             )
-    return joined(told)
+    return joined(parts)
 
 
 def _template_call(call: ToolCall, where: str) -> dict[str, Any]:
     arguments = read_arguments(call.function.arguments, f"{where}.function.arguments")
     function = {"name": call.function.name, "arguments": arguments}
-    told: dict[str, Any] = {"type": "function", "function": function}
-    return told | {"id": call.id} if call.id is not None else told
+    template_call: dict[str, Any] = {"type": "function", "function": function}
+    return template_call | {"id": call.id} if call.id is not None else template_call

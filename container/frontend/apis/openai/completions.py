@@ -43,7 +43,7 @@ class Completions:
     """A started request, with what its rendering needs."""
 
     group: RunningGroup
-    ask: CompletionRequest
+    completion_request: CompletionRequest
     model: str
     id: str
     created: int
@@ -63,9 +63,9 @@ class Completions:
     def usage(self) -> dict[str, Any]:
         """Token counts, summed over the prompts."""
         requests = self.group.requests
-        prompt = sum(one.prompt_tokens for one in requests)
-        new = sum(one.completion_tokens for one in requests)
-        cached = sum(one.prompt.cached_tokens for one in requests)
+        prompt = sum(running.prompt_tokens for running in requests)
+        new = sum(running.completion_tokens for running in requests)
+        cached = sum(running.prompt.cached_tokens for running in requests)
         return {
             "prompt_tokens": prompt,
             "completion_tokens": new,
@@ -75,7 +75,7 @@ class Completions:
 
     def choice_index(self, prompt_index: int, seq_index: int) -> int:
         """The place of a choice among those of all prompts."""
-        return prompt_index * (self.ask.n or 1) + seq_index
+        return prompt_index * (self.completion_request.n or 1) + seq_index
 
 
 class CompletionsDialect:
@@ -90,29 +90,37 @@ class CompletionsDialect:
         """Answer a completions body."""
         received_at = time.monotonic()
         completions = self._start(parse(CompletionRequest, body), received_at)
-        if completions.ask.stream:
+        if completions.completion_request.stream:
             return self._stream(completions)
         collect(completions.group, self._metrics)
         return json_response(self._answer(completions))
 
-    def _start(self, ask: CompletionRequest, received_at: float) -> Completions:
+    def _start(self, completion_request: CompletionRequest, received_at: float) -> Completions:
         service = self._service
-        adapter_selection.choose_model(ask.model, service)
-        check(ask, self._limits, service.info.vocabulary)
-        name = "grammar" if ask.grammar is not None else "response_format"
+        adapter_selection.choose_model(completion_request.model, service)
+        check(completion_request, self._limits, service.info.vocabulary)
+        name = "grammar" if completion_request.grammar is not None else "response_format"
         grammar = read_grammar(
-            ask.grammar or ask.response_format, name, self._limits, service.offload
+            completion_request.grammar or completion_request.response_format,
+            name,
+            self._limits,
+            service.offload,
         )
-        prompts = [self._prompt(prompt) for prompt in ask.prompts]
-        params = [self._params(ask, prompt, grammar) for prompt in prompts]
-        rules = TextRules(received_at, ask.stops, num_sequences=ask.n or 1)
+        prompts = [self._prompt(prompt) for prompt in completion_request.prompts]
+        params = [self._params(completion_request, prompt, grammar) for prompt in prompts]
+        rules = TextRules(
+            received_at, completion_request.stops, num_sequences=completion_request.n or 1
+        )
         return Completions(
             service.start_group(prompts, params, rules),
-            ask,
-            served_name(ask.model, service.info.model_id),
+            completion_request,
+            served_name(completion_request.model, service.info.model_id),
             f"cmpl-{secrets.token_hex(12)}",
             int(time.time()),
-            [self._echoed(prompt) if ask.echo else "" for prompt in ask.prompts],
+            [
+                self._echoed(prompt) if completion_request.echo else ""
+                for prompt in completion_request.prompts
+            ],
         )
 
     def _prompt(self, prompt: str | list[int]) -> Prompt:
@@ -120,13 +128,15 @@ class CompletionsDialect:
             return Prompt(self._service.encode(prompt, NAMES), len(prompt))
         return Prompt(self._service.check_prompt(prompt, NAMES), 0)
 
-    def _params(self, ask: CompletionRequest, prompt: Prompt, grammar: str) -> SamplingParams:
+    def _params(
+        self, completion_request: CompletionRequest, prompt: Prompt, grammar: str
+    ) -> SamplingParams:
         service = self._service
-        room = service.room_for(len(prompt.ids), ask.max_tokens, NAMES)
-        params = ask.params(
-            room, service.info.vocabulary, top_logprobs=ask.logprobs, grammar=grammar
+        room = service.room_for(len(prompt.ids), completion_request.max_tokens, NAMES)
+        params = completion_request.params(
+            room, service.info.vocabulary, top_logprobs=completion_request.logprobs, grammar=grammar
         )
-        scores_prompt = bool(ask.echo) and ask.logprobs is not None
+        scores_prompt = bool(completion_request.echo) and completion_request.logprobs is not None
         return msgspec.structs.replace(params, prompt_logprobs=scores_prompt)
 
     def _echoed(self, prompt: str | list[int]) -> str:
@@ -152,9 +162,9 @@ class CompletionsDialect:
     def _logprobs(
         self, completions: Completions, running: RunningRequest, completion: Completion
     ) -> dict[str, Any] | None:
-        if completions.ask.logprobs is None:
+        if completions.completion_request.logprobs is None:
             return None
-        tokens = self._prompt_tokens(running) if completions.ask.echo else []
+        tokens = self._prompt_tokens(running) if completions.completion_request.echo else []
         tops: list[list[TokenText]] = [[] for _ in tokens]
         tokens += [event.token for event in completion.events]
         tops += [event.top for event in completion.events]
@@ -172,22 +182,25 @@ class CompletionsDialect:
     def _stream(self, completions: Completions) -> Response:
         offsets: dict[int, int] = {}
 
-        def render(found: GroupEvent) -> Iterator[object]:
-            event = found.event
-            index = completions.choice_index(found.index, event.seq_index)
+        def render(known_event: GroupEvent) -> Iterator[object]:
+            event = known_event.event
+            index = completions.choice_index(known_event.index, event.seq_index)
             text, logprobs = event.text, None
             tokens, tops = [event.token], [event.top]
             if index not in offsets:
-                text = completions.prompts[found.index] + text
-                if completions.ask.echo and completions.ask.logprobs is not None:
-                    prompt = self._prompt_tokens(completions.group.requests[found.index])
+                text = completions.prompts[known_event.index] + text
+                if (
+                    completions.completion_request.echo
+                    and completions.completion_request.logprobs is not None
+                ):
+                    prompt = self._prompt_tokens(completions.group.requests[known_event.index])
                     tokens, tops = [*prompt, event.token], [[] for _ in prompt] + [event.top]
-            if completions.ask.logprobs is not None:
+            if completions.completion_request.logprobs is not None:
                 logprobs = _logprobs(tokens, tops, start=offsets.get(index, 0))
             offsets[index] = offsets.get(index, 0) + len(text)
             if text or logprobs or event.finish_reason is not None:
                 yield _chunk(completions, event, index, text, logprobs)
-            if completions.group.is_finished and completions.ask.includes_usage:
+            if completions.group.is_finished and completions.completion_request.includes_usage:
                 yield completions.envelope() | {"choices": [], "usage": completions.usage}
 
         return stream(completions.group, render, openai_body, self._metrics, end=DONE)
@@ -219,7 +232,7 @@ def _chunk(
         "finish_reason": None if reason is None else FINISH_REASONS[reason],
     }
     chunk = completions.envelope() | {"choices": [choice]}
-    return chunk | {"usage": None} if completions.ask.includes_usage else chunk
+    return chunk | {"usage": None} if completions.completion_request.includes_usage else chunk
 
 
 def _logprobs(
@@ -230,6 +243,6 @@ def _logprobs(
     return {
         "tokens": [token.text for token in tokens],
         "token_logprobs": [token.logprob for token in tokens],
-        "top_logprobs": [{one.text: one.logprob for one in top} or None for top in tops],
+        "top_logprobs": [{likely.text: likely.logprob for likely in top} or None for top in tops],
         "text_offset": list(accumulate(lengths[:-1], initial=start)),
     }

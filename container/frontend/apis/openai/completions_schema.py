@@ -31,8 +31,8 @@ class CompletionRequest(SamplingFields):
         """The prompts as a list."""
         if isinstance(self.prompt, str):
             return [self.prompt]
-        ids = [one for one in self.prompt if isinstance(one, int)]
-        return [ids] if ids else [one for one in self.prompt if not isinstance(one, int)]
+        ids = [item for item in self.prompt if isinstance(item, int)]
+        return [ids] if ids else [item for item in self.prompt if not isinstance(item, int)]
 
 
 def check(request: CompletionRequest, limits: RequestLimits, vocabulary: int) -> None:

@@ -30,41 +30,44 @@ class EmbeddingsDialect:
     def embed(self, body: dict[str, Any]) -> Response:
         """Answer an OpenAI body."""
         started = time.monotonic()
-        error_responses.speak_openai()
-        ask = parse(OpenAIEmbedRequest, body)
+        error_responses.use_openai_errors()
+        embed_request = parse(OpenAIEmbedRequest, body)
         rows = self._embeddings.vectors(
-            as_inputs(ask.input), ask.options("input"), self._on_wait, dimensions=ask.dimensions
+            as_inputs(embed_request.input),
+            embed_request.options("input"),
+            self._on_wait,
+            dimensions=embed_request.dimensions,
         )
-        write = _base64 if ask.encoding_format == "base64" else _floats
+        write = _base64 if embed_request.encoding_format == "base64" else _floats
         data = [
             {"object": "embedding", "index": index, "embedding": write(vector)}
             for index, vector in enumerate(rows.values)
         ]
-        return self._respond({"object": "list", "data": data}, ask.model, rows, started)
+        return self._respond({"object": "list", "data": data}, embed_request.model, rows, started)
 
     def rerank(self, body: dict[str, Any]) -> Response:
         """Answer a Cohere or Jina body: the best documents first."""
         started = time.monotonic()
-        error_responses.speak_openai()
-        ask = parse(CohereRerankRequest, body)
-        ask.check()
-        pairs = [Pair(ask.query, text) for text in ask.texts]
+        error_responses.use_openai_errors()
+        rerank_request = parse(CohereRerankRequest, body)
+        rerank_request.check()
+        pairs = [Pair(rerank_request.query, text) for text in rerank_request.texts]
         options = TextOptions("documents", truncate=True)
         rows = self._embeddings.scores([*pairs], options, self._on_wait, raw=False)
         scores = rows.values[:, 0].tolist()
-        best = sorted(range(len(scores)), key=lambda index: -scores[index])[: ask.top_n]
+        best = sorted(range(len(scores)), key=lambda index: -scores[index])[: rerank_request.top_n]
         results: list[dict[str, Any]] = [
             {"index": index, "relevance_score": scores[index]} for index in best
         ]
-        if ask.return_documents:
+        if rerank_request.return_documents:
             for result in results:
-                result["document"] = {"text": ask.texts[result["index"]]}
+                result["document"] = {"text": rerank_request.texts[result["index"]]}
         answer = {
             "id": f"rerank-{secrets.token_hex(12)}",
             "results": results,
             "meta": {"tokens": {"input_tokens": rows.num_tokens}},
         }
-        return self._respond(answer, ask.model, rows, started)
+        return self._respond(answer, rerank_request.model, rows, started)
 
     def _respond(
         self, answer: dict[str, Any], model: str | None, rows: Rows, started: float

@@ -40,7 +40,9 @@ class CohereRerankRequest(Body):
     @property
     def texts(self) -> list[str]:
         """The documents as texts."""
-        return [one if isinstance(one, str) else one.text for one in self.documents]
+        return [
+            document if isinstance(document, str) else document.text for document in self.documents
+        ]
 
     def check(self) -> None:
         """Raise InvalidParameter, or UnsupportedParameter for what is not offered."""

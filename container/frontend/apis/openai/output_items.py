@@ -10,7 +10,7 @@ import secrets
 from collections.abc import Iterator
 from typing import Any
 
-from container.frontend.generation.chat import Said
+from container.frontend.generation.chat import MessageBuilder
 from container.text.message_parser import Delta, DeltaKind
 
 Event = dict[str, Any]
@@ -18,11 +18,11 @@ Item = dict[str, Any]
 
 
 class OutputItems:
-    """Owns the items of one response; `said` has the ids of its calls."""
+    """Owns the items of one response; `builder` has the ids of its calls."""
 
-    def __init__(self, said: Said) -> None:
+    def __init__(self, builder: MessageBuilder) -> None:
         self.items: list[Item] = []
-        self._said = said
+        self._builder = builder
         self._kind: DeltaKind | None = None
 
     def take(self, delta: Delta) -> Iterator[Event]:
@@ -33,17 +33,17 @@ class OutputItems:
             yield from self._open(kind, delta)
         if delta.kind is DeltaKind.CALL:
             return
-        item, place = self.items[-1], self._place()
+        item, position = self.items[-1], self._place()
         if kind is DeltaKind.CALL:
             item["arguments"] += delta.text
             yield {
                 "type": "response.function_call_arguments.delta",
-                **place,
+                **position,
                 "delta": delta.text,
             }
             return
         item["content"][0]["text"] += delta.text
-        event = {"type": f"response.{_word(kind)}.delta", **place, "content_index": 0}
+        event = {"type": f"response.{_word(kind)}.delta", **position, "content_index": 0}
         if kind is DeltaKind.CONTENT:
             event["logprobs"] = []
         yield event | {"delta": delta.text}
@@ -52,49 +52,54 @@ class OutputItems:
         """End the open item, if there is one; `status` is completed or incomplete."""
         if self._kind is None:
             return
-        item, place, kind = self.items[-1], self._place(), self._kind
+        item, position, kind = self.items[-1], self._place(), self._kind
         self._kind = None
         item["status"] = status
         if kind is DeltaKind.CALL:
             yield {
                 "type": "response.function_call_arguments.done",
-                **place,
+                **position,
                 "name": item["name"],
                 "arguments": item["arguments"],
             }
         else:
             part = item["content"][0]
-            place_in = place | {"content_index": 0}
+            place_in = position | {"content_index": 0}
             done = {"type": f"response.{_word(kind)}.done", **place_in, "text": part["text"]}
             yield done | ({"logprobs": []} if kind is DeltaKind.CONTENT else {})
             yield {"type": "response.content_part.done", **place_in, "part": dict(part)}
         yield {
             "type": "response.output_item.done",
-            "output_index": place["output_index"],
+            "output_index": position["output_index"],
             "item": _copy(item),
         }
 
     def _open(self, kind: DeltaKind, delta: Delta) -> Iterator[Event]:
         self._kind = kind
         item = self._new_item(kind, delta)
-        shown = _copy(item)
+        item_copy = _copy(item)
         if kind is not DeltaKind.CALL:
-            shown["content"] = []
+            item_copy["content"] = []
         self.items.append(item)
-        place = self._place()
+        position = self._place()
         yield {
             "type": "response.output_item.added",
-            "output_index": place["output_index"],
-            "item": shown,
+            "output_index": position["output_index"],
+            "item": item_copy,
         }
         if kind is not DeltaKind.CALL:
             part = dict(item["content"][0])
-            yield {"type": "response.content_part.added", **place, "content_index": 0, "part": part}
+            yield {
+                "type": "response.content_part.added",
+                **position,
+                "content_index": 0,
+                "part": part,
+            }
 
     def _new_item(self, kind: DeltaKind, delta: Delta) -> Item:
         number = secrets.token_hex(12)
         if kind is DeltaKind.CALL:
-            call = self._said.calls[delta.call_index]
+            call = self._builder.calls[delta.call_index]
             return {
                 "id": f"fc_{number}",
                 "type": "function_call",

@@ -21,7 +21,7 @@ from container.frontend.apis.openai.responses_schema import (
     template_options,
 )
 from container.frontend.apis.openai.tools_schema import read_tools
-from container.frontend.generation.chat import Conversations, Reply, Turn
+from container.frontend.generation.chat import ChatPrompt, Conversations, Reply
 from container.frontend.generation.limits import RequestLimits
 from container.frontend.generation.running_request import RunningRequest, TextEvent
 from container.frontend.generation.service import FieldNames, Service, TextRules
@@ -39,7 +39,7 @@ class ModelResponse:
     """A started response: the running reply, and its output so far."""
 
     reply: Reply
-    ask: ResponseRequest
+    response_request: ResponseRequest
     model: str
     id: str
     created_at: int
@@ -53,7 +53,7 @@ class ModelResponse:
 
     def body(self, status: str) -> dict[str, Any]:
         """The response object, as it is now."""
-        ask, is_cut = self.ask, status == "incomplete"
+        response_request, is_cut = self.response_request, status == "incomplete"
         has_ended = status in ("completed", "incomplete")
         return {
             "id": self.id,
@@ -63,23 +63,30 @@ class ModelResponse:
             "status": status,
             "error": None,
             "incomplete_details": {"reason": "max_output_tokens"} if is_cut else None,
-            "instructions": ask.instructions,
-            "max_output_tokens": ask.max_output_tokens,
+            "instructions": response_request.instructions,
+            "max_output_tokens": response_request.max_output_tokens,
             "model": self.model,
             "output": self.output.items if has_ended else [],
-            "parallel_tool_calls": ask.parallel_tool_calls is not False,
+            "parallel_tool_calls": response_request.parallel_tool_calls is not False,
             "previous_response_id": None,
-            "reasoning": ask.reasoning.model_dump() if ask.reasoning else {"effort": None},
+            "reasoning": response_request.reasoning.model_dump()
+            if response_request.reasoning
+            else {"effort": None},
             "store": False,
-            "temperature": 1.0 if ask.temperature is None else ask.temperature,
-            "text": {"format": (ask.text and ask.text.format) or {"type": "text"}},
-            "tool_choice": ask.tool_choice or "auto",
-            "tools": ask.tools or [],
-            "top_p": 1.0 if ask.top_p is None else ask.top_p,
+            "temperature": 1.0
+            if response_request.temperature is None
+            else response_request.temperature,
+            "text": {
+                "format": (response_request.text and response_request.text.format)
+                or {"type": "text"}
+            },
+            "tool_choice": response_request.tool_choice or "auto",
+            "tools": response_request.tools or [],
+            "top_p": 1.0 if response_request.top_p is None else response_request.top_p,
             "truncation": "disabled",
             "usage": self._usage() if has_ended else None,
-            "user": ask.user,
-            "metadata": ask.metadata or {},
+            "user": response_request.user,
+            "metadata": response_request.metadata or {},
         }
 
     def number(self, event: Event) -> Event:
@@ -93,7 +100,7 @@ class ModelResponse:
             "input_tokens": prompt,
             "input_tokens_details": {"cached_tokens": cached, "cache_write_tokens": 0},
             "output_tokens": new,
-            "output_tokens_details": {"reasoning_tokens": self.reply.said[0].reasoning_tokens},
+            "output_tokens_details": {"reasoning_tokens": self.reply.builders[0].reasoning_tokens},
             "total_tokens": prompt + new,
         }
 
@@ -117,7 +124,7 @@ class ResponsesDialect:
         """Answer a responses body."""
         received_at = time.monotonic()
         response = self._start(parse(ResponseRequest, body), received_at)
-        if response.ask.stream:
+        if response.response_request.stream:
             return self._stream(response)
         collect(response.running, self._metrics)
         [completion] = response.running.completions
@@ -126,53 +133,59 @@ class ResponsesDialect:
                 pass  # only the items are wanted
         return json_response(response.body(_status(completion.finish_reason)))
 
-    def _start(self, ask: ResponseRequest, received_at: float) -> ModelResponse:
+    def _start(self, response_request: ResponseRequest, received_at: float) -> ModelResponse:
         service = self._service
         vocabulary = service.info.vocabulary
-        check(ask, self._limits, vocabulary)
-        answer = read_grammar(answer_format(ask), "text.format", self._limits, service.offload)
-        messages, images = chat_messages(ask)
-        turn = Turn(
+        check(response_request, self._limits, vocabulary)
+        answer = read_grammar(
+            answer_format(response_request), "text.format", self._limits, service.offload
+        )
+        messages, images = chat_messages(response_request)
+        chat_prompt = ChatPrompt(
             messages,
-            read_tools(ask.tools, ask.tool_choice, parallel=ask.parallel_tool_calls),
+            read_tools(
+                response_request.tools,
+                response_request.tool_choice,
+                parallel=response_request.parallel_tool_calls,
+            ),
             answer=answer,
-            template_options=template_options(ask),
+            template_options=template_options(response_request),
             continues=False,
             images=images,
         )
         reply = self._conversations.start(
-            turn,
+            chat_prompt,
             NAMES,
-            ask.max_output_tokens,
-            lambda room, grammar: ask.sampling.params(
+            response_request.max_output_tokens,
+            lambda room, grammar: response_request.sampling.params(
                 room, vocabulary, top_logprobs=None, grammar=grammar
             ),
             TextRules(received_at, stops=[]),
         )
         return ModelResponse(
             reply,
-            ask,
-            served_name(ask.model, service.info.model_id),
+            response_request,
+            served_name(response_request.model, service.info.model_id),
             f"resp_{secrets.token_hex(16)}",
             int(time.time()),
-            OutputItems(reply.said[0]),
+            OutputItems(reply.builders[0]),
         )
 
     def _stream(self, response: ModelResponse) -> Response:
         def render(event: TextEvent) -> Iterator[Event]:
             if response.running.completion_tokens == 1:
                 for name in ("created", "in_progress"):
-                    told = response.body("in_progress")
-                    yield response.number({"type": f"response.{name}", "response": told})
+                    error_body = response.body("in_progress")
+                    yield response.number({"type": f"response.{name}", "response": error_body})
             yield from map(response.number, _take(response, event))
             if event.finish_reason is not None:
                 status = _status(event.finish_reason)
-                told = response.body(status)
-                yield response.number({"type": f"response.{status}", "response": told})
+                error_body = response.body(status)
+                yield response.number({"type": f"response.{status}", "response": error_body})
 
         def render_error(error: ServingError) -> Event:
-            told = openai_body(error)["error"]
-            event = {key: told[key] for key in ("message", "param", "code")}
+            error_body = openai_body(error)["error"]
+            event = {key: error_body[key] for key in ("message", "param", "code")}
             return response.number({"type": "error"} | event)
 
         return stream(response.running, render, render_error, self._metrics, write=sse_typed)

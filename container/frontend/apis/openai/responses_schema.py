@@ -170,11 +170,11 @@ def _take_item(
             last.setdefault("tool_calls", []).append(call)
         case "function_call_output":
             output = item.get("output")
-            told = (
+            message = (
                 output if isinstance(output, str) else _content(output, f"{where}.output", images)
             )
             call_id = _string(item, "call_id", where)
-            messages.append({"role": "tool", "content": told, "tool_call_id": call_id})
+            messages.append({"role": "tool", "content": message, "tool_call_id": call_id})
         case "reasoning":
             return  # templates leave out what was thought in earlier turns
         case _:
@@ -189,32 +189,32 @@ def _content(content: object, where: str, images: list[ImageSource]) -> str | li
         return content
     if not isinstance(content, list):
         raise InvalidParameter(f"`{where}` must be a string or a list of parts", field=where)
-    told = []
+    parts = []
     for index, part in enumerate(content):
-        place = f"{where}[{index}]"
+        field = f"{where}[{index}]"
         kind = part.get("type") if isinstance(part, dict) else None
         if kind == "input_image":
-            images.append(_image(part, place))
-            told.append(IMAGE_PART)
+            images.append(_image(part, field))
+            parts.append(IMAGE_PART)
             continue
         if kind in ("input_file", "input_audio"):
             raise UnsupportedParameter(
-                f"`{place}` is of type {kind!r}, which no model here reads", field=place
+                f"`{field}` is of type {kind!r}, which no model here reads", field=field
             )
         key = "refusal" if kind == "refusal" else "text"
         if kind not in ("input_text", "output_text", "text", "refusal"):
-            raise InvalidParameter(f"`{place}.type` must be 'input_text'", field=f"{place}.type")
-        told.append(text_part(_string(part, key, place)))
-    return joined(told)
+            raise InvalidParameter(f"`{field}.type` must be 'input_text'", field=f"{field}.type")
+        parts.append(text_part(_string(part, key, field)))
+    return joined(parts)
 
 
-def _image(part: dict[str, Any], place: str) -> ImageSource:
+def _image(part: dict[str, Any], field: str) -> ImageSource:
     if part.get("file_id") is not None:
         raise UnsupportedParameter(
-            f"`{place}.file_id`: this server stores no files; give an `image_url`",
-            field=f"{place}.file_id",
+            f"`{field}.file_id`: this server stores no files; give an `image_url`",
+            field=f"{field}.file_id",
         )
-    return ImageSource(_string(part, "image_url", place), f"{place}.image_url")
+    return ImageSource(_string(part, "image_url", field), f"{field}.image_url")
 
 
 def _string(item: dict[str, Any], key: str, where: str) -> str:

@@ -26,13 +26,13 @@ def joined(parts: list[dict[str, str]]) -> str | list[dict[str, str]]:
     return "".join(part["text"] for part in parts)
 
 
-def read_options(effort: str | None, given: dict[str, Any] | None) -> dict[str, Any]:
+def read_options(effort: str | None, requested: dict[str, Any] | None) -> dict[str, Any]:
     """How much to reason, and `chat_template_kwargs`. Raises InvalidParameter."""
-    for name in given or {}:
+    for name in requested or {}:
         require(name not in RESERVED, f"chat_template_kwargs.{name}", "cannot be set by a request")
     options: dict[str, Any] = {}
     if effort is not None:
         options["reasoning_effort"] = effort
         # Qwen's and DeepSeek's templates have a switch; other templates ignore it.
         options["enable_thinking"] = options["thinking"] = effort != "none"
-    return options | (given or {})
+    return options | (requested or {})

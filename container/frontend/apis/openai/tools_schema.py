@@ -41,12 +41,12 @@ def read_tools(
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice is not None:
         raise InvalidParameter(f"`tools` has {twice!r} more than once", field="tools")
-    mode, wanted = _read_choice(choice, names)
+    mode, forced_name = _read_choice(choice, names)
     if mode is ToolMode.NONE:
         return NO_TOOLS
-    chosen = tuple(tool for tool in read if wanted in (None, tool.name))
+    chosen = tuple(tool for tool in read if forced_name in (None, tool.name))
     described = [{"type": "function", "function": _function(tool)} for tool in tools]
-    return ToolUse(mode, chosen, described, parallel is not False and wanted is None)
+    return ToolUse(mode, chosen, described, parallel is not False and forced_name is None)
 
 
 def read_arguments(arguments: Any, field: str) -> Any:
@@ -80,8 +80,8 @@ def _read_tool(tool: dict[str, Any], where: str) -> Tool:
     try:
         function = parse(Function, inner)
     except InvalidParameter as error:
-        place = f"{where}.{error.field}"
-        raise InvalidParameter(f"`{where}`: {error.message}", field=place) from None
+        path = f"{where}.{error.field}"
+        raise InvalidParameter(f"`{where}`: {error.message}", field=path) from None
     if not NAME.fullmatch(function.name):
         raise InvalidParameter(
             f"`{where}.name` must have 1 to 64 letters, digits, '_', '-' or '.'",

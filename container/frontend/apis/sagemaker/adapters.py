@@ -32,9 +32,14 @@ def blueprint(engine: EngineConnection) -> Blueprint:
 
     @routes.post("/adapters")
     def register() -> Response:
-        ask = parse(AdapterRequest, _given())
-        engine.add_adapter(ask.name, ask.src, preload=ask.preload, pin=ask.pin)
-        return Response(f"Adapter {_alias(ask.name)} registered", mimetype="text/plain")
+        adapter_request = parse(AdapterRequest, _given())
+        engine.add_adapter(
+            adapter_request.name,
+            adapter_request.src,
+            preload=adapter_request.preload,
+            pin=adapter_request.pin,
+        )
+        return Response(f"Adapter {_alias(adapter_request.name)} registered", mimetype="text/plain")
 
     @routes.get("/adapters")
     def adapters() -> Response:
@@ -43,11 +48,11 @@ def blueprint(engine: EngineConnection) -> Blueprint:
     @routes.get("/adapters/<path:name>")
     def adapter(name: str) -> Response:
         known = _known(engine)
-        found = [info for info in known if info.name == name]
-        if not found:
+        matching = [info for info in known if info.name == name]
+        if not matching:
             names = ", ".join(info.name for info in known) or "none"
             raise NotFound(f"adapter {name!r} is not known; known are: {names}")
-        return json_response(_shown(found[0]))
+        return json_response(_shown(matching[0]))
 
     @routes.delete("/adapters/<path:name>")
     def unregister(name: str) -> Response:
@@ -61,13 +66,13 @@ def _given() -> dict[str, Any]:
     """A JSON body, or query parameters, as DJL takes them."""
     if not request.args:
         return read_object(request)
-    given: dict[str, Any] = request.args.to_dict()
+    query: dict[str, Any] = request.args.to_dict()
     for name in ("preload", "pin"):
-        if name in given:
-            if given[name].lower() not in ("true", "false"):
+        if name in query:
+            if query[name].lower() not in ("true", "false"):
                 raise InvalidParameter(f"`{name}` must be true or false", field=name)
-            given[name] = given[name].lower() == "true"
-    return given
+            query[name] = query[name].lower() == "true"
+    return query
 
 
 def _known(engine: EngineConnection) -> list[AdapterInfo]:

@@ -19,7 +19,7 @@ from container.errors import InvalidParameter, Overloaded, RequestError
 from container.frontend.observability.metrics import Metrics
 from container.frontend.web import error_responses
 from container.frontend.web.request_body import object_from
-from container.frontend.web.responses import ClientGone
+from container.frontend.web.responses import ClientDisconnected
 
 Answer = Callable[[dict[str, Any]], Response]
 # The engine is full with other bodies' records: try again after this.
@@ -27,7 +27,7 @@ PAUSE_S = 0.05
 KILL_WAIT_S = 5.0
 
 
-class Records:
+class BatchTransform:
     """Runs the records of one body side by side, `width` at a time."""
 
     def __init__(self, metrics: Metrics, width: int) -> None:
@@ -35,7 +35,9 @@ class Records:
         self._width = width
 
     def answer(self, lines: list[bytes], answer: Answer) -> list[bytes]:
-        """Answer each line in one line of JSON. Raises the server's own faults, or ClientGone."""
+        """Answer each line in one line of JSON. Raises the server's own faults, or
+        ClientDisconnected.
+        """
         trace = g.get("trace")
         pool = gevent.pool.Pool(self._width)
         try:
@@ -44,7 +46,7 @@ class Records:
                 pool.spawn(copy_current_request_context(self._one), line, answer, trace)
                 for line in lines
             ]
-            results = [one.get() for one in running]
+            results = [greenlet.get() for greenlet in running]
         finally:
             pool.kill(timeout=KILL_WAIT_S)
         for result in results:
@@ -63,11 +65,11 @@ class Records:
                     return answer(body).get_data()
                 except Overloaded:
                     gevent.sleep(PAUSE_S)
-        except ClientGone as gone:
+        except ClientDisconnected as gone:
             return gone
         except RequestError as error:
             self._metrics.count_failure(error)
-            return error_responses.problem(error).get_data()
+            return error_responses.error_response(error).get_data()
         except Exception as error:
             return error
 

@@ -18,7 +18,7 @@ from container.errors import InvalidParameter, MalformedRequest, UnsupportedMedi
 from container.frontend.apis.openai.chat import OpenAIDialect
 from container.frontend.apis.openai.completions import CompletionsDialect
 from container.frontend.apis.openai.embeddings import EmbeddingsDialect
-from container.frontend.apis.sagemaker.batch_transform import Records, render
+from container.frontend.apis.sagemaker.batch_transform import BatchTransform, render
 from container.frontend.apis.sagemaker.user_code import HandlerDialect
 from container.frontend.apis.tei.routes import TeiDialect
 from container.frontend.apis.tgi.generate import TgiDialect
@@ -51,8 +51,10 @@ class BatchParameters:
         """Bodies of many records fill the engine alone; of single ones it takes many bodies."""
         strategy = (settings.batch_strategy or "multi_record").upper()
         largest_mb = max(1, settings.body_limit // 2**20)
-        wanted = settings.max_concurrent_requests if strategy == "SINGLE_RECORD" else TRANSFORMS
-        most = max(1, min(wanted, MAX_BATCH_MB // largest_mb))
+        num_transforms = (
+            settings.max_concurrent_requests if strategy == "SINGLE_RECORD" else TRANSFORMS
+        )
+        most = max(1, min(num_transforms, MAX_BATCH_MB // largest_mb))
         return cls(settings.max_transforms or most, strategy, largest_mb)
 
 
@@ -83,7 +85,7 @@ class Invocations:
         tgi: TgiDialect,
         openai: OpenAIDialect,
         completions: CompletionsDialect,
-        records: Records,
+        batch_transform: BatchTransform,
         texts: TextInvocations | None,
         *,
         messages_api: bool | None,
@@ -92,7 +94,7 @@ class Invocations:
         self._tgi = tgi
         self._openai = openai
         self._completions = completions
-        self._records = records
+        self._batch_transform = batch_transform
         self._texts = texts
         self._messages_api = messages_api
         self._default_accept = default_accept
@@ -100,7 +102,7 @@ class Invocations:
     def invoke(self) -> Response:
         """Answer the current request."""
         if self._messages_api:
-            error_responses.speak_openai()
+            error_responses.use_openai_errors()
         kind = content.media_type(request.headers.get("Content-Type", ""))
         if kind not in READ_TYPES:
             raise UnsupportedMediaType(
@@ -125,10 +127,10 @@ class Invocations:
             if response is not None:
                 return response
         if self._is_chat(body):
-            error_responses.speak_openai()
+            error_responses.use_openai_errors()
             return self._openai.chat(body)
         if "inputs" not in body and self._messages_api is None:
-            error_responses.speak_openai()
+            error_responses.use_openai_errors()
             return self._completions.complete(body)
         return self._tgi.generate(body, streams=None, as_array=True, echo_default=True)
 
@@ -142,7 +144,7 @@ class Invocations:
             raise MalformedRequest("the body has no records")
         accept = self._choose(kind)
         return Response(
-            render(self._records.answer(lines, self.answer), accept), content_type=accept
+            render(self._batch_transform.answer(lines, self.answer), accept), content_type=accept
         )
 
     def _choose(self, default: str) -> str:
@@ -182,12 +184,12 @@ def blueprint(
 
     @routes.get("/execution-parameters")
     def execution_parameters() -> Response:
-        told = {
+        parameters = {
             "MaxConcurrentTransforms": batch.max_transforms,
             "BatchStrategy": batch.strategy,
             "MaxPayloadInMB": batch.max_payload_mb,
         }
-        return json_response(told)
+        return json_response(parameters)
 
     return routes
 
@@ -202,9 +204,9 @@ def watch_headers(app: Flask) -> None:
 
     @app.after_request
     def return_attributes(response: Response) -> Response:
-        given = request.headers.get(CUSTOM_ATTRIBUTES)
-        if given is not None and CUSTOM_ATTRIBUTES not in response.headers:
-            response.headers[CUSTOM_ATTRIBUTES] = given
+        attributes = request.headers.get(CUSTOM_ATTRIBUTES)
+        if attributes is not None and CUSTOM_ATTRIBUTES not in response.headers:
+            response.headers[CUSTOM_ATTRIBUTES] = attributes
         return response
 
 

@@ -28,25 +28,25 @@ def watch(app: Flask, sessions: Sessions) -> None:
 
     @app.before_request
     def check() -> Response | None:
-        given = request.headers.get(HEADER, "").strip()
+        header_id = request.headers.get(HEADER, "").strip()
         if request.path != "/invocations" or request.method != "POST":
             return None
         if not sessions.is_on:
-            if given:
+            if header_id:
                 raise MalformedRequest(
                     f"the header {HEADER} needs SAGEMAKER_ENABLE_STATEFUL_SESSIONS=true"
                 )
             return None
-        wanted = _session_request()
-        if wanted == CLOSE:
-            return _close(sessions, given)
-        if wanted == NEW or given == NEW:
+        session_request = _session_request()
+        if session_request == CLOSE:
+            return _close(sessions, header_id)
+        if session_request == NEW or header_id == NEW:
             g.new_session = sessions.open()
             g.session = g.new_session[0]
-            return Response(status=200) if wanted == NEW else None
-        if given:
-            sessions.remaining_s(given)
-            g.session = given
+            return Response(status=200) if session_request == NEW else None
+        if header_id:
+            sessions.remaining_s(header_id)
+            g.session = header_id
         return None
 
     @app.after_request
@@ -59,7 +59,7 @@ def watch(app: Flask, sessions: Sessions) -> None:
         return response
 
 
-def amend(sessions: Sessions, params: SamplingParams) -> SamplingParams:
+def apply_request_context(sessions: Sessions, params: SamplingParams) -> SamplingParams:
     """Note the session of the current request, so that its prefix stays in the cache."""
     session = g.get("session") if has_request_context() else None
     if session is None:
@@ -87,9 +87,9 @@ def _session_request() -> str | None:
     return str(kind)
 
 
-def _close(sessions: Sessions, given: str) -> Response:
-    if not given:
+def _close(sessions: Sessions, session_id: str) -> Response:
+    if not session_id:
         body = {"error": f"a {CLOSE} request needs the header {HEADER}", "error_type": "session"}
         return Response(msgspec.json.encode(body), 424, mimetype="application/json")
-    sessions.close(given)
-    return Response(status=200, headers={CLOSED_HEADER: given})
+    sessions.close(session_id)
+    return Response(status=200, headers={CLOSED_HEADER: session_id})

@@ -12,7 +12,7 @@ from container.frontend.observability.metrics import Metrics
 from container.frontend.web import error_responses
 from container.frontend.web.error_responses import tgi_body
 from container.frontend.web.request_body import read_bytes
-from container.frontend.web.responses import KEEP_ALIVE, LOOK_S, check_client
+from container.frontend.web.responses import DISCONNECT_POLL_S, KEEP_ALIVE, check_client
 from container.messages.handler import AnswerHead
 
 log = logging.getLogger(__name__)
@@ -50,13 +50,13 @@ class HandlerDialect:
         return _response(head, data)
 
     def _head(self, invocation: Invocation) -> AnswerHead:
-        while (message := invocation.next(LOOK_S)) is None:
+        while (message := invocation.next(DISCONNECT_POLL_S)) is None:
             check_client(self._metrics)
         assert isinstance(message, AnswerHead)
         return message
 
     def _whole(self, invocation: Invocation) -> bytes:
-        while (message := invocation.next(LOOK_S)) is None:
+        while (message := invocation.next(DISCONNECT_POLL_S)) is None:
             check_client(self._metrics)
         assert not isinstance(message, AnswerHead)
         return message.data
@@ -95,9 +95,9 @@ class HandlerDialect:
         return response
 
 
-def _headers(given: Request) -> dict[str, str]:
+def _headers(incoming: Request) -> dict[str, str]:
     """What user code may see of the headers: all but the key to this server."""
-    return {name.lower(): value for name, value in given.headers if name != "Authorization"}
+    return {name.lower(): value for name, value in incoming.headers if name != "Authorization"}
 
 
 def _response(head: AnswerHead, data: bytes | Iterator[bytes]) -> Response:

@@ -34,26 +34,26 @@ class TeiDialect:
     def embed(self, body: dict[str, Any]) -> Response:
         """Answer one vector for each input."""
         started = time.monotonic()
-        error_responses.speak_tei()
-        ask = parse(EmbedRequest, body)
+        error_responses.use_tei_errors()
+        tei_request = parse(EmbedRequest, body)
         rows = self._embeddings.vectors(
-            as_inputs(ask.inputs),
-            ask.options("inputs"),
+            as_inputs(tei_request.inputs),
+            tei_request.options("inputs"),
             self._on_wait,
-            dimensions=ask.dimensions,
-            normalize=True if ask.normalize is None else ask.normalize,
+            dimensions=tei_request.dimensions,
+            normalize=True if tei_request.normalize is None else tei_request.normalize,
         )
         return self._respond(rows.values.tolist(), rows, started)
 
     def similarity(self, body: dict[str, Any]) -> Response:
         """Answer the cosine of each sentence with the source sentence."""
         started = time.monotonic()
-        error_responses.speak_tei()
-        ask = parse(SimilarityRequest, body)
-        options = (ask.parameters or TextBody()).options("inputs.sentences")
-        sentences = ask.inputs.sentences
+        error_responses.use_tei_errors()
+        tei_request = parse(SimilarityRequest, body)
+        options = (tei_request.parameters or TextBody()).options("inputs.sentences")
+        sentences = tei_request.inputs.sentences
         _require_some(sentences, "inputs.sentences")
-        inputs = [ask.inputs.source_sentence, *sentences]
+        inputs = [tei_request.inputs.source_sentence, *sentences]
         rows = self._embeddings.vectors([*inputs], options, self._on_wait, normalize=True)
         answer = cosines(rows.values[0], rows.values[1:]).tolist()
         return self._respond(answer, rows, started)
@@ -61,33 +61,33 @@ class TeiDialect:
     def predict(self, body: dict[str, Any]) -> Response:
         """Answer each label with its score, the likeliest first."""
         started = time.monotonic()
-        error_responses.speak_tei()
-        ask = parse(PredictRequest, body)
+        error_responses.use_tei_errors()
+        tei_request = parse(PredictRequest, body)
         rows = self._embeddings.scores(
-            ask.pairs(),
-            ask.options("inputs"),
+            tei_request.pairs(),
+            tei_request.options("inputs"),
             self._on_wait,
-            raw=ask.raw_scores,
+            raw=tei_request.raw_scores,
             kinds=("classifier", "reranker"),
         )
         labels = self._embeddings.info.labels
         answers = [_predictions(row, labels) for row in rows.values.tolist()]
-        answer = answers if ask.is_batch else answers[0]
+        answer = answers if tei_request.is_batch else answers[0]
         return self._respond(answer, rows, started)
 
     def rerank(self, body: dict[str, Any]) -> Response:
         """Answer the texts' places and scores, the best first."""
         started = time.monotonic()
-        error_responses.speak_tei()
-        ask = parse(RerankRequest, body)
-        _require_some(ask.texts, "texts")
-        options: TextOptions = ask.options("texts")
-        pairs = [Pair(ask.query, text) for text in ask.texts]
-        rows = self._embeddings.scores([*pairs], options, self._on_wait, raw=ask.raw_scores)
+        error_responses.use_tei_errors()
+        tei_request = parse(RerankRequest, body)
+        _require_some(tei_request.texts, "texts")
+        options: TextOptions = tei_request.options("texts")
+        pairs = [Pair(tei_request.query, text) for text in tei_request.texts]
+        rows = self._embeddings.scores([*pairs], options, self._on_wait, raw=tei_request.raw_scores)
         ranks: list[dict[str, Any]] = [
-            {"index": index, "score": score} | ({"text": text} if ask.return_text else {})
+            {"index": index, "score": score} | ({"text": text} if tei_request.return_text else {})
             for index, (text, score) in enumerate(
-                zip(ask.texts, rows.values[:, 0].tolist(), strict=True)
+                zip(tei_request.texts, rows.values[:, 0].tolist(), strict=True)
             )
         ]
         ranks.sort(key=lambda rank: -rank["score"])
@@ -95,7 +95,7 @@ class TeiDialect:
 
     def by_kind(self, body: dict[str, Any]) -> Response:
         """Answer as TEI's `/` and `/invocations` do: the kind of the model decides."""
-        error_responses.speak_tei()
+        error_responses.use_tei_errors()
         if isinstance(body.get("inputs"), dict):
             return self.similarity(body)
         answers = {"embedding": self.embed, "reranker": self.rerank, "classifier": self.predict}
@@ -135,8 +135,10 @@ def blueprint(dialect: TeiDialect, *, owns_root: bool) -> Blueprint:
 
 
 def _predictions(scores: list[float], labels: list[str]) -> list[dict[str, Any]]:
-    made = [{"score": score, "label": label} for score, label in zip(scores, labels, strict=True)]
-    return sorted(made, key=lambda one: -float(one["score"]))
+    predictions = [
+        {"score": score, "label": label} for score, label in zip(scores, labels, strict=True)
+    ]
+    return sorted(predictions, key=lambda one: -float(one["score"]))
 
 
 def _require_some(texts: list[str], field: str) -> None:

@@ -43,8 +43,8 @@ class PredictRequest(TextBody):
 
     def pairs(self) -> list[EmbedInput]:
         """The texts and pairs. Raises InvalidParameter for lists of other lengths."""
-        given = self.inputs if self.is_batch else [self.inputs]
-        return [text_or_pair(one) for one in given]
+        inputs = self.inputs if self.is_batch else [self.inputs]
+        return [text_or_pair(item) for item in inputs]
 
 
 class RerankRequest(TextBody):
@@ -56,15 +56,15 @@ class RerankRequest(TextBody):
     return_text: bool = False
 
 
-def text_or_pair(given: Any) -> EmbedInput:
+def text_or_pair(item: Any) -> EmbedInput:
     """Read a text, or a list of one or two texts."""
-    if isinstance(given, str):
-        return given
-    if len(given) == 1:
-        return str(given[0])
-    if len(given) == 2:
-        return Pair(given[0], given[1])
+    if isinstance(item, str):
+        return item
+    if len(item) == 1:
+        return str(item[0])
+    if len(item) == 2:
+        return Pair(item[0], item[1])
     raise InvalidParameter(
-        f"`inputs` has a list of {len(given)}; give a text, a pair, or a list of these as lists",
+        f"`inputs` has a list of {len(item)}; give a text, a pair, or a list of these as lists",
         field="inputs",
     )

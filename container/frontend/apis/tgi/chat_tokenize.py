@@ -24,15 +24,15 @@ def blueprint(service: Service, openai: OpenAIDialect) -> Blueprint:
 
     @routes.post("/tokenize")
     def tokenize() -> Response:
-        ask = parse(GenerateRequest, read_object(request))
-        return json_response([_token(piece) for piece in service.pieces(ask.inputs)])
+        tokenize_request = parse(GenerateRequest, read_object(request))
+        return json_response([_token(piece) for piece in service.pieces(tokenize_request.inputs)])
 
     @routes.post("/chat_tokenize")
     def chat_tokenize() -> Response:
-        ask = parse(ChatRequest, read_object(request))
-        if not ask.messages:
+        tokenize_request = parse(ChatRequest, read_object(request))
+        if not tokenize_request.messages:
             raise InvalidParameter("`messages` must not be empty", field="messages")
-        prompt = openai.render(ask)
+        prompt = openai.render(tokenize_request)
         # The template writes the special tokens itself.
         pieces = service.pieces(prompt, add_special_tokens=False)
         return json_response(

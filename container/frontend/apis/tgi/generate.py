@@ -79,9 +79,9 @@ class TgiDialect:
     ) -> Response:
         """Answer a generate body; `streams` None lets its `stream` field decide."""
         received_at = time.monotonic()
-        ask = parse(GenerateRequest, body)
-        wants_stream = bool(ask.stream) if streams is None else streams
-        generation = self._start(ask, wants_stream, echo_default, received_at)
+        generate_request = parse(GenerateRequest, body)
+        wants_stream = bool(generate_request.stream) if streams is None else streams
+        generation = self._start(generate_request, wants_stream, echo_default, received_at)
         if wants_stream:
             return self._stream(generation)
         collect(generation.running, self._metrics)
@@ -89,13 +89,17 @@ class TgiDialect:
         return json_response([answer] if as_array else answer)
 
     def _start(
-        self, ask: GenerateRequest, streams: bool, echo_default: bool, received_at: float
+        self,
+        generate_request: GenerateRequest,
+        streams: bool,
+        echo_default: bool,
+        received_at: float,
     ) -> Generation:
-        service, parameters = self._service, ask.settled
+        service, parameters = self._service, generate_request.resolved
         adapter_selection.choose(parameters.adapter_id, "adapter_id")
         check(parameters, self._limits, service.info.max_input_tokens, streams=streams)
         grammar = read_grammar(parameters.grammar, "grammar", self._limits, service.offload)
-        text, images = service.take_markdown(ask.inputs, NAMES)
+        text, images = service.take_markdown(generate_request.inputs, NAMES)
         prompt = service.prompt(text, NAMES, images, truncate=parameters.truncate)
         room = service.room_for(len(prompt.ids), parameters.max_new_tokens, NAMES)
         running = service.start(
@@ -110,7 +114,7 @@ class TgiDialect:
         )
         echoes = parameters.return_full_text
         return Generation(
-            running, parameters, ask.inputs, echo_default if echoes is None else echoes
+            running, parameters, generate_request.inputs, echo_default if echoes is None else echoes
         )
 
     def _stream(self, generation: Generation) -> Response:
@@ -152,11 +156,13 @@ class TgiDialect:
         if not generation.parameters.wants_details:
             return answer
         answer["details"] = self._details(generation, best)
-        others = [one for one in generation.running.completions if one is not best]
+        others = [
+            completion for completion in generation.running.completions if completion is not best
+        ]
         if others:
             answer["details"]["best_of_sequences"] = [
-                {"generated_text": generation.text(one)} | self._details(generation, one)
-                for one in others
+                {"generated_text": generation.text(other)} | self._details(generation, other)
+                for other in others
             ]
         return answer
 

@@ -12,7 +12,7 @@ from container.frontend.generation.limits import RequestLimits
 from container.frontend.web.request_body import Body
 
 
-def shown(meaning: str, *, default: Any = None, **rule: float) -> Any:
+def quoted(meaning: str, *, default: Any = None, **rule: float) -> Any:
     """A field as /openapi.json shows it. `check` below has the rules, in TGI's words."""
     return Field(default=default, description=meaning, json_schema_extra=dict(rule))
 
@@ -20,26 +20,26 @@ def shown(meaning: str, *, default: Any = None, **rule: float) -> Any:
 class GenerateParameters(Body):
     """`parameters`; an absent field and null mean the same."""
 
-    best_of: int | None = shown(
+    best_of: int | None = quoted(
         "How many to generate, of which the likeliest is answered", minimum=1
     )
-    temperature: float | None = shown("Over 1 flattens, under 1 sharpens", exclusiveMinimum=0)
-    repetition_penalty: float | None = shown("1.0 is none", exclusiveMinimum=0)
-    frequency_penalty: float | None = shown("0.0 is none", minimum=-2, maximum=2)
-    top_k: int | None = shown("Draw from the k likeliest", minimum=1, maximum=2**31 - 1)
-    top_p: float | None = shown("Draw from this share", exclusiveMinimum=0, maximum=1)
-    typical_p: float | None = shown("Draw from the typical", exclusiveMinimum=0, maximum=1)
-    do_sample: bool | None = shown("Draw the next token", default=False)
-    max_new_tokens: int | None = shown("Absent: what the context leaves", minimum=1)
-    return_full_text: bool | None = shown("Put the prompt before the text")
-    stop: list[str] | None = shown("Texts that end the completion; the match stays in it")
-    truncate: int | None = shown("Keep only the last tokens of the prompt", minimum=1)
-    watermark: bool | None = shown("Favour a part of the vocabulary", default=False)
-    details: bool | None = shown("Answer with tokens and finish reason", default=False)
-    decoder_input_details: bool | None = shown("Details with the prompt's tokens", default=False)
-    seed: int | None = shown("Repeats a drawing", minimum=0, maximum=2**64 - 1)
-    top_n_tokens: int | None = shown("Show so many likely tokens", minimum=0)
-    grammar: dict[str, Any] | None = shown('{"type", "value"}, which the text follows')
+    temperature: float | None = quoted("Over 1 flattens, under 1 sharpens", exclusiveMinimum=0)
+    repetition_penalty: float | None = quoted("1.0 is none", exclusiveMinimum=0)
+    frequency_penalty: float | None = quoted("0.0 is none", minimum=-2, maximum=2)
+    top_k: int | None = quoted("Draw from the k likeliest", minimum=1, maximum=2**31 - 1)
+    top_p: float | None = quoted("Draw from this share", exclusiveMinimum=0, maximum=1)
+    typical_p: float | None = quoted("Draw from the typical", exclusiveMinimum=0, maximum=1)
+    do_sample: bool | None = quoted("Draw the next token", default=False)
+    max_new_tokens: int | None = quoted("Absent: what the context leaves", minimum=1)
+    return_full_text: bool | None = quoted("Put the prompt before the text")
+    stop: list[str] | None = quoted("Texts that end the completion; the match stays in it")
+    truncate: int | None = quoted("Keep only the last tokens of the prompt", minimum=1)
+    watermark: bool | None = quoted("Favour a part of the vocabulary", default=False)
+    details: bool | None = quoted("Answer with tokens and finish reason", default=False)
+    decoder_input_details: bool | None = quoted("Details with the prompt's tokens", default=False)
+    seed: int | None = quoted("Repeats a drawing", minimum=0, maximum=2**64 - 1)
+    top_n_tokens: int | None = quoted("Show so many likely tokens", minimum=0)
+    grammar: dict[str, Any] | None = quoted('{"type", "value"}, which the text follows')
     adapter_id: str | None = None
 
     @property
@@ -67,7 +67,7 @@ class GenerateRequest(Body):
     stream: bool | None = False
 
     @property
-    def settled(self) -> GenerateParameters:
+    def resolved(self) -> GenerateParameters:
         """The parameters, with TGI's meaning for their absence."""
         return self.parameters or GenerateParameters(do_sample=True)
 

@@ -55,7 +55,7 @@ INLINE void rotate_rows(const struct attention *a, int64_t first, int64_t last, 
             int64_t from = (row * all_heads + head) * dim;
             int is_query = head < l->heads, is_value = head >= l->heads + l->kv_heads;
             int64_t kv_head = head - l->heads - (is_value ? l->kv_heads : 0);
-            int64_t kept = ((block * l->kv_heads + kv_head) * s->block_size + offset) * dim;
+            int64_t cached = ((block * l->kv_heads + kv_head) * s->block_size + offset) * dim;
             for (int64_t i = 0; i < dim; i += LANES) store(x, i, load(a->qkv, from + i, bf16), 0);
             if (l->norms && !is_value) {
                 float normed[MAX_DIM];
@@ -70,14 +70,14 @@ INLINE void rotate_rows(const struct attention *a, int64_t first, int64_t last, 
             if (!is_value) rotate_head(x, cos, sin, dim, is_query ? l->scale : 1.0f);
             void *to = is_query ? a->qkv : is_value ? l->values : l->keys;
             for (int64_t i = 0; i < dim; i += LANES)
-                store(to, (is_query ? from : kept) + i, load(x, i, 0), bf16);
+                store(to, (is_query ? from : cached) + i, load(x, i, 0), bf16);
         }
     }
 }
 
-static void rotate_work(const void *what, int64_t first, int64_t last, int64_t ahead) {
+static void rotate_work(const void *args, int64_t first, int64_t last, int64_t ahead) {
     (void)ahead;
-    const struct attention *a = what;
+    const struct attention *a = args;
     if (a->layer->bf16) rotate_rows(a, first, last, 1);
     else rotate_rows(a, first, last, 0);
 }
@@ -89,11 +89,11 @@ struct places {
     int64_t kv_heads, kv_head, block_size, dim, position, last;
 };
 
-INLINE void next_tile(struct places *p, int64_t *kept) {
+INLINE void next_tile(struct places *p, int64_t *cached) {
     const int64_t *block = p->blocks + (p->position <= p->last ? p->position : p->last) / p->block_size;
     int64_t offset = (p->position <= p->last ? p->position : p->last) % p->block_size;
     for (int j = 0; j < LANES; j++) {
-        kept[j] = ((*block * p->kv_heads + p->kv_head) * p->block_size + offset) * p->dim;
+        cached[j] = ((*block * p->kv_heads + p->kv_head) * p->block_size + offset) * p->dim;
         if (p->position + j < p->last && ++offset == p->block_size) offset = 0, block++;
     }
     p->position += LANES;
@@ -109,7 +109,7 @@ INLINE void attend_few(const struct attention *a, const int64_t *span, int64_t k
     const struct step *s = a->step;
     const struct layer *l = a->layer;
     const int64_t dim = l->dim, group = l->heads / l->kv_heads, width = l->heads + 2 * l->kv_heads;
-    float q[QUERIES][MAX_DIM], seen[QUERIES][MAX_DIM], weights[QUERIES][LANES], most[LANES];
+    float q[QUERIES][MAX_DIM], attn_out[QUERIES][MAX_DIM], weights[QUERIES][LANES], most[LANES];
     floats scores[QUERIES][LANES], total[QUERIES];
     int64_t first[QUERIES], last[QUERIES], to[QUERIES];
     store(most, 0, all(-__builtin_inff()), 0);
@@ -121,16 +121,16 @@ INLINE void attend_few(const struct attention *a, const int64_t *span, int64_t k
         total[g] = all(0.0f);
         for (int64_t i = 0; i < dim; i += LANES) {
             store(q[g], i, load(a->qkv, (row * width + head) * dim + i, bf16), 0);
-            store(seen[g], i, all(0.0f), 0);
+            store(attn_out[g], i, all(0.0f), 0);
         }
     }
     struct places places = {s->blocks + span[3], l->kv_heads, kv_head, s->block_size, dim,
                             first[0] / LANES * LANES, last[n - 1]};
-    int64_t ahead[LANES], kept[LANES], next_head[LANES];
+    int64_t ahead[LANES], cached[LANES], next_head[LANES];
     next_tile(&places, ahead);
     for (int j = 0; j < LANES; j++) next_head[j] = ahead[j] + s->block_size * dim;
     for (int64_t tile = first[0] / LANES * LANES; tile <= last[n - 1]; tile += LANES) {
-        __builtin_memcpy(kept, ahead, sizeof kept);
+        __builtin_memcpy(cached, ahead, sizeof cached);
         if (tile + LANES <= last[n - 1]) next_tile(&places, ahead);
         else __builtin_memcpy(ahead, next_head, sizeof ahead); /* often what comes next */
         for (int j = 0; j < LANES; j++) {
@@ -141,7 +141,7 @@ INLINE void attend_few(const struct attention *a, const int64_t *span, int64_t k
                 __builtin_prefetch(at(l->values, ahead[j] + i, bf16));
             }
             for (int64_t i = 0; i < dim; i += LANES) {
-                floats key = load(l->keys, kept[j] + i, bf16);
+                floats key = load(l->keys, cached[j] + i, bf16);
                 for (int g = 0; g < n; g++) part[g] += key * load(q[g], i, 0);
             }
             for (int g = 0; g < n; g++) scores[g][j] = part[g];
@@ -150,9 +150,9 @@ INLINE void attend_few(const struct attention *a, const int64_t *span, int64_t k
         int is_new = 0;
         store(now, 0, load(most, 0, 0), 0);
         for (int g = 0; g < n; g++) {
-            ints is_seen = (lanes + (int32_t)tile >= (int32_t)first[g])
+            ints is_visible = (lanes + (int32_t)tile >= (int32_t)first[g])
                          & (lanes + (int32_t)tile <= (int32_t)last[g]);
-            scores[g][0] = pick(is_seen, sums(scores[g]), all(-__builtin_inff()));
+            scores[g][0] = pick(is_visible, sums(scores[g]), all(-__builtin_inff()));
             float highest = largest(scores[g][0]);
             is_new |= highest > most[g];
             now[g] = highest > most[g] ? highest : most[g];
@@ -165,7 +165,7 @@ INLINE void attend_few(const struct attention *a, const int64_t *span, int64_t k
             for (int g = 0; g < n; g++) {
                 total[g] *= shrink[g];
                 for (int64_t i = 0; i < dim; i += LANES)
-                    store(seen[g], i, load(seen[g], i, 0) * shrink[g], 0);
+                    store(attn_out[g], i, load(attn_out[g], i, 0) * shrink[g], 0);
             }
         }
         for (int g = 0; g < n; g++) {
@@ -176,18 +176,18 @@ INLINE void attend_few(const struct attention *a, const int64_t *span, int64_t k
         }
         for (int64_t i = 0; i < dim; i += LANES) {
             floats part[QUERIES];
-            for (int g = 0; g < n; g++) part[g] = load(seen[g], i, 0);
+            for (int g = 0; g < n; g++) part[g] = load(attn_out[g], i, 0);
             for (int j = 0; j < LANES; j++) {
-                floats value = load(l->values, kept[j] + i, bf16);
+                floats value = load(l->values, cached[j] + i, bf16);
                 for (int g = 0; g < n; g++) part[g] += value * weights[g][j];
             }
-            for (int g = 0; g < n; g++) store(seen[g], i, part[g], 0);
+            for (int g = 0; g < n; g++) store(attn_out[g], i, part[g], 0);
         }
     }
     for (int g = 0; g < n; g++) {
-        float share = 1.0f / sum(total[g]);
+        float scale = 1.0f / sum(total[g]);
         for (int64_t i = 0; i < dim; i += LANES)
-            store(a->out, to[g] + i, load(seen[g], i, 0) * share, bf16);
+            store(a->out, to[g] + i, load(attn_out[g], i, 0) * scale, bf16);
     }
 }
 
@@ -203,9 +203,9 @@ static void attend_some(const struct attention *a, const int64_t *span, int64_t 
     switch (n) { FORMS(1) FORMS(2) FORMS(3) FORMS(4) FORMS(5) FORMS(6) FORMS(7) default: FORMS(8) }
 }
 
-static void attend_work(const void *what, int64_t first, int64_t last, int64_t ahead) {
+static void attend_work(const void *args, int64_t first, int64_t last, int64_t ahead) {
     (void)ahead;
-    const struct attention *a = what;
+    const struct attention *a = args;
     int64_t group = a->layer->heads / a->layer->kv_heads;
     for (int64_t item = first; item < last; item++) {
         int64_t number = owner_of(item, a->first_item, a->step->num_spans);
@@ -217,7 +217,7 @@ static void attend_work(const void *what, int64_t first, int64_t last, int64_t a
     }
 }
 
-#define ATTENTION_STAGES 2
+#define ATTENTION_PHASES 2
 
 /* How many items a step's attention has; writes where each span's begin, and how much work it is. */
 static int64_t lay_out(const struct step *step, const struct layer *layer, int64_t *first_item,
@@ -235,16 +235,16 @@ static int64_t lay_out(const struct step *step, const struct layer *layer, int64
 }
 
 /* Norm and rotate q and k, keep k and v, attend; q is scaled in place. */
-static void attention_way(struct member *me, const void *what) {
-    const struct attention *a = what;
-    share(me, rotate_work, a, a->step->rows, 4, 0);
-    share(me, attend_work, a, a->first_item[a->step->num_spans], 1, 0);
+static void attention_task(struct worker *worker, const void *args) {
+    const struct attention *a = args;
+    run_phase(worker, rotate_work, a, a->step->rows, 4, 0);
+    run_phase(worker, attend_work, a, a->first_item[a->step->num_spans], 1, 0);
 }
 
 void attend(const struct step *step, const struct layer *layer, void *qkv, void *out) {
     int64_t first_item[step->num_spans + 1], work;
     struct attention a = {step, layer, qkv, out, first_item};
-    struct stage stages[ATTENTION_STAGES] = {{0}};
+    struct phase phases[ATTENTION_PHASES] = {{0}};
     int64_t items = lay_out(step, layer, first_item, &work), rows = step->rows / 4;
-    go(attention_way, &a, stages, work, items > rows ? items : rows);
+    run_parallel(attention_task, &a, phases, work, items > rows ? items : rows);
 }

@@ -6,7 +6,7 @@
 #include "gemm.h"
 #include "elementwise.h"
 
-#define LAYER_STAGES (4 + ATTENTION_STAGES + 3)
+#define LAYER_PHASES (4 + ATTENTION_PHASES + 3)
 
 struct decoder_layer {
     const void *norms[2]; /* [hidden] */
@@ -18,10 +18,10 @@ struct decoder_layer {
 struct decoder {
     const struct step *step;
     const struct decoder_layer *layers;
-    struct stage *stages; /* [LAYER_STAGES * num_layers], any content */
+    struct phase *phases; /* [LAYER_STAGES * num_layers], any content */
     void *x;              /* [rows, hidden], in and out */
     void *normed;         /* the same */
-    void *qkv, *seen, *gate_up, *gated; /* what the products take and give, [rows, ...] */
+    void *qkv, *attn_out, *gate_up, *gated; /* what the products take and give, [rows, ...] */
     int64_t num_layers, hidden;
     int bf16;
 };
@@ -31,32 +31,32 @@ struct stack {
     const int64_t *first_item;
 };
 
-static void normed(struct member *me, const struct decoder *d, const struct decoder_layer *l, int which) {
+static void normed(struct worker *worker, const struct decoder *d, const struct decoder_layer *l, int which) {
     struct norm n = {0, l->norms[which], d->x, d->normed, d->step->rows, d->hidden, l->eps[which], d->bf16};
-    norm_way(me, &n);
+    norm_task(worker, &n);
 }
 
-static void multiplied(struct member *me, const struct decoder *d, const struct weight *weight,
+static void multiplied(struct worker *worker, const struct decoder *d, const struct weight *weight,
                        const void *x, const void *add, void *out) {
-    struct product p = {weight, x, add, out, d->step->rows, d->bf16, 0, 0};
-    product_way(me, &p);
+    struct gemm p = {weight, x, add, out, d->step->rows, d->bf16, 0, 0};
+    product_task(worker, &p);
 }
 
-static void decoder_way(struct member *me, const void *what) {
-    const struct stack *stack = what;
+static void decoder_task(struct worker *worker, const void *args) {
+    const struct stack *stack = args;
     const struct decoder *d = stack->decoder;
     for (int64_t i = 0; i < d->num_layers; i++) {
         const struct decoder_layer *l = d->layers + i;
-        struct attention a = {d->step, &l->attention, d->qkv, d->seen, stack->first_item};
+        struct attention a = {d->step, &l->attention, d->qkv, d->attn_out, stack->first_item};
         struct gated g = {d->gate_up, d->gated, d->step->rows, l->down.inputs, d->bf16};
-        normed(me, d, l, 0);
-        multiplied(me, d, &l->qkv, d->normed, 0, d->qkv);
-        attention_way(me, &a);
-        multiplied(me, d, &l->o, d->seen, d->x, d->x);
-        normed(me, d, l, 1);
-        multiplied(me, d, &l->gate_up, d->normed, 0, d->gate_up);
-        gated_way(me, &g);
-        multiplied(me, d, &l->down, d->gated, d->x, d->x);
+        normed(worker, d, l, 0);
+        multiplied(worker, d, &l->qkv, d->normed, 0, d->qkv);
+        attention_task(worker, &a);
+        multiplied(worker, d, &l->o, d->attn_out, d->x, d->x);
+        normed(worker, d, l, 1);
+        multiplied(worker, d, &l->gate_up, d->normed, 0, d->gate_up);
+        gated_task(worker, &g);
+        multiplied(worker, d, &l->down, d->gated, d->x, d->x);
     }
 }
 
@@ -65,7 +65,7 @@ static void clear_padding(const struct decoder *d) {
     const struct step *s = d->step;
     const int64_t *span = s->spans + 4 * (s->num_spans - 1), first = span[0] + span[1];
     int64_t width = d->layers->attention.heads * d->layers->attention.dim;
-    for (int64_t i = first * width; i < s->rows * width; i += LANES) store(d->seen, i, all(0.0f), d->bf16);
+    for (int64_t i = first * width; i < s->rows * width; i += LANES) store(d->attn_out, i, all(0.0f), d->bf16);
 }
 
 void decode(const struct decoder *decoder) {
@@ -74,14 +74,14 @@ void decode(const struct decoder *decoder) {
     int64_t items = lay_out(decoder->step, &decoder->layers->attention, first_item, &work);
     int64_t widest = num_items(&decoder->layers->gate_up, decoder->step->rows);
     clear_padding(decoder);
-    __builtin_memset(decoder->stages, 0,
-                     (uint64_t)(decoder->num_layers * LAYER_STAGES) * sizeof(struct stage));
+    __builtin_memset(decoder->phases, 0,
+                     (uint64_t)(decoder->num_layers * LAYER_PHASES) * sizeof(struct phase));
     const struct decoder_layer *l = decoder->layers;
     int64_t rows = decoder->step->rows;
-    work += product_cost(&l->qkv, rows) + product_cost(&l->o, rows) + product_cost(&l->gate_up, rows)
-          + product_cost(&l->down, rows);
-    go(decoder_way, &stack, decoder->stages, work, items > widest ? items : widest);
+    work += gemm_cost(&l->qkv, rows) + gemm_cost(&l->o, rows) + gemm_cost(&l->gate_up, rows)
+          + gemm_cost(&l->down, rows);
+    run_parallel(decoder_task, &stack, decoder->phases, work, items > widest ? items : widest);
 }
 
 /* Bytes of a layer's stages, for who makes the memory. */
-int64_t decoder_stages(void) { return LAYER_STAGES * (int64_t)sizeof(struct stage); }
+int64_t decoder_phases(void) { return LAYER_PHASES * (int64_t)sizeof(struct phase); }

@@ -37,22 +37,22 @@ INLINE void norm_rows(const struct norm *n, int64_t first, int64_t last, int bf1
     }
 }
 
-static void norm_work(const void *what, int64_t first, int64_t last, int64_t ahead) {
+static void norm_work(const void *args, int64_t first, int64_t last, int64_t ahead) {
     (void)ahead;
-    const struct norm *n = what;
+    const struct norm *n = args;
     if (n->bf16) norm_rows(n, first, last, 1);
     else norm_rows(n, first, last, 0);
 }
 
-static void norm_way(struct member *me, const void *what) {
-    share(me, norm_work, what, ((const struct norm *)what)->rows, 4, 0);
+static void norm_task(struct worker *worker, const void *args) {
+    run_phase(worker, norm_work, args, ((const struct norm *)args)->rows, 4, 0);
 }
 
 void add_norm(const void *x, void *y, const void *weight, void *out, float eps,
               int64_t rows, int64_t width, int bf16) {
     struct norm n = {x, weight, y, out, rows, width, eps, bf16};
-    struct stage stages[1] = {{0}};
-    go(norm_way, &n, stages, rows * width, rows / 4);
+    struct phase phases[1] = {{0}};
+    run_parallel(norm_task, &n, phases, rows * width, rows / 4);
 }
 
 /* ---- x = (x - mean(x)) / sqrt(mean((x - mean(x))^2) + eps) * weight + bias ---- */
@@ -83,15 +83,15 @@ INLINE void layer_norm_rows(const struct layer_norm *n, int64_t first, int64_t l
     }
 }
 
-static void layer_norm_work(const void *what, int64_t first, int64_t last, int64_t ahead) {
+static void layer_norm_work(const void *args, int64_t first, int64_t last, int64_t ahead) {
     (void)ahead;
-    const struct layer_norm *n = what;
+    const struct layer_norm *n = args;
     if (n->bf16) layer_norm_rows(n, first, last, 1);
     else layer_norm_rows(n, first, last, 0);
 }
 
-static void layer_norm_way(struct member *me, const void *what) {
-    share(me, layer_norm_work, what, ((const struct layer_norm *)what)->rows, 4, 0);
+static void layer_norm_task(struct worker *worker, const void *args) {
+    run_phase(worker, layer_norm_work, args, ((const struct layer_norm *)args)->rows, 4, 0);
 }
 
 /* ---- out = silu(gate) * up, silu(x) = x / (1 + e^-x); gate and up side by side in a row ---- */
@@ -112,21 +112,21 @@ INLINE void gated_rows(const struct gated *g, int64_t first, int64_t last, int b
         }
 }
 
-static void gated_work(const void *what, int64_t first, int64_t last, int64_t ahead) {
+static void gated_work(const void *args, int64_t first, int64_t last, int64_t ahead) {
     (void)ahead;
-    const struct gated *g = what;
+    const struct gated *g = args;
     if (g->bf16) gated_rows(g, first, last, 1);
     else gated_rows(g, first, last, 0);
 }
 
-static void gated_way(struct member *me, const void *what) {
-    share(me, gated_work, what, ((const struct gated *)what)->rows, 2, 0);
+static void gated_task(struct worker *worker, const void *args) {
+    run_phase(worker, gated_work, args, ((const struct gated *)args)->rows, 2, 0);
 }
 
 void silu_mul(const void *gate_up, void *out, int64_t rows, int64_t width, int bf16) {
     struct gated g = {gate_up, out, rows, width, bf16};
-    struct stage stages[1] = {{0}};
-    go(gated_way, &g, stages, rows * width, rows / 2);
+    struct phase phases[1] = {{0}};
+    run_parallel(gated_task, &g, phases, rows * width, rows / 2);
 }
 
 /* ---- out = where each row of x, [rows, width] of float32, is largest; the first such place ---- */
@@ -137,9 +137,9 @@ struct best {
     int64_t rows, width;
 };
 
-static void best_work(const void *what, int64_t first, int64_t last, int64_t ahead) {
+static void best_work(const void *args, int64_t first, int64_t last, int64_t ahead) {
     (void)ahead;
-    const struct best *b = what;
+    const struct best *b = args;
     for (int64_t row = first; row < last; row++) {
         const float *x = b->x + row * b->width;
         floats most = all(-__builtin_inff());
@@ -152,14 +152,14 @@ static void best_work(const void *what, int64_t first, int64_t last, int64_t ahe
     }
 }
 
-static void best_way(struct member *me, const void *what) {
-    share(me, best_work, what, ((const struct best *)what)->rows, 1, 0);
+static void best_task(struct worker *worker, const void *args) {
+    run_phase(worker, best_work, args, ((const struct best *)args)->rows, 1, 0);
 }
 
 void argmax(const float *x, int64_t *out, int64_t rows, int64_t width) {
     struct best b = {x, out, rows, width};
-    struct stage stages[1] = {{0}};
-    go(best_way, &b, stages, rows * width / 2, rows);
+    struct phase phases[1] = {{0}};
+    run_parallel(best_task, &b, phases, rows * width / 2, rows);
 }
 
 
@@ -171,9 +171,9 @@ struct totals {
     int64_t rows, width;
 };
 
-static void total_work(const void *what, int64_t first, int64_t last, int64_t ahead) {
+static void total_work(const void *args, int64_t first, int64_t last, int64_t ahead) {
     (void)ahead;
-    const struct totals *t = what;
+    const struct totals *t = args;
     for (int64_t row = first; row < last; row++) {
         const float *x = t->x + row * t->width;
         floats most = all(-__builtin_inff()), total = all(0.0f);
@@ -188,12 +188,12 @@ static void total_work(const void *what, int64_t first, int64_t last, int64_t ah
     }
 }
 
-static void total_way(struct member *me, const void *what) {
-    share(me, total_work, what, ((const struct totals *)what)->rows, 1, 0);
+static void total_task(struct worker *worker, const void *args) {
+    run_phase(worker, total_work, args, ((const struct totals *)args)->rows, 1, 0);
 }
 
 void exp_totals(const float *x, float *out, int64_t rows, int64_t width) {
     struct totals t = {x, out, rows, width};
-    struct stage stages[1] = {{0}};
-    go(total_way, &t, stages, 4 * rows * width, rows);
+    struct phase phases[1] = {{0}};
+    run_parallel(total_task, &t, phases, 4 * rows * width, rows);
 }

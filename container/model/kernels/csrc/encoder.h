@@ -6,7 +6,7 @@
 #include "elementwise.h"
 #include "varlen_attention.h"
 
-#define ENCODER_STAGES 7
+#define ENCODER_PHASES 7
 
 struct encoder_layer {
     struct weight qkv, dense, up, down;
@@ -17,9 +17,9 @@ struct encoder_layer {
 struct encoder {
     const int64_t *starts;  /* [num_texts + 1]: the first row of each, and where the last one ends */
     const struct encoder_layer *layers;
-    struct stage *stages;   /* [ENCODER_STAGES * num_layers], any content */
+    struct phase *phases;   /* [ENCODER_STAGES * num_layers], any content */
     void *x;                /* [rows, hidden], in and out */
-    void *qkv, *seen, *up;  /* what the products take and give, [rows, ...] */
+    void *qkv, *attn_out, *up;  /* what the products take and give, [rows, ...] */
     int64_t num_texts, num_layers, hidden, heads, dim;
     float scale;
     int bf16;
@@ -27,17 +27,17 @@ struct encoder {
 
 struct encoding {
     const struct encoder *encoder;
-    const struct texts *texts;
+    const struct varlen *varlen;
 };
 
-static void multiplied_texts(struct member *me, const struct encoder *e, const struct weight *weight,
+static void multiplied_texts(struct worker *worker, const struct encoder *e, const struct weight *weight,
                              const void *x, const void *add, void *out, int act) {
-    struct product p = {weight, x, add, out, e->starts[e->num_texts], e->bf16, 0, act};
-    product_way(me, &p);
+    struct gemm p = {weight, x, add, out, e->starts[e->num_texts], e->bf16, 0, act};
+    product_task(worker, &p);
 }
 
-static void encoder_way(struct member *me, const void *what) {
-    const struct encoding *encoding = what;
+static void encoder_task(struct worker *worker, const void *args) {
+    const struct encoding *encoding = args;
     const struct encoder *e = encoding->encoder;
     for (int64_t i = 0; i < e->num_layers; i++) {
         const struct encoder_layer *l = e->layers + i;
@@ -45,33 +45,33 @@ static void encoder_way(struct member *me, const void *what) {
         for (int k = 0; k < 2; k++)
             norms[k] = (struct layer_norm){e->x, l->norms[k], l->biases[k], e->starts[e->num_texts],
                                            e->hidden, l->eps[k], e->bf16};
-        multiplied_texts(me, e, &l->qkv, e->x, 0, e->qkv, 0);
-        texts_way(me, encoding->texts);
-        multiplied_texts(me, e, &l->dense, e->seen, e->x, e->x, 0);
-        layer_norm_way(me, norms);
-        multiplied_texts(me, e, &l->up, e->x, 0, e->up, 1);
-        multiplied_texts(me, e, &l->down, e->up, e->x, e->x, 0);
-        layer_norm_way(me, norms + 1);
+        multiplied_texts(worker, e, &l->qkv, e->x, 0, e->qkv, 0);
+        texts_task(worker, encoding->varlen);
+        multiplied_texts(worker, e, &l->dense, e->attn_out, e->x, e->x, 0);
+        layer_norm_task(worker, norms);
+        multiplied_texts(worker, e, &l->up, e->x, 0, e->up, 1);
+        multiplied_texts(worker, e, &l->down, e->up, e->x, e->x, 0);
+        layer_norm_task(worker, norms + 1);
     }
 }
 
 void encode(const struct encoder *encoder) {
     const struct encoder *e = encoder;
     int64_t first_item[e->num_texts + 1];
-    struct texts texts = {e->qkv, e->seen, e->starts, first_item, e->num_texts, e->heads, e->dim,
+    struct varlen varlen = {e->qkv, e->attn_out, e->starts, first_item, e->num_texts, e->heads, e->dim,
                           e->scale, e->bf16};
-    struct encoding encoding = {encoder, &texts};
+    struct encoding encoding = {encoder, &varlen};
     first_item[0] = 0;
     for (int64_t i = 0; i < e->num_texts; i++) {
         int64_t rows = e->starts[i + 1] - e->starts[i], many = rows_together(rows);
         int64_t pieces = (rows + many - 1) / many;
         first_item[i + 1] = first_item[i] + pieces * e->heads;
     }
-    __builtin_memset(e->stages, 0, (uint64_t)(e->num_layers * ENCODER_STAGES) * sizeof(struct stage));
+    __builtin_memset(e->phases, 0, (uint64_t)(e->num_layers * ENCODER_PHASES) * sizeof(struct phase));
     int64_t rows = e->starts[e->num_texts], widest = num_items(&e->layers->up, rows);
-    int64_t work = product_cost(&e->layers->qkv, rows) + 2 * product_cost(&e->layers->up, rows);
-    go(encoder_way, &encoding, e->stages, work, widest);
+    int64_t work = gemm_cost(&e->layers->qkv, rows) + 2 * gemm_cost(&e->layers->up, rows);
+    run_parallel(encoder_task, &encoding, e->phases, work, widest);
 }
 
 /* Bytes of a layer's stages, for who makes the memory. */
-int64_t encoder_stages(void) { return ENCODER_STAGES * (int64_t)sizeof(struct stage); }
+int64_t encoder_phases(void) { return ENCODER_PHASES * (int64_t)sizeof(struct phase); }

@@ -28,20 +28,20 @@ struct weight {
     int kind;            /* INT8, or the rows' format */
 };
 
-struct product {
+struct gemm {
     const struct weight *weight;
     const void *x;        /* [rows, inputs] */
     const void *add;      /* [rows, outputs], added to the rounded product, or null; may be `out` */
     void *out;            /* [rows, outputs] */
     int64_t rows;
     int bf16;             /* what x, bias, add and out are */
-    int wide;             /* 1: out is float32, whatever x is */
+    int fp32_out;             /* 1: out is float32, whatever x is */
     int act;              /* 1: GELU of it */
 };
 
 INLINE int64_t num_pieces(int64_t rows) { return (rows + PIECE - 1) / PIECE; }
 
-INLINE int64_t product_cost(const struct weight *w, int64_t rows) {
+INLINE int64_t gemm_cost(const struct weight *w, int64_t rows) {
     return rows * w->inputs * w->outputs / 16;
 }
 
@@ -125,7 +125,7 @@ INLINE void widen(const int8_t *from, int64_t count, void *to, const int bf16) {
 }
 
 /* A vector of results on its way out: bias, rounding, what is added. The last group may be partly empty. */
-INLINE void finish(const struct product *p, int64_t row, int64_t first, floats x) {
+INLINE void finish(const struct gemm *p, int64_t row, int64_t first, floats x) {
     const int64_t outputs = p->weight->outputs, place = row * outputs + first;
     const int64_t n = outputs - first < LANES ? outputs - first : LANES;
     const int bf16 = p->bf16;
@@ -136,7 +136,7 @@ INLINE void finish(const struct product *p, int64_t row, int64_t first, floats x
         store(rounded, 0, x, bf16);
         x = load(rounded, 0, bf16) + load_some(p->add, place, n, bf16);
     }
-    store_some(p->out, place, n, x, bf16 && !p->wide);
+    store_some(p->out, place, n, x, bf16 && !p->fp32_out);
 }
 
 /* The first rows of a group read its weights from memory, the others those of the next group, slower
@@ -147,7 +147,7 @@ INLINE struct soon what_is_soon(const void *weights, const void *next, int64_t r
     return (struct soon){(const char *)next + (row / TILE - 1) * steps * LINE, LINE};
 }
 
-INLINE void product_items(const struct product *p, int64_t first, int64_t last, int64_t ahead,
+INLINE void gemm_items(const struct gemm *p, int64_t first, int64_t last, int64_t ahead,
                           const int bf16) {
     const struct weight *w = p->weight;
     const int64_t inputs = w->inputs, pieces = num_pieces(p->rows);
@@ -185,20 +185,20 @@ INLINE void product_items(const struct product *p, int64_t first, int64_t last, 
     }
 }
 
-static void product_work(const void *what, int64_t first, int64_t last, int64_t ahead) {
-    const struct product *p = what;
-    if (p->bf16) product_items(p, first, last, ahead, 1);
-    else product_items(p, first, last, ahead, 0);
+static void gemm_work(const void *args, int64_t first, int64_t last, int64_t ahead) {
+    const struct gemm *p = args;
+    if (p->bf16) gemm_items(p, first, last, ahead, 1);
+    else gemm_items(p, first, last, ahead, 0);
 }
 
 #else
-static void product_work(const void *what, int64_t first, int64_t last, int64_t ahead) {
-    (void)what, (void)first, (void)last, (void)ahead;
+static void gemm_work(const void *args, int64_t first, int64_t last, int64_t ahead) {
+    (void)args, (void)first, (void)last, (void)ahead;
 }
 #endif
 
 /* Whether this library multiplies rows of a format. */
-int multiplies(int bf16) {
+int supports_gemm(int bf16) {
 #if defined(__AVX512BF16__)
     (void)bf16;
     return 1;
@@ -210,13 +210,13 @@ int multiplies(int bf16) {
 #endif
 }
 
-static void product_way(struct member *me, const void *what) {
-    const struct product *p = what;
-    share(me, product_work, p, num_items(p->weight, p->rows), 1, 1);
+static void product_task(struct worker *worker, const void *args) {
+    const struct gemm *p = args;
+    run_phase(worker, gemm_work, p, num_items(p->weight, p->rows), 1, 1);
 }
 
-void multiply(const struct product *product) {
-    struct stage stages[1] = {{0}};
-    const struct weight *w = product->weight;
-    go(product_way, product, stages, product_cost(w, product->rows), num_items(w, product->rows));
+void gemm(const struct gemm *gemm) {
+    struct phase phases[1] = {{0}};
+    const struct weight *w = gemm->weight;
+    run_parallel(product_task, gemm, phases, gemm_cost(w, gemm->rows), num_items(w, gemm->rows));
 }

@@ -10,7 +10,7 @@
 #include <sched.h>
 #include <time.h>
 
-#define PARALLEL 65536 /* how much work, some 20 us of one thread, makes others worth waking */
+#define MIN_PARALLEL_WORK 65536 /* how much work, some 20 us of one thread, makes others worth waking */
 #define SPINS 2000     /* before a thread that waits lets others run, */
 #define YIELDS 2100    /* and before it sleeps, which helps those of other processes */
 #define SLEEP_NS 20000
@@ -18,37 +18,37 @@
 typedef void (*parallel_fn)(void (*)(void *), void *, unsigned, unsigned);
 typedef int (*count_fn)(void);
 static parallel_fn parallel;
-static count_fn most_threads;
+static count_fn max_threads;
 
 /* GOMP_parallel and omp_get_max_threads. */
 void set_parallel(void *run, void *count) {
     parallel = (parallel_fn)run;
-    most_threads = (count_fn)count;
+    max_threads = (count_fn)count;
 }
 
 /* On lines of their own: who waits reads `done` again and again. */
-struct stage {
+struct phase {
     int64_t next __attribute__((aligned(64)));
     int64_t done __attribute__((aligned(64)));
 };
 
-struct member {
-    struct stage *stage; /* the next */
+struct worker {
+    struct phase *phase; /* the next */
     int64_t threads;
 };
 
 /* From `first` to `last`; this thread will go on with `ahead`, if that is not negative. */
-typedef void (*work_fn)(const void *what, int64_t first, int64_t last, int64_t ahead);
-typedef void (*way_fn)(struct member *me, const void *what);
+typedef void (*work_fn)(const void *args, int64_t first, int64_t last, int64_t ahead);
+typedef void (*task_fn)(struct worker *worker, const void *args);
 
-struct team {
-    way_fn way;
-    const void *what;
-    struct stage *stages;
+struct pool {
+    task_fn task;
+    const void *args;
+    struct phase *phases;
     int64_t threads;
 };
 
-INLINE void rest(void) {
+INLINE void cpu_relax(void) {
 #if defined(__x86_64__)
     __builtin_ia32_pause();
 #elif defined(__aarch64__)
@@ -56,25 +56,25 @@ INLINE void rest(void) {
 #endif
 }
 
-INLINE int64_t take(struct stage *stage, int64_t piece) {
-    return __atomic_fetch_add(&stage->next, piece, __ATOMIC_RELAXED);
+INLINE int64_t claim(struct phase *phase, int64_t piece) {
+    return __atomic_fetch_add(&phase->next, piece, __ATOMIC_RELAXED);
 }
 
 /* Do one's part of a stage of `count` things; return when all are done. With `looks_ahead` a thread
  * takes its next piece before it works on one, as long as there are enough for all. */
-static void share(struct member *me, work_fn work, const void *what, int64_t count, int64_t piece,
+static void run_phase(struct worker *worker, work_fn work, const void *args, int64_t count, int64_t piece,
                   int looks_ahead) {
-    struct stage *stage = me->stage++;
-    int64_t first = take(stage, piece);
+    struct phase *phase = worker->phase++;
+    int64_t first = claim(phase, piece);
     while (first < count) {
         int64_t last = first + piece < count ? first + piece : count, ahead = -1;
-        if (looks_ahead && first + me->threads * piece < count) ahead = take(stage, piece);
-        work(what, first, last, ahead < count ? ahead : -1);
-        __atomic_fetch_add(&stage->done, last - first, __ATOMIC_RELEASE);
-        first = ahead < 0 ? take(stage, piece) : ahead;
+        if (looks_ahead && first + worker->threads * piece < count) ahead = claim(phase, piece);
+        work(args, first, last, ahead < count ? ahead : -1);
+        __atomic_fetch_add(&phase->done, last - first, __ATOMIC_RELEASE);
+        first = ahead < 0 ? claim(phase, piece) : ahead;
     }
-    for (int64_t waits = 0; __atomic_load_n(&stage->done, __ATOMIC_ACQUIRE) < count; waits++)
-        if (waits < SPINS) rest();
+    for (int64_t waits = 0; __atomic_load_n(&phase->done, __ATOMIC_ACQUIRE) < count; waits++)
+        if (waits < SPINS) cpu_relax();
         else if (waits < YIELDS) sched_yield();
         else nanosleep(&(struct timespec){0, SLEEP_NS}, 0);
 }
@@ -91,19 +91,19 @@ INLINE int64_t owner_of(int64_t item, const int64_t *first_item, int64_t count) 
 }
 
 static void enter(void *given) {
-    const struct team *team = given;
-    struct member me = {team->stages, team->threads};
-    team->way(&me, team->what);
+    const struct pool *pool = given;
+    struct worker worker = {pool->phases, pool->threads};
+    pool->task(&worker, pool->args);
 }
 
 /* Go a way of stages, zeroed before, with no more threads than the widest has pieces; alone if it is
  * little work. */
-static void go(way_fn way, const void *what, struct stage *stages, int64_t work, int64_t widest) {
-    struct team team = {way, what, stages, 1};
-    if (parallel && most_threads && work > PARALLEL && widest > 1) {
-        int64_t most = most_threads();
-        team.threads = most < widest ? most : widest;
+static void run_parallel(task_fn task, const void *args, struct phase *phases, int64_t work, int64_t widest) {
+    struct pool pool = {task, args, phases, 1};
+    if (parallel && max_threads && work > MIN_PARALLEL_WORK && widest > 1) {
+        int64_t most = max_threads();
+        pool.threads = most < widest ? most : widest;
     }
-    if (team.threads > 1) parallel(enter, &team, (unsigned)team.threads, 0);
-    else enter(&team);
+    if (pool.threads > 1) parallel(enter, &pool, (unsigned)pool.threads, 0);
+    else enter(&pool);
 }

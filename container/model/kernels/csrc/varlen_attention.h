@@ -3,13 +3,13 @@
 #pragma once
 #include "thread_pool.h"
 
-#define MANY 32   /* rows that share what is turned of the keys */
-#define FEW 8     /* rows whose sums stay in registers */
-#define LONG 2048 /* rows of a text of which only FEW go together, so that scores fit a stack */
+#define TILE_ROWS 32   /* rows that share what is turned of the keys */
+#define REG_ROWS 8     /* rows whose sums stay in registers */
+#define LONG_TEXT 2048 /* rows of a text of which only FEW go together, so that scores fit a stack */
 
-struct texts {
+struct varlen {
     const void *qkv;          /* [rows, 3, heads, dim] */
-    void *seen;               /* [rows, heads, dim] */
+    void *attn_out;               /* [rows, heads, dim] */
     const int64_t *starts;    /* [num_texts + 1]: the first row of each */
     const int64_t *first_item; /* [num_texts + 1] */
     int64_t num_texts, heads, dim;
@@ -17,31 +17,31 @@ struct texts {
     int bf16;
 };
 
-INLINE int64_t rows_together(int64_t count) { return count > LONG ? FEW : MANY; }
+INLINE int64_t rows_together(int64_t count) { return count > LONG_TEXT ? REG_ROWS : TILE_ROWS; }
 
-/* scores[g][j] = q_g k_j, of 16 keys that are columns of `turned`. */
-INLINE void score_few(const struct texts *t, int64_t row, int64_t head, const floats *turned,
+/* scores[g][j] = q_g k_j, of 16 keys that are columns of `transposed`. */
+INLINE void score_rows(const struct varlen *t, int64_t row, int64_t head, const floats *transposed,
                       float *scores, int64_t length, const int n, const int bf16) {
     const int64_t dim = t->dim, width = 3 * t->heads * dim;
-    floats part[FEW];
+    floats part[REG_ROWS];
     for (int g = 0; g < n; g++) part[g] = all(0.0f);
     for (int64_t i = 0; i < dim; i += LANES) {
-        float q[FEW][LANES];
+        float q[REG_ROWS][LANES];
         for (int g = 0; g < n; g++)
             store(q[g], 0, load(t->qkv, (row + g) * width + head * dim + i, bf16) * t->scale, 0);
         for (int j = 0; j < LANES; j++)
-            for (int g = 0; g < n; g++) part[g] += turned[i + j] * q[g][j];
+            for (int g = 0; g < n; g++) part[g] += transposed[i + j] * q[g][j];
     }
     for (int g = 0; g < n; g++) store(scores + g * length, 0, part[g], 0);
 }
 
 /* What `n` rows see, their weights given; two vectors at a time, so that sums stay in registers. */
-INLINE void see_few(const struct texts *t, const int64_t first, const int64_t count, int64_t row,
+INLINE void sum_values(const struct varlen *t, const int64_t first, const int64_t count, int64_t row,
                     int64_t head, const float *weights, int64_t length, const int n, const int bf16) {
     const int64_t dim = t->dim, width = 3 * t->heads * dim;
     for (int64_t i = 0; i < dim; i += 2 * LANES) {
         const int two = i + LANES < dim;
-        floats sum[FEW][2];
+        floats sum[REG_ROWS][2];
         for (int g = 0; g < n; g++) sum[g][0] = sum[g][1] = all(0.0f);
         for (int64_t j = 0; j < count; j++) {
             int64_t place = (first + j) * width + (2 * t->heads + head) * dim + i;
@@ -53,35 +53,35 @@ INLINE void see_few(const struct texts *t, const int64_t first, const int64_t co
         }
         for (int g = 0; g < n; g++)
             for (int v = 0; v <= two; v++)
-                store(t->seen, ((row + g) * t->heads + head) * dim + i + v * LANES, sum[g][v], bf16);
+                store(t->attn_out, ((row + g) * t->heads + head) * dim + i + v * LANES, sum[g][v], bf16);
     }
 }
 
 #ifdef __AVX512BF16__
 
-/* The same as score_few, with pairs of numbers: `turned` has a vector for two places of a head. */
-INLINE void score_pairs(const struct texts *t, int64_t row, int64_t head, const floats *turned,
+/* The same as score_rows, with pairs of numbers: `transposed` has a vector for two places of a head. */
+INLINE void score_pairs(const struct varlen *t, int64_t row, int64_t head, const floats *transposed,
                         float *scores, int64_t length, const int n) {
     const int64_t dim = t->dim, width = 3 * t->heads * dim;
     const uint16_t *q = (const uint16_t *)t->qkv + row * width + head * dim;
-    floats part[FEW];
+    floats part[REG_ROWS];
     for (int g = 0; g < n; g++) part[g] = all(0.0f);
     for (int64_t i = 0; i < dim; i += 2)
         for (int g = 0; g < n; g++)
-            part[g] = (floats)_mm512_dpbf16_ps((__m512)part[g], (__m512bh)turned[i / 2],
+            part[g] = (floats)_mm512_dpbf16_ps((__m512)part[g], (__m512bh)transposed[i / 2],
                                                pair(q + g * width + i));
     for (int g = 0; g < n; g++) store(scores + g * length, 0, part[g] * t->scale, 0);
 }
 
-/* The same as see_few, two rows at a time; weights are bfloat16. */
-INLINE void see_pairs(const struct texts *t, int64_t first, int64_t count, int64_t row, int64_t head,
+/* The same as sum_values, two rows at a time; weights are bfloat16. */
+INLINE void sum_value_pairs(const struct varlen *t, int64_t first, int64_t count, int64_t row, int64_t head,
                       const uint16_t *weights, int64_t length, const int n) {
     static const uint16_t low[] = {0, 32, 1, 33, 2, 34, 3, 35, 4, 36, 5, 37, 6, 38, 7, 39,
                                    8, 40, 9, 41, 10, 42, 11, 43, 12, 44, 13, 45, 14, 46, 15, 47};
     const __m512i firsts = _mm512_loadu_si512(low), lasts = _mm512_add_epi16(firsts, _mm512_set1_epi16(16));
     const int64_t dim = t->dim, width = 3 * t->heads * dim;
     for (int64_t i = 0; i < dim; i += 2 * LANES) {
-        floats sum[FEW][2];
+        floats sum[REG_ROWS][2];
         for (int g = 0; g < n; g++) sum[g][0] = sum[g][1] = all(0.0f);
         for (int64_t j = 0; j < count; j += 2) {
             const uint16_t *v = (const uint16_t *)t->qkv + (first + j) * width + (2 * t->heads + head) * dim + i;
@@ -96,14 +96,14 @@ INLINE void see_pairs(const struct texts *t, int64_t first, int64_t count, int64
         }
         for (int g = 0; g < n; g++)
             for (int v = 0; v < 2; v++)
-                store(t->seen, ((row + g) * t->heads + head) * dim + i + v * LANES, sum[g][v], 1);
+                store(t->attn_out, ((row + g) * t->heads + head) * dim + i + v * LANES, sum[g][v], 1);
     }
 }
 
 #endif
 
 /* Weights of scores add up to one; what lies past `count` has none. `weights` may be `scores`. */
-INLINE void weigh(float *scores, int64_t count, void *weights, const int bf16) {
+INLINE void softmax_row(float *scores, int64_t count, void *weights, const int bf16) {
     const ints lanes = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
     floats most = all(-__builtin_inff()), total = all(0.0f);
     for (int64_t j = 0; j < count; j += LANES)
@@ -115,8 +115,8 @@ INLINE void weigh(float *scores, int64_t count, void *weights, const int bf16) {
         store(scores, j, weight, 0);
         total += weight;
     }
-    float share = 1.0f / sum(total);
-    for (int64_t j = 0; j < count; j += LANES) store(weights, j, load(scores, j, 0) * share, bf16);
+    float scale = 1.0f / sum(total);
+    for (int64_t j = 0; j < count; j += LANES) store(weights, j, load(scores, j, 0) * scale, bf16);
 }
 
 #define FEW_ROWS(n, call) \
@@ -127,11 +127,11 @@ INLINE void weigh(float *scores, int64_t count, void *weights, const int bf16) {
 
 /* Sixteen keys of one head, from `key` on, as columns; the last one repeats. With `pairs`, of two
  * bfloat16 numbers each. */
-INLINE void turn_keys(const struct texts *t, int64_t key, int64_t last, int64_t head, floats *turned,
+INLINE void transpose_keys(const struct varlen *t, int64_t key, int64_t last, int64_t head, floats *transposed,
                       const int bf16, const int pairs) {
     const int64_t dim = t->dim, width = 3 * t->heads * dim;
     for (int64_t i = 0; i < dim; i += pairs ? 2 * LANES : LANES) {
-        floats *x = turned + (pairs ? i / 2 : i);
+        floats *x = transposed + (pairs ? i / 2 : i);
         for (int k = 0; k < LANES; k++) {
             int64_t place = (key + k < last ? key + k : last) * width + (t->heads + head) * dim + i;
             x[k] = pairs ? load((const uint16_t *)t->qkv + place, 0, 0) : load(t->qkv, place, bf16);
@@ -141,41 +141,41 @@ INLINE void turn_keys(const struct texts *t, int64_t key, int64_t last, int64_t 
 }
 
 /* Rows `from` to `to` of a text of `count` rows from `first` on, one head. */
-INLINE void attend_rows(const struct texts *t, int64_t first, int64_t count, int64_t from, int64_t to,
+INLINE void attend_rows(const struct varlen *t, int64_t first, int64_t count, int64_t from, int64_t to,
                         int64_t head, const int bf16, const int pairs) {
     const int64_t length = (count + LANES - 1) / LANES * LANES;
     float scores[rows_together(count) * length];
-    floats turned[MAX_DIM];
+    floats transposed[MAX_DIM];
     for (int64_t j = 0; j < count; j += LANES) {
-        turn_keys(t, first + j, first + count - 1, head, turned, bf16, pairs);
-        for (int64_t row = from; row < to; row += FEW) {
+        transpose_keys(t, first + j, first + count - 1, head, transposed, bf16, pairs);
+        for (int64_t row = from; row < to; row += REG_ROWS) {
             float *at_row = scores + (row - from) * length + j;
 #ifdef __AVX512BF16__
-#define SCORE_PAIRS(n) score_pairs(t, row, head, turned, at_row, length, n)
+#define SCORE_PAIRS(n) score_pairs(t, row, head, transposed, at_row, length, n)
             if (pairs) {
                 FEW_ROWS(to - row, SCORE_PAIRS)
                 continue;
             }
 #endif
-#define SCORE(n) score_few(t, row, head, turned, at_row, length, n, bf16)
+#define SCORE(n) score_rows(t, row, head, transposed, at_row, length, n, bf16)
             FEW_ROWS(to - row, SCORE)
         }
     }
-    for (int64_t row = from; row < to; row += FEW) {
+    for (int64_t row = from; row < to; row += REG_ROWS) {
         float *at_row = scores + (row - from) * length;
 #ifdef __AVX512BF16__
-#define SEE_PAIRS(n) see_pairs(t, first, count, row, head, weights, length, n)
+#define SEE_PAIRS(n) sum_value_pairs(t, first, count, row, head, weights, length, n)
         if (pairs) {
-            uint16_t weights[FEW * length];
-            for (int64_t g = 0; g < FEW && row + g < to; g++)
-                weigh(at_row + g * length, count, weights + g * length, 1);
+            uint16_t weights[REG_ROWS * length];
+            for (int64_t g = 0; g < REG_ROWS && row + g < to; g++)
+                softmax_row(at_row + g * length, count, weights + g * length, 1);
             FEW_ROWS(to - row, SEE_PAIRS)
             continue;
         }
 #endif
-#define SEE(n) see_few(t, first, count, row, head, at_row, length, n, bf16)
-        for (int64_t g = 0; g < FEW && row + g < to; g++)
-            weigh(at_row + g * length, count, at_row + g * length, 0);
+#define SEE(n) sum_values(t, first, count, row, head, at_row, length, n, bf16)
+        for (int64_t g = 0; g < REG_ROWS && row + g < to; g++)
+            softmax_row(at_row + g * length, count, at_row + g * length, 0);
         FEW_ROWS(to - row, SEE)
     }
 }
@@ -186,9 +186,9 @@ INLINE void attend_rows(const struct texts *t, int64_t first, int64_t count, int
 #define HAS_PAIRS 0
 #endif
 
-static void texts_work(const void *what, int64_t first, int64_t last, int64_t ahead) {
+static void varlen_work(const void *args, int64_t first, int64_t last, int64_t ahead) {
     (void)ahead;
-    const struct texts *t = what;
+    const struct varlen *t = args;
     for (int64_t item = first; item < last; item++) {
         int64_t text = owner_of(item, t->first_item, t->num_texts);
         int64_t place = item - t->first_item[text], begin = t->starts[text], end = t->starts[text + 1];
@@ -202,7 +202,7 @@ static void texts_work(const void *what, int64_t first, int64_t last, int64_t ah
     }
 }
 
-static void texts_way(struct member *me, const void *what) {
-    const struct texts *t = what;
-    share(me, texts_work, t, t->first_item[t->num_texts], 1, 0);
+static void texts_task(struct worker *worker, const void *args) {
+    const struct varlen *t = args;
+    run_phase(worker, varlen_work, t, t->first_item[t->num_texts], 1, 0);
 }
