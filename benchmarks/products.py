@@ -12,10 +12,10 @@ from collections.abc import Sequence
 
 import torch
 
-from container.model.kernels.cpu import find_kernels
 from container.model.layers.cpu_linear import CpuLinear
 from container.model.layers.int8_linear import Int8Linear
 from container.model.layers.linear import FastLinear, PackedLinear
+from container.model.loading.cpu_kernels import load_kernels
 
 SHAPES = ((960, 576), (576, 576), (3072, 576), (576, 1536))
 LAYERS = 30
@@ -24,7 +24,7 @@ FORMATS = {"bfloat16": torch.bfloat16, "float32": torch.float32, "int8": torch.b
 
 def make_products(name: str) -> dict[str, list[FastLinear]]:
     """The products of both sides, on the same weights."""
-    kernels = find_kernels()
+    kernels = load_kernels()
     if kernels is None or not kernels.supports_gemm(FORMATS[name]):
         raise SystemExit(f"the kernels do not multiply {name} on this processor")
     int8_weights = name == "int8"

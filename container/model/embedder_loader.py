@@ -17,6 +17,7 @@ from container.model.embedding.embedder import Embedder
 from container.model.embedding.text_encoder import EncodedText, Model
 from container.model.loading.checkpoint import ModelFiles, find_model
 from container.model.loading.config import choose_dtype
+from container.model.loading.cpu_kernels import load_kernels
 from container.model.parallel.placement import num_gpus
 from container.settings.settings import Settings
 
@@ -48,7 +49,7 @@ def load_embedder(settings: Settings, progress: Progress) -> EmbedderBackend[Enc
     progress(f"loading the embedding model as {_name(dtype)} on {device.type}")
     keep_memory()
     model = load_model(files.path, device, dtype, trust_remote_code=settings.trust_remote_code)
-    embedder = Embedder(model, device)
+    embedder = Embedder(model, device, load_kernels() if device.type == "cpu" else None)
     progress("checking the embedding model")
     width = embedder.prepare()
     info = _info(files, embedder, width)

@@ -32,6 +32,7 @@ from container.model.hf_config import text_config
 from container.model.loaded_model import LoadedModel
 from container.model.loading.checkpoint import ModelFiles, find_model
 from container.model.loading.config import dtype_name, is_multimodal, read_config
+from container.model.loading.cpu_kernels import load_kernels
 from container.model.loading.engine_limits import find_slots, size_engine
 from container.model.loading.memory_plan import is_faster_to_copy, largest_step, measure_capacity
 from container.model.loading.weights import load_weights, plan_load
@@ -76,13 +77,14 @@ def load_engine(
         reader = ImageReader.from_folder(files.path, tokenizer)
     format_name = dtype_name(dtype)
     ids = check_ids(tokenizer)
+    kernels = load_kernels() if placement.device.type == "cpu" else None
     ranks = (
         Ranks(files.path, format_name, placement.devices, ids)
         if placement.is_tensor_parallel
         else None
     )
     progress(f"loading weights as {format_name} on {placement}")
-    model = load_weights(settings, files.path, model_config, dtype, placement, reader, ids)
+    model = load_weights(settings, files.path, model_config, dtype, placement, reader, ids, kernels)
     progress("sizing the KV cache")
     config = size_engine(settings, model, measure_capacity(settings, model, placement))
     num_processes = len(placement.devices) * settings.data_parallel

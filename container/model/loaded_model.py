@@ -8,6 +8,7 @@ from transformers import PretrainedConfig, PreTrainedModel
 
 from container.model.attention.varlen import REFERENCE_ONLY, AttentionKernels, Kernel
 from container.model.hf_config import text_config
+from container.model.kernels.cpu import Kernels
 from container.model.kv_cache.cache import LayerShape
 from container.model.layers.int8_linear import BatchPhase
 
@@ -43,6 +44,7 @@ class LoadedModel:
     is_multimodal: bool = False
     kernels: AttentionKernels = REFERENCE_ONLY
     fallbacks: tuple[str, ...] = ()
+    cpu_kernels: Kernels | None = None
 
     @property
     def can_capture(self) -> bool:

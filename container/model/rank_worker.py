@@ -10,6 +10,7 @@ from container.model.execution.factory import capture_decodes, make_forward
 from container.model.execution.forward_pass import ForwardPass
 from container.model.loaded_model import LoadedModel
 from container.model.loading.config import read_config
+from container.model.loading.cpu_kernels import load_kernels
 from container.model.loading.memory_plan import measure_capacity
 from container.model.loading.weights import load_weights
 from container.model.parallel.placement import Placement
@@ -50,6 +51,9 @@ def _load(settings: Settings, order: RankArgs) -> LoadedModel:
     device = torch.device("cpu") if order.gpu is None else torch.device("cuda", order.gpu)
     placement = Placement((device,) * order.ranks)
     dtype = getattr(torch, order.dtype)
-    model = load_weights(settings, path, config, dtype, placement, check_ids=order.check_ids)
+    kernels = load_kernels() if device.type == "cpu" else None
+    model = load_weights(
+        settings, path, config, dtype, placement, check_ids=order.check_ids, cpu_kernels=kernels
+    )
     measure_capacity(settings, model, placement)
     return model

@@ -61,7 +61,8 @@ def test_nothing_but_the_packages_and_the_program_was_copied() -> None:
 
 
 def test_the_kernels_are_compiled_and_compute_what_torch_computes() -> None:
-    found = python("from container.model.kernels.cpu import find_kernels; print(find_kernels())")
+    module = "container.model.loading.cpu_kernels"
+    found = python(f"from {module} import load_kernels; print(load_kernels())")
     assert "Kernels object" in found
 
 

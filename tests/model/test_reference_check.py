@@ -22,14 +22,15 @@ from container.model.embedding.embedder import Embedder
 from container.model.engine_loader import report_fallbacks
 from container.model.kv_cache.cache import KVCache
 from container.model.layers import decoder_layer, int8_linear, layer_ops
+from container.model.layers.cpu_linear import LinearFactory
 from container.model.layers.decoder_layer import FusedDecoderLayer
 from container.model.layers.layer_ops import LayerOps
 from container.model.layers.linear import PlainLinear
 from container.model.loaded_model import LoadedModel
-from container.model.loading import optimize, paged_conversion
-from container.model.loading.prepare import prepare
+from container.model.loading import optimize
 from container.model.reference_check import Accuracy, in_precision, measure
-from tests.support.models import embedders, outliers, real_models, tiny_models
+from tests.support.models import embedders, outliers, prepared, real_models, tiny_models
+from tests.support.models.prepared import prepare
 
 CPU = torch.device("cpu")
 F32, BF16 = torch.float32, torch.bfloat16
@@ -277,10 +278,10 @@ LAYER_FAULTS: dict[str, Patch] = {
 def test_a_fault_in_fused_layers_keeps_the_models_own(
     weights: str, dtype: torch.dtype, fault: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(optimize, "_ops_choices", lambda _: [LayerOps])
-    monkeypatch.setattr(paged_conversion, "packing_works", lambda _: True)
-    monkeypatch.setattr(paged_conversion, "make_linear", PlainLinear)
-    monkeypatch.setattr(paged_conversion, "make_head", PlainLinear)
+    monkeypatch.setattr(optimize, "_ops_choices", lambda *_: [LayerOps])
+    monkeypatch.setattr(LinearFactory, "packs", lambda *_: True)
+    monkeypatch.setattr(LinearFactory, "linear", lambda _, *args: PlainLinear(*args))
+    monkeypatch.setattr(LinearFactory, "head", lambda _, *args: PlainLinear(*args))
     assert _fuse(prepare(_model(weights, dtype), dtype, CPU)) > 0
     LAYER_FAULTS[fault](monkeypatch)
     loaded = prepare(_model(weights, dtype), dtype, CPU)
@@ -399,7 +400,7 @@ def test_a_trained_encoder_is_accepted(dtype: torch.dtype) -> None:
 
 
 def _embedder(folder: Path, dtype: torch.dtype = F32) -> Embedder:
-    embedder = Embedder(load_model(folder, CPU, dtype), CPU)
+    embedder = Embedder(load_model(folder, CPU, dtype), CPU, prepared.cpu_kernels())
     embedder.prepare()
     return embedder
 

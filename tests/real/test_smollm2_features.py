@@ -10,10 +10,10 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from container.engine.engine import Engine
 from container.errors import PromptTooLong
 from container.messages.engine import FinishReason, SamplingParams, Submit
-from container.model.loading.prepare import prepare
 from tests.support import rank_engines
 from tests.support.engines import Job, ids, run
 from tests.support.models import adapters, real_models
+from tests.support.models.prepared import prepare
 from tests.support.models.real_models import CPU, QUESTIONS, chat_ids
 
 PROSE = Path(__file__).parent / "data" / "prose.txt"

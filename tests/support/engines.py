@@ -12,10 +12,10 @@ from container.messages.engine import SamplingParams, Submit, TokenEvent
 from container.model.execution.cuda_graphs import capture_nothing
 from container.model.execution.factory import make_runner
 from container.model.execution.model_runner import TorchModelRunner
-from container.model.loading.prepare import prepare
 from container.model.lora.layers import LoraLayers
 from container.model.lora.manager import LoraManager
 from tests.support.models import tiny_models
+from tests.support.models.prepared import prepare
 
 
 @dataclass

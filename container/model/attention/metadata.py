@@ -7,10 +7,12 @@ from typing import Any, TypeVar
 import torch
 
 from container.model.async_copy import send, to_device
-from container.model.attention.paged import TILE
 from container.model.attention.varlen import DecodeMetadata, VarlenMetadata
 from container.model.forward_batch import ForwardPlan
 from container.model.kv_cache.cache import KVCache
+
+# Query rows of a prompt that a CPU takes together.
+TILE = 64
 
 T = TypeVar("T")
 

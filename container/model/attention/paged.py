@@ -16,6 +16,7 @@ import torch
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from container.model.attention.metadata import (
+    TILE,
     AttentionMetadata,
     AttentionParams,
     Chunk,
@@ -24,8 +25,6 @@ from container.model.attention.metadata import (
 from container.model.attention.varlen import DecodeMetadata, attend_varlen
 
 NAME = "paged"
-# Queries of a prompt that a CPU takes together.
-TILE = 64
 
 
 def paged_attention(

@@ -21,7 +21,8 @@ from container.errors import ModelLoadError, one_line
 from container.messages.embedder import Embed, Truncation
 from container.model.attention import unpadded
 from container.model.embedding.text_encoder import EncodedText, Model, TextEncoder
-from container.model.layers.cpu_linear import make_linear, packing_works
+from container.model.kernels.cpu import Kernels
+from container.model.layers.cpu_linear import LinearFactory
 from container.model.loading.optimize import pack, replace_layers, restore_layers
 from container.model.reference_check import Mismatch, Reference
 
@@ -53,7 +54,8 @@ class Shape:
 class Embedder:
     """Implements the worker's TextModel: vectors before normalisation, scores before activation."""
 
-    def __init__(self, model: Model, device: torch.device) -> None:
+    def __init__(self, model: Model, device: torch.device, kernels: Kernels | None = None) -> None:
+        self._linears = LinearFactory(kernels)
         self.shape = shape_of(model)
         self.config: PretrainedConfig = self.shape.first.model.config
         self.device = device
@@ -191,16 +193,16 @@ class Embedder:
 
     def _pack(self, texts: list[EncodedText], reference: Reference) -> None:
         model = self.shape.first.model
-        if not packing_works(model):
+        if not self._linears.packs(self.dtype):
             return
-        replaced = replace_layers(model) if self.is_ragged else []
+        replaced = replace_layers(model, self._linears.kernels) if self.is_ragged else []
         if replaced:
             try:
                 reference.check(self.rows(texts), "fused encoder layers")
             except Exception as error:  # layers that only look like the family's
                 log.warning("fused encoder layers disabled (slower): %s", one_line(error))
                 restore_layers(replaced)
-        pack(model, make_linear)
+        pack(model, self._linears.linear, kernels=self._linears.kernels)
         try:
             reference.check(self.rows(texts), "packed layers")
         except Mismatch as error:

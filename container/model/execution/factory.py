@@ -64,14 +64,16 @@ def make_runner(
     if model.layers is None:
         kind = VisionRunner if model.is_multimodal else HFCacheRunner
         return kind(
-            model.module, model.device, end_token_ids=end_token_ids, lora_layers=lora_layers
-        )
+            model.module, model.device, end_token_ids=end_token_ids,
+            cpu_kernels=model.cpu_kernels, lora_layers=lora_layers,
+        )  # fmt: skip
     forward = make_forward(
         model, config.num_blocks, config.block_size, lora_layers, num_slots=config.num_slots
     )
     return TorchModelRunner(
-        forward, end_token_ids=end_token_ids, broadcast=broadcast, overlaps=overlaps
-    )
+        forward, end_token_ids=end_token_ids, cpu_kernels=model.cpu_kernels,
+        broadcast=broadcast, overlaps=overlaps,
+    )  # fmt: skip
 
 
 def make_forward(

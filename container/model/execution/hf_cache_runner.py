@@ -18,9 +18,9 @@ from container.engine.model_runner import StepOutput, SyncModelRunner
 from container.engine.schedule import Batch, ScheduledSequence
 from container.engine.sequence import Sequence, SequenceState
 from container.messages.engine import SamplingParams
+from container.model.kernels.cpu import Kernels
 from container.model.lora.layers import LoraLayers
 from container.model.reference_check import Reference
-from container.model.sampling.logprobs import token_logprobs
 from container.model.sampling.sampler import Sampler
 
 # What models call their cache, in their outputs and in their arguments.
@@ -48,13 +48,16 @@ class HFCacheRunner(SyncModelRunner):
         device: torch.device,
         *,
         end_token_ids: frozenset[int] = frozenset(),
+        cpu_kernels: Kernels | None = None,
         lora_layers: LoraLayers | None = None,
     ) -> None:
         self._model = model
         self._device = device
         self._has_encoder = bool(model.config.is_encoder_decoder)
         self._keeps_few_logits = bool(self._model._supports_logits_to_keep())
-        self._sampler = Sampler(end_token_ids, counts_prompt=not self._has_encoder)
+        self._sampler = Sampler(
+            end_token_ids, kernels=cpu_kernels, counts_prompt=not self._has_encoder
+        )
         self._lora_layers = lora_layers
         self._known: WeakKeyDictionary[Sequence, Progress] = WeakKeyDictionary()
 
@@ -107,7 +110,7 @@ class HFCacheRunner(SyncModelRunner):
         if num_scores <= 0:
             return logits, []
         following = sequence.token_ids[start + 1 : start + 1 + num_scores]
-        return logits, token_logprobs(logits[:num_scores], following).tolist()
+        return logits, self._sampler.token_logprobs(logits[:num_scores], following).tolist()
 
     def _read_on(self, progress: Progress, item: ScheduledSequence, num_rows: int) -> torch.Tensor:
         """Run the ids that are not computed; return the last rows of logits."""

@@ -13,7 +13,7 @@ from container.errors import one_line
 from container.model.async_copy import AsyncHostCopy, take_rows
 from container.model.execution.forward_pass import ForwardPass
 from container.model.forward_batch import ForwardPlan, make_plan
-from container.model.sampling.logprobs import token_logprobs
+from container.model.kernels.cpu import Kernels
 from container.model.sampling.sampler import PendingSamples, Sampler
 
 log = logging.getLogger(__name__)
@@ -34,12 +34,13 @@ class TorchModelRunner:
         forward: ForwardPass,
         *,
         end_token_ids: frozenset[int] = frozenset(),
+        cpu_kernels: Kernels | None = None,
         broadcast: Callable[[ForwardPlan], None] | None = None,
         overlaps: bool = False,
     ) -> None:
         self.overlaps = overlaps
         self.forward = forward
-        self._sampler = Sampler(end_token_ids, reads_logits=not overlaps)
+        self.sampler = Sampler(end_token_ids, kernels=cpu_kernels, reads_logits=not overlaps)
         self._broadcast = broadcast
         self._is_out_of_step = False
         # What the last step has sampled, where the logits are: promises of the next are about it.
@@ -55,7 +56,7 @@ class TorchModelRunner:
 
     def sample_async(self, logits: torch.Tensor, sequences: list[Sequence]) -> PendingSamples:
         """Pick the sequences' next tokens, to which the promises of the next plan refer."""
-        samples = self._sampler.sample_async(logits, sequences)
+        samples = self.sampler.sample_async(logits, sequences)
         self._sampled = samples.token_ids
         return samples
 
@@ -127,7 +128,7 @@ class _TorchStep:
             index_of = {id(item): index for index, item in enumerate(batch.items)}
             self._scores = [
                 (index_of[id(item)], self._host_copy.add(scores))
-                for item, scores in _score_prompts(self._scoring, scored)
+                for item, scores in _score_prompts(self._runner.sampler, self._scoring, scored)
                 if id(item) in index_of
             ]
             self._host_copy.record(logits.device)
@@ -190,7 +191,7 @@ def _sampled_sequences(sampling: list[ScheduledSequence]) -> list[Sequence]:
 
 
 def _score_prompts(
-    scoring: list[ScheduledSequence], logits: torch.Tensor
+    sampler: Sampler, scoring: list[ScheduledSequence], logits: torch.Tensor
 ) -> list[tuple[ScheduledSequence, torch.Tensor]]:
     """The log-probability of each prompt token that follows a computed one."""
     scores = []
@@ -198,6 +199,6 @@ def _score_prompts(
     for item in scoring:
         count, first = item.num_prompt_logprobs, item.start + 1
         following = item.sequence.token_ids[first : first + count]
-        scores.append((item, token_logprobs(logits[row : row + count], following)))
+        scores.append((item, sampler.token_logprobs(logits[row : row + count], following)))
         row += count
     return scores

@@ -1,24 +1,18 @@
-"""The compiled kernels: the products of a layer and what lies between them, in few calls.
+"""Bindings of the compiled CPU kernels: a decoder layer's GEMMs and the ops between them.
 
-The folder c has what they compute, and build.py compiles it. The library is loaded once,
-and compared with torch before it is used (kernel_selftest.py); without one, or with one that is
-stale or computes something else, layers run in torch's own operations, which costs nothing but
-time.
+csrc/ has the sources, build.py compiles them, loading/cpu_kernels.py loads and self-tests the
+library once. Without one, layers run in PyTorch operations, which are slower.
 
 A call passes addresses as ints: some 1 us, where an operation of torch takes 3 to 10.
 """
 
 import ctypes
-import logging
 from collections.abc import Sequence
-from functools import cache
 from pathlib import Path
 
 import torch
 
 from container.model.kernels import build as build_kernels
-
-log = logging.getLogger(__name__)
 
 # As in csrc/simd.h and csrc/attention.h.
 LANES = 16
@@ -125,8 +119,8 @@ class Kernels:
             raise OSError("it was compiled from other sources")
         self.add_norm = _typed(library.add_norm, [_POINTER] * 4 + [_FLOAT, _INT, _INT, _INT])
         self.silu_mul = _typed(library.silu_mul, [_POINTER] * 2 + [_INT, _INT, _INT])
-        self.argmax = _typed(library.argmax, [_POINTER] * 2 + [_INT, _INT])
-        self.exp_totals = _typed(library.exp_totals, [_POINTER] * 2 + [_INT, _INT])
+        self._argmax = _typed(library.argmax, [_POINTER] * 2 + [_INT, _INT])
+        self._exp_totals = _typed(library.exp_totals, [_POINTER] * 2 + [_INT, _INT])
         self.attend = _typed(library.attend, [_POINTER] * 4)
         self.gemm = _typed(library.gemm, [_POINTER])
         self.decode = _typed(library.decode, [_POINTER])
@@ -159,6 +153,18 @@ class Kernels:
             rows.numel() // width, width, rows.dtype == torch.bfloat16,
         )  # fmt: skip
         return out
+
+    def argmax(self, rows: torch.Tensor) -> torch.Tensor:
+        """Return the index of the first largest number of each row of float32 [rows, width]."""
+        out = torch.empty(rows.shape[0], dtype=torch.int64)
+        self._argmax(rows.data_ptr(), out.data_ptr(), *rows.shape)
+        return out
+
+    def log_sum_exp(self, rows: torch.Tensor) -> torch.Tensor:
+        """Return the logarithm of the sum of exponentials of each row of float32 [rows, width]."""
+        out = torch.empty(rows.shape[0], 2)
+        self._exp_totals(rows.data_ptr(), out.data_ptr(), *rows.shape)
+        return out[:, 0] + out[:, 1].log()
 
 
 def _typed(
@@ -193,56 +199,19 @@ def can_norm(weight: torch.Tensor) -> bool:
     )
 
 
-def load(path: Path) -> Kernels:
-    """Load and check a library. Raises OSError with the reason that it cannot be used."""
-    from container.model.loading.kernel_selftest import check  # it needs this module
-
-    kernels = Kernels(path)
-    check(kernels)
-    return kernels
-
-
-def library_name() -> str:
-    """Which of the instruction sets that build.py knows suits this processor best."""
-    name = torch.backends.cpu.get_cpu_capability().lower()
-    if name == "avx512" and torch.cpu.get_capabilities()["avx512_bf16"]:
-        name = "avx512_bf16"
-    return name if name in build_kernels.TARGETS else "default"
-
-
-@cache
-def find_kernels() -> Kernels | None:
-    """The kernels for this processor, or None; the log says which."""
-    name = library_name()
-    try:
-        kernels = load(build_kernels.library(name))
-    except (OSError, AttributeError) as error:
-        log.warning("kernels: none, layers run in torch's operations, slower: %s", error)
-        return None
-    log.info("kernels: compiled for %s, checked against torch", name)
-    return kernels
-
-
-def argmax(rows: torch.Tensor) -> torch.Tensor:
-    """Where each row of [rows, width] is largest, and first so."""
-    kernels = _kernels_for(rows)
-    if kernels is None:
+def argmax(rows: torch.Tensor, kernels: Kernels | None) -> torch.Tensor:
+    """Return the index of the first largest number of each row of [rows, width]: int64 [rows]."""
+    if kernels is None or not _is_plain(rows):
         return rows.argmax(-1)
-    out = torch.empty(rows.shape[0], dtype=torch.int64)
-    kernels.argmax(rows.data_ptr(), out.data_ptr(), *rows.shape)
-    return out
+    return kernels.argmax(rows)
 
 
-def log_totals(rows: torch.Tensor) -> torch.Tensor:
-    """The logarithm of the sum of the exponentials of each row of [rows, width]."""
-    kernels = _kernels_for(rows)
-    if kernels is None:
+def log_sum_exp(rows: torch.Tensor, kernels: Kernels | None) -> torch.Tensor:
+    """Return the logarithm of the sum of the exponentials of each row of [rows, width]: [rows]."""
+    if kernels is None or not _is_plain(rows):
         return rows.logsumexp(-1)
-    out = torch.empty(rows.shape[0], 2)
-    kernels.exp_totals(rows.data_ptr(), out.data_ptr(), *rows.shape)
-    return out[:, 0] + out[:, 1].log()
+    return kernels.log_sum_exp(rows)
 
 
-def _kernels_for(rows: torch.Tensor) -> Kernels | None:
-    is_plain = rows.device.type == "cpu" and rows.dtype == torch.float32 and rows.is_contiguous()
-    return find_kernels() if is_plain else None
+def _is_plain(rows: torch.Tensor) -> bool:
+    return rows.device.type == "cpu" and rows.dtype == torch.float32 and rows.is_contiguous()

@@ -10,7 +10,7 @@ from functools import cache
 import torch
 from torch import nn
 
-from container.model.kernels.cpu import GemmArgs, Kernels, WeightArgs, find_kernels
+from container.model.kernels.cpu import GemmArgs, Kernels, WeightArgs
 from container.model.layers.int8_linear import BatchPhase, Int8Linear, quantized
 from container.model.layers.linear import FastLinear, PackedLinear
 
@@ -39,7 +39,7 @@ class CpuLinear(FastLinear):
     ) -> None:
         super().__init__(weight, bias)
         self.out_features = weight.shape[0]
-        self._kernels = kernels
+        self.kernels = kernels
         self._rows_dtype = weight.dtype
         self._dtype = torch.float32 if fp32_out else weight.dtype
         self._reused = torch.empty(0, self.out_features)
@@ -71,7 +71,7 @@ class CpuLinear(FastLinear):
         out = self._room(count)
         args = self._args
         args.x, args.out, args.rows = flat.data_ptr(), out.data_ptr(), count
-        self._kernels.gemm(self._args_address)
+        self.kernels.gemm(self._args_address)
         return out.view(*rows.shape[:-1], self.out_features)
 
     def _room(self, rows: int) -> torch.Tensor:
@@ -96,11 +96,6 @@ def packed(weight: torch.Tensor) -> torch.Tensor:
     return out
 
 
-def supports_gemm(dtype: torch.dtype) -> bool:
-    """Whether the kernels multiply weights of a format here."""
-    return can_use_gemm(find_kernels(), torch.empty(48, 64, dtype=dtype))
-
-
 def can_use_gemm(kernels: Kernels | None, weight: torch.Tensor) -> bool:
     """Whether the kernels multiply with a weight, [out, in]."""
     return (
@@ -119,53 +114,61 @@ def _has_matrix_unit() -> bool:
     return bool(torch.cpu.get_capabilities().get("amx_tile", False))
 
 
-def make_linear(weight: torch.Tensor, bias: torch.Tensor | None) -> FastLinear:
-    """The fastest form of a linear layer on this processor."""
-    return _compiled(weight, bias) or PackedLinear(weight, bias)
+class LinearFactory:
+    """Makes the fastest linear layers of this processor: the kernels' where they can, else torch's.
 
+    `kernels` is None where there are none.
+    """
 
-def make_head(weight: torch.Tensor, bias: torch.Tensor | None) -> FastLinear:
-    """The same for the output layer, whose results the sampler wants in float32."""
-    return _compiled(weight, bias, fp32_out=True) or PackedLinear(weight, bias)
+    def __init__(self, kernels: Kernels | None) -> None:
+        self.kernels = kernels
 
+    def linear(self, weight: torch.Tensor, bias: torch.Tensor | None) -> FastLinear:
+        """Make a layer with the weight as it is, [out, in]."""
+        return self._compiled(weight, bias) or PackedLinear(weight, bias)
 
-def make_int8(
-    weight: torch.Tensor,
-    bias: torch.Tensor | None,
-    *,
-    phase: BatchPhase | None,
-    fp32_out: bool = False,
-) -> FastLinear:
-    """A linear layer with eight bits for a weight; `phase` is for torch's products."""
-    return _compiled(weight, bias, int8_weights=True, fp32_out=fp32_out) or Int8Linear(
-        weight, bias, phase
-    )
+    def head(self, weight: torch.Tensor, bias: torch.Tensor | None) -> FastLinear:
+        """Make an output layer, whose results the sampler reads in float32."""
+        return self._compiled(weight, bias, fp32_out=True) or PackedLinear(weight, bias)
 
+    def int8(
+        self,
+        weight: torch.Tensor,
+        bias: torch.Tensor | None,
+        *,
+        phase: BatchPhase | None,
+        fp32_out: bool = False,
+    ) -> FastLinear:
+        """Make a layer with weights of eight bits; `phase` is for torch's own products."""
+        layer = self._compiled(weight, bias, int8_weights=True, fp32_out=fp32_out)
+        return layer or Int8Linear(weight, bias, phase)
 
-def _compiled(
-    weight: torch.Tensor,
-    bias: torch.Tensor | None,
-    *,
-    int8_weights: bool = False,
-    fp32_out: bool = False,
-) -> CpuLinear | None:
-    """The kernels' form, where they multiply with the weight."""
-    kernels = find_kernels()
-    if kernels is None or not can_use_gemm(kernels, weight):
-        return None
-    return CpuLinear(weight, bias, kernels, int8_weights=int8_weights, fp32_out=fp32_out)
+    def packs(self, dtype: torch.dtype) -> bool:
+        """Whether this processor has packed products in a format; tries one."""
+        plain = nn.Linear(64, 48, dtype=dtype)
+        rows = torch.randn(3, 64).to(dtype)
+        try:
+            packed = self.linear(plain.weight, plain.bias)(rows)
+        except (RuntimeError, AttributeError):
+            return False
+        return torch.allclose(packed, plain(rows), atol=0.02, rtol=0.02)
 
+    def uses_kernels(self, dtype: torch.dtype) -> bool:
+        """Whether the kernels multiply weights of a format here."""
+        return can_use_gemm(self.kernels, torch.empty(48, 64, dtype=dtype))
 
-def packing_works(model: nn.Module) -> bool:
-    """Whether this processor offers packed products in the model's format."""
-    dtype = next(model.parameters()).dtype
-    probe = nn.Linear(64, 48, dtype=dtype)
-    rows = torch.randn(3, 64).to(dtype)
-    try:
-        packed = make_linear(probe.weight, probe.bias)(rows)
-    except (RuntimeError, AttributeError):
-        return False
-    return torch.allclose(packed, probe(rows), atol=0.02, rtol=0.02)
+    def _compiled(
+        self,
+        weight: torch.Tensor,
+        bias: torch.Tensor | None,
+        *,
+        int8_weights: bool = False,
+        fp32_out: bool = False,
+    ) -> CpuLinear | None:
+        kernels = self.kernels
+        if kernels is None or not can_use_gemm(kernels, weight):
+            return None
+        return CpuLinear(weight, bias, kernels, int8_weights=int8_weights, fp32_out=fp32_out)
 
 
 def _address(tensor: torch.Tensor | None) -> int | None:

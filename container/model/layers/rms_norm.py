@@ -3,24 +3,24 @@
 import torch
 from torch import nn
 
-from container.model.kernels.cpu import can_norm, find_kernels
+from container.model.kernels.cpu import Kernels, can_norm
 
 
 class FusedRMSNorm(nn.Module):
     """Root-mean-square norm in one kernel (Zhang and Sennrich, 2019)."""
 
-    def __init__(self, weight: torch.Tensor, eps: float) -> None:
+    def __init__(self, weight: torch.Tensor, eps: float, kernels: Kernels | None = None) -> None:
         super().__init__()
+        self._kernels = kernels if kernels is not None and can_norm(weight) else None
         self.weight = weight
         self.eps = eps
 
     def forward(self, rows: torch.Tensor) -> torch.Tensor:
         """Normalise the last dimension."""
         weight = self.weight
-        if can_norm(weight) and rows.dtype == weight.dtype and rows.is_contiguous():
-            kernels = find_kernels()
-            if kernels is not None:
-                return kernels.norm(rows, weight, self.eps)
+        kernels = self._kernels
+        if kernels is not None and rows.dtype == weight.dtype and rows.is_contiguous():
+            return kernels.norm(rows, weight, self.eps)
         return nn.functional.rms_norm(rows, weight.shape, weight, self.eps)
 
 

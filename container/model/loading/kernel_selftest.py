@@ -53,14 +53,10 @@ def check(kernels: Kernels) -> None:
 
 def _check_logits(kernels: Kernels) -> None:
     rows = torch.randint(99, (5, 333), generator=torch.Generator().manual_seed(0)).float()
-    places = torch.zeros(5, dtype=torch.int64)
-    kernels.argmax(rows.data_ptr(), places.data_ptr(), *rows.shape)
-    if not torch.equal(places, rows.argmax(-1)):
+    if not torch.equal(kernels.argmax(rows), rows.argmax(-1)):
         raise OSError("it computes something else than torch, another argmax")
     rows /= 9
-    totals = torch.zeros(5, 2)
-    kernels.exp_totals(rows.data_ptr(), totals.data_ptr(), *rows.shape)
-    if not torch.allclose(totals[:, 0] + totals[:, 1].log(), rows.logsumexp(-1)):
+    if not torch.allclose(kernels.log_sum_exp(rows), rows.logsumexp(-1)):
         raise OSError("it computes something else than torch, another sum")
 
 

@@ -20,7 +20,7 @@ from container.errors import ConfigError, one_line
 from container.model.attention import paged
 from container.model.attention.metadata import AttentionParams
 from container.model.hf_config import text_config
-from container.model.kernels.cpu import LANES, Kernels, find_kernels
+from container.model.kernels.cpu import LANES, Kernels
 from container.model.layers.cpu_decoder import DecoderStack, cpu_linears
 from container.model.layers.cpu_encoder import EncoderStack, fits_cpu_encoder
 from container.model.layers.cpu_layer_ops import CpuLayerOps, fits_cpu_kernels
@@ -69,13 +69,14 @@ def compile_layers(module: PreTrainedModel, run: Callable[[], object]) -> None:
 
 
 @torch.inference_mode()
-def stack_layers(model: nn.Module, run: Callable[[], object], trial: LayerTrial) -> None:
+def stack_layers(
+    model: nn.Module, run: Callable[[], object], trial: LayerTrial, kernels: Kernels | None
+) -> None:
     """Stack a model's layers, in place, if the kernels can do all of every one.
 
     `run` calls the model; each layer must be given what the one before has made. The checked layers
     must stay as accurate, each as a stack of its own.
     """
-    kernels = find_kernels()
     for name, child in list(model.named_modules()):
         layers = list(child) if isinstance(child, nn.ModuleList) else []
         fused = [layer for layer in layers if isinstance(layer, FusedDecoderLayer)]
@@ -153,7 +154,7 @@ def _shape(layer: FusedDecoderLayer) -> tuple[object, ...]:
     return spec.heads, spec.kv_heads, spec.dim, dtype, *linears
 
 
-def replace_layers(model: nn.Module) -> list[Place]:
+def replace_layers(model: nn.Module, kernels: Kernels | None) -> list[Place]:
     """Replace lists of layers that have the family's parts, in place; return what was there."""
     places: list[Place] = []
     for parent in list(model.modules()):
@@ -161,12 +162,11 @@ def replace_layers(model: nn.Module) -> list[Place]:
             if isinstance(child, nn.ModuleList) and len(child) and all(map(has_parts, child)):
                 places.append((parent, name, child))
                 parts = [EncoderParts.of(layer) for layer in child]
-                setattr(parent, name, nn.ModuleList(_replacements(parts)))
+                setattr(parent, name, nn.ModuleList(_replacements(parts, kernels)))
     return places
 
 
-def _replacements(parts: list[EncoderParts]) -> list[nn.Module]:
-    kernels = find_kernels()
+def _replacements(parts: list[EncoderParts], kernels: Kernels | None) -> list[nn.Module]:
     if kernels is not None and fits_cpu_encoder(kernels, parts):
         return [EncoderStack(parts, kernels)]
     return [FusedEncoderLayer(layer_parts) for layer_parts in parts]
@@ -190,6 +190,7 @@ def fuse_decoder_layers(
     trial: LayerTrial,
     make: MakeLinear,
     make_exact: MakeLinear,
+    kernels: Kernels | None,
 ) -> None:
     """Replace layers in place, kind by kind, where the checked ones stay as accurate.
 
@@ -201,7 +202,7 @@ def fuse_decoder_layers(
         kinds[trial.kinds.get(name)].append(name)
     for names in kinds.values():
         checked = [name for name in names if name in trial.checked]
-        make_ops = _choose_ops(model, checked, layer_attn_params, trial, make_exact)
+        make_ops = _choose_ops(model, checked, layer_attn_params, trial, make_exact, kernels)
         if make_ops is None:
             continue
         for name in names:
@@ -217,6 +218,7 @@ def _choose_ops(
     layer_attn_params: list[AttentionParams],
     trial: LayerTrial,
     make: MakeLinear,
+    kernels: Kernels | None,
 ) -> MakeOps | None:
     """Find the fastest that may lie between the products of these layers; None if none may.
 
@@ -234,7 +236,7 @@ def _choose_ops(
     try:
         for name, fused in fused_layers.items():
             _replace(model, name, fused)
-        for make_ops in _ops_choices(fused_layers[names[0]].spec) if names else ():
+        for make_ops in _ops_choices(fused_layers[names[0]].spec, kernels) if names else ():
             if _are_layers_accurate(fused_layers, make_ops, trial):
                 return make_ops
     finally:
@@ -259,9 +261,8 @@ def _are_layers_accurate(
     return accuracy.is_accepted
 
 
-def _ops_choices(spec: LayerSpec) -> Iterator[MakeOps]:
-    """What may lie between a layer's products, the fastest first."""
-    kernels = find_kernels()
+def _ops_choices(spec: LayerSpec, kernels: Kernels | None) -> Iterator[MakeOps]:
+    """Yield the ops that may lie between a layer's GEMMs, the fastest first."""
     if kernels is not None and fits_cpu_kernels(spec):
         yield partial(CpuLayerOps, kernels=kernels)
     if spec.norms[0][0].is_cuda and find_spec("triton") is not None:
@@ -311,7 +312,13 @@ def name_linears(model: nn.Module) -> None:
 
 
 @torch.inference_mode()
-def pack(model: nn.Module, make: MakeLinear, make_head: MakeLinear | None = None) -> None:
+def pack(
+    model: nn.Module,
+    make: MakeLinear,
+    make_head: MakeLinear | None = None,
+    *,
+    kernels: Kernels | None = None,
+) -> None:
     """Replace what is faster in another form, in place; `make_head` is for the output layer."""
     head = model.get_output_embeddings() if isinstance(model, PreTrainedModel) else None
     merged = norms = linears = 0
@@ -325,7 +332,8 @@ def pack(model: nn.Module, make: MakeLinear, make_head: MakeLinear | None = None
                 setattr(module, name, merged_linear([child], chosen))
                 linears += 1
             elif is_plain_rms_norm(child):
-                setattr(module, name, FusedRMSNorm(child.get_parameter("weight"), norm_eps(child)))
+                weight = child.get_parameter("weight")
+                setattr(module, name, FusedRMSNorm(weight, norm_eps(child), kernels))
                 norms += 1
     log.debug("packed %d linear layers, joined %d, fused %d norms", linears, merged, norms)
 

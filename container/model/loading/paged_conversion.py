@@ -22,8 +22,9 @@ from container.model.attention import paged
 from container.model.attention.metadata import AttentionParams
 from container.model.attention.varlen import REFERENCE_ONLY, AttentionKernels
 from container.model.execution.forward_pass import ForwardPass
+from container.model.kernels.cpu import Kernels
 from container.model.kv_cache.cache import BLOCK_SIZE, KVCache, LayerShape, fill_stale
-from container.model.layers.cpu_linear import make_head, make_int8, make_linear, packing_works
+from container.model.layers.cpu_linear import LinearFactory
 from container.model.layers.int8_linear import BatchPhase, quantized
 from container.model.layers.linear import MakeLinear, PlainLinear
 from container.model.loaded_model import uses_device_map
@@ -72,6 +73,7 @@ def convert_to_paged(
     phase: BatchPhase | None = None,
     cache_dtype: torch.dtype | None = None,
     *,
+    cpu_kernels: Kernels | None = None,
     compiles: bool = False,
 ) -> PagedModel:
     """Switch a model to paged attention, and check it on a prompt with these ids.
@@ -87,14 +89,14 @@ def convert_to_paged(
     if compiles:
         compile_layers(module, trial.run_once)
     keeps_layers = compiles or uses_device_map(module)
-    _make_fast(module, trial, phase, keeps_layers=keeps_layers)
+    _make_fast(module, trial, phase, LinearFactory(cpu_kernels), keeps_layers=keeps_layers)
     kernels = choose_kernels(
         trial.shapes, trial.layer_attn_params, dtype, cache_dtype or dtype, device
     )
     trial.serve(cache_dtype or dtype, phase, kernels)
     trial.check_served(ideal)
     if not keeps_layers and module.device.type == "cpu":
-        stack_layers(module, trial.run_once, trial)
+        stack_layers(module, trial.run_once, trial, cpu_kernels)
     trial.check_whole(is_reduced=ideal is not None)
     return PagedModel(trial.shapes, kernels)
 
@@ -229,6 +231,7 @@ def _make_fast(
     module: PreTrainedModel,
     trial: PagedTrial,
     phase: BatchPhase | None,
+    linears: LinearFactory,
     *,
     keeps_layers: bool,
 ) -> None:
@@ -237,29 +240,33 @@ def _make_fast(
     `keeps_layers`: the layers stay as they are, since they are compiled, or since their weights,
     which wait on disk or on another device, come and go.
     """
-    make, make_head = _linears(phase)
+    make, make_head = _choose_linears(phase, linears)
+    kernels = linears.kernels
     if keeps_layers:
         if phase is not None:
-            pack(module, make, make_head)
+            pack(module, make, make_head, kernels=kernels)
     elif module.device.type != "cpu":
         plain = PlainLinear if phase is None else make
-        fuse_decoder_layers(module, trial.layer_attn_params, trial, plain, PlainLinear)
+        fuse_decoder_layers(module, trial.layer_attn_params, trial, plain, PlainLinear, None)
         if phase is not None:
-            pack(module, make, make_head)
-    elif packing_works(module):
-        fuse_decoder_layers(module, trial.layer_attn_params, trial, make, make_linear)
-        pack(module, make, make_head)
+            pack(module, make, make_head, kernels=kernels)
+    elif linears.packs(trial.dtype):
+        params = trial.layer_attn_params
+        fuse_decoder_layers(module, params, trial, make, linears.linear, kernels)
+        pack(module, make, make_head, kernels=kernels)
     elif phase is not None:
-        pack(module, make, make_head)
+        pack(module, make, make_head, kernels=kernels)
 
 
-def _linears(phase: BatchPhase | None) -> tuple[MakeLinear, MakeLinear]:
+def _choose_linears(
+    phase: BatchPhase | None, linears: LinearFactory
+) -> tuple[MakeLinear, MakeLinear]:
     """What the layers' products become, and that of the output, whose rows are of no kind."""
     if phase is None:
-        return make_linear, make_head
+        return linears.linear, linears.head
     return (
-        functools.partial(make_int8, phase=phase),
-        functools.partial(make_int8, phase=None, fp32_out=True),
+        functools.partial(linears.int8, phase=phase),
+        functools.partial(linears.int8, phase=None, fp32_out=True),
     )
 
 

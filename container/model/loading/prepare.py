@@ -11,7 +11,7 @@ from container.images.reader import ReadPrompt
 from container.model.attention.varlen import AttentionKernels, Kernel
 from container.model.execution import hf_cache_runner
 from container.model.execution.vision_runner import VisionRunner, check_images
-from container.model.kernels.cpu import find_kernels
+from container.model.kernels.cpu import Kernels
 from container.model.kv_cache import cache as kv_cache
 from container.model.layers.int8_linear import BatchPhase
 from container.model.loaded_model import LoadedModel, parameter_bytes
@@ -29,6 +29,7 @@ def prepare_vision(
     device: torch.device,
     read: ReadPrompt,
     check_ids: list[int] | None = None,
+    cpu_kernels: Kernels | None = None,
 ) -> LoadedModel:
     """Check a vision-language model on a prompt with an image. Raises ModelLoadError."""
     name_linears(module)
@@ -43,7 +44,7 @@ def prepare_vision(
     fallback = f"{NOT_PAGED}: it reads images"
     return LoadedModel(
         module, module.config, dtype, device, None, *needs, weight_bytes=size, is_multimodal=True,
-        fallbacks=(fallback,),
+        fallbacks=(fallback,), cpu_kernels=cpu_kernels,
     )  # fmt: skip
 
 
@@ -53,14 +54,15 @@ def prepare(
     device: torch.device,
     *,
     check_ids: list[int] | None = None,
+    cpu_kernels: Kernels | None = None,
     int8_weights: bool = False,
     cache_dtype: torch.dtype | None = None,
     compiles: bool = False,
 ) -> LoadedModel:
     """Find the way to serve a model, with weights or cache of eight bits, or compiled, if wanted.
 
-    All ways are checked on a prompt, `check_ids`. Raises ModelLoadError when none computes the
-    same, ConfigError when it cannot have eight bits.
+    All ways are checked on a prompt, `check_ids`. `cpu_kernels` serve a model on a CPU. Raises
+    ModelLoadError when none computes the same, ConfigError when it cannot have eight bits.
     """
     phase = BatchPhase() if int8_weights else None
     size = parameter_bytes(module) // (dtype.itemsize if int8_weights else 1)
@@ -69,17 +71,20 @@ def prepare(
     reason = "it has an encoder"
     if not module.config.is_encoder_decoder:
         try:
-            paged = convert_to_paged(module, ids, device, phase, cache_dtype, compiles=compiles)
+            paged = convert_to_paged(
+                module, ids, device, phase, cache_dtype, cpu_kernels=cpu_kernels, compiles=compiles
+            )
         except NotPageable as error:
             reason = str(error)
         except Mismatch as error:
             raise ModelLoadError(f"{module.config.model_type}: {error}") from error
         else:
+            fallbacks = _missing_kernels(device, cpu_kernels, paged.kernels)
             per_token = kv_cache.bytes_per_token(paged.layers, cache_dtype or dtype)
             return LoadedModel(
                 module, module.config, dtype, device, paged.layers, per_token,
                 cache_dtype=cache_dtype, weight_bytes=size, phase=phase,
-                kernels=paged.kernels, fallbacks=_missing_kernels(device, paged.kernels),
+                kernels=paged.kernels, fallbacks=fallbacks, cpu_kernels=cpu_kernels,
             )  # fmt: skip
     wishes = {
         "QUANTIZE=int8": int8_weights,
@@ -102,13 +107,15 @@ def prepare(
     needs = hf_cache_runner.memory_needs(module, device)
     return LoadedModel(
         module, module.config, dtype, device, None, *needs, weight_bytes=size,
-        fallbacks=(fallback,),
+        fallbacks=(fallback,), cpu_kernels=cpu_kernels,
     )  # fmt: skip
 
 
-def _missing_kernels(device: torch.device, kernels: AttentionKernels) -> tuple[str, ...]:
+def _missing_kernels(
+    device: torch.device, cpu_kernels: Kernels | None, kernels: AttentionKernels
+) -> tuple[str, ...]:
     """Say which kernels a device lacks."""
-    if device.type == "cpu" and find_kernels() is None:
+    if device.type == "cpu" and cpu_kernels is None:
         return ("no compiled kernels for this CPU; layers run in PyTorch operations",)
     if device.type == "cuda" and Kernel.REFERENCE in kernels:
         return ("no fused attention kernel passed its check; attention runs in PyTorch operations",)

@@ -22,6 +22,7 @@ from transformers.distributed.configuration_utils import DistributedConfig
 
 from container.errors import ConfigError, ModelLoadError, one_line
 from container.images.reader import ImageReader
+from container.model.kernels.cpu import Kernels
 from container.model.loaded_model import LoadedModel
 from container.model.loading.config import choose_cache_dtype, choose_dtype
 from container.model.loading.prepare import prepare, prepare_vision
@@ -63,6 +64,7 @@ def load_weights(
     placement: Placement,
     reader: ImageReader | None = None,
     check_ids: list[int] | None = None,
+    cpu_kernels: Kernels | None = None,
 ) -> LoadedModel:
     """Load a model, or this rank's share, and check it on a prompt with these ids.
 
@@ -91,6 +93,7 @@ def load_weights(
         options=options,
         reader=reader,
         check_ids=check_ids,
+        cpu_kernels=cpu_kernels,
     )
     if placement.uses_device_map:
         # Where one device takes all, transformers makes no map.
@@ -113,6 +116,7 @@ def load_model(
     options: dict[str, Any] | None = None,
     reader: ImageReader | None = None,
     check_ids: list[int] | None = None,
+    cpu_kernels: Kernels | None = None,
 ) -> LoadedModel:
     """Load a language model and find the way to serve it. Raises ModelLoadError or ConfigError.
 
@@ -150,9 +154,11 @@ def load_model(
         if reader is not None:
             wishes = {f"QUANTIZE={INT8}": int8_weights, "KV_CACHE_DTYPE": cache_dtype}
             _refuse_for_images({**wishes, "COMPILE": compiles})
-            return prepare_vision(module, dtype, device, reader.read_probe(), check_ids)
+            return prepare_vision(
+                module, dtype, device, reader.read_probe(), check_ids, cpu_kernels
+            )
         return prepare(
-            module, dtype, device, check_ids=check_ids,
+            module, dtype, device, check_ids=check_ids, cpu_kernels=cpu_kernels,
             int8_weights=int8_weights, cache_dtype=cache_dtype, compiles=compiles,
         )  # fmt: skip
     except (ModelLoadError, ConfigError):

@@ -22,7 +22,7 @@ from transformers import PreTrainedModel
 
 from container.engine.adapters import NO_ADAPTER
 from container.model.async_copy import send
-from container.model.layers.cpu_linear import CpuLinear, make_linear
+from container.model.layers.cpu_linear import CpuLinear, LinearFactory
 from container.model.layers.linear import FastLinear, MergedLinearView, PackedLinear
 from container.model.lora.checkpoint import LoraWeights, Weights
 
@@ -92,6 +92,8 @@ class LoraLayers:
         self._is_packed = any(
             isinstance(target.linear, PackedLinear | CpuLinear) for target in self._targets
         )
+        cpu_linears = [t.linear for t in self._targets if isinstance(t.linear, CpuLinear)]
+        self._linears = LinearFactory(cpu_linears[0].kernels if cpu_linears else None)
         self._columns: dict[int, slice] = {}
         self._num_columns = 0
         self._mask: torch.Tensor | None = None
@@ -150,7 +152,7 @@ class LoraLayers:
     def _pack(self, weight: torch.Tensor) -> Linear:
         weight = weight.to(self._device, self._dtype)
         if self._is_packed:
-            return make_linear(weight, None)
+            return self._linears.linear(weight, None)
         return lambda rows: nn.functional.linear(rows, weight)
 
 

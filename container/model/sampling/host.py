@@ -15,7 +15,7 @@ import torch
 from container.engine.sequence import Sequence
 from container.messages.engine import LogprobMode, SamplingParams
 from container.model.async_copy import take_rows
-from container.model.kernels.cpu import argmax
+from container.model.kernels.cpu import Kernels, argmax
 from container.model.sampling.rng import BELOW_ONE, PIECE, divisor, row_numbers
 
 # A longer list is not short any more: finding it costs as much as the whole vocabulary.
@@ -111,11 +111,13 @@ def _pick(values: Floats, params: SamplingParams, number: float, total: float | 
     return int(min(index, len(values) - 1))
 
 
-def choose_on_host(logits: torch.Tensor, sequences: list[Sequence]) -> list[int]:
-    """Take the most likely token of greedy rows, draw the others'."""
+def choose_on_host(
+    logits: torch.Tensor, sequences: list[Sequence], kernels: Kernels | None
+) -> list[int]:
+    """Take the most likely token of greedy rows, sample the others'."""
     token_ids: list[int | None] = [None] * len(sequences)
     if greedy := rows_where(sequences, lambda p: p.is_greedy):
-        _put(token_ids, greedy, argmax(take_rows(logits, greedy)).tolist())
+        _put(token_ids, greedy, argmax(take_rows(logits, greedy), kernels).tolist())
     if listed := rows_where(sequences, can_use_topk_path):
         params, numbers = params_of(sequences, listed), row_numbers(sequences, listed)
         _put(token_ids, listed, sample_topk(take_rows(logits, listed), params, numbers))

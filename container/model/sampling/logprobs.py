@@ -6,14 +6,16 @@ import torch
 
 from container.engine.sequence import Sequence
 from container.model.async_copy import take_rows, to_device
-from container.model.kernels.cpu import log_totals
+from container.model.kernels.cpu import Kernels, log_sum_exp
 
 
-def token_logprobs(logits: torch.Tensor, following: list[int]) -> torch.Tensor:
+def token_logprobs(
+    logits: torch.Tensor, following: list[int], kernels: Kernels | None
+) -> torch.Tensor:
     """The model's own log-probability of the token that follows each row of logits: [rows]."""
     ids = to_device(following, logits.device)
     chosen = logits.gather(-1, ids[:, None])[:, 0]
-    return chosen - log_totals(logits)
+    return chosen - log_sum_exp(logits, kernels)
 
 
 @dataclass(frozen=True, slots=True)

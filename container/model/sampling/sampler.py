@@ -12,11 +12,12 @@ from container.engine.model_runner import Sampled
 from container.engine.sequence import Sequence
 from container.messages.engine import LogprobMode
 from container.model.async_copy import AsyncHostCopy, take_rows, to_device
+from container.model.kernels.cpu import Kernels
 from container.model.sampling import logits_processors
 from container.model.sampling.device import choose
 from container.model.sampling.host import choose_on_host, params_of, rows_where
 from container.model.sampling.logits_processors import constrain
-from container.model.sampling.logprobs import RowLogprobs, row_logprobs
+from container.model.sampling.logprobs import RowLogprobs, row_logprobs, token_logprobs
 from container.model.sampling.rng import row_numbers
 
 
@@ -66,13 +67,19 @@ class Sampler:
         self,
         end_token_ids: frozenset[int] = frozenset(),
         *,
+        kernels: Kernels | None = None,
         counts_prompt: bool = True,
         reads_logits: bool = True,
     ) -> None:
+        self._kernels = kernels
         self._end_token_ids = end_token_ids
         self._counts_prompt = counts_prompt
         self._reads_logits = reads_logits
         self._counts = logits_processors.TokenCounts()
+
+    def token_logprobs(self, logits: torch.Tensor, following: list[int]) -> torch.Tensor:
+        """Return the log-probability of the token that follows each row of logits: [rows]."""
+        return token_logprobs(logits, following, self._kernels)
 
     def sample(self, logits: torch.Tensor, sequences: list[Sequence]) -> list[Sampled]:
         """Pick a token for each row of logits [rows, vocabulary], float32; changes the logits."""
@@ -95,7 +102,7 @@ class Sampler:
 
     def _choose(self, logits: torch.Tensor, sequences: list[Sequence]) -> torch.Tensor:
         if self._reads_logits:
-            chosen = choose_on_host(logits, sequences)
+            chosen = choose_on_host(logits, sequences, self._kernels)
             return to_device(chosen, logits.device, torch.int64)
         rows = list(range(len(sequences)))
         return choose(logits, params_of(sequences, rows), row_numbers(sequences, rows))

@@ -21,9 +21,9 @@ from container.model.execution.model_runner import TorchModelRunner
 from container.model.kv_cache.cache import KVCache, LayerShape
 from container.model.loading import attention_backend
 from container.model.loading.attention_backend import choose_kernels, kernel_error
-from container.model.loading.prepare import prepare
 from tests.support.engines import Job, engine_config, ids, run
 from tests.support.models import tiny_models
+from tests.support.models.prepared import prepare
 
 CPU = torch.device("cpu")
 TORCHS = [AttentionKernels(kind, kind) for kind in (Kernel.PAGED, Kernel.GATHERED)]

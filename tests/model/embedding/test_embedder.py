@@ -12,9 +12,8 @@ from container.model.embedder_loader import load_model
 from container.model.embedding.embedder import Embedder
 from container.model.embedding.text_encoder import EncodedText
 from container.model.layers.cpu_encoder import EncoderStack
-from container.model.layers.cpu_linear import packing_works, supports_gemm
 from container.model.layers.encoder_layer import FusedEncoderLayer
-from tests.support.models import embedders
+from tests.support.models import embedders, prepared
 from tests.support.models.embedders import MINILM
 
 WORDS = ["the", "cat", "sat", "on", "mats", "while", "deep", "learning", "was", "taught", "bread"]
@@ -28,7 +27,7 @@ def some_texts(count: int, longest: int) -> list[str]:
 
 
 def load(folder: Path, dtype: torch.dtype = torch.float32) -> Embedder:
-    embedder = Embedder(load_model(folder, CPU, dtype), CPU)
+    embedder = Embedder(load_model(folder, CPU, dtype), CPU, prepared.cpu_kernels())
     embedder.prepare()
     return embedder
 
@@ -91,7 +90,7 @@ def test_other_architectures_and_poolings_too(name: str, is_ragged: bool, tmp_pa
 def with_kernels(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> bool:
     """Whether the kernels compute the layers, which on some processors they cannot."""
     if not request.param:
-        monkeypatch.setattr("container.model.loading.optimize.find_kernels", lambda: None)
+        monkeypatch.setattr(prepared, "cpu_kernels", lambda: None)
     return bool(request.param)
 
 
@@ -103,9 +102,9 @@ def test_the_bert_familys_layers_are_replaced(
     folder = embedders.save_embedder(tmp_path, name)
     embedder = load(folder, dtype)
     kinds = [type(module) for module in embedder.shape.first.modules()]
-    is_stacked = with_kernels and supports_gemm(dtype)
+    is_stacked = with_kernels and prepared.linears().uses_kernels(dtype)
     # Without products in this format the layers stay as they are.
-    num_lean = 2 if packing_works(embedder.shape.first.model) else 0
+    num_lean = 2 if prepared.linears().packs(dtype) else 0
     expected_kinds = (1, 0) if is_stacked else (0, num_lean)
     assert (kinds.count(EncoderStack), kinds.count(FusedEncoderLayer)) == expected_kinds
     texts = some_texts(20, 90)
@@ -117,7 +116,8 @@ def test_layers_that_only_look_like_the_familys_stay(
     with_kernels: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = embedders.save_embedder(tmp_path, "bert")
-    kind = EncoderStack if with_kernels and supports_gemm(torch.float32) else FusedEncoderLayer
+    is_stacked = with_kernels and prepared.linears().uses_kernels(torch.float32)
+    kind = EncoderStack if is_stacked else FusedEncoderLayer
     monkeypatch.setattr(kind, "forward", lambda self, rows, *_, **__: rows * 2)
     embedder, reference = load(folder), embedders.reference(folder)
     texts = some_texts(8, 60)

@@ -8,9 +8,9 @@ import torch
 from container.errors import InvalidParameter, ModelLoadError
 from container.messages.engine import SamplingParams, Submit
 from container.model.execution.hf_cache_runner import HFCacheRunner, Progress
-from container.model.loading.prepare import prepare
 from tests.support.engines import Job, ids, run, torch_engine
 from tests.support.models import tiny_models
+from tests.support.models.prepared import prepare
 
 SCHEDULES = {
     "small_chunks": {"num_blocks": 400, "max_batch_tokens": 7},

@@ -17,22 +17,21 @@ from container.model.attention.metadata import (
     DecodeGroup,
 )
 from container.model.kernels import build as build_kernels
-from container.model.kernels import cpu as kernels
-from container.model.kernels.cpu import Kernels, find_kernels
+from container.model.kernels.cpu import Kernels, argmax, log_sum_exp
 from container.model.kv_cache.cache import KVCache, LayerShape
-from container.model.layers import cpu_linear
 from container.model.layers.cpu_layer_ops import CpuLayerOps, fits_cpu_kernels
-from container.model.layers.cpu_linear import packing_works
 from container.model.layers.decoder_layer import FusedDecoderLayer
 from container.model.layers.layer_ops import CosSin, LayerOps, LayerSpec
 from container.model.loading import kernel_selftest
-from container.model.loading.prepare import prepare
-from tests.support.models import tiny_models
+from container.model.loading.cpu_kernels import library_name, load_kernels
+from container.model.loading.kernel_selftest import check
+from tests.support.models import prepared, tiny_models
+from tests.support.models.prepared import prepare
 
 CPU = torch.device("cpu")
 NUM_BLOCKS = 160
 # Tests may look for another library than this.
-COMPILED = build_kernels.library(kernels.library_name())
+COMPILED = build_kernels.library(library_name())
 
 
 @pytest.fixture(autouse=True)
@@ -49,11 +48,7 @@ KNOWN_BY["avx512_bf16"] = [*KNOWN_BY["avx512"], "avx512_bf16"]
 
 
 def _kernels() -> Kernels:
-    found = find_kernels()
-    assert found is not None, (
-        "the kernels are not compiled: make container/model/kernels-default.so"
-    )
-    return found
+    return prepared.cpu_kernels()
 
 
 @dataclass(frozen=True)
@@ -212,8 +207,7 @@ def test_the_first_of_the_largest_is_chosen(rows: int, width: int) -> None:
     given = torch.randint(50, (rows, width), generator=torch.Generator().manual_seed(width)).float()
     given[0] = float("-inf")
     given[-1, width // 2] = 60
-    assert torch.equal(kernels.argmax(given), given.argmax(-1))
-    assert _kernels() is not None
+    assert torch.equal(argmax(given, _kernels()), given.argmax(-1))
 
 
 @pytest.mark.parametrize("width", [1, 15, 16, 333, 49152])
@@ -222,7 +216,7 @@ def test_sums_of_logits_are_torchs(rows: int, width: int) -> None:
     given = torch.randn(rows, width, generator=torch.Generator().manual_seed(width)) * 30
     given[-1, width // 2] = 1000
     given[:, : width // 3] = float("-inf")
-    got = kernels.log_totals(given)
+    got = log_sum_exp(given, _kernels())
     assert torch.allclose(got, given.logsumexp(-1), atol=1e-4, rtol=1e-6)
 
 
@@ -279,28 +273,33 @@ def test_what_does_not_count_is_not_read() -> None:
 
 @pytest.mark.parametrize("name", build_kernels.TARGETS)
 def test_the_library_for_each_processor_computes_what_torch_computes(name: str) -> None:
-    best = kernels.library_name()
+    best = library_name()
     if name not in KNOWN_BY[best]:
         pytest.skip(f"the best that this processor knows is {best}")
-    kernels.load(build_kernels.library(name))
+    check(Kernels(build_kernels.library(name)))
 
 
 @pytest.fixture
-def library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+def library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Where the library is looked for."""
     path = tmp_path / "library.so"
     monkeypatch.setattr(build_kernels, "library", lambda _: path)
-    find_kernels.cache_clear()
-    yield path
-    find_kernels.cache_clear()
+    return path
 
 
 def _assert_torch_serves(caplog: pytest.LogCaptureFixture, reason: str) -> None:
     with caplog.at_level(logging.WARNING):
-        loaded = prepare(tiny_models.make("llama"), torch.float32, CPU)
+        kernels = load_kernels()
+    assert kernels is None
+    loaded = prepare(tiny_models.make("llama"), torch.float32, CPU, cpu_kernels=kernels)
+    assert loaded.fallbacks == (
+        "no compiled kernels for this CPU; layers run in PyTorch operations",
+    )
     layers = [module for module in loaded.module.modules() if isinstance(module, FusedDecoderLayer)]
     assert [type(layer.ops) for layer in layers] == [LayerOps, LayerOps]
-    told = [record.message for record in caplog.records if record.message.startswith("kernels:")]
+    told = [
+        record.message for record in caplog.records if record.message.startswith("CPU kernels ")
+    ]
     assert len(told) == 1
     assert reason in told[0]
 
@@ -324,7 +323,7 @@ def test_a_library_of_another_source_is_left_alone(
     _assert_torch_serves(caplog, "compiled from other sources")
 
 
-FUNCTIONS = ["add_norm", "silu_mul", "argmax", "exp_totals", "attend"]
+FUNCTIONS = ["add_norm", "silu_mul", "_argmax", "_exp_totals", "attend"]
 FOR_PRODUCTS = ["gemm", "decode", "encode"]
 
 
@@ -333,9 +332,8 @@ def test_a_library_that_computes_something_else_is_left_alone(
     function: str, library: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     library.write_bytes(COMPILED.read_bytes())
-    if function in FOR_PRODUCTS and not cpu_linear.supports_gemm(torch.float32):
+    if function in FOR_PRODUCTS and not _kernels().supports_gemm(torch.float32):
         pytest.skip("this processor leaves products to torch")
-    find_kernels.cache_clear()
     made = Kernels.__init__
 
     def broken(self: Kernels, path: Path) -> None:
@@ -352,7 +350,7 @@ def test_models_of_the_llama_family_use_the_kernels(name: str, dtype: torch.dtyp
     loaded = prepare(tiny_models.make(name, dtype), dtype, CPU)
     layers = [module for module in loaded.module.modules() if isinstance(module, FusedDecoderLayer)]
     # Layers are replaced where the processor has packed products in the format.
-    assert bool(layers) == packing_works(loaded.module)
+    assert bool(layers) == prepared.linears().packs(dtype)
     assert all(isinstance(layer.ops, CpuLayerOps) for layer in layers)
 
 

@@ -409,10 +409,12 @@ def launch_all(case: Case, rows: int) -> None:
 def test_an_engine_with_all_kernels_says_what_generate_says(
     name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(optimize, "_ops_choices", lambda spec: [TritonLayerOps])
+    monkeypatch.setattr(optimize, "_ops_choices", lambda *_: [TritonLayerOps])
     module = copy.deepcopy(tiny_models.make(name)).to(DEVICE)
     trial = paged_conversion.convert(module, default_ids(module.config), DEVICE)
-    optimize.fuse_decoder_layers(module, trial.layer_attn_params, trial, PlainLinear, PlainLinear)
+    optimize.fuse_decoder_layers(
+        module, trial.layer_attn_params, trial, PlainLinear, PlainLinear, None
+    )
     fused = [one for one in module.modules() if isinstance(one, decoder_layer.FusedDecoderLayer)]
     assert [type(one.ops) for one in fused] == [TritonLayerOps] * module.config.num_hidden_layers
     config = engine_config(max_batch_tokens=24, block_size=BLOCK_SIZE)

@@ -12,10 +12,10 @@ from container.messages.engine import SamplingParams
 from container.model.engine_loader import load_engine
 from container.model.execution.factory import make_runner
 from container.model.kv_cache.cache import FP8, KVCache, LayerShape
-from container.model.loading.prepare import prepare
 from container.settings.settings import Settings
 from tests.support.engines import Job, engine_config, ids, run
 from tests.support.models import tiny_models
+from tests.support.models.prepared import prepare
 from tests.support.rank_engines import save
 
 CPU = torch.device("cpu")

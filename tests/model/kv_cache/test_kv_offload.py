@@ -13,9 +13,9 @@ from container.model.kv_cache.offload import STAGED, HostCache
 from container.model.loaded_model import LoadedModel
 from container.model.loading import engine_limits
 from container.model.loading.memory_plan import is_faster_to_copy, largest_step
-from container.model.loading.prepare import prepare
 from container.settings.settings import Settings
 from tests.support.models import tiny_models
+from tests.support.models.prepared import prepare
 
 CPU = torch.device("cpu")
 LAYERS = [LayerShape(2, 8, 8), LayerShape(1, 16, 4)]  # layers need not be alike

@@ -9,11 +9,11 @@ from hypothesis import strategies as st
 from transformers import BertConfig, BertModel
 
 from container.model.attention.unpadded import spans_of
-from container.model.kernels.cpu import Kernels, find_kernels
+from container.model.kernels.cpu import Kernels
 from container.model.layers.cpu_encoder import EncoderStack, fits_cpu_encoder
-from container.model.layers.cpu_linear import supports_gemm
 from container.model.layers.encoder_layer import EncoderParts, FusedEncoderLayer
 from container.model.loading.kernel_selftest import TOLERANCE
+from tests.support.models import prepared
 
 
 @pytest.fixture(autouse=True)
@@ -23,9 +23,8 @@ def _no_gradients() -> Iterator[None]:
 
 
 def _kernels(dtype: torch.dtype) -> Kernels:
-    kernels = find_kernels()
-    assert kernels is not None
-    if not supports_gemm(dtype):
+    kernels = prepared.cpu_kernels()
+    if not kernels.supports_gemm(dtype):
         pytest.skip("this processor leaves the format to torch")
     return kernels
 

@@ -15,10 +15,10 @@ from container.engine.engine import Engine
 from container.messages.engine import SamplingParams
 from container.model.attention.metadata import AttentionMetadata
 from container.model.execution.factory import make_runner
-from container.model.kernels.cpu import Kernels, find_kernels
+from container.model.kernels.cpu import Kernels
 from container.model.layers import cpu_linear
 from container.model.layers.cpu_decoder import DecoderStack
-from container.model.layers.cpu_linear import CpuLinear, make_linear
+from container.model.layers.cpu_linear import CpuLinear
 from container.model.layers.decoder_layer import FusedDecoderLayer
 from container.model.layers.int8_linear import quantized
 from container.model.layers.layer_ops import CosSin
@@ -26,13 +26,13 @@ from container.model.layers.linear import PackedLinear
 from container.model.loaded_model import LoadedModel
 from container.model.loading import kernel_selftest
 from container.model.loading.optimize import _is_chain
-from container.model.loading.prepare import prepare
 from tests.support.engines import Job, engine_config, ids, run
-from tests.support.models import tiny_models
+from tests.support.models import prepared, tiny_models
+from tests.support.models.prepared import prepare
 
 CPU = torch.device("cpu")
 FORMATS = [torch.float32, torch.bfloat16]
-MULTIPLIED = [dtype for dtype in FORMATS if cpu_linear.supports_gemm(dtype)]
+MULTIPLIED = [dtype for dtype in FORMATS if prepared.linears().uses_kernels(dtype)]
 
 
 @pytest.fixture(autouse=True)
@@ -42,13 +42,11 @@ def _no_gradients() -> Iterator[None]:
 
 
 def _kernels() -> Kernels:
-    kernels = find_kernels()
-    assert kernels is not None
-    return kernels
+    return prepared.cpu_kernels()
 
 
 def _need(dtype: torch.dtype) -> None:
-    if not cpu_linear.supports_gemm(dtype):
+    if not prepared.linears().uses_kernels(dtype):
         pytest.skip("this processor leaves the format to torch")
 
 
@@ -107,10 +105,12 @@ def test_a_rows_bits_depend_neither_on_other_rows_nor_on_threads(
 
 def test_what_the_kernels_cannot_multiply_is_left_to_onednn() -> None:
     fits = torch.randn(48, 64)
-    assert isinstance(make_linear(fits, None), CpuLinear) == cpu_linear.supports_gemm(torch.float32)
+    assert isinstance(
+        prepared.linears().linear(fits, None), CpuLinear
+    ) == prepared.linears().uses_kernels(torch.float32)
     for weight in (torch.randn(48, 63), torch.randn(48, 64).half()):
         assert not cpu_linear.can_use_gemm(_kernels(), weight)
-    assert isinstance(make_linear(torch.randn(48, 63), None), PackedLinear)
+    assert isinstance(prepared.linears().linear(torch.randn(48, 63), None), PackedLinear)
 
 
 def test_onednn_keeps_its_products_where_it_has_matrix_units(
@@ -118,7 +118,7 @@ def test_onednn_keeps_its_products_where_it_has_matrix_units(
 ) -> None:
     _need(torch.bfloat16)
     monkeypatch.setattr(cpu_linear, "_has_matrix_unit", lambda: True)
-    assert isinstance(make_linear(torch.randn(48, 64).bfloat16(), None), PackedLinear)
+    assert isinstance(prepared.linears().linear(torch.randn(48, 64).bfloat16(), None), PackedLinear)
 
 
 def _stacks(loaded: LoadedModel) -> list[DecoderStack]:

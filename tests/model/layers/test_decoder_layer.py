@@ -5,8 +5,8 @@ import torch
 from transformers import AutoModelForCausalLM, GraniteConfig
 
 from container.model.layers.decoder_layer import FusedDecoderLayer
-from container.model.loading.prepare import prepare
 from tests.support.models import tiny_models
+from tests.support.models.prepared import prepare
 
 
 def _fused_layers(model: torch.nn.Module) -> int:

@@ -15,12 +15,12 @@ from container.model.attention import paged
 from container.model.execution.factory import make_runner
 from container.model.loading import optimize
 from container.model.loading.config import read_config
-from container.model.loading.prepare import prepare
 from container.model.loading.weights import load_weights
 from container.model.parallel.placement import Placement
 from container.settings.settings import Settings
 from tests.support.engines import Job, engine_config, ids, run
 from tests.support.models import tiny_models
+from tests.support.models.prepared import prepare
 
 CPU = torch.device("cpu")
 

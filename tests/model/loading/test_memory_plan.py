@@ -11,8 +11,8 @@ from container.model.execution.forward_pass import ForwardPass
 from container.model.execution.model_runner import TorchModelRunner
 from container.model.kv_cache.cache import KVCache
 from container.model.loading.memory_plan import GIB, MemoryPlan, largest_step, measure_activations
-from container.model.loading.prepare import prepare
 from tests.support.models import tiny_models
+from tests.support.models.prepared import prepare
 
 CPU = torch.device("cpu")
 

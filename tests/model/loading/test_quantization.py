@@ -10,13 +10,13 @@ from container.engine.engine import Engine
 from container.errors import ConfigError
 from container.messages.engine import SamplingParams
 from container.model.execution.factory import make_runner
-from container.model.layers.cpu_linear import CpuLinear, make_int8
+from container.model.layers.cpu_linear import CpuLinear
 from container.model.layers.int8_linear import BatchPhase, Int8Linear
 from container.model.layers.linear import FastLinear
-from container.model.loading.prepare import prepare
 from container.model.loading.quantization import BEFORE, NOT_OFFERED, ON_LOAD, quantizer_options
 from tests.support.engines import Job, engine_config, ids, run
-from tests.support.models import tiny_models
+from tests.support.models import prepared, tiny_models
+from tests.support.models.prepared import prepare
 
 CPU = torch.device("cpu")
 
@@ -25,7 +25,7 @@ CPU = torch.device("cpu")
 def products(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """Whose products there are: those of the kernels, where this processor can, or torch's."""
     if request.param == "torch":
-        monkeypatch.setattr("container.model.layers.cpu_linear.find_kernels", lambda: None)
+        monkeypatch.setattr(prepared, "cpu_kernels", lambda: None)
     return str(request.param)
 
 
@@ -75,7 +75,7 @@ def test_every_linear_layer_has_eight_bits(products: str) -> None:
 
 def test_a_weight_is_off_by_at_most_half_a_step(products: str) -> None:
     weight = torch.randn(50, 40)
-    layer = make_int8(weight, None, phase=None)
+    layer = prepared.linears().int8(weight, None, phase=None)
     steps = weight.abs().amax(1) / 127
     error = (layer(torch.eye(40)).T - weight).abs()
     assert (error <= steps[:, None] / 2 * 1.001).all()

@@ -9,11 +9,11 @@ from transformers import AutoTokenizer, LlamaForCausalLM, PreTrainedTokenizerFas
 from container.engine.engine import Engine
 from container.model.execution.factory import make_runner
 from container.model.loaded_model import LoadedModel
-from container.model.loading.prepare import prepare
 from container.model.lora.layers import LoraLayers
 from container.model.lora.manager import LoraManager
 from examples import smollm2
 from tests.support.engines import engine_config
+from tests.support.models.prepared import prepare
 
 CPU = torch.device("cpu")
 END = 2
