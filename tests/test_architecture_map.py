@@ -1,0 +1,39 @@
+"""ARCHITECTURE.md's code map names each folder of source once, and none that does not exist."""
+
+import re
+from itertools import pairwise
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+PACKAGES = ("container", "sagemaker_deploy")
+SOURCES = {".py", ".c", ".h"}
+
+
+def _folders() -> list[str]:
+    files = [path for package in PACKAGES for path in (ROOT / package).rglob("*.*")]
+    folders = {path.parent for path in files if path.suffix in SOURCES}
+    return sorted(f"{folder.relative_to(ROOT).as_posix()}/" for folder in folders)
+
+
+def _code_map() -> str:
+    text = (ROOT / "ARCHITECTURE.md").read_text()
+    return text.split("## 4. Code map", 1)[1].split("### Invariants", 1)[0]
+
+
+def test_the_code_map_has_one_line_for_each_folder_of_source() -> None:
+    lines = re.findall(r"^\* `([^`]+/)`: .+$", _code_map(), re.M)
+    assert sorted(lines) == _folders()
+
+
+def test_a_folder_takes_one_line_of_the_code_map() -> None:
+    lines = [line for line in _code_map().splitlines() if line]
+    after_entries = [line for entry, line in pairwise(lines) if entry.startswith("* ")]
+    assert [line for line in after_entries if line.startswith(" ")] == []
+
+
+def test_every_path_in_the_architecture_exists() -> None:
+    text = (ROOT / "ARCHITECTURE.md").read_text()
+    paths = re.findall(
+        r"`((?:container|sagemaker_deploy|tests|image|benchmarks|code)/[^`*]*)`", text
+    )
+    assert [path for path in paths if not (ROOT / path).exists()] == []
