@@ -165,7 +165,8 @@ def _wanted_ranks(settings: Settings, devices: tuple[torch.device, ...]) -> int:
     if devices[0].type == "cuda" and requested not in (1, len(devices)):
         raise ConfigError(
             [
-                f"TENSOR_PARALLEL={requested}: each replica has {len(devices)} GPUs; set it to that or 1"
+                f"TENSOR_PARALLEL={requested}: each replica has {len(devices)} GPUs; "
+                "set it to that or 1"
             ]
         )
     return requested
