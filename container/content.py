@@ -1,8 +1,8 @@
-"""Content types: bytes to Python objects and back, and which type a client is answered with.
+"""Content types: decodes and encodes bodies, and negotiates the response's type.
 
-The types are those of SageMaker's Hugging Face inference toolkit 2.6 (`decoder_encoder.py`) with
-JSON Lines and plain text beside them. Parameters such as `; charset=utf-8` are tolerated.
-Raises UnsupportedMediaType, NotAcceptable or MalformedRequest, all of which say what is offered.
+The types are those of SageMaker's Hugging Face inference toolkit 2.6 (`decoder_encoder.py`), plus
+JSON Lines and plain text. Parameters such as `; charset=utf-8` are tolerated. Raises
+UnsupportedMediaType or NotAcceptable, which list the supported types, or MalformedRequest.
 """
 
 import base64
@@ -32,20 +32,20 @@ OTHER_NAMES = {
     "application/csv": CSV,
     "": JSON,
 }
-# The toolkits hand these to a user's input_fn as str, all else as bytes.
+# The toolkits pass these to a user's input_fn as str, all other types as bytes.
 TEXT_TYPES = (JSON, CSV)
 CSV_COLUMNS = ("inputs", "question", "context")
 
 
 def media_type(header: str) -> str:
-    """The type alone, under the name that is used here: no parameters, lower case."""
+    """Normalise a Content-Type header: no parameters, lower case, aliases resolved."""
     name = header.partition(";")[0].strip().lower()
     name = JSON if name.endswith("+json") else name
     return OTHER_NAMES.get(name, name)
 
 
 def decode(body: bytes, content_type: str) -> Any:
-    """Turn a body into what the Hugging Face toolkit's default input_fn makes of it."""
+    """Decode a body as the Hugging Face toolkit's default input_fn does."""
     kind = media_type(content_type)
     if kind not in DECODERS:
         raise UnsupportedMediaType(
@@ -55,7 +55,7 @@ def decode(body: bytes, content_type: str) -> Any:
 
 
 def encode(value: Any, kind: str) -> bytes:
-    """Turn a prediction into bytes of a type that `choose` has returned."""
+    """Encode a prediction as a type that `choose` has returned."""
     if isinstance(value, bytes | bytearray):
         return bytes(value)
     try:
@@ -65,7 +65,7 @@ def encode(value: Any, kind: str) -> bytes:
 
 
 def choose(accept: str, offered: Iterable[str], default: str = JSON) -> str:
-    """Pick the answer's type from an Accept header; empty and `*/*` mean the default."""
+    """Choose the response's type from an Accept header; empty and `*/*` mean the default."""
     known = list(offered)
     accepted = by_quality(accept)
     if not accepted:
@@ -85,12 +85,12 @@ def choose(accept: str, offered: Iterable[str], default: str = JSON) -> str:
 
 
 def read_lines(body: bytes) -> list[bytes]:
-    """The records of JSON Lines; blank lines count as none."""
+    """Split JSON Lines into records, skipping blank lines."""
     return [line for line in body.splitlines() if line.strip()]
 
 
 def text(body: bytes) -> str:
-    """UTF-8, or MalformedRequest."""
+    """Decode UTF-8, with or without a byte order mark. Raises MalformedRequest."""
     try:
         return body.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -98,16 +98,18 @@ def text(body: bytes) -> str:
 
 
 def read_csv(body: bytes) -> dict[str, Any]:
-    """`{"inputs": [...]}` from columns named inputs, or question and context."""
+    """Decode CSV columns named inputs, or question and context, as `{"inputs": [...]}`."""
     rows = list(csv.reader(io.StringIO(text(body), newline="")))
     header = [name.strip() for name in rows[0]] if rows else []
     if not set(header) & set(CSV_COLUMNS):
         raise MalformedRequest(
-            f"the CSV needs a first line with names of columns: {', '.join(CSV_COLUMNS)}"
+            f"the CSV needs a header line with at least one of the columns {', '.join(CSV_COLUMNS)}"
         )
     for number, row in enumerate(rows[1:], 2):
         if row and len(row) != len(header):
-            raise MalformedRequest(f"line {number} has {len(row)} columns, not {len(header)}")
+            raise MalformedRequest(
+                f"line {number} has {len(row)} columns, but the header has {len(header)}"
+            )
     records = [dict(zip(header, row, strict=True)) for row in rows[1:] if row]
     if "inputs" in header:
         return {"inputs": [record["inputs"] for record in records]}
@@ -171,7 +173,7 @@ def _write_text(value: Any) -> bytes:
 
 
 def _write_csv(value: Any) -> bytes:
-    """Rows of a list; objects give a header with their keys."""
+    """Encode a list as rows; a list of objects gets a header with their keys."""
     rows = value.tolist() if isinstance(value, np.ndarray) else value
     rows = rows if isinstance(rows, list | tuple) else [rows]
     out = io.StringIO()
@@ -193,7 +195,7 @@ def _write_npy(value: Any) -> bytes:
 
 
 def _plain(value: Any) -> Any:
-    """JSON for what json does not know: numpy, tensors, dates, images (base64 PNG)."""
+    """Convert values that json cannot encode: numpy, tensors, dates, images (base64 PNG)."""
     if isinstance(value, np.generic | np.ndarray) or hasattr(value, "tolist"):
         return value.tolist()
     if isinstance(value, date | datetime):
@@ -206,11 +208,11 @@ def _plain(value: Any) -> Any:
         return base64.b64encode(out.getvalue()).decode()
     if isinstance(value, set | frozenset):
         return list(value)
-    raise TypeError(f"a {type(value).__name__} has no form in JSON")
+    raise TypeError(f"a {type(value).__name__} cannot be encoded as JSON")
 
 
 def by_quality(accept: str) -> list[str]:
-    """Types of an Accept header, best first; those with q=0 are left out."""
+    """Return the types of an Accept header, best first, without those with q=0."""
     ranked = []
     for index, entry in enumerate(accept.split(",")):
         name, *parameters = entry.split(";")

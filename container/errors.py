@@ -1,29 +1,29 @@
-"""Every error this container reports on purpose, as one tree divided by whose fault it is.
+"""Every error that this container raises on purpose: one tree, divided by who caused it.
 
 ServingError
-├── ConfigError            start-up: wrong settings; lists every one of them
-├── ModelLoadError         start-up: the model cannot be served; says what is missing
-├── RequestError           the client's fault; names the field where there is one
+├── ConfigError            start-up: invalid settings; lists every one of them
+├── ModelLoadError         start-up: the model cannot be served; names the missing part
+├── RequestError           caused by the client; names the field if there is one
 │   ├── MalformedRequest   not JSON
 │   ├── UnsupportedMediaType
-│   ├── NotAcceptable      no content type that the client takes
-│   ├── NotFound           a model, adapter or session that is not here
-│   ├── Conflict           it is here already
+│   ├── NotAcceptable      no content type that the client accepts
+│   ├── NotFound           an unknown model, adapter or session
+│   ├── Conflict           it exists already
 │   ├── PayloadTooLarge
 │   ├── Unauthorized
 │   ├── InvalidParameter   wrong type or out of range
 │   ├── UnsupportedParameter   known to the dialect, not offered here
 │   ├── PromptTooLong
 │   └── TemplateFailed     no chat template, or it refused the messages
-├── Overloaded             no room now; says when to retry
+├── Overloaded             at capacity; says when to retry
 ├── NotEnoughMemory        for another model, on a multi-model endpoint
-├── Unavailable            loading, draining, or the engine is gone
+├── Unavailable            loading, draining, or the engine has exited
 ├── GenerationFailed       this request only; the cause is in the log
-├── HandlerFailed          the user's inference.py raised or died; says what, not where
+├── HandlerFailed          the user's inference.py raised or died; no traceback in the message
 ├── DeadlineExceeded       the server's own time limit
-└── InternalError          our own fault; the cause is in the log
+└── InternalError          a bug in this server; the cause is in the log
 
-A dialect turns a kind into its own status and body in one table
+One table per dialect maps each kind to a status code and a body
 (container.frontend.web.error_responses). The message is always safe to show to a client.
 """
 
@@ -31,7 +31,7 @@ from typing import ClassVar
 
 
 class ServingError(Exception):
-    """Base of the tree; never raised itself."""
+    """Base class of all errors; never raised itself."""
 
     kind: ClassVar[str] = "error"
 
@@ -45,7 +45,7 @@ class ServingError(Exception):
 
 
 class ConfigError(ServingError):
-    """Wrong settings. `problems` has one line for each."""
+    """Invalid settings. `problems` has one line for each."""
 
     kind = "config"
     exit_code = 2
@@ -63,13 +63,13 @@ class ModelLoadError(ServingError):
 
 
 class RequestError(ServingError):
-    """The client's fault."""
+    """An error caused by the client."""
 
     kind = "request"
 
 
 class MalformedRequest(RequestError):
-    """The body is not what its content type says."""
+    """The body does not match its content type."""
 
     kind = "malformed"
 
@@ -81,19 +81,19 @@ class UnsupportedMediaType(RequestError):
 
 
 class NotAcceptable(RequestError):
-    """The client takes no content type that this route can answer with."""
+    """The client accepts no content type that this route can respond with."""
 
     kind = "not_acceptable"
 
 
 class NotFound(RequestError):
-    """A model, adapter or session that is not here."""
+    """A model, adapter or session does not exist."""
 
     kind = "not_found"
 
 
 class Conflict(RequestError):
-    """A model or adapter that is here already."""
+    """A model or adapter exists already."""
 
     kind = "conflict"
 
@@ -135,19 +135,19 @@ class TemplateFailed(RequestError):
 
 
 class Overloaded(ServingError):
-    """No room for another request now."""
+    """The server is at capacity and cannot accept another request now."""
 
     kind = "overloaded"
 
 
 class NotEnoughMemory(ServingError):
-    """No room for another model; the platform unloads one and tries again."""
+    """Not enough memory for another model; the platform unloads one and retries."""
 
     kind = "not_enough_memory"
 
 
 class Unavailable(ServingError):
-    """Loading, draining, or the engine is gone."""
+    """The server is loading or draining, or its engine has exited."""
 
     kind = "unavailable"
 
@@ -165,19 +165,19 @@ class HandlerFailed(ServingError):
 
 
 class DeadlineExceeded(ServingError):
-    """A time limit of this server's settings."""
+    """A request exceeded a time limit of this server's settings."""
 
     kind = "deadline"
 
 
 class InternalError(ServingError):
-    """A fault of this server; the cause is in its log."""
+    """A bug in this server; the cause is in its log."""
 
     kind = "internal"
 
 
 def leaves(root: type[ServingError] = ServingError) -> list[type[ServingError]]:
-    """Every error class that is raised: those without subclasses."""
+    """Return every error class that can be raised: those without subclasses."""
     children = root.__subclasses__()
     return [leaf for child in children for leaf in leaves(child)] if children else [root]
 
@@ -185,7 +185,7 @@ def leaves(root: type[ServingError] = ServingError) -> list[type[ServingError]]:
 def from_kind(
     kind: str, message: str, *, field: str | None = None, retry_after_s: int | None = None
 ) -> ServingError:
-    """Make the error again on the other side of a process border."""
+    """Recreate an error on the other side of a process boundary."""
     for leaf in leaves():
         if leaf.kind == kind and leaf is not ConfigError:
             return leaf(message, field=field, retry_after_s=retry_after_s)
@@ -193,6 +193,6 @@ def from_kind(
 
 
 def one_line(error: BaseException) -> str:
-    """An exception in a line; its kind too, since many messages mean little without it."""
+    """Format an exception as one line with its class, which many messages need to be clear."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return f"{type(error).__name__}: {' '.join(lines)[:400]}"

@@ -1,4 +1,4 @@
-"""Logs: one JSON object a line for machines, short lines for a person's terminal."""
+"""Logging: one JSON object per line for machines, short lines for a terminal."""
 
 import json
 import logging
@@ -6,7 +6,7 @@ import sys
 from contextvars import ContextVar
 from datetime import UTC, datetime
 
-# SageMaker's Inference-Id of the request that is being worked on, if it has one.
+# SageMaker's Inference-Id of the current request, if it has one.
 inference_id: ContextVar[str | None] = ContextVar("inference_id", default=None)
 FORMAT = "%(asctime)s %(levelname)-7s %(name)s: %(message)s"
 
@@ -30,7 +30,7 @@ class JsonLines(logging.Formatter):
 
 
 def configure(level: str, *, json_output: bool | None) -> None:
-    """Send this process's log to stderr. `json_output` None: JSON unless it is a terminal."""
+    """Log to stderr. `json_output` None: JSON unless stderr is a terminal."""
     as_json = not sys.stderr.isatty() if json_output is None else json_output
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonLines() if as_json else logging.Formatter(FORMAT, "%H:%M:%S"))

@@ -1,35 +1,36 @@
-"""What the engine needs of a store of LoRA adapters: numbers for names. No tensors here."""
+"""The LoRA adapter registry that the engine needs: adapter ids by name. No tensors."""
 
 from typing import Protocol
 
 from container.messages.engine import AdapterInfo
 
-# The number of no adapter, which is also the root of its prefixes (container.engine.block_pool).
+# The adapter id of the base model, and its cache namespace (container.engine.block_pool).
 NO_ADAPTER = 0
 
 
 class Adapters(Protocol):
-    """Known adapters. A number is never used again, so cached prefixes of one are its own."""
+    """Registered adapters. An id is never reused, so no two adapters share a cached prefix."""
 
     def acquire(self, name: str) -> int:
-        """Have an adapter in memory until it is released as often as acquired.
+        """Load an adapter if necessary, add one reference to it and return its id.
 
-        Raises NotFound, or Overloaded when all places in memory are in use.
+        The adapter stays in memory until `release` has been called as often as `acquire`.
+        Raises NotFound, or Overloaded when every adapter slot in memory is in use.
         """
         ...
 
     def release(self, number: int) -> None:
-        """Say that one request less uses it."""
+        """Drop one reference to an adapter."""
         ...
 
     def add(self, name: str, source: str, *, preload: bool, pin: bool) -> None:
-        """Make an adapter known. Raises Conflict or InvalidParameter."""
+        """Register an adapter. Raises Conflict or InvalidParameter."""
         ...
 
     def remove(self, name: str) -> None:
-        """Forget it; running requests finish with it. Raises NotFound."""
+        """Unregister an adapter; running requests finish with it. Raises NotFound."""
         ...
 
     def infos(self) -> list[AdapterInfo]:
-        """All known adapters, in the order of their coming."""
+        """All registered adapters, in registration order."""
         ...

@@ -1,13 +1,13 @@
-"""Blocks: which pages of the KV cache are free, who refers to the others, and what they hold.
+"""The block pool: free blocks, reference counts and the prefix cache of the KV cache.
 
-Plain ints; the tensors behind the ids belong to the model. A block with a reference is used. One
-without is free, but may still be cached: it holds the keys and values of a known prefix and can be
-used again by a sequence with that prefix, until it is needed for something else, the least
-recently used first. Owned by the scheduler.
+Plain ints; the tensors behind the ids belong to the model. A block with a reference is used. A
+block without one is free, but may still be cached: it holds the keys and values of a known prefix,
+and a sequence with that prefix can reuse it until it is evicted, least recently used first. Owned
+by the scheduler.
 
     free and unknown | free but cached (least recently used first) | used (perhaps cached too)
 
-With slots in the host's memory, what is evicted is copied there, and brought back on demand.
+With host memory slots, evicted blocks are offloaded there and restored on demand.
 """
 
 from collections import OrderedDict, deque
@@ -21,9 +21,7 @@ from container.engine.schedule import BlockCopy
 
 @dataclass(frozen=True, slots=True)
 class CachedBlock:
-    """A full block whose content is known. `prefix_id` is unique for the prefix that ends with
-    it.
-    """
+    """A full block with known content. `prefix_id` is unique to the prefix that ends with it."""
 
     block_id: int
     prefix_id: int
@@ -31,7 +29,7 @@ class CachedBlock:
 
 
 class BlockPool:
-    """Hands out blocks and takes them back by reference count."""
+    """Allocates and frees blocks by reference count."""
 
     def __init__(self, num_blocks: int, block_size: int, num_slots: int = 0) -> None:
         self.num_blocks = num_blocks
@@ -47,7 +45,7 @@ class BlockPool:
 
     @property
     def num_free(self) -> int:
-        """Blocks that `allocate` can still give."""
+        """Blocks that `allocate` can still return."""
         return len(self._unknown) + len(self._reusable)
 
     @property
@@ -57,20 +55,20 @@ class BlockPool:
 
     @property
     def num_cached(self) -> int:
-        """Blocks whose content a new sequence could use."""
+        """Blocks whose content a new sequence can reuse."""
         return len(self._by_block)
 
     @property
     def num_offloaded(self) -> int:
-        """Blocks of which the host has a copy."""
+        """Blocks that are offloaded to host memory."""
         return len(self._offloaded)
 
     def blocks_for(self, num_tokens: int) -> int:
-        """How many blocks hold this many tokens."""
+        """Number of blocks that hold `num_tokens` tokens."""
         return -(-num_tokens // self.block_size)
 
     def allocate(self, count: int) -> list[int]:
-        """Take free blocks, each with one reference. The caller has checked `num_free`."""
+        """Allocate free blocks, each with one reference. The caller has checked `num_free`."""
         assert count <= self.num_free, "allocate without checking num_free"
         return [self._take() for _ in range(count)]
 
@@ -78,15 +76,15 @@ class BlockPool:
         """Add one reference to each block; a cached one may be free."""
         for block_id in block_ids:
             if self._references[block_id] == 0:
-                assert block_id in self._reusable, "share of a block with unknown content"
+                assert block_id in self._reusable, "touch of a block with unknown content"
                 del self._reusable[block_id]
             self._references[block_id] += 1
 
     def free(self, block_ids: Iterable[int]) -> None:
-        """Drop one reference of each block; those without any become free."""
-        # The end of a prefix is worth less than its start, so it is the first to be evicted.
+        """Drop one reference to each block; a block without references becomes free."""
+        # Free the last block first: the end of a prefix is reused less often than its start.
         for block_id in reversed(list(block_ids)):
-            assert self._references[block_id] > 0, "release of a free block"
+            assert self._references[block_id] > 0, "free of a free block"
             self._references[block_id] -= 1
             if self._references[block_id] > 0:
                 continue
@@ -98,9 +96,9 @@ class BlockPool:
     def find_prefix(
         self, token_ids: list[int], cache_namespace: int = NO_ADAPTER
     ) -> list[CachedBlock]:
-        """The longest chain of cached blocks that starts these ids; linear in their number.
+        """Find the longest chain of cached blocks that `token_ids` starts with, in linear time.
 
-        Prefixes of another root, a negative number, are other ones.
+        Prefixes of different namespaces (0 or a negative number) never match each other.
         """
         cached_blocks: list[CachedBlock] = []
         prefix_id = cache_namespace
@@ -116,7 +114,10 @@ class BlockPool:
     def find_offloaded(
         self, token_ids: list[int], cached: list[CachedBlock], cache_namespace: int = NO_ADAPTER
     ) -> list[OffloadedBlock]:
-        """How a prefix, of which `found` is cached, goes on in the host's memory."""
+        """Find the offloaded blocks that continue the prefix whose first blocks are `cached`.
+
+        Pins them until the next call or `restore`.
+        """
         offloaded: list[OffloadedBlock] = []
         if not len(self._offloaded):
             return offloaded
@@ -127,12 +128,12 @@ class BlockPool:
                 break
             offloaded.append(block)
             prefix_id = block.prefix_id
-        # Allocating for them must not overwrite them.
+        # Allocating blocks for them may offload others, which must not overwrite them.
         self._offloaded.pin(offloaded)
         return offloaded
 
     def restore(self, offloaded: list[OffloadedBlock], block_ids: list[int]) -> None:
-        """Have cold blocks copied into used ones, which are cached from now on."""
+        """Queue copies of offloaded blocks into used blocks, which are cached from now on."""
         for block, block_id in zip(offloaded, block_ids, strict=True):
             self._pending_copies.append(BlockCopy(False, block_id, block.slot))
             if block.key not in self._by_key:
@@ -141,12 +142,12 @@ class BlockPool:
         self._offloaded.pin([])
 
     def take_copies(self) -> tuple[BlockCopy, ...]:
-        """The copies to be made, in this order, before the next step writes; each told once."""
+        """Return and clear the block copies to run, in order, before the next step."""
         copies, self._pending_copies = tuple(self._pending_copies), []
         return copies
 
     def reset_prefix_cache(self) -> None:
-        """Drop all that is known of contents, since a step may have left something else there."""
+        """Reset the prefix cache; a failed step may have written garbage."""
         self._unknown.extend(self._reusable)
         self._reusable.clear()
         self._by_key.clear()
@@ -155,9 +156,9 @@ class BlockPool:
         self._pending_copies.clear()
 
     def cache_full_block(self, block_id: int, parent_id: int, ids: list[int]) -> int:
-        """Note that a used block is full and what it holds; return the name of the prefix.
+        """Cache a full block that is in use, and return the id of the prefix that it ends.
 
-        When the same prefix is cached in another block already, that one keeps the name.
+        If another block already caches the same prefix, that block stays the cached one.
         """
         key = (parent_id, tuple(ids))
         known = self._by_key.get(key)
@@ -171,7 +172,7 @@ class BlockPool:
         return known.prefix_id
 
     def check_invariants(self, tables: Iterable[list[int]]) -> None:
-        """Assert that free and referenced blocks are exactly those that the tables say."""
+        """Assert that reference counts and free lists match the block tables."""
         counted = [0] * self.num_blocks
         for table in tables:
             for block_id in table:
@@ -180,8 +181,8 @@ class BlockPool:
         free = [*self._unknown, *self._reusable]
         assert len(set(free)) == len(free), "a block is free twice"
         assert set(free) == {i for i, count in enumerate(counted) if count == 0}, "a block leaked"
-        assert not set(self._unknown) & set(self._by_block), "a cached block is held for unknown"
-        assert set(self._reusable) <= set(self._by_block), "an unknown block is held for cached"
+        assert not set(self._unknown) & set(self._by_block), "a cached block is listed as unknown"
+        assert set(self._reusable) <= set(self._by_block), "an unknown block is listed as cached"
         assert set(self._by_key.values()) == set(self._by_block.values())
         self._offloaded.check_invariants()
 

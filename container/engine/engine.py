@@ -1,13 +1,13 @@
-"""The engine's state and its step: schedule, run, apply. Synchronous, without sockets.
+"""The engine's state and its step: schedule, run, update. Synchronous, without sockets.
 
-Where a device computes while nobody waits, a step begins before the tokens of the last one are
+On a device that computes asynchronously, a step begins before the output of the previous one is
 read, so that the device always has work:
 
-    device   | pass 1      |s| pass 2      |s| pass 3      |s|           s: picks tokens
-    engine   .. plan 2 | read 1, apply, s 2, tell 1 | plan 3 | read 2, ...
+    device   | pass 1      |s| pass 2      |s| pass 3      |s|           s: samples tokens
+    engine   .. plan 2 | read 1, update, s 2, send 1 | plan 3 | read 2, ...
 
-Knows ids, blocks and limits. The process round it (container.engine.process) reads messages, calls
-`step` while there is work, and sends what it returns.
+Knows ids, blocks and limits. The engine process (container.engine.process) reads messages, calls
+`step` while there is work, and sends the tokens that it returns.
 """
 
 import time
@@ -46,7 +46,7 @@ from container.messages.engine import (
 class EngineConfig:
     """Sizes of the engine, in tokens, blocks and requests.
 
-    `num_slots` are blocks of the host's memory for prefixes that the cache has no room for.
+    `num_slots`: number of KV blocks that host memory holds for offloading.
     """
 
     block_size: int
@@ -63,14 +63,17 @@ class EngineConfig:
     num_slots: int = 0
 
     def __post_init__(self) -> None:
-        """A longest sequence that does not fit the cache could never finish."""
+        """Check that a longest sequence fits the cache; it could never finish otherwise."""
         if self.max_total_tokens > self.num_blocks * self.block_size:
-            raise ValueError("max_total_tokens is more than the cache holds")
+            raise ValueError(
+                f"max_total_tokens is {self.max_total_tokens}, but the KV cache holds only "
+                f"{self.num_blocks * self.block_size} tokens: lower it or add blocks"
+            )
 
 
 @dataclass(frozen=True, slots=True)
 class _InFlightStep:
-    """A step whose tokens are picked, but not read."""
+    """A step that has sampled, but whose output is not read yet."""
 
     batch: Batch
     step: PendingStep
@@ -105,24 +108,24 @@ class Engine:
         self._compiling: list[tuple[Future[Constraint], list[Sequence]]] = []
         self._failures: list[tuple[bytes, int, ServingError]] = []
         self._recorder = StepRecorder()
-        # A draft is made of the tokens before it, so they must be known.
+        # A draft is proposed from the tokens before it, so they must have been read.
         self._overlaps = runner.overlaps and config.speculate == 0
         self._in_flight: _InFlightStep | None = None
         self._events: list[tuple[bytes, TokenEvent]] = []
 
     @property
     def has_work(self) -> bool:
-        """Whether there is a request, or something to read or to tell."""
+        """Whether there is an unfinished request, a step to read or an event to send."""
         return bool(self._requests or self._events or self._in_flight is not None)
 
     @property
     def only_compiles(self) -> bool:
-        """Whether all there is to do is to wait for grammars."""
+        """Whether every unfinished request waits for its grammar to compile."""
         return bool(self._requests) and not len(self.scheduler)
 
     @property
     def load(self) -> EngineLoad:
-        """How busy it is, and what it has done so far."""
+        """Current load, and counters since the start."""
         pool, running = self.scheduler.pool, self.scheduler.running
         return EngineLoad(
             running=len(running),
@@ -180,35 +183,35 @@ class Engine:
             self.scheduler.add(sequence)
 
     def abort(self, frontend_id: bytes, request_id: int, seq_index: int | None = None) -> None:
-        """Forget a request, or one sequence of it; unknown ones have already ended."""
+        """Abort a request, or one sequence of it; an unknown one has already finished."""
         sequences = self._requests.get((frontend_id, request_id), [])
         for sequence in sequences:
-            is_meant = seq_index is None or sequence.seq_index == seq_index
-            if is_meant and sequence.finish_reason is None:
+            is_selected = seq_index is None or sequence.seq_index == seq_index
+            if is_selected and sequence.finish_reason is None:
                 self.scheduler.remove(sequence, FinishReason.ABORTED)
         if sequences:
             self._forget(sequences[0])
 
     def abort_all(self, frontend_id: bytes | None = None) -> list[tuple[bytes, int]]:
-        """Forget all requests, or all of one frontend; return their keys."""
+        """Abort all requests, or all of one frontend; return their keys."""
         keys = [key for key in self._requests if frontend_id is None or key[0] == frontend_id]
         for key in keys:
             self.abort(*key)
-        ended = set(keys)
+        aborted = set(keys)
         self._events = [
-            event for event in self._events if (event[0], event[1].request_id) not in ended
+            event for event in self._events if (event[0], event[1].request_id) not in aborted
         ]
         return keys
 
     def step(self) -> list[tuple[bytes, TokenEvent]]:
-        """Begin a step and finish one, the same unless steps overlap.
+        """Begin one step and finish one: the same step, unless steps overlap.
 
-        Returns each new token with the frontend that it belongs to.
+        Returns each new token with the id of its frontend.
         """
         try:
             self._step()
         except Exception:
-            # What an earlier step has made is told by the next one.
+            # Events of an earlier step stay queued; the next step returns them.
             self._recorder.fail()
             raise
         events, self._events = self._events, []
@@ -234,14 +237,14 @@ class Engine:
             self._finish_step(in_flight)
 
     def _finish_step(self, in_flight: _InFlightStep | None) -> None:
-        """Wait for a step's tokens and take them over."""
+        """Wait for the in-flight step and append its sampled tokens to their sequences."""
         if in_flight is None:
             return
         output = in_flight.step.get_output()
         self._recorder.tokens_are_read(in_flight.begun)
         for sequence, token, reason in self.scheduler.update_from_output(in_flight.batch, output):
             if sequence.constraint is not None and sequence.constraint.error:
-                # The end of a grammar that is too complex shows only here.
+                # llguidance reports that a grammar is too complex only while matching.
                 error = GenerationFailed(f"the grammar failed: {sequence.constraint.error}")
                 self._fail(sequence, error)
             else:
@@ -249,7 +252,7 @@ class Engine:
         self._recorder.end(in_flight.begun)
 
     def run_self_test(self) -> None:
-        """Run one token without any request, to see whether steps work. Raises what fails."""
+        """Self-test: decode one token of a dummy request. Raises whatever the step raises."""
         self.scheduler.check_invariants()
         self.scheduler.pool.reset_prefix_cache()
         events, self._events = self._events, []
@@ -259,7 +262,7 @@ class Engine:
         self._events = events
 
     def take_failures(self) -> list[tuple[bytes, int, ServingError]]:
-        """Requests that the last step has ended with an error, each told once."""
+        """Return and clear the requests that failed in the last step."""
         failures, self._failures = self._failures, []
         return failures
 
@@ -271,15 +274,14 @@ class Engine:
         return self._compile_grammar(grammar)
 
     def _take_compiled(self) -> None:
-        """Put the requests whose grammar is ready in line."""
+        """Queue the requests whose grammar has compiled, and fail those whose grammar has not."""
         if not self._compiling:
             return
         done = [entry for entry in self._compiling if entry[0].done()]
         self._compiling = [entry for entry in self._compiling if not entry[0].done()]
         for future, sequences in done:
-            waiting = [
-                member for member in sequences if member.finish_reason is None
-            ]  # not aborted
+            # The others were aborted while the grammar compiled.
+            waiting = [sequence for sequence in sequences if sequence.finish_reason is None]
             try:
                 constraint = future.result()
             except ServingError as error:
@@ -291,7 +293,7 @@ class Engine:
                 self.scheduler.add(sequence)
 
     def _fail(self, sequence: Sequence, error: ServingError) -> None:
-        """End a sequence's whole request with an error, told once."""
+        """Abort a sequence's whole request with an error, reported once."""
         if sequence.key not in self._requests:
             return
         self.abort(*sequence.key)
@@ -311,12 +313,12 @@ class Engine:
         )
 
     def _forget(self, sequence: Sequence) -> None:
-        """Drop a sequence's request once the last of its sequences has finished."""
+        """Remove a sequence's request once all of its sequences have finished."""
         siblings = self._requests.get(sequence.key, [])  # several may finish in one step
         if not all(sibling.finish_reason is not None for sibling in siblings):
             return
         if self._requests.pop(sequence.key, None) and sequence.adapter != NO_ADAPTER:
-            assert self.adapters is not None, "a number that no store gave"
+            assert self.adapters is not None, "an adapter id without an adapter store"
             self.adapters.release(sequence.adapter)
 
     def _acquire(self, adapter: str) -> int:
@@ -327,7 +329,7 @@ class Engine:
         return self.adapters.acquire(adapter)
 
     def _check_lengths(self, message: Submit) -> None:
-        # Frontends have checked all this with the client's words; this guards the engine's memory.
+        # Frontends check the same and name the client's fields; this protects the engine's memory.
         num_tokens, new_tokens = len(message.prompt_ids), message.params.max_new_tokens
         if num_tokens == 0:
             raise InvalidParameter("the prompt has no tokens")

@@ -1,4 +1,4 @@
-"""The model runner that the engine needs: a protocol, and a synchronous form."""
+"""The model runner protocol that the engine needs, and a synchronous base class."""
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
@@ -9,7 +9,7 @@ from container.engine.schedule import Batch
 
 @dataclass(frozen=True, slots=True)
 class Sampled:
-    """The next token of one sequence, with the log-probabilities that its request wanted."""
+    """The next token of one sequence, with the log-probabilities that its request asks for."""
 
     token_id: int
     logprob: float | None = None
@@ -18,11 +18,11 @@ class Sampled:
 
 @dataclass(frozen=True, slots=True)
 class StepOutput:
-    """What a step has made: a token for each item that samples, in their order.
+    """The output of one step: one sampled token for each item that samples, in batch order.
 
-    An item with a draft has one more for each token of it, which follow if the draft comes true.
-    `prompt_logprobs` has, by an item's place in the batch, those of the prompt tokens after each
-    computed one.
+    An item with a draft has one more sampled token for each draft token; those count as far as
+    the draft is accepted. `prompt_logprobs` maps an item's index in the batch to the
+    log-probabilities of the prompt tokens that follow its computed tokens.
     """
 
     sampled: list[Sampled]
@@ -30,35 +30,35 @@ class StepOutput:
 
 
 class PendingStep(Protocol):
-    """A step that a model has begun. Perhaps on a device, which goes on while nobody waits."""
+    """A step in flight, possibly on a device that computes asynchronously."""
 
     def sample(self, batch: Batch) -> None:
-        """Pick the next tokens of this part of the step's batch.
+        """Sample the next tokens of `batch`, a subset of the step's batch.
 
-        All tokens of its sequences but those that this step samples are known by now.
+        Every token of its sequences is known by then, except those that this step samples.
         """
         ...
 
     def get_output(self) -> StepOutput:
-        """Wait for what was sampled."""
+        """Wait for the sampled tokens and return them."""
         ...
 
 
 class ModelRunner(Protocol):
-    """What the engine needs of a model; tests script one, container.model implements it.
+    """Runs forward passes for the engine; container.model implements it, tests script it.
 
-    `overlaps`: a step may begin before the tokens of the one before are read.
+    `overlaps`: a step may begin before the output of the previous one is read.
     """
 
     overlaps: bool
 
     def execute(self, batch: Batch) -> PendingStep:
-        """Run one forward pass, or have a device run it."""
+        """Run one forward pass, or launch it on a device."""
         ...
 
 
 class SyncModelRunner(ABC):
-    """Implements ModelRunner for one that runs a step in one go."""
+    """Implements ModelRunner for a runner that computes and samples a step in one call."""
 
     overlaps = False
 
@@ -76,14 +76,14 @@ class _CompletedStep:
     output: StepOutput
 
     def sample(self, batch: Batch) -> None:
-        """Nothing is left to do: without overlap the batch is still the same."""
+        """Do nothing: `run` has sampled, and without overlap no item can be stale."""
 
     def get_output(self) -> StepOutput:
         return self.output
 
 
 def run_step(runner: ModelRunner, batch: Batch) -> StepOutput:
-    """Run one step and wait for it."""
+    """Run one step and return its output."""
     step = runner.execute(batch)
     step.sample(batch)
     return step.get_output()

@@ -1,20 +1,20 @@
-"""Cold prefixes: what the KV cache had no room for, kept in the host's memory.
+"""KV blocks offloaded to host memory when the GPU cache is full.
 
-Plain ints, like the block pool, which owns this: which slot of the host's memory has a copy of
-which prefix. A copy stays when its prefix is brought back, so that evicting it again costs nothing.
-The copies themselves are the model's business; it is told the moves, to be made in their order.
+Maps prefixes to host memory slots in plain ints; owned by the block pool. A slot keeps its block
+after a restore, so that evicting the block again costs no copy. The model performs the copies: it
+receives them as BlockCopy items, to run in order.
 """
 
 from collections import OrderedDict
 from typing import NamedTuple
 
-# A prefix is named by its last full block: the name of the prefix before it, and its ids. Names
-# are compared, not hashes alone, so two prefixes can never be taken for each other.
+# The key of a prefix's last full block: the id of the prefix before it, and the block's token ids.
+# These are exact keys, not hashes, so two prefixes never collide.
 PrefixKey = tuple[int, tuple[int, ...]]
 
 
 class OffloadedBlock(NamedTuple):
-    """A full block of a known prefix, in a slot; see CachedBlock."""
+    """A full block of a prefix, stored in a host memory slot; see CachedBlock."""
 
     slot: int
     prefix_id: int
@@ -22,7 +22,7 @@ class OffloadedBlock(NamedTuple):
 
 
 class OffloadedBlocks:
-    """Owns the slots; the least recently used is overwritten first."""
+    """Owns the host memory slots; overwrites the least recently used first."""
 
     def __init__(self, num_slots: int) -> None:
         self.num_slots = num_slots
@@ -34,13 +34,13 @@ class OffloadedBlocks:
         return len(self._stored)
 
     def find(self, key: PrefixKey) -> OffloadedBlock | None:
-        """What is kept of a prefix, which thereby counts as used."""
+        """Look up the offloaded block of a prefix and mark it as most recently used."""
         if key in self._stored:
             self._stored.move_to_end(key)
         return self._stored.get(key)
 
     def offload(self, prefix_id: int, key: PrefixKey) -> int | None:
-        """Find a slot for an evicted block; None if it has one already, or none may be taken."""
+        """Take a slot for an evicted block; None if it has a slot already or all are pinned."""
         if self.find(key) is not None:
             return None
         slot = self._take()
@@ -49,17 +49,17 @@ class OffloadedBlocks:
         return slot
 
     def pin(self, blocks: list[OffloadedBlock]) -> None:
-        """Let nothing overwrite these, until others are pinned in their place."""
+        """Protect these blocks from eviction, and no others, until the next call."""
         self._pinned = {block.slot for block in blocks}
 
     def clear(self) -> None:
-        """Drop everything."""
+        """Drop every offloaded block."""
         self._stored.clear()
         self._pinned.clear()
         self._free = list(range(self.num_slots))
 
     def check_invariants(self) -> None:
-        """Assert that each slot is free or keeps one prefix."""
+        """Assert that each slot is free or stores one block."""
         used = [block.slot for block in self._stored.values()]
         assert sorted([*used, *self._free]) == list(range(self.num_slots)), "a slot is lost"
 

@@ -7,7 +7,7 @@ from container.engine.sequence import Sequence
 
 
 class BlockCopy(NamedTuple):
-    """A copy of a block to a slot of the host's memory, or back."""
+    """A copy of one KV block to a host memory slot, or back to the device."""
 
     to_host: bool
     block_id: int
@@ -16,11 +16,11 @@ class BlockCopy(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class ScheduledSequence:
-    """Tokens `start` to `end` of a sequence, to be computed in this step.
+    """Schedule tokens `start` to `end` of a sequence for one step.
 
-    `samples`: the step reaches its last token, so that the next one is sampled. `draft` guesses
-    what a decode will sample now and next; the step computes these as well. `num_preemptions`
-    counts the preemptions that the sequence has been through.
+    `samples`: the step computes the sequence's last token, so the next token is sampled. `draft`
+    holds speculative tokens after a decode's last one; the step computes and verifies them too.
+    `num_preemptions` is the sequence's preemption count when it was scheduled; see `is_stale`.
     """
 
     sequence: Sequence
@@ -34,24 +34,24 @@ class ScheduledSequence:
     def of(
         cls, sequence: Sequence, num_tokens: int, draft: tuple[int, ...] = ()
     ) -> "ScheduledSequence":
-        """The next tokens of a sequence, as it stands now."""
+        """Schedule the next `num_tokens` tokens of a sequence from its current state."""
         start = sequence.num_computed
         samples = num_tokens == sequence.num_to_compute
         return cls(sequence, start, num_tokens, samples, sequence.num_preemptions, draft)
 
     @property
     def end(self) -> int:
-        """Tokens in the cache when the step is done, without those of the draft."""
+        """Tokens in the KV cache after the step, draft tokens excluded."""
         return self.start + self.num_tokens
 
     @property
     def is_decode(self) -> bool:
-        """Whether it computes one token of the completion; all else is a chunk of the prompt."""
+        """Whether the item computes one completion token; every other item is a prefill chunk."""
         return self.num_tokens == 1 and self.start >= self.sequence.prompt_len
 
     @property
     def is_stale(self) -> bool:
-        """Whether the sequence has ended or been preempted since this was planned."""
+        """Whether the sequence has finished or been preempted since it was scheduled."""
         sequence = self.sequence
         return (
             sequence.finish_reason is not None or sequence.num_preemptions != self.num_preemptions
@@ -59,7 +59,7 @@ class ScheduledSequence:
 
     @property
     def num_prompt_logprobs(self) -> int:
-        """How many prompt tokens follow a token of this step, if their logprobs are wanted."""
+        """Number of prompt logprobs that this step computes; 0 unless the request asks for them."""
         sequence = self.sequence
         if not sequence.params.prompt_logprobs or sequence.has_prompt_logprobs:
             return 0
@@ -68,7 +68,7 @@ class ScheduledSequence:
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """The plan of one step. `copies` are to be made, in their order, before it writes anything."""
+    """One scheduled step. `copies` must run, in order, before the forward pass writes the cache."""
 
     items: tuple[ScheduledSequence, ...]
     copies: tuple[BlockCopy, ...] = ()
@@ -79,7 +79,7 @@ class Batch:
         return sum(item.num_tokens + len(item.draft) for item in self.items)
 
     def without_stale(self) -> "Batch":
-        """The items whose sequences still go on; itself if all do."""
+        """Return the batch without stale items; the same object if no item is stale."""
         if not any(item.is_stale for item in self.items):
             return self
         return Batch(tuple(item for item in self.items if not item.is_stale), self.copies)

@@ -1,13 +1,13 @@
 """The scheduler: decides which sequences run in the next step.
 
-Knows tokens and blocks, never tensors or text; owned by the engine's loop. First come, first
-served: running sequences go on first, the oldest before the younger; then waiting ones are
-admitted while there is room. Without free blocks the youngest running sequence is preempted: its
-blocks are freed and it waits at the front of the line, to be computed again. The oldest is never
+Knows tokens and blocks, never tensors or text; owned by the engine. First come, first served:
+running sequences are scheduled first, oldest first; then waiting ones are admitted while the
+budget and the blocks last. Without free blocks the youngest running sequence is preempted: its
+blocks are freed and it waits at the front of the queue, to be recomputed. The oldest is never
 preempted for another, so it always finishes.
 
-With `speculate`, a sequence that goes on by one token may have a draft of the next ones computed
-beside it; as far as it comes true, the sequence goes on by more.
+With `speculate`, a decode may compute up to that many draft tokens in the same step; the sequence
+advances by the accepted ones as well.
 """
 
 import time
@@ -21,10 +21,10 @@ from container.engine.sequence import Sequence, SequenceState
 from container.engine.session_prefixes import PinnedPrefixes
 from container.messages.engine import FinishReason
 
-# Most prompt tokens of which a step tells log-probabilities: each has a row of logits, and on a GPU
-# there is room for so many.
+# Most prompt logprobs that one step computes: each takes a row of logits, for which a GPU has
+# limited memory.
 MAX_PROMPT_LOGPROBS = 256
-# A sequence, a token that it got, and why it ended with that, if it did.
+# A sequence, its new token, and the finish reason if that token is its last.
 NewToken = tuple[Sequence, Sampled, FinishReason | None]
 
 
@@ -65,12 +65,12 @@ class Scheduler:
         yield from self.waiting
 
     def add(self, sequence: Sequence) -> None:
-        """Put a new sequence at the end of the line."""
+        """Add a new sequence at the end of the waiting queue."""
         sequence.state = SequenceState.WAITING
         self.waiting.append(sequence)
 
     def remove(self, sequence: Sequence, reason: FinishReason) -> None:
-        """End a sequence wherever it stands and free its blocks."""
+        """Finish a sequence in any state and free its blocks."""
         if sequence.state is SequenceState.RUNNING:
             self.running.remove(sequence)
         elif sequence.state is SequenceState.WAITING:
@@ -82,7 +82,7 @@ class Scheduler:
         sequence.finish_reason = reason
 
     def schedule(self) -> Batch:
-        """Plan the next step; empty when there is nothing to compute before a step is applied."""
+        """Plan the next step; empty if nothing can be computed before the in-flight step ends."""
         self.pinned.expire()
         self._prompt_logprobs_budget = MAX_PROMPT_LOGPROBS
         planned, budget = self._continue_running(self.max_batch_tokens)
@@ -90,9 +90,9 @@ class Scheduler:
         return Batch(tuple(planned), self.pool.take_copies() if planned else ())
 
     def update_after_schedule(self, batch: Batch) -> None:
-        """Count what a step computes as computed, and promise what it samples.
+        """Mark the batch's tokens as computed and set a placeholder for each sampled token.
 
-        From now on the next step may be scheduled, though this one is not read.
+        After this the next step can be scheduled before this one's output is read.
         """
         index = 0
         for item in batch.items:
@@ -104,13 +104,14 @@ class Scheduler:
                 index += 1 + len(item.draft)
 
     def update_from_output(self, batch: Batch, output: StepOutput) -> list[NewToken]:
-        """Take over the result of a step after `update_after_schedule`; return all new tokens, in
-        order.
+        """Append a step's output to its sequences and return all new tokens, in order.
+
+        `update_after_schedule` must have been called with the same batch before.
         """
         sampled = iter(output.sampled)
-        extensions: list[NewToken] = []
+        new_tokens: list[NewToken] = []
         for index, item in enumerate(batch.items):
-            # All of an item's tokens are taken, though only those up to a wrong guess count.
+            # Consume all of an item's tokens, though only those up to a rejected draft count.
             count = 1 + len(item.draft) if item.samples else 0
             tokens = [next(sampled) for _ in range(count)]
             if item.is_stale:
@@ -119,28 +120,28 @@ class Scheduler:
             sequence.prompt_logprobs += output.prompt_logprobs.get(index, [])
             if not tokens:
                 continue
-            extensions += self._append_tokens(item, tokens)
+            new_tokens += self._append_tokens(item, tokens)
             if item.draft:
                 self._cache_full_blocks(sequence)
             if sequence.finish_reason is not None:
                 self.remove(sequence, sequence.finish_reason)
-        return extensions
+        return new_tokens
 
     def _append_tokens(self, item: ScheduledSequence, tokens: list[Sampled]) -> list[NewToken]:
-        sequence, extensions = item.sequence, []
+        sequence, new_tokens = item.sequence, []
         sequence.placeholder = None
         self.num_drafted_tokens += len(item.draft)
-        for token, guess in zip(tokens, [*item.draft, None], strict=True):
+        for token, draft_id in zip(tokens, [*item.draft, None], strict=True):
             sequence.append(token.token_id, self.end_token_ids)
-            extensions.append((sequence, token, sequence.finish_reason))
-            if sequence.finish_reason is not None or token.token_id != guess:
+            new_tokens.append((sequence, token, sequence.finish_reason))
+            if sequence.finish_reason is not None or token.token_id != draft_id:
                 break
             sequence.num_computed += 1
             self.num_accepted_tokens += 1
-        return extensions
+        return new_tokens
 
     def check_invariants(self) -> None:
-        """Assert what must hold between any two steps."""
+        """Assert the invariants that hold between any two steps."""
         tables = [sequence.block_table for sequence in self]
         self.pool.check_invariants([*tables, *self.pinned.tables()])
         for sequence in self.running:
@@ -155,13 +156,13 @@ class Scheduler:
 
     def _continue_running(self, budget: int) -> tuple[list[ScheduledSequence], int]:
         planned: list[ScheduledSequence] = []
-        # Decodes first: a long prefill must not take the budget of those that already stream.
+        # Decodes first: a long prefill must not take the token budget from streaming requests.
         order = sorted(self.running, key=lambda sequence: sequence.num_to_compute > 1)
         for sequence in order:
             if budget == 0:
                 break
             if sequence.state is not SequenceState.RUNNING:
-                continue  # preempted by one before it in this loop
+                continue  # preempted earlier in this loop
             if sequence.is_last_token_pending:
                 continue
             count = self._num_tokens_for(sequence, budget)
@@ -175,7 +176,7 @@ class Scheduler:
         return still_running, self.max_batch_tokens - Batch(tuple(still_running)).num_tokens
 
     def _num_tokens_for(self, sequence: Sequence, budget: int) -> int:
-        """How many tokens of a sequence this step computes."""
+        """Number of tokens of a sequence that this step computes."""
         count = min(sequence.num_to_compute, budget)
         if _scores(sequence):
             count = min(count, self._prompt_logprobs_budget)
@@ -183,25 +184,30 @@ class Scheduler:
         return count
 
     def _with_draft(self, item: ScheduledSequence, budget: int) -> ScheduledSequence:
-        """Add a draft where one may be made, never at the cost of another sequence's blocks."""
+        """Add draft tokens to a decode if allowed, without taking another sequence's blocks."""
         sequence = item.sequence
         if not (self.speculate and item.is_decode and sequence.can_speculate):
             return item
-        room = (len(sequence.block_table) + self.pool.num_free) * self.pool.block_size - item.end
+        num_blocks = len(sequence.block_table) + self.pool.num_free
+        num_fitting = num_blocks * self.pool.block_size - item.end
         num_remaining = sequence.params.max_new_tokens - sequence.completion_len - 1
-        draft = sequence.propose_draft(max(0, min(self.speculate, budget, num_remaining, room)))
+        max_drafted = min(self.speculate, budget, num_remaining, num_fitting)
+        draft = sequence.propose_draft(max(0, max_drafted))
         if draft:
             self._make_room(sequence, item.end + len(draft))
         return ScheduledSequence.of(sequence, item.num_tokens, draft)
 
     def _make_room(self, sequence: Sequence, num_tokens: int) -> bool:
-        """Give a running sequence blocks for this many tokens, preempting younger ones."""
+        """Allocate blocks for `num_tokens` tokens of a running sequence, preempting younger ones.
+
+        Returns whether the sequence has the blocks; False if it was preempted itself or must wait.
+        """
         missing = self.pool.blocks_for(num_tokens) - len(sequence.block_table)
         self.pinned.evict_until(missing)
         while missing > self.pool.num_free:
             youngest = self.running[-1]
             if youngest.is_last_token_pending:
-                return False  # its blocks are free once that is read, in this very step
+                return False  # its blocks become free when this step reads the pending token
             self._preempt(youngest)
             if youngest is sequence:
                 return False
@@ -213,8 +219,8 @@ class Scheduler:
         planned = []
         while self.waiting and budget > 0 and len(self.running) < self.max_running:
             sequence = self.waiting[0]
-            is_late = _scores(sequence) and self._prompt_logprobs_budget == 0
-            if is_late or _waits_for_prefill(sequence) or not self._take_blocks(sequence):
+            must_wait = _scores(sequence) and self._prompt_logprobs_budget == 0
+            if must_wait or _waits_for_prefill(sequence) or not self._take_blocks(sequence):
                 break
             self.waiting.popleft()
             sequence.state = SequenceState.RUNNING
@@ -227,8 +233,11 @@ class Scheduler:
         return planned
 
     def _take_blocks(self, sequence: Sequence) -> bool:
-        """Give a waiting sequence all blocks for what is known of it, cached ones first."""
-        # At least one token must be computed, for its logits.
+        """Assign a waiting sequence the blocks of all its tokens, reusing cached ones first.
+
+        Returns False, with nothing allocated, if too few blocks are free.
+        """
+        # At least one token must be computed, to get its logits.
         may_reuse = self.reuses_prefixes and _may_reuse(sequence)
         ids = sequence.token_ids[:-1] if may_reuse else []
         cached_blocks = self.pool.find_prefix(ids, sequence.cache_namespace)
@@ -254,18 +263,19 @@ class Scheduler:
         return True
 
     def _cache_full_blocks(self, sequence: Sequence) -> None:
-        """Offer the blocks that a step has filled to later sequences.
+        """Add the blocks that a step has filled to the prefix cache.
 
-        Where a prompt has images, its ids do not tell what is in its blocks.
+        A prompt with images is not cached: its token ids do not determine its keys and values.
         """
         if sequence.images:
             return
-        size, names = self.pool.block_size, sequence.prefix_ids
-        while (len(names) + 1) * size <= sequence.num_computed:
-            start = len(names) * size
-            parent = names[-1] if names else sequence.cache_namespace
+        size, prefix_ids = self.pool.block_size, sequence.prefix_ids
+        while (len(prefix_ids) + 1) * size <= sequence.num_computed:
+            start = len(prefix_ids) * size
+            parent_id = prefix_ids[-1] if prefix_ids else sequence.cache_namespace
             ids = sequence.token_ids[start : start + size]
-            names.append(self.pool.cache_full_block(sequence.block_table[len(names)], parent, ids))
+            block_id = sequence.block_table[len(prefix_ids)]
+            prefix_ids.append(self.pool.cache_full_block(block_id, parent_id, ids))
 
     def _preempt(self, sequence: Sequence) -> None:
         self._free_blocks(sequence)
@@ -286,12 +296,12 @@ class Scheduler:
 
 
 def _scores(sequence: Sequence) -> bool:
-    """Whether log-probabilities of its prompt are still to be told."""
+    """Whether its request asks for prompt logprobs that are not computed yet."""
     return sequence.params.prompt_logprobs and not sequence.has_prompt_logprobs
 
 
 def _waits_for_prefill(sequence: Sequence) -> bool:
-    """Whether another sequence of its request is about to compute the prompt for both."""
+    """Whether another sequence of its request will compute the prompt that both share."""
     prefill_parent = sequence.prefill_parent
     has_started = sequence.started_at is not None
     if prefill_parent is None or has_started or prefill_parent.state is SequenceState.FINISHED:
@@ -300,5 +310,9 @@ def _waits_for_prefill(sequence: Sequence) -> bool:
 
 
 def _may_reuse(sequence: Sequence) -> bool:
-    """Images are not told by ids; log-probabilities of the prompt need logits, never cached."""
+    """Whether the sequence may reuse cached blocks.
+
+    Not with images, which token ids do not identify, nor while prompt logprobs are missing, which
+    need logits, and those are never cached.
+    """
     return not sequence.images and not _scores(sequence)

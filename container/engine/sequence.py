@@ -1,8 +1,8 @@
-"""A sequence: one stream of token ids, and how far the KV cache has followed it.
+"""A sequence: its token ids, and how many of them are computed in the KV cache.
 
              prompt_len
 |------ prompt ------|--- completion ---|
-|-- computed --|--- to compute ---------|   num_computed <= len(token_ids), + 1 with a promise
+|-- computed --|--- to compute ---------|   num_computed <= len(token_ids), + 1 with a placeholder
 |== blocks of the block table ==|           cover at least the computed and scheduled part
 """
 
@@ -15,7 +15,7 @@ from container.messages.engine import FinishReason, ImageTensors, SamplingParams
 
 
 class SequenceState(Enum):
-    """Where a sequence stands; a preempted one is waiting again. A new one is not yet in line."""
+    """Scheduling state. A preempted sequence is WAITING again; a NEW one is not yet queued."""
 
     NEW = auto()
     WAITING = auto()
@@ -24,7 +24,7 @@ class SequenceState(Enum):
 
 
 class Sequence:
-    """One stream of ids. Owned by the scheduler; nobody else changes it."""
+    """One stream of token ids. Owned by the scheduler; no other component changes it."""
 
     __slots__ = (
         "__weakref__",
@@ -71,7 +71,7 @@ class Sequence:
         self.seq_index = seq_index
         self.adapter = adapter
         self.seed = params.seed + seq_index
-        # Names of the cached prefixes that its full blocks end, as far as they are known.
+        # Ids of the cached prefixes that end with its full blocks, one per cached block.
         self.prefix_ids: list[int] = []
         self.num_cached = 0
         self.prompt_logprobs: list[float] = []
@@ -82,7 +82,7 @@ class Sequence:
         self.token_ids = list(prompt_ids)
         self.block_table: list[int] = []
         self.num_computed = 0
-        # Its place among those that the step in progress samples, whose tokens nobody knows yet.
+        # Index of its next token in the in-flight step's output; None if no token is in flight.
         self.placeholder: int | None = None
         self.num_preemptions = 0
         self.state = SequenceState.NEW
@@ -94,35 +94,35 @@ class Sequence:
 
     @property
     def key(self) -> tuple[bytes, int]:
-        """The request it belongs to: the frontend and its own number for it."""
+        """Key of its request: the frontend's id and the frontend's request number."""
         return self.frontend_id, self.request_id
 
     @property
     def cache_namespace(self) -> int:
-        """What names its prefixes: keys and values of another adapter are other ones."""
+        """Parent id of its first prefix, so that no adapter reuses another's keys and values."""
         return -self.adapter
 
     @property
     def has_prompt_logprobs(self) -> bool:
-        """Whether the log-probabilities of all prompt tokens but the first are known."""
+        """Whether it has the log-probabilities of all prompt tokens but the first."""
         return len(self.prompt_logprobs) >= self.prompt_len - 1
 
     @property
     def is_prompt_computed(self) -> bool:
-        """Whether others may take over the blocks of its prompt."""
+        """Whether its whole prompt is in the KV cache, so that siblings can reuse the blocks."""
         return self.num_computed >= self.prompt_len
 
     @property
     def num_to_compute(self) -> int:
         """Tokens whose keys and values are not in the cache yet; at least 1 while running.
 
-        A promised token counts.
+        The placeholder of an in-flight token counts.
         """
         return len(self.token_ids) + (self.placeholder is not None) - self.num_computed
 
     @property
     def is_last_token_pending(self) -> bool:
-        """Whether the promised token is the last that the request allows."""
+        """Whether the in-flight token is the last one that the request allows."""
         return (
             self.placeholder is not None and self.completion_len + 1 >= self.params.max_new_tokens
         )
@@ -134,7 +134,10 @@ class Sequence:
 
     @property
     def can_speculate(self) -> bool:
-        """Whether what it samples next depends on its last tokens through the model only."""
+        """Whether drafts can be verified: sampling depends on past tokens only through the model.
+
+        Penalties, watermarks and grammars read the past tokens themselves.
+        """
         params = self.params
         looks_back = (
             params.repetition_penalty != 1.0
@@ -146,20 +149,20 @@ class Sequence:
         return self.constraint is None and not looks_back
 
     def propose_draft(self, count: int) -> tuple[int, ...]:
-        """Draft the next tokens, at most so many; see `can_speculate`."""
+        """Propose at most `count` draft tokens; see `can_speculate`."""
         if self.proposer is None:
             self.proposer = NgramProposer()
         return self.proposer.propose(self.token_ids, count)
 
     def with_draft(self, draft: tuple[int, ...]) -> "Sequence":
-        """What it would be if a draft were said, to sample from; never scheduled."""
+        """Return a copy with the draft tokens appended, for verifying them. Never scheduled."""
         other = Sequence(self.request_id, self.token_ids[: self.prompt_len], self.params)
         other.seed = self.seed
         other.token_ids = [*self.token_ids, *draft]
         return other
 
     def append(self, token_id: int, end_token_ids: frozenset[int]) -> None:
-        """Add a sampled token and decide whether it was the last."""
+        """Append a sampled token and set `finish_reason` if it is the last."""
         self.token_ids.append(token_id)
         if self.constraint is not None:
             self.constraint.accept(token_id)

@@ -1,7 +1,7 @@
-"""Prefixes that sticky sessions hold in the KV cache, beyond the end of their requests.
+"""Prefixes that sticky sessions pin in the KV cache after their requests have finished.
 
-Held blocks are referenced, so they are not evicted; but they give way, the oldest first, before a
-request must wait or is preempted. Owned by the scheduler.
+Pinned blocks are referenced, so they are not evicted. They are unpinned, oldest session first,
+before a request has to wait or is preempted. Owned by the scheduler.
 """
 
 import time
@@ -20,7 +20,7 @@ class _PinnedPrefix:
 
 
 class PinnedPrefixes:
-    """Owns one reference to each block of the last conversation of each session."""
+    """Owns one reference to each block of each session's last conversation."""
 
     def __init__(self, pool: BlockPool) -> None:
         self._pool = pool
@@ -30,11 +30,11 @@ class PinnedPrefixes:
         return len(self._pinned)
 
     def tables(self) -> Iterator[list[int]]:
-        """The blocks of each session."""
+        """Iterate over the pinned block ids of each session."""
         yield from (pinned.block_ids for pinned in self._pinned.values())
 
     def pin(self, sequence: Sequence) -> None:
-        """Hold what is cached of a sequence that ends, in place of its session's last one."""
+        """Pin the cached prefix of a finishing sequence, replacing its session's previous one."""
         session = sequence.params.session
         if not session:
             return
@@ -47,7 +47,7 @@ class PinnedPrefixes:
         )
 
     def expire(self) -> None:
-        """Let go of sessions whose time is over."""
+        """Unpin sessions that have expired."""
         now = time.monotonic()
         for session in [
             session_id for session_id, pinned in self._pinned.items() if pinned.until < now
@@ -55,7 +55,7 @@ class PinnedPrefixes:
             self._unpin(session)
 
     def evict_until(self, num_blocks: int) -> None:
-        """Let go, the oldest first, until so many blocks are free or nothing is held."""
+        """Unpin sessions, oldest first, until `num_blocks` blocks are free or none is pinned."""
         while self._pinned and self._pool.num_free < num_blocks:
             self._unpin(next(iter(self._pinned)))
 

@@ -1,4 +1,4 @@
-"""What the engine's steps cost: counts, durations and sizes, as its status tells them."""
+"""Per-step statistics (counts, durations, batch sizes) reported in the engine's status."""
 
 import time
 from bisect import bisect_left
@@ -9,7 +9,7 @@ from container.messages.engine import BATCH_SIZES, STEP_SECONDS, Distribution, S
 
 
 class Histogram:
-    """Counts numbers into buckets with these upper bounds; the last bucket has none."""
+    """Counts values into buckets with these upper bounds; the last bucket has no bound."""
 
     def __init__(self, bounds: tuple[float, ...]) -> None:
         self._bounds = bounds
@@ -17,12 +17,12 @@ class Histogram:
         self._total = 0.0
 
     def add(self, value: float) -> None:
-        """Count one number."""
+        """Count one value."""
         self._counts[bisect_left(self._bounds, value)] += 1
         self._total += value
 
     def read(self) -> Distribution:
-        """What was counted so far."""
+        """Return the counts so far."""
         return Distribution(list(self._counts), self._total)
 
 
@@ -35,21 +35,21 @@ class _PhaseRecorder:
         self.forward_seconds = Histogram(STEP_SECONDS)
 
     def read(self) -> StepTotals:
-        # One that is under way counts when it is over.
+        # A step counts when it has ended, not while it runs.
         ended = self.done + self.failed
         return StepTotals(ended, self.done, self.step_seconds.read(), self.forward_seconds.read())
 
 
 @dataclass(frozen=True, slots=True)
 class ActiveStep:
-    """A step that is not over."""
+    """A step that has begun and not ended."""
 
     kind: _PhaseRecorder
     begun_at: float
 
 
 class StepRecorder:
-    """Follows each step. A step with a part of a prompt in it is a prefill, any other a decode."""
+    """Records each step. A step with any prefill chunk counts as a prefill, others as a decode."""
 
     def __init__(self) -> None:
         self._prefill, self._decode = _PhaseRecorder(), _PhaseRecorder()
@@ -59,7 +59,7 @@ class StepRecorder:
         self._read_at = self._started_at = 0.0
 
     def begin(self, batch: Batch) -> ActiveStep:
-        """A planned step is about to run."""
+        """Record that a scheduled step is about to run."""
         decoded = sum(item.is_decode for item in batch.items)
         self._decode_tokens += decoded
         self._prefill_tokens += sum(item.num_tokens for item in batch.items) - decoded
@@ -69,26 +69,26 @@ class StepRecorder:
         return ActiveStep(kind, time.monotonic())
 
     def tokens_are_read(self, step: ActiveStep) -> None:
-        """The model has run and its tokens are known."""
+        """Record that a step's output has been read."""
         self._read_at, last = time.monotonic(), self._read_at
-        # With overlap it was begun while the one before it ran; its own time began with that read.
+        # With overlap it began while the previous step ran; its time counts from that step's read.
         self._started_at = max(step.begun_at, last)
         step.kind.forward_seconds.add(self._read_at - self._started_at)
 
     def end(self, step: ActiveStep) -> None:
-        """The step is over."""
+        """Record that a step has ended."""
         step.kind.open -= 1
         step.kind.done += 1
         step.kind.step_seconds.add(time.monotonic() - self._started_at)
 
     def fail(self) -> None:
-        """The steps under way have failed."""
+        """Record that all active steps have failed."""
         for kind in (self._prefill, self._decode):
             kind.failed += kind.open
             kind.open = 0
 
     def read(self) -> StepStats:
-        """All numbers since the start."""
+        """Return all statistics since the start."""
         return StepStats(
             self._prefill.read(),
             self._decode.read(),

@@ -1,4 +1,4 @@
-"""What the engine needs of a grammar; container.grammar implements it, tests script one."""
+"""The constraint protocol for structured output; container.grammar implements it."""
 
 from collections.abc import Callable
 from concurrent.futures import Future
@@ -7,36 +7,36 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
-# One bit per token of the vocabulary, the lowest first, in words of 32 bits.
+# A token bitmask: one bit per vocabulary id, lowest bit first, in 32-bit words.
 Mask = npt.NDArray[np.int32]
 
 
 class Constraint(Protocol):
-    """How far one sequence has come in its grammar; follows it token by token."""
+    """Grammar state of one sequence; advances token by token."""
 
     @property
     def is_complete(self) -> bool:
-        """Whether nothing may follow any more."""
+        """Whether the grammar allows no further token."""
         ...
 
     @property
     def error(self) -> str:
-        """Why it cannot go on; empty while all is well."""
+        """Why matching failed; empty while it has not."""
         ...
 
     def fill(self, mask: Mask) -> None:
-        """Write which tokens may come next, [words of 32 bits]."""
+        """Write the bitmask of the allowed next tokens, [32-bit words]."""
         ...
 
     def accept(self, token_id: int) -> None:
-        """Go on by a token."""
+        """Advance the state by one token."""
         ...
 
     def copy(self) -> "Constraint":
-        """The same state for another sequence."""
+        """Copy the state for another sequence."""
         ...
 
 
-# From a grammar's text to its constraint, made in another thread. The future raises
-# InvalidParameter for a grammar that cannot be followed.
+# Compiles a grammar's text to a constraint in another thread. The future raises InvalidParameter
+# for a grammar that does not compile.
 CompileGrammar = Callable[[str], Future[Constraint]]

@@ -1,1 +1,1 @@
-"""Grammars: what a completion must look like, and the masks that make it so; no torch."""
+"""Structured output: grammars and the token bitmasks that enforce them; no torch."""

@@ -1,7 +1,8 @@
-"""JSON Schemas as grammars: what is enforced, and where a schema asks for more than that.
+"""JSON Schemas as grammars: checks a schema for unsupported keywords and converts it.
 
-llguidance follows the draft 2020-12 keywords that say what an instance looks like; the few that it
-cannot follow (`not`, `if`, `uniqueItems`, ...) are refused by name, never ignored in silence.
+llguidance enforces the draft 2020-12 keywords that describe an instance; a schema with one of the
+few that it cannot enforce (`not`, `if`, `uniqueItems`, ...) is rejected with an error that names
+the keyword, never silently accepted.
 """
 
 import json
@@ -15,12 +16,12 @@ from container.errors import InvalidParameter
 
 Schema = dict[str, Any]
 
-# One space or a line with its indentation: as JSON is usually written. Without a limit a model
-# could spend its whole budget on blanks.
+# One space or a line break with indentation, as in typical JSON. Without a limit a model could
+# spend its whole token budget on blanks.
 WHITESPACE = r"( |\n {0,24}|\n\t{0,8})?"
 
-_OPTIONS = "x-guidance"  # where llguidance reads its own
-# Keywords whose value is a schema or a list of them, and those with a schema for each name.
+_OPTIONS = "x-guidance"  # the key of llguidance's own options
+# Keywords whose value is a schema or a list of schemas, and those with a schema for each name.
 _SCHEMA_KEYS = {
     "items", "additionalItems", "additionalProperties", "contains", "propertyNames", "not", "if",
     "then", "else", "unevaluatedProperties", "unevaluatedItems",
@@ -31,7 +32,7 @@ _MAP_KEYS = {"properties", "patternProperties", "dependentSchemas", *_DEFINITION
 
 
 def enforced(schema: Schema) -> Schema:
-    """The schema without what says nothing about the instance: unknown formats are annotations."""
+    """Return the schema without keywords that constrain nothing, such as unknown formats."""
     copy = dict(schema)
     if not _is_known_format(copy.get("format")):
         del copy["format"]
@@ -43,44 +44,44 @@ def enforced(schema: Schema) -> Schema:
 
 
 def with_whitespace(schema: Schema) -> Schema:
-    """The schema with this project's rule of blanks, for use inside a Lark grammar."""
+    """Return the schema with this project's whitespace rule, for use inside a Lark grammar."""
     return schema | {_OPTIONS: schema.get(_OPTIONS, {}) | {"whitespace_pattern": WHITESPACE}}
 
 
 def lenient(schema: Schema) -> Schema:
-    """The schema whose keywords that cannot be followed are passed over."""
+    """Return the schema with an option that makes llguidance ignore unsupported keywords."""
     return schema | {_OPTIONS: {"lenient": True}}
 
 
 def options_of(schema: Schema) -> Schema:
-    """What of a schema says how it is followed, for a part of it that is followed alone."""
+    """Return a schema's llguidance options, for a part of it that is compiled alone."""
     return {_OPTIONS: schema[_OPTIONS]} if _OPTIONS in schema else {}
 
 
 def grammar_of(schema: Schema) -> str:
-    """llguidance's grammar of a schema that `check` has let through."""
+    """Convert a schema that has passed `check` to llguidance's grammar."""
     return LLMatcher.grammar_from_json_schema(
         enforced(schema), overrides={"whitespace_pattern": WHITESPACE}
     )
 
 
 def check(schema: Schema, field: str) -> None:
-    """Raise InvalidParameter that names the keyword and its place, if it cannot be followed."""
+    """Raise InvalidParameter, naming the keyword and its JSON pointer, if it is unsupported."""
     problem = _problem(schema)
     if problem is None:
         return
     where, reason = _locate(schema, "", problem, schema, frozenset())
     raise InvalidParameter(
-        f"`{field}`: the schema cannot be followed: {reason} (at {where or 'its top'})", field=field
+        f"`{field}`: the schema is not supported: {reason} (at {where or 'its top'})", field=field
     )
 
 
 def _locate(
     schema: Schema, where: str, problem: str, root: Schema, seen: frozenset[str]
 ) -> tuple[str, str]:
-    """The deepest part of a schema that is wrong by itself, as a JSON pointer, and why.
+    """Find the deepest part of a schema that is invalid alone; return its JSON pointer and why.
 
-    `seen` has the references that led here, so that a recursive schema has an end.
+    `seen` has the references followed so far, so that recursion in the schema ends.
     """
     definitions = {key: root[key] for key in _DEFINITIONS if key in root}
     for path, child in _children(schema):
@@ -90,8 +91,8 @@ def _locate(
             continue
         target = _target(child, root)
         if target is not None:
-            there = reference.removeprefix("#")
-            return _locate(target, there, child_problem, root, seen | {reference})
+            pointer = reference.removeprefix("#")
+            return _locate(target, pointer, child_problem, root, seen | {reference})
         return _locate(
             child, where + "".join(f"/{step}" for step in path), child_problem, root, seen
         )
@@ -99,7 +100,7 @@ def _locate(
 
 
 def _target(schema: Schema, root: Schema) -> Schema | None:
-    """What a schema refers to, if that is one of the root's definitions."""
+    """Resolve a schema's `$ref` to one of the root's definitions; None for other schemas."""
     parts = str(schema.get("$ref")).split("/")
     if len(parts) != 3 or parts[0] != "#" or parts[1] not in _DEFINITIONS:
         return None
@@ -111,7 +112,7 @@ def _problem(schema: Schema) -> str | None:
     return _problem_of(json.dumps(schema))
 
 
-@lru_cache(maxsize=512)  # clients send the same schemas and tools again and again
+@lru_cache(maxsize=512)  # clients send the same schemas and tools repeatedly
 def _problem_of(text: str) -> str | None:
     grammar = LLMatcher.grammar_from_json_schema(enforced(json.loads(text)))
     is_wrong, messages = LLMatcher.validate_grammar_with_warnings(grammar)
@@ -119,20 +120,20 @@ def _problem_of(text: str) -> str | None:
 
 
 def _children(schema: Schema) -> Iterator[tuple[tuple[str | int, ...], Schema]]:
-    """The schemas right inside a schema, each with the keys that lead to it."""
-    places: list[tuple[tuple[str | int, ...], object]] = []
+    """Iterate over the direct subschemas of a schema, each with the keys that lead to it."""
+    values: list[tuple[tuple[str | int, ...], object]] = []
     for key in _SCHEMA_KEYS & schema.keys():
         value = schema[key]
         if isinstance(value, list):
-            places += [((key, index), child) for index, child in enumerate(value)]
+            values += [((key, index), child) for index, child in enumerate(value)]
         else:
-            places.append(((key,), value))
+            values.append(((key,), value))
     for key in _MAP_KEYS & schema.keys():
         if isinstance(schema[key], dict):
-            places += [((key, name), child) for name, child in schema[key].items()]
-    for path, parent in sorted(places, key=lambda pair: str(pair[0])):
-        if isinstance(parent, dict):
-            yield path, parent
+            values += [((key, name), child) for name, child in schema[key].items()]
+    for path, child in sorted(values, key=lambda pair: str(pair[0])):
+        if isinstance(child, dict):
+            yield path, child
 
 
 def _put(schema: Schema, path: tuple[str | int, ...], child: Schema) -> None:
@@ -152,5 +153,5 @@ def _formats(name: str) -> bool:
 
 
 def _is_known_format(name: object) -> bool:
-    """Whether it can stay: a format that is followed, none at all, or a mistake to be told."""
+    """Whether `format` stays in the schema: supported, absent, or invalid and to be reported."""
     return not isinstance(name, str) or _formats(name)

@@ -1,7 +1,7 @@
-"""Compiled grammars: llguidance matchers, made in a thread beside the engine's own.
+"""Compiles grammars to llguidance matchers, in a thread next to the engine's.
 
-Runs in the engine process. The model's tokenizer is turned into llguidance's own form once (about
-a second for the largest vocabularies), before the first grammar is compiled.
+Runs in the engine process. The model's tokenizer is converted to llguidance's form once (about a
+second for the largest vocabularies), before the first grammar is compiled.
 """
 
 from collections import OrderedDict
@@ -13,36 +13,36 @@ from llguidance import LLMatcher, LLTokenizer
 from container.engine.structured_output import Constraint, Mask
 from container.errors import InvalidParameter
 
-# Compiled grammars kept for the next request with the same one; a few 100 KiB each.
+# Compiled grammars cached for later requests with the same grammar; a few 100 KiB each.
 MOST_KEPT = 64
 
 
 class GrammarMatcher:
-    """One sequence's place in its grammar; implements the engine's Constraint."""
+    """Grammar state of one sequence; implements the engine's Constraint."""
 
     def __init__(self, inner: LLMatcher) -> None:
         self._inner = inner
 
     @property
     def is_complete(self) -> bool:
-        """Whether nothing may follow any more."""
+        """Whether the grammar allows no further token."""
         return self._inner.is_stopped()
 
     @property
     def error(self) -> str:
-        """Why it cannot go on; empty while all is well."""
+        """Why matching failed; empty while it has not."""
         return self._inner.get_error()
 
     def fill(self, mask: Mask) -> None:
-        """Write which tokens may come next, one bit each; the array must be contiguous."""
+        """Write the bitmask of the allowed next tokens; the array must be contiguous."""
         self._inner.unsafe_compute_mask_ptr(mask.ctypes.data, mask.nbytes)
 
     def accept(self, token_id: int) -> None:
-        """Go on by a token; one that is not allowed becomes the error."""
+        """Advance the state by one token; a token that is not allowed sets `error`."""
         self._inner.consume_token(token_id)
 
     def copy(self) -> Constraint:
-        """The same state for another sequence."""
+        """Copy the state for another sequence."""
         return GrammarMatcher(self._inner.deep_copy())
 
 
@@ -52,12 +52,15 @@ class GrammarCompiler:
     def __init__(
         self, load_tokenizer: Callable[[], str], vocabulary: int, end_token_ids: Iterable[int]
     ) -> None:
-        """`load_tokenizer` gives the model's tokenizer.json; `vocabulary` is that of its logits."""
+        """Start converting the tokenizer.
+
+        `load_tokenizer` returns the model's tokenizer.json; `vocabulary` is its logits' width.
+        """
         self._load_tokenizer = load_tokenizer
         self._vocabulary = vocabulary
         self._end_token_ids = sorted(end_token_ids)
         self._kept: OrderedDict[str, LLMatcher] = OrderedDict()
-        # One thread: a costly grammar delays other grammars, never the engine's steps.
+        # One thread: an expensive grammar delays other grammars, never the engine's steps.
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="grammar")
         self._tokenizer: Future[LLTokenizer] = self._thread.submit(self._make_tokenizer)
 
@@ -77,6 +80,6 @@ class GrammarCompiler:
         return GrammarMatcher(matcher.deep_copy())
 
     def _make_tokenizer(self) -> LLTokenizer:
-        # Without an end token of its own, a model ends where its grammar does.
+        # A model without an end token stops where its grammar ends.
         ends = self._end_token_ids or None
         return LLTokenizer(self._load_tokenizer(), n_vocab=self._vocabulary, eos_token=ends)

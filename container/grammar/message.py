@@ -1,7 +1,7 @@
-"""The grammar of a whole message: reasoning, then text, a response format, or tool calls.
+"""Builds the grammar of a whole message: reasoning, then text, a response format, or tool calls.
 
-Lark in llguidance's dialect (its docs/syntax.md). A marker that is a token of its own is written by
-its id; text before a marker that is spelled out needs a lazy rule, which ends at the first match.
+Lark in llguidance's dialect (its docs/syntax.md). A marker that is a single token is written by its
+id; text before a marker of several tokens needs a lazy rule, which ends at the first match.
 """
 
 import json
@@ -19,7 +19,7 @@ from container.text.message_parser import Reasoning
 from container.text.tool_formats import ArgumentStyle, ToolFormat, is_plain_text
 
 ANY_TEXT = r"/(.|\n)*/"
-# What a model may put between its reasoning and what follows.
+# The blanks that a model may write after its reasoning.
 GAP = r"(/[ \n]{1,4}/)?"
 
 
@@ -34,9 +34,9 @@ class Tool:
 
 @dataclass(frozen=True, slots=True)
 class MessageShape:
-    """What one message may be.
+    """The allowed forms of one message.
 
-    `tools` must be called if `needs_call`, at most once if not `allows_several`; `answer` is a
+    A tool must be called if `needs_call`, at most one if not `allows_several`; `answer` is a
     grammar of container.grammar.spec for a message without calls.
     """
 
@@ -51,9 +51,9 @@ class MessageShape:
 
 
 def message_grammar(shape: MessageShape, token_ids: dict[str, int]) -> str:
-    """The grammar of a message; "" where anything goes. `token_ids` has the added tokens.
+    """Build the grammar of a message; "" for no constraint. `token_ids` has the added tokens.
 
-    Raises InvalidParameter for a tool whose parameters cannot be followed.
+    Raises InvalidParameter for a tool whose parameter schema is not supported.
     """
     if not shape.tools and not shape.answer:
         return ""
@@ -87,14 +87,14 @@ class _Builder:
         return _joined(main, shape.answer) if shape.answer else main
 
     def _add_harmony(self) -> None:
-        """Messages before the last one in their channels, then a call or the final text."""
+        """Add rules for earlier messages in their channels, then a call or the final text."""
         shape = self._shape
         following = self._literal(harmony.END + harmony.START + "assistant")
         opened = [
             self._literal(f"{harmony.CHANNEL}{channel}{harmony.MESSAGE}")
             for channel in ("analysis", "commentary", "final")
         ]
-        # What is said before a call is content, so beside an answer it would spoil it.
+        # Commentary before a call is content, which would break the answer's format.
         before = opened[:1] if shape.answer else opened[:2]
         earlier = " | ".join(f"{opening} {ANY_TEXT} {following}" for opening in before)
         answer = "@answer" if shape.answer else ANY_TEXT
@@ -113,10 +113,10 @@ class _Builder:
         self._rules.append(f"{rule}: {text}")
 
     def _thoughts(self, reasoning: Reasoning) -> str:
-        """What comes before the body: it has begun in the prompt, or it may begin here.
+        """Write the reasoning before the body; the prompt may have opened it already.
 
-        All rules that may go on at a place see the same text, and the longest wins; so thoughts
-        must differ from text by a token, or be one lazy rule with both of their marks.
+        All rules that can match at a position see the same text, and the longest match wins; so
+        reasoning must differ from text by a token, or be one lazy rule with both of its marks.
         """
         has_tokens = [mark in self._token_ids for mark in (reasoning.open, reasoning.close)]
         if self._shape.starts_in_reasoning:
@@ -150,18 +150,18 @@ class _Builder:
         return f"(with_calls | {ANY_TEXT})"
 
     def _until(self, name: str, mark: str) -> str:
-        """Any text and then a mark, the first one."""
+        """Write any text up to and including the first occurrence of a mark."""
         if mark in self._token_ids:
             return f"{ANY_TEXT} {self._literal(mark)}"
         self._add(f"{name}[lazy]", f"{ANY_TEXT} {lark_string(mark)}")
         return name
 
     def _calls(self, form: ToolFormat, after: str = "") -> str:
-        """All calls of a message, without what has come `after` already."""
+        """Write all calls of a message, without the prefix `after`, which was matched already."""
         self._add_tools(form)
         opening = self._literal((form.begin + form.call_begin).removeprefix(after))
         if form.only_at_start and self._shape.reasoning and not self._shape.needs_call:
-            # In one piece with the blanks before it, so that text cannot take those.
+            # One terminal with the blanks before it, so that the text rule cannot match those.
             opening = rf"/[ \n]{{0,4}}{re.escape(form.begin + form.call_begin)}/"
         more = ""
         if self._shape.allows_several:
@@ -209,7 +209,7 @@ class _Builder:
         return f"{_json(schema)} {lark_string(end)}"
 
     def _plain_text(self, schema: dict[str, Any], name: str, end: str) -> str:
-        """Text without quotes and the mark that ends it."""
+        """Write unquoted text and the mark that ends it."""
         rules = []
         if "pattern" in schema:
             pattern: str = schema["pattern"].replace("/", r"\/")
@@ -225,12 +225,12 @@ class _Builder:
         return f"{name.upper()} {self._literal(end)}"
 
     def _keywords(self, values: dict[str, Any], required: list[str], name: str) -> str:
-        """Python's `a=1, b=2`."""
+        """Write Python's `a=1, b=2`."""
         pairs = {key: f"{lark_string(key + '=')} {_json(values[key])}" for key in values}
         return self._pairs(pairs, required, ", ", name)
 
     def _gemma(self, schema: dict[str, Any], name: str) -> str:
-        """Gemma's `a:1,b:2`, without the braces."""
+        """Write Gemma's `a:1,b:2`, without the braces."""
         pairs = {
             key: f"{lark_string(key + ':')} {self._gemma_value(value, f'{name}_{index}_value')}"
             for index, (key, value) in enumerate(schema.get("properties", {}).items())
@@ -251,7 +251,7 @@ class _Builder:
         return _json(schema)
 
     def _pairs(self, pairs: dict[str, str], required: list[str], separator: str, name: str) -> str:
-        """Pairs in the schema's order; what is not required may be left out."""
+        """Write pairs in the schema's order; those that are not required are optional."""
         keys, comma = list(pairs), lark_string(separator)
         for index, pair in enumerate(pairs.values()):
             self._add(f"{name}_{index}", pair)
@@ -272,7 +272,7 @@ class _Builder:
         return f"({text})?" if text else ""
 
     def _literal(self, text: str) -> str:
-        """A fixed text, its added tokens by their ids."""
+        """Write a fixed text, with its added tokens as ids."""
         parts = []
         position = 0
         for match in self._marker.finditer(text):
@@ -286,10 +286,10 @@ class _Builder:
 
 
 def followed_parameters(tool: Tool, field: str) -> dict[str, Any]:
-    """A tool's schema as it will be followed. Raises InvalidParameter.
+    """Return a tool's parameter schema as the grammar enforces it. Raises InvalidParameter.
 
-    Keywords that cannot be followed are refused for a strict tool only: applications share their
-    tools' schemas with other code, and the model sees the whole schema in its prompt.
+    Unsupported keywords are rejected for a strict tool only: applications share their tools'
+    schemas with other code, and the model sees the whole schema in its prompt.
     """
     schema = json_schema.enforced(tool.parameters)
     lenient = json_schema.lenient(schema)
@@ -311,7 +311,7 @@ def _json(schema: dict[str, Any]) -> str:
 
 
 def _joined(main: str, answer: str) -> str:
-    """A grammar whose rule @answer is another grammar."""
+    """Combine two grammars: the rule @answer of `main` refers to `answer`."""
     inner: dict[str, Any] = {"lark_grammar": answer}
     if answer.startswith("{"):
         inner = json.loads(answer)["grammars"][0]

@@ -1,8 +1,8 @@
-"""Grammars as clients ask for them, checked and in llguidance's own form.
+"""Checks the grammars of client requests and converts them to llguidance's form.
 
 Each function returns the text that SamplingParams.grammar carries to the engine, and raises
-InvalidParameter naming `field` for one that cannot be followed. Cheap (a millisecond), but a large
-one takes longer: call it where it holds up nobody else.
+InvalidParameter naming `field` for a grammar that is not supported. This takes about a millisecond,
+but longer for a large grammar: call it where it blocks no other request.
 """
 
 import json
@@ -14,18 +14,18 @@ from llguidance import LLMatcher
 from container.errors import InvalidParameter
 from container.grammar import json_schema
 
-# Enough for any schema or grammar that people write by hand, and for most that programs write.
+# Enough for any schema or grammar written by hand, and for most generated ones.
 MAX_CHARACTERS = 500_000
 ANY_OBJECT: dict[str, Any] = {"type": "object"}
-# A marker of the model's format that is one token of its own: `<[id]>` in llguidance's Lark.
+# The header that makes llguidance's Lark read `<[id]>` as a token.
 LARK_HEADER = "%llguidance {}\n"
 
 
 def from_schema(schema: object, field: str, *, means_object: bool = False) -> str:
-    """A JSON Schema: an object, or a string that has one.
+    """Convert a JSON Schema: an object, or a string that contains one.
 
-    `means_object`: one with `properties` and no `type` is of an object, as TGI reads it; in JSON
-    Schema itself it would let a string pass too.
+    `means_object`: a schema with `properties` and no `type` describes an object, as in TGI; by JSON
+    Schema itself it would also accept a string.
     """
     schema_object = read_schema(schema, field)
     if means_object and "properties" in schema_object and "type" not in schema_object:
@@ -54,28 +54,28 @@ def read_schema(schema: object, field: str) -> json_schema.Schema:
 
 
 def from_regex(pattern: str, field: str) -> str:
-    """A regular expression for the whole completion (Rust's syntax, without look-around)."""
+    """Convert a regular expression for the whole completion (Rust syntax, no look-around)."""
     _check_size(pattern, field)
-    return _checked(LLMatcher.grammar_from_regex(pattern), field, "the regex cannot be followed")
+    return _checked(LLMatcher.grammar_from_regex(pattern), field, "the regex is not supported")
 
 
 def from_choice(options: list[str], field: str) -> str:
-    """One of several strings."""
+    """Convert a choice of strings."""
     if not options or not all(options):
         raise InvalidParameter(f"`{field}` must be a list of non-empty strings", field=field)
     _check_size("".join(options), field)
     choices = " | ".join(lark_string(option) for option in options)
-    return _checked(f"{LARK_HEADER}start: {choices}\n", field, "the choice cannot be followed")
+    return _checked(f"{LARK_HEADER}start: {choices}\n", field, "the choice is not supported")
 
 
 def from_lark(text: str, field: str) -> str:
-    """A grammar in llguidance's dialect of Lark."""
+    """Check a grammar in llguidance's dialect of Lark."""
     _check_size(text, field)
-    return _checked(LLMatcher.grammar_from_lark(text), field, "the grammar cannot be followed")
+    return _checked(LLMatcher.grammar_from_lark(text), field, "the grammar is not supported")
 
 
 def lark_string(text: str) -> str:
-    """A literal of a Lark grammar."""
+    """Quote a text as a Lark literal."""
     return json.dumps(text)
 
 
@@ -89,7 +89,7 @@ def _check_size(text: str, field: str) -> None:
 def _checked(grammar: str, field: str, subject: str) -> str:
     is_wrong, messages = LLMatcher.validate_grammar_with_warnings(grammar)
     if is_wrong:
-        # The library quotes the grammar made of the client's text; its own lines say little more.
+        # The library appends the generated grammar to its message; the client cannot use that.
         reason = re.split(r"\n +\d+ \| ", messages[0])[0]
         raise InvalidParameter(f"`{field}`: {subject}: {reason.strip()}", field=field)
     return grammar

@@ -1,1 +1,1 @@
-"""Images of prompts: from bytes to what the model takes, by Pillow and numpy. No torch."""
+"""Images of prompts: from bytes to the model's inputs, by Pillow and numpy. No torch."""

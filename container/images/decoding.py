@@ -1,4 +1,4 @@
-"""Decoding: from a file's bytes to a checked RGB image. Raises InvalidParameter with the limit."""
+"""Decodes a file's bytes to a checked RGB image. Raises InvalidParameter with the limit."""
 
 import io
 import warnings
@@ -13,7 +13,7 @@ FORMATS = ("PNG", "JPEG", "WEBP", "GIF")  # those of OpenAI's API
 
 @dataclass(frozen=True, slots=True)
 class ImageLimits:
-    """Most images in a request, most bytes of a file and most pixels (width x height) of each."""
+    """Most images in a request; most bytes and most pixels (width x height) of each."""
 
     count: int = 8
     num_bytes: int = 20_000_000
@@ -21,7 +21,7 @@ class ImageLimits:
 
 
 def decode(data: bytes, limits: ImageLimits, field: str) -> Image.Image:
-    """Decode the first frame of a file, upright. `field` is named in errors."""
+    """Decode the first frame of a file, rotated upright. Errors name `field`."""
     if len(data) > limits.num_bytes:
         raise PayloadTooLarge(
             f"`{field}`: the image has {len(data)} bytes; the limit is {limits.num_bytes} "
@@ -31,15 +31,15 @@ def decode(data: bytes, limits: ImageLimits, field: str) -> Image.Image:
     try:
         with warnings.catch_warnings(action="ignore"):  # the size is checked here
             image = Image.open(io.BytesIO(data), formats=FORMATS)
-        _check_size(image, limits, field)  # known from the header, before anything is decoded
+        _check_size(image, limits, field)  # the header has the size; no pixel is decoded yet
         return ImageOps.exif_transpose(image).convert("RGB")
     except InvalidParameter:
         raise
     except Image.DecompressionBombError:
         raise _too_large("far too many", limits, field) from None
-    except Exception as error:  # a broken file fails anywhere in Pillow
+    except Exception as error:  # for a broken file, Pillow can raise anything
         raise InvalidParameter(
-            f"`{field}`: no image can be read from it ({', '.join(FORMATS)} are known): "
+            f"`{field}`: no image can be read from it ({', '.join(FORMATS)} are supported): "
             f"{_told(error)}",
             field=field,
         ) from None
@@ -58,5 +58,5 @@ def _too_large(size: str, limits: ImageLimits, field: str) -> InvalidParameter:
 
 
 def _told(error: Exception) -> str:
-    # Pillow names the object in memory where it has no name of a file.
+    # Without a file name, Pillow's message shows the address of the BytesIO object.
     return type(error).__name__ if "BytesIO" in str(error) else f"{error}"[:200]

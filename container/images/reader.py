@@ -1,7 +1,7 @@
-"""The reader: from a prompt and images to ids and tensors, by the model's own processor.
+"""Converts a prompt and its images to ids and tensors with the model's own processor.
 
-transformers' image processors have two forms: one for torchvision, which there is not for every
-torch, and one for Pillow and numpy, which is used here and needs no torch. Videos are left out.
+transformers' image processors have two backends: torchvision, which does not exist for every torch
+release, and Pillow with numpy, which is used here and needs no torch. Videos are not supported.
 """
 
 import json
@@ -19,23 +19,23 @@ from container.errors import InvalidParameter, ModelLoadError
 from container.messages.engine import ImageTensors, Tensor
 from container.text.tokenizer import Tokenizer
 
-# One of them says how a model sees images.
+# Either of them configures a model's image processor.
 PROCESSOR_FILES = ("processor_config.json", "preprocessor_config.json")
-# What the engine makes itself: there is no padding.
+# Outputs that the engine computes itself: there is no padding.
 LEFT_OUT = ("input_ids", "attention_mask")
 PROBE_SIZE = (64, 48)
 
 
 @dataclass(frozen=True, slots=True)
 class ReadPrompt:
-    """A prompt as the engine takes it: ids with those that images take, and the images."""
+    """A prompt for the engine: ids with expanded image tokens, and the image tensors."""
 
     ids: list[int]
     images: ImageTensors
 
 
 class ImageReader:
-    """Prompts with images for one model; safe to share between requests."""
+    """Processes prompts with images for one model; safe to share between requests."""
 
     def __init__(self, processor: Any) -> None:
         self._processor = processor
@@ -46,15 +46,15 @@ class ImageReader:
         """Load the processor files of a model's folder. Raises ModelLoadError."""
         try:
             return cls(_load(Path(folder), tokenizer))
-        except Exception as error:  # broken files fail anywhere in transformers
+        except Exception as error:  # for broken files, transformers can raise anything
             raise ModelLoadError(
-                f"{folder}: its way to see images cannot be loaded: {type(error).__name__}: {error}"
+                f"{folder}: the image processor cannot be loaded: {type(error).__name__}: {error}"
             ) from error
 
     def read(
         self, prompt: str, images: list[Image.Image], field: str, *, add_special_tokens: bool
     ) -> ReadPrompt:
-        """Expand the image tokens in a prompt to what the images take. Raises InvalidParameter."""
+        """Expand each image token of a prompt to its image's tokens. Raises InvalidParameter."""
         num_marks = prompt.count(self.image_token)
         if num_marks != len(images):
             raise InvalidParameter(
@@ -79,7 +79,7 @@ class ImageReader:
         )
 
     def read_probe(self) -> ReadPrompt:
-        """A prompt with a small image, to try a model with; as every prompt, it ends with text."""
+        """Create a prompt with a small image to check a model with; it ends with text."""
         width, height = PROBE_SIZE
         colours = np.arange(width * height * 3, dtype=np.uint8).reshape(height, width, 3)
         image = Image.fromarray(colours)
@@ -87,16 +87,17 @@ class ImageReader:
 
 
 def _load(folder: Path, tokenizer: Tokenizer) -> Any:
-    kind = _without_videos(_processor_class(folder))
-    load_images: Any = AutoImageProcessor.from_pretrained
-    images = load_images(folder, backend="pil")
-    parts = {"tokenizer": tokenizer.inner, "image_processor": images}
-    settings, _ = kind.get_processor_dict(folder)
-    return kind.from_args_and_dict([parts.get(name) for name in kind.get_attributes()], settings)
+    processor = _without_videos(_processor_class(folder))
+    load_image_processor: Any = AutoImageProcessor.from_pretrained
+    image_processor = load_image_processor(folder, backend="pil")
+    parts = {"tokenizer": tokenizer.inner, "image_processor": image_processor}
+    settings, _ = processor.get_processor_dict(folder)
+    attributes = [parts.get(name) for name in processor.get_attributes()]
+    return processor.from_args_and_dict(attributes, settings)
 
 
 def _processor_class(folder: Path) -> type[ProcessorMixin]:
-    """The class that the model's files name, or the one that goes with the model's type."""
+    """Return the class named in the model's files, or else the default of the model's type."""
     for name in (*PROCESSOR_FILES, "tokenizer_config.json"):
         if (folder / name).is_file():
             class_name = json.loads((folder / name).read_text()).get("processor_class")
@@ -107,7 +108,7 @@ def _processor_class(folder: Path) -> type[ProcessorMixin]:
 
 
 def _without_videos(kind: type[ProcessorMixin]) -> Any:
-    """A processor that may lack a part; those for videos and sounds are never asked here."""
+    """Subclass a processor so that parts may be None: video and audio processors are unused."""
 
     check_part: Any = kind.check_argument_for_proper_class
 

@@ -1,4 +1,4 @@
-"""Where the images of a request are: data URLs, links, and TGI's Markdown in prompts."""
+"""Image sources of a request: data URLs, links, and TGI's Markdown in prompts."""
 
 import base64
 import binascii
@@ -13,27 +13,27 @@ MARKDOWN_IMAGE = re.compile(r"!\[\]\((data:image/[^)\s]+|https?://[^)\s]+)\)")
 
 @dataclass(frozen=True, slots=True)
 class ImageSource:
-    """A URL as a client gave it, and the field that it stood in."""
+    """An image URL of a request, and the field that contained it."""
 
     url: str
     field: str
 
     @property
     def is_data(self) -> bool:
-        """Whether the URL holds the image itself."""
+        """Whether the URL contains the image itself."""
         return self.url[:5].lower() == "data:"
 
     def data(self) -> bytes:
-        """What a data URL holds. Raises InvalidParameter or UnsupportedParameter."""
+        """Decode a data URL. Raises InvalidParameter or UnsupportedParameter."""
         head, comma, body = self.url.partition(",")
-        kind, *options = head[len("data:") :].lower().split(";")
+        media_type, *options = head[len("data:") :].lower().split(";")
         if not comma or "base64" not in options:
             raise InvalidParameter(
                 f"`{self.field}` must be like 'data:image/png;base64,...'", field=self.field
             )
-        if not kind.startswith("image/"):
+        if not media_type.startswith("image/"):
             raise UnsupportedParameter(
-                f"`{self.field}`: {kind[:40]!r} is no type of an image", field=self.field
+                f"`{self.field}`: {media_type[:40]!r} is not an image type", field=self.field
             )
         try:
             return base64.b64decode(body, validate=True)
@@ -44,6 +44,6 @@ class ImageSource:
 
 
 def take_markdown(text: str, placeholder: str, field: str) -> tuple[str, list[ImageSource]]:
-    """Put a placeholder where a text has images in Markdown; return both."""
+    """Replace a text's Markdown images by a placeholder; return the text and the images."""
     sources = [ImageSource(match[1], field) for match in MARKDOWN_IMAGE.finditer(text)]
     return MARKDOWN_IMAGE.sub(lambda _: placeholder, text), sources

@@ -1,4 +1,4 @@
-"""From settings to an embedder with a model in it: the composition root of the embedder process."""
+"""Loads an embedder with its model from settings: the composition root of the embedder process."""
 
 import ctypes
 import json
@@ -23,9 +23,9 @@ from container.settings.settings import Settings
 
 log = logging.getLogger(__name__)
 
-# On a CPU larger batches are not faster, and make others wait (docs/LOG.md).
+# On a CPU larger batches are not faster, and delay other requests (docs/LOG.md).
 BATCH_TOKENS = {"cpu": 1024, "cuda": 16384}
-# Numbers of glibc's malloc.h.
+# mallopt options of glibc's malloc.h.
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
 KINDS: dict[str, type[Model]] = {
     "SentenceTransformer": SentenceTransformer,
@@ -34,7 +34,7 @@ KINDS: dict[str, type[Model]] = {
 
 
 def load_embedder(settings: Settings, progress: Progress) -> EmbedderBackend[EncodedText]:
-    """Find, load and check. Raises ModelLoadError or ConfigError."""
+    """Find, load and check the embedding model. Raises ModelLoadError or ConfigError."""
     source = settings.embedding_source()
     assert source is not None
     device = choose_device(settings)
@@ -57,19 +57,19 @@ def load_embedder(settings: Settings, progress: Progress) -> EmbedderBackend[Enc
         settings.max_batch_tokens or BATCH_TOKENS.get(device.type, 1024),
         settings.max_concurrent_requests,
     )
-    log.info("%s model, %d numbers a row, %d tokens", info.kind, width, info.max_input_tokens)
+    log.info("%s model: width %d, at most %d tokens", info.kind, width, info.max_input_tokens)
     return EmbedderBackend(embedder, info, limits)
 
 
 def choose_device(settings: Settings) -> torch.device:
-    """The first GPU if any is used, else the CPU. Raises ConfigError."""
+    """Choose the first GPU if the settings allow one, else the CPU. Raises ConfigError."""
     return torch.device("cuda" if num_gpus(settings, torch.cuda.device_count()) else "cpu")
 
 
 def load_model(
     path: Path, device: torch.device, dtype: torch.dtype, *, trust_remote_code: bool = False
 ) -> Model:
-    """Load what the folder holds, as sentence-transformers does. Raises ModelLoadError."""
+    """Load a folder's model with sentence-transformers. Raises ModelLoadError."""
     kind = _kind(path)
     try:
         return kind(
@@ -79,15 +79,15 @@ def load_model(
             trust_remote_code=trust_remote_code,
             model_kwargs={"dtype": dtype},
         ).eval()
-    except Exception as error:  # a broken checkpoint fails anywhere
+    except Exception as error:  # a broken checkpoint can raise anything
         raise ModelLoadError(f"{path}: the embedding model cannot be loaded: {error}") from error
 
 
 def keep_memory() -> None:
-    """Let glibc keep freed memory for the next batch.
+    """Make glibc keep freed memory for the next batch.
 
-    Otherwise every tensor over 128 KiB is fresh memory, whose pages the kernel must clear each
-    time: 10 to 20% of a batch (docs/LOG.md).
+    Otherwise every tensor over 128 KiB gets new pages, which the kernel must zero each time: 10 to
+    20% of a batch's time (docs/LOG.md).
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:  # glibc
@@ -96,12 +96,14 @@ def keep_memory() -> None:
 
 
 def _kind(path: Path) -> type[Model]:
-    """Which of the library's models a folder holds."""
-    own = _read_json(path / "config_sentence_transformers.json").get("model_type")
-    if own is not None and own not in KINDS:
-        raise ModelLoadError(f"{path}: a {own} model; only {' and '.join(KINDS)} models are served")
-    if own is not None:
-        return KINDS[own]
+    """Return the sentence-transformers class of a folder's model. Raises ModelLoadError."""
+    model_type = _read_json(path / "config_sentence_transformers.json").get("model_type")
+    if model_type is not None and model_type not in KINDS:
+        raise ModelLoadError(
+            f"{path}: a {model_type} model; only {' and '.join(KINDS)} models are served"
+        )
+    if model_type is not None:
+        return KINDS[model_type]
     architectures = _read_json(path / "config.json").get("architectures") or [""]
     is_classifier = architectures[0].endswith("ForSequenceClassification")
     has_modules = (path / "modules.json").is_file()

@@ -1,6 +1,6 @@
-"""The loader: from settings to an engine with a model in it, checked before it serves.
+"""Loads an engine with its model from settings, and checks the model before it serves.
 
-The composition root of the engine process; runs once, reports each stage in a line.
+The composition root of the engine process; runs once and reports each stage in one line.
 """
 
 import logging
@@ -46,7 +46,7 @@ from container.text.tokenizer import Tokenizer
 
 log = logging.getLogger(__name__)
 
-# A question for the checks at start; its beginning is enough.
+# The prompt of the checks at start; only its first tokens are used.
 CHECK_TEXT = (
     "Which three rivers are the longest in Europe, and through how many countries does each of "
     "them flow before it reaches the sea? Answer in two or three short sentences."
@@ -57,7 +57,7 @@ MIN_CHECK_IDS = 12
 def load_engine(
     settings: Settings, progress: Progress, replica: int = 0
 ) -> tuple[Engine, EngineInfo]:
-    """Find, load, check and size, for the copy of this number.
+    """Find, load, check and size the model of replica number `replica`.
 
     Raises ModelLoadError or ConfigError.
     """
@@ -96,7 +96,7 @@ def load_engine(
         ranks.broadcast(
             InitKVCache(config.num_blocks, config.block_size, sizes, max_blocks, config.num_slots)
         )
-    # Adapters lie on one device, with the whole model.
+    # Adapters need the whole model on one device.
     is_whole = not placement.is_tensor_parallel and not placement.uses_device_map
     lora_layers = LoraLayers(model.module, model.dtype, model.device) if is_whole else None
     overlaps = settings.overlap_steps
@@ -114,10 +114,10 @@ def load_engine(
             config = replace(config, num_slots=0)
         if config.num_slots:
             tokens_on_host = config.num_slots * config.block_size
-            log.info("the host's memory keeps %d tokens of prefixes", tokens_on_host)
+            log.info("KV offload: host memory holds %d tokens", tokens_on_host)
     fallbacks = [*model.fallbacks]
     if sizes and not (isinstance(runner, TorchModelRunner) and runner.forward.has_graphs):
-        fallbacks.append("CUDA graphs could not be captured; see the warning above")
+        fallbacks.append("CUDA graph capture failed, decoding eagerly; see the warning above")
     report_fallbacks(fallbacks, is_refused=settings.require_fast_path)
     progress("warming up")
     warm_up(runner, config)
@@ -138,34 +138,34 @@ def load_engine(
 
 
 def report_fallbacks(fallbacks: list[str], *, is_refused: bool) -> None:
-    """Warn of what makes the model slower than possible. Raises ConfigError if that is refused."""
+    """Warn of each fallback that makes serving slower; if `is_refused`, raise ConfigError."""
     if fallbacks and is_refused:
         raise ConfigError([f"REQUIRE_FAST_PATH is set, and {reason}" for reason in fallbacks])
     for reason in fallbacks:
         log.warning(
-            "slow path: %s. Set REQUIRE_FAST_PATH=1 to refuse such a start; docs/models.md says "
-            "which models have a fast path",
+            "slow path: %s. Set REQUIRE_FAST_PATH=1 to make the start fail instead; docs/models.md "
+            "lists the models that have a fast path",
             reason,
         )
 
 
 def check_ids(tokenizer: Tokenizer) -> list[int] | None:
-    """Make a prompt as the model gets them, to check it on; None if the tokenizer has no use."""
+    """Encode the check prompt with the chat template, if any; None if it has too few tokens."""
     text, has_special_tokens = CHECK_TEXT, False
     if tokenizer.has_chat_template:
         try:
             text = tokenizer.render_chat([{"role": "user", "content": CHECK_TEXT}])
             has_special_tokens = True
         except TemplateFailed as error:
-            log.debug("the model is checked on plain text: %s", error)
+            log.debug("chat template failed, checking the model on plain text: %s", error)
     ids = tokenizer.encode(text, add_special_tokens=not has_special_tokens)
     return ids[:NUM_IDS] if len(ids) >= MIN_CHECK_IDS else None
 
 
 def swapping_pays(runner: TorchModelRunner, config: EngineConfig) -> bool:
-    """Measure whether prefixes that no longer fit the cache are worth the host's memory.
+    """Measure whether restoring an offloaded prefix is faster than computing it again.
 
-    If not, the memory is given back here.
+    If not, free the host memory of the slots.
     """
     size, forward = config.block_size, runner.forward
     num_tokens = min(config.max_batch_tokens, config.max_total_tokens) // size * size
@@ -181,13 +181,13 @@ def swapping_pays(runner: TorchModelRunner, config: EngineConfig) -> bool:
 
 
 def disable_progress_bars() -> None:
-    """Keep bars that redraw a line out of a log that is not a terminal."""
+    """Disable progress bars, which redraw their line and would clutter a log."""
     transformers.utils.logging.disable_progress_bar()
     disable_hub_bars()
 
 
 def end_token_ids(path: Path, config: PretrainedConfig) -> frozenset[int]:
-    """Ids that end a completion: generation_config.json's, else config.json's."""
+    """Read the ids that end a completion: generation_config.json's, else config.json's."""
     token_ids = getattr(config, "eos_token_id", None)
     if token_ids is None:
         token_ids = getattr(text_config(config), "eos_token_id", None)
@@ -200,13 +200,13 @@ def end_token_ids(path: Path, config: PretrainedConfig) -> frozenset[int]:
             ) from error
         token_ids = generation.eos_token_id if generation.eos_token_id is not None else token_ids
     if token_ids is None:
-        log.warning("the model names no end token; only length and stop strings end a completion")
+        log.warning("the model has no end token; only length and stop strings end a completion")
         return frozenset()
     return frozenset(token_ids if isinstance(token_ids, list) else [token_ids])
 
 
 def warm_up(runner: ModelRunner, config: EngineConfig) -> None:
-    """Run a prompt and a few single tokens, so that the first request finds all things made."""
+    """Run a prefill and a decode, so that the first request pays for no initialisation."""
     prompt_len = min(8, config.max_input_tokens)
     sequence = Sequence(0, [0] * prompt_len, SamplingParams(max_new_tokens=1))
     sequence.block_table = list(range(-(-(prompt_len + 1) // config.block_size)))

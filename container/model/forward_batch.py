@@ -1,10 +1,10 @@
-"""The plan of a forward pass: which token goes where, in ints.
+"""The plan of a forward pass: token ids, slots and block tables as plain ints.
 
-Made from a batch by the process that schedules; every process with a part of the model makes the
+The process that schedules builds it from a batch; every process with a part of the model builds the
 same tensors from it. No torch here, so that a plan can be sent and a test can read one.
 
-Rows of the pass: decodes sorted by context, then chunks, then padding. A token of a draft is a
-decode of its own, so that it rounds as it would have without the draft.
+Rows of the pass: decodes sorted by context, then chunks, then padding. A draft token is a decode of
+its own, so that it rounds as it would have without the draft.
 """
 
 from collections.abc import Iterable
@@ -15,7 +15,7 @@ import msgspec
 from container.engine.adapters import NO_ADAPTER
 from container.engine.schedule import BlockCopy, ScheduledSequence
 
-# Products of one row and of several round differently in float32; two rows are the smallest batch
+# GEMMs of one row and of several round differently in float32; two rows are the smallest batch
 # whose results do not depend on the rest of the batch (measured, see docs/LOG.md).
 MIN_ROWS = 2
 # Contexts within this ratio share a group; gathering pads each to the longest.
@@ -26,7 +26,8 @@ GROUP_SLACK = 4
 class GroupPlan(msgspec.Struct, frozen=True, array_like=True):
     """Sequences with one query token each, in rows `start` to `stop`.
 
-    `blocks` has a list for each of them, all of one length; `context_lens` how much each sees.
+    `block_table` has a list of block ids for each of them, padded to one length; `context_lens` the
+    number of tokens that each attends to.
     """
 
     start: int
@@ -36,7 +37,10 @@ class GroupPlan(msgspec.Struct, frozen=True, array_like=True):
 
 
 class ChunkPlan(msgspec.Struct, frozen=True, array_like=True):
-    """Prompt tokens of one sequence, in rows `start` to `stop`, the last one sees `context_len`."""
+    """Prompt tokens of one sequence, in rows `start` to `stop`.
+
+    The last of them attends to `context_len` tokens.
+    """
 
     start: int
     stop: int
@@ -45,13 +49,13 @@ class ChunkPlan(msgspec.Struct, frozen=True, array_like=True):
 
 
 class ForwardPlan(msgspec.Struct, frozen=True, array_like=True, tag="run"):
-    """All that a forward pass is told.
+    """All inputs of a forward pass.
 
-    `token_ids`, `positions` and `slot_mapping` (block id * block size + offset) have a number for
-    each row; `logit_rows` are those whose logits are wanted. `num_decodes` rows come first.
-    `adapters` says whose rows they are: (adapter, how many), in their order. A negative token id,
-    -1 - place, stands for what the last step sampled at that place of `num_placeholders`; none if
-    0. `copies` are made first, in their order.
+    `token_ids`, `positions` and `slot_mapping` (block id * block size + offset) have one number per
+    row; `logit_rows` are the rows whose logits are returned. `num_decodes` rows come first.
+    `adapters` maps runs of rows to adapters: (adapter, number of rows), in order. A negative token
+    id, -1 - index, is a placeholder for the token that the last step sampled at that index of
+    `num_placeholders`; 0 means no placeholders. `copies` run first, in order.
     """
 
     token_ids: list[int]
@@ -67,13 +71,13 @@ class ForwardPlan(msgspec.Struct, frozen=True, array_like=True, tag="run"):
 
     @property
     def has_adapters(self) -> bool:
-        """Whether any row has one."""
+        """Whether any row has an adapter."""
         return any(number != NO_ADAPTER for number, _ in self.adapters)
 
 
 @dataclass(frozen=True, slots=True)
 class _Piece:
-    """Tokens of one item that lie side by side: a chunk, or one token of a decode or its draft."""
+    """Adjacent tokens of one item: a chunk, or one token of a decode or its draft."""
 
     item: ScheduledSequence
     start: int
@@ -88,7 +92,7 @@ class _Piece:
         return self.item.sequence.block_table
 
     def num_blocks(self, block_size: int) -> int:
-        """How many blocks hold what it sees."""
+        """Number of blocks that hold its context."""
         return -(-self.end // block_size)
 
 
@@ -102,10 +106,10 @@ def make_plan(
     num_placeholders: int = 0,
     copies: Iterable[BlockCopy] = (),
 ) -> ForwardPlan:
-    """Lay out a step; `scratch_block` is where padding is written.
+    """Lay out a step; padding rows write to `scratch_block`.
 
-    Logits are wanted of each sampling item's last token and its draft, then of all tokens of
-    each scoring item that a prompt token follows.
+    The logit rows are each sampling item's last token and its draft, then, for each scoring item,
+    all tokens that are followed by a prompt token.
     """
     decodes, chunks = _pieces(items)
     pieces = decodes + chunks
@@ -132,7 +136,7 @@ def make_plan(
 
 
 def _pieces(items: list[ScheduledSequence]) -> tuple[list[_Piece], list[_Piece]]:
-    """The decodes, sorted by context, and the chunks."""
+    """Split items into decodes, sorted by context, and chunks."""
     decodes: list[_Piece] = []
     chunks: list[_Piece] = []
     for item in items:
@@ -141,7 +145,7 @@ def _pieces(items: list[ScheduledSequence]) -> tuple[list[_Piece], list[_Piece]]
         if placeholder is not None and len(ids) < item.num_tokens:
             ids.append(-1 - placeholder)
         if item.is_decode:
-            # A token of a draft sees those before it: all are stored before any is attended to.
+            # A draft token attends to those before it: a pass stores all tokens before it attends.
             ids += item.draft
             decodes += [_Piece(item, start + i, [token_id]) for i, token_id in enumerate(ids)]
         else:

@@ -1,4 +1,4 @@
-"""A loaded model, checked, with what the engine needs to know of it."""
+"""A loaded and checked model, with the properties that the engine needs."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -12,23 +12,23 @@ from container.model.kernels.cpu import Kernels
 from container.model.kv_cache.cache import LayerShape
 from container.model.layers.int8_linear import BatchPhase
 
-# What attends to decodes without asking on the host how long they are.
+# Attention kernels for decodes that read no context lengths on the host.
 CAPTURABLE = {Kernel.PAGED, Kernel.TRITON}
 
 
 def uses_device_map(module: PreTrainedModel) -> bool:
-    """Whether accelerate has put its layers on several devices, or left some on disk."""
+    """Whether accelerate has placed its layers on several devices, or left some on disk."""
     devices = set((getattr(module, "hf_device_map", None) or {}).values())
     return len(devices) > 1 or "disk" in devices
 
 
 @dataclass(frozen=True, slots=True)
 class LoadedModel:
-    """A model that has been checked, with what the engine needs to know of it.
+    """A checked model, with the properties that the engine needs.
 
-    `layers` is None when it is served through its own cache. `is_multimodal`: also images.
-    `cache_dtype` is that of the paged cache, if not `dtype`. `kernels` attend to it. `fallbacks`
-    are the reasons for which it is served more slowly than it could be.
+    `layers` is None if it is served through the transformers cache. `is_multimodal`: it also takes
+    images. `cache_dtype` is the paged cache's dtype, if not `dtype`. `kernels` compute attention
+    over the paged cache. `fallbacks` are the reasons why it is served more slowly than possible.
     """
 
     module: PreTrainedModel
@@ -48,13 +48,13 @@ class LoadedModel:
 
     @property
     def can_capture(self) -> bool:
-        """Whether a step of decodes can become a CUDA graph: its kernels read no lengths."""
+        """Whether a decode step can be captured as a CUDA graph: its kernels read no lengths."""
         is_whole = not (uses_device_map(self.module) or self.layers is None)
         return is_whole and self.kernels.decodes in CAPTURABLE
 
     @property
     def attention(self) -> Literal["paged", "own"]:
-        """Which way serves it."""
+        """Attention over the paged cache, or with the model's own (transformers) cache."""
         return "own" if self.layers is None else "paged"
 
     @property
@@ -64,10 +64,10 @@ class LoadedModel:
 
     @property
     def has_encoder(self) -> bool:
-        """Whether the prompt goes through an encoder, which tells nothing of its likelihood."""
+        """Whether an encoder reads the prompt, which yields no prompt log-probabilities."""
         return bool(self.config.is_encoder_decoder)
 
 
 def parameter_bytes(module: torch.nn.Module) -> int:
-    """Memory of a model's parameters, those that wait on disk included."""
+    """Memory of a model's parameters in bytes, those offloaded to disk included."""
     return sum(parameter.numel() * parameter.element_size() for parameter in module.parameters())

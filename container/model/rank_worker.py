@@ -1,4 +1,4 @@
-"""A follower: a rank above 0, which runs its share of the forward passes that rank 0 plans."""
+"""A rank worker: a rank above 0, which runs its shard of the forward passes that rank 0 plans."""
 
 import logging
 import sys
@@ -21,12 +21,12 @@ log = logging.getLogger(__name__)
 
 
 def run_rank(settings: Settings, order: RankArgs) -> None:
-    """Load this rank's share and run what comes, until rank 0 is gone.
+    """Load this rank's shard and run rank 0's messages until rank 0 exits.
 
     Raises ModelLoadError or ConfigError, as rank 0 does.
     """
     watch_parent(order.parent_pid)
-    # What rank 0 loads and checks as well, it reports.
+    # Rank 0 runs and logs the same loading and checks.
     logging.getLogger("container").setLevel(logging.ERROR)
     join_group(order)
     model = _load(settings, order)
@@ -40,12 +40,12 @@ def run_rank(settings: Settings, order: RankArgs) -> None:
                 forward, message.capture_sizes, message.max_blocks, model.device, log.debug
             )
         else:
-            assert forward is not None, "a plan before the cache"
+            assert forward is not None, "a plan arrived before InitKVCache"
             forward.run(message)
 
 
 def _load(settings: Settings, order: RankArgs) -> LoadedModel:
-    """Load step by step as rank 0 does, since the ranks meet in each forward pass."""
+    """Load in the same order as rank 0, since the ranks synchronise in each forward pass."""
     path = Path(order.model_path)
     config = read_config(settings, path)
     device = torch.device("cpu") if order.gpu is None else torch.device("cuda", order.gpu)

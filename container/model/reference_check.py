@@ -1,11 +1,11 @@
-"""Reference checks: a served form of a model must be as accurate as the model's own.
+"""Reference checks: a model as served must be as accurate as its own forward pass.
 
 In 16 bits no result is exact: two correct ways to compute a layer differ by rounding, and with
 trained weights, whose outliers are hundreds of times larger than the rest, by more than a fixed
-share of the largest number. So both are compared with the exact result, which is the same
+fraction of the largest number. So both are compared with the exact result, which is the same
 computation in float32 (in float64 for a float32 model):
 
-    |served - exact|  <=  factor * |own - exact|        row by row, each channel in its own scale
+    |served - exact|  <=  factor * |own - exact|        per row, each channel in its own scale
 
 The exact result needs no second copy of the model: `in_precision` converts the weights of one
 module at a time, while it runs.
@@ -27,35 +27,35 @@ from container.model.hf_config import text_config
 
 log = logging.getLogger(__name__)
 
-# Tokens of the prompt that a model is checked on.
+# Tokens of the prompt of a check.
 NUM_IDS = 36
 
-# The accepted error, in multiples of the error that the model itself has: of the median row, and of
-# the worst one. In float32 the order of a sum decides how much of the error adds up, and products
-# differ in it; in 16 bits rounding the result hides that. Measured in docs/LOG.md.
+# The accepted error, in multiples of the model's own error: of the median row, and of the worst
+# row. In float32 the order of a sum decides how much of the error adds up, and GEMM kernels differ
+# in it; in 16 bits rounding the result hides that. Measured in docs/LOG.md.
 FACTORS = {torch.float32: (4.0, 12.0), torch.bfloat16: (1.5, 4.0), torch.float16: (1.5, 4.0)}
-# Rows of fewer channels are compared all together.
+# Rows of fewer channels are compared as a whole.
 MIN_CHANNELS = 16
-# Where exact results are computed.
+# The format of the exact computation, by the model's.
 EXACT_DTYPE = {
     torch.bfloat16: torch.float32, torch.float16: torch.float32, torch.float32: torch.float64,
 }  # fmt: skip
 
 
-# How far the logits of a whole served model may be from its own, as a share of a row's length; with
-# fewer bits for weights or cache.
+# The largest accepted distance of a whole model's logits from its own forward pass's, relative to
+# the row's norm; the second with fewer bits for weights or cache.
 WHOLE_TOLERANCE, REDUCED_TOLERANCE = 0.3, 0.7
 
-# From a module, a weight's name and the weight in a wider format to what is computed with.
+# Maps a module, a weight's name and the weight in a wider format to the weight to compute with.
 Convert = Callable[[nn.Module, str, torch.Tensor], torch.Tensor]
 
 
 class Mismatch(Exception):
-    """A served form is less accurate than the model's own, or computes something else."""
+    """The model as served is less accurate than its own forward pass, or differs from it."""
 
 
 def default_ids(config: PretrainedConfig) -> list[int]:
-    """Make ids to check a model on where there is no text: the first token and numbers."""
+    """Create check ids for a model without a usable tokenizer: the BOS token and numbers."""
     text = text_config(config)
     first = getattr(text, "bos_token_id", None)
     ids = [first] if isinstance(first, int) else []
@@ -72,7 +72,7 @@ def usable_ids(ids: list[int] | None, config: PretrainedConfig) -> list[int]:
 
 @dataclass(frozen=True, slots=True)
 class Accuracy:
-    """Errors of a served form in multiples of the model's own: of the median row, of the worst."""
+    """Errors as served, in multiples of the model's own: of the median row and the worst row."""
 
     median: float
     worst: float
@@ -83,20 +83,20 @@ class Accuracy:
 
     @property
     def is_accepted(self) -> bool:
-        """Whether both are within their factors; NaN is not."""
+        """Whether both are within their factors; NaN never is."""
         median, worst = FACTORS[self.dtype]
         return self.median <= median and self.worst <= worst
 
 
 class LayerTrial(Protocol):
-    """Measures decoder layers of a model, on the inputs that they have in its own pass.
+    """Measures decoder layers of a model, on their inputs in the model's own forward pass.
 
-    Layers of one kind are alike in class, sizes and attention.
+    Layers of one kind have the same class, sizes and attention.
     """
 
     @property
     def kinds(self) -> Mapping[str, Hashable]:
-        """Names of all layers."""
+        """Kind of each layer, by the layer's name."""
         ...
 
     @property
@@ -105,7 +105,7 @@ class LayerTrial(Protocol):
         ...
 
     def measure(self, names: list[str]) -> Accuracy:
-        """Compare these layers as they are now. Raises whatever they raise."""
+        """Compare these layers in their current form. Raises whatever they raise."""
         ...
 
 
@@ -118,9 +118,9 @@ def measure(
 ) -> Accuracy:
     """Compare errors of results, all [rows, channels]; `dtype` is that of `own` and `served`.
 
-    Channels are scaled by their own error, so that an outlier channel hides no other. A row is
-    allowed its own error, and at least that of the median row. `ideal` is the exact result with
-    weights or cache in fewer bits: what these lose is allowed as well.
+    Each channel is scaled by its own error, so that an outlier channel hides no other. The error
+    allowed in a row is the row's own error, and at least the median row's. `ideal` is the exact
+    result with weights or cache in fewer bits: the error of these is allowed as well.
     """
     wide = torch.promote_types(exact.dtype, torch.float32)
     exact, own, served = (rows.to(wide) for rows in (exact, own, served))
@@ -140,34 +140,35 @@ def measure(
 
 
 def row_error(served: torch.Tensor, own: torch.Tensor) -> float:
-    """The largest difference of two rows, [rows, channels], as a share of a row's length."""
+    """Return the largest distance of two rows, [rows, channels], relative to the row's norm."""
     off = (served - own).float().norm(dim=-1) / own.float().norm(dim=-1).clamp_(min=1e-6)
     return off.max().item()
 
 
 def logits_error(served: torch.Tensor, own: torch.Tensor) -> float:
-    """The same for logits, of which a row's mean says nothing."""
+    """Return `row_error` of logits with each row's mean removed, which carries no information."""
     return row_error(*(rows - rows.mean(-1, keepdim=True) for rows in (served, own)))
 
 
 class Reference:
-    """What a model's own pass returns, [rows, channels], and the exact result of the same pass."""
+    """The result of a model's own pass, [rows, channels], and the exact result of that pass."""
 
     def __init__(
         self, module: nn.Module, run: Callable[[], torch.Tensor], dtype: torch.dtype
     ) -> None:
-        """Run the pass twice, as the model is and in the exact format."""
+        """Run the pass twice, in the model's format and in the exact one."""
         self.own = run()
         self._dtype = dtype
         self._exact: torch.Tensor | None = None
         try:
             with in_precision(module, EXACT_DTYPE[dtype]):
                 self._exact = run()
-        except Exception as error:  # code that converts on its own, or packed weights
-            log.info("no exact pass of this model, so checks are coarse: %s", one_line(error))
+        except Exception as error:  # model code that converts dtypes itself, or packed weights
+            log.info("exact reference pass failed, falling back to a coarse check: %s",
+                     one_line(error))  # fmt: skip
 
     def check(self, served: torch.Tensor, label: str) -> None:
-        """Compare the same rows as they are served. Raises Mismatch."""
+        """Compare the same rows as served. Raises Mismatch."""
         if self._exact is None:
             off = row_error(served, self.own)
             log.info("%s checked against the model's own pass: off by %.2g", label, off)
@@ -187,16 +188,16 @@ def in_precision(
     convert: Convert | None = None,
     parts: Iterable[nn.Module] | None = None,
 ) -> Iterator[None]:
-    """Compute in a wider format: each module's weights are converted while it runs, no longer.
+    """Compute in a wider format: each module's weights are converted only while it runs.
 
-    `convert` may change them further; only these parts of the model compute so, if given. Modules
-    whose weights wait on another device or on disk (accelerate) get them first.
+    `convert` may change them further. With `parts`, only these parts of the model are converted.
+    Weights offloaded to another device or to disk (accelerate) are loaded before.
     """
     experts = _set_experts(model, "eager" if dtype == torch.float64 else None)
     with contextlib.ExitStack() as stack:
         stack.callback(_set_experts, model, experts)
-        chosen = [model] if parts is None else parts
-        for module in {id(inner): inner for part in chosen for inner in part.modules()}.values():
+        roots = [model] if parts is None else parts
+        for module in {id(inner): inner for root in roots for inner in root.modules()}.values():
             name = "_old_forward" if hasattr(module, "_old_forward") else "forward"
             forward = partial(_run_converted, module, getattr(module, name), dtype, convert)
             stack.enter_context(replaced(module, name, forward))
@@ -205,7 +206,7 @@ def in_precision(
 
 @contextlib.contextmanager
 def replaced(module: nn.Module, name: str, value: object) -> Iterator[None]:
-    """Shadow an attribute of a module's class, or replace one of its own, for a while."""
+    """Override an attribute of a module within the context."""
     before = vars(module).get(name)
     setattr(module, name, value)
     try:
@@ -218,7 +219,7 @@ def replaced(module: nn.Module, name: str, value: object) -> Iterator[None]:
 
 
 def _set_experts(model: nn.Module, implementation: str | None) -> str | None:
-    """Choose how a mixture of experts multiplies, if it can be chosen; return what it was."""
+    """Set a mixture of experts' implementation, if the model allows it; return the previous."""
     if not isinstance(model, PreTrainedModel):
         return None
     before: str | None = getattr(model.config, "_experts_implementation", None)
@@ -246,7 +247,7 @@ def _run_converted(
 
 
 def _looked_into(module: nn.Module) -> list[nn.Module]:
-    """Parts whose weights a module may look at: its children, unless it is the size of a model."""
+    """Return parts whose weights a module may read: its children, unless it has a layer list."""
     is_large = any(isinstance(part, nn.ModuleList) for part in module.modules())
     return [] if is_large else list(module.children())
 

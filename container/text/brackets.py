@@ -1,8 +1,8 @@
-"""Finds where a bracketed text ends, as it comes: by its brackets, outside of its quotes."""
+"""Finds the end of streamed bracketed text by counting brackets outside quotes."""
 
 
 class BracketScanner:
-    """Counts brackets from a depth on; `is_closed` once it is back at 0."""
+    """Counts brackets, starting at `depth`; `is_closed` once the count is back at 0."""
 
     def __init__(self, *, depth: int = 0, quotes: str = '"') -> None:
         self._depth = depth
@@ -12,7 +12,7 @@ class BracketScanner:
         self.is_closed = False
 
     def scan(self, text: str) -> int:
-        """How many of these characters come before the end, the closing bracket included."""
+        """Return how many of these characters belong to the text, the closing bracket included."""
         for index, character in enumerate(text):
             if self._quote:
                 self._scan_quoted(character)

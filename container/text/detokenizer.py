@@ -1,24 +1,24 @@
-"""The incremental detokenizer: each new id becomes the text that is certain by then.
+"""The incremental detokenizer: turns each new id into the text that is final by then.
 
     | ... | prefix .. read | read .. end |
-            context so that    ids whose text has not been given out yet
-            spacing is right
+            context for        ids whose text has not been released yet
+            correct spacing
 
-A character whose bytes are spread over several tokens is held back until it is whole.
+A character whose bytes are spread over several tokens is buffered until it is complete.
 """
 
 from container.text.tokenizer import Tokenizer
 
-# A tokenizer that writes spaces in front of words drops the first one of a text, so the completion
-# is decoded behind a few ids of its prompt.
+# A tokenizer that writes spaces in front of words drops the first space of a text, so the
+# completion is decoded together with the last few ids of its prompt.
 CONTEXT = 5
-# UTF-8 needs at most 4 bytes for a character, so more ids than this can only be invalid bytes.
+# A UTF-8 character takes at most 4 bytes, so more buffered ids than this must be invalid bytes.
 MAX_HELD = 8
 REPLACEMENT = "�"
 
 
 class Detokenizer:
-    """The text machine of one sequence; special tokens give no text but those in `shown`."""
+    """Detokenizes one sequence; omits special tokens, except those in `shown`."""
 
     def __init__(
         self, tokenizer: Tokenizer, prompt_ids: list[int], shown: dict[int, str] | None = None
@@ -30,7 +30,7 @@ class Detokenizer:
         self._read = len(self._ids)
 
     def add(self, token_id: int) -> str:
-        """Take the next id; return the text that it completes, which may be empty."""
+        """Add the next id; return the text that it completes, which may be empty."""
         marker = self._shown.get(token_id)
         if marker is not None:
             return self.flush() + marker
@@ -38,7 +38,7 @@ class Detokenizer:
         return self._release(hold=True)
 
     def flush(self) -> str:
-        """Give out what is still held back, as it is."""
+        """Return the buffered text, even if its last character is incomplete."""
         return self._release(hold=False)
 
     def _release(self, *, hold: bool) -> str:

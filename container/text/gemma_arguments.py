@@ -1,7 +1,7 @@
-"""Arguments as Gemma's function-calling models write them: `city:<escape>Paris<escape>,days:3`.
+"""Parses arguments of Gemma's function-calling models: `city:<escape>Paris<escape>,days:3`.
 
 Keys are bare, strings stand between two marks, objects and arrays nest; all else is JSON. Source:
-the chat template that is published with FunctionGemma.
+the chat template published with FunctionGemma.
 """
 
 import json
@@ -14,23 +14,23 @@ _decoder = json.JSONDecoder()
 
 
 def read(text: str) -> dict[str, Any]:
-    """The arguments between the braces. Raises ValueError for what is not of this form."""
+    """Parse the arguments between the braces. Raises ValueError for text of another form."""
     reader = _Reader(text)
     arguments = reader.pairs("")
     if reader.position != len(text):
-        raise ValueError("more than arguments")
+        raise ValueError("text after the arguments")
     return arguments
 
 
 class _Reader:
-    """Reads values from a place on."""
+    """Reads values from `position` on."""
 
     def __init__(self, text: str) -> None:
         self._text = text
         self.position = 0
 
     def pairs(self, end: str) -> dict[str, Any]:
-        """`key:value` joined by commas, up to and with `end`."""
+        """Read comma-separated `key:value` pairs, up to and including `end`."""
         arguments: dict[str, Any] = {}
         while not self._takes_end(end):
             key, colon, _ = self._text[self.position :].partition(":")

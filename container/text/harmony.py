@@ -3,8 +3,8 @@
     <|channel|>analysis<|message|> thoughts <|end|><|start|>assistant
     <|channel|>commentary to=functions.NAME <|constrain|>json<|message|> arguments <|call|>
     <|channel|>final<|message|> text <|return|>
-Source: OpenAI's description of the format (github.com/openai/harmony). The marks are tokens; the
-text that is fed here has them spelled out.
+Source: OpenAI's description of the format (github.com/openai/harmony). The marks are special
+tokens; the parser's input has them spelled out.
 """
 
 import re
@@ -18,7 +18,7 @@ MARKERS = START + END + MESSAGE + CHANNEL + CONSTRAIN + CALL
 
 _RECIPIENT = re.compile(r"to=functions\.([\w.-]+)")
 _CHANNEL = re.compile(re.escape(CHANNEL) + r"\s*(\w+)")
-# What may end a message.
+# Marks that end a message.
 _ENDS = (END, CALL, START)
 
 
@@ -37,11 +37,11 @@ class HarmonyParser:
 
     @property
     def in_reasoning(self) -> bool:
-        """Whether the text so far ends inside the analysis."""
+        """Whether the text so far ends inside the analysis channel."""
         return self._kind is DeltaKind.REASONING
 
     def feed(self, text: str) -> list[Delta]:
-        """Take more text."""
+        """Parse more text."""
         self._text += text
         deltas: list[Delta] = []
         while self._step(deltas):
@@ -49,7 +49,7 @@ class HarmonyParser:
         return deltas
 
     def finish(self) -> list[Delta]:
-        """Say what was held back. A header that is cut was not yet anything."""
+        """Return the deltas of the buffered text; an incomplete header yields none."""
         deltas: list[Delta] = []
         if self._kind is not None:
             self._tell(deltas, self._text)
@@ -83,9 +83,9 @@ class HarmonyParser:
             self._text = self._text[min(ends) :]
             self._kind = None
             return True
-        keep = len(self._text) - held_len(self._text, _ENDS)
-        self._tell(deltas, self._text[:keep])
-        self._text = self._text[keep:]
+        num_certain = len(self._text) - held_len(self._text, _ENDS)
+        self._tell(deltas, self._text[:num_certain])
+        self._text = self._text[num_certain:]
         return False
 
     def _tell(self, deltas: list[Delta], text: str) -> None:

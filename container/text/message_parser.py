@@ -1,8 +1,8 @@
-"""A completion as a message: reasoning, content and tool calls, as the text comes.
+"""Parses a streamed completion into a message: reasoning, content and tool calls.
 
        <think> reasoning </think> content <tool_call> ... </tool_call>
-Each region is told as deltas; text that may still turn out to be a marker is held back. All deltas
-of a message, joined, are the same however the text was cut.
+The parser emits each region as deltas and buffers text that may still turn out to be a marker. The
+joined deltas of a message do not depend on how the text was split.
 """
 
 from collections.abc import Callable
@@ -16,7 +16,7 @@ from container.text.tool_formats import ArgumentStyle, ToolFormat, to_json
 
 
 class DeltaKind(Enum):
-    """What a delta adds to."""
+    """The part of the message that a delta extends."""
 
     REASONING = auto()
     CONTENT = auto()
@@ -26,7 +26,7 @@ class DeltaKind(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Delta:
-    """A piece of a message. `call_index` counts the calls, from 0."""
+    """A piece of a message. `call_index` is the index of its tool call, from 0; -1 for none."""
 
     kind: DeltaKind
     text: str
@@ -35,7 +35,7 @@ class Delta:
 
 @dataclass(frozen=True, slots=True)
 class Reasoning:
-    """The marks round what a model says to itself."""
+    """The marks around a model's reasoning."""
 
     open: str
     close: str
@@ -49,12 +49,12 @@ REASONINGS = [
 
 
 def recognise_reasoning(template: str) -> Reasoning | None:
-    """The marks that a chat template knows."""
+    """Find the reasoning marks that a chat template uses; None if it uses none."""
     return next((reasoning for reasoning in REASONINGS if reasoning.close in template), None)
 
 
 class Parser(Protocol):
-    """Turns one completion's text into deltas."""
+    """Parses one completion's text into deltas."""
 
     @property
     def in_reasoning(self) -> bool:
@@ -62,30 +62,30 @@ class Parser(Protocol):
         ...
 
     def feed(self, text: str) -> list[Delta]:
-        """Take more text."""
+        """Parse more text."""
         ...
 
     def finish(self) -> list[Delta]:
-        """Say what was held back; the text has ended, wherever that was."""
+        """Return the deltas of the buffered text; the text may have ended anywhere."""
         ...
 
 
 class PlainParser:
-    """For models that say nothing but content."""
+    """Parses completions that are content only."""
 
     in_reasoning = False
 
     def feed(self, text: str) -> list[Delta]:
-        """All of it is content."""
+        """Return the text as content."""
         return [Delta(DeltaKind.CONTENT, text)] if text else []
 
     def finish(self) -> list[Delta]:
-        """Nothing was held back."""
+        """Return nothing; no text is buffered."""
         return []
 
 
 class MessageParser:
-    """For models that mark their reasoning, their calls, or both.
+    """Parses completions with marked reasoning, marked tool calls, or both.
 
     `schemas` has the parameters of each tool, for arguments that are not written as JSON.
     """
@@ -101,15 +101,15 @@ class MessageParser:
         self._reasoning = reasoning
         self._tools = tools
         self._schemas = schemas or {}
-        self._text = ""  # not told yet
-        self._blank = ""  # blanks that are told only if something follows
-        self._is_empty = True  # the region has told nothing yet
+        self._text = ""  # not emitted yet
+        self._blank = ""  # trailing blanks, emitted only if more text follows
+        self._is_empty = True  # the region has emitted nothing yet
         self._strips_start = False
         self._deltas: list[Delta] = []
         self._num_calls = 0
         self._name = ""
         self._scanner = BracketScanner()
-        # Each step tells what it can and returns whether the text should be looked at again.
+        # Each step emits the text that is certain and returns whether to run the next step.
         self._step: Callable[[], bool] = self._start
         if reasoning is None:
             self._step = self._content if tools is None else self._first_content
@@ -122,14 +122,14 @@ class MessageParser:
         return self._step == self._think
 
     def feed(self, text: str) -> list[Delta]:
-        """Take more text."""
+        """Parse more text."""
         self._text += text
         while self._step():
             pass
         return self._taken()
 
     def finish(self) -> list[Delta]:
-        """Say what was held back; the text has ended, wherever that was."""
+        """Return the deltas of the buffered text; the text may have ended anywhere."""
         if self._step == self._think:
             self._tell_trimmed(DeltaKind.REASONING, self._text)
         elif self._step == self._arguments:
@@ -149,7 +149,7 @@ class MessageParser:
             self._deltas.append(Delta(kind, text, self._num_calls - 1 if is_call else -1))
 
     def _tell_trimmed(self, kind: DeltaKind, text: str) -> None:
-        """Tell text without the blanks at the end of its region, nor those at a stripped start."""
+        """Emit text without the blanks at its region's end, nor those at a stripped start."""
         text = self._blank + text
         if self._is_empty and self._strips_start:
             text = text.lstrip()
@@ -167,7 +167,7 @@ class MessageParser:
         return True
 
     def _start(self) -> bool:
-        """Reasoning opens the message, or there is none."""
+        """Detect whether the message starts with reasoning; it cannot start later."""
         assert self._reasoning is not None
         text = self._text.lstrip()
         mark = self._reasoning.open
@@ -186,7 +186,7 @@ class MessageParser:
         return is_closed and self._enter(self._first_content, strips_start=True)
 
     def _first_content(self) -> bool:
-        """A format may have calls instead of text only."""
+        """Detect calls at the start, for a format that allows calls only there."""
         if self._strips_start:
             self._text = self._text.lstrip()
         tools = self._tools
@@ -208,9 +208,9 @@ class MessageParser:
             self._tell(DeltaKind.CONTENT, text)
             self._text = ""
             return False
-        before, is_found = self._split(self._tools.trigger)
+        before, has_trigger = self._split(self._tools.trigger)
         self._tell_trimmed(DeltaKind.CONTENT, before)
-        if is_found:
+        if has_trigger:
             self._text = self._tools.trigger + self._text
             return self._enter(self._call_begin)
         return False
@@ -262,7 +262,7 @@ class MessageParser:
         return is_whole
 
     def _after_call(self) -> bool:
-        """Another call, or the end: what is said after the calls is not told."""
+        """Detect another call, or else the end: text after the last call is dropped."""
         assert self._tools is not None
         following = self._tools.call_end + self._tools.separator
         another = following + self._tools.call_begin
@@ -282,18 +282,21 @@ class MessageParser:
         return False
 
     def _split(self, mark: str) -> tuple[str, bool]:
-        """Take the text before a mark, and the mark; or all that cannot belong to one."""
+        """Take the text before a mark and the mark itself; without one, all that is certain.
+
+        Returns the text, and whether the mark was there.
+        """
         before, separator, rest = self._text.partition(mark)
         if separator:
             self._text = rest
             return before, True
-        keep = len(before) - held_len(before, [mark])
-        self._text = before[keep:]
-        return before[:keep], False
+        num_certain = len(before) - held_len(before, [mark])
+        self._text = before[num_certain:]
+        return before[:num_certain], False
 
 
 def _end_of(text: str, tools: ToolFormat) -> int | None:
-    """Where arguments that are not JSON end, if they have ended."""
+    """Find the end of arguments that are not JSON; None if the text does not contain it yet."""
     if tools.arguments in (ArgumentStyle.XML, ArgumentStyle.GEMMA):
         position = text.find(tools.call_end)
         return position if position >= 0 else None

@@ -1,4 +1,4 @@
-"""What a chat template tells of a model's messages: its reasoning, its tools, its roles."""
+"""Detects a model's message format from its chat template: reasoning marks, tools, roles."""
 
 from dataclasses import dataclass
 from functools import lru_cache
@@ -17,8 +17,11 @@ from container.text.tool_formats import FALLBACK, FORMATS, ToolFormat, recognise
 
 @dataclass(frozen=True, slots=True)
 class MessageStyle:
-    """How a model writes its messages. `takes_tools` is false for a template that knows none; its
-    calls are asked for in the prompt, and `tool_format` is what is asked for."""
+    """The message format of a model.
+
+    `takes_tools` is false for a template without tools; the prompt then describes the tools and
+    requests calls in `tool_format`.
+    """
 
     reasoning: Reasoning | None
     tool_format: ToolFormat
@@ -27,23 +30,23 @@ class MessageStyle:
     is_harmony: bool = False
 
     def starts_in_reasoning(self, prompt: str) -> bool:
-        """Whether the template has begun the reasoning already."""
+        """Whether the rendered prompt already opens the reasoning."""
         if self.reasoning is None:
             return False
         opened = prompt.rfind(self.reasoning.open)
-        # Only what ends the prompt counts: earlier turns may quote the mark.
+        # Only a mark at the end of the prompt counts: earlier messages may quote it.
         is_last = prompt[opened:].strip() == self.reasoning.open
         return opened >= 0 and is_last
 
     def markers(self, *, with_tools: bool) -> str:
-        """The texts that must stay visible in a completion."""
+        """Return the marker texts that detokenizing must not omit, joined."""
         if self.is_harmony:
             return harmony.MARKERS
         reasoning = self.reasoning.open + self.reasoning.close if self.reasoning else ""
         return reasoning + (self.tool_format.markers if with_tools else "")
 
     def parser(self, prompt: str, schemas: dict[str, dict[str, Any]]) -> Parser:
-        """A parser of one completion; `schemas` has the parameters of the tools it may call."""
+        """Create a parser for one completion; `schemas` has the parameters of callable tools."""
         if self.is_harmony:
             return harmony.HarmonyParser()
         if self.reasoning is None and not schemas:
@@ -58,7 +61,7 @@ class MessageStyle:
 
 @lru_cache(maxsize=8)
 def style_of(template: str, tool_format: str | None = None) -> MessageStyle:
-    """The style of a chat template; `tool_format` names another format of calls."""
+    """Detect the style of a chat template; `tool_format` overrides its tool call format."""
     recognised = recognise(template)
     return MessageStyle(
         reasoning=recognise_reasoning(template),

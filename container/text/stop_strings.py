@@ -1,6 +1,6 @@
-"""Stop strings: found inside tokens and across them.
+"""Stop strings: matched within tokens and across them.
 
-given out | pending: may be the start of a stop string |
+released | pending: may be the start of a stop string |
 """
 
 from collections.abc import Sequence
@@ -9,14 +9,14 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Released:
-    """Text that may be given out now, and whether a stop string ended it."""
+    """Text that can be sent now, and whether a stop string ended it."""
 
     text: str
     is_stopped: bool = False
 
 
 class StopStrings:
-    """Watches one sequence's text; holds back what may be the start of a stop string."""
+    """Matches one sequence's text; buffers text that may be the start of a stop string."""
 
     def __init__(self, stops: list[str], *, keep_match: bool) -> None:
         self._stops = [stop for stop in stops if stop]
@@ -24,7 +24,7 @@ class StopStrings:
         self._pending = ""
 
     def add(self, text: str) -> Released:
-        """Take new text; release all that cannot belong to a stop string any more."""
+        """Add new text; release the text that can no longer belong to a stop string."""
         self._pending += text
         positions = [(self._pending.find(stop), stop) for stop in self._stops]
         matches = [(start, -len(stop)) for start, stop in positions if start >= 0]
@@ -33,18 +33,18 @@ class StopStrings:
             end = start - negative_len if self._keep_match else start
             released, self._pending = self._pending[:end], ""
             return Released(released, is_stopped=True)
-        keep = len(self._pending) - held_len(self._pending, self._stops)
-        released, self._pending = self._pending[:keep], self._pending[keep:]
+        num_certain = len(self._pending) - held_len(self._pending, self._stops)
+        released, self._pending = self._pending[:num_certain], self._pending[num_certain:]
         return Released(released)
 
     def flush(self) -> str:
-        """Give out what is still held back; the text has ended without a match."""
+        """Return the buffered text; the sequence has ended without a match."""
         released, self._pending = self._pending, ""
         return released
 
 
 def held_len(text: str, marks: Sequence[str]) -> int:
-    """How many characters at the end of a text may be the start of one of the marks."""
+    """Return the length of the longest end of a text that may be the start of a mark."""
     longest = max((len(mark) - 1 for mark in marks), default=0)
     for length in range(min(longest, len(text)), 0, -1):
         tail = text[-length:]

@@ -16,12 +16,12 @@ from container.errors import ModelLoadError, TemplateFailed
 
 log = logging.getLogger(__name__)
 
-MARK = "x1y2z3"  # a text that no template writes
+MARK = "x1y2z3"  # a text that no template contains
 
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """A token and the part of the text that it stands for; `start` and `stop` count bytes."""
+    """A token and the text span that it encodes; `start` and `stop` are byte offsets."""
 
     token_id: int
     text: str
@@ -30,7 +30,7 @@ class Piece:
 
 
 class Tokenizer:
-    """Text to ids and back for one model; safe to share between requests."""
+    """Encodes and decodes text for one model; safe to share between requests."""
 
     def __init__(self, inner: PreTrainedTokenizerBase) -> None:
         self._inner = inner
@@ -50,7 +50,7 @@ class Tokenizer:
         trust_remote_code: bool = False,
         template_path: str | None = None,
     ) -> "Tokenizer":
-        """Load the tokenizer files of a model's folder; `template_path` names another template.
+        """Load the tokenizer files of a model's folder; `template_path` overrides its template.
 
         Raises ModelLoadError.
         """
@@ -58,9 +58,9 @@ class Tokenizer:
             inner = AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code)
         except Exception as error:  # broken files fail anywhere in transformers
             raise ModelLoadError(f"{folder}: the tokenizer cannot be loaded: {error}") from error
-        # The server has limits of its own; the tokenizer's would only warn in the log.
+        # The server enforces its own limits; the tokenizer's limit would only log a warning.
         inner.model_max_length = int(1e30)
-        # Where older vision-language models have the template that knows images.
+        # Older vision-language models store the template that supports images here.
         template_file = Path(folder) / "chat_template.json"
         if template_path is None and template_file.is_file():
             template_path = str(template_file)
@@ -70,21 +70,21 @@ class Tokenizer:
 
     @property
     def inner(self) -> PreTrainedTokenizerBase:
-        """The tokenizer as transformers has it, for its processors of images."""
+        """The transformers tokenizer, for its image processors."""
         return self._inner
 
     @property
     def has_chat_template(self) -> bool:
-        """Whether messages can be rendered."""
+        """Whether the tokenizer has a template to render messages with."""
         return self._inner.chat_template is not None
 
     @property
     def is_fast(self) -> bool:
-        """Whether it is one of the tokenizers library, which grammars need."""
+        """Whether the tokenizers library backs it, which grammars require."""
         return isinstance(self._inner, PreTrainedTokenizerFast)
 
     def serialise(self) -> str:
-        """The tokenizer as tokenizer.json, added tokens included; fast ones only."""
+        """Serialise a fast tokenizer as tokenizer.json, added tokens included."""
         assert isinstance(self._inner, PreTrainedTokenizerFast)
         backend = copy(self._inner.backend_tokenizer)
         backend.no_padding()
@@ -93,14 +93,14 @@ class Tokenizer:
         return serialised
 
     def encode(self, text: str, *, add_special_tokens: bool) -> list[int]:
-        """Turn text into ids."""
+        """Encode text as ids."""
         ids: list[int] = self._inner(text, add_special_tokens=add_special_tokens)["input_ids"]
         return ids
 
     def pieces(self, text: str, *, add_special_tokens: bool) -> list[Piece]:
-        """Turn text into ids and say where each comes from.
+        """Encode text as ids with the text span of each.
 
-        Special tokens that are added have no text, nor has any token of a slow tokenizer.
+        Added special tokens have an empty span, as has every token of a slow tokenizer.
         """
         if not self._inner.is_fast:
             ids = self.encode(text, add_special_tokens=add_special_tokens)
@@ -117,7 +117,7 @@ class Tokenizer:
         ]
 
     def decode(self, token_ids: list[int], *, skip_special_tokens: bool) -> str:
-        """Turn ids into text; incomplete UTF-8 becomes U+FFFD."""
+        """Decode ids to text; incomplete UTF-8 becomes U+FFFD."""
         text = self._inner.decode(
             token_ids, skip_special_tokens=skip_special_tokens, clean_up_tokenization_spaces=False
         )
@@ -126,7 +126,7 @@ class Tokenizer:
 
     @property
     def chat_template(self) -> str:
-        """The text of the template; of all of them, where a model has several. "" without one."""
+        """The template's text; all templates joined if a model has several; "" without one."""
         template = self._inner.chat_template
         if isinstance(template, dict):
             return "\n".join(map(str, template.values()))
@@ -134,12 +134,15 @@ class Tokenizer:
 
     @functools.cached_property
     def takes_parts(self) -> bool:
-        """Whether the template reads contents that are lists of parts."""
+        """Whether the template renders message contents that are lists of parts."""
         return self._writes([{"type": "text", "text": MARK}])
 
     @functools.cached_property
     def takes_strings(self) -> bool:
-        """Whether it reads contents that are strings; some go through their characters."""
+        """Whether the template renders contents that are strings.
+
+        Some templates iterate over the string's characters instead.
+        """
         return self._writes(MARK)
 
     def _writes(self, content: object) -> bool:
@@ -150,7 +153,7 @@ class Tokenizer:
         return MARK in text and f"'{MARK}'" not in text  # the list itself, as Python prints it
 
     def image_placeholder(self, image_token: str) -> str:
-        """What the template writes for an image; the token alone if it cannot be told."""
+        """Return the text that the template renders for an image; the token if it is unknown."""
         if not self.has_chat_template or not self.takes_parts:
             return image_token
         parts = [{"type": "text", "text": MARK}, {"type": "image"}, {"type": "text", "text": MARK}]
@@ -159,7 +162,7 @@ class Tokenizer:
         return between[0] if between and image_token in between[0] else image_token
 
     def special_tokens_in(self, text: str) -> dict[int, str]:
-        """The special tokens whose names are in a text, by id."""
+        """Return the special tokens whose names occur in a text, by id."""
         return {
             token_id: name
             for name, token_id in self.added_tokens.items()
@@ -177,9 +180,8 @@ class Tokenizer:
     ) -> str:
         """Render messages with the model's template. Raises TemplateFailed.
 
-        The last message is left open if it `continues`; None does so for one of the assistant's.
-        Else the prompt ends where the reply begins, if it `opens_reply`. `options` are more
-        variables for the template.
+        The last message is left open if it `continues`; None means: if it is an assistant message.
+        Otherwise `opens_reply` adds the generation prompt. `options` are extra template variables.
         """
         if not self.has_chat_template:
             raise TemplateFailed(
@@ -199,9 +201,9 @@ class Tokenizer:
             try:
                 text = self._inner.apply_chat_template(messages, **arguments)
             except TypeError:
-                # Some templates join arguments to text; they want what is an object elsewhere.
+                # Some templates concatenate arguments as text, others expect an object.
                 text = self._inner.apply_chat_template(_with_text_arguments(messages), **arguments)
-        except Exception as error:  # a template is a program: it can fail in any way
+        except Exception as error:  # a template is a program and can raise anything
             raise TemplateFailed(
                 f"the chat template refused the messages: {error}", field="messages"
             ) from error
@@ -210,15 +212,15 @@ class Tokenizer:
 
 
 def _with_text_arguments(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The messages with the arguments of their calls as JSON."""
-    changed = []
+    """Return the messages with the arguments of their tool calls as JSON text."""
+    converted = []
     for message in messages:
         calls = [
             call | {"function": call["function"] | {"arguments": json.dumps(_arguments(call))}}
             for call in message.get("tool_calls") or []
         ]
-        changed.append(message | {"tool_calls": calls} if calls else message)
-    return changed
+        converted.append(message | {"tool_calls": calls} if calls else message)
+    return converted
 
 
 def _arguments(call: dict[str, Any]) -> Any:
@@ -226,7 +228,7 @@ def _arguments(call: dict[str, Any]) -> Any:
 
 
 def _read_template(path: Path) -> str:
-    """A template as it is, or the `chat_template` of a tokenizer_config.json."""
+    """Read a .jinja file, or the `chat_template` of a tokenizer_config.json."""
     try:
         if path.suffix == ".jinja":
             return path.read_text()
@@ -236,7 +238,7 @@ def _read_template(path: Path) -> str:
                 named_template["name"]: named_template["template"] for named_template in template
             }["default"]
         if not isinstance(template, str):
-            raise TypeError("`chat_template` is no text")
+            raise TypeError("`chat_template` is not a string")
     except (OSError, ValueError, LookupError, TypeError) as error:
         raise ModelLoadError(
             f"TOKENIZER_CONFIG_PATH={path}: no chat template can be read from it: "

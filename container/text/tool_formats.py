@@ -1,8 +1,8 @@
-"""How families of models write tool calls, and which family a chat template belongs to.
+"""Tool call formats of model families, and their detection from a chat template.
 
     begin | call_begin NAME name_end ARGUMENTS call_end | separator | call_begin ... | end
 
-A format is recognised by what its chat template says. Sources: the chat templates that the families
+A format is recognised by texts in the chat template. Sources: the chat templates that the families
 publish with their weights.
 """
 
@@ -17,7 +17,7 @@ from container.text import gemma_arguments
 
 
 class ArgumentStyle(Enum):
-    """How the arguments of a call are written."""
+    """The syntax of a call's arguments."""
 
     JSON = "json"
     PYTHON = "python"  # name=value, separated by commas
@@ -27,8 +27,11 @@ class ArgumentStyle(Enum):
 
 @dataclass(frozen=True, slots=True)
 class ToolFormat:
-    """The texts round a call. `trigger` is what shows that calls begin, where text may precede
-    them; a format `only_at_start` has calls instead of text, not after it."""
+    """The fixed texts around tool calls.
+
+    `trigger` marks the start of the calls where text may precede them; a format `only_at_start`
+    has calls instead of text, never after it.
+    """
 
     name: str
     trigger: str
@@ -43,7 +46,7 @@ class ToolFormat:
 
     @property
     def markers(self) -> str:
-        """All of its fixed texts, to find the special tokens among them."""
+        """All fixed texts joined, to find the special tokens among them."""
         quote = gemma_arguments.QUOTE if self.arguments is ArgumentStyle.GEMMA else ""
         texts = (self.begin, self.call_begin, self.name_end, self.call_end, self.end, quote)
         return "".join(texts)
@@ -133,7 +136,7 @@ GEMMA = ToolFormat(
     arguments=ArgumentStyle.GEMMA,
 )
 
-# In the order in which they are looked for; the first text is in the template, the second is not.
+# In matching order: the template contains the first text and does not contain the second.
 _SIGNS: list[tuple[str, str | None, ToolFormat]] = [
     ("<function=", None, QWEN_XML),
     ("<tool_call>", None, HERMES),
@@ -146,12 +149,12 @@ _SIGNS: list[tuple[str, str | None, ToolFormat]] = [
     ('"parameters": ', None, LLAMA_JSON),
 ]
 FORMATS = {tool_format.name: tool_format for _, _, tool_format in _SIGNS}
-# For templates that know no tools: the calls that TGI asked for in the prompt, too.
+# For templates without tools; TGI, too, requests this format in the prompt.
 FALLBACK = LLAMA_JSON
 
 
 def recognise(template: str) -> ToolFormat | None:
-    """The format of a chat template that takes tools; None for one that does not."""
+    """Detect the tool call format of a chat template; None if the template takes no tools."""
     if not re.search(r"\btools\b", template):
         return None
     for sign, counter_sign, tool_format in _SIGNS:
@@ -161,7 +164,10 @@ def recognise(template: str) -> ToolFormat | None:
 
 
 def to_json(style: ArgumentStyle, text: str, schema: dict[str, Any]) -> str:
-    """The arguments of a whole call as a JSON object; text that is none of its style stays."""
+    """Convert the arguments of a complete call to a JSON object.
+
+    Text that does not parse in this style is returned unchanged.
+    """
     try:
         if style is ArgumentStyle.PYTHON:
             return json.dumps(_from_python(text), ensure_ascii=False)
@@ -185,7 +191,7 @@ def _from_python(text: str) -> dict[str, Any]:
 
 
 def _value(node: ast.expr) -> Any:
-    """A literal of Python or of JSON."""
+    """Evaluate a literal of Python or JSON."""
     names = {"true": True, "false": False, "null": None}
     if isinstance(node, ast.Name) and node.id in names:
         return names[node.id]
@@ -213,7 +219,7 @@ def _typed(value: str, schema: Any) -> Any:
 
 
 def is_plain_text(schema: Any) -> bool:
-    """Whether a value is text that is written without quotes."""
+    """Whether values of this schema are strings, which the format writes without quotes."""
     if not isinstance(schema, dict):
         return False
     options = schema.get("enum", [schema["const"]] if "const" in schema else [])

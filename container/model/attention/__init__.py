@@ -1,1 +1,1 @@
-"""Attention: the metadata of a step, and the ways to compute it."""
+"""Attention: the metadata of a step, and its implementations."""

@@ -1,4 +1,4 @@
-"""Attention metadata: where each token of a step is stored, and what it sees."""
+"""Attention metadata: the slot of each token of a step, and its context."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -43,11 +43,11 @@ class Chunk:
 
 @dataclass(slots=True)
 class AttentionMetadata:
-    """Where each token of a step is written and what it may see.
+    """The slot of each token of a step, and the tokens that it attends to.
 
-    `slot_mapping` is [tokens]: block id * block size + offset. `decodes`: what our kernel for
-    decodes is told, and `varlen` torch's kernel for the other rows, where these serve.
-    `has_adapters`: some rows have one.
+    `slot_mapping` is [tokens]: block id * block size + offset. `decodes` is the metadata of our
+    decode kernel and `varlen` that of torch's kernel for the other rows, where these are used.
+    `has_adapters`: some rows have an adapter.
     """
 
     cache: KVCache
@@ -68,7 +68,7 @@ class AttentionMetadata:
         varlen: VarlenMetadata | None = None,
         decodes: DecodeMetadata | None = None,
     ) -> "AttentionMetadata":
-        """Make the tensors of a plan."""
+        """Create the tensors of a plan."""
 
         def ints(values: list[int] | list[list[int]]) -> torch.Tensor:
             return to_device(values, device)
@@ -87,14 +87,14 @@ class AttentionMetadata:
         )
 
     def memoize(self, key: tuple[object, ...], make: Callable[[], T]) -> T:
-        """Make something once for all layers."""
+        """Compute a value once and share it between all layers."""
         if key not in self._memo:
             self._memo[key] = make()
         value: T = self._memo[key]
         return value
 
     def on(self, device: torch.device) -> "AttentionMetadata":
-        """The same step for layers on another device."""
+        """Return the same step's metadata for layers on another device."""
         if self.slot_mapping.device == device:
             return self
 
@@ -121,7 +121,7 @@ class AttentionMetadata:
         return self.memoize(("device", device), make)
 
     def slot_rows(self, kv_heads: int) -> torch.Tensor:
-        """Rows of the flat cache for each head of each token: [tokens, kv_heads]."""
+        """Return the flat cache's row for each head of each token: [tokens, kv_heads]."""
 
         def make() -> torch.Tensor:
             block_size = self.cache.block_size
@@ -135,7 +135,7 @@ class AttentionMetadata:
         return self.memoize(("slots", kv_heads), make)
 
     def block_rows(self, part: DecodeGroup | Chunk, kv_heads: int) -> torch.Tensor:
-        """Rows of the cache for each head of each block: [sequences * kv_heads * blocks]."""
+        """Return the cache's row for each head and block: [sequences * kv_heads * blocks]."""
 
         def make() -> torch.Tensor:
             heads = torch.arange(kv_heads, device=part.block_table.device)[None, :, None]
@@ -146,7 +146,7 @@ class AttentionMetadata:
     def decode_bias(
         self, group: DecodeGroup, window: int | None, kv_heads: int, dtype: torch.dtype
     ) -> torch.Tensor:
-        """0 where a token may be seen, else -inf: [sequences * kv_heads, 1, positions]."""
+        """Return 0 for visible positions, else -inf: [sequences * kv_heads, 1, positions]."""
 
         def make() -> torch.Tensor:
             length = group.block_table.shape[1] * self.cache.block_size
@@ -160,7 +160,7 @@ class AttentionMetadata:
         return self.memoize(("bias", group.start, window, kv_heads, dtype), make)
 
     def chunk_mask(self, chunk: Chunk, window: int | None) -> torch.Tensor:
-        """True where a token may be seen: [queries, positions]."""
+        """Return True for visible positions: [queries, positions]."""
 
         def make() -> torch.Tensor:
             count = chunk.stop - chunk.start
@@ -174,7 +174,7 @@ class AttentionMetadata:
         return self.memoize(("mask", chunk.start, window), make)
 
     def tile_mask(self, before: int, window: int | None) -> torch.Tensor:
-        """True where a key may be seen by a tile of TILE queries: [TILE, before + TILE].
+        """Return True where a query of a TILE-row tile sees a key: [TILE, before + TILE].
 
         Query i is at position `before + i` of the keys.
         """
@@ -190,7 +190,7 @@ class AttentionMetadata:
 
 @dataclass(frozen=True, slots=True)
 class AttentionParams:
-    """How one layer weighs what it sees, and for how many query heads."""
+    """Parameters of one layer's attention: scale, window, softcap and number of query heads."""
 
     scale: float
     window: int | None = None
@@ -207,6 +207,6 @@ class AttentionParams:
         softcap: float | None = None,
         **_: object,
     ) -> "AttentionParams":
-        """Take it from what a model gives to its attention."""
+        """Read the parameters from a model's call of its attention function."""
         scale = scaling if scaling is not None else query.shape[-1] ** -0.5
         return cls(scale, sliding_window, softcap, query.shape[1])

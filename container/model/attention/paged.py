@@ -6,10 +6,10 @@ All tokens of a step lie in one row, decodes first, then the prefill chunks:
      one token of each sequence; rows sorted so that similar contexts share a group
 
 A decode reads its sequence's blocks and multiplies once for each (sequence, KV head) with the query
-heads of a group as rows: two batched products, softmax in float32. A chunk runs torch's
+heads of a group as rows: two batched GEMMs, softmax in float32. A chunk runs torch's
 scaled_dot_product_attention on whole blocks: with lengths that are multiples of the block size, a
-token's result has the same bits however its prompt was cut into chunks and whatever of it was
-cached. Every layer gets the same `AttentionMetadata`, which the runner makes.
+token's result has the same bits for every split of its prompt into chunks and every cached prefix.
+Every layer gets the same `AttentionMetadata`, which the runner creates.
 """
 
 import torch
@@ -40,7 +40,10 @@ def paged_attention(
     softcap: float | None = None,
     **_: object,
 ) -> tuple[torch.Tensor, None]:
-    """Attend as transformers calls it. query [1, heads, tokens, dim]; [1, tokens, heads, dim]."""
+    """Implement transformers' attention interface.
+
+    query is [1, heads, tokens, dim]; returns [1, tokens, heads, dim].
+    """
     layer: int = module.layer_idx  # type: ignore[assignment]
     attn_params = AttentionParams.of(
         query, scaling=scaling, sliding_window=sliding_window, softcap=softcap
@@ -71,7 +74,7 @@ def attend_cached(
     values: torch.Tensor,
     attn_params: AttentionParams,
 ) -> torch.Tensor:
-    """Attend within the step, whose keys and values the cache has; all are [tokens, heads, dim]."""
+    """Attend within a step whose keys and values are stored; all are [tokens, heads, dim]."""
     kv_heads = keys.shape[1]
     if step.decodes is not None:
         return _attend_apart(step, step.decodes, layer, query, keys, values, attn_params)
@@ -100,7 +103,7 @@ def _attend_apart(
     values: torch.Tensor,
     attn_params: AttentionParams,
 ) -> torch.Tensor:
-    """Decodes, of which there are some, by our kernel; all else by what there is."""
+    """Attend with our kernel for the decodes, at least one, and another for all other rows."""
     from container.model.kernels.triton_attention import decode_attention  # only where Triton is
 
     cache, count = step.cache, len(decodes.context_lens)
@@ -149,7 +152,7 @@ def _decode(
     if attn_params.softcap is not None:
         scores = torch.tanh(scores.float() / attn_params.softcap) * attn_params.softcap
     scores += step.decode_bias(group, attn_params.window, kv_heads, scores.dtype)
-    # softmax computes in float32 whatever it is given.
+    # softmax computes in float32 for every input format.
     weights = scores.softmax(-1).to(values.dtype)
     return torch.bmm(weights, values).view(count, heads, -1)
 
@@ -163,14 +166,14 @@ def prefill(
     values: torch.Tensor,
     attn_params: AttentionParams,
 ) -> torch.Tensor:
-    """Attend with a chunk's queries, [tokens, heads, dim]; its own keys and values are stored."""
+    """Attend with a chunk's queries, [tokens, heads, dim]; its keys and values are stored."""
     if query.device.type == "cpu":
         return _prefill_in_tiles(step, layer, chunk, query, keys.shape[1], attn_params)
     count, kv_heads = keys.shape[:2]
     is_whole = chunk.context_len == count
     if is_whole:
         padding = chunk.block_table.shape[1] * step.cache.block_size - count
-        # A token's result must not depend on whether its prompt came in one piece.
+        # A token's result must not depend on how its prompt was split into chunks.
         keys, values = step.cache.as_stored(keys), step.cache.as_stored(values)
         keys = torch.nn.functional.pad(keys.transpose(0, 1), (0, 0, 0, padding))
         values = torch.nn.functional.pad(values.transpose(0, 1), (0, 0, 0, padding))
@@ -194,15 +197,15 @@ def _prefill_in_tiles(
 ) -> torch.Tensor:
     """Attend with tiles of TILE queries that begin at multiples of TILE.
 
-    A tile has one size and sees one number of keys, however the prompt was cut into chunks, so the
-    processor's products round its rows in one way. Keys that none of its rows may see are left out.
+    A tile's size and number of keys do not depend on how the prompt was split into chunks, so the
+    CPU's GEMMs always round its rows in the same way. Keys that none of its rows sees are left out.
     """
     size, first = step.cache.block_size, chunk.context_len - len(query)
     keys, values = step.cache.gather(layer, step.block_rows(chunk, kv_heads), 1, query.dtype)
     begin, end = first // TILE * TILE, -(-chunk.context_len // TILE) * TILE
     missing = max(0, end - chunk.block_table.shape[1] * size)
     keys, values = (torch.nn.functional.pad(part, (0, 0, 0, missing)) for part in (keys, values))
-    for part in (keys, values):  # a weight of zero does not make a NaN of another sequence harmless
+    for part in (keys, values):  # zero weights would still propagate NaN of another sequence
         part[:, chunk.context_len :] = 0
     rows = torch.nn.functional.pad(
         query.transpose(0, 1), (0, 0, first - begin, end - chunk.context_len)
@@ -233,7 +236,7 @@ def _attend_dense(
 ) -> torch.Tensor:
     """Attend with all queries to all keys; all are [heads, positions, dim].
 
-    `mask` is True where a key may be seen, [queries, keys]; None: up to the query itself.
+    `mask` is True where a query sees a key, [queries, keys]; None: causal.
     """
     if attn_params.softcap is not None:
         assert mask is not None

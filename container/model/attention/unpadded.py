@@ -4,8 +4,8 @@ All tokens of a batch lie in one row, text after text, sorted by length:
 
     | text A | text B | text C ... | text D ............ |
 
-Linear layers and norms see one matrix of real tokens only; attention runs once for each span, which
-is a run of texts of equal length. Encoders and decoders (causal) go the same way.
+Linear layers and norms process one matrix of real tokens only; attention runs once for each span,
+which is a run of texts of equal length. Encoders and (causal) decoders are treated alike.
 """
 
 from typing import NamedTuple
@@ -14,8 +14,8 @@ import torch
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 NAME = "ragged"
-# In bfloat16 two batched products beat torch's fused kernel at these lengths on a CPU, by 1.4 to 2
-# times; below, the fused kernel has less overhead; above, it takes less memory (docs/LOG.md).
+# In bfloat16 two batched GEMMs are 1.4 to 2 times as fast as torch's fused kernel at these lengths
+# on a CPU; below, the fused kernel has less overhead; above, it takes less memory (docs/LOG.md).
 PRODUCT_LENGTHS = range(48, 513)
 
 
@@ -28,7 +28,7 @@ class Span(NamedTuple):
 
 
 def spans_of(lengths: list[int]) -> list[Span]:
-    """Join neighbours of equal length."""
+    """Merge adjacent texts of equal length into spans."""
     spans: list[Span] = []
     start = 0
     for length in lengths:
@@ -55,10 +55,10 @@ def unpadded_attention(
 ) -> tuple[torch.Tensor, None]:
     """Attend within each text. query [1, heads, tokens, dim]; returns [1, tokens, heads, dim].
 
-    Raises NotImplementedError for what it does not compute; such models are padded instead.
+    Raises NotImplementedError for masks, windows and softcaps; such models are padded instead.
     """
     if attention_mask is not None or sliding_window is not None or softcap is not None:
-        raise NotImplementedError("masks, windows and soft caps")
+        raise NotImplementedError("unpadded attention supports no mask, window or softcap")
     is_causal = bool(getattr(module, "is_causal", False))
     scale = scaling if scaling is not None else query.shape[-1] ** -0.5
     out = attend_within(spans, query[0], key[0], value[0], scale, is_causal=is_causal)
@@ -79,8 +79,8 @@ def attend_within(
     for span in spans:
         rows = slice(span.start, span.start + span.texts * span.length)
         q, k, v = (_texts(heads, rows, span) for heads in (query, key, value))
-        places = out[rows].view(span.texts, span.length, *out.shape[1:])
-        places.copy_(_attend(q, k, v, scale, is_causal).transpose(1, 2))
+        span_out = out[rows].view(span.texts, span.length, *out.shape[1:])
+        span_out.copy_(_attend(q, k, v, scale, is_causal).transpose(1, 2))
     return out
 
 

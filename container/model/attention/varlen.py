@@ -1,11 +1,11 @@
 """Attention by torch's variable-length kernels (CUDA).
 
-`torch.nn.attention.varlen.varlen_attn` takes all tokens of a step in one row, as the plan has them.
-With FlashAttention 3 (Hopper, package flash-attn-3) it reads the paged cache where it lies, by a
-table of blocks for each sequence. FlashAttention 2, which torch brings along, wants keys and values
-side by side, so they are gathered first. Either stands in for the reference of
-container.model.attention.paged only where it has computed the same at start
-(container.model.loading.attention_backend); both need a GPU and a format of 16 bits.
+`torch.nn.attention.varlen.varlen_attn` takes all tokens of a step in one row, as the plan lays them
+out. With FlashAttention 3 (Hopper, package flash-attn-3) it reads the paged cache in place, by a
+block table for each sequence. FlashAttention 2, which torch includes, needs contiguous keys and
+values, so they are gathered first. Either replaces the reference of container.model.attention.paged
+only after a check at start has shown equal results (container.model.loading.attention_backend);
+both need a GPU and a 16-bit format.
 """
 
 from dataclasses import dataclass, replace
@@ -22,7 +22,7 @@ from container.model.kv_cache.cache import KVCache
 
 
 class Kernel(Enum):
-    """Which code attends to a paged cache."""
+    """The implementation of attention over a paged cache."""
 
     REFERENCE = "reference"
     PAGED = "torch's kernel on the paged cache"
@@ -31,7 +31,7 @@ class Kernel(Enum):
 
 
 class AttentionKernels(NamedTuple):
-    """What attends to the decodes of a step, and to its chunks: the same, unless it is TRITON."""
+    """The kernels of a step's decodes and of its chunks: equal, unless decodes use TRITON."""
 
     decodes: Kernel = Kernel.REFERENCE
     chunks: Kernel = Kernel.REFERENCE
@@ -42,8 +42,9 @@ REFERENCE_ONLY = AttentionKernels()
 
 @dataclass(frozen=True, slots=True)
 class DecodeMetadata:
-    """What each decode may see: `context_lens` is [rows], tokens; `block_table` is [rows, blocks];
-    int32.
+    """Context of each decode: `context_lens`, [rows] in tokens, and `block_table`, [rows, blocks].
+
+    Both are int32.
     """
 
     context_lens: torch.Tensor
@@ -51,7 +52,7 @@ class DecodeMetadata:
 
     @classmethod
     def of(cls, plan: ForwardPlan, cache: KVCache, device: torch.device) -> "DecodeMetadata":
-        """Make them for the decodes of a step, and padding among them."""
+        """Create the tensors for a step's decodes, padding rows included."""
         width = max((len(group.block_table[0]) for group in plan.groups), default=1)
         context_lens = np.ones(plan.num_decodes, np.int32)
         block_table = np.full((plan.num_decodes, width), cache.scratch_block, np.int32)
@@ -61,15 +62,16 @@ class DecodeMetadata:
         return cls(to_device(context_lens, device), to_device(block_table, device))
 
     def on(self, device: torch.device) -> "DecodeMetadata":
-        """The same for layers on another device."""
+        """Return the same metadata for layers on another device."""
         return DecodeMetadata(send(self.context_lens, device), send(self.block_table, device))
 
 
 @dataclass(frozen=True, slots=True)
 class Gathered:
-    """Where the tokens lie that all sequences see, one sequence after another.
+    """Cache positions of the context tokens of all sequences, one sequence after another.
 
-    `query_start_loc` is [sequences + 1], int32; `block` and `offset` are [tokens seen by all].
+    `query_start_loc` is [sequences + 1], int32, and counts context tokens; `block` and `offset` are
+    [context tokens of all sequences].
     """
 
     query_start_loc: torch.Tensor
@@ -79,11 +81,11 @@ class Gathered:
 
 @dataclass(frozen=True, slots=True)
 class VarlenMetadata:
-    """Which rows are whose, and what they may see; all int32.
+    """The rows of each sequence and its context; all int32.
 
     `query_start_loc` is [sequences + 1], the first row of each; `seq_lens` is [sequences], the
-    tokens that its last row sees; `block_table` is [sequences, blocks]. `max_rows` and
-    `max_seq_len` are their largest.
+    context length of its last row; `block_table` is [sequences, blocks]. `max_rows` and
+    `max_seq_len` are the largest number of rows and context length.
     """
 
     query_start_loc: torch.Tensor
@@ -97,7 +99,7 @@ class VarlenMetadata:
     def of(
         cls, plan: ForwardPlan, cache: KVCache, kernel: Kernel, *, with_decodes: bool = True
     ) -> "VarlenMetadata":
-        """Make them for a step; each row of padding is a sequence of its own."""
+        """Create the tensors for a step; each padding row is a sequence of its own."""
         rows: list[int] = []
         seq_lens: list[int] = []
         block_table: list[list[int]] = []
@@ -123,15 +125,15 @@ class VarlenMetadata:
         return metadata._gather(cache.block_size) if kernel is Kernel.GATHERED else metadata
 
     def _gather(self, block_size: int) -> "VarlenMetadata":
-        """Find the places of all tokens that are seen, in one go."""
+        """Add the cache positions of all context tokens."""
         position = torch.arange(self.max_seq_len)
-        is_seen = position < self.seq_lens[:, None]
-        block = self.block_table.long()[:, position // block_size][is_seen]
-        offset = (position % block_size).expand_as(is_seen)[is_seen]
+        is_visible = position < self.seq_lens[:, None]
+        block = self.block_table.long()[:, position // block_size][is_visible]
+        offset = (position % block_size).expand_as(is_visible)[is_visible]
         return replace(self, gathered=Gathered(_starts(self.seq_lens.tolist()), block, offset))
 
     def on(self, device: torch.device) -> "VarlenMetadata":
-        """The same for layers on another device."""
+        """Return the same metadata for layers on another device."""
         query_start_loc, seq_lens, block_table = (
             send(tensor, device)
             for tensor in (self.query_start_loc, self.seq_lens, self.block_table)
@@ -161,7 +163,7 @@ def attend_varlen(
     scale: float,
     window: int | None,
 ) -> torch.Tensor:
-    """Attend to what the cache holds; query and result are [tokens, heads, dim]."""
+    """Attend to the paged cache; query and result are [tokens, heads, dim]."""
     from torch.nn.attention.varlen import varlen_attn
 
     kv_heads = cache.shapes[layer].kv_heads
@@ -169,14 +171,14 @@ def attend_varlen(
     paging: dict[str, Any]
     if tables.gathered is None:
         query_start_loc = None
-        # More splits would make a result depend on the rest of the batch.
+        # With more splits a result would depend on the rest of the batch.
         paging = {"seqused_k": tables.seq_lens, "block_table": tables.block_table, "num_splits": 1}
     else:
-        query_start_loc, places = (
+        query_start_loc, positions = (
             tables.gathered.query_start_loc,
             (tables.gathered.block, tables.gathered.offset),
         )
-        keys, values, paging = keys[places], values[places], {}
+        keys, values, paging = keys[positions], values[positions], {}
     out = varlen_attn(
         query,
         keys,
@@ -186,12 +188,12 @@ def attend_varlen(
         tables.max_rows,
         tables.max_seq_len,
         scale=scale,
-        # Both ends of torch's window are beside the token itself.
+        # torch's window counts the tokens before and after the query, without the query itself.
         window_size=(-1 if window is None else window - 1, 0),
         enable_gqa=query.shape[1] != kv_heads,
         **paging,
     )
-    assert isinstance(out, torch.Tensor), "nothing was asked for besides"
+    assert isinstance(out, torch.Tensor), "varlen_attn returned more than the output"
     return out
 
 
@@ -205,5 +207,5 @@ def _ints(values: list[int] | list[list[int]]) -> torch.Tensor:
 
 
 def _starts(counts: list[int]) -> torch.Tensor:
-    """Where each of several runs begins, and where the last one ends."""
+    """Return the start of each run of these lengths, and the end of the last."""
     return _ints([0, *accumulate(counts)])

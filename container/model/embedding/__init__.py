@@ -1,1 +1,1 @@
-"""The embedding model: ids of texts, and their vectors or scores."""
+"""The embedding model: encodes texts and computes their vectors or scores."""

@@ -1,8 +1,8 @@
-"""The embedder: a sentence-transformers model that turns batches of ids into rows of numbers.
+"""The embedder: runs a sentence-transformers model on batches of token ids.
 
 Models whose layers allow it run without padding (container.model.attention.unpadded) and with
-packed products, which is compared with the library's own forward pass at start; all others run as
-the library does, padded, in groups of similar length.
+packed linear layers, after a check against the library's own forward pass at start; all others run
+as in the library, padded, in groups of similar length.
 """
 
 import logging
@@ -28,7 +28,7 @@ from container.model.reference_check import Mismatch, Reference
 
 log = logging.getLogger(__name__)
 
-# A group of texts is padded to its longest; this much of it may be padding.
+# A group of texts is padded to its longest; at most this fraction of it is padding.
 MAX_PADDING = 0.15
 CHECK_TEXTS = [
     "a",
@@ -44,7 +44,7 @@ CHECK_TEXTS = [
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """What of a model's modules decides how it is run."""
+    """A model's modules: the transformer, the rest, and whether normalisation comes last."""
 
     first: Transformer
     rest: list[nn.Module]
@@ -52,7 +52,7 @@ class Shape:
 
 
 class Embedder:
-    """Implements the worker's TextModel: vectors before normalisation, scores before activation."""
+    """Implements TextModel: vectors before normalisation, scores before activation."""
 
     def __init__(self, model: Model, device: torch.device, kernels: Kernels | None = None) -> None:
         self._linears = LinearFactory(kernels)
@@ -75,34 +75,34 @@ class Embedder:
 
     @torch.inference_mode()
     def prepare(self) -> int:
-        """Switch to the faster forms that suit the model; return the width of its rows.
+        """Enable the faster forms that pass their checks; return the width of the model's rows.
 
-        Raises ModelLoadError when the model does not run, or not the same that way.
+        Raises ModelLoadError if the model does not run, or if packed layers differ from its own.
         """
         texts = self.encode(Embed(0, [*CHECK_TEXTS], truncation=Truncation.RIGHT))
         modules = nn.ModuleList([self.shape.first, *self.shape.rest])
         try:
             reference = Reference(modules, lambda: self.rows(texts), self.dtype)
-        except Exception as error:  # a model can fail in any way
+        except Exception as error:  # a model's code can raise anything
             raise ModelLoadError(f"the embedding model cannot be run: {error}") from error
         if self.device.type == "cpu":
             if self._can_be_ragged():
                 self._try_ragged(texts, reference)
-            log.info("texts run %s", "without padding" if self.is_ragged else "in padded groups")
+            log.info("embedder: texts run %s", "unpadded" if self.is_ragged else "in padded groups")
             self._pack(texts, reference)
         return reference.own.shape[1]
 
     def encode(self, request: Embed) -> list[EncodedText]:
-        """Turn a request's inputs into ids. Raises InvalidParameter or PromptTooLong."""
+        """Encode a request's inputs as ids. Raises InvalidParameter or PromptTooLong."""
         return self._texts.encode(request)
 
     def run(self, texts: Sequence[EncodedText]) -> list[bytes]:
-        """Make one row of float32 numbers for each text, in their order."""
+        """Compute one row of float32 bytes for each text, in order."""
         return [row.numpy().tobytes() for row in self.rows(texts)]
 
     @torch.inference_mode()
     def rows(self, texts: Sequence[EncodedText]) -> torch.Tensor:
-        """Make one row for each text: float32 [texts, width], in their order."""
+        """Compute one row for each text: float32 [texts, width], in order."""
         order = sorted(range(len(texts)), key=lambda index: texts[index].num_tokens)
         rows: list[torch.Tensor] = [torch.empty(0)] * len(texts)
         for group in self._groups(order, texts):
@@ -113,7 +113,7 @@ class Embedder:
         return torch.stack(rows)
 
     def _groups(self, order: list[int], texts: Sequence[EncodedText]) -> Iterator[list[int]]:
-        """Split places, sorted by length, where padding would be too much or prompts differ."""
+        """Split indices, sorted by length, where padding is too much or prompts differ."""
         group: list[int] = []
         total = 0
         for index in order:
@@ -199,8 +199,11 @@ class Embedder:
         if replaced:
             try:
                 reference.check(self.rows(texts), "fused encoder layers")
-            except Exception as error:  # layers that only look like the family's
-                log.warning("fused encoder layers disabled (slower): %s", one_line(error))
+            except Exception as error:  # layers that only resemble a supported family's
+                log.warning(
+                    "fused encoder layers disabled: outputs differ from the model's own (%s)",
+                    one_line(error),
+                )
                 restore_layers(replaced)
         pack(model, self._linears.linear, kernels=self._linears.kernels)
         try:
@@ -214,14 +217,16 @@ class Embedder:
         self.is_ragged = True
         try:
             reference.check(self.rows(texts), "unpadded attention")
-        except Exception as error:  # attention of its own kind, windows, masks: padding suits all
-            log.info("unpadded attention does not suit this model (%s)", one_line(error))
+        except Exception as error:  # custom attention, windows, masks; padding supports all
+            log.info(
+                "unpadded attention disabled, padding texts instead (slower): %s", one_line(error)
+            )
             self.is_ragged = False
             self.shape.first.model.set_attn_implementation(original)
 
 
 def shape_of(model: Model) -> Shape:
-    """Look at a model's modules. Raises ModelLoadError for kinds that are not served."""
+    """Split a model into its modules. Raises ModelLoadError for unsupported first modules."""
     modules = list(model)
     first = modules[0]
     if not isinstance(first, Transformer):
@@ -235,7 +240,7 @@ def shape_of(model: Model) -> Shape:
 
 
 def _position_offset(model: nn.Module) -> int:
-    """RoBERTa and its relatives count positions from the padding id on."""
+    """Return the first position: RoBERTa-like models count from the padding id on."""
     for module in model.modules():
         padding_idx = getattr(module, "padding_idx", None)
         if isinstance(padding_idx, int) and isinstance(

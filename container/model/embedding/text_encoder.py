@@ -1,7 +1,7 @@
-"""Texts as token ids, made by the model's own sentence-transformers preprocessing.
+"""Encodes texts as token ids with the model's own sentence-transformers preprocessing.
 
-The library decides on prompts, chat templates, special tokens and pairs; this module only keeps it
-from cutting long texts in silence, and from padding.
+The library applies prompts, chat templates, special tokens and pairs; this module only prevents
+silent truncation of long texts, and padding.
 """
 
 import logging
@@ -20,7 +20,7 @@ Model = SentenceTransformer | CrossEncoder
 
 @dataclass(frozen=True, slots=True)
 class EncodedText:
-    """One input as ids. `prompt_length` is given where pooling leaves the prompt's tokens out."""
+    """One input as ids. `prompt_length` is set if pooling excludes the prompt's tokens."""
 
     token_ids: list[int]
     type_ids: list[int] | None = None
@@ -29,12 +29,12 @@ class EncodedText:
 
     @property
     def num_tokens(self) -> int:
-        """Its length."""
+        """Length in tokens."""
         return len(self.token_ids)
 
 
 class TextEncoder:
-    """Turns inputs into ids for one model."""
+    """Encodes inputs as ids for one model."""
 
     def __init__(self, model: Model, max_tokens: int, vocabulary: int) -> None:
         self._model = model
@@ -43,17 +43,17 @@ class TextEncoder:
         self._vocabulary = vocabulary
 
     def encode(self, request: Embed) -> list[EncodedText]:
-        """Make ids. Raises InvalidParameter, or PromptTooLong when nothing may be cut."""
+        """Encode inputs. Raises InvalidParameter, or PromptTooLong if truncation is refused."""
         prompt = self._prompt(request.prompt_name)
-        places = [
+        text_indices = [
             index
             for index, text_input in enumerate(request.inputs)
             if not isinstance(text_input, list)
         ]
         preprocessed = self._preprocess(
-            [request.inputs[index] for index in places], prompt, cut_at=None
+            [request.inputs[index] for index in text_indices], prompt, cut_at=None
         )
-        encoded = dict(zip(places, preprocessed, strict=True))
+        encoded = dict(zip(text_indices, preprocessed, strict=True))
         for index, text_input in enumerate(request.inputs):
             if isinstance(text_input, list):
                 encoded[index] = self._from_ids(text_input, request.field)
@@ -118,12 +118,12 @@ class TextEncoder:
             return EncodedText(
                 text_input[-count:] if truncation is Truncation.LEFT else text_input[:count]
             )
-        usual_side = self._tokenizer.truncation_side
+        previous_side = self._tokenizer.truncation_side
         self._tokenizer.truncation_side = truncation.value
         try:
             return self._preprocess([text_input], prompt, cut_at=count)[0]
         finally:
-            self._tokenizer.truncation_side = usual_side
+            self._tokenizer.truncation_side = previous_side
 
     def _too_long(self, num_tokens: int, index: int, field: str) -> PromptTooLong:
         return PromptTooLong(

@@ -1,11 +1,11 @@
-"""Recorded decodes: a step with one token of each sequence, as one CUDA graph.
+"""Decode graphs: captures a step with one token of each sequence as one CUDA graph.
 
 A decode of a small batch is hundreds of short kernels; launching them one by one takes the host
-longer than running them takes the device. A recording is launched as a whole, always with the
-same tensors, so a step's numbers are copied into these first; rows without use are padding:
+longer than running them takes the device. A graph is replayed as a whole, always with the same
+tensors, so a step's numbers are copied into these first; unused rows are padding:
 
-    numbers  [rows, 4 + blocks]   id | position | slot | tokens seen | blocks ...
-    sampled  [rows]               what the last step sampled, for ids that are promises
+    numbers  [rows, 4 + blocks]   id | position | slot | context length | blocks ...
+    sampled  [rows]               the last step's tokens, for ids that are placeholders
     logits   [rows, vocabulary]   float32
 """
 
@@ -31,21 +31,22 @@ from container.model.reference_check import WHOLE_TOLERANCE, Mismatch, logits_er
 
 log = logging.getLogger(__name__)
 
-ID, POSITION, SLOT, CONTEXT_LEN, BLOCKS = range(5)  # columns; blocks go on to the end
+ID, POSITION, SLOT, CONTEXT_LEN, BLOCKS = range(5)  # columns; blocks extend to the end
 
-# Runs something and returns what runs it again, with the same tensors.
+# Runs a function and returns a function that replays it with the same tensors.
 Capture = Callable[[Callable[[], None]], Callable[[], None]]
-# The model: ids and positions [rows], a step; returns logits [rows, vocabulary].
+# Runs the model on ids and positions [rows] with a step's metadata; returns logits [rows,
+# vocabulary].
 RunModel = Callable[[torch.Tensor, torch.Tensor, AttentionMetadata], torch.Tensor]
 
 
 def fill_placeholders(ids: torch.Tensor, sampled: torch.Tensor) -> torch.Tensor:
-    """Put sampled tokens in the place of the ids, [rows], that stand for them."""
+    """Replace placeholder ids, [rows], by the sampled tokens that they stand for."""
     return torch.where(ids < 0, sampled[(-1 - ids).clamp_(min=0)], ids)
 
 
 def default_capture_sizes(max_running: int) -> list[int]:
-    """Rows of the recordings: steps of at most twice, and later half as much again, as before."""
+    """Return the capture sizes: powers of two, and from 16 on also halfway between them."""
     sizes = {MIN_ROWS, max(MIN_ROWS, max_running)}
     size = MIN_ROWS
     while size < max_running:
@@ -55,7 +56,7 @@ def default_capture_sizes(max_running: int) -> list[int]:
 
 
 def graph_capturer() -> Capture:
-    """Make what records on the current CUDA device, all in the same memory and stream."""
+    """Create a Capture for the current CUDA device; all graphs share one pool and stream."""
     return functools.partial(_capture_graph, torch.cuda.graph_pool_handle(), torch.cuda.Stream())
 
 
@@ -65,11 +66,11 @@ def _capture_graph(
     current = torch.cuda.current_stream()
     stream.wait_stream(current)
     with torch.cuda.stream(stream):
-        run()  # libraries choose their algorithms and take their memory now
+        run()  # libraries choose their algorithms and allocate their workspaces now
         _refuse_waiting(run)
     current.wait_stream(stream)
     graph = torch.cuda.CUDAGraph()
-    # A capture that fails does not put the stream back.
+    # A capture that fails does not restore the current stream.
     with torch.cuda.stream(current), torch.cuda.graph(graph, pool=pool, stream=stream):
         run()
     replay: Callable[[], None] = graph.replay
@@ -77,9 +78,9 @@ def _capture_graph(
 
 
 def _refuse_waiting(run: Callable[[], None]) -> None:
-    """Run what is to be recorded once more, and raise RuntimeError if it waits for the device.
+    """Run the function once more, and raise RuntimeError if it waits for the device.
 
-    A capture would fail of it as well, but leave torch's allocator as if it went on for ever.
+    A capture would fail, too, but leave torch's allocator in capture mode for good.
     """
     torch.cuda.set_sync_debug_mode("error")
     try:
@@ -89,13 +90,13 @@ def _refuse_waiting(run: Callable[[], None]) -> None:
 
 
 def capture_nothing(run: Callable[[], None]) -> Callable[[], None]:
-    """Stand in for a recording where there is no CUDA: run it all again."""
+    """Implement Capture without CUDA: a replay runs the function again."""
     run()
     return run
 
 
 class DecodeGraphs:
-    """Owns the recordings of one forward pass and the tensors that they read and write."""
+    """Owns the graphs of one forward pass and the tensors that they read and write."""
 
     def __init__(
         self,
@@ -108,9 +109,10 @@ class DecodeGraphs:
         device: torch.device,
         kernels: AttentionKernels,
     ) -> None:
-        """`sizes` are rows, `max_blocks` those of the longest sequence.
+        """Allocate the graphs' tensors.
 
-        `kernels` attend to decodes.
+        `sizes` are numbers of rows; `max_blocks` is the number of blocks of the longest sequence;
+        `kernels` compute attention.
         """
         self._run_model = run_model
         self._cache = cache
@@ -123,34 +125,34 @@ class DecodeGraphs:
         self._logits = torch.zeros(rows, vocabulary, dtype=torch.float32, device=device)
 
     def capture(self, capture: Capture, progress: Callable[[str], None]) -> None:
-        """Record all sizes, the largest first, whose memory the others use again."""
+        """Capture all sizes, the largest first, so that the smaller ones reuse its memory."""
         for index, size in enumerate(reversed(self._sizes), 1):
-            progress(f"recording decodes ({index} of {len(self._sizes)}: {size} sequences)")
+            progress(f"capturing CUDA graphs ({index} of {len(self._sizes)}: {size} sequences)")
             self._numbers.copy_(_padding(self._numbers.shape, self._cache))
             self._replays[size] = capture(functools.partial(self._run, size))
 
     def check(self, run: Callable[[ForwardPlan], torch.Tensor]) -> None:
-        """Compare each recording with what `run` gives. Raises Mismatch."""
+        """Compare each graph's logits with those of `run`. Raises Mismatch."""
         smaller = 0
         for size in self._sizes:
-            # With a row of padding, where that does not fit the next smaller one.
+            # Include a padding row, unless the next smaller graph would then be used.
             plan = trial_plan(size - 1 if size - 1 > smaller >= MIN_ROWS else size, self._cache)
             smaller = size
             expected = run(plan).clone()
             off = logits_error(self.replay(plan, None), expected)
             if not off <= WHOLE_TOLERANCE:
                 raise Mismatch(
-                    f"a recording of {size} rows is off by {off:.2g} (limit {WHOLE_TOLERANCE})"
+                    f"the CUDA graph of {size} rows is off by {off:.2g} (limit {WHOLE_TOLERANCE})"
                 )
 
     def fits(self, plan: ForwardPlan) -> bool:
-        """Whether a recording can stand in for a step."""
+        """Whether a graph can replay this step."""
         rows = len(plan.token_ids)
         is_decode = plan.num_decodes == rows and not plan.has_adapters
         return is_decode and rows <= self._sizes[-1] and plan.num_placeholders <= len(self._sampled)
 
     def replay(self, plan: ForwardPlan, sampled: torch.Tensor | None) -> torch.Tensor:
-        """Return the logits of all rows of a step that fits, until the next pass."""
+        """Replay a step that `fits`; return the logits of all rows, valid until the next pass."""
         rows = len(plan.token_ids)
         size = next(size for size in self._sizes if size >= rows)
         numbers = _padding((size, self._numbers.shape[1]), self._cache)
@@ -176,7 +178,7 @@ class DecodeGraphs:
             numbers[:, CONTEXT_LEN].contiguous(),
             numbers[:, BLOCKS:].contiguous(),
         )
-        # What torch's kernel does not do, the reference does, which goes by groups.
+        # The group is for the reference, which serves what torch's kernel does not support.
         group = DecodeGroup(0, size, blocks.long(), context_lens.long())
         tables, decodes = None, None
         if self._kernels.decodes is Kernel.TRITON:
@@ -189,7 +191,7 @@ class DecodeGraphs:
 
 
 def trial_plan(rows: int, cache: KVCache) -> ForwardPlan:
-    """Decodes that see up to a block of the cache, whatever it holds; several may share one."""
+    """Create decodes with contexts of up to one block of arbitrary content, possibly shared."""
     context_lens = [1 + row % cache.block_size for row in range(rows)]
     blocks = [row // cache.block_size % cache.scratch_block for row in range(rows)]
     return ForwardPlan(
@@ -208,7 +210,7 @@ def trial_plan(rows: int, cache: KVCache) -> ForwardPlan:
 
 
 def _padding(shape: tuple[int, ...], cache: KVCache) -> torch.Tensor:
-    """Rows that write to the scratch block and see one token of it."""
+    """Create rows that write to the scratch block and attend to one token of it."""
     rows = torch.zeros(shape, dtype=torch.int32)
     rows[:, SLOT] = cache.scratch_block * cache.block_size
     rows[:, CONTEXT_LEN] = 1

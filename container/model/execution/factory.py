@@ -1,4 +1,4 @@
-"""Makes the runner for a loaded model, with its cache, and captures its decodes."""
+"""Creates the runner of a loaded model, with its cache, and captures its decode graphs."""
 
 from collections.abc import Callable
 
@@ -22,10 +22,10 @@ from container.model.parallel.tensor_parallel import is_tensor_parallel
 def capture_sizes(
     requested: tuple[int, ...] | None, model: LoadedModel, max_running: int
 ) -> list[int]:
-    """Rows of the decodes that are to be recorded as CUDA graphs; none where that cannot be.
+    """Return the batch sizes (rows) of decodes to capture as CUDA graphs; none if unsupported.
 
-    `wanted` are numbers of sequences, None the usual ones. What several ranks do is recorded only
-    on demand: a recording that fails on one of them would leave the others waiting.
+    `requested` are numbers of sequences; None means `default_capture_sizes`. With several ranks
+    graphs are captured only on request: a capture that fails on one rank leaves the others waiting.
     """
     if model.device.type != "cuda" or not model.can_capture:
         return []
@@ -41,7 +41,7 @@ def capture_decodes(
     device: torch.device,
     progress: Callable[[str], None],
 ) -> None:
-    """Record decodes of these rows; with several ranks all of them must call it."""
+    """Capture decodes of these sizes; with several ranks all of them must call it."""
     if sizes:
         with torch.cuda.device(device):
             forward.capture(sizes, max_blocks, graph_capturer(), progress)
@@ -56,14 +56,14 @@ def make_runner(
     broadcast: Callable[[ForwardPlan], None] | None = None,
     overlaps: bool = False,
 ) -> ModelRunner:
-    """Make what executes the engine's batches, with the cache that the engine counts on.
+    """Create the runner of the engine's batches, with a cache of the engine's size.
 
-    `broadcast` hands the plan of each pass to the other ranks. `overlaps`: a step begins before the
-    last one is read; a model with its own cache goes without.
+    `broadcast` sends the plan of each pass to the other ranks. `overlaps`: a step begins before the
+    previous one's output is read; not supported with the transformers cache.
     """
     if model.layers is None:
-        kind = VisionRunner if model.is_multimodal else HFCacheRunner
-        return kind(
+        runner_class = VisionRunner if model.is_multimodal else HFCacheRunner
+        return runner_class(
             model.module, model.device, end_token_ids=end_token_ids,
             cpu_kernels=model.cpu_kernels, lora_layers=lora_layers,
         )  # fmt: skip
@@ -84,7 +84,7 @@ def make_forward(
     *,
     num_slots: int = 0,
 ) -> ForwardPass:
-    """Make the cache of a paged model, with slots on the host, and what runs it."""
+    """Create the forward pass of a paged model, with its KV cache and host memory slots."""
     assert model.layers is not None
     cache = KVCache(
         model.layers,

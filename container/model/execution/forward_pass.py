@@ -1,4 +1,4 @@
-"""A forward pass: makes tensors of a step's plan and runs the model."""
+"""The forward pass: creates the tensors of a step's plan and runs the model."""
 
 import logging
 from collections.abc import Callable
@@ -29,7 +29,7 @@ log = logging.getLogger(__name__)
 
 
 class ForwardPass:
-    """Makes tensors from a plan and runs the model; each process with a part of it has one."""
+    """Creates tensors from a plan and runs the model; one per rank."""
 
     def __init__(
         self,
@@ -55,14 +55,14 @@ class ForwardPass:
 
     @property
     def has_graphs(self) -> bool:
-        """Whether decodes are CUDA graphs."""
+        """Whether decodes run as CUDA graphs."""
         return self._graphs is not None
 
     @torch.inference_mode()
     def capture(
         self, sizes: list[int], max_blocks: int, capture: Capture, progress: Callable[[str], None]
     ) -> None:
-        """Record decodes of so many rows; the log says if that cannot be, or does not agree."""
+        """Capture decodes of these numbers of rows; on failure or mismatch, log and go eager."""
         decode_graphs = DecodeGraphs(
             self._call,
             self.cache,
@@ -74,28 +74,28 @@ class ForwardPass:
         )
         if self._phase is not None:
             self._phase.num_decodes = max(sizes)
-        works = True
+        is_captured = True
         try:
             decode_graphs.capture(capture, progress)
             decode_graphs.check(self.run)
-        except Exception as error:  # whatever a model does that cannot be recorded
-            log.warning("decodes are not recorded: %s", one_line(error))
-            works = False
+        except Exception as error:  # a model's code can fail to capture in many ways
+            log.warning("CUDA graph capture failed, decoding eagerly: %s", one_line(error))
+            is_captured = False
         if self._is_tensor_parallel:
-            works = bool(least_over_ranks(int(works)))
-        if works:
+            is_captured = bool(least_over_ranks(int(is_captured)))
+        if is_captured:
             self._graphs = decode_graphs
 
     @torch.inference_mode()
     def run(self, plan: ForwardPlan, sampled: torch.Tensor | None = None) -> torch.Tensor:
-        """Return the wanted logits [rows, vocabulary] in float32, until the next pass.
+        """Return the plan's logit rows, float32 [rows, vocabulary], valid until the next pass.
 
-        `sampled` is what the plan's promises are about; rank 0 alone has it.
+        `sampled` has the tokens for the plan's placeholders; only rank 0 has it.
         """
         if self._device.type == "cuda":
-            torch.cuda.set_device(self._device)  # the engine's thread is not the one that loads
+            torch.cuda.set_device(self._device)  # the engine's thread is not the loading thread
         if plan.copies:
-            assert self.host is not None, "a slot that nobody has"
+            assert self.host is not None, "block copies without host memory slots"
             self.host.copy_blocks(plan.copies)
         if self._lora_layers is not None:
             self._lora_layers.begin(plan.adapters)
@@ -122,7 +122,7 @@ class ForwardPass:
         step: AttentionMetadata,
         rows: torch.Tensor | int = 0,
     ) -> torch.Tensor:
-        """Run the model; return logits [rows, vocabulary] in float32. No rows: all of them."""
+        """Run the model; return logits [rows, vocabulary] in float32. `rows` 0: all of them."""
         output = self._model(
             input_ids=ids[None],
             position_ids=positions[None],

@@ -1,9 +1,9 @@
-"""The slower path: a runner for models whose attention cannot be paged.
+"""The transformers cache fallback (slower): a runner for models whose attention cannot be paged.
 
-ALiBi, encoders with decoders, linear attention and other inventions: each sequence is run by itself
-and keeps the cache that the model makes, so nothing is known here of what is in it. The engine's
-blocks then only count tokens. A cache that is not plain keys and values is not filled in pieces
-either: the prompt waits until its last chunk is scheduled, and is computed as a whole.
+For ALiBi, encoder-decoders, linear attention and others: each sequence runs by itself with a cache
+that the model creates, whose content is opaque here. The engine's blocks then only count tokens. A
+cache that is not plain keys and values is not filled in chunks either: the prompt waits until its
+last chunk is scheduled, and is computed as a whole.
 """
 
 import functools
@@ -23,15 +23,15 @@ from container.model.lora.layers import LoraLayers
 from container.model.reference_check import Reference
 from container.model.sampling.sampler import Sampler
 
-# What models call their cache, in their outputs and in their arguments.
+# Names of a model's cache, in its outputs and its arguments.
 CACHE_NAMES = ("past_key_values", "cache_params", "state")
 
-# Of the ids that a cache is checked on, those that come one by one.
+# Of the ids of a cache check, the number that are decoded one by one.
 NUM_DECODED = 6
 
 
 class Progress:
-    """How far a sequence is in the model's own cache."""
+    """The model's own cache of one sequence, and the number of tokens computed in it."""
 
     def __init__(self, num_preemptions: int) -> None:
         self.num_preemptions = num_preemptions
@@ -40,7 +40,7 @@ class Progress:
 
 
 class HFCacheRunner(SyncModelRunner):
-    """Implements the engine's ModelRunner, one sequence after another."""
+    """Implements the engine's ModelRunner; runs one sequence after another."""
 
     def __init__(
         self,
@@ -63,7 +63,7 @@ class HFCacheRunner(SyncModelRunner):
 
     @functools.cached_property
     def _in_chunks(self) -> bool:
-        """Whether the cache is plain keys and values, so that a prompt may come in pieces."""
+        """Whether the cache is plain keys and values, so that prompts can be chunked."""
         if self._has_encoder:
             return False
         cache = self._model(input_ids=self._tensor([0]), use_cache=True).get(CACHE_NAMES[0])
@@ -91,12 +91,12 @@ class HFCacheRunner(SyncModelRunner):
     def advance(self, item: ScheduledSequence) -> tuple[torch.Tensor, list[float]]:
         """Compute a sequence up to an item's end.
 
-        Returns logits [rows, vocabulary] in float32, the last row that of the last token, and the
-        log-probabilities of the prompt tokens that follow a computed one, if they are wanted.
+        Returns logits [rows, vocabulary] in float32, whose last row is the last token's, and the
+        log-probabilities of the prompt tokens that follow a computed one, if requested.
         """
         sequence = item.sequence
         if self._lora_layers is not None:
-            self._lora_layers.begin([(sequence.adapter, 1)])  # the same for all its rows
+            self._lora_layers.begin([(sequence.adapter, 1)])  # one adapter for all rows
         progress = self._known.get(sequence)
         if progress is None or progress.num_preemptions != sequence.num_preemptions:
             progress = self._known[sequence] = Progress(sequence.num_preemptions)
@@ -113,12 +113,12 @@ class HFCacheRunner(SyncModelRunner):
         return logits, self._sampler.token_logprobs(logits[:num_scores], following).tolist()
 
     def _read_on(self, progress: Progress, item: ScheduledSequence, num_rows: int) -> torch.Tensor:
-        """Run the ids that are not computed; return the last rows of logits."""
+        """Run the ids that are not computed yet; return the last `num_rows` rows of logits."""
         ids = item.sequence.token_ids[progress.num_computed : item.end]
         return self._forward(progress, num_rows, input_ids=self._tensor(ids))
 
     def _decode(self, progress: Progress, item: ScheduledSequence) -> torch.Tensor:
-        """The prompt goes through the encoder once, the completion through the decoder."""
+        """Run the prompt through the encoder once, and the completion through the decoder."""
         sequence = item.sequence
         if "encoder_outputs" not in progress.kept:
             encoder = self._model.get_encoder()
@@ -141,7 +141,7 @@ class HFCacheRunner(SyncModelRunner):
         return logits.float()
 
     def _forget_the_ended(self) -> None:
-        """Free the caches of finished and preempted sequences now, not when they are collected."""
+        """Free the caches of finished and preempted sequences before garbage collection does."""
         for sequence in list(self._known):
             if sequence.state is not SequenceState.RUNNING:
                 del self._known[sequence]
@@ -151,7 +151,7 @@ class HFCacheRunner(SyncModelRunner):
 
 
 def decoder_start(model: PreTrainedModel) -> list[int]:
-    """What a decoder with an encoder is given before its first token."""
+    """Return the ids that an encoder-decoder's decoder starts with."""
     for settings in (model.generation_config, model.config):
         start = getattr(settings, "decoder_start_token_id", None)
         start = start if start is not None else getattr(settings, "bos_token_id", None)
@@ -168,7 +168,7 @@ def check_hf_cache(
     device: torch.device,
     kind: type[HFCacheRunner] = HFCacheRunner,
 ) -> None:
-    """Compare what the cache gives with a pass without it, on a prompt. Raises Mismatch."""
+    """Compare decoding with the cache to a pass without it, on a prompt. Raises Mismatch."""
     prompt_len = len(ids) - NUM_DECODED
     whole = torch.tensor([ids], device=device)
 
@@ -192,7 +192,7 @@ def check_hf_cache(
 def memory_needs(
     model: PreTrainedModel, device: torch.device, kind: type[HFCacheRunner] = HFCacheRunner
 ) -> tuple[int, int]:
-    """Bytes for each token and for each sequence, as the model's cache has them."""
+    """Measure the bytes per token and per sequence of the model's cache."""
     short, long = 8, 24
     sizes = []
     for count in (short, long):
@@ -210,7 +210,7 @@ def _sequence(ids: list[int], prompt_len: int) -> Sequence:
 
 
 def _num_bytes(value: object, seen: set[int]) -> int:
-    """Bytes of all tensors in a cache, whatever it is made of."""
+    """Sum the bytes of all tensors in a cache of any structure."""
     if id(value) in seen:
         return 0
     seen.add(id(value))

@@ -18,15 +18,15 @@ from container.model.sampling.sampler import PendingSamples, Sampler
 
 log = logging.getLogger(__name__)
 
-# What torch raises when memory is not enough, or when a kernel or the hardware has failed.
+# torch's errors for too little memory, and for a failed kernel or failed hardware.
 DEVICE_ERRORS = (torch.OutOfMemoryError, torch.AcceleratorError)
 
 
 class TorchModelRunner:
     """Implements the engine's ModelRunner for a transformers causal language model.
 
-    `broadcast` hands each plan to the other processes that have a part of the model. With
-    `overlaps` nothing here waits for the device but the reading of a step.
+    `broadcast` sends each plan to the other ranks. With `overlaps` nothing here waits for the
+    device except reading a step's output.
     """
 
     def __init__(
@@ -43,11 +43,11 @@ class TorchModelRunner:
         self.sampler = Sampler(end_token_ids, kernels=cpu_kernels, reads_logits=not overlaps)
         self._broadcast = broadcast
         self._is_out_of_step = False
-        # What the last step has sampled, where the logits are: promises of the next are about it.
+        # The last step's sampled tokens, on the device; the next plan's placeholders refer to them.
         self._sampled: torch.Tensor | None = None
 
     def execute(self, batch: Batch) -> PendingStep:
-        """Run a forward pass, or queue it."""
+        """Run a forward pass, or queue it on the device."""
         sampling = [item for item in batch.items if item.samples]
         scoring = [item for item in batch.items if item.num_prompt_logprobs]
         with _naming(batch):
@@ -55,7 +55,7 @@ class TorchModelRunner:
         return _TorchStep(self, logits, batch, sampling, scoring)
 
     def sample_async(self, logits: torch.Tensor, sequences: list[Sequence]) -> PendingSamples:
-        """Pick the sequences' next tokens, to which the promises of the next plan refer."""
+        """Sample the sequences' next tokens, to which the next plan's placeholders refer."""
         samples = self.sampler.sample_async(logits, sequences)
         self._sampled = samples.token_ids
         return samples
@@ -83,7 +83,10 @@ class TorchModelRunner:
         if self._broadcast is None:
             return self.forward.run(plan, sampled)
         if self._is_out_of_step:
-            raise RuntimeError("the ranks are out of step, since a pass has failed on one of them")
+            raise RuntimeError(
+                "the ranks are out of step because a pass failed on one of them; the engine must "
+                "restart"
+            )
         self._is_out_of_step = True
         self._broadcast(plan)
         logits = self.forward.run(plan, sampled)
@@ -92,7 +95,7 @@ class TorchModelRunner:
 
 
 class _TorchStep:
-    """A step whose pass has been begun. `logits` are those that `make_plan` names."""
+    """A step whose pass has begun. `logits` are those that `make_plan` names."""
 
     def __init__(
         self,
@@ -113,7 +116,7 @@ class _TorchStep:
 
     @torch.inference_mode()
     def sample(self, batch: Batch) -> None:
-        """Pick the next tokens of these items, and score the prompts' tokens."""
+        """Sample the next tokens of these items, and compute prompt log-probabilities."""
         with _naming(batch):
             self._sample(batch)
         del self._logits  # the next pass needs the memory
@@ -136,12 +139,12 @@ class _TorchStep:
             self._samples = self._runner.sample_async(logits, _sampled_sequences(self._sampling))
 
     def _left(self) -> tuple[list[int], list[ScheduledSequence]]:
-        """Rows of the sampling items that still go on, and these items. None has a draft."""
+        """Return the sampling items that are not stale, and their rows. None has a draft."""
         rows = [row for row, item in enumerate(self._sampling) if not item.is_stale]
         return rows, [self._sampling[row] for row in rows]
 
     def get_output(self) -> StepOutput:
-        """Wait for what was sampled."""
+        """Wait for the sampled tokens and return them."""
         with _naming(self._batch):
             sampled = self._samples.get_output() if self._samples is not None else []
             self._host_copy.wait()
@@ -150,7 +153,7 @@ class _TorchStep:
 
 @contextmanager
 def _naming(batch: Batch) -> Iterator[None]:
-    """Name the requests of a step if the device fails in it."""
+    """Log the requests of a step if the device fails in it."""
     try:
         yield
     except DEVICE_ERRORS as error:
@@ -159,7 +162,7 @@ def _naming(batch: Batch) -> Iterator[None]:
 
 
 def _log_requests(batch: Batch, error: Exception) -> None:
-    """Name the requests of a step that the device could not run, the largest first."""
+    """Log the requests of a step that the device could not run, the largest first."""
     items = sorted(batch.items, key=lambda item: -item.end)
     requests = ", ".join(
         f"request {item.sequence.request_id} of {item.sequence.frontend_id.decode() or 'nobody'} "
@@ -168,21 +171,21 @@ def _log_requests(batch: Batch, error: Exception) -> None:
     )
     if isinstance(error, torch.OutOfMemoryError):
         log.error(
-            "out of memory in a step of %d tokens: %s; the table at the start says what takes the "
-            "memory, and CUDA_MEMORY_FRACTION or MAX_BATCH_PREFILL_TOKENS change it",
+            "out of memory in a step of %d tokens: %s; the table in the log at start shows the "
+            "memory use; lower CUDA_MEMORY_FRACTION or MAX_BATCH_PREFILL_TOKENS",
             batch.num_tokens, requests,
         )  # fmt: skip
         return
     log.error(
-        "the GPU failed in a step of %d tokens, or in the one after it: %s; the kernel's log "
-        "(dmesg) may have an Xid of this time, which says whether the hardware or a kernel is at "
+        "the GPU failed in a step of %d tokens, or in the one after it: %s; look in the kernel's "
+        "log (dmesg) for an Xid of this time, which shows whether the hardware or a kernel is at "
         "fault: %s",
         batch.num_tokens, requests, one_line(error),
     )  # fmt: skip
 
 
 def _sampled_sequences(sampling: list[ScheduledSequence]) -> list[Sequence]:
-    """What each row of sampled logits belongs to: a sequence, or what its draft makes of it."""
+    """Return the sequence of each row of sampled logits; rows of a draft get a copy with it."""
     sequences = []
     for item in sampling:
         sequences.append(item.sequence)
@@ -193,7 +196,7 @@ def _sampled_sequences(sampling: list[ScheduledSequence]) -> list[Sequence]:
 def _score_prompts(
     sampler: Sampler, scoring: list[ScheduledSequence], logits: torch.Tensor
 ) -> list[tuple[ScheduledSequence, torch.Tensor]]:
-    """The log-probability of each prompt token that follows a computed one."""
+    """Compute the log-probability of each prompt token that follows a computed one."""
     scores = []
     row = 0
     for item in scoring:

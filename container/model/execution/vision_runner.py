@@ -1,8 +1,8 @@
-"""Vision-language models: the model's own forward pass merges images and text and places both.
+"""Vision-language models: the model's own forward pass merges images and text.
 
-What a step gives the model is made by the model's own `prepare_inputs_for_generation`, as
-`generate` has it: image embeddings, three-dimensional positions and masks differ from family to
-family, and none of them is known here.
+The model's own `prepare_inputs_for_generation` creates the inputs of each step, as in `generate`:
+image embeddings, three-dimensional positions and masks differ between families, and this module
+depends on none of them.
 """
 
 import functools
@@ -18,7 +18,7 @@ from container.messages.engine import ImageTensors, SamplingParams, Tensor
 from container.model.execution.hf_cache_runner import HFCacheRunner, Progress
 from container.model.reference_check import Reference
 
-# What has a number for each token of the prompt: its kind, text being 0.
+# The input with the type of each prompt token; text is 0.
 TOKEN_TYPES = "token_type_ids"
 PIXELS = "pixel_values"
 
@@ -28,11 +28,11 @@ class VisionRunner(HFCacheRunner):
 
     @functools.cached_property
     def _in_chunks(self) -> bool:
-        """Never: all images of a prompt go in with all of its ids."""
+        """False: all images of a prompt are processed together with all of its ids."""
         return False
 
     def _read_on(self, progress: Progress, item: ScheduledSequence, num_rows: int) -> torch.Tensor:
-        """Run the ids that are not computed; return the last rows of logits."""
+        """Run the ids that are not computed yet; return the last `num_rows` rows of logits."""
         sequence, start = item.sequence, progress.num_computed
         ids = self._tensor(sequence.token_ids[: item.end])
         if start == 0:
@@ -53,7 +53,10 @@ class VisionRunner(HFCacheRunner):
         return logits.float()
 
     def _begin(self, sequence: Sequence, ids: torch.Tensor) -> dict[str, Any]:
-        """What `generate` would start with; after a preemption the completion is read, too."""
+        """Create the inputs that `generate` starts with.
+
+        After a preemption, `ids` include the completion.
+        """
         model_kwargs: dict[str, Any] = {"use_cache": True}
         model_kwargs |= tensors_of(sequence.images, ids.shape[1], self._model.dtype, self._device)
         if "position_ids" in inspect.signature(self._model.forward).parameters:
@@ -66,7 +69,7 @@ class VisionRunner(HFCacheRunner):
 def tensors_of(
     images: ImageTensors, num_ids: int, dtype: torch.dtype, device: torch.device
 ) -> dict[str, torch.Tensor]:
-    """The model's inputs; kinds of tokens are continued as text up to `num_ids`."""
+    """Convert images to the model's inputs; token types are padded as text up to `num_ids`."""
     tensors = {
         name: _tensor(image_tensor, dtype).to(device) for name, image_tensor in images.items()
     }
@@ -93,9 +96,9 @@ def check_images(
     images: ImageTensors,
     device: torch.device,
 ) -> None:
-    """Compare what a prompt with images gives step by step with one pass. Raises Mismatch.
+    """Compare a prompt with images, decoded step by step, with a single pass. Raises Mismatch.
 
-    `ids` follow the prompt, one by one.
+    `ids` follow the prompt, one per step.
     """
     ids = prompt_ids + ids
 

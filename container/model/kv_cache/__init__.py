@@ -1,1 +1,1 @@
-"""The paged KV cache on the device, and its blocks that wait in the host's memory."""
+"""The paged KV cache on the device, and its offloaded blocks in host memory."""

@@ -1,9 +1,9 @@
 """The paged KV cache's tensors, one pair for each layer.
 
-A layer's keys are [num_blocks * kv_heads, block_size, head_dim]: all that one head keeps in a block
-is contiguous, so that gathering a sequence's blocks copies large pieces and gives the operand of a
-batched product as it is. Block ids come from the engine; one block past its last, the scratch
-block, takes what padding tokens write.
+A layer's keys are [num_blocks * kv_heads, block_size, head_dim]: a head's part of a block is
+contiguous, so that gathering a sequence's blocks copies large pieces and yields the operand of a
+batched GEMM directly. Block ids come from the engine; padding tokens write to the scratch block,
+one past the engine's last.
 """
 
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ FP8 = {torch.float8_e4m3fn, torch.float8_e5m2}
 
 @dataclass(frozen=True, slots=True)
 class LayerShape:
-    """What one layer keeps for a token, and on which device, if not where inputs go."""
+    """Shape of one layer's cache entry for a token; `device`, if not the inputs' device."""
 
     kv_heads: int
     key_dim: int
@@ -27,7 +27,7 @@ class LayerShape:
 
     @property
     def numbers_per_token(self) -> int:
-        """Numbers, not bytes."""
+        """Elements (not bytes) per token."""
         return self.kv_heads * (self.key_dim + self.value_dim)
 
 
@@ -60,18 +60,18 @@ class KVCache:
     def write(
         self, layer: int, keys: torch.Tensor, values: torch.Tensor, slots: torch.Tensor
     ) -> None:
-        """Store new tokens' keys and values, [tokens, kv_heads, dim], at [tokens, kv_heads]."""
+        """Store keys and values, [tokens, kv_heads, dim], at rows `slots`, [tokens, kv_heads]."""
         _put(self.keys[layer], slots, keys)
         _put(self.values[layer], slots, values)
 
     def as_stored(self, states: torch.Tensor) -> torch.Tensor:
-        """What would be read if it had been written: rounded to the cache's format."""
+        """Round states to the cache's format, as writing and reading them back would."""
         return _to_fp8(states, self.dtype).to(states.dtype) if self.dtype in FP8 else states
 
     def gather(
         self, layer: int, rows: torch.Tensor, num_sequences: int, dtype: torch.dtype
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Read whole blocks as [sequences * kv_heads, blocks * block_size, dim], twice.
+        """Read whole blocks of keys and values: [sequences * kv_heads, blocks * block_size, dim].
 
         `rows` is [sequences * kv_heads * blocks]: block id * kv_heads + head.
         """
@@ -90,7 +90,7 @@ def bytes_per_token(shapes: list[LayerShape], dtype: torch.dtype) -> int:
 
 
 def fill_stale(tensor: torch.Tensor) -> None:
-    """Fill a new cache with numbers as an earlier sequence could have left them, in place."""
+    """Fill a new cache in place with random numbers, like those that earlier sequences leave."""
     generator = torch.Generator().manual_seed(0)
     row = torch.randn(tensor.shape[1:], generator=generator) * 3
     tensor.view(torch.uint8 if tensor.dtype in FP8 else tensor.dtype)[:] = (
@@ -99,12 +99,12 @@ def fill_stale(tensor: torch.Tensor) -> None:
 
 
 def _to_fp8(states: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-    # The conversion makes infinities or NaN of what is too large; attention wants the largest.
+    # The conversion turns values that are too large into infinity or NaN; clamp them instead.
     limit = torch.finfo(dtype).max
     return states.clamp(-limit, limit).to(dtype)
 
 
-# Indexing is not written for numbers of eight bits, but for bytes.
+# torch implements indexing for bytes, but not for FP8 formats.
 
 
 def _put(cache: torch.Tensor, slots: torch.Tensor, states: torch.Tensor) -> None:
@@ -127,6 +127,6 @@ def _flat(cache: torch.Tensor) -> torch.Tensor:
 def _zeros(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> torch.Tensor:
     if device.type != "cpu":
         return torch.zeros(shape, dtype=dtype, device=device)
-    # numpy asks the kernel for zero pages, which take memory only once they are written.
+    # numpy gets zero pages from the kernel, which take memory only once they are written.
     nbytes = int(np.prod(shape)) * dtype.itemsize
     return torch.from_numpy(np.zeros(nbytes, np.uint8)).view(dtype).view(shape)

@@ -1,7 +1,7 @@
-"""Blocks of the KV cache in the host's memory: where prefixes go that the cache has no room for.
+"""KV offloading: copies blocks of the KV cache to host memory and back.
 
-A slot holds all that the layers keep in one block, side by side, so that it crosses the bus in one
-piece. On the device, blocks are packed into such pieces first:
+A slot holds one block of all layers contiguously, so that it crosses the bus in one copy. On the
+device, blocks are packed into that form first:
 
     layers' keys and values  <->  staging [blocks, bytes of a block]  <->  slots, pinned
 """
@@ -15,14 +15,14 @@ from container.engine.schedule import BlockCopy
 from container.model.async_copy import to_device
 from container.model.kv_cache.cache import KVCache
 
-# Blocks that are packed at a time.
+# Blocks packed at a time.
 STAGED = 32
-# torch rounds pinned memory up to a power of two, so it is taken in pieces.
+# torch rounds pinned allocations up to a power of two, so the slots are allocated in pieces.
 PIECE_BYTES = 1 << 30
 
 
 class HostCache:
-    """Owns the slots; all layers of the cache lie on one device."""
+    """Owns the host memory slots; all layers of the cache are on one device."""
 
     def __init__(self, cache: KVCache, num_slots: int, device: torch.device) -> None:
         self._device = device
@@ -41,9 +41,9 @@ class HostCache:
 
     @torch.inference_mode()
     def copy_blocks(self, copies: Sequence[BlockCopy]) -> None:
-        """Make copies, in their order; on a device they are queued."""
-        for to_host, same_way in groupby(copies, key=lambda block_copy: block_copy.to_host):
-            for part in _in_parts(list(same_way)):
+        """Run block copies in order; on a GPU they are queued."""
+        for to_host, run in groupby(copies, key=lambda block_copy: block_copy.to_host):
+            for part in _in_parts(list(run)):
                 if to_host:
                     self._to_host(part)
                 else:
@@ -75,7 +75,7 @@ class HostCache:
 
 
 def _host_memory(num_slots: int, size: int, device: torch.device) -> torch.Tensor:
-    """Memory of slots, [slots, size], which a GPU's copies reach without help."""
+    """Allocate slots, [slots, size] bytes, pinned for asynchronous copies of a GPU."""
     return torch.empty(num_slots, size, dtype=torch.uint8, pin_memory=device.type == "cuda")
 
 
@@ -85,6 +85,6 @@ def _by_block(cache: torch.Tensor, kv_heads: int) -> torch.Tensor:
 
 
 def _in_parts(copies: list[BlockCopy]) -> Iterator[list[BlockCopy]]:
-    """Cut into runs that fit the staging memory."""
+    """Split copies into runs that fit the staging buffer."""
     for start in range(0, len(copies), STAGED):
         yield copies[start : start + STAGED]

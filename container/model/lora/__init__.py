@@ -1,1 +1,1 @@
-"""LoRA adapters: their files, their layers in a model, and which are in memory."""
+"""LoRA adapters: checkpoints, layers and the manager of loaded adapters."""

@@ -1,7 +1,8 @@
-"""Reading a LoRA adapter as peft saves it: `adapter_config.json` and `adapter_model.safetensors`.
+"""Reads LoRA adapters in peft's format: `adapter_config.json` and `adapter_model.safetensors`.
 
-The update of a layer is x A^T B^T times lora_alpha / r, or / sqrt(r) with `use_rslora`. What would
-change the model in another way (DoRA, biases, whole modules) is refused by its name.
+The update of a layer is x A^T B^T times lora_alpha / r, or / sqrt(r) with `use_rslora`. Options
+that change the model in another way (DoRA, biases, whole modules) are rejected with an error that
+names them.
 """
 
 import json
@@ -21,7 +22,7 @@ from container.errors import InvalidParameter
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 PREFIX = "base_model.model."
 KEY = re.compile(r"^(.*)\.lora_([AB])(?:\.default)?\.weight$")
-# Options of peft that this server does not compute, with what they must be.
+# peft options that this server does not support, with their accepted (neutral) values.
 NEUTRAL: dict[str, tuple[Any, ...]] = {
     "use_dora": (False, None),
     "bias": ("none", None),
@@ -37,7 +38,7 @@ NEUTRAL: dict[str, tuple[Any, ...]] = {
 
 @dataclass(frozen=True, slots=True)
 class LoraWeights:
-    """One layer's update: a is [rank, in_features], b is [out_features, rank], scale in b."""
+    """One layer's update: a is [rank, in_features], b is [out_features, rank], scaled."""
 
     a: torch.Tensor
     b: torch.Tensor
@@ -50,7 +51,9 @@ def read_config(folder: Path) -> dict[str, Any]:
     """Read and check adapter_config.json. Raises InvalidParameter."""
     path = folder / CONFIG
     if not path.is_file():
-        raise InvalidParameter(f"{folder}: {CONFIG} is missing, so this is no adapter", field="src")
+        raise InvalidParameter(
+            f"{folder}: {CONFIG} is missing; `src` must be an adapter in peft's format", field="src"
+        )
     try:
         config = json.loads(path.read_text())
     except ValueError as error:
@@ -64,7 +67,7 @@ def read_config(folder: Path) -> dict[str, Any]:
 
 
 def read_weights(folder: Path, shapes: Mapping[str, tuple[int, int]]) -> Weights:
-    """Read an adapter's updates by layer; `shapes` has (in, out) of each layer that can have one.
+    """Read an adapter's updates by layer; `shapes` has (in, out) of each adaptable layer.
 
     Raises InvalidParameter for layers or shapes that the model does not have.
     """
@@ -80,7 +83,9 @@ def read_weights(folder: Path, shapes: Mapping[str, tuple[int, int]]) -> Weights
     for key, tensor in tensors.items():
         match = KEY.match(key.removeprefix(PREFIX))
         if match is None:
-            raise InvalidParameter(f"{path}: {key} is no part of a LoRA update", field="src")
+            raise InvalidParameter(
+                f"{path}: tensor {key} is not a LoRA weight (lora_A or lora_B)", field="src"
+            )
         halves.setdefault(match[1], {})[match[2]] = tensor
     return {layer: _low_rank(path, layer, parts, config, shapes) for layer, parts in halves.items()}
 
@@ -97,14 +102,17 @@ def _low_rank(
             f"{path}: the model has no layer {layer} that an adapter can change", field="src"
         )
     if parts.keys() != {"A", "B"}:
-        raise InvalidParameter(f"{path}: {layer} has only one half of its update", field="src")
+        raise InvalidParameter(
+            f"{path}: {layer} has only lora_{''.join(parts)}; an update needs lora_A and lora_B",
+            field="src",
+        )
     a, b = parts["A"].float(), parts["B"].float()
     inputs, outputs = shapes[layer]
     if a.shape != (a.shape[0], inputs) or b.shape != (outputs, a.shape[0]):
         raise InvalidParameter(
             f"{path}: {layer} takes updates of {inputs} x r and r x {outputs}, not "
-            f"{a.shape[-1]} x {a.shape[0]} and {b.shape[-1]} x {b.shape[0]}; it was made for "
-            "another model",
+            f"{a.shape[-1]} x {a.shape[0]} and {b.shape[-1]} x {b.shape[0]}; the adapter was "
+            "trained for another model",
             field="src",
         )
     rank = _pattern(config.get("rank_pattern"), layer, config["r"])
@@ -114,7 +122,7 @@ def _low_rank(
 
 
 def _pattern(patterns: dict[str, float] | None, layer: str, default: float) -> float:
-    """peft's rule: a pattern must match the end of a layer's name, from a dot on."""
+    """Look up a layer's value by peft's rule: a pattern matches a name's end, after a dot."""
     for pattern, value in (patterns or {}).items():
         if re.match(rf"(.*\.)?({pattern})$", layer):
             return value

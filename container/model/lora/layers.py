@@ -1,14 +1,14 @@
-"""LoRA updates inside one batch: rows of different adapters, and of none, side by side.
+"""LoRA layers: apply the updates of different adapters, and of none, within one batch.
 
-All adapters in memory lie in one pair of matrices for each layer: A [ranks of all, in] and B [out,
-ranks of all]. A row is multiplied with A, the places of other adapters than its own are set to
-zero, and the rest goes through B:
+All loaded adapters share one pair of matrices for each layer: A [sum of ranks, in] and B [out, sum
+of ranks]. A row is multiplied with A, the columns of other adapters are masked to zero, and the
+result is multiplied with B:
 
     y = W x + B (mask * (A x))
 
-So a layer costs three more operations however many adapters a batch has, and a row without an
-adapter gets an exact zero added: its bits do not change. What adapters add is registered as hooks
-on the layers, and only while there are adapters; a batch without any skips them.
+So a layer costs three more operations for any number of adapters in a batch, and a row without an
+adapter gets an exact zero added: its bits do not change. Forward hooks on the layers add the
+updates; they exist only while adapters are loaded, and skip a batch without adapters.
 """
 
 import logging
@@ -33,7 +33,7 @@ Linear = Callable[[torch.Tensor], torch.Tensor]
 
 @dataclass(frozen=True, slots=True)
 class LoraSlice:
-    """A layer of the model, and where in the outputs of the product that computes it it lies."""
+    """A layer of the model, and its slice of the outputs of the linear that computes it."""
 
     name: str
     start: int
@@ -42,7 +42,7 @@ class LoraSlice:
 
 @dataclass(frozen=True, slots=True)
 class LoraTarget:
-    """A product of the model as it runs: one layer, or several joined ones with the same input."""
+    """A linear of the model as it runs: one layer, or several merged ones with the same input."""
 
     linear: nn.Module
     inputs: int
@@ -50,7 +50,7 @@ class LoraTarget:
 
 
 class LoraLayer:
-    """What all adapters add to one product: A for its parts together, B for each."""
+    """The updates of all adapters to one linear: one A for all its parts, one B for each."""
 
     def __init__(
         self, target: LoraTarget, columns: Mapping[int, slice], adapters: Mapping[int, Weights],
@@ -74,16 +74,16 @@ class LoraLayer:
         self.a = pack(a.view(-1, target.inputs))
 
     def add_to(self, out: torch.Tensor, rows: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-        """Add to [..., rows, out] what the rows' adapters make of [..., rows, in]."""
+        """Add the adapters' updates for `rows`, [..., rows, in], to `out`, [..., rows, out]."""
         low = self.a(rows).unflatten(-1, (len(self.parts), self.num_columns)) * mask[:, None]
         for index, part in enumerate(self.parts):
-            # The products take rows that lie side by side.
+            # The packed linear layers need contiguous rows.
             out[..., part.start : part.stop] += self.b[index](low[..., index, :].contiguous())
         return out
 
 
 class LoraLayers:
-    """Owns the hooks on a model's products and the plan of the current batch."""
+    """Owns the hooks on a model's linear layers and the mask of the current batch."""
 
     def __init__(self, model: PreTrainedModel, dtype: torch.dtype, device: torch.device) -> None:
         self._targets = find_lora_targets(model)
@@ -109,7 +109,7 @@ class LoraLayers:
         }
 
     def set_adapters(self, adapters: Mapping[int, Weights]) -> None:
-        """Take these adapters, by number, in place of the last ones; between two batches."""
+        """Replace the loaded adapters by these, by number; call it between two batches."""
         for handle in self._handles:
             handle.remove()
         self._columns, self._num_columns = {}, 0
@@ -126,7 +126,7 @@ class LoraLayers:
             ]
 
     def begin(self, rows: Iterable[tuple[int, int]]) -> None:
-        """Tell the next forward pass whose rows it has: (adapter, how many), in their order."""
+        """Set the rows of the next forward pass: (adapter, number of rows), in order."""
         counted = list(rows)
         if all(number == NO_ADAPTER for number, _ in counted):
             self._mask = None
@@ -157,7 +157,7 @@ class LoraLayers:
 
 
 def find_lora_targets(model: PreTrainedModel) -> list[LoraTarget]:
-    """Every product of linear layers in a model, in whatever form it is computed."""
+    """Find all linear layers of a model, plain, packed or merged."""
     targets: dict[int, LoraTarget] = {}
     head = model.get_output_embeddings()
     for name, module in model.named_modules():

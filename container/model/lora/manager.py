@@ -1,8 +1,8 @@
-"""Which adapters are known and which are in memory; implements the engine's Adapters.
+"""The LoRA manager: registers, loads and evicts adapters; implements the engine's Adapters.
 
-As many as SAGEMAKER_MAX_NUMBER_OF_ADAPTERS_IN_MEMORY are in memory; for one more, the one that was
-used longest ago and that no request uses makes room. What was added while the server ran is also
-kept in a file, for the engine that takes over after a crash.
+At most SAGEMAKER_MAX_NUMBER_OF_ADAPTERS_IN_MEMORY adapters are loaded; for one more, the least
+recently used one that no request uses is evicted. Adapters registered while the server runs are
+also recorded in a file, for the engine that restarts after a crash.
 """
 
 import json
@@ -44,7 +44,7 @@ class _Known:
 
 
 class LoraManager:
-    """Owns the adapters of one engine."""
+    """Owns the registered and loaded adapters of one engine."""
 
     def __init__(
         self,
@@ -65,14 +65,14 @@ class LoraManager:
         self._is_recording = False
 
     def acquire(self, name: str) -> int:
-        """Have an adapter in memory. Raises NotFound or Overloaded."""
+        """Load an adapter if necessary and add one reference. Raises NotFound or Overloaded."""
         known = self._find(name)
         self._load(known)
         self._users[known.number] = self._users.get(known.number, 0) + 1
         return known.number
 
     def release(self, number: int) -> None:
-        """Say that one request less uses it."""
+        """Drop one reference to an adapter."""
         self._users[number] -= 1
         if self._users[number]:
             return
@@ -81,14 +81,14 @@ class LoraManager:
             self._unload(number)
 
     def add(self, name: str, source: str, *, preload: bool = True, pin: bool = False) -> None:
-        """Make an adapter known. Raises Conflict or InvalidParameter."""
+        """Register an adapter. Raises Conflict or InvalidParameter."""
         if not name or len(name) > MAX_NAME:
             raise InvalidParameter(f"`name` must have 1 to {MAX_NAME} characters", field="name")
         if name in self._known:
             raise Conflict(f"adapter {name!r} is registered already", field="name")
         folder = self._folder(source)
         known = _Known(self._next_number, source, folder, pin)
-        weights = read_weights(folder, self._shapes)  # it must be usable, even if it is not kept
+        weights = read_weights(folder, self._shapes)  # validate it even if it is not loaded now
         self._next_number += 1
         self._known[name] = known
         if preload or pin:
@@ -98,12 +98,12 @@ class LoraManager:
                 if pin:
                     del self._known[name]
                     raise
-                log.info("adapter %s is loaded when it is first used", name)
+                log.info("adapter %s: no free slot, loading it on first use", name)
         log.info("adapter %s registered from %s", name, folder)
         self._write_record()
 
     def remove(self, name: str) -> None:
-        """Forget it; running requests finish with it. Raises NotFound."""
+        """Unregister an adapter; running requests finish with it. Raises NotFound."""
         number = self._find(name).number
         del self._known[name]
         if number not in self._users:
@@ -112,14 +112,14 @@ class LoraManager:
         self._write_record()
 
     def infos(self) -> list[AdapterInfo]:
-        """All known adapters."""
+        """All registered adapters, in registration order."""
         return [
             AdapterInfo(name, known.source, known.number in self._loaded, known.pin)
             for name, known in self._known.items()
         ]
 
     def start_recording(self) -> None:
-        """Take over what an engine before this one was given, and keep what comes from now on."""
+        """Register the adapters that a previous engine recorded, and record from now on."""
         if self._record is not None and self._record.is_file():
             for name, source, pin in json.loads(self._record.read_text()):
                 if name not in self._known:
@@ -162,11 +162,14 @@ class LoraManager:
         folder = Path(source).expanduser()
         if not folder.is_dir():
             if not source or folder.is_absolute() or source.count("/") != 1:
-                raise InvalidParameter(f"`src`: there is no folder {source!r}", field="src")
+                raise InvalidParameter(
+                    f"`src`: there is no folder {source!r}, and it is not a Hub id (owner/name)",
+                    field="src",
+                )
             name, _, revision = source.partition("@")
             try:
                 folder = Path(self._download(name, **({"revision": revision} if revision else {})))
-            except Exception as error:  # the Hub fails in many ways
+            except Exception as error:  # the Hub's client can raise many errors
                 raise InvalidParameter(
                     f"`src`: {source} is no folder and cannot be downloaded: {error}", field="src"
                 ) from error
@@ -185,7 +188,7 @@ class LoraManager:
 def open_store(
     settings: Settings, lora_layers: LoraLayers, progress: Callable[[str], None]
 ) -> LoraManager:
-    """Make the store with the adapters that are named at start. Raises ModelLoadError."""
+    """Create the manager with the adapters of the settings. Raises ModelLoadError."""
     record = os.environ.get(ADAPTER_RECORD)
     store = LoraManager(
         lora_layers, settings.max_adapters_in_memory, Path(record) if record else None
@@ -201,7 +204,11 @@ def open_store(
 
 
 def named_at_start(lora_adapters: str | None) -> dict[str, str]:
-    """TGI's LORA_ADAPTERS (`name=path`, or a path or Hub id alone), and additional model data."""
+    """Return the sources of the adapters to load at start, by name.
+
+    They come from TGI's LORA_ADAPTERS (`name=path`, or a path or Hub id alone) and from
+    SageMaker's additional model data.
+    """
     sources = {}
     if ADDITIONAL_DATA.is_dir():
         for channel in sorted(ADDITIONAL_DATA.iterdir()):

@@ -1,1 +1,1 @@
-"""Several devices: placement, tensor parallelism, and the ranks' processes."""
+"""Several devices: placement, tensor parallelism, and the rank processes."""

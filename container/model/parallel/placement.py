@@ -1,9 +1,9 @@
-"""Placement: on which devices a model's weights go, and how they share the work.
+"""Placement: assigns a model's weights to devices.
 
 One device: the whole model on one GPU, or on the CPU.
-Split: every layer over several ranks, by transformers' plan
-(container.model.parallel.tensor_parallel). Spread: layer after layer over GPUs, CPU and disk, by
-accelerate, for what cannot be split or is too large; one device works at a time.
+Tensor parallel: every layer sharded over several ranks, by transformers' plan
+(container.model.parallel.tensor_parallel). Device map: whole layers on GPUs, CPU and disk, by
+accelerate, for models that cannot be sharded or are too large; one device works at a time.
 """
 
 import logging
@@ -22,9 +22,10 @@ from container.settings.settings import Settings
 log = logging.getLogger(__name__)
 
 CPU = torch.device("cpu")
-# What of a device's memory spread weights may take; the rest is for the KV cache and the work.
+# The fraction of a device's memory for weights under a device map; the rest is for the KV cache
+# and activations.
 WEIGHTS_SHARE = 0.7
-# What is made smaller while it is loaded; int8 is made from weights that are there.
+# Methods that quantize while loading; int8 converts weights that are already in memory.
 BYTES_OF_A_WEIGHT = {
     "bitsandbytes": 1.0, "bitsandbytes-nf4": 0.5, "bitsandbytes-fp4": 0.5, "eetq": 1.0, "fp8": 1.0
 }  # fmt: skip
@@ -33,14 +34,14 @@ WEIGHT_FILES = ("*.safetensors", "*.bin")
 
 @dataclass(frozen=True, slots=True)
 class Machine:
-    """Memory in bytes: of each visible GPU, and what is free of the CPU's."""
+    """Memory in bytes: of each visible GPU, and the CPU's available memory."""
 
     gpu_bytes: tuple[int, ...]
     cpu_bytes: int
 
     @classmethod
     def look(cls) -> "Machine":
-        """Ask the driver and the kernel."""
+        """Read the memory sizes from the driver and the kernel."""
         count = torch.cuda.device_count()
         gpus = (torch.cuda.get_device_properties(gpu).total_memory for gpu in range(count))
         return cls(tuple(gpus), psutil.virtual_memory().available)
@@ -48,32 +49,32 @@ class Machine:
 
 @dataclass(frozen=True, slots=True)
 class Placement:
-    """`devices` has one for each rank. With `max_memory`, in accelerate's form, it is spread."""
+    """One device per rank; with `max_memory`, in accelerate's form, a device map instead."""
 
     devices: tuple[torch.device, ...]
     max_memory: dict[int | str, int] | None = None
 
     @property
     def device(self) -> torch.device:
-        """Where inputs go."""
+        """The device of the inputs."""
         return self.devices[0]
 
     def __str__(self) -> str:
-        """Say it in words."""
+        """Describe the placement for the log."""
         if self.max_memory is not None:
-            return "several devices, layer after layer"
+            return "several devices (device map)"
         if self.is_tensor_parallel:
             return f"{self.device.type}, split over {len(self.devices)} ranks"
         return self.device.type
 
     @property
     def uses_device_map(self) -> bool:
-        """Whether its layers lie on different devices."""
+        """Whether accelerate places whole layers on different devices."""
         return self.max_memory is not None
 
     @property
     def is_tensor_parallel(self) -> bool:
-        """Whether several ranks have a share of each layer."""
+        """Whether each layer is sharded over several ranks."""
         return len(self.devices) > 1
 
 
@@ -85,12 +86,12 @@ def place(
     *,
     replica: int = 0,
 ) -> Placement:
-    """Decide for the copy of this number. Raises ConfigError when the wishes cannot be kept."""
+    """Choose the placement of replica `replica`. Raises ConfigError for impossible settings."""
     devices = _devices(settings, machine, replica)
     if settings.max_memory is not None:
         return _as_told(parse_max_memory(settings.max_memory), machine)
     ranks = _wanted_ranks(settings, devices)
-    reason = "TENSOR_PARALLEL=1 says so"
+    reason = "TENSOR_PARALLEL=1 is set"
     if ranks > 1:
         obstacle = why_not_sharded(config, ranks)
         if settings.quantize not in (None, "int8"):
@@ -102,28 +103,30 @@ def place(
         reason = obstacle
     gpus = [device.index for device in devices if device.type == "cuda"]
     if len(gpus) > 1:
-        log.info("the layers are spread over %d GPUs, one of which works at a time, as %s",
+        log.info("placement: layers are spread over %d GPUs, which work one at a time, because %s",
                  len(gpus), reason)  # fmt: skip
     elif not gpus or weight_bytes <= settings.cuda_memory_fraction * machine.gpu_bytes[gpus[0]]:
         return Placement(devices)
     else:
-        log.warning("the weights, %.1f GiB, are larger than the GPU's memory: some layers go to "
-                    "the CPU or the disk, which is slow", weight_bytes / 2**30)  # fmt: skip
+        log.warning("placement: the weights (%.1f GiB) exceed the GPU's memory; offloading layers "
+                    "to the CPU or the disk (slow)", weight_bytes / 2**30)  # fmt: skip
     share = WEIGHTS_SHARE * settings.cuda_memory_fraction
     limits: dict[int | str, int] = {gpu: int(share * machine.gpu_bytes[gpu]) for gpu in gpus}
     return Placement(devices[:1], limits | {"cpu": int(WEIGHTS_SHARE * machine.cpu_bytes)})
 
 
 def _as_told(limits: dict[int | str, int], machine: Machine) -> Placement:
-    """Spread over the devices that MAX_MEMORY names; inputs go to the first GPU of them."""
+    """Use a device map over the devices of MAX_MEMORY; inputs go to the first GPU of them."""
     gpus = [name for name in limits if isinstance(name, int)]
     if missing := [gpu for gpu in gpus if gpu >= len(machine.gpu_bytes)]:
-        raise ConfigError([f"MAX_MEMORY names GPU {missing[0]}, which is not there"])
+        raise ConfigError(
+            [f"MAX_MEMORY names GPU {missing[0]}, but this machine has {len(machine.gpu_bytes)}"]
+        )
     return Placement((torch.device("cuda", min(gpus)) if gpus else CPU,), limits)
 
 
 def num_gpus(settings: Settings, available: int) -> int:
-    """How many GPUs are used together. Raises ConfigError for more than there are."""
+    """Return the number of GPUs to use. Raises ConfigError if it exceeds `available`."""
     requested = available if settings.num_gpus is None else settings.num_gpus
     if requested > available:
         raise ConfigError([f"SM_NUM_GPUS={requested}, but this machine has {available} GPUs"])
@@ -133,7 +136,7 @@ def num_gpus(settings: Settings, available: int) -> int:
 def weight_bytes(
     folder: Path, config: PretrainedConfig, dtype: torch.dtype, quantize: str | None
 ) -> int:
-    """Memory that a checkpoint's weights will take in this format."""
+    """Estimate the memory of a checkpoint's weights in this format, in bytes."""
     paths = next((matching for kind in WEIGHT_FILES if (matching := list(folder.glob(kind)))), [])
     stored = getattr(config, "dtype", None)
     itemsize = BYTES_OF_A_WEIGHT.get(quantize or "", dtype.itemsize)
@@ -143,11 +146,11 @@ def weight_bytes(
 
 
 def _devices(settings: Settings, machine: Machine, replica: int) -> tuple[torch.device, ...]:
-    """The GPUs of this copy, or the CPU."""
+    """Return the GPUs of this replica, or the CPU."""
     count = num_gpus(settings, len(machine.gpu_bytes))
     if count % settings.data_parallel:
         raise ConfigError(
-            [f"DATA_PARALLEL={settings.data_parallel}: {count} GPUs cannot be shared out equally"]
+            [f"DATA_PARALLEL={settings.data_parallel}: {count} GPUs cannot be divided equally"]
         )
     share = count // settings.data_parallel
     if share == 0:
@@ -161,6 +164,9 @@ def _wanted_ranks(settings: Settings, devices: tuple[torch.device, ...]) -> int:
         return len(devices)
     if devices[0].type == "cuda" and requested not in (1, len(devices)):
         raise ConfigError(
-            [f"TENSOR_PARALLEL={requested}: each copy has {len(devices)} GPUs; set it to that or 1"]
+            [
+                f"TENSOR_PARALLEL={requested}: each replica has {len(devices)} GPUs; "
+                "set it to that or 1"
+            ]
         )
     return requested

@@ -1,13 +1,13 @@
-"""Ranks: processes that share one copy of the model, each with a part of every layer.
+"""Ranks: the processes of a tensor-parallel model, each with a shard of every layer.
 
-Rank 0 is the engine's process. It schedules and samples; the others get what they have to run as
-ints, over a pipe each, and meet it in the sums that a forward pass makes over all ranks:
+Rank 0 is the engine's process. It schedules and samples, and sends each plan as ints to the other
+ranks, over a pipe each; all ranks synchronise in the forward pass's all-reduces:
 
     engine, rank 0   -- ForwardPlan -->   rank 1 .. N-1
          \\________ torch.distributed ________/
 
-The ranks live and die together: when one leaves, rank 0 ends its process at once and the supervisor
-starts the engine again; when rank 0 leaves, so do the others.
+The ranks live and die together: when another rank exits, rank 0 ends its process at once and the
+supervisor restarts the engine; when rank 0 exits, so do the others.
 """
 
 import atexit
@@ -38,17 +38,17 @@ from container.settings.process_env import RANKS_FOLDER
 log = logging.getLogger(__name__)
 
 WATCH_S = 0.1
-# How long a rank waits for the others, which may read their share of the weights from a slow disk.
+# How long a rank waits for other ranks, which may load their weights from a slow disk.
 GROUP_TIMEOUT = timedelta(minutes=10)
 RANK_DIED = 6
 
 
 class RankArgs(msgspec.Struct, frozen=True):
-    """What a rank must know before it loads; its command line has it as JSON.
+    """Arguments of a rank's process, passed as JSON on its command line.
 
     `dtype` is torch's name of the weights' format; `gpu` is the index of its GPU, None on a CPU;
-    `store` is the file by which the ranks meet; `check_ids` is the prompt that the model is checked
-    on.
+    `store` is the rendezvous file of the process group; `check_ids` is the prompt of the model's
+    checks.
     """
 
     model_path: str
@@ -62,9 +62,9 @@ class RankArgs(msgspec.Struct, frozen=True):
 
 
 class InitKVCache(msgspec.Struct, frozen=True, array_like=True, tag="cache"):
-    """Rank 0 to the others: make the KV cache, and record decodes of these sizes.
+    """Rank 0 to the other ranks: create the KV cache, and capture decodes of these sizes.
 
-    `max_blocks` are those of the longest sequence; `num_slots` blocks get memory on the host.
+    `max_blocks` is the number of blocks of the longest sequence; `num_slots` that of host slots.
     """
 
     num_blocks: int
@@ -82,7 +82,7 @@ _LENGTH = struct.Struct("<I")  # before each message
 
 
 class Ranks:
-    """Owns the other ranks' processes and the pipes to them; made by rank 0 alone."""
+    """Owns the other ranks' processes and the pipes to them; exists in rank 0 only."""
 
     def __init__(
         self,
@@ -91,7 +91,10 @@ class Ranks:
         devices: Sequence[torch.device],
         check_ids: list[int] | None = None,
     ) -> None:
-        """Start a process for each device but the first, and join them. Raises ModelLoadError."""
+        """Start a process for each device but the first, and form the process group.
+
+        Raises ModelLoadError.
+        """
         self._is_stopping = False
         store = tempfile.mkdtemp(prefix="ranks-", dir=os.environ.get(RANKS_FOLDER)) + "/store"
         orders = [
@@ -116,7 +119,7 @@ class Ranks:
         join_group(orders[0])
 
     def broadcast(self, message: ToRank) -> None:
-        """Send the same to all others."""
+        """Send a message to all other ranks."""
         frame = _encode(message)
         for process in self._processes:
             assert process.stdin is not None
@@ -140,8 +143,8 @@ class Ranks:
             time.sleep(WATCH_S)
 
     def _leave(self, rank: int, code: int) -> NoReturn:
-        """End this process, which may be waiting for the rank that is gone."""
-        log.error("rank %d is gone (%s); the others cannot go on", rank, cause(code))
+        """End this process, which may be waiting for the rank that has exited."""
+        log.error("rank %d exited (%s); stopping all ranks", rank, cause(code))
         self._stop()
         logging.shutdown()
         os._exit(code if code in FINAL_EXIT_CODES else RANK_DIED)
@@ -154,8 +157,8 @@ class Ranks:
 
 
 def join_group(order: RankArgs) -> None:
-    """Meet the other ranks. Raises ModelLoadError when they do not come."""
-    # What transformers asks the environment for.
+    """Join the process group of all ranks. Raises ModelLoadError if that fails."""
+    # transformers reads these from the environment.
     os.environ |= {
         "RANK": str(order.rank),
         "WORLD_SIZE": str(order.ranks),
@@ -175,11 +178,13 @@ def join_group(order: RankArgs) -> None:
             device_id=device,
         )
     except (RuntimeError, ValueError) as error:
-        raise ModelLoadError(f"the {order.ranks} ranks cannot meet: {error}") from error
+        raise ModelLoadError(
+            f"could not initialize the process group of {order.ranks} ranks: {error}"
+        ) from error
 
 
 def watch_parent(pid: int) -> None:
-    """End this process when rank 0 is gone, wherever it is waiting."""
+    """End this process when rank 0 exits, even while it is blocked."""
 
     def watch() -> None:
         while os.getppid() == pid:
@@ -190,7 +195,7 @@ def watch_parent(pid: int) -> None:
 
 
 def messages(pipe: BinaryIO) -> Iterator[ToRank]:
-    """What rank 0 tells this one, until it is gone."""
+    """Yield the messages of rank 0 until it closes the pipe."""
     while head := pipe.read(_LENGTH.size):
         frame = pipe.read(*_LENGTH.unpack(head))
         yield _decode(frame)

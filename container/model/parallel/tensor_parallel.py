@@ -1,15 +1,15 @@
-"""Sharding: a model of which each rank has a share of every layer (Shoeybi et al., 2019).
+"""Tensor parallelism: each rank has a shard of every layer (Shoeybi et al., 2019).
 
-transformers decides what is split and how (a model's `tp_plan`) and loads only this rank's shares.
-What it leaves are DTensors behind wrapped forward functions. Here they become plain tensors of this
-rank, so that all else (packing, paged attention, eight bits) sees ordinary layers:
+transformers decides how each layer is sharded (a model's `tp_plan`) and loads only this rank's
+shards, as DTensors behind wrapped forward functions. This module converts them to plain tensors, so
+that packing, paged attention and int8 weights work on ordinary layers:
 
     column-wise: y_r = x W_r'           each rank computes some of the outputs
     row-wise:    y = sum_r(x_r W_r')    each rank has some of the inputs; one sum over the ranks
 
-With gloo the shares are gathered and added in float32 in one order, since its own sum takes them in
-an order that depends on the size; so on a CPU a row's bits do not depend on the rest of the batch.
-NCCL sums as it likes, and so do the layers of experts, which keep transformers' own form.
+With gloo the shards are gathered and added in float32 in a fixed order, since the order of gloo's
+all-reduce depends on the size; so on a CPU a row's bits do not depend on the rest of the batch.
+NCCL's order is not controlled, nor is that of expert layers, which keep transformers' form.
 """
 
 from functools import partial
@@ -32,17 +32,17 @@ PAGED_LAYERS = {"full_attention", "sliding_attention"}
 
 
 def why_not_sharded(config: PretrainedConfig, ranks: int) -> str | None:
-    """Why a model's layers cannot be split over so many ranks; None if they can."""
+    """Return why a model cannot be sharded over `ranks` ranks; None if it can."""
     text = text_config(config)
     if config.is_encoder_decoder:
         return "it has an encoder"
     if text is not config:
-        return "it has parts beside its language model"
+        return "it has parts other than its language model"
     plan: dict[str, str] = getattr(text, "base_model_tp_plan", None) or {}
     if not plan:
         return f"transformers has no plan for splitting a {config.model_type} model"
     if unknown := set(plan.values()) - _MAKERS.keys() - KEPT:
-        return f"its plan for splitting has parts that are not known here ({sorted(unknown)[0]})"
+        return f"its plan for splitting has an unsupported style ({sorted(unknown)[0]})"
     if kinds := set(getattr(text, "layer_types", None) or ()) - PAGED_LAYERS:
         return f"it has layers that are not paged ({sorted(kinds)[0]})"
     if getattr(config, "quantization_config", None) is not None:
@@ -55,13 +55,13 @@ def why_not_sharded(config: PretrainedConfig, ranks: int) -> str | None:
 
 
 def is_tensor_parallel(model: PreTrainedModel) -> bool:
-    """Whether each rank has a share of its layers."""
+    """Whether the model's layers are sharded over ranks."""
     return (getattr(model, "_tp_size", None) or 1) > 1
 
 
 @torch.no_grad()
 def make_plain(model: PreTrainedModel) -> None:
-    """Replace the layers that transformers has split by plain ones, in place."""
+    """Replace the layers that transformers has sharded by plain ones, in place."""
     styles: dict[str, str] = model.tp_plan
     for name, module in list(model.named_modules()):
         style = styles.get(replace_layer_number_by_wildcard(name))
@@ -72,7 +72,7 @@ def make_plain(model: PreTrainedModel) -> None:
 
 
 def sum_over_ranks(share: torch.Tensor) -> torch.Tensor:
-    """Add up what the ranks have computed; every rank gets the same bits."""
+    """Sum the ranks' partial results; every rank gets the same bits."""
     if share.device.type != "cpu":
         dist.all_reduce(share)
         return share
@@ -80,19 +80,19 @@ def sum_over_ranks(share: torch.Tensor) -> torch.Tensor:
 
 
 def gather_over_ranks(share: torch.Tensor) -> torch.Tensor:
-    """Collect what the ranks have computed as [ranks, ...]."""
+    """Gather the ranks' results as [ranks, ...]."""
     out = share.new_empty(dist.get_world_size(), *share.shape)
     dist.all_gather_single(out.flatten(0, 1), share.contiguous())
     return out
 
 
 def share_first(tensor: torch.Tensor) -> None:
-    """Give all ranks what rank 0 has, in place."""
+    """Broadcast rank 0's tensor to all ranks, in place."""
     dist.broadcast(tensor, 0)
 
 
 def least_over_ranks(number: int) -> int:
-    """The smallest of the ranks' numbers."""
+    """Return the smallest of the ranks' numbers."""
     device = "cpu" if dist.get_backend() == "gloo" else "cuda"
     least = torch.tensor(number, device=device)
     dist.all_reduce(least, dist.ReduceOp.MIN)
@@ -100,9 +100,10 @@ def least_over_ranks(number: int) -> int:
 
 
 class RowwiseLinear(nn.Module):
-    """A linear layer of whose inputs, [..., in_features / ranks], each rank has a share.
+    """A row-parallel linear layer: each rank has a shard of the inputs.
 
-    With `cuts`, every rank is given all inputs and takes its share of them.
+    Inputs are [..., in_features / ranks]. With `cuts`, every rank gets all inputs, [...,
+    in_features], and takes its shard of them.
     """
 
     def __init__(
@@ -114,7 +115,7 @@ class RowwiseLinear(nn.Module):
         self.bias = None if bias is None else nn.Parameter(bias, requires_grad=False)
 
     def forward(self, rows: torch.Tensor) -> torch.Tensor:
-        """Return the whole sum, [..., out_features]."""
+        """Return the sum over all ranks, [..., out_features]."""
         if self.cuts:
             rows = rows.chunk(dist.get_world_size(), -1)[dist.get_rank()]
         out = sum_over_ranks(self.product(rows))
@@ -122,7 +123,7 @@ class RowwiseLinear(nn.Module):
 
 
 class GatheredLinear(nn.Module):
-    """A linear layer of whose outputs each rank computes a share, and gets all."""
+    """A column-parallel linear layer that gathers the outputs of all ranks."""
 
     def __init__(self, product: nn.Linear, out_features: int) -> None:
         super().__init__()
@@ -132,7 +133,7 @@ class GatheredLinear(nn.Module):
     def forward(self, rows: torch.Tensor) -> torch.Tensor:
         """Multiply [..., in_features] to [..., out_features]."""
         share = self.product(rows)
-        # The last share may be shorter; gathering wants them all of one size.
+        # The last shard may be smaller; gathering needs equal sizes.
         width = -(-self.out_features // dist.get_world_size())
         share = nn.functional.pad(share, (0, width - share.shape[-1]))
         whole = gather_over_ranks(share).movedim(0, -2).flatten(-2)
@@ -140,7 +141,7 @@ class GatheredLinear(nn.Module):
 
 
 class ShardedEmbedding(nn.Module):
-    """An embedding of whose rows each rank has a share, from id `first` on."""
+    """A vocabulary-parallel embedding: each rank has the rows from id `first` on."""
 
     def __init__(self, weight: torch.Tensor, first: int) -> None:
         super().__init__()
@@ -148,7 +149,7 @@ class ShardedEmbedding(nn.Module):
         self.first = first
 
     def forward(self, ids: torch.Tensor) -> torch.Tensor:
-        """Look up [...] as [..., dim]; one share is not zero."""
+        """Look up ids [...] as [..., dim]; all ranks but one contribute zeros."""
         local = ids - self.first
         is_here = (local >= 0) & (local < len(self.weight))
         rows = nn.functional.embedding(local.where(is_here, 0), self.weight)
@@ -160,7 +161,7 @@ def _plain(tensor: torch.Tensor | None) -> torch.Tensor | None:
 
 
 def _local(linear: nn.Linear, *, with_bias: bool) -> nn.Linear:
-    """Make a plain linear layer of this rank's share."""
+    """Create a plain linear layer from this rank's shard."""
     weight, bias = _plain(linear.weight), _plain(linear.bias) if with_bias else None
     assert weight is not None
     shard = nn.Linear(weight.shape[1], weight.shape[0], bias is not None, device="meta")
@@ -189,7 +190,7 @@ def _embedding(embedding: nn.Embedding) -> nn.Module:
     return ShardedEmbedding(weight, dist.get_rank() * width)
 
 
-# By transformers' names for the styles; those of KEPT keep transformers' own form.
+# By transformers' style name; the styles in KEPT keep transformers' own form.
 _MAKERS: dict[str, Any] = {
     "colwise": _colwise,
     "rowwise": _rowwise,

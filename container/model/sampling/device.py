@@ -1,19 +1,19 @@
-"""The choice of tokens without reading anything back from the device.
+"""Sampling on the device, without reading anything back.
 
 The rules of container.model.sampling.sampler in the same order: greedy rows take the most likely
-token; the others have temperature, top_k, top_p, typical_p and min_p applied, then a number in [0,
-1) picks a token by inverse transform in the order of the ids. No shape and no branch depends on a
-value on the device, so the host runs ahead of it: one copy goes there, none comes back.
+token; other rows apply temperature, top_k, top_p, typical_p and min_p, then a number in [0, 1)
+picks a token by inverse transform in the order of the ids. No shape and no branch depends on a
+value on the device, so the host runs ahead of it: one copy to the device, none back.
 
-How it differs from the CPU's way: in rounding alone. Weights are float32 there and here, or
-float64 where the CPU draws from a short list. Here pieces of 256 weights are added up in float32
-and the pieces in float64. So a token can differ where a number, or a mass that top_p or typical_p
-asks for, is within some 1e-7 of a limit between two tokens, or where two tokens on either side of
-the entropy are equally far from it but for rounding. Which tokens top_k keeps is exact. min_p's
-limit is the same formula, whose logarithm may differ by a last bit from device to device.
+The result differs from the host's in rounding alone. Both use float32 weights, but the host's
+top-k fast path uses float64. Here pieces of 256 weights are summed in float32 and the pieces in
+float64. So a token can differ if a number, or the mass of top_p or typical_p, is within some 1e-7
+of a boundary between two tokens, or if two tokens on either side of the entropy are equally far
+from it except for rounding. The tokens that top_k keeps are exact. min_p's limit is the same
+formula, whose logarithm may differ in the last bit between devices.
 
-What a row gets depends on the row alone: a piece is added up by itself, and what adds up whole rows
-does so in float64, where another order of the sum changes some 1e-16 of it.
+A row's token depends on the row alone: each piece is summed by itself, and sums over whole rows are
+in float64, where another order of the sum changes some 1e-16 of it.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -25,7 +25,7 @@ import torch
 from container.messages.engine import SamplingParams
 from container.model.sampling.rng import BELOW_ONE, PIECE, divisor
 
-# As many largest logits are listed at most; topk sorts what it found in one block's memory.
+# Most logits that topk lists; it sorts its result in one thread block's memory.
 LONGEST_LIST = 1024
 HIDDEN = float("-inf")
 NO_LIMIT = float("inf")
@@ -35,10 +35,10 @@ _LOWEST, _HIGHEST = -(2**31), 2**31 - 1
 
 @dataclass(frozen=True, slots=True)
 class _Filter:
-    """A filter and the rows that want it.
+    """A filter and the rows that use it.
 
-    `hides` takes logits [places, vocabulary] and columns [places, 1] in float64, and gives a bool
-    for each logit. `places` are among the rows drawn, in ascending order.
+    `hides` takes logits [places, vocabulary] and columns [places, 1] in float64, and returns a bool
+    for each logit. `places` are indices into the sampled rows, in ascending order.
     """
 
     hides: Callable[..., torch.Tensor]
@@ -51,8 +51,8 @@ def choose(
 ) -> torch.Tensor:
     """Choose a token for each row of logits [rows, vocabulary]: int64 [rows], on their device.
 
-    The logits are float32, with -inf for tokens that may not be chosen. A row with a temperature
-    is drawn with its number in [0, 1); its logits are left as temperature and filters make them.
+    The logits are float32, with -inf for tokens that must not be chosen. A row with a temperature
+    is sampled by its number in [0, 1); its logits are left as processed by temperature and filters.
     """
     rows = [row for row, row_params in enumerate(params) if not row_params.is_greedy]
     if not rows:
@@ -68,17 +68,17 @@ def choose(
     if len(rows) == len(params):
         _apply_filters(logits, divisors, filters, columns)
         return _inverse_cdf(logits, threshold)
-    # That of all rows costs less than a copy of the greedy ones.
+    # The argmax of all rows costs less than a copy of the greedy rows.
     token_ids = logits.argmax(-1)
     selected = logits.index_select(0, index)
     _apply_filters(selected, divisors, filters, columns)
-    logits.index_copy_(0, index, selected)  # log-probabilities may be wanted of these
+    logits.index_copy_(0, index, selected)  # requests may ask for their log-probabilities
     return token_ids.index_copy_(0, index, _inverse_cdf(selected, threshold))
 
 
 def _moved(columns: Sequence[Sequence[float]], device: torch.device) -> Iterator[torch.Tensor]:
-    """Move columns of any lengths in one copy; they arrive as float64, which holds places too."""
-    # From pinned memory the copy does not hold up the host; torch keeps it until that is done.
+    """Copy columns of any lengths at once, as float64, which represents indices exactly too."""
+    # A copy from pinned memory does not block the host; torch keeps the memory until it is done.
     flat = torch.tensor(
         [value for column in columns for value in column],
         dtype=torch.float64,
@@ -89,11 +89,11 @@ def _moved(columns: Sequence[Sequence[float]], device: torch.device) -> Iterator
 
 
 def _filters(params: list[SamplingParams], vocabulary: int) -> list[_Filter]:
-    """Find the filters that the rows want, in the order in which they apply."""
+    """Collect the filters that the rows use, in the order in which they apply."""
     limit = min(LONGEST_LIST, vocabulary - 1)
 
-    def places(wants: Callable[[SamplingParams], bool]) -> list[int]:
-        return [index for index, row_filter in enumerate(params) if wants(row_filter)]
+    def places(is_used: Callable[[SamplingParams], bool]) -> list[int]:
+        return [index for index, row_params in enumerate(params) if is_used(row_params)]
 
     def values(of: list[int], value: Callable[[SamplingParams], float]) -> list[float]:
         return [value(params[index]) for index in of]
@@ -116,7 +116,7 @@ def _filters(params: list[SamplingParams], vocabulary: int) -> list[_Filter]:
         _Filter(_untypical, typical, [values(typical, lambda p: p.typical_p)]),
         _Filter(_unlikely, min_p, [values(min_p, lambda p: p.min_p)]),
     ]
-    return [row_params for row_params in filters if row_params.places]
+    return [row_filter for row_filter in filters if row_filter.places]
 
 
 def _apply_filters(
@@ -127,7 +127,7 @@ def _apply_filters(
 ) -> None:
     """Apply temperature and filters to logits [rows, vocabulary], in place.
 
-    `divisors` are [rows]; `columns` are those of the filters, each after its filter's places.
+    `divisors` are [rows]; `columns` has, for each filter, its places and then its columns.
     """
     logits.div_(divisors.float()[:, None])
     for row_filter in filters:
@@ -149,16 +149,16 @@ def _beyond_list(
     length: int,
     has_mass: bool,
 ) -> torch.Tensor:
-    """Find what a small top_k hides, and top_p after it if any row `has_mass`.
+    """Find the tokens that a small top_k hides, and then top_p if any row `has_mass`.
 
-    A list of the largest, because torch's topk is a radix selection: it reads the logits some five
-    times in a few kernels, where the search below reads them 32 times. `length` is the largest
-    count; a mass of NO_LIMIT hides nothing.
+    Uses torch's topk, a radix selection that reads the logits some five times in a few kernels; the
+    search of `_threshold` reads them 32 times. `length` is the largest count; a mass of NO_LIMIT
+    hides nothing.
     """
     best = logits.topk(length, -1).values
     floor = best.gather(-1, count.long() - 1)
     if has_mass:
-        # Tokens as likely as the last one of the list are kept, so that they count.
+        # Tokens as likely as the last one of the list are kept, so they count.
         total = _total(_weights(logits.masked_fill(logits < floor, HIDDEN)))
         reached = (best - best[:, :1]).exp_().cumsum(-1, dtype=torch.float64)
         # The first token at which the mass is reached is the last one kept.
@@ -168,13 +168,13 @@ def _beyond_list(
 
 
 def _beyond_count(logits: torch.Tensor, count: torch.Tensor) -> torch.Tensor:
-    """Find what a large top_k hides: all that is less likely than so many tokens."""
+    """Find the tokens that a large top_k hides: all less likely than `count` others."""
     keys = _keys(_padded(logits))
     return keys[:, : logits.shape[-1]] < _threshold(keys, logits.new_ones(()), count)
 
 
 def _beyond_nucleus(logits: torch.Tensor, mass: torch.Tensor) -> torch.Tensor:
-    """Find what top_p hides: all but the fewest most likely tokens that reach the mass."""
+    """Find the tokens that top_p hides: all but the fewest most likely ones reaching the mass."""
     weights = _weights(logits)
     keys = _keys(_padded(logits))
     return keys[:, : logits.shape[-1]] < _threshold(keys, weights, mass * _total(weights))
@@ -183,11 +183,11 @@ def _beyond_nucleus(logits: torch.Tensor, mass: torch.Tensor) -> torch.Tensor:
 def _untypical(logits: torch.Tensor, mass: torch.Tensor) -> torch.Tensor:
     """Find all but the tokens whose information is nearest to the entropy (Meister et al., 2022).
 
-    As in the CPU's sampler: entropy -sum p log p, distance |-log p - entropy|, both in nats.
+    As on the host: entropy -sum p log p, distance |-log p - entropy|, both in nats.
     """
     logprobs = _padded(logits).log_softmax(-1)
     probabilities = logprobs.exp()
-    # What is hidden is 0 times infinity here, which is no number and is left out.
+    # Hidden tokens yield 0 times infinity, a NaN, which nansum leaves out.
     parts = (logprobs * probabilities).unflatten(-1, (-1, PIECE)).nansum(-1)
     entropy = -parts.sum(-1, keepdim=True, dtype=torch.float64).float()
     keys = _keys(logprobs.add_(entropy).abs_().neg_())  # nearest first
@@ -195,75 +195,75 @@ def _untypical(logits: torch.Tensor, mass: torch.Tensor) -> torch.Tensor:
 
 
 def _unlikely(logits: torch.Tensor, share: torch.Tensor) -> torch.Tensor:
-    """Find what min_p hides: tokens less likely than a share of the most likely one."""
+    """Find the tokens that min_p hides: less likely than a share of the most likely one."""
     return logits < logits.amax(-1, keepdim=True) + share.float().log()
 
 
 def _inverse_cdf(logits: torch.Tensor, numbers: torch.Tensor) -> torch.Tensor:
     """Invert the cumulative distribution of each row of logits [rows, vocabulary]: int64 [rows].
 
-    `numbers` are float64 [rows]. In two stages: which piece of the vocabulary, then which token of
-    the piece.
+    `numbers` are float64 [rows]. Works in two stages: select a piece of the vocabulary, then a
+    token of the piece.
     """
     pieces = _weights(logits).unflatten(-1, (-1, PIECE))
     ends = pieces.sum(-1).cumsum(-1, dtype=torch.float64)  # [rows, pieces]
     threshold = torch.minimum(numbers[:, None] * ends[:, -1:], ends[:, -1:] * BELOW_ONE)
-    # Clamped for rows without any number to go by; their token is as good as another.
+    # Clamped for rows of NaN only, which have no meaningful token.
     piece = torch.searchsorted(ends, threshold, right=True).clamp_(max=ends.shape[-1] - 1)
-    # Not `where`: its plain number could be copied to the device, and waited for.
+    # Not `where`: torch could copy its Python scalar to the device, and wait.
     before = ends.gather(-1, (piece - 1).clamp_(min=0)).masked_fill_(piece == 0, 0.0)
     inside = pieces.gather(1, piece[..., None].expand(-1, 1, PIECE))[:, 0]
     inside = inside.cumsum(-1, dtype=torch.float64)
-    # Strictly greater than what is wanted: a token of probability 0 is never picked.
+    # Strictly greater than the threshold, so that a token of probability 0 is never picked.
     threshold = torch.minimum(threshold - before, inside[:, -1:] * BELOW_ONE)
     offset = torch.searchsorted(inside, threshold, right=True)
     return (piece * PIECE + offset)[:, 0].clamp_(max=logits.shape[-1] - 1)
 
 
 def _threshold(keys: torch.Tensor, weights: torch.Tensor, threshold: torch.Tensor) -> torch.Tensor:
-    """Find the greatest key whose tokens, with all of greater keys, weigh what is wanted.
+    """Find the greatest key such that tokens with this or a greater key weigh the threshold.
 
-    Shapes: keys int32 [rows, padded], weights float32 the same or [], wanted float64 [rows, 1];
-    gives int32 [rows, 1]. The least key of all where even all tokens are too light.
+    Shapes: keys int32 [rows, padded], weights float32 the same or [], threshold float64 [rows, 1];
+    returns int32 [rows, 1]. Returns the least int32 if even all tokens together weigh too little.
 
-    A search for the key's bits, greatest first, so that it is exact after 32 rounds whatever the
-    values. It holds 13 bytes for each logit: keys, weights, the weights kept and a mask. A sort of
-    the vocabulary reads and writes less, but moves a 64-bit place with each logit: in and out at
-    least 24 bytes, before anything is added up.
+    Searches the key bit by bit, highest first, so the result is exact after 32 rounds for any
+    values. It takes 13 bytes for each logit: keys, weights, masked weights and a mask. A sort of
+    the vocabulary reads and writes less, but moves a 64-bit index with each logit: in and out at
+    least 24 bytes, before any sum.
     """
     threshold = threshold.clamp(
         min=torch.finfo(threshold.dtype).tiny
     )  # so that at least one is kept
-    nothing = weights.new_zeros(())  # on the device; a plain number could be copied there
-    cut = torch.full_like(keys[:, :1], _LOWEST)
+    zero = weights.new_zeros(())  # on the device; torch could copy a Python scalar there
+    key = torch.full_like(keys[:, :1], _LOWEST)
     for bit in reversed(range(32)):
-        greater = cut ^ (_LOWEST if bit == 31 else 1 << bit)
-        total_above = _total(torch.where(keys >= greater, weights, nothing))
-        cut = torch.where(total_above >= threshold, greater, cut)
-    return cut
+        greater = key ^ (_LOWEST if bit == 31 else 1 << bit)
+        total_above = _total(torch.where(keys >= greater, weights, zero))
+        key = torch.where(total_above >= threshold, greater, key)
+    return key
 
 
 def _keys(values: torch.Tensor) -> torch.Tensor:
-    """Map float32 to int32 in the same order; 0 and -0 are the same.
+    """Map float32 to int32 in the same order; 0 and -0 map to the same key.
 
-    A float's bits are sign and magnitude: those of negative ones are reversed but for the sign.
+    A float's bits are sign and magnitude: all bits of negative ones but the sign are inverted.
     """
     bits = (values + 0.0).view(torch.int32)  # -0 + 0 is 0
     return bits.bitwise_xor_((bits >> 31).bitwise_and_(_HIGHEST))
 
 
 def _weights(logits: torch.Tensor) -> torch.Tensor:
-    """Exponentiate logits [rows, vocabulary]: [rows, padded], the largest 1."""
+    """Exponentiate logits [rows, vocabulary] to weights [rows, padded], the largest being 1."""
     return (_padded(logits) - logits.amax(-1, keepdim=True)).exp_()
 
 
 def _total(weights: torch.Tensor) -> torch.Tensor:
-    """Add up weights [rows, padded], of the pieces in float64: [rows, 1]."""
+    """Sum weights [rows, padded], the pieces' sums in float64: [rows, 1]."""
     pieces = weights.unflatten(-1, (-1, PIECE)).sum(-1)
     return pieces.sum(-1, keepdim=True, dtype=torch.float64)
 
 
 def _padded(logits: torch.Tensor) -> torch.Tensor:
-    """Fill rows up to whole pieces with tokens that are hidden; not a copy where there are none."""
+    """Pad rows to whole pieces with hidden tokens; no copy if no padding is needed."""
     rest = -logits.shape[-1] % PIECE
     return torch.nn.functional.pad(logits, (0, rest), value=HIDDEN) if rest else logits

@@ -1,9 +1,9 @@
-"""Sampling on the host: filters and the inverse transform, with a fast path for short lists.
+"""Sampling on the host: filters and the inverse transform, with a top-k fast path.
 
 The rules and their order are those of the device: temperature, top_k, top_p, typical_p, min_p, then
-a number in [0, 1) that picks by inverse transform in the order of the ids. A request that limits
-its tokens to a few is served without touching the whole vocabulary. What a row gets depends on its
-own logits and parameters only.
+a number in [0, 1) picks a token by inverse transform in the order of the ids. The fast path serves
+requests with a small top_k or a top_p without processing the whole vocabulary. A row's token
+depends on its own logits and parameters only.
 """
 
 from collections.abc import Callable, Iterable
@@ -18,17 +18,17 @@ from container.model.async_copy import take_rows
 from container.model.kernels.cpu import Kernels, argmax
 from container.model.sampling.rng import BELOW_ONE, PIECE, divisor, row_numbers
 
-# A longer list is not short any more: finding it costs as much as the whole vocabulary.
+# The largest top_k of the fast path: a longer list costs as much as the whole vocabulary.
 MAX_TOP_K = 512
-# Without top_k, as many tokens are looked at; where top_p wants more, there is no list.
+# Without top_k, the fast path lists this many tokens; if top_p needs more, it gives up.
 PROBE = 64
 Floats = np.ndarray[Any, np.dtype[np.float64]]
-# Most nuclei lie within this many tokens, so that no more probabilities are added up.
+# Most nuclei have at most this many tokens, so these are summed first.
 NUCLEUS_PROBE = 1024
 
 
 def can_use_topk_path(params: SamplingParams) -> bool:
-    """Whether a request's tokens can perhaps be drawn from a short list alone."""
+    """Whether the top-k fast path may be able to sample a request's tokens."""
     is_limited = 0 < params.top_k <= MAX_TOP_K or (params.top_k == 0 and params.top_p < 1.0)
     return (
         not params.is_greedy
@@ -41,17 +41,17 @@ def can_use_topk_path(params: SamplingParams) -> bool:
 def sample_topk(
     logits: torch.Tensor, params: list[SamplingParams], numbers: list[float]
 ) -> list[int | None]:
-    """Draw a token for each row of logits [rows, vocabulary], which stay as they are.
+    """Sample a token for each row of logits [rows, vocabulary], without changing the logits.
 
-    None for a row whose list would not be short, or that has nothing to draw from.
+    Returns None for a row whose list would be too long, or that has no finite logit.
     """
     vocabulary = logits.shape[-1]
     lengths = [min(row_params.top_k or PROBE, vocabulary) for row_params in params]
     best = largest(logits, max(lengths))
     last = torch.tensor(lengths, device=logits.device)[:, None] - 1
-    # What a grammar hides is on no list, even where it leaves fewer than k.
+    # Tokens that a grammar hides are never listed, even if fewer than k remain.
     worst = best.gather(-1, last).clamp_(min=torch.finfo(logits.dtype).min)
-    # Of tokens that are equally likely top_k keeps all.
+    # top_k keeps all tokens that tie with the k-th.
     row, token_id = (logits >= worst).nonzero(as_tuple=True)
     values = logits[row, token_id].double().cpu().numpy()
     ids = token_id.cpu().numpy()
@@ -59,16 +59,16 @@ def sample_topk(
     lists = zip(np.split(values, cuts), np.split(ids, cuts), strict=True)
     totals = _totals(logits, params)
     sampled: list[int | None] = []
-    for (row_values, of), row_params, number, total in zip(
+    for (row_values, row_ids), row_params, number, total in zip(
         lists, params, numbers, totals, strict=True
     ):
         index = _pick(row_values, row_params, number, total)
-        sampled.append(None if index is None else int(of[index]))
+        sampled.append(None if index is None else int(row_ids[index]))
     return sampled
 
 
 def largest(logits: torch.Tensor, count: int) -> torch.Tensor:
-    """The largest logits of each row, in order: [rows, count]."""
+    """Return the largest logits of each row, in descending order: [rows, count]."""
     if logits.device.type != "cpu":
         return logits.topk(count, -1).values
     # numpy sorts with vector instructions: 30 times as fast as torch (docs/LOG.md).
@@ -78,7 +78,7 @@ def largest(logits: torch.Tensor, count: int) -> torch.Tensor:
 
 
 def _totals(logits: torch.Tensor, params: list[SamplingParams]) -> list[float | None]:
-    """The sum of all weights of the rows without top_k, the largest weight being 1."""
+    """Sum all weights of each row without top_k, the largest weight being 1; None with top_k."""
     totals: list[float | None] = [None] * len(params)
     rows = [row for row, row_params in enumerate(params) if not row_params.top_k]
     if rows:
@@ -91,7 +91,7 @@ def _totals(logits: torch.Tensor, params: list[SamplingParams]) -> list[float | 
 
 
 def _pick(values: Floats, params: SamplingParams, number: float, total: float | None) -> int | None:
-    """The place in the list of the token that a number in [0, 1) picks."""
+    """Return the list index of the token that a number in [0, 1) picks; see `sample_topk`."""
     if not len(values) or not np.isfinite(values.max()):
         return None
     weights = np.exp((values - values.max()) / divisor(params))
@@ -106,7 +106,7 @@ def _pick(values: Floats, params: SamplingParams, number: float, total: float | 
     if params.min_p > 0.0:
         weights = np.where(weights >= params.min_p, weights, 0.0)  # the largest weight is 1
     cumulative = np.cumsum(weights)
-    # Strictly greater, so that what was removed is never picked.
+    # Strictly greater, so that a removed token is never picked.
     index = np.searchsorted(cumulative, number * cumulative[-1], side="right")
     return int(min(index, len(values) - 1))
 
@@ -114,25 +114,25 @@ def _pick(values: Floats, params: SamplingParams, number: float, total: float | 
 def choose_on_host(
     logits: torch.Tensor, sequences: list[Sequence], kernels: Kernels | None
 ) -> list[int]:
-    """Take the most likely token of greedy rows, sample the others'."""
+    """Take the most likely token of greedy rows and sample the other rows'."""
     token_ids: list[int | None] = [None] * len(sequences)
     if greedy := rows_where(sequences, lambda p: p.is_greedy):
         _put(token_ids, greedy, argmax(take_rows(logits, greedy), kernels).tolist())
     if listed := rows_where(sequences, can_use_topk_path):
         params, numbers = params_of(sequences, listed), row_numbers(sequences, listed)
         _put(token_ids, listed, sample_topk(take_rows(logits, listed), params, numbers))
-    # What is left needs the whole vocabulary.
+    # The remaining rows need the whole vocabulary.
     if rows := [row for row, token_id in enumerate(token_ids) if token_id is None]:
         selected = take_rows(logits, rows)
         _apply_filters(selected, params_of(sequences, rows))
         if selected is not logits:
-            logits[rows] = selected  # log-probabilities may be wanted of these
+            logits[rows] = selected  # requests may ask for their log-probabilities
         _put(token_ids, rows, _inverse_cdf(selected, row_numbers(sequences, rows)))
     return [token_id for token_id in token_ids if token_id is not None]
 
 
 def _put(token_ids: list[int | None], rows: list[int], chosen: Iterable[int | None]) -> None:
-    """Fill in what is chosen for some rows."""
+    """Set the token ids of these rows."""
     for row, token_id in zip(rows, chosen, strict=True):
         token_ids[row] = token_id
 
@@ -193,7 +193,7 @@ def _apply_typical_p(row: torch.Tensor, mass: float) -> None:
 def _inverse_cdf(logits: torch.Tensor, numbers: list[float]) -> list[int]:
     """Invert the cumulative distribution of each row of logits [rows, vocabulary].
 
-    In two stages: which piece of the vocabulary, then which token of the piece.
+    Works in two stages: select a piece of the vocabulary, then a token of the piece.
     """
     weights = (logits - logits.amax(-1, keepdim=True)).exp_()
     if rest := -weights.shape[-1] % PIECE:
@@ -202,12 +202,12 @@ def _inverse_cdf(logits: torch.Tensor, numbers: list[float]) -> list[int]:
     ends = pieces.sum(-1).cumsum(-1, dtype=torch.float64)  # [rows, pieces]
     u = torch.tensor(numbers, device=logits.device, dtype=torch.float64)[:, None]
     threshold = torch.minimum(u * ends[:, -1:], ends[:, -1:] * BELOW_ONE)
-    # Clamped for rows without any number to go by; their token is as good as another.
+    # Clamped for rows of NaN only, which have no meaningful token.
     piece = torch.searchsorted(ends, threshold, right=True).clamp_(max=ends.shape[-1] - 1)
     before = torch.where(piece > 0, ends.gather(-1, (piece - 1).clamp_(min=0)), 0.0)
     inside = pieces.gather(1, piece[..., None].expand(-1, 1, PIECE))[:, 0]
     inside = inside.cumsum(-1, dtype=torch.float64)
-    # Strictly greater than what is wanted: a token of probability 0 is never picked.
+    # Strictly greater than the threshold, so that a token of probability 0 is never picked.
     threshold = torch.minimum(threshold - before, inside[:, -1:] * BELOW_ONE)
     offset = torch.searchsorted(inside, threshold, right=True)
     sampled: list[int] = (piece * PIECE + offset)[:, 0].clamp_(max=logits.shape[-1] - 1).tolist()

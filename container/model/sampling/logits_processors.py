@@ -18,7 +18,7 @@ Wants = Callable[[SamplingParams], bool]
 
 
 class SeenTokens:
-    """The tokens that occur in a sequence and how often; grows by the new tokens only."""
+    """Counts the tokens of a sequence; reads only the new tokens on each update."""
 
     def __init__(self, from_index: int) -> None:
         self._num_read = from_index
@@ -28,16 +28,16 @@ class SeenTokens:
 
     @property
     def ids(self) -> "np.ndarray[Any, np.dtype[np.int64]]":
-        """Each of them once."""
+        """The distinct tokens."""
         return self._ids[: len(self._places)]
 
     @property
     def counts(self) -> "np.ndarray[Any, np.dtype[np.float32]]":
-        """How often each occurs, in the order of the ids."""
+        """Number of occurrences of each token, in the order of `ids`."""
         return self._counts[: len(self._places)]
 
     def read_on(self, token_ids: list[int]) -> None:
-        """Take in what has been added to a sequence since the last time."""
+        """Count the tokens that were appended since the last call."""
         for token_id in token_ids[self._num_read :]:
             index = self._places.get(token_id)
             if index is None:
@@ -55,27 +55,27 @@ class SeenTokens:
 
 
 class TokenCounts:
-    """What sequences have said so far; entries go when their sequence goes."""
+    """Token counts of sequences; an entry is freed with its sequence."""
 
     def __init__(self) -> None:
         self._known: WeakKeyDictionary[Sequence, dict[int, SeenTokens]] = WeakKeyDictionary()
 
     def get(self, sequence: Sequence, from_index: int) -> SeenTokens:
-        """The tokens of a sequence from that index on; to be read only."""
-        of_sequence = self._known.setdefault(sequence, {})
-        seen = of_sequence.get(from_index)
-        if seen is None:
-            seen = of_sequence[from_index] = SeenTokens(from_index)
-        seen.read_on(sequence.token_ids)
-        return seen
+        """Return the counts of a sequence's tokens from that index on; read-only."""
+        by_start = self._known.setdefault(sequence, {})
+        tokens = by_start.get(from_index)
+        if tokens is None:
+            tokens = by_start[from_index] = SeenTokens(from_index)
+        tokens.read_on(sequence.token_ids)
+        return tokens
 
 
 @dataclass(frozen=True, slots=True)
 class _Cells:
-    """The logits that penalties change: those of the tokens that a sequence has said.
+    """The logits that penalties change: those of the tokens that occur in a sequence.
 
-    `places` are indices into the flat logits, `counts` and `total` how often the token and all
-    tokens have been said; `owner` is the index into `params`. All are [cells].
+    `places` are indices into the flat logits; `counts` and `total` are the occurrences of the token
+    and of all tokens; `owner` is the index into `params`. All are [cells].
     """
 
     places: torch.Tensor
@@ -85,7 +85,7 @@ class _Cells:
     params: list[SamplingParams]
 
     def column(self, value: Callable[[SamplingParams], float]) -> torch.Tensor:
-        """A parameter of the sequence that each cell belongs to."""
+        """Return a parameter of each cell's sequence, [cells]."""
         values = to_device([value(params) for params in self.params], self.owner.device)
         return values[self.owner]
 
@@ -106,7 +106,8 @@ def penalise(
         selected = torch.where(selected < 0, selected * repetition, selected / repetition)
         penalty = cells.column(lambda p: p.context_frequency_penalty)
         selected = selected - cells.counts / cells.total * penalty
-        # A tiny or huge penalty must not make infinities, which would hide or equal all others.
+        # Clamped, since a tiny or huge penalty could overflow to infinity, which hides a token or
+        # makes it certain.
         flat[cells.places] = selected.clamp_(-LARGEST, LARGEST)
     cells = _cells(logits, sequences, counts, _penalises_completion, from_prompt=False)
     if cells is not None:
@@ -127,9 +128,9 @@ def add_bias(logits: torch.Tensor, sequences: list[Sequence]) -> None:
 def hide_ends(
     logits: torch.Tensor, sequences: list[Sequence], end_token_ids: frozenset[int]
 ) -> None:
-    """Hide the tokens that end a sequence which must go on."""
+    """Hide end tokens in sequences that have not reached `min_tokens`."""
     for row, sequence in enumerate(sequences):
-        # A grammar says itself where a completion may end.
+        # A grammar decides itself where a completion may end.
         is_free = sequence.constraint is None
         if is_free and sequence.completion_len < sequence.params.min_tokens:
             ends = end_token_ids | set(sequence.params.stop_token_ids)
@@ -167,23 +168,21 @@ def _cells(
     *,
     from_prompt: bool,
 ) -> _Cells | None:
-    """What the rows that want it have said; None when that is nothing."""
+    """Collect the cells of the rows that have a penalty; None if there are no cells."""
     rows = [row for row, sequence in enumerate(sequences) if wants(sequence.params)]
-    seen = [
+    row_tokens = [
         counts.get(sequences[row], 0 if from_prompt else sequences[row].prompt_len) for row in rows
     ]
-    if not any(len(tokens_seen.ids) for tokens_seen in seen):
+    if not any(len(tokens.ids) for tokens in row_tokens):
         return None
     vocabulary, device = logits.shape[-1], logits.device
-    places = [
-        tokens_seen.ids + row * vocabulary for row, tokens_seen in zip(rows, seen, strict=True)
-    ]
-    lengths = [len(tokens_seen.ids) for tokens_seen in seen]
-    totals = np.array([tokens_seen.counts.sum() for tokens_seen in seen], np.float32)
+    cells = [tokens.ids + row * vocabulary for row, tokens in zip(rows, row_tokens, strict=True)]
+    lengths = [len(tokens.ids) for tokens in row_tokens]
+    totals = np.array([tokens.counts.sum() for tokens in row_tokens], np.float32)
     owner = np.repeat(np.arange(len(rows)), lengths)
     return _Cells(
-        to_device(np.concatenate(places), device),
-        to_device(np.concatenate([tokens_seen.counts for tokens_seen in seen]), device),
+        to_device(np.concatenate(cells), device),
+        to_device(np.concatenate([tokens.counts for tokens in row_tokens]), device),
         to_device(totals[owner], device),
         to_device(owner, device),
         [sequences[row].params for row in rows],
@@ -191,7 +190,7 @@ def _cells(
 
 
 def constrain(logits: torch.Tensor, rows: list[int], sequences: list[Sequence]) -> None:
-    """Hide the tokens that grammars do not allow next, in rows that have one."""
+    """Hide the tokens that the grammars of these rows do not allow next."""
     vocabulary = logits.shape[-1]
     masks = np.zeros((len(rows), -(-vocabulary // 32)), np.int32)
     for row, mask in zip(rows, masks, strict=True):

@@ -12,7 +12,7 @@ from container.model.kernels.cpu import Kernels, log_sum_exp
 def token_logprobs(
     logits: torch.Tensor, following: list[int], kernels: Kernels | None
 ) -> torch.Tensor:
-    """The model's own log-probability of the token that follows each row of logits: [rows]."""
+    """Return the model's log-probability of the token that follows each row of logits: [rows]."""
     ids = to_device(following, logits.device)
     chosen = logits.gather(-1, ids[:, None])[:, 0]
     return chosen - log_sum_exp(logits, kernels)
@@ -31,7 +31,7 @@ class RowLogprobs:
 def row_logprobs(
     logprobs: torch.Tensor, rows: list[int], token_ids: torch.Tensor, sequences: list[Sequence]
 ) -> RowLogprobs:
-    """The log-probability of each row's token and of the most likely ones."""
+    """Return the log-probabilities of each row's token and of the most likely tokens."""
     most = max(sequences[row].params.top_logprobs for row in rows)
     best = logprobs.topk(most, -1)
     picked = logprobs.gather(-1, take_rows(token_ids, rows)[:, None])[:, 0]

@@ -1,16 +1,16 @@
-"""Random numbers of sampling: a function of a request's seed and a token's index."""
+"""Random numbers for sampling: a function of a request's seed and a token's index."""
 
 from container.engine.sequence import Sequence
 from container.messages.engine import SamplingParams
 
 _MASK = (1 << 64) - 1
-# Tokens of a piece: their weights are added up in float32, and a draw looks for the piece first.
+# Tokens per piece: their weights are summed in float32, and sampling selects the piece first.
 PIECE = 256
 BELOW_ONE = 1 - 2**-52
 
 
 def uniform(seed: int, index: int) -> float:
-    """A number in [0, 1) that depends on the seed and the token's index only.
+    """Return a number in [0, 1) that depends on the seed and the token's index only.
 
     Two rounds of SplitMix64's finalizer (Steele, Lea and Flood, OOPSLA 2014); 53 bits are kept.
     """
@@ -18,7 +18,7 @@ def uniform(seed: int, index: int) -> float:
 
 
 def row_numbers(sequences: list[Sequence], rows: list[int]) -> list[float]:
-    """The number in [0, 1) that picks each row's token."""
+    """Return the number in [0, 1) that picks each row's token."""
     return [uniform(sequences[row].seed, sequences[row].completion_len) for row in rows]
 
 
@@ -30,5 +30,5 @@ def _mix(state: int) -> int:
 
 
 def divisor(params: SamplingParams) -> float:
-    """The temperature within bounds: beyond them the quotient could overflow, and nothing else."""
+    """Clamp the temperature, only so that dividing by it cannot overflow."""
     return min(max(params.temperature, 1e-6), 1e6)

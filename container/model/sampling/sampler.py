@@ -1,9 +1,9 @@
-"""The sampler: the next token of each row of logits, vectorised over the batch.
+"""The sampler: samples the next token of each row of logits, vectorised over the batch.
 
 A feature that no row uses costs nothing. Order, as in TGI: penalties and bias, grammar, then
 temperature, top_k, top_p, typical_p, min_p. Randomness is a number in [0, 1) computed from a row's
 seed and its token's index alone (never drawn from a generator), which picks a token by inverse
-transform; so a request with a seed gets the same tokens whatever runs beside it.
+transform; so a request with a seed gets the same tokens in every batch.
 """
 
 import torch
@@ -22,7 +22,7 @@ from container.model.sampling.rng import row_numbers
 
 
 class PendingSamples:
-    """The next tokens, perhaps still being drawn. `token_ids` is [rows], where the logits are."""
+    """Sampled tokens, possibly still being computed. `token_ids` is [rows], on the device."""
 
     def __init__(
         self, token_ids: torch.Tensor, logprobs: list[RowLogprobs], sequences: list[Sequence]
@@ -43,7 +43,7 @@ class PendingSamples:
         self._host_copy.record(token_ids.device)
 
     def get_output(self) -> list[Sampled]:
-        """Wait for the tokens and what is told of them."""
+        """Wait for the tokens and their log-probabilities."""
         self._host_copy.wait()
         sampled = [Sampled(token_id) for token_id in self._ids.tolist()]
         for group in self._logprobs:
@@ -58,9 +58,9 @@ class PendingSamples:
 class Sampler:
     """Owns the token counts that penalties need; used by the runner only.
 
-    `counts_prompt`: whether the context that TGI's penalties look at begins with the prompt, as it
-    does unless an encoder reads that. `reads_logits`: whether tokens are picked on the host, which
-    waits for the logits; else where the logits are, without waiting.
+    `counts_prompt`: whether TGI's penalties count the prompt's tokens; false if an encoder reads
+    the prompt. `reads_logits`: sample on the host, which waits for the logits; otherwise on the
+    logits' device, without waiting.
     """
 
     def __init__(
@@ -82,11 +82,11 @@ class Sampler:
         return token_logprobs(logits, following, self._kernels)
 
     def sample(self, logits: torch.Tensor, sequences: list[Sequence]) -> list[Sampled]:
-        """Pick a token for each row of logits [rows, vocabulary], float32; changes the logits."""
+        """Sample a token for each row of logits [rows, vocabulary], float32; changes the logits."""
         return self.sample_async(logits, sequences).get_output()
 
     def sample_async(self, logits: torch.Tensor, sequences: list[Sequence]) -> PendingSamples:
-        """Begin to pick a token for each row; changes the logits."""
+        """Begin to sample a token for each row; changes the logits."""
         raw_rows = rows_where(sequences, lambda p: p.logprobs is LogprobMode.RAW)
         raw = torch.log_softmax(take_rows(logits, raw_rows), -1) if raw_rows else None
         self._adjust(logits, sequences)

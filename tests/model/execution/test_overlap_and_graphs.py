@@ -130,7 +130,7 @@ def test_a_recording_that_differs_is_refused() -> None:
     made = _recorded(lambda ids, positions, step: table[ids], cache)
     made.capture(capture_nothing, lambda _: None)
     made.check(lambda plan: table[torch.tensor(plan.token_ids)])
-    with pytest.raises(Mismatch, match="a recording of 2 rows"):
+    with pytest.raises(Mismatch, match="the CUDA graph of 2 rows"):
         made.check(lambda plan: -table[torch.tensor(plan.token_ids)])
 
 
@@ -166,7 +166,7 @@ def test_a_model_that_cannot_be_recorded_serves_without(caplog: pytest.LogCaptur
 
     forward.capture([2], 26, refuse, lambda _: None)  # type: ignore[arg-type]
     assert not forward.has_graphs
-    assert "decodes are not recorded: RuntimeError: operation not permitted" in caplog.text
+    assert "capture failed, decoding eagerly: RuntimeError: operation not permitted" in caplog.text
     job = Job([5, 6, 7], SamplingParams(max_new_tokens=9))
     assert ids(run(engine, [job])[0]) == tiny_models.reference("llama", (5, 6, 7), 9)
 

@@ -197,5 +197,5 @@ def test_a_model_that_sees_something_else_is_refused(
 def test_a_broken_processor_is_told_at_start(folders: Path, tmp_path: Path) -> None:
     tiny_vision.save("llava", tmp_path)
     (tmp_path / "processor_config.json").write_text("{}")
-    with pytest.raises(ModelLoadError, match="its way to see images"):
+    with pytest.raises(ModelLoadError, match="the image processor cannot be loaded"):
         ImageReader.from_folder(tmp_path, Tokenizer.from_folder(tmp_path))

@@ -56,12 +56,12 @@ class Failing(torch.nn.Module):
         (
             torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"),
             "out of memory in a step of 20 tokens: request 12 of frontend-7 (20 of 20 tokens); the "
-            "table at the start says what takes the memory",
+            "table in the log at start shows the memory use",
         ),
         (
             torch.AcceleratorError("CUDA error: an illegal memory access was encountered\nmore"),
             "the GPU failed in a step of 20 tokens, or in the one after it: request 12 of "
-            "frontend-7 (20 of 20 tokens); the kernel's log (dmesg) may have an Xid",
+            "frontend-7 (20 of 20 tokens); look in the kernel's log (dmesg) for an Xid",
         ),
     ],
 )

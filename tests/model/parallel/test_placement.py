@@ -90,10 +90,10 @@ def test_weights_larger_than_a_gpu_go_on_to_the_cpu(caplog: pytest.LogCaptureFix
     ("settings", "told"),
     [
         ({"SM_NUM_GPUS": "5"}, "SM_NUM_GPUS=5, but this machine has 4 GPUs"),
-        ({"DATA_PARALLEL": "3"}, "4 GPUs cannot be shared out equally"),
-        ({"TENSOR_PARALLEL": "3"}, "each copy has 4 GPUs; set it to that or 1"),
+        ({"DATA_PARALLEL": "3"}, "4 GPUs cannot be divided equally"),
+        ({"TENSOR_PARALLEL": "3"}, "each replica has 4 GPUs; set it to that or 1"),
         ({"TENSOR_PARALLEL": "4"}, "4 heads over 2 KV heads"),
-        ({"MAX_MEMORY": "7=1GiB"}, "MAX_MEMORY names GPU 7, which is not there"),
+        ({"MAX_MEMORY": "7=1GiB"}, "MAX_MEMORY names GPU 7, but this machine has 4"),
     ],
 )
 def test_wishes_that_cannot_be_kept_are_refused(settings: dict[str, str], told: str) -> None:
