@@ -62,7 +62,7 @@ def show_settings(as_json: bool, markdown: bool) -> None:
 
 @main.command(hidden=True)
 @click.argument("address")
-@click.option("--copy", default=0, help="Which copy of the model it has.")
+@click.option("--copy", "replica", default=0, help="Which copy of the model it has.")
 def engine(address: str, replica: int) -> None:
     """Run an engine process (the supervisor starts it)."""
     from container.engine.process import engine_server

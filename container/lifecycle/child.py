@@ -1,4 +1,4 @@
-"""The supervisor's children: how one process is started, judged when it dies, drained and ended.
+"""The supervisor's children: how a process is started, restarted and ended.
 
 A child has a name, which is also its subcommand of `python -m container`, gunicorn excepted.
 """
@@ -6,6 +6,7 @@ A child has a name, which is also its subcommand of `python -m container`, gunic
 import contextlib
 import logging
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -19,8 +20,6 @@ log = logging.getLogger(__name__)
 Process: TypeAlias = "subprocess.Popen[bytes]"
 
 MAX_RESTARTS = 3
-# Beyond its own limit, for a child that hangs; workers wait 2 s for their last messages to be read.
-DRAIN_SLACK_S = 3.0
 # These will not get better by trying again.
 FINAL_EXIT_CODES = (ConfigError.exit_code, ModelLoadError.exit_code)
 KEEPS_DYING = 4
@@ -63,25 +62,23 @@ class Child:
         self._process = self._start()
         return None
 
-    def begin_drain(self) -> None:
-        """Tell it to finish its work and leave."""
+    def terminate(self) -> None:
+        """Ask the process to finish its work and leave."""
         self._process.terminate()
 
-    def end_drain(self, until: float) -> None:
-        """Wait until it has left, until this (monotonic) time and a little longer."""
+    def wait(self, until: float) -> bool:
+        """Wait until a (monotonic) time; return whether the process has left."""
         try:
-            self._process.wait(max(0.0, until - time.monotonic()) + DRAIN_SLACK_S)
+            self._process.wait(max(0.0, until - time.monotonic()))
         except subprocess.TimeoutExpired:
-            log.error("the %s did not finish in time and is killed", self.name)
+            return False
+        return True
 
-    def stop(self, grace_s: float = 0.0) -> None:
-        """End it, though it may have ended already: politely first, if it gets any time."""
-        if grace_s:
-            self._process.terminate()
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                self._process.wait(grace_s)
-        self._process.kill()
-        self._process.wait()
+    def kill(self) -> None:
+        """Kill the process, if it has not left, with all processes that it started."""
+        if self.poll() is None:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self.pid, signal.SIGKILL)
 
     def _start(self) -> Process:
         # Its own session: a terminal's ^C reaches the supervisor only, which then stops in order.

@@ -22,6 +22,13 @@ from container.errors import ConfigError, ModelLoadError
 from container.handlers.tasks.selection import needs_engine, served_task
 from container.handlers.user_code import find_code
 from container.lifecycle.child import Child, cause, reap_strangers
+from container.lifecycle.shutdown import (
+    STOP_BUDGET_S,
+    StopSchedule,
+    drain,
+    kill,
+    stop_frontends,
+)
 from container.lifecycle.startup_report import diagnose
 from container.settings.process_env import (
     ADAPTER_RECORD,
@@ -39,8 +46,6 @@ from container.settings.tgi import without_effect
 log = logging.getLogger(__name__)
 
 POLL_S = 0.1
-# Draining, its slack and this must stay under the 30 s after which SageMaker kills.
-STOP_FRONTENDS_S = 3.0
 # Torch's threads wait for each other by spinning. With the default they spin so long that one busy
 # neighbour process slows a step 15 times; with this, 3 times, and alone as fast (docs/LOG.md).
 SPIN_COUNT = "2000"
@@ -57,9 +62,12 @@ class Supervisor:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._stopping = threading.Event()
+        self._schedule: StopSchedule | None = None
 
     def run(self) -> int:
         """Serve until a signal or a failure ends it."""
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda *_: self._begin_stop())
         try:
             names = () if self._settings.is_multi_model else backends(self._settings)
             if "engine" in names:
@@ -72,10 +80,9 @@ class Supervisor:
             log.warning("DATA_PARALLEL has no effect: no language model is served by the engine")
         if idle := without_effect(os.environ):
             log.info("without effect here (docs/configuration.md says why): %s", ", ".join(idle))
+        self._check_budget()
         for finding in diagnose(self._settings, os.environ):
             log.log(logging.WARNING if finding.is_warning else logging.INFO, "%s", finding.text)
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, lambda *_: self._stopping.set())
         folder = Path(tempfile.mkdtemp(prefix="container-"))
         try:
             return self._serve(_child_environ(folder, names, self._settings.data_parallel))
@@ -99,14 +106,31 @@ class Supervisor:
                 code = self._check_frontends(frontends)
                 for child in behind:
                     code = child.keep_alive() if code is None else code
+            schedule = self._begin_stop()
             if code is None:
-                self._drain(groups)
+                log.info("stopping: running requests get %d s to finish", self._settings.drain_s)
+                drain(groups, schedule)
             return code or 0
         finally:
+            kill(behind)
+            stop_frontends(frontends, self._begin_stop().end_at)
+
+    def _begin_stop(self) -> StopSchedule:
+        """Fix the times of the stop, when the first reason for it appears. Signal-safe."""
+        if self._schedule is None:
+            drain_s = self._settings.drain_s
+            self._schedule = StopSchedule.starting_at(time.monotonic(), drain_s)
             self._stopping.set()
-            for child in behind:
-                child.stop()
-            frontends.stop(STOP_FRONTENDS_S)
+        return self._schedule
+
+    def _check_budget(self) -> None:
+        stop_s = StopSchedule.starting_at(0.0, self._settings.drain_s).end_at
+        if stop_s > STOP_BUDGET_S:
+            log.warning(
+                "GRACEFUL_TERMINATION_TIMEOUT=%d: stopping may take %.0f s; "
+                "SageMaker kills the container after 30 s",
+                self._settings.drain_s, stop_s,
+            )  # fmt: skip
 
     def _has_owner(self) -> bool:
         """A model's server on a multi-model endpoint ends with the process that started it."""
@@ -120,15 +144,6 @@ class Supervisor:
         hint = f"; is port {self._settings.port} taken?" if code == 1 else ""
         log.error("the HTTP side left (%s)%s", cause(code), hint)
         return FRONTENDS_DIED
-
-    def _drain(self, groups: list[list[Child]]) -> None:
-        log.info("stopping: running requests get %d s to finish", self._settings.drain_s)
-        until = time.monotonic() + self._settings.drain_s
-        for children in groups:
-            for child in children:
-                child.begin_drain()
-            for child in children:
-                child.end_drain(until)
 
     def _announce(self) -> None:
         """Wait for the first healthy /ping, as SageMaker would, and say how to call the server."""

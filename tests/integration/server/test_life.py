@@ -14,6 +14,7 @@ import pytest
 import requests
 from transformers import AutoTokenizer
 
+from container.lifecycle.shutdown import StopSchedule
 from tests.support.servers import DEMO_MODEL, Server, serving, spawn, wait_for
 
 LONG = {"inputs": "Tell me", "parameters": {"max_new_tokens": 50_000}, "stream": True}
@@ -137,6 +138,21 @@ def test_what_cannot_finish_in_time_ends_with_an_error_event(
             assert stream.failure is None
             assert "error" in stream.last
             assert stream.last["error_type"] == "unavailable"
+
+
+def test_hung_processes_do_not_delay_the_exit(tmp_path: Path) -> None:
+    drain_s = 1
+    server = spawn(tmp_path / "log", GRACEFUL_TERMINATION_TIMEOUT=str(drain_s))
+    server.wait_ready()
+    everyone = psutil.Process(server.process.pid).children(recursive=True)
+    for process in everyone:
+        process.suspend()
+    signalled = time.monotonic()
+    server.process.terminate()
+    assert server.process.wait(30) == 0
+    assert time.monotonic() - signalled < StopSchedule.starting_at(0.0, drain_s).end_at + 1
+    wait_for(lambda: not any(process.is_running() for process in everyone), 10)
+    assert "engine: still running after the drain, killed" in server.log
 
 
 def test_a_client_that_leaves_frees_its_blocks(tmp_path: Path, endless_model: Path) -> None:
