@@ -128,7 +128,7 @@ def serving(
 
 
 class SharedServers:
-    """Servers that tests share: one for each model and settings, started when it is first asked for.
+    """Servers that tests share: one for each model and settings, started at its first use.
 
     A test may kill an engine or a frontend if it waits until the server is ready again, and may
     stop the server: the next test gets a new one.
