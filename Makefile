@@ -32,7 +32,7 @@ REPORTS ?=
 report = $(if $(REPORTS),--junitxml=$(REPORTS)/tests/$(1).xml)
 coverage = $(if $(REPORTS),--cov=container --cov-report=xml:$(REPORTS)/coverage.xml)
 
-.PHONY: serve local test test-server test-sdk check format bench bench-embedding bench-gpu answers docs lock tools \
+.PHONY: serve local test test-quick test-server test-model test-sdk check format bench bench-embedding bench-gpu answers docs lock tools \
 	smollm2 \
 	image image-run image-test image-login image-sbom image-scan image-push image-staging clean help
 
@@ -45,10 +45,24 @@ serve: $(VENV)/server.stamp $(KERNELS)  ## serve HF_MODEL_ID (or the demo model)
 local: $(VENV)/deploy.stamp $(KERNELS)  ## a SageMaker endpoint on this machine, in front of HF_MODEL_ID
 	@exec $(BIN)/python -m sagemaker_deploy local --model $(HF_MODEL_ID)
 
-test: test-server test-sdk  ## run every test that needs neither a GPU nor image tools
+# Two lanes, side by side: real servers, which mostly wait; and all else, one thread each, as tiny
+# models are not faster with two. A lane's output appears when it has ended.
+test: $(VENV)/test.stamp $(VENV_SDK)/test.stamp $(KERNELS) smollm2  ## run every test that needs neither a GPU nor image tools
+	@echo "Running tests in two lanes; each prints when it has ended"
+	@$(MAKE) --no-print-directory --jobs=2 --keep-going --output-sync=target test-server test-rest
 
-test-server: $(VENV)/test.stamp $(KERNELS) smollm2  ## run the server's tests
-	$(BIN)/python -m pytest $(call report,server) $(coverage)
+test-rest: test-model test-sdk
+
+# Units: what a change in most folders needs while you work on it.
+test-quick: $(VENV)/test.stamp $(KERNELS)  ## run the tests without servers or torch models (under a minute)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not server and not model and not slow" \
+		$(foreach folder,docker_image integration model real,--ignore=tests/$(folder))
+
+test-server: $(VENV)/test.stamp $(KERNELS) smollm2  ## run the tests that start servers
+	$(BIN)/python -m pytest -m server $(call report,server)
+
+test-model: $(VENV)/test.stamp $(KERNELS) smollm2  ## run units and tests of models, without servers
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not server" $(call report,model) $(coverage)
 
 test-sdk: $(VENV)/server.stamp $(KERNELS) $(VENV_SDK)/test.stamp  ## run the tests of sagemaker_deploy
 	$(VENV_SDK)/bin/python -m pytest -W default tests/deploy tests/sdk $(call report,sdk)

@@ -1,15 +1,49 @@
+"""Fixtures that all tests share, and the tier of each test."""
+
 import importlib.util
-from collections.abc import Iterator
+import inspect
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import CodeType, FunctionType
 
 import openai
 import pytest
 
-from tests.support.servers import DEMO_MODEL, Server, serving
+from tests.support.servers import DEMO_MODEL, Server, SharedServers, serving
 
+TESTS = Path(__file__).parent
 # The SageMaker SDK's pins exclude the server's, so its tests have an environment of their own.
 HAS_SDK = importlib.util.find_spec("sagemaker") is not None
 collect_ignore = [] if HAS_SDK else ["deploy", "sdk"]
+
+# A test's tiers follow from its folder, its fixtures, and the names that it or a helper in its
+# module uses. `slow` alone is written at the test.
+FOLDERS = {
+    "integration": "server",
+    "docker_image": "server",
+    "sdk": "server",
+    "model": "model",
+    "real": "model",
+}
+FIXTURES = {
+    "server": "server",
+    "client": "server",
+    "shared_servers": "server",
+    "fake_local": "server",
+    "endless_model": "model",
+}
+NAMES = {
+    "serving": "server",
+    "spawn": "server",
+    "subprocess": "server",
+    "multiprocessing": "server",
+    "Child": "server",
+    "torch": "model",
+    "tiny_vision": "model",
+    "encoders": "model",
+    "embedders": "model",
+    "torch_engine": "model",
+}
 
 
 def pytest_report_header() -> str | None:
@@ -17,11 +51,54 @@ def pytest_report_header() -> str | None:
     return None if HAS_SDK else "tests/deploy and tests/sdk run in .venv-sdk: make test-sdk"
 
 
+@pytest.hookimpl(tryfirst=True)  # before -m selects
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark each test with its tiers, which pyproject.toml explains."""
+    for item in items:
+        for tier in sorted(_tiers(item)):
+            item.add_marker(tier)
+
+
+def _tiers(item: pytest.Item) -> set[str]:
+    folders = item.path.relative_to(TESTS).parts[:-1]
+    fixtures = getattr(item, "fixturenames", ())
+    names = _names_used(item.function) if isinstance(item, pytest.Function) else set()
+    found = [FOLDERS.get(name) for name in folders]
+    found += [FIXTURES.get(name) for name in fixtures]
+    found += [NAMES.get(name) for name in names]
+    return {tier for tier in found if tier}
+
+
+def _names_used(test: Callable[..., object]) -> set[str]:
+    """Return the global names in a test and in the functions of its module that it calls."""
+    test = inspect.unwrap(test)
+    test = getattr(getattr(test, "hypothesis", None), "inner_test", test)
+    names: set[str] = set()
+    codes = [test.__code__]
+    while codes:
+        code = codes.pop()
+        codes += [inner for inner in code.co_consts if isinstance(inner, CodeType)]
+        for name in set(code.co_names) - names:
+            names.add(name)
+            helper = test.__globals__.get(name)
+            if isinstance(helper, FunctionType) and helper.__module__ == test.__module__:
+                codes.append(helper.__code__)
+    return names
+
+
 @pytest.fixture(scope="session")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """The demo model, served by real processes, shared by all tests that do not break it."""
     with serving(tmp_path_factory.mktemp("server") / "log") as running:
         yield running
+
+
+@pytest.fixture(scope="session")
+def shared_servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SharedServers]:
+    """Servers by their settings, for tests that leave them able to serve."""
+    servers = SharedServers(tmp_path_factory.mktemp("shared"))
+    yield servers
+    servers.stop()
 
 
 @pytest.fixture(scope="session")

@@ -2,6 +2,8 @@
 
 import random
 
+import pytest
+
 from container.engine.engine import Engine, EngineConfig
 from container.messages.engine import SamplingParams, Submit
 from tests.support.engines import ScriptedRunner
@@ -10,6 +12,7 @@ REQUESTS = 1000
 BLOCK = 16
 
 
+@pytest.mark.slow
 def test_a_thousand_mixed_requests_finish_with_memory_for_a_tenth() -> None:
     rnd = random.Random(0)
     wanted = [(rnd.randint(1, 2000), rnd.randint(1, 500)) for _ in range(REQUESTS)]

@@ -25,6 +25,7 @@ def test_there_are_as_many_schemas_as_promised() -> None:
     assert len({json.dumps(schema) for schema in SCHEMAS.values()}) == len(SCHEMAS)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shape", sorted({name.split("-")[0] for name in SCHEMAS}))
 def test_every_finished_completion_is_valid(babbler: Babbler, shape: str) -> None:
     chosen = {name: s for name, s in SCHEMAS.items() if name.startswith(f"{shape}-")}

@@ -197,6 +197,7 @@ def _say_harmony(harmonist: Babbler, shape: MessageShape, seed: int) -> dict[Del
     return told
 
 
+@pytest.mark.slow
 def test_harmony_calls_and_answers_are_valid(harmonist: Babbler) -> None:
     forced = MessageShape(is_harmony=True, tools=TOOLS, needs_call=True)
     answer = MessageShape(is_harmony=True, answer=spec.from_schema(WEATHER, "f"))

@@ -188,6 +188,7 @@ ATTENTION_FAULTS: dict[str, Patch] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fault", ATTENTION_FAULTS)
 @pytest.mark.parametrize("weights", ["random", "outliers", "trained"])
 def test_a_fault_in_paged_attention_is_refused(
@@ -272,6 +273,7 @@ LAYER_FAULTS: dict[str, Patch] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fault", LAYER_FAULTS)
 @pytest.mark.parametrize("dtype", [F32, BF16])
 @pytest.mark.parametrize("weights", ["random", "outliers", "trained"])

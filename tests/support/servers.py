@@ -125,3 +125,41 @@ def serving(
     finally:
         if server.process.poll() is None:
             server.stop()
+
+
+class SharedServers:
+    """Servers that tests share: one for each model and settings, started at its first use.
+
+    A test may kill an engine or a frontend if it waits until the server is ready again, and may
+    stop the server: the next test gets a new one.
+    """
+
+    MOST = 3  # each holds half a gigabyte
+
+    def __init__(self, logs: Path) -> None:
+        self._logs = logs
+        self._num_started = 0
+        self._servers: dict[tuple[str, ...], Server] = {}
+
+    def get(self, model: str | Path = DEMO_MODEL, **settings: str) -> Server:
+        """Return a server that is ready."""
+        key = (str(model), *(f"{name}={value}" for name, value in sorted(settings.items())))
+        server = self._servers.pop(key, None)
+        if server is None or server.process.poll() is not None:
+            while len(self._servers) >= self.MOST:
+                self._stop(next(iter(self._servers)))
+            self._num_started += 1
+            server = spawn(self._logs / f"{self._num_started}.log", model, **settings)
+        self._servers[key] = server  # the last is the one that was used last
+        server.wait_ready()
+        return server
+
+    def stop(self) -> None:
+        """Stop them all."""
+        for key in list(self._servers):
+            self._stop(key)
+
+    def _stop(self, key: tuple[str, ...]) -> None:
+        server = self._servers.pop(key)
+        if server.process.poll() is None:
+            server.stop()

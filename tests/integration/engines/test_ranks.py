@@ -7,7 +7,7 @@ import pytest
 import requests
 
 from tests.support.rank_engines import save
-from tests.support.servers import Server, serving, spawn
+from tests.support.servers import Server, SharedServers, spawn
 
 SPLIT = {"TENSOR_PARALLEL": "2", "SM_NUM_GPUS": "0", "DTYPE": "float32"}
 ASK = {"inputs": "What is deep learning?", "parameters": {"max_new_tokens": 20}}
@@ -17,30 +17,32 @@ def _ranks(server: Server) -> list[psutil.Process]:
     return [child for child in server.engine().children() if "rank" in child.cmdline()]
 
 
-def test_a_rank_that_dies_takes_the_group_down_and_all_come_back(tmp_path: Path) -> None:
-    with serving(tmp_path / "log", **SPLIT) as server:
-        before = requests.post(f"{server.url}/generate", json=ASK, timeout=60)
-        assert before.ok, before.text
-        assert requests.get(f"{server.url}/info", timeout=5).json()["tensor_parallel"] == 2
-        engine, (rank,) = server.engine(), _ranks(server)
-        rank.kill()
-        psutil.wait_procs([engine], timeout=10)
-        assert not engine.is_running()
-        assert "rank 1 exited (signal 9)" in server.log
-        server.wait_ready()
-        after = requests.post(f"{server.url}/generate", json=ASK, timeout=60)
-        assert after.json() == before.json()
+def test_a_rank_that_dies_takes_the_group_down_and_all_come_back(
+    shared_servers: SharedServers,
+) -> None:
+    server = shared_servers.get(**SPLIT)
+    before = requests.post(f"{server.url}/generate", json=ASK, timeout=60)
+    assert before.ok, before.text
+    assert requests.get(f"{server.url}/info", timeout=5).json()["tensor_parallel"] == 2
+    engine, (rank,) = server.engine(), _ranks(server)
+    rank.kill()
+    psutil.wait_procs([engine], timeout=10)
+    assert not engine.is_running()
+    assert "rank 1 exited (signal 9)" in server.log
+    server.wait_ready()
+    after = requests.post(f"{server.url}/generate", json=ASK, timeout=60)
+    assert after.json() == before.json()
 
 
-def test_ranks_leave_with_the_engine_and_with_the_server(tmp_path: Path) -> None:
-    with serving(tmp_path / "log", **SPLIT) as server:
-        ranks = _ranks(server)
-        server.engine().kill()
-        assert not psutil.wait_procs(ranks, timeout=10)[1]
-        server.wait_ready()
-        ranks = _ranks(server)
-        assert server.stop() == 0
-        assert not psutil.wait_procs(ranks, timeout=10)[1]
+def test_ranks_leave_with_the_engine_and_with_the_server(shared_servers: SharedServers) -> None:
+    server = shared_servers.get(**SPLIT)
+    ranks = _ranks(server)
+    server.engine().kill()
+    assert not psutil.wait_procs(ranks, timeout=10)[1]
+    server.wait_ready()
+    ranks = _ranks(server)
+    assert server.stop() == 0
+    assert not psutil.wait_procs(ranks, timeout=10)[1]
 
 
 @pytest.mark.parametrize(

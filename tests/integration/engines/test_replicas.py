@@ -25,6 +25,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     with serving(folder / "log", **TWO) as ready:
         _wait_for_both(ready)
         yield ready
+        assert ready.stop() == 0
 
 
 def _wait_for_both(server: Server) -> None:
@@ -87,16 +88,13 @@ def test_prompts_of_one_request_may_go_to_different_copies(server: Server) -> No
     assert [choice["text"] for choice in answer["choices"]] == alone
 
 
-def test_one_copy_that_dies_leaves_the_other_serving(tmp_path: Path) -> None:
-    with serving(tmp_path / "log", **TWO) as server:
-        _wait_for_both(server)
-        _engines(server)[0].kill()
-        wait_for(lambda: "the engine 0 died (signal 9)" in server.log, 10)
-        for _ in range(10):
-            assert server.ping().status_code == 200
-            assert _generate(server, "Hello").status_code == 200
-        _wait_for_both(server)
-        assert server.stop() == 0
+def test_one_copy_that_dies_leaves_the_other_serving(server: Server) -> None:
+    _engines(server)[0].kill()
+    wait_for(lambda: "the engine 0 died (signal 9)" in server.log, 10)
+    for _ in range(10):
+        assert server.ping().status_code == 200
+        assert _generate(server, "Hello").status_code == 200
+    _wait_for_both(server)
 
 
 def test_copies_drain_at_the_same_time(tmp_path: Path, endless_model: Path) -> None:
@@ -124,17 +122,15 @@ def test_copies_drain_at_the_same_time(tmp_path: Path, endless_model: Path) -> N
     assert "is killed" not in server.log
 
 
-def test_adapters_are_known_to_all_copies(tmp_path: Path) -> None:
+def test_adapters_are_known_to_all_copies(server: Server, tmp_path: Path) -> None:
     model = AutoModelForCausalLM.from_pretrained(DEMO_MODEL)
     adapter = adapters.save(tmp_path / "adapter", model, seed=1)
-    with serving(tmp_path / "log", **TWO) as server:
-        _wait_for_both(server)
-        url = f"{server.url}/adapters"
-        made = requests.post(url, json={"name": "one", "src": str(adapter)}, timeout=60)
-        assert made.ok, made.text
-        assert requests.post(url, json={"name": "one", "src": str(adapter)}).status_code == 409
-        for _ in range(4):  # both copies get some
-            assert _generate(server, "Hello", adapter_id="one").ok
-        assert requests.delete(f"{url}/one", timeout=60).ok
-        assert requests.delete(f"{url}/one", timeout=60).status_code == 404
-        assert _generate(server, "Hello", adapter_id="one").status_code == 404
+    url = f"{server.url}/adapters"
+    made = requests.post(url, json={"name": "one", "src": str(adapter)}, timeout=60)
+    assert made.ok, made.text
+    assert requests.post(url, json={"name": "one", "src": str(adapter)}).status_code == 409
+    for _ in range(4):  # both copies get some
+        assert _generate(server, "Hello", adapter_id="one").ok
+    assert requests.delete(f"{url}/one", timeout=60).ok
+    assert requests.delete(f"{url}/one", timeout=60).status_code == 404
+    assert _generate(server, "Hello", adapter_id="one").status_code == 404

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from tests.support import sagemaker_client as platform
 from tests.support.models.user_code import folder_with
-from tests.support.servers import Server, serving
+from tests.support.servers import Server, SharedServers, serving
 
 LINES = "application/jsonlines"
 
@@ -113,19 +113,21 @@ def test_records_share_the_engines_batches_and_wait_for_room(tmp_path: Path) -> 
         assert server.metric("engine_steps_total") - before < 60 * 20 / 3
 
 
-def test_the_servers_own_fault_fails_the_whole_body(tmp_path: Path, endless_model: Path) -> None:
-    with serving(tmp_path / "log", endless_model) as server:
-        body = _lines(_generate("a", 50_000), _generate("b", 1))
-        answers: list[platform.Answer] = []
-        asking = threading.Thread(
-            target=lambda: answers.append(platform.invoke(server.port, body, LINES))
-        )
-        asking.start()
-        while not server.metric("engine_blocks_used") > 0:
-            pass
-        server.engine().kill()
-        asking.join(30)
-        assert answers[0].status == 503
+def test_the_servers_own_fault_fails_the_whole_body(
+    shared_servers: SharedServers, endless_model: Path
+) -> None:
+    server = shared_servers.get(endless_model)
+    body = _lines(_generate("a", 50_000), _generate("b", 1))
+    answers: list[platform.Answer] = []
+    asking = threading.Thread(
+        target=lambda: answers.append(platform.invoke(server.port, body, LINES))
+    )
+    asking.start()
+    while not server.metric("engine_blocks_used") > 0:
+        pass
+    server.engine().kill()
+    asking.join(30)
+    assert answers[0].status == 503
 
 
 def test_text_and_csv_are_read_and_written(server: Server) -> None:

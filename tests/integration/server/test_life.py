@@ -15,7 +15,16 @@ import requests
 from transformers import AutoTokenizer
 
 from container.lifecycle.shutdown import StopSchedule
-from tests.support.servers import DEMO_MODEL, Server, serving, spawn, wait_for
+from tests.support.models.broken import broken_model
+from tests.support.servers import (
+    DEMO_MODEL,
+    Server,
+    SharedServers,
+    free_port,
+    serving,
+    spawn,
+    wait_for,
+)
 
 LONG = {"inputs": "Tell me", "parameters": {"max_new_tokens": 50_000}, "stream": True}
 SHORT = {"inputs": "Hello", "parameters": {"max_new_tokens": 3}}
@@ -56,26 +65,26 @@ def _streams(server: Server, count: int, **changes: object) -> list[LiveStream]:
 
 
 def test_kill_9_of_the_engine_fails_streams_and_the_next_request_works(
-    tmp_path: Path, endless_model: Path
+    shared_servers: SharedServers, endless_model: Path
 ) -> None:
-    with serving(tmp_path / "log", endless_model) as server:
-        chat = {"messages": [{"role": "user", "content": "Hi"}], "stream": True}
-        streams = [*_streams(server, 4), LiveStream(server, chat, "/v1/chat/completions")]
-        streams[-1].start()
-        wait_for(lambda: bool(streams[-1].lines), 30)
-        server.engine().kill()
-        killed_at = time.monotonic()
-        wait_for(lambda: server.ping().status_code == 503, 5)
-        for stream in streams:
-            stream.join(10)
-            assert stream.failure is None
-            assert stream.ended_at - killed_at < 5
-        assert all(stream.last["error_type"] == "unavailable" for stream in streams[:-1])
-        assert "error" in json.loads(streams[-1].lines[-2].removeprefix("data: "))
-        assert streams[-1].lines[-1] == "data: [DONE]"
-        server.wait_ready()
-        answer = requests.post(f"{server.url}/generate", json=SHORT, timeout=60)
-        assert answer.status_code == 200
+    server = shared_servers.get(endless_model)
+    chat = {"messages": [{"role": "user", "content": "Hi"}], "stream": True}
+    streams = [*_streams(server, 4), LiveStream(server, chat, "/v1/chat/completions")]
+    streams[-1].start()
+    wait_for(lambda: bool(streams[-1].lines), 30)
+    server.engine().kill()
+    killed_at = time.monotonic()
+    wait_for(lambda: server.ping().status_code == 503, 5)
+    for stream in streams:
+        stream.join(10)
+        assert stream.failure is None
+        assert stream.ended_at - killed_at < 5
+    assert all(stream.last["error_type"] == "unavailable" for stream in streams[:-1])
+    assert "error" in json.loads(streams[-1].lines[-2].removeprefix("data: "))
+    assert streams[-1].lines[-1] == "data: [DONE]"
+    server.wait_ready()
+    answer = requests.post(f"{server.url}/generate", json=SHORT, timeout=60)
+    assert answer.status_code == 200
 
 
 def test_an_engine_that_keeps_dying_ends_the_container(tmp_path: Path) -> None:
@@ -101,30 +110,52 @@ def _other_engine(server: Server, pid: int) -> bool:
 
 
 def test_a_killed_frontend_is_replaced_and_its_requests_are_aborted(
-    tmp_path: Path, endless_model: Path
+    shared_servers: SharedServers, endless_model: Path
 ) -> None:
-    with serving(tmp_path / "log", endless_model) as server:
-        _streams(server, 2)
-        server.frontends()[0].kill()
-        wait_for(lambda: len(server.frontends()) == 1, 20)
-        wait_for(lambda: server.metric("tgi_batch_current_size") == 0, 20)
-        answer = requests.post(f"{server.url}/generate", json=SHORT, timeout=60)
-        assert answer.ok, answer.text + server.log
+    server = shared_servers.get(endless_model)
+    _streams(server, 2)
+    server.frontends()[0].kill()
+    wait_for(lambda: len(server.frontends()) == 1, 20)
+    wait_for(lambda: server.metric("tgi_batch_current_size") == 0, 20)
+    answer = requests.post(f"{server.url}/generate", json=SHORT, timeout=60)
+    assert answer.ok, answer.text + server.log
 
 
-def test_sigterm_lets_streams_finish_and_exits_with_0(tmp_path: Path, endless_model: Path) -> None:
-    with serving(tmp_path / "log", endless_model) as server:
-        parameters = {"max_new_tokens": 300}
-        streams = _streams(server, 4, parameters=parameters)
-        server.process.send_signal(signal.SIGTERM)
-        wait_for(lambda: server.ping().status_code == 503, 5)
-        refused = requests.post(f"{server.url}/generate", json=SHORT, timeout=10)
-        assert refused.status_code == 503
-        assert server.process.wait(60) == 0
-        for stream in streams:
-            stream.join(10)
-            assert stream.failure is None
-            assert stream.last["generated_text"] is not None
+def test_a_client_that_leaves_frees_its_blocks(
+    shared_servers: SharedServers, endless_model: Path
+) -> None:
+    server = shared_servers.get(endless_model)
+    aborted = server.metric("tgi_request_aborted")
+    url = f"{server.url}/generate_stream"
+    with requests.post(url, json=LONG, stream=True, timeout=60) as response:
+        assert response.status_code == 200, response.text
+        wait_for(lambda: server.metric("engine_blocks_used") > 0, 20)
+    wait_for(lambda: server.metric("engine_blocks_used") == 0, 20)
+
+    body = json.dumps(LONG | {"stream": False}).encode()
+    head = f"POST /generate HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n\r\n"
+    with socket.create_connection(("127.0.0.1", server.port)) as raw:
+        raw.sendall(head.encode() + body)
+        wait_for(lambda: server.metric("engine_blocks_used") > 0, 20, lambda: server.log)
+    wait_for(lambda: server.metric("engine_blocks_used") == 0, 20)
+    wait_for(lambda: server.metric("tgi_request_aborted") == aborted + 2, 20)
+
+
+def test_sigterm_lets_streams_finish_and_exits_with_0(
+    shared_servers: SharedServers, endless_model: Path
+) -> None:
+    server = shared_servers.get(endless_model)
+    parameters = {"max_new_tokens": 300}
+    streams = _streams(server, 4, parameters=parameters)
+    server.process.send_signal(signal.SIGTERM)
+    wait_for(lambda: server.ping().status_code == 503, 5)
+    refused = requests.post(f"{server.url}/generate", json=SHORT, timeout=10)
+    assert refused.status_code == 503
+    assert server.process.wait(60) == 0
+    for stream in streams:
+        stream.join(10)
+        assert stream.failure is None
+        assert stream.last["generated_text"] is not None
 
 
 def test_what_cannot_finish_in_time_ends_with_an_error_event(
@@ -153,23 +184,6 @@ def test_hung_processes_do_not_delay_the_exit(tmp_path: Path) -> None:
     assert time.monotonic() - signalled < StopSchedule.starting_at(0.0, drain_s).end_at + 1
     wait_for(lambda: not any(process.is_running() for process in everyone), 10)
     assert "engine: still running after the drain, killed" in server.log
-
-
-def test_a_client_that_leaves_frees_its_blocks(tmp_path: Path, endless_model: Path) -> None:
-    with serving(tmp_path / "log", endless_model) as server:
-        url = f"{server.url}/generate_stream"
-        with requests.post(url, json=LONG, stream=True, timeout=60) as response:
-            assert response.status_code == 200, response.text
-            wait_for(lambda: server.metric("engine_blocks_used") > 0, 20)
-        wait_for(lambda: server.metric("engine_blocks_used") == 0, 20)
-
-        body = json.dumps(LONG | {"stream": False}).encode()
-        head = f"POST /generate HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n\r\n"
-        with socket.create_connection(("127.0.0.1", server.port)) as raw:
-            raw.sendall(head.encode() + body)
-            wait_for(lambda: server.metric("engine_blocks_used") > 0, 20, lambda: server.log)
-        wait_for(lambda: server.metric("engine_blocks_used") == 0, 20)
-        wait_for(lambda: server.metric("tgi_request_aborted") == 2, 20)
 
 
 def test_overload_is_a_429_with_retry_after(tmp_path: Path, endless_model: Path) -> None:
@@ -232,45 +246,20 @@ def test_a_killed_supervisor_takes_everything_with_it(tmp_path: Path) -> None:
     wait_for(lambda: not _accepts(server.port), 20)
 
 
-def _broken(
-    tmp_path: Path, *, without: str = "", write: tuple[str, str] = ("", ""), **config: object
-) -> Path:
-    """The demo model without a file, with another content of one, or with changes of its config."""
-    folder = tmp_path / "model"
-    shutil.copytree(DEMO_MODEL, folder)
-    if without:
-        (folder / without).unlink()
-    if write[0]:
-        (folder / write[0]).write_text(write[1])
-    if config:
-        path = folder / "config.json"
-        path.write_text(json.dumps(json.loads(path.read_text()) | config))
-    return folder
-
-
 @pytest.mark.parametrize(
     ("change", "expected"),
     [
         ({"without": "config.json"}, "config.json is missing"),
-        ({"without": "model.safetensors"}, "weights are missing"),
-        ({"without": "tokenizer.json"}, "tokenizer is missing"),
-        ({"write": ("config.json", "{")}, "not valid JSON"),
-        ({"write": ("config.json", "[]")}, "not a JSON object"),
-        ({"write": ("config.json", '{"model_type": "bert"}')}, "does not generate text"),
-        ({"write": ("config.json", '{"model_type": "no_such_model"}')}, "no_such_model"),
         ({"write": ("model.safetensors", "x" * 100)}, "cannot be loaded"),
-        ({"write": ("tokenizer.json", "{")}, "tokenizer cannot be loaded"),
-        ({"write": ("generation_config.json", "{")}, "generation_config.json cannot be used"),
         ({"num_hidden_layers": 8}, "the weights lack"),
-        ({"intermediate_size": 100}, "cannot be loaded"),
-        ({"num_attention_heads": 0}, "config.json cannot be used: ZeroDivisionError"),
     ],
     ids=lambda value: str(value)[:40],
 )
 def test_an_unusable_model_ends_the_start_with_the_reason(
     tmp_path: Path, change: dict, expected: str
 ) -> None:
-    server = spawn(tmp_path / "log", _broken(tmp_path, **change))
+    """Of each kind of reason one; tests/model/test_engine_loader.py has them all."""
+    server = spawn(tmp_path / "log", broken_model(tmp_path / "model", **change))
     assert server.process.wait(60) == 3
     assert expected in server.log
     assert "Traceback" not in server.log
@@ -309,9 +298,7 @@ def test_a_taken_port_is_named(tmp_path: Path, server: Server) -> None:
 
 
 def test_sagemakers_port_wins_and_an_argument_is_accepted(tmp_path: Path) -> None:
-    with serving(tmp_path / "log") as server:
-        assert server.ping().ok
-    port = server.port
+    port = free_port()
     server = spawn(tmp_path / "log", PORT="1", SAGEMAKER_BIND_TO_PORT=str(port))
     server.port = port
     try:

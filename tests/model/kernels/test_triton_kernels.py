@@ -25,6 +25,7 @@ NUM_CASES = 63
 SHARED_MEMORY = 99 * 1024
 
 
+@pytest.mark.slow
 def test_kernels_are_right_when_interpreted() -> None:
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(CASES)],
