@@ -7,7 +7,12 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-DOCUMENTS = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").rglob("*.md"))]
+RECORDS = ("CHANGELOG.md", "LOG.md")  # of the past
+DOCUMENTS = [
+    path
+    for path in (*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").rglob("*.md")))
+    if path.name not in RECORDS
+]
 PACKAGES = ("container", "sagemaker_deploy")
 SOURCES = {".py", ".c", ".h"}
 
