@@ -1,10 +1,18 @@
-"""ARCHITECTURE.md's code map names each folder of source once, and none that does not exist."""
+"""The documents name what exists: the code map each folder of source, and others their paths."""
 
 import re
 from itertools import pairwise
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parents[1]
+RECORDS = ("CHANGELOG.md", "LOG.md")  # of the past
+DOCUMENTS = [
+    path
+    for path in (*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").rglob("*.md")))
+    if path.name not in RECORDS
+]
 PACKAGES = ("container", "sagemaker_deploy")
 SOURCES = {".py", ".c", ".h"}
 
@@ -31,9 +39,9 @@ def test_a_folder_takes_one_line_of_the_code_map() -> None:
     assert [line for line in after_entries if line.startswith(" ")] == []
 
 
-def test_every_path_in_the_architecture_exists() -> None:
-    text = (ROOT / "ARCHITECTURE.md").read_text()
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_every_path_in_a_document_exists(document: Path) -> None:
     paths = re.findall(
-        r"`((?:container|sagemaker_deploy|tests|image|benchmarks|code)/[^`*]*)`", text
+        r"`((?:container|sagemaker_deploy|tests|image|benchmarks)/[^`*<> ]*)`", document.read_text()
     )
     assert [path for path in paths if not (ROOT / path).exists()] == []
