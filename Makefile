@@ -157,7 +157,7 @@ $(KERNELS): $(wildcard container/model/kernels/csrc/*) container/model/kernels/b
 	@echo "Compiling the kernels"
 	@[ -n "$$CC" ] || command -v cc >/dev/null || \
 		$(BIN)/pip install --quiet --disable-pip-version-check --requirement image/kernels.in || true
-	@$(BIN)/python -m container.model.kernels.cpu.build || \
+	@$(BIN)/python -m container.model.kernels.build || \
 		echo "warning: no kernels; the server works without them, slower"
 
 $(VENV)/test.stamp: $(VENV)/server.stamp
