@@ -1,6 +1,6 @@
 """The Flask application, made from its collaborators."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NoReturn
 
 from flask import Flask
@@ -39,8 +39,9 @@ from container.frontend.multi_model.process_per_model import Models
 from container.frontend.observability import tracing
 from container.frontend.observability.embedder_metrics import EmbedderCollector
 from container.frontend.observability.metrics import Metrics
-from container.frontend.web import tgi_headers
+from container.frontend.web import tgi_headers, trace_hooks
 from container.frontend.web.auth import add_guards
+from container.frontend.web.http_request import HttpRequest
 from container.messages.engine import EngineInfo
 from container.settings.settings import Settings
 
@@ -81,27 +82,36 @@ class Options:
         )
 
 
-def create_app(
-    service: Service,
-    options: Options,
-    tracer: tracing.Tracer | None = None,
-    handler: HandlerClient | None = None,
-    embedder: EmbedderConnection | None = None,
-    *,
-    engine: EngineConnection | None = None,
-    sessions: Sessions | None = None,
-) -> Flask:
+@dataclass(frozen=True, slots=True)
+class AppContext:
+    """The collaborators of the app: its options and its connections to other processes.
+
+    `handler` is the user's code, `embedder` the embedding or rerank model; None if there is none.
+    """
+
+    service: Service
+    options: Options
+    engine: EngineConnection = field(default_factory=NoEngine)
+    sessions: Sessions | None = None
+    tracer: tracing.Tracer | None = None
+    handler: HandlerClient | None = None
+    embedder: EmbedderConnection | None = None
+
+
+def create_app(context: AppContext) -> Flask:
     """Wire the routes of all dialects to one service, and `/invocations` to user code if any."""
+    service, options, handler = context.service, context.options, context.handler
     app = Flask("container", static_folder=None)
+    app.request_class = HttpRequest
     app.config["MAX_CONTENT_LENGTH"] = options.payload_limit
-    if tracer is not None:
-        tracing.watch(app, tracer)
+    if context.tracer is not None:
+        trace_hooks.watch(app, context.tracer)
     metrics = Metrics(service)
     tgi_dialect = TgiDialect(service, metrics, options.limits)
     conversations = Conversations(service, options.tool_call_parser, options.system_prompt)
     openai_dialect = OpenAIDialect(service, metrics, options.limits, conversations)
     texts = Embeddings(
-        embedder,
+        context.embedder,
         max_inputs=options.limits.max_embedding_inputs,
         auto_truncate=options.auto_truncate,
     )
@@ -145,14 +155,14 @@ def create_app(
             options.batch,
         )
     )
-    app.register_blueprint(adapters.blueprint(engine if engine is not None else NoEngine()))
+    app.register_blueprint(adapters.blueprint(context.engine))
     app.register_blueprint(pages.description())
     app.register_blueprint(pages.swagger())
     tgi_headers.add_headers(app, service, options.compute_type)
     invocations.watch_headers(app)
     add_guards(app, metrics, options.api_key)
-    if sessions is not None:
-        watch_sessions(app, sessions)
+    if context.sessions is not None:
+        watch_sessions(app, context.sessions)
     CORS(
         app,
         origins=options.cors_origins,

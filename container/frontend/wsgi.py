@@ -16,13 +16,11 @@ import gevent
 from flask import Flask
 
 from container import logs
-from container.frontend.apis.sagemaker import sessions
-from container.frontend.app import Options, create_app, create_models_app
+from container.frontend.app import AppContext, Options, create_app, create_models_app
 from container.frontend.clients.embedder_client import EmbedderClient
 from container.frontend.clients.engine_client import EngineClient, EngineConnection, NoEngine
 from container.frontend.clients.engine_router import EngineGroup
 from container.frontend.clients.handler_client import HandlerClient
-from container.frontend.generation import adapter_selection
 from container.frontend.generation.image_fetcher import ImageFetcher
 from container.frontend.generation.images import Images
 from container.frontend.generation.service import Service, tokenizer_loader
@@ -62,27 +60,20 @@ def application() -> Flask:
     load = tokenizer_loader(
         trust_remote_code=settings.trust_remote_code, template_path=settings.tokenizer_config_path
     )
-    open_sessions = _sessions(settings)
-    service = Service(
-        engine,
-        load,
-        _in_thread,
-        lambda params: sessions.apply_request_context(
-            open_sessions, adapter_selection.apply_request_context(params)
-        ),
-        _images(settings),
-    )
+    service = Service(engine, load, _in_thread, _images(settings))
     tracer = None
     if settings.otlp_endpoint is not None:
         tracer = OtlpTracer(settings.otlp_endpoint, settings.otlp_service_name)
     return create_app(
-        service,
-        Options.from_settings(settings),
-        tracer,
-        handler,
-        embedder,
-        engine=engine,
-        sessions=open_sessions,
+        AppContext(
+            service,
+            Options.from_settings(settings),
+            engine,
+            sessions=_sessions(settings),
+            tracer=tracer,
+            handler=handler,
+            embedder=embedder,
+        )
     )
 
 

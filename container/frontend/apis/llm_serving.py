@@ -12,6 +12,7 @@ from flask import Blueprint, Response, request
 from container.errors import ServingError
 from container.frontend.apis.openai.chat import OpenAIDialect
 from container.frontend.generation.service import Service
+from container.frontend.web.http_request import request_context
 from container.frontend.web.request_body import read_object
 from container.frontend.web.responses import json_response
 
@@ -40,7 +41,7 @@ def blueprint(service: Service, openai: OpenAIDialect, *, system_prompt: str | N
 
     @routes.post("/chat/completions")
     def chat_completions() -> Response:
-        return openai.chat(with_roles(read_object(request)), takes_plain=True)
+        return openai.chat(with_roles(read_object(request)), request_context(), takes_plain=True)
 
     return routes
 

@@ -5,13 +5,13 @@ Between the service, which knows prompts, and the dialects: what both of OpenAI'
 
 import json
 import secrets
-from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from container.errors import InvalidParameter
+from container.frontend.generation.request_context import RequestContext
 from container.frontend.generation.running_request import Completion, RunningRequest, TextEvent
-from container.frontend.generation.service import FieldNames, Service, TextRules
+from container.frontend.generation.service import FieldNames, Prompt, Service, TextRules
 from container.frontend.generation.tools import NO_TOOLS, ToolMode, ToolUse
 from container.grammar.message import MessageShape, message_grammar
 from container.images.sources import ImageSource
@@ -20,7 +20,6 @@ from container.text.message_parser import Delta, DeltaKind, Parser
 from container.text.message_style import MessageStyle, style_of
 
 Message = dict[str, Any]
-MakeParams = Callable[[int, str], SamplingParams]  # from the room for new tokens and the grammar
 
 # For templates that know no tools. TGI puts such a text at the end of the last message.
 TOOL_PROMPT = (
@@ -47,6 +46,20 @@ class ChatPrompt:
     opens_reply: bool = True
     takes_plain: bool = False
     images: list[ImageSource] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class PreparedChat:
+    """A rendered and encoded chat, the room for its reply and the grammar of that.
+
+    `schemas` are those of its tools' arguments.
+    """
+
+    text: str
+    prompt: Prompt
+    max_new_tokens: int
+    grammar: str
+    schemas: dict[str, Any]
 
 
 @dataclass(slots=True)
@@ -158,32 +171,34 @@ class Conversations:
             opens_reply=chat_prompt.opens_reply,
         )
 
-    def start(
-        self,
-        chat_prompt: ChatPrompt,
-        names: FieldNames,
-        max_new_tokens: int | None,
-        make_params: MakeParams,
-        text: TextRules,
-    ) -> Reply:
-        """Submit and wait for the first token. Raises what is wrong with the request."""
-        service, style = self._service, self.style
-        prompt = self.render(chat_prompt)
+    def prepare(
+        self, chat_prompt: ChatPrompt, names: FieldNames, max_new_tokens: int | None
+    ) -> PreparedChat:
+        """Render and encode a chat. Raises the request's first error."""
+        service = self._service
+        text = self.render(chat_prompt)
         grammar = service.offload(
-            message_grammar, self._shape(chat_prompt, prompt), service.tokenizer.added_tokens
+            message_grammar, self._shape(chat_prompt, text), service.tokenizer.added_tokens
         )
         # A template writes the special tokens itself.
-        encoded = service.prompt(
-            prompt, names, chat_prompt.images, add_special_tokens=self._is_plain(chat_prompt)
+        prompt = service.prompt(
+            text, names, chat_prompt.images, add_special_tokens=self._is_plain(chat_prompt)
         )
-        room = service.room_for(len(encoded.ids), max_new_tokens, names)
-        schemas = chat_prompt.tools.schemas
-        running = service.start(
-            encoded,
-            make_params(room, grammar),
-            replace(text, shown=style.markers(with_tools=bool(schemas))),
-        )
-        parsers = [style.parser(prompt, schemas) for _ in running.completions]
+        room = service.room_for(len(prompt.ids), max_new_tokens, names)
+        return PreparedChat(text, prompt, room, grammar, chat_prompt.tools.schemas)
+
+    def start(
+        self,
+        chat: PreparedChat,
+        params: SamplingParams,
+        text: TextRules,
+        context: RequestContext,
+    ) -> Reply:
+        """Submit a prepared chat and wait for its first token. Raises the engine's refusal."""
+        style = self.style
+        text = replace(text, shown=style.markers(with_tools=bool(chat.schemas)))
+        running = self._service.start(chat.prompt, params, text, context)
+        parsers = [style.parser(chat.text, chat.schemas) for _ in running.completions]
         return Reply(running, parsers, [MessageBuilder() for _ in running.completions])
 
     def _is_plain(self, chat_prompt: ChatPrompt) -> bool:

@@ -11,10 +11,13 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
+import msgspec
+
 from container.errors import InvalidParameter, PromptTooLong, Unavailable
 from container.frontend.clients.engine_client import EngineConnection, NoEngine, TokenStream
 from container.frontend.generation.images import Images, fetch_nothing
 from container.frontend.generation.offloading import Offload, call
+from container.frontend.generation.request_context import RequestContext
 from container.frontend.generation.running_request import Completion, RunningGroup, RunningRequest
 from container.images.decoding import ImageLimits
 from container.images.sources import ImageSource
@@ -62,9 +65,7 @@ class TextRules:
 class Service:
     """Owns the tokenizer of this process and talks to the engine.
 
-    `offload` runs slow work where it does not hold up the other requests of this process;
-    `apply_request_context` adds to the parameters what the current request says outside of its
-    body.
+    `offload` runs slow work where it does not hold up the other requests of this process.
     """
 
     def __init__(
@@ -72,13 +73,11 @@ class Service:
         engine: EngineConnection,
         load_tokenizer: LoadTokenizer,
         offload: Offload = call,
-        apply_request_context: Callable[[SamplingParams], SamplingParams] = lambda params: params,
         images: Images | None = None,
     ) -> None:
         self._engine = engine
         self._load_tokenizer = load_tokenizer
         self.offload = offload
-        self._amend = apply_request_context
         self._images = images or Images(ImageLimits(), fetch_nothing, offload)
         self._tokenizer: Tokenizer | None = None
         self._loading = threading.Lock()
@@ -215,25 +214,35 @@ class Service:
             )
         return max_new_tokens
 
-    def start(self, prompt: Prompt, params: SamplingParams, text: TextRules) -> RunningRequest:
-        """Submit and wait for the first token. Raises what the engine answers instead of it."""
-        running = self._submit(prompt, params, text)
+    def start(
+        self, prompt: Prompt, params: SamplingParams, text: TextRules, context: RequestContext
+    ) -> RunningRequest:
+        """Submit a prompt and wait for its first token. Raises the engine's refusal."""
+        running = self._submit(prompt, params, text, context)
         _wait_first_event(running)
+        context.trace.running.append(running)
         return running
 
     def start_group(
-        self, prompts: list[Prompt], params: list[SamplingParams], text: TextRules
+        self,
+        prompts: list[Prompt],
+        params: list[SamplingParams],
+        text: TextRules,
+        context: RequestContext,
     ) -> RunningGroup:
         """Submit several prompts at once and wait for the first token of each."""
         group = RunningGroup([])
         try:
             for prompt, prompt_params in zip(prompts, params, strict=True):
                 first_stream = group.requests[0].stream if group.requests else None
-                group.requests.append(self._submit(prompt, prompt_params, text, first_stream))
+                group.requests.append(
+                    self._submit(prompt, prompt_params, text, context, first_stream)
+                )
         except BaseException:
             group.close()
             raise
         _wait_first_event(group)
+        context.trace.running.extend(group.requests)
         return group
 
     def _submit(
@@ -241,10 +250,11 @@ class Service:
         prompt: Prompt,
         params: SamplingParams,
         text: TextRules,
+        context: RequestContext,
         same_engine_as: TokenStream | None = None,
     ) -> RunningRequest:
         tokenizer = self.tokenizer
-        params = self._amend(params)
+        params = _with_context(params, context)
         visible = tokenizer.special_tokens_in(text.shown)
         completions = [
             Completion(
@@ -289,6 +299,15 @@ def _wait_first_event(running: RunningRequest | RunningGroup) -> None:
     except BaseException:
         running.close()
         raise
+
+
+def _with_context(params: SamplingParams, context: RequestContext) -> SamplingParams:
+    """Fill in the adapter and the session. Raises MalformedRequest if the session has ended."""
+    if context.session is not None:
+        params = msgspec.structs.replace(
+            params, session=context.session.id, session_s=context.session.remaining_s()
+        )
+    return msgspec.structs.replace(params, adapter=context.adapter) if context.adapter else params
 
 
 def random_seed() -> int:

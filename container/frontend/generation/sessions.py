@@ -5,11 +5,25 @@ import re
 import secrets
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 from container.errors import MalformedRequest
 
 ID = re.compile(r"[A-Za-z0-9](-*[A-Za-z0-9]){0,255}")
+
+
+@dataclass(frozen=True, slots=True)
+class Session:
+    """An open session; `until` is its end in seconds since 1970."""
+
+    sessions: "Sessions"
+    id: str
+    until: float
+
+    def remaining_s(self) -> float:
+        """Return how long it lasts. Raises MalformedRequest if it has been closed."""
+        return self.sessions.remaining_s(self.id)
 
 
 class Sessions:
@@ -27,17 +41,29 @@ class Sessions:
         """Whether there can be sessions."""
         return self._folder is not None
 
-    def open(self) -> tuple[str, float]:
-        """Make a session; its id and when it ends (seconds since 1970)."""
+    def open(self) -> Session:
+        """Open a session."""
         folder = self._path("")
         folder.mkdir(parents=True, exist_ok=True)
         self._sweep(folder)
         session_id, until = secrets.token_hex(16), float(int(self._now()) + self._lifetime_s)
         self._path(session_id).write_text(str(until))
-        return session_id, until
+        return Session(self, session_id, until)
+
+    def find(self, session_id: str) -> Session:
+        """Return an open session. Raises MalformedRequest for one that is not open."""
+        return Session(self, session_id, self._until(session_id))
 
     def remaining_s(self, session_id: str) -> float:
-        """How long a session lasts. Raises MalformedRequest for one that is not open."""
+        """Return how long a session lasts. Raises MalformedRequest for one that is not open."""
+        return self._until(session_id) - self._now()
+
+    def close(self, session_id: str) -> None:
+        """End a session. Raises MalformedRequest for one that is not open."""
+        self._until(session_id)
+        self._path(session_id).unlink(missing_ok=True)
+
+    def _until(self, session_id: str) -> float:
         try:
             until = float(self._path(session_id).read_text()) if ID.fullmatch(session_id) else 0.0
         except (OSError, ValueError):
@@ -47,12 +73,7 @@ class Sessions:
                 f"session {session_id[:80]!r} is not open: it has ended, or is of another instance",
                 field="SessionId",
             )
-        return until - self._now()
-
-    def close(self, session_id: str) -> None:
-        """End a session. Raises MalformedRequest for one that is not open."""
-        self.remaining_s(session_id)
-        self._path(session_id).unlink(missing_ok=True)
+        return until
 
     def _path(self, name: str) -> Path:
         assert self._folder is not None, "sessions are off"

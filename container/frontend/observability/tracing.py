@@ -8,31 +8,15 @@ Attribute names are those of OpenTelemetry's semantic conventions for HTTP and g
 """
 
 import time
-from dataclasses import dataclass, field
 from typing import Any, Protocol
 from urllib.parse import urlsplit, urlunsplit
 
-from flask import Flask, Response, g, request
-
 from container import __version__
+from container.frontend.generation.request_context import RequestTrace
 from container.frontend.generation.running_request import RunningRequest
-from container.frontend.observability.tracked_requests import tracked
 
-INFERENCE_ID = "X-Amzn-SageMaker-Inference-Id"
-CARRIED_HEADERS = ("traceparent", "tracestate")  # W3C Trace Context
 GRPC_PORT, HTTP_PORT = 4317, 4318
 TRACES_PATH = "/v1/traces"
-
-
-@dataclass(slots=True)
-class RequestTrace:
-    """What is remembered of a request until its answer is over."""
-
-    route: str
-    headers: dict[str, str]
-    inference_id: str | None = None
-    started_ns: int = field(default_factory=time.time_ns)
-    running: list[RunningRequest] = field(default_factory=list)
 
 
 class Tracer(Protocol):
@@ -41,25 +25,6 @@ class Tracer(Protocol):
     def record(self, trace: RequestTrace, status: int) -> None:
         """Take a request whose answer is over."""
         ...
-
-
-def watch(app: Flask, tracer: Tracer) -> None:
-    """Trace every POST of an app, to the last byte of its answer."""
-
-    @app.before_request
-    def begin() -> None:
-        if request.method == "POST" and request.url_rule is not None:
-            carried = {name: request.headers.get(name, "") for name in CARRIED_HEADERS}
-            named = request.headers.get(INFERENCE_ID)
-            g.trace = RequestTrace(request.url_rule.rule, carried, named)
-
-    @app.after_request
-    def end(response: Response) -> Response:
-        trace: RequestTrace | None = g.get("trace")
-        if trace is not None:
-            trace.running = tracked()
-            response.call_on_close(lambda: tracer.record(trace, response.status_code))
-        return response
 
 
 class OtlpTracer:

@@ -8,7 +8,8 @@ from werkzeug.exceptions import HTTPException, RequestEntityTooLarge
 from container.errors import Unauthorized
 from container.frontend.observability.metrics import Metrics
 from container.frontend.web import error_responses
-from container.frontend.web.responses import CLIENT_DISCONNECTED_STATUS, ClientDisconnected
+from container.frontend.web.error_responses import ClientDisconnected, dialect_of_path
+from container.frontend.web.responses import CLIENT_DISCONNECTED_STATUS
 
 OPEN_PATHS = frozenset(
     {
@@ -51,7 +52,8 @@ def add_guards(app: Flask, metrics: Metrics, api_key: str | None) -> None:
     def explain(error: Exception) -> Response:
         if isinstance(error, HTTPException) and not isinstance(error, RequestEntityTooLarge):
             return error_responses.routing_error_response(error)
-        client_error = error_responses.to_client_error(error)
+        cause, dialect = error_responses.split(error, dialect_of_path(request.path))
+        client_error = error_responses.to_client_error(cause)
         if request.method == "POST":
             metrics.count_failure(client_error)
-        return error_responses.error_response(client_error)
+        return error_responses.error_response(client_error, dialect)

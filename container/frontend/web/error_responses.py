@@ -1,11 +1,14 @@
 """How each dialect says that something went wrong: one table a dialect over one tree of errors."""
 
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from enum import Enum
 from typing import Any
 
 import msgspec
-from flask import Response, g, request
+from flask import Response, request
 from werkzeug.exceptions import HTTPException, RequestEntityTooLarge
 
 from container import errors
@@ -16,6 +19,27 @@ log = logging.getLogger(__name__)
 Body = dict[str, Any]
 OPENAI_PATHS = ("/v1/", "/v2/", "/openai/", "/embeddings", "/chat/")
 TEI_PATHS = ("/embed", "/similarity", "/predict", "/rerank")
+
+
+class Dialect(Enum):
+    """The APIs whose error objects differ."""
+
+    TGI = "tgi"
+    TEI = "tei"
+    OPENAI = "openai"
+
+
+class ClientDisconnected(Exception):
+    """The client has closed its connection before the answer was whole."""
+
+
+class DialectError(Exception):
+    """An error, and the dialect to answer it in, where the body decides that, not the path."""
+
+    def __init__(self, error: Exception, dialect: Dialect) -> None:
+        super().__init__(str(error))
+        self.error = error
+        self.dialect = dialect
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,21 +151,34 @@ def json_bytes(body: Body) -> bytes:
     return msgspec.json.encode(body)
 
 
-def use_openai_errors() -> None:
-    """Answer whatever goes wrong with this request in OpenAI's form, not in TGI's."""
-    g.speaks_openai = True
+@contextmanager
+def errors_in(dialect: Dialect) -> Iterator[None]:
+    """Have the errors of a block answered in a dialect; those of an inner block keep theirs."""
+    try:
+        yield
+    except (ClientDisconnected, DialectError):
+        raise
+    except Exception as error:
+        raise DialectError(error, dialect) from error
 
 
-def use_tei_errors() -> None:
-    """Answer whatever goes wrong with this request in TEI's form, not in TGI's."""
-    g.speaks_tei = True
+def split(error: Exception, default: Dialect) -> tuple[Exception, Dialect]:
+    """Return an error without its dialect, and the dialect to answer it in."""
+    return (error.error, error.dialect) if isinstance(error, DialectError) else (error, default)
 
 
-def error_response(error: ServingError) -> Response:
-    """Answer an error in the dialect of the request."""
-    if _uses_openai_errors():
+def dialect_of_path(path: str) -> Dialect:
+    """Return the dialect of a route."""
+    if path.startswith(OPENAI_PATHS):
+        return Dialect.OPENAI
+    return Dialect.TEI if path in TEI_PATHS else Dialect.TGI
+
+
+def error_response(error: ServingError, dialect: Dialect) -> Response:
+    """Answer an error in a dialect."""
+    if dialect is Dialect.OPENAI:
         return _respond(openai_body(error), OPENAI[type(error)].status, error)
-    if "speaks_tei" in g or request.path in TEI_PATHS:
+    if dialect is Dialect.TEI:
         return _respond(tei_body(error), TEI[type(error)].status, error)
     return _respond(tgi_body(error), TGI[type(error)].status, error)
 
@@ -167,7 +204,7 @@ def routing_error_response(error: HTTPException) -> Response:
     message = f"{request.method} {request.path}: {error.description}"
     code = error.code or 500
     body: Body = {"error": message, "error_type": ROUTING_TYPES.get(code, "validation")}
-    if _uses_openai_errors():
+    if dialect_of_path(request.path) is Dialect.OPENAI:
         inner = {"message": message, "type": _INVALID, "param": None, "code": None}
         body = {"error": inner}
     response = _json(body, code)
@@ -175,10 +212,6 @@ def routing_error_response(error: HTTPException) -> Response:
         if name == "Allow":
             response.headers[name] = value
     return response
-
-
-def _uses_openai_errors() -> bool:
-    return "speaks_openai" in g or request.path.startswith(OPENAI_PATHS)
 
 
 def _json(body: Body, status: int) -> Response:

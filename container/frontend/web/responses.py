@@ -2,19 +2,20 @@
 
 import logging
 import select
+import socket
 import time
 from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
 import gevent.monkey
 import msgspec
-from flask import Response, request
+from flask import Response
 
 from container.errors import ServingError
 from container.frontend.generation.running_request import Running
-from container.frontend.observability import tracked_requests
 from container.frontend.observability.metrics import Metrics
 from container.frontend.web import error_responses
+from container.frontend.web.error_responses import ClientDisconnected
 
 log = logging.getLogger(__name__)
 
@@ -33,10 +34,6 @@ E = TypeVar("E")
 RenderError = Callable[[ServingError], dict[str, Any]]
 
 
-class ClientDisconnected(Exception):
-    """Nobody waits for this answer any more."""
-
-
 def json_response(body: object, *, headers: dict[str, str] | None = None) -> Response:
     """Answer 200 with a JSON body."""
     return Response(msgspec.json.encode(body), mimetype="application/json", headers=headers)
@@ -53,16 +50,15 @@ def sse_typed(body: dict[str, Any]) -> bytes:
     return b"event: " + kind.encode() + b"\n" + sse(body)
 
 
-def collect(running: Running[object], metrics: Metrics) -> None:
+def collect(running: Running[object], metrics: Metrics, connection: socket.socket | None) -> None:
     """Wait for the last token. Raises what ended the request, or ClientDisconnected."""
-    tracked_requests.track(running.requests)
     next_look = time.monotonic() + DISCONNECT_POLL_S
     try:
         while not running.is_finished:
             running.next_event(DISCONNECT_POLL_S)
             if time.monotonic() > next_look:
                 next_look = time.monotonic() + DISCONNECT_POLL_S
-                check_client(metrics)
+                check_client(metrics, connection)
     finally:
         running.close()
     metrics.count_success(running.requests)
@@ -82,8 +78,6 @@ def stream(
 
     An error after the first byte becomes one more event; the stream always ends with a newline.
     """
-
-    tracked_requests.track(running.requests)
 
     def chunks() -> Iterator[bytes]:
         try:
@@ -113,9 +107,8 @@ def stream(
     return response
 
 
-def check_client(metrics: Metrics) -> None:
-    """Raise ClientDisconnected when the client of the current request has left."""
-    connection = request.environ.get("gunicorn.socket")
+def check_client(metrics: Metrics, connection: socket.socket | None) -> None:
+    """Raise ClientDisconnected if the client has closed its connection."""
     if connection is None:
         return
     poller = _poll()

@@ -9,7 +9,7 @@ from flask import Flask, Response
 
 from container.frontend.generation.running_request import RunningRequest
 from container.frontend.generation.service import Service
-from container.frontend.observability.tracked_requests import tracked
+from container.frontend.web.http_request import current_request
 
 
 def add_headers(app: Flask, service: Service, compute_type: str | None) -> None:
@@ -17,7 +17,7 @@ def add_headers(app: Flask, service: Service, compute_type: str | None) -> None:
 
     @app.after_request
     def add(response: Response) -> Response:
-        running = tracked()
+        running = current_request().trace.running
         if running and response.status_code == 200:
             response.headers["x-compute-type"] = compute_type or service.info.device
             characters = sum(request.prompt_chars for request in running)

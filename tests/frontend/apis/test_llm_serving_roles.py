@@ -1,14 +1,16 @@
 """What llm_serving's routes do before there is a model."""
 
 from container.frontend.apis.llm_serving import with_roles
-from container.frontend.app import Options, create_app
+from container.frontend.app import AppContext, Options, create_app
 from container.frontend.generation.service import Service
 from container.settings.settings import Settings
 from tests.support.connections import NoEngine
 
 
 def test_while_it_loads_the_status_says_so() -> None:
-    app = create_app(Service(NoEngine(), NoEngine.tokenizer), Options.from_settings(Settings()))
+    app = create_app(
+        AppContext(Service(NoEngine(), NoEngine.tokenizer), Options.from_settings(Settings()))
+    )
     answer = app.test_client().get("/chat")
     assert answer.status_code == 200
     assert answer.json == {"status": "not started", "message": "the engine has not started yet"}

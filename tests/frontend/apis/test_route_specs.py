@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 from container.frontend.apis.docs.openapi import document
 from container.frontend.apis.docs.route_specs import OPERATIONS
-from container.frontend.app import Options, create_app
+from container.frontend.app import AppContext, Options, create_app
 from container.frontend.generation.service import Service
 from container.settings.settings import Settings
 from tests.support.connections import NoEngine
@@ -14,7 +14,9 @@ UNDESCRIBED = {"/openapi.json", "/api-doc/openapi.json", "/docs/", "/docs/<path:
 
 
 def _routes() -> Iterator[tuple[str, str]]:
-    app = create_app(Service(NoEngine(), NoEngine.tokenizer), Options.from_settings(Settings()))
+    app = create_app(
+        AppContext(Service(NoEngine(), NoEngine.tokenizer), Options.from_settings(Settings()))
+    )
     for rule in app.url_map.iter_rules():
         for method in (rule.methods or set()) - {"HEAD", "OPTIONS"}:
             if rule.rule not in UNDESCRIBED:

@@ -21,10 +21,12 @@ from container.frontend.generation import adapter_selection
 from container.frontend.generation.chat import ChatPrompt, Conversations, MessageBuilder, Reply
 from container.frontend.generation.embedding_service import Embeddings
 from container.frontend.generation.limits import RequestLimits
+from container.frontend.generation.request_context import RequestContext
 from container.frontend.generation.running_request import RunningRequest, TextEvent, TokenText
 from container.frontend.generation.service import FieldNames, Service, TextRules
 from container.frontend.observability.metrics import Metrics
 from container.frontend.web.error_responses import openai_body
+from container.frontend.web.http_request import request_context
 from container.frontend.web.request_body import parse, read_object
 from container.frontend.web.responses import collect, json_response, stream
 from container.messages.engine import FinishReason
@@ -88,14 +90,17 @@ class OpenAIDialect:
         self._limits = limits
         self._conversations = conversations
 
-    def chat(self, body: dict[str, Any], *, takes_plain: bool = False) -> Response:
+    def chat(
+        self, body: dict[str, Any], context: RequestContext, *, takes_plain: bool = False
+    ) -> Response:
         """Answer a chat body; `takes_plain` serves models without a template too."""
         received_at = time.monotonic()
         chat_request = parse(ChatRequest, body)
-        chat = self._start(chat_request, received_at, takes_plain=takes_plain)
+        context = adapter_selection.select_by_model(context, chat_request.model, self._service)
+        chat = self._start(chat_request, context, received_at, takes_plain=takes_plain)
         if chat_request.stream:
             return self._stream(chat)
-        collect(chat.running, self._metrics)
+        collect(chat.running, self._metrics, context.connection)
         return json_response(_answer(chat))
 
     def render(self, chat_request: ChatRequest) -> str:
@@ -119,25 +124,29 @@ class OpenAIDialect:
         ]
         return json_response({"object": "list", "data": [model, *tuned, *other_models]})
 
-    def _start(self, chat_request: ChatRequest, received_at: float, *, takes_plain: bool) -> Chat:
+    def _start(
+        self,
+        chat_request: ChatRequest,
+        context: RequestContext,
+        received_at: float,
+        *,
+        takes_plain: bool,
+    ) -> Chat:
         service = self._service
-        adapter_selection.choose_model(chat_request.model, service)
         check(chat_request, self._limits, service.info.vocabulary)
         answer = read_grammar(
             chat_request.response_format, "response_format", self._limits, service.offload
         )
-        reply = self._conversations.start(
-            replace(_chat_prompt(chat_request, answer), takes_plain=takes_plain),
-            NAMES,
-            chat_request.max_new_tokens,
-            lambda room, grammar: chat_request.params(
-                room,
-                service.info.vocabulary,
-                top_logprobs=(chat_request.top_logprobs or 0) if chat_request.logprobs else None,
-                grammar=grammar,
-            ),
-            TextRules(received_at, chat_request.stops, num_sequences=chat_request.n or 1),
+        chat_prompt = replace(_chat_prompt(chat_request, answer), takes_plain=takes_plain)
+        prepared = self._conversations.prepare(chat_prompt, NAMES, chat_request.max_new_tokens)
+        params = chat_request.params(
+            prepared.max_new_tokens,
+            service.info.vocabulary,
+            top_logprobs=(chat_request.top_logprobs or 0) if chat_request.logprobs else None,
+            grammar=prepared.grammar,
         )
+        text = TextRules(received_at, chat_request.stops, num_sequences=chat_request.n or 1)
+        reply = self._conversations.start(prepared, params, text, context)
         model = served_name(chat_request.model, service.info.model_id)
         chat_id = f"chatcmpl-{secrets.token_hex(12)}"
         return Chat(reply, chat_request, model, chat_id, int(time.time()))
@@ -170,7 +179,7 @@ def blueprint(dialect: OpenAIDialect, texts: Embeddings) -> Blueprint:
     @routes.post("/v1/chat/completions")
     @routes.post("/openai/v1/chat/completions")
     def chat_completions() -> Response:
-        return dialect.chat(read_object(request))
+        return dialect.chat(read_object(request), request_context())
 
     @routes.get("/v1/models")
     def models() -> Response:

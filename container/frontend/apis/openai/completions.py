@@ -19,6 +19,7 @@ from container.frontend.apis.openai.chat import DONE, FINGERPRINT, FINISH_REASON
 from container.frontend.apis.openai.completions_schema import CompletionRequest, check
 from container.frontend.generation import adapter_selection
 from container.frontend.generation.limits import RequestLimits
+from container.frontend.generation.request_context import RequestContext
 from container.frontend.generation.running_request import (
     Completion,
     GroupEvent,
@@ -31,6 +32,7 @@ from container.frontend.generation.running_request import (
 from container.frontend.generation.service import FieldNames, Prompt, Service, TextRules
 from container.frontend.observability.metrics import Metrics
 from container.frontend.web.error_responses import openai_body
+from container.frontend.web.http_request import request_context
 from container.frontend.web.request_body import parse, read_object
 from container.frontend.web.responses import collect, json_response, stream
 from container.messages.engine import SamplingParams
@@ -86,18 +88,22 @@ class CompletionsDialect:
         self._metrics = metrics
         self._limits = limits
 
-    def complete(self, body: dict[str, Any]) -> Response:
+    def complete(self, body: dict[str, Any], context: RequestContext) -> Response:
         """Answer a completions body."""
         received_at = time.monotonic()
-        completions = self._start(parse(CompletionRequest, body), received_at)
+        completion_request = parse(CompletionRequest, body)
+        model = completion_request.model
+        context = adapter_selection.select_by_model(context, model, self._service)
+        completions = self._start(completion_request, context, received_at)
         if completions.completion_request.stream:
             return self._stream(completions)
-        collect(completions.group, self._metrics)
+        collect(completions.group, self._metrics, context.connection)
         return json_response(self._answer(completions))
 
-    def _start(self, completion_request: CompletionRequest, received_at: float) -> Completions:
+    def _start(
+        self, completion_request: CompletionRequest, context: RequestContext, received_at: float
+    ) -> Completions:
         service = self._service
-        adapter_selection.choose_model(completion_request.model, service)
         check(completion_request, self._limits, service.info.vocabulary)
         name = "grammar" if completion_request.grammar is not None else "response_format"
         grammar = read_grammar(
@@ -112,7 +118,7 @@ class CompletionsDialect:
             received_at, completion_request.stops, num_sequences=completion_request.n or 1
         )
         return Completions(
-            service.start_group(prompts, params, rules),
+            service.start_group(prompts, params, rules, context),
             completion_request,
             served_name(completion_request.model, service.info.model_id),
             f"cmpl-{secrets.token_hex(12)}",
@@ -212,7 +218,7 @@ def blueprint(dialect: CompletionsDialect) -> Blueprint:
 
     @routes.post("/v1/completions")
     def completions() -> Response:
-        return dialect.complete(read_object(request))
+        return dialect.complete(read_object(request), request_context())
 
     return routes
 

@@ -6,6 +6,7 @@ Documents that are too long are cut by `/v1/rerank`, as those services do.
 import base64
 import secrets
 import time
+from collections.abc import Callable
 from typing import Any
 
 from flask import Blueprint, Response, request
@@ -13,8 +14,9 @@ from flask import Blueprint, Response, request
 from container.frontend.apis.openai.embeddings_schema import CohereRerankRequest, OpenAIEmbedRequest
 from container.frontend.apis.text_inputs import as_inputs
 from container.frontend.generation.embedding_service import Embeddings, Floats, Rows, TextOptions
+from container.frontend.generation.request_context import RequestContext
 from container.frontend.observability.metrics import Metrics
-from container.frontend.web import error_responses
+from container.frontend.web.http_request import request_context
 from container.frontend.web.request_body import parse, read_object
 from container.frontend.web.responses import check_client, json_response
 from container.messages.embedder import Pair
@@ -27,15 +29,14 @@ class EmbeddingsDialect:
         self._embeddings = embeddings
         self._metrics = metrics
 
-    def embed(self, body: dict[str, Any]) -> Response:
+    def embed(self, body: dict[str, Any], context: RequestContext) -> Response:
         """Answer an OpenAI body."""
         started = time.monotonic()
-        error_responses.use_openai_errors()
         embed_request = parse(OpenAIEmbedRequest, body)
         rows = self._embeddings.vectors(
             as_inputs(embed_request.input),
             embed_request.options("input"),
-            self._on_wait,
+            self._on_wait(context),
             dimensions=embed_request.dimensions,
         )
         write = _base64 if embed_request.encoding_format == "base64" else _floats
@@ -45,15 +46,14 @@ class EmbeddingsDialect:
         ]
         return self._respond({"object": "list", "data": data}, embed_request.model, rows, started)
 
-    def rerank(self, body: dict[str, Any]) -> Response:
+    def rerank(self, body: dict[str, Any], context: RequestContext) -> Response:
         """Answer a Cohere or Jina body: the best documents first."""
         started = time.monotonic()
-        error_responses.use_openai_errors()
         rerank_request = parse(CohereRerankRequest, body)
         rerank_request.check()
         pairs = [Pair(rerank_request.query, text) for text in rerank_request.texts]
         options = TextOptions("documents", truncate=True)
-        rows = self._embeddings.scores([*pairs], options, self._on_wait, raw=False)
+        rows = self._embeddings.scores([*pairs], options, self._on_wait(context), raw=False)
         scores = rows.values[:, 0].tolist()
         best = sorted(range(len(scores)), key=lambda index: -scores[index])[: rerank_request.top_n]
         results: list[dict[str, Any]] = [
@@ -77,8 +77,8 @@ class EmbeddingsDialect:
         model = model or self._embeddings.info.model_id
         return json_response(answer | {"model": model, "usage": usage})
 
-    def _on_wait(self) -> None:
-        check_client(self._metrics)
+    def _on_wait(self, context: RequestContext) -> Callable[[], None]:
+        return lambda: check_client(self._metrics, context.connection)
 
 
 def blueprint(dialect: EmbeddingsDialect) -> Blueprint:
@@ -89,12 +89,12 @@ def blueprint(dialect: EmbeddingsDialect) -> Blueprint:
     @routes.post("/openai/v1/embeddings")
     @routes.post("/embeddings")
     def embeddings() -> Response:
-        return dialect.embed(read_object(request))
+        return dialect.embed(read_object(request), request_context())
 
     @routes.post("/v1/rerank")
     @routes.post("/v2/rerank")
     def rerank() -> Response:
-        return dialect.rerank(read_object(request))
+        return dialect.rerank(read_object(request), request_context())
 
     return routes
 

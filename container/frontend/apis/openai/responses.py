@@ -21,12 +21,15 @@ from container.frontend.apis.openai.responses_schema import (
     template_options,
 )
 from container.frontend.apis.openai.tools_schema import read_tools
+from container.frontend.generation import adapter_selection
 from container.frontend.generation.chat import ChatPrompt, Conversations, Reply
 from container.frontend.generation.limits import RequestLimits
+from container.frontend.generation.request_context import RequestContext
 from container.frontend.generation.running_request import RunningRequest, TextEvent
 from container.frontend.generation.service import FieldNames, Service, TextRules
 from container.frontend.observability.metrics import Metrics
 from container.frontend.web.error_responses import openai_body
+from container.frontend.web.http_request import request_context
 from container.frontend.web.request_body import parse, read_object
 from container.frontend.web.responses import collect, json_response, sse_typed, stream
 from container.messages.engine import FinishReason
@@ -120,20 +123,24 @@ class ResponsesDialect:
         self._limits = limits
         self._conversations = conversations
 
-    def create(self, body: dict[str, Any]) -> Response:
+    def create(self, body: dict[str, Any], context: RequestContext) -> Response:
         """Answer a responses body."""
         received_at = time.monotonic()
-        response = self._start(parse(ResponseRequest, body), received_at)
+        response_request = parse(ResponseRequest, body)
+        context = adapter_selection.select_by_model(context, response_request.model, self._service)
+        response = self._start(response_request, context, received_at)
         if response.response_request.stream:
             return self._stream(response)
-        collect(response.running, self._metrics)
+        collect(response.running, self._metrics, context.connection)
         [completion] = response.running.completions
         for event in completion.events:
             for _ in _take(response, event):
                 pass  # only the items are wanted
         return json_response(response.body(_status(completion.finish_reason)))
 
-    def _start(self, response_request: ResponseRequest, received_at: float) -> ModelResponse:
+    def _start(
+        self, response_request: ResponseRequest, context: RequestContext, received_at: float
+    ) -> ModelResponse:
         service = self._service
         vocabulary = service.info.vocabulary
         check(response_request, self._limits, vocabulary)
@@ -153,15 +160,13 @@ class ResponsesDialect:
             continues=False,
             images=images,
         )
-        reply = self._conversations.start(
-            chat_prompt,
-            NAMES,
-            response_request.max_output_tokens,
-            lambda room, grammar: response_request.sampling.params(
-                room, vocabulary, top_logprobs=None, grammar=grammar
-            ),
-            TextRules(received_at, stops=[]),
+        limit = response_request.max_output_tokens
+        prepared = self._conversations.prepare(chat_prompt, NAMES, limit)
+        params = response_request.sampling.params(
+            prepared.max_new_tokens, vocabulary, top_logprobs=None, grammar=prepared.grammar
         )
+        text = TextRules(received_at, stops=[])
+        reply = self._conversations.start(prepared, params, text, context)
         return ModelResponse(
             reply,
             response_request,
@@ -197,7 +202,7 @@ def blueprint(dialect: ResponsesDialect) -> Blueprint:
 
     @routes.post("/v1/responses")
     def responses() -> Response:
-        return dialect.create(read_object(request))
+        return dialect.create(read_object(request), request_context())
 
     return routes
 

@@ -12,14 +12,14 @@ from typing import Any
 
 import gevent
 import gevent.pool
-from flask import Response, copy_current_request_context, g
+from flask import Response
 
 from container import content
 from container.errors import InvalidParameter, Overloaded, RequestError
 from container.frontend.observability.metrics import Metrics
 from container.frontend.web import error_responses
+from container.frontend.web.error_responses import ClientDisconnected, Dialect, DialectError
 from container.frontend.web.request_body import object_from
-from container.frontend.web.responses import ClientDisconnected
 
 Answer = Callable[[dict[str, Any]], Response]
 # The engine is full with other bodies' records: try again after this.
@@ -38,12 +38,10 @@ class BatchTransform:
         """Answer each line in one line of JSON. Raises the server's own faults, or
         ClientDisconnected.
         """
-        trace = g.get("trace")
         pool = gevent.pool.Pool(self._width)
         try:
             running = [
-                # Waits while the pool is full. A greenlet's own context: `g` is of one record.
-                pool.spawn(copy_current_request_context(self._one), line, answer, trace)
+                pool.spawn(self._record, line, answer)  # waits while the pool is full
                 for line in lines
             ]
             results = [greenlet.get() for greenlet in running]
@@ -54,24 +52,32 @@ class BatchTransform:
                 raise result
         return results
 
-    def _one(self, line: bytes, answer: Answer, trace: object) -> bytes | Exception:
-        """Answer one record; what fails the whole body is returned, not raised, to be quiet."""
-        if trace is not None:
-            g.trace = trace
+    def _record(self, line: bytes, answer: Answer) -> bytes | Exception:
+        """Answer one record, or return the error that fails the whole body.
+
+        Raised in a greenlet, it would be written to the log.
+        """
         try:
-            body = _read(line)
-            while True:
-                try:
-                    return answer(body).get_data()
-                except Overloaded:
-                    gevent.sleep(PAUSE_S)
-        except ClientDisconnected as gone:
-            return gone
-        except RequestError as error:
-            self._metrics.count_failure(error)
-            return error_responses.error_response(error).get_data()
-        except Exception as error:
+            return _answer_when_free(_read(line), answer)
+        except ClientDisconnected as error:
             return error
+        except Exception as error:
+            cause, dialect = error_responses.split(error, Dialect.TGI)
+            if not isinstance(cause, RequestError):
+                return cause
+            self._metrics.count_failure(cause)
+            return error_responses.error_response(cause, dialect).get_data()
+
+
+def _answer_when_free(body: dict[str, Any], answer: Answer) -> bytes:
+    """Answer a body, again and again while the engine is full."""
+    while True:
+        try:
+            return answer(body).get_data()
+        except (Overloaded, DialectError) as error:
+            if isinstance(error, DialectError) and not isinstance(error.error, Overloaded):
+                raise
+        gevent.sleep(PAUSE_S)
 
 
 def render(answers: list[bytes], kind: str) -> bytes:

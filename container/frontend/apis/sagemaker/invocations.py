@@ -22,7 +22,9 @@ from container.frontend.apis.sagemaker.batch_transform import BatchTransform, re
 from container.frontend.apis.sagemaker.user_code import HandlerDialect
 from container.frontend.apis.tei.routes import TeiDialect
 from container.frontend.apis.tgi.generate import TgiDialect
-from container.frontend.web import error_responses
+from container.frontend.generation.request_context import RequestContext
+from container.frontend.web.error_responses import Dialect, errors_in
+from container.frontend.web.http_request import request_context
 from container.frontend.web.request_body import read_bytes, read_object
 from container.frontend.web.responses import json_response
 from container.settings.settings import Settings
@@ -66,14 +68,16 @@ class TextInvocations:
         self._tei = tei
         self._has_engine = has_engine
 
-    def answer(self, body: dict[str, Any]) -> Response | None:
+    def answer(self, body: dict[str, Any], context: RequestContext) -> Response | None:
         """Answer a body, or return None for one that is the language model's."""
         if "documents" in body:
-            return self._embeddings.rerank(body)
+            with errors_in(Dialect.OPENAI):
+                return self._embeddings.rerank(body, context)
         if "input" in body and "messages" not in body:
-            return self._embeddings.embed(body)
+            with errors_in(Dialect.OPENAI):
+                return self._embeddings.embed(body, context)
         if "texts" in body or not self._has_engine:
-            return self._tei.by_kind(body)
+            return self._tei.by_kind(body, context)
         return None
 
 
@@ -99,10 +103,12 @@ class Invocations:
         self._messages_api = messages_api
         self._default_accept = default_accept
 
-    def invoke(self) -> Response:
+    def invoke(self, context: RequestContext) -> Response:
         """Answer the current request."""
-        if self._messages_api:
-            error_responses.use_openai_errors()
+        with errors_in(Dialect.OPENAI if self._messages_api else Dialect.TGI):
+            return self._invoke(context)
+
+    def _invoke(self, context: RequestContext) -> Response:
         kind = content.media_type(request.headers.get("Content-Type", ""))
         if kind not in READ_TYPES:
             raise UnsupportedMediaType(
@@ -110,31 +116,31 @@ class Invocations:
                 f"application/json' (or one of {', '.join(READ_TYPES[1:])})"
             )
         if kind in (content.JSON_LINES, content.CSV):
-            return self._many(kind)
+            return self._many(kind, context)
         body = read_object(request) if kind == content.JSON else _text_body()
         if body.get("stream") is True:
-            return self.answer(body)
+            return self.answer(body, context)
         accept = self._choose(self._default_accept)
-        response = self.answer(body)
+        response = self.answer(body, context)
         if accept == content.JSON:
             return response
         return Response(render([response.get_data()], accept), content_type=accept)
 
-    def answer(self, body: dict[str, Any]) -> Response:
+    def answer(self, body: dict[str, Any], context: RequestContext) -> Response:
         """Answer one body in the dialect of its shape."""
         if self._texts is not None:
-            response = self._texts.answer(body)
+            response = self._texts.answer(body, context)
             if response is not None:
                 return response
         if self._is_chat(body):
-            error_responses.use_openai_errors()
-            return self._openai.chat(body)
+            with errors_in(Dialect.OPENAI):
+                return self._openai.chat(body, context)
         if "inputs" not in body and self._messages_api is None:
-            error_responses.use_openai_errors()
-            return self._completions.complete(body)
-        return self._tgi.generate(body, streams=None, as_array=True, echo_default=True)
+            with errors_in(Dialect.OPENAI):
+                return self._completions.complete(body, context)
+        return self._tgi.generate(body, context, streams=None, as_array=True, echo_default=True)
 
-    def _many(self, kind: str) -> Response:
+    def _many(self, kind: str, context: RequestContext) -> Response:
         raw = read_bytes(request)
         if kind == content.CSV:
             lines = [json.dumps({"inputs": text}).encode() for text in _texts(raw)]
@@ -143,9 +149,10 @@ class Invocations:
         if not lines:
             raise MalformedRequest("the body has no records")
         accept = self._choose(kind)
-        return Response(
-            render(self._batch_transform.answer(lines, self.answer), accept), content_type=accept
+        answers = self._batch_transform.answer(
+            lines, lambda body: self.answer(body, context.for_record())
         )
+        return Response(render(answers, accept), content_type=accept)
 
     def _choose(self, default: str) -> str:
         return content.choose(request.headers.get("Accept", ""), WRITTEN_TYPES, default)
@@ -180,7 +187,7 @@ def blueprint(
 
     @routes.post("/invocations")
     def invoke() -> Response:
-        return handler.invoke() if handler is not None else invocations.invoke()
+        return handler.invoke() if handler is not None else invocations.invoke(request_context())
 
     @routes.get("/execution-parameters")
     def execution_parameters() -> Response:

@@ -9,11 +9,11 @@ from datetime import UTC, datetime
 from typing import Any
 
 import msgspec
-from flask import Flask, Response, g, has_request_context, request
+from flask import Flask, Response, request
 
 from container.errors import MalformedRequest
 from container.frontend.generation.sessions import Sessions
-from container.messages.engine import SamplingParams
+from container.frontend.web.http_request import current_request
 
 HEADER = "X-Amzn-SageMaker-Session-Id"
 NEW_HEADER = "X-Amzn-SageMaker-New-Session-Id"
@@ -41,31 +41,21 @@ def watch(app: Flask, sessions: Sessions) -> None:
         if session_request == CLOSE:
             return _close(sessions, header_id)
         if session_request == NEW or header_id == NEW:
-            g.new_session = sessions.open()
-            g.session = g.new_session[0]
+            incoming = current_request()
+            incoming.opened = incoming.session = sessions.open()
             return Response(status=200) if session_request == NEW else None
         if header_id:
-            sessions.remaining_s(header_id)
-            g.session = header_id
+            current_request().session = sessions.find(header_id)
         return None
 
     @app.after_request
-    def tell(response: Response) -> Response:
-        if "new_session" in g:
-            session_id, until = g.new_session
-            ends = datetime.fromtimestamp(until, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-            response.headers[HEADER] = f"{session_id}; Expires={ends}"
-            response.headers[NEW_HEADER] = f"{session_id}; Expires={ends}"
+    def add_headers(response: Response) -> Response:
+        opened = current_request().opened
+        if opened is not None:
+            ends = datetime.fromtimestamp(opened.until, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+            response.headers[HEADER] = f"{opened.id}; Expires={ends}"
+            response.headers[NEW_HEADER] = f"{opened.id}; Expires={ends}"
         return response
-
-
-def apply_request_context(sessions: Sessions, params: SamplingParams) -> SamplingParams:
-    """Note the session of the current request, so that its prefix stays in the cache."""
-    session = g.get("session") if has_request_context() else None
-    if session is None:
-        return params
-    left_s = sessions.remaining_s(session)
-    return msgspec.structs.replace(params, session=session, session_s=left_s)
 
 
 def _session_request() -> str | None:

@@ -1,6 +1,7 @@
 """`/invocations` when user code answers it: bodies go to the handler as they come, answers back."""
 
 import logging
+import socket
 import time
 from collections.abc import Iterator
 
@@ -32,6 +33,7 @@ class HandlerDialect:
     def invoke(self) -> Response:
         """Answer the current request."""
         received_at = time.monotonic()
+        connection = request.environ.get("gunicorn.socket")
         invocation = self._client.invoke(
             read_bytes(request),
             content_type=request.headers.get("Content-Type", ""),
@@ -39,25 +41,25 @@ class HandlerDialect:
             headers=_headers(request),
         )
         try:
-            head = self._head(invocation)
+            head = self._head(invocation, connection)
             if head.is_stream:
                 return self._stream(head, invocation, received_at)
-            data = self._whole(invocation)
+            data = self._whole(invocation, connection)
         except BaseException:
             invocation.close()
             raise
         self._metrics.count_handled(time.monotonic() - received_at)
         return _response(head, data)
 
-    def _head(self, invocation: Invocation) -> AnswerHead:
+    def _head(self, invocation: Invocation, connection: socket.socket | None) -> AnswerHead:
         while (message := invocation.next(DISCONNECT_POLL_S)) is None:
-            check_client(self._metrics)
+            check_client(self._metrics, connection)
         assert isinstance(message, AnswerHead)
         return message
 
-    def _whole(self, invocation: Invocation) -> bytes:
+    def _whole(self, invocation: Invocation, connection: socket.socket | None) -> bytes:
         while (message := invocation.next(DISCONNECT_POLL_S)) is None:
-            check_client(self._metrics)
+            check_client(self._metrics, connection)
         assert not isinstance(message, AnswerHead)
         return message.data
 

@@ -4,6 +4,7 @@ Shapes and statuses of TEI (router/src/http/server.rs).
 """
 
 import time
+from collections.abc import Callable
 from typing import Any
 
 from flask import Blueprint, Response, request
@@ -17,8 +18,10 @@ from container.frontend.apis.tei.schemas import (
 )
 from container.frontend.apis.text_inputs import TextBody, as_inputs
 from container.frontend.generation.embedding_service import Embeddings, Rows, TextOptions, cosines
+from container.frontend.generation.request_context import RequestContext
 from container.frontend.observability.metrics import Metrics
-from container.frontend.web import error_responses
+from container.frontend.web.error_responses import Dialect, errors_in
+from container.frontend.web.http_request import request_context
 from container.frontend.web.request_body import parse, read_object
 from container.frontend.web.responses import check_client, json_response
 from container.messages.embedder import Pair
@@ -31,42 +34,39 @@ class TeiDialect:
         self._embeddings = embeddings
         self._metrics = metrics
 
-    def embed(self, body: dict[str, Any]) -> Response:
+    def embed(self, body: dict[str, Any], context: RequestContext) -> Response:
         """Answer one vector for each input."""
         started = time.monotonic()
-        error_responses.use_tei_errors()
         tei_request = parse(EmbedRequest, body)
         rows = self._embeddings.vectors(
             as_inputs(tei_request.inputs),
             tei_request.options("inputs"),
-            self._on_wait,
+            self._on_wait(context),
             dimensions=tei_request.dimensions,
             normalize=True if tei_request.normalize is None else tei_request.normalize,
         )
         return self._respond(rows.values.tolist(), rows, started)
 
-    def similarity(self, body: dict[str, Any]) -> Response:
+    def similarity(self, body: dict[str, Any], context: RequestContext) -> Response:
         """Answer the cosine of each sentence with the source sentence."""
         started = time.monotonic()
-        error_responses.use_tei_errors()
         tei_request = parse(SimilarityRequest, body)
         options = (tei_request.parameters or TextBody()).options("inputs.sentences")
         sentences = tei_request.inputs.sentences
         _require_some(sentences, "inputs.sentences")
         inputs = [tei_request.inputs.source_sentence, *sentences]
-        rows = self._embeddings.vectors([*inputs], options, self._on_wait, normalize=True)
+        rows = self._embeddings.vectors([*inputs], options, self._on_wait(context), normalize=True)
         answer = cosines(rows.values[0], rows.values[1:]).tolist()
         return self._respond(answer, rows, started)
 
-    def predict(self, body: dict[str, Any]) -> Response:
+    def predict(self, body: dict[str, Any], context: RequestContext) -> Response:
         """Answer each label with its score, the likeliest first."""
         started = time.monotonic()
-        error_responses.use_tei_errors()
         tei_request = parse(PredictRequest, body)
         rows = self._embeddings.scores(
             tei_request.pairs(),
             tei_request.options("inputs"),
-            self._on_wait,
+            self._on_wait(context),
             raw=tei_request.raw_scores,
             kinds=("classifier", "reranker"),
         )
@@ -75,15 +75,16 @@ class TeiDialect:
         answer = answers if tei_request.is_batch else answers[0]
         return self._respond(answer, rows, started)
 
-    def rerank(self, body: dict[str, Any]) -> Response:
+    def rerank(self, body: dict[str, Any], context: RequestContext) -> Response:
         """Answer the texts' places and scores, the best first."""
         started = time.monotonic()
-        error_responses.use_tei_errors()
         tei_request = parse(RerankRequest, body)
         _require_some(tei_request.texts, "texts")
         options: TextOptions = tei_request.options("texts")
         pairs = [Pair(tei_request.query, text) for text in tei_request.texts]
-        rows = self._embeddings.scores([*pairs], options, self._on_wait, raw=tei_request.raw_scores)
+        rows = self._embeddings.scores(
+            [*pairs], options, self._on_wait(context), raw=tei_request.raw_scores
+        )
         ranks: list[dict[str, Any]] = [
             {"index": index, "score": score} | ({"text": text} if tei_request.return_text else {})
             for index, (text, score) in enumerate(
@@ -93,43 +94,43 @@ class TeiDialect:
         ranks.sort(key=lambda rank: -rank["score"])
         return self._respond(ranks, rows, started)
 
-    def by_kind(self, body: dict[str, Any]) -> Response:
+    def by_kind(self, body: dict[str, Any], context: RequestContext) -> Response:
         """Answer as TEI's `/` and `/invocations` do: the kind of the model decides."""
-        error_responses.use_tei_errors()
-        if isinstance(body.get("inputs"), dict):
-            return self.similarity(body)
-        answers = {"embedding": self.embed, "reranker": self.rerank, "classifier": self.predict}
-        return answers[self._embeddings.info.kind](body)
+        with errors_in(Dialect.TEI):
+            if isinstance(body.get("inputs"), dict):
+                return self.similarity(body, context)
+            answers = {"embedding": self.embed, "reranker": self.rerank, "classifier": self.predict}
+            return answers[self._embeddings.info.kind](body, context)
 
     def _respond(self, answer: object, rows: Rows, started: float) -> Response:
         self._metrics.count_handled(time.monotonic() - started)
         return json_response(answer, headers={"x-compute-tokens": str(rows.num_tokens)})
 
-    def _on_wait(self) -> None:
-        check_client(self._metrics)
+    def _on_wait(self, context: RequestContext) -> Callable[[], None]:
+        return lambda: check_client(self._metrics, context.connection)
 
 
 def blueprint(dialect: TeiDialect, *, owns_root: bool) -> Blueprint:
     """Make the routes; `/` is TEI's where no language model is served."""
     routes = Blueprint("tei", __name__)
     if owns_root:
-        routes.post("/")(lambda: dialect.by_kind(read_object(request)))
+        routes.post("/")(lambda: dialect.by_kind(read_object(request), request_context()))
 
     @routes.post("/embed")
     def embed() -> Response:
-        return dialect.embed(read_object(request))
+        return dialect.embed(read_object(request), request_context())
 
     @routes.post("/similarity")
     def similarity() -> Response:
-        return dialect.similarity(read_object(request))
+        return dialect.similarity(read_object(request), request_context())
 
     @routes.post("/predict")
     def predict() -> Response:
-        return dialect.predict(read_object(request))
+        return dialect.predict(read_object(request), request_context())
 
     @routes.post("/rerank")
     def rerank() -> Response:
-        return dialect.rerank(read_object(request))
+        return dialect.rerank(read_object(request), request_context())
 
     return routes
 

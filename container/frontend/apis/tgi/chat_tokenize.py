@@ -11,8 +11,11 @@ from flask import Blueprint, Response, request
 from container.errors import InvalidParameter
 from container.frontend.apis.openai.chat import OpenAIDialect
 from container.frontend.apis.openai.chat_schema import ChatRequest
+from container.frontend.apis.tgi.generate import select_adapter
 from container.frontend.apis.tgi.schemas import GenerateRequest
+from container.frontend.generation import adapter_selection
 from container.frontend.generation.service import Service
+from container.frontend.web.http_request import request_context
 from container.frontend.web.request_body import parse, read_object
 from container.frontend.web.responses import json_response
 from container.text.tokenizer import Piece
@@ -25,6 +28,7 @@ def blueprint(service: Service, openai: OpenAIDialect) -> Blueprint:
     @routes.post("/tokenize")
     def tokenize() -> Response:
         tokenize_request = parse(GenerateRequest, read_object(request))
+        adapter_selection.check_known(select_adapter(request_context(), tokenize_request), service)
         return json_response([_token(piece) for piece in service.pieces(tokenize_request.inputs)])
 
     @routes.post("/chat_tokenize")
@@ -32,6 +36,9 @@ def blueprint(service: Service, openai: OpenAIDialect) -> Blueprint:
         tokenize_request = parse(ChatRequest, read_object(request))
         if not tokenize_request.messages:
             raise InvalidParameter("`messages` must not be empty", field="messages")
+        context = request_context()
+        context = adapter_selection.select_by_model(context, tokenize_request.model, service)
+        adapter_selection.check_known(context, service)
         prompt = openai.render(tokenize_request)
         # The template writes the special tokens itself.
         pieces = service.pieces(prompt, add_special_tokens=False)

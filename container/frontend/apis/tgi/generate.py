@@ -12,6 +12,7 @@ from container.frontend.apis.grammar_fields import read_grammar
 from container.frontend.apis.tgi.schemas import GenerateParameters, GenerateRequest, check
 from container.frontend.generation import adapter_selection
 from container.frontend.generation.limits import RequestLimits
+from container.frontend.generation.request_context import RequestContext
 from container.frontend.generation.running_request import (
     Completion,
     RunningRequest,
@@ -22,6 +23,7 @@ from container.frontend.generation.running_request import (
 from container.frontend.generation.service import FieldNames, Service, TextRules, random_seed
 from container.frontend.observability.metrics import Metrics
 from container.frontend.web.error_responses import tgi_body
+from container.frontend.web.http_request import request_context
 from container.frontend.web.request_body import parse, read_object
 from container.frontend.web.responses import collect, json_response, stream
 from container.messages.engine import FinishReason, LogprobMode, SamplingParams, Watermark
@@ -75,47 +77,55 @@ class TgiDialect:
         self._limits = limits
 
     def generate(
-        self, body: dict[str, Any], *, streams: bool | None, as_array: bool, echo_default: bool
+        self,
+        body: dict[str, Any],
+        context: RequestContext,
+        *,
+        streams: bool | None,
+        as_array: bool,
+        echo_default: bool,
     ) -> Response:
         """Answer a generate body; `streams` None lets its `stream` field decide."""
         received_at = time.monotonic()
         generate_request = parse(GenerateRequest, body)
         wants_stream = bool(generate_request.stream) if streams is None else streams
-        generation = self._start(generate_request, wants_stream, echo_default, received_at)
+        context = select_adapter(context, generate_request)
+        text = TextRules(
+            received_at,
+            generate_request.resolved.stop or [],
+            keep_stop=True,
+            num_sequences=generate_request.resolved.best_of or 1,
+        )
+        running = self._start(generate_request, context, text, streams=wants_stream)
+        echoes = generate_request.resolved.return_full_text
+        generation = Generation(
+            running,
+            generate_request.resolved,
+            generate_request.inputs,
+            echo_default if echoes is None else echoes,
+        )
         if wants_stream:
             return self._stream(generation)
-        collect(generation.running, self._metrics)
+        collect(running, self._metrics, context.connection)
         answer = self._answer(generation)
         return json_response([answer] if as_array else answer)
 
     def _start(
         self,
         generate_request: GenerateRequest,
+        context: RequestContext,
+        rules: TextRules,
+        *,
         streams: bool,
-        echo_default: bool,
-        received_at: float,
-    ) -> Generation:
+    ) -> RunningRequest:
         service, parameters = self._service, generate_request.resolved
-        adapter_selection.choose(parameters.adapter_id, "adapter_id")
         check(parameters, self._limits, service.info.max_input_tokens, streams=streams)
         grammar = read_grammar(parameters.grammar, "grammar", self._limits, service.offload)
         text, images = service.take_markdown(generate_request.inputs, NAMES)
         prompt = service.prompt(text, NAMES, images, truncate=parameters.truncate)
         room = service.room_for(len(prompt.ids), parameters.max_new_tokens, NAMES)
-        running = service.start(
-            prompt,
-            self._sampling_params(parameters, room, grammar, streams=streams),
-            TextRules(
-                received_at,
-                parameters.stop or [],
-                keep_stop=True,
-                num_sequences=parameters.best_of or 1,
-            ),
-        )
-        echoes = parameters.return_full_text
-        return Generation(
-            running, parameters, generate_request.inputs, echo_default if echoes is None else echoes
-        )
+        params = self._sampling_params(parameters, room, grammar, streams=streams)
+        return service.start(prompt, params, rules, context)
 
     def _stream(self, generation: Generation) -> Response:
         def render(event: TextEvent) -> Iterator[object]:
@@ -196,23 +206,26 @@ def blueprint(dialect: TgiDialect) -> Blueprint:
 
     @routes.post("/generate")
     def generate() -> Response:
-        return dialect.generate(
-            read_object(request), streams=False, as_array=False, echo_default=False
-        )
+        body, context = read_object(request), request_context()
+        return dialect.generate(body, context, streams=False, as_array=False, echo_default=False)
 
     @routes.post("/generate_stream")
     def generate_stream() -> Response:
-        return dialect.generate(
-            read_object(request), streams=True, as_array=False, echo_default=False
-        )
+        body, context = read_object(request), request_context()
+        return dialect.generate(body, context, streams=True, as_array=False, echo_default=False)
 
     @routes.post("/")
     def compatible_generate() -> Response:
-        return dialect.generate(
-            read_object(request), streams=None, as_array=True, echo_default=True
-        )
+        body, context = read_object(request), request_context()
+        return dialect.generate(body, context, streams=None, as_array=True, echo_default=True)
 
     return routes
+
+
+def select_adapter(context: RequestContext, generate_request: GenerateRequest) -> RequestContext:
+    """Select the adapter that `adapter_id` names. Raises InvalidParameter."""
+    adapter_id = generate_request.resolved.adapter_id
+    return adapter_selection.select_by_id(context, adapter_id, "adapter_id")
 
 
 def _token(token: TokenText) -> dict[str, Any]:
