@@ -48,11 +48,6 @@ class WorkerProcess:
                 self.process.kill()
         self.process.wait()
 
-    def kill(self) -> None:
-        """End it at once."""
-        self.process.kill()
-        self.process.wait()
-
 
 def start_worker(number: int, address: str) -> WorkerProcess:
     """Start one; it connects to the address and says when it is ready."""

@@ -7,7 +7,6 @@ never sends more. Threads hand their messages over through a queue.
 
 import faulthandler
 import logging
-import os
 import queue
 import signal
 import socket
@@ -21,6 +20,7 @@ import zmq
 from container import logs
 from container.errors import HandlerFailed, ModelLoadError, ServingError
 from container.handlers.invocation import ClientDisconnected, Handler
+from container.ipc.parent_watch import is_orphan
 from container.messages.common import ErrorData, RequestFailed, encode
 from container.messages.handler import (
     Cancel,
@@ -67,7 +67,7 @@ class Worker:
         poller = zmq.Poller()
         poller.register(self._socket, zmq.POLLIN)
         poller.register(self._bell, zmq.POLLIN)
-        while os.getppid() == self._parent_pid:
+        while not is_orphan(self._parent_pid):
             ready = dict(poller.poll(PARENT_CHECK_MS))
             if self._bell.fileno() in ready or self._bell in ready:
                 self._bell.recv(4096)

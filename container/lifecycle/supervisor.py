@@ -21,6 +21,7 @@ from container import __version__
 from container.errors import ConfigError, ModelLoadError
 from container.handlers.tasks.selection import needs_engine, served_task
 from container.handlers.user_code import find_code
+from container.ipc.parent_watch import is_orphan
 from container.lifecycle.child import Child, cause, reap_strangers
 from container.lifecycle.shutdown import (
     STOP_BUDGET_S,
@@ -135,7 +136,7 @@ class Supervisor:
     def _has_owner(self) -> bool:
         """A model's server on a multi-model endpoint ends with the process that started it."""
         owner = os.environ.get(PARENT_PID)
-        return owner is None or os.getppid() == int(owner)
+        return owner is None or not is_orphan(int(owner))
 
     def _check_frontends(self, frontends: Child) -> int | None:
         code = frontends.poll()

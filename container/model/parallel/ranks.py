@@ -178,17 +178,6 @@ def join_group(order: RankArgs) -> None:
         raise ModelLoadError(f"the {order.ranks} ranks cannot meet: {error}") from error
 
 
-def watch_parent(pid: int) -> None:
-    """End this process when rank 0 is gone, wherever it is waiting."""
-
-    def watch() -> None:
-        while os.getppid() == pid:
-            time.sleep(WATCH_S)
-        os._exit(0)
-
-    threading.Thread(target=watch, name="parent", daemon=True).start()
-
-
 def messages(pipe: BinaryIO) -> Iterator[ToRank]:
     """What rank 0 tells this one, until it is gone."""
     while head := pipe.read(_LENGTH.size):
