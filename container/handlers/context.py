@@ -7,6 +7,8 @@ SageMaker's toolkits run; the batch index of its methods is accepted and means n
 from pathlib import Path
 from typing import Any
 
+INFERENCE_ID = "x-amzn-sagemaker-inference-id"  # header names of an invocation are in lower case
+
 
 class Context:
     """One invocation's headers and answer, and facts of the process."""
@@ -31,7 +33,7 @@ class Context:
 
     def get_request_id(self, _index: int = 0) -> str:
         """SageMaker's Inference-Id, or nothing."""
-        return self.headers.get("x-amzn-sagemaker-inference-id", "")
+        return self.headers.get(INFERENCE_ID, "")
 
     def set_response_status(self, code: int = 200, phrase: str = "", _index: int = 0) -> None:
         """Choose the answer's status."""

@@ -18,7 +18,8 @@ import msgspec
 import zmq
 
 from container import logs
-from container.errors import HandlerFailed, ModelLoadError, ServingError
+from container.errors import HandlerFailed, ModelLoadError, ServingError, one_line
+from container.handlers.context import INFERENCE_ID
 from container.handlers.invocation import ClientDisconnected, Handler
 from container.ipc.parent_watch import is_orphan
 from container.messages.common import ErrorData, RequestFailed, encode
@@ -34,7 +35,6 @@ from container.messages.handler import (
 log = logging.getLogger(__name__)
 
 PARENT_CHECK_MS = 1000
-INFERENCE_ID = "x-amzn-sagemaker-inference-id"
 
 
 class Worker:
@@ -88,7 +88,7 @@ class Worker:
             self._fail(error)
         except BaseException as error:  # a user's module may raise anything, SystemExit too
             log.exception("the user's code cannot be loaded")
-            self._fail(ModelLoadError(f"the user's code cannot be loaded: {_told(error)}"))
+            self._fail(ModelLoadError(f"the user's code cannot be loaded: {one_line(error)}"))
         else:
             self._handler, self._threads = handler, threads
             self._put(WorkerReady(capacity))
@@ -139,14 +139,10 @@ class Worker:
             self._put(_failed(invoke, error))
         except BaseException as error:  # a thread that dies in silence would leave a client waiting
             log.exception("user code failed")
-            self._put(_failed(invoke, HandlerFailed(f"user code failed: {_told(error)}")))
+            self._put(_failed(invoke, HandlerFailed(f"user code failed: {one_line(error)}")))
         finally:
             del self._gone[invoke.request_id]
 
 
 def _failed(invoke: Invoke, error: ServingError) -> RequestFailed:
     return RequestFailed(invoke.request_id, ErrorData.from_error(error))
-
-
-def _told(error: BaseException) -> str:
-    return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
