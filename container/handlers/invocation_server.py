@@ -1,8 +1,8 @@
-"""The handler server: takes invocations from the frontends and gives them to workers.
+"""The handler server: queues invocations from the frontends and dispatches them to workers.
 
-It never runs user code, so it outlives whatever that does: a worker that crashes, hangs or takes
-too long is ended and replaced, its invocations are answered with the reason, and the others wait
-for the next one. One thread owns all state. Bounded: more than `max_requests` get Overloaded.
+It never runs user code, so it survives a failure of that code: it replaces a worker that crashes,
+hangs or exceeds the time limit, answers its invocations with the reason, and keeps the others
+queued. One thread owns all state. Invocations beyond `max_requests` get Overloaded.
 """
 
 import itertools
@@ -38,13 +38,13 @@ from container.messages.handler import (
 
 log = logging.getLogger(__name__)
 
-# Starts that may fail in a row before the user's code is given up.
+# Failed starts in a row after which the container stops.
 MAX_FAILED_STARTS = 3
 
 
 @dataclass(frozen=True, slots=True)
 class HandlerLimits:
-    """How much is taken, and for how long one invocation may run."""
+    """The most invocations at a time, the time limit of each, and the number of workers."""
 
     max_requests: int
     time_limit_s: float
@@ -54,7 +54,7 @@ class HandlerLimits:
 
 @dataclass(slots=True)
 class PendingInvocation:
-    """An invocation that has not ended: whose it is, and the message for the worker."""
+    """An unfinished invocation: the frontend's key for it, and the message for the worker."""
 
     frontend_id: bytes
     request_id: int
@@ -171,7 +171,7 @@ class HandlerServer(BackendServer):
     def _handle_worker_frame(self, sender: bytes, frame: bytes) -> None:
         worker = self._workers.get(sender.decode())
         if worker is None:
-            return  # ended in the meantime
+            return  # it was replaced in the meantime
         match from_worker_decoder.decode(frame):
             case WorkerReady(capacity):
                 worker.capacity = capacity
@@ -212,6 +212,7 @@ class HandlerServer(BackendServer):
         self.send_error(pending.frontend_id, pending.request_id, error)
 
     def _watch_workers(self) -> None:
+        """Replace workers that died or hang, and fail their invocations."""
         for worker in list(self._workers.values()):
             overdue = worker.overdue()
             if overdue is not None:
@@ -245,7 +246,7 @@ class HandlerServer(BackendServer):
             if self._failed_starts > MAX_FAILED_STARTS:
                 raise ModelLoadError(f"the handler process {reason} while it loaded, several times")
         if not was_ended:
-            log.error("a handler process %s; another is started", reason)
+            log.error("%s: the process %s; starting another", worker.name, reason)
 
     def _dispatch(self) -> None:
         while self._waiting:

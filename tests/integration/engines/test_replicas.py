@@ -91,7 +91,7 @@ def test_one_copy_that_dies_leaves_the_other_serving(tmp_path: Path) -> None:
     with serving(tmp_path / "log", **TWO) as server:
         _wait_for_both(server)
         _engines(server)[0].kill()
-        wait_for(lambda: "the engine 0 died (signal 9)" in server.log, 10)
+        wait_for(lambda: "engine 0: died (signal 9)" in server.log, 10)
         for _ in range(10):
             assert server.ping().status_code == 200
             assert _generate(server, "Hello").status_code == 200
