@@ -5,7 +5,7 @@ import logging
 import os
 import signal
 import sys
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 import click
 
@@ -18,7 +18,6 @@ from container.settings.settings import Settings, describe
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from container.handlers.invocation_server import HandlerServer
     from container.ipc.backend_server import BackendServer
 
 
@@ -77,7 +76,7 @@ def engine(address: str, replica: int) -> None:
         drain_s=settings.drain_s,
         parent_pid=int(os.environ[SUPERVISOR_PID]),
     )
-    _run_worker("engine", server)
+    _run_backend("engine", server)
 
 
 @main.command(hidden=True)
@@ -86,7 +85,7 @@ def handler(address: str) -> None:
     """Run the handler server (the supervisor starts it)."""
     from container.handlers.factories import make_server
 
-    _run_worker("handler", make_server(_settings(), address, int(os.environ[SUPERVISOR_PID])))
+    _run_backend("handler", make_server(_settings(), address, int(os.environ[SUPERVISOR_PID])))
 
 
 @main.command(hidden=True)
@@ -117,7 +116,7 @@ def embedder(address: str) -> None:
         drain_s=settings.drain_s,
         parent_pid=int(os.environ[SUPERVISOR_PID]),
     )
-    _run_worker("embedder", server)
+    _run_backend("embedder", server)
 
 
 @main.command(hidden=True)
@@ -137,9 +136,10 @@ def rank(order: str) -> None:
     _run("rank", lambda: run_rank(settings, rank_args))
 
 
-def _run_worker(name: str, server: "BackendServer[Any] | HandlerServer") -> NoReturn:
+def _run_backend(name: str, server: "BackendServer") -> NoReturn:
     signal.signal(signal.SIGTERM, lambda *_: server.drain())
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal's ^C reaches all; the supervisor acts
+    # A terminal's ^C reaches every process; the supervisor acts on it.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     _run(name, server.run)
 
 

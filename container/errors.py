@@ -193,6 +193,6 @@ def from_kind(
 
 
 def one_line(error: BaseException) -> str:
-    """Format an exception as one line with its class, which many messages need to be clear."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return f"{type(error).__name__}: {' '.join(lines)[:400]}"
+    """Return an exception as one line: its class, since many messages say little, and its text."""
+    text = " ".join(str(error).split())[:400]
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__

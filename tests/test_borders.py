@@ -22,6 +22,7 @@ LEAVES = {"errors", "logs", "messages", "settings"}
 ALLOWED = {
     "errors": set(),
     "logs": set(),
+    "machine": set(),
     "content": {"errors"},
     "settings": {"errors"},
     "messages": {"errors"},
@@ -32,9 +33,10 @@ ALLOWED = {
     "grammar": {"errors", "engine", "text"},
     "embedding": LEAVES | {"ipc"},
     "handlers": LEAVES | {"content", "ipc"},
-    "lifecycle": LEAVES | {"handlers"},
-    "model": LEAVES | {"embedding", "engine", "grammar", "images", "ipc", "lifecycle", "text"},
-    "frontend": LEAVES | {"content", "grammar", "images", "text"},
+    "lifecycle": LEAVES | {"handlers", "ipc", "machine"},
+    "model": LEAVES
+    | {"embedding", "engine", "grammar", "images", "ipc", "lifecycle", "machine", "text"},
+    "frontend": LEAVES | {"content", "grammar", "images", "ipc", "machine", "text"},
     "__main__": LEAVES | {"embedding", "engine", "handlers", "ipc", "lifecycle", "model"},
     "__init__": set(),
 }
@@ -50,6 +52,8 @@ FLOORS = {
         ["worker_process"],
         ["factories"],
     ],
+    "container.ipc": [["parent_watch"], ["backend_server"], ["step_server"]],
+    "container.lifecycle": [["child", "startup_report"], ["shutdown"], ["supervisor"]],
     "container.model": [
         ["hf_config", "async_copy", "forward_batch", "kernels"],
         ["reference_check", "kv_cache"],

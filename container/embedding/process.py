@@ -1,4 +1,4 @@
-"""The embedder as a worker: requests with texts in, one message with all rows out."""
+"""The embedder behind its socket: requests with texts in, one message with all rows out."""
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -8,7 +8,8 @@ import msgspec
 
 from container.embedding.text_queue import Job, Text, TextQueue
 from container.errors import InvalidParameter, Overloaded
-from container.ipc.backend_server import BackendServer, Progress, RequestKey
+from container.ipc.backend_server import Progress, RequestKey
+from container.ipc.step_server import StepServer
 from container.messages.common import Abort, EngineState
 from container.messages.embedder import (
     Embed,
@@ -43,7 +44,7 @@ class EmbedderLimits:
 
 
 class EmbedderBackend(Generic[T]):
-    """Implements Worker: owns the queue of texts and calls the model."""
+    """Implements StepBackend: owns the queue of texts and calls the model."""
 
     def __init__(self, model: TextModel[T], info: EmbedderInfo, limits: EmbedderLimits) -> None:
         self.info = info
@@ -108,14 +109,14 @@ class EmbedderBackend(Generic[T]):
 
 def embedder_server(
     address: str, load: Callable[[Progress], EmbedderBackend[T]], *, drain_s: float, parent_pid: int
-) -> BackendServer[EmbedderBackend[T]]:
-    """Make the server of an embedder process."""
-    return BackendServer(
+) -> StepServer[EmbedderBackend[T]]:
+    """Return the server of an embedder process."""
+    return StepServer(
         address, to_embedder_decoder, load, _status, drain_s=drain_s, parent_pid=parent_pid
     )
 
 
-def _status(state: EngineState, detail: str, worker: EmbedderBackend[T] | None) -> EmbedderStatus:
-    if worker is None:
+def _status(state: EngineState, detail: str, backend: EmbedderBackend[T] | None) -> EmbedderStatus:
+    if backend is None:
         return EmbedderStatus(state, detail)
-    return EmbedderStatus(state, detail, worker.info, worker.load)
+    return EmbedderStatus(state, detail, backend.info, backend.load)

@@ -1,4 +1,4 @@
-"""The engine as a worker: requests from frontends in, one message a step and frontend out."""
+"""The engine behind its socket: requests in, one message per step and frontend out."""
 
 import time
 from collections import defaultdict
@@ -8,7 +8,8 @@ import msgspec
 
 from container.engine.engine import Engine
 from container.errors import NotFound
-from container.ipc.backend_server import BackendServer, Progress, RequestKey
+from container.ipc.backend_server import Progress, RequestKey
+from container.ipc.step_server import StepServer
 from container.messages.common import Abort, EngineState, ErrorData, RequestFailed
 from container.messages.engine import (
     AddAdapter,
@@ -28,7 +29,7 @@ Load = Callable[[Progress], tuple[Engine, EngineInfo]]
 
 
 class EngineBackend:
-    """Implements Worker for an engine."""
+    """Implements StepBackend for an engine."""
 
     def __init__(self, engine: Engine, info: EngineInfo) -> None:
         self.engine = engine
@@ -84,22 +85,22 @@ class EngineBackend:
 
 def engine_server(
     address: str, load: Load, *, drain_s: float, parent_pid: int
-) -> BackendServer[EngineBackend]:
-    """Make the server of an engine process."""
-    return BackendServer(
+) -> StepServer[EngineBackend]:
+    """Return the server of an engine process."""
+    return StepServer(
         address,
         to_engine_decoder,
         lambda progress: EngineBackend(*load(progress)),
         _status,
         drain_s=drain_s,
         parent_pid=parent_pid,
-        run_self_test=lambda worker: worker.engine.run_self_test(),
+        run_self_test=lambda backend: backend.engine.run_self_test(),
     )
 
 
-def _status(state: EngineState, detail: str, worker: EngineBackend | None) -> Status:
-    if worker is None:
+def _status(state: EngineState, detail: str, backend: EngineBackend | None) -> Status:
+    if backend is None:
         return Status(state, detail)
-    adapters = worker.engine.adapters
+    adapters = backend.engine.adapters
     known = adapters.infos() if adapters is not None else None
-    return Status(state, detail, worker.info, worker.engine.load, known)
+    return Status(state, detail, backend.info, backend.engine.load, known)

@@ -4,12 +4,11 @@ import json
 import os
 import signal
 import socket
-import threading
-import time
 
 import gunicorn.util
 
 from container import logs
+from container.ipc.parent_watch import watch_parent
 from container.settings.process_env import SUPERVISOR_PID
 from container.settings.settings import Settings
 
@@ -68,12 +67,5 @@ if _settings.is_multi_model:
 
 
 def when_ready(_server: object) -> None:
-    """Watch the supervisor: without it nobody would ever stop this process."""
-    parent = int(os.environ[SUPERVISOR_PID])
-
-    def watch() -> None:
-        while os.getppid() == parent:
-            time.sleep(1.0)
-        os.kill(os.getpid(), signal.SIGTERM)
-
-    threading.Thread(target=watch, daemon=True).start()
+    """Stop gunicorn when the supervisor dies, since nobody else would."""
+    watch_parent(int(os.environ[SUPERVISOR_PID]), lambda: os.kill(os.getpid(), signal.SIGTERM))

@@ -25,9 +25,10 @@ from container.frontend.generation.image_fetcher import ImageFetcher
 from container.frontend.generation.images import Images
 from container.frontend.generation.service import Service, tokenizer_loader
 from container.frontend.generation.sessions import Sessions
-from container.frontend.multi_model.process_per_model import Models, free_memory
+from container.frontend.multi_model.process_per_model import Models
 from container.frontend.observability.tracing import OtlpTracer
 from container.images.decoding import ImageLimits
+from container.machine import free_memory_bytes
 from container.settings.process_env import (
     EMBEDDER_ADDRESS,
     ENGINE_ADDRESS,
@@ -81,7 +82,9 @@ def multi_model_application() -> Flask:
     """Make the app of a multi-model endpoint, which has no model of its own."""
     settings = Settings.from_environ(os.environ)
     logs.configure(settings.log_level, json_output=settings.json_output)
-    models = Models(os.environ, free_memory=free_memory, load_timeout_s=settings.load_timeout_s)
+    models = Models(
+        os.environ, free_memory=free_memory_bytes, load_timeout_s=settings.load_timeout_s
+    )
     atexit.register(models.close)
     return create_models_app(models, Options.from_settings(settings))
 

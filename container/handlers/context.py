@@ -1,15 +1,17 @@
 """The optional last argument of a user's functions.
 
-Its names are those of multi-model-server's `Context` (`mms/context.py`), on which both of
-SageMaker's toolkits run; the batch index of its methods is accepted and means nothing here.
+Its names are those of multi-model-server's `Context` (`mms/context.py`), which both SageMaker
+toolkits use; the batch index of its methods is accepted and ignored.
 """
 
 from pathlib import Path
 from typing import Any
 
+INFERENCE_ID = "x-amzn-sagemaker-inference-id"  # header names of an invocation are in lower case
+
 
 class Context:
-    """One invocation's headers and answer, and facts of the process."""
+    """The headers and the response of an invocation, and properties of the process."""
 
     def __init__(
         self, model_dir: Path, gpu_id: int | None, headers: dict[str, str] | None = None
@@ -22,16 +24,16 @@ class Context:
         self.response_headers: dict[str, str] = {}
 
     def get_all_request_header(self, _index: int = 0) -> dict[str, str]:
-        """All headers of the request, names in lower case."""
+        """Return all headers of the request, names in lower case."""
         return self.headers
 
     def get_request_header(self, _index: int, key: str) -> str | None:
-        """One header of the request, whatever its case."""
+        """Return a header of the request; case does not matter."""
         return self.headers.get(key.lower())
 
     def get_request_id(self, _index: int = 0) -> str:
-        """SageMaker's Inference-Id, or nothing."""
-        return self.headers.get("x-amzn-sagemaker-inference-id", "")
+        """Return SageMaker's Inference-Id, or an empty string."""
+        return self.headers.get(INFERENCE_ID, "")
 
     def set_response_status(self, code: int = 200, phrase: str = "", _index: int = 0) -> None:
         """Choose the answer's status."""

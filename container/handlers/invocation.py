@@ -23,6 +23,7 @@ from container.errors import (
     ModelLoadError,
     ServingError,
     UnsupportedMediaType,
+    one_line,
 )
 from container.handlers.context import Context
 from container.handlers.hooks import Hook, Hooks
@@ -79,7 +80,7 @@ class Handler:
             self._model = self._settle(hook(str(self._model_dir), context=context), None)
         except Exception as error:
             log.exception("model_fn failed")
-            raise ModelLoadError(f"model_fn failed: {_told(error)}") from error
+            raise ModelLoadError(f"model_fn failed: {one_line(error)}") from error
 
     def answer(self, invoke: Invoke, is_cancelled: threading.Event) -> Iterator[Answer]:
         """Run the functions. Raises ServingError, or Gone when the client has left meanwhile."""
@@ -107,7 +108,7 @@ class Handler:
                 yield from _refusal(invoke.request_id, status, message)
                 return
             log.exception("user code failed")
-            raise HandlerFailed(f"user code failed: {_told(error)}") from error
+            raise HandlerFailed(f"user code failed: {one_line(error)}") from error
 
     @property
     def _writes_bodies(self) -> bool:
@@ -154,10 +155,10 @@ class Handler:
                 raise
             if kind not in content.DECODERS:
                 raise UnsupportedMediaType(
-                    f"content type {kind!r} is not supported: input_fn: {_told(error)}"
+                    f"content type {kind!r} is not supported: input_fn: {one_line(error)}"
                 ) from error
             log.warning("input_fn refused a body", exc_info=error)
-            raise MalformedRequest(f"input_fn: {_told(error)}") from error
+            raise MalformedRequest(f"input_fn: {one_line(error)}") from error
 
     def _default_predict(self, data: Any) -> Any:
         """The Hugging Face toolkit's: `inputs` to the model, `parameters` as its keywords."""
@@ -177,7 +178,7 @@ class Handler:
             return model(inputs, **parameters)
         except CLIENTS_FAULT as error:
             log.warning("the model refused its inputs", exc_info=error)
-            raise InvalidParameter(f"the model cannot take this: {_told(error)}") from error
+            raise InvalidParameter(f"the model cannot take this: {one_line(error)}") from error
 
     def _stream(
         self,
@@ -303,9 +304,3 @@ def _refusal(request_id: int, status: int, message: str) -> Iterator[Answer]:
     body = {"error": message, "error_type": "validation" if status < 500 else "handler"}
     yield AnswerHead(request_id, status, content.JSON, is_stream=False)
     yield AnswerPart(request_id, content.encode(body, content.JSON), is_last=True)
-
-
-def _told(error: BaseException) -> str:
-    """An exception in a short line."""
-    text = " ".join(str(error).split())[:300]
-    return f"{type(error).__name__}: {text}" if text else type(error).__name__

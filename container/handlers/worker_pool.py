@@ -1,4 +1,4 @@
-"""The worker processes of a handler server: started, watched, ended. No user code runs here."""
+"""Start, watch and end the worker processes of a handler server. No user code runs here."""
 
 import logging
 import os
@@ -10,13 +10,13 @@ from dataclasses import dataclass, field
 
 log = logging.getLogger(__name__)
 
-# A worker that is told to end by SIGABRT writes where its threads are, then dies.
+# On SIGABRT a worker writes the stacks of its threads to the log, then dies.
 ABORT_GRACE_S = 2.0
 
 
 @dataclass(slots=True)
 class WorkerProcess:
-    """One worker: its process, how much it takes, and what it is doing (id -> time limit)."""
+    """One worker: its process, its capacity and its running invocations (id -> deadline)."""
 
     name: str
     process: "subprocess.Popen[bytes]"
@@ -25,21 +25,21 @@ class WorkerProcess:
 
     @property
     def is_ready(self) -> bool:
-        """Whether it has loaded the model."""
+        """Whether the worker has loaded the model."""
         return self.capacity > 0
 
     @property
     def num_free(self) -> int:
-        """Invocations that it could take now."""
+        """How many more invocations fit."""
         return self.capacity - len(self.running)
 
     def overdue(self) -> int | None:
-        """An invocation that has run longer than it may."""
+        """Return the id of an invocation past its deadline, or None."""
         now = time.monotonic()
         return next((request_id for request_id, until in self.running.items() if now > until), None)
 
     def end(self) -> None:
-        """End it, however it hangs; its threads' places go to the log."""
+        """End the process, even if it hangs; the stacks of its threads go to the log."""
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGABRT)
             try:
@@ -48,14 +48,9 @@ class WorkerProcess:
                 self.process.kill()
         self.process.wait()
 
-    def kill(self) -> None:
-        """End it at once."""
-        self.process.kill()
-        self.process.wait()
-
 
 def start_worker(number: int, address: str) -> WorkerProcess:
-    """Start one; it connects to the address and says when it is ready."""
+    """Start a worker process; it connects to the address and sends WorkerReady."""
     name = f"worker-{number}-{os.urandom(4).hex()}"
     command = [sys.executable, "-m", "container", "handler-worker", address, name]
     command += [str(os.getpid())]

@@ -1,13 +1,12 @@
 """A handler worker: the process in which the user's code runs.
 
-The main thread owns the socket and the loading happens beside it, so that a worker always reads.
-Each invocation has a thread of its own; how many there are is told to the handler server, which
-never sends more. Threads hand their messages over through a queue.
+The main thread owns the socket; a second thread loads the model, so that a worker always reads.
+Each invocation has a thread of its own. The handler server learns the number of threads from
+WorkerReady and never sends more invocations. Threads put their messages into a queue.
 """
 
 import faulthandler
 import logging
-import os
 import queue
 import signal
 import socket
@@ -19,8 +18,10 @@ import msgspec
 import zmq
 
 from container import logs
-from container.errors import HandlerFailed, ModelLoadError, ServingError
+from container.errors import HandlerFailed, ModelLoadError, ServingError, one_line
+from container.handlers.context import INFERENCE_ID
 from container.handlers.invocation import ClientDisconnected, Handler
+from container.ipc.parent_watch import is_orphan
 from container.messages.common import ErrorData, RequestFailed, encode
 from container.messages.handler import (
     Cancel,
@@ -34,21 +35,24 @@ from container.messages.handler import (
 log = logging.getLogger(__name__)
 
 PARENT_CHECK_MS = 1000
-INFERENCE_ID = "x-amzn-sagemaker-inference-id"
 
 
 class Worker:
     """Owns the socket to the handler server and the threads that run invocations."""
 
     def __init__(
-        self, address: str, name: str, make: Callable[[], tuple[Handler, int]], parent_pid: int
+        self,
+        address: str,
+        name: str,
+        make_handler: Callable[[], tuple[Handler, int]],
+        parent_pid: int,
     ) -> None:
-        self._make = make
+        self._make_handler = make_handler
         self._parent_pid = parent_pid
         self._handler: Handler | None = None
         self._failure: ModelLoadError | None = None
         self._threads: ThreadPoolExecutor | None = None
-        self._gone: dict[int, threading.Event] = {}
+        self._is_cancelled: dict[int, threading.Event] = {}
         self._outbox: queue.SimpleQueue[FromWorker] = queue.SimpleQueue()
         self._bell, self._ring = socket.socketpair()
         self._socket: zmq.SyncSocket = zmq.Context.instance().socket(zmq.DEALER)
@@ -58,16 +62,18 @@ class Worker:
         self._socket.connect(address)
 
     def run(self) -> None:
-        """Load and serve until the handler server ends this process. Raises ModelLoadError."""
-        # A worker that is ended for hanging says in the log where it hung.
+        """Load and serve until the handler server kills this process. Raises ModelLoadError."""
+        # On SIGABRT a hung worker writes the stacks of its threads to the log.
         faulthandler.enable()
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # the handler server ends us, after draining
+        signal.signal(
+            signal.SIGTERM, signal.SIG_IGN
+        )  # the handler server kills this process after the drain
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         threading.Thread(target=self._load, name="load", daemon=True).start()
         poller = zmq.Poller()
         poller.register(self._socket, zmq.POLLIN)
         poller.register(self._bell, zmq.POLLIN)
-        while os.getppid() == self._parent_pid:
+        while not is_orphan(self._parent_pid):
             ready = dict(poller.poll(PARENT_CHECK_MS))
             if self._bell.fileno() in ready or self._bell in ready:
                 self._bell.recv(4096)
@@ -79,16 +85,16 @@ class Worker:
                 self._receive()
 
     def _load(self) -> None:
-        """Run the user's module and model_fn; a lone thread that will use the model loads it."""
+        """Run the user's module and model_fn, in a thread of the pool that will use the model."""
         try:
-            handler, capacity = self._make()
+            handler, capacity = self._make_handler()
             threads = ThreadPoolExecutor(capacity, thread_name_prefix="invocation")
             threads.submit(handler.load).result()
         except ModelLoadError as error:
             self._fail(error)
         except BaseException as error:  # a user's module may raise anything, SystemExit too
             log.exception("the user's code cannot be loaded")
-            self._fail(ModelLoadError(f"the user's code cannot be loaded: {_told(error)}"))
+            self._fail(ModelLoadError(f"the user's code cannot be loaded: {one_line(error)}"))
         else:
             self._handler, self._threads = handler, threads
             self._put(WorkerReady(capacity))
@@ -115,19 +121,19 @@ class Worker:
             try:
                 message = to_worker_decoder.decode(frame)
             except msgspec.DecodeError:
-                log.exception("a message that is not ours was dropped")
+                log.exception("dropped a frame that does not decode")
                 continue
             match message:
                 case Invoke(request_id):
                     assert self._threads is not None, "an invocation before WorkerReady"
-                    self._gone[request_id] = threading.Event()
+                    self._is_cancelled[request_id] = threading.Event()
                     self._threads.submit(self._serve, message)
                 case Cancel(request_id):
-                    if request_id in self._gone:
-                        self._gone[request_id].set()
+                    if request_id in self._is_cancelled:
+                        self._is_cancelled[request_id].set()
 
     def _serve(self, invoke: Invoke) -> None:
-        is_cancelled = self._gone[invoke.request_id]
+        is_cancelled = self._is_cancelled[invoke.request_id]
         logs.inference_id.set(invoke.headers.get(INFERENCE_ID))
         assert self._handler is not None
         try:
@@ -137,16 +143,14 @@ class Worker:
             self._put(_failed(invoke, HandlerFailed("the client has left")))
         except ServingError as error:
             self._put(_failed(invoke, error))
-        except BaseException as error:  # a thread that dies in silence would leave a client waiting
-            log.exception("user code failed")
-            self._put(_failed(invoke, HandlerFailed(f"user code failed: {_told(error)}")))
+        except (
+            BaseException
+        ) as error:  # if the thread died silently, the client would wait for ever
+            log.exception("user code failed; the client gets an error")
+            self._put(_failed(invoke, HandlerFailed(f"user code failed: {one_line(error)}")))
         finally:
-            del self._gone[invoke.request_id]
+            del self._is_cancelled[invoke.request_id]
 
 
 def _failed(invoke: Invoke, error: ServingError) -> RequestFailed:
     return RequestFailed(invoke.request_id, ErrorData.from_error(error))
-
-
-def _told(error: BaseException) -> str:
-    return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"

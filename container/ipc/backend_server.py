@@ -1,22 +1,23 @@
-"""The loop of a process that works behind the frontends: messages in, steps, messages out.
+"""The loop of a process behind the frontends: messages in, work, messages out.
 
-The main thread owns the ZeroMQ ROUTER socket and the work. The model is loaded in a second thread,
-so that frontends hear `loading` from the first moment on. Queues are bounded: a frontend that does
-not read (or is gone) loses its requests, never the step its pace.
+The main thread owns the ZeroMQ sockets and the work. Loading runs in a second thread, so that
+frontends receive the state `loading` from the first moment on. Queues are bounded: a frontend that
+does not read, or has died, loses its requests; it never slows down the work.
 """
 
 import logging
-import os
 import threading
 import time
-from collections.abc import Callable, Iterable
-from typing import Any, Generic, Protocol, TypeVar
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import Any
 
 import msgspec
 import zmq
 
-from container.errors import GenerationFailed, ServingError, Unavailable
-from container.messages.common import Abort, EngineState, ErrorData, Hello, RequestFailed, encode
+from container.errors import ServingError, Unavailable
+from container.ipc.parent_watch import is_orphan
+from container.messages.common import EngineState, ErrorData, Hello, RequestFailed, encode
 
 log = logging.getLogger(__name__)
 
@@ -24,215 +25,192 @@ STATUS_INTERVAL_S = 0.25
 IDLE_POLL_MS = 50
 # Messages to one frontend that may wait: minutes of steps for one that still reads.
 SEND_QUEUE = 10_000
+# For the last messages to be read; less than the supervisor's BACKENDS_EXIT_S.
+LINGER_MS = 1000
 
 Progress = Callable[[str], None]
-RequestKey = tuple[bytes, int]  # the frontend's name and its number for the request
-M = TypeVar("M", contravariant=True)
+RequestKey = tuple[bytes, int]  # the frontend's id and its number for the request
+Decoder = msgspec.msgpack.Decoder[Any]
+HandleFrame = Callable[[bytes, bytes], None]
 
 
-class Backend(Protocol[M]):
-    """What the loop needs of the work; one thread uses it."""
+class BackendServer(ABC):
+    """Owns the socket to the frontends, the state that they see and the loop; serves until drained.
 
-    @property
-    def has_work(self) -> bool:
-        """Whether a step would do anything."""
-        ...
-
-    def take(self, frontend_id: bytes, message: M) -> None:
-        """Take in a frontend's message. Raises ServingError to refuse the request in it."""
-        ...
-
-    def step(self) -> Iterable[tuple[bytes, msgspec.Struct]]:
-        """Work for a short while; return messages with the frontends that they are for."""
-        ...
-
-    def abort_all(self, frontend_id: bytes | None = None) -> list[RequestKey]:
-        """Forget all requests, or all of one frontend; return them."""
-        ...
-
-
-W = TypeVar("W", bound=Backend[Any])
-StatusOf = Callable[[EngineState, str, W | None], msgspec.Struct]
-
-
-class BackendServer(Generic[W]):
-    """Serves one worker to any number of frontends until it is drained.
-
-    `load` makes the worker, `status_of` what frontends hear of it (None while it loads).
-    `run_self_test` runs the smallest piece of work after a failed step; without it a failure ends
-    the process.
+    A subclass does the work in the hooks below. All hooks but `load` run in the main thread.
     """
 
-    def __init__(
-        self,
-        address: str,
-        decoder: "msgspec.msgpack.Decoder[Any]",
-        load: Callable[[Progress], W],
-        status_of: StatusOf[W],
-        *,
-        drain_s: float,
-        parent_pid: int,
-        run_self_test: Callable[[W], None] | None = None,
-    ) -> None:
-        self._prove = run_self_test
+    def __init__(self, address: str, decoder: Decoder, *, drain_s: float, parent_pid: int) -> None:
         self._decoder = decoder
-        self._load = load
-        self._status_of = status_of
         self._drain_s = drain_s
+        self._parent_pid = parent_pid
         self._state: EngineState = "loading"
         self._detail = "starting"
-        self._worker: W | None = None
         self._load_error: BaseException | None = None
         self._frontends: set[bytes] = set()
         self._drain_until: float | None = None
         self._next_status = 0.0
-        self._parent_pid = parent_pid
-        self._socket = _bind(address)
+        self._poller = zmq.Poller()
+        self._handle_frame: dict[zmq.SyncSocket, HandleFrame] = {}
+        # For frontends an unknown peer is an error, not a lost message.
+        self._socket = self.bind(address, self._handle_frontend_frame, is_mandatory=True)
+
+    @abstractmethod
+    def load(self, progress: Progress) -> None:
+        """Load what is needed to serve; runs in a thread of its own."""
+
+    @property
+    @abstractmethod
+    def has_requests(self) -> bool:
+        """Whether requests are unfinished; a drain waits for them."""
+
+    @abstractmethod
+    def handle(self, frontend_id: bytes, message: Any) -> None:
+        """Take in a frontend's message. Raises ServingError to refuse the request in it."""
+
+    @abstractmethod
+    def work(self) -> None:
+        """Work for a short while; called in every round of the loop."""
+
+    @abstractmethod
+    def fail_all(self, error: ServingError) -> None:
+        """End every request with this error."""
+
+    @abstractmethod
+    def abort_frontend(self, frontend_id: bytes) -> int:
+        """Forget the requests of a frontend that has left; return how many there were."""
+
+    @abstractmethod
+    def status(self) -> msgspec.Struct:
+        """Return the status for frontends."""
+
+    @property
+    def poll_ms(self) -> int:
+        """How long a round of the loop waits for messages."""
+        return IDLE_POLL_MS
+
+    @property
+    def state(self) -> EngineState:
+        """The state that frontends see."""
+        return self._state if self._drain_until is None else "draining"
+
+    @property
+    def detail(self) -> str:
+        """The state in words."""
+        return self._detail if self._drain_until is None else "the server is shutting down"
 
     def drain(self) -> None:
         """Refuse new requests, finish the running ones, then let `run` return. Signal-safe."""
         if self._drain_until is None:
             self._drain_until = time.monotonic() + self._drain_s
-            self._state, self._detail = "draining", "the server is shutting down"
             self._next_status = 0.0
 
     def run(self) -> None:
-        """Load, serve, drain. Raises what the loading or a step raised."""
-        threading.Thread(target=self._load_worker, name="load", daemon=True).start()
+        """Load, serve, drain. Raises the exception of the loading or of the work."""
+        threading.Thread(target=self._run_load, name="load", daemon=True).start()
         try:
             while not self._is_done():
-                has_work = self._worker is not None and self._worker.has_work
-                self._receive(0 if has_work else IDLE_POLL_MS)
-                if has_work:
-                    self._step()
-                self._send_status()
+                self._receive(self.poll_ms)
+                self.work()
+                self.send_status()
         finally:
-            self._socket.close(linger=2000)
+            for socket in self._handle_frame:
+                socket.close(linger=LINGER_MS if socket is self._socket else 0)
 
-    def _load_worker(self) -> None:
-        try:
-            self._worker = self._load(self._set_detail)
-        except BaseException as error:  # handed to the main thread, which raises it
-            self._load_error = error
-            return
-        if self._state == "loading":
-            self._state, self._detail = "ready", "ready"
+    def bind(
+        self, address: str, handle_frame: HandleFrame, *, is_mandatory: bool
+    ) -> zmq.SyncSocket:
+        """Open a socket that the loop reads; it belongs to the server."""
+        socket: zmq.SyncSocket = zmq.Context.instance().socket(zmq.ROUTER)
+        socket.setsockopt(zmq.ROUTER_MANDATORY, int(is_mandatory))
+        socket.setsockopt(zmq.SNDHWM, SEND_QUEUE)
+        socket.setsockopt(zmq.RCVHWM, SEND_QUEUE)
+        socket.bind(address)
+        self._poller.register(socket, zmq.POLLIN)
+        self._handle_frame[socket] = handle_frame
+        return socket
+
+    def set_state(self, state: EngineState, detail: str) -> None:
+        """Change the state and have the next round send it; a drain hides it."""
+        self._state, self._detail = state, detail
         self._next_status = 0.0
 
-    def _set_detail(self, detail: str) -> None:
-        if self._state == "loading":
+    def require_ready(self) -> None:
+        """Refuse a request while the server loads, recovers or drains. Raises Unavailable."""
+        if self.state != "ready":
+            raise Unavailable(self.detail, retry_after_s=5)
+
+    def send(self, frontend_id: bytes, message: msgspec.Struct) -> None:
+        """Send to a frontend; one that does not read or has died is dropped."""
+        try:
+            self._socket.send_multipart([frontend_id, encode(message)], zmq.NOBLOCK)
+        except zmq.ZMQError as error:
+            self._drop_frontend(frontend_id, error)
+
+    def send_error(self, frontend_id: bytes, request_id: int, error: ServingError) -> None:
+        """Answer a request with an error."""
+        self.send(frontend_id, RequestFailed(request_id, ErrorData.from_error(error)))
+
+    def send_status(self) -> None:
+        """Send the status to all frontends, if it is time."""
+        if time.monotonic() < self._next_status:
+            return
+        self._next_status = time.monotonic() + STATUS_INTERVAL_S
+        status = self.status()
+        for frontend_id in tuple(self._frontends):
+            self.send(frontend_id, status)
+
+    def _run_load(self) -> None:
+        try:
+            self.load(self._set_progress)
+        except BaseException as error:  # the main thread raises it
+            self._load_error = error
+
+    def _set_progress(self, detail: str) -> None:
+        if self.state == "loading":
             self._detail = detail
             log.info("%s", detail)
 
     def _is_done(self) -> bool:
         if self._load_error is not None:
             raise self._load_error
-        if os.getppid() != self._parent_pid:
-            log.error("the supervisor is gone; leaving")
+        if is_orphan(self._parent_pid):
+            log.error("the supervisor died; this process exits")
             return True
         if self._drain_until is None:
             return False
-        if self._worker is None or not self._worker.has_work:
+        if self.has_requests and time.monotonic() > self._drain_until:
+            self.fail_all(Unavailable("the server shut down before the request was finished"))
             return True
-        if time.monotonic() > self._drain_until:
-            self._fail_all(Unavailable("the server shut down before the request was finished"))
-            return True
-        return False
+        return not self.has_requests
 
     def _receive(self, timeout_ms: int) -> None:
-        if not self._socket.poll(timeout_ms):
-            return
+        for socket, _ in self._poller.poll(timeout_ms):
+            self._receive_all(socket, self._handle_frame[socket])
+
+    def _receive_all(self, socket: zmq.SyncSocket, handle_frame: HandleFrame) -> None:
         while True:
             try:
-                frontend_id, frame = self._socket.recv_multipart(zmq.NOBLOCK)
+                sender_id, frame = socket.recv_multipart(zmq.NOBLOCK)
             except zmq.Again:
                 return
-            self._handle(frontend_id, frame)
+            try:
+                handle_frame(sender_id, frame)
+            except msgspec.DecodeError:
+                log.exception("dropped a frame that does not decode")
 
-    def _handle(self, frontend_id: bytes, frame: bytes) -> None:
-        try:
-            message = self._decoder.decode(frame)
-        except msgspec.DecodeError:
-            log.exception("a message that is not ours was dropped")
-            return
+    def _handle_frontend_frame(self, frontend_id: bytes, frame: bytes) -> None:
+        message = self._decoder.decode(frame)
         if isinstance(message, Hello):
             self._frontends.add(frontend_id)
-            self._send(frontend_id, self._status())
+            self.send(frontend_id, self.status())
             return
-        may_take = self._state == "ready" or isinstance(message, Abort)
         try:
-            if self._worker is None or not may_take:
-                raise Unavailable(self._detail, retry_after_s=5)
-            self._worker.take(frontend_id, message)
+            self.handle(frontend_id, message)
         except ServingError as error:
-            self._send(frontend_id, RequestFailed(message.request_id, ErrorData.from_error(error)))
-
-    def _step(self) -> None:
-        assert self._worker is not None
-        messages: Iterable[tuple[bytes, msgspec.Struct]] | None
-        try:
-            messages = self._worker.step()
-        except Exception:
-            if self._prove is None:
-                self._fail_all(Unavailable("the server's model process failed and is restarted"))
-                raise
-            log.exception("a step failed")
-            messages = None
-        if messages is None:  # out here nothing holds what the failed step had
-            assert self._prove is not None
-            self._recover(self._worker, self._prove)
-            return
-        for frontend_id, message in messages:
-            self._send(frontend_id, message)
-
-    def _recover(self, worker: W, run_self_test: Callable[[W], None]) -> None:
-        """After a failed step: fail its requests, then prove that the next step would work.
-
-        Raises what the proof raises; a new process is the only help then.
-        """
-        self._fail_all(GenerationFailed("the model failed; the cause is in the server's log"))
-        if self._state == "ready":
-            self._state, self._detail = "recovering", "the model failed and is tried again"
-        self._next_status = 0.0
-        self._send_status()
-        run_self_test(worker)
-        log.info("the model works again")
-        if self._state == "recovering":
-            self._state, self._detail = "ready", "ready"
-        self._next_status = 0.0
-
-    def _fail_all(self, error: ServingError) -> None:
-        assert self._worker is not None
-        for frontend_id, request_id in self._worker.abort_all():
-            self._send(frontend_id, RequestFailed(request_id, ErrorData.from_error(error)))
-
-    def _status(self) -> msgspec.Struct:
-        return self._status_of(self._state, self._detail, self._worker)
-
-    def _send_status(self) -> None:
-        if time.monotonic() < self._next_status:
-            return
-        self._next_status = time.monotonic() + STATUS_INTERVAL_S
-        status = self._status()
-        for frontend_id in tuple(self._frontends):
-            self._send(frontend_id, status)
-
-    def _send(self, frontend_id: bytes, message: msgspec.Struct) -> None:
-        try:
-            self._socket.send_multipart([frontend_id, encode(message)], zmq.NOBLOCK)
-        except (zmq.Again, zmq.ZMQError) as error:
-            self._drop_frontend(frontend_id, error)
+            self.send_error(frontend_id, message.request_id, error)
 
     def _drop_frontend(self, frontend_id: bytes, error: Exception) -> None:
         self._frontends.discard(frontend_id)
-        aborted = self._worker.abort_all(frontend_id) if self._worker is not None else []
-        log.warning("a frontend is gone (%s); %d of its requests aborted", error, len(aborted))
-
-
-def _bind(address: str) -> zmq.SyncSocket:
-    socket: zmq.SyncSocket = zmq.Context.instance().socket(zmq.ROUTER)
-    socket.setsockopt(zmq.ROUTER_MANDATORY, 1)  # an unknown peer is an error, not a lost message
-    socket.setsockopt(zmq.SNDHWM, SEND_QUEUE)
-    socket.setsockopt(zmq.RCVHWM, SEND_QUEUE)
-    socket.bind(address)
-    return socket
+        num_aborted = self.abort_frontend(frontend_id)
+        log.warning("dropped a frontend (%s); %d of its requests aborted", error, num_aborted)

@@ -1,1 +1,1 @@
-"""The life of the container: child processes, supervision, the startup report."""
+"""Supervision: child processes, restarts, shutdown and the startup report."""

@@ -20,13 +20,13 @@ log = logging.getLogger(__name__)
 Process: TypeAlias = "subprocess.Popen[bytes]"
 
 MAX_RESTARTS = 3
-# These will not get better by trying again.
+# A restart cannot help here.
 FINAL_EXIT_CODES = (ConfigError.exit_code, ModelLoadError.exit_code)
 KEEPS_DYING = 4
 
 
 class Child:
-    """Owns one process, and another in its place when it has died."""
+    """Owns one process, and restarts it when it dies."""
 
     def __init__(self, name: str, module: str, *arguments: str, environ: dict[str, str]) -> None:
         self.name = name
@@ -37,26 +37,32 @@ class Child:
 
     @property
     def pid(self) -> int:
-        """The process's id."""
+        """Return the process id."""
         return self._process.pid
 
     def poll(self) -> int | None:
-        """Its exit code, once it has left."""
+        """Return the exit code, or None while the process runs."""
         return self._process.poll()
 
     def keep_alive(self) -> int | None:
-        """Start it again if it has died. Returns the exit code to leave with when that is vain."""
+        """Restart the process if it has died.
+
+        Returns the exit code for the supervisor when another restart cannot help.
+        """
         code = self.poll()
         if code is None:
             return None
         if code in FINAL_EXIT_CODES:
             return code
         if self._restarts == MAX_RESTARTS:
-            log.error("the %s died %d times; giving up", self.name, MAX_RESTARTS + 1)
+            log.error(
+                "%s: died %d times, not restarted again; the container stops",
+                self.name, MAX_RESTARTS + 1,
+            )  # fmt: skip
             return KEEPS_DYING
         self._restarts += 1
         log.error(
-            "the %s died (%s); restart %d of %d",
+            "%s: died (%s); restart %d of %d",
             self.name, cause(code), self._restarts, MAX_RESTARTS,
         )  # fmt: skip
         self._process = self._start()
@@ -86,7 +92,7 @@ class Child:
 
 
 def reap_strangers(children: Iterable[Child]) -> None:
-    """Collect orphans, which fall to process 1; our own children are left to their owners."""
+    """Reap orphans that process 1 inherits; children of ours are reaped by their owners."""
     if os.getpid() != 1:
         return
     with contextlib.suppress(ChildProcessError):
@@ -96,5 +102,5 @@ def reap_strangers(children: Iterable[Child]) -> None:
 
 
 def cause(code: int) -> str:
-    """An exit code in words."""
+    """Describe an exit code."""
     return f"signal {-code}" if code < 0 else f"exit code {code}"

@@ -1,7 +1,7 @@
-"""What a person wants to know at start: one block of lines about model, machine and variables.
+"""The startup report: lines about the model, the machine and the environment variables.
 
-Reads files and the environment, loads nothing. Each finding is a line; those that are probably a
-mistake are warnings that say what to do.
+Reads files and the environment, loads nothing. Each finding is a line; a probable mistake is a
+warning that names the remedy.
 """
 
 import difflib
@@ -17,31 +17,32 @@ import psutil
 
 from container.errors import ConfigError
 from container.handlers.user_code import find_code, missing_code
+from container.machine import free_memory_bytes
 from container.settings.process_env import ADDITIONAL_DATA, SAGEMAKER_MODEL_DIR, model_root
 from container.settings.settings import REFUSED, Settings, setting_names
 from container.settings.tgi import WITHOUT_EFFECT
 
 GIB = 2**30
-# Variables that SageMaker, its SDK or its images set and that need no answer here.
+# Variables that SageMaker, its SDK or its images set and that this server ignores.
 PLATFORM = frozenset({
     "SAGEMAKER_REGION", "SAGEMAKER_SAFE_PORT_RANGE", "SAGEMAKER_ENV",
     "SAGEMAKER_MODEL_SERVER_VMARGS", "SAGEMAKER_BASE_DIR", "SAGEMAKER_ENABLE_LOAD_AWARE",
     "HF_HOME", "HF_HUB_OFFLINE", "HF_HUB_CACHE", "HOSTNAME", "TMPDIR",
 })  # fmt: skip
-# How like a known name a variable must be to be taken for a misspelling of it.
+# A variable this similar to a known name counts as a misspelling of it.
 LIKENESS = 0.86
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One line; `is_warning` when it is probably a mistake."""
+    """One line of the report; `is_warning` for a probable mistake."""
 
     text: str
     is_warning: bool = False
 
 
 def diagnose(settings: Settings, environ: Mapping[str, str]) -> list[Finding]:
-    """Look at everything."""
+    """Collect the findings about model, code, machine and variables."""
     return [
         *_model(settings),
         *_embedding_model(settings),
@@ -94,7 +95,7 @@ def _files(folder: Path) -> Iterator[Finding]:
         f"files: {len(files)}, of which {len(weights)} with {size / GIB:.2f} GiB of weights; "
         f"{kind}, {dtype}"
     )
-    free = psutil.virtual_memory().available
+    free = free_memory_bytes()
     if size > free:
         yield Finding(
             f"the weights have {size / GIB:.1f} GiB and {free / GIB:.1f} GiB of memory are free: "
@@ -128,7 +129,7 @@ def _additional_data() -> Iterator[Finding]:
 def _machine() -> Iterator[Finding]:
     memory = psutil.virtual_memory()
     yield Finding(
-        f"machine: {psutil.cpu_count()} processors, {memory.available / GIB:.1f} of "
+        f"machine: {psutil.cpu_count()} processors, {free_memory_bytes() / GIB:.1f} of "
         f"{memory.total / GIB:.1f} GiB memory free"
     )
     torch_version = importlib.metadata.version("torch")
@@ -146,13 +147,13 @@ def _machine() -> Iterator[Finding]:
 
 
 def _gpus() -> list[str]:
-    """Name, memory and driver of each GPU, from the driver's own tool."""
+    """Return name, memory and driver of each GPU, from nvidia-smi."""
     query = ["nvidia-smi", "--query-gpu=name,memory.total,driver_version", "--format=csv,noheader"]
     try:
-        done = subprocess.run(query, capture_output=True, text=True, timeout=10, check=False)
+        result = subprocess.run(query, capture_output=True, text=True, timeout=10, check=False)
     except (OSError, subprocess.TimeoutExpired):
         return []
-    return done.stdout.strip().splitlines() if done.returncode == 0 else []
+    return result.stdout.strip().splitlines() if result.returncode == 0 else []
 
 
 def _variables(environ: Mapping[str, str]) -> Iterator[Finding]:

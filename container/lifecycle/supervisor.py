@@ -1,7 +1,7 @@
-"""The supervisor: starts gunicorn and what works behind it, watches all, restarts, drains.
+"""The supervisor: starts gunicorn and the backends, watches them, restarts and drains them.
 
-Order of stopping: each backend refuses new requests, finishes the running ones and leaves, those
-first that ask others for something; then gunicorn.
+Order of stopping: each backend refuses new requests, finishes the running ones and exits, the
+clients of other backends first; then gunicorn.
 """
 
 import json
@@ -21,6 +21,7 @@ from container import __version__
 from container.errors import ConfigError, ModelLoadError
 from container.handlers.tasks.selection import needs_engine, served_task
 from container.handlers.user_code import find_code
+from container.ipc.parent_watch import is_orphan
 from container.lifecycle.child import Child, cause, reap_strangers
 from container.lifecycle.shutdown import (
     STOP_BUDGET_S,
@@ -50,9 +51,8 @@ POLL_S = 0.1
 # neighbour process slows a step 15 times; with this, 3 times, and alone as fast (docs/LOG.md).
 SPIN_COUNT = "2000"
 FRONTENDS_DIED = 5
-# What may work behind the frontends, in the order in which it is drained: the subcommand that
-# runs it, and the variable that tells it and the frontends where its socket is. A frontend that
-# does not find the variable knows that there is no such process.
+# The backends in the order of their drain: the subcommand that runs one, and the variable with its
+# socket's address for it and the frontends. Without the variable there is no such process.
 BACKENDS = {"handler": HANDLER_ADDRESS, "engine": ENGINE_ADDRESS, "embedder": EMBEDDER_ADDRESS}
 
 
@@ -65,7 +65,7 @@ class Supervisor:
         self._schedule: StopSchedule | None = None
 
     def run(self) -> int:
-        """Serve until a signal or a failure ends it."""
+        """Serve until a signal or a failure stops the container; return the exit code."""
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: self._begin_stop())
         try:
@@ -108,7 +108,10 @@ class Supervisor:
                     code = child.keep_alive() if code is None else code
             schedule = self._begin_stop()
             if code is None:
-                log.info("stopping: running requests get %d s to finish", self._settings.drain_s)
+                log.info(
+                    "supervisor: stopping; running requests have %d s to finish",
+                    self._settings.drain_s,
+                )
                 drain(groups, schedule)
             return code or 0
         finally:
@@ -127,26 +130,26 @@ class Supervisor:
         stop_s = StopSchedule.starting_at(0.0, self._settings.drain_s).end_at
         if stop_s > STOP_BUDGET_S:
             log.warning(
-                "GRACEFUL_TERMINATION_TIMEOUT=%d: stopping may take %.0f s; "
-                "SageMaker kills the container after 30 s",
+                "GRACEFUL_TERMINATION_TIMEOUT=%d: stopping may take %.0f s, but SageMaker kills "
+                "the container after 30 s; on SageMaker set 25 at most",
                 self._settings.drain_s, stop_s,
             )  # fmt: skip
 
     def _has_owner(self) -> bool:
-        """A model's server on a multi-model endpoint ends with the process that started it."""
+        """Return whether the process lives that started this model's server (multi-model only)."""
         owner = os.environ.get(PARENT_PID)
-        return owner is None or os.getppid() == int(owner)
+        return owner is None or not is_orphan(int(owner))
 
     def _check_frontends(self, frontends: Child) -> int | None:
         code = frontends.poll()
         if code is None:
             return None
         hint = f"; is port {self._settings.port} taken?" if code == 1 else ""
-        log.error("the HTTP side left (%s)%s", cause(code), hint)
+        log.error("HTTP side: gunicorn exited (%s)%s; the container stops", cause(code), hint)
         return FRONTENDS_DIED
 
     def _announce(self) -> None:
-        """Wait for the first healthy /ping, as SageMaker would, and say how to call the server."""
+        """Wait for the first healthy /ping, as SageMaker does, and log how to call the server."""
         base = f"http://localhost:{self._settings.port}"
         started = time.monotonic()
         while not self._stopping.wait(0.2):
@@ -164,7 +167,7 @@ class Supervisor:
 
 
 def backends(settings: Settings) -> tuple[str, ...]:
-    """Which of BACKENDS the settings call for. Raises ModelLoadError or ConfigError."""
+    """Return the BACKENDS that the settings need. Raises ModelLoadError or ConfigError."""
     code = find_code(settings)
     if code is None and settings.is_embedding_task:
         return ("embedder",)
@@ -178,17 +181,23 @@ def backends(settings: Settings) -> tuple[str, ...]:
 
 
 def _start(name: str, addresses: list[str], environ: dict[str, str]) -> list[Child]:
-    """Start a process for each address; only of the engine there may be several."""
+    """Start a process for each address; only the engine may have several."""
     if len(addresses) == 1:
         return [Child(name, "container", name, addresses[0], environ=environ)]
     threads = str(max(1, (os.cpu_count() or 1) // len(addresses)))
     children = []
     for replica, address in enumerate(addresses):
-        own = {ADAPTER_RECORD: f"{environ[ADAPTER_RECORD]}.{replica}"}
-        own |= {} if "OMP_NUM_THREADS" in environ else {"OMP_NUM_THREADS": threads}
+        replica_environ = {ADAPTER_RECORD: f"{environ[ADAPTER_RECORD]}.{replica}"}
+        replica_environ |= {} if "OMP_NUM_THREADS" in environ else {"OMP_NUM_THREADS": threads}
         arguments = (address, "--copy", str(replica))
         children.append(
-            Child(f"{name} {replica}", "container", name, *arguments, environ=environ | own)
+            Child(
+                f"{name} {replica}",
+                "container",
+                name,
+                *arguments,
+                environ=environ | replica_environ,
+            )
         )
     return children
 
@@ -216,7 +225,7 @@ def _child_environ(folder: Path, names: tuple[str, ...], replicas: int) -> dict[
 
 
 def _changed(settings: Settings) -> str:
-    """The settings that differ from their defaults, secrets masked."""
+    """List the settings that differ from their defaults, secrets masked."""
     changed = [f"{row.name}={row.value}" for row in describe(settings) if row.value != row.default]
     return ", ".join(changed) or "all settings have their defaults"
 
@@ -230,12 +239,14 @@ def _is_healthy(base: str) -> bool:
 
 
 def _fallbacks(base: str, api_key: str | None) -> list[str]:
-    """Ask the server for what makes it slower than possible; nothing where it does not say."""
+    """Return the slow paths that the server reports; none if it reports nothing."""
     headers = {} if api_key is None else {"Authorization": f"Bearer {api_key}"}
     try:
-        with urllib.request.urlopen(Request(f"{base}/info", headers=headers), timeout=5) as answer:
-            fallbacks: list[str] = json.load(answer).get("fallbacks", [])
-    except (OSError, ValueError):  # no language model, or gone again
+        with urllib.request.urlopen(
+            Request(f"{base}/info", headers=headers), timeout=5
+        ) as response:
+            fallbacks: list[str] = json.load(response).get("fallbacks", [])
+    except (OSError, ValueError):  # no language model, or it has just died
         return []
     return fallbacks
 

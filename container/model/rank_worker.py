@@ -1,11 +1,13 @@
 """A rank worker: a rank above 0, which runs its shard of the forward passes that rank 0 plans."""
 
 import logging
+import os
 import sys
 from pathlib import Path
 
 import torch
 
+from container.ipc.parent_watch import watch_parent
 from container.model.execution.factory import capture_decodes, make_forward
 from container.model.execution.forward_pass import ForwardPass
 from container.model.loaded_model import LoadedModel
@@ -14,7 +16,13 @@ from container.model.loading.cpu_kernels import load_kernels
 from container.model.loading.memory_plan import measure_capacity
 from container.model.loading.weights import load_weights
 from container.model.parallel.placement import Placement
-from container.model.parallel.ranks import InitKVCache, RankArgs, join_group, messages, watch_parent
+from container.model.parallel.ranks import (
+    WATCH_S,
+    InitKVCache,
+    RankArgs,
+    join_group,
+    messages,
+)
 from container.settings.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -25,7 +33,8 @@ def run_rank(settings: Settings, order: RankArgs) -> None:
 
     Raises ModelLoadError or ConfigError, as rank 0 does.
     """
-    watch_parent(order.parent_pid)
+    # Rank 0 may die while this rank waits in a collective, so the thread ends the process.
+    watch_parent(order.parent_pid, lambda: os._exit(0), WATCH_S)
     # Rank 0 runs and logs the same loading and checks.
     logging.getLogger("container").setLevel(logging.ERROR)
     join_group(order)

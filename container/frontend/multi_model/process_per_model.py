@@ -21,8 +21,6 @@ from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
-import psutil
-
 from container.errors import (
     Conflict,
     MalformedRequest,
@@ -182,18 +180,6 @@ class ProxiedResponse:
     def close(self) -> None:
         """Stop reading, so that the model's server learns that nobody waits."""
         self._connection.close()
-
-
-def free_memory() -> int:
-    """What is left for models, in bytes; of a container's own limit, if it has one."""
-    available = psutil.virtual_memory().available
-    root = Path("/sys/fs/cgroup")
-    try:
-        limit = (root / "memory.max").read_text().strip()
-        current = int((root / "memory.current").read_text())
-    except (OSError, ValueError):
-        return available
-    return min(available, int(limit) - current) if limit.isdigit() else available
 
 
 def _start(name: str, url: str, environ: Mapping[str, str]) -> ModelServer:

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from transformers import pipeline
 
-from container.errors import ModelLoadError
+from container.errors import ModelLoadError, one_line
 from container.handlers.engine_model import EngineModel
 from container.handlers.tasks.micro_batcher import MicroBatcher
 from container.handlers.tasks.question_answering import QuestionAnswering
@@ -39,7 +39,7 @@ def load_pipeline(task: str, folder: Path, *, gpu_id: int | None, trust_remote_c
         loaded = make(task, model=str(folder), device=device, trust_remote_code=trust_remote_code)
     except Exception as error:  # a checkpoint that does not fit fails anywhere in transformers
         log.exception("the pipeline cannot be loaded")
-        reason = " ".join(str(error).split())[:300]
+        reason = one_line(error)
         raise ModelLoadError(f"HF_TASK={task}: {folder} cannot be loaded: {reason}") from error
     return PipelineModel(loaded, task)
 

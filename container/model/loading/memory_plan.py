@@ -6,16 +6,15 @@ import statistics
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 
 import msgspec
-import psutil
 import torch
 from transformers import PretrainedConfig
 
 from container.engine.adapters import NO_ADAPTER
 from container.engine.schedule import BlockCopy
 from container.engine.scheduler import MAX_PROMPT_LOGPROBS
+from container.machine import free_memory_bytes
 from container.messages.engine import SamplingParams
 from container.model.attention.varlen import Kernel
 from container.model.execution.factory import capture_sizes, make_forward
@@ -133,18 +132,7 @@ def free_bytes(device: torch.device, gpu_fraction: float) -> int:
     if device.type == "cuda":
         free, total = torch.cuda.mem_get_info(device)
         return max(0, int(free - (1 - gpu_fraction) * total))
-    return min(psutil.virtual_memory().available, _cgroup_free_bytes())
-
-
-def _cgroup_free_bytes() -> int:
-    """What a container's memory limit leaves; no limit is a very large number."""
-    root = Path("/sys/fs/cgroup")
-    try:
-        limit = (root / "memory.max").read_text().strip()
-        current = int((root / "memory.current").read_text())
-    except (OSError, ValueError):
-        return 2**62
-    return max(0, int(limit) - current) if limit.isdigit() else 2**62
+    return free_memory_bytes()
 
 
 @dataclass(frozen=True, slots=True)

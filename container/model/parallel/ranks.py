@@ -183,17 +183,6 @@ def join_group(order: RankArgs) -> None:
         ) from error
 
 
-def watch_parent(pid: int) -> None:
-    """End this process when rank 0 exits, even while it is blocked."""
-
-    def watch() -> None:
-        while os.getppid() == pid:
-            time.sleep(WATCH_S)
-        os._exit(0)
-
-    threading.Thread(target=watch, name="parent", daemon=True).start()
-
-
 def messages(pipe: BinaryIO) -> Iterator[ToRank]:
     """Yield the messages of rank 0 until it closes the pipe."""
     while head := pipe.read(_LENGTH.size):

@@ -90,7 +90,7 @@ def test_prompts_of_one_request_may_go_to_different_copies(server: Server) -> No
 
 def test_one_copy_that_dies_leaves_the_other_serving(server: Server) -> None:
     _engines(server)[0].kill()
-    wait_for(lambda: "the engine 0 died (signal 9)" in server.log, 10)
+    wait_for(lambda: "engine 0: died (signal 9)" in server.log, 10)
     for _ in range(10):
         assert server.ping().status_code == 200
         assert _generate(server, "Hello").status_code == 200

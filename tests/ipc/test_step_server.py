@@ -9,7 +9,7 @@ import pytest
 import zmq
 
 from container.errors import Overloaded
-from container.ipc.backend_server import BackendServer
+from container.ipc.step_server import StepServer
 from container.messages.common import Abort, ErrorData, Hello, RequestFailed, encode
 from container.messages.engine import (
     SamplingParams,
@@ -83,14 +83,14 @@ class Peer:
 
 
 @pytest.fixture
-def setting(tmp_path) -> Iterator[tuple[Echo, BackendServer, Peer]]:
+def setting(tmp_path) -> Iterator[tuple[Echo, StepServer, Peer]]:
     echo = Echo()
     address = f"ipc://{tmp_path}/socket"
-    server = BackendServer(
+    server = StepServer(
         address,
         to_engine_decoder,
         lambda progress: echo,
-        lambda state, detail, worker: Status(state, detail),
+        lambda state, detail, backend: Status(state, detail),
         drain_s=10,
         parent_pid=os.getppid(),
     )
