@@ -1,4 +1,4 @@
-"""`batch` and `async`: answers that go to S3."""
+"""`batch` and `async`: calls whose responses go to S3."""
 
 import json
 import time
@@ -50,7 +50,7 @@ def batch(
     aws = options.aws_of(config)
     job = f"{config.name}-{int(time.time())}"
     url = source if source.startswith("s3://") else _upload(aws, config, Path(source), job)
-    # Beside the input, never below it: answers must not become input.
+    # Next to the input, never below it, so that responses do not become input.
     output = output or f"{url.rstrip('/').rpartition('/')[0]}/answers-{job}"
     account_state = account.gather(aws, config)
     _, model = deployment.wanted_model(config, account_state)

@@ -88,7 +88,7 @@ def local(
 
 
 def _leave(*_: object) -> None:
-    """End the command from wherever it is; its containers are stopped on the way out."""
+    """End the command at any point; its containers are stopped on exit."""
     sys.exit(0)
 
 

@@ -64,7 +64,7 @@ def logs(
 
 
 def seconds(text: str) -> float:
-    """A span such as 10m in seconds. Raises ConfigError."""
+    """Convert a span such as 10m to seconds. Raises ConfigError."""
     number, unit = text[:-1], text[-1:]
     if unit not in UNITS or not number.isdigit():
         raise ConfigError([f"--since {text}: must be a number and s, m, h or d"])

@@ -10,7 +10,7 @@ from sagemaker_deploy.plan import cloudformation, pipeline
 
 
 def _pipeline(ctx: click.Context, _option: click.Parameter, wanted: bool) -> None:
-    """Print the pipeline and leave: it needs no configuration."""
+    """Print the pipeline's template and exit; it needs no configuration."""
     if wanted:
         _print(pipeline.template(), as_json=False)
         ctx.exit()

@@ -30,7 +30,7 @@ STARTUP_TIMEOUT_S = 480
 
 
 class ControlPlane:
-    """Carries out actions."""
+    """Executes actions of the control plane."""
 
     def __init__(self, resources: Resources, endpoints: Endpoints, transforms: Transforms) -> None:
         self._resources = resources
@@ -56,7 +56,7 @@ class ControlPlane:
         }
 
     def act(self, action: str, params: Params) -> Record:
-        """Check the input, carry the action out, and give its output. Raises Refusal."""
+        """Check the input, execute the action and return its output. Raises Refusal."""
         handler = self._special.get(action) or self._generic(action)
         if handler is None:
             raise Refusal(

@@ -22,7 +22,7 @@ DEFAULT_TIMEOUT_S = 900
 
 @dataclass(frozen=True, slots=True)
 class Ticket:
-    """What the client is told at once."""
+    """The immediate response to the client."""
 
     inference_id: str
     output_url: str
@@ -30,7 +30,7 @@ class Ticket:
 
 
 class AsyncQueue:
-    """One thread for each waiting call; places are counted for each endpoint."""
+    """Runs one thread for each queued call; the queue's length is limited per endpoint."""
 
     def __init__(self, runtime: Runtime, storage: Storage) -> None:
         self._runtime = runtime
