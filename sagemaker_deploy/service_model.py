@@ -138,8 +138,8 @@ def _whole_number(field: str, text: str) -> int:
 
 @functools.cache
 def _pattern(java: str) -> "re.Pattern[str] | None":
-    for theirs, ours in JAVA_CLASSES.items():
-        java = java.replace(theirs, ours)
+    for java_class, python_class in JAVA_CLASSES.items():
+        java = java.replace(java_class, python_class)
     try:
         return re.compile(java, re.DOTALL) if java else None
     except re.error:  # syntax that Python lacks: skip the check rather than reject valid values

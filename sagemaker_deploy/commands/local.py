@@ -131,8 +131,8 @@ def _make_endpoint(
 
 
 @contextmanager
-def _moto(wanted: bool) -> Iterator[Mapping[str, str]]:
-    if not wanted:
+def _moto(is_enabled: bool) -> Iterator[Mapping[str, str]]:
+    if not is_enabled:
         yield {}
         return
     try:

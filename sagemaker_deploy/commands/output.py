@@ -1,4 +1,4 @@
-"""What commands print: tables and progress for a person, JSON for a program."""
+"""The output of commands: tables and progress for people, JSON for programs."""
 
 import json
 from collections.abc import Iterable, Mapping, Sequence

@@ -1,7 +1,7 @@
 """The service's error responses as data: status, code, message, extra fields.
 
-Codes and statuses are those of botocore's models `sagemaker` and `sagemaker-runtime`; the wordings
-follow what users report from the service.
+Codes and statuses are those of botocore's models `sagemaker` and `sagemaker-runtime`; the messages
+follow users' reports of the service's errors.
 """
 
 from typing import Any

@@ -1,7 +1,7 @@
 """Renders a deployment as a CloudFormation template: the same parameters, with references. Pure.
 
 Property names of AWS::SageMaker::* are those of the API. Secrets become dynamic references, which
-CloudFormation resolves when it makes the resource.
+CloudFormation resolves when it creates the resource.
 """
 
 from typing import Any
@@ -16,7 +16,7 @@ VERSION = "2010-09-09"
 
 
 def endpoint(config: Config) -> Json:
-    """Render the deployment as a template. Raises ConfigError if CloudFormation cannot express it."""
+    """Render the deployment as a template. Raises ConfigError if CloudFormation lacks a feature."""
     data = config.model.data
     if data and not data.startswith("s3://"):
         raise ConfigError(["model.data: a template needs it on S3 (s3://...), not on this machine"])

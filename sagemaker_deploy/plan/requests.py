@@ -1,7 +1,7 @@
 """Builds the parameters of SageMaker's Create calls from a configuration. Pure.
 
-A model and an endpoint config cannot be changed on the service, so their names end in a hash of
-their content: the same configuration gives the same names, a changed one new ones.
+A model and an endpoint config are immutable on the service, so their names end in a hash of their
+content: the same configuration yields the same names, a changed one new names.
 """
 
 import hashlib

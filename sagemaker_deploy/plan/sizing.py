@@ -1,7 +1,7 @@
 """Estimates whether the model fits the instance, and shows the parts of the estimate.
 
-Weights are counted once (they are split over the GPUs), the KV cache for `concurrency` sequences of
-`max_total_tokens`, and a share is kept for activations and the framework.
+Counts the weights once (they are sharded over the GPUs), the KV cache for `concurrency` sequences
+of `max_total_tokens`, and reserves a fraction for activations and the framework.
 """
 
 from collections.abc import Mapping

@@ -1,7 +1,7 @@
 """One HTTP exchange with a container, under the service's time limits.
 
-The whole exchange shares one deadline. Leaving the block closes the connection, which is how the
-container learns that its client has gone.
+The whole exchange shares one deadline. Leaving the `with` block closes the connection, which tells
+the container that its client has disconnected.
 """
 
 import http.client

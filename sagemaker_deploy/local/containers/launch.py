@@ -101,12 +101,12 @@ def default_server() -> list[str]:
     )
 
 
-def container_tool(wanted: str | None = None) -> str:
+def container_tool(preferred: str | None = None) -> str:
     """Return docker or podman, whichever is installed. Raises MissingTool."""
-    for tool in [wanted] if wanted else ["docker", "podman"]:
+    for tool in [preferred] if preferred else ["docker", "podman"]:
         if shutil.which(tool):
             return tool
     raise MissingTool(
-        f"{wanted or 'neither docker nor podman'} is not installed",
+        f"{preferred or 'neither docker nor podman'} is not installed",
         hint="leave --image out to start the server as a process",
     )

@@ -1,8 +1,8 @@
 """Runs a command that must not outlive its parent: `python parent_death.py COMMAND ARGUMENTS`.
 
-The owner holds the other end of this process's standard input. When that closes, even because the
-owner was killed, or on SIGTERM, the command gets SIGTERM and, as on SageMaker, SIGKILL after 30 s;
-then whatever is left of its process group is killed too.
+The parent holds the other end of this process's standard input. When that closes, even because the
+parent was killed, or on SIGTERM, the command gets SIGTERM and, as on SageMaker, SIGKILL after 30 s;
+then the rest of its process group is killed too.
 """
 
 import contextlib

@@ -24,7 +24,7 @@ class Container:
         self.log_path = log_path
         self._stopped = threading.Event()
         # Run by path and with -P, so that the command's environment does not need this package.
-        leash = [
+        watched_command = [
             sys.executable,
             "-P",
             str(Path(__file__).with_name("parent_death.py")),
@@ -32,7 +32,7 @@ class Container:
         ]
         with log_path.open("ab") as log:
             self._process = subprocess.Popen(
-                leash,
+                watched_command,
                 stdin=subprocess.PIPE,
                 stdout=log,
                 stderr=log,

@@ -53,11 +53,11 @@ def bodies(data: bytes, split_type: str, how: TransformOptions) -> Iterator[byte
         yield b"\n".join(batch) + b"\n"
 
 
-def joined(answers: list[bytes], assemble_with: str) -> bytes:
+def joined(responses: list[bytes], assemble_with: str) -> bytes:
     """Join all responses to one object, in order."""
     if assemble_with != "Line":
-        return b"".join(answers)
-    return b"".join(answer.rstrip(b"\n") + b"\n" for answer in answers)
+        return b"".join(responses)
+    return b"".join(response.rstrip(b"\n") + b"\n" for response in responses)
 
 
 def _within(record: bytes, limit: int) -> bytes:

@@ -1,7 +1,7 @@
 """The control plane's actions that a deployment needs, over the local records and endpoints.
 
 Wire format: AWS JSON 1.1, an action in `X-Amz-Target: SageMaker.<action>`. Inputs are checked
-against botocore's model of the service. An action that is not imitated is refused by name.
+against botocore's model of the service. An unsupported action is rejected with an error naming it.
 """
 
 import functools

@@ -1,7 +1,7 @@
 """The live endpoints: the containers of their variants and inference components.
 
-One process stands for each variant and each component, however many instances or copies are asked
-for: this machine is the only one. An endpoint comes up in a thread of its own, as on the service.
+One process serves each variant and each component, for any number of instances or copies: there is
+only this machine. Each endpoint starts in its own thread, as on the service.
 """
 
 import random

@@ -1,7 +1,7 @@
-"""Runs batch transform jobs, each in a container of its own.
+"""Runs batch transform jobs, each in its own container.
 
-Bodies are sent in order of the input, `MaxConcurrentTransforms` at a time; each object's answers go
-to `<output>/<key below the input prefix>.out`. A body that fails after its retries fails the job.
+Bodies are sent in input order, `MaxConcurrentTransforms` at a time; each object's responses go to
+`<output>/<key below the input prefix>.out`. A body that fails after its retries fails the job.
 """
 
 import threading
@@ -110,11 +110,11 @@ class Transforms:
 
         cut = batches.bodies(data, source.get("SplitType", "None"), how)
         with ThreadPoolExecutor(how.concurrent) as pool:
-            answers = list(pool.map(send, cut))
+            responses = list(pool.map(send, cut))
         prefix = source["DataSource"]["S3DataSource"]["S3Uri"]
         below = url.removeprefix(prefix).lstrip("/") or url.rpartition("/")[2]
         target = join(output["S3OutputPath"], f"{below}.out")
-        whole = batches.joined(answers, output.get("AssembleWith", "None"))
+        whole = batches.joined(responses, output.get("AssembleWith", "None"))
         self._fleet.storage.write(target, whole)
 
 

@@ -1,7 +1,7 @@
 """The platform's side of a multi-model endpoint: loads and unloads models by name.
 
 Contract: "Build your own container for multi-model endpoints" of the SageMaker guide. A model is
-fetched and loaded when it is first asked for; on 507 the one used longest ago is unloaded.
+fetched and loaded on its first request; on 507 the least recently used model is unloaded.
 """
 
 import hashlib

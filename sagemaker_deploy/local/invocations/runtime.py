@@ -1,4 +1,4 @@
-"""The runtime API's routes: InvokeEndpoint and its kin, and the OpenAI front door.
+"""The runtime API's routes: InvokeEndpoint and its variants, and the OpenAI-compatible route.
 
 Wire format: rest-json as in botocore's `sagemaker-runtime` model.
 """
