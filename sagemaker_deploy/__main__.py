@@ -4,7 +4,7 @@ import sys
 
 
 def main() -> None:
-    """Run the command line, or say how to install what it needs."""
+    """Run the command line, or print how to install a missing dependency."""
     try:
         from sagemaker_deploy.commands.main import main as commands
     except ModuleNotFoundError as error:

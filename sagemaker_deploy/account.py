@@ -1,6 +1,6 @@
-"""What is there already: read-only questions whose answers the planners need.
+"""Reads the state of the AWS account that the planners need; all calls are read-only.
 
-A question that may not be asked (no permission) is answered by None, never by a guess.
+A call without permission yields None (unknown), never a guess.
 """
 
 import json
@@ -26,7 +26,7 @@ T = TypeVar("T")
 
 
 def gather(aws: Aws, config: Config, hub: str = HUB) -> AccountState:
-    """Everything that planning a deployment needs."""
+    """Collect the account state that planning a deployment needs."""
     endpoint = describe_endpoint(aws, config.name)
     deployed = find_deployed(aws, config.name, None)
     data = config.model.data
@@ -47,7 +47,7 @@ def gather(aws: Aws, config: Config, hub: str = HUB) -> AccountState:
 
 
 def describe_endpoint(aws: Aws, name: str) -> dict[str, Any] | None:
-    """The endpoint's record, or None when there is none."""
+    """Return the endpoint's description, or None if it does not exist."""
     try:
         return aws.call("sagemaker", "describe_endpoint", EndpointName=name)
     except NotFound:
@@ -55,7 +55,7 @@ def describe_endpoint(aws: Aws, name: str) -> dict[str, Any] | None:
 
 
 def find_deployed(aws: Aws, name: str, bucket: str | None) -> Deployed:
-    """What a deployment of this name made and still has."""
+    """Find the existing resources of the deployment of this name."""
     endpoint = describe_endpoint(aws, name)
     components = tuple(_components(aws, name)) if endpoint else ()
     return Deployed(
@@ -71,7 +71,7 @@ def find_deployed(aws: Aws, name: str, bucket: str | None) -> Deployed:
 
 
 def model_size(aws: Aws, config: Config, hub: str = HUB) -> ModelSize:
-    """Bytes of the weights and of one token's cache, from the folder, S3 or the Hub."""
+    """Read the bytes of the weights and of one token's KV cache from the folder, S3 or the Hub."""
     data, model_id = config.model.data, config.model.id
     if data and data.startswith("s3://"):
         return _or_none(lambda: _size_on_s3(aws, data)) or UNKNOWN
@@ -98,14 +98,14 @@ def _components(aws: Aws, name: str) -> Iterator[str]:
 
 
 def _owned(aws: Aws, name: str, noun: str) -> Iterator[str]:
-    """Models or endpoint configs whose names are ours and that carry our tag."""
+    """Yield models or endpoint configs that match the deployment's name and carry its tag."""
     operation = {"Model": "list_models", "EndpointConfig": "list_endpoint_configs"}[noun]
     pattern = re.compile(HASHED.format(name=re.escape(name)))
     for page in aws.pages("sagemaker", operation, NameContains=name):
         for record in page[f"{noun}s"]:
-            its_name, arn = record[f"{noun}Name"], record[f"{noun}Arn"]
-            if pattern.fullmatch(its_name) and _is_ours(aws, arn, name):
-                yield its_name
+            resource_name, arn = record[f"{noun}Name"], record[f"{noun}Arn"]
+            if pattern.fullmatch(resource_name) and _is_ours(aws, arn, name):
+                yield resource_name
 
 
 def _is_ours(aws: Aws, arn: str, name: str) -> bool:
@@ -148,14 +148,14 @@ def _image_exists(aws: Aws, image: str) -> bool | None:
         return None
     repository, _, digest = path.partition("@")
     name, _, tag = repository.partition(":")
-    which = {"imageDigest": digest} if digest else {"imageTag": tag or "latest"}
+    image_id = {"imageDigest": digest} if digest else {"imageTag": tag or "latest"}
     try:
         aws.call(
             "ecr",
             "describe_images",
             registryId=host.partition(".")[0],
             repositoryName=name,
-            imageIds=[which],
+            imageIds=[image_id],
         )
     except NotFound:
         return False
@@ -194,7 +194,7 @@ def _size_on_hub(model_id: str, hub: str) -> ModelSize:
     try:
         files = _json(f"{hub}/api/models/{model_id}/tree/main")
         config = _json(f"{hub}/{model_id}/resolve/main/config.json")
-    except (OSError, ValueError):  # no network, no such model, a gated one: then it is not known
+    except (OSError, ValueError):  # no network, no such model, or a gated one
         return UNKNOWN
     weights = [int(item["size"]) for item in files if item["path"].endswith(".safetensors")]
     return ModelSize(sum(weights), kv_bytes_per_token(config), "safetensors on the Hub")
@@ -206,7 +206,7 @@ def _json(url: str) -> Any:
 
 
 def _or_none(question: Callable[[], T]) -> T | None:
-    """The answer, or None where the question may not be asked or the service lacks it."""
+    """Return the answer, or None if access is denied or the service does not have it."""
     try:
         return question()
     except (AccessDenied, AwsError, NotFound):

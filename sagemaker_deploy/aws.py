@@ -1,4 +1,4 @@
-"""The one file that talks to AWS: calls go through `Aws`, refusals are translated here.
+"""The only module that calls AWS: calls go through `Aws`, which translates AWS's errors.
 
 Credentials, region and endpoints come from boto3's own chain (AWS_PROFILE, AWS_ENDPOINT_URL_...).
 """
@@ -24,7 +24,8 @@ from sagemaker_deploy.errors import (
 
 # boto3 retries throttling and lost connections itself; `adaptive` also slows down.
 RETRIES = {"mode": "adaptive", "max_attempts": 8}
-# The service ends an invocation after 60 s and a stream after 8 minutes; leave it the last word.
+# SageMaker ends an invocation after 60 s and a stream after 8 minutes; these timeouts are longer,
+# so that its error arrives first.
 INVOKE_READ_TIMEOUT_S = 70
 STREAM_READ_TIMEOUT_S = 500
 
@@ -36,7 +37,7 @@ MISSING_WORDS = ("could not find", "does not exist", "not found", "no such")
 
 
 class Aws:
-    """Clients of one region, made when first used."""
+    """boto3 clients of one region, created on first use."""
 
     def __init__(self, region: str | None = None, profile: str | None = None) -> None:
         try:
@@ -54,13 +55,13 @@ class Aws:
 
     @functools.cached_property
     def account(self) -> str:
-        """The account number behind the credentials."""
+        """The account id of the credentials."""
         return str(self.call("sts", "get_caller_identity")["Account"])
 
     def call(
         self, service: str, operation: str, read_timeout_s: int = 60, **params: Any
     ) -> dict[str, Any]:
-        """Make one call, named as boto3 names it. Raises AwsError or a kind of it."""
+        """Call an operation by boto3's name. Raises AwsError or a subclass."""
         try:
             result = getattr(self._client(service, read_timeout_s), operation)(**params)
         except (aws_errors.BotoCoreError, aws_errors.ClientError) as error:
@@ -68,14 +69,14 @@ class Aws:
         return dict(result)
 
     def pages(self, service: str, operation: str, **params: Any) -> Iterator[dict[str, Any]]:
-        """Every page of a listing."""
+        """Yield every page of a listing."""
         try:
             yield from self._client(service).get_paginator(operation).paginate(**params)
         except (aws_errors.BotoCoreError, aws_errors.ClientError) as error:
             raise translated(error, f"{service} {operation}") from error
 
     def stream_events(self, events: Any) -> Iterator[bytes]:
-        """The bytes of InvokeEndpointWithResponseStream's event stream."""
+        """Yield the bytes of InvokeEndpointWithResponseStream's event stream."""
         try:
             for event in events:
                 yield event["PayloadPart"]["Bytes"]
@@ -83,14 +84,14 @@ class Aws:
             raise translated(error, "the response stream") from error
 
     def upload(self, path: Path, bucket: str, key: str) -> None:
-        """Copy a file to S3, in parts when it is large."""
+        """Upload a file to S3, in parts if it is large."""
         try:
             self._client("s3").upload_file(str(path), bucket, key)
         except Exception as error:  # boto3's transfer wraps several families
             raise translated(error, f"upload to s3://{bucket}/{key}") from error
 
     def download(self, bucket: str, key: str, path: Path) -> None:
-        """Copy an object of S3 to a file."""
+        """Download an object from S3 to a file."""
         try:
             self._client("s3").download_file(bucket, key, str(path))
         except (aws_errors.BotoCoreError, aws_errors.ClientError) as error:
@@ -105,7 +106,7 @@ class Aws:
 
 
 def translated(error: Exception, doing: str) -> DeployError:
-    """An AWS exception as one of ours: one line, and what to do where that is known."""
+    """Translate an AWS exception to a DeployError: one line, with a remedy if it is known."""
     if isinstance(error, aws_errors.ClientError):
         return _refusal(error.response, doing)
     if isinstance(error, aws_errors.NoCredentialsError | aws_errors.PartialCredentialsError):

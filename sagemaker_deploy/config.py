@@ -1,6 +1,6 @@
 """The configuration of one deployment: a YAML or TOML file and flags, as one typed value.
 
-Unknown keys are errors. Nothing here calls AWS; what a value leads to is planned in `plan/`.
+Unknown keys are errors. Nothing here calls AWS; `plan/` turns the values into steps.
 """
 
 import re
@@ -18,7 +18,7 @@ from sagemaker_deploy.errors import ConfigError
 NAME = r"^[a-zA-Z0-9](-*[a-zA-Z0-9])*$"
 ROLE = r"^arn:aws[a-z\-]*:iam::\d{12}:role/.+$"
 S3 = r"^s3://[^/]+/.+$"
-# Variables that are secrets in every container we know; they belong under `secrets`.
+# Variables that are secrets in all common containers; they belong under `secrets`.
 SECRET_NAMES = {"HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HF_API_TOKEN", "API_KEY"}
 
 Name = Annotated[str, Field(pattern=NAME, max_length=50)]
@@ -33,7 +33,7 @@ class Section(BaseModel):
 
 
 class Model(Section):
-    """What is served. `id` is a Hub id; `data` a local folder, s3://.../ or s3://....tar.gz."""
+    """The model. `id` is a Hub id; `data` a local folder, s3://.../ or s3://....tar.gz."""
 
     id: str | None = None
     data: str | None = None
@@ -52,7 +52,7 @@ class Serverless(Section):
 
 
 class Async(Section):
-    """An asynchronous endpoint: answers go to S3."""
+    """An asynchronous endpoint: responses go to S3."""
 
     output: Annotated[str, Field(pattern=S3)]
     failures: Annotated[str, Field(pattern=S3)] | None = None
@@ -62,7 +62,7 @@ class Async(Section):
 
 
 class Component(Section):
-    """The model as an inference component, so that others can share its instances."""
+    """The model as an inference component, which can share its instances with others."""
 
     copies: Annotated[int, Field(ge=1)] = 1
     gpus: Annotated[int, Field(ge=1)] | None = None
@@ -82,7 +82,7 @@ class Scaling(Section):
 
 
 class Update(Section):
-    """How a new version replaces the old one, and which alarms turn it back."""
+    """How a new version replaces the old one, and the alarms that roll it back."""
 
     strategy: Literal["all_at_once", "canary", "linear", "rolling"] = "all_at_once"
     step_percent: Percent = 20
@@ -99,7 +99,7 @@ class Network(Section):
 
 
 class Capture(Section):
-    """Data capture of requests and answers."""
+    """Data capture of requests and responses."""
 
     destination: Annotated[str, Field(pattern=S3)]
     percent: Percent = 100
@@ -141,7 +141,7 @@ class Config(Section):
 
     @property
     def has_gpus(self) -> bool:
-        """Whether any instance type of this deployment is a GPU's."""
+        """Whether any instance type of this deployment has GPUs."""
         return any(re.match(r"ml\.(g|p)\d", name) for name in self.all_instance_types)
 
     @property
@@ -151,7 +151,7 @@ class Config(Section):
 
 
 def load(path: Path | None, flags: Mapping[str, Any], settings: tuple[str, ...] = ()) -> Config:
-    """Read a file, lay flags and `key.path=value` settings over it. Raises ConfigError."""
+    """Read a file and override it with flags and `key.path=value` settings. Raises ConfigError."""
     values = _read(path) if path else {}
     for key, value in flags.items():
         if value not in (None, (), {}):

@@ -1,16 +1,16 @@
-"""Every error that a command reports in one line, divided by whose fault it is.
+"""Every error that a command reports in one line, divided by cause.
 
 DeployError
-├── ConfigError       wrong configuration or flags; lists every problem
+├── ConfigError       invalid configuration or flags; lists every problem
 ├── MissingTool       a library or program that this command needs is not installed
-├── NotFound          what the command should work on is not there
-├── AwsError          AWS refused; says what to do where that is known
+├── NotFound          the resource of the command does not exist
+├── AwsError          AWS refused; names a remedy if it is known
 │   ├── AccessDenied
 │   ├── QuotaExceeded
 │   └── Throttled
 ├── EndpointFailed    an endpoint, component or job did not come up
 ├── InvocationFailed  the endpoint answered with an error
-└── Interrupted       Ctrl-C; what was made is removed again
+└── Interrupted       Ctrl-C; resources created by this run are removed
 
 Each class has its own exit code, so that scripts can tell them apart.
 """
@@ -22,7 +22,7 @@ NONE: Mapping[str, Any] = {}
 
 
 class DeployError(Exception):
-    """Base of the tree; never raised itself."""
+    """Base class of all errors; never raised itself."""
 
     exit_code: ClassVar[int] = 1
 
@@ -33,7 +33,7 @@ class DeployError(Exception):
 
 
 class ConfigError(DeployError):
-    """Wrong configuration. `problems` has one line for each."""
+    """Invalid configuration. `problems` has one line for each."""
 
     exit_code = 2
 
@@ -49,7 +49,7 @@ class MissingTool(DeployError):
 
 
 class NotFound(DeployError):
-    """The thing to work on does not exist."""
+    """The resource of a command does not exist."""
 
     exit_code = 4
 
@@ -72,15 +72,15 @@ class AccessDenied(AwsError):
 
 
 class QuotaExceeded(AwsError):
-    """An account limit."""
+    """An account quota is exceeded."""
 
 
 class Throttled(AwsError):
-    """Too many calls; the retries are used up."""
+    """AWS throttled the call, and all retries are used up."""
 
 
 class EndpointFailed(DeployError):
-    """What was made did not come up."""
+    """An endpoint, component or job did not come up."""
 
     exit_code = 6
 
@@ -92,6 +92,6 @@ class InvocationFailed(DeployError):
 
 
 class Interrupted(DeployError):
-    """Ctrl-C while a plan was carried out."""
+    """Ctrl-C while a plan was executed."""
 
     exit_code = 130

@@ -1,6 +1,6 @@
-"""Carries a plan out: one call after another; on failure what was made is removed again.
+"""Executes a plan step by step; on failure, removes the resources that it has created.
 
-The only place where a plan meets AWS. What could not be removed is named in the error.
+The only module that applies plans to AWS. The error names every resource that could not be removed.
 """
 
 import tarfile
@@ -21,12 +21,12 @@ from sagemaker_deploy.errors import (
 )
 from sagemaker_deploy.plan.steps import Plan, PolicyArn, Secret, Step, Upload, Wait
 
-Report = Callable[[str, str], None]  # resource, what happens to it
+Report = Callable[[str, str], None]  # resource, event
 POLL_S = 10.0
 
 
 class Executor:
-    """Applies plans. `report` hears of every step; `poll_s` is the pause between looks."""
+    """Applies plans. Calls `report` for every step; `poll_s` is the polling interval."""
 
     def __init__(self, aws: Aws, report: Report, poll_s: float = POLL_S) -> None:
         self._aws = aws
@@ -35,7 +35,7 @@ class Executor:
         self._policy_arns: dict[str, str] = {}
 
     def apply(self, plan: Plan) -> None:
-        """Carry every step out. Raises DeployError, after undoing what this call made."""
+        """Execute every step. Raises DeployError, after undoing the steps of this call."""
         created: list[Step | Upload] = []
         for step in plan.steps:
             try:
@@ -57,7 +57,7 @@ class Executor:
             if not step.may_be_missing:
                 raise
             return
-        # Only now: a call that was refused made nothing, and the name may be another's.
+        # Only now: a refused call created nothing, and the name may be another deployment's.
         created.append(step)
         if "PolicyARN" in result:
             self._policy_arns[step.params["PolicyName"]] = result["PolicyARN"]
@@ -98,7 +98,7 @@ class Executor:
             self._aws.upload(archive, step.bucket, step.key)
 
     def _filled(self, params: Mapping[str, Any]) -> dict[str, Any]:
-        """The parameters with secrets and policy ARNs in their places."""
+        """Return the parameters with secrets and policy ARNs filled in."""
         return {key: self._fill(value) for key, value in params.items()}
 
     def _fill(self, value: Any) -> Any:
@@ -124,13 +124,13 @@ class Executor:
                 self._aws.call(service, step.undo.operation, **step.undo.params)
             except NotFound:
                 continue
-            except AwsError as trouble:
-                remains.append(f"{step.resource} ({trouble.message})")
+            except AwsError as undo_error:
+                remains.append(f"{step.resource} ({undo_error.message})")
         return _failure(error, remains)
 
 
 def pack(source: Path, code: Path | None, archive: Path) -> None:
-    """Make the .tar.gz that SageMaker unpacks at /opt/ml/model. Raises ConfigError."""
+    """Pack the .tar.gz that SageMaker unpacks at /opt/ml/model. Raises ConfigError."""
     if source.is_file() and source.name.endswith(".tar.gz") and code is None:
         archive.write_bytes(source.read_bytes())
         return

@@ -1,4 +1,4 @@
-"""Calling an endpoint: bodies from prompts, text from answers, in OpenAI's and TGI's shapes."""
+"""Invokes an endpoint: builds request bodies and reads responses, in OpenAI's and TGI's formats."""
 
 import json
 from collections.abc import Iterable, Iterator, Mapping
@@ -14,7 +14,7 @@ RUNTIME = "sagemaker-runtime"
 
 @dataclass(frozen=True, slots=True)
 class Address:
-    """Where an invocation goes."""
+    """The target of an invocation."""
 
     endpoint: str
     component: str | None = None
@@ -24,7 +24,7 @@ class Address:
     attributes: str | None = None
 
     def params(self) -> Json:
-        """As InvokeEndpoint names them."""
+        """Return the address as parameters of InvokeEndpoint."""
         names = {
             "EndpointName": self.endpoint,
             "InferenceComponentName": self.component,
@@ -38,7 +38,7 @@ class Address:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """A whole answer."""
+    """A complete response."""
 
     body: bytes
     content_type: str
@@ -47,13 +47,13 @@ class Answer:
 
     @property
     def text(self) -> str:
-        """The generated text, or the body where no text is found in it."""
+        """The generated text, or the body if it contains none."""
         answer_text = text_of(self.body)
         return self.body.decode(errors="replace") if answer_text is None else answer_text
 
 
 def messages_body(prompt: str, system: str | None, max_tokens: int | None, *, stream: bool) -> Json:
-    """A chat body."""
+    """Build the body of a chat request."""
     messages = [{"role": "system", "content": system}] if system else []
     messages.append({"role": "user", "content": prompt})
     body: Json = {"messages": messages, "stream": stream}
@@ -61,13 +61,13 @@ def messages_body(prompt: str, system: str | None, max_tokens: int | None, *, st
 
 
 def generate_body(prompt: str, max_tokens: int | None, *, stream: bool) -> Json:
-    """A body of TGI's generate API."""
+    """Build the body of a request to TGI's generate API."""
     parameters = {"max_new_tokens": max_tokens} if max_tokens else {}
     return {"inputs": prompt, "parameters": parameters, "stream": stream}
 
 
 def call(aws: Aws, address: Address, body: bytes, content_type: str) -> Answer:
-    """InvokeEndpoint. Raises InvocationFailed with the container's own words."""
+    """Call InvokeEndpoint. Raises InvocationFailed with the container's message."""
     params = address.params() | {"Body": body, "ContentType": content_type}
     try:
         result = aws.call(RUNTIME, "invoke_endpoint", INVOKE_READ_TIMEOUT_S, **params)
@@ -82,7 +82,7 @@ def call(aws: Aws, address: Address, body: bytes, content_type: str) -> Answer:
 
 
 def call_stream(aws: Aws, address: Address, body: bytes, content_type: str) -> Iterator[bytes]:
-    """InvokeEndpointWithResponseStream: the container's bytes as they come."""
+    """Call InvokeEndpointWithResponseStream and yield the container's bytes as they arrive."""
     params = address.params() | {"Body": body, "ContentType": content_type}
     operation = "invoke_endpoint_with_response_stream"
     try:
@@ -93,16 +93,16 @@ def call_stream(aws: Aws, address: Address, body: bytes, content_type: str) -> I
 
 
 def failure(error: AwsError, address: Address) -> Exception:
-    """A ModelError as the container's own words; other refusals as they are."""
+    """Translate a ModelError to the container's message; return other errors unchanged."""
     if error.code != "ModelError":
         return error
     status, words = error.fields.get("OriginalStatusCode"), error.fields.get("OriginalMessage")
-    hint = f"the container's log says more: sagemaker_deploy logs {address.endpoint}"
+    hint = f"see the container's log: sagemaker_deploy logs {address.endpoint}"
     return InvocationFailed(f"{address.endpoint} answered {status}: {words}", hint=hint)
 
 
 def lines(parts: Iterable[bytes]) -> Iterator[str]:
-    """Lines of a stream whose parts may end anywhere; a last line needs no newline."""
+    """Split a stream of arbitrary parts into lines; the last line needs no newline."""
     rest = b""
     for part in parts:
         *whole, rest = (rest + part).split(b"\n")
@@ -112,7 +112,7 @@ def lines(parts: Iterable[bytes]) -> Iterator[str]:
 
 
 def stream_text(parts: Iterable[bytes]) -> Iterator[str]:
-    """The text of a stream of server-sent events. Raises InvocationFailed for an error event."""
+    """Yield the text of a stream of server-sent events. Raises InvocationFailed on an error."""
     for line in lines(parts):
         data = line.removeprefix("data:").strip()
         if not line.startswith("data:") or data == "[DONE]":
@@ -125,7 +125,7 @@ def stream_text(parts: Iterable[bytes]) -> Iterator[str]:
 
 
 def text_of(body: bytes) -> str | None:
-    """The text of a whole answer, in either shape."""
+    """Return the text of a complete response in either format; None if it has none."""
     try:
         value = json.loads(body)
     except ValueError:

@@ -1,7 +1,7 @@
-"""Load on an endpoint from this machine, and what came of it.
+"""Generates load on an endpoint and summarises the results.
 
 Closed loop: each client sends its next request when the last is answered, so the number of clients
-is the concurrency. Threads are enough: a client waits nearly all the time.
+is the concurrency. Threads suffice, since a client waits nearly all the time.
 """
 
 import json
@@ -19,7 +19,7 @@ BAR = 40
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """One request. Times in seconds; `error` is empty when it was answered."""
+    """One request. Times are in seconds; `error` is empty if it succeeded."""
 
     latency_s: float
     first_text_s: float
@@ -29,7 +29,7 @@ class Sample:
 
 @dataclass(frozen=True, slots=True)
 class Picture:
-    """Figures of a run: seconds, requests and tokens for each second."""
+    """Summary of a run: latencies in seconds, requests and tokens per second."""
 
     clients: int
     requests: int
@@ -46,7 +46,7 @@ Send = Callable[[], Sample]
 
 
 def run(send: Send, clients: int, requests: int) -> tuple[list[Sample], float]:
-    """Send so many requests over so many clients; the samples and the seconds it took."""
+    """Send requests from concurrent clients; return the samples and the elapsed seconds."""
     counter = iter(range(requests))
     lock = threading.Lock()
     samples: list[Sample] = []
@@ -83,7 +83,7 @@ def streamed(open_stream: Callable[[], Iterator[bytes]]) -> Sample:
 
 
 def whole(call: Callable[[], bytes]) -> Sample:
-    """Time one request that is answered at once; tokens as `usage` or `details` count them."""
+    """Time one request without streaming; `usage` or `details` has its number of tokens."""
     started = time.perf_counter()
     try:
         body = call()
@@ -93,7 +93,7 @@ def whole(call: Callable[[], bytes]) -> Sample:
 
 
 def counted(body: bytes) -> int:
-    """The tokens that an answer says it generated; 0 when it does not say."""
+    """Return the number of generated tokens that a response reports; 0 if it reports none."""
     try:
         value: Any = json.loads(body)
     except ValueError:
@@ -106,28 +106,28 @@ def counted(body: bytes) -> int:
 
 
 def summarize(samples: list[Sample], clients: int, wall_s: float) -> Picture:
-    """The figures of a run; times are of answered requests only."""
-    good = [sample for sample in samples if not sample.error]
+    """Summarise a run; times are of successful requests only."""
+    succeeded = [sample for sample in samples if not sample.error]
     errors: dict[str, int] = {}
     for sample in samples:
         if sample.error:
             errors[sample.error] = errors.get(sample.error, 0) + 1
-    firsts = [sample.first_text_s for sample in good if sample.first_text_s]
+    firsts = [sample.first_text_s for sample in succeeded if sample.first_text_s]
     return Picture(
         clients,
         len(samples),
-        len(samples) - len(good),
+        len(samples) - len(succeeded),
         wall_s,
-        percentiles([sample.latency_s for sample in good]),
+        percentiles([sample.latency_s for sample in succeeded]),
         percentiles(firsts),
-        len(good) / wall_s,
-        sum(sample.tokens for sample in good) / wall_s,
+        len(succeeded) / wall_s,
+        sum(sample.tokens for sample in succeeded) / wall_s,
         errors,
     )
 
 
 def percentiles(values: list[float]) -> dict[str, float]:
-    """The 50th, 90th and 99th (nearest rank) and the largest; empty without values."""
+    """Return the 50th, 90th and 99th percentile (nearest rank) and the largest; {} if empty."""
     if not values:
         return {}
     ordered = sorted(values)
@@ -136,7 +136,7 @@ def percentiles(values: list[float]) -> dict[str, float]:
 
 
 def histogram(values: list[float], buckets: int = 12) -> list[str]:
-    """Latencies as lines of bars; the first column is a bucket's upper edge in seconds."""
+    """Draw latencies as lines of bars; the first column is a bucket's upper bound in seconds."""
     if not values:
         return []
     low, high = min(values), max(values)

@@ -1,7 +1,7 @@
-"""What SageMaker's API accepts, read from the model that botocore carries.
+"""Validates inputs of SageMaker's API by botocore's service model.
 
-The same file that makes boto3's clients says which fields an operation has, where they travel and
-how long they may be. boto3 itself checks only types and minima; the service checks the rest, and
+The service model, from which boto3 builds its clients, has each operation's fields, their location
+and their constraints. boto3 itself checks only types and minima; the service checks the rest, and
 so does this module. Knows nothing of endpoints or processes.
 """
 
@@ -15,17 +15,17 @@ import botocore.validate
 
 CONTROL, RUNTIME = "sagemaker", "sagemaker-runtime"
 Lookup = Callable[[str], str | None]
-# Patterns are written for Java; these are the classes that Python spells differently.
+# The patterns use Java's syntax; these are the classes that Python writes differently.
 JAVA_CLASSES = {r"\p{ASCII}": r"[\x00-\x7f]", r"[\p{Print}]": r"[\x20-\x7e]", r"\z": r"\Z"}
 
 
 class ShapeError(ValueError):
-    """A value that the service would refuse; the text is what it would say."""
+    """A value that the service would reject; the text is the service's message."""
 
 
 @functools.cache
 def operation(service: str, name: str) -> Any:
-    """botocore's model of an operation. Raises KeyError when there is no such operation."""
+    """Return botocore's model of an operation. Raises KeyError for an unknown operation."""
     model = _service(service)
     if name not in model.operation_names:
         raise KeyError(name)
@@ -38,7 +38,7 @@ def _service(service: str) -> Any:
 
 
 def header_names(service: str, name: str) -> dict[str, str]:
-    """Field -> header, for the inputs of an operation that travel as headers."""
+    """Return the header name of each input field that an operation sends as a header."""
     members = operation(service, name).input_shape.members
     return {
         field: shape.serialization["name"]
@@ -48,11 +48,11 @@ def header_names(service: str, name: str) -> dict[str, str]:
 
 
 def read_headers(service: str, name: str, header: Lookup) -> dict[str, Any]:
-    """The header fields of a request, checked. Raises ShapeError for the first bad one."""
+    """Read and check the header fields of a request. Raises ShapeError for the first bad one."""
     members = operation(service, name).input_shape.members
     values: dict[str, Any] = {}
-    for field, its_name in header_names(service, name).items():
-        text = header(its_name)
+    for field, header_name in header_names(service, name).items():
+        text = header(header_name)
         if text is None:
             continue
         values[field] = _whole_number(field, text) if _is_number(members[field]) else text
@@ -70,7 +70,7 @@ def check_input(service: str, name: str, params: Mapping[str, Any]) -> None:
 
 
 def check(value: Any, shape: Any, path: str) -> None:
-    """Check lengths, ranges, patterns and enums, all the way down. Raises ShapeError."""
+    """Check lengths, ranges, patterns and enums recursively. Raises ShapeError."""
     if shape.type_name == "structure":
         for field, child in value.items():
             check(child, shape.members[field], f"{path}.{field}" if path else field)
@@ -90,7 +90,7 @@ def check(value: Any, shape: Any, path: str) -> None:
 
 
 def only_known(values: Mapping[str, Any], service: str, name: str) -> dict[str, Any]:
-    """The values that the output of an operation has a place for."""
+    """Select the values that are output fields of an operation."""
     members = operation(service, name).output_shape.members
     return {field: value for field, value in values.items() if field in members}
 
@@ -103,7 +103,7 @@ def _check_text(value: str, shape: Any, path: str) -> None:
         raise _failure(value, path, f"Member must satisfy enum value set: [{nearest}]")
     pattern = _pattern(shape.metadata.get("pattern", ""))
     if value.startswith("file:///") and pattern and "s3" in pattern.pattern:
-        return  # where the service takes s3://, this machine's files are welcome too
+        return  # local files are accepted where the service accepts s3://
     if pattern and not pattern.fullmatch(value):
         raise _failure(
             value, path, f"Member must satisfy regular expression pattern: {pattern.pattern}"
@@ -138,9 +138,9 @@ def _whole_number(field: str, text: str) -> int:
 
 @functools.cache
 def _pattern(java: str) -> "re.Pattern[str] | None":
-    for theirs, ours in JAVA_CLASSES.items():
-        java = java.replace(theirs, ours)
+    for java_class, python_class in JAVA_CLASSES.items():
+        java = java.replace(java_class, python_class)
     try:
         return re.compile(java, re.DOTALL) if java else None
-    except re.error:  # a class that Python lacks: better unchecked than wrongly refused
+    except re.error:  # syntax that Python lacks: skip the check rather than reject valid values
         return None

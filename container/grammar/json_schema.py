@@ -77,24 +77,24 @@ def check(schema: Schema, field: str) -> None:
 
 
 def _locate(
-    schema: Schema, where: str, problem: str, root: Schema, seen: frozenset[str]
+    schema: Schema, where: str, problem: str, root: Schema, visited: frozenset[str]
 ) -> tuple[str, str]:
     """Find the deepest part of a schema that is invalid alone; return its JSON pointer and why.
 
-    `seen` has the references followed so far, so that recursion in the schema ends.
+    `visited` has the references followed so far, so that recursion in the schema ends.
     """
     definitions = {key: root[key] for key in _DEFINITIONS if key in root}
     for path, child in _children(schema):
         child_problem = _problem(definitions | child)
         reference = str(child.get("$ref"))
-        if child_problem is None or reference in seen:
+        if child_problem is None or reference in visited:
             continue
         target = _target(child, root)
         if target is not None:
             pointer = reference.removeprefix("#")
-            return _locate(target, pointer, child_problem, root, seen | {reference})
+            return _locate(target, pointer, child_problem, root, visited | {reference})
         return _locate(
-            child, where + "".join(f"/{step}" for step in path), child_problem, root, seen
+            child, where + "".join(f"/{step}" for step in path), child_problem, root, visited
         )
     return where, problem
 

@@ -40,8 +40,8 @@ def bench(
 ) -> None:
     """Send the same chat from several clients at a time and show latencies and tokens a second.
 
-    Each client waits for its answer before it asks again. Time to first text is measured where
-    the answer is streamed. The numbers hold what this machine and its network add.
+    Each client waits for its response before it sends the next request. Time to first text is
+    measured for streamed responses. The numbers include delays of this machine and its network.
     """
     if component is None and config and config.component and config.name == name:
         component = component_name(config)

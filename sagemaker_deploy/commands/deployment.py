@@ -1,4 +1,4 @@
-"""`plan`, `deploy`, `update` and `delete`: what a deployment is made of."""
+"""`plan`, `deploy`, `update` and `delete`: create, change and remove a deployment."""
 
 import click
 
@@ -19,10 +19,10 @@ from sagemaker_deploy.plan.steps import Plan
 @click.option("--policies", is_flag=True, help="Print the IAM documents that it needs.")
 @options.as_json
 def plan(config: Config, policies: bool, as_json: bool) -> None:
-    """Show what `deploy` would do. Only reads; changes nothing.
+    """Show the steps of `deploy`. Only reads; changes nothing.
 
-    It says which resources would be made, what costs money, whether the model fits the instance,
-    and, with --policies, the least rights that the execution role and the deployer need.
+    Lists the resources to create, their costs, whether the model fits the instance, and, with
+    --policies, the least permissions that the execution role and the deployer need.
     """
     planned = _planned(config, options.aws_of(config))
     if as_json:
@@ -39,11 +39,11 @@ def plan(config: Config, policies: bool, as_json: bool) -> None:
 @options.as_json
 @click.option("--poll", default=10.0, show_default=True, help="Seconds between looks at AWS.")
 def deploy(config: Config, yes: bool, as_json: bool, poll: float) -> None:
-    """Make the deployment, or bring it to what the configuration says.
+    """Create the deployment, or update it to the configuration.
 
-    Prints the plan, asks, carries it out and waits. When a step fails, what this run made is
-    removed again; what could not be removed is named. Running it again changes nothing when
-    nothing has changed.
+    Prints the plan, asks for confirmation, executes it and waits. If a step fails, the resources
+    of this run are removed, and the error names those that could not be. Running it again without
+    a change does nothing.
     """
     _apply(config, options.aws_of(config), yes, as_json, poll)
 
@@ -54,10 +54,10 @@ def deploy(config: Config, yes: bool, as_json: bool, poll: float) -> None:
 @options.as_json
 @click.option("--poll", default=10.0, show_default=True, help="Seconds between looks at AWS.")
 def update(config: Config, yes: bool, as_json: bool, poll: float) -> None:
-    """Bring an existing endpoint to a new version, as `update:` in the file says.
+    """Update an existing endpoint to a new version, by `update:` in the file.
 
     Strategies: all_at_once, canary, linear (blue/green) and rolling; `update.alarms` names
-    CloudWatch alarms that turn it back. Unlike `deploy` it refuses to make a new endpoint.
+    CloudWatch alarms that roll it back. Unlike `deploy` it never creates an endpoint.
     """
     aws = options.aws_of(config)
     if account.describe_endpoint(aws, config.name) is None:
@@ -82,9 +82,9 @@ def delete(
     as_json: bool,
     poll: float,
 ) -> None:
-    """Delete all that a deployment made: endpoint, components, configs, models, scaling, alarms.
+    """Delete a deployment's endpoint, components, configs, models, scaling and alarms.
 
-    Found by the name and by the tag `sagemaker-deploy`. Logs and answers on S3 stay.
+    Finds them by the name and the tag `sagemaker-deploy`. Keeps logs and responses on S3.
     """
     bucket = bucket or (config.bucket if config else None)
     planned = deletion.plan(account.find_deployed(aws, name, bucket))

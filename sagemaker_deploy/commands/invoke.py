@@ -137,7 +137,7 @@ def _parsed(answer: calls.Answer) -> object:
 
 
 def _own_config(name: str, path: Path | None) -> Config | None:
-    """The configuration that was named or is in this folder, when it is this endpoint's."""
+    """Load the named configuration, or this folder's, if it is this endpoint's."""
     file = path or options.default_file()
     if file is None:
         return None

@@ -1,4 +1,4 @@
-"""`batch` and `async`: answers that go to S3."""
+"""`batch` and `async`: calls whose responses go to S3."""
 
 import json
 import time
@@ -41,16 +41,16 @@ def batch(
     poll: float,
     as_json: bool,
 ) -> None:
-    """Answer every line of a JSON Lines file with a transform job, and wait for the result.
+    """Run a transform job over every line of a JSON Lines file, and wait for the result.
 
-    Each line is a body as /invocations takes it; the answers come back in order, one a line, with
-    an error object for a bad line. The model of the configuration is used, made if it is not there.
-    Uncompressed model data is not possible with transform jobs.
+    Each line is a body of /invocations; the responses are in the same order, one per line, with an
+    error object for a bad line. Uses the configuration's model and creates it if necessary.
+    Transform jobs do not support uncompressed model data.
     """
     aws = options.aws_of(config)
     job = f"{config.name}-{int(time.time())}"
     url = source if source.startswith("s3://") else _upload(aws, config, Path(source), job)
-    # Beside the input, never below it: answers must not become input.
+    # Next to the input, never below it, so that responses do not become input.
     output = output or f"{url.rstrip('/').rpartition('/')[0]}/answers-{job}"
     account_state = account.gather(aws, config)
     _, model = deployment.wanted_model(config, account_state)
@@ -93,10 +93,10 @@ def async_call(
     region: str | None,
     profile: str | None,
 ) -> None:
-    """Call an asynchronous endpoint and wait for the answer on S3.
+    """Call an asynchronous endpoint and wait for the response on S3.
 
-    For answers that take longer than 60 seconds, up to an hour. A body of up to 128,000 bytes
-    travels with the call; larger ones must be on S3 (--location).
+    For responses that take longer than 60 seconds, up to an hour. The call can include a body of
+    up to 128,000 bytes; larger ones must be on S3 (--location).
     """
     if sum(option is not None for option in (prompt, file, location)) != 1:
         raise ConfigError(["give one of PROMPT, --file and --location"])

@@ -88,7 +88,7 @@ def local(
 
 
 def _leave(*_: object) -> None:
-    """End the command from wherever it is; its containers are stopped on the way out."""
+    """End the command at any point; its containers are stopped on exit."""
     sys.exit(0)
 
 
@@ -131,8 +131,8 @@ def _make_endpoint(
 
 
 @contextmanager
-def _moto(wanted: bool) -> Iterator[Mapping[str, str]]:
-    if not wanted:
+def _moto(is_enabled: bool) -> Iterator[Mapping[str, str]]:
+    if not is_enabled:
         yield {}
         return
     try:

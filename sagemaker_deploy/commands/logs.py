@@ -1,4 +1,4 @@
-"""`logs`: what the containers of an endpoint write to CloudWatch."""
+"""`logs`: the CloudWatch logs of an endpoint's containers."""
 
 import time
 from datetime import UTC, datetime
@@ -42,7 +42,7 @@ def logs(
     prefix = {"logStreamNamePrefix": job} if job else {}
     group = JOBS if job else group
     start = int((time.time() - seconds(since)) * 1000)
-    seen: set[str] = set()
+    printed_ids: set[str] = set()
     while True:
         try:
             for page in aws.pages(
@@ -50,8 +50,8 @@ def logs(
                 filterPattern=match, **prefix,
             ):  # fmt: skip
                 for event in page["events"]:
-                    if event["eventId"] not in seen:
-                        seen.add(event["eventId"])
+                    if event["eventId"] not in printed_ids:
+                        printed_ids.add(event["eventId"])
                         start = max(start, event["timestamp"])
                         _print(event)
         except NotFound as error:
@@ -64,7 +64,7 @@ def logs(
 
 
 def seconds(text: str) -> float:
-    """A span such as 10m in seconds. Raises ConfigError."""
+    """Convert a span such as 10m to seconds. Raises ConfigError."""
     number, unit = text[:-1], text[-1:]
     if unit not in UNITS or not number.isdigit():
         raise ConfigError([f"--since {text}: must be a number and s, m, h or d"])

@@ -1,4 +1,4 @@
-"""The group of all commands, and how their errors end: one line, a hint, an exit code."""
+"""The group of all commands; reports errors as one line, a hint and an exit code."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""Options that several commands share, and what they make: a Config, an Aws."""
+"""Options that several commands share, and the Config and Aws that they create."""
 
 import functools
 from collections.abc import Callable
@@ -22,7 +22,7 @@ profile = click.option("--profile", help="Profile of ~/.aws/config.")
 
 
 def config_options(command: F) -> F:
-    """Give a command the options of a configuration; it gets one `config`."""
+    """Add the options of a configuration to a command, which gets one `config`."""
 
     @click.option(
         "-f", "--config", "path", type=click.Path(path_type=Path),
@@ -69,7 +69,7 @@ def config_options(command: F) -> F:
 
 
 def target_options(command: F) -> F:
-    """Give a command an endpoint's name, and how to reach it; it gets `name` and `aws`."""
+    """Add an endpoint's name and connection options to a command; it gets `name` and `aws`."""
 
     @click.argument("name", required=False)
     @click.option("-f", "--config", "path", type=click.Path(path_type=Path),
@@ -95,12 +95,12 @@ def target_options(command: F) -> F:
 
 
 def aws_of(config: Config) -> Aws:
-    """AWS, as a configuration says."""
+    """Connect to AWS with a configuration's region and profile."""
     return Aws(config.region, config.profile)
 
 
 def pairs(option: str, values: tuple[str, ...]) -> dict[str, str]:
-    """NAME=VALUE options as a mapping. Raises ConfigError."""
+    """Parse NAME=VALUE options to a mapping. Raises ConfigError."""
     bad = [value for value in values if "=" not in value]
     if bad:
         raise ConfigError([f"{option} {value}: must be NAME=VALUE" for value in bad])
@@ -108,5 +108,5 @@ def pairs(option: str, values: tuple[str, ...]) -> dict[str, str]:
 
 
 def default_file() -> Path | None:
-    """The configuration in this folder, if there is one."""
+    """Return the path of the configuration in this folder, if there is one."""
     return next((Path(name) for name in DEFAULT_FILES if Path(name).is_file()), None)

@@ -1,4 +1,4 @@
-"""What commands print: tables and progress for a person, JSON for a program."""
+"""The output of commands: tables and progress for people, JSON for programs."""
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
@@ -14,18 +14,18 @@ WIDE = 250
 
 
 def console() -> Console:
-    """Standard output, as wide as the terminal; without one nothing is wrapped."""
+    """Create a console for standard output, as wide as the terminal; no wrapping without one."""
     plain = Console(highlight=False)
     return plain if plain.is_terminal else Console(highlight=False, width=WIDE)
 
 
 def print_json(value: Any) -> None:
-    """One JSON document."""
+    """Print one JSON document."""
     click.echo(json.dumps(value, indent=2, default=str))
 
 
 def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-    """A table."""
+    """Print a table."""
     table = Table(*columns, title=title, title_justify="left", show_edge=False)
     for row in rows:
         table.add_row(*(str(cell) for cell in row))
@@ -33,7 +33,7 @@ def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[obje
 
 
 def print_plan(plan: Plan) -> None:
-    """Steps, facts and warnings."""
+    """Print a plan's steps, facts and warnings."""
     if plan.steps:
         rows = [(number, step.resource, step.title) for number, step in enumerate(plan.steps, 1)]
         print_table(f"Plan for {plan.name}", ("", "What", "Step"), rows)
@@ -46,7 +46,7 @@ def print_plan(plan: Plan) -> None:
 
 
 def plan_as_data(plan: Plan) -> dict[str, Any]:
-    """A plan as JSON has it."""
+    """Convert a plan to JSON values."""
     return {
         "name": plan.name,
         "steps": [_step(step) for step in plan.steps],
@@ -65,7 +65,7 @@ def _step(step: Any) -> dict[str, Any]:
 
 
 def _shown(value: Any) -> Any:
-    """Parameters with words in place of what is known only when the plan is carried out."""
+    """Replace values that are known only during execution by descriptions."""
     if isinstance(value, Mapping):
         return {key: _shown(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
@@ -76,8 +76,8 @@ def _shown(value: Any) -> Any:
 
 
 class Progress:
-    """Tells of steps as they happen: on standard error, so that --json stays clean."""
+    """Reports steps as they happen, on standard error, so that --json stays clean."""
 
     def __call__(self, resource: str, event: str) -> None:
-        """Tell one event."""
+        """Report one event."""
         click.echo(f"{resource}: {event}", err=True)

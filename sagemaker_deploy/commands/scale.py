@@ -41,7 +41,7 @@ def scale(
     off: bool,
     poll: float,
 ) -> None:
-    """Change how many instances or copies serve, by hand or automatically.
+    """Change the number of serving instances or copies, by hand or automatically.
 
     \b
       sagemaker_deploy scale chat --instances 3
@@ -92,7 +92,7 @@ def adapters() -> None:
 @options.target_options
 @options.as_json
 def list_adapters(name: str, aws: Aws, config: Config | None, as_json: bool) -> None:
-    """List the adapters of the endpoint NAME and what state they are in."""
+    """List the adapters of the endpoint NAME and their states."""
     rows = _adapters(aws, name)
     if as_json:
         print_json([dict(zip(("name", "base", "status"), row, strict=True)) for row in rows])

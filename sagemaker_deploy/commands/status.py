@@ -1,4 +1,4 @@
-"""`status`: what a deployment is doing."""
+"""`status`: the state of a deployment."""
 
 from typing import Any
 
@@ -16,7 +16,7 @@ from sagemaker_deploy.errors import NotFound
 @options.target_options
 @options.as_json
 def status(name: str, aws: Aws, config: Config | None, as_json: bool) -> None:
-    """Show the endpoint, its variants and components, what scales it, and why it failed."""
+    """Show the endpoint, its variants, components and scaling, and the reason of a failure."""
     endpoint = account.describe_endpoint(aws, name)
     if endpoint is None:
         raise NotFound(f"endpoint {name} does not exist in {aws.region}", hint="use `deploy`")

@@ -9,9 +9,9 @@ from sagemaker_deploy.config import Config
 from sagemaker_deploy.plan import cloudformation, pipeline
 
 
-def _pipeline(ctx: click.Context, _option: click.Parameter, wanted: bool) -> None:
-    """Print the pipeline and leave: it needs no configuration."""
-    if wanted:
+def _pipeline(ctx: click.Context, _option: click.Parameter, is_set: bool) -> None:
+    """Print the pipeline's template and exit; it needs no configuration."""
+    if is_set:
         _print(pipeline.template(), as_json=False)
         ctx.exit()
 

@@ -1,7 +1,7 @@
-"""What the service answers when it refuses, as data: status, code, message, extra fields.
+"""The service's error responses as data: status, code, message, extra fields.
 
-Codes and statuses are those of botocore's models `sagemaker` and `sagemaker-runtime`; the wordings
-follow what users report from the service.
+Codes and statuses are those of botocore's models `sagemaker` and `sagemaker-runtime`; the messages
+follow users' reports of the service's errors.
 """
 
 from typing import Any
@@ -11,7 +11,7 @@ SHOWN_OF_A_BODY = 2048
 
 
 class Refusal(Exception):
-    """An answer of the service other than success."""
+    """An error response of the service."""
 
     def __init__(self, status: int, code: str, message: str, **fields: Any) -> None:
         super().__init__(message)
@@ -22,39 +22,39 @@ class Refusal(Exception):
 
 
 def validation(message: str) -> Refusal:
-    """The runtime's word for a bad or unknown parameter."""
+    """Build the runtime's error for a bad or unknown parameter."""
     return Refusal(400, "ValidationError", message)
 
 
 def control_validation(message: str) -> Refusal:
-    """The control plane's word for the same."""
+    """Build the control plane's error for a bad or unknown parameter."""
     return Refusal(400, "ValidationException", message)
 
 
 def no_endpoint(name: str) -> Refusal:
-    """An endpoint that nobody made."""
+    """Build the error for an endpoint that does not exist."""
     return validation(f"Endpoint {name} of account {ACCOUNT} not found.")
 
 
 def too_large(limit_bytes: int) -> Refusal:
-    """A body over the limit; this comes from the front door and has no code."""
+    """Build the error for a body over the limit; the service's front end sends it without code."""
     return Refusal(413, "", f"HTTP content length exceeded {limit_bytes} bytes.")
 
 
 def unsigned() -> Refusal:
-    """No SigV4 signature."""
+    """Build the error for a missing SigV4 signature."""
     return Refusal(403, "MissingAuthenticationTokenException", "Missing Authentication Token")
 
 
 def model_error(endpoint: str, container: str, status: int, body: bytes, region: str) -> Refusal:
-    """The container answered 4xx or 5xx: HTTP 424 with its status and the head of its body."""
+    """Build the error for a container's 4xx or 5xx: HTTP 424 with its status and body's start."""
     side = "client" if 400 <= status < 500 else "server"
     text = body[:SHOWN_OF_A_BODY].decode(errors="replace")
     return _model_error(endpoint, container, status, side, text, region)
 
 
 def timed_out(endpoint: str, container: str, region: str) -> Refusal:
-    """The container did not answer in time."""
+    """Build the error for a container that did not respond in time."""
     text = (
         f"Your invocation timed out while waiting for a response from container {container}. "
         "Review the latency metrics for each container in Amazon CloudWatch, resolve the issue, "
@@ -64,7 +64,7 @@ def timed_out(endpoint: str, container: str, region: str) -> Refusal:
 
 
 def unreachable(endpoint: str, container: str, region: str) -> Refusal:
-    """The container refused or broke the connection."""
+    """Build the error for a container that refused or broke the connection."""
     text = f"Amazon SageMaker could not get a response from the {endpoint} endpoint."
     return _model_error(endpoint, container, 0, "server", text, region)
 

@@ -1,4 +1,4 @@
-"""The local endpoint as one HTTP server: composes control plane, runtime and fleet.
+"""The local endpoint as one HTTP server, composed of control plane, runtime and fleet.
 
 Both APIs share a port; clients find them by AWS_ENDPOINT_URL_SAGEMAKER and
 AWS_ENDPOINT_URL_SAGEMAKER_RUNTIME. Request ids and error shapes are AWS's.
@@ -52,7 +52,7 @@ class LocalSageMaker:
         self._server: BaseWSGIServer | None = None
 
     def start(self, host: str = "127.0.0.1", port: int = 0) -> str:
-        """Listen, and serve from a thread of its own; the URL. Port 0 takes a free one."""
+        """Start serving in a thread and return the URL. Port 0 takes a free port."""
         self._server = make_server(
             host, port, self.app, threaded=True, request_handler=QuietHandler
         )
@@ -68,7 +68,7 @@ class LocalSageMaker:
 
 
 class QuietHandler(WSGIRequestHandler):
-    """Logs to this module's logger, one line a request."""
+    """Logs to this module's logger, one line per request."""
 
     protocol_version = "HTTP/1.1"
 
@@ -77,12 +77,12 @@ class QuietHandler(WSGIRequestHandler):
         log.info("%s %s", getattr(code, "value", code), self.requestline)
 
     def log(self, type: str, message: str, *args: object) -> None:  # noqa: A002 (werkzeug's name)
-        """Log what went wrong."""
+        """Log werkzeug's message."""
         log.info(message, *args)
 
 
 def make_app(control: ControlPlane, runtime: Runtime, queue: AsyncQueue) -> Flask:
-    """The routes of both APIs."""
+    """Create the routes of both APIs."""
     app = Flask(__name__)
     app.register_blueprint(runtime_api.blueprint(runtime, queue))
 
@@ -120,7 +120,7 @@ def make_app(control: ControlPlane, runtime: Runtime, queue: AsyncQueue) -> Flas
 
 
 def wait_in_service(control: ControlPlane, name: str, poll_s: float = 0.2) -> str:
-    """Wait until an endpoint has settled; its failure reason, or nothing."""
+    """Wait until an endpoint is up or has failed; return its failure reason, or nothing."""
     while True:
         record = control.act("DescribeEndpoint", {"EndpointName": name})
         if record["EndpointStatus"] in ("InService", "Failed"):

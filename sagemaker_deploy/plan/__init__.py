@@ -1,5 +1,5 @@
-"""Plans as data: pure functions of a configuration and of facts; nothing here calls AWS.
+"""Plans as data: pure functions of a configuration and the account state; no AWS calls.
 
-`steps` is the vocabulary, `requests` makes the parameters of API calls, `deploy` and `delete` put
-steps in order, `iam` writes policies, `sizing` compares a model with an instance.
+`steps` defines the parts of a plan, `requests` builds the parameters of API calls, `deploy` and
+`delete` order the steps, `iam` builds policies, `sizing` compares a model with an instance.
 """

@@ -1,4 +1,4 @@
-"""Smaller changes to a deployment: its size, its adapters, a batch job over its model. Pure."""
+"""Plans smaller changes to a deployment: its size, its adapters, a batch job. Pure."""
 
 from typing import Any
 
@@ -11,7 +11,7 @@ TRANSFORM_TIMEOUT_S = 24 * 3600
 
 
 def instances(endpoint: str, count: int, variant: str = VARIANT) -> Step:
-    """Another number of instances for a variant."""
+    """Plan another number of instances for a variant."""
     desired = {"VariantName": variant, "DesiredInstanceCount": count}
     wait = Wait(
         "describe_endpoint",
@@ -31,7 +31,7 @@ def instances(endpoint: str, count: int, variant: str = VARIANT) -> Step:
 
 
 def copies(component: str, count: int) -> Step:
-    """Another number of copies of a component; zero frees its instance."""
+    """Plan another number of copies of a component; zero frees its instance."""
     where = {"InferenceComponentName": component}
     return Step(
         f"scale to {count} copies",
@@ -44,7 +44,7 @@ def copies(component: str, count: int) -> Step:
 
 
 def add_adapter(endpoint: str, base: str, name: str, url: str) -> Step:
-    """A LoRA adapter as a component over another's container."""
+    """Plan a LoRA adapter as a component in another component's container."""
     where = {"InferenceComponentName": name}
     params = {
         **where,
@@ -67,7 +67,7 @@ def add_adapter(endpoint: str, base: str, name: str, url: str) -> Step:
 
 
 def remove_adapter(name: str) -> Step:
-    """Unload an adapter."""
+    """Plan the unloading of an adapter."""
     where = {"InferenceComponentName": name}
     return Step(
         "unload the adapter",
@@ -82,7 +82,7 @@ def remove_adapter(name: str) -> Step:
 def transform(
     config: Config, job: str, model: str, source: str, output: str, wishes: dict[str, Any]
 ) -> Step:
-    """A transform job over JSON Lines: one answer for each line, in order."""
+    """Plan a transform job over JSON Lines: one response for each line, in order."""
     params = {
         "TransformJobName": job,
         "ModelName": model,

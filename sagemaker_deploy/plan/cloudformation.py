@@ -1,7 +1,7 @@
-"""A deployment as a CloudFormation template: the same parameters, with references. Pure.
+"""Renders a deployment as a CloudFormation template: the same parameters, with references. Pure.
 
 Property names of AWS::SageMaker::* are those of the API. Secrets become dynamic references, which
-CloudFormation resolves when it makes the resource.
+CloudFormation resolves when it creates the resource.
 """
 
 from typing import Any
@@ -16,7 +16,7 @@ VERSION = "2010-09-09"
 
 
 def endpoint(config: Config) -> Json:
-    """The deployment as a template. Raises ConfigError where CloudFormation cannot follow."""
+    """Render the deployment as a template. Raises ConfigError if CloudFormation lacks a feature."""
     data = config.model.data
     if data and not data.startswith("s3://"):
         raise ConfigError(["model.data: a template needs it on S3 (s3://...), not on this machine"])
@@ -71,7 +71,7 @@ def _component(config: Config, model_name: str) -> Json:
 
 
 def _scaling(config: Config) -> Json:
-    """The scaling steps as resources; the alarm refers to the policy that it triggers."""
+    """Render the scaling steps as resources; the alarm refers to the policy that it triggers."""
     resources: Json = {}
     scaled = "Component" if config.component else "Endpoint"
     for step in scaling.steps(config):

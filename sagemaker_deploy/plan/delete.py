@@ -1,4 +1,4 @@
-"""Delete a deployment: steps for everything that it made and that is still there. Pure."""
+"""Plans the deletion of a deployment: steps for each of its existing resources. Pure."""
 
 from dataclasses import dataclass
 
@@ -8,7 +8,7 @@ from sagemaker_deploy.plan.steps import Params, Plan, Step, Wait
 
 @dataclass(frozen=True, slots=True)
 class Deployed:
-    """What a deployment has on the account, found by its name and tag."""
+    """A deployment's resources on the account, by its name and tag."""
 
     name: str
     endpoint: bool = False
@@ -21,7 +21,7 @@ class Deployed:
 
 
 def plan(deployed: Deployed) -> Plan:
-    """From the outermost to the innermost: what others refer to goes last."""
+    """Plan the deletion in order of reference: a resource goes before those it refers to."""
     steps = [scaling.removal(scaling.where(*target)) for target in deployed.targets]
     if deployed.alarms:
         names = ", ".join(deployed.alarms)

@@ -1,4 +1,4 @@
-"""Create or update a deployment: from what is wanted and what is there to steps in order. Pure."""
+"""Plans the creation or update of a deployment from its configuration and the account. Pure."""
 
 import hashlib
 import re
@@ -20,7 +20,7 @@ HOURS = 24
 
 @dataclass(frozen=True, slots=True)
 class AccountState:
-    """What read-only calls found out. None means that it could not be asked."""
+    """The account's state as read-only calls returned it. None means unknown (no permission)."""
 
     region: str
     account: str
@@ -36,7 +36,7 @@ class AccountState:
 
 
 def plan(config: Config, account_state: AccountState) -> Plan:
-    """What to do. Raises ConfigError for what would fail for certain."""
+    """Plan the deployment. Raises ConfigError for problems that would certainly fail."""
     _check(config, account_state)
     upload, model = wanted_model(config, account_state)
     endpoint_config = requests.endpoint_config(config, model["ModelName"])
@@ -58,13 +58,13 @@ def plan(config: Config, account_state: AccountState) -> Plan:
 def wanted_model(
     config: Config, account_state: AccountState
 ) -> tuple[Upload | None, dict[str, Any]]:
-    """CreateModel's parameters, and the upload that its data needs first."""
+    """Return CreateModel's parameters, and the upload that its data needs first."""
     upload, data_url = _data(config, account_state)
     return upload, requests.model(config, config.image, data_url)
 
 
 def make_model(config: Config, account_state: AccountState) -> list[Step | Upload]:
-    """The steps to the model; none when it is there."""
+    """Plan the model's creation; no steps if it exists."""
     upload, model = wanted_model(config, account_state)
     if model["ModelName"] in account_state.models:
         return []
@@ -72,12 +72,12 @@ def make_model(config: Config, account_state: AccountState) -> list[Step | Uploa
 
 
 def artifact_prefix(name: str) -> str:
-    """Everything that a deployment puts into the bucket lies below this."""
+    """Return the key prefix of all objects that a deployment uploads to its bucket."""
     return f"sagemaker-deploy/{name}/"
 
 
 def folder_stamp(folder: Path, code: Path | None) -> str:
-    """A hash of the names, sizes and times of what would be packed."""
+    """Hash the names, sizes and times of the files to pack."""
     digest = hashlib.sha256()
     for root in [folder, *([code] if code else [])]:
         for path in sorted(root.rglob("*")):
@@ -166,7 +166,7 @@ def _endpoint(config: Config, account_state: AccountState, config_name: str) -> 
     if account_state.endpoint_config == config_name:
         return []
     if config.scaling:
-        # What scaling has reached must not fall back to the initial count.
+        # Keep the count that scaling has reached instead of the initial count.
         params["RetainAllVariantProperties"] = True
         params["ExcludeRetainedVariantProperties"] = [{"VariantPropertyType": "DataCaptureConfig"}]
     if not config.serverless:
@@ -195,7 +195,7 @@ def _component(config: Config, account_state: AccountState, model_name: str) -> 
         operation = "create_inference_component"
         return [Step(title, resource, "sagemaker", operation, params, undo, wait)]
     changed: dict[str, Any] = {**where, "Specification": params["Specification"]}
-    if not config.scaling:  # else the count is what scaling has reached
+    if not config.scaling:  # else keep the count that scaling has reached
         changed["RuntimeConfig"] = params["RuntimeConfig"]
     if _is_as_described(changed, account_state.component):
         return []

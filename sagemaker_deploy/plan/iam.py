@@ -1,4 +1,4 @@
-"""IAM documents with no more rights than a deployment needs. Pure functions that return dicts."""
+"""Builds IAM policies with the least permissions that a deployment needs. Pure; returns dicts."""
 
 from typing import Any
 
@@ -8,7 +8,7 @@ Document = dict[str, Any]
 
 
 def trust() -> Document:
-    """Who may take the execution role: SageMaker."""
+    """Build the trust policy: SageMaker may assume the execution role."""
     statement = {
         "Effect": "Allow",
         "Principal": {"Service": "sagemaker.amazonaws.com"},
@@ -18,7 +18,7 @@ def trust() -> Document:
 
 
 def execution(config: Config, region: str, account: str, data_url: str | None) -> Document:
-    """What the container's role may do: pull the image, read the model, write logs and metrics."""
+    """Build the container's policy: pull the image, read the model, write logs and metrics."""
     statements = [
         _allow(["ecr:GetAuthorizationToken"], "*"),
         _allow(
@@ -45,7 +45,7 @@ def execution(config: Config, region: str, account: str, data_url: str | None) -
         writable += [config.asynchronous.failures] if config.asynchronous.failures else []
     statements += [_allow(["s3:PutObject"], f"{_object_arn(url)}*") for url in writable]
     if config.asynchronous:
-        # Inputs of asynchronous calls may lie anywhere in the output's bucket.
+        # Inputs of asynchronous calls may be anywhere in the output's bucket.
         statements.append(_allow(["s3:GetObject"], f"{_bucket_arn(config.asynchronous.output)}/*"))
         topics = (config.asynchronous.success_topic, config.asynchronous.error_topic)
         statements += [_allow(["sns:Publish"], topic) for topic in topics if topic]
@@ -55,7 +55,7 @@ def execution(config: Config, region: str, account: str, data_url: str | None) -
 
 
 def deployer(config: Config, region: str, account: str) -> Document:
-    """What a person or CI needs to carry the plan out."""
+    """Build the policy that a person or CI needs to execute the plan."""
     own = f"arn:aws:sagemaker:{region}:{account}"
     name = config.name.lower()
     resources = [f"{own}:{kind}/{name}*" for kind in ("model", "endpoint-config", "endpoint")]

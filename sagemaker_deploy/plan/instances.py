@@ -22,13 +22,13 @@ class Instance:
 
     @property
     def model_memory_bytes(self) -> int:
-        """Memory for weights and cache: of all GPUs, or of the machine."""
+        """Memory for weights and KV cache: of all GPUs, or of the machine."""
         gib = self.gpus * self.gpu_memory_gib if self.gpus else self.memory_gib
         return gib * GIB
 
     @property
     def shown(self) -> str:
-        """As a person reads it."""
+        """Description for the user."""
         if self.gpus:
             return f"{self.name} ({self.gpus} x {self.gpu}, {self.gpu_memory_gib} GiB each)"
         return f"{self.name} (no GPU, {self.memory_gib} GiB of memory)"
@@ -63,7 +63,7 @@ CPU_FAMILIES = {
 
 
 def find(name: str) -> Instance | None:
-    """What is known of an instance type."""
+    """Look up an instance type."""
     match = re.fullmatch(r"ml\.([a-z0-9\-]+)\.(\d*x?large)", name)
     if not match:
         return None

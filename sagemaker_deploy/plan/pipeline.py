@@ -1,4 +1,4 @@
-"""What buildspec.yml needs on an account: repository, role, project, bucket; CloudFormation."""
+"""The CloudFormation template of buildspec.yml's resources: repository, role, project, bucket."""
 
 import json
 from typing import Any
@@ -7,7 +7,7 @@ Json = dict[str, Any]
 BUILD_IMAGE = "aws/codebuild/amazonlinux-x86_64-standard:5.0"
 KEEP_UNTAGGED_DAYS = 14
 KEEP_CACHE_DAYS = 30
-# Variables that are left out of the project when their parameter is empty.
+# Variables that the project omits if their parameter is empty.
 OPTIONAL = {
     "BASE_IMAGE": "BaseImage",
     "TORCH_INDEX": "TorchIndex",
@@ -16,7 +16,7 @@ OPTIONAL = {
 
 
 def template() -> Json:
-    """The pipeline: `aws cloudformation deploy --capabilities CAPABILITY_IAM`."""
+    """Build the template, for `aws cloudformation deploy --capabilities CAPABILITY_IAM`."""
     return {
         "AWSTemplateFormatVersion": "2010-09-09",
         "Description": "Builds, tests and pushes the image as buildspec.yml says",

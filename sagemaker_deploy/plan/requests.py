@@ -1,7 +1,7 @@
-"""The parameters of SageMaker's Create calls, from a configuration. Pure.
+"""Builds the parameters of SageMaker's Create calls from a configuration. Pure.
 
-A model and an endpoint config cannot be changed on the service, so their names end in a hash of
-their content: the same configuration gives the same names, a changed one new ones.
+A model and an endpoint config are immutable on the service, so their names end in a hash of their
+content: the same configuration yields the same names, a changed one new names.
 """
 
 import hashlib
@@ -31,20 +31,20 @@ Json = dict[str, Any]
 
 
 def tags(config: Config) -> list[dict[str, str]]:
-    """The tags of everything that the deployment makes."""
+    """Return the tags of all of the deployment's resources."""
     return [
         {"Key": key, "Value": value} for key, value in {**config.tags, TAG: config.name}.items()
     ]
 
 
 def hashed(name: str, content: Mapping[str, Any]) -> str:
-    """The name of something that cannot be changed."""
+    """Name an immutable resource by a hash of its parameters."""
     text = json.dumps(content, sort_keys=True)
     return f"{name}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
 
 
 def environment(config: Config) -> dict[str, str]:
-    """The container's variables; secrets are placeholders until the plan is applied."""
+    """Return the container's variables; secrets are placeholders until the plan is applied."""
     variables = dict(config.env)
     if config.model.id:
         variables.setdefault("HF_MODEL_ID", config.model.id)
@@ -54,7 +54,7 @@ def environment(config: Config) -> dict[str, str]:
 
 
 def model(config: Config, image: str, data_url: str | None) -> Json:
-    """CreateModel."""
+    """Build the parameters of CreateModel."""
     container: Json = {"Image": image, "Environment": environment(config)}
     container |= model_source(config, data_url)
     if config.multi_model:
@@ -75,7 +75,7 @@ def model(config: Config, image: str, data_url: str | None) -> Json:
 
 
 def model_source(config: Config, data_url: str | None) -> Json:
-    """Where the model's files come from: an archive, a prefix, or nothing (the Hub)."""
+    """Return the source of the model's files: an archive, a prefix, or nothing (the Hub)."""
     if not data_url:
         return {}
     if config.multi_model or data_url.endswith(".tar.gz"):
@@ -84,7 +84,7 @@ def model_source(config: Config, data_url: str | None) -> Json:
 
 
 def endpoint_config(config: Config, model_name: str) -> Json:
-    """CreateEndpointConfig."""
+    """Build the parameters of CreateEndpointConfig."""
     content: Json = {"ProductionVariants": [_variant(config, model_name)]}
     if config.component:
         content["ExecutionRoleArn"] = config.role
@@ -106,7 +106,7 @@ def endpoint_config(config: Config, model_name: str) -> Json:
 
 
 def component(config: Config, model_name: str, num_gpus: int = 0) -> Json:
-    """CreateInferenceComponent for the deployment's model."""
+    """Build the parameters of CreateInferenceComponent for the deployment's model."""
     settings = config.component
     assert settings is not None
     compute: Json = {"MinMemoryRequiredInMb": settings.memory_mb}
@@ -133,12 +133,12 @@ def component(config: Config, model_name: str, num_gpus: int = 0) -> Json:
 
 
 def component_name(config: Config) -> str:
-    """The name of the deployment's own component."""
+    """Return the name of the deployment's own component."""
     return f"{config.name}-model"
 
 
 def ami(config: Config) -> str | None:
-    """The host image that matches the image's CUDA, when that is known."""
+    """Return the host image that matches the image's CUDA version, if it is known."""
     if config.ami or not config.cuda or not config.has_gpus:
         return config.ami
     major, minor = (int(part) for part in config.cuda.split("."))
@@ -146,7 +146,7 @@ def ami(config: Config) -> str | None:
 
 
 def deployment_config(config: Config) -> Json:
-    """UpdateEndpoint's DeploymentConfig."""
+    """Build UpdateEndpoint's DeploymentConfig."""
     update = config.update
     size = {"Type": "CAPACITY_PERCENT", "Value": update.step_percent}
     if update.strategy == "rolling":
@@ -249,6 +249,6 @@ def _vpc(config: Config) -> Json:
 
 
 def _prefix(url: str) -> Json:
-    # The service wants a prefix to end in a slash, or else it takes every key that starts so.
+    # A prefix must end in a slash; otherwise the service takes every key that starts with it.
     uri = url if url.endswith("/") else f"{url}/"
     return {"S3Uri": uri, "S3DataType": "S3Prefix", "CompressionType": "None"}

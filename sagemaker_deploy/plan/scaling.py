@@ -1,4 +1,4 @@
-"""Application Auto Scaling as steps: target tracking, and the way out of zero.
+"""Plans Application Auto Scaling: target tracking, and scaling out from zero.
 
 The metrics are SageMaker's high-resolution counts of concurrent requests: queued and running ones,
 a stream until its last token. From zero copies there is nothing to count, so an alarm on failed
@@ -19,14 +19,14 @@ SERVICE = "application-autoscaling"
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """What is scaled: a component's copies, or the instances of the endpoint's variant."""
+    """The scaled resource: a component's copies, or the instances of the endpoint's variant."""
 
     endpoint: str
     component: str | None
     is_async: bool
 
     def where(self) -> dict[str, str]:
-        """As Application Auto Scaling names it."""
+        """Return the resource as parameters of Application Auto Scaling."""
         if self.component:
             resource = f"inference-component/{self.component}"
             return where(resource, "sagemaker:inference-component:DesiredCopyCount")
@@ -44,7 +44,7 @@ def where(resource: str, dimension: str) -> dict[str, str]:
 
 
 def steps(config: Config) -> list[Step]:
-    """The steps of a configuration's `scaling`."""
+    """Plan a configuration's `scaling`."""
     if config.scaling is None:
         return []
     component = component_name(config) if config.component else None
@@ -56,7 +56,7 @@ def steps(config: Config) -> list[Step]:
 def steps_for(
     endpoint: str, component: str | None, scaling: Scaling, *, is_async: bool
 ) -> list[Step]:
-    """Register the target, track it, and wake it when it may sleep."""
+    """Plan registration, target tracking and, if the minimum is zero, scaling out from zero."""
     target = Target(endpoint, component, is_async)
     deployed = [_register(target, scaling), _tracking(target, scaling)]
     if scaling.min == 0:
@@ -65,7 +65,7 @@ def steps_for(
 
 
 def removal(target: dict[str, str]) -> Step:
-    """Deregister; its policies go with it."""
+    """Plan the deregistration, which also deletes the policies."""
     return Step(
         f"stop scaling {target['ResourceId']}",
         f"scalable target {target['ResourceId']}",
@@ -77,7 +77,7 @@ def removal(target: dict[str, str]) -> Step:
 
 
 def wake_name(name: str) -> str:
-    """The name of the policy and alarm that lead out of zero."""
+    """Return the name of the policy and alarm that scale out from zero."""
     return f"{name}-wake"
 
 
@@ -158,7 +158,7 @@ def _wake_alarm(target: Target) -> Step:
         "put_metric_alarm",
         {
             "AlarmName": name,
-            # The executor puts the ARN of the policy of that name here.
+            # The executor fills in the ARN of the policy of that name.
             "AlarmActions": [PolicyArn(name)],
             "MetricName": metric,
             "Namespace": "AWS/SageMaker",

@@ -1,7 +1,7 @@
-"""Does the model fit the instance? An estimate that shows its parts.
+"""Estimates whether the model fits the instance, and shows the parts of the estimate.
 
-Weights are counted once (they are split over the GPUs), the KV cache for `concurrency` sequences of
-`max_total_tokens`, and a share is kept for activations and the framework.
+Counts the weights once (they are sharded over the GPUs), the KV cache for `concurrency` sequences
+of `max_total_tokens`, and reserves a fraction for activations and the framework.
 """
 
 from collections.abc import Mapping
@@ -16,7 +16,7 @@ CACHE_BYTES = 2  # bfloat16 or float16
 
 @dataclass(frozen=True, slots=True)
 class ModelSize:
-    """What is known of a model; zero means unknown."""
+    """The size of a model; zero means unknown."""
 
     weights_bytes: int = 0
     kv_bytes_per_token: int = 0
@@ -28,7 +28,7 @@ UNKNOWN = ModelSize()
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """The parts, in bytes."""
+    """The parts of the estimate, in bytes."""
 
     weights: int
     kv_cache: int
@@ -36,12 +36,12 @@ class Estimate:
 
     @property
     def needed(self) -> int:
-        """Weights and cache."""
+        """Bytes of weights and KV cache together."""
         return self.weights + self.kv_cache
 
     @property
     def fits(self) -> bool:
-        """Whether weights and the whole cache fit."""
+        """Whether the weights and the whole KV cache fit."""
         return self.needed <= self.available
 
     @property
@@ -51,7 +51,7 @@ class Estimate:
 
 
 def kv_bytes_per_token(config: Mapping[str, Any]) -> int:
-    """Keys and values of one token, from a model's config.json; 0 when it does not say."""
+    """Compute the KV cache bytes of one token from a model's config.json; 0 if unknown."""
     config = config.get("text_config", config)
     layers, hidden = config.get("num_hidden_layers"), config.get("hidden_size")
     heads = config.get("num_attention_heads")
@@ -65,7 +65,7 @@ def kv_bytes_per_token(config: Mapping[str, Any]) -> int:
 def estimate(
     size: ModelSize, instance: Instance, concurrency: int, max_total_tokens: int
 ) -> Estimate:
-    """Weights and cache against the instance's memory."""
+    """Compare weights and KV cache with the instance's memory."""
     cache = size.kv_bytes_per_token * concurrency * max_total_tokens
     available = int(instance.model_memory_bytes * (1 - KEPT_SHARE))
     return Estimate(size.weights_bytes, cache, available)
@@ -74,7 +74,7 @@ def estimate(
 def sentences(
     size: ModelSize, instance: Instance, concurrency: int, max_total_tokens: int
 ) -> tuple[list[str], list[str]]:
-    """The estimate as facts and warnings."""
+    """Describe the estimate as facts and warnings."""
     if not size.weights_bytes:
         return [], [
             f"{instance.name}: the model's size is not known, so the fit is not checked; "

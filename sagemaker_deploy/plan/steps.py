@@ -1,4 +1,4 @@
-"""What a plan is made of. A step is one API call, with how to undo it and what to wait for."""
+"""The parts of a plan. A step is one API call, with its undo call and the status to wait for."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -10,7 +10,7 @@ Params = Mapping[str, Any]
 
 
 class Secret(str):
-    """Stands for the value of a secret, which is read when the plan is carried out."""
+    """Placeholder for the value of a secret, which the executor reads."""
 
     __slots__ = ()
 
@@ -21,7 +21,7 @@ class Secret(str):
 
 
 class PolicyArn(str):
-    """Stands for the ARN that a scaling policy of this name gets when it is made."""
+    """Placeholder for the ARN that a scaling policy of this name gets on creation."""
 
     __slots__ = ()
 
@@ -33,7 +33,7 @@ class PolicyArn(str):
 
 @dataclass(frozen=True, slots=True)
 class Undo:
-    """The call that removes what a step made."""
+    """The call that removes the resource that a step created."""
 
     operation: str
     params: Params
@@ -50,13 +50,13 @@ class Wait:
     failed: tuple[str, ...]
     reason: str = "FailureReason"
     timeout_s: int = 3600
-    # Fields that must have these values at the end; else what was asked for was rolled back.
+    # Expected values of fields at the end; other values mean that the change was rolled back.
     expects: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One call. `resource` says what it is about, in the words of a person."""
+    """One call. `resource` describes its resource to the user."""
 
     title: str
     resource: str
@@ -65,13 +65,13 @@ class Step:
     params: Params
     undo: Undo | None = None
     wait: Wait | None = None
-    # Deleting what is already gone is no error.
+    # Deleting a resource that does not exist is not an error.
     may_be_missing: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Upload:
-    """Put a file or a packed folder on S3. `code` travels as code/ in the archive."""
+    """Upload a file or a packed folder to S3. `code` becomes code/ in the archive."""
 
     title: str
     source: Path
@@ -81,7 +81,7 @@ class Upload:
 
     @property
     def resource(self) -> str:
-        """The object that is made."""
+        """URL of the uploaded object."""
         return f"s3://{self.bucket}/{self.key}"
 
     @property
@@ -92,7 +92,7 @@ class Upload:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """Steps in order, and what a person should know before they are carried out."""
+    """Steps in order, with facts and warnings for the user to read before execution."""
 
     name: str
     steps: tuple[Step | Upload, ...]

@@ -178,7 +178,7 @@ class DecodeGraphs:
             numbers[:, CONTEXT_LEN].contiguous(),
             numbers[:, BLOCKS:].contiguous(),
         )
-        # The group is for the reference, which serves what torch's kernel does not support.
+        # The reference attends by groups; it serves layers that torch's kernel does not support.
         group = DecodeGroup(0, size, blocks.long(), context_lens.long())
         tables, decodes = None, None
         if self._kernels.decodes is Kernel.TRITON:

@@ -25,7 +25,7 @@ def capture_sizes(
     """Return the batch sizes (rows) of decodes to capture as CUDA graphs; none if unsupported.
 
     `requested` are numbers of sequences; None means `default_capture_sizes`. With several ranks
-    graphs are captured only on request: a capture that fails on one rank leaves the others waiting.
+    graphs are captured only on request: a capture that fails on one rank blocks the other ranks.
     """
     if model.device.type != "cuda" or not model.can_capture:
         return []

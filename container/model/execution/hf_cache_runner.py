@@ -209,11 +209,11 @@ def _sequence(ids: list[int], prompt_len: int) -> Sequence:
     return sequence
 
 
-def _num_bytes(value: object, seen: set[int]) -> int:
+def _num_bytes(value: object, visited: set[int]) -> int:
     """Sum the bytes of all tensors in a cache of any structure."""
-    if id(value) in seen:
+    if id(value) in visited:
         return 0
-    seen.add(id(value))
+    visited.add(id(value))
     if isinstance(value, torch.Tensor):
         return value.untyped_storage().nbytes()
     parts: list[object] = []
@@ -223,4 +223,4 @@ def _num_bytes(value: object, seen: set[int]) -> int:
         parts = list(value)
     elif hasattr(value, "__dict__"):
         parts = list(vars(value).values())
-    return sum(_num_bytes(part, seen) for part in parts)
+    return sum(_num_bytes(part, visited) for part in parts)

@@ -110,8 +110,8 @@ def place(
     else:
         log.warning("placement: the weights (%.1f GiB) exceed the GPU's memory; offloading layers "
                     "to the CPU or the disk (slow)", weight_bytes / 2**30)  # fmt: skip
-    share = WEIGHTS_SHARE * settings.cuda_memory_fraction
-    limits: dict[int | str, int] = {gpu: int(share * machine.gpu_bytes[gpu]) for gpu in gpus}
+    fraction = WEIGHTS_SHARE * settings.cuda_memory_fraction
+    limits: dict[int | str, int] = {gpu: int(fraction * machine.gpu_bytes[gpu]) for gpu in gpus}
     return Placement(devices[:1], limits | {"cpu": int(WEIGHTS_SHARE * machine.cpu_bytes)})
 
 
@@ -152,10 +152,10 @@ def _devices(settings: Settings, machine: Machine, replica: int) -> tuple[torch.
         raise ConfigError(
             [f"DATA_PARALLEL={settings.data_parallel}: {count} GPUs cannot be divided equally"]
         )
-    share = count // settings.data_parallel
-    if share == 0:
+    per_replica = count // settings.data_parallel
+    if per_replica == 0:
         return (CPU,)
-    return tuple(torch.device("cuda", replica * share + i) for i in range(share))
+    return tuple(torch.device("cuda", replica * per_replica + i) for i in range(per_replica))
 
 
 def _wanted_ranks(settings: Settings, devices: tuple[torch.device, ...]) -> int:

@@ -43,8 +43,8 @@ def why_not_sharded(config: PretrainedConfig, ranks: int) -> str | None:
         return f"transformers has no plan for splitting a {config.model_type} model"
     if unknown := set(plan.values()) - _MAKERS.keys() - KEPT:
         return f"its plan for splitting has an unsupported style ({sorted(unknown)[0]})"
-    if kinds := set(getattr(text, "layer_types", None) or ()) - PAGED_LAYERS:
-        return f"it has layers that are not paged ({sorted(kinds)[0]})"
+    if layer_types := set(getattr(text, "layer_types", None) or ()) - PAGED_LAYERS:
+        return f"it has layers that are not paged ({sorted(layer_types)[0]})"
     if getattr(config, "quantization_config", None) is not None:
         return "it is quantized"
     heads = text.num_attention_heads
@@ -71,18 +71,18 @@ def make_plain(model: PreTrainedModel) -> None:
         model.set_submodule(name, make(module))
 
 
-def sum_over_ranks(share: torch.Tensor) -> torch.Tensor:
+def sum_over_ranks(partial_sum: torch.Tensor) -> torch.Tensor:
     """Sum the ranks' partial results; every rank gets the same bits."""
-    if share.device.type != "cpu":
-        dist.all_reduce(share)
-        return share
-    return gather_over_ranks(share).float().sum(0).to(share.dtype)
+    if partial_sum.device.type != "cpu":
+        dist.all_reduce(partial_sum)
+        return partial_sum
+    return gather_over_ranks(partial_sum).float().sum(0).to(partial_sum.dtype)
 
 
-def gather_over_ranks(share: torch.Tensor) -> torch.Tensor:
+def gather_over_ranks(shard: torch.Tensor) -> torch.Tensor:
     """Gather the ranks' results as [ranks, ...]."""
-    out = share.new_empty(dist.get_world_size(), *share.shape)
-    dist.all_gather_single(out.flatten(0, 1), share.contiguous())
+    out = shard.new_empty(dist.get_world_size(), *shard.shape)
+    dist.all_gather_single(out.flatten(0, 1), shard.contiguous())
     return out
 
 
@@ -132,11 +132,11 @@ class GatheredLinear(nn.Module):
 
     def forward(self, rows: torch.Tensor) -> torch.Tensor:
         """Multiply [..., in_features] to [..., out_features]."""
-        share = self.product(rows)
+        shard = self.product(rows)
         # The last shard may be smaller; gathering needs equal sizes.
         width = -(-self.out_features // dist.get_world_size())
-        share = nn.functional.pad(share, (0, width - share.shape[-1]))
-        whole = gather_over_ranks(share).movedim(0, -2).flatten(-2)
+        shard = nn.functional.pad(shard, (0, width - shard.shape[-1]))
+        whole = gather_over_ranks(shard).movedim(0, -2).flatten(-2)
         return whole[..., : self.out_features]
 
 

@@ -1,1 +1,1 @@
-"""Containers on this machine: started, watched, asked, and their files."""
+"""Containers on this machine: their processes, requests and files."""

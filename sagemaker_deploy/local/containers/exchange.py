@@ -1,7 +1,7 @@
 """One HTTP exchange with a container, under the service's time limits.
 
-The whole exchange shares one deadline. Leaving the block closes the connection, which is how the
-container learns that its client has gone.
+The whole exchange shares one deadline. Leaving the `with` block closes the connection, which tells
+the container that its client has disconnected.
 """
 
 import http.client
@@ -15,7 +15,7 @@ Failure = (OSError, http.client.HTTPException)
 
 
 class Exchange:
-    """A request that was sent; its answer is read piece by piece. Raises TimeoutError, Failure."""
+    """A sent request, whose response is read in pieces. Raises TimeoutError, Failure."""
 
     def __init__(
         self,
@@ -43,7 +43,7 @@ class Exchange:
         self.headers = self._answer.headers
 
     def pieces(self) -> Iterator[bytes]:
-        """The body as it arrives."""
+        """Yield the body as it arrives."""
         while True:
             self._limit_wait()
             piece = self._answer.read1(PIECE_BYTES)
@@ -54,7 +54,7 @@ class Exchange:
             raise http.client.IncompleteRead(b"", self._answer.length)
 
     def read(self) -> bytes:
-        """The whole body."""
+        """Read the whole body."""
         return b"".join(self.pieces())
 
     def close(self) -> None:

@@ -36,12 +36,12 @@ class Spec:
 
     @property
     def is_multi_model(self) -> bool:
-        """Whether models come by their names in requests."""
+        """Whether requests name the model (multi-model endpoint)."""
         return self.definition.get("Mode") == "MultiModel"
 
 
 class Fleet:
-    """Starts and stops containers; `launch` says how (launch.py)."""
+    """Starts and stops containers; `launch` builds their commands (launch.py)."""
 
     def __init__(self, launch: Launch, storage: Storage, log_dir: Path) -> None:
         self._launch = launch
@@ -53,7 +53,7 @@ class Fleet:
         self._is_closed = False
 
     def start(self, spec: Spec) -> Container:
-        """Start a container and wait for its health. Raises DeployError; then nothing is left."""
+        """Start a container and wait until it is healthy. Raises DeployError after cleaning up."""
         folder = Path(tempfile.mkdtemp(prefix="sagemaker-local-"))
         try:
             mounts = self._mounts(spec, folder)
@@ -69,7 +69,7 @@ class Fleet:
         return container
 
     def stop(self, container: Container) -> None:
-        """Stop one container and remove what was unpacked for it."""
+        """Stop one container and remove its unpacked files."""
         container.stop()
         with self._lock:
             folder = self._folders.pop(container, None)
@@ -78,7 +78,7 @@ class Fleet:
             shutil.rmtree(folder, ignore_errors=True)
 
     def add_model(self, container: Container, url: str, model_id: str) -> str:
-        """Unpack a model of a multi-model endpoint; its path as the container sees it."""
+        """Unpack a model of a multi-model endpoint; return its path inside the container."""
         relative = f"{model_id}/model"
         self.storage.unpack(url, _made(self._folders[container] / "models" / relative))
         return self._seen(container, "models", MODELS_DIR, relative)
@@ -88,7 +88,7 @@ class Fleet:
         shutil.rmtree(self._folders[container] / "models" / model_id, ignore_errors=True)
 
     def add_adapter(self, container: Container, url: str, name: str) -> str:
-        """Unpack an adapter; its path as the container sees it."""
+        """Unpack an adapter; return its path inside the container."""
         self.storage.unpack(url, _made(self._folders[container] / "adapters" / name))
         return self._seen(container, "adapters", ADAPTERS_DIR, name)
 
@@ -98,7 +98,7 @@ class Fleet:
         return str(self._folders[container] / part / relative)
 
     def stop_all(self) -> None:
-        """Stop everything, those still starting too; nothing starts afterwards."""
+        """Stop all containers, including starting ones; none starts afterwards."""
         with self._lock:
             self._is_closed = True
             containers = list(self._folders)

@@ -1,6 +1,6 @@
-"""How a container is started here: as the server's process, or from its image.
+"""Builds the command of a local container: the server's process, or its image.
 
-Pure functions of what CreateModel was told; `process.py` runs the result. SageMaker's fixed folders
+Pure functions of CreateModel's parameters; `process.py` runs the result. SageMaker's fixed folders
 are a mount in an image; for a process every variable that names one is rewritten.
 """
 
@@ -19,7 +19,7 @@ MODELS_DIR = "/opt/ml/models"
 ADAPTERS_DIR = "/opt/ml/adapters"
 CHANNELS_DIR = "/opt/ml/additional-model-data-sources"
 CONTAINER_PORT = 8080
-# What a process needs of this machine; all other variables are the model's, as on SageMaker.
+# Variables that a process inherits from this machine; all others are the model's, as on SageMaker.
 KEPT = {
     "PATH", "HOME", "TMPDIR", "LANG", "LC_ALL", "LD_LIBRARY_PATH", "CUDA_VISIBLE_DEVICES",
     "OMP_NUM_THREADS", "GOMP_SPINCOUNT", "HF_HOME", "HF_HUB_CACHE", "HF_ENDPOINT",
@@ -34,7 +34,7 @@ class Mounts:
     folders: Mapping[str, Path] = field(default_factory=dict)
 
     def rewrite(self, value: str) -> str:
-        """A path of the container as a path of this machine; other text is unchanged."""
+        """Translate a container's path to a path of this machine; return other text unchanged."""
         for inside, outside in self.folders.items():
             if value == inside or value.startswith(f"{inside}/"):
                 return str(outside) + value.removeprefix(inside)
@@ -43,7 +43,7 @@ class Mounts:
 
 @dataclass(frozen=True, slots=True)
 class Command:
-    """What to run, with its whole environment."""
+    """The command to run, with its whole environment."""
 
     argv: list[str]
     env: dict[str, str]
@@ -58,7 +58,7 @@ def server_process(
     port: int,
     environ: Mapping[str, str] = os.environ,
 ) -> Command:
-    """The container's server as a process on a port of this machine."""
+    """Build the command of the container's server as a process on a port of this machine."""
     env = {name: value for name, value in environ.items() if name in KEPT}
     env |= {name: mounts.rewrite(value) for name, value in variables.items()}
     model_dir = mounts.folders.get(MODEL_DIR)
@@ -78,7 +78,7 @@ def image_run(
     port: int,
     environ: Mapping[str, str] = os.environ,
 ) -> Command:
-    """The image under docker or podman, its port 8080 published on this machine only."""
+    """Build the docker or podman command of the image; publishes port 8080 on localhost only."""
     argv = [tool, "run", "--rm", "-p", f"127.0.0.1:{port}:{CONTAINER_PORT}"]
     for inside, outside in mounts.folders.items():
         argv += ["-v", f"{outside}:{inside}:ro"]
@@ -89,7 +89,7 @@ def image_run(
 
 
 def default_server() -> list[str]:
-    """The command of the container's server in this checkout. Raises MissingTool."""
+    """Return the command of the container's server in this checkout. Raises MissingTool."""
     if importlib.util.find_spec("container") and importlib.util.find_spec("torch"):
         return [sys.executable, "-m", "container", "serve"]
     python = Path.cwd() / ".venv" / "bin" / "python"
@@ -101,12 +101,12 @@ def default_server() -> list[str]:
     )
 
 
-def container_tool(wanted: str | None = None) -> str:
-    """docker or podman, whichever is installed. Raises MissingTool."""
-    for tool in [wanted] if wanted else ["docker", "podman"]:
+def container_tool(preferred: str | None = None) -> str:
+    """Return docker or podman, whichever is installed. Raises MissingTool."""
+    for tool in [preferred] if preferred else ["docker", "podman"]:
         if shutil.which(tool):
             return tool
     raise MissingTool(
-        f"{wanted or 'neither docker nor podman'} is not installed",
+        f"{preferred or 'neither docker nor podman'} is not installed",
         hint="leave --image out to start the server as a process",
     )

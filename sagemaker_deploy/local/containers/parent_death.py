@@ -1,8 +1,8 @@
-"""Runs a command that must not outlive its owner: `python leash.py COMMAND ARGUMENTS`.
+"""Runs a command that must not outlive its parent: `python parent_death.py COMMAND ARGUMENTS`.
 
-The owner holds the other end of this process's standard input. When that closes, even because the
-owner was killed, or on SIGTERM, the command gets SIGTERM and, as on SageMaker, SIGKILL after 30 s;
-then whatever is left of its process group is killed too.
+The parent holds the other end of this process's standard input. When that closes, even because the
+parent was killed, or on SIGTERM, the command gets SIGTERM and, as on SageMaker, SIGKILL after 30 s;
+then the rest of its process group is killed too.
 """
 
 import contextlib
@@ -16,11 +16,11 @@ KILL_AFTER_S = 30.0
 
 
 def main(argv: list[str]) -> int:
-    """Run the command; its exit code."""
+    """Run the command and return its exit code."""
     child = subprocess.Popen(argv, stdin=subprocess.DEVNULL, start_new_session=True)
     stop = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: stop.set())
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal's ^C reaches the owner, who acts
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent handles a terminal's ^C
     threading.Thread(target=_watch_owner, args=(stop,), daemon=True).start()
     threading.Thread(target=_stop_when_told, args=(child, stop), daemon=True).start()
     code = child.wait()

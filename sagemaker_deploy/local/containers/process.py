@@ -1,4 +1,4 @@
-"""One running container: its process on a leash, its port, its log, its health."""
+"""One running container: its process, which dies with its parent, its port, log and health."""
 
 import http.client
 import socket
@@ -23,8 +23,8 @@ class Container:
         self.port = port
         self.log_path = log_path
         self._stopped = threading.Event()
-        # By path and with -P, so that the command's environment needs nothing of this package.
-        leash = [
+        # Run by path and with -P, so that the command's environment does not need this package.
+        watched_command = [
             sys.executable,
             "-P",
             str(Path(__file__).with_name("parent_death.py")),
@@ -32,7 +32,7 @@ class Container:
         ]
         with log_path.open("ab") as log:
             self._process = subprocess.Popen(
-                leash,
+                watched_command,
                 stdin=subprocess.PIPE,
                 stdout=log,
                 stderr=log,
@@ -45,7 +45,7 @@ class Container:
         return self._process.poll() is None
 
     def ping(self) -> int:
-        """The status of /ping; 0 when nothing answers within SageMaker's two seconds."""
+        """Return the status of /ping; 0 if nothing answers within SageMaker's two seconds."""
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=PING_TIMEOUT_S)
         try:
             connection.request("GET", "/ping")
@@ -73,10 +73,10 @@ class Container:
             time.sleep(PING_EVERY_S)
 
     def stop(self) -> None:
-        """SIGTERM, and SIGKILL after 30 s; returns when nothing is left."""
+        """Send SIGTERM, and SIGKILL after 30 s; return when no process is left."""
         self._stopped.set()
         assert self._process.stdin is not None
-        self._process.stdin.close()  # the leash lets go
+        self._process.stdin.close()  # parent_death.py then stops the command
         self._process.wait()
 
     def _tail(self) -> str:
@@ -86,7 +86,7 @@ class Container:
 
 
 def free_port() -> int:
-    """A port of this machine that nothing listens on now."""
+    """Find a free port of this machine."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])

@@ -1,4 +1,4 @@
-"""Where model data and payloads lie: `file://` paths here, `s3://` through boto3's own chain.
+"""Storage of model data and payloads: local `file://` paths, `s3://` with boto3's credentials.
 
 With AWS_ENDPOINT_URL_S3 set to moto, say, nothing leaves this machine.
 """
@@ -15,27 +15,27 @@ from sagemaker_deploy.errors import ConfigError, NotFound
 
 
 class Storage:
-    """Reads and writes by URL. `connect` makes the AWS side when the first s3:// URL comes."""
+    """Reads and writes by URL. `connect` creates the AWS clients at the first s3:// URL."""
 
     def __init__(self, connect: Callable[[], Aws]) -> None:
         self._connect = connect
         self._aws: Aws | None = None
 
     def read(self, url: str) -> bytes:
-        """The bytes of one object. Raises NotFound."""
+        """Read the bytes of one object. Raises NotFound."""
         with tempfile.TemporaryDirectory() as folder:
             path = self._local_copy(url, Path(folder))
             return path.read_bytes()
 
     def content_type(self, url: str) -> str:
-        """The content type that an object was stored with; a file has none."""
+        """Return the content type that an object was stored with; a file has none."""
         scheme, bucket, key = split(url)
         if scheme == "file":
             return "application/octet-stream"
         return str(self.aws.call("s3", "head_object", Bucket=bucket, Key=key)["ContentType"])
 
     def write(self, url: str, data: bytes) -> None:
-        """Store one object; folders are made."""
+        """Store one object; creates folders as needed."""
         scheme, bucket, key = split(url)
         if scheme == "file":
             path = Path(key)
@@ -45,7 +45,7 @@ class Storage:
         self.aws.call("s3", "put_object", Bucket=bucket, Key=key, Body=data)
 
     def list(self, prefix: str) -> list[str]:
-        """The URLs of all objects below a prefix, in order."""
+        """List the URLs of all objects below a prefix, in order."""
         scheme, bucket, key = split(prefix)
         if scheme == "file":
             paths = [Path(key)] if Path(key).is_file() else sorted(Path(key).rglob("*"))
@@ -66,7 +66,7 @@ class Storage:
         return folder
 
     def copy_prefix(self, prefix: str, folder: Path) -> Path:
-        """Lay the objects below a prefix out under a folder; their keys become paths."""
+        """Copy the objects below a prefix to a folder; their keys become paths."""
         scheme, _, key = split(prefix)
         if scheme == "file" and Path(key).is_dir():
             return Path(key)  # the container only reads it
@@ -82,7 +82,7 @@ class Storage:
 
     @property
     def aws(self) -> Aws:
-        """The AWS side."""
+        """The AWS clients."""
         self._aws = self._aws or self._connect()
         return self._aws
 
@@ -98,16 +98,16 @@ class Storage:
 
 
 def split(url: str) -> tuple[str, str, str]:
-    """Scheme, bucket and key (or path) of a URL. Raises ConfigError for other schemes."""
+    """Split a URL into scheme, bucket and key (or path). Raises ConfigError for other schemes."""
     parts = urllib.parse.urlsplit(url)
     if parts.scheme == "file":
         return "file", "", urllib.parse.unquote(parts.path)
     if parts.scheme == "s3" and parts.netloc:
-        # A key may hold `?` and `#`, so it is not what a URL parser calls the path.
+        # A key may contain `?` and `#`, so it is not the path component of a URL parser.
         return "s3", parts.netloc, url.removeprefix(f"s3://{parts.netloc}").lstrip("/")
     raise ConfigError([f"{url}: must be s3://bucket/key or file:///path"])
 
 
 def join(prefix: str, name: str) -> str:
-    """A name below a prefix."""
+    """Join a prefix and a name."""
     return f"{prefix.rstrip('/')}/{name.lstrip('/')}"

@@ -1,4 +1,4 @@
-"""Adapter components: a component whose artifact is loaded into another component's container.
+"""Adapter components: components whose artifact another component's container loads.
 
 Contract: `POST /adapters` {"name", "src", "preload", "pin"} and `DELETE /adapters/{name}`, as in
 AWS's model-hosting-container-standards; requests carry X-Amzn-SageMaker-Adapter-Identifier.
@@ -18,7 +18,7 @@ ALIAS = "X-Amzn-SageMaker-Adapter-Alias"
 
 
 def load(fleet: Fleet, container: Container, name: str, url: str) -> None:
-    """Fetch an adapter and hand it to the container. Raises EndpointFailed or DeployError."""
+    """Fetch an adapter and load it into the container. Raises EndpointFailed or DeployError."""
     source = fleet.add_adapter(container, url, name)
     body = {"name": name, "src": source, "preload": True, "pin": False}
     status, text = _ask(container, "POST", "/adapters", name, json.dumps(body).encode())
@@ -29,7 +29,7 @@ def load(fleet: Fleet, container: Container, name: str, url: str) -> None:
 
 
 def unload(container: Container, name: str) -> None:
-    """Take an adapter out of the container."""
+    """Unload an adapter from the container."""
     _ask(container, "DELETE", f"/adapters/{urllib.parse.quote(name)}", name, None)
 
 

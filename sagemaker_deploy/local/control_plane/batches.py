@@ -1,4 +1,4 @@
-"""How a batch transform job cuts its input into bodies and puts the answers together. Pure."""
+"""Splits a batch transform job's input into bodies and assembles the responses. Pure."""
 
 import json
 from collections.abc import Iterator, Mapping
@@ -10,7 +10,7 @@ MB = 1024 * 1024
 
 @dataclass(frozen=True, slots=True)
 class TransformOptions:
-    """How a job runs: its own wishes, else the container's, else the defaults."""
+    """A job's options: its own settings, else the container's, else the defaults."""
 
     concurrent: int = 1
     strategy: str = "MULTI_RECORD"
@@ -18,7 +18,7 @@ class TransformOptions:
 
 
 def transform_options(job: Mapping[str, Any], container: bytes | None) -> TransformOptions:
-    """Merge a job's settings with the answer to GET /execution-parameters, if there was one."""
+    """Merge a job's settings with the response of GET /execution-parameters, if any."""
     try:
         offered = json.loads(container or b"{}")
     except ValueError:
@@ -31,7 +31,7 @@ def transform_options(job: Mapping[str, Any], container: bytes | None) -> Transf
 
 
 def bodies(data: bytes, split_type: str, how: TransformOptions) -> Iterator[bytes]:
-    """The bodies to send for one object. Raises ValueError for a record that is too large."""
+    """Split one object into request bodies. Raises ValueError for a record that is too large."""
     limit = how.payload_mb * MB
     if split_type != "Line":
         yield _within(data, limit)
@@ -53,11 +53,11 @@ def bodies(data: bytes, split_type: str, how: TransformOptions) -> Iterator[byte
         yield b"\n".join(batch) + b"\n"
 
 
-def joined(answers: list[bytes], assemble_with: str) -> bytes:
-    """One object of all answers, in order."""
+def joined(responses: list[bytes], assemble_with: str) -> bytes:
+    """Join all responses to one object, in order."""
     if assemble_with != "Line":
-        return b"".join(answers)
-    return b"".join(answer.rstrip(b"\n") + b"\n" for answer in answers)
+        return b"".join(responses)
+    return b"".join(response.rstrip(b"\n") + b"\n" for response in responses)
 
 
 def _within(record: bytes, limit: int) -> bytes:

@@ -1,7 +1,7 @@
 """The control plane's actions that a deployment needs, over the local records and endpoints.
 
 Wire format: AWS JSON 1.1, an action in `X-Amz-Target: SageMaker.<action>`. Inputs are checked
-against botocore's model of the service. An action that is not imitated is refused by name.
+against botocore's model of the service. An unsupported action is rejected with an error naming it.
 """
 
 import functools
@@ -30,7 +30,7 @@ STARTUP_TIMEOUT_S = 480
 
 
 class ControlPlane:
-    """Carries out actions."""
+    """Executes actions of the control plane."""
 
     def __init__(self, resources: Resources, endpoints: Endpoints, transforms: Transforms) -> None:
         self._resources = resources
@@ -56,7 +56,7 @@ class ControlPlane:
         }
 
     def act(self, action: str, params: Params) -> Record:
-        """Check the input, carry the action out, and give its output. Raises Refusal."""
+        """Check the input, execute the action and return its output. Raises Refusal."""
         handler = self._special.get(action) or self._generic(action)
         if handler is None:
             raise Refusal(

@@ -1,7 +1,7 @@
-"""The live endpoints: which container answers for which variant or inference component.
+"""The live endpoints: the containers of their variants and inference components.
 
-One process stands for each variant and each component, however many instances or copies are asked
-for: this machine is the only one. An endpoint comes up in a thread of its own, as on the service.
+One process serves each variant and each component, for any number of instances or copies: there is
+only this machine. Each endpoint starts in its own thread, as on the service.
 """
 
 import random
@@ -33,7 +33,7 @@ SERVING = ("InService", "Updating")
 
 
 class Endpoints:
-    """All live endpoints. Their records' statuses are kept in `resources`."""
+    """All live endpoints. `resources` has the statuses of their records."""
 
     def __init__(self, resources: Resources, fleet: Fleet) -> None:
         self._resources = resources
@@ -42,14 +42,14 @@ class Endpoints:
         self._lock = threading.RLock()
 
     def create(self, name: str, config_name: str) -> None:
-        """Bring an endpoint up in the background."""
+        """Start an endpoint in the background."""
         config = self._resources.get(CONFIG, config_name)
         with self._lock:
             endpoint = self._live[name] = LocalEndpoint(name, config)
         self._in_background(self._bring_up, endpoint)
 
     def update(self, name: str, config_name: str) -> None:
-        """Blue/green: the new containers must be healthy before the old ones leave."""
+        """Update blue/green: stop the old containers only after the new ones are healthy."""
         config = self._resources.get(CONFIG, config_name)
         self._resources.change(ENDPOINT, name, EndpointStatus="Updating")
         self._in_background(self._replace, self._live[name], config)
@@ -62,20 +62,20 @@ class Endpoints:
         self._in_background(self._stop_units, units)
 
     def live(self, name: str) -> LocalEndpoint:
-        """A live endpoint. Raises Refusal."""
+        """Return a live endpoint. Raises Refusal."""
         with self._lock:
             if name not in self._live:
                 raise no_endpoint(name)
             return self._live[name]
 
     def add_component(self, endpoint: str, unit: Unit) -> None:
-        """Bring a component up in the background."""
+        """Start a component in the background."""
         live = self.live(endpoint)
         live.components[unit.name] = unit
         self._in_background(self._start_component, unit)
 
     def replace_component(self, endpoint: str, unit: Unit) -> None:
-        """Bring a new version of a component up; the old one serves until then."""
+        """Start a new version of a component; the old one serves until it is healthy."""
         self._in_background(self._swap_component, self.live(endpoint), unit)
 
     def remove_component(self, endpoint: str, name: str) -> None:
@@ -90,7 +90,7 @@ class Endpoints:
         self._in_background(self._stop_units, [unit])
 
     def set_copies(self, endpoint: str, name: str, count: int) -> None:
-        """Zero copies stop the container; more than zero start it."""
+        """Scale a component: zero copies stop the container; more than zero start it."""
         unit = self.live(endpoint).components[name]
         self._resources.change(COMPONENT, name, InferenceComponentStatus="Updating")
         if count == 0:
@@ -99,7 +99,7 @@ class Endpoints:
             self._in_background(self._start_component, unit)
 
     def route(self, name: str, variant: str | None = None, component: str | None = None) -> Target:
-        """Choose what answers an invocation. Raises Refusal."""
+        """Choose the target of an invocation. Raises Refusal."""
         endpoint = self.live(name)
         if self._resources.get(ENDPOINT, name)["EndpointStatus"] not in SERVING:
             raise no_endpoint(name)
@@ -150,7 +150,7 @@ class Endpoints:
         try:
             variants = self._start_variants(endpoint.name, config)
         except (DeployError, Refusal) as error:
-            # The old containers never stopped serving: that is the rollback.
+            # Roll back by doing nothing: the old containers are still serving.
             reason = str(error)[:1024]
             self._resources.change(
                 ENDPOINT, endpoint.name, EndpointStatus="InService", FailureReason=reason
@@ -220,7 +220,7 @@ class Endpoints:
             assert unit.spec is not None
             unit.container = self._fleet.start(unit.spec)
         except (DeployError, Refusal) as error:
-            # The old one never stopped serving: that is the rollback.
+            # Roll back by doing nothing: the old one is still serving.
             self._resources.change(COMPONENT, unit.name, FailureReason=str(error)[:1024], **status)
             return
         with self._lock:

@@ -1,4 +1,4 @@
-"""The records of the local control plane: what was created, under which name, described as it was.
+"""The records of the local control plane: created resources by kind and name.
 
 A record is the input of its Create call plus its ARN and times. The rules that join records are
 control.py's. Thread-safe.
@@ -17,7 +17,7 @@ Record = dict[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """A sort of resource. `noun` is the word in the API's action names."""
+    """A kind of resource. `noun` is its word in the API's action names."""
 
     noun: str
     arn_path: str
@@ -25,12 +25,12 @@ class Kind:
 
     @property
     def name_field(self) -> str:
-        """The field that holds the name."""
+        """The name of the name field."""
         return f"{self.noun}Name"
 
     @property
     def arn_field(self) -> str:
-        """The field that holds the ARN."""
+        """The name of the ARN field."""
         return f"{self.noun}Arn"
 
 
@@ -52,11 +52,11 @@ class Resources:
         self._lock = threading.RLock()
 
     def arn(self, kind: Kind, name: str) -> str:
-        """The ARN that a name has here."""
+        """Return the local ARN of a name."""
         return f"arn:aws:sagemaker:{self.region}:{ACCOUNT}:{kind.arn_path}/{name.lower()}"
 
     def create(self, kind: Kind, fields: Mapping[str, Any]) -> Record:
-        """Add a record. Raises Refusal when the name is taken."""
+        """Add a record. Raises Refusal if the name is taken."""
         name = str(fields[kind.name_field])
         now = time.time()
         arn = self.arn(kind, name)
@@ -69,7 +69,7 @@ class Resources:
         return record
 
     def get(self, kind: Kind, name: str) -> Record:
-        """A copy of a record. Raises Refusal when there is none."""
+        """Return a copy of a record. Raises Refusal if there is none."""
         with self._lock:
             record = self._records.get((kind, name))
             if record is None:
@@ -81,20 +81,20 @@ class Resources:
         return (kind, name) in self._records
 
     def change(self, kind: Kind, name: str, **fields: Any) -> None:
-        """Set fields of a record that may be gone by now."""
+        """Set fields of a record, if it still exists."""
         with self._lock:
             if record := self._records.get((kind, name)):
                 record.update(fields, LastModifiedTime=time.time())
 
     def delete(self, kind: Kind, name: str) -> None:
-        """Remove a record. Raises Refusal when there is none."""
+        """Remove a record. Raises Refusal if there is none."""
         with self._lock:
             arn = self.get(kind, name)[kind.arn_field]
             del self._records[kind, name]
             self._tags.pop(arn, None)
 
     def all(self, kind: Kind) -> list[Record]:
-        """Every record of a kind, newest first."""
+        """List every record of a kind, newest first."""
         with self._lock:
             records = [dict(record) for (its, _), record in self._records.items() if its is kind]
         return sorted(records, key=lambda record: record["CreationTime"], reverse=True)
@@ -109,7 +109,7 @@ class Resources:
             self._tags.get(arn, {}).pop(key, None)
 
     def tags(self, arn: str) -> list[dict[str, str]]:
-        """The tags of a resource."""
+        """Return the tags of a resource."""
         return [{"Key": key, "Value": value} for key, value in self._tags.get(arn, {}).items()]
 
 

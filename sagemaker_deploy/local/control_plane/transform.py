@@ -1,7 +1,7 @@
-"""Batch transform jobs: a container of its own for each job, started, fed and stopped.
+"""Runs batch transform jobs, each in its own container.
 
-Bodies are sent in order of the input, `MaxConcurrentTransforms` at a time; each object's answers go
-to `<output>/<key below the input prefix>.out`. A body that fails after its retries fails the job.
+Bodies are sent in input order, `MaxConcurrentTransforms` at a time; each object's responses go to
+`<output>/<key below the input prefix>.out`. A body that fails after its retries fails the job.
 """
 
 import threading
@@ -25,7 +25,7 @@ PARAMETERS_TIMEOUT_S = 10.0
 
 
 class JobFailed(Exception):
-    """A body that the container would not take."""
+    """The container rejected a body."""
 
 
 class Transforms:
@@ -37,7 +37,7 @@ class Transforms:
         self._stopped: set[str] = set()
 
     def create(self, params: Mapping[str, Any]) -> str:
-        """Start a job; its ARN. Raises Refusal."""
+        """Start a job and return its ARN. Raises Refusal."""
         definition = container_definition(self._resources.get(MODEL, params["ModelName"]))
         if "ModelDataSource" in definition:
             raise control_validation(
@@ -51,7 +51,7 @@ class Transforms:
         return str(record["TransformJobArn"])
 
     def stop(self, name: str) -> None:
-        """Let a job end before its next body."""
+        """Stop a job before its next body."""
         self._resources.get(JOB, name)
         self._stopped.add(name)
         self._resources.change(JOB, name, TransformJobStatus="Stopping")
@@ -110,11 +110,11 @@ class Transforms:
 
         cut = batches.bodies(data, source.get("SplitType", "None"), how)
         with ThreadPoolExecutor(how.concurrent) as pool:
-            answers = list(pool.map(send, cut))
+            responses = list(pool.map(send, cut))
         prefix = source["DataSource"]["S3DataSource"]["S3Uri"]
         below = url.removeprefix(prefix).lstrip("/") or url.rpartition("/")[2]
         target = join(output["S3OutputPath"], f"{below}.out")
-        whole = batches.joined(answers, output.get("AssembleWith", "None"))
+        whole = batches.joined(responses, output.get("AssembleWith", "None"))
         self._fleet.storage.write(target, whole)
 
 
@@ -156,7 +156,7 @@ def _execution_parameters(container: Container) -> bytes | None:
 
 
 def _variables(params: Mapping[str, Any]) -> dict[str, str]:
-    """What the platform sets for a batch container: a setting only if the caller gave it."""
+    """Return the platform's variables for a batch container; only settings of the caller."""
     variables = {"SAGEMAKER_BATCH": "true", **params.get("Environment", {})}
     if "BatchStrategy" in params:
         words = {"SingleRecord": "SINGLE_RECORD", "MultiRecord": "MULTI_RECORD"}

@@ -1,4 +1,4 @@
-"""What the local endpoints are made of: variants and components, and where an invocation goes."""
+"""The parts of local endpoints: variants, components, and the targets of invocations."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -12,13 +12,13 @@ from sagemaker_deploy.local.refusals import control_validation
 
 @dataclass
 class Unit:
-    """A variant or an inference component: what has a container."""
+    """A variant or an inference component, which has a container."""
 
     name: str
     settings: Mapping[str, Any]
     spec: Spec | None
     container: Container | None = None
-    # For an adapter: the component whose container holds it.
+    # For an adapter: the component whose container has loaded it.
     base: str | None = None
 
 
@@ -33,13 +33,13 @@ class LocalEndpoint:
 
     @property
     def has_components(self) -> bool:
-        """Whether models come as inference components."""
+        """Whether the models are inference components."""
         return any(unit.spec is None for unit in self.variants.values())
 
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """Where one invocation goes."""
+    """The target of one invocation."""
 
     endpoint: str
     variant: str
@@ -54,23 +54,23 @@ class Target:
 
     @property
     def is_serverless(self) -> bool:
-        """Whether the limits of serverless endpoints hold."""
+        """Whether the limits of serverless endpoints apply."""
         return "ServerlessConfig" in self.unit.settings
 
     @property
     def multi_model_prefix(self) -> str | None:
-        """Where the models of a multi-model endpoint lie."""
+        """The URL of a multi-model endpoint's models."""
         spec = self.unit.spec
         return str(spec.definition["ModelDataUrl"]) if spec and spec.is_multi_model else None
 
     @property
     def is_async(self) -> bool:
-        """Whether only InvokeEndpointAsync is served."""
+        """Whether the endpoint serves InvokeEndpointAsync only."""
         return "AsyncInferenceConfig" in self.config
 
 
 def container_definition(model: Record) -> Mapping[str, Any]:
-    """The one container of a model. Raises Refusal for pipelines."""
+    """Return the only container of a model. Raises Refusal for pipelines."""
     containers = model.get("Containers") or [model.get("PrimaryContainer")]
     if len(containers) != 1 or containers[0] is None:
         name = model["ModelName"]

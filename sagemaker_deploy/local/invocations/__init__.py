@@ -1,1 +1,1 @@
-"""Invocations: the runtime API's routes, and how a container carries them out."""
+"""Invocations: the runtime API's routes, and their execution by containers."""

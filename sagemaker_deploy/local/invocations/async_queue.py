@@ -1,7 +1,7 @@
 """InvokeEndpointAsync: payloads from storage through the container, results to storage.
 
-A call waits until its endpoint has a free place (MaxConcurrentInvocationsPerInstance) or its time
-to live is over. Output and failure files are named as the service names them.
+A call waits until its endpoint has a free slot (MaxConcurrentInvocationsPerInstance) or its time
+to live is over. Output and failure files have the service's names.
 """
 
 import threading
@@ -22,7 +22,7 @@ DEFAULT_TIMEOUT_S = 900
 
 @dataclass(frozen=True, slots=True)
 class Ticket:
-    """What the client is told at once."""
+    """The immediate response to the client."""
 
     inference_id: str
     output_url: str
@@ -30,7 +30,7 @@ class Ticket:
 
 
 class AsyncQueue:
-    """One thread for each waiting call; places are counted for each endpoint."""
+    """Runs one thread for each queued call; the queue's length is limited per endpoint."""
 
     def __init__(self, runtime: Runtime, storage: Storage) -> None:
         self._runtime = runtime
@@ -45,8 +45,8 @@ class AsyncQueue:
             raise refusals.validation("Give either InputLocation or Body.")
         config = call.target.config["AsyncInferenceConfig"]
         ticket = _ticket(call, config["OutputConfig"])
-        places = self._places_of(call.target.endpoint, config.get("ClientConfig", {}))
-        threading.Thread(target=self._run, args=(call, ticket, places), daemon=True).start()
+        slots = self._places_of(call.target.endpoint, config.get("ClientConfig", {}))
+        threading.Thread(target=self._run, args=(call, ticket, slots), daemon=True).start()
         return ticket
 
     def _places_of(self, endpoint: str, client: dict[str, Any]) -> threading.Semaphore:
@@ -54,9 +54,9 @@ class AsyncQueue:
         with self._lock:
             return self._places.setdefault((endpoint, count), threading.Semaphore(count))
 
-    def _run(self, call: Call, ticket: Ticket, places: threading.Semaphore) -> None:
+    def _run(self, call: Call, ticket: Ticket, slots: threading.Semaphore) -> None:
         deadline = time.monotonic() + call.fields.get("RequestTTLSeconds", DEFAULT_TTL_S)
-        if not places.acquire(timeout=max(0.0, deadline - time.monotonic())):
+        if not slots.acquire(timeout=max(0.0, deadline - time.monotonic())):
             self._fail(ticket, "The request stayed in the queue beyond its time to live.")
             return
         try:
@@ -66,7 +66,7 @@ class AsyncQueue:
         except DeployError as error:
             self._fail(ticket, error.message)
         finally:
-            places.release()
+            slots.release()
 
     def _answer(self, call: Call, ticket: Ticket) -> None:
         location = call.fields.get("InputLocation")

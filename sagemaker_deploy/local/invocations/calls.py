@@ -1,4 +1,4 @@
-"""Invocations: checked as the service checks them, carried out by a container, given back.
+"""Checks invocations as the service does, runs them in a container and returns the response.
 
 Limits are the service's own: 25 MB (serverless 4 MB), 60 s, a stream 8 minutes, inline bodies of
 asynchronous calls 128,000 bytes.
@@ -40,7 +40,7 @@ class Limits:
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """One checked invocation: where it goes and what the container gets."""
+    """One checked invocation: its target and the container's request."""
 
     target: Target
     headers: dict[str, str]
@@ -50,7 +50,7 @@ class Call:
 
 
 class Runtime:
-    """Carries out invocations."""
+    """Executes invocations."""
 
     def __init__(self, endpoints: Endpoints, models: Models, limits: Limits, region: str) -> None:
         self._endpoints = endpoints
@@ -93,7 +93,7 @@ class Runtime:
         return self._models.path(target.container, prefix, name)
 
     def invoke(self, call: Call, timeout_s: float | None = None) -> Response:
-        """The whole answer of the container. Raises Refusal."""
+        """Return the container's whole response. Raises Refusal."""
         try:
             with self._open(call, timeout_s or self._limits.invoke_s) as exchange:
                 body = exchange.read()
@@ -108,7 +108,7 @@ class Runtime:
         return _with_headers(answer, headers.get, call)
 
     def stream(self, call: Call) -> Response:
-        """The container's answer as event-stream frames, as they come. Raises Refusal."""
+        """Yield the container's response as event-stream frames as it arrives. Raises Refusal."""
         try:
             exchange = self._open(call, self._limits.stream_s)
         except TimeoutError as error:
@@ -123,7 +123,7 @@ class Runtime:
         return _with_headers(answer, exchange.headers.get, call)
 
     def pass_through(self, endpoint: str, component: str | None, path: str) -> Response:
-        """The OpenAI front door: the container's own bytes, a stream as it wrote it."""
+        """Serve the OpenAI-compatible route: the container's bytes or stream, unchanged."""
         target = self._endpoints.route(endpoint, component=component)
         headers = {"Content-Type": request.headers.get("Content-Type", "application/json")}
         call = Call(target, headers, {}, request.get_data(), path)
@@ -162,7 +162,7 @@ class Runtime:
 
 
 def container_headers(fields: Mapping[str, Any], operation: str) -> dict[str, str]:
-    """The headers that the container gets, whatever names the client's API has for them."""
+    """Build the container's headers from the client API's header names."""
     own = {"ContentType": "Content-Type", "Accept": "Accept"}
     names = service_model.header_names(service_model.RUNTIME, operation) | own
     own_business = {"InputLocation", "S3OutputPathExtension", "Filename", "RequestTTLSeconds"}
@@ -197,7 +197,7 @@ def _with_headers(answer: Response, header: service_model.Lookup, call: Call) ->
     answer.headers[VARIANT] = call.target.variant
     if attributes := header(CUSTOM_ATTRIBUTES):
         answer.headers[CUSTOM_ATTRIBUTES] = attributes
-    # Containers name a new session in one of two headers; clients see one.
+    # Containers return a new session in either of two headers; clients get one header.
     session = header(NEW_SESSION) or header(SESSION) or ""
     if "Expires=" in session:
         answer.headers[NEW_SESSION] = session

@@ -15,7 +15,7 @@ _STRING = 7  # the header type "string": a 16-bit length and UTF-8
 
 
 def payload_part(data: bytes) -> bytes:
-    """Frame a piece of the container's answer."""
+    """Frame a piece of the container's response."""
     headers = {
         ":event-type": "PayloadPart",
         ":content-type": "application/octet-stream",
@@ -35,7 +35,7 @@ def stream_error(code: str, message: str) -> bytes:
 
 
 def frame(headers: Mapping[str, str], payload: bytes) -> bytes:
-    """Make one frame."""
+    """Encode one frame."""
     head = b"".join(_header(name, value) for name, value in headers.items())
     lengths = struct.pack("!II", 16 + len(head) + len(payload), len(head))
     body = lengths + struct.pack("!I", binascii.crc32(lengths)) + head + payload

@@ -1,7 +1,7 @@
-"""Models that come by their names: the platform's side of a multi-model endpoint.
+"""The platform's side of a multi-model endpoint: loads and unloads models by name.
 
 Contract: "Build your own container for multi-model endpoints" of the SageMaker guide. A model is
-fetched and loaded when it is first asked for; on 507 the one used longest ago is unloaded.
+fetched and loaded on its first request; on 507 the least recently used model is unloaded.
 """
 
 import hashlib
@@ -21,7 +21,7 @@ JSON = {"Content-Type": "application/json"}
 
 
 class Models:
-    """What is loaded where. A container's models are changed under one lock."""
+    """The loaded models of each container, changed under one lock."""
 
     def __init__(self, fleet: Fleet) -> None:
         self._fleet = fleet
@@ -29,7 +29,7 @@ class Models:
         self._lock = threading.Lock()
 
     def path(self, container: Container, prefix: str, name: str) -> str:
-        """Where to send an invocation of this model; loads it first. Raises Refusal."""
+        """Load a model if necessary and return its invocation's target. Raises Refusal."""
         model_id = hashlib.sha256(name.encode()).hexdigest()[:32]
         with self._lock:
             loaded = self._loaded.setdefault(container, OrderedDict())

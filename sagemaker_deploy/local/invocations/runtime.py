@@ -1,4 +1,4 @@
-"""The runtime API's routes: InvokeEndpoint and its kin, and the OpenAI front door.
+"""The runtime API's routes: InvokeEndpoint and its variants, and the OpenAI-compatible route.
 
 Wire format: rest-json as in botocore's `sagemaker-runtime` model.
 """
@@ -13,7 +13,7 @@ from sagemaker_deploy.local.invocations.calls import Runtime
 
 
 def blueprint(runtime: Runtime, queue: AsyncQueue) -> Blueprint:
-    """Make the routes."""
+    """Create the routes."""
     routes = Blueprint("runtime", __name__)
 
     @routes.post("/endpoints/<name>/invocations")
@@ -50,13 +50,13 @@ def blueprint(runtime: Runtime, queue: AsyncQueue) -> Blueprint:
 
 
 def check_signed() -> None:
-    """Refuse what carries no SigV4 signature; the signature itself is not verified."""
+    """Reject requests without a SigV4 signature; the signature itself is not verified."""
     if not request.headers.get("Authorization", "").startswith("AWS4-HMAC-SHA256"):
         raise refusals.unsigned()
 
 
 def refusal_response(refusal: refusals.Refusal) -> Response:
-    """A refusal as rest-json has it."""
+    """Format a refusal in the rest-json protocol."""
     body = {"Message": refusal.message, "message": refusal.message, **refusal.fields}
     answer = Response(json.dumps(body), refusal.status, content_type="application/json")
     if refusal.code:

@@ -82,7 +82,7 @@ def test_weights_larger_than_a_gpu_go_on_to_the_cpu(caplog: pytest.LogCaptureFix
     small = Machine((16 * GIB,), 64 * GIB)
     assert not _place("llama", small, gib=15).uses_device_map
     assert _place("llama", small, gib=17).uses_device_map
-    assert "17.0 GiB, are larger than the GPU's memory" in caplog.text
+    assert "(17.0 GiB) exceed the GPU's memory" in caplog.text
     assert _place("llama", small, gib=15, CUDA_MEMORY_FRACTION="0.5").uses_device_map
 
 

@@ -3,22 +3,22 @@
 #pragma once
 #include "thread_pool.h"
 
-#define QUERIES 8    /* that share what is read of the cache */
+#define QUERIES 8    /* queries that share each load from the cache */
 
 struct step {              /* the same for all layers */
     const void *cos, *sin; /* [rows, dim] */
-    const int64_t *slots;  /* [rows]: block * block_size + offset, where a row's k and v are kept */
-    const int64_t *spans;  /* [num_spans, 4], of one sequence each: first row, number of rows, how
-                              many positions the last row sees, and where in `blocks` its ids begin */
+    const int64_t *slots;  /* [rows]: block * block_size + offset, the slot of a row's k and v */
+    const int64_t *spans;  /* [num_spans, 4], one sequence each: first row, number of rows, context
+                              length of the last row, and the index in `blocks` of its first block id */
     const int64_t *blocks;
     int64_t rows, num_spans, block_size;
 };
 
 struct layer {
     void *keys, *values;  /* [blocks * kv_heads, block_size, dim] */
-    const void *norms;    /* [heads + kv_heads, dim], what q and k are normed with, or null */
+    const void *norms;    /* [heads + kv_heads, dim], RMSNorm weights of q and k, or null */
     int64_t heads, kv_heads, dim;
-    int64_t window;       /* how many positions a row sees; 0: all */
+    int64_t window;       /* positions that a row attends to; 0: all */
     float scale, eps;
     int bf16;
 };
@@ -82,8 +82,8 @@ static void rotate_work(const void *args, int64_t first, int64_t last, int64_t a
     else rotate_rows(a, first, last, 0);
 }
 
-/* Where a head's positions lie in the cache, sixteen after sixteen. Those past the last one repeat
- * it; what they give is hidden. */
+/* Iterates over a head's positions in the cache, sixteen at a time. Positions past the last repeat it;
+ * their scores are masked. */
 struct places {
     const int64_t *blocks;
     int64_t kv_heads, kv_head, block_size, dim, position, last;
@@ -99,10 +99,10 @@ INLINE void next_tile(struct places *p, int64_t *cached) {
     p->position += LANES;
 }
 
-/* `n` queries of one KV head of one sequence, from number `from` on: those of its first row's
- * heads, then the next row's. Softmax over tiles of 16 positions with a running maximum (Milakov and
- * Gimelshein, 2018; Dao et al., 2022). Tiles lie at multiples of 16 and what a query may not see
- * adds an exact zero, so it does not matter which queries go together. */
+/* Attend with `n` queries of one KV head of one sequence, from number `from` on: those of its first
+ * row's heads, then the next row's. Softmax over tiles of 16 positions with a running maximum (Milakov
+ * and Gimelshein, 2018; Dao et al., 2022). Tiles start at multiples of 16 and masked positions add an
+ * exact zero, so a result does not depend on the other queries. */
 INLINE void attend_few(const struct attention *a, const int64_t *span, int64_t kv_head, int64_t from,
                        const int n, const int bf16) {
     const ints lanes = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
@@ -132,11 +132,11 @@ INLINE void attend_few(const struct attention *a, const int64_t *span, int64_t k
     for (int64_t tile = first[0] / LANES * LANES; tile <= last[n - 1]; tile += LANES) {
         __builtin_memcpy(cached, ahead, sizeof cached);
         if (tile + LANES <= last[n - 1]) next_tile(&places, ahead);
-        else __builtin_memcpy(ahead, next_head, sizeof ahead); /* often what comes next */
+        else __builtin_memcpy(ahead, next_head, sizeof ahead); /* often needed next */
         for (int j = 0; j < LANES; j++) {
             floats part[QUERIES];
             for (int g = 0; g < n; g++) part[g] = all(0.0f);
-            for (int64_t i = 0; i < dim; i += bf16 ? 32 : 16) { /* lines of 64 bytes */
+            for (int64_t i = 0; i < dim; i += bf16 ? 32 : 16) { /* 64-byte cache lines */
                 __builtin_prefetch(at(l->keys, ahead[j] + i, bf16));
                 __builtin_prefetch(at(l->values, ahead[j] + i, bf16));
             }
@@ -157,7 +157,7 @@ INLINE void attend_few(const struct attention *a, const int64_t *span, int64_t k
             is_new |= highest > most[g];
             now[g] = highest > most[g] ? highest : most[g];
         }
-        if (is_new) { /* what was added up so far shrinks; by exactly 1 where nothing is new */
+        if (is_new) { /* rescale the sums so far; by exactly 1 if the maximum is unchanged */
             floats before = load(most, 0, 0), after = load(now, 0, 0);
             float shrink[LANES];
             store(shrink, 0, pick(after > before, exponential(before - after), all(1.0f)), 0);
@@ -191,7 +191,7 @@ INLINE void attend_few(const struct attention *a, const int64_t *span, int64_t k
     }
 }
 
-/* The compiler makes a form of its own for each number of queries, so that sums stay in registers. */
+/* One specialisation for each number of queries, so that sums stay in registers. */
 #define FORMS(n)                                                          \
     case n:                                                               \
         if (a->layer->bf16) { attend_few(a, span, kv_head, from, n, 1); } \
@@ -219,7 +219,7 @@ static void attend_work(const void *args, int64_t first, int64_t last, int64_t a
 
 #define ATTENTION_PHASES 2
 
-/* How many items a step's attention has; writes where each span's begin, and how much work it is. */
+/* Return the number of items of a step's attention; write each span's first item, and the work. */
 static int64_t lay_out(const struct step *step, const struct layer *layer, int64_t *first_item,
                        int64_t *work) {
     int64_t group = layer->heads / layer->kv_heads, numbers = 0;
@@ -234,7 +234,7 @@ static int64_t lay_out(const struct step *step, const struct layer *layer, int64
     return first_item[step->num_spans];
 }
 
-/* Norm and rotate q and k, keep k and v, attend; q is scaled in place. */
+/* Apply RMSNorm and RoPE to q and k, store k and v, attend; q is scaled in place. */
 static void attention_task(struct worker *worker, const void *args) {
     const struct attention *a = args;
     run_phase(worker, rotate_work, a, a->step->rows, 4, 0);

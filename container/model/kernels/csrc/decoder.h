@@ -1,5 +1,5 @@
-/* Decoder layers of the Llama family, whole (decoder_layer.py has the formula), by threads that are woken
- * once. What is computed, and rounded, is what the single functions compute. */
+/* All decoder layers of a Llama-family model (decoder_layer.py has the formula) in one run of the thread
+ * pool. Computes, and rounds, exactly as the single functions do. */
 
 #pragma once
 #include "attention.h"
@@ -18,10 +18,10 @@ struct decoder_layer {
 struct decoder {
     const struct step *step;
     const struct decoder_layer *layers;
-    struct phase *phases; /* [LAYER_STAGES * num_layers], any content */
+    struct phase *phases; /* [LAYER_PHASES * num_layers], any content */
     void *x;              /* [rows, hidden], in and out */
-    void *normed;         /* the same */
-    void *qkv, *attn_out, *gate_up, *gated; /* what the products take and give, [rows, ...] */
+    void *normed;         /* [rows, hidden] */
+    void *qkv, *attn_out, *gate_up, *gated; /* inputs and outputs of the GEMMs, [rows, ...] */
     int64_t num_layers, hidden;
     int bf16;
 };
@@ -60,7 +60,7 @@ static void decoder_task(struct worker *worker, const void *args) {
     }
 }
 
-/* Rows that see nothing come last. */
+/* Clear the attention output of padding rows, which come last and attend to nothing. */
 static void clear_padding(const struct decoder *d) {
     const struct step *s = d->step;
     const int64_t *span = s->spans + 4 * (s->num_spans - 1), first = span[0] + span[1];
@@ -83,5 +83,5 @@ void decode(const struct decoder *decoder) {
     run_parallel(decoder_task, &stack, decoder->phases, work, items > widest ? items : widest);
 }
 
-/* Bytes of a layer's stages, for who makes the memory. */
+/* Bytes of a layer's phases; the caller allocates them. */
 int64_t decoder_phases(void) { return LAYER_PHASES * (int64_t)sizeof(struct phase); }

@@ -1,4 +1,4 @@
-/* What is done to each row by itself: norms, gates, the place of the largest number. */
+/* Ops on single rows: norms, SiLU-and-mul, argmax and log-sum-exp. */
 
 #pragma once
 #include "thread_pool.h"
@@ -94,7 +94,7 @@ static void layer_norm_task(struct worker *worker, const void *args) {
     run_phase(worker, layer_norm_work, args, ((const struct layer_norm *)args)->rows, 4, 0);
 }
 
-/* ---- out = silu(gate) * up, silu(x) = x / (1 + e^-x); gate and up side by side in a row ---- */
+/* ---- out = silu(gate) * up, silu(x) = x / (1 + e^-x); a row is its gate, then its up ---- */
 
 struct gated {
     const void *gate_up; /* [rows, 2 * width] */
@@ -129,7 +129,7 @@ void silu_mul(const void *gate_up, void *out, int64_t rows, int64_t width, int b
     run_parallel(gated_task, &g, phases, rows * width, rows / 2);
 }
 
-/* ---- out = where each row of x, [rows, width] of float32, is largest; the first such place ---- */
+/* ---- out = argmax of each row of x, float32 [rows, width]; the first one on ties ---- */
 
 struct best {
     const float *x;
@@ -163,7 +163,7 @@ void argmax(const float *x, int64_t *out, int64_t rows, int64_t width) {
 }
 
 
-/* ---- out = m = max(x), sum(e^(x - m)) of each row of x, [rows, width] of float32 ---- */
+/* ---- out = m = max(x), sum(e^(x - m)) of each row of x, float32 [rows, width] ---- */
 
 struct totals {
     const float *x;

@@ -1,5 +1,5 @@
-/* Encoder layers of the BERT family, whole (encoder_layer.py has the formula), for texts that lie
- * one after another without padding. */
+/* All encoder layers of a BERT-family model (encoder_layer.py has the formula), for unpadded,
+ * concatenated texts. */
 
 #pragma once
 #include "gemm.h"
@@ -15,11 +15,11 @@ struct encoder_layer {
 };
 
 struct encoder {
-    const int64_t *starts;  /* [num_texts + 1]: the first row of each, and where the last one ends */
+    const int64_t *starts;  /* [num_texts + 1]: the first row of each, and the end of the last */
     const struct encoder_layer *layers;
-    struct phase *phases;   /* [ENCODER_STAGES * num_layers], any content */
+    struct phase *phases;   /* [ENCODER_PHASES * num_layers], any content */
     void *x;                /* [rows, hidden], in and out */
-    void *qkv, *attn_out, *up;  /* what the products take and give, [rows, ...] */
+    void *qkv, *attn_out, *up;  /* inputs and outputs of the GEMMs, [rows, ...] */
     int64_t num_texts, num_layers, hidden, heads, dim;
     float scale;
     int bf16;
@@ -73,5 +73,5 @@ void encode(const struct encoder *encoder) {
     run_parallel(encoder_task, &encoding, e->phases, work, widest);
 }
 
-/* Bytes of a layer's stages, for who makes the memory. */
+/* Bytes of a layer's phases; the caller allocates them. */
 int64_t encoder_phases(void) { return ENCODER_PHASES * (int64_t)sizeof(struct phase); }

@@ -1,9 +1,9 @@
-/* Products with packed weights: out[r, o] = sum over i of x[r, i] weight[o, i].
+/* GEMM with packed weights: out[r, o] = sum over i of x[r, i] weight[o, i].
  *
  * Each output is summed in float32 in the order of its inputs, so a row's bits depend on no other row.
- * Weights lie in groups of 48 outputs, three vectors, whose inputs follow one another; eight rows at a
- * time share what is read of them. cpu_linear.py packs. Whole numbers of eight bits become numbers of the
- * rows' format, which is exact, a few inputs at a time.
+ * Weights are packed by cpu_linear.py in groups of 48 outputs, three vectors, with consecutive inputs;
+ * tiles of eight rows share each load of weights. int8 weights are converted, exactly, to the rows'
+ * format, a few inputs at a time.
  */
 
 #pragma once
@@ -11,18 +11,18 @@
 
 #define GROUP 48       /* outputs */
 #define VECTORS 3      /* of a group */
-#define TILE 8         /* rows that share what is read of a group's weights */
-#define PIECE 64       /* most rows that a thread takes with a group */
-#define FEW_INPUTS 128 /* are widened at once, which a first-level cache holds */
-#define INPUTS 4096    /* a second-level cache holds their weights */
-#define AHEAD 4096     /* bytes to ask for before they are needed */
-#define LINE 64        /* bytes that come together */
+#define TILE 8         /* rows that share each load of a group's weights */
+#define PIECE 64       /* most rows of a piece, the work of a thread on one group */
+#define FEW_INPUTS 128 /* inputs of int8 weights converted at once; they fit the L1 cache */
+#define INPUTS 4096    /* inputs processed at once; their weights fit the L2 cache */
+#define AHEAD 4096     /* prefetch distance in bytes */
+#define LINE 64        /* bytes of a cache line */
 
 enum kind { FLOAT32, BFLOAT16, INT8 };
 
 struct weight {
     const void *numbers; /* [groups, inputs, GROUP] of float32, else [groups, inputs / 2, GROUP, 2] */
-    const float *scales; /* [groups * GROUP], of whole numbers, else null */
+    const float *scales; /* [groups * GROUP] for int8, else null */
     const void *bias;    /* [outputs] of the rows' format, or null */
     int64_t inputs, outputs;
     int kind;            /* INT8, or the rows' format */
@@ -31,12 +31,12 @@ struct weight {
 struct gemm {
     const struct weight *weight;
     const void *x;        /* [rows, inputs] */
-    const void *add;      /* [rows, outputs], added to the rounded product, or null; may be `out` */
+    const void *add;      /* [rows, outputs], added to the rounded result, or null; may be `out` */
     void *out;            /* [rows, outputs] */
     int64_t rows;
-    int bf16;             /* what x, bias, add and out are */
-    int fp32_out;             /* 1: out is float32, whatever x is */
-    int act;              /* 1: GELU of it */
+    int bf16;             /* the format of x, bias, add and out */
+    int fp32_out;             /* 1: out is float32 for every format of x */
+    int act;              /* 1: apply GELU */
 };
 
 INLINE int64_t num_pieces(int64_t rows) { return (rows + PIECE - 1) / PIECE; }
@@ -61,13 +61,13 @@ INLINE void add_two(floats sum[VECTORS], const uint16_t *x, const __m512i w[VECT
 #endif
 }
 
-/* What will be needed: from an address on, so many bytes further with each step of the sums. */
+/* Addresses to prefetch: starting at `from`, `by` bytes further with each step of the sums. */
 struct soon {
     const char *from;
     int64_t by;
 };
 
-/* Add to the sums of `n` rows what `count` inputs make; rows lie `stride` numbers apart. */
+/* Add the products of `count` inputs to the sums of `n` rows, which are `stride` numbers apart. */
 INLINE void tile(const void *x, int64_t stride, const void *weights, int64_t count, struct soon soon,
                  floats out[TILE][VECTORS], const int bf16, const int n) {
     floats sum[TILE][VECTORS];
@@ -101,7 +101,7 @@ INLINE void some_rows(const void *x, int64_t stride, const void *weights, int64_
     }
 }
 
-/* Whole numbers as numbers of the rows' format; pairs of inputs side by side stay so for bfloat16. */
+/* Convert int8 to the rows' format; for bfloat16, pairs of inputs stay adjacent. */
 INLINE void widen(const int8_t *from, int64_t count, void *to, const int bf16) {
     for (int64_t i = 0; i < count; i += 2)
         for (int v = 0; v < VECTORS; v++) {
@@ -124,7 +124,7 @@ INLINE void widen(const int8_t *from, int64_t count, void *to, const int bf16) {
         }
 }
 
-/* A vector of results on its way out: bias, rounding, what is added. The last group may be partly empty. */
+/* Epilogue of a vector of results: bias, activation, rounding, addition. The last group may be partial. */
 INLINE void finish(const struct gemm *p, int64_t row, int64_t first, floats x) {
     const int64_t outputs = p->weight->outputs, place = row * outputs + first;
     const int64_t n = outputs - first < LANES ? outputs - first : LANES;
@@ -139,8 +139,8 @@ INLINE void finish(const struct gemm *p, int64_t row, int64_t first, floats x) {
     store_some(p->out, place, n, x, bf16 && !p->fp32_out);
 }
 
-/* The first rows of a group read its weights from memory, the others those of the next group, slower
- * since they have time. */
+/* The first tile of a group prefetches the group's weights; later tiles prefetch the next group's, at a
+ * lower rate since there is time. */
 INLINE struct soon what_is_soon(const void *weights, const void *next, int64_t row, int64_t steps) {
     if (row == 0) return (struct soon){(const char *)weights + AHEAD, VECTORS * LINE};
     if (!next || row / TILE > VECTORS) return (struct soon){(const char *)weights, 0};
@@ -197,7 +197,7 @@ static void gemm_work(const void *args, int64_t first, int64_t last, int64_t ahe
 }
 #endif
 
-/* Whether this library multiplies rows of a format. */
+/* Return whether this library supports GEMMs of a format. */
 int supports_gemm(int bf16) {
 #if defined(__AVX512BF16__)
     (void)bf16;

@@ -1,5 +1,5 @@
-/* Vectors of sixteen numbers: GCC's and clang's vector extension, so that one source serves every
- * processor. Numbers are bfloat16 or float32 in memory (`bf16` says which) and float32 in registers.
+/* SIMD helpers: vectors of sixteen numbers in GCC's and clang's vector extension, so that one source
+ * serves every CPU. Numbers are bfloat16 (`bf16`) or float32 in memory and float32 in registers.
  */
 
 #pragma once
@@ -17,7 +17,7 @@ typedef int32_t ints __attribute__((vector_size(64)));
 typedef uint32_t words __attribute__((vector_size(64)));
 typedef uint16_t halves __attribute__((vector_size(32)));
 
-/* Operations for which GCC's vectors become several instructions where the processor has one. */
+/* Operations that GCC compiles to several instructions although the CPU has one. */
 #ifdef __AVX512F__
 INLINE words widened(halves x) { return (words)_mm512_cvtepu16_epi32((__m256i)x); }
 INLINE floats larger(floats a, floats b) { return (floats)_mm512_max_ps((__m512)a, (__m512)b); }
@@ -29,7 +29,7 @@ INLINE floats larger(floats a, floats b) {
 }
 #endif
 
-/* Sixteen numbers from element `i` on. */
+/* Load sixteen numbers from element `i` on. */
 INLINE floats load(const void *from, int64_t i, int bf16) {
     if (bf16) {
         halves upper;
@@ -41,7 +41,7 @@ INLINE floats load(const void *from, int64_t i, int bf16) {
     return read;
 }
 
-/* bfloat16 is rounded to nearest, ties to even. */
+/* Convert to bfloat16, rounding to nearest, ties to even. */
 #ifdef __AVX512BF16__
 INLINE halves narrowed(floats x) { return (halves)_mm512_cvtneps_pbh((__m512)x); }
 #else
@@ -65,7 +65,7 @@ INLINE const void *at(const void *from, int64_t i, int bf16) {
     return (const char *)from + i * (bf16 ? 2 : 4);
 }
 
-/* The same for the first `n` of sixteen; those read beside them are zero. */
+/* Load the first `n` of sixteen numbers; the rest are zero. */
 INLINE floats load_some(const void *from, int64_t i, int64_t n, int bf16) {
     if (n == LANES) return load(from, i, bf16);
     char read[4 * LANES] = {0};
@@ -84,7 +84,7 @@ INLINE void store_some(void *to, int64_t i, int64_t n, floats x, int bf16) {
 }
 
 #ifdef __AVX512BF16__
-/* Two numbers that lie side by side, in every lane. */
+/* Broadcast two adjacent numbers to every lane. */
 INLINE __m512bh pair(const uint16_t *two) {
     int32_t both;
     __builtin_memcpy(&both, two, sizeof both);
@@ -100,7 +100,7 @@ INLINE floats pick(ints where, floats yes, floats no) {
 
 #define SHUFFLE(a, b, ...) __builtin_shufflevector(a, b, __VA_ARGS__)
 
-/* x[i] and x[i ^ 8], x[i ^ 4] ... : each lane ends with the result of all. */
+/* Combine x[i] and x[i ^ 8], x[i ^ 4] ... : each lane ends with the result over all lanes. */
 #define FOLD(x, join)                                                                   \
     x = join(x, SHUFFLE(x, x, 8, 9, 10, 11, 12, 13, 14, 15, 0, 1, 2, 3, 4, 5, 6, 7));   \
     x = join(x, SHUFFLE(x, x, 4, 5, 6, 7, 0, 1, 2, 3, 12, 13, 14, 15, 8, 9, 10, 11));   \
@@ -119,7 +119,7 @@ INLINE float largest(floats x) {
     return x[0];
 }
 
-/* The sums of sixteen vectors, in a vector: halves of two are added side by side, then quarters. */
+/* Return the sums of sixteen vectors as a vector: add halves pairwise, then quarters, and so on. */
 INLINE floats sums(floats *x) {
     for (int i = 0; i < 8; i++)
         x[i] = SHUFFLE(x[2 * i], x[2 * i + 1], 0, 1, 2, 3, 4, 5, 6, 7, 16, 17, 18, 19, 20, 21, 22, 23)
@@ -134,7 +134,7 @@ INLINE floats sums(floats *x) {
          + SHUFFLE(x[0], x[1], 1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 31);
 }
 
-/* Rows become columns: blocks of 8, then 4, 2, 1 change places across the diagonal. */
+/* Transpose: swap blocks of 8, then 4, 2, 1 across the diagonal. */
 #define EXCHANGE(x, step, ...)                                            \
     for (int i = 0; i < LANES; i++)                                       \
         if (!(i & step)) {                                                \
@@ -157,7 +157,7 @@ INLINE void transpose(floats x[LANES]) {
 /* e^x = 2^n e^r with |r| <= ln 2 / 2; the polynomial is that of Cephes' expf (Moshier), 2 ulp. */
 INLINE floats exponential(floats x) {
     const floats shifter = all(12582912.0f); /* 1.5 * 2^23: adding it rounds to a whole number */
-    x = -larger(all(-88.0f), -larger(all(-87.0f), x)); /* what is no number stays none */
+    x = -larger(all(-88.0f), -larger(all(-87.0f), x)); /* NaN stays NaN */
     floats n = (x * 1.44269504088896341f + shifter) - shifter;
     floats r = x - n * 0.693359375f + n * 2.12194440e-4f;
     floats p = r * 1.9875691500e-4f + 1.3981999507e-3f;
@@ -169,8 +169,8 @@ INLINE floats exponential(floats x) {
     return p * (floats)((__builtin_convertvector(n, ints) + 127) << 23);
 }
 
-/* x times the share of a normal distribution below x; the tail is Abramowitz and Stegun's 7.1.26,
- * off by at most 1.5e-7. */
+/* GELU: x times the normal distribution's CDF at x; the tail is Abramowitz and Stegun's 7.1.26, with
+ * an error of at most 1.5e-7. */
 INLINE floats gelu(floats x) {
     floats z = larger(x, -x) * 0.70710678118654752f, t = 1.0f / (1.0f + z * 0.3275911f);
     floats p = t * 1.061405429f - 1.453152027f;

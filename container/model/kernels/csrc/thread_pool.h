@@ -1,8 +1,8 @@
-/* Threads that work through the same stages: torch's own pool, whose GOMP_parallel cpu.py passes.
+/* Runs a task in phases on torch's own thread pool, whose GOMP_parallel cpu.py passes.
  *
- * Every thread goes the same way, stage after stage. Pieces of a stage are taken one after another by
- * whichever thread is free, and the next stage begins when all are done: a thread that the system
- * holds up delays the others by what it has taken, which is one piece, or two where it looks ahead.
+ * Every thread runs the same phases in order. A free thread claims the next piece of a phase, and the
+ * next phase begins when all pieces are done: a thread that the operating system suspends delays the
+ * other threads by the pieces it has claimed, which is one, or two with look-ahead.
  */
 
 #pragma once
@@ -10,9 +10,9 @@
 #include <sched.h>
 #include <time.h>
 
-#define MIN_PARALLEL_WORK 65536 /* how much work, some 20 us of one thread, makes others worth waking */
-#define SPINS 2000     /* before a thread that waits lets others run, */
-#define YIELDS 2100    /* and before it sleeps, which helps those of other processes */
+#define MIN_PARALLEL_WORK 65536 /* least work (some 20 us of one thread) that is worth waking threads */
+#define SPINS 2000     /* of a waiting thread before it yields, */
+#define YIELDS 2100    /* and before it sleeps, which lets other processes run */
 #define SLEEP_NS 20000
 
 typedef void (*parallel_fn)(void (*)(void *), void *, unsigned, unsigned);
@@ -26,18 +26,18 @@ void set_parallel(void *run, void *count) {
     max_threads = (count_fn)count;
 }
 
-/* On lines of their own: who waits reads `done` again and again. */
+/* On separate cache lines: waiting threads poll `done`. */
 struct phase {
     int64_t next __attribute__((aligned(64)));
     int64_t done __attribute__((aligned(64)));
 };
 
 struct worker {
-    struct phase *phase; /* the next */
+    struct phase *phase; /* the next one */
     int64_t threads;
 };
 
-/* From `first` to `last`; this thread will go on with `ahead`, if that is not negative. */
+/* Process items `first` to `last`; this thread continues with item `ahead` unless that is negative. */
 typedef void (*work_fn)(const void *args, int64_t first, int64_t last, int64_t ahead);
 typedef void (*task_fn)(struct worker *worker, const void *args);
 
@@ -60,8 +60,8 @@ INLINE int64_t claim(struct phase *phase, int64_t piece) {
     return __atomic_fetch_add(&phase->next, piece, __ATOMIC_RELAXED);
 }
 
-/* Do one's part of a stage of `count` things; return when all are done. With `looks_ahead` a thread
- * takes its next piece before it works on one, as long as there are enough for all. */
+/* Process this thread's pieces of a phase of `count` items; return when all items are done. With
+ * `looks_ahead` a thread claims its next piece before it works on one, while enough remain for all. */
 static void run_phase(struct worker *worker, work_fn work, const void *args, int64_t count, int64_t piece,
                   int looks_ahead) {
     struct phase *phase = worker->phase++;
@@ -79,7 +79,7 @@ static void run_phase(struct worker *worker, work_fn work, const void *args, int
         else nanosleep(&(struct timespec){0, SLEEP_NS}, 0);
 }
 
-/* Whose item it is, of `count`: the last whose first item is not after it. */
+/* Return the owner of an item, of `count` owners: the last whose first item is not after it. */
 INLINE int64_t owner_of(int64_t item, const int64_t *first_item, int64_t count) {
     int64_t low = 0, high = count; /* first_item[low] <= item < first_item[high] */
     while (high - low > 1) {
@@ -96,8 +96,8 @@ static void enter(void *given) {
     pool->task(&worker, pool->args);
 }
 
-/* Go a way of stages, zeroed before, with no more threads than the widest has pieces; alone if it is
- * little work. */
+/* Run a task in phases on the thread pool, with at most as many threads as the widest phase has pieces;
+ * run inline if there is little work. `phases` must be zeroed. */
 static void run_parallel(task_fn task, const void *args, struct phase *phases, int64_t work, int64_t widest) {
     struct pool pool = {task, args, phases, 1};
     if (parallel && max_threads && work > MIN_PARALLEL_WORK && widest > 1) {

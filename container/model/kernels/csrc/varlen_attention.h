@@ -1,11 +1,11 @@
-/* Attention within texts that lie one after another: every row sees all rows of its text. */
+/* Bidirectional attention within concatenated, unpadded texts: every row attends to its whole text. */
 
 #pragma once
 #include "thread_pool.h"
 
-#define TILE_ROWS 32   /* rows that share what is turned of the keys */
-#define REG_ROWS 8     /* rows whose sums stay in registers */
-#define LONG_TEXT 2048 /* rows of a text of which only FEW go together, so that scores fit a stack */
+#define TILE_ROWS 32   /* query rows that share one transposed key tile */
+#define REG_ROWS 8     /* query rows whose sums stay in registers */
+#define LONG_TEXT 2048 /* longer texts use tiles of REG_ROWS, so that scores fit the stack */
 
 struct varlen {
     const void *qkv;          /* [rows, 3, heads, dim] */
@@ -19,7 +19,7 @@ struct varlen {
 
 INLINE int64_t rows_together(int64_t count) { return count > LONG_TEXT ? REG_ROWS : TILE_ROWS; }
 
-/* scores[g][j] = q_g k_j, of 16 keys that are columns of `transposed`. */
+/* scores[g][j] = q_g k_j for 16 keys, the columns of `transposed`. */
 INLINE void score_rows(const struct varlen *t, int64_t row, int64_t head, const floats *transposed,
                       float *scores, int64_t length, const int n, const int bf16) {
     const int64_t dim = t->dim, width = 3 * t->heads * dim;
@@ -35,7 +35,7 @@ INLINE void score_rows(const struct varlen *t, int64_t row, int64_t head, const 
     for (int g = 0; g < n; g++) store(scores + g * length, 0, part[g], 0);
 }
 
-/* What `n` rows see, their weights given; two vectors at a time, so that sums stay in registers. */
+/* Sum the values of `n` rows by their weights, two vectors at a time, so that sums stay in registers. */
 INLINE void sum_values(const struct varlen *t, const int64_t first, const int64_t count, int64_t row,
                     int64_t head, const float *weights, int64_t length, const int n, const int bf16) {
     const int64_t dim = t->dim, width = 3 * t->heads * dim;
@@ -59,7 +59,7 @@ INLINE void sum_values(const struct varlen *t, const int64_t first, const int64_
 
 #ifdef __AVX512BF16__
 
-/* The same as score_rows, with pairs of numbers: `transposed` has a vector for two places of a head. */
+/* score_rows with pairs of bfloat16: `transposed` has a vector for each two elements of a head. */
 INLINE void score_pairs(const struct varlen *t, int64_t row, int64_t head, const floats *transposed,
                         float *scores, int64_t length, const int n) {
     const int64_t dim = t->dim, width = 3 * t->heads * dim;
@@ -73,7 +73,7 @@ INLINE void score_pairs(const struct varlen *t, int64_t row, int64_t head, const
     for (int g = 0; g < n; g++) store(scores + g * length, 0, part[g] * t->scale, 0);
 }
 
-/* The same as sum_values, two rows at a time; weights are bfloat16. */
+/* sum_values with two rows of values at a time; weights are bfloat16. */
 INLINE void sum_value_pairs(const struct varlen *t, int64_t first, int64_t count, int64_t row, int64_t head,
                       const uint16_t *weights, int64_t length, const int n) {
     static const uint16_t low[] = {0, 32, 1, 33, 2, 34, 3, 35, 4, 36, 5, 37, 6, 38, 7, 39,
@@ -102,7 +102,7 @@ INLINE void sum_value_pairs(const struct varlen *t, int64_t first, int64_t count
 
 #endif
 
-/* Weights of scores add up to one; what lies past `count` has none. `weights` may be `scores`. */
+/* Softmax over the first `count` scores; later weights are zero. `weights` may be `scores`. */
 INLINE void softmax_row(float *scores, int64_t count, void *weights, const int bf16) {
     const ints lanes = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
     floats most = all(-__builtin_inff()), total = all(0.0f);
@@ -125,8 +125,8 @@ INLINE void softmax_row(float *scores, int64_t count, void *weights, const int b
         case 5: call(5); break; case 6: call(6); break; case 7: call(7); break; default: call(8); \
     }
 
-/* Sixteen keys of one head, from `key` on, as columns; the last one repeats. With `pairs`, of two
- * bfloat16 numbers each. */
+/* Transpose sixteen keys of one head, from `key` on; past the last key, the last one repeats. With
+ * `pairs`, elements are pairs of bfloat16 numbers. */
 INLINE void transpose_keys(const struct varlen *t, int64_t key, int64_t last, int64_t head, floats *transposed,
                       const int bf16, const int pairs) {
     const int64_t dim = t->dim, width = 3 * t->heads * dim;
@@ -140,7 +140,7 @@ INLINE void transpose_keys(const struct varlen *t, int64_t key, int64_t last, in
     }
 }
 
-/* Rows `from` to `to` of a text of `count` rows from `first` on, one head. */
+/* Attend with rows `from` to `to` of a text of `count` rows from `first` on, for one head. */
 INLINE void attend_rows(const struct varlen *t, int64_t first, int64_t count, int64_t from, int64_t to,
                         int64_t head, const int bf16, const int pairs) {
     const int64_t length = (count + LANES - 1) / LANES * LANES;
