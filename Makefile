@@ -32,7 +32,7 @@ REPORTS ?=
 report = $(if $(REPORTS),--junitxml=$(REPORTS)/tests/$(1).xml)
 coverage = $(if $(REPORTS),--cov=container --cov-report=xml:$(REPORTS)/coverage.xml)
 
-.PHONY: serve local test test-quick test-server test-model test-sdk check format bench bench-embedding bench-gpu answers docs lock tools \
+.PHONY: serve local test test-quick test-server test-integration test-units test-sdk check format bench bench-embedding bench-gpu answers docs lock tools \
 	smollm2 \
 	image image-run image-test image-login image-sbom image-scan image-push image-staging clean help
 
@@ -45,24 +45,24 @@ serve: $(VENV)/server.stamp $(KERNELS)  ## serve HF_MODEL_ID (or the demo model)
 local: $(VENV)/deploy.stamp $(KERNELS)  ## a SageMaker endpoint on this machine, in front of HF_MODEL_ID
 	@exec $(BIN)/python -m sagemaker_deploy local --model $(HF_MODEL_ID)
 
-# Two lanes, side by side: real servers, which mostly wait; and all else, one thread each, as tiny
-# models are not faster with two. A lane's output appears when it has ended.
+# Two at a time, as integration tests mostly wait. Each prints when it has ended.
 test: $(VENV)/test.stamp $(VENV_SDK)/test.stamp $(KERNELS) smollm2  ## run every test that needs neither a GPU nor image tools
-	@echo "Running tests in two lanes; each prints when it has ended"
-	@$(MAKE) --no-print-directory --jobs=2 --keep-going --output-sync=target test-server test-rest
+	@echo "Running test-integration, test-units and test-sdk, two at a time; each prints when it has ended"
+	@$(MAKE) --no-print-directory --jobs=2 --keep-going --output-sync=target \
+		test-integration test-units test-sdk
 
-test-rest: test-model test-sdk
-
-# Units: what a change in most folders needs while you work on it.
-test-quick: $(VENV)/test.stamp $(KERNELS)  ## run the tests without servers or torch models (under a minute)
+test-quick: $(VENV)/test.stamp $(KERNELS)  ## run the units that start no process and load no model
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not server and not model and not slow" \
 		$(foreach folder,docker_image integration model real,--ignore=tests/$(folder))
 
-test-server: $(VENV)/test.stamp $(KERNELS) smollm2  ## run the tests that start servers
-	$(BIN)/python -m pytest -m server $(call report,server)
+test-server: test-integration test-units  ## run the server's tests
 
-test-model: $(VENV)/test.stamp $(KERNELS) smollm2  ## run units and tests of models, without servers
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not server" $(call report,model) $(coverage)
+test-integration: $(VENV)/test.stamp $(KERNELS)  ## run the tests of whole servers
+	$(BIN)/python -m pytest tests/integration $(call report,integration)
+
+# A second thread is no gain for models as small as these.
+test-units: $(VENV)/test.stamp $(KERNELS) smollm2  ## run the server's other tests
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --ignore=tests/integration $(call report,units) $(coverage)
 
 test-sdk: $(VENV)/server.stamp $(KERNELS) $(VENV_SDK)/test.stamp  ## run the tests of sagemaker_deploy
 	$(VENV_SDK)/bin/python -m pytest -W default tests/deploy tests/sdk $(call report,sdk)

@@ -100,7 +100,8 @@ def spawn(
 ) -> Server:
     """Start a server; the caller waits for it and stops it."""
     port = free_port()
-    kept = {name: os.environ[name] for name in ("PATH", "HOME", "TMPDIR") if name in os.environ}
+    names = ("PATH", "HOME", "TMPDIR", "GOMP_SPINCOUNT")
+    kept = {name: os.environ[name] for name in names if name in os.environ}
     env = kept | {"HF_MODEL_ID": str(model), "PORT": str(port), "DTYPE": "float32"}
     env |= {"HF_HUB_OFFLINE": "1", "HOST": "127.0.0.1"} | settings
     with log_path.open("wb") as log:
