@@ -46,10 +46,10 @@ def run_rank(settings: Settings, order: RankArgs) -> None:
 def _load(settings: Settings, order: RankArgs) -> LoadedModel:
     """Load step by step as rank 0 does, since the ranks meet in each forward pass."""
     path = Path(order.model_path)
-    config = read_config(settings, path)
+    config = read_config(settings.model, path)
     device = torch.device("cpu") if order.gpu is None else torch.device("cuda", order.gpu)
     placement = Placement((device,) * order.ranks)
     dtype = getattr(torch, order.dtype)
-    model = load_weights(settings, path, config, dtype, placement, check_ids=order.check_ids)
+    model = load_weights(settings.model, path, config, dtype, placement, check_ids=order.check_ids)
     measure_capacity(settings, model, placement)
     return model
