@@ -17,6 +17,8 @@ from container.engine.adapters import Adapters
 from container.engine.engine import Engine
 from container.messages.engine import SamplingParams, Submit
 from container.model.engine_loader import load_engine
+from container.settings.engine import EngineSettings
+from container.settings.model import ModelSettings
 from container.settings.settings import Settings
 
 NUM_ADAPTERS, RANK, CLIENTS, NEW_TOKENS, ROUNDS = 4, 16, 8, 48, 3
@@ -52,7 +54,12 @@ def main() -> None:
     folder = default_folder()
     if not is_made(folder):
         make_model(folder)
-    engine, _ = load_engine(Settings(model_id=str(folder), max_total_tokens=256), print)
+    engine, _ = load_engine(
+        Settings(
+            model=ModelSettings(model_id=str(folder)), engine=EngineSettings(max_total_tokens=256)
+        ),
+        print,
+    )
     store: Adapters | None = engine.adapters
     assert store is not None
     shapes = store._shapes  # type: ignore[attr-defined]

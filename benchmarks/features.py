@@ -15,6 +15,8 @@ from container.engine.engine import Engine
 from container.grammar import spec
 from container.messages.engine import LogprobMode, SamplingParams, Submit
 from container.model.engine_loader import load_engine
+from container.settings.engine import EngineSettings
+from container.settings.model import ModelSettings
 from container.settings.settings import Settings
 
 CLIENTS, NEW_TOKENS, PROMPT = 8, 64, 128
@@ -83,7 +85,12 @@ def main() -> None:
     folder = default_folder()
     if not is_made(folder):
         make_model(folder)
-    engine, _ = load_engine(Settings(model_id=str(folder), max_total_tokens=1024), print)
+    engine, _ = load_engine(
+        Settings(
+            model=ModelSettings(model_id=str(folder)), engine=EngineSettings(max_total_tokens=1024)
+        ),
+        print,
+    )
     runs = features()
     speeds: dict[str, list[float]] = {name: [] for name in runs}
     prompts: dict[bool, list[float]] = {False: [], True: []}

@@ -30,6 +30,8 @@ from rich.table import Table
 from container.engine.engine import Engine
 from container.messages.engine import SamplingParams, Submit
 from container.model.engine_loader import load_engine
+from container.settings.engine import EngineSettings, MemorySettings
+from container.settings.model import ModelSettings
 from container.settings.settings import Settings
 
 NEW_TOKENS = 64
@@ -230,8 +232,11 @@ def main(
         started = time.perf_counter()
         engine, info = load_engine(
             Settings(
-                model_id=str(folder), dtype="bfloat16", max_total_tokens=longest,
-                max_batch_total_tokens=room, max_concurrent_requests=max(counts),
+                model=ModelSettings(model_id=str(folder), dtype="bfloat16"),
+                engine=EngineSettings(
+                    max_total_tokens=longest, max_concurrent_requests=max(counts)
+                ),
+                memory=MemorySettings(max_batch_total_tokens=room),
             ),
             console.print,
         )  # fmt: skip

@@ -44,10 +44,15 @@ def write(folder: Path) -> None:
 def load(folder: Path) -> None:
     """Load as the server does; print sizes and the peak."""
     from container.model.engine_loader import disable_progress_bars, load_engine
+    from container.settings.engine import MemorySettings
+    from container.settings.model import ModelSettings
     from container.settings.settings import Settings
 
     disable_progress_bars()
-    settings = Settings(model_id=str(folder), dtype="bfloat16", max_batch_total_tokens=4096)
+    settings = Settings(
+        model=ModelSettings(model_id=str(folder), dtype="bfloat16"),
+        memory=MemorySettings(max_batch_total_tokens=4096),
+    )
     start = time.perf_counter()
     load_engine(settings, progress=lambda _: None)
     took = time.perf_counter() - start

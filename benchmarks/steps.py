@@ -18,6 +18,8 @@ from bench_model import default_folder, is_made, make_model, random_prompt
 from container.engine.engine import Engine
 from container.messages.engine import SamplingParams, Submit
 from container.model.engine_loader import load_engine
+from container.settings.engine import EngineSettings
+from container.settings.model import ModelSettings
 from container.settings.settings import Settings
 
 PROMPT, NEW_TOKENS = 128, 64
@@ -69,7 +71,10 @@ def main() -> None:
     folder = default_folder()
     if not is_made(folder):
         make_model(folder)
-    settings = Settings(model_id=str(folder), max_total_tokens=1024, dtype=args.dtype)
+    settings = Settings(
+        model=ModelSettings(model_id=str(folder), dtype=args.dtype),
+        engine=EngineSettings(max_total_tokens=1024),
+    )
     engine, _ = load_engine(settings, print)
     numbers = random.Random()
     for clients in args.clients:

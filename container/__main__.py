@@ -73,7 +73,7 @@ def engine(address: str, replica: int) -> None:
     server = engine_server(
         address,
         lambda progress: load_engine(settings, progress, replica),
-        drain_s=settings.drain_s,
+        drain_s=settings.server.drain_s,
         parent_pid=int(os.environ[SUPERVISOR_PID]),
     )
     _run_backend("engine", server)
@@ -113,7 +113,7 @@ def embedder(address: str) -> None:
     server = embedder_server(
         address,
         lambda progress: load_embedder(settings, progress),
-        drain_s=settings.drain_s,
+        drain_s=settings.server.drain_s,
         parent_pid=int(os.environ[SUPERVISOR_PID]),
     )
     _run_backend("embedder", server)
@@ -160,12 +160,14 @@ def _run(name: str, run: "Callable[[], None]") -> NoReturn:
 def _settings() -> Settings:
     try:
         settings = Settings.from_environ(os.environ)
-        logs.configure(settings.log_level, json_output=settings.json_output)
+        logs.configure(
+            settings.observability.log_level, json_output=settings.observability.json_output
+        )
     except ConfigError as error:
         for problem in error.problems:
             click.echo(f"error: {problem}", err=True)
         sys.exit(ConfigError.exit_code)
-    if settings.num_gpus == 0:
+    if settings.placement.num_gpus == 0:
         os.environ["CUDA_VISIBLE_DEVICES"] = ""  # before torch looks
     return settings
 

@@ -67,18 +67,20 @@ class Options:
     def from_settings(cls, settings: Settings) -> "Options":
         """Pick them."""
         return cls(
-            payload_limit=settings.body_limit,
-            default_accept=settings.default_accept,
+            payload_limit=settings.server.body_limit,
+            default_accept=settings.handlers.default_accept,
             batch=BatchParameters.from_settings(settings),
             limits=RequestLimits.from_settings(settings),
-            messages_api=settings.messages_api_enabled,
-            api_key=settings.api_key,
-            cors_origins=[origin.strip() for origin in settings.cors_allow_origin.split(",")],
-            compute_type=settings.compute_type,
-            auto_truncate=settings.auto_truncate,
-            num_frontends=settings.num_frontends,
-            tool_call_parser=settings.tool_call_parser,
-            system_prompt=settings.system_prompt,
+            messages_api=settings.server.messages_api_enabled,
+            api_key=settings.server.api_key,
+            cors_origins=[
+                origin.strip() for origin in settings.server.cors_allow_origin.split(",")
+            ],
+            compute_type=settings.server.compute_type,
+            auto_truncate=settings.embedding.auto_truncate,
+            num_frontends=settings.server.num_frontends,
+            tool_call_parser=settings.requests.tool_call_parser,
+            system_prompt=settings.requests.system_prompt,
         )
 
 

@@ -14,9 +14,9 @@ from container.settings.settings import Settings
 
 _settings = Settings.from_environ(os.environ)
 wsgi_app = "container.frontend.wsgi:application()"
-bind = f"{_settings.host}:{_settings.port}"
+bind = f"{_settings.server.host}:{_settings.server.port}"
 # The models of a multi-model endpoint are known to one process.
-workers = 1 if _settings.is_multi_model else _settings.num_frontends
+workers = 1 if _settings.sagemaker.is_multi_model else _settings.server.num_frontends
 worker_class = "gevent"
 worker_connections = 4096
 backlog = 2048
@@ -32,7 +32,7 @@ loglevel = "warning"
 logconfig_dict = {
     "version": 1,
     "disable_existing_loggers": False,
-    "root": {"level": _settings.log_level.upper(), "handlers": []},
+    "root": {"level": _settings.observability.log_level.upper(), "handlers": []},
     "loggers": {
         "gunicorn.error": {"level": "WARNING", "propagate": True, "handlers": []},
         "gunicorn.access": {"level": "WARNING", "propagate": True, "handlers": []},
@@ -56,13 +56,13 @@ def _write_error(sock: socket.socket, status_int: int, reason: str, mesg: str) -
     gunicorn.util.write_nonblock(sock, head.encode("latin1") + body)
 
 
-logs.configure(_settings.log_level, json_output=_settings.json_output)
+logs.configure(_settings.observability.log_level, json_output=_settings.observability.json_output)
 
 
 answer_in_json()
 
 
-if _settings.is_multi_model:
+if _settings.sagemaker.is_multi_model:
     wsgi_app = "container.frontend.wsgi:multi_model_application()"
 
 

@@ -35,6 +35,8 @@ from container.settings.process_env import (
     HANDLER_ADDRESS,
     SESSIONS_FOLDER,
 )
+from container.settings.requests import RequestSettings
+from container.settings.server import SageMakerSettings
 from container.settings.settings import Settings
 
 T = TypeVar("T")
@@ -43,7 +45,7 @@ T = TypeVar("T")
 def application() -> Flask:
     """Make the app of this worker; gunicorn calls it once after the fork."""
     settings = Settings.from_environ(os.environ)
-    logs.configure(settings.log_level, json_output=settings.json_output)
+    logs.configure(settings.observability.log_level, json_output=settings.observability.json_output)
     engine: EngineConnection = NoEngine()
     if ENGINE_ADDRESS in os.environ:
         addresses = os.environ[ENGINE_ADDRESS].split(",")
@@ -59,18 +61,21 @@ def application() -> Flask:
         embedder = EmbedderClient(os.environ[EMBEDDER_ADDRESS])
         embedder.start()
     load = tokenizer_loader(
-        trust_remote_code=settings.trust_remote_code, template_path=settings.tokenizer_config_path
+        trust_remote_code=settings.model.trust_remote_code,
+        template_path=settings.model.tokenizer_config_path,
     )
-    service = Service(engine, load, _in_thread, _images(settings))
+    service = Service(engine, load, _in_thread, _images(settings.requests))
     tracer = None
-    if settings.otlp_endpoint is not None:
-        tracer = OtlpTracer(settings.otlp_endpoint, settings.otlp_service_name)
+    if settings.observability.otlp_endpoint is not None:
+        tracer = OtlpTracer(
+            settings.observability.otlp_endpoint, settings.observability.otlp_service_name
+        )
     return create_app(
         AppContext(
             service,
             Options.from_settings(settings),
             engine,
-            sessions=_sessions(settings),
+            sessions=_sessions(settings.sagemaker),
             tracer=tracer,
             handler=handler,
             embedder=embedder,
@@ -81,20 +86,20 @@ def application() -> Flask:
 def multi_model_application() -> Flask:
     """Make the app of a multi-model endpoint, which has no model of its own."""
     settings = Settings.from_environ(os.environ)
-    logs.configure(settings.log_level, json_output=settings.json_output)
+    logs.configure(settings.observability.log_level, json_output=settings.observability.json_output)
     models = Models(
-        os.environ, free_memory=free_memory_bytes, load_timeout_s=settings.load_timeout_s
+        os.environ, free_memory=free_memory_bytes, load_timeout_s=settings.sagemaker.load_timeout_s
     )
     atexit.register(models.close)
     return create_models_app(models, Options.from_settings(settings))
 
 
-def _sessions(settings: Settings) -> Sessions:
+def _sessions(settings: SageMakerSettings) -> Sessions:
     folder = settings.sessions_path or os.environ[SESSIONS_FOLDER]
     return Sessions(Path(folder) if settings.has_sessions else None, settings.sessions_lifetime_s)
 
 
-def _images(settings: Settings) -> Images:
+def _images(settings: RequestSettings) -> Images:
     limits = ImageLimits(
         settings.max_images, settings.max_image_fetch_size, settings.max_image_pixels
     )

@@ -24,6 +24,7 @@ from container.handlers.tasks.selection import (
 from container.handlers.user_code import UserCode, find_code
 from container.handlers.worker_pool import start_worker
 from container.handlers.worker_process import Worker
+from container.settings.model import ModelSettings
 from container.settings.process_env import SAGEMAKER_MODEL_DIR, model_root
 from container.settings.settings import Settings
 
@@ -35,10 +36,10 @@ ANYWHERE = {"0.0.0.0": "127.0.0.1", "::": "::1"}
 def make_server(settings: Settings, address: str, parent_pid: int) -> HandlerServer:
     """Make the server; it installs what the user's code needs before it starts workers."""
     limits = HandlerLimits(
-        max_requests=settings.max_concurrent_requests,
-        time_limit_s=settings.handler_timeout_s,
-        num_workers=settings.handler_workers,
-        drain_s=settings.drain_s,
+        max_requests=settings.engine.max_concurrent_requests,
+        time_limit_s=settings.handlers.handler_timeout_s,
+        num_workers=settings.handlers.handler_workers,
+        drain_s=settings.server.drain_s,
     )
     return HandlerServer(
         address,
@@ -55,7 +56,7 @@ def make_worker(settings: Settings, address: str, name: str, parent_pid: int) ->
     return Worker(address, name, partial(_make_handler, settings, name), parent_pid)
 
 
-def model_folder(settings: Settings) -> Path:
+def model_folder(settings: ModelSettings) -> Path:
     """What model_fn is given: the model's folder, downloaded if it is on the Hub."""
     if settings.model_id is None:
         return model_root(SAGEMAKER_MODEL_DIR)
@@ -74,43 +75,46 @@ def model_folder(settings: Settings) -> Path:
 
 
 def _prepare(settings: Settings, progress: Callable[[str], None]) -> None:
-    code = find_code(settings)
+    code = find_code(settings.handlers, settings.model.model_id)
     if code is not None and code.requirements is not None:
         progress(f"installing {code.requirements}")
         install(code.requirements)
-    if _loads_own_model(code) or not needs_engine(served_task(settings)):
+    if _loads_own_model(code) or not needs_engine(served_task(settings.model)):
         progress("finding the model's folder")
-        model_folder(settings)
-    progress(f"loading {code.path if code is not None else served_task(settings)}")
+        model_folder(settings.model)
+    progress(f"loading {code.path if code is not None else served_task(settings.model)}")
 
 
 def _make_handler(settings: Settings, name: str) -> tuple[Handler, int]:
-    code = find_code(settings)
+    code = find_code(settings.handlers, settings.model.model_id)
     gpu_id = _gpu(int(name.split("-")[1]))
     handler = Handler(
         load_hooks(code) if code is not None else {},
         _model_dir(settings, code),
         None if _loads_own_model(code) else partial(_built_in_model, settings, gpu_id),
-        default_accept=settings.default_accept,
+        default_accept=settings.handlers.default_accept,
         gpu_id=gpu_id,
     )
-    many = settings.max_concurrent_requests if handler.is_concurrent else 1
-    return handler, settings.handler_concurrency or many
+    many = settings.engine.max_concurrent_requests if handler.is_concurrent else 1
+    return handler, settings.handlers.handler_concurrency or many
 
 
 def _built_in_model(settings: Settings, gpu_id: int | None) -> Any:
     """The engine, or what HF_TASK calls for; torch is loaded only for the latter."""
-    host = ANYWHERE.get(settings.host, settings.host)
-    engine = EngineModel(host, settings.port, settings.api_key)
-    task = served_task(settings)
+    host = ANYWHERE.get(settings.server.host, settings.server.host)
+    engine = EngineModel(host, settings.server.port, settings.server.api_key)
+    task = served_task(settings.model)
     if task is None:
         return engine
     from container.handlers.tasks.pipelines import GeneratedTask, load_pipeline
 
     if task in GENERATED:
-        return GeneratedTask(engine, task, generated_prefix(settings))
+        return GeneratedTask(engine, task, generated_prefix(settings.model))
     return load_pipeline(
-        task, model_folder(settings), gpu_id=gpu_id, trust_remote_code=settings.trust_remote_code
+        task,
+        model_folder(settings.model),
+        gpu_id=gpu_id,
+        trust_remote_code=settings.model.trust_remote_code,
     )
 
 
@@ -119,9 +123,9 @@ def _loads_own_model(code: UserCode | None) -> bool:
 
 
 def _model_dir(settings: Settings, code: UserCode | None) -> Path:
-    if _loads_own_model(code) or not needs_engine(served_task(settings)):
-        return model_folder(settings)
-    return Path(settings.model_source())
+    if _loads_own_model(code) or not needs_engine(served_task(settings.model)):
+        return model_folder(settings.model)
+    return Path(settings.model.model_source())
 
 
 def _gpu(number: int) -> int | None:

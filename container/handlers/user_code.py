@@ -13,7 +13,7 @@ from pathlib import Path
 
 from container.errors import ModelLoadError
 from container.settings.process_env import SAGEMAKER_MODEL_DIR
-from container.settings.settings import Settings
+from container.settings.server import HandlerSettings
 
 log = logging.getLogger(__name__)
 
@@ -46,23 +46,23 @@ class UserCode:
         return bool(self.hooks & {"model_fn"})
 
 
-def find_code(settings: Settings) -> UserCode | None:
+def find_code(settings: HandlerSettings, model_id: str | None) -> UserCode | None:
     """Find the program, or None. Raises ModelLoadError for one that is no Python."""
     program = settings.program or DEFAULT_PROGRAM
     name = program if program.endswith(".py") else f"{program}.py"
-    for folder in code_folders(settings):
+    for folder in code_folders(settings.submit_directory, model_id):
         path = folder / name
         if path.is_file():
             return UserCode(path.resolve(), _hooks(path))
     return None
 
 
-def missing_code(settings: Settings) -> str | None:
+def missing_code(settings: HandlerSettings, model_id: str | None) -> str | None:
     """What to tell a user whose program was named and is nowhere; None if all is well."""
     directory = settings.submit_directory or ""
-    if not (settings.program or directory) or find_code(settings) is not None:
+    if not (settings.program or directory) or find_code(settings, model_id) is not None:
         return None
-    looked = ", ".join(str(folder) for folder in code_folders(settings))
+    looked = ", ".join(str(folder) for folder in code_folders(directory, model_id))
     hint = "pack it as code/inference.py in model.tar.gz"
     if directory.startswith("file://"):
         hint = (
@@ -75,14 +75,14 @@ def missing_code(settings: Settings) -> str | None:
     return f"{named} is named as user code and is MISSING (looked in {looked}); {hint}"
 
 
-def code_folders(settings: Settings) -> list[Path]:
+def code_folders(submit_directory: str | None, model_id: str | None) -> list[Path]:
     """Where code may be, first wins."""
     folders = []
-    directory = settings.submit_directory or ""
+    directory = submit_directory or ""
     if directory.startswith("/"):
         folders.append(Path(directory))
-    if settings.model_id and Path(settings.model_id).is_dir():
-        folders.append(Path(settings.model_id) / "code")
+    if model_id and Path(model_id).is_dir():
+        folders.append(Path(model_id) / "code")
     folders += [SAGEMAKER_MODEL_DIR / "code", Path("/opt/ml/code")]
     return list(dict.fromkeys(folders))
 

@@ -18,6 +18,7 @@ import psutil
 from container.errors import ConfigError
 from container.handlers.user_code import find_code, missing_code
 from container.machine import free_memory_bytes
+from container.settings.model import ModelSettings
 from container.settings.process_env import ADDITIONAL_DATA, SAGEMAKER_MODEL_DIR, model_root
 from container.settings.settings import REFUSED, Settings, setting_names
 from container.settings.tgi import WITHOUT_EFFECT
@@ -44,7 +45,7 @@ class Finding:
 def diagnose(settings: Settings, environ: Mapping[str, str]) -> list[Finding]:
     """Collect the findings about model, code, machine and variables."""
     return [
-        *_model(settings),
+        *_model(settings.model),
         *_embedding_model(settings),
         *_code(settings),
         *_additional_data(),
@@ -53,7 +54,7 @@ def diagnose(settings: Settings, environ: Mapping[str, str]) -> list[Finding]:
     ]
 
 
-def _model(settings: Settings) -> Iterator[Finding]:
+def _model(settings: ModelSettings) -> Iterator[Finding]:
     if settings.model_id:
         folder = Path(settings.model_id).expanduser()
         where = "a folder" if folder.is_dir() else "from the Hub"
@@ -75,10 +76,12 @@ def _model(settings: Settings) -> Iterator[Finding]:
 
 
 def _embedding_model(settings: Settings) -> Iterator[Finding]:
-    if settings.embedding_model_id:
-        yield Finding(f"embedding model: {settings.embedding_model_id} (EMBEDDING_MODEL_ID is set)")
+    if settings.embedding.embedding_model_id:
+        yield Finding(
+            f"embedding model: {settings.embedding.embedding_model_id} (EMBEDDING_MODEL_ID is set)"
+        )
     elif settings.is_embedding_task:
-        yield Finding(f"HF_TASK={settings.task}: the model is served as an embedding model")
+        yield Finding(f"HF_TASK={settings.model.task}: the model is served as an embedding model")
 
 
 def _files(folder: Path) -> Iterator[Finding]:
@@ -110,9 +113,9 @@ def _files(folder: Path) -> Iterator[Finding]:
 
 
 def _code(settings: Settings) -> Iterator[Finding]:
-    if (missing := missing_code(settings)) is not None:
+    if (missing := missing_code(settings.handlers, settings.model.model_id)) is not None:
         yield Finding(missing, is_warning=True)
-    code = find_code(settings)
+    code = find_code(settings.handlers, settings.model.model_id)
     if code is None:
         return
     hooks = ", ".join(sorted(code.hooks)) or "no functions that are known"

@@ -69,14 +69,14 @@ class Supervisor:
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: self._begin_stop())
         try:
-            names = () if self._settings.is_multi_model else backends(self._settings)
+            names = () if self._settings.sagemaker.is_multi_model else backends(self._settings)
             if "engine" in names:
-                self._settings.model_source()
+                self._settings.model.model_source()
         except (ConfigError, ModelLoadError) as error:
             log.error("%s", error.message)
             return error.exit_code
         log.info("version %s; %s", __version__, _changed(self._settings))
-        if self._settings.data_parallel > 1 and "engine" not in names:
+        if self._settings.placement.data_parallel > 1 and "engine" not in names:
             log.warning("DATA_PARALLEL has no effect: no language model is served by the engine")
         if idle := without_effect(os.environ):
             log.info("without effect here (docs/configuration.md says why): %s", ", ".join(idle))
@@ -85,7 +85,9 @@ class Supervisor:
             log.log(logging.WARNING if finding.is_warning else logging.INFO, "%s", finding.text)
         folder = Path(tempfile.mkdtemp(prefix="container-"))
         try:
-            return self._serve(_child_environ(folder, names, self._settings.data_parallel))
+            return self._serve(
+                _child_environ(folder, names, self._settings.placement.data_parallel)
+            )
         finally:
             shutil.rmtree(folder, ignore_errors=True)
 
@@ -110,7 +112,7 @@ class Supervisor:
             if code is None:
                 log.info(
                     "supervisor: stopping; running requests have %d s to finish",
-                    self._settings.drain_s,
+                    self._settings.server.drain_s,
                 )
                 drain(groups, schedule)
             return code or 0
@@ -121,18 +123,18 @@ class Supervisor:
     def _begin_stop(self) -> StopSchedule:
         """Fix the times of the stop, when the first reason for it appears. Signal-safe."""
         if self._schedule is None:
-            drain_s = self._settings.drain_s
+            drain_s = self._settings.server.drain_s
             self._schedule = StopSchedule.starting_at(time.monotonic(), drain_s)
             self._stopping.set()
         return self._schedule
 
     def _check_budget(self) -> None:
-        stop_s = StopSchedule.starting_at(0.0, self._settings.drain_s).end_at
+        stop_s = StopSchedule.starting_at(0.0, self._settings.server.drain_s).end_at
         if stop_s > STOP_BUDGET_S:
             log.warning(
                 "GRACEFUL_TERMINATION_TIMEOUT=%d: stopping may take %.0f s, but SageMaker kills "
                 "the container after 30 s; on SageMaker set 25 at most",
-                self._settings.drain_s, stop_s,
+                self._settings.server.drain_s, stop_s,
             )  # fmt: skip
 
     def _has_owner(self) -> bool:
@@ -144,13 +146,13 @@ class Supervisor:
         code = frontends.poll()
         if code is None:
             return None
-        hint = f"; is port {self._settings.port} taken?" if code == 1 else ""
+        hint = f"; is port {self._settings.server.port} taken?" if code == 1 else ""
         log.error("HTTP side: gunicorn exited (%s)%s; the container stops", cause(code), hint)
         return FRONTENDS_DIED
 
     def _announce(self) -> None:
         """Wait for the first healthy /ping, as SageMaker does, and log how to call the server."""
-        base = f"http://localhost:{self._settings.port}"
+        base = f"http://localhost:{self._settings.server.port}"
         started = time.monotonic()
         while not self._stopping.wait(0.2):
             if _is_healthy(base):
@@ -158,7 +160,7 @@ class Supervisor:
         else:
             return
         log.info("ready after %.1f s: %s", time.monotonic() - started, base)
-        if reasons := _fallbacks(base, self._settings.api_key):
+        if reasons := _fallbacks(base, self._settings.server.api_key):
             log.warning("ready, but on a slow path: %s", "; ".join(reasons))
         if sys.stderr.isatty():
             print(f"\nServing on {base}  (Ctrl-C stops it). Try:\n\n  {_example(base)}\n")
@@ -168,16 +170,16 @@ class Supervisor:
 
 def backends(settings: Settings) -> tuple[str, ...]:
     """Return the BACKENDS that the settings need. Raises ModelLoadError or ConfigError."""
-    code = find_code(settings)
+    code = find_code(settings.handlers, settings.model.model_id)
     if code is None and settings.is_embedding_task:
         return ("embedder",)
-    extra = ("embedder",) if settings.embedding_model_id else ()
+    extra = ("embedder",) if settings.embedding.embedding_model_id else ()
     if code is not None and code.loads_own_model:
         return ("handler", *extra)
-    task = served_task(settings)
+    task = served_task(settings.model)
     if task is not None or code is not None:
         return ("handler", "engine", *extra) if needs_engine(task) else ("handler", *extra)
-    return ("engine", *extra) if settings.has_model or not extra else extra
+    return ("engine", *extra) if settings.model.has_model or not extra else extra
 
 
 def _start(name: str, addresses: list[str], environ: dict[str, str]) -> list[Child]:

@@ -37,33 +37,35 @@ def load_embedder(settings: Settings, progress: Progress) -> EmbedderBackend[Enc
     """Find, load and check the embedding model. Raises ModelLoadError or ConfigError."""
     source = settings.embedding_source()
     assert source is not None
-    device = choose_device(settings)
-    dtype = choose_dtype(settings.dtype, device)
+    device = choose_device(settings.placement.num_gpus)
+    dtype = choose_dtype(settings.model.dtype, device)
     progress(f"looking for {source.model_id}")
     files = find_model(
         source.model_id,
         revision=source.revision,
-        token=settings.hf_token,
+        token=settings.model.hf_token,
         variable=source.variable,
     )
     progress(f"loading the embedding model as {_name(dtype)} on {device.type}")
     keep_memory()
-    model = load_model(files.path, device, dtype, trust_remote_code=settings.trust_remote_code)
+    model = load_model(
+        files.path, device, dtype, trust_remote_code=settings.model.trust_remote_code
+    )
     embedder = Embedder(model, device, load_kernels() if device.type == "cpu" else None)
     progress("checking the embedding model")
     width = embedder.prepare()
     info = _info(files, embedder, width)
     limits = EmbedderLimits(
-        settings.max_batch_tokens or BATCH_TOKENS.get(device.type, 1024),
-        settings.max_concurrent_requests,
+        settings.embedding.max_batch_tokens or BATCH_TOKENS.get(device.type, 1024),
+        settings.engine.max_concurrent_requests,
     )
     log.info("%s model: width %d, at most %d tokens", info.kind, width, info.max_input_tokens)
     return EmbedderBackend(embedder, info, limits)
 
 
-def choose_device(settings: Settings) -> torch.device:
+def choose_device(requested_gpus: int | None) -> torch.device:
     """Choose the first GPU if the settings allow one, else the CPU. Raises ConfigError."""
-    return torch.device("cuda" if num_gpus(settings, torch.cuda.device_count()) else "cpu")
+    return torch.device("cuda" if num_gpus(requested_gpus, torch.cuda.device_count()) else "cpu")
 
 
 def load_model(

@@ -61,16 +61,22 @@ def load_engine(
 
     Raises ModelLoadError or ConfigError.
     """
-    progress(f"looking for {settings.model_source()}")
-    files = find_model(settings.model_source(), revision=settings.revision, token=settings.hf_token)
-    model_config = read_config(settings, files.path)
-    placement, dtype = plan_load(settings, model_config, files.path, replica)
+    progress(f"looking for {settings.model.model_source()}")
+    files = find_model(
+        settings.model.model_source(),
+        revision=settings.model.revision,
+        token=settings.model.hf_token,
+    )
+    model_config = read_config(settings.model, files.path)
+    placement, dtype = plan_load(
+        settings.model, settings.placement, model_config, files.path, replica
+    )
     if placement.device.type == "cuda":
         torch.cuda.set_device(placement.device)
     tokenizer = Tokenizer.from_folder(
         files.path,
-        trust_remote_code=settings.trust_remote_code,
-        template_path=settings.tokenizer_config_path,
+        trust_remote_code=settings.model.trust_remote_code,
+        template_path=settings.model.tokenizer_config_path,
     )
     reader = None
     if is_multimodal(files.path, model_config):
@@ -84,13 +90,15 @@ def load_engine(
         else None
     )
     progress(f"loading weights as {format_name} on {placement}")
-    model = load_weights(settings, files.path, model_config, dtype, placement, reader, ids, kernels)
+    weights = settings.model
+    model = load_weights(weights, files.path, model_config, dtype, placement, reader, ids, kernels)
     progress("sizing the KV cache")
-    config = size_engine(settings, model, measure_capacity(settings, model, placement))
-    num_processes = len(placement.devices) * settings.data_parallel
-    config = replace(config, num_slots=find_slots(settings, model, num_processes))
+    capacity = measure_capacity(settings, model, placement)
+    config = size_engine(settings.engine, settings.memory, model, capacity)
+    num_processes = len(placement.devices) * settings.placement.data_parallel
+    config = replace(config, num_slots=find_slots(settings.memory, model, num_processes))
     ends = end_token_ids(files.path, model.config)
-    sizes = capture_sizes(settings.cuda_graphs, model, config.max_running)
+    sizes = capture_sizes(settings.engine.cuda_graphs, model, config.max_running)
     max_blocks = -(-config.max_total_tokens // config.block_size)
     if ranks is not None:
         ranks.broadcast(
@@ -99,7 +107,7 @@ def load_engine(
     # Adapters need the whole model on one device.
     is_whole = not placement.is_tensor_parallel and not placement.uses_device_map
     lora_layers = LoraLayers(model.module, model.dtype, model.device) if is_whole else None
-    overlaps = settings.overlap_steps
+    overlaps = settings.engine.overlap_steps
     runner = make_runner(
         model,
         config,
@@ -110,7 +118,11 @@ def load_engine(
     )
     if isinstance(runner, TorchModelRunner):
         capture_decodes(runner.forward, sizes, max_blocks, model.device, progress)
-        if config.num_slots and settings.swap_space is None and not swapping_pays(runner, config):
+        if (
+            config.num_slots
+            and settings.memory.swap_space is None
+            and not swapping_pays(runner, config)
+        ):
             config = replace(config, num_slots=0)
         if config.num_slots:
             tokens_on_host = config.num_slots * config.block_size
@@ -118,7 +130,7 @@ def load_engine(
     fallbacks = [*model.fallbacks]
     if sizes and not (isinstance(runner, TorchModelRunner) and runner.forward.has_graphs):
         fallbacks.append("CUDA graph capture failed, decoding eagerly; see the warning above")
-    report_fallbacks(fallbacks, is_refused=settings.require_fast_path)
+    report_fallbacks(fallbacks, is_refused=settings.engine.require_fast_path)
     progress("warming up")
     warm_up(runner, config)
     compile_grammar = None
@@ -131,9 +143,18 @@ def load_engine(
         config,
         end_token_ids=ends,
         compile_grammar=compile_grammar,
-        adapters=open_store(settings, lora_layers, progress) if lora_layers is not None else None,
+        adapters=open_store(settings.model, lora_layers, progress)
+        if lora_layers is not None
+        else None,
     )
-    info = _info(files, model, config, settings, placement)
+    info = _info(
+        files,
+        model,
+        config,
+        placement,
+        quantize=settings.model.quantize,
+        data_parallel=settings.placement.data_parallel,
+    )
     return engine, msgspec.structs.replace(info, fallbacks=fallbacks)
 
 
@@ -220,8 +241,10 @@ def _info(
     files: ModelFiles,
     model: LoadedModel,
     config: EngineConfig,
-    settings: Settings,
     placement: Placement,
+    *,
+    quantize: str | None,
+    data_parallel: int,
 ) -> EngineInfo:
     return EngineInfo(
         model_id=files.model_id,
@@ -236,9 +259,9 @@ def _info(
         cache_tokens=config.num_blocks * config.block_size,
         max_batch_tokens=config.max_batch_tokens,
         attention=model.attention,
-        quantize=settings.quantize,
+        quantize=quantize,
         is_multimodal=model.is_multimodal,
         tensor_parallel=len(placement.devices),
-        data_parallel=settings.data_parallel,
+        data_parallel=data_parallel,
         reuses_prefixes=config.reuses_prefixes,
     )

@@ -56,13 +56,19 @@ def run_rank(settings: Settings, order: RankArgs) -> None:
 def _load(settings: Settings, order: RankArgs) -> LoadedModel:
     """Load in the same order as rank 0, since the ranks synchronise in each forward pass."""
     path = Path(order.model_path)
-    config = read_config(settings, path)
+    config = read_config(settings.model, path)
     device = torch.device("cpu") if order.gpu is None else torch.device("cuda", order.gpu)
     placement = Placement((device,) * order.ranks)
     dtype = getattr(torch, order.dtype)
     kernels = load_kernels() if device.type == "cpu" else None
     model = load_weights(
-        settings, path, config, dtype, placement, check_ids=order.check_ids, cpu_kernels=kernels
+        settings.model,
+        path,
+        config,
+        dtype,
+        placement,
+        check_ids=order.check_ids,
+        cpu_kernels=kernels,
     )
     measure_capacity(settings, model, placement)
     return model

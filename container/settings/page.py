@@ -1,6 +1,7 @@
 """The page docs/configuration.md, made from the settings and what TGI's variables mean here."""
 
-from container.settings.settings import REFUSED, SettingRow, Settings, describe
+from container.settings.field import SettingRow
+from container.settings.settings import REFUSED, Settings, describe
 from container.settings.tgi import DEFAULTS, WITHOUT_EFFECT
 
 

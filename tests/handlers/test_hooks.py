@@ -14,7 +14,7 @@ from container.handlers.hooks import load_hooks
 from container.handlers.invocation import ClientDisconnected, Handler
 from container.handlers.user_code import find_code, missing_code
 from container.messages.handler import AnswerHead, AnswerPart, Invoke
-from container.settings.settings import Settings
+from container.settings.server import HandlerSettings
 
 _names = itertools.count()
 
@@ -28,15 +28,15 @@ def _clean_imports() -> Iterator[None]:
         del sys.modules[name]
 
 
-def _write(folder: Path, program: str) -> Settings:
+def _write(folder: Path, program: str) -> HandlerSettings:
     name = f"inference_{next(_names)}.py"
     (folder / "code").mkdir(exist_ok=True)
     (folder / "code" / name).write_text(program)
-    return Settings(model_id=str(folder), program=name)
+    return HandlerSettings(program=name)
 
 
 def _handler(folder: Path, program: str, model: object = None) -> Handler:
-    code = find_code(_write(folder, program))
+    code = find_code(_write(folder, program), str(folder))
     assert code is not None
     handler = Handler(load_hooks(code), folder, None if code.loads_own_model else lambda: model)
     handler.load()
@@ -287,7 +287,7 @@ def test_code_that_cannot_work_ends_the_start_with_the_reason(
 def test_a_file_named_like_a_module_of_python_is_refused(tmp_path: Path) -> None:
     settings = _write(tmp_path, "")
     (tmp_path / "code" / "json.py").touch()
-    code = find_code(settings)
+    code = find_code(settings, str(tmp_path))
     assert code is not None
     with pytest.raises(ModelLoadError, match=r"rename json\.py"):
         load_hooks(code)
@@ -316,20 +316,20 @@ def test_the_users_other_files_can_be_imported(tmp_path: Path) -> None:
 def test_code_that_brings_a_model_is_told_without_running_it(
     tmp_path: Path, program: str, brings: bool
 ) -> None:
-    code = find_code(_write(tmp_path, program))
+    code = find_code(_write(tmp_path, program), str(tmp_path))
     assert code is not None
     assert code.loads_own_model is brings
 
 
 def test_a_named_program_that_is_missing_is_told_with_the_cause(tmp_path: Path) -> None:
-    assert missing_code(Settings(model_id=str(tmp_path))) is None
+    assert missing_code(HandlerSettings(), str(tmp_path)) is None
     told = missing_code(
-        Settings(program="train.py", submit_directory="file://code", model_id=str(tmp_path))
+        HandlerSettings(program="train.py", submit_directory="file://code"), str(tmp_path)
     )
     assert told is not None
     assert "train.py is named as user code and is MISSING" in told
     assert "the SDK did not ship it" in told
-    assert missing_code(_write(tmp_path, "")) is None
+    assert missing_code(_write(tmp_path, ""), str(tmp_path)) is None
 
 
 def test_the_submit_directory_wins_when_it_is_a_folder(tmp_path: Path) -> None:
@@ -337,13 +337,13 @@ def test_the_submit_directory_wins_when_it_is_a_folder(tmp_path: Path) -> None:
     other = tmp_path / "other"
     other.mkdir()
     (other / "inference.py").touch()
-    code = find_code(Settings(model_id=str(tmp_path), submit_directory=str(other)))
+    code = find_code(HandlerSettings(submit_directory=str(other)), str(tmp_path))
     assert code is not None
     assert code.path == other / "inference.py"
 
 
 def test_the_example_loads_by_path() -> None:
     root = Path(__file__).parents[2]
-    code = find_code(Settings(submit_directory=str(root / "code")))
+    code = find_code(HandlerSettings(submit_directory=str(root / "code")), None)
     assert code is not None
     assert set(load_hooks(code)) == {"input_fn", "predict_fn"}

@@ -20,7 +20,7 @@ from container.handlers.tasks.micro_batcher import MicroBatcher
 from container.handlers.tasks.pipelines import load_pipeline
 from container.handlers.tasks.question_answering import QuestionAnswering
 from container.handlers.tasks.selection import needs_engine, served_task
-from container.settings.settings import Settings
+from container.settings.model import ModelSettings
 from tests.support.models import encoders
 from tests.support.servers import DEMO_MODEL
 
@@ -45,14 +45,14 @@ KINDS = {
     ],
 )
 def test_tasks_by_name(given: str, task: str | None) -> None:
-    assert served_task(Settings(model_id=str(DEMO_MODEL), task=given)) == task
+    assert served_task(ModelSettings(model_id=str(DEMO_MODEL), task=given)) == task
 
 
 def test_a_task_that_is_not_known_is_told_with_the_nearest() -> None:
     with pytest.raises(ConfigError, match="did you mean text-classification"):
-        served_task(Settings(task="text-clasification"))
+        served_task(ModelSettings(task="text-clasification"))
     with pytest.raises(ConfigError, match="known are"):
-        served_task(Settings(task="xxxxxxxxx"))
+        served_task(ModelSettings(task="xxxxxxxxx"))
 
 
 @pytest.mark.parametrize(
@@ -68,7 +68,7 @@ def test_a_task_that_is_not_known_is_told_with_the_nearest() -> None:
 )
 def test_tasks_by_the_models_config(tmp_path: Path, architecture: str, task: str | None) -> None:
     (tmp_path / "config.json").write_text(json.dumps({"architectures": [architecture]}))
-    assert served_task(Settings(model_id=str(tmp_path))) == task
+    assert served_task(ModelSettings(model_id=str(tmp_path))) == task
     assert needs_engine(task) == (task is None)
 
 

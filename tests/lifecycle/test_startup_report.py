@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from container.lifecycle.startup_report import diagnose
+from container.settings.model import ModelSettings
 from container.settings.process_env import model_root
 from container.settings.settings import Settings
 from tests.support.models.user_code import folder_with
@@ -18,19 +19,22 @@ def _texts(settings: Settings, *, warnings_only: bool = False, **environ: str) -
 
 
 def test_the_model_its_files_and_the_machine_are_told(tmp_path: Path) -> None:
-    texts = _texts(Settings(model_id=str(DEMO_MODEL)))
+    texts = _texts(Settings(model=ModelSettings(model_id=str(DEMO_MODEL))))
     assert texts[0] == f"model: {DEMO_MODEL} (a folder; HF_MODEL_ID is set)"
     assert "1 with 0.0" in texts[1]
     assert "LlamaForCausalLM" in texts[1] or "ForCausalLM" in texts[1]
     assert any(text.startswith("machine: ") for text in texts)
-    assert not _texts(Settings(model_id=str(DEMO_MODEL)), warnings_only=True)
+    assert not _texts(Settings(model=ModelSettings(model_id=str(DEMO_MODEL))), warnings_only=True)
 
 
 def test_an_archive_with_a_folder_in_it_is_a_model_too(tmp_path: Path) -> None:
     shutil.copytree(DEMO_MODEL, tmp_path / "my-model")
     (tmp_path / "code").mkdir()
     assert model_root(tmp_path) == tmp_path / "my-model"
-    assert any("folder my-model" in text for text in _texts(Settings(model_id=str(tmp_path))))
+    assert any(
+        "folder my-model" in text
+        for text in _texts(Settings(model=ModelSettings(model_id=str(tmp_path))))
+    )
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "config.json").write_text("{}")
     assert model_root(tmp_path) == tmp_path  # which one is meant cannot be known
@@ -40,19 +44,19 @@ def test_user_code_is_told_with_its_functions_and_its_model(tmp_path: Path) -> N
     folder = folder_with(tmp_path / "a", "def predict_fn(data, model): pass", with_model=True)
     assert any(
         "inference.py (predict_fn; the built-in engine as its model)" in text
-        for text in _texts(Settings(model_id=str(folder)))
+        for text in _texts(Settings(model=ModelSettings(model_id=str(folder))))
     )
     folder = folder_with(tmp_path / "b", "def predict(): pass", with_model=True)
     assert any(
         "no functions that are known" in text
-        for text in _texts(Settings(model_id=str(folder)), warnings_only=True)
+        for text in _texts(Settings(model=ModelSettings(model_id=str(folder))), warnings_only=True)
     )
 
 
 def test_code_in_the_wrong_place_is_a_warning(tmp_path: Path) -> None:
     shutil.copytree(DEMO_MODEL, tmp_path / "m")
     (tmp_path / "m" / "inference.py").touch()
-    settings = Settings(model_id=str(tmp_path / "m"))
+    settings = Settings(model=ModelSettings(model_id=str(tmp_path / "m")))
     assert any(
         "belongs in the folder code/" in text for text in _texts(settings, warnings_only=True)
     )
@@ -69,7 +73,7 @@ def test_code_in_the_wrong_place_is_a_warning(tmp_path: Path) -> None:
     ],
 )
 def test_a_misspelt_variable_is_told_with_the_nearest(name: str, meant: str) -> None:
-    texts = _texts(Settings(model_id="a/b"), warnings_only=True, **{name: "x"})
+    texts = _texts(Settings(model=ModelSettings(model_id="a/b")), warnings_only=True, **{name: "x"})
     assert texts == [f"{name} is not known; did you mean {meant}?"]
 
 
@@ -79,12 +83,21 @@ def test_ordinary_variables_are_not_taken_for_misspelt_ones() -> None:
                 "NVIDIA_VISIBLE_DEVICES", "HF_HUB_ENABLE_HF_TRANSFER", "OMP_NUM_THREADS", "USER",
                 "ENDPOINT_SERVER_TIMEOUT", "MODEL_CACHE_ROOT", "SAGEMAKER_REGION"}  # fmt: skip
     assert (
-        _texts(Settings(model_id="a/b"), warnings_only=True, **dict.fromkeys(ordinary, "x")) == []
+        _texts(
+            Settings(model=ModelSettings(model_id="a/b")),
+            warnings_only=True,
+            **dict.fromkeys(ordinary, "x"),
+        )
+        == []
     )
 
 
 def test_empty_variables_are_named_in_one_line() -> None:
-    texts = _texts(Settings(model_id="a/b"), SAGEMAKER_PROGRAM="", SAGEMAKER_SUBMIT_DIRECTORY=" ")
+    texts = _texts(
+        Settings(model=ModelSettings(model_id="a/b")),
+        SAGEMAKER_PROGRAM="",
+        SAGEMAKER_SUBMIT_DIRECTORY=" ",
+    )
     assert (
         "empty variables, which count as unset: SAGEMAKER_PROGRAM, SAGEMAKER_SUBMIT_DIRECTORY"
         in texts

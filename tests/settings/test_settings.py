@@ -1,15 +1,17 @@
-import dataclasses
 import json
 import os
 import subprocess
 import sys
+from importlib.resources import files
 from pathlib import Path
 
 import pytest
 
 from container.errors import ConfigError
+from container.settings.order import ORDER
 from container.settings.page import markdown_page
-from container.settings.settings import REFUSED, TOOL_CALL_PARSERS, Settings, describe
+from container.settings.requests import TOOL_CALL_PARSERS
+from container.settings.settings import REFUSED, Settings, describe, setting_names
 from container.settings.tgi import DEFAULTS, WITHOUT_EFFECT, without_effect
 from container.text.tool_formats import FORMATS
 
@@ -44,12 +46,12 @@ def test_tgis_and_sagemakers_names_are_understood() -> None:
             "DTYPE": "bf16",
         }
     )
-    assert settings.model_id == "a/b"
-    assert settings.max_input_tokens == 10
-    assert settings.hf_token == "t"
-    assert settings.num_gpus is None
-    assert settings.log_level == "debug"
-    assert settings.dtype == "bfloat16"
+    assert settings.model.model_id == "a/b"
+    assert settings.engine.max_input_tokens == 10
+    assert settings.model.hf_token == "t"
+    assert settings.placement.num_gpus is None
+    assert settings.observability.log_level == "debug"
+    assert settings.model.dtype == "bfloat16"
 
 
 def test_all_problems_are_reported_at_once_each_with_its_variable() -> None:
@@ -60,7 +62,7 @@ def test_all_problems_are_reported_at_once_each_with_its_variable() -> None:
 
 
 def test_aliases_may_agree_but_not_differ() -> None:
-    assert Settings.from_environ({"HF_MODEL_ID": "a", "MODEL_ID": "a"}).model_id == "a"
+    assert Settings.from_environ({"HF_MODEL_ID": "a", "MODEL_ID": "a"}).model.model_id == "a"
     [problem] = _problems(MAX_INPUT_TOKENS="5", MAX_INPUT_LENGTH="6")
     assert "MAX_INPUT_TOKENS and MAX_INPUT_LENGTH" in problem
 
@@ -84,13 +86,12 @@ TGI_WIGGLE_ROOM COMPUTE_TYPE AIP_HTTP_PORT AIP_HEALTH_ROUTE AIP_PREDICT_ROUTE
 
 @pytest.mark.parametrize("name", TGI_VARIABLES)
 def test_every_variable_of_tgi_is_read_refused_or_named_as_without_effect(name: str) -> None:
-    read = [name for f in dataclasses.fields(Settings) for name in f.metadata["names"]]
+    read = setting_names()
     assert (name in read) + (name in REFUSED) + (name in WITHOUT_EFFECT) == 1
 
 
 def test_tgis_defaults_are_told_only_of_variables_that_are_read() -> None:
-    read = {name for f in dataclasses.fields(Settings) for name in f.metadata["names"]}
-    assert set(DEFAULTS) <= read
+    assert set(DEFAULTS) <= set(setting_names())
 
 
 def test_what_has_no_effect_is_accepted_and_named() -> None:
@@ -104,7 +105,7 @@ def test_what_has_no_effect_is_accepted_and_named() -> None:
     [("info,text_generation_router=debug", "info"), ("TRACE", "debug"), ("off", "error")],
 )
 def test_tgis_log_levels_are_understood(given: str, meant: str) -> None:
-    assert Settings.from_environ({"LOG_LEVEL": given}).log_level == meant
+    assert Settings.from_environ({"LOG_LEVEL": given}).observability.log_level == meant
 
 
 def test_a_file_must_exist_and_a_share_be_one(tmp_path: Path) -> None:
@@ -118,8 +119,8 @@ def test_a_file_must_exist_and_a_share_be_one(tmp_path: Path) -> None:
     settings = Settings.from_environ(
         {"TOKENIZER_CONFIG_PATH": str(path), "CUDA_MEMORY_FRACTION": "0.5"}
     )
-    assert settings.tokenizer_config_path == str(path)
-    assert settings.cuda_memory_fraction == 0.5
+    assert settings.model.tokenizer_config_path == str(path)
+    assert settings.placement.cuda_memory_fraction == 0.5
 
 
 @pytest.mark.parametrize("value", ["collector:4318", "grpc://a", "http://", "http://a:x", "4317"])
@@ -130,7 +131,7 @@ def test_an_endpoint_must_be_a_url(value: str) -> None:
 
 def test_rotary_positions_are_stretched_linearly_only() -> None:
     settings = Settings.from_environ({"ROPE_SCALING": "linear", "ROPE_FACTOR": "2"})
-    assert (settings.rope_scaling, settings.rope_factor) == ("linear", 2.0)
+    assert (settings.model.rope_scaling, settings.model.rope_factor) == ("linear", 2.0)
     problems = _problems(ROPE_SCALING="dynamic", ROPE_FACTOR="0.5")
     assert "must be linear" in problems[0]
     assert problems[1].startswith("ROPE_FACTOR: must be at least 1")
@@ -139,9 +140,9 @@ def test_rotary_positions_are_stretched_linearly_only() -> None:
 def test_sizes_of_recorded_batches_and_space_on_the_host() -> None:
     environ = {"CUDA_GRAPHS": "8,1,8", "SWAP_SPACE": "0.5", "OVERLAP_STEPS": "0"}
     settings = Settings.from_environ(environ)
-    assert (settings.cuda_graphs, settings.swap_space) == ((1, 8), 0.5)
-    assert settings.overlap_steps is False
-    assert Settings.from_environ({"CUDA_GRAPHS": "0"}).cuda_graphs == ()
+    assert (settings.engine.cuda_graphs, settings.memory.swap_space) == ((1, 8), 0.5)
+    assert settings.engine.overlap_steps is False
+    assert Settings.from_environ({"CUDA_GRAPHS": "0"}).engine.cuda_graphs == ()
     for value in ("many", "1,", "0,1", "5000", "-1"):
         [problem] = _problems(CUDA_GRAPHS=value)
         assert problem.startswith("CUDA_GRAPHS: must be batch sizes")
@@ -173,12 +174,20 @@ def test_secrets_are_masked_everywhere() -> None:
 
 
 def test_sagemakers_port_wins() -> None:
-    assert Settings.from_environ({"PORT": "1", "SAGEMAKER_BIND_TO_PORT": "2"}).port == 2
+    assert Settings.from_environ({"PORT": "1", "SAGEMAKER_BIND_TO_PORT": "2"}).server.port == 2
 
 
 def test_no_two_settings_share_a_variable() -> None:
-    names = [name for f in dataclasses.fields(Settings) for name in f.metadata["names"]]
-    assert len(names) == len(set(names))
+    assert len(setting_names()) == len(set(setting_names()))
+
+
+def test_every_setting_has_a_place_in_the_order() -> None:
+    assert [row.name for row in describe(Settings())] == ORDER
+
+
+def test_no_file_of_settings_is_long() -> None:
+    folder = Path(str(files("container.settings")))
+    assert max(len(path.read_text().splitlines()) for path in folder.glob("*.py")) <= 300
 
 
 def test_the_page_in_docs_is_up_to_date() -> None:
@@ -205,6 +214,9 @@ def test_the_command_explains_mistakes_and_leaves_with_2() -> None:
 
 def test_every_format_of_tool_calls_can_be_set() -> None:
     assert set(TOOL_CALL_PARSERS) == set(FORMATS)
-    assert Settings.from_environ({"TOOL_CALL_PARSER": "mistral"}).tool_call_parser == "mistral"
+    assert (
+        Settings.from_environ({"TOOL_CALL_PARSER": "mistral"}).requests.tool_call_parser
+        == "mistral"
+    )
     with pytest.raises(ConfigError, match="TOOL_CALL_PARSER"):
         Settings.from_environ({"TOOL_CALL_PARSER": "telepathy"})

@@ -24,14 +24,14 @@ class RequestLimits:
     def from_settings(cls, settings: Settings) -> "RequestLimits":
         """Pick them."""
         return cls(
-            max_concurrent_requests=settings.max_concurrent_requests,
-            max_prompts=settings.max_client_batch_size,
-            max_embedding_inputs=settings.max_embedding_inputs,
-            max_sequences=settings.max_batch_size,
-            max_best_of=settings.max_best_of,
-            max_stops=settings.max_stop_sequences,
-            max_top_tokens=settings.max_top_n_tokens,
-            watermark_gamma=settings.watermark_gamma,
-            watermark_delta=settings.watermark_delta,
-            grammars=not settings.disable_grammar_support,
+            max_concurrent_requests=settings.engine.max_concurrent_requests,
+            max_prompts=settings.requests.max_client_batch_size,
+            max_embedding_inputs=settings.requests.max_embedding_inputs,
+            max_sequences=settings.engine.max_batch_size,
+            max_best_of=settings.requests.max_best_of,
+            max_stops=settings.requests.max_stop_sequences,
+            max_top_tokens=settings.requests.max_top_n_tokens,
+            watermark_gamma=settings.requests.watermark_gamma,
+            watermark_delta=settings.requests.watermark_delta,
+            grammars=not settings.requests.disable_grammar_support,
         )

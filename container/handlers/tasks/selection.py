@@ -13,8 +13,9 @@ from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
 from container.errors import ConfigError
+from container.settings.model import ModelSettings
 from container.settings.process_env import SAGEMAKER_MODEL_DIR, model_root
-from container.settings.settings import EMBEDDING_TASKS, Settings
+from container.settings.settings import EMBEDDING_TASKS
 
 # Pipelines of transformers 5.
 PIPELINES = frozenset({
@@ -46,7 +47,7 @@ BY_ARCHITECTURE = {
 }
 
 
-def served_task(settings: Settings) -> str | None:
+def served_task(settings: ModelSettings) -> str | None:
     """The task that a handler serves, or None for text generation and embeddings.
 
     Raises ConfigError for a name that is not known.
@@ -73,13 +74,13 @@ def needs_engine(task: str | None) -> bool:
     return task is None or task in GENERATED
 
 
-def generated_prefix(settings: Settings) -> str:
+def generated_prefix(settings: ModelSettings) -> str:
     """What the model's config puts before a text for HF_TASK, as T5's do."""
     task_params = _config(settings).get("task_specific_params") or {}
     return str((task_params.get((settings.task or "").lower()) or {}).get("prefix") or "")
 
 
-def _inferred(settings: Settings) -> str | None:
+def _inferred(settings: ModelSettings) -> str | None:
     names = _config(settings).get("architectures") or []
     for name in names if isinstance(names, list) else []:
         for ending, task in BY_ARCHITECTURE.items():
@@ -88,7 +89,7 @@ def _inferred(settings: Settings) -> str | None:
     return None
 
 
-def _config(settings: Settings) -> dict[str, Any]:
+def _config(settings: ModelSettings) -> dict[str, Any]:
     """The model's config.json; nothing where it cannot be read, which the loader explains."""
     source = settings.model_id or str(SAGEMAKER_MODEL_DIR)
     folder = Path(source).expanduser()

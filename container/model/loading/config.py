@@ -15,10 +15,10 @@ from transformers.models.auto.modeling_auto import (
 from container.errors import ModelLoadError, one_line
 from container.images.reader import PROCESSOR_FILES
 from container.model.hf_config import stretch
-from container.settings.settings import Settings
+from container.settings.model import ModelSettings
 
 
-def read_config(settings: Settings, path: Path) -> PretrainedConfig:
+def read_config(settings: ModelSettings, path: Path) -> PretrainedConfig:
     """Read config.json, with what the settings change in it. Raises ModelLoadError, ConfigError."""
     config = load_config(path, trust_remote_code=settings.trust_remote_code)
     if settings.rope_scaling is not None or settings.rope_factor is not None:

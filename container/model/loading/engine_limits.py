@@ -16,7 +16,7 @@ from container.model.loading.memory_plan import (
     context_len,
     free_bytes,
 )
-from container.settings.settings import Settings
+from container.settings.engine import EngineSettings, MemorySettings
 
 log = logging.getLogger(__name__)
 
@@ -24,7 +24,9 @@ log = logging.getLogger(__name__)
 SWAP_SHARE, MAX_SWAP = 0.25, 16 * GIB
 
 
-def size_engine(settings: Settings, model: LoadedModel, capacity: KVCapacity) -> EngineConfig:
+def size_engine(
+    settings: EngineSettings, memory: MemorySettings, model: LoadedModel, capacity: KVCapacity
+) -> EngineConfig:
     """Decide the cache's size and the limits, and tell what takes the memory.
 
     Raises ConfigError when a limit cannot be kept.
@@ -38,7 +40,7 @@ def size_engine(settings: Settings, model: LoadedModel, capacity: KVCapacity) ->
         )
     requested = settings.max_total_tokens or context
     per_token = model.bytes_per_token
-    num_tokens = settings.max_batch_total_tokens
+    num_tokens = memory.max_batch_total_tokens
     if num_tokens is None:
         num_tokens = min(capacity.tokens, settings.max_batch_size * requested)
     num_blocks = num_tokens // block_size
@@ -77,13 +79,13 @@ def size_engine(settings: Settings, model: LoadedModel, capacity: KVCapacity) ->
         max_requests=settings.max_concurrent_requests,
         vocabulary=model.text_config.vocab_size,
         # The model's own cache belongs to one sequence.
-        reuses_prefixes=settings.prefix_caching and model.attention == "paged",
+        reuses_prefixes=memory.prefix_caching and model.attention == "paged",
         scores_prompts=not model.has_encoder,
         speculate=settings.speculate if model.attention == "paged" else 0,
     )
 
 
-def find_slots(settings: Settings, model: LoadedModel, num_processes: int) -> int:
+def find_slots(settings: MemorySettings, model: LoadedModel, num_processes: int) -> int:
     """Blocks of the host's memory for prefixes that the cache has no room for; on a CPU only if
     wanted, as it is the same memory.
 

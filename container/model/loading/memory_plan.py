@@ -24,6 +24,7 @@ from container.model.loaded_model import LoadedModel
 from container.model.parallel.placement import Placement
 from container.model.parallel.tensor_parallel import least_over_ranks
 from container.model.sampling.device import choose
+from container.settings.engine import EngineSettings
 from container.settings.process_env import PARENT_PID
 from container.settings.settings import Settings
 
@@ -61,28 +62,43 @@ class KVCapacity:
 def measure_capacity(settings: Settings, model: LoadedModel, placement: Placement) -> KVCapacity:
     """Look at the memory that is left; every rank must call it, and all get the same tokens."""
     # Ranks and copies on a CPU share its memory.
-    num_processes = len(placement.devices) * settings.data_parallel
+    num_processes = len(placement.devices) * settings.placement.data_parallel
     activations = measure_activations(
         model,
-        batch_tokens(settings, model),
-        settings.max_batch_size + MAX_PROMPT_LOGPROBS,
-        settings.max_batch_size,
+        batch_tokens(settings.engine, model),
+        settings.engine.max_batch_size + MAX_PROMPT_LOGPROBS,
+        settings.engine.max_batch_size,
         context_len(model.text_config),
     )
-    graph_bytes = _graph_bytes(settings, model)
-    tokens = _capacity(settings, model, num_processes, (activations or 0) + graph_bytes)
+    graph_bytes = _graph_bytes(settings.engine, model)
+    tokens = _capacity(
+        model,
+        num_processes,
+        (activations or 0) + graph_bytes,
+        max_batch_size=settings.engine.max_batch_size,
+        gpu_fraction=settings.placement.cuda_memory_fraction,
+        has_own_gpu=is_alone(settings.embedding.embedding_model_id),
+    )
     tokens = least_over_ranks(tokens) if placement.is_tensor_parallel else tokens
     return KVCapacity(tokens, activations, graph_bytes)
 
 
-def _graph_bytes(settings: Settings, model: LoadedModel) -> int:
+def _graph_bytes(settings: EngineSettings, model: LoadedModel) -> int:
     """What recorded decodes keep: the logits, these while they are made, and smaller things."""
     if not capture_sizes(settings.cuda_graphs, model, settings.max_batch_size):
         return 0
     return GRAPH_MARGIN + 10 * settings.max_batch_size * model.text_config.vocab_size
 
 
-def _capacity(settings: Settings, model: LoadedModel, num_processes: int, activations: int) -> int:
+def _capacity(
+    model: LoadedModel,
+    num_processes: int,
+    activations: int,
+    *,
+    max_batch_size: int,
+    gpu_fraction: float,
+    has_own_gpu: bool,
+) -> int:
     """Tokens that fit this rank; where layers lie on several devices, each keeps its own share."""
     per_device: dict[torch.device, int] = {}
     for layer in model.layers or []:
@@ -90,10 +106,10 @@ def _capacity(settings: Settings, model: LoadedModel, num_processes: int, activa
         per_device[device] = per_device.get(device, 0) + layer.numbers_per_token
 
     def share(device: torch.device) -> int:
-        free = free_bytes(device, settings.cuda_memory_fraction)
+        free = free_bytes(device, gpu_fraction)
         if device.type == "cpu":
             return int(free * CACHE_SHARE) // num_processes
-        others = GPU_SHARE if is_alone(settings) else GPU_SHARE_WITH_OTHERS
+        others = GPU_SHARE if has_own_gpu else GPU_SHARE_WITH_OTHERS
         return max(0, int(free * others) - activations - GPU_MARGIN)
 
     if model.kernels.chunks is not Kernel.PAGED and model.device.type == "cuda":
@@ -103,7 +119,7 @@ def _capacity(settings: Settings, model: LoadedModel, num_processes: int, activa
             per_device[device] += 2 * max(layer.numbers_per_token for layer in model.layers or [])
 
     if not per_device:  # the model's own cache
-        left = share(model.device) - settings.max_batch_size * model.bytes_per_sequence
+        left = share(model.device) - max_batch_size * model.bytes_per_sequence
         return max(0, left) // model.bytes_per_token
     return min(
         share(device) // (numbers * (model.cache_dtype or model.dtype).itemsize)
@@ -111,12 +127,12 @@ def _capacity(settings: Settings, model: LoadedModel, num_processes: int, activa
     )
 
 
-def is_alone(settings: Settings) -> bool:
+def is_alone(embedding_model_id: str | None) -> bool:
     """Whether no other model is served on the same GPU, as far as the settings say."""
-    return settings.embedding_model_id is None and PARENT_PID not in os.environ
+    return embedding_model_id is None and PARENT_PID not in os.environ
 
 
-def batch_tokens(settings: Settings, model: LoadedModel) -> int:
+def batch_tokens(settings: EngineSettings, model: LoadedModel) -> int:
     """Return how many tokens a step may have."""
     return settings.max_batch_prefill_tokens or BATCH_TOKENS[model.device.type]
 

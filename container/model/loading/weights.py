@@ -29,21 +29,28 @@ from container.model.loading.prepare import prepare, prepare_vision
 from container.model.loading.quantization import INT8, quantizer_options
 from container.model.parallel.placement import Machine, Placement, num_gpus, place, weight_bytes
 from container.model.parallel.tensor_parallel import is_tensor_parallel, make_plain
+from container.settings.engine import PlacementSettings
+from container.settings.model import ModelSettings
 from container.settings.process_env import RANKS_FOLDER
-from container.settings.settings import Settings
 
 log = logging.getLogger(__name__)
 
 
 def plan_load(
-    settings: Settings, config: PretrainedConfig, path: Path, replica: int
+    settings: ModelSettings,
+    placement_settings: PlacementSettings,
+    config: PretrainedConfig,
+    path: Path,
+    replica: int,
 ) -> tuple[Placement, torch.dtype]:
     """Decide where the weights go, and their format. Raises ConfigError."""
     machine = Machine.look()
-    uses_gpu = num_gpus(settings, len(machine.gpu_bytes)) > 0
+    uses_gpu = num_gpus(placement_settings.num_gpus, len(machine.gpu_bytes)) > 0
     dtype = choose_dtype(settings.dtype, torch.device("cuda" if uses_gpu else "cpu"))
     size = weight_bytes(path, config, dtype, settings.quantize)
-    placement = place(settings, config, size, machine, replica=replica)
+    placement = place(
+        placement_settings, config, size, machine, quantize=settings.quantize, replica=replica
+    )
     if (placement.is_tensor_parallel or placement.uses_device_map) and settings.lora_adapters:
         raise ConfigError(
             [
@@ -57,7 +64,7 @@ def plan_load(
 
 
 def load_weights(
-    settings: Settings,
+    settings: ModelSettings,
     path: Path,
     config: PretrainedConfig,
     dtype: torch.dtype,

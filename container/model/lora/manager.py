@@ -27,8 +27,8 @@ from container.errors import (
 from container.messages.engine import AdapterInfo
 from container.model.lora.checkpoint import CONFIG, Weights, read_config, read_weights
 from container.model.lora.layers import LoraLayers
+from container.settings.model import ModelSettings
 from container.settings.process_env import ADAPTER_RECORD, ADDITIONAL_DATA
-from container.settings.settings import Settings
 
 log = logging.getLogger(__name__)
 
@@ -186,7 +186,7 @@ class LoraManager:
 
 
 def open_store(
-    settings: Settings, lora_layers: LoraLayers, progress: Callable[[str], None]
+    settings: ModelSettings, lora_layers: LoraLayers, progress: Callable[[str], None]
 ) -> LoraManager:
     """Create the manager with the adapters of the settings. Raises ModelLoadError."""
     record = os.environ.get(ADAPTER_RECORD)

@@ -17,7 +17,7 @@ from transformers import PretrainedConfig
 from container.errors import ConfigError
 from container.model.parallel.tensor_parallel import why_not_sharded
 from container.settings.casts import parse_max_memory
-from container.settings.settings import Settings
+from container.settings.engine import PlacementSettings
 
 log = logging.getLogger(__name__)
 
@@ -79,23 +79,24 @@ class Placement:
 
 
 def place(
-    settings: Settings,
+    settings: PlacementSettings,
     config: PretrainedConfig,
     weight_bytes: int,
     machine: Machine,
     *,
+    quantize: str | None = None,
     replica: int = 0,
 ) -> Placement:
     """Choose the placement of replica `replica`. Raises ConfigError for impossible settings."""
     devices = _devices(settings, machine, replica)
     if settings.max_memory is not None:
         return _as_told(parse_max_memory(settings.max_memory), machine)
-    ranks = _wanted_ranks(settings, devices)
+    ranks = _wanted_ranks(settings.tensor_parallel, devices)
     reason = "TENSOR_PARALLEL=1 is set"
     if ranks > 1:
         obstacle = why_not_sharded(config, ranks)
-        if settings.quantize not in (None, "int8"):
-            obstacle = obstacle or f"QUANTIZE={settings.quantize} is for whole layers"
+        if quantize not in (None, "int8"):
+            obstacle = obstacle or f"QUANTIZE={quantize} is for whole layers"
         if obstacle is None:
             return Placement(devices if devices[0].type == "cuda" else devices * ranks)
         if settings.tensor_parallel is not None:
@@ -125,9 +126,9 @@ def _as_told(limits: dict[int | str, int], machine: Machine) -> Placement:
     return Placement((torch.device("cuda", min(gpus)) if gpus else CPU,), limits)
 
 
-def num_gpus(settings: Settings, available: int) -> int:
+def num_gpus(requested: int | None, available: int) -> int:
     """Return the number of GPUs to use. Raises ConfigError if it exceeds `available`."""
-    requested = available if settings.num_gpus is None else settings.num_gpus
+    requested = available if requested is None else requested
     if requested > available:
         raise ConfigError([f"SM_NUM_GPUS={requested}, but this machine has {available} GPUs"])
     return requested
@@ -145,9 +146,11 @@ def weight_bytes(
     return int(sum(path.stat().st_size for path in paths) * (1.0 if quantized else ratio))
 
 
-def _devices(settings: Settings, machine: Machine, replica: int) -> tuple[torch.device, ...]:
+def _devices(
+    settings: PlacementSettings, machine: Machine, replica: int
+) -> tuple[torch.device, ...]:
     """Return the GPUs of this replica, or the CPU."""
-    count = num_gpus(settings, len(machine.gpu_bytes))
+    count = num_gpus(settings.num_gpus, len(machine.gpu_bytes))
     if count % settings.data_parallel:
         raise ConfigError(
             [f"DATA_PARALLEL={settings.data_parallel}: {count} GPUs cannot be divided equally"]
@@ -158,8 +161,7 @@ def _devices(settings: Settings, machine: Machine, replica: int) -> tuple[torch.
     return tuple(torch.device("cuda", replica * per_replica + i) for i in range(per_replica))
 
 
-def _wanted_ranks(settings: Settings, devices: tuple[torch.device, ...]) -> int:
-    requested = settings.tensor_parallel
+def _wanted_ranks(requested: int | None, devices: tuple[torch.device, ...]) -> int:
     if requested is None:
         return len(devices)
     if devices[0].type == "cuda" and requested not in (1, len(devices)):

@@ -13,7 +13,7 @@ from container.model.kv_cache.offload import STAGED, HostCache
 from container.model.loaded_model import LoadedModel
 from container.model.loading import engine_limits
 from container.model.loading.memory_plan import is_faster_to_copy, largest_step
-from container.settings.settings import Settings
+from container.settings.engine import MemorySettings
 from tests.support.models import tiny_models
 from tests.support.models.prepared import prepare
 
@@ -90,20 +90,19 @@ def loaded() -> LoadedModel:
 def test_slots_are_what_fits_the_space_that_ranks_and_copies_share() -> None:
     model = loaded()
     block = model.bytes_per_token * 32
-    settings = Settings(swap_space=block * 100 / 2**30)
+    settings = MemorySettings(swap_space=block * 100 / 2**30)
     assert engine_limits.find_slots(settings, model, 1) == 100
     assert engine_limits.find_slots(settings, model, 4) == 25
-    assert (
-        engine_limits.find_slots(Settings(), model, 1) == 0
-    )  # a CPU's cache is in the same memory
-    assert engine_limits.find_slots(Settings(swap_space=0.0), model, 1) == 0
+    # A CPU's cache is in the same memory.
+    assert engine_limits.find_slots(MemorySettings(), model, 1) == 0
+    assert engine_limits.find_slots(MemorySettings(swap_space=0.0), model, 1) == 0
 
 
 def test_space_that_cannot_be_used_or_had_is_refused() -> None:
     with pytest.raises(ConfigError, match="SWAP_SPACE cannot work here: PREFIX_CACHING is off"):
-        engine_limits.find_slots(Settings(swap_space=1.0, prefix_caching=False), loaded(), 1)
+        engine_limits.find_slots(MemorySettings(swap_space=1.0, prefix_caching=False), loaded(), 1)
     with pytest.raises(ConfigError, match=r"SWAP_SPACE=1000000, but [\d.]+ GiB are free"):
-        engine_limits.find_slots(Settings(swap_space=1e6), loaded(), 1)
+        engine_limits.find_slots(MemorySettings(swap_space=1e6), loaded(), 1)
     own = prepare(tiny_models.make("bloom"), torch.float32, CPU)
     with pytest.raises(ConfigError, match="the model keeps its own cache"):
-        engine_limits.find_slots(Settings(swap_space=1.0), own, 1)
+        engine_limits.find_slots(MemorySettings(swap_space=1.0), own, 1)

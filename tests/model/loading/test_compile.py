@@ -17,6 +17,7 @@ from container.model.loading import optimize
 from container.model.loading.config import read_config
 from container.model.loading.weights import load_weights
 from container.model.parallel.placement import Placement
+from container.settings.model import ModelSettings
 from container.settings.settings import Settings
 from tests.support.engines import Job, engine_config, ids, run
 from tests.support.models import tiny_models
@@ -69,8 +70,8 @@ def test_what_cannot_be_compiled_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"COMPILE=1 cannot work here, since .* not paged"):
         prepare(tiny_models.make("bloom"), torch.float32, CPU, compiles=True)
     tiny_models.make("llama").save_pretrained(tmp_path)
-    settings = Settings(model_id=str(tmp_path), compile=True)
-    config = read_config(settings, tmp_path)
+    settings = Settings(model=ModelSettings(model_id=str(tmp_path), compile=True))
+    config = read_config(settings.model, tmp_path)
     split = Placement((CPU, CPU))
     with pytest.raises(ConfigError, match="COMPILE=1 is for a model on one device"):
-        load_weights(settings, tmp_path, config, torch.float32, split)
+        load_weights(settings.model, tmp_path, config, torch.float32, split)

@@ -6,6 +6,8 @@ import pytest
 
 from container.model.loading.config import read_config
 from container.model.loading.weights import load_weights, plan_load
+from container.settings.engine import PlacementSettings
+from container.settings.model import ModelSettings
 from container.settings.settings import Settings
 from tests.model.parallel.test_tensor_parallel import jobs
 from tests.support.models import tiny_models
@@ -34,11 +36,12 @@ def test_what_does_not_fit_waits_on_disk_and_the_log_says_so(
 ) -> None:
     caplog.set_level("INFO")
     settings = Settings(
-        model_id=str(save("llama", tmp_path)), max_memory="cpu=150KiB", dtype="bfloat16"
+        model=ModelSettings(model_id=str(save("llama", tmp_path)), dtype="bfloat16"),
+        placement=PlacementSettings(max_memory="cpu=150KiB"),
     )
-    config = read_config(settings, tmp_path)
-    placement, dtype = plan_load(settings, config, tmp_path, 0)
-    module = load_weights(settings, tmp_path, config, dtype, placement).module
+    config = read_config(settings.model, tmp_path)
+    placement, dtype = plan_load(settings.model, settings.placement, config, tmp_path, 0)
+    module = load_weights(settings.model, tmp_path, config, dtype, placement).module
     assert set(module.hf_device_map.values()) == {"cpu", "disk"}
     assert "on disk" in caplog.text
 

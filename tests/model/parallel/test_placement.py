@@ -9,6 +9,7 @@ from transformers import PretrainedConfig
 
 from container.errors import ConfigError
 from container.model.parallel.placement import Machine, Placement, place, weight_bytes
+from container.settings.engine import PlacementSettings
 from container.settings.settings import Settings
 from tests.support.models import tiny_models
 
@@ -24,7 +25,14 @@ def _place(
     name: str, machine: Machine = FOUR, *, gib: float = 10, replica: int = 0, **settings: str
 ) -> Placement:
     parsed = Settings.from_environ(settings)
-    return place(parsed, _config(name), int(gib * GIB), machine, replica=replica)
+    return place(
+        parsed.placement,
+        _config(name),
+        int(gib * GIB),
+        machine,
+        quantize=parsed.model.quantize,
+        replica=replica,
+    )
 
 
 def _gpus(*indices: int) -> tuple[torch.device, ...]:
@@ -126,7 +134,7 @@ def test_a_quantized_model_is_spread(caplog: pytest.LogCaptureFixture) -> None:
     assert "QUANTIZE=bitsandbytes-nf4 is for whole layers" in caplog.text
     quantized = _config("llama")
     quantized.quantization_config = {"quant_method": "gptq", "bits": 4}
-    assert place(Settings(num_gpus=2), quantized, GIB, FOUR).uses_device_map
+    assert place(PlacementSettings(num_gpus=2), quantized, GIB, FOUR).uses_device_map
     assert _place("llama", SM_NUM_GPUS="2", QUANTIZE="int8").is_tensor_parallel
 
 

@@ -51,13 +51,13 @@ class BatchParameters:
     @classmethod
     def from_settings(cls, settings: Settings) -> "BatchParameters":
         """Bodies of many records fill the engine alone; of single ones it takes many bodies."""
-        strategy = (settings.batch_strategy or "multi_record").upper()
-        largest_mb = max(1, settings.body_limit // 2**20)
+        strategy = (settings.sagemaker.batch_strategy or "multi_record").upper()
+        largest_mb = max(1, settings.server.body_limit // 2**20)
         num_transforms = (
-            settings.max_concurrent_requests if strategy == "SINGLE_RECORD" else TRANSFORMS
+            settings.engine.max_concurrent_requests if strategy == "SINGLE_RECORD" else TRANSFORMS
         )
         most = max(1, min(num_transforms, MAX_BATCH_MB // largest_mb))
-        return cls(settings.max_transforms or most, strategy, largest_mb)
+        return cls(settings.sagemaker.max_transforms or most, strategy, largest_mb)
 
 
 class TextInvocations:

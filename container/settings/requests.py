@@ -1,0 +1,85 @@
+"""Settings that bound what one request may ask for."""
+
+from dataclasses import dataclass
+
+from container.settings.casts import (
+    flag,
+    fraction,
+    hosts,
+    integer,
+    number,
+    one_of,
+    text,
+)
+from container.settings.field import setting
+
+# The formats of container.text.tool_formats.
+TOOL_CALL_PARSERS = (
+    "hermes", "qwen_xml", "llama_json", "pythonic", "mistral", "mistral_json", "deepseek_v3",
+    "deepseek_v31", "gemma",
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class RequestSettings:
+    """What one request may ask for, and how prompts are built."""
+
+    max_client_batch_size: int = setting(
+        4, "MAX_CLIENT_BATCH_SIZE", cast=integer(1),
+        meaning="Most prompts in one request.",
+    )  # fmt: skip
+    max_embedding_inputs: int = setting(
+        2048, "MAX_EMBEDDING_INPUTS", cast=integer(1),
+        meaning="Most texts in one embedding or rerank request.",
+    )  # fmt: skip
+    max_stop_sequences: int = setting(
+        4, "MAX_STOP_SEQUENCES", cast=integer(0),
+        meaning="Most stop strings in a request.",
+    )  # fmt: skip
+    max_best_of: int = setting(
+        2, "MAX_BEST_OF", cast=integer(1, 128),
+        meaning="Most sequences that `best_of` may ask for.",
+    )  # fmt: skip
+    max_top_n_tokens: int = setting(
+        5, "MAX_TOP_N_TOKENS", cast=integer(0, 100),
+        meaning="Most likely tokens that `top_n_tokens` may ask for.",
+    )  # fmt: skip
+    watermark_gamma: float = setting(
+        0.5, "WATERMARK_GAMMA", cast=fraction,
+        meaning="Share of the vocabulary that a watermark favours.",
+    )  # fmt: skip
+    watermark_delta: float = setting(
+        2.0, "WATERMARK_DELTA", cast=number,
+        meaning="How much a watermark favours it, added to the logits.",
+    )  # fmt: skip
+    disable_grammar_support: bool = setting(
+        False, "DISABLE_GRAMMAR_SUPPORT", cast=flag,
+        meaning="Refuse `grammar` and `response_format`.",
+    )  # fmt: skip
+    tool_call_parser: str | None = setting(
+        None, "TOOL_CALL_PARSER", cast=one_of(*TOOL_CALL_PARSERS),
+        meaning=f"How the model writes tool calls: {', '.join(TOOL_CALL_PARSERS)}. "
+        "Unset: as the chat template says.",
+    )  # fmt: skip
+    system_prompt: str | None = setting(
+        None, "SYSTEM_PROMPT", cast=text,
+        meaning="First message of chats that have no system message of their own.",
+    )  # fmt: skip
+    allowed_image_domains: tuple[str, ...] = setting(
+        (), "ALLOWED_IMAGE_DOMAINS", cast=hosts,
+        meaning="Hosts that images in messages may be fetched from, separated by commas; "
+        "`*.example.com` for all below one. Unset: data URLs only.",
+    )  # fmt: skip
+    max_image_fetch_size: int = setting(
+        20_000_000, "MAX_IMAGE_FETCH_SIZE", cast=integer(1),
+        meaning="Largest image file, in bytes, fetched or in a data URL (which PAYLOAD_LIMIT "
+        "bounds, too).",
+    )  # fmt: skip
+    max_image_pixels: int = setting(
+        2**24, "MAX_IMAGE_PIXELS", cast=integer(1, 2**28),
+        meaning="Largest image, in pixels: its width times its height.",
+    )  # fmt: skip
+    max_images: int = setting(
+        8, "MAX_IMAGES_PER_REQUEST", cast=integer(1, 1000),
+        meaning="Most images in one request.",
+    )  # fmt: skip
