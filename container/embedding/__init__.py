@@ -1,1 +1,1 @@
-"""The embedder: texts in, vectors or scores out; a queue and what a process needs of a model."""
+"""The embedder: texts in, vectors or scores out; its queue, process and model interface."""

@@ -24,20 +24,20 @@ T = TypeVar("T", bound=Text)
 
 
 class TextModel(Protocol[T]):
-    """What the worker needs of a model."""
+    """The model interface of the embedder."""
 
     def encode(self, request: Embed) -> list[T]:
-        """Turn a request's inputs into texts of known length. Raises RequestError."""
+        """Tokenize a request's inputs. Raises RequestError."""
         ...
 
     def run(self, texts: Sequence[T]) -> list[bytes]:
-        """Make one row of float32 numbers for each text, in their order."""
+        """Return a row of float32 numbers for each text, in their order."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class EmbedderLimits:
-    """Most tokens in a forward pass, and most requests at a time."""
+    """The most tokens in a forward pass, and the most requests at a time."""
 
     max_batch_tokens: int
     max_requests: int
@@ -62,7 +62,7 @@ class EmbedderBackend(Generic[T]):
 
     @property
     def load(self) -> EmbedderLoad:
-        """How busy it is, and what it has done so far."""
+        """Return the current load and the counters since the start."""
         return EmbedderLoad(
             requests=len(self._queue),
             waiting_texts=self._queue.num_waiting,
@@ -87,7 +87,7 @@ class EmbedderBackend(Generic[T]):
         self._queue.add(key, self._model.encode(message))
 
     def step(self) -> Iterable[tuple[bytes, msgspec.Struct]]:
-        """Run one batch; return the answers of the requests that are whole."""
+        """Run one batch; return the answers of the requests that it completes."""
         batch = self._queue.next_batch()
         rows = self._model.run([taken.text for taken in batch])
         self._num_batches += 1
@@ -96,7 +96,7 @@ class EmbedderBackend(Generic[T]):
         return [(job.key[0], self._answer(job)) for job in self._queue.finish(batch, rows)]
 
     def abort_all(self, frontend_id: bytes | None = None) -> list[RequestKey]:
-        """Forget all requests, or all of one frontend; return them."""
+        """Abort all requests, or all of one frontend; return their keys."""
         keys = [key for key in self._queue.keys if frontend_id is None or key[0] == frontend_id]
         for key in keys:
             self._queue.remove(key)

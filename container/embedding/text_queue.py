@@ -1,8 +1,8 @@
-"""The queue of texts: which of them the next forward pass takes. No torch, no sockets.
+"""The queue of texts: selects the batch of the next forward pass. No torch, no sockets.
 
-A batch is bounded by tokens. Requests take turns, a text at a time, so that a request with two
-thousand texts does not hold up one with a single text; the texts of a batch are sorted by length
-where they are run, so that long and short ones do not pad each other.
+Tokens bound a batch. Requests take turns, one text each (round robin), so that a request with two
+thousand texts does not delay one with a single text. The model sorts the texts of a batch by
+length, so that short ones need no padding up to long ones.
 """
 
 from collections import deque
@@ -14,11 +14,11 @@ from container.ipc.backend_server import RequestKey
 
 
 class Text(Protocol):
-    """What the queue needs to know of a text."""
+    """A tokenized text, as far as the queue reads it."""
 
     @property
     def num_tokens(self) -> int:
-        """Its length."""
+        """The length in tokens."""
         ...
 
 
@@ -28,7 +28,7 @@ R = TypeVar("R")
 
 @dataclass(slots=True)
 class Job(Generic[T, R]):
-    """A request: its texts, and the results that have come, in the order of the texts."""
+    """A request: its texts, and the results so far, in the order of the texts."""
 
     key: RequestKey
     texts: list[T]
@@ -37,19 +37,19 @@ class Job(Generic[T, R]):
     num_missing: int = 0
 
     def __post_init__(self) -> None:
-        """Every result is missing at first."""
+        """Mark every result as missing."""
         self.results = [None] * len(self.texts)
         self.num_missing = len(self.texts)
 
     @property
     def num_tokens(self) -> int:
-        """Tokens of all its texts."""
+        """The number of tokens of all texts."""
         return sum(text.num_tokens for text in self.texts)
 
 
 @dataclass(frozen=True, slots=True)
 class Taken(Generic[T, R]):
-    """A text in a batch, and whose it is."""
+    """A text in a batch, with its request."""
 
     job: Job[T, R]
     index: int
@@ -73,17 +73,17 @@ class TextQueue(Generic[T, R]):
 
     @property
     def num_waiting(self) -> int:
-        """Texts that no batch has taken yet."""
+        """The number of texts that no batch has taken yet."""
         return sum(len(job.texts) - job.num_taken for job in self._turns)
 
     def add(self, key: RequestKey, texts: list[T]) -> None:
-        """Take in a request with at least one text."""
+        """Add a request with at least one text."""
         job: Job[T, R] = Job(key, texts)
         self._jobs[key] = job
         self._turns.append(job)
 
     def remove(self, key: RequestKey) -> bool:
-        """Forget a request; whether it was there."""
+        """Remove a request; return whether it was in the queue."""
         job = self._jobs.pop(key, None)
         if job is not None and job in self._turns:
             self._turns.remove(job)
@@ -95,15 +95,15 @@ class TextQueue(Generic[T, R]):
         return list(self._jobs)
 
     def next_batch(self) -> list[Taken[T, R]]:
-        """Take texts until the budget is used up, at least one if there is any."""
+        """Take texts up to the token budget, but at least one if any waits."""
         batch: list[Taken[T, R]] = []
-        room = self._max_batch_tokens
+        budget = self._max_batch_tokens
         while self._turns:
             job = self._turns[0]
             needed = job.texts[job.num_taken].num_tokens
-            if batch and needed > room:
+            if batch and needed > budget:
                 break
-            room -= needed
+            budget -= needed
             batch.append(Taken(job, job.num_taken))
             job.num_taken += 1
             self._turns.popleft()
@@ -112,12 +112,12 @@ class TextQueue(Generic[T, R]):
         return batch
 
     def finish(self, batch: list[Taken[T, R]], results: Iterable[R]) -> list[Job[T, R]]:
-        """Put results in their places; return the requests that are whole now."""
-        whole = []
+        """Store the results of a batch; return the requests that are complete now."""
+        complete = []
         for taken, result in zip(batch, results, strict=True):
             job = taken.job
             job.results[taken.index] = result
             job.num_missing -= 1
             if job.num_missing == 0 and self._jobs.pop(job.key, None) is not None:
-                whole.append(job)
-        return whole
+                complete.append(job)
+        return complete

@@ -44,7 +44,7 @@ class EngineBackend:
     def take(
         self, frontend_id: bytes, message: Submit | Abort | AddAdapter | RemoveAdapter
     ) -> None:
-        """Admit or abort a request, or change adapters. Raises what the engine refuses it with."""
+        """Admit or abort a request, or change adapters. Raises ServingError."""
         match message:
             case AddAdapter() | RemoveAdapter():
                 self._change_adapters(message)
@@ -79,7 +79,7 @@ class EngineBackend:
             adapters.remove(message.name)
 
     def abort_all(self, frontend_id: bytes | None = None) -> list[RequestKey]:
-        """Forget all requests, or all of one frontend; return them."""
+        """Abort all requests, or all of one frontend; return their keys."""
         return self.engine.abort_all(frontend_id)
 
 

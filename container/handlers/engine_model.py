@@ -15,9 +15,9 @@ Body = dict[str, Any]
 
 
 class EngineError(Exception):
-    """What the engine's routes answered in place of a result.
+    """An error response of the engine's routes.
 
-    Left alone by the user's code, it reaches the client with the same status.
+    Unless the user's code catches it, the client gets the same status.
     """
 
     def __init__(self, status_code: int, message: str) -> None:
@@ -29,7 +29,7 @@ class EngineError(Exception):
 class EngineModel:
     """Generates text; safe to call from any number of threads."""
 
-    # A body that no predict_fn has looked at is given whole, `inputs` and `parameters` together.
+    # Without a predict_fn the model gets the whole body: `inputs` and `parameters` together.
     accepts_raw_body = True
 
     def __init__(self, host: str, port: int, api_key: str | None) -> None:
@@ -40,12 +40,12 @@ class EngineModel:
 
     def generate(self, prompt: str, **parameters: Any) -> str:
         """Complete a prompt; parameters are TGI's (`max_new_tokens`, `temperature`, ...)."""
-        answer = self._ask("/generate", {"inputs": prompt, "parameters": parameters})
+        answer = self._post("/generate", {"inputs": prompt, "parameters": parameters})
         return str(answer["generated_text"])
 
     def chat(self, messages: list[Body], **fields: Any) -> str:
         """Answer messages; fields are those of OpenAI's chat completions."""
-        answer = self._ask("/v1/chat/completions", {"messages": messages} | fields)
+        answer = self._post("/v1/chat/completions", {"messages": messages} | fields)
         return str(answer["choices"][0]["message"]["content"] or "")
 
     def stream(self, prompt: str | list[Body], **options: Any) -> Iterator[str]:
@@ -64,7 +64,7 @@ class EngineModel:
         """Answer a whole body as `/invocations` would: an object, a list, or events of a stream."""
         is_chat = "messages" in body and "inputs" not in body
         path = "/v1/chat/completions" if is_chat else "/"
-        return self._events(path, body) if body.get("stream") else self._ask(path, body)
+        return self._events(path, body) if body.get("stream") else self._post(path, body)
 
     async def agenerate(self, prompt: str, **parameters: Any) -> str:
         """Call `generate` from an async function."""
@@ -83,12 +83,12 @@ class EngineModel:
         finally:
             texts.close()  # type: ignore[attr-defined]  # it is a generator
 
-    def _ask(self, path: str, body: Body) -> Any:
+    def _post(self, path: str, body: Body) -> Any:
         with closing(self._connection()) as connection:
             return json.loads(_send(connection, path, body, self._headers).read())
 
     def _events(self, path: str, body: Body) -> Iterator[Body]:
-        # Closing the connection early is how the engine learns that nobody reads on.
+        # Closing the connection early tells the engine that the client has left.
         with closing(self._connection()) as connection:
             response = _send(connection, path, body | {"stream": True}, self._headers)
             while line := response.readline():

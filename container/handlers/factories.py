@@ -34,7 +34,7 @@ ANYWHERE = {"0.0.0.0": "127.0.0.1", "::": "::1"}
 
 
 def make_server(settings: Settings, address: str, parent_pid: int) -> HandlerServer:
-    """Make the server; it installs what the user's code needs before it starts workers."""
+    """Return the server; it installs requirements.txt before it starts workers."""
     limits = HandlerLimits(
         max_requests=settings.engine.max_concurrent_requests,
         time_limit_s=settings.handlers.handler_timeout_s,
@@ -52,12 +52,12 @@ def make_server(settings: Settings, address: str, parent_pid: int) -> HandlerSer
 
 
 def make_worker(settings: Settings, address: str, name: str, parent_pid: int) -> Worker:
-    """Make a worker; it loads the user's code once it runs."""
+    """Return a worker; it loads the user's code once it runs."""
     return Worker(address, name, partial(_make_handler, settings, name), parent_pid)
 
 
 def model_folder(settings: ModelSettings) -> Path:
-    """What model_fn is given: the model's folder, downloaded if it is on the Hub."""
+    """Return the folder for model_fn, downloaded if the model is on the Hub."""
     if settings.model_id is None:
         return model_root(SAGEMAKER_MODEL_DIR)
     folder = Path(settings.model_id).expanduser()
@@ -95,12 +95,12 @@ def _make_handler(settings: Settings, name: str) -> tuple[Handler, int]:
         default_accept=settings.handlers.default_accept,
         gpu_id=gpu_id,
     )
-    many = settings.engine.max_concurrent_requests if handler.is_concurrent else 1
-    return handler, settings.handlers.handler_concurrency or many
+    default = settings.engine.max_concurrent_requests if handler.is_concurrent else 1
+    return handler, settings.handlers.handler_concurrency or default
 
 
 def _built_in_model(settings: Settings, gpu_id: int | None) -> Any:
-    """The engine, or what HF_TASK calls for; torch is loaded only for the latter."""
+    """Return the engine, or the pipeline of HF_TASK; only the latter loads torch."""
     host = ANYWHERE.get(settings.server.host, settings.server.host)
     engine = EngineModel(host, settings.server.port, settings.server.api_key)
     task = served_task(settings.model)
@@ -129,7 +129,7 @@ def _model_dir(settings: Settings, code: UserCode | None) -> Path:
 
 
 def _gpu(number: int) -> int | None:
-    """Spread workers over the visible GPUs; None without any."""
+    """Assign a worker to one of the visible GPUs; None if there are none."""
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible is not None:
         count = len([part for part in visible.split(",") if part.strip() not in ("", "-1")])

@@ -34,13 +34,13 @@ class Hook:
 
     @property
     def is_async(self) -> bool:
-        """Whether it gives its thread back while it waits."""
+        """Whether the function is async."""
         return inspect.iscoroutinefunction(self.function) or inspect.isasyncgenfunction(
             self.function
         )
 
     def __call__(self, *arguments: Any, context: Context) -> Any:
-        """Call it; what it returns may be a coroutine or a generator."""
+        """Call the function; the result may be a coroutine or a generator."""
         return self.function(*arguments, *([context] if self.takes_context else []))
 
 
@@ -66,7 +66,7 @@ def load_hooks(code: UserCode) -> Hooks:
 
 def _load_module(code: UserCode) -> ModuleType:
     _check_clashes(code.folder)
-    # Last on the path: a user's module can then never stand in for one of ours or Python's.
+    # Last on the path, so that a user's module never shadows one of ours or Python's.
     sys.path.append(str(code.folder))
     name = code.path.stem
     spec = importlib.util.spec_from_file_location(name, code.path)

@@ -32,7 +32,7 @@ from container.messages.handler import AnswerHead, AnswerPart, Invoke
 log = logging.getLogger(__name__)
 
 CLIENTS_FAULT = (ValueError, KeyError, TypeError, IndexError)
-# How often an awaited function is looked at, to see whether its client has left.
+# While an async function runs: how often to check whether its client has left.
 DISCONNECT_POLL_S = 0.5
 END = object()
 Answer = AnswerHead | AnswerPart
@@ -43,7 +43,7 @@ class ClientDisconnected(Exception):
 
 
 class Handler:
-    """The loaded model and the functions round it; threads may use it side by side."""
+    """The loaded model and the user's functions; several threads may use it at a time."""
 
     def __init__(
         self,
@@ -69,7 +69,7 @@ class Handler:
         return has_async or self._make_model is not None
 
     def load(self) -> None:
-        """Make the model. Raises ModelLoadError when the user's model_fn fails."""
+        """Load the model. Raises ModelLoadError when the user's model_fn fails."""
         threading.Thread(target=self._loop.run_forever, name="async", daemon=True).start()
         hook = self._hooks.get("model_fn")
         if hook is None:
@@ -79,11 +79,11 @@ class Handler:
         try:
             self._model = self._settle(hook(str(self._model_dir), context=context), None)
         except Exception as error:
-            log.exception("model_fn failed")
+            log.exception("model_fn failed; the container stops")
             raise ModelLoadError(f"model_fn failed: {one_line(error)}") from error
 
     def answer(self, invoke: Invoke, is_cancelled: threading.Event) -> Iterator[Answer]:
-        """Run the functions. Raises ServingError, or Gone when the client has left meanwhile."""
+        """Run the functions. Raises ServingError, or ClientDisconnected."""
         context = Context(self._model_dir, self._gpu_id, invoke.headers)
         accept = self._choose(invoke.accept)
         try:
@@ -112,11 +112,11 @@ class Handler:
 
     @property
     def _writes_bodies(self) -> bool:
-        """Whether the user's code makes the answer's bytes; a string is then not put in quotes."""
+        """Whether the user's code encodes the answer; then a string is not encoded as JSON."""
         return bool({"output_fn", "transform_fn"} & self._hooks.keys())
 
     def _choose(self, header: str) -> str:
-        """The answer's type. Raises NotAcceptable where this server would have to write it."""
+        """Choose the content type. Raises NotAcceptable if this server cannot encode it."""
         if self._writes_bodies:
             names = content.by_quality(header)
             return self._default_accept if not names or "*" in names[0] else names[0]
@@ -229,7 +229,7 @@ class Handler:
                 self._settle(result.aclose(), None)
 
     def _settle(self, value: Any, is_cancelled: threading.Event | None) -> Any:
-        """Wait for what an async function promises; anything else is returned as it is."""
+        """Wait for an awaitable; return any other value unchanged."""
         if not inspect.isawaitable(value):
             return value
 
@@ -270,7 +270,7 @@ def _with_type(value: Any, chosen: str | None) -> tuple[Any, str | None]:
 
 
 def _raw(value: Any) -> bytes | None:
-    """A body that the user's code has written; None for an object that is still to be written."""
+    """Return a body that the user's code has encoded; None for an object to encode."""
     if isinstance(value, str):
         return value.encode()
     return bytes(value) if isinstance(value, bytes | bytearray) else None

@@ -1,8 +1,8 @@
 """Installing `code/requirements.txt` before the user's code is loaded.
 
-What the server itself runs on keeps its versions (they are given to pip as constraints), so user
-code cannot break the engine; a conflict stops the start with pip's own words. A folder `wheels`
-beside the file is used in place of an index, for endpoints without a network.
+The server's own packages keep their versions (pip gets them as constraints), so user code cannot
+break the engine; a conflict stops the start with pip's message. A folder `wheels` beside the file
+replaces the package index, for endpoints without a network.
 """
 
 import importlib.metadata
@@ -23,18 +23,18 @@ SHOWN_LINES = 6
 
 
 def install(requirements: Path) -> None:
-    """Install them. Raises ModelLoadError with pip's reason."""
+    """Install the requirements. Raises ModelLoadError with pip's reason."""
     log.info("installing %s", requirements)
     with tempfile.TemporaryDirectory(prefix="container-pip-") as folder:
         constraints = Path(folder) / "constraints.txt"
         constraints.write_text(_installed())
-        done = subprocess.run(
+        result = subprocess.run(
             _command(requirements, constraints), capture_output=True, text=True, check=False
         )
-    if done.returncode != 0:
-        lines = [line for line in done.stderr.splitlines() if line.strip()]
+    if result.returncode != 0:
+        lines = [line for line in result.stderr.splitlines() if line.strip()]
         reasons = [line for line in lines if line.startswith("ERROR")] or lines
-        reason = "\n".join(reasons[-SHOWN_LINES:]) or f"exit code {done.returncode}"
+        reason = "\n".join(reasons[-SHOWN_LINES:]) or f"exit code {result.returncode}"
         raise ModelLoadError(f"{requirements}: pip could not install it:\n{reason}")
 
 

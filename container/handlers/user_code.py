@@ -1,8 +1,8 @@
-"""Where the user's code is, and which functions it has, without running it.
+"""Find the user's code and the hooks that it defines, without running it.
 
 The places are those of SageMaker's SDK and toolkits: SAGEMAKER_SUBMIT_DIRECTORY if it is a folder
 (the SDK also sends empty strings and `file://` addresses), then `code/` in the model's folder, then
-`/opt/ml/model/code` and `/opt/ml/code`. Code of a Hub repository is never looked at.
+`/opt/ml/model/code` and `/opt/ml/code`. Code of a Hub repository is never used.
 """
 
 import ast
@@ -31,18 +31,18 @@ class UserCode:
 
     @property
     def folder(self) -> Path:
-        """The folder that it stands in."""
+        """The folder of the file."""
         return self.path.parent
 
     @property
     def requirements(self) -> Path | None:
-        """What it wants installed."""
+        """The requirements.txt beside the file, if there is one."""
         path = self.folder / "requirements.txt"
         return path if path.is_file() else None
 
     @property
     def loads_own_model(self) -> bool:
-        """Whether it loads a model of its own; else it is given the built-in engine."""
+        """Whether the code loads a model of its own; otherwise it gets the built-in engine."""
         return bool(self.hooks & {"model_fn"})
 
 
@@ -58,7 +58,7 @@ def find_code(settings: HandlerSettings, model_id: str | None) -> UserCode | Non
 
 
 def missing_code(settings: HandlerSettings, model_id: str | None) -> str | None:
-    """What to tell a user whose program was named and is nowhere; None if all is well."""
+    """Return a warning if the program is set but does not exist, else None."""
     directory = settings.submit_directory or ""
     if not (settings.program or directory) or find_code(settings, model_id) is not None:
         return None
@@ -76,7 +76,7 @@ def missing_code(settings: HandlerSettings, model_id: str | None) -> str | None:
 
 
 def code_folders(submit_directory: str | None, model_id: str | None) -> list[Path]:
-    """Where code may be, first wins."""
+    """List the folders that may hold user code; the first one with the program wins."""
     folders = []
     directory = submit_directory or ""
     if directory.startswith("/"):
@@ -88,7 +88,7 @@ def code_folders(submit_directory: str | None, model_id: str | None) -> list[Pat
 
 
 def _hooks(path: Path) -> frozenset[str]:
-    """Names of the hooks at the top of a module, read and not run."""
+    """Return the names of the hooks at the top level of a module, without running it."""
     try:
         tree = ast.parse(path.read_text("utf-8"))
     except (SyntaxError, UnicodeDecodeError, ValueError) as error:
@@ -102,13 +102,13 @@ def _hooks(path: Path) -> frozenset[str]:
                 names |= {target.id for target in targets if isinstance(target, ast.Name)}
             case ast.ImportFrom(names=aliases):
                 if any(alias.name == "*" for alias in aliases):
-                    return EVERYTHING  # cannot be known; it is taken to bring its own model
+                    return EVERYTHING  # unknown names: assume every hook, model_fn too
                 names |= {alias.asname or alias.name for alias in aliases}
     return frozenset(names & set(HOOKS))
 
 
 def _top_level(body: list[ast.stmt]) -> Iterator[ast.stmt]:
-    """The statements of a module, those under `if` and `try` included."""
+    """Yield the statements of a module, those under `if` and `try` included."""
     for node in body:
         yield node
         if isinstance(node, ast.If | ast.Try):

@@ -22,7 +22,7 @@ M = TypeVar("M", contravariant=True)
 
 
 class StepBackend(Protocol[M]):
-    """The work of a StepServer; one thread uses it."""
+    """The work of a StepServer; only the main thread calls it."""
 
     @property
     def has_work(self) -> bool:
@@ -38,7 +38,7 @@ class StepBackend(Protocol[M]):
         ...
 
     def abort_all(self, frontend_id: bytes | None = None) -> list[RequestKey]:
-        """Forget all requests, or all of one frontend; return them."""
+        """Abort all requests, or all of one frontend; return their keys."""
         ...
 
 
@@ -49,7 +49,7 @@ StatusOf = Callable[[EngineState, str, B | None], msgspec.Struct]
 class StepServer(BackendServer, Generic[B]):
     """Serves one backend to any number of frontends until it is drained.
 
-    `load_backend` makes the backend; `status_of` makes the status for frontends (of None while it
+    `load_backend` returns the backend, `status_of` the status for frontends (of None while it
     loads). `run_self_test` runs the smallest piece of work after a failed step; without it a
     failure ends the process.
     """
@@ -103,7 +103,7 @@ class StepServer(BackendServer, Generic[B]):
             if self._run_self_test is None:
                 self.fail_all(Unavailable("the server's model process failed and is restarted"))
                 raise
-            log.exception("a step failed")
+            log.exception("a step failed; its requests fail, then the self-test runs")
         else:
             for frontend_id, message in messages:
                 self.send(frontend_id, message)

@@ -6,7 +6,7 @@ import msgspec
 
 from container import errors
 
-# Recovering: a step has failed, and one token is run to see whether the next one would too.
+# Recovering: a step failed, and the self-test is running.
 EngineState = Literal["loading", "ready", "recovering", "draining"]
 encode = msgspec.msgpack.Encoder().encode
 
@@ -21,29 +21,29 @@ class ErrorData(msgspec.Struct, frozen=True):
 
     @classmethod
     def from_error(cls, error: errors.ServingError) -> "ErrorData":
-        """Take what a client may see of an error."""
+        """Copy the fields of an error that a client may see."""
         return cls(error.kind, error.message, error.field, error.retry_after_s)
 
     def to_error(self) -> errors.ServingError:
-        """Make the exception again."""
+        """Return the exception again."""
         return errors.from_kind(
             self.kind, self.message, field=self.field, retry_after_s=self.retry_after_s
         )
 
 
 class Hello(msgspec.Struct, tag="hello", frozen=True):
-    """Frontend to engine: I am here; send me the status."""
+    """Frontend to backend: register, so that the status is sent here."""
 
 
 class Abort(msgspec.Struct, tag="abort", frozen=True):
-    """Frontend to engine: nobody waits for this request, or one sequence of it, any more."""
+    """Frontend to backend: the client of this request, or of one sequence of it, has left."""
 
     request_id: int
     seq_index: int | None = None
 
 
 class RequestFailed(msgspec.Struct, tag="failed", frozen=True):
-    """Engine to one frontend: this request gets no more tokens."""
+    """Backend to one frontend: the request ends with this error."""
 
     request_id: int
     error: ErrorData

@@ -1,7 +1,7 @@
-"""What crosses between a frontend and the embedder; see container.messages.engine for the rules.
+"""Messages between a frontend and the embedder; container.messages.engine explains the rules.
 
-Vectors cross as they leave the model's last weighted layer, in float32. Cutting, normalising and
-turning scores into probabilities is a frontend's work, since dialects differ in it.
+Vectors are the float32 output of the model's last weighted layer. Frontends truncate and normalise
+them and turn scores into probabilities, since the dialects differ in that.
 """
 
 from enum import Enum
@@ -15,7 +15,7 @@ EmbedderKind = Literal["embedding", "reranker", "classifier"]
 
 
 class Truncation(Enum):
-    """What is done with a text that is too long."""
+    """The treatment of a text that is too long."""
 
     REFUSE = "refuse"
     LEFT = "left"
@@ -23,7 +23,7 @@ class Truncation(Enum):
 
 
 class Pair(msgspec.Struct, frozen=True):
-    """Two texts that a cross-encoder reads together, such as a query and a document."""
+    """A pair of texts for a cross-encoder, such as a query and a document."""
 
     first: str
     second: str
@@ -35,7 +35,7 @@ EmbedInput = str | list[int] | Pair
 class Embed(msgspec.Struct, tag="embed", frozen=True, omit_defaults=True):
     """Frontend to embedder: make one vector or row of scores for each input.
 
-    Token ids are taken as they are: no special tokens and no prompt are added. `prompt_name` None
+    Token ids are used unchanged: no special tokens and no prompt are added. `prompt_name` None
     means the model's default prompt, where it has one. `field` is the inputs' name in messages.
     """
 
@@ -56,7 +56,7 @@ class Embedded(msgspec.Struct, tag="embedded", frozen=True):
 
 
 class EmbedderInfo(msgspec.Struct, frozen=True):
-    """What a frontend needs to know of the loaded model; fixed for an embedder's life.
+    """Facts about the loaded model; they do not change while the embedder runs.
 
     `width` is the length of a vector, or the number of labels. `is_normalized`: the model's own
     configuration ends in a normalisation, which the frontend does.
@@ -77,7 +77,7 @@ class EmbedderInfo(msgspec.Struct, frozen=True):
 
 
 class EmbedderLoad(msgspec.Struct, frozen=True):
-    """How busy the embedder is; the counters only grow."""
+    """The embedder's load; `batches`, `texts` and `tokens` count since the start."""
 
     requests: int = 0
     waiting_texts: int = 0

@@ -1,7 +1,7 @@
-"""What crosses between frontends, the handler server and its workers: msgspec structs.
+"""Messages between frontends, the handler server and its workers, as msgspec structs.
 
-An invocation is answered by one AnswerHead and any number of AnswerParts, the last marked; or, at
-any point, by RequestFailed. Bodies are bytes; nothing is interpreted on the way.
+The answer to an invocation is one AnswerHead and any number of AnswerParts, the last marked; or, at
+any point, RequestFailed. Bodies are bytes, passed on unread.
 """
 
 import msgspec
@@ -20,13 +20,13 @@ class Invoke(msgspec.Struct, tag="invoke", frozen=True):
 
 
 class Cancel(msgspec.Struct, tag="cancel", frozen=True):
-    """Nobody waits for this invocation any more."""
+    """The client of this invocation has left."""
 
     request_id: int
 
 
 class AnswerHead(msgspec.Struct, tag="head", frozen=True):
-    """How an answer begins."""
+    """The status and headers of an answer."""
 
     request_id: int
     status: int
@@ -44,7 +44,7 @@ class AnswerPart(msgspec.Struct, tag="part", frozen=True):
 
 
 class HandlerStatus(msgspec.Struct, tag="handler_status", frozen=True):
-    """Handler server to every frontend, several times a second."""
+    """Handler server to every frontend, several times a second: state and load."""
 
     state: EngineState
     detail: str
@@ -53,13 +53,13 @@ class HandlerStatus(msgspec.Struct, tag="handler_status", frozen=True):
 
 
 class WorkerReady(msgspec.Struct, tag="worker_ready", frozen=True):
-    """Worker to handler server: the model is loaded; so many invocations may run at a time."""
+    """Worker to handler server: the model is loaded; `capacity` invocations may run at a time."""
 
     capacity: int
 
 
 class WorkerFailed(msgspec.Struct, tag="worker_failed", frozen=True):
-    """Worker to handler server: the user's code cannot be used, and why."""
+    """Worker to handler server: the reason why the user's code does not load."""
 
     message: str
 

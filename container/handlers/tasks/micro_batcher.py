@@ -1,6 +1,6 @@
-"""Micro-batches: what several threads ask at the same moment becomes one call of the model.
+"""Micro-batches: concurrent calls of several threads become one call of the model.
 
-Nobody waits for a batch to fill: whatever has come while the last call ran is the next batch. If a
+No call waits for a batch to fill: the calls that arrive during a batch are the next batch. If a
 call with several inputs fails, each runs alone, so only the bad one gets the error.
 """
 
@@ -34,7 +34,7 @@ class MicroBatcher:
         threading.Thread(target=self._serve, name="batches", daemon=True).start()
 
     def call(self, inputs: Any, parameters: dict[str, Any]) -> Any:
-        """Wait for the answer; a list is a batch of its own. Raises what the model raises."""
+        """Wait for the answer; a list is a batch of its own. Raises the model's exception."""
         # Only inputs of one kind and with the same parameters can share a call.
         is_alone = isinstance(inputs, list)
         key = "" if is_alone else json.dumps([type(inputs).__name__, parameters], sort_keys=True)
@@ -50,18 +50,18 @@ class MicroBatcher:
             groups: dict[str, list[_Call]] = {}
             for index, call in enumerate(waiting):
                 groups.setdefault(call.key or f"alone {index}", []).append(call)
-            for asks in groups.values():
-                self._answer(asks)
+            for calls in groups.values():
+                self._answer(calls)
 
-    def _answer(self, asks: list[_Call]) -> None:
+    def _answer(self, calls: list[_Call]) -> None:
         try:
-            results = self._run([call.inputs for call in asks], asks[0].parameters)
-        except BaseException as error:  # the thread must live; the asker is told
-            if len(asks) == 1:
-                asks[0].answer.set_exception(error)
+            results = self._run([call.inputs for call in calls], calls[0].parameters)
+        except BaseException as error:  # the thread must live; the caller gets the error
+            if len(calls) == 1:
+                calls[0].answer.set_exception(error)
                 return
-            for call in asks:
+            for call in calls:
                 self._answer([call])
             return
-        for call, result in zip(asks, results, strict=True):
+        for call, result in zip(calls, results, strict=True):
             call.answer.set_result(result)
