@@ -41,7 +41,13 @@ ALLOWED = {
 # Rooms inside of a part, the lowest floor first. A file may import from its own room and from the
 # floors below; a name without a folder is a file.
 FLOORS = {
-    "container.settings": [["process_env", "casts", "tgi"], ["settings"], ["page"]],
+    "container.settings": [
+        ["process_env", "casts", "order", "tgi"],
+        ["field"],
+        ["engine", "model", "requests", "server"],
+        ["settings"],
+        ["page"],
+    ],
     "container.messages": [["common"], ["engine", "embedder", "handler"]],
     "container.handlers": [
         ["context", "user_code", "requirements", "engine_model", "worker_pool"],
