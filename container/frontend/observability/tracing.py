@@ -1,6 +1,6 @@
 """Traces over OTLP: a span for each request, with its queue, prefill and decode inside it.
 
-Spans are made when an answer is over, from the times that its RunningRequest has kept anyway, so
+Spans are created at the end of an answer, from the times that its RunningRequest keeps anyway, so
 nothing is carried from greenlet to greenlet. The SDK's sender is a thread, which gevent makes one
 more greenlet. Without OTLP_ENDPOINT nothing of OpenTelemetry is imported.
 
@@ -20,7 +20,7 @@ TRACES_PATH = "/v1/traces"
 
 
 class Tracer(Protocol):
-    """What the app needs of a tracer."""
+    """Records the traces of an app."""
 
     def record(self, trace: RequestTrace, status: int) -> None:
         """Take a request whose answer is over."""
@@ -96,7 +96,7 @@ def _request_attributes(trace: RequestTrace, status: int) -> dict[str, Any]:
 
 
 def _phases(running: RunningRequest) -> list[tuple[str, int, int]]:
-    """Name, start and end (ns since 1970) of what happened to a request that got a token."""
+    """Return the name, start and end (ns since 1970) of each phase of a request with a token."""
     first, last = running.first_token_at, running.last_token_at
     if first is None or last is None:
         return []

@@ -1,4 +1,4 @@
-"""How each dialect says that something went wrong: one table a dialect over one tree of errors."""
+"""Error responses: one table for each API dialect maps our errors to status codes and bodies."""
 
 import logging
 from collections.abc import Iterator
@@ -44,7 +44,7 @@ class DialectError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class TgiForm:
-    """Status, `error_type` and what TGI puts before the message."""
+    """Status, `error_type` and the prefix of TGI's message."""
 
     status: int
     error_type: str
@@ -190,7 +190,7 @@ def unhealthy(error: ServingError) -> Response:
 
 
 def to_client_error(error: Exception) -> ServingError:
-    """Make any exception one that a client may see; what we did not expect goes to the log."""
+    """Turn an exception into an error for the client; log the unexpected ones."""
     if isinstance(error, ServingError):
         return error
     if isinstance(error, RequestEntityTooLarge):
@@ -200,7 +200,7 @@ def to_client_error(error: Exception) -> ServingError:
 
 
 def routing_error_response(error: HTTPException) -> Response:
-    """Answer what Werkzeug found wrong with the path or the method."""
+    """Answer Werkzeug's error about the path or the method."""
     message = f"{request.method} {request.path}: {error.description}"
     code = error.code or 500
     body: Body = {"error": message, "error_type": ROUTING_TYPES.get(code, "validation")}

@@ -39,7 +39,7 @@ def read_object(request: Request) -> dict[str, Any]:
 
 
 def object_from(raw: bytes, subject: str = "the body") -> dict[str, Any]:
-    """Parse a JSON object. Raises MalformedRequest, whose message begins with `what`."""
+    """Parse a JSON object. Raises MalformedRequest, whose message begins with `subject`."""
     if not raw.strip():
         raise MalformedRequest(f"{subject} is empty; send a JSON object")
     try:

@@ -51,7 +51,7 @@ def sse_typed(body: dict[str, Any]) -> bytes:
 
 
 def collect(running: Running[object], metrics: Metrics, connection: socket.socket | None) -> None:
-    """Wait for the last token. Raises what ended the request, or ClientDisconnected."""
+    """Wait for the last token. Raises the request's error, or ClientDisconnected."""
     next_look = time.monotonic() + DISCONNECT_POLL_S
     try:
         while not running.is_finished:

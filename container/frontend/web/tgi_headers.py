@@ -1,4 +1,4 @@
-"""TGI's `x-...` headers: what a request cost, on every answer that generated something.
+"""TGI's `x-...` headers: times and token counts, on every answer with generated tokens.
 
 Seconds in x-compute-time, else whole milliseconds; of several prompts in one request the sums. A
 stream begins before its times are known, so it has only the first two. Names and units are TGI's

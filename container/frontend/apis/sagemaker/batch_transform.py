@@ -1,7 +1,7 @@
 """Bodies of many records, as batch transform sends them: run together, answered in order.
 
-What a client got wrong in a record is an error object in that record's place. What is the server's
-fault fails the whole body, so that SageMaker tries it again instead of keeping a file of errors.
+A client's error in a record is an error object in that record's place. A server's error fails the
+whole body, so that SageMaker tries it again instead of keeping a file of errors.
 """
 
 import csv

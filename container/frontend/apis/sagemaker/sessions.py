@@ -59,7 +59,7 @@ def watch(app: Flask, sessions: Sessions) -> None:
 
 
 def _session_request() -> str | None:
-    """What kind of session request the body is, if any. Raises MalformedRequest for a wrong one."""
+    """Return the kind of a session request, or None. Raises MalformedRequest for a wrong one."""
     if not 0 < (request.content_length or 0) <= MAX_BODY:
         return None
     try:
