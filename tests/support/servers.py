@@ -52,7 +52,7 @@ class Server:
         return master.children()
 
     def metric(self, name: str) -> float:
-        text = requests.get(f"{self.url}/metrics", timeout=5).text
+        text = requests.get(f"{self.url}/metrics", timeout=30).text
         lines = [line for line in text.splitlines() if line.startswith(f"{name} ")]
         # A frontend that has just started has not heard of the engine yet.
         return float(lines[0].split()[1]) if lines else float("nan")
