@@ -176,7 +176,7 @@ ATTENTION_FAULTS: dict[str, Patch] = {
         )
     ),
     "two heads swapped": _result(paged, "attend_cached", _swap_heads),
-    "a prompt that sees the next token": _result(AttentionMetadata, "chunk_mask", _see_the_next),
+    "a prompt that sees the next token": _result(AttentionMetadata, "tile_mask", _see_the_next),
     "a decode that does not see the first token": _result(
         AttentionMetadata, "decode_bias", _hide_the_first
     ),
@@ -203,11 +203,11 @@ def test_a_fault_in_paged_attention_is_refused(
 def test_a_window_off_by_one_is_refused(
     weights: str, by: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    chunk_mask, decode_bias = AttentionMetadata.chunk_mask, AttentionMetadata.decode_bias
+    tile_mask, decode_bias = AttentionMetadata.tile_mask, AttentionMetadata.decode_bias
     monkeypatch.setattr(
         AttentionMetadata,
-        "chunk_mask",
-        lambda self, chunk, window: chunk_mask(self, chunk, window + by),
+        "tile_mask",
+        lambda self, before, window: tile_mask(self, before, window + by),
     )
     assert _is_refused(_model(weights, BF16, "mistral"), BF16)
     monkeypatch.undo()

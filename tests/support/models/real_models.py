@@ -97,11 +97,11 @@ def engine(
         "max_total_tokens": 1100,
     }
     config = engine_config(**usual | sizes)
-    updates = None if adapters is None else LoraLayers(model.module, model.dtype, CPU)
+    lora_layers = None if adapters is None else LoraLayers(model.module, model.dtype, CPU)
     runner = make_runner(
-        model, config, end_token_ids=frozenset({END}), updates=updates, overlaps=overlaps
+        model, config, end_token_ids=frozenset({END}), lora_layers=lora_layers, overlaps=overlaps
     )
-    store = None if updates is None else LoraManager(updates, max_in_memory=8)
+    store = None if lora_layers is None else LoraManager(lora_layers, max_in_memory=8)
     for name, path in (adapters or {}).items():
         store.add(name, str(path), preload=True, pin=False)
     return Engine(runner, config, end_token_ids=(END,), adapters=store)
