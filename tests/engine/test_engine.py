@@ -161,7 +161,7 @@ def test_ids_that_the_model_lacks_are_refused() -> None:
 
 
 def test_a_cache_smaller_than_the_longest_sequence_is_a_mistake() -> None:
-    with pytest.raises(ValueError, match="more than the cache"):
+    with pytest.raises(ValueError, match="the KV cache holds only 8 tokens"):
         engine_config(num_blocks=2)
 
 

@@ -44,7 +44,7 @@ def start(tmp_path: Path) -> Iterator[Start]:
 
 
 def test_the_default_budgets_end_before_sagemaker_kills() -> None:
-    schedule = StopSchedule.starting_at(0.0, Settings.from_environ({}).drain_s)
+    schedule = StopSchedule.starting_at(0.0, Settings.from_environ({}).server.drain_s)
     assert schedule.drain_until < schedule.kill_at < schedule.end_at
     assert schedule.end_at <= STOP_BUDGET_S <= SAGEMAKER_KILLS_AFTER_S - 2
 

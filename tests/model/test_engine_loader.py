@@ -61,6 +61,9 @@ def test_an_unusable_model_is_refused_with_the_reason(
     tmp_path: Path, change: dict, expected: str
 ) -> None:
     folder = broken_model(tmp_path / "model", **change)
-    settings = Settings(model_id=str(folder), dtype="float32", max_batch_total_tokens=4096)
+    settings = Settings(
+        model=ModelSettings(model_id=str(folder), dtype="float32"),
+        memory=MemorySettings(max_batch_total_tokens=4096),
+    )
     with pytest.raises(ModelLoadError, match=re.escape(expected)):
         load_engine(settings, progress=lambda _: None)

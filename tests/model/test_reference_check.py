@@ -5,6 +5,7 @@ would only make models slow; so every fault stands beside the correct path on th
 """
 
 import copy
+import logging
 from collections.abc import Callable
 from functools import cache, partial
 from pathlib import Path
@@ -21,7 +22,7 @@ from container.model.embedder_loader import load_model
 from container.model.embedding.embedder import Embedder
 from container.model.engine_loader import report_fallbacks
 from container.model.kv_cache.cache import KVCache
-from container.model.layers import decoder_layer, int8_linear, layer_ops
+from container.model.layers import cpu_linear, decoder_layer, int8_linear, layer_ops
 from container.model.layers.cpu_linear import LinearFactory
 from container.model.layers.decoder_layer import FusedDecoderLayer
 from container.model.layers.layer_ops import LayerOps
@@ -62,11 +63,12 @@ def _model(weights: str, dtype: torch.dtype, name: str = "qwen3") -> PreTrainedM
 
 
 def _is_refused(model: PreTrainedModel, dtype: torch.dtype, **options: Any) -> bool:
-    """Whether a fault kept the model from being served with paged attention."""
+    """Whether the checks, and not an exception, kept the model from paged attention."""
     try:
-        return prepare(model, dtype, CPU, **options).attention != "paged"
-    except ModelLoadError:
-        return True
+        fallbacks = prepare(model, dtype, CPU, **options).fallbacks
+    except ModelLoadError as error:
+        fallbacks = (str(error),)
+    return any("differs from the model's own" in text or "off by" in text for text in fallbacks)
 
 
 def _attn_params(change: Callable[[AttentionParams], AttentionParams]) -> Patch:
@@ -122,21 +124,19 @@ def _hide_the_last(bias: torch.Tensor, *_: object, **__: object) -> torch.Tensor
 def _read_a_stale_block(
     rows: torch.Tensor, _: AttentionMetadata, part: Any, kv_heads: int
 ) -> torch.Tensor:
-    rows = rows.clone().view(-1, kv_heads, part.blocks.shape[1])
+    rows = rows.clone().view(-1, kv_heads, part.block_table.shape[1])
     rows[:, :, 0] = (rows[:, :, 0] + 2 * kv_heads) % rows.max().clamp_(min=1)
     return rows.flatten()
 
 
-def _repeat_wrongly(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Take KV heads in turn instead of in groups."""
-    interleave = torch.Tensor.repeat_interleave
+def _group_wrongly(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Give each group of query heads another group's keys and values."""
+    attend = paged._attend_dense
 
-    def repeat(self: torch.Tensor, count: int, dim: int) -> torch.Tensor:
-        if self.dim() == 4 and dim == 1:
-            return self.repeat(1, count, 1, 1)
-        return interleave(self, count, dim)
+    def swapped(query: Any, keys: Any, values: Any, *args: Any) -> torch.Tensor:
+        return attend(query, keys.flip(0), values.flip(0), *args)
 
-    monkeypatch.setattr(torch.Tensor, "repeat_interleave", repeat)
+    monkeypatch.setattr(paged, "_attend_dense", swapped)
 
 
 def _store_no_values(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -182,7 +182,7 @@ ATTENTION_FAULTS: dict[str, Patch] = {
     ),
     "a decode that does not see itself": _result(AttentionMetadata, "decode_bias", _hide_the_last),
     "a stale block": _result(AttentionMetadata, "block_rows", _read_a_stale_block),
-    "KV heads in the wrong groups": _repeat_wrongly,
+    "KV heads in the wrong groups": _group_wrongly,
     "values that are not stored": _store_no_values,
     "one cache for all layers": _share_one_layers_cache,
 }
@@ -230,14 +230,14 @@ def test_attention_sinks_that_paged_attention_does_not_know_are_not_left_out(
 
 def _facts(monkeypatch: pytest.MonkeyPatch, **changes: Callable[[Any], Any]) -> None:
     """Change what a fused layer knows of the model's."""
-    facts_of = decoder_layer._facts
+    facts_of = decoder_layer._spec
 
     def changed(layer: Any, attn_params: AttentionParams) -> layer_ops.LayerSpec:
         facts = facts_of(layer, attn_params)
         values = {name: change(getattr(facts, name)) for name, change in changes.items()}
         return layer_ops.dataclasses.replace(facts, **values)
 
-    monkeypatch.setattr(decoder_layer, "_facts", changed)
+    monkeypatch.setattr(decoder_layer, "_spec", changed)
 
 
 def _large_eps(norms: Any) -> Any:
@@ -266,10 +266,12 @@ LAYER_FAULTS: dict[str, Patch] = {
     "a half rotated the wrong way": _result(LayerOps, "_tables", _rotate_the_wrong_half),
     "gate and up swapped": _result(
         LayerOps,
-        "gated",
-        lambda out, self, gate_up, _: self.facts.act(gate_up.chunk(2, -1)[1]) * out,
+        "act_and_mul",
+        lambda out, self, gate_up, _: self.spec.act(gate_up.chunk(2, -1)[1]) * out,
     ),
-    "a residual that is left out": _result(LayerOps, "after", lambda out, _, x, *__: out - x),
+    "a residual that is left out": _result(
+        LayerOps, "add_residual", lambda out, _, x, *__: out - x
+    ),
 }
 
 
@@ -278,7 +280,11 @@ LAYER_FAULTS: dict[str, Patch] = {
 @pytest.mark.parametrize("dtype", [F32, BF16])
 @pytest.mark.parametrize("weights", ["random", "outliers", "trained"])
 def test_a_fault_in_fused_layers_keeps_the_models_own(
-    weights: str, dtype: torch.dtype, fault: str, monkeypatch: pytest.MonkeyPatch
+    weights: str,
+    dtype: torch.dtype,
+    fault: str,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     monkeypatch.setattr(optimize, "_ops_choices", lambda *_: [LayerOps])
     monkeypatch.setattr(LinearFactory, "packs", lambda *_: True)
@@ -286,8 +292,10 @@ def test_a_fault_in_fused_layers_keeps_the_models_own(
     monkeypatch.setattr(LinearFactory, "head", lambda _, *args: PlainLinear(*args))
     assert _fuse(prepare(_model(weights, dtype), dtype, CPU)) > 0
     LAYER_FAULTS[fault](monkeypatch)
-    loaded = prepare(_model(weights, dtype), dtype, CPU)
+    with caplog.at_level(logging.INFO):
+        loaded = prepare(_model(weights, dtype), dtype, CPU)
     assert (loaded.attention, _fuse(loaded)) == ("paged", 0)
+    assert "layers with LayerOps are not used: off by" in caplog.text
 
 
 def _fuse(loaded: LoadedModel) -> int:
@@ -304,9 +312,19 @@ def _coarse_numbers(numbers_and_scales: tuple[torch.Tensor, torch.Tensor], *_: o
     return (numbers // 8) * 8, scales
 
 
+def _quantized(change: Callable[..., Any]) -> Patch:
+    """Change how weights are quantized, for torch's products and for the kernels'."""
+
+    def patch(monkeypatch: pytest.MonkeyPatch) -> None:
+        for module in (int8_linear, cpu_linear):
+            _result(module, "quantized", change)(monkeypatch)
+
+    return patch
+
+
 EIGHT_BIT_FAULTS: dict[str, Patch] = {
-    "scales of the next row": _result(int8_linear, "quantized", _rolled_scales),
-    "numbers of five bits": _result(int8_linear, "quantized", _coarse_numbers),
+    "scales of the next row": _quantized(_rolled_scales),
+    "numbers of five bits": _quantized(_coarse_numbers),
 }
 
 

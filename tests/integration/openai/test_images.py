@@ -127,7 +127,7 @@ def _url(data: bytes, kind: str = "image/png") -> str:
         ("file:///etc/passwd", "data URL"),
         ("data:image/png;base64,@@@", "base64"),
         ("data:image/png,abc", "base64"),
-        ("data:text/plain;base64,YQ==", "type of an image"),
+        ("data:text/plain;base64,YQ==", "image type"),
         (_url(b"no image at all"), "no image can be read"),
         (_url(file_of(picture(1))[:300]), "no image can be read"),
         (_url(file_of(picture(1), "BMP")), "PNG, JPEG, WEBP, GIF"),

@@ -147,14 +147,14 @@ def test_a_recording_reads_padding_promises_and_tables() -> None:
     made.capture(capture_nothing, lambda _: None)
     plan = trial_plan(5, cache)
     plan.token_ids[1], plan.token_ids[4] = -2, -1
-    assert made.run(plan, torch.tensor([31, 32])).shape == (5, 50)
+    assert made.replay(plan, torch.tensor([31, 32])).shape == (5, 50)
     ids_, positions, step = seen[-1]
     assert ids_ == [1, 32, 3, 4, 31, 0]
     assert positions == [0, 1, 2, 3, 0, 0]
     (group,) = step.groups
     assert group.context_lens.tolist() == [1, 2, 3, 4, 1, 1]
     assert group.block_table[:, 0].tolist() == [0, 0, 0, 0, 1, 8]
-    assert step.slots.tolist() == [0, 1, 2, 3, 4, 32]
+    assert step.slot_mapping.tolist() == [0, 1, 2, 3, 4, 32]
 
 
 def test_a_model_that_cannot_be_recorded_serves_without(caplog: pytest.LogCaptureFixture) -> None:
@@ -188,7 +188,7 @@ class AnyToken:
 
 
 def test_no_wish_makes_the_host_wait_for_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(AsyncHostCopy, "start", lambda _, tensor: tensor)
+    monkeypatch.setattr(AsyncHostCopy, "add", lambda _, tensor: tensor)
     sequences = []
     for wishes in WISHES:
         params = SamplingParams(max_new_tokens=40, **wishes)  # type: ignore[arg-type]

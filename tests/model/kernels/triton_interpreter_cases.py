@@ -424,7 +424,7 @@ def test_an_engine_with_all_kernels_says_what_generate_says(
     kernels = AttentionKernels(Kernel.TRITON, Kernel.REFERENCE)
     runner = TorchModelRunner(ForwardPass(module, cache, DEVICE, kernels=kernels), overlaps=True)
     record = graph_capturer() if HAS_GPU else capture_nothing
-    runner.forward.record([2, 4], 8, record, lambda _: None)
+    runner.forward.capture([2, 4], 8, record, lambda _: None)
     assert runner.forward.has_graphs
     rnd = random.Random(2)
     jobs = []

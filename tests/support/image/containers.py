@@ -1,6 +1,6 @@
 """Containers of the built image for tests: started as SageMaker does, asked from within, stopped.
 
-Only for tests/image, which `make image-test` runs with these variables: CONTAINER_IMAGE is the
+Only for tests/docker_image, which `make image-test` runs with these variables: CONTAINER_IMAGE is the
 image's name, ENGINE the program that runs it (docker or podman).
 """
 
