@@ -45,10 +45,11 @@ serve: $(VENV)/server.stamp $(KERNELS)  ## serve HF_MODEL_ID (or the demo model)
 local: $(VENV)/deploy.stamp $(KERNELS)  ## a SageMaker endpoint on this machine, in front of HF_MODEL_ID
 	@exec $(BIN)/python -m sagemaker_deploy local --model $(HF_MODEL_ID)
 
-# Two at a time, as integration tests mostly wait. Each prints when it has ended.
+# By default two at a time, as integration tests mostly wait. Each prints when it has ended.
+TEST_JOBS ?= 2
 test: $(VENV)/test.stamp $(VENV_SDK)/test.stamp $(KERNELS) smollm2  ## run every test that needs neither a GPU nor image tools
-	@echo "Running test-integration, test-units and test-sdk, two at a time; each prints when it has ended"
-	@$(MAKE) --no-print-directory --jobs=2 --keep-going --output-sync=target \
+	@echo "Running test-integration, test-units and test-sdk, $(TEST_JOBS) at a time; each prints when it has ended"
+	@$(MAKE) --no-print-directory --jobs=$(TEST_JOBS) --keep-going --output-sync=target \
 		test-integration test-units test-sdk
 
 test-quick: $(VENV)/test.stamp $(KERNELS)  ## run the units that start no process and load no model

@@ -203,7 +203,7 @@ def test_overload_is_a_429_with_retry_after(tmp_path: Path, endless_model: Path)
 def test_the_port_is_bound_and_ping_explains_while_the_model_loads(tmp_path: Path) -> None:
     server = spawn(tmp_path / "log")
     try:
-        wait_for(lambda: _accepts(server.port), 20, lambda: server.log)
+        wait_for(lambda: _accepts(server.port), 60, lambda: server.log)
         first = server.ping()
         assert first.status_code == 503
         assert first.json()["error"]
@@ -218,7 +218,7 @@ def test_the_port_is_bound_and_ping_explains_while_the_model_loads(tmp_path: Pat
 
 def test_sigterm_while_loading_exits_with_0(tmp_path: Path) -> None:
     server = spawn(tmp_path / "log")
-    wait_for(lambda: _accepts(server.port), 20)
+    wait_for(lambda: _accepts(server.port), 60)
     assert server.stop() == 0
 
 
@@ -229,7 +229,7 @@ def _accepts(port: int) -> bool:
 
 def test_a_supervisor_killed_during_the_start_leaves_nothing_behind(tmp_path: Path) -> None:
     server = spawn(tmp_path / "log")
-    wait_for(lambda: len(psutil.Process(server.process.pid).children()) == 2, 20)
+    wait_for(lambda: len(psutil.Process(server.process.pid).children()) == 2, 60)
     children = psutil.Process(server.process.pid).children(recursive=True)
     server.process.kill()
     server.process.wait()

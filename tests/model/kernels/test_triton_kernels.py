@@ -30,7 +30,7 @@ def test_kernels_are_right_when_interpreted() -> None:
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(CASES)],
         env={**os.environ, "TRITON_INTERPRET": "1"},
-        cwd=CASES.parents[2],
+        cwd=CASES.parents[3],
         capture_output=True,
         text=True,
         check=False,

@@ -419,7 +419,7 @@ def test_nothing_is_read_back_and_one_copy_goes_to_the_device(
 def test_the_cpus_sampler_is_found_to_read_back(params: list[SamplingParams]) -> None:
     sequences = [Sequence(0, [1], one) for one in params]
     with pytest.raises(HostWaits), watched():
-        sampler.choose_on_host(_random_logits(1, len(params), 1500), sequences)
+        sampler.choose_on_host(_random_logits(1, len(params), 1500), sequences, None)
 
 
 @pytest.mark.parametrize("device", ["cpu", "meta"])
