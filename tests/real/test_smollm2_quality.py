@@ -73,7 +73,7 @@ def test_bfloat16_predicts_as_well_as_transformers_bfloat16() -> None:
 
 
 def test_weights_of_eight_bits_cost_at_most_one_percent() -> None:
-    served = _perplexity(_served(real_models.prepared(torch.bfloat16, in_int8=True)))
+    served = _perplexity(_served(real_models.prepared(torch.bfloat16, int8_weights=True)))
     assert served == pytest.approx(_bfloat16(), rel=0.01)
 
 

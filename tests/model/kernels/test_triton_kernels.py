@@ -26,6 +26,7 @@ SHARED_MEMORY = 99 * 1024
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_kernels_are_right_when_interpreted() -> None:
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(CASES)],
