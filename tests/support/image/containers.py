@@ -1,7 +1,7 @@
 """Containers of the built image for tests: started as SageMaker does, asked from within, stopped.
 
-Only for tests/docker_image, which `make image-test` runs with these variables: CONTAINER_IMAGE is the
-image's name, ENGINE the program that runs it (docker or podman).
+Only for tests/docker_image, which `make image-test` runs with these variables: CONTAINER_IMAGE is
+the image's name, ENGINE the program that runs it (docker or podman).
 """
 
 import json
