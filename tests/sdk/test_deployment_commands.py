@@ -164,7 +164,7 @@ def test_a_wrong_body_ends_with_the_containers_words(
     file.write_text('{"inputs": "Hello", "parameters": {"temperature": -1}}')
     result = _run("invoke", demo, "--file", str(file), expect=7)
     assert "temperature" in result.stderr
-    assert "hint: the container's log" in result.stderr
+    assert "hint: see the container's log" in result.stderr
 
 
 def test_an_unknown_endpoint_is_not_found(folder: Path, local: Local) -> None:
