@@ -16,7 +16,7 @@ import logging
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Protocol, TypeGuard
+from typing import Any, Protocol, TypeGuard, cast
 
 import torch
 from torch import nn
@@ -258,9 +258,10 @@ def _converted(module: nn.Module, dtype: torch.dtype, convert: Convert | None) -
     try:
         for name, parameter in parameters.items():
             if _is_convertible(parameter, dtype):
-                wide = parameter.detach().to(dtype)
+                # Not an nn.Parameter: a DTensor cannot become one in inference mode.
+                wide = parameter.to(dtype)
                 wide = wide if convert is None else convert(module, name, wide)
-                module._parameters[name] = nn.Parameter(wide, requires_grad=False)
+                module._parameters[name] = cast(nn.Parameter, wide)
         for name, buffer in buffers.items():
             if _is_convertible(buffer, dtype):
                 module._buffers[name] = buffer.to(dtype)

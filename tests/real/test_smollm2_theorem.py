@@ -14,9 +14,9 @@ SCHEDULES = {
     "batched": {},
     "small_chunks": {"max_batch_tokens": 13},
     "tiny_blocks": {"block_size": 1, "num_blocks": 2000},
-    "preempting": {"num_blocks": 20, "max_input_tokens": 100, "max_total_tokens": 140},
+    "preempting": {"num_blocks": 14, "max_input_tokens": 100, "max_total_tokens": 140},
     "swapping": {
-        "num_blocks": 20,
+        "num_blocks": 14,
         "max_input_tokens": 100,
         "max_total_tokens": 140,
         "num_slots": 40,
@@ -42,7 +42,7 @@ def test_greedy_answers_to_real_questions_equal_generate(schedule: str) -> None:
     for index, question in enumerate(QUESTIONS):
         assert ids(got[index]) == real_models.greedy(question, COUNT), question
     assert engine.load.cached_tokens > 0, "every question begins with the same system message"
-    if SCHEDULES[schedule].get("num_blocks") == 20:
+    if SCHEDULES[schedule].get("num_blocks") == 14:
         assert engine.load.preemptions > 0
     if schedule == "swapping":
         assert engine.load.restored_tokens > 0
