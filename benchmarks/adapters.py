@@ -40,8 +40,9 @@ def write_adapter(folder: Path, shapes: dict[str, tuple[int, int]]) -> Path:
 def run(engine: Engine, names: list[str]) -> float:
     """Decode with these adapters side by side; tokens each second."""
     for client in range(CLIENTS):
-        params = SamplingParams(NEW_TOKENS, ignore_eos=True, adapter=names[client % len(names)])
-        engine.submit(b"", Submit(client, [300 + client] * 16, params))
+        params = SamplingParams(NEW_TOKENS, ignore_eos=True)
+        adapter = names[client % len(names)]
+        engine.submit(b"", Submit(client, [300 + client] * 16, params, adapter=adapter))
     engine.step()
     started, count = time.perf_counter(), 0
     while engine.has_work:

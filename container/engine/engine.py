@@ -160,7 +160,7 @@ class Engine:
             )
         self._check_lengths(message)
         compiling = self._start_compiling(message.params.grammar)
-        adapter = self._acquire(message.params.adapter)
+        adapter = self._acquire(message.adapter)
         sequences: list[Sequence] = []
         for seq_index in range(message.num_sequences):
             sequence = Sequence(
@@ -173,6 +173,8 @@ class Engine:
                 seq_index=seq_index,
                 images=message.images,
                 adapter=adapter,
+                session=message.session,
+                session_s=message.session_s,
             )
             sequences.append(sequence)
         self._requests[frontend_id, message.request_id] = sequences

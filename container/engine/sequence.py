@@ -48,6 +48,8 @@ class Sequence:
         "request_id",
         "seed",
         "seq_index",
+        "session",
+        "session_s",
         "started_at",
         "state",
         "token_ids",
@@ -65,11 +67,15 @@ class Sequence:
         seq_index: int = 0,
         images: ImageTensors | None = None,
         adapter: int = NO_ADAPTER,
+        session: str = "",
+        session_s: float = 0.0,
     ) -> None:
         self.frontend_id = frontend_id
         self.prefill_parent = prefill_parent
         self.seq_index = seq_index
         self.adapter = adapter
+        self.session = session
+        self.session_s = session_s
         self.seed = params.seed + seq_index
         # Ids of the cached prefixes that end with its full blocks, one per cached block.
         self.prefix_ids: list[int] = []

@@ -35,16 +35,14 @@ class PinnedPrefixes:
 
     def pin(self, sequence: Sequence) -> None:
         """Pin the cached prefix of a finishing sequence, replacing its session's previous one."""
-        session = sequence.params.session
+        session = sequence.session
         if not session:
             return
         prefix = self._pool.find_prefix(sequence.token_ids, sequence.cache_namespace)
         block_ids = [block.block_id for block in prefix]
         self._pool.touch(block_ids)
         self._unpin(session)
-        self._pinned[session] = _PinnedPrefix(
-            block_ids, time.monotonic() + sequence.params.session_s
-        )
+        self._pinned[session] = _PinnedPrefix(block_ids, time.monotonic() + sequence.session_s)
 
     def expire(self) -> None:
         """Unpin sessions that have expired."""

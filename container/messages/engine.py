@@ -68,9 +68,6 @@ class SamplingParams(msgspec.Struct, frozen=True, omit_defaults=True):
     top_logprobs: int = 0
     prompt_logprobs: bool = False
     grammar: str = ""
-    adapter: str = ""
-    session: str = ""
-    session_s: float = 0.0
 
     @property
     def is_greedy(self) -> bool:
@@ -92,8 +89,10 @@ ImageTensors = dict[str, Tensor]  # by the names that the model's forward pass h
 class Submit(msgspec.Struct, tag="submit", frozen=True, omit_defaults=True):
     """Frontend to engine: generate `num_sequences` times for this prompt.
 
-    `request_id` is the frontend's own. Sequence i draws with seed + i. `images` are those of the
-    prompt, preprocessed; the prompt has their placeholder ids.
+    `request_id` is the frontend's own; its client assigns it. Sequence i draws with seed + i.
+    `images` are those of the prompt, preprocessed; the prompt has their placeholder ids. `adapter`
+    is the name of a LoRA adapter, empty for the base model. The prompt's blocks are held for
+    `session_s` seconds under the id `session`, if it has one.
     """
 
     request_id: int
@@ -101,6 +100,9 @@ class Submit(msgspec.Struct, tag="submit", frozen=True, omit_defaults=True):
     params: SamplingParams
     num_sequences: int = 1
     images: ImageTensors = {}
+    adapter: str = ""
+    session: str = ""
+    session_s: float = 0.0
 
 
 class AddAdapter(msgspec.Struct, tag="add_adapter", frozen=True):

@@ -281,7 +281,7 @@ def expected(submit: Submit, seq_index: int) -> Completion:
     completion: list[int] = []
     reason = None
     while reason is None:
-        last = contents([*ids, *completion], int(params.adapter or 0), submit.images)[-1]
+        last = contents([*ids, *completion], int(submit.adapter or 0), submit.images)[-1]
         token = next_token(last, seq_index)
         if params.grammar == f"fails {len(completion) + 1}":
             return completion, None
@@ -383,6 +383,9 @@ class RandomRequests:
             self._params(self.max_total - len(prompt)),
             rnd.choice([1, 1, 1, 2, 3]),
             self._images(),
+            adapter=rnd.choice(["", "", "1", "2"]),
+            session=rnd.choice(["", "", "a", "b"]),
+            session_s=1000.0,
         )
 
     def _params(self, room: int) -> SamplingParams:
@@ -394,9 +397,6 @@ class RandomRequests:
             ignore_eos=rnd.random() < 0.6,
             prompt_logprobs=rnd.random() < 0.2,
             grammar=grammar if rnd.random() < 0.15 else "",
-            adapter=rnd.choice(["", "", "1", "2"]),
-            session=rnd.choice(["", "", "a", "b"]),
-            session_s=1000.0,
         )
 
     def _prompt(self, length: int) -> list[int]:

@@ -15,7 +15,7 @@ def _engine(num_blocks: int = 64) -> Engine:
 
 
 def _job(prompt: list[int], session: str = "", session_s: float = 60.0) -> Job:
-    return Job(prompt, SamplingParams(4, session=session, session_s=session_s))
+    return Job(prompt, SamplingParams(4), session=session, session_s=session_s)
 
 
 def _flood(engine: Engine) -> None:

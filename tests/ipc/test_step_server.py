@@ -2,6 +2,7 @@
 
 import os
 import threading
+import time
 from collections.abc import Iterator
 
 import msgspec
@@ -141,9 +142,12 @@ def test_an_abort_is_heard_while_it_drains(setting) -> None:
     assert peer.answer().request_id == 2
     server.drain()
     peer.await_state("draining")
-    peer.send(Abort(1))
     peer.submit(3, [1])
     assert peer.answer().request_id == 3
+    peer.send(Abort(1))
+    stopped_by = time.monotonic() + 10
+    while echo.held and time.monotonic() < stopped_by:
+        time.sleep(0.01)
     assert echo.held == []
 
 

@@ -98,7 +98,7 @@ def test_a_trained_adapter_answers_as_peft_does(tmp_path: Path) -> None:
         expected = [real_models.generate(theirs, chat_ids(one), COUNT) for one in questions]
     plain = [real_models.greedy(question, COUNT) for question in questions]
     jobs = [
-        Job(chat_ids(question), SamplingParams(COUNT, adapter=name))
+        Job(chat_ids(question), SamplingParams(COUNT), adapter=name)
         for question in questions
         for name in ("bells", "")
     ]

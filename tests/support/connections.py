@@ -4,7 +4,7 @@ from typing import NoReturn
 
 from container.errors import Unavailable
 from container.frontend.clients.engine_client import TokenStream
-from container.messages.engine import EngineInfo, SamplingParams
+from container.messages.engine import EngineInfo, Submit
 from container.text.tokenizer import Tokenizer
 
 
@@ -15,13 +15,7 @@ class NoEngine:
     def status(self) -> NoReturn:
         raise Unavailable("the engine has not started yet")
 
-    def submit(
-        self,
-        prompt_ids: list[int],
-        params: SamplingParams,
-        num_sequences: int = 1,
-        beside: TokenStream | None = None,
-    ) -> NoReturn:
+    def submit(self, request: Submit, same_engine_as: TokenStream | None = None) -> NoReturn:
         raise Unavailable("the engine has not started yet")
 
     def add_adapter(self, name: str, source: str, *, preload: bool, pin: bool) -> NoReturn:

@@ -25,6 +25,19 @@ class Job:
     prompt: list[int]
     params: SamplingParams
     at_step: int = 0
+    adapter: str = ""
+    session: str = ""
+    session_s: float = 0.0
+
+    def as_request(self, request_id: int) -> Submit:
+        return Submit(
+            request_id,
+            self.prompt,
+            self.params,
+            adapter=self.adapter,
+            session=self.session,
+            session_s=self.session_s,
+        )
 
 
 class ScriptedRunner(SyncModelRunner):
@@ -142,7 +155,7 @@ def run(engine: Engine, jobs: list[Job]) -> dict[int, list[TokenEvent]]:
     while pending or engine.has_work:
         while pending and pending[0][1].at_step <= step:
             index, job = pending.pop(0)
-            engine.submit(b"test", Submit(index, job.prompt, job.params))
+            engine.submit(b"test", job.as_request(index))
         for _, event in engine.step():
             events[event.request_id].append(event)
         engine.scheduler.check_invariants()

@@ -11,9 +11,7 @@ from container.messages.common import Abort
 from container.messages.engine import (
     AddAdapter,
     Done,
-    ImageTensors,
     RemoveAdapter,
-    SamplingParams,
     Status,
     StepEvents,
     Submit,
@@ -50,17 +48,10 @@ class EngineConnection(Protocol):
         """The engine's last word on itself. Raises Unavailable when it is not connected."""
         ...
 
-    def submit(
-        self,
-        prompt_ids: list[int],
-        params: SamplingParams,
-        num_sequences: int = 1,
-        same_engine_as: TokenStream | None = None,
-        images: ImageTensors | None = None,
-    ) -> TokenStream:
-        """Send a request; what the engine refuses is raised by the stream.
+    def submit(self, request: Submit, same_engine_as: TokenStream | None = None) -> TokenStream:
+        """Send a request under an id of the client's; the stream raises what the engine refuses.
 
-        One `beside` another shares its inbox: whoever reads one of them reads both.
+        With `same_engine_as`, both streams share one inbox: whoever reads one reads both.
         """
         ...
 
@@ -84,14 +75,7 @@ class NoEngine:
             "answered by the user's code"
         )
 
-    def submit(
-        self,
-        prompt_ids: list[int],
-        params: SamplingParams,
-        num_sequences: int = 1,
-        same_engine_as: TokenStream | None = None,
-        images: ImageTensors | None = None,
-    ) -> TokenStream:
+    def submit(self, request: Submit, same_engine_as: TokenStream | None = None) -> TokenStream:
         """Never called, since `status` raises before."""
         raise AssertionError("submit without an engine")
 
@@ -161,23 +145,17 @@ class EngineClient(BackendClient[Status]):
         finally:
             del self._commands[message.request_id]
 
-    def submit(
-        self,
-        prompt_ids: list[int],
-        params: SamplingParams,
-        num_sequences: int = 1,
-        same_engine_as: TokenStream | None = None,
-        images: ImageTensors | None = None,
-    ) -> ZmqTokenStream:
-        """Send a request; what the engine refuses is raised by the stream."""
+    def submit(self, request: Submit, same_engine_as: TokenStream | None = None) -> ZmqTokenStream:
+        """Send a request under its next id; the stream raises what the engine refuses."""
         self._check_ready()
         inbox: Inbox[TokenEvent] = Inbox()
         if isinstance(same_engine_as, ZmqTokenStream):
             inbox = same_engine_as.inbox
-        stream = ZmqTokenStream(self, next(self._ids), num_sequences, inbox)
+        request = msgspec.structs.replace(request, request_id=next(self._ids))
+        stream = ZmqTokenStream(self, request.request_id, request.num_sequences, inbox)
         self._streams[stream.request_id] = stream
         try:
-            self._submit(Submit(stream.request_id, prompt_ids, params, num_sequences, images or {}))
+            self._submit(request)
         except BaseException:
             del self._streams[stream.request_id]
             raise

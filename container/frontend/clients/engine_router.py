@@ -17,7 +17,7 @@ import msgspec
 from container.errors import Conflict, NotFound, Unavailable
 from container.frontend.clients.engine_client import EngineClient, TokenStream
 from container.frontend.clients.prefix_map import PrefixMap
-from container.messages.engine import EngineInfo, EngineLoad, ImageTensors, SamplingParams, Status
+from container.messages.engine import EngineInfo, EngineLoad, Status, Submit
 
 # How many requests more than the idlest one a copy may have and still get what it knows.
 MAX_LEAD = 8
@@ -57,20 +57,11 @@ class EngineGroup:
             self._joined, self._status = statuses, _join(statuses)
         return self._status
 
-    def submit(
-        self,
-        prompt_ids: list[int],
-        params: SamplingParams,
-        num_sequences: int = 1,
-        same_engine_as: TokenStream | None = None,
-        images: ImageTensors | None = None,
-    ) -> TokenStream:
+    def submit(self, request: Submit, same_engine_as: TokenStream | None = None) -> TokenStream:
         """Send a request to one of them; see EngineConnection."""
-        replica = self._choose(prompt_ids, params.session)
-        stream = self._engines[replica].submit(
-            prompt_ids, params, num_sequences, same_engine_as, images
-        )
-        self._prefixes.record(prompt_ids, replica)
+        replica = self._choose(request.prompt_ids, request.session)
+        stream = self._engines[replica].submit(request, same_engine_as)
+        self._prefixes.record(request.prompt_ids, replica)
         return stream
 
     def add_adapter(self, name: str, source: str, *, preload: bool, pin: bool) -> None:

@@ -11,8 +11,6 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-import msgspec
-
 from container.errors import InvalidParameter, PromptTooLong, Unavailable
 from container.frontend.clients.engine_client import EngineConnection, NoEngine, TokenStream
 from container.frontend.generation.images import Images, fetch_nothing
@@ -21,7 +19,7 @@ from container.frontend.generation.request_context import RequestContext
 from container.frontend.generation.running_request import Completion, RunningGroup, RunningRequest
 from container.images.decoding import ImageLimits
 from container.images.sources import ImageSource
-from container.messages.engine import EngineInfo, ImageTensors, SamplingParams, Status
+from container.messages.engine import EngineInfo, ImageTensors, SamplingParams, Status, Submit
 from container.text.detokenizer import Detokenizer
 from container.text.stop_strings import StopStrings
 from container.text.tokenizer import Piece, Tokenizer
@@ -254,7 +252,6 @@ class Service:
         same_engine_as: TokenStream | None = None,
     ) -> RunningRequest:
         tokenizer = self.tokenizer
-        params = _with_context(params, context)
         visible = tokenizer.special_tokens_in(text.shown)
         completions = [
             Completion(
@@ -266,12 +263,11 @@ class Service:
             for seq_index in range(text.num_sequences)
         ]
         submitted_at = time.monotonic()
+        request = _make_request(prompt, params, text.num_sequences, context)
         return RunningRequest(
             prompt.ids,
             params,
-            self._engine.submit(
-                prompt.ids, params, text.num_sequences, same_engine_as, images=prompt.images
-            ),
+            self._engine.submit(request, same_engine_as),
             completions,
             text.received_at,
             submitted_at,
@@ -301,13 +297,21 @@ def _wait_first_event(running: RunningRequest | RunningGroup) -> None:
         raise
 
 
-def _with_context(params: SamplingParams, context: RequestContext) -> SamplingParams:
-    """Fill in the adapter and the session. Raises MalformedRequest if the session has ended."""
-    if context.session is not None:
-        params = msgspec.structs.replace(
-            params, session=context.session.id, session_s=context.session.remaining_s()
-        )
-    return msgspec.structs.replace(params, adapter=context.adapter) if context.adapter else params
+def _make_request(
+    prompt: Prompt, params: SamplingParams, num_sequences: int, context: RequestContext
+) -> Submit:
+    """Create the engine's request. Raises MalformedRequest if the session has ended."""
+    session = context.session
+    return Submit(
+        0,  # the client assigns it
+        prompt.ids,
+        params,
+        num_sequences,
+        prompt.images or {},
+        adapter=context.adapter,
+        session="" if session is None else session.id,
+        session_s=0.0 if session is None else session.remaining_s(),
+    )
 
 
 def random_seed() -> int:

@@ -29,7 +29,7 @@ def _engine(folders: dict[str, Path], name: str = "llama", **sizes: int) -> Engi
 
 
 def _job(prompt: list[int], adapter: str, at_step: int = 0) -> Job:
-    return Job(prompt, SamplingParams(COUNT, adapter=adapter), at_step)
+    return Job(prompt, SamplingParams(COUNT), at_step, adapter=adapter)
 
 
 @pytest.fixture(scope="module")
