@@ -14,8 +14,9 @@ import torch
 
 from container.model.kernels import build as build_kernels
 
-# As in csrc/simd.h and csrc/attention.h.
+# Vectorised sizes are multiples of this, the numbers of the longest vector of csrc/simd.h.
 LANES = 16
+# As in csrc/simd.h.
 MAX_DIM = 256
 # Bytes of a cache line, at whose multiples stages begin.
 LINE = 64
@@ -124,7 +125,8 @@ class Kernels:
         self.attend = _typed(library.attend, [_POINTER] * 4)
         self.gemm = _typed(library.gemm, [_POINTER])
         self.decode = _typed(library.decode, [_POINTER])
-        self._supports_gemm = library.supports_gemm
+        self._supports_gemm = bool(library.supports_gemm())
+        self._has_avx512 = bool(library.has_avx512())
         self.encode = _typed(library.encode, [_POINTER])
         self._decoder_phases: int = library.decoder_phases()
         self._encoder_phases: int = library.encoder_phases()
@@ -138,11 +140,12 @@ class Kernels:
     @property
     def attends_to_prompts(self) -> bool:
         """Whether their attention is fast for many queries; without AVX-512 torch's is faster."""
-        return self.supports_gemm(torch.float32)
+        return self._has_avx512
 
-    def supports_gemm(self, dtype: torch.dtype) -> bool:
-        """Whether they have products for rows of float32 or bfloat16."""
-        return bool(self._supports_gemm(int(dtype == torch.bfloat16)))
+    @property
+    def supports_gemm(self) -> bool:
+        """Whether they have products, which are for rows of float32 and bfloat16."""
+        return self._supports_gemm
 
     def norm(self, rows: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
         """Root-mean-square norm of [..., width], where `can_norm`."""

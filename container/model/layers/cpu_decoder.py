@@ -2,7 +2,7 @@
 
 Between the layers nothing is Python's, so a step of few rows takes little more than reading the
 weights. What is computed is what the layers compute one by one, bit by bit; they do it where the
-kernels cannot: adapters, a cache of eight bits.
+kernels cannot: adapters, a cache of eight bits, prompts where torch attends to these.
 """
 
 import ctypes
@@ -51,7 +51,8 @@ class DecoderStack(nn.Module):
         """Compute [1, tokens, hidden] from the same."""
         kind = hidden_states.shape[1], self._dim, hidden_states.dtype
         fits = step_args(position_embeddings, step, self._kernels).kind == kind
-        if fits and step.cache.dtype == hidden_states.dtype and not step.has_adapters:
+        is_plain = step.cache.dtype == hidden_states.dtype and not step.has_adapters
+        if fits and is_plain and (not step.chunks or self._kernels.attends_to_prompts):
             return self._in_one_call(hidden_states, position_embeddings, step)
         return self._one_by_one(hidden_states, position_embeddings, step)
 

@@ -93,8 +93,8 @@ def convert_to_paged(
     kernels = choose_kernels(
         trial.shapes, trial.layer_attn_params, dtype, cache_dtype or dtype, device
     )
-    trial.serve(cache_dtype or dtype, phase, kernels)
-    trial.check_served(ideal)
+    trial.serve(cache_dtype or dtype, phase, kernels, ideal)
+    trial.check_served()
     if not keeps_layers and module.device.type == "cpu":
         stack_layers(module, trial.run_once, trial, cpu_kernels)
     trial.check_whole(is_reduced=ideal is not None)
@@ -150,12 +150,21 @@ class PagedTrial:
         self._cache_dtype = reference.dtype
         self._phase: BatchPhase | None = None
         self._kernels = REFERENCE_ONLY
+        self._ideal: Rows | None = None
 
     def serve(
-        self, cache_dtype: torch.dtype, phase: BatchPhase | None, kernels: AttentionKernels
+        self,
+        cache_dtype: torch.dtype,
+        phase: BatchPhase | None,
+        kernels: AttentionKernels,
+        ideal: Rows | None,
     ) -> None:
-        """Run as the model will be served from now on."""
+        """Run as the model will be served from now on.
+
+        `ideal`: the exact result with its weights or cache in fewer bits, whose loss is accepted.
+        """
         self._cache_dtype, self._phase, self._kernels = cache_dtype, phase, kernels
+        self._ideal = ideal
 
     def run_exact(
         self, cache_dtype: torch.dtype | None = None, convert: Convert | None = None
@@ -176,11 +185,11 @@ class PagedTrial:
 
     def measure(self, names: list[str] | None = None) -> Accuracy:
         """Compare layers, the checked ones by default, as they are now with the model's own."""
-        return self._reference.accuracy(self._run(self._cache_dtype, names))
+        return self._reference.accuracy(self._run(self._cache_dtype, names), self._ideal)
 
-    def check_served(self, ideal: Rows | None) -> None:
+    def check_served(self) -> None:
         """Compare the checked layers as they are served. Raises Mismatch."""
-        accuracy = self._reference.accuracy(self._run(self._cache_dtype), ideal)
+        accuracy = self.measure()
         log.info("layers checked against the model's own: off by %s", accuracy)
         if not accuracy.is_accepted:
             raise Mismatch(f"the served layers are off by {accuracy}")

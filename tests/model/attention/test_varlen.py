@@ -20,7 +20,7 @@ from container.model.execution.forward_pass import ForwardPass
 from container.model.execution.model_runner import TorchModelRunner
 from container.model.kv_cache.cache import KVCache, LayerShape
 from container.model.loading import attention_backend
-from container.model.loading.attention_backend import choose_kernels, kernel_error
+from container.model.loading.attention_backend import choose_kernels, kernel_accuracy
 from tests.support.engines import Job, engine_config, ids, run
 from tests.support.models import tiny_models
 from tests.support.models.prepared import prepare
@@ -139,7 +139,8 @@ def test_the_kernel_is_told_what_the_reference_computes(
 ) -> None:
     kernel(documented)
     layer, attn_params = LayerShape(kv_heads, 8, 8), AttentionParams(0.3, window, heads=heads)
-    assert kernel_error(kernels, layer, attn_params, torch.float32, torch.float32, CPU) < 1e-5
+    accuracy = kernel_accuracy(kernels, layer, attn_params, torch.float32, torch.float32, CPU)
+    assert accuracy.is_accepted, accuracy
 
 
 @pytest.mark.parametrize("kernels", [*TORCHS, *OURS], ids=str)
@@ -184,7 +185,7 @@ def _broken(*_: object, **__: object) -> torch.Tensor:
 
 def _wrong(*args: torch.Tensor, **kwargs: object) -> torch.Tensor:
     attend = decoded if "kv_heads" in kwargs else documented
-    return attend(*args, **kwargs) * 1.5  # type: ignore[arg-type]
+    return attend(*args, **kwargs) * 1.02  # type: ignore[arg-type]
 
 
 def _old(*args: torch.Tensor, **kwargs: object) -> torch.Tensor:
@@ -200,7 +201,7 @@ def _old(*args: torch.Tensor, **kwargs: object) -> torch.Tensor:
         (documented, Kernel.PAGED, "checked against the reference"),
         (_old, Kernel.GATHERED, "fails here: paged KV needs FlashAttention 3"),
         (_broken, Kernel.REFERENCE, "fails here: this GPU is too old"),
-        (_wrong, Kernel.REFERENCE, "is not used, as it is off by 0."),
+        (_wrong, Kernel.REFERENCE, "is not used, as it is off by"),
     ],
 )
 def test_a_kernel_that_fails_or_differs_is_not_used_and_the_log_says_so(
@@ -229,8 +230,10 @@ def test_a_kernel_that_fails_or_differs_is_not_used_and_the_log_says_so(
 @pytest.fixture
 def on_this_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
     """A CPU stands in for the GPU on which the check would run."""
-    error = attention_backend.kernel_error
-    monkeypatch.setattr(attention_backend, "kernel_error", lambda *asked: error(*asked[:5], CPU))
+    measured = attention_backend.kernel_accuracy
+    monkeypatch.setattr(
+        attention_backend, "kernel_accuracy", lambda *asked: measured(*asked[:5], CPU)
+    )
     monkeypatch.setattr(attention_backend, "activate_flash_attention_impl", lambda _: None)
 
 

@@ -82,7 +82,7 @@ static void rotate_work(const void *args, int64_t first, int64_t last, int64_t a
     else rotate_rows(a, first, last, 0);
 }
 
-/* Iterates over a head's positions in the cache, sixteen at a time. Positions past the last repeat it;
+/* Iterates over a head's positions in the cache, LANES at a time. Positions past the last repeat it;
  * their scores are masked. */
 struct places {
     const int64_t *blocks;
@@ -100,12 +100,12 @@ INLINE void next_tile(struct places *p, int64_t *cached) {
 }
 
 /* Attend with `n` queries of one KV head of one sequence, from number `from` on: those of its first
- * row's heads, then the next row's. Softmax over tiles of 16 positions with a running maximum (Milakov
- * and Gimelshein, 2018; Dao et al., 2022). Tiles start at multiples of 16 and masked positions add an
+ * row's heads, then the next row's. Softmax over tiles of LANES positions with a running maximum (Milakov
+ * and Gimelshein, 2018; Dao et al., 2022). Tiles start at multiples of LANES and masked positions add an
  * exact zero, so a result does not depend on the other queries. */
 INLINE void attend_few(const struct attention *a, const int64_t *span, int64_t kv_head, int64_t from,
                        const int n, const int bf16) {
-    const ints lanes = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
+    const ints lanes = LANE_NUMBERS;
     const struct step *s = a->step;
     const struct layer *l = a->layer;
     const int64_t dim = l->dim, group = l->heads / l->kv_heads, width = l->heads + 2 * l->kv_heads;

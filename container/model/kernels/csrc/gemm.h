@@ -1,22 +1,28 @@
 /* GEMM with packed weights: out[r, o] = sum over i of x[r, i] weight[o, i].
  *
  * Each output is summed in float32 in the order of its inputs, so a row's bits depend on no other row.
- * Weights are packed by cpu_linear.py in groups of 48 outputs, three vectors, with consecutive inputs;
- * tiles of eight rows share each load of weights. int8 weights are converted, exactly, to the rows'
- * format, a few inputs at a time.
+ * Weights are packed by cpu_linear.py in groups of 48 outputs with consecutive inputs; tiles of rows
+ * share each load of weights. Processors with AVX512_BF16 multiply pairs of bfloat16. All others
+ * multiply in float32: weights of fewer bits are converted, exactly, a few inputs at a time, and so are
+ * rows of bfloat16; memory and caches still hold, and pass, the fewer bits.
  */
 
 #pragma once
 #include "thread_pool.h"
 
-#define GROUP 48       /* outputs */
-#define VECTORS 3      /* of a group */
+#define GROUP 48                /* outputs */
+#define VECTORS (GROUP / LANES) /* of a group */
+#ifdef __AVX512F__
 #define TILE 8         /* rows that share each load of a group's weights */
+#else
+#define TILE 2
+#endif
 #define PIECE 64       /* most rows of a piece, the work of a thread on one group */
-#define FEW_INPUTS 128 /* inputs of int8 weights converted at once; they fit the L1 cache */
+#define FEW_INPUTS 128 /* inputs whose weights are converted at once; they fit the L1 cache */
 #define INPUTS 4096    /* inputs processed at once; their weights fit the L2 cache */
 #define AHEAD 4096     /* prefetch distance in bytes */
 #define LINE 64        /* bytes of a cache line */
+#define GROUP_LINES 3  /* of a group's weights for one input of float32, or two of bfloat16 */
 
 enum kind { FLOAT32, BFLOAT16, INT8 };
 
@@ -49,17 +55,13 @@ INLINE int64_t num_items(const struct weight *w, int64_t rows) {
     return (w->outputs + GROUP - 1) / GROUP * num_pieces(rows);
 }
 
-#ifdef __AVX512F__
+#ifdef __AVX2__
 
-INLINE void add_two(floats sum[VECTORS], const uint16_t *x, const __m512i w[VECTORS]) {
 #ifdef __AVX512BF16__
-    __m512bh two = pair(x);
-    for (int v = 0; v < VECTORS; v++)
-        sum[v] = (floats)_mm512_dpbf16_ps((__m512)sum[v], two, (__m512bh)w[v]);
+#define MULTIPLIES_PAIRS 1
 #else
-    (void)sum, (void)x, (void)w;
+#define MULTIPLIES_PAIRS 0
 #endif
-}
 
 /* Addresses to prefetch: starting at `from`, `by` bytes further with each step of the sums. */
 struct soon {
@@ -67,42 +69,79 @@ struct soon {
     int64_t by;
 };
 
-/* Add the products of `count` inputs to the sums of `n` rows, which are `stride` numbers apart. */
+/* Add the products of one input of a row, or of a pair of bfloat16 inputs, to a row's sums. */
+INLINE void add_products(floats sum[VECTORS], const void *x, const floats w[VECTORS], const int pairs) {
+    if (pairs) {
+#ifdef __AVX512BF16__
+        __m512bh two = pair(x);
+        for (int v = 0; v < VECTORS; v++)
+            sum[v] = (floats)_mm512_dpbf16_ps((__m512)sum[v], two, (__m512bh)w[v]);
+#endif
+    } else {
+        for (int v = 0; v < VECTORS; v++) sum[v] += *(const float *)x * w[v];
+    }
+}
+
+/* Add the products of `count` inputs to the sums, [n, GROUP], of `n` rows, `stride` numbers apart. Each
+ * step prefetches so many lines. */
 INLINE void tile(const void *x, int64_t stride, const void *weights, int64_t count, struct soon soon,
-                 floats out[TILE][VECTORS], const int bf16, const int n) {
+                 float *out, const int pairs, const int lines, const int n) {
     floats sum[TILE][VECTORS];
     for (int r = 0; r < n; r++)
-        for (int v = 0; v < VECTORS; v++) sum[r][v] = out[r][v];
-    for (int64_t i = 0; i < count; i += bf16 ? 2 : 1) {
-        const char *from = at(weights, i * GROUP, bf16);
-        __m512i w[VECTORS];
-        for (int v = 0; v < VECTORS; v++) {
-            w[v] = _mm512_loadu_si512(from + v * LINE);
-            __builtin_prefetch(soon.from + v * LINE);
-        }
+        for (int v = 0; v < VECTORS; v++) sum[r][v] = load(out, r * GROUP + v * LANES, 0);
+    for (int64_t i = 0; i < count; i += pairs ? 2 : 1) {
+        const void *from = at(weights, i * GROUP, pairs);
+        floats w[VECTORS];
+        for (int v = 0; v < VECTORS; v++) w[v] = load(from, v * LANES, 0);
+        for (int k = 0; k < lines; k++) __builtin_prefetch(soon.from + k * LINE);
         soon.from += soon.by;
-        for (int r = 0; r < n; r++)
-            if (bf16) add_two(sum[r], (const uint16_t *)x + r * stride + i, w);
-            else for (int v = 0; v < VECTORS; v++)
-                sum[r][v] += ((const float *)x)[r * stride + i] * (floats)w[v];
+        for (int r = 0; r < n; r++) add_products(sum[r], at(x, r * stride + i, pairs), w, pairs);
     }
     for (int r = 0; r < n; r++)
-        for (int v = 0; v < VECTORS; v++) out[r][v] = sum[r][v];
+        for (int v = 0; v < VECTORS; v++) store(out, r * GROUP + v * LANES, sum[r][v], 0);
 }
 
 #define TILES(n) \
-    case n: tile(x, stride, weights, count, soon, out, bf16, n); break;
+    case n: tile(x, stride, weights, count, soon, out, pairs, lines, n); break;
 
 INLINE void some_rows(const void *x, int64_t stride, const void *weights, int64_t count,
-                      struct soon soon, floats out[TILE][VECTORS], const int bf16, int64_t n) {
+                      struct soon soon, float *out, const int pairs, const int lines, int64_t n) {
     switch (n) {
-        TILES(1) TILES(2) TILES(3) TILES(4) TILES(5) TILES(6) TILES(7)
-        default: tile(x, stride, weights, count, soon, out, bf16, TILE);
+        TILES(1)
+#if TILE == 8
+        TILES(2) TILES(3) TILES(4) TILES(5) TILES(6) TILES(7)
+#endif
+        default: tile(x, stride, weights, count, soon, out, pairs, lines, TILE);
     }
 }
 
-/* Convert int8 to the rows' format; for bfloat16, pairs of inputs stay adjacent. */
-INLINE void widen(const int8_t *from, int64_t count, void *to, const int bf16) {
+/* Convert weights of `count` inputs, pairs of which are adjacent, to float32, [count, GROUP]. */
+INLINE void widen(const void *from, int64_t count, float *to, const int kind) {
+    for (int64_t i = 0; i < count; i += 2)
+        for (int v = 0; v < VECTORS; v++) {
+            int64_t first = i * GROUP + 2 * v * LANES;
+            floats even, odd;
+            if (kind == INT8) {
+                halves both;
+                __builtin_memcpy(&both, (const int8_t *)from + first, sizeof both);
+                words bytes = widened(both);
+                even = __builtin_convertvector((ints)(bytes << 24) >> 24, floats);
+                odd = __builtin_convertvector((ints)(bytes << 16) >> 24, floats);
+                __builtin_prefetch((const int8_t *)from + first + AHEAD);
+            } else {
+                words both = (words)load((const uint16_t *)from + first, 0, 0);
+                even = (floats)(both << 16);
+                odd = (floats)(both & 0xffff0000);
+                __builtin_prefetch((const uint16_t *)from + first + AHEAD / 2);
+            }
+            store(to, i * GROUP + v * LANES, even, 0);
+            store(to, (i + 1) * GROUP + v * LANES, odd, 0);
+        }
+}
+
+#ifdef __AVX512BF16__
+/* Convert int8 weights to bfloat16; pairs of inputs stay adjacent. */
+INLINE void widen_to_pairs(const int8_t *from, int64_t count, uint16_t *to) {
     for (int64_t i = 0; i < count; i += 2)
         for (int v = 0; v < VECTORS; v++) {
             const int8_t *pairs = from + i * GROUP + v * 2 * LANES;
@@ -110,18 +149,22 @@ INLINE void widen(const int8_t *from, int64_t count, void *to, const int bf16) {
             __m512 high = _mm512_cvtepi32_ps(
                 _mm512_cvtepi8_epi32(_mm_loadu_si128((const void *)(pairs + LANES))));
             __builtin_prefetch(pairs + AHEAD);
-            if (bf16) {
-#ifdef __AVX512BF16__
-                _mm512_storeu_si512((uint16_t *)to + i * GROUP + v * 2 * LANES,
-                                    (__m512i)_mm512_cvtne2ps_pbh(high, low));
-#endif
-            } else {
-                float *place = (float *)to + i * GROUP + v * LANES;
-                floats a = (floats)low, b = (floats)high;
-                store(place, 0, SHUFFLE(a, b, 0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30), 0);
-                store(place, GROUP, SHUFFLE(a, b, 1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 31), 0);
-            }
+            _mm512_storeu_si512(to + i * GROUP + v * 2 * LANES, (__m512i)_mm512_cvtne2ps_pbh(high, low));
         }
+}
+#endif
+
+/* Convert `count` inputs of some rows, `stride` numbers apart, to float32, [rows, FEW_INPUTS]. */
+INLINE void widen_rows(const uint16_t *x, int64_t stride, int64_t rows, int64_t count, float *to) {
+    for (int64_t r = 0; r < rows; r++) {
+        int64_t i = 0;
+        for (; i + LANES <= count; i += LANES)
+            store(to, r * FEW_INPUTS + i, load(x, r * stride + i, 1), 0);
+        for (; i < count; i++) {
+            uint32_t bits = (uint32_t)x[r * stride + i] << 16;
+            __builtin_memcpy(to + r * FEW_INPUTS + i, &bits, sizeof bits);
+        }
+    }
 }
 
 /* Epilogue of a vector of results: bias, activation, rounding, addition. The last group may be partial. */
@@ -142,45 +185,83 @@ INLINE void finish(const struct gemm *p, int64_t row, int64_t first, floats x) {
 /* The first tile of a group prefetches the group's weights; later tiles prefetch the next group's, at a
  * lower rate since there is time. */
 INLINE struct soon what_is_soon(const void *weights, const void *next, int64_t row, int64_t steps) {
-    if (row == 0) return (struct soon){(const char *)weights + AHEAD, VECTORS * LINE};
-    if (!next || row / TILE > VECTORS) return (struct soon){(const char *)weights, 0};
+    if (row == 0) return (struct soon){(const char *)weights + AHEAD, GROUP_LINES * LINE};
+    if (!next || row / TILE > GROUP_LINES) return (struct soon){(const char *)weights, 0};
     return (struct soon){(const char *)next + (row / TILE - 1) * steps * LINE, LINE};
 }
 
-INLINE void gemm_items(const struct gemm *p, int64_t first, int64_t last, int64_t ahead,
-                          const int bf16) {
+/* Weights in their stored format: float32, or pairs of bfloat16. */
+INLINE void add_stored(const struct gemm *p, int64_t group, int64_t begin, int64_t rows, const void *next,
+                       float *sum, const int pairs) {
     const struct weight *w = p->weight;
-    const int64_t inputs = w->inputs, pieces = num_pieces(p->rows);
+    const int64_t inputs = w->inputs;
+    const int64_t most = TILE < 8 && rows > TILE ? FEW_INPUTS : INPUTS;
+    for (int64_t i = 0; i < inputs; i += most) {
+        int64_t count = inputs - i < most ? inputs - i : most;
+        const void *weights = at(w->numbers, (group * inputs + i) * GROUP, pairs);
+        for (int64_t r = 0; r < rows; r += TILE)
+            some_rows(at(p->x, (begin + r) * inputs + i, pairs), inputs, weights, count,
+                      what_is_soon(weights, i + count < inputs ? 0 : next, r, pairs ? count / 2 : count),
+                      sum + r * GROUP, pairs, GROUP_LINES, rows - r);
+    }
+}
+
+/* Weights that are converted first; `kind` is theirs. While some are multiplied, those that follow are
+ * prefetched, a line with each step. */
+INLINE void add_converted(const struct gemm *p, int64_t group, int64_t begin, int64_t rows, const void *next,
+                          float *sum, const int kind, const int bf16) {
+    const struct weight *w = p->weight;
+    const int64_t inputs = w->inputs;
+    const int pairs = MULTIPLIES_PAIRS && bf16;
+    float weights[FEW_INPUTS * GROUP] __attribute__((aligned(LINE)));
+    float converted[PIECE * FEW_INPUTS] __attribute__((aligned(LINE)));
+    for (int64_t i = 0; i < inputs; i += FEW_INPUTS) {
+        int64_t count = inputs - i < FEW_INPUTS ? inputs - i : FEW_INPUTS;
+        const char *from = (const char *)w->numbers + (group * inputs + i) * GROUP * (kind == INT8 ? 1 : 2);
+        const char *soon = i + count < inputs || !next ? from + count * GROUP * (kind == INT8 ? 1 : 2) : next;
+        const int64_t steps = pairs ? count / 2 : count;
+        const void *x = at(p->x, begin * inputs + i, bf16);
+        int64_t stride = inputs;
+#ifdef __AVX512BF16__
+        if (pairs) widen_to_pairs((const int8_t *)from, count, (uint16_t *)weights);
+        else
+#endif
+        widen(from, count, weights, kind);
+        if (bf16 && !pairs) {
+            widen_rows(x, inputs, rows, count, converted);
+            x = converted;
+            stride = FEW_INPUTS;
+        }
+        for (int64_t r = 0; r < rows; r += TILE)
+            some_rows(at(x, r * stride, pairs), stride, weights, count,
+                      (struct soon){soon + r / TILE * steps * LINE, LINE}, sum + r * GROUP, pairs, 1, rows - r);
+    }
+}
+
+INLINE void gemm_items(const struct gemm *p, int64_t first, int64_t last, int64_t ahead, const int bf16) {
+    const struct weight *w = p->weight;
+    const int pairs = MULTIPLIES_PAIRS && bf16, is_stored = w->kind == FLOAT32 || (pairs && w->kind == BFLOAT16);
+    const int64_t pieces = num_pieces(p->rows);
     const int64_t size = ((p->rows + pieces - 1) / pieces + TILE - 1) / TILE * TILE;
-    const int64_t few = w->kind == INT8 ? FEW_INPUTS : INPUTS;
-    float widened[FEW_INPUTS * GROUP];
     for (int64_t item = first; item < last; item++) {
         const int64_t group = item / pieces, begin = item % pieces * size;
         const int64_t rows = p->rows - begin < size ? p->rows - begin : size;
         if (rows <= 0) continue;
         const int64_t then = item + 1 < last ? item + 1 : ahead;
-        const void *next = then < 0 || then / pieces == group || w->kind == INT8
-            ? 0 : at(w->numbers, then / pieces * inputs * GROUP, bf16);
-        floats sum[PIECE][VECTORS];
-        __builtin_memset(sum, 0, (uint64_t)rows * sizeof sum[0]);
-        for (int64_t i = 0; i < inputs; i += few) {
-            int64_t count = inputs - i < few ? inputs - i : few, from = (group * inputs + i) * GROUP;
-            const void *weights = at(w->numbers, from, bf16);
-            if (w->kind == INT8) {
-                widen((const int8_t *)w->numbers + from, count, widened, bf16);
-                weights = widened;
-            }
-            for (int64_t r = 0; r < rows; r += TILE)
-                some_rows(at(p->x, (begin + r) * inputs + i, bf16), inputs, weights, count,
-                          what_is_soon(weights, i + count < inputs ? 0 : next, r,
-                                       bf16 ? count / 2 : count),
-                          sum + r, bf16, rows - r);
-        }
+        float sum[PIECE * GROUP] __attribute__((aligned(LINE)));
+        __builtin_memset(sum, 0, (uint64_t)(rows * GROUP) * sizeof(float));
+        const int64_t size_of = w->kind == FLOAT32 ? 4 : w->kind == BFLOAT16 ? 2 : 1;
+        const void *next = then < 0 || then / pieces == group
+            ? 0 : (const char *)w->numbers + then / pieces * w->inputs * GROUP * size_of;
+        if (is_stored) add_stored(p, group, begin, rows, next, sum, pairs);
+        else if (w->kind == INT8) add_converted(p, group, begin, rows, next, sum, INT8, bf16);
+        else add_converted(p, group, begin, rows, next, sum, BFLOAT16, bf16);
         for (int64_t r = 0; r < rows; r++)
             for (int64_t v = 0; v < VECTORS; v++) {
                 int64_t output = group * GROUP + v * LANES;
                 floats scale = w->scales ? load(w->scales, output, 0) : all(1.0f);
-                if (output < w->outputs) finish(p, begin + r, output, sum[r][v] * scale);
+                if (output < w->outputs)
+                    finish(p, begin + r, output, load(sum, r * GROUP + v * LANES, 0) * scale);
             }
     }
 }
@@ -197,15 +278,11 @@ static void gemm_work(const void *args, int64_t first, int64_t last, int64_t ahe
 }
 #endif
 
-/* Return whether this library supports GEMMs of a format. */
-int supports_gemm(int bf16) {
-#if defined(__AVX512BF16__)
-    (void)bf16;
+/* Return whether this library has GEMMs. */
+int supports_gemm(void) {
+#ifdef __AVX2__
     return 1;
-#elif defined(__AVX512F__)
-    return !bf16;
 #else
-    (void)bf16;
     return 0;
 #endif
 }

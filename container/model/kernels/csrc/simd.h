@@ -1,26 +1,34 @@
-/* SIMD helpers: vectors of sixteen numbers in GCC's and clang's vector extension, so that one source
- * serves every CPU. Numbers are bfloat16 (`bf16`) or float32 in memory and float32 in registers.
+/* SIMD helpers: vectors of LANES numbers in GCC's and clang's vector extension, so that one source
+ * serves every CPU. A vector is one register: sixteen numbers with AVX-512, else eight, as a wider one
+ * would go through memory. Numbers are bfloat16 (`bf16`) or float32 in memory and float32 in registers.
  */
 
 #pragma once
 #include <stdint.h>
-#ifdef __AVX512F__
+#ifdef __AVX2__
 #include <immintrin.h>
 #endif
 
+#ifdef __AVX512F__
 #define LANES 16
+#else
+#define LANES 8
+#endif
 #define MAX_DIM 256 /* of a head */
 #define INLINE static inline __attribute__((always_inline))
 
-typedef float floats __attribute__((vector_size(64)));
-typedef int32_t ints __attribute__((vector_size(64)));
-typedef uint32_t words __attribute__((vector_size(64)));
-typedef uint16_t halves __attribute__((vector_size(32)));
+typedef float floats __attribute__((vector_size(4 * LANES)));
+typedef int32_t ints __attribute__((vector_size(4 * LANES)));
+typedef uint32_t words __attribute__((vector_size(4 * LANES)));
+typedef uint16_t halves __attribute__((vector_size(2 * LANES)));
 
 /* Operations that GCC compiles to several instructions although the CPU has one. */
 #ifdef __AVX512F__
 INLINE words widened(halves x) { return (words)_mm512_cvtepu16_epi32((__m256i)x); }
 INLINE floats larger(floats a, floats b) { return (floats)_mm512_max_ps((__m512)a, (__m512)b); }
+#elif defined(__AVX2__)
+INLINE words widened(halves x) { return (words)_mm256_cvtepu16_epi32((__m128i)x); }
+INLINE floats larger(floats a, floats b) { return (floats)_mm256_max_ps((__m256)a, (__m256)b); }
 #else
 INLINE words widened(halves x) { return __builtin_convertvector(x, words); }
 INLINE floats larger(floats a, floats b) {
@@ -29,7 +37,7 @@ INLINE floats larger(floats a, floats b) {
 }
 #endif
 
-/* Load sixteen numbers from element `i` on. */
+/* Load a vector from element `i` on. */
 INLINE floats load(const void *from, int64_t i, int bf16) {
     if (bf16) {
         halves upper;
@@ -48,7 +56,13 @@ INLINE halves narrowed(floats x) { return (halves)_mm512_cvtneps_pbh((__m512)x);
 INLINE halves narrowed(floats x) {
     words bits = (words)x;
     bits += 0x7fff + ((bits >> 16) & 1);
-    return __builtin_convertvector(bits >> 16, halves);
+    bits >>= 16;
+#if LANES == 8 && defined(__AVX2__)
+    __m256i both = (__m256i)bits;
+    return (halves)_mm_packus_epi32(_mm256_castsi256_si128(both), _mm256_extracti128_si256(both, 1));
+#else
+    return __builtin_convertvector(bits, halves);
+#endif
 }
 #endif
 
@@ -65,7 +79,7 @@ INLINE const void *at(const void *from, int64_t i, int bf16) {
     return (const char *)from + i * (bf16 ? 2 : 4);
 }
 
-/* Load the first `n` of sixteen numbers; the rest are zero. */
+/* Load the first `n` numbers of a vector; the rest are zero. */
 INLINE floats load_some(const void *from, int64_t i, int64_t n, int bf16) {
     if (n == LANES) return load(from, i, bf16);
     char read[4 * LANES] = {0};
@@ -100,12 +114,26 @@ INLINE floats pick(ints where, floats yes, floats no) {
 
 #define SHUFFLE(a, b, ...) __builtin_shufflevector(a, b, __VA_ARGS__)
 
+/* The numbers of the lanes. */
+#if LANES == 16
+#define LANE_NUMBERS {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15}
+#else
+#define LANE_NUMBERS {0, 1, 2, 3, 4, 5, 6, 7}
+#endif
+
 /* Combine x[i] and x[i ^ 8], x[i ^ 4] ... : each lane ends with the result over all lanes. */
+#if LANES == 16
 #define FOLD(x, join)                                                                   \
     x = join(x, SHUFFLE(x, x, 8, 9, 10, 11, 12, 13, 14, 15, 0, 1, 2, 3, 4, 5, 6, 7));   \
     x = join(x, SHUFFLE(x, x, 4, 5, 6, 7, 0, 1, 2, 3, 12, 13, 14, 15, 8, 9, 10, 11));   \
     x = join(x, SHUFFLE(x, x, 2, 3, 0, 1, 6, 7, 4, 5, 10, 11, 8, 9, 14, 15, 12, 13));   \
     x = join(x, SHUFFLE(x, x, 1, 0, 3, 2, 5, 4, 7, 6, 9, 8, 11, 10, 13, 12, 15, 14));
+#else
+#define FOLD(x, join)                                        \
+    x = join(x, SHUFFLE(x, x, 4, 5, 6, 7, 0, 1, 2, 3));      \
+    x = join(x, SHUFFLE(x, x, 2, 3, 0, 1, 6, 7, 4, 5));      \
+    x = join(x, SHUFFLE(x, x, 1, 0, 3, 2, 5, 4, 7, 6));
+#endif
 
 INLINE floats plus(floats a, floats b) { return a + b; }
 
@@ -119,7 +147,8 @@ INLINE float largest(floats x) {
     return x[0];
 }
 
-/* Return the sums of sixteen vectors as a vector: add halves pairwise, then quarters, and so on. */
+/* Return the sums of LANES vectors as a vector: add halves pairwise, then quarters, and so on. */
+#if LANES == 16
 INLINE floats sums(floats *x) {
     for (int i = 0; i < 8; i++)
         x[i] = SHUFFLE(x[2 * i], x[2 * i + 1], 0, 1, 2, 3, 4, 5, 6, 7, 16, 17, 18, 19, 20, 21, 22, 23)
@@ -133,6 +162,17 @@ INLINE floats sums(floats *x) {
     return SHUFFLE(x[0], x[1], 0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30)
          + SHUFFLE(x[0], x[1], 1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 31);
 }
+#else
+INLINE floats sums(floats *x) {
+    for (int i = 0; i < 4; i++)
+        x[i] = SHUFFLE(x[2 * i], x[2 * i + 1], 0, 2, 8, 10, 4, 6, 12, 14)
+             + SHUFFLE(x[2 * i], x[2 * i + 1], 1, 3, 9, 11, 5, 7, 13, 15);
+    for (int i = 0; i < 2; i++)
+        x[i] = SHUFFLE(x[2 * i], x[2 * i + 1], 0, 2, 8, 10, 4, 6, 12, 14)
+             + SHUFFLE(x[2 * i], x[2 * i + 1], 1, 3, 9, 11, 5, 7, 13, 15);
+    return SHUFFLE(x[0], x[1], 0, 1, 2, 3, 8, 9, 10, 11) + SHUFFLE(x[0], x[1], 4, 5, 6, 7, 12, 13, 14, 15);
+}
+#endif
 
 /* Transpose: swap blocks of 8, then 4, 2, 1 across the diagonal. */
 #define EXCHANGE(x, step, ...)                                            \
@@ -142,6 +182,7 @@ INLINE floats sums(floats *x) {
             x[i] = SHUFFLE(a, b, __VA_ARGS__);                            \
             x[i + step] = SHUFFLE(a, b, OTHER##step);                     \
         }
+#if LANES == 16
 #define OTHER8 8, 9, 10, 11, 12, 13, 14, 15, 24, 25, 26, 27, 28, 29, 30, 31
 #define OTHER4 4, 5, 6, 7, 20, 21, 22, 23, 12, 13, 14, 15, 28, 29, 30, 31
 #define OTHER2 2, 3, 18, 19, 6, 7, 22, 23, 10, 11, 26, 27, 14, 15, 30, 31
@@ -153,6 +194,17 @@ INLINE void transpose(floats x[LANES]) {
     EXCHANGE(x, 2, 0, 1, 16, 17, 4, 5, 20, 21, 8, 9, 24, 25, 12, 13, 28, 29)
     EXCHANGE(x, 1, 0, 16, 2, 18, 4, 20, 6, 22, 8, 24, 10, 26, 12, 28, 14, 30)
 }
+#else
+#define OTHER4 4, 5, 6, 7, 12, 13, 14, 15
+#define OTHER2 2, 3, 10, 11, 6, 7, 14, 15
+#define OTHER1 1, 9, 3, 11, 5, 13, 7, 15
+
+INLINE void transpose(floats x[LANES]) {
+    EXCHANGE(x, 4, 0, 1, 2, 3, 8, 9, 10, 11)
+    EXCHANGE(x, 2, 0, 1, 8, 9, 4, 5, 12, 13)
+    EXCHANGE(x, 1, 0, 8, 2, 10, 4, 12, 6, 14)
+}
+#endif
 
 /* e^x = 2^n e^r with |r| <= ln 2 / 2; the polynomial is that of Cephes' expf (Moshier), 2 ulp. */
 INLINE floats exponential(floats x) {

@@ -4,7 +4,11 @@
 #include "thread_pool.h"
 
 #define TILE_ROWS 32   /* query rows that share one transposed key tile */
+#ifdef __AVX512F__
 #define REG_ROWS 8     /* query rows whose sums stay in registers */
+#else
+#define REG_ROWS 4
+#endif
 #define LONG_TEXT 2048 /* longer texts use tiles of REG_ROWS, so that scores fit the stack */
 
 struct varlen {
@@ -19,7 +23,7 @@ struct varlen {
 
 INLINE int64_t rows_together(int64_t count) { return count > LONG_TEXT ? REG_ROWS : TILE_ROWS; }
 
-/* scores[g][j] = q_g k_j for 16 keys, the columns of `transposed`. */
+/* scores[g][j] = q_g k_j for LANES keys, the columns of `transposed`. */
 INLINE void score_rows(const struct varlen *t, int64_t row, int64_t head, const floats *transposed,
                       float *scores, int64_t length, const int n, const int bf16) {
     const int64_t dim = t->dim, width = 3 * t->heads * dim;
@@ -104,7 +108,7 @@ INLINE void sum_value_pairs(const struct varlen *t, int64_t first, int64_t count
 
 /* Softmax over the first `count` scores; later weights are zero. `weights` may be `scores`. */
 INLINE void softmax_row(float *scores, int64_t count, void *weights, const int bf16) {
-    const ints lanes = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
+    const ints lanes = LANE_NUMBERS;
     floats most = all(-__builtin_inff()), total = all(0.0f);
     for (int64_t j = 0; j < count; j += LANES)
         most = larger(pick(lanes + (int32_t)j < (int32_t)count, load(scores, j, 0), most), most);
@@ -119,13 +123,20 @@ INLINE void softmax_row(float *scores, int64_t count, void *weights, const int b
     for (int64_t j = 0; j < count; j += LANES) store(weights, j, load(scores, j, 0) * scale, bf16);
 }
 
+#if REG_ROWS == 8
 #define FEW_ROWS(n, call) \
     switch (n) {          \
         case 1: call(1); break; case 2: call(2); break; case 3: call(3); break; case 4: call(4); break; \
         case 5: call(5); break; case 6: call(6); break; case 7: call(7); break; default: call(8); \
     }
+#else
+#define FEW_ROWS(n, call) \
+    switch (n) {          \
+        case 1: call(1); break; case 2: call(2); break; case 3: call(3); break; default: call(4); \
+    }
+#endif
 
-/* Transpose sixteen keys of one head, from `key` on; past the last key, the last one repeats. With
+/* Transpose LANES keys of one head, from `key` on; past the last key, the last one repeats. With
  * `pairs`, elements are pairs of bfloat16 numbers. */
 INLINE void transpose_keys(const struct varlen *t, int64_t key, int64_t last, int64_t head, floats *transposed,
                       const int bf16, const int pairs) {

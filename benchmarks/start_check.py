@@ -1,0 +1,90 @@
+"""Measures how long the start's reference check takes for a model of 8B shapes, by extrapolation.
+
+.venv/bin/python benchmarks/start_check.py: prepares random Llama models with the layers of an 8B
+model, a few and twice as many, as the server does. What a layer adds to the time, times the layers
+that are missing, gives the time of the whole model. `own pass` is one forward pass of the model
+with the check's ids: the check runs a few of them whole, and the checked layers alone otherwise.
+"""
+
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+import click
+import torch
+from bench_model import SHAPES, Shape
+from rich.console import Console
+from rich.table import Table
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from container.model.loading.cpu_kernels import load_kernels
+from container.model.loading.prepare import prepare
+from container.model.reference_check import default_ids
+
+WHOLE = SHAPES["8b"]
+
+
+def create(shape: Shape, dtype: torch.dtype) -> LlamaForCausalLM:
+    """Create the model with random weights, without a copy in another format."""
+    torch.set_default_dtype(dtype)
+    try:
+        config = LlamaConfig(
+            hidden_size=shape.hidden,
+            num_hidden_layers=shape.layers,
+            num_attention_heads=shape.heads,
+            num_key_value_heads=shape.kv_heads,
+            head_dim=shape.head_dim,
+            intermediate_size=shape.intermediate,
+            vocab_size=shape.vocabulary,
+            max_position_embeddings=shape.positions,
+            tie_word_embeddings=shape.tied,
+            bos_token_id=None,
+            eos_token_id=0,
+        )
+        return LlamaForCausalLM(config).eval()
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
+def measure(layers: int, dtype: torch.dtype, *, int8: bool) -> tuple[float, float]:
+    """Return the seconds of one pass of the model's own, and of preparing it with all checks."""
+    model = create(replace(WHOLE, layers=layers), dtype)
+    ids = torch.tensor([default_ids(model.config)])
+    with torch.inference_mode():
+        model(input_ids=ids)
+        started = time.perf_counter()
+        model(input_ids=ids)
+        own = time.perf_counter() - started
+    kernels = load_kernels()
+    started = time.perf_counter()
+    prepare(model, dtype, torch.device("cpu"), cpu_kernels=kernels, int8_weights=int8)
+    return own, time.perf_counter() - started
+
+
+@click.command()
+@click.option("--layers", default=4, show_default=True, type=click.IntRange(3))
+@click.option("--dtype", default="bfloat16", type=click.Choice(["bfloat16", "float32"]))
+@click.option("--int8", is_flag=True, help="With QUANTIZE=int8.")
+def main(layers: int, dtype: str, *, int8: bool) -> None:
+    """Measure the start's check at 8B shapes."""
+    format_ = getattr(torch, dtype)
+    measure(3, format_, int8=int8)  # imports, first calls
+    few = measure(layers, format_, int8=int8)
+    many = measure(2 * layers, format_, int8=int8)
+    table = Table("layers", "own pass, s", "prepare, s")
+    table.add_row(str(layers), *(f"{seconds:.2f}" for seconds in few))
+    table.add_row(str(2 * layers), *(f"{seconds:.2f}" for seconds in many))
+    each = [(more - less) / layers for less, more in zip(few, many, strict=True)]
+    whole = [
+        more + (WHOLE.layers - 2 * layers) * more_each
+        for more, more_each in zip(many, each, strict=True)
+    ]
+    table.add_row(f"{WHOLE.layers}, extrapolated", *(f"{seconds:.2f}" for seconds in whole))
+    Console().print(table)
+
+
+if __name__ == "__main__":
+    main()
