@@ -14,7 +14,7 @@ from torch import nn
 
 from container.model.kernels.cpu import GemmArgs, Kernels, WeightArgs
 from container.model.layers.int8_linear import BatchPhase, Int8Linear, quantized
-from container.model.layers.linear import FastLinear, PackedLinear
+from container.model.layers.linear import FastLinear, PackedLinear, PlainLinear, can_pack
 
 # Outputs that lie side by side, as in gemm.h.
 GROUP = 48
@@ -136,11 +136,11 @@ class LinearFactory:
 
     def linear(self, weight: torch.Tensor, bias: torch.Tensor | None) -> FastLinear:
         """Make a layer with the weight as it is, [out, in]."""
-        return self._compiled(weight, bias) or PackedLinear(weight, bias)
+        return self._compiled(weight, bias) or _of_torch(weight, bias)
 
     def head(self, weight: torch.Tensor, bias: torch.Tensor | None) -> FastLinear:
         """Make an output layer, whose results the sampler reads in float32."""
-        return self._compiled(weight, bias, fp32_out=True) or PackedLinear(weight, bias)
+        return self._compiled(weight, bias, fp32_out=True) or _of_torch(weight, bias)
 
     def int8(
         self,
@@ -156,6 +156,8 @@ class LinearFactory:
 
     def packs(self, dtype: torch.dtype) -> bool:
         """Whether this processor has packed products in a format; tries one."""
+        if not (self.uses_kernels(dtype) or can_pack(dtype)):
+            return False
         plain = nn.Linear(64, 48, dtype=dtype)
         rows = torch.randn(3, 64).to(dtype)
         try:
@@ -180,6 +182,10 @@ class LinearFactory:
         if kernels is None or not can_use_gemm(kernels, weight):
             return None
         return CpuLinear(weight, bias, kernels, int8_weights=int8_weights, fp32_out=fp32_out)
+
+
+def _of_torch(weight: torch.Tensor, bias: torch.Tensor | None) -> FastLinear:
+    return PackedLinear(weight, bias) if can_pack(weight.dtype) else PlainLinear(weight, bias)
 
 
 def _address(tensor: torch.Tensor | None) -> int | None:

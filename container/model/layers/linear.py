@@ -6,6 +6,7 @@
 """
 
 from collections.abc import Callable
+from functools import cache
 
 import torch
 from torch import nn
@@ -43,6 +44,16 @@ class PackedLinear(FastLinear):
         """Multiply [..., in_features] to [..., out_features]."""
         out: torch.Tensor = self._matmul(rows, self.packed, self.bias, "none", [], "")
         return out
+
+
+@cache
+def can_pack(dtype: torch.dtype) -> bool:
+    """Whether oneDNN packs weights of a format on this processor; bfloat16 needs AVX-512."""
+    try:
+        PackedLinear(torch.zeros(48, 64, dtype=dtype), None)
+    except (RuntimeError, AttributeError):
+        return False
+    return True
 
 
 class PlainLinear(FastLinear):

@@ -168,16 +168,12 @@ def kernel_accuracy(
     wide = EXACT_DTYPE[dtype]
     exact = AttentionMetadata.of(plan, _widened(cache, layer, wide, device), device)
     rows = [
-        attend(metadata, 0, *tensors, attn_params).flatten(1)
-        for metadata, tensors in (
-            (exact, [tensor.to(wide) for tensor in (query, keys, values)]),
-            (reference, [query, keys, values]),
-            (fast, [query, keys, values]),
-        )
+        attend(metadata, 0, query.to(format_), keys.to(format_), values.to(format_), attn_params)
+        for metadata, format_ in ((exact, wide), (reference, dtype), (fast, dtype))
     ]
     # Only rows that these kernels attend with: with the others the reference would be compared.
     served = GROUP.stop if kernels.chunks is Kernel.REFERENCE else CHUNK.stop
-    exact_rows, own, got = (result[:served] for result in rows)
+    exact_rows, own, got = (result[:served].flatten(1) for result in rows)
     return measure(exact_rows, own, got, dtype)
 
 

@@ -28,7 +28,13 @@ from container.model.layers.cpu_linear import CpuLinear
 from container.model.layers.decoder_layer import FusedDecoderLayer
 from container.model.layers.encoder_layer import EncoderParts, FusedEncoderLayer, has_parts
 from container.model.layers.layer_ops import LayerOps, LayerSpec
-from container.model.layers.linear import MakeLinear, MergedLinear, MergedLinearView, merged_linear
+from container.model.layers.linear import (
+    MakeLinear,
+    MergedLinear,
+    MergedLinearView,
+    can_pack,
+    merged_linear,
+)
 from container.model.layers.rms_norm import FusedRMSNorm, is_plain_rms_norm, norm_eps
 from container.model.reference_check import LayerTrial
 
@@ -160,15 +166,18 @@ def replace_layers(model: nn.Module, kernels: Kernels | None) -> list[Place]:
     for parent in list(model.modules()):
         for name, child in list(parent.named_children()):
             if isinstance(child, nn.ModuleList) and len(child) and all(map(has_parts, child)):
-                places.append((parent, name, child))
                 parts = [EncoderParts.of(layer) for layer in child]
-                setattr(parent, name, nn.ModuleList(_replacements(parts, kernels)))
+                if replacements := _replacements(parts, kernels):
+                    places.append((parent, name, child))
+                    setattr(parent, name, nn.ModuleList(replacements))
     return places
 
 
 def _replacements(parts: list[EncoderParts], kernels: Kernels | None) -> list[nn.Module]:
     if kernels is not None and fits_cpu_encoder(kernels, parts):
         return [EncoderStack(parts, kernels)]
+    if not can_pack(parts[0].query.weight.dtype):
+        return []
     return [FusedEncoderLayer(layer_parts) for layer_parts in parts]
 
 
