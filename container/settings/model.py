@@ -50,7 +50,8 @@ class ModelSettings:
     )  # fmt: skip
     dtype: str = setting(
         "auto", "DTYPE", cast=dtype,
-        meaning="Number format of weights and cache. `auto`: bfloat16 where it is fast.",
+        meaning="Number format of weights and cache. `auto`: bfloat16 where the processor "
+        "computes with it, else float32, whose weights a CPU stores in bfloat16 if that is exact.",
     )  # fmt: skip
     kv_cache_dtype: str = setting(
         "auto", "KV_CACHE_DTYPE", cast=kv_cache_dtype,
