@@ -179,7 +179,7 @@ class HandlerServer(BackendServer):
                 if self.state == "loading":
                     self.set_state("ready", "ready")
             case WorkerFailed(message):
-                raise ModelLoadError(message)
+                self.end_with(ModelLoadError(message))
             case AnswerHead() as head if head.request_id in self._pending:
                 self._forward(head.request_id, head)
             case AnswerPart() as part if part.request_id in self._pending:

@@ -15,7 +15,7 @@ from typing import Any
 import msgspec
 import zmq
 
-from container.errors import ServingError, Unavailable
+from container.errors import InternalError, ServingError, Unavailable, one_line
 from container.ipc.parent_watch import is_orphan
 from container.messages.common import EngineState, ErrorData, Hello, RequestFailed, encode
 
@@ -27,6 +27,7 @@ IDLE_POLL_MS = 50
 SEND_QUEUE = 10_000
 # For the last messages to be read; less than the supervisor's BACKENDS_EXIT_S.
 LINGER_MS = 1000
+FAILED_MESSAGE = "the server failed to handle this request; the cause is in its log"
 
 Progress = Callable[[str], None]
 RequestKey = tuple[bytes, int]  # the frontend's id and its number for the request
@@ -46,7 +47,7 @@ class BackendServer(ABC):
         self._parent_pid = parent_pid
         self._state: EngineState = "loading"
         self._detail = "starting"
-        self._load_error: BaseException | None = None
+        self._fatal_error: BaseException | None = None
         self._frontends: set[bytes] = set()
         self._drain_until: float | None = None
         self._next_status = 0.0
@@ -135,6 +136,10 @@ class BackendServer(ABC):
         self._state, self._detail = state, detail
         self._next_status = 0.0
 
+    def end_with(self, error: BaseException) -> None:
+        """Have `run` raise this error in the next round."""
+        self._fatal_error = error
+
     def require_ready(self) -> None:
         """Refuse a request while the server loads, recovers or drains. Raises Unavailable."""
         if self.state != "ready":
@@ -164,7 +169,7 @@ class BackendServer(ABC):
         try:
             self.load(self._set_progress)
         except BaseException as error:  # the main thread raises it
-            self._load_error = error
+            self.end_with(error)
 
     def _set_progress(self, detail: str) -> None:
         if self.state == "loading":
@@ -172,8 +177,8 @@ class BackendServer(ABC):
             log.info("%s", detail)
 
     def _is_done(self) -> bool:
-        if self._load_error is not None:
-            raise self._load_error
+        if self._fatal_error is not None:
+            raise self._fatal_error
         if is_orphan(self._parent_pid):
             log.error("the supervisor died; this process exits")
             return True
@@ -196,11 +201,17 @@ class BackendServer(ABC):
                 return
             try:
                 handle_frame(sender_id, frame)
-            except msgspec.DecodeError:
-                log.exception("dropped a frame that does not decode")
+            except Exception as error:  # of one message, which must not end all others
+                log.exception("dropped a message that could not be handled: %s", one_line(error))
 
     def _handle_frontend_frame(self, frontend_id: bytes, frame: bytes) -> None:
-        message = self._decoder.decode(frame)
+        try:
+            message = self._decoder.decode(frame)
+        except msgspec.DecodeError as error:
+            request_id = _request_id(frame)
+            log.error("a message does not decode, its request fails: %s", one_line(error))
+            self.send_error(frontend_id, request_id, InternalError(FAILED_MESSAGE))
+            return
         if isinstance(message, Hello):
             self._frontends.add(frontend_id)
             self.send(frontend_id, self.status())
@@ -209,8 +220,25 @@ class BackendServer(ABC):
             self.handle(frontend_id, message)
         except ServingError as error:
             self.send_error(frontend_id, message.request_id, error)
+        except Exception as error:  # of one message, which must not end all others
+            log.exception(
+                "%s could not be handled, its request fails: %s",
+                type(message).__name__, one_line(error),
+            )  # fmt: skip
+            self.send_error(frontend_id, message.request_id, InternalError(FAILED_MESSAGE))
 
     def _drop_frontend(self, frontend_id: bytes, error: Exception) -> None:
         self._frontends.discard(frontend_id)
         num_aborted = self.abort_frontend(frontend_id)
         log.warning("dropped a frontend (%s); %d of its requests aborted", error, num_aborted)
+
+
+class _Numbered(msgspec.Struct):
+    """The part that all messages about a request share."""
+
+    request_id: int
+
+
+def _request_id(frame: bytes) -> int:
+    """Read the request's number from a frame that is not valid. Raises DecodeError without one."""
+    return msgspec.msgpack.decode(frame, type=_Numbered).request_id

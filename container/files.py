@@ -1,0 +1,37 @@
+"""Folders that a client names, and small files that must survive a full disk or a crash."""
+
+import contextlib
+import os
+import tempfile
+from pathlib import Path
+
+
+def find_folder(name: str) -> Path | None:
+    """Return the folder of this name, `~` expanded; None for anything that is no readable folder.
+
+    Every name is allowed: one that is too long, has a zero byte or an unknown user names no folder.
+    """
+    try:
+        folder = Path(name).expanduser()
+        with os.scandir(folder):
+            return folder
+    except (OSError, RuntimeError, ValueError):
+        return None
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Write a file so that a reader finds the old text or the new one, never a part.
+
+    Raises OSError, with the old file unchanged, when the disk is full.
+    """
+    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    try:
+        with os.fdopen(handle, "w") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(name, path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            os.unlink(name)
+        raise
