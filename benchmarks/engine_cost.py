@@ -17,8 +17,9 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from container.engine.adapters import NO_ADAPTER  # noqa: E402
-from container.engine.block_pool import BlockPool  # noqa: E402
-from container.engine.engine import Engine, EngineConfig  # noqa: E402
+from container.engine.blocks.block_pool import BlockPool  # noqa: E402
+from container.engine.config import EngineConfig  # noqa: E402
+from container.engine.engine import Engine  # noqa: E402
 from container.engine.model_runner import Sampled, StepOutput, SyncModelRunner  # noqa: E402
 from container.engine.schedule import Batch  # noqa: E402
 from container.messages.common import encode  # noqa: E402

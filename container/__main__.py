@@ -1,5 +1,6 @@
 """The command line: `python -m container serve`, `settings`, and the internal `engine`."""
 
+import faulthandler
 import json
 import logging
 import os
@@ -12,13 +13,14 @@ import click
 from container import __version__, logs
 from container.errors import ConfigError, ModelLoadError
 from container.settings.page import markdown_page
-from container.settings.process_env import SUPERVISOR_PID
+from container.settings.process_env import HEARTBEAT_FD, SUPERVISOR_PID
 from container.settings.settings import Settings, describe
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from container.ipc.backend_server import BackendServer
+    from container.ipc.heartbeat import Heartbeat
 
 
 @click.group(help="Serve a language model on /ping and /invocations.")
@@ -75,6 +77,7 @@ def engine(address: str, replica: int) -> None:
         lambda progress: load_engine(settings, progress, replica),
         drain_s=settings.server.drain_s,
         parent_pid=int(os.environ[SUPERVISOR_PID]),
+        heartbeat=_heartbeat(),
     )
     _run_backend("engine", server)
 
@@ -85,7 +88,8 @@ def handler(address: str) -> None:
     """Run the handler server (the supervisor starts it)."""
     from container.handlers.factories import make_server
 
-    _run_backend("handler", make_server(_settings(), address, int(os.environ[SUPERVISOR_PID])))
+    parent_pid = int(os.environ[SUPERVISOR_PID])
+    _run_backend("handler", make_server(_settings(), address, parent_pid, _heartbeat()))
 
 
 @main.command(hidden=True)
@@ -115,6 +119,7 @@ def embedder(address: str) -> None:
         lambda progress: load_embedder(settings, progress),
         drain_s=settings.server.drain_s,
         parent_pid=int(os.environ[SUPERVISOR_PID]),
+        heartbeat=_heartbeat(),
     )
     _run_backend("embedder", server)
 
@@ -136,7 +141,14 @@ def rank(order: str) -> None:
     _run("rank", lambda: run_rank(settings, rank_args))
 
 
+def _heartbeat() -> "Heartbeat | None":
+    from container.ipc.heartbeat import Heartbeat
+
+    return Heartbeat.from_environ(os.environ, HEARTBEAT_FD)
+
+
 def _run_backend(name: str, server: "BackendServer") -> NoReturn:
+    faulthandler.enable()  # the supervisor aborts a process that hangs, to see where
     signal.signal(signal.SIGTERM, lambda *_: server.drain())
     # A terminal's ^C reaches every process; the supervisor acts on it.
     signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -11,6 +11,8 @@ def find_folder(name: str) -> Path | None:
 
     Every name is allowed: one that is too long, has a zero byte or an unknown user names no folder.
     """
+    if not name:
+        return None
     try:
         folder = Path(name).expanduser()
         with os.scandir(folder):

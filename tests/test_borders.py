@@ -23,6 +23,8 @@ ALLOWED = {
     "errors": set(),
     "logs": set(),
     "machine": set(),
+    "files": set(),
+    "background": set(),
     "content": {"errors"},
     "settings": {"errors"},
     "messages": {"errors"},
@@ -35,8 +37,9 @@ ALLOWED = {
     "handlers": LEAVES | {"content", "ipc"},
     "lifecycle": LEAVES | {"handlers", "ipc", "machine"},
     "model": LEAVES
-    | {"embedding", "engine", "grammar", "images", "ipc", "lifecycle", "machine", "text"},
-    "frontend": LEAVES | {"content", "grammar", "images", "ipc", "machine", "text"},
+    | {"background", "embedding", "engine", "files", "grammar", "images", "ipc", "lifecycle"}
+    | {"machine", "text"},
+    "frontend": LEAVES | {"content", "files", "grammar", "images", "ipc", "machine", "text"},
     "__main__": LEAVES | {"embedding", "engine", "handlers", "ipc", "lifecycle", "model"},
     "__init__": set(),
 }
@@ -58,7 +61,7 @@ FLOORS = {
         ["worker_process"],
         ["factories"],
     ],
-    "container.ipc": [["parent_watch"], ["backend_server"], ["step_server"]],
+    "container.ipc": [["parent_watch", "heartbeat"], ["backend_server"], ["step_server"]],
     "container.lifecycle": [["child", "startup_report"], ["shutdown"], ["supervisor"]],
     "container.model": [
         ["hf_config", "async_copy", "forward_batch", "kernels"],

@@ -1,16 +1,18 @@
 """The embedder behind its socket: requests with texts in, one message with all rows out."""
 
+import logging
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar
 
 import msgspec
 
-from container.embedding.text_queue import Job, Text, TextQueue
-from container.errors import InvalidParameter, Overloaded
+from container.embedding.text_queue import Job, Taken, Text, TextQueue
+from container.errors import GenerationFailed, InvalidParameter, Overloaded
 from container.ipc.backend_server import Progress, RequestKey
+from container.ipc.heartbeat import Heartbeat
 from container.ipc.step_server import StepServer
-from container.messages.common import Abort, EngineState
+from container.messages.common import Abort, EngineState, ErrorData, RequestFailed
 from container.messages.embedder import (
     Embed,
     Embedded,
@@ -20,7 +22,14 @@ from container.messages.embedder import (
     to_embedder_decoder,
 )
 
+log = logging.getLogger(__name__)
+
 T = TypeVar("T", bound=Text)
+
+SELF_TEST_IDS = [0]
+FAILED = ErrorData.from_error(
+    GenerationFailed("the model failed on this request; the cause is in the server's log")
+)
 
 
 class TextModel(Protocol[T]):
@@ -51,6 +60,11 @@ class EmbedderBackend(Generic[T]):
         self._model = model
         self._max_requests = limits.max_requests
         self._queue: TextQueue[T, bytes] = TextQueue(limits.max_batch_tokens)
+        self._batch: list[Taken[T, bytes]] = []
+        # Parts of failed batches, which run apart until a text fails alone.
+        self._suspects: list[list[Taken[T, bytes]]] = []
+        self._tried_alone: Taken[T, bytes] | None = None
+        self._failures: list[RequestKey] = []
         self._num_batches = 0
         self._num_texts = 0
         self._num_tokens = 0
@@ -58,7 +72,7 @@ class EmbedderBackend(Generic[T]):
     @property
     def has_work(self) -> bool:
         """Whether a step would do anything."""
-        return len(self._queue) > 0
+        return len(self._queue) > 0 or bool(self._failures)
 
     @property
     def load(self) -> EmbedderLoad:
@@ -87,13 +101,45 @@ class EmbedderBackend(Generic[T]):
         self._queue.add(key, self._model.encode(message))
 
     def step(self) -> Iterable[tuple[bytes, msgspec.Struct]]:
-        """Run one batch; return the answers of the requests that it completes."""
-        batch = self._queue.next_batch()
+        """Run one batch; return the answers of the requests that it completes or that failed."""
+        failures, self._failures = self._failures, []
+        answers: list[tuple[bytes, msgspec.Struct]] = [
+            (frontend_id, RequestFailed(request_id, FAILED)) for frontend_id, request_id in failures
+        ]
+        self._batch = batch = self._next_batch()
+        if not batch:
+            return answers
         rows = self._model.run([taken.text for taken in batch])
         self._num_batches += 1
         self._num_texts += len(batch)
         self._num_tokens += sum(taken.text.num_tokens for taken in batch)
-        return [(job.key[0], self._answer(job)) for job in self._queue.finish(batch, rows)]
+        return answers + [
+            (job.key[0], self._answer(job)) for job in self._queue.finish(batch, rows)
+        ]
+
+    def _next_batch(self) -> list[Taken[T, bytes]]:
+        while self._suspects:
+            keys = self._queue.keys
+            suspects = [taken for taken in self._suspects.pop() if taken.job.key in keys]
+            if suspects:
+                return suspects
+        return self._queue.next_batch()
+
+    def recover(self) -> None:
+        """After a failed batch: test the model, then run the batch's halves.
+
+        A text that fails alone, twice, fails its request. Raises the exception of the test.
+        """
+        self._model.run(self._model.encode(Embed(0, [SELF_TEST_IDS])))
+        failed, self._batch = self._batch, []
+        if len(failed) == 1 and failed[0] is self._tried_alone:
+            log.error("embedder: request %d makes batches fail, it ends", failed[0].job.key[1])
+            self._queue.remove(failed[0].job.key)
+            self._failures.append(failed[0].job.key)
+            return
+        self._tried_alone = failed[0] if len(failed) == 1 else None
+        middle = len(failed) // 2
+        self._suspects += [part for part in (failed[middle:], failed[:middle]) if part]
 
     def abort_all(self, frontend_id: bytes | None = None) -> list[RequestKey]:
         """Abort all requests, or all of one frontend; return their keys."""
@@ -108,11 +154,22 @@ class EmbedderBackend(Generic[T]):
 
 
 def embedder_server(
-    address: str, load: Callable[[Progress], EmbedderBackend[T]], *, drain_s: float, parent_pid: int
+    address: str,
+    load: Callable[[Progress], EmbedderBackend[T]],
+    *,
+    drain_s: float,
+    parent_pid: int,
+    heartbeat: Heartbeat | None = None,
 ) -> StepServer[EmbedderBackend[T]]:
     """Return the server of an embedder process."""
     return StepServer(
-        address, to_embedder_decoder, load, _status, drain_s=drain_s, parent_pid=parent_pid
+        address,
+        to_embedder_decoder,
+        load,
+        _status,
+        drain_s=drain_s,
+        parent_pid=parent_pid,
+        heartbeat=heartbeat,
     )
 
 

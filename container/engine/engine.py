@@ -10,27 +10,29 @@ Knows ids, blocks and limits. The engine process (container.engine.process) read
 `step` while there is work, and sends the tokens that it returns.
 """
 
+import logging
 import time
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from concurrent.futures import Future
 from dataclasses import dataclass
 
 from container.engine.adapters import NO_ADAPTER, Adapters
-from container.engine.block_pool import BlockPool
+from container.engine.blocks.block_pool import BlockPool
+from container.engine.config import EngineConfig
+from container.engine.fault_isolation import FailedStep, FaultIsolation
 from container.engine.model_runner import ModelRunner, PendingStep, Sampled
 from container.engine.schedule import Batch
 from container.engine.scheduler import Scheduler
-from container.engine.sequence import Sequence
+from container.engine.sequence import RequestKey, Sequence
 from container.engine.step_stats import ActiveStep, StepRecorder
 from container.engine.structured_output import CompileGrammar, Constraint
 from container.errors import (
     GenerationFailed,
-    InvalidParameter,
     NotFound,
     Overloaded,
-    PromptTooLong,
     ServingError,
     UnsupportedParameter,
+    one_line,
 )
 from container.messages.engine import (
     EngineLoad,
@@ -41,34 +43,7 @@ from container.messages.engine import (
     TokenEvent,
 )
 
-
-@dataclass(frozen=True, slots=True)
-class EngineConfig:
-    """Sizes of the engine, in tokens, blocks and requests.
-
-    `num_slots`: number of KV blocks that host memory holds for offloading.
-    """
-
-    block_size: int
-    num_blocks: int
-    max_batch_tokens: int
-    max_running: int
-    max_input_tokens: int
-    max_total_tokens: int
-    max_requests: int = 128
-    vocabulary: int = 2**31
-    reuses_prefixes: bool = True
-    scores_prompts: bool = True
-    speculate: int = 0
-    num_slots: int = 0
-
-    def __post_init__(self) -> None:
-        """Check that a longest sequence fits the cache; it could never finish otherwise."""
-        if self.max_total_tokens > self.num_blocks * self.block_size:
-            raise ValueError(
-                f"max_total_tokens is {self.max_total_tokens}, but the KV cache holds only "
-                f"{self.num_blocks * self.block_size} tokens: lower it or add blocks"
-            )
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,9 +78,13 @@ class Engine:
             reuses_prefixes=config.reuses_prefixes,
             speculate=config.speculate,
         )
-        self._requests: dict[tuple[bytes, int], list[Sequence]] = {}
+        self._isolation = FaultIsolation(self.scheduler)
+        self._begun_batches: list[Batch] = []  # of the steps that may have failed
+        self._ran_out_of_memory = False
+        self._requests: dict[RequestKey, list[Sequence]] = {}
         self._compile_grammar = compile_grammar
         self._compiling: list[tuple[Future[Constraint], list[Sequence]]] = []
+        self._loading: list[tuple[Future[None], list[Sequence]]] = []
         self._failures: list[tuple[bytes, int, ServingError]] = []
         self._recorder = StepRecorder()
         # A draft is proposed from the tokens before it, so they must have been read.
@@ -115,13 +94,14 @@ class Engine:
 
     @property
     def has_work(self) -> bool:
-        """Whether there is an unfinished request, a step to read or an event to send."""
-        return bool(self._requests or self._events or self._in_flight is not None)
+        """Whether there is an unfinished request, a step to read or something to send."""
+        unsent = self._events or self._failures
+        return bool(self._requests or unsent or self._in_flight is not None)
 
     @property
-    def only_compiles(self) -> bool:
-        """Whether every unfinished request waits for its grammar to compile."""
-        return bool(self._requests) and not len(self.scheduler)
+    def has_scheduled(self) -> bool:
+        """Whether a request is ready for steps; the others wait for a grammar or an adapter."""
+        return len(self.scheduler) > 0
 
     @property
     def load(self) -> EngineLoad:
@@ -153,14 +133,8 @@ class Engine:
                 "(MAX_CONCURRENT_REQUESTS)",
                 retry_after_s=1,
             )
-        if message.params.prompt_logprobs and not self.config.scores_prompts:
-            raise InvalidParameter(
-                "this model reads the prompt with an encoder, which gives its tokens no "
-                "log-probabilities: leave out decoder_input_details"
-            )
-        self._check_lengths(message)
-        compiling = self._start_compiling(message.params.grammar)
-        adapter = self._acquire(message.adapter)
+        self.config.check(message)
+        self._check_grammar(message.params.grammar)
         sequences: list[Sequence] = []
         for seq_index in range(message.num_sequences):
             sequence = Sequence(
@@ -172,17 +146,17 @@ class Engine:
                 prefill_parent=sequences[0] if sequences else None,
                 seq_index=seq_index,
                 images=message.images,
-                adapter=adapter,
                 session=message.session,
                 session_s=message.session_s,
             )
             sequences.append(sequence)
+        # After all that may fail, since nobody would release it.
+        loading = self._acquire(message.adapter, sequences)
         self._requests[frontend_id, message.request_id] = sequences
-        if compiling is not None:
-            self._compiling.append((compiling, sequences))
-            return
-        for sequence in sequences:
-            self.scheduler.add(sequence)
+        if loading is None:
+            self._queue(sequences)
+        else:
+            self._loading.append((loading, sequences))
 
     def abort(self, frontend_id: bytes, request_id: int, seq_index: int | None = None) -> None:
         """Abort a request, or one sequence of it; an unknown one has already finished."""
@@ -194,7 +168,7 @@ class Engine:
         if sequences:
             self._forget(sequences[0])
 
-    def abort_all(self, frontend_id: bytes | None = None) -> list[tuple[bytes, int]]:
+    def abort_all(self, frontend_id: bytes | None = None) -> list[RequestKey]:
         """Abort all requests, or all of one frontend; return their keys."""
         keys = [key for key in self._requests if frontend_id is None or key[0] == frontend_id]
         for key in keys:
@@ -212,20 +186,31 @@ class Engine:
         """
         try:
             self._step()
-        except Exception:
+        except Exception as error:
             # Events of an earlier step stay queued; the next step returns them.
             self._recorder.fail()
+            self._ran_out_of_memory = isinstance(error, MemoryError)
             raise
         events, self._events = self._events, []
         return events
 
     def _step(self) -> None:
         last, self._in_flight = self._in_flight, None
+        self._begun_batches = [last.batch] if last is not None else []
+        self._take_loaded()
         self._take_compiled()
-        batch = self.scheduler.schedule()
+        self._isolation.restore_limits()
+        self._run_batch(last, self._isolation.on_trial)
+
+    def _run_batch(
+        self, last: _InFlightStep | None, only: Container[RequestKey] | None = None
+    ) -> None:
+        """Begin a step, of these requests only, and finish the last one, or this one."""
+        batch = self.scheduler.schedule(only)
         if not batch.items:
             self._finish_step(last)
             return
+        self._begun_batches.append(batch)
         begun = self._recorder.begin(batch)
         step = self._runner.execute(batch)
         self._finish_step(last)
@@ -251,48 +236,87 @@ class Engine:
                 self._fail(sequence, error)
             else:
                 self._events.append((sequence.frontend_id, self._event(sequence, token, reason)))
+                self._isolation.clear(sequence.key)
         self._recorder.end(in_flight.begun)
+
+    def recover(self) -> None:
+        """After a failed step: check the engine and look for the request to blame.
+
+        No token is lost: the sequences are computed again, apart from each other until it is known
+        which of them fails. Raises what the self-test raises: then only a new process can help.
+        """
+        failed = FailedStep(self._begun_batches, self._ran_out_of_memory)
+        self._in_flight, self._begun_batches = None, []
+        self.scheduler.preempt_all()
+        self.run_self_test()
+        if not failed.batches:
+            raise RuntimeError("a step failed before its batch began; the cause is in the log")
+        if not failed.suspects:
+            return  # they have all been aborted
+        to_blame = self._isolation.suspect(failed)
+        if to_blame is None:
+            log.warning("engine: %d requests of the failed step run apart", len(failed.suspects))
+            return
+        log.error("engine: request %d makes steps fail, it ends with an error", to_blame[1])
+        error = GenerationFailed("the model failed on this request; the cause is in the log")
+        self._fail(self._requests[to_blame][0], error)
 
     def run_self_test(self) -> None:
         """Self-test: decode one token of a dummy request. Raises whatever the step raises."""
         self.scheduler.check_invariants()
         self.scheduler.pool.reset_prefix_cache()
         events, self._events = self._events, []
-        self.submit(b"", Submit(0, [0], SamplingParams(max_new_tokens=1)))
-        while self.has_work:
-            self.step()
-        self._events = events
+        dummy = Sequence(0, [0], SamplingParams(max_new_tokens=1))
+        self.scheduler.add(dummy)
+        while dummy.finish_reason is None:
+            last, self._in_flight = self._in_flight, None
+            self._run_batch(last, {dummy.key})
+        self._finish_step(self._in_flight)
+        self._in_flight, self._events = None, events
 
     def take_failures(self) -> list[tuple[bytes, int, ServingError]]:
         """Return and clear the requests that failed in the last step."""
         failures, self._failures = self._failures, []
         return failures
 
-    def _start_compiling(self, grammar: str) -> Future[Constraint] | None:
-        if not grammar:
-            return None
-        if self._compile_grammar is None:
+    def _check_grammar(self, grammar: str) -> None:
+        if grammar and self._compile_grammar is None:
             raise UnsupportedParameter("grammar is not supported by this model's tokenizer")
-        return self._compile_grammar(grammar)
+
+    def _queue(self, sequences: list[Sequence]) -> None:
+        """Queue a request's sequences, once their grammar has compiled."""
+        grammar = sequences[0].params.grammar
+        if grammar and self._compile_grammar is not None:
+            self._compiling.append((self._compile_grammar(grammar), sequences))
+            return
+        for sequence in sequences:
+            if sequence.finish_reason is None:
+                self.scheduler.add(sequence)
+
+    def _take_loaded(self) -> None:
+        """Queue the requests whose adapter is loaded, and fail those whose adapter is not."""
+        if self.adapters is not None:
+            self.adapters.poll()
+        done = [entry for entry in self._loading if entry[0].done()]
+        self._loading = [entry for entry in self._loading if not entry[0].done()]
+        for loading, sequences in done:
+            if (error := loading.exception()) is not None:
+                self._fail(sequences[0], _shown(error))
+            else:
+                self._queue(sequences)
 
     def _take_compiled(self) -> None:
         """Queue the requests whose grammar has compiled, and fail those whose grammar has not."""
-        if not self._compiling:
-            return
         done = [entry for entry in self._compiling if entry[0].done()]
         self._compiling = [entry for entry in self._compiling if not entry[0].done()]
-        for future, sequences in done:
-            # The others were aborted while the grammar compiled.
-            waiting = [sequence for sequence in sequences if sequence.finish_reason is None]
-            try:
-                constraint = future.result()
-            except ServingError as error:
-                for sequence in waiting[:1]:
-                    self._fail(sequence, error)
+        for compiling, sequences in done:
+            if (error := compiling.exception()) is not None:
+                self._fail(sequences[0], _shown(error))
                 continue
-            for sequence in waiting:
-                sequence.constraint = constraint.copy()
-                self.scheduler.add(sequence)
+            for sequence in sequences:
+                if sequence.finish_reason is None:  # others were aborted meanwhile
+                    sequence.constraint = compiling.result().copy()
+                    self.scheduler.add(sequence)
 
     def _fail(self, sequence: Sequence, error: ServingError) -> None:
         """Abort a sequence's whole request with an error, reported once."""
@@ -319,36 +343,21 @@ class Engine:
         siblings = self._requests.get(sequence.key, [])  # several may finish in one step
         if not all(sibling.finish_reason is not None for sibling in siblings):
             return
+        self._isolation.clear(sequence.key)
         if self._requests.pop(sequence.key, None) and sequence.adapter != NO_ADAPTER:
             assert self.adapters is not None, "an adapter id without an adapter store"
             self.adapters.release(sequence.adapter)
 
-    def _acquire(self, adapter: str) -> int:
+    def _acquire(self, adapter: str, sequences: list[Sequence]) -> "Future[None] | None":
+        """Give a request's sequences their adapter; return its loading, if it is not in memory."""
         if not adapter:
-            return NO_ADAPTER
+            return None
         if self.adapters is None:
             raise NotFound("this model takes no adapters", field="adapter")
-        return self.adapters.acquire(adapter)
-
-    def _check_lengths(self, message: Submit) -> None:
-        # Frontends check the same and name the client's fields; this protects the engine's memory.
-        num_tokens, new_tokens = len(message.prompt_ids), message.params.max_new_tokens
-        if num_tokens == 0:
-            raise InvalidParameter("the prompt has no tokens")
-        if new_tokens < 1:
-            raise InvalidParameter("max_new_tokens must be at least 1")
-        config = self.config
-        if not 0 <= min(message.prompt_ids) <= max(message.prompt_ids) < config.vocabulary:
-            raise InvalidParameter(f"the prompt has ids outside 0 to {config.vocabulary - 1}")
-        if num_tokens > config.max_input_tokens:
-            raise PromptTooLong(
-                f"the prompt has {num_tokens} tokens; the limit is {config.max_input_tokens}"
-            )
-        if num_tokens + new_tokens > config.max_total_tokens:
-            raise PromptTooLong(
-                f"{num_tokens} prompt tokens and {new_tokens} new ones are more than "
-                f"{config.max_total_tokens}"
-            )
+        number = self.adapters.acquire(adapter)
+        for sequence in sequences:
+            sequence.adapter = number
+        return self.adapters.loading(number)
 
 
 def _prompt_facts(sequence: Sequence) -> PromptFacts:
@@ -356,3 +365,11 @@ def _prompt_facts(sequence: Sequence) -> PromptFacts:
     return PromptFacts(
         started_at - sequence.arrived_at, sequence.num_cached, sequence.prompt_logprobs
     )
+
+
+def _shown(error: BaseException) -> ServingError:
+    """Return an error of one request as one that its client may see; log any other."""
+    if isinstance(error, ServingError):
+        return error
+    log.error("a request cannot be prepared, it fails: %s", one_line(error), exc_info=error)
+    return GenerationFailed("the request cannot be prepared; the cause is in the log")

@@ -1,14 +1,18 @@
 """The engine behind its socket: requests in, one message per step and frontend out."""
 
+import logging
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future
+from dataclasses import dataclass
 
 import msgspec
 
 from container.engine.engine import Engine
-from container.errors import NotFound
+from container.errors import InternalError, NotFound, ServingError, one_line
 from container.ipc.backend_server import Progress, RequestKey
+from container.ipc.heartbeat import Heartbeat
 from container.ipc.step_server import StepServer
 from container.messages.common import Abort, EngineState, ErrorData, RequestFailed
 from container.messages.engine import (
@@ -23,9 +27,20 @@ from container.messages.engine import (
     to_engine_decoder,
 )
 
-COMPILE_POLL_S = 0.001
+PREPARE_POLL_S = 0.001
+
+log = logging.getLogger(__name__)
 
 Load = Callable[[Progress], tuple[Engine, EngineInfo]]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _AdapterChange:
+    """A frontend's message about adapters, and what it waits for."""
+
+    frontend_id: bytes
+    request_id: int
+    is_done: Future[None]
 
 
 class EngineBackend:
@@ -34,12 +49,14 @@ class EngineBackend:
     def __init__(self, engine: Engine, info: EngineInfo) -> None:
         self.engine = engine
         self.info = info
-        self._done: list[tuple[bytes, msgspec.Struct]] = []
+        self._changes: list[_AdapterChange] = []
 
     @property
     def has_work(self) -> bool:
         """Whether a step would do anything."""
-        return self.engine.has_work or bool(self._done)
+        adapters = self.engine.adapters
+        is_loading = adapters is not None and adapters.has_work
+        return self.engine.has_work or bool(self._changes) or is_loading
 
     def take(
         self, frontend_id: bytes, message: Submit | Abort | AddAdapter | RemoveAdapter
@@ -47,8 +64,8 @@ class EngineBackend:
         """Admit or abort a request, or change adapters. Raises ServingError."""
         match message:
             case AddAdapter() | RemoveAdapter():
-                self._change_adapters(message)
-                self._done.append((frontend_id, Done(message.request_id)))
+                is_done = self._change_adapters(message)
+                self._changes.append(_AdapterChange(frontend_id, message.request_id, is_done))
             case Submit():
                 self.engine.submit(frontend_id, message)
             case Abort(request_id, seq_index):
@@ -59,32 +76,59 @@ class EngineBackend:
         by_frontend: dict[bytes, list[TokenEvent]] = defaultdict(list)
         for frontend_id, event in self.engine.step():
             by_frontend[frontend_id].append(event)
-        if self.engine.only_compiles:
-            time.sleep(COMPILE_POLL_S)  # leave the processor to the thread that compiles
-        messages, self._done = self._done, []
+        messages = list(self._take_changes())
         messages += [
             (frontend_id, StepEvents(events)) for frontend_id, events in by_frontend.items()
         ]
         for frontend_id, request_id, error in self.engine.take_failures():
-            messages.append((frontend_id, RequestFailed(request_id, ErrorData.from_error(error))))
+            messages.append((frontend_id, _failed(request_id, error)))
+        if not messages and not self.engine.has_scheduled:
+            time.sleep(PREPARE_POLL_S)  # leave the processor to the threads that prepare
         return messages
 
-    def _change_adapters(self, message: AddAdapter | RemoveAdapter) -> None:
+    def _change_adapters(self, message: AddAdapter | RemoveAdapter) -> "Future[None]":
         adapters = self.engine.adapters
         if adapters is None:
             raise NotFound("this model takes no adapters")
         if isinstance(message, AddAdapter):
-            adapters.add(message.name, message.source, preload=message.preload, pin=message.pin)
-        else:
-            adapters.remove(message.name)
+            return adapters.add(
+                message.name, message.source, preload=message.preload, pin=message.pin
+            )
+        adapters.remove(message.name)
+        is_done: Future[None] = Future()
+        is_done.set_result(None)
+        return is_done
+
+    def _take_changes(self) -> Iterator[tuple[bytes, msgspec.Struct]]:
+        """Remove the changes of adapters that have ended, and yield their answers."""
+        ended = [change for change in self._changes if change.is_done.done()]
+        self._changes = [change for change in self._changes if not change.is_done.done()]
+        for change in ended:
+            error = change.is_done.exception()
+            if error is None:
+                yield change.frontend_id, Done(change.request_id)
+            else:
+                yield change.frontend_id, _failed(change.request_id, error)
+
+    def recover(self) -> None:
+        """Check the engine after a failed step and go on without the request to blame."""
+        self.engine.recover()
 
     def abort_all(self, frontend_id: bytes | None = None) -> list[RequestKey]:
         """Abort all requests, or all of one frontend; return their keys."""
-        return self.engine.abort_all(frontend_id)
+        changes = [change for change in self._changes if frontend_id in (None, change.frontend_id)]
+        self._changes = [change for change in self._changes if change not in changes]
+        keys = [(change.frontend_id, change.request_id) for change in changes]
+        return keys + self.engine.abort_all(frontend_id)
 
 
 def engine_server(
-    address: str, load: Load, *, drain_s: float, parent_pid: int
+    address: str,
+    load: Load,
+    *,
+    drain_s: float,
+    parent_pid: int,
+    heartbeat: Heartbeat | None = None,
 ) -> StepServer[EngineBackend]:
     """Return the server of an engine process."""
     return StepServer(
@@ -94,8 +138,15 @@ def engine_server(
         _status,
         drain_s=drain_s,
         parent_pid=parent_pid,
-        run_self_test=lambda backend: backend.engine.run_self_test(),
+        heartbeat=heartbeat,
     )
+
+
+def _failed(request_id: int, error: BaseException) -> RequestFailed:
+    if not isinstance(error, ServingError):
+        log.error("a change of adapters failed: %s", one_line(error), exc_info=error)
+        error = InternalError("the adapters could not be changed; the cause is in the log")
+    return RequestFailed(request_id, ErrorData.from_error(error))
 
 
 def _status(state: EngineState, detail: str, backend: EngineBackend | None) -> Status:

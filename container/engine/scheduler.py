@@ -12,13 +12,13 @@ advances by the accepted ones as well.
 
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Container, Iterable, Iterator
 
-from container.engine.block_pool import BlockPool
+from container.engine.blocks.block_pool import BlockPool
+from container.engine.blocks.session_prefixes import PinnedPrefixes
 from container.engine.model_runner import Sampled, StepOutput
 from container.engine.schedule import Batch, ScheduledSequence
-from container.engine.sequence import Sequence, SequenceState
-from container.engine.session_prefixes import PinnedPrefixes
+from container.engine.sequence import RequestKey, Sequence, SequenceState
 from container.messages.engine import FinishReason
 
 # Most prompt logprobs that one step computes: each takes a row of logits, for which a GPU has
@@ -81,12 +81,17 @@ class Scheduler:
         sequence.state = SequenceState.FINISHED
         sequence.finish_reason = reason
 
-    def schedule(self) -> Batch:
-        """Plan the next step; empty if nothing can be computed before the in-flight step ends."""
+    def schedule(self, only: Container[RequestKey] | None = None) -> Batch:
+        """Plan the next step; empty if nothing can be computed before the in-flight step ends.
+
+        `only`: the requests that it may run; the others are preempted, so that they hold no block.
+        """
         self.pinned.expire()
+        if only is not None:
+            self.preempt_all(but=only)
         self._prompt_logprobs_budget = MAX_PROMPT_LOGPROBS
         planned, budget = self._continue_running(self.max_batch_tokens)
-        planned += self._admit(budget)
+        planned += self._admit(budget, only)
         return Batch(tuple(planned), self.pool.take_copies() if planned else ())
 
     def update_after_schedule(self, batch: Batch) -> None:
@@ -102,6 +107,18 @@ class Scheduler:
             if item.samples:
                 sequence.placeholder = index
                 index += 1 + len(item.draft)
+
+    def preempt_all(self, but: Container[RequestKey] = ()) -> None:
+        """Preempt all running sequences but those of some requests; they will be recomputed."""
+        for sequence in reversed(list(self.running)):
+            if sequence.key not in but:
+                self._preempt(sequence)
+
+    def set_limits(self, max_running: int, max_batch_tokens: int) -> None:
+        """Change the limits of a batch; sequences beyond them are preempted."""
+        self.max_running, self.max_batch_tokens = max_running, max_batch_tokens
+        while len(self.running) > max_running:
+            self._preempt(self.running[-1])
 
     def update_from_output(self, batch: Batch, output: StepOutput) -> list[NewToken]:
         """Append a step's output to its sequences and return all new tokens, in order.
@@ -215,14 +232,17 @@ class Scheduler:
             sequence.block_table += self.pool.allocate(missing)
         return True
 
-    def _admit(self, budget: int) -> list[ScheduledSequence]:
+    def _admit(self, budget: int, only: Container[RequestKey] | None) -> list[ScheduledSequence]:
         planned = []
-        while self.waiting and budget > 0 and len(self.running) < self.max_running:
-            sequence = self.waiting[0]
+        for sequence in list(self.waiting):
+            if budget == 0 or len(self.running) >= self.max_running:
+                break
+            if only is not None and sequence.key not in only:
+                continue
             must_wait = _scores(sequence) and self._prompt_logprobs_budget == 0
             if must_wait or _waits_for_prefill(sequence) or not self._take_blocks(sequence):
                 break
-            self.waiting.popleft()
+            self.waiting.remove(sequence)
             sequence.state = SequenceState.RUNNING
             if sequence.started_at is None:
                 sequence.started_at = time.monotonic()

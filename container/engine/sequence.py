@@ -13,6 +13,8 @@ from container.engine.ngram_proposer import NgramProposer
 from container.engine.structured_output import Constraint
 from container.messages.engine import FinishReason, ImageTensors, SamplingParams
 
+RequestKey = tuple[bytes, int]  # the frontend's id and its number for the request
+
 
 class SequenceState(Enum):
     """Scheduling state. A preempted sequence is WAITING again; a NEW one is not yet queued."""
@@ -99,8 +101,8 @@ class Sequence:
         self.started_at: float | None = None
 
     @property
-    def key(self) -> tuple[bytes, int]:
-        """Key of its request: the frontend's id and the frontend's request number."""
+    def key(self) -> RequestKey:
+        """Key of its request."""
         return self.frontend_id, self.request_id
 
     @property

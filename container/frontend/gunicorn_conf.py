@@ -23,7 +23,9 @@ backlog = 2048
 # Longer than SageMaker and load balancers keep idle connections, so that they close first.
 keepalive = 75
 # A worker whose event loop is stuck for this long is replaced. Long answers are not affected.
-timeout = 120
+timeout = (
+    max(30, _settings.server.heartbeat_timeout_s) if _settings.server.heartbeat_timeout_s else 0
+)
 # The engine has drained before gunicorn is told to stop; what remains is sending.
 graceful_timeout = 2
 control_socket_disable = True

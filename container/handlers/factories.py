@@ -24,6 +24,7 @@ from container.handlers.tasks.selection import (
 from container.handlers.user_code import UserCode, find_code
 from container.handlers.worker_pool import start_worker
 from container.handlers.worker_process import Worker
+from container.ipc.heartbeat import Heartbeat
 from container.settings.model import ModelSettings
 from container.settings.process_env import SAGEMAKER_MODEL_DIR, model_root
 from container.settings.settings import Settings
@@ -33,7 +34,9 @@ log = logging.getLogger(__name__)
 ANYWHERE = {"0.0.0.0": "127.0.0.1", "::": "::1"}
 
 
-def make_server(settings: Settings, address: str, parent_pid: int) -> HandlerServer:
+def make_server(
+    settings: Settings, address: str, parent_pid: int, heartbeat: Heartbeat | None
+) -> HandlerServer:
     """Return the server; it installs requirements.txt before it starts workers."""
     limits = HandlerLimits(
         max_requests=settings.engine.max_concurrent_requests,
@@ -48,6 +51,7 @@ def make_server(settings: Settings, address: str, parent_pid: int) -> HandlerSer
         prepare=partial(_prepare, settings),
         start=start_worker,
         parent_pid=parent_pid,
+        heartbeat=heartbeat,
     )
 
 

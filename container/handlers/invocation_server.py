@@ -23,6 +23,7 @@ from container.errors import (
 )
 from container.handlers.worker_pool import WorkerProcess
 from container.ipc.backend_server import BackendServer, Progress
+from container.ipc.heartbeat import Heartbeat
 from container.messages.common import RequestFailed, encode
 from container.messages.handler import (
     AnswerHead,
@@ -73,8 +74,12 @@ class HandlerServer(BackendServer):
         prepare: Callable[[Progress], None],
         start: Callable[[int, str], WorkerProcess],
         parent_pid: int,
+        heartbeat: Heartbeat | None = None,
     ) -> None:
-        super().__init__(address, to_handler_decoder, drain_s=limits.drain_s, parent_pid=parent_pid)
+        super().__init__(
+            address, to_handler_decoder, drain_s=limits.drain_s, parent_pid=parent_pid,
+            heartbeat=heartbeat,
+        )  # fmt: skip
         self._limits = limits
         self._prepare = prepare
         self._is_prepared = False

@@ -16,6 +16,7 @@ import msgspec
 import zmq
 
 from container.errors import InternalError, ServingError, Unavailable, one_line
+from container.ipc.heartbeat import Heartbeat
 from container.ipc.parent_watch import is_orphan
 from container.messages.common import EngineState, ErrorData, Hello, RequestFailed, encode
 
@@ -41,10 +42,19 @@ class BackendServer(ABC):
     A subclass does the work in the hooks below. All hooks but `load` run in the main thread.
     """
 
-    def __init__(self, address: str, decoder: Decoder, *, drain_s: float, parent_pid: int) -> None:
+    def __init__(
+        self,
+        address: str,
+        decoder: Decoder,
+        *,
+        drain_s: float,
+        parent_pid: int,
+        heartbeat: Heartbeat | None = None,
+    ) -> None:
         self._decoder = decoder
         self._drain_s = drain_s
         self._parent_pid = parent_pid
+        self._heartbeat = heartbeat
         self._state: EngineState = "loading"
         self._detail = "starting"
         self._fatal_error: BaseException | None = None
@@ -108,9 +118,13 @@ class BackendServer(ABC):
 
     def run(self) -> None:
         """Load, serve, drain. Raises the exception of the loading or of the work."""
+        if self._heartbeat is not None:
+            self._heartbeat.start()
         threading.Thread(target=self._run_load, name="load", daemon=True).start()
         try:
             while not self._is_done():
+                if self._heartbeat is not None:
+                    self._heartbeat.mark(is_ready=self._state == "ready")
                 self._receive(self.poll_ms)
                 self.work()
                 self.send_status()

@@ -6,7 +6,7 @@ from typing import Any, Generic, Protocol, TypeVar
 
 import msgspec
 
-from container.errors import GenerationFailed, ServingError, Unavailable
+from container.errors import ServingError, Unavailable, one_line
 from container.ipc.backend_server import (
     IDLE_POLL_MS,
     BackendServer,
@@ -14,6 +14,7 @@ from container.ipc.backend_server import (
     Progress,
     RequestKey,
 )
+from container.ipc.heartbeat import Heartbeat
 from container.messages.common import Abort, EngineState
 
 log = logging.getLogger(__name__)
@@ -37,6 +38,13 @@ class StepBackend(Protocol[M]):
         """Work for a short while; return messages with the frontends that they are for."""
         ...
 
+    def recover(self) -> None:
+        """After a failed step, make the next one possible, without the requests to blame.
+
+        Raises the exception of a self-test: then only a new process can help.
+        """
+        ...
+
     def abort_all(self, frontend_id: bytes | None = None) -> list[RequestKey]:
         """Abort all requests, or all of one frontend; return their keys."""
         ...
@@ -50,8 +58,7 @@ class StepServer(BackendServer, Generic[B]):
     """Serves one backend to any number of frontends until it is drained.
 
     `load_backend` returns the backend, `status_of` the status for frontends (of None while it
-    loads). `run_self_test` runs the smallest piece of work after a failed step; without it a
-    failure ends the process.
+    loads).
     """
 
     def __init__(
@@ -63,13 +70,14 @@ class StepServer(BackendServer, Generic[B]):
         *,
         drain_s: float,
         parent_pid: int,
-        run_self_test: Callable[[B], None] | None = None,
+        heartbeat: Heartbeat | None = None,
     ) -> None:
         self._load_backend = load_backend
         self._status_of = status_of
-        self._run_self_test = run_self_test
         self._backend: B | None = None
-        super().__init__(address, decoder, drain_s=drain_s, parent_pid=parent_pid)
+        super().__init__(
+            address, decoder, drain_s=drain_s, parent_pid=parent_pid, heartbeat=heartbeat
+        )
 
     def load(self, progress: Progress) -> None:
         """Load the backend, then serve."""
@@ -94,32 +102,28 @@ class StepServer(BackendServer, Generic[B]):
         self._backend.take(frontend_id, message)
 
     def work(self) -> None:
-        """Run a step, if there is work. Raises the step's exception where nothing can recover."""
+        """Run a step, if there is work. Raises the self-test's exception after a failed one."""
         if self._backend is None or not self._backend.has_work:
             return
         try:
             messages = self._backend.step()
-        except Exception:
-            if self._run_self_test is None:
-                self.fail_all(Unavailable("the server's model process failed and is restarted"))
-                raise
-            log.exception("a step failed; its requests fail, then the self-test runs")
+        except Exception as error:
+            log.exception("a step failed, its requests are tried again: %s", one_line(error))
         else:
             for frontend_id, message in messages:
                 self.send(frontend_id, message)
             return
         # Outside of the handler the exception no longer holds the failed step's memory.
-        self._recover(self._backend, self._run_self_test)
+        self._recover(self._backend)
 
-    def _recover(self, backend: B, run_self_test: Callable[[B], None]) -> None:
-        """Fail the requests of a failed step, then run the self-test.
-
-        Raises the self-test's exception: then only a new process can help.
-        """
-        self.fail_all(GenerationFailed("the model failed; the cause is in the server's log"))
+    def _recover(self, backend: B) -> None:
         self.set_state("recovering", "the model failed and is tried again")
         self.send_status()
-        run_self_test(backend)
+        try:
+            backend.recover()
+        except Exception:
+            self.fail_all(Unavailable("the server's model process failed and is restarted"))
+            raise
         log.info("the self-test passed; serving continues")
         self.set_state("ready", "ready")
 

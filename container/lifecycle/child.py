@@ -14,6 +14,8 @@ from collections.abc import Iterable
 from typing import TypeAlias
 
 from container.errors import ConfigError, ModelLoadError
+from container.ipc.heartbeat import HeartbeatLimits, HeartbeatMonitor
+from container.settings.process_env import HEARTBEAT_FD
 
 log = logging.getLogger(__name__)
 
@@ -23,13 +25,27 @@ MAX_RESTARTS = 3
 # A restart cannot help here.
 FINAL_EXIT_CODES = (ConfigError.exit_code, ModelLoadError.exit_code)
 KEEPS_DYING = 4
+# For a process that hangs to write its stacks.
+ABORT_GRACE_S = 2.0
 
 
 class Child:
-    """Owns one process, and restarts it when it dies."""
+    """Owns one process, and restarts it when it dies or, by its heartbeats, hangs.
 
-    def __init__(self, name: str, module: str, *arguments: str, environ: dict[str, str]) -> None:
+    Without `heartbeat` limits the process sends none.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        module: str,
+        *arguments: str,
+        environ: dict[str, str],
+        heartbeat: HeartbeatLimits | None = None,
+    ) -> None:
         self.name = name
+        self._heartbeat = heartbeat
+        self._monitor: HeartbeatMonitor | None = None
         self._command = [sys.executable, "-m", module, *arguments]
         self._environ = environ
         self._restarts = 0
@@ -45,11 +61,14 @@ class Child:
         return self._process.poll()
 
     def keep_alive(self) -> int | None:
-        """Restart the process if it has died.
+        """Restart the process if it has died; end one that hangs.
 
         Returns the exit code for the supervisor when another restart cannot help.
         """
         code = self.poll()
+        if code is None and self._monitor is not None and (hang := self._monitor.hang()):
+            log.error("%s: %s; killed, its requests fail", self.name, hang)
+            code = self._end_hung()
         if code is None:
             return None
         if code in FINAL_EXIT_CODES:
@@ -86,9 +105,29 @@ class Child:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(self.pid, signal.SIGKILL)
 
+    def _end_hung(self) -> int:
+        """Have the process write its stacks to the log, if it can, and kill it."""
+        self._process.send_signal(signal.SIGABRT)
+        self.wait(time.monotonic() + ABORT_GRACE_S)
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.pid, signal.SIGKILL)  # what it started too
+        return self._process.wait()
+
     def _start(self) -> Process:
+        if self._monitor is not None:
+            self._monitor.close()
+        if self._heartbeat is None:
+            return self._popen(self._environ)
+        self._monitor = HeartbeatMonitor(self._heartbeat)
+        child_fd = self._monitor.fd
+        try:
+            return self._popen(self._environ | {HEARTBEAT_FD: str(child_fd)}, child_fd)
+        finally:
+            self._monitor.close_child_end()
+
+    def _popen(self, environ: dict[str, str], *fds: int) -> Process:
         # Its own session: a terminal's ^C reaches the supervisor only, which then stops in order.
-        return subprocess.Popen(self._command, env=self._environ, start_new_session=True)
+        return subprocess.Popen(self._command, env=environ, start_new_session=True, pass_fds=fds)
 
 
 def reap_strangers(children: Iterable[Child]) -> None:

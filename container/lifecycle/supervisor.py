@@ -21,6 +21,7 @@ from container import __version__
 from container.errors import ConfigError, ModelLoadError
 from container.handlers.tasks.selection import needs_engine, served_task
 from container.handlers.user_code import find_code
+from container.ipc.heartbeat import HeartbeatLimits
 from container.ipc.parent_watch import is_orphan
 from container.lifecycle.child import Child, cause, reap_strangers
 from container.lifecycle.shutdown import (
@@ -94,8 +95,10 @@ class Supervisor:
     def _serve(self, environ: dict[str, str]) -> int:
         config = "python:container.frontend.gunicorn_conf"
         frontends = Child("HTTP side", "gunicorn", "-c", config, environ=environ)
+        server = self._settings.server
+        limits = HeartbeatLimits(server.heartbeat_timeout_s, server.step_timeout_s)
         groups = [
-            _start(name, environ[variable].split(","), environ)
+            _start(name, environ[variable].split(","), environ, limits)
             for name, variable in BACKENDS.items()
             if variable in environ
         ]
@@ -182,10 +185,12 @@ def backends(settings: Settings) -> tuple[str, ...]:
     return ("engine", *extra) if settings.model.has_model or not extra else extra
 
 
-def _start(name: str, addresses: list[str], environ: dict[str, str]) -> list[Child]:
+def _start(
+    name: str, addresses: list[str], environ: dict[str, str], limits: HeartbeatLimits
+) -> list[Child]:
     """Start a process for each address; only the engine may have several."""
     if len(addresses) == 1:
-        return [Child(name, "container", name, addresses[0], environ=environ)]
+        return [Child(name, "container", name, addresses[0], environ=environ, heartbeat=limits)]
     threads = str(max(1, (os.cpu_count() or 1) // len(addresses)))
     children = []
     for replica, address in enumerate(addresses):
@@ -199,6 +204,7 @@ def _start(name: str, addresses: list[str], environ: dict[str, str]) -> list[Chi
                 name,
                 *arguments,
                 environ=environ | replica_environ,
+                heartbeat=limits,
             )
         )
     return children

@@ -6,32 +6,32 @@ The composition root of the engine process; runs once and reports each stage in 
 import logging
 import os
 from dataclasses import replace
-from pathlib import Path
 
 import msgspec
 import torch
 import transformers
 from huggingface_hub.utils.tqdm import disable_progress_bars as disable_hub_bars
-from transformers import (
-    GenerationConfig,
-    PretrainedConfig,
-)
 
-from container.engine.engine import Engine, EngineConfig
+from container.engine.config import EngineConfig
+from container.engine.engine import Engine
 from container.engine.model_runner import ModelRunner, run_step
 from container.engine.schedule import Batch, ScheduledSequence
 from container.engine.sequence import Sequence
-from container.errors import ConfigError, ModelLoadError, TemplateFailed, one_line
+from container.errors import ConfigError, TemplateFailed
 from container.grammar.matcher import GrammarCompiler
 from container.images.reader import ImageReader
 from container.ipc.backend_server import Progress
 from container.messages.engine import EngineInfo, SamplingParams
 from container.model.execution.factory import capture_decodes, capture_sizes, make_runner
 from container.model.execution.model_runner import TorchModelRunner
-from container.model.hf_config import text_config
 from container.model.loaded_model import LoadedModel
 from container.model.loading.checkpoint import ModelFiles, find_model
-from container.model.loading.config import dtype_name, is_multimodal, read_config
+from container.model.loading.config import (
+    dtype_name,
+    end_token_ids,
+    is_multimodal,
+    read_config,
+)
 from container.model.loading.cpu_kernels import load_kernels
 from container.model.loading.engine_limits import find_slots, size_engine
 from container.model.loading.memory_plan import is_faster_to_copy, largest_step, measure_capacity
@@ -71,6 +71,7 @@ def load_engine(
     placement, dtype = plan_load(
         settings.model, settings.placement, model_config, files.path, replica
     )
+    ends = end_token_ids(files.path, model_config)
     if placement.device.type == "cuda":
         torch.cuda.set_device(placement.device)
     tokenizer = Tokenizer.from_folder(
@@ -97,7 +98,6 @@ def load_engine(
     config = size_engine(settings.engine, settings.memory, model, capacity)
     num_processes = len(placement.devices) * settings.placement.data_parallel
     config = replace(config, num_slots=find_slots(settings.memory, model, num_processes))
-    ends = end_token_ids(files.path, model.config)
     sizes = capture_sizes(settings.engine.cuda_graphs, model, config.max_running)
     max_blocks = -(-config.max_total_tokens // config.block_size)
     if ranks is not None:
@@ -205,25 +205,6 @@ def disable_progress_bars() -> None:
     """Disable progress bars, which redraw their line and would clutter a log."""
     transformers.utils.logging.disable_progress_bar()
     disable_hub_bars()
-
-
-def end_token_ids(path: Path, config: PretrainedConfig) -> frozenset[int]:
-    """Read the ids that end a completion: generation_config.json's, else config.json's."""
-    token_ids = getattr(config, "eos_token_id", None)
-    if token_ids is None:
-        token_ids = getattr(text_config(config), "eos_token_id", None)
-    if (path / "generation_config.json").is_file():
-        try:
-            generation = GenerationConfig.from_pretrained(path)
-        except Exception as error:  # see load_model
-            raise ModelLoadError(
-                f"{path}/generation_config.json cannot be used: {one_line(error)}"
-            ) from error
-        token_ids = generation.eos_token_id if generation.eos_token_id is not None else token_ids
-    if token_ids is None:
-        log.warning("the model has no end token; only length and stop strings end a completion")
-        return frozenset()
-    return frozenset(token_ids if isinstance(token_ids, list) else [token_ids])
 
 
 def warm_up(runner: ModelRunner, config: EngineConfig) -> None:

@@ -15,6 +15,8 @@ RANKS_FOLDER = "CONTAINER_RANKS_FOLDER"
 # Where the engine keeps which adapters it was given, for the one that takes over after a crash.
 ADAPTER_RECORD = "CONTAINER_ADAPTER_RECORD"
 SUPERVISOR_PID = "CONTAINER_SUPERVISOR_PID"
+# The pipe to which a backend writes its heartbeats.
+HEARTBEAT_FD = "CONTAINER_HEARTBEAT_FD"
 SAGEMAKER_MODEL_DIR = Path("/opt/ml/model")
 ADDITIONAL_DATA = Path("/opt/ml/additional-model-data-sources")
 

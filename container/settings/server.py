@@ -70,6 +70,16 @@ class ServerSettings:
         25, "GRACEFUL_TERMINATION_TIMEOUT", cast=integer(0, 3600),
         meaning="Seconds that running requests get after SIGTERM (SageMaker kills after 30).",
     )  # fmt: skip
+    heartbeat_timeout_s: int = setting(
+        20, "HEARTBEAT_TIMEOUT", cast=integer(0, 3600),
+        meaning="Seconds without a sign of life after which a process is replaced (an HTTP process "
+        "after 30 at least). 0: never.",
+    )  # fmt: skip
+    step_timeout_s: int = setting(
+        300, "STEP_TIMEOUT", cast=integer(0, 86_400),
+        meaning="Seconds that one step of the model may take before its process is replaced; raise "
+        "it for long prompts on slow processors. 0: no limit.",
+    )  # fmt: skip
 
     @property
     def port(self) -> int:

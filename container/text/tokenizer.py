@@ -84,13 +84,19 @@ class Tokenizer:
         return isinstance(self._inner, PreTrainedTokenizerFast)
 
     def serialise(self) -> str:
-        """Serialise a fast tokenizer as tokenizer.json, added tokens included."""
+        """Serialise a fast tokenizer as tokenizer.json, added tokens included.
+
+        A decoder of T5's kind is written as the equal steps that other libraries know.
+        """
         assert isinstance(self._inner, PreTrainedTokenizerFast)
         backend = copy(self._inner.backend_tokenizer)
         backend.no_padding()
         backend.no_truncation()
         serialised: str = backend.to_str()
-        return serialised
+        fields = json.loads(serialised)
+        if (fields.get("decoder") or {}).get("type") != "Metaspace":
+            return serialised
+        return json.dumps(fields | {"decoder": _metaspace_steps(fields["decoder"])})
 
     def encode(self, text: str, *, add_special_tokens: bool) -> list[int]:
         """Encode text as ids."""
@@ -245,3 +251,15 @@ def _read_template(path: Path) -> str:
             f"{type(error).__name__}: {error}"
         ) from error
     return template
+
+
+def _metaspace_steps(decoder: dict[str, Any]) -> dict[str, Any]:
+    """Return a Metaspace decoder as a sequence of simple ones."""
+    steps: list[dict[str, Any]] = [
+        {"type": "Replace", "pattern": {"String": decoder["replacement"]}, "content": " "},
+        {"type": "ByteFallback"},
+        {"type": "Fuse"},
+    ]
+    if decoder.get("prepend_scheme") != "never":
+        steps.append({"type": "Strip", "content": " ", "start": 1, "stop": 0})
+    return {"type": "Sequence", "decoders": steps}

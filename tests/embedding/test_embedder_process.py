@@ -79,3 +79,45 @@ def test_aborts_forget_one_request_or_a_frontend(worker: EmbedderBackend[Words])
     assert worker.abort_all(b"f") == []
     assert worker.abort_all() == [(b"g", 1)]
     assert not worker.has_work
+
+
+class Poisonable(Counter):
+    """Fails every batch with a text of three words."""
+
+    def __init__(self) -> None:
+        self.is_broken = False
+
+    def run(self, texts: Sequence[Words]) -> list[bytes]:
+        if self.is_broken or any(text.num_tokens == 3 for text in texts):
+            raise RuntimeError("injected")
+        return super().run(texts)
+
+
+def _answers(worker: EmbedderBackend[Words]) -> dict[int, bool]:
+    """Run all requests; say which were answered and which failed."""
+    answers = {}
+    for _ in range(100):
+        if not worker.has_work:
+            return answers
+        try:
+            answers |= {one.request_id: isinstance(one, Embedded) for _, one in worker.step()}
+        except RuntimeError:
+            worker.recover()
+    raise AssertionError("the embedder makes no progress")
+
+
+def test_a_text_that_fails_its_batch_fails_its_request_only() -> None:
+    limits = EmbedderLimits(max_batch_tokens=100, max_requests=20)
+    worker = EmbedderBackend(Poisonable(), INFO, limits)
+    for number in range(9):
+        worker.take(b"f", Embed(number, ["a b", "a b c" if number in (2, 5) else "a"]))
+    assert _answers(worker) == {number: number not in (2, 5) for number in range(9)}
+
+
+def test_an_embedder_that_fails_its_self_test_leaves() -> None:
+    model = Poisonable()
+    worker = EmbedderBackend(model, INFO, EmbedderLimits(max_batch_tokens=100, max_requests=20))
+    worker.take(b"f", Embed(1, ["a"]))
+    model.is_broken = True
+    with pytest.raises(RuntimeError):
+        _answers(worker)

@@ -21,7 +21,8 @@ from typing import NamedTuple
 
 import pytest
 
-from container.engine.engine import Engine, EngineConfig
+from container.engine.config import EngineConfig
+from container.engine.engine import Engine
 from container.engine.model_runner import Sampled, StepOutput
 from container.engine.schedule import Batch, BlockCopy, ScheduledSequence
 from container.engine.sequence import Sequence
@@ -257,6 +258,14 @@ class CountedAdapters:
     def __init__(self) -> None:
         self.used: Counter[int] = Counter()
 
+    has_work = False
+
+    def poll(self) -> None:
+        """Nothing is loading."""
+
+    def loading(self, number: int) -> None:
+        """All are in memory."""
+
     def acquire(self, name: str) -> int:
         self.used[int(name)] += 1
         return int(name)
@@ -265,8 +274,9 @@ class CountedAdapters:
         self.used[number] -= 1
         assert self.used[number] >= 0, "released more often than acquired"
 
-    def add(self, name: str, source: str, *, preload: bool, pin: bool) -> None:
+    def add(self, name: str, source: str, *, preload: bool, pin: bool) -> Future[None]:
         """All are known."""
+        raise AssertionError("no adapter is added here")
 
     def remove(self, name: str) -> None:
         """None is forgotten."""
@@ -486,15 +496,17 @@ class Game:
             return
         for _, event in events:
             self.client.take(event)
-        for _, request_id, _ in self.engine.take_failures():
-            self.client.fail(request_id)
+        for _, request_id, error in self.engine.take_failures():
+            if "the model failed" in error.message:
+                self.client.lose(request_id)  # the device failed twice while it was alone
+            else:
+                self.client.fail(request_id)
         self.engine.scheduler.check_invariants()
 
     def _recover(self) -> None:
         self.device.lose_all()
-        for _, request_id in self.engine.abort_all():
-            self.client.lose(request_id)
-        self.engine.run_self_test()
+        self.device.fails_at = ""
+        self.engine.recover()
         self.engine.scheduler.check_invariants()
         self.tally["recoveries"] += 1
         self._step()  # tells what was read before the failure

@@ -2,7 +2,8 @@ import random
 
 import pytest
 
-from container.engine.engine import Engine, EngineConfig
+from container.engine.config import EngineConfig
+from container.engine.engine import Engine
 from container.engine.scheduler import MAX_PROMPT_LOGPROBS
 from container.errors import InvalidParameter, Overloaded, PromptTooLong
 from container.messages.engine import FinishReason, SamplingParams, Submit

@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from container.engine.adapters import NO_ADAPTER
-from container.engine.block_pool import BlockPool
+from container.engine.blocks.block_pool import BlockPool
 from container.engine.engine import Engine
 from container.messages.engine import SamplingParams, Submit
 from tests.support.engines import ScriptedRunner, engine_config

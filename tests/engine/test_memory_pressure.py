@@ -4,7 +4,8 @@ import random
 
 import pytest
 
-from container.engine.engine import Engine, EngineConfig
+from container.engine.config import EngineConfig
+from container.engine.engine import Engine
 from container.messages.engine import SamplingParams, Submit
 from tests.support.engines import ScriptedRunner
 

@@ -58,7 +58,7 @@ def _submit(engine: Engine, request_id: int, grammar: str = "", sequences: int =
 
 def _run(engine: Engine) -> list[TokenEvent]:
     events = []
-    while engine.has_work and not engine.only_compiles:
+    while engine.has_scheduled:
         events += [event for _, event in engine.step()]
         engine.scheduler.check_invariants()
     return events
@@ -69,7 +69,7 @@ def test_a_grammar_that_is_compiled_holds_up_nobody() -> None:
     _submit(engine, 1, grammar="slow")
     _submit(engine, 2)
     assert {event.request_id for event in _run(engine)} == {2}
-    assert engine.only_compiles
+    assert engine.has_work
     compiler.futures[0].set_result(Countdown(3))
     engine.step()
     events = _run(engine)
@@ -129,3 +129,14 @@ def test_a_request_aborted_while_its_grammar_is_compiled_is_forgotten() -> None:
 def _run_from_start(engine: Engine) -> list[TokenEvent]:
     first = [event for _, event in engine.step()]
     return first + _run(engine)
+
+
+def test_a_compiler_that_breaks_fails_its_request_only() -> None:
+    engine, compiler = _engine()
+    _submit(engine, 1, grammar="breaks")
+    _submit(engine, 2)
+    compiler.futures[0].set_exception(RuntimeError("a bug in a library"))
+    assert {event.request_id for event in _run(engine)} == {2}
+    ((_, request_id, error),) = engine.take_failures()
+    assert (request_id, type(error)) == (1, GenerationFailed)
+    assert "library" not in error.message

@@ -37,6 +37,8 @@ class Echo:
             self.held = [key for key in self.held if key != (frontend_id, message.request_id)]
         elif message.prompt_ids == [0]:
             raise Overloaded("no room")
+        elif message.prompt_ids == [13]:
+            raise RuntimeError("a bug")
         else:
             self.held.append((frontend_id, message.request_id))
 
@@ -48,6 +50,9 @@ class Echo:
             (frontend_id, RequestFailed(number, ErrorData("internal", "echo")))
             for frontend_id, number in held
         ]
+
+    def recover(self) -> None:
+        raise AssertionError("no step fails here")
 
     def abort_all(self, frontend_id: bytes | None = None) -> list[tuple[bytes, int]]:
         gone = [key for key in self.held if frontend_id in (None, key[0])]
@@ -156,3 +161,23 @@ def test_a_message_that_is_not_ours_is_dropped(setting) -> None:
     peer.socket.send(b"\xc1 nonsense")
     peer.submit(1, [0])
     assert peer.answer().request_id == 1
+
+
+def test_a_message_that_raises_fails_alone_and_its_cause_is_in_the_log(setting, caplog) -> None:
+    echo, _, peer = setting
+    peer.submit(1, [1])
+    peer.submit(2, [13])
+    failed = peer.answer()
+    assert (failed.request_id, failed.error.kind) == (2, "internal")
+    assert "a bug" not in failed.error.message
+    assert "RuntimeError: a bug" in caplog.text
+    echo.is_released.set()
+    assert peer.answer().request_id == 1
+
+
+def test_a_message_that_does_not_decode_fails_its_request(setting) -> None:
+    _, _, peer = setting
+    broken = {"type": "submit", "request_id": 7, "prompt_ids": "none", "params": {}}
+    peer.socket.send(msgspec.msgpack.encode(broken))
+    failed = peer.answer()
+    assert (failed.request_id, failed.error.kind) == (7, "internal")

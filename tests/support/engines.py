@@ -1,11 +1,13 @@
 """Engines for tests: driven by hand, one step at a time, invariants checked after each."""
 
 import dataclasses
+import time
 from dataclasses import dataclass
 
 import torch
 
-from container.engine.engine import Engine, EngineConfig
+from container.engine.config import EngineConfig
+from container.engine.engine import Engine
 from container.engine.model_runner import Sampled, StepOutput, SyncModelRunner
 from container.engine.schedule import Batch
 from container.messages.engine import SamplingParams, Submit, TokenEvent
@@ -159,6 +161,8 @@ def run(engine: Engine, jobs: list[Job]) -> dict[int, list[TokenEvent]]:
         for _, event in engine.step():
             events[event.request_id].append(event)
         engine.scheduler.check_invariants()
+        if not engine.has_scheduled:
+            time.sleep(0.001)  # an adapter loads in another thread
         step += 1
         assert step < 10_000, "the engine makes no progress"
     return events

@@ -9,7 +9,6 @@ import contextlib
 import itertools
 import logging
 import os
-import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from typing import Any, Generic, Protocol, TypeVar
@@ -25,9 +24,6 @@ from container.messages.common import EngineState, Hello, RequestFailed, encode
 
 log = logging.getLogger(__name__)
 
-# A status comes four times a second between steps. One step may take long (a big model on a CPU),
-# but a process silent for this long hangs.
-STALLED_AFTER_S = 120.0
 SEND_QUEUE = 10_000
 
 
@@ -91,7 +87,6 @@ class BackendClient(ABC, Generic[S]):
         self._status_type = status_type
         self._ids = ids if ids is not None else itertools.count(1)
         self._status: S | None = None
-        self._heard_at = 0.0
         self._gone = f"the {name} has not started yet"
         self._socket: zmq.Socket[bytes] = zmq.Context.instance().socket(zmq.DEALER)
         self._monitor: zmq.Socket[bytes] = self._socket.get_monitor_socket(
@@ -112,14 +107,12 @@ class BackendClient(ABC, Generic[S]):
 
     @property
     def status(self) -> S:
-        """The process's last word on itself. Raises Unavailable when it is gone or hangs."""
+        """The process's last word on itself. Raises Unavailable when it is gone.
+
+        The supervisor watches for processes that hang, and kills them.
+        """
         if self._status is None:
             raise Unavailable(self._gone, retry_after_s=5)
-        silence_s = time.monotonic() - self._heard_at
-        if silence_s > STALLED_AFTER_S:
-            raise Unavailable(
-                f"the {self._name} has been silent for {silence_s:.0f} s", retry_after_s=30
-            )
         return self._status
 
     @abstractmethod
@@ -164,7 +157,6 @@ class BackendClient(ABC, Generic[S]):
 
     def _take(self, frame: bytes) -> None:
         message = self._decoder.decode(frame)
-        self._heard_at = time.monotonic()
         if isinstance(message, self._status_type):
             self._status = message
         elif isinstance(message, RequestFailed):

@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import torch
 
-from container.engine.engine import EngineConfig
+from container.engine.config import EngineConfig
 from container.engine.model_runner import ModelRunner
 from container.model.execution.cuda_graphs import default_capture_sizes, graph_capturer
 from container.model.execution.forward_pass import ForwardPass

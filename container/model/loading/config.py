@@ -1,10 +1,12 @@
 """A model's configuration: config.json, the settings that change it, formats."""
 
+import logging
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
 import transformers
-from transformers import AutoConfig, PretrainedConfig
+from transformers import AutoConfig, GenerationConfig, PretrainedConfig
 from transformers.models.auto.modeling_auto import (
     MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
     MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES,
@@ -14,8 +16,10 @@ from transformers.models.auto.modeling_auto import (
 
 from container.errors import ModelLoadError, one_line
 from container.images.reader import PROCESSOR_FILES
-from container.model.hf_config import stretch
+from container.model.hf_config import stretch, text_config
 from container.settings.model import ModelSettings
+
+log = logging.getLogger(__name__)
 
 
 def read_config(settings: ModelSettings, path: Path) -> PretrainedConfig:
@@ -85,3 +89,51 @@ def is_multimodal(path: Path, config: PretrainedConfig) -> bool:
 def dtype_name(dtype: torch.dtype) -> str:
     """Its name without torch's."""
     return str(dtype).removeprefix("torch.")
+
+
+def end_token_ids(path: Path, config: PretrainedConfig) -> frozenset[int]:
+    """Read the ids that end a completion: generation_config.json's, else config.json's.
+
+    Ids that the model does not have are left out, with a warning. Raises ModelLoadError for values
+    that are no ids.
+    """
+    vocabulary: int = text_config(config).vocab_size
+    for source, value in _end_token_values(path, config):
+        values = value if isinstance(value, list | tuple) else [value]
+        ids = [_token_id(source, one) for one in values if one is not None]
+        known = frozenset(token_id for token_id in ids if 0 <= token_id < vocabulary)
+        if unknown := sorted(set(ids) - known):
+            log.warning(
+                "%s: eos_token_id has ids outside of the vocabulary (0 to %d), which are left out: "
+                "%s",
+                source, vocabulary - 1, unknown,
+            )  # fmt: skip
+        if known:
+            return known
+    log.warning("the model has no end token; only length and stop strings end a completion")
+    return frozenset()
+
+
+def _end_token_values(path: Path, config: PretrainedConfig) -> Iterator[tuple[Path, object]]:
+    """Yield the values of eos_token_id with their files, the most important first."""
+    generation_path = path / "generation_config.json"
+    if generation_path.is_file():
+        try:
+            generation = GenerationConfig.from_pretrained(path)
+        except Exception as error:  # see load_model
+            raise ModelLoadError(f"{generation_path} cannot be used: {one_line(error)}") from error
+        yield generation_path, generation.eos_token_id
+    yield path / "config.json", getattr(config, "eos_token_id", None)
+    yield path / "config.json", getattr(text_config(config), "eos_token_id", None)
+
+
+def _token_id(source: Path, value: object) -> int:
+    """Return an id that some tools write as a float. Raises ModelLoadError for anything else."""
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    if isinstance(value, int) and not isinstance(value, bool):
+        return value
+    raise ModelLoadError(
+        f"{source}: eos_token_id has {value!r}, which is no token id; write the number of the end "
+        "token, or a list of numbers"
+    )

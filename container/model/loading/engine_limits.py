@@ -4,7 +4,7 @@ import logging
 
 import torch
 
-from container.engine.engine import EngineConfig
+from container.engine.config import EngineConfig
 from container.errors import ConfigError
 from container.model.kv_cache.cache import BLOCK_SIZE
 from container.model.loaded_model import LoadedModel, uses_device_map

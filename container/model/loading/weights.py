@@ -152,6 +152,13 @@ def load_model(
             f"{path}: the weights lack {len(missing)} tensors that config.json calls for, such as "
             f"{missing[0]}"
         )
+    if unused := sorted(facts["unexpected_keys"]):
+        log.warning(
+            "%s: %d tensors of the weights have no place in the model that config.json describes "
+            "and are not used, such as %s; if answers are wrong, compare config.json (its number "
+            "of layers, say) with the weights",
+            path, len(unused), ", ".join(unused[:3]),
+        )  # fmt: skip
     if not options:  # a quantized, spread or split one is there already, and may not be moved
         module.to(device)  # type: ignore[arg-type]  # transformers types it for its own decorator
     if is_tensor_parallel(module):

@@ -5,23 +5,29 @@ that change the model in another way (DoRA, biases, whole modules) are rejected 
 names them.
 """
 
-import json
 import math
+import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+import msgspec
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-from container.errors import InvalidParameter
+from container.errors import InvalidParameter, one_line
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 PREFIX = "base_model.model."
 KEY = re.compile(r"^(.*)\.lora_([AB])(?:\.default)?\.weight$")
+MAX_CONFIG_BYTES = 2**20
+# Python's `re` may need exponential time for a repeated group, and n**k for k repetitions.
+MAX_REPETITIONS = 3
+REPETITION = re.compile(r"(?<!\\)[*+{]")
+REPEATED_GROUP = re.compile(r"(?<!\\)\)[*+{?]")
 # peft options that this server does not support, with their accepted (neutral) values.
 NEUTRAL: dict[str, tuple[Any, ...]] = {
     "use_dora": (False, None),
@@ -35,6 +41,25 @@ NEUTRAL: dict[str, tuple[Any, ...]] = {
     "alora_invocation_tokens": (None,),
 }
 
+Rank = Annotated[int, msgspec.Meta(ge=1)]
+
+
+class LoraConfig(msgspec.Struct, frozen=True):
+    """The fields of adapter_config.json that scale the update, as peft writes them."""
+
+    r: Rank
+    lora_alpha: float | None = None
+    use_rslora: bool | None = None
+    rank_pattern: dict[str, Rank] | None = None
+    alpha_pattern: dict[str, float] | None = None
+
+    def scale(self, layer: str) -> float:
+        """Return the factor of a layer's update."""
+        rank = _pattern(self.rank_pattern, layer, self.r)
+        default = rank if self.lora_alpha is None else self.lora_alpha
+        alpha = _pattern(self.alpha_pattern, layer, default)
+        return alpha / (math.sqrt(rank) if self.use_rslora else rank)
+
 
 @dataclass(frozen=True, slots=True)
 class LoraWeights:
@@ -47,38 +72,77 @@ class LoraWeights:
 Weights = dict[str, LoraWeights]
 
 
-def read_config(folder: Path) -> dict[str, Any]:
+def read_config(folder: Path) -> LoraConfig:
     """Read and check adapter_config.json. Raises InvalidParameter."""
     path = folder / CONFIG
-    if not path.is_file():
-        raise InvalidParameter(
-            f"{folder}: {CONFIG} is missing; `src` must be an adapter in peft's format", field="src"
-        )
+    if not os.path.isfile(path):
+        raise _invalid(f"{folder}: {CONFIG} is missing; `src` must be an adapter in peft's format")
     try:
-        config = json.loads(path.read_text())
-    except ValueError as error:
-        raise InvalidParameter(f"{path} is not valid JSON: {error}", field="src") from None
-    if not isinstance(config, dict) or config.get("peft_type") != "LORA":
-        raise InvalidParameter(f"{path}: only LoRA adapters are served (peft_type)", field="src")
+        raw = _read_json(path)
+    except OSError as error:
+        raise _invalid(f"{path} cannot be read: {error.strerror}") from None
+    except (msgspec.DecodeError, ValueError, RecursionError) as error:
+        raise _invalid(f"{path} is not valid JSON: {error}") from None
+    if not isinstance(raw, dict) or raw.get("peft_type") != "LORA":
+        raise _invalid(f"{path}: only LoRA adapters are served (peft_type)")
     for name, allowed in NEUTRAL.items():
-        if name in config and config[name] not in allowed:
-            raise InvalidParameter(f"{path}: {name}={config[name]!r} is not supported", field="src")
+        if name in raw and raw[name] not in allowed:
+            raise _invalid(f"{path}: {name}={_short(raw[name])} is not supported")
+    try:
+        config = msgspec.convert(raw, LoraConfig)
+    except msgspec.ValidationError as error:
+        raise _invalid(f"{path}: {error}") from None
+    for pattern in [*(config.rank_pattern or {}), *(config.alpha_pattern or {})]:
+        _check_pattern(path, pattern)
     return config
 
 
-def read_weights(folder: Path, shapes: Mapping[str, tuple[int, int]]) -> Weights:
+def _read_json(path: Path) -> Any:
+    """Read a JSON file of moderate size. Raises OSError, ValueError or DecodeError."""
+    with path.open("rb") as file:
+        text = file.read(MAX_CONFIG_BYTES + 1)
+    if len(text) > MAX_CONFIG_BYTES:
+        raise ValueError(f"it has more than {MAX_CONFIG_BYTES} bytes")
+    return msgspec.json.decode(text)
+
+
+def _check_pattern(path: Path, pattern: str) -> None:
+    """Refuse a pattern that is not a regex, or one that may take long to match."""
+    try:
+        re.compile(pattern)
+    except (re.error, RecursionError, OverflowError) as error:
+        raise _invalid(f"{path}: {_short(pattern)} is not a valid pattern: {error}") from None
+    if REPEATED_GROUP.search(pattern) or len(REPETITION.findall(pattern)) > MAX_REPETITIONS:
+        raise _invalid(
+            f"{path}: the pattern {_short(pattern)} may take long to match; name the layers, or "
+            f"use at most {MAX_REPETITIONS} repetitions and no repeated group"
+        )
+
+
+def _short(value: object) -> str:
+    return repr(value)[:100]
+
+
+def _invalid(message: str) -> InvalidParameter:
+    return InvalidParameter(message, field="src")
+
+
+def read_weights(
+    folder: Path, shapes: Mapping[str, tuple[int, int]], dtype: torch.dtype
+) -> Weights:
     """Read an adapter's updates by layer; `shapes` has (in, out) of each adaptable layer.
 
-    Raises InvalidParameter for layers or shapes that the model does not have.
+    Raises InvalidParameter for layers or shapes that the model does not have, and for values that
+    are not finite in `dtype`, which would spread to the other rows of a batch.
     """
     config = read_config(folder)
     path = folder / WEIGHTS
-    if not path.is_file():
+    if not os.path.isfile(path):
         raise InvalidParameter(f"{folder}: {WEIGHTS} is missing", field="src")
     try:
         tensors = load_file(path)
-    except (SafetensorError, OSError, ValueError) as error:
-        raise InvalidParameter(f"{path} cannot be read: {error}", field="src") from None
+    except (SafetensorError, OSError, ValueError, RuntimeError) as error:
+        raise InvalidParameter(f"{path} cannot be read: {one_line(error)}", field="src") from None
     halves: dict[str, dict[str, torch.Tensor]] = {}
     for key, tensor in tensors.items():
         match = KEY.match(key.removeprefix(PREFIX))
@@ -87,14 +151,23 @@ def read_weights(folder: Path, shapes: Mapping[str, tuple[int, int]]) -> Weights
                 f"{path}: tensor {key} is not a LoRA weight (lora_A or lora_B)", field="src"
             )
         halves.setdefault(match[1], {})[match[2]] = tensor
-    return {layer: _low_rank(path, layer, parts, config, shapes) for layer, parts in halves.items()}
+    weights = {}
+    for layer, parts in halves.items():
+        weights[layer] = update = _low_rank(path, layer, parts, config, shapes)
+        if not (_is_finite(update.a, dtype) and _is_finite(update.b, dtype)):
+            raise _invalid(f"{path}: {layer} has values that are not finite as {dtype}")
+    return weights
+
+
+def _is_finite(tensor: torch.Tensor, dtype: torch.dtype) -> bool:
+    return bool(tensor.to(dtype).isfinite().all())
 
 
 def _low_rank(
     path: Path,
     layer: str,
     parts: dict[str, torch.Tensor],
-    config: dict[str, Any],
+    config: LoraConfig,
     shapes: Mapping[str, tuple[int, int]],
 ) -> LoraWeights:
     if layer not in shapes:
@@ -106,22 +179,22 @@ def _low_rank(
             f"{path}: {layer} has only lora_{''.join(parts)}; an update needs lora_A and lora_B",
             field="src",
         )
-    a, b = parts["A"].float(), parts["B"].float()
+    a, b = parts["A"], parts["B"]
     inputs, outputs = shapes[layer]
-    if a.shape != (a.shape[0], inputs) or b.shape != (outputs, a.shape[0]):
+    rank = a.shape[0] if a.dim() else 0
+    if rank == 0 or a.shape != (rank, inputs) or b.shape != (outputs, rank):
         raise InvalidParameter(
-            f"{path}: {layer} takes updates of {inputs} x r and r x {outputs}, not "
-            f"{a.shape[-1]} x {a.shape[0]} and {b.shape[-1]} x {b.shape[0]}; the adapter was "
-            "trained for another model",
+            f"{path}: {layer} takes updates of {inputs} x r and r x {outputs}, not of the shapes "
+            f"{list(reversed(a.shape))} and {list(reversed(b.shape))}; the adapter was trained for "
+            "another model",
             field="src",
         )
-    rank = _pattern(config.get("rank_pattern"), layer, config["r"])
-    alpha = _pattern(config.get("alpha_pattern"), layer, config.get("lora_alpha") or rank)
-    scale = alpha / (math.sqrt(rank) if config.get("use_rslora") else rank)
-    return LoraWeights(a, b * scale)
+    if not (a.is_floating_point() and b.is_floating_point()):
+        raise _invalid(f"{path}: {layer} has weights of type {a.dtype}, not of a floating point")
+    return LoraWeights(a.float(), b.float() * config.scale(layer))
 
 
-def _pattern(patterns: dict[str, float] | None, layer: str, default: float) -> float:
+def _pattern(patterns: Mapping[str, float] | None, layer: str, default: float) -> float:
     """Look up a layer's value by peft's rule: a pattern matches a name's end, after a dot."""
     for pattern, value in (patterns or {}).items():
         if re.match(rf"(.*\.)?({pattern})$", layer):

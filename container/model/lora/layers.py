@@ -1,7 +1,7 @@
 """LoRA layers: apply the updates of different adapters, and of none, within one batch.
 
 All loaded adapters share one pair of matrices for each layer: A [sum of ranks, in] and B [out, sum
-of ranks]. A row is multiplied with A, the columns of other adapters are masked to zero, and the
+of ranks]. A row is multiplied with A, the columns of other adapters are set to zero, and the
 result is multiplied with B:
 
     y = W x + B (mask * (A x))
@@ -75,11 +75,22 @@ class LoraLayer:
 
     def add_to(self, out: torch.Tensor, rows: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         """Add the adapters' updates for `rows`, [..., rows, in], to `out`, [..., rows, out]."""
-        low = self.a(rows).unflatten(-1, (len(self.parts), self.num_columns)) * mask[:, None]
+        low = self.a(rows).unflatten(-1, (len(self.parts), self.num_columns))
+        # Not a product with the mask: another adapter's overflow times zero would be NaN.
+        low = torch.where(mask[:, None], low, 0)
         for index, part in enumerate(self.parts):
             # The packed linear layers need contiguous rows.
             out[..., part.start : part.stop] += self.b[index](low[..., index, :].contiguous())
         return out
+
+
+@dataclass(frozen=True, slots=True)
+class LoraStack:
+    """The updates of a set of adapters: each adapter's columns, and a layer for each linear."""
+
+    columns: Mapping[int, slice]
+    num_columns: int
+    layers: list[tuple[LoraTarget, LoraLayer]]
 
 
 class LoraLayers:
@@ -94,10 +105,15 @@ class LoraLayers:
         )
         cpu_linears = [t.linear for t in self._targets if isinstance(t.linear, CpuLinear)]
         self._linears = LinearFactory(cpu_linears[0].kernels if cpu_linears else None)
-        self._columns: dict[int, slice] = {}
+        self._columns: Mapping[int, slice] = {}
         self._num_columns = 0
         self._mask: torch.Tensor | None = None
         self._handles: list[RemovableHandle] = []
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The format of the updates."""
+        return self._dtype
 
     @property
     def shapes(self) -> dict[str, tuple[int, int]]:
@@ -108,22 +124,28 @@ class LoraLayers:
             for part in target.parts
         }
 
-    def set_adapters(self, adapters: Mapping[int, Weights]) -> None:
-        """Replace the loaded adapters by these, by number; call it between two batches."""
-        for handle in self._handles:
-            handle.remove()
-        self._columns, self._num_columns = {}, 0
+    def build(self, adapters: Mapping[int, Weights]) -> LoraStack:
+        """Build the updates of these adapters, by number; takes long, and changes nothing."""
+        columns, num_columns = {}, 0
         for number, weights in adapters.items():
             rank = max((low.a.shape[0] for low in weights.values()), default=0)
-            self._columns[number] = slice(self._num_columns, self._num_columns + rank)
-            self._num_columns += rank
+            columns[number] = slice(num_columns, num_columns + rank)
+            num_columns += rank
         named = {name for weights in adapters.values() for name in weights}
         with torch.inference_mode():
-            self._handles = [
-                self._hook(target, adapters)
+            layers = [
+                (target, LoraLayer(target, columns, adapters, num_columns, self._pack))
                 for target in self._targets
                 if any(part.name in named for part in target.parts)
             ]
+        return LoraStack(columns, num_columns, layers)
+
+    def install(self, stack: LoraStack) -> None:
+        """Replace the served adapters; call it between two batches."""
+        for handle in self._handles:
+            handle.remove()
+        self._columns, self._num_columns = stack.columns, stack.num_columns
+        self._handles = [self._hook(target, layer) for target, layer in stack.layers]
 
     def begin(self, rows: Iterable[tuple[int, int]]) -> None:
         """Set the rows of the next forward pass: (adapter, number of rows), in order."""
@@ -131,17 +153,16 @@ class LoraLayers:
         if all(number == NO_ADAPTER for number, _ in counted):
             self._mask = None
             return
-        mask = torch.zeros(sum(count for _, count in counted), self._num_columns)
+        num_rows = sum(count for _, count in counted)
+        mask = torch.zeros(num_rows, self._num_columns, dtype=torch.bool)
         first = 0
         for number, count in counted:
             if number != NO_ADAPTER:
-                mask[first : first + count, self._columns[number]] = 1.0
+                mask[first : first + count, self._columns[number]] = True
             first += count
-        self._mask = send(mask.to(self._dtype), self._device)
+        self._mask = send(mask, self._device)
 
-    def _hook(self, target: LoraTarget, adapters: Mapping[int, Weights]) -> RemovableHandle:
-        lora_layer = LoraLayer(target, self._columns, adapters, self._num_columns, self._pack)
-
+    def _hook(self, target: LoraTarget, lora_layer: LoraLayer) -> RemovableHandle:
         def add(
             _: nn.Module, args: tuple[torch.Tensor, ...], out: torch.Tensor
         ) -> torch.Tensor | None:

@@ -1,38 +1,47 @@
-"""The LoRA manager: registers, loads and evicts adapters; implements the engine's Adapters.
+"""The LoRA manager: registers adapters by name and loads them; implements the engine's Adapters.
 
-At most SAGEMAKER_MAX_NUMBER_OF_ADAPTERS_IN_MEMORY adapters are loaded; for one more, the least
-recently used one that no request uses is evicted. Adapters registered while the server runs are
-also recorded in a file, for the engine that restarts after a crash.
+Downloads and reading run in other threads; `poll`, between steps, takes their results. Adapters
+registered while the server runs are also recorded in a file, for the engine that restarts after a
+crash.
 """
 
-import json
 import logging
 import os
-from collections import OrderedDict
+import time
 from collections.abc import Callable
+from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
 
 from huggingface_hub import snapshot_download
 
+from container.background import run_in_background
 from container.engine.adapters import NO_ADAPTER
 from container.errors import (
     Conflict,
+    InternalError,
     InvalidParameter,
     ModelLoadError,
     NotFound,
     Overloaded,
     ServingError,
+    one_line,
 )
 from container.messages.engine import AdapterInfo
-from container.model.lora.checkpoint import CONFIG, Weights, read_config, read_weights
+from container.model.lora.checkpoint import CONFIG, Weights, read_weights
 from container.model.lora.layers import LoraLayers
+from container.model.lora.loaded import LoadedAdapters
+from container.model.lora.record import AdapterRecord
+from container.model.lora.source import Download, find_adapter
 from container.settings.model import ModelSettings
 from container.settings.process_env import ADAPTER_RECORD, ADDITIONAL_DATA
 
 log = logging.getLogger(__name__)
 
-MAX_NAME = 256
+MAX_NAME, MAX_SOURCE = 256, 4096
+# Adapters that are downloaded and read at a time.
+MAX_READING = 16
+POLL_S = 0.002
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,71 +52,97 @@ class _Known:
     pin: bool
 
 
+@dataclass(frozen=True, slots=True)
+class _Checkpoint:
+    folder: Path
+    weights: Weights
+
+
+@dataclass(frozen=True, slots=True)
+class _Reading:
+    """An adapter that is read in another thread, to be registered."""
+
+    source: str
+    preload: bool
+    pin: bool
+    checkpoint: Future[_Checkpoint]
+    is_registered: Future[None]
+
+
 class LoraManager:
-    """Owns the registered and loaded adapters of one engine."""
+    """Owns the registered adapters of one engine; one thread uses it and calls `poll`."""
 
     def __init__(
         self,
         lora_layers: LoraLayers,
         max_in_memory: int,
-        record: Path | None = None,
-        download: Callable[[str], str] = snapshot_download,
+        record: AdapterRecord | None = None,
+        download: Download = snapshot_download,
     ) -> None:
         self._lora_layers = lora_layers
-        self._shapes = lora_layers.shapes
-        self._max_in_memory = max_in_memory
+        self._loaded = LoadedAdapters(lora_layers, max_in_memory)
         self._record = record
         self._download = download
         self._known: dict[str, _Known] = {}
-        self._loaded: OrderedDict[int, Weights] = OrderedDict()  # least recently used first
-        self._users: dict[int, int] = {}
+        self._reading: dict[str, _Reading] = {}
         self._next_number = NO_ADAPTER + 1
         self._is_recording = False
+
+    @property
+    def has_work(self) -> bool:
+        """Whether `poll` has something to do, now or soon."""
+        return bool(self._reading) or self._loaded.has_work
 
     def acquire(self, name: str) -> int:
         """Load an adapter if necessary and add one reference. Raises NotFound or Overloaded."""
         known = self._find(name)
-        self._load(known)
-        self._users[known.number] = self._users.get(known.number, 0) + 1
+        self._loaded.want(known.number, known.folder, is_pinned=known.pin)
+        self._loaded.use(known.number)
         return known.number
+
+    def loading(self, number: int) -> "Future[None] | None":
+        """Return the loading of an acquired adapter; None if it can be used already."""
+        return self._loaded.loading(number)
 
     def release(self, number: int) -> None:
         """Drop one reference to an adapter."""
-        self._users[number] -= 1
-        if self._users[number]:
-            return
-        del self._users[number]
-        if number not in {known.number for known in self._known.values()}:
-            self._unload(number)
+        is_last = self._loaded.release(number)
+        if is_last and number not in {known.number for known in self._known.values()}:
+            self._loaded.drop(number)
 
-    def add(self, name: str, source: str, *, preload: bool = True, pin: bool = False) -> None:
-        """Register an adapter. Raises Conflict or InvalidParameter."""
+    def add(
+        self, name: str, source: str, *, preload: bool = True, pin: bool = False
+    ) -> "Future[None]":
+        """Register an adapter, after it was downloaded and read in another thread.
+
+        Raises Conflict, InvalidParameter or Overloaded, or the future does.
+        """
         if not name or len(name) > MAX_NAME:
             raise InvalidParameter(f"`name` must have 1 to {MAX_NAME} characters", field="name")
-        if name in self._known:
+        if len(source) > MAX_SOURCE:
+            raise InvalidParameter(f"`src` must have 1 to {MAX_SOURCE} characters", field="src")
+        if name in self._known or name in self._reading:
             raise Conflict(f"adapter {name!r} is registered already", field="name")
-        folder = self._folder(source)
-        known = _Known(self._next_number, source, folder, pin)
-        weights = read_weights(folder, self._shapes)  # validate it even if it is not loaded now
-        self._next_number += 1
-        self._known[name] = known
-        if preload or pin:
-            try:
-                self._load(known, weights)
-            except Overloaded:
-                if pin:
-                    del self._known[name]
-                    raise
-                log.info("adapter %s: no free slot, loading it on first use", name)
-        log.info("adapter %s registered from %s", name, folder)
-        self._write_record()
+        if len(self._reading) >= MAX_READING:
+            raise Overloaded(f"{MAX_READING} adapters are being registered", retry_after_s=1)
+        checkpoint = run_in_background("adapter-read", lambda: self._read(source))
+        is_registered: Future[None] = Future()
+        self._reading[name] = _Reading(source, preload, pin, checkpoint, is_registered)
+        return is_registered
+
+    def add_now(self, name: str, source: str, *, preload: bool = True, pin: bool = False) -> None:
+        """Register an adapter and wait for it; at start only, since no step runs meanwhile."""
+        is_registered = self.add(name, source, preload=preload, pin=pin)
+        while not is_registered.done():
+            self.poll()
+            time.sleep(POLL_S)
+        is_registered.result()
 
     def remove(self, name: str) -> None:
         """Unregister an adapter; running requests finish with it. Raises NotFound."""
         number = self._find(name).number
         del self._known[name]
-        if number not in self._users:
-            self._unload(number)
+        self._loaded.drop(number)
         log.info("adapter %s unregistered", name)
         self._write_record()
 
@@ -118,12 +153,26 @@ class LoraManager:
             for name, known in self._known.items()
         ]
 
+    def poll(self) -> None:
+        """Register what was read and install what was built; call it between steps."""
+        for name, reading in list(self._reading.items()):
+            if reading.checkpoint.done():
+                del self._reading[name]
+                self._finish_reading(name, reading)
+        self._loaded.poll()
+
     def start_recording(self) -> None:
-        """Register the adapters that a previous engine recorded, and record from now on."""
-        if self._record is not None and self._record.is_file():
-            for name, source, pin in json.loads(self._record.read_text()):
-                if name not in self._known:
-                    self.add(name, source, preload=pin, pin=pin)
+        """Register the adapters that a previous engine recorded, and record from now on.
+
+        One that cannot be registered any more is left out, so that it does not stop the start.
+        """
+        for name, source, pin in self._record.read() if self._record is not None else []:
+            if name in self._known:
+                continue
+            try:
+                self.add_now(name, source, preload=pin, pin=pin)
+            except ServingError as error:
+                log.error("adapter %s: not registered again: %s", name, error.message)
         self._is_recording = True
 
     def _find(self, name: str) -> _Known:
@@ -133,70 +182,72 @@ class LoraManager:
             raise NotFound(f"adapter {name!r} is not known; known are: {names}", field="adapter")
         return known
 
-    def _load(self, known: _Known, weights: Weights | None = None) -> None:
-        if known.number in self._loaded:
-            self._loaded.move_to_end(known.number)
-            return
-        pinned = {entry.number for entry in self._known.values() if entry.pin}
-        while len(self._loaded) >= self._max_in_memory:
-            idle = [
-                number
-                for number in self._loaded
-                if number not in self._users and number not in pinned
-            ]
-            if not idle:
-                raise Overloaded(
-                    f"all {self._max_in_memory} adapters in memory are in use "
-                    "(SAGEMAKER_MAX_NUMBER_OF_ADAPTERS_IN_MEMORY)",
-                    retry_after_s=1,
-                )
-            del self._loaded[idle[0]]
-        self._loaded[known.number] = weights or read_weights(known.folder, self._shapes)
-        self._lora_layers.set_adapters(self._loaded)
+    def _finish_reading(self, name: str, reading: _Reading) -> None:
+        try:
+            self._register(name, reading, reading.checkpoint.result())
+        except ServingError as error:
+            reading.is_registered.set_exception(error)
+        except Exception as error:  # of this adapter only
+            log.exception("adapter %s: cannot be registered: %s", name, one_line(error))
+            failure = InternalError("the adapter cannot be registered; the cause is in the log")
+            reading.is_registered.set_exception(failure)
 
-    def _unload(self, number: int) -> None:
-        if self._loaded.pop(number, None) is not None:
-            self._lora_layers.set_adapters(self._loaded)
-
-    def _folder(self, source: str) -> Path:
-        folder = Path(source).expanduser()
-        if not folder.is_dir():
-            if not source or folder.is_absolute() or source.count("/") != 1:
-                raise InvalidParameter(
-                    f"`src`: there is no folder {source!r}, and it is not a Hub id (owner/name)",
-                    field="src",
-                )
-            name, _, revision = source.partition("@")
+    def _register(self, name: str, reading: _Reading, checkpoint: _Checkpoint) -> None:
+        """Register an adapter that was read. Raises Overloaded if it cannot be pinned."""
+        known = _Known(self._next_number, reading.source, checkpoint.folder, reading.pin)
+        self._next_number += 1
+        if reading.preload or reading.pin:
             try:
-                folder = Path(self._download(name, **({"revision": revision} if revision else {})))
-            except Exception as error:  # the Hub's client can raise many errors
-                raise InvalidParameter(
-                    f"`src`: {source} is no folder and cannot be downloaded: {error}", field="src"
-                ) from error
-        inner = [path.parent for path in folder.glob(f"*/{CONFIG}")]
-        if not (folder / CONFIG).is_file() and len(inner) == 1:
-            folder = inner[0]
-        read_config(folder)
-        return folder
+                self._loaded.want(
+                    known.number, known.folder, is_pinned=known.pin, weights=checkpoint.weights
+                )
+            except Overloaded:
+                if known.pin:
+                    raise
+                log.info("adapter %s: no free slot, loading it on first use", name)
+        self._known[name] = known
+        loading = self._loaded.loading(known.number)
+        if loading is None:
+            self._end_registration(name, reading, None)
+        else:
+            loading.add_done_callback(
+                lambda done: self._end_registration(name, reading, done.exception())
+            )
+
+    def _end_registration(self, name: str, reading: _Reading, error: BaseException | None) -> None:
+        if error is not None:
+            self._known.pop(name, None)
+            reading.is_registered.set_exception(error)
+            return
+        log.info("adapter %s registered from %s", name, reading.source)
+        self._write_record()
+        reading.is_registered.set_result(None)
 
     def _write_record(self) -> None:
         if self._record is not None and self._is_recording:
-            records = [(name, known.source, known.pin) for name, known in self._known.items()]
-            self._record.write_text(json.dumps(records))
+            self._record.write(
+                (name, known.source, known.pin) for name, known in self._known.items()
+            )
+
+    def _read(self, source: str) -> _Checkpoint:
+        """Find or download an adapter and read its weights. Raises InvalidParameter."""
+        folder = find_adapter(source, self._download)
+        return _Checkpoint(
+            folder, read_weights(folder, self._lora_layers.shapes, self._lora_layers.dtype)
+        )
 
 
 def open_store(
     settings: ModelSettings, lora_layers: LoraLayers, progress: Callable[[str], None]
 ) -> LoraManager:
     """Create the manager with the adapters of the settings. Raises ModelLoadError."""
-    record = os.environ.get(ADAPTER_RECORD)
-    store = LoraManager(
-        lora_layers, settings.max_adapters_in_memory, Path(record) if record else None
-    )
+    path = os.environ.get(ADAPTER_RECORD)
+    record = AdapterRecord(Path(path)) if path else None
+    store = LoraManager(lora_layers, settings.max_adapters_in_memory, record)
     for name, source in named_at_start(settings.lora_adapters).items():
         progress(f"loading adapter {name}")
         try:
-            store.add(name, source)
+            store.add_now(name, source)
         except ServingError as error:
             raise ModelLoadError(f"adapter {name}: {error.message}") from error
     store.start_recording()

@@ -24,7 +24,7 @@ def _engine(folders: dict[str, Path], name: str = "llama", **sizes: int) -> Engi
     engine = torch_engine(name, **sizes)
     assert engine.adapters is not None
     for adapter, folder in folders.items():
-        engine.adapters.add(adapter, str(folder), preload=True, pin=False)
+        engine.adapters.add_now(adapter, str(folder), preload=True, pin=False)
     return engine
 
 
@@ -111,7 +111,7 @@ def test_the_least_recently_used_adapter_makes_room(folders: dict[str, Path]) ->
     store = engine.adapters
     assert store is not None
     for name, folder in folders.items():
-        store.add(name, str(folder), preload=False, pin=False)
+        store.add_now(name, str(folder), preload=False, pin=False)
     assert not any(info.is_loaded for info in store.infos())
     said = {name: ids(run(engine, [_job(PROMPTS[0], name)])[0]) for name in folders}
     assert [info.is_loaded for info in store.infos()] == [False, False, True, True]
@@ -124,7 +124,7 @@ def test_adapters_in_use_stay_and_one_more_is_refused(folders: dict[str, Path]) 
     store = engine.adapters
     assert store is not None
     for name, folder in folders.items():
-        store.add(name, str(folder), preload=False, pin=False)
+        store.add_now(name, str(folder), preload=False, pin=False)
     number = store.acquire("small")
     with pytest.raises(Overloaded, match="ADAPTERS_IN_MEMORY"):
         store.acquire("rooted")
@@ -136,9 +136,9 @@ def test_a_pinned_adapter_is_never_evicted(folders: dict[str, Path]) -> None:
     engine = _engine({}, max_adapters=2)
     store = engine.adapters
     assert store is not None
-    store.add("small", str(folders["small"]), preload=True, pin=True)
+    store.add_now("small", str(folders["small"]), preload=True, pin=True)
     for name in ("attention", "rooted", "patterned"):
-        store.add(name, str(folders[name]), preload=True, pin=False)
+        store.add_now(name, str(folders[name]), preload=True, pin=False)
     assert [info.is_loaded for info in store.infos()] == [True, False, False, True]
 
 
@@ -151,7 +151,7 @@ def test_an_adapter_removed_in_use_finishes_its_request(folders: dict[str, Path]
     store.remove("small")
     with pytest.raises(NotFound, match="known are: none"):
         store.acquire("small")
-    store.add("small", str(folders["rooted"]), preload=True, pin=False)
+    store.add_now("small", str(folders["rooted"]), preload=True, pin=False)
     assert ids(run(engine, [_job(PROMPTS[0], "small")])[0]) != expected
     store.release(number)
     assert len(store.infos()) == 1
@@ -187,4 +187,4 @@ def test_a_name_twice_is_a_conflict(folders: dict[str, Path]) -> None:
     engine = _engine({"small": folders["small"]})
     assert engine.adapters is not None
     with pytest.raises(Conflict):
-        engine.adapters.add("small", str(folders["rooted"]), preload=True, pin=False)
+        engine.adapters.add_now("small", str(folders["rooted"]), preload=True, pin=False)

@@ -103,7 +103,7 @@ def engine(
     )
     store = None if lora_layers is None else LoraManager(lora_layers, max_in_memory=8)
     for name, path in (adapters or {}).items():
-        store.add(name, str(path), preload=True, pin=False)
+        store.add_now(name, str(path))
     return Engine(runner, config, end_token_ids=(END,), adapters=store)
 
 

@@ -9,7 +9,7 @@ from collections import OrderedDict
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from container.engine.block_pool import BlockPool
+from container.engine.blocks.block_pool import BlockPool
 from container.engine.sequence import Sequence
 
 

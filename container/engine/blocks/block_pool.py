@@ -15,7 +15,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from container.engine.adapters import NO_ADAPTER
-from container.engine.offload import OffloadedBlock, OffloadedBlocks, PrefixKey
+from container.engine.blocks.offload import OffloadedBlock, OffloadedBlocks, PrefixKey
 from container.engine.schedule import BlockCopy
 
 

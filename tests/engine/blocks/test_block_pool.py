@@ -3,7 +3,7 @@ import random
 import pytest
 
 from container.engine.adapters import NO_ADAPTER
-from container.engine.block_pool import BlockPool
+from container.engine.blocks.block_pool import BlockPool
 from container.engine.schedule import BlockCopy
 
 

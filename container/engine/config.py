@@ -1,0 +1,62 @@
+"""The sizes of an engine, and the check of a request against them."""
+
+from dataclasses import dataclass
+
+from container.errors import InvalidParameter, PromptTooLong
+from container.messages.engine import Submit
+
+
+@dataclass(frozen=True, slots=True)
+class EngineConfig:
+    """Sizes of the engine, in tokens, blocks and requests.
+
+    `num_slots`: number of KV blocks that host memory holds for offloading.
+    """
+
+    block_size: int
+    num_blocks: int
+    max_batch_tokens: int
+    max_running: int
+    max_input_tokens: int
+    max_total_tokens: int
+    max_requests: int = 128
+    vocabulary: int = 2**31
+    reuses_prefixes: bool = True
+    scores_prompts: bool = True
+    speculate: int = 0
+    num_slots: int = 0
+
+    def __post_init__(self) -> None:
+        """Check that a longest sequence fits the cache; it could never finish otherwise."""
+        if self.max_total_tokens > self.num_blocks * self.block_size:
+            raise ValueError(
+                f"max_total_tokens is {self.max_total_tokens}, but the KV cache holds only "
+                f"{self.num_blocks * self.block_size} tokens: lower it or add blocks"
+            )
+
+    def check(self, message: Submit) -> None:
+        """Check a request's lengths and ids. Raises PromptTooLong or InvalidParameter.
+
+        Frontends check the same and name the client's fields; this protects the engine's memory.
+        """
+        if message.params.prompt_logprobs and not self.scores_prompts:
+            raise InvalidParameter(
+                "this model reads the prompt with an encoder, which gives its tokens no "
+                "log-probabilities: leave out decoder_input_details"
+            )
+        num_tokens, new_tokens = len(message.prompt_ids), message.params.max_new_tokens
+        if num_tokens == 0:
+            raise InvalidParameter("the prompt has no tokens")
+        if new_tokens < 1:
+            raise InvalidParameter("max_new_tokens must be at least 1")
+        if not 0 <= min(message.prompt_ids) <= max(message.prompt_ids) < self.vocabulary:
+            raise InvalidParameter(f"the prompt has ids outside 0 to {self.vocabulary - 1}")
+        if num_tokens > self.max_input_tokens:
+            raise PromptTooLong(
+                f"the prompt has {num_tokens} tokens; the limit is {self.max_input_tokens}"
+            )
+        if num_tokens + new_tokens > self.max_total_tokens:
+            raise PromptTooLong(
+                f"{num_tokens} prompt tokens and {new_tokens} new ones are more than "
+                f"{self.max_total_tokens}"
+            )
