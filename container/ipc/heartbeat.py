@@ -42,6 +42,11 @@ class Heartbeat:
         self._rounds += 1
         self._is_ready = is_ready
 
+    def write(self, age_s: float) -> None:
+        """Write a beat, unless nobody reads them: then the pipe is full, or closed."""
+        with contextlib.suppress(BlockingIOError, BrokenPipeError):
+            os.write(self._fd, _BEAT.pack(age_s, self._is_ready))
+
     def _beat(self) -> None:
         rounds, age_s, last = self._rounds, 0.0, time.monotonic()
         while True:
@@ -49,8 +54,7 @@ class Heartbeat:
             # Of a pause of the whole container only a moment counts.
             age_s = age_s + min(now - last, 2 * BEAT_S) if rounds == self._rounds else 0.0
             rounds, last = self._rounds, now
-            with contextlib.suppress(BlockingIOError):
-                os.write(self._fd, _BEAT.pack(age_s, self._is_ready))
+            self.write(age_s)
             time.sleep(BEAT_S)
 
 
@@ -107,7 +111,7 @@ class HeartbeatMonitor:
             beats = os.read(self._read_fd, 1 << 16)
         except BlockingIOError:
             return False
-        if len(beats) < _BEAT.size:  # the child has closed its end
+        if not beats:  # the child has closed its end
             return False
         self._round_s, self._is_ready = _BEAT.unpack(beats[-_BEAT.size :])
         return True

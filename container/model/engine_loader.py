@@ -86,7 +86,13 @@ def load_engine(
     ids = check_ids(tokenizer)
     kernels = load_kernels() if placement.device.type == "cpu" else None
     ranks = (
-        Ranks(files.path, format_name, placement.devices, ids)
+        Ranks(
+            files.path,
+            format_name,
+            placement.devices,
+            ids,
+            silence_s=settings.server.heartbeat_timeout_s,
+        )
         if placement.is_tensor_parallel
         else None
     )

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 
+from container.ipc.heartbeat import Heartbeat
 from container.ipc.parent_watch import watch_parent
 from container.model.execution.factory import capture_decodes, make_forward
 from container.model.execution.forward_pass import ForwardPass
@@ -35,11 +36,14 @@ def run_rank(settings: Settings, order: RankArgs) -> None:
     """
     # Rank 0 may die while this rank waits in a collective, so the thread ends the process.
     watch_parent(order.parent_pid, lambda: os._exit(0), WATCH_S)
+    heartbeat = Heartbeat(order.heartbeat_fd)
+    heartbeat.start()
     # Rank 0 runs and logs the same loading and checks.
     logging.getLogger("container").setLevel(logging.ERROR)
     join_group(order)
     model = _load(settings, order)
     forward: ForwardPass | None = None
+    heartbeat.mark(is_ready=True)
     for message in messages(sys.stdin.buffer):
         if isinstance(message, InitKVCache):
             forward = make_forward(

@@ -3,15 +3,59 @@
 import os
 from pathlib import Path
 
+import psutil
 import pytest
 
+from container.ipc.heartbeat import HeartbeatLimits
 from container.lifecycle.child import KEEPS_DYING, MAX_RESTARTS, Child
 from tests.support.servers import wait_for
+
+ROOT = Path(__file__).parents[2]
 
 
 def _child(folder: Path, program: str) -> Child:
     (folder / "program.py").write_text(program)
     return Child("child", "program", environ=os.environ | {"PYTHONPATH": str(folder)})
+
+
+STOPPED = """
+import os, signal, threading, time
+from container.ipc.heartbeat import Heartbeat
+beat = Heartbeat(int(os.environ["CONTAINER_HEARTBEAT_FD"]))
+beat.start()
+beat.mark(is_ready=True)
+time.sleep(1.5)
+beat.mark(is_ready=True)
+%s
+"""
+
+
+@pytest.mark.parametrize(
+    ("program", "limits", "reason"),
+    [
+        ("os.kill(os.getpid(), signal.SIGSTOP)", HeartbeatLimits(2, 0), "HEARTBEAT_TIMEOUT"),
+        ("time.sleep(600)", HeartbeatLimits(60, 2), "STEP_TIMEOUT"),
+    ],
+    ids=["stopped", "hung"],
+)
+def test_a_child_that_hangs_is_replaced(
+    tmp_path: Path,
+    program: str,
+    limits: HeartbeatLimits,
+    reason: str,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    (tmp_path / "program.py").write_text(STOPPED % program)
+    environ = os.environ | {"PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}"}
+    child = Child("child", "program", environ=environ, heartbeat=limits)
+    pid = child.pid
+    try:
+        wait_for(lambda: child.keep_alive() is None and child.pid != pid, 60)
+        assert reason in caplog.text
+        assert not psutil.pid_exists(pid)
+        assert child.poll() is None
+    finally:
+        child.kill()
 
 
 def _wait_left(child: Child) -> None:

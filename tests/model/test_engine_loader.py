@@ -51,6 +51,19 @@ def test_a_saved_model_is_served_the_way_that_it_needs(
         ({"write": ("model.safetensors", "x" * 100)}, "cannot be loaded"),
         ({"write": ("tokenizer.json", "{")}, "tokenizer cannot be loaded"),
         ({"write": ("generation_config.json", "{")}, "generation_config.json cannot be used"),
+        (
+            {"write": ("generation_config.json", '{"eos_token_id": ["a", -5]}')},
+            "generation_config.json",
+        ),
+        (
+            {"write": ("generation_config.json", '{"eos_token_id": "</s>"}')},
+            "generation_config.json",
+        ),
+        ({"write": ("generation_config.json", '{"eos_token_id": 2.5}')}, "generation_config.json"),
+        (
+            {"write": ("generation_config.json", '{"eos_token_id": {"a": 1}}')},
+            "generation_config.json",
+        ),
         ({"num_hidden_layers": 8}, "the weights lack"),
         ({"intermediate_size": 100}, "cannot be loaded"),
         ({"num_attention_heads": 0}, "config.json cannot be used: ZeroDivisionError"),
@@ -67,3 +80,16 @@ def test_an_unusable_model_is_refused_with_the_reason(
     )
     with pytest.raises(ModelLoadError, match=re.escape(expected)):
         load_engine(settings, progress=lambda _: None)
+
+
+def test_weights_without_a_place_in_the_model_are_named(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = broken_model(tmp_path / "model", num_hidden_layers=1)
+    settings = Settings(
+        model=ModelSettings(model_id=str(folder), dtype="float32"),
+        memory=MemorySettings(max_batch_total_tokens=4096),
+    )
+    load_engine(settings, progress=lambda _: None)
+    assert "layers.1." in caplog.text
+    assert "config.json" in caplog.text

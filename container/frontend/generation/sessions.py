@@ -1,6 +1,7 @@
 """Sticky sessions: files that say which are open, shared by the frontends."""
 
 import contextlib
+import logging
 import re
 import secrets
 import time
@@ -8,7 +9,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from container.errors import MalformedRequest
+from container.errors import MalformedRequest, Unavailable
+from container.files import write_atomically
+
+log = logging.getLogger(__name__)
 
 ID = re.compile(r"[A-Za-z0-9](-*[A-Za-z0-9]){0,255}")
 
@@ -42,12 +46,19 @@ class Sessions:
         return self._folder is not None
 
     def open(self) -> Session:
-        """Open a session."""
+        """Open a session. Raises Unavailable if its file cannot be written."""
         folder = self._path("")
-        folder.mkdir(parents=True, exist_ok=True)
-        self._sweep(folder)
         session_id, until = secrets.token_hex(16), float(int(self._now()) + self._lifetime_s)
-        self._path(session_id).write_text(str(until))
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            self._sweep(folder)
+            write_atomically(self._path(session_id), str(until))
+        except OSError as error:
+            log.error("sessions: %s cannot be written: %s", folder, error.strerror)
+            raise Unavailable(
+                "no session can be opened: the server's disk does not take its file",
+                retry_after_s=30,
+            ) from error
         return Session(self, session_id, until)
 
     def find(self, session_id: str) -> Session:

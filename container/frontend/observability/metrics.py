@@ -19,6 +19,7 @@ from container.errors import RequestError, ServingError
 from container.frontend.generation.running_request import RunningRequest
 from container.frontend.generation.service import Service
 from container.frontend.observability.engine_metrics import EngineCollector
+from container.frontend.observability.metric_files import reserve_metric_files
 from container.messages.engine import STEP_SECONDS
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
@@ -52,6 +53,7 @@ class Metrics:
     """Owns this process's metrics."""
 
     def __init__(self, service: Service) -> None:
+        reserve_metric_files()
         registry = CollectorRegistry()
         self._requests = Counter("tgi_request_count", "Requests received", registry=registry)
         self._successes = Counter("tgi_request_success", "Requests answered", registry=registry)

@@ -20,6 +20,7 @@ log = logging.getLogger(__name__)
 
 # torch's errors for too little memory, and for a failed kernel or failed hardware.
 DEVICE_ERRORS = (torch.OutOfMemoryError, torch.AcceleratorError)
+CPU_OUT_OF_MEMORY = "DefaultCPUAllocator: can't allocate memory"
 
 
 class TorchModelRunner:
@@ -153,11 +154,17 @@ class _TorchStep:
 
 @contextmanager
 def _naming(batch: Batch) -> Iterator[None]:
-    """Log the requests of a step if the device fails in it."""
+    """Log the requests of a step if the device fails in it. Raises MemoryError without memory."""
     try:
         yield
     except DEVICE_ERRORS as error:
         _log_requests(batch, error)
+        if isinstance(error, torch.OutOfMemoryError):
+            raise MemoryError(one_line(error)) from error
+        raise
+    except RuntimeError as error:
+        if CPU_OUT_OF_MEMORY in str(error):
+            raise MemoryError(one_line(error)) from error
         raise
 
 

@@ -31,6 +31,7 @@ import torch.distributed as dist
 from torch._C._distributed_c10d import FileStore
 
 from container.errors import ModelLoadError
+from container.ipc.heartbeat import HeartbeatLimits, HeartbeatMonitor
 from container.lifecycle.child import FINAL_EXIT_CODES, cause
 from container.model.forward_batch import ForwardPlan
 from container.settings.process_env import RANKS_FOLDER
@@ -47,8 +48,8 @@ class RankArgs(msgspec.Struct, frozen=True):
     """Arguments of a rank's process, passed as JSON on its command line.
 
     `dtype` is torch's name of the weights' format; `gpu` is the index of its GPU, None on a CPU;
-    `store` is the rendezvous file of the process group; `check_ids` is the prompt of the model's
-    checks.
+    `store` is the rendezvous file of the process group; `heartbeat_fd` is a pipe for heartbeats;
+    `check_ids` is the prompt of the model's checks.
     """
 
     model_path: str
@@ -58,6 +59,7 @@ class RankArgs(msgspec.Struct, frozen=True):
     gpu: int | None
     store: str
     parent_pid: int
+    heartbeat_fd: int = -1
     check_ids: list[int] | None = None
 
 
@@ -90,10 +92,12 @@ class Ranks:
         dtype: str,
         devices: Sequence[torch.device],
         check_ids: list[int] | None = None,
+        silence_s: float = 0.0,
     ) -> None:
         """Start a process for each device but the first, and form the process group.
 
-        Raises ModelLoadError.
+        A rank that sends no heartbeat for `silence_s` seconds ends all; 0: never. Raises
+        ModelLoadError.
         """
         self._is_stopping = False
         store = tempfile.mkdtemp(prefix="ranks-", dir=os.environ.get(RANKS_FOLDER)) + "/store"
@@ -106,12 +110,17 @@ class Ranks:
                 device.index,
                 store,
                 os.getpid(),
-                check_ids,
+                check_ids=check_ids,
             )
             for rank, device in enumerate(devices)
         ]
         self._threads = max(1, torch.get_num_threads() // len(devices))
-        self._processes = [self._start(order) for order in orders[1:]]
+        limits = HeartbeatLimits(silence_s, 0.0)
+        self._monitors = [HeartbeatMonitor(limits) for _ in orders[1:]]
+        self._processes = [
+            self._start(order, monitor)
+            for order, monitor in zip(orders[1:], self._monitors, strict=True)
+        ]
         atexit.register(self._stop)
         threading.Thread(target=self._watch, name="ranks", daemon=True).start()
         if devices[0].type == "cpu":
@@ -126,25 +135,31 @@ class Ranks:
             process.stdin.write(_LENGTH.pack(len(frame)) + frame)
             process.stdin.flush()
 
-    def _start(self, order: RankArgs) -> "subprocess.Popen[bytes]":
+    def _start(self, order: RankArgs, monitor: HeartbeatMonitor) -> "subprocess.Popen[bytes]":
+        order = msgspec.structs.replace(order, heartbeat_fd=monitor.fd)
         encoded_args = msgspec.json.encode(order).decode()
         threads = {"OMP_NUM_THREADS": str(self._threads)} if order.gpu is None else {}
-        return subprocess.Popen(
+        process = subprocess.Popen(
             [sys.executable, "-m", "container", "rank", encoded_args],
             env={**os.environ, **threads},
             stdin=subprocess.PIPE,
+            pass_fds=(monitor.fd,),
         )
+        monitor.close_child_end()
+        return process
 
     def _watch(self) -> None:
         while not self._is_stopping:
             for rank, process in enumerate(self._processes, 1):
                 if process.poll() is not None and not self._is_stopping:
-                    self._leave(rank, process.returncode)
+                    self._leave(rank, f"exited ({cause(process.returncode)})", process.returncode)
+                if (hang := self._monitors[rank - 1].hang()) and not self._is_stopping:
+                    self._leave(rank, hang, RANK_DIED)
             time.sleep(WATCH_S)
 
-    def _leave(self, rank: int, code: int) -> NoReturn:
-        """End this process, which may be waiting for the rank that has exited."""
-        log.error("rank %d exited (%s); stopping all ranks", rank, cause(code))
+    def _leave(self, rank: int, event: str, code: int) -> NoReturn:
+        """End this process, which may be waiting for a rank that has exited or hangs."""
+        log.error("rank %d: %s; stopping all ranks", rank, event)
         self._stop()
         logging.shutdown()
         os._exit(code if code in FINAL_EXIT_CODES else RANK_DIED)

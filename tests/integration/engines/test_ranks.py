@@ -28,7 +28,7 @@ def test_a_rank_that_dies_takes_the_group_down_and_all_come_back(
     rank.kill()
     psutil.wait_procs([engine], timeout=10)
     assert not engine.is_running()
-    assert "rank 1 exited (signal 9)" in server.log
+    assert "rank 1: exited (signal 9)" in server.log
     server.wait_ready()
     after = requests.post(f"{server.url}/generate", json=ASK, timeout=60)
     assert after.json() == before.json()

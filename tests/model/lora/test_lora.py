@@ -1,12 +1,23 @@
 """LoRA: every request says what peft's merged model says, whatever else is in its batch."""
 
+import json
+import os
+import shutil
+import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
 from container.engine.engine import Engine
-from container.errors import Conflict, InvalidParameter, NotFound, Overloaded
+from container.errors import Conflict, GenerationFailed, InvalidParameter, NotFound, Overloaded
 from container.messages.engine import SamplingParams
+from container.model.lora.checkpoint import read_weights
+from container.model.lora.layers import LoraLayers
+from container.model.lora.manager import LoraManager
+from container.model.lora.record import AdapterRecord
 from tests.support.engines import Job, ids, run, torch_engine
 from tests.support.models import adapters, tiny_models
 
@@ -188,3 +199,209 @@ def test_a_name_twice_is_a_conflict(folders: dict[str, Path]) -> None:
     assert engine.adapters is not None
     with pytest.raises(Conflict):
         engine.adapters.add_now("small", str(folders["rooted"]), preload=True, pin=False)
+
+
+CONFIG_CHANGES = {
+    "no r": lambda config: config.pop("r"),
+    "r: text": lambda config: config.update(r="4"),
+    "r: 0": lambda config: config.update(r=0),
+    "r: -1": lambda config: config.update(r=-1),
+    "r: null": lambda config: config.update(r=None),
+    "r: true": lambda config: config.update(r=True),
+    "r: list": lambda config: config.update(r=[4]),
+    "alpha: text": lambda config: config.update(lora_alpha="8"),
+    "alpha: list": lambda config: config.update(lora_alpha=[]),
+    "pattern: not a regex": lambda config: config.update(rank_pattern={"(": 1}),
+    "pattern: list": lambda config: config.update(rank_pattern=[1]),
+    "pattern: text": lambda config: config.update(rank_pattern="q_proj"),
+    "pattern: rank 0": lambda config: config.update(rank_pattern={"q_proj": 0}),
+    "pattern: rank text": lambda config: config.update(rank_pattern={"q_proj": "a"}),
+    "pattern: exponential": lambda config: config.update(rank_pattern={"(a|a|[a-z._0-9])*$": 1}),
+    "pattern: many repetitions": lambda config: config.update(alpha_pattern={".*.*.*.*x": 1}),
+    "alpha pattern: text": lambda config: config.update(alpha_pattern={"q_proj": "a"}),
+    "alpha pattern: not a regex": lambda config: config.update(alpha_pattern={"*": 1}),
+    "peft_type: list": lambda config: config.update(peft_type=[]),
+    "bias: list": lambda config: config.update(bias=["none"]),
+}
+
+
+@pytest.mark.parametrize("change", CONFIG_CHANGES.values(), ids=CONFIG_CHANGES.keys())
+def test_a_config_that_cannot_be_right_is_refused_by_its_file(
+    folders: dict[str, Path], tmp_path: Path, change: Callable[[dict[str, object]], object]
+) -> None:
+    shutil.copytree(folders["small"], tmp_path / "copy")
+    path = tmp_path / "copy" / "adapter_config.json"
+    config = json.loads(path.read_text())
+    change(config)
+    path.write_text(json.dumps(config))
+    with pytest.raises(InvalidParameter, match=r"adapter_config\.json"):
+        read_weights(path.parent, {}, torch.float32)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [b"", b"{", b"[]", b"null", b'"LORA"', b"\xff\xfe", b"[" * 100_000, b" " * 2_000_000],
+    ids=lambda text: repr(text[:8]),
+)
+def test_a_config_that_is_no_json_object_is_refused(tmp_path: Path, text: bytes) -> None:
+    (tmp_path / "adapter_config.json").write_bytes(text)
+    with pytest.raises(InvalidParameter, match=r"adapter_config\.json"):
+        read_weights(tmp_path, {}, torch.float32)
+
+
+def test_a_config_that_is_no_file_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "a" / "adapter_config.json").mkdir(parents=True)
+    (tmp_path / "b").mkdir()
+    os.mkfifo(tmp_path / "b" / "adapter_config.json")
+    for name in ("a", "b"):
+        with pytest.raises(InvalidParameter, match="is missing"):
+            read_weights(tmp_path / name, {}, torch.float32)
+
+
+KEY = "base_model.model.layer"
+EYE = torch.ones(2, 4)
+TENSORS = {
+    "one half": {f"{KEY}.lora_A.weight": EYE},
+    "a vector": {f"{KEY}.lora_A.weight": EYE[0], f"{KEY}.lora_B.weight": EYE.T},
+    "a number": {f"{KEY}.lora_A.weight": EYE[0, 0], f"{KEY}.lora_B.weight": EYE.T},
+    "rank 0": {f"{KEY}.lora_A.weight": EYE[:0], f"{KEY}.lora_B.weight": EYE.T[:, :0]},
+    "another shape": {f"{KEY}.lora_A.weight": EYE.T, f"{KEY}.lora_B.weight": EYE},
+    "integers": {f"{KEY}.lora_A.weight": EYE.int(), f"{KEY}.lora_B.weight": EYE.T.int()},
+    "NaN": {f"{KEY}.lora_A.weight": EYE * float("nan"), f"{KEY}.lora_B.weight": EYE.T},
+    "infinite": {f"{KEY}.lora_A.weight": EYE, f"{KEY}.lora_B.weight": EYE.T * float("inf")},
+    "too large for its format": {f"{KEY}.lora_A.weight": EYE, f"{KEY}.lora_B.weight": EYE.T * 1e6},
+    "another layer": {"base_model.model.other.lora_A.weight": EYE},
+    "no LoRA tensor": {f"{KEY}.weight": EYE},
+}
+
+
+@pytest.mark.parametrize("tensors", TENSORS.values(), ids=TENSORS.keys())
+def test_weights_that_cannot_be_right_are_refused_by_their_file(
+    tmp_path: Path, tensors: dict[str, torch.Tensor]
+) -> None:
+    (tmp_path / "adapter_config.json").write_text('{"peft_type": "LORA", "r": 2}')
+    tensors = {name: tensor.contiguous() for name, tensor in tensors.items()}
+    save_file(tensors, tmp_path / "adapter_model.safetensors")
+    with pytest.raises(InvalidParameter, match=r"adapter_model\.safetensors"):
+        read_weights(tmp_path, {"layer": (4, 4)}, torch.float16)
+
+
+@pytest.mark.parametrize(
+    "source", ["x" * 5000, "x" * 4000, "~nobody-here/x", "a\0b", "", "/etc/passwd", "a/b/c", "."]
+)
+def test_a_source_that_is_no_folder_is_refused_and_the_others_go_on(
+    folders: dict[str, Path], source: str
+) -> None:
+    engine = _engine({"small": folders["small"]})
+    assert engine.adapters is not None
+    with pytest.raises(InvalidParameter, match="src"):
+        engine.adapters.add_now("bad", source)
+    assert [info.name for info in engine.adapters.infos()] == ["small"]
+    assert ids(run(engine, [_job(PROMPTS[0], "small")])[0])
+
+
+def test_steps_go_on_while_an_adapter_is_downloaded(folders: dict[str, Path]) -> None:
+    engine = torch_engine("llama")
+    is_released = threading.Event()
+
+    def download(name: str) -> str:
+        assert is_released.wait(60)
+        return str(folders["small"])
+
+    store = engine.adapters = LoraManager(engine.adapters._lora_layers, 8, download=download)
+    is_registered = store.add("slow", "owner/name")
+    assert ids(run(engine, [_job(PROMPTS[0], "")])[0])
+    assert not is_registered.done()
+    assert store.has_work
+    is_released.set()
+    while not is_registered.done():
+        store.poll()
+    assert is_registered.exception() is None
+    assert store.infos()[0].is_loaded
+
+
+def test_a_request_waits_for_its_adapter_and_the_others_do_not(folders: dict[str, Path]) -> None:
+    engine = torch_engine("llama", max_adapters=1)
+    store = engine.adapters
+    for name in ("small", "rooted"):
+        store.add_now(name, str(folders[name]), preload=False)
+    events = run(engine, [_job(PROMPTS[0], "small"), _job(PROMPTS[0], "", at_step=1)])
+    assert ids(events[0]) != ids(events[1])
+    assert ids(events[1]) == tiny_models.reference("llama", tuple(PROMPTS[0]), COUNT)
+
+
+def test_an_adapter_that_is_gone_from_the_disk_fails_its_requests_only(
+    folders: dict[str, Path], tmp_path: Path
+) -> None:
+    engine = torch_engine("llama")
+    shutil.copytree(folders["small"], tmp_path / "copy")
+    engine.adapters.add_now("gone", str(tmp_path / "copy"), preload=False)
+    engine.adapters.add_now("small", str(folders["small"]))
+    shutil.rmtree(tmp_path / "copy")
+    events = run(engine, [_job(PROMPTS[0], "gone"), _job(PROMPTS[0], "small")])
+    assert not events[0]
+    ((_, request_id, error),) = engine.take_failures()
+    assert (request_id, type(error)) == (0, InvalidParameter)
+    assert len(ids(events[1])) == COUNT
+
+
+def test_layers_that_cannot_be_built_leave_the_others_served(
+    folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = _engine({"small": folders["small"]})
+    expected = ids(run(engine, [_job(PROMPTS[0], "small")])[0])
+
+    def fail(_: object, adapters: object) -> None:
+        raise MemoryError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(LoraLayers, "build", fail)
+        with pytest.raises(GenerationFailed):
+            engine.adapters.add_now("rooted", str(folders["rooted"]))
+    assert [info.name for info in engine.adapters.infos()] == ["small"]
+    assert ids(run(engine, [_job(PROMPTS[0], "small")])[0]) == expected
+    engine.adapters.add_now("rooted", str(folders["rooted"]))
+
+
+def test_a_restarted_engine_knows_the_adapters_again(
+    folders: dict[str, Path], tmp_path: Path
+) -> None:
+    record = AdapterRecord(tmp_path / "adapters.json")
+    first = _recording(record)
+    first.add_now("small", str(folders["small"]))
+    first.add_now("pinned", str(folders["rooted"]), pin=True)
+    again = _recording(record)
+    assert [(one.name, one.is_pinned) for one in again.infos()] == [
+        ("small", False),
+        ("pinned", True),
+    ]
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "[", '[["small", "/no', "{}", "[1]", "[[]]", "null", '[["gone", "/none", true]]'],
+)
+def test_a_record_that_is_damaged_or_outdated_does_not_stop_the_start(
+    folders: dict[str, Path], tmp_path: Path, text: str
+) -> None:
+    (tmp_path / "adapters.json").write_text(text)
+    store = _recording(AdapterRecord(tmp_path / "adapters.json"))
+    assert store.infos() == []
+    store.add_now("small", str(folders["small"]))
+    assert "small" in (tmp_path / "adapters.json").read_text()
+
+
+def test_a_record_that_cannot_be_written_refuses_no_adapter(
+    folders: dict[str, Path], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    store = _recording(AdapterRecord(tmp_path / "no folder" / "adapters.json"))
+    store.add_now("small", str(folders["small"]))
+    assert [info.name for info in store.infos()] == ["small"]
+    assert "cannot be written (No such file" in caplog.text
+
+
+def _recording(record: AdapterRecord) -> LoraManager:
+    layers = torch_engine("llama").adapters._lora_layers
+    store = LoraManager(layers, 8, record)
+    store.start_recording()
+    return store

@@ -1,0 +1,59 @@
+"""The ids that end a completion, as models' files have them."""
+
+import json
+from pathlib import Path
+
+import pytest
+from transformers import LlamaConfig
+
+from container.errors import ModelLoadError
+from container.model.loading.config import end_token_ids
+
+CONFIG = LlamaConfig(vocab_size=100, eos_token_id=7)
+
+
+def _with(folder: Path, value: object) -> Path:
+    (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": value}))
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        (2, {2}),
+        ([2, 3], {2, 3}),
+        ([2, 2], {2}),
+        (2.0, {2}),
+        ([2, None], {2}),
+        ([2, -1], {2}),
+        ([2, 100], {2}),
+        ([2, 151643], {2}),
+        (99, {99}),
+        (-1, {7}),
+        (100, {7}),
+        ([], {7}),
+        (None, {7}),
+        ([None], {7}),
+    ],
+    ids=str,
+)
+def test_what_is_no_id_of_the_model_is_left_out(
+    tmp_path: Path, value: object, expected: set[int]
+) -> None:
+    assert end_token_ids(_with(tmp_path, value), CONFIG) == expected
+
+
+def test_ids_that_are_left_out_are_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    end_token_ids(_with(tmp_path, [2, -1, 151643]), CONFIG)
+    assert "generation_config.json" in caplog.text
+    assert "[-1, 151643]" in caplog.text
+
+
+@pytest.mark.parametrize("value", ["</s>", ["a", -5], 2.5, [[2]], {"a": 1}, True], ids=str)
+def test_a_value_of_another_type_is_refused_by_its_file(tmp_path: Path, value: object) -> None:
+    with pytest.raises(ModelLoadError, match=r"generation_config\.json"):
+        end_token_ids(_with(tmp_path, value), CONFIG)
+
+
+def test_without_any_end_only_length_ends(tmp_path: Path) -> None:
+    assert end_token_ids(tmp_path, LlamaConfig(vocab_size=100, eos_token_id=-1)) == frozenset()

@@ -1,0 +1,58 @@
+"""Folders by name, and files that survive a full disk."""
+
+import errno
+import os
+from pathlib import Path
+
+import pytest
+
+from container.files import find_folder, write_atomically
+
+
+def test_a_folder_is_found_by_its_name(tmp_path: Path) -> None:
+    assert find_folder(str(tmp_path)) == tmp_path
+    assert find_folder("~") == Path.home()
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "",
+        "x" * 5000,
+        "a/" * 3000,
+        "~nosuchuser/x",
+        "zero\0byte",
+        "/etc/passwd",
+        "/no/such",
+        "\udc80",
+    ],
+    ids=lambda name: repr(name)[:20],
+)
+def test_any_other_name_is_no_folder(name: str) -> None:
+    assert find_folder(name) is None
+
+
+def test_a_folder_without_permission_is_no_folder(tmp_path: Path) -> None:
+    tmp_path.chmod(0o000)
+    try:
+        if not os.access(tmp_path, os.R_OK):  # root may read everything
+            assert find_folder(str(tmp_path)) is None
+    finally:
+        tmp_path.chmod(0o700)
+
+
+def test_a_full_disk_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "state.json"
+    write_atomically(path, "old")
+
+    def full(_: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="No space left"):
+        write_atomically(path, "new" * 1000)
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
+    monkeypatch.undo()
+    write_atomically(path, "new")
+    assert path.read_text() == "new"
