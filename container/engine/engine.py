@@ -186,7 +186,7 @@ class Engine:
         """
         try:
             self._step()
-        except Exception as error:
+        except BaseException as error:
             # Events of an earlier step stay queued; the next step returns them.
             self._recorder.fail()
             self._ran_out_of_memory = isinstance(error, MemoryError)

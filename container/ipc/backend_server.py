@@ -28,6 +28,9 @@ IDLE_POLL_MS = 50
 SEND_QUEUE = 10_000
 # For the last messages to be read; less than the supervisor's BACKENDS_EXIT_S.
 LINGER_MS = 1000
+# All other exceptions are one message's or one step's, panics of libraries in Rust included, which
+# are no Exceptions.
+PROCESS_ENDS = (KeyboardInterrupt, SystemExit)
 FAILED_MESSAGE = "the server failed to handle this request; the cause is in its log"
 
 Progress = Callable[[str], None]
@@ -215,7 +218,9 @@ class BackendServer(ABC):
                 return
             try:
                 handle_frame(sender_id, frame)
-            except Exception as error:  # of one message, which must not end all others
+            except PROCESS_ENDS:
+                raise
+            except BaseException as error:  # of one message, which must not end all others
                 log.exception("dropped a message that could not be handled: %s", one_line(error))
 
     def _handle_frontend_frame(self, frontend_id: bytes, frame: bytes) -> None:
@@ -234,7 +239,9 @@ class BackendServer(ABC):
             self.handle(frontend_id, message)
         except ServingError as error:
             self.send_error(frontend_id, message.request_id, error)
-        except Exception as error:  # of one message, which must not end all others
+        except PROCESS_ENDS:
+            raise
+        except BaseException as error:  # of one message, which must not end all others
             log.exception(
                 "%s could not be handled, its request fails: %s",
                 type(message).__name__, one_line(error),

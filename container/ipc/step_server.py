@@ -9,6 +9,7 @@ import msgspec
 from container.errors import ServingError, Unavailable, one_line
 from container.ipc.backend_server import (
     IDLE_POLL_MS,
+    PROCESS_ENDS,
     BackendServer,
     Decoder,
     Progress,
@@ -107,7 +108,9 @@ class StepServer(BackendServer, Generic[B]):
             return
         try:
             messages = self._backend.step()
-        except Exception as error:
+        except PROCESS_ENDS:
+            raise
+        except BaseException as error:
             log.exception("a step failed, its requests are tried again: %s", one_line(error))
         else:
             for frontend_id, message in messages:

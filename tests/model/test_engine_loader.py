@@ -59,7 +59,7 @@ def test_a_saved_model_is_served_the_way_that_it_needs(
             {"write": ("generation_config.json", '{"eos_token_id": "</s>"}')},
             "generation_config.json",
         ),
-        ({"write": ("generation_config.json", '{"eos_token_id": 2.5}')}, "generation_config.json"),
+        ({"write": ("generation_config.json", '{"eos_token_id": 2.5}')}, "eos_token_id"),
         (
             {"write": ("generation_config.json", '{"eos_token_id": {"a": 1}}')},
             "generation_config.json",

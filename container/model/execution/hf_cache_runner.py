@@ -18,6 +18,7 @@ from container.engine.model_runner import StepOutput, SyncModelRunner
 from container.engine.schedule import Batch, ScheduledSequence
 from container.engine.sequence import Sequence, SequenceState
 from container.messages.engine import SamplingParams
+from container.model.execution.model_runner import naming_requests
 from container.model.kernels.cpu import Kernels
 from container.model.lora.layers import LoraLayers
 from container.model.reference_check import Reference
@@ -75,7 +76,7 @@ class HFCacheRunner(SyncModelRunner):
         self._forget_the_ended()
         last: list[torch.Tensor] = []
         scores: dict[int, list[float]] = {}
-        with torch.inference_mode():
+        with naming_requests(batch), torch.inference_mode():
             for index, item in enumerate(batch.items):
                 if not item.samples and not self._in_chunks:
                     continue

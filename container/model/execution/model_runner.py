@@ -51,7 +51,7 @@ class TorchModelRunner:
         """Run a forward pass, or queue it on the device."""
         sampling = [item for item in batch.items if item.samples]
         scoring = [item for item in batch.items if item.num_prompt_logprobs]
-        with _naming(batch):
+        with naming_requests(batch):
             logits = self.logits(list(batch.items), sampling, scoring, batch.copies)
         return _TorchStep(self, logits, batch, sampling, scoring)
 
@@ -118,7 +118,7 @@ class _TorchStep:
     @torch.inference_mode()
     def sample(self, batch: Batch) -> None:
         """Sample the next tokens of these items, and compute prompt log-probabilities."""
-        with _naming(batch):
+        with naming_requests(batch):
             self._sample(batch)
         del self._logits  # the next pass needs the memory
 
@@ -146,14 +146,14 @@ class _TorchStep:
 
     def get_output(self) -> StepOutput:
         """Wait for the sampled tokens and return them."""
-        with _naming(self._batch):
+        with naming_requests(self._batch):
             sampled = self._samples.get_output() if self._samples is not None else []
             self._host_copy.wait()
         return StepOutput(sampled, {index: scores.tolist() for index, scores in self._scores})
 
 
 @contextmanager
-def _naming(batch: Batch) -> Iterator[None]:
+def naming_requests(batch: Batch) -> Iterator[None]:
     """Log the requests of a step if the device fails in it. Raises MemoryError without memory."""
     try:
         yield

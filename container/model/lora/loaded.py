@@ -107,15 +107,16 @@ class LoadedAdapters:
             )
 
     def _finish(self, build: "Future[_Built]") -> None:
-        try:
-            built = build.result()
-        except Exception as error:  # memory, for example; the installed stack still serves
-            log.exception("adapters: the layers cannot be built: %s", one_line(error))
+        if (
+            error := build.exception()
+        ) is not None:  # memory, say; the installed stack still serves
+            log.error("adapters: layers cannot be built: %s", one_line(error), exc_info=error)
             failure = GenerationFailed("the adapter cannot be loaded; the cause is in the log")
             for number in self._wanted.keys() - self._installed:
                 self._forget(number, failure)
             self._installed &= self._wanted.keys()
             return
+        built = build.result()
         self._lora_layers.install(built.stack)
         self._installed = frozenset(built.weights)
         self._weights = {n: weights for n, weights in built.weights.items() if n in self._wanted}

@@ -183,14 +183,18 @@ class LoraManager:
         return known
 
     def _finish_reading(self, name: str, reading: _Reading) -> None:
-        try:
-            self._register(name, reading, reading.checkpoint.result())
-        except ServingError as error:
-            reading.is_registered.set_exception(error)
-        except Exception as error:  # of this adapter only
-            log.exception("adapter %s: cannot be registered: %s", name, one_line(error))
-            failure = InternalError("the adapter cannot be registered; the cause is in the log")
-            reading.is_registered.set_exception(failure)
+        error = reading.checkpoint.exception()
+        if error is None:
+            try:
+                self._register(name, reading, reading.checkpoint.result())
+            except Overloaded as full:
+                error = full
+        if error is None:
+            return
+        if not isinstance(error, ServingError):  # of this adapter only
+            log.error("adapter %s: not registered: %s", name, one_line(error), exc_info=error)
+            error = InternalError("the adapter cannot be registered; the cause is in the log")
+        reading.is_registered.set_exception(error)
 
     def _register(self, name: str, reading: _Reading, checkpoint: _Checkpoint) -> None:
         """Register an adapter that was read. Raises Overloaded if it cannot be pinned."""

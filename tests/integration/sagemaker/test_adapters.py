@@ -1,6 +1,8 @@
 """LoRA adapters over HTTP: at start, at run time, by header, adapter_id and model name."""
 
 import json
+import shutil
+import socket
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -264,3 +266,66 @@ def test_an_adapter_at_start_that_cannot_be_used_ends_it(tmp_path: Path) -> None
     server = spawn(tmp_path / "log", LORA_ADAPTERS="red=/nonexistent")
     assert server.process.wait(60) == 3
     assert "adapter red: `src`: there is no folder" in server.log
+
+
+def _register(server: Server, name: str, src: str) -> requests.Response:
+    body = {"name": name, "src": src}
+    return requests.post(f"{server.url}/adapters", json=body, timeout=60)
+
+
+CONFIGS = {
+    "no r": {"r": None},
+    "r: text": {"r": "4"},
+    "r: 0": {"r": 0},
+    "pattern: not a regex": {"rank_pattern": {"(": 1}},
+    "pattern: list": {"rank_pattern": [1]},
+    "pattern: exponential": {"rank_pattern": {"([a-z_.0-9]+)+$": 4}},
+    "alpha: text": {"lora_alpha": "8"},
+}
+
+
+@pytest.mark.parametrize("change", CONFIGS.values(), ids=CONFIGS.keys())
+def test_an_adapter_with_a_wrong_config_is_refused_and_nothing_ends(
+    lora: Server, folders: dict[str, Path], tmp_path: Path, change: dict
+) -> None:
+    shutil.copytree(folders["late"], tmp_path / "copy")
+    path = tmp_path / "copy" / "adapter_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    engine = lora.engine().pid
+    refused = _register(lora, "wrong", str(path.parent))
+    assert refused.status_code in (400, 422)
+    assert "adapter_config.json" in refused.text
+    assert lora.engine().pid == engine
+
+
+@pytest.mark.parametrize(
+    "src",
+    ["x" * 5000, "x" * 300, "~nobody-here/x", "/etc", "/etc/passwd", "a\0b", ".", ""],
+    ids=lambda src: repr(src)[:20],
+)
+def test_a_source_without_an_adapter_is_refused_and_nothing_ends(lora: Server, src: str) -> None:
+    engine = lora.engine().pid
+    refused = _register(lora, "wrong", src)
+    assert refused.status_code in (400, 422)
+    assert len(refused.text) < 1000
+    assert lora.engine().pid == engine
+    assert _said(lora, "red")
+
+
+def test_streams_go_on_while_an_adapter_is_downloaded(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as hub:  # which never answers
+        settings = {
+            "HF_HUB_OFFLINE": "0",
+            "HF_HOME": str(tmp_path / "hub"),
+            "HF_ENDPOINT": f"http://127.0.0.1:{hub.getsockname()[1]}",
+        }
+        with serving(tmp_path / "log", **settings) as server:
+            waiting = threading.Thread(target=_register, args=(server, "slow", "owner/name"))
+            waiting.daemon = True
+            waiting.start()
+            connection, _ = hub.accept()
+            for _ in range(3):
+                assert _generate(server).ok
+            assert waiting.is_alive(), "the download has ended"
+            assert server.ping().ok
+            connection.close()

@@ -102,6 +102,23 @@ def test_an_engine_that_keeps_dying_ends_the_container(tmp_path: Path) -> None:
         assert server.process.wait(30) == 4
 
 
+def test_a_stopped_engine_is_replaced_and_its_streams_end(
+    tmp_path: Path, endless_model: Path
+) -> None:
+    with serving(tmp_path / "log", endless_model, HEARTBEAT_TIMEOUT="2") as server:
+        streams = _streams(server, 2)
+        engine = server.engine()
+        engine.suspend()
+        wait_for(lambda: _other_engine(server, engine.pid), 30, lambda: server.log)
+        for stream in streams:
+            stream.join(30)
+            assert stream.failure is None
+            assert stream.last["error_type"] == "unavailable"
+        assert "HEARTBEAT_TIMEOUT" in server.log
+        server.wait_ready()
+        assert requests.post(f"{server.url}/generate", json=SHORT, timeout=60).ok
+
+
 def _other_engine(server: Server, pid: int) -> bool:
     try:
         return server.engine().pid != pid
