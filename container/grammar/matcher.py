@@ -8,6 +8,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 
+import numpy as np
 from llguidance import LLMatcher, LLTokenizer
 
 from container.engine.structured_output import Constraint, Mask
@@ -20,8 +21,9 @@ MOST_KEPT = 64
 class GrammarMatcher:
     """Grammar state of one sequence; implements the engine's Constraint."""
 
-    def __init__(self, inner: LLMatcher) -> None:
+    def __init__(self, inner: LLMatcher, vocabulary: int) -> None:
         self._inner = inner
+        self._vocabulary = vocabulary
 
     @property
     def is_complete(self) -> bool:
@@ -34,8 +36,10 @@ class GrammarMatcher:
         return self._inner.get_error()
 
     def fill(self, mask: Mask) -> None:
-        """Write the bitmask of the allowed next tokens; the array must be contiguous."""
-        self._inner.unsafe_compute_mask_ptr(mask.ctypes.data, mask.nbytes)
+        """Write the bitmask of the allowed next tokens that the model has logits for."""
+        whole = np.zeros(-(-self._vocabulary // 32), np.int32)
+        self._inner.unsafe_compute_mask_ptr(whole.ctypes.data, whole.nbytes)
+        mask[:] = whole[: len(mask)]
 
     def accept(self, token_id: int) -> None:
         """Advance the state by one token; a token that is not allowed sets `error`."""
@@ -43,7 +47,7 @@ class GrammarMatcher:
 
     def copy(self) -> Constraint:
         """Copy the state for another sequence."""
-        return GrammarMatcher(self._inner.deep_copy())
+        return GrammarMatcher(self._inner.deep_copy(), self._vocabulary)
 
 
 class GrammarCompiler:
@@ -54,7 +58,8 @@ class GrammarCompiler:
     ) -> None:
         """Start converting the tokenizer.
 
-        `load_tokenizer` returns the model's tokenizer.json; `vocabulary` is its logits' width.
+        `load_tokenizer` returns the model's tokenizer.json; `vocabulary` is the number of its ids,
+        or of the model's logits if there are more.
         """
         self._load_tokenizer = load_tokenizer
         self._vocabulary = vocabulary
@@ -63,6 +68,10 @@ class GrammarCompiler:
         # One thread: an expensive grammar delays other grammars, never the engine's steps.
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="grammar")
         self._tokenizer: Future[LLTokenizer] = self._thread.submit(self._make_tokenizer)
+
+    def check(self) -> None:
+        """Wait for the tokenizer. Raises ValueError if llguidance cannot convert it."""
+        self._tokenizer.result()
 
     def compile(self, grammar: str) -> Future[Constraint]:
         """Compile a grammar of container.grammar.spec. The future may raise InvalidParameter."""
@@ -77,7 +86,7 @@ class GrammarCompiler:
         self._kept[grammar] = matcher
         while len(self._kept) > MOST_KEPT:
             self._kept.popitem(last=False)
-        return GrammarMatcher(matcher.deep_copy())
+        return GrammarMatcher(matcher.deep_copy(), self._vocabulary)
 
     def _make_tokenizer(self) -> LLTokenizer:
         # A model without an end token stops where its grammar ends.

@@ -17,7 +17,8 @@ from container.engine.engine import Engine
 from container.engine.model_runner import ModelRunner, run_step
 from container.engine.schedule import Batch, ScheduledSequence
 from container.engine.sequence import Sequence
-from container.errors import ConfigError, TemplateFailed
+from container.engine.structured_output import CompileGrammar
+from container.errors import ConfigError, TemplateFailed, one_line
 from container.grammar.matcher import GrammarCompiler
 from container.images.reader import ImageReader
 from container.ipc.backend_server import Progress
@@ -139,11 +140,7 @@ def load_engine(
     report_fallbacks(fallbacks, is_refused=settings.engine.require_fast_path)
     progress("warming up")
     warm_up(runner, config)
-    compile_grammar = None
-    if tokenizer.is_fast:
-        compile_grammar = GrammarCompiler(
-            tokenizer.serialise, model.text_config.vocab_size, ends
-        ).compile
+    compile_grammar = start_compiler(tokenizer, model.text_config.vocab_size, ends)
     engine = Engine(
         runner,
         config,
@@ -162,6 +159,28 @@ def load_engine(
         data_parallel=settings.placement.data_parallel,
     )
     return engine, msgspec.structs.replace(info, fallbacks=fallbacks)
+
+
+def start_compiler(
+    tokenizer: Tokenizer, vocabulary: int, end_token_ids: frozenset[int]
+) -> CompileGrammar | None:
+    """Start the compiler of grammars; None, with a warning, if the tokenizer does not allow any.
+
+    `vocabulary` is the number of the model's logits; the tokenizer may have more tokens.
+    """
+    if not tokenizer.is_fast:
+        return None
+    num_ids = max(vocabulary, tokenizer.num_ids)
+    compiler = GrammarCompiler(tokenizer.serialise, num_ids, end_token_ids)
+    try:
+        compiler.check()
+    except Exception as error:  # of a library, about a file
+        log.warning(
+            "grammars: the tokenizer cannot be used for them, so requests with a grammar are "
+            "refused: %s", one_line(error),
+        )  # fmt: skip
+        return None
+    return compiler.compile
 
 
 def report_fallbacks(fallbacks: list[str], *, is_refused: bool) -> None:

@@ -83,6 +83,11 @@ class Tokenizer:
         """Whether the tokenizers library backs it, which grammars require."""
         return isinstance(self._inner, PreTrainedTokenizerFast)
 
+    @property
+    def num_ids(self) -> int:
+        """One more than the largest id."""
+        return max(self._inner.get_vocab().values(), default=-1) + 1
+
     def serialise(self) -> str:
         """Serialise a fast tokenizer as tokenizer.json, added tokens included.
 
