@@ -286,6 +286,8 @@ class Engine:
     def _queue(self, sequences: list[Sequence]) -> None:
         """Queue a request's sequences, once their grammar has compiled."""
         grammar = sequences[0].params.grammar
+        if all(sequence.finish_reason is not None for sequence in sequences):
+            return  # aborted meanwhile
         if grammar and self._compile_grammar is not None:
             self._compiling.append((self._compile_grammar(grammar), sequences))
             return
