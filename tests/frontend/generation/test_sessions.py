@@ -1,0 +1,36 @@
+"""Sticky sessions as files, on a disk that takes them and on one that does not."""
+
+from pathlib import Path
+
+import pytest
+
+from container.errors import MalformedRequest, Unavailable
+from container.frontend.generation.sessions import Sessions
+
+
+def test_a_session_is_open_until_it_ends(tmp_path: Path) -> None:
+    now = 1000.0
+    sessions = Sessions(tmp_path / "sessions", 60, lambda: now)
+    session = sessions.open()
+    assert sessions.find(session.id).remaining_s() == 60
+    now = 1061.0
+    with pytest.raises(MalformedRequest):
+        sessions.find(session.id)
+    sessions.open()
+    assert len(list((tmp_path / "sessions").iterdir())) == 1, "the ended one is still there"
+
+
+def test_a_session_whose_file_cannot_be_written_is_refused(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "sessions").write_text("not a folder")
+    with pytest.raises(Unavailable, match="disk"):
+        Sessions(tmp_path / "sessions", 60).open()
+    assert "sessions" in caplog.text
+
+
+@pytest.mark.parametrize("text", ["", "soon", "\0"])
+def test_a_damaged_file_is_no_session(tmp_path: Path, text: str) -> None:
+    (tmp_path / "abc").write_text(text)
+    with pytest.raises(MalformedRequest):
+        Sessions(tmp_path, 60).find("abc")
