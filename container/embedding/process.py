@@ -102,20 +102,15 @@ class EmbedderBackend(Generic[T]):
 
     def step(self) -> Iterable[tuple[bytes, msgspec.Struct]]:
         """Run one batch; return the answers of the requests that it completes or that failed."""
-        failures, self._failures = self._failures, []
-        answers: list[tuple[bytes, msgspec.Struct]] = [
-            (frontend_id, RequestFailed(request_id, FAILED)) for frontend_id, request_id in failures
-        ]
+        if self._failures:  # alone, since the next batch may fail too
+            failures, self._failures = self._failures, []
+            return [(key[0], RequestFailed(key[1], FAILED)) for key in failures]
         self._batch = batch = self._next_batch()
-        if not batch:
-            return answers
         rows = self._model.run([taken.text for taken in batch])
         self._num_batches += 1
         self._num_texts += len(batch)
         self._num_tokens += sum(taken.text.num_tokens for taken in batch)
-        return answers + [
-            (job.key[0], self._answer(job)) for job in self._queue.finish(batch, rows)
-        ]
+        return [(job.key[0], self._answer(job)) for job in self._queue.finish(batch, rows)]
 
     def _next_batch(self) -> list[Taken[T, bytes]]:
         while self._suspects:
