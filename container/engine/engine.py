@@ -94,9 +94,13 @@ class Engine:
 
     @property
     def has_work(self) -> bool:
-        """Whether there is an unfinished request, a step to read or something to send."""
-        unsent = self._events or self._failures
-        return bool(self._requests or unsent or self._in_flight is not None)
+        """Whether there is an unfinished request, a step to read or an event to send."""
+        return bool(self._requests or self._events or self._in_flight is not None)
+
+    @property
+    def has_failures(self) -> bool:
+        """Whether `take_failures` has something to return."""
+        return bool(self._failures)
 
     @property
     def has_scheduled(self) -> bool:

@@ -56,7 +56,8 @@ class EngineBackend:
         """Whether a step would do anything."""
         adapters = self.engine.adapters
         is_loading = adapters is not None and adapters.has_work
-        return self.engine.has_work or bool(self._changes) or is_loading
+        is_unanswered = bool(self._changes) or self.engine.has_failures
+        return self.engine.has_work or is_unanswered or is_loading
 
     def take(
         self, frontend_id: bytes, message: Submit | Abort | AddAdapter | RemoveAdapter

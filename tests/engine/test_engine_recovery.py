@@ -131,6 +131,7 @@ def _run(engine: Engine) -> tuple[dict[int, list[int]], set[int]]:
     tokens: dict[int, list[int]] = {}
     failed: set[int] = set()
     for _ in range(2000):
+        failed |= {request_id for _, request_id, _ in engine.take_failures()}
         if not engine.has_work:
             return tokens, failed
         try:
@@ -142,7 +143,6 @@ def _run(engine: Engine) -> tuple[dict[int, list[int]], set[int]]:
         engine.scheduler.check_invariants()
         for _, event in events:
             tokens.setdefault(event.request_id, []).append(event.token_id)
-        failed |= {request_id for _, request_id, _ in engine.take_failures()}
     raise AssertionError("the engine makes no progress")
 
 

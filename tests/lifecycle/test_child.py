@@ -1,6 +1,7 @@
 """The supervisor's children, each a real process that runs a module written by the test."""
 
 import os
+import time
 from pathlib import Path
 
 import psutil
@@ -56,6 +57,7 @@ def test_a_child_that_hangs_is_replaced(
         assert child.poll() is None
     finally:
         child.kill()
+        child.wait(time.monotonic() + 20)
 
 
 def _wait_left(child: Child) -> None:
