@@ -16,7 +16,8 @@ from container.grammar import json_schema
 from container.grammar.spec import LARK_HEADER, lark_string
 from container.text import gemma_arguments, harmony
 from container.text.message_parser import Reasoning
-from container.text.tool_formats import ArgumentStyle, ToolFormat, is_plain_text
+from container.text.tool_calls.arguments import is_plain_text
+from container.text.tool_calls.syntax import ArgumentStyle, ToolFormat
 
 ANY_TEXT = r"/(.|\n)*/"
 # The blanks that a model may write after its reasoning.

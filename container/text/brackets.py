@@ -9,10 +9,12 @@ class BracketScanner:
         self._quotes = quotes
         self._quote = ""
         self._is_escaped = False
+        self.has_begun = False
         self.is_closed = False
 
     def scan(self, text: str) -> int:
         """Return how many of these characters belong to the text, the closing bracket included."""
+        self.has_begun = self.has_begun or bool(text)
         for index, character in enumerate(text):
             if self._quote:
                 self._scan_quoted(character)

@@ -1,0 +1,180 @@
+"""Reads and writes the arguments of a call in the styles of ArgumentStyle."""
+
+import ast
+import functools
+import json
+import re
+from collections.abc import Iterator
+from typing import Any
+
+from container.text import gemma_arguments
+from container.text.brackets import BracketScanner
+from container.text.tool_calls.syntax import (
+    KEY,
+    JSON_TYPES,
+    ArgumentStyle,
+    PairMarks,
+    ToolFormat,
+    flexible,
+)
+
+_NAMES = {"true": True, "false": False, "null": None}
+_TYPES: dict[type, str] = {
+    str: "string", bool: "boolean", int: "number", float: "number", type(None): "null",
+    dict: "object", list: "array",
+}  # fmt: skip
+
+
+def end_of(text: str, form: ToolFormat) -> int | None:
+    """Find the end of arguments that are not JSON; None if the text does not contain it yet."""
+    if form.arguments is ArgumentStyle.PYTHON:
+        scanner = BracketScanner(depth=1, quotes="\"'")
+        length = scanner.scan(text)
+        return length - 1 if scanner.is_closed else None
+    if form.arguments is ArgumentStyle.GEMMA:
+        return gemma_arguments.end_of(text, form.quote)
+    match = _call_end(form.call_end).search(text)
+    return match.start() if match else None
+
+
+def to_json(form: ToolFormat, text: str, schema: dict[str, Any]) -> str:
+    """Convert the arguments of a complete call to a JSON object.
+
+    Text that does not parse in this style is returned unchanged.
+    """
+    try:
+        return json.dumps(_read(form, text, schema), ensure_ascii=False)
+    except (SyntaxError, ValueError):
+        return text
+
+
+def cut_to_json(form: ToolFormat, text: str, schema: dict[str, Any]) -> str:
+    """Convert arguments that were cut to the start of a JSON object, with all complete pairs."""
+    if form.arguments is ArgumentStyle.XML:
+        pairs = _from_pairs(form.pairs, text, schema)
+    else:
+        pairs = _longest(form, text, schema)
+    return json.dumps(pairs, ensure_ascii=False)[:-1] if pairs else ""
+
+
+def write(form: ToolFormat, arguments: dict[str, Any]) -> str:
+    """Write arguments as a model would."""
+    if form.arguments is ArgumentStyle.JSON:
+        return json.dumps(arguments, ensure_ascii=False)
+    if form.arguments is ArgumentStyle.PYTHON:
+        return ", ".join(f"{key}={value!r}" for key, value in arguments.items())
+    if form.arguments is ArgumentStyle.GEMMA:
+        return gemma_arguments.write(arguments, form.quote)[1:-1]
+    return form.pairs.separator.join(
+        _write_pair(form.pairs, key, value) for key, value in arguments.items()
+    )
+
+
+def is_plain_text(schema: Any) -> bool:
+    """Whether values of this schema are strings, which some formats write without quotes."""
+    if not isinstance(schema, dict):
+        return False
+    options = schema.get("enum", [schema["const"]] if "const" in schema else [])
+    return schema.get("type") == "string" or (
+        bool(options) and all(isinstance(option, str) for option in options)
+    )
+
+
+def _read(form: ToolFormat, text: str, schema: dict[str, Any]) -> dict[str, Any]:
+    if form.arguments is ArgumentStyle.PYTHON:
+        return _from_python(text)
+    if form.arguments is ArgumentStyle.GEMMA:
+        return gemma_arguments.read(text, form.quote)
+    return _from_pairs(form.pairs, text, schema)
+
+
+def _longest(form: ToolFormat, text: str, schema: dict[str, Any]) -> dict[str, Any]:
+    """Read the longest start of the text that ends before a comma and parses."""
+    for comma in reversed([match.start() for match in re.finditer(",", text)][:200]):
+        try:
+            return _read(form, text[:comma], schema)
+        except (SyntaxError, ValueError):
+            continue
+    return {}
+
+
+def _from_python(text: str) -> dict[str, Any]:
+    call = ast.parse(f"f({text})", mode="eval").body
+    if not isinstance(call, ast.Call):
+        raise ValueError("not arguments")
+    return {
+        argument.arg: _value(argument.value)
+        for argument in call.keywords
+        if argument.arg is not None
+    }
+
+
+def _value(node: ast.expr) -> Any:
+    """Evaluate a literal of Python or JSON."""
+    if isinstance(node, ast.Name) and node.id in _NAMES:
+        return _NAMES[node.id]
+    if isinstance(node, ast.List | ast.Tuple | ast.Set):
+        return [_value(element) for element in node.elts]
+    if isinstance(node, ast.Dict):
+        keys = [ast.literal_eval(key) for key in node.keys if key is not None]
+        return dict(zip(keys, map(_value, node.values), strict=True))
+    return ast.literal_eval(node)
+
+
+def _from_pairs(marks: PairMarks, text: str, schema: dict[str, Any]) -> dict[str, Any]:
+    properties = schema.get("properties", {})
+    arguments: dict[str, Any] = {}
+    for key, key_end, value in _pairs(marks, text):
+        kind = properties.get(key)
+        if marks.is_typed:
+            is_string = re.fullmatch(flexible(marks.key_end("string")), key_end) is not None
+            kind = {"type": "string"} if is_string else None
+        arguments[key] = _typed(value, kind)
+    return arguments
+
+
+def _pairs(marks: PairMarks, text: str) -> Iterator[tuple[str, str, str]]:
+    """Iterate over the pairs of a text: key, the mark after it, and the value's text."""
+    begin = _pair_begin(marks)
+    position = 0
+    while (match := begin.search(text, position)) is not None:
+        key = match["key"].strip()
+        close = re.compile(flexible(marks.close.strip().replace(KEY, key)))
+        end = close.search(text, match.end())
+        if end is None:
+            return
+        position = end.end()
+        yield key, match["end"], _trimmed(marks, text[match.end() : end.start()])
+
+
+@functools.cache
+def _pair_begin(marks: PairMarks) -> re.Pattern[str]:
+    ends = "|".join(flexible(text.rstrip()) for text in dict.fromkeys(marks.key_ends))
+    return re.compile(rf"{flexible(marks.open.lstrip())}(?P<key>[^<>\n]+?)(?P<end>{ends})")
+
+
+def _trimmed(marks: PairMarks, value: str) -> str:
+    """Remove the line breaks around a value, if the format writes them."""
+    if marks.key_ends[0].endswith("\n"):
+        value = value.removeprefix("\n")
+    return value.removesuffix("\n") if marks.close.startswith("\n") else value
+
+
+def _typed(value: str, schema: Any) -> Any:
+    if is_plain_text(schema):
+        return value
+    try:
+        return json.loads(value)
+    except ValueError:
+        return value
+
+
+def _write_pair(marks: PairMarks, key: str, value: object) -> str:
+    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    key_end = marks.key_end(_TYPES[type(value)])
+    return f"{marks.open}{key}{key_end}{text}{marks.close.replace(KEY, key)}"
+
+
+@functools.cache
+def _call_end(text: str) -> re.Pattern[str]:
+    return re.compile(flexible(text))
