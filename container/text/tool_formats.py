@@ -4,8 +4,11 @@ Sources: the chat templates that the families publish with their weights.
 """
 
 import re
+from dataclasses import replace
 
-from container.text.tool_calls.syntax import ArgumentStyle, ToolFormat
+from container.text.tool_calls import learner
+from container.text.tool_calls.learner import Render
+from container.text.tool_calls.syntax import INDEX, ArgumentStyle, PairMarks, ToolFormat
 
 __all__ = ["FALLBACK", "FORMATS", "ArgumentStyle", "ToolFormat", "recognise"]
 
@@ -93,15 +96,60 @@ GEMMA = ToolFormat(
     arguments=ArgumentStyle.GEMMA,
 )
 
-# In matching order: the template contains the first text and does not contain the second.
+PYTHONIC_MARKED = replace(
+    PYTHONIC,
+    name="lfm2",
+    trigger="<|tool_call_start|>",
+    begin="<|tool_call_start|>[",
+    end="]<|tool_call_end|>",
+    only_at_start=False,
+)
+GRANITE = replace(MISTRAL_JSON, name="granite", trigger="<|tool_call|>", begin="<|tool_call|>[")
+KIMI_K2 = ToolFormat(
+    "kimi_k2",
+    trigger="<|tool_calls_section_begin|>",
+    begin="<|tool_calls_section_begin|>",
+    call_begin="<|tool_call_begin|>functions.",
+    name_end=f":{INDEX}<|tool_call_argument_begin|>",
+    call_end="<|tool_call_end|>",
+    end="<|tool_calls_section_end|>",
+)
+GLM = ToolFormat(
+    "glm45",
+    trigger="<tool_call>",
+    call_begin="<tool_call>",
+    name_end="\n",
+    call_end="</tool_call>",
+    separator="\n",
+    arguments=ArgumentStyle.XML,
+    pairs=PairMarks("<arg_key>", ("</arg_key>\n<arg_value>",), "</arg_value>\n"),
+)
+FIREFUNCTION = ToolFormat(
+    "firefunction",
+    trigger="functools[",
+    begin="functools[",
+    call_begin='{"name": "',
+    name_end='", "arguments": ',
+    call_end="}",
+    separator=", ",
+    end="]",
+)
+
+# For templates that do not write calls themselves, in matching order: the template contains the
+# first text and does not contain the second.
 _SIGNS: list[tuple[str, str | None, ToolFormat]] = [
     ("<function=", None, QWEN_XML),
+    ("<arg_key>", None, GLM),
     ("<tool_call>", None, HERMES),
     ("[ARGS]", None, MISTRAL),
     ("[TOOL_CALLS]", None, MISTRAL_JSON),
     ("<｜tool▁calls▁begin｜>", "```json", DEEPSEEK_V31),
     ("<｜tool▁calls▁begin｜>", None, DEEPSEEK_V3),
     ("<start_function_call>", None, GEMMA),
+    ("<|tool_calls_section_begin|>", None, KIMI_K2),
+    ("<|tool_call_start|>", None, PYTHONIC_MARKED),
+    ("<|tool_call|>", None, GRANITE),
+    ("functools[", None, FIREFUNCTION),
     ("func_name1(", None, PYTHONIC),
     ('"parameters": ', None, LLAMA_JSON),
 ]
@@ -110,11 +158,31 @@ FORMATS = {tool_format.name: tool_format for _, _, tool_format in _SIGNS}
 FALLBACK = LLAMA_JSON
 
 
-def recognise(template: str) -> ToolFormat | None:
-    """Detect the tool call format of a chat template; None if the template takes no tools."""
-    if not re.search(r"\btools\b", template):
+def recognise(template: str, render: Render | None = None) -> ToolFormat | None:
+    """Learn the format from the calls that a template writes; None if it is not known.
+
+    A template that writes no calls is recognised by texts in it.
+    """
+    if render is not None and learner.writes_calls(render):
+        learnt = learner.learn(render)
+        return None if learnt is None else _named(learnt)
+    if not re.search(r"\btools\b|\bfunctions\b|_tools\b", template):
         return None
     for sign, counter_sign, tool_format in _SIGNS:
         if sign in template and (counter_sign is None or counter_sign not in template):
             return tool_format
-    return FALLBACK
+    return None
+
+
+def _named(learnt: ToolFormat) -> ToolFormat:
+    """Return the known format with the same texts, white space aside; else the learnt one."""
+    for known in FORMATS.values():
+        if _essence(known) == _essence(learnt):
+            return replace(learnt, name=known.name) if learnt.allows_several else known
+    return learnt
+
+
+def _essence(form: ToolFormat) -> tuple[object, ...]:
+    texts = (form.begin + form.call_begin, form.name_end, form.call_end)
+    pairs = form.pairs if form.arguments is ArgumentStyle.XML else None
+    return (form.arguments, pairs and pairs.open.strip(), *("".join(text.split()) for text in texts))

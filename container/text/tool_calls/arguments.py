@@ -19,6 +19,7 @@ from container.text.tool_calls.syntax import (
 )
 
 _NAMES = {"true": True, "false": False, "null": None}
+_CDATA = "<![CDATA["
 _TYPES: dict[type, str] = {
     str: "string", bool: "boolean", int: "number", float: "number", type(None): "null",
     dict: "object", list: "array",
@@ -84,7 +85,9 @@ def _read(form: ToolFormat, text: str, schema: dict[str, Any]) -> dict[str, Any]
     if form.arguments is ArgumentStyle.PYTHON:
         return _from_python(text)
     if form.arguments is ArgumentStyle.GEMMA:
-        return gemma_arguments.read(text, form.quote)
+        properties = schema.get("properties", {})
+        values = gemma_arguments.read(text, form.quote)
+        return {key: _retyped(value, properties.get(key)) for key, value in values.items()}
     return _from_pairs(form.pairs, text, schema)
 
 
@@ -144,7 +147,10 @@ def _pairs(marks: PairMarks, text: str) -> Iterator[tuple[str, str, str]]:
         if end is None:
             return
         position = end.end()
-        yield key, match["end"], _trimmed(marks, text[match.end() : end.start()])
+        value = _trimmed(marks, text[match.end() : end.start()])
+        if value.startswith(_CDATA) and value.endswith("]]>"):
+            value = value[len(_CDATA) : -3]
+        yield key, match["end"], value
 
 
 @functools.cache
@@ -163,10 +169,18 @@ def _trimmed(marks: PairMarks, value: str) -> str:
 def _typed(value: str, schema: Any) -> Any:
     if is_plain_text(schema):
         return value
-    try:
-        return json.loads(value)
-    except ValueError:
-        return value
+    for read in (json.loads, ast.literal_eval):
+        try:
+            return read(value)
+        except (ValueError, SyntaxError, MemoryError, RecursionError):
+            continue
+    return value
+
+
+def _retyped(value: Any, schema: Any) -> Any:
+    """Read a string as a value if the schema has another type."""
+    is_other = isinstance(schema, dict) and isinstance(value, str) and "type" in schema
+    return _typed(value, schema) if is_other and "string" not in schema["type"] else value
 
 
 def _write_pair(marks: PairMarks, key: str, value: object) -> str:

@@ -187,13 +187,23 @@ class _Patterns:
             opening, head = form.object_prefix, r"\s*(?=\{)"
             call_end = form.call_end.lstrip().removeprefix("}").lstrip()
         else:
-            opening, head = form.call_begin, _NAME + flexible(form.name_end.strip())
+            opening, head = form.call_begin, _NAME + _after_name(form)
             call_end = form.call_end
         begin = flexible((form.begin + opening).strip())
         separator = flexible(form.separator.strip()) if form.separator.strip() else "[,;]?"
         self.first = regex.compile(rf"\s*{begin}{head}")
         self.call_end = regex.compile(rf"\s*{flexible(call_end.strip())}")
         self.following = regex.compile(rf"\s*(?:{separator})?\s*{flexible(opening.strip())}{head}")
+
+
+def _after_name(form: ToolFormat) -> str:
+    """Write a regex for the end of a name; without a mark of its own, the next mark ends it."""
+    if form.name_end.strip():
+        return flexible(form.name_end.strip())
+    if form.arguments is not ArgumentStyle.XML:
+        return r"(?=\{)"
+    marks = (form.pairs.open.strip(), (form.call_end + form.end).strip())
+    return rf"(?=\s*(?:{'|'.join(flexible(mark) for mark in marks)}))"
 
 
 @functools.lru_cache(maxsize=64)

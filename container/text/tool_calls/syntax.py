@@ -17,6 +17,7 @@ FIELDS = ID + INDEX + KEY
 JSON_TYPES = ("string", "number", "boolean", "null", "object", "array")
 
 _ATOM = re.compile(rf"\s+|[{FIELDS}]|[^\s{FIELDS}]")
+_CLOSING, _OPENING = ">])}[{,", "<[{}])"
 _OBJECT_BEGIN = re.compile(rf'\{{\s*("\w+"\s*:\s*"[{FIELDS}]"\s*,\s*)*"(\w+)"\s*:\s*"$')
 _OBJECT_NAME_END = re.compile(r'"\s*,\s*"(\w+)"\s*:\s*$')
 
@@ -109,7 +110,7 @@ class ToolFormat:
 def flexible(text: str) -> str:
     """Write a regex for a fixed text, whose white space may vary, and its fields.
 
-    White space may also stand between a mark's `>` and the next one's `<`.
+    White space may also stand between a mark's end, or a bracket, and the next one's beginning.
     """
     source, before = "", ""
     for atom in _ATOM.findall(text):
@@ -120,6 +121,7 @@ def flexible(text: str) -> str:
         elif atom == INDEX:
             source += r"\d+"
         else:
-            source += (r"\s*" if before == ">" and atom == "<" else "") + re.escape(atom)
+            is_gap = before in _CLOSING and atom in _OPENING
+            source += (r"\s*" if before and is_gap else "") + re.escape(atom)
         before = atom
     return source
