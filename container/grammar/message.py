@@ -17,9 +17,18 @@ from container.grammar.spec import LARK_HEADER, lark_string
 from container.text import gemma_arguments, harmony
 from container.text.message_parser import Reasoning
 from container.text.tool_calls.arguments import is_plain_text
-from container.text.tool_calls.syntax import ArgumentStyle, ToolFormat
+from container.text.tool_calls.syntax import (
+    ID,
+    INDEX,
+    KEY,
+    ArgumentStyle,
+    PairMarks,
+    ToolFormat,
+)
 
 ANY_TEXT = r"/(.|\n)*/"
+_FIELDS = {ID: "/[A-Za-z0-9_-]{1,40}/", INDEX: "/[0-9]{1,3}/"}
+_FIELD = re.compile(rf"([{ID}{INDEX}])")
 # The blanks that a model may write after its reasoning.
 GAP = r"(/[ \n]{1,4}/)?"
 
@@ -75,6 +84,7 @@ class _Builder:
             or r"(?!)"
         )
         self._rules: list[str] = []
+        self._quote = gemma_arguments.QUOTE
 
     def build(self) -> str:
         shape = self._shape
@@ -175,10 +185,11 @@ class _Builder:
         for index, tool in enumerate(self._shape.tools):
             schema = followed_parameters(tool, f"tools[{index}].function.parameters")
             head = self._literal(tool.name + form.name_end)
-            options.append(f"{head} {self._arguments(form.arguments, schema, f'a{index}')}")
+            options.append(f"{head} {self._arguments(form, schema, f'a{index}')}")
         self._add("tool", " | ".join(options))
 
-    def _arguments(self, style: ArgumentStyle, schema: dict[str, Any], name: str) -> str:
+    def _arguments(self, form: ToolFormat, schema: dict[str, Any], name: str) -> str:
+        style = form.arguments
         if style is ArgumentStyle.JSON:
             return _json(schema)
         definitions = {key: schema[key] for key in ("$defs", "definitions") if key in schema}
@@ -187,27 +198,39 @@ class _Builder:
         values = {key: definitions | options | value for key, value in properties.items()}
         required = [key for key in values if key in schema.get("required", [])]
         if style is ArgumentStyle.XML:
-            return self._xml(values, required, name)
+            return self._xml(form.pairs, values, required, name)
         if style is ArgumentStyle.GEMMA:
+            self._quote = form.quote
             return self._gemma(schema | {"properties": values}, name)
         return self._keywords(values, required, name)
 
-    def _xml(self, values: dict[str, Any], required: list[str], name: str) -> str:
+    def _xml(self, marks: PairMarks, values: dict[str, Any], required: list[str], name: str) -> str:
         parts = []
         for index, (key, schema) in enumerate(values.items()):
-            self._add(f"{name}_{index}", self._xml_value(schema, f"{name}_{index}_text"))
-            parameter = f"{self._literal(f'<parameter={key}>' + chr(10))} {name}_{index}"
+            end = marks.close.replace(KEY, key)
+            value = self._xml_value(marks, schema, f"{name}_{index}_text", end)
+            self._add(f"{name}_{index}", value)
+            parameter = f"{self._literal(marks.open + key)} {name}_{index}"
             parts.append(parameter if key in required else f"({parameter})?")
         return " ".join(parts)
 
-    def _xml_value(self, schema: dict[str, Any], name: str) -> str:
-        end = "\n</parameter>\n"
-        options = schema.get("enum")
-        if options and is_plain_text(schema):
-            return f"({' | '.join(map(lark_string, options))}) {lark_string(end)}"
+    def _xml_value(self, marks: PairMarks, schema: dict[str, Any], name: str, end: str) -> str:
+        """Write the text between a key and its value, the value, and the text that ends it."""
         if is_plain_text(schema):
-            return self._plain_text(schema, name, end)
-        return f"{_json(schema)} {lark_string(end)}"
+            begin = self._literal(marks.key_end("string"))
+            options = schema.get("enum", [schema["const"]] if "const" in schema else None)
+            if options:
+                texts = " | ".join(map(lark_string, options))
+                return f"{begin} ({texts}) {self._literal(end)}"
+            return f"{begin} {self._plain_text(schema, name, end)}"
+        if not marks.is_typed:
+            begin = self._literal(marks.key_end("null"))
+            return f"{begin} {_json(schema)} {self._literal(end)}"
+        options = [
+            f"{self._literal(marks.key_end(json_type))} {_json(schema | {'type': json_type})}"
+            for json_type in _types_of(schema)
+        ]
+        return f"({' | '.join(options)}) {self._literal(end)}"
 
     def _plain_text(self, schema: dict[str, Any], name: str, end: str) -> str:
         """Write unquoted text and the mark that ends it."""
@@ -239,11 +262,11 @@ class _Builder:
         return self._pairs(pairs, schema.get("required", []), ",", name)
 
     def _gemma_value(self, schema: dict[str, Any], name: str) -> str:
-        quote = self._literal(gemma_arguments.QUOTE)
+        quote = self._literal(self._quote)
         if is_plain_text(schema):
             if "enum" in schema:
                 return f"{quote} ({' | '.join(map(lark_string, schema['enum']))}) {quote}"
-            return f"{quote} {self._plain_text(schema, name, gemma_arguments.QUOTE)}"
+            return f"{quote} {self._plain_text(schema, name, self._quote)}"
         if schema.get("type") == "object" and "properties" in schema:
             return f'"{{" {self._gemma(schema, name)} "}}"'
         if schema.get("type") == "array" and isinstance(schema.get("items"), dict):
@@ -273,7 +296,11 @@ class _Builder:
         return f"({text})?" if text else ""
 
     def _literal(self, text: str) -> str:
-        """Write a fixed text, with its added tokens as ids."""
+        """Write a fixed text, with its added tokens as ids and its fields as patterns."""
+        pieces = [piece for piece in _FIELD.split(text) if piece]
+        return " ".join(_FIELDS.get(piece) or self._fixed(piece) for piece in pieces)
+
+    def _fixed(self, text: str) -> str:
         parts = []
         position = 0
         for match in self._marker.finditer(text):
@@ -305,6 +332,14 @@ def followed_parameters(tool: Tool, field: str) -> dict[str, Any]:
 
 def _grammar(schema: dict[str, Any]) -> str:
     return LLMatcher.grammar_from_json_schema(schema)
+
+
+def _types_of(schema: dict[str, Any]) -> list[str]:
+    """Return the JSON types that a schema allows, those of typed pairs."""
+    types = schema.get("type", ["number", "boolean", "null", "object", "array"])
+    types = [types] if isinstance(types, str) else types
+    names = ["number" if name == "integer" else name for name in types if name != "string"]
+    return list(dict.fromkeys(names)) or ["null"]
 
 
 def _json(schema: dict[str, Any]) -> str:

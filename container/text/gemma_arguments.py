@@ -69,9 +69,13 @@ class _Reader:
             if not colon:
                 raise ValueError("a key without a value")
             self.position += len(key) + 1
-            arguments[key.lstrip(",").strip().strip('"').removeprefix(self._quote).removesuffix(self._quote)] = (
-                self._value()
-            )
+            arguments[
+                key.lstrip(",")
+                .strip()
+                .strip('"')
+                .removeprefix(self._quote)
+                .removesuffix(self._quote)
+            ] = self._value()
         return arguments
 
     def _value(self) -> Any:

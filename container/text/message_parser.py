@@ -5,12 +5,11 @@ The parser emits each region as deltas and buffers text that may still turn out 
 joined deltas of a message do not depend on how the text was split.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 from container.text.delta import Delta as Delta
 from container.text.delta import DeltaKind as DeltaKind
-from container.text.reasoning import ContentMarks
 from container.text.reasoning import Reasoning as Reasoning
 from container.text.reasoning import recognise_reasoning as recognise_reasoning
 from container.text.stop_strings import held_len
@@ -53,7 +52,7 @@ class MessageParser:
     """Parses completions with marked reasoning, marked tool calls, or both.
 
     `schemas` has the parameters of each tool, for arguments that are not written as JSON.
-    `content` marks that surround content are left out.
+    `content_marks` are texts around content, which are left out.
     """
 
     def __init__(
@@ -63,12 +62,12 @@ class MessageParser:
         *,
         starts_in_reasoning: bool = False,
         schemas: dict[str, dict[str, Any]] | None = None,
-        content: ContentMarks | None = None,
+        content_marks: Sequence[str] = (),
     ) -> None:
         self._reasoning = reasoning
         self._tools = tools
         self._schemas = schemas or {}
-        self._content_marks = [content.open, content.close] if content else []
+        self._content_marks = list(content_marks)
         self._text = ""  # not emitted yet
         self._blank = ""  # trailing blanks, emitted only if more text follows
         self._is_empty = True  # the region has emitted nothing yet
@@ -276,9 +275,13 @@ class MessageParser:
 
         Returns the text, and the mark or "".
         """
-        found = [(position, mark) for mark in marks if (position := self._text.find(mark)) >= 0]
+        found = [
+            (position, -len(mark), mark)
+            for mark in marks
+            if (position := self._text.find(mark)) >= 0
+        ]
         if found:
-            position, mark = min(found)
+            position, _, mark = min(found)
             before = self._text[:position]
             self._text = self._text[position + len(mark) :]
             return before, mark

@@ -7,7 +7,7 @@ import re
 from dataclasses import replace
 
 from container.text.tool_calls import learner
-from container.text.tool_calls.learner import Render
+from container.text.tool_calls.probes import Render
 from container.text.tool_calls.syntax import INDEX, ArgumentStyle, PairMarks, ToolFormat
 
 __all__ = ["FALLBACK", "FORMATS", "ArgumentStyle", "ToolFormat", "recognise"]
@@ -153,7 +153,9 @@ _SIGNS: list[tuple[str, str | None, ToolFormat]] = [
     ("func_name1(", None, PYTHONIC),
     ('"parameters": ', None, LLAMA_JSON),
 ]
-FORMATS = {tool_format.name: tool_format for _, _, tool_format in _SIGNS}
+_FURTHER = (PYTHONIC_MARKED, GRANITE, KIMI_K2, GLM, FIREFUNCTION)
+FORMATS = {form.name: form for _, _, form in _SIGNS if form not in _FURTHER}
+FURTHER_FORMATS = {form.name: form for form in _FURTHER}
 # For templates without tools; TGI, too, requests this format in the prompt.
 FALLBACK = LLAMA_JSON
 
@@ -161,22 +163,33 @@ FALLBACK = LLAMA_JSON
 def recognise(template: str, render: Render | None = None) -> ToolFormat | None:
     """Learn the format from the calls that a template writes; None if it is not known.
 
-    A template that writes no calls is recognised by texts in it.
+    A template that writes no calls is recognised by texts in it. Without `render` only the text is
+    read, and FALLBACK is returned for one that takes tools and has no such text.
     """
     if render is not None and learner.writes_calls(render):
         learnt = learner.learn(render)
         return None if learnt is None else _named(learnt)
-    if not re.search(r"\btools\b|\bfunctions\b|_tools\b", template):
+    if not takes_tools(template):
         return None
     for sign, counter_sign, tool_format in _SIGNS:
         if sign in template and (counter_sign is None or counter_sign not in template):
             return tool_format
-    return None
+    return FALLBACK if render is None else None
+
+
+def takes_tools(template: str) -> bool:
+    """Whether a chat template takes tools."""
+    return re.search(r"\btools\b", template) is not None
+
+
+def format_named(name: str) -> ToolFormat:
+    """Return a format by its name here, in vLLM or in SGLang."""
+    return (FORMATS | FURTHER_FORMATS)[name]
 
 
 def _named(learnt: ToolFormat) -> ToolFormat:
     """Return the known format with the same texts, white space aside; else the learnt one."""
-    for known in FORMATS.values():
+    for known in (FORMATS | FURTHER_FORMATS).values():
         if _essence(known) == _essence(learnt):
             return replace(learnt, name=known.name) if learnt.allows_several else known
     return learnt
@@ -185,4 +198,8 @@ def _named(learnt: ToolFormat) -> ToolFormat:
 def _essence(form: ToolFormat) -> tuple[object, ...]:
     texts = (form.begin + form.call_begin, form.name_end, form.call_end)
     pairs = form.pairs if form.arguments is ArgumentStyle.XML else None
-    return (form.arguments, pairs and pairs.open.strip(), *("".join(text.split()) for text in texts))
+    return (
+        form.arguments,
+        pairs and pairs.open.strip(),
+        *("".join(text.split()) for text in texts),
+    )

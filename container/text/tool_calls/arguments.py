@@ -11,7 +11,6 @@ from container.text import gemma_arguments
 from container.text.brackets import BracketScanner
 from container.text.tool_calls.syntax import (
     KEY,
-    JSON_TYPES,
     ArgumentStyle,
     PairMarks,
     ToolFormat,

@@ -1,7 +1,7 @@
 """Parses the tool calls of a message, from their first mark on."""
 
 import functools
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from typing import Any
 
 import regex

@@ -54,9 +54,7 @@ class PairMarks:
         return self.key_ends[JSON_TYPES.index(json_type)] if self.is_typed else self.key_ends[0]
 
 
-PARAMETER_LINES = PairMarks(
-    open="<parameter=", key_ends=(">\n",), close="\n</parameter>\n"
-)
+PARAMETER_LINES = PairMarks(open="<parameter=", key_ends=(">\n",), close="\n</parameter>\n")
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +83,14 @@ class ToolFormat:
     @property
     def markers(self) -> str:
         """All fixed texts joined, to find the special tokens among them."""
-        texts = [self.begin, self.call_begin, self.name_end, self.call_end, self.separator, self.end]
+        texts = [
+            self.begin,
+            self.call_begin,
+            self.name_end,
+            self.call_end,
+            self.separator,
+            self.end,
+        ]
         if self.arguments is ArgumentStyle.GEMMA:
             texts.append(self.quote)
         if self.arguments is ArgumentStyle.XML:
