@@ -107,6 +107,13 @@ class MessageParser:
         self._text = ""
         return self._taken()
 
+    @property
+    def _triggers(self) -> list[str]:
+        """The marks that calls begin with, where text may precede them."""
+        if self._tools is None or self._tools.only_at_start:
+            return []
+        return [mark for mark in (self._tools.trigger, self._tools.inner_trigger) if mark]
+
     def _taken(self) -> list[Delta]:
         deltas, self._deltas = self._deltas, []
         return deltas
@@ -141,19 +148,20 @@ class MessageParser:
         if text.startswith(mark):
             self._text = text[len(mark) :]
             return self._enter(self._think)
-        if mark.startswith(text):  # nothing, or the start of the mark
+        if text.startswith(self._reasoning.close):  # the reasoning was left out
+            self._text = text[len(self._reasoning.close) :]
+            return self._enter(self._first_content, strips_start=True)
+        if mark.startswith(text) or self._reasoning.close.startswith(text):
             return False
         return self._enter(self._first_content)
 
     def _think(self) -> bool:
         assert self._reasoning is not None
         self._strips_start = True
-        marks = [self._reasoning.close]
-        if self._tools is not None and not self._tools.only_at_start:
-            marks.append(self._tools.trigger)
-        before, mark = self._split(marks)
+        ends = [self._reasoning.close, *self._content_marks]
+        before, mark = self._split(ends + self._triggers)
         self._tell_trimmed(DeltaKind.REASONING, before)
-        if mark == self._reasoning.close:
+        if mark in ends:
             return self._enter(self._first_content, strips_start=True)
         if mark and self._tools is not None:
             self._thought = mark
@@ -166,20 +174,20 @@ class MessageParser:
     _call_deltas: list[Delta]
 
     def _call_in_thoughts(self) -> bool:
-        """Read a call before the reasoning is closed: a call only if nothing follows it."""
-        calls = self._calls
+        """Read a call before the reasoning is closed: a call only if it is never closed."""
+        calls, reasoning = self._calls, self._reasoning
         assert calls is not None
+        assert reasoning is not None
         self._thought += self._text
         self._call_deltas += calls.feed(self._text)
         self._text = ""
-        if not calls.is_rejected and not (calls.is_over and calls.rest.strip()):
+        if not calls.is_rejected and reasoning.close not in self._thought:
             return False
         return self._return_to_thoughts()
 
     def _return_to_thoughts(self) -> bool:
-        assert self._tools is not None
-        length = len(self._tools.trigger)
         thought, self._thought = self._thought, ""
+        length = max(len(text) for text in self._triggers if thought.startswith(text))
         self._tell_trimmed(DeltaKind.REASONING, thought[:length])
         self._text = thought[length:]
         self._step = self._think
@@ -207,7 +215,7 @@ class MessageParser:
 
     def _content(self) -> bool:
         tools = self._tools
-        marks = [] if tools is None or tools.only_at_start else [tools.trigger]
+        marks = self._triggers
         before, mark = self._split(marks + self._content_marks)
         if not marks and not self._content_marks:
             text = before.lstrip() if self._strips_start and self._is_empty else before
@@ -248,8 +256,9 @@ class MessageParser:
         if tools.only_at_start:
             self._tools = None
         else:
-            self._tell_trimmed(DeltaKind.CONTENT, self._text[: len(tools.trigger)])
-            self._text = self._text[len(tools.trigger) :]
+            length = max(len(mark) for mark in self._triggers if self._text.startswith(mark))
+            self._tell_trimmed(DeltaKind.CONTENT, self._text[:length])
+            self._text = self._text[length:]
         self._step = self._content
         return True
 
@@ -259,7 +268,7 @@ class MessageParser:
         if tools is None or tools.only_at_start:
             self._text = ""
             return False
-        _, mark = self._split([tools.trigger])
+        _, mark = self._split(self._triggers)
         if not mark:
             return False
         self._text = mark + self._text
@@ -282,6 +291,10 @@ class MessageParser:
         ]
         if found:
             position, _, mark = min(found)
+            rest = self._text[position:]
+            if any(longer.startswith(rest) and longer != rest for longer in marks):
+                before, self._text = self._text[:position], rest
+                return before, ""
             before = self._text[:position]
             self._text = self._text[position + len(mark) :]
             return before, mark

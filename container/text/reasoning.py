@@ -39,6 +39,11 @@ REASONINGS = [
     Reasoning("Here are my reasoning steps:", "[BEGIN FINAL RESPONSE]"),
 ]
 
+# Marks that models leave in their content.
+_STRAY_MARKS = {
+    Reasoning("<|channel>thought", "<channel|>"): ("<|channel>thought\n", "<|channel>", "<channel|>")
+}
+
 
 def recognise_reasoning(template: str, render: Render | None = None) -> Reasoning | None:
     """Find the reasoning marks that a chat template uses; None if it uses none.
@@ -80,6 +85,8 @@ def learn_content_marks(
 
     `trigger` is the mark that calls begin with.
     """
+    if reasoning is not None and reasoning in _STRAY_MARKS:
+        return _STRAY_MARKS[reasoning]
     probes = Probes(render)
     thinking, calling = (_turn(probes, with_calls=with_calls) for with_calls in (False, True))
     before = (probes.turn([], CONTENT) or "").partition(CONTENT)[0]
@@ -99,7 +106,10 @@ def learn_content_marks(
     ends = {found[-1] for mark in marks if (found := _MARK.findall(mark))}
     following = after[after.find(close) + len(close) :]
     close += next((end for end in ends if following.startswith(end)), "") if close else ""
-    return tuple(sorted(marks | ({close} if close else set()), key=len, reverse=True))
+    # The end of the turn, which is hidden only if it is one special token.
+    tail = after[after.find(close) + len(close) :].strip()
+    ending = tail[: tail.rfind("<")] if close and tail.count("<") > 1 else ""
+    return tuple(sorted(filter(None, marks | {close, ending}), key=len, reverse=True))
 
 
 def _turn(probes: Probes, *, with_calls: bool) -> tuple[str, str] | None:

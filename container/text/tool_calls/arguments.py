@@ -125,14 +125,25 @@ def _value(node: ast.expr) -> Any:
 
 def _from_pairs(marks: PairMarks, text: str, schema: dict[str, Any]) -> dict[str, Any]:
     properties = schema.get("properties", {})
-    arguments: dict[str, Any] = {}
-    for key, key_end, value in _pairs(marks, text):
-        kind = properties.get(key)
-        if marks.is_typed:
-            is_string = re.fullmatch(flexible(marks.key_end("string")), key_end) is not None
-            kind = {"type": "string"} if is_string else None
-        arguments[key] = _typed(value, kind)
-    return arguments
+    return {
+        key: _pair_value(marks, key_end, value, properties.get(key))
+        for key, key_end, value in _pairs(marks, text)
+    }
+
+
+def _pair_value(marks: PairMarks, key_end: str, value: str, schema: Any) -> Any:
+    if marks.is_typed:
+        is_string = re.fullmatch(flexible(marks.key_end("string")), key_end) is not None
+        return _typed(value, {"type": "string"} if is_string else None)
+    is_nested = marks.nests and not is_plain_text(schema)
+    if not is_nested or not value.lstrip().startswith(marks.open.strip()):
+        return _typed(value, schema)
+    schema = schema if isinstance(schema, dict) else {}
+    pairs = list(_pairs(marks, value))
+    if pairs and all(key == "item" for key, _, _ in pairs):
+        items = schema.get("items")
+        return [_pair_value(marks, key_end, item, items) for _, key_end, item in pairs]
+    return _from_pairs(marks, value, schema)
 
 
 def _pairs(marks: PairMarks, text: str) -> Iterator[tuple[str, str, str]]:
@@ -140,16 +151,28 @@ def _pairs(marks: PairMarks, text: str) -> Iterator[tuple[str, str, str]]:
     begin = _pair_begin(marks)
     position = 0
     while (match := begin.search(text, position)) is not None:
-        key = match["key"].strip()
-        close = re.compile(flexible(marks.close.strip().replace(KEY, key)))
-        end = close.search(text, match.end())
+        end = _pair_end(marks, match["key"].strip(), text, match.end())
         if end is None:
             return
         position = end.end()
         value = _trimmed(marks, text[match.end() : end.start()])
         if value.startswith(_CDATA) and value.endswith("]]>"):
             value = value[len(_CDATA) : -3]
-        yield key, match["end"], value
+        yield match["key"].strip(), match["end"], value
+
+
+def _pair_end(marks: PairMarks, key: str, text: str, position: int) -> re.Match[str] | None:
+    """Find the text that closes a pair; where values nest, the one of the same depth."""
+    close = re.compile(flexible(marks.close.strip().replace(KEY, key)))
+    if not marks.nests:
+        return close.search(text, position)
+    opened = flexible((marks.open + key + marks.key_ends[0]).strip())
+    depth = 1
+    for mark in re.finditer(f"(?P<open>{opened})|{close.pattern}", text[position:]):
+        depth += 1 if mark["open"] else -1
+        if depth == 0:
+            return close.search(text, position + mark.start())
+    return None
 
 
 @functools.cache

@@ -160,6 +160,10 @@ class CallsParser:
             return False
         if match is not None:
             return self._open(self._patterns.following)
+        end = self._patterns.end.match(self.rest, partial=True)
+        if end is not None and end.partial:
+            return False
+        self.rest = self.rest[end.end() :] if end else self.rest
         self.is_over = True
         return False
 
@@ -189,10 +193,15 @@ class _Patterns:
         else:
             opening, head = form.call_begin, _NAME + _after_name(form)
             call_end = form.call_end
-        begin = flexible((form.begin + opening).strip())
+        whole = (form.begin + opening).strip()
+        begin = flexible(whole)
+        if form.inner_trigger:  # the mark before it may be missing
+            inner = whole.index(form.inner_trigger)
+            begin = f"(?:{flexible(whole[:inner].strip())})?\\s*{flexible(whole[inner:])}"
         separator = flexible(form.separator.strip()) if form.separator.strip() else "[,;]?"
         self.first = regex.compile(rf"\s*{begin}{head}")
         self.call_end = regex.compile(rf"\s*{flexible(call_end.strip())}")
+        self.end = regex.compile(rf"\s*{flexible(form.end.strip())}")
         self.following = regex.compile(rf"\s*(?:{separator})?\s*{flexible(opening.strip())}{head}")
 
 

@@ -18,6 +18,7 @@ JSON_TYPES = ("string", "number", "boolean", "null", "object", "array")
 
 _ATOM = re.compile(rf"\s+|[{FIELDS}]|[^\s{FIELDS}]")
 _CLOSING, _OPENING = ">])}[{,", "<[{}])"
+_INNER_MARK = re.compile(r"\s*(<[^<>\s\"'=/]+[=>]?)")
 _OBJECT_BEGIN = re.compile(rf'\{{\s*("\w+"\s*:\s*"[{FIELDS}]"\s*,\s*)*"(\w+)"\s*:\s*"$')
 _OBJECT_NAME_END = re.compile(r'"\s*,\s*"(\w+)"\s*:\s*$')
 
@@ -48,6 +49,11 @@ class PairMarks:
     def is_typed(self) -> bool:
         """Whether a pair says its value's type."""
         return len(self.key_ends) > 1
+
+    @property
+    def nests(self) -> bool:
+        """Whether objects and arrays are pairs of their own, items with the key `item`."""
+        return KEY in self.close
 
     def key_end(self, json_type: str) -> str:
         """Return the text between a key and a value of a type."""
@@ -96,6 +102,14 @@ class ToolFormat:
         if self.arguments is ArgumentStyle.XML:
             texts += [self.pairs.open, *self.pairs.key_ends, self.pairs.close, self.pairs.separator]
         return "".join(texts)
+
+    @property
+    def inner_trigger(self) -> str:
+        """The second mark of the calls' opening, which some models begin with; "" if none."""
+        opening = (self.begin + self.call_begin).strip()
+        inner = _INNER_MARK.match(opening.removeprefix(self.trigger))
+        is_one = inner is not None and (self.markers + opening).count(inner[1]) == 2
+        return inner[1] if is_one and opening.startswith(self.trigger) else ""
 
     @property
     def object_keys(self) -> tuple[str, str] | None:
