@@ -110,9 +110,7 @@ class MessageParser:
     @property
     def _triggers(self) -> list[str]:
         """The marks that calls begin with, where text may precede them."""
-        if self._tools is None or self._tools.only_at_start:
-            return []
-        return [mark for mark in (self._tools.trigger, self._tools.inner_trigger) if mark]
+        return [] if self._tools is None else self._tools.triggers
 
     def _taken(self) -> list[Delta]:
         deltas, self._deltas = self._deltas, []
@@ -253,12 +251,10 @@ class MessageParser:
         self._text = calls.rest
         if self._num_calls:
             return self._enter(self._after_calls)
-        if tools.only_at_start:
-            self._tools = None
-        else:
-            length = max(len(mark) for mark in self._triggers if self._text.startswith(mark))
-            self._tell_trimmed(DeltaKind.CONTENT, self._text[:length])
-            self._text = self._text[length:]
+        marks = [mark for mark in tools.triggers if self._text.startswith(mark)]
+        length = max(map(len, marks), default=0)  # not to be found again
+        self._tell_trimmed(DeltaKind.CONTENT, self._text[:length])
+        self._text = self._text[length:]
         self._step = self._content
         return True
 
@@ -268,7 +264,7 @@ class MessageParser:
         if tools is None or tools.only_at_start:
             self._text = ""
             return False
-        _, mark = self._split(self._triggers)
+        _, mark = self._split(tools.triggers)
         if not mark:
             return False
         self._text = mark + self._text

@@ -41,7 +41,11 @@ REASONINGS = [
 
 # Marks that models leave in their content.
 _STRAY_MARKS = {
-    Reasoning("<|channel>thought", "<channel|>"): ("<|channel>thought\n", "<|channel>", "<channel|>")
+    Reasoning("<|channel>thought", "<channel|>"): (
+        "<|channel>thought\n",
+        "<|channel>",
+        "<channel|>",
+    )
 }
 
 

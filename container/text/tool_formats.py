@@ -1,145 +1,35 @@
-"""Tool call formats of model families, and their recognition by texts in a chat template.
-
-Sources: the chat templates that the families publish with their weights.
-"""
+"""Finds the tool call format of a model: learnt from its chat template, recognised, or named."""
 
 import re
 from dataclasses import replace
 
 from container.text.tool_calls import learner
+from container.text.tool_calls.known import (
+    DEEPSEEK_V3,
+    DEEPSEEK_V31,
+    FURTHER,
+    GEMMA,
+    GLM45,
+    GRANITE,
+    HERMES,
+    KIMI_K2,
+    LFM2,
+    LLAMA_JSON,
+    MISTRAL,
+    MISTRAL_JSON,
+    PYTHONIC,
+    QWEN_XML,
+)
 from container.text.tool_calls.probes import Render
-from container.text.tool_calls.syntax import INDEX, ArgumentStyle, PairMarks, ToolFormat
+from container.text.tool_calls.syntax import ArgumentStyle, ToolFormat
 
 __all__ = ["FALLBACK", "FORMATS", "ArgumentStyle", "ToolFormat", "recognise"]
-
-HERMES = ToolFormat(
-    "hermes",
-    trigger="<tool_call>",
-    call_begin='<tool_call>\n{"name": "',
-    name_end='", "arguments": ',
-    call_end="}\n</tool_call>",
-    separator="\n",
-)
-QWEN_XML = ToolFormat(
-    "qwen_xml",
-    trigger="<tool_call>",
-    call_begin="<tool_call>\n<function=",
-    name_end=">\n",
-    call_end="</function>\n</tool_call>",
-    separator="\n",
-    arguments=ArgumentStyle.XML,
-)
-LLAMA_JSON = ToolFormat(
-    "llama_json",
-    trigger='{"name": "',
-    call_begin='{"name": "',
-    name_end='", "parameters": ',
-    call_end="}",
-    separator="; ",
-    only_at_start=True,
-)
-PYTHONIC = ToolFormat(
-    "pythonic",
-    trigger="[",
-    begin="[",
-    call_begin="",
-    name_end="(",
-    call_end=")",
-    separator=", ",
-    end="]",
-    arguments=ArgumentStyle.PYTHON,
-    only_at_start=True,
-)
-MISTRAL_JSON = ToolFormat(
-    "mistral_json",
-    trigger="[TOOL_CALLS]",
-    begin="[TOOL_CALLS][",
-    call_begin='{"name": "',
-    name_end='", "arguments": ',
-    call_end="}",
-    separator=", ",
-    end="]",
-)
-MISTRAL = ToolFormat(
-    "mistral",
-    trigger="[TOOL_CALLS]",
-    call_begin="[TOOL_CALLS]",
-    name_end="[ARGS]",
-    call_end="",
-)
-DEEPSEEK_V3 = ToolFormat(
-    "deepseek_v3",
-    trigger="<｜tool▁calls▁begin｜>",
-    begin="<｜tool▁calls▁begin｜>",
-    call_begin="<｜tool▁call▁begin｜>function<｜tool▁sep｜>",
-    name_end="\n```json\n",
-    call_end="\n```<｜tool▁call▁end｜>",
-    separator="\n",
-    end="<｜tool▁calls▁end｜>",
-)
-DEEPSEEK_V31 = ToolFormat(
-    "deepseek_v31",
-    trigger="<｜tool▁calls▁begin｜>",
-    begin="<｜tool▁calls▁begin｜>",
-    call_begin="<｜tool▁call▁begin｜>",
-    name_end="<｜tool▁sep｜>",
-    call_end="<｜tool▁call▁end｜>",
-    end="<｜tool▁calls▁end｜>",
-)
-
-GEMMA = ToolFormat(
-    "gemma",
-    trigger="<start_function_call>",
-    call_begin="<start_function_call>call:",
-    name_end="{",
-    call_end="}<end_function_call>",
-    arguments=ArgumentStyle.GEMMA,
-)
-
-PYTHONIC_MARKED = replace(
-    PYTHONIC,
-    name="lfm2",
-    trigger="<|tool_call_start|>",
-    begin="<|tool_call_start|>[",
-    end="]<|tool_call_end|>",
-    only_at_start=False,
-)
-GRANITE = replace(MISTRAL_JSON, name="granite", trigger="<|tool_call|>", begin="<|tool_call|>[")
-KIMI_K2 = ToolFormat(
-    "kimi_k2",
-    trigger="<|tool_calls_section_begin|>",
-    begin="<|tool_calls_section_begin|>",
-    call_begin="<|tool_call_begin|>functions.",
-    name_end=f":{INDEX}<|tool_call_argument_begin|>",
-    call_end="<|tool_call_end|>",
-    end="<|tool_calls_section_end|>",
-)
-GLM = ToolFormat(
-    "glm45",
-    trigger="<tool_call>",
-    call_begin="<tool_call>",
-    name_end="\n",
-    call_end="</tool_call>",
-    separator="\n",
-    arguments=ArgumentStyle.XML,
-    pairs=PairMarks("<arg_key>", ("</arg_key>\n<arg_value>",), "</arg_value>\n"),
-)
-FIREFUNCTION = ToolFormat(
-    "firefunction",
-    trigger="functools[",
-    begin="functools[",
-    call_begin='{"name": "',
-    name_end='", "arguments": ',
-    call_end="}",
-    separator=", ",
-    end="]",
-)
 
 # For templates that do not write calls themselves, in matching order: the template contains the
 # first text and does not contain the second.
 _SIGNS: list[tuple[str, str | None, ToolFormat]] = [
     ("<function=", None, QWEN_XML),
-    ("<arg_key>", None, GLM),
+    ("<arg_key>", None, GLM45),
     ("<tool_call>", None, HERMES),
     ("[ARGS]", None, MISTRAL),
     ("[TOOL_CALLS]", None, MISTRAL_JSON),
@@ -147,15 +37,48 @@ _SIGNS: list[tuple[str, str | None, ToolFormat]] = [
     ("<｜tool▁calls▁begin｜>", None, DEEPSEEK_V3),
     ("<start_function_call>", None, GEMMA),
     ("<|tool_calls_section_begin|>", None, KIMI_K2),
-    ("<|tool_call_start|>", None, PYTHONIC_MARKED),
+    ("<|tool_call_start|>", None, LFM2),
     ("<|tool_call|>", None, GRANITE),
-    ("functools[", None, FIREFUNCTION),
+    ("<|tool_list_start|>", None, LFM2),
     ("func_name1(", None, PYTHONIC),
     ('"parameters": ', None, LLAMA_JSON),
 ]
-_FURTHER = (PYTHONIC_MARKED, GRANITE, KIMI_K2, GLM, FIREFUNCTION)
-FORMATS = {form.name: form for _, _, form in _SIGNS if form not in _FURTHER}
-FURTHER_FORMATS = {form.name: form for form in _FURTHER}
+FORMATS = {form.name: form for _, _, form in _SIGNS if form not in FURTHER}
+FURTHER_FORMATS = {form.name: form for form in FURTHER}
+# The names of vLLM and SGLang that differ from those here.
+_ALIASES = {
+    "apertus2509": "apertus",
+    "cohere_command3": "cohere_command4",
+    "deepseekv3": "deepseek_v3",
+    "deepseekv31": "deepseek_v31",
+    "deepseekv32": "deepseek_v32",
+    "deepseekv4": "deepseek_v4",
+    "ernie45": "hermes",
+    "functiongemma": "gemma",
+    "gigachat35": "gigachat3",
+    "glm": "glm45",
+    "granite4": "hermes",
+    "hunyuan": "hunyuan_a13b",
+    "interns1": "internlm",
+    "jamba": "hunyuan_a13b",
+    "ling3": "glm45",
+    "llama3": "llama_json",
+    "llama3_json": "llama_json",
+    "llama4_json": "llama_json",
+    "llama4_pythonic": "pythonic",
+    "mimo": "hermes",
+    "minimax-m2": "minimax_m2",
+    "minimax-m3": "minimax_m3",
+    "nanbeige": "qwen_xml",
+    "poolside_v1": "glm47",
+    "qwen": "hermes",
+    "qwen25": "hermes",
+    "qwen3_coder": "qwen_xml",
+    "qwen3_json": "hermes",
+    "qwen3_xml": "qwen_xml",
+    "spark25": "glm47",
+    "step3p5": "qwen_xml",
+}
 # For templates without tools; TGI, too, requests this format in the prompt.
 FALLBACK = LLAMA_JSON
 
@@ -184,14 +107,16 @@ def takes_tools(template: str) -> bool:
 
 def format_named(name: str) -> ToolFormat:
     """Return a format by its name here, in vLLM or in SGLang."""
-    return (FORMATS | FURTHER_FORMATS)[name]
+    return (FORMATS | FURTHER_FORMATS)[_ALIASES.get(name, name)]
 
 
 def _named(learnt: ToolFormat) -> ToolFormat:
     """Return the known format with the same texts, white space aside; else the learnt one."""
     for known in (FORMATS | FURTHER_FORMATS).values():
         if _essence(known) == _essence(learnt):
-            return replace(learnt, name=known.name) if learnt.allows_several else known
+            triggers = known.other_triggers
+            named = replace(learnt, name=known.name, other_triggers=triggers)
+            return named if learnt.allows_several else known
     return learnt
 
 

@@ -193,16 +193,24 @@ class _Patterns:
         else:
             opening, head = form.call_begin, _NAME + _after_name(form)
             call_end = form.call_end
-        whole = (form.begin + opening).strip()
-        begin = flexible(whole)
-        if form.inner_trigger:  # the mark before it may be missing
-            inner = whole.index(form.inner_trigger)
-            begin = f"(?:{flexible(whole[:inner].strip())})?\\s*{flexible(whole[inner:])}"
+        begin = _begin_of(form, (form.begin + opening).strip())
         separator = flexible(form.separator.strip()) if form.separator.strip() else "[,;]?"
         self.first = regex.compile(rf"\s*{begin}{head}")
         self.call_end = regex.compile(rf"\s*{flexible(call_end.strip())}")
         self.end = regex.compile(rf"\s*{flexible(form.end.strip())}")
         self.following = regex.compile(rf"\s*(?:{separator})?\s*{flexible(opening.strip())}{head}")
+
+
+def _begin_of(form: ToolFormat, opening: str) -> str:
+    """Write a regex for the text before the first name, or before its JSON object."""
+    others = "|".join(flexible(mark.strip()) for mark in form.other_triggers) or "(?!)"
+    if form.only_at_start:
+        return rf"(?:{others})?\s*{flexible(opening)}"
+    if form.inner_trigger:  # the mark before it may be missing
+        inner = opening.index(form.inner_trigger)
+        return rf"(?:{flexible(opening[:inner].strip())})?\s*{flexible(opening[inner:])}"
+    rest = opening.removeprefix(form.trigger).strip()
+    return rf"(?:{flexible(form.trigger)}|{others})\s*{flexible(rest)}"
 
 
 def _after_name(form: ToolFormat) -> str:

@@ -68,7 +68,8 @@ class ToolFormat:
     """The fixed texts around tool calls; ID and INDEX in them stand for varying texts.
 
     `trigger` marks the start of the calls where text may precede them; a format `only_at_start`
-    has calls instead of text, never after it. `quote` surrounds strings of the style GEMMA.
+    has calls instead of text, never after it. `other_triggers` are marks that some models write in
+    place of the trigger, or before calls without marks. `quote` surrounds strings of the style GEMMA.
     """
 
     name: str
@@ -84,6 +85,7 @@ class ToolFormat:
     pairs: PairMarks = PARAMETER_LINES
     quote: str = "<escape>"
     first_index: int = 0
+    other_triggers: tuple[str, ...] = ()
     allows_several: bool = True
 
     @property
@@ -104,11 +106,18 @@ class ToolFormat:
         return "".join(texts)
 
     @property
+    def triggers(self) -> list[str]:
+        """All marks that calls may begin with, where text may precede them."""
+        own = [] if self.only_at_start else [self.trigger, self.inner_trigger]
+        return [mark for mark in (*own, *self.other_triggers) if mark]
+
+    @property
     def inner_trigger(self) -> str:
         """The second mark of the calls' opening, which some models begin with; "" if none."""
         opening = (self.begin + self.call_begin).strip()
         inner = _INNER_MARK.match(opening.removeprefix(self.trigger))
-        is_one = inner is not None and (self.markers + opening).count(inner[1]) == 2
+        texts = self.begin + self.call_begin + self.name_end + self.call_end + self.end
+        is_one = inner is not None and texts.count(inner[1]) == 1
         return inner[1] if is_one and opening.startswith(self.trigger) else ""
 
     @property
