@@ -29,6 +29,12 @@ class BracketScanner:
                     return index + 1
         return len(text)
 
+    def is_top(self, character: str, *, mark: str = ",") -> bool:
+        """Scan one character; whether it is the mark, outside of inner brackets and quotes."""
+        is_top = character == mark and not self._quote and self._depth == 1
+        self.scan(character)
+        return is_top
+
     def _scan_quoted(self, character: str) -> None:
         if self._is_escaped:
             self._is_escaped = False

@@ -16,13 +16,10 @@ from container.text.tool_calls.syntax import (
     ToolFormat,
     flexible,
 )
+from container.text.tool_calls.value_types import type_of, types_of
 
 _NAMES = {"true": True, "false": False, "null": None}
 _CDATA = "<![CDATA["
-_TYPES: dict[type, str] = {
-    str: "string", bool: "boolean", int: "number", float: "number", type(None): "null",
-    dict: "object", list: "array",
-}  # fmt: skip
 
 
 def end_of(text: str, form: ToolFormat) -> int | None:
@@ -70,23 +67,18 @@ def write(form: ToolFormat, arguments: dict[str, Any]) -> str:
     )
 
 
-def is_plain_text(schema: Any) -> bool:
+def is_plain_text(schema: Any, root: dict[str, Any] | None = None) -> bool:
     """Whether values of this schema are strings, which some formats write without quotes."""
-    if not isinstance(schema, dict):
-        return False
-    options = schema.get("enum", [schema["const"]] if "const" in schema else [])
-    return schema.get("type") == "string" or (
-        bool(options) and all(isinstance(option, str) for option in options)
-    )
+    return isinstance(schema, dict) and types_of(schema, root) == {"string"}
 
 
 def _read(form: ToolFormat, text: str, schema: dict[str, Any]) -> dict[str, Any]:
     if form.arguments is ArgumentStyle.PYTHON:
-        return _from_python(text)
+        return dict(_python_pairs(text))
     if form.arguments is ArgumentStyle.GEMMA:
         properties = schema.get("properties", {})
         values = gemma_arguments.read(text, form.quote)
-        return {key: _retyped(value, properties.get(key)) for key, value in values.items()}
+        return {key: _retyped(value, properties.get(key), schema) for key, value in values.items()}
     return _from_pairs(form.pairs, text, schema)
 
 
@@ -100,15 +92,23 @@ def _longest(form: ToolFormat, text: str, schema: dict[str, Any]) -> dict[str, A
     return {}
 
 
-def _from_python(text: str) -> dict[str, Any]:
-    call = ast.parse(f"f({text})", mode="eval").body
-    if not isinstance(call, ast.Call):
-        raise ValueError("not arguments")
-    return {
-        argument.arg: _value(argument.value)
-        for argument in call.keywords
-        if argument.arg is not None
-    }
+def _python_pairs(text: str) -> Iterator[tuple[str, Any]]:
+    """Iterate over `name=value` pairs; a name may be anything. Raises ValueError, SyntaxError."""
+    start = 0
+    for stop in (*_commas(text), len(text)):
+        key, equals, value = text[start:stop].partition("=")
+        if equals:
+            tree = ast.parse(value.strip().replace("\n", "\\n"), mode="eval")
+            yield key.strip(), _value(tree.body)
+        elif key.strip():
+            raise ValueError("an argument without a name")
+        start = stop + 1
+
+
+def _commas(text: str) -> list[int]:
+    """Find the commas outside of brackets and quotes."""
+    scanner = BracketScanner(depth=1, quotes="\"'")
+    return [index for index, character in enumerate(text) if scanner.is_top(character)]
 
 
 def _value(node: ast.expr) -> Any:
@@ -126,24 +126,30 @@ def _value(node: ast.expr) -> Any:
 def _from_pairs(marks: PairMarks, text: str, schema: dict[str, Any]) -> dict[str, Any]:
     properties = schema.get("properties", {})
     return {
-        key: _pair_value(marks, key_end, value, properties.get(key))
+        key: _pair_value(marks, key_end, value, properties.get(key), schema)
         for key, key_end, value in _pairs(marks, text)
     }
 
 
-def _pair_value(marks: PairMarks, key_end: str, value: str, schema: Any) -> Any:
+def _pair_value(
+    marks: PairMarks, key_end: str, value: str, schema: Any, root: dict[str, Any]
+) -> Any:
     if marks.is_typed:
         is_string = re.fullmatch(flexible(marks.key_end("string")), key_end) is not None
-        return _typed(value, {"type": "string"} if is_string else None)
-    is_nested = marks.nests and not is_plain_text(schema)
+        return value if is_string else _typed(value, None, root)
+    is_nested = marks.nests and not is_plain_text(schema, root)
     if not is_nested or not value.lstrip().startswith(marks.open.strip()):
-        return _typed(value, schema)
+        return _typed(value, schema, root)
     schema = schema if isinstance(schema, dict) else {}
     pairs = list(_pairs(marks, value))
-    if pairs and all(key == "item" for key, _, _ in pairs):
+    if pairs and all(key == "item" for key, _, _ in pairs) and "array" in types_of(schema, root):
         items = schema.get("items")
-        return [_pair_value(marks, key_end, item, items) for _, key_end, item in pairs]
-    return _from_pairs(marks, value, schema)
+        return [_pair_value(marks, key_end, item, items, root) for _, key_end, item in pairs]
+    properties = schema.get("properties", {})
+    return {
+        key: _pair_value(marks, key_end, item, properties.get(key), root)
+        for key, key_end, item in pairs
+    }
 
 
 def _pairs(marks: PairMarks, text: str) -> Iterator[tuple[str, str, str]]:
@@ -188,26 +194,30 @@ def _trimmed(marks: PairMarks, value: str) -> str:
     return value.removesuffix("\n") if marks.close.startswith("\n") else value
 
 
-def _typed(value: str, schema: Any) -> Any:
-    if is_plain_text(schema):
-        return value
+def _typed(text: str, schema: Any, root: dict[str, Any]) -> Any:
+    """Read a value; as a string if the schema allows one and not the type that it seems to have."""
+    types = types_of(schema, root)
+    if types == {"string"}:
+        return text
     for read in (json.loads, ast.literal_eval):
         try:
-            return read(value)
-        except (ValueError, SyntaxError, MemoryError, RecursionError):
+            value = read(text)
+            if type_of(value) in types or "string" not in types:
+                return value
+        except (ValueError, SyntaxError, KeyError, MemoryError, RecursionError):
             continue
-    return value
+    return text
 
 
-def _retyped(value: Any, schema: Any) -> Any:
+def _retyped(value: Any, schema: Any, root: dict[str, Any]) -> Any:
     """Read a string as a value if the schema has another type."""
-    is_other = isinstance(schema, dict) and isinstance(value, str) and "type" in schema
-    return _typed(value, schema) if is_other and "string" not in schema["type"] else value
+    is_other = isinstance(value, str) and "string" not in types_of(schema, root)
+    return _typed(value, schema, root) if is_other else value
 
 
 def _write_pair(marks: PairMarks, key: str, value: object) -> str:
     text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-    key_end = marks.key_end(_TYPES[type(value)])
+    key_end = marks.key_end(type_of(value))
     return f"{marks.open}{key}{key_end}{text}{marks.close.replace(KEY, key)}"
 
 
