@@ -98,11 +98,17 @@ def _python_pairs(text: str) -> Iterator[tuple[str, Any]]:
     for stop in (*_commas(text), len(text)):
         key, equals, value = text[start:stop].partition("=")
         if equals:
-            tree = ast.parse(value.strip().replace("\n", "\\n"), mode="eval")
-            yield key.strip(), _value(tree.body)
+            yield key.strip(), _value(_parsed(value.strip()).body)
         elif key.strip():
             raise ValueError("an argument without a name")
         start = stop + 1
+
+
+def _parsed(value: str) -> ast.Expression:
+    try:
+        return ast.parse(f"({value})", mode="eval")
+    except SyntaxError:  # a line break in a string
+        return ast.parse(value.replace("\n", "\\n"), mode="eval")
 
 
 def _commas(text: str) -> list[int]:
