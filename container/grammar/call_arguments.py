@@ -111,7 +111,8 @@ class ArgumentRules:
         items = _definitions(schema) | resolved["items"]
         self._add(item, self._element(marks, "item", items, item))
         least, most = resolved.get("minItems", 0), resolved.get("maxItems", "")
-        return f"{self._literal(marks.key_end('array'))} {item}{{{least},{most}}}"
+        repeated = "" if most == 0 else f"{item}{{{least},{most}}}"
+        return f"{self._literal(marks.key_end('array'))} {repeated}"
 
     def _text(self, schema: Schema, rule: str, end: str, *, is_clear: bool = True) -> str:
         """Write unquoted text and the mark that ends it."""
@@ -181,9 +182,10 @@ def _separated(rules: dict[str, str], required: list[str], separator: str) -> st
 
 
 def _repeated(item: str, least: int, most: int | None) -> str:
-    more = f'("," {item}){{{max(least - 1, 0)},{"" if most is None else max(most - 1, 0)}}}'
     if most == 0:
         return '"[" "]"'
+    limit = "" if most is None else most - 1
+    more = "" if limit == 0 else f'("," {item}){{{max(least - 1, 0)},{limit}}}'
     return f'"[" {item} {more} "]"' if least else f'"[" ({item} {more})? "]"'
 
 

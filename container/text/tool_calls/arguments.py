@@ -144,6 +144,8 @@ def _pair_value(
         is_string = re.fullmatch(flexible(marks.key_end("string")), key_end) is not None
         return value if is_string else _typed(value, None, root)
     is_nested = marks.nests and not is_plain_text(schema, root)
+    if is_nested and not value.strip() and "string" not in types_of(schema, root):
+        return [] if "array" in types_of(schema, root) else {}
     if not is_nested or not value.lstrip().startswith(marks.open.strip()):
         return _typed(value, schema, root)
     schema = schema if isinstance(schema, dict) else {}

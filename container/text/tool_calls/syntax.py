@@ -69,7 +69,7 @@ class ToolFormat:
 
     `trigger` marks the start of the calls where text may precede them; a format `only_at_start`
     has calls instead of text, never after it. `other_triggers` are marks that some models write in
-    place of the trigger, or before calls without marks. `quote` surrounds strings of the style GEMMA.
+    place of the trigger, or before calls without marks. `quote` is around strings in GEMMA.
     """
 
     name: str
