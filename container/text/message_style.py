@@ -1,5 +1,6 @@
 """Detects a model's message format from its chat template: reasoning marks, tools, roles."""
 
+import logging
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -17,6 +18,8 @@ from container.text.tool_calls.learner import writes_calls
 from container.text.tool_calls.probes import Render
 from container.text.tool_calls.syntax import ToolFormat
 from container.text.tool_formats import FALLBACK, format_named, recognise, takes_tools
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +57,14 @@ class MessageStyle:
         form = self.tool_format if with_tools else None
         return reasoning + "".join(self.content_marks) + (form.markers if form else "")
 
+    @property
+    def format_name(self) -> str:
+        """The name of the tool call format: "learnt" for one without a name, or "unknown"."""
+        if self.is_harmony:
+            return "harmony"
+        form = self.format_of_calls(must_call=False)
+        return form.name if form else "unknown"
+
     def format_of_calls(self, *, must_call: bool) -> ToolFormat | None:
         """Return the format to ask for and to parse; None to leave the reply as it is."""
         if self.tool_format is None and (must_call or not self.takes_tools):
@@ -86,7 +97,13 @@ def style_of(
     `render` renders messages with it, as Tokenizer.render_probe; without it only the template's
     text is read.
     """
+    is_harmony = harmony.is_harmony(template)
     known = format_named(tool_format) if tool_format else recognise(template, render)
+    if known is None and takes_tools(template) and not is_harmony:
+        log.warning(
+            "chat template: its tool calls are in no known format, so calls are not parsed and "
+            "`tool_choice: auto` has no grammar; set TOOL_CALL_PARSER to name the format"
+        )
     reasoning = recognise_reasoning(template, render)
     trigger = known.trigger if known else ""
     marks = learn_content_marks(render, reasoning, trigger) if render else ()
@@ -97,5 +114,5 @@ def style_of(
         knows_developer="developer" in template,
         writes_calls=render is None or writes_calls(render),
         content_marks=marks,
-        is_harmony=harmony.is_harmony(template),
+        is_harmony=is_harmony,
     )

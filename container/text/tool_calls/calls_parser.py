@@ -61,9 +61,19 @@ class CallsParser:
             self._tell(DeltaKind.ARGUMENTS, self.rest)
             self.rest = ""
         elif not self._is_certain:
-            self._reject()
+            self._finish_opening()
         deltas, self._deltas = self._deltas, []
         return deltas
+
+    def _finish_opening(self) -> None:
+        """Read text that ended before the first call's arguments; marks alone are dropped."""
+        if self._step == self._begin and not self._form.name_end.strip():
+            match = self._patterns.bare_name.match(self.rest)
+            if match is not None and match["name"] in self._schemas:
+                self._start_call(match["name"])
+        if self._form.only_at_start and not self._is_certain:
+            self._reject()
+        self.rest = self.rest if self.is_rejected else ""
 
     def _begin(self) -> bool:
         return self._open(self._patterns.first)
@@ -196,6 +206,7 @@ class _Patterns:
         begin = _begin_of(form, (form.begin + opening).strip())
         separator = flexible(form.separator.strip()) if form.separator.strip() else "[,;]?"
         self.first = regex.compile(rf"\s*{begin}{head}")
+        self.bare_name = regex.compile(rf"\s*{begin}\s*(?P<name>[^\s<]+)")
         self.call_end = regex.compile(rf"\s*{flexible(call_end.strip())}")
         self.end = regex.compile(rf"\s*{flexible(form.end.strip())}")
         self.following = regex.compile(rf"\s*(?:{separator})?\s*{flexible(opening.strip())}{head}")
