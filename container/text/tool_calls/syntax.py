@@ -117,8 +117,9 @@ class ToolFormat:
         opening = (self.begin + self.call_begin).strip()
         inner = _INNER_MARK.match(opening.removeprefix(self.trigger))
         texts = self.begin + self.call_begin + self.name_end + self.call_end + self.end
-        is_one = inner is not None and texts.count(inner[1]) == 1
-        return inner[1] if is_one and opening.startswith(self.trigger) else ""
+        if inner is None or not opening.startswith(self.trigger) or texts.count(inner[1]) > 1:
+            return ""
+        return inner[1]
 
     @property
     def object_keys(self) -> tuple[str, str] | None:
