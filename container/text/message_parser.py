@@ -248,13 +248,12 @@ class MessageParser:
 
     def _leave_calls(self, calls: CallsParser, tools: ToolFormat) -> bool:
         """Go on with content: the text was no call."""
-        self._text = calls.rest
+        marks = [mark for mark in tools.triggers if calls.rest.startswith(mark)]
+        length = max(map(len, marks), default=0)  # not to be found again
+        self._text = calls.rest[length:]
         if self._num_calls:
             return self._enter(self._after_calls)
-        marks = [mark for mark in tools.triggers if self._text.startswith(mark)]
-        length = max(map(len, marks), default=0)  # not to be found again
-        self._tell_trimmed(DeltaKind.CONTENT, self._text[:length])
-        self._text = self._text[length:]
+        self._tell_trimmed(DeltaKind.CONTENT, calls.rest[:length])
         self._step = self._content
         return True
 

@@ -10,7 +10,7 @@ from container.text.message_parser import DeltaKind, MessageParser
 from container.text.message_style import style_of
 from container.text.tool_calls.syntax import ToolFormat
 from container.text.tool_calls.writer import write_calls
-from container.text.tool_formats import FURTHER_FORMATS, recognise
+from container.text.tool_formats import FURTHER_FORMATS, format_named, recognise
 from tests.support.mini_templates import CALLS, renderer, template_of
 
 SCHEMA = {
@@ -194,3 +194,29 @@ def test_white_space_and_the_order_of_keys_may_differ(text: str) -> None:
     assert form is not None
     for seed in range(4):
         assert _parse(form, text, seed) == ("", [("now", {"n": 1})])
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("qwen_xml", "<function=now>\n<parameter=n>\n1\n</parameter>\n</function>\n</tool_call>"),
+        ("kimi_k2", '<|tool_call_begin|>functions.now:0<|tool_call_argument_begin|>{"n": 1}'),
+        ("gemma4", "<|tool_call>:now{n:1}<tool_call|>"),
+        ("llama_json", '<|python_tag|>{"name": "now", "parameters": {"n": 1}}'),
+        ("phi4_mini_json", 'functools[{"name": "now", "arguments": {"n": 1}}]'),
+    ],
+)
+def test_marks_may_be_missing_or_others(name: str, text: str) -> None:
+    for seed in range(4):
+        assert _parse(format_named(name), text, seed) == ("", [("now", {"n": 1})])
+
+
+def test_marks_that_begin_no_call_are_content_before_a_call_and_dropped_after_it() -> None:
+    form = format_named("gemma4")
+    broken, whole = (
+        "<|tool_call>now without braces<tool_call|>",
+        "<|tool_call>call:now{}<tool_call|>",
+    )
+    for seed in range(4):
+        assert _parse(form, broken + whole, seed) == (broken, [("now", {})])
+        assert _parse(form, whole + broken + whole, seed) == ("", [("now", {}), ("now", {})])

@@ -220,8 +220,10 @@ def _begin_of(form: ToolFormat, opening: str) -> str:
     if form.inner_trigger:  # the mark before it may be missing
         inner = opening.index(form.inner_trigger)
         return rf"(?:{flexible(opening[:inner].strip())})?\s*{flexible(opening[inner:])}"
-    rest = opening.removeprefix(form.trigger).strip()
-    return rf"(?:{flexible(form.trigger)}|{others})\s*{flexible(rest)}"
+    rest = flexible(opening.removeprefix(form.trigger).strip())
+    if form.arguments is ArgumentStyle.GEMMA:  # the word `call` may be missing
+        rest = rest.replace("call", "(?:call)?")
+    return rf"(?:{flexible(form.trigger)}|{others})\s*{rest}"
 
 
 def _after_name(form: ToolFormat) -> str:

@@ -312,5 +312,11 @@ FURTHER = (
         other_triggers=(*_LOOSE_MARKS, "```json"),
     ),
     replace(MISTRAL_JSON, name="firefunction", trigger="functools", begin="functools["),
-    replace(LLAMA_JSON, name="phi4_mini_json", name_end='", "arguments": ', separator=","),
+    replace(
+        LLAMA_JSON,
+        name="phi4_mini_json",
+        name_end='", "arguments": ',
+        separator=",",
+        other_triggers=("functools[", *_LOOSE_MARKS),
+    ),
 )
