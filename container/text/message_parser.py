@@ -75,6 +75,8 @@ class MessageParser:
         self._deltas: list[Delta] = []
         self._calls: CallsParser | None = None
         self._num_calls = 0
+        self._thought = ""  # that may be a call, and its deltas
+        self._thought_deltas: list[Delta] = []
         # Each step emits the text that is certain and returns whether to run the next step.
         self._step: Callable[[], bool] = self._start
         if reasoning is None:
@@ -164,12 +166,9 @@ class MessageParser:
         if mark and self._tools is not None:
             self._thought = mark
             self._calls = CallsParser(self._tools, self._schemas, self._num_calls)
-            self._call_deltas = self._calls.feed(mark)
+            self._thought_deltas = self._calls.feed(mark)
             self._step = self._call_in_thoughts
         return bool(mark)
-
-    _thought = ""
-    _call_deltas: list[Delta]
 
     def _call_in_thoughts(self) -> bool:
         """Read a call before the reasoning is closed: a call only if it is never closed."""
@@ -177,7 +176,7 @@ class MessageParser:
         assert calls is not None
         assert reasoning is not None
         self._thought += self._text
-        self._call_deltas += calls.feed(self._text)
+        self._thought_deltas += calls.feed(self._text)
         self._text = ""
         if not calls.is_rejected and reasoning.close not in self._thought:
             return False
@@ -194,7 +193,7 @@ class MessageParser:
     def _finish_call_in_thoughts(self) -> None:
         calls = self._calls
         assert calls is not None
-        deltas = self._call_deltas + calls.finish()
+        deltas = self._thought_deltas + calls.finish()
         names = [delta.text for delta in deltas if delta.kind is DeltaKind.CALL]
         if names and (not self._schemas or all(name in self._schemas for name in names)):
             self._deltas += deltas
@@ -272,7 +271,8 @@ class MessageParser:
     def _finish_call(self, calls: CallsParser) -> None:
         self._deltas += calls.finish()
         if calls.is_rejected and not self._num_calls:
-            self._tell(DeltaKind.CONTENT, self._blank + calls.rest)
+            self._tell_trimmed(DeltaKind.CONTENT, calls.rest)
+            self._tell(DeltaKind.CONTENT, self._blank)
 
     def _split(self, marks: list[str]) -> tuple[str, str]:
         """Take the text before the first of some marks and that mark; else all that is certain.

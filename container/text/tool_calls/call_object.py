@@ -7,8 +7,10 @@ import regex
 from container.text.brackets import BracketScanner
 
 _STRING = r'"(?:[^"\\]|\\.)*"'
-_MEMBER = regex.compile(rf"\s*[{{,]\s*({_STRING})\s*:\s*(?=\S)", regex.DOTALL)
-_CLOSE = regex.compile(r"\s*(?:\{\s*)?\}")
+_OPENING = regex.compile(r"\s*\{")
+_FIRST_MEMBER = regex.compile(rf"\s*({_STRING})\s*:\s*(?=\S)", regex.DOTALL)
+_MEMBER = regex.compile(rf"\s*,\s*({_STRING})\s*:\s*(?=\S)", regex.DOTALL)
+_CLOSE = regex.compile(r"\s*\}")
 _STRING_VALUE = regex.compile(_STRING, regex.DOTALL)
 _BARE_VALUE = regex.compile(r"[^\s,{}\[\]\"]+(?=[\s,}\]])")
 _NAME_KEYS = {"name", "tool_name", "function"}
@@ -26,6 +28,8 @@ class CallObject:
         self._name_keys = _NAME_KEYS | {name_key}
         self._argument_keys = _ARGUMENT_KEYS | {arguments_key}
         self._depth = 0
+        self._opens = True  # an object begins
+        self._is_first = False  # no key was read in this object
         self._key: str | None = None  # whose value comes next
         self._scanner: BracketScanner | None = None  # inside a value in brackets
         self._is_arguments = False
@@ -56,34 +60,43 @@ class CallObject:
         return self._read_value(self._key)
 
     def _read_key(self) -> bool:
-        close = _CLOSE.match(self.rest)
-        if close and (self._depth > 0 or "{" in close[0]):
+        """Read the next key, or the end of an object."""
+        if self._opens:
+            opening = _OPENING.match(self.rest, partial=True)
+            return self._accept(opening) and self._open()
+        close = _CLOSE.match(self.rest, partial=True)
+        if close is not None and not close.partial:
             self.rest = self.rest[close.end() :]
-            self._depth -= 1 if "{" not in close[0] else 0
-            if self._depth == 0:
-                self.is_done, self.is_broken = True, not self.name
+            self._depth -= 1
+            self.is_done = self._depth == 0
+            self.is_broken = self.is_done and not self.name
             return True
-        member = _MEMBER.match(self.rest, partial=True)
-        if member is None or not member.partial:
-            is_first = self._depth == 0 or self._is_open
-            opens = member is not None and "{" in member[0].split('"')[0]
-            if member is None or opens != is_first:
-                self.is_broken = True
-                return False
-            self._is_open = False
-            self._depth = max(self._depth, 1)
-            self._key = _text(member[1])
-            self.rest = self.rest[member.end() :]
-            return True
-        return False
+        member = (_FIRST_MEMBER if self._is_first else _MEMBER).match(self.rest, partial=True)
+        if member is not None and member.partial:
+            return False
+        return self._accept(member) and self._begin_value(_text(member[1]))
 
-    _is_open = False  # a nested object begins
+    def _accept(self, match: "regex.Match[str] | None") -> bool:
+        """Take a match off the text; the text is broken if there is none."""
+        self.is_broken = match is None
+        if match is None or match.partial:
+            return False
+        self.rest = self.rest[match.end() :]
+        return True
+
+    def _open(self) -> bool:
+        self._opens, self._is_first = False, True
+        self._depth += 1
+        return True
+
+    def _begin_value(self, key: str) -> bool:
+        self._key, self._is_first = key, False
+        return True
 
     def _read_value(self, key: str) -> bool:
         first = self.rest[0]
         if first == "{" and key == "function":
-            self._depth += 1
-            self._is_open, self._key = True, None
+            self._opens, self._key = True, None
             return True
         self._is_arguments = key in self._argument_keys
         if first in "{[":

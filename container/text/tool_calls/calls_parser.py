@@ -32,6 +32,7 @@ class CallsParser:
         self._scanner = BracketScanner()
         self._name = ""
         self._is_certain = False  # a call was read
+        self._name_known = False  # that of the JSON object being read
         self._deltas: list[Delta] = []
         self._consumed = ""  # since the last certain text
         self.rest = ""
@@ -111,22 +112,21 @@ class CallsParser:
         if not self._name_known:
             self._consumed += text
         call.feed(text)
-        if call.is_broken:
-            return self._reject()
         if call.name and not self._name_known:
             self._name_known = True
             if not self._start_call(call.name):
                 return False
             self._step = self._call_object
         self._tell(DeltaKind.ARGUMENTS, call.take())
+        if call.is_broken:
+            self.rest = call.rest if self._name_known else ""
+            return self._reject()
         if not call.is_done:
             return False
         self.rest = call.rest
         self._name_known = False
         self._step = self._after_call
         return True
-
-    _name_known = False
 
     def _arguments(self) -> bool:
         if self._form.arguments is ArgumentStyle.JSON:
