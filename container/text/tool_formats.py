@@ -4,16 +4,12 @@ import re
 from dataclasses import replace
 
 from container.text.tool_calls import learner
+from container.text.tool_calls.further import FURTHER, GLM45, GRANITE, KIMI_K2, LFM2
 from container.text.tool_calls.known import (
     DEEPSEEK_V3,
     DEEPSEEK_V31,
-    FURTHER,
     GEMMA,
-    GLM45,
-    GRANITE,
     HERMES,
-    KIMI_K2,
-    LFM2,
     LLAMA_JSON,
     MISTRAL,
     MISTRAL_JSON,

@@ -5,19 +5,16 @@ learnt only if its parser reads the probes back from what the template rendered.
 """
 
 import functools
-import json
 import re
 from dataclasses import dataclass, replace
 from typing import Any
 
-from container.text.delta import DeltaKind
-from container.text.tool_calls.calls_parser import CallsParser
 from container.text.tool_calls.probes import (
+    ARGUMENTS,
     ATOM,
     CONTENT,
     IDS,
     NAMES,
-    SCHEMA,
     Call,
     Probes,
     Render,
@@ -25,6 +22,7 @@ from container.text.tool_calls.probes import (
     common_end,
     common_start,
 )
+from container.text.tool_calls.read_back import reads_back
 from container.text.tool_calls.spans import (
     Span,
     SpanOf,
@@ -75,7 +73,7 @@ class _Learner:
         """Learn the texts around the calls, then those around the arguments."""
         for learn_arguments in (self._json, self._pairs):
             form = learn_arguments()
-            if form is not None and self._is_read_back(form):
+            if form is not None and reads_back(form, self._probes):
                 return form
         return None
 
@@ -161,7 +159,7 @@ class _Learner:
 
     def _form(self, span_of: SpanOf, **style: Any) -> ToolFormat | None:
         """Learn the texts around two calls, or around one where the template takes no more."""
-        several = list(zip(NAMES, _ARGUMENTS, strict=True))
+        several = list(zip(NAMES, ARGUMENTS, strict=True))
         for calls in (several, several[:1]):
             text = self._probes.turn(calls)
             spans = find_spans(text, calls, span_of) if text else []
@@ -184,39 +182,6 @@ class _Learner:
         form = _as_format(_parts_of(opening, between, ending), name_end, allows_several=True)
         return replace(form, first_index=index)
 
-    # The proof
-
-    def _is_read_back(self, form: ToolFormat) -> bool:
-        """Whether the parser reads probes back from what the template rendered."""
-        if self._probes.opened().rstrip().endswith(form.trigger):
-            return False  # the prompt for a reply would already hold a part of a call
-        probes = _PROOFS
-        if form.arguments is ArgumentStyle.PYTHON:  # whose strings some templates do not quote
-            probes = [list(zip(NAMES, _ARGUMENTS, strict=True))]
-        probes = probes if form.allows_several else [calls[:1] for calls in probes]
-        return all(self._reads(form, calls) for calls in probes)
-
-    def _reads(self, form: ToolFormat, calls: list[Call]) -> bool:
-        text = self._probes.turn(calls)
-        if text is None:
-            return False
-        begin = text.rfind(form.trigger, 0, text.find(calls[0][0]))
-        if begin < 0:
-            return False
-        parser = CallsParser(form, dict.fromkeys(NAMES, SCHEMA))
-        deltas = parser.feed(text[begin:]) + parser.finish()
-        names = [delta.text for delta in deltas if delta.kind is DeltaKind.CALL]
-        arguments = ["" for _ in names]
-        for delta in deltas:
-            if delta.kind is DeltaKind.ARGUMENTS:
-                arguments[delta.call_index] += delta.text
-        try:
-            read = [(name, json.loads(text)) for name, text in zip(names, arguments, strict=True)]
-        except ValueError:
-            is_python = form.arguments is ArgumentStyle.PYTHON
-            return is_python and names == [name for name, _ in calls]
-        return read == calls
-
 
 @dataclass(frozen=True, slots=True)
 class _Parts:
@@ -227,13 +192,6 @@ class _Parts:
     end: str
 
 
-_PROOFS: list[list[Call]] = [
-    [(NAMES[0], {"probe_key": 'a "b" <c>', "probe_count": 12}), (NAMES[1], {"probe_key": "x y"})],
-    [(NAMES[0], {"probe_key": "line\nline {}", "probe_second": "z"}), (NAMES[1], {})],
-]
-
-
-_ARGUMENTS: list[dict[str, Any]] = [{"probe_key": "probevalue"}, {"probe_second": "othervalue"}]
 # For each JSON type a value, and the texts that it may begin with.
 _VALUES: dict[str, tuple[Any, tuple[str, ...]]] = {
     "string": ("probevalue", ("probevalue",)),

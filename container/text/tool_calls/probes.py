@@ -15,6 +15,7 @@ Call = tuple[str, dict[str, Any]]
 
 USER, CONTENT = "probeuser", "probecontent"
 NAMES = ("probe_first", "probe_other")
+ARGUMENTS: list[dict[str, Any]] = [{"probe_key": "probevalue"}, {"probe_second": "othervalue"}]
 IDS = ("prbid0001", "prbid0002")
 ATOM = re.compile(r"</?[^<>\s\"'=]*>|\[/?[A-Z_]+\]|\s+|\w+|.", re.DOTALL)
 
