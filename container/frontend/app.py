@@ -123,7 +123,13 @@ def create_app(context: AppContext) -> Flask:
     embeddings_dialect = EmbeddingsDialect(texts, metrics)
     app.register_blueprint(
         health.blueprint(
-            service, metrics, options.limits, handler, texts, num_frontends=options.num_frontends
+            service,
+            metrics,
+            options.limits,
+            handler,
+            texts,
+            conversations,
+            num_frontends=options.num_frontends,
         )
     )
     app.register_blueprint(

@@ -13,12 +13,19 @@ from llguidance import LLMatcher
 
 from container.errors import InvalidParameter
 from container.grammar import json_schema
+from container.grammar.call_arguments import ArgumentRules
 from container.grammar.spec import LARK_HEADER, lark_string
-from container.text import gemma_arguments, harmony
+from container.text import harmony
 from container.text.message_parser import Reasoning
-from container.text.tool_formats import ArgumentStyle, ToolFormat, is_plain_text
+from container.text.tool_calls.syntax import (
+    ID,
+    INDEX,
+    ToolFormat,
+)
 
 ANY_TEXT = r"/(.|\n)*/"
+_FIELDS = {ID: "/[A-Za-z0-9_-]{1,40}/", INDEX: "/[0-9]{1,3}/"}
+_FIELD = re.compile(rf"([{ID}{INDEX}])")
 # The blanks that a model may write after its reasoning.
 GAP = r"(/[ \n]{1,4}/)?"
 
@@ -142,12 +149,21 @@ class _Builder:
         if shape.answer:
             return f"{gap} ({self._calls(form)} | @answer)"
         if form.only_at_start:
-            first = re.escape(form.trigger[0])
-            blanks = rf"[ \n]*([^ \n{first}]" if shape.reasoning else f"([^{first}]"
-            return rf"({self._calls(form)} | /{blanks}(.|\n)*)?/)"
+            blanks = r"[ \n]{0,4}" if shape.reasoning else ""
+            opening = blanks + self._opening_of_calls(form)
+            self._add("FREE_TEXT", rf"/(.|\n)+/ & ~/{opening}(.|\n)*/")
+            return f"({self._calls(form)} | FREE_TEXT)?"
         calls = self._calls(form, after=form.trigger)
         self._add("with_calls", f"{self._until('text', form.trigger)} {calls}")
         return f"(with_calls | {ANY_TEXT})"
+
+    def _opening_of_calls(self, form: ToolFormat) -> str:
+        """Write a regex for the beginnings that text must not have, since they begin calls."""
+        opening = re.escape(form.begin + form.call_begin).replace("/", r"\/")
+        if form.call_begin:
+            return opening
+        names = "|".join(re.escape(tool.name) for tool in self._shape.tools)
+        return rf"{opening}([a-z_]|({names})\()"
 
     def _until(self, name: str, mark: str) -> str:
         """Write any text up to and including the first occurrence of a mark."""
@@ -171,108 +187,19 @@ class _Builder:
 
     def _add_tools(self, form: ToolFormat) -> None:
         options = []
+        rules = ArgumentRules(form, self._add, self._literal, self._until)
         for index, tool in enumerate(self._shape.tools):
             schema = followed_parameters(tool, f"tools[{index}].function.parameters")
             head = self._literal(tool.name + form.name_end)
-            options.append(f"{head} {self._arguments(form.arguments, schema, f'a{index}')}")
+            options.append(f"{head} {rules.write(schema, f'a{index}')}")
         self._add("tool", " | ".join(options))
 
-    def _arguments(self, style: ArgumentStyle, schema: dict[str, Any], name: str) -> str:
-        if style is ArgumentStyle.JSON:
-            return _json(schema)
-        definitions = {key: schema[key] for key in ("$defs", "definitions") if key in schema}
-        options = json_schema.options_of(schema)
-        properties = schema.get("properties", {})
-        values = {key: definitions | options | value for key, value in properties.items()}
-        required = [key for key in values if key in schema.get("required", [])]
-        if style is ArgumentStyle.XML:
-            return self._xml(values, required, name)
-        if style is ArgumentStyle.GEMMA:
-            return self._gemma(schema | {"properties": values}, name)
-        return self._keywords(values, required, name)
-
-    def _xml(self, values: dict[str, Any], required: list[str], name: str) -> str:
-        parts = []
-        for index, (key, schema) in enumerate(values.items()):
-            self._add(f"{name}_{index}", self._xml_value(schema, f"{name}_{index}_text"))
-            parameter = f"{self._literal(f'<parameter={key}>' + chr(10))} {name}_{index}"
-            parts.append(parameter if key in required else f"({parameter})?")
-        return " ".join(parts)
-
-    def _xml_value(self, schema: dict[str, Any], name: str) -> str:
-        end = "\n</parameter>\n"
-        options = schema.get("enum")
-        if options and is_plain_text(schema):
-            return f"({' | '.join(map(lark_string, options))}) {lark_string(end)}"
-        if is_plain_text(schema):
-            return self._plain_text(schema, name, end)
-        return f"{_json(schema)} {lark_string(end)}"
-
-    def _plain_text(self, schema: dict[str, Any], name: str, end: str) -> str:
-        """Write unquoted text and the mark that ends it."""
-        rules = []
-        if "pattern" in schema:
-            pattern: str = schema["pattern"].replace("/", r"\/")
-            before = "" if pattern.startswith("^") else r"(.|\n)*"
-            after = "" if pattern.endswith("$") else r"(.|\n)*"
-            rules.append(f"/{before}({pattern.removeprefix('^').removesuffix('$')}){after}/")
-        if "minLength" in schema or "maxLength" in schema:
-            span = f"{{{schema.get('minLength', 0)},{schema.get('maxLength', '')}}}"
-            rules.append(rf"/(.|\n){span}/")
-        if not rules:
-            return self._until(name, end)
-        self._add(name.upper(), " & ".join(rules))
-        return f"{name.upper()} {self._literal(end)}"
-
-    def _keywords(self, values: dict[str, Any], required: list[str], name: str) -> str:
-        """Write Python's `a=1, b=2`."""
-        pairs = {key: f"{lark_string(key + '=')} {_json(values[key])}" for key in values}
-        return self._pairs(pairs, required, ", ", name)
-
-    def _gemma(self, schema: dict[str, Any], name: str) -> str:
-        """Write Gemma's `a:1,b:2`, without the braces."""
-        pairs = {
-            key: f"{lark_string(key + ':')} {self._gemma_value(value, f'{name}_{index}_value')}"
-            for index, (key, value) in enumerate(schema.get("properties", {}).items())
-        }
-        return self._pairs(pairs, schema.get("required", []), ",", name)
-
-    def _gemma_value(self, schema: dict[str, Any], name: str) -> str:
-        quote = self._literal(gemma_arguments.QUOTE)
-        if is_plain_text(schema):
-            if "enum" in schema:
-                return f"{quote} ({' | '.join(map(lark_string, schema['enum']))}) {quote}"
-            return f"{quote} {self._plain_text(schema, name, gemma_arguments.QUOTE)}"
-        if schema.get("type") == "object" and "properties" in schema:
-            return f'"{{" {self._gemma(schema, name)} "}}"'
-        if schema.get("type") == "array" and isinstance(schema.get("items"), dict):
-            item = self._gemma_value(schema["items"], name)
-            return f'"[" ({item} ("," {item})*)? "]"'
-        return _json(schema)
-
-    def _pairs(self, pairs: dict[str, str], required: list[str], separator: str, name: str) -> str:
-        """Write pairs in the schema's order; those that are not required are optional."""
-        keys, comma = list(pairs), lark_string(separator)
-        for index, pair in enumerate(pairs.values()):
-            self._add(f"{name}_{index}", pair)
-        starts = []
-        for index, key in enumerate(keys):
-            rest = " ".join(
-                f"{comma} {name}_{later}"
-                if keys[later] in required
-                else f"({comma} {name}_{later})?"
-                for later in range(index + 1, len(keys))
-            )
-            starts.append(f"{name}_{index} {rest}")
-            if key in required:
-                break
-        text = " | ".join(starts)
-        if any(key in required for key in keys):
-            return f"({text})"
-        return f"({text})?" if text else ""
-
     def _literal(self, text: str) -> str:
-        """Write a fixed text, with its added tokens as ids."""
+        """Write a fixed text, with its added tokens as ids and its fields as patterns."""
+        pieces = [piece for piece in _FIELD.split(text) if piece]
+        return " ".join(_FIELDS.get(piece) or self._fixed(piece) for piece in pieces)
+
+    def _fixed(self, text: str) -> str:
         parts = []
         position = 0
         for match in self._marker.finditer(text):

@@ -18,6 +18,17 @@ TOOL_CALL_PARSERS = (
     "hermes", "qwen_xml", "llama_json", "pythonic", "mistral", "mistral_json", "deepseek_v3",
     "deepseek_v31", "gemma",
 )  # fmt: skip
+# Formats that are chosen by their name only, and the names of vLLM and SGLang for all.
+OTHER_TOOL_CALL_PARSERS = (
+    "apertus", "apertus2509", "cohere_command3", "cohere_command4", "deepseekv3", "deepseekv31",
+    "deepseek_v32", "deepseekv32", "deepseek_v4", "deepseekv4", "ernie45", "firefunction",
+    "functiongemma", "gemma4", "gigachat3", "gigachat35", "glm", "glm45", "glm47", "granite",
+    "granite-20b-fc", "granite4", "hunyuan", "hunyuan_a13b", "hy_v3", "internlm", "interns1",
+    "jamba", "kimi_k2", "kimi_k3", "lfm2", "ling3", "llama3", "llama3_json", "llama4_json",
+    "llama4_pythonic", "longcat", "mimo", "minicpm5", "minimax-m2", "minimax-m3", "minimax_m2",
+    "minimax_m3", "nanbeige", "nemotron", "olmo3", "phi4_mini_json", "poolside_v1", "qwen",
+    "qwen25", "qwen3_coder", "qwen3_json", "qwen3_xml", "seed_oss", "spark25", "step3p5", "xlam",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,9 +68,9 @@ class RequestSettings:
         meaning="Refuse `grammar` and `response_format`.",
     )  # fmt: skip
     tool_call_parser: str | None = setting(
-        None, "TOOL_CALL_PARSER", cast=one_of(*TOOL_CALL_PARSERS),
-        meaning=f"How the model writes tool calls: {', '.join(TOOL_CALL_PARSERS)}. "
-        "Unset: as the chat template says.",
+        None, "TOOL_CALL_PARSER", cast=one_of(*TOOL_CALL_PARSERS, *OTHER_TOOL_CALL_PARSERS),
+        meaning=f"How the model writes tool calls: {', '.join(TOOL_CALL_PARSERS)}, or a name of "
+        "vLLM or SGLang. Unset: as the chat template does, which the server learns from it.",
     )  # fmt: skip
     system_prompt: str | None = setting(
         None, "SYSTEM_PROMPT", cast=text,

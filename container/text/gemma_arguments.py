@@ -10,12 +10,43 @@ from typing import Any
 
 QUOTE = "<escape>"
 _BARE = re.compile(r"[^,}\]]*")
+_NAMES = {"None": None, "True": True, "False": False}
 _decoder = json.JSONDecoder()
 
 
-def read(text: str) -> dict[str, Any]:
+def end_of(text: str, quote: str = QUOTE) -> int | None:
+    """Find the brace that ends the arguments; None if the text does not contain it yet."""
+    depth, position = 1, 0
+    mark = re.compile(rf"{re.escape(quote)}|[{{}}]")
+    while (match := mark.search(text, position)) is not None:
+        position = match.end()
+        if match[0] == quote:
+            closing = text.find(quote, position)
+            if closing < 0:
+                return None
+            position = closing + len(quote)
+            continue
+        depth += 1 if match[0] == "{" else -1
+        if depth == 0:
+            return match.start()
+    return None
+
+
+def write(value: object, quote: str = QUOTE) -> str:
+    """Write a value; an object in its braces."""
+    if isinstance(value, str):
+        return f"{quote}{value}{quote}"
+    if isinstance(value, dict):
+        pairs = ",".join(f"{key}:{write(item, quote)}" for key, item in value.items())
+        return f"{{{pairs}}}"
+    if isinstance(value, list):
+        return f"[{','.join(write(item, quote) for item in value)}]"
+    return json.dumps(value)
+
+
+def read(text: str, quote: str = QUOTE) -> dict[str, Any]:
     """Parse the arguments between the braces. Raises ValueError for text of another form."""
-    reader = _Reader(text)
+    reader = _Reader(text, quote)
     arguments = reader.pairs("")
     if reader.position != len(text):
         raise ValueError("text after the arguments")
@@ -25,8 +56,9 @@ def read(text: str) -> dict[str, Any]:
 class _Reader:
     """Reads values from `position` on."""
 
-    def __init__(self, text: str) -> None:
+    def __init__(self, text: str, quote: str) -> None:
         self._text = text
+        self._quote = quote
         self.position = 0
 
     def pairs(self, end: str) -> dict[str, Any]:
@@ -37,12 +69,18 @@ class _Reader:
             if not colon:
                 raise ValueError("a key without a value")
             self.position += len(key) + 1
-            arguments[key.lstrip(",")] = self._value()
+            arguments[
+                key.lstrip(",")
+                .strip()
+                .strip('"')
+                .removeprefix(self._quote)
+                .removesuffix(self._quote)
+            ] = self._value()
         return arguments
 
     def _value(self) -> Any:
-        if self._takes(QUOTE):
-            content, quote, _ = self._text[self.position :].partition(QUOTE)
+        if self._takes(self._quote):
+            content, quote, _ = self._text[self.position :].partition(self._quote)
             if not quote:
                 raise ValueError("a string without an end")
             self.position += len(content) + len(quote)
@@ -59,7 +97,7 @@ class _Reader:
         bare = _BARE.match(self._text, self.position)
         assert bare is not None
         self.position = bare.end()
-        return bare.group()
+        return _NAMES.get(bare.group().strip(), bare.group())
 
     def _items(self) -> list[Any]:
         items = []

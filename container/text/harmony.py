@@ -65,12 +65,12 @@ class HarmonyParser:
             return False
         self._text = rest
         recipient = _RECIPIENT.search(header)
-        channel = _CHANNEL.search(header)
+        channels = _CHANNEL.findall(header)
         if recipient is not None:
             self._kind = DeltaKind.ARGUMENTS
             self._num_calls += 1
             deltas.append(Delta(DeltaKind.CALL, recipient[1], self._num_calls - 1))
-        elif channel is not None and channel[1] == "analysis":
+        elif channels and channels[-1] == "analysis":
             self._kind = DeltaKind.REASONING
         else:
             self._kind = DeltaKind.CONTENT

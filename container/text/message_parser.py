@@ -5,52 +5,16 @@ The parser emits each region as deltas and buffers text that may still turn out 
 joined deltas of a message do not depend on how the text was split.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from enum import Enum, auto
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
-from container.text.brackets import BracketScanner
+from container.text.delta import Delta as Delta
+from container.text.delta import DeltaKind as DeltaKind
+from container.text.reasoning import Reasoning as Reasoning
+from container.text.reasoning import recognise_reasoning as recognise_reasoning
 from container.text.stop_strings import held_len
-from container.text.tool_formats import ArgumentStyle, ToolFormat, to_json
-
-
-class DeltaKind(Enum):
-    """The part of the message that a delta extends."""
-
-    REASONING = auto()
-    CONTENT = auto()
-    CALL = auto()  # a new call; the text is its name
-    ARGUMENTS = auto()  # more of the last call's arguments
-
-
-@dataclass(frozen=True, slots=True)
-class Delta:
-    """A piece of a message. `call_index` is the index of its tool call, from 0; -1 for none."""
-
-    kind: DeltaKind
-    text: str
-    call_index: int = -1
-
-
-@dataclass(frozen=True, slots=True)
-class Reasoning:
-    """The marks around a model's reasoning."""
-
-    open: str
-    close: str
-
-
-REASONINGS = [
-    Reasoning("<think>", "</think>"),
-    Reasoning("[THINK]", "[/THINK]"),
-    Reasoning("<seed:think>", "</seed:think>"),
-]
-
-
-def recognise_reasoning(template: str) -> Reasoning | None:
-    """Find the reasoning marks that a chat template uses; None if it uses none."""
-    return next((reasoning for reasoning in REASONINGS if reasoning.close in template), None)
+from container.text.tool_calls.calls_parser import CallsParser
+from container.text.tool_calls.syntax import ToolFormat
 
 
 class Parser(Protocol):
@@ -88,6 +52,7 @@ class MessageParser:
     """Parses completions with marked reasoning, marked tool calls, or both.
 
     `schemas` has the parameters of each tool, for arguments that are not written as JSON.
+    `content_marks` are texts around content, which are left out.
     """
 
     def __init__(
@@ -97,29 +62,32 @@ class MessageParser:
         *,
         starts_in_reasoning: bool = False,
         schemas: dict[str, dict[str, Any]] | None = None,
+        content_marks: Sequence[str] = (),
     ) -> None:
         self._reasoning = reasoning
         self._tools = tools
         self._schemas = schemas or {}
+        self._content_marks = list(content_marks)
         self._text = ""  # not emitted yet
         self._blank = ""  # trailing blanks, emitted only if more text follows
         self._is_empty = True  # the region has emitted nothing yet
         self._strips_start = False
         self._deltas: list[Delta] = []
+        self._calls: CallsParser | None = None
         self._num_calls = 0
-        self._name = ""
-        self._scanner = BracketScanner()
+        self._thought = ""  # that may be a call, and its deltas
+        self._thought_deltas: list[Delta] = []
         # Each step emits the text that is certain and returns whether to run the next step.
         self._step: Callable[[], bool] = self._start
         if reasoning is None:
-            self._step = self._content if tools is None else self._first_content
+            self._step = self._first_content
         elif starts_in_reasoning:
             self._step = self._think
 
     @property
     def in_reasoning(self) -> bool:
         """Whether the text so far ends inside the reasoning."""
-        return self._step == self._think
+        return self._step in (self._think, self._call_in_thoughts)
 
     def feed(self, text: str) -> list[Delta]:
         """Parse more text."""
@@ -130,14 +98,21 @@ class MessageParser:
 
     def finish(self) -> list[Delta]:
         """Return the deltas of the buffered text; the text may have ended anywhere."""
-        if self._step == self._think:
+        if self._step == self._call_in_thoughts:
+            self._finish_call_in_thoughts()
+        elif self._step == self._think:
             self._tell_trimmed(DeltaKind.REASONING, self._text)
-        elif self._step == self._arguments:
-            self._tell(DeltaKind.ARGUMENTS, self._text)
-        elif self._step not in (self._after_call, self._over):
+        elif self._step == self._call and self._calls is not None:
+            self._finish_call(self._calls)
+        elif self._step != self._after_calls:
             self._tell(DeltaKind.CONTENT, self._blank + self._text)
         self._text = ""
         return self._taken()
+
+    @property
+    def _triggers(self) -> list[str]:
+        """The marks that calls begin with, where text may precede them."""
+        return [] if self._tools is None else self._tools.triggers
 
     def _taken(self) -> list[Delta]:
         deltas, self._deltas = self._deltas, []
@@ -145,8 +120,7 @@ class MessageParser:
 
     def _tell(self, kind: DeltaKind, text: str) -> None:
         if text:
-            is_call = kind in (DeltaKind.CALL, DeltaKind.ARGUMENTS)
-            self._deltas.append(Delta(kind, text, self._num_calls - 1 if is_call else -1))
+            self._deltas.append(Delta(kind, text))
 
     def _tell_trimmed(self, kind: DeltaKind, text: str) -> None:
         """Emit text without the blanks at its region's end, nor those at a stripped start."""
@@ -174,16 +148,57 @@ class MessageParser:
         if text.startswith(mark):
             self._text = text[len(mark) :]
             return self._enter(self._think)
-        if mark.startswith(text):  # nothing, or the start of the mark
+        if text.startswith(self._reasoning.close):  # the reasoning was left out
+            self._text = text[len(self._reasoning.close) :]
+            return self._enter(self._first_content, strips_start=True)
+        if mark.startswith(text) or self._reasoning.close.startswith(text):
             return False
         return self._enter(self._first_content)
 
     def _think(self) -> bool:
         assert self._reasoning is not None
         self._strips_start = True
-        before, is_closed = self._split(self._reasoning.close)
+        ends = [self._reasoning.close, *self._content_marks]
+        before, mark = self._split(ends + self._triggers)
         self._tell_trimmed(DeltaKind.REASONING, before)
-        return is_closed and self._enter(self._first_content, strips_start=True)
+        if mark in ends:
+            return self._enter(self._first_content, strips_start=True)
+        if mark and self._tools is not None:
+            self._thought = mark
+            self._calls = CallsParser(self._tools, self._schemas, self._num_calls)
+            self._thought_deltas = self._calls.feed(mark)
+            self._step = self._call_in_thoughts
+        return bool(mark)
+
+    def _call_in_thoughts(self) -> bool:
+        """Read a call before the reasoning is closed: a call only if it is never closed."""
+        calls, reasoning = self._calls, self._reasoning
+        assert calls is not None
+        assert reasoning is not None
+        self._thought += self._text
+        self._thought_deltas += calls.feed(self._text)
+        self._text = ""
+        if not calls.is_rejected and reasoning.close not in self._thought:
+            return False
+        return self._return_to_thoughts()
+
+    def _return_to_thoughts(self) -> bool:
+        thought, self._thought = self._thought, ""
+        length = max(len(text) for text in self._triggers if thought.startswith(text))
+        self._tell_trimmed(DeltaKind.REASONING, thought[:length])
+        self._text = thought[length:]
+        self._step = self._think
+        return True
+
+    def _finish_call_in_thoughts(self) -> None:
+        calls = self._calls
+        assert calls is not None
+        deltas = self._thought_deltas + calls.finish()
+        names = [delta.text for delta in deltas if delta.kind is DeltaKind.CALL]
+        if names and (not self._schemas or all(name in self._schemas for name in names)):
+            self._deltas += deltas
+        else:
+            self._tell_trimmed(DeltaKind.REASONING, self._thought)
 
     def _first_content(self) -> bool:
         """Detect calls at the start, for a format that allows calls only there."""
@@ -193,113 +208,92 @@ class MessageParser:
         if tools is None or not tools.only_at_start:
             self._step = self._content
             return True
-        if self._text.startswith(tools.trigger):
-            return self._enter(self._call_begin)
-        if tools.trigger.startswith(self._text):
+        return self._begin_calls(tools)
+
+    def _content(self) -> bool:
+        tools = self._tools
+        marks = self._triggers
+        before, mark = self._split(marks + self._content_marks)
+        if not marks and not self._content_marks:
+            text = before.lstrip() if self._strips_start and self._is_empty else before
+            self._is_empty = self._is_empty and not text
+            self._tell(DeltaKind.CONTENT, text)
             return False
-        self._tools = None
+        self._tell_trimmed(DeltaKind.CONTENT, before)
+        if mark in self._content_marks:
+            return True
+        if mark and tools is not None:
+            self._text = mark + self._text
+            return self._begin_calls(tools)
+        return False
+
+    def _begin_calls(self, tools: ToolFormat) -> bool:
+        self._calls = CallsParser(tools, self._schemas, self._num_calls)
+        self._step = self._call
+        return True
+
+    def _call(self) -> bool:
+        calls, tools = self._calls, self._tools
+        assert calls is not None
+        assert tools is not None
+        self._deltas += calls.feed(self._text)
+        self._text = ""
+        if calls.is_rejected:
+            return self._leave_calls(calls, tools)
+        if not calls.is_over:
+            return False
+        self._text, self._num_calls = calls.rest, calls.num_calls
+        return self._enter(self._after_calls)
+
+    def _leave_calls(self, calls: CallsParser, tools: ToolFormat) -> bool:
+        """Go on with content: the text was no call."""
+        marks = [mark for mark in tools.triggers if calls.rest.startswith(mark)]
+        length = max(map(len, marks), default=0)  # not to be found again
+        self._text = calls.rest[length:]
+        if self._num_calls:
+            return self._enter(self._after_calls)
+        self._tell_trimmed(DeltaKind.CONTENT, calls.rest[:length])
         self._step = self._content
         return True
 
-    def _content(self) -> bool:
-        if self._tools is None:
-            text = self._text.lstrip() if self._strips_start and self._is_empty else self._text
-            self._is_empty = self._is_empty and not text
-            self._tell(DeltaKind.CONTENT, text)
+    def _after_calls(self) -> bool:
+        """Drop the text after calls, but for more calls."""
+        tools = self._tools
+        if tools is None or tools.only_at_start:
             self._text = ""
             return False
-        before, has_trigger = self._split(self._tools.trigger)
-        self._tell_trimmed(DeltaKind.CONTENT, before)
-        if has_trigger:
-            self._text = self._tools.trigger + self._text
-            return self._enter(self._call_begin)
-        return False
-
-    def _call_begin(self) -> bool:
-        assert self._tools is not None
-        opening = self._tools.call_begin
-        if self._num_calls == 0:
-            opening = self._tools.begin + opening
-        if len(self._text) < len(opening):
-            return False
-        if not self._text.startswith(opening):  # not a call after all
-            self._tools = None
-            return self._enter(self._content)
-        self._text = self._text[len(opening) :]
-        self._step = self._call_name
-        return True
-
-    def _call_name(self) -> bool:
-        assert self._tools is not None
-        name, mark, rest = self._text.partition(self._tools.name_end)
+        _, mark = self._split(tools.triggers)
         if not mark:
             return False
-        self._text = rest
-        self._name = name
-        self._num_calls += 1
-        self._tell(DeltaKind.CALL, name)
-        self._scanner = BracketScanner()
-        self._step = self._arguments
-        return True
+        self._text = mark + self._text
+        return self._begin_calls(tools)
 
-    def _arguments(self) -> bool:
-        assert self._tools is not None
-        style = self._tools.arguments
-        if style is ArgumentStyle.JSON:
-            length = self._scanner.scan(self._text)
-            complete = self._text[:length]
-            is_whole = self._scanner.is_closed
-        else:
-            end = _end_of(self._text, self._tools)
-            if end is None:
-                return False
-            length, is_whole = end, True
-            complete = to_json(style, self._text[:length], self._schemas.get(self._name, {}))
-        self._tell(DeltaKind.ARGUMENTS, complete)
-        self._text = self._text[length:]
-        if is_whole:
-            self._step = self._after_call
-        return is_whole
+    def _finish_call(self, calls: CallsParser) -> None:
+        self._deltas += calls.finish()
+        if calls.is_rejected and not self._num_calls:
+            self._tell_trimmed(DeltaKind.CONTENT, calls.rest)
+            self._tell(DeltaKind.CONTENT, self._blank)
 
-    def _after_call(self) -> bool:
-        """Detect another call, or else the end: text after the last call is dropped."""
-        assert self._tools is not None
-        following = self._tools.call_end + self._tools.separator
-        another = following + self._tools.call_begin
-        if self._text.startswith(another):
-            if not self._tools.call_begin and len(self._text) == len(another):
-                return False
-            self._text = self._text[len(following) :]
-            self._step = self._call_begin
-            return True
-        if another.startswith(self._text):
-            return False
-        self._step = self._over
-        return True
+    def _split(self, marks: list[str]) -> tuple[str, str]:
+        """Take the text before the first of some marks and that mark; else all that is certain.
 
-    def _over(self) -> bool:
-        self._text = ""
-        return False
-
-    def _split(self, mark: str) -> tuple[str, bool]:
-        """Take the text before a mark and the mark itself; without one, all that is certain.
-
-        Returns the text, and whether the mark was there.
+        Returns the text, and the mark or "".
         """
-        before, separator, rest = self._text.partition(mark)
-        if separator:
-            self._text = rest
-            return before, True
-        num_certain = len(before) - held_len(before, [mark])
-        self._text = before[num_certain:]
-        return before[:num_certain], False
-
-
-def _end_of(text: str, tools: ToolFormat) -> int | None:
-    """Find the end of arguments that are not JSON; None if the text does not contain it yet."""
-    if tools.arguments in (ArgumentStyle.XML, ArgumentStyle.GEMMA):
-        position = text.find(tools.call_end)
-        return position if position >= 0 else None
-    scanner = BracketScanner(depth=1, quotes="\"'")
-    length = scanner.scan(text)
-    return length - 1 if scanner.is_closed else None
+        found = [
+            (position, -len(mark), mark)
+            for mark in marks
+            if (position := self._text.find(mark)) >= 0
+        ]
+        if found:
+            position, _, mark = min(found)
+            rest = self._text[position:]
+            if any(longer.startswith(rest) and longer != rest for longer in marks):
+                before, self._text = self._text[:position], rest
+                return before, ""
+            before = self._text[:position]
+            self._text = self._text[position + len(mark) :]
+            return before, mark
+        num_certain = len(self._text) - (held_len(self._text, marks) if marks else 0)
+        before = self._text[:num_certain]
+        self._text = self._text[num_certain:]
+        return before, ""

@@ -1,5 +1,6 @@
 """Detects a model's message format from its chat template: reasoning marks, tools, roles."""
 
+import logging
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -12,21 +13,31 @@ from container.text.message_parser import (
     Reasoning,
     recognise_reasoning,
 )
-from container.text.tool_formats import FALLBACK, FORMATS, ToolFormat, recognise
+from container.text.reasoning import learn_content_marks
+from container.text.tool_calls.learner import writes_calls
+from container.text.tool_calls.probes import Render
+from container.text.tool_calls.syntax import ToolFormat
+from container.text.tool_formats import FALLBACK, format_named, recognise, takes_tools
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
 class MessageStyle:
     """The message format of a model.
 
-    `takes_tools` is false for a template without tools; the prompt then describes the tools and
-    requests calls in `tool_format`.
+    `tool_format` is None if it is not known; then only `required` calls can be parsed, in FALLBACK.
+    `takes_tools` is false for a template without tools; the prompt then describes the tools.
+    `writes_calls` is true if the template writes the calls of earlier messages; `content_marks`
+    are texts around content that do not belong to it.
     """
 
     reasoning: Reasoning | None
-    tool_format: ToolFormat
+    tool_format: ToolFormat | None
     takes_tools: bool
     knows_developer: bool
+    writes_calls: bool = True
+    content_marks: tuple[str, ...] = ()
     is_harmony: bool = False
 
     def starts_in_reasoning(self, prompt: str) -> bool:
@@ -43,30 +54,65 @@ class MessageStyle:
         if self.is_harmony:
             return harmony.MARKERS
         reasoning = self.reasoning.open + self.reasoning.close if self.reasoning else ""
-        return reasoning + (self.tool_format.markers if with_tools else "")
+        form = self.tool_format if with_tools else None
+        return reasoning + "".join(self.content_marks) + (form.markers if form else "")
 
-    def parser(self, prompt: str, schemas: dict[str, dict[str, Any]]) -> Parser:
+    @property
+    def format_name(self) -> str:
+        """The name of the tool call format: "learnt" for one without a name, or "unknown"."""
+        if self.is_harmony:
+            return "harmony"
+        form = self.format_of_calls(must_call=False)
+        return form.name if form else "unknown"
+
+    def format_of_calls(self, *, must_call: bool) -> ToolFormat | None:
+        """Return the format to ask for and to parse; None to leave the reply as it is."""
+        if self.tool_format is None and (must_call or not self.takes_tools):
+            return FALLBACK
+        return self.tool_format
+
+    def parser(
+        self, prompt: str, schemas: dict[str, dict[str, Any]], *, must_call: bool = False
+    ) -> Parser:
         """Create a parser for one completion; `schemas` has the parameters of callable tools."""
         if self.is_harmony:
             return harmony.HarmonyParser()
-        if self.reasoning is None and not schemas:
+        if self.reasoning is None and not schemas and not self.content_marks:
             return PlainParser()
         return MessageParser(
             self.reasoning,
-            self.tool_format if schemas else None,
+            self.format_of_calls(must_call=must_call) if schemas else None,
             starts_in_reasoning=self.starts_in_reasoning(prompt),
             schemas=schemas,
+            content_marks=self.content_marks,
         )
 
 
 @lru_cache(maxsize=8)
-def style_of(template: str, tool_format: str | None = None) -> MessageStyle:
-    """Detect the style of a chat template; `tool_format` overrides its tool call format."""
-    recognised = recognise(template)
+def style_of(
+    template: str, tool_format: str | None = None, render: Render | None = None
+) -> MessageStyle:
+    """Detect the style of a chat template; `tool_format` overrides its tool call format.
+
+    `render` renders messages with it, as Tokenizer.render_probe; without it only the template's
+    text is read.
+    """
+    is_harmony = harmony.is_harmony(template)
+    known = format_named(tool_format) if tool_format else recognise(template, render)
+    if known is None and takes_tools(template) and not is_harmony:
+        log.warning(
+            "chat template: its tool calls are in no known format, so calls are not parsed and "
+            "`tool_choice: auto` has no grammar; set TOOL_CALL_PARSER to name the format"
+        )
+    reasoning = recognise_reasoning(template, render)
+    trigger = known.trigger if known else ""
+    marks = learn_content_marks(render, reasoning, trigger) if render else ()
     return MessageStyle(
-        reasoning=recognise_reasoning(template),
-        tool_format=FORMATS[tool_format] if tool_format else recognised or FALLBACK,
-        takes_tools=recognised is not None,
+        reasoning=reasoning,
+        tool_format=known,
+        takes_tools=takes_tools(template),
         knows_developer="developer" in template,
-        is_harmony=harmony.is_harmony(template),
+        writes_calls=render is None or writes_calls(render),
+        content_marks=marks,
+        is_harmony=is_harmony,
     )

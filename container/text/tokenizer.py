@@ -172,6 +172,16 @@ class Tokenizer:
         between = text.split(MARK)[1:-1]
         return between[0] if between and image_token in between[0] else image_token
 
+    def render_probe(
+        self,
+        messages: list[dict[str, Any]],
+        tools: Sequence[dict[str, Any]] = (),
+        *,
+        opens_reply: bool = False,
+    ) -> str:
+        """Render whole messages, to learn how the template writes. Raises TemplateFailed."""
+        return self.render_chat(messages, tools=tools, continues=False, opens_reply=opens_reply)
+
     def special_tokens_in(self, text: str) -> dict[int, str]:
         """Return the special tokens whose names occur in a text, by id."""
         return {

@@ -1,228 +1,126 @@
-"""Tool call formats of model families, and their detection from a chat template.
+"""Finds the tool call format of a model: learnt from its chat template, recognised, or named."""
 
-    begin | call_begin NAME name_end ARGUMENTS call_end | separator | call_begin ... | end
-
-A format is recognised by texts in the chat template. Sources: the chat templates that the families
-publish with their weights.
-"""
-
-import ast
-import json
 import re
-from dataclasses import dataclass
-from enum import Enum
-from typing import Any
+from dataclasses import replace
 
-from container.text import gemma_arguments
-
-
-class ArgumentStyle(Enum):
-    """The syntax of a call's arguments."""
-
-    JSON = "json"
-    PYTHON = "python"  # name=value, separated by commas
-    XML = "xml"  # <parameter=name>, a line, the value, a line, </parameter>
-    GEMMA = "gemma"  # see container.text.gemma_arguments
-
-
-@dataclass(frozen=True, slots=True)
-class ToolFormat:
-    """The fixed texts around tool calls.
-
-    `trigger` marks the start of the calls where text may precede them; a format `only_at_start`
-    has calls instead of text, never after it.
-    """
-
-    name: str
-    trigger: str
-    call_begin: str
-    name_end: str
-    call_end: str
-    separator: str = ""
-    begin: str = ""
-    end: str = ""
-    arguments: ArgumentStyle = ArgumentStyle.JSON
-    only_at_start: bool = False
-
-    @property
-    def markers(self) -> str:
-        """All fixed texts joined, to find the special tokens among them."""
-        quote = gemma_arguments.QUOTE if self.arguments is ArgumentStyle.GEMMA else ""
-        texts = (self.begin, self.call_begin, self.name_end, self.call_end, self.end, quote)
-        return "".join(texts)
-
-
-HERMES = ToolFormat(
-    "hermes",
-    trigger="<tool_call>",
-    call_begin='<tool_call>\n{"name": "',
-    name_end='", "arguments": ',
-    call_end="}\n</tool_call>",
-    separator="\n",
+from container.text.tool_calls import learner
+from container.text.tool_calls.further import FURTHER, GLM45, GRANITE, KIMI_K2, LFM2
+from container.text.tool_calls.known import (
+    DEEPSEEK_V3,
+    DEEPSEEK_V31,
+    GEMMA,
+    HERMES,
+    LLAMA_JSON,
+    MISTRAL,
+    MISTRAL_JSON,
+    PYTHONIC,
+    QWEN_XML,
 )
-QWEN_XML = ToolFormat(
-    "qwen_xml",
-    trigger="<tool_call>",
-    call_begin="<tool_call>\n<function=",
-    name_end=">\n",
-    call_end="</function>\n</tool_call>",
-    separator="\n",
-    arguments=ArgumentStyle.XML,
-)
-LLAMA_JSON = ToolFormat(
-    "llama_json",
-    trigger='{"name": "',
-    call_begin='{"name": "',
-    name_end='", "parameters": ',
-    call_end="}",
-    separator="; ",
-    only_at_start=True,
-)
-PYTHONIC = ToolFormat(
-    "pythonic",
-    trigger="[",
-    begin="[",
-    call_begin="",
-    name_end="(",
-    call_end=")",
-    separator=", ",
-    end="]",
-    arguments=ArgumentStyle.PYTHON,
-    only_at_start=True,
-)
-MISTRAL_JSON = ToolFormat(
-    "mistral_json",
-    trigger="[TOOL_CALLS]",
-    begin="[TOOL_CALLS][",
-    call_begin='{"name": "',
-    name_end='", "arguments": ',
-    call_end="}",
-    separator=", ",
-    end="]",
-)
-MISTRAL = ToolFormat(
-    "mistral",
-    trigger="[TOOL_CALLS]",
-    call_begin="[TOOL_CALLS]",
-    name_end="[ARGS]",
-    call_end="",
-)
-DEEPSEEK_V3 = ToolFormat(
-    "deepseek_v3",
-    trigger="<｜tool▁calls▁begin｜>",
-    begin="<｜tool▁calls▁begin｜>",
-    call_begin="<｜tool▁call▁begin｜>function<｜tool▁sep｜>",
-    name_end="\n```json\n",
-    call_end="\n```<｜tool▁call▁end｜>",
-    separator="\n",
-    end="<｜tool▁calls▁end｜>",
-)
-DEEPSEEK_V31 = ToolFormat(
-    "deepseek_v31",
-    trigger="<｜tool▁calls▁begin｜>",
-    begin="<｜tool▁calls▁begin｜>",
-    call_begin="<｜tool▁call▁begin｜>",
-    name_end="<｜tool▁sep｜>",
-    call_end="<｜tool▁call▁end｜>",
-    end="<｜tool▁calls▁end｜>",
-)
+from container.text.tool_calls.probes import Render
+from container.text.tool_calls.syntax import ArgumentStyle, ToolFormat
 
-GEMMA = ToolFormat(
-    "gemma",
-    trigger="<start_function_call>",
-    call_begin="<start_function_call>call:",
-    name_end="{",
-    call_end="}<end_function_call>",
-    arguments=ArgumentStyle.GEMMA,
-)
+__all__ = ["FALLBACK", "FORMATS", "ArgumentStyle", "ToolFormat", "recognise"]
 
-# In matching order: the template contains the first text and does not contain the second.
+# For templates that do not write calls themselves, in matching order: the template contains the
+# first text and does not contain the second.
 _SIGNS: list[tuple[str, str | None, ToolFormat]] = [
     ("<function=", None, QWEN_XML),
+    ("<arg_key>", None, GLM45),
     ("<tool_call>", None, HERMES),
     ("[ARGS]", None, MISTRAL),
     ("[TOOL_CALLS]", None, MISTRAL_JSON),
     ("<｜tool▁calls▁begin｜>", "```json", DEEPSEEK_V31),
     ("<｜tool▁calls▁begin｜>", None, DEEPSEEK_V3),
     ("<start_function_call>", None, GEMMA),
+    ("<|tool_calls_section_begin|>", None, KIMI_K2),
+    ("<|tool_call_start|>", None, LFM2),
+    ("<|tool_call|>", None, GRANITE),
+    ("<|tool_list_start|>", None, LFM2),
     ("func_name1(", None, PYTHONIC),
     ('"parameters": ', None, LLAMA_JSON),
 ]
-FORMATS = {tool_format.name: tool_format for _, _, tool_format in _SIGNS}
+FORMATS = {form.name: form for _, _, form in _SIGNS if form not in FURTHER}
+FURTHER_FORMATS = {form.name: form for form in FURTHER}
+# The names of vLLM and SGLang that differ from those here.
+_ALIASES = {
+    "apertus2509": "apertus",
+    "cohere_command3": "cohere_command4",
+    "deepseekv3": "deepseek_v3",
+    "deepseekv31": "deepseek_v31",
+    "deepseekv32": "deepseek_v32",
+    "deepseekv4": "deepseek_v4",
+    "ernie45": "hermes",
+    "functiongemma": "gemma",
+    "gigachat35": "gigachat3",
+    "glm": "glm45",
+    "granite4": "hermes",
+    "hunyuan": "hunyuan_a13b",
+    "interns1": "internlm",
+    "jamba": "hunyuan_a13b",
+    "ling3": "glm45",
+    "llama3": "llama_json",
+    "llama3_json": "llama_json",
+    "llama4_json": "llama_json",
+    "llama4_pythonic": "pythonic",
+    "mimo": "hermes",
+    "minimax-m2": "minimax_m2",
+    "minimax-m3": "minimax_m3",
+    "nanbeige": "qwen_xml",
+    "poolside_v1": "glm47",
+    "qwen": "hermes",
+    "qwen25": "hermes",
+    "qwen3_coder": "qwen_xml",
+    "qwen3_json": "hermes",
+    "qwen3_xml": "qwen_xml",
+    "spark25": "glm47",
+    "step3p5": "qwen_xml",
+}
 # For templates without tools; TGI, too, requests this format in the prompt.
 FALLBACK = LLAMA_JSON
 
 
-def recognise(template: str) -> ToolFormat | None:
-    """Detect the tool call format of a chat template; None if the template takes no tools."""
-    if not re.search(r"\btools\b", template):
+def recognise(template: str, render: Render | None = None) -> ToolFormat | None:
+    """Learn the format from the calls that a template writes; None if it is not known.
+
+    A template that writes no calls is recognised by texts in it. Without `render` only the text is
+    read, and FALLBACK is returned for one that takes tools and has no such text.
+    """
+    if render is not None and learner.writes_calls(render):
+        learnt = learner.learn(render)
+        return None if learnt is None else _named(learnt)
+    if not takes_tools(template):
         return None
     for sign, counter_sign, tool_format in _SIGNS:
         if sign in template and (counter_sign is None or counter_sign not in template):
             return tool_format
-    return FALLBACK
+    return FALLBACK if render is None else None
 
 
-def to_json(style: ArgumentStyle, text: str, schema: dict[str, Any]) -> str:
-    """Convert the arguments of a complete call to a JSON object.
-
-    Text that does not parse in this style is returned unchanged.
-    """
-    try:
-        if style is ArgumentStyle.PYTHON:
-            return json.dumps(_from_python(text), ensure_ascii=False)
-        if style is ArgumentStyle.XML:
-            return json.dumps(_from_xml(text, schema), ensure_ascii=False)
-        if style is ArgumentStyle.GEMMA:
-            return json.dumps(gemma_arguments.read(text), ensure_ascii=False)
-    except (SyntaxError, ValueError):
-        pass
-    return text
+def takes_tools(template: str) -> bool:
+    """Whether a chat template takes tools."""
+    return re.search(r"\btools\b", template) is not None
 
 
-def _from_python(text: str) -> dict[str, Any]:
-    call = ast.parse(f"f({text})", mode="eval").body
-    assert isinstance(call, ast.Call)
-    return {
-        argument.arg: _value(argument.value)
-        for argument in call.keywords
-        if argument.arg is not None
-    }
+def format_named(name: str) -> ToolFormat:
+    """Return a format by its name here, in vLLM or in SGLang."""
+    return (FORMATS | FURTHER_FORMATS)[_ALIASES.get(name, name)]
 
 
-def _value(node: ast.expr) -> Any:
-    """Evaluate a literal of Python or JSON."""
-    names = {"true": True, "false": False, "null": None}
-    if isinstance(node, ast.Name) and node.id in names:
-        return names[node.id]
-    if isinstance(node, ast.List):
-        return [_value(element) for element in node.elts]
-    if isinstance(node, ast.Dict):
-        keys = [ast.literal_eval(key) for key in node.keys if key is not None]
-        return dict(zip(keys, map(_value, node.values), strict=True))
-    return ast.literal_eval(node)
+def _named(learnt: ToolFormat) -> ToolFormat:
+    """Return the known format with the same texts, white space aside; else the learnt one."""
+    for known in (FORMATS | FURTHER_FORMATS).values():
+        if _essence(known) == _essence(learnt):
+            triggers = known.other_triggers
+            named = replace(learnt, name=known.name, other_triggers=triggers)
+            return named if learnt.allows_several else known
+    return learnt
 
 
-def _from_xml(text: str, schema: dict[str, Any]) -> dict[str, Any]:
-    pairs = re.findall(r"<parameter=([^>\n]+)>\n(.*?)\n</parameter>", text, re.DOTALL)
-    properties = schema.get("properties", {})
-    return {name: _typed(value, properties.get(name)) for name, value in pairs}
-
-
-def _typed(value: str, schema: Any) -> Any:
-    if is_plain_text(schema):
-        return value
-    try:
-        return json.loads(value)
-    except ValueError:
-        return value
-
-
-def is_plain_text(schema: Any) -> bool:
-    """Whether values of this schema are strings, which the format writes without quotes."""
-    if not isinstance(schema, dict):
-        return False
-    options = schema.get("enum", [schema["const"]] if "const" in schema else [])
-    return schema.get("type") == "string" or (
-        bool(options) and all(isinstance(option, str) for option in options)
+def _essence(form: ToolFormat) -> tuple[object, ...]:
+    texts = (form.begin + form.call_begin, form.name_end, form.call_end)
+    pairs = form.pairs if form.arguments is ArgumentStyle.XML else None
+    return (
+        form.arguments,
+        pairs and pairs.open.strip(),
+        *("".join(text.split()) for text in texts),
     )

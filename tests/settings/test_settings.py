@@ -10,10 +10,10 @@ import pytest
 from container.errors import ConfigError
 from container.settings.order import ORDER
 from container.settings.page import markdown_page
-from container.settings.requests import TOOL_CALL_PARSERS
+from container.settings.requests import OTHER_TOOL_CALL_PARSERS, TOOL_CALL_PARSERS
 from container.settings.settings import REFUSED, Settings, describe, setting_names
 from container.settings.tgi import DEFAULTS, WITHOUT_EFFECT, without_effect
-from container.text.tool_formats import FORMATS
+from container.text.tool_formats import FORMATS, FURTHER_FORMATS, format_named
 
 
 def _problems(**environ: str) -> list[str]:
@@ -220,3 +220,10 @@ def test_every_format_of_tool_calls_can_be_set() -> None:
     )
     with pytest.raises(ConfigError, match="TOOL_CALL_PARSER"):
         Settings.from_environ({"TOOL_CALL_PARSER": "telepathy"})
+
+
+def test_the_names_of_other_servers_can_be_set() -> None:
+    assert set(FURTHER_FORMATS) < set(OTHER_TOOL_CALL_PARSERS)
+    for name in OTHER_TOOL_CALL_PARSERS:
+        assert Settings.from_environ({"TOOL_CALL_PARSER": name}).requests.tool_call_parser == name
+        assert format_named(name) is not None

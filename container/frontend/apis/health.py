@@ -10,6 +10,7 @@ from flask import Blueprint, Response
 from container import __version__
 from container.errors import ServingError
 from container.frontend.clients.handler_client import HandlerClient
+from container.frontend.generation.chat import Conversations
 from container.frontend.generation.embedding_service import Embeddings
 from container.frontend.generation.limits import RequestLimits
 from container.frontend.generation.service import Service
@@ -26,6 +27,7 @@ def blueprint(
     limits: RequestLimits,
     handler: HandlerClient | None,
     texts: Embeddings,
+    conversations: Conversations,
     *,
     num_frontends: int,
 ) -> Blueprint:
@@ -47,6 +49,7 @@ def blueprint(
             handler.check_ready()
         if service.has_engine:
             service.check_ready()
+            _ = conversations.style  # learnt, and a warning logged, before the first request
         if texts.is_offered:
             texts.check_ready()
 
@@ -67,6 +70,7 @@ def blueprint(
             "fallbacks": loaded.fallbacks,
             "quantize": loaded.quantize,
             "reads_images": loaded.is_multimodal,
+            "tool_format": conversations.style.format_name,
             "tensor_parallel": loaded.tensor_parallel,
             "data_parallel": loaded.data_parallel,
             "max_input_tokens": loaded.max_input_tokens,

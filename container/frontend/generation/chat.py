@@ -18,6 +18,8 @@ from container.images.sources import ImageSource
 from container.messages.engine import FinishReason, SamplingParams
 from container.text.message_parser import Delta, DeltaKind, Parser
 from container.text.message_style import MessageStyle, style_of
+from container.text.tool_calls.writer import write_calls
+from container.text.tool_formats import FALLBACK
 
 Message = dict[str, Any]
 
@@ -52,7 +54,7 @@ class ChatPrompt:
 class PreparedChat:
     """A rendered and encoded chat, the room for its reply and the grammar of that.
 
-    `schemas` are those of its tools' arguments.
+    `schemas` are those of its tools' arguments, of which one is called if it `must_call`.
     """
 
     text: str
@@ -60,6 +62,7 @@ class PreparedChat:
     max_new_tokens: int
     grammar: str
     schemas: dict[str, Any]
+    must_call: bool = False
 
 
 @dataclass(slots=True)
@@ -146,7 +149,9 @@ class Conversations:
     @property
     def style(self) -> MessageStyle:
         """How the served model writes. Raises Unavailable before it is loaded."""
-        return style_of(self._service.tokenizer.chat_template, self._tool_format)
+        tokenizer = self._service.tokenizer
+        render = tokenizer.render_probe if tokenizer.has_chat_template else None
+        return style_of(tokenizer.chat_template, self._tool_format, render)
 
     def render(self, chat_prompt: ChatPrompt) -> str:
         """Make the prompt. Raises TemplateFailed."""
@@ -158,9 +163,11 @@ class Conversations:
         if not style.knows_developer:
             messages = [_as_system(message) for message in messages]
         if not style.takes_tools:
-            messages = [_without_calls(message) for message in messages]
+            if not style.writes_calls:
+                messages = [_without_calls(message) for message in messages]
             if described:
-                messages = _with_tools(messages, described, chat_prompt.tool_prompt or TOOL_PROMPT)
+                prompt = chat_prompt.tool_prompt or _tool_prompt(style)
+                messages = _with_tools(messages, described, prompt)
             described = []
         messages = self._in_parts(messages, has_images=bool(chat_prompt.images))
         return self._service.tokenizer.render_chat(
@@ -185,7 +192,8 @@ class Conversations:
             text, names, chat_prompt.images, add_special_tokens=self._is_plain(chat_prompt)
         )
         room = service.room_for(len(prompt.ids), max_new_tokens, names)
-        return PreparedChat(text, prompt, room, grammar, chat_prompt.tools.schemas)
+        must_call = chat_prompt.tools.mode is ToolMode.REQUIRED
+        return PreparedChat(text, prompt, room, grammar, chat_prompt.tools.schemas, must_call)
 
     def start(
         self,
@@ -198,7 +206,10 @@ class Conversations:
         style = self.style
         text = replace(text, shown=style.markers(with_tools=bool(chat.schemas)))
         running = self._service.start(chat.prompt, params, text, context)
-        parsers = [style.parser(chat.text, chat.schemas) for _ in running.completions]
+        parsers = [
+            style.parser(chat.text, chat.schemas, must_call=chat.must_call)
+            for _ in running.completions
+        ]
         return Reply(running, parsers, [MessageBuilder() for _ in running.completions])
 
     def _is_plain(self, chat_prompt: ChatPrompt) -> bool:
@@ -224,12 +235,15 @@ class Conversations:
 
     def _shape(self, chat_prompt: ChatPrompt, prompt: str) -> MessageShape:
         style, tools = self.style, chat_prompt.tools
+        must_call = tools.mode is ToolMode.REQUIRED
+        tool_format = style.format_of_calls(must_call=must_call)
+        is_open = tool_format is None and not style.is_harmony  # calls in an unknown format
         return MessageShape(
             reasoning=style.reasoning,
             starts_in_reasoning=style.starts_in_reasoning(prompt),
-            tool_format=style.tool_format,
-            tools=tools.tools,
-            needs_call=tools.mode is ToolMode.REQUIRED,
+            tool_format=tool_format,
+            tools=() if is_open else tools.tools,
+            needs_call=must_call,
             allows_several=tools.allows_several,
             answer=chat_prompt.answer,
             is_harmony=style.is_harmony,
@@ -263,6 +277,15 @@ def _without_calls(message: Message) -> Message:
         for call in calls
     )
     return {"role": message["role"], "content": message["content"] or described_calls}
+
+
+def _tool_prompt(style: MessageStyle) -> str:
+    """Ask for calls in the format that the template writes, else in the general one."""
+    form = style.tool_format
+    if form is None or form == FALLBACK:
+        return TOOL_PROMPT
+    example = write_calls(form, [("NAME", {"ARGUMENT": "VALUE"})])
+    return f"You can call the functions above. To call one, answer with nothing but:\n{example}"
 
 
 def _with_tools(

@@ -224,3 +224,7 @@ def test_invocations_call_tools_too(server: Server) -> None:
     body = {"messages": QUESTION, "tools": [WEATHER], "tool_choice": "required", "temperature": 0}
     answer = requests.post(f"{server.url}/invocations", json=body, timeout=60).json()
     assert answer["choices"][0]["message"]["tool_calls"]
+
+
+def test_info_names_the_format_that_was_learnt(server: Server) -> None:
+    assert requests.get(f"{server.url}/info", timeout=5).json()["tool_format"] == "hermes"

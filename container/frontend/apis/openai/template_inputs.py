@@ -33,6 +33,8 @@ def read_options(effort: str | None, requested: dict[str, Any] | None) -> dict[s
     options: dict[str, Any] = {}
     if effort is not None:
         options["reasoning_effort"] = effort
-        # Qwen's and DeepSeek's templates have a switch; other templates ignore it.
-        options["enable_thinking"] = options["thinking"] = effort != "none"
+        # Qwen's and DeepSeek's templates have a switch; other templates ignore it. A low effort
+        # leaves it as it is: it does not ask for reasoning where there is none.
+        if effort not in ("minimal", "low"):
+            options["enable_thinking"] = options["thinking"] = effort != "none"
     return options | (requested or {})

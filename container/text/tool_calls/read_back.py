@@ -1,0 +1,46 @@
+"""Proves a learnt format: its parser reads probe calls back from what the template rendered."""
+
+import json
+
+from container.text.delta import DeltaKind
+from container.text.tool_calls.calls_parser import CallsParser
+from container.text.tool_calls.probes import ARGUMENTS, NAMES, SCHEMA, Call, Probes
+from container.text.tool_calls.syntax import ArgumentStyle, ToolFormat
+
+_PROOFS: list[list[Call]] = [
+    [(NAMES[0], {"probe_key": 'a "b" <c>', "probe_count": 12}), (NAMES[1], {"probe_key": "x y"})],
+    [(NAMES[0], {"probe_key": "line\nline {}", "probe_second": "z"}), (NAMES[1], {})],
+]
+
+
+def reads_back(form: ToolFormat, probes: Probes) -> bool:
+    """Whether the parser reads probes back from what the template rendered."""
+    if probes.opened().rstrip().endswith(form.trigger):
+        return False  # the prompt for a reply would already hold a part of a call
+    proofs = _PROOFS
+    if form.arguments is ArgumentStyle.PYTHON:  # whose strings some templates do not quote
+        proofs = [list(zip(NAMES, ARGUMENTS, strict=True))]
+    proofs = proofs if form.allows_several else [calls[:1] for calls in proofs]
+    return all(_reads(form, probes, calls) for calls in proofs)
+
+
+def _reads(form: ToolFormat, probes: Probes, calls: list[Call]) -> bool:
+    text = probes.turn(calls)
+    if text is None:
+        return False
+    begin = text.rfind(form.trigger, 0, text.find(calls[0][0]))
+    if begin < 0:
+        return False
+    parser = CallsParser(form, dict.fromkeys(NAMES, SCHEMA))
+    deltas = parser.feed(text[begin:]) + parser.finish()
+    names = [delta.text for delta in deltas if delta.kind is DeltaKind.CALL]
+    arguments = ["" for _ in names]
+    for delta in deltas:
+        if delta.kind is DeltaKind.ARGUMENTS:
+            arguments[delta.call_index] += delta.text
+    try:
+        read = [(name, json.loads(text)) for name, text in zip(names, arguments, strict=True)]
+    except ValueError:
+        is_python = form.arguments is ArgumentStyle.PYTHON
+        return is_python and names == [name for name, _ in calls]
+    return read == calls

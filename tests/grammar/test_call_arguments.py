@@ -1,0 +1,131 @@
+"""Whatever a grammar of calls allows is parsed to valid calls, in every style of arguments."""
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import jsonschema
+import numpy as np
+import pytest
+from llguidance import LLMatcher, LLTokenizer
+from llguidance.numpy import allocate_token_bitmask, fill_next_token_bitmask
+
+from container.grammar.message import MessageShape, Tool, message_grammar
+from container.text.message_parser import DeltaKind, MessageParser, Reasoning
+from container.text.tool_formats import FORMATS, FURTHER_FORMATS
+
+SHORT = {"type": "string", "maxLength": 5}
+DIGIT = {"type": "integer", "minimum": 0, "maximum": 9}
+
+
+def _object(properties: dict[str, Any], *required: str, **keywords: Any) -> dict[str, Any]:
+    return {"type": "object", "properties": properties, "required": list(required), **keywords}
+
+
+NODE = _object({"v": DIGIT, "kids": {"type": "array", "items": {"$ref": "#/$defs/n"}}}, "v")
+NODE["additionalProperties"] = False
+PAIR = _object({"b": SHORT, "c": DIGIT}, "b", additionalProperties=False)
+FEW = {"type": "array", "items": SHORT, "minItems": 1, "maxItems": 2}
+MAYBE = {"anyOf": [SHORT, {"type": "null"}]}
+SCHEMAS: dict[str, dict[str, Any]] = {
+    "const": _object({"a": {"const": "x y"}, "b": {"const": 3}, "c": {"const": None}}, "a", "b"),
+    "enum": _object({"a": {"enum": ["p<q", "r\ns"]}, "b": {"enum": [1, None, "1"]}}, "a", "b"),
+    "anyOf": {"type": "object", "anyOf": [_object({"a": SHORT}, "a"), _object({"b": DIGIT}, "b")]},
+    "allOf": _object({"a": SHORT}, allOf=[{"required": ["a"]}, _object({"b": DIGIT}, "b")]),
+    "$ref": {
+        "$ref": "#/$defs/p",
+        "$defs": {"p": _object({"a": {"$ref": "#/$defs/q"}}), "q": DIGIT},
+    },
+    "minProperties": _object({"a": {"type": "boolean"}, "b": {"type": "null"}}, minProperties=2),
+    "dependentRequired": _object({"a": DIGIT, "b": DIGIT}, dependentRequired={"a": ["b"]}),
+    "a name outside": _object({"a": DIGIT}, "b", additionalProperties=DIGIT),
+    "odd names": _object({"first name": SHORT, "from": DIGIT, "x-y": DIGIT}, "first name", "from"),
+    "nullable": _object({"a": {"type": ["string", "null"], "maxLength": 4}, "b": MAYBE}, "a", "b"),
+    "two types": _object({"a": {"type": ["string", "integer"], "maximum": 9, "minimum": 0}}, "a"),
+    "nested": _object({"a": PAIR, "d": FEW}, "a", "d"),
+    "recursive": _object({"a": {"$ref": "#/$defs/n"}}, "a", **{"$defs": {"n": NODE}}),
+    "format": _object({"a": {"type": "string", "format": "date"}}, "a"),
+    "pattern": _object({"a": {"type": "string", "pattern": "^[a-c]{2,3}$"}}, "a"),
+    "true": _object({"a": True, "b": {}}, "a"),
+    "nothing": {"type": "object"},
+}
+FORMS = FORMATS | FURTHER_FORMATS
+STYLES = ["qwen_xml", "glm47", "kimi_k3", "minimax_m3", "pythonic", "gemma", "apertus"]
+BYTES = LLTokenizer("byte")
+END = BYTES.eos_token
+
+
+def _say(grammar: str, seed: int) -> str | None:
+    """Bytes at random, those that close something more often; None if there are too many."""
+    matcher, random = LLMatcher(BYTES, grammar), np.random.default_rng(seed)
+    assert not matcher.is_error(), matcher.get_error()
+    mask, said = allocate_token_bitmask(1, BYTES.vocab_size), b""
+    for _ in range(900):
+        fill_next_token_bitmask(matcher, mask)
+        allowed = np.flatnonzero(np.unpackbits(mask.view(np.uint8), bitorder="little"))
+        plain = [t for t in allowed if 32 <= t < 127 or t in (10, END)]
+        weights = np.array([6.0 if chr(t) in '"}]<' or t == END else 1.0 for t in plain or allowed])
+        token_id = int(random.choice(plain or allowed, p=weights / weights.sum()))
+        assert matcher.consume_token(token_id)
+        said += b"" if token_id == END else bytes([token_id])
+        if token_id == END or matcher.is_stopped():
+            return said.decode(errors="replace")
+    return None
+
+
+def _called(format_name: str, text: str, schema: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    parser = MessageParser(None, FORMS[format_name], schemas={"call_it": schema})
+    deltas = parser.feed(text) + parser.finish()
+    kinds = {delta.kind for delta in deltas}
+    assert kinds <= {DeltaKind.CALL, DeltaKind.ARGUMENTS}, text
+    arguments = [delta for delta in deltas if delta.kind is DeltaKind.ARGUMENTS]
+    for index, delta in enumerate(d for d in deltas if d.kind is DeltaKind.CALL):
+        assert delta.text == "call_it"
+        yield json.loads("".join(d.text for d in arguments if d.call_index == index))
+
+
+@pytest.mark.parametrize("format_name", STYLES)
+@pytest.mark.parametrize("keyword", SCHEMAS)
+def test_arguments_hold_the_keyword_in_every_style(format_name: str, keyword: str) -> None:
+    schema = SCHEMAS[keyword]
+    shape = MessageShape(
+        tool_format=FORMS[format_name], tools=(Tool("call_it", schema),), needs_call=True
+    )
+    grammar = message_grammar(shape, {})
+    for seed in range(2):
+        text = _say(grammar, seed)
+        if text is not None:
+            called = list(_called(format_name, text, schema))
+            assert called
+            for arguments in called:
+                jsonschema.validate(arguments, schema)
+
+
+@pytest.mark.parametrize("format_name", FURTHER_FORMATS)
+def test_every_format_written_by_hand_has_a_grammar(format_name: str) -> None:
+    schema = _object({"a": SHORT, "b": DIGIT}, "a")
+    shape = MessageShape(
+        tool_format=FORMS[format_name], tools=(Tool("call_it", schema),), needs_call=True
+    )
+    text = _say(message_grammar(shape, {}), 1)
+    if text is not None:
+        for arguments in _called(format_name, text, schema):
+            jsonschema.validate(arguments, schema)
+
+
+def _is_allowed(grammar: str, text: str) -> bool:
+    matcher = LLMatcher(BYTES, grammar)
+    return all(map(matcher.consume_token, text.encode())) and matcher.is_accepting()
+
+
+@pytest.mark.parametrize("reasoning", [None, Reasoning("<think>", "</think>")])
+@pytest.mark.parametrize("format_name", ["llama_json", "xlam", "pythonic", "phi4_mini_json"])
+def test_text_may_begin_like_a_call(format_name: str, reasoning: Reasoning | None) -> None:
+    shape = MessageShape(
+        tool_format=FORMS[format_name], tools=(Tool("call_it", {}),), reasoning=reasoning
+    )
+    grammar = message_grammar(shape, {})
+    for text in ('{"city": "Paris"}', "{ x }", "[1, 2]", '["a"]', "[Here](x)", "Hello", ""):
+        assert _is_allowed(grammar, text), text
+    called = "[nobody(a=1)]" if format_name == "pythonic" else FORMS[format_name].trigger + "nobody"
+    assert not _is_allowed(grammar, called)
