@@ -87,8 +87,8 @@ FLOORS = {
     ],
     "container.frontend.apis": [
         ["text_inputs", "grammar_fields"],
-        ["openai"],
-        ["tei", "tgi", "llm_serving"],
+        ["openai", "embeddings"],
+        ["anthropic", "tei", "tgi", "llm_serving"],
         ["sagemaker", "health"],
         ["docs"],
     ],

@@ -369,7 +369,10 @@ class Engine:
 def _prompt_facts(sequence: Sequence) -> PromptFacts:
     started_at = sequence.started_at or sequence.arrived_at
     return PromptFacts(
-        started_at - sequence.arrived_at, sequence.num_cached, sequence.prompt_logprobs
+        started_at - sequence.arrived_at,
+        sequence.num_cached,
+        sequence.prompt_logprobs,
+        sequence.prompt_tops,
     )
 
 

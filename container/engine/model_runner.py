@@ -22,11 +22,13 @@ class StepOutput:
 
     An item with a draft has one more sampled token for each draft token; those count as far as
     the draft is accepted. `prompt_logprobs` maps an item's index in the batch to the
-    log-probabilities of the prompt tokens that follow its computed tokens.
+    log-probabilities of the prompt tokens that follow its computed tokens, and `prompt_tops` to the
+    most likely tokens at their places, for requests that ask for those.
     """
 
     sampled: list[Sampled]
     prompt_logprobs: dict[int, list[float]] = field(default_factory=dict)
+    prompt_tops: dict[int, list[list[tuple[int, float]]]] = field(default_factory=dict)
 
 
 class PendingStep(Protocol):

@@ -135,6 +135,7 @@ class Scheduler:
                 continue
             sequence = item.sequence
             sequence.prompt_logprobs += output.prompt_logprobs.get(index, [])
+            sequence.prompt_tops += output.prompt_tops.get(index, [])
             if not tokens:
                 continue
             new_tokens += self._append_tokens(item, tokens)
@@ -304,7 +305,7 @@ class Scheduler:
         sequence.num_computed = 0
         sequence.placeholder = None
         if not sequence.has_prompt_logprobs:
-            sequence.prompt_logprobs = []
+            sequence.prompt_logprobs, sequence.prompt_tops = [], []
         sequence.num_preemptions += 1
         self.num_preemptions += 1
         self.waiting.appendleft(sequence)

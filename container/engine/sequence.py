@@ -46,6 +46,7 @@ class Sequence:
         "prefix_ids",
         "prompt_len",
         "prompt_logprobs",
+        "prompt_tops",
         "proposer",
         "request_id",
         "seed",
@@ -83,6 +84,7 @@ class Sequence:
         self.prefix_ids: list[int] = []
         self.num_cached = 0
         self.prompt_logprobs: list[float] = []
+        self.prompt_tops: list[list[tuple[int, float]]] = []
         self.images: ImageTensors = images or {}
         self.request_id = request_id
         self.params = params
@@ -144,7 +146,7 @@ class Sequence:
     def can_speculate(self) -> bool:
         """Whether drafts can be verified: sampling depends on past tokens only through the model.
 
-        Penalties, watermarks and grammars read the past tokens themselves.
+        Penalties, watermarks, bad words and grammars read the past tokens themselves.
         """
         params = self.params
         looks_back = (
@@ -153,6 +155,7 @@ class Sequence:
             or params.frequency_penalty != 0.0
             or params.presence_penalty != 0.0
             or params.watermark is not None
+            or bool(params.bad_words)
         )
         return self.constraint is None and not looks_back
 

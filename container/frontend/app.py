@@ -7,12 +7,16 @@ from flask import Flask
 from flask_cors import CORS
 
 from container.frontend.apis import health, llm_serving
+from container.frontend.apis.anthropic import messages as anthropic
+from container.frontend.apis.anthropic.messages import AnthropicDialect
 from container.frontend.apis.docs import pages
-from container.frontend.apis.openai import chat, completions, embeddings, responses
+from container.frontend.apis.embeddings import openai as embeddings
+from container.frontend.apis.embeddings.openai import EmbeddingsDialect
+from container.frontend.apis.openai import chat, completions, models
 from container.frontend.apis.openai.chat import OpenAIDialect
 from container.frontend.apis.openai.completions import CompletionsDialect
-from container.frontend.apis.openai.embeddings import EmbeddingsDialect
-from container.frontend.apis.openai.responses import ResponsesDialect
+from container.frontend.apis.openai.responses import routes as responses
+from container.frontend.apis.openai.responses.routes import ResponsesDialect
 from container.frontend.apis.sagemaker import adapters, invocations
 from container.frontend.apis.sagemaker.batch_transform import BatchTransform
 from container.frontend.apis.sagemaker.invocations import (
@@ -39,7 +43,7 @@ from container.frontend.multi_model.process_per_model import Models
 from container.frontend.observability import tracing
 from container.frontend.observability.embedder_metrics import EmbedderCollector
 from container.frontend.observability.metrics import Metrics
-from container.frontend.web import tgi_headers, trace_hooks
+from container.frontend.web import request_id, tgi_headers, trace_hooks
 from container.frontend.web.auth import add_guards
 from container.frontend.web.http_request import HttpRequest
 from container.messages.engine import EngineInfo
@@ -140,11 +144,14 @@ def create_app(context: AppContext) -> Flask:
     )
     app.register_blueprint(embeddings.blueprint(embeddings_dialect))
     app.register_blueprint(generate.blueprint(tgi_dialect))
-    app.register_blueprint(chat.blueprint(openai_dialect, texts))
+    app.register_blueprint(chat.blueprint(openai_dialect))
+    app.register_blueprint(models.blueprint(service, texts))
     completions_dialect = CompletionsDialect(service, metrics, options.limits)
     app.register_blueprint(completions.blueprint(completions_dialect))
     responses_dialect = ResponsesDialect(service, metrics, options.limits, conversations)
     app.register_blueprint(responses.blueprint(responses_dialect))
+    anthropic_dialect = AnthropicDialect(service, metrics, options.limits, conversations)
+    app.register_blueprint(anthropic.blueprint(anthropic_dialect))
     app.register_blueprint(chat_tokenize.blueprint(service, openai_dialect))
     app.register_blueprint(
         invocations.blueprint(
@@ -152,6 +159,7 @@ def create_app(context: AppContext) -> Flask:
                 tgi_dialect,
                 openai_dialect,
                 completions_dialect,
+                anthropic_dialect,
                 BatchTransform(metrics, options.limits.max_concurrent_requests),
                 TextInvocations(embeddings_dialect, tei_dialect, has_engine=service.has_engine)
                 if texts.is_offered
@@ -168,6 +176,7 @@ def create_app(context: AppContext) -> Flask:
     app.register_blueprint(pages.swagger())
     tgi_headers.add_headers(app, service, options.compute_type)
     invocations.watch_headers(app)
+    request_id.add_header(app)
     add_guards(app, metrics, options.api_key)
     if context.sessions is not None:
         watch_sessions(app, context.sessions)
@@ -175,18 +184,20 @@ def create_app(context: AppContext) -> Flask:
         app,
         origins=options.cors_origins,
         methods=["GET", "POST", "DELETE"],
-        allow_headers=["content-type", "authorization"],
+        allow_headers=["content-type", "authorization", "x-api-key", "anthropic-version"],
+        expose_headers=[request_id.HEADER],
         send_wildcard=True,
     )
     return app
 
 
-def create_models_app(models: Models, options: Options) -> Flask:
+def create_models_app(loaded_models: Models, options: Options) -> Flask:
     """Wire the routes of a multi-model endpoint."""
     app = Flask("container", static_folder=None)
     app.config["MAX_CONTENT_LENGTH"] = options.payload_limit
-    app.register_blueprint(models_routes.blueprint(models))
+    app.register_blueprint(models_routes.blueprint(loaded_models))
     invocations.watch_headers(app)
+    request_id.add_header(app)
     add_guards(app, Metrics(Service(NoEngine(), _no_tokenizer)), options.api_key)
     return app
 

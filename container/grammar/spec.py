@@ -10,6 +10,7 @@ import re
 from typing import Any
 
 from llguidance import LLMatcher
+from llguidance.gbnf_to_lark import GbnfToLarkError, any_to_lark
 
 from container.errors import InvalidParameter
 from container.grammar import json_schema
@@ -72,6 +73,18 @@ def from_lark(text: str, field: str) -> str:
     """Check a grammar in llguidance's dialect of Lark."""
     _check_size(text, field)
     return _checked(LLMatcher.grammar_from_lark(text), field, "the grammar is not supported")
+
+
+def from_ebnf(text: str, field: str) -> str:
+    """Convert a grammar in GBNF, the EBNF of vLLM's and SGLang's users, or in Lark."""
+    _check_size(text, field)
+    try:
+        lark = any_to_lark(text)
+    except (GbnfToLarkError, RecursionError) as error:
+        raise InvalidParameter(
+            f"`{field}`: the grammar is not supported: {error}", field=field
+        ) from None
+    return from_lark(lark, field)
 
 
 def lark_string(text: str) -> str:

@@ -45,7 +45,8 @@ class SamplingParams(msgspec.Struct, frozen=True, omit_defaults=True):
 
     `context_frequency_penalty` is TGI's: a share of prompt and completion. `frequency_penalty` and
     `presence_penalty` are OpenAI's: counts of the completion. `grammar` is in the form of
-    container.grammar.spec; the completion follows it and ends where it ends.
+    container.grammar.spec; the completion follows it and ends where it ends. Only
+    `allowed_token_ids` come, if there are some; `bad_words` are runs of ids that do not.
     """
 
     max_new_tokens: int
@@ -60,6 +61,8 @@ class SamplingParams(msgspec.Struct, frozen=True, omit_defaults=True):
     frequency_penalty: float = 0.0
     presence_penalty: float = 0.0
     logit_bias: dict[int, float] = {}
+    allowed_token_ids: list[int] = []
+    bad_words: list[list[int]] = []
     watermark: Watermark | None = None
     min_tokens: int = 0
     stop_token_ids: list[int] = []
@@ -67,6 +70,7 @@ class SamplingParams(msgspec.Struct, frozen=True, omit_defaults=True):
     logprobs: LogprobMode = LogprobMode.NONE
     top_logprobs: int = 0
     prompt_logprobs: bool = False
+    prompt_top_logprobs: int = 0
     grammar: str = ""
 
     @property
@@ -230,12 +234,13 @@ class PromptFacts(msgspec.Struct, frozen=True, array_like=True):
     """What the first token of a sequence tells of its prompt.
 
     `queue_s` is the time before its first step; `logprobs` has one number for each prompt token
-    but the first, where they were asked for.
+    but the first, where they were asked for, and `tops` the most likely ids at those places.
     """
 
     queue_s: float
     cached_tokens: int
     logprobs: list[float] = []
+    tops: list[list[tuple[int, float]]] = []
 
 
 class TokenEvent(msgspec.Struct, frozen=True, array_like=True):

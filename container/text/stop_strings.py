@@ -9,10 +9,15 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Released:
-    """Text that can be sent now, and whether a stop string ended it."""
+    """Text that can be sent now, and the stop string that ended it, if one has."""
 
     text: str
-    is_stopped: bool = False
+    stop: str | None = None
+
+    @property
+    def is_stopped(self) -> bool:
+        """Whether a stop string ended the text."""
+        return self.stop is not None
 
 
 class StopStrings:
@@ -27,12 +32,12 @@ class StopStrings:
         """Add new text; release the text that can no longer belong to a stop string."""
         self._pending += text
         positions = [(self._pending.find(stop), stop) for stop in self._stops]
-        matches = [(start, -len(stop)) for start, stop in positions if start >= 0]
+        matches = [(start, -len(stop), stop) for start, stop in positions if start >= 0]
         if matches:
-            start, negative_len = min(matches)  # the earliest; of those, the longest
-            end = start - negative_len if self._keep_match else start
+            start, _, stop = min(matches)  # the earliest; of those, the longest
+            end = start + len(stop) if self._keep_match else start
             released, self._pending = self._pending[:end], ""
-            return Released(released, is_stopped=True)
+            return Released(released, stop)
         num_certain = len(self._pending) - held_len(self._pending, self._stops)
         released, self._pending = self._pending[:num_certain], self._pending[num_certain:]
         return Released(released)

@@ -24,16 +24,38 @@ def read_grammar(
     """
     if form is None or form.get("type") == "text":
         return ""
-    if not limits.grammars:
-        raise UnsupportedParameter(
-            f"`{field}`: grammar is not supported (DISABLE_GRAMMAR_SUPPORT is set)", field=field
-        )
+    _check_offered(field, limits)
     kind = form.get("type")
     read = _FORMS.get(kind) if isinstance(kind, str) else None
     if read is None:
         known = ", ".join(f"'{name}'" for name in ("text", *_FORMS))
         raise InvalidParameter(f"`{field}.type` must be one of {known}", field=f"{field}.type")
     return offload(read, form, field)
+
+
+def read_value(
+    kind: str, value: Any, field: str, limits: RequestLimits, offload: Callable[..., str]
+) -> str:
+    """Check a grammar that is the value of a field: json, regex, choice, grammar or json_object.
+
+    Raises InvalidParameter, or UnsupportedParameter where grammars are switched off.
+    """
+    _check_offered(field, limits)
+    types, read = _VALUES[kind]
+    if not isinstance(value, types):
+        raise InvalidParameter(f"`{field}` must be {_type_names(types)}", field=field)
+    return offload(read, value, field)
+
+
+def _check_offered(field: str, limits: RequestLimits) -> None:
+    if not limits.grammars:
+        raise UnsupportedParameter(
+            f"`{field}`: grammar is not supported (DISABLE_GRAMMAR_SUPPORT is set)", field=field
+        )
+
+
+def _any_object(_: object, field: str) -> str:
+    return spec.from_schema(spec.ANY_OBJECT, field)
 
 
 def _json(form: Form, field: str) -> str:
@@ -81,12 +103,18 @@ def _value(form: Form, field: str, types: tuple[type, ...]) -> Any:
     value = form.get("value")
     if isinstance(value, types):
         return value
-    names: dict[type, str] = {dict: "an object", str: "a string", list: "a list of strings"}
-    expected = " or ".join(names[kind] for kind in types)
+    expected = _type_names(types)
     actual = "missing" if value is None else f"a {type(value).__name__}"
     raise InvalidParameter(
         f"`{field}.value` must be {expected}; it is {actual}", field=f"{field}.value"
     )
+
+
+def _type_names(types: tuple[type, ...]) -> str:
+    names: dict[type, str] = {
+        dict: "an object", str: "a string", list: "a list of strings", bool: "a boolean",
+    }  # fmt: skip
+    return " or ".join(names[kind] for kind in types)
 
 
 _FORMS: dict[str, Callable[[Form, str], str]] = {
@@ -96,4 +124,11 @@ _FORMS: dict[str, Callable[[Form, str], str]] = {
     "regex": _regex,
     "choice": _choice,
     "lark": _lark,
+}
+_VALUES: dict[str, tuple[tuple[type, ...], Callable[[Any, str], str]]] = {
+    "json": ((dict, str), spec.from_schema),
+    "json_object": ((bool,), _any_object),
+    "regex": ((str,), spec.from_regex),
+    "choice": ((list,), spec.from_choice),
+    "grammar": ((str,), spec.from_ebnf),
 }

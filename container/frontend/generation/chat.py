@@ -37,6 +37,7 @@ class ChatPrompt:
     `images` are those of the messages' parts {"type": "image"}, in their order.
     `continues` leaves the last message open; None does so for one of the assistant's, as in TGI.
     `takes_plain`: a model without a template gets the last message of the user as its prompt.
+    `add_special_tokens` None leaves them to the template; `truncate` keeps the last tokens.
     """
 
     messages: list[Message]
@@ -48,6 +49,8 @@ class ChatPrompt:
     opens_reply: bool = True
     takes_plain: bool = False
     images: list[ImageSource] = field(default_factory=list)
+    add_special_tokens: bool | None = None
+    truncate: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,9 +190,14 @@ class Conversations:
         grammar = service.offload(
             message_grammar, self._shape(chat_prompt, text), service.tokenizer.added_tokens
         )
-        # A template writes the special tokens itself.
+        adds = chat_prompt.add_special_tokens
         prompt = service.prompt(
-            text, names, chat_prompt.images, add_special_tokens=self._is_plain(chat_prompt)
+            text,
+            names,
+            chat_prompt.images,
+            # A template writes the special tokens itself.
+            add_special_tokens=self._is_plain(chat_prompt) if adds is None else adds,
+            truncate=chat_prompt.truncate,
         )
         room = service.room_for(len(prompt.ids), max_new_tokens, names)
         must_call = chat_prompt.tools.mode is ToolMode.REQUIRED

@@ -43,7 +43,7 @@ class TextEvent:
 
 @dataclass(slots=True)
 class Completion:
-    """The text of one sequence, as far as it has come."""
+    """The text of one sequence, as far as it has come; `stop_string` is the one that ended it."""
 
     seq_index: int
     tokenizer: Tokenizer
@@ -52,6 +52,7 @@ class Completion:
     text: str = ""
     events: list[TextEvent] = field(default_factory=list)
     finish_reason: FinishReason | None = None
+    stop_string: str | None = None
 
     @property
     def num_tokens(self) -> int:
@@ -84,6 +85,7 @@ class Completion:
             text += self.detokenizer.flush()
         released = self.stops.add(text)
         if released.is_stopped:
+            self.stop_string = released.stop
             return released.text, FinishReason.STOP
         if reason is not None:
             return released.text + self.stops.flush(), reason

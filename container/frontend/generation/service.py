@@ -157,15 +157,16 @@ class Service:
         add_special_tokens: bool = True,
         truncate: int | None = None,
     ) -> list[int]:
-        """Turn a prompt into ids and check its length; `truncate` keeps the last ids.
+        """Turn a prompt into ids and check its length.
 
+        `truncate` keeps the last ids; -1 keeps as many as fit.
         Raises InvalidParameter or PromptTooLong.
         """
         tokenizer = self.tokenizer
         run = self.offload if len(text) > LONG_TEXT else call
         ids = run(tokenizer.encode, text, add_special_tokens=add_special_tokens)
         if truncate is not None:
-            ids = ids[-truncate:]
+            ids = ids[-(truncate if truncate > 0 else self.info.max_input_tokens) :]
         return self.check_prompt(ids, names)
 
     def check_prompt(self, ids: list[int], names: FieldNames) -> list[int]:
@@ -186,6 +187,13 @@ class Service:
                 field=names.prompt,
             )
         return ids
+
+    def word_ids(self, words: Sequence[str]) -> list[list[int]]:
+        """Return the ids of words as they begin a text and as they follow a space."""
+        encode = self.tokenizer.encode
+        forms = [form for word in words for form in (word, f" {word.lstrip()}")]
+        ids = [tuple(encode(form, add_special_tokens=False)) for form in forms]
+        return [list(form) for form in dict.fromkeys(ids) if form]
 
     def pieces(self, text: str, *, add_special_tokens: bool = True) -> list[Piece]:
         """Turn a text of any length into tokens and say where each comes from."""

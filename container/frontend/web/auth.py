@@ -2,7 +2,7 @@
 
 import hmac
 
-from flask import Flask, Response, request
+from flask import Flask, Request, Response, request
 from werkzeug.exceptions import HTTPException, RequestEntityTooLarge
 
 from container.errors import Unauthorized
@@ -34,10 +34,11 @@ def add_guards(app: Flask, metrics: Metrics, api_key: str | None) -> None:
         is_preflight = request.method == "OPTIONS"  # browsers ask without the key
         if api_key is None or is_open or is_preflight:
             return
-        scheme, _, token = request.headers.get("Authorization", "").partition(" ")
-        is_right = hmac.compare_digest(token.encode(), api_key.encode())
-        if scheme.lower() != "bearer" or not is_right:
-            raise Unauthorized("the header 'Authorization: Bearer <API_KEY>' is missing or wrong")
+        if not hmac.compare_digest(_key_of(request).encode(), api_key.encode()):
+            raise Unauthorized(
+                "the header 'Authorization: Bearer <API_KEY>' (or 'x-api-key: <API_KEY>') is "
+                "missing or wrong"
+            )
 
     @app.before_request
     def count() -> None:
@@ -57,3 +58,9 @@ def add_guards(app: Flask, metrics: Metrics, api_key: str | None) -> None:
         if request.method == "POST":
             metrics.count_failure(client_error)
         return error_responses.error_response(client_error, dialect)
+
+
+def _key_of(request: Request) -> str:
+    """The key that a client sends, in OpenAI's header or in Anthropic's; "" without one."""
+    scheme, _, token = request.headers.get("Authorization", "").partition(" ")
+    return token if scheme.lower() == "bearer" else request.headers.get("x-api-key", "")

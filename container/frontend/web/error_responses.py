@@ -18,6 +18,7 @@ log = logging.getLogger(__name__)
 
 Body = dict[str, Any]
 OPENAI_PATHS = ("/v1/", "/v2/", "/openai/", "/embeddings", "/chat/")
+ANTHROPIC_PATHS = ("/v1/messages",)
 TEI_PATHS = ("/embed", "/similarity", "/predict", "/rerank")
 
 
@@ -27,6 +28,7 @@ class Dialect(Enum):
     TGI = "tgi"
     TEI = "tei"
     OPENAI = "openai"
+    ANTHROPIC = "anthropic"
 
 
 class ClientDisconnected(Exception):
@@ -58,6 +60,14 @@ class OpenAIForm:
     status: int
     type: str
     code: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class AnthropicForm:
+    """Status and `type` of Anthropic's error object."""
+
+    status: int
+    type: str
 
 
 _VALIDATION = TgiForm(422, "validation", "Input validation error: ")
@@ -116,6 +126,29 @@ OPENAI = {
     errors.InternalError: OpenAIForm(500, "server_error"),
 }
 
+_BAD_REQUEST = AnthropicForm(400, "invalid_request_error")
+_API_ERROR = AnthropicForm(500, "api_error")
+ANTHROPIC = {
+    errors.MalformedRequest: _BAD_REQUEST,
+    errors.UnsupportedMediaType: AnthropicForm(415, "invalid_request_error"),
+    errors.NotAcceptable: AnthropicForm(406, "invalid_request_error"),
+    errors.NotFound: AnthropicForm(404, "not_found_error"),
+    errors.Conflict: AnthropicForm(409, "invalid_request_error"),
+    errors.PayloadTooLarge: AnthropicForm(413, "request_too_large"),
+    errors.Unauthorized: AnthropicForm(401, "authentication_error"),
+    errors.InvalidParameter: _BAD_REQUEST,
+    errors.UnsupportedParameter: _BAD_REQUEST,
+    errors.PromptTooLong: _BAD_REQUEST,
+    errors.TemplateFailed: _BAD_REQUEST,
+    errors.Overloaded: AnthropicForm(429, "rate_limit_error"),
+    errors.NotEnoughMemory: AnthropicForm(507, "api_error"),
+    errors.Unavailable: AnthropicForm(503, "overloaded_error"),
+    errors.GenerationFailed: _API_ERROR,
+    errors.HandlerFailed: _API_ERROR,
+    errors.DeadlineExceeded: AnthropicForm(504, "timeout_error"),
+    errors.InternalError: _API_ERROR,
+}
+
 
 # TGI's clients go by the status where they do not know the type.
 ROUTING_TYPES = {404: "not_found", 405: "method_not_allowed"}
@@ -146,6 +179,12 @@ def openai_body(error: ServingError) -> Body:
     return {"error": inner}
 
 
+def anthropic_body(error: ServingError) -> Body:
+    """Make Anthropic's error object, as in a response or in an event of a stream."""
+    inner = {"type": ANTHROPIC[type(error)].type, "message": error.message}
+    return {"type": "error", "error": inner}
+
+
 def json_bytes(body: Body) -> bytes:
     """Write an error object."""
     return msgspec.json.encode(body)
@@ -169,6 +208,8 @@ def split(error: Exception, default: Dialect) -> tuple[Exception, Dialect]:
 
 def dialect_of_path(path: str) -> Dialect:
     """Return the dialect of a route."""
+    if path.startswith(ANTHROPIC_PATHS):
+        return Dialect.ANTHROPIC
     if path.startswith(OPENAI_PATHS):
         return Dialect.OPENAI
     return Dialect.TEI if path in TEI_PATHS else Dialect.TGI
@@ -180,6 +221,8 @@ def error_response(error: ServingError, dialect: Dialect) -> Response:
         return _respond(openai_body(error), OPENAI[type(error)].status, error)
     if dialect is Dialect.TEI:
         return _respond(tei_body(error), TEI[type(error)].status, error)
+    if dialect is Dialect.ANTHROPIC:
+        return _respond(anthropic_body(error), ANTHROPIC[type(error)].status, error)
     return _respond(tgi_body(error), TGI[type(error)].status, error)
 
 
@@ -204,9 +247,13 @@ def routing_error_response(error: HTTPException) -> Response:
     message = f"{request.method} {request.path}: {error.description}"
     code = error.code or 500
     body: Body = {"error": message, "error_type": ROUTING_TYPES.get(code, "validation")}
-    if dialect_of_path(request.path) is Dialect.OPENAI:
+    dialect = dialect_of_path(request.path)
+    if dialect is Dialect.OPENAI:
         inner = {"message": message, "type": _INVALID, "param": None, "code": None}
         body = {"error": inner}
+    elif dialect is Dialect.ANTHROPIC:
+        kind = "not_found_error" if code == 404 else _INVALID
+        body = {"type": "error", "error": {"type": kind, "message": message}}
     response = _json(body, code)
     for name, value in error.get_headers():
         if name == "Allow":

@@ -22,6 +22,7 @@ from container.model.execution.model_runner import naming_requests
 from container.model.kernels.cpu import Kernels
 from container.model.lora.layers import LoraLayers
 from container.model.reference_check import Reference
+from container.model.sampling.logprobs import PromptScores
 from container.model.sampling.sampler import Sampler
 
 # Names of a model's cache, in its outputs and its arguments.
@@ -75,21 +76,25 @@ class HFCacheRunner(SyncModelRunner):
         """Run one step."""
         self._forget_the_ended()
         last: list[torch.Tensor] = []
-        scores: dict[int, list[float]] = {}
+        scores: dict[int, PromptScores] = {}
         with naming_requests(batch), torch.inference_mode():
             for index, item in enumerate(batch.items):
                 if not item.samples and not self._in_chunks:
                     continue
-                rows, row_logprobs = self.advance(item)
-                if row_logprobs:
-                    scores[index] = row_logprobs
+                rows, prompt_scores = self.advance(item)
+                if prompt_scores is not None:
+                    scores[index] = prompt_scores
                 if item.samples:
                     last.append(rows[-1])
             sequences = [item.sequence for item in batch.items if item.samples]
             sampled = self._sampler.sample(torch.stack(last), sequences) if last else []
-        return StepOutput(sampled, scores)
+        return StepOutput(
+            sampled,
+            {index: prompt_scores.chosen.tolist() for index, prompt_scores in scores.items()},
+            {index: prompt_scores.tops() for index, prompt_scores in scores.items()},
+        )
 
-    def advance(self, item: ScheduledSequence) -> tuple[torch.Tensor, list[float]]:
+    def advance(self, item: ScheduledSequence) -> tuple[torch.Tensor, PromptScores | None]:
         """Compute a sequence up to an item's end.
 
         Returns logits [rows, vocabulary] in float32, whose last row is the last token's, and the
@@ -102,16 +107,16 @@ class HFCacheRunner(SyncModelRunner):
         if progress is None or progress.num_preemptions != sequence.num_preemptions:
             progress = self._known[sequence] = Progress(sequence.num_preemptions)
         if self._has_encoder:
-            return self._decode(progress, item), []
+            return self._decode(progress, item), None
         start = progress.num_computed
         wants_scores = sequence.params.prompt_logprobs and not sequence.has_prompt_logprobs
         num_scores = min(item.end, sequence.prompt_len - 1) - start if wants_scores else 0
         num_rows = item.end - start if num_scores > 0 else 1
         logits = self._read_on(progress, item, num_rows)
         if num_scores <= 0:
-            return logits, []
+            return logits, None
         following = sequence.token_ids[start + 1 : start + 1 + num_scores]
-        return logits, self._sampler.token_logprobs(logits[:num_scores], following).tolist()
+        return logits, self._sampler.prompt_scores(logits[:num_scores], following, sequence.params)
 
     def _read_on(self, progress: Progress, item: ScheduledSequence, num_rows: int) -> torch.Tensor:
         """Run the ids that are not computed yet; return the last `num_rows` rows of logits."""

@@ -14,6 +14,7 @@ from container.model.async_copy import AsyncHostCopy, take_rows
 from container.model.execution.forward_pass import ForwardPass
 from container.model.forward_batch import ForwardPlan, make_plan
 from container.model.kernels.cpu import Kernels
+from container.model.sampling.logprobs import PromptScores
 from container.model.sampling.sampler import PendingSamples, Sampler
 
 log = logging.getLogger(__name__)
@@ -112,7 +113,7 @@ class _TorchStep:
         self._sampling = sampling
         self._scoring = scoring
         self._samples: PendingSamples | None = None
-        self._scores: list[tuple[int, torch.Tensor]] = []
+        self._scores: list[tuple[int, PromptScores]] = []
         self._host_copy = AsyncHostCopy()
 
     @torch.inference_mode()
@@ -131,7 +132,7 @@ class _TorchStep:
         if self._scoring:
             index_of = {id(item): index for index, item in enumerate(batch.items)}
             self._scores = [
-                (index_of[id(item)], self._host_copy.add(scores))
+                (index_of[id(item)], scores.on_host(self._host_copy))
                 for item, scores in _score_prompts(self._runner.sampler, self._scoring, scored)
                 if id(item) in index_of
             ]
@@ -149,7 +150,11 @@ class _TorchStep:
         with naming_requests(self._batch):
             sampled = self._samples.get_output() if self._samples is not None else []
             self._host_copy.wait()
-        return StepOutput(sampled, {index: scores.tolist() for index, scores in self._scores})
+        return StepOutput(
+            sampled,
+            {index: scores.chosen.tolist() for index, scores in self._scores},
+            {index: scores.tops() for index, scores in self._scores},
+        )
 
 
 @contextmanager
@@ -202,13 +207,14 @@ def _sampled_sequences(sampling: list[ScheduledSequence]) -> list[Sequence]:
 
 def _score_prompts(
     sampler: Sampler, scoring: list[ScheduledSequence], logits: torch.Tensor
-) -> list[tuple[ScheduledSequence, torch.Tensor]]:
+) -> list[tuple[ScheduledSequence, PromptScores]]:
     """Compute the log-probability of each prompt token that follows a computed one."""
     scores = []
     row = 0
     for item in scoring:
         count, first = item.num_prompt_logprobs, item.start + 1
         following = item.sequence.token_ids[first : first + count]
-        scores.append((item, sampler.token_logprobs(logits[row : row + count], following)))
+        rows, params = logits[row : row + count], item.sequence.params
+        scores.append((item, sampler.prompt_scores(rows, following, params)))
         row += count
     return scores

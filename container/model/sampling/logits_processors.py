@@ -128,15 +128,41 @@ def add_bias(logits: torch.Tensor, sequences: list[Sequence]) -> None:
 def hide_ends(
     logits: torch.Tensor, sequences: list[Sequence], end_token_ids: frozenset[int]
 ) -> None:
-    """Hide end tokens in sequences that have not reached `min_tokens`."""
+    """Hide end tokens in sequences that have not reached `min_tokens`.
+
+    Where nothing else may come, by a grammar or a list of tokens, they stay.
+    """
     for row, sequence in enumerate(sequences):
-        # A grammar decides itself where a completion may end.
-        is_free = sequence.constraint is None
-        if is_free and sequence.completion_len < sequence.params.min_tokens:
+        if sequence.completion_len < sequence.params.min_tokens:
             ends = end_token_ids | set(sequence.params.stop_token_ids)
             inside = [token_id for token_id in ends if token_id < logits.shape[-1]]
             index = to_device(inside, logits.device, torch.long)
-            logits[row].index_fill_(0, index, -torch.inf)
+            hidden = logits[row].index_fill(0, index, -torch.inf)
+            # Without a branch, which would wait for the device.
+            logits[row] = torch.where(hidden.isfinite().any(), hidden, logits[row])
+
+
+def hide_others(logits: torch.Tensor, rows: list[int], sequences: list[Sequence]) -> None:
+    """Hide all tokens of these rows but the `allowed_token_ids`."""
+    for row in rows:
+        index = to_device(sequences[row].params.allowed_token_ids, logits.device, torch.long)
+        allowed = torch.full_like(logits[row], -torch.inf).index_fill_(0, index, 0.0)
+        logits[row] += allowed
+
+
+def hide_bad_words(logits: torch.Tensor, rows: list[int], sequences: list[Sequence]) -> None:
+    """Hide the last token of each of the `bad_words` whose other tokens have just come."""
+    for row in rows:
+        sequence = sequences[row]
+        completion = sequence.token_ids[sequence.prompt_len :]
+        last = {
+            word[-1]
+            for word in sequence.params.bad_words
+            if len(word) == 1 or completion[1 - len(word) :] == word[:-1]
+        }
+        inside = [token_id for token_id in last if token_id < logits.shape[-1]]
+        index = to_device(inside, logits.device, torch.long)
+        logits[row].index_fill_(0, index, -torch.inf)
 
 
 def watermark(logits: torch.Tensor, sequences: list[Sequence]) -> None:

@@ -10,14 +10,19 @@ import torch
 
 from container.engine.model_runner import Sampled
 from container.engine.sequence import Sequence
-from container.messages.engine import LogprobMode
+from container.messages.engine import LogprobMode, SamplingParams
 from container.model.async_copy import AsyncHostCopy, take_rows, to_device
 from container.model.kernels.cpu import Kernels
 from container.model.sampling import logits_processors
 from container.model.sampling.device import choose
 from container.model.sampling.host import choose_on_host, params_of, rows_where
 from container.model.sampling.logits_processors import constrain
-from container.model.sampling.logprobs import RowLogprobs, row_logprobs, token_logprobs
+from container.model.sampling.logprobs import (
+    PromptScores,
+    RowLogprobs,
+    prompt_scores,
+    row_logprobs,
+)
 from container.model.sampling.rng import row_numbers
 
 
@@ -77,9 +82,11 @@ class Sampler:
         self._reads_logits = reads_logits
         self._counts = logits_processors.TokenCounts()
 
-    def token_logprobs(self, logits: torch.Tensor, following: list[int]) -> torch.Tensor:
-        """Return the log-probability of the token that follows each row of logits: [rows]."""
-        return token_logprobs(logits, following, self._kernels)
+    def prompt_scores(
+        self, logits: torch.Tensor, following: list[int], params: SamplingParams
+    ) -> PromptScores:
+        """Return the log-probability of the token that follows each row of logits."""
+        return prompt_scores(logits, following, params.prompt_top_logprobs, self._kernels)
 
     def sample(self, logits: torch.Tensor, sequences: list[Sequence]) -> list[Sampled]:
         """Sample a token for each row of logits [rows, vocabulary], float32; changes the logits."""
@@ -115,8 +122,12 @@ class Sampler:
         )
         if rows_where(sequences, lambda p: bool(p.logit_bias)):
             logits_processors.add_bias(logits, sequences)
-        if rows_where(sequences, lambda p: p.min_tokens > 0):
-            logits_processors.hide_ends(logits, sequences, self._end_token_ids)
+        if rows := rows_where(sequences, lambda p: bool(p.allowed_token_ids)):
+            logits_processors.hide_others(logits, rows, sequences)
+        if rows := rows_where(sequences, lambda p: bool(p.bad_words)):
+            logits_processors.hide_bad_words(logits, rows, sequences)
         rows = [row for row, sequence in enumerate(sequences) if sequence.constraint is not None]
         if rows:
             constrain(logits, rows, sequences)
+        if rows_where(sequences, lambda p: p.min_tokens > 0):
+            logits_processors.hide_ends(logits, sequences, self._end_token_ids)

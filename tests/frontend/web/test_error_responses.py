@@ -14,6 +14,7 @@ def test_every_error_has_a_form_in_each_dialect(leaf: type[errors.ServingError])
     assert "the reason" in error_responses.tgi_body(error)["error"]
     assert "the reason" in error_responses.tei_body(error)["error"]
     assert error_responses.openai_body(error)["error"]["message"] == "the reason"
+    assert error_responses.anthropic_body(error)["error"]["message"] == "the reason"
 
 
 def test_the_tables_have_nothing_else() -> None:
@@ -21,6 +22,7 @@ def test_the_tables_have_nothing_else() -> None:
         set(error_responses.TGI)
         == set(error_responses.OPENAI)
         == set(error_responses.TEI)
+        == set(error_responses.ANTHROPIC)
         == set(SERVED)
     )
 

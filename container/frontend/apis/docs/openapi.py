@@ -27,6 +27,7 @@ ERRORS = {
 }
 TGI_ERRORS = {422: "A field is wrong", 424: "This generation failed"}
 OPENAI_ERRORS = {400: "The body is not JSON, or a field is wrong"}
+OTHER_ERRORS = (response_schemas.OpenAIError, response_schemas.AnthropicError)
 # A server-sent event, as OpenAPI 3.2 describes them.
 EVENT = {"type": "object", "properties": {"data": {"type": "string"}}, "required": ["data"]}
 NOT_READY = {503: ERRORS[503]}
@@ -117,7 +118,8 @@ def _errors(operation: Operation) -> dict[int, str]:
     if operation.needs_key:
         errors[401] = ERRORS[401]
     if operation.body is not None:
-        errors |= OPENAI_ERRORS if operation.error is response_schemas.OpenAIError else TGI_ERRORS
+        has_tgi_errors = operation.error not in OTHER_ERRORS
+        errors |= TGI_ERRORS if has_tgi_errors else OPENAI_ERRORS
     if operation.body is not None or operation.path_fields:
         errors[404] = "No model or adapter of that name"
     if operation.registers:

@@ -5,11 +5,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from container import content
+from container.frontend.apis.anthropic.schema import CountTokensRequest, MessagesRequest
 from container.frontend.apis.docs import response_schemas as schemas
+from container.frontend.apis.embeddings.openai_schema import CohereRerankRequest, OpenAIEmbedRequest
 from container.frontend.apis.openai.chat_schema import ChatRequest
 from container.frontend.apis.openai.completions_schema import CompletionRequest
-from container.frontend.apis.openai.embeddings_schema import CohereRerankRequest, OpenAIEmbedRequest
-from container.frontend.apis.openai.responses_schema import ResponseRequest
+from container.frontend.apis.openai.responses.schema import ResponseRequest
 from container.frontend.apis.sagemaker.adapters import AdapterRequest
 from container.frontend.apis.tei.schemas import EmbedRequest, PredictRequest, SimilarityRequest
 from container.frontend.apis.tei.schemas import RerankRequest as TeiRerankRequest
@@ -17,6 +18,7 @@ from container.frontend.apis.tgi.schemas import GenerateRequest
 
 TGI, OPENAI, SAGEMAKER, SERVER = "TGI", "OpenAI", "SageMaker", "Server"
 LLM_SERVING = "llm_serving"
+ANTHROPIC = "Anthropic"
 TEI, RERANK = "Text Embeddings Inference", "Cohere and Jina"
 Vectors = list[list[float]]
 Floats = list[float]
@@ -24,9 +26,11 @@ Ranks = list[schemas.Rank]
 Predictions = list[schemas.Prediction] | list[list[schemas.Prediction]]
 GenerateArray = list[schemas.GenerateAnswer]
 TextTokens = list[schemas.TextToken]
-AnyError = schemas.TgiError | schemas.OpenAIError
-AnyBody = GenerateRequest | ChatRequest | CompletionRequest
-AnyAnswer = GenerateArray | schemas.ChatCompletion | schemas.TextCompletion
+AnyError = schemas.TgiError | schemas.OpenAIError | schemas.AnthropicError
+AnyBody = GenerateRequest | ChatRequest | CompletionRequest | MessagesRequest
+AnyAnswer = (
+    GenerateArray | schemas.ChatCompletion | schemas.TextCompletion | schemas.AnthropicMessage
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,8 +116,20 @@ OPERATIONS = (
         ResponseRequest, schemas.ModelAnswer, schemas.OpenAIError, streams=True,
     ),
     Operation(
+        "post", "/v1/messages", ANTHROPIC, "Continue a conversation",
+        MessagesRequest, schemas.AnthropicMessage, schemas.AnthropicError, streams=True,
+    ),
+    Operation(
+        "post", "/v1/messages/count_tokens", ANTHROPIC, "The tokens of a conversation",
+        CountTokensRequest, schemas.TokenCount, schemas.AnthropicError,
+    ),
+    Operation(
         "get", "/v1/models", OPENAI, "The served models",
         answer=schemas.ModelList, error=schemas.OpenAIError,
+    ),
+    Operation(
+        "get", "/v1/models/{model_id}", OPENAI, "One of them",
+        answer=schemas.Model, error=schemas.OpenAIError,
     ),
     Operation(
         "post", "/v1/embeddings", OPENAI, "Vectors of texts",

@@ -6,8 +6,8 @@ from pydantic import Field
 
 from container.errors import UnsupportedParameter
 from container.frontend.apis.openai.sampling_schema import (
-    SamplingFields,
-    check_sampling,
+    GenerationFields,
+    check_generation,
     refuse,
     require,
     within,
@@ -80,7 +80,7 @@ class Message(Body):
     tool_call_id: str | None = None
 
 
-class ChatRequest(SamplingFields):
+class ChatRequest(GenerationFields):
     """A conversation to be continued. Sampling is on unless `temperature` is 0."""
 
     messages: list[Message]
@@ -92,6 +92,7 @@ class ChatRequest(SamplingFields):
     parallel_tool_calls: bool | None = None
     tool_prompt: str | None = None
     reasoning_effort: str | None = None
+    include_reasoning: bool | None = True
     chat_template_kwargs: dict[str, Any] | None = None
     continue_final_message: bool | None = None
     add_generation_prompt: bool | None = None
@@ -111,6 +112,11 @@ class ChatRequest(SamplingFields):
     prediction: Any = None
     web_search_options: Any = None
     moderation: Any = None
+
+    @property
+    def shows_reasoning(self) -> bool:
+        """Whether the answer has the thoughts."""
+        return self.include_reasoning is not False
 
     @property
     def max_new_tokens(self) -> int | None:
@@ -142,7 +148,7 @@ def check(request: ChatRequest, limits: RequestLimits, vocabulary: int) -> None:
     require(bool(r.messages), "messages", "must not be empty")
     both = r.continue_final_message and r.add_generation_prompt
     require(not both, "continue_final_message", "and `add_generation_prompt` exclude each other")
-    check_sampling(r, limits, vocabulary)
+    check_generation(r, limits, vocabulary)
     within(r.max_completion_tokens, "max_completion_tokens", 1, None)
     within(r.top_logprobs, "top_logprobs", 0, MAX_TOP_LOGPROBS)
     require(bool(r.logprobs) or not r.top_logprobs, "top_logprobs", "needs `logprobs`: true")

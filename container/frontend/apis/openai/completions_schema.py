@@ -3,8 +3,8 @@
 from typing import Any
 
 from container.frontend.apis.openai.sampling_schema import (
-    SamplingFields,
-    check_sampling,
+    GenerationFields,
+    check_generation,
     refuse,
     require,
     within,
@@ -15,7 +15,7 @@ MAX_LOGPROBS = 5  # OpenAI's own limit
 NOT_OFFERED: dict[str, tuple[Any, ...]] = {"suffix": (None,)}
 
 
-class CompletionRequest(SamplingFields):
+class CompletionRequest(GenerationFields):
     """One prompt or several, as text or as token ids."""
 
     prompt: str | list[str] | list[int] | list[list[int]]
@@ -23,8 +23,14 @@ class CompletionRequest(SamplingFields):
     logprobs: int | None = None
     best_of: int | None = None
     suffix: str | None = None
-    grammar: dict[str, Any] | None = None
     user: str | None = None
+
+    @property
+    def top_prompt_logprobs(self) -> int | None:
+        """How many of the most likely tokens each place of the prompt has; None: no scores."""
+        if self.echo and self.logprobs is not None:
+            return max(self.logprobs, self.prompt_logprobs or 0)
+        return self.prompt_logprobs
 
     @property
     def prompts(self) -> list[str | list[int]]:
@@ -39,7 +45,7 @@ def check(request: CompletionRequest, limits: RequestLimits, vocabulary: int) ->
     """Check ranges. Raises InvalidParameter, or UnsupportedParameter for what is not offered."""
     r = request
     refuse(r, NOT_OFFERED)
-    check_sampling(r, limits, vocabulary)
+    check_generation(r, limits, vocabulary)
     count = len(r.prompts)
     require(count > 0, "prompt", "must not be an empty list")
     most = limits.max_prompts
@@ -50,15 +56,5 @@ def check(request: CompletionRequest, limits: RequestLimits, vocabulary: int) ->
         for token_id in prompt if isinstance(prompt, list) else []:
             within(token_id, "prompt", 0, vocabulary - 1)
     within(r.logprobs, "logprobs", 0, MAX_LOGPROBS)
-    require(
-        not (r.echo and r.logprobs),
-        "logprobs",
-        "must be 0 with `echo`: of a prompt only its own tokens have log-probabilities",
-    )
     is_all = r.best_of is None or r.best_of == (r.n or 1)
     require(is_all, "best_of", "must equal `n`: there is no choice among more")
-    require(
-        r.grammar is None or r.response_format is None,
-        "grammar",
-        "and `response_format` exclude each other",
-    )

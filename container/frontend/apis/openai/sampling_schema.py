@@ -1,21 +1,27 @@
 """What chat completions and completions have in common: how tokens are picked."""
 
+import secrets
 from typing import Any
 
 import msgspec
 from pydantic import Field
 
 from container.errors import InvalidParameter, UnsupportedParameter
+from container.frontend.apis.openai.structured_fields import StructuredFields
 from container.frontend.generation.limits import RequestLimits
 from container.frontend.generation.service import random_seed
 from container.frontend.web.request_body import Body
 from container.messages.engine import LogprobMode, SamplingParams
+
+MAX_BAD_WORDS = 1000
+MAX_PROMPT_LOGPROBS = 20  # vLLM's own limit
 
 
 class StreamOptions(Body):
     """What a stream adds."""
 
     include_usage: bool | None = False
+    continuous_usage_stats: bool | None = False
 
 
 class SamplingFields(Body):
@@ -42,12 +48,26 @@ class SamplingFields(Body):
     min_tokens: int | None = None
     stop_token_ids: list[int] | None = None
     ignore_eos: bool | None = False
-    response_format: dict[str, Any] | None = None
+    allowed_token_ids: list[int] | None = None
+    bad_words: list[str] | None = None
+    include_stop_str_in_output: bool | None = False
+    no_stop_trim: bool | None = False
 
     @property
     def stops(self) -> list[str]:
         """Stop strings as a list."""
         return [self.stop] if isinstance(self.stop, str) else self.stop or []
+
+    @property
+    def keeps_stop(self) -> bool:
+        """Whether a stop string stays in the text, by vLLM's name or by SGLang's."""
+        return bool(self.include_stop_str_in_output or self.no_stop_trim)
+
+    @property
+    def includes_running_usage(self) -> bool:
+        """Whether every chunk of a stream has the usage so far."""
+        options = self.stream_options
+        return self.includes_usage and bool(options and options.continuous_usage_stats)
 
     @property
     def includes_usage(self) -> bool:
@@ -65,9 +85,18 @@ class SamplingFields(Body):
         return biases
 
     def params(
-        self, max_new_tokens: int, vocabulary: int, *, top_logprobs: int | None, grammar: str
+        self,
+        max_new_tokens: int,
+        vocabulary: int,
+        *,
+        top_logprobs: int | None,
+        grammar: str,
+        bad_words: list[list[int]] | None = None,
     ) -> SamplingParams:
-        """The engine's parameters; `top_logprobs` None asks for no log-probabilities."""
+        """The engine's parameters; `top_logprobs` None asks for no log-probabilities.
+
+        `bad_words` are the ids of those words.
+        """
         temperature = 1.0 if self.temperature is None else self.temperature
         common = SamplingParams(
             max_new_tokens,
@@ -78,6 +107,8 @@ class SamplingFields(Body):
             min_tokens=self.min_tokens or 0,
             stop_token_ids=self.stop_token_ids or [],
             ignore_eos=bool(self.ignore_eos),
+            allowed_token_ids=self.allowed_token_ids or [],
+            bad_words=bad_words or [],
             logprobs=LogprobMode.NONE if top_logprobs is None else LogprobMode.RAW,
             top_logprobs=top_logprobs or 0,
             grammar=grammar,
@@ -115,9 +146,57 @@ def check_sampling(fields: SamplingFields, limits: RequestLimits, vocabulary: in
         f"supports up to {limits.max_stops} stop sequences. Given: {len(f.stops)}",
     )
     require(all(f.stops), "stop", "must not contain an empty string")
-    for token_id in f.stop_token_ids or []:
-        within(token_id, "stop_token_ids", 0, vocabulary - 1)
+    for name in ("stop_token_ids", "allowed_token_ids"):
+        for token_id in getattr(f, name) or []:
+            within(token_id, name, 0, vocabulary - 1)
+    require(f.allowed_token_ids != [], "allowed_token_ids", "must not be an empty list")
+    count = len(f.bad_words or [])
+    require(count <= MAX_BAD_WORDS, "bad_words", f"has {count} words; the limit is {MAX_BAD_WORDS}")
+    require(all(f.bad_words or []), "bad_words", "must not contain an empty string")
+    require(f.stream_options is None or bool(f.stream), "stream_options", "needs `stream`: true")
     f.biases(vocabulary)
+
+
+class GenerationFields(SamplingFields, StructuredFields):
+    """What chat completions and completions have in common beyond that, most of it vLLM's.
+
+    `adapter_id` is TGI's name, `lora_path` SGLang's; `request_id` is vLLM's, `rid` SGLang's.
+    """
+
+    truncate_prompt_tokens: int | None = None
+    add_special_tokens: bool | None = None
+    prompt_logprobs: int | None = None
+    return_token_ids: bool | None = False
+    return_tokens_as_token_ids: bool | None = False
+    adapter_id: str | None = None
+    lora_path: str | None = None
+    request_id: str | None = Field(default=None, max_length=200)
+    rid: str | None = Field(default=None, max_length=200)
+
+    def name(self, prefix: str) -> str:
+        """The id of an answer: the request's own, or a new one."""
+        own = self.request_id or self.rid
+        return f"{prefix}-{own or secrets.token_hex(12)}"
+
+
+def check_generation(fields: GenerationFields, limits: RequestLimits, vocabulary: int) -> None:
+    """Check ranges. Raises InvalidParameter."""
+    f = fields
+    check_sampling(f, limits, vocabulary)
+    cut = f.truncate_prompt_tokens
+    is_length = cut is None or cut == -1 or cut >= 1
+    require(is_length, "truncate_prompt_tokens", f"must be -1 or >= 1. Given: {cut}")
+    within(f.prompt_logprobs, "prompt_logprobs", 0, MAX_PROMPT_LOGPROBS)
+    require(f.prompt_logprobs is None or not f.stream, "prompt_logprobs", "excludes `stream`: true")
+    both = f.adapter_id and f.lora_path and f.adapter_id != f.lora_path
+    require(not both, "lora_path", "and `adapter_id` name two adapters")
+
+
+def with_prompt_logprobs(params: SamplingParams, top: int | None) -> SamplingParams:
+    """Ask for the log-probabilities of the prompt's tokens, and of the `top` most likely ones."""
+    if top is None:
+        return params
+    return msgspec.structs.replace(params, prompt_logprobs=True, prompt_top_logprobs=top)
 
 
 def refuse(body: Body, not_offered: dict[str, tuple[Any, ...]]) -> None:

@@ -106,10 +106,13 @@ def _read(line: bytes) -> dict[str, Any]:
 
 
 def _text(answer: Any) -> str:
-    """The text in an answer of either dialect, or its error."""
+    """The text in an answer of any dialect, or its error."""
     if isinstance(answer, list):
         return str(answer[0]["generated_text"])
     if "choices" in answer:
-        return str(answer["choices"][0]["message"]["content"] or "")
+        choice = answer["choices"][0]
+        return str((choice["message"]["content"] if "message" in choice else choice["text"]) or "")
+    if "content" in answer:  # Anthropic's
+        return "".join(block.get("text", "") for block in answer["content"])
     error = answer["error"]
     return f"error: {error['message'] if isinstance(error, dict) else error}"

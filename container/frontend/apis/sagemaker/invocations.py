@@ -15,9 +15,11 @@ from flask import Blueprint, Flask, Response, request
 
 from container import content, logs
 from container.errors import InvalidParameter, MalformedRequest, UnsupportedMediaType
+from container.frontend.apis.anthropic.messages import AnthropicDialect
+from container.frontend.apis.anthropic.schema import is_messages_body
+from container.frontend.apis.embeddings.openai import EmbeddingsDialect
 from container.frontend.apis.openai.chat import OpenAIDialect
 from container.frontend.apis.openai.completions import CompletionsDialect
-from container.frontend.apis.openai.embeddings import EmbeddingsDialect
 from container.frontend.apis.sagemaker.batch_transform import BatchTransform, render
 from container.frontend.apis.sagemaker.user_code import HandlerDialect
 from container.frontend.apis.tei.routes import TeiDialect
@@ -89,6 +91,7 @@ class Invocations:
         tgi: TgiDialect,
         openai: OpenAIDialect,
         completions: CompletionsDialect,
+        anthropic: AnthropicDialect,
         batch_transform: BatchTransform,
         texts: TextInvocations | None,
         *,
@@ -98,6 +101,7 @@ class Invocations:
         self._tgi = tgi
         self._openai = openai
         self._completions = completions
+        self._anthropic = anthropic
         self._batch_transform = batch_transform
         self._texts = texts
         self._messages_api = messages_api
@@ -133,6 +137,9 @@ class Invocations:
             if response is not None:
                 return response
         if self._is_chat(body):
+            if is_messages_body(body):
+                with errors_in(Dialect.ANTHROPIC):
+                    return self._anthropic.create(body, context)
             with errors_in(Dialect.OPENAI):
                 return self._openai.chat(body, context)
         if "inputs" not in body and self._messages_api is None:

@@ -2,6 +2,8 @@
 
 from typing import Any
 
+from pydantic import Field
+
 from container.errors import InvalidParameter, UnsupportedParameter
 from container.frontend.apis.openai.sampling_schema import (
     SamplingFields,
@@ -39,6 +41,24 @@ NOT_OFFERED: dict[str, tuple[Any, ...]] = {
 INCLUDABLE = frozenset({"reasoning.encrypted_content"})
 
 
+# Those that have the same name in all dialects.
+SAMPLING_FIELDS = (
+    "temperature",
+    "top_p",
+    "top_k",
+    "min_p",
+    "seed",
+    "frequency_penalty",
+    "presence_penalty",
+    "repetition_penalty",
+    "logit_bias",
+    "stop",
+    "stop_token_ids",
+    "ignore_eos",
+    "include_stop_str_in_output",
+)
+
+
 class TextOptions(Body):
     """What the text looks like."""
 
@@ -71,6 +91,18 @@ class ResponseRequest(Body):
     text: TextOptions | None = None
     reasoning: ReasoningOptions | None = None
     include: list[str] | None = None
+    top_k: int | None = None
+    min_p: float | None = None
+    frequency_penalty: float | None = None
+    presence_penalty: float | None = None
+    repetition_penalty: float | None = None
+    logit_bias: dict[str, float] | None = None
+    stop: str | list[str] | None = None
+    stop_token_ids: list[int] | None = None
+    ignore_eos: bool | None = False
+    include_stop_str_in_output: bool | None = False
+    structured_outputs: dict[str, Any] | None = None
+    request_id: str | None = Field(default=None, max_length=200)
     chat_template_kwargs: dict[str, Any] | None = None
     metadata: dict[str, Any] | None = None
     user: str | None = None
@@ -98,9 +130,7 @@ class ResponseRequest(Body):
         return SamplingFields(
             model=self.model,
             max_tokens=self.max_output_tokens,
-            temperature=self.temperature,
-            top_p=self.top_p,
-            seed=self.seed,
+            **{name: getattr(self, name) for name in SAMPLING_FIELDS},
         )
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from flask import Blueprint, Response, request
 
-from container.frontend.apis.openai.embeddings_schema import CohereRerankRequest, OpenAIEmbedRequest
+from container.frontend.apis.embeddings.openai_schema import CohereRerankRequest, OpenAIEmbedRequest
 from container.frontend.apis.text_inputs import as_inputs
 from container.frontend.generation.embedding_service import Embeddings, Floats, Rows, TextOptions
 from container.frontend.generation.request_context import RequestContext

@@ -11,15 +11,18 @@ from flask import Blueprint, Response, request
 
 from container.errors import ServingError
 from container.frontend.apis.grammar_fields import read_grammar
-from container.frontend.apis.openai.chat import served_name
-from container.frontend.apis.openai.output_items import Event, OutputItems
-from container.frontend.apis.openai.responses_schema import (
+from container.frontend.apis.openai.chat_rendering import served_name
+from container.frontend.apis.openai.peer_fields import refuse_peer_fields
+from container.frontend.apis.openai.responses.output_items import Event, OutputItems
+from container.frontend.apis.openai.responses.schema import (
     ResponseRequest,
     answer_format,
     chat_messages,
     check,
     template_options,
 )
+from container.frontend.apis.openai.sampling_schema import require
+from container.frontend.apis.openai.structured_fields import StructuredFields, read_structured
 from container.frontend.apis.openai.tools_schema import read_tools
 from container.frontend.generation import adapter_selection
 from container.frontend.generation.chat import ChatPrompt, Conversations, Reply
@@ -126,6 +129,7 @@ class ResponsesDialect:
     def create(self, body: dict[str, Any], context: RequestContext) -> Response:
         """Answer a responses body."""
         received_at = time.monotonic()
+        refuse_peer_fields(body, ResponseRequest)
         response_request = parse(ResponseRequest, body)
         context = adapter_selection.select_by_model(context, response_request.model, self._service)
         response = self._start(response_request, context, received_at)
@@ -144,9 +148,7 @@ class ResponsesDialect:
         service = self._service
         vocabulary = service.info.vocabulary
         check(response_request, self._limits, vocabulary)
-        answer = read_grammar(
-            answer_format(response_request), "text.format", self._limits, service.offload
-        )
+        answer = self._grammar(response_request)
         messages, images = chat_messages(response_request)
         chat_prompt = ChatPrompt(
             messages,
@@ -162,19 +164,32 @@ class ResponsesDialect:
         )
         limit = response_request.max_output_tokens
         prepared = self._conversations.prepare(chat_prompt, NAMES, limit)
-        params = response_request.sampling.params(
+        sampling = response_request.sampling
+        params = sampling.params(
             prepared.max_new_tokens, vocabulary, top_logprobs=None, grammar=prepared.grammar
         )
-        text = TextRules(received_at, stops=[])
+        text = TextRules(received_at, sampling.stops, keep_stop=sampling.keeps_stop)
         reply = self._conversations.start(prepared, params, text, context)
         return ModelResponse(
             reply,
             response_request,
             served_name(response_request.model, service.info.model_id),
-            f"resp_{secrets.token_hex(16)}",
+            response_request.request_id or f"resp_{secrets.token_hex(16)}",
             int(time.time()),
             OutputItems(reply.builders[0]),
         )
+
+    def _grammar(self, response_request: ResponseRequest) -> str:
+        form, structured = answer_format(response_request), response_request.structured_outputs
+        if structured is None:
+            return read_grammar(form, "text.format", self._limits, self._service.offload)
+        require(
+            form is None or form.get("type") == "text",
+            "structured_outputs",
+            "and `text.format` exclude each other",
+        )
+        fields = StructuredFields(structured_outputs=structured)
+        return read_structured(fields, self._limits, self._service.offload)
 
     def _stream(self, response: ModelResponse) -> Response:
         def render(event: TextEvent) -> Iterator[Event]:

@@ -1,0 +1,224 @@
+"""Anthropic's `/v1/messages`, whole or as a stream of typed events, and `count_tokens`."""
+
+import secrets
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from flask import Blueprint, Response, request
+
+from container.errors import ServingError
+from container.frontend.apis.anthropic.content_blocks import ContentBlocks, Event
+from container.frontend.apis.anthropic.conversation import ConversationReader
+from container.frontend.apis.anthropic.schema import (
+    CountTokensRequest,
+    MessagesRequest,
+    check,
+    check_count,
+    read_tool_use,
+)
+from container.frontend.apis.grammar_fields import read_grammar
+from container.frontend.apis.openai.chat_rendering import served_name
+from container.frontend.generation import adapter_selection
+from container.frontend.generation.chat import ChatPrompt, Conversations, Reply
+from container.frontend.generation.limits import RequestLimits
+from container.frontend.generation.request_context import RequestContext
+from container.frontend.generation.running_request import RunningRequest, TextEvent
+from container.frontend.generation.service import FieldNames, Service, TextRules
+from container.frontend.observability.metrics import Metrics
+from container.frontend.web.error_responses import anthropic_body
+from container.frontend.web.http_request import request_context
+from container.frontend.web.request_body import parse, read_object
+from container.frontend.web.responses import collect, json_response, sse_typed, stream
+from container.messages.engine import FinishReason
+
+NAMES = FieldNames(prompt="messages", max_new_tokens="max_tokens")
+
+
+@dataclass(frozen=True, slots=True)
+class ModelMessage:
+    """A started answer: the running reply, and its content so far.
+
+    `fills_context`: `max_tokens` was more than the context has room for.
+    """
+
+    reply: Reply
+    model: str
+    id: str
+    content: ContentBlocks
+    fills_context: bool
+
+    @property
+    def running(self) -> RunningRequest:
+        """The request in the engine."""
+        return self.reply.running
+
+    def body(self) -> dict[str, Any]:
+        """The message object, as it is now."""
+        return {
+            "id": self.id,
+            "type": "message",
+            "role": "assistant",
+            "model": self.model,
+            "content": self.content.blocks,
+            **self.ending(),
+            "usage": self.usage(),
+        }
+
+    def ending(self) -> dict[str, Any]:
+        """Why the answer ended, and the stop sequence that ended it; null while it runs."""
+        [completion] = self.running.completions
+        reason = completion.finish_reason
+        return {"stop_reason": self._stop_reason(reason), "stop_sequence": completion.stop_string}
+
+    def usage(self) -> dict[str, Any]:
+        """Token counts; `input_tokens` leaves out those that were in the cache."""
+        cached = self.running.prompt.cached_tokens
+        return {
+            "input_tokens": self.running.prompt_tokens - cached,
+            "cache_creation_input_tokens": 0,
+            "cache_read_input_tokens": cached,
+            "output_tokens": self.running.completion_tokens,
+        }
+
+    def _stop_reason(self, reason: FinishReason | None) -> str | None:
+        if reason is None:
+            return None
+        if self.reply.calls_tools(0, reason):
+            return "tool_use"
+        if reason is FinishReason.END_TOKEN:
+            return "end_turn"
+        if reason is FinishReason.STOP:
+            return "stop_sequence"
+        return "model_context_window_exceeded" if self.fills_context else "max_tokens"
+
+
+class AnthropicDialect:
+    """Starts messages and renders them; `/invocations` uses it too."""
+
+    def __init__(
+        self,
+        service: Service,
+        metrics: Metrics,
+        limits: RequestLimits,
+        conversations: Conversations,
+    ) -> None:
+        self._service = service
+        self._metrics = metrics
+        self._limits = limits
+        self._conversations = conversations
+
+    def create(self, body: dict[str, Any], context: RequestContext) -> Response:
+        """Answer a messages body."""
+        received_at = time.monotonic()
+        messages_request = parse(MessagesRequest, body)
+        context = adapter_selection.select_by_model(context, messages_request.model, self._service)
+        message = self._start(messages_request, context, received_at)
+        if messages_request.stream:
+            return self._stream(message)
+        collect(message.running, self._metrics, context.connection)
+        [completion] = message.running.completions
+        for event in completion.events:
+            for _ in _take(message, event):
+                pass  # only the blocks are wanted
+        return json_response(message.body())
+
+    def count_tokens(self, body: dict[str, Any], context: RequestContext) -> Response:
+        """Count the tokens of a conversation, images left out."""
+        count_request = parse(CountTokensRequest, body)
+        context = adapter_selection.select_by_model(context, count_request.model, self._service)
+        adapter_selection.check_known(context, self._service)
+        check_count(count_request)
+        text = self._conversations.render(_chat_prompt(count_request))
+        pieces = self._service.pieces(text, add_special_tokens=False)
+        return json_response({"input_tokens": len(pieces)})
+
+    def _start(
+        self, messages_request: MessagesRequest, context: RequestContext, received_at: float
+    ) -> ModelMessage:
+        service = self._service
+        vocabulary = service.info.vocabulary
+        check(messages_request, self._limits, vocabulary)
+        answer = read_grammar(
+            messages_request.answer_format, "output_config.format", self._limits, service.offload
+        )
+        prepared = self._conversations.prepare(_chat_prompt(messages_request, answer), NAMES, None)
+        # Clients ask for as much as Anthropic's own models may say, so more than fits is no error.
+        room = prepared.max_new_tokens
+        params = messages_request.sampling.params(
+            min(room, messages_request.max_tokens),
+            vocabulary,
+            top_logprobs=None,
+            grammar=prepared.grammar,
+        )
+        rules = TextRules(received_at, messages_request.stop_sequences or [])
+        reply = self._conversations.start(prepared, params, rules, context)
+        thinking = messages_request.thinking
+        return ModelMessage(
+            reply,
+            served_name(messages_request.model, service.info.model_id),
+            f"msg_{secrets.token_hex(12)}",
+            ContentBlocks(
+                reply.builders[0],
+                shows_thinking=thinking is None or thinking.display != "omitted",
+            ),
+            fills_context=messages_request.max_tokens > room,
+        )
+
+    def _stream(self, message: ModelMessage) -> Response:
+        def render(event: TextEvent) -> Iterator[Event]:
+            if message.running.completion_tokens == 1:
+                yield {"type": "message_start", "message": _beginning(message)}
+                yield {"type": "ping"}
+            yield from _take(message, event)
+            if event.finish_reason is not None:
+                delta = message.ending()
+                yield {"type": "message_delta", "delta": delta, "usage": message.usage()}
+                yield {"type": "message_stop"}
+
+        def render_error(error: ServingError) -> dict[str, Any]:
+            return anthropic_body(error)
+
+        return stream(message.running, render, render_error, self._metrics, write=sse_typed)
+
+
+def blueprint(dialect: AnthropicDialect) -> Blueprint:
+    """Make the routes."""
+    routes = Blueprint("anthropic", __name__)
+
+    @routes.post("/v1/messages")
+    def messages() -> Response:
+        return dialect.create(read_object(request), request_context())
+
+    @routes.post("/v1/messages/count_tokens")
+    def count_tokens() -> Response:
+        return dialect.count_tokens(read_object(request), request_context())
+
+    return routes
+
+
+def _beginning(message: ModelMessage) -> dict[str, Any]:
+    """The message before its first block."""
+    ending = {"stop_reason": None, "stop_sequence": None}
+    return message.body() | ending | {"content": []}
+
+
+def _chat_prompt(request: CountTokensRequest, answer: str = "") -> ChatPrompt:
+    reader = ConversationReader()
+    reader.read(request)
+    return ChatPrompt(
+        reader.messages,
+        read_tool_use(request),
+        answer=answer,
+        template_options=request.template_options,
+        images=reader.images,
+    )
+
+
+def _take(message: ModelMessage, event: TextEvent) -> Iterator[Event]:
+    """Turn a token into events of the content; the last one closes it."""
+    for delta in message.reply.take(event):
+        yield from message.content.take(delta)
+    if event.finish_reason is not None:
+        yield from message.content.close()

@@ -1,0 +1,236 @@
+"""Anthropic's messages shape: what a request may say, and what of it this server offers."""
+
+from typing import Any, Literal
+
+from pydantic import Field
+
+from container.errors import InvalidParameter, ServingError, UnsupportedParameter
+from container.frontend.apis.openai.sampling_schema import (
+    SamplingFields,
+    check_sampling,
+    refuse,
+    require,
+    within,
+)
+from container.frontend.apis.openai.template_inputs import read_options
+from container.frontend.apis.openai.tools_schema import read_tools
+from container.frontend.generation.limits import RequestLimits
+from container.frontend.generation.tools import ToolUse
+from container.frontend.web.request_body import Body
+
+# What Anthropic knows and this server does not offer: the values that mean "off".
+NOT_OFFERED: dict[str, tuple[Any, ...]] = {
+    "container": (None,),
+    "mcp_servers": (None, []),
+    "context_management": (None,),
+    "diagnostics": (None,),
+    "prefill": (None,),
+    "speed": (None, "standard"),
+}
+CHOICES = {"auto": "auto", "any": "required", "none": "none"}
+# Blocks and fields that no body of OpenAI's chat has: they tell the two apart on /invocations.
+OWN_FIELDS = frozenset({"anthropic_version", "anthropic_beta", "stop_sequences", "system"})
+OWN_BLOCKS = frozenset({
+    "image", "document", "thinking", "redacted_thinking", "tool_use", "tool_result",
+    "search_result",
+})  # fmt: skip
+
+
+class Turn(Body):
+    """One turn of a conversation."""
+
+    role: Literal["user", "assistant", "system"]
+    content: str | list[dict[str, Any]]
+
+
+class ToolDefinition(Body):
+    """A function that the model may call; only those that the client runs are offered."""
+
+    name: str
+    type: str | None = None
+    description: str | None = None
+    input_schema: dict[str, Any] | None = None
+    strict: bool | None = None
+
+
+class ToolChoice(Body):
+    """Whether the model calls tools."""
+
+    type: Literal["auto", "any", "tool", "none"]
+    name: str | None = None
+    disable_parallel_tool_use: bool | None = False
+
+
+class Thinking(Body):
+    """Whether the model thinks first. `budget_tokens` is checked and does not end the thoughts."""
+
+    type: Literal["enabled", "adaptive", "disabled", "between_tools"]
+    budget_tokens: int | None = None
+    display: Literal["summarized", "omitted"] | None = None
+
+    @property
+    def is_on(self) -> bool:
+        """Whether thoughts are wanted."""
+        return self.type != "disabled"
+
+
+class OutputConfig(Body):
+    """How much effort an answer takes, and its schema."""
+
+    effort: str | None = None
+    format: dict[str, Any] | None = None
+
+
+class CountTokensRequest(Body):
+    """A conversation whose tokens are counted."""
+
+    messages: list[Turn]
+    model: str | None = Field(default=None, max_length=1000)
+    system: str | list[dict[str, Any]] | None = None
+    tools: list[ToolDefinition] | None = None
+    tool_choice: ToolChoice | None = None
+    thinking: Thinking | None = None
+    output_config: OutputConfig | None = None
+    cache_control: dict[str, Any] | None = None
+    container: Any = None
+    mcp_servers: Any = None
+    context_management: Any = None
+    diagnostics: Any = None
+    prefill: Any = None
+    speed: str | None = None
+    chat_template_kwargs: dict[str, Any] | None = None
+
+    @property
+    def template_options(self) -> dict[str, Any]:
+        """Variables for the chat template: no thoughts unless `thinking` asks for them.
+
+        Raises InvalidParameter.
+        """
+        thinks = self.thinking is not None and self.thinking.is_on
+        effort = self.output_config.effort if self.output_config else None
+        options = read_options(effort, self.chat_template_kwargs)
+        options |= {"enable_thinking": thinks, "thinking": thinks}
+        return options | (self.chat_template_kwargs or {})
+
+
+class MessagesRequest(CountTokensRequest):
+    """A conversation to be continued. Sampling is on unless `temperature` is 0."""
+
+    max_tokens: int
+    stop_sequences: list[str] | None = None
+    stream: bool | None = False
+    temperature: float | None = None
+    top_p: float | None = None
+    top_k: int | None = None
+    metadata: dict[str, Any] | None = None
+    service_tier: str | None = None
+    anthropic_version: str | None = None
+    anthropic_beta: list[str] | None = None
+
+    @property
+    def sampling(self) -> SamplingFields:
+        """How tokens are picked, under the names that all dialects share."""
+        return SamplingFields(
+            model=self.model,
+            max_tokens=self.max_tokens,
+            temperature=self.temperature,
+            top_p=self.top_p,
+            top_k=self.top_k or None,
+        )
+
+    @property
+    def answer_format(self) -> dict[str, Any] | None:
+        """`output_config.format` in the form of OpenAI's `response_format`."""
+        form = self.output_config.format if self.output_config else None
+        if form is None or form.get("type") != "json_schema":
+            return form
+        return {"type": "json_schema", "json_schema": form}
+
+
+def check(request: MessagesRequest, limits: RequestLimits, vocabulary: int) -> None:
+    """Check ranges. Raises InvalidParameter, or UnsupportedParameter for what is not offered."""
+    check_count(request)
+    check_sampling(request.sampling, limits, vocabulary)
+    within(request.temperature, "temperature", 0, 2)
+    stops = request.stop_sequences or []
+    require(all(stops), "stop_sequences", "must not contain an empty string")
+    most = limits.max_stops
+    require(
+        len(stops) <= most,
+        "stop_sequences",
+        f"supports up to {most} stop sequences (MAX_STOP_SEQUENCES). Given: {len(stops)}",
+    )
+    budget = request.thinking.budget_tokens if request.thinking else None
+    require(
+        budget is None or 1 <= budget < request.max_tokens,
+        "thinking.budget_tokens",
+        f"must be at least 1 and less than `max_tokens`, {request.max_tokens}. Given: {budget}",
+    )
+
+
+def check_count(request: CountTokensRequest) -> None:
+    """Check what both routes read. Raises InvalidParameter or UnsupportedParameter."""
+    refuse(request, NOT_OFFERED)
+    require(bool(request.messages), "messages", "must not be empty")
+
+
+def read_tool_use(request: CountTokensRequest) -> ToolUse:
+    """Read `tools` and `tool_choice`. Raises InvalidParameter or UnsupportedParameter."""
+    tools = [_function(tool, f"tools[{i}]") for i, tool in enumerate(request.tools or [])]
+    choice = request.tool_choice or ToolChoice(type="auto")
+    named = {"type": "function", "function": {"name": choice.name}}
+    try:
+        return read_tools(
+            tools,
+            named if choice.type == "tool" else CHOICES[choice.type],
+            parallel=not choice.disable_parallel_tool_use,
+        )
+    except (InvalidParameter, UnsupportedParameter) as error:
+        raise _in_own_words(error) from None
+
+
+def is_messages_body(body: dict[str, Any]) -> bool:
+    """Whether a body with `messages` is of this API, not of OpenAI's chat."""
+    if not OWN_FIELDS.isdisjoint(body) or isinstance(body.get("thinking"), dict):
+        return True
+    tools, choice = body.get("tools"), body.get("tool_choice")
+    if isinstance(tools, list) and any(isinstance(t, dict) and "input_schema" in t for t in tools):
+        return True
+    if isinstance(choice, dict) and choice.get("type") in ("auto", "any", "tool", "none"):
+        return True
+    messages = body.get("messages")
+    return isinstance(messages, list) and any(map(_has_own_blocks, messages))
+
+
+def _has_own_blocks(message: Any) -> bool:
+    content = message.get("content") if isinstance(message, dict) else None
+    if not isinstance(content, list):
+        return False
+    return any(isinstance(block, dict) and block.get("type") in OWN_BLOCKS for block in content)
+
+
+def _function(tool: ToolDefinition, where: str) -> dict[str, Any]:
+    if tool.type not in (None, "custom"):
+        raise UnsupportedParameter(
+            f"`{where}.type`: tools of type {tool.type[:60]!r} are not supported by this server; "
+            "`custom` tools with an `input_schema` are",
+            field=f"{where}.type",
+        )
+    if tool.input_schema is None:
+        raise InvalidParameter(
+            f"`{where}.input_schema` must be given", field=f"{where}.input_schema"
+        )
+    fields = {"description": tool.description, "strict": tool.strict}
+    described = {name: value for name, value in fields.items() if value is not None}
+    function = {"name": tool.name, "parameters": tool.input_schema} | described
+    return {"type": "function", "function": function}
+
+
+def _in_own_words(error: ServingError) -> ServingError:
+    """Name the fields of a tool as this API has them."""
+
+    def rename(text: str) -> str:
+        return text.replace(".function.parameters", ".input_schema").replace(".function", "")
+
+    field = rename(error.field) if error.field else error.field
+    return type(error)(rename(error.message), field=field)

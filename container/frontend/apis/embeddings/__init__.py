@@ -1,0 +1,1 @@
+"""Embeddings and scores: the APIs of OpenAI, Cohere, Jina and vLLM."""

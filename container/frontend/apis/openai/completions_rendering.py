@@ -1,0 +1,195 @@
+"""Completions as OpenAI's answers and chunks."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from itertools import accumulate
+from typing import Any
+
+from container.frontend.apis.openai.chat_rendering import FINGERPRINT, FINISH_REASONS
+from container.frontend.apis.openai.completions_schema import CompletionRequest
+from container.frontend.apis.openai.token_details import (
+    prompt_logprobs,
+    prompt_tokens,
+    prompt_tops,
+    shown,
+    token_ids,
+    with_own,
+)
+from container.frontend.generation.running_request import (
+    Completion,
+    GroupEvent,
+    RunningGroup,
+    RunningRequest,
+    TextEvent,
+    TokenText,
+)
+
+Json = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Completions:
+    """A started request, with what its rendering needs."""
+
+    group: RunningGroup
+    completion_request: CompletionRequest
+    model: str
+    id: str
+    created: int
+    prompts: list[str]
+
+    def envelope(self) -> Json:
+        """The fields that every answer and every chunk has."""
+        return {
+            "object": "text_completion",
+            "id": self.id,
+            "created": self.created,
+            "model": self.model,
+            "system_fingerprint": FINGERPRINT,
+        }
+
+    @property
+    def usage(self) -> Json:
+        """Token counts, summed over the prompts."""
+        requests = self.group.requests
+        prompt = sum(running.prompt_tokens for running in requests)
+        new = sum(running.completion_tokens for running in requests)
+        cached = sum(running.prompt.cached_tokens for running in requests)
+        return {
+            "prompt_tokens": prompt,
+            "completion_tokens": new,
+            "total_tokens": prompt + new,
+            "prompt_tokens_details": {"cached_tokens": cached},
+        }
+
+    def choice_index(self, prompt_index: int, seq_index: int) -> int:
+        """The place of a choice among those of all prompts."""
+        return prompt_index * (self.completion_request.n or 1) + seq_index
+
+
+def answer(completions: Completions) -> Json:
+    """A whole answer."""
+    choices = [
+        _choice(completions, index, completion)
+        for index, running in enumerate(completions.group.requests)
+        for completion in running.completions
+    ]
+    return completions.envelope() | {"choices": choices, "usage": completions.usage}
+
+
+def _choice(completions: Completions, prompt_index: int, completion: Completion) -> Json:
+    completion_request = completions.completion_request
+    running = completions.group.requests[prompt_index]
+    assert completion.finish_reason is not None
+    choice: Json = {
+        "index": completions.choice_index(prompt_index, completion.seq_index),
+        "text": completions.prompts[prompt_index] + completion.text,
+        "logprobs": None,
+        "finish_reason": FINISH_REASONS[completion.finish_reason],
+    }
+    if completion_request.logprobs is not None:
+        tokens, tops = _scored(completions, running, completion.events, is_first=True)
+        as_id = bool(completion_request.return_tokens_as_token_ids)
+        choice["logprobs"] = _logprobs(tokens, tops, start=0, as_id=as_id)
+    if completion_request.return_token_ids:
+        choice |= {"prompt_token_ids": running.prompt_ids}
+        choice |= {"token_ids": token_ids(completion.events)}
+    if completion_request.prompt_logprobs is not None:
+        choice["prompt_logprobs"] = prompt_logprobs(running)
+    return choice
+
+
+@dataclass(slots=True)
+class ChunkWriter:
+    """Writes the chunks of a stream.
+
+    `offsets` are the characters of each choice's tokens so far, `held` its ids without a chunk.
+    """
+
+    completions: Completions
+    offsets: dict[int, int] = field(default_factory=dict)
+    held: dict[int, list[int]] = field(default_factory=dict)
+
+    def write(self, known_event: GroupEvent) -> Iterator[Json]:
+        """Write the chunks that an event makes."""
+        completions, event = self.completions, known_event.event
+        index = completions.choice_index(known_event.index, event.seq_index)
+        is_first = index not in self.offsets
+        running = completions.group.requests[known_event.index]
+        text = (completions.prompts[known_event.index] if is_first else "") + event.text
+        tokens, tops = _scored(completions, running, [event], is_first=is_first)
+        start = self.offsets.get(index, 0)
+        self.offsets[index] = start + sum(map(_length, tokens))
+        logprobs = None
+        if completions.completion_request.logprobs is not None:
+            as_id = bool(completions.completion_request.return_tokens_as_token_ids)
+            logprobs = _logprobs(tokens, tops, start=start, as_id=as_id)
+        self.held.setdefault(index, []).append(event.token.token_id)
+        if text or logprobs or event.finish_reason is not None:
+            yield self._chunk(event, index, text, logprobs, running)
+        if completions.group.is_finished and completions.completion_request.includes_usage:
+            yield completions.envelope() | {"choices": [], "usage": completions.usage}
+
+    def _chunk(
+        self,
+        event: TextEvent,
+        index: int,
+        text: str,
+        logprobs: Json | None,
+        running: RunningRequest,
+    ) -> Json:
+        completion_request, reason = self.completions.completion_request, event.finish_reason
+        choice: Json = {
+            "index": index,
+            "text": text,
+            "logprobs": logprobs,
+            "finish_reason": None if reason is None else FINISH_REASONS[reason],
+        }
+        ids = self.held.pop(index)
+        if completion_request.return_token_ids:
+            choice["token_ids"] = ids
+            if running.completions[event.seq_index].num_tokens == len(ids):
+                choice["prompt_token_ids"] = running.prompt_ids
+        chunk = self.completions.envelope() | {"choices": [choice]}
+        if completion_request.includes_running_usage:
+            return chunk | {"usage": self.completions.usage}
+        return chunk | {"usage": None} if completion_request.includes_usage else chunk
+
+
+def _scored(
+    completions: Completions, running: RunningRequest, events: list[TextEvent], *, is_first: bool
+) -> tuple[list[TokenText], list[list[TokenText]]]:
+    """The tokens that log-probabilities tell of, and the most likely ones at their places.
+
+    In an echo the special tokens of the prompt are text like all others.
+    """
+    completion_request = completions.completion_request
+    tokens = [event.token for event in events]
+    tops = [with_own(event.top, event.token) for event in events]
+    if not (is_first and completion_request.echo and completion_request.logprobs is not None):
+        return tokens, tops
+    prompt = [replace(token, is_special=False) for token in prompt_tokens(running)]
+    return prompt + tokens, prompt_tops(running) + tops
+
+
+def _length(token: TokenText) -> int:
+    """How many characters of the text a token is."""
+    return 0 if token.is_special else len(token.text)
+
+
+def _logprobs(
+    tokens: list[TokenText], tops: list[list[TokenText]], *, start: int, as_id: bool
+) -> Json:
+    """OpenAI's parallel lists; offsets count the characters of the tokens before.
+
+    Each map of likely tokens has the token that is there, too; a prompt's first place has none.
+    """
+    lengths = [_length(token) for token in tokens]
+    return {
+        "tokens": [shown(token, as_id=as_id) for token in tokens],
+        "token_logprobs": [token.logprob for token in tokens],
+        "top_logprobs": [
+            {shown(likely, as_id=as_id): likely.logprob for likely in top} or None for top in tops
+        ],
+        "text_offset": list(accumulate(lengths[:-1], initial=start)),
+    }

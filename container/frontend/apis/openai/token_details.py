@@ -1,0 +1,60 @@
+"""Tokens in answers: their ids, and log-probabilities as OpenAI and vLLM write them."""
+
+from typing import Any
+
+from container.frontend.generation.running_request import (
+    RunningRequest,
+    TextEvent,
+    TokenText,
+    token_text,
+)
+
+
+def shown(token: TokenText, *, as_id: bool) -> str:
+    """A token's text, or `token_id:<id>` (vLLM's `return_tokens_as_token_ids`)."""
+    return f"token_id:{token.token_id}" if as_id else token.text
+
+
+def token_ids(events: list[TextEvent]) -> list[int]:
+    """The ids of a completion."""
+    return [event.token.token_id for event in events]
+
+
+def logprob_entry(token: TokenText, *, as_id: bool) -> dict[str, Any]:
+    """OpenAI's form of a token of a chat."""
+    text = shown(token, as_id=as_id)
+    return {"token": text, "logprob": token.logprob, "bytes": list(token.text.encode())}
+
+
+def prompt_tokens(running: RunningRequest) -> list[TokenText]:
+    """The prompt's tokens; the first has no log-probability, as nothing comes before it."""
+    tokenizer = running.completions[0].tokenizer
+    pairs = zip(running.prompt_ids, [None, *running.prompt.logprobs], strict=True)
+    return [token_text(tokenizer, *pair) for pair in pairs]
+
+
+def prompt_tops(running: RunningRequest) -> list[list[TokenText]]:
+    """The most likely tokens at each place of the prompt, its own token among them."""
+    tokenizer = running.completions[0].tokenizer
+    tops = running.prompt.tops or [[] for _ in running.prompt.logprobs]
+    texts = [[token_text(tokenizer, *pair) for pair in top] for top in tops]
+    own = prompt_tokens(running)
+    return [[], *(with_own(top, token) for top, token in zip(texts, own[1:], strict=True))]
+
+
+def with_own(top: list[TokenText], own: TokenText) -> list[TokenText]:
+    """The most likely tokens, and the one that is there, if it is not among them."""
+    return top if any(token.token_id == own.token_id for token in top) else [*top, own]
+
+
+def prompt_logprobs(running: RunningRequest) -> list[dict[str, Any] | None]:
+    """vLLM's form: for each place of the prompt a map by token id; null for the first place."""
+    places: list[dict[str, Any] | None] = [None]
+    for top in prompt_tops(running)[1:]:
+        places.append(
+            {
+                str(token.token_id): {"logprob": token.logprob, "decoded_token": token.text}
+                for token in top
+            }
+        )
+    return places
