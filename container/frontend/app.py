@@ -17,6 +17,7 @@ from container.frontend.apis.openai.chat import OpenAIDialect
 from container.frontend.apis.openai.completions import CompletionsDialect
 from container.frontend.apis.openai.responses import routes as responses
 from container.frontend.apis.openai.responses.routes import ResponsesDialect
+from container.frontend.apis.openai.responses.store import ResponseStore
 from container.frontend.apis.sagemaker import adapters, invocations
 from container.frontend.apis.sagemaker.batch_transform import BatchTransform
 from container.frontend.apis.sagemaker.invocations import (
@@ -92,6 +93,7 @@ class Options:
 class AppContext:
     """The collaborators of the app: its options and its connections to other processes.
 
+    `responses` are those that `/v1/responses` stores.
     `handler` is the user's code, `embedder` the embedding or rerank model; None if there is none.
     """
 
@@ -102,6 +104,7 @@ class AppContext:
     tracer: tracing.Tracer | None = None
     handler: HandlerClient | None = None
     embedder: EmbedderConnection | None = None
+    responses: ResponseStore = field(default_factory=lambda: ResponseStore(None, 0))
 
 
 def create_app(context: AppContext) -> Flask:
@@ -148,7 +151,9 @@ def create_app(context: AppContext) -> Flask:
     app.register_blueprint(models.blueprint(service, texts))
     completions_dialect = CompletionsDialect(service, metrics, options.limits)
     app.register_blueprint(completions.blueprint(completions_dialect))
-    responses_dialect = ResponsesDialect(service, metrics, options.limits, conversations)
+    responses_dialect = ResponsesDialect(
+        service, metrics, options.limits, conversations, context.responses
+    )
     app.register_blueprint(responses.blueprint(responses_dialect))
     anthropic_dialect = AnthropicDialect(service, metrics, options.limits, conversations)
     app.register_blueprint(anthropic.blueprint(anthropic_dialect))

@@ -16,6 +16,7 @@ import gevent
 from flask import Flask
 
 from container import logs
+from container.frontend.apis.openai.responses.store import ResponseStore
 from container.frontend.app import AppContext, Options, create_app, create_models_app
 from container.frontend.clients.embedder_client import EmbedderClient
 from container.frontend.clients.engine_client import EngineClient, EngineConnection, NoEngine
@@ -33,6 +34,7 @@ from container.settings.process_env import (
     EMBEDDER_ADDRESS,
     ENGINE_ADDRESS,
     HANDLER_ADDRESS,
+    RESPONSES_FOLDER,
     SESSIONS_FOLDER,
 )
 from container.settings.requests import RequestSettings
@@ -76,6 +78,9 @@ def application() -> Flask:
             Options.from_settings(settings),
             engine,
             sessions=_sessions(settings.sagemaker),
+            responses=ResponseStore(
+                Path(os.environ[RESPONSES_FOLDER]), settings.requests.max_stored_responses
+            ),
             tracer=tracer,
             handler=handler,
             embedder=embedder,

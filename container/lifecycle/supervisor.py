@@ -39,6 +39,7 @@ from container.settings.process_env import (
     HANDLER_ADDRESS,
     PARENT_PID,
     RANKS_FOLDER,
+    RESPONSES_FOLDER,
     SESSIONS_FOLDER,
     SUPERVISOR_PID,
 )
@@ -221,6 +222,7 @@ def _child_environ(folder: Path, names: tuple[str, ...], replicas: int) -> dict[
         | {
             SUPERVISOR_PID: str(os.getpid()),
             ADAPTER_RECORD: str(folder / "adapters.json"),
+            RESPONSES_FOLDER: str(folder / "responses"),
             SESSIONS_FOLDER: str(folder / "sessions"),
             RANKS_FOLDER: str(folder),
             "PROMETHEUS_MULTIPROC_DIR": str(metrics),

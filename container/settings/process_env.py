@@ -10,6 +10,8 @@ EMBEDDER_ADDRESS = "CONTAINER_EMBEDDER_ADDRESS"
 PARENT_PID = "CONTAINER_PARENT"
 # Where frontends keep which sticky sessions are open.
 SESSIONS_FOLDER = "CONTAINER_SESSIONS"
+# Where frontends keep the responses that clients may ask for again.
+RESPONSES_FOLDER = "CONTAINER_RESPONSES"
 # Where the processes that share a model meet.
 RANKS_FOLDER = "CONTAINER_RANKS_FOLDER"
 # Where the engine keeps which adapters it was given, for the one that takes over after a crash.

@@ -47,6 +47,11 @@ class RequestSettings:
         4, "MAX_STOP_SEQUENCES", cast=integer(0),
         meaning="Most stop strings in a request.",
     )  # fmt: skip
+    max_stored_responses: int = setting(
+        1000, "MAX_STORED_RESPONSES", cast=integer(0, 100_000),
+        meaning="Responses of `/v1/responses` that are kept for `previous_response_id` and `GET`, "
+        "in at most 64 MiB; the oldest are dropped first. 0: none.",
+    )  # fmt: skip
     max_best_of: int = setting(
         2, "MAX_BEST_OF", cast=integer(1, 128),
         meaning="Most sequences that `best_of` may ask for.",

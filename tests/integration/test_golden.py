@@ -65,7 +65,7 @@ SHAPES: dict[str, tuple[str, dict[str, Any]]] = {
         "/v1/responses",
         RESPONSE | STREAM | {"tools": [FLAT], "tool_choice": "required"},
     ),
-    "responses-error": ("/v1/responses", RESPONSE | {"store": True}),
+    "responses-error": ("/v1/responses", RESPONSE | {"background": True}),
     "tokenize": ("/tokenize", {"inputs": "What is"}),
     "chat-tokenize": ("/chat_tokenize", ASK),
 }

@@ -1,5 +1,6 @@
 """OpenAI's completions over the wire: prompt lists, choices, echoes, log-probabilities, streams."""
 
+import json
 from collections import defaultdict
 from typing import Any
 
@@ -116,6 +117,47 @@ def test_an_echo_has_the_prompts_log_probabilities(client: openai.OpenAI) -> Non
     assert all(value <= 0 for value in choice.logprobs.token_logprobs[1:])
 
 
+def test_an_echo_has_the_likeliest_tokens_at_each_place(client: openai.OpenAI) -> None:
+    """As lm-evaluation-harness asks for a text's likelihood, and whether it is greedy."""
+    ask: dict[str, Any] = {"model": "tgi", "prompt": PROMPT, "temperature": 0}
+    greedy = client.completions.create(max_tokens=6, **ask).choices[0].text
+    ask |= {"prompt": PROMPT + greedy, "max_tokens": 1, "echo": True}
+    one, none, three = [
+        client.completions.create(logprobs=count, **ask).choices[0].logprobs for count in (1, 0, 3)
+    ]
+    assert None not in (one, none, three)
+    assert one.tokens == none.tokens == three.tokens
+    assert one.token_logprobs == none.token_logprobs
+    assert one.top_logprobs[0] is None
+    for found, most in ((one, 2), (three, 4)):
+        for token, logprob, top in zip(
+            found.tokens[1:], found.token_logprobs[1:], found.top_logprobs[1:], strict=True
+        ):
+            assert top[token] == logprob
+            assert 1 <= len(top) <= most
+            assert logprob <= max(top.values())
+    for token, top in zip(none.tokens[1:], none.top_logprobs[1:], strict=True):
+        assert list(top) == [token]
+    # The places of the greedy text: its tokens are the likeliest.
+    for place in range(-6, 0):
+        top = one.top_logprobs[place]
+        assert max(top, key=top.__getitem__) == one.tokens[place]
+
+
+def test_offsets_of_a_stream_are_those_of_the_answer_behind_a_stop_string(
+    client: openai.OpenAI,
+) -> None:
+    ask: dict[str, Any] = {"model": "tgi", "prompt": PROMPT, "temperature": 0, "logprobs": 0}
+    text = client.completions.create(max_tokens=30, **ask).choices[0].text
+    stop = text[12:15]  # held back again and again, and matched in the middle of a token
+    whole = client.completions.create(stop=[stop, text[3] + "~"], max_tokens=30, **ask)
+    chunks = client.completions.create(
+        stop=[stop, text[3] + "~"], max_tokens=30, stream=True, **ask
+    )
+    streamed = [offset for chunk in chunks for offset in chunk.choices[0].logprobs.text_offset]
+    assert streamed == whole.choices[0].logprobs.text_offset
+
+
 def test_a_stop_string_is_dropped(client: openai.OpenAI) -> None:
     ask: dict[str, Any] = {"model": "tgi", "prompt": PROMPT, "temperature": 0, "max_tokens": 60}
     text = client.completions.create(**ask).choices[0].text
@@ -154,7 +196,16 @@ def test_invocations_take_completions(server: Server) -> None:
         ({"prompt": None}, "prompt"),
         ({"suffix": "x"}, "suffix"),
         ({"logprobs": 6}, "logprobs"),
-        ({"echo": True, "logprobs": 1}, "logprobs"),
+        ({"truncate_prompt_tokens": 0}, "truncate_prompt_tokens"),
+        ({"allowed_token_ids": []}, "allowed_token_ids"),
+        ({"allowed_token_ids": [10**6]}, "allowed_token_ids"),
+        ({"bad_words": [""]}, "bad_words"),
+        ({"prompt_logprobs": 21}, "prompt_logprobs"),
+        ({"use_beam_search": True}, "use_beam_search"),
+        ({"adapter_id": "a", "lora_path": "b"}, "lora_path"),
+        ({"regex": "a", "guided_json": {}}, "regex"),
+        ({"ebnf": "root ::= ("}, "ebnf"),
+        ({"structured_outputs": {"structural_tag": "{}"}}, "structured_outputs.structural_tag"),
         ({"best_of": 3}, "best_of"),
         ({"max_tokens": 0}, "max_tokens"),
         ({"max_tokens": 10**7}, "max_tokens"),
@@ -169,3 +220,97 @@ def test_bad_input_is_a_400_that_names_the_field(
     response = requests.post(f"{server.url}/v1/completions", json=body, timeout=30)
     assert response.status_code == 400, response.text
     assert response.json()["error"]["param"].split("[")[0] == field
+
+
+def _complete(server: Server, **fields: Any) -> dict[str, Any]:
+    body = {"prompt": PROMPT, "temperature": 0, "max_tokens": 12} | fields
+    response = requests.post(f"{server.url}/v1/completions", json=body, timeout=60)
+    assert response.status_code == 200, response.text
+    return response.json()
+
+
+def test_token_ids_come_back(server: Server) -> None:
+    whole = _complete(server, return_token_ids=True)["choices"][0]
+    assert len(whole["token_ids"]) == 12
+    again = _complete(server, prompt=whole["prompt_token_ids"])["choices"][0]
+    assert again["text"] == whole["text"]
+    body = {"prompt": PROMPT, "temperature": 0, "max_tokens": 12, "stream": True}
+    options = {"include_usage": True, "continuous_usage_stats": True}
+    body |= {"return_token_ids": True, "stream_options": options, "stop": ["zzz"]}
+    lines = requests.post(f"{server.url}/v1/completions", json=body, timeout=60).text.split("\n\n")
+    chunks = [json.loads(line.removeprefix("data: ")) for line in lines[:-2]]
+    choices = [chunk["choices"][0] for chunk in chunks[:-1]]
+    assert [i for choice in choices for i in choice["token_ids"]] == whole["token_ids"]
+    assert choices[0]["prompt_token_ids"] == whole["prompt_token_ids"]
+    assert [chunk["usage"]["completion_tokens"] for chunk in chunks][-1] == 12
+    shown = _complete(server, logprobs=0, return_tokens_as_token_ids=True)["choices"][0]
+    names = [f"token_id:{token_id}" for token_id in whole["token_ids"]]
+    assert shown["logprobs"]["tokens"] == names
+
+
+def test_only_allowed_tokens_come_and_no_bad_words(server: Server) -> None:
+    whole = _complete(server, return_token_ids=True)["choices"][0]
+    allowed = sorted(set(whole["token_ids"][:3]))
+    some = _complete(server, allowed_token_ids=allowed, return_token_ids=True)["choices"][0]
+    assert set(some["token_ids"]) <= set(allowed)
+    words = whole["text"].split()
+    assert words[1] not in _complete(server, bad_words=[words[1]])["choices"][0]["text"].split()
+    both = " ".join(words[1:3])
+    without = _complete(server, bad_words=[both])["choices"][0]["text"]
+    assert both not in without
+
+
+def test_the_prompt_is_cut_and_has_log_probabilities(server: Server) -> None:
+    cut = _complete(server, truncate_prompt_tokens=2, prompt_logprobs=1, return_token_ids=True)
+    [choice] = cut["choices"]
+    assert cut["usage"]["prompt_tokens"] == len(choice["prompt_token_ids"]) == 2
+    first, second = choice["prompt_logprobs"]
+    assert first is None
+    assert str(choice["prompt_token_ids"][1]) in second
+    assert _complete(server, truncate_prompt_tokens=-1)["usage"]["prompt_tokens"] > 2
+
+
+def test_a_request_names_itself_and_keeps_its_stop(server: Server) -> None:
+    text = _complete(server)["choices"][0]["text"]
+    word = text.split()[2]
+    kept = _complete(server, stop=word, include_stop_str_in_output=True, request_id="mine")
+    assert kept["id"] == "cmpl-mine"
+    assert kept["choices"][0]["text"] == text[: text.index(word) + len(word)]
+    assert _complete(server, stop=word, no_stop_trim=True)["choices"] == kept["choices"]
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"structured_outputs": {"regex": "blue|green"}},
+        {"structured_outputs": {"grammar": 'root ::= "blue" | "green"'}},
+        {"guided_choice": ["blue", "green"]},
+        {"guided_regex": "blue|green"},
+        {"guided_grammar": 'start: "blue" | "green"'},
+        {"regex": "blue|green"},
+        {"ebnf": 'root ::= color\ncolor ::= "blue" | "green"'},
+    ],
+)
+def test_structured_output_under_other_names(server: Server, fields: dict[str, Any]) -> None:
+    assert _complete(server, **fields)["choices"][0]["text"] in ("blue", "green")
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"structured_outputs": {"json": {"type": "object", "properties": {"a": {"const": 1}}}}},
+        {"guided_json": '{"type": "object", "properties": {"a": {"const": 1}}}'},
+        {"json_schema": '{"type": "object", "properties": {"a": {"const": 1}}}'},
+        {"structured_outputs": {"json_object": True}},
+    ],
+)
+def test_json_under_other_names(server: Server, fields: dict[str, Any]) -> None:
+    text = _complete(server, max_tokens=80, **fields)["choices"][0]["text"]
+    assert isinstance(json.loads(text), dict) or not text.rstrip().endswith("}")
+
+
+def test_stream_options_need_a_stream(server: Server) -> None:
+    body = {"prompt": "a", "max_tokens": 3, "stream_options": {"include_usage": True}}
+    response = requests.post(f"{server.url}/v1/completions", json=body, timeout=30)
+    assert response.status_code == 400
+    assert response.json()["error"]["param"] == "stream_options"

@@ -146,7 +146,9 @@ def test_the_events_have_their_type_in_a_line(server: Server) -> None:
         ({"previous_response_id": "resp_1"}, "previous_response_id"),
         ({"conversation": "c"}, "conversation"),
         ({"background": True}, "background"),
-        ({"store": True}, "store"),
+        ({"stop": [""]}, "stop"),
+        ({"structured_outputs": {"json": {}, "regex": "a"}}, "structured_outputs"),
+        ({"cache_salt": "s"}, "cache_salt"),
         ({"truncation": "auto"}, "truncation"),
         ({"include": ["file_search_call.results"]}, "include"),
         ({"tools": [{"type": "web_search"}]}, "tools[0].type"),
@@ -166,3 +168,56 @@ def test_bad_input_is_a_400_that_names_the_field(
     response = requests.post(f"{server.url}/v1/responses", json=body, timeout=30)
     assert response.status_code == 400, response.text
     assert response.json()["error"]["param"] == field
+
+
+def test_a_stored_response_is_continued(client: openai.OpenAI) -> None:
+    ask: dict[str, Any] = {"model": "tgi", "temperature": 0, "max_output_tokens": 40}
+    first = client.responses.create(input="What is deep learning?", **ask)
+    again = client.responses.retrieve(first.id)
+    assert again.output_text == first.output_text
+    assert again.store is True
+    second = client.responses.create(input="And?", previous_response_id=first.id, **ask)
+    assert second.previous_response_id == first.id
+    items: Any = [
+        {"role": "user", "content": "What is deep learning?"},
+        *first.output,
+        {"role": "user", "content": "And?"},
+    ]
+    whole = client.responses.create(input=items, store=False, **ask)
+    assert second.output_text == whole.output_text
+    assert second.usage.input_tokens == whole.usage.input_tokens
+    counted = client.responses.input_tokens.count(
+        model="tgi", input="And?", previous_response_id=first.id
+    )
+    assert counted.input_tokens == whole.usage.input_tokens
+    client.responses.delete(first.id)
+    for call in (
+        lambda: client.responses.retrieve(first.id),
+        lambda: client.responses.retrieve(whole.id),
+        lambda: client.responses.delete(first.id),
+        lambda: client.responses.create(input="a", previous_response_id=first.id, **ask),
+    ):
+        with pytest.raises(openai.NotFoundError, match="not stored"):
+            call()
+
+
+def test_a_streamed_response_is_stored_with_its_calls(client: openai.OpenAI) -> None:
+    ask: dict[str, Any] = {"model": "tgi", "temperature": 0, "tools": [WEATHER]}
+    stream = client.responses.create(
+        input=QUESTION, stream=True, tool_choice="required", parallel_tool_calls=False, **ask
+    )
+    *_, last = stream
+    stored = client.responses.retrieve(last.response.id)
+    [call] = [item for item in stored.output if item.type == "function_call"]
+    result: Any = {"type": "function_call_output", "call_id": call.call_id, "output": "21"}
+    answer = client.responses.create(input=[result], previous_response_id=stored.id, **ask)
+    assert answer.status in ("completed", "incomplete")
+
+
+def test_fields_of_vllm(client: openai.OpenAI) -> None:
+    choice = {"structured_outputs": {"choice": ["blue", "green"]}}
+    answer = client.responses.create(model="tgi", input=QUESTION, extra_body=choice)
+    assert answer.output_text in ("blue", "green")
+    stop = {"stop": ["learning"], "include_stop_str_in_output": True}
+    ask: Any = {"model": "tgi", "input": "What is deep learning?", "temperature": 0}
+    assert client.responses.create(**ask, extra_body=stop).output_text == "Deep learning"

@@ -359,3 +359,11 @@ class AnthropicError(Answer):
 
     type: Literal["error"]
     error: AnthropicErrorDetails
+
+
+class Deleted(Answer):
+    """What was dropped."""
+
+    id: str
+    object: Literal["response"]
+    deleted: bool

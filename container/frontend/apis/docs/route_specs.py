@@ -10,7 +10,7 @@ from container.frontend.apis.docs import response_schemas as schemas
 from container.frontend.apis.embeddings.openai_schema import CohereRerankRequest, OpenAIEmbedRequest
 from container.frontend.apis.openai.chat_schema import ChatRequest
 from container.frontend.apis.openai.completions_schema import CompletionRequest
-from container.frontend.apis.openai.responses.schema import ResponseRequest
+from container.frontend.apis.openai.responses.schema import InputTokensRequest, ResponseRequest
 from container.frontend.apis.sagemaker.adapters import AdapterRequest
 from container.frontend.apis.tei.schemas import EmbedRequest, PredictRequest, SimilarityRequest
 from container.frontend.apis.tei.schemas import RerankRequest as TeiRerankRequest
@@ -114,6 +114,18 @@ OPERATIONS = (
     Operation(
         "post", "/v1/responses", OPENAI, "Answer items with items",
         ResponseRequest, schemas.ModelAnswer, schemas.OpenAIError, streams=True,
+    ),
+    Operation(
+        "post", "/v1/responses/input_tokens", OPENAI, "The tokens of items",
+        InputTokensRequest, schemas.TokenCount, schemas.OpenAIError,
+    ),
+    Operation(
+        "get", "/v1/responses/{response_id}", OPENAI, "A stored response",
+        answer=schemas.ModelAnswer, error=schemas.OpenAIError,
+    ),
+    Operation(
+        "delete", "/v1/responses/{response_id}", OPENAI, "Drop a stored response",
+        answer=schemas.Deleted, error=schemas.OpenAIError,
     ),
     Operation(
         "post", "/v1/messages", ANTHROPIC, "Continue a conversation",

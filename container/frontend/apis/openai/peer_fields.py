@@ -102,6 +102,7 @@ NOT_OFFERED: dict[str, tuple[Any, ...]] = {
     "min_tokens": (None, 0),
     "n": (None, 1),
     "prompt_logprobs": _NONE,
+    "request_id": _EMPTY,
     "return_token_ids": _FALSE,
     "return_tokens_as_token_ids": _FALSE,
     "truncate_prompt_tokens": _NONE,

@@ -1,114 +1,49 @@
-"""OpenAI's `/v1/responses`: create, whole or as a stream of typed events. Nothing is stored."""
+"""OpenAI's `/v1/responses`: create, whole or as a stream of typed events; stored responses."""
 
 import secrets
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field
-from itertools import count
 from typing import Any
 
 from flask import Blueprint, Response, request
 
-from container.errors import ServingError
+from container.errors import ServingError, UnsupportedParameter
 from container.frontend.apis.grammar_fields import read_grammar
 from container.frontend.apis.openai.chat_rendering import served_name
 from container.frontend.apis.openai.peer_fields import refuse_peer_fields
-from container.frontend.apis.openai.responses.output_items import Event, OutputItems
+from container.frontend.apis.openai.responses.model_response import (
+    ModelResponse,
+    status_of,
+    take,
+)
+from container.frontend.apis.openai.responses.output_items import Event, Item, OutputItems
 from container.frontend.apis.openai.responses.schema import (
+    ConversationRequest,
+    InputTokensRequest,
     ResponseRequest,
     answer_format,
     chat_messages,
     check,
+    check_count,
     template_options,
 )
+from container.frontend.apis.openai.responses.store import ResponseStore
 from container.frontend.apis.openai.sampling_schema import require
 from container.frontend.apis.openai.structured_fields import StructuredFields, read_structured
 from container.frontend.apis.openai.tools_schema import read_tools
 from container.frontend.generation import adapter_selection
-from container.frontend.generation.chat import ChatPrompt, Conversations, Reply
+from container.frontend.generation.chat import ChatPrompt, Conversations
 from container.frontend.generation.limits import RequestLimits
 from container.frontend.generation.request_context import RequestContext
-from container.frontend.generation.running_request import RunningRequest, TextEvent
+from container.frontend.generation.running_request import TextEvent
 from container.frontend.generation.service import FieldNames, Service, TextRules
 from container.frontend.observability.metrics import Metrics
 from container.frontend.web.error_responses import openai_body
 from container.frontend.web.http_request import request_context
 from container.frontend.web.request_body import parse, read_object
 from container.frontend.web.responses import collect, json_response, sse_typed, stream
-from container.messages.engine import FinishReason
 
 NAMES = FieldNames(prompt="input", max_new_tokens="max_output_tokens")
-
-
-@dataclass(slots=True)
-class ModelResponse:
-    """A started response: the running reply, and its output so far."""
-
-    reply: Reply
-    response_request: ResponseRequest
-    model: str
-    id: str
-    created_at: int
-    output: OutputItems
-    numbers: Iterator[int] = field(default_factory=count)
-
-    @property
-    def running(self) -> RunningRequest:
-        """The request in the engine."""
-        return self.reply.running
-
-    def body(self, status: str) -> dict[str, Any]:
-        """The response object, as it is now."""
-        response_request, is_cut = self.response_request, status == "incomplete"
-        has_ended = status in ("completed", "incomplete")
-        return {
-            "id": self.id,
-            "object": "response",
-            "created_at": self.created_at,
-            "completed_at": int(time.time()) if status == "completed" else None,
-            "status": status,
-            "error": None,
-            "incomplete_details": {"reason": "max_output_tokens"} if is_cut else None,
-            "instructions": response_request.instructions,
-            "max_output_tokens": response_request.max_output_tokens,
-            "model": self.model,
-            "output": self.output.items if has_ended else [],
-            "parallel_tool_calls": response_request.parallel_tool_calls is not False,
-            "previous_response_id": None,
-            "reasoning": response_request.reasoning.model_dump()
-            if response_request.reasoning
-            else {"effort": None},
-            "store": False,
-            "temperature": 1.0
-            if response_request.temperature is None
-            else response_request.temperature,
-            "text": {
-                "format": (response_request.text and response_request.text.format)
-                or {"type": "text"}
-            },
-            "tool_choice": response_request.tool_choice or "auto",
-            "tools": response_request.tools or [],
-            "top_p": 1.0 if response_request.top_p is None else response_request.top_p,
-            "truncation": "disabled",
-            "usage": self._usage() if has_ended else None,
-            "user": response_request.user,
-            "metadata": response_request.metadata or {},
-        }
-
-    def number(self, event: Event) -> Event:
-        """Give an event its place in the stream."""
-        return event | {"sequence_number": next(self.numbers)}
-
-    def _usage(self) -> dict[str, Any]:
-        prompt, new = self.running.prompt_tokens, self.running.completion_tokens
-        cached = self.running.prompt.cached_tokens
-        return {
-            "input_tokens": prompt,
-            "input_tokens_details": {"cached_tokens": cached, "cache_write_tokens": 0},
-            "output_tokens": new,
-            "output_tokens_details": {"reasoning_tokens": self.reply.builders[0].reasoning_tokens},
-            "total_tokens": prompt + new,
-        }
 
 
 class ResponsesDialect:
@@ -120,8 +55,10 @@ class ResponsesDialect:
         metrics: Metrics,
         limits: RequestLimits,
         conversations: Conversations,
+        store: ResponseStore,
     ) -> None:
         self._service = service
+        self._store = store
         self._metrics = metrics
         self._limits = limits
         self._conversations = conversations
@@ -138,9 +75,41 @@ class ResponsesDialect:
         collect(response.running, self._metrics, context.connection)
         [completion] = response.running.completions
         for event in completion.events:
-            for _ in _take(response, event):
+            for _ in take(response, event):
                 pass  # only the items are wanted
-        return json_response(response.body(_status(completion.finish_reason)))
+        status = status_of(completion.finish_reason)
+        self._save(response, status)
+        return json_response(response.body(status))
+
+    def count_tokens(self, body: dict[str, Any], context: RequestContext) -> Response:
+        """Count the tokens of a conversation, images left out."""
+        count_request = parse(InputTokensRequest, body)
+        context = adapter_selection.select_by_model(context, count_request.model, self._service)
+        adapter_selection.check_known(context, self._service)
+        check_count(count_request)
+        chat_prompt = _chat_prompt(count_request, self._earlier(count_request))
+        text = self._conversations.render(chat_prompt)
+        pieces = self._service.pieces(text, add_special_tokens=False)
+        return json_response({"object": "response.input_tokens", "input_tokens": len(pieces)})
+
+    def find(self, response_id: str) -> Response:
+        """Answer a stored response."""
+        return json_response(self._store.find(response_id, "response_id").body)
+
+    def delete(self, response_id: str) -> Response:
+        """Drop a stored response."""
+        self._store.delete(response_id, "response_id")
+        return json_response({"id": response_id, "object": "response", "deleted": True})
+
+    def _earlier(self, request: ConversationRequest) -> list[Item]:
+        """The items of the conversation that a request continues."""
+        if request.previous_response_id is None:
+            return []
+        return self._store.find(request.previous_response_id, "previous_response_id").items
+
+    def _save(self, response: ModelResponse, status: str) -> None:
+        if response.is_stored:
+            self._service.offload(self._store.save, response.id, response.stored(status))
 
     def _start(
         self, response_request: ResponseRequest, context: RequestContext, received_at: float
@@ -148,20 +117,14 @@ class ResponsesDialect:
         service = self._service
         vocabulary = service.info.vocabulary
         check(response_request, self._limits, vocabulary)
+        if response_request.store and not self._store.is_on:
+            raise UnsupportedParameter(
+                "`store`: this server stores no responses (MAX_STORED_RESPONSES is 0)",
+                field="store",
+            )
         answer = self._grammar(response_request)
-        messages, images = chat_messages(response_request)
-        chat_prompt = ChatPrompt(
-            messages,
-            read_tools(
-                response_request.tools,
-                response_request.tool_choice,
-                parallel=response_request.parallel_tool_calls,
-            ),
-            answer=answer,
-            template_options=template_options(response_request),
-            continues=False,
-            images=images,
-        )
+        earlier = self._earlier(response_request)
+        chat_prompt = _chat_prompt(response_request, earlier, answer)
         limit = response_request.max_output_tokens
         prepared = self._conversations.prepare(chat_prompt, NAMES, limit)
         sampling = response_request.sampling
@@ -174,9 +137,11 @@ class ResponsesDialect:
             reply,
             response_request,
             served_name(response_request.model, service.info.model_id),
-            response_request.request_id or f"resp_{secrets.token_hex(16)}",
+            f"resp_{secrets.token_hex(16)}",
             int(time.time()),
             OutputItems(reply.builders[0]),
+            earlier,
+            is_stored=self._store.is_on and response_request.store is not False,
         )
 
     def _grammar(self, response_request: ResponseRequest) -> str:
@@ -197,9 +162,10 @@ class ResponsesDialect:
                 for name in ("created", "in_progress"):
                     error_body = response.body("in_progress")
                     yield response.number({"type": f"response.{name}", "response": error_body})
-            yield from map(response.number, _take(response, event))
+            yield from map(response.number, take(response, event))
             if event.finish_reason is not None:
-                status = _status(event.finish_reason)
+                status = status_of(event.finish_reason)
+                self._save(response, status)
                 error_body = response.body(status)
                 yield response.number({"type": f"response.{status}", "response": error_body})
 
@@ -212,23 +178,35 @@ class ResponsesDialect:
 
 
 def blueprint(dialect: ResponsesDialect) -> Blueprint:
-    """Make the route."""
+    """Make the routes."""
     routes = Blueprint("responses", __name__)
 
     @routes.post("/v1/responses")
     def responses() -> Response:
         return dialect.create(read_object(request), request_context())
 
+    @routes.post("/v1/responses/input_tokens")
+    def input_tokens() -> Response:
+        return dialect.count_tokens(read_object(request), request_context())
+
+    @routes.get("/v1/responses/<response_id>")
+    def response(response_id: str) -> Response:
+        return dialect.find(response_id)
+
+    @routes.delete("/v1/responses/<response_id>")
+    def delete(response_id: str) -> Response:
+        return dialect.delete(response_id)
+
     return routes
 
 
-def _take(response: ModelResponse, event: TextEvent) -> Iterator[Event]:
-    """Turn a token into events of the output; the last one closes it."""
-    for delta in response.reply.take(event):
-        yield from response.output.take(delta)
-    if event.finish_reason is not None:
-        yield from response.output.close(_status(event.finish_reason))
-
-
-def _status(reason: FinishReason | None) -> str:
-    return "completed" if reason in (FinishReason.END_TOKEN, FinishReason.STOP) else "incomplete"
+def _chat_prompt(request: ConversationRequest, earlier: list[Item], answer: str = "") -> ChatPrompt:
+    messages, images = chat_messages(request, earlier)
+    return ChatPrompt(
+        messages,
+        read_tools(request.tools, request.tool_choice, parallel=request.parallel_tool_calls),
+        answer=answer,
+        template_options=template_options(request),
+        continues=False,
+        images=images,
+    )

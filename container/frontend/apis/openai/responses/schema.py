@@ -24,10 +24,8 @@ from container.images.sources import ImageSource
 
 # What OpenAI knows and this server does not offer: the values that mean "off".
 NOT_OFFERED: dict[str, tuple[Any, ...]] = {
-    "previous_response_id": (None,),
     "conversation": (None,),
     "background": (None, False),
-    "store": (None, False),
     "prompt": (None,),
     "max_tool_calls": (None,),
     "truncation": (None, "disabled"),
@@ -73,23 +71,46 @@ class ReasoningOptions(Body):
     summary: str | None = None
 
 
-class ResponseRequest(Body):
-    """A conversation as items. Nothing is stored: `store` may only be false."""
+class ConversationRequest(Body):
+    """A conversation as items, after those of `previous_response_id`."""
+
+    input: str | list[dict[str, Any]] | None = None
+    model: str | None = Field(default=None, max_length=1000)
+    instructions: str | None = None
+    tools: list[dict[str, Any]] | None = None
+    tool_choice: str | dict[str, Any] | None = None
+    parallel_tool_calls: bool | None = None
+    text: TextOptions | None = None
+    reasoning: ReasoningOptions | None = None
+    chat_template_kwargs: dict[str, Any] | None = None
+    previous_response_id: str | None = None
+    conversation: Any = None
+    truncation: str | None = None
+
+    @property
+    def items(self) -> list[dict[str, Any]]:
+        """The items of `input`."""
+        if isinstance(self.input, str):
+            return [{"type": "message", "role": "user", "content": self.input}]
+        return self.input or []
+
+
+class InputTokensRequest(ConversationRequest):
+    """A conversation whose tokens are counted."""
+
+    personality: str | None = None
+
+
+class ResponseRequest(ConversationRequest):
+    """A conversation that is continued; `store` false keeps nothing of it."""
 
     input: str | list[dict[str, Any]]
-    model: str | None = None
-    instructions: str | None = None
     max_output_tokens: int | None = None
     temperature: float | None = None
     top_p: float | None = None
     seed: int | None = None
     stream: bool | None = False
     stream_options: dict[str, Any] | None = None
-    tools: list[dict[str, Any]] | None = None
-    tool_choice: str | dict[str, Any] | None = None
-    parallel_tool_calls: bool | None = None
-    text: TextOptions | None = None
-    reasoning: ReasoningOptions | None = None
     include: list[str] | None = None
     top_k: int | None = None
     min_p: float | None = None
@@ -102,8 +123,6 @@ class ResponseRequest(Body):
     ignore_eos: bool | None = False
     include_stop_str_in_output: bool | None = False
     structured_outputs: dict[str, Any] | None = None
-    request_id: str | None = Field(default=None, max_length=200)
-    chat_template_kwargs: dict[str, Any] | None = None
     metadata: dict[str, Any] | None = None
     user: str | None = None
     safety_identifier: str | None = None
@@ -111,13 +130,10 @@ class ResponseRequest(Body):
     prompt_cache_key: str | None = None
     prompt_cache_retention: str | None = None
     prompt_cache_options: dict[str, Any] | None = None
-    previous_response_id: str | None = None
-    conversation: Any = None
     background: bool | None = None
     store: bool | None = None
     prompt: Any = None
     max_tool_calls: int | None = None
-    truncation: str | None = None
     top_logprobs: int | None = None
     context_management: Any = None
     moderation: Any = None
@@ -134,6 +150,21 @@ class ResponseRequest(Body):
         )
 
 
+# The same of `input_tokens`.
+COUNT_NOT_OFFERED: dict[str, tuple[Any, ...]] = {
+    "conversation": (None,),
+    "personality": (None,),
+    "truncation": (None, "disabled"),
+}
+
+
+def check_count(request: InputTokensRequest) -> None:
+    """Check what is not offered. Raises InvalidParameter or UnsupportedParameter."""
+    refuse(request, COUNT_NOT_OFFERED)
+    is_something = request.items or request.previous_response_id is not None
+    require(bool(is_something), "input", "must be given")
+
+
 def check(request: ResponseRequest, limits: RequestLimits, vocabulary: int) -> None:
     """Check ranges. Raises InvalidParameter, or UnsupportedParameter for what is not offered."""
     refuse(request, NOT_OFFERED)
@@ -148,7 +179,7 @@ def check(request: ResponseRequest, limits: RequestLimits, vocabulary: int) -> N
     check_sampling(request.sampling, limits, vocabulary)
 
 
-def answer_format(request: ResponseRequest) -> dict[str, Any] | None:
+def answer_format(request: ConversationRequest) -> dict[str, Any] | None:
     """`text.format` in the form of `response_format`: there the schema has a level of its own."""
     form = request.text.format if request.text else None
     if form is None or form.get("type") != "json_schema" or "json_schema" in form:
@@ -156,24 +187,27 @@ def answer_format(request: ResponseRequest) -> dict[str, Any] | None:
     return {"type": "json_schema", "json_schema": form}
 
 
-def template_options(request: ResponseRequest) -> dict[str, Any]:
+def template_options(request: ConversationRequest) -> dict[str, Any]:
     """Variables for the chat template. Raises InvalidParameter."""
     effort = request.reasoning.effort if request.reasoning else None
     return read_options(effort, request.chat_template_kwargs)
 
 
-def chat_messages(request: ResponseRequest) -> tuple[list[dict[str, Any]], list[ImageSource]]:
-    """The items as a chat, and its images: calls that follow each other belong to one message.
+def chat_messages(
+    request: ConversationRequest, earlier: list[dict[str, Any]]
+) -> tuple[list[dict[str, Any]], list[ImageSource]]:
+    """The items as a chat, after `earlier` ones, and its images.
 
-    Raises InvalidParameter or UnsupportedParameter.
+    Calls that follow each other belong to one message. Raises InvalidParameter or
+    UnsupportedParameter.
     """
     messages: list[dict[str, Any]] = []
     images: list[ImageSource] = []
     if request.instructions is not None:
         messages.append({"role": "system", "content": request.instructions})
-    if isinstance(request.input, str):
-        return [*messages, {"role": "user", "content": request.input}], images
-    for index, item in enumerate(request.input):
+    for item in earlier:
+        _take_item(messages, images, item, "previous_response_id")
+    for index, item in enumerate(request.items):
         _take_item(messages, images, item, f"input[{index}]")
     return messages, images
 

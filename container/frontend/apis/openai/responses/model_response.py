@@ -1,0 +1,108 @@
+"""A response as OpenAI's object: while it runs, and once it has ended."""
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from itertools import count
+from typing import Any
+
+from container.frontend.apis.openai.responses.output_items import Event, Item, OutputItems
+from container.frontend.apis.openai.responses.schema import ResponseRequest
+from container.frontend.apis.openai.responses.store import StoredResponse
+from container.frontend.generation.chat import Reply
+from container.frontend.generation.running_request import RunningRequest, TextEvent
+from container.messages.engine import FinishReason
+
+
+@dataclass(slots=True)
+class ModelResponse:
+    """A started response: the running reply, and its output so far.
+
+    `earlier` are the items of the conversation before this request.
+    """
+
+    reply: Reply
+    response_request: ResponseRequest
+    model: str
+    id: str
+    created_at: int
+    output: OutputItems
+    earlier: list[Item]
+    is_stored: bool
+    numbers: Iterator[int] = field(default_factory=count)
+
+    @property
+    def running(self) -> RunningRequest:
+        """The request in the engine."""
+        return self.reply.running
+
+    def body(self, status: str) -> dict[str, Any]:
+        """The response object, as it is now."""
+        response_request, is_cut = self.response_request, status == "incomplete"
+        has_ended = status in ("completed", "incomplete")
+        return {
+            "id": self.id,
+            "object": "response",
+            "created_at": self.created_at,
+            "completed_at": int(time.time()) if status == "completed" else None,
+            "status": status,
+            "error": None,
+            "incomplete_details": {"reason": "max_output_tokens"} if is_cut else None,
+            "instructions": response_request.instructions,
+            "max_output_tokens": response_request.max_output_tokens,
+            "model": self.model,
+            "output": self.output.items if has_ended else [],
+            "parallel_tool_calls": response_request.parallel_tool_calls is not False,
+            "previous_response_id": response_request.previous_response_id,
+            "reasoning": response_request.reasoning.model_dump()
+            if response_request.reasoning
+            else {"effort": None},
+            "store": self.is_stored,
+            "temperature": 1.0
+            if response_request.temperature is None
+            else response_request.temperature,
+            "text": {
+                "format": (response_request.text and response_request.text.format)
+                or {"type": "text"}
+            },
+            "tool_choice": response_request.tool_choice or "auto",
+            "tools": response_request.tools or [],
+            "top_p": 1.0 if response_request.top_p is None else response_request.top_p,
+            "truncation": "disabled",
+            "usage": self._usage() if has_ended else None,
+            "user": response_request.user,
+            "metadata": response_request.metadata or {},
+        }
+
+    def stored(self, status: str) -> StoredResponse:
+        """The response once it has ended, as it is kept."""
+        items = [*self.earlier, *self.response_request.items, *self.output.items]
+        return StoredResponse(self.body(status), items)
+
+    def number(self, event: Event) -> Event:
+        """Give an event its place in the stream."""
+        return event | {"sequence_number": next(self.numbers)}
+
+    def _usage(self) -> dict[str, Any]:
+        prompt, new = self.running.prompt_tokens, self.running.completion_tokens
+        cached = self.running.prompt.cached_tokens
+        return {
+            "input_tokens": prompt,
+            "input_tokens_details": {"cached_tokens": cached, "cache_write_tokens": 0},
+            "output_tokens": new,
+            "output_tokens_details": {"reasoning_tokens": self.reply.builders[0].reasoning_tokens},
+            "total_tokens": prompt + new,
+        }
+
+
+def take(response: ModelResponse, event: TextEvent) -> Iterator[Event]:
+    """Turn a token into events of the output; the last one closes it."""
+    for delta in response.reply.take(event):
+        yield from response.output.take(delta)
+    if event.finish_reason is not None:
+        yield from response.output.close(status_of(event.finish_reason))
+
+
+def status_of(reason: FinishReason | None) -> str:
+    """OpenAI's word for how a response has ended."""
+    return "completed" if reason in (FinishReason.END_TOKEN, FinishReason.STOP) else "incomplete"
