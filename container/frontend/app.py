@@ -11,7 +11,9 @@ from container.frontend.apis.anthropic import messages as anthropic
 from container.frontend.apis.anthropic.messages import AnthropicDialect
 from container.frontend.apis.docs import pages
 from container.frontend.apis.embeddings import openai as embeddings
+from container.frontend.apis.embeddings import pooling
 from container.frontend.apis.embeddings.openai import EmbeddingsDialect
+from container.frontend.apis.embeddings.pooling import PoolingDialect
 from container.frontend.apis.openai import chat, completions, models
 from container.frontend.apis.openai.chat import OpenAIDialect
 from container.frontend.apis.openai.completions import CompletionsDialect
@@ -146,6 +148,7 @@ def create_app(context: AppContext) -> Flask:
         llm_serving.blueprint(service, openai_dialect, system_prompt=options.system_prompt)
     )
     app.register_blueprint(embeddings.blueprint(embeddings_dialect))
+    app.register_blueprint(pooling.blueprint(PoolingDialect(texts, metrics)))
     app.register_blueprint(generate.blueprint(tgi_dialect))
     app.register_blueprint(chat.blueprint(openai_dialect))
     app.register_blueprint(models.blueprint(service, texts))

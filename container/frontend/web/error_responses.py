@@ -17,7 +17,9 @@ from container.errors import InternalError, PayloadTooLarge, ServingError
 log = logging.getLogger(__name__)
 
 Body = dict[str, Any]
-OPENAI_PATHS = ("/v1/", "/v2/", "/openai/", "/embeddings", "/chat/")
+OPENAI_PATHS = (
+    "/v1/", "/v2/", "/openai/", "/embeddings", "/chat/", "/pooling", "/score", "/classify",
+)  # fmt: skip
 ANTHROPIC_PATHS = ("/v1/messages",)
 TEI_PATHS = ("/embed", "/similarity", "/predict", "/rerank")
 

@@ -105,6 +105,26 @@ def test_predict_scores_texts_and_pairs(reranker: Server, expected: np.ndarray) 
     assert (wrong.status_code, "list of 3" in wrong.json()["error"]) == (422, True)
 
 
+def test_score_in_vllms_shape(reranker: Server, expected: np.ndarray) -> None:
+    many = {"text_1": QUERY, "text_2": DOCUMENTS, "truncate_prompt_tokens": -1}
+    answer = post(reranker, "/score", **many).json()
+    assert [one["score"] for one in answer["data"]] == pytest.approx(expected.tolist(), abs=1e-4)
+    assert [one["object"] for one in answer["data"]] == ["score"] * 4
+    pairs = {"queries": [QUERY] * 2, "documents": DOCUMENTS[:2], "use_activation": False}
+    raw = post(reranker, "/v1/score", **pairs).json()["data"]
+    scores = [1 / (1 + np.exp(-one["score"])) for one in raw]
+    assert scores == pytest.approx(expected[:2].tolist(), abs=1e-4)
+    for body, words in (
+        ({"text_1": QUERY}, "`text_2`"),
+        ({"text_1": ["a", "b"], "text_2": ["a"]}, "`text_1` must have 1 text"),
+        ({"text_1": "a", "text_2": []}, "`text_2` must not be empty"),
+        ({"text_1": "a", "text_2": "b", "max_tokens_per_doc": 4}, "`max_tokens_per_doc`"),
+        ({"text_1": "a", "text_2": "b", "truncate_prompt_tokens": 4}, "`truncate_prompt_tokens`"),
+    ):
+        wrong = post(reranker, "/score", **body)
+        assert (wrong.status_code, words in wrong.json()["error"]["message"]) == (400, True)
+
+
 def test_a_classifier_gives_each_label_a_probability(tmp_path: Path) -> None:
     folder = embedders.save_cross_encoder(tmp_path / "classifier", num_labels=3)
     with serving(tmp_path / "log", "", EMBEDDING_MODEL_ID=os.fspath(folder)) as server:
@@ -116,6 +136,13 @@ def test_a_classifier_gives_each_label_a_probability(tmp_path: Path) -> None:
         single = post(server, "/predict", inputs="I like you").json()
         assert single == made
         assert post(server, "/rerank", query="q", texts=["a"]).status_code == 424
+        (row,) = post(server, "/classify", input="I like you").json()["data"]
+        assert (row["num_classes"], sum(row["probs"])) == (3, pytest.approx(1.0, abs=1e-5))
+        assert row["label"] == made[0]["label"]
+        assert max(row["probs"]) == pytest.approx(made[0]["score"], abs=1e-6)
+        (pooled,) = post(server, "/pooling", input="I like you", task="classify").json()["data"]
+        assert pooled["data"] == row["probs"]
+        assert post(server, "/pooling", input="a", task="token_embed").status_code == 400
 
 
 def test_hf_task_makes_the_one_model_an_embedding_model(tmp_path: Path) -> None:

@@ -225,3 +225,17 @@ def test_a_killed_embedder_comes_back_and_the_engine_never_notices(server: Serve
 def _child(server: Server, name: str) -> psutil.Process:
     children = psutil.Process(server.process.pid).children()
     return next(child for child in children if name in child.cmdline())
+
+
+def test_pooling_and_score_in_vllms_shape(server: Server) -> None:
+    plain = post(server, "/v1/embeddings", input=TEXTS).json()
+    pooled = post(server, "/pooling", input=TEXTS, task="embed").json()
+    assert [row["data"] for row in pooled["data"]] == [row["embedding"] for row in plain["data"]]
+    assert pooled["usage"]["total_tokens"] == plain["usage"]["total_tokens"]
+    check_same([row["data"] for row in pooled["data"]], TEXTS)
+    scores = [
+        row["score"] for row in post(server, "/score", text_1=TEXTS[0], text_2=TEXTS).json()["data"]
+    ]
+    assert scores[0] == pytest.approx(1.0, abs=1e-5)
+    assert scores[0] > scores[1] > scores[2]
+    assert post(server, "/classify", input="a").status_code == 404

@@ -141,3 +141,50 @@ def test_generate_only_mode_and_limits(tmp_path: Path) -> None:
         assert "`inputs` must have less than 20 tokens" in long.json()["error"]
         much = {"inputs": "Hello", "parameters": {"max_new_tokens": 40}}
         assert "must be <= 40" in requests.post(url, json=much, timeout=60).json()["error"]
+
+
+ROUTED: list[tuple[str, dict, str]] = [
+    ("route=/v1/chat/completions", MESSAGES, "choices"),
+    ("route=/v1/completions", {"prompt": "a", "max_tokens": 2}, "choices"),
+    ("trace=1,route=/v1/responses", {"input": "a", "max_output_tokens": 2}, "output"),
+    ("route=/v1/messages;x=2", MESSAGES, "stop_reason"),
+    ("route=/v1/messages/count_tokens", MESSAGES, "input_tokens"),
+    ("route=/generate", GENERATE, "generated_text"),
+]
+
+
+@pytest.mark.parametrize(("attributes", "body", "key"), ROUTED)
+def test_a_custom_attribute_chooses_the_route(
+    server: Server, attributes: str, body: dict, key: str
+) -> None:
+    headers = {"X-Amzn-SageMaker-Custom-Attributes": attributes}
+    response = requests.post(f"{server.url}/invocations", json=body, headers=headers, timeout=60)
+    assert response.status_code == 200, response.text
+    assert key in response.json()
+    assert response.headers["X-Amzn-SageMaker-Custom-Attributes"] == attributes
+
+
+@pytest.mark.parametrize(
+    "path", ["/v1/nothing", "/invocations", "/adapters", "/v1/models", "/ping", "/../v1/x"]
+)
+def test_a_route_that_takes_no_body_is_refused(server: Server, path: str) -> None:
+    headers = {"X-Amzn-SageMaker-Custom-Attributes": f"route={path}"}
+    response = requests.post(
+        f"{server.url}/invocations", json=MESSAGES, headers=headers, timeout=60
+    )
+    assert response.status_code == 400
+    assert f"route={path}" in response.text
+
+
+def test_errors_of_a_chosen_route_have_its_form(server: Server) -> None:
+    headers = {"X-Amzn-SageMaker-Custom-Attributes": "route=/v1/messages"}
+    response = requests.post(f"{server.url}/invocations", json={}, headers=headers, timeout=60)
+    assert (response.status_code, response.json()["type"]) == (400, "error")
+
+
+def test_other_custom_attributes_choose_nothing(server: Server) -> None:
+    headers = {"X-Amzn-SageMaker-Custom-Attributes": "route=blue,en-route=/v1/x"}
+    response = requests.post(
+        f"{server.url}/invocations", json=GENERATE, headers=headers, timeout=60
+    )
+    assert response.status_code == 200

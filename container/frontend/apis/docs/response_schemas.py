@@ -367,3 +367,56 @@ class Deleted(Answer):
     id: str
     object: Literal["response"]
     deleted: bool
+
+
+class VllmList(Answer):
+    """vLLM's answer to a request with texts."""
+
+    id: str
+    object: Literal["list"]
+    created: int
+    model: str
+    usage: Usage
+
+
+class PooledText(Answer):
+    """A vector, or the scores of labels; base64 has float32 numbers, little-endian."""
+
+    index: int
+    object: Literal["pooling"]
+    data: list[float] | str
+
+
+class Pooled(VllmList):
+    """vLLM's `/pooling`."""
+
+    data: list[PooledText]
+
+
+class PairScore(Answer):
+    """The score of a pair of texts."""
+
+    index: int
+    object: Literal["score"]
+    score: float
+
+
+class Scores(VllmList):
+    """vLLM's `/score`."""
+
+    data: list[PairScore]
+
+
+class TextClass(Answer):
+    """The likeliest label of a text."""
+
+    index: int
+    label: str
+    probs: list[float]
+    num_classes: int
+
+
+class Classes(VllmList):
+    """vLLM's `/classify`."""
+
+    data: list[TextClass]

@@ -8,6 +8,11 @@ from container import content
 from container.frontend.apis.anthropic.schema import CountTokensRequest, MessagesRequest
 from container.frontend.apis.docs import response_schemas as schemas
 from container.frontend.apis.embeddings.openai_schema import CohereRerankRequest, OpenAIEmbedRequest
+from container.frontend.apis.embeddings.pooling_schema import (
+    ClassifyRequest,
+    PoolingRequest,
+    ScoreRequest,
+)
 from container.frontend.apis.openai.chat_schema import ChatRequest
 from container.frontend.apis.openai.completions_schema import CompletionRequest
 from container.frontend.apis.openai.responses.schema import InputTokensRequest, ResponseRequest
@@ -18,7 +23,7 @@ from container.frontend.apis.tgi.schemas import GenerateRequest
 
 TGI, OPENAI, SAGEMAKER, SERVER = "TGI", "OpenAI", "SageMaker", "Server"
 LLM_SERVING = "llm_serving"
-ANTHROPIC = "Anthropic"
+ANTHROPIC, VLLM = "Anthropic", "vLLM"
 TEI, RERANK = "Text Embeddings Inference", "Cohere and Jina"
 Vectors = list[list[float]]
 Floats = list[float]
@@ -162,6 +167,22 @@ OPERATIONS = (
     Operation(
         "post", "/v2/rerank", RERANK, "Documents by their relevance to a query",
         CohereRerankRequest, schemas.RerankAnswer, schemas.OpenAIError,
+    ),
+    Operation(
+        "post", "/pooling", VLLM, "Vectors or scores of texts",
+        PoolingRequest, schemas.Pooled, schemas.OpenAIError,
+    ),
+    Operation(
+        "post", "/score", VLLM, "Scores of pairs of texts",
+        ScoreRequest, schemas.Scores, schemas.OpenAIError,
+    ),
+    Operation(
+        "post", "/v1/score", VLLM, "Scores of pairs of texts",
+        ScoreRequest, schemas.Scores, schemas.OpenAIError,
+    ),
+    Operation(
+        "post", "/classify", VLLM, "Labels of texts",
+        ClassifyRequest, schemas.Classes, schemas.OpenAIError,
     ),
     Operation("post", "/embed", TEI, "Vectors of texts", EmbedRequest, Vectors),
     Operation("post", "/similarity", TEI, "Cosines with a sentence", SimilarityRequest, Floats),

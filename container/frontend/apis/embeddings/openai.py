@@ -39,7 +39,7 @@ class EmbeddingsDialect:
             self._on_wait(context),
             dimensions=embed_request.dimensions,
         )
-        write = _base64 if embed_request.encoding_format == "base64" else _floats
+        write = writer(embed_request.encoding_format)
         data = [
             {"object": "embedding", "index": index, "embedding": write(vector)}
             for index, vector in enumerate(rows.values)
@@ -97,6 +97,11 @@ def blueprint(dialect: EmbeddingsDialect) -> Blueprint:
         return dialect.rerank(read_object(request), request_context())
 
     return routes
+
+
+def writer(encoding_format: str | None) -> Callable[[Floats], list[float] | str]:
+    """Return what writes a vector in OpenAI's `encoding_format`."""
+    return _base64 if encoding_format == "base64" else _floats
 
 
 def _floats(vector: Floats) -> list[float]:

@@ -21,6 +21,7 @@ from container.frontend.apis.embeddings.openai import EmbeddingsDialect
 from container.frontend.apis.openai.chat import OpenAIDialect
 from container.frontend.apis.openai.completions import CompletionsDialect
 from container.frontend.apis.sagemaker.batch_transform import BatchTransform, render
+from container.frontend.apis.sagemaker.routing import answer_on, chosen_route
 from container.frontend.apis.sagemaker.user_code import HandlerDialect
 from container.frontend.apis.tei.routes import TeiDialect
 from container.frontend.apis.tgi.generate import TgiDialect
@@ -108,7 +109,10 @@ class Invocations:
         self._default_accept = default_accept
 
     def invoke(self, context: RequestContext) -> Response:
-        """Answer the current request."""
+        """Answer the current request, on the route that its custom attributes choose, if any."""
+        path = chosen_route(request.headers.get(CUSTOM_ATTRIBUTES, ""))
+        if path is not None:
+            return answer_on(path)
         with errors_in(Dialect.OPENAI if self._messages_api else Dialect.TGI):
             return self._invoke(context)
 

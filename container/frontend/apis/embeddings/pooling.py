@@ -1,0 +1,182 @@
+"""vLLM's `/pooling`, `/score` and `/classify`."""
+
+import secrets
+import time
+from collections.abc import Callable
+from typing import Any
+
+from flask import Blueprint, Response, request
+
+from container.errors import UnsupportedParameter
+from container.frontend.apis.embeddings.openai import writer
+from container.frontend.apis.embeddings.pooling_schema import (
+    ClassifyRequest,
+    PoolingBody,
+    PoolingRequest,
+    ScoreRequest,
+    refuse,
+)
+from container.frontend.apis.text_inputs import as_inputs
+from container.frontend.generation.embedding_service import (
+    Embeddings,
+    Floats,
+    Rows,
+    normalized,
+)
+from container.frontend.generation.request_context import RequestContext
+from container.frontend.observability.metrics import Metrics
+from container.frontend.web.http_request import request_context
+from container.frontend.web.request_body import parse, read_object
+from container.frontend.web.responses import check_client, json_response
+from container.messages.embedder import EmbedInput, Pair
+
+# The tasks of `/pooling` that each kind of model does; the first is its default.
+TASKS = {
+    "embedding": ("embed",),
+    "classifier": ("classify",),
+    "reranker": ("classify", "score"),
+}
+
+
+class PoolingDialect:
+    """Answers vLLM's bodies for embedding, rerank and classification models."""
+
+    def __init__(self, embeddings: Embeddings, metrics: Metrics) -> None:
+        self._embeddings = embeddings
+        self._metrics = metrics
+
+    def pool(self, body: dict[str, Any], context: RequestContext) -> Response:
+        """Answer a vector, or the scores of the labels, for each input."""
+        started = time.monotonic()
+        refuse(body)
+        pooling_request = parse(PoolingRequest, body)
+        self._check_task(pooling_request.task)
+        rows = self._pool(pooling_request, self._on_wait(context))
+        write = writer(pooling_request.encoding_format)
+        data = [
+            {"index": index, "object": "pooling", "data": write(row)}
+            for index, row in enumerate(rows.values)
+        ]
+        return self._respond(pooling_request, "pool", data, rows, started)
+
+    def score(self, body: dict[str, Any], context: RequestContext) -> Response:
+        """Answer a score for each pair: a reranker's, or the cosine of an embedding model."""
+        started = time.monotonic()
+        refuse(body)
+        score_request = parse(ScoreRequest, body)
+        pairs, on_wait = score_request.pairs(), self._on_wait(context)
+        options = score_request.options(score_request.sides()[1])
+        if self._embeddings.info.kind == "embedding":
+            scores, rows = self._cosines(pairs, score_request, on_wait)
+        else:
+            raw = score_request.use_activation is False
+            rows = self._embeddings.scores([*pairs], options, on_wait, raw=raw)
+            scores = rows.values[:, 0].tolist()
+        data = [
+            {"index": index, "object": "score", "score": score}
+            for index, score in enumerate(scores)
+        ]
+        return self._respond(score_request, "score", data, rows, started)
+
+    def classify(self, body: dict[str, Any], context: RequestContext) -> Response:
+        """Answer the likeliest label of each input, and the probability of each label."""
+        started = time.monotonic()
+        refuse(body)
+        classify_request = parse(ClassifyRequest, body)
+        rows = self._embeddings.scores(
+            as_inputs(classify_request.input),
+            classify_request.options("input"),
+            self._on_wait(context),
+            raw=classify_request.use_activation is False,
+            kinds=("classifier", "reranker"),
+        )
+        labels = self._embeddings.info.labels
+        data = [
+            {
+                "index": index,
+                "label": labels[int(row.argmax())],
+                "probs": row.tolist(),
+                "num_classes": len(row),
+            }
+            for index, row in enumerate(rows.values)
+        ]
+        return self._respond(classify_request, "classify", data, rows, started)
+
+    def _check_task(self, task: str | None) -> None:
+        tasks = TASKS[self._embeddings.info.kind]
+        if task is not None and task not in tasks:
+            raise UnsupportedParameter(
+                f"`task` {task[:40]!r} is not what the served model does; it does "
+                f"{' and '.join(tasks)}",
+                field="task",
+            )
+
+    def _pool(self, pooling_request: PoolingRequest, on_wait: Callable[[], None]) -> Rows:
+        inputs, options = as_inputs(pooling_request.input), pooling_request.options("input")
+        if self._embeddings.info.kind == "embedding":
+            return self._embeddings.vectors(
+                inputs,
+                options,
+                on_wait,
+                dimensions=pooling_request.dimensions,
+                normalize=pooling_request.use_activation,
+            )
+        if pooling_request.dimensions is not None:
+            raise UnsupportedParameter("`dimensions` needs an embedding model", field="dimensions")
+        raw = pooling_request.use_activation is False
+        kinds = ("classifier", "reranker")
+        return self._embeddings.scores(inputs, options, on_wait, raw=raw, kinds=kinds)
+
+    def _cosines(
+        self, pairs: list[Pair], score_request: ScoreRequest, on_wait: Callable[[], None]
+    ) -> tuple[list[float], Rows]:
+        """The cosine of each pair; each text is embedded once."""
+        texts = dict.fromkeys(text for pair in pairs for text in (pair.first, pair.second))
+        place = {text: index for index, text in enumerate(texts)}
+        inputs: list[EmbedInput] = [*texts]
+        options = score_request.options(score_request.sides()[1])
+        rows = self._embeddings.vectors(inputs, options, on_wait)
+        vectors: Floats = normalized(rows.values)
+        scores = [float(vectors[place[p.first]] @ vectors[place[p.second]]) for p in pairs]
+        return scores, rows
+
+    def _respond(
+        self, body: PoolingBody, prefix: str, data: list[Any], rows: Rows, started: float
+    ) -> Response:
+        self._metrics.count_handled(time.monotonic() - started)
+        answer = {
+            "id": f"{prefix}-{body.request_id or secrets.token_hex(12)}",
+            "object": "list",
+            "created": int(time.time()),
+            "model": body.model or self._embeddings.info.model_id,
+            "data": data,
+            "usage": {
+                "prompt_tokens": rows.num_tokens,
+                "completion_tokens": 0,
+                "total_tokens": rows.num_tokens,
+            },
+        }
+        return json_response(answer)
+
+    def _on_wait(self, context: RequestContext) -> Callable[[], None]:
+        return lambda: check_client(self._metrics, context.connection)
+
+
+def blueprint(dialect: PoolingDialect) -> Blueprint:
+    """Make the routes."""
+    routes = Blueprint("pooling", __name__)
+
+    @routes.post("/pooling")
+    def pooling() -> Response:
+        return dialect.pool(read_object(request), request_context())
+
+    @routes.post("/score")
+    @routes.post("/v1/score")
+    def score() -> Response:
+        return dialect.score(read_object(request), request_context())
+
+    @routes.post("/classify")
+    def classify() -> Response:
+        return dialect.classify(read_object(request), request_context())
+
+    return routes
