@@ -105,7 +105,7 @@ def test_several_sequences_of_one_greedy_request_are_equal() -> None:
 @pytest.mark.parametrize("schedule", ["roomy", "small_chunks", "preempting"])
 def test_prompt_logprobs_are_the_models_own(schedule: str) -> None:
     rnd = random.Random(2)
-    sampling_params = SamplingParams(max_new_tokens=8, prompt_logprobs=True)
+    sampling_params = SamplingParams(max_new_tokens=8, prompt_logprobs=True, prompt_top_logprobs=3)
     jobs = [
         Job(
             [rnd.randrange(2, 200) for _ in range(rnd.randint(1, 50))],
@@ -121,3 +121,8 @@ def test_prompt_logprobs_are_the_models_own(schedule: str) -> None:
         assert facts.logprobs == pytest.approx(
             tiny_models.prompt_logprobs("llama", job.prompt), abs=1e-3
         )
+        values = [[value for _, value in top] for top in facts.tops]
+        assert values == [
+            pytest.approx(best, abs=1e-3)
+            for best in tiny_models.prompt_top_logprobs("llama", job.prompt, 3)
+        ]

@@ -44,6 +44,8 @@ WISHES: list[dict[str, object]] = [
     {"frequency_penalty": 0.5, "presence_penalty": 0.3, "logit_bias": {7: 4.0, 9: -3.0}},
     {"watermark": Watermark(0.5, 2.0), "min_tokens": 5, "stop_token_ids": [11]},
     {"logprobs": LogprobMode.RAW, "top_logprobs": 3, "prompt_logprobs": True},
+    {"allowed_token_ids": [*range(5, 60)], "bad_words": [[7], [9, 11], [13, 14, 15]]},
+    {"prompt_logprobs": True, "prompt_top_logprobs": 2},
     {"logprobs": LogprobMode.PROCESSED, "temperature": 0.7, "seed": 6, "top_logprobs": 1},
 ]
 
@@ -63,6 +65,7 @@ def told(events: list[TokenEvent]) -> list[float]:
     """All log-probabilities of a request."""
     facts = events[0].prompt
     first = list(facts.logprobs) if facts is not None else []
+    first += [value for top in facts.tops for _, value in top] if facts is not None else []
     own = [event.logprob for event in events if event.logprob is not None]
     return first + own + [value for event in events for _, value in event.top]
 

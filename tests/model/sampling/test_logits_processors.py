@@ -104,6 +104,40 @@ def test_min_tokens_hide_every_end() -> None:
     assert torch.isfinite(logits).all()
 
 
+def test_min_tokens_leave_the_only_token_that_may_come() -> None:
+    sequence = Sequence(0, [1], SamplingParams(9, min_tokens=2))
+    logits = torch.full((1, VOCABULARY), -torch.inf)
+    logits[0, 2] = 1.0
+    logits_processors.hide_ends(logits, [sequence], frozenset({2}))
+    assert logits[0, 2] == 1.0
+    logits[0, 7] = 0.5
+    logits_processors.hide_ends(logits, [sequence], frozenset({2}))
+    assert logits[0].isfinite().nonzero()[:, 0].tolist() == [7]
+
+
+def test_only_allowed_tokens_stay() -> None:
+    sequences = [*_sequences(1), *_sequences(1, allowed_token_ids=[3, 299, 3])]
+    logits = _logits(2)
+    expected = logits.clone()
+    logits_processors.hide_others(logits, [1], sequences)
+    assert torch.equal(logits[0], expected[0])
+    assert logits[1].isfinite().nonzero()[:, 0].tolist() == [3, 299]
+    assert torch.equal(logits[1, [3, 299]], expected[1, [3, 299]])
+
+
+@pytest.mark.parametrize(
+    ("completion", "hidden"),
+    [([], [9]), ([4], [9]), ([4, 5], [6, 9]), ([3, 4, 5], [6, 8, 9]), ([5], [9])],
+)
+def test_bad_words_lose_their_last_token(completion: list[int], hidden: list[int]) -> None:
+    words = [[9], [4, 5, 6], [3, 4, 5, 8]]
+    sequence = Sequence(0, [3, 4], SamplingParams(9, bad_words=words))
+    sequence.token_ids += completion
+    logits = torch.zeros(1, VOCABULARY)
+    logits_processors.hide_bad_words(logits, [0], [sequence])
+    assert logits[0].isinf().nonzero()[:, 0].tolist() == hidden
+
+
 def test_the_watermark_favours_the_share_it_says_and_depends_on_the_last_token() -> None:
     [sequence] = _sequences(1, watermark=Watermark(0.25, 2.0))
 

@@ -152,6 +152,14 @@ def prompt_logprobs(name: str, prompt: list[int]) -> list[float]:
     return [logits[index, token].item() for index, token in enumerate(prompt[1:])]
 
 
+def prompt_top_logprobs(name: str, prompt: list[int], count: int) -> list[list[float]]:
+    """The largest log-probabilities at the places of the prompt's tokens but the first."""
+    with torch.inference_mode():
+        logits = _reference_model(name)(torch.tensor([prompt])).logits[0].log_softmax(-1)
+    best: list[list[float]] = logits[:-1].topk(count, -1).values.tolist()
+    return best
+
+
 @cache
 def _reference_model(name: str) -> PreTrainedModel:
     return make(name)
