@@ -25,6 +25,7 @@ from container.messages.embedder import (
 log = logging.getLogger(__name__)
 
 T = TypeVar("T", bound=Text)
+FLOAT_BYTES = 4
 
 SELF_TEST_IDS = [0]
 FAILED = ErrorData.from_error(
@@ -40,7 +41,7 @@ class TextModel(Protocol[T]):
         ...
 
     def run(self, texts: Sequence[T]) -> list[bytes]:
-        """Return a row of float32 numbers for each text, in their order."""
+        """Return the rows of float32 numbers of each text, in their order."""
         ...
 
 
@@ -145,7 +146,16 @@ class EmbedderBackend(Generic[T]):
 
     def _answer(self, job: Job[T, bytes]) -> Embedded:
         rows = b"".join(row for row in job.results if row is not None)
-        return Embedded(job.key[1], rows, self.info.width, job.num_tokens)
+        lengths = [text.num_rows for text in job.texts]
+        num_rows = sum(lengths)
+        is_one_each = num_rows == len(lengths)
+        return Embedded(
+            job.key[1],
+            rows,
+            len(rows) // (FLOAT_BYTES * num_rows),
+            job.num_tokens,
+            [] if is_one_each else lengths,
+        )
 
 
 def embedder_server(

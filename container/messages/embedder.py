@@ -37,6 +37,7 @@ class Embed(msgspec.Struct, tag="embed", frozen=True, omit_defaults=True):
 
     Token ids are used unchanged: no special tokens and no prompt are added. `prompt_name` None
     means the model's default prompt, where it has one. `field` is the inputs' name in messages.
+    `per_token`: one vector for each token, before pooling.
     """
 
     request_id: int
@@ -44,15 +45,20 @@ class Embed(msgspec.Struct, tag="embed", frozen=True, omit_defaults=True):
     field: str = "inputs"
     prompt_name: str | None = None
     truncation: Truncation = Truncation.REFUSE
+    per_token: bool = False
 
 
 class Embedded(msgspec.Struct, tag="embedded", frozen=True):
-    """Embedder to one frontend: the whole answer. `rows` is float32 [inputs, width], row by row."""
+    """Embedder to one frontend: the whole answer. `rows` is float32 [rows, width], row by row.
+
+    `lengths` are the rows of each input; empty where each has one.
+    """
 
     request_id: int
     rows: bytes
     width: int
     num_tokens: int
+    lengths: list[int] = []
 
 
 class EmbedderInfo(msgspec.Struct, frozen=True):

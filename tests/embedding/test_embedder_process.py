@@ -20,6 +20,7 @@ INFO = EmbedderInfo(
 @dataclass(frozen=True)
 class Words:
     num_tokens: int
+    num_rows: int = 1
 
 
 class Counter:

@@ -38,7 +38,13 @@ class EmbedderConnection(Protocol):
         ...
 
     def submit(
-        self, inputs: list[EmbedInput], field: str, prompt_name: str | None, truncation: Truncation
+        self,
+        inputs: list[EmbedInput],
+        field: str,
+        prompt_name: str | None,
+        truncation: Truncation,
+        *,
+        per_token: bool,
     ) -> PendingRows:
         """Send a request; what the embedder refuses is raised while waiting."""
         ...
@@ -69,7 +75,13 @@ class EmbedderClient(BackendClient[EmbedderStatus]):
         self._pending: dict[int, ZmqPendingRows] = {}
 
     def submit(
-        self, inputs: list[EmbedInput], field: str, prompt_name: str | None, truncation: Truncation
+        self,
+        inputs: list[EmbedInput],
+        field: str,
+        prompt_name: str | None,
+        truncation: Truncation,
+        *,
+        per_token: bool,
     ) -> ZmqPendingRows:
         """Send a request; what the embedder refuses is raised while waiting."""
         self._check_ready()
@@ -77,7 +89,7 @@ class EmbedderClient(BackendClient[EmbedderStatus]):
         pending = ZmqPendingRows(self, request_id)
         self._pending[request_id] = pending
         try:
-            self._submit(Embed(request_id, inputs, field, prompt_name, truncation))
+            self._submit(Embed(request_id, inputs, field, prompt_name, truncation, per_token))
         except BaseException:
             del self._pending[request_id]
             raise

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from container.errors import InvalidParameter, NotFound, Unavailable
 from container.frontend.clients.embedder_client import EmbedderConnection
 from container.messages.embedder import (
+    Embedded,
     EmbedderInfo,
     EmbedderKind,
     EmbedderLoad,
@@ -31,6 +32,14 @@ class Rows:
     """One row for each input: float32 [inputs, width], and the tokens of all inputs."""
 
     values: Floats
+    num_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class TokenRows:
+    """One row for each token of each input: float32 [tokens, width], and the tokens of all."""
+
+    values: list[Floats]
     num_tokens: int
 
 
@@ -107,6 +116,16 @@ class Embeddings:
             values = normalized(values)
         return Rows(values, rows.num_tokens)
 
+    def token_vectors(
+        self, inputs: list[EmbedInput], options: TextOptions, on_wait: Callable[[], None]
+    ) -> TokenRows:
+        """Make the vectors of each input's tokens, special ones included, before pooling."""
+        self._require("embedding")
+        answer = self._ask(inputs, options, on_wait, per_token=True)
+        values = np.frombuffer(answer.rows, np.float32).reshape(-1, answer.width)
+        ends = np.cumsum(answer.lengths or [1] * len(inputs))
+        return TokenRows(np.split(values, ends[:-1]), answer.num_tokens)
+
     def scores(
         self,
         inputs: list[EmbedInput],
@@ -124,6 +143,18 @@ class Embeddings:
     def _rows(
         self, inputs: list[EmbedInput], options: TextOptions, on_wait: Callable[[], None]
     ) -> Rows:
+        answer = self._ask(inputs, options, on_wait, per_token=False)
+        values = np.frombuffer(answer.rows, np.float32).reshape(-1, answer.width)
+        return Rows(values, answer.num_tokens)
+
+    def _ask(
+        self,
+        inputs: list[EmbedInput],
+        options: TextOptions,
+        on_wait: Callable[[], None],
+        *,
+        per_token: bool,
+    ) -> Embedded:
         embedder, _ = self._ready()
         if len(inputs) > self._max_inputs:
             raise InvalidParameter(
@@ -133,14 +164,15 @@ class Embeddings:
             )
         cuts = self._auto_truncate if options.truncate is None else options.truncate
         truncation = options.side if cuts else Truncation.REFUSE
-        pending = embedder.submit(inputs, options.field, options.prompt_name, truncation)
+        pending = embedder.submit(
+            inputs, options.field, options.prompt_name, truncation, per_token=per_token
+        )
         try:
             while (answer := pending.wait(DISCONNECT_POLL_S)) is None:
                 on_wait()
         finally:
             pending.close()
-        values = np.frombuffer(answer.rows, np.float32).reshape(-1, answer.width)
-        return Rows(values, answer.num_tokens)
+        return answer
 
     def _require(self, *kinds: EmbedderKind) -> EmbedderInfo:
         info = self.info

@@ -97,23 +97,41 @@ class Embedder:
         return self._texts.encode(request)
 
     def run(self, texts: Sequence[EncodedText]) -> list[bytes]:
-        """Compute one row of float32 bytes for each text, in order."""
-        return [row.numpy().tobytes() for row in self.rows(texts)]
+        """Compute the rows of each text as float32 bytes, in order."""
+        return [rows.numpy().tobytes() for rows in self._outputs(texts)]
 
-    @torch.inference_mode()
     def rows(self, texts: Sequence[EncodedText]) -> torch.Tensor:
         """Compute one row for each text: float32 [texts, width], in order."""
+        return torch.stack(self._outputs(texts))
+
+    @torch.inference_mode()
+    def _outputs(self, texts: Sequence[EncodedText]) -> list[torch.Tensor]:
+        """Compute [width] for each text, or [tokens, width] where its tokens are asked for."""
         order = sorted(range(len(texts)), key=lambda index: texts[index].num_tokens)
         rows: list[torch.Tensor] = [torch.empty(0)] * len(texts)
         for group in self._groups(order, texts):
             members = [texts[index] for index in group]
-            vectors = self._run_ragged(members) if self.is_ragged else self._run_padded(members)
-            for index, row in zip(group, vectors.float().cpu(), strict=True):
-                rows[index] = row
-        return torch.stack(rows)
+            features = self._run_ragged(members) if self.is_ragged else self._run_padded(members)
+            if members[0].per_token:
+                outputs = self._token_vectors(features["token_embeddings"], members)
+            else:
+                outputs = list(self._finish(features))
+            for index, output in zip(group, outputs, strict=True):
+                rows[index] = output.float().cpu()
+        return rows
+
+    def _token_vectors(
+        self, hidden: torch.Tensor, texts: list[EncodedText]
+    ) -> Sequence[torch.Tensor]:
+        """Split the first module's output, without its padding, into those of the texts."""
+        lengths = [text.num_tokens for text in texts]
+        if self.is_ragged:
+            return hidden[0].split(lengths)
+        rows = zip(hidden, lengths, strict=True)
+        return [row[-n:] if self._pads_left else row[:n] for row, n in rows]
 
     def _groups(self, order: list[int], texts: Sequence[EncodedText]) -> Iterator[list[int]]:
-        """Split indices, sorted by length, where padding is too much or prompts differ."""
+        """Split indices, sorted by length, where padding is too much or their kinds differ."""
         group: list[int] = []
         total = 0
         for index in order:
@@ -126,12 +144,12 @@ class Embedder:
         yield group
 
     def _must_split(self, first: EncodedText, last: EncodedText, count: int, total: int) -> bool:
-        if (first.prompt_length, first.modality) != (last.prompt_length, last.modality):
+        if _kind(first) != _kind(last):
             return True
         padded = last.num_tokens * count
         return not self.is_ragged and padded - total - last.num_tokens > MAX_PADDING * padded
 
-    def _run_padded(self, texts: list[EncodedText]) -> torch.Tensor:
+    def _run_padded(self, texts: list[EncodedText]) -> dict[str, Any]:
         longest = max(text.num_tokens for text in texts)
         features: dict[str, Any] = {
             "input_ids": self._padded([text.token_ids for text in texts], longest, self._pad_id),
@@ -141,9 +159,10 @@ class Embedder:
         if any(text.type_ids for text in texts):
             types = [text.type_ids or [0] * text.num_tokens for text in texts]
             features["token_type_ids"] = self._padded(types, longest, 0)
-        return self._finish(self.shape.first(self._with_prompt(features, texts)))
+        out: dict[str, Any] = self.shape.first(self._with_prompt(features, texts))
+        return out
 
-    def _run_ragged(self, texts: list[EncodedText]) -> torch.Tensor:
+    def _run_ragged(self, texts: list[EncodedText]) -> dict[str, Any]:
         lengths = [text.num_tokens for text in texts]
         ids = torch.tensor([token for text in texts for token in text.token_ids])
         positions = torch.cat([torch.arange(length) for length in lengths])
@@ -154,7 +173,7 @@ class Embedder:
         ).last_hidden_state
         ends = torch.tensor([0, *lengths]).cumsum(0)
         features: dict[str, Any] = {"token_embeddings": hidden, "cu_seq_lens_q": ends}
-        return self._finish(self._with_prompt(features, texts))
+        return self._with_prompt(features, texts)
 
     def _finish(self, features: dict[str, Any]) -> torch.Tensor:
         rest = self.shape.rest
@@ -223,6 +242,11 @@ class Embedder:
             )
             self.is_ragged = False
             self.shape.first.model.set_attn_implementation(original)
+
+
+def _kind(text: EncodedText) -> tuple[int | None, str, bool]:
+    """What texts of one group have in common."""
+    return text.prompt_length, text.modality, text.per_token
 
 
 def shape_of(model: Model) -> Shape:

@@ -5,7 +5,7 @@ silent truncation of long texts, and padding.
 """
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from sentence_transformers import CrossEncoder, SentenceTransformer
@@ -20,17 +20,26 @@ Model = SentenceTransformer | CrossEncoder
 
 @dataclass(frozen=True, slots=True)
 class EncodedText:
-    """One input as ids. `prompt_length` is set if pooling excludes the prompt's tokens."""
+    """One input as ids. `prompt_length` is set if pooling excludes the prompt's tokens.
+
+    `per_token`: its rows are the vectors of its tokens, before pooling.
+    """
 
     token_ids: list[int]
     type_ids: list[int] | None = None
     prompt_length: int | None = None
     modality: str = "text"
+    per_token: bool = False
 
     @property
     def num_tokens(self) -> int:
         """Length in tokens."""
         return len(self.token_ids)
+
+    @property
+    def num_rows(self) -> int:
+        """How many rows the model makes of it."""
+        return self.num_tokens if self.per_token else 1
 
 
 class TextEncoder:
@@ -61,7 +70,10 @@ class TextEncoder:
                 if request.truncation is Truncation.REFUSE:
                     raise self._too_long(encoded[index].num_tokens, index, request.field)
                 encoded[index] = self._truncate(text_input, prompt, request.truncation)
-        return [encoded[index] for index in range(len(request.inputs))]
+        return [
+            replace(encoded[index], per_token=request.per_token)
+            for index in range(len(request.inputs))
+        ]
 
     def _prompt(self, name: str | None) -> str | None:
         prompts = self._model.prompts

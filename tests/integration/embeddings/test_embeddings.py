@@ -239,3 +239,19 @@ def test_pooling_and_score_in_vllms_shape(server: Server) -> None:
     assert scores[0] == pytest.approx(1.0, abs=1e-5)
     assert scores[0] > scores[1] > scores[2]
     assert post(server, "/classify", input="a").status_code == 404
+
+
+def test_the_vectors_of_all_tokens(server: Server) -> None:
+    """Whose mean is the pooled vector of this model."""
+    whole = embedders.minilm().encode(TEXTS, output_value="token_embeddings")
+    got = [np.array(rows) for rows in post(server, "/embed_all", inputs=TEXTS).json()]
+    for rows, expected in zip(got, whole, strict=True):
+        assert np.allclose(rows, expected.cpu().numpy(), atol=1e-3)
+    check_same([rows.mean(0) / np.linalg.norm(rows.mean(0)) for rows in got], TEXTS)
+    pooled = post(server, "/pooling", input=TEXTS, task="token_embed", use_activation=False).json()
+    assert [len(row["data"]) for row in pooled["data"]] == [len(rows) for rows in got]
+    assert np.allclose(pooled["data"][1]["data"], got[1], atol=1e-4)
+    assert post(server, "/embed_all", inputs=[]).status_code == 422
+    assert post(server, "/embed_all", inputs=LONG).status_code == 413
+    (one,) = post(server, "/embed_all", inputs=[[5, 6]]).json()
+    assert np.array(one).shape == (2, 384)

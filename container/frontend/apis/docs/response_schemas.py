@@ -380,11 +380,11 @@ class VllmList(Answer):
 
 
 class PooledText(Answer):
-    """A vector, or the scores of labels; base64 has float32 numbers, little-endian."""
+    """A vector, scores of labels, or vectors of tokens; base64 has little-endian float32."""
 
     index: int
     object: Literal["pooling"]
-    data: list[float] | str
+    data: list[float] | list[list[float]] | str
 
 
 class Pooled(VllmList):

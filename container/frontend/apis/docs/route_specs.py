@@ -17,7 +17,12 @@ from container.frontend.apis.openai.chat_schema import ChatRequest
 from container.frontend.apis.openai.completions_schema import CompletionRequest
 from container.frontend.apis.openai.responses.schema import InputTokensRequest, ResponseRequest
 from container.frontend.apis.sagemaker.adapters import AdapterRequest
-from container.frontend.apis.tei.schemas import EmbedRequest, PredictRequest, SimilarityRequest
+from container.frontend.apis.tei.schemas import (
+    EmbedAllRequest,
+    EmbedRequest,
+    PredictRequest,
+    SimilarityRequest,
+)
 from container.frontend.apis.tei.schemas import RerankRequest as TeiRerankRequest
 from container.frontend.apis.tgi.schemas import GenerateRequest
 
@@ -26,6 +31,7 @@ LLM_SERVING = "llm_serving"
 ANTHROPIC, VLLM = "Anthropic", "vLLM"
 TEI, RERANK = "Text Embeddings Inference", "Cohere and Jina"
 Vectors = list[list[float]]
+TokenVectors = list[Vectors]
 Floats = list[float]
 Ranks = list[schemas.Rank]
 Predictions = list[schemas.Prediction] | list[list[schemas.Prediction]]
@@ -185,6 +191,9 @@ OPERATIONS = (
         ClassifyRequest, schemas.Classes, schemas.OpenAIError,
     ),
     Operation("post", "/embed", TEI, "Vectors of texts", EmbedRequest, Vectors),
+    Operation(
+        "post", "/embed_all", TEI, "Vectors of the tokens of texts", EmbedAllRequest, TokenVectors
+    ),
     Operation("post", "/similarity", TEI, "Cosines with a sentence", SimilarityRequest, Floats),
     Operation("post", "/predict", TEI, "Scores of labels", PredictRequest, Predictions),
     Operation("post", "/rerank", TEI, "Texts by their relevance", TeiRerankRequest, Ranks),

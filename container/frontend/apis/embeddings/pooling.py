@@ -21,6 +21,7 @@ from container.frontend.generation.embedding_service import (
     Embeddings,
     Floats,
     Rows,
+    TokenRows,
     normalized,
 )
 from container.frontend.generation.request_context import RequestContext
@@ -32,7 +33,7 @@ from container.messages.embedder import EmbedInput, Pair
 
 # The tasks of `/pooling` that each kind of model does; the first is its default.
 TASKS = {
-    "embedding": ("embed",),
+    "embedding": ("embed", "token_embed"),
     "classifier": ("classify",),
     "reranker": ("classify", "score"),
 }
@@ -51,6 +52,8 @@ class PoolingDialect:
         refuse(body)
         pooling_request = parse(PoolingRequest, body)
         self._check_task(pooling_request.task)
+        if pooling_request.task == "token_embed":
+            return self._pool_tokens(pooling_request, context, started)
         rows = self._pool(pooling_request, self._on_wait(context))
         write = writer(pooling_request.encoding_format)
         data = [
@@ -102,6 +105,31 @@ class PoolingDialect:
         ]
         return self._respond(classify_request, "classify", data, rows, started)
 
+    def _pool_tokens(
+        self, pooling_request: PoolingRequest, context: RequestContext, started: float
+    ) -> Response:
+        """Answer the vectors of each input's tokens."""
+        has_other_form = (
+            pooling_request.encoding_format == "base64" or pooling_request.dimensions is not None
+        )
+        if has_other_form:
+            raise UnsupportedParameter(
+                "`task` token_embed takes neither `dimensions` nor `encoding_format`: base64",
+                field="task",
+            )
+        rows = self._embeddings.token_vectors(
+            as_inputs(pooling_request.input),
+            pooling_request.options("input"),
+            self._on_wait(context),
+        )
+        normalizes = pooling_request.use_activation is not False
+        vectors = [normalized(values) if normalizes else values for values in rows.values]
+        data = [
+            {"index": index, "object": "pooling", "data": values.tolist()}
+            for index, values in enumerate(vectors)
+        ]
+        return self._respond(pooling_request, "pool", data, rows, started)
+
     def _check_task(self, task: str | None) -> None:
         tasks = TASKS[self._embeddings.info.kind]
         if task is not None and task not in tasks:
@@ -141,7 +169,12 @@ class PoolingDialect:
         return scores, rows
 
     def _respond(
-        self, body: PoolingBody, prefix: str, data: list[Any], rows: Rows, started: float
+        self,
+        body: PoolingBody,
+        prefix: str,
+        data: list[Any],
+        rows: Rows | TokenRows,
+        started: float,
     ) -> Response:
         self._metrics.count_handled(time.monotonic() - started)
         answer = {

@@ -1,4 +1,4 @@
-"""Text Embeddings Inference's API: `/embed`, `/similarity`, `/predict`, `/rerank`.
+"""Text Embeddings Inference's API: `/embed`, `/embed_all`, `/similarity`, `/predict`, `/rerank`.
 
 Shapes and statuses of TEI (router/src/http/server.rs).
 """
@@ -11,13 +11,20 @@ from flask import Blueprint, Response, request
 
 from container.errors import InvalidParameter
 from container.frontend.apis.tei.schemas import (
+    EmbedAllRequest,
     EmbedRequest,
     PredictRequest,
     RerankRequest,
     SimilarityRequest,
 )
 from container.frontend.apis.text_inputs import TextBody, as_inputs
-from container.frontend.generation.embedding_service import Embeddings, Rows, TextOptions, cosines
+from container.frontend.generation.embedding_service import (
+    Embeddings,
+    Rows,
+    TextOptions,
+    TokenRows,
+    cosines,
+)
 from container.frontend.generation.request_context import RequestContext
 from container.frontend.observability.metrics import Metrics
 from container.frontend.web.error_responses import Dialect, errors_in
@@ -46,6 +53,15 @@ class TeiDialect:
             normalize=True if tei_request.normalize is None else tei_request.normalize,
         )
         return self._respond(rows.values.tolist(), rows, started)
+
+    def embed_all(self, body: dict[str, Any], context: RequestContext) -> Response:
+        """Answer one vector for each token of each input."""
+        started = time.monotonic()
+        tei_request = parse(EmbedAllRequest, body)
+        rows = self._embeddings.token_vectors(
+            as_inputs(tei_request.inputs), tei_request.options("inputs"), self._on_wait(context)
+        )
+        return self._respond([values.tolist() for values in rows.values], rows, started)
 
     def similarity(self, body: dict[str, Any], context: RequestContext) -> Response:
         """Answer the cosine of each sentence with the source sentence."""
@@ -102,7 +118,7 @@ class TeiDialect:
             answers = {"embedding": self.embed, "reranker": self.rerank, "classifier": self.predict}
             return answers[self._embeddings.info.kind](body, context)
 
-    def _respond(self, answer: object, rows: Rows, started: float) -> Response:
+    def _respond(self, answer: object, rows: Rows | TokenRows, started: float) -> Response:
         self._metrics.count_handled(time.monotonic() - started)
         return json_response(answer, headers={"x-compute-tokens": str(rows.num_tokens)})
 
@@ -119,6 +135,10 @@ def blueprint(dialect: TeiDialect, *, owns_root: bool) -> Blueprint:
     @routes.post("/embed")
     def embed() -> Response:
         return dialect.embed(read_object(request), request_context())
+
+    @routes.post("/embed_all")
+    def embed_all() -> Response:
+        return dialect.embed_all(read_object(request), request_context())
 
     @routes.post("/similarity")
     def similarity() -> Response:

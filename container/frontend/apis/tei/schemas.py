@@ -8,6 +8,12 @@ from container.frontend.web.request_body import Body
 from container.messages.embedder import EmbedInput, Pair
 
 
+class EmbedAllRequest(TextBody):
+    """TEI's `/embed_all`: the vectors of all tokens."""
+
+    inputs: TextsOrIds
+
+
 class EmbedRequest(TextBody):
     """TEI's `/embed`; also what Hugging Face's feature-extraction clients send."""
 
