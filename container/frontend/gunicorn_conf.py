@@ -2,6 +2,7 @@
 
 import json
 import os
+import secrets
 import signal
 import socket
 
@@ -53,7 +54,7 @@ def _write_error(sock: socket.socket, status_int: int, reason: str, mesg: str) -
     body = json.dumps({"error": mesg or reason, "error_type": error_type}).encode()
     head = (
         f"HTTP/1.1 {status_int} {reason}\r\nConnection: close\r\nContent-Type: application/json\r\n"
-        f"Content-Length: {len(body)}\r\n\r\n"
+        f"Content-Length: {len(body)}\r\nx-request-id: req_{secrets.token_hex(12)}\r\n\r\n"
     )
     gunicorn.util.write_nonblock(sock, head.encode("latin1") + body)
 

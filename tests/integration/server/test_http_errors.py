@@ -36,6 +36,7 @@ def test_what_is_no_http_is_refused_in_json(
     got, headers, body = _raw(server, request_head)
     assert got == status
     assert headers["content-type"] == "application/json"
+    assert headers["x-request-id"].startswith("req_")
     assert body["error_type"] == "validation"
     assert told in body["error"]
 

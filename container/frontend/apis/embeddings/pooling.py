@@ -29,7 +29,7 @@ from container.frontend.observability.metrics import Metrics
 from container.frontend.web.http_request import request_context
 from container.frontend.web.request_body import parse, read_object
 from container.frontend.web.responses import check_client, json_response
-from container.messages.embedder import EmbedInput, Pair
+from container.messages.embedder import EmbedderKind, EmbedInput, Pair
 
 # The tasks of `/pooling` that each kind of model does; the first is its default.
 TASKS = {
@@ -37,6 +37,9 @@ TASKS = {
     "classifier": ("classify",),
     "reranker": ("classify", "score"),
 }
+
+
+SCORING: tuple[EmbedderKind, ...] = ("classifier", "reranker")
 
 
 class PoolingDialect:
@@ -91,7 +94,7 @@ class PoolingDialect:
             classify_request.options("input"),
             self._on_wait(context),
             raw=classify_request.use_activation is False,
-            kinds=("classifier", "reranker"),
+            kinds=SCORING,
         )
         labels = self._embeddings.info.labels
         data = [
@@ -152,8 +155,7 @@ class PoolingDialect:
         if pooling_request.dimensions is not None:
             raise UnsupportedParameter("`dimensions` needs an embedding model", field="dimensions")
         raw = pooling_request.use_activation is False
-        kinds = ("classifier", "reranker")
-        return self._embeddings.scores(inputs, options, on_wait, raw=raw, kinds=kinds)
+        return self._embeddings.scores(inputs, options, on_wait, raw=raw, kinds=SCORING)
 
     def _cosines(
         self, pairs: list[Pair], score_request: ScoreRequest, on_wait: Callable[[], None]
