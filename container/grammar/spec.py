@@ -78,11 +78,17 @@ def from_lark(text: str, field: str) -> str:
 def from_ebnf(text: str, field: str) -> str:
     """Convert a grammar in GBNF, the EBNF of vLLM's and SGLang's users, or in Lark."""
     _check_size(text, field)
+    if not text.strip():
+        raise InvalidParameter(f"`{field}` must not be empty", field=field)
     try:
         lark = any_to_lark(text)
-    except (GbnfToLarkError, RecursionError) as error:
+    except GbnfToLarkError as error:
         raise InvalidParameter(
             f"`{field}`: the grammar is not supported: {error}", field=field
+        ) from None
+    except Exception:  # the converter meets some mistakes unprepared
+        raise InvalidParameter(
+            f"`{field}`: the grammar is neither GBNF nor Lark", field=field
         ) from None
     return from_lark(lark, field)
 

@@ -127,6 +127,7 @@ def test_bodies_of_chat_are_not_taken() -> None:
     tools = [{"type": "function", "function": {"name": "f"}}]
     assert not is_messages_body(ask)
     assert not is_messages_body(ask | {"tools": tools, "tool_choice": {"type": "function"}})
+    assert not is_messages_body({"messages": [4, {"content": [4, {"type": {}}]}], "tools": [[]]})
     assert is_messages_body(ask | {"system": "s"})
     assert is_messages_body(ask | {"tool_choice": {"type": "auto"}})
     assert is_messages_body({"messages": [{"role": "assistant", "content": [USE]}]})

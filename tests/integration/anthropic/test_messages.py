@@ -188,6 +188,8 @@ BAD: list[tuple[dict[str, Any], str]] = [
     ({"max_tokens": 0}, "max_tokens"),
     ({"temperature": 3}, "temperature"),
     ({"messages": []}, "messages"),
+    ({"messages": [{"role": "user", "content": []}]}, "messages[0].content"),
+    ({"messages": [{"role": "user", "content": [{"type": {}}]}]}, "messages[0].content[0].type"),
     ({"messages": [{"role": "tool", "content": "a"}]}, "messages[0].role"),
     ({"messages": [{"role": "user", "content": [PDF]}]}, "messages[0].content[0].source.type"),
     ({"messages": [{"role": "user", "content": [IMAGE]}]}, "messages[0].content[0].source.url"),

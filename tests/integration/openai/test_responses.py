@@ -195,10 +195,11 @@ def test_a_stored_response_is_continued(client: openai.OpenAI) -> None:
         lambda: client.responses.retrieve(first.id),
         lambda: client.responses.retrieve(whole.id),
         lambda: client.responses.delete(first.id),
-        lambda: client.responses.create(input="a", previous_response_id=first.id, **ask),
     ):
         with pytest.raises(openai.NotFoundError, match="not stored"):
             call()
+    with pytest.raises(openai.BadRequestError, match="not stored"):
+        client.responses.create(input="a", previous_response_id=first.id, **ask)
 
 
 def test_a_streamed_response_is_stored_with_its_calls(client: openai.OpenAI) -> None:

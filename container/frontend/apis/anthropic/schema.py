@@ -30,10 +30,10 @@ NOT_OFFERED: dict[str, tuple[Any, ...]] = {
 CHOICES = {"auto": "auto", "any": "required", "none": "none"}
 # Blocks and fields that no body of OpenAI's chat has: they tell the two apart on /invocations.
 OWN_FIELDS = frozenset({"anthropic_version", "anthropic_beta", "stop_sequences", "system"})
-OWN_BLOCKS = frozenset({
+OWN_BLOCKS = (
     "image", "document", "thinking", "redacted_thinking", "tool_use", "tool_result",
     "search_result",
-})  # fmt: skip
+)  # fmt: skip
 
 
 class Turn(Body):
@@ -172,6 +172,8 @@ def check_count(request: CountTokensRequest) -> None:
     """Check what both routes read. Raises InvalidParameter or UnsupportedParameter."""
     refuse(request, NOT_OFFERED)
     require(bool(request.messages), "messages", "must not be empty")
+    for index, turn in enumerate(request.messages):
+        require(turn.content != [], f"messages[{index}].content", "must have a block")
 
 
 def read_tool_use(request: CountTokensRequest) -> ToolUse:

@@ -43,11 +43,13 @@ def blueprint(service: Service, texts: Embeddings) -> Blueprint:
     @routes.get("/v1/models/<path:model_id>")
     def model(model_id: str) -> Response:
         known = {model["id"]: model for model in served_models(service, texts)}
-        if model_id not in known:
+        # The first slash of a folder's name is lost in the path.
+        found = known.get(model_id) or known.get(f"/{model_id}")
+        if found is None:
             raise NotFound(
                 f"model {model_id[:200]!r} is not known; known are: {', '.join(known)}",
                 field="model",
             )
-        return json_response(known[model_id])
+        return json_response(found)
 
     return routes

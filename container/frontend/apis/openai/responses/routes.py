@@ -7,7 +7,7 @@ from typing import Any
 
 from flask import Blueprint, Response, request
 
-from container.errors import ServingError, UnsupportedParameter
+from container.errors import InvalidParameter, NotFound, ServingError, UnsupportedParameter
 from container.frontend.apis.grammar_fields import read_grammar
 from container.frontend.apis.openai.chat_rendering import served_name
 from container.frontend.apis.openai.peer_fields import refuse_peer_fields
@@ -105,7 +105,11 @@ class ResponsesDialect:
         """The items of the conversation that a request continues."""
         if request.previous_response_id is None:
             return []
-        return self._store.find(request.previous_response_id, "previous_response_id").items
+        field = "previous_response_id"
+        try:
+            return self._store.find(request.previous_response_id, field).items
+        except NotFound as error:  # a wrong field here, not a wrong path
+            raise InvalidParameter(f"`{field}`: {error.message}", field=field) from None
 
     def _save(self, response: ModelResponse, status: str) -> None:
         if response.is_stored:
