@@ -5,9 +5,9 @@ container, and another instance of an endpoint does not know them.
 """
 
 import contextlib
+import logging
 import os
 import re
-import secrets
 from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
@@ -15,6 +15,8 @@ from typing import TypeVar
 import msgspec
 
 from container.errors import NotFound
+
+log = logging.getLogger(__name__)
 
 ID = re.compile(r"resp_[0-9a-f]{8,64}")
 MAX_BYTES = 2**26
@@ -50,12 +52,13 @@ class ResponseStore:
         raw = msgspec.json.encode(stored)
         if self._folder is None or len(raw) > self._max_bytes:
             return
-        self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        path = self._folder / response_id
-        unfinished = self._folder / f".{response_id}.{secrets.token_hex(4)}"
-        unfinished.write_bytes(raw)
-        unfinished.replace(path)  # at once, so that no frontend reads a part
-        self._drop_oldest(self._folder)
+        try:
+            self._write(self._folder, response_id, raw)
+        except OSError as error:  # the answer is there, so the request does not fail
+            log.warning(
+                "responses: one was not stored, so it cannot be continued or asked for again: %s",
+                error,
+            )
 
     def find(self, response_id: str, field: str) -> StoredResponse:
         """Return a stored response. Raises NotFound, which names `field`."""
@@ -75,9 +78,18 @@ class ResponseStore:
             field=field,
         )
 
+    def _write(self, folder: Path, response_id: str, raw: bytes) -> None:
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        unfinished = folder / f".{response_id}"
+        unfinished.write_bytes(raw)
+        unfinished.replace(folder / response_id)  # at once, so that no frontend reads a part
+        self._drop_oldest(folder)
+
     def _drop_oldest(self, folder: Path) -> None:
         files: list[tuple[float, int, str]] = []
         for entry in os.scandir(folder):
+            if entry.name.startswith("."):  # another frontend writes it now
+                continue
             with contextlib.suppress(FileNotFoundError):  # another frontend has dropped it
                 status = entry.stat()
                 files.append((status.st_mtime, status.st_size, entry.path))
