@@ -33,6 +33,14 @@ FAILED = ErrorData.from_error(
 )
 
 
+@dataclass(frozen=True, slots=True)
+class TextRows:
+    """The float32 numbers of one text, row by row: one row, or one for each token or term."""
+
+    raw: bytes
+    count: int
+
+
 class TextModel(Protocol[T]):
     """The model interface of the embedder."""
 
@@ -40,7 +48,7 @@ class TextModel(Protocol[T]):
         """Tokenize a request's inputs. Raises RequestError."""
         ...
 
-    def run(self, texts: Sequence[T]) -> list[bytes]:
+    def run(self, texts: Sequence[T]) -> list[TextRows]:
         """Return the rows of float32 numbers of each text, in their order."""
         ...
 
@@ -60,11 +68,11 @@ class EmbedderBackend(Generic[T]):
         self.info = info
         self._model = model
         self._max_requests = limits.max_requests
-        self._queue: TextQueue[T, bytes] = TextQueue(limits.max_batch_tokens)
-        self._batch: list[Taken[T, bytes]] = []
+        self._queue: TextQueue[T, TextRows] = TextQueue(limits.max_batch_tokens)
+        self._batch: list[Taken[T, TextRows]] = []
         # Parts of failed batches, which run apart until a text fails alone.
-        self._suspects: list[list[Taken[T, bytes]]] = []
-        self._tried_alone: Taken[T, bytes] | None = None
+        self._suspects: list[list[Taken[T, TextRows]]] = []
+        self._tried_alone: Taken[T, TextRows] | None = None
         self._failures: list[RequestKey] = []
         self._num_batches = 0
         self._num_texts = 0
@@ -113,7 +121,7 @@ class EmbedderBackend(Generic[T]):
         self._num_tokens += sum(taken.text.num_tokens for taken in batch)
         return [(job.key[0], self._answer(job)) for job in self._queue.finish(batch, rows)]
 
-    def _next_batch(self) -> list[Taken[T, bytes]]:
+    def _next_batch(self) -> list[Taken[T, TextRows]]:
         while self._suspects:
             keys = self._queue.keys
             suspects = [taken for taken in self._suspects.pop() if taken.job.key in keys]
@@ -144,18 +152,14 @@ class EmbedderBackend(Generic[T]):
             self._queue.remove(key)
         return keys
 
-    def _answer(self, job: Job[T, bytes]) -> Embedded:
-        rows = b"".join(row for row in job.results if row is not None)
-        lengths = [text.num_rows for text in job.texts]
-        num_rows = sum(lengths)
-        is_one_each = num_rows == len(lengths)
-        return Embedded(
-            job.key[1],
-            rows,
-            len(rows) // (FLOAT_BYTES * num_rows),
-            job.num_tokens,
-            [] if is_one_each else lengths,
-        )
+    def _answer(self, job: Job[T, TextRows]) -> Embedded:
+        results = [rows for rows in job.results if rows is not None]
+        raw = b"".join(rows.raw for rows in results)
+        lengths = [rows.count for rows in results]
+        width = len(raw) // (FLOAT_BYTES * max(1, sum(lengths)))
+        if all(length == 1 for length in lengths):
+            lengths = []
+        return Embedded(job.key[1], raw, width, job.num_tokens, lengths)
 
 
 def embedder_server(

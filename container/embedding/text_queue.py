@@ -21,11 +21,6 @@ class Text(Protocol):
         """The length in tokens."""
         ...
 
-    @property
-    def num_rows(self) -> int:
-        """How many rows of numbers the model makes of it."""
-        ...
-
 
 T = TypeVar("T", bound=Text)
 R = TypeVar("R")

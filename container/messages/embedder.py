@@ -11,7 +11,7 @@ import msgspec
 
 from container.messages.common import Abort, EngineState, Hello, RequestFailed
 
-EmbedderKind = Literal["embedding", "reranker", "classifier"]
+EmbedderKind = Literal["embedding", "sparse", "reranker", "classifier"]
 
 
 class Truncation(Enum):
@@ -51,7 +51,8 @@ class Embed(msgspec.Struct, tag="embed", frozen=True, omit_defaults=True):
 class Embedded(msgspec.Struct, tag="embedded", frozen=True):
     """Embedder to one frontend: the whole answer. `rows` is float32 [rows, width], row by row.
 
-    `lengths` are the rows of each input; empty where each has one.
+    `lengths` are the rows of each input; empty where each has one. A sparse model's rows are terms:
+    a token id and its weight.
     """
 
     request_id: int

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from sentence_transformers import CrossEncoder, SentenceTransformer
+from sentence_transformers import CrossEncoder, SentenceTransformer, SparseEncoder
 
 from container.embedding.process import EmbedderBackend, EmbedderLimits
 from container.errors import ModelLoadError
@@ -30,6 +30,7 @@ M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
 KINDS: dict[str, type[Model]] = {
     "SentenceTransformer": SentenceTransformer,
     "CrossEncoder": CrossEncoder,
+    "SparseEncoder": SparseEncoder,
 }
 
 
@@ -123,7 +124,7 @@ def _read_json(path: Path) -> dict[str, Any]:
 def _info(files: ModelFiles, embedder: Embedder, width: int) -> EmbedderInfo:
     config = embedder.config
     labels = list((config.id2label or {}).values()) if embedder.is_scoring else []
-    kind: EmbedderKind = "embedding"
+    kind: EmbedderKind = "sparse" if embedder.is_sparse else "embedding"
     if embedder.is_scoring:
         kind = "reranker" if width == 1 else "classifier"
     return EmbedderInfo(

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from container.embedding.process import EmbedderBackend, EmbedderLimits
+from container.embedding.process import EmbedderBackend, EmbedderLimits, TextRows
 from container.errors import InvalidParameter, Overloaded, PromptTooLong
 from container.messages.common import Abort
 from container.messages.embedder import Embed, Embedded, EmbedderInfo
@@ -20,7 +20,6 @@ INFO = EmbedderInfo(
 @dataclass(frozen=True)
 class Words:
     num_tokens: int
-    num_rows: int = 1
 
 
 class Counter:
@@ -32,8 +31,8 @@ class Counter:
             raise PromptTooLong("too long")
         return texts
 
-    def run(self, texts: Sequence[Words]) -> list[bytes]:
-        return [struct.pack("<f", text.num_tokens) for text in texts]
+    def run(self, texts: Sequence[Words]) -> list[TextRows]:
+        return [TextRows(struct.pack("<f", text.num_tokens), 1) for text in texts]
 
 
 @pytest.fixture

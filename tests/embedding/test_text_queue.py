@@ -9,7 +9,6 @@ from container.embedding.text_queue import TextQueue
 class Words:
     name: str
     num_tokens: int
-    num_rows: int = 1
 
 
 def queue(budget: int, **requests: list[int]) -> TextQueue[Words, str]:

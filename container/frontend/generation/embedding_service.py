@@ -37,7 +37,7 @@ class Rows:
 
 @dataclass(frozen=True, slots=True)
 class TokenRows:
-    """One row for each token of each input: float32 [tokens, width], and the tokens of all."""
+    """Several rows for each input: float32 [rows, width], and the tokens of all."""
 
     values: list[Floats]
     num_tokens: int
@@ -121,9 +121,19 @@ class Embeddings:
     ) -> TokenRows:
         """Make the vectors of each input's tokens, special ones included, before pooling."""
         self._require("embedding")
-        answer = self._ask(inputs, options, on_wait, per_token=True)
-        values = np.frombuffer(answer.rows, np.float32).reshape(-1, answer.width)
-        ends = np.cumsum(answer.lengths or [1] * len(inputs))
+        return self._several(self._ask(inputs, options, on_wait, per_token=True), len(inputs))
+
+    def terms(
+        self, inputs: list[EmbedInput], options: TextOptions, on_wait: Callable[[], None]
+    ) -> TokenRows:
+        """Make the terms of each input: [terms, 2], a token id and its weight."""
+        self._require("sparse")
+        return self._several(self._ask(inputs, options, on_wait, per_token=False), len(inputs))
+
+    @staticmethod
+    def _several(answer: Embedded, num_inputs: int) -> TokenRows:
+        values = np.frombuffer(answer.rows, np.float32).reshape(-1, max(1, answer.width))
+        ends = np.cumsum(answer.lengths or [1] * num_inputs)
         return TokenRows(np.split(values, ends[:-1]), answer.num_tokens)
 
     def scores(

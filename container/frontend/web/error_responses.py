@@ -21,7 +21,7 @@ OPENAI_PATHS = (
     "/v1/", "/v2/", "/openai/", "/embeddings", "/chat/", "/pooling", "/score", "/classify",
 )  # fmt: skip
 ANTHROPIC_PATHS = ("/v1/messages",)
-TEI_PATHS = ("/embed", "/embed_all", "/similarity", "/predict", "/rerank")
+TEI_PATHS = ("/embed", "/embed_all", "/embed_sparse", "/similarity", "/predict", "/rerank")
 
 
 class Dialect(Enum):

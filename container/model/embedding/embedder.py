@@ -11,12 +11,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from sentence_transformers import CrossEncoder
+from sentence_transformers import CrossEncoder, SparseEncoder
 from sentence_transformers.base.modules import Dense, Normalize, Transformer
 from sentence_transformers.sentence_transformer.modules import Pooling
 from torch import nn
 from transformers import PretrainedConfig
 
+from container.embedding.process import TextRows
 from container.errors import ModelLoadError, one_line
 from container.messages.embedder import Embed, Truncation
 from container.model.attention import unpadded
@@ -61,6 +62,7 @@ class Embedder:
         self.device = device
         self.dtype: torch.dtype = self.shape.first.model.dtype
         self.is_scoring = isinstance(model, CrossEncoder)
+        self.is_sparse = isinstance(model, SparseEncoder)
         self.is_ragged = False
         self.prompts = sorted(model.prompts)
         text_config = self.config.get_text_config()
@@ -96,9 +98,15 @@ class Embedder:
         """Encode a request's inputs as ids. Raises InvalidParameter or PromptTooLong."""
         return self._texts.encode(request)
 
-    def run(self, texts: Sequence[EncodedText]) -> list[bytes]:
-        """Compute the rows of each text as float32 bytes, in order."""
-        return [rows.numpy().tobytes() for rows in self._outputs(texts)]
+    def run(self, texts: Sequence[EncodedText]) -> list[TextRows]:
+        """Compute the rows of each text, in order; a sparse model's are terms, see `_terms`."""
+        outputs = self._outputs(texts)
+        if self.is_sparse:
+            outputs = [_terms(output) for output in outputs]
+        return [
+            TextRows(output.numpy().tobytes(), len(output) if output.dim() == 2 else 1)
+            for output in outputs
+        ]
 
     def rows(self, texts: Sequence[EncodedText]) -> torch.Tensor:
         """Compute one row for each text: float32 [texts, width], in order."""
@@ -242,6 +250,15 @@ class Embedder:
             )
             self.is_ragged = False
             self.shape.first.model.set_attn_implementation(original)
+
+
+def _terms(row: torch.Tensor) -> torch.Tensor:
+    """The index and the value of each number that is not 0: [terms, 2].
+
+    Indices are token ids, which float32 holds exactly below 2**24.
+    """
+    (index,) = row.nonzero(as_tuple=True)
+    return torch.stack([index.float(), row[index]], dim=1)
 
 
 def _kind(text: EncodedText) -> tuple[int | None, str, bool]:

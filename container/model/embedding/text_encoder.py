@@ -8,14 +8,14 @@ import logging
 from dataclasses import dataclass, replace
 from typing import Any
 
-from sentence_transformers import CrossEncoder, SentenceTransformer
+from sentence_transformers import CrossEncoder, SentenceTransformer, SparseEncoder
 
 from container.errors import InvalidParameter, PromptTooLong
 from container.messages.embedder import Embed, EmbedInput, Pair, Truncation
 
 log = logging.getLogger(__name__)
 
-Model = SentenceTransformer | CrossEncoder
+Model = SentenceTransformer | CrossEncoder | SparseEncoder
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,11 +35,6 @@ class EncodedText:
     def num_tokens(self) -> int:
         """Length in tokens."""
         return len(self.token_ids)
-
-    @property
-    def num_rows(self) -> int:
-        """How many rows the model makes of it."""
-        return self.num_tokens if self.per_token else 1
 
 
 class TextEncoder:

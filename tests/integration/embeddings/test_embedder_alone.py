@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import requests
 from huggingface_hub import InferenceClient
+from sentence_transformers import SparseEncoder
 
 from tests.support.models import embedders
 from tests.support.models.embedders import MINILM
@@ -143,6 +144,22 @@ def test_a_classifier_gives_each_label_a_probability(tmp_path: Path) -> None:
         (pooled,) = post(server, "/pooling", input="I like you", task="classify").json()["data"]
         assert pooled["data"] == row["probs"]
         assert post(server, "/pooling", input="a", task="token_embed").status_code == 400
+
+
+def test_a_sparse_model_gives_the_librarys_terms(tmp_path: Path) -> None:
+    folder = embedders.save_sparse_encoder(tmp_path)
+    own = SparseEncoder(os.fspath(folder), device="cpu")
+    expected = own.encode(DOCUMENTS[:2], convert_to_sparse_tensor=False).cpu().numpy()
+    with serving(tmp_path / "log", "", EMBEDDING_MODEL_ID=os.fspath(folder)) as server:
+        for path in ("/embed_sparse", "/invocations"):
+            answer = post(server, path, inputs=DOCUMENTS[:2]).json()
+            for terms, row in zip(answer, expected, strict=True):
+                found = np.zeros_like(row)
+                found[[term["index"] for term in terms]] = [term["value"] for term in terms]
+                assert np.allclose(found, row, atol=1e-3)
+                assert len(terms) < len(row)
+        assert post(server, "/embed", inputs="a").status_code == 424
+        assert post(server, "/pooling", input="a").status_code == 404
 
 
 def test_hf_task_makes_the_one_model_an_embedding_model(tmp_path: Path) -> None:

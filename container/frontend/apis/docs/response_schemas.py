@@ -261,6 +261,13 @@ class Rank(Answer):
     score: float
 
 
+class Term(Answer):
+    """A token of the vocabulary, and its weight in a text."""
+
+    index: int
+    value: float
+
+
 class Prediction(Answer):
     """TEI's form of a label's score."""
 

@@ -32,6 +32,7 @@ ANTHROPIC, VLLM = "Anthropic", "vLLM"
 TEI, RERANK = "Text Embeddings Inference", "Cohere and Jina"
 Vectors = list[list[float]]
 TokenVectors = list[Vectors]
+Terms = list[list[schemas.Term]]
 Floats = list[float]
 Ranks = list[schemas.Rank]
 Predictions = list[schemas.Prediction] | list[list[schemas.Prediction]]
@@ -194,6 +195,7 @@ OPERATIONS = (
     Operation(
         "post", "/embed_all", TEI, "Vectors of the tokens of texts", EmbedAllRequest, TokenVectors
     ),
+    Operation("post", "/embed_sparse", TEI, "Terms of texts", EmbedAllRequest, Terms),
     Operation("post", "/similarity", TEI, "Cosines with a sentence", SimilarityRequest, Floats),
     Operation("post", "/predict", TEI, "Scores of labels", PredictRequest, Predictions),
     Operation("post", "/rerank", TEI, "Texts by their relevance", TeiRerankRequest, Ranks),

@@ -34,6 +34,7 @@ from container.messages.embedder import EmbedderKind, EmbedInput, Pair
 # The tasks of `/pooling` that each kind of model does; the first is its default.
 TASKS = {
     "embedding": ("embed", "token_embed"),
+    "sparse": ("embed_sparse on its own route",),
     "classifier": ("classify",),
     "reranker": ("classify", "score"),
 }

@@ -1,4 +1,4 @@
-"""Text Embeddings Inference's API: `/embed`, `/embed_all`, `/similarity`, `/predict`, `/rerank`.
+"""Text Embeddings Inference's API: `/embed` and its kin, `/similarity`, `/predict`, `/rerank`.
 
 Shapes and statuses of TEI (router/src/http/server.rs).
 """
@@ -63,6 +63,19 @@ class TeiDialect:
         )
         return self._respond([values.tolist() for values in rows.values], rows, started)
 
+    def embed_sparse(self, body: dict[str, Any], context: RequestContext) -> Response:
+        """Answer the terms of each input, with their weights."""
+        started = time.monotonic()
+        tei_request = parse(EmbedAllRequest, body)
+        rows = self._embeddings.terms(
+            as_inputs(tei_request.inputs), tei_request.options("inputs"), self._on_wait(context)
+        )
+        answer = [
+            [{"index": int(index), "value": value} for index, value in values.tolist()]
+            for values in rows.values
+        ]
+        return self._respond(answer, rows, started)
+
     def similarity(self, body: dict[str, Any], context: RequestContext) -> Response:
         """Answer the cosine of each sentence with the source sentence."""
         started = time.monotonic()
@@ -115,7 +128,12 @@ class TeiDialect:
         with errors_in(Dialect.TEI):
             if isinstance(body.get("inputs"), dict):
                 return self.similarity(body, context)
-            answers = {"embedding": self.embed, "reranker": self.rerank, "classifier": self.predict}
+            answers = {
+                "embedding": self.embed,
+                "sparse": self.embed_sparse,
+                "reranker": self.rerank,
+                "classifier": self.predict,
+            }
             return answers[self._embeddings.info.kind](body, context)
 
     def _respond(self, answer: object, rows: Rows | TokenRows, started: float) -> Response:
@@ -139,6 +157,10 @@ def blueprint(dialect: TeiDialect, *, owns_root: bool) -> Blueprint:
     @routes.post("/embed_all")
     def embed_all() -> Response:
         return dialect.embed_all(read_object(request), request_context())
+
+    @routes.post("/embed_sparse")
+    def embed_sparse() -> Response:
+        return dialect.embed_sparse(read_object(request), request_context())
 
     @routes.post("/similarity")
     def similarity() -> Response:

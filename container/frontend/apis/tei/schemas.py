@@ -9,7 +9,7 @@ from container.messages.embedder import EmbedInput, Pair
 
 
 class EmbedAllRequest(TextBody):
-    """TEI's `/embed_all`: the vectors of all tokens."""
+    """TEI's `/embed_all` and `/embed_sparse`: the vectors of all tokens, or terms."""
 
     inputs: TextsOrIds
 
