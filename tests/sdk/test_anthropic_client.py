@@ -1,10 +1,14 @@
 """Anthropic's own client, streams and tools as it assembles them."""
 
+import json
 from collections.abc import Iterator
 from typing import Any
 
 import anthropic
 import pytest
+import requests
+from anthropic.types import Message, RawMessageStreamEvent
+from pydantic import TypeAdapter
 
 from tests.support.servers import ROOT, Server, serving
 
@@ -71,3 +75,19 @@ def test_counting_and_errors(client: anthropic.Anthropic, server: Server) -> Non
         client.messages.create(**QUESTION, stop_sequences=[""])
     with pytest.raises(anthropic.AuthenticationError):
         client.with_options(api_key="wrong").messages.create(**QUESTION)
+
+
+@pytest.mark.parametrize("fields", [{}, {"tools": [WEATHER], "tool_choice": {"type": "any"}}])
+def test_bodies_and_events_are_of_its_types(server: Server, fields: dict[str, Any]) -> None:
+    body = {"max_tokens": 200, "temperature": 0, "messages": QUESTION["messages"]} | fields
+    headers = {"x-api-key": KEY, "anthropic-version": "2023-06-01"}
+    url = f"{server.url}/v1/messages"
+    Message.model_validate(requests.post(url, json=body, headers=headers, timeout=60).json())
+    text = requests.post(url, json=body | {"stream": True}, headers=headers, timeout=60).text
+    events: TypeAdapter[Any] = TypeAdapter(RawMessageStreamEvent)
+    lines = [line.removeprefix("data: ") for line in text.splitlines() if "data: " in line]
+    kinds = [json.loads(line)["type"] for line in lines]
+    assert kinds[-1] == "message_stop"
+    for line, kind in zip(lines, kinds, strict=True):
+        if kind != "ping":
+            events.validate_json(line)
