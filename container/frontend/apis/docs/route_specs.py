@@ -6,6 +6,7 @@ from typing import Any
 
 from container import content
 from container.frontend.apis.anthropic.schema import CountTokensRequest, MessagesRequest
+from container.frontend.apis.docs import embedding_schemas as texts
 from container.frontend.apis.docs import response_schemas as schemas
 from container.frontend.apis.embeddings.openai_schema import CohereRerankRequest, OpenAIEmbedRequest
 from container.frontend.apis.embeddings.pooling_schema import (
@@ -32,10 +33,10 @@ ANTHROPIC, VLLM = "Anthropic", "vLLM"
 TEI, RERANK = "Text Embeddings Inference", "Cohere and Jina"
 Vectors = list[list[float]]
 TokenVectors = list[Vectors]
-Terms = list[list[schemas.Term]]
+Terms = list[list[texts.Term]]
 Floats = list[float]
-Ranks = list[schemas.Rank]
-Predictions = list[schemas.Prediction] | list[list[schemas.Prediction]]
+Ranks = list[texts.Rank]
+Predictions = list[texts.Prediction] | list[list[texts.Prediction]]
 GenerateArray = list[schemas.GenerateAnswer]
 TextTokens = list[schemas.TextToken]
 AnyError = schemas.TgiError | schemas.OpenAIError | schemas.AnthropicError
@@ -157,39 +158,39 @@ OPERATIONS = (
     ),
     Operation(
         "post", "/v1/embeddings", OPENAI, "Vectors of texts",
-        OpenAIEmbedRequest, schemas.EmbeddingList, schemas.OpenAIError,
+        OpenAIEmbedRequest, texts.EmbeddingList, schemas.OpenAIError,
     ),
     Operation(
         "post", "/openai/v1/embeddings", OPENAI, "Vectors of texts (SageMaker's path)",
-        OpenAIEmbedRequest, schemas.EmbeddingList, schemas.OpenAIError,
+        OpenAIEmbedRequest, texts.EmbeddingList, schemas.OpenAIError,
     ),
     Operation(
         "post", "/embeddings", OPENAI, "Vectors of texts (llm_serving's path)",
-        OpenAIEmbedRequest, schemas.EmbeddingList, schemas.OpenAIError,
+        OpenAIEmbedRequest, texts.EmbeddingList, schemas.OpenAIError,
     ),
     Operation(
         "post", "/v1/rerank", RERANK, "Documents by their relevance to a query",
-        CohereRerankRequest, schemas.RerankAnswer, schemas.OpenAIError,
+        CohereRerankRequest, texts.RerankAnswer, schemas.OpenAIError,
     ),
     Operation(
         "post", "/v2/rerank", RERANK, "Documents by their relevance to a query",
-        CohereRerankRequest, schemas.RerankAnswer, schemas.OpenAIError,
+        CohereRerankRequest, texts.RerankAnswer, schemas.OpenAIError,
     ),
     Operation(
         "post", "/pooling", VLLM, "Vectors or scores of texts",
-        PoolingRequest, schemas.Pooled, schemas.OpenAIError,
+        PoolingRequest, texts.Pooled, schemas.OpenAIError,
     ),
     Operation(
         "post", "/score", VLLM, "Scores of pairs of texts",
-        ScoreRequest, schemas.Scores, schemas.OpenAIError,
+        ScoreRequest, texts.Scores, schemas.OpenAIError,
     ),
     Operation(
         "post", "/v1/score", VLLM, "Scores of pairs of texts",
-        ScoreRequest, schemas.Scores, schemas.OpenAIError,
+        ScoreRequest, texts.Scores, schemas.OpenAIError,
     ),
     Operation(
         "post", "/classify", VLLM, "Labels of texts",
-        ClassifyRequest, schemas.Classes, schemas.OpenAIError,
+        ClassifyRequest, texts.Classes, schemas.OpenAIError,
     ),
     Operation("post", "/embed", TEI, "Vectors of texts", EmbedRequest, Vectors),
     Operation(
