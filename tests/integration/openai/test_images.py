@@ -176,3 +176,19 @@ def test_a_text_only_model_names_the_part(client: openai.OpenAI) -> None:
 def test_info_says_that_it_reads_images(seeing: Server, server: Server) -> None:
     assert requests.get(f"{seeing.url}/info", timeout=5).json()["reads_images"] is True
     assert requests.get(f"{server.url}/info", timeout=5).json()["reads_images"] is False
+
+
+def test_anthropics_images_are_seen_as_openais(seeing: Server, eyes: openai.OpenAI) -> None:
+    url = data_url(picture(1))
+    own = eyes.chat.completions.create(
+        model="m", messages=_messages(_image()), temperature=0, max_tokens=NEW
+    )
+    head, data = url.split(";base64,")
+    source = {"type": "base64", "media_type": head.removeprefix("data:"), "data": data}
+    content = [{"type": "image", "source": source}, {"type": "text", "text": "What is this?"}]
+    body = {"messages": [{"role": "user", "content": content}], "temperature": 0, "max_tokens": NEW}
+    for path in ("/v1/messages", "/invocations"):
+        answer = requests.post(f"{seeing.url}{path}", json=body, timeout=60).json()
+        text = "".join(block["text"] for block in answer["content"])
+        assert text == own.choices[0].message.content
+        assert answer["usage"]["input_tokens"] == own.usage.prompt_tokens

@@ -1,11 +1,13 @@
 """Reasoning over the wire: a template that opens the thoughts, one that leaves it to the model."""
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import openai
 import pytest
+import requests
 
 from tests.support.servers import DEMO_MODEL, serving
 
@@ -81,3 +83,28 @@ def test_the_switch_reaches_the_template_of_responses_too(client: openai.OpenAI)
         reasoning={"effort": "none"},
     )  # fmt: skip
     assert [item.type for item in answer.output] == ["message"]
+
+
+def test_anthropics_thinking_has_a_block_of_its_own(client: openai.OpenAI) -> None:
+    body: dict[str, Any] = {"messages": QUESTION, "temperature": 0, "max_tokens": 40}
+    url = f"{str(client.base_url).removesuffix('/v1/')}/v1/messages"
+
+    def ask(**fields: Any) -> list[dict[str, Any]]:
+        answer = requests.post(url, json=body | fields, timeout=60)
+        blocks: list[dict[str, Any]] = answer.json()["content"]
+        return blocks
+
+    adaptive = {"thinking": {"type": "adaptive"}, "output_config": {"effort": "low"}}
+    [thought] = ask(**adaptive)
+    assert (thought["type"], thought["signature"]) == ("thinking", "unsigned")
+    assert thought["thinking"]
+    hidden = {"thinking": {"type": "adaptive", "display": "omitted"}}
+    assert ask(**adaptive | hidden) == [thought | {"thinking": ""}]
+    for off in ({}, {"thinking": {"type": "disabled"}}):
+        assert [block["type"] for block in ask(**off)] == ["text"]
+    lines = requests.post(url, json=body | adaptive | {"stream": True}, timeout=60).text
+    assert thought["thinking"] == "".join(
+        json.loads(line.removeprefix("data: "))["delta"]["thinking"]
+        for line in lines.splitlines()
+        if '"thinking_delta"' in line
+    )
