@@ -1,10 +1,12 @@
 """Whatever the batch, vectors are those of sentence-transformers' own `encode`."""
 
+import os
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from sentence_transformers import SparseEncoder
 
 from container.errors import InvalidParameter, ModelLoadError, PromptTooLong
 from container.messages.embedder import Embed, EmbedInput, Pair, Truncation
@@ -139,6 +141,33 @@ def test_a_prompt_that_pooling_leaves_out_is_left_out(name: str, tmp_path: Path)
     assert cosines(rows[5:], reference.encode(texts)).min() > 0.9999
 
 
+@pytest.mark.parametrize("name", ["bert", "roberta", "qwen3"])
+def test_the_vectors_of_tokens_are_the_librarys(name: str, tmp_path: Path) -> None:
+    folder = embedders.save_embedder(tmp_path, name)
+    embedder, texts = load(folder), some_texts(6, 40)
+    encoded = embedder.encode(Embed(1, [*texts], per_token=True))
+    pooled = encode(embedder, texts)
+    rows = embedder.run([*encoded, *pooled])  # both kinds in one batch
+    reference = embedders.reference(folder)
+    expected = reference.encode(texts, output_value="token_embeddings", batch_size=1)
+    for got, own in zip(rows[: len(texts)], expected, strict=True):
+        assert got.count == len(own)
+        values = np.frombuffer(got.raw, np.float32).reshape(got.count, -1)
+        assert np.allclose(values, own.cpu().numpy(), atol=1e-3)
+    assert [row.count for row in rows[len(texts) :]] == [1] * len(texts)
+
+
+def test_a_sparse_encoder_gives_the_librarys_terms(tmp_path: Path) -> None:
+    folder = embedders.save_sparse_encoder(tmp_path)
+    embedder, texts = load(folder), some_texts(5, 40)
+    own = SparseEncoder(os.fspath(folder), device="cpu")
+    expected = own.encode(texts, convert_to_sparse_tensor=False).cpu().numpy()
+    for got, row in zip(embedder.run(encode(embedder, texts)), expected, strict=True):
+        terms = np.frombuffer(got.raw, np.float32).reshape(got.count, 2)
+        assert terms[:, 0].tolist() == row.nonzero()[0].tolist()
+        assert np.allclose(terms[:, 1], row[row.nonzero()], atol=1e-3)
+
+
 def test_a_cross_encoder_gives_the_librarys_scores(tmp_path: Path) -> None:
     folder = embedders.save_cross_encoder(tmp_path)
     pairs = list(zip(some_texts(12, 20), reversed(some_texts(12, 50)), strict=True))
@@ -191,6 +220,6 @@ def test_a_folder_without_usable_weights_is_explained(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text("{}")
     with pytest.raises(ModelLoadError, match="the embedding model cannot be loaded"):
         load_model(tmp_path, CPU, torch.float32)
-    (tmp_path / "config_sentence_transformers.json").write_text('{"model_type": "SparseEncoder"}')
-    with pytest.raises(ModelLoadError, match="a SparseEncoder model"):
+    (tmp_path / "config_sentence_transformers.json").write_text('{"model_type": "OtherEncoder"}')
+    with pytest.raises(ModelLoadError, match="a OtherEncoder model"):
         load_model(tmp_path, CPU, torch.float32)
