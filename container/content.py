@@ -9,7 +9,7 @@ import base64
 import csv
 import io
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from datetime import date, datetime
 from typing import Any
 
@@ -35,6 +35,7 @@ OTHER_NAMES = {
 # The toolkits pass these to a user's input_fn as str, all other types as bytes.
 TEXT_TYPES = (JSON, CSV)
 CSV_COLUMNS = ("inputs", "question", "context")
+csv.field_size_limit(2**31 - 1)  # the body's own limit bounds it; Python's default is 131072
 
 
 def media_type(header: str) -> str:
@@ -99,21 +100,31 @@ def text(body: bytes) -> str:
 
 def read_csv(body: bytes) -> dict[str, Any]:
     """Decode CSV columns named inputs, or question and context, as `{"inputs": [...]}`."""
-    rows = list(csv.reader(io.StringIO(text(body), newline="")))
-    header = [name.strip() for name in rows[0]] if rows else []
-    if not set(header) & set(CSV_COLUMNS):
-        raise MalformedRequest(
-            f"the CSV needs a header line with at least one of the columns {', '.join(CSV_COLUMNS)}"
-        )
-    for number, row in enumerate(rows[1:], 2):
-        if row and len(row) != len(header):
-            raise MalformedRequest(
-                f"line {number} has {len(row)} columns, but the header has {len(header)}"
-            )
-    records = [dict(zip(header, row, strict=True)) for row in rows[1:] if row]
-    if "inputs" in header:
+    records = list(csv_rows(body))
+    if records and "inputs" in records[0]:
         return {"inputs": [record["inputs"] for record in records]}
     return {"inputs": records}
+
+
+def csv_rows(body: bytes) -> Iterator[dict[str, str]]:
+    """Yield the rows of a CSV body by the names of their columns. Raises MalformedRequest."""
+    reader = csv.reader(io.StringIO(text(body), newline=""))
+    try:
+        header = [name.strip() for name in next(reader, [])]
+        if not set(header) & set(CSV_COLUMNS):
+            raise MalformedRequest(
+                "the CSV needs a header line with at least one of the columns "
+                f"{', '.join(CSV_COLUMNS)}"
+            )
+        for number, row in enumerate(reader, 2):
+            if row and len(row) != len(header):
+                raise MalformedRequest(
+                    f"line {number} has {len(row)} columns, but the header has {len(header)}"
+                )
+            if row:
+                yield dict(zip(header, row, strict=True))
+    except csv.Error as error:
+        raise MalformedRequest(f"the body is not CSV: {error}") from None
 
 
 def _read_json(body: bytes) -> Any:

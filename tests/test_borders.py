@@ -82,7 +82,7 @@ FLOORS = {
         ["web"],
         ["apis", "multi_model"],
         ["app"],
-        ["wsgi"],
+        ["wsgi", "gunicorn_worker"],
         ["gunicorn_conf"],
     ],
     "container.frontend.apis": [

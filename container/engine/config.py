@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from container.errors import InvalidParameter, PromptTooLong
+from container.errors import InvalidParameter, Overloaded, PromptTooLong
 from container.messages.engine import Submit
 
 
@@ -10,7 +10,8 @@ from container.messages.engine import Submit
 class EngineConfig:
     """Sizes of the engine, in tokens, blocks and requests.
 
-    `num_slots`: number of KV blocks that host memory holds for offloading.
+    `max_batch_requests`: records of batch bodies among them. `num_slots`: number of KV blocks that
+    host memory holds for offloading.
     """
 
     block_size: int
@@ -20,6 +21,7 @@ class EngineConfig:
     max_input_tokens: int
     max_total_tokens: int
     max_requests: int = 128
+    max_batch_requests: int = 64
     vocabulary: int = 2**31
     reuses_prefixes: bool = True
     scores_prompts: bool = True
@@ -32,6 +34,22 @@ class EngineConfig:
             raise ValueError(
                 f"max_total_tokens is {self.max_total_tokens}, but the KV cache holds only "
                 f"{self.num_blocks * self.block_size} tokens: lower it or add blocks"
+            )
+
+    def check_place(self, num_requests: int, num_batch: int, *, is_batch: bool) -> None:
+        """Raise Overloaded if there is no place beside so many requests and records of bodies.
+
+        A record of a batch body needs a place of their share that no request has. A request needs
+        one that no other request has, whatever the records have.
+        """
+        is_full = num_requests >= self.max_requests
+        if is_batch:
+            is_full = num_batch >= self.max_batch_requests
+            is_full |= num_requests + num_batch >= self.max_requests
+        if is_full:
+            raise Overloaded(
+                f"the server already has {self.max_requests} requests (MAX_CONCURRENT_REQUESTS)",
+                retry_after_s=1,
             )
 
     def check(self, message: Submit) -> None:

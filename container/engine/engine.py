@@ -29,7 +29,6 @@ from container.engine.structured_output import CompileGrammar, Constraint
 from container.errors import (
     GenerationFailed,
     NotFound,
-    Overloaded,
     ServingError,
     UnsupportedParameter,
     one_line,
@@ -82,6 +81,7 @@ class Engine:
         self._begun_batches: list[Batch] = []  # of the steps that may have failed
         self._ran_out_of_memory = False
         self._requests: dict[RequestKey, list[Sequence]] = {}
+        self._batch_keys: set[RequestKey] = set()
         self._compile_grammar = compile_grammar
         self._compiling: list[tuple[Future[Constraint], list[Sequence]]] = []
         self._loading: list[tuple[Future[None], list[Sequence]]] = []
@@ -127,16 +127,14 @@ class Engine:
             drafted_tokens=self.scheduler.num_drafted_tokens,
             accepted_tokens=self.scheduler.num_accepted_tokens,
             steps=self._recorder.read(),
+            requests=len(self._requests) - len(self._batch_keys),
         )
 
     def submit(self, frontend_id: bytes, message: Submit) -> None:
         """Admit a request. Raises Overloaded, PromptTooLong or InvalidParameter."""
-        if len(self._requests) >= self.config.max_requests:
-            raise Overloaded(
-                f"the server already has {self.config.max_requests} requests "
-                "(MAX_CONCURRENT_REQUESTS)",
-                retry_after_s=1,
-            )
+        num_batch = len(self._batch_keys)
+        num_others = len(self._requests) - num_batch
+        self.config.check_place(num_others, num_batch, is_batch=message.is_batch)
         self.config.check(message)
         self._check_grammar(message.params.grammar)
         sequences: list[Sequence] = []
@@ -157,6 +155,8 @@ class Engine:
         # After all that may fail, since nobody would release it.
         loading = self._acquire(message.adapter, sequences)
         self._requests[frontend_id, message.request_id] = sequences
+        if message.is_batch:
+            self._batch_keys.add((frontend_id, message.request_id))
         if loading is None:
             self._queue(sequences)
         else:
@@ -350,6 +350,7 @@ class Engine:
         if not all(sibling.finish_reason is not None for sibling in siblings):
             return
         self._isolation.clear(sequence.key)
+        self._batch_keys.discard(sequence.key)
         if self._requests.pop(sequence.key, None) and sequence.adapter != NO_ADAPTER:
             assert self.adapters is not None, "an adapter id without an adapter store"
             self.adapters.release(sequence.adapter)

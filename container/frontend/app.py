@@ -21,6 +21,7 @@ from container.frontend.apis.openai.responses import routes as responses
 from container.frontend.apis.openai.responses.routes import ResponsesDialect
 from container.frontend.apis.openai.responses.store import ResponseStore
 from container.frontend.apis.sagemaker import adapters, invocations
+from container.frontend.apis.sagemaker.batch_share import BatchShare
 from container.frontend.apis.sagemaker.batch_transform import BatchTransform
 from container.frontend.apis.sagemaker.invocations import (
     BatchParameters,
@@ -39,6 +40,7 @@ from container.frontend.clients.handler_client import HandlerClient
 from container.frontend.generation.chat import Conversations
 from container.frontend.generation.embedding_service import Embeddings
 from container.frontend.generation.limits import RequestLimits
+from container.frontend.generation.request_context import Deadlines
 from container.frontend.generation.service import Service
 from container.frontend.generation.sessions import Sessions
 from container.frontend.multi_model import routes as models_routes
@@ -48,7 +50,7 @@ from container.frontend.observability.embedder_metrics import EmbedderCollector
 from container.frontend.observability.metrics import Metrics
 from container.frontend.web import request_id, tgi_headers, trace_hooks
 from container.frontend.web.auth import add_guards
-from container.frontend.web.http_request import HttpRequest
+from container.frontend.web.http_request import HttpRequest, set_deadlines
 from container.messages.engine import EngineInfo
 from container.settings.settings import Settings
 
@@ -69,6 +71,8 @@ class Options:
     num_frontends: int
     tool_call_parser: str | None
     system_prompt: str | None
+    deadlines: Deadlines
+    batch_share: int
 
     @classmethod
     def from_settings(cls, settings: Settings) -> "Options":
@@ -88,6 +92,8 @@ class Options:
             num_frontends=settings.server.num_frontends,
             tool_call_parser=settings.requests.tool_call_parser,
             system_prompt=settings.requests.system_prompt,
+            batch_share=_batch_share(settings),
+            deadlines=Deadlines(settings.server.deadline_s, settings.server.stream_deadline_s),
         )
 
 
@@ -115,6 +121,7 @@ def create_app(context: AppContext) -> Flask:
     app = Flask("container", static_folder=None)
     app.request_class = HttpRequest
     app.config["MAX_CONTENT_LENGTH"] = options.payload_limit
+    set_deadlines(app, options.deadlines)
     if context.tracer is not None:
         trace_hooks.watch(app, context.tracer)
     metrics = Metrics(service)
@@ -168,7 +175,7 @@ def create_app(context: AppContext) -> Flask:
                 openai_dialect,
                 completions_dialect,
                 anthropic_dialect,
-                BatchTransform(metrics, options.limits.max_concurrent_requests),
+                BatchTransform(metrics, BatchShare(options.batch_share)),
                 TextInvocations(embeddings_dialect, tei_dialect, has_engine=service.has_engine)
                 if texts.is_offered
                 else None,
@@ -212,3 +219,9 @@ def create_models_app(loaded_models: Models, options: Options) -> Flask:
 
 def _no_tokenizer(_: EngineInfo) -> NoReturn:
     raise AssertionError("nobody asks for the tokenizer of no model")
+
+
+def _batch_share(settings: Settings) -> int:
+    """Return how many records this process, one of several, may have running."""
+    of_all = settings.max_batch_requests * settings.placement.data_parallel
+    return max(1, of_all // settings.server.num_frontends)

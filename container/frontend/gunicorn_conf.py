@@ -18,10 +18,11 @@ wsgi_app = "container.frontend.wsgi:application()"
 bind = f"{_settings.server.host}:{_settings.server.port}"
 # The models of a multi-model endpoint are known to one process.
 workers = 1 if _settings.sagemaker.is_multi_model else _settings.server.num_frontends
-worker_class = "gevent"
-worker_connections = 4096
+worker_class = "container.frontend.gunicorn_worker.ConnectionWorker"
+worker_connections = _settings.server.max_connections
 backlog = 2048
-# Longer than SageMaker and load balancers keep idle connections, so that they close first.
+# Longer than SageMaker and load balancers keep idle connections, so that they close first. The next
+# request's headers must have come by then.
 keepalive = 75
 # A worker whose event loop is stuck for this long is replaced. Long answers are not affected.
 timeout = (

@@ -12,8 +12,8 @@ from typing import Any, TypeVar
 sys.modules["torch"] = None  # type: ignore[assignment]
 os.environ["TRANSFORMERS_NO_ADVISORY_WARNINGS"] = "1"  # it would advise to install torch
 
-import gevent
 from flask import Flask
+from gevent.threadpool import ThreadPool
 
 from container import logs
 from container.frontend.apis.openai.responses.store import ResponseStore
@@ -24,6 +24,7 @@ from container.frontend.clients.engine_router import EngineGroup
 from container.frontend.clients.handler_client import HandlerClient
 from container.frontend.generation.image_fetcher import ImageFetcher
 from container.frontend.generation.images import Images
+from container.frontend.generation.offloading import Offload, Offloads
 from container.frontend.generation.service import Service, tokenizer_loader
 from container.frontend.generation.sessions import Sessions
 from container.frontend.multi_model.process_per_model import Models
@@ -42,6 +43,8 @@ from container.settings.server import SageMakerSettings
 from container.settings.settings import Settings
 
 T = TypeVar("T")
+# Native threads for each kind of slow work. Few, since they compete with the engine for a CPU.
+TEXT_THREADS, GRAMMAR_THREADS, IMAGE_THREADS, FILE_THREADS = 2, 2, 2, 2
 
 
 def application() -> Flask:
@@ -66,7 +69,13 @@ def application() -> Flask:
         trust_remote_code=settings.model.trust_remote_code,
         template_path=settings.model.tokenizer_config_path,
     )
-    service = Service(engine, load, _in_thread, _images(settings.requests))
+    offloads = Offloads(
+        texts=_in_threads(TEXT_THREADS),
+        grammars=_in_threads(GRAMMAR_THREADS),
+        images=_in_threads(IMAGE_THREADS),
+        files=_in_threads(FILE_THREADS),
+    )
+    service = Service(engine, load, offloads, _images(settings.requests, offloads))
     tracer = None
     if settings.observability.otlp_endpoint is not None:
         tracer = OtlpTracer(
@@ -104,15 +113,20 @@ def _sessions(settings: SageMakerSettings) -> Sessions:
     return Sessions(Path(folder) if settings.has_sessions else None, settings.sessions_lifetime_s)
 
 
-def _images(settings: RequestSettings) -> Images:
+def _images(settings: RequestSettings, offloads: Offloads) -> Images:
     limits = ImageLimits(
         settings.max_images, settings.max_image_fetch_size, settings.max_image_pixels
     )
     fetch = ImageFetcher(settings.allowed_image_domains, settings.max_image_fetch_size)
-    return Images(limits, fetch, _in_thread)
+    return Images(limits, fetch, offloads.images)
 
 
-def _in_thread(function: Callable[..., T], *args: Any, **kwargs: Any) -> T:
-    """Run a function in a native thread; the other greenlets go on meanwhile."""
-    result: T = gevent.get_hub().threadpool.apply(function, args, kwargs)
-    return result
+def _in_threads(count: int) -> Offload:
+    """Make what runs functions in native threads of their own; other greenlets go on meanwhile."""
+    pool = ThreadPool(count)
+
+    def run(function: Callable[..., T], *args: Any, **kwargs: Any) -> T:
+        result: T = pool.apply(function, args, kwargs)
+        return result
+
+    return run

@@ -23,6 +23,7 @@ class FinishReason(Enum):
     STOP = "stop"
     LENGTH = "length"
     ABORTED = "aborted"
+    DEADLINE = "deadline"  # set by frontends, which end a request at its deadline
 
 
 class LogprobMode(Enum):
@@ -96,7 +97,8 @@ class Submit(msgspec.Struct, tag="submit", frozen=True, omit_defaults=True):
     `request_id` is the frontend's own; its client assigns it. Sequence i draws with seed + i.
     `images` are those of the prompt, preprocessed; the prompt has their placeholder ids. `adapter`
     is the name of a LoRA adapter, empty for the base model. The prompt's blocks are held for
-    `session_s` seconds under the id `session`, if it has one.
+    `session_s` seconds under the id `session`, if it has one. `is_batch`: a record of a body of
+    many, which waits for a place and never takes that of another request.
     """
 
     request_id: int
@@ -107,6 +109,7 @@ class Submit(msgspec.Struct, tag="submit", frozen=True, omit_defaults=True):
     adapter: str = ""
     session: str = ""
     session_s: float = 0.0
+    is_batch: bool = False
 
 
 class AddAdapter(msgspec.Struct, tag="add_adapter", frozen=True):
@@ -144,7 +147,8 @@ class EngineInfo(msgspec.Struct, frozen=True):
     `attention` is `paged`, or `own`: the model's own cache, one sequence after another.
     `is_multimodal`: prompts may have images. `tensor_parallel`: processes that share each layer;
     `data_parallel`: copies of the model. `reuses_prefixes`: a known prefix is not computed again.
-    `fallbacks` are the reasons for which it is served more slowly than it could be.
+    `fallbacks` are the reasons for which it is served more slowly than it could be. `max_requests`
+    may be unfinished at a time, records of batch bodies apart.
     """
 
     model_id: str
@@ -165,6 +169,7 @@ class EngineInfo(msgspec.Struct, frozen=True):
     data_parallel: int = 1
     reuses_prefixes: bool = False
     fallbacks: list[str] = []
+    max_requests: int = 128
 
 
 class Distribution(msgspec.Struct, frozen=True, array_like=True):
@@ -196,7 +201,8 @@ class StepStats(msgspec.Struct, frozen=True, array_like=True):
 class EngineLoad(msgspec.Struct, frozen=True):
     """How busy the engine is, in sequences, blocks and tokens; the counters only grow.
 
-    `max_tokens` is how long the running sequences may become, all together.
+    `max_tokens` is how long the running sequences may become, all together. `requests` are the
+    unfinished ones, records of batch bodies apart.
     """
 
     running: int = 0
@@ -212,6 +218,7 @@ class EngineLoad(msgspec.Struct, frozen=True):
     blocks_on_host: int = 0
     restored_tokens: int = 0
     steps: StepStats = StepStats()
+    requests: int = 0
 
 
 class Status(msgspec.Struct, tag="status", frozen=True):

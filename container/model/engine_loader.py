@@ -104,7 +104,11 @@ def load_engine(
     capacity = measure_capacity(settings, model, placement)
     config = size_engine(settings.engine, settings.memory, model, capacity)
     num_processes = len(placement.devices) * settings.placement.data_parallel
-    config = replace(config, num_slots=find_slots(settings.memory, model, num_processes))
+    config = replace(
+        config,
+        num_slots=find_slots(settings.memory, model, num_processes),
+        max_batch_requests=settings.max_batch_requests,
+    )
     sizes = capture_sizes(settings.engine.cuda_graphs, model, config.max_running)
     max_blocks = -(-config.max_total_tokens // config.block_size)
     if ranks is not None:
@@ -270,4 +274,5 @@ def _info(
         tensor_parallel=len(placement.devices),
         data_parallel=data_parallel,
         reuses_prefixes=config.reuses_prefixes,
+        max_requests=config.max_requests,
     )

@@ -83,6 +83,13 @@ def factor(value: str) -> float:
     return number(value)
 
 
+def seconds(value: str) -> float:
+    """A number of at least 0."""
+    if number(value) < 0:
+        raise ValueError("must be a number of seconds, at least 0")
+    return number(value)
+
+
 def gibibytes(value: str) -> float:
     """A number of at least 0."""
     if number(value) < 0:

@@ -10,6 +10,13 @@ def markdown_page() -> str:
     lines = [
         "# Configuration",
         "",
+        "On a real-time SageMaker endpoint set `REQUEST_DEADLINE=55` and "
+        "`REQUEST_DEADLINE_STREAMED=475`. SageMaker cuts a whole answer at 60 s and a stream at 8 "
+        "minutes, and then the whole answer is lost. With deadlines your client gets the text so "
+        "far, with finish reason `length` and a mark ([api.md](api.md#deadlines)). "
+        "`sagemaker_deploy` sets both for you. They are off by default, since asynchronous "
+        "endpoints and batch transform jobs have no such limit and use the same route.",
+        "",
         "Everything is set by environment variables; `python -m container settings` prints the "
         "values in force. An empty variable counts as unset. The column TGI has the default of "
         "text-generation-inference for the variables that its launcher knows. This page is made by "

@@ -1,5 +1,6 @@
 """Settings of the HTTP server, of SageMaker, of user code, of logs and traces."""
 
+import math
 from dataclasses import dataclass
 
 from container.settings.casts import (
@@ -7,6 +8,7 @@ from container.settings.casts import (
     flag,
     integer,
     log_level,
+    seconds,
     text,
     url,
 )
@@ -80,6 +82,33 @@ class ServerSettings:
         meaning="Seconds that one step of the model may take before its process is replaced; raise "
         "it for long prompts on slow processors. 0: no limit.",
     )  # fmt: skip
+
+    max_connections: int = setting(
+        4096, "MAX_CONNECTIONS", cast=integer(16),
+        meaning="Connections that each HTTP process holds. Beyond, an idle one gives way to a new "
+        "one, of the address with the most; /ping has a few of its own.",
+    )  # fmt: skip
+    request_deadline: float | None = setting(
+        None, "REQUEST_DEADLINE", cast=seconds,
+        meaning="Seconds after which a request is answered with what has been generated so far "
+        "(finish reason `length`). Unset or 0: no limit. Without effect in a batch transform.",
+    )  # fmt: skip
+    stream_deadline: float | None = setting(
+        None, "REQUEST_DEADLINE_STREAMED", cast=seconds,
+        meaning="The same for streams. Unset: REQUEST_DEADLINE.",
+    )  # fmt: skip
+
+    @property
+    def deadline_s(self) -> float:
+        """Seconds that a whole answer may take; infinite without a limit."""
+        return self.request_deadline or math.inf if not self.is_batch else math.inf
+
+    @property
+    def stream_deadline_s(self) -> float:
+        """Seconds that a stream may take; infinite without a limit."""
+        if self.stream_deadline is None or self.is_batch:
+            return self.deadline_s
+        return self.stream_deadline or math.inf
 
     @property
     def port(self) -> int:

@@ -72,6 +72,15 @@ class Settings:
         return settings
 
     @property
+    def max_batch_requests(self) -> int:
+        """How many of MAX_CONCURRENT_REQUESTS records of batch bodies may have: half of them.
+
+        In a batch transform, which sends nothing else, all.
+        """
+        most = self.engine.max_concurrent_requests
+        return most if self.server.is_batch else max(1, most // 2)
+
+    @property
     def is_embedding_task(self) -> bool:
         """Whether the one model that is named is the embedding model."""
         return self.model.task in EMBEDDING_TASKS and self.embedding.embedding_model_id is None

@@ -17,6 +17,11 @@ from container.errors import ModelLoadError, TemplateFailed
 log = logging.getLogger(__name__)
 
 MARK = "x1y2z3"  # a text that no template contains
+# More characters than a token has on average in ordinary text.
+CHARS_A_TOKEN = 6
+# The beginning of a text may have this many tokens more than it has within the whole text, since
+# the cut may divide long ones.
+CUT_TOKENS = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +39,7 @@ class Tokenizer:
 
     def __init__(self, inner: PreTrainedTokenizerBase) -> None:
         self._inner = inner
+        self._texts: dict[int, str] = {}
         added = getattr(inner, "added_tokens_decoder", {})
         self.special_ids = frozenset(inner.all_special_ids) | {
             token_id for token_id, token in added.items() if token.special
@@ -108,6 +114,18 @@ class Tokenizer:
         ids: list[int] = self._inner(text, add_special_tokens=add_special_tokens)["input_ids"]
         return ids
 
+    def is_longer(self, text: str, limit: int) -> bool:
+        """Whether a text certainly has more than `limit` tokens.
+
+        Only as much of the text is encoded as shows it. False for one that may have fewer.
+        """
+        size = limit * CHARS_A_TOKEN
+        while size < len(text):
+            if len(self.encode(text[:size], add_special_tokens=False)) > limit + CUT_TOKENS:
+                return True
+            size *= CHARS_A_TOKEN
+        return False
+
     def pieces(self, text: str, *, add_special_tokens: bool) -> list[Piece]:
         """Encode text as ids with the text span of each.
 
@@ -133,6 +151,13 @@ class Tokenizer:
             token_ids, skip_special_tokens=skip_special_tokens, clean_up_tokenization_spaces=False
         )
         assert isinstance(text, str)
+        return text
+
+    def text_of(self, token_id: int) -> str:
+        """Return the text of a token alone, special tokens included; it is remembered."""
+        text = self._texts.get(token_id)
+        if text is None:
+            text = self._texts[token_id] = self.decode([token_id], skip_special_tokens=False)
         return text
 
     @property

@@ -20,6 +20,7 @@ from sagemaker_deploy.local.containers import launch
 from sagemaker_deploy.local.containers.fleet import Launch
 from sagemaker_deploy.local.containers.storage import Storage
 from sagemaker_deploy.local.server import LocalSageMaker, wait_in_service
+from sagemaker_deploy.plan.requests import DEADLINES
 
 DEFAULT_PORT = 8070
 IMAGE_WITHOUT_ENGINE = "local/server-process"
@@ -114,7 +115,10 @@ def _make_endpoint(
     if model:
         folder = Path(model)
         variables = variables | {"HF_MODEL_ID": str(folder.resolve()) if folder.exists() else model}
-    definition: dict[str, object] = {"Image": IMAGE_WITHOUT_ENGINE, "Environment": variables}
+    definition: dict[str, object] = {
+        "Image": IMAGE_WITHOUT_ENGINE,
+        "Environment": DEADLINES | variables,
+    }
     if model_data and model_data.endswith(".tar.gz"):
         definition["ModelDataUrl"] = model_data
     elif model_data:

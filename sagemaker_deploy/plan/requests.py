@@ -26,6 +26,9 @@ AMIS = (
     ((12, 4), "al2-ami-sagemaker-inference-gpu-3-1"),
     ((11, 0), "al2-ami-sagemaker-inference-gpu-2-1"),
 )
+# SageMaker cuts a whole answer at 60 s and a stream at 8 minutes, and the whole one is lost. The
+# container ends its answer a little earlier and returns the text so far.
+DEADLINES = {"REQUEST_DEADLINE": "55", "REQUEST_DEADLINE_STREAMED": "475"}
 
 Json = dict[str, Any]
 
@@ -44,8 +47,11 @@ def hashed(name: str, content: Mapping[str, Any]) -> str:
 
 
 def environment(config: Config) -> dict[str, str]:
-    """Return the container's variables; secrets are placeholders until the plan is applied."""
-    variables = dict(config.env)
+    """Return the container's variables; secrets are placeholders until the plan is applied.
+
+    All but asynchronous endpoints, which wait for up to an hour, get deadlines.
+    """
+    variables = dict(config.env) if config.asynchronous else DEADLINES | config.env
     if config.model.id:
         variables.setdefault("HF_MODEL_ID", config.model.id)
     for name, secret in config.secrets.items():

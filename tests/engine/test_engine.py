@@ -141,6 +141,31 @@ def test_one_request_too_many_is_refused_with_the_limit() -> None:
     assert caught.value.retry_after_s
 
 
+def test_records_of_batch_bodies_have_a_share_and_refuse_nobody_else() -> None:
+    limits = {"max_requests": 3, "max_batch_requests": 2}
+    config = EngineConfig(4, 64, 32, 8, max_input_tokens=200, max_total_tokens=240, **limits)
+    engine = Engine(ScriptedRunner(), config, end_token_ids=[])
+
+    def submit(request_id: int, *, is_batch: bool) -> None:
+        params = SamplingParams(max_new_tokens=5)
+        engine.submit(b"a", Submit(request_id, [60] * 4, params, is_batch=is_batch))
+
+    submit(1, is_batch=True)
+    submit(2, is_batch=True)
+    with pytest.raises(Overloaded):
+        submit(3, is_batch=True)
+    for request_id in (4, 5, 6):
+        submit(request_id, is_batch=False)
+    assert engine.load.requests == 3
+    engine.abort(b"a", 1)
+    for is_batch in (False, True):  # a record gets no place that a request could have
+        with pytest.raises(Overloaded):
+            submit(7, is_batch=is_batch)
+    engine.abort_all()
+    assert engine.load.requests == 0
+    submit(8, is_batch=True)
+
+
 @pytest.mark.parametrize(("length", "new"), [(201, 1), (200, 41)])
 def test_what_can_never_fit_is_refused(length: int, new: int) -> None:
     with pytest.raises(PromptTooLong):

@@ -1,4 +1,5 @@
 import json
+import math
 import os
 import subprocess
 import sys
@@ -227,3 +228,36 @@ def test_the_names_of_other_servers_can_be_set() -> None:
     for name in OTHER_TOOL_CALL_PARSERS:
         assert Settings.from_environ({"TOOL_CALL_PARSER": name}).requests.tool_call_parser == name
         assert format_named(name) is not None
+
+
+@pytest.mark.parametrize(
+    ("environ", "whole_s", "stream_s"),
+    [
+        ({}, math.inf, math.inf),
+        ({"REQUEST_DEADLINE": "55"}, 55, 55),
+        ({"REQUEST_DEADLINE": "55", "REQUEST_DEADLINE_STREAMED": "475"}, 55, 475),
+        ({"REQUEST_DEADLINE": "55", "REQUEST_DEADLINE_STREAMED": "0"}, 55, math.inf),
+        ({"REQUEST_DEADLINE": "0", "REQUEST_DEADLINE_STREAMED": "9.5"}, math.inf, 9.5),
+        ({"REQUEST_DEADLINE": "55", "SAGEMAKER_BATCH": "true"}, math.inf, math.inf),
+    ],
+)
+def test_deadlines_are_off_by_default_and_in_a_batch_transform(
+    environ: dict[str, str], whole_s: float, stream_s: float
+) -> None:
+    server = Settings.from_environ(environ).server
+    assert (server.deadline_s, server.stream_deadline_s) == (whole_s, stream_s)
+
+
+@pytest.mark.parametrize(
+    ("environ", "expected"),
+    [
+        ({}, 64),
+        ({"MAX_CONCURRENT_REQUESTS": "1"}, 1),
+        ({"MAX_CONCURRENT_REQUESTS": "9"}, 4),
+        ({"MAX_CONCURRENT_REQUESTS": "9", "SAGEMAKER_BATCH": "true"}, 9),
+    ],
+)
+def test_records_of_batch_bodies_have_half_of_the_requests(
+    environ: dict[str, str], expected: int
+) -> None:
+    assert Settings.from_environ(environ).max_batch_requests == expected

@@ -5,11 +5,11 @@ from typing import Annotated, Literal
 from pydantic import BeforeValidator
 
 from container.frontend.generation.embedding_service import TextOptions
-from container.frontend.web.request_body import Body
+from container.frontend.web.request_body import Body, Items
 from container.messages.embedder import EmbedInput, Truncation
 
-Texts = str | list[str]
-TextsOrIds = str | list[str] | list[int] | list[list[int]]
+Texts = str | Items[str]
+TextsOrIds = str | Items[str] | Items[int] | Items[Items[int]]
 
 
 def _side(value: object) -> object:

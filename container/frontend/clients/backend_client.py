@@ -115,6 +115,10 @@ class BackendClient(ABC, Generic[S]):
             raise Unavailable(self._gone, retry_after_s=5)
         return self._status
 
+    def _note_status(self, status: S) -> None:
+        """Take in the process's new word on itself."""
+        del status  # nothing, unless a subclass has a use for it
+
     @abstractmethod
     def _deliver(self, message: msgspec.Struct) -> None:
         """Hand a message that is neither status nor failure to the request that it is for."""
@@ -159,6 +163,7 @@ class BackendClient(ABC, Generic[S]):
         message = self._decoder.decode(frame)
         if isinstance(message, self._status_type):
             self._status = message
+            self._note_status(message)
         elif isinstance(message, RequestFailed):
             self._fail(message.request_id, message.error.to_error())
         else:

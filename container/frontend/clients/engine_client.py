@@ -48,6 +48,14 @@ class EngineConnection(Protocol):
         """The engine's last word on itself. Raises Unavailable when it is not connected."""
         ...
 
+    @property
+    def num_free(self) -> int:
+        """How many more requests the engine takes, by its last status and what was sent since.
+
+        Records of batch bodies do not count. Raises Unavailable when it is not connected.
+        """
+        ...
+
     def submit(self, request: Submit, same_engine_as: TokenStream | None = None) -> TokenStream:
         """Send a request under an id of the client's; the stream raises what the engine refuses.
 
@@ -75,6 +83,11 @@ class NoEngine:
             "answered by the user's code"
         )
 
+    @property
+    def num_free(self) -> int:
+        """Return none."""
+        return 0
+
     def submit(self, request: Submit, same_engine_as: TokenStream | None = None) -> TokenStream:
         """Never called, since `status` raises before."""
         raise AssertionError("submit without an engine")
@@ -94,13 +107,13 @@ class ZmqTokenStream:
     def __init__(
         self,
         client: "EngineClient",
-        request_id: int,
-        num_sequences: int,
+        request: Submit,
         inbox: Inbox[TokenEvent],
     ) -> None:
         self._client = client
-        self.request_id = request_id
-        self.unfinished = set(range(num_sequences))
+        self.request_id = request.request_id
+        self.is_batch = request.is_batch
+        self.unfinished = set(range(request.num_sequences))
         self.inbox = inbox
 
     def next_event(self, timeout_s: float) -> TokenEvent | None:
@@ -119,11 +132,23 @@ class EngineClient(BackendClient[Status]):
         super().__init__(address, "engine", to_frontend_decoder, Status, ids)
         self._streams: dict[int, ZmqTokenStream] = {}
         self._commands: dict[int, Inbox[Done]] = {}
+        self._num_of_others = 0  # requests of other frontends, at the last status
 
     @property
     def num_open(self) -> int:
         """Requests that this frontend has with it."""
         return len(self._streams)
+
+    @property
+    def num_free(self) -> int:
+        """How many more requests the engine takes; see EngineConnection."""
+        info = self.status.info
+        num_taken = self._num_of_others + self._num_interactive
+        return 0 if info is None else info.max_requests - num_taken
+
+    @property
+    def _num_interactive(self) -> int:
+        return sum(not stream.is_batch for stream in self._streams.values())
 
     def add_adapter(self, name: str, source: str, *, preload: bool, pin: bool) -> None:
         """Make a LoRA adapter known. Raises what the engine refuses it with."""
@@ -152,7 +177,7 @@ class EngineClient(BackendClient[Status]):
         if isinstance(same_engine_as, ZmqTokenStream):
             inbox = same_engine_as.inbox
         request = msgspec.structs.replace(request, request_id=next(self._ids))
-        stream = ZmqTokenStream(self, request.request_id, request.num_sequences, inbox)
+        stream = ZmqTokenStream(self, request, inbox)
         self._streams[stream.request_id] = stream
         try:
             self._submit(request)
@@ -170,6 +195,9 @@ class EngineClient(BackendClient[Status]):
             self._streams.pop(stream.request_id, None)
         if is_known and dropped:
             self._send_abort(Abort(stream.request_id, seq_index))
+
+    def _note_status(self, status: Status) -> None:
+        self._num_of_others = max(0, status.load.requests - self._num_interactive)
 
     def _deliver(self, message: msgspec.Struct) -> None:
         if isinstance(message, Done):

@@ -57,6 +57,13 @@ class EngineGroup:
             self._joined, self._status = statuses, _join(statuses)
         return self._status
 
+    @property
+    def num_free(self) -> int:
+        """How many more requests the ready copies take; see EngineConnection."""
+        _ = self.status  # raises when none is connected
+        ready = [replica for replica, status in self._told().items() if status.state == "ready"]
+        return sum(max(0, self._engines[replica].num_free) for replica in ready)
+
     def submit(self, request: Submit, same_engine_as: TokenStream | None = None) -> TokenStream:
         """Send a request to one of them; see EngineConnection."""
         replica = self._choose(request.prompt_ids, request.session)

@@ -9,8 +9,10 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from container.errors import InvalidParameter
+from container.frontend.generation.completion import Completion, TextEvent
+from container.frontend.generation.offloading import in_pieces
 from container.frontend.generation.request_context import RequestContext
-from container.frontend.generation.running_request import Completion, RunningRequest, TextEvent
+from container.frontend.generation.running_request import RunningRequest
 from container.frontend.generation.service import FieldNames, Prompt, Service, TextRules
 from container.frontend.generation.tools import NO_TOOLS, ToolMode, ToolUse
 from container.grammar.message import MessageShape, message_grammar
@@ -112,7 +114,7 @@ class Reply:
         parser, builder = self.parsers[event.seq_index], self.builders[event.seq_index]
         was_reasoning = parser.in_reasoning
         deltas = parser.feed(event.text)
-        if was_reasoning or parser.in_reasoning:
+        if (was_reasoning or parser.in_reasoning) and not event.is_cut:
             builder.reasoning_tokens += 1
         if event.finish_reason is not None:
             deltas += parser.finish()
@@ -122,7 +124,7 @@ class Reply:
 
     def take_whole(self, completion: Completion) -> MessageBuilder:
         """Parse a completion that has ended."""
-        for event in completion.events:
+        for event in in_pieces(completion.all_events):
             self.take(event)
         return self.builders[completion.seq_index]
 
@@ -187,9 +189,6 @@ class Conversations:
         """Render and encode a chat. Raises the request's first error."""
         service = self._service
         text = self.render(chat_prompt)
-        grammar = service.offload(
-            message_grammar, self._shape(chat_prompt, text), service.tokenizer.added_tokens
-        )
         adds = chat_prompt.add_special_tokens
         prompt = service.prompt(
             text,
@@ -200,6 +199,9 @@ class Conversations:
             truncate=chat_prompt.truncate,
         )
         room = service.room_for(len(prompt.ids), max_new_tokens, names)
+        grammar = service.offloads.grammars(
+            message_grammar, self._shape(chat_prompt, text), service.tokenizer.added_tokens
+        )
         must_call = chat_prompt.tools.mode is ToolMode.REQUIRED
         return PreparedChat(text, prompt, room, grammar, chat_prompt.tools.schemas, must_call)
 

@@ -1,95 +1,23 @@
-"""Completions: from token events to text, and the request that they belong to.
+"""Running requests: submitted prompts, and the events of their completions until the deadline.
 
 A frontend's domain objects; no HTTP, no dialect. One greenlet, the request's own, uses each.
 """
 
+import math
 import time
-from dataclasses import dataclass, field, replace
+from collections import deque
+from dataclasses import dataclass, field
 from typing import Protocol, TypeVar
 
+from container.frontend.clients.admission import deadline_exceeded
 from container.frontend.clients.engine_client import TokenStream
+from container.frontend.generation.completion import Completion, TextEvent
 from container.messages.engine import FinishReason, PromptFacts, SamplingParams, TokenEvent
-from container.text.detokenizer import Detokenizer
-from container.text.stop_strings import StopStrings
-from container.text.tokenizer import Tokenizer
 
 # How long an answer may wait for its first token before it is begun without one: until then a
 # refusal by the engine can still have its own status code.
 FIRST_EVENT_S = 10.0
 NOTHING_KNOWN = PromptFacts(queue_s=0.0, cached_tokens=0)
-
-
-@dataclass(frozen=True, slots=True)
-class TokenText:
-    """A token as text, alone, with its log-probability where that was asked for."""
-
-    token_id: int
-    text: str
-    logprob: float | None
-    is_special: bool
-
-
-@dataclass(frozen=True, slots=True)
-class TextEvent:
-    """One new token of a completion. `text` is what may be given out now: it may be empty, or
-    more than the token's own when something was held back."""
-
-    seq_index: int
-    token: TokenText
-    text: str
-    finish_reason: FinishReason | None
-    top: list[TokenText]
-
-
-@dataclass(slots=True)
-class Completion:
-    """The text of one sequence, as far as it has come; `stop_string` is the one that ended it."""
-
-    seq_index: int
-    tokenizer: Tokenizer
-    detokenizer: Detokenizer
-    stops: StopStrings
-    text: str = ""
-    events: list[TextEvent] = field(default_factory=list)
-    finish_reason: FinishReason | None = None
-    stop_string: str | None = None
-
-    @property
-    def num_tokens(self) -> int:
-        """Tokens generated so far."""
-        return len(self.events)
-
-    @property
-    def mean_logprob(self) -> float:
-        """The mean log-probability of its tokens."""
-        return sum(event.token.logprob or 0.0 for event in self.events) / max(1, self.num_tokens)
-
-    def take(self, token: TokenEvent) -> TextEvent:
-        """Turn the next token into text."""
-        text = self.detokenizer.add(token.token_id)
-        token_shown = token_text(self.tokenizer, token.token_id, token.logprob)
-        if not token_shown.is_special:
-            token_shown = replace(token_shown, text=text)
-        released, reason = self._stop(text, token.finish_reason)
-        self.text += released
-        self.finish_reason = reason
-        top = [token_text(self.tokenizer, token_id, logprob) for token_id, logprob in token.top]
-        event = TextEvent(self.seq_index, token_shown, released, reason, top)
-        self.events.append(event)
-        return event
-
-    def _stop(self, text: str, reason: FinishReason | None) -> tuple[str, FinishReason | None]:
-        if reason is FinishReason.STOP:
-            return self.stops.flush(), reason  # a stop token gives no text
-        if reason is not None:
-            text += self.detokenizer.flush()
-        released = self.stops.add(text)
-        if released.is_stopped:
-            self.stop_string = released.stop
-            return released.text, FinishReason.STOP
-        if reason is not None:
-            return released.text + self.stops.flush(), reason
-        return released.text, None
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +36,7 @@ class Times:
 class RunningRequest:
     """A submitted request: its completions, and when things happened to it (monotonic seconds).
 
-    `gaps` are the seconds between its events.
+    `gaps` are the seconds between its events. At `deadline_at` it ends with the tokens that it has.
     """
 
     prompt_ids: list[int]
@@ -122,7 +50,8 @@ class RunningRequest:
     gaps: list[float] = field(default_factory=list)
     first_token_at: float | None = None
     last_token_at: float | None = None
-    _buffered: TextEvent | None = None
+    deadline_at: float = math.inf
+    _buffered: deque[TextEvent] = field(default_factory=deque)
 
     @property
     def requests(self) -> "list[RunningRequest]":
@@ -142,12 +71,19 @@ class RunningRequest:
     @property
     def is_finished(self) -> bool:
         """Whether every completion has ended and every event has been given."""
-        return self._buffered is None and self.has_ended
+        return not self._buffered and self.has_ended
 
     @property
     def has_ended(self) -> bool:
         """Whether every completion has ended."""
         return all(completion.finish_reason is not None for completion in self.completions)
+
+    @property
+    def is_cut(self) -> bool:
+        """Whether the deadline has ended one of its completions."""
+        return any(
+            completion.finish_reason is FinishReason.DEADLINE for completion in self.completions
+        )
 
     @property
     def times(self) -> Times:
@@ -166,17 +102,24 @@ class RunningRequest:
 
     def wait_first_event(self) -> None:
         """Wait a while for the first token. Raises what the engine answers instead of it."""
-        self._buffered = self.next_event(FIRST_EVENT_S)
+        self._buffered.extend(_read(self, self.stream, FIRST_EVENT_S))
 
     def next_event(self, timeout_s: float) -> TextEvent | None:
-        """Wait for the next token; None when the time is up. Raises what ended the request."""
-        event, self._buffered = self._buffered, None
-        while event is None:
-            token = self.stream.next_event(timeout_s)
-            if token is None:
-                return None
-            event = self.take(token)
-        return event
+        """Wait for the next event; None when the time is up. Raises what ended the request.
+
+        Raises DeadlineExceeded at the deadline, if there is no token yet.
+        """
+        if not self._buffered:
+            self._buffered.extend(_read(self, self.stream, timeout_s))
+        return self._buffered.popleft() if self._buffered else None
+
+    def cut(self) -> list[TextEvent]:
+        """End every completion that has not ended, at the deadline."""
+        self.last_token_at = time.monotonic()
+        self.close()
+        return [
+            completion.cut() for completion in self.completions if completion.finish_reason is None
+        ]
 
     def take(self, token: TokenEvent) -> TextEvent | None:
         """Turn a token into text; None for one that comes after a stop string."""
@@ -213,7 +156,17 @@ class RunningGroup:
     """Several requests of one client, whose streams share an inbox; read as one."""
 
     requests: list[RunningRequest]
-    _buffered: list[GroupEvent] = field(default_factory=list)
+    _buffered: deque[GroupEvent] = field(default_factory=deque)
+
+    @property
+    def deadline_at(self) -> float:
+        """When it ends with the tokens that it has (monotonic seconds)."""
+        return min(request.deadline_at for request in self.requests)
+
+    @property
+    def is_cut(self) -> bool:
+        """Whether the deadline has ended one of the requests."""
+        return any(request.is_cut for request in self.requests)
 
     @property
     def is_finished(self) -> bool:
@@ -227,35 +180,47 @@ class RunningGroup:
 
     def wait_first_event(self) -> None:
         """Wait a while until every request has a token. Raises what the engine answers instead."""
-        deadline = time.monotonic() + FIRST_EVENT_S
+        until = time.monotonic() + FIRST_EVENT_S
         while any(request.first_token_at is None for request in self.requests):
-            event = self._read(max(0.0, deadline - time.monotonic()))
-            if event is None:
+            events = _read(self, self.requests[0].stream, max(0.0, until - time.monotonic()))
+            self._buffered.extend(events)
+            if not events or self.is_cut:
                 return
-            self._buffered.append(event)
 
     def next_event(self, timeout_s: float) -> GroupEvent | None:
-        """Wait for the next token of any; None when the time is up. Raises what ended one."""
-        return self._buffered.pop(0) if self._buffered else self._read(timeout_s)
+        """Wait for the next event of any; None when the time is up. Raises what ended one.
+
+        Raises DeadlineExceeded at the deadline, if there is no token yet.
+        """
+        if not self._buffered:
+            self._buffered.extend(_read(self, self.requests[0].stream, timeout_s))
+        return self._buffered.popleft() if self._buffered else None
+
+    def cut(self) -> list[GroupEvent]:
+        """End every request that has not ended, at the deadline."""
+        return [
+            GroupEvent(index, event)
+            for index, request in enumerate(self.requests)
+            if not request.has_ended
+            for event in request.cut()
+        ]
+
+    def take(self, token: TokenEvent) -> GroupEvent | None:
+        """Turn a token into text; None for one that comes after a stop string."""
+        for index, request in enumerate(self.requests):
+            if request.stream.request_id == token.request_id:
+                event = request.take(token)
+                return None if event is None else GroupEvent(index, event)
+        return None
 
     def close(self) -> None:
         """Say that nobody reads on."""
         for request in self.requests:
             request.close()
 
-    def _read(self, timeout_s: float) -> GroupEvent | None:
-        while True:
-            token = self.requests[0].stream.next_event(timeout_s)
-            if token is None:
-                return None
-            for index, request in enumerate(self.requests):
-                if request.stream.request_id == token.request_id:
-                    event = request.take(token)
-                    if event is not None:
-                        return GroupEvent(index, event)
-
 
 E = TypeVar("E", covariant=True)
+T = TypeVar("T")
 
 
 class Running(Protocol[E]):
@@ -276,8 +241,26 @@ class Running(Protocol[E]):
         """Whether all has ended."""
         ...
 
+    @property
+    def is_cut(self) -> bool:
+        """Whether the deadline has ended a part of it."""
+        ...
+
+    @property
+    def deadline_at(self) -> float:
+        """When it ends with the tokens that it has (monotonic seconds)."""
+        ...
+
     def next_event(self, timeout_s: float) -> E | None:
         """Wait for the next event; None when the time is up. Raises what ended it."""
+        ...
+
+    def take(self, token: TokenEvent) -> E | None:
+        """Turn a token into an event; None for one that comes after a stop string."""
+        ...
+
+    def cut(self) -> list[E]:
+        """End what has not ended, at the deadline."""
         ...
 
     def close(self) -> None:
@@ -285,7 +268,24 @@ class Running(Protocol[E]):
         ...
 
 
-def token_text(tokenizer: Tokenizer, token_id: int, logprob: float | None) -> TokenText:
-    """Show a token alone."""
-    text = tokenizer.decode([token_id], skip_special_tokens=False)
-    return TokenText(token_id, text, logprob, token_id in tokenizer.special_ids)
+def _read(running: Running[T], stream: TokenStream, timeout_s: float) -> list[T]:
+    """Wait for the next event of a stream; [] when the time is up.
+
+    At the deadline, return the events that end the answer, or raise DeadlineExceeded if there is
+    no token that could be one.
+    """
+    while True:
+        remaining_s = max(0.0, running.deadline_at - time.monotonic())
+        if remaining_s == 0.0:
+            running.close()  # what has come already can still be read
+        token = stream.next_event(min(timeout_s, remaining_s))
+        if token is not None:
+            event = running.take(token)
+            if event is not None:
+                return [event]
+        elif remaining_s > timeout_s:
+            return []
+        elif any(request.completion_tokens for request in running.requests):
+            return running.cut()
+        else:
+            raise deadline_exceeded()

@@ -8,15 +8,18 @@ import os
 import secrets
 import threading
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 
 from container.errors import InvalidParameter, PromptTooLong, Unavailable
+from container.frontend.clients.admission import Admission
 from container.frontend.clients.engine_client import EngineConnection, NoEngine, TokenStream
+from container.frontend.generation.completion import Completion
 from container.frontend.generation.images import Images, fetch_nothing
-from container.frontend.generation.offloading import Offload, call
+from container.frontend.generation.offloading import Offloads, call
 from container.frontend.generation.request_context import RequestContext
-from container.frontend.generation.running_request import Completion, RunningGroup, RunningRequest
+from container.frontend.generation.running_request import RunningGroup, RunningRequest
 from container.images.decoding import ImageLimits
 from container.images.sources import ImageSource
 from container.messages.engine import EngineInfo, ImageTensors, SamplingParams, Status, Submit
@@ -63,20 +66,21 @@ class TextRules:
 class Service:
     """Owns the tokenizer of this process and talks to the engine.
 
-    `offload` runs slow work where it does not hold up the other requests of this process.
+    `offloads` run slow work where it does not hold up the other requests of this process.
     """
 
     def __init__(
         self,
         engine: EngineConnection,
         load_tokenizer: LoadTokenizer,
-        offload: Offload = call,
+        offloads: Offloads | None = None,
         images: Images | None = None,
     ) -> None:
         self._engine = engine
+        self._admission = Admission(engine)
         self._load_tokenizer = load_tokenizer
-        self.offload = offload
-        self._images = images or Images(ImageLimits(), fetch_nothing, offload)
+        self.offloads = offloads or Offloads()
+        self._images = images or Images(ImageLimits(), fetch_nothing, self.offloads.images)
         self._tokenizer: Tokenizer | None = None
         self._loading = threading.Lock()
         self.started_at = time.time()
@@ -104,6 +108,18 @@ class Service:
     def check_ready(self) -> None:
         """Raise Unavailable unless a request could be served now."""
         self._ready()
+
+    @contextmanager
+    def preparing(self, context: RequestContext) -> Iterator[RequestContext]:
+        """Admit a request that is prepared and started in this block, with the context yielded.
+
+        Raises Unavailable or Overloaded before any work is done, and DeadlineExceeded in the
+        middle of it.
+        """
+        self.check_ready()
+        admitted = self._admission.prepare(context.deadline_at, is_batch=context.is_batch)
+        with admitted as preparation:
+            yield replace(context, preparation=preparation)
 
     @property
     def is_multimodal(self) -> bool:
@@ -163,7 +179,11 @@ class Service:
         Raises InvalidParameter or PromptTooLong.
         """
         tokenizer = self.tokenizer
-        run = self.offload if len(text) > LONG_TEXT else call
+        run = self.offloads.texts if len(text) > LONG_TEXT else call
+        if truncate is None:
+            longest = self.info.max_input_tokens
+            if run(tokenizer.is_longer, text, longest):
+                raise _too_long(names.prompt, longest, f"more than {longest}")
         ids = run(tokenizer.encode, text, add_special_tokens=add_special_tokens)
         if truncate is not None:
             ids = ids[-(truncate if truncate > 0 else self.info.max_input_tokens) :]
@@ -181,11 +201,7 @@ class Service:
                 field=names.prompt,
             )
         if len(ids) > info.max_input_tokens:
-            raise PromptTooLong(
-                f"`{names.prompt}` must have less than {info.max_input_tokens} tokens. "
-                f"Given: {len(ids)}",
-                field=names.prompt,
-            )
+            raise _too_long(names.prompt, info.max_input_tokens, str(len(ids)))
         return ids
 
     def word_ids(self, words: Sequence[str]) -> list[list[int]]:
@@ -198,7 +214,7 @@ class Service:
     def pieces(self, text: str, *, add_special_tokens: bool = True) -> list[Piece]:
         """Turn a text of any length into tokens and say where each comes from."""
         tokenizer = self.tokenizer
-        run = self.offload if len(text) > LONG_TEXT else call
+        run = self.offloads.texts if len(text) > LONG_TEXT else call
         return run(tokenizer.pieces, text, add_special_tokens=add_special_tokens)
 
     def room_for(
@@ -272,14 +288,17 @@ class Service:
         ]
         submitted_at = time.monotonic()
         request = _make_request(prompt, params, text.num_sequences, context)
+        stream = self._engine.submit(request, same_engine_as)
+        context.end_preparation()
         return RunningRequest(
             prompt.ids,
             params,
-            self._engine.submit(request, same_engine_as),
+            stream,
             completions,
             text.received_at,
             submitted_at,
             prompt.num_chars,
+            deadline_at=context.deadline_at,
         )
 
     def _ready(self) -> tuple[EngineInfo, Tokenizer]:
@@ -293,7 +312,7 @@ class Service:
         if self._tokenizer is None:
             with self._loading:  # the first request loads, those beside it wait
                 if self._tokenizer is None:
-                    self._tokenizer = self.offload(self._load_tokenizer, status.info)
+                    self._tokenizer = self.offloads.texts(self._load_tokenizer, status.info)
         return status.info, self._tokenizer
 
 
@@ -319,6 +338,13 @@ def _make_request(
         adapter=context.adapter,
         session="" if session is None else session.id,
         session_s=0.0 if session is None else session.remaining_s(),
+        is_batch=context.is_batch,
+    )
+
+
+def _too_long(field: str, longest: int, length: str) -> PromptTooLong:
+    return PromptTooLong(
+        f"`{field}` must have less than {longest} tokens. Given: {length}", field=field
     )
 
 

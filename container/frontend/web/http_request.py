@@ -1,12 +1,23 @@
 """The app's request class: Flask's request with its session and its trace."""
 
+import math
+import time
 from typing import Any
 
-from flask import Request, request
+from flask import Flask, Request, current_app, request
 
+from container.errors import InvalidParameter
 from container.frontend.generation import adapter_selection
-from container.frontend.generation.request_context import RequestContext, RequestTrace
+from container.frontend.generation.request_context import (
+    MIN_DEADLINE_S,
+    Deadlines,
+    RequestContext,
+    RequestTrace,
+)
 from container.frontend.generation.sessions import Session
+
+DEADLINE_HEADER = "X-Request-Deadline"
+_DEADLINES = "REQUEST_DEADLINES"  # the key of the app's configuration
 
 
 class HttpRequest(Request):
@@ -17,6 +28,7 @@ class HttpRequest(Request):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        self.received_at = time.monotonic()
         self.trace = RequestTrace()
         self.session: Session | None = None
         self.opened: Session | None = None
@@ -29,11 +41,39 @@ def current_request() -> HttpRequest:
 
 
 def request_context() -> RequestContext:
-    """Build the context of the current request from its headers, for a view to pass down."""
+    """Build the context of the current request from its headers, for a view to pass down.
+
+    Raises InvalidParameter.
+    """
     incoming = current_request()
+    deadlines: Deadlines = current_app.config.get(_DEADLINES, Deadlines())
     return RequestContext(
         adapter=incoming.headers.get(adapter_selection.HEADER, "").strip(),
         session=incoming.session,
         trace=incoming.trace,
         connection=incoming.environ.get("gunicorn.socket"),
+        received_at=incoming.received_at,
+        deadlines=deadlines.at_most(_requested_s(incoming.headers.get(DEADLINE_HEADER, ""))),
     )
+
+
+def set_deadlines(app: Flask, deadlines: Deadlines) -> None:
+    """Set how long the answers of an app may take, unless a request asks for less."""
+    app.config[_DEADLINES] = deadlines
+
+
+def _requested_s(header: str) -> float:
+    """Return the seconds that the header asks for, infinite without it."""
+    if not header.strip():
+        return math.inf
+    try:
+        seconds = float(header)
+    except ValueError:
+        seconds = math.nan
+    if not MIN_DEADLINE_S <= seconds < math.inf:
+        raise InvalidParameter(
+            f"the header {DEADLINE_HEADER} must be a number of seconds, at least "
+            f"{MIN_DEADLINE_S:.0f}, not {header[:40]!r}",
+            field=DEADLINE_HEADER,
+        )
+    return seconds

@@ -1,10 +1,10 @@
 """Request bodies: from bytes to a checked model of the dialect. Errors name the field."""
 
 import json
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
 from flask import Request
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, FailFast, ValidationError
 from werkzeug.exceptions import HTTPException
 
 from container.errors import (
@@ -24,6 +24,18 @@ class Body(BaseModel):
 
 
 B = TypeVar("B", bound=Body)
+T = TypeVar("T")
+# More problems of a body are counted, not listed, since a list of thousands takes seconds.
+MAX_LISTED = 200
+
+
+class FirstProblem(FailFast):
+    """Stops the check of a list at its first wrong item."""
+
+    __hash__ = object.__hash__  # members of a union must have one
+
+
+Items = Annotated[list[T], FirstProblem()]  # every list of a body
 
 
 def read_object(request: Request) -> dict[str, Any]:
@@ -81,6 +93,9 @@ def parse(model: type[B], value: dict[str, Any]) -> B:
     try:
         return model.model_validate(value)
     except ValidationError as error:
+        if error.error_count() > MAX_LISTED:
+            message = f"the body has {error.error_count()} problems, too many to name the first"
+            raise InvalidParameter(message) from None
         raise _invalid(error) from None
 
 

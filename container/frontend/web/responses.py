@@ -12,10 +12,13 @@ import msgspec
 from flask import Response
 
 from container.errors import ServingError
+from container.frontend.generation.offloading import Turns
+from container.frontend.generation.request_context import RequestContext
 from container.frontend.generation.running_request import Running
 from container.frontend.observability.metrics import Metrics
 from container.frontend.web import error_responses
 from container.frontend.web.error_responses import ClientDisconnected
+from container.messages.engine import FinishReason
 
 log = logging.getLogger(__name__)
 
@@ -25,6 +28,8 @@ KEEP_ALIVE = b":\n\n"
 # How often a waiting handler looks whether its client is still there.
 DISCONNECT_POLL_S = 0.5
 CLIENT_DISCONNECTED_STATUS = 499
+# On a whole answer that its deadline has cut. A stream has the mark below, its headers being sent.
+DEADLINE_HEADER = "X-Request-Deadline-Exceeded"
 
 # poll as it was before gevent made it cooperative; with a time-out of 0 it never blocks.
 _poll = gevent.monkey.get_original("select", "poll")
@@ -37,6 +42,21 @@ RenderError = Callable[[ServingError], dict[str, Any]]
 def json_response(body: object, *, headers: dict[str, str] | None = None) -> Response:
     """Answer 200 with a JSON body."""
     return Response(msgspec.json.encode(body), mimetype="application/json", headers=headers)
+
+
+def written(part: object) -> msgspec.Raw:
+    """Write a part of a body at once; a large body is then written in pieces."""
+    return msgspec.Raw(msgspec.json.encode(part))
+
+
+def answer_headers(running: Running[object]) -> dict[str, str]:
+    """Return the headers of a whole answer: whether its deadline has cut it."""
+    return {DEADLINE_HEADER: "true"} if running.is_cut else {}
+
+
+def deadline_mark(reason: FinishReason | None) -> dict[str, Any]:
+    """Return the field beside a finish reason that says that the deadline was the cause."""
+    return {"deadline_exceeded": True} if reason is FinishReason.DEADLINE else {}
 
 
 def sse(body: object) -> bytes:
@@ -53,9 +73,11 @@ def sse_typed(body: dict[str, Any]) -> bytes:
 def collect(running: Running[object], metrics: Metrics, connection: socket.socket | None) -> None:
     """Wait for the last token. Raises the request's error, or ClientDisconnected."""
     next_look = time.monotonic() + DISCONNECT_POLL_S
+    turns = Turns()
     try:
         while not running.is_finished:
             running.next_event(DISCONNECT_POLL_S)
+            turns.give()
             if time.monotonic() > next_look:
                 next_look = time.monotonic() + DISCONNECT_POLL_S
                 check_client(metrics, connection)
@@ -80,8 +102,10 @@ def stream(
     """
 
     def chunks() -> Iterator[bytes]:
+        turns = Turns()
         try:
             while not running.is_finished:
+                turns.give()
                 event = running.next_event(KEEP_ALIVE_S)
                 if event is None:
                     yield KEEP_ALIVE
@@ -105,6 +129,20 @@ def stream(
     response.headers["X-Accel-Buffering"] = "no"
     response.call_on_close(on_close)
     return response
+
+
+def watch_wait(metrics: Metrics, context: RequestContext) -> Callable[[], None]:
+    """Return a check for a wait without tokens, such as for an embedding.
+
+    It raises ClientDisconnected, or DeadlineExceeded at the deadline of a whole answer.
+    """
+    context = context.with_deadline()
+
+    def check() -> None:
+        context.check_deadline()
+        check_client(metrics, context.connection)
+
+    return check
 
 
 def check_client(metrics: Metrics, connection: socket.socket | None) -> None:

@@ -46,6 +46,17 @@ def test_every_call_is_one_that_the_service_would_accept(case: str) -> None:
         service_model.check_input(step.service, _action(step.operation), step.params)
 
 
+def test_answers_end_before_sagemaker_cuts_them_unless_the_endpoint_is_asynchronous() -> None:
+    def environment(changes: dict[str, Any]) -> dict[str, str]:
+        return requests.environment(configuration.parse(BASE | changes))
+
+    assert environment({})["REQUEST_DEADLINE"] == "55"
+    assert 470 < int(environment({})["REQUEST_DEADLINE_STREAMED"]) < 480
+    assert environment({"env": {"REQUEST_DEADLINE": "0"}})["REQUEST_DEADLINE"] == "0"
+    asynchronous = environment({"asynchronous": {"output": "s3://bucket/answers"}})
+    assert not requests.DEADLINES.keys() & asynchronous.keys()
+
+
 @pytest.mark.parametrize("case", CASES)
 def test_every_call_that_makes_something_can_be_undone(case: str) -> None:
     for step in _plan(CASES[case]).steps:
@@ -58,7 +69,7 @@ def test_a_new_deployment_makes_model_config_and_endpoint() -> None:
     deployed = _plan()
     assert _operations(deployed) == ["create_model", "create_endpoint_config", "create_endpoint"]
     container = _step(deployed, "create_model").params["PrimaryContainer"]
-    assert container["Environment"] == {"HF_MODEL_ID": "org/model"}
+    assert container["Environment"] == requests.DEADLINES | {"HF_MODEL_ID": "org/model"}
     assert _variant(deployed)["InferenceAmiVersion"] == "al2-ami-sagemaker-inference-gpu-3-1"
     assert _variant(deployed)["ContainerStartupHealthCheckTimeoutInSeconds"] == 900
 

@@ -22,15 +22,24 @@ from container.frontend.apis.grammar_fields import read_grammar
 from container.frontend.apis.openai.chat_rendering import served_name
 from container.frontend.generation import adapter_selection
 from container.frontend.generation.chat import ChatPrompt, Conversations, Reply
+from container.frontend.generation.completion import TextEvent
 from container.frontend.generation.limits import RequestLimits
+from container.frontend.generation.offloading import in_pieces
 from container.frontend.generation.request_context import RequestContext
-from container.frontend.generation.running_request import RunningRequest, TextEvent
+from container.frontend.generation.running_request import RunningRequest
 from container.frontend.generation.service import FieldNames, Service, TextRules
 from container.frontend.observability.metrics import Metrics
 from container.frontend.web.error_responses import anthropic_body
 from container.frontend.web.http_request import request_context
 from container.frontend.web.request_body import parse, read_object
-from container.frontend.web.responses import collect, json_response, sse_typed, stream
+from container.frontend.web.responses import (
+    answer_headers,
+    collect,
+    deadline_mark,
+    json_response,
+    sse_typed,
+    stream,
+)
 from container.messages.engine import FinishReason
 
 NAMES = FieldNames(prompt="messages", max_new_tokens="max_tokens")
@@ -70,7 +79,8 @@ class ModelMessage:
         """Why the answer ended, and the stop sequence that ended it; null while it runs."""
         [completion] = self.running.completions
         reason = completion.finish_reason
-        return {"stop_reason": self._stop_reason(reason), "stop_sequence": completion.stop_string}
+        ending = {"stop_reason": self._stop_reason(reason), "stop_sequence": completion.stop_string}
+        return ending | deadline_mark(reason)
 
     def usage(self) -> dict[str, Any]:
         """Token counts; `input_tokens` leaves out those that were in the cache."""
@@ -91,6 +101,8 @@ class ModelMessage:
             return "end_turn"
         if reason is FinishReason.STOP:
             return "stop_sequence"
+        if reason is FinishReason.DEADLINE:
+            return "max_tokens"
         return "model_context_window_exceeded" if self.fills_context else "max_tokens"
 
 
@@ -113,16 +125,20 @@ class AnthropicDialect:
         """Answer a messages body."""
         received_at = time.monotonic()
         messages_request = parse(MessagesRequest, body)
+        context = context.with_deadline(
+            messages_request.request_deadline, streams=bool(messages_request.stream)
+        )
         context = adapter_selection.select_by_model(context, messages_request.model, self._service)
-        message = self._start(messages_request, context, received_at)
+        with self._service.preparing(context) as context:
+            message = self._start(messages_request, context, received_at)
         if messages_request.stream:
             return self._stream(message)
         collect(message.running, self._metrics, context.connection)
         [completion] = message.running.completions
-        for event in completion.events:
+        for event in in_pieces(completion.all_events):
             for _ in _take(message, event):
                 pass  # only the blocks are wanted
-        return json_response(message.body())
+        return json_response(message.body(), headers=answer_headers(message.running))
 
     def count_tokens(self, body: dict[str, Any], context: RequestContext) -> Response:
         """Count the tokens of a conversation, images left out."""
@@ -141,7 +157,10 @@ class AnthropicDialect:
         vocabulary = service.info.vocabulary
         check(messages_request, self._limits, vocabulary)
         answer = read_grammar(
-            messages_request.answer_format, "output_config.format", self._limits, service.offload
+            messages_request.answer_format,
+            "output_config.format",
+            self._limits,
+            service.offloads.grammars,
         )
         prepared = self._conversations.prepare(_chat_prompt(messages_request, answer), NAMES, None)
         # Clients ask for as much as Anthropic's own models may say, so more than fits is no error.

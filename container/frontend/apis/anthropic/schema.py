@@ -15,8 +15,9 @@ from container.frontend.apis.openai.sampling_schema import (
 from container.frontend.apis.openai.template_inputs import read_options
 from container.frontend.apis.openai.tools_schema import read_tools
 from container.frontend.generation.limits import RequestLimits
+from container.frontend.generation.request_context import MIN_DEADLINE_S
 from container.frontend.generation.tools import ToolUse
-from container.frontend.web.request_body import Body
+from container.frontend.web.request_body import Body, Items
 
 # What Anthropic knows and this server does not offer: the values that mean "off".
 NOT_OFFERED: dict[str, tuple[Any, ...]] = {
@@ -40,7 +41,7 @@ class Turn(Body):
     """One turn of a conversation."""
 
     role: Literal["user", "assistant", "system"]
-    content: str | list[dict[str, Any]]
+    content: str | Items[dict[str, Any]]
 
 
 class ToolDefinition(Body):
@@ -84,10 +85,10 @@ class OutputConfig(Body):
 class CountTokensRequest(Body):
     """A conversation whose tokens are counted."""
 
-    messages: list[Turn]
+    messages: Items[Turn]
     model: str | None = Field(default=None, max_length=1000)
-    system: str | list[dict[str, Any]] | None = None
-    tools: list[ToolDefinition] | None = None
+    system: str | Items[dict[str, Any]] | None = None
+    tools: Items[ToolDefinition] | None = None
     tool_choice: ToolChoice | None = None
     thinking: Thinking | None = None
     output_config: OutputConfig | None = None
@@ -117,15 +118,16 @@ class MessagesRequest(CountTokensRequest):
     """A conversation to be continued. Sampling is on unless `temperature` is 0."""
 
     max_tokens: int
-    stop_sequences: list[str] | None = None
+    stop_sequences: Items[str] | None = None
     stream: bool | None = False
+    request_deadline: float | None = Field(default=None, ge=MIN_DEADLINE_S)
     temperature: float | None = None
     top_p: float | None = None
     top_k: int | None = None
     metadata: dict[str, Any] | None = None
     service_tier: str | None = None
     anthropic_version: str | None = None
-    anthropic_beta: list[str] | None = None
+    anthropic_beta: Items[str] | None = None
 
     @property
     def sampling(self) -> SamplingFields:

@@ -24,6 +24,7 @@ ERRORS = {
     429: "No room for another request now; Retry-After says when",
     500: "A fault of the server",
     503: "Loading, shutting down, or the engine is gone; Retry-After says when",
+    504: "The deadline came before there was any answer",
 }
 TGI_ERRORS = {422: "A field is wrong", 424: "This generation failed"}
 OPENAI_ERRORS = {400: "The body is not JSON, or a field is wrong"}

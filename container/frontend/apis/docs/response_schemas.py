@@ -61,6 +61,7 @@ class BestOfSequence(Answer):
 
     generated_text: str
     finish_reason: FinishReason
+    deadline_exceeded: bool = False
     generated_tokens: int
     seed: int | None
     prefill: list[PrefillToken]
@@ -72,6 +73,7 @@ class Details(Answer):
     """How a text came about. `top_tokens` only where asked for."""
 
     finish_reason: FinishReason
+    deadline_exceeded: bool = False
     generated_tokens: int
     seed: int | None
     prefill: list[PrefillToken]
@@ -91,6 +93,7 @@ class StreamDetails(Answer):
     """What the last event of a stream tells of it."""
 
     finish_reason: FinishReason
+    deadline_exceeded: bool = False
     generated_tokens: int
     seed: int | None
     input_length: int

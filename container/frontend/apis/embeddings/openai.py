@@ -14,11 +14,12 @@ from flask import Blueprint, Response, request
 from container.frontend.apis.embeddings.openai_schema import CohereRerankRequest, OpenAIEmbedRequest
 from container.frontend.apis.text_inputs import as_inputs
 from container.frontend.generation.embedding_service import Embeddings, Floats, Rows, TextOptions
+from container.frontend.generation.offloading import in_pieces
 from container.frontend.generation.request_context import RequestContext
 from container.frontend.observability.metrics import Metrics
 from container.frontend.web.http_request import request_context
 from container.frontend.web.request_body import parse, read_object
-from container.frontend.web.responses import check_client, json_response
+from container.frontend.web.responses import json_response, watch_wait, written
 from container.messages.embedder import Pair
 
 
@@ -41,8 +42,8 @@ class EmbeddingsDialect:
         )
         write = writer(embed_request.encoding_format)
         data = [
-            {"object": "embedding", "index": index, "embedding": write(vector)}
-            for index, vector in enumerate(rows.values)
+            written({"object": "embedding", "index": index, "embedding": write(vector)})
+            for index, vector in enumerate(in_pieces(rows.values))
         ]
         return self._respond({"object": "list", "data": data}, embed_request.model, rows, started)
 
@@ -78,7 +79,7 @@ class EmbeddingsDialect:
         return json_response(answer | {"model": model, "usage": usage})
 
     def _on_wait(self, context: RequestContext) -> Callable[[], None]:
-        return lambda: check_client(self._metrics, context.connection)
+        return watch_wait(self._metrics, context)
 
 
 def blueprint(dialect: EmbeddingsDialect) -> Blueprint:

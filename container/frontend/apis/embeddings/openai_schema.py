@@ -6,7 +6,7 @@ from pydantic import Field
 
 from container.errors import InvalidParameter, UnsupportedParameter
 from container.frontend.apis.text_inputs import TextBody, TextsOrIds
-from container.frontend.web.request_body import Body
+from container.frontend.web.request_body import Body, Items
 
 
 class OpenAIEmbedRequest(TextBody):
@@ -29,11 +29,11 @@ class CohereRerankRequest(Body):
     """Cohere's and Jina's `/v1/rerank`."""
 
     query: str
-    documents: list[str | Document]
+    documents: Items[str | Document]
     model: str | None = Field(default=None, max_length=1000)
     top_n: int | None = None
     return_documents: bool | None = False
-    rank_fields: list[str] | None = None
+    rank_fields: Items[str] | None = None
     max_chunks_per_doc: int | None = None
     max_tokens_per_doc: int | None = None
 

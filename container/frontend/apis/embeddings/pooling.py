@@ -28,7 +28,7 @@ from container.frontend.generation.request_context import RequestContext
 from container.frontend.observability.metrics import Metrics
 from container.frontend.web.http_request import request_context
 from container.frontend.web.request_body import parse, read_object
-from container.frontend.web.responses import check_client, json_response
+from container.frontend.web.responses import json_response, watch_wait
 from container.messages.embedder import EmbedderKind, EmbedInput, Pair
 
 # The tasks of `/pooling` that each kind of model does; the first is its default.
@@ -195,7 +195,7 @@ class PoolingDialect:
         return json_response(answer)
 
     def _on_wait(self, context: RequestContext) -> Callable[[], None]:
-        return lambda: check_client(self._metrics, context.connection)
+        return watch_wait(self._metrics, context)
 
 
 def blueprint(dialect: PoolingDialect) -> Blueprint:

@@ -8,7 +8,7 @@ from pydantic import Field
 from container.errors import InvalidParameter, UnsupportedParameter
 from container.frontend.apis.text_inputs import TextsOrIds
 from container.frontend.generation.embedding_service import TextOptions
-from container.frontend.web.request_body import Body
+from container.frontend.web.request_body import Body, Items
 from container.messages.embedder import Pair
 
 # What vLLM knows and this server does not offer: the values that mean "off".
@@ -69,13 +69,13 @@ class ClassifyRequest(PoolingBody):
 class ScoreRequest(PoolingBody):
     """vLLM's `/score`: one text with each of several, or pairs."""
 
-    text_1: str | list[str] | None = None
-    text_2: str | list[str] | None = None
-    queries: str | list[str] | None = None
-    documents: str | list[str] | None = None
-    items: str | list[str] | None = None
-    data_1: str | list[str] | None = None
-    data_2: str | list[str] | None = None
+    text_1: str | Items[str] | None = None
+    text_2: str | Items[str] | None = None
+    queries: str | Items[str] | None = None
+    documents: str | Items[str] | None = None
+    items: str | Items[str] | None = None
+    data_1: str | Items[str] | None = None
+    data_2: str | Items[str] | None = None
 
     def sides(self) -> tuple[str, str]:
         """The names of the fields that have the two sides. Raises InvalidParameter."""

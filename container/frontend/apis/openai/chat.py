@@ -26,16 +26,16 @@ from container.frontend.apis.openai.structured_fields import read_structured
 from container.frontend.apis.openai.tools_schema import read_tools
 from container.frontend.generation import adapter_selection
 from container.frontend.generation.chat import ChatPrompt, Conversations
+from container.frontend.generation.completion import TextEvent
 from container.frontend.generation.limits import RequestLimits
 from container.frontend.generation.request_context import RequestContext
-from container.frontend.generation.running_request import TextEvent
 from container.frontend.generation.service import FieldNames, Service, TextRules
 from container.frontend.generation.tools import ToolMode
 from container.frontend.observability.metrics import Metrics
 from container.frontend.web.error_responses import openai_body
 from container.frontend.web.http_request import request_context
 from container.frontend.web.request_body import parse, read_object
-from container.frontend.web.responses import collect, json_response, stream
+from container.frontend.web.responses import answer_headers, collect, json_response, stream
 
 NAMES = FieldNames(prompt="messages", max_new_tokens="max_tokens")
 
@@ -62,12 +62,16 @@ class OpenAIDialect:
         received_at = time.monotonic()
         refuse_peer_fields(body, ChatRequest)
         chat_request = parse(ChatRequest, body)
+        context = context.with_deadline(
+            chat_request.request_deadline, streams=bool(chat_request.stream)
+        )
         context = select_adapter(context, chat_request, self._service)
-        chat = self._start(chat_request, context, received_at, takes_plain=takes_plain)
+        with self._service.preparing(context) as context:
+            chat = self._start(chat_request, context, received_at, takes_plain=takes_plain)
         if chat_request.stream:
             return self._stream(chat)
         collect(chat.running, self._metrics, context.connection)
-        return json_response(answer(chat))
+        return json_response(answer(chat), headers=answer_headers(chat.running))
 
     def render(self, chat_request: ChatRequest) -> str:
         """Make the prompt of a chat. Raises TemplateFailed or UnsupportedParameter."""
@@ -83,7 +87,7 @@ class OpenAIDialect:
     ) -> Chat:
         service = self._service
         check(chat_request, self._limits, service.info.vocabulary)
-        grammar = read_structured(chat_request, self._limits, service.offload)
+        grammar = read_structured(chat_request, self._limits, service.offloads.grammars)
         chat_prompt = replace(_chat_prompt(chat_request, grammar), takes_plain=takes_plain)
         prepared = self._conversations.prepare(chat_prompt, NAMES, chat_request.max_new_tokens)
         params = chat_request.params(

@@ -17,7 +17,10 @@ from container.frontend.apis.openai.token_details import (
     token_ids,
 )
 from container.frontend.generation.chat import MessageBuilder, Reply
-from container.frontend.generation.running_request import RunningRequest, TextEvent
+from container.frontend.generation.completion import TextEvent
+from container.frontend.generation.offloading import in_pieces
+from container.frontend.generation.running_request import RunningRequest
+from container.frontend.web.responses import deadline_mark, written
 from container.messages.engine import FinishReason
 from container.text.message_parser import Delta, DeltaKind
 
@@ -26,6 +29,7 @@ FINISH_REASONS = {
     FinishReason.STOP: "stop",
     FinishReason.LENGTH: "length",
     FinishReason.ABORTED: "length",
+    FinishReason.DEADLINE: "length",
 }
 FINGERPRINT = f"{__version__}-native"
 DONE = b"data: [DONE]\n\n"
@@ -96,6 +100,7 @@ def answer(chat: Chat) -> dict[str, Any]:
             "message": _message(builder, with_reasoning=chat.chat_request.shows_reasoning),
             "logprobs": _logprobs(chat, completion.events),
             "finish_reason": chat.finish_reason(completion.seq_index, completion.finish_reason),
+            **deadline_mark(completion.finish_reason),
         }
         if chat.chat_request.return_token_ids:
             choice["token_ids"] = token_ids(completion.events)
@@ -177,12 +182,13 @@ def _chunk(
     choice: dict[str, Any] = {
         "index": event.seq_index,
         "delta": delta,
-        "logprobs": _logprobs(chat, [event]) if is_end else None,
+        "logprobs": _logprobs(chat, [event]) if is_end and not event.is_cut else None,
         "finish_reason": reason,
+        **deadline_mark(event.finish_reason if is_end else None),
     }
     chunk = chat.envelope("chat.completion.chunk") | {"choices": [choice]}
     if chat.chat_request.return_token_ids:
-        choice["token_ids"] = [event.token.token_id] if is_end else []
+        choice["token_ids"] = [event.token.token_id] if is_end and not event.is_cut else []
         if is_first:
             chunk["prompt_token_ids"] = chat.running.prompt_ids
     if chat.chat_request.includes_running_usage:
@@ -196,8 +202,10 @@ def _logprobs(chat: Chat, events: list[TextEvent]) -> dict[str, Any] | None:
         return None
     as_id = bool(chat_request.return_tokens_as_token_ids)
     content = [
-        logprob_entry(event.token, as_id=as_id)
-        | {"top_logprobs": [logprob_entry(token, as_id=as_id) for token in event.top]}
-        for event in events
+        written(
+            logprob_entry(event.token, as_id=as_id)
+            | {"top_logprobs": [logprob_entry(token, as_id=as_id) for token in event.top]}
+        )
+        for event in in_pieces(events)
     ]
     return {"content": content}

@@ -20,7 +20,8 @@ from container.frontend.apis.openai.template_inputs import (
 )
 from container.frontend.apis.openai.tools_schema import read_arguments
 from container.frontend.generation.limits import RequestLimits
-from container.frontend.web.request_body import Body
+from container.frontend.generation.offloading import in_pieces
+from container.frontend.web.request_body import Body, Items
 from container.images.sources import ImageSource
 
 
@@ -73,9 +74,9 @@ class Message(Body):
     """One turn of a conversation."""
 
     role: str
-    content: str | list[Part] | None = None
+    content: str | Items[Part] | None = None
     name: str | None = None
-    tool_calls: list[ToolCall] | None = None
+    tool_calls: Items[ToolCall] | None = None
     reasoning_content: str | None = None
     tool_call_id: str | None = None
 
@@ -83,11 +84,11 @@ class Message(Body):
 class ChatRequest(GenerationFields):
     """A conversation to be continued. Sampling is on unless `temperature` is 0."""
 
-    messages: list[Message]
+    messages: Items[Message]
     max_completion_tokens: int | None = None
     logprobs: bool | None = False
     top_logprobs: int | None = None
-    tools: list[dict[str, Any]] | None = None
+    tools: Items[dict[str, Any]] | None = None
     tool_choice: str | dict[str, Any] | None = None
     parallel_tool_calls: bool | None = None
     tool_prompt: str | None = None
@@ -96,7 +97,7 @@ class ChatRequest(GenerationFields):
     chat_template_kwargs: dict[str, Any] | None = None
     continue_final_message: bool | None = None
     add_generation_prompt: bool | None = None
-    modalities: list[str] | None = None
+    modalities: Items[str] | None = None
     store: bool | None = None
     verbosity: str | None = None
     service_tier: str | None = None
@@ -106,7 +107,7 @@ class ChatRequest(GenerationFields):
     prompt_cache_key: str | None = None
     prompt_cache_retention: str | None = None
     prompt_cache_options: dict[str, Any] | None = None
-    functions: list[Any] | None = None
+    functions: Items[Any] | None = None
     function_call: Any = None
     audio: Any = None
     prediction: Any = None
@@ -165,7 +166,8 @@ def template_messages(request: ChatRequest) -> tuple[list[dict[str, Any]], list[
     Raises UnsupportedParameter.
     """
     images: list[ImageSource] = []
-    messages = [_template_message(m, index, images) for index, m in enumerate(request.messages)]
+    numbered = enumerate(in_pieces(request.messages))
+    messages = [_template_message(message, index, images) for index, message in numbered]
     return messages, images
 
 

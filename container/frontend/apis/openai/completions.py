@@ -23,7 +23,7 @@ from container.frontend.observability.metrics import Metrics
 from container.frontend.web.error_responses import openai_body
 from container.frontend.web.http_request import request_context
 from container.frontend.web.request_body import parse, read_object
-from container.frontend.web.responses import collect, json_response, stream
+from container.frontend.web.responses import answer_headers, collect, json_response, stream
 from container.messages.engine import SamplingParams
 
 NAMES = FieldNames(prompt="prompt", max_new_tokens="max_tokens")
@@ -42,22 +42,26 @@ class CompletionsDialect:
         received_at = time.monotonic()
         refuse_peer_fields(body, CompletionRequest)
         completion_request = parse(CompletionRequest, body)
+        context = context.with_deadline(
+            completion_request.request_deadline, streams=bool(completion_request.stream)
+        )
         context = select_adapter(context, completion_request, self._service)
-        completions = self._start(completion_request, context, received_at)
+        with self._service.preparing(context) as context:
+            completions = self._start(completion_request, context, received_at)
         if completions.completion_request.stream:
             return self._stream(completions)
         collect(completions.group, self._metrics, context.connection)
-        return json_response(answer(completions))
+        return json_response(answer(completions), headers=answer_headers(completions.group))
 
     def _start(
         self, completion_request: CompletionRequest, context: RequestContext, received_at: float
     ) -> Completions:
         service = self._service
         check(completion_request, self._limits, service.info.vocabulary)
-        grammar = read_structured(completion_request, self._limits, service.offload)
         prompts = [
             self._prompt(completion_request, prompt) for prompt in completion_request.prompts
         ]
+        grammar = read_structured(completion_request, self._limits, service.offloads.grammars)
         params = [self._params(completion_request, prompt, grammar) for prompt in prompts]
         rules = TextRules(
             received_at,

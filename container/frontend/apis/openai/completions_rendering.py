@@ -15,14 +15,10 @@ from container.frontend.apis.openai.token_details import (
     token_ids,
     with_own,
 )
-from container.frontend.generation.running_request import (
-    Completion,
-    GroupEvent,
-    RunningGroup,
-    RunningRequest,
-    TextEvent,
-    TokenText,
-)
+from container.frontend.generation.completion import Completion, TextEvent, TokenText
+from container.frontend.generation.offloading import in_pieces
+from container.frontend.generation.running_request import GroupEvent, RunningGroup, RunningRequest
+from container.frontend.web.responses import deadline_mark
 
 Json = dict[str, Any]
 
@@ -86,6 +82,7 @@ def _choice(completions: Completions, prompt_index: int, completion: Completion)
         "text": completions.prompts[prompt_index] + completion.text,
         "logprobs": None,
         "finish_reason": FINISH_REASONS[completion.finish_reason],
+        **deadline_mark(completion.finish_reason),
     }
     if completion_request.logprobs is not None:
         tokens, tops = _scored(completions, running, completion.events, is_first=True)
@@ -117,14 +114,15 @@ class ChunkWriter:
         is_first = index not in self.offsets
         running = completions.group.requests[known_event.index]
         text = (completions.prompts[known_event.index] if is_first else "") + event.text
-        tokens, tops = _scored(completions, running, [event], is_first=is_first)
+        events = [] if event.is_cut else [event]
+        tokens, tops = _scored(completions, running, events, is_first=is_first)
         start = self.offsets.get(index, 0)
         self.offsets[index] = start + sum(map(_length, tokens))
         logprobs = None
         if completions.completion_request.logprobs is not None:
             as_id = bool(completions.completion_request.return_tokens_as_token_ids)
             logprobs = _logprobs(tokens, tops, start=start, as_id=as_id)
-        self.held.setdefault(index, []).append(event.token.token_id)
+        self.held.setdefault(index, []).extend(token_ids(events))
         if text or logprobs or event.finish_reason is not None:
             yield self._chunk(event, index, text, logprobs, running)
         if completions.group.is_finished and completions.completion_request.includes_usage:
@@ -144,6 +142,7 @@ class ChunkWriter:
             "text": text,
             "logprobs": logprobs,
             "finish_reason": None if reason is None else FINISH_REASONS[reason],
+            **deadline_mark(reason),
         }
         ids = self.held.pop(index)
         if completion_request.return_token_ids:
@@ -184,12 +183,13 @@ def _logprobs(
 
     Each map of likely tokens has the token that is there, too; a prompt's first place has none.
     """
-    lengths = [_length(token) for token in tokens]
+    lengths = [_length(token) for token in in_pieces(tokens)]
     return {
-        "tokens": [shown(token, as_id=as_id) for token in tokens],
+        "tokens": [shown(token, as_id=as_id) for token in in_pieces(tokens)],
         "token_logprobs": [token.logprob for token in tokens],
         "top_logprobs": [
-            {shown(likely, as_id=as_id): likely.logprob for likely in top} or None for top in tops
+            {shown(likely, as_id=as_id): likely.logprob for likely in top} or None
+            for top in in_pieces(tops)
         ],
         "text_offset": list(accumulate(lengths[:-1], initial=start)),
     }

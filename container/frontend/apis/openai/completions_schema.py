@@ -10,6 +10,7 @@ from container.frontend.apis.openai.sampling_schema import (
     within,
 )
 from container.frontend.generation.limits import RequestLimits
+from container.frontend.web.request_body import Items
 
 MAX_LOGPROBS = 5  # OpenAI's own limit
 NOT_OFFERED: dict[str, tuple[Any, ...]] = {"suffix": (None,)}
@@ -18,7 +19,7 @@ NOT_OFFERED: dict[str, tuple[Any, ...]] = {"suffix": (None,)}
 class CompletionRequest(GenerationFields):
     """One prompt or several, as text or as token ids."""
 
-    prompt: str | list[str] | list[int] | list[list[int]]
+    prompt: str | Items[str] | Items[int] | Items[Items[int]]
     echo: bool | None = False
     logprobs: int | None = None
     best_of: int | None = None
@@ -53,8 +54,9 @@ def check(request: CompletionRequest, limits: RequestLimits, vocabulary: int) ->
         count <= most, "prompt", f"has {count} prompts; the limit is {most} (MAX_CLIENT_BATCH_SIZE)"
     )
     for prompt in r.prompts:
-        for token_id in prompt if isinstance(prompt, list) else []:
-            within(token_id, "prompt", 0, vocabulary - 1)
+        ids = prompt if isinstance(prompt, list) else []
+        within(min(ids, default=None), "prompt", 0, None)
+        within(max(ids, default=None), "prompt", None, vocabulary - 1)
     within(r.logprobs, "logprobs", 0, MAX_LOGPROBS)
     is_all = r.best_of is None or r.best_of == (r.n or 1)
     require(is_all, "best_of", "must equal `n`: there is no choice among more")

@@ -9,8 +9,9 @@ from pydantic import Field
 from container.errors import InvalidParameter, UnsupportedParameter
 from container.frontend.apis.openai.structured_fields import StructuredFields
 from container.frontend.generation.limits import RequestLimits
+from container.frontend.generation.request_context import MIN_DEADLINE_S
 from container.frontend.generation.service import random_seed
-from container.frontend.web.request_body import Body
+from container.frontend.web.request_body import Body, Items
 from container.messages.engine import LogprobMode, SamplingParams
 
 MAX_BAD_WORDS = 1000
@@ -37,7 +38,7 @@ class SamplingFields(Body):
     top_k: int | None = None
     min_p: float | None = None
     seed: int | None = None
-    stop: str | list[str] | None = None
+    stop: str | Items[str] | None = None
     stream: bool | None = False
     stream_options: StreamOptions | None = None
     n: int | None = None
@@ -46,10 +47,11 @@ class SamplingFields(Body):
     repetition_penalty: float | None = None
     logit_bias: dict[str, float] | None = None
     min_tokens: int | None = None
-    stop_token_ids: list[int] | None = None
+    stop_token_ids: Items[int] | None = None
     ignore_eos: bool | None = False
-    allowed_token_ids: list[int] | None = None
-    bad_words: list[str] | None = None
+    request_deadline: float | None = Field(default=None, ge=MIN_DEADLINE_S)
+    allowed_token_ids: Items[int] | None = None
+    bad_words: Items[str] | None = None
     include_stop_str_in_output: bool | None = False
     no_stop_trim: bool | None = False
 

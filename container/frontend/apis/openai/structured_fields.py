@@ -10,7 +10,7 @@ from typing import Any
 from container.errors import InvalidParameter, UnsupportedParameter
 from container.frontend.apis.grammar_fields import read_grammar, read_value
 from container.frontend.generation.limits import RequestLimits
-from container.frontend.web.request_body import Body
+from container.frontend.web.request_body import Body, Items
 
 # The kind of each field whose value is the grammar itself.
 KINDS = {
@@ -40,7 +40,7 @@ class StructuredFields(Body):
     structured_outputs: dict[str, Any] | None = None
     guided_json: dict[str, Any] | str | None = None
     guided_regex: str | None = None
-    guided_choice: list[str] | None = None
+    guided_choice: Items[str] | None = None
     guided_grammar: str | None = None
     json_schema: dict[str, Any] | str | None = None
     regex: str | None = None

@@ -2,12 +2,10 @@
 
 from typing import Any
 
-from container.frontend.generation.running_request import (
-    RunningRequest,
-    TextEvent,
-    TokenText,
-    token_text,
-)
+from container.frontend.generation import completion
+from container.frontend.generation.completion import TextEvent, TokenText, token_text
+from container.frontend.generation.offloading import in_pieces
+from container.frontend.generation.running_request import RunningRequest
 
 
 def shown(token: TokenText, *, as_id: bool) -> str:
@@ -29,16 +27,15 @@ def logprob_entry(token: TokenText, *, as_id: bool) -> dict[str, Any]:
 def prompt_tokens(running: RunningRequest) -> list[TokenText]:
     """The prompt's tokens; the first has no log-probability, as nothing comes before it."""
     tokenizer = running.completions[0].tokenizer
-    pairs = zip(running.prompt_ids, [None, *running.prompt.logprobs], strict=True)
-    return [token_text(tokenizer, *pair) for pair in pairs]
+    return completion.prompt_tokens(running.prompt_ids, running.prompt.logprobs, tokenizer)
 
 
 def prompt_tops(running: RunningRequest) -> list[list[TokenText]]:
     """The most likely tokens at each place of the prompt, its own token among them."""
     tokenizer = running.completions[0].tokenizer
-    tops = running.prompt.tops or [[] for _ in running.prompt.logprobs]
-    texts = [[token_text(tokenizer, *pair) for pair in top] for top in tops]
     own = prompt_tokens(running)
+    tops = running.prompt.tops or [[] for _ in own[1:]]
+    texts = [[token_text(tokenizer, *pair) for pair in top] for top in in_pieces(tops)]
     return [[], *(with_own(top, token) for top, token in zip(texts, own[1:], strict=True))]
 
 

@@ -1,13 +1,15 @@
 """Bodies of many records, as batch transform sends them: run together, answered in order.
 
 A client's error in a record is an error object in that record's place. A server's error fails the
-whole body, so that SageMaker tries it again instead of keeping a file of errors.
+whole body, so that SageMaker tries it again instead of keeping a file of errors. At the body's
+deadline the records that run are answered as far as they are, and the rest have its error.
 """
 
 import csv
 import io
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
 from typing import Any
 
 import gevent
@@ -15,65 +17,99 @@ import gevent.pool
 from flask import Response
 
 from container import content
-from container.errors import InvalidParameter, Overloaded, RequestError
+from container.errors import DeadlineExceeded, InvalidParameter, Overloaded, RequestError
+from container.frontend.apis.sagemaker.batch_share import BatchShare
+from container.frontend.generation.offloading import in_pieces
+from container.frontend.generation.request_context import RequestContext
 from container.frontend.observability.metrics import Metrics
 from container.frontend.web import error_responses
-from container.frontend.web.error_responses import ClientDisconnected, Dialect, DialectError
+from container.frontend.web.error_responses import Dialect, DialectError
 from container.frontend.web.request_body import object_from
+from container.frontend.web.responses import DEADLINE_HEADER, watch_wait
 
 Answer = Callable[[dict[str, Any]], Response]
-# The engine is full with other bodies' records: try again after this.
+Record = bytes | str  # a line of JSON, or a prompt
+# The engine has no place for a record, since other frontends have taken the share: try again.
 PAUSE_S = 0.05
 KILL_WAIT_S = 5.0
 
 
+@dataclass(slots=True)
+class BatchAnswers:
+    """The answers to one body, a line of JSON for each record, and whether the deadline cut any.
+
+    `failures` are the server's own errors.
+    """
+
+    lines: list[bytes] = field(default_factory=list)
+    is_cut: bool = False
+    failures: list[Exception] = field(default_factory=list)
+
+
 class BatchTransform:
-    """Runs the records of one body side by side, `width` at a time."""
+    """Runs the records of bodies side by side, as many as the share of all bodies allows."""
 
-    def __init__(self, metrics: Metrics, width: int) -> None:
+    def __init__(self, metrics: Metrics, share: BatchShare) -> None:
         self._metrics = metrics
-        self._width = width
+        self._share = share
 
-    def answer(self, lines: list[bytes], answer: Answer) -> list[bytes]:
-        """Answer each line in one line of JSON. Raises the server's own faults, or
-        ClientDisconnected.
-        """
-        pool = gevent.pool.Pool(self._width)
+    def answer(
+        self, records: Iterable[Record], answer: Answer, context: RequestContext
+    ) -> BatchAnswers:
+        """Answer each record. Raises the server's own faults, or ClientDisconnected."""
+        places = self._share.new_body()
+        on_wait = watch_wait(self._metrics, context)
+        answers = BatchAnswers()
+        running = gevent.pool.Group()
         try:
-            running = [
-                pool.spawn(self._record, line, answer)  # waits while the pool is full
-                for line in lines
-            ]
-            results = [greenlet.get() for greenlet in running]
+            for index, record in enumerate(in_pieces(records)):
+                if answers.failures:
+                    break
+                answers.lines.append(b"")
+                try:
+                    places.acquire(on_wait)
+                except DeadlineExceeded as error:
+                    self._refuse(answers, index, error)
+                    continue
+                greenlet = running.spawn(self._run, record, index, answer, answers)
+                greenlet.link(places.release)  # also if it is killed before it has begun
+            running.join()
         finally:
-            pool.kill(timeout=KILL_WAIT_S)
-        for result in results:
-            if isinstance(result, Exception):
-                raise result
-        return results
+            running.kill(timeout=KILL_WAIT_S)
+        if answers.failures:
+            raise answers.failures[0]
+        return answers
 
-    def _record(self, line: bytes, answer: Answer) -> bytes | Exception:
-        """Answer one record, or return the error that fails the whole body.
-
-        Raised in a greenlet, it would be written to the log.
-        """
+    def _run(
+        self,
+        record: Record,
+        index: int,
+        answer: Answer,
+        answers: BatchAnswers,
+    ) -> None:
+        """Answer one record, or note the error; raised in a greenlet, it would only be logged."""
         try:
-            return _answer_when_free(_read(line), answer)
-        except ClientDisconnected as error:
-            return error
+            response = _answer_when_free(_read(record), answer)
+            answers.lines[index] = response.get_data()
+            answers.is_cut |= DEADLINE_HEADER in response.headers
         except Exception as error:
-            cause, dialect = error_responses.split(error, Dialect.TGI)
-            if not isinstance(cause, RequestError):
-                return cause
-            self._metrics.count_failure(cause)
-            return error_responses.error_response(cause, dialect).get_data()
+            self._refuse(answers, index, error)
+
+    def _refuse(self, answers: BatchAnswers, index: int, error: Exception) -> None:
+        cause, dialect = error_responses.split(error, Dialect.TGI)
+        if not isinstance(cause, RequestError | DeadlineExceeded):
+            answers.failures.append(cause)
+            return
+        answers.is_cut |= isinstance(cause, DeadlineExceeded)
+        self._metrics.count_failure(cause)
+        answers.lines[index] = error_responses.error_response(cause, dialect).get_data()
 
 
-def _answer_when_free(body: dict[str, Any], answer: Answer) -> bytes:
+def _answer_when_free(body: dict[str, Any], answer: Answer) -> Response:
     """Answer a body, again and again while the engine is full."""
     while True:
         try:
-            return answer(body).get_data()
+            return answer(body)
         except (Overloaded, DialectError) as error:
             if isinstance(error, DialectError) and not isinstance(error.error, Overloaded):
                 raise
@@ -83,23 +119,26 @@ def _answer_when_free(body: dict[str, Any], answer: Answer) -> bytes:
 def render(answers: list[bytes], kind: str) -> bytes:
     """Write answers, each JSON, as one body: lines, an array, or their texts alone."""
     if kind == content.JSON_LINES:
-        return b"".join(answer + b"\n" for answer in answers)
+        return b"".join(answer + b"\n" for answer in in_pieces(answers))
     if kind == content.JSON:
         return b"[" + b",".join(answers) + b"]"
-    texts = [_text(json.loads(answer)) for answer in answers]
+    texts = [_text(json.loads(answer)) for answer in in_pieces(answers)]
     if kind == content.TEXT:
         return "\n".join(texts).encode()
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(["generated_text"])
-    writer.writerows([text] for text in texts)
+    for text in in_pieces(texts):
+        writer.writerow([text])
     return out.getvalue().encode()
 
 
-def _read(line: bytes) -> dict[str, Any]:
-    if line.lstrip()[:1] == b'"':
-        line = b'{"inputs":' + line + b"}"
-    body = object_from(line, "the line")
+def _read(record: Record) -> dict[str, Any]:
+    if isinstance(record, str):
+        return {"inputs": record}
+    if record.lstrip()[:1] == b'"':
+        record = b'{"inputs":' + record + b"}"
+    body = object_from(record, "the line")
     if body.get("stream"):
         raise InvalidParameter("`stream`: one record of many cannot stream", field="stream")
     return body

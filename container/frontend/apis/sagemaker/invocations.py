@@ -7,7 +7,7 @@ Where only an embedding or rerank model is served, `inputs` is TEI's; beside a l
 `input` (OpenAI's embeddings), `texts` and `documents` (rerank) still go to it.
 """
 
-import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,16 +20,17 @@ from container.frontend.apis.anthropic.schema import is_messages_body
 from container.frontend.apis.embeddings.openai import EmbeddingsDialect
 from container.frontend.apis.openai.chat import OpenAIDialect
 from container.frontend.apis.openai.completions import CompletionsDialect
-from container.frontend.apis.sagemaker.batch_transform import BatchTransform, render
+from container.frontend.apis.sagemaker.batch_transform import BatchTransform, Record, render
 from container.frontend.apis.sagemaker.routing import answer_on, chosen_route
 from container.frontend.apis.sagemaker.user_code import HandlerDialect
 from container.frontend.apis.tei.routes import TeiDialect
 from container.frontend.apis.tgi.generate import TgiDialect
+from container.frontend.generation.offloading import in_pieces
 from container.frontend.generation.request_context import RequestContext
 from container.frontend.web.error_responses import Dialect, errors_in
 from container.frontend.web.http_request import request_context
 from container.frontend.web.request_body import read_bytes, read_object
-from container.frontend.web.responses import json_response
+from container.frontend.web.responses import DEADLINE_HEADER, json_response
 from container.settings.settings import Settings
 
 INFERENCE_ID = "X-Amzn-SageMaker-Inference-Id"
@@ -132,7 +133,10 @@ class Invocations:
         response = self.answer(body, context)
         if accept == content.JSON:
             return response
-        return Response(render([response.get_data()], accept), content_type=accept)
+        answer = Response(render([response.get_data()], accept), content_type=accept)
+        if DEADLINE_HEADER in response.headers:
+            answer.headers[DEADLINE_HEADER] = "true"
+        return answer
 
     def answer(self, body: dict[str, Any], context: RequestContext) -> Response:
         """Answer one body in the dialect of its shape."""
@@ -153,17 +157,15 @@ class Invocations:
 
     def _many(self, kind: str, context: RequestContext) -> Response:
         raw = read_bytes(request)
-        if kind == content.CSV:
-            lines = [json.dumps({"inputs": text}).encode() for text in _texts(raw)]
-        else:
-            lines = content.read_lines(raw)
-        if not lines:
+        records: Sequence[Record] = _texts(raw) if kind == content.CSV else content.read_lines(raw)
+        if not records:
             raise MalformedRequest("the body has no records")
         accept = self._choose(kind)
         answers = self._batch_transform.answer(
-            lines, lambda body: self.answer(body, context.for_record())
+            records, lambda body: self.answer(body, context.for_record()), context
         )
-        return Response(render(answers, accept), content_type=accept)
+        headers = {DEADLINE_HEADER: "true"} if answers.is_cut else {}
+        return Response(render(answers.lines, accept), content_type=accept, headers=headers)
 
     def _choose(self, default: str) -> str:
         return content.choose(request.headers.get("Accept", ""), WRITTEN_TYPES, default)
@@ -233,7 +235,7 @@ def _text_body() -> dict[str, Any]:
 
 
 def _texts(raw: bytes) -> list[str]:
-    texts: list[Any] = content.read_csv(raw)["inputs"]
-    if any(not isinstance(text, str) for text in texts):
+    texts = [row.get("inputs") for row in in_pieces(content.csv_rows(raw))]
+    if None in texts:
         raise MalformedRequest("the CSV needs a first line with the name of its column: inputs")
     return texts

@@ -1,19 +1,20 @@
 """`/invocations` when user code answers it: bodies go to the handler as they come, answers back."""
 
 import logging
-import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from flask import Request, Response, request
 
 from container.errors import ServingError
 from container.frontend.clients.handler_client import HandlerClient, Invocation
+from container.frontend.generation.request_context import RequestContext
 from container.frontend.observability.metrics import Metrics
 from container.frontend.web import error_responses
 from container.frontend.web.error_responses import tgi_body
+from container.frontend.web.http_request import request_context
 from container.frontend.web.request_body import read_bytes
-from container.frontend.web.responses import DISCONNECT_POLL_S, KEEP_ALIVE, check_client
+from container.frontend.web.responses import DISCONNECT_POLL_S, KEEP_ALIVE, watch_wait
 from container.messages.handler import AnswerHead
 
 log = logging.getLogger(__name__)
@@ -32,8 +33,7 @@ class HandlerDialect:
 
     def invoke(self) -> Response:
         """Answer the current request."""
-        received_at = time.monotonic()
-        connection = request.environ.get("gunicorn.socket")
+        context = request_context()
         invocation = self._client.invoke(
             read_bytes(request),
             content_type=request.headers.get("Content-Type", ""),
@@ -41,29 +41,32 @@ class HandlerDialect:
             headers=_headers(request),
         )
         try:
-            head = self._head(invocation, connection)
+            on_wait = watch_wait(self._metrics, context)
+            head = self._head(invocation, on_wait)
             if head.is_stream:
-                return self._stream(head, invocation, received_at)
-            data = self._whole(invocation, connection)
+                return self._stream(head, invocation, context.with_deadline(streams=True))
+            data = self._whole(invocation, on_wait)
         except BaseException:
             invocation.close()
             raise
-        self._metrics.count_handled(time.monotonic() - received_at)
+        self._metrics.count_handled(time.monotonic() - context.received_at)
         return _response(head, data)
 
-    def _head(self, invocation: Invocation, connection: socket.socket | None) -> AnswerHead:
+    def _head(self, invocation: Invocation, on_wait: Callable[[], None]) -> AnswerHead:
         while (message := invocation.next(DISCONNECT_POLL_S)) is None:
-            check_client(self._metrics, connection)
+            on_wait()
         assert isinstance(message, AnswerHead)
         return message
 
-    def _whole(self, invocation: Invocation, connection: socket.socket | None) -> bytes:
+    def _whole(self, invocation: Invocation, on_wait: Callable[[], None]) -> bytes:
         while (message := invocation.next(DISCONNECT_POLL_S)) is None:
-            check_client(self._metrics, connection)
+            on_wait()
         assert not isinstance(message, AnswerHead)
         return message.data
 
-    def _stream(self, head: AnswerHead, invocation: Invocation, received_at: float) -> Response:
+    def _stream(
+        self, head: AnswerHead, invocation: Invocation, context: RequestContext
+    ) -> Response:
         is_whole = False
 
         def chunks() -> Iterator[bytes]:
@@ -71,7 +74,9 @@ class HandlerDialect:
             is_events = head.content_type.startswith(EVENTS)
             try:
                 while not is_whole:
-                    message = invocation.next(KEEP_ALIVE_S)
+                    remaining_s = context.deadline_at - time.monotonic()
+                    message = invocation.next(max(0.0, min(KEEP_ALIVE_S, remaining_s)))
+                    context.check_deadline()
                     if message is None:
                         yield KEEP_ALIVE if is_events else b""
                         continue
@@ -79,7 +84,7 @@ class HandlerDialect:
                     is_whole = message.is_last
                     if message.data:
                         yield message.data
-                self._metrics.count_handled(time.monotonic() - received_at)
+                self._metrics.count_handled(time.monotonic() - context.received_at)
             except ServingError as error:
                 is_whole = True
                 self._metrics.count_failure(error)

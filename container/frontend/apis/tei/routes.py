@@ -25,12 +25,13 @@ from container.frontend.generation.embedding_service import (
     TokenRows,
     cosines,
 )
+from container.frontend.generation.offloading import in_pieces
 from container.frontend.generation.request_context import RequestContext
 from container.frontend.observability.metrics import Metrics
 from container.frontend.web.error_responses import Dialect, errors_in
 from container.frontend.web.http_request import request_context
 from container.frontend.web.request_body import parse, read_object
-from container.frontend.web.responses import check_client, json_response
+from container.frontend.web.responses import json_response, watch_wait, written
 from container.messages.embedder import Pair
 
 
@@ -52,7 +53,8 @@ class TeiDialect:
             dimensions=tei_request.dimensions,
             normalize=True if tei_request.normalize is None else tei_request.normalize,
         )
-        return self._respond(rows.values.tolist(), rows, started)
+        vectors = [written(vector.tolist()) for vector in in_pieces(rows.values)]
+        return self._respond(vectors, rows, started)
 
     def embed_all(self, body: dict[str, Any], context: RequestContext) -> Response:
         """Answer one vector for each token of each input."""
@@ -141,7 +143,7 @@ class TeiDialect:
         return json_response(answer, headers={"x-compute-tokens": str(rows.num_tokens)})
 
     def _on_wait(self, context: RequestContext) -> Callable[[], None]:
-        return lambda: check_client(self._metrics, context.connection)
+        return watch_wait(self._metrics, context)
 
 
 def blueprint(dialect: TeiDialect, *, owns_root: bool) -> Blueprint:

@@ -4,7 +4,7 @@ from typing import Any
 
 from container.errors import InvalidParameter
 from container.frontend.apis.text_inputs import TextBody, TextsOrIds
-from container.frontend.web.request_body import Body
+from container.frontend.web.request_body import Body, Items
 from container.messages.embedder import EmbedInput, Pair
 
 
@@ -26,7 +26,7 @@ class SimilarityInputs(Body):
     """A sentence and those that it is compared with."""
 
     source_sentence: str
-    sentences: list[str]
+    sentences: Items[str]
 
 
 class SimilarityRequest(Body):
@@ -39,7 +39,7 @@ class SimilarityRequest(Body):
 class PredictRequest(TextBody):
     """TEI's `/predict`: a text, a pair, or a batch of one-element and two-element lists."""
 
-    inputs: str | list[str] | list[list[str]]
+    inputs: str | Items[str] | Items[Items[str]]
     raw_scores: bool = False
 
     @property
@@ -57,7 +57,7 @@ class RerankRequest(TextBody):
     """TEI's `/rerank`."""
 
     query: str
-    texts: list[str]
+    texts: Items[str]
     raw_scores: bool = False
     return_text: bool = False
 

@@ -6,6 +6,7 @@ sampling parameters are read but have no meaning here. Shapes: router/src/server
 
 from typing import Any
 
+import msgspec
 from flask import Blueprint, Response, request
 
 from container.errors import InvalidParameter
@@ -14,10 +15,11 @@ from container.frontend.apis.openai.chat_schema import ChatRequest
 from container.frontend.apis.tgi.generate import select_adapter
 from container.frontend.apis.tgi.schemas import GenerateRequest
 from container.frontend.generation import adapter_selection
+from container.frontend.generation.offloading import in_pieces
 from container.frontend.generation.service import Service
 from container.frontend.web.http_request import request_context
 from container.frontend.web.request_body import parse, read_object
-from container.frontend.web.responses import json_response
+from container.frontend.web.responses import json_response, written
 from container.text.tokenizer import Piece
 
 
@@ -29,7 +31,7 @@ def blueprint(service: Service, openai: OpenAIDialect) -> Blueprint:
     def tokenize() -> Response:
         tokenize_request = parse(GenerateRequest, read_object(request))
         adapter_selection.check_known(select_adapter(request_context(), tokenize_request), service)
-        return json_response([_token(piece) for piece in service.pieces(tokenize_request.inputs)])
+        return json_response(_written_tokens(service.pieces(tokenize_request.inputs)))
 
     @routes.post("/chat_tokenize")
     def chat_tokenize() -> Response:
@@ -43,10 +45,14 @@ def blueprint(service: Service, openai: OpenAIDialect) -> Blueprint:
         # The template writes the special tokens itself.
         pieces = service.pieces(prompt, add_special_tokens=False)
         return json_response(
-            {"tokenize_response": [_token(piece) for piece in pieces], "templated_text": prompt}
+            {"tokenize_response": _written_tokens(pieces), "templated_text": prompt}
         )
 
     return routes
+
+
+def _written_tokens(pieces: list[Piece]) -> list[msgspec.Raw]:
+    return [written(_token(piece)) for piece in in_pieces(pieces)]
 
 
 def _token(piece: Piece) -> dict[str, Any]:

@@ -11,21 +11,28 @@ from flask import Blueprint, Response, request
 from container.frontend.apis.grammar_fields import read_grammar
 from container.frontend.apis.tgi.schemas import GenerateParameters, GenerateRequest, check
 from container.frontend.generation import adapter_selection
-from container.frontend.generation.limits import RequestLimits
-from container.frontend.generation.request_context import RequestContext
-from container.frontend.generation.running_request import (
+from container.frontend.generation.completion import (
     Completion,
-    RunningRequest,
     TextEvent,
     TokenText,
-    token_text,
+    prompt_tokens,
 )
+from container.frontend.generation.limits import RequestLimits
+from container.frontend.generation.offloading import in_pieces
+from container.frontend.generation.request_context import RequestContext
+from container.frontend.generation.running_request import RunningRequest
 from container.frontend.generation.service import FieldNames, Service, TextRules, random_seed
 from container.frontend.observability.metrics import Metrics
 from container.frontend.web.error_responses import tgi_body
 from container.frontend.web.http_request import request_context
 from container.frontend.web.request_body import parse, read_object
-from container.frontend.web.responses import collect, json_response, stream
+from container.frontend.web.responses import (
+    answer_headers,
+    collect,
+    deadline_mark,
+    json_response,
+    stream,
+)
 from container.messages.engine import FinishReason, LogprobMode, SamplingParams, Watermark
 
 NAMES = FieldNames(prompt="inputs", max_new_tokens="max_new_tokens")
@@ -34,6 +41,7 @@ FINISH_REASONS = {
     FinishReason.STOP: "stop_sequence",
     FinishReason.LENGTH: "length",
     FinishReason.ABORTED: "length",
+    FinishReason.DEADLINE: "length",
 }
 
 
@@ -49,7 +57,10 @@ class Generation:
     @property
     def best(self) -> Completion:
         """The completion that is answered: the likeliest per token, where there are several."""
-        return max(self.running.completions, key=lambda completion: completion.mean_logprob)
+        return max(
+            self.running.completions,
+            key=lambda completion: (completion.num_tokens > 0, completion.mean_logprob),
+        )
 
     def finish_reason(self, completion: Completion) -> str:
         """TGI's word; an end token on the last allowed place counts as `length` there."""
@@ -62,6 +73,11 @@ class Generation:
         """The seed that was used, if tokens were drawn."""
         params = self.running.params
         return None if params.is_greedy else params.seed + completion.seq_index
+
+    @property
+    def has_details(self) -> bool:
+        """Whether the answer has details: where they were asked for, or the deadline has cut it."""
+        return self.parameters.wants_details or self.running.is_cut
 
     def text(self, completion: Completion) -> str:
         """A completion's text, after the prompt where that was asked for."""
@@ -89,6 +105,9 @@ class TgiDialect:
         received_at = time.monotonic()
         generate_request = parse(GenerateRequest, body)
         wants_stream = bool(generate_request.stream) if streams is None else streams
+        context = context.with_deadline(
+            generate_request.resolved.request_deadline, streams=wants_stream
+        )
         context = select_adapter(context, generate_request)
         text = TextRules(
             received_at,
@@ -96,7 +115,8 @@ class TgiDialect:
             keep_stop=True,
             num_sequences=generate_request.resolved.best_of or 1,
         )
-        running = self._start(generate_request, context, text, streams=wants_stream)
+        with self._service.preparing(context) as context:
+            running = self._start(generate_request, context, text, streams=wants_stream)
         echoes = generate_request.resolved.return_full_text
         generation = Generation(
             running,
@@ -108,7 +128,7 @@ class TgiDialect:
             return self._stream(generation)
         collect(running, self._metrics, context.connection)
         answer = self._answer(generation)
-        return json_response([answer] if as_array else answer)
+        return json_response([answer] if as_array else answer, headers=answer_headers(running))
 
     def _start(
         self,
@@ -120,10 +140,11 @@ class TgiDialect:
     ) -> RunningRequest:
         service, parameters = self._service, generate_request.resolved
         check(parameters, self._limits, service.info.max_input_tokens, streams=streams)
-        grammar = read_grammar(parameters.grammar, "grammar", self._limits, service.offload)
         text, images = service.take_markdown(generate_request.inputs, NAMES)
         prompt = service.prompt(text, NAMES, images, truncate=parameters.truncate)
         room = service.room_for(len(prompt.ids), parameters.max_new_tokens, NAMES)
+        offload = service.offloads.grammars
+        grammar = read_grammar(parameters.grammar, "grammar", self._limits, offload)
         params = self._sampling_params(parameters, room, grammar, streams=streams)
         return service.start(prompt, params, rules, context)
 
@@ -163,7 +184,7 @@ class TgiDialect:
     def _answer(self, generation: Generation) -> dict[str, Any]:
         best = generation.best
         answer: dict[str, Any] = {"generated_text": generation.text(best)}
-        if not generation.parameters.wants_details:
+        if not generation.has_details:
             return answer
         answer["details"] = self._details(generation, best)
         others = [
@@ -179,10 +200,11 @@ class TgiDialect:
     def _details(self, generation: Generation, completion: Completion) -> dict[str, Any]:
         return {
             "finish_reason": generation.finish_reason(completion),
+            **deadline_mark(completion.finish_reason),
             "generated_tokens": completion.num_tokens,
             "seed": generation.seed(completion),
             "prefill": self._prefill(generation),
-            "tokens": [_token(event.token) for event in completion.events],
+            "tokens": [_token(event.token) for event in in_pieces(completion.events)],
             **_top_tokens(completion),
         }
 
@@ -191,13 +213,9 @@ class TgiDialect:
         if not generation.parameters.decoder_input_details:
             return []
         running = generation.running
-        tokens = [
-            token_text(self._service.tokenizer, token_id, logprob)
-            for token_id, logprob in zip(
-                running.prompt_ids, [None, *running.prompt.logprobs], strict=True
-            )
-        ]
-        return [{"id": t.token_id, "text": t.text, "logprob": t.logprob} for t in tokens]
+        logprobs = running.prompt.logprobs
+        tokens = prompt_tokens(running.prompt_ids, logprobs, self._service.tokenizer)
+        return [{"id": t.token_id, "text": t.text, "logprob": t.logprob} for t in in_pieces(tokens)]
 
 
 def blueprint(dialect: TgiDialect) -> Blueprint:
@@ -238,7 +256,7 @@ def _token(token: TokenText) -> dict[str, Any]:
 
 
 def _top_tokens(completion: Completion) -> dict[str, Any]:
-    top = [[_token(token) for token in event.top] for event in completion.events]
+    top = [[_token(token) for token in event.top] for event in in_pieces(completion.events)]
     return {"top_tokens": top} if any(top) else {}
 
 
@@ -246,9 +264,10 @@ def _stream_event(generation: Generation, event: TextEvent) -> dict[str, Any]:
     completion = generation.running.completions[0]
     is_last = event.finish_reason is not None
     details = None
-    if is_last and generation.parameters.wants_details:
+    if is_last and generation.has_details:
         details = {
             "finish_reason": generation.finish_reason(completion),
+            **deadline_mark(completion.finish_reason),
             "generated_tokens": completion.num_tokens,
             "seed": generation.seed(completion),
             "input_length": generation.running.prompt_tokens,

@@ -9,7 +9,8 @@ from pydantic import Field
 
 from container.errors import InvalidParameter
 from container.frontend.generation.limits import RequestLimits
-from container.frontend.web.request_body import Body
+from container.frontend.generation.request_context import MIN_DEADLINE_S
+from container.frontend.web.request_body import Body, Items
 
 
 def quoted(meaning: str, *, default: Any = None, **rule: float) -> Any:
@@ -32,7 +33,7 @@ class GenerateParameters(Body):
     do_sample: bool | None = quoted("Draw the next token", default=False)
     max_new_tokens: int | None = quoted("Absent: what the context leaves", minimum=1)
     return_full_text: bool | None = quoted("Put the prompt before the text")
-    stop: list[str] | None = quoted("Texts that end the completion; the match stays in it")
+    stop: Items[str] | None = quoted("Texts that end the completion; the match stays in it")
     truncate: int | None = quoted("Keep only the last tokens of the prompt", minimum=1)
     watermark: bool | None = quoted("Favour a part of the vocabulary", default=False)
     details: bool | None = quoted("Answer with tokens and finish reason", default=False)
@@ -41,6 +42,11 @@ class GenerateParameters(Body):
     top_n_tokens: int | None = quoted("Show so many likely tokens", minimum=0)
     grammar: dict[str, Any] | None = quoted('{"type", "value"}, which the text follows')
     adapter_id: str | None = None
+    request_deadline: float | None = Field(
+        default=None,
+        ge=MIN_DEADLINE_S,
+        description="Seconds after which the answer so far is returned",
+    )
 
     @property
     def samples(self) -> bool:

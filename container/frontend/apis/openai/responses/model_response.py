@@ -10,7 +10,9 @@ from container.frontend.apis.openai.responses.output_items import Event, Item, O
 from container.frontend.apis.openai.responses.schema import ResponseRequest
 from container.frontend.apis.openai.responses.store import StoredResponse
 from container.frontend.generation.chat import Reply
-from container.frontend.generation.running_request import RunningRequest, TextEvent
+from container.frontend.generation.completion import TextEvent
+from container.frontend.generation.running_request import RunningRequest
+from container.frontend.web.responses import deadline_mark
 from container.messages.engine import FinishReason
 
 
@@ -38,7 +40,7 @@ class ModelResponse:
 
     def body(self, status: str) -> dict[str, Any]:
         """The response object, as it is now."""
-        response_request, is_cut = self.response_request, status == "incomplete"
+        response_request, is_incomplete = self.response_request, status == "incomplete"
         has_ended = status in ("completed", "incomplete")
         return {
             "id": self.id,
@@ -47,7 +49,7 @@ class ModelResponse:
             "completed_at": int(time.time()) if status == "completed" else None,
             "status": status,
             "error": None,
-            "incomplete_details": {"reason": "max_output_tokens"} if is_cut else None,
+            "incomplete_details": self._incomplete_details() if is_incomplete else None,
             "instructions": response_request.instructions,
             "max_output_tokens": response_request.max_output_tokens,
             "model": self.model,
@@ -82,6 +84,10 @@ class ModelResponse:
     def number(self, event: Event) -> Event:
         """Give an event its place in the stream."""
         return event | {"sequence_number": next(self.numbers)}
+
+    def _incomplete_details(self) -> dict[str, Any]:
+        reason = self.running.completions[0].finish_reason
+        return {"reason": "max_output_tokens"} | deadline_mark(reason)
 
     def _usage(self) -> dict[str, Any]:
         prompt, new = self.running.prompt_tokens, self.running.completion_tokens

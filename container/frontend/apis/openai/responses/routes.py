@@ -33,15 +33,22 @@ from container.frontend.apis.openai.structured_fields import StructuredFields, r
 from container.frontend.apis.openai.tools_schema import read_tools
 from container.frontend.generation import adapter_selection
 from container.frontend.generation.chat import ChatPrompt, Conversations
+from container.frontend.generation.completion import TextEvent
 from container.frontend.generation.limits import RequestLimits
+from container.frontend.generation.offloading import in_pieces
 from container.frontend.generation.request_context import RequestContext
-from container.frontend.generation.running_request import TextEvent
 from container.frontend.generation.service import FieldNames, Service, TextRules
 from container.frontend.observability.metrics import Metrics
 from container.frontend.web.error_responses import openai_body
 from container.frontend.web.http_request import request_context
 from container.frontend.web.request_body import parse, read_object
-from container.frontend.web.responses import collect, json_response, sse_typed, stream
+from container.frontend.web.responses import (
+    answer_headers,
+    collect,
+    json_response,
+    sse_typed,
+    stream,
+)
 
 NAMES = FieldNames(prompt="input", max_new_tokens="max_output_tokens")
 
@@ -68,18 +75,22 @@ class ResponsesDialect:
         received_at = time.monotonic()
         refuse_peer_fields(body, ResponseRequest)
         response_request = parse(ResponseRequest, body)
+        context = context.with_deadline(
+            response_request.request_deadline, streams=bool(response_request.stream)
+        )
         context = adapter_selection.select_by_model(context, response_request.model, self._service)
-        response = self._start(response_request, context, received_at)
+        with self._service.preparing(context) as context:
+            response = self._start(response_request, context, received_at)
         if response.response_request.stream:
             return self._stream(response)
         collect(response.running, self._metrics, context.connection)
         [completion] = response.running.completions
-        for event in completion.events:
+        for event in in_pieces(completion.all_events):
             for _ in take(response, event):
                 pass  # only the items are wanted
         status = status_of(completion.finish_reason)
         self._save(response, status)
-        return json_response(response.body(status))
+        return json_response(response.body(status), headers=answer_headers(response.running))
 
     def count_tokens(self, body: dict[str, Any], context: RequestContext) -> Response:
         """Count the tokens of a conversation, images left out."""
@@ -113,7 +124,7 @@ class ResponsesDialect:
 
     def _save(self, response: ModelResponse, status: str) -> None:
         if response.is_stored:
-            self._service.offload(self._store.save, response.id, response.stored(status))
+            self._service.offloads.files(self._store.save, response.id, response.stored(status))
 
     def _start(
         self, response_request: ResponseRequest, context: RequestContext, received_at: float
@@ -151,14 +162,14 @@ class ResponsesDialect:
     def _grammar(self, response_request: ResponseRequest) -> str:
         form, structured = answer_format(response_request), response_request.structured_outputs
         if structured is None:
-            return read_grammar(form, "text.format", self._limits, self._service.offload)
+            return read_grammar(form, "text.format", self._limits, self._service.offloads.grammars)
         require(
             form is None or form.get("type") == "text",
             "structured_outputs",
             "and `text.format` exclude each other",
         )
         fields = StructuredFields(structured_outputs=structured)
-        return read_structured(fields, self._limits, self._service.offload)
+        return read_structured(fields, self._limits, self._service.offloads.grammars)
 
     def _stream(self, response: ModelResponse) -> Response:
         def render(event: TextEvent) -> Iterator[Event]:

@@ -19,7 +19,8 @@ from container.frontend.apis.openai.template_inputs import (
 )
 from container.frontend.apis.openai.tools_schema import read_arguments
 from container.frontend.generation.limits import RequestLimits
-from container.frontend.web.request_body import Body
+from container.frontend.generation.request_context import MIN_DEADLINE_S
+from container.frontend.web.request_body import Body, Items
 from container.images.sources import ImageSource
 
 # What OpenAI knows and this server does not offer: the values that mean "off".
@@ -74,10 +75,10 @@ class ReasoningOptions(Body):
 class ConversationRequest(Body):
     """A conversation as items, after those of `previous_response_id`."""
 
-    input: str | list[dict[str, Any]] | None = None
+    input: str | Items[dict[str, Any]] | None = None
     model: str | None = Field(default=None, max_length=1000)
     instructions: str | None = None
-    tools: list[dict[str, Any]] | None = None
+    tools: Items[dict[str, Any]] | None = None
     tool_choice: str | dict[str, Any] | None = None
     parallel_tool_calls: bool | None = None
     text: TextOptions | None = None
@@ -104,22 +105,23 @@ class InputTokensRequest(ConversationRequest):
 class ResponseRequest(ConversationRequest):
     """A conversation that is continued; `store` false keeps nothing of it."""
 
-    input: str | list[dict[str, Any]]
+    input: str | Items[dict[str, Any]]
     max_output_tokens: int | None = None
+    request_deadline: float | None = Field(default=None, ge=MIN_DEADLINE_S)
     temperature: float | None = None
     top_p: float | None = None
     seed: int | None = None
     stream: bool | None = False
     stream_options: dict[str, Any] | None = None
-    include: list[str] | None = None
+    include: Items[str] | None = None
     top_k: int | None = None
     min_p: float | None = None
     frequency_penalty: float | None = None
     presence_penalty: float | None = None
     repetition_penalty: float | None = None
     logit_bias: dict[str, float] | None = None
-    stop: str | list[str] | None = None
-    stop_token_ids: list[int] | None = None
+    stop: str | Items[str] | None = None
+    stop_token_ids: Items[int] | None = None
     ignore_eos: bool | None = False
     include_stop_str_in_output: bool | None = False
     structured_outputs: dict[str, Any] | None = None

@@ -1,0 +1,118 @@
+"""gunicorn's worker with a table of its connections, and a time limit for bodies.
+
+Headers have gunicorn's: `keepalive` seconds from the start of a connection or its last answer.
+"""
+
+import logging
+import resource
+import socket
+import time
+from typing import Any
+
+import gevent
+import gevent.local
+import gunicorn.util
+from gunicorn.workers.ggevent import GeventWorker
+
+from container.frontend.web.connections import (
+    HEALTH_PLACES,
+    Connection,
+    ConnectionTable,
+    Phase,
+)
+
+log = logging.getLogger(__name__)
+
+# Seconds that a body may take, and the bytes that give it one more.
+BODY_S = 60.0
+BYTES_A_SECOND = 100_000
+HEALTH_PATHS = ("/ping", "/health")
+# A process has files and sockets that are no connections.
+OTHER_FILES = 200
+
+
+class BodyTimeout(TimeoutError):
+    """A body took longer to arrive than it may."""
+
+
+class TimedReader:
+    """Reads the body of a request, within its time; it takes the place of gunicorn's reader."""
+
+    def __init__(self, reader: Any, connection: Connection) -> None:
+        self._reader = reader
+        self._connection = connection
+        self._began_at = time.monotonic()
+        self._num_read = 0
+
+    def read(self, size: int) -> bytes:
+        """Read at most `size` bytes. Raises BodyTimeout."""
+        limit_s = BODY_S + self._num_read / BYTES_A_SECOND
+        remaining_s = max(0.0, self._began_at + limit_s - time.monotonic())
+        error = BodyTimeout(f"it took longer than {limit_s:.0f} s to arrive")
+        # Working, or waiting: what the app has not read is read after its answer.
+        phase = self._connection.phase
+        self._connection.enter(Phase.RECEIVING, self._began_at)
+        try:
+            with gevent.Timeout(remaining_s, error):
+                data: bytes = self._reader.read(size)
+        finally:
+            self._connection.enter(phase)
+        self._num_read += len(data)
+        return data
+
+
+class ConnectionWorker(GeventWorker):
+    """Serves the connections that its table admits."""
+
+    def init_process(self) -> None:
+        """Make the table; gunicorn calls this in the worker's process and serves in it."""
+        limit = min(self.cfg.worker_connections, _raise_file_limit() - OTHER_FILES)
+        if limit < self.cfg.worker_connections:
+            log.warning(
+                "HTTP side: at most %d connections, not MAX_CONNECTIONS=%d, since the process may "
+                "not open more files (ulimit -n)",
+                limit, self.cfg.worker_connections,
+            )  # fmt: skip
+        self._table = ConnectionTable(limit)
+        self._local = gevent.local.local()
+        # The table decides; those that have just given way still have a greenlet.
+        self.worker_connections = 2 * limit + HEALTH_PLACES
+        super().init_process()
+
+    def handle(self, listener: Any, client: socket.socket, addr: Any) -> None:
+        """Serve the requests of a connection, if there is a place for it."""
+        address = str(addr[0]) if isinstance(addr, tuple) else ""
+        connection = self._table.admit(client, address)
+        if connection is None:
+            gunicorn.util.close(client)
+            return
+        self._local.connection = connection
+        try:
+            super().handle(listener, client, addr)
+        finally:
+            self._table.remove(connection)
+
+    def handle_request(self, listener_name: Any, req: Any, sock: socket.socket, addr: Any) -> None:
+        """Answer a request. Raises StopIteration to close the connection."""
+        connection: Connection = self._local.connection
+        if connection.has_given_way:
+            raise StopIteration
+        if connection.is_for_health and req.path not in HEALTH_PATHS:
+            message = "the server holds as many connections as it can (MAX_CONNECTIONS); try again"
+            gunicorn.util.write_error(sock, 503, "Service Unavailable", message)
+            raise StopIteration
+        req.body.reader = TimedReader(req.body.reader, connection)
+        connection.enter(Phase.WORKING)
+        try:
+            super().handle_request(listener_name, req, sock, addr)
+        finally:
+            connection.enter(Phase.WAITING)
+        if connection.is_for_health:
+            raise StopIteration
+
+
+def _raise_file_limit() -> int:
+    """Allow this process as many files as its limit can be raised to; return how many."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    return hard if hard != resource.RLIM_INFINITY else 2**20

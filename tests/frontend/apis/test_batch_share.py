@@ -1,0 +1,61 @@
+"""The places of batch bodies, and who gets the next one."""
+
+import gevent
+import pytest
+
+from container.frontend.apis.sagemaker.batch_share import BatchShare, BodyPlaces
+
+
+def _nothing() -> None:
+    """Nothing is looked at while a body waits."""
+
+
+def _is_granted(body: BodyPlaces) -> bool:
+    """Whether a body gets one more place at once."""
+    waiter = gevent.spawn(body.acquire, _nothing)
+    gevent.sleep(0)
+    is_granted = waiter.ready()
+    waiter.kill()
+    return is_granted
+
+
+def test_one_body_may_have_all_places() -> None:
+    body = BatchShare(3).new_body()
+    assert [_is_granted(body) for _ in range(4)] == [True, True, True, False]
+    body.release()
+    assert _is_granted(body)
+
+
+def test_a_free_place_goes_to_the_body_with_the_fewest() -> None:
+    share = BatchShare(4)
+    long, short = share.new_body(), share.new_body()
+    for _ in range(4):
+        long.acquire(_nothing)
+    waiting_long = gevent.spawn(long.acquire, _nothing)
+    gevent.sleep(0)
+    waiting_short = gevent.spawn(short.acquire, _nothing)
+    gevent.sleep(0)
+    long.release()
+    gevent.sleep(0)
+    assert (waiting_long.ready(), waiting_short.ready()) == (False, True)
+    long.release()
+    gevent.sleep(0)
+    assert waiting_long.ready()
+    assert (long.num_running, short.num_running) == (3, 1)
+
+
+def test_a_body_that_gives_up_leaves_no_place_taken() -> None:
+    share = BatchShare(1)
+    first, second = share.new_body(), share.new_body()
+    first.acquire(_nothing)
+
+    def give_up() -> None:
+        raise TimeoutError
+
+    with pytest.raises(TimeoutError):
+        second.acquire(give_up)
+    waiting = gevent.spawn(second.acquire, _nothing)
+    gevent.sleep(0)
+    waiting.kill()
+    first.release()
+    assert _is_granted(first)

@@ -1,0 +1,56 @@
+"""Bodies have a time to arrive in, more of it the larger they are."""
+
+import gevent
+import pytest
+
+from container.frontend import gunicorn_worker
+from container.frontend.gunicorn_worker import BodyTimeout, TimedReader
+from container.frontend.web.connections import Connection, Phase
+
+
+class Reader:
+    """Gives a byte after each pause."""
+
+    def __init__(self, connection: Connection, pause_s: float) -> None:
+        self._connection = connection
+        self._pause_s = pause_s
+        self.phases: list[Phase] = []
+
+    def read(self, size: int) -> bytes:
+        self.phases.append(self._connection.phase)
+        gevent.sleep(self._pause_s)
+        return b"a" * size
+
+
+def _read_all(timed: TimedReader, size: int, times: int) -> None:
+    for _ in range(times):
+        timed.read(size)
+
+
+@pytest.fixture
+def connection() -> Connection:
+    opened = Connection(None, "a")
+    opened.enter(Phase.WORKING)
+    return opened
+
+
+def test_a_body_that_stops_is_given_up(
+    monkeypatch: pytest.MonkeyPatch, connection: Connection
+) -> None:
+    monkeypatch.setattr(gunicorn_worker, "BODY_S", 0.1)
+    reader = Reader(connection, 30)
+    timed = TimedReader(reader, connection)
+    with pytest.raises(BodyTimeout):
+        timed.read(1)
+    assert reader.phases == [Phase.RECEIVING]
+    assert connection.phase is Phase.WORKING
+
+
+def test_bytes_that_trickle_do_not_prolong_it_but_many_do(
+    monkeypatch: pytest.MonkeyPatch, connection: Connection
+) -> None:
+    monkeypatch.setattr(gunicorn_worker, "BODY_S", 0.2)
+    trickling = TimedReader(Reader(connection, 0.05), connection)
+    with pytest.raises(BodyTimeout):
+        _read_all(trickling, 1, times=100)
+    _read_all(TimedReader(Reader(connection, 0.05), connection), 1_000_000, times=8)

@@ -1,0 +1,83 @@
+"""Which connection gives way when all places are taken."""
+
+from container.frontend.web.connections import (
+    HEALTH_PLACES,
+    SLOW_BODY_S,
+    Connection,
+    ConnectionTable,
+    Phase,
+)
+
+
+class Socket:
+    """A socket that remembers that it was shut down."""
+
+    is_shut = False
+
+    def shutdown(self, how: int) -> None:
+        self.is_shut = True
+
+
+def _fill(table: ConnectionTable, count: int, address: str) -> list[Connection]:
+    admitted = [table.admit(Socket(), address) for _ in range(count)]
+    for age, connection in enumerate(reversed(admitted)):
+        connection.since -= age
+    return admitted
+
+
+def test_the_one_that_has_waited_longest_gives_way() -> None:
+    table = ConnectionTable(4)
+    old = _fill(table, 4, "a")
+    old[0].enter(Phase.WORKING)
+    new = table.admit(Socket(), "a")
+    assert [connection.socket.is_shut for connection in old] == [False, True, False, False]
+    assert not new.is_for_health
+    assert len(table) == 4
+
+
+def test_the_address_with_the_most_gives_way() -> None:
+    table = ConnectionTable(4)
+    quiet = _fill(table, 1, "quiet")
+    quiet[0].since -= 100
+    greedy = _fill(table, 3, "greedy")
+    assert table.admit(Socket(), "new") is not None
+    assert not quiet[0].socket.is_shut
+    assert [connection.socket.is_shut for connection in greedy] == [True, False, False]
+
+
+def test_an_address_takes_no_place_of_one_that_has_fewer() -> None:
+    table = ConnectionTable(4)
+    quiet = _fill(table, 1, "quiet")
+    for connection in _fill(table, 3, "greedy"):
+        connection.enter(Phase.WORKING)
+    assert table.admit(Socket(), "greedy").is_for_health
+    assert not quiet[0].socket.is_shut
+
+
+def test_a_body_gives_way_when_it_is_slow_and_work_never_does() -> None:
+    table = ConnectionTable(2)
+    slow, busy = _fill(table, 2, "a")
+    slow.enter(Phase.RECEIVING)
+    busy.enter(Phase.WORKING)
+    assert table.admit(Socket(), "a").is_for_health
+    slow.since -= SLOW_BODY_S + 1
+    assert not table.admit(Socket(), "a").is_for_health
+    assert slow.socket.is_shut
+    assert not busy.socket.is_shut
+
+
+def test_beyond_the_limit_there_are_places_for_health_only() -> None:
+    table = ConnectionTable(2)
+    for connection in _fill(table, 2, "a"):
+        connection.enter(Phase.WORKING)
+    extra = [table.admit(Socket(), "b") for _ in range(HEALTH_PLACES)]
+    assert all(connection.is_for_health for connection in extra)
+    for connection in extra:
+        connection.enter(Phase.WORKING)
+    assert table.admit(Socket(), "c") is None
+    table.remove(extra[0])
+    table.remove(extra[0])
+    assert table.admit(Socket(), "c").is_for_health
+    extra[1].enter(Phase.WAITING, since=0.0)
+    assert table.admit(Socket(), "c").is_for_health
+    assert extra[1].socket.is_shut
