@@ -10,6 +10,7 @@ import requests
 
 from tests.support.servers import Server, SharedServers, wait_for
 
+REASONS = ("length", "incomplete", "max_tokens")
 MARK = "X-Request-Deadline-Exceeded"
 HEADER = "X-Request-Deadline"
 LONG = 90_000
@@ -22,6 +23,7 @@ BODIES = {
     "/v1/chat/completions": CHAT,
     "/v1/completions": COMPLETION,
     "/v1/responses": RESPONSE,
+    "/v1/messages": CHAT | {"model": "any"},
     "/invocations": CHAT,
     "/": GENERATE,
 }
@@ -46,6 +48,8 @@ def _events(response: requests.Response) -> Iterator[dict]:
 def _end(body: dict) -> tuple[object, object]:
     """The finish reason and the mark of an answer, or of a stream's last event."""
     body = body[0] if isinstance(body, list) else body
+    if "stop_reason" in body:
+        return body["stop_reason"], body["deadline_exceeded"]
     if body.get("choices"):
         return body["choices"][0]["finish_reason"], body["choices"][0]["deadline_exceeded"]
     if "response" in body or "output" in body:
@@ -60,7 +64,7 @@ def test_a_whole_answer_ends_in_time_with_its_text(limited: Server, path: str) -
     assert response.status_code == 200
     assert response.headers[MARK] == "true"
     reason, is_marked = _end(response.json())
-    assert reason in ("length", "incomplete")
+    assert reason in REASONS
     assert is_marked
     assert len(response.content) > 500
     assert 1.5 < response.elapsed.total_seconds() < 30
@@ -70,8 +74,9 @@ def test_a_whole_answer_ends_in_time_with_its_text(limited: Server, path: str) -
 def test_a_stream_ends_in_time_with_a_whole_last_event(limited: Server, path: str) -> None:
     response = _post(limited, path, BODIES[path] | {"stream": True})
     events = list(_events(response))
-    reason, is_marked = _end(events[-1])
-    assert reason in ("length", "incomplete")
+    last = events[-2]["delta"] if events[-1].get("type") == "message_stop" else events[-1]
+    reason, is_marked = _end(last)
+    assert reason in REASONS
     assert is_marked
     assert len(events) > 20
     assert not any(event.get("error") for event in events)
