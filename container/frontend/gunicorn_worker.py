@@ -92,7 +92,7 @@ class ConnectionWorker(GeventWorker):
         finally:
             self._table.remove(connection)
 
-    def handle_request(self, listener_name: Any, req: Any, sock: socket.socket, addr: Any) -> None:
+    def handle_request(self, listener_name: Any, req: Any, sock: socket.socket, addr: Any) -> bool:
         """Answer a request. Raises StopIteration to close the connection."""
         connection: Connection = self._local.connection
         if connection.has_given_way:
@@ -104,11 +104,12 @@ class ConnectionWorker(GeventWorker):
         req.body.reader = TimedReader(req.body.reader, connection)
         connection.enter(Phase.WORKING)
         try:
-            super().handle_request(listener_name, req, sock, addr)
+            is_answered = super().handle_request(listener_name, req, sock, addr)
         finally:
             connection.enter(Phase.WAITING)
         if connection.is_for_health:
             raise StopIteration
+        return is_answered
 
 
 def _raise_file_limit() -> int:

@@ -6,6 +6,7 @@ A frontend's domain objects; no HTTP, no dialect. One greenlet, the request's ow
 import math
 import time
 from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Protocol, TypeVar
 
@@ -259,7 +260,7 @@ class Running(Protocol[E]):
         """Turn a token into an event; None for one that comes after a stop string."""
         ...
 
-    def cut(self) -> list[E]:
+    def cut(self) -> Sequence[E]:
         """End what has not ended, at the deadline."""
         ...
 
@@ -268,7 +269,7 @@ class Running(Protocol[E]):
         ...
 
 
-def _read(running: Running[T], stream: TokenStream, timeout_s: float) -> list[T]:
+def _read(running: Running[T], stream: TokenStream, timeout_s: float) -> Sequence[T]:
     """Wait for the next event of a stream; [] when the time is up.
 
     At the deadline, return the events that end the answer, or raise DeadlineExceeded if there is
