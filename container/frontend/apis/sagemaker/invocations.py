@@ -235,7 +235,9 @@ def _text_body() -> dict[str, Any]:
 
 
 def _texts(raw: bytes) -> list[str]:
-    texts = [row.get("inputs") for row in in_pieces(content.csv_rows(raw))]
-    if None in texts:
-        raise MalformedRequest("the CSV needs a first line with the name of its column: inputs")
+    texts = []
+    for row in in_pieces(content.csv_rows(raw)):
+        if "inputs" not in row:
+            raise MalformedRequest("the CSV needs a first line with the name of its column: inputs")
+        texts.append(row["inputs"])
     return texts
