@@ -87,7 +87,7 @@ class Poisonable(Counter):
     def __init__(self) -> None:
         self.is_broken = False
 
-    def run(self, texts: Sequence[Words]) -> list[bytes]:
+    def run(self, texts: Sequence[Words]) -> list[TextRows]:
         if self.is_broken or any(text.num_tokens == 3 for text in texts):
             raise RuntimeError("injected")
         return super().run(texts)
