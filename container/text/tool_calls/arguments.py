@@ -22,18 +22,6 @@ _NAMES = {"true": True, "false": False, "null": None}
 _CDATA = "<![CDATA["
 
 
-def end_of(text: str, form: ToolFormat) -> int | None:
-    """Find the end of arguments that are not JSON; None if the text does not contain it yet."""
-    if form.arguments is ArgumentStyle.PYTHON:
-        scanner = BracketScanner(depth=1, quotes="\"'")
-        length = scanner.scan(text)
-        return length - 1 if scanner.is_closed else None
-    if form.arguments is ArgumentStyle.GEMMA:
-        return gemma_arguments.end_of(text, form.quote)
-    match = _call_end(form.call_end).search(text)
-    return match.start() if match else None
-
-
 def to_json(form: ToolFormat, text: str, schema: dict[str, Any]) -> str:
     """Convert the arguments of a complete call to a JSON object.
 
@@ -227,8 +215,3 @@ def _write_pair(marks: PairMarks, key: str, value: object) -> str:
     text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
     key_end = marks.key_end(type_of(value))
     return f"{marks.open}{key}{key_end}{text}{marks.close.replace(KEY, key)}"
-
-
-@functools.cache
-def _call_end(text: str) -> re.Pattern[str]:
-    return re.compile(flexible(text))
