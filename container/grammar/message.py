@@ -188,7 +188,10 @@ class _Builder:
         if self._shape.allows_several:
             following = self._literal(form.call_end + form.separator + form.call_begin)
             more = f"({following} tool)*"
-        return f"{opening} tool {more} {self._literal(form.call_end + form.end)}"
+        closing = self._literal(form.call_end + form.end)
+        if form.end.strip() in self._token_ids:  # it may end the message, like an EOS token
+            closing = f"{self._literal(form.call_end)} ({self._literal(form.end)})?"
+        return f"{opening} tool {more} {closing}"
 
     def _add_tools(self, form: ToolFormat) -> None:
         options = []
