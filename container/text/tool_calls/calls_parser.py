@@ -202,15 +202,15 @@ class _Patterns:
     def __init__(self, form: ToolFormat) -> None:
         if form.object_keys is not None:
             opening, head = form.object_prefix, r"\s*(?=\{)"
-            call_end = form.call_end.lstrip().removeprefix("}").lstrip()
+            call_end, braces = form.call_end.lstrip("} \n"), r"[\s}]*"
         else:
             opening, head = form.call_begin, _NAME + _after_name(form)
-            call_end = form.call_end
+            call_end, braces = form.call_end, r"\s*"
         begin = _begin_of(form, (form.begin + opening).strip())
         separator = flexible(form.separator.strip()) if form.separator.strip() else "[,;]?"
         self.first = regex.compile(rf"\s*{begin}{head}")
         self.bare_name = regex.compile(rf"\s*{begin}\s*(?P<name>[^\s<]+)")
-        self.call_end = regex.compile(rf"\s*{flexible(call_end.strip())}")
+        self.call_end = regex.compile(braces + flexible(call_end.strip()))
         self.end = regex.compile(rf"\s*{flexible(form.end.strip())}")
         self.following = regex.compile(rf"\s*(?:{separator})?\s*{flexible(opening.strip())}{head}")
 
