@@ -9,7 +9,7 @@ from container.grammar import json_schema
 from container.grammar.argument_pairs import Pairs, alternatives_of
 from container.grammar.spec import lark_string
 from container.text.tool_calls.syntax import KEY, ArgumentStyle, PairMarks, ToolFormat
-from container.text.tool_calls.value_types import resolve, types_of
+from container.text.tool_calls.value_types import follow, types_of
 
 Schema = dict[str, Any]
 _FORMATS = {
@@ -214,12 +214,7 @@ def _definitions(schema: Schema) -> Schema:
 
 def _resolved(schema: Schema) -> Schema:
     """Follow references at the top of a schema."""
-    for _ in range(20):
-        target = resolve(schema["$ref"], schema) if isinstance(schema.get("$ref"), str) else None
-        if not isinstance(target, dict):
-            break
-        schema = _definitions(schema) | target
-    return schema
+    return _definitions(schema) | follow(schema, schema)
 
 
 def _has_pairs(schema: Schema) -> bool:

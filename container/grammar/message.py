@@ -125,7 +125,8 @@ class _Builder:
         All rules that can match at a position see the same text, and the longest match wins; so
         reasoning must differ from text by a token, or be one lazy rule with both of its marks.
         """
-        has_tokens = [mark in self._token_ids for mark in (reasoning.open, reasoning.close)]
+        marks = (reasoning.open, reasoning.close)
+        has_tokens = [self._marker.match(mark) is not None for mark in marks]
         if self._shape.starts_in_reasoning:
             return self._until("thoughts", reasoning.close)
         if has_tokens[0]:
@@ -166,9 +167,13 @@ class _Builder:
         return rf"{opening}([a-z_]|({names})\()"
 
     def _until(self, name: str, mark: str) -> str:
-        """Write any text up to and including the first occurrence of a mark."""
-        if mark in self._token_ids:
-            return f"{ANY_TEXT} {self._literal(mark)}"
+        """Write any text up to and including the first occurrence of a mark.
+
+        Text before the first token of a mark is part of the text before the mark.
+        """
+        token = self._marker.search(mark)
+        if token is not None:
+            return f"{ANY_TEXT} {self._literal(mark[token.start() :])}"
         self._add(f"{name}[lazy]", f"{ANY_TEXT} {lark_string(mark)}")
         return name
 
@@ -183,7 +188,10 @@ class _Builder:
         if self._shape.allows_several:
             following = self._literal(form.call_end + form.separator + form.call_begin)
             more = f"({following} tool)*"
-        return f"{opening} tool {more} {self._literal(form.call_end + form.end)}"
+        closing = self._literal(form.call_end + form.end)
+        if form.end.strip() in self._token_ids:  # it may end the message, like an EOS token
+            closing = f"{self._literal(form.call_end)} ({self._literal(form.end)})?"
+        return f"{opening} tool {more} {closing}"
 
     def _add_tools(self, form: ToolFormat) -> None:
         options = []

@@ -14,24 +14,6 @@ _NAMES = {"None": None, "True": True, "False": False}
 _decoder = json.JSONDecoder()
 
 
-def end_of(text: str, quote: str = QUOTE) -> int | None:
-    """Find the brace that ends the arguments; None if the text does not contain it yet."""
-    depth, position = 1, 0
-    mark = re.compile(rf"{re.escape(quote)}|[{{}}]")
-    while (match := mark.search(text, position)) is not None:
-        position = match.end()
-        if match[0] == quote:
-            closing = text.find(quote, position)
-            if closing < 0:
-                return None
-            position = closing + len(quote)
-            continue
-        depth += 1 if match[0] == "{" else -1
-        if depth == 0:
-            return match.start()
-    return None
-
-
 def write(value: object, quote: str = QUOTE) -> str:
     """Write a value; an object in its braces."""
     if isinstance(value, str):

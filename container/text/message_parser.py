@@ -66,6 +66,7 @@ class MessageParser:
     ) -> None:
         self._reasoning = reasoning
         self._tools = tools
+        self._triggers = tools.triggers if tools else []
         self._schemas = schemas or {}
         self._content_marks = list(content_marks)
         self._text = ""  # not emitted yet
@@ -108,11 +109,6 @@ class MessageParser:
             self._tell(DeltaKind.CONTENT, self._blank + self._text)
         self._text = ""
         return self._taken()
-
-    @property
-    def _triggers(self) -> list[str]:
-        """The marks that calls begin with, where text may precede them."""
-        return [] if self._tools is None else self._tools.triggers
 
     def _taken(self) -> list[Delta]:
         deltas, self._deltas = self._deltas, []
@@ -239,15 +235,15 @@ class MessageParser:
         self._deltas += calls.feed(self._text)
         self._text = ""
         if calls.is_rejected:
-            return self._leave_calls(calls, tools)
+            return self._leave_calls(calls)
         if not calls.is_over:
             return False
         self._text, self._num_calls = calls.rest, calls.num_calls
         return self._enter(self._after_calls)
 
-    def _leave_calls(self, calls: CallsParser, tools: ToolFormat) -> bool:
+    def _leave_calls(self, calls: CallsParser) -> bool:
         """Go on with content: the text was no call."""
-        marks = [mark for mark in tools.triggers if calls.rest.startswith(mark)]
+        marks = [mark for mark in self._triggers if calls.rest.startswith(mark)]
         length = max(map(len, marks), default=0)  # not to be found again
         self._text = calls.rest[length:]
         if self._num_calls:
@@ -262,7 +258,7 @@ class MessageParser:
         if tools is None or tools.only_at_start:
             self._text = ""
             return False
-        _, mark = self._split(tools.triggers)
+        _, mark = self._split(self._triggers)
         if not mark:
             return False
         self._text = mark + self._text
@@ -279,6 +275,9 @@ class MessageParser:
 
         Returns the text, and the mark or "".
         """
+        if not any(mark[0] in self._text for mark in marks):
+            before, self._text = self._text, ""
+            return before, ""
         found = [
             (position, -len(mark), mark)
             for mark in marks
@@ -293,7 +292,7 @@ class MessageParser:
             before = self._text[:position]
             self._text = self._text[position + len(mark) :]
             return before, mark
-        num_certain = len(self._text) - (held_len(self._text, marks) if marks else 0)
+        num_certain = len(self._text) - held_len(self._text, marks)
         before = self._text[:num_certain]
         self._text = self._text[num_certain:]
         return before, ""

@@ -129,3 +129,13 @@ def test_text_may_begin_like_a_call(format_name: str, reasoning: Reasoning | Non
         assert _is_allowed(grammar, text), text
     called = "[nobody(a=1)]" if format_name == "pythonic" else FORMS[format_name].trigger + "nobody"
     assert not _is_allowed(grammar, called)
+
+
+def test_a_mark_of_text_and_tokens_ends_at_its_token() -> None:
+    """Text before the token is free; a lazy rule of the whole mark would never meet the token."""
+    form = FORMS["kimi_k3"]
+    tokens = {"<|open|>": 5, "<|sep|>": 6, "<|close|>": 7}
+    shape = MessageShape(tool_format=form, tools=(Tool("call_it", {"type": "object"}),))
+    grammar = message_grammar(shape, tokens)
+    assert r'/(.|\n)*/ <[5]> "tools"' in grammar
+    assert '"|>' not in grammar

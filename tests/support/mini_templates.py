@@ -114,6 +114,11 @@ CALLS = {
             "{{ '}<c|>' }}",
         )
     ),
+    "dumped objects": "<calls>{{ m.tool_calls | tojson }}</calls>",
+    "id as attribute": _each(
+        "{{ '<call name=\"' + f.name + '\" id=\"' + c.id + '\">' }}"
+        "{{ f.arguments | tojson }}</call>"
+    ),
     "one call only": (
         "{%- if m.tool_calls | length > 1 -%}{{ raise_exception('one call') }}{%- endif -%}"
         + _each("<|fc|>{{ {'name': f.name, 'arguments': f.arguments} | tojson }}")

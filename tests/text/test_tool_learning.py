@@ -49,6 +49,7 @@ def _turn(template: str, calls: list[tuple[str, dict[str, Any]]], *, as_text: bo
     written = [
         {
             "id": f"call0000{index}",
+            "type": "function",
             "function": {"name": name, "arguments": json.dumps(args) if as_text else args},
         }
         for index, (name, args) in enumerate(calls)

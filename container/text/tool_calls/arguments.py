@@ -16,22 +16,10 @@ from container.text.tool_calls.syntax import (
     ToolFormat,
     flexible,
 )
-from container.text.tool_calls.value_types import type_of, types_of
+from container.text.tool_calls.value_types import follow, type_of, types_of
 
 _NAMES = {"true": True, "false": False, "null": None}
 _CDATA = "<![CDATA["
-
-
-def end_of(text: str, form: ToolFormat) -> int | None:
-    """Find the end of arguments that are not JSON; None if the text does not contain it yet."""
-    if form.arguments is ArgumentStyle.PYTHON:
-        scanner = BracketScanner(depth=1, quotes="\"'")
-        length = scanner.scan(text)
-        return length - 1 if scanner.is_closed else None
-    if form.arguments is ArgumentStyle.GEMMA:
-        return gemma_arguments.end_of(text, form.quote)
-    match = _call_end(form.call_end).search(text)
-    return match.start() if match else None
 
 
 def to_json(form: ToolFormat, text: str, schema: dict[str, Any]) -> str:
@@ -76,7 +64,7 @@ def _read(form: ToolFormat, text: str, schema: dict[str, Any]) -> dict[str, Any]
     if form.arguments is ArgumentStyle.PYTHON:
         return dict(_python_pairs(text))
     if form.arguments is ArgumentStyle.GEMMA:
-        properties = schema.get("properties", {})
+        properties = follow(schema, schema).get("properties", {})
         values = gemma_arguments.read(text, form.quote)
         return {key: _retyped(value, properties.get(key), schema) for key, value in values.items()}
     return _from_pairs(form.pairs, text, schema)
@@ -130,7 +118,7 @@ def _value(node: ast.expr) -> Any:
 
 
 def _from_pairs(marks: PairMarks, text: str, schema: dict[str, Any]) -> dict[str, Any]:
-    properties = schema.get("properties", {})
+    properties = follow(schema, schema).get("properties", {})
     return {
         key: _pair_value(marks, key_end, value, properties.get(key), schema)
         for key, key_end, value in _pairs(marks, text)
@@ -148,7 +136,7 @@ def _pair_value(
         return [] if "array" in types_of(schema, root) else {}
     if not is_nested or not value.lstrip().startswith(marks.open.strip()):
         return _typed(value, schema, root)
-    schema = schema if isinstance(schema, dict) else {}
+    schema = follow(schema, root)
     pairs = list(_pairs(marks, value))
     if pairs and all(key == "item" for key, _, _ in pairs) and "array" in types_of(schema, root):
         items = schema.get("items")
@@ -227,8 +215,3 @@ def _write_pair(marks: PairMarks, key: str, value: object) -> str:
     text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
     key_end = marks.key_end(type_of(value))
     return f"{marks.open}{key}{key_end}{text}{marks.close.replace(KEY, key)}"
-
-
-@functools.cache
-def _call_end(text: str) -> re.Pattern[str]:
-    return re.compile(flexible(text))

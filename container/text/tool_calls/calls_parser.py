@@ -8,8 +8,9 @@ import regex
 
 from container.text.brackets import BracketScanner
 from container.text.delta import Delta, DeltaKind
-from container.text.tool_calls.arguments import cut_to_json, end_of, to_json
+from container.text.tool_calls.arguments import cut_to_json, to_json
 from container.text.tool_calls.call_object import CallObject
+from container.text.tool_calls.ends import end_finder
 from container.text.tool_calls.syntax import ArgumentStyle, ToolFormat, flexible
 
 _NAME = r"\s*(?P<name>[^\s<>{}\[\]()\"',;=]+?)\s*"
@@ -30,6 +31,7 @@ class CallsParser:
         self._index = first_index - 1
         self._object: CallObject | None = None
         self._scanner = BracketScanner()
+        self._end = end_finder(form)
         self._name = ""
         self._is_certain = False  # a call was read
         self._name_known = False  # that of the JSON object being read
@@ -102,6 +104,7 @@ class CallsParser:
         self._index += 1
         self._tell(DeltaKind.CALL, name)
         self._scanner = BracketScanner()
+        self._end = end_finder(self._form)
         self._step = self._arguments
         return True
 
@@ -131,7 +134,7 @@ class CallsParser:
     def _arguments(self) -> bool:
         if self._form.arguments is ArgumentStyle.JSON:
             return self._json_arguments()
-        end = end_of(self.rest, self._form)
+        end = self._end.find(self.rest)
         if end is None:
             return False
         schema = self._schemas.get(self._name, {})
@@ -199,15 +202,15 @@ class _Patterns:
     def __init__(self, form: ToolFormat) -> None:
         if form.object_keys is not None:
             opening, head = form.object_prefix, r"\s*(?=\{)"
-            call_end = form.call_end.lstrip().removeprefix("}").lstrip()
+            call_end, braces = form.call_end.lstrip("} \n"), r"[\s}]*"
         else:
             opening, head = form.call_begin, _NAME + _after_name(form)
-            call_end = form.call_end
+            call_end, braces = form.call_end, r"\s*"
         begin = _begin_of(form, (form.begin + opening).strip())
         separator = flexible(form.separator.strip()) if form.separator.strip() else "[,;]?"
         self.first = regex.compile(rf"\s*{begin}{head}")
         self.bare_name = regex.compile(rf"\s*{begin}\s*(?P<name>[^\s<]+)")
-        self.call_end = regex.compile(rf"\s*{flexible(call_end.strip())}")
+        self.call_end = regex.compile(braces + flexible(call_end.strip()))
         self.end = regex.compile(rf"\s*{flexible(form.end.strip())}")
         self.following = regex.compile(rf"\s*(?:{separator})?\s*{flexible(opening.strip())}{head}")
 

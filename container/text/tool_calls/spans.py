@@ -6,8 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from container.text import gemma_arguments
 from container.text.brackets import BracketScanner
+from container.text.tool_calls.ends import QuotedEnd
 from container.text.tool_calls.probes import Call
 from container.text.tool_calls.syntax import KEY, PairMarks
 
@@ -70,7 +70,7 @@ def gemma_span(
 ) -> tuple[int, int] | None:
     """Find the text between the braces after a name."""
     begin = text.find("{", start, stop) + 1
-    length = gemma_arguments.end_of(text[begin:stop], quote)
+    length = QuotedEnd(quote).find(text[begin:stop])
     return (begin, begin + length) if begin and length is not None else None
 
 

@@ -19,7 +19,9 @@ JSON_TYPES = ("string", "number", "boolean", "null", "object", "array")
 _ATOM = re.compile(rf"\s+|[{FIELDS}]|[^\s{FIELDS}]")
 _CLOSING, _OPENING = ">])}[{,", "<[{}])"
 _INNER_MARK = re.compile(r"\s*(<[^<>\s\"'=/]+[=>]?)")
-_OBJECT_BEGIN = re.compile(rf'\{{\s*("\w+"\s*:\s*"[{FIELDS}]"\s*,\s*)*"(\w+)"\s*:\s*"$')
+_MEMBERS = r'(?:"\w+"\s*:\s*"[^"{}]*"\s*,\s*)*'
+_FUNCTION = r'(?:"function"\s*:\s*\{\s*)?'
+_OBJECT_BEGIN = re.compile(rf'\{{\s*{_MEMBERS}{_FUNCTION}{_MEMBERS}"(\w+)"\s*:\s*"$')
 _OBJECT_NAME_END = re.compile(r'"\s*,\s*"(\w+)"\s*:\s*$')
 
 
@@ -126,7 +128,7 @@ class ToolFormat:
         """The keys of the name and the arguments if a call is a JSON object, else None."""
         begin = _OBJECT_BEGIN.search(self.call_begin)
         name_end = _OBJECT_NAME_END.match(self.name_end)
-        return (begin[2], name_end[1]) if begin and name_end else None
+        return (begin[1], name_end[1]) if begin and name_end else None
 
     @property
     def object_prefix(self) -> str:

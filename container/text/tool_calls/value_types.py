@@ -44,3 +44,12 @@ def resolve(reference: str, root: dict[str, Any]) -> object:
         name = step.replace("~1", "/").replace("~0", "~")
         part = part.get(name) if isinstance(part, dict) else None
     return part
+
+
+def follow(schema: object, root: dict[str, Any]) -> dict[str, Any]:
+    """Return the schema that references at its top lead to; {} for what is no schema."""
+    for _ in range(20):
+        if not isinstance(schema, dict) or not isinstance(schema.get("$ref"), str):
+            break
+        schema = resolve(schema["$ref"], root)
+    return schema if isinstance(schema, dict) else {}
