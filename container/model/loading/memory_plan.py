@@ -23,7 +23,7 @@ from container.model.kv_cache.cache import BLOCK_SIZE
 from container.model.loaded_model import LoadedModel
 from container.model.parallel.placement import Placement
 from container.model.parallel.tensor_parallel import least_over_ranks
-from container.model.sampling.device import choose
+from container.model.sampling.device import choose_on_device
 from container.settings.engine import EngineSettings
 from container.settings.process_env import PARENT_PID
 from container.settings.settings import Settings
@@ -194,7 +194,7 @@ def measure_activations(
     with torch.inference_mode():
         logits = forward.run(largest_step(num_tokens, num_rows, block_size=size, context=context))
         params = [SamplingParams(1, temperature=1.0, top_p=0.9)] * min(num_sequences, num_rows)
-        choose(logits[: len(params)], params, [0.5] * len(params))
+        choose_on_device(logits[: len(params)], params, [0.5] * len(params))
     del logits
     torch.cuda.synchronize(model.device)
     peak = torch.cuda.max_memory_allocated(model.device) - before
