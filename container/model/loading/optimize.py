@@ -1,6 +1,6 @@
 """Replaces modules of a model by faster forms, each checked before it serves.
 
-Only what computes the same on the same input is replaced: nothing is looked up in a list of models.
+There is no list of supported models: a form is used if its results on the same input are the same.
 """
 
 import logging
@@ -41,8 +41,8 @@ from container.model.reference_check import LayerTrial
 log = logging.getLogger(__name__)
 
 COMPILERS = ("c++", "g++", "clang++")
-# A list of layers with the module that holds it and its name there.
-Place = tuple[nn.Module, str, nn.Module]
+# A replaced list of layers: its parent module, its name there, and the list.
+ReplacedLayers = tuple[nn.Module, str, nn.Module]
 LAYER_NORMS = {"input_layernorm", "post_attention_layernorm"}
 LAYER_PARTS = LAYER_NORMS | {"self_attn", "mlp"}
 ATTENTION_PARTS = {"q_proj", "k_proj", "v_proj", "o_proj"}
@@ -53,7 +53,7 @@ MERGED = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"), ("w1", "w3")
 
 
 def compile_layers(module: PreTrainedModel, run: Callable[[], object]) -> None:
-    """Compile the layers; `run` calls the model once. Raises ConfigError if that cannot be."""
+    """Compile the layers; `run` calls the model once. Raises ConfigError if that fails."""
     count = text_config(module.config).num_hidden_layers
     lists = [
         module_list for module_list in module.modules() if isinstance(module_list, nn.ModuleList)
@@ -70,7 +70,7 @@ def compile_layers(module: PreTrainedModel, run: Callable[[], object]) -> None:
         for layer in layers:
             layer.compile(dynamic=True)
         run()
-    except Exception as error:  # of a compiler or of what it made
+    except Exception as error:  # from the compiler or the compiled code
         raise ConfigError([f"COMPILE=1 cannot work here: {one_line(error)}"]) from error
 
 
@@ -78,10 +78,10 @@ def compile_layers(module: PreTrainedModel, run: Callable[[], object]) -> None:
 def stack_layers(
     model: nn.Module, run: Callable[[], object], trial: LayerTrial, kernels: Kernels | None
 ) -> None:
-    """Stack a model's layers, in place, if the kernels can do all of every one.
+    """Stack a model's layers, in place, if the kernels support all of them.
 
-    `run` calls the model; each layer must be given what the one before has made. The checked layers
-    must stay as accurate, each as a stack of its own.
+    `run` calls the model; each layer must read the output of the one before it. The checked layers
+    must stay as accurate, each as a stack of one layer.
     """
     for name, child in list(model.named_modules()):
         layers = list(child) if isinstance(child, nn.ModuleList) else []
@@ -107,13 +107,15 @@ def _is_stack_accurate(
         accuracy = trial.measure([f"{name}.{index}"])
         layers[index] = layer
         if not accuracy.is_accepted:
-            log.warning("layers run one by one: in one call they are off by %s", accuracy)
+            log.warning(
+                "stacked layers disabled: off by %s; running layers one by one (slower)", accuracy
+            )
             return False
     return True
 
 
 def _is_chain(layers: Sequence[FusedDecoderLayer], run: Callable[[], object]) -> bool:
-    """Whether each layer is given what the one before has made, and all the same angles."""
+    """Whether each layer reads the output of the one before it, and all get the same RoPE."""
     inputs: list[tuple[FusedDecoderLayer, object, object]] = []
     outputs: list[object] = []
 
@@ -140,7 +142,7 @@ def _is_chain(layers: Sequence[FusedDecoderLayer], run: Callable[[], object]) ->
 
 
 def _can_stack(layers: Sequence[FusedDecoderLayer]) -> bool:
-    """Whether the kernels can do all of every layer, and all are of one shape."""
+    """Whether the kernels support every layer, and all have one shape."""
     return all(map(_is_compiled, layers)) and len(set(map(_shape, layers))) == 1
 
 
@@ -160,17 +162,17 @@ def _shape(layer: FusedDecoderLayer) -> tuple[object, ...]:
     return spec.heads, spec.kv_heads, spec.dim, dtype, *linears
 
 
-def replace_layers(model: nn.Module, kernels: Kernels | None) -> list[Place]:
-    """Replace lists of layers that have the family's parts, in place; return what was there."""
-    places: list[Place] = []
+def replace_layers(model: nn.Module, kernels: Kernels | None) -> list[ReplacedLayers]:
+    """Replace lists of layers that have the family's parts, in place; return the old lists."""
+    replaced: list[ReplacedLayers] = []
     for parent in list(model.modules()):
         for name, child in list(parent.named_children()):
             if isinstance(child, nn.ModuleList) and len(child) and all(map(has_parts, child)):
                 parts = [EncoderParts.of(layer) for layer in child]
                 if replacements := _replacements(parts, kernels):
-                    places.append((parent, name, child))
+                    replaced.append((parent, name, child))
                     setattr(parent, name, nn.ModuleList(replacements))
-    return places
+    return replaced
 
 
 def _replacements(parts: list[EncoderParts], kernels: Kernels | None) -> list[nn.Module]:
@@ -181,14 +183,14 @@ def _replacements(parts: list[EncoderParts], kernels: Kernels | None) -> list[nn
     return [FusedEncoderLayer(layer_parts) for layer_parts in parts]
 
 
-def restore_layers(places: list[Place]) -> None:
+def restore_layers(replaced: list[ReplacedLayers]) -> None:
     """Undo a replacement."""
-    for parent, name, child in places:
+    for parent, name, child in replaced:
         setattr(parent, name, child)
 
 
 def find_decoder_layers(model: nn.Module) -> dict[str, nn.Module]:
-    """Layers with the parts of the family, by name."""
+    """Return the layers that have the family's parts, by name."""
     return {name: module for name, module in model.named_modules() if _has_parts(module)}
 
 
@@ -201,15 +203,15 @@ def fuse_decoder_layers(
     make_exact: MakeLinear,
     kernels: Kernels | None,
 ) -> None:
-    """Replace layers in place, kind by kind, where the checked ones stay as accurate.
+    """Replace layers in place, variant by variant, where the checked ones stay as accurate.
 
-    `layer_attn_params` has what each layer tells its attention. `make_exact` makes products with
-    the weights as they are, for the comparison.
+    `layer_attn_params` are the arguments of each layer's attention. `make_exact` makes unquantized
+    linear layers, for the comparison.
     """
-    kinds: dict[Hashable, list[str]] = defaultdict(list)
+    names_by_variant: dict[Hashable, list[str]] = defaultdict(list)
     for name in find_decoder_layers(model):
-        kinds[trial.kinds.get(name)].append(name)
-    for names in kinds.values():
+        names_by_variant[trial.variants.get(name)].append(name)
+    for names in names_by_variant.values():
         checked = [name for name in names if name in trial.checked]
         make_ops = _choose_ops(model, checked, layer_attn_params, trial, make_exact, kernels)
         if make_ops is None:
@@ -229,9 +231,9 @@ def _choose_ops(
     make: MakeLinear,
     kernels: Kernels | None,
 ) -> MakeOps | None:
-    """Find the fastest that may lie between the products of these layers; None if none may.
+    """Choose the fastest accurate ops between the GEMMs of these layers; None if there are none.
 
-    The layers stay as they are.
+    The model's layers are unchanged afterwards.
     """
     layers = {name: model.get_submodule(name) for name in names}
     try:
@@ -240,7 +242,7 @@ def _choose_ops(
             for name, layer in layers.items()
         }
     except (RuntimeError, TypeError, ValueError, AttributeError) as error:
-        log.debug("layers stay as they are: %s", error)
+        log.debug("fused layers not used: %s", error)
         return None
     try:
         for name, fused in fused_layers.items():
@@ -261,12 +263,12 @@ def _are_layers_accurate(
         for fused in fused_layers.values():
             fused.ops = make_ops(fused.spec)
         accuracy = trial.measure(list(fused_layers))
-    except Exception as error:  # compilers and drivers have their own
-        log.info("a faster form of the layers is not used: %s", one_line(error))
+    except Exception as error:  # compilers and drivers raise many types
+        log.info("fused layers disabled: their check failed: %s", one_line(error))
         return False
     if not accuracy.is_accepted:
         ops = type(next(iter(fused_layers.values())).ops).__name__
-        log.info("layers with %s are not used: off by %s", ops, accuracy)
+        log.info("fused layers with %s disabled: off by %s", ops, accuracy)
     return accuracy.is_accepted
 
 
@@ -314,7 +316,7 @@ def _has_parts(module: nn.Module) -> bool:
 
 
 def name_linears(model: nn.Module) -> None:
-    """Let each linear layer know its name, which it loses when it is packed."""
+    """Set each linear layer's name on it, since packed layers no longer have one."""
     for name, module in model.named_modules():
         if type(module) is nn.Linear:
             module.qualified_name = name
@@ -328,7 +330,7 @@ def pack(
     *,
     kernels: Kernels | None = None,
 ) -> None:
-    """Replace what is faster in another form, in place; `make_head` is for the output layer."""
+    """Replace linear layers and norms by faster forms, in place; `make_head` makes the output's."""
     head = model.get_output_embeddings() if isinstance(model, PreTrainedModel) else None
     merged = norms = linears = 0
     for module in list(model.modules()):

@@ -70,19 +70,19 @@ def sample_topk(
     Returns None for a row whose list would be too long, or that has no finite logit.
     """
     listed = _list_largest(logits.numpy(), params)
-    shares = _listed_shares(logits, listed, params)
-    # top_k has cut the list already; top_p is a share of the whole vocabulary.
+    fractions = _listed_fractions(logits, listed, params)
+    # top_k has cut the list already; top_p is a fraction of the whole vocabulary's weights.
     list_params = [
-        msgspec.structs.replace(row_params, top_k=0, top_p=min(row_params.top_p / share, 1.0))
-        for row_params, share in zip(params, shares, strict=True)
+        msgspec.structs.replace(row_params, top_k=0, top_p=min(row_params.top_p / fraction, 1.0))
+        for row_params, fraction in zip(params, fractions, strict=True)
     ]
     index = choose_tokens(torch.from_numpy(listed.values), list_params, numbers, _SELECTOR)
     token_ids = np.take_along_axis(listed.ids, index.numpy()[:, None], -1)[:, 0].tolist()
     usable = np.isfinite(listed.values.max(-1)).tolist()
     return [
-        token_id if is_usable and row_params.top_p <= share else None
-        for token_id, is_usable, row_params, share in zip(
-            token_ids, usable, params, shares, strict=True
+        token_id if is_usable and row_params.top_p <= fraction else None
+        for token_id, is_usable, row_params, fraction in zip(
+            token_ids, usable, params, fractions, strict=True
         )
     ]
 
@@ -115,26 +115,26 @@ def _list_largest(logits: Array, params: list[SamplingParams]) -> _Listed:
     return listed
 
 
-def _listed_shares(
+def _listed_fractions(
     logits: torch.Tensor, listed: _Listed, params: list[SamplingParams]
 ) -> list[float]:
-    """Return the share of each row's weights that its list has; 1 with top_k, which cuts the rest.
+    """Return the fraction of each row's weights in its list; 1 with top_k, which cuts the rest.
 
-    The share is after temperature, and NaN of a row without a finite logit.
+    It is computed after temperature, and NaN for a row without a finite logit.
     """
-    shares = [1.0] * len(params)
+    fractions = [1.0] * len(params)
     if rows := [row for row, row_params in enumerate(params) if not row_params.top_k]:
         divisors = torch.tensor([divisor(params[row]) for row in rows])[:, None]
 
-        def weigh(numbers: torch.Tensor) -> torch.Tensor:
+        def sum_weights(numbers: torch.Tensor) -> torch.Tensor:
             selected = take_rows(numbers, rows)
             scaled = (selected - selected.amax(-1, keepdim=True)).div_(divisors)
             return scaled.exp_().sum(-1)
 
-        of_rows = weigh(torch.from_numpy(listed.values)) / weigh(logits)
-        for row, share in zip(rows, of_rows.tolist(), strict=True):
-            shares[row] = share
-    return shares
+        of_rows = sum_weights(torch.from_numpy(listed.values)) / sum_weights(logits)
+        for row, fraction in zip(rows, of_rows.tolist(), strict=True):
+            fractions[row] = fraction
+    return fractions
 
 
 def _largest(values: Array, count: int) -> Array:

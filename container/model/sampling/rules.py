@@ -228,6 +228,6 @@ def _untypical(selector: Selector, logits: torch.Tensor, mass: torch.Tensor) -> 
     return nearness[:, : logits.shape[-1]] < floor
 
 
-def _unlikely(logits: torch.Tensor, share: torch.Tensor) -> torch.Tensor:
-    """Find the tokens that min_p hides: less likely than a share of the most likely one."""
-    return logits < logits.amax(-1, keepdim=True) + share.to(logits.dtype).log()
+def _unlikely(logits: torch.Tensor, fraction: torch.Tensor) -> torch.Tensor:
+    """Find the tokens that min_p hides: less likely than a fraction of the most likely one."""
+    return logits < logits.amax(-1, keepdim=True) + fraction.to(logits.dtype).log()

@@ -73,5 +73,5 @@ def test_what_cannot_be_compiled_is_refused(tmp_path: Path) -> None:
     settings = Settings(model=ModelSettings(model_id=str(tmp_path), compile=True))
     config = read_config(settings.model, tmp_path)
     split = Placement((CPU, CPU))
-    with pytest.raises(ConfigError, match="COMPILE=1 is for a model on one device"):
+    with pytest.raises(ConfigError, match="COMPILE=1 needs a model on one device"):
         load_weights(settings.model, tmp_path, config, torch.float32, split)

@@ -161,7 +161,7 @@ def test_the_watermark_favours_the_share_it_says_and_depends_on_the_last_token()
 
 def test_many_tokens_are_counted_and_new_ones_are_added() -> None:
     rnd = random.Random(3)
-    seen, ids = logits_processors.SeenTokens(5), [1] * 5
+    seen, ids = logits_processors.SequenceTokenCounts(5), [1] * 5
     for _ in range(20):
         ids += [rnd.randrange(200) for _ in range(rnd.randrange(40))]
         seen.read_on(ids)
