@@ -86,7 +86,7 @@ FLOORS = {
         ["gunicorn_conf"],
     ],
     "container.frontend.apis": [
-        ["text_inputs", "grammar_fields"],
+        ["text_inputs", "text_dialect", "grammar_fields"],
         ["openai", "embeddings"],
         ["anthropic", "tei", "tgi", "llm_serving"],
         ["sagemaker", "health"],
