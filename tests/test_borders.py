@@ -71,6 +71,7 @@ FLOORS = {
         ["loaded_model", "lora", "sampling"],
         ["parallel"],
         ["execution"],
+        ["optimize"],
         ["loading"],
         ["embedding"],
         ["engine_loader", "embedder_loader", "rank_worker"],

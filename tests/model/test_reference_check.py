@@ -28,7 +28,7 @@ from container.model.layers.decoder_layer import FusedDecoderLayer
 from container.model.layers.layer_ops import LayerOps
 from container.model.layers.linear import PlainLinear
 from container.model.loaded_model import LoadedModel
-from container.model.loading import optimize
+from container.model.optimize import fusing
 from container.model.reference_check import Accuracy, in_precision, measure
 from tests.support.models import embedders, outliers, prepared, real_models, tiny_models
 from tests.support.models.prepared import prepare
@@ -286,7 +286,7 @@ def test_a_fault_in_fused_layers_keeps_the_models_own(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    monkeypatch.setattr(optimize, "_ops_choices", lambda *_: [LayerOps])
+    monkeypatch.setattr(fusing, "_ops_choices", lambda *_: [LayerOps])
     monkeypatch.setattr(LinearFactory, "packs", lambda *_: True)
     monkeypatch.setattr(LinearFactory, "linear", lambda _, *args: PlainLinear(*args))
     monkeypatch.setattr(LinearFactory, "head", lambda _, *args: PlainLinear(*args))

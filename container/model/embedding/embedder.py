@@ -24,7 +24,8 @@ from container.model.attention import unpadded
 from container.model.embedding.text_encoder import EncodedText, Model, TextEncoder
 from container.model.kernels.cpu import Kernels
 from container.model.layers.cpu_linear import LinearFactory
-from container.model.loading.optimize import pack, replace_layers, restore_layers
+from container.model.optimize.encoder_layers import replace_layers, restore_layers
+from container.model.optimize.packing import pack
 from container.model.reference_check import Mismatch, Reference
 
 log = logging.getLogger(__name__)

@@ -36,7 +36,10 @@ from container.model.loading.layer_check import (
     num_blocks,
     plan_schedule,
 )
-from container.model.loading.optimize import compile_layers, fuse_decoder_layers, pack, stack_layers
+from container.model.optimize.compiling import compile_layers
+from container.model.optimize.fusing import fuse_decoder_layers
+from container.model.optimize.packing import pack
+from container.model.optimize.stacking import stack_layers
 from container.model.reference_check import (
     EXACT_DTYPE,
     REDUCED_TOLERANCE,
