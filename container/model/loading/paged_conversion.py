@@ -7,15 +7,11 @@ windows that only its masks have), and return the same logits.
 
 import functools
 import logging
-from collections.abc import Hashable
 from dataclasses import dataclass
 from itertools import islice
-from typing import Any
 
 import torch
 from transformers import PreTrainedModel
-from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
-from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from container.errors import one_line as describe
 from container.model.attention import paged
@@ -36,6 +32,7 @@ from container.model.loading.layer_check import (
     num_blocks,
     plan_schedule,
 )
+from container.model.loading.layer_probe import NotPageable, cache_windows, probe_layers
 from container.model.optimize.compiling import compile_layers
 from container.model.optimize.fusing import fuse_decoder_layers
 from container.model.optimize.packing import pack
@@ -62,10 +59,6 @@ class PagedModel:
 
     layers: list[LayerShape]
     kernels: AttentionKernels
-
-
-class NotPageable(Exception):
-    """The model's attention cannot be paged; the message is the reason."""
 
 
 @torch.inference_mode()
@@ -112,10 +105,10 @@ def convert(module: PreTrainedModel, ids: list[int], device: torch.device) -> "P
     original = module.config._attn_implementation
     try:
         module.set_attn_implementation(paged.NAME)
-        probed = _probe_layers(module, torch.tensor([ids[:2]], device=device))
+        probed = probe_layers(module, torch.tensor([ids[:2]], device=device))
         module.set_attn_implementation(original)
         reference = ReferencePass(module, ids, probed.variants, probed.attentions)
-        if _windows(reference.cache) != [
+        if cache_windows(reference.cache) != [
             attn_params.window for attn_params in probed.layer_attn_params
         ]:
             raise NotPageable("its own cache and its attention disagree about windows")
@@ -288,72 +281,3 @@ def dequantized(module: torch.nn.Module, name: str, weight: torch.Tensor) -> tor
         return weight
     numbers, scales = quantized(weight)
     return (numbers * scales[:, None]).to(weight.dtype)
-
-
-def _windows(cache: Any) -> list[int | None]:
-    """Return each layer's attention window, by the model's own cache. Raises NotPageable."""
-    layer_types = {type(layer) for layer in cache.layers}
-    if layer_types - {DynamicLayer, DynamicSlidingWindowLayer}:
-        names = sorted(layer_type.__name__ for layer_type in layer_types)
-        raise NotPageable(f"it caches more than keys and values ({', '.join(names)})")
-    return [getattr(layer, "sliding_window", None) for layer in cache.layers]
-
-
-@dataclass(frozen=True, slots=True)
-class _ProbedLayers:
-    """The arguments of each layer's attention; `attentions` are the names of its modules."""
-
-    shapes: list[LayerShape]
-    layer_attn_params: list[AttentionParams]
-    attentions: list[str]
-    variants: dict[str, Hashable]
-
-
-def _probe_layers(module: PreTrainedModel, ids: torch.Tensor) -> _ProbedLayers:
-    """Run the model once with an attention that only records its arguments."""
-    shapes: dict[int, LayerShape] = {}
-    layer_attn_params: dict[int, AttentionParams] = {}
-    attentions: dict[int, str] = {}
-    names = {id(part): name for name, part in module.named_modules()}
-
-    def record(layer_module, query, key, value, *_args, **kwargs):  # type: ignore[no-untyped-def]
-        index = layer_module.layer_idx
-        shapes[index] = LayerShape(key.shape[1], key.shape[-1], value.shape[-1], key.device)
-        layer_attn_params[index] = AttentionParams.of(query, **kwargs)
-        attentions[index] = names[id(layer_module)]
-        out = query.new_zeros(1, query.shape[2], query.shape[1], value.shape[-1])
-        return out, None
-
-    ALL_ATTENTION_FUNCTIONS.register(paged.NAME, record)
-    try:
-        module(input_ids=ids, use_cache=False)
-    finally:
-        ALL_ATTENTION_FUNCTIONS.register(paged.NAME, paged.paged_attention)
-    order = sorted(shapes)
-    if order != list(range(module.config.num_hidden_layers)):
-        raise NotPageable("its layers compute attention in their own way")
-    layers = [_layer_of(module, attentions[index]) for index in order]
-    variants: dict[str, Hashable] = {
-        name: (_form(module.get_submodule(name)), layer_attn_params[index], shapes[index])
-        for index, name in zip(order, layers, strict=True)
-    }
-    return _ProbedLayers(
-        [shapes[index] for index in order], [layer_attn_params[index] for index in order],
-        [attentions[index] for index in order], variants,
-    )  # fmt: skip
-
-
-def _layer_of(module: PreTrainedModel, name: str) -> str:
-    """Return the name of the decoder layer that contains a module: an element of a list."""
-    while name:
-        parent, _, last = name.rpartition(".")
-        if last.isdecimal() and isinstance(module.get_submodule(parent), torch.nn.ModuleList):
-            return name
-        name = parent
-    raise NotPageable("its decoder layers are not in a list")
-
-
-def _form(layer: torch.nn.Module) -> Hashable:
-    """Return a layer's class and sizes, which layers of one variant share."""
-    sizes = tuple((name, tuple(part.shape)) for name, part in layer.named_parameters())
-    return type(layer), sizes

@@ -15,7 +15,8 @@ from container.model.kernels.cpu import Kernels
 from container.model.kv_cache import cache as kv_cache
 from container.model.layers.int8_linear import BatchPhase
 from container.model.loaded_model import LoadedModel, parameter_bytes
-from container.model.loading.paged_conversion import NotPageable, convert_to_paged
+from container.model.loading.layer_probe import NotPageable
+from container.model.loading.paged_conversion import convert_to_paged
 from container.model.optimize.packing import name_linears
 from container.model.parallel.tensor_parallel import is_tensor_parallel
 from container.model.reference_check import Mismatch, usable_ids
