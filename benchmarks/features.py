@@ -9,7 +9,7 @@ import argparse
 import statistics
 import time
 
-from bench_model import default_folder, is_made, make_model
+from models.bench_model import default_folder, is_made, make_model
 
 from container.engine.engine import Engine
 from container.grammar import spec

@@ -18,14 +18,13 @@ from pathlib import Path
 from typing import Any
 
 import click
-import machine
-import processes
 import torch
-from bench_model import SHAPES, Shape, default_folder, is_made, random_prompt, weight_files
-from figures import Round
-from peers import HERE, TRANSFORMERS
-from report import make_console
+from models.bench_model import SHAPES, Shape, default_folder, is_made, random_prompt, weight_files
+from peers.environments import HERE, TRANSFORMERS
+from report.figures import Round
+from report.tables import make_console
 from rich.table import Table
+from system import machine, processes
 
 from container.engine.engine import Engine
 from container.messages.engine import SamplingParams, Submit

@@ -1,6 +1,6 @@
 """Peers of the embedder, each in a process of its own: the same weights, called directly.
 
-    python benchmarks/peer_embedding.py PEER MODEL_DIR
+    python benchmarks/peers/peer_embedding.py PEER MODEL_DIR
 
 For each line of JSON on stdin, {"texts": [...], "batch": n}, embeds the texts n at a time and
 answers {"times": [...], "vector": [...]}: the seconds of each batch, and the first vector. There is

@@ -20,11 +20,11 @@ from pathlib import Path
 from typing import Any
 
 import psutil
-from figures import Round, Stream
-from routes import LoadError
+from load.routes import LoadError
+from report.figures import Round, Stream
 
-HERE = Path(__file__).resolve().parent
-ROOT = HERE.parent
+ROOT = Path(__file__).resolve().parents[2]
+MAKE_MODEL = ROOT / "benchmarks" / "models" / "bench_model.py"
 READY_S = 180.0
 STOP_S = 30.0
 
@@ -159,9 +159,7 @@ class CpuMeter:
 
 def make_model(model_dir: Path, *shape: str) -> None:
     """Make the benchmark's model in a process of its own: this one never loads torch."""
-    subprocess.run(
-        [sys.executable, str(HERE / "bench_model.py"), str(model_dir), *shape], check=True
-    )
+    subprocess.run([sys.executable, str(MAKE_MODEL), str(model_dir), *shape], check=True)
 
 
 def unwind_on_signals() -> None:
