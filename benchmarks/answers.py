@@ -60,7 +60,7 @@ def ask_all(url: str, questions: list[Question]) -> list[str]:
 
 
 def ask_reference(model: Path, dtype: str, batch: int, questions: list[Question]) -> list[str]:
-    """Let transformers answer all questions, in a process of its own."""
+    """Let transformers answer all questions, in another process."""
     script = [sys.executable, str(REFERENCE), str(model), dtype, str(batch)]
     process = subprocess.run(
         script, input=json.dumps(questions), stdout=subprocess.PIPE, text=True, check=True

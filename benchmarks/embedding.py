@@ -168,7 +168,7 @@ def _ratio(rates: dict[str, list[float]]) -> str:
 
 
 def peer_command(name: str, model: Path) -> list[str]:
-    """What starts a peer. Raises CannotInstall."""
+    """Return the command that starts a peer. Raises CannotInstall."""
     python = Path(sys.executable)
     if name in FOREIGN:
         folder = Path(tempfile.gettempdir()) / "container-bench-peers"

@@ -42,7 +42,7 @@ READ_AT_ONCE = 1 << 24
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What the device and the disk can do: bytes and operations a second."""
+    """The speeds of device and disk: bytes and operations a second."""
 
     memory: float
     products: float
@@ -89,7 +89,7 @@ def product_speed(device: str) -> float:
 
 
 def disk_speed(files: list[Path]) -> float:
-    """Bytes a second of reading the weights, after the system was told to forget them."""
+    """Bytes a second of reading the weights, after dropping them from the page cache."""
     for file in files:
         with file.open("rb") as handle:
             os.posix_fadvise(handle.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)

@@ -1,4 +1,4 @@
-"""What serving.py measures: sizes of the requests, the model, and who is measured beside whom."""
+"""The plan of serving.py: the sizes of requests, the model, and the sides that are compared."""
 
 import random
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ LONG_PROMPT = 1024
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What is run. Prompts are new in every round, and the same for all sides."""
+    """The sizes of a run. Prompts are new in every round, and the same for all sides."""
 
     levels: tuple[int, ...]
     rounds: int

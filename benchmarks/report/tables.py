@@ -117,7 +117,7 @@ def _noise(levels: list[Level]) -> list[str]:
 
 
 def machine_line(machine: dict[str, Any]) -> str:
-    """What it ran on."""
+    """Return a line that describes the machine."""
     bf16 = "with" if machine["bf16_instructions"] else "without"
     return (
         f"Machine: {machine['processor']}, {machine['cores']} cores, {machine['capability']} "
