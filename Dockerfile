@@ -8,7 +8,7 @@ FROM ${BASE_IMAGE} AS torch
 ARG VARIANT=cpu
 # Where pip finds torch's build for CPUs, beside what its own configuration says.
 ARG TORCH_INDEX=""
-COPY image/torch-cpu.lock /locks/
+COPY image/locks/torch-cpu.lock /locks/
 WORKDIR /opt/torch
 # What only the tests and builds of others need is left out: torch/test and the headers.
 RUN --mount=type=secret,id=pip,target=/etc/pip.conf,required=false \
@@ -29,7 +29,7 @@ RUN --mount=type=secret,id=pip,target=/etc/pip.conf,required=false \
     esac
 
 FROM ${BASE_IMAGE} AS packages
-COPY image/server.lock /locks/
+COPY image/locks/server.lock /locks/
 WORKDIR /opt/packages
 # Of the hundreds of architectures in transformers one is used: compiling all would be 60 MB.
 RUN --mount=type=secret,id=pip,target=/etc/pip.conf,required=false \
@@ -41,7 +41,7 @@ RUN --mount=type=secret,id=pip,target=/etc/pip.conf,required=false \
 
 # The compiler stays behind in this stage.
 FROM ${BASE_IMAGE} AS kernels
-COPY image/kernels.lock /locks/
+COPY image/locks/kernels.lock /locks/
 WORKDIR /opt/kernels
 RUN --mount=type=secret,id=pip,target=/etc/pip.conf,required=false \
     pip install --no-cache-dir --no-deps --only-binary :all: --require-hashes \

@@ -106,11 +106,11 @@ docs: $(VENV)/server.stamp  ## write the generated pages under docs/
 # Of torch and of what only torch needs, the image has the build for CPUs or its base's own.
 PIP_COMPILE = $(BIN)/pip-compile --quiet --generate-hashes --constraint constraints.txt --strip-extras \
 	--no-annotate --no-header --no-emit-index-url --no-emit-find-links --no-emit-options
-lock: $(VENV)/test.stamp  ## write image/*.lock, the image's packages and their hashes
+lock: $(VENV)/test.stamp  ## write image/locks/*.lock, the image's packages and their hashes
 	$(PIP_COMPILE) --extra server $(foreach name,torch sympy mpmath networkx setuptools, \
-		--unsafe-package $(name)) --output-file image/server.lock pyproject.toml
-	$(PIP_COMPILE) --allow-unsafe --output-file image/torch-cpu.lock image/torch-cpu.in
-	$(PIP_COMPILE) --output-file image/kernels.lock image/kernels.in
+		--unsafe-package $(name)) --output-file image/locks/server.lock pyproject.toml
+	$(PIP_COMPILE) --allow-unsafe --output-file image/locks/torch-cpu.lock image/locks/torch-cpu.in
+	$(PIP_COMPILE) --output-file image/locks/kernels.lock image/locks/kernels.in
 
 image:  ## build the image IMAGE (VARIANT=cpu or cuda), with Docker or podman
 	image/build.sh
@@ -157,7 +157,7 @@ $(VENV)/server.stamp: $(VENV)/bin/python pyproject.toml constraints.txt
 $(KERNELS): $(wildcard container/model/kernels/csrc/*) container/model/kernels/build.py | $(VENV)/server.stamp
 	@echo "Compiling the kernels"
 	@[ -n "$$CC" ] || command -v cc >/dev/null || \
-		$(BIN)/pip install --quiet --disable-pip-version-check --requirement image/kernels.in || true
+		$(BIN)/pip install --quiet --disable-pip-version-check --requirement image/locks/kernels.in || true
 	@$(BIN)/python -m container.model.kernels.build || \
 		echo "warning: no kernels; the server works without them, slower"
 

@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 
 import torch
-from bench_model import default_folder, is_made, make_model
+from models.bench_model import default_folder, is_made, make_model
 from safetensors.torch import save_file
 
 from container.engine.adapters import Adapters

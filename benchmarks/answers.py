@@ -16,16 +16,14 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import agreement
-import answers_report
-import checkers
 import click
-import machine
-import processes
-import report
+from questions import agreement, answers_report, checkers
+from report import tables
+from system import machine, processes
 
 HERE = Path(__file__).resolve().parent
-QUESTIONS = HERE / "answers" / "questions.jsonl"
+QUESTIONS = HERE / "questions" / "questions.jsonl"
+REFERENCE = HERE / "questions" / "answer_reference.py"
 CONCURRENCY = 8
 TIMEOUT_S = 600.0
 DTYPES = ("auto", "bfloat16", "float16", "float32")
@@ -62,8 +60,8 @@ def ask_all(url: str, questions: list[Question]) -> list[str]:
 
 
 def ask_reference(model: Path, dtype: str, batch: int, questions: list[Question]) -> list[str]:
-    """Let transformers answer all questions, in a process of its own."""
-    script = [sys.executable, str(HERE / "answer_reference.py"), str(model), dtype, str(batch)]
+    """Let transformers answer all questions, in another process."""
+    script = [sys.executable, str(REFERENCE), str(model), dtype, str(batch)]
     process = subprocess.run(
         script, input=json.dumps(questions), stdout=subprocess.PIPE, text=True, check=True
     )
@@ -116,7 +114,7 @@ def main(
     if reference and baseline:
         raise click.UsageError("--reference and --baseline exclude each other")
     processes.unwind_on_signals()
-    console = report.make_console()
+    console = tables.make_console()
     questions = read_questions()
     dtype = resolve_dtype(dtype)
     options = {"QUANTIZE": quantize, "KV_CACHE_DTYPE": kv_cache_dtype}

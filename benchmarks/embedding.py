@@ -17,13 +17,12 @@ from pathlib import Path
 from typing import Any
 
 import click
-import load
-import machine
-import peers
-import processes
-from report import make_console
+from load import generator
+from peers import environments
+from report.tables import make_console
 from rich.console import Console
 from rich.table import Table
+from system import machine, processes
 
 from container.lifecycle.supervisor import SPIN_COUNT
 
@@ -64,7 +63,7 @@ async def _serve_round(
     times: list[float] = []
     vector: list[float] = []
 
-    async def client(connection: load.Connection) -> None:
+    async def client(connection: generator.Connection) -> None:
         nonlocal vector
         while waiting:
             place, text = waiting.pop()
@@ -74,7 +73,7 @@ async def _serve_round(
             if place == last:  # the first text
                 vector = json.loads(b"".join(parts))["data"][0]["embedding"]
 
-    connections = [load.Connection(url) for _ in range(clients)]
+    connections = [generator.Connection(url) for _ in range(clients)]
     for connection in connections:
         await connection.open()
     started = time.perf_counter()
@@ -169,13 +168,14 @@ def _ratio(rates: dict[str, list[float]]) -> str:
 
 
 def peer_command(name: str, model: Path) -> list[str]:
-    """What starts a peer. Raises CannotInstall."""
+    """Return the command that starts a peer. Raises CannotInstall."""
     python = Path(sys.executable)
     if name in FOREIGN:
-        python = peers.installed("embedding", Path(tempfile.gettempdir()) / "container-bench-peers")
+        folder = Path(tempfile.gettempdir()) / "container-bench-peers"
+        python = environments.installed("embedding", folder)
     # The embedder as the supervisor starts it.
     spins = ["env", f"GOMP_SPINCOUNT={SPIN_COUNT}"] if name.startswith(NO_PEER) else []
-    return [*spins, str(python), str(HERE / "peer_embedding.py"), name, str(model)]
+    return [*spins, str(python), str(HERE / "peers" / "peer_embedding.py"), name, str(model)]
 
 
 def _installable(names: tuple[str, ...], console: Console) -> list[str]:
@@ -184,7 +184,7 @@ def _installable(names: tuple[str, ...], console: Console) -> list[str]:
         try:
             peer_command(name, Path())
             found.append(name)
-        except peers.CannotInstall as error:
+        except environments.CannotInstall as error:
             console.print(f"[yellow]{name} cannot be installed and is left out: {error}")
     return found
 

@@ -31,7 +31,7 @@ STEPS, PROMPT, BLOCK = 400, 200, 32
 
 
 class FreeModel(SyncModelRunner):
-    """Costs nothing: the answer to each batch is made before the clock runs."""
+    """A model that costs nothing: its time is subtracted from that of the step."""
 
     def __init__(self) -> None:
         self.spent_s = 0.0
@@ -45,7 +45,7 @@ class FreeModel(SyncModelRunner):
 
 
 def step_us(running: int) -> float:
-    """The time of a step with so many sequences, without the model's, in microseconds."""
+    """Measure a step of `running` sequences without the model, in microseconds."""
     model = FreeModel()
     total = PROMPT + STEPS + 8
     config = EngineConfig(

@@ -1,4 +1,4 @@
-"""What features cost: decode speed of the engine alone, 8 sequences, with and without each.
+"""The cost of features: decode speed of the engine alone, 8 sequences, with and without each.
 
 The plain run and the features take turns; the ratio of each turn to the plain run beside it is what
 counts, since a shared machine makes all of a turn slow. Prompt log-probabilities are measured on
@@ -9,7 +9,7 @@ import argparse
 import statistics
 import time
 
-from bench_model import default_folder, is_made, make_model
+from models.bench_model import default_folder, is_made, make_model
 
 from container.engine.engine import Engine
 from container.grammar import spec
@@ -33,7 +33,7 @@ LIST = {
 
 
 def features() -> dict[str, SamplingParams]:
-    """The parameters of each run; the first is what the others are compared with."""
+    """The parameters of each run; the first is the baseline of all others."""
     plain = {"max_new_tokens": NEW_TOKENS, "ignore_eos": True}
     return {
         "plain": SamplingParams(**plain),

@@ -18,14 +18,13 @@ from pathlib import Path
 from typing import Any
 
 import click
-import machine
-import processes
 import torch
-from bench_model import SHAPES, Shape, default_folder, is_made, random_prompt, weight_files
-from figures import Round
-from peers import HERE, TRANSFORMERS
-from report import make_console
+from models.bench_model import SHAPES, Shape, default_folder, is_made, random_prompt, weight_files
+from peers.environments import HERE, TRANSFORMERS
+from report.figures import Round
+from report.tables import make_console
 from rich.table import Table
+from system import machine, processes
 
 from container.engine.engine import Engine
 from container.messages.engine import SamplingParams, Submit
@@ -43,7 +42,7 @@ READ_AT_ONCE = 1 << 24
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What the device and the disk can do: bytes and operations a second."""
+    """The speeds of device and disk: bytes and operations a second."""
 
     memory: float
     products: float
@@ -90,7 +89,7 @@ def product_speed(device: str) -> float:
 
 
 def disk_speed(files: list[Path]) -> float:
-    """Bytes a second of reading the weights, after the system was told to forget them."""
+    """Bytes a second of reading the weights, after dropping them from the page cache."""
     for file in files:
         with file.open("rb") as handle:
             os.posix_fadvise(handle.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)

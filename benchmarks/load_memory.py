@@ -1,4 +1,4 @@
-"""Measures how much memory loading takes: a checkpoint of 1 GiB, the peak of a process of its own.
+"""Measures how much memory loading takes: a checkpoint of 1 GiB, the peak of one process.
 
 .venv/bin/python benchmarks/load_memory.py: writes a random Llama shape of 1 GiB in bfloat16, loads
 it as the server does, with a small KV cache, and prints the peak. The bar is 1.5 times the weights,
@@ -14,7 +14,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-import bench_model
+from models import bench_model
 
 GIB = 2**30
 
@@ -65,7 +65,7 @@ def load(folder: Path) -> None:
 
 
 def main() -> None:
-    """Each half in a process of its own, so that the peak is the loading's."""
+    """Run both halves in separate processes, so that the peak is that of loading."""
     if len(sys.argv) > 1:
         {"write": write, "load": load}[sys.argv[1]](Path(sys.argv[2]))
         return

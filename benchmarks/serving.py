@@ -18,27 +18,23 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import bench_model
 import click
-import load
-import machine
-import peers
-import plot
-import processes
-import prompts
-import report
-import routes
-from figures import OURS, Level, Round
-from plan import Match, Model, Plan
+from load import generator, prompts, routes
+from load.plan import Match, Model, Plan
+from models import bench_model
+from peers import environments
+from report import plot, tables
+from report.figures import OURS, Level, Round
 from rich.console import Console
+from system import machine, processes
 
 SETTLE_S = 0.5
 WARM_UP_TOKENS = 16
 # A cache that the run fills, as the peers have: in a large new one every block is a page that the
 # kernel has to clear first, which takes milliseconds a megabyte on a virtual machine.
 SMALLEST_CACHE = 16384
-USUAL_PEERS = (peers.TRANSFORMERS.name, peers.OPENVINO.name, peers.LLAMA.name)
-INT8_PEERS = (peers.LLAMA_Q8.name,)
+USUAL_PEERS = (environments.TRANSFORMERS.name, environments.OPENVINO.name, environments.LLAMA.name)
+INT8_PEERS = (environments.LLAMA_Q8.name,)
 DTYPES = ("auto", "bfloat16", "float16", "float32")
 
 
@@ -55,7 +51,7 @@ class Benchmark:
     ) -> None:
         self._plan = plan
         self._source = model.source
-        self._target = load.LoraTarget(url, model.route)
+        self._target = generator.Target(url, model.route)
         self._peers = running
         self._draws = itertools.count()
         self._trees = {} if server_pid is None else {OURS: server_pid}
@@ -68,8 +64,8 @@ class Benchmark:
         for number in range(1, self._plan.rounds + 1):
             for attempt in range(self._plan.repeats + 1):
                 turn = self._take_turn(clients, self._plan.requests(clients), self._plan.new_tokens)
-                report.show_turn(console, clients, number, turn)
-                disturbed = any(map(report.is_disturbed, turn.values()))
+                tables.show_turn(console, clients, number, turn)
+                disturbed = any(map(tables.is_disturbed, turn.values()))
                 if not disturbed or attempt == self._plan.repeats:
                     break
                 level.repeated += 1
@@ -81,7 +77,9 @@ class Benchmark:
         ids = self._plan.prompts(self._source, clients, each, next(self._draws))
         texts = [[self._source.text(prompt) for prompt in client] for client in ids]
         ping = clients == max(self._plan.levels)
-        run_ours = functools.partial(load.run_round, self._target, texts, new_tokens, ping=ping)
+        run_ours = functools.partial(
+            generator.run_round, self._target, texts, new_tokens, ping=ping
+        )
         turn = {OURS: self._timed(run_ours, new_tokens)}
         for name, peer in self._peers.items():
             run_peer = functools.partial(peer.run_round, ids, new_tokens)
@@ -123,8 +121,8 @@ def _peers(_: click.Context, __: click.Parameter, value: str | None) -> tuple[st
     if value is None:
         return None
     names = tuple(part.strip() for part in value.split(",") if part.strip())
-    if unknown := [name for name in names if name not in peers.ALL]:
-        raise click.BadParameter(f"{unknown[0]} is none of {', '.join(peers.ALL)}")
+    if unknown := [name for name in names if name not in environments.ALL]:
+        raise click.BadParameter(f"{unknown[0]} is none of {', '.join(environments.ALL)}")
     return names
 
 
@@ -138,7 +136,7 @@ def _peers(_: click.Context, __: click.Parameter, value: str | None) -> tuple[st
     "--peers",
     "names",
     callback=_peers,
-    help=f"Which are measured beside it: of {', '.join(peers.ALL)}.",
+    help=f"Which are measured beside it: of {', '.join(environments.ALL)}.",
     show_default="transformers,openvino,llama.cpp; with --model also its own GGUF, if there is one",
 )
 @click.option(
@@ -189,7 +187,7 @@ def main(
 ) -> None:
     """Measure throughput, latency and /ping of the server, beside other engines."""
     processes.unwind_on_signals()
-    console = report.make_console()
+    console = tables.make_console()
     plan = Plan(**options)
     model = _model(real_model, model_dir, dtype)
     if no_peer:
@@ -229,7 +227,7 @@ def _model(real_model: Path | None, model_dir: Path, dtype: str) -> Model:
 def _usual_peers(folder: Path) -> tuple[str, ...]:
     """Name the peers that are measured unless others are asked for."""
     has_gguf = any(folder.glob("*.gguf"))
-    return (*USUAL_PEERS, peers.LLAMA_GGUF.name) if has_gguf else USUAL_PEERS
+    return (*USUAL_PEERS, environments.LLAMA_GGUF.name) if has_gguf else USUAL_PEERS
 
 
 def _run(
@@ -246,13 +244,13 @@ def _run(
     if not bench_model.is_made(model.folder) and not (url and not matches[0].peers):
         console.print(f"Making the model in {model.folder}")
         processes.make_model(model.folder)
-    task = peers.Task(model.folder, scratch, model.dtype, plan.max_tokens)
+    task = environments.Task(model.folder, scratch, model.dtype, plan.max_tokens)
     commands = _commands(matches, task, console)
     results = {
         match.name: _run_match(plan, match, commands, console, url=url, model=model)
         for match in matches
     }
-    console.print(report.machine_line(found))
+    console.print(tables.machine_line(found))
     return {
         "started_at": started_at,
         "command": " ".join([Path(sys.executable).name, *sys.argv]),
@@ -264,14 +262,16 @@ def _run(
     }
 
 
-def _commands(matches: list[Match], task: peers.Task, console: Console) -> dict[str, list[str]]:
+def _commands(
+    matches: list[Match], task: environments.Task, console: Console
+) -> dict[str, list[str]]:
     """What starts each peer; they are installed before anything is measured."""
     commands = {}
     for name in dict.fromkeys(name for match in matches for name in match.peers):
         console.print(f"Preparing {name} (the first time, this takes minutes)")
         try:
-            commands[name] = peers.ALL[name].command(task)
-        except peers.CannotInstall as error:
+            commands[name] = environments.ALL[name].command(task)
+        except environments.CannotInstall as error:
             console.print(f"[yellow]{name} is left out, as it cannot be installed: {error}")
     return commands
 
@@ -298,7 +298,7 @@ def _run_match(
         info = processes.get_json(f"{url}/info")
         benchmark = Benchmark(plan, model, url, server_pid, running)
         levels = [benchmark.measure_level(clients, console) for clients in match.levels]
-    report.show(console, match.name, levels)
+    tables.show(console, match.name, levels)
     return {
         "settings": match.settings,
         "server": info,

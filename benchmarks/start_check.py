@@ -15,7 +15,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import click
 import torch
-from bench_model import SHAPES, Shape
+from models.bench_model import SHAPES, Shape
 from rich.console import Console
 from rich.table import Table
 from transformers import LlamaConfig, LlamaForCausalLM

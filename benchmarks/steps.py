@@ -13,7 +13,7 @@ import time
 from dataclasses import dataclass
 
 import torch
-from bench_model import default_folder, is_made, make_model, random_prompt
+from models.bench_model import default_folder, is_made, make_model, random_prompt
 
 from container.engine.engine import Engine
 from container.messages.engine import SamplingParams, Submit

@@ -4,6 +4,6 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 . image/engine.sh
 "$ENGINE" run --rm --interactive --network none --no-healthcheck --entrypoint python "$IMAGE" - \
-    < image/inventory.py > "$work/inventory.json"
-.venv/bin/python image/sbom.py "$IMAGE" < "$work/inventory.json" > build/sbom.cdx.json
+    < image/audit/inventory.py > "$work/inventory.json"
+.venv/bin/python image/audit/sbom.py "$IMAGE" < "$work/inventory.json" > build/sbom.cdx.json
 say "build/sbom.cdx.json has $(grep -c '"purl"' build/sbom.cdx.json) packages"

@@ -1,1 +1,1 @@
-"""User code behind `/invocations`: processes of their own that run `code/inference.py`."""
+"""User code behind `/invocations`: separate processes that run `code/inference.py`."""

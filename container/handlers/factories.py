@@ -27,6 +27,7 @@ from container.handlers.worker_process import Worker
 from container.ipc.heartbeat import Heartbeat
 from container.settings.model import ModelSettings
 from container.settings.process_env import SAGEMAKER_MODEL_DIR, model_root
+from container.settings.server import HandlerSettings, ServerSettings
 from container.settings.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -48,7 +49,7 @@ def make_server(
         address,
         f"{address}-workers",
         limits,
-        prepare=partial(_prepare, settings),
+        prepare=partial(_prepare, settings.model, settings.handlers),
         start=start_worker,
         parent_pid=parent_pid,
         heartbeat=heartbeat,
@@ -73,20 +74,22 @@ def model_folder(settings: ModelSettings) -> Path:
         )
     except Exception as error:  # the Hub fails in many ways, all of which end the start
         raise ModelLoadError(
-            f"HF_MODEL_ID={settings.model_id} is no folder here and cannot be downloaded: {error}"
+            f"HF_MODEL_ID={settings.model_id} is not a folder and cannot be downloaded: {error}"
         ) from error
     return Path(path)
 
 
-def _prepare(settings: Settings, progress: Callable[[str], None]) -> None:
-    code = find_code(settings.handlers, settings.model.model_id)
+def _prepare(
+    settings: ModelSettings, handlers: HandlerSettings, progress: Callable[[str], None]
+) -> None:
+    code = find_code(handlers, settings.model_id)
     if code is not None and code.requirements is not None:
         progress(f"installing {code.requirements}")
         install(code.requirements)
-    if _loads_own_model(code) or not needs_engine(served_task(settings.model)):
+    if _loads_own_model(code) or not needs_engine(served_task(settings)):
         progress("finding the model's folder")
-        model_folder(settings.model)
-    progress(f"loading {code.path if code is not None else served_task(settings.model)}")
+        model_folder(settings)
+    progress(f"loading {code.path if code is not None else served_task(settings)}")
 
 
 def _make_handler(settings: Settings, name: str) -> tuple[Handler, int]:
@@ -94,8 +97,10 @@ def _make_handler(settings: Settings, name: str) -> tuple[Handler, int]:
     gpu_id = _gpu(int(name.split("-")[1]))
     handler = Handler(
         load_hooks(code) if code is not None else {},
-        _model_dir(settings, code),
-        None if _loads_own_model(code) else partial(_built_in_model, settings, gpu_id),
+        _model_dir(settings.model, code),
+        None
+        if _loads_own_model(code)
+        else partial(_built_in_model, settings.model, settings.server, gpu_id),
         default_accept=settings.handlers.default_accept,
         gpu_id=gpu_id,
     )
@@ -103,22 +108,22 @@ def _make_handler(settings: Settings, name: str) -> tuple[Handler, int]:
     return handler, settings.handlers.handler_concurrency or default
 
 
-def _built_in_model(settings: Settings, gpu_id: int | None) -> Any:
+def _built_in_model(settings: ModelSettings, server: ServerSettings, gpu_id: int | None) -> Any:
     """Return the engine, or the pipeline of HF_TASK; only the latter loads torch."""
-    host = ANYWHERE.get(settings.server.host, settings.server.host)
-    engine = EngineModel(host, settings.server.port, settings.server.api_key)
-    task = served_task(settings.model)
+    host = ANYWHERE.get(server.host, server.host)
+    engine = EngineModel(host, server.port, server.api_key)
+    task = served_task(settings)
     if task is None:
         return engine
     from container.handlers.tasks.pipelines import GeneratedTask, load_pipeline
 
     if task in GENERATED:
-        return GeneratedTask(engine, task, generated_prefix(settings.model))
+        return GeneratedTask(engine, task, generated_prefix(settings))
     return load_pipeline(
         task,
-        model_folder(settings.model),
+        model_folder(settings),
         gpu_id=gpu_id,
-        trust_remote_code=settings.model.trust_remote_code,
+        trust_remote_code=settings.trust_remote_code,
     )
 
 
@@ -126,10 +131,10 @@ def _loads_own_model(code: UserCode | None) -> bool:
     return code is not None and code.loads_own_model
 
 
-def _model_dir(settings: Settings, code: UserCode | None) -> Path:
-    if _loads_own_model(code) or not needs_engine(served_task(settings.model)):
-        return model_folder(settings.model)
-    return Path(settings.model.model_source())
+def _model_dir(settings: ModelSettings, code: UserCode | None) -> Path:
+    if _loads_own_model(code) or not needs_engine(served_task(settings)):
+        return model_folder(settings)
+    return Path(settings.model_source())
 
 
 def _gpu(number: int) -> int | None:

@@ -42,7 +42,7 @@ class UserCode:
 
     @property
     def loads_own_model(self) -> bool:
-        """Whether the code loads a model of its own; otherwise it gets the built-in engine."""
+        """Whether the code loads its own model; otherwise it gets the built-in engine."""
         return bool(self.hooks & {"model_fn"})
 
 

@@ -40,7 +40,7 @@ def decode(data: bytes, limits: ImageLimits, field: str) -> Image.Image:
     except Exception as error:  # for a broken file, Pillow can raise anything
         raise InvalidParameter(
             f"`{field}`: no image can be read from it ({', '.join(FORMATS)} are supported): "
-            f"{_told(error)}",
+            f"{_pillow_message(error)}",
             field=field,
         ) from None
 
@@ -57,6 +57,6 @@ def _too_large(size: str, limits: ImageLimits, field: str) -> InvalidParameter:
     )
 
 
-def _told(error: Exception) -> str:
+def _pillow_message(error: Exception) -> str:
     # Without a file name, Pillow's message shows the address of the BytesIO object.
     return type(error).__name__ if "BytesIO" in str(error) else f"{error}"[:200]

@@ -75,7 +75,7 @@ class ImageReader:
             ) from None
         ids = processed["input_ids"][0].tolist()
         return ReadPrompt(
-            ids, {name: _told(processed[name]) for name in processed if name not in LEFT_OUT}
+            ids, {name: _to_tensor(processed[name]) for name in processed if name not in LEFT_OUT}
         )
 
     def read_probe(self) -> ReadPrompt:
@@ -107,18 +107,20 @@ def _processor_class(folder: Path) -> type[ProcessorMixin]:
     return getattr(transformers, PROCESSOR_MAPPING_NAMES[model_type])  # type: ignore[no-any-return]
 
 
-def _without_videos(kind: type[ProcessorMixin]) -> Any:
+def _without_videos(processor_class: type[ProcessorMixin]) -> Any:
     """Subclass a processor so that parts may be None: video and audio processors are unused."""
 
-    check_part: Any = kind.check_argument_for_proper_class
+    check_part: Any = processor_class.check_argument_for_proper_class
 
     def check(self: Any, name: str, part: object) -> object:
         return None if part is None else check_part(self, name, part)
 
-    return type(kind.__name__, (kind,), {"check_argument_for_proper_class": check})
+    return type(
+        processor_class.__name__, (processor_class,), {"check_argument_for_proper_class": check}
+    )
 
 
-def _told(array: Any) -> Tensor:
+def _to_tensor(array: Any) -> Tensor:
     array = np.ascontiguousarray(array)
     if array.dtype == object:
         raise ValueError("images of different sizes in one prompt")

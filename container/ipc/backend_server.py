@@ -71,7 +71,7 @@ class BackendServer(ABC):
 
     @abstractmethod
     def load(self, progress: Progress) -> None:
-        """Load what is needed to serve; runs in a thread of its own."""
+        """Load the model or the user's code; runs in its own thread."""
 
     @property
     @abstractmethod

@@ -131,7 +131,7 @@ class Child:
 
 
 def reap_strangers(children: Iterable[Child]) -> None:
-    """Reap orphans that process 1 inherits; children of ours are reaped by their owners."""
+    """Reap orphans that process 1 inherits; leaves `children` to their owners."""
     if os.getpid() != 1:
         return
     with contextlib.suppress(ChildProcessError):

@@ -20,6 +20,7 @@ from container.handlers.user_code import find_code, missing_code
 from container.machine import free_memory_bytes
 from container.settings.model import ModelSettings
 from container.settings.process_env import ADDITIONAL_DATA, SAGEMAKER_MODEL_DIR, model_root
+from container.settings.server import HandlerSettings
 from container.settings.settings import REFUSED, Settings, setting_names
 from container.settings.tgi import WITHOUT_EFFECT
 
@@ -46,8 +47,11 @@ def diagnose(settings: Settings, environ: Mapping[str, str]) -> list[Finding]:
     """Collect the findings about model, code, machine and variables."""
     return [
         *_model(settings.model),
-        *_embedding_model(settings),
-        *_code(settings),
+        *_embedding_model(
+            settings.embedding.embedding_model_id,
+            settings.model.task if settings.is_embedding_task else None,
+        ),
+        *_code(settings.handlers, settings.model.model_id),
         *_additional_data(),
         *_machine(),
         *_variables(environ),
@@ -75,13 +79,11 @@ def _model(settings: ModelSettings) -> Iterator[Finding]:
         yield from _files(folder)
 
 
-def _embedding_model(settings: Settings) -> Iterator[Finding]:
-    if settings.embedding.embedding_model_id:
-        yield Finding(
-            f"embedding model: {settings.embedding.embedding_model_id} (EMBEDDING_MODEL_ID is set)"
-        )
-    elif settings.is_embedding_task:
-        yield Finding(f"HF_TASK={settings.model.task}: the model is served as an embedding model")
+def _embedding_model(model_id: str | None, task: str | None) -> Iterator[Finding]:
+    if model_id:
+        yield Finding(f"embedding model: {model_id} (EMBEDDING_MODEL_ID is set)")
+    elif task is not None:
+        yield Finding(f"HF_TASK={task}: the model is served as an embedding model")
 
 
 def _files(folder: Path) -> Iterator[Finding]:
@@ -112,10 +114,10 @@ def _files(folder: Path) -> Iterator[Finding]:
         )
 
 
-def _code(settings: Settings) -> Iterator[Finding]:
-    if (missing := missing_code(settings.handlers, settings.model.model_id)) is not None:
+def _code(settings: HandlerSettings, model_id: str | None) -> Iterator[Finding]:
+    if (missing := missing_code(settings, model_id)) is not None:
         yield Finding(missing, is_warning=True)
-    code = find_code(settings.handlers, settings.model.model_id)
+    code = find_code(settings, model_id)
     if code is None:
         return
     hooks = ", ".join(sorted(code.hooks)) or "no functions that are known"

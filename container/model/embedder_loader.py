@@ -27,7 +27,7 @@ log = logging.getLogger(__name__)
 BATCH_TOKENS = {"cpu": 1024, "cuda": 16384}
 # mallopt options of glibc's malloc.h.
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
-KINDS: dict[str, type[Model]] = {
+MODEL_CLASSES: dict[str, type[Model]] = {
     "SentenceTransformer": SentenceTransformer,
     "CrossEncoder": CrossEncoder,
     "SparseEncoder": SparseEncoder,
@@ -73,7 +73,7 @@ def load_model(
     path: Path, device: torch.device, dtype: torch.dtype, *, trust_remote_code: bool = False
 ) -> Model:
     """Load a folder's model with sentence-transformers. Raises ModelLoadError."""
-    kind = _kind(path)
+    kind = _model_class(path)
     try:
         return kind(
             str(path),
@@ -98,15 +98,15 @@ def keep_memory() -> None:
             mallopt(option, size)
 
 
-def _kind(path: Path) -> type[Model]:
+def _model_class(path: Path) -> type[Model]:
     """Return the sentence-transformers class of a folder's model. Raises ModelLoadError."""
     model_type = _read_json(path / "config_sentence_transformers.json").get("model_type")
-    if model_type is not None and model_type not in KINDS:
+    if model_type is not None and model_type not in MODEL_CLASSES:
         raise ModelLoadError(
-            f"{path}: a {model_type} model; only {' and '.join(KINDS)} models are served"
+            f"{path}: a {model_type} model; only {' and '.join(MODEL_CLASSES)} models are served"
         )
     if model_type is not None:
-        return KINDS[model_type]
+        return MODEL_CLASSES[model_type]
     architectures = _read_json(path / "config.json").get("architectures") or [""]
     is_classifier = architectures[0].endswith("ForSequenceClassification")
     has_modules = (path / "modules.json").is_file()

@@ -35,7 +35,12 @@ from container.model.loading.config import (
 )
 from container.model.loading.cpu_kernels import load_kernels
 from container.model.loading.engine_limits import find_slots, size_engine
-from container.model.loading.memory_plan import is_faster_to_copy, largest_step, measure_capacity
+from container.model.loading.memory_plan import (
+    is_faster_to_copy,
+    is_only_model,
+    largest_step,
+    measure_capacity,
+)
 from container.model.loading.weights import load_weights, plan_load
 from container.model.lora.layers import LoraLayers
 from container.model.lora.manager import open_store
@@ -101,7 +106,13 @@ def load_engine(
     weights = settings.model
     model = load_weights(weights, files.path, model_config, dtype, placement, reader, ids, kernels)
     progress("sizing the KV cache")
-    capacity = measure_capacity(settings, model, placement)
+    capacity = measure_capacity(
+        settings.engine,
+        settings.placement,
+        model,
+        placement,
+        has_own_gpu=is_only_model(settings.embedding.embedding_model_id),
+    )
     config = size_engine(settings.engine, settings.memory, model, capacity)
     num_processes = len(placement.devices) * settings.placement.data_parallel
     config = replace(

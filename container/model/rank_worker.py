@@ -14,7 +14,7 @@ from container.model.execution.forward_pass import ForwardPass
 from container.model.loaded_model import LoadedModel
 from container.model.loading.config import read_config
 from container.model.loading.cpu_kernels import load_kernels
-from container.model.loading.memory_plan import measure_capacity
+from container.model.loading.memory_plan import is_only_model, measure_capacity
 from container.model.loading.weights import load_weights
 from container.model.parallel.placement import Placement
 from container.model.parallel.ranks import (
@@ -74,5 +74,11 @@ def _load(settings: Settings, order: RankArgs) -> LoadedModel:
         check_ids=order.check_ids,
         cpu_kernels=kernels,
     )
-    measure_capacity(settings, model, placement)
+    measure_capacity(
+        settings.engine,
+        settings.placement,
+        model,
+        placement,
+        has_own_gpu=is_only_model(settings.embedding.embedding_model_id),
+    )
     return model

@@ -91,12 +91,12 @@ class Accuracy:
 class LayerTrial(Protocol):
     """Measures decoder layers of a model, on their inputs in the model's own forward pass.
 
-    Layers of one kind have the same class, sizes and attention.
+    Layers of one variant have the same class, sizes and attention.
     """
 
     @property
-    def kinds(self) -> Mapping[str, Hashable]:
-        """Kind of each layer, by the layer's name."""
+    def variants(self) -> Mapping[str, Hashable]:
+        """The variant of each layer, by the layer's name."""
         ...
 
     @property
@@ -105,7 +105,7 @@ class LayerTrial(Protocol):
         ...
 
     def measure(self, names: list[str]) -> Accuracy:
-        """Compare these layers in their current form. Raises whatever they raise."""
+        """Compare these layers in their current form. Raises any error of theirs."""
         ...
 
 
@@ -122,17 +122,17 @@ def measure(
     allowed in a row is the row's own error, and at least the median row's. `ideal` is the exact
     result with weights or cache in fewer bits: the error of these is allowed as well.
     """
-    wide = torch.promote_types(exact.dtype, torch.float32)
-    exact, own, served = (rows.to(wide) for rows in (exact, own, served))
+    compute_dtype = torch.promote_types(exact.dtype, torch.float32)
+    exact, own, served = (rows.to(compute_dtype) for rows in (exact, own, served))
     noise = (own - exact).square()
     if ideal is not None:
-        noise += (ideal.to(wide) - exact).square()
+        noise += (ideal.to(compute_dtype) - exact).square()
     # Results are rounded once more when they are stored.
     noise += exact.square().mean(0) * (torch.finfo(dtype).eps / 4) ** 2
     if noise.shape[1] < MIN_CHANNELS:
         ratio = ((served - exact).square().sum() / noise.sum()).sqrt()
         return Accuracy(ratio.item(), ratio.item(), dtype)
-    scale = noise.mean(0).clamp_(min=torch.finfo(wide).tiny)
+    scale = noise.mean(0).clamp_(min=torch.finfo(compute_dtype).tiny)
     allowed = (noise / scale).mean(1)
     allowed = allowed.maximum(allowed.median())
     ratio = (((served - exact).square() / scale).mean(1) / allowed).sqrt()
@@ -259,9 +259,9 @@ def _converted(module: nn.Module, dtype: torch.dtype, convert: Convert | None) -
         for name, parameter in parameters.items():
             if _is_convertible(parameter, dtype):
                 # Not an nn.Parameter: a DTensor cannot become one in inference mode.
-                wide = parameter.to(dtype)
-                wide = wide if convert is None else convert(module, name, wide)
-                module._parameters[name] = cast(nn.Parameter, wide)
+                converted = parameter.to(dtype)
+                converted = converted if convert is None else convert(module, name, converted)
+                module._parameters[name] = cast(nn.Parameter, converted)
         for name, buffer in buffers.items():
             if _is_convertible(buffer, dtype):
                 module._buffers[name] = buffer.to(dtype)

@@ -33,7 +33,7 @@ OTHER_TOOL_CALL_PARSERS = (
 
 @dataclass(frozen=True, slots=True)
 class RequestSettings:
-    """What one request may ask for, and how prompts are built."""
+    """Limits and defaults of one request, and how prompts are built."""
 
     max_client_batch_size: int = setting(
         4, "MAX_CLIENT_BATCH_SIZE", cast=integer(1),

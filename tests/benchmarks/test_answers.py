@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import agreement, checkers
+from benchmarks.questions import agreement, checkers
 
 ROOT = Path(__file__).parents[2]
-LINES = (ROOT / "benchmarks" / "answers" / "questions.jsonl").read_text().splitlines()
+LINES = (ROOT / "benchmarks" / "questions" / "questions.jsonl").read_text().splitlines()
 QUESTIONS = [json.loads(line) for line in LINES]
 
 

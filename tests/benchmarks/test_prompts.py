@@ -13,10 +13,10 @@ DEMO_MODEL = ROOT / "examples" / "demo-model"
 @pytest.fixture
 def prose(monkeypatch):
     monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))  # scripts import each other by name
-    import prompts
+    from load import prompts
 
     yield prompts.Prose(DEMO_MODEL)
-    for name in ("prompts", "bench_model"):
+    for name in ("load", "load.prompts", "models", "models.bench_model"):
         sys.modules.pop(name, None)
 
 

@@ -100,6 +100,6 @@ def test_the_bill_of_materials_lists_every_package_with_its_licence() -> None:
 
 
 def _locked(*names: str) -> set[tuple[str, str]]:
-    lines = "\n".join((ROOT / "image" / name).read_text() for name in names).splitlines()
+    lines = "\n".join((ROOT / "image" / "locks" / name).read_text() for name in names).splitlines()
     pins = [line.split()[0].split("==") for line in lines if "==" in line]
     return {(canonicalize_name(package), version) for package, version in pins}

@@ -1,10 +1,10 @@
-"""image/gate.py: which vulnerabilities end a build."""
+"""image/audit/gate.py: which vulnerabilities end a build."""
 
 from datetime import date
 
 import pytest
 
-from image.gate import refusals
+from image.audit.gate import refusals
 
 TODAY = date(2026, 11, 20)
 REASON = {"reason": "never called"}

@@ -10,7 +10,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).parents[2]
-STALE = "image/*.lock are stale: run `make lock`"
+STALE = "image/locks/*.lock are stale: run `make lock`"
 
 
 def _versions(path: Path) -> dict[str, str]:
@@ -36,7 +36,7 @@ def _closure(requirements: Iterable[str]) -> set[str]:
 
 
 def _locked(name: str) -> dict[str, str]:
-    return _versions(ROOT / "image" / name)
+    return _versions(ROOT / "image" / "locks" / name)
 
 
 def test_the_locks_have_the_versions_that_are_tested_together() -> None:
@@ -56,6 +56,6 @@ def test_the_locks_hold_what_the_server_and_torch_need_and_nothing_else() -> Non
 
 def test_everything_in_the_locks_is_hashed() -> None:
     for lock in ("server.lock", "torch-cpu.lock", "kernels.lock"):
-        text = (ROOT / "image" / lock).read_text()
+        text = (ROOT / "image" / "locks" / lock).read_text()
         for block in re.split(r"\n(?=\w)", text.partition("\n#")[0].strip()):
             assert "--hash=sha256:" in block, block

@@ -28,7 +28,7 @@ from container.model.layers.decoder_layer import FusedDecoderLayer
 from container.model.layers.layer_ops import LayerOps
 from container.model.layers.linear import PlainLinear
 from container.model.loaded_model import LoadedModel
-from container.model.loading import optimize
+from container.model.optimize import fusing
 from container.model.reference_check import Accuracy, in_precision, measure
 from tests.support.models import embedders, outliers, prepared, real_models, tiny_models
 from tests.support.models.prepared import prepare
@@ -286,7 +286,7 @@ def test_a_fault_in_fused_layers_keeps_the_models_own(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    monkeypatch.setattr(optimize, "_ops_choices", lambda *_: [LayerOps])
+    monkeypatch.setattr(fusing, "_ops_choices", lambda *_: [LayerOps])
     monkeypatch.setattr(LinearFactory, "packs", lambda *_: True)
     monkeypatch.setattr(LinearFactory, "linear", lambda _, *args: PlainLinear(*args))
     monkeypatch.setattr(LinearFactory, "head", lambda _, *args: PlainLinear(*args))
@@ -295,7 +295,7 @@ def test_a_fault_in_fused_layers_keeps_the_models_own(
     with caplog.at_level(logging.INFO):
         loaded = prepare(_model(weights, dtype), dtype, CPU)
     assert (loaded.attention, _fuse(loaded)) == ("paged", 0)
-    assert "layers with LayerOps are not used: off by" in caplog.text
+    assert "fused layers with LayerOps disabled: off by" in caplog.text
 
 
 def _fuse(loaded: LoadedModel) -> int:
@@ -408,15 +408,15 @@ def test_texts_that_attend_to_each_other_are_not_run_without_padding(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = embedders.save_embedder(tmp_path, "bert")
-    assert _embedder(folder).is_ragged
+    assert _embedder(folder).is_unpadded
     spans_of = unpadded.spans_of
     monkeypatch.setattr(unpadded, "spans_of", lambda lengths: spans_of([sum(lengths)]))
-    assert not _embedder(folder).is_ragged
+    assert not _embedder(folder).is_unpadded
 
 
 @pytest.mark.parametrize("dtype", [F32, BF16])
 def test_a_trained_encoder_is_accepted(dtype: torch.dtype) -> None:
-    assert _embedder(embedders.MINILM, dtype).is_ragged
+    assert _embedder(embedders.MINILM, dtype).is_unpadded
 
 
 def _embedder(folder: Path, dtype: torch.dtype = F32) -> Embedder:

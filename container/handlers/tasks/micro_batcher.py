@@ -34,8 +34,8 @@ class MicroBatcher:
         threading.Thread(target=self._serve, name="batches", daemon=True).start()
 
     def call(self, inputs: Any, parameters: dict[str, Any]) -> Any:
-        """Wait for the answer; a list is a batch of its own. Raises the model's exception."""
-        # Only inputs of one kind and with the same parameters can share a call.
+        """Wait for the answer; a list is not batched with other calls. Raises the model's error."""
+        # Only inputs of the same type and with the same parameters can be batched.
         is_alone = isinstance(inputs, list)
         key = "" if is_alone else json.dumps([type(inputs).__name__, parameters], sort_keys=True)
         call = _Call(inputs, parameters, key)

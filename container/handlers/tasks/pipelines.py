@@ -23,7 +23,7 @@ from container.handlers.tasks.selection import GENERATED, OWN
 log = logging.getLogger(__name__)
 
 Model = Callable[..., Any]
-# Inputs of one body that are generated at a time.
+# Most inputs of one body that are generated at a time.
 SIDE_BY_SIDE = 16
 
 
@@ -38,16 +38,16 @@ def load_pipeline(task: str, folder: Path, *, gpu_id: int | None, trust_remote_c
         make: Any = pipeline  # its types know only names that are written out
         loaded = make(task, model=str(folder), device=device, trust_remote_code=trust_remote_code)
     except Exception as error:  # a checkpoint that does not fit fails anywhere in transformers
-        log.exception("the pipeline cannot be loaded")
+        log.exception("HF_TASK=%s: loading the pipeline failed", task)
         reason = one_line(error)
         raise ModelLoadError(f"HF_TASK={task}: {folder} cannot be loaded: {reason}") from error
     return PipelineModel(loaded, task)
 
 
 class PipelineModel:
-    """A pipeline that many threads may call; what they send at once runs as one batch."""
+    """A thread-safe pipeline: concurrent calls run as one batch."""
 
-    # What it cannot take is the client's fault.
+    # A pipeline raises ValueError and the like for inputs that it does not support.
     raises_client_errors = True
 
     def __init__(self, loaded: Any, task: str) -> None:
@@ -72,7 +72,7 @@ class PipelineModel:
 
 
 class GeneratedTask:
-    """Summarisation, translation and the like by the engine, in the pipelines' old form."""
+    """Summarisation, translation and the like by the engine, in the form of the old pipelines."""
 
     raises_client_errors = True
 

@@ -1,7 +1,8 @@
-"""Extractive question answering, which transformers 5 has no pipeline for any more.
+"""Extractive question answering, for which transformers 5 has no pipeline.
 
 The answer is the span of the context with the highest product of start and end probabilities, over
-overlapping windows of long contexts; `{"answer", "score", "start", "end"}` as the pipeline had it.
+overlapping windows of long contexts: `{"answer", "score", "start", "end"}`, as from the pipeline of
+transformers 4.
 """
 
 from pathlib import Path
@@ -16,7 +17,7 @@ MAX_ANSWER_LEN = 15
 
 
 class QuestionAnswering:
-    """Answers `{"question", "context"}`, or a list of such; one thread at a time runs the model."""
+    """Answers `{"question", "context"}` or a list of them; one thread at a time may call it."""
 
     raises_client_errors = True
 
@@ -33,7 +34,7 @@ class QuestionAnswering:
         self._window = min(MAX_WINDOW, longest)
 
     def __call__(self, inputs: Any, *, top_k: int = 1, max_answer_len: int = MAX_ANSWER_LEN) -> Any:
-        """Answer; a list of answers for top_k above 1."""
+        """Return the best answer, or a list of answers if `top_k` is above 1."""
         if isinstance(inputs, list):
             return [
                 self(question, top_k=top_k, max_answer_len=max_answer_len) for question in inputs

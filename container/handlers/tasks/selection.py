@@ -1,4 +1,4 @@
-"""Which task a model is for, other than generating text: by HF_TASK, else by its config.json.
+"""Selects the task of a model that does not only generate text: by HF_TASK, else by config.json.
 
 Names are those of transformers' pipelines and of the Hugging Face inference toolkit. Embeddings and
 rerank are not here: the embedder serves them (container.settings.settings.EMBEDDING_TASKS).
@@ -26,7 +26,7 @@ PIPELINES = frozenset({
     "token-classification", "video-classification", "zero-shot-audio-classification",
     "zero-shot-classification", "zero-shot-image-classification", "zero-shot-object-detection",
 })  # fmt: skip
-# transformers 5 has dropped these pipelines: the engine generates, or container.handlers answers.
+# transformers 5 has no such pipelines: the engine generates, or container.handlers answers.
 GENERATED = {"summarization": "summary_text", "translation": "translation_text",
              "text2text-generation": "generated_text"}  # fmt: skip
 OWN = frozenset({"question-answering"})
@@ -48,7 +48,7 @@ BY_ARCHITECTURE = {
 
 
 def served_task(settings: ModelSettings) -> str | None:
-    """The task that a handler serves, or None for text generation and embeddings.
+    """Return the task that a handler serves, or None for text generation and embeddings.
 
     Raises ConfigError for a name that is not known.
     """
@@ -70,12 +70,12 @@ def served_task(settings: ModelSettings) -> str | None:
 
 
 def needs_engine(task: str | None) -> bool:
-    """Whether the engine generates what the task answers."""
+    """Whether the engine generates the task's answers."""
     return task is None or task in GENERATED
 
 
 def generated_prefix(settings: ModelSettings) -> str:
-    """What the model's config puts before a text for HF_TASK, as T5's do."""
+    """Return the prefix of each text for HF_TASK by the model's config, as T5's have it."""
     task_params = _config(settings).get("task_specific_params") or {}
     return str((task_params.get((settings.task or "").lower()) or {}).get("prefix") or "")
 
@@ -90,7 +90,7 @@ def _inferred(settings: ModelSettings) -> str | None:
 
 
 def _config(settings: ModelSettings) -> dict[str, Any]:
-    """The model's config.json; nothing where it cannot be read, which the loader explains."""
+    """Read the model's config.json; empty if it cannot be read, which the loader reports later."""
     source = settings.model_id or str(SAGEMAKER_MODEL_DIR)
     folder = Path(source).expanduser()
     path = model_root(folder) / "config.json"

@@ -1,4 +1,4 @@
-"""Attention over texts of different lengths without padding, under the name `ragged`.
+"""Attention over texts of different lengths without padding, under the name `unpadded`.
 
 All tokens of a batch lie in one row, text after text, sorted by length:
 
@@ -13,7 +13,7 @@ from typing import NamedTuple
 import torch
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-NAME = "ragged"
+NAME = "unpadded"
 # In bfloat16 two batched GEMMs are 1.4 to 2 times as fast as torch's fused kernel at these lengths
 # on a CPU; below, the fused kernel has less overhead; above, it takes less memory (docs/LOG.md).
 PRODUCT_LENGTHS = range(48, 513)

@@ -99,7 +99,7 @@ class VarlenMetadata:
     def of(
         cls, plan: ForwardPlan, cache: KVCache, kernel: Kernel, *, with_decodes: bool = True
     ) -> "VarlenMetadata":
-        """Create the tensors for a step; each padding row is a sequence of its own."""
+        """Create the tensors for a step; each padding row is one sequence."""
         rows: list[int] = []
         seq_lens: list[int] = []
         block_table: list[list[int]] = []

@@ -24,7 +24,8 @@ from container.model.attention import unpadded
 from container.model.embedding.text_encoder import EncodedText, Model, TextEncoder
 from container.model.kernels.cpu import Kernels
 from container.model.layers.cpu_linear import LinearFactory
-from container.model.loading.optimize import pack, replace_layers, restore_layers
+from container.model.optimize.encoder_layers import replace_layers, restore_layers
+from container.model.optimize.packing import pack
 from container.model.reference_check import Mismatch, Reference
 
 log = logging.getLogger(__name__)
@@ -63,7 +64,7 @@ class Embedder:
         self.dtype: torch.dtype = self.shape.first.model.dtype
         self.is_scoring = isinstance(model, CrossEncoder)
         self.is_sparse = isinstance(model, SparseEncoder)
-        self.is_ragged = False
+        self.is_unpadded = False
         self.prompts = sorted(model.prompts)
         text_config = self.config.get_text_config()
         self.vocabulary: int = text_config.vocab_size
@@ -88,9 +89,11 @@ class Embedder:
         except Exception as error:  # a model's code can raise anything
             raise ModelLoadError(f"the embedding model cannot be run: {error}") from error
         if self.device.type == "cpu":
-            if self._can_be_ragged():
-                self._try_ragged(texts, reference)
-            log.info("embedder: texts run %s", "unpadded" if self.is_ragged else "in padded groups")
+            if self._can_be_unpadded():
+                self._try_unpadded(texts, reference)
+            log.info(
+                "embedder: texts run %s", "unpadded" if self.is_unpadded else "in padded groups"
+            )
             self._pack(texts, reference)
         return reference.own.shape[1]
 
@@ -119,7 +122,9 @@ class Embedder:
         rows: list[torch.Tensor] = [torch.empty(0)] * len(texts)
         for group in self._groups(order, texts):
             members = [texts[index] for index in group]
-            features = self._run_ragged(members) if self.is_ragged else self._run_padded(members)
+            features = (
+                self._run_unpadded(members) if self.is_unpadded else self._run_padded(members)
+            )
             if members[0].per_token:
                 outputs = self._token_vectors(features["token_embeddings"], members)
             else:
@@ -133,7 +138,7 @@ class Embedder:
     ) -> Sequence[torch.Tensor]:
         """Split the first module's output, without its padding, into those of the texts."""
         lengths = [text.num_tokens for text in texts]
-        if self.is_ragged:
+        if self.is_unpadded:
             return hidden[0].split(lengths)
         rows = zip(hidden, lengths, strict=True)
         return [row[-n:] if self._pads_left else row[:n] for row, n in rows]
@@ -155,7 +160,7 @@ class Embedder:
         if _kind(first) != _kind(last):
             return True
         padded = last.num_tokens * count
-        return not self.is_ragged and padded - total - last.num_tokens > MAX_PADDING * padded
+        return not self.is_unpadded and padded - total - last.num_tokens > MAX_PADDING * padded
 
     def _run_padded(self, texts: list[EncodedText]) -> dict[str, Any]:
         longest = max(text.num_tokens for text in texts)
@@ -170,7 +175,7 @@ class Embedder:
         out: dict[str, Any] = self.shape.first(self._with_prompt(features, texts))
         return out
 
-    def _run_ragged(self, texts: list[EncodedText]) -> dict[str, Any]:
+    def _run_unpadded(self, texts: list[EncodedText]) -> dict[str, Any]:
         lengths = [text.num_tokens for text in texts]
         ids = torch.tensor([token for text in texts for token in text.token_ids])
         positions = torch.cat([torch.arange(length) for length in lengths])
@@ -206,7 +211,7 @@ class Embedder:
         ]
         return torch.tensor(filled, device=self.device)
 
-    def _can_be_ragged(self) -> bool:
+    def _can_be_unpadded(self) -> bool:
         first = self.shape.first
         params = dict(first.modality_config.get("text") or {})
         return (
@@ -222,7 +227,7 @@ class Embedder:
         model = self.shape.first.model
         if not self._linears.packs(self.dtype):
             return
-        replaced = replace_layers(model, self._linears.kernels) if self.is_ragged else []
+        replaced = replace_layers(model, self._linears.kernels) if self.is_unpadded else []
         if replaced:
             try:
                 reference.check(self.rows(texts), "fused encoder layers")
@@ -238,17 +243,17 @@ class Embedder:
         except Mismatch as error:
             raise ModelLoadError(f"the embedding model cannot be served: {error}") from error
 
-    def _try_ragged(self, texts: list[EncodedText], reference: Reference) -> None:
+    def _try_unpadded(self, texts: list[EncodedText], reference: Reference) -> None:
         original = self.shape.first.model.config._attn_implementation
         self.shape.first.model.set_attn_implementation(unpadded.NAME)
-        self.is_ragged = True
+        self.is_unpadded = True
         try:
             reference.check(self.rows(texts), "unpadded attention")
         except Exception as error:  # custom attention, windows, masks; padding supports all
             log.info(
                 "unpadded attention disabled, padding texts instead (slower): %s", one_line(error)
             )
-            self.is_ragged = False
+            self.is_unpadded = False
             self.shape.first.model.set_attn_implementation(original)
 
 

@@ -23,7 +23,7 @@ from container.model.kv_cache.cache import KVCache
 from container.model.kv_cache.offload import HostCache
 from container.model.layers.int8_linear import BatchPhase
 from container.model.lora.layers import LoraLayers
-from container.model.parallel.tensor_parallel import least_over_ranks, share_first
+from container.model.parallel.tensor_parallel import broadcast_first, least_over_ranks
 
 log = logging.getLogger(__name__)
 
@@ -104,7 +104,7 @@ class ForwardPass:
         if plan.num_placeholders and self._is_tensor_parallel:
             if sampled is None:
                 sampled = torch.empty(plan.num_placeholders, dtype=torch.int64, device=self._device)
-            share_first(sampled)
+            broadcast_first(sampled)
         if self._graphs is not None and self._graphs.fits(plan):
             return self._graphs.replay(plan, sampled).index_select(0, self._tensor(plan.logit_rows))
         ids = self._tensor(plan.token_ids)

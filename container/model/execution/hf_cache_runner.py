@@ -38,7 +38,7 @@ class Progress:
     def __init__(self, num_preemptions: int) -> None:
         self.num_preemptions = num_preemptions
         self.num_computed = 0
-        self.kept: dict[str, Any] = {}
+        self.model_kwargs: dict[str, Any] = {}
 
 
 class HFCacheRunner(SyncModelRunner):
@@ -56,7 +56,7 @@ class HFCacheRunner(SyncModelRunner):
         self._model = model
         self._device = device
         self._has_encoder = bool(model.config.is_encoder_decoder)
-        self._keeps_few_logits = bool(self._model._supports_logits_to_keep())
+        self._supports_logits_to_keep = bool(self._model._supports_logits_to_keep())
         self._sampler = Sampler(
             end_token_ids, kernels=cpu_kernels, counts_prompt=not self._has_encoder
         )
@@ -126,10 +126,10 @@ class HFCacheRunner(SyncModelRunner):
     def _decode(self, progress: Progress, item: ScheduledSequence) -> torch.Tensor:
         """Run the prompt through the encoder once, and the completion through the decoder."""
         sequence = item.sequence
-        if "encoder_outputs" not in progress.kept:
+        if "encoder_outputs" not in progress.model_kwargs:
             encoder = self._model.get_encoder()
             prompt = self._tensor(sequence.token_ids[: sequence.prompt_len])
-            progress.kept["encoder_outputs"] = encoder(input_ids=prompt, return_dict=True)
+            progress.model_kwargs["encoder_outputs"] = encoder(input_ids=prompt, return_dict=True)
         decoder_ids = (
             decoder_start(self._model) + sequence.token_ids[sequence.prompt_len : item.end]
         )
@@ -137,11 +137,13 @@ class HFCacheRunner(SyncModelRunner):
         return self._forward(progress, 1, decoder_input_ids=ids)
 
     def _forward(self, progress: Progress, num_rows: int, **ids: torch.Tensor) -> torch.Tensor:
-        few = {"logits_to_keep": num_rows} if self._keeps_few_logits else {}
-        output = self._model(**ids, **progress.kept, **few, use_cache=True, return_dict=True)
+        options = {"logits_to_keep": num_rows} if self._supports_logits_to_keep else {}
+        output = self._model(
+            **ids, **progress.model_kwargs, **options, use_cache=True, return_dict=True
+        )
         for name in CACHE_NAMES:
             if output.get(name) is not None:
-                progress.kept[name] = output[name]
+                progress.model_kwargs[name] = output[name]
         progress.num_computed += sum(tensor.shape[1] for tensor in ids.values())
         logits: torch.Tensor = output.logits[0, -num_rows:]
         return logits.float()
@@ -172,7 +174,7 @@ def check_hf_cache(
     model: PreTrainedModel,
     ids: list[int],
     device: torch.device,
-    kind: type[HFCacheRunner] = HFCacheRunner,
+    runner_class: type[HFCacheRunner] = HFCacheRunner,
 ) -> None:
     """Compare decoding with the cache to a pass without it, on a prompt. Raises Mismatch."""
     prompt_len = len(ids) - NUM_DECODED
@@ -188,7 +190,7 @@ def check_hf_cache(
         rows: torch.Tensor = output.logits[0, -NUM_DECODED - 1 :]
         return rows.clone()
 
-    runner, sequence = kind(model, device), _sequence(ids, prompt_len)
+    runner, sequence = runner_class(model, device), _sequence(ids, prompt_len)
     ends = range(prompt_len, len(ids) + 1)
     rows = [runner.advance(ScheduledSequence.of(sequence, end))[0][-1] for end in ends]
     Reference(model, run, model.dtype).check(torch.stack(rows), "the model's own cache")
@@ -196,15 +198,15 @@ def check_hf_cache(
 
 @torch.inference_mode()
 def memory_needs(
-    model: PreTrainedModel, device: torch.device, kind: type[HFCacheRunner] = HFCacheRunner
+    model: PreTrainedModel, device: torch.device, runner_class: type[HFCacheRunner] = HFCacheRunner
 ) -> tuple[int, int]:
     """Measure the bytes per token and per sequence of the model's cache."""
     short, long = 8, 24
     sizes = []
     for count in (short, long):
-        runner, sequence = kind(model, device), _sequence([0] * count, count)
+        runner, sequence = runner_class(model, device), _sequence([0] * count, count)
         runner.advance(ScheduledSequence.of(sequence, count))
-        sizes.append(_num_bytes(runner._known[sequence].kept, set()))
+        sizes.append(_num_bytes(runner._known[sequence].model_kwargs, set()))
     per_token = max(0, sizes[1] - sizes[0]) // (long - short)
     return max(1, per_token), max(0, sizes[0] - short * per_token)
 

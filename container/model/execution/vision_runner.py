@@ -36,18 +36,22 @@ class VisionRunner(HFCacheRunner):
         sequence, start = item.sequence, progress.num_computed
         ids = self._tensor(sequence.token_ids[: item.end])
         if start == 0:
-            progress.kept = self._begin(sequence, ids)
-        few = {"logits_to_keep": num_rows} if self._keeps_few_logits else {}
+            progress.model_kwargs = self._begin(sequence, ids)
+        options = {"logits_to_keep": num_rows} if self._supports_logits_to_keep else {}
         inputs = self._model.prepare_inputs_for_generation(
             ids,
             next_sequence_length=item.end - start if start else None,
             is_first_iteration=start == 0,
-            **progress.kept,
-            **few,
+            **progress.model_kwargs,
+            **options,
         )
         output = self._model(**inputs, return_dict=True)
-        model_kwargs = self._model._update_model_kwargs_for_generation(output, progress.kept)
-        progress.kept = {name: model_kwargs[name] for name in model_kwargs if PIXELS not in name}
+        model_kwargs = self._model._update_model_kwargs_for_generation(
+            output, progress.model_kwargs
+        )
+        progress.model_kwargs = {
+            name: model_kwargs[name] for name in model_kwargs if PIXELS not in name
+        }
         progress.num_computed = item.end
         logits: torch.Tensor = output.logits[0, -num_rows:]
         return logits.float()

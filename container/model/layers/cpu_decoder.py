@@ -1,8 +1,8 @@
 """All decoder layers of a model in one call of the kernels, whose threads are woken once a step.
 
-Between the layers nothing is Python's, so a step of few rows takes little more than reading the
-weights. What is computed is what the layers compute one by one, bit by bit; they do it where the
-kernels cannot: adapters, a cache of eight bits, prompts where torch attends to these.
+No Python runs between the layers, so a step of few rows takes little more than reading the weights.
+The results are those of the layers one by one, bit for bit. Steps that the kernels do not support
+(adapters, a cache of eight bits, prompts where PyTorch attends to these) run the layers one by one.
 """
 
 import ctypes
@@ -21,7 +21,7 @@ from container.model.layers.layer_ops import CosSin
 
 
 class DecoderStack(nn.Module):
-    """Lean layers, each of which gets what the one before has made, and the same for all else.
+    """Fused decoder layers, each of which reads the output of the one before it.
 
     Only one thread at a time may call it.
     """
@@ -48,9 +48,9 @@ class DecoderStack(nn.Module):
         step: AttentionMetadata,
         **_: object,
     ) -> torch.Tensor:
-        """Compute [1, tokens, hidden] from the same."""
-        kind = hidden_states.shape[1], self._dim, hidden_states.dtype
-        fits = step_args(position_embeddings, step, self._kernels).kind == kind
+        """Run all layers on [1, tokens, hidden]; returns the same shape."""
+        layout = hidden_states.shape[1], self._dim, hidden_states.dtype
+        fits = step_args(position_embeddings, step, self._kernels).layout == layout
         is_plain = step.cache.dtype == hidden_states.dtype and not step.has_adapters
         if fits and is_plain and (not step.chunks or self._kernels.attends_to_prompts):
             return self._in_one_call(hidden_states, position_embeddings, step)
@@ -100,7 +100,7 @@ class DecoderStack(nn.Module):
         self._cache, self._scratch = cache, ()
 
     def _set_scratch(self, rows: int, dtype: torch.dtype) -> None:
-        """Memory for what lies between the products, kept for the next step."""
+        """Allocate the tensors between the GEMMs; the next steps reuse them."""
         qkv, o, gate_up, down = self._linears
         widths = o.out_features, qkv.out_features, o.in_features, gate_up.out_features
         self._scratch = tuple(
@@ -112,5 +112,5 @@ class DecoderStack(nn.Module):
 
 
 def cpu_linears(layer: FusedDecoderLayer) -> list[CpuLinear]:
-    """Those for q, k and v; o; gate and up; down."""
+    """Return the linear layers for q, k and v; o; gate and up; down."""
     return [linear for linear in layer.linears if isinstance(linear, CpuLinear)]

@@ -14,7 +14,7 @@ from container.model.layers.linear import merged_linear
 
 
 class EncoderStack(nn.Module):
-    """Layers of one shape, each of which gets what the one before has made.
+    """Encoder layers of one shape, each of which reads the output of the one before it.
 
     Only one thread at a time may call it.
     """
@@ -27,7 +27,7 @@ class EncoderStack(nn.Module):
         self._hidden = first.up.in_features
         self._heads, self._dim = first.query.out_features // first.head_dim, first.head_dim
         self._widths = 3 * first.query.out_features, first.query.out_features, first.up.out_features
-        # What the structs point to.
+        # The structs point to these.
         self.linears = nn.ModuleList(
             merged_linear(list(linears), self._linear)
             for layer in layers
@@ -48,7 +48,7 @@ class EncoderStack(nn.Module):
     def forward(
         self, hidden_states: torch.Tensor, *_: object, spans: list[Span], **__: object
     ) -> torch.Tensor:
-        """Compute [1, tokens, hidden] from the same."""
+        """Run all layers on [1, tokens, hidden]; returns the same shape."""
         x = hidden_states.clone(memory_format=torch.contiguous_format)
         rows = x.shape[1]
         if not self._scratch or len(self._scratch[0]) < rows:
@@ -79,18 +79,18 @@ class EncoderStack(nn.Module):
             layer.eps[at] = norm.eps
 
     def _set_scratch(self, rows: int, dtype: torch.dtype) -> None:
-        """Memory for what lies between the products, kept for the next batch."""
+        """Allocate the tensors between the GEMMs; the next batches reuse them."""
         self._scratch = tuple(torch.zeros(rows, width, dtype=dtype) for width in self._widths)
 
 
 def _starts(spans: list[Span]) -> torch.Tensor:
-    """The first row of each text, and where the last one ends."""
+    """Return the first row of each text, and the end of the last: int64 [texts + 1]."""
     starts = [span.start + text * span.length for span in spans for text in range(span.texts)]
     return torch.tensor([*starts, spans[-1].start + spans[-1].texts * spans[-1].length])
 
 
 def fits_cpu_encoder(kernels: Kernels | None, layers: Sequence[EncoderParts]) -> bool:
-    """Whether the kernels can do all of every layer."""
+    """Whether the kernels support every layer, and all have one shape."""
     weights = [weight for layer in layers for weight in layer.weights]
     norms = [norm for layer in layers for norm in layer.norms]
     shapes = [(layer.head_dim, *(weight.shape for weight in layer.weights)) for layer in layers]

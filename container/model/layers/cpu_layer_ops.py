@@ -1,8 +1,7 @@
-"""What a lean decoder layer does between its products, by the compiled kernels.
+"""The ops between a decoder layer's GEMMs, by the compiled CPU kernels.
 
-The same as `LayerOps`, whose rows it takes: bfloat16 or float32 on the CPU, all of one format. What
-all layers of a step need (addresses, and memory for results that the next product reads at once) is
-made once for the step.
+They compute the same as `LayerOps`, on bfloat16 or float32 rows in host memory, all of one dtype.
+Addresses and memory that all layers of a step need are prepared once for the step.
 """
 
 import ctypes
@@ -25,7 +24,7 @@ from container.model.layers.layer_ops import CosSin, LayerOps, LayerSpec, is_sil
 
 
 class CpuLayerOps(LayerOps):
-    """In the library's functions."""
+    """LayerOps in C; falls back to PyTorch for a cache in another dtype and other activations."""
 
     def __init__(self, spec: LayerSpec, kernels: Kernels) -> None:
         super().__init__(spec)
@@ -46,20 +45,20 @@ class CpuLayerOps(LayerOps):
         weight, eps = self._norms[0]
         self._kernels.add_norm(
             None, x.data_ptr(), weight, address, eps, memory.rows, self._hidden, self._bf16
-        )  # nothing is added, so x is only read
+        )  # without a residual, x is only read
         return out
 
     def attention(
         self, qkv: torch.Tensor, cos_sin: CosSin, step: AttentionMetadata
     ) -> torch.Tensor:
-        """Rotate q and k, in place, keep k and v, attend: [tokens, heads * dim]."""
+        """Rotate q and k in place, store k and v in the cache, attend: [tokens, heads * dim]."""
         args = step_args(cos_sin, step, self._kernels)
-        is_plain = step.cache.dtype == qkv.dtype  # a cache of eight bits is torch's business
-        if not is_plain or args.kind != (len(step.slot_mapping), self.spec.dim, qkv.dtype):
+        is_plain = step.cache.dtype == qkv.dtype  # PyTorch reads a cache of eight bits
+        if not is_plain or args.layout != (len(step.slot_mapping), self.spec.dim, qkv.dtype):
             return super().attention(qkv, cos_sin, step)
         if step.cache is not self._cache:
             self._set_cache(step.cache)
-        # Rows that see nothing, which are padding, are never written and stay zero.
+        # Padding rows attend to nothing: they are never written and stay zero.
         out, address = _memory(step, qkv).result(self._attn_width, "attn_out")
         self._kernels.attend(args.address, self._layer_address, qkv.data_ptr(), address)
         if step.chunks and not self._kernels.attends_to_prompts:
@@ -69,7 +68,7 @@ class CpuLayerOps(LayerOps):
     def _attend_to_prompts(
         self, qkv: torch.Tensor, out: torch.Tensor, step: AttentionMetadata
     ) -> None:
-        """Attend with the chunks' queries, which are rotated and scaled, in torch's operations."""
+        """Attend with the chunks' rotated and scaled queries, in PyTorch operations."""
         spec, cache = self.spec, step.cache
         states = qkv.view(len(qkv), -1, spec.dim)
         stored = cache.keys[spec.index].flatten(0, 1)
@@ -85,7 +84,7 @@ class CpuLayerOps(LayerOps):
     def add_post_attention_norm(
         self, x: torch.Tensor, residual: torch.Tensor, step: AttentionMetadata
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Add to x, in place of `residual`, and norm the sum; return both."""
+        """Return x + residual, written over `residual`, and its norm."""
         memory = _memory(step, x)
         out, address = memory.result(self._hidden)
         weight, eps = self._norms[1]
@@ -96,7 +95,7 @@ class CpuLayerOps(LayerOps):
         return residual, out
 
     def act_and_mul(self, gate_up: torch.Tensor, step: AttentionMetadata) -> torch.Tensor:
-        """Multiply the gate's activation with up; both side by side in [tokens, 2 * width]."""
+        """Return silu(gate) * up, [tokens, width]; `gate_up` is [tokens, 2 * width]."""
         width = gate_up.shape[1] // 2
         if not self.is_silu or width % LANES:
             return super().act_and_mul(gate_up, step)
@@ -108,7 +107,7 @@ class CpuLayerOps(LayerOps):
     def add_residual(
         self, x: torch.Tensor, residual: torch.Tensor, step: AttentionMetadata
     ) -> torch.Tensor:
-        """Add to x, in place of `residual`."""
+        """Return x + residual, written over `residual`."""
         self._kernels.add_norm(
             x.data_ptr(), residual.data_ptr(), None, None, 0.0,
             _memory(step, x).rows, self._hidden, self._bf16,
@@ -116,7 +115,7 @@ class CpuLayerOps(LayerOps):
         return residual
 
     def describe(self, layer: DecoderLayerArgs, cache: KVCache) -> None:
-        """Fill in what the kernels must know of the layer beside its products."""
+        """Fill in norms and attention of the kernels' struct of a layer."""
         for index, (address, eps) in enumerate(self._norms):
             layer.norms[index], layer.eps[index] = address, eps
         layer.attention = self._layer_args(cache)
@@ -144,11 +143,11 @@ class CpuLayerOps(LayerOps):
 
 
 class _CosSinArgs:
-    """The kernels' view of a step with these angles; `address` is where its struct lies."""
+    """The kernels' struct of a step with these cosines and sines; `address` is its address."""
 
     def __init__(self, cos_sin: CosSin, step: AttentionMetadata, kernels: Kernels) -> None:
         cos, sin = (tensor.contiguous() for tensor in cos_sin)
-        self.kind = cos.shape[1], cos.shape[2], cos.dtype
+        self.layout = cos.shape[1], cos.shape[2], cos.dtype
         spans, blocks = _spans(step, with_chunks=kernels.attends_to_prompts)
         self._alive = cos, sin, spans, blocks
         self._args = StepArgs(
@@ -160,12 +159,12 @@ class _CosSinArgs:
 
 
 def step_args(cos_sin: CosSin, step: AttentionMetadata, kernels: Kernels) -> _CosSinArgs:
-    """What the kernels are told of a step, made once for all layers with these angles."""
+    """Return the kernels' struct of a step, created once for all layers with the same RoPE."""
     return step.memoize(("angles", id(cos_sin[0])), lambda: _CosSinArgs(cos_sin, step, kernels))
 
 
 class _Memory:
-    """Memory for a step's results, which its layers overwrite in turn."""
+    """Memory for a step's results, which each layer overwrites."""
 
     def __init__(self, like: torch.Tensor) -> None:
         self.rows = len(like)
@@ -173,7 +172,7 @@ class _Memory:
         self._results: dict[tuple[int, str], tuple[torch.Tensor, int]] = {}
 
     def result(self, width: int, use: str = "") -> tuple[torch.Tensor, int]:
-        """[tokens, width], zeros at first, with its address; another tensor for another use."""
+        """Return a tensor [tokens, width], initially zero, and its address; one for each `use`."""
         if (width, use) not in self._results:
             out = torch.zeros(self.rows, width, dtype=self._dtype)
             self._results[width, use] = out, out.data_ptr()
@@ -185,7 +184,7 @@ def _memory(step: AttentionMetadata, like: torch.Tensor) -> _Memory:
 
 
 def _spans(step: AttentionMetadata, *, with_chunks: bool) -> tuple[torch.Tensor, torch.Tensor]:
-    """`spans` and `block_table` of `struct step`."""
+    """Return `spans` and `blocks` of the kernels' `struct step`."""
     spans: list[tuple[int, int, int, int]] = []
     blocks: list[torch.Tensor] = []
     begin = 0
@@ -205,7 +204,7 @@ def _spans(step: AttentionMetadata, *, with_chunks: bool) -> tuple[torch.Tensor,
 
 
 def fits_cpu_kernels(spec: LayerSpec) -> bool:
-    """Whether the kernels can do what a layer does."""
+    """Whether the kernels support a layer's shapes, dtypes and devices."""
     weights = [weight for weight, _ in spec.norms]
     if spec.head_norm is not None:
         weights.append(spec.head_norm[0])

@@ -1,9 +1,9 @@
-"""Products by the compiled kernels, of weights packed as these want them: see csrc/gemm.h.
+"""Linear layers by the compiled kernels, with weights in their packed layout: see csrc/gemm.h.
 
-A row's bits do not depend on how many rows there are. Weights are of the rows' format, or whole
-numbers of eight bits with a scale for each output. Weights of a float32 model that bfloat16 holds
-exactly, as those of most checkpoints, are stored in bfloat16: the results are the same to the bit,
-and a decode, which mostly waits for weights, reads half of the bytes.
+A row's bits do not depend on the number of rows. Weights have the rows' dtype, or are int8 with a
+scale for each output. Weights of a float32 model that bfloat16 holds exactly, as in most
+checkpoints, are stored in bfloat16: the results are the same to the bit, and a decode, which mostly
+waits for weights, reads half of the bytes.
 """
 
 import ctypes
@@ -18,16 +18,16 @@ from container.model.layers.linear import FastLinear, PackedLinear, PlainLinear,
 
 # Outputs that lie side by side, as in gemm.h.
 GROUP = 48
-# Numbers that a head's results may keep: 64 MiB.
+# Most numbers of results that an output layer reuses: 64 MiB.
 MAX_REUSED = 1 << 24
-KINDS = {torch.float32: 0, torch.bfloat16: 1, torch.int8: 2}
+WEIGHT_FORMATS = {torch.float32: 0, torch.bfloat16: 1, torch.int8: 2}
 
 
 class CpuLinear(FastLinear):
-    """A linear layer in the kernels' format.
+    """A linear layer in the kernels' packed layout.
 
-    With `fp32_out`, as for the output layer, results are float32, and the next call's overwrite
-    them. Only one thread at a time may call it, since a call's arguments lie in it.
+    With `fp32_out`, as for the output layer, results are float32, and the next call overwrites
+    them. Only one thread at a time may call it, since it stores the arguments of a call.
     """
 
     def __init__(
@@ -55,7 +55,7 @@ class CpuLinear(FastLinear):
         self.weight_args = WeightArgs(
             numbers=self.numbers.data_ptr(), scales=_address(self.scales),
             bias=_address(self.bias), inputs=self.in_features, outputs=self.out_features,
-            kind=KINDS[numbers.dtype],
+            kind=WEIGHT_FORMATS[numbers.dtype],
         )  # fmt: skip
         self._args = GemmArgs(
             weight=ctypes.addressof(self.weight_args), bf16=weight.dtype == torch.bfloat16,
@@ -72,14 +72,14 @@ class CpuLinear(FastLinear):
             )
         flat = rows.contiguous()
         count = rows.numel() // self.in_features
-        out = self._room(count)
+        out = self._output(count)
         args = self._args
         args.x, args.out, args.rows = flat.data_ptr(), out.data_ptr(), count
         self.kernels.gemm(self._args_address)
         return out.view(*rows.shape[:-1], self.out_features)
 
-    def _room(self, rows: int) -> torch.Tensor:
-        """Where results go; a head keeps it, since fresh memory of many megabytes is slow."""
+    def _output(self, rows: int) -> torch.Tensor:
+        """Return memory for results; an output layer reuses it, since new pages are slow."""
         if not self._args.fp32_out or rows * self.out_features > MAX_REUSED:
             return torch.empty(rows, self.out_features, dtype=self._dtype)
         if len(self._reused) < rows:
@@ -88,7 +88,7 @@ class CpuLinear(FastLinear):
 
 
 def packed(weight: torch.Tensor) -> torch.Tensor:
-    """[out, in] as groups of outputs whose inputs, or pairs of these, follow one another."""
+    """Reorder a weight, [out, in], to [groups, in / step, GROUP, step], as the kernels read it."""
     outputs, inputs = weight.shape
     step = 1 if weight.dtype == torch.float32 else 2
     full = outputs // GROUP * GROUP
@@ -101,7 +101,7 @@ def packed(weight: torch.Tensor) -> torch.Tensor:
 
 
 def can_use_gemm(kernels: Kernels | None, weight: torch.Tensor) -> bool:
-    """Whether the kernels multiply with a weight, [out, in]."""
+    """Whether the kernels support a weight, [out, in]."""
     return (
         kernels is not None
         and weight.device.type == "cpu"
@@ -121,21 +121,21 @@ def _fits_bfloat16(weight: torch.Tensor) -> bool:
 
 @cache
 def _has_matrix_unit() -> bool:
-    """Whether oneDNN has something faster for many rows than vectors: Intel's AMX."""
+    """Whether the processor has a matrix unit that oneDNN uses for many rows: Intel's AMX."""
     return bool(torch.cpu.get_capabilities().get("amx_tile", False))
 
 
 class LinearFactory:
-    """Makes the fastest linear layers of this processor: the kernels' where they can, else torch's.
+    """Makes the fastest linear layers for this processor, by the kernels or by PyTorch.
 
-    `kernels` is None where there are none.
+    `kernels` is None if none could be loaded.
     """
 
     def __init__(self, kernels: Kernels | None) -> None:
         self.kernels = kernels
 
     def linear(self, weight: torch.Tensor, bias: torch.Tensor | None) -> FastLinear:
-        """Make a layer with the weight as it is, [out, in]."""
+        """Make a layer from an unquantized weight, [out, in]."""
         return self._compiled(weight, bias) or _of_torch(weight, bias)
 
     def head(self, weight: torch.Tensor, bias: torch.Tensor | None) -> FastLinear:
@@ -150,12 +150,12 @@ class LinearFactory:
         phase: BatchPhase | None,
         fp32_out: bool = False,
     ) -> FastLinear:
-        """Make a layer with weights of eight bits; `phase` is for torch's own products."""
+        """Make a layer with int8 weights; `phase` is for PyTorch's GEMMs."""
         layer = self._compiled(weight, bias, int8_weights=True, fp32_out=fp32_out)
         return layer or Int8Linear(weight, bias, phase)
 
     def packs(self, dtype: torch.dtype) -> bool:
-        """Whether this processor has packed products in a format; tries one."""
+        """Whether packed linear layers of this dtype work here; tries one."""
         if not (self.uses_kernels(dtype) or can_pack(dtype)):
             return False
         plain = nn.Linear(64, 48, dtype=dtype)
@@ -167,7 +167,7 @@ class LinearFactory:
         return torch.allclose(packed, plain(rows), atol=0.02, rtol=0.02)
 
     def uses_kernels(self, dtype: torch.dtype) -> bool:
-        """Whether the kernels multiply weights of a format here."""
+        """Whether the kernels support weights of this dtype here."""
         return can_use_gemm(self.kernels, torch.empty(48, 64, dtype=dtype))
 
     def _compiled(

@@ -5,11 +5,10 @@ Models of that family (Llama, Mistral, Qwen 2 and 3, SmolLM ...) share one layer
     x = x + o(attend(rotate(norm(q)), rotate(norm(k)), v))      q, k, v of norm(x)
     x = x + down(act(gate) * up)                                gate, up of norm(x)
 
-A step of a small model on a CPU is bound by the number of operations, not by their size, so here
-there are four products, and what lies between them (layer_ops.py) is done in few operations of
-torch or, where they can, by the compiled kernels. Which layers may be replaced is not looked up in
-a list: a layer must have these parts, and must be as accurate as the model's own on the same input
-(reference_check.py).
+A step of a small model on a CPU is bound by the number of operations, not by their size. So a fused
+layer has four GEMMs, and the ops between them (layer_ops.py) are few PyTorch operations or, where
+possible, compiled kernels. There is no list of supported models: a layer is replaced if it has
+these parts and the replacement is as accurate on the same input (reference_check.py).
 """
 
 from typing import Any
@@ -28,12 +27,12 @@ Linears = tuple[FastLinear, FastLinear, FastLinear, FastLinear]
 
 
 class FusedDecoderLayer(nn.Module):
-    """One decoder layer: `qkv`, `o`, `gate_up` and `down`, and what lies between them."""
+    """One decoder layer: the GEMMs `qkv`, `o`, `gate_up` and `down`, and the ops between them."""
 
     def __init__(self, spec: LayerSpec, linears: Linears) -> None:
         super().__init__()
         self.qkv, self.o, self.gate_up, self.down = linears
-        # As a tuple they are found without a module's slow look-up.
+        # A tuple avoids the slow attribute look-up of nn.Module.
         self.linears = linears
         self.spec = spec
         self.ops = LayerOps(spec)
@@ -42,7 +41,7 @@ class FusedDecoderLayer(nn.Module):
     def of(
         cls, layer: nn.Module, layer_attn_params: list[AttentionParams], make: MakeLinear
     ) -> "FusedDecoderLayer":
-        """The same as a layer that has the parts named above."""
+        """Create the fused form of a layer that has the parts named above."""
         attention: Any = layer.self_attn
         mlp: Any = layer.mlp
         linears = (
@@ -64,7 +63,7 @@ class FusedDecoderLayer(nn.Module):
         step: AttentionMetadata,
         **_: object,
     ) -> torch.Tensor:
-        """Compute [1, tokens, hidden] from the same."""
+        """Run the layer on [1, tokens, hidden]; returns the same shape."""
         ops = self.ops
         qkv, o, gate_up, down = self.linears
         x = hidden_states.squeeze(0).contiguous()
@@ -73,7 +72,7 @@ class FusedDecoderLayer(nn.Module):
         return ops.add_residual(x, down(ops.act_and_mul(gate_up(normed), step)), step).unsqueeze(0)
 
     def fuse(self, kernels: Kernels | None) -> None:
-        """Use the kernels from now on, if there are any that can."""
+        """Use the CPU kernels from now on, if they support the layer."""
         self.ops = LayerOps(self.spec)
         if kernels is not None and fits_cpu_kernels(self.spec):
             self.ops = CpuLayerOps(self.spec, kernels)

@@ -5,8 +5,8 @@ BERT, RoBERTa, XLM-R, Electra and their relatives share one layer:
     x = norm(x + dense(attend(query(x), key(x), value(x))))
     x = norm(x + down(gelu(up(x))))
 
-Where the kernels can, all layers are one call (cpu_encoder.py). Elsewhere query, key and value
-are one product, and oneDNN adds the residual and computes the GELU while it writes a product.
+Where the CPU kernels support them, all layers are one call (cpu_encoder.py). Elsewhere query, key
+and value are one GEMM, and oneDNN fuses the residual and the GELU into its GEMMs.
 """
 
 from dataclasses import dataclass
@@ -32,7 +32,7 @@ NORMS = ("attention.output.LayerNorm", "output.LayerNorm")
 
 @dataclass(frozen=True, slots=True)
 class EncoderParts:
-    """What a layer computes with: x = norm(x + dense(attend(q, k, v))), then norm(x + down(up))."""
+    """The modules of a layer; see the formula above."""
 
     head_dim: int
     query: nn.Linear
@@ -45,7 +45,7 @@ class EncoderParts:
 
     @classmethod
     def of(cls, layer: nn.Module) -> "EncoderParts":
-        """Take a layer that `has_parts` apart."""
+        """Return the modules of a layer that `has_parts`."""
         modules: dict[str, Any] = dict(layer.named_modules())
         query, key, value, dense, up, down = (modules[name] for name in LINEARS)
         first, second = (modules[name] for name in NORMS)
@@ -54,13 +54,13 @@ class EncoderParts:
 
     @property
     def weights(self) -> list[torch.Tensor]:
-        """Those of its products."""
+        """The weights of its linear layers."""
         linears = self.query, self.key, self.value, self.dense, self.up, self.down
         return [linear.weight for linear in linears]
 
 
 def has_parts(layer: nn.Module) -> bool:
-    """Whether a layer has the family's parts, of the usual kinds, and nothing else that counts."""
+    """Whether a layer has exactly the family's modules, with classes that are supported."""
     modules = dict(layer.named_modules())
     act = modules.get("intermediate.intermediate_act_fn")
     return (
@@ -74,7 +74,7 @@ def has_parts(layer: nn.Module) -> bool:
 
 
 class FusedEncoderLayer(nn.Module):
-    """One encoder layer, in torch's and oneDNN's operations."""
+    """One encoder layer, in PyTorch and oneDNN operations."""
 
     def __init__(self, parts: EncoderParts) -> None:
         super().__init__()
@@ -89,7 +89,7 @@ class FusedEncoderLayer(nn.Module):
     def forward(
         self, hidden_states: torch.Tensor, *_: object, spans: list[Span], **__: object
     ) -> torch.Tensor:
-        """Compute [1, tokens, hidden] from the same."""
+        """Run the layer on [1, tokens, hidden]; returns the same shape."""
         rows = hidden_states[0]
         heads = self.qkv(rows).view(len(rows), 3, -1, self.head_dim)
         query, key, value = heads.permute(1, 2, 0, 3).unbind(0)

@@ -1,10 +1,10 @@
-"""Eight-bit weights: each output of a linear layer has a scale and whole numbers from -127 to 127.
+"""Weight-only int8 quantization: each output has a scale and integers from -127 to 127.
 
-Weights only: inputs and sums stay as they are. Where the kernels can, they multiply
-(cpu_linear.py); elsewhere torch does, as here. For few rows torch multiplies with the numbers as
-they lie in memory, half as many bytes as bfloat16's; that product is slow for many rows, so prompts
-get the numbers converted first. Which of the two a row gets depends on what it is, a decode or a
-token of a prompt, never on the other rows: so seeds repeat under any load.
+Inputs and sums keep their dtype. The CPU kernels multiply where they support it (cpu_linear.py);
+elsewhere PyTorch does, as here. For few rows PyTorch reads the integers directly, half as many
+bytes as bfloat16's; for many rows that GEMM is slow, so the weights are converted first for
+prompts. Which GEMM a row gets depends on whether it is a decode or a prompt's token, never on the
+other rows, so seeds repeat under any load.
 """
 
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ from container.model.layers.linear import FastLinear
 
 
 def quantized(weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return whole numbers, int8 [out, in], and scales, float32 [out].
+    """Return integers, int8 [out, in], and scales, float32 [out].
 
     In 16 bits a scale would be rounded, and with it a row's largest weight, which in trained models
     may be the one that meets the largest input.
@@ -34,7 +34,7 @@ class BatchPhase:
 
 
 class Int8Linear(FastLinear):
-    """A linear layer with whole numbers for weights. Without `phase`, all rows are as decodes."""
+    """A linear layer with int8 weights. Without `phase`, all rows count as decodes."""
 
     def __init__(
         self, weight: torch.Tensor, bias: torch.Tensor | None, phase: BatchPhase | None
@@ -54,7 +54,7 @@ class Int8Linear(FastLinear):
             out = self._many(flat)
         else:
             out = torch.cat([self._few(flat[:decodes]), self._many(flat[decodes:])])
-        out = out.mul_(self.scales)  # in float32, whatever the format of the product
+        out = out.mul_(self.scales)  # in float32, for any dtype of the GEMM
         if self.bias is not None:
             out += self.bias
         return out.view(*rows.shape[:-1], -1)

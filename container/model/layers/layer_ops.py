@@ -1,8 +1,8 @@
-"""What a lean decoder layer does between its products: norms, rotation, attention, the gate.
+"""The ops between a decoder layer's GEMMs: RMSNorm, RoPE, attention, SiLU-and-mul, in PyTorch.
 
-In torch's operations, on any device and in any format. `CpuLayerOps` does the same with the
-compiled kernels and is checked against this. Rows are [tokens, ...]; x, what layers add to, is
-[tokens, hidden].
+They run on any device and in any dtype, and are the reference that `CpuLayerOps` and
+`TritonLayerOps` are checked against. Rows are [tokens, ...]; x, the residual stream, is [tokens,
+hidden].
 """
 
 import dataclasses
@@ -15,7 +15,7 @@ from torch import nn
 from container.model.attention.metadata import AttentionMetadata, AttentionParams
 from container.model.attention.paged import attend
 
-# A norm's weight and what it adds to the mean square.
+# A norm's weight and its epsilon.
 Norm = tuple[torch.Tensor, float]
 # Cosines and sines of the rows' positions, [1, tokens, dim] each.
 CosSin = tuple[torch.Tensor, torch.Tensor]
@@ -23,7 +23,7 @@ CosSin = tuple[torch.Tensor, torch.Tensor]
 
 @dataclass(frozen=True, slots=True)
 class LayerSpec:
-    """What a layer has beside its products.
+    """A decoder layer without its linear layers.
 
     `norms` come before the attention and before the gate; `head_norm` has a row for each head of q
     and k, [heads + kv_heads, dim].
@@ -40,7 +40,7 @@ class LayerSpec:
 
 
 class LayerOps:
-    """In torch's operations."""
+    """The reference implementation, in PyTorch operations."""
 
     def __init__(self, spec: LayerSpec) -> None:
         self.spec = spec
@@ -55,35 +55,35 @@ class LayerOps:
     def attention(
         self, qkv: torch.Tensor, cos_sin: CosSin, step: AttentionMetadata
     ) -> torch.Tensor:
-        """Rotate q and k, keep k and v, attend: [tokens, heads * dim]."""
+        """Rotate q and k, store k and v in the cache, attend: [tokens, heads * dim]."""
         spec = self.spec
         states = qkv.view(len(qkv), -1, spec.dim)
-        turned = self._rotate(states[:, : -spec.kv_heads], cos_sin, step)
-        q, k, v = turned[:, : spec.heads], turned[:, spec.heads :], states[:, -spec.kv_heads :]
+        rotated = self._rotate(states[:, : -spec.kv_heads], cos_sin, step)
+        q, k, v = rotated[:, : spec.heads], rotated[:, spec.heads :], states[:, -spec.kv_heads :]
         return attend(step, spec.index, q, k, v, self._attn_params).view(len(qkv), -1)
 
     def add_post_attention_norm(
         self, x: torch.Tensor, residual: torch.Tensor, step: AttentionMetadata
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Add to x, which stays, and norm the sum; return both. `residual` may be overwritten."""
+        """Return x + residual and its norm. Does not change x, but may overwrite `residual`."""
         x = residual + x
         return x, _normed(x, self.spec.norms[1])
 
     def act_and_mul(self, gate_up: torch.Tensor, step: AttentionMetadata) -> torch.Tensor:
-        """Multiply the gate's activation with up; both side by side in [tokens, 2 * width]."""
+        """Return act(gate) * up, [tokens, width]; `gate_up` is [tokens, 2 * width]."""
         gate, up = gate_up.chunk(2, -1)
         return self.spec.act(gate).mul_(up)
 
     def add_residual(
         self, x: torch.Tensor, residual: torch.Tensor, step: AttentionMetadata
     ) -> torch.Tensor:
-        """Add to x, which stays; `residual` may be overwritten."""
+        """Return x + residual. Does not change x, but may overwrite `residual`."""
         return residual.add_(x)
 
     def _rotate(
         self, states: torch.Tensor, cos_sin: CosSin, step: AttentionMetadata
     ) -> torch.Tensor:
-        """Turn q and k, [tokens, heads + kv_heads, dim], by their positions; q also gets scaled."""
+        """Apply RoPE to q and k, [tokens, heads + kv_heads, dim], and scale q."""
         spec = self.spec
         if spec.head_norm is not None:
             weight, eps = spec.head_norm
@@ -95,7 +95,7 @@ class LayerOps:
         return torch.addcmul(states * cos, states.roll(spec.dim // 2, -1), sin)
 
     def _tables(self, cos: torch.Tensor, sin: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """What the halves of each head are multiplied by: [tokens, heads + kv_heads, dim], twice.
+        """Return the factors of each head's halves: [tokens, heads + kv_heads, dim], twice.
 
         The rotation is (a, b) -> (a * cos - b * sin, b * cos + a * sin), a and b the two halves.
         """
@@ -108,7 +108,7 @@ class LayerOps:
 
 
 def is_silu(spec: LayerSpec) -> bool:
-    """Whether a layer's activation is silu, which is the one that kernels have."""
+    """Whether a layer's activation is SiLU, the only one that the kernels implement."""
     rows = torch.linspace(-8, 8, 64)
     return torch.equal(spec.act(rows), nn.functional.silu(rows))
 

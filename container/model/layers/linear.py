@@ -1,8 +1,8 @@
 """Linear layers in faster forms: packed for oneDNN, or several merged into one.
 
 * Packed layers keep their weights in oneDNN's own blocked format (1.3 to 2.5 times as fast as
-  `F.linear` for few rows), and give the same bits for a row whatever the other rows are.
-* Projections of the same input (q, k, v; gate, up) become one product.
+  `F.linear` for few rows), and give the same bits for a row beside any other rows.
+* Projections of the same input (q, k, v; gate, up) become one GEMM.
 """
 
 from collections.abc import Callable
@@ -16,9 +16,9 @@ PACK_ROWS = 32
 
 
 class FastLinear(nn.Module):
-    """What stands for one linear layer of the model, or for several with the same input.
+    """Replaces one linear layer of the model, or several with the same input.
 
-    `parts` has names and output sizes of these layers, for adapters.
+    `parts` has names and output sizes of the replaced layers, for adapters.
     """
 
     def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None) -> None:
@@ -28,12 +28,12 @@ class FastLinear(nn.Module):
         self.parts: list[tuple[str, int]] = []
 
 
-# From a weight, [out, in], and a bias to what multiplies with them.
+# Makes a linear layer from a weight, [out, in], and a bias.
 MakeLinear = Callable[[torch.Tensor, torch.Tensor | None], FastLinear]
 
 
 class PackedLinear(FastLinear):
-    """Keeps the weight in oneDNN's blocked format."""
+    """A linear layer with its weight in oneDNN's blocked format."""
 
     def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None) -> None:
         super().__init__(weight, bias)
@@ -57,7 +57,7 @@ def can_pack(dtype: torch.dtype) -> bool:
 
 
 class PlainLinear(FastLinear):
-    """Multiplies as torch does, on any device."""
+    """A linear layer as PyTorch's own, on any device."""
 
     def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None) -> None:
         super().__init__(weight, bias)
@@ -69,9 +69,9 @@ class PlainLinear(FastLinear):
 
 
 class MergedLinear:
-    """Several projections of one input as one product; each part asks for its share.
+    """Several projections of one input as one GEMM; each projection takes its columns.
 
-    The product is made when a part is called with an input other than the last one.
+    The GEMM runs when a projection is called with another input than the last call's.
     """
 
     def __init__(self, linears: list[nn.Linear], make: MakeLinear) -> None:
@@ -92,7 +92,7 @@ class MergedLinear:
 
 
 def merged_linear(linears: list[nn.Linear], make: MakeLinear) -> FastLinear:
-    """One product for layers with the same input, all with a bias or all without."""
+    """Merge layers with the same input into one. Raises ValueError if only some have a bias."""
     biases = [linear.bias.detach() for linear in linears if linear.bias is not None]
     if biases and len(biases) < len(linears):
         raise ValueError("some of the layers have a bias and some have none")
@@ -106,7 +106,7 @@ def merged_linear(linears: list[nn.Linear], make: MakeLinear) -> FastLinear:
 
 
 class MergedLinearView(nn.Module):
-    """Stands where one of the joined projections stood."""
+    """Replaces one of the merged projections."""
 
     def __init__(self, merged: MergedLinear, index: int) -> None:
         super().__init__()

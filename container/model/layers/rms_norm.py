@@ -25,7 +25,7 @@ class FusedRMSNorm(nn.Module):
 
 
 def norm_eps(module: nn.Module) -> float:
-    """What a norm adds to the mean square."""
+    """Return a norm's epsilon, which it adds to the mean square."""
     for name in ("variance_epsilon", "eps"):
         if isinstance(value := getattr(module, name, None), float):
             return value
@@ -33,7 +33,7 @@ def norm_eps(module: nn.Module) -> float:
 
 
 def is_plain_rms_norm(module: nn.Module) -> bool:
-    """Try it: some norms of that name add one to the weight or subtract the mean."""
+    """Whether a module is a plain RMSNorm; tries it, since some add one to the weight."""
     weight = getattr(module, "weight", None)
     if not type(module).__name__.endswith("RMSNorm") or not isinstance(weight, torch.Tensor):
         return False

@@ -1,7 +1,7 @@
-"""What a lean decoder layer does between its products, by the kernels in Triton.
+"""The ops between a decoder layer's GEMMs, as Triton kernels.
 
-The same as `LayerOps`, whose rows it takes, in four kernels beside the attention itself. Only to be
-imported where Triton is.
+They compute the same as `LayerOps`, in four kernels besides attention. Import this module only
+where Triton is installed.
 """
 
 import torch
@@ -17,7 +17,7 @@ MAX_DIM = 256
 
 
 class TritonLayerOps(LayerOps):
-    """In the kernels' functions."""
+    """LayerOps in Triton."""
 
     def input_norm(self, x: torch.Tensor, step: AttentionMetadata) -> torch.Tensor:
         """Norm x."""
@@ -27,7 +27,7 @@ class TritonLayerOps(LayerOps):
     def attention(
         self, qkv: torch.Tensor, cos_sin: CosSin, step: AttentionMetadata
     ) -> torch.Tensor:
-        """Rotate q and k, keep k and v, attend: [tokens, heads * dim]."""
+        """Rotate q and k, store k and v in the cache, attend: [tokens, heads * dim]."""
         spec, here = self.spec, step.on(qkv.device)
         cos, sin = (part[0].contiguous() for part in cos_sin)
         q, k, v = triton_layer.rope_and_store_kv(
@@ -48,16 +48,16 @@ class TritonLayerOps(LayerOps):
     def add_post_attention_norm(
         self, x: torch.Tensor, residual: torch.Tensor, step: AttentionMetadata
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Add to x, which stays, and norm the sum; return both."""
+        """Return x + residual and its norm. Changes neither."""
         return triton_layer.add_norm(x, residual, *self.spec.norms[1])
 
     def act_and_mul(self, gate_up: torch.Tensor, step: AttentionMetadata) -> torch.Tensor:
-        """Multiply the gate's activation with up; both side by side in [tokens, 2 * width]."""
+        """Return silu(gate) * up, [tokens, width]; `gate_up` is [tokens, 2 * width]."""
         return triton_layer.silu_times(gate_up)
 
 
 def fits_triton(spec: LayerSpec) -> bool:
-    """Whether the kernels can do what a layer does."""
+    """Whether the kernels support a layer's shapes, dtypes and devices."""
     weights = [weight for weight, _ in spec.norms]
     if spec.head_norm is not None:
         weights.append(spec.head_norm[0])

@@ -1,7 +1,7 @@
-"""Whether a faster attention may serve: it must compute what the reference computes.
+"""Chooses the fastest attention kernels whose results match the reference's.
 
-Each kind of layer that a model has is tried on random tensors: decodes and a prompt's chunk side by
-side, contexts that end within a block, blocks in no order. A kernel's error may be a small multiple
+Each layer variant of a model is tried on random tensors: decodes beside a prompt's chunk, contexts
+that end within a block, blocks in arbitrary order. A kernel's error may be a small multiple
 of the reference's own, both against the exact result (container.model.reference_check).
 """
 
@@ -12,6 +12,7 @@ import torch
 from torch.nn.attention import activate_flash_attention_impl, restore_flash_attention_impl
 
 from container.engine.adapters import NO_ADAPTER
+from container.errors import one_line
 from container.model.attention.metadata import AttentionMetadata, AttentionParams
 from container.model.attention.paged import attend
 from container.model.attention.varlen import (
@@ -32,7 +33,7 @@ FORMATS = {torch.bfloat16, torch.float16}
 # the values with them.
 ALLOWANCE = 2.0
 SIZE = BLOCK_SIZE["cuda"]
-# Two decodes that see 40 and 17 tokens; then 20 tokens of a prompt, of which the last sees 50.
+# Two decodes with contexts of 40 and 17 tokens; then 20 prompt tokens, the last at position 49.
 GROUP = GroupPlan(0, 2, [[5, 2, 7], [3, 0, 11]], [40, 17])
 CHUNK = ChunkPlan(2, 22, 50, [9, 1, 10, 4])
 NUM_BLOCKS = 11  # the twelfth is the scratch block
@@ -45,7 +46,7 @@ def choose_kernels(
     cache_dtype: torch.dtype,
     device: torch.device,
 ) -> AttentionKernels:
-    """Take what serves every kind of layer, the fastest first; the log says which."""
+    """Choose the fastest kernels that are accurate for every layer variant; log the choice."""
     if device.type != "cuda":
         return REFERENCE_ONLY
     layer_variants = set(zip(layers, layer_attn_params, strict=True))
@@ -58,7 +59,10 @@ def choose_kernels(
     )
     if Kernel.REFERENCE in (decodes, chunks):
         scope = "all attention" if decodes is chunks else "attention within prompts"
-        log.warning("%s goes the slow way, as no kernel serves here", scope)
+        log.warning(
+            "no fused attention kernel passed its check; %s uses the PyTorch reference (slow)",
+            scope,
+        )
     return AttentionKernels(decodes, chunks)
 
 
@@ -71,11 +75,11 @@ def _choose_torchs(
     cache_dtype: torch.dtype,
     device: torch.device,
 ) -> Kernel:
-    """Take the first of torch's kernels that serves every kind of layer without a soft cap.
+    """Choose the first of PyTorch's kernels that is accurate for every layer without a soft cap.
 
-    Soft caps are the reference's business, whatever serves the other layers.
+    Layers with a soft cap always use the reference.
     """
-    plain = {kind for kind in layer_variants if kind[1].softcap is None}
+    plain = {variant for variant in layer_variants if variant[1].softcap is None}
     is_known = dtype in FORMATS and cache_dtype not in FP8
     if (
         not plain
@@ -97,9 +101,9 @@ def _serves(
     device: torch.device,
     flash: str | None = None,
 ) -> bool:
-    """Whether kernels compute what the reference computes; the log says so.
+    """Whether the kernels' results match the reference's; log the result.
 
-    `flash` is the implementation of FlashAttention that torch is to use.
+    `flash` names the implementation of FlashAttention that PyTorch uses.
     """
     name = kernels.decodes.value
     try:
@@ -109,14 +113,14 @@ def _serves(
             kernel_accuracy(kernels, layer, attn_params, dtype, cache_dtype, layer.device or device)
             for layer, attn_params in layer_variants
         ]
-    except Exception as error:  # each kernel has its own reasons
-        log.info("%s is not used, as it fails here: %s", name, error)
+    except Exception as error:  # each kernel raises its own types
+        log.info("attention kernel %s disabled: its check failed: %s", name, one_line(error))
         return False
     worst = max(results, key=lambda accuracy: accuracy.median)
     if all(map(_is_accepted, results)):
-        log.info("%s checked against the reference: off by %s", name, worst)
+        log.info("attention kernel %s passed its check: off by %s", name, worst)
         return True
-    log.warning("%s is not used, as it is off by %s", name, worst)
+    log.warning("attention kernel %s disabled: off by %s; using a slower one", name, worst)
     return False
 
 
@@ -126,7 +130,7 @@ def _is_accepted(accuracy: Accuracy) -> bool:
 
 
 def _activate(name: str | None) -> None:
-    """Have torch use this implementation of FlashAttention; None: the one that it brings along."""
+    """Set PyTorch's implementation of FlashAttention; None is its own."""
     if name is None:
         restore_flash_attention_impl()
     else:
@@ -142,7 +146,7 @@ def kernel_accuracy(
     cache_dtype: torch.dtype,
     device: torch.device,
 ) -> Accuracy:
-    """Measure kernels for one layer: their error in multiples of the reference's."""
+    """Measure the kernels' error for one layer, in multiples of the reference's."""
     generator = torch.Generator().manual_seed(0)
 
     def random(*shape: int) -> torch.Tensor:
@@ -188,7 +192,7 @@ def _widened(
 
 
 def _plan() -> ForwardPlan:
-    """What a scheduler could have planned; ids and positions are not looked at."""
+    """Create a plan as the scheduler could; ids and positions are not read."""
     last = [
         blocks[(context_lens - 1) // SIZE] * SIZE + (context_lens - 1) % SIZE
         for blocks, context_lens in zip(GROUP.block_table, GROUP.context_lens, strict=True)

@@ -1,6 +1,6 @@
-"""Where the model's files are: a folder, or a snapshot of a Hub repository.
+"""Finds a model's files: a folder, or a snapshot of a Hub repository.
 
-Raises ModelLoadError that says what is missing, before anything heavy is loaded.
+A ModelLoadError names the missing file, before the weights are loaded.
 """
 
 import json

@@ -1,4 +1,4 @@
-"""A model's configuration: config.json, the settings that change it, formats."""
+"""A model's configuration: config.json, the settings that change it, dtypes."""
 
 import logging
 from collections.abc import Iterator
@@ -23,7 +23,7 @@ log = logging.getLogger(__name__)
 
 
 def read_config(settings: ModelSettings, path: Path) -> PretrainedConfig:
-    """Read config.json, with what the settings change in it. Raises ModelLoadError, ConfigError."""
+    """Read config.json and apply the RoPE settings. Raises ModelLoadError or ConfigError."""
     config = load_config(path, trust_remote_code=settings.trust_remote_code)
     if settings.rope_scaling is not None or settings.rope_factor is not None:
         stretch(config, settings.rope_factor or 1.0)
@@ -31,7 +31,7 @@ def read_config(settings: ModelSettings, path: Path) -> PretrainedConfig:
 
 
 def choose_dtype(name: str, device: torch.device) -> torch.dtype:
-    """Resolve `auto` to what the processor is fast at."""
+    """Resolve `auto` to the dtype that is fastest on this device."""
     if name != "auto":
         return getattr(torch, name)
     if device.type == "cuda":
@@ -41,12 +41,12 @@ def choose_dtype(name: str, device: torch.device) -> torch.dtype:
 
 
 def choose_cache_dtype(name: str) -> torch.dtype | None:
-    """The KV cache's format; None for that of the weights."""
+    """Return the KV cache's dtype; None for that of the weights."""
     return None if name == "auto" else getattr(torch, name.replace("fp8", "float8"))
 
 
 def load_config(path: Path, *, trust_remote_code: bool = False) -> PretrainedConfig:
-    """Read config.json and check that it is of a language model. Raises ModelLoadError."""
+    """Read config.json and check that the model generates text. Raises ModelLoadError."""
     try:
         config = AutoConfig.from_pretrained(path, trust_remote_code=trust_remote_code)
     except Exception as error:  # see load_model
@@ -63,10 +63,10 @@ def load_config(path: Path, *, trust_remote_code: bool = False) -> PretrainedCon
         and config.model_type in MODEL_FOR_MASKED_LM_MAPPING_NAMES
     )
     if config.is_encoder_decoder:
-        known, kind = MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES, "AutoModelForSeq2SeqLM"
+        known, auto_class = MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES, "AutoModelForSeq2SeqLM"
     else:
-        known, kind = MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, "AutoModelForCausalLM"
-    is_own_code = kind in (getattr(config, "auto_map", None) or {})
+        known, auto_class = MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, "AutoModelForCausalLM"
+    is_own_code = auto_class in (getattr(config, "auto_map", None) or {})
     is_known = config.model_type in known and not is_encoder
     if not is_known and not is_own_code and not is_multimodal(path, config):
         raise ModelLoadError(
@@ -77,7 +77,7 @@ def load_config(path: Path, *, trust_remote_code: bool = False) -> PretrainedCon
 
 
 def is_multimodal(path: Path, config: PretrainedConfig) -> bool:
-    """Whether it is a vision-language model, with the files that say how it sees images."""
+    """Whether it is a vision-language model with an image processor's files."""
     return (
         config.model_type in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
         and not config.is_encoder_decoder
@@ -87,7 +87,7 @@ def is_multimodal(path: Path, config: PretrainedConfig) -> bool:
 
 
 def dtype_name(dtype: torch.dtype) -> str:
-    """Its name without torch's."""
+    """Return a dtype's name without the prefix `torch.`."""
     return str(dtype).removeprefix("torch.")
 
 

@@ -20,23 +20,26 @@ from container.settings.engine import EngineSettings, MemorySettings
 
 log = logging.getLogger(__name__)
 
-# Of the host's free memory for prefixes, if nobody says how much, and the most of it.
-SWAP_SHARE, MAX_SWAP = 0.25, 16 * GIB
+# The default fraction of free host memory for offloaded blocks, and the most of it, in bytes.
+SWAP_FRACTION, MAX_SWAP = 0.25, 16 * GIB
 
 
 def size_engine(
     settings: EngineSettings, memory: MemorySettings, model: LoadedModel, capacity: KVCapacity
 ) -> EngineConfig:
-    """Decide the cache's size and the limits, and tell what takes the memory.
+    """Choose the cache's size and the limits, and log the memory plan.
 
-    Raises ConfigError when a limit cannot be kept.
+    Raises ConfigError if a setting exceeds what the model or the memory allows.
     """
-    kind = model.device.type
-    block_size = BLOCK_SIZE[kind]
+    device_type = model.device.type
+    block_size = BLOCK_SIZE[device_type]
     context = context_len(model.text_config)
     if settings.max_total_tokens and settings.max_total_tokens > context:
         raise ConfigError(
-            [f"MAX_TOTAL_TOKENS={settings.max_total_tokens}, but the model's context is {context}"]
+            [
+                f"MAX_TOTAL_TOKENS={settings.max_total_tokens} exceeds the model's context of "
+                f"{context} tokens; lower it"
+            ]
         )
     requested = settings.max_total_tokens or context
     per_token = model.bytes_per_token
@@ -48,16 +51,25 @@ def size_engine(
     if settings.max_total_tokens and longest < settings.max_total_tokens:
         raise ConfigError(
             [
-                f"MAX_TOTAL_TOKENS={settings.max_total_tokens}, but the KV cache holds {longest} "
-                f"tokens of {per_token} bytes each"
+                f"MAX_TOTAL_TOKENS={settings.max_total_tokens} exceeds the KV cache of {longest} "
+                f"tokens ({per_token} bytes each); lower it"
             ]
         )
     if longest < 2:
-        message = f"the weights leave memory for {longest} tokens only, of {per_token} bytes each"
-        raise ConfigError([message])
+        raise ConfigError(
+            [
+                f"not enough memory for the KV cache: room for {longest} tokens ({per_token} bytes "
+                "each) after loading the weights; use a smaller model or more memory"
+            ]
+        )
     longest_input = settings.max_input_tokens or longest - 1
     if longest_input >= longest:
-        raise ConfigError([f"MAX_INPUT_TOKENS={longest_input} must be less than {longest}"])
+        raise ConfigError(
+            [
+                f"MAX_INPUT_TOKENS={longest_input} must be less than the longest sequence of "
+                f"{longest} tokens; lower it"
+            ]
+        )
     cache_tokens = num_blocks * block_size
     plan = MemoryPlan(
         model.weight_bytes,
@@ -68,7 +80,7 @@ def size_engine(
     )
     for line in plan.lines():
         log.info("%s", line)
-    log.info("a sequence may have %d tokens", longest)
+    log.info("engine limits: at most %d tokens per sequence", longest)
     return EngineConfig(
         block_size=block_size,
         num_blocks=num_blocks,
@@ -86,19 +98,19 @@ def size_engine(
 
 
 def find_slots(settings: MemorySettings, model: LoadedModel, num_processes: int) -> int:
-    """Blocks of the host's memory for prefixes that the cache has no room for; on a CPU only if
-    wanted, as it is the same memory.
+    """Return the number of slots in host memory for offloaded blocks.
 
-    Raises ConfigError when they are wanted and cannot be.
+    On a CPU the default is 0, since the cache is in the same memory. Raises ConfigError if
+    SWAP_SPACE is set and cannot work.
     """
     requested = settings.swap_space
     if requested == 0 or (requested is None and model.device.type != "cuda"):
         return 0
     reason = None
     if model.layers is None:
-        reason = "the model keeps its own cache"
+        reason = "the model uses its own cache"
     elif uses_device_map(model.module):
-        reason = "the model's layers lie on several devices"
+        reason = "the model's layers are on several devices"
     elif not settings.prefix_caching:
         reason = "PREFIX_CACHING is off"
     if reason is not None:
@@ -107,14 +119,18 @@ def find_slots(settings: MemorySettings, model: LoadedModel, num_processes: int)
         return 0
     free = free_bytes(torch.device("cpu"), 1.0) / num_processes
     space = (
-        min(free * SWAP_SHARE, MAX_SWAP / num_processes)
+        min(free * SWAP_FRACTION, MAX_SWAP / num_processes)
         if requested is None
         else requested * GIB / num_processes
     )
     if space > free:
-        message = f"SWAP_SPACE={requested:.12g}, but {free * num_processes / GIB:.1f} GiB are free"
-        raise ConfigError([message])
+        free_gib = free * num_processes / GIB
+        raise ConfigError(
+            [f"SWAP_SPACE={requested:.12g} exceeds the {free_gib:.1f} GiB of free memory; lower it"]
+        )
     slots = int(space) // (model.bytes_per_token * BLOCK_SIZE[model.device.type])
     if requested is not None and slots == 0:
-        raise ConfigError([f"SWAP_SPACE={requested:.12g} is less than a block of the KV cache"])
+        raise ConfigError(
+            [f"SWAP_SPACE={requested:.12g} is less than one block of the KV cache; raise it"]
+        )
     return slots

@@ -1,7 +1,7 @@
-"""The check of the kernels: each must compute what torch computes, before it may serve.
+"""The CPU kernels' self-test: each kernel's results are compared with PyTorch's before it serves.
 
-Random numbers in both formats, sizes that are not those of any model, all forms of attention: a
-decode and the rest of a prompt side by side, with and without a window and norms of heads.
+It covers both dtypes, random tensors of sizes that no model has, and all forms of attention: a
+decode beside a prompt's chunk, with and without a window and head norms.
 """
 
 from collections.abc import Callable
@@ -28,19 +28,19 @@ from container.model.layers.encoder_layer import EncoderParts, FusedEncoderLayer
 from container.model.layers.int8_linear import quantized
 from container.model.layers.layer_ops import LayerOps, LayerSpec
 
-# As a share of the largest number.
+# Largest error, as a fraction of the largest number.
 TOLERANCE = {torch.bfloat16: 0.02, torch.float32: 1e-5}
 HIDDEN, WIDTH, HEADS, KV_HEADS, DIM, BLOCK = 48, 80, 6, 2, 32, 5
 DECODED, CHUNK, CHUNK_END = 23, 7, 18
 ROWS = 1 + CHUNK + 1  # a decode, a chunk, and one row of padding
 DECODE_BLOCKS, PROMPT_BLOCKS = [6, 1, 4, 0, 2], [5, 3, 8, 7]
-LENGTHS = 1, 33, 40  # of texts; keys are turned for 32 rows
-SEEN, QKV = HEADS * DIM, (HEADS + 2 * KV_HEADS) * DIM
+LENGTHS = 1, 33, 40  # of texts; keys are transposed for 32 rows at a time
+ATTN_WIDTH, QKV = HEADS * DIM, (HEADS + 2 * KV_HEADS) * DIM
 
 
 @torch.inference_mode()
 def check(kernels: Kernels) -> None:
-    """Compare with torch. Raises OSError with what differs."""
+    """Compare the kernels with PyTorch. Raises OSError that names the difference."""
     _check_logits(kernels)
     for dtype in DTYPES:
         trial = _Trial(kernels, dtype)
@@ -58,24 +58,24 @@ def check(kernels: Kernels) -> None:
 def _check_logits(kernels: Kernels) -> None:
     rows = torch.randint(99, (5, 333), generator=torch.Generator().manual_seed(0)).float()
     if not torch.equal(kernels.argmax(rows), rows.argmax(-1)):
-        raise OSError("it computes something else than torch, another argmax")
+        raise OSError("self-test failed: argmax differs from PyTorch's")
     rows /= 9
     if not torch.allclose(kernels.log_sum_exp(rows), rows.logsumexp(-1)):
-        raise OSError("it computes something else than torch, another sum")
+        raise OSError("self-test failed: log_sum_exp differs from PyTorch's")
 
 
 class _Trial:
-    """Random numbers of one format, and what is made of them both ways."""
+    """Runs kernels and PyTorch on the same random tensors of one dtype."""
 
     def __init__(self, kernels: Kernels, dtype: torch.dtype) -> None:
         self._kernels = kernels
         self._dtype = dtype
         self._generator = torch.Generator().manual_seed(0)
         self._cos_sin = self._random(1, ROWS, DIM), self._random(1, ROWS, DIM)
-        self._kept = [self._random(10 * KV_HEADS, BLOCK, DIM) for _ in range(2)]
+        self._cached = [self._random(10 * KV_HEADS, BLOCK, DIM) for _ in range(2)]
 
     def check_layer_ops(self, window: int | None, *, head_norm: bool) -> None:
-        """What lies between the products of a layer."""
+        """Check the ops between a layer's GEMMs."""
         spec = self._spec(0, window, head_norm=head_norm)
         x, residual = self._random(ROWS, HIDDEN), self._random(ROWS, HIDDEN)
         qkv, gate_up = self._random(ROWS, QKV), self._random(ROWS, 2 * WIDTH)
@@ -99,7 +99,7 @@ class _Trial:
         self._compare(*results)
 
     def check_gemm(self, *, int8_weights: bool) -> None:
-        """Outputs and rows that fill no group and no tile, inputs that fill no piece."""
+        """Check GEMMs whose outputs, rows and inputs are no multiples of the tile sizes."""
         weight, bias = self._random(115, 198), self._random(115)
         rows = self._random(67, 198)
         exact = weight.float()
@@ -114,7 +114,7 @@ class _Trial:
             self._compare([expected], [product(rows)])
 
     def check_stack(self, *, int8_weights: bool) -> None:
-        """Two layers in one call, against one after the other in torch's operations."""
+        """Check two decoder layers in one call against PyTorch operations."""
         layers = [self._layer(index, int8_weights=int8_weights) for index in range(2)]
         x, results = self._random(1, ROWS, HIDDEN), []
         for run in (_one_by_one, self._fused_stack):
@@ -132,7 +132,7 @@ class _Trial:
         return DecoderStack(layers, self._kernels)
 
     def check_encoder(self, dim: int) -> None:
-        """A layer of an encoder in one call, against the same in torch's operations in float32."""
+        """Check an encoder layer in one call against PyTorch operations in float32."""
         parts = self._encoder_layer(dim)
         x = self._random(1, sum(LENGTHS), 2 * dim)
         spans = spans_of(list(LENGTHS))
@@ -160,7 +160,7 @@ class _Trial:
         )
 
     def _layer(self, index: int, *, int8_weights: bool) -> FusedDecoderLayer:
-        shapes = (QKV, HIDDEN), (HIDDEN, SEEN), (2 * WIDTH, HIDDEN), (HIDDEN, WIDTH)
+        shapes = (QKV, HIDDEN), (HIDDEN, ATTN_WIDTH), (2 * WIDTH, HIDDEN), (HIDDEN, WIDTH)
         qkv, o, gate_up, down = (
             CpuLinear(self._random(*shape) / 8, None, self._kernels, int8_weights=int8_weights)
             for shape in shapes
@@ -182,11 +182,11 @@ class _Trial:
         for reference, other in zip(expected, got, strict=True):
             off = (other.float() - reference.float()).abs().max() / reference.float().abs().max()
             if not off <= TOLERANCE[self._dtype]:
-                message = f"off by {off:.2g} ({self._dtype})"
-                raise OSError(f"it computes something else than torch, {message}")
+                message = f"results differ from PyTorch's by {off:.2g} ({self._dtype})"
+                raise OSError(f"self-test failed: {message}")
 
     def _step(self, *, num_layers: int) -> AttentionMetadata:
-        """A sequence that decodes, and another's prompt after a prefix."""
+        """Create a step: one sequence decodes, and a chunk of another's prompt follows a prefix."""
         cache = self._cache(num_layers)
         positions = [*range(CHUNK_END - CHUNK, CHUNK_END)]
         slots = [_slot(DECODE_BLOCKS, DECODED - 1), *(_slot(PROMPT_BLOCKS, at) for at in positions)]
@@ -196,7 +196,7 @@ class _Trial:
         return AttentionMetadata(cache, torch.tensor(slots), [group], [chunk])
 
     def _decode_step(self, *, num_layers: int) -> AttentionMetadata:
-        """Both sequences decode, beside a row of padding."""
+        """Create a step in which both sequences decode, beside a row of padding."""
         cache = self._cache(num_layers)
         slots = [_slot(DECODE_BLOCKS, DECODED - 1), _slot(PROMPT_BLOCKS, CHUNK_END - 1)]
         slots += [cache.scratch_block * BLOCK]
@@ -210,8 +210,8 @@ class _Trial:
             dtype=self._dtype, device=torch.device("cpu"),
         )  # fmt: skip
         for keys, values in zip(cache.keys, cache.values, strict=True):
-            keys.copy_(self._kept[0])
-            values.copy_(self._kept[1])
+            keys.copy_(self._cached[0])
+            values.copy_(self._cached[1])
         return cache
 
 

@@ -1,12 +1,12 @@
-"""Layer checks: decoder layers alone, on the inputs that they have in the model's own pass.
+"""Layer checks: runs decoder layers alone, on their inputs in the model's own forward pass.
 
     own pass        ids -> layer 0 -> layer 1 -> ...          inputs and outputs are recorded
     exact pass      the same inputs -> each layer in float32
     served pass     the same inputs -> each layer as served, a batch of prompts and decodes
 
-No error is carried from layer to layer, so a fault shows where it is, and rounding stays as small
-as one layer makes it. Of layers that are alike (class, sizes, attention) the first, the middle and
-the last one are checked, so the cost grows with a layer, not with the model.
+Errors do not propagate from layer to layer, so a fault shows in its layer, and rounding stays as
+small as in one layer. Of the layers of one variant (class, sizes, attention) the first, the middle
+and the last are checked, so the cost grows with the size of a layer, not of the model.
 """
 
 import contextlib
@@ -33,12 +33,12 @@ from container.model.reference_check import (
     replaced,
 )
 
-# Of each kind of layer.
+# Most checked layers of each variant.
 MAX_CHECKED = 3
-# Of the ids, the share that comes as a prompt; the others are decoded.
-PROMPT_SHARE = 0.9
-# The exact result has float32 or more all the way, so only a fault can be farther off than this, as
-# a share of a row's length.
+# The fraction of the ids that is the prompt; the rest is decoded.
+PROMPT_FRACTION = 0.9
+# The exact pass computes in float32 or more, so only a fault can cause a larger relative error of a
+# row than this.
 EXACT_TOLERANCE = 1e-4
 
 SMALLEST = 1e-30
@@ -47,7 +47,7 @@ Rows = dict[str, torch.Tensor]  # a module's name and its outputs, [rows, channe
 
 
 class ReferencePass:
-    """Records the model's own pass on a prompt, and feeds its layers what they had in it."""
+    """Records the model's own pass on a prompt, and runs its layers on the recorded inputs."""
 
     def __init__(
         self,
@@ -58,8 +58,8 @@ class ReferencePass:
     ) -> None:
         """Run the model once, with a cache.
 
-        `layers` has the names of the decoder layers, in order, and what kind each is. Outputs are
-        recorded of the checked layers and of those `points` (names of modules) that are in them.
+        `layers` has the variant of each decoder layer, by name, in order. Outputs are recorded of
+        the checked layers and of those `points` (names of modules) that are in them.
         """
         self.ids = ids
         self.dtype = next(module.parameters()).dtype
@@ -76,7 +76,7 @@ class ReferencePass:
             output = module(input_ids=torch.tensor([ids], device=module.device), use_cache=True)
         self.logits = output.logits[0].float()
         self.cache: Any = output.get("past_key_values")
-        self.own: Rows = _joined(outputs)
+        self.own: Rows = _concatenated(outputs)
         self.exact: Rows = {}
 
     def compute_exact(self, module: PreTrainedModel) -> None:
@@ -85,11 +85,11 @@ class ReferencePass:
         ids = torch.tensor([self.ids], device=module.device)
         with self.exactly(module), self.feeding(module) as outputs:
             module(input_ids=ids, use_cache=False)
-        self.exact = _joined(outputs)
+        self.exact = _concatenated(outputs)
 
     @contextlib.contextmanager
     def exactly(self, module: PreTrainedModel, convert: Convert | None = None) -> Iterator[None]:
-        """Let the checked layers compute in the exact format, with converted weights."""
+        """Run the checked layers in the exact format in this context, with converted weights."""
         layers = [module.get_submodule(name) for name in self.checked]
         self._input_dtype = EXACT_DTYPE[self.dtype]
         try:
@@ -107,7 +107,7 @@ class ReferencePass:
     ) -> Rows:
         """Run the schedule with the layers' recorded inputs; return the outputs row by row.
 
-        Only these layers compute, the checked ones by default. `Rows` also has "positions".
+        Only the layers in `names` run, by default the checked ones. `Rows` also has "positions".
         """
         positions: list[int] = []
         real_rows: list[int] = []
@@ -122,26 +122,26 @@ class ReferencePass:
                 ]
                 positions += plan.positions
         keep = torch.tensor(real_rows)
-        rows = {name: out[keep.to(out.device)] for name, out in _joined(outputs).items()}
+        rows = {name: out[keep.to(out.device)] for name, out in _concatenated(outputs).items()}
         return rows | {"positions": torch.tensor(positions)[keep]}
 
     @contextlib.contextmanager
     def feeding(
         self, module: PreTrainedModel, names: Iterable[str] | None = None
     ) -> Iterator[dict[str, list[torch.Tensor]]]:
-        """Give layers their recorded inputs, of the rows at `_positions`; record their outputs.
+        """Replace layers' inputs by the recorded rows at `_positions`; record their outputs.
 
-        Layers that are not named pass on what they get, if the model's layers return a tensor.
+        Layers that are not in `names` return their input, if the model's layers return a tensor.
         """
         fed = set(self.checked if names is None else names)
         outputs: dict[str, list[torch.Tensor]] = defaultdict(list)
         with contextlib.ExitStack() as stack:
             head = module.get_output_embeddings()
-            if head is not None:  # nobody looks at logits
+            if head is not None:  # the logits are not used
                 stack.enter_context(replaced(head, "forward", _pass_on))
             for name in self.layers:
                 layer = _submodule(module, name)
-                if layer is None:  # several layers are one module
+                if layer is None:  # it is in a stack of layers
                     continue
                 if name in fed:
                     feed = partial(self._feed, name)
@@ -160,7 +160,7 @@ class ReferencePass:
             yield outputs
 
     def accuracy(self, served: Rows, ideal: Rows | None = None) -> Accuracy:
-        """The worst of all checked modules. Raises Mismatch if there is none."""
+        """Return the worst accuracy of the checked modules. Raises Mismatch if there are none."""
         at = served["positions"]
         results = [
             measure(
@@ -179,7 +179,7 @@ class ReferencePass:
         )
 
     def exact_error(self, served: Rows) -> float:
-        """The largest relative error of a row of what was computed in the exact format."""
+        """Return the largest relative error of a row that was computed in the exact format."""
         at = served["positions"]
         errors = []
         for name, rows in served.items():
@@ -200,12 +200,12 @@ class ReferencePass:
         hooks = []
         for name in self.layers:
 
-            def note(layer, args, kwargs, output, name=name):  # type: ignore[no-untyped-def]
+            def record_inputs(layer, args, kwargs, output, name=name):  # type: ignore[no-untyped-def]
                 self._inputs[name] = (args[0] if args else kwargs["hidden_states"]).clone()
                 self._returns_tensors &= isinstance(output, torch.Tensor)
 
             layer = module.get_submodule(name)
-            hooks.append(layer.register_forward_hook(note, with_kwargs=True))
+            hooks.append(layer.register_forward_hook(record_inputs, with_kwargs=True))
         for name in self._points:
             point = module.get_submodule(name)
             hooks.append(point.register_forward_hook(_record(outputs[name])))
@@ -225,20 +225,20 @@ class ReferencePass:
         return args, kwargs | {"hidden_states": rows}
 
     def _leave_exact(self, _layer: nn.Module, _args: object, output: Any) -> Any:
-        """Give what follows a layer, such as the last norm, the model's own format."""
+        """Cast a layer's output back to the model's dtype, for the modules after it."""
         if isinstance(output, torch.Tensor):
             return output.to(self.dtype)
         return (output[0].to(self.dtype), *output[1:])
 
 
 def choose_layers(layers: dict[str, Hashable]) -> list[str]:
-    """Take the first, the middle and the last of each kind, in the model's order."""
-    kinds: dict[Hashable, list[str]] = defaultdict(list)
-    for name, kind in layers.items():
-        kinds[kind].append(name)
+    """Return the first, the middle and the last layer of each variant, in the model's order."""
+    names_by_variant: dict[Hashable, list[str]] = defaultdict(list)
+    for name, variant in layers.items():
+        names_by_variant[variant].append(name)
     chosen = {
         names[index * (len(names) - 1) // max(1, MAX_CHECKED - 1)]
-        for names in kinds.values()
+        for names in names_by_variant.values()
         for index in range(MAX_CHECKED)
     }
     return [name for name in layers if name in chosen]
@@ -247,8 +247,8 @@ def choose_layers(layers: dict[str, Hashable]) -> list[str]:
 def plan_schedule(ids: list[int], block_size: int) -> Iterator[tuple[ForwardPlan, list[int]]]:
     """Plan steps of two sequences with these ids; also the positions of the tokens with logits.
 
-    Their prompts come in two chunks, with and without a prefix, beside a decode; then both decode,
-    with contexts of different lengths in one group. The blocks of the two alternate, in no order.
+    Their prompts are prefilled in two chunks, with and without a prefix, beside a decode; then both
+    decode, with contexts of different lengths in one group. Their blocks alternate, out of order.
     """
     each = -(-len(ids) // block_size)
     tables = [list(range(which, 2 * each, 2)) for which in range(2)]
@@ -271,12 +271,12 @@ def plan_schedule(ids: list[int], block_size: int) -> Iterator[tuple[ForwardPlan
 
 
 def num_blocks(ids: Sequence[int], block_size: int) -> int:
-    """Blocks that the schedule needs."""
+    """Return the number of blocks that the schedule needs."""
     return 2 * -(-len(ids) // block_size)
 
 
 def _sequence(ids: list[int], table: list[int]) -> engine_sequence.Sequence:
-    prompt_len = max(2, round(PROMPT_SHARE * len(ids)))
+    prompt_len = max(2, round(PROMPT_FRACTION * len(ids)))
     params = SamplingParams(max_new_tokens=len(ids))
     sequence = engine_sequence.Sequence(0, ids[:prompt_len], params)
     sequence.token_ids = list(ids)
@@ -296,7 +296,7 @@ def _record(outputs: list[torch.Tensor]) -> Callable[..., None]:
     return record
 
 
-def _joined(outputs: dict[str, list[torch.Tensor]]) -> Rows:
+def _concatenated(outputs: dict[str, list[torch.Tensor]]) -> Rows:
     return {name: torch.cat(parts) for name, parts in outputs.items() if parts}
 
 

@@ -1,4 +1,4 @@
-"""The memory plan: what weights, steps and the KV cache take of each device."""
+"""The memory plan: bytes of weights, activations, CUDA graphs and KV cache on each device."""
 
 import logging
 import os
@@ -23,25 +23,24 @@ from container.model.kv_cache.cache import BLOCK_SIZE
 from container.model.loaded_model import LoadedModel
 from container.model.parallel.placement import Placement
 from container.model.parallel.tensor_parallel import least_over_ranks
-from container.model.sampling.device import choose
-from container.settings.engine import EngineSettings
+from container.model.sampling.device import choose_on_device
+from container.settings.engine import EngineSettings, PlacementSettings
 from container.settings.process_env import PARENT_PID
-from container.settings.settings import Settings
 
 log = logging.getLogger(__name__)
 
 BATCH_TOKENS = {"cpu": 256, "cuda": 2048}
-# What models call the longest sequence; the last ones are BLOOM's and MPT's.
+# Names of the longest sequence in configurations; the last two are BLOOM's and MPT's.
 CONTEXT_NAMES = ("max_position_embeddings", "n_positions", "seq_length", "max_seq_len")
-# Of a GPU's memory that is free once the weights are loaded; others are the embedding model, or the
-# other models of a multi-model endpoint.
-GPU_SHARE, GPU_SHARE_WITH_OTHERS = 0.95, 0.5
+# Fractions of a GPU's free memory after loading the weights, without and with other models on it:
+# an embedding model, or the other models of a multi-model endpoint.
+GPU_FRACTION, GPU_FRACTION_WITH_OTHERS = 0.95, 0.5
 UNSTATED_CONTEXT = 32_768
-CACHE_SHARE = 0.5  # of the CPU's memory that is free once the weights are loaded
+CACHE_FRACTION = 0.5  # of the CPU's memory that is free once the weights are loaded
 GIB = 2**30
-# What libraries, attention and the graphs themselves take for recorded decodes.
+# Memory of libraries, attention and the graphs themselves for captured decodes.
 GRAPH_MARGIN = GIB // 4
-# What drivers, libraries and fragments take of a GPU beside the tensors.
+# Memory of a GPU that drivers, libraries and fragmentation take besides the tensors.
 GPU_MARGIN = 512 * 2**20
 LONG_SEQUENCE = 4096
 TURNS = 3
@@ -49,9 +48,9 @@ TURNS = 3
 
 @dataclass(frozen=True, slots=True)
 class KVCapacity:
-    """Tokens for whose keys and values there is memory, and bytes that a step needs besides.
+    """The tokens that a KV cache has memory for, after these bytes for a step.
 
-    `graph_bytes` are the bytes that CUDA graphs keep.
+    `activations` is None where it is not measured; `graph_bytes` are those of CUDA graphs.
     """
 
     tokens: int
@@ -59,32 +58,42 @@ class KVCapacity:
     graph_bytes: int = 0
 
 
-def measure_capacity(settings: Settings, model: LoadedModel, placement: Placement) -> KVCapacity:
-    """Look at the memory that is left; every rank must call it, and all get the same tokens."""
-    # Ranks and copies on a CPU share its memory.
-    num_processes = len(placement.devices) * settings.placement.data_parallel
+def measure_capacity(
+    settings: EngineSettings,
+    placement_settings: PlacementSettings,
+    model: LoadedModel,
+    placement: Placement,
+    *,
+    has_own_gpu: bool,
+) -> KVCapacity:
+    """Measure the memory that is left; every rank must call it, and all get the same tokens.
+
+    `has_own_gpu`: no other model is on the same GPU; see `is_only_model`.
+    """
+    # Ranks and replicas on a CPU share its memory.
+    num_processes = len(placement.devices) * placement_settings.data_parallel
     activations = measure_activations(
         model,
-        batch_tokens(settings.engine, model),
-        settings.engine.max_batch_size + MAX_PROMPT_LOGPROBS,
-        settings.engine.max_batch_size,
+        batch_tokens(settings, model),
+        settings.max_batch_size + MAX_PROMPT_LOGPROBS,
+        settings.max_batch_size,
         context_len(model.text_config),
     )
-    graph_bytes = _graph_bytes(settings.engine, model)
+    graph_bytes = _graph_bytes(settings, model)
     tokens = _capacity(
         model,
         num_processes,
         (activations or 0) + graph_bytes,
-        max_batch_size=settings.engine.max_batch_size,
-        gpu_fraction=settings.placement.cuda_memory_fraction,
-        has_own_gpu=is_alone(settings.embedding.embedding_model_id),
+        max_batch_size=settings.max_batch_size,
+        gpu_fraction=placement_settings.cuda_memory_fraction,
+        has_own_gpu=has_own_gpu,
     )
     tokens = least_over_ranks(tokens) if placement.is_tensor_parallel else tokens
     return KVCapacity(tokens, activations, graph_bytes)
 
 
 def _graph_bytes(settings: EngineSettings, model: LoadedModel) -> int:
-    """What recorded decodes keep: the logits, these while they are made, and smaller things."""
+    """Return the memory of captured decodes: logits, their intermediates, and a margin."""
     if not capture_sizes(settings.cuda_graphs, model, settings.max_batch_size):
         return 0
     return GRAPH_MARGIN + 10 * settings.max_batch_size * model.text_config.vocab_size
@@ -99,36 +108,36 @@ def _capacity(
     gpu_fraction: float,
     has_own_gpu: bool,
 ) -> int:
-    """Tokens that fit this rank; where layers lie on several devices, each keeps its own share."""
+    """Return the tokens that fit this rank: under a device map, those of the fullest device."""
     per_device: dict[torch.device, int] = {}
     for layer in model.layers or []:
         device = layer.device or model.device
         per_device[device] = per_device.get(device, 0) + layer.numbers_per_token
 
-    def share(device: torch.device) -> int:
+    def usable_bytes(device: torch.device) -> int:
         free = free_bytes(device, gpu_fraction)
         if device.type == "cpu":
-            return int(free * CACHE_SHARE) // num_processes
-        others = GPU_SHARE if has_own_gpu else GPU_SHARE_WITH_OTHERS
+            return int(free * CACHE_FRACTION) // num_processes
+        others = GPU_FRACTION if has_own_gpu else GPU_FRACTION_WITH_OTHERS
         return max(0, int(free * others) - activations - GPU_MARGIN)
 
     if model.kernels.chunks is not Kernel.PAGED and model.device.type == "cuda":
-        # Keys and values of a layer are gathered before they are attended to, and repeated for
-        # the query heads; prefixes that sequences share are gathered for each.
+        # The keys and values of a layer are gathered before attention and repeated for the query
+        # heads; a prefix that sequences share is gathered for each of them.
         for device in per_device:
             per_device[device] += 2 * max(layer.numbers_per_token for layer in model.layers or [])
 
     if not per_device:  # the model's own cache
-        left = share(model.device) - max_batch_size * model.bytes_per_sequence
+        left = usable_bytes(model.device) - max_batch_size * model.bytes_per_sequence
         return max(0, left) // model.bytes_per_token
     return min(
-        share(device) // (numbers * (model.cache_dtype or model.dtype).itemsize)
+        usable_bytes(device) // (numbers * (model.cache_dtype or model.dtype).itemsize)
         for device, numbers in per_device.items()
     )
 
 
-def is_alone(embedding_model_id: str | None) -> bool:
-    """Whether no other model is served on the same GPU, as far as the settings say."""
+def is_only_model(embedding_model_id: str | None) -> bool:
+    """Whether no other model is on the same GPU, by the settings and the environment."""
     return embedding_model_id is None and PARENT_PID not in os.environ
 
 
@@ -138,7 +147,7 @@ def batch_tokens(settings: EngineSettings, model: LoadedModel) -> int:
 
 
 def context_len(config: PretrainedConfig) -> int:
-    """How long a sequence may be. Models without positions to run out of have none of the names."""
+    """Return a model's longest sequence; UNSTATED_CONTEXT if its config has none of the names."""
     lengths = (getattr(config, name, None) for name in CONTEXT_NAMES)
     return next((int(length) for length in lengths if length), UNSTATED_CONTEXT)
 
@@ -153,9 +162,9 @@ def free_bytes(device: torch.device, gpu_fraction: float) -> int:
 
 @dataclass(frozen=True, slots=True)
 class MemoryPlan:
-    """Bytes of one rank; `activations` is what the largest step needs, None where not measured.
+    """Bytes of one rank; `activations` are those of the largest step, None where not measured.
 
-    `graph_bytes` are CUDA graphs' own.
+    `graph_bytes` are those of CUDA graphs.
     """
 
     weights: int
@@ -165,7 +174,7 @@ class MemoryPlan:
     tokens: int
 
     def lines(self) -> list[str]:
-        """A table for the log."""
+        """Format the plan as a table for the log."""
         rows = [("weights", self.weights, "")]
         if self.activations is not None:
             rows.append(("activations", self.activations, "the largest step, measured"))
@@ -173,16 +182,18 @@ class MemoryPlan:
             rows.append(("CUDA graphs", self.graph_bytes, ""))
         fits = f"{self.tokens:,} tokens, or {self.tokens // LONG_SEQUENCE:,} sequences of "
         rows.append(("KV cache", self.cache, f"{fits}{LONG_SEQUENCE:,}"))
-        return [f"{name:<12} {size / GIB:>8.2f} GiB  {note}".rstrip() for name, size, note in rows]
+        return [
+            f"{name:<12} {size / GIB:>8.2f} GiB  {comment}".rstrip() for name, size, comment in rows
+        ]
 
 
 def measure_activations(
     model: LoadedModel, num_tokens: int, num_rows: int, num_sequences: int, context: int
 ) -> int | None:
-    """Bytes that a step of so many prompt tokens and rows of logits takes for a while.
+    """Measure the peak bytes of a step with `num_tokens` prompt tokens and `num_rows` of logits.
 
-    So many sequences sample. None on a CPU, where torch does not count. With several ranks all of
-    them must call it.
+    `num_sequences` of them are sampled. Returns None on a CPU, where torch does not count. All
+    ranks must call it.
     """
     if model.device.type != "cuda" or model.layers is None:
         return None
@@ -194,7 +205,7 @@ def measure_activations(
     with torch.inference_mode():
         logits = forward.run(largest_step(num_tokens, num_rows, block_size=size, context=context))
         params = [SamplingParams(1, temperature=1.0, top_p=0.9)] * min(num_sequences, num_rows)
-        choose(logits[: len(params)], params, [0.5] * len(params))
+        choose_on_device(logits[: len(params)], params, [0.5] * len(params))
     del logits
     torch.cuda.synchronize(model.device)
     peak = torch.cuda.max_memory_allocated(model.device) - before
@@ -204,9 +215,9 @@ def measure_activations(
 
 
 def largest_step(num_tokens: int, num_rows: int, *, block_size: int, context: int) -> ForwardPlan:
-    """One prompt of so many tokens, with logits of the last rows.
+    """Plan one prompt of `num_tokens` tokens, with logits of the last `num_rows`.
 
-    Positions begin anew where the model has no more.
+    Positions start again at 0 after `context` tokens.
     """
     ids = list(range(num_tokens))
     blocks = list(range(-(-num_tokens // block_size)))
@@ -225,9 +236,9 @@ def largest_step(num_tokens: int, num_rows: int, *, block_size: int, context: in
 def is_faster_to_copy(
     run: Callable[[ForwardPlan], object], prompt: ForwardPlan, num_slots: int, device: torch.device
 ) -> bool:
-    """Whether bringing a prompt's blocks back takes less time than computing the prompt.
+    """Whether restoring a prompt's offloaded blocks is faster than computing the prompt.
 
-    Both are measured; the log has the figures. With several ranks, `run` is to reach them all.
+    Measures and logs both. With several ranks, `run` must run the plan on all of them.
     """
     (chunk,) = prompt.chunks
     copies = [
@@ -238,7 +249,7 @@ def is_faster_to_copy(
         for block_copies in ([], copies)
     )
     log.info(
-        "%d tokens are computed in %.1f ms and copied from the host in %.1f ms",
+        "KV offload: computing %d tokens takes %.1f ms, restoring them %.1f ms",
         chunk.context_len, alone * 1e3, (with_copies - alone) * 1e3,
     )  # fmt: skip
     return with_copies < 2 * alone

@@ -1,21 +1,17 @@
-"""Paging: switches a transformers model to paged attention, and proves that nothing else changed.
+"""Converts a transformers model to paged attention, and checks that its results stay the same.
 
-Which models can be paged is not looked up in a list: the model is asked and run. It must call
-transformers' attention interface in each layer, keep nothing in its own cache that attention does
-not explain (recurrent states, windows that only its masks know), and give the same logits.
+There is no list of supported models: the model is probed and run. It must call transformers'
+attention interface in each layer, cache nothing but keys and values (no recurrent states, no
+windows that only its masks have), and return the same logits.
 """
 
 import functools
 import logging
-from collections.abc import Hashable
 from dataclasses import dataclass
 from itertools import islice
-from typing import Any
 
 import torch
 from transformers import PreTrainedModel
-from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
-from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from container.errors import one_line as describe
 from container.model.attention import paged
@@ -36,7 +32,11 @@ from container.model.loading.layer_check import (
     num_blocks,
     plan_schedule,
 )
-from container.model.loading.optimize import compile_layers, fuse_decoder_layers, pack, stack_layers
+from container.model.loading.layer_probe import NotPageable, cache_windows, probe_layers
+from container.model.optimize.compiling import compile_layers
+from container.model.optimize.fusing import fuse_decoder_layers
+from container.model.optimize.packing import pack
+from container.model.optimize.stacking import stack_layers
 from container.model.reference_check import (
     EXACT_DTYPE,
     REDUCED_TOLERANCE,
@@ -49,20 +49,16 @@ from container.model.reference_check import (
 
 log = logging.getLogger(__name__)
 
-# Steps that the whole model is checked on: chunks, and one of a decode and a chunk.
+# Steps of the whole model's check: chunks, and one with a decode beside a chunk.
 WHOLE_STEPS = 3
 
 
 @dataclass(frozen=True, slots=True)
 class PagedModel:
-    """What the cache keeps of each layer, and what attends to it."""
+    """The shapes of each layer's cache, and the kernels that attend to it."""
 
     layers: list[LayerShape]
     kernels: AttentionKernels
-
-
-class NotPageable(Exception):
-    """Why a model's attention is not paged."""
 
 
 @torch.inference_mode()
@@ -76,11 +72,11 @@ def convert_to_paged(
     cpu_kernels: Kernels | None = None,
     compiles: bool = False,
 ) -> PagedModel:
-    """Switch a model to paged attention, and check it on a prompt with these ids.
+    """Convert a model to paged attention, and check it on a prompt with these ids.
 
-    With `phase`, its weights get eight bits; `cache_dtype` is the cache's, if not the model's.
-    `compiles`: its layers go through torch.compile. Raises NotPageable and leaves the model as it
-    was, or Mismatch if what is served is less accurate than the model's own.
+    `phase` quantizes the weights to int8; `cache_dtype` is the cache's dtype if not the model's;
+    `compiles` runs the layers through torch.compile. Raises NotPageable and leaves the model
+    unchanged, or Mismatch if the served form is less accurate than the model's own.
     """
     trial = convert(module, ids, device)
     dtype, ideal = trial.dtype, None
@@ -102,34 +98,34 @@ def convert_to_paged(
 
 
 def convert(module: PreTrainedModel, ids: list[int], device: torch.device) -> "PagedTrial":
-    """Switch a model to paged attention, and check in the exact format that it computes the same.
+    """Switch a model to paged attention, and compare the results in the exact format.
 
-    Raises NotPageable and leaves the model as it was.
+    Raises NotPageable and leaves the model unchanged.
     """
     original = module.config._attn_implementation
     try:
         module.set_attn_implementation(paged.NAME)
-        asked = _ask_layers(module, torch.tensor([ids[:2]], device=device))
+        probed = probe_layers(module, torch.tensor([ids[:2]], device=device))
         module.set_attn_implementation(original)
-        reference = ReferencePass(module, ids, asked.kinds, asked.attentions)
-        if _windows(reference.cache) != [
-            attn_params.window for attn_params in asked.layer_attn_params
+        reference = ReferencePass(module, ids, probed.variants, probed.attentions)
+        if cache_windows(reference.cache) != [
+            attn_params.window for attn_params in probed.layer_attn_params
         ]:
             raise NotPageable("its own cache and its attention disagree about windows")
         reference.cache = None
         reference.compute_exact(module)
         module.set_attn_implementation(paged.NAME)
-        trial = PagedTrial(module, reference, asked.shapes, asked.layer_attn_params, device)
+        trial = PagedTrial(module, reference, probed.shapes, probed.layer_attn_params, device)
         trial.check_exact()
-    except Exception as error:  # a model that is not made for this fails anywhere
+    except Exception as error:  # a model that does not suit can fail anywhere
         module.set_attn_implementation(original)
-        is_ours = isinstance(error, NotPageable | Mismatch)
-        raise NotPageable(str(error) if is_ours else describe(error)) from error
+        is_expected = isinstance(error, NotPageable | Mismatch)
+        raise NotPageable(str(error) if is_expected else describe(error)) from error
     return trial
 
 
 class PagedTrial:
-    """Runs a paged model on the reference's prompt, with a cache of its own for each run."""
+    """Runs a paged model on the reference's prompt, with a new cache for each run."""
 
     def __init__(
         self,
@@ -139,7 +135,7 @@ class PagedTrial:
         layer_attn_params: list[AttentionParams],
         device: torch.device,
     ) -> None:
-        self.kinds = reference.layers
+        self.variants = reference.layers
         self.checked = reference.checked
         self._module = module
         self._reference = reference
@@ -159,9 +155,9 @@ class PagedTrial:
         kernels: AttentionKernels,
         ideal: Rows | None,
     ) -> None:
-        """Run as the model will be served from now on.
+        """Set the cache, weights and kernels of later runs to the served ones.
 
-        `ideal`: the exact result with its weights or cache in fewer bits, whose loss is accepted.
+        `ideal` is the exact result with the weights or cache in fewer bits, whose loss is accepted.
         """
         self._cache_dtype, self._phase, self._kernels = cache_dtype, phase, kernels
         self._ideal = ideal
@@ -169,7 +165,7 @@ class PagedTrial:
     def run_exact(
         self, cache_dtype: torch.dtype | None = None, convert: Convert | None = None
     ) -> Rows:
-        """Run the checked layers in the exact format, with such a cache and converted weights."""
+        """Run the checked layers in the exact format, with this cache and converted weights."""
         with self._reference.exactly(self._module, convert):
             return self._run(cache_dtype or EXACT_DTYPE[self.dtype])
 
@@ -184,11 +180,11 @@ class PagedTrial:
             )
 
     def measure(self, names: list[str] | None = None) -> Accuracy:
-        """Compare layers, the checked ones by default, as they are now with the model's own."""
+        """Compare layers in their current form, by default the checked ones, with the model's."""
         return self._reference.accuracy(self._run(self._cache_dtype, names), self._ideal)
 
     def check_served(self) -> None:
-        """Compare the checked layers as they are served. Raises Mismatch."""
+        """Compare the checked layers in their served form. Raises Mismatch."""
         accuracy = self.measure()
         log.info("layers checked against the model's own: off by %s", accuracy)
         if not accuracy.is_accepted:
@@ -197,7 +193,7 @@ class PagedTrial:
     def check_whole(self, *, is_reduced: bool) -> None:
         """Compare the whole model's logits. Raises Mismatch if they have little in common.
 
-        Rounding adds up over the layers, so this finds only what is wrong between them.
+        Rounding adds up over the layers, so this finds only faults between them.
         `is_reduced`: weights or cache have fewer bits than the model's.
         """
         limit = REDUCED_TOLERANCE if is_reduced else WHOLE_TOLERANCE
@@ -212,7 +208,7 @@ class PagedTrial:
             raise Mismatch(f"the served model's logits are off by {worst:.2g} (limit {limit})")
 
     def run_once(self) -> None:
-        """Run the whole model on the first step."""
+        """Run the whole model on the schedule's first step."""
         forward, size = self._forward(self._cache_dtype)
         plan, _ = next(iter(plan_schedule(self._reference.ids, size)))
         forward.run(plan)
@@ -222,7 +218,7 @@ class PagedTrial:
         return self._reference.run(self._module, forward.run, size, names)
 
     def _forward(self, cache_dtype: torch.dtype) -> tuple[ForwardPass, int]:
-        # Small blocks are the harder test, but kernels for GPUs do not take them.
+        # Small blocks are the harder test, but GPU kernels do not support them.
         size = 4 if self._kernels == REFERENCE_ONLY else BLOCK_SIZE[self._device.type]
         cache = KVCache(
             self.shapes, num_blocks=num_blocks(self._reference.ids, size), block_size=size,
@@ -244,10 +240,10 @@ def _make_fast(
     *,
     keeps_layers: bool,
 ) -> None:
-    """Replace layers and products by faster forms, and by smaller ones if `phase` asks for it.
+    """Replace layers and linear layers by faster forms, and by int8 ones if there is a `phase`.
 
-    `keeps_layers`: the layers stay as they are, since they are compiled, or since their weights,
-    which wait on disk or on another device, come and go.
+    `keeps_layers` leaves decoder layers unchanged, because they are compiled, or because
+    accelerate loads their weights from the disk or another device for each call.
     """
     make, make_head = _choose_linears(phase, linears)
     kernels = linears.kernels
@@ -270,7 +266,7 @@ def _make_fast(
 def _choose_linears(
     phase: BatchPhase | None, linears: LinearFactory
 ) -> tuple[MakeLinear, MakeLinear]:
-    """What the layers' products become, and that of the output, whose rows are of no kind."""
+    """Choose how to make the layers' linear layers, and the output layer, which has no phase."""
     if phase is None:
         return linears.linear, linears.head
     return (
@@ -280,77 +276,8 @@ def _choose_linears(
 
 
 def dequantized(module: torch.nn.Module, name: str, weight: torch.Tensor) -> torch.Tensor:
-    """Round a linear layer's weight to eight bits and back; leave all others."""
+    """Round a linear layer's weight to eight bits and back; return other weights unchanged."""
     if type(module) is not torch.nn.Linear or name != "weight":
         return weight
     numbers, scales = quantized(weight)
     return (numbers * scales[:, None]).to(weight.dtype)
-
-
-def _windows(cache: Any) -> list[int | None]:
-    """How far back each layer sees, as the model's own cache has it."""
-    kinds = {type(layer) for layer in cache.layers}
-    if kinds - {DynamicLayer, DynamicSlidingWindowLayer}:
-        names = sorted(kind.__name__ for kind in kinds)
-        raise NotPageable(f"it keeps more than keys and values ({', '.join(names)})")
-    return [getattr(layer, "sliding_window", None) for layer in cache.layers]
-
-
-@dataclass(frozen=True, slots=True)
-class _Asked:
-    """What each layer tells its attention; `attentions` are the names of the modules that do."""
-
-    shapes: list[LayerShape]
-    layer_attn_params: list[AttentionParams]
-    attentions: list[str]
-    kinds: dict[str, Hashable]
-
-
-def _ask_layers(module: PreTrainedModel, ids: torch.Tensor) -> _Asked:
-    """Ask the model itself: run it once with an attention that only takes notes."""
-    shapes: dict[int, LayerShape] = {}
-    layer_attn_params: dict[int, AttentionParams] = {}
-    attentions: dict[int, str] = {}
-    names = {id(part): name for name, part in module.named_modules()}
-
-    def note(layer_module, query, key, value, *_args, **kwargs):  # type: ignore[no-untyped-def]
-        index = layer_module.layer_idx
-        shapes[index] = LayerShape(key.shape[1], key.shape[-1], value.shape[-1], key.device)
-        layer_attn_params[index] = AttentionParams.of(query, **kwargs)
-        attentions[index] = names[id(layer_module)]
-        out = query.new_zeros(1, query.shape[2], query.shape[1], value.shape[-1])
-        return out, None
-
-    ALL_ATTENTION_FUNCTIONS.register(paged.NAME, note)
-    try:
-        module(input_ids=ids, use_cache=False)
-    finally:
-        ALL_ATTENTION_FUNCTIONS.register(paged.NAME, paged.paged_attention)
-    order = sorted(shapes)
-    if order != list(range(module.config.num_hidden_layers)):
-        raise NotPageable("its layers compute attention in their own way")
-    layers = [_layer_of(module, attentions[index]) for index in order]
-    kinds: dict[str, Hashable] = {
-        name: (_form(module.get_submodule(name)), layer_attn_params[index], shapes[index])
-        for index, name in zip(order, layers, strict=True)
-    }
-    return _Asked(
-        [shapes[index] for index in order], [layer_attn_params[index] for index in order],
-        [attentions[index] for index in order], kinds,
-    )  # fmt: skip
-
-
-def _layer_of(module: PreTrainedModel, name: str) -> str:
-    """The name of the decoder layer that a module is in: the element of a list of layers."""
-    while name:
-        parent, _, last = name.rpartition(".")
-        if last.isdecimal() and isinstance(module.get_submodule(parent), torch.nn.ModuleList):
-            return name
-        name = parent
-    raise NotPageable("its decoder layers are not in a list")
-
-
-def _form(layer: torch.nn.Module) -> Hashable:
-    """What layers that are alike have in common: classes and sizes."""
-    sizes = tuple((name, tuple(part.shape)) for name, part in layer.named_parameters())
-    return type(layer), sizes

@@ -1,6 +1,6 @@
-"""Preparing: how a loaded model is served, decided by trying, and checked before it serves.
+"""Prepares a loaded model for serving, and checks it before it serves.
 
-Paged attention where the model allows it; else the model's own cache, one sequence after another.
+Paged attention if the conversion succeeds; else the transformers cache, one sequence after another.
 """
 
 import torch
@@ -15,8 +15,9 @@ from container.model.kernels.cpu import Kernels
 from container.model.kv_cache import cache as kv_cache
 from container.model.layers.int8_linear import BatchPhase
 from container.model.loaded_model import LoadedModel, parameter_bytes
-from container.model.loading.optimize import name_linears
-from container.model.loading.paged_conversion import NotPageable, convert_to_paged
+from container.model.loading.layer_probe import NotPageable
+from container.model.loading.paged_conversion import convert_to_paged
+from container.model.optimize.packing import name_linears
 from container.model.parallel.tensor_parallel import is_tensor_parallel
 from container.model.reference_check import Mismatch, usable_ids
 
@@ -59,10 +60,11 @@ def prepare(
     cache_dtype: torch.dtype | None = None,
     compiles: bool = False,
 ) -> LoadedModel:
-    """Find the way to serve a model, with weights or cache of eight bits, or compiled, if wanted.
+    """Choose how to serve a model, and check it on a prompt of `check_ids`.
 
-    All ways are checked on a prompt, `check_ids`. `cpu_kernels` serve a model on a CPU. Raises
-    ModelLoadError when none computes the same, ConfigError when it cannot have eight bits.
+    `int8_weights` quantizes the weights, `cache_dtype` is the cache's, `compiles` uses
+    torch.compile; `cpu_kernels` are for a model on a CPU. Raises ModelLoadError if no form matches
+    the model's own results, ConfigError if one of these options cannot work.
     """
     phase = BatchPhase() if int8_weights else None
     size = parameter_bytes(module) // (dtype.itemsize if int8_weights else 1)
@@ -86,12 +88,12 @@ def prepare(
                 cache_dtype=cache_dtype, weight_bytes=size, phase=phase,
                 kernels=paged.kernels, fallbacks=fallbacks, cpu_kernels=cpu_kernels,
             )  # fmt: skip
-    wishes = {
+    requested = {
         "QUANTIZE=int8": int8_weights,
         "KV_CACHE_DTYPE": cache_dtype is not None,
         "COMPILE=1": compiles,
     }
-    if refused := [name for name, is_wanted in wishes.items() if is_wanted]:
+    if refused := [name for name, is_requested in requested.items() if is_requested]:
         message = (
             f"{refused[0]} cannot work here, since this model's attention is not paged: {reason}"
         )
@@ -114,7 +116,7 @@ def prepare(
 def _missing_kernels(
     device: torch.device, cpu_kernels: Kernels | None, kernels: AttentionKernels
 ) -> tuple[str, ...]:
-    """Say which kernels a device lacks."""
+    """Describe the kernels that a device lacks."""
     if device.type == "cpu" and cpu_kernels is None:
         return ("no compiled kernels for this CPU; layers run in PyTorch operations",)
     if device.type == "cuda" and Kernel.REFERENCE in kernels:

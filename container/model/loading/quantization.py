@@ -1,9 +1,9 @@
-"""Quantisation on load: what QUANTIZE means, and whether it can work here.
+"""Quantization on load: the values of QUANTIZE, and whether each can work here.
 
-`int8` is made here from any model (container.model.layers.int8_linear). The other names are TGI's;
-transformers' quantizers load them, from a checkpoint that was quantized that way or, for those that
-need no preparation, from any. What cannot work is refused before the weights are read, with the
-reason.
+This server itself quantizes any model to `int8` (container.model.layers.int8_linear). The other
+names are TGI's, for transformers' quantizers: some need a checkpoint that was quantized that way,
+others quantize any checkpoint on load. A value that cannot work is refused before the weights are
+read, with the reason.
 """
 
 from collections.abc import Callable
@@ -18,11 +18,11 @@ from container.errors import ConfigError
 INT8 = "int8"
 
 
-def _bits_and_bytes_4(kind: str) -> BitsAndBytesConfig:
-    return BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type=kind)
+def _bits_and_bytes_4(quant_type: str) -> BitsAndBytesConfig:
+    return BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type=quant_type)
 
 
-# Those that quantize any checkpoint while it is loaded.
+# Methods that quantize any checkpoint while loading it.
 ON_LOAD: dict[str, Callable[[], Any]] = {
     "bitsandbytes": lambda: BitsAndBytesConfig(load_in_8bit=True),
     "bitsandbytes-nf4": lambda: _bits_and_bytes_4("nf4"),
@@ -30,7 +30,7 @@ ON_LOAD: dict[str, Callable[[], Any]] = {
     "eetq": lambda: EetqConfig("int8"),
     "fp8": FineGrainedFP8Config,
 }
-# Those that name how a checkpoint was quantized before.
+# Methods that need a checkpoint quantized that way.
 BEFORE = ("gptq", "awq", "compressed-tensors")
 NOT_OFFERED = {
     "exl2": "transformers does not load it; use a GPTQ or AWQ checkpoint",
@@ -41,7 +41,7 @@ NOT_OFFERED = {
 def quantizer_options(
     name: str | None, config: PretrainedConfig, device: torch.device
 ) -> dict[str, Any]:
-    """What transformers needs to load it. Raises ConfigError with the reason when it cannot."""
+    """Return the options of `from_pretrained` for QUANTIZE. Raises ConfigError with the reason."""
     own_config: Any = getattr(config, "quantization_config", None)
     method = _method(own_config)
     if name is None:

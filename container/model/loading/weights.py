@@ -1,6 +1,6 @@
-"""Weights: from a model's folder to a module on its devices, checked.
+"""Loads weights: from a model's folder to a checked module on its devices.
 
-Rank 0 and the ranks that follow it load in the same way, step by step.
+All ranks load in the same way, step by step.
 """
 
 import logging
@@ -43,8 +43,8 @@ def plan_load(
     path: Path,
     replica: int,
 ) -> tuple[Placement, torch.dtype]:
-    """Decide where the weights go, and their format. Raises ConfigError."""
-    machine = Machine.look()
+    """Choose the devices and the dtype of the weights. Raises ConfigError."""
+    machine = Machine.detect()
     uses_gpu = num_gpus(placement_settings.num_gpus, len(machine.gpu_bytes)) > 0
     dtype = choose_dtype(settings.dtype, torch.device("cuda" if uses_gpu else "cpu"))
     size = weight_bytes(path, config, dtype, settings.quantize)
@@ -54,12 +54,14 @@ def plan_load(
     if (placement.is_tensor_parallel or placement.uses_device_map) and settings.lora_adapters:
         raise ConfigError(
             [
-                "LORA_ADAPTERS: not for a model that is split or spread over devices; set "
+                "LORA_ADAPTERS is not supported for a model on several devices; set "
                 "SM_NUM_GPUS=1, or DATA_PARALLEL to the number of GPUs"
             ]
         )
     if placement.uses_device_map and settings.quantize == INT8:
-        raise ConfigError([f"QUANTIZE={INT8}: not for a model that is spread over devices"])
+        raise ConfigError(
+            [f"QUANTIZE={INT8} is not supported for a model on several devices; unset it"]
+        )
     return placement, dtype
 
 
@@ -73,7 +75,7 @@ def load_weights(
     check_ids: list[int] | None = None,
     cpu_kernels: Kernels | None = None,
 ) -> LoadedModel:
-    """Load a model, or this rank's share, and check it on a prompt with these ids.
+    """Load a model, or this rank's shard, and check it on a prompt of `check_ids`.
 
     Raises ModelLoadError, ConfigError.
     """
@@ -87,7 +89,7 @@ def load_weights(
     if placement.is_tensor_parallel:
         options["distributed_config"] = DistributedConfig(tp_size=len(placement.devices))
     if settings.compile and (placement.is_tensor_parallel or placement.uses_device_map):
-        raise ConfigError([f"COMPILE=1 is for a model on one device, and this one is {placement}"])
+        raise ConfigError([f"COMPILE=1 needs a model on one device; this one is on {placement}"])
     model = load_model(
         path,
         config,
@@ -103,10 +105,10 @@ def load_weights(
         cpu_kernels=cpu_kernels,
     )
     if placement.uses_device_map:
-        # Where one device takes all, transformers makes no map.
+        # If everything fits one device, transformers sets no map.
         placed = getattr(model.module, "hf_device_map", {"": placement.device})
         where = Counter(map(str, placed.values()))
-        log.info("parts of the model: %s", ", ".join(f"{n} on {name}" for name, n in where.items()))
+        log.info("device map: %s", ", ".join(f"{n} on {name}" for name, n in where.items()))
     return model
 
 
@@ -125,16 +127,16 @@ def load_model(
     check_ids: list[int] | None = None,
     cpu_kernels: Kernels | None = None,
 ) -> LoadedModel:
-    """Load a language model and find the way to serve it. Raises ModelLoadError or ConfigError.
+    """Load a language model and choose how to serve it. Raises ModelLoadError or ConfigError.
 
-    With a `reader`, it is a vision-language model. `options` are more that `from_pretrained` takes.
+    With a `reader`, it is a vision-language model. `options` go to `from_pretrained`.
     """
     loaded: tuple[PreTrainedModel, dict[str, Any]]
-    kind: Any = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
+    auto_class: Any = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
     if reader is not None:
-        kind = AutoModelForImageTextToText
+        auto_class = AutoModelForImageTextToText
     try:
-        loaded = kind.from_pretrained(
+        loaded = auto_class.from_pretrained(
             path,
             output_loading_info=True,
             config=config,
@@ -145,29 +147,29 @@ def load_model(
         )
     except Exception as error:  # a broken checkpoint fails anywhere in transformers
         raise ModelLoadError(f"{path}: the model cannot be loaded: {one_line(error)}") from error
-    module, facts = loaded
-    missing = sorted(facts["missing_keys"])
+    module, loading_info = loaded
+    missing = sorted(loading_info["missing_keys"])
     if missing:
         raise ModelLoadError(
             f"{path}: the weights lack {len(missing)} tensors that config.json calls for, such as "
             f"{missing[0]}"
         )
-    if unused := sorted(facts["unexpected_keys"]):
+    if unused := sorted(loading_info["unexpected_keys"]):
         log.warning(
             "%s: %d tensors of the weights have no place in the model that config.json describes "
             "and are not used, such as %s; if answers are wrong, compare config.json (its number "
             "of layers, say) with the weights",
             path, len(unused), ", ".join(unused[:3]),
         )  # fmt: skip
-    if not options:  # a quantized, spread or split one is there already, and may not be moved
+    if not options:  # a quantized or distributed one is already placed
         module.to(device)  # type: ignore[arg-type]  # transformers types it for its own decorator
     if is_tensor_parallel(module):
         make_plain(module)
     module.eval()
     try:
         if reader is not None:
-            wishes = {f"QUANTIZE={INT8}": int8_weights, "KV_CACHE_DTYPE": cache_dtype}
-            _refuse_for_images({**wishes, "COMPILE": compiles})
+            requested = {f"QUANTIZE={INT8}": int8_weights, "KV_CACHE_DTYPE": cache_dtype}
+            _refuse_for_images({**requested, "COMPILE": compiles})
             return prepare_vision(
                 module, dtype, device, reader.read_probe(), check_ids, cpu_kernels
             )
@@ -177,11 +179,11 @@ def load_model(
         )  # fmt: skip
     except (ModelLoadError, ConfigError):
         raise
-    except Exception as error:  # sizes in config.json that do not fit each other
+    except Exception as error:  # sizes in config.json that contradict each other
         raise ModelLoadError(f"{path}: the model cannot be run: {one_line(error)}") from error
 
 
-def _refuse_for_images(wishes: dict[str, object]) -> None:
-    for name, is_wanted in wishes.items():
-        if is_wanted:
+def _refuse_for_images(requested: dict[str, object]) -> None:
+    for name, is_requested in requested.items():
+        if is_requested:
             raise ConfigError([f"{name} is not for vision-language models; unset it"])

@@ -24,7 +24,7 @@ log = logging.getLogger(__name__)
 CPU = torch.device("cpu")
 # The fraction of a device's memory for weights under a device map; the rest is for the KV cache
 # and activations.
-WEIGHTS_SHARE = 0.7
+WEIGHTS_FRACTION = 0.7
 # Methods that quantize while loading; int8 converts weights that are already in memory.
 BYTES_OF_A_WEIGHT = {
     "bitsandbytes": 1.0, "bitsandbytes-nf4": 0.5, "bitsandbytes-fp4": 0.5, "eetq": 1.0, "fp8": 1.0
@@ -40,7 +40,7 @@ class Machine:
     cpu_bytes: int
 
     @classmethod
-    def look(cls) -> "Machine":
+    def detect(cls) -> "Machine":
         """Read the memory sizes from the driver and the kernel."""
         count = torch.cuda.device_count()
         gpus = (torch.cuda.get_device_properties(gpu).total_memory for gpu in range(count))
@@ -90,8 +90,8 @@ def place(
     """Choose the placement of replica `replica`. Raises ConfigError for impossible settings."""
     devices = _devices(settings, machine, replica)
     if settings.max_memory is not None:
-        return _as_told(parse_max_memory(settings.max_memory), machine)
-    ranks = _wanted_ranks(settings.tensor_parallel, devices)
+        return _explicit_device_map(parse_max_memory(settings.max_memory), machine)
+    ranks = _requested_ranks(settings.tensor_parallel, devices)
     reason = "TENSOR_PARALLEL=1 is set"
     if ranks > 1:
         obstacle = why_not_sharded(config, ranks)
@@ -111,12 +111,12 @@ def place(
     else:
         log.warning("placement: the weights (%.1f GiB) exceed the GPU's memory; offloading layers "
                     "to the CPU or the disk (slow)", weight_bytes / 2**30)  # fmt: skip
-    fraction = WEIGHTS_SHARE * settings.cuda_memory_fraction
+    fraction = WEIGHTS_FRACTION * settings.cuda_memory_fraction
     limits: dict[int | str, int] = {gpu: int(fraction * machine.gpu_bytes[gpu]) for gpu in gpus}
-    return Placement(devices[:1], limits | {"cpu": int(WEIGHTS_SHARE * machine.cpu_bytes)})
+    return Placement(devices[:1], limits | {"cpu": int(WEIGHTS_FRACTION * machine.cpu_bytes)})
 
 
-def _as_told(limits: dict[int | str, int], machine: Machine) -> Placement:
+def _explicit_device_map(limits: dict[int | str, int], machine: Machine) -> Placement:
     """Use a device map over the devices of MAX_MEMORY; inputs go to the first GPU of them."""
     gpus = [name for name in limits if isinstance(name, int)]
     if missing := [gpu for gpu in gpus if gpu >= len(machine.gpu_bytes)]:
@@ -138,7 +138,9 @@ def weight_bytes(
     folder: Path, config: PretrainedConfig, dtype: torch.dtype, quantize: str | None
 ) -> int:
     """Estimate the memory of a checkpoint's weights in this format, in bytes."""
-    paths = next((matching for kind in WEIGHT_FILES if (matching := list(folder.glob(kind)))), [])
+    paths = next(
+        (matching for pattern in WEIGHT_FILES if (matching := list(folder.glob(pattern)))), []
+    )
     stored = getattr(config, "dtype", None)
     itemsize = BYTES_OF_A_WEIGHT.get(quantize or "", dtype.itemsize)
     ratio = itemsize / stored.itemsize if isinstance(stored, torch.dtype) else 1.0
@@ -161,7 +163,7 @@ def _devices(
     return tuple(torch.device("cuda", replica * per_replica + i) for i in range(per_replica))
 
 
-def _wanted_ranks(requested: int | None, devices: tuple[torch.device, ...]) -> int:
+def _requested_ranks(requested: int | None, devices: tuple[torch.device, ...]) -> int:
     if requested is None:
         return len(devices)
     if devices[0].type == "cuda" and requested not in (1, len(devices)):

@@ -7,7 +7,7 @@ ranks, over a pipe each; all ranks synchronise in the forward pass's all-reduces
          \\________ torch.distributed ________/
 
 The ranks live and die together: when another rank exits, rank 0 ends its process at once and the
-supervisor restarts the engine; when rank 0 exits, so do the others.
+supervisor restarts the engine; when rank 0 exits, all other ranks exit.
 """
 
 import atexit

@@ -86,7 +86,7 @@ def gather_over_ranks(shard: torch.Tensor) -> torch.Tensor:
     return out
 
 
-def share_first(tensor: torch.Tensor) -> None:
+def broadcast_first(tensor: torch.Tensor) -> None:
     """Broadcast rank 0's tensor to all ranks, in place."""
     dist.broadcast(tensor, 0)
 

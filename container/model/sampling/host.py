@@ -1,14 +1,16 @@
-"""Sampling on the host: filters and the inverse transform, with a top-k fast path.
+"""Sampling on the host: the rules of container.model.sampling.rules, on short lists if possible.
 
-The rules and their order are those of the device: temperature, top_k, top_p, typical_p, min_p, then
-a number in [0, 1) picks a token by inverse transform in the order of the ids. The fast path serves
-requests with a small top_k or a top_p without processing the whole vocabulary. A row's token
-depends on its own logits and parameters only.
+The top-k fast path serves requests with a small top_k or a top_p: it lists the most likely tokens
+of each row and applies the rules to the lists, not to the whole vocabulary. A row's token depends
+on its own logits and parameters only.
 """
 
+import sys
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from typing import Any
 
+import msgspec
 import numpy as np
 import torch
 
@@ -16,26 +18,48 @@ from container.engine.sequence import Sequence
 from container.messages.engine import LogprobMode, SamplingParams
 from container.model.async_copy import take_rows
 from container.model.kernels.cpu import Kernels, argmax
-from container.model.sampling.rng import BELOW_ONE, PIECE, divisor, row_numbers
+from container.model.sampling.distribution import HIDDEN
+from container.model.sampling.rng import divisor, row_numbers
+from container.model.sampling.rules import choose_tokens, list_floor
 
 # The largest top_k of the fast path: a longer list costs as much as the whole vocabulary.
 MAX_TOP_K = 512
 # Without top_k, the fast path lists this many tokens; if top_p needs more, it gives up.
 PROBE = 64
-Floats = np.ndarray[Any, np.dtype[np.float64]]
-# Most nuclei have at most this many tokens, so these are summed first.
-NUCLEUS_PROBE = 1024
+# Most nuclei have at most the first number of tokens and nearly all the second.
+NUCLEUS_PROBES = (1024, 16384)
+Array = np.ndarray[Any, np.dtype[Any]]
+
+
+class HostSelector:
+    """Selects by numpy, which sorts with vector instructions: faster than torch (docs/LOG.md)."""
+
+    longest_list = sys.maxsize
+
+    def largest(self, values: torch.Tensor, count: int) -> torch.Tensor:
+        """Return the largest values of each row, in descending order: [rows, count]."""
+        return torch.from_numpy(_largest(values.numpy(), count))
+
+    def mass_floor(
+        self, values: torch.Tensor, weights: torch.Tensor, mass: torch.Tensor
+    ) -> torch.Tensor:
+        """Sort as many of the largest values as the mass of every row needs."""
+        width = values.shape[-1]
+        for count in (*(probe for probe in NUCLEUS_PROBES if probe < width), width):
+            order = torch.from_numpy(_order(values.numpy(), count))
+            of_largest = weights.gather(-1, order)
+            if count == width or bool((of_largest.sum(-1, dtype=mass.dtype) >= mass[:, 0]).all()):
+                break
+        return list_floor(values.gather(-1, order), of_largest, mass)
+
+
+_SELECTOR = HostSelector()
 
 
 def can_use_topk_path(params: SamplingParams) -> bool:
     """Whether the top-k fast path may be able to sample a request's tokens."""
     is_limited = 0 < params.top_k <= MAX_TOP_K or (params.top_k == 0 and params.top_p < 1.0)
-    return (
-        not params.is_greedy
-        and is_limited
-        and params.typical_p == 1.0
-        and params.logprobs is not LogprobMode.PROCESSED
-    )
+    return not params.is_greedy and is_limited and params.logprobs is not LogprobMode.PROCESSED
 
 
 def sample_topk(
@@ -45,70 +69,89 @@ def sample_topk(
 
     Returns None for a row whose list would be too long, or that has no finite logit.
     """
-    vocabulary = logits.shape[-1]
-    lengths = [min(row_params.top_k or PROBE, vocabulary) for row_params in params]
-    best = largest(logits, max(lengths))
-    last = torch.tensor(lengths, device=logits.device)[:, None] - 1
+    listed = _list_largest(logits.numpy(), params)
+    fractions = _listed_fractions(logits, listed, params)
+    # top_k has cut the list already; top_p is a fraction of the whole vocabulary's weights.
+    list_params = [
+        msgspec.structs.replace(row_params, top_k=0, top_p=min(row_params.top_p / fraction, 1.0))
+        for row_params, fraction in zip(params, fractions, strict=True)
+    ]
+    index = choose_tokens(torch.from_numpy(listed.values), list_params, numbers, _SELECTOR)
+    token_ids = np.take_along_axis(listed.ids, index.numpy()[:, None], -1)[:, 0].tolist()
+    usable = np.isfinite(listed.values.max(-1)).tolist()
+    return [
+        token_id if is_usable and row_params.top_p <= fraction else None
+        for token_id, is_usable, row_params, fraction in zip(
+            token_ids, usable, params, fractions, strict=True
+        )
+    ]
+
+
+@dataclass(frozen=True, slots=True)
+class _Listed:
+    """The most likely tokens of each row, in the order of their ids: [rows, longest].
+
+    `values` are their logits in float64, -inf after the end of a shorter list.
+    """
+
+    ids: Array
+    values: Array
+
+
+def _list_largest(logits: Array, params: list[SamplingParams]) -> _Listed:
+    """List the top_k most likely tokens of each row, PROBE without top_k, with ties of the last."""
+    lengths = [min(row_params.top_k or PROBE, logits.shape[-1]) for row_params in params]
+    best = _largest(logits, max(lengths))
     # Tokens that a grammar hides are never listed, even if fewer than k remain.
-    worst = best.gather(-1, last).clamp_(min=torch.finfo(logits.dtype).min)
-    # top_k keeps all tokens that tie with the k-th.
-    row, token_id = (logits >= worst).nonzero(as_tuple=True)
-    values = logits[row, token_id].double().cpu().numpy()
-    ids = token_id.cpu().numpy()
-    cuts = np.cumsum(np.bincount(row.cpu().numpy(), minlength=len(params)))[:-1]
-    lists = zip(np.split(values, cuts), np.split(ids, cuts), strict=True)
-    totals = _totals(logits, params)
-    sampled: list[int | None] = []
-    for (row_values, row_ids), row_params, number, total in zip(
-        lists, params, numbers, totals, strict=True
-    ):
-        index = _pick(row_values, row_params, number, total)
-        sampled.append(None if index is None else int(row_ids[index]))
-    return sampled
+    worst = np.maximum(
+        best[range(len(params)), np.subtract(lengths, 1)], np.finfo(logits.dtype).min
+    )
+    rows, ids = np.nonzero(logits >= worst[:, None])
+    counts = np.bincount(rows, minlength=len(params))
+    columns = np.arange(len(rows)) - np.repeat(counts.cumsum() - counts, counts)
+    shape = len(params), max(int(counts.max()), 1)
+    listed = _Listed(np.zeros(shape, np.int64), np.full(shape, HIDDEN))
+    listed.ids[rows, columns], listed.values[rows, columns] = ids, logits[rows, ids]
+    return listed
 
 
-def largest(logits: torch.Tensor, count: int) -> torch.Tensor:
-    """Return the largest logits of each row, in descending order: [rows, count]."""
-    if logits.device.type != "cpu":
-        return logits.topk(count, -1).values
-    # numpy sorts with vector instructions: 30 times as fast as torch (docs/LOG.md).
-    first = logits.shape[-1] - count
-    best = np.partition(logits.numpy(), first, -1)[:, first:] if first else logits.numpy()
-    return torch.from_numpy(np.sort(best, -1)[:, ::-1].copy())
+def _listed_fractions(
+    logits: torch.Tensor, listed: _Listed, params: list[SamplingParams]
+) -> list[float]:
+    """Return the fraction of each row's weights in its list; 1 with top_k, which cuts the rest.
+
+    It is computed after temperature, and NaN for a row without a finite logit.
+    """
+    fractions = [1.0] * len(params)
+    if rows := [row for row, row_params in enumerate(params) if not row_params.top_k]:
+        divisors = torch.tensor([divisor(params[row]) for row in rows])[:, None]
+
+        def sum_weights(numbers: torch.Tensor) -> torch.Tensor:
+            selected = take_rows(numbers, rows)
+            scaled = (selected - selected.amax(-1, keepdim=True)).div_(divisors)
+            return scaled.exp_().sum(-1)
+
+        of_rows = sum_weights(torch.from_numpy(listed.values)) / sum_weights(logits)
+        for row, fraction in zip(rows, of_rows.tolist(), strict=True):
+            fractions[row] = fraction
+    return fractions
 
 
-def _totals(logits: torch.Tensor, params: list[SamplingParams]) -> list[float | None]:
-    """Sum all weights of each row without top_k, the largest weight being 1; None with top_k."""
-    totals: list[float | None] = [None] * len(params)
-    rows = [row for row, row_params in enumerate(params) if not row_params.top_k]
-    if rows:
-        selected = take_rows(logits, rows)
-        divisors = torch.tensor([divisor(params[row]) for row in rows], device=logits.device)
-        scaled = (selected - selected.amax(-1, keepdim=True)).div_(divisors[:, None])
-        for row, total in zip(rows, scaled.exp_().sum(-1).tolist(), strict=True):
-            totals[row] = total
-    return totals
+def _largest(values: Array, count: int) -> Array:
+    """Return the largest of each row of [rows, width], in descending order: [rows, count]."""
+    first = values.shape[-1] - count
+    best = np.partition(values, first, -1)[:, first:] if first else values
+    return np.sort(best, -1)[:, ::-1].copy()
 
 
-def _pick(values: Floats, params: SamplingParams, number: float, total: float | None) -> int | None:
-    """Return the list index of the token that a number in [0, 1) picks; see `sample_topk`."""
-    if not len(values) or not np.isfinite(values.max()):
-        return None
-    weights = np.exp((values - values.max()) / divisor(params))
-    if params.top_p < 1.0:
-        ordered = np.sort(weights)[::-1]
-        reached = np.cumsum(ordered) / (ordered.sum() if total is None else total)
-        if total is not None and reached[-1] < params.top_p:
-            return None
-        # The first token at which the mass is reached is the last one kept.
-        last_kept = min(int((reached < params.top_p).sum()), len(ordered) - 1)
-        weights = np.where(weights >= ordered[last_kept], weights, 0.0)
-    if params.min_p > 0.0:
-        weights = np.where(weights >= params.min_p, weights, 0.0)  # the largest weight is 1
-    cumulative = np.cumsum(weights)
-    # Strictly greater, so that a removed token is never picked.
-    index = np.searchsorted(cumulative, number * cumulative[-1], side="right")
-    return int(min(index, len(values) - 1))
+def _order(values: Array, count: int) -> Array:
+    """Return the indices of the largest of each row, in descending order: [rows, count]."""
+    first = values.shape[-1] - count
+    if not first:
+        return np.argsort(values, -1)[:, ::-1].copy()
+    best = np.argpartition(values, first, -1)[:, first:]
+    order = np.argsort(np.take_along_axis(values, best, -1), -1)[:, ::-1]
+    return np.take_along_axis(best, order, -1)
 
 
 def choose_on_host(
@@ -124,10 +167,10 @@ def choose_on_host(
     # The remaining rows need the whole vocabulary.
     if rows := [row for row, token_id in enumerate(token_ids) if token_id is None]:
         selected = take_rows(logits, rows)
-        _apply_filters(selected, params_of(sequences, rows))
+        params, numbers = params_of(sequences, rows), row_numbers(sequences, rows)
+        _put(token_ids, rows, choose_tokens(selected, params, numbers, _SELECTOR).tolist())
         if selected is not logits:
             logits[rows] = selected  # requests may ask for their log-probabilities
-        _put(token_ids, rows, _inverse_cdf(selected, row_numbers(sequences, rows)))
     return [token_id for token_id in token_ids if token_id is not None]
 
 
@@ -140,78 +183,6 @@ def _put(token_ids: list[int | None], rows: list[int], chosen: Iterable[int | No
 def params_of(sequences: list[Sequence], rows: list[int]) -> list[SamplingParams]:
     """Return the sampling parameters of these rows."""
     return [sequences[row].params for row in rows]
-
-
-def _apply_filters(logits: torch.Tensor, params: list[SamplingParams]) -> None:
-    """Apply temperature and the filters to all rows, in place."""
-    divisors = torch.tensor([divisor(row_params) for row_params in params], device=logits.device)
-    logits.div_(divisors[:, None])
-    vocabulary = logits.shape[-1]
-    for row, row_params in enumerate(params):
-        if 0 < row_params.top_k < vocabulary:
-            worst = logits[row].topk(row_params.top_k).values[-1]
-            logits[row].masked_fill_(logits[row] < worst, float("-inf"))
-    rows = [row for row, row_params in enumerate(params) if row_params.top_p < 1.0]
-    if rows:
-        _apply_top_p(logits, rows, [params[row].top_p for row in rows])
-    for row, row_params in enumerate(params):
-        if row_params.typical_p < 1.0:
-            _apply_typical_p(logits[row], row_params.typical_p)
-        if row_params.min_p > 0.0:
-            floor = logits[row].max() + torch.tensor(row_params.min_p).log()
-            logits[row].masked_fill_(logits[row] < floor, float("-inf"))
-
-
-def _apply_top_p(logits: torch.Tensor, rows: list[int], top_ps: list[float]) -> None:
-    """Keep the fewest most likely tokens whose probabilities reach top_p; at least one."""
-    index = torch.tensor(rows, device=logits.device)
-    mass = torch.tensor(top_ps, device=logits.device, dtype=torch.float32)[:, None]
-    selected = logits.index_select(0, index)
-    total = selected.logsumexp(-1, keepdim=True)
-    for count in (min(NUCLEUS_PROBE, logits.shape[-1]), logits.shape[-1]):
-        best = largest(selected, count)
-        cumulative = (best - total).exp().cumsum(-1)
-        if bool((cumulative[:, -1:] >= mass).all()):
-            break
-    # The first token at which the mass is reached is the last one kept.
-    last = (cumulative < mass).sum(-1, keepdim=True).clamp_(max=best.shape[-1] - 1)
-    worst = best.gather(-1, last)
-    logits.index_copy_(0, index, selected.masked_fill_(selected < worst, float("-inf")))
-
-
-def _apply_typical_p(row: torch.Tensor, mass: float) -> None:
-    """Keep the tokens whose information is nearest to the entropy (Meister et al., 2022)."""
-    logprobs = row.log_softmax(-1)
-    probabilities = logprobs.exp()
-    entropy = -(logprobs * probabilities).nansum()
-    distance, order = (-logprobs - entropy).abs().sort()
-    cumulative = probabilities[order].cumsum(-1)
-    last = int((cumulative < mass).sum().clamp_(max=len(row) - 1))
-    row.masked_fill_((-logprobs - entropy).abs() > distance[last], float("-inf"))
-
-
-def _inverse_cdf(logits: torch.Tensor, numbers: list[float]) -> list[int]:
-    """Invert the cumulative distribution of each row of logits [rows, vocabulary].
-
-    Works in two stages: select a piece of the vocabulary, then a token of the piece.
-    """
-    weights = (logits - logits.amax(-1, keepdim=True)).exp_()
-    if rest := -weights.shape[-1] % PIECE:
-        weights = torch.nn.functional.pad(weights, (0, rest))
-    pieces = weights.unflatten(-1, (-1, PIECE))
-    ends = pieces.sum(-1).cumsum(-1, dtype=torch.float64)  # [rows, pieces]
-    u = torch.tensor(numbers, device=logits.device, dtype=torch.float64)[:, None]
-    threshold = torch.minimum(u * ends[:, -1:], ends[:, -1:] * BELOW_ONE)
-    # Clamped for rows of NaN only, which have no meaningful token.
-    piece = torch.searchsorted(ends, threshold, right=True).clamp_(max=ends.shape[-1] - 1)
-    before = torch.where(piece > 0, ends.gather(-1, (piece - 1).clamp_(min=0)), 0.0)
-    inside = pieces.gather(1, piece[..., None].expand(-1, 1, PIECE))[:, 0]
-    inside = inside.cumsum(-1, dtype=torch.float64)
-    # Strictly greater than the threshold, so that a token of probability 0 is never picked.
-    threshold = torch.minimum(threshold - before, inside[:, -1:] * BELOW_ONE)
-    offset = torch.searchsorted(inside, threshold, right=True)
-    sampled: list[int] = (piece * PIECE + offset)[:, 0].clamp_(max=logits.shape[-1] - 1).tolist()
-    return sampled
 
 
 def rows_where(sequences: list[Sequence], wants: Callable[[SamplingParams], bool]) -> list[int]:

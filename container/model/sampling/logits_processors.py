@@ -17,36 +17,36 @@ LARGEST = 1e30
 Wants = Callable[[SamplingParams], bool]
 
 
-class SeenTokens:
+class SequenceTokenCounts:
     """Counts the tokens of a sequence; reads only the new tokens on each update."""
 
     def __init__(self, from_index: int) -> None:
         self._num_read = from_index
-        self._places: dict[int, int] = {}
+        self._index_of: dict[int, int] = {}
         self._ids = np.empty(64, np.int64)
         self._counts = np.empty(64, np.float32)
 
     @property
     def ids(self) -> "np.ndarray[Any, np.dtype[np.int64]]":
         """The distinct tokens."""
-        return self._ids[: len(self._places)]
+        return self._ids[: len(self._index_of)]
 
     @property
     def counts(self) -> "np.ndarray[Any, np.dtype[np.float32]]":
         """Number of occurrences of each token, in the order of `ids`."""
-        return self._counts[: len(self._places)]
+        return self._counts[: len(self._index_of)]
 
     def read_on(self, token_ids: list[int]) -> None:
         """Count the tokens that were appended since the last call."""
         for token_id in token_ids[self._num_read :]:
-            index = self._places.get(token_id)
+            index = self._index_of.get(token_id)
             if index is None:
                 index = self._add(token_id)
             self._counts[index] += 1.0
         self._num_read = len(token_ids)
 
     def _add(self, token_id: int) -> int:
-        index = self._places[token_id] = len(self._places)
+        index = self._index_of[token_id] = len(self._index_of)
         if index == len(self._ids):
             self._ids = np.resize(self._ids, 2 * index)
             self._counts = np.resize(self._counts, 2 * index)
@@ -58,14 +58,16 @@ class TokenCounts:
     """Token counts of sequences; an entry is freed with its sequence."""
 
     def __init__(self) -> None:
-        self._known: WeakKeyDictionary[Sequence, dict[int, SeenTokens]] = WeakKeyDictionary()
+        self._known: WeakKeyDictionary[Sequence, dict[int, SequenceTokenCounts]] = (
+            WeakKeyDictionary()
+        )
 
-    def get(self, sequence: Sequence, from_index: int) -> SeenTokens:
+    def get(self, sequence: Sequence, from_index: int) -> SequenceTokenCounts:
         """Return the counts of a sequence's tokens from that index on; read-only."""
         by_start = self._known.setdefault(sequence, {})
         tokens = by_start.get(from_index)
         if tokens is None:
-            tokens = by_start[from_index] = SeenTokens(from_index)
+            tokens = by_start[from_index] = SequenceTokenCounts(from_index)
         tokens.read_on(sequence.token_ids)
         return tokens
 
@@ -78,7 +80,7 @@ class _Cells:
     and of all tokens; `owner` is the index into `params`. All are [cells].
     """
 
-    places: torch.Tensor
+    indices: torch.Tensor
     counts: torch.Tensor
     total: torch.Tensor
     owner: torch.Tensor
@@ -101,19 +103,19 @@ def penalise(
     flat = logits.view(-1)
     cells = _cells(logits, sequences, counts, _penalises_context, from_prompt=counts_prompt)
     if cells is not None:
-        selected = flat[cells.places]
+        selected = flat[cells.indices]
         repetition = cells.column(lambda p: p.repetition_penalty)
         selected = torch.where(selected < 0, selected * repetition, selected / repetition)
         penalty = cells.column(lambda p: p.context_frequency_penalty)
         selected = selected - cells.counts / cells.total * penalty
         # Clamped, since a tiny or huge penalty could overflow to infinity, which hides a token or
         # makes it certain.
-        flat[cells.places] = selected.clamp_(-LARGEST, LARGEST)
+        flat[cells.indices] = selected.clamp_(-LARGEST, LARGEST)
     cells = _cells(logits, sequences, counts, _penalises_completion, from_prompt=False)
     if cells is not None:
         frequency = cells.column(lambda p: p.frequency_penalty)
         presence = cells.column(lambda p: p.presence_penalty)
-        flat[cells.places] -= cells.counts * frequency + presence
+        flat[cells.indices] -= cells.counts * frequency + presence
 
 
 def add_bias(logits: torch.Tensor, sequences: list[Sequence]) -> None:

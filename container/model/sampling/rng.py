@@ -4,9 +4,6 @@ from container.engine.sequence import Sequence
 from container.messages.engine import SamplingParams
 
 _MASK = (1 << 64) - 1
-# Tokens per piece: their weights are summed in float32, and sampling selects the piece first.
-PIECE = 256
-BELOW_ONE = 1 - 2**-52
 
 
 def uniform(seed: int, index: int) -> float:

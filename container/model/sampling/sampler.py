@@ -1,7 +1,7 @@
 """The sampler: samples the next token of each row of logits, vectorised over the batch.
 
-A feature that no row uses costs nothing. Order, as in TGI: penalties and bias, grammar, then
-temperature, top_k, top_p, typical_p, min_p. Randomness is a number in [0, 1) computed from a row's
+A feature that no row uses costs nothing. Order, as in TGI: penalties and bias, grammar, then the
+rules of container.model.sampling.rules. Randomness is a number in [0, 1) computed from a row's
 seed and its token's index alone (never drawn from a generator), which picks a token by inverse
 transform; so a request with a seed gets the same tokens in every batch.
 """
@@ -14,7 +14,7 @@ from container.messages.engine import LogprobMode, SamplingParams
 from container.model.async_copy import AsyncHostCopy, take_rows, to_device
 from container.model.kernels.cpu import Kernels
 from container.model.sampling import logits_processors
-from container.model.sampling.device import choose
+from container.model.sampling.device import choose_on_device
 from container.model.sampling.host import choose_on_host, params_of, rows_where
 from container.model.sampling.logits_processors import constrain
 from container.model.sampling.logprobs import (
@@ -64,8 +64,8 @@ class Sampler:
     """Owns the token counts that penalties need; used by the runner only.
 
     `counts_prompt`: whether TGI's penalties count the prompt's tokens; false if an encoder reads
-    the prompt. `reads_logits`: sample on the host, which waits for the logits; otherwise on the
-    logits' device, without waiting.
+    the prompt. `reads_logits`: sample logits in host memory by the host's code, which
+    reads them; otherwise on the logits' device, without waiting.
     """
 
     def __init__(
@@ -108,11 +108,11 @@ class Sampler:
         return PendingSamples(token_ids, logprobs, sequences)
 
     def _choose(self, logits: torch.Tensor, sequences: list[Sequence]) -> torch.Tensor:
-        if self._reads_logits:
+        if self._reads_logits and logits.device.type == "cpu":
             chosen = choose_on_host(logits, sequences, self._kernels)
             return to_device(chosen, logits.device, torch.int64)
         rows = list(range(len(sequences)))
-        return choose(logits, params_of(sequences, rows), row_numbers(sequences, rows))
+        return choose_on_device(logits, params_of(sequences, rows), row_numbers(sequences, rows))
 
     def _adjust(self, logits: torch.Tensor, sequences: list[Sequence]) -> None:
         if rows_where(sequences, lambda p: p.watermark is not None):

@@ -64,4 +64,4 @@ def test_a_model_that_cannot_be_split_stops_the_start_and_says_why(
 def test_adapters_of_a_split_model_are_refused_by_name(tmp_path: Path) -> None:
     server = spawn(tmp_path / "log", LORA_ADAPTERS="one=/nowhere", **SPLIT)
     assert server.process.wait(60) == 2, server.log
-    assert "LORA_ADAPTERS: not for a model that is split or spread over devices" in server.log
+    assert "LORA_ADAPTERS is not supported for a model on several devices" in server.log

@@ -198,10 +198,10 @@ def _old(*args: torch.Tensor, **kwargs: object) -> torch.Tensor:
 @pytest.mark.parametrize(
     ("attend", "chosen", "told"),
     [
-        (documented, Kernel.PAGED, "checked against the reference"),
-        (_old, Kernel.GATHERED, "fails here: paged KV needs FlashAttention 3"),
-        (_broken, Kernel.REFERENCE, "fails here: this GPU is too old"),
-        (_wrong, Kernel.REFERENCE, "is not used, as it is off by"),
+        (documented, Kernel.PAGED, "passed its check"),
+        (_old, Kernel.GATHERED, "disabled: its check failed: paged KV needs FlashAttention 3"),
+        (_broken, Kernel.REFERENCE, "disabled: its check failed: this GPU is too old"),
+        (_wrong, Kernel.REFERENCE, "disabled: off by"),
     ],
 )
 def test_a_kernel_that_fails_or_differs_is_not_used_and_the_log_says_so(
@@ -224,7 +224,7 @@ def test_a_kernel_that_fails_or_differs_is_not_used_and_the_log_says_so(
     kernels = choose_kernels(layers, layer_attn_params, *formats, torch.device("cuda"))
     assert kernels == AttentionKernels(decodes, chosen)
     assert told in caplog.text
-    assert ("goes the slow way" in caplog.text) == (chosen is Kernel.REFERENCE)
+    assert ("uses the PyTorch reference (slow)" in caplog.text) == (chosen is Kernel.REFERENCE)
 
 
 @pytest.fixture

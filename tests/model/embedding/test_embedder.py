@@ -65,7 +65,7 @@ def minilm() -> Embedder:
 
 def test_minilm_gives_the_librarys_vectors_whatever_the_lengths(minilm: Embedder) -> None:
     texts = some_texts(24, 200)
-    assert minilm.is_ragged
+    assert minilm.is_unpadded
     assert cosines(vectors(minilm, texts), embedders.minilm().encode(texts)).min() > 0.99999
 
 
@@ -76,13 +76,13 @@ def test_minilm_in_bfloat16_is_close_to_float32() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "is_ragged"), [("bert", True), ("roberta", True), ("mpnet", False), ("qwen3", True)]
+    ("name", "is_unpadded"), [("bert", True), ("roberta", True), ("mpnet", False), ("qwen3", True)]
 )
-def test_other_architectures_and_poolings_too(name: str, is_ragged: bool, tmp_path: Path) -> None:
+def test_other_architectures_and_poolings_too(name: str, is_unpadded: bool, tmp_path: Path) -> None:
     folder = embedders.save_embedder(tmp_path, name)
     embedder, reference = load(folder), embedders.reference(folder)
     texts = some_texts(20, 60)
-    assert embedder.is_ragged == is_ragged
+    assert embedder.is_unpadded == is_unpadded
     for prompt in (None, "query"):
         expected = reference.encode(texts, prompt_name=prompt)
         assert cosines(vectors(embedder, texts, prompt), expected).min() > 0.9999, prompt

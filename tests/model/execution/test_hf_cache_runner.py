@@ -112,7 +112,7 @@ def test_a_cache_that_computes_something_else_is_refused(monkeypatch: pytest.Mon
 
     def forget(self: HFCacheRunner, progress: Progress, *args: int, **ids: torch.Tensor) -> object:
         logits = forward(self, progress, *args, **ids)
-        progress.kept.clear()
+        progress.model_kwargs.clear()
         return logits
 
     monkeypatch.setattr(HFCacheRunner, "_forward", forget)

@@ -33,7 +33,8 @@ from container.model.layers import decoder_layer
 from container.model.layers.layer_ops import CosSin, LayerOps, LayerSpec
 from container.model.layers.linear import PlainLinear
 from container.model.layers.triton_layer_ops import TritonLayerOps, fits_triton
-from container.model.loading import optimize, paged_conversion
+from container.model.loading import paged_conversion
+from container.model.optimize import fusing
 from container.model.reference_check import default_ids
 from tests.support.engines import Job, engine_config, ids, run
 from tests.support.models import tiny_models
@@ -409,10 +410,10 @@ def launch_all(case: Case, rows: int) -> None:
 def test_an_engine_with_all_kernels_says_what_generate_says(
     name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(optimize, "_ops_choices", lambda *_: [TritonLayerOps])
+    monkeypatch.setattr(fusing, "_ops_choices", lambda *_: [TritonLayerOps])
     module = copy.deepcopy(tiny_models.make(name)).to(DEVICE)
     trial = paged_conversion.convert(module, default_ids(module.config), DEVICE)
-    optimize.fuse_decoder_layers(
+    fusing.fuse_decoder_layers(
         module, trial.layer_attn_params, trial, PlainLinear, PlainLinear, None
     )
     fused = [one for one in module.modules() if isinstance(one, decoder_layer.FusedDecoderLayer)]

@@ -101,8 +101,8 @@ def test_slots_are_what_fits_the_space_that_ranks_and_copies_share() -> None:
 def test_space_that_cannot_be_used_or_had_is_refused() -> None:
     with pytest.raises(ConfigError, match="SWAP_SPACE cannot work here: PREFIX_CACHING is off"):
         engine_limits.find_slots(MemorySettings(swap_space=1.0, prefix_caching=False), loaded(), 1)
-    with pytest.raises(ConfigError, match=r"SWAP_SPACE=1000000, but [\d.]+ GiB are free"):
+    with pytest.raises(ConfigError, match=r"SWAP_SPACE=1000000 exceeds the [\d.]+ GiB of free"):
         engine_limits.find_slots(MemorySettings(swap_space=1e6), loaded(), 1)
     own = prepare(tiny_models.make("bloom"), torch.float32, CPU)
-    with pytest.raises(ConfigError, match="the model keeps its own cache"):
+    with pytest.raises(ConfigError, match="the model uses its own cache"):
         engine_limits.find_slots(MemorySettings(swap_space=1.0), own, 1)

@@ -25,7 +25,7 @@ from container.model.layers.layer_ops import CosSin
 from container.model.layers.linear import PackedLinear
 from container.model.loaded_model import LoadedModel
 from container.model.loading import kernel_selftest
-from container.model.loading.optimize import _is_chain
+from container.model.optimize.stacking import _is_chain
 from tests.support.engines import Job, engine_config, ids, run
 from tests.support.models import prepared, tiny_models
 from tests.support.models.prepared import prepare

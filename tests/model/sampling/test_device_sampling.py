@@ -18,15 +18,13 @@ from transformers import (
 
 from container.engine.sequence import Sequence
 from container.messages.engine import LogprobMode, SamplingParams
-from container.model.sampling import device as device_sampling
-from container.model.sampling import host as sampler
-from container.model.sampling.device import choose
-from container.model.sampling.rng import divisor, uniform
+from container.model.sampling.device import DeviceSelector, choose_on_device, float_keys
+from container.model.sampling.host import choose_on_host
+from container.model.sampling.rng import uniform
 from container.model.sampling.sampler import Sampler
 from tests.support.host_waits import HostWaits, watched
+from tests.support.sampling_reference import ROUNDING, Reference
 
-# Nearer to a limit than this, float32 may decide either way.
-ROUNDING = 1e-5
 HIDDEN = -torch.inf
 
 
@@ -44,7 +42,7 @@ def _choose(
 ) -> tuple[list[int], torch.Tensor]:
     """Tokens and the logits as they are left."""
     logits = logits.clone()
-    return choose(logits, params, numbers).tolist(), logits
+    return choose_on_device(logits, params, numbers).tolist(), logits
 
 
 def _on_cpu(
@@ -60,55 +58,6 @@ def _on_cpu(
 def _fields(params: SamplingParams) -> dict[str, Any]:
     names = ("seed", "temperature", "top_k", "top_p", "typical_p", "min_p")
     return {name: getattr(params, name) for name in names}
-
-
-class Reference:
-    """The rules for one row, one after the other in float64.
-
-    `margin` is how far the row is from any limit at which rounding could decide otherwise.
-    """
-
-    def __init__(self, row: torch.Tensor, params: SamplingParams, number: float) -> None:
-        self.margin = 1.0
-        self.logits = (row / divisor(params)).double().numpy()
-        self.kept = np.isfinite(self.logits)
-        if 0 < params.top_k < len(row):
-            self.kept &= self.logits >= np.sort(self.logits)[-params.top_k]
-        if params.top_p < 1.0:
-            self._keep(-self.logits, params.top_p)
-        if params.typical_p < 1.0:
-            logprobs = self._log_probabilities()
-            entropy = -(np.exp(logprobs[self.kept]) * logprobs[self.kept]).sum()
-            self._keep(np.abs(logprobs + entropy), params.typical_p)
-        if params.min_p > 0.0:
-            distance = self.logits - self.logits[self.kept].max() - np.log(params.min_p)
-            # A distance of exactly 0 is that of the most likely token from itself (min_p is 1).
-            self._near(np.abs(distance[self.kept & (distance != 0)]))
-            self.kept &= distance >= 0
-        ends = self._probabilities().cumsum()
-        self._near(np.abs(ends[:-1] - number))
-        self.token_id = int(np.searchsorted(ends, number * ends[-1], side="right"))
-
-    def _log_probabilities(self) -> np.ndarray:
-        kept = self.logits[self.kept]
-        return self.logits - kept.max() - np.log(np.exp(kept - kept.max()).sum())
-
-    def _probabilities(self) -> np.ndarray:
-        return np.where(self.kept, np.exp(np.minimum(self._log_probabilities(), 0.0)), 0.0)
-
-    def _keep(self, order: np.ndarray, mass: float) -> None:
-        """Keep those first in an order until the mass is reached; equal ones together."""
-        probabilities = self._probabilities()
-        places, group = np.unique(order[self.kept], return_inverse=True)
-        reached = np.bincount(group, probabilities[self.kept]).cumsum()
-        last = min(int((reached < mass).sum()), len(places) - 1)
-        self._near(np.abs(reached - mass))
-        gaps = np.diff(places) / np.maximum(np.abs(places[1:]), 1.0)
-        self._near(gaps[max(last - 1, 0) : last + 1])
-        self.kept &= order <= places[last]
-
-    def _near(self, distances: np.ndarray) -> None:
-        self.margin = min(self.margin, float(distances.min(initial=1.0)))
 
 
 def _compare(logits: torch.Tensor, params: list[SamplingParams]) -> int:
@@ -167,7 +116,7 @@ def test_a_list_and_the_search_find_the_same(longest: int, monkeypatch: pytest.M
     numbers = [uniform(one.seed, 0) for one in params]
     logits = _random_logits(8, 300, 1100).bfloat16().float()  # which makes ties
     token_ids, left = _choose(logits, params, numbers)
-    monkeypatch.setattr(device_sampling, "LONGEST_LIST", longest)
+    monkeypatch.setattr(DeviceSelector, "longest_list", longest)
     searched, left_by_search = _choose(logits, params, numbers)
     assert searched == token_ids
     assert torch.equal(left, left_by_search)
@@ -210,7 +159,7 @@ def test_any_batch_follows_the_rules(
     hidden = torch.rand(logits.shape, generator=generator) < share_hidden
     hidden[:, seed % vocabulary] = False  # a grammar leaves at least one
     logits.masked_fill_(hidden, HIDDEN)
-    with mock.patch.object(device_sampling, "LONGEST_LIST", longest):
+    with mock.patch.object(DeviceSelector, "longest_list", longest):
         _compare(logits, params)
 
 
@@ -261,7 +210,7 @@ def test_filters_after_each_other_leave_what_transformers_leave() -> None:
 def test_equally_likely_tokens_are_kept_together(
     longest: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(device_sampling, "LONGEST_LIST", longest)
+    monkeypatch.setattr(DeviceSelector, "longest_list", longest)
     row = torch.tensor([0.0, 2.0, -0.0, 0.0, 1.0, -3.0, -0.0])
     limits: list[dict[str, float]] = [
         {"top_k": 3},
@@ -282,7 +231,7 @@ def test_equally_likely_tokens_are_kept_together(
 def test_a_limit_that_is_met_exactly_keeps_no_more(
     longest: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(device_sampling, "LONGEST_LIST", longest)
+    monkeypatch.setattr(DeviceSelector, "longest_list", longest)
     row = torch.tensor([0.25, 0.5, 0.125, 0.0625, 0.0625]).log()
     assert (row - row.max()).exp().sum() == 2.0  # exactly, so that 1.5 are three quarters of it
     cases: list[tuple[dict[str, float], list[int]]] = [
@@ -407,7 +356,7 @@ def test_nothing_is_read_back_and_one_copy_goes_to_the_device(
 ) -> None:
     logits = _random_logits(1, len(params), 1500).to(device)
     with watched() as seen:
-        token_ids = choose(logits, params, [0.3] * len(params))
+        token_ids = choose_on_device(logits, params, [0.3] * len(params))
     assert (token_ids.device, token_ids.dtype) == (logits.device, torch.int64)
     assert token_ids.shape == (len(params),)
     draws = any(not one.is_greedy for one in params)
@@ -419,7 +368,7 @@ def test_nothing_is_read_back_and_one_copy_goes_to_the_device(
 def test_the_cpus_sampler_is_found_to_read_back(params: list[SamplingParams]) -> None:
     sequences = [Sequence(0, [1], one) for one in params]
     with pytest.raises(HostWaits), watched():
-        sampler.choose_on_host(_random_logits(1, len(params), 1500), sequences, None)
+        choose_on_host(_random_logits(1, len(params), 1500), sequences, None)
 
 
 @pytest.mark.parametrize("device", ["cpu", "meta"])
@@ -449,7 +398,7 @@ def test_a_filter_that_nobody_wants_costs_nothing() -> None:
     def used(*batch: dict[str, float]) -> set[str]:
         with watched() as seen:
             rows = [_params(temperature=1.0, **one) for one in batch]
-            choose(_random_logits(1, len(batch), 512), rows, [0.3] * len(batch))
+            choose_on_device(_random_logits(1, len(batch), 512), rows, [0.3] * len(batch))
         return searches & set(seen.names)
 
     plain = {"masked_fill_"}  # of the draw
@@ -463,9 +412,9 @@ def test_a_filter_that_nobody_wants_costs_nothing() -> None:
 def test_keys_are_in_the_order_of_the_values() -> None:
     finfo = torch.finfo(torch.float32)
     ordered = [HIDDEN, finfo.min, -1.5, -finfo.tiny, -1e-45, 0.0, 1e-45, 1.0, finfo.max, torch.inf]
-    keys = device_sampling._keys(torch.tensor(ordered)).tolist()
+    keys = float_keys(torch.tensor(ordered)).tolist()
     assert all(one < other for one, other in itertools.pairwise(keys))
-    assert device_sampling._keys(torch.tensor([-0.0])).item() == keys[5]
+    assert float_keys(torch.tensor([-0.0])).item() == keys[5]
 
 
 if torch.cuda.is_available():
@@ -476,10 +425,10 @@ if torch.cuda.is_available():
         logits = _random_logits(12, 200, 5000)
         expected, _ = _choose(logits, params, numbers)
         on_gpu = logits.cuda()
-        choose(on_gpu.clone(), params, numbers)  # which loads the kernels
+        choose_on_device(on_gpu.clone(), params, numbers)  # which loads the kernels
         torch.cuda.set_sync_debug_mode("error")
         try:
-            token_ids = choose(on_gpu, params, numbers)
+            token_ids = choose_on_device(on_gpu, params, numbers)
         finally:
             torch.cuda.set_sync_debug_mode("default")
         for row, token_id in enumerate(token_ids.tolist()):

@@ -16,8 +16,10 @@ from transformers import (
 
 from container.engine.sequence import Sequence
 from container.messages.engine import SamplingParams, Watermark
-from container.model.sampling import host as sampler
 from container.model.sampling import logits_processors
+from container.model.sampling.device import DeviceSelector
+from container.model.sampling.host import HostSelector
+from container.model.sampling.rules import Selector, choose_tokens
 
 VOCABULARY = 300
 
@@ -83,12 +85,15 @@ def test_openais_penalties_count_the_completion_only() -> None:
     ids=str,
 )
 @pytest.mark.parametrize("seed", range(3))
-def test_filters_keep_what_transformers_keeps(params: dict, warper, seed: int) -> None:
+@pytest.mark.parametrize("selector", [HostSelector(), DeviceSelector()], ids=["host", "device"])
+def test_filters_keep_what_transformers_keeps(
+    params: dict, warper, seed: int, selector: Selector
+) -> None:
     logits = _logits(seed=seed)
     sequences = _sequences(temperature=1.3, **params)
     scaled = TemperatureLogitsWarper(1.3)(None, logits.clone())
     expected = warper(None, scaled)
-    sampler._apply_filters(logits, [sequence.params for sequence in sequences])
+    choose_tokens(logits, [sequence.params for sequence in sequences], [0.5] * 4, selector)
     torch.testing.assert_close(logits, expected)
 
 
@@ -156,7 +161,7 @@ def test_the_watermark_favours_the_share_it_says_and_depends_on_the_last_token()
 
 def test_many_tokens_are_counted_and_new_ones_are_added() -> None:
     rnd = random.Random(3)
-    seen, ids = logits_processors.SeenTokens(5), [1] * 5
+    seen, ids = logits_processors.SequenceTokenCounts(5), [1] * 5
     for _ in range(20):
         ids += [rnd.randrange(200) for _ in range(rnd.randrange(40))]
         seen.read_on(ids)

@@ -12,23 +12,18 @@ from typing import Any
 from flask import Blueprint, Response, request
 
 from container.frontend.apis.embeddings.openai_schema import CohereRerankRequest, OpenAIEmbedRequest
+from container.frontend.apis.text_dialect import TextDialect
 from container.frontend.apis.text_inputs import as_inputs
-from container.frontend.generation.embedding_service import Embeddings, Floats, Rows, TextOptions
+from container.frontend.generation.embedding_service import Floats, TextOptions
 from container.frontend.generation.offloading import in_pieces
 from container.frontend.generation.request_context import RequestContext
-from container.frontend.observability.metrics import Metrics
 from container.frontend.web.http_request import request_context
 from container.frontend.web.request_body import parse, read_object
-from container.frontend.web.responses import json_response, watch_wait, written
-from container.messages.embedder import Pair
+from container.frontend.web.responses import written
 
 
-class EmbeddingsDialect:
+class EmbeddingsDialect(TextDialect):
     """Answers OpenAI's and Cohere's bodies; `/invocations` uses it too."""
-
-    def __init__(self, embeddings: Embeddings, metrics: Metrics) -> None:
-        self._embeddings = embeddings
-        self._metrics = metrics
 
     def embed(self, body: dict[str, Any], context: RequestContext) -> Response:
         """Answer an OpenAI body."""
@@ -45,41 +40,35 @@ class EmbeddingsDialect:
             written({"object": "embedding", "index": index, "embedding": write(vector)})
             for index, vector in enumerate(in_pieces(rows.values))
         ]
-        return self._respond({"object": "list", "data": data}, embed_request.model, rows, started)
+        answer = {"object": "list", "data": data}
+        return self._respond(answer | self._usage(embed_request.model, rows.num_tokens), started)
 
     def rerank(self, body: dict[str, Any], context: RequestContext) -> Response:
         """Answer a Cohere or Jina body: the best documents first."""
         started = time.monotonic()
         rerank_request = parse(CohereRerankRequest, body)
         rerank_request.check()
-        pairs = [Pair(rerank_request.query, text) for text in rerank_request.texts]
-        options = TextOptions("documents", truncate=True)
-        rows = self._embeddings.scores([*pairs], options, self._on_wait(context), raw=False)
-        scores = rows.values[:, 0].tolist()
-        best = sorted(range(len(scores)), key=lambda index: -scores[index])[: rerank_request.top_n]
+        texts, options = rerank_request.texts, TextOptions("documents", truncate=True)
+        ranking = self._rank(rerank_request.query, texts, options, context, raw=False)
         results: list[dict[str, Any]] = [
-            {"index": index, "relevance_score": scores[index]} for index in best
+            {"index": index, "relevance_score": score}
+            for index, score in ranking.scores[: rerank_request.top_n]
         ]
         if rerank_request.return_documents:
             for result in results:
-                result["document"] = {"text": rerank_request.texts[result["index"]]}
+                result["document"] = {"text": texts[result["index"]]}
         answer = {
             "id": f"rerank-{secrets.token_hex(12)}",
             "results": results,
-            "meta": {"tokens": {"input_tokens": rows.num_tokens}},
+            "meta": {"tokens": {"input_tokens": ranking.num_tokens}},
         }
-        return self._respond(answer, rerank_request.model, rows, started)
+        answer |= self._usage(rerank_request.model, ranking.num_tokens)
+        return self._respond(answer, started)
 
-    def _respond(
-        self, answer: dict[str, Any], model: str | None, rows: Rows, started: float
-    ) -> Response:
-        usage = {"prompt_tokens": rows.num_tokens, "total_tokens": rows.num_tokens}
-        self._metrics.count_handled(time.monotonic() - started)
-        model = model or self._embeddings.info.model_id
-        return json_response(answer | {"model": model, "usage": usage})
-
-    def _on_wait(self, context: RequestContext) -> Callable[[], None]:
-        return watch_wait(self._metrics, context)
+    def _usage(self, model: str | None, num_tokens: int) -> dict[str, Any]:
+        """Return the fields with the model's name and the usage."""
+        usage = {"prompt_tokens": num_tokens, "total_tokens": num_tokens}
+        return {"model": model or self._embeddings.info.model_id, "usage": usage}
 
 
 def blueprint(dialect: EmbeddingsDialect) -> Blueprint:

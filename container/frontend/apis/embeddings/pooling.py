@@ -16,19 +16,17 @@ from container.frontend.apis.embeddings.pooling_schema import (
     ScoreRequest,
     refuse,
 )
+from container.frontend.apis.text_dialect import TextDialect
 from container.frontend.apis.text_inputs import as_inputs
 from container.frontend.generation.embedding_service import (
-    Embeddings,
     Floats,
     Rows,
     TokenRows,
     normalized,
 )
 from container.frontend.generation.request_context import RequestContext
-from container.frontend.observability.metrics import Metrics
 from container.frontend.web.http_request import request_context
 from container.frontend.web.request_body import parse, read_object
-from container.frontend.web.responses import json_response, watch_wait
 from container.messages.embedder import EmbedderKind, EmbedInput, Pair
 
 # The tasks of `/pooling` that each kind of model does; the first is its default.
@@ -43,12 +41,8 @@ TASKS = {
 SCORING: tuple[EmbedderKind, ...] = ("classifier", "reranker")
 
 
-class PoolingDialect:
+class PoolingDialect(TextDialect):
     """Answers vLLM's bodies for embedding, rerank and classification models."""
-
-    def __init__(self, embeddings: Embeddings, metrics: Metrics) -> None:
-        self._embeddings = embeddings
-        self._metrics = metrics
 
     def pool(self, body: dict[str, Any], context: RequestContext) -> Response:
         """Answer a vector, or the scores of the labels, for each input."""
@@ -64,7 +58,7 @@ class PoolingDialect:
             {"index": index, "object": "pooling", "data": write(row)}
             for index, row in enumerate(rows.values)
         ]
-        return self._respond(pooling_request, "pool", data, rows, started)
+        return self._answer(pooling_request, "pool", data, rows, started)
 
     def score(self, body: dict[str, Any], context: RequestContext) -> Response:
         """Answer a score for each pair: a reranker's, or the cosine of an embedding model."""
@@ -83,7 +77,7 @@ class PoolingDialect:
             {"index": index, "object": "score", "score": score}
             for index, score in enumerate(scores)
         ]
-        return self._respond(score_request, "score", data, rows, started)
+        return self._answer(score_request, "score", data, rows, started)
 
     def classify(self, body: dict[str, Any], context: RequestContext) -> Response:
         """Answer the likeliest label of each input, and the probability of each label."""
@@ -107,7 +101,7 @@ class PoolingDialect:
             }
             for index, row in enumerate(rows.values)
         ]
-        return self._respond(classify_request, "classify", data, rows, started)
+        return self._answer(classify_request, "classify", data, rows, started)
 
     def _pool_tokens(
         self, pooling_request: PoolingRequest, context: RequestContext, started: float
@@ -132,7 +126,7 @@ class PoolingDialect:
             {"index": index, "object": "pooling", "data": values.tolist()}
             for index, values in enumerate(vectors)
         ]
-        return self._respond(pooling_request, "pool", data, rows, started)
+        return self._answer(pooling_request, "pool", data, rows, started)
 
     def _check_task(self, task: str | None) -> None:
         tasks = TASKS[self._embeddings.info.kind]
@@ -171,7 +165,7 @@ class PoolingDialect:
         scores = [float(vectors[place[p.first]] @ vectors[place[p.second]]) for p in pairs]
         return scores, rows
 
-    def _respond(
+    def _answer(
         self,
         body: PoolingBody,
         prefix: str,
@@ -179,7 +173,6 @@ class PoolingDialect:
         rows: Rows | TokenRows,
         started: float,
     ) -> Response:
-        self._metrics.count_handled(time.monotonic() - started)
         answer = {
             "id": f"{prefix}-{body.request_id or secrets.token_hex(12)}",
             "object": "list",
@@ -192,10 +185,7 @@ class PoolingDialect:
                 "total_tokens": rows.num_tokens,
             },
         }
-        return json_response(answer)
-
-    def _on_wait(self, context: RequestContext) -> Callable[[], None]:
-        return watch_wait(self._metrics, context)
+        return self._respond(answer, started)
 
 
 def blueprint(dialect: PoolingDialect) -> Blueprint:

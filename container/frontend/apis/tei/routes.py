@@ -4,7 +4,6 @@ Shapes and statuses of TEI (router/src/http/server.rs).
 """
 
 import time
-from collections.abc import Callable
 from typing import Any
 
 from flask import Blueprint, Response, request
@@ -17,30 +16,19 @@ from container.frontend.apis.tei.schemas import (
     RerankRequest,
     SimilarityRequest,
 )
+from container.frontend.apis.text_dialect import TextDialect
 from container.frontend.apis.text_inputs import TextBody, as_inputs
-from container.frontend.generation.embedding_service import (
-    Embeddings,
-    Rows,
-    TextOptions,
-    TokenRows,
-    cosines,
-)
+from container.frontend.generation.embedding_service import cosines
 from container.frontend.generation.offloading import in_pieces
 from container.frontend.generation.request_context import RequestContext
-from container.frontend.observability.metrics import Metrics
 from container.frontend.web.error_responses import Dialect, errors_in
 from container.frontend.web.http_request import request_context
 from container.frontend.web.request_body import parse, read_object
-from container.frontend.web.responses import json_response, watch_wait, written
-from container.messages.embedder import Pair
+from container.frontend.web.responses import written
 
 
-class TeiDialect:
+class TeiDialect(TextDialect):
     """Answers TEI's bodies; `/invocations` uses it too."""
-
-    def __init__(self, embeddings: Embeddings, metrics: Metrics) -> None:
-        self._embeddings = embeddings
-        self._metrics = metrics
 
     def embed(self, body: dict[str, Any], context: RequestContext) -> Response:
         """Answer one vector for each input."""
@@ -54,7 +42,7 @@ class TeiDialect:
             normalize=True if tei_request.normalize is None else tei_request.normalize,
         )
         vectors = [written(vector.tolist()) for vector in in_pieces(rows.values)]
-        return self._respond(vectors, rows, started)
+        return self._respond(vectors, started, _tokens(rows.num_tokens))
 
     def embed_all(self, body: dict[str, Any], context: RequestContext) -> Response:
         """Answer one vector for each token of each input."""
@@ -63,7 +51,9 @@ class TeiDialect:
         rows = self._embeddings.token_vectors(
             as_inputs(tei_request.inputs), tei_request.options("inputs"), self._on_wait(context)
         )
-        return self._respond([values.tolist() for values in rows.values], rows, started)
+        return self._respond(
+            [values.tolist() for values in rows.values], started, _tokens(rows.num_tokens)
+        )
 
     def embed_sparse(self, body: dict[str, Any], context: RequestContext) -> Response:
         """Answer the terms of each input, with their weights."""
@@ -76,7 +66,7 @@ class TeiDialect:
             [{"index": int(index), "value": value} for index, value in values.tolist()]
             for values in rows.values
         ]
-        return self._respond(answer, rows, started)
+        return self._respond(answer, started, _tokens(rows.num_tokens))
 
     def similarity(self, body: dict[str, Any], context: RequestContext) -> Response:
         """Answer the cosine of each sentence with the source sentence."""
@@ -88,7 +78,7 @@ class TeiDialect:
         inputs = [tei_request.inputs.source_sentence, *sentences]
         rows = self._embeddings.vectors([*inputs], options, self._on_wait(context), normalize=True)
         answer = cosines(rows.values[0], rows.values[1:]).tolist()
-        return self._respond(answer, rows, started)
+        return self._respond(answer, started, _tokens(rows.num_tokens))
 
     def predict(self, body: dict[str, Any], context: RequestContext) -> Response:
         """Answer each label with its score, the likeliest first."""
@@ -104,26 +94,21 @@ class TeiDialect:
         labels = self._embeddings.info.labels
         answers = [_predictions(row, labels) for row in rows.values.tolist()]
         answer = answers if tei_request.is_batch else answers[0]
-        return self._respond(answer, rows, started)
+        return self._respond(answer, started, _tokens(rows.num_tokens))
 
     def rerank(self, body: dict[str, Any], context: RequestContext) -> Response:
-        """Answer the texts' places and scores, the best first."""
+        """Answer the texts' indices and scores, the best first."""
         started = time.monotonic()
         tei_request = parse(RerankRequest, body)
-        _require_some(tei_request.texts, "texts")
-        options: TextOptions = tei_request.options("texts")
-        pairs = [Pair(tei_request.query, text) for text in tei_request.texts]
-        rows = self._embeddings.scores(
-            [*pairs], options, self._on_wait(context), raw=tei_request.raw_scores
-        )
-        ranks: list[dict[str, Any]] = [
-            {"index": index, "score": score} | ({"text": text} if tei_request.return_text else {})
-            for index, (text, score) in enumerate(
-                zip(tei_request.texts, rows.values[:, 0].tolist(), strict=True)
-            )
+        texts, options = tei_request.texts, tei_request.options("texts")
+        _require_some(texts, "texts")
+        ranking = self._rank(tei_request.query, texts, options, context, raw=tei_request.raw_scores)
+        answer = [
+            {"index": index, "score": score}
+            | ({"text": texts[index]} if tei_request.return_text else {})
+            for index, score in ranking.scores
         ]
-        ranks.sort(key=lambda rank: -rank["score"])
-        return self._respond(ranks, rows, started)
+        return self._respond(answer, started, _tokens(ranking.num_tokens))
 
     def by_kind(self, body: dict[str, Any], context: RequestContext) -> Response:
         """Answer as TEI's `/` and `/invocations` do: the kind of the model decides."""
@@ -137,13 +122,6 @@ class TeiDialect:
                 "classifier": self.predict,
             }
             return answers[self._embeddings.info.kind](body, context)
-
-    def _respond(self, answer: object, rows: Rows | TokenRows, started: float) -> Response:
-        self._metrics.count_handled(time.monotonic() - started)
-        return json_response(answer, headers={"x-compute-tokens": str(rows.num_tokens)})
-
-    def _on_wait(self, context: RequestContext) -> Callable[[], None]:
-        return watch_wait(self._metrics, context)
 
 
 def blueprint(dialect: TeiDialect, *, owns_root: bool) -> Blueprint:
@@ -179,11 +157,16 @@ def blueprint(dialect: TeiDialect, *, owns_root: bool) -> Blueprint:
     return routes
 
 
+def _tokens(num_tokens: int) -> dict[str, str]:
+    """Return TEI's header with the number of tokens."""
+    return {"x-compute-tokens": str(num_tokens)}
+
+
 def _predictions(scores: list[float], labels: list[str]) -> list[dict[str, Any]]:
     predictions = [
         {"score": score, "label": label} for score, label in zip(scores, labels, strict=True)
     ]
-    return sorted(predictions, key=lambda one: -float(one["score"]))
+    return sorted(predictions, key=lambda prediction: -float(prediction["score"]))
 
 
 def _require_some(texts: list[str], field: str) -> None:

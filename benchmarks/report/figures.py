@@ -1,4 +1,4 @@
-"""What a round gives, and the figures that are made of it. Times are seconds, shown as ms."""
+"""The results of a round and their statistics. Times are in seconds, shown in ms."""
 
 import statistics
 from collections.abc import Sequence

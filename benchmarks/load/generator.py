@@ -16,8 +16,9 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
 
-from figures import Round, Stream
-from routes import LoadError, Route
+from report.figures import Round, Stream
+
+from load.routes import LoadError, Route
 
 PING_INTERVAL_S = 0.05
 ROUND_LIMIT_S = 1800.0
@@ -91,23 +92,21 @@ class Connection:
 
 
 @dataclass(frozen=True, slots=True)
-class LoraTarget:
+class Target:
     """A server, and the route that is measured."""
 
     url: str
     route: Route
 
 
-def run_round(
-    target: LoraTarget, prompts: list[list[str]], new_tokens: int, *, ping: bool
-) -> Round:
+def run_round(target: Target, prompts: list[list[str]], new_tokens: int, *, ping: bool) -> Round:
     """Let each client send its prompts one after another. Raises LoadError."""
     with _no_collector():
         return asyncio.run(_run_round(target, prompts, new_tokens, ping=ping))
 
 
 async def _run_round(
-    target: LoraTarget, prompts: list[list[str]], new_tokens: int, *, ping: bool
+    target: Target, prompts: list[list[str]], new_tokens: int, *, ping: bool
 ) -> Round:
     url = target.url
     pings: list[float | None] = []

@@ -1,6 +1,6 @@
-"""What all peers share: rounds over stdin and stdout, and clients that send prompt after prompt.
+"""The loop of all peers: rounds over stdin and stdout, and clients that send prompt after prompt.
 
-Only Python's own library is needed here, since each peer runs in an environment of its own.
+It needs only Python's own library, since each peer runs in its own environment.
 """
 
 import json
@@ -75,9 +75,9 @@ class Clients:
 def answer_rounds(
     start: Callable[[], tuple[dict[str, Any], Callable[[Prompts, int], dict[str, Any]]]],
 ) -> None:
-    """Tell the facts, then run a round for each line of stdin; leaves at its end.
+    """Print the peer's description, then run a round for each line of stdin, until it ends.
 
-    `start` loads the peer. Stdout is for answers only: whatever a library prints goes to stderr.
+    `start` loads the peer. Stdout is for answers only: the libraries' output goes to stderr.
     """
     answers = os.fdopen(os.dup(sys.stdout.fileno()), "w")
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())

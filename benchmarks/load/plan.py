@@ -1,11 +1,10 @@
-"""What serving.py measures: sizes of the requests, the model, and who is measured beside whom."""
+"""The plan of serving.py: the sizes of requests, the model, and the sides that are compared."""
 
 import random
 from dataclasses import dataclass
 from pathlib import Path
 
-import prompts
-import routes
+from load import prompts, routes
 
 # Requests of all clients together in a round, and the bounds of what one client sends.
 ROUND_REQUESTS = 24
@@ -16,7 +15,7 @@ LONG_PROMPT = 1024
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What is run. Prompts are new in every round, and the same for all sides."""
+    """The sizes of a run. Prompts are new in every round, and the same for all sides."""
 
     levels: tuple[int, ...]
     rounds: int

@@ -1,7 +1,7 @@
-"""Which peers there are, and the virtual environments that they are installed in.
+"""The peers, and the virtual environments that they are installed in.
 
-A peer has an environment of its own, since its libraries may not fit ours. It is made once, beside
-the benchmark's model; a peer that cannot be installed is left out, and the report says so.
+A peer has its own environment, since its libraries may conflict with ours. It is created once,
+beside the benchmark's model; a peer that cannot be installed is left out, and the report says so.
 """
 
 import hashlib
@@ -26,9 +26,9 @@ class CannotInstall(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """What the peers are given: a model, a number format, and room for so many tokens.
+    """The model of a run, its number format, and the tokens that a cache must hold.
 
-    `scratch` is where environments and converted models are kept; their names begin with its.
+    Environments and converted models are beside `scratch`; their names begin with its name.
     """
 
     model_dir: Path
@@ -65,7 +65,7 @@ class Task:
 
 @dataclass(frozen=True, slots=True)
 class PeerKind:
-    """A script of this folder, what it is given after the model, and where it runs.
+    """A script of this folder, its arguments after the model, and its environment.
 
     `environment` is that of requirements-ENVIRONMENT.txt; None is the server's own.
     """
@@ -103,7 +103,7 @@ ALL = {kind.name: kind for kind in (TRANSFORMERS, OPENVINO, LLAMA, LLAMA_Q8, LLA
 
 
 def installed(environment: str, folder: Path) -> Path:
-    """The Python of an environment, which is made first where needed. Raises CannotInstall."""
+    """Return an environment's Python; create it if necessary. Raises CannotInstall."""
     home = folder / environment
     python = home / "bin" / "python"
     is_whole = home / "is_whole"

@@ -13,9 +13,9 @@ from container.errors import ConfigError
 from container.messages.engine import SamplingParams
 from container.model.attention import paged
 from container.model.execution.factory import make_runner
-from container.model.loading import optimize
 from container.model.loading.config import read_config
 from container.model.loading.weights import load_weights
+from container.model.optimize import compiling
 from container.model.parallel.placement import Placement
 from container.settings.model import ModelSettings
 from container.settings.settings import Settings
@@ -52,7 +52,7 @@ def test_compiled_layers_say_the_same(name: str, tmp_path: Path) -> None:
 
 
 def test_without_a_compiler_the_start_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(optimize, "COMPILERS", ("no-such-compiler",))
+    monkeypatch.setattr(compiling, "COMPILERS", ("no-such-compiler",))
     with pytest.raises(ConfigError, match="COMPILE=1 needs a C"):
         prepare(tiny_models.make("llama"), torch.float32, CPU, compiles=True)
 
@@ -73,5 +73,5 @@ def test_what_cannot_be_compiled_is_refused(tmp_path: Path) -> None:
     settings = Settings(model=ModelSettings(model_id=str(tmp_path), compile=True))
     config = read_config(settings.model, tmp_path)
     split = Placement((CPU, CPU))
-    with pytest.raises(ConfigError, match="COMPILE=1 is for a model on one device"):
+    with pytest.raises(ConfigError, match="COMPILE=1 needs a model on one device"):
         load_weights(settings.model, tmp_path, config, torch.float32, split)

@@ -2,9 +2,10 @@
 
 from typing import Any
 
-from figures import OURS, Level, Round, median_throughput, spans, summary
 from rich.console import Console
 from rich.table import Table
+
+from report.figures import OURS, Level, Round, median_throughput, spans, summary
 
 # Above these, in cores, the machine was not as quiet as the method asks for.
 IDLE_SIDE_LIMIT = 0.03
@@ -116,7 +117,7 @@ def _noise(levels: list[Level]) -> list[str]:
 
 
 def machine_line(machine: dict[str, Any]) -> str:
-    """What it ran on."""
+    """Return a line that describes the machine."""
     bf16 = "with" if machine["bf16_instructions"] else "without"
     return (
         f"Machine: {machine['processor']}, {machine['cores']} cores, {machine['capability']} "

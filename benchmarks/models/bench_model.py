@@ -1,9 +1,8 @@
 """Makes the models that benchmarks serve: Llama shapes with random weights, mostly of 135M.
 
-Speed does not depend on what the weights are, so nothing has to be downloaded. The vocabulary is
-the end token, the 256 bytes, and made-up words; each word is one token, so that a prompt of N
-words has N tokens on whichever side it is tokenized. Run as a script it makes the folder that it is
-given, in the shape that it is given.
+Speed does not depend on the values of weights, so nothing has to be downloaded. The vocabulary is
+the end token, the 256 bytes, and invented words; each word is one token, so a prompt of N words has
+N tokens on every side. As a script it writes a model: `bench_model.py FOLDER [SHAPE]`.
 """
 
 import random
@@ -44,7 +43,7 @@ class Shape:
         return self.product_weights + (0 if self.tied else self.vocabulary * self.hidden)
 
     def cache_bytes(self, tokens: int) -> int:
-        """What a decode reads of the KV cache."""
+        """Return the bytes of the KV cache that a decode reads."""
         return self.layers * 2 * self.kv_heads * self.head_dim * tokens * 2
 
     def prompt_operations(self, tokens: int) -> float:
@@ -68,22 +67,22 @@ LETTERS = "abcdefghijklmnopqrstuvwxyz"
 
 
 def default_folder(shape: str = SMALL) -> Path:
-    """Where the model is kept between runs."""
+    """Return the folder that caches the model between runs."""
     return Path(tempfile.gettempdir()) / FOLDER.format(shape)
 
 
 def weight_files(folder: Path) -> list[Path]:
-    """Where its weights are."""
+    """Return the files with its weights."""
     return sorted(folder.glob("*.safetensors"))
 
 
 def random_prompt(numbers: random.Random, num_tokens: int) -> list[int]:
-    """Draw ids of made-up words; a prompt that nobody has seen, so no prefix cache helps."""
+    """Return the ids of a prompt of random words, which is in no prefix cache."""
     return [numbers.randrange(FIRST_WORD, VOCABULARY) for _ in range(num_tokens)]
 
 
 def as_text(token_ids: list[int]) -> str:
-    """Turn ids of made-up words into the text that tokenizes to them."""
+    """Return the text that tokenizes to these ids of invented words."""
     return "".join(" " + _word(token_id) for token_id in token_ids)
 
 

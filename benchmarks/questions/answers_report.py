@@ -2,9 +2,10 @@
 
 from typing import Any
 
-from agreement import Agreement, score_interval
 from rich.console import Console
 from rich.table import Table
+
+from questions.agreement import Agreement, score_interval
 
 
 def show(console: Console, result: dict[str, Any]) -> None:

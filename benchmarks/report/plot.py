@@ -1,4 +1,4 @@
-"""Draws the throughput of all sides as bars, in an SVG of its own, without a plotting library."""
+"""Draws the throughput of all sides as bars, as an SVG, without a plotting library."""
 
 from html import escape
 from typing import Any

@@ -1,9 +1,9 @@
 """The peer's process: llama.cpp on a GGUF of the same model, all clients in one batch.
 
-peer_llama.py MODEL FOLDER TYPE CONTEXT: a GGUF of this type (BF16 or Q8_0) is written there, once;
-in the place of FOLDER may be a GGUF file, which is used as it is. CONTEXT is one pool of tokens.
-llama-cpp-python's own class runs one sequence at a time, so the steps are made here as llama.cpp's
-server makes them: one token of each running sequence, then prompts, up to BATCH tokens.
+peer_llama.py MODEL FOLDER TYPE CONTEXT writes a GGUF of this type (BF16 or Q8_0) to FOLDER, once;
+FOLDER may also be a GGUF file. CONTEXT is one pool of tokens. llama-cpp-python's own class runs one
+sequence at a time, so this script builds the steps as llama.cpp's server does: one token of each
+running sequence, then prompts, up to BATCH tokens.
 """
 
 import os

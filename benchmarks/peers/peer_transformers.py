@@ -3,7 +3,7 @@
 peer_transformers.py MODEL [SETTINGS [DTYPE]]: SETTINGS is JSON, DTYPE bfloat16 unless it is named.
 
 There is no HTTP, no tokenizer and no JSON for each token here, which favours the
-peer. Its settings are the fastest that were found; README.md has the list of what was tried.
+peer. Its settings are the fastest; README.md lists the alternatives that were tried.
 """
 
 import atexit
@@ -98,7 +98,7 @@ def run_round(
 
 
 def facts(manager: ContinuousBatchingManager) -> dict[str, Any]:
-    """What was measured: versions and the settings as the library resolved them."""
+    """Return the versions, and the settings as the library resolved them."""
     resolved = manager.continuous_batching_config
     return {
         "transformers": transformers.__version__,

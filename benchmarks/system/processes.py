@@ -1,6 +1,6 @@
-"""The processes that are measured: starting, talking to, stopping, and how much CPU each uses.
+"""The measured processes: starts and stops them, talks to them, and reads their CPU time.
 
-Each child is the head of a session of its own, so that a terminal's ^C reaches this process only,
+Each child leads its own session, so that a terminal's ^C reaches this process only,
 which then ends every child.
 """
 
@@ -20,11 +20,11 @@ from pathlib import Path
 from typing import Any
 
 import psutil
-from figures import Round, Stream
-from routes import LoadError
+from load.routes import LoadError
+from report.figures import Round, Stream
 
-HERE = Path(__file__).resolve().parent
-ROOT = HERE.parent
+ROOT = Path(__file__).resolve().parents[2]
+MAKE_MODEL = ROOT / "benchmarks" / "models" / "bench_model.py"
 READY_S = 180.0
 STOP_S = 30.0
 
@@ -141,7 +141,7 @@ class CpuMeter:
         self._before = self._read()
 
     def cores(self) -> dict[str, float]:
-        """Cores that each tree has kept busy since the meter was made; `others` is the rest."""
+        """Return the cores that each tree has used since the start; `others` is the rest."""
         wall = time.perf_counter() - self._started
         used = {name: (now - self._before[name]) / wall for name, now in self._read().items()}
         machine = used.pop("machine")
@@ -158,10 +158,8 @@ class CpuMeter:
 
 
 def make_model(model_dir: Path, *shape: str) -> None:
-    """Make the benchmark's model in a process of its own: this one never loads torch."""
-    subprocess.run(
-        [sys.executable, str(HERE / "bench_model.py"), str(model_dir), *shape], check=True
-    )
+    """Write the benchmark's model in another process, since this one never loads torch."""
+    subprocess.run([sys.executable, str(MAKE_MODEL), str(model_dir), *shape], check=True)
 
 
 def unwind_on_signals() -> None:

@@ -8,7 +8,7 @@ import random
 from pathlib import Path
 from typing import Protocol
 
-import bench_model
+from models import bench_model
 from tokenizers import Tokenizer
 
 PROSE = Path(__file__).resolve().parent / "prose.txt"

@@ -1,4 +1,4 @@
-"""What the figures were measured on. Run as a script it prints that as JSON."""
+"""Describes the machine. Run as a script, it prints the description as JSON."""
 
 import json
 import os
@@ -10,7 +10,7 @@ from typing import Any
 
 
 def describe() -> dict[str, Any]:
-    """Ask a process of its own, since torch must not be loaded in the one that measures."""
+    """Describe the machine in another process, since the one that measures must not load torch."""
     command = [sys.executable, str(Path(__file__).resolve())]
     found: dict[str, Any] = json.loads(subprocess.check_output(command, text=True))
     return found

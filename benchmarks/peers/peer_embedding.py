@@ -1,11 +1,11 @@
-"""Peers of the embedder, each in a process of its own: the same weights, called directly.
+"""Peers of the embedder, each in its own process: the same weights, called directly.
 
-    python benchmarks/peer_embedding.py PEER MODEL_DIR
+    python benchmarks/peers/peer_embedding.py PEER MODEL_DIR
 
 For each line of JSON on stdin, {"texts": [...], "batch": n}, embeds the texts n at a time and
 answers {"times": [...], "vector": [...]}: the seconds of each batch, and the first vector. There is
 no HTTP and no queue here, which favours the peers. `direct` is this server's own embedder, called
-so too: what the server takes longer is HTTP and the way between its processes.
+in the same way: the difference to the server is the overhead of HTTP and processes.
 """
 
 import json

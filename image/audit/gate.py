@@ -1,7 +1,7 @@
 """Refuse an image with serious vulnerabilities.
 
 Reads what Amazon Inspector's ScanSbom answered (`{"sbom": ...}` with CycloneDX 1.5 inside). Leaves
-with 1 if a critical or high one is not accepted in image/accepted-vulnerabilities.toml.
+with 1 if a critical or high one is not accepted in image/audit/accepted-vulnerabilities.toml.
 """
 
 import json

@@ -1,0 +1,1 @@
+"""Load over HTTP: prompts, requests and the clients that send them."""

@@ -1,0 +1,1 @@
+"""The other engines: their environments, processes and converted models."""

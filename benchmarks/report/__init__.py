@@ -1,0 +1,1 @@
+"""Statistics of rounds, the terminal's tables, and a plot."""

@@ -1,0 +1,1 @@
+"""Optimization: replaces a model's modules by faster forms that pass their checks."""
