@@ -38,6 +38,7 @@ from container.frontend.clients.embedder_client import EmbedderConnection
 from container.frontend.clients.engine_client import EngineConnection, NoEngine
 from container.frontend.clients.handler_client import HandlerClient
 from container.frontend.generation.chat import Conversations
+from container.frontend.generation.chat_prompts import ChatPrompts
 from container.frontend.generation.embedding_service import Embeddings
 from container.frontend.generation.limits import RequestLimits
 from container.frontend.generation.request_context import Deadlines
@@ -126,7 +127,8 @@ def create_app(context: AppContext) -> Flask:
         trace_hooks.watch(app, context.tracer)
     metrics = Metrics(service)
     tgi_dialect = TgiDialect(service, metrics, options.limits)
-    conversations = Conversations(service, options.tool_call_parser, options.system_prompt)
+    prompts = ChatPrompts(service, options.tool_call_parser, options.system_prompt)
+    conversations = Conversations(service, prompts)
     openai_dialect = OpenAIDialect(service, metrics, options.limits, conversations)
     texts = Embeddings(
         context.embedder,

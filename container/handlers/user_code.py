@@ -90,8 +90,8 @@ def code_folders(submit_directory: str | None, model_id: str | None) -> list[Pat
 def _hooks(path: Path) -> frozenset[str]:
     """Return the names of the hooks at the top level of a module, without running it."""
     try:
-        tree = ast.parse(path.read_text("utf-8"))
-    except (SyntaxError, UnicodeDecodeError, ValueError) as error:
+        tree = ast.parse(path.read_bytes())  # which may have a mark or name its encoding
+    except (SyntaxError, ValueError) as error:
         raise ModelLoadError(f"{path}: not valid Python: {error}") from None
     names: set[str] = set()
     for node in _top_level(tree.body):

@@ -21,7 +21,12 @@ from container.machine import free_memory_bytes
 from container.settings.model import ModelSettings
 from container.settings.process_env import ADDITIONAL_DATA, SAGEMAKER_MODEL_DIR, model_root
 from container.settings.server import HandlerSettings
-from container.settings.settings import REFUSED, Settings, setting_names
+from container.settings.settings import (
+    REFUSED,
+    Settings,
+    overridden_names,
+    setting_names,
+)
 from container.settings.tgi import WITHOUT_EFFECT
 
 GIB = 2**30
@@ -29,8 +34,11 @@ GIB = 2**30
 PLATFORM = frozenset({
     "SAGEMAKER_REGION", "SAGEMAKER_SAFE_PORT_RANGE", "SAGEMAKER_ENV",
     "SAGEMAKER_MODEL_SERVER_VMARGS", "SAGEMAKER_BASE_DIR", "SAGEMAKER_ENABLE_LOAD_AWARE",
+    "SAGEMAKER_MODEL_SERVER_TIMEOUT",
     "HF_HOME", "HF_HUB_OFFLINE", "HF_HUB_CACHE", "HOSTNAME", "TMPDIR",
 })  # fmt: skip
+# How the variables of other images begin: LMI's, vLLM's, SGLang's, the Hugging Face toolkit's.
+OTHER_IMAGES = ("OPTION_", "SERVING_", "SM_VLLM_", "SM_SGLANG_", "SM_LLAMA_CPP_", "HF_OPTIMUM_")
 # A variable this similar to a known name counts as a misspelling of it.
 LIKENESS = 0.86
 
@@ -53,7 +61,7 @@ def diagnose(settings: Settings, environ: Mapping[str, str]) -> list[Finding]:
         ),
         *_code(settings.handlers, settings.model.model_id),
         *_additional_data(),
-        *_machine(),
+        *_machine(settings.placement.num_gpus),
         *_variables(environ),
     ]
 
@@ -131,7 +139,7 @@ def _additional_data() -> Iterator[Finding]:
         yield Finding(f"additional model data: {channels or 'none'}")
 
 
-def _machine() -> Iterator[Finding]:
+def _machine(num_gpus: int | None) -> Iterator[Finding]:
     memory = psutil.virtual_memory()
     yield Finding(
         f"machine: {psutil.cpu_count()} processors, {free_memory_bytes() / GIB:.1f} of "
@@ -147,6 +155,12 @@ def _machine() -> Iterator[Finding]:
         )
     elif not gpus:
         yield Finding(f"no GPU is visible; torch {torch_version}")
+        if num_gpus:
+            yield Finding(
+                f"SM_NUM_GPUS={num_gpus}, but this machine has no GPU: the model is served on the "
+                "CPU; take an instance with a GPU, or set SM_NUM_GPUS=0",
+                is_warning=True,
+            )
     else:
         yield Finding(f"torch {torch_version}")
 
@@ -162,11 +176,22 @@ def _gpus() -> list[str]:
 
 
 def _variables(environ: Mapping[str, str]) -> Iterator[Finding]:
+    if names := overridden_names(environ):
+        yield Finding(
+            f"set beside another name of the same setting, which wins: {', '.join(names)}"
+        )
     known = {*setting_names(), *REFUSED, *WITHOUT_EFFECT, *PLATFORM}
     empty = sorted(name for name in known & environ.keys() if not environ[name].strip())
     if empty:
         yield Finding(f"empty variables, which count as unset: {', '.join(empty)}")
-    for name in sorted(environ.keys() - known):
+    others = sorted(name for name in environ.keys() - known if name.startswith(OTHER_IMAGES))
+    if others:
+        yield Finding(
+            f"variables of other images, without effect here: {', '.join(others)}; "
+            "docs/configuration.md has this server's",
+            is_warning=True,
+        )
+    for name in sorted(environ.keys() - known - set(others)):
         near = difflib.get_close_matches(name, known, 1, LIKENESS)
         if near:
             yield Finding(f"{name} is not known; did you mean {near[0]}?", is_warning=True)

@@ -77,7 +77,6 @@ def load_engine(
     placement, dtype = plan_load(
         settings.model, settings.placement, model_config, files.path, replica
     )
-    ends = end_token_ids(files.path, model_config)
     if placement.device.type == "cuda":
         torch.cuda.set_device(placement.device)
     tokenizer = Tokenizer.from_folder(
@@ -85,6 +84,7 @@ def load_engine(
         trust_remote_code=settings.model.trust_remote_code,
         template_path=settings.model.tokenizer_config_path,
     )
+    ends = end_token_ids(files.path, model_config, tokenizer.end_ids)
     reader = None
     if is_multimodal(files.path, model_config):
         reader = ImageReader.from_folder(files.path, tokenizer)

@@ -16,8 +16,8 @@ def text(value: str) -> str:
 
 def flag(value: str) -> bool:
     """true or false."""
-    known = {"true": True, "1": True, "yes": True, "on": True}
-    known |= {"false": False, "0": False, "no": False, "off": False}
+    known = dict.fromkeys(("true", "1", "yes", "on", "t", "y"), True)
+    known |= dict.fromkeys(("false", "0", "no", "off", "f", "n"), False)
     if value.lower() not in known:
         raise ValueError("must be true or false")
     return known[value.lower()]
@@ -205,7 +205,11 @@ def log_level(value: str) -> str:
     Of TGI's form `info,some_module=debug` the first word counts.
     """
     value = value.split(",")[0].strip()
-    numbers = {"10": "debug", "20": "info", "30": "warning", "40": "error", "50": "error"}
+    if value.isdigit():
+        number = int(value)
+        bounds = ((10, "debug"), (20, "info"), (30, "warning"))
+        return next((word for bound, word in bounds if number <= bound), "error")
     words = {"trace": "debug", "warn": "warning", "off": "error"}
-    word = numbers.get(value, words.get(value.lower(), value))
+    words |= dict.fromkeys(("critical", "fatal"), "error")
+    word = words.get(value.lower(), value)
     return str(choice("debug", "info", "warning", "error")(word))

@@ -87,8 +87,9 @@ class PlacementSettings:
     """The devices that the model's weights are placed on."""
 
     num_gpus: int | None = setting(
-        None, "SM_NUM_GPUS", "NUM_SHARD", cast=gpu_count,
-        meaning="GPUs to use. Unset or `all`: every visible one; 0 or none: the CPU.",
+        None, "SM_NUM_GPUS", "NUM_SHARD", cast=gpu_count, wins="SM_NUM_GPUS",
+        meaning="GPUs to use. Unset or `all`: every visible one; 0 or none: the CPU. On a "
+        "machine without a GPU any number means the CPU.",
     )  # fmt: skip
     data_parallel: int = setting(
         1, "DATA_PARALLEL", cast=integer(1, 64),

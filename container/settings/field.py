@@ -11,9 +11,14 @@ T = TypeVar("T")
 Field = dataclasses.Field[Any]
 
 
-def setting(default: T, *names: str, cast: Cast, meaning: str, secret: bool = False) -> T:
-    """Declare a field: its variables, how they are read and what it means."""
-    metadata = {"names": names, "cast": cast, "meaning": meaning, "secret": secret}
+def setting(
+    default: T, *names: str, cast: Cast, meaning: str, secret: bool = False, wins: str | None = None
+) -> T:
+    """Declare a field: its variables, how they are read and what it means.
+
+    `wins` is the variable that counts where several are set and differ; None: that is an error.
+    """
+    metadata = {"names": names, "cast": cast, "meaning": meaning, "secret": secret, "wins": wins}
     return dataclasses.field(default=default, repr=not secret, metadata=metadata)
 
 
@@ -30,11 +35,22 @@ def read(field: Field, environ: Mapping[str, str]) -> Any:
         except ValueError as error:
             value_text = "the given value" if field.metadata["secret"] else repr(value)
             raise ValueError(f"{name}: {error}, not {value_text}") from None
+    if field.metadata["wins"] in parsed:
+        return parsed[field.metadata["wins"]]
     first, *others = parsed
     for other in others:
         if parsed[other] != parsed[first]:
             raise ValueError(f"{first} and {other} mean the same and differ; set one of them")
     return parsed[first]
+
+
+def overridden(field: Field, environ: Mapping[str, str]) -> list[str]:
+    """Return the variables that are set and do not count, because another one wins."""
+    winner = field.metadata["wins"]
+    if winner is None or not environ.get(winner, "").strip():
+        return []
+    others = (name for name in field.metadata["names"] if name != winner)
+    return [name for name in others if environ.get(name, "").strip() not in ("", environ[winner])]
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,5 +78,5 @@ def _word(value: object) -> str:
     if value is None:
         return "unset"
     if isinstance(value, tuple):
-        return ",".join(value) or "unset"
+        return ",".join(map(str, value)) or "unset"
     return str(value).lower() if isinstance(value, bool) else str(value)

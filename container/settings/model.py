@@ -24,11 +24,11 @@ class ModelSettings:
     """Which model is served, and how it is loaded."""
 
     model_id: str | None = setting(
-        None, "HF_MODEL_ID", "MODEL_ID", cast=text,
+        None, "HF_MODEL_ID", "MODEL_ID", cast=text, wins="HF_MODEL_ID",
         meaning="Hub id or folder of the model. Unset: /opt/ml/model, when it holds files.",
     )  # fmt: skip
     revision: str | None = setting(
-        None, "HF_MODEL_REVISION", "REVISION", cast=text,
+        None, "HF_MODEL_REVISION", "REVISION", cast=text, wins="HF_MODEL_REVISION",
         meaning="Branch, tag or commit on the Hub.",
     )  # fmt: skip
     hf_token: str | None = setting(
@@ -42,7 +42,8 @@ class ModelSettings:
     )  # fmt: skip
     trust_remote_code: bool = setting(
         False, "HF_MODEL_TRUST_REMOTE_CODE", "TRUST_REMOTE_CODE", "HF_TRUST_REMOTE_CODE",
-        cast=flag, meaning="Run Python code that comes with the model.",
+        cast=flag, wins="HF_MODEL_TRUST_REMOTE_CODE",
+        meaning="Run Python code that comes with the model.",
     )  # fmt: skip
     tokenizer_config_path: str | None = setting(
         None, "TOKENIZER_CONFIG_PATH", cast=file,
@@ -62,7 +63,7 @@ class ModelSettings:
         None, "QUANTIZE", "HF_MODEL_QUANTIZE", cast=choice(
             "int8", "bitsandbytes", "bitsandbytes-nf4", "bitsandbytes-fp4", "eetq", "fp8", "gptq",
             "awq", "compressed-tensors", "exl2", "marlin",
-        ),
+        ), wins="HF_MODEL_QUANTIZE",
         meaning="Smaller weights. `int8`: eight bits, of any checkpoint, on a CPU too; the names "
         "that TGI knows need a GPU. What cannot work stops the start and says why.",
     )  # fmt: skip

@@ -185,6 +185,7 @@ class HandlerSettings:
     )  # fmt: skip
     handler_timeout_s: int = setting(
         3600, "HANDLER_TIMEOUT", "SAGEMAKER_MODEL_SERVER_TIMEOUT_SECONDS", cast=integer(1, 86_400),
+        wins="HANDLER_TIMEOUT",
         meaning="Seconds that user code may take for one invocation; then its process is replaced.",
     )  # fmt: skip
 
@@ -202,8 +203,9 @@ class ObservabilitySettings:
         meaning="Name of this service in traces.",
     )  # fmt: skip
     log_level: str = setting(
-        "info", "LOG_LEVEL", "SAGEMAKER_CONTAINER_LOG_LEVEL", cast=log_level,
-        meaning="debug, info, warning or error.",
+        "info", "LOG_LEVEL", "SAGEMAKER_CONTAINER_LOG_LEVEL", cast=log_level, wins="LOG_LEVEL",
+        meaning="debug, info, warning or error. LOG_LEVEL wins: SageMaker's SDK always sets the "
+        "other.",
     )  # fmt: skip
     json_output: bool | None = setting(
         None, "JSON_OUTPUT", cast=flag,

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, get_type_hints
 
 from container.errors import ConfigError
 from container.settings.engine import EngineSettings, MemorySettings, PlacementSettings
-from container.settings.field import Field, SettingRow, read, row
+from container.settings.field import Field, SettingRow, overridden, read, row
 from container.settings.model import EmbeddingSettings, ModelSettings
 from container.settings.order import ORDER
 from container.settings.requests import RequestSettings
@@ -142,6 +142,11 @@ def _conflicts(settings: Settings) -> list[str]:
             f"MAX_BATCH_PREFILL_TOKENS ({step}) must not exceed MAX_BATCH_TOTAL_TOKENS ({capacity})"
         ]
     return []
+
+
+def overridden_names(environ: Mapping[str, str]) -> list[str]:
+    """The variables that are set and do not count, because another one of a setting wins."""
+    return [name for _, field in _fields() for name in overridden(field, environ)]
 
 
 def setting_names() -> list[str]:

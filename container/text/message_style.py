@@ -21,6 +21,8 @@ from container.text.tool_formats import FALLBACK, format_named, recognise, takes
 
 log = logging.getLogger(__name__)
 
+MAX_BLANKS = 8  # between the mark that opens the reasoning and the end of a prompt
+
 
 @dataclass(frozen=True, slots=True)
 class MessageStyle:
@@ -35,19 +37,23 @@ class MessageStyle:
     reasoning: Reasoning | None
     tool_format: ToolFormat | None
     takes_tools: bool
-    knows_developer: bool
     writes_calls: bool = True
     content_marks: tuple[str, ...] = ()
     is_harmony: bool = False
 
-    def starts_in_reasoning(self, prompt: str) -> bool:
-        """Whether the rendered prompt already opens the reasoning."""
+    def starts_in_reasoning(self, prompt: str, answer: str = "") -> bool:
+        """Whether the rendered prompt already opens the reasoning.
+
+        `answer` is the part of the reply that the prompt ends with.
+        """
         if self.reasoning is None:
             return False
-        opened = prompt.rfind(self.reasoning.open)
-        # Only a mark at the end of the prompt counts: earlier messages may quote it.
-        is_last = prompt[opened:].strip() == self.reasoning.open
-        return opened >= 0 and is_last
+        # Only marks at the end of the prompt count: earlier messages may quote them.
+        end = prompt[-len(answer) - len(self.reasoning.open) - MAX_BLANKS :]
+        opened = end.rfind(self.reasoning.open)
+        if answer:
+            return opened > end.rfind(self.reasoning.close)
+        return opened >= 0 and end[opened:].strip() == self.reasoning.open
 
     def markers(self, *, with_tools: bool) -> str:
         """Return the marker texts that detokenizing must not omit, joined."""
@@ -72,9 +78,17 @@ class MessageStyle:
         return self.tool_format
 
     def parser(
-        self, prompt: str, schemas: dict[str, dict[str, Any]], *, must_call: bool = False
+        self,
+        prompt: str,
+        schemas: dict[str, dict[str, Any]],
+        answer: str = "",
+        *,
+        must_call: bool = False,
     ) -> Parser:
-        """Create a parser for one completion; `schemas` has the parameters of callable tools."""
+        """Create a parser for one completion; `schemas` has the parameters of callable tools.
+
+        `answer` is the part of the reply that the prompt ends with.
+        """
         if self.is_harmony:
             return harmony.HarmonyParser()
         if self.reasoning is None and not schemas and not self.content_marks:
@@ -82,7 +96,7 @@ class MessageStyle:
         return MessageParser(
             self.reasoning,
             self.format_of_calls(must_call=must_call) if schemas else None,
-            starts_in_reasoning=self.starts_in_reasoning(prompt),
+            starts_in_reasoning=self.starts_in_reasoning(prompt, answer),
             schemas=schemas,
             content_marks=self.content_marks,
         )
@@ -111,7 +125,6 @@ def style_of(
         reasoning=reasoning,
         tool_format=known,
         takes_tools=takes_tools(template),
-        knows_developer="developer" in template,
         writes_calls=render is None or writes_calls(render),
         content_marks=marks,
         is_harmony=is_harmony,

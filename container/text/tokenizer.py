@@ -1,5 +1,6 @@
 """The served model's tokenizer and chat template; transformers underneath, never torch."""
 
+import contextlib
 import functools
 import itertools
 import json
@@ -7,9 +8,11 @@ import logging
 from collections.abc import Sequence
 from copy import copy
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+import jinja2.meta
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from container.errors import ModelLoadError, TemplateFailed
@@ -78,6 +81,12 @@ class Tokenizer:
     def inner(self) -> PreTrainedTokenizerBase:
         """The transformers tokenizer, for its image processors."""
         return self._inner
+
+    @property
+    def end_ids(self) -> frozenset[int]:
+        """The id of the tokenizer's own end token, if it has one."""
+        end = self._inner.eos_token_id
+        return frozenset([end]) if isinstance(end, int) else frozenset()
 
     @property
     def has_chat_template(self) -> bool:
@@ -236,19 +245,14 @@ class Tokenizer:
             )
         if continues is None:
             continues = messages[-1]["role"] == "assistant"
-        arguments: dict[str, Any] = dict(options or {})
+        arguments: dict[str, Any] = self._variables(tools) | (options or {})
         arguments |= {
-            "tools": list(tools) or None,
             "tokenize": False,
             "add_generation_prompt": opens_reply and not continues,
             "continue_final_message": continues,
         }
         try:
-            try:
-                text = self._inner.apply_chat_template(messages, **arguments)
-            except TypeError:
-                # Some templates concatenate arguments as text, others expect an object.
-                text = self._inner.apply_chat_template(_with_text_arguments(messages), **arguments)
+            text = self._inner.apply_chat_template(messages, **arguments)
         except Exception as error:  # a template is a program and can raise anything
             raise TemplateFailed(
                 f"the chat template refused the messages: {error}", field="messages"
@@ -256,21 +260,33 @@ class Tokenizer:
         assert isinstance(text, str)
         return text
 
+    def _variables(self, tools: Sequence[dict[str, Any]]) -> dict[str, Any]:
+        """Return the template's variables for tools; Firefunction's has names of its own."""
+        variables: dict[str, Any] = {"tools": list(tools) or self._no_tools}
+        if "functions" in self._template_variables:
+            variables["functions"] = json.dumps(list(tools), indent=4, ensure_ascii=False)
+            variables["datetime"] = datetime.now().strftime("%b %d %Y %H:%M:%S")
+        return variables
 
-def _with_text_arguments(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Return the messages with the arguments of their tool calls as JSON text."""
-    converted = []
-    for message in messages:
-        calls = [
-            call | {"function": call["function"] | {"arguments": json.dumps(_arguments(call))}}
-            for call in message.get("tool_calls") or []
-        ]
-        converted.append(message | {"tool_calls": calls} if calls else message)
-    return converted
+    @functools.cached_property
+    def _no_tools(self) -> list[Any] | None:
+        """What the template takes for "no tools": None, as everywhere, or else an empty list."""
+        messages = [{"role": "user", "content": MARK}]
+        options: tuple[list[Any] | None, ...] = (None, [])
+        for no_tools in options:
+            with contextlib.suppress(Exception):  # see render_chat
+                self._inner.apply_chat_template(messages, tokenize=False, tools=no_tools)
+                return no_tools
+        return None
 
-
-def _arguments(call: dict[str, Any]) -> Any:
-    return call["function"]["arguments"]
+    @functools.cached_property
+    def _template_variables(self) -> set[str]:
+        """The variables that the template reads and does not set."""
+        environment = jinja2.Environment(extensions=["jinja2.ext.loopcontrols"])
+        try:
+            return jinja2.meta.find_undeclared_variables(environment.parse(self.chat_template))
+        except jinja2.TemplateError:  # a tag of another environment
+            return set()
 
 
 def _read_template(path: Path) -> str:

@@ -28,15 +28,15 @@ def _clean_imports() -> Iterator[None]:
         del sys.modules[name]
 
 
-def _write(folder: Path, program: str) -> HandlerSettings:
+def _write(folder: Path, program: str, encoding: str = "utf-8") -> HandlerSettings:
     name = f"inference_{next(_names)}.py"
     (folder / "code").mkdir(exist_ok=True)
-    (folder / "code" / name).write_text(program)
+    (folder / "code" / name).write_text(program, encoding)
     return HandlerSettings(program=name)
 
 
-def _handler(folder: Path, program: str, model: object = None) -> Handler:
-    code = find_code(_write(folder, program), str(folder))
+def _handler(folder: Path, program: str, model: object = None, encoding: str = "utf-8") -> Handler:
+    code = find_code(_write(folder, program, encoding), str(folder))
     assert code is not None
     handler = Handler(load_hooks(code), folder, None if code.loads_own_model else lambda: model)
     handler.load()
@@ -65,6 +65,40 @@ def predict_fn(data, model):
 def output_fn(prediction, accept):
     return accept + ":" + "|".join(prediction)
 """
+
+
+ACCENTS = """def model_fn(model_dir):
+    return "é"
+def predict_fn(data, model):
+    return model
+"""
+
+
+@pytest.mark.parametrize(
+    ("first_line", "encoding"),
+    [
+        ("", "utf-8-sig"),
+        ("# -*- coding: utf-8 -*-\n", "utf-8-sig"),
+        ("# -*- coding: latin-1 -*-\n", "latin-1"),
+        ("#!/usr/bin/python\n# vim: set fileencoding=cp1252 :\n", "cp1252"),
+        ("\r\n", "utf-8"),
+    ],
+)
+def test_a_program_is_read_in_the_encoding_that_python_reads(
+    tmp_path: Path, first_line: str, encoding: str
+) -> None:
+    _, parts = _ask(_handler(tmp_path, first_line + ACCENTS, encoding=encoding), "hi")
+    assert json.loads(b"".join(parts)) == "é"
+
+
+@pytest.mark.parametrize(
+    "raw", [b"# coding: latin-9000\n", b"x = '\xe9'\n", b"x = 1\x00\n", b"def f(:\n"]
+)
+def test_a_program_that_python_cannot_read_is_refused_by_name(tmp_path: Path, raw: bytes) -> None:
+    settings = _write(tmp_path, "")
+    (tmp_path / "code" / str(settings.program)).write_bytes(raw)
+    with pytest.raises(ModelLoadError, match=f"{settings.program}: not valid Python"):
+        find_code(settings, str(tmp_path))
 
 
 def test_the_four_functions_are_called_in_turn(tmp_path: Path) -> None:

@@ -5,7 +5,9 @@ from pathlib import Path
 
 import pytest
 
+from container.lifecycle import startup_report
 from container.lifecycle.startup_report import diagnose
+from container.settings.engine import PlacementSettings
 from container.settings.model import ModelSettings
 from container.settings.process_env import model_root
 from container.settings.settings import Settings
@@ -81,7 +83,8 @@ def test_ordinary_variables_are_not_taken_for_misspelt_ones() -> None:
     ordinary = {"PATH", "HOME", "LANG", "PWD", "SHLVL", "LD_LIBRARY_PATH", "CUDA_VISIBLE_DEVICES",
                 "PYTHONUNBUFFERED", "AWS_REGION", "AWS_CONTAINER_CREDENTIALS_RELATIVE_URI", "TERM",
                 "NVIDIA_VISIBLE_DEVICES", "HF_HUB_ENABLE_HF_TRANSFER", "OMP_NUM_THREADS", "USER",
-                "ENDPOINT_SERVER_TIMEOUT", "MODEL_CACHE_ROOT", "SAGEMAKER_REGION"}  # fmt: skip
+                "ENDPOINT_SERVER_TIMEOUT", "MODEL_CACHE_ROOT", "SAGEMAKER_REGION",
+                "SAGEMAKER_MODEL_SERVER_TIMEOUT", "TENSOR_PARALLEL_DEGREE"}  # fmt: skip
     assert (
         _texts(
             Settings(model=ModelSettings(model_id="a/b")),
@@ -90,6 +93,30 @@ def test_ordinary_variables_are_not_taken_for_misspelt_ones() -> None:
         )
         == []
     )
+
+
+def test_variables_of_other_images_are_named_in_one_line() -> None:
+    environ = {"OPTION_MAX_MODEL_LEN": "4096", "OPTION_DTYPE": "fp16", "SM_VLLM_MODEL": "a/b"}
+    [text] = _texts(Settings(model=ModelSettings(model_id="a/b")), warnings_only=True, **environ)
+    assert "OPTION_DTYPE, OPTION_MAX_MODEL_LEN, SM_VLLM_MODEL; docs/configuration.md" in text
+
+
+def test_a_variable_that_another_name_of_its_setting_beats_is_named() -> None:
+    environ = {"LOG_LEVEL": "debug", "SAGEMAKER_CONTAINER_LOG_LEVEL": "20"}
+    texts = _texts(Settings(model=ModelSettings(model_id="a/b")), **environ)
+    assert [text for text in texts if "wins: SAGEMAKER_CONTAINER_LOG_LEVEL" in text]
+
+
+@pytest.mark.parametrize("number", [1, 4])
+def test_gpus_that_the_machine_lacks_are_a_warning(
+    number: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(startup_report, "_gpus", list)
+    settings = Settings(
+        model=ModelSettings(model_id="a/b"), placement=PlacementSettings(num_gpus=number)
+    )
+    [text] = _texts(settings, warnings_only=True)
+    assert text.startswith(f"SM_NUM_GPUS={number}, but this machine has no GPU")
 
 
 def test_empty_variables_are_named_in_one_line() -> None:

@@ -5,10 +5,14 @@ A ModelLoadError names the missing file, before the weights are loaded.
 
 import json
 import logging
+import struct
+import tempfile
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import (
     GatedRepoError,
@@ -25,7 +29,14 @@ from container.settings.process_env import model_root
 log = logging.getLogger(__name__)
 
 TEXT_FILES = ["*.json", "*.jinja", "*.txt", "*.model", "*.tiktoken", "*.py"]
-TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "spiece.model", "vocab.txt")
+TOKENIZER_FILES = ("tokenizer.json", "vocab.*", "*.model", "*.tiktoken", "tekken.json")
+# Classes of tokenizers that have no file besides their configuration.
+BYTE_TOKENIZERS = ("ByT5Tokenizer", "PerceiverTokenizer", "CanineTokenizer")
+# The files that transformers loads by their names.
+NAMED_WEIGHTS = ("model.safetensors", "pytorch_model.bin")
+INDEX = ".index.json"
+# Files beside the weights of a model that trainers and converters leave: other things, or copies.
+NOT_WEIGHTS = ("adapter", "training", "optimizer", "scheduler", "random_states", "consolidated")
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,8 +117,71 @@ def _checked(files: ModelFiles) -> ModelFiles:
         raise ModelLoadError(f"{path}/config.json is not a JSON object")
     if not any(path.glob("*.safetensors")) and not any(path.glob("*.bin")):
         raise ModelLoadError(f"{path}: the weights are missing (no *.safetensors and no *.bin)")
-    if not any((path / name).is_file() for name in TOKENIZER_FILES):
+    if not any(any(path.glob(name)) for name in TOKENIZER_FILES) and not _needs_no_file(path):
         raise ModelLoadError(
             f"{path}: the tokenizer is missing (none of {', '.join(TOKENIZER_FILES)})"
         )
     return files
+
+
+def _needs_no_file(path: Path) -> bool:
+    """Whether tokenizer_config.json names a class without files, or code of the model's own."""
+    try:
+        config = json.loads((path / "tokenizer_config.json").read_text())
+    except (OSError, ValueError):
+        return False
+    return isinstance(config, dict) and (
+        config.get("tokenizer_class") in BYTE_TOKENIZERS or "auto_map" in config
+    )
+
+
+def loadable(folder: Path, links_in: str | None = None) -> Path:
+    """Return a folder from which transformers loads the weights of this one.
+
+    It knows weights by their names. Shards without an index and weights under other names get an
+    index, in a new folder of links below `links_in`. Raises ModelLoadError.
+    """
+    if any((folder / (name + end)).is_file() for name in NAMED_WEIGHTS for end in ("", INDEX)):
+        return folder
+    for named in NAMED_WEIGHTS:
+        files = [
+            path
+            for path in sorted(folder.glob(f"*{Path(named).suffix}"))
+            if not path.name.startswith(NOT_WEIGHTS)
+        ]
+        if files:
+            links = Path(tempfile.mkdtemp(prefix="weights-", dir=links_in))
+            for path in folder.iterdir():
+                (links / path.name).symlink_to(path)
+            names = ", ".join(path.name for path in files)
+            log.info("the weights have no index and not the usual name; loading %s", names)
+            (links / (named + INDEX)).write_text(json.dumps(_index(files)))
+            return links
+    return folder
+
+
+def _index(files: Iterable[Path]) -> dict[str, Any]:
+    """Write what an index has: the file of each tensor."""
+    file_by_tensor: dict[str, str] = {}
+    for path in files:
+        for name in _tensor_names(path):
+            if name in file_by_tensor:
+                raise ModelLoadError(
+                    f"{path.parent}: {file_by_tensor[name]} and {path.name} both have the tensor "
+                    f"{name}; leave one copy of the weights in the folder"
+                )
+            file_by_tensor[name] = path.name
+    return {"metadata": {}, "weight_map": file_by_tensor}
+
+
+def _tensor_names(path: Path) -> list[str]:
+    """Read the names of a file's tensors. Raises ModelLoadError."""
+    try:
+        if path.suffix == ".bin":
+            return list(torch.load(path, map_location="meta", mmap=True, weights_only=True))
+        with path.open("rb") as file:
+            (size,) = struct.unpack("<Q", file.read(8))
+            header = json.loads(file.read(min(size, path.stat().st_size)))
+        return [name for name in header if name != "__metadata__"]
+    except Exception as error:  # a broken file fails anywhere
+        raise ModelLoadError(f"{path} cannot be read: {type(error).__name__}: {error}") from error

@@ -91,13 +91,17 @@ def dtype_name(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")
 
 
-def end_token_ids(path: Path, config: PretrainedConfig) -> frozenset[int]:
+def end_token_ids(
+    path: Path, config: PretrainedConfig, tokenizer_ids: frozenset[int] = frozenset()
+) -> frozenset[int]:
     """Read the ids that end a completion: generation_config.json's, else config.json's.
 
+    The tokenizer's are joined with them, as some models name only one of both in either place.
     Ids that the model does not have are left out, with a warning. Raises ModelLoadError for values
     that are no ids.
     """
     vocabulary: int = text_config(config).vocab_size
+    own = frozenset(token_id for token_id in tokenizer_ids if token_id < vocabulary)
     for source, value in _end_token_values(path, config):
         values = value if isinstance(value, list | tuple) else [value]
         ids = [_token_id(source, one) for one in values if one is not None]
@@ -109,7 +113,9 @@ def end_token_ids(path: Path, config: PretrainedConfig) -> frozenset[int]:
                 source, vocabulary - 1, unknown,
             )  # fmt: skip
         if known:
-            return known
+            return known | own
+    if own:
+        return own
     log.warning("the model has no end token; only length and stop strings end a completion")
     return frozenset()
 

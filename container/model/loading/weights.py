@@ -24,6 +24,7 @@ from container.errors import ConfigError, ModelLoadError, one_line
 from container.images.reader import ImageReader
 from container.model.kernels.cpu import Kernels
 from container.model.loaded_model import LoadedModel
+from container.model.loading.checkpoint import loadable
 from container.model.loading.config import choose_cache_dtype, choose_dtype
 from container.model.loading.prepare import prepare, prepare_vision
 from container.model.loading.quantization import INT8, quantizer_options
@@ -135,9 +136,10 @@ def load_model(
     auto_class: Any = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
     if reader is not None:
         auto_class = AutoModelForImageTextToText
+    source = loadable(path, os.environ.get(RANKS_FOLDER))
     try:
         loaded = auto_class.from_pretrained(
-            path,
+            source,
             output_loading_info=True,
             config=config,
             dtype=dtype,

@@ -127,8 +127,13 @@ def _explicit_device_map(limits: dict[int | str, int], machine: Machine) -> Plac
 
 
 def num_gpus(requested: int | None, available: int) -> int:
-    """Return the number of GPUs to use. Raises ConfigError if it exceeds `available`."""
+    """Return the number of GPUs to use. Raises ConfigError if it exceeds `available`.
+
+    Without any GPU it is 0, as people keep the environment of another machine.
+    """
     requested = available if requested is None else requested
+    if available == 0:
+        return 0
     if requested > available:
         raise ConfigError([f"SM_NUM_GPUS={requested}, but this machine has {available} GPUs"])
     return requested

@@ -140,7 +140,7 @@ def test_the_events_have_their_type_in_a_line(server: Server) -> None:
         ({"input": [{"content": "a"}]}, "input[0].role"),
         ({"input": [{"role": "user", "content": [{"type": "input_image"}]}]},
          "input[0].content[0].image_url"),
-        ({"input": [{"type": "function_call", "name": "f", "call_id": "a", "arguments": "[]"}]},
+        ({"input": [{"type": "function_call", "name": "f", "call_id": "a", "arguments": [1]}]},
          "input[0].arguments"),
         ({"input": [{"type": "function_call_output", "output": "a"}]}, "input[0].call_id"),
         ({"previous_response_id": "resp_1"}, "previous_response_id"),

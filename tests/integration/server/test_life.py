@@ -296,10 +296,20 @@ def test_bad_settings_are_all_reported_before_anything_starts(tmp_path: Path) ->
     assert all(name in server.log for name in ("PAYLOAD_LIMIT", "MAX_TOTAL_TOKENS", "SM_NUM_GPUS"))
 
 
-def test_more_gpus_than_there_are_is_an_error_with_the_numbers(tmp_path: Path) -> None:
-    server = spawn(tmp_path / "log", SM_NUM_GPUS="64")
-    assert server.process.wait(60) == 2
-    assert "SM_NUM_GPUS=64" in server.log
+@pytest.mark.skipif(Path("/dev/nvidia0").exists(), reason="for machines without a GPU")
+def test_the_environment_of_another_machine_starts_and_is_named(
+    shared_servers: SharedServers,
+) -> None:
+    """GPUs that this one lacks, TGI's default of CUDA_GRAPHS, the log level that the SDK sends."""
+    environ = {
+        "SM_NUM_GPUS": "1", "CUDA_GRAPHS": "1,2,4,8,16,32", "LOG_LEVEL": "debug",
+        "SAGEMAKER_CONTAINER_LOG_LEVEL": "20",
+    }  # fmt: skip
+    server = shared_servers.get(**environ)
+    warnings = [line for line in server.log.splitlines() if "SM_NUM_GPUS=1, but" in line]
+    assert len(warnings) == 1
+    assert "set SM_NUM_GPUS=0" in warnings[0]
+    assert "wins: SAGEMAKER_CONTAINER_LOG_LEVEL" in server.log
 
 
 def test_no_model_named_says_what_to_set(tmp_path: Path) -> None:

@@ -57,3 +57,21 @@ def test_a_value_of_another_type_is_refused_by_its_file(tmp_path: Path, value: o
 
 def test_without_any_end_only_length_ends(tmp_path: Path) -> None:
     assert end_token_ids(tmp_path, LlamaConfig(vocab_size=100, eos_token_id=-1)) == frozenset()
+
+
+@pytest.mark.parametrize(
+    ("value", "own", "tokenizer_ids", "expected"),
+    [
+        (0, 5, {2}, {0, 2}),
+        ([0, 1], 5, {2}, {0, 1, 2}),
+        (None, 5, {2}, {2, 5}),
+        (None, None, {2}, {2}),
+        (0, 5, set(), {0}),
+        (None, None, {10**6}, set()),
+    ],
+)
+def test_completions_end_at_the_tokenizers_end_token_too(
+    value: object, own: int | None, tokenizer_ids: set[int], expected: set[int], tmp_path: Path
+) -> None:
+    config = LlamaConfig(vocab_size=100, eos_token_id=own)
+    assert end_token_ids(_with(tmp_path, value), config, frozenset(tokenizer_ids)) == expected

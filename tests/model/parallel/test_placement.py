@@ -94,6 +94,12 @@ def test_weights_larger_than_a_gpu_go_on_to_the_cpu(caplog: pytest.LogCaptureFix
     assert _place("llama", small, gib=15, CUDA_MEMORY_FRACTION="0.5").uses_device_map
 
 
+@pytest.mark.parametrize("number", ["1", "4", "all"])
+def test_a_machine_without_a_gpu_serves_on_its_cpu(number: str) -> None:
+    """People keep the environment of another machine; the report at start names it."""
+    assert _place("llama", Machine((), 64 * GIB), SM_NUM_GPUS=number).device.type == "cpu"
+
+
 @pytest.mark.parametrize(
     ("settings", "told"),
     [

@@ -21,7 +21,8 @@ from container.frontend.apis.anthropic.schema import (
 from container.frontend.apis.grammar_fields import read_grammar
 from container.frontend.apis.openai.chat_rendering import served_name
 from container.frontend.generation import adapter_selection
-from container.frontend.generation.chat import ChatPrompt, Conversations, Reply
+from container.frontend.generation.chat import Conversations, Reply
+from container.frontend.generation.chat_prompts import ChatPrompt
 from container.frontend.generation.completion import TextEvent
 from container.frontend.generation.limits import RequestLimits
 from container.frontend.generation.offloading import in_pieces

@@ -25,7 +25,8 @@ from container.frontend.apis.openai.sampling_schema import GenerationFields, wit
 from container.frontend.apis.openai.structured_fields import read_structured
 from container.frontend.apis.openai.tools_schema import read_tools
 from container.frontend.generation import adapter_selection
-from container.frontend.generation.chat import ChatPrompt, Conversations
+from container.frontend.generation.chat import Conversations
+from container.frontend.generation.chat_prompts import ChatPrompt
 from container.frontend.generation.completion import TextEvent
 from container.frontend.generation.limits import RequestLimits
 from container.frontend.generation.request_context import RequestContext

@@ -59,7 +59,7 @@ class CalledFunction(Body):
     """What the assistant called; `arguments` is JSON as text, or (as TGI once sent) an object."""
 
     name: str
-    arguments: str | dict[str, Any]
+    arguments: str | dict[str, Any] | None = None
 
 
 class ToolCall(Body):
@@ -176,11 +176,12 @@ def _template_message(message: Message, index: int, images: list[ImageSource]) -
     fields = message.model_dump(exclude_none=True, exclude={"content", "tool_calls"})
     fields["content"] = _content(message.content, f"{where}.content", images)
     if message.tool_calls:
-        fields["tool_calls"] = [
-            _template_call(call, f"{where}.tool_calls[{call_index}]")
-            for call_index, call in enumerate(message.tool_calls)
-        ]
-    is_said = message.content is not None or bool(message.tool_calls)
+        fields["tool_calls"] = [_template_call(call) for call in message.tool_calls]
+    is_said = (
+        message.content is not None
+        or bool(message.tool_calls)
+        or message.reasoning_content is not None
+    )
     require(is_said, f"{where}.content", "must be given")
     return fields
 
@@ -207,8 +208,8 @@ def _content(
     return joined(parts)
 
 
-def _template_call(call: ToolCall, where: str) -> dict[str, Any]:
-    arguments = read_arguments(call.function.arguments, f"{where}.function.arguments")
+def _template_call(call: ToolCall) -> dict[str, Any]:
+    arguments = read_arguments(call.function.arguments)
     function = {"name": call.function.name, "arguments": arguments}
     template_call: dict[str, Any] = {"type": "function", "function": function}
     return template_call | {"id": call.id} if call.id is not None else template_call

@@ -49,20 +49,18 @@ def read_tools(
     return ToolUse(mode, chosen, described, parallel is not False and forced_name is None)
 
 
-def read_arguments(arguments: Any, field: str) -> Any:
-    """The arguments of an earlier call as templates read them: an object.
+def read_arguments(arguments: str | dict[str, Any] | None) -> str | dict[str, Any]:
+    """Return the arguments of an earlier call: an object, or the text that was said if it is none.
 
-    What was cut by length stays the text that was said. Raises InvalidParameter.
+    A completion that was cut by its length has such text.
     """
-    value = arguments
-    if isinstance(arguments, str):
-        try:
-            value = json.loads(arguments or "{}")
-        except (ValueError, RecursionError):
-            return arguments
-    if not isinstance(value, dict):
-        raise InvalidParameter(f"`{field}` must be a JSON object", field=field)
-    return value
+    if not isinstance(arguments, str):
+        return arguments or {}
+    try:
+        value = json.loads(arguments or "{}")
+    except (ValueError, RecursionError):
+        return arguments
+    return value if isinstance(value, dict) else arguments
 
 
 def _read_tool(tool: dict[str, Any], where: str) -> Tool:

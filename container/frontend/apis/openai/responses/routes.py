@@ -32,7 +32,8 @@ from container.frontend.apis.openai.sampling_schema import require
 from container.frontend.apis.openai.structured_fields import StructuredFields, read_structured
 from container.frontend.apis.openai.tools_schema import read_tools
 from container.frontend.generation import adapter_selection
-from container.frontend.generation.chat import ChatPrompt, Conversations
+from container.frontend.generation.chat import Conversations
+from container.frontend.generation.chat_prompts import ChatPrompt
 from container.frontend.generation.completion import TextEvent
 from container.frontend.generation.limits import RequestLimits
 from container.frontend.generation.offloading import in_pieces

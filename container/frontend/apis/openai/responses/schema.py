@@ -227,7 +227,7 @@ def _take_item(
         case "function_call":
             function = {
                 "name": _string(item, "name", where),
-                "arguments": read_arguments(item.get("arguments"), f"{where}.arguments"),
+                "arguments": read_arguments(_arguments(item, where)),
             }
             call = {"id": _string(item, "call_id", where), "type": "function", "function": function}
             if last is None:
@@ -281,6 +281,14 @@ def _image(part: dict[str, Any], field: str) -> ImageSource:
             field=f"{field}.file_id",
         )
     return ImageSource(_string(part, "image_url", field), f"{field}.image_url")
+
+
+def _arguments(item: dict[str, Any], where: str) -> str | dict[str, Any] | None:
+    arguments = item.get("arguments")
+    if arguments is not None and not isinstance(arguments, str | dict):
+        field = f"{where}.arguments"
+        raise InvalidParameter(f"`{field}` must be a JSON object as a string", field=field)
+    return arguments
 
 
 def _string(item: dict[str, Any], key: str, where: str) -> str:

@@ -1,0 +1,212 @@
+"""Prompts of chats: messages and tools, fitted into the model's chat template and rendered."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+from container.errors import InvalidParameter
+from container.frontend.generation.service import Service
+from container.frontend.generation.tools import NO_TOOLS, ToolUse
+from container.images.sources import ImageSource
+from container.text.history.content import Message, around, is_empty, parts_of
+from container.text.history.continuation import continued, written
+from container.text.history.fitting import HistoryFitter
+from container.text.message_style import MessageStyle, style_of
+from container.text.tool_calls.writer import write_calls
+from container.text.tool_formats import FALLBACK
+
+# For templates that know no tools. TGI puts such a text at the end of the last message.
+TOOL_PROMPT = (
+    "You can call the functions above. To call one, answer with nothing but a JSON object: "
+    '{"name": the function\'s name, "parameters": an object with its arguments}.'
+)
+
+
+@dataclass(frozen=True, slots=True)
+class ChatPrompt:
+    """What the model is asked for. `answer` is a grammar for a message without calls.
+
+    `images` are those of the messages' parts {"type": "image"}, in their order.
+    `continues` leaves the last message open; None does so for one of the assistant's, as in TGI.
+    `takes_plain`: a model without a template gets the last message of the user as its prompt.
+    `add_special_tokens` None leaves them to the template; `truncate` keeps the last tokens.
+    """
+
+    messages: list[Message]
+    tools: ToolUse = NO_TOOLS
+    tool_prompt: str | None = None
+    answer: str = ""
+    template_options: dict[str, Any] = field(default_factory=dict)
+    continues: bool | None = None
+    opens_reply: bool = True
+    takes_plain: bool = False
+    images: list[ImageSource] = field(default_factory=list)
+    add_special_tokens: bool | None = None
+    truncate: int | None = None
+
+
+class ChatPrompts:
+    """Renders chats with the served model's template; keeps what it knows of the template."""
+
+    def __init__(
+        self,
+        service: Service,
+        tool_format: str | None = None,
+        system_prompt: str | None = None,
+    ) -> None:
+        """`tool_format` is the format of calls, where the template does not tell it rightly.
+
+        `system_prompt` comes first where a conversation has none.
+        """
+        self._service = service
+        self._tool_format = tool_format
+        self._system_prompt = system_prompt
+        self._history: HistoryFitter | None = None
+
+    @property
+    def style(self) -> MessageStyle:
+        """How the served model writes. Raises Unavailable before it is loaded."""
+        tokenizer = self._service.tokenizer
+        render = tokenizer.render_probe if tokenizer.has_chat_template else None
+        return style_of(tokenizer.chat_template, self._tool_format, render)
+
+    def is_plain(self, chat_prompt: ChatPrompt) -> bool:
+        """Whether the prompt is the last message of the user, without a template."""
+        return chat_prompt.takes_plain and not self._service.tokenizer.has_chat_template
+
+    def render(self, chat_prompt: ChatPrompt) -> tuple[str, str]:
+        """Make the prompt; return it, and the part of the reply that it ends with.
+
+        Raises TemplateFailed or InvalidParameter.
+        """
+        self._service.check_images(chat_prompt.images)
+        if self.is_plain(chat_prompt):
+            return _last_of_user(chat_prompt.messages), ""
+        style, described = self.style, chat_prompt.tools.described
+        continues = _continues(chat_prompt)
+        messages = self._with_system(chat_prompt.messages)
+        if not continues and _ends_empty(messages):
+            messages = messages[:-1]
+        messages = self._fitter().fit(messages, has_tools=bool(described))
+        if described and not style.takes_tools:
+            messages = _with_tools(
+                messages, described, chat_prompt.tool_prompt or _tool_prompt(style)
+            )
+            described = []
+        render = partial(
+            self._render_messages, tools=described, options=chat_prompt.template_options
+        )
+        if not continues:
+            return render(messages, continues=False, opens_reply=chat_prompt.opens_reply), ""
+        if messages[-1]["role"] != "assistant":
+            return render(messages, continues=True), ""
+        return (
+            continued(render, messages, style.reasoning),
+            written(messages[-1], style.reasoning),
+        )
+
+    def _fitter(self) -> HistoryFitter:
+        if self._history is None:
+
+            def render(messages: list[Message], tools: Sequence[dict[str, Any]]) -> str:
+                opens_reply = messages[-1]["role"] != "assistant"
+                return self._render_messages(
+                    messages, tools=tools, continues=False, opens_reply=opens_reply
+                )
+
+            style = self.style
+            self._history = HistoryFitter(
+                render,
+                takes_tools=style.takes_tools,
+                takes_calls=style.takes_tools or style.writes_calls,
+            )
+        return self._history
+
+    def _render_messages(self, messages: list[Message], **arguments: Any) -> str:
+        return self._service.tokenizer.render_chat(self._in_parts(messages), **arguments)
+
+    def _with_system(self, messages: list[Message]) -> list[Message]:
+        has_own = any(message["role"] in ("system", "developer") for message in messages)
+        if self._system_prompt is None or has_own:
+            return messages
+        return [{"role": "system", "content": self._system_prompt}, *messages]
+
+    def _in_parts(self, messages: list[Message]) -> list[Message]:
+        """Give contents the form that the template of a vision-language model reads."""
+        service = self._service
+        if not service.is_multimodal:
+            return messages
+        if not service.tokenizer.takes_parts:
+            return [
+                message | {"content": _joined(message, service.image_token)}
+                if isinstance(message["content"], list)
+                else message
+                for message in messages
+            ]
+        if service.tokenizer.takes_strings:
+            return messages
+        return [message | {"content": parts_of(message["content"])} for message in messages]
+
+
+def _last_of_user(messages: list[Message]) -> str:
+    texts = [
+        _joined(message, "")
+        for message in messages
+        if message["role"] not in ("assistant", "system", "developer", "tool")
+    ]
+    if not texts:
+        raise InvalidParameter("`messages` has none of the user", field="messages")
+    return texts[-1]
+
+
+def _continues(chat_prompt: ChatPrompt) -> bool:
+    """Whether the last message stays open. Raises InvalidParameter if it cannot."""
+    last = chat_prompt.messages[-1]
+    has_calls = bool(last.get("tool_calls"))
+    if chat_prompt.continues and has_calls:
+        raise InvalidParameter(
+            "`continue_final_message` cannot continue a message with `tool_calls`; add their "
+            "results, or leave the field out for another message",
+            field="continue_final_message",
+        )
+    if chat_prompt.continues is None:
+        return last["role"] == "assistant" and not has_calls
+    return chat_prompt.continues
+
+
+def _tool_prompt(style: MessageStyle) -> str:
+    """Ask for calls in the format that the template writes, else in the general one."""
+    form = style.tool_format
+    if form is None or form == FALLBACK:
+        return TOOL_PROMPT
+    example = write_calls(form, [("NAME", {"ARGUMENT": "VALUE"})])
+    return f"You can call the functions above. To call one, answer with nothing but:\n{example}"
+
+
+def _ends_empty(messages: list[Message]) -> bool:
+    """Whether the last message is an answer that says nothing, and not the only message."""
+    last = messages[-1]
+    return len(messages) > 1 and last["role"] == "assistant" and is_empty(last)
+
+
+def _with_tools(
+    messages: list[Message], described: list[dict[str, Any]], prompt: str
+) -> list[Message]:
+    """Describe tools at the end of the last message that is not an answer to continue."""
+    described_tools = json.dumps(described, ensure_ascii=False)
+    index = max(
+        (index for index, message in enumerate(messages) if message["role"] != "assistant"),
+        default=None,
+    )
+    if index is None:
+        messages, index = [{"role": "user", "content": ""}, *messages], 0
+    content = around("", messages[index]["content"], f"\n---\n{described_tools}\n{prompt}")
+    return [*messages[:index], messages[index] | {"content": content}, *messages[index + 1 :]]
+
+
+def _joined(message: Message, image_token: str) -> str:
+    """The content as one text, for what knows no parts."""
+    parts = parts_of(message["content"])
+    return "".join(image_token if part["type"] == "image" else part["text"] for part in parts)

@@ -1,0 +1,42 @@
+"""Connects results with their calls: each call has an id, each result its call's id and name."""
+
+from typing import Any
+
+from container.text.history.content import Message
+
+
+def linked(messages: list[Message]) -> list[Message]:
+    """Return the messages with the ids and names that a request may leave out.
+
+    A result without an id answers the first call that has no result yet.
+    """
+    names: dict[str, str] = {}  # of the calls so far
+    unanswered: list[str] = []
+    num_calls = 0
+    written = []
+    for message in messages:
+        if message.get("tool_calls"):
+            calls = [
+                {"id": f"call_{num_calls + index}"} | call
+                for index, call in enumerate(message["tool_calls"])
+            ]
+            num_calls += len(calls)
+            names |= {call["id"]: call["function"]["name"] for call in calls}
+            unanswered += [call["id"] for call in calls]
+            message = message | {"tool_calls": calls}
+        elif message["role"] == "tool":
+            message = _linked_result(message, names, unanswered)
+        written.append(message)
+    return written
+
+
+def _linked_result(
+    message: Message, names: dict[str, str], unanswered: list[str]
+) -> dict[str, Any]:
+    call_id = message.get("tool_call_id")
+    if call_id is None:
+        call_id = unanswered[0] if unanswered else "call_0"
+    if call_id in unanswered:
+        unanswered.remove(call_id)
+    name = {"name": names[call_id]} if call_id in names else {}
+    return name | message | {"tool_call_id": call_id}

@@ -1,0 +1,100 @@
+"""Layouts of a model's files that people have."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from transformers import AutoModelForCausalLM, AutoTokenizer, ByT5Tokenizer
+
+from container.errors import ModelLoadError
+from container.messages.engine import SamplingParams
+from container.model.engine_loader import load_engine
+from container.model.loading.checkpoint import find_model, loadable
+from container.settings.engine import MemorySettings
+from container.settings.model import ModelSettings
+from container.settings.settings import Settings
+from tests.support.engines import Job, ids, run
+from tests.support.models import tiny_models
+from tests.support.servers import DEMO_MODEL
+
+LAYOUTS = {
+    "safetensors": ["weights.safetensors"],
+    "shards": ["model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"],
+    "bin": ["model.bin"],
+    "shards of bin": ["pytorch_model-00001-of-00002.bin", "pytorch_model-00002-of-00002.bin"],
+}
+
+
+def _save(folder: Path, names: list[str]) -> None:
+    """Save a tiny model with its weights dealt out to these files."""
+    model = tiny_models.make("llama")
+    model.save_pretrained(folder)
+    AutoTokenizer.from_pretrained(DEMO_MODEL).save_pretrained(folder)
+    (folder / "model.safetensors").unlink()
+    weights = model.state_dict()
+    for index, name in enumerate(names):
+        part = {key: weights[key].contiguous() for key in sorted(weights)[index :: len(names)]}
+        if name.endswith(".bin"):
+            torch.save(part, folder / name)
+        else:
+            save_file(part, folder / name, {"format": "pt"})
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_weights_of_any_name_are_loaded(layout: str, tmp_path: Path) -> None:
+    _save(tmp_path, LAYOUTS[layout])
+    torch.save({"lr": 0.1}, tmp_path / "training_args.bin")
+    links = loadable(tmp_path)
+    assert links != tmp_path
+    loaded = AutoModelForCausalLM.from_pretrained(links).state_dict()
+    expected = tiny_models.make("llama").state_dict()
+    assert all(torch.equal(loaded[name], expected[name]) for name in expected)
+
+
+def test_the_engine_serves_shards_without_an_index(tmp_path: Path) -> None:
+    _save(tmp_path, LAYOUTS["shards"])
+    settings = Settings(
+        model=ModelSettings(model_id=str(tmp_path), dtype="float32"),
+        memory=MemorySettings(max_batch_total_tokens=4096),
+    )
+    engine, _ = load_engine(settings, progress=lambda _: None)
+    got = ids(run(engine, [Job([5, 6, 7, 8], SamplingParams(5, ignore_eos=True))])[0])
+    assert got == tiny_models.reference("llama", (5, 6, 7, 8), 5)
+
+
+def test_the_usual_names_are_loaded_as_they_are() -> None:
+    assert loadable(DEMO_MODEL) == DEMO_MODEL
+
+
+def test_two_copies_of_the_weights_are_refused_with_their_names(tmp_path: Path) -> None:
+    _save(tmp_path, ["a.safetensors"])
+    (tmp_path / "b.safetensors").write_bytes((tmp_path / "a.safetensors").read_bytes())
+    with pytest.raises(ModelLoadError, match=r"a\.safetensors and b\.safetensors both have"):
+        loadable(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["a.safetensors", "a.bin"])
+def test_a_broken_file_is_named(name: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_bytes(b"\xff" * 100)
+    with pytest.raises(ModelLoadError, match=f"{name} cannot be read"):
+        loadable(tmp_path)
+
+
+def test_a_tokenizer_of_bytes_needs_no_file(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text("{}")
+    (tmp_path / "model.safetensors").touch()
+    with pytest.raises(ModelLoadError, match="the tokenizer is missing"):
+        find_model(str(tmp_path), revision=None, token=None)
+    ByT5Tokenizer().save_pretrained(tmp_path)
+    assert find_model(str(tmp_path), revision=None, token=None).path == tmp_path
+
+
+@pytest.mark.parametrize("config", [{}, [], {"tokenizer_class": "LlamaTokenizer"}])
+def test_a_configuration_alone_is_no_other_tokenizer(tmp_path: Path, config: object) -> None:
+    for name in ("config.json", "model.safetensors"):
+        (tmp_path / name).write_text("{}")
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(config))
+    with pytest.raises(ModelLoadError, match="the tokenizer is missing"):
+        find_model(str(tmp_path), revision=None, token=None)
