@@ -82,6 +82,7 @@ TEMPLATES = {
         "{%- endfor -%}",
         begin=TOOLS,
     ),
+    "tools but no calls": _each(CHATML, begin=TOOLS),
     "a developer": _each(
         "{%- if m.role == 'developer' -%}<|im_start|>guide\n{{ m.content }}<|im_end|>\n"
         "{%- elif m.role in ('user', 'assistant', 'system') -%}" + CHATML +

@@ -10,10 +10,13 @@ from container.errors import InvalidParameter
 from container.frontend.generation.service import Service
 from container.frontend.generation.tools import NO_TOOLS, ToolUse
 from container.images.sources import ImageSource
+from container.text.history.arguments import as_object
 from container.text.history.content import Message, around, is_empty, parts_of
 from container.text.history.continuation import continued, written
 from container.text.history.fitting import HistoryFitter
+from container.text.history.remedies import as_json
 from container.text.message_style import MessageStyle, style_of
+from container.text.tool_calls.syntax import ToolFormat
 from container.text.tool_calls.writer import write_calls
 from container.text.tool_formats import FALLBACK
 
@@ -121,6 +124,7 @@ class ChatPrompts:
                 render,
                 takes_tools=style.takes_tools,
                 takes_calls=style.takes_tools or style.writes_calls,
+                write=partial(_write_calls, style.tool_format),
             )
         return self._history
 
@@ -183,6 +187,16 @@ def _tool_prompt(style: MessageStyle) -> str:
         return TOOL_PROMPT
     example = write_calls(form, [("NAME", {"ARGUMENT": "VALUE"})])
     return f"You can call the functions above. To call one, answer with nothing but:\n{example}"
+
+
+def _write_calls(form: ToolFormat | None, calls: list[dict[str, Any]]) -> str:
+    """Write earlier calls as the model does."""
+    if form is None or form == FALLBACK:
+        return as_json(calls)
+    functions = [call["function"] for call in calls]
+    return write_calls(
+        form, [(function["name"], as_object(function["arguments"])) for function in functions]
+    )
 
 
 def _ends_empty(messages: list[Message]) -> bool:

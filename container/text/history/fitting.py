@@ -11,10 +11,13 @@ from container.text.history.remedies import (
     REMEDIES,
     Messages,
     Remedy,
+    Write,
+    as_json,
     calls_as_text,
     developer_as_system,
     one_turn,
     results_as_user,
+    with_calls_as,
 )
 from container.text.history.shape import (
     TOOL,
@@ -26,8 +29,6 @@ from container.text.history.shape import (
 )
 
 MAX_SHAPES = 256
-# Remedies that replace calls; not worth it for names alone.
-REWRITING = (calls_as_text, one_turn)
 # Renders messages, with tools or without.
 Render = Callable[[Messages, Sequence[dict[str, Any]]], str]
 
@@ -39,11 +40,23 @@ class HistoryFitter:
     """
 
     def __init__(
-        self, render: Render, *, takes_tools: bool, takes_calls: bool | None = None
+        self,
+        render: Render,
+        *,
+        takes_tools: bool,
+        takes_calls: bool | None = None,
+        write: Write = as_json,
     ) -> None:
-        """`render` raises TemplateFailed; the template knows tools, and calls (None: if tools)."""
+        """`render` raises TemplateFailed; the template knows tools, and calls (None: if tools).
+
+        `write` writes calls as the model does, for a template that does not.
+        """
         self._render = render
         self._takes_tools = takes_tools
+        self._calls_as_text = with_calls_as(write)
+        self._ladder = [
+            self._calls_as_text if remedy is calls_as_text else remedy for remedy in REMEDIES
+        ]
         self._takes_calls = takes_tools if takes_calls is None else takes_calls
         self._remedies: OrderedDict[Shape, Sequence[Remedy]] = OrderedDict()
         self._first: list[Remedy] | None = None  # for every conversation
@@ -66,7 +79,7 @@ class HistoryFitter:
         if self._first is None:
             first: list[Remedy] = [] if self._knows_developer() else [developer_as_system]
             if not self._takes_calls:
-                first += [calls_as_text, results_as_user]
+                first += [self._calls_as_text, results_as_user]
             self._first = first
         return self._first
 
@@ -86,13 +99,15 @@ class HistoryFitter:
         sentinels = sentinels_of(shape)
         chosen: list[Remedy] = []
         lost = self._lost(sentinels, chosen, shape)
-        for remedy in REMEDIES:
+        for remedy in self._ladder:
             if lost == []:
                 break
             candidate = [*chosen, remedy]
             if apply(candidate, sentinels.messages) == apply(chosen, sentinels.messages):
                 continue
-            if lost and remedy in REWRITING and all(sentinel.is_name for sentinel in lost):
+            # To write calls anew is not worth it for their names alone.
+            is_rewriting = remedy in (self._calls_as_text, one_turn)
+            if lost and is_rewriting and all(sentinel.is_name for sentinel in lost):
                 continue
             new = self._lost(sentinels, candidate, shape)
             # A refusal does not say what it is about: go on with everything tried so far.

@@ -18,6 +18,7 @@ from container.text.history.content import Message, around, is_empty, joined
 
 Messages = list[Message]
 Remedy = Callable[[Messages], Messages]
+Write = Callable[[list[dict[str, Any]]], str]  # writes the calls of a message
 
 # Mistral's templates require ids of this form.
 SHORT_ID = re.compile(r"[a-zA-Z0-9]{9}")
@@ -121,17 +122,28 @@ def one_call_per_message(messages: Messages) -> Messages:
     return written[:-1]
 
 
-def calls_as_text(messages: Messages) -> Messages:
-    """Write calls as JSON after the message's text, for templates that know no calls."""
-    written: Messages = []
-    for message in messages:
-        calls = message.get("tool_calls")
-        if calls:
-            message = {key: value for key, value in message.items() if key != "tool_calls"}
-            text = "; ".join(map(_described, calls))
-            message["content"] = joined([message["content"], text])
-        written.append(message)
-    return written
+def with_calls_as(write: Write) -> Remedy:
+    """Make the remedy that appends calls to the message's text, for templates that know none."""
+
+    def calls_as_text(messages: Messages) -> Messages:
+        written: Messages = []
+        for message in messages:
+            calls = message.get("tool_calls")
+            if calls:
+                message = {key: value for key, value in message.items() if key != "tool_calls"}
+                message["content"] = joined([message["content"], write(calls)])
+            written.append(message)
+        return written
+
+    return calls_as_text
+
+
+def as_json(calls: list[dict[str, Any]]) -> str:
+    """Write calls as the JSON that this server asks for where a template knows no calls."""
+    return "; ".join(map(_described, calls))
+
+
+calls_as_text = with_calls_as(as_json)
 
 
 def results_as_user(messages: Messages) -> Messages:

@@ -36,9 +36,11 @@ class TextService:
         assert not images
 
 
-def _render(name: str, messages: list[dict[str, Any]], **fields: Any) -> str:
+def _render(
+    name: str, messages: list[dict[str, Any]], tool_format: str | None = None, **fields: Any
+) -> str:
     service = cast(Service, TextService(tokenizer_with(TEMPLATES[name])))
-    text, _ = ChatPrompts(service).render(ChatPrompt(messages, **fields))
+    text, _ = ChatPrompts(service, tool_format).render(ChatPrompt(messages, **fields))
     return text
 
 
@@ -68,3 +70,9 @@ def test_an_answer_with_calls_is_whole_and_cannot_be_continued() -> None:
     assert "weather" in _render("arguments joined", messages)
     with pytest.raises(InvalidParameter, match="cannot continue a message with `tool_calls`"):
         _render("arguments joined", messages, continues=True)
+
+
+def test_calls_that_the_template_drops_are_written_in_the_models_format() -> None:
+    messages = [USER, {"role": "assistant", "content": "I look.", "tool_calls": [CALL]}]
+    text = _render("tools but no calls", messages, tool_format="hermes")
+    assert 'I look.\n\n<tool_call>\n{"name": "weather", "arguments": {"city": "Malmö"}}' in text
