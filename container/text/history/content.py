@@ -35,7 +35,7 @@ def joined(contents: Iterable[Content]) -> Content:
     texts = [content for content in filled if isinstance(content, str)]
     if len(texts) == len(filled):
         return BETWEEN.join(texts)
-    parts = []
+    parts: list[dict[str, Any]] = []
     for index, content in enumerate(filled):
         if index:
             parts.append({"type": "text", "text": BETWEEN})

@@ -5,7 +5,6 @@ conversation shows on sentinels: short texts in the place of every content, name
 must all be in what it renders.
 """
 
-from collections.abc import Hashable
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
@@ -110,7 +109,8 @@ def sentinels_of(shape: Shape) -> Sentinels:
         if kind.has_reasoning:
             message["reasoning_content"] = "zqthought"
         if kind.calls:
-            message["tool_calls"] = calls = []
+            calls: list[dict[str, Any]] = []
+            message["tool_calls"] = calls
             for number, arguments in enumerate(kind.calls):
                 word = f"zq{index}c{number}"
                 call_id = f"{word}wxyzvu"[:9] if shape.has_short_ids else f"call_{word}{'0' * 20}"
@@ -155,7 +155,7 @@ def _thinned(shapes: list[MessageShape], size: int) -> list[MessageShape]:
 
 
 def _message_shape(message: Message, known_ids: set[str]) -> MessageShape:
-    parts = () if is_empty(message | {"tool_calls": []}) else parts_of(message["content"])
+    parts = [] if is_empty(message | {"tool_calls": []}) else parts_of(message["content"])
     return MessageShape(
         message["role"],
         tuple(part["type"] for part in parts),
@@ -168,7 +168,7 @@ def _message_shape(message: Message, known_ids: set[str]) -> MessageShape:
     )
 
 
-def _arguments_kind(arguments: Hashable) -> str:
+def _arguments_kind(arguments: object) -> str:
     if isinstance(arguments, dict):
         return "object" if arguments else "empty"
     return "text"
