@@ -22,7 +22,7 @@ from container.frontend.clients.embedder_client import EmbedderClient
 from container.frontend.clients.engine_client import EngineClient, EngineConnection, NoEngine
 from container.frontend.clients.engine_router import EngineGroup
 from container.frontend.clients.handler_client import HandlerClient
-from container.frontend.generation.image_fetcher import ImageFetcher
+from container.frontend.clients.image_fetcher import ImageFetcher
 from container.frontend.generation.images import Images
 from container.frontend.generation.offloading import Offload, Offloads
 from container.frontend.generation.service import Service, tokenizer_loader

@@ -8,7 +8,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 
 from container.errors import InvalidParameter, PayloadTooLarge, ServingError, UnsupportedParameter
-from container.frontend.generation.image_fetcher import ImageFetcher, is_public
+from container.frontend.clients.image_fetcher import ImageFetcher, is_public
 from container.images.sources import ImageSource
 from tests.support.models.tiny_vision import file_of, picture
 
