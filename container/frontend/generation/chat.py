@@ -15,7 +15,8 @@ from container.frontend.generation.request_context import RequestContext
 from container.frontend.generation.running_request import RunningRequest
 from container.frontend.generation.service import FieldNames, Prompt, Service, TextRules
 from container.frontend.generation.tools import NO_TOOLS, ToolMode, ToolUse
-from container.grammar.message import MessageShape, message_grammar
+from container.grammar.forms import Answer
+from container.grammar.shape import MessageShape, encode_shape
 from container.images.sources import ImageSource
 from container.messages.engine import FinishReason, SamplingParams
 from container.text.message_parser import Delta, DeltaKind, Parser
@@ -34,7 +35,7 @@ TOOL_PROMPT = (
 
 @dataclass(frozen=True, slots=True)
 class ChatPrompt:
-    """What the model is asked for. `answer` is a grammar for a message without calls.
+    """What the model is asked for. `answer` is the form of a message without calls.
 
     `images` are those of the messages' parts {"type": "image"}, in their order.
     `continues` leaves the last message open; None does so for one of the assistant's, as in TGI.
@@ -45,7 +46,7 @@ class ChatPrompt:
     messages: list[Message]
     tools: ToolUse = NO_TOOLS
     tool_prompt: str | None = None
-    answer: str = ""
+    answer: Answer | None = None
     template_options: dict[str, Any] = field(default_factory=dict)
     continues: bool | None = None
     opens_reply: bool = True
@@ -199,9 +200,7 @@ class Conversations:
             truncate=chat_prompt.truncate,
         )
         room = service.room_for(len(prompt.ids), max_new_tokens, names)
-        grammar = service.offloads.grammars(
-            message_grammar, self._shape(chat_prompt, text), service.tokenizer.added_tokens
-        )
+        grammar = service.offloads.grammars(encode_shape, self._shape(chat_prompt, text))
         must_call = chat_prompt.tools.mode is ToolMode.REQUIRED
         return PreparedChat(text, prompt, room, grammar, chat_prompt.tools.schemas, must_call)
 
