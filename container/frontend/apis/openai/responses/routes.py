@@ -216,7 +216,9 @@ def blueprint(dialect: ResponsesDialect) -> Blueprint:
     return routes
 
 
-def _chat_prompt(request: ConversationRequest, earlier: list[Item], answer: str = "") -> ChatPrompt:
+def _chat_prompt(
+    request: ConversationRequest, earlier: list[Item], answer: Answer | None = None
+) -> ChatPrompt:
     messages, images = chat_messages(request, earlier)
     return ChatPrompt(
         messages,
