@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import math
 import re
 from collections.abc import Callable
 from typing import Any
@@ -15,6 +16,7 @@ from container.grammar.schema.tree import Schema, children, put, target
 # valid number is lost that a double could hold.
 MAX_BOUND = 2**53
 MAX_CHOICES = 7
+MAX_ALTERNATIVES = 40
 MAX_IN_ANY_ORDER = 4
 _APPLICATORS = {
     "$ref", "allOf", "anyOf", "oneOf", "not", "if", "dependentSchemas", "additionalProperties",
@@ -130,9 +132,13 @@ def _counts(schema: Schema) -> None:
     if isinstance(least, int) and rest:
         if least <= len(required):
             del schema["minProperties"]
-        elif least == len(required) + 1 and not {"anyOf", "maxProperties"} & schema.keys():
-            del schema["minProperties"]
-            schema["anyOf"] = [{"required": [name]} for name in rest]
+        elif "anyOf" not in schema and "maxProperties" not in schema:
+            missing = least - len(required)
+            if 0 < math.comb(len(rest), missing) <= MAX_ALTERNATIVES:
+                del schema["minProperties"]
+                schema["anyOf"] = [
+                    {"required": list(names)} for names in itertools.combinations(rest, missing)
+                ]
     is_closed = schema.get("additionalProperties") is False and "patternProperties" not in schema
     if isinstance(most, int) and is_closed and most >= len(properties):
         del schema["maxProperties"]
