@@ -12,7 +12,8 @@ import time
 from models.bench_model import default_folder, is_made, make_model
 
 from container.engine.engine import Engine
-from container.grammar import spec
+from container.grammar.forms import schema_answer
+from container.grammar.shape import MessageShape, encode_shape
 from container.messages.engine import LogprobMode, SamplingParams, Submit
 from container.model.engine_loader import load_engine
 from container.settings.engine import EngineSettings
@@ -30,6 +31,7 @@ LIST = {
     },
     "minItems": 1000,
 }
+GRAMMAR = encode_shape(MessageShape(answer=schema_answer(LIST, "benchmark")))
 
 
 def features() -> dict[str, SamplingParams]:
@@ -37,7 +39,7 @@ def features() -> dict[str, SamplingParams]:
     plain = {"max_new_tokens": NEW_TOKENS, "ignore_eos": True}
     return {
         "plain": SamplingParams(**plain),
-        "grammar": SamplingParams(**plain, grammar=spec.from_schema(LIST, "benchmark")),
+        "grammar": SamplingParams(**plain, grammar=GRAMMAR),
         "penalties": SamplingParams(
             **plain, repetition_penalty=1.1, frequency_penalty=0.5, presence_penalty=0.5
         ),
@@ -56,8 +58,6 @@ def decode(engine: Engine, params: SamplingParams, turn: int) -> float:
     seen: set[int] = set()
     while len(seen) < CLIENTS:  # prompts, and the compilation of a grammar
         seen |= {event.request_id for _, event in engine.step()}
-        if engine.only_compiles:
-            time.sleep(0.001)  # as the server does, for the thread that compiles
     started, count = time.perf_counter(), 0
     while engine.has_work:
         count += len(engine.step())

@@ -1,8 +1,8 @@
 """Grammars alone: the time that schemas take to compile and masks to fill, for a real vocabulary.
 
 The vocabulary is trained on the spot, on the Python files of this environment, to 49152 tokens.
-Every schema of tests/grammar/schemas.py is checked and translated as a frontend does, compiled as
-the engine does, and followed by tokens drawn at random; every mask is timed.
+Every schema of tests/grammar/schemas.py is compiled in a process as the engine does, and followed
+by tokens drawn at random; every mask is timed, from the token to its arrival here.
 """
 
 import argparse
@@ -20,8 +20,10 @@ from tokenizers.trainers import BpeTrainer
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
-from container.grammar import spec  # noqa: E402  # the checkout, not what is installed
-from container.grammar.matcher import GrammarCompiler  # noqa: E402
+from container.grammar.client import GrammarClient  # noqa: E402  # the checkout's
+from container.grammar.forms import ANY_OBJECT, schema_answer  # noqa: E402
+from container.grammar.protocol import ForkServerArgs, GrammarLimits  # noqa: E402
+from container.grammar.shape import MessageShape, encode_shape  # noqa: E402
 from tests.grammar.schemas import all_schemas  # noqa: E402
 
 VOCABULARY = 49152
@@ -56,33 +58,35 @@ def main() -> None:
     random = np.random.default_rng(parser.parse_args().seed)
     tokenizer = train()
     vocabulary = tokenizer.get_vocab_size()
-    compiler = GrammarCompiler(tokenizer.to_str, vocabulary, [0])
-    compiler.compile(spec.from_schema(spec.ANY_OBJECT, "warm-up")).result()
+    client = GrammarClient(ForkServerArgs(tokenizer.to_str(), vocabulary, [0], {}, GrammarLimits()))
+    client.check()
+    schemas = [schema for _, schema in all_schemas()]
     texts = [tokenizer.decode([token_id]) for token_id in range(vocabulary)]
     closing = np.array([any(c in text for c in '"}]') for text in texts]) * 3.0
     mask = np.zeros(-(-vocabulary // 32), np.int32)
-    checked, compiled, masks = [], [], []
-    for _, schema in all_schemas():
+    compiled, masks = [], []
+    for schema in [ANY_OBJECT, *schemas]:
         started = time.perf_counter()
-        grammar = spec.from_schema(schema, "schema")
-        checked.append(time.perf_counter() - started)
-        started = time.perf_counter()
-        constraint = compiler.compile(grammar).result()
+        text = encode_shape(MessageShape(answer=schema_answer(schema, "schema")))
+        constraint = client.compile(text)
+        client.wait(lambda c=constraint: c.is_ready, 60.0)
         compiled.append(time.perf_counter() - started)
         for _ in range(TOKENS):
-            started = time.perf_counter()
             constraint.fill(mask)
-            masks.append(time.perf_counter() - started)
             allowed = np.unpackbits(mask.view(np.uint8), bitorder="little")[:vocabulary]
             noise = closing + random.gumbel(size=vocabulary)
+            started = time.perf_counter()
             constraint.accept(int(np.where(allowed, noise, -np.inf).argmax()))
+            client.wait(lambda c=constraint: c.is_ready and c.is_advanced, 60.0)
+            masks.append(time.perf_counter() - started)
             if constraint.is_complete or constraint.error:
                 break
-    print(f"{len(checked)} schemas, vocabulary {vocabulary}, {len(masks)} masks")
+        constraint.close()
+    client.close()
+    print(f"{len(compiled)} schemas, vocabulary {vocabulary}, {len(masks)} masks")
     for name, seconds, unit in (
-        ("check and translate, ms", checked, 1e3),
-        ("compile, ms", compiled, 1e3),
-        ("mask, us", masks, 1e6),
+        ("check and compile, ms", compiled, 1e3),
+        ("token and mask, us", masks, 1e6),
     ):
         told = [statistics.median(seconds), percentile(seconds, 0.99), max(seconds)]
         shown = " / ".join(f"{value * unit:.1f}" for value in told)

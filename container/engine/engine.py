@@ -22,15 +22,14 @@ from container.engine.config import EngineConfig
 from container.engine.fault_isolation import FailedStep, FaultIsolation
 from container.engine.model_runner import ModelRunner, PendingStep, Sampled
 from container.engine.schedule import Batch
-from container.engine.scheduler import Scheduler
+from container.engine.scheduler import NewToken, Scheduler
 from container.engine.sequence import RequestKey, Sequence
 from container.engine.step_stats import ActiveStep, StepRecorder
-from container.engine.structured_output import CompileGrammar, Constraint
+from container.engine.structured_output import Grammars, StructuredOutput
 from container.errors import (
     GenerationFailed,
     NotFound,
     ServingError,
-    UnsupportedParameter,
     one_line,
 )
 from container.messages.engine import (
@@ -63,7 +62,7 @@ class Engine:
         config: EngineConfig,
         *,
         end_token_ids: Iterable[int],
-        compile_grammar: CompileGrammar | None = None,
+        grammars: Grammars | None = None,
         adapters: Adapters | None = None,
     ) -> None:
         self.config = config
@@ -82,8 +81,7 @@ class Engine:
         self._ran_out_of_memory = False
         self._requests: dict[RequestKey, list[Sequence]] = {}
         self._batch_keys: set[RequestKey] = set()
-        self._compile_grammar = compile_grammar
-        self._compiling: list[tuple[Future[Constraint], list[Sequence]]] = []
+        self._structured = StructuredOutput(grammars, self.scheduler)
         self._loading: list[tuple[Future[None], list[Sequence]]] = []
         self._failures: list[tuple[bytes, int, ServingError]] = []
         self._recorder = StepRecorder()
@@ -105,7 +103,7 @@ class Engine:
     @property
     def has_scheduled(self) -> bool:
         """Whether a request is ready for steps; the others wait for a grammar or an adapter."""
-        return len(self.scheduler) > 0
+        return not all(sequence.is_deferred for sequence in self.scheduler)
 
     @property
     def load(self) -> EngineLoad:
@@ -136,7 +134,7 @@ class Engine:
         num_others = len(self._requests) - num_batch
         self.config.check_place(num_others, num_batch, is_batch=message.is_batch)
         self.config.check(message)
-        self._check_grammar(message.params.grammar)
+        self._structured.check_offered(message.params.grammar)
         sequences: list[Sequence] = []
         for seq_index in range(message.num_sequences):
             sequence = Sequence(
@@ -166,8 +164,10 @@ class Engine:
         """Abort a request, or one sequence of it; an unknown one has already finished."""
         sequences = self._requests.get((frontend_id, request_id), [])
         for sequence in sequences:
-            is_selected = seq_index is None or sequence.seq_index == seq_index
-            if is_selected and sequence.finish_reason is None:
+            if seq_index is not None and sequence.seq_index != seq_index:
+                continue
+            self._structured.drop_token(sequence)
+            if sequence.finish_reason is None:
                 self.scheduler.remove(sequence, FinishReason.ABORTED)
         if sequences:
             self._forget(sequences[0])
@@ -202,7 +202,7 @@ class Engine:
         last, self._in_flight = self._in_flight, None
         self._begun_batches = [last.batch] if last is not None else []
         self._take_loaded()
-        self._take_compiled()
+        self._read_structured()
         self._isolation.restore_limits()
         self._run_batch(last, self._isolation.on_trial)
 
@@ -210,6 +210,8 @@ class Engine:
         self, last: _InFlightStep | None, only: Container[RequestKey] | None = None
     ) -> None:
         """Begin a step, of these requests only, and finish the last one, or this one."""
+        if self._runner.samples_in_execute:
+            self._structured.defer_late()
         batch = self.scheduler.schedule(only)
         if not batch.items:
             self._finish_step(last)
@@ -218,6 +220,8 @@ class Engine:
         begun = self._recorder.begin(batch)
         step = self._runner.execute(batch)
         self._finish_step(last)
+        if not self._runner.samples_in_execute:
+            batch = self._structured.without_late(batch)
         batch = batch.without_stale()
         self.scheduler.update_after_schedule(batch)
         step.sample(batch)
@@ -233,15 +237,22 @@ class Engine:
             return
         output = in_flight.step.get_output()
         self._recorder.tokens_are_read(in_flight.begun)
-        for sequence, token, reason in self.scheduler.update_from_output(in_flight.batch, output):
-            if sequence.constraint is not None and sequence.constraint.error:
-                # llguidance reports that a grammar is too complex only while matching.
-                error = GenerationFailed(f"the grammar failed: {sequence.constraint.error}")
-                self._fail(sequence, error)
-            else:
-                self._events.append((sequence.frontend_id, self._event(sequence, token, reason)))
-                self._isolation.clear(sequence.key)
+        new_tokens = self.scheduler.update_from_output(in_flight.batch, output)
+        self._emit(self._structured.settle(new_tokens))
+        for sequence, _, _ in new_tokens:
+            self._isolation.clear(sequence.key)
         self._recorder.end(in_flight.begun)
+
+    def _read_structured(self) -> None:
+        """Take in what the grammars' processes have answered."""
+        waits = bool(self._requests) and not self.has_scheduled and not self._loading
+        self._emit(self._structured.read(waits=waits))
+        for sequence, error in self._structured.take_failures():
+            self._fail(sequence, error)
+
+    def _emit(self, new_tokens: list[NewToken]) -> None:
+        for sequence, token, reason in new_tokens:
+            self._events.append((sequence.frontend_id, self._event(sequence, token, reason)))
 
     def recover(self) -> None:
         """After a failed step: check the engine and look for the request to blame.
@@ -283,17 +294,13 @@ class Engine:
         failures, self._failures = self._failures, []
         return failures
 
-    def _check_grammar(self, grammar: str) -> None:
-        if grammar and self._compile_grammar is None:
-            raise UnsupportedParameter("grammar is not supported by this model's tokenizer")
-
     def _queue(self, sequences: list[Sequence]) -> None:
         """Queue a request's sequences, once their grammar has compiled."""
         grammar = sequences[0].params.grammar
         if all(sequence.finish_reason is not None for sequence in sequences):
             return  # aborted meanwhile
-        if grammar and self._compile_grammar is not None:
-            self._compiling.append((self._compile_grammar(grammar), sequences))
+        if grammar:
+            self._structured.compile(grammar, sequences)
             return
         for sequence in sequences:
             if sequence.finish_reason is None:
@@ -310,19 +317,6 @@ class Engine:
                 self._fail(sequences[0], _shown(error))
             else:
                 self._queue(sequences)
-
-    def _take_compiled(self) -> None:
-        """Queue the requests whose grammar has compiled, and fail those whose grammar has not."""
-        done = [entry for entry in self._compiling if entry[0].done()]
-        self._compiling = [entry for entry in self._compiling if not entry[0].done()]
-        for compiling, sequences in done:
-            if (error := compiling.exception()) is not None:
-                self._fail(sequences[0], _shown(error))
-                continue
-            for sequence in sequences:
-                if sequence.finish_reason is None:  # others were aborted meanwhile
-                    sequence.constraint = compiling.result().copy()
-                    self.scheduler.add(sequence)
 
     def _fail(self, sequence: Sequence, error: ServingError) -> None:
         """Abort a sequence's whole request with an error, reported once."""
@@ -347,10 +341,11 @@ class Engine:
     def _forget(self, sequence: Sequence) -> None:
         """Remove a sequence's request once all of its sequences have finished."""
         siblings = self._requests.get(sequence.key, [])  # several may finish in one step
-        if not all(sibling.finish_reason is not None for sibling in siblings):
+        if any(sibling.finish_reason is None or sibling.is_deferred for sibling in siblings):
             return
         self._isolation.clear(sequence.key)
         self._batch_keys.discard(sequence.key)
+        self._structured.forget(siblings)
         if self._requests.pop(sequence.key, None) and sequence.adapter != NO_ADAPTER:
             assert self.adapters is not None, "an adapter id without an adapter store"
             self.adapters.release(sequence.adapter)

@@ -50,9 +50,11 @@ class ModelRunner(Protocol):
     """Runs forward passes for the engine; container.model implements it, tests script it.
 
     `overlaps`: a step may begin before the output of the previous one is read.
+    `samples_in_execute`: `execute` samples already, so all bitmasks must be ready before it.
     """
 
     overlaps: bool
+    samples_in_execute: bool
 
     def execute(self, batch: Batch) -> PendingStep:
         """Run one forward pass, or launch it on a device."""
@@ -63,6 +65,7 @@ class SyncModelRunner(ABC):
     """Implements ModelRunner for a runner that computes and samples a step in one call."""
 
     overlaps = False
+    samples_in_execute = True
 
     def execute(self, batch: Batch) -> PendingStep:
         """Run the whole step."""

@@ -181,7 +181,7 @@ class Scheduler:
                 break
             if sequence.state is not SequenceState.RUNNING:
                 continue  # preempted earlier in this loop
-            if sequence.is_last_token_pending:
+            if sequence.is_last_token_pending or sequence.is_deferred:
                 continue
             count = self._num_tokens_for(sequence, budget)
             if count == 0 or not self._make_room(sequence, sequence.num_computed + count):

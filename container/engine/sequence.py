@@ -7,13 +7,60 @@
 """
 
 from enum import Enum, auto
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
 
 from container.engine.adapters import NO_ADAPTER
 from container.engine.ngram_proposer import NgramProposer
-from container.engine.structured_output import Constraint
+from container.errors import ServingError
 from container.messages.engine import FinishReason, ImageTensors, SamplingParams
 
 RequestKey = tuple[bytes, int]  # the frontend's id and its number for the request
+
+# A token bitmask: one bit per vocabulary id, lowest bit first, in 32-bit words.
+Mask = npt.NDArray[np.int32]
+
+
+class Constraint(Protocol):
+    """Grammar state of one sequence, which a process beside the engine computes."""
+
+    @property
+    def is_advanced(self) -> bool:
+        """Whether it is known what the last accepted token did: `is_complete` or `error`."""
+        ...
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether the bitmask of the next token is here, or will never be."""
+        ...
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether the grammar allows no further token."""
+        ...
+
+    @property
+    def error(self) -> ServingError | None:
+        """Why the grammar cannot be followed on; None while it can."""
+        ...
+
+    def fill(self, mask: Mask) -> None:
+        """Write the bitmask of the allowed next tokens, [32-bit words], once it is ready."""
+        ...
+
+    def accept(self, token_id: int) -> None:
+        """Begin to advance the state by one token."""
+        ...
+
+    def copy(self) -> "Constraint":
+        """Copy the state for another sequence."""
+        ...
+
+    def close(self) -> None:
+        """Give up the state; a compile for nobody else is cancelled."""
+        ...
 
 
 class SequenceState(Enum):
@@ -37,6 +84,7 @@ class Sequence:
         "finish_reason",
         "frontend_id",
         "images",
+        "is_deferred",
         "num_cached",
         "num_computed",
         "num_preemptions",
@@ -97,6 +145,8 @@ class Sequence:
         self.num_preemptions = 0
         self.state = SequenceState.NEW
         self.constraint: Constraint | None = None
+        # Not scheduled, nor forgotten, since its constraint is late.
+        self.is_deferred = False
         self.proposer: NgramProposer | None = None
         self.finish_reason: FinishReason | None = None
         self.arrived_at = arrived_at
@@ -173,16 +223,19 @@ class Sequence:
         return other
 
     def append(self, token_id: int, end_token_ids: frozenset[int]) -> None:
-        """Append a sampled token and set `finish_reason` if it is the last."""
+        """Append a sampled token and set `finish_reason` if it is the last.
+
+        Whether a grammar ends with it is known later: see container.engine.structured_output.
+        """
         self.token_ids.append(token_id)
-        if self.constraint is not None:
-            self.constraint.accept(token_id)
         is_end = token_id in end_token_ids and not self.params.ignore_eos
         if is_end:
             self.finish_reason = FinishReason.END_TOKEN
-        elif token_id in self.params.stop_token_ids:
+            return
+        if token_id in self.params.stop_token_ids:
             self.finish_reason = FinishReason.STOP
-        elif self.constraint is not None and self.constraint.is_complete:
-            self.finish_reason = FinishReason.END_TOKEN
-        elif self.completion_len >= self.params.max_new_tokens:
+            return
+        if self.constraint is not None:
+            self.constraint.accept(token_id)
+        if self.completion_len >= self.params.max_new_tokens:
             self.finish_reason = FinishReason.LENGTH

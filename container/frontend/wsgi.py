@@ -5,7 +5,7 @@ import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 # transformers offers its tokenizers without torch, and would import torch if it could: 180 MB
 # and a second in each worker for nothing.
@@ -126,7 +126,20 @@ def _in_threads(count: int) -> Offload:
     pool = ThreadPool(count)
 
     def run(function: Callable[..., T], *args: Any, **kwargs: Any) -> T:
-        result: T = pool.apply(function, args, kwargs)
-        return result
+        result: T | None
+        result, error = pool.apply(_outcome, (function, args, kwargs))
+        if error is not None:
+            raise error
+        return cast(T, result)
 
     return run
+
+
+def _outcome(
+    function: Callable[..., T], args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> tuple[T | None, Exception | None]:
+    """Call a function; gevent would write the traceback of what it raises to stderr."""
+    try:
+        return function(*args, **kwargs), None
+    except Exception as error:
+        return None, error

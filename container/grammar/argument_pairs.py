@@ -27,8 +27,19 @@ class Pairs:
 def alternatives_of(schema: Schema) -> list[Pairs]:
     """Return the forms that arguments may have; never empty."""
     root = {key: schema[key] for key in _DEFINITIONS if key in schema}
-    merged = _expand(schema, schema, depth=0)[:MAX_ALTERNATIVES]
-    return [_pairs(form, root) for form in merged]
+    merged = _expand(schema, schema, depth=0)
+    possible = [form for form in merged if _is_possible(form)] or merged
+    return [_pairs(form, root) for form in possible[:MAX_ALTERNATIVES]]
+
+
+def _is_possible(form: Schema) -> bool:
+    """Whether no name is both required and forbidden."""
+    properties = form.get("properties", {})
+    return not any(properties.get(name) is False for name in form.get("required", ()))
+
+
+def _may_be_object(option: object) -> bool:
+    return isinstance(option, dict) and "object" in option.get("type", "object")
 
 
 def _expand(schema: Schema, root: Schema, depth: int) -> list[Schema]:
@@ -44,7 +55,7 @@ def _expand(schema: Schema, root: Schema, depth: int) -> list[Schema]:
         expanded = [
             form
             for option in options
-            if isinstance(option, dict)
+            if _may_be_object(option)
             for form in _expand(option, root, depth + 1)
         ]
         if expanded:
@@ -64,7 +75,10 @@ def _merge(first: Schema, other: Schema) -> Schema:
     if "properties" in first and "properties" in other:
         for name in first["properties"].keys() & other["properties"].keys():
             both = [first["properties"][name], other["properties"][name]]
-            merged["properties"][name] = both[0] if both[0] == both[1] else {"allOf": both}
+            is_same = both[0] == both[1]
+            merged["properties"][name] = both[0] if is_same else {"allOf": both}
+            if False in both:
+                merged["properties"][name] = False
     if "required" in first and "required" in other:
         merged["required"] = list(dict.fromkeys(first["required"] + other["required"]))
     if "minProperties" in first and "minProperties" in other:

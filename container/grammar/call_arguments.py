@@ -5,8 +5,11 @@ import re
 from collections.abc import Callable
 from typing import Any
 
+from llguidance import regex_to_lark
+
 from container.grammar import json_schema
 from container.grammar.argument_pairs import Pairs, alternatives_of
+from container.grammar.schema.patterns import whole_text
 from container.grammar.spec import lark_string
 from container.text.tool_calls.syntax import KEY, ArgumentStyle, PairMarks, ToolFormat
 from container.text.tool_calls.value_types import follow, types_of
@@ -243,10 +246,7 @@ def _options(schema: Schema) -> list[str] | None:
 
 
 def _pattern(pattern: str) -> str:
-    pattern = pattern.replace("/", r"\/")
-    before = "" if pattern.startswith("^") else r"(.|\n)*"
-    after = "" if pattern.endswith("$") else r"(.|\n)*"
-    return f"/{before}({pattern.removeprefix('^').removesuffix('$')}){after}/"
+    return f"/{regex_to_lark(whole_text(pattern), 'dw')}/"
 
 
 def _escaped(text: str) -> str:

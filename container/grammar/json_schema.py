@@ -1,46 +1,70 @@
-"""JSON Schemas as grammars: checks a schema for unsupported keywords and converts it.
+"""JSON Schemas as grammars: rewrites, checks and converts them; runs in grammar processes only.
 
-llguidance enforces the draft 2020-12 keywords that describe an instance; a schema with one of the
-few that it cannot enforce (`not`, `if`, `uniqueItems`, ...) is rejected with an error that names
-the keyword, never silently accepted.
+llguidance enforces most draft 2020-12 keywords that describe an instance; others are rewritten
+(container.grammar.schema). A schema with a keyword that neither can enforce (`uniqueItems`, ...) is
+rejected with an error that names the keyword, never silently accepted.
 """
 
 import json
-from collections.abc import Iterator
-from functools import cache, lru_cache
+from functools import cache
 from typing import Any
 
 from llguidance import LLMatcher
 
 from container.errors import InvalidParameter
-
-Schema = dict[str, Any]
+from container.grammar.schema.keywords import normalised
+from container.grammar.schema.satisfiable import impossible_place
+from container.grammar.schema.tree import (
+    Schema,
+    children,
+    definitions_of,
+    pointer,
+    put,
+    target,
+)
 
 # One space or a line break with indentation, as in typical JSON. Without a limit a model could
 # spend its whole token budget on blanks.
 WHITESPACE = r"( |\n {0,24}|\n\t{0,8})?"
 
 _OPTIONS = "x-guidance"  # the key of llguidance's own options
-# Keywords whose value is a schema or a list of schemas, and those with a schema for each name.
-_SCHEMA_KEYS = {
-    "items", "additionalItems", "additionalProperties", "contains", "propertyNames", "not", "if",
-    "then", "else", "unevaluatedProperties", "unevaluatedItems",
-    "allOf", "anyOf", "oneOf", "prefixItems",
-}  # fmt: skip
-_DEFINITIONS = ("$defs", "definitions")
-_MAP_KEYS = {"properties", "patternProperties", "dependentSchemas", *_DEFINITIONS}
+# What a schema keeps where nothing else of it can be followed; a `type` that is none is an error.
+_BARE = ("type", *("$defs", "definitions"))
+# Native checks of one schema: enough to find the places of some faults, or to leave them out.
+MAX_CHECKS = 3000
 
 
-def enforced(schema: Schema) -> Schema:
-    """Return the schema without keywords that constrain nothing, such as unknown formats."""
-    copy = dict(schema)
-    if not _is_known_format(copy.get("format")):
-        del copy["format"]
-    if copy.get("uniqueItems") is False:
-        del copy["uniqueItems"]
-    for path, child in _children(schema):
-        _put(copy, path, enforced(child))
-    return copy
+def grammar_of(schema: Schema, field: str, *, is_strict: bool = False) -> str:
+    """Convert a schema to llguidance's grammar. Raises InvalidParameter; see `followed`."""
+    return LLMatcher.grammar_from_json_schema(
+        followed(schema, field, is_strict=is_strict), overrides={"whitespace_pattern": WHITESPACE}
+    )
+
+
+def followed(
+    schema: Schema, field: str, *, is_strict: bool = False, is_lenient: bool = False
+) -> Schema:
+    """Return a schema as llguidance can enforce it.
+
+    `is_strict`: objects have no undeclared keys. `is_lenient`: keywords that cannot be followed are
+    left out. Raises InvalidParameter that names the keyword and its JSON pointer; if `is_lenient`,
+    only for a `type` that does not exist, or where nothing at all could match.
+    """
+    checker = _Checker()
+    result = normalised(
+        schema, is_strict=is_strict, is_known_format=_is_known_format, is_lenient=is_lenient
+    )
+    problem = checker.problem(result)
+    if problem is not None and is_lenient:
+        result = checker.loosened(result, result)
+        problem = checker.problem(result)
+    if problem is not None:
+        where, reason = checker.locate(result, "", problem, result, frozenset())
+        raise _refusal(field, reason, where)
+    place = impossible_place(result)
+    if place is not None:
+        raise _refusal(field, "nothing can match it", place)
+    return result
 
 
 def with_whitespace(schema: Schema) -> Schema:
@@ -48,110 +72,86 @@ def with_whitespace(schema: Schema) -> Schema:
     return schema | {_OPTIONS: schema.get(_OPTIONS, {}) | {"whitespace_pattern": WHITESPACE}}
 
 
-def lenient(schema: Schema) -> Schema:
-    """Return the schema with an option that makes llguidance ignore unsupported keywords."""
-    return schema | {_OPTIONS: {"lenient": True}}
-
-
 def options_of(schema: Schema) -> Schema:
     """Return a schema's llguidance options, for a part of it that is compiled alone."""
     return {_OPTIONS: schema[_OPTIONS]} if _OPTIONS in schema else {}
 
 
-def grammar_of(schema: Schema) -> str:
-    """Convert a schema that has passed `check` to llguidance's grammar."""
-    return LLMatcher.grammar_from_json_schema(
-        enforced(schema), overrides={"whitespace_pattern": WHITESPACE}
+def _refusal(field: str, reason: str, where: str) -> InvalidParameter:
+    return InvalidParameter(
+        f"`{field}`: the schema is not supported: {reason} (at {where[:300] or 'its top'})",
+        field=field,
     )
 
 
-def check(schema: Schema, field: str) -> None:
-    """Raise InvalidParameter, naming the keyword and its JSON pointer, if it is unsupported."""
-    problem = _problem(schema)
-    if problem is None:
-        return
-    where, reason = _locate(schema, "", problem, schema, frozenset())
-    raise InvalidParameter(
-        f"`{field}`: the schema is not supported: {reason} (at {where or 'its top'})", field=field
-    )
+class _Checker:
+    """Asks llguidance what is wrong with a schema and with its parts, and remembers the answers."""
+
+    def __init__(self) -> None:
+        self._known: dict[str, str | None] = {}
+
+    def problem(self, schema: Any) -> str | None:
+        """Return what is wrong with a schema; None if nothing is."""
+        text = json.dumps(schema)
+        if text not in self._known:
+            if len(self._known) > MAX_CHECKS:
+                raise InvalidParameter("the schema has too many parts that cannot be followed")
+            self._known[text] = _problem_of(text)
+        return self._known[text]
+
+    def locate(
+        self, schema: Schema, where: str, problem: str, root: Schema, visited: frozenset[str]
+    ) -> tuple[str, str]:
+        """Find the deepest part of a schema that is invalid alone; return its pointer and why.
+
+        `visited` has the references followed so far, so that recursion in the schema ends.
+        """
+        definitions = definitions_of(root)
+        for path, child in children(schema):
+            child_problem = self.problem(definitions | child)
+            reference = str(child.get("$ref"))
+            if child_problem is None or reference in visited:
+                continue
+            referred = target(child, root)
+            if isinstance(referred, dict):
+                place = reference.removeprefix("#")
+                return self.locate(referred, place, child_problem, root, visited | {reference})
+            return self.locate(child, pointer(where, path), child_problem, root, visited)
+        return where, problem
+
+    def loosened(self, schema: Schema, root: Schema) -> Schema:
+        """Leave out what cannot be followed, as little as possible."""
+        result = dict(schema)
+        definitions = {} if schema is root else definitions_of(root)
+        for path, child in children(schema):
+            if self.problem(definitions | child) is not None:
+                looser = self.loosened(child, root)
+                put(result, path, looser)
+                if self.problem(definitions | looser) is not None:
+                    return result
+        if self.problem(definitions | result) is None:
+            return result
+        for key in result:
+            shorter = {name: value for name, value in result.items() if name != key}
+            if key not in _BARE and self.problem(definitions | shorter) is None:
+                return shorter
+        return {key: value for key, value in result.items() if key in _BARE}
 
 
-def _locate(
-    schema: Schema, where: str, problem: str, root: Schema, visited: frozenset[str]
-) -> tuple[str, str]:
-    """Find the deepest part of a schema that is invalid alone; return its JSON pointer and why.
-
-    `visited` has the references followed so far, so that recursion in the schema ends.
-    """
-    definitions = {key: root[key] for key in _DEFINITIONS if key in root}
-    for path, child in _children(schema):
-        child_problem = _problem(definitions | child)
-        reference = str(child.get("$ref"))
-        if child_problem is None or reference in visited:
-            continue
-        target = _target(child, root)
-        if target is not None:
-            pointer = reference.removeprefix("#")
-            return _locate(target, pointer, child_problem, root, visited | {reference})
-        return _locate(
-            child, where + "".join(f"/{step}" for step in path), child_problem, root, visited
-        )
-    return where, problem
-
-
-def _target(schema: Schema, root: Schema) -> Schema | None:
-    """Resolve a schema's `$ref` to one of the root's definitions; None for other schemas."""
-    parts = str(schema.get("$ref")).split("/")
-    if len(parts) != 3 or parts[0] != "#" or parts[1] not in _DEFINITIONS:
-        return None
-    target = root.get(parts[1], {}).get(parts[2])
-    return target if isinstance(target, dict) else None
-
-
-def _problem(schema: Schema) -> str | None:
-    return _problem_of(json.dumps(schema))
-
-
-@lru_cache(maxsize=512)  # clients send the same schemas and tools repeatedly
 def _problem_of(text: str) -> str | None:
-    grammar = LLMatcher.grammar_from_json_schema(enforced(json.loads(text)))
+    grammar = LLMatcher.grammar_from_json_schema(text)
     is_wrong, messages = LLMatcher.validate_grammar_with_warnings(grammar)
-    return " ".join(messages[0].split()) if is_wrong else None
+    return _in_our_words(" ".join(messages[0].split())[:400]) if is_wrong else None
 
 
-def _children(schema: Schema) -> Iterator[tuple[tuple[str | int, ...], Schema]]:
-    """Iterate over the direct subschemas of a schema, each with the keys that lead to it."""
-    values: list[tuple[tuple[str | int, ...], object]] = []
-    for key in _SCHEMA_KEYS & schema.keys():
-        value = schema[key]
-        if isinstance(value, list):
-            values += [((key, index), child) for index, child in enumerate(value)]
-        else:
-            values.append(((key,), value))
-    for key in _MAP_KEYS & schema.keys():
-        if isinstance(schema[key], dict):
-            values += [((key, name), child) for name, child in schema[key].items()]
-    for path, child in sorted(values, key=lambda pair: str(pair[0])):
-        if isinstance(child, dict):
-            yield path, child
-
-
-def _put(schema: Schema, path: tuple[str | int, ...], child: Schema) -> None:
-    key, *rest = path
-    assert isinstance(key, str)
-    if not rest:
-        schema[key] = child
-        return
-    schema[key] = schema[key].copy()
-    schema[key][rest[0]] = child
+def _in_our_words(reason: str) -> str:
+    """Replace what only users of the library understand."""
+    if "coerce_one_of" in reason:
+        return "`oneOf` has branches that may overlap"
+    return reason.replace("Unimplemented keys", "unsupported keywords")
 
 
 @cache
-def _formats(name: str) -> bool:
+def _is_known_format(name: str) -> bool:
     grammar = LLMatcher.grammar_from_json_schema({"type": "string", "format": name})
     return not LLMatcher.validate_grammar_with_warnings(grammar)[0]
-
-
-def _is_known_format(name: object) -> bool:
-    """Whether `format` stays in the schema: supported, absent, or invalid and to be reported."""
-    return not isinstance(name, str) or _formats(name)

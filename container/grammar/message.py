@@ -6,15 +6,12 @@ id; text before a marker of several tokens needs a lazy rule, which ends at the 
 
 import json
 import re
-from dataclasses import dataclass
 from typing import Any
 
-from llguidance import LLMatcher
-
-from container.errors import InvalidParameter
 from container.grammar import json_schema
 from container.grammar.call_arguments import ArgumentRules
-from container.grammar.spec import LARK_HEADER, lark_string
+from container.grammar.shape import MessageShape, Tool
+from container.grammar.spec import LARK_HEADER, answer_grammar, lark_string
 from container.text import harmony
 from container.text.message_parser import Reasoning
 from container.text.tool_calls.syntax import (
@@ -30,44 +27,15 @@ _FIELD = re.compile(rf"([{ID}{INDEX}])")
 GAP = r"(/[ \n]{1,4}/)?"
 
 
-@dataclass(frozen=True, slots=True)
-class Tool:
-    """A function that the model may call; `parameters` is a JSON Schema of an object."""
-
-    name: str
-    parameters: dict[str, Any]
-    is_strict: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class MessageShape:
-    """The allowed forms of one message.
-
-    A tool must be called if `needs_call`, at most one if not `allows_several`; `answer` is a
-    grammar of container.grammar.spec for a message without calls.
-    """
-
-    reasoning: Reasoning | None = None
-    starts_in_reasoning: bool = False
-    tool_format: ToolFormat | None = None
-    tools: tuple[Tool, ...] = ()
-    needs_call: bool = False
-    allows_several: bool = True
-    answer: str = ""
-    is_harmony: bool = False
-
-
 def message_grammar(shape: MessageShape, token_ids: dict[str, int]) -> str:
     """Build the grammar of a message; "" for no constraint. `token_ids` has the added tokens.
 
-    Raises InvalidParameter for a tool whose parameter schema is not supported.
+    Raises InvalidParameter for an answer or a tool whose grammar is not supported.
     """
-    if not shape.tools and not shape.answer:
-        return ""
-    if not shape.tools and shape.reasoning is None and not shape.is_harmony:
-        return shape.answer
-    builder = _Builder(shape, token_ids)
-    return builder.build()
+    answer = "" if shape.answer is None else answer_grammar(shape.answer)
+    if not shape.tools and (not answer or (shape.reasoning is None and not shape.is_harmony)):
+        return answer
+    return _Builder(shape, token_ids).build(answer)
 
 
 class _Builder:
@@ -82,7 +50,7 @@ class _Builder:
         )
         self._rules: list[str] = []
 
-    def build(self) -> str:
+    def build(self, answer: str) -> str:
         shape = self._shape
         if shape.is_harmony:
             self._add_harmony()
@@ -91,7 +59,7 @@ class _Builder:
             thoughts = self._thoughts(shape.reasoning) if shape.reasoning else ""
             self._add("start", f"{thoughts} {body}")
         main = LARK_HEADER + "\n".join(self._rules) + "\n"
-        return _joined(main, shape.answer) if shape.answer else main
+        return _joined(main, answer) if answer else main
 
     def _add_harmony(self) -> None:
         """Add rules for earlier messages in their channels, then a call or the final text."""
@@ -226,19 +194,10 @@ def followed_parameters(tool: Tool, field: str) -> dict[str, Any]:
     Unsupported keywords are rejected for a strict tool only: applications share their tools'
     schemas with other code, and the model sees the whole schema in its prompt.
     """
-    schema = json_schema.enforced(tool.parameters)
-    lenient = json_schema.lenient(schema)
-    try:
-        json_schema.check(schema, field)
-    except InvalidParameter:
-        if tool.is_strict or LLMatcher.validate_grammar_with_warnings(_grammar(lenient))[0]:
-            raise
-        return json_schema.with_whitespace(lenient)
+    schema = json_schema.followed(
+        tool.parameters, field, is_strict=tool.is_strict, is_lenient=not tool.is_strict
+    )
     return json_schema.with_whitespace(schema)
-
-
-def _grammar(schema: dict[str, Any]) -> str:
-    return LLMatcher.grammar_from_json_schema(schema)
 
 
 def _json(schema: dict[str, Any]) -> str:

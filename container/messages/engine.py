@@ -46,7 +46,7 @@ class SamplingParams(msgspec.Struct, frozen=True, omit_defaults=True):
 
     `context_frequency_penalty` is TGI's: a share of prompt and completion. `frequency_penalty` and
     `presence_penalty` are OpenAI's: counts of the completion. `grammar` is in the form of
-    container.grammar.spec; the completion follows it and ends where it ends. Only
+    container.grammar.shape; the completion follows it and ends where it ends. Only
     `allowed_token_ids` come, if there are some; `bad_words` are runs of ids that do not.
     """
 

@@ -17,9 +17,9 @@ from container.engine.engine import Engine
 from container.engine.model_runner import ModelRunner, run_step
 from container.engine.schedule import Batch, ScheduledSequence
 from container.engine.sequence import Sequence
-from container.engine.structured_output import CompileGrammar
-from container.errors import ConfigError, TemplateFailed, one_line
-from container.grammar.matcher import GrammarCompiler
+from container.errors import ConfigError, TemplateFailed
+from container.grammar.client import GrammarClient, GrammarServerFailed
+from container.grammar.protocol import ForkServerArgs, GrammarLimits
 from container.images.reader import ImageReader
 from container.ipc.backend_server import Progress
 from container.messages.engine import EngineInfo, SamplingParams
@@ -155,12 +155,17 @@ def load_engine(
     report_fallbacks(fallbacks, is_refused=settings.engine.require_fast_path)
     progress("warming up")
     warm_up(runner, config)
-    compile_grammar = start_compiler(tokenizer, model.text_config.vocab_size, ends)
+    grammars = start_grammars(
+        tokenizer,
+        model.text_config.vocab_size,
+        ends,
+        GrammarLimits(settings.requests.grammar_timeout, settings.requests.grammar_memory * 2**20),
+    )
     engine = Engine(
         runner,
         config,
         end_token_ids=ends,
-        compile_grammar=compile_grammar,
+        grammars=grammars,
         adapters=open_store(settings.model, lora_layers, progress)
         if lora_layers is not None
         else None,
@@ -176,26 +181,34 @@ def load_engine(
     return engine, msgspec.structs.replace(info, fallbacks=fallbacks)
 
 
-def start_compiler(
-    tokenizer: Tokenizer, vocabulary: int, end_token_ids: frozenset[int]
-) -> CompileGrammar | None:
-    """Start the compiler of grammars; None, with a warning, if the tokenizer does not allow any.
+def start_grammars(
+    tokenizer: Tokenizer, vocabulary: int, end_token_ids: frozenset[int], limits: GrammarLimits
+) -> GrammarClient | None:
+    """Start the processes for grammars; None, with a warning, where the tokenizer allows none.
 
     `vocabulary` is the number of the model's logits; the tokenizer may have more tokens.
     """
     if not tokenizer.is_fast:
         return None
     num_ids = max(vocabulary, tokenizer.num_ids)
-    compiler = GrammarCompiler(tokenizer.serialise, num_ids, end_token_ids)
+    args = ForkServerArgs(
+        tokenizer.serialise(),
+        num_ids,
+        sorted(token_id for token_id in end_token_ids if 0 <= token_id < num_ids),
+        tokenizer.added_tokens,
+        limits,
+    )
+    client = GrammarClient(args)
     try:
-        compiler.check()
-    except Exception as error:  # of a library, about a file
+        client.check()
+    except GrammarServerFailed as error:
+        client.close()
         log.warning(
-            "grammars: the tokenizer cannot be used for them, so requests with a grammar are "
-            "refused: %s", one_line(error),
+            "grammars: the tokenizer cannot be used for them (%s); requests with a grammar, a "
+            "response format or a forced call are refused", error,
         )  # fmt: skip
         return None
-    return compiler.compile
+    return client
 
 
 def report_fallbacks(fallbacks: list[str], *, is_refused: bool) -> None:

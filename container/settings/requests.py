@@ -72,6 +72,15 @@ class RequestSettings:
         False, "DISABLE_GRAMMAR_SUPPORT", cast=flag,
         meaning="Refuse `grammar` and `response_format`.",
     )  # fmt: skip
+    grammar_timeout: int = setting(
+        8, "GRAMMAR_TIMEOUT", cast=integer(1, 600),
+        meaning="Most seconds for compiling a grammar, a response format or tools, and for each "
+        "token's part of it; over it the request is refused.",
+    )  # fmt: skip
+    grammar_memory: int = setting(
+        512, "GRAMMAR_MEMORY", cast=integer(64),
+        meaning="Most MB that the process of one grammar may take; over it the request is refused.",
+    )  # fmt: skip
     tool_call_parser: str | None = setting(
         None, "TOOL_CALL_PARSER", cast=one_of(*TOOL_CALL_PARSERS, *OTHER_TOOL_CALL_PARSERS),
         meaning=f"How the model writes tool calls: {', '.join(TOOL_CALL_PARSERS)}, or a name of "

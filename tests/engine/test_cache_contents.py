@@ -26,7 +26,6 @@ from container.engine.engine import Engine
 from container.engine.model_runner import Sampled, StepOutput
 from container.engine.schedule import Batch, BlockCopy, ScheduledSequence
 from container.engine.sequence import Sequence
-from container.engine.structured_output import Constraint, Mask
 from container.messages.engine import (
     AdapterInfo,
     FinishReason,
@@ -36,6 +35,7 @@ from container.messages.engine import (
     Tensor,
     TokenEvent,
 )
+from tests.support.grammars import Countdown, ScriptedGrammars
 
 VOCABULARY, END, STOP = 7, 6, 3
 OWNER = b"f"
@@ -118,6 +118,7 @@ class SimulatedDevice:
 
     def __init__(self, block_size: int, overlaps: bool) -> None:
         self.overlaps = overlaps
+        self.samples_in_execute = False
         self.memory = Memory(block_size)
         self.sampled: list[int] = []
         self.unread = 0
@@ -202,54 +203,13 @@ class SimulatedStep:
         if sequence.constraint is not None:
             assert isinstance(sequence.constraint, Countdown)
             assert sequence.constraint.accepted == sequence.completion_len, "out of step"
+            assert sequence.constraint.is_ready, "a bitmask that is late"
         for last in row.contents[item.end - 1 :]:
             yield next_token(last, sequence.seq_index)
 
     def _scores(self, row: Row) -> list[float]:
         """A prompt token's score is its position."""
         return [float(row.item.start + 1 + index) for index in range(row.num_scores)]
-
-
-class Countdown:
-    """Ends after a number of tokens, or fails there. Its grammar is `ends 3` or `fails 3`."""
-
-    def __init__(self, grammar: str, accepted: int = 0) -> None:
-        self.grammar = grammar
-        self.accepted = accepted
-
-    @property
-    def is_complete(self) -> bool:
-        return self.accepted >= int(self.grammar.split()[1])
-
-    @property
-    def error(self) -> str:
-        return "too complex" if self.is_complete and self.grammar.startswith("fails") else ""
-
-    def fill(self, mask: Mask) -> None:
-        """Everything may come."""
-
-    def accept(self, token_id: int) -> None:
-        self.accepted += 1
-
-    def copy(self) -> "Countdown":
-        return Countdown(self.grammar, self.accepted)
-
-
-class SlowCompiler:
-    """Compiles a grammar some steps after it was asked to."""
-
-    def __init__(self) -> None:
-        self.asked: list[tuple[Future[Constraint], str]] = []
-
-    def __call__(self, grammar: str) -> Future[Constraint]:
-        future: Future[Constraint] = Future()
-        self.asked.append((future, grammar))
-        return future
-
-    def finish_one(self) -> None:
-        if self.asked:
-            future, grammar = self.asked.pop(0)
-            future.set_result(Countdown(grammar))
 
 
 class CountedAdapters:
@@ -293,10 +253,11 @@ def expected(submit: Submit, seq_index: int) -> Completion:
     while reason is None:
         last = contents([*ids, *completion], int(submit.adapter or 0), submit.images)[-1]
         token = next_token(last, seq_index)
-        if params.grammar == f"fails {len(completion) + 1}":
-            return completion, None
         completion.append(token)
         reason = expected_reason(params, completion)
+        goes_on = reason in (None, FinishReason.LENGTH)
+        if goes_on and params.grammar == f"fails {len(completion)}":
+            return completion[:-1], None
     return completion, reason
 
 
@@ -430,13 +391,13 @@ class Game:
         self.rnd = rnd
         self.config = random_config(rnd, overlaps)
         self.device = SimulatedDevice(self.config.block_size, overlaps)
-        self.compiler = SlowCompiler()
+        self.grammars = ScriptedGrammars(lambda: rnd.random() < 0.7)
         self.adapters = CountedAdapters()
         self.engine = Engine(
             self.device,
             self.config,
             end_token_ids=(END,),
-            compile_grammar=self.compiler,
+            grammars=self.grammars,
             adapters=self.adapters,
         )
         self.requests = RandomRequests(rnd, self.config.max_total_tokens)
@@ -460,7 +421,7 @@ class Game:
         if rnd.random() < 0.35 and len(self.client.unfinished) < 12:
             self._submit()
         if rnd.random() < 0.3:
-            self.compiler.finish_one()
+            self.grammars.finish_one()
         if rnd.random() < 0.01:
             self.device.fails_at = rnd.choice(["execute", "sample", "get_output"])
         if rnd.random() < 0.08 and self.client.unfinished:
@@ -516,12 +477,13 @@ class Game:
         for _ in range(20_000):
             if not self.client.unfinished and not self.engine.has_work:
                 break
-            self.compiler.finish_one()
+            self.grammars.finish_one()
             self._step()
         assert not self.client.unfinished, "the engine makes no progress"
         self._unpin()
         assert self.engine.load.blocks_used == 0
         assert not any(self.adapters.used.values())
+        assert not self.grammars.constraints, "a constraint that nobody has closed"
 
 
 @cache

@@ -10,7 +10,8 @@ import pytest
 from llguidance import LLMatcher, LLTokenizer
 from llguidance.numpy import allocate_token_bitmask, fill_next_token_bitmask
 
-from container.grammar.message import MessageShape, Tool, message_grammar
+from container.grammar.message import message_grammar
+from container.grammar.shape import MessageShape, Tool
 from container.text.message_parser import DeltaKind, MessageParser, Reasoning
 from container.text.tool_formats import FORMATS, FURTHER_FORMATS
 

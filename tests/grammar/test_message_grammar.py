@@ -1,14 +1,16 @@
 """Whatever a model would say, a message under a grammar has the shape that was asked for."""
 
 import json
+from collections.abc import Iterator
 from typing import Any
 
 import jsonschema
 import pytest
 
 from container.errors import InvalidParameter
-from container.grammar import spec
-from container.grammar.message import MessageShape, Tool, message_grammar
+from container.grammar.forms import schema_answer
+from container.grammar.message import message_grammar
+from container.grammar.shape import MessageShape, Tool, encode_shape
 from container.text.harmony import HarmonyParser
 from container.text.message_parser import DeltaKind, MessageParser, Reasoning
 from container.text.tool_formats import FORMATS
@@ -39,14 +41,15 @@ MARKERS = [
 
 
 @pytest.fixture(scope="module", params=["tokens", "text"])
-def babbler(request: pytest.FixtureRequest) -> Babbler:
+def babbler(request: pytest.FixtureRequest) -> Iterator[Babbler]:
     """A vocabulary in which the markers are tokens, and one in which most are spelled out."""
-    return Babbler(DEMO_MODEL, special=MARKERS if request.param == "tokens" else [])
+    babbler = Babbler(DEMO_MODEL, special=MARKERS if request.param == "tokens" else [])
+    yield babbler
+    babbler.close()
 
 
 def _say(babbler: Babbler, shape: MessageShape, seed: int) -> str | None:
-    grammar = message_grammar(shape, babbler.tokenizer.added_tokens)
-    return babbler.say(babbler.compiler.compile(grammar).result(), seed, max_tokens=700)
+    return babbler.say(babbler.compile(shape), seed, max_tokens=700)
 
 
 def _parse(shape: MessageShape, text: str) -> tuple[str, str, list[tuple[str, Any]]]:
@@ -105,42 +108,36 @@ def test_a_call_that_has_begun_is_followed_and_text_is_free(
 ) -> None:
     form = FORMATS[name]
     shape = MessageShape(tool_format=form, tools=TOOLS, reasoning=reasoning)
-    grammar = message_grammar(shape, babbler.tokenizer.added_tokens)
     thoughts = "<think>well {</think>\n\n" if reasoning else ""
     for start in (thoughts + "Hello you", thoughts + "a [b] {c}"):
-        _accept(babbler, grammar, start, ends=True)
+        _accept(babbler, shape, start, ends=True)
     preamble = "" if form.only_at_start else "Hello "
     begun = thoughts + preamble + form.begin + form.call_begin
-    _accept(babbler, grammar, f"{begun}now{form.name_end}", ends=False)
-    constraint = babbler.compiler.compile(grammar).result()
-    for token_id in babbler.encode(f"{begun}other"):
-        constraint.accept(token_id)
-    assert constraint.error, "a call of an unknown tool"
+    _accept(babbler, shape, f"{begun}now{form.name_end}", ends=False)
+    constraint = babbler.compile(shape)
+    errors = [babbler.accept(constraint, token_id) for token_id in babbler.encode(f"{begun}other")]
+    assert errors[-1], "a call of an unknown tool"
 
 
-def _accept(babbler: Babbler, grammar: str, text: str, *, ends: bool) -> None:
-    constraint = babbler.compiler.compile(grammar).result()
+def _accept(babbler: Babbler, shape: MessageShape, text: str, *, ends: bool) -> None:
+    constraint = babbler.compile(shape)
     for token_id in babbler.encode(text):
-        constraint.accept(token_id)
-        assert not constraint.error, (
-            text,
-            babbler.tokenizer.decode([token_id], skip_special_tokens=False),
-        )
-    constraint.accept(2)
-    assert bool(constraint.error) is not ends
+        error = babbler.accept(constraint, token_id)
+        token = babbler.tokenizer.decode([token_id], skip_special_tokens=False)
+        assert error is None, (text, token, error)
+    assert bool(babbler.accept(constraint, 2)) is not ends
 
 
 @pytest.mark.parametrize("starts", [True, False])
 def test_an_answer_after_reasoning_is_valid(babbler: Babbler, starts: bool) -> None:
     shape = MessageShape(
-        reasoning=THINK, starts_in_reasoning=starts, answer=spec.from_schema(WEATHER, "f")
+        reasoning=THINK, starts_in_reasoning=starts, answer=schema_answer(WEATHER, "f")
     )
-    grammar = message_grammar(shape, babbler.tokenizer.added_tokens)
     start = "thoughts</think>\n" if starts else "<think>thoughts</think>\n"
     for seed in range(4):
-        constraint = babbler.compiler.compile(grammar).result()
+        constraint = babbler.compile(shape)
         for token_id in babbler.encode(start):
-            constraint.accept(token_id)
+            assert babbler.accept(constraint, token_id) is None
         text = babbler.say(constraint, seed)
         assert text is not None
         reasoning, content, _ = _parse(shape, start + text)
@@ -149,7 +146,7 @@ def test_an_answer_after_reasoning_is_valid(babbler: Babbler, starts: bool) -> N
 
 
 def test_an_answer_or_a_call(babbler: Babbler) -> None:
-    answer = spec.from_schema(NOW, "f")
+    answer = schema_answer(NOW, "f")
     shape = MessageShape(tool_format=FORMATS["hermes"], tools=TOOLS, answer=answer)
     kinds = set()
     for seed in range(12):
@@ -162,7 +159,7 @@ def test_an_answer_or_a_call(babbler: Babbler) -> None:
 
 
 def test_without_tools_and_answer_anything_goes() -> None:
-    assert message_grammar(MessageShape(reasoning=THINK), {}) == ""
+    assert encode_shape(MessageShape(reasoning=THINK)) == ""
 
 
 def test_a_tool_that_cannot_be_followed() -> None:
@@ -171,9 +168,9 @@ def test_a_tool_that_cannot_be_followed() -> None:
     with pytest.raises(InvalidParameter, match=r"tools\[0\].function.parameters.*uniqueItems"):
         message_grammar(shape, {})
     loose = MessageShape(tool_format=FORMATS["hermes"], tools=(Tool("f", odd),))
-    assert "lenient" in message_grammar(loose, {})
+    assert "uniqueItems" not in message_grammar(loose, {})
     broken = {"type": "object", "properties": {"a": {"type": "x"}}}
-    with pytest.raises(InvalidParameter, match="Invalid type"):
+    with pytest.raises(InvalidParameter, match=r"Invalid type.*at /properties/a"):
         message_grammar(MessageShape(tool_format=FORMATS["hermes"], tools=(Tool("f", broken),)), {})
 
 
@@ -181,13 +178,14 @@ HARMONY = ["<|start|>", "<|end|>", "<|message|>", "<|channel|>", "<|constrain|>"
 
 
 @pytest.fixture(scope="module")
-def harmonist() -> Babbler:
-    return Babbler(DEMO_MODEL, special=HARMONY)
+def harmonist() -> Iterator[Babbler]:
+    babbler = Babbler(DEMO_MODEL, special=HARMONY)
+    yield babbler
+    babbler.close()
 
 
 def _say_harmony(harmonist: Babbler, shape: MessageShape, seed: int) -> dict[DeltaKind, str] | None:
-    grammar = message_grammar(shape, harmonist.tokenizer.added_tokens)
-    text = harmonist.say(harmonist.compiler.compile(grammar).result(), seed, max_tokens=900)
+    text = harmonist.say(harmonist.compile(shape), seed, max_tokens=900)
     if text is None:
         return None
     parser = HarmonyParser()
@@ -200,7 +198,7 @@ def _say_harmony(harmonist: Babbler, shape: MessageShape, seed: int) -> dict[Del
 @pytest.mark.slow
 def test_harmony_calls_and_answers_are_valid(harmonist: Babbler) -> None:
     forced = MessageShape(is_harmony=True, tools=TOOLS, needs_call=True)
-    answer = MessageShape(is_harmony=True, answer=spec.from_schema(WEATHER, "f"))
+    answer = MessageShape(is_harmony=True, answer=schema_answer(WEATHER, "f"))
     finished = 0
     for seed in range(16):
         told = _say_harmony(harmonist, forced, seed)
@@ -218,9 +216,8 @@ def test_harmony_calls_and_answers_are_valid(harmonist: Babbler) -> None:
 
 def test_harmony_leaves_the_choice_to_the_model(harmonist: Babbler) -> None:
     shape = MessageShape(is_harmony=True, tools=TOOLS)
-    grammar = message_grammar(shape, harmonist.tokenizer.added_tokens)
     thoughts = "<|channel|>analysis<|message|>Hm.<|end|><|start|>assistant"
-    _accept(harmonist, grammar, f"{thoughts}<|channel|>final<|message|>It is noon.", ends=True)
+    _accept(harmonist, shape, f"{thoughts}<|channel|>final<|message|>It is noon.", ends=True)
     call = "<|channel|>commentary to=functions.now <|constrain|>json<|message|>{"
-    _accept(harmonist, grammar, thoughts + call, ends=False)
-    assert message_grammar(MessageShape(is_harmony=True), {}) == ""
+    _accept(harmonist, shape, thoughts + call, ends=False)
+    assert encode_shape(MessageShape(is_harmony=True)) == ""

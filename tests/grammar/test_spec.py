@@ -5,21 +5,40 @@ from typing import Any
 import pytest
 
 from container.errors import InvalidParameter
-from container.grammar import spec
+from container.grammar import forms
+from container.grammar.shape import MessageShape, encode_shape
+from container.grammar.spec import answer_grammar
 
 SHORT = {"type": "string", "minLength": 3, "maxLength": 1}
 RECURSIVE = {
     "properties": {"next": {"$ref": "#/$defs/node"}},
-    "$defs": {"node": {"properties": {"next": {"$ref": "#/$defs/node"}}, "not": {}}},
+    "$defs": {"node": {"properties": {"next": {"$ref": "#/$defs/node"}}, "uniqueItems": True}},
+}
+ITSELF = {
+    "type": "object",
+    "properties": {"x": {"$ref": "#/properties/x"}},
+    "required": ["x"],
+}
+ENDLESS = {
+    "$ref": "#/$defs/list",
+    "$defs": {
+        "list": {
+            "type": "object",
+            "properties": {"next": {"$ref": "#/$defs/list"}},
+            "required": ["next"],
+        }
+    },
 }
 
 
 @pytest.mark.parametrize(
     ("schema", "keyword", "place"),
     [
-        ({"not": {}}, "not", "its top"),
+        ({"not": {}}, "schema is false", "its top"),
         ({"properties": {"a": {"uniqueItems": True}}}, "uniqueItems", "/properties/a"),
-        ({"anyOf": [{}, {"items": {"if": {}}}]}, "if", "/anyOf/1/items"),
+        ({"anyOf": [{}, {"items": {"contains": {}}}]}, "contains", "/anyOf/1/items"),
+        ({"properties": {"a": {"not": {"pattern": "a"}}}}, "not", "/properties/a"),
+        ({"if": {"format": "date"}, "then": {"minLength": 3}}, "if", "its top"),
         ({"properties": {"a": {"type": "text"}}}, "Invalid type: text", "/properties/a"),
         ({"properties": {"a": {"pattern": "(?=b)c"}}}, "look-ahead", "/properties/a"),
         (
@@ -28,14 +47,17 @@ RECURSIVE = {
             "/properties/a",
         ),
         ({"properties": {"a": {"$ref": "#/$defs/b"}}}, "/$defs/b", "/properties/a"),
-        (RECURSIVE, "not", "/$defs/node"),
+        (RECURSIVE, "uniqueItems", "/$defs/node"),
+        (ITSELF, "nothing can match", "/properties/x"),
+        (ENDLESS, "nothing can match", "its top"),
+        ({"enum": []}, "", "its top"),
     ],
 )
 def test_a_schema_that_cannot_be_followed_is_refused(
     schema: dict[str, Any], keyword: str, place: str
 ) -> None:
     with pytest.raises(InvalidParameter) as caught:
-        spec.from_schema(schema, "response_format")
+        answer_grammar(forms.schema_answer(schema, "response_format"))
     assert caught.value.field == "response_format"
     assert keyword in caught.value.message
     assert caught.value.message.endswith(f"(at {place})")
@@ -48,12 +70,12 @@ def test_a_schema_that_cannot_be_followed_is_refused(
         ([], "must be an object"),
         (None, "must be an object"),
         ("3", "must be an object"),
-        ({"title": "x" * spec.MAX_CHARACTERS}, "the limit is 500000"),
+        ({"title": "x" * forms.MAX_CHARACTERS}, "the limit is 500000"),
     ],
 )
 def test_what_is_no_schema_is_refused(schema: object, said: str) -> None:
     with pytest.raises(InvalidParameter, match=said):
-        spec.from_schema(schema, "f")
+        forms.schema_answer(schema, "f")
 
 
 def test_a_schema_nested_without_end_is_refused() -> None:
@@ -61,7 +83,19 @@ def test_a_schema_nested_without_end_is_refused() -> None:
     for _ in range(3000):
         schema = {"items": schema}
     with pytest.raises(InvalidParameter, match="nested too deeply"):
-        spec.from_schema(schema, "f")
+        forms.schema_answer(schema, "f")
+
+
+def test_a_schema_of_any_depth_is_sent_or_refused() -> None:
+    schema: dict[str, Any] = {}
+    for depth in range(1000):
+        schema = {"items": schema}
+        if depth % 10 == 0 or depth > 900:
+            try:
+                shape = MessageShape(answer=forms.schema_answer(schema, "f"))
+                assert encode_shape(shape)
+            except InvalidParameter:
+                assert depth > 200
 
 
 @pytest.mark.parametrize(
@@ -69,37 +103,43 @@ def test_a_schema_nested_without_end_is_refused() -> None:
     [
         {"type": "string", "format": "password"},
         {"type": "array", "uniqueItems": False},
+        {"type": "array", "uniqueItems": True, "maxItems": 1},
         {"properties": {"format": {"type": "string", "format": "binary"}}},
         '{"type": "object"}',
         {"type": "integer", "format": "int32", "x-order": 3, "example": 1},
+        {"type": "integer", "minimum": -(2**63), "maximum": 2**63 - 1},
+        {"properties": {"then": {"if": True, "then": {}}}, "then": {}},
     ],
 )
 def test_annotations_do_no_harm(schema: object) -> None:
-    assert spec.from_schema(schema, "f")
+    assert answer_grammar(forms.schema_answer(schema, "f"))
 
 
 @pytest.mark.parametrize("pattern", ["(a", "(?=x)y", r"(a)\1", "[z-a]"])
 def test_a_regex_that_cannot_be_followed_is_refused(pattern: str) -> None:
-    with pytest.raises(InvalidParameter, match="`f`: the regex is not supported"):
-        spec.from_regex(pattern, "f")
+    with pytest.raises(InvalidParameter, match="`f`: the regex is not supported") as caught:
+        answer_grammar(forms.regex_answer(pattern, "f"))
+    assert len(caught.value.message) < 1000
 
 
 def test_a_bad_lark_grammar_is_refused() -> None:
     with pytest.raises(InvalidParameter, match="unknown name"):
-        spec.from_lark("start: foo", "f")
+        answer_grammar(forms.lark_answer("start: foo", "f"))
 
 
 def test_a_choice_needs_something_to_choose_from() -> None:
     with pytest.raises(InvalidParameter):
-        spec.from_choice([], "f")
+        forms.choice_answer([], "f")
     with pytest.raises(InvalidParameter):
-        spec.from_choice(["a", ""], "f")
-    assert spec.from_choice(['say "hi"\n', "b"], "f")
+        forms.choice_answer(["a", ""], "f")
+    with pytest.raises(InvalidParameter, match="the limit is 20000"):
+        forms.choice_answer(["a"] * 20_001, "f")
+    assert answer_grammar(forms.choice_answer(['say "hi"\n', "b"], "f"))
 
 
 def test_properties_without_a_type_mean_an_object_where_tgi_is_spoken() -> None:
     schema = {"properties": {"a": {"type": "integer"}}}
-    loose = spec.from_schema(schema, "f")
-    strict = spec.from_schema(schema, "f", means_object=True)
-    assert strict == spec.from_schema({"type": "object"} | schema, "f")
+    loose = forms.schema_answer(schema, "f")
+    strict = forms.schema_answer(schema, "f", means_object=True)
+    assert strict == forms.schema_answer({"type": "object"} | schema, "f")
     assert strict != loose

@@ -64,6 +64,7 @@ class OverlappingRunner:
     """Samples as ScriptedRunner does; asserts that the engine keeps to the order of overlap."""
 
     overlaps = True
+    samples_in_execute = False
 
     def __init__(self, period: int = 100) -> None:
         self.script = ScriptedRunner(period)

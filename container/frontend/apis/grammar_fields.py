@@ -10,33 +10,30 @@ from typing import Any
 
 from container.errors import InvalidParameter, UnsupportedParameter
 from container.frontend.generation.limits import RequestLimits
-from container.grammar import spec
+from container.grammar import forms
+from container.grammar.forms import Answer
 
 Form = dict[str, Any]
 
 
-def read_grammar(
-    form: Form | None, field: str, limits: RequestLimits, offload: Callable[..., str]
-) -> str:
-    """Check a grammar object; return it for SamplingParams.grammar, "" where anything goes.
+def read_grammar(form: Form | None, field: str, limits: RequestLimits) -> Answer | None:
+    """Read a grammar object; None where anything goes. The engine checks what is in it.
 
     Raises InvalidParameter, or UnsupportedParameter where grammars are switched off.
     """
     if form is None or form.get("type") == "text":
-        return ""
+        return None
     _check_offered(field, limits)
     kind = form.get("type")
     read = _FORMS.get(kind) if isinstance(kind, str) else None
     if read is None:
         known = ", ".join(f"'{name}'" for name in ("text", *_FORMS))
         raise InvalidParameter(f"`{field}.type` must be one of {known}", field=f"{field}.type")
-    return offload(read, form, field)
+    return read(form, field)
 
 
-def read_value(
-    kind: str, value: Any, field: str, limits: RequestLimits, offload: Callable[..., str]
-) -> str:
-    """Check a grammar that is the value of a field: json, regex, choice, grammar or json_object.
+def read_value(kind: str, value: Any, field: str, limits: RequestLimits) -> Answer:
+    """Read a grammar that is the value of a field: json, regex, choice, grammar or json_object.
 
     Raises InvalidParameter, or UnsupportedParameter where grammars are switched off.
     """
@@ -44,7 +41,7 @@ def read_value(
     types, read = _VALUES[kind]
     if not isinstance(value, types):
         raise InvalidParameter(f"`{field}` must be {_type_names(types)}", field=field)
-    return offload(read, value, field)
+    return read(value, field)
 
 
 def _check_offered(field: str, limits: RequestLimits) -> None:
@@ -54,19 +51,18 @@ def _check_offered(field: str, limits: RequestLimits) -> None:
         )
 
 
-def _any_object(_: object, field: str) -> str:
-    return spec.from_schema(spec.ANY_OBJECT, field)
+def _any_object(_: object, field: str) -> Answer:
+    return forms.schema_answer(forms.ANY_OBJECT, field)
 
 
-def _json(form: Form, field: str) -> str:
+def _json(form: Form, field: str) -> Answer:
     """TGI's forms need a value; OpenAI's `json_object` is any object."""
     if form["type"] == "json_object" and form.get("value") is None:
-        return spec.from_schema(spec.ANY_OBJECT, field)
-    value = _value(form, field, (dict, str))
-    return spec.from_schema(value, f"{field}.value", means_object=True)
+        return forms.schema_answer(forms.ANY_OBJECT, field)
+    return _tgi_schema(_value(form, field, (dict, str)), f"{field}.value")
 
 
-def _json_schema(form: Form, field: str) -> str:
+def _json_schema(form: Form, field: str) -> Answer:
     """OpenAI's has `json_schema`; TGI's has `value`, with the schema inside or bare."""
     key = "json_schema" if "json_schema" in form else "value"
     inner = form.get(key)
@@ -76,27 +72,34 @@ def _json_schema(form: Form, field: str) -> str:
         )
     if "schema" in inner:
         name = f"{field}.{key}.schema"
-        return spec.from_schema(inner["schema"], name, means_object=key == "value")
+        if key == "value":
+            return _tgi_schema(inner["schema"], name)
+        return forms.schema_answer(inner["schema"], name, is_strict=inner.get("strict") is True)
     if key == "json_schema":
         raise InvalidParameter(
             f"`{field}.json_schema.schema` is missing", field=f"{field}.json_schema.schema"
         )
-    return spec.from_schema(inner, f"{field}.value", means_object=True)
+    return _tgi_schema(inner, f"{field}.value")
 
 
-def _regex(form: Form, field: str) -> str:
-    return spec.from_regex(_value(form, field, (str,)), f"{field}.value")
+def _tgi_schema(schema: object, field: str) -> Answer:
+    """TGI's server writes declared keys only, and takes `properties` alone for an object."""
+    return forms.schema_answer(schema, field, means_object=True, is_strict=True)
 
 
-def _lark(form: Form, field: str) -> str:
-    return spec.from_lark(_value(form, field, (str,)), f"{field}.value")
+def _regex(form: Form, field: str) -> Answer:
+    return forms.regex_answer(_value(form, field, (str,)), f"{field}.value")
 
 
-def _choice(form: Form, field: str) -> str:
+def _lark(form: Form, field: str) -> Answer:
+    return forms.lark_answer(_value(form, field, (str,)), f"{field}.value")
+
+
+def _choice(form: Form, field: str) -> Answer:
     options = _value(form, field, (list,))
     if not all(isinstance(option, str) for option in options):
         raise InvalidParameter(f"`{field}.value` must be a list of strings", field=f"{field}.value")
-    return spec.from_choice(options, f"{field}.value")
+    return forms.choice_answer(options, f"{field}.value")
 
 
 def _value(form: Form, field: str, types: tuple[type, ...]) -> Any:
@@ -117,7 +120,7 @@ def _type_names(types: tuple[type, ...]) -> str:
     return " or ".join(names[kind] for kind in types)
 
 
-_FORMS: dict[str, Callable[[Form, str], str]] = {
+_FORMS: dict[str, Callable[[Form, str], Answer]] = {
     "json": _json,
     "json_object": _json,
     "json_schema": _json_schema,
@@ -125,10 +128,10 @@ _FORMS: dict[str, Callable[[Form, str], str]] = {
     "choice": _choice,
     "lark": _lark,
 }
-_VALUES: dict[str, tuple[tuple[type, ...], Callable[[Any, str], str]]] = {
-    "json": ((dict, str), spec.from_schema),
+_VALUES: dict[str, tuple[tuple[type, ...], Callable[[Any, str], Answer]]] = {
+    "json": ((dict, str), forms.schema_answer),
     "json_object": ((bool,), _any_object),
-    "regex": ((str,), spec.from_regex),
-    "choice": ((list,), spec.from_choice),
-    "grammar": ((str,), spec.from_ebnf),
+    "regex": ((str,), forms.regex_answer),
+    "choice": ((list,), forms.choice_answer),
+    "grammar": ((str,), forms.ebnf_answer),
 }

@@ -14,7 +14,7 @@ from container.frontend.generation.request_context import RequestContext
 from container.frontend.generation.running_request import RunningRequest
 from container.frontend.generation.service import FieldNames, Prompt, Service, TextRules
 from container.frontend.generation.tools import ToolMode
-from container.grammar.message import MessageShape, message_grammar
+from container.grammar.shape import MessageShape, encode_shape
 from container.messages.engine import FinishReason, SamplingParams
 from container.text.message_parser import Delta, DeltaKind, Parser
 from container.text.message_style import MessageStyle
@@ -133,9 +133,7 @@ class Conversations:
             truncate=chat_prompt.truncate,
         )
         room = service.room_for(len(prompt.ids), max_new_tokens, names)
-        grammar = service.offloads.grammars(
-            message_grammar, self._shape(chat_prompt, text, answer), service.tokenizer.added_tokens
-        )
+        grammar = service.offloads.grammars(encode_shape, self._shape(chat_prompt, text, answer))
         must_call = chat_prompt.tools.mode is ToolMode.REQUIRED
         return PreparedChat(
             text, prompt, room, grammar, chat_prompt.tools.schemas, must_call, answer

@@ -9,6 +9,7 @@ from typing import Any
 from container.errors import InvalidParameter
 from container.frontend.generation.service import Service
 from container.frontend.generation.tools import NO_TOOLS, ToolUse
+from container.grammar.forms import Answer
 from container.images.sources import ImageSource
 from container.text.history.arguments import as_object
 from container.text.history.content import Message, around, is_empty, parts_of
@@ -29,7 +30,7 @@ TOOL_PROMPT = (
 
 @dataclass(frozen=True, slots=True)
 class ChatPrompt:
-    """What the model is asked for. `answer` is a grammar for a message without calls.
+    """What the model is asked for. `answer` is the form of a message without calls.
 
     `images` are those of the messages' parts {"type": "image"}, in their order.
     `continues` leaves the last message open; None does so for one of the assistant's, as in TGI.
@@ -40,7 +41,7 @@ class ChatPrompt:
     messages: list[Message]
     tools: ToolUse = NO_TOOLS
     tool_prompt: str | None = None
-    answer: str = ""
+    answer: Answer | None = None
     template_options: dict[str, Any] = field(default_factory=dict)
     continues: bool | None = None
     opens_reply: bool = True

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
 
-from container.grammar.message import Tool
+from container.grammar.shape import Tool
 
 
 class ToolMode(Enum):

@@ -31,6 +31,8 @@ class TorchModelRunner:
     device except reading a step's output.
     """
 
+    samples_in_execute = False
+
     def __init__(
         self,
         forward: ForwardPass,
@@ -127,7 +129,7 @@ class _TorchStep:
         count = sum(1 + len(item.draft) for item in self._sampling)
         logits, scored = self._logits[:count], self._logits[count:]
         if batch is not self._batch:
-            rows, self._sampling = self._left()
+            rows, self._sampling = self._left(batch)
             logits = take_rows(logits, rows)
         if self._scoring:
             index_of = {id(item): index for index, item in enumerate(batch.items)}
@@ -140,10 +142,16 @@ class _TorchStep:
         if self._sampling:
             self._samples = self._runner.sample_async(logits, _sampled_sequences(self._sampling))
 
-    def _left(self) -> tuple[list[int], list[ScheduledSequence]]:
-        """Return the sampling items that are not stale, and their rows. None has a draft."""
-        rows = [row for row, item in enumerate(self._sampling) if not item.is_stale]
-        return rows, [self._sampling[row] for row in rows]
+    def _left(self, batch: Batch) -> tuple[list[int], list[ScheduledSequence]]:
+        """Return the sampling items that are still in the batch, and their rows."""
+        left = {id(item) for item in batch.items}
+        rows: list[int] = []
+        row = 0
+        for item in self._sampling:
+            count = 1 + len(item.draft)
+            rows += range(row, row + count) if id(item) in left else ()
+            row += count
+        return rows, [item for item in self._sampling if id(item) in left]
 
     def get_output(self) -> StepOutput:
         """Wait for the sampled tokens and return them."""

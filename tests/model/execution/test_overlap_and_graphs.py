@@ -8,8 +8,7 @@ import pytest
 import torch
 
 from container.engine.engine import Engine
-from container.engine.sequence import Sequence
-from container.engine.structured_output import Mask
+from container.engine.sequence import Mask, Sequence
 from container.messages.engine import (
     LogprobMode,
     SamplingParams,
@@ -189,8 +188,9 @@ def test_a_model_that_cannot_be_recorded_serves_without(caplog: pytest.LogCaptur
 class AnyToken:
     """A grammar that allows every second token."""
 
+    is_advanced = is_ready = True
     is_complete = False
-    error = ""
+    error = None
 
     def fill(self, mask: Mask) -> None:
         mask[:] = 0x55555555
@@ -200,6 +200,9 @@ class AnyToken:
 
     def copy(self) -> "AnyToken":
         return self
+
+    def close(self) -> None:
+        pass
 
 
 def test_no_wish_makes_the_host_wait_for_the_device(monkeypatch: pytest.MonkeyPatch) -> None:

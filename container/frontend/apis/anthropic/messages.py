@@ -41,6 +41,7 @@ from container.frontend.web.responses import (
     sse_typed,
     stream,
 )
+from container.grammar.forms import Answer
 from container.messages.engine import FinishReason
 
 NAMES = FieldNames(prompt="messages", max_new_tokens="max_tokens")
@@ -157,12 +158,8 @@ class AnthropicDialect:
         service = self._service
         vocabulary = service.info.vocabulary
         check(messages_request, self._limits, vocabulary)
-        answer = read_grammar(
-            messages_request.answer_format,
-            "output_config.format",
-            self._limits,
-            service.offloads.grammars,
-        )
+        form = messages_request.answer_format
+        answer = read_grammar(form, "output_config.format", self._limits)
         prepared = self._conversations.prepare(_chat_prompt(messages_request, answer), NAMES, None)
         # Clients ask for as much as Anthropic's own models may say, so more than fits is no error.
         room = prepared.max_new_tokens
@@ -224,7 +221,7 @@ def _beginning(message: ModelMessage) -> dict[str, Any]:
     return message.body() | ending | {"content": []}
 
 
-def _chat_prompt(request: CountTokensRequest, answer: str = "") -> ChatPrompt:
+def _chat_prompt(request: CountTokensRequest, answer: Answer | None = None) -> ChatPrompt:
     reader = ConversationReader()
     reader.read(request)
     return ChatPrompt(

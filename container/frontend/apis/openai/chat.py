@@ -37,6 +37,7 @@ from container.frontend.web.error_responses import openai_body
 from container.frontend.web.http_request import request_context
 from container.frontend.web.request_body import parse, read_object
 from container.frontend.web.responses import answer_headers, collect, json_response, stream
+from container.grammar.forms import Answer
 
 NAMES = FieldNames(prompt="messages", max_new_tokens="max_tokens")
 
@@ -88,8 +89,8 @@ class OpenAIDialect:
     ) -> Chat:
         service = self._service
         check(chat_request, self._limits, service.info.vocabulary)
-        grammar = read_structured(chat_request, self._limits, service.offloads.grammars)
-        chat_prompt = replace(_chat_prompt(chat_request, grammar), takes_plain=takes_plain)
+        answer = read_structured(chat_request, self._limits)
+        chat_prompt = replace(_chat_prompt(chat_request, answer), takes_plain=takes_plain)
         prepared = self._conversations.prepare(chat_prompt, NAMES, chat_request.max_new_tokens)
         params = chat_request.params(
             prepared.max_new_tokens,
@@ -145,7 +146,7 @@ def select_adapter(
     return adapter_selection.select_by_id(context, fields.lora_path, "lora_path")
 
 
-def _chat_prompt(chat_request: ChatRequest, answer: str = "") -> ChatPrompt:
+def _chat_prompt(chat_request: ChatRequest, answer: Answer | None = None) -> ChatPrompt:
     tools = read_tools(
         chat_request.tools, chat_request.tool_choice, parallel=chat_request.parallel_tool_calls
     )

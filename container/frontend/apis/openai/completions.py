@@ -24,6 +24,7 @@ from container.frontend.web.error_responses import openai_body
 from container.frontend.web.http_request import request_context
 from container.frontend.web.request_body import parse, read_object
 from container.frontend.web.responses import answer_headers, collect, json_response, stream
+from container.grammar.shape import MessageShape, encode_shape
 from container.messages.engine import SamplingParams
 
 NAMES = FieldNames(prompt="prompt", max_new_tokens="max_tokens")
@@ -61,7 +62,8 @@ class CompletionsDialect:
         prompts = [
             self._prompt(completion_request, prompt) for prompt in completion_request.prompts
         ]
-        grammar = read_structured(completion_request, self._limits, service.offloads.grammars)
+        answer = read_structured(completion_request, self._limits)
+        grammar = encode_shape(MessageShape(answer=answer))
         params = [self._params(completion_request, prompt, grammar) for prompt in prompts]
         rules = TextRules(
             received_at,

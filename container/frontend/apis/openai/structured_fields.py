@@ -4,13 +4,13 @@ vLLM (entrypoints/openai): `structured_outputs`, before it `guided_*`; SGLang: `
 `json_schema`. One request has at most one of them.
 """
 
-from collections.abc import Callable
 from typing import Any
 
 from container.errors import InvalidParameter, UnsupportedParameter
 from container.frontend.apis.grammar_fields import read_grammar, read_value
 from container.frontend.generation.limits import RequestLimits
 from container.frontend.web.request_body import Body, Items
+from container.grammar.forms import Answer
 
 # The kind of each field whose value is the grammar itself.
 KINDS = {
@@ -47,10 +47,8 @@ class StructuredFields(Body):
     ebnf: str | None = None
 
 
-def read_structured(
-    request: StructuredFields, limits: RequestLimits, offload: Callable[..., str]
-) -> str:
-    """Return the grammar for SamplingParams.grammar; "" where anything goes.
+def read_structured(request: StructuredFields, limits: RequestLimits) -> Answer | None:
+    """Return the form of the completion; None where anything goes.
 
     Raises InvalidParameter or UnsupportedParameter.
     """
@@ -59,17 +57,17 @@ def read_structured(
     if (given.get("response_format") or {}).get("type") == "text":
         del given["response_format"]
     if not given:
-        return ""
+        return None
     name, *others = given
     if others:
         raise InvalidParameter(f"`{name}` and `{others[0]}` exclude each other", field=others[0])
     value = given[name]
     if name in ("response_format", "grammar"):
-        return read_grammar(value, name, limits, offload)
+        return read_grammar(value, name, limits)
     if name == "structured_outputs":
         kind = _nested_kind(value)
-        return read_value(kind, value[kind], f"{name}.{kind}", limits, offload)
-    return read_value(KINDS[name], value, name, limits, offload)
+        return read_value(kind, value[kind], f"{name}.{kind}", limits)
+    return read_value(KINDS[name], value, name, limits)
 
 
 def _nested_kind(value: dict[str, Any]) -> str:

@@ -7,11 +7,13 @@ from typing import Any
 from container.errors import InvalidParameter, UnsupportedParameter
 from container.frontend.generation.tools import NO_TOOLS, ToolMode, ToolUse
 from container.frontend.web.request_body import Body, parse
-from container.grammar.message import Tool
+from container.grammar.shape import Tool
 
 MAX_TOOLS = 128  # OpenAI's own limit
 NAME = re.compile(r"[a-zA-Z0-9_.-]{1,64}")
-ANY_ARGUMENTS: dict[str, Any] = {"type": "object", "properties": {}}
+NO_ARGUMENTS: dict[str, Any] = {"type": "object", "properties": {}}
+# A schema of an object without properties that has nothing but these takes no arguments.
+_SAY_NOTHING = {"type", "properties", "required", "title", "description", "$schema"}
 
 
 class Function(Body):
@@ -45,7 +47,7 @@ def read_tools(
     if mode is ToolMode.NONE:
         return NO_TOOLS
     chosen = tuple(tool for tool in read if forced_name in (None, tool.name))
-    described = [{"type": "function", "function": _function(tool)} for tool in tools]
+    described = [{"type": "function", "function": _described(tool)} for tool in tools]
     return ToolUse(mode, chosen, described, parallel is not False and forced_name is None)
 
 
@@ -85,12 +87,27 @@ def _read_tool(tool: dict[str, Any], where: str) -> Tool:
             f"`{where}.name` must have 1 to 64 letters, digits, '_', '-' or '.'",
             field=f"{where}.name",
         )
-    parameters = function.parameters or function.arguments or ANY_ARGUMENTS
+    parameters = function.parameters or function.arguments or NO_ARGUMENTS
     if parameters.get("type", "object") != "object":
         raise InvalidParameter(
             f"`{where}.parameters` must be a schema of an object", field=f"{where}.parameters"
         )
-    return Tool(function.name, parameters | {"type": "object"}, bool(function.strict))
+    parameters = parameters | {"type": "object"}
+    if parameters.get("properties") == {} and parameters.keys() <= _SAY_NOTHING:
+        parameters = parameters | {"additionalProperties": False}
+    return Tool(function.name, parameters, bool(function.strict))
+
+
+def _described(tool: dict[str, Any]) -> dict[str, Any]:
+    """The function as chat templates read it: with all that they expect, and nothing that is null.
+
+    A function may have a name only, and some clients write every field that they know.
+    """
+    defaults: dict[str, Any] = {"description": "", "parameters": NO_ARGUMENTS}
+    function = {key: value for key, value in _function(tool).items() if value is not None}
+    if "arguments" in function and "parameters" not in function:
+        defaults["parameters"] = function["arguments"]
+    return function | {key: value for key, value in defaults.items() if key not in function}
 
 
 def _function(tool: dict[str, Any]) -> Any:

@@ -33,6 +33,7 @@ from container.frontend.web.responses import (
     json_response,
     stream,
 )
+from container.grammar.shape import MessageShape, encode_shape
 from container.messages.engine import FinishReason, LogprobMode, SamplingParams, Watermark
 
 NAMES = FieldNames(prompt="inputs", max_new_tokens="max_new_tokens")
@@ -140,12 +141,13 @@ class TgiDialect:
     ) -> RunningRequest:
         service, parameters = self._service, generate_request.resolved
         check(parameters, self._limits, service.info.max_input_tokens, streams=streams)
+        answer = read_grammar(parameters.grammar, "grammar", self._limits)
         text, images = service.take_markdown(generate_request.inputs, NAMES)
         prompt = service.prompt(text, NAMES, images, truncate=parameters.truncate)
         room = service.room_for(len(prompt.ids), parameters.max_new_tokens, NAMES)
-        offload = service.offloads.grammars
-        grammar = read_grammar(parameters.grammar, "grammar", self._limits, offload)
-        params = self._sampling_params(parameters, room, grammar, streams=streams)
+        params = self._sampling_params(
+            parameters, room, encode_shape(MessageShape(answer=answer)), streams=streams
+        )
         return service.start(prompt, params, rules, context)
 
     def _stream(self, generation: Generation) -> Response:

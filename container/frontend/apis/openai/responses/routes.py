@@ -50,6 +50,7 @@ from container.frontend.web.responses import (
     sse_typed,
     stream,
 )
+from container.grammar.forms import Answer
 
 NAMES = FieldNames(prompt="input", max_new_tokens="max_output_tokens")
 
@@ -138,7 +139,7 @@ class ResponsesDialect:
                 "`store`: this server stores no responses (MAX_STORED_RESPONSES is 0)",
                 field="store",
             )
-        answer = self._grammar(response_request)
+        answer = self._answer(response_request)
         earlier = self._earlier(response_request)
         chat_prompt = _chat_prompt(response_request, earlier, answer)
         limit = response_request.max_output_tokens
@@ -160,17 +161,17 @@ class ResponsesDialect:
             is_stored=self._store.is_on and response_request.store is not False,
         )
 
-    def _grammar(self, response_request: ResponseRequest) -> str:
+    def _answer(self, response_request: ResponseRequest) -> Answer | None:
         form, structured = answer_format(response_request), response_request.structured_outputs
         if structured is None:
-            return read_grammar(form, "text.format", self._limits, self._service.offloads.grammars)
+            return read_grammar(form, "text.format", self._limits)
         require(
             form is None or form.get("type") == "text",
             "structured_outputs",
             "and `text.format` exclude each other",
         )
         fields = StructuredFields(structured_outputs=structured)
-        return read_structured(fields, self._limits, self._service.offloads.grammars)
+        return read_structured(fields, self._limits)
 
     def _stream(self, response: ModelResponse) -> Response:
         def render(event: TextEvent) -> Iterator[Event]:
@@ -216,7 +217,9 @@ def blueprint(dialect: ResponsesDialect) -> Blueprint:
     return routes
 
 
-def _chat_prompt(request: ConversationRequest, earlier: list[Item], answer: str = "") -> ChatPrompt:
+def _chat_prompt(
+    request: ConversationRequest, earlier: list[Item], answer: Answer | None = None
+) -> ChatPrompt:
     messages, images = chat_messages(request, earlier)
     return ChatPrompt(
         messages,

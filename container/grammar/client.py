@@ -1,0 +1,235 @@
+"""The engine's side of grammars: starts the fork server and talks to the grammar processes.
+
+    engine -- socket, grammar --> fork server -- fork --> grammar process
+       \\________________ tokens, bitmasks ________________/
+
+Synchronous and without threads: `wait` reads what has arrived. A process that dies or takes too
+long fails its own requests; no call here waits for one.
+"""
+
+import contextlib
+import logging
+import os
+import selectors
+import socket
+import subprocess
+import sys
+import time
+from collections import OrderedDict, deque
+from collections.abc import Callable
+from typing import IO
+
+import msgspec
+
+from container.engine.sequence import Constraint
+from container.errors import InvalidParameter, ServingError, Unavailable
+from container.grammar.constraint import GrammarProcess
+from container.grammar.protocol import (
+    MAX_MESSAGE,
+    READY,
+    Failed,
+    ForkServerArgs,
+    GrammarLimits,
+    Started,
+    from_process_decoder,
+)
+
+log = logging.getLogger(__name__)
+
+# Processes kept for later requests with the same grammar, a few MB each.
+MAX_IDLE = 16
+# Grammars that compile at the same time; others wait until one has compiled or failed.
+MAX_COMPILING = 16
+# For the fork server: to load the largest tokenizer, or to fork.
+START_TIMEOUT_S = 30.0
+# Where a process does not end itself, because it was stopped.
+DEADLINE_SLACK_S = 1.0
+CHECK_INTERVAL_S = 0.1
+MAX_STARTS = 3
+
+
+class GrammarServerFailed(Exception):
+    """The fork server could not load the model's tokenizer."""
+
+
+class GrammarClient:
+    """Owns the fork server and the grammar processes of one engine; implements Grammars."""
+
+    def __init__(self, args: ForkServerArgs) -> None:
+        """Start the fork server, which loads the tokenizer meanwhile."""
+        self._args = args
+        self._limits: GrammarLimits = args.limits
+        self._by_text: dict[str, GrammarProcess] = {}
+        self._idle: OrderedDict[str, GrammarProcess] = OrderedDict()
+        self._queue: deque[GrammarProcess] = deque()
+        self._selector = selectors.DefaultSelector()
+        self._next_check = 0.0
+        self._start_server()
+
+    def check(self) -> None:
+        """Wait until the tokenizer is loaded. Raises GrammarServerFailed."""
+        self._control.settimeout(START_TIMEOUT_S)
+        try:
+            answer = self._control.recv(MAX_MESSAGE)
+        except TimeoutError:
+            answer = b"it took too long"
+        self._control.settimeout(None)
+        if answer != READY:
+            raise GrammarServerFailed(answer.decode(errors="replace") or "its process died")
+
+    def close(self) -> None:
+        """End the fork server and all processes."""
+        self._control.close()
+        for process in list(self._by_text.values()):
+            self._end(process, Unavailable("the server shuts down"))
+        self._server.kill()
+        self._server.wait()
+
+    def compile(self, grammar: str) -> Constraint:
+        """Return a constraint that is ready once its grammar has compiled, or has an error."""
+        process = self._by_text.get(grammar)
+        if process is None or process.has_ended:
+            process = self._by_text[grammar] = GrammarProcess(grammar, self._cache_idle)
+            self._queue.append(process)
+        self._idle.pop(grammar, None)
+        constraint = process.open()
+        self._start_queued()
+        return constraint
+
+    def wait(self, is_done: Callable[[], bool], timeout_s: float) -> None:
+        """Read answers until `is_done`, or the time is up. Reads once in any case."""
+        until = time.monotonic() + timeout_s
+        left = 0.0
+        while True:
+            for key, _ in self._selector.select(min(left, CHECK_INTERVAL_S)):
+                self._read(key.data)
+            self._end_overdue()
+            self._start_queued()
+            left = until - time.monotonic()
+            if left <= 0 or is_done():
+                return
+
+    def _read(self, process: GrammarProcess) -> None:
+        assert process.channel is not None
+        while not process.has_ended:
+            try:
+                frame = process.channel.recv(MAX_MESSAGE, socket.MSG_DONTWAIT)
+            except BlockingIOError:
+                return
+            except OSError:
+                frame = b""
+            if not frame:
+                self._lose(process) if process.is_started else self._start_again(process)
+                return
+            message = from_process_decoder.decode(frame)
+            if isinstance(message, Started):
+                process.is_started = True
+                process.start_deadline(self._limits.timeout_s + DEADLINE_SLACK_S)
+            elif isinstance(message, Failed) and message.number == 0:
+                self._end(process, message.error.to_error())
+            else:
+                process.take(message)
+
+    def _lose(self, process: GrammarProcess) -> None:
+        """Fail the requests of a process that has died: most likely at one of its limits."""
+        log.warning("grammar: a process ended at a limit or a fault; its requests fail")
+        megabytes = self._limits.memory_bytes // 2**20
+        self._end(
+            process,
+            InvalidParameter(
+                "the grammar is too large or nested too deeply: it takes more than "
+                f"{self._limits.timeout_s:g} s (GRAMMAR_TIMEOUT) or {megabytes} MB "
+                "(GRAMMAR_MEMORY); make it smaller"
+            ),
+        )
+
+    def _start_again(self, process: GrammarProcess) -> None:
+        """Start a process whose fork has failed, most likely because the fork server died."""
+        if process.num_starts == MAX_STARTS:
+            log.error("grammar: no process can be forked; a request fails")
+            self._end(process, Unavailable("grammars cannot be compiled now", retry_after_s=5))
+            return
+        assert process.channel is not None
+        self._selector.unregister(process.channel)
+        process.channel.close()
+        process.channel = None
+        if process.server_pid == self._server.pid:
+            self._restart_server()
+        self._queue.append(process)
+
+    def _end_overdue(self) -> None:
+        now = time.monotonic()
+        if now < self._next_check:
+            return
+        self._next_check = now + CHECK_INTERVAL_S
+        for process in [p for p in self._by_text.values() if p.pending and p.pending[0][0] < now]:
+            if process.is_started:
+                self._lose(process)
+                continue
+            self._start_again(process)
+
+    def _end(self, process: GrammarProcess, error: ServingError) -> None:
+        if process.channel is not None:
+            self._selector.unregister(process.channel)
+        process.fail_all(error)
+        if self._by_text.get(process.text) is process:
+            del self._by_text[process.text]
+        self._idle.pop(process.text, None)
+        with contextlib.suppress(ValueError):
+            self._queue.remove(process)
+
+    def _cache_idle(self, process: GrammarProcess) -> None:
+        """Keep a process that nobody follows now; end it if it has not compiled."""
+        if process.has_ended:
+            return
+        if process.first_mask is None:
+            self._end(process, Unavailable("nobody waits for this grammar"))
+            return
+        self._idle[process.text] = process
+        while len(self._idle) > MAX_IDLE:
+            self._end(next(iter(self._idle.values())), Unavailable("nobody follows this grammar"))
+
+    def _start_queued(self) -> None:
+        if not self._queue:
+            return
+        num_compiling = sum(process.is_compiling for process in self._by_text.values())
+        while self._queue and num_compiling < MAX_COMPILING:
+            self._start(self._queue.popleft())
+            num_compiling += 1
+
+    def _start(self, process: GrammarProcess) -> None:
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with theirs, _anonymous_file(process.text.encode()) as text:
+            process.channel = ours
+            process.num_starts += 1
+            process.server_pid = self._server.pid
+            process.start_deadline(START_TIMEOUT_S)
+            self._selector.register(ours, selectors.EVENT_READ, process)
+            with contextlib.suppress(OSError):  # the server has died; see _start_again
+                socket.send_fds(self._control, [b"fork"], [theirs.fileno(), text.fileno()])
+
+    def _restart_server(self) -> None:
+        log.error("grammar: the fork server died or hangs; it is replaced")
+        self._control.close()
+        self._server.kill()
+        self._server.wait()
+        self._start_server()
+
+    def _start_server(self) -> None:
+        self._control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        command = [sys.executable, "-m", "container.grammar.fork_server", str(theirs.fileno())]
+        with theirs, _anonymous_file(msgspec.json.encode(self._args)) as arguments:
+            self._server = subprocess.Popen(
+                command,
+                stdin=arguments,
+                pass_fds=[theirs.fileno()],
+                env={**os.environ, "RUST_BACKTRACE": "0"},
+            )
+
+
+def _anonymous_file(content: bytes) -> IO[bytes]:
+    file = open(os.memfd_create("grammar"), "w+b")  # noqa: SIM115  # the caller closes it
+    file.write(content)
+    file.flush()
+    file.seek(0)
+    return file

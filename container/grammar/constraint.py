@@ -1,0 +1,162 @@
+"""A grammar process as the engine sees it, and the constraints that it keeps the state of."""
+
+import socket
+import time
+from collections import deque
+from collections.abc import Callable
+
+import numpy as np
+
+from container.engine.sequence import Constraint, Mask
+from container.errors import ServingError
+from container.grammar.protocol import (
+    Advance,
+    Advanced,
+    Copy,
+    Drop,
+    Failed,
+    FromProcess,
+    NextMask,
+    ToProcess,
+    encode,
+)
+
+
+class ProcessConstraint:
+    """The state of one sequence in a grammar process; implements the engine's Constraint."""
+
+    def __init__(self, process: "GrammarProcess", number: int, mask: bytes | None) -> None:
+        self._process = process
+        self.number = number
+        self.mask = mask
+        self.is_complete = False
+        self.is_advanced = True
+        self.error: ServingError | None = None
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether its next bitmask is here, or will never be."""
+        return self.mask is not None or self.is_complete or self.error is not None
+
+    def fill(self, mask: Mask) -> None:
+        """Write the bitmask of the allowed next tokens."""
+        assert self.mask is not None, "a bitmask before it is ready"
+        words = np.frombuffer(self.mask, np.int32)
+        mask[: len(words)] = words[: len(mask)]
+
+    def accept(self, token_id: int) -> None:
+        """Send a token to the process; `is_advanced`, then `is_ready`, tell of its answers."""
+        if self.error is None:
+            self.mask, self.is_advanced = None, False
+            self._process.send(Advance(self.number, token_id), self)
+
+    def copy(self) -> Constraint:
+        """Return a constraint in the same state for another sequence."""
+        return self._process.open(self)
+
+    def close(self) -> None:
+        """Forget the state; the process goes on compiling only for others."""
+        self._process.close(self)
+
+    def fail(self, error: ServingError) -> None:
+        """End it with an error."""
+        self.error, self.is_advanced = error, True
+
+
+class GrammarProcess:
+    """A grammar process and all constraints in it. An idle process has none."""
+
+    def __init__(self, text: str, on_idle: "Callable[[GrammarProcess], None]") -> None:
+        self.text = text
+        self.channel: socket.socket | None = None  # None until it is started
+        self.first_mask: bytes | None = None
+        self.num_starts = 0
+        self.server_pid = 0  # of the fork server that it was asked of
+        self.is_started = False
+        self.has_ended = False
+        self.constraints: dict[int, ProcessConstraint] = {}
+        # Of what it works on, the oldest first: when it must be done, and for which constraint.
+        self.pending: deque[tuple[float, int]] = deque()
+        self._timeout_s = 0.0  # of what it works on; see start_deadline
+        self._on_idle = on_idle
+        self._last_number = 0
+
+    @property
+    def is_compiling(self) -> bool:
+        """Whether its grammar has not compiled yet."""
+        return self.channel is not None and self.first_mask is None and not self.has_ended
+
+    def open(self, source: ProcessConstraint | None = None) -> ProcessConstraint:
+        """Make a constraint at the grammar's start, or in the state of another."""
+        self._last_number += 1
+        mask = self.first_mask if source is None else source.mask
+        constraint = ProcessConstraint(self, self._last_number, mask)
+        self.constraints[constraint.number] = constraint
+        if self.first_mask is not None:
+            self.send(Copy(constraint.number, 0 if source is None else source.number))
+        return constraint
+
+    def close(self, constraint: ProcessConstraint) -> None:
+        """Forget a constraint."""
+        if self.constraints.pop(constraint.number, None) is None:
+            return
+        if self.first_mask is not None:
+            self.send(Drop(constraint.number))
+        if not self.constraints:
+            self._on_idle(self)
+
+    def send(self, message: ToProcess, waiting: ProcessConstraint | None = None) -> None:
+        """Send a message; note the deadline of the constraint that waits for its answers."""
+        if waiting is not None:
+            self.pending.append((time.monotonic() + self._timeout_s, waiting.number))
+        try:
+            assert self.channel is not None, "a message before the process has compiled"
+            self.channel.send(encode(message))
+        except OSError:  # it has died, which the next `wait` reads
+            pass
+
+    def start_deadline(self, timeout_s: float) -> None:
+        """Give it a time limit from now on."""
+        self._timeout_s = timeout_s
+        self.pending = deque([(time.monotonic() + timeout_s, 0)])
+
+    def take(self, message: FromProcess) -> None:
+        """Take an answer in."""
+        match message:
+            case Advanced(number, is_complete):
+                constraint = self.constraints.get(number)
+                if constraint is not None:
+                    constraint.is_complete, constraint.is_advanced = is_complete, True
+                if is_complete:
+                    self._is_done(number)
+            case NextMask(0, mask):
+                self._is_done(0)
+                self.first_mask = mask
+                for constraint in self.constraints.values():
+                    constraint.mask = mask
+                    self.send(Copy(constraint.number, 0))
+            case NextMask(number, mask):
+                self._is_done(number)
+                constraint = self.constraints.get(number)
+                if constraint is not None:
+                    constraint.mask = mask
+            case Failed(number, error):
+                self._is_done(number)
+                constraint = self.constraints.get(number)
+                if constraint is not None:
+                    constraint.fail(error.to_error())
+
+    def fail_all(self, error: ServingError) -> None:
+        """End every constraint with an error; the process is of no more use."""
+        self.has_ended = True
+        if self.channel is not None:
+            self.channel.close()
+        for constraint in self.constraints.values():
+            if constraint.error is None:
+                constraint.fail(error)
+
+    def _is_done(self, number: int) -> None:
+        for entry in self.pending:
+            if entry[1] == number:
+                self.pending.remove(entry)
+                return

@@ -1,0 +1,1 @@
+"""JSON Schemas: walks over them, and rewrites them into what llguidance enforces; pure Python."""

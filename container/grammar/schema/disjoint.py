@@ -1,0 +1,126 @@
+"""Decides whether two JSON Schemas can accept the same value; pure Python."""
+
+from typing import Any
+
+from container.grammar.schema.tree import Schema, target
+
+ALL_TYPES = frozenset({"null", "boolean", "integer", "fraction", "string", "array", "object"})
+MAX_DEPTH = 6
+
+
+def are_disjoint(first: Any, second: Any, root: Schema, depth: int = 0) -> bool:
+    """Whether it is certain that no value is accepted by both schemas."""
+    if first is False or second is False:
+        return True
+    if depth > MAX_DEPTH or not isinstance(first, dict) or not isinstance(second, dict):
+        return False
+    first, second = _resolved(first, root), _resolved(second, root)
+    for schema, other in ((first, second), (second, first)):
+        for key in ("anyOf", "oneOf"):
+            options = schema.get(key)
+            if isinstance(options, list) and all(
+                are_disjoint(option, other, root, depth + 1) for option in options
+            ):
+                return True
+        for part in schema.get("allOf") or []:
+            if are_disjoint(part, other, root, depth + 1):
+                return True
+    common = types_of(first) & types_of(second)
+    return all(_differ(name, first, second, root, depth) for name in common)
+
+
+def types_of(schema: Schema) -> frozenset[str]:
+    """Return the types that a schema's own `type`, `const` and `enum` allow."""
+    allowed = ALL_TYPES
+    names = schema.get("type")
+    if names is not None:
+        listed = [names] if isinstance(names, str) else names
+        allowed = frozenset(kind for name in listed for kind in _kinds(name))
+    values = _values(schema)
+    if values is not None:
+        allowed &= frozenset(kind for value in values for kind in _kinds_of_value(value))
+    return allowed
+
+
+def _resolved(schema: Schema, root: Schema) -> Schema:
+    for _ in range(MAX_DEPTH):
+        referred = target(schema, root)
+        if not isinstance(referred, dict):
+            return schema
+        schema = referred | {key: value for key, value in schema.items() if key != "$ref"}
+    return schema
+
+
+def _differ(kind: str, first: Schema, second: Schema, root: Schema, depth: int) -> bool:
+    """Whether no value of one type is accepted by both."""
+    values, others = _values(first), _values(second)
+    if values is not None and others is not None:
+        return not any(_is_same(value, other) for value in values for other in others)
+    if kind in ("integer", "fraction"):
+        return _is_below(first, second) or _is_below(second, first)
+    if kind == "object":
+        return _objects_differ(first, second, root, depth)
+    low, high = ("minLength", "maxLength") if kind == "string" else ("minItems", "maxItems")
+    if kind in ("string", "array"):
+        return any(
+            type(a.get(low)) is int and type(b.get(high)) is int and a[low] > b[high]
+            for a, b in ((first, second), (second, first))
+        )
+    return False
+
+
+def _objects_differ(first: Schema, second: Schema, root: Schema, depth: int) -> bool:
+    for schema, other in ((first, second), (second, first)):
+        for name in schema.get("required") or []:
+            if _forbids(other, name):
+                return True
+            if name in (other.get("required") or []):
+                a, b = (s.get("properties", {}).get(name, True) for s in (schema, other))
+                if are_disjoint(a, b, root, depth + 1):
+                    return True
+    return False
+
+
+def _forbids(schema: Schema, name: str) -> bool:
+    properties = schema.get("properties") or {}
+    if name in properties:
+        return properties[name] is False
+    return schema.get("additionalProperties") is False and not schema.get("patternProperties")
+
+
+def _is_below(first: Schema, second: Schema) -> bool:
+    for high in ("maximum", "exclusiveMaximum"):
+        for low in ("minimum", "exclusiveMinimum"):
+            a, b = first.get(high), second.get(low)
+            if isinstance(a, bool) or isinstance(b, bool) or a is None or b is None:
+                continue
+            if a < b or (a == b and (high, low) != ("maximum", "minimum")):
+                return True
+    return False
+
+
+def _values(schema: Schema) -> list[Any] | None:
+    if "const" in schema:
+        return [schema["const"]]
+    values = schema.get("enum")
+    return values if isinstance(values, list) else None
+
+
+def _is_same(first: Any, second: Any) -> bool:
+    """Compare JSON values: true is not 1, but 1.0 is 1."""
+    return isinstance(first, bool) == isinstance(second, bool) and bool(first == second)
+
+
+def _kinds(name: object) -> tuple[str, ...]:
+    return ("integer", "fraction") if name == "number" else (str(name),)
+
+
+def _kinds_of_value(value: Any) -> tuple[str, ...]:
+    if value is None:
+        return ("null",)
+    if isinstance(value, bool):
+        return ("boolean",)
+    if isinstance(value, int | float):
+        return ("integer", "fraction")
+    names: dict[type, str] = {str: "string", list: "array", dict: "object"}
+    return (names[type(value)],)

@@ -1,0 +1,211 @@
+"""Gives a client's JSON Schema the form that llguidance reads, keyword by keyword; pure Python."""
+
+import itertools
+import json
+import math
+import re
+from collections.abc import Callable
+from typing import Any
+
+from container.grammar.schema.lookahead import without_lookahead
+from container.grammar.schema.negation import rewritten
+from container.grammar.schema.patterns import in_rust, words_of
+from container.grammar.schema.tree import Schema, children, put, target
+
+# Beyond this, bounds of integers are taken as this: llguidance cannot write larger ones, and no
+# valid number is lost that a double could hold.
+MAX_BOUND = 2**53
+MAX_CHOICES = 7
+MAX_ALTERNATIVES = 40
+MAX_IN_ANY_ORDER = 4
+_APPLICATORS = {
+    "$ref", "allOf", "anyOf", "oneOf", "not", "if", "dependentSchemas", "additionalProperties",
+}  # fmt: skip
+_MAY_BE_NULL = {"const", "default", "examples", "example", "enum"}
+
+
+def normalised(
+    schema: Schema,
+    *,
+    is_strict: bool,
+    is_lenient: bool,
+    is_known_format: Callable[[str], bool],
+) -> Schema:
+    """Rewrite a schema and all its parts.
+
+    `is_strict` adds `additionalProperties: false` to every object with `properties` that says
+    nothing else of other keys. `is_lenient` leaves out keywords that are null.
+    """
+
+    def visit(part: Schema, *, closes: bool) -> Schema:
+        result = {k: v for k, v in part.items() if not (is_lenient and _is_null(k, v))}
+        for path, child in children(result):
+            is_partial = path[0] in ("allOf", "if", "then", "else", "not", "dependentSchemas")
+            put(result, path, visit(child, closes=closes and not is_partial))
+        _without_annotations(result, is_known_format)
+        _patterns(result)
+        _bounds(result)
+        _counts(result)
+        _unique_choices(result, schema)
+        if closes and _is_open(result):
+            result["additionalProperties"] = False
+        _names(result)
+        return rewritten(result, schema)
+
+    return visit(schema, closes=is_strict)
+
+
+def _is_null(key: str, value: object) -> bool:
+    return value is None and (key not in _MAY_BE_NULL or key == "enum")
+
+
+def _is_open(schema: Schema) -> bool:
+    """Whether an object has declared properties and its schema is silent about others."""
+    says = {"additionalProperties", "patternProperties", "unevaluatedProperties", "allOf", "$ref"}
+    return bool(schema.get("properties")) and not says & schema.keys()
+
+
+def _without_annotations(schema: Schema, is_known_format: Callable[[str], bool]) -> None:
+    name = schema.get("format")
+    if isinstance(name, str) and not is_known_format(name):
+        del schema["format"]
+    if schema.get("uniqueItems") is False or _at_most(schema.get("maxItems"), 1):
+        schema.pop("uniqueItems", None)
+
+
+def _bounds(schema: Schema) -> None:
+    """Read draft 4's `exclusiveMinimum: true`, and cut integers' bounds."""
+    for inclusive, exclusive in (
+        ("minimum", "exclusiveMinimum"),
+        ("maximum", "exclusiveMaximum"),
+    ):
+        if isinstance(schema.get(exclusive), bool):
+            is_exclusive = schema.pop(exclusive)
+            if is_exclusive and inclusive in schema:
+                schema[exclusive] = schema.pop(inclusive)
+        for key in (inclusive, exclusive):
+            value = schema.get(key)
+            if not isinstance(value, int | float) or abs(value) <= MAX_BOUND:
+                continue
+            if (value < 0) == (inclusive == "minimum"):
+                schema[key] = -MAX_BOUND if value < 0 else MAX_BOUND
+
+
+def _patterns(schema: Schema) -> None:
+    """Write patterns in Rust's syntax, and apply those of properties to the declared ones."""
+    if isinstance(schema.get("pattern"), str):
+        *others, last = map(in_rust, without_lookahead(schema["pattern"]))
+        schema["pattern"] = last
+        if others:
+            parts = [{"pattern": pattern} for pattern in others]
+            schema["allOf"] = [*(schema.get("allOf") or []), *parts]
+    by_pattern, properties = schema.get("patternProperties"), schema.get("properties", {})
+    if not isinstance(by_pattern, dict) or not isinstance(properties, dict):
+        return
+    properties, left = dict(properties), {}
+    for pattern, child in by_pattern.items():
+        try:
+            expression = re.compile(pattern)
+        except re.error:
+            expression = re.compile(r"(?!)")
+        for name in filter(expression.search, properties):
+            properties[name] = {"allOf": [properties[name], child]}
+        words = words_of(pattern)
+        # A pattern that nothing undeclared matches would leave a comma with nothing to follow it.
+        if words is None or not set(words) <= properties.keys():
+            left[in_rust(pattern)] = child
+    schema["patternProperties"] = left
+    if properties:
+        schema["properties"] = properties
+    if not left:
+        del schema["patternProperties"]
+
+
+def _counts(schema: Schema) -> None:
+    """Write the numbers of properties as alternatives, where they are declared."""
+    properties = schema.get("properties")
+    if not isinstance(properties, dict):
+        return
+    required = [name for name in schema.get("required") or [] if name in properties]
+    rest = [name for name in properties if name not in required]
+    least, most = schema.get("minProperties"), schema.get("maxProperties")
+    if isinstance(least, int) and rest:
+        if least <= len(required):
+            del schema["minProperties"]
+        elif "anyOf" not in schema and "maxProperties" not in schema:
+            missing = least - len(required)
+            if 0 < math.comb(len(rest), missing) <= MAX_ALTERNATIVES:
+                del schema["minProperties"]
+                schema["anyOf"] = [
+                    {"required": list(names)} for names in itertools.combinations(rest, missing)
+                ]
+    is_closed = schema.get("additionalProperties") is False and "patternProperties" not in schema
+    if isinstance(most, int) and is_closed and most >= len(properties):
+        del schema["maxProperties"]
+
+
+def _unique_choices(schema: Schema, root: Schema) -> None:
+    """Write `uniqueItems` of a few choices as alternatives: each at most once, in any order or,
+    if they are more than MAX_IN_ANY_ORDER, in the schema's.
+    """
+    items = schema.get("items")
+    items = target(items, root) or items if isinstance(items, dict) else None
+    if schema.get("uniqueItems") is not True or schema.get("type") != "array" or not items:
+        return
+    values = items.get("enum")
+    if not isinstance(values, list) or not 0 < len(values) <= MAX_CHOICES or _repeats(values):
+        return
+    if {"anyOf", "prefixItems", "contains"} & schema.keys() or len(items.keys() - {"type"}) > 1:
+        return
+    least, most = schema.pop("minItems", 0), schema.pop("maxItems", len(values))
+    del schema["uniqueItems"], schema["items"]
+    pick = itertools.permutations if len(values) <= MAX_IN_ANY_ORDER else itertools.combinations
+    schema["anyOf"] = [
+        {
+            "prefixItems": [items | {"enum": [value]} for value in chosen],
+            "items": False,
+            "minItems": size,
+        }
+        for size in range(least, min(most, len(values)) + 1)
+        for chosen in pick(values, size)
+    ]
+
+
+def _repeats(values: list[Any]) -> bool:
+    texts = [json.dumps(value, sort_keys=True) for value in values]
+    return len(set(texts)) < len(texts) or any(isinstance(v, float) for v in values)
+
+
+def _names(schema: Schema) -> None:
+    """Apply `propertyNames` with a pattern, and simple `unevaluatedProperties`, to the keys."""
+    if "unevaluatedProperties" in schema and not _APPLICATORS & schema.keys():
+        schema["additionalProperties"] = schema.pop("unevaluatedProperties")
+    names = schema.get("propertyNames")
+    if names is True or names == {} or names == {"type": "string"}:
+        del schema["propertyNames"]
+        return
+    if not isinstance(names, dict) or "patternProperties" in schema:
+        return
+    rules = {key: value for key, value in names.items() if key != "type"}
+    if list(rules) != ["pattern"] or not isinstance(rules["pattern"], str):
+        return
+    pattern = rules["pattern"]
+    try:
+        allowed = re.compile(pattern)
+    except re.error:
+        return
+    properties = schema.get("properties") or {}
+    if not isinstance(properties, dict):
+        return
+    if any(allowed.search(name) for name in properties):
+        return  # llguidance cannot tell a declared key from one that the pattern allows
+    other = schema.get("additionalProperties", True)
+    del schema["propertyNames"]
+    schema["properties"] = dict.fromkeys(properties, False)
+    schema["additionalProperties"] = False
+    if other is not False:
+        schema["patternProperties"] = {pattern: other}
+
+
+def _at_most(value: Any, limit: int) -> bool:
+    return isinstance(value, int) and value <= limit

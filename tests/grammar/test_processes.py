@@ -1,0 +1,214 @@
+"""Grammar processes: whatever a client writes, at most its own grammar ends."""
+
+import os
+import signal
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+
+from container.engine.sequence import Constraint
+from container.errors import InvalidParameter
+from container.grammar.client import GrammarClient, GrammarServerFailed
+from container.grammar.forms import Answer, choice_answer, lark_answer, regex_answer, schema_answer
+from container.grammar.protocol import ForkServerArgs, GrammarLimits
+from container.grammar.shape import MessageShape, encode_shape
+from container.text.tokenizer import Tokenizer
+from tests.support.servers import DEMO_MODEL
+
+END = 2
+VOCABULARY = 2048
+TOKENIZER = Tokenizer.from_folder(DEMO_MODEL)
+DIGIT = regex_answer("[0-9]", "f")
+
+
+def _args(timeout_s: float) -> ForkServerArgs:
+    limits = GrammarLimits(timeout_s, 256 * 2**20)
+    return ForkServerArgs(TOKENIZER.serialise(), VOCABULARY, [END], {}, limits)
+
+
+@pytest.fixture
+def client() -> Iterator[GrammarClient]:
+    client = GrammarClient(_args(timeout_s=10.0))
+    client.check()
+    yield client
+    client.close()
+
+
+def _start(client: GrammarClient, answer: Answer) -> Constraint:
+    return client.compile(encode_shape(MessageShape(answer=answer)))
+
+
+def _wait(client: GrammarClient, constraint: Constraint) -> Constraint:
+    client.wait(lambda: constraint.is_ready and constraint.is_advanced, 60.0)
+    assert constraint.is_ready
+    return constraint
+
+
+def _follow(client: GrammarClient, constraint: Constraint, text: str) -> int:
+    """Accept a text's tokens until the grammar fails; return how many it took."""
+    ids = TOKENIZER.encode(text, add_special_tokens=False)
+    for count, token_id in enumerate(ids):
+        constraint.accept(token_id)
+        if _wait(client, constraint).error is not None:
+            return count
+    return len(ids)
+
+
+def _chain(length: int) -> dict[str, Any]:
+    links = {f"d{index}": {"$ref": f"#/$defs/d{index + 1}"} for index in range(length)}
+    return {"$ref": "#/$defs/d0", "$defs": links | {f"d{length}": {"type": "string"}}}
+
+
+def _nested(depth: int) -> dict[str, Any]:
+    schema: dict[str, Any] = {}
+    for _ in range(depth):
+        schema = {"type": "array", "items": schema}
+    return schema
+
+
+LARK = "start: r0\n" + "".join(f"r{i}: r{i + 1}\n" for i in range(4000)) + 'r4000: "a"\n'
+HOSTILE = {
+    "a chain of references": schema_answer(_chain(1000), "f"),
+    "a chain of definitions": schema_answer({"$defs": _chain(3000)["$defs"]}, "f"),
+    "many parts": schema_answer({"allOf": [{"type": "string"}] * 3000}, "f"),
+    "many objects": schema_answer(
+        {"allOf": [{"properties": {f"a{i}": {"type": "string"}}} for i in range(3000)]}, "f"
+    ),
+    "many negations": schema_answer({"not": {"not": {"not": {"not": {"not": True}}}}}, "f"),
+    "nested arrays": schema_answer(_nested(200), "f"),
+    "a chain of rules": lark_answer(LARK, "f"),
+    "brackets": regex_answer("(" * 20_000 + "a" + ")" * 20_000, "f"),
+    "brackets in a schema": schema_answer(
+        {"type": "string", "pattern": "(" * 5000 + "a" + ")" * 5000}, "f"
+    ),
+    "states": regex_answer("(a?){500}a{500}", "f"),
+    "repetitions": regex_answer("((a{1,99}){1,99}){1,99}", "f"),
+    "itself": schema_answer({"$ref": "#"}, "f"),
+    "no keyword's type is right": schema_answer(
+        {"type": 3, "properties": [], "required": {}, "anyOf": 1, "enum": 2, "allOf": [1]}, "f"
+    ),
+    "an unknown target": schema_answer({"$ref": "#/a/b/0"}, "f"),
+    "another document": schema_answer({"$ref": "https://example.com/a.json"}, "f"),
+    "alternatives of alternatives": schema_answer(
+        {"allOf": [{"anyOf": [{"required": [f"{i}{j}"]} for j in range(6)]} for i in range(12)]},
+        "f",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_a_hostile_grammar_is_followed_or_refused(client: GrammarClient, name: str) -> None:
+    neighbour = _wait(client, _start(client, DIGIT))
+    constraint = _wait(client, _start(client, HOSTILE[name]))
+    if constraint.error is not None:
+        assert isinstance(constraint.error, InvalidParameter)
+        assert len(constraint.error.message) < 1000
+        assert "<state>" not in constraint.error.message
+    assert _follow(client, neighbour, "7") == 1
+    assert neighbour.is_complete
+
+
+def test_a_compile_without_end_is_ended_and_others_do_not_wait() -> None:
+    client = GrammarClient(_args(timeout_s=2.0))
+    client.check()
+    slow = [_start(client, regex_answer("a*" * 100_000 + "b" * i, "f")) for i in range(3)]
+    quick = _wait(client, _start(client, DIGIT))
+    assert quick.error is None
+    assert not any(constraint.is_ready for constraint in slow)
+    for constraint in slow:
+        error = _wait(client, constraint).error
+        assert isinstance(error, InvalidParameter)
+        assert "GRAMMAR_TIMEOUT" in error.message
+    client.close()
+
+
+def test_a_compile_for_nobody_is_cancelled(client: GrammarClient) -> None:
+    started = time.monotonic()
+    for index in range(12):  # more than compile at the same time
+        _start(client, regex_answer("a*" * 100_000 + "b" * index, "f")).close()
+    assert _wait(client, _start(client, DIGIT)).error is None
+    assert time.monotonic() - started < 8
+
+
+def test_an_answer_that_is_too_complex_harms_nobody_else(client: GrammarClient) -> None:
+    schema = {"type": "string", "pattern": r"^(\S+\s*){1,200}$", "maxLength": 2000}
+    constraint = _wait(client, _start(client, schema_answer(schema, "response_format")))
+    neighbour = constraint.copy()
+    assert _follow(client, neighbour, '"Once upon') > 0
+    english = "The quick brown fox jumps over the lazy dog, and goes on to tell of many things. "
+    _follow(client, constraint, '"' + english * 16)
+    error = constraint.error
+    assert isinstance(error, InvalidParameter)
+    assert error.field == "response_format"
+    assert r"(\\S+\\s*){1,200}" in error.message
+    assert _follow(client, neighbour, " a time") > 0
+    assert neighbour.error is None
+    later = _wait(client, _start(client, schema_answer(schema, "response_format")))
+    assert _follow(client, later, '"Once upon a time') > 0
+    assert later.error is None
+
+
+def test_a_dead_process_or_server_costs_its_own_requests_only(client: GrammarClient) -> None:
+    constraint = _wait(client, _start(client, DIGIT))
+    other = _wait(client, _start(client, choice_answer(["yes", "no"], "f")))
+    pids = _children(client)
+    assert len(pids) == 2
+    os.kill(pids[0], signal.SIGKILL)
+    client.wait(lambda: constraint.error is not None, 5.0)
+    assert constraint.error is not None
+    assert _follow(client, other, "yes") > 0
+    assert other.is_complete
+    os.kill(client._server.pid, signal.SIGKILL)
+    several = [_start(client, regex_answer(f"[0-9]{{{count}}}", "f")) for count in (2, 3, 4)]
+    assert [_wait(client, constraint).error for constraint in several] == [None] * 3
+
+
+def test_a_stopped_process_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    client = GrammarClient(_args(timeout_s=1.0))
+    client.check()
+    constraint = _wait(client, _start(client, DIGIT))
+    [pid] = _children(client)
+    os.kill(pid, signal.SIGSTOP)
+    constraint.accept(TOKENIZER.encode("7", add_special_tokens=False)[0])
+    assert _wait(client, constraint).error is not None
+    os.kill(pid, signal.SIGKILL)
+    monkeypatch.setattr("container.grammar.client.START_TIMEOUT_S", 1.0)
+    os.kill(client._server.pid, signal.SIGSTOP)
+    assert _wait(client, _start(client, DIGIT)).error is None
+    client.close()
+
+
+def test_idle_processes_are_few_and_all_end_with_the_client(client: GrammarClient) -> None:
+    for index in range(20):
+        _wait(client, _start(client, regex_answer(f"a{{{index + 1}}}", "f"))).close()
+    pids = _children(client)
+    client.close()
+    until = time.monotonic() + 10
+    while any(os.path.exists(f"/proc/{pid}") for pid in pids) and time.monotonic() < until:
+        time.sleep(0.05)
+    assert not [pid for pid in pids if os.path.exists(f"/proc/{pid}")]
+
+
+def test_a_tokenizer_that_does_not_suit_is_named() -> None:
+    client = GrammarClient(ForkServerArgs("{}", 10, [], {}, GrammarLimits()))
+    with pytest.raises(GrammarServerFailed):
+        client.check()
+    client.close()
+
+
+def test_a_mask_covers_the_models_rows_only(client: GrammarClient) -> None:
+    constraint = _wait(client, _start(client, DIGIT))
+    for words in (1, 64, 100):
+        mask = np.zeros(words, np.int32)
+        constraint.fill(mask)
+        assert mask.any() or words == 1
+
+
+def _children(client: GrammarClient) -> list[int]:
+    """The grammar processes, in the order of their start."""
+    server = client._server.pid
+    with open(f"/proc/{server}/task/{server}/children") as file:
+        return [int(pid) for pid in file.read().split()]

@@ -1,0 +1,243 @@
+"""Rewritten schemas accept nothing that the client's schema refuses: random schemas and values."""
+
+import json
+import random
+import re
+from typing import Any
+
+import jsonschema
+import pytest
+from llguidance import LLMatcher, LLTokenizer
+
+from container.errors import InvalidParameter
+from container.grammar.forms import schema_answer
+from container.grammar.schema.disjoint import are_disjoint
+from container.grammar.schema.keywords import normalised
+from container.grammar.schema.lookahead import without_lookahead
+from container.grammar.schema.negation import negation, other_words
+from container.grammar.schema.patterns import in_rust, whole_text, words_of
+from container.grammar.schema.satisfiable import impossible_place
+from container.grammar.spec import answer_grammar
+from tests.support.servers import DEMO_MODEL
+
+NAMES = ["a", "b", "c"]
+WORDS = ["", "x", "xy", "y", "é"]
+
+
+def _value(rnd: random.Random, depth: int = 2) -> Any:
+    kinds = ["null", "bool", "int", "float", "str", "str"] + ["list", "dict", "dict"] * (depth > 0)
+    match rnd.choice(kinds):
+        case "null":
+            return None
+        case "bool":
+            return rnd.random() < 0.5
+        case "int":
+            return rnd.randint(-2, 4)
+        case "float":
+            return rnd.choice([0.5, 1.5, 2.0])
+        case "str":
+            return rnd.choice(WORDS)
+        case "list":
+            return [_value(rnd, depth - 1) for _ in range(rnd.randint(0, 2))]
+    return {name: _value(rnd, depth - 1) for name in NAMES if rnd.random() < 0.5}
+
+
+def _schema(rnd: random.Random, depth: int = 3) -> Any:
+    if depth == 0 or rnd.random() < 0.1:
+        return rnd.choice([True, False, {}, {"type": "string"}, {"const": "x"}, {"minimum": 1}])
+    types = ["null", "boolean", "number", "integer", "string", "array", "object"]
+    keywords: dict[str, Any] = {
+        "type": lambda: rnd.choice([rnd.choice(types), rnd.sample(types, 2)]),
+        "const": lambda: rnd.choice([None, True, "x", "xy", 1]),
+        "enum": lambda: rnd.sample([*WORDS, None, True, 2], 3),
+        "required": lambda: rnd.sample(NAMES, rnd.randint(0, 2)),
+        "properties": lambda: {n: _schema(rnd, depth - 1) for n in rnd.sample(NAMES, 2)},
+        "additionalProperties": lambda: rnd.choice([False, _schema(rnd, depth - 1)]),
+        "patternProperties": lambda: {rnd.choice(["^a$", "b|c"]): _schema(rnd, depth - 1)},
+        "propertyNames": lambda: {"pattern": rnd.choice(["^[ab]", "^z"])},
+        "minProperties": lambda: rnd.randint(0, 2),
+        "maxProperties": lambda: rnd.randint(0, 3),
+        "minimum": lambda: rnd.randint(-1, 2),
+        "exclusiveMaximum": lambda: rnd.randint(-1, 3),
+        "minLength": lambda: rnd.randint(0, 2),
+        "maxItems": lambda: rnd.randint(0, 2),
+        "not": lambda: _schema(rnd, depth - 1),
+        "if": lambda: _schema(rnd, depth - 1),
+        "then": lambda: _schema(rnd, depth - 1),
+        "else": lambda: _schema(rnd, depth - 1),
+        "oneOf": lambda: [_schema(rnd, depth - 1) for _ in range(rnd.randint(1, 3))],
+        "anyOf": lambda: [_schema(rnd, depth - 1) for _ in range(2)],
+        "allOf": lambda: [_schema(rnd, depth - 1) for _ in range(2)],
+        "dependentRequired": lambda: {rnd.choice(NAMES): rnd.sample(NAMES, 1)},
+        "dependentSchemas": lambda: {rnd.choice(NAMES): _schema(rnd, depth - 1)},
+    }
+    chosen = rnd.sample(list(keywords), rnd.randint(1, 3))
+    return {key: keywords[key]() for key in chosen}
+
+
+def _accepts(schema: Any, value: Any) -> bool:
+    return jsonschema.Draft202012Validator(schema).is_valid(value)
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_a_rewritten_schema_accepts_no_more(seed: int) -> None:
+    rnd = random.Random(seed)
+    same = 0
+    for _ in range(150):
+        schema = _schema(rnd)
+        if not isinstance(schema, dict):
+            continue
+        result = normalised(
+            schema, is_strict=False, is_lenient=False, is_known_format=lambda _: True
+        )
+        is_impossible = impossible_place(result) is not None
+        for _ in range(12):
+            value = _value(rnd)
+            is_valid = _accepts(schema, value)
+            if _accepts(result, value):
+                assert is_valid, (schema, result, value)
+                assert not is_impossible, (schema, result, value)
+                same += 1
+            else:
+                same += not is_valid
+    assert same > 0.9 * 150 * 12 * 0.9
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_negation_is_exact_and_disjoint_schemas_share_nothing(seed: int) -> None:
+    rnd = random.Random(seed)
+    known = disjoint = 0
+    for _ in range(200):
+        first, second = _schema(rnd), _schema(rnd)
+        negated = negation(first, {})
+        known += negated is not None
+        is_disjoint = are_disjoint(first, second, {})
+        disjoint += is_disjoint
+        for _ in range(12):
+            value = _value(rnd)
+            if negated is not None:
+                assert _accepts(negated, value) is not _accepts(first, value), (first, value)
+            if is_disjoint:
+                both = _accepts(first, value) and _accepts(second, value)
+                assert not both, (first, second, value)
+    assert known > 20
+    assert disjoint > 5
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(4))
+def test_a_compiled_grammar_accepts_nothing_wrong(seed: int) -> None:
+    rnd = random.Random(seed)
+    tokenizer = LLTokenizer((DEMO_MODEL / "tokenizer.json").read_text(), eos_token=[2])
+    num_compiled = num_accepted = 0
+    for schema in (_schema(rnd) for _ in range(60)):
+        try:
+            grammar = answer_grammar(schema_answer(schema, "f"))
+        except InvalidParameter:
+            continue
+        num_compiled += 1
+        start = LLMatcher(tokenizer, grammar, log_level=0)
+        for value in (_value(rnd) for _ in range(10)):
+            text = json.dumps(value, separators=(",", ":"), ensure_ascii=False)
+            matcher = start.deep_copy()
+            if matcher.consume_tokens(tokenizer.tokenize_str(text)) and matcher.is_accepting():
+                num_accepted += 1
+                assert _accepts(schema, value), (schema, value)
+    assert num_compiled > 25
+    assert num_accepted > 100
+
+
+@pytest.mark.parametrize("count", [1, 3, 5])
+def test_unique_choices_come_once(count: int) -> None:
+    values = ["a", 1, True, None, "b"][:count]
+    schema = {"type": "array", "items": {"enum": values}, "uniqueItems": True, "minItems": 1}
+    result = normalised(schema, is_strict=False, is_lenient=False, is_known_format=bool)
+    assert "uniqueItems" not in result
+    rnd = random.Random(0)
+    for _ in range(300):
+        value = [rnd.choice([*values, "c"]) for _ in range(rnd.randint(0, 4))]
+        is_valid = _accepts(schema, value)
+        assert not _accepts(result, value) or is_valid, value
+        if count <= 4:
+            assert _accepts(result, value) is is_valid, value
+        assert _accepts(result, values)
+
+
+def test_all_words_but_some() -> None:
+    rnd = random.Random(1)
+    for _ in range(200):
+        words = ["".join(rnd.choices("ab-]é", k=rnd.randint(0, 3))) for _ in range(3)]
+        pattern = re.compile(other_words(words))
+        for _ in range(30):
+            text = "".join(rnd.choices("ab-]éz\n", k=rnd.randint(0, 4)))
+            assert (pattern.fullmatch(text) is not None) is (text not in words), (words, text)
+
+
+@pytest.mark.parametrize(
+    ("pattern", "texts", "others"),
+    [
+        (r"a\$", ["a$", "xa$y"], ["a", "ay"]),
+        (r"^a|b$", ["ax", "xb", "b"], ["xa", "bx"]),
+        (r"^(a|b)$", ["a", "b"], ["ab", "xb"]),
+        (r"^a\\$", ["a\\"], ["a$", "a\\$"]),
+        (r"a|^b|c$", ["xax", "bx", "xc"], ["xb", "cx"]),
+        (r"[|^$]", ["x|", "$"], ["x"]),
+        (r"^[^]$", ["x", "\n"], ["", "xx"]),
+        (r"^\cJ$", ["\n"], ["J"]),
+    ],
+)
+def test_a_pattern_is_read_as_ecma_does(pattern: str, texts: list[str], others: list[str]) -> None:
+    whole = re.compile(whole_text(pattern))
+    for text in texts:
+        assert whole.fullmatch(text), text
+    for text in others:
+        assert not whole.fullmatch(text), text
+
+
+def test_the_words_of_a_pattern() -> None:
+    assert words_of("^(a|b-c)$") == ["a", "b-c"]
+    assert words_of("^a$") == ["a"]
+    assert words_of("^a") is None
+    assert words_of("^a.$") is None
+    assert in_rust("^{a}{2,3}[]$") == r"^\{a}{2,3}[^\s\S]$"
+
+
+ZOD_EMAIL = (
+    r"^(?!\.)(?!.*\.\.)([A-Za-z0-9_'+\-\.]*)[A-Za-z0-9_+-]@([A-Za-z0-9][A-Za-z0-9\-]*\.)+"
+    r"[A-Za-z]{2,}$"
+)
+AHEAD = [
+    r"^(?!\.)[a-z.]+@[a-z]+\.[a-z]{2,}$", r"^(?!aws:)[a-zA-Z:]*$", ZOD_EMAIL,
+    r"^(?=.{2,4}$)[ab]+", r"^(?!ab$)[ab]+$", r"^(?!a)", r"^(?=a|b).c",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("pattern", AHEAD)
+def test_a_pattern_without_its_look_ahead_finds_the_same(pattern: str) -> None:
+    rnd, split = random.Random(1), without_lookahead(pattern)
+    assert split != [pattern]
+    for _ in range(3000):
+        text = "".join(rnd.choices("ab.:sw@cx", k=rnd.randint(0, 6)))
+        is_found = re.search(pattern, text) is not None
+        assert all(re.search(part, text) for part in split) is is_found, text
+
+
+@pytest.mark.parametrize(
+    "pattern", [r"^(?!ab|c)x", r"(?!a)b", r"^(?!a)b|c", r"^(?![a-z]*$)x", r"^(?!(a", r"^(?=a"]
+)
+def test_other_look_ahead_stays_and_is_refused(pattern: str) -> None:
+    assert without_lookahead(pattern) == [pattern]
+
+
+def test_strict_closes_objects_that_are_silent_about_other_keys() -> None:
+    def closed(schema: dict[str, Any]) -> dict[str, Any]:
+        return normalised(schema, is_strict=True, is_lenient=False, is_known_format=bool)
+
+    inner = {"properties": {"a": {"properties": {"b": {}}}}}
+    assert closed(inner)["additionalProperties"] is False
+    assert closed(inner)["properties"]["a"]["additionalProperties"] is False
+    for own in ({"additionalProperties": True}, {"patternProperties": {"^x": {}}}, {"allOf": [{}]}):
+        assert "additionalProperties" not in closed(inner | own) or own == {
+            "additionalProperties": True
+        }
+    assert "additionalProperties" not in closed({"type": "object"})
