@@ -39,6 +39,11 @@ Decoder = msgspec.msgpack.Decoder[Any]
 HandleFrame = Callable[[bytes, bytes], None]
 
 
+def flush_sockets() -> None:
+    """Close this process's sockets, once what they still hold is sent or LINGER_MS are over."""
+    zmq.Context.instance().destroy(linger=LINGER_MS)
+
+
 class BackendServer(ABC):
     """Owns the socket to the frontends, the state that they see and the loop; serves until drained.
 

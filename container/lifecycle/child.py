@@ -3,6 +3,7 @@
 A child has a name, which is also its subcommand of `python -m container`, gunicorn excepted.
 """
 
+import collections
 import contextlib
 import logging
 import os
@@ -10,7 +11,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import TypeAlias
 
 from container.errors import ConfigError, ModelLoadError
@@ -21,7 +22,9 @@ log = logging.getLogger(__name__)
 
 Process: TypeAlias = "subprocess.Popen[bytes]"
 
+# More restarts than this within the window mean that another one cannot help either.
 MAX_RESTARTS = 3
+RESTART_WINDOW_S = 600.0
 # A restart cannot help here.
 FINAL_EXIT_CODES = (ConfigError.exit_code, ModelLoadError.exit_code)
 KEEPS_DYING = 4
@@ -32,7 +35,7 @@ ABORT_GRACE_S = 2.0
 class Child:
     """Owns one process, and restarts it when it dies or, by its heartbeats, hangs.
 
-    Without `heartbeat` limits the process sends none.
+    Without `heartbeat` limits the process sends none. `now` is a clock in seconds.
     """
 
     def __init__(
@@ -42,13 +45,15 @@ class Child:
         *arguments: str,
         environ: dict[str, str],
         heartbeat: HeartbeatLimits | None = None,
+        now: Callable[[], float] = time.monotonic,
     ) -> None:
         self.name = name
         self._heartbeat = heartbeat
         self._monitor: HeartbeatMonitor | None = None
         self._command = [sys.executable, "-m", module, *arguments]
         self._environ = environ
-        self._restarts = 0
+        self._now = now
+        self._restarted_at: collections.deque[float] = collections.deque(maxlen=MAX_RESTARTS)
         self._process = self._start()
 
     @property
@@ -73,16 +78,17 @@ class Child:
             return None
         if code in FINAL_EXIT_CODES:
             return code
-        if self._restarts == MAX_RESTARTS:
+        recent = [at for at in self._restarted_at if self._now() - at < RESTART_WINDOW_S]
+        if len(recent) == MAX_RESTARTS:
             log.error(
-                "%s: died %d times, not restarted again; the container stops",
-                self.name, MAX_RESTARTS + 1,
+                "%s: died %d times within %.0f s, not restarted again; the container stops",
+                self.name, MAX_RESTARTS + 1, RESTART_WINDOW_S,
             )  # fmt: skip
             return KEEPS_DYING
-        self._restarts += 1
+        self._restarted_at.append(self._now())
         log.error(
-            "%s: died (%s); restart %d of %d",
-            self.name, cause(code), self._restarts, MAX_RESTARTS,
+            "%s: died (%s); restart %d of %d within %.0f s",
+            self.name, cause(code), len(recent) + 1, MAX_RESTARTS, RESTART_WINDOW_S,
         )  # fmt: skip
         self._process = self._start()
         return None

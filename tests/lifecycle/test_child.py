@@ -2,21 +2,23 @@
 
 import os
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import psutil
 import pytest
 
 from container.ipc.heartbeat import HeartbeatLimits
-from container.lifecycle.child import KEEPS_DYING, MAX_RESTARTS, Child
+from container.lifecycle.child import KEEPS_DYING, MAX_RESTARTS, RESTART_WINDOW_S, Child
 from tests.support.servers import wait_for
 
 ROOT = Path(__file__).parents[2]
 
 
-def _child(folder: Path, program: str) -> Child:
+def _child(folder: Path, program: str, now: Callable[[], float] = time.monotonic) -> Child:
     (folder / "program.py").write_text(program)
-    return Child("child", "program", environ=os.environ | {"PYTHONPATH": str(folder)})
+    environ = os.environ | {"PYTHONPATH": str(folder)}
+    return Child("child", "program", environ=environ, now=now)
 
 
 STOPPED = """
@@ -71,6 +73,19 @@ def test_a_child_that_dies_is_started_again_a_few_times(tmp_path: Path) -> None:
         assert child.keep_alive() is None
     _wait_left(child)
     assert child.keep_alive() == KEEPS_DYING
+
+
+def test_only_the_restarts_of_the_last_minutes_count(tmp_path: Path) -> None:
+    clock = [0.0]
+    child = _child(tmp_path, "raise SystemExit(1)", lambda: clock[0])
+    for _ in range(MAX_RESTARTS + 2):
+        _wait_left(child)
+        assert child.keep_alive() is None
+        clock[0] += RESTART_WINDOW_S / MAX_RESTARTS + 1
+    for _ in range(MAX_RESTARTS):
+        _wait_left(child)
+        code = child.keep_alive()
+    assert code == KEEPS_DYING
 
 
 @pytest.mark.parametrize("code", [2, 3])
