@@ -16,6 +16,8 @@ import jinja2.meta
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from container.errors import ModelLoadError, TemplateFailed
+from container.text.templates.chat_template import ChatTemplate
+from container.text.templates.renderer import RenderError
 
 log = logging.getLogger(__name__)
 
@@ -43,6 +45,7 @@ class Tokenizer:
     def __init__(self, inner: PreTrainedTokenizerBase) -> None:
         self._inner = inner
         self._texts: dict[int, str] = {}
+        self._template = ChatTemplate(inner)
         added = getattr(inner, "added_tokens_decoder", {})
         self.special_ids = frozenset(inner.all_special_ids) | {
             token_id for token_id, token in added.items() if token.special
@@ -81,6 +84,15 @@ class Tokenizer:
     def inner(self) -> PreTrainedTokenizerBase:
         """The transformers tokenizer, for its image processors."""
         return self._inner
+
+    def start_renderer(self) -> None:
+        """Start the process that renders the chat template, if there is one."""
+        if self.has_chat_template:
+            self._template.start()
+
+    def stop_renderer(self) -> None:
+        """End the processes that render the chat template, until the next rendering."""
+        self._template.stop()
 
     @property
     def end_ids(self) -> frozenset[int]:
@@ -247,18 +259,15 @@ class Tokenizer:
             continues = messages[-1]["role"] == "assistant"
         arguments: dict[str, Any] = self._variables(tools) | (options or {})
         arguments |= {
-            "tokenize": False,
             "add_generation_prompt": opens_reply and not continues,
             "continue_final_message": continues,
         }
         try:
-            text = self._inner.apply_chat_template(messages, **arguments)
-        except Exception as error:  # a template is a program and can raise anything
+            return self._template.render(messages, arguments)
+        except RenderError as error:
             raise TemplateFailed(
                 f"the chat template refused the messages: {error}", field="messages"
             ) from error
-        assert isinstance(text, str)
-        return text
 
     def _variables(self, tools: Sequence[dict[str, Any]]) -> dict[str, Any]:
         """Return the template's variables for tools; Firefunction's has names of its own."""
@@ -274,8 +283,8 @@ class Tokenizer:
         messages = [{"role": "user", "content": MARK}]
         options: tuple[list[Any] | None, ...] = (None, [])
         for no_tools in options:
-            with contextlib.suppress(Exception):  # see render_chat
-                self._inner.apply_chat_template(messages, tokenize=False, tools=no_tools)
+            with contextlib.suppress(RenderError):
+                self._template.render(messages, {"tools": no_tools})
                 return no_tools
         return None
 

@@ -1,0 +1,1 @@
+"""Chat templates: programs of the model that run in processes with limits."""
