@@ -6,6 +6,7 @@ import logging
 import os
 import signal
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 import click
@@ -13,7 +14,7 @@ import click
 from container import __version__, logs
 from container.errors import ConfigError, ModelLoadError
 from container.settings.page import markdown_page
-from container.settings.process_env import HEARTBEAT_FD, SUPERVISOR_PID
+from container.settings.process_env import HEARTBEAT_FD, RANKS_FOLDER, SUPERVISOR_PID
 from container.settings.settings import Settings, describe
 
 if TYPE_CHECKING:
@@ -74,7 +75,9 @@ def engine(address: str, replica: int) -> None:
         disable_progress_bars()
     server = engine_server(
         address,
-        lambda progress: load_engine(settings, progress, replica),
+        lambda progress: load_engine(
+            settings, progress, replica, Path(os.environ[RANKS_FOLDER]) / f"model-{replica}"
+        ),
         drain_s=settings.server.drain_s,
         parent_pid=int(os.environ[SUPERVISOR_PID]),
         heartbeat=_heartbeat(),
@@ -165,8 +168,20 @@ def _run(name: str, run: "Callable[[], None]") -> NoReturn:
         sys.exit(error.exit_code)
     except Exception:
         log.exception("the %s failed", name)
-        sys.exit(1)
+        _exit_at_once()
     sys.exit(0)
+
+
+def _exit_at_once() -> NoReturn:
+    """Exit with 1 after the last messages and log lines, without taking the interpreter apart.
+
+    That takes seconds with torch and its threads, in which nobody is served.
+    """
+    from container.ipc.backend_server import flush_sockets
+
+    flush_sockets()
+    logging.shutdown()
+    os._exit(1)
 
 
 def _settings() -> Settings:

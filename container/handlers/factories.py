@@ -26,7 +26,7 @@ from container.handlers.worker_pool import start_worker
 from container.handlers.worker_process import Worker
 from container.ipc.heartbeat import Heartbeat
 from container.settings.model import ModelSettings
-from container.settings.process_env import SAGEMAKER_MODEL_DIR, model_root
+from container.settings.process_env import SAGEMAKER_MODEL_DIR, model_root, outward_links
 from container.settings.server import HandlerSettings, ServerSettings
 from container.settings.settings import Settings
 
@@ -63,11 +63,12 @@ def make_worker(settings: Settings, address: str, name: str, parent_pid: int) ->
 
 def model_folder(settings: ModelSettings) -> Path:
     """Return the folder for model_fn, downloaded if the model is on the Hub."""
-    if settings.model_id is None:
-        return model_root(SAGEMAKER_MODEL_DIR)
-    folder = Path(settings.model_id).expanduser()
-    if folder.is_dir():
-        return model_root(folder.resolve())
+    folder = Path(settings.model_id or SAGEMAKER_MODEL_DIR).expanduser()
+    if settings.model_id is None or folder.is_dir():
+        root = model_root(folder.resolve())
+        if links := outward_links(root):
+            raise ModelLoadError(f"{links[0]} is a link that leads out of the model's folder")
+        return root
     try:
         path = snapshot_download(
             settings.model_id, revision=settings.revision, token=settings.hf_token

@@ -144,11 +144,12 @@ class AdapterInfo(msgspec.Struct, frozen=True):
 class EngineInfo(msgspec.Struct, frozen=True):
     """What a frontend needs to know of the loaded model; fixed for an engine's life.
 
-    `attention` is `paged`, or `own`: the model's own cache, one sequence after another.
-    `is_multimodal`: prompts may have images. `tensor_parallel`: processes that share each layer;
-    `data_parallel`: copies of the model. `reuses_prefixes`: a known prefix is not computed again.
-    `fallbacks` are the reasons for which it is served more slowly than it could be. `max_requests`
-    may be unfinished at a time, records of batch bodies apart.
+    `model_path` is a folder with the model's text files, not always with its weights. `attention`
+    is `paged`, or `own`: the model's own cache, one sequence after another. `is_multimodal`:
+    prompts may have images. `tensor_parallel`: processes that share each layer; `data_parallel`:
+    copies of the model. `reuses_prefixes`: a known prefix is not computed again. `fallbacks` are
+    the reasons for which it is served more slowly than it could be. `max_requests` may be
+    unfinished at a time, records of batch bodies apart.
     """
 
     model_id: str

@@ -6,6 +6,7 @@ The composition root of the engine process; runs once and reports each stage in 
 import logging
 import os
 from dataclasses import replace
+from pathlib import Path
 
 import msgspec
 import torch
@@ -26,7 +27,7 @@ from container.messages.engine import EngineInfo, SamplingParams
 from container.model.execution.factory import capture_decodes, capture_sizes, make_runner
 from container.model.execution.model_runner import TorchModelRunner
 from container.model.loaded_model import LoadedModel
-from container.model.loading.checkpoint import ModelFiles, find_model
+from container.model.loading.checkpoint import ModelFiles, copy_text_files, find_model
 from container.model.loading.config import (
     dtype_name,
     end_token_ids,
@@ -61,10 +62,11 @@ MIN_CHECK_IDS = 12
 
 
 def load_engine(
-    settings: Settings, progress: Progress, replica: int = 0
+    settings: Settings, progress: Progress, replica: int = 0, text_folder: Path | None = None
 ) -> tuple[Engine, EngineInfo]:
     """Find, load, check and size the model of replica number `replica`.
 
+    Frontends read its text files from a copy in `text_folder`, or else from the model's folder.
     Raises ModelLoadError or ConfigError.
     """
     progress(f"looking for {settings.model.model_source()}")
@@ -73,6 +75,7 @@ def load_engine(
         revision=settings.model.revision,
         token=settings.model.hf_token,
     )
+    text_path = files.path if text_folder is None else copy_text_files(files, text_folder)
     model_config = read_config(settings.model, files.path)
     placement, dtype = plan_load(
         settings.model, settings.placement, model_config, files.path, replica
@@ -89,8 +92,9 @@ def load_engine(
     if is_multimodal(files.path, model_config):
         reader = ImageReader.from_folder(files.path, tokenizer)
     format_name = dtype_name(dtype)
-    ids = check_ids(tokenizer)
+    tokenizer.start_renderer()
     kernels = load_kernels() if placement.device.type == "cpu" else None
+    ids = check_ids(tokenizer)
     ranks = (
         Ranks(
             files.path,
@@ -172,6 +176,7 @@ def load_engine(
     )
     info = _info(
         files,
+        text_path,
         model,
         config,
         placement,
@@ -232,6 +237,8 @@ def check_ids(tokenizer: Tokenizer) -> list[int] | None:
             has_special_tokens = True
         except TemplateFailed as error:
             log.debug("chat template failed, checking the model on plain text: %s", error)
+        finally:
+            tokenizer.stop_renderer()  # the engine renders nothing else
     ids = tokenizer.encode(text, add_special_tokens=not has_special_tokens)
     return ids[:NUM_IDS] if len(ids) >= MIN_CHECK_IDS else None
 
@@ -273,6 +280,7 @@ def warm_up(runner: ModelRunner, config: EngineConfig) -> None:
 
 def _info(
     files: ModelFiles,
+    text_path: Path,
     model: LoadedModel,
     config: EngineConfig,
     placement: Placement,
@@ -282,7 +290,7 @@ def _info(
 ) -> EngineInfo:
     return EngineInfo(
         model_id=files.model_id,
-        model_path=os.fspath(files.path),
+        model_path=os.fspath(text_path),
         model_sha=files.sha,
         model_type=model.config.model_type,
         dtype=dtype_name(model.dtype),

@@ -1,5 +1,6 @@
 """Names and folders that this container's processes share and that are no settings."""
 
+import os
 from pathlib import Path
 
 # Not settings: the supervisor tells its children who it is and where the engine's socket is.
@@ -21,6 +22,28 @@ SUPERVISOR_PID = "CONTAINER_SUPERVISOR_PID"
 HEARTBEAT_FD = "CONTAINER_HEARTBEAT_FD"
 SAGEMAKER_MODEL_DIR = Path("/opt/ml/model")
 ADDITIONAL_DATA = Path("/opt/ml/additional-model-data-sources")
+
+
+def outward_links(folder: Path) -> list[Path]:
+    """List the links in a model's folder, user code apart, that lead to files outside of it.
+
+    The files of a snapshot in the Hub's cache are links to that repository's blobs: these are in.
+    """
+    root = folder.resolve()
+    inside = [
+        root,
+        *(place.parent / "blobs" for place in root.parents if place.name == "snapshots"),
+    ]
+    links = []
+    for parent, folders, files in os.walk(root):
+        if Path(parent) == root and "code" in folders:
+            folders.remove("code")
+        links += [path for name in (*folders, *files) if (path := Path(parent, name)).is_symlink()]
+    return [link for link in links if not any(_leads_into(link, place) for place in inside)]
+
+
+def _leads_into(link: Path, folder: Path) -> bool:
+    return Path(os.path.realpath(link)).is_relative_to(folder)
 
 
 def model_root(folder: Path) -> Path:

@@ -5,6 +5,7 @@ A ModelLoadError names the missing file, before the weights are loaded.
 
 import json
 import logging
+import shutil
 import struct
 import tempfile
 from collections.abc import Iterable
@@ -24,11 +25,16 @@ from huggingface_hub.errors import (
 )
 
 from container.errors import ModelLoadError
-from container.settings.process_env import model_root
+from container.settings.process_env import model_root, outward_links
 
 log = logging.getLogger(__name__)
 
 TEXT_FILES = ["*.json", "*.jinja", "*.txt", "*.model", "*.tiktoken", "*.py"]
+# Files that a frontend does not need; nor does it need any larger one.
+WEIGHT_SUFFIXES = (
+    ".safetensors", ".bin", ".gguf", ".pt", ".pth", ".ckpt", ".h5", ".msgpack", ".onnx", ".ot",
+)  # fmt: skip
+MAX_TEXT_BYTES = 256 * 2**20
 TOKENIZER_FILES = ("tokenizer.json", "vocab.*", "*.model", "*.tiktoken", "tekken.json")
 # Classes of tokenizers that have no file besides their configuration.
 BYTE_TOKENIZERS = ("ByT5Tokenizer", "PerceiverTokenizer", "CanineTokenizer")
@@ -68,6 +74,29 @@ def find_model(
     return _checked(ModelFiles(model_id, path, path.name))
 
 
+def copy_text_files(files: ModelFiles, folder: Path) -> Path:
+    """Copy all but weights to where no one else deletes them; return that folder.
+
+    A frontend that starts later reads them there. Without room the model's own folder must do.
+    """
+    try:
+        for path in files.path.rglob("*"):
+            is_weights = path.suffix in WEIGHT_SUFFIXES
+            if is_weights or not path.is_file() or path.stat().st_size > MAX_TEXT_BYTES:
+                continue
+            target = folder / path.relative_to(files.path)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(path, target)
+    except OSError as error:
+        log.warning(
+            "model files: not copied to %s (%s); frontends that start later need %s itself",
+            folder, error, files.path,
+        )  # fmt: skip
+        shutil.rmtree(folder, ignore_errors=True)
+        return files.path
+    return folder
+
+
 def _download(model_id: str, revision: str | None, token: str | None, variable: str) -> Path:
     try:
         path = Path(
@@ -102,6 +131,10 @@ def _download(model_id: str, revision: str | None, token: str | None, variable: 
 
 def _checked(files: ModelFiles) -> ModelFiles:
     path = files.path
+    if links := outward_links(path):
+        raise ModelLoadError(
+            f"{links[0]} is a link that leads out of the model's folder; copy the file into it"
+        )
     if not (path / "config.json").is_file():
         hint = ""
         if any(path.glob("*.tar.gz")):

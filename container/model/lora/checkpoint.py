@@ -19,6 +19,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from container.errors import InvalidParameter, one_line
+from container.settings.process_env import outward_links
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 PREFIX = "base_model.model."
@@ -77,6 +78,8 @@ def read_config(folder: Path) -> LoraConfig:
     path = folder / CONFIG
     if not os.path.isfile(path):
         raise _invalid(f"{folder}: {CONFIG} is missing; `src` must be an adapter in peft's format")
+    if links := outward_links(folder):
+        raise _invalid(f"{links[0]} is a link out of the adapter's folder; copy the file into it")
     try:
         raw = _read_json(path)
     except OSError as error:

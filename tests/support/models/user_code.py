@@ -1,5 +1,6 @@
 """Model folders with user code, and a wheel for its requirements."""
 
+import shutil
 import zipfile
 from pathlib import Path
 
@@ -12,7 +13,7 @@ def folder_with(folder: Path, program: str, *, with_model: bool = False) -> Path
     (folder / "code" / "inference.py").write_text(program)
     if with_model:
         for path in DEMO_MODEL.iterdir():
-            (folder / path.name).symlink_to(path)
+            shutil.copy(path, folder)
     return folder
 
 
