@@ -170,6 +170,8 @@ class Handler:
         if isinstance(data, dict):
             rest = dict(data)
             inputs, parameters = rest.pop("inputs", rest), rest.pop("parameters", None) or {}
+        if _are_bodies(inputs):
+            return [self._default_predict(record) for record in inputs]
         if not isinstance(parameters, dict):
             raise InvalidParameter("`parameters` must be an object", field="parameters")
         if not getattr(model, "raises_client_errors", False):
@@ -253,6 +255,12 @@ class Handler:
         return AnswerHead(
             request_id, context.response_status, kind, is_stream, context.response_headers
         )
+
+
+def _are_bodies(inputs: Any) -> bool:
+    """Whether inputs are the records of JSON Lines that are bodies of their own."""
+    is_list = isinstance(inputs, list) and bool(inputs)
+    return is_list and all(isinstance(record, dict) and "inputs" in record for record in inputs)
 
 
 def _toolkit_body(invoke: Invoke) -> str | bytes:

@@ -2,7 +2,8 @@
 
 The places are those of SageMaker's SDK and toolkits: SAGEMAKER_SUBMIT_DIRECTORY if it is a folder
 (the SDK also sends empty strings and `file://` addresses), then `code/` in the model's folder, then
-`/opt/ml/model/code` and `/opt/ml/code`. Code of a Hub repository is never used.
+`/opt/ml/model/code` and `/opt/ml/code`. In an archive that has all in one folder, `code/` is in
+that folder. Code of a Hub repository is never used.
 """
 
 import ast
@@ -12,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from container.errors import ModelLoadError
-from container.settings.process_env import SAGEMAKER_MODEL_DIR
+from container.settings.process_env import SAGEMAKER_MODEL_DIR, model_root
 from container.settings.server import HandlerSettings
 
 log = logging.getLogger(__name__)
@@ -82,9 +83,15 @@ def code_folders(submit_directory: str | None, model_id: str | None) -> list[Pat
     if directory.startswith("/"):
         folders.append(Path(directory))
     if model_id and Path(model_id).is_dir():
-        folders.append(Path(model_id) / "code")
-    folders += [SAGEMAKER_MODEL_DIR / "code", Path("/opt/ml/code")]
+        folders += _code_in(Path(model_id))
+    folders += [*_code_in(SAGEMAKER_MODEL_DIR), Path("/opt/ml/code")]
     return list(dict.fromkeys(folders))
+
+
+def _code_in(model: Path) -> list[Path]:
+    """List the places of `code/` in a model's folder, or in the only folder of an archive."""
+    inner = list(model.glob("*/code"))
+    return [model / "code", model_root(model) / "code", *(inner if len(inner) == 1 else [])]
 
 
 def _hooks(path: Path) -> frozenset[str]:

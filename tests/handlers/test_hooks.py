@@ -376,6 +376,24 @@ def test_the_submit_directory_wins_when_it_is_a_folder(tmp_path: Path) -> None:
     assert code.path == other / "inference.py"
 
 
+def test_code_in_the_only_folder_of_an_archive_is_found(tmp_path: Path) -> None:
+    for name in ("model", "other"):
+        (tmp_path / name / "code").mkdir(parents=True)
+    program = tmp_path / "model" / "code" / "inference.py"
+    program.touch()
+    (tmp_path / "model" / "config.json").touch()
+    assert _found(tmp_path) == program
+    (tmp_path / "model" / "config.json").unlink()
+    assert _found(tmp_path) is None  # either folder may be meant
+    (tmp_path / "other" / "code").rmdir()
+    assert _found(tmp_path) == program
+
+
+def _found(folder: Path) -> Path | None:
+    code = find_code(HandlerSettings(), str(folder))
+    return None if code is None else code.path
+
+
 def test_the_example_loads_by_path() -> None:
     root = Path(__file__).parents[2]
     code = find_code(HandlerSettings(submit_directory=str(root / "code")), None)

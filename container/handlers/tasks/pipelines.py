@@ -25,6 +25,8 @@ log = logging.getLogger(__name__)
 Model = Callable[..., Any]
 # Most inputs of one body that are generated at a time.
 SIDE_BY_SIDE = 16
+# Tasks whose pipeline gives the model a text of any length. Others cut it themselves.
+WHOLE_TEXT_TASKS = frozenset({"text-classification", "fill-mask"})
 
 
 def load_pipeline(task: str, folder: Path, *, gpu_id: int | None, trust_remote_code: bool) -> Model:
@@ -54,10 +56,24 @@ class PipelineModel:
         self._pipeline = loaded
         self._task = task
         self._batcher = MicroBatcher(self._run)
+        self._max_tokens = _max_tokens(loaded) if task in WHOLE_TEXT_TASKS else None
 
     def __call__(self, inputs: Any, **parameters: Any) -> Any:
-        """Answer as the pipeline would."""
+        """Answer as the pipeline would. Raises ValueError for a text that is too long."""
+        if self._max_tokens is not None and not parameters.get("truncation"):
+            for text in inputs if isinstance(inputs, list) else [inputs]:
+                self._check_length(text, self._max_tokens)
         return self._batcher.call(inputs, parameters)
+
+    def _check_length(self, text: Any, max_tokens: int) -> None:
+        if not isinstance(text, str):
+            return  # for the pipeline to read or refuse
+        num_tokens = len(self._pipeline.tokenizer(text)["input_ids"])
+        if num_tokens > max_tokens:
+            raise ValueError(
+                f"`inputs` has a text of {num_tokens} tokens; the model takes at most "
+                f"{max_tokens}: shorten it, or set `truncation` to true in `parameters`"
+            )
 
     def _run(self, inputs: list[Any], parameters: dict[str, Any]) -> list[Any]:
         """Answer several inputs, each as if it were alone."""
@@ -69,6 +85,19 @@ class PipelineModel:
         if self._task == "text-classification" and "top_k" not in parameters:
             return [[result] for result in results]
         return results
+
+
+def _max_tokens(loaded: Any) -> int | None:
+    """Return the most tokens that a pipeline's model takes; None if it does not say."""
+    longest = getattr(loaded.model.config, "max_position_embeddings", None)
+    if longest is None or loaded.tokenizer is None:
+        return None
+    # RoBERTa and its kind count positions from behind the padding token's id.
+    embeddings = getattr(loaded.model.base_model, "embeddings", None)
+    positions = getattr(embeddings, "position_embeddings", None)
+    offset = getattr(positions, "padding_idx", None)
+    longest -= 0 if offset is None else offset + 1
+    return min(int(longest), int(loaded.tokenizer.model_max_length))
 
 
 class GeneratedTask:

@@ -40,7 +40,19 @@ def test_a_classifier_is_served_without_being_told_its_task(tmp_path: Path) -> N
         for wrong in ({"inputs": 5}, {"inputs": "a", "parameters": 3}, {"a": {}}, 7):
             refused = requests.post(url, json=wrong, timeout=30)
             assert 400 <= refused.status_code < 500, refused.text
+        long = requests.post(url, json={"inputs": "cat " * 60}, timeout=30)
+        assert long.status_code == 422
+        assert "at most 32" in long.json()["error"]
+        cut = {"inputs": "cat " * 60, "parameters": {"truncation": True}}
+        assert set(requests.post(url, json=cut, timeout=30).json()[0]) == {"label", "score"}
         lines = b'{"inputs": "a cat"}\n'
+        records = platform.invoke(
+            server.port, lines + b'{"inputs": "a dog", "parameters": {"top_k": 2}}\n',
+            "application/jsonlines", accept="application/jsonlines",
+        )  # fmt: skip
+        first, second = map(json.loads, records.body.splitlines())
+        assert first == one
+        assert len(second) == 2
         csv = platform.invoke(
             server.port, b"inputs\na cat\nthe dog\n", "text/csv", accept="text/csv"
         )
