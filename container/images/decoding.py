@@ -9,6 +9,8 @@ from PIL import Image, ImageOps
 from container.errors import InvalidParameter, PayloadTooLarge
 
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF")  # those of OpenAI's API
+# Processors that scale the shorter side to a fixed length would make the longer one gigabytes long.
+MAX_ASPECT_RATIO = 200
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +50,12 @@ def decode(data: bytes, limits: ImageLimits, field: str) -> Image.Image:
 def _check_size(image: Image.Image, limits: ImageLimits, field: str) -> None:
     if image.width * image.height > limits.pixels:
         raise _too_large(f"{image.width} x {image.height}", limits, field)
+    if max(image.size) > MAX_ASPECT_RATIO * min(image.size):
+        raise InvalidParameter(
+            f"`{field}`: the image has {image.width} x {image.height} pixels; its longer side may "
+            f"have at most {MAX_ASPECT_RATIO} times the pixels of its shorter side",
+            field=field,
+        )
 
 
 def _too_large(size: str, limits: ImageLimits, field: str) -> InvalidParameter:

@@ -5,6 +5,7 @@ release, and Pillow with numpy, which is used here and needs no torch. Videos ar
 """
 
 import json
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,8 @@ from transformers.models.auto.auto_mappings import PROCESSOR_MAPPING_NAMES
 from container.errors import InvalidParameter, ModelLoadError
 from container.messages.engine import ImageTensors, Tensor
 from container.text.tokenizer import Tokenizer
+
+log = logging.getLogger(__name__)
 
 # Either of them configures a model's image processor.
 PROCESSOR_FILES = ("processor_config.json", "preprocessor_config.json")
@@ -69,14 +72,18 @@ class ImageReader:
                 add_special_tokens=add_special_tokens,
                 return_tensors="np",
             )
-        except ValueError as error:  # such as an image that is 300 times as wide as high
+            ids = processed["input_ids"][0].tolist()
+            tensors = {
+                name: _to_tensor(processed[name]) for name in processed if name not in LEFT_OUT
+            }
+        except Exception as error:  # processors refuse images and prompts in their own ways
+            log.warning("image processor: refused a request's images: %s", type(error).__name__)
             raise InvalidParameter(
-                f"`{field}`: the model cannot take these images: {error}", field=field
-            ) from None
-        ids = processed["input_ids"][0].tolist()
-        return ReadPrompt(
-            ids, {name: _to_tensor(processed[name]) for name in processed if name not in LEFT_OUT}
-        )
+                f"`{field}`: the model cannot take these images"
+                + (f": {error}" if isinstance(error, ValueError) else ""),
+                field=field,
+            ) from error
+        return ReadPrompt(ids, tensors)
 
     def read_probe(self) -> ReadPrompt:
         """Create a prompt with a small image to check a model with; it ends with text."""

@@ -132,6 +132,8 @@ def _url(data: bytes, kind: str = "image/png") -> str:
         (_url(file_of(picture(1))[:300]), "no image can be read"),
         (_url(file_of(picture(1), "BMP")), "PNG, JPEG, WEBP, GIF"),
         (data_url(picture(1, 101, 100)), "101 x 100 pixels; the limit is 10000"),
+        (data_url(picture(1, 1, 201)), "at most 200 times"),
+        (data_url(picture(1, 201, 1)), "at most 200 times"),
         (_url(b"0" * 40001), "MAX_IMAGE_FETCH_SIZE"),
     ],
 )
