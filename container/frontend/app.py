@@ -191,7 +191,7 @@ def create_app(context: AppContext) -> Flask:
     app.register_blueprint(adapters.blueprint(context.engine))
     app.register_blueprint(pages.description())
     app.register_blueprint(pages.swagger())
-    tgi_headers.add_headers(app, service, options.compute_type)
+    tgi_headers.add_headers(app, options.compute_type)
     invocations.watch_headers(app)
     request_id.add_header(app)
     add_guards(app, metrics, options.api_key)

@@ -7,6 +7,20 @@ from container.frontend.clients.engine_client import TokenStream
 from container.messages.engine import EngineInfo, Submit
 from container.text.tokenizer import Tokenizer
 
+INFO = EngineInfo(
+    model_id="m",
+    model_path="/nowhere",
+    model_sha=None,
+    model_type="llama",
+    dtype="float32",
+    device="cpu",
+    vocabulary=64,
+    max_input_tokens=100,
+    max_total_tokens=120,
+    cache_tokens=1000,
+    max_batch_tokens=100,
+)
+
 
 class NoEngine:
     """Implements EngineConnection: there is no engine yet."""

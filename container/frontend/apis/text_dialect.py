@@ -10,7 +10,7 @@ from container.frontend.generation.embedding_service import Embeddings, TextOpti
 from container.frontend.generation.request_context import RequestContext
 from container.frontend.observability.metrics import Metrics
 from container.frontend.web.responses import json_response, watch_wait
-from container.messages.embedder import Pair
+from container.messages.embedder import EmbedderInfo, Pair
 
 
 class Ranking(NamedTuple):
@@ -18,6 +18,7 @@ class Ranking(NamedTuple):
 
     scores: list[tuple[int, float]]
     num_tokens: int
+    info: EmbedderInfo
 
 
 class TextDialect:
@@ -40,7 +41,7 @@ class TextDialect:
         pairs = [Pair(query, text) for text in texts]
         rows = self._embeddings.scores([*pairs], options, self._on_wait(context), raw=raw)
         scores = enumerate(rows.values[:, 0].tolist())
-        return Ranking(sorted(scores, key=lambda item: -item[1]), rows.num_tokens)
+        return Ranking(sorted(scores, key=lambda item: -item[1]), rows.num_tokens, rows.info)
 
     def _respond(
         self, answer: object, started: float, headers: dict[str, str] | None = None

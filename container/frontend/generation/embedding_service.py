@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -29,10 +29,14 @@ NO_EMBEDDER = NotFound(
 
 @dataclass(frozen=True, slots=True)
 class Rows:
-    """One row for each input: float32 [inputs, width], and the tokens of all inputs."""
+    """One row for each input: float32 [inputs, width], and the tokens of all inputs.
+
+    `info` is the model that computed them, which may have left when they are rendered.
+    """
 
     values: Floats
     num_tokens: int
+    info: EmbedderInfo
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +45,7 @@ class TokenRows:
 
     values: list[Floats]
     num_tokens: int
+    info: EmbedderInfo
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,27 +119,29 @@ class Embeddings:
         values = rows.values[:, :dimensions]
         if info.is_normalized if normalize is None else normalize:
             values = normalized(values)
-        return Rows(values, rows.num_tokens)
+        return replace(rows, values=values)
 
     def token_vectors(
         self, inputs: list[EmbedInput], options: TextOptions, on_wait: Callable[[], None]
     ) -> TokenRows:
         """Make the vectors of each input's tokens, special ones included, before pooling."""
         self._require("embedding")
-        return self._several(self._ask(inputs, options, on_wait, per_token=True), len(inputs))
+        answer, info = self._ask(inputs, options, on_wait, per_token=True)
+        return self._several(answer, info, len(inputs))
 
     def terms(
         self, inputs: list[EmbedInput], options: TextOptions, on_wait: Callable[[], None]
     ) -> TokenRows:
         """Make the terms of each input: [terms, 2], a token id and its weight."""
         self._require("sparse")
-        return self._several(self._ask(inputs, options, on_wait, per_token=False), len(inputs))
+        answer, info = self._ask(inputs, options, on_wait, per_token=False)
+        return self._several(answer, info, len(inputs))
 
     @staticmethod
-    def _several(answer: Embedded, num_inputs: int) -> TokenRows:
+    def _several(answer: Embedded, info: EmbedderInfo, num_inputs: int) -> TokenRows:
         values = np.frombuffer(answer.rows, np.float32).reshape(-1, max(1, answer.width))
         ends = np.cumsum(answer.lengths or [1] * num_inputs)
-        return TokenRows(np.split(values, ends[:-1]), answer.num_tokens)
+        return TokenRows(np.split(values, ends[:-1]), answer.num_tokens, info)
 
     def scores(
         self,
@@ -148,14 +155,14 @@ class Embeddings:
         """Make scores, as probabilities unless they are to be raw (as TEI has it)."""
         self._require(*kinds)
         rows = self._rows(inputs, options, on_wait)
-        return rows if raw else Rows(probabilities(rows.values), rows.num_tokens)
+        return rows if raw else replace(rows, values=probabilities(rows.values))
 
     def _rows(
         self, inputs: list[EmbedInput], options: TextOptions, on_wait: Callable[[], None]
     ) -> Rows:
-        answer = self._ask(inputs, options, on_wait, per_token=False)
+        answer, info = self._ask(inputs, options, on_wait, per_token=False)
         values = np.frombuffer(answer.rows, np.float32).reshape(-1, answer.width)
-        return Rows(values, answer.num_tokens)
+        return Rows(values, answer.num_tokens, info)
 
     def _ask(
         self,
@@ -164,8 +171,9 @@ class Embeddings:
         on_wait: Callable[[], None],
         *,
         per_token: bool,
-    ) -> Embedded:
-        embedder, _ = self._ready()
+    ) -> tuple[Embedded, EmbedderInfo]:
+        """Ask the embedder; also return what it is."""
+        embedder, info = self._ready()
         if len(inputs) > self._max_inputs:
             raise InvalidParameter(
                 f"`{options.field}` must have at most {self._max_inputs} texts "
@@ -182,7 +190,7 @@ class Embeddings:
                 on_wait()
         finally:
             pending.close()
-        return answer
+        return answer, info
 
     def _require(self, *kinds: EmbedderKind) -> EmbedderInfo:
         info = self.info

@@ -13,7 +13,14 @@ from typing import Protocol, TypeVar
 from container.frontend.clients.admission import deadline_exceeded
 from container.frontend.clients.engine_client import TokenStream
 from container.frontend.generation.completion import Completion, TextEvent
-from container.messages.engine import FinishReason, PromptFacts, SamplingParams, TokenEvent
+from container.messages.engine import (
+    EngineInfo,
+    FinishReason,
+    PromptFacts,
+    SamplingParams,
+    TokenEvent,
+)
+from container.text.tokenizer import Tokenizer
 
 # How long an answer may wait for its first token before it is begun without one: until then a
 # refusal by the engine can still have its own status code.
@@ -37,12 +44,15 @@ class Times:
 class RunningRequest:
     """A submitted request: its completions, and when things happened to it (monotonic seconds).
 
-    `gaps` are the seconds between its events. At `deadline_at` it ends with the tokens that it has.
+    `info` is the model that answers it. Rendering reads it from here, since the engine may drain
+    or exit before the answer is rendered. `gaps` are the seconds between its events. At
+    `deadline_at` it ends with the tokens that it has.
     """
 
     prompt_ids: list[int]
     params: SamplingParams
     stream: TokenStream
+    info: EngineInfo
     completions: list[Completion]
     received_at: float
     submitted_at: float
@@ -58,6 +68,11 @@ class RunningRequest:
     def requests(self) -> "list[RunningRequest]":
         """Itself: what it has in common with a group."""
         return [self]
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """The tokenizer of the model that answers it."""
+        return self.completions[0].tokenizer
 
     @property
     def prompt_tokens(self) -> int:

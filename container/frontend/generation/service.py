@@ -4,6 +4,7 @@ Limits are checked here, so that whatever is wrong with a request is raised befo
 of answer is sent.
 """
 
+import logging
 import os
 import secrets
 import threading
@@ -12,7 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 
-from container.errors import InvalidParameter, PromptTooLong, Unavailable
+from container.errors import InvalidParameter, ModelLoadError, PromptTooLong, Unavailable
 from container.frontend.clients.admission import Admission
 from container.frontend.clients.engine_client import EngineConnection, NoEngine, TokenStream
 from container.frontend.generation.completion import Completion
@@ -26,6 +27,8 @@ from container.messages.engine import EngineInfo, ImageTensors, SamplingParams, 
 from container.text.detokenizer import Detokenizer
 from container.text.stop_strings import StopStrings
 from container.text.tokenizer import Piece, Tokenizer
+
+log = logging.getLogger(__name__)
 
 LoadTokenizer = Callable[[EngineInfo], Tokenizer]
 # Shorter texts are tokenized in about a millisecond, less than handing them over is worth.
@@ -275,7 +278,7 @@ class Service:
         context: RequestContext,
         same_engine_as: TokenStream | None = None,
     ) -> RunningRequest:
-        tokenizer = self.tokenizer
+        info, tokenizer = self._ready()
         visible = tokenizer.special_tokens_in(text.shown)
         completions = [
             Completion(
@@ -294,6 +297,7 @@ class Service:
             prompt.ids,
             params,
             stream,
+            info,
             completions,
             text.received_at,
             submitted_at,
@@ -312,8 +316,17 @@ class Service:
         if self._tokenizer is None:
             with self._loading:  # the first request loads, those beside it wait
                 if self._tokenizer is None:
-                    self._tokenizer = self.offloads.texts(self._load_tokenizer, status.info)
+                    self._tokenizer = self._load(status.info)
         return status.info, self._tokenizer
+
+    def _load(self, info: EngineInfo) -> Tokenizer:
+        try:
+            tokenizer = self.offloads.texts(self._load_tokenizer, info)
+        except ModelLoadError as error:  # the engine could load it; the files have changed since
+            log.error("frontend: the tokenizer cannot be loaded: %s", error.message)
+            raise Unavailable("the tokenizer cannot be loaded", retry_after_s=30) from error
+        tokenizer.start_renderer()
+        return tokenizer
 
 
 def _wait_first_event(running: RunningRequest | RunningGroup) -> None:

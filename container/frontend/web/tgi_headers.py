@@ -8,18 +8,17 @@ stream begins before its times are known, so it has only the first two. Names an
 from flask import Flask, Response
 
 from container.frontend.generation.running_request import RunningRequest
-from container.frontend.generation.service import Service
 from container.frontend.web.http_request import current_request
 
 
-def add_headers(app: Flask, service: Service, compute_type: str | None) -> None:
+def add_headers(app: Flask, compute_type: str | None) -> None:
     """Put the headers on every answer of an app that generates; `compute_type` None: the device."""
 
     @app.after_request
     def add(response: Response) -> Response:
         running = current_request().trace.running
         if running and response.status_code == 200:
-            response.headers["x-compute-type"] = compute_type or service.info.device
+            response.headers["x-compute-type"] = compute_type or running[0].info.device
             characters = sum(request.prompt_chars for request in running)
             response.headers["x-compute-characters"] = str(characters)
             if not response.is_streamed:

@@ -12,6 +12,7 @@ from container.messages.engine import FinishReason, SamplingParams, TokenEvent
 from container.text.detokenizer import Detokenizer
 from container.text.stop_strings import StopStrings
 from container.text.tokenizer import Tokenizer
+from tests.support.connections import INFO
 from tests.support.servers import DEMO_MODEL
 
 
@@ -49,7 +50,7 @@ def _running(tokenizer: Tokenizer, stream: Inbox, count: int, stop: str = "") ->
     ]
     now = time.monotonic()
     return RunningRequest(
-        [1], SamplingParams(99), stream, completions, now, now, deadline_at=now + 0.2
+        [1], SamplingParams(99), stream, INFO, completions, now, now, deadline_at=now + 0.2
     )
 
 

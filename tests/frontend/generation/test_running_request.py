@@ -8,6 +8,7 @@ from container.messages.engine import FinishReason, SamplingParams, TokenEvent
 from container.text.detokenizer import Detokenizer
 from container.text.stop_strings import StopStrings
 from container.text.tokenizer import Tokenizer
+from tests.support.connections import INFO
 from tests.support.servers import DEMO_MODEL
 
 
@@ -42,7 +43,7 @@ def _running(tokenizer: Tokenizer, stream: ListedStream, count: int, stop: str) 
         )
         for index in range(count)
     ]
-    return RunningRequest([1], SamplingParams(99), stream, completions, 0.0, 0.0)
+    return RunningRequest([1], SamplingParams(99), stream, INFO, completions, 0.0, 0.0)
 
 
 def _tokens(tokenizer: Tokenizer, seq_index: int, text: str) -> list[TokenEvent]:

@@ -174,7 +174,7 @@ class AnthropicDialect:
         thinking = messages_request.thinking
         return ModelMessage(
             reply,
-            served_name(messages_request.model, service.info.model_id),
+            served_name(messages_request.model, reply.running.info.model_id),
             f"msg_{secrets.token_hex(12)}",
             ContentBlocks(
                 reply.builders[0],

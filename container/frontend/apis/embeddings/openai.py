@@ -12,9 +12,9 @@ from typing import Any
 from flask import Blueprint, Response, request
 
 from container.frontend.apis.embeddings.openai_schema import CohereRerankRequest, OpenAIEmbedRequest
-from container.frontend.apis.text_dialect import TextDialect
+from container.frontend.apis.text_dialect import Ranking, TextDialect
 from container.frontend.apis.text_inputs import as_inputs
-from container.frontend.generation.embedding_service import Floats, TextOptions
+from container.frontend.generation.embedding_service import Floats, Rows, TextOptions
 from container.frontend.generation.offloading import in_pieces
 from container.frontend.generation.request_context import RequestContext
 from container.frontend.web.http_request import request_context
@@ -41,7 +41,7 @@ class EmbeddingsDialect(TextDialect):
             for index, vector in enumerate(in_pieces(rows.values))
         ]
         answer = {"object": "list", "data": data}
-        return self._respond(answer | self._usage(embed_request.model, rows.num_tokens), started)
+        return self._respond(answer | self._usage(embed_request.model, rows), started)
 
     def rerank(self, body: dict[str, Any], context: RequestContext) -> Response:
         """Answer a Cohere or Jina body: the best documents first."""
@@ -62,13 +62,14 @@ class EmbeddingsDialect(TextDialect):
             "results": results,
             "meta": {"tokens": {"input_tokens": ranking.num_tokens}},
         }
-        answer |= self._usage(rerank_request.model, ranking.num_tokens)
+        answer |= self._usage(rerank_request.model, ranking)
         return self._respond(answer, started)
 
-    def _usage(self, model: str | None, num_tokens: int) -> dict[str, Any]:
+    @staticmethod
+    def _usage(model: str | None, rows: Rows | Ranking) -> dict[str, Any]:
         """Return the fields with the model's name and the usage."""
-        usage = {"prompt_tokens": num_tokens, "total_tokens": num_tokens}
-        return {"model": model or self._embeddings.info.model_id, "usage": usage}
+        usage = {"prompt_tokens": rows.num_tokens, "total_tokens": rows.num_tokens}
+        return {"model": model or rows.info.model_id, "usage": usage}
 
 
 def blueprint(dialect: EmbeddingsDialect) -> Blueprint:

@@ -91,7 +91,7 @@ class PoolingDialect(TextDialect):
             raw=classify_request.use_activation is False,
             kinds=SCORING,
         )
-        labels = self._embeddings.info.labels
+        labels = rows.info.labels
         data = [
             {
                 "index": index,
@@ -177,7 +177,7 @@ class PoolingDialect(TextDialect):
             "id": f"{prefix}-{body.request_id or secrets.token_hex(12)}",
             "object": "list",
             "created": int(time.time()),
-            "model": body.model or self._embeddings.info.model_id,
+            "model": body.model or rows.info.model_id,
             "data": data,
             "usage": {
                 "prompt_tokens": rows.num_tokens,

@@ -106,10 +106,11 @@ class OpenAIDialect:
             keep_stop=chat_request.keeps_stop,
             num_sequences=chat_request.n or 1,
         )
+        reply = self._conversations.start(prepared, params, rules, context)
         return Chat(
-            self._conversations.start(prepared, params, rules, context),
+            reply,
             chat_request,
-            served_name(chat_request.model, service.info.model_id),
+            served_name(chat_request.model, reply.running.info.model_id),
             chat_request.name("chatcmpl"),
             int(time.time()),
             forces_call=chat_prompt.tools.mode is ToolMode.REQUIRED,

@@ -71,16 +71,18 @@ class CompletionsDialect:
             keep_stop=completion_request.keeps_stop,
             num_sequences=completion_request.n or 1,
         )
+        echoed = [
+            self._echoed(prompt) if completion_request.echo else ""
+            for prompt in completion_request.prompts
+        ]
+        group = service.start_group(prompts, params, rules, context)
         return Completions(
-            service.start_group(prompts, params, rules, context),
+            group,
             completion_request,
-            served_name(completion_request.model, service.info.model_id),
+            served_name(completion_request.model, group.requests[0].info.model_id),
             completion_request.name("cmpl"),
             int(time.time()),
-            [
-                self._echoed(prompt) if completion_request.echo else ""
-                for prompt in completion_request.prompts
-            ],
+            echoed,
         )
 
     def _prompt(self, completion_request: CompletionRequest, prompt: str | list[int]) -> Prompt:

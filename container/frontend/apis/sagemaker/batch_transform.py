@@ -101,7 +101,6 @@ class BatchTransform:
             answers.failures.append(cause)
             return
         answers.is_cut |= isinstance(cause, DeadlineExceeded)
-        self._metrics.count_failure(cause)
         answers.lines[index] = error_responses.error_response(cause, dialect).get_data()
 
 
@@ -117,12 +116,15 @@ def _answer_when_free(body: dict[str, Any], answer: Answer) -> Response:
 
 
 def render(answers: list[bytes], kind: str) -> bytes:
-    """Write answers, each JSON, as one body: lines, an array, or their texts alone."""
+    """Write answers, each JSON, as one body: lines, an array, or their texts alone.
+
+    An answer with several choices has a text, or a row of CSV, for each.
+    """
     if kind == content.JSON_LINES:
         return b"".join(answer + b"\n" for answer in in_pieces(answers))
     if kind == content.JSON:
         return b"[" + b",".join(answers) + b"]"
-    texts = [_text(json.loads(answer)) for answer in in_pieces(answers)]
+    texts = [text for answer in in_pieces(answers) for text in _texts(json.loads(answer))]
     if kind == content.TEXT:
         return "\n".join(texts).encode()
     out = io.StringIO()
@@ -144,14 +146,18 @@ def _read(record: Record) -> dict[str, Any]:
     return body
 
 
-def _text(answer: Any) -> str:
-    """The text in an answer of any dialect, or its error."""
+def _texts(answer: Any) -> list[str]:
+    """Return the texts in an answer of any dialect that generates, or its error."""
     if isinstance(answer, list):
-        return str(answer[0]["generated_text"])
+        return [str(generation["generated_text"]) for generation in answer]
     if "choices" in answer:
-        choice = answer["choices"][0]
-        return str((choice["message"]["content"] if "message" in choice else choice["text"]) or "")
+        return [_choice_text(choice) for choice in answer["choices"]]
     if "content" in answer:  # Anthropic's
-        return "".join(block.get("text", "") for block in answer["content"])
+        return ["".join(block.get("text", "") for block in answer["content"])]
     error = answer["error"]
-    return f"error: {error['message'] if isinstance(error, dict) else error}"
+    return [f"error: {error['message'] if isinstance(error, dict) else error}"]
+
+
+def _choice_text(choice: dict[str, Any]) -> str:
+    text = choice["text"] if "text" in choice else choice["message"]["content"]
+    return str(text or "")  # a message that only calls tools has none

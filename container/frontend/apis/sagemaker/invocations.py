@@ -37,6 +37,8 @@ INFERENCE_ID = "X-Amzn-SageMaker-Inference-Id"
 CUSTOM_ATTRIBUTES = "X-Amzn-SageMaker-Custom-Attributes"
 READ_TYPES = (content.JSON, content.JSON_LINES, content.TEXT, content.CSV)
 WRITTEN_TYPES = (content.JSON, content.JSON_LINES, content.TEXT, content.CSV)
+# Vectors and scores are no texts.
+WRITTEN_NUMBER_TYPES = (content.JSON, content.JSON_LINES)
 
 # SageMaker refuses a job whose payload limit times its concurrency is more.
 MAX_BATCH_MB = 100
@@ -72,17 +74,25 @@ class TextInvocations:
         self._tei = tei
         self._has_engine = has_engine
 
-    def answer(self, body: dict[str, Any], context: RequestContext) -> Response | None:
-        """Answer a body, or return None for one that is the language model's."""
+    @property
+    def is_alone(self) -> bool:
+        """Whether there is no language model that other bodies could be for."""
+        return not self._has_engine
+
+    def takes(self, body: dict[str, Any]) -> bool:
+        """Return whether a body is for this model, not for the language model."""
+        is_embed = "input" in body and "messages" not in body
+        return self.is_alone or "documents" in body or "texts" in body or is_embed
+
+    def answer(self, body: dict[str, Any], context: RequestContext) -> Response:
+        """Answer a body that `takes` returns true for."""
         if "documents" in body:
             with errors_in(Dialect.OPENAI):
                 return self._embeddings.rerank(body, context)
         if "input" in body and "messages" not in body:
             with errors_in(Dialect.OPENAI):
                 return self._embeddings.embed(body, context)
-        if "texts" in body or not self._has_engine:
-            return self._tei.by_kind(body, context)
-        return None
+        return self._tei.by_kind(body, context)
 
 
 class Invocations:
@@ -129,7 +139,8 @@ class Invocations:
         body = read_object(request) if kind == content.JSON else _text_body()
         if body.get("stream") is True:
             return self.answer(body, context)
-        accept = self._choose(self._default_accept)
+        is_numbers = self._texts is not None and self._texts.takes(body)
+        accept = _choose(self._default_accept, is_numbers=is_numbers)
         response = self.answer(body, context)
         if accept == content.JSON:
             return response
@@ -140,10 +151,8 @@ class Invocations:
 
     def answer(self, body: dict[str, Any], context: RequestContext) -> Response:
         """Answer one body in the dialect of its shape."""
-        if self._texts is not None:
-            response = self._texts.answer(body, context)
-            if response is not None:
-                return response
+        if self._texts is not None and self._texts.takes(body):
+            return self._texts.answer(body, context)
         if self._is_chat(body):
             if is_messages_body(body):
                 with errors_in(Dialect.ANTHROPIC):
@@ -160,15 +169,17 @@ class Invocations:
         records: Sequence[Record] = _texts(raw) if kind == content.CSV else content.read_lines(raw)
         if not records:
             raise MalformedRequest("the body has no records")
-        accept = self._choose(kind)
-        answers = self._batch_transform.answer(
-            records, lambda body: self.answer(body, context.for_record()), context
-        )
+        is_numbers = self._texts is not None and self._texts.is_alone
+        accept = _choose(kind, is_numbers=is_numbers)
+
+        def answer(body: dict[str, Any]) -> Response:
+            if self._texts is not None and self._texts.takes(body):
+                content.choose(accept, WRITTEN_NUMBER_TYPES)  # raises where texts are wanted
+            return self.answer(body, context.for_record())
+
+        answers = self._batch_transform.answer(records, answer, context)
         headers = {DEADLINE_HEADER: "true"} if answers.is_cut else {}
         return Response(render(answers.lines, accept), content_type=accept, headers=headers)
-
-    def _choose(self, default: str) -> str:
-        return content.choose(request.headers.get("Accept", ""), WRITTEN_TYPES, default)
 
     def _is_chat(self, body: dict[str, Any]) -> bool:
         if self._messages_api is True:
@@ -228,6 +239,13 @@ def watch_headers(app: Flask) -> None:
         if attributes is not None and CUSTOM_ATTRIBUTES not in response.headers:
             response.headers[CUSTOM_ATTRIBUTES] = attributes
         return response
+
+
+def _choose(default: str, *, is_numbers: bool) -> str:
+    """Choose the answer's type by the current request. Raises NotAcceptable."""
+    offered = WRITTEN_NUMBER_TYPES if is_numbers else WRITTEN_TYPES
+    default = default if default in offered else content.JSON
+    return content.choose(request.headers.get("Accept", ""), offered, default)
 
 
 def _text_body() -> dict[str, Any]:

@@ -91,7 +91,7 @@ class TeiDialect(TextDialect):
             raw=tei_request.raw_scores,
             kinds=("classifier", "reranker"),
         )
-        labels = self._embeddings.info.labels
+        labels = rows.info.labels
         answers = [_predictions(row, labels) for row in rows.values.tolist()]
         answer = answers if tei_request.is_batch else answers[0]
         return self._respond(answer, started, _tokens(rows.num_tokens))

@@ -216,7 +216,7 @@ class TgiDialect:
             return []
         running = generation.running
         logprobs = running.prompt.logprobs
-        tokens = prompt_tokens(running.prompt_ids, logprobs, self._service.tokenizer)
+        tokens = prompt_tokens(running.prompt_ids, logprobs, running.tokenizer)
         return [{"id": t.token_id, "text": t.text, "logprob": t.logprob} for t in in_pieces(tokens)]
 
 

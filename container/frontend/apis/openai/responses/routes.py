@@ -153,7 +153,7 @@ class ResponsesDialect:
         return ModelResponse(
             reply,
             response_request,
-            served_name(response_request.model, service.info.model_id),
+            served_name(response_request.model, reply.running.info.model_id),
             f"resp_{secrets.token_hex(16)}",
             int(time.time()),
             OutputItems(reply.builders[0]),
