@@ -9,6 +9,7 @@ import base64
 import csv
 import io
 import json
+import re
 from collections.abc import Callable, Iterable, Iterator
 from datetime import date, datetime
 from typing import Any
@@ -36,6 +37,8 @@ OTHER_NAMES = {
 TEXT_TYPES = (JSON, CSV)
 CSV_COLUMNS = ("inputs", "question", "context")
 csv.field_size_limit(2**31 - 1)  # the body's own limit bounds it; Python's default is 131072
+# JSON can write half of a surrogate pair, which is no character and has no UTF-8.
+HALF_ESCAPE = re.compile(r"\\u[dD][89a-fA-F]")
 
 
 def media_type(header: str) -> str:
@@ -85,6 +88,23 @@ def choose(accept: str, offered: Iterable[str], default: str = JSON) -> str:
     raise NotAcceptable(f"Accept {accept!r} cannot be answered; offered are {_list(known)}")
 
 
+def parse_json(body: bytes, subject: str = "the body") -> Any:
+    """Parse JSON in UTF-8, UTF-16 or UTF-32, all of whose strings are text.
+
+    Raises MalformedRequest, whose message begins with `subject`.
+    """
+    try:
+        written = body.decode(json.detect_encoding(body))
+        value = json.loads(written)
+        if HALF_ESCAPE.search(written):
+            json.dumps(value, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        raise MalformedRequest(f"{subject} has a lone surrogate such as \\ud800") from None
+    except (ValueError, RecursionError) as error:
+        raise MalformedRequest(f"{subject} is not valid JSON: {error}") from None
+    return value
+
+
 def read_lines(body: bytes) -> list[bytes]:
     """Split JSON Lines into records, skipping blank lines."""
     return [line for line in body.splitlines() if line.strip()]
@@ -127,21 +147,9 @@ def csv_rows(body: bytes) -> Iterator[dict[str, str]]:
         raise MalformedRequest(f"the body is not CSV: {error}") from None
 
 
-def _read_json(body: bytes) -> Any:
-    try:
-        return json.loads(text(body))
-    except (ValueError, RecursionError) as error:
-        raise MalformedRequest(f"the body is not valid JSON: {error}") from None
-
-
 def _read_json_lines(body: bytes) -> Any:
-    records = []
-    for number, line in enumerate(read_lines(body), 1):
-        try:
-            records.append(json.loads(line))
-        except (ValueError, RecursionError) as error:
-            raise MalformedRequest(f"line {number} is not valid JSON: {error}") from None
-    return {"inputs": records}
+    lines = enumerate(read_lines(body), 1)
+    return {"inputs": [parse_json(line, f"line {number}") for number, line in lines]}
 
 
 def _read_npy(body: bytes) -> Any:
@@ -245,7 +253,7 @@ def _list(names: Iterable[str]) -> str:
 
 
 DECODERS: dict[str, Callable[[bytes], Any]] = {
-    JSON: _read_json,
+    JSON: parse_json,
     JSON_LINES: _read_json_lines,
     TEXT: lambda body: {"inputs": text(body)},
     CSV: read_csv,

@@ -52,6 +52,7 @@ from container.frontend.observability.metrics import Metrics
 from container.frontend.web import request_id, tgi_headers, trace_hooks
 from container.frontend.web.auth import add_guards
 from container.frontend.web.http_request import HttpRequest, set_deadlines
+from container.frontend.web.retry_after import add_retry_after
 from container.messages.engine import EngineInfo
 from container.settings.settings import Settings
 
@@ -177,7 +178,7 @@ def create_app(context: AppContext) -> Flask:
                 openai_dialect,
                 completions_dialect,
                 anthropic_dialect,
-                BatchTransform(metrics, BatchShare(options.batch_share)),
+                BatchTransform(BatchShare(options.batch_share)),
                 TextInvocations(embeddings_dialect, tei_dialect, has_engine=service.has_engine)
                 if texts.is_offered
                 else None,
@@ -195,6 +196,7 @@ def create_app(context: AppContext) -> Flask:
     invocations.watch_headers(app)
     request_id.add_header(app)
     add_guards(app, metrics, options.api_key)
+    add_retry_after(app, service, metrics)
     if context.sessions is not None:
         watch_sessions(app, context.sessions)
     CORS(

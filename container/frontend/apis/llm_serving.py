@@ -12,6 +12,7 @@ from flask import Blueprint, Response, request
 from container.errors import ServingError
 from container.frontend.apis.openai.chat import OpenAIDialect
 from container.frontend.generation.service import Service
+from container.frontend.web.error_responses import shorten
 from container.frontend.web.http_request import request_context
 from container.frontend.web.request_body import read_object
 from container.frontend.web.responses import json_response
@@ -26,7 +27,7 @@ def blueprint(service: Service, openai: OpenAIDialect, *, system_prompt: str | N
         try:
             info = service.info
         except ServingError as error:
-            return json_response({"status": "not started", "message": error.message})
+            return json_response({"status": "not started", "message": shorten(error.message)})
         return json_response(
             {
                 "status": "running",

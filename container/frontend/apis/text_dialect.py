@@ -47,9 +47,9 @@ class TextDialect:
         self, answer: object, started: float, headers: dict[str, str] | None = None
     ) -> Response:
         """Send an answer and count the request, which began at `started` (time.monotonic())."""
-        self._metrics.count_handled(time.monotonic() - started)
+        self._metrics.observe_duration(time.monotonic() - started)
         return json_response(answer, headers=headers)
 
     def _on_wait(self, context: RequestContext) -> Callable[[], None]:
         """Return a function that raises if the client has disconnected or the time is up."""
-        return watch_wait(self._metrics, context)
+        return watch_wait(context)

@@ -25,6 +25,8 @@ from container.messages.engine import STEP_SECONDS
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 # TGI's words for why a request failed; those without one there keep ours.
 FAILURES = {errors.TemplateFailed: "template", errors.GenerationFailed: "generation"}
+# The weight of the newest request in the mean duration of late.
+NEWEST_SHARE = 0.1
 TOKENS = tuple(float(2**power) for power in range(18))
 
 
@@ -50,7 +52,7 @@ class TgiNames:
 
 
 class Metrics:
-    """Owns this process's metrics."""
+    """Owns this process's metrics. `mean_duration_s` is of the last requests, without queueing."""
 
     def __init__(self, service: Service) -> None:
         reserve_metric_files()
@@ -85,6 +87,7 @@ class Metrics:
             for name, meaning in tokens.items()
         }
         self._registry = registry
+        self.mean_duration_s: float | None = None
         self._collectors: list[Any] = [EngineCollector(service)]
 
     def add(self, collector: Collector) -> None:
@@ -92,7 +95,7 @@ class Metrics:
         self._collectors.append(collector)
 
     def count_request(self) -> None:
-        """A request has come."""
+        """A request has come: an answer, a failure or an abort is counted for it later."""
         self._requests.inc()
 
     def count_failure(self, error: ServingError) -> None:
@@ -103,14 +106,21 @@ class Metrics:
         """A client left before its answer was whole."""
         self._aborted.inc()
 
-    def count_success(self, requests: list[RunningRequest]) -> None:
-        """A client's request is answered whole; it may have had several in the engine."""
+    def count_success(self) -> None:
+        """A request is answered whole."""
         self._successes.inc()
-        for running in requests:
-            self._observe_request(running)
 
-    def _observe_request(self, running: RunningRequest) -> None:
+    def count_answer(self, status: int) -> None:
+        """A request is answered whole with a status that no exception of ours has chosen."""
+        if status < 400:
+            self._successes.inc()
+        else:
+            self._failures.labels(err="validation" if status < 500 else "handler").inc()
+
+    def observe(self, running: RunningRequest) -> None:
+        """Note the times and lengths of a request of the engine that has ended well."""
         times = running.times
+        self._note_duration(times.total_s - times.queue_s)
         self._observe("tgi_request_duration", times.total_s)
         self._observe("tgi_request_validation_duration", times.validation_s)
         self._observe("tgi_request_queue_duration", times.queue_s)
@@ -124,10 +134,14 @@ class Metrics:
         self._tokens["tgi_request_max_new_tokens"].observe(running.params.max_new_tokens)
         self._tokens["tgi_request_generated_tokens"].observe(running.completion_tokens)
 
-    def count_handled(self, seconds: float) -> None:
-        """User code has answered a request whole."""
-        self._successes.inc()
+    def observe_duration(self, seconds: float) -> None:
+        """Note how long an answer took that the engine had no part in."""
+        self._note_duration(seconds)
         self._observe("tgi_request_duration", seconds)
+
+    def _note_duration(self, seconds: float) -> None:
+        mean_s = seconds if self.mean_duration_s is None else self.mean_duration_s
+        self.mean_duration_s = mean_s + NEWEST_SHARE * (seconds - mean_s)
 
     def render(self) -> bytes:
         """The exposition text of the whole server."""

@@ -8,7 +8,11 @@ from werkzeug.exceptions import HTTPException, RequestEntityTooLarge
 from container.errors import Unauthorized
 from container.frontend.observability.metrics import Metrics
 from container.frontend.web import error_responses
-from container.frontend.web.error_responses import ClientDisconnected, dialect_of_path
+from container.frontend.web.error_responses import (
+    ClientDisconnected,
+    ErrorResponse,
+    dialect_of_path,
+)
 from container.frontend.web.responses import CLIENT_DISCONNECTED_STATUS
 
 OPEN_PATHS = frozenset(
@@ -27,6 +31,8 @@ OPEN_PATHS = frozenset(
 def add_guards(app: Flask, metrics: Metrics, api_key: str | None) -> None:
     """Check the API key, count requests, and turn exceptions into responses."""
 
+    _count_requests(app, metrics)
+
     @app.before_request
     def check_key() -> None:
         is_page = request.path.startswith("/docs") or request.path == "/"
@@ -40,11 +46,6 @@ def add_guards(app: Flask, metrics: Metrics, api_key: str | None) -> None:
                 "missing or wrong"
             )
 
-    @app.before_request
-    def count() -> None:
-        if request.method == "POST":
-            metrics.count_request()
-
     @app.errorhandler(ClientDisconnected)
     def client_gone(_: ClientDisconnected) -> Response:
         return Response(status=CLIENT_DISCONNECTED_STATUS)
@@ -54,10 +55,28 @@ def add_guards(app: Flask, metrics: Metrics, api_key: str | None) -> None:
         if isinstance(error, HTTPException) and not isinstance(error, RequestEntityTooLarge):
             return error_responses.routing_error_response(error)
         cause, dialect = error_responses.split(error, dialect_of_path(request.path))
-        client_error = error_responses.to_client_error(cause)
+        return error_responses.error_response(error_responses.to_client_error(cause), dialect)
+
+
+def _count_requests(app: Flask, metrics: Metrics) -> None:
+    """Count each POST once when it comes and once for its outcome."""
+
+    @app.before_request
+    def count() -> None:
         if request.method == "POST":
-            metrics.count_failure(client_error)
-        return error_responses.error_response(client_error, dialect)
+            metrics.count_request()
+
+    @app.after_request
+    def count_answer(response: Response) -> Response:
+        if request.method != "POST" or response.is_streamed:
+            return response  # a stream counts itself at its end
+        if isinstance(response, ErrorResponse):
+            metrics.count_failure(response.error)
+        elif response.status_code == CLIENT_DISCONNECTED_STATUS:
+            metrics.count_aborted()
+        else:
+            metrics.count_answer(response.status_code)
+        return response
 
 
 def _key_of(request: Request) -> str:

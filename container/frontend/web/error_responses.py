@@ -17,6 +17,8 @@ from container.errors import InternalError, PayloadTooLarge, ServingError
 log = logging.getLogger(__name__)
 
 Body = dict[str, Any]
+# Of a message and of a field's name, in bytes of JSON: a body stays under 1 KB.
+MESSAGE_BYTES, FIELD_BYTES = 700, 150
 OPENAI_PATHS = (
     "/v1/", "/v2/", "/openai/", "/embeddings", "/chat/", "/pooling", "/score", "/classify",
 )  # fmt: skip
@@ -35,6 +37,14 @@ class Dialect(Enum):
 
 class ClientDisconnected(Exception):
     """The client has closed its connection before the answer was whole."""
+
+
+class ErrorResponse(Response):
+    """The answer to a request that failed, and why."""
+
+    def __init__(self, body: Body, status: int, error: ServingError) -> None:
+        super().__init__(msgspec.json.encode(body), status, mimetype="application/json")
+        self.error = error
 
 
 class DialectError(Exception):
@@ -159,22 +169,22 @@ ROUTING_TYPES = {404: "not_found", 405: "method_not_allowed"}
 def tgi_body(error: ServingError) -> Body:
     """Make TGI's error object, as in a response or in an event of a stream."""
     form = TGI[type(error)]
-    return {"error": form.prefix + error.message, "error_type": form.error_type}
+    return {"error": form.prefix + shorten(error.message), "error_type": form.error_type}
 
 
 def tei_body(error: ServingError) -> Body:
     """Make TEI's error object."""
     form = TEI[type(error)]
-    return {"error": form.prefix + error.message, "error_type": form.error_type}
+    return {"error": form.prefix + shorten(error.message), "error_type": form.error_type}
 
 
 def openai_body(error: ServingError) -> Body:
     """Make OpenAI's error object, as in a response or in an event of a stream."""
     form = OPENAI[type(error)]
     inner = {
-        "message": error.message,
+        "message": shorten(error.message),
         "type": form.type,
-        "param": error.field,
+        "param": None if error.field is None else shorten(error.field, FIELD_BYTES),
         "code": form.code,
         "http_status_code": form.status,
     }
@@ -183,8 +193,17 @@ def openai_body(error: ServingError) -> Body:
 
 def anthropic_body(error: ServingError) -> Body:
     """Make Anthropic's error object, as in a response or in an event of a stream."""
-    inner = {"type": ANTHROPIC[type(error)].type, "message": error.message}
+    inner = {"type": ANTHROPIC[type(error)].type, "message": shorten(error.message)}
     return {"type": "error", "error": inner}
+
+
+def shorten(text: str, num_bytes: int = MESSAGE_BYTES) -> str:
+    """Cut the middle out of a text whose JSON has more bytes than that."""
+    half, shown = num_bytes // 2, text
+    while len(msgspec.json.encode(shown)) > num_bytes:
+        shown = f"{text[:half]} ... {text[-half:]}"
+        half = half * 3 // 4
+    return shown
 
 
 def json_bytes(body: Body) -> bytes:
@@ -230,13 +249,13 @@ def error_response(error: ServingError, dialect: Dialect) -> Response:
 
 def unhealthy(error: ServingError) -> Response:
     """Answer a look at the server's health: TGI's type for it, and the real reason."""
-    body = {"error": error.message, "error_type": "healthcheck"}
+    body = {"error": shorten(error.message), "error_type": "healthcheck"}
     return _respond(body, TGI[type(error)].status, error)
 
 
 def to_client_error(error: Exception) -> ServingError:
     """Turn an exception into an error for the client; log the unexpected ones."""
-    if isinstance(error, ServingError):
+    if isinstance(error, ServingError) and type(error) in TGI:
         return error
     if isinstance(error, RequestEntityTooLarge):
         return PayloadTooLarge("the body is larger than PAYLOAD_LIMIT allows")
@@ -246,7 +265,7 @@ def to_client_error(error: Exception) -> ServingError:
 
 def routing_error_response(error: HTTPException) -> Response:
     """Answer Werkzeug's error about the path or the method."""
-    message = f"{request.method} {request.path}: {error.description}"
+    message = shorten(f"{request.method} {request.path}: {error.description}")
     code = error.code or 500
     body: Body = {"error": message, "error_type": ROUTING_TYPES.get(code, "validation")}
     dialect = dialect_of_path(request.path)
@@ -256,19 +275,15 @@ def routing_error_response(error: HTTPException) -> Response:
     elif dialect is Dialect.ANTHROPIC:
         kind = "not_found_error" if code == 404 else _INVALID
         body = {"type": "error", "error": {"type": kind, "message": message}}
-    response = _json(body, code)
+    response = ErrorResponse(body, code, errors.NotFound(message))
     for name, value in error.get_headers():
         if name == "Allow":
             response.headers[name] = value
     return response
 
 
-def _json(body: Body, status: int) -> Response:
-    return Response(msgspec.json.encode(body), status, mimetype="application/json")
-
-
 def _respond(body: Body, status: int, error: ServingError) -> Response:
-    response = _json(body, status)
+    response = ErrorResponse(body, status, error)
     if error.retry_after_s is not None:
         response.headers["Retry-After"] = str(error.retry_after_s)
     if status == 401:

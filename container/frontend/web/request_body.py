@@ -1,12 +1,12 @@
 """Request bodies: from bytes to a checked model of the dialect. Errors name the field."""
 
-import json
 from typing import Annotated, Any, TypeVar
 
 from flask import Request
 from pydantic import BaseModel, ConfigDict, FailFast, ValidationError
 from werkzeug.exceptions import HTTPException
 
+from container import content
 from container.errors import (
     InvalidParameter,
     MalformedRequest,
@@ -54,21 +54,16 @@ def object_from(raw: bytes, subject: str = "the body") -> dict[str, Any]:
     """Parse a JSON object. Raises MalformedRequest, whose message begins with `subject`."""
     if not raw.strip():
         raise MalformedRequest(f"{subject} is empty; send a JSON object")
-    try:
-        value = json.loads(raw)
-    except (ValueError, RecursionError) as error:
-        raise MalformedRequest(f"{subject} is not valid JSON: {error}") from None
-    if rb"\ud" in raw.lower():
-        _refuse_half_characters(value)
+    value = content.parse_json(raw, subject)
     if not isinstance(value, dict):
         raise MalformedRequest(f"{subject} must be a JSON object, not {_json_type(value)}")
     return value
 
 
-def read_bytes(request: Request) -> bytes:
-    """Read a body. Raises MalformedRequest or PayloadTooLarge."""
+def read_bytes(request: Request, *, cache: bool = False) -> bytes:
+    """Read a whole body. Raises MalformedRequest or PayloadTooLarge."""
     try:
-        raw = request.get_data(cache=False)
+        raw = request.get_data(cache=cache)
     except HTTPException:
         raise
     except Exception as error:  # gunicorn's own exceptions for chunks that it cannot read
@@ -77,15 +72,11 @@ def read_bytes(request: Request) -> bytes:
     if request.content_length is None and limit is not None and len(raw) >= limit:
         # Of a chunked body, Werkzeug reads as much as is allowed and drops the rest.
         raise PayloadTooLarge("the body is larger than PAYLOAD_LIMIT allows")
+    if request.content_length is not None and len(raw) < request.content_length:
+        raise MalformedRequest(
+            f"the body ended after {len(raw)} bytes; Content-Length is {request.content_length}"
+        )
     return raw
-
-
-def _refuse_half_characters(value: object) -> None:
-    """JSON can write half of a surrogate pair, which is no character and has no UTF-8."""
-    try:
-        json.dumps(value, ensure_ascii=False).encode()
-    except UnicodeEncodeError:
-        raise MalformedRequest("the body has a lone surrogate such as \\ud800") from None
 
 
 def parse(model: type[B], value: dict[str, Any]) -> B:

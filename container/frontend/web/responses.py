@@ -80,10 +80,11 @@ def collect(running: Running[object], metrics: Metrics, connection: socket.socke
             turns.give()
             if time.monotonic() > next_look:
                 next_look = time.monotonic() + DISCONNECT_POLL_S
-                check_client(metrics, connection)
+                check_client(connection)
     finally:
         running.close()
-    metrics.count_success(running.requests)
+    for request in running.requests:
+        metrics.observe(request)
 
 
 def stream(
@@ -101,7 +102,10 @@ def stream(
     An error after the first byte becomes one more event; the stream always ends with a newline.
     """
 
+    is_counted = False
+
     def chunks() -> Iterator[bytes]:
+        nonlocal is_counted
         turns = Turns()
         try:
             while not running.is_finished:
@@ -111,16 +115,20 @@ def stream(
                     yield KEEP_ALIVE
                 else:
                     yield b"".join(map(write, render(event)))
-            metrics.count_success(running.requests)
+            is_counted = True
+            metrics.count_success()
+            for request in running.requests:
+                metrics.observe(request)
         except Exception as error:
             client_error = error_responses.to_client_error(error)
+            is_counted = True
             metrics.count_failure(client_error)
             yield write(render_error(client_error))
         yield end
 
     def on_close() -> None:
         # Also called for a client that left before the first chunk was asked for.
-        if not running.has_ended:
+        if not is_counted:
             metrics.count_aborted()
         running.close()
 
@@ -131,7 +139,7 @@ def stream(
     return response
 
 
-def watch_wait(metrics: Metrics, context: RequestContext) -> Callable[[], None]:
+def watch_wait(context: RequestContext) -> Callable[[], None]:
     """Return a check for a wait without tokens, such as for an embedding.
 
     It raises ClientDisconnected, or DeadlineExceeded at the deadline of a whole answer.
@@ -140,17 +148,16 @@ def watch_wait(metrics: Metrics, context: RequestContext) -> Callable[[], None]:
 
     def check() -> None:
         context.check_deadline()
-        check_client(metrics, context.connection)
+        check_client(context.connection)
 
     return check
 
 
-def check_client(metrics: Metrics, connection: socket.socket | None) -> None:
+def check_client(connection: socket.socket | None) -> None:
     """Raise ClientDisconnected if the client has closed its connection."""
     if connection is None:
         return
     poller = _poll()
     poller.register(connection.fileno(), _HANG_UP)
     if poller.poll(0):
-        metrics.count_aborted()
         raise ClientDisconnected

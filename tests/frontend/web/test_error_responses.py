@@ -1,3 +1,5 @@
+import json
+
 import pytest
 from werkzeug.exceptions import RequestEntityTooLarge
 
@@ -38,3 +40,12 @@ def test_a_large_body_is_the_clients_fault() -> None:
     assert isinstance(
         error_responses.to_client_error(RequestEntityTooLarge()), errors.PayloadTooLarge
     )
+
+
+@pytest.mark.parametrize("text", ["a" * 9000, "\x01" * 9000, "ä" * 500, "𝄞" * 300, "a" * 20, ""])
+def test_a_long_text_loses_its_middle(text: str) -> None:
+    shown = error_responses.shorten(text)
+    assert len(json.dumps(shown, ensure_ascii=False).encode()) <= error_responses.MESSAGE_BYTES
+    assert shown == text or " ... " in shown
+    assert shown[:10] == text[:10]
+    assert shown[-10:] == text[-10:]

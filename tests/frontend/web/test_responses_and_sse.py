@@ -13,7 +13,7 @@ from container.messages.engine import FinishReason, SamplingParams, TokenEvent
 from container.text.detokenizer import Detokenizer
 from container.text.stop_strings import StopStrings
 from container.text.tokenizer import Tokenizer
-from tests.support.connections import NoEngine
+from tests.support.connections import INFO, NoEngine
 from tests.support.servers import DEMO_MODEL
 
 
@@ -42,7 +42,7 @@ def _streamed(tokenizer: Tokenizer, items: list[TokenEvent | ServingError | None
     completion = Completion(
         0, tokenizer, Detokenizer(tokenizer, [5]), StopStrings([], keep_match=True)
     )
-    running = RunningRequest([5], SamplingParams(9), Played(items), [completion], 0.0, 0.0)
+    running = RunningRequest([5], SamplingParams(9), Played(items), INFO, [completion], 0.0, 0.0)
 
     def render(event: object) -> Iterator[object]:
         yield {"token": event.token.token_id}

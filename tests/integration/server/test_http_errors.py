@@ -80,3 +80,21 @@ def test_a_body_that_is_no_json_object_is_told_with_its_cause(server: Server) ->
     answer = requests.post(url, data=b"x" * 2_000_001, timeout=10)
     assert answer.status_code == 413
     assert "PAYLOAD_LIMIT" in answer.json()["error"]
+
+
+@pytest.mark.parametrize("name", ["SCRIPT_NAME", "PATH_INFO", "Script-Name", "REMOTE_USER"])
+def test_headers_named_like_wsgis_variables_are_nothing_special(server: Server, name: str) -> None:
+    for value in ("/other", "/ping", "x"):
+        assert requests.get(f"{server.url}/ping", headers={name: value}, timeout=10).ok
+
+
+@pytest.mark.parametrize("path", ["/generate", "/invocations", "/v1/chat/completions", "/tokenize"])
+def test_a_body_that_ends_too_early_is_no_whole_body(server: Server, path: str) -> None:
+    body = b'{"inputs": "a", "prompt": "a"}'
+    head = f"POST {path} HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body) + 1}\r\n\r\n"
+    with socket.create_connection(("127.0.0.1", server.port), timeout=10) as connection:
+        connection.sendall(head.encode() + body)
+        connection.shutdown(socket.SHUT_WR)
+        answer = b"".join(iter(lambda: connection.recv(65536), b""))
+    assert b" 400 " in answer.splitlines()[0]
+    assert f"ended after {len(body)} bytes".encode() in answer

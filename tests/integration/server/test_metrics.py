@@ -1,5 +1,7 @@
 """Prometheus metrics: TGI's names, what TGI lacks, and one truth for several frontends."""
 
+import json
+import socket
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,7 +11,7 @@ import requests
 from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.samples import Sample
 
-from tests.support.servers import Server, serving, wait_for
+from tests.support.servers import Server, SharedServers, serving, wait_for
 
 PROMPT = {"inputs": "one two three four " * 30, "parameters": {"max_new_tokens": 4}}
 COMPLETION = {"prompt": ["Hi", "there"], "max_tokens": 4}
@@ -154,3 +156,46 @@ def test_headers_of_several_prompts_are_sums(server: Server) -> None:
 def test_errors_have_none_of_them(server: Server) -> None:
     headers = requests.post(f"{server.url}/generate", json={"inputs": 1}, timeout=60).headers
     assert not [name for name in headers if name.startswith("x-")]
+
+
+def _outcomes(server: Server) -> tuple[float, float]:
+    """Requests that came, and those that were answered, refused or given up."""
+    samples = _samples(server)
+    ends = ("tgi_request_success", "tgi_request_failure", "tgi_request_aborted")
+    came = sum(sample.value for sample in samples if sample.name == "tgi_request_count")
+    return came, sum(sample.value for sample in samples if sample.name in ends)
+
+
+def test_every_request_is_counted_once_and_so_is_its_end(
+    shared_servers: SharedServers, endless_model: Path
+) -> None:
+    server = shared_servers.get(endless_model)
+    came, ended = _outcomes(server)
+    assert came == ended
+    lines = b'{"inputs": "a", "parameters": {"max_new_tokens": 2}}\n{"inputs": 1}\n{"x": 1}\n'
+    posts: list[tuple[str, bytes, str, int]] = [
+        ("/generate", b'{"inputs": "a", "parameters": {"max_new_tokens": 2}}', "json", 200),
+        ("/generate", b'{"inputs": 1}', "json", 422),
+        ("/generate_stream", b'{"inputs": "a", "parameters": {"max_new_tokens": 2}}', "json", 200),
+        ("/invocations", lines, "jsonlines", 200),
+        ("/invocations", b"a", "zip", 415),
+        ("/invocations", b"x" * 2_000_001, "json", 413),
+        ("/v1/completions", b'{"prompt": ["a", "b"], "max_tokens": 2}', "json", 200),
+        ("/v1/embeddings", b'{"input": "a"}', "json", 404),
+        ("/tokenize", b'{"inputs": "a"}', "json", 200),
+        ("/nowhere", b"{}", "json", 404),
+        ("/ping", b"{}", "json", 405),
+    ]
+    for path, body, kind, status in posts:
+        headers = {"Content-Type": f"application/{kind}"}
+        answer = requests.post(f"{server.url}{path}", body, headers=headers, timeout=60)
+        assert answer.status_code == status, (path, answer.text)
+    long = {"inputs": "a", "parameters": {"max_new_tokens": 2000}}
+    with requests.post(f"{server.url}/generate_stream", json=long, stream=True, timeout=60) as left:
+        next(left.iter_content(1))
+    body = json.dumps(long).encode()
+    head = f"POST /generate HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n\r\n"
+    with socket.create_connection(("127.0.0.1", server.port)) as raw:
+        raw.sendall(head.encode() + body)
+        wait_for(lambda: server.metric("engine_blocks_used") > 0, 20)
+    wait_for(lambda: _outcomes(server) == (came + len(posts) + 2,) * 2, 20)

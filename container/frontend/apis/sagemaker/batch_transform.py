@@ -21,7 +21,6 @@ from container.errors import DeadlineExceeded, InvalidParameter, Overloaded, Req
 from container.frontend.apis.sagemaker.batch_share import BatchShare
 from container.frontend.generation.offloading import in_pieces
 from container.frontend.generation.request_context import RequestContext
-from container.frontend.observability.metrics import Metrics
 from container.frontend.web import error_responses
 from container.frontend.web.error_responses import Dialect, DialectError
 from container.frontend.web.request_body import object_from
@@ -49,8 +48,7 @@ class BatchAnswers:
 class BatchTransform:
     """Runs the records of bodies side by side, as many as the share of all bodies allows."""
 
-    def __init__(self, metrics: Metrics, share: BatchShare) -> None:
-        self._metrics = metrics
+    def __init__(self, share: BatchShare) -> None:
         self._share = share
 
     def answer(
@@ -58,7 +56,7 @@ class BatchTransform:
     ) -> BatchAnswers:
         """Answer each record. Raises the server's own faults, or ClientDisconnected."""
         places = self._share.new_body()
-        on_wait = watch_wait(self._metrics, context)
+        on_wait = watch_wait(context)
         answers = BatchAnswers()
         running = gevent.pool.Group()
         try:

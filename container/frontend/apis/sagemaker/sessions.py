@@ -14,6 +14,7 @@ from flask import Flask, Response, request
 from container.errors import MalformedRequest
 from container.frontend.generation.sessions import Sessions
 from container.frontend.web.http_request import current_request
+from container.frontend.web.request_body import read_bytes
 
 HEADER = "X-Amzn-SageMaker-Session-Id"
 NEW_HEADER = "X-Amzn-SageMaker-New-Session-Id"
@@ -63,7 +64,7 @@ def _session_request() -> str | None:
     if not 0 < (request.content_length or 0) <= MAX_BODY:
         return None
     try:
-        body: Any = msgspec.json.decode(request.get_data(cache=True))
+        body: Any = msgspec.json.decode(read_bytes(request, cache=True))
     except (msgspec.DecodeError, UnicodeDecodeError):
         return None  # for the route to refuse
     if not isinstance(body, dict) or "requestType" not in body:

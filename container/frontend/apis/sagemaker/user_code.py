@@ -41,7 +41,7 @@ class HandlerDialect:
             headers=_headers(request),
         )
         try:
-            on_wait = watch_wait(self._metrics, context)
+            on_wait = watch_wait(context)
             head = self._head(invocation, on_wait)
             if head.is_stream:
                 return self._stream(head, invocation, context.with_deadline(streams=True))
@@ -49,7 +49,7 @@ class HandlerDialect:
         except BaseException:
             invocation.close()
             raise
-        self._metrics.count_handled(time.monotonic() - context.received_at)
+        self._metrics.observe_duration(time.monotonic() - context.received_at)
         return _response(head, data)
 
     def _head(self, invocation: Invocation, on_wait: Callable[[], None]) -> AnswerHead:
@@ -67,10 +67,11 @@ class HandlerDialect:
     def _stream(
         self, head: AnswerHead, invocation: Invocation, context: RequestContext
     ) -> Response:
-        is_whole = False
+        is_counted = False
 
         def chunks() -> Iterator[bytes]:
-            nonlocal is_whole
+            nonlocal is_counted
+            is_whole = False
             is_events = head.content_type.startswith(EVENTS)
             try:
                 while not is_whole:
@@ -84,14 +85,16 @@ class HandlerDialect:
                     is_whole = message.is_last
                     if message.data:
                         yield message.data
-                self._metrics.count_handled(time.monotonic() - context.received_at)
+                is_counted = True
+                self._metrics.count_success()
+                self._metrics.observe_duration(time.monotonic() - context.received_at)
             except ServingError as error:
-                is_whole = True
+                is_counted = True
                 self._metrics.count_failure(error)
                 yield _last_words(error, is_events)
 
         def on_close() -> None:
-            if not is_whole:
+            if not is_counted:
                 self._metrics.count_aborted()
             invocation.close()
 
