@@ -7,6 +7,7 @@ import signal
 import socket
 
 import gunicorn.util
+from gunicorn.workers.base import Worker
 
 from container import logs
 from container.ipc.parent_watch import watch_parent
@@ -28,10 +29,15 @@ keepalive = 75
 timeout = (
     max(30, _settings.server.heartbeat_timeout_s) if _settings.server.heartbeat_timeout_s else 0
 )
-# The engine has drained before gunicorn is told to stop; what remains is sending.
-graceful_timeout = 2
+# The backends have drained before gunicorn is told to stop; what remains is sending.
+SENDING_S = 2
+graceful_timeout = SENDING_S
 control_socket_disable = True
+# No proxy rewrites paths here: SCRIPT_NAME and PATH_INFO are headers like any others.
+forwarder_headers = ""
 accesslog = None
+# Of what a client sent, an error shows so many characters.
+MESSAGE_LENGTH = 150
 loglevel = "warning"
 logconfig_dict = {
     "version": 1,
@@ -52,7 +58,8 @@ def answer_in_json() -> None:
 def _write_error(sock: socket.socket, status_int: int, reason: str, mesg: str) -> None:
     """Send an error and close; takes the place of gunicorn.util.write_error."""
     error_type = "validation" if status_int < 500 else "internal"
-    body = json.dumps({"error": mesg or reason, "error_type": error_type}).encode()
+    message = (mesg or reason)[:MESSAGE_LENGTH]
+    body = json.dumps({"error": message, "error_type": error_type}).encode()
     head = (
         f"HTTP/1.1 {status_int} {reason}\r\nConnection: close\r\nContent-Type: application/json\r\n"
         f"Content-Length: {len(body)}\r\nx-request-id: req_{secrets.token_hex(12)}\r\n\r\n"
@@ -68,8 +75,15 @@ answer_in_json()
 
 if _settings.sagemaker.is_multi_model:
     wsgi_app = "container.frontend.wsgi:multi_model_application()"
+    # Its worker drains the models itself, before it stops to accept connections.
+    graceful_timeout = _settings.server.drain_s + SENDING_S
 
 
 def when_ready(_server: object) -> None:
     """Stop gunicorn when the supervisor dies, since nobody else would."""
     watch_parent(int(os.environ[SUPERVISOR_PID]), lambda: os.kill(os.getpid(), signal.SIGTERM))
+
+
+def post_fork(_server: object, worker: Worker) -> None:
+    """Give what is left to send after a drain the same short time in every worker."""
+    worker.cfg.set("graceful_timeout", SENDING_S)

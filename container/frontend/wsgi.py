@@ -1,10 +1,15 @@
 """What each gunicorn worker loads: reads the settings, connects to the engine, makes the app."""
 
 import atexit
+import contextlib
 import os
+import signal
 import sys
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from types import FrameType
 from typing import Any, TypeVar, cast
 
 # transformers offers its tokenizers without torch, and would import torch if it could: 180 MB
@@ -12,14 +17,16 @@ from typing import Any, TypeVar, cast
 sys.modules["torch"] = None  # type: ignore[assignment]
 os.environ["TRANSFORMERS_NO_ADVISORY_WARNINGS"] = "1"  # it would advise to install torch
 
+import gevent
 from flask import Flask
 from gevent.threadpool import ThreadPool
 
 from container import logs
+from container.errors import ServingError
 from container.frontend.apis.openai.responses.store import ResponseStore
 from container.frontend.app import AppContext, Options, create_app, create_models_app
 from container.frontend.clients.embedder_client import EmbedderClient
-from container.frontend.clients.engine_client import EngineClient, EngineConnection, NoEngine
+from container.frontend.clients.engine_client import EngineClient, NoEngine
 from container.frontend.clients.engine_router import EngineGroup
 from container.frontend.clients.handler_client import HandlerClient
 from container.frontend.clients.image_fetcher import ImageFetcher
@@ -45,26 +52,50 @@ from container.settings.settings import Settings
 T = TypeVar("T")
 # Native threads for each kind of slow work. Few, since they compete with the engine for a CPU.
 TEXT_THREADS, GRAMMAR_THREADS, IMAGE_THREADS, FILE_THREADS = 2, 2, 2, 2
+# For backends to say how they are; one in a long step of the model does so after it.
+KNOWN_WITHIN_S = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class Backends:
+    """Clients of the processes behind this one; None for one that does not exist."""
+
+    engine: EngineClient | EngineGroup | None
+    handler: HandlerClient | None
+    embedder: EmbedderClient | None
+
+    @classmethod
+    def connect(cls, environ: Mapping[str, str]) -> "Backends":
+        """Start the clients of all backends that the supervisor names."""
+        addresses = environ[ENGINE_ADDRESS].split(",") if ENGINE_ADDRESS in environ else []
+        group = EngineGroup(addresses) if len(addresses) > 1 else None
+        backends = cls(
+            EngineClient(addresses[0]) if len(addresses) == 1 else group,
+            HandlerClient(environ[HANDLER_ADDRESS]) if HANDLER_ADDRESS in environ else None,
+            EmbedderClient(environ[EMBEDDER_ADDRESS]) if EMBEDDER_ADDRESS in environ else None,
+        )
+        for client in backends._clients:
+            client.start()
+        return backends
+
+    def wait_known(self, timeout_s: float) -> None:
+        """Wait until each has sent its status, or is known not to be there."""
+        until = time.monotonic() + timeout_s
+        for client in self._clients:
+            client.wait_known(max(0.0, until - time.monotonic()))
+
+    @property
+    def _clients(self) -> list[EngineClient | EngineGroup | HandlerClient | EmbedderClient]:
+        clients = (self.engine, self.handler, self.embedder)
+        return [client for client in clients if client is not None]
 
 
 def application() -> Flask:
     """Make the app of this worker; gunicorn calls it once after the fork."""
     settings = Settings.from_environ(os.environ)
     logs.configure(settings.observability.log_level, json_output=settings.observability.json_output)
-    engine: EngineConnection = NoEngine()
-    if ENGINE_ADDRESS in os.environ:
-        addresses = os.environ[ENGINE_ADDRESS].split(",")
-        is_one = len(addresses) == 1
-        engine = client = EngineClient(addresses[0]) if is_one else EngineGroup(addresses)
-        client.start()
-    handler = None
-    if HANDLER_ADDRESS in os.environ:
-        handler = HandlerClient(os.environ[HANDLER_ADDRESS])
-        handler.start()
-    embedder = None
-    if EMBEDDER_ADDRESS in os.environ:
-        embedder = EmbedderClient(os.environ[EMBEDDER_ADDRESS])
-        embedder.start()
+    backends = Backends.connect(os.environ)
+    engine = backends.engine or NoEngine()
     load = tokenizer_loader(
         trust_remote_code=settings.model.trust_remote_code,
         template_path=settings.model.tokenizer_config_path,
@@ -76,6 +107,7 @@ def application() -> Flask:
         files=_in_threads(FILE_THREADS),
     )
     service = Service(engine, load, offloads, _images(settings.requests, offloads))
+    _wait_ready(backends, service)
     tracer = None
     if settings.observability.otlp_endpoint is not None:
         tracer = OtlpTracer(
@@ -91,8 +123,8 @@ def application() -> Flask:
                 Path(os.environ[RESPONSES_FOLDER]), settings.requests.max_stored_responses
             ),
             tracer=tracer,
-            handler=handler,
-            embedder=embedder,
+            handler=backends.handler,
+            embedder=backends.embedder,
         )
     )
 
@@ -102,10 +134,38 @@ def multi_model_application() -> Flask:
     settings = Settings.from_environ(os.environ)
     logs.configure(settings.observability.log_level, json_output=settings.observability.json_output)
     models = Models(
-        os.environ, free_memory=free_memory_bytes, load_timeout_s=settings.sagemaker.load_timeout_s
+        os.environ,
+        free_memory=free_memory_bytes,
+        load_timeout_s=settings.sagemaker.load_timeout_s,
+        drain_s=settings.server.drain_s,
     )
     atexit.register(models.close)
+    _drain_before_exit(models, settings.server.drain_s)
     return create_models_app(models, Options.from_settings(settings))
+
+
+def _wait_ready(backends: Backends, service: Service) -> None:
+    """Wait until this worker could serve, if its backends can.
+
+    gunicorn accepts connections after it: a worker that takes another's place must not answer
+    /ping with 503 while all is well. While backends start, it answers at once.
+    """
+    backends.wait_known(KNOWN_WITHIN_S)
+    with contextlib.suppress(ServingError):
+        service.check_ready()  # loads the tokenizer
+
+
+def _drain_before_exit(models: Models, drain_s: float) -> None:
+    """Have SIGTERM drain the models first; gunicorn's own handler then ends this worker."""
+    leave = signal.getsignal(signal.SIGTERM)
+    assert callable(leave), "gunicorn installs its handler before it loads the app"
+
+    def drain(number: int, frame: FrameType | None) -> None:
+        models.drain(time.monotonic() + drain_s)
+        leave(number, frame)
+
+    # A handler must not wait, so a greenlet does.
+    signal.signal(signal.SIGTERM, lambda number, frame: gevent.spawn(drain, number, frame))
 
 
 def _sessions(settings: SageMakerSettings) -> Sessions:

@@ -118,7 +118,10 @@ class Supervisor:
                     "supervisor: stopping; running requests have %d s to finish",
                     self._settings.server.drain_s,
                 )
-                drain(groups, schedule)
+                # The models of a multi-model endpoint are behind gunicorn's worker.
+                drain(
+                    [[frontends]] if self._settings.sagemaker.is_multi_model else groups, schedule
+                )
             return code or 0
         finally:
             kill(behind)

@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from typing import Any, Generic, Protocol, TypeVar
 
 import gevent
+import gevent.event
 import gevent.queue
 import msgspec
 import zmq.green as zmq
@@ -90,8 +91,9 @@ class BackendClient(ABC, Generic[S]):
         self._gone = f"the {name} has not started yet"
         self._socket: zmq.Socket[bytes] = zmq.Context.instance().socket(zmq.DEALER)
         self._monitor: zmq.Socket[bytes] = self._socket.get_monitor_socket(
-            zmq.EVENT_HANDSHAKE_SUCCEEDED | zmq.EVENT_DISCONNECTED
+            zmq.EVENT_HANDSHAKE_SUCCEEDED | zmq.EVENT_DISCONNECTED | zmq.EVENT_CONNECT_RETRIED
         )
+        self._is_known = gevent.event.Event()
 
     def start(self) -> None:
         """Connect and begin to read; returns at once."""
@@ -104,6 +106,10 @@ class BackendClient(ABC, Generic[S]):
         gevent.spawn(self._watch)
         gevent.spawn(self._read)
         self._socket.connect(self._address)
+
+    def wait_known(self, timeout_s: float) -> None:
+        """Wait until the process has sent its status, or nothing listens at its address."""
+        self._is_known.wait(timeout_s)
 
     @property
     def status(self) -> S:
@@ -164,6 +170,7 @@ class BackendClient(ABC, Generic[S]):
         if isinstance(message, self._status_type):
             self._status = message
             self._note_status(message)
+            self._is_known.set()
         elif isinstance(message, RequestFailed):
             self._fail(message.request_id, message.error.to_error())
         else:
@@ -179,6 +186,8 @@ class BackendClient(ABC, Generic[S]):
         for event in self._connection_events():
             if event == zmq.EVENT_HANDSHAKE_SUCCEEDED:
                 self._send(Hello())
+            elif event == zmq.EVENT_CONNECT_RETRIED:
+                self._is_known.set()
             else:
                 self._take_the_rest()
                 self._lose()

@@ -8,6 +8,7 @@ least to do. Requests of a session stay together.
 import contextlib
 import itertools
 import operator
+import time
 import zlib
 from collections.abc import Sequence
 from typing import Any
@@ -42,6 +43,12 @@ class EngineGroup:
         """Connect to all; returns at once."""
         for engine in self._engines:
             engine.start()
+
+    def wait_known(self, timeout_s: float) -> None:
+        """Wait until each has sent its status, or nothing listens at its address."""
+        until = time.monotonic() + timeout_s
+        for engine in self._engines:
+            engine.wait_known(max(0.0, until - time.monotonic()))
 
     @property
     def status(self) -> Status:

@@ -34,11 +34,14 @@ log = logging.getLogger(__name__)
 
 POLL_S = 0.1
 STOP_S = 35.0
+# Of the drain time, the end of each model's server and passing on its last answers take so much.
+EXIT_S = 2
 # A model needs its weights, and for torch, buffers and a small cache about this much beside them.
 OVERHEAD_BYTES = 700 * 2**20
 WEIGHTS = (".safetensors", ".bin", ".gguf", ".pt")
 KEPT_LINES = 30
 EXIT_WITHOUT_MEMORY = -signal.SIGKILL  # how a process ends that the kernel has to end
+DRAIN = "GRACEFUL_TERMINATION_TIMEOUT"
 # Of the platform's and our own variables, those that are not a model's.
 OWN = ("SAGEMAKER_MULTI_MODEL", "SAGEMAKER_BIND_TO_PORT", "HF_MODEL_ID", "MODEL_ID", "PORT", "HOST")
 
@@ -73,19 +76,32 @@ class Models:
     """Owns the servers, by the name that the platform gives."""
 
     def __init__(
-        self, environ: Mapping[str, str], *, free_memory: FreeMemory, load_timeout_s: float
+        self,
+        environ: Mapping[str, str],
+        *,
+        free_memory: FreeMemory,
+        load_timeout_s: float,
+        drain_s: int,
     ) -> None:
-        self._environ = environ
+        """`drain_s` is for all models together: each must have drained a little before it ends."""
+        self._environ = {**environ, DRAIN: str(max(0, drain_s - EXIT_S))}
+        self._is_draining = False
         self._free_memory = free_memory
         self._load_timeout_s = load_timeout_s
         self._servers: dict[str, ModelServer] = {}
+
+    def check_ready(self) -> None:
+        """Raise Unavailable once the drain has begun."""
+        if self._is_draining:
+            raise Unavailable("the server is shutting down", retry_after_s=30)
 
     def listed(self) -> list[ModelServer]:
         """The loaded models, in the order of their coming."""
         return [server for server in list(self._servers.values()) if self._is_alive(server)]
 
     def find(self, name: str) -> ModelServer:
-        """Return a loaded model. Raises NotFound."""
+        """Return a loaded model. Raises NotFound, or Unavailable during the drain."""
+        self.check_ready()
         server = self._servers.get(name)
         if server is None or not self._is_alive(server):
             names = ", ".join(self._servers) or "none"
@@ -94,10 +110,11 @@ class Models:
 
     def load(self, name: str, url: str) -> None:
         """Start a model's server and wait for it. Raises Conflict, NotEnoughMemory and others."""
+        self.check_ready()
         if name in self._servers and not self._servers[name].has_left():
             raise Conflict(f"model {name!r} is loaded already")
         folder = Path(url)
-        if not folder.is_dir():
+        if not _is_folder(folder):
             raise MalformedRequest(f"`url`: there is no folder {url!r}", field="url")
         needed, free = _needed_bytes(folder), self._free_memory()
         if needed > free:
@@ -117,17 +134,22 @@ class Models:
         self._end(self.find(name))
         log.info("model %s is unloaded", name)
 
-    def close(self) -> None:
-        """End all servers."""
+    def drain(self, until: float) -> None:
+        """Refuse new requests; let all servers finish theirs and exit until a (monotonic) time."""
+        self._is_draining = True
         for server in list(self._servers.values()):
             server.process.terminate()
         for server in list(self._servers.values()):
-            self._end(server)
+            self._end(server, until)
+
+    def close(self) -> None:
+        """End all servers."""
+        self.drain(time.monotonic() + STOP_S)
 
     def _is_alive(self, server: ModelServer) -> bool:
         if not server.has_left():
             return server.is_ready
-        if server.is_ready:
+        if server.is_ready and not self._is_draining:
             log.error("model %s is gone: %s", server.name, server.reason())
             self._servers.pop(server.name, None)
         return False
@@ -137,17 +159,19 @@ class Models:
         while not _is_healthy(server.port):
             code = server.process.poll()
             if code is not None:
+                self.check_ready()
                 raise _load_error(server, code)
             if time.monotonic() > until:
                 raise Unavailable(f"model {server.name!r} did not load in time")
             time.sleep(POLL_S)
         server.is_ready = True
 
-    def _end(self, server: ModelServer) -> None:
+    def _end(self, server: ModelServer, until: float | None = None) -> None:
         self._servers.pop(server.name, None)
         server.process.terminate()
+        wait_s = STOP_S if until is None else max(0.0, until - time.monotonic())
         try:
-            server.process.wait(STOP_S)
+            server.process.wait(wait_s)
         except subprocess.TimeoutExpired:
             server.process.kill()
             server.process.wait()
@@ -220,6 +244,13 @@ def _load_error(server: ModelServer, code: int) -> ServingError:
 def _needed_bytes(folder: Path) -> int:
     files = [path for path in folder.rglob("*") if path.suffix in WEIGHTS]
     return sum(path.stat().st_size for path in files) + OVERHEAD_BYTES
+
+
+def _is_folder(path: Path) -> bool:
+    try:
+        return path.is_dir()
+    except (OSError, ValueError):  # a name that no file can have
+        return False
 
 
 def _is_healthy(port: int) -> bool:

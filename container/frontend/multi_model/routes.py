@@ -8,8 +8,9 @@ from typing import Any
 
 from flask import Blueprint, Response, request
 
-from container.errors import InvalidParameter
+from container.errors import InvalidParameter, Unavailable
 from container.frontend.multi_model.process_per_model import Models, ModelServer, ProxiedResponse
+from container.frontend.web import error_responses
 from container.frontend.web.request_body import Body, parse, read_bytes, read_object
 from container.frontend.web.responses import json_response
 
@@ -32,7 +33,7 @@ def blueprint(models: Models) -> Blueprint:
     @routes.get("/ping")
     @routes.get("/health")
     def ping() -> Response:
-        return Response(status=200)
+        return _health(models)
 
     @routes.post("/models")
     def load() -> Response:
@@ -76,6 +77,14 @@ def blueprint(models: Models) -> Blueprint:
         return response
 
     return routes
+
+
+def _health(models: Models) -> Response:
+    try:
+        models.check_ready()
+    except Unavailable as error:
+        return error_responses.unhealthy(error)
+    return Response(status=200)
 
 
 def _shown(server: ModelServer) -> dict[str, str]:

@@ -2,7 +2,9 @@
 
 import json
 import shutil
+import signal
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import psutil
@@ -125,6 +127,44 @@ def test_stopping_the_endpoint_stops_its_models(tmp_path: Path) -> None:
         assert len(everyone) >= 5
         assert server.stop() == 0
         wait_for(lambda: not any(one.is_running() for one in everyone), 40)
+
+
+def test_sigterm_lets_requests_of_all_models_finish(tmp_path: Path, endless_model: Path) -> None:
+    with serving(tmp_path / "log", "", SAGEMAKER_MULTI_MODEL="true") as server:
+        for name in ("one", "two"):
+            assert _load(server, name, endless_model).status == 200
+        body = {"inputs": "Hello", "parameters": {"max_new_tokens": 400}}
+        asked = [
+            (name, json.dumps(body | {"stream": streams}).encode())
+            for name in ("one", "two")
+            for streams in (True, False)
+        ]
+        with ThreadPoolExecutor(len(asked)) as pool:
+            answers = [pool.submit(_invoke, server, name, data) for name, data in asked]
+            ports = [_port(process) for process in _processes(server)]
+            wait_for(lambda: all(_num_running(port) == 2 for port in ports), 60)
+            server.process.send_signal(signal.SIGTERM)
+            wait_for(lambda: platform.ping(server.port) == 503, 5)
+            assert _invoke(server, "one").status == 503
+            for answer in answers:
+                assert answer.result().status == 200
+                assert b"error" not in answer.result().body
+        assert server.process.wait(60) == 0
+
+
+def _port(process: psutil.Process) -> int:
+    return int(process.environ()["PORT"])
+
+
+def _num_running(port: int) -> float:
+    text = platform.call(port, "GET", "/metrics").body.decode()
+    [line] = [line for line in text.splitlines() if line.startswith("tgi_batch_current_size ")]
+    return float(line.split()[1])
+
+
+@pytest.mark.parametrize("url", ["x" * 5000, "a\0b"])
+def test_a_folder_that_cannot_be_is_refused(endpoint: Server, url: str) -> None:
+    assert _load(endpoint, "none", Path(url)).status == 400
 
 
 def test_a_killed_endpoint_leaves_no_models_behind(tmp_path: Path) -> None:

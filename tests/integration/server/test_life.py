@@ -359,3 +359,77 @@ def test_a_token_that_the_model_lacks_is_the_clients_fault(tmp_path: Path) -> No
         assert refused.status_code == 422
         assert "a token that the model does not have" in refused.json()["error"]
         assert server.ping().status_code == 200
+
+
+def test_a_deleted_model_is_served_on_even_by_a_new_frontend(tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    shutil.copytree(DEMO_MODEL, folder)
+    chat = {"messages": [{"role": "user", "content": "Hi"}], "max_tokens": 3}
+    with serving(tmp_path / "log", folder) as server:
+        shutil.rmtree(folder)
+        for _ in range(2):
+            assert server.ping().status_code == 200
+            for path, body in (("/generate", SHORT), ("/v1/chat/completions", chat)):
+                answer = requests.post(f"{server.url}{path}", json=body, timeout=60)
+                assert answer.status_code == 200, answer.text
+            [frontend] = server.frontends()
+            frontend.kill()
+            wait_for(lambda pid=frontend.pid: pid not in [p.pid for p in server.frontends()], 20)
+            server.wait_ready()
+        assert "Traceback" not in server.log
+
+
+def test_a_link_out_of_the_models_folder_ends_the_start(tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    shutil.copytree(DEMO_MODEL, folder)
+    (folder / "chat_template.jinja").unlink()
+    (folder / "chat_template.jinja").symlink_to("/etc/passwd")
+    server = spawn(tmp_path / "log", folder)
+    assert server.process.wait(60) == 3
+    assert "leads out of the model's folder" in server.log
+
+
+def test_a_template_that_loops_is_an_error_and_holds_up_nobody(tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    shutil.copytree(DEMO_MODEL, folder)
+    (folder / "chat_template.jinja").write_text(
+        "{% if messages[0].content == 'loop' %}{% for a in range(99999) %}{% for b in range(99999)"
+        " %}{% endfor %}{% endfor %}{% endif %}{% if messages[0].content == 'center' %}"
+        "{{ 'a'.center(2000000000) }}{% endif %}{{ messages[0].content }}"
+    )
+    with serving(tmp_path / "log", folder) as server:
+        url = f"{server.url}/v1/chat/completions"
+        looping = LiveStream(server, _chat("loop"), "/v1/chat/completions")
+        looping.start()
+        for _ in range(20):
+            assert server.ping().elapsed.total_seconds() < 1
+        assert requests.post(url, json=_chat("Hi"), timeout=60).status_code == 200
+        looping.join(60)
+        assert "processor time" in "".join(looping.lines)
+        refused = requests.post(url, json=_chat("center"), timeout=60)
+        assert refused.status_code == 400
+        assert "memory" in refused.json()["error"]["message"]
+        assert requests.post(url, json=_chat("Hi"), timeout=60).status_code == 200
+
+
+def _chat(content: str) -> dict:
+    return {"messages": [{"role": "user", "content": content}], "max_tokens": 3}
+
+
+def test_a_replaced_frontend_accepts_connections_when_it_can_answer(
+    shared_servers: SharedServers,
+) -> None:
+    server = shared_servers.get(WORKERS="2")
+    victim = server.frontends()[0]
+    victim.kill()
+    statuses = []
+    answered_by_both_at = time.monotonic() + 60
+    while time.monotonic() < answered_by_both_at:
+        if len(server.frontends()) == 2:
+            answered_by_both_at = min(answered_by_both_at, time.monotonic() + 3)
+        try:
+            statuses.append(server.ping().status_code)
+        except requests.ConnectionError:  # the victim had just accepted it
+            time.sleep(0.01)
+    assert set(statuses) == {200}
+    assert len(server.frontends()) == 2
