@@ -1,5 +1,6 @@
 """Fits conversations into a chat template: the fewest remedies with which it loses nothing."""
 
+import time
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -29,6 +30,8 @@ from container.text.history.shape import (
 )
 
 MAX_SHAPES = 256
+# A template that loops takes all the time that a rendering may have, each time.
+MAX_PROBING_S = 5.0
 # Renders messages, with tools or without.
 Render = Callable[[Messages, Sequence[dict[str, Any]]], str]
 
@@ -98,9 +101,10 @@ class HistoryFitter:
         """Find remedies with which nothing is lost; none, if no rendering can tell."""
         sentinels = sentinels_of(shape)
         chosen: list[Remedy] = []
+        deadline = time.monotonic() + MAX_PROBING_S
         lost = self._lost(sentinels, chosen, shape)
         for remedy in self._ladder:
-            if lost == []:
+            if lost == [] or time.monotonic() > deadline:
                 break
             candidate = [*chosen, remedy]
             if apply(candidate, sentinels.messages) == apply(chosen, sentinels.messages):
