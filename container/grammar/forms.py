@@ -88,7 +88,7 @@ def regex_answer(pattern: str, field: str) -> Regex:
 
 def choice_answer(options: list[str], field: str) -> Choice:
     """Take a choice of strings. Raises InvalidParameter."""
-    if not options or not all(options):
+    if not options or not all(isinstance(option, str) and option for option in options):
         raise InvalidParameter(f"`{field}` must be a list of non-empty strings", field=field)
     if len(options) > MAX_CHOICES:
         raise InvalidParameter(
