@@ -38,7 +38,13 @@ class LeavingEmbedder:
         return EmbedderStatus("ready", "ready", self.info)
 
     def submit(
-        self, inputs: list[EmbedInput], field: str, prompt_name: str | None, truncation: Truncation
+        self,
+        inputs: list[EmbedInput],
+        field: str,
+        prompt_name: str | None,
+        truncation: Truncation,
+        *,
+        per_token: bool = False,
     ) -> "LeavingEmbedder":
         self.num_inputs = len(inputs)
         return self
