@@ -112,7 +112,7 @@ def test_arguments_are_given_as_text_to_templates_that_need_it() -> None:
 
 def test_the_failure_is_the_messages(tmp_path: Path) -> None:
     inner = AutoTokenizer.from_pretrained(DEMO_MODEL)
-    inner.chat_template = {"tool_use": "x", "rag": "y"}
+    inner.chat_template = {"other": "x", "rag": "y"}
     with pytest.raises(TemplateFailed):
         Tokenizer(inner).render_chat(USER)
 
