@@ -15,6 +15,7 @@ import socket
 import subprocess
 import sys
 import time
+import weakref
 from collections import OrderedDict, deque
 from collections.abc import Callable
 from typing import IO
@@ -225,6 +226,17 @@ class GrammarClient:
                 pass_fds=[theirs.fileno()],
                 env={**os.environ, "RUST_BACKTRACE": "0"},
             )
+        # For an engine that is dropped without `close`, as at the exit of the process.
+        weakref.finalize(self, _end_server, self._server, self._control, self._selector)
+
+
+def _end_server(
+    server: subprocess.Popen[bytes], control: socket.socket, selector: selectors.BaseSelector
+) -> None:
+    control.close()
+    selector.close()
+    server.kill()
+    server.wait()
 
 
 def _anonymous_file(content: bytes) -> IO[bytes]:

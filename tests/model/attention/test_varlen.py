@@ -199,8 +199,8 @@ def _old(*args: torch.Tensor, **kwargs: object) -> torch.Tensor:
     ("attend", "chosen", "told"),
     [
         (documented, Kernel.PAGED, "passed its check"),
-        (_old, Kernel.GATHERED, "disabled: its check failed: paged KV needs FlashAttention 3"),
-        (_broken, Kernel.REFERENCE, "disabled: its check failed: this GPU is too old"),
+        (_old, Kernel.GATHERED, "RuntimeError: paged KV needs FlashAttention 3"),
+        (_broken, Kernel.REFERENCE, "check failed: RuntimeError: this GPU is too old"),
         (_wrong, Kernel.REFERENCE, "disabled: off by"),
     ],
 )
