@@ -15,10 +15,11 @@ MARK = "X-Request-Deadline-Exceeded"
 HEADER = "X-Request-Deadline"
 LONG = 90_000
 MESSAGES = [{"role": "user", "content": "Tell me everything"}]
-CHAT = {"messages": MESSAGES, "max_tokens": LONG}
-COMPLETION = {"prompt": "Tell me everything", "max_tokens": LONG}
+# Greedy: a drawn token could be the end token.
+CHAT = {"messages": MESSAGES, "max_tokens": LONG, "temperature": 0}
+COMPLETION = {"prompt": "Tell me everything", "max_tokens": LONG, "temperature": 0}
 GENERATE = {"inputs": "Tell me everything", "parameters": {"max_new_tokens": LONG}}
-RESPONSE = {"input": "Tell me everything", "max_output_tokens": LONG}
+RESPONSE = {"input": "Tell me everything", "max_output_tokens": LONG, "temperature": 0}
 BODIES = {
     "/v1/chat/completions": CHAT,
     "/v1/completions": COMPLETION,
