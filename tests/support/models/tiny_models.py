@@ -175,3 +175,6 @@ def save_endless(folder: Path, tokenizer_from: Path) -> None:
     model = AutoModelForCausalLM.from_config(config)
     model.generation_config.eos_token_id = None
     model.save_pretrained(folder)
+    settings = folder / "tokenizer_config.json"
+    written = json.loads(settings.read_text())
+    settings.write_text(json.dumps({**written, "eos_token": None}))
