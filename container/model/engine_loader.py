@@ -5,6 +5,7 @@ The composition root of the engine process; runs once and reports each stage in 
 
 import logging
 import os
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -189,11 +190,14 @@ def load_engine(
 def start_grammars(
     tokenizer: Tokenizer, vocabulary: int, end_token_ids: frozenset[int], limits: GrammarLimits
 ) -> GrammarClient | None:
-    """Start the processes for grammars; None, with a warning, where the tokenizer allows none.
+    """Start the processes for grammars; None where the tokenizer or the system allows none.
 
     `vocabulary` is the number of the model's logits; the tokenizer may have more tokens.
     """
     if not tokenizer.is_fast:
+        return None
+    if not sys.platform.startswith("linux"):
+        log.warning("structured output is off: its processes need Linux")
         return None
     num_ids = max(vocabulary, tokenizer.num_ids)
     args = ForkServerArgs(
