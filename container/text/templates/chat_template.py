@@ -70,11 +70,16 @@ def _with_text_arguments(messages: list[dict[str, Any]]) -> list[dict[str, Any]]
     converted = []
     for message in messages:
         calls = [
-            call | {"function": call["function"] | {"arguments": json.dumps(_arguments(call))}}
+            call | {"function": call["function"] | {"arguments": _as_text(_arguments(call))}}
             for call in message.get("tool_calls") or []
         ]
         converted.append(message | {"tool_calls": calls} if calls else message)
     return converted
+
+
+def _as_text(arguments: Any) -> str:
+    """Write arguments as JSON; those that were cut are text already."""
+    return arguments if isinstance(arguments, str) else json.dumps(arguments, ensure_ascii=False)
 
 
 def _arguments(call: dict[str, Any]) -> Any:

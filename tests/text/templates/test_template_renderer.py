@@ -11,6 +11,7 @@ import pytest
 from transformers import AutoTokenizer
 
 from container.errors import TemplateFailed
+from container.text.templates.chat_template import ChatTemplate
 from container.text.templates.renderer import RenderError, TemplateRenderer
 from container.text.tokenizer import Tokenizer
 from tests.support.servers import DEMO_MODEL
@@ -124,3 +125,22 @@ def test_processes_end_with_their_renderer() -> None:
     del renderer
     with pytest.raises(ProcessLookupError):
         os.kill(pid, 0)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [({"city": "Malmö"}, '{"city": "Malmö"}'), ('{"city": "Mal', '{"city": "Mal')],
+)
+def test_a_template_that_joins_text_gets_arguments_as_text(arguments: Any, expected: str) -> None:
+    inner = AutoTokenizer.from_pretrained(DEMO_MODEL)
+    inner.chat_template = (
+        "{% for message in messages %}{% for call in message.tool_calls or [] %}"
+        "{{ '<' + call.function.arguments + '>' }}{% endfor %}{% endfor %}"
+    )
+    call = {"type": "function", "function": {"name": "weather", "arguments": arguments}}
+    template = ChatTemplate(inner)
+    messages = [*USER, {"role": "assistant", "content": "", "tool_calls": [call]}]
+    try:
+        assert template.render(messages, {"tools": None}) == f"<{expected}>"
+    finally:
+        template.stop()
