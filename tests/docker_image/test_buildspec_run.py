@@ -16,8 +16,8 @@ from tests.support.image import codebuild, containers, ecr, stub_aws
 from tests.support.image.stub_aws import Registry
 from tests.support.servers import ROOT
 
-# One at least of integration, units and SDK each, as pytest fails where it collects none.
-A_FEW_TESTS = '-k "changelog or ping_and_an_invocation or test_config"'
+# One at least of integration, units, SDK and image each, as pytest fails where it collects none.
+A_FEW_TESTS = '-k "changelog or ping_and_an_invocation or test_config or ping_is_200"'
 REPOSITORY_URI = f"{stub_aws.HOST}/{stub_aws.REPOSITORY}"
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 TAG = f"cpu-{COMMIT[:12]}"
@@ -103,7 +103,7 @@ def test_a_good_build_is_pushed_under_its_commit_and_named_by_its_digest(
     assert detail == {"ImageURI": f"{REPOSITORY_URI}@{registry.digest(TAG)}"}
     assert "STAGING_CONFIG is not set: nothing is deployed" in log
     reports = {path.name for path in (ROOT / "build" / "reports" / "tests").iterdir()}
-    assert reports == {"server.xml", "sdk.xml", "image.xml"}
+    assert reports == {"integration.xml", "units.xml", "sdk.xml", "image.xml"}
     assert (ROOT / "build" / "reports" / "coverage.xml").exists()
 
 
