@@ -167,7 +167,7 @@ def test_a_dead_process_or_server_costs_its_own_requests_only(client: GrammarCli
 
 
 def test_a_stopped_process_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    client = GrammarClient(_args(timeout_s=1.0))
+    client = GrammarClient(_args(timeout_s=4.0))
     client.check()
     constraint = _wait(client, _start(client, DIGIT))
     [pid] = _children(client)
@@ -175,7 +175,7 @@ def test_a_stopped_process_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
     constraint.accept(TOKENIZER.encode("7", add_special_tokens=False)[0])
     assert _wait(client, constraint).error is not None
     os.kill(pid, signal.SIGKILL)
-    monkeypatch.setattr("container.grammar.client.START_TIMEOUT_S", 1.0)
+    monkeypatch.setattr("container.grammar.client.START_TIMEOUT_S", 5.0)
     os.kill(client._server.pid, signal.SIGSTOP)
     assert _wait(client, _start(client, DIGIT)).error is None
     client.close()
