@@ -15,10 +15,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import click
 import torch
-from models.bench_model import SHAPES, Shape
+from models.bench_model import SHAPES, Shape, llama_config
 from rich.console import Console
 from rich.table import Table
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import LlamaForCausalLM
 
 from container.model.loading.cpu_kernels import load_kernels
 from container.model.loading.prepare import prepare
@@ -31,20 +31,7 @@ def create(shape: Shape, dtype: torch.dtype) -> LlamaForCausalLM:
     """Create the model with random weights, without a copy in another format."""
     torch.set_default_dtype(dtype)
     try:
-        config = LlamaConfig(
-            hidden_size=shape.hidden,
-            num_hidden_layers=shape.layers,
-            num_attention_heads=shape.heads,
-            num_key_value_heads=shape.kv_heads,
-            head_dim=shape.head_dim,
-            intermediate_size=shape.intermediate,
-            vocab_size=shape.vocabulary,
-            max_position_embeddings=shape.positions,
-            tie_word_embeddings=shape.tied,
-            bos_token_id=None,
-            eos_token_id=0,
-        )
-        return LlamaForCausalLM(config).eval()
+        return LlamaForCausalLM(llama_config(shape)).eval()
     finally:
         torch.set_default_dtype(torch.float32)
 

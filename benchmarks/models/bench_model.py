@@ -11,6 +11,10 @@ import sys
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:  # slow to import
+    from transformers import LlamaConfig
 
 VOCABULARY = 49152
 FIRST_WORD = 257
@@ -113,12 +117,11 @@ def _word(token_id: int) -> str:
     return word
 
 
-def _write_weights(folder: Path, shape: Shape) -> None:
-    import torch
-    from transformers import LlamaConfig, LlamaForCausalLM
+def llama_config(shape: Shape) -> "LlamaConfig":
+    """Describe a model of this shape to transformers."""
+    from transformers import LlamaConfig
 
-    torch.manual_seed(0)
-    config = LlamaConfig(
+    return LlamaConfig(
         hidden_size=shape.hidden,
         num_hidden_layers=shape.layers,
         num_attention_heads=shape.heads,
@@ -131,9 +134,16 @@ def _write_weights(folder: Path, shape: Shape) -> None:
         bos_token_id=None,
         eos_token_id=0,
     )
+
+
+def _write_weights(folder: Path, shape: Shape) -> None:
+    import torch
+    from transformers import LlamaForCausalLM
+
+    torch.manual_seed(0)
     if shape.parameters > 1e9:  # in float32 it might not fit the memory
         torch.set_default_dtype(torch.bfloat16)
-    model = LlamaForCausalLM(config)
+    model = LlamaForCausalLM(llama_config(shape))
     # The end token's logit is then 0, never the largest of so many: every completion is as long as
     # it was asked to be.
     with torch.no_grad():
