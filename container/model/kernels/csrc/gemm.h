@@ -1,6 +1,8 @@
 /* GEMM with packed weights: out[r, o] = sum over i of x[r, i] weight[o, i].
  *
- * Each output is summed in float32 in the order of its inputs, so a row's bits depend on no other row.
+ * Each output is summed in float32, blocks of inputs in their order and then the blocks' sums, which
+ * keeps the rounding error of long sums small. A block's inputs are the same for any number of rows, so
+ * a row's bits depend on no other row.
  * Weights are packed by cpu_linear.py in groups of 48 outputs with consecutive inputs; tiles of rows
  * share each load of weights. Processors with AVX512_BF16 multiply pairs of bfloat16. All others
  * multiply in float32: weights of fewer bits are converted, exactly, a few inputs at a time, and so are
@@ -88,7 +90,7 @@ INLINE void tile(const void *x, int64_t stride, const void *weights, int64_t cou
                  float *out, const int pairs, const int lines, const int n) {
     floats sum[TILE][VECTORS];
     for (int r = 0; r < n; r++)
-        for (int v = 0; v < VECTORS; v++) sum[r][v] = load(out, r * GROUP + v * LANES, 0);
+        for (int v = 0; v < VECTORS; v++) sum[r][v] = all(0.0f);
     for (int64_t i = 0; i < count; i += pairs ? 2 : 1) {
         const void *from = at(weights, i * GROUP, pairs);
         floats w[VECTORS];
@@ -98,7 +100,10 @@ INLINE void tile(const void *x, int64_t stride, const void *weights, int64_t cou
         for (int r = 0; r < n; r++) add_products(sum[r], at(x, r * stride + i, pairs), w, pairs);
     }
     for (int r = 0; r < n; r++)
-        for (int v = 0; v < VECTORS; v++) store(out, r * GROUP + v * LANES, sum[r][v], 0);
+        for (int v = 0; v < VECTORS; v++) {
+            int64_t i = r * GROUP + v * LANES;
+            store(out, i, load(out, i, 0) + sum[r][v], 0);
+        }
 }
 
 #define TILES(n) \
@@ -195,7 +200,7 @@ INLINE void add_stored(const struct gemm *p, int64_t group, int64_t begin, int64
                        float *sum, const int pairs) {
     const struct weight *w = p->weight;
     const int64_t inputs = w->inputs;
-    const int64_t most = TILE < 8 && rows > TILE ? FEW_INPUTS : INPUTS;
+    const int64_t most = pairs ? INPUTS : FEW_INPUTS;
     for (int64_t i = 0; i < inputs; i += most) {
         int64_t count = inputs - i < most ? inputs - i : most;
         const void *weights = at(w->numbers, (group * inputs + i) * GROUP, pairs);
