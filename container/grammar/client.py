@@ -80,11 +80,9 @@ class GrammarClient:
 
     def close(self) -> None:
         """End the fork server and all processes."""
-        self._control.close()
         for process in list(self._by_text.values()):
             self._end(process, Unavailable("the server shuts down"))
-        self._server.kill()
-        self._server.wait()
+        _end_server(self._server, self._control)
 
     def compile(self, grammar: str) -> Constraint:
         """Return a constraint that is ready once its grammar has compiled, or has an error."""
@@ -211,9 +209,7 @@ class GrammarClient:
 
     def _restart_server(self) -> None:
         log.error("grammar: the fork server died or hangs; it is replaced")
-        self._control.close()
-        self._server.kill()
-        self._server.wait()
+        _end_server(self._server, self._control)
         self._start_server()
 
     def _start_server(self) -> None:
@@ -227,14 +223,11 @@ class GrammarClient:
                 env={**os.environ, "RUST_BACKTRACE": "0"},
             )
         # For an engine that is dropped without `close`, as at the exit of the process.
-        weakref.finalize(self, _end_server, self._server, self._control, self._selector)
+        weakref.finalize(self, _end_server, self._server, self._control)
 
 
-def _end_server(
-    server: subprocess.Popen[bytes], control: socket.socket, selector: selectors.BaseSelector
-) -> None:
+def _end_server(server: subprocess.Popen[bytes], control: socket.socket) -> None:
     control.close()
-    selector.close()
     server.kill()
     server.wait()
 

@@ -70,17 +70,14 @@ def _with_text_arguments(messages: list[dict[str, Any]]) -> list[dict[str, Any]]
     converted = []
     for message in messages:
         calls = [
-            call | {"function": call["function"] | {"arguments": _as_text(_arguments(call))}}
+            call | {"function": call["function"] | {"arguments": _as_text(call)}}
             for call in message.get("tool_calls") or []
         ]
         converted.append(message | {"tool_calls": calls} if calls else message)
     return converted
 
 
-def _as_text(arguments: Any) -> str:
-    """Write arguments as JSON; those that were cut are text already."""
+def _as_text(call: dict[str, Any]) -> str:
+    """Write a call's arguments as JSON; those that were cut are text already."""
+    arguments = call["function"]["arguments"]
     return arguments if isinstance(arguments, str) else json.dumps(arguments, ensure_ascii=False)
-
-
-def _arguments(call: dict[str, Any]) -> Any:
-    return call["function"]["arguments"]
