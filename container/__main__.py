@@ -1,4 +1,4 @@
-"""The command line: `python -m container serve`, `settings`, and the internal `engine`."""
+"""The command line: `python -m container serve`, `chat`, `doctor`, and internal commands."""
 
 import faulthandler
 import json
@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, NoReturn
 import click
 
 from container import __version__, logs
+from container.cli.commands import chat, doctor
 from container.errors import ConfigError, ModelLoadError
 from container.settings.page import markdown_page
 from container.settings.process_env import HEARTBEAT_FD, RANKS_FOLDER, SUPERVISOR_PID
@@ -28,6 +29,10 @@ if TYPE_CHECKING:
 @click.version_option(__version__, package_name=None, prog_name="container")
 def main() -> None:
     """Group the commands."""
+
+
+main.add_command(chat)
+main.add_command(doctor)
 
 
 @main.command()

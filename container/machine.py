@@ -1,10 +1,37 @@
-"""The machine's memory, within the limit of the container that this process runs in."""
+"""The machine: its memory, within the limit of this process's container, and its GPUs."""
 
+import subprocess
+from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
 
 CGROUP = Path("/sys/fs/cgroup")
+QUERY = ("nvidia-smi", "--query-gpu=name,memory.total,driver_version", "--format=csv,noheader")
+
+
+@dataclass(frozen=True, slots=True)
+class Gpu:
+    """A GPU as its driver describes it."""
+
+    name: str
+    memory_bytes: int
+    driver: str
+
+
+def visible_gpus() -> list[Gpu]:
+    """Return the GPUs that nvidia-smi lists; none without it."""
+    try:
+        result = subprocess.run(QUERY, capture_output=True, text=True, timeout=10, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return []
+    lines = result.stdout.strip().splitlines() if result.returncode == 0 else []
+    rows = [[part.strip() for part in line.split(",")] for line in lines]
+    return [
+        Gpu(name, int(memory.split()[0]) * 2**20, driver)
+        for name, memory, driver in rows
+        if memory.split()[0].isdigit()
+    ]
 
 
 def free_memory_bytes() -> int:

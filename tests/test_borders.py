@@ -40,7 +40,8 @@ ALLOWED = {
     | {"background", "embedding", "engine", "files", "grammar", "images", "ipc", "lifecycle"}
     | {"machine", "text"},
     "frontend": LEAVES | {"content", "files", "grammar", "images", "ipc", "machine", "text"},
-    "__main__": LEAVES | {"embedding", "engine", "handlers", "ipc", "lifecycle", "model"},
+    "cli": LEAVES | {"lifecycle", "machine", "model"},
+    "__main__": LEAVES | {"cli", "embedding", "engine", "handlers", "ipc", "lifecycle", "model"},
     "__init__": set(),
 }
 # Rooms inside of a part, the lowest floor first. A file may import from its own room and from the
@@ -53,6 +54,7 @@ FLOORS = {
         ["settings"],
         ["page"],
     ],
+    "container.cli": [["chat_client", "doctor"], ["chat"], ["commands"]],
     "container.messages": [["common"], ["engine", "embedder", "handler"]],
     "container.handlers": [
         ["context", "user_code", "requirements", "engine_model", "worker_pool"],
@@ -138,7 +140,7 @@ HOMES = {
     "zmq": {"frontend", "handlers", "ipc"},
     "transformers": {"images", "model", "text", "handlers"},
     "PIL": {"content", "images"},
-    "urllib3": {"frontend"},
+    "urllib3": {"cli", "frontend"},
     "sentence_transformers": {"model"},
     "triton": {"model"},
     "boto3": set(),

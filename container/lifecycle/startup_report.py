@@ -7,7 +7,6 @@ warning that names the remedy.
 import difflib
 import importlib.metadata
 import json
-import subprocess
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +16,7 @@ import psutil
 
 from container.errors import ConfigError
 from container.handlers.user_code import find_code, missing_code
-from container.machine import free_memory_bytes
+from container.machine import free_memory_bytes, visible_gpus
 from container.settings.model import ModelSettings
 from container.settings.process_env import ADDITIONAL_DATA, SAGEMAKER_MODEL_DIR, model_root
 from container.settings.server import HandlerSettings
@@ -146,9 +145,10 @@ def _machine(num_gpus: int | None) -> Iterator[Finding]:
         f"{memory.total / GIB:.1f} GiB memory free"
     )
     torch_version = importlib.metadata.version("torch")
-    gpus = _gpus()
+    gpus = visible_gpus()
     for gpu in gpus:
-        yield Finding(f"GPU: {gpu}")
+        memory_gib = gpu.memory_bytes / GIB
+        yield Finding(f"GPU: {gpu.name}, {memory_gib:.0f} GiB, driver {gpu.driver}")
     if gpus and "+cpu" in torch_version:
         yield Finding(
             f"torch {torch_version} cannot use them: build the image for CUDA", is_warning=True
@@ -163,16 +163,6 @@ def _machine(num_gpus: int | None) -> Iterator[Finding]:
             )
     else:
         yield Finding(f"torch {torch_version}")
-
-
-def _gpus() -> list[str]:
-    """Return name, memory and driver of each GPU, from nvidia-smi."""
-    query = ["nvidia-smi", "--query-gpu=name,memory.total,driver_version", "--format=csv,noheader"]
-    try:
-        result = subprocess.run(query, capture_output=True, text=True, timeout=10, check=False)
-    except (OSError, subprocess.TimeoutExpired):
-        return []
-    return result.stdout.strip().splitlines() if result.returncode == 0 else []
 
 
 def _variables(environ: Mapping[str, str]) -> Iterator[Finding]:

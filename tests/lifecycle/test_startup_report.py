@@ -111,7 +111,7 @@ def test_a_variable_that_another_name_of_its_setting_beats_is_named() -> None:
 def test_gpus_that_the_machine_lacks_are_a_warning(
     number: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(startup_report, "_gpus", list)
+    monkeypatch.setattr(startup_report, "visible_gpus", list)
     settings = Settings(
         model=ModelSettings(model_id="a/b"), placement=PlacementSettings(num_gpus=number)
     )
