@@ -31,6 +31,8 @@ FIXTURES = {
     "shared_servers": "server",
     "fake_local": "server",
     "endless_model": "model",
+    "browser": "browser",
+    "page": "browser",
 }
 NAMES = {
     "serving": "server",
@@ -43,6 +45,7 @@ NAMES = {
     "encoders": "model",
     "embedders": "model",
     "torch_engine": "model",
+    "browsing": "browser",
 }
 
 

@@ -53,6 +53,7 @@ from container.frontend.web import request_id, tgi_headers, trace_hooks
 from container.frontend.web.auth import add_guards
 from container.frontend.web.http_request import HttpRequest, set_deadlines
 from container.frontend.web.retry_after import add_retry_after
+from container.frontend.web.ui import pages as ui
 from container.messages.engine import EngineInfo
 from container.settings.settings import Settings
 
@@ -75,6 +76,7 @@ class Options:
     system_prompt: str | None
     deadlines: Deadlines
     batch_share: int
+    has_ui: bool
 
     @classmethod
     def from_settings(cls, settings: Settings) -> "Options":
@@ -95,6 +97,7 @@ class Options:
             tool_call_parser=settings.requests.tool_call_parser,
             system_prompt=settings.requests.system_prompt,
             batch_share=_batch_share(settings),
+            has_ui=settings.server.has_ui,
             deadlines=Deadlines(settings.server.deadline_s, settings.server.stream_deadline_s),
         )
 
@@ -149,8 +152,11 @@ def create_app(context: AppContext) -> Flask:
             texts,
             conversations,
             num_frontends=options.num_frontends,
+            browser_page=ui.index_for_browser if options.has_ui else lambda: None,
         )
     )
+    if options.has_ui:
+        app.register_blueprint(ui.blueprint())
     app.register_blueprint(
         tei.blueprint(tei_dialect, owns_root=texts.is_offered and not service.has_engine)
     )

@@ -170,7 +170,8 @@ class Supervisor:
         if reasons := _fallbacks(base, self._settings.server.api_key):
             log.warning("ready, but on a slow path: %s", "; ".join(reasons))
         if sys.stderr.isatty():
-            print(f"\nServing on {base}  (Ctrl-C stops it). Try:\n\n  {_example(base)}\n")
+            page = f"{base}/ui in a browser, or" if self._settings.server.has_ui else "Try"
+            print(f"\nServing on {base}  (Ctrl-C stops it).\n{page}:\n\n  {_example(base)}\n")
         else:
             log.info("try: %s", _example(base))
 

@@ -48,6 +48,10 @@ class ServerSettings:
         "*", "CORS_ALLOW_ORIGIN", cast=text,
         meaning="Origin whose web pages may call the server from a browser; `*`: every origin.",
     )  # fmt: skip
+    has_ui: bool = setting(
+        True, "UI", cast=flag,
+        meaning="A page for browsers at / and /ui: chat, and the server's live numbers.",
+    )  # fmt: skip
     compute_type: str | None = setting(
         None, "COMPUTE_TYPE", cast=text,
         meaning="What the header x-compute-type says. Unset: cpu or cuda.",

@@ -44,9 +44,9 @@ class Times:
 class RunningRequest:
     """A submitted request: its completions, and when things happened to it (monotonic seconds).
 
-    `info` is the model that answers it. Rendering reads it from here, since the engine may drain
-    or exit before the answer is rendered. `gaps` are the seconds between its events. At
-    `deadline_at` it ends with the tokens that it has.
+    `info` is the model that answers it, `adapter` its LoRA adapter, or empty. Rendering reads the
+    former from here, since the engine may drain or exit before the answer is rendered. `gaps` are
+    the seconds between its events. At `deadline_at` it ends with the tokens that it has.
     """
 
     prompt_ids: list[int]
@@ -62,6 +62,7 @@ class RunningRequest:
     first_token_at: float | None = None
     last_token_at: float | None = None
     deadline_at: float = math.inf
+    adapter: str = ""
     _buffered: deque[TextEvent] = field(default_factory=deque)
 
     @property

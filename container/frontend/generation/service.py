@@ -303,6 +303,7 @@ class Service:
             submitted_at,
             prompt.num_chars,
             deadline_at=context.deadline_at,
+            adapter=context.adapter,
         )
 
     def _ready(self) -> tuple[EngineInfo, Tokenizer]:

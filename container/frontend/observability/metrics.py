@@ -63,6 +63,14 @@ class Metrics:
             "tgi_request_failure", "Requests failed", ["err"], registry=registry
         )
         self._aborted = Counter("tgi_request_aborted", "Clients that left", registry=registry)
+        by_adapter = {
+            "tgi_adapter_request_count": "Requests answered, by LoRA adapter",
+            "tgi_adapter_generated_tokens": "Tokens generated, by LoRA adapter",
+        }
+        self._by_adapter = {
+            name: Counter(name, meaning, ["adapter"], registry=registry)
+            for name, meaning in by_adapter.items()
+        }
         seconds = {
             "tgi_request_duration": "From the request to its last token",
             "tgi_request_validation_duration": "Template, tokenizer and checks",
@@ -133,6 +141,12 @@ class Metrics:
         self._tokens["tgi_request_input_length"].observe(running.prompt_tokens)
         self._tokens["tgi_request_max_new_tokens"].observe(running.params.max_new_tokens)
         self._tokens["tgi_request_generated_tokens"].observe(running.completion_tokens)
+        counts = {
+            "tgi_adapter_request_count": 1,
+            "tgi_adapter_generated_tokens": running.completion_tokens,
+        }
+        for name, count in counts.items():
+            self._by_adapter[name].labels(adapter=running.adapter).inc(count)
 
     def observe_duration(self, seconds: float) -> None:
         """Note how long an answer took that the engine had no part in."""

@@ -35,7 +35,7 @@ def add_guards(app: Flask, metrics: Metrics, api_key: str | None) -> None:
 
     @app.before_request
     def check_key() -> None:
-        is_page = request.path.startswith("/docs") or request.path == "/"
+        is_page = request.path.startswith(("/docs", "/ui/")) or request.path in ("/", "/ui")
         is_open = request.path in OPEN_PATHS or (is_page and request.method == "GET")
         is_preflight = request.method == "OPTIONS"  # browsers ask without the key
         if api_key is None or is_open or is_preflight:

@@ -9,8 +9,11 @@ from container.frontend.generation.service import Service
 from container.settings.settings import Settings
 from tests.support.connections import NoEngine
 
-# The description of the API does not describe itself.
-UNDESCRIBED = {"/openapi.json", "/api-doc/openapi.json", "/docs/", "/docs/<path:path>"}
+# The description of the API does not describe itself, nor the page for browsers.
+UNDESCRIBED = {
+    *("/openapi.json", "/api-doc/openapi.json", "/docs/", "/docs/<path:path>"),
+    *("/ui", "/ui/", "/ui/<path:name>"),
+}
 
 
 def _routes() -> Iterator[tuple[str, str]]:

@@ -1,0 +1,405 @@
+"""The page in a real browser, against real servers; the screenshots of docs/ are made here."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from threading import Thread
+
+import pytest
+import requests
+from transformers import AutoModelForCausalLM
+
+from tests.support.chromium import Page, browsing
+from tests.support.models import adapters, tiny_vision
+from tests.support.models.embedders import MINILM
+from tests.support.models.tiny_vision import data_url, picture
+from tests.support.servers import DEMO_MODEL, ROOT, Server, serving
+
+KEY = "a-secret"
+ANSWERED = "document.querySelector('.message.assistant:last-child .facts')"
+HOSTILE = (
+    "**bold** <script>window.hacked = 1</script><img src=x onerror='window.hacked = 1'>"
+    "[a](javascript:window.hacked=1) ![pixel](https://elsewhere.example/pixel.png)"
+    "<style>body { display: none }</style>\n\n```python\nprint('hi')\n```\n"
+)
+LONG_ANSWER = "[ab ]{1800}"  # a form that only the limit ends
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A server with a key, an adapter and an embedding model."""
+    root = tmp_path_factory.mktemp("served")
+    model = AutoModelForCausalLM.from_pretrained(DEMO_MODEL)
+    adapter = adapters.save(root / "pirate", model, 1, r=4, lora_alpha=4)
+    settings = {"API_KEY": KEY, "LORA_ADAPTERS": f"pirate={adapter}"}
+    # The screenshots show its name, so it is relative: servers start in the repository's root.
+    model_id = DEMO_MODEL.relative_to(ROOT)
+    with serving(
+        root / "log", model_id, EMBEDDING_MODEL_ID=os.fspath(MINILM), **settings
+    ) as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Page]:
+    with browsing(tmp_path_factory.mktemp("browser")) as page:
+        yield page
+
+
+@pytest.fixture
+def page(browser: Page, served: Server) -> Iterator[Page]:
+    """The page of that server, with its key entered, and nothing wrong with it afterwards."""
+    browser.resize(1280, 860)
+    browser.prefer("light")
+    browser.open(f"{served.url}/ui")
+    browser.run(
+        f"sessionStorage.clear(); localStorage.clear(); sessionStorage.setItem('api-key', '{KEY}')"
+    )
+    browser.open("about:blank")
+    browser.problems.clear()
+    browser.urls.clear()
+    browser.open(f"{served.url}/")
+    browser.wait("document.querySelector('#model option')")
+    yield browser
+    assert browser.problems == []
+    assert {
+        url for url in browser.urls if not url.startswith((served.url, "data:", "about:"))
+    } == set()
+
+
+@pytest.fixture(scope="module")
+def shots(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where screenshots go: `make screenshots` names the folder of docs/."""
+    return Path(os.environ.get("SCREENSHOTS") or tmp_path_factory.mktemp("shots"))
+
+
+def ask(page: Page, text: str) -> None:
+    page.fill("#prompt", text)
+    page.press("Enter")
+    page.wait(f"{ANSWERED}?.textContent.includes('tokens')")
+
+
+def press_button(page: Page, name: str) -> None:
+    """Press a button of the answers, by what it shows."""
+    buttons = "[...document.querySelectorAll('.assistant button')]"
+    page.run(f"{buttons}.find((each) => each.textContent === '{name}').click()")
+
+
+def answer(page: Page) -> str:
+    return page.text(".message.assistant:last-child .body")
+
+
+def stub_answer(page: Page, *deltas: dict) -> None:
+    """Let the next chat request get these deltas instead of the server's."""
+    chunks = [{"choices": [{"index": 0, "delta": delta}]} for delta in deltas]
+    chunks.append({"choices": [], "usage": {"prompt_tokens": 1, "completion_tokens": len(deltas)}})
+    text = "".join(f"data: {json.dumps(chunk)}\n\n" for chunk in chunks) + "data: [DONE]\n\n"
+    page.run(f"""(() => {{
+        const real = window.fetch;
+        window.fetch = (...given) => {{
+            if (!String(given[0]).endsWith("/v1/chat/completions")) return real(...given);
+            window.fetch = real;
+            return Promise.resolve(new Response({json.dumps(text)}));
+        }};
+    }})()""")
+
+
+def test_a_chat_streams_and_shows_tokens_with_alternatives(page: Page, shots: Path) -> None:
+    page.fill("#temperature", "0")
+    page.click("#logprobs")
+    ask(page, "What is deep learning?")
+    assert "Deep learning" in answer(page)
+    assert "first after" in page.text(".message.assistant .facts")
+    press_button(page, "Tokens")
+    page.run("document.querySelector('.tokens').focus()")
+    page.press("ArrowRight")
+    page.press("ArrowRight")
+    page.press("ArrowLeft")
+    rows = page.run("document.querySelectorAll('.alternatives tbody tr').length")
+    assert rows == 5
+    first = page.text(".tokens [aria-selected=true]")
+    assert first in page.text(".alternatives caption")
+    page.screenshot(shots / "chat.png")
+
+
+def test_regenerating_and_editing_replace_what_followed(page: Page) -> None:
+    page.fill("#temperature", "0")
+    ask(page, "What is deep learning?")
+    before = answer(page)
+    press_button(page, "Regenerate")
+    page.wait(f"{ANSWERED}?.textContent.includes('tokens')")
+    assert answer(page) == before
+    page.run("document.querySelector('[aria-label=\"Edit message\"]').click()")
+    assert page.run("document.querySelectorAll('.message').length") == 0
+    assert page.run("document.querySelector('#prompt').value") == "What is deep learning?"
+
+
+def test_a_conversation_survives_a_reload_and_ends_with_new_chat(page: Page) -> None:
+    ask(page, "Hello!")
+    page.call("Page.reload")
+    page.wait("document.querySelectorAll('.message').length === 2")
+    page.click("#new-chat")
+    assert page.run("document.querySelectorAll('.message').length") == 0
+
+
+def test_escape_stops_an_answer_and_keeps_what_there_is(page: Page, served: Server) -> None:
+    page.fill("#format", "regex")
+    page.fill("#regex", LONG_ANSWER)
+    page.fill("#prompt", "Go on.")
+    page.press("Enter")
+    page.wait("document.querySelector('.message.assistant .body')?.innerText.length > 5")
+    page.press("Escape")
+    page.wait(f"{ANSWERED}?.textContent.includes('stopped')")
+    assert len(answer(page)) > 5
+    page.wait("!document.querySelector('#send').hidden")
+
+
+def test_tools_are_called_and_their_results_answered(page: Page) -> None:
+    page.fill("#temperature", "0")
+    page.click("#example-tool")
+    ask(page, "What is the weather in Paris in celsius?")
+    assert "get_current_weather" in page.text(".call")
+    arguments = json.loads(page.text(".call pre"))
+    assert arguments["location"].startswith("Paris")
+    page.fill(".message.assistant form textarea", '{"temperature": 21, "unit": "celsius"}')
+    page.click(".message.assistant form button")
+    page.wait("document.querySelectorAll('.message').length === 4")
+    page.wait(f"{ANSWERED}?.textContent.includes('tokens')")
+    assert answer(page)
+    page.fill("#tools", "[{")
+    page.wait("document.querySelector('#tools-error').textContent")
+    page.fill("#prompt", "And now?")
+    page.press("Enter")
+    page.wait(
+        "document.querySelector('.message:last-child .error').textContent.startsWith('Tools:')"
+    )
+
+
+def test_the_schema_editor_shapes_the_answer(page: Page) -> None:
+    page.fill("#format", "json_schema")
+    page.wait("document.querySelectorAll('.field-row').length === 2")
+    page.click("#add-field")
+    page.run("""(() => {
+        const row = document.querySelector('.field-row:last-child');
+        const [name, type] = row.querySelectorAll('input, select');
+        name.value = "is_known"; type.value = "boolean";
+        type.dispatchEvent(new Event("input", { bubbles: true }));
+    })()""")
+    schema = json.loads(page.run("document.querySelector('#schema').value"))
+    assert schema["properties"]["is_known"] == {"type": "boolean"}
+    ask(page, "Give me a JSON object with name and age for Ada, 36.")
+    assert set(json.loads(answer(page))) == {"name", "age", "is_known"}
+    page.fill("#schema", json.dumps({"type": "object", "properties": {"city": {"type": "string"}}}))
+    assert page.run("document.querySelector('.field-row input').value") == "city"
+    page.fill("#schema", "{")
+    assert page.text("#schema-error")
+
+
+def test_answers_are_markdown_and_harmless(page: Page, served: Server) -> None:
+    stub_answer(page, {"reasoning_content": "Let me think."}, {"content": HOSTILE})
+    ask(page, "Try to break out.")
+    assert page.text(".assistant strong") == "bold"
+    assert page.text(".assistant pre code").strip() == "print('hi')"
+    assert page.run("window.hacked") is None
+    tags = page.run(
+        "[...document.querySelectorAll('.assistant .body *')].map(e => e.tagName).join()"
+    )
+    assert not {"SCRIPT", "IMG", "STYLE", "IFRAME"} & set(tags.split(","))
+    links = page.run(
+        "[...document.querySelectorAll('.assistant .body a')].map(a => a.href + a.rel)"
+    )
+    assert not any("javascript:" in link for link in links)
+    assert page.run("document.querySelector('details.reasoning').open") is False
+    assert "Let me think." in page.run("document.querySelector('details.reasoning').textContent")
+    # The content policy has stopped what DOMPurify then removed, and the browser says so.
+    assert all("Content Security Policy" in problem for problem in page.problems)
+    page.problems.clear()
+
+
+def test_errors_say_what_to_do(page: Page) -> None:
+    page.fill("#top_p", "3")
+    page.fill("#prompt", "Hi")
+    page.press("Enter")
+    page.wait("document.querySelector('.message.assistant .error').textContent.includes('top_p')")
+    page.problems.clear()  # the browser logs the status 400
+
+
+def test_a_key_is_asked_for_and_stays_in_the_tab(page: Page, served: Server) -> None:
+    page.run("sessionStorage.removeItem('api-key')")
+    page.open("about:blank")
+    page.open(f"{served.url}/")
+    page.wait("document.querySelector('#key-dialog').open")
+    page.fill("#api-key", "wrong")
+    page.run("document.querySelector('#key-form button[type=submit]').click()")
+    page.wait("document.querySelector('#key-dialog').open")
+    page.fill("#api-key", KEY)
+    page.run("document.querySelector('#key-form button[type=submit]').click()")
+    page.wait("document.querySelector('#model option')")
+    assert KEY not in page.run("JSON.stringify(localStorage) + location.href + document.cookie")
+    page.problems.clear()  # the browser logs the status 401
+
+
+def _stream(server: Server, model: str) -> None:
+    """Read an answer that only its length ends, as a client of the server."""
+    body = {"model": model, "messages": [{"role": "user", "content": "Go on."}], "stream": True}
+    body |= {"ignore_eos": True, "max_tokens": 300}
+    headers = {"Authorization": f"Bearer {KEY}"}
+    requests.post(f"{server.url}/v1/chat/completions", json=body, headers=headers, timeout=120)
+
+
+def test_an_adapter_answers_and_is_counted_on_the_live_page(
+    page: Page, served: Server, shots: Path
+) -> None:
+    page.fill("#model", "pirate")
+    page.fill("#max_tokens", "40")
+    ask(page, "Tell me a story about a lighthouse.")
+    page.click("[data-page=server]")
+    page.wait("document.querySelector('#adapters tbody').innerText.includes('pirate')")
+    clients = [Thread(target=_stream, args=(served, name)) for name in ("tgi", "pirate", "tgi")]
+    for client in clients:
+        client.start()
+    page.wait(
+        "document.querySelector('.card polyline').getAttribute('points').split(' ').length > 2"
+    )
+    for client in clients:
+        client.join()
+    page.wait(
+        "parseInt(document.querySelectorAll('#adapters td')[2].innerText.replace(',', '')) >= 600"
+    )
+    numbers = page.text("#numbers")
+    for title in ("Tokens/s", "Time to first token", "KV blocks in use", "Prefix hits", "Requests"):
+        assert title in numbers
+    assert "max total tokens" in page.text("#facts")
+    page.screenshot(shots / "server.png")
+
+
+def test_sentences_are_compared_by_the_embedding_model(page: Page) -> None:
+    page.click("[data-page=embeddings]")
+    page.fill("#source", "A cat sat on the mat.")
+    page.fill("#sentences", "Stock prices fell on Monday.\nA kitten lay on a rug.")
+    page.run("document.querySelector('#similarity button').click()")
+    page.wait("document.querySelectorAll('#similarities tbody tr').length === 2")
+    assert page.text("#similarities tbody tr").startswith("A kitten")
+
+
+def test_the_code_of_a_request_runs(page: Page, served: Server, tmp_path: Path) -> None:
+    page.fill("#temperature", "0")
+    page.fill("#top_k", "5")
+    page.fill("#system", 'It\'s a "test".')
+    page.fill("#prompt", "What's deep learning?")
+    page.click("#show-code")
+    programs = {}
+    for kind in ("curl", "python", "boto3"):
+        page.click(f"[data-kind={kind}]")
+        programs[kind] = page.text("#code")
+    page.run("document.querySelector('#code-dialog [data-close]').click()")
+    page.press("Enter") if page.run("document.activeElement.id === 'prompt'") else page.click(
+        "#send"
+    )
+    page.wait(f"{ANSWERED}?.textContent.includes('tokens')")
+    env = os.environ | {"API_KEY": KEY, "PYTHONPATH": os.fspath(tmp_path), "ENDPOINT": served.url}
+    (tmp_path / "boto3.py").write_text(FAKE_BOTO3)
+    said = answer(page)
+    for kind, program in programs.items():
+        command = ["bash", "-c"] if kind == "curl" else [sys.executable, "-c"]
+        result = subprocess.run(
+            [*command, program], capture_output=True, text=True, env=env, timeout=60, check=False
+        )
+        assert result.returncode == 0, f"{kind}: {result.stderr}\n{program}"
+        text = _streamed(result.stdout) if kind == "curl" else result.stdout
+        assert text.strip() == said.strip(), kind
+
+
+def _streamed(events: str) -> str:
+    chunks = [json.loads(line[6:]) for line in events.splitlines() if line.startswith("data: {")]
+    return "".join(
+        choice["delta"].get("content") or "" for chunk in chunks for choice in chunk["choices"]
+    )
+
+
+# SageMaker's runtime as boto3 has it, in front of the server.
+FAKE_BOTO3 = """
+import os, types, urllib.request
+
+def client(name):
+    assert name == "sagemaker-runtime"
+    return types.SimpleNamespace(invoke_endpoint_with_response_stream=_invoke)
+
+def _invoke(EndpointName, ContentType, Body):
+    headers = {"Content-Type": ContentType, "Authorization": f"Bearer {os.environ['API_KEY']}"}
+    url = os.environ["ENDPOINT"] + "/invocations"
+    answer = urllib.request.urlopen(urllib.request.Request(url, Body.encode(), headers)).read()
+    parts = [answer[at:at + 100] for at in range(0, len(answer), 100)]
+    return {"Body": [{"PayloadPart": {"Bytes": part}} for part in parts]}
+"""
+
+
+def test_a_phone_shows_all_of_it_in_the_dark(page: Page, shots: Path) -> None:
+    page.prefer("dark")
+    page.resize(390, 800)
+    ask(page, "What is deep learning?")
+    assert page.run("document.documentElement.dataset.theme") == "dark"
+    assert page.run("document.documentElement.scrollWidth") <= 390
+    assert page.run("document.querySelector('#settings').checkVisibility()") is False
+    page.screenshot(shots / "phone.png")
+    page.click("#open-settings")
+    assert page.run("document.querySelector('#settings').checkVisibility()") is True
+    assert (
+        page.run("document.querySelector('#open-settings').getAttribute('aria-expanded')") == "true"
+    )
+    page.click("#theme")
+    assert page.run("document.documentElement.dataset.theme") == "light"
+
+
+@pytest.mark.parametrize("name", ["chat", "embeddings", "server"])
+def test_a_screen_reader_finds_a_name_for_every_control(page: Page, name: str) -> None:
+    page.click(f"[data-page={name}]")
+    page.fill("#format", "json_schema")
+    roles = {"button", "link", "textbox", "combobox", "checkbox", "spinbutton", "meter", "table"}
+    nameless = [role for role, label in page.accessible() if role in roles and not label.strip()]
+    assert nameless == []
+    assert {("heading", page.text("#model-name"))} <= set(page.accessible())
+
+
+def test_the_keyboard_reaches_the_message_without_a_mouse(page: Page) -> None:
+    reached = []
+    for _ in range(12):
+        page.press("Tab")
+        reached.append(page.run("document.activeElement.id || document.activeElement.className"))
+    assert reached[0] == "skip"
+    assert "prompt" in reached
+
+
+def test_an_image_is_attached_and_seen(
+    browser: Page, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    root = tmp_path_factory.mktemp("seeing")
+    folder = tiny_vision.save("llava", root / "llava")
+    with serving(root / "log", folder) as server:
+        browser.open(f"{server.url}/ui")
+        browser.wait("document.querySelector('#model option')")
+        _attach(browser, data_url(picture(1)))
+        browser.wait("document.querySelector('#attachments img')")
+        browser.fill("#max_tokens", "8")
+        ask(browser, "What is this?")
+        assert browser.run("document.querySelectorAll('.message.user img').length") == 1
+        usage = browser.text(".message.assistant .facts")
+        text = {"messages": [{"role": "user", "content": "What is this?"}], "max_tokens": 1}
+        plain = requests.post(f"{server.url}/v1/chat/completions", json=text, timeout=60).json()
+        assert int(usage.split()[0]) > plain["usage"]["prompt_tokens"]
+
+
+def _attach(page: Page, url: str) -> None:
+    """Choose a file, as the dialog would."""
+    page.run(f"""(() => {{
+        const [head, data] = {json.dumps(url)}.split(",");
+        const bytes = Uint8Array.from(atob(data), (char) => char.charCodeAt(0));
+        const files = new DataTransfer();
+        files.items.add(new File([bytes], "a.png", {{ type: head.slice(5).split(";")[0] }}));
+        const input = document.querySelector("#image-file");
+        input.files = files.files;
+        input.dispatchEvent(new Event("change"));
+    }})()""")
