@@ -31,6 +31,7 @@ class StepArgs(ctypes.Structure):
     _fields_ = [
         ("cos", _POINTER), ("sin", _POINTER), ("slots", _POINTER), ("spans", _POINTER),
         ("blocks", _POINTER), ("rows", _INT), ("num_spans", _INT), ("block_size", _INT),
+        ("num_decodes", _INT),
     ]  # fmt: skip
 
 
@@ -126,7 +127,6 @@ class Kernels:
         self.gemm = _typed(library.gemm, [_POINTER])
         self.decode = _typed(library.decode, [_POINTER])
         self._supports_gemm = bool(library.supports_gemm())
-        self._has_avx512 = bool(library.has_avx512())
         self.encode = _typed(library.encode, [_POINTER])
         self._decoder_phases: int = library.decoder_phases()
         self._encoder_phases: int = library.encoder_phases()
@@ -136,11 +136,6 @@ class Kernels:
         """Memory for the stages of so many layers."""
         size = decoder_layers * self._decoder_phases + encoder_layers * self._encoder_phases
         return Phases(size)
-
-    @property
-    def attends_to_prompts(self) -> bool:
-        """Whether their attention is fast for many queries; without AVX-512 torch's is faster."""
-        return self._has_avx512
 
     @property
     def supports_gemm(self) -> bool:

@@ -2,7 +2,7 @@
 
 No Python runs between the layers, so a step of few rows takes little more than reading the weights.
 The results are those of the layers one by one, bit for bit. Steps that the kernels do not support
-(adapters, a cache of eight bits, prompts where PyTorch attends to these) run the layers one by one.
+(adapters, a cache of eight bits) run the layers one by one.
 """
 
 import ctypes
@@ -50,9 +50,9 @@ class DecoderStack(nn.Module):
     ) -> torch.Tensor:
         """Run all layers on [1, tokens, hidden]; returns the same shape."""
         layout = hidden_states.shape[1], self._dim, hidden_states.dtype
-        fits = step_args(position_embeddings, step, self._kernels).layout == layout
+        fits = step_args(position_embeddings, step).layout == layout
         is_plain = step.cache.dtype == hidden_states.dtype and not step.has_adapters
-        if fits and is_plain and (not step.chunks or self._kernels.attends_to_prompts):
+        if fits and is_plain:
             return self._in_one_call(hidden_states, position_embeddings, step)
         return self._one_by_one(hidden_states, position_embeddings, step)
 
@@ -72,10 +72,7 @@ class DecoderStack(nn.Module):
         if not self._scratch or len(self._scratch[0]) < rows:
             self._set_scratch(rows, x.dtype)
         x = x.clone(memory_format=torch.contiguous_format)
-        self._args.step, self._args.x = (
-            step_args(cos_sin, step, self._kernels).address,
-            x.data_ptr(),
-        )
+        self._args.step, self._args.x = step_args(cos_sin, step).address, x.data_ptr()
         self._kernels.decode(ctypes.addressof(self._args))
         return x
 

@@ -9,7 +9,6 @@ import ctypes
 import torch
 
 from container.model.attention.metadata import AttentionMetadata
-from container.model.attention.paged import prefill
 from container.model.kernels.cpu import (
     LANES,
     MAX_DIM,
@@ -52,7 +51,7 @@ class CpuLayerOps(LayerOps):
         self, qkv: torch.Tensor, cos_sin: CosSin, step: AttentionMetadata
     ) -> torch.Tensor:
         """Rotate q and k in place, store k and v in the cache, attend: [tokens, heads * dim]."""
-        args = step_args(cos_sin, step, self._kernels)
+        args = step_args(cos_sin, step)
         is_plain = step.cache.dtype == qkv.dtype  # PyTorch reads a cache of eight bits
         if not is_plain or args.layout != (len(step.slot_mapping), self.spec.dim, qkv.dtype):
             return super().attention(qkv, cos_sin, step)
@@ -61,25 +60,7 @@ class CpuLayerOps(LayerOps):
         # Padding rows attend to nothing: they are never written and stay zero.
         out, address = _memory(step, qkv).result(self._attn_width, "attn_out")
         self._kernels.attend(args.address, self._layer_address, qkv.data_ptr(), address)
-        if step.chunks and not self._kernels.attends_to_prompts:
-            self._attend_to_prompts(qkv, out, step)
         return out
-
-    def _attend_to_prompts(
-        self, qkv: torch.Tensor, out: torch.Tensor, step: AttentionMetadata
-    ) -> None:
-        """Attend with the chunks' rotated and scaled queries, in PyTorch operations."""
-        spec, cache = self.spec, step.cache
-        states = qkv.view(len(qkv), -1, spec.dim)
-        stored = cache.keys[spec.index].flatten(0, 1)
-        rows = out.view(len(out), spec.heads, spec.dim)
-        for chunk in step.chunks:
-            part = slice(chunk.start, chunk.stop)
-            keys = stored[step.slot_rows(spec.kv_heads)[part]]
-            rows[part] = prefill(
-                step, spec.index, chunk, states[part, : spec.heads], keys,
-                states[part, -spec.kv_heads :], self._attn_params,
-            )  # fmt: skip
 
     def add_post_attention_norm(
         self, x: torch.Tensor, residual: torch.Tensor, step: AttentionMetadata
@@ -145,22 +126,23 @@ class CpuLayerOps(LayerOps):
 class _CosSinArgs:
     """The kernels' struct of a step with these cosines and sines; `address` is its address."""
 
-    def __init__(self, cos_sin: CosSin, step: AttentionMetadata, kernels: Kernels) -> None:
+    def __init__(self, cos_sin: CosSin, step: AttentionMetadata) -> None:
         cos, sin = (tensor.contiguous() for tensor in cos_sin)
         self.layout = cos.shape[1], cos.shape[2], cos.dtype
-        spans, blocks = _spans(step, with_chunks=kernels.attends_to_prompts)
+        spans, blocks = _spans(step)
         self._alive = cos, sin, spans, blocks
         self._args = StepArgs(
             cos=cos.data_ptr(), sin=sin.data_ptr(), slots=step.slot_mapping.data_ptr(),
             spans=spans.data_ptr(), blocks=blocks.data_ptr(), rows=len(step.slot_mapping),
             num_spans=len(spans), block_size=step.cache.block_size,
+            num_decodes=len(spans) - len(step.chunks),
         )  # fmt: skip
         self.address = ctypes.addressof(self._args)
 
 
-def step_args(cos_sin: CosSin, step: AttentionMetadata, kernels: Kernels) -> _CosSinArgs:
+def step_args(cos_sin: CosSin, step: AttentionMetadata) -> _CosSinArgs:
     """Return the kernels' struct of a step, created once for all layers with the same RoPE."""
-    return step.memoize(("angles", id(cos_sin[0])), lambda: _CosSinArgs(cos_sin, step, kernels))
+    return step.memoize(("angles", id(cos_sin[0])), lambda: _CosSinArgs(cos_sin, step))
 
 
 class _Memory:
@@ -183,7 +165,7 @@ def _memory(step: AttentionMetadata, like: torch.Tensor) -> _Memory:
     return step.memoize(("memory",), lambda: _Memory(like))
 
 
-def _spans(step: AttentionMetadata, *, with_chunks: bool) -> tuple[torch.Tensor, torch.Tensor]:
+def _spans(step: AttentionMetadata) -> tuple[torch.Tensor, torch.Tensor]:
     """Return `spans` and `blocks` of the kernels' `struct step`."""
     spans: list[tuple[int, int, int, int]] = []
     blocks: list[torch.Tensor] = []
@@ -194,7 +176,7 @@ def _spans(step: AttentionMetadata, *, with_chunks: bool) -> tuple[torch.Tensor,
             spans.append((group.start + index, 1, length, begin + index * width))
         blocks.append(group.block_table.flatten())
         begin += group.block_table.numel()
-    for chunk in step.chunks if with_chunks else ():
+    for chunk in step.chunks:
         spans.append((chunk.start, chunk.stop - chunk.start, chunk.context_len, begin))
         blocks.append(chunk.block_table.flatten())
         begin += chunk.block_table.numel()

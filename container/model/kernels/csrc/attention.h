@@ -3,7 +3,8 @@
 #pragma once
 #include "thread_pool.h"
 
-#define QUERIES 8    /* queries that share each load from the cache */
+#define QUERIES 8    /* queries of a decode that share each load from the cache */
+#define PROMPT_QUERIES 96 /* and of a prompt */
 
 struct step {              /* the same for all layers */
     const void *cos, *sin; /* [rows, dim] */
@@ -12,6 +13,7 @@ struct step {              /* the same for all layers */
                               length of the last row, and the index in `blocks` of its first block id */
     const int64_t *blocks;
     int64_t rows, num_spans, block_size;
+    int64_t num_decodes; /* the first spans, of one row each; the others are of prompts */
 };
 
 struct layer {
@@ -203,6 +205,19 @@ static void attend_some(const struct attention *a, const int64_t *span, int64_t 
     switch (n) { FORMS(1) FORMS(2) FORMS(3) FORMS(4) FORMS(5) FORMS(6) FORMS(7) default: FORMS(8) }
 }
 
+static void attend_prompt_rows(const struct attention *a, const int64_t *span, int64_t kv_head, int64_t from,
+                               int64_t n);
+
+/* Whether a span is a prompt's and takes attend_prompt. With AVX-512 all take attend_few, so that a token
+ * has the same bits whether it was decoded or computed again within a prompt. */
+INLINE int is_tiled(const struct step *step, int64_t number) {
+    return LANES == 8 && number >= step->num_decodes;
+}
+
+INLINE int64_t queries_together(const struct step *step, int64_t number) {
+    return is_tiled(step, number) ? PROMPT_QUERIES : QUERIES;
+}
+
 static void attend_work(const void *args, int64_t first, int64_t last, int64_t ahead) {
     (void)ahead;
     const struct attention *a = args;
@@ -211,9 +226,11 @@ static void attend_work(const void *args, int64_t first, int64_t last, int64_t a
         int64_t number = owner_of(item, a->first_item, a->step->num_spans);
         const int64_t *span = a->step->spans + 4 * number;
         int64_t queries = span[1] * group, place = item - a->first_item[number];
-        int64_t kv_head = place % a->layer->kv_heads, from = place / a->layer->kv_heads * QUERIES;
-        int64_t n = queries - from < QUERIES ? queries - from : QUERIES;
-        attend_some(a, span, kv_head, from, n);
+        int64_t most = queries_together(a->step, number);
+        int64_t kv_head = place % a->layer->kv_heads, from = place / a->layer->kv_heads * most;
+        int64_t n = queries - from < most ? queries - from : most;
+        if (is_tiled(a->step, number)) attend_prompt_rows(a, span, kv_head, from, n);
+        else attend_some(a, span, kv_head, from, n);
     }
 }
 
@@ -226,7 +243,7 @@ static int64_t lay_out(const struct step *step, const struct layer *layer, int64
     first_item[0] = 0;
     for (int64_t i = 0; i < step->num_spans; i++) {
         const int64_t *span = step->spans + 4 * i;
-        int64_t pieces = (span[1] * group + QUERIES - 1) / QUERIES;
+        int64_t most = queries_together(step, i), pieces = (span[1] * group + most - 1) / most;
         first_item[i + 1] = first_item[i] + pieces * layer->kv_heads;
         numbers += span[1] * span[2] * layer->heads * layer->dim;
     }

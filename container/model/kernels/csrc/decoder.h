@@ -2,7 +2,7 @@
  * pool. Computes, and rounds, exactly as the single functions do. */
 
 #pragma once
-#include "attention.h"
+#include "prompt_attention.h"
 #include "gemm.h"
 #include "elementwise.h"
 

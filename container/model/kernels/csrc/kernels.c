@@ -10,6 +10,3 @@
 
 /* Hash of the source that this was compiled from: see build.py. */
 const char *source_hash(void) { return SOURCE_HASH; }
-
-/* Return whether vectors have sixteen numbers. */
-int has_avx512(void) { return LANES == 16; }
