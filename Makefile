@@ -111,7 +111,7 @@ answers: $(VENV)/test.stamp $(KERNELS)  ## ask REAL_MODEL 200 questions, beside 
 docs: $(VENV)/server.stamp $(VENV_DOCS)/docs.stamp  ## write the generated pages, and the documentation as a site
 	$(BIN)/python docs/site/reference.py
 	@NO_MKDOCS_2_WARNING=1 $(VENV_DOCS)/bin/mkdocs build --quiet
-	@echo "The documentation is in build/site/index.html"
+	@echo "The documentation is in build/site; with search: $(PYTHON) -m http.server --directory build/site"
 
 # Of torch and of what only torch needs, the image has the build for CPUs or its base's own.
 PIP_COMPILE = $(BIN)/pip-compile --quiet --generate-hashes --constraint constraints.txt --strip-extras \
