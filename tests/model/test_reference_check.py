@@ -7,6 +7,7 @@ would only make models slow; so every fault stands beside the correct path on th
 import copy
 import logging
 from collections.abc import Callable
+from dataclasses import replace
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
@@ -158,23 +159,23 @@ def _share_one_layers_cache(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def _scaled(attn_params: AttentionParams, factor: float) -> AttentionParams:
-    return AttentionParams(
-        attn_params.scale * factor, attn_params.window, attn_params.softcap, attn_params.heads
-    )
+    return replace(attn_params, scale=attn_params.scale * factor)
+
+
+def _roll_sinks(attn_params: AttentionParams) -> AttentionParams:
+    assert attn_params.sinks is not None
+    return replace(attn_params, sinks=attn_params.sinks.roll(1))
+
+
+def _scale_sinks(attn_params: AttentionParams) -> AttentionParams:
+    assert attn_params.sinks is not None
+    return replace(attn_params, sinks=attn_params.sinks * attn_params.scale)
 
 
 ATTENTION_FAULTS: dict[str, Patch] = {
     "a scale that is off by a tenth": _attn_params(partial(_scaled, factor=1.1)),
-    "no scale": _attn_params(
-        lambda attn_params: AttentionParams(
-            1.0, attn_params.window, attn_params.softcap, attn_params.heads
-        )
-    ),
-    "a soft cap that the model does not have": _attn_params(
-        lambda attn_params: AttentionParams(
-            attn_params.scale, attn_params.window, 2.0, attn_params.heads
-        )
-    ),
+    "no scale": _attn_params(partial(replace, scale=1.0)),
+    "a soft cap that the model does not have": _attn_params(partial(replace, softcap=2.0)),
     "two heads swapped": _result(paged, "attend_cached", _swap_heads),
     "a prompt that sees the next token": _result(AttentionMetadata, "tile_mask", _see_the_next),
     "a decode that does not see the first token": _result(
@@ -198,6 +199,11 @@ def test_a_fault_in_paged_attention_is_refused(
     assert _is_refused(_model(weights, BF16), BF16)
 
 
+def _wider(attn_params: AttentionParams, by: int) -> AttentionParams:
+    assert attn_params.window is not None
+    return replace(attn_params, window=attn_params.window + by)
+
+
 @pytest.mark.parametrize("by", [1, -1])
 @pytest.mark.parametrize("weights", ["random", "outliers"])
 def test_a_window_off_by_one_is_refused(
@@ -207,22 +213,31 @@ def test_a_window_off_by_one_is_refused(
     monkeypatch.setattr(
         AttentionMetadata,
         "tile_mask",
-        lambda self, before, window: tile_mask(self, before, window + by),
+        lambda self, start, low, params: tile_mask(self, start, low, _wider(params, by)),
     )
     assert _is_refused(_model(weights, BF16, "mistral"), BF16)
     monkeypatch.undo()
     monkeypatch.setattr(
         AttentionMetadata,
         "decode_bias",
-        lambda self, group, window, *more: decode_bias(self, group, window + by, *more),
+        lambda self, group, params, *more: decode_bias(self, group, _wider(params, by), *more),
     )
     assert _is_refused(_model(weights, BF16, "mistral"), BF16)
 
 
+SINK_FAULTS: dict[str, Patch] = {
+    "sinks that are left out": _attn_params(partial(replace, sinks=None)),
+    "another head's sink": _attn_params(_roll_sinks),
+    "sinks that are scaled": _attn_params(_scale_sinks),
+}
+
+
+@pytest.mark.parametrize("fault", SINK_FAULTS)
 @pytest.mark.parametrize("dtype", [F32, BF16])
-def test_attention_sinks_that_paged_attention_does_not_know_are_not_left_out(
-    dtype: torch.dtype,
+def test_a_fault_in_attention_sinks_is_refused(
+    fault: str, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    SINK_FAULTS[fault](monkeypatch)
     loaded = prepare(tiny_models.make("gpt_oss", dtype), dtype, CPU)
     assert loaded.attention == "own"
     assert "paged attention differs" in loaded.fallbacks[0]
@@ -259,9 +274,7 @@ LAYER_FAULTS: dict[str, Patch] = {
     "another activation": partial(_facts, act=lambda _: torch.nn.functional.gelu),
     "a scale that is off by a tenth": partial(
         _facts,
-        attn_params=lambda attn_params: AttentionParams(
-            attn_params.scale * 1.1, attn_params.window, None, attn_params.heads
-        ),
+        attn_params=partial(_scaled, factor=1.1),
     ),
     "a half rotated the wrong way": _result(LayerOps, "_tables", _rotate_the_wrong_half),
     "gate and up swapped": _result(

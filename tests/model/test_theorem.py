@@ -46,6 +46,16 @@ def _jobs(count: int, seed: int, longest_prompt: int = 60) -> list[Job]:
 @pytest.mark.parametrize("schedule", SCHEDULES)
 @pytest.mark.parametrize("name", tiny_models.CONFIGS)
 def test_greedy_output_equals_generate(name: str, schedule: str) -> None:
+    _assert_equal_to_generate(name, schedule)
+
+
+@pytest.mark.parametrize("schedule", ["one_token_budget", "swapping", "overlapping"])
+@pytest.mark.parametrize("name", tiny_models.FURTHER_CONFIGS)
+def test_greedy_output_of_further_models_equals_generate(name: str, schedule: str) -> None:
+    _assert_equal_to_generate(name, schedule)
+
+
+def _assert_equal_to_generate(name: str, schedule: str) -> None:
     jobs = _jobs(12, seed=3)
     engine = torch_engine(name, **SCHEDULES[schedule])
     got = run(engine, jobs)
@@ -70,7 +80,7 @@ def test_an_end_token_ends_the_sequence() -> None:
 
 
 @pytest.mark.parametrize("num_slots", [0, 200])
-@pytest.mark.parametrize("name", ["llama", "gemma3", "gpt_neox"])
+@pytest.mark.parametrize("name", ["llama", "gemma3", "gpt_neox", "gpt_oss"])
 def test_output_does_not_depend_on_what_was_found_in_the_cache(name: str, num_slots: int) -> None:
     rnd = random.Random(8)
     shared = [rnd.randrange(2, tiny_models.VOCABULARY) for _ in range(40)]

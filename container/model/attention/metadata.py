@@ -15,6 +15,7 @@ from container.model.kv_cache.cache import KVCache
 TILE = 64
 
 T = TypeVar("T")
+Position = TypeVar("Position", int, torch.Tensor)
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,58 +145,70 @@ class AttentionMetadata:
         return self.memoize(("blocks", part.start, kv_heads), make)
 
     def decode_bias(
-        self, group: DecodeGroup, window: int | None, kv_heads: int, dtype: torch.dtype
+        self, group: DecodeGroup, attn_params: "AttentionParams", kv_heads: int, dtype: torch.dtype
     ) -> torch.Tensor:
-        """Return 0 for visible positions, else -inf: [sequences * kv_heads, 1, positions]."""
+        """Return 0 for visible positions, else -inf: [sequences * kv_heads, 1, positions].
+
+        With ALiBi the biases of its heads: [sequences * kv_heads, heads / kv_heads, positions].
+        """
 
         def make() -> torch.Tensor:
             length = group.block_table.shape[1] * self.cache.block_size
             position = torch.arange(length, device=group.block_table.device)[None, :]
-            hidden = position >= group.context_lens[:, None]
-            if window is not None:
-                hidden |= position < (group.context_lens - window)[:, None]
+            last = (group.context_lens - 1)[:, None]
+            hidden = (position > last) | (position < attn_params.first_visible(last))
             bias = torch.zeros(hidden.shape, dtype=dtype, device=hidden.device)
-            return bias.masked_fill_(hidden, float("-inf")).repeat_interleave(kv_heads, 0)[:, None]
+            bias = bias.masked_fill_(hidden, float("-inf"))[:, None]
+            if attn_params.slopes is None:
+                return bias.repeat_interleave(kv_heads, 0)
+            bias = bias + attn_params.alibi((position - last)[:, None], dtype)
+            return bias.view(len(last) * kv_heads, -1, length)
 
-        return self.memoize(("bias", group.start, window, kv_heads, dtype), make)
+        return self.memoize(("bias", group.start, *attn_params.biases, kv_heads, dtype), make)
 
-    def chunk_mask(self, chunk: Chunk, window: int | None) -> torch.Tensor:
+    def chunk_mask(self, chunk: Chunk, attn_params: "AttentionParams") -> torch.Tensor:
         """Return True for visible positions: [queries, positions]."""
 
         def make() -> torch.Tensor:
-            count = chunk.stop - chunk.start
-            first = chunk.context_len - count
-            query = torch.arange(first, chunk.context_len, device=chunk.block_table.device)[:, None]
+            first = chunk.context_len - (chunk.stop - chunk.start)
+            query = torch.arange(first, chunk.context_len, device=chunk.block_table.device)
             length = chunk.block_table.shape[1] * self.cache.block_size
-            position = torch.arange(length, device=chunk.block_table.device)[None, :]
-            visible = position <= query
-            return visible & (position > query - window) if window is not None else visible
+            position = torch.arange(length, device=chunk.block_table.device)
+            return _visible(query[:, None], position[None, :], attn_params)
 
-        return self.memoize(("mask", chunk.start, window), make)
+        return self.memoize(("mask", chunk.start, *attn_params.biases), make)
 
-    def tile_mask(self, before: int, window: int | None) -> torch.Tensor:
-        """Return True where a query of a TILE-row tile sees a key: [TILE, before + TILE].
+    def tile_mask(self, start: int, low: int, attn_params: "AttentionParams") -> torch.Tensor:
+        """Return True where a query of a TILE-row tile sees a key: [TILE, start - low + TILE].
 
-        Query i is at position `before + i` of the keys.
+        The queries are at positions from `start` on, the keys from `low` on.
         """
 
         def make() -> torch.Tensor:
-            query = before + torch.arange(TILE)[:, None]
-            position = torch.arange(before + TILE)[None, :]
-            visible = position <= query
-            return visible & (position > query - window) if window is not None else visible
+            query = torch.arange(start, start + TILE)[:, None]
+            return _visible(query, torch.arange(low, start + TILE)[None, :], attn_params)
 
-        return self.memoize(("tile", before, window), make)
+        return self.memoize(("tile", start, low, *attn_params.biases), make)
 
 
 @dataclass(frozen=True, slots=True)
 class AttentionParams:
-    """Parameters of one layer's attention: scale, window, softcap and number of query heads."""
+    """Parameters of one layer's attention; `heads` is the number of query heads.
+
+    A token sees those before it and itself: of these the last `window`, or those of its `chunk` of
+    positions. `slopes` are those of ALiBi (Press et al., 2022), [heads]: the score of a token is
+    lower by so much for each position that it is farther away. `sinks` are scores of the softmax
+    that no token has, [heads] (Xiao et al., 2024); parameters that differ in their numbers alone
+    are equal.
+    """
 
     scale: float
     window: int | None = None
     softcap: float | None = None
     heads: int = 0
+    chunk: int | None = None
+    slopes: tuple[float, ...] | None = None
+    sinks: torch.Tensor | None = field(default=None, compare=False, repr=False)
 
     @classmethod
     def of(
@@ -205,8 +218,41 @@ class AttentionParams:
         scaling: float | None = None,
         sliding_window: int | None = None,
         softcap: float | None = None,
+        s_aux: torch.Tensor | None = None,
+        chunk: int | None = None,
         **_: object,
     ) -> "AttentionParams":
         """Read the parameters from a model's call of its attention function."""
         scale = scaling if scaling is not None else query.shape[-1] ** -0.5
-        return cls(scale, sliding_window, softcap, query.shape[1])
+        return cls(scale, sliding_window, softcap, query.shape[1], chunk, None, s_aux)
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether the scores go into the softmax as they are, and nothing else does."""
+        return self.softcap is None and self.slopes is None and self.sinks is None
+
+    @property
+    def fits_varlen(self) -> bool:
+        """Whether torch's variable-length kernels, and their log-sum-exp, are enough."""
+        return self.softcap is None and self.slopes is None and self.chunk is None
+
+    @property
+    def biases(self) -> tuple[object, ...]:
+        """Identify the masks and biases of the scores."""
+        return self.window, self.chunk, self.slopes
+
+    def first_visible(self, position: Position) -> Position:
+        """Return the first position that a token sees; it may be negative."""
+        if self.window is not None:
+            return position + 1 - self.window
+        return position // self.chunk * self.chunk if self.chunk is not None else position * 0
+
+    def alibi(self, distance: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+        """Return the biases of [..., 1, keys] for keys at this distance: [..., heads, keys]."""
+        return torch.tensor(self.slopes, dtype=dtype, device=distance.device)[:, None] * distance
+
+
+def _visible(
+    query: torch.Tensor, position: torch.Tensor, attn_params: AttentionParams
+) -> torch.Tensor:
+    return (position <= query) & (position >= attn_params.first_visible(query))

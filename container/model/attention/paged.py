@@ -12,9 +12,12 @@ token's result has the same bits for every split of its prompt into chunks and e
 Every layer gets the same `AttentionMetadata`, which the runner creates.
 """
 
+from typing import Any
+
 import torch
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
+from container.model.attention.dense import attend_dense, softmax, widened
 from container.model.attention.metadata import (
     TILE,
     AttentionMetadata,
@@ -22,7 +25,7 @@ from container.model.attention.metadata import (
     Chunk,
     DecodeGroup,
 )
-from container.model.attention.varlen import DecodeMetadata, attend_varlen
+from container.model.attention.varlen import DecodeMetadata, VarlenMetadata, attend_varlen
 
 NAME = "paged"
 
@@ -35,19 +38,14 @@ def paged_attention(
     attention_mask: torch.Tensor | None,
     *,
     step: AttentionMetadata,
-    scaling: float | None = None,
-    sliding_window: int | None = None,
-    softcap: float | None = None,
-    **_: object,
+    **arguments: Any,
 ) -> tuple[torch.Tensor, None]:
     """Implement transformers' attention interface.
 
     query is [1, heads, tokens, dim]; returns [1, tokens, heads, dim].
     """
     layer: int = module.layer_idx  # type: ignore[assignment]
-    attn_params = AttentionParams.of(
-        query, scaling=scaling, sliding_window=sliding_window, softcap=softcap
-    )
+    attn_params = AttentionParams.of(query, **arguments, chunk=step.cache.shapes[layer].chunk)
     q, k, v = (states[0].transpose(0, 1) for states in (query, key, value))
     return attend(step, layer, q, k, v, attn_params)[None], None
 
@@ -78,10 +76,8 @@ def attend_cached(
     kv_heads = keys.shape[1]
     if step.decodes is not None:
         return _attend_apart(step, step.decodes, layer, query, keys, values, attn_params)
-    if step.varlen is not None and attn_params.softcap is None:
-        return attend_varlen(
-            step.varlen, step.cache, layer, query, attn_params.scale, attn_params.window
-        )
+    if step.varlen is not None and attn_params.fits_varlen:
+        return _attend_varlen(step, step.varlen, layer, query, attn_params)
     if not step.chunks and len(step.groups) == 1 and step.groups[0].stop == len(query):
         return _decode(step, layer, step.groups[0], query, kv_heads, attn_params)
     out = query.new_zeros(*query.shape[:2], values.shape[-1])
@@ -92,6 +88,18 @@ def attend_cached(
         rows = slice(chunk.start, chunk.stop)
         out[rows] = prefill(step, layer, chunk, query[rows], keys[rows], values[rows], attn_params)
     return out
+
+
+def _attend_varlen(
+    step: AttentionMetadata,
+    tables: VarlenMetadata,
+    layer: int,
+    query: torch.Tensor,
+    params: AttentionParams,
+) -> torch.Tensor:
+    return attend_varlen(
+        tables, step.cache, layer, query, params.scale, params.window, params.sinks
+    )
 
 
 def _attend_apart(
@@ -116,17 +124,17 @@ def _attend_apart(
         kv_heads=keys.shape[1],
         scale=attn_params.scale,
         window=attn_params.window,
+        chunk=attn_params.chunk,
         softcap=attn_params.softcap,
+        sinks=attn_params.sinks,
+        slopes=_slopes(step, attn_params),
     )
     if count == len(query):
         return decoded
     out = query.new_zeros(*query.shape[:2], values.shape[-1])
     out[:count] = decoded
-    if step.varlen is not None and attn_params.softcap is None:
-        varlen = step.varlen
-        out[count:] = attend_varlen(
-            varlen, cache, layer, query[count:], attn_params.scale, attn_params.window
-        )
+    if step.varlen is not None and attn_params.fits_varlen:
+        out[count:] = _attend_varlen(step, step.varlen, layer, query[count:], attn_params)
         return out
     for chunk in step.chunks:
         rows = slice(chunk.start, chunk.stop)
@@ -151,10 +159,13 @@ def _decode(
         scores = scores.mul_(attn_params.scale)
     if attn_params.softcap is not None:
         scores = torch.tanh(scores.float() / attn_params.softcap) * attn_params.softcap
-    scores += step.decode_bias(group, attn_params.window, kv_heads, scores.dtype)
-    # softmax computes in float32 for every input format.
-    weights = scores.softmax(-1).to(values.dtype)
-    return torch.bmm(weights, values).view(count, heads, -1)
+    if attn_params.slopes is not None:
+        scores = widened(scores)
+    scores += step.decode_bias(group, attn_params, kv_heads, scores.dtype)
+    sinks = attn_params.sinks
+    if sinks is not None:
+        sinks = sinks.view(kv_heads, -1).repeat(count, 1)
+    return torch.bmm(softmax(scores, sinks).to(values.dtype), values).view(count, heads, -1)
 
 
 def prefill(
@@ -180,11 +191,11 @@ def prefill(
     else:
         keys, values = step.cache.gather(layer, step.block_rows(chunk, kv_heads), 1, query.dtype)
     mask = None
-    if not is_whole or (attn_params.window is not None and count > attn_params.window):
-        mask = step.chunk_mask(chunk, attn_params.window)
-    elif attn_params.softcap is not None:
-        mask = step.chunk_mask(chunk, None)
-    return _attend_dense(query.transpose(0, 1), keys, values, mask, attn_params).transpose(0, 1)
+    if not is_whole or not attn_params.is_plain or attn_params.first_visible(count - 1) > 0:
+        mask = step.chunk_mask(chunk, attn_params)
+    first = chunk.context_len - count
+    rows = query.transpose(0, 1)
+    return attend_dense(rows, keys, values, mask, first, attn_params).transpose(0, 1)
 
 
 def _prefill_in_tiles(
@@ -213,60 +224,23 @@ def _prefill_in_tiles(
     out = query.new_empty(end - begin, query.shape[1], values.shape[-1])
     for start in range(begin, end, TILE):
         stop = start + TILE
-        low = (
-            0
-            if attn_params.window is None
-            else max(0, start + 1 - attn_params.window) // TILE * TILE
-        )
-        tile = slice(start - begin, stop - begin)
-        mask = step.tile_mask(start - low, attn_params.window)
-        part = _attend_dense(
-            rows[:, tile], keys[:, low:stop], values[:, low:stop], mask, attn_params
+        low = max(0, attn_params.first_visible(start)) // TILE * TILE
+        tile, seen = slice(start - begin, stop - begin), slice(low, stop)
+        mask = step.tile_mask(start, low, attn_params)
+        part = attend_dense(
+            rows[:, tile], keys[:, seen], values[:, seen], mask, start - low, attn_params
         )
         out[tile] = part.transpose(0, 1)
     return out[first - begin : chunk.context_len - begin]
 
 
-def _attend_dense(
-    query: torch.Tensor,
-    keys: torch.Tensor,
-    values: torch.Tensor,
-    mask: torch.Tensor | None,
-    attn_params: AttentionParams,
-) -> torch.Tensor:
-    """Attend with all queries to all keys; all are [heads, positions, dim].
-
-    `mask` is True where a query sees a key, [queries, keys]; None: causal.
-    """
-    if attn_params.softcap is not None:
-        assert mask is not None
-        per_head = len(query) // len(keys)
-        keys, values = (part[None].repeat_interleave(per_head, 1) for part in (keys, values))
-        return _softcapped(query[None], keys, values, mask, attn_params)[0]
-    out = torch.nn.functional.scaled_dot_product_attention(
-        query[None],
-        keys[None],
-        values[None],
-        attn_mask=mask,
-        is_causal=mask is None,
-        scale=attn_params.scale,
-        enable_gqa=len(query) != len(keys),
-    )
-    return out[0]
-
-
-def _softcapped(
-    query: torch.Tensor,
-    keys: torch.Tensor,
-    values: torch.Tensor,
-    mask: torch.Tensor,
-    attn_params: AttentionParams,
-) -> torch.Tensor:
-    assert attn_params.softcap is not None
-    scores = (query @ keys.transpose(2, 3)).float() * attn_params.scale
-    scores = torch.tanh(scores / attn_params.softcap) * attn_params.softcap
-    weights = scores.masked_fill_(~mask, float("-inf")).softmax(-1).to(values.dtype)
-    return weights @ values
+def _slopes(step: AttentionMetadata, attn_params: AttentionParams) -> torch.Tensor | None:
+    """Return the slopes of ALiBi as a tensor on the step's device."""
+    slopes = attn_params.slopes
+    if slopes is None:
+        return None
+    device = step.slot_mapping.device
+    return step.memoize(("slopes", slopes), lambda: torch.tensor(slopes, device=device))
 
 
 ALL_ATTENTION_FUNCTIONS.register(NAME, paged_attention)

@@ -51,14 +51,16 @@ def unpadded_attention(
     scaling: float | None = None,
     sliding_window: int | None = None,
     softcap: float | None = None,
+    s_aux: torch.Tensor | None = None,
     **_: object,
 ) -> tuple[torch.Tensor, None]:
     """Attend within each text. query [1, heads, tokens, dim]; returns [1, tokens, heads, dim].
 
-    Raises NotImplementedError for masks, windows and softcaps; such models are padded instead.
+    Raises NotImplementedError for masks, windows, softcaps and sinks; such models are padded.
     """
-    if attention_mask is not None or sliding_window is not None or softcap is not None:
-        raise NotImplementedError("unpadded attention supports no mask, window or softcap")
+    unknown = attention_mask, sliding_window, softcap, s_aux
+    if any(argument is not None for argument in unknown):
+        raise NotImplementedError("unpadded attention supports no mask, window, softcap or sinks")
     is_causal = bool(getattr(module, "is_causal", False))
     scale = scaling if scaling is not None else query.shape[-1] ** -0.5
     out = attend_within(spans, query[0], key[0], value[0], scale, is_causal=is_causal)

@@ -162,9 +162,13 @@ def attend_varlen(
     query: torch.Tensor,
     scale: float,
     window: int | None,
+    sinks: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """Attend to the paged cache; query and result are [tokens, heads, dim]."""
-    from torch.nn.attention.varlen import varlen_attn
+    """Attend to the paged cache; query and result are [tokens, heads, dim], `sinks` [heads].
+
+    The kernel knows no sinks; its weights are scaled by the share of the softmax that they leave.
+    """
+    from torch.nn.attention.varlen import AuxRequest, varlen_attn
 
     kv_heads = cache.shapes[layer].kv_heads
     keys, values = (_pages(cached[layer], kv_heads) for cached in (cache.keys, cache.values))
@@ -191,10 +195,17 @@ def attend_varlen(
         # torch's window counts the tokens before and after the query, without the query itself.
         window_size=(-1 if window is None else window - 1, 0),
         enable_gqa=query.shape[1] != kv_heads,
+        return_aux=None if sinks is None else AuxRequest(lse=True),
         **paging,
     )
-    assert isinstance(out, torch.Tensor), "varlen_attn returned more than the output"
-    return out
+    if sinks is None:
+        assert isinstance(out, torch.Tensor), "varlen_attn returned more than the output"
+        return out
+    out, log_sum_exp = out
+    if log_sum_exp.shape == (out.shape[1], out.shape[0]):  # so FlashAttention has it
+        log_sum_exp = log_sum_exp.t()
+    share = (log_sum_exp.float() - sinks.float()).sigmoid()
+    return (out * share[..., None]).to(out.dtype)
 
 
 def _pages(cache: torch.Tensor, kv_heads: int) -> torch.Tensor:

@@ -40,8 +40,8 @@ class LayerArgs(ctypes.Structure):
 
     _fields_ = [
         ("keys", _POINTER), ("values", _POINTER), ("norms", _POINTER), ("heads", _INT),
-        ("kv_heads", _INT), ("dim", _INT), ("window", _INT), ("scale", _FLOAT), ("eps", _FLOAT),
-        ("bf16", ctypes.c_int),
+        ("kv_heads", _INT), ("dim", _INT), ("sinks", _POINTER), ("window", _INT),
+        ("scale", _FLOAT), ("eps", _FLOAT), ("bf16", ctypes.c_int),
     ]  # fmt: skip
 
 

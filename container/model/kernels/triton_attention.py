@@ -51,13 +51,17 @@ def decode_attention(
     scale: float,
     window: int | None,
     softcap: float | None,
+    chunk: int | None = None,
+    sinks: torch.Tensor | None = None,
+    slopes: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """Attend one row of each sequence to a paged cache: [rows, heads, value_dim].
 
     `query` is [rows, heads, dim]; `keys` and `values` are a layer's of KVCache, [blocks * kv_heads,
     block_size, dim]; `tables` has each row's blocks, int32 [rows, width], and what follows the last
     one that it sees is not looked at; `lens` is how many tokens it sees, int32 [rows], at least 1.
-    A `window` shows only the last so many of them.
+    A `window` shows only the last so many of them, a `chunk` those since the last multiple of it.
+    `sinks` [heads] are scores without a value; `slopes` [heads], float32, are those of ALiBi.
 
     As in Flash-Decoding (Dao et al., 2023) a row's context is cut into pieces, which one kernel
     attends to and a second one puts together. Where the cuts are depends on this row's length
@@ -82,18 +86,20 @@ def decode_attention(
     seen = window if window is not None else 2**31 - 1
     with torch.cuda.device_of(query):
         _attend_piece[count, kv_heads, pieces](
-            query, keys, values, tables, lens, part, highest, total,
-            tables.stride(0), pieces, seen, scale,
+            query, keys, values, tables, lens, lens if slopes is None else slopes,
+            part, highest, total, tables.stride(0), pieces, seen, chunk or 0, scale,
             heads=heads, kv_heads=kv_heads, dim=dim, value_dim=value_dim, block_size=block_size,
-            softcap=softcap or 0.0, most=most, shortest=PIECE, tile=tile, mantissa=mantissa,
-            product=_product_type(query.dtype), dim_pad=pads[0], value_pad=pads[1],
+            softcap=softcap or 0.0, has_slopes=slopes is not None, most=most, shortest=PIECE,
+            tile=tile, mantissa=mantissa, product=_product_type(query.dtype),
+            dim_pad=pads[0], value_pad=pads[1],
             group_pad=max(MIN_DOT, triton.next_power_of_2(heads // kv_heads)),
             num_warps=4, num_stages=STAGES,
         )  # fmt: skip
         _join_pieces[count, heads](
-            part, highest, total, lens, out, pieces, seen,
-            heads=heads, value_dim=value_dim, most=most, shortest=PIECE, tile=tile,
-            most_pad=triton.next_power_of_2(most), value_pad=pads[1], num_warps=4,
+            part, highest, total, lens, lens if sinks is None else sinks, out, pieces, seen,
+            chunk or 0, heads=heads, has_sinks=sinks is not None, value_dim=value_dim, most=most,
+            shortest=PIECE, tile=tile, most_pad=triton.next_power_of_2(most), value_pad=pads[1],
+            num_warps=4,
         )  # fmt: skip
     return out
 
@@ -126,14 +132,14 @@ def _product_type(dtype: torch.dtype) -> Any:
 # compiled: there is one form of each for a model.
 
 
-@triton.jit(do_not_specialize=["tables", "lens", "stride", "pieces", "window"])  # type: ignore[untyped-decorator]
+@triton.jit(do_not_specialize=["tables", "lens", "stride", "pieces", "window", "chunk"])  # type: ignore[untyped-decorator]
 def _attend_piece(  # type: ignore[no-untyped-def]
-    query, keys, values, tables, lens, part, highest, total,
-    stride, pieces, window, scale,
+    query, keys, values, tables, lens, slopes, part, highest, total,
+    stride, pieces, window, chunk, scale,
     heads: tl.constexpr, kv_heads: tl.constexpr, dim: tl.constexpr, value_dim: tl.constexpr,
-    block_size: tl.constexpr, softcap: tl.constexpr, most: tl.constexpr, shortest: tl.constexpr,
-    tile: tl.constexpr, mantissa: tl.constexpr, product: tl.constexpr, dim_pad: tl.constexpr,
-    value_pad: tl.constexpr, group_pad: tl.constexpr,
+    block_size: tl.constexpr, softcap: tl.constexpr, has_slopes: tl.constexpr, most: tl.constexpr,
+    shortest: tl.constexpr, tile: tl.constexpr, mantissa: tl.constexpr, product: tl.constexpr,
+    dim_pad: tl.constexpr, value_pad: tl.constexpr, group_pad: tl.constexpr,
 ):  # fmt: skip
     """Attend the query heads of one KV head to one piece of a row's context.
 
@@ -144,7 +150,7 @@ def _attend_piece(  # type: ignore[no-untyped-def]
     kv_head = tl.program_id(1)
     piece = tl.program_id(2)
     length = tl.load(lens + row)
-    first = tl.maximum(length - window, 0)
+    first = _first_visible(length, window, chunk)
     piece_len = _piece_len(length - first, most, shortest, tile)
     start = first + piece * piece_len
     if start >= length:
@@ -162,6 +168,8 @@ def _attend_piece(  # type: ignore[no-untyped-def]
         mask=in_group[:, None] & (d < dim)[None, :],
         other=0.0,
     )
+    if has_slopes:
+        slope = tl.load(slopes + kv_head * group + member, mask=in_group, other=0.0)
     top = tl.full([group_pad], float("-inf"), tl.float32)
     weight_sum = tl.full([group_pad], 0.0, tl.float32)
     out = tl.full([group_pad, value_pad], 0.0, tl.float32)
@@ -187,6 +195,8 @@ def _attend_piece(  # type: ignore[no-untyped-def]
         if softcap > 0.0:
             # tanh(x) = 1 - 2 / (exp(2x) + 1), which is right at both ends, too.
             scores = softcap - 2 * softcap / (tl.exp(scores * (2 / softcap)) + 1)
+        if has_slopes:
+            scores += slope[:, None] * (position - (length - 1)).to(tl.float32)[None, :]
         scores = tl.where(seen[None, :], scores, float("-inf"))
         now = tl.maximum(top, tl.max(scores, 1))
         fade = tl.exp(top - now)
@@ -206,23 +216,26 @@ def _attend_piece(  # type: ignore[no-untyped-def]
     )
 
 
-@triton.jit(do_not_specialize=["lens", "pieces", "window"])  # type: ignore[untyped-decorator]
+@triton.jit(do_not_specialize=["lens", "pieces", "window", "chunk"])  # type: ignore[untyped-decorator]
 def _join_pieces(  # type: ignore[no-untyped-def]
-    part, highest, total, lens, result, pieces, window,
-    heads: tl.constexpr, value_dim: tl.constexpr, most: tl.constexpr, shortest: tl.constexpr,
-    tile: tl.constexpr, most_pad: tl.constexpr, value_pad: tl.constexpr,
+    part, highest, total, lens, sinks, result, pieces, window, chunk,
+    heads: tl.constexpr, has_sinks: tl.constexpr, value_dim: tl.constexpr, most: tl.constexpr,
+    shortest: tl.constexpr, tile: tl.constexpr, most_pad: tl.constexpr, value_pad: tl.constexpr,
 ):  # fmt: skip
     """Make one head's result of what its pieces gave."""
     row = tl.program_id(0).to(tl.int64)
     head = row * heads + tl.program_id(1)
     length = tl.load(lens + row)
-    span = tl.minimum(length, window)
+    span = length - _first_visible(length, window, chunk)
     piece_len = _piece_len(span, most, shortest, tile)
     used = (span + piece_len - 1) // piece_len
     e = tl.arange(0, value_pad)
     each = tl.arange(0, most_pad)
     tops = tl.load(highest + head * pieces + each, mask=each < used, other=float("-inf"))
     top = tl.max(tops, 0)
+    if has_sinks:
+        sink = tl.load(sinks + tl.program_id(1)).to(tl.float32)
+        top = tl.maximum(top, sink)
     at_once: tl.constexpr = 16
     out = tl.full([at_once, value_pad], 0.0, tl.float32)
     weight_sum = tl.full([at_once], 0.0, tl.float32)
@@ -238,8 +251,19 @@ def _join_pieces(  # type: ignore[no-untyped-def]
             other=0.0,
         )
         out += weight[:, None] * sums
-    mean = tl.sum(out, 0) / tl.sum(weight_sum, 0)
+    all_weights = tl.sum(weight_sum, 0)
+    if has_sinks:
+        all_weights += tl.exp(sink - top)
+    mean = tl.sum(out, 0) / all_weights
     tl.store(result + head * value_dim + e, mean.to(result.dtype.element_ty), mask=e < value_dim)
+
+
+@triton.jit  # type: ignore[untyped-decorator]
+def _first_visible(length, window, chunk):  # type: ignore[no-untyped-def]
+    """The first position that the last of `length` tokens sees; a `chunk` of 0 is none."""
+    first = tl.maximum(length - window, 0)
+    in_chunk = (length - 1) // tl.maximum(chunk, 1) * chunk
+    return tl.maximum(first, in_chunk)
 
 
 @triton.jit  # type: ignore[untyped-decorator]

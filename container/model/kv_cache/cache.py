@@ -18,12 +18,16 @@ FP8 = {torch.float8_e4m3fn, torch.float8_e5m2}
 
 @dataclass(frozen=True, slots=True)
 class LayerShape:
-    """Shape of one layer's cache entry for a token; `device`, if not the inputs' device."""
+    """Shape of one layer's cache entry for a token; `device`, if not the inputs' device.
+
+    `chunk`: a token attends to those of its chunk of so many positions alone.
+    """
 
     kv_heads: int
     key_dim: int
     value_dim: int
     device: torch.device | None = None
+    chunk: int | None = None
 
     @property
     def numbers_per_token(self) -> int:

@@ -34,6 +34,8 @@ class CpuLayerOps(LayerOps):
         self._attn_width = spec.heads * spec.dim
         # Address of each norm's weight, and its eps.
         self._norms = [(weight.data_ptr(), eps) for weight, eps in spec.norms]
+        sinks = spec.attn_params.sinks
+        self._sinks = None if sinks is None else sinks.detach().float().contiguous()
         self._cache: KVCache | None = None
         self._layer = LayerArgs()
 
@@ -116,6 +118,7 @@ class CpuLayerOps(LayerOps):
             heads=spec.heads,
             kv_heads=spec.kv_heads,
             dim=spec.dim,
+            sinks=self._sinks.data_ptr() if self._sinks is not None else None,
             window=spec.attn_params.window or 0,
             scale=spec.attn_params.scale,
             eps=eps,
@@ -196,5 +199,6 @@ def fits_cpu_kernels(spec: LayerSpec) -> bool:
         and len({tensor.dtype for tensor in weights}) == 1
         and spec.dim % LANES == 0
         and spec.dim <= MAX_DIM
-        and spec.attn_params.softcap is None
+        and (spec.attn_params.softcap, spec.attn_params.chunk, spec.attn_params.slopes)
+        == (None, None, None)
     )

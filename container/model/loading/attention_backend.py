@@ -49,7 +49,9 @@ def choose_kernels(
     """Choose the fastest kernels that are accurate for every layer variant; log the choice."""
     if device.type != "cuda":
         return REFERENCE_ONLY
-    layer_variants = set(zip(layers, layer_attn_params, strict=True))
+    # Parameters are equal whatever their sinks; a layer with sinks is a variant of its own.
+    variants = zip(layers, layer_attn_params, strict=True)
+    layer_variants = list({(*pair, pair[1].sinks is None): pair for pair in variants}.values())
     chunks = _choose_torchs(layer_variants, dtype, cache_dtype, device)
     with_triton = AttentionKernels(decodes=Kernel.TRITON)
     decodes = (
@@ -66,7 +68,7 @@ def choose_kernels(
     return AttentionKernels(decodes, chunks)
 
 
-LayerVariants = set[tuple[LayerShape, AttentionParams]]
+LayerVariants = list[tuple[LayerShape, AttentionParams]]
 
 
 def _choose_torchs(
@@ -75,11 +77,11 @@ def _choose_torchs(
     cache_dtype: torch.dtype,
     device: torch.device,
 ) -> Kernel:
-    """Choose the first of PyTorch's kernels that is accurate for every layer without a soft cap.
+    """Choose the first of PyTorch's kernels that is accurate for every layer that it fits.
 
-    Layers with a soft cap always use the reference.
+    Layers with a soft cap, ALiBi or chunks always use the reference.
     """
-    plain = {variant for variant in layer_variants if variant[1].softcap is None}
+    plain = [variant for variant in layer_variants if variant[1].fits_varlen]
     is_known = dtype in FORMATS and cache_dtype not in FP8
     if (
         not plain

@@ -1,9 +1,10 @@
 """The CPU kernels' self-test: each kernel's results are compared with PyTorch's before it serves.
 
 It covers both dtypes, random tensors of sizes that no model has, and all forms of attention: a
-decode beside a prompt's chunk, with and without a window and head norms.
+decode beside a prompt's chunk, with and without a window, head norms and sinks.
 """
 
+import itertools
 from collections.abc import Callable
 from typing import Any
 
@@ -44,9 +45,8 @@ def check(kernels: Kernels) -> None:
     _check_logits(kernels)
     for dtype in DTYPES:
         trial = _Trial(kernels, dtype)
-        for window in (None, 6):
-            for head_norm in (False, True):
-                trial.check_layer_ops(window, head_norm=head_norm)
+        for window, head_norm, sinks in itertools.product((None, 6), (False, True), (False, True)):
+            trial.check_layer_ops(window, head_norm=head_norm, sinks=sinks)
         if kernels.supports_gemm:
             for int8_weights in (False, True):
                 trial.check_gemm(int8_weights=int8_weights)
@@ -74,9 +74,9 @@ class _Trial:
         self._cos_sin = self._random(1, ROWS, DIM), self._random(1, ROWS, DIM)
         self._cached = [self._random(10 * KV_HEADS, BLOCK, DIM) for _ in range(2)]
 
-    def check_layer_ops(self, window: int | None, *, head_norm: bool) -> None:
+    def check_layer_ops(self, window: int | None, *, head_norm: bool, sinks: bool) -> None:
         """Check the ops between a layer's GEMMs."""
-        spec = self._spec(0, window, head_norm=head_norm)
+        spec = self._spec(0, window, head_norm=head_norm, sinks=sinks)
         x, residual = self._random(ROWS, HIDDEN), self._random(ROWS, HIDDEN)
         qkv, gate_up = self._random(ROWS, QKV), self._random(ROWS, 2 * WIDTH)
         results = []
@@ -167,13 +167,14 @@ class _Trial:
         )
         return FusedDecoderLayer(self._spec(index, None, head_norm=True), (qkv, o, gate_up, down))
 
-    def _spec(self, index: int, window: int | None, *, head_norm: bool) -> LayerSpec:
+    def _spec(
+        self, index: int, window: int | None, *, head_norm: bool, sinks: bool = False
+    ) -> LayerSpec:
         norms = (self._random(HIDDEN), 1e-6), (self._random(HIDDEN), 1e-6)
         heads = (self._random(HEADS + KV_HEADS, DIM), 1e-6) if head_norm else None
         act = nn.functional.silu
-        return LayerSpec(
-            index, HEADS, KV_HEADS, DIM, AttentionParams(0.2, window), norms, heads, act
-        )
+        params = AttentionParams(0.2, window, sinks=self._random(HEADS) * 2 if sinks else None)
+        return LayerSpec(index, HEADS, KV_HEADS, DIM, params, norms, heads, act)
 
     def _random(self, *shape: int) -> torch.Tensor:
         return torch.randn(shape, generator=self._generator).to(self._dtype)

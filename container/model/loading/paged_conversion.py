@@ -104,13 +104,11 @@ def convert(module: PreTrainedModel, ids: list[int], device: torch.device) -> "P
     """
     original = module.config._attn_implementation
     try:
-        module.set_attn_implementation(paged.NAME)
         probed = probe_layers(module, torch.tensor([ids[:2]], device=device))
         module.set_attn_implementation(original)
         reference = ReferencePass(module, ids, probed.variants, probed.attentions)
-        if cache_windows(reference.cache) != [
-            attn_params.window for attn_params in probed.layer_attn_params
-        ]:
+        windows = [params.window or params.chunk for params in probed.layer_attn_params]
+        if cache_windows(reference.cache) != windows:
             raise NotPageable("its own cache and its attention disagree about windows")
         reference.cache = None
         reference.compute_exact(module)

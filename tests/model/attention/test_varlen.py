@@ -7,9 +7,11 @@ import copy
 import random
 from collections.abc import Callable
 from itertools import pairwise
+from typing import Any
 
 import pytest
 import torch
+from torch.nn.attention.varlen import AuxRequest
 
 from container.engine.engine import Engine
 from container.messages.engine import SamplingParams
@@ -46,7 +48,8 @@ def documented(
     seqused_k: torch.Tensor | None = None,
     block_table: torch.Tensor | None = None,
     num_splits: int | None = None,
-) -> torch.Tensor:
+    return_aux: AuxRequest | None = None,
+) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
     """What torch.nn.attention.varlen says that it computes, a sequence at a time."""
     assert window_size[1] == 0
     assert enable_gqa == (query.shape[1] != key.shape[-2])
@@ -64,7 +67,7 @@ def documented(
             for one in (key, value)
         )
     assert {one.dtype for one in ints} == {torch.int32}
-    out = torch.empty_like(query)
+    out, log_sum_exp = torch.empty_like(query), torch.empty(query.shape[:2])
     starts = cu_seq_q.tolist()
     assert max_q == max(b - a for a, b in pairwise(starts))
     assert max_k >= max(used)  # a recording knows only what may be
@@ -79,9 +82,19 @@ def documented(
         if window_size[0] >= 0:
             hidden |= torch.arange(seen)[None] < place - window_size[0]
         scores = (q.float() @ keys.float().transpose(1, 2)) * scale
-        weights = scores.masked_fill(hidden, -torch.inf).softmax(-1)
-        out[rows] = (weights @ values.float()).to(query.dtype).transpose(0, 1)
-    return out
+        scores = scores.masked_fill(hidden, -torch.inf)
+        out[rows] = (scores.softmax(-1) @ values.float()).to(query.dtype).transpose(0, 1)
+        log_sum_exp[rows] = scores.logsumexp(-1).t()
+    if return_aux is None:
+        return out
+    assert return_aux.lse
+    return out, log_sum_exp
+
+
+def in_flash_order(*args: Any, **kwargs: Any) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
+    """`documented` with the log-sum-exp as FlashAttention has it: [heads, tokens]."""
+    result = documented(*args, **kwargs)
+    return result if isinstance(result, torch.Tensor) else (result[0], result[1].t())
 
 
 def decoded(
@@ -95,11 +108,15 @@ def decoded(
     scale: float,
     window: int | None,
     softcap: float | None,
+    chunk: int | None,
+    sinks: torch.Tensor | None,
+    slopes: torch.Tensor | None,
 ) -> torch.Tensor:
     """What our kernel for decodes computes (tests/model/kernels/triton_interpreter_cases.py), a row
     at a time.
     """
     assert query.is_contiguous()
+    assert (chunk, slopes) == (None, None)  # tests/model/kernels/ has them
     assert {tables.dtype, lens.dtype} == {torch.int32}
     assert len(tables) == len(lens) == len(query) > 0
     group = query.shape[1] // kv_heads
@@ -114,6 +131,9 @@ def decoded(
         scores = (k @ q.float()[..., None])[..., 0] * scale
         if softcap is not None:
             scores = torch.tanh(scores / softcap) * softcap
+        if sinks is not None:
+            scores = torch.cat([scores, sinks.float()[:, None]], -1)
+            v = torch.nn.functional.pad(v, (0, 0, 0, 1))
         rows.append((scores.softmax(-1)[:, None] @ v)[:, 0].to(query.dtype))
     return torch.stack(rows)
 
@@ -130,21 +150,28 @@ def kernel(monkeypatch: pytest.MonkeyPatch) -> Callable[[Attend], None]:
 @pytest.mark.parametrize("kernels", [*TORCHS, *OURS], ids=str)
 @pytest.mark.parametrize("window", [None, 1, 7, 30, 200])
 @pytest.mark.parametrize(("heads", "kv_heads"), [(4, 4), (6, 2), (3, 1)])
+@pytest.mark.parametrize(
+    ("attend", "has_sinks"), [(documented, False), (documented, True), (in_flash_order, True)]
+)
 def test_the_kernel_is_told_what_the_reference_computes(
     kernel: Callable[[Attend], None],
     heads: int,
     kv_heads: int,
     window: int | None,
     kernels: AttentionKernels,
+    attend: Attend,
+    has_sinks: bool,
 ) -> None:
-    kernel(documented)
-    layer, attn_params = LayerShape(kv_heads, 8, 8), AttentionParams(0.3, window, heads=heads)
+    kernel(attend)
+    sinks = torch.linspace(-3, 3, heads) if has_sinks else None
+    layer = LayerShape(kv_heads, 8, 8)
+    attn_params = AttentionParams(0.3, window, heads=heads, sinks=sinks)
     accuracy = kernel_accuracy(kernels, layer, attn_params, torch.float32, torch.float32, CPU)
     assert accuracy.is_accepted, accuracy
 
 
 @pytest.mark.parametrize("kernels", [*TORCHS, *OURS], ids=str)
-@pytest.mark.parametrize("name", ["llama", "mistral", "gemma3", "qwen3_moe"])
+@pytest.mark.parametrize("name", ["llama", "mistral", "gemma3", "qwen3_moe", "gpt_oss"])
 def test_engines_say_the_same_with_the_kernels(
     kernel: Callable[[Attend], None], name: str, kernels: AttentionKernels
 ) -> None:
@@ -185,7 +212,7 @@ def _broken(*_: object, **__: object) -> torch.Tensor:
 
 def _wrong(*args: torch.Tensor, **kwargs: object) -> torch.Tensor:
     attend = decoded if "kv_heads" in kwargs else documented
-    return attend(*args, **kwargs) * 1.02  # type: ignore[arg-type]
+    return attend(*args, **kwargs) * 1.02  # type: ignore[arg-type, operator, return-value]
 
 
 def _old(*args: torch.Tensor, **kwargs: object) -> torch.Tensor:

@@ -97,6 +97,9 @@ class Case:
     cache_dtype: torch.dtype | None = None
     window: int | None = None
     softcap: float | None = None
+    chunk: int | None = None
+    has_sinks: bool = False
+    has_slopes: bool = False
     lens: tuple[int, ...] = LENS
     block_size: int = BLOCK_SIZE
 
@@ -120,24 +123,32 @@ class Decodes:
         self.tables = self.tables.to(DEVICE)
         self.lens = torch.tensor(case.lens, device=DEVICE)
 
+        slopes = tuple(2.0**-head for head in range(case.heads)) if case.has_slopes else None
+        self.attn_params = AttentionParams(
+            case.dim**-0.5, case.window, case.softcap, case.heads, case.chunk, slopes,
+            _random(case.heads, seed=5).to(case.dtype) * 3 if case.has_sinks else None,
+        )  # fmt: skip
+
     def expected(self) -> torch.Tensor:
         """What the reference makes of it."""
         case = self.case
         group = DecodeGroup(0, len(self.lens), self.tables, self.lens)
-        attn_params = AttentionParams(case.dim**-0.5, case.window, case.softcap, case.heads)
         # Only the shapes of these count.
         keys = self.query[:, : case.kv_heads]
         values = keys.new_empty(*keys.shape[:2], case.value_dim or case.dim)
         step = AttentionMetadata(self.cache, self.lens, [group], [])
-        return attend_cached(step, 0, self.query, keys, values, attn_params)
+        return attend_cached(step, 0, self.query, keys, values, self.attn_params)
 
     def got(self, rows: slice = slice(None), width: int | None = None) -> torch.Tensor:
         """What the kernels make of some rows, with a table of so many blocks."""
+        slopes = self.attn_params.slopes
         return triton_attention.decode_attention(
             self.query[rows], self.cache.keys[0], self.cache.values[0],
             self.tables[rows].int()[:, :width], self.lens[rows].int(),
             kv_heads=self.case.kv_heads, scale=self.case.dim**-0.5,
-            window=self.case.window, softcap=self.case.softcap,
+            window=self.case.window, softcap=self.case.softcap, chunk=self.case.chunk,
+            sinks=self.attn_params.sinks,
+            slopes=None if slopes is None else torch.tensor(slopes, device=DEVICE),
         )  # fmt: skip
 
     def spoil_what_is_hidden(self) -> None:
@@ -145,7 +156,8 @@ class Decodes:
         size = self.case.block_size
         is_seen = torch.zeros(self.cache.scratch_block + 1, size, dtype=torch.bool)
         for table, length in zip(self.tables.cpu(), self.case.lens, strict=True):
-            place = torch.arange(max(0, length - (self.case.window or length)), length)
+            first = max(0, self.attn_params.first_visible(length - 1))
+            place = torch.arange(first, length)
             is_seen[table[place // size], place % size] = True
         is_hidden = ~is_seen.repeat_interleave(self.case.kv_heads, 0).to(DEVICE)
         self.cache.keys[0][is_hidden] = float("nan")
@@ -167,6 +179,12 @@ class Decodes:
         Case(heads=2, kv_heads=1, dim=256, dtype=F16, lens=(5, 270)),
         Case(heads=34, kv_heads=2, dim=16, lens=(5, 270)),
         Case(heads=2, kv_heads=1, dim=20, block_size=7, lens=(8, 270), window=33),
+        Case(heads=6, kv_heads=2, has_sinks=True),
+        Case(heads=4, kv_heads=1, dtype=BF16, window=100, has_sinks=True),
+        Case(heads=4, kv_heads=2, chunk=32),
+        Case(heads=4, kv_heads=2, dtype=F16, chunk=90, has_sinks=True, softcap=2.0),
+        Case(heads=6, kv_heads=6, dim=32, has_slopes=True),
+        Case(heads=6, kv_heads=2, dtype=F16, has_slopes=True, has_sinks=True),
     ],
     ids=str,
 )

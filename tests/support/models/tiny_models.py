@@ -13,13 +13,16 @@ from transformers import (
     BartConfig,
     BloomConfig,
     FalconH1Config,
+    FlintConfig,
     Gemma3TextConfig,
     GPTNeoXConfig,
     GptOssConfig,
+    GraniteSWAConfig,
     Lfm2Config,
     Llama4TextConfig,
     LlamaConfig,
     Mamba2Config,
+    MiMoV2FlashConfig,
     MistralConfig,
     Phi3Config,
     PretrainedConfig,
@@ -60,7 +63,34 @@ CONFIGS: dict[str, PretrainedConfig] = {
     "qwen3_moe": Qwen3MoeConfig(
         **GROUPED, head_dim=16, num_experts=4, num_experts_per_tok=2, moe_intermediate_size=32
     ),
+    # attention sinks in every layer, and windows in some
+    "gpt_oss": GptOssConfig(
+        **GROUPED,
+        head_dim=16,
+        num_local_experts=4,
+        num_experts_per_tok=2,
+        sliding_window=8,
+        layer_types=["sliding_attention", "full_attention"],
+    ),
 }
+LAYER_TYPES = ["sliding_attention", "full_attention"]
+# More models of a kind; for the theorem under some schedules.
+FURTHER_CONFIGS: dict[str, PretrainedConfig] = {
+    # sinks in layers of the Llama family
+    "granite_swa": GraniteSWAConfig(**GROUPED, sliding_window=8, layer_types=LAYER_TYPES),
+    # sinks beside keys that are wider than values, in windows only
+    "mimo_v2_flash": MiMoV2FlashConfig(
+        **GROUPED, head_dim=16, v_head_dim=8, sliding_window=8, layer_types=LAYER_TYPES,
+        n_routed_experts=4, num_experts_per_tok=2, moe_intermediate_size=32,
+        mlp_layer_types=["dense", "sparse"],
+    ),
+    # sinks beside a mixture with a shared expert
+    "flint": FlintConfig(
+        **GROUPED, head_dim=16, sliding_window=8, layer_types=LAYER_TYPES, num_experts=4,
+        num_experts_per_tok=2, moe_intermediate_size=32, shared_expert_intermediate_size=32,
+        mlp_only_layers=[0],
+    ),
+}  # fmt: skip
 ENDS = {"bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 0}
 # As many KV heads as heads, and a vocabulary that four ranks cannot share equally.
 WIDE_CONFIGS = {
@@ -102,11 +132,6 @@ OWN_CACHE_CONFIGS: dict[str, PretrainedConfig] = {
         **GROUPED, mamba_d_ssm=64, mamba_n_heads=8, mamba_d_head=8, mamba_n_groups=1,
         mamba_d_state=8, mamba_expand=1, mamba_chunk_size=16, head_dim=16,
     ),
-    # transformers' attention, and sinks besides
-    "gpt_oss": GptOssConfig(
-        **GROUPED, head_dim=16, num_local_experts=2, num_experts_per_tok=1, sliding_window=8,
-        layer_types=["sliding_attention", "full_attention"],
-    ),
     # transformers' attention, with chunks that only its masks know
     "llama4": Llama4TextConfig(
         **GROUPED, head_dim=16, num_local_experts=2, num_experts_per_tok=1,
@@ -119,7 +144,7 @@ def make(name: str, dtype: torch.dtype = torch.float32) -> PreTrainedModel:
     """The same weights at every call, large enough that logits are far apart."""
     generator = torch.Generator().manual_seed(7)
     config = copy.deepcopy(
-        (CONFIGS | WIDE_CONFIGS | OWN_CACHE_CONFIGS)[name]
+        (CONFIGS | FURTHER_CONFIGS | WIDE_CONFIGS | OWN_CACHE_CONFIGS)[name]
     )  # a model changes its own
     kind = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
     torch.manual_seed(7)  # some draw their vectors, which stay as they are
@@ -127,6 +152,9 @@ def make(name: str, dtype: torch.dtype = torch.float32) -> PreTrainedModel:
     for parameter in model.parameters():
         if parameter.dim() > 1:
             parameter.data = torch.randn(parameter.shape, generator=generator) * 0.3
+    for name_, parameter in model.named_parameters():
+        if name_.endswith(".sinks"):  # as large as a score
+            parameter.data = torch.randn(parameter.shape, generator=generator) * 2
     return model.to(dtype)
 
 

@@ -20,6 +20,7 @@ struct layer {
     void *keys, *values;  /* [blocks * kv_heads, block_size, dim] */
     const void *norms;    /* [heads + kv_heads, dim], RMSNorm weights of q and k, or null */
     int64_t heads, kv_heads, dim;
+    const float *sinks;   /* [heads], scores of the softmax that no position has, or null */
     int64_t window;       /* positions that a row attends to; 0: all */
     float scale, eps;
     int bf16;
@@ -121,6 +122,10 @@ INLINE void attend_few(const struct attention *a, const int64_t *span, int64_t k
         first[g] = l->window && last[g] >= l->window ? last[g] + 1 - l->window : 0;
         to[g] = (row * l->heads + head) * dim;
         total[g] = all(0.0f);
+        if (l->sinks) { /* as if there were a tile before with a weight of 1 and no value */
+            most[g] = l->sinks[head];
+            total[g] = pick(lanes == 0, all(1.0f), all(0.0f));
+        }
         for (int64_t i = 0; i < dim; i += LANES) {
             store(q[g], i, load(a->qkv, (row * width + head) * dim + i, bf16), 0);
             store(attn_out[g], i, all(0.0f), 0);
