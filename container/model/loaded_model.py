@@ -71,3 +71,14 @@ class LoadedModel:
 def parameter_bytes(module: torch.nn.Module) -> int:
     """Memory of a model's parameters in bytes, those offloaded to disk included."""
     return sum(parameter.numel() * parameter.element_size() for parameter in module.parameters())
+
+
+def stored_bytes(module: torch.nn.Module) -> int:
+    """Memory of a model's weights in bytes, in the forms that they were converted to.
+
+    Packed linear layers hold theirs as plain attributes.
+    """
+    tensors: list[torch.Tensor] = list(module.parameters())
+    for part in module.modules():
+        tensors += [value for value in vars(part).values() if isinstance(value, torch.Tensor)]
+    return sum({id(tensor): tensor.numel() * tensor.element_size() for tensor in tensors}.values())

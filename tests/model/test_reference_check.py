@@ -17,7 +17,7 @@ import torch
 from transformers import PreTrainedModel
 
 from container.errors import ConfigError, ModelLoadError
-from container.model.attention import paged, unpadded
+from container.model.attention import paged, traced, unpadded
 from container.model.attention.metadata import AttentionMetadata, AttentionParams
 from container.model.embedder_loader import load_model
 from container.model.embedding.embedder import Embedder
@@ -29,6 +29,7 @@ from container.model.layers.decoder_layer import FusedDecoderLayer
 from container.model.layers.layer_ops import LayerOps
 from container.model.layers.linear import PlainLinear
 from container.model.loaded_model import LoadedModel
+from container.model.loading import position_check
 from container.model.optimize import fusing
 from container.model.reference_check import Accuracy, in_precision, measure
 from tests.support.models import embedders, outliers, prepared, real_models, tiny_models
@@ -243,6 +244,52 @@ def test_a_fault_in_attention_sinks_is_refused(
     assert "paged attention differs" in loaded.fallbacks[0]
 
 
+def _bias(change: Callable[[torch.Tensor], torch.Tensor | None]) -> Patch:
+    """Change the bias that a traced attention hands on."""
+
+    def patch(monkeypatch: pytest.MonkeyPatch) -> None:
+        attend = traced.attend
+
+        def changed(step: Any, layer: int, q: Any, k: Any, v: Any, params: Any) -> torch.Tensor:
+            bias = change(params.key_bias)
+            return attend(step, layer, q, k, v, replace(params, key_bias=bias))
+
+        monkeypatch.setattr(traced, "attend", changed)
+
+    return patch
+
+
+def _longer_chunks(attn_params: AttentionParams, by: int) -> AttentionParams:
+    chunk = attn_params.chunk
+    return attn_params if chunk is None else replace(attn_params, chunk=chunk + by)
+
+
+def _without_positions(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(position_check, "_give_positions", lambda *_: None)
+
+
+FAULTS_OF_A_KIND: dict[str, tuple[str, Patch]] = {
+    "ALiBi that is left out": ("bloom", _bias(lambda _: None)),
+    "ALiBi's slopes of other heads": ("bloom", _bias(lambda bias: bias.roll(1, 0))),
+    "ALiBi's slopes that are off by a twentieth": ("bloom", _bias(lambda bias: bias * 1.05)),
+    "ALiBi that is off by one position": ("bloom", _bias(lambda bias: bias.roll(1, 1))),
+    "chunks that are too long": ("llama4", _attn_params(partial(_longer_chunks, by=1))),
+    "chunks that are too short": ("llama4", _attn_params(partial(_longer_chunks, by=-1))),
+    "positions that are those of the rows": ("llama4", _without_positions),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS_OF_A_KIND)
+@pytest.mark.parametrize("dtype", [F32, BF16])
+def test_a_fault_in_a_kind_of_attention_is_refused(
+    fault: str, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name, patch = FAULTS_OF_A_KIND[fault]
+    assert prepare(tiny_models.make(name, dtype), dtype, CPU).attention == "paged"
+    patch(monkeypatch)
+    assert prepare(tiny_models.make(name, dtype), dtype, CPU).attention == "own"
+
+
 def _facts(monkeypatch: pytest.MonkeyPatch, **changes: Callable[[Any], Any]) -> None:
     """Change what a fused layer knows of the model's."""
     facts_of = decoder_layer._spec
@@ -439,9 +486,9 @@ def _embedder(folder: Path, dtype: torch.dtype = F32) -> Embedder:
 
 
 def test_a_slow_path_is_told_and_can_be_refused(caplog: pytest.LogCaptureFixture) -> None:
-    loaded = prepare(tiny_models.make("bloom"), F32, CPU)
+    loaded = prepare(tiny_models.make("t5"), F32, CPU)
     [reason] = loaded.fallbacks
-    assert "its layers compute attention in their own way" in reason
+    assert "it has an encoder" in reason
     report_fallbacks([reason], is_refused=False)
     assert [record.levelname for record in caplog.records if reason in record.message] == [
         "WARNING"

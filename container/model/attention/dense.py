@@ -15,8 +15,8 @@ def attend_dense(
 ) -> torch.Tensor:
     """Attend with all queries to all keys; all are [heads, positions, dim].
 
-    `mask` is True where a query sees a key, [queries, keys]; None: causal. `first` is the key at
-    the position of the first query.
+    `mask` is True where a query sees a key, [queries, keys]; None: causal. `first` is the
+    position of the first key.
     """
     if not attn_params.is_plain:
         assert mask is not None
@@ -41,7 +41,7 @@ def _attend_by_products(
     first: int,
     attn_params: AttentionParams,
 ) -> torch.Tensor:
-    """Attend as `attend_dense` does, with a softcap, ALiBi or sinks."""
+    """Attend as `attend_dense` does, with a softcap, sinks or a bias."""
     heads, count, dim = query.shape
     # [kv_heads, queries of all heads of one KV head, dim]
     rows = query.reshape(len(keys), -1, dim)
@@ -49,10 +49,8 @@ def _attend_by_products(
     scores *= attn_params.scale
     if attn_params.softcap is not None:
         scores = torch.tanh(scores / attn_params.softcap) * attn_params.softcap
-    if attn_params.slopes is not None:
-        position = torch.arange(scores.shape[-1], device=scores.device)
-        distance = position - torch.arange(first, first + count, device=scores.device)[:, None]
-        scores += attn_params.alibi(distance[:, None], scores.dtype).transpose(0, 1)
+    if attn_params.key_bias is not None:
+        scores += bias_of(attn_params.key_bias, first, scores.shape[-1])[:, None]
     scores.masked_fill_(~mask, float("-inf"))
     sinks = attn_params.sinks
     if sinks is not None:
@@ -69,6 +67,15 @@ def softmax(scores: torch.Tensor, sinks: torch.Tensor | None) -> torch.Tensor:
     if sinks is None:
         return scores.softmax(-1)
     return torch.cat([scores, sinks[..., None].to(scores.dtype)], -1).softmax(-1)[..., :-1]
+
+
+def bias_of(key_bias: torch.Tensor, first: int, count: int) -> torch.Tensor:
+    """Return the biases of `count` keys from position `first` on; 0 past the last: [heads, count].
+
+    No query sees keys past the last.
+    """
+    bias = key_bias[:, first : first + count]
+    return torch.nn.functional.pad(bias, (0, count - bias.shape[1]))
 
 
 def widened(scores: torch.Tensor) -> torch.Tensor:

@@ -147,10 +147,7 @@ class AttentionMetadata:
     def decode_bias(
         self, group: DecodeGroup, attn_params: "AttentionParams", kv_heads: int, dtype: torch.dtype
     ) -> torch.Tensor:
-        """Return 0 for visible positions, else -inf: [sequences * kv_heads, 1, positions].
-
-        With ALiBi the biases of its heads: [sequences * kv_heads, heads / kv_heads, positions].
-        """
+        """Return 0 for visible positions, else -inf: [sequences * kv_heads, 1, positions]."""
 
         def make() -> torch.Tensor:
             length = group.block_table.shape[1] * self.cache.block_size
@@ -158,13 +155,9 @@ class AttentionMetadata:
             last = (group.context_lens - 1)[:, None]
             hidden = (position > last) | (position < attn_params.first_visible(last))
             bias = torch.zeros(hidden.shape, dtype=dtype, device=hidden.device)
-            bias = bias.masked_fill_(hidden, float("-inf"))[:, None]
-            if attn_params.slopes is None:
-                return bias.repeat_interleave(kv_heads, 0)
-            bias = bias + attn_params.alibi((position - last)[:, None], dtype)
-            return bias.view(len(last) * kv_heads, -1, length)
+            return bias.masked_fill_(hidden, float("-inf")).repeat_interleave(kv_heads, 0)[:, None]
 
-        return self.memoize(("bias", group.start, *attn_params.biases, kv_heads, dtype), make)
+        return self.memoize(("bias", group.start, *attn_params.reach, kv_heads, dtype), make)
 
     def chunk_mask(self, chunk: Chunk, attn_params: "AttentionParams") -> torch.Tensor:
         """Return True for visible positions: [queries, positions]."""
@@ -176,7 +169,7 @@ class AttentionMetadata:
             position = torch.arange(length, device=chunk.block_table.device)
             return _visible(query[:, None], position[None, :], attn_params)
 
-        return self.memoize(("mask", chunk.start, *attn_params.biases), make)
+        return self.memoize(("mask", chunk.start, *attn_params.reach), make)
 
     def tile_mask(self, start: int, low: int, attn_params: "AttentionParams") -> torch.Tensor:
         """Return True where a query of a TILE-row tile sees a key: [TILE, start - low + TILE].
@@ -188,7 +181,7 @@ class AttentionMetadata:
             query = torch.arange(start, start + TILE)[:, None]
             return _visible(query, torch.arange(low, start + TILE)[None, :], attn_params)
 
-        return self.memoize(("tile", start, low, *attn_params.biases), make)
+        return self.memoize(("tile", start, low, *attn_params.reach), make)
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,10 +189,9 @@ class AttentionParams:
     """Parameters of one layer's attention; `heads` is the number of query heads.
 
     A token sees those before it and itself: of these the last `window`, or those of its `chunk` of
-    positions. `slopes` are those of ALiBi (Press et al., 2022), [heads]: the score of a token is
-    lower by so much for each position that it is farther away. `sinks` are scores of the softmax
-    that no token has, [heads] (Xiao et al., 2024); parameters that differ in their numbers alone
-    are equal.
+    positions. `sinks` are scores of the softmax that no token has, [heads] (Xiao et al., 2024).
+    `key_bias` is added to the scores of the key at each position, [heads, positions], as in ALiBi
+    (Press et al., 2022). Parameters that differ in numbers of these two alone are equal.
     """
 
     scale: float
@@ -207,8 +199,8 @@ class AttentionParams:
     softcap: float | None = None
     heads: int = 0
     chunk: int | None = None
-    slopes: tuple[float, ...] | None = None
     sinks: torch.Tensor | None = field(default=None, compare=False, repr=False)
+    key_bias: torch.Tensor | None = field(default=None, compare=False, repr=False)
 
     @classmethod
     def of(
@@ -224,32 +216,28 @@ class AttentionParams:
     ) -> "AttentionParams":
         """Read the parameters from a model's call of its attention function."""
         scale = scaling if scaling is not None else query.shape[-1] ** -0.5
-        return cls(scale, sliding_window, softcap, query.shape[1], chunk, None, s_aux)
+        return cls(scale, sliding_window, softcap, query.shape[1], chunk, s_aux)
 
     @property
     def is_plain(self) -> bool:
         """Whether the scores go into the softmax as they are, and nothing else does."""
-        return self.softcap is None and self.slopes is None and self.sinks is None
+        return self.softcap is None and self.sinks is None and self.key_bias is None
 
     @property
     def fits_varlen(self) -> bool:
         """Whether torch's variable-length kernels, and their log-sum-exp, are enough."""
-        return self.softcap is None and self.slopes is None and self.chunk is None
+        return self.softcap is None and self.key_bias is None and self.chunk is None
 
     @property
-    def biases(self) -> tuple[object, ...]:
-        """Identify the masks and biases of the scores."""
-        return self.window, self.chunk, self.slopes
+    def reach(self) -> tuple[int | None, int | None]:
+        """Identify the masks of the scores."""
+        return self.window, self.chunk
 
     def first_visible(self, position: Position) -> Position:
         """Return the first position that a token sees; it may be negative."""
         if self.window is not None:
             return position + 1 - self.window
         return position // self.chunk * self.chunk if self.chunk is not None else position * 0
-
-    def alibi(self, distance: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-        """Return the biases of [..., 1, keys] for keys at this distance: [..., heads, keys]."""
-        return torch.tensor(self.slopes, dtype=dtype, device=distance.device)[:, None] * distance
 
 
 def _visible(

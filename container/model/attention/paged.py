@@ -17,7 +17,8 @@ from typing import Any
 import torch
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from container.model.attention.dense import attend_dense, softmax, widened
+from container.model.attention.dense import attend_dense, bias_of, softmax, widened
+from container.model.attention.latent import latents_of
 from container.model.attention.metadata import (
     TILE,
     AttentionMetadata,
@@ -47,7 +48,11 @@ def paged_attention(
     layer: int = module.layer_idx  # type: ignore[assignment]
     attn_params = AttentionParams.of(query, **arguments, chunk=step.cache.shapes[layer].chunk)
     q, k, v = (states[0].transpose(0, 1) for states in (query, key, value))
-    return attend(step, layer, q, k, v, attn_params)[None], None
+    latents = latents_of(module)
+    if latents is None:
+        return attend(step, layer, q, k, v, attn_params)[None], None
+    out = attend(step, layer, latents.absorb(q), k, v, attn_params)
+    return latents.expand(out)[None], None
 
 
 def attend(
@@ -127,7 +132,7 @@ def _attend_apart(
         chunk=attn_params.chunk,
         softcap=attn_params.softcap,
         sinks=attn_params.sinks,
-        slopes=_slopes(step, attn_params),
+        key_bias=attn_params.key_bias,
     )
     if count == len(query):
         return decoded
@@ -159,8 +164,10 @@ def _decode(
         scores = scores.mul_(attn_params.scale)
     if attn_params.softcap is not None:
         scores = torch.tanh(scores.float() / attn_params.softcap) * attn_params.softcap
-    if attn_params.slopes is not None:
-        scores = widened(scores)
+    if attn_params.key_bias is not None:
+        bias = bias_of(attn_params.key_bias, 0, scores.shape[-1])
+        scores = widened(scores).unflatten(0, (count, kv_heads))
+        scores = (scores + bias.view(kv_heads, -1, bias.shape[1])).flatten(0, 1)
     scores += step.decode_bias(group, attn_params, kv_heads, scores.dtype)
     sinks = attn_params.sinks
     if sinks is not None:
@@ -193,9 +200,7 @@ def prefill(
     mask = None
     if not is_whole or not attn_params.is_plain or attn_params.first_visible(count - 1) > 0:
         mask = step.chunk_mask(chunk, attn_params)
-    first = chunk.context_len - count
-    rows = query.transpose(0, 1)
-    return attend_dense(rows, keys, values, mask, first, attn_params).transpose(0, 1)
+    return attend_dense(query.transpose(0, 1), keys, values, mask, 0, attn_params).transpose(0, 1)
 
 
 def _prefill_in_tiles(
@@ -227,20 +232,9 @@ def _prefill_in_tiles(
         low = max(0, attn_params.first_visible(start)) // TILE * TILE
         tile, seen = slice(start - begin, stop - begin), slice(low, stop)
         mask = step.tile_mask(start, low, attn_params)
-        part = attend_dense(
-            rows[:, tile], keys[:, seen], values[:, seen], mask, start - low, attn_params
-        )
+        part = attend_dense(rows[:, tile], keys[:, seen], values[:, seen], mask, low, attn_params)
         out[tile] = part.transpose(0, 1)
     return out[first - begin : chunk.context_len - begin]
-
-
-def _slopes(step: AttentionMetadata, attn_params: AttentionParams) -> torch.Tensor | None:
-    """Return the slopes of ALiBi as a tensor on the step's device."""
-    slopes = attn_params.slopes
-    if slopes is None:
-        return None
-    device = step.slot_mapping.device
-    return step.memoize(("slopes", slopes), lambda: torch.tensor(slopes, device=device))
 
 
 ALL_ATTENTION_FUNCTIONS.register(NAME, paged_attention)

@@ -183,6 +183,10 @@ def attend_varlen(
             (tables.gathered.block, tables.gathered.offset),
         )
         keys, values, paging = keys[positions], values[positions], {}
+    count = len(query)
+    if sinks is not None and count == query.shape[1]:
+        # One more row, of no sequence, tells the two orders of the log-sum-exp below apart.
+        query = torch.nn.functional.pad(query, (0, 0, 0, 0, 0, 1))
     out = varlen_attn(
         query,
         keys,
@@ -204,8 +208,8 @@ def attend_varlen(
     out, log_sum_exp = out
     if log_sum_exp.shape == (out.shape[1], out.shape[0]):  # so FlashAttention has it
         log_sum_exp = log_sum_exp.t()
-    share = (log_sum_exp.float() - sinks.float()).sigmoid()
-    return (out * share[..., None]).to(out.dtype)
+    share = (log_sum_exp[:count].float() - sinks.float()).sigmoid()
+    return (out[:count] * share[..., None]).to(out.dtype)
 
 
 def _pages(cache: torch.Tensor, kv_heads: int) -> torch.Tensor:

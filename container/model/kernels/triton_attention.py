@@ -53,7 +53,7 @@ def decode_attention(
     softcap: float | None,
     chunk: int | None = None,
     sinks: torch.Tensor | None = None,
-    slopes: torch.Tensor | None = None,
+    key_bias: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """Attend one row of each sequence to a paged cache: [rows, heads, value_dim].
 
@@ -61,7 +61,8 @@ def decode_attention(
     block_size, dim]; `tables` has each row's blocks, int32 [rows, width], and what follows the last
     one that it sees is not looked at; `lens` is how many tokens it sees, int32 [rows], at least 1.
     A `window` shows only the last so many of them, a `chunk` those since the last multiple of it.
-    `sinks` [heads] are scores without a value; `slopes` [heads], float32, are those of ALiBi.
+    `sinks` [heads] are scores without a value; `key_bias` [heads, at least as many as are seen] is
+    added to the scores of the keys at each position.
 
     As in Flash-Decoding (Dao et al., 2023) a row's context is cut into pieces, which one kernel
     attends to and a second one puts together. Where the cuts are depends on this row's length
@@ -84,12 +85,16 @@ def decode_attention(
     )
     out = torch.empty(count, heads, value_dim, dtype=query.dtype, device=query.device)
     seen = window if window is not None else 2**31 - 1
+    if key_bias is not None and key_bias.stride(1) != 1:
+        key_bias = key_bias.contiguous()
+    bias_stride = 0 if key_bias is None else key_bias.stride(0)
     with torch.cuda.device_of(query):
         _attend_piece[count, kv_heads, pieces](
-            query, keys, values, tables, lens, lens if slopes is None else slopes,
-            part, highest, total, tables.stride(0), pieces, seen, chunk or 0, scale,
+            query, keys, values, tables, lens, lens if key_bias is None else key_bias,
+            part, highest, total, tables.stride(0), bias_stride, pieces, seen, chunk or 0,
+            scale,
             heads=heads, kv_heads=kv_heads, dim=dim, value_dim=value_dim, block_size=block_size,
-            softcap=softcap or 0.0, has_slopes=slopes is not None, most=most, shortest=PIECE,
+            softcap=softcap or 0.0, has_bias=key_bias is not None, most=most, shortest=PIECE,
             tile=tile, mantissa=mantissa, product=_product_type(query.dtype),
             dim_pad=pads[0], value_pad=pads[1],
             group_pad=max(MIN_DOT, triton.next_power_of_2(heads // kv_heads)),
@@ -130,14 +135,15 @@ def _product_type(dtype: torch.dtype) -> Any:
 
 # Kernels. Lengths, widths and counts that differ between steps are not looked at when a kernel is
 # compiled: there is one form of each for a model.
+STEP_ARGUMENTS = ["tables", "lens", "stride", "bias_stride", "pieces", "window", "chunk"]
 
 
-@triton.jit(do_not_specialize=["tables", "lens", "stride", "pieces", "window", "chunk"])  # type: ignore[untyped-decorator]
+@triton.jit(do_not_specialize=STEP_ARGUMENTS)  # type: ignore[untyped-decorator]
 def _attend_piece(  # type: ignore[no-untyped-def]
-    query, keys, values, tables, lens, slopes, part, highest, total,
-    stride, pieces, window, chunk, scale,
+    query, keys, values, tables, lens, key_bias, part, highest, total,
+    stride, bias_stride, pieces, window, chunk, scale,
     heads: tl.constexpr, kv_heads: tl.constexpr, dim: tl.constexpr, value_dim: tl.constexpr,
-    block_size: tl.constexpr, softcap: tl.constexpr, has_slopes: tl.constexpr, most: tl.constexpr,
+    block_size: tl.constexpr, softcap: tl.constexpr, has_bias: tl.constexpr, most: tl.constexpr,
     shortest: tl.constexpr, tile: tl.constexpr, mantissa: tl.constexpr, product: tl.constexpr,
     dim_pad: tl.constexpr, value_pad: tl.constexpr, group_pad: tl.constexpr,
 ):  # fmt: skip
@@ -168,8 +174,6 @@ def _attend_piece(  # type: ignore[no-untyped-def]
         mask=in_group[:, None] & (d < dim)[None, :],
         other=0.0,
     )
-    if has_slopes:
-        slope = tl.load(slopes + kv_head * group + member, mask=in_group, other=0.0)
     top = tl.full([group_pad], float("-inf"), tl.float32)
     weight_sum = tl.full([group_pad], 0.0, tl.float32)
     out = tl.full([group_pad, value_pad], 0.0, tl.float32)
@@ -195,8 +199,12 @@ def _attend_piece(  # type: ignore[no-untyped-def]
         if softcap > 0.0:
             # tanh(x) = 1 - 2 / (exp(2x) + 1), which is right at both ends, too.
             scores = softcap - 2 * softcap / (tl.exp(scores * (2 / softcap)) + 1)
-        if has_slopes:
-            scores += slope[:, None] * (position - (length - 1)).to(tl.float32)[None, :]
+        if has_bias:
+            scores += tl.load(
+                key_bias + (kv_head * group + member)[:, None] * bias_stride + position[None, :],
+                mask=in_group[:, None] & seen[None, :],
+                other=0.0,
+            ).to(tl.float32)
         scores = tl.where(seen[None, :], scores, float("-inf"))
         now = tl.maximum(top, tl.max(scores, 1))
         fade = tl.exp(top - now)

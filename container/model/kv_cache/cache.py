@@ -20,7 +20,8 @@ FP8 = {torch.float8_e4m3fn, torch.float8_e5m2}
 class LayerShape:
     """Shape of one layer's cache entry for a token; `device`, if not the inputs' device.
 
-    `chunk`: a token attends to those of its chunk of so many positions alone.
+    `chunk`: a token attends to those of its chunk of so many positions alone. `is_latent`: its
+    values are the first numbers of its keys, and not stored.
     """
 
     kv_heads: int
@@ -28,11 +29,12 @@ class LayerShape:
     value_dim: int
     device: torch.device | None = None
     chunk: int | None = None
+    is_latent: bool = False
 
     @property
     def numbers_per_token(self) -> int:
         """Elements (not bytes) per token."""
-        return self.kv_heads * (self.key_dim + self.value_dim)
+        return self.kv_heads * (self.key_dim + (0 if self.is_latent else self.value_dim))
 
 
 class KVCache:
@@ -57,8 +59,10 @@ class KVCache:
             for s in shapes
         ]
         self.values = [
-            _zeros((rows * s.kv_heads, block_size, s.value_dim), dtype, s.device or device)
-            for s in shapes
+            keys[..., : s.value_dim]
+            if s.is_latent
+            else _zeros((rows * s.kv_heads, block_size, s.value_dim), dtype, s.device or device)
+            for s, keys in zip(shapes, self.keys, strict=True)
         ]
 
     def write(
@@ -66,7 +70,8 @@ class KVCache:
     ) -> None:
         """Store keys and values, [tokens, kv_heads, dim], at rows `slots`, [tokens, kv_heads]."""
         _put(self.keys[layer], slots, keys)
-        _put(self.values[layer], slots, values)
+        if not self.shapes[layer].is_latent:
+            _put(self.values[layer], slots, values)
 
     def as_stored(self, states: torch.Tensor) -> torch.Tensor:
         """Round states to the cache's format, as writing and reading them back would."""
@@ -79,13 +84,12 @@ class KVCache:
 
         `rows` is [sequences * kv_heads * blocks]: block id * kv_heads + head.
         """
-        batch = num_sequences * self.shapes[layer].kv_heads
-        keys = _take(self.keys[layer], rows, dtype)
-        values = _take(self.values[layer], rows, dtype)
-        return (
-            keys.view(batch, -1, keys.shape[-1]),
-            values.view(batch, -1, values.shape[-1]),
-        )
+        shape = self.shapes[layer]
+        batch = num_sequences * shape.kv_heads
+        keys = _take(self.keys[layer], rows, dtype).view(batch, -1, shape.key_dim)
+        if shape.is_latent:
+            return keys, keys[..., : shape.value_dim]
+        return keys, _take(self.values[layer], rows, dtype).view(batch, -1, shape.value_dim)
 
 
 def bytes_per_token(shapes: list[LayerShape], dtype: torch.dtype) -> int:

@@ -29,7 +29,7 @@ class HostCache:
         self._parts = [
             _by_block(tensors[layer], shape.kv_heads)
             for layer, shape in enumerate(cache.shapes)
-            for tensors in (cache.keys, cache.values)
+            for tensors in ((cache.keys,) if shape.is_latent else (cache.keys, cache.values))
         ]
         size = sum(part.shape[1] for part in self._parts)
         self._staging = torch.empty(STAGED, size, dtype=torch.uint8, device=device)

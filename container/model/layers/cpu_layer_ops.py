@@ -199,6 +199,5 @@ def fits_cpu_kernels(spec: LayerSpec) -> bool:
         and len({tensor.dtype for tensor in weights}) == 1
         and spec.dim % LANES == 0
         and spec.dim <= MAX_DIM
-        and (spec.attn_params.softcap, spec.attn_params.chunk, spec.attn_params.slopes)
-        == (None, None, None)
+        and (spec.attn_params.softcap, spec.attn_params.chunk) == (None, None)
     )

@@ -5,6 +5,7 @@ that end within a block, blocks in arbitrary order. A kernel's error may be a sm
 of the reference's own, both against the exact result (container.model.reference_check).
 """
 
+import dataclasses
 import logging
 from collections.abc import Sequence
 
@@ -163,6 +164,9 @@ def kernel_accuracy(
     query = random(CHUNK.stop, attn_params.heads, layer.key_dim)
     keys = random(CHUNK.stop, layer.kv_heads, layer.key_dim)
     values = random(CHUNK.stop, layer.kv_heads, layer.value_dim)
+    if attn_params.key_bias is not None:
+        bias = random(attn_params.heads, SIZE * len(CHUNK.block_table))
+        attn_params = dataclasses.replace(attn_params, key_bias=bias)
     reference = AttentionMetadata.of(plan, cache, device)
     if kernels.decodes is Kernel.TRITON:
         decodes = DecodeMetadata.of(plan, cache, device)

@@ -220,9 +220,15 @@ class ReferencePass:
     ) -> tuple[tuple[Any, ...], dict[str, Any]]:
         rows = self._inputs[name]
         rows = rows.index_select(-2, self._positions.to(rows.device)).to(self._input_dtype)
+        if self._input_dtype != self.dtype:  # biases too; parameters are converted elsewhere
+            kwargs = {key: self._exact(value) for key, value in kwargs.items()}
         if args:
             return (rows, *args[1:]), kwargs
         return args, kwargs | {"hidden_states": rows}
+
+    def _exact(self, argument: Any) -> Any:
+        is_number = isinstance(argument, torch.Tensor) and argument.is_floating_point()
+        return argument.to(self._input_dtype) if is_number else argument
 
     def _leave_exact(self, _layer: nn.Module, _args: object, output: Any) -> Any:
         """Cast a layer's output back to the model's dtype, for the modules after it."""

@@ -1,5 +1,6 @@
 """Probes a model for the arguments of its attention, for its masks, and for what it caches."""
 
+import contextlib
 import dataclasses
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass
@@ -11,6 +12,8 @@ from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, sdpa_mask
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
+from container.model.attention import paged, traced
+from container.model.attention.latent import latents_of
 from container.model.attention.metadata import AttentionParams
 from container.model.kv_cache.cache import LayerShape
 
@@ -23,53 +26,120 @@ class NotPageable(Exception):
 
 @dataclass(frozen=True, slots=True)
 class ProbedLayers:
-    """The arguments of each layer's attention; `attentions` are the names of its modules."""
+    """The arguments of each layer's attention; `attentions` are the names of its modules.
+
+    `implementation` is the name of the attention implementation that pages the model.
+    """
 
     shapes: list[LayerShape]
     layer_attn_params: list[AttentionParams]
     attentions: list[str]
     variants: dict[str, Hashable]
+    implementation: str = paged.NAME
 
 
-def probe_layers(module: PreTrainedModel, ids: torch.Tensor) -> ProbedLayers:
+def set_attention(module: PreTrainedModel, name: str) -> None:
+    """Set a model's attention implementation; its masks alone read it, if it computes attention."""
+    if module._can_set_attn_implementation():
+        module.set_attn_implementation(name)
+    else:
+        module.config._attn_implementation = name
+
+
+def probe_layers(
+    module: PreTrainedModel, ids: torch.Tensor, undo: contextlib.ExitStack
+) -> ProbedLayers:
     """Run the model once with an attention that only records its arguments.
 
-    Sets the model's attention implementation, which the caller replaces.
+    A model that does not call transformers' attention interface runs again with a cache that traces
+    its attention, and keeps it; `undo` gets what removes it. Sets the model's attention
+    implementation, which the caller replaces.
     """
-    shapes: dict[int, LayerShape] = {}
-    layer_attn_params: dict[int, AttentionParams] = {}
-    attentions: dict[int, str] = {}
-    names = {id(part): name for name, part in module.named_modules()}
+    layers = _Layers(module)
     masks = _Masks()
 
     def record(layer_module, query, key, value, mask, *_args, **kwargs):  # type: ignore[no-untyped-def]
-        index = layer_module.layer_idx
-        shape = LayerShape(key.shape[1], key.shape[-1], value.shape[-1], key.device)
+        if kwargs.get("indices") is not None:
+            raise NotPageable("its attention reads a choice of its tokens")
         attn_params = AttentionParams.of(query, **kwargs)
-        if attn_params.window is None and (chunk := masks.chunk_of(mask)) is not None:
-            shape = dataclasses.replace(shape, chunk=chunk)
-            attn_params = dataclasses.replace(attn_params, chunk=chunk)
-        shapes[index], layer_attn_params[index] = shape, attn_params
-        attentions[index] = names[id(layer_module)]
-        out = query.new_zeros(1, query.shape[2], query.shape[1], value.shape[-1])
-        return out, None
+        if attn_params.window is None:
+            attn_params = dataclasses.replace(attn_params, chunk=masks.chunk_of(mask))
+        layers.add(layer_module.layer_idx, key, value, attn_params, layer_module)
+        return blank_output(layer_module, query, value), None
 
     ALL_ATTENTION_FUNCTIONS.register(NAME, record)
     ALL_MASK_ATTENTION_FUNCTIONS.register(NAME, masks.create)
-    module.set_attn_implementation(NAME)
-    module(input_ids=ids, use_cache=False)
-    order = sorted(shapes)
-    if order != list(range(module.config.num_hidden_layers)):
-        raise NotPageable("its layers compute attention in their own way")
-    layers = [_layer_of(module, attentions[index]) for index in order]
-    variants: dict[str, Hashable] = {
-        name: (_form(module.get_submodule(name)), layer_attn_params[index], shapes[index])
-        for index, name in zip(order, layers, strict=True)
-    }
-    return ProbedLayers(
-        [shapes[index] for index in order], [layer_attn_params[index] for index in order],
-        [attentions[index] for index in order], variants,
-    )  # fmt: skip
+    set_attention(module, NAME)
+    if module._can_set_attn_implementation():
+        module(input_ids=ids, use_cache=False)
+    if layers.shapes:
+        return layers.probed()
+    _trace_layers(module, ids, layers)
+    undo.callback(traced.attach(module))
+    return dataclasses.replace(layers.probed(), implementation=traced.NAME)
+
+
+def _trace_layers(module: PreTrainedModel, ids: torch.Tensor, layers: "_Layers") -> None:
+    """Run the model with a cache that records its attention. Raises NotTraceable and others."""
+    attentions = {part.layer_idx: part for part in module.modules() if hasattr(part, "layer_idx")}
+
+    def record(index, query, keys, values, attn_params):  # type: ignore[no-untyped-def]
+        keys_, values_ = (part.transpose(0, 1)[None] for part in (keys, values))
+        layers.add(index, keys_, values_, attn_params, attentions[index])
+        return query.new_zeros(*query.shape[:2], values.shape[-1])
+
+    set_attention(module, traced.NAME)
+    num_rows = ids.shape[1]
+    cache = traced.TracedCache(record, num_rows, num_rows)
+    module(input_ids=ids, past_key_values=cache, use_cache=False)
+
+
+def blank_output(module: torch.nn.Module, query: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
+    """Return zeros in the shape of an attention function's output, [1, tokens, heads, dim]."""
+    latents = latents_of(module)
+    dim = value.shape[-1] if latents is None else latents.value_dim
+    return query.new_zeros(1, query.shape[2], query.shape[1], dim)
+
+
+class _Layers:
+    """What is known of each layer of a model, by its index."""
+
+    def __init__(self, module: PreTrainedModel) -> None:
+        self.shapes: dict[int, LayerShape] = {}
+        self._module = module
+        self._attn_params: dict[int, AttentionParams] = {}
+        self._attentions: dict[int, str] = {}
+        self._names = {id(part): name for name, part in module.named_modules()}
+
+    def add(
+        self,
+        index: int,
+        keys: torch.Tensor,
+        values: torch.Tensor,
+        attn_params: AttentionParams,
+        attention: torch.nn.Module,
+    ) -> None:
+        """Add a layer; keys and values are [1, kv_heads, tokens, dim]."""
+        self.shapes[index] = LayerShape(
+            keys.shape[1], keys.shape[-1], values.shape[-1], keys.device, attn_params.chunk,
+            is_latent=latents_of(attention) is not None,
+        )  # fmt: skip
+        self._attn_params[index] = attn_params
+        self._attentions[index] = self._names[id(attention)]
+
+    def probed(self) -> ProbedLayers:
+        """Return all layers in order. Raises NotPageable if some are missing."""
+        order = sorted(self.shapes)
+        if order != list(range(self._module.config.num_hidden_layers)):
+            raise NotPageable("its layers compute attention in their own way")
+        shapes = [self.shapes[index] for index in order]
+        params = [self._attn_params[index] for index in order]
+        attentions = [self._attentions[index] for index in order]
+        variants: dict[str, Hashable] = {}
+        for shape, attn_params, attention in zip(shapes, params, attentions, strict=True):
+            name = _layer_of(self._module, attention)
+            variants[name] = _form(self._module.get_submodule(name)), attn_params, shape
+        return ProbedLayers(shapes, params, attentions, variants)
 
 
 def cache_windows(cache: Any) -> list[int | None]:

@@ -1,10 +1,12 @@
 """Converts a transformers model to paged attention, and checks that its results stay the same.
 
 There is no list of supported models: the model is probed and run. It must call transformers'
-attention interface in each layer, cache nothing but keys and values (no recurrent states, no
-windows that only its masks have), and return the same logits.
+attention interface in each layer, or compute attention in a way that can be traced; cache nothing
+but keys and values (no recurrent states, no windows that only its masks have); and return the same
+logits.
 """
 
+import contextlib
 import functools
 import logging
 from dataclasses import dataclass
@@ -14,8 +16,9 @@ import torch
 from transformers import PreTrainedModel
 
 from container.errors import one_line as describe
-from container.model.attention import paged
+from container.model.attention import latent, paged
 from container.model.attention.metadata import AttentionParams
+from container.model.attention.traced import NotTraceable
 from container.model.attention.varlen import REFERENCE_ONLY, AttentionKernels
 from container.model.execution.forward_pass import ForwardPass
 from container.model.kernels.cpu import Kernels
@@ -32,7 +35,13 @@ from container.model.loading.layer_check import (
     num_blocks,
     plan_schedule,
 )
-from container.model.loading.layer_probe import NotPageable, cache_windows, probe_layers
+from container.model.loading.layer_probe import (
+    NotPageable,
+    cache_windows,
+    probe_layers,
+    set_attention,
+)
+from container.model.loading.position_check import follow_positions
 from container.model.optimize.compiling import compile_layers
 from container.model.optimize.fusing import fuse_decoder_layers
 from container.model.optimize.packing import pack
@@ -100,24 +109,44 @@ def convert_to_paged(
 def convert(module: PreTrainedModel, ids: list[int], device: torch.device) -> "PagedTrial":
     """Switch a model to paged attention, and compare the results in the exact format.
 
-    Raises NotPageable and leaves the model unchanged.
+    On a CPU a model with latents keeps these, if that is as accurate. Raises NotPageable and leaves
+    the model unchanged.
     """
+    if device.type == "cpu" and any(hasattr(part, "expand_kv") for part in module.modules()):
+        try:
+            return _convert(module, ids, device, keeps_latents=True)
+        except NotPageable as error:
+            log.info("the cache holds expanded keys and values (more memory): %s", error)
+    return _convert(module, ids, device)
+
+
+def _convert(
+    module: PreTrainedModel, ids: list[int], device: torch.device, *, keeps_latents: bool = False
+) -> "PagedTrial":
     original = module.config._attn_implementation
+    undo = contextlib.ExitStack()
+    undo.callback(set_attention, module, original)
     try:
-        probed = probe_layers(module, torch.tensor([ids[:2]], device=device))
-        module.set_attn_implementation(original)
+        if keeps_latents:
+            latent.attach(module, undo)
+        probed = probe_layers(module, torch.tensor([ids[:2]], device=device), undo)
+        if probed.implementation == paged.NAME:
+            follow_positions(module, ids, list(probed.variants), undo)
+        set_attention(module, original)
         reference = ReferencePass(module, ids, probed.variants, probed.attentions)
         windows = [params.window or params.chunk for params in probed.layer_attn_params]
         if cache_windows(reference.cache) != windows:
             raise NotPageable("its own cache and its attention disagree about windows")
         reference.cache = None
         reference.compute_exact(module)
-        module.set_attn_implementation(paged.NAME)
+        set_attention(module, probed.implementation)
         trial = PagedTrial(module, reference, probed.shapes, probed.layer_attn_params, device)
         trial.check_exact()
+        if keeps_latents or probed.implementation != paged.NAME:  # there is another way
+            trial.check_served()
     except Exception as error:  # a model that does not suit can fail anywhere
-        module.set_attn_implementation(original)
-        is_expected = isinstance(error, NotPageable | Mismatch)
+        undo.close()
+        is_expected = isinstance(error, NotPageable | NotTraceable | Mismatch)
         raise NotPageable(str(error) if is_expected else describe(error)) from error
     return trial
 

@@ -14,7 +14,7 @@ from container.model.execution.vision_runner import VisionRunner, check_images
 from container.model.kernels.cpu import Kernels
 from container.model.kv_cache import cache as kv_cache
 from container.model.layers.int8_linear import BatchPhase
-from container.model.loaded_model import LoadedModel, parameter_bytes
+from container.model.loaded_model import LoadedModel, parameter_bytes, stored_bytes
 from container.model.loading.layer_probe import NotPageable
 from container.model.loading.paged_conversion import convert_to_paged
 from container.model.optimize.packing import name_linears
@@ -67,7 +67,7 @@ def prepare(
     the model's own results, ConfigError if one of these options cannot work.
     """
     phase = BatchPhase() if int8_weights else None
-    size = parameter_bytes(module) // (dtype.itemsize if int8_weights else 1)
+    size = parameter_bytes(module)
     name_linears(module)
     ids = usable_ids(check_ids, module.config)
     reason = "it has an encoder"
@@ -81,6 +81,8 @@ def prepare(
         except Mismatch as error:
             raise ModelLoadError(f"{module.config.model_type}: {error}") from error
         else:
+            if int8_weights:  # experts, which are no linear layers, stay as they are
+                size = stored_bytes(module)
             fallbacks = _missing_kernels(device, cpu_kernels, paged.kernels)
             per_token = kv_cache.bytes_per_token(paged.layers, cache_dtype or dtype)
             return LoadedModel(

@@ -32,6 +32,8 @@ ON_LOAD: dict[str, Callable[[], Any]] = {
 }
 # Methods that need a checkpoint quantized that way.
 BEFORE = ("gptq", "awq", "compressed-tensors")
+# Methods whose checkpoints transformers dequantizes to the model's dtype on a CPU.
+DEQUANTIZED_ON_CPU = ("fp8", "mxfp4")
 NOT_OFFERED = {
     "exl2": "transformers does not load it; use a GPTQ or AWQ checkpoint",
     "marlin": "transformers has no such kernels of its own; set gptq for a GPTQ checkpoint",
@@ -44,9 +46,13 @@ def quantizer_options(
     """Return the options of `from_pretrained` for QUANTIZE. Raises ConfigError with the reason."""
     own_config: Any = getattr(config, "quantization_config", None)
     method = _method(own_config)
+    placed: dict[str, Any] = {"device_map": {"": device}}
+    is_dequantized = device.type == "cpu" and method in DEQUANTIZED_ON_CPU
     if name is None:
-        return {} if own_config is None else {"device_map": {"": device}}
+        return {} if own_config is None else placed
     if name == INT8:
+        if is_dequantized:
+            return placed
         if own_config is not None:
             raise _refused(name, f"the checkpoint is quantized already ({method})")
         return {}
@@ -66,8 +72,7 @@ def quantizer_options(
         quantizer.validate_environment(device_map={"": device}, weights_only=True)
     except Exception as error:  # a missing package, an old GPU; each quantizer has its own
         raise _refused(name, str(error)) from error
-    options: dict[str, Any] = {"device_map": {"": device}}
-    return options if name in BEFORE else options | {"quantization_config": requested}
+    return placed if name in BEFORE else placed | {"quantization_config": requested}
 
 
 def _method(own_config: Any) -> str | None:

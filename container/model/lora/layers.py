@@ -186,8 +186,8 @@ def find_lora_targets(model: PreTrainedModel) -> list[LoraTarget]:
         if linear is head or id(linear) in targets:
             continue
         if isinstance(linear, FastLinear):
-            sizes = linear.parts
-        elif type(linear) is nn.Linear:
+            sizes = linear.parts if all(part for part, _ in linear.parts) else []
+        elif type(linear) is nn.Linear and not getattr(linear, "is_absorbed", False):
             sizes = [(name, linear.out_features)]
         else:
             continue

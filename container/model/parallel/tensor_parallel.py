@@ -28,7 +28,7 @@ KEPT = {
     "all_reduce", "local_params", "mla_kv_a_proj", "moe_tp_experts", "packed_colwise",
     "packed_rowwise", "replicate", "replicated_with_grad_allreduce",
 }  # fmt: skip
-PAGED_LAYERS = {"full_attention", "sliding_attention"}
+PAGED_LAYERS = {"chunked_attention", "full_attention", "sliding_attention"}
 
 
 def why_not_sharded(config: PretrainedConfig, ranks: int) -> str | None:

@@ -110,13 +110,13 @@ def decoded(
     softcap: float | None,
     chunk: int | None,
     sinks: torch.Tensor | None,
-    slopes: torch.Tensor | None,
+    key_bias: torch.Tensor | None,
 ) -> torch.Tensor:
     """What our kernel for decodes computes (tests/model/kernels/triton_interpreter_cases.py), a row
     at a time.
     """
     assert query.is_contiguous()
-    assert (chunk, slopes) == (None, None)  # tests/model/kernels/ has them
+    assert (chunk, key_bias) == (None, None)  # tests/model/kernels/ has them
     assert {tables.dtype, lens.dtype} == {torch.int32}
     assert len(tables) == len(lens) == len(query) > 0
     group = query.shape[1] // kv_heads

@@ -99,7 +99,7 @@ class Case:
     softcap: float | None = None
     chunk: int | None = None
     has_sinks: bool = False
-    has_slopes: bool = False
+    has_bias: bool = False
     lens: tuple[int, ...] = LENS
     block_size: int = BLOCK_SIZE
 
@@ -123,10 +123,10 @@ class Decodes:
         self.tables = self.tables.to(DEVICE)
         self.lens = torch.tensor(case.lens, device=DEVICE)
 
-        slopes = tuple(2.0**-head for head in range(case.heads)) if case.has_slopes else None
         self.attn_params = AttentionParams(
-            case.dim**-0.5, case.window, case.softcap, case.heads, case.chunk, slopes,
+            case.dim**-0.5, case.window, case.softcap, case.heads, case.chunk,
             _random(case.heads, seed=5).to(case.dtype) * 3 if case.has_sinks else None,
+            _random(case.heads, max(case.lens), seed=6).to(case.dtype) if case.has_bias else None,
         )  # fmt: skip
 
     def expected(self) -> torch.Tensor:
@@ -141,14 +141,13 @@ class Decodes:
 
     def got(self, rows: slice = slice(None), width: int | None = None) -> torch.Tensor:
         """What the kernels make of some rows, with a table of so many blocks."""
-        slopes = self.attn_params.slopes
         return triton_attention.decode_attention(
             self.query[rows], self.cache.keys[0], self.cache.values[0],
             self.tables[rows].int()[:, :width], self.lens[rows].int(),
             kv_heads=self.case.kv_heads, scale=self.case.dim**-0.5,
             window=self.case.window, softcap=self.case.softcap, chunk=self.case.chunk,
             sinks=self.attn_params.sinks,
-            slopes=None if slopes is None else torch.tensor(slopes, device=DEVICE),
+            key_bias=self.attn_params.key_bias,
         )  # fmt: skip
 
     def spoil_what_is_hidden(self) -> None:
@@ -183,8 +182,8 @@ class Decodes:
         Case(heads=4, kv_heads=1, dtype=BF16, window=100, has_sinks=True),
         Case(heads=4, kv_heads=2, chunk=32),
         Case(heads=4, kv_heads=2, dtype=F16, chunk=90, has_sinks=True, softcap=2.0),
-        Case(heads=6, kv_heads=6, dim=32, has_slopes=True),
-        Case(heads=6, kv_heads=2, dtype=F16, has_slopes=True, has_sinks=True),
+        Case(heads=6, kv_heads=6, dim=32, has_bias=True),
+        Case(heads=6, kv_heads=2, dtype=F16, has_bias=True, has_sinks=True),
     ],
     ids=str,
 )

@@ -103,7 +103,7 @@ def test_a_seed_gives_the_same_ids_alone_and_among_others(products: str) -> None
 
 def test_a_model_that_cannot_be_paged_is_refused_eight_bits() -> None:
     with pytest.raises(ConfigError, match=r"QUANTIZE=int8.*not paged"):
-        prepare(tiny_models.make("bloom"), torch.float32, CPU, int8_weights=True)
+        prepare(tiny_models.make("t5"), torch.float32, CPU, int8_weights=True)
 
 
 @pytest.mark.parametrize("name", [*ON_LOAD, *BEFORE])

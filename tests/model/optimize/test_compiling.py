@@ -68,7 +68,7 @@ def test_a_compiler_that_fails_is_named(monkeypatch: pytest.MonkeyPatch) -> None
 
 def test_what_cannot_be_compiled_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"COMPILE=1 cannot work here, since .* not paged"):
-        prepare(tiny_models.make("bloom"), torch.float32, CPU, compiles=True)
+        prepare(tiny_models.make("t5"), torch.float32, CPU, compiles=True)
     tiny_models.make("llama").save_pretrained(tmp_path)
     settings = Settings(model=ModelSettings(model_id=str(tmp_path), compile=True))
     config = read_config(settings.model, tmp_path)

@@ -65,7 +65,6 @@ def test_each_copy_gets_its_share_of_the_gpus() -> None:
         ("bloom", "no plan for splitting a bloom model"),
         ("t5", "an encoder"),
         ("qwen3_next", "layers that are not paged (linear_attention)"),
-        ("llama4", "layers that are not paged (chunked_attention)"),
     ],
 )
 def test_what_cannot_be_split_is_spread_and_the_log_says_why(

@@ -12,9 +12,14 @@ from transformers import (
     AutoModelForSeq2SeqLM,
     BartConfig,
     BloomConfig,
+    DeepseekV2Config,
+    DeepseekV3Config,
+    FalconConfig,
     FalconH1Config,
     FlintConfig,
     Gemma3TextConfig,
+    Glm4MoeLiteConfig,
+    GPTJConfig,
     GPTNeoXConfig,
     GptOssConfig,
     GraniteSWAConfig,
@@ -24,6 +29,7 @@ from transformers import (
     Mamba2Config,
     MiMoV2FlashConfig,
     MistralConfig,
+    MptConfig,
     Phi3Config,
     PretrainedConfig,
     PreTrainedModel,
@@ -47,6 +53,7 @@ SIZES = {
     "eos_token_id": 1,
     "pad_token_id": 0,
 }
+ENDS = {"bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 0}
 GROUPED = SIZES | {"num_key_value_heads": 2}
 CONFIGS: dict[str, PretrainedConfig] = {
     "llama": LlamaConfig(**GROUPED),
@@ -73,9 +80,46 @@ CONFIGS: dict[str, PretrainedConfig] = {
         layer_types=["sliding_attention", "full_attention"],
     ),
 }
+# Attention that the model computes itself: with ALiBi, and with positions that are rotated.
+CONFIGS["bloom"] = BloomConfig(
+    vocab_size=VOCABULARY, hidden_size=64, n_layer=2, n_head=4, bos_token_id=0, eos_token_id=1,
+    pad_token_id=0,
+)  # fmt: skip
+# Chunks of positions that only its masks know, and queries that are scaled by their position.
+CONFIGS["llama4"] = Llama4TextConfig(
+    **GROUPED, head_dim=16, num_local_experts=2, num_experts_per_tok=1, intermediate_size_mlp=128,
+    attention_chunk_size=16, moe_layers=[1], no_rope_layers=[1, 0], floor_scale=4, attn_scale=0.5,
+)  # fmt: skip
 LAYER_TYPES = ["sliding_attention", "full_attention"]
+LATENTS = SIZES | {
+    "num_key_value_heads": 4, "kv_lora_rank": 24, "qk_rope_head_dim": 8, "qk_nope_head_dim": 16,
+}  # fmt: skip
 # More models of a kind; for the theorem under some schedules.
 FURTHER_CONFIGS: dict[str, PretrainedConfig] = {
+    # latents: expanded to all heads' keys and values; queries with and without a rank
+    "deepseek_v3": DeepseekV3Config(
+        **LATENTS, q_lora_rank=32, v_head_dim=12, n_routed_experts=4, num_experts_per_tok=2,
+        moe_intermediate_size=32, first_k_dense_replace=1, n_group=1, topk_group=1,
+        n_shared_experts=1,
+    ),
+    "deepseek_v2": DeepseekV2Config(
+        **LATENTS, q_lora_rank=None, v_head_dim=16, n_routed_experts=4, num_experts_per_tok=2,
+        moe_intermediate_size=32, first_k_dense_replace=1, n_shared_experts=1,
+    ),
+    "glm4_moe_lite": Glm4MoeLiteConfig(
+        **LATENTS, q_lora_rank=32, v_head_dim=16, n_routed_experts=4, num_experts_per_tok=2,
+        moe_intermediate_size=32, n_shared_experts=1, mlp_layer_types=["dense", "sparse"],
+    ),
+    # attention that the model computes itself, with other biases and positions
+    "mpt": MptConfig(
+        vocab_size=VOCABULARY, d_model=64, n_heads=4, n_layers=2, max_seq_len=CONTEXT, **ENDS
+    ),
+    "falcon": FalconConfig(**SIZES, new_decoder_architecture=True, num_kv_heads=2, alibi=False),
+    "falcon_alibi": FalconConfig(**SIZES, multi_query=False, alibi=True),
+    "gptj": GPTJConfig(
+        vocab_size=VOCABULARY, n_embd=64, n_layer=2, n_head=4, rotary_dim=8, n_positions=CONTEXT,
+        **ENDS,
+    ),
     # sinks in layers of the Llama family
     "granite_swa": GraniteSWAConfig(**GROUPED, sliding_window=8, layer_types=LAYER_TYPES),
     # sinks beside keys that are wider than values, in windows only
@@ -91,7 +135,6 @@ FURTHER_CONFIGS: dict[str, PretrainedConfig] = {
         mlp_only_layers=[0],
     ),
 }  # fmt: skip
-ENDS = {"bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 0}
 # As many KV heads as heads, and a vocabulary that four ranks cannot share equally.
 WIDE_CONFIGS = {
     "llama_wide": LlamaConfig(**SIZES | {"vocab_size": 203}),
@@ -100,8 +143,6 @@ WIDE_CONFIGS = {
 }
 # Models that are served through their own cache, each for another reason.
 OWN_CACHE_CONFIGS: dict[str, PretrainedConfig] = {
-    # ALiBi, in an attention of its own
-    "bloom": BloomConfig(vocab_size=VOCABULARY, hidden_size=64, n_layer=2, n_head=4, **ENDS),
     # an encoder; relative positions, absolute ones
     "t5": T5Config(
         vocab_size=VOCABULARY, d_model=64, d_kv=16, d_ff=128, num_layers=2, num_heads=4,
@@ -131,11 +172,6 @@ OWN_CACHE_CONFIGS: dict[str, PretrainedConfig] = {
     "falcon_h1": FalconH1Config(
         **GROUPED, mamba_d_ssm=64, mamba_n_heads=8, mamba_d_head=8, mamba_n_groups=1,
         mamba_d_state=8, mamba_expand=1, mamba_chunk_size=16, head_dim=16,
-    ),
-    # transformers' attention, with chunks that only its masks know
-    "llama4": Llama4TextConfig(
-        **GROUPED, head_dim=16, num_local_experts=2, num_experts_per_tok=1,
-        intermediate_size_mlp=128, attention_chunk_size=16, moe_layers=[],
     ),
 }  # fmt: skip
 

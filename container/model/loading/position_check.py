@@ -1,0 +1,119 @@
+"""Checks that queries and keys of a paged model belong to its tokens' positions.
+
+Paged attention gives a model the positions of a step's tokens, and no cache. Some layers count the
+tokens in the cache instead (Llama 4 scales its queries so), often from thousands of tokens on,
+which the other checks do not reach. So the queries at a late position are compared here.
+"""
+
+import contextlib
+import logging
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import PreTrainedModel
+from transformers.cache_utils import DynamicCache
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+from container.errors import one_line
+from container.model.hf_config import text_config
+from container.model.loading.layer_probe import NotPageable, blank_output
+
+log = logging.getLogger(__name__)
+
+NAME = "paged_positions"
+# Only rounding differs, in 16 bits too.
+TOLERANCE = 0.01
+# Where a configuration does not say how many positions there are.
+UNSTATED_POSITIONS = 2048
+
+
+class _SeenTokens(DynamicCache):
+    """An empty cache that says that it holds `count` tokens."""
+
+    def __init__(self, count: int) -> None:
+        super().__init__()
+        self._count = count
+
+    def get_seq_length(self, layer_idx: int = 0) -> int:
+        return self._count
+
+    def update(self, keys: Any, values: Any, *_: object, **__: object) -> tuple[Any, Any]:
+        return keys, values
+
+
+class _RowPositions:
+    """Stands in for a layer's cache: the tokens before a row are as many as its position says."""
+
+    def __init__(self, positions: torch.Tensor) -> None:
+        self._positions = positions.flatten()
+
+    def get_seq_length(self, layer_idx: int = 0) -> torch.Tensor:
+        """Return what makes positions of the rows' indexes: [tokens]."""
+        rows = torch.arange(len(self._positions), device=self._positions.device)
+        return self._positions - rows
+
+    def update(self, keys: Any, values: Any, *_: object, **__: object) -> tuple[Any, Any]:
+        """Return keys and values unchanged."""
+        return keys, values
+
+
+def follow_positions(
+    module: PreTrainedModel, ids: list[int], layers: list[str], undo: contextlib.ExitStack
+) -> None:
+    """Make `layers` use the positions of a step's tokens where they would count those of a cache.
+
+    Sets the model's attention implementation, which the caller replaces; `undo` gets what restores
+    the layers. Raises NotPageable if their queries still differ from those with a cache.
+    """
+    seen = _late_position(module)
+    rows = torch.tensor([ids[:2]], device=module.device)
+    positions = torch.arange(seen, seen + rows.shape[1], device=module.device)[None]
+    arguments = {"input_ids": rows, "position_ids": positions, "use_cache": False}
+    try:
+        expected = _states(module, **arguments, past_key_values=_SeenTokens(seen))
+    except Exception as error:  # a model may want more of its cache
+        log.debug("positions not checked: %s", one_line(error))
+        return
+    if _are_near(_states(module, **arguments, step=None), expected):
+        return
+    for name in layers:
+        layer = module.get_submodule(name)
+        undo.callback(layer.register_forward_pre_hook(_give_positions, with_kwargs=True).remove)
+    if not _are_near(_states(module, **arguments, step=None), expected):
+        raise NotPageable("its attention has positions of its own")
+    log.debug("layers get the positions of a step's tokens in the place of a cache")
+
+
+def _late_position(module: PreTrainedModel) -> int:
+    positions = getattr(text_config(module.config), "max_position_embeddings", None)
+    return int(positions or UNSTATED_POSITIONS) - 2
+
+
+def _states(module: PreTrainedModel, **arguments: Any) -> list[torch.Tensor]:
+    """Run the model, and return the queries and keys of all layers."""
+    states: list[torch.Tensor] = []
+
+    def record(part, query, key, value, *_args, **_kwargs):  # type: ignore[no-untyped-def]
+        states.extend((query, key))
+        return blank_output(part, query, value), None
+
+    ALL_ATTENTION_FUNCTIONS.register(NAME, record)
+    module.set_attn_implementation(NAME)
+    module(**arguments)
+    return states
+
+
+def _are_near(states: list[torch.Tensor], expected: list[torch.Tensor]) -> bool:
+    return len(states) == len(expected) and all(
+        (one - other).abs().max() <= TOLERANCE * other.abs().max()
+        for one, other in zip(states, expected, strict=True)
+    )
+
+
+def _give_positions(
+    _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
+    if "step" not in kwargs or kwargs.get("position_ids") is None:
+        return None
+    return args, kwargs | {"past_key_values": _RowPositions(kwargs["position_ids"])}
