@@ -97,13 +97,13 @@ def attach(module: nn.Module, undo: contextlib.ExitStack) -> None:
         if not callable(getattr(part, "expand_kv", None)) or not hasattr(part, "layer_idx"):
             continue
         latents = LatentAttention(part, config.kv_lora_rank, config.qk_rope_head_dim)
-        part.expand_kv = latents
+        vars(part)["expand_kv"] = latents
         undo.callback(delattr, part, "expand_kv")
         for layer in latents.expanding:
             # An adapter's update of these would have no effect, so adapters may not find them, by
             # name once they are packed.
             name = vars(layer).pop("qualified_name", "")
-            layer.is_absorbed = True
+            vars(layer)["is_absorbed"] = True
             undo.callback(delattr, layer, "is_absorbed")
             undo.callback(setattr, layer, "qualified_name", name)
 

@@ -227,7 +227,8 @@ def _replace_step(
         return None
     step: AttentionMetadata = kwargs.pop("step")
 
-    widths = [part.block_table.shape[1] for part in (*step.groups, *step.chunks)]
+    widths = [group.block_table.shape[1] for group in step.groups]
+    widths += [chunk.block_table.shape[1] for chunk in step.chunks]
     if step.decodes is not None:
         widths.append(step.decodes.block_table.shape[1])
     num_positions = max(widths, default=1) * step.cache.block_size

@@ -266,7 +266,7 @@ def _join_pieces(  # type: ignore[no-untyped-def]
     tl.store(result + head * value_dim + e, mean.to(result.dtype.element_ty), mask=e < value_dim)
 
 
-@triton.jit  # type: ignore[untyped-decorator]
+@triton.jit
 def _first_visible(length, window, chunk):  # type: ignore[no-untyped-def]
     """The first position that the last of `length` tokens sees; a `chunk` of 0 is none."""
     first = tl.maximum(length - window, 0)

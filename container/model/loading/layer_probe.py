@@ -160,14 +160,14 @@ class _Masks:
 
     def create(
         self,
-        *args: Any,
+        *,
         mask_function: Callable[..., Any],
         local_size: int | None = None,
         **kwargs: Any,
     ) -> Any:
-        """Implement transformers' mask interface."""
-        kwargs["allow_is_causal_skip"] = False
-        mask = sdpa_mask(*args, mask_function=mask_function, local_size=local_size, **kwargs)
+        """Implement transformers' mask interface, whose callers name all arguments."""
+        arguments = kwargs | {"mask_function": mask_function, "local_size": local_size}
+        mask = sdpa_mask(**arguments | {"allow_is_causal_skip": False})
         self._created[id(mask)] = mask, mask_function, local_size
         return mask
 

@@ -38,8 +38,10 @@ class _SeenTokens(DynamicCache):
     def get_seq_length(self, layer_idx: int = 0) -> int:
         return self._count
 
-    def update(self, keys: Any, values: Any, *_: object, **__: object) -> tuple[Any, Any]:
-        return keys, values
+    def update(
+        self, key_states: Any, value_states: Any, layer_idx: int, *args: Any, **kwargs: Any
+    ) -> tuple[Any, Any]:
+        return key_states, value_states
 
 
 class _RowPositions:

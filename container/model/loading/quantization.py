@@ -10,7 +10,13 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from transformers import BitsAndBytesConfig, EetqConfig, FineGrainedFP8Config, PretrainedConfig
+from transformers import (
+    BitsAndBytesConfig,
+    EetqConfig,
+    FineGrainedFP8Config,
+    PretrainedConfig,
+    PreTrainedModel,
+)
 from transformers.quantizers.auto import AutoHfQuantizer
 
 from container.errors import ConfigError
@@ -47,11 +53,10 @@ def quantizer_options(
     own_config: Any = getattr(config, "quantization_config", None)
     method = _method(own_config)
     placed: dict[str, Any] = {"device_map": {"": device}}
-    is_dequantized = device.type == "cpu" and method in DEQUANTIZED_ON_CPU
     if name is None:
         return {} if own_config is None else placed
     if name == INT8:
-        if is_dequantized:
+        if is_dequantized(config, device):
             return placed
         if own_config is not None:
             raise _refused(name, f"the checkpoint is quantized already ({method})")
@@ -73,6 +78,21 @@ def quantizer_options(
     except Exception as error:  # a missing package, an old GPU; each quantizer has its own
         raise _refused(name, str(error)) from error
     return placed if name in BEFORE else placed | {"quantization_config": requested}
+
+
+def is_dequantized(config: PretrainedConfig, device: torch.device) -> bool:
+    """Whether transformers dequantizes a checkpoint while loading it."""
+    method = _method(getattr(config, "quantization_config", None))
+    return device.type == "cpu" and method in DEQUANTIZED_ON_CPU
+
+
+@torch.no_grad()
+def cast_parameters(module: PreTrainedModel, dtype: torch.dtype) -> None:
+    """Cast a dequantized model's parameters, of which some have the checkpoint's own dtype."""
+    wide = {*(module._keep_in_fp32_modules or ()), *(module._keep_in_fp32_modules_strict or ())}
+    for name, parameter in module.named_parameters():
+        if parameter.is_floating_point() and not any(kept in name for kept in wide):
+            parameter.data = parameter.data.to(dtype)
 
 
 def _method(own_config: Any) -> str | None:

@@ -27,7 +27,12 @@ from container.model.loaded_model import LoadedModel
 from container.model.loading.checkpoint import loadable
 from container.model.loading.config import choose_cache_dtype, choose_dtype
 from container.model.loading.prepare import prepare, prepare_vision
-from container.model.loading.quantization import INT8, quantizer_options
+from container.model.loading.quantization import (
+    INT8,
+    cast_parameters,
+    is_dequantized,
+    quantizer_options,
+)
 from container.model.parallel.placement import Machine, Placement, num_gpus, place, weight_bytes
 from container.model.parallel.tensor_parallel import is_tensor_parallel, make_plain
 from container.settings.engine import PlacementSettings
@@ -165,9 +170,7 @@ def load_model(
         )  # fmt: skip
     if not options:  # a quantized or distributed one is already placed
         module.to(device)  # type: ignore[arg-type]  # transformers types it for its own decorator
-    if is_tensor_parallel(module):
-        make_plain(module)
-    module.eval()
+    _simplify(module, config, dtype, device)
     try:
         if reader is not None:
             requested = {f"QUANTIZE={INT8}": int8_weights, "KV_CACHE_DTYPE": cache_dtype}
@@ -183,6 +186,17 @@ def load_model(
         raise
     except Exception as error:  # sizes in config.json that contradict each other
         raise ModelLoadError(f"{path}: the model cannot be run: {one_line(error)}") from error
+
+
+def _simplify(
+    module: PreTrainedModel, config: PretrainedConfig, dtype: torch.dtype, device: torch.device
+) -> None:
+    """Give a model plain layers of one dtype, in place, and switch dropout off."""
+    if is_dequantized(config, device):
+        cast_parameters(module, dtype)
+    if is_tensor_parallel(module):
+        make_plain(module)
+    module.eval()
 
 
 def _refuse_for_images(requested: dict[str, object]) -> None:

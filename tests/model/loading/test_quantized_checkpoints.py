@@ -44,7 +44,7 @@ def _to_mxfp4(weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     return codes[..., 0::2] | codes[..., 1::2] << 4, (exponents[..., 0] + 127).to(torch.uint8)
 
 
-def _save(name: str, method: str, folder: Path) -> None:
+def _save(name: str, method: str, folder: Path, dtype: torch.dtype = F32) -> None:
     """Write a tiny model with weights in fewer bits."""
     tiny_models.make(name).save_pretrained(folder)
     config = json.loads((folder / "config.json").read_text())
@@ -55,7 +55,7 @@ def _save(name: str, method: str, folder: Path) -> None:
         elif method == "mxfp4" and key.endswith(("experts.gate_up_proj", "experts.down_proj")):
             stored[f"{key}_blocks"], stored[f"{key}_scales"] = _to_mxfp4(tensor)
         else:
-            stored[key] = tensor
+            stored[key] = tensor.to(dtype)
     save_file({key: one.contiguous() for key, one in stored.items()}, folder / "model.safetensors")
     config["quantization_config"] = {"quant_method": method} | (
         {"weight_block_size": [BLOCK, BLOCK], "activation_scheme": "dynamic"}
@@ -117,6 +117,16 @@ def test_what_was_dequantized_can_have_eight_bits(name: str, method: str, tmp_pa
     assert (packed.dtype, packed.attention) == (BF16, "paged")
     assert packed.phase is not None
     assert packed.weight_bytes < whole.weight_bytes
+
+
+@pytest.mark.parametrize(("name", "method"), [("llama", "fp8"), ("gpt_oss", "mxfp4")])
+def test_the_dtype_of_the_other_tensors_does_not_matter(
+    name: str, method: str, tmp_path: Path
+) -> None:
+    _save(name, method, tmp_path, BF16)
+    loaded = _load(tmp_path, F32)
+    assert loaded.attention == "paged"
+    assert {one.dtype for one in loaded.module.parameters()} == {F32}
 
 
 def test_experts_that_stay_as_they_are_count_as_such() -> None:
