@@ -17,7 +17,7 @@ import torch
 from transformers import PreTrainedModel
 
 from container.errors import ConfigError, ModelLoadError
-from container.model.attention import paged, traced, unpadded
+from container.model.attention import paged, positions, traced, unpadded
 from container.model.attention.metadata import AttentionMetadata, AttentionParams
 from container.model.embedder_loader import load_model
 from container.model.embedding.embedder import Embedder
@@ -29,7 +29,6 @@ from container.model.layers.decoder_layer import FusedDecoderLayer
 from container.model.layers.layer_ops import LayerOps
 from container.model.layers.linear import PlainLinear
 from container.model.loaded_model import LoadedModel
-from container.model.loading import position_check
 from container.model.optimize import fusing
 from container.model.reference_check import Accuracy, in_precision, measure
 from tests.support.models import embedders, outliers, prepared, real_models, tiny_models
@@ -265,7 +264,7 @@ def _longer_chunks(attn_params: AttentionParams, by: int) -> AttentionParams:
 
 
 def _without_positions(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(position_check, "_give_positions", lambda *_: None)
+    monkeypatch.setattr(positions, "_give_positions", lambda *_: None)
 
 
 FAULTS_OF_A_KIND: dict[str, tuple[str, Patch]] = {

@@ -114,6 +114,13 @@ def latents_of(module: nn.Module) -> LatentAttention | None:
     return expand if isinstance(expand, LatentAttention) else None
 
 
+def blank_output(module: nn.Module, query: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
+    """Return zeros in the shape of an attention function's output, [1, tokens, heads, dim]."""
+    latents = latents_of(module)
+    dim = value.shape[-1] if latents is None else latents.value_dim
+    return query.new_zeros(1, query.shape[2], query.shape[1], dim)
+
+
 def _multiply(rows: torch.Tensor, matrices: torch.Tensor) -> torch.Tensor:
     """Multiply each head's rows, [tokens, heads, in], by its matrix, [heads, in, out]."""
     count = len(rows)

@@ -13,7 +13,7 @@ from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, sdpa_mask
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from container.model.attention import paged, traced
-from container.model.attention.latent import latents_of
+from container.model.attention.latent import blank_output, latents_of
 from container.model.attention.metadata import AttentionParams
 from container.model.kv_cache.cache import LayerShape
 
@@ -92,13 +92,6 @@ def _trace_layers(module: PreTrainedModel, ids: torch.Tensor, layers: "_Layers")
     num_rows = ids.shape[1]
     cache = traced.TracedCache(record, num_rows, num_rows)
     module(input_ids=ids, past_key_values=cache, use_cache=False)
-
-
-def blank_output(module: torch.nn.Module, query: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
-    """Return zeros in the shape of an attention function's output, [1, tokens, heads, dim]."""
-    latents = latents_of(module)
-    dim = value.shape[-1] if latents is None else latents.value_dim
-    return query.new_zeros(1, query.shape[2], query.shape[1], dim)
 
 
 class _Layers:

@@ -18,6 +18,7 @@ from transformers import PreTrainedModel
 from container.errors import one_line as describe
 from container.model.attention import latent, paged
 from container.model.attention.metadata import AttentionParams
+from container.model.attention.positions import follow_positions
 from container.model.attention.traced import NotTraceable
 from container.model.attention.varlen import REFERENCE_ONLY, AttentionKernels
 from container.model.execution.forward_pass import ForwardPass
@@ -41,7 +42,6 @@ from container.model.loading.layer_probe import (
     probe_layers,
     set_attention,
 )
-from container.model.loading.position_check import follow_positions
 from container.model.optimize.compiling import compile_layers
 from container.model.optimize.fusing import fuse_decoder_layers
 from container.model.optimize.packing import pack
@@ -58,6 +58,8 @@ from container.model.reference_check import (
 
 log = logging.getLogger(__name__)
 
+# Whether models with latents keep them.
+KEEPS_LATENTS = False
 # Steps of the whole model's check: chunks, and one with a decode beside a chunk.
 WHOLE_STEPS = 3
 
@@ -109,10 +111,10 @@ def convert_to_paged(
 def convert(module: PreTrainedModel, ids: list[int], device: torch.device) -> "PagedTrial":
     """Switch a model to paged attention, and compare the results in the exact format.
 
-    On a CPU a model with latents keeps these, if that is as accurate. Raises NotPageable and leaves
-    the model unchanged.
+    A model with latents may keep these, if that is as accurate. Raises NotPageable and leaves the
+    model unchanged.
     """
-    if device.type == "cpu" and any(hasattr(part, "expand_kv") for part in module.modules()):
+    if KEEPS_LATENTS and any(hasattr(part, "expand_kv") for part in module.modules()):
         try:
             return _convert(module, ids, device, keeps_latents=True)
         except NotPageable as error:

@@ -16,8 +16,9 @@ from transformers.cache_utils import DynamicCache
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from container.errors import one_line
+from container.model.attention.latent import blank_output
+from container.model.attention.traced import NotTraceable
 from container.model.hf_config import text_config
-from container.model.loading.layer_probe import NotPageable, blank_output
 
 log = logging.getLogger(__name__)
 
@@ -66,7 +67,7 @@ def follow_positions(
     """Make `layers` use the positions of a step's tokens where they would count those of a cache.
 
     Sets the model's attention implementation, which the caller replaces; `undo` gets what restores
-    the layers. Raises NotPageable if their queries still differ from those with a cache.
+    the layers. Raises NotTraceable if their queries still differ from those with a cache.
     """
     seen = _late_position(module)
     rows = torch.tensor([ids[:2]], device=module.device)
@@ -83,7 +84,7 @@ def follow_positions(
         layer = module.get_submodule(name)
         undo.callback(layer.register_forward_pre_hook(_give_positions, with_kwargs=True).remove)
     if not _are_near(_states(module, **arguments, step=None), expected):
-        raise NotPageable("its attention has positions of its own")
+        raise NotTraceable("its attention has positions of its own")
     log.debug("layers get the positions of a step's tokens in the place of a cache")
 
 
