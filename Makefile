@@ -34,7 +34,7 @@ report = $(if $(REPORTS),--junitxml=$(REPORTS)/tests/$(1).xml)
 coverage = $(if $(REPORTS),--cov=container --cov-report=xml:$(REPORTS)/coverage.xml)
 
 .PHONY: serve local test test-quick test-server test-integration test-units test-sdk check format bench bench-embedding bench-gpu answers docs lock tools \
-	smollm2 browser screenshots \
+	smollm2 browser screenshots audit chaos fuzz overload \
 	image image-run image-test image-login image-sbom image-scan image-push image-staging clean help
 
 help:  ## show this list
@@ -88,6 +88,19 @@ check: $(VENV)/test.stamp  ## lint and types
 	$(BIN)/hadolint Dockerfile
 	$(BIN)/shellcheck --external-sources image/*.sh tests/docker_image/*.sh .ci/run
 	$(BIN)/check-jsonschema --schemafile image/buildspec.schema.json buildspec.yml
+
+audit: $(VENV)/bin/python  ## ask PyPI for known vulnerabilities of the locked packages (AUDIT=required: it must answer)
+	@$(BIN)/python image/audit/packages.py
+
+SOAK_MINUTES ?= 60
+chaos: $(VENV)/test.stamp $(KERNELS)  ## break a server on purpose, print who saw what (SOAK_MINUTES=60)
+	$(BIN)/python -m benchmarks.chaos --soak-minutes $(SOAK_MINUTES)
+
+fuzz: $(VENV)/test.stamp $(KERNELS)  ## send 20,000 bodies and headers that no client should send
+	$(BIN)/python -m benchmarks.fuzz
+
+overload: $(VENV)/test.stamp $(KERNELS)  ## measure refusals and accepted requests at 10 times the limit
+	$(BIN)/python -m benchmarks.chaos.overload
 
 format: $(VENV)/test.stamp  ## format the code
 	$(BIN)/ruff format .

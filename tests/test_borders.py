@@ -83,7 +83,7 @@ FLOORS = {
         ["lookahead"],
         ["keywords"],
     ],
-    "container.lifecycle": [["child", "startup_report"], ["shutdown"], ["supervisor"]],
+    "container.lifecycle": [["child", "listener", "startup_report"], ["shutdown"], ["supervisor"]],
     "container.model": [
         ["hf_config", "async_copy", "forward_batch", "kernels"],
         ["reference_check", "kv_cache"],

@@ -7,21 +7,21 @@ import signal
 import socket
 
 import gunicorn.util
-from gunicorn.workers.base import Worker
 
 from container import logs
+from container.frontend.gunicorn_worker import ConnectionWorker
+from container.ipc.heartbeat import Heartbeat
 from container.ipc.parent_watch import watch_parent
-from container.settings.process_env import SUPERVISOR_PID
+from container.settings.process_env import HEARTBEAT_FD, LISTENER_FD, SUPERVISOR_PID
 from container.settings.settings import Settings
 
 _settings = Settings.from_environ(os.environ)
 wsgi_app = "container.frontend.wsgi:application()"
-bind = f"{_settings.server.host}:{_settings.server.port}"
+bind = f"fd://{os.environ[LISTENER_FD]}"
 # The models of a multi-model endpoint are known to one process.
 workers = 1 if _settings.sagemaker.is_multi_model else _settings.server.num_frontends
 worker_class = "container.frontend.gunicorn_worker.ConnectionWorker"
 worker_connections = _settings.server.max_connections
-backlog = 2048
 # Longer than SageMaker and load balancers keep idle connections, so that they close first. The next
 # request's headers must have come by then.
 keepalive = 75
@@ -80,10 +80,14 @@ if _settings.sagemaker.is_multi_model:
 
 
 def when_ready(_server: object) -> None:
-    """Stop gunicorn when the supervisor dies, since nobody else would."""
+    """Show the supervisor that this process runs; stop it when the supervisor dies."""
+    if (heartbeat := Heartbeat.from_environ(os.environ, HEARTBEAT_FD)) is not None:
+        heartbeat.mark(is_ready=True)
+        heartbeat.start()
     watch_parent(int(os.environ[SUPERVISOR_PID]), lambda: os.kill(os.getpid(), signal.SIGTERM))
 
 
-def post_fork(_server: object, worker: Worker) -> None:
-    """Give what is left to send after a drain the same short time in every worker."""
+def post_fork(_server: object, worker: ConnectionWorker) -> None:
+    """Set the times of a worker: short after a drain, and that of a drain without a master."""
     worker.cfg.set("graceful_timeout", SENDING_S)
+    worker.orphan_drain_s = _settings.server.drain_s

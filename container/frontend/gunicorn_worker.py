@@ -4,6 +4,7 @@ Headers have gunicorn's: `keepalive` seconds from the start of a connection or i
 """
 
 import logging
+import os
 import resource
 import socket
 import time
@@ -62,7 +63,12 @@ class TimedReader:
 
 
 class ConnectionWorker(GeventWorker):
-    """Serves the connections that its table admits."""
+    """Serves the connections that its table admits.
+
+    `orphan_drain_s` is the time that running requests have once gunicorn's master has died.
+    """
+
+    orphan_drain_s = 0.0
 
     def init_process(self) -> None:
         """Make the table; gunicorn calls this in the worker's process and serves in it."""
@@ -78,6 +84,21 @@ class ConnectionWorker(GeventWorker):
         # The table decides; those that have just given way still have a greenlet.
         self.worker_connections = 2 * limit + HEALTH_PLACES
         super().init_process()
+
+    def notify(self) -> None:
+        """Show the master that this worker runs; if it has died, leave the port to the next one.
+
+        gunicorn's own worker would leave at once and cut all answers.
+        """
+        if self.ppid == os.getppid():
+            super().notify()
+        elif self.alive:
+            self.alive = False
+            self.cfg.set("graceful_timeout", self.orphan_drain_s)
+            self._table.close_waiting()
+            log.error(
+                "HTTP side: gunicorn's master died; a worker finishes its requests and leaves"
+            )
 
     def handle(self, listener: Any, client: socket.socket, addr: Any) -> None:
         """Serve the requests of a connection, if there is a place for it."""
@@ -107,7 +128,7 @@ class ConnectionWorker(GeventWorker):
             is_answered = super().handle_request(listener_name, req, sock, addr)
         finally:
             connection.enter(Phase.WAITING)
-        if connection.is_for_health:
+        if connection.is_for_health or not self.alive:
             raise StopIteration
         return is_answered
 

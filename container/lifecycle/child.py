@@ -35,7 +35,8 @@ ABORT_GRACE_S = 2.0
 class Child:
     """Owns one process, and restarts it when it dies or, by its heartbeats, hangs.
 
-    Without `heartbeat` limits the process sends none. `now` is a clock in seconds.
+    Without `heartbeat` limits the process sends none. `is_group`: of a process that hangs, those
+    that it started are killed too. It inherits `fds`. `now` is a clock in seconds.
     """
 
     def __init__(
@@ -45,9 +46,13 @@ class Child:
         *arguments: str,
         environ: dict[str, str],
         heartbeat: HeartbeatLimits | None = None,
+        is_group: bool = True,
+        fds: tuple[int, ...] = (),
         now: Callable[[], float] = time.monotonic,
     ) -> None:
         self.name = name
+        self._is_group = is_group
+        self._fds = fds
         self._heartbeat = heartbeat
         self._monitor: HeartbeatMonitor | None = None
         self._command = [sys.executable, "-m", module, *arguments]
@@ -72,7 +77,8 @@ class Child:
         """
         code = self.poll()
         if code is None and self._monitor is not None and (hang := self._monitor.hang()):
-            log.error("%s: %s; killed, its requests fail", self.name, hang)
+            fate = "its requests fail" if self._is_group else "its requests go on"
+            log.error("%s: %s; killed, %s", self.name, hang, fate)
             code = self._end_hung()
         if code is None:
             return None
@@ -116,7 +122,7 @@ class Child:
         self._process.send_signal(signal.SIGABRT)
         self.wait(time.monotonic() + ABORT_GRACE_S)
         with contextlib.suppress(ProcessLookupError):
-            os.killpg(self.pid, signal.SIGKILL)  # what it started too
+            (os.killpg if self._is_group else os.kill)(self.pid, signal.SIGKILL)
         return self._process.wait()
 
     def _start(self) -> Process:
@@ -133,7 +139,9 @@ class Child:
 
     def _popen(self, environ: dict[str, str], *fds: int) -> Process:
         # Its own session: a terminal's ^C reaches the supervisor only, which then stops in order.
-        return subprocess.Popen(self._command, env=environ, start_new_session=True, pass_fds=fds)
+        return subprocess.Popen(
+            self._command, env=environ, start_new_session=True, pass_fds=(*self._fds, *fds)
+        )
 
 
 def reap_strangers(children: Iterable[Child]) -> None:

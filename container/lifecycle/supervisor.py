@@ -9,6 +9,7 @@ import logging
 import os
 import shutil
 import signal
+import socket
 import sys
 import tempfile
 import threading
@@ -24,6 +25,7 @@ from container.handlers.user_code import find_code
 from container.ipc.heartbeat import HeartbeatLimits
 from container.ipc.parent_watch import is_orphan
 from container.lifecycle.child import Child, cause, reap_strangers
+from container.lifecycle.listener import open_listener
 from container.lifecycle.shutdown import (
     STOP_BUDGET_S,
     StopSchedule,
@@ -37,6 +39,7 @@ from container.settings.process_env import (
     EMBEDDER_ADDRESS,
     ENGINE_ADDRESS,
     HANDLER_ADDRESS,
+    LISTENER_FD,
     PARENT_PID,
     RANKS_FOLDER,
     RESPONSES_FOLDER,
@@ -85,19 +88,31 @@ class Supervisor:
         self._check_budget()
         for finding in diagnose(self._settings, os.environ):
             log.log(logging.WARNING if finding.is_warning else logging.INFO, "%s", finding.text)
-        folder = Path(tempfile.mkdtemp(prefix="container-"))
+        server = self._settings.server
         try:
-            return self._serve(
-                _child_environ(folder, names, self._settings.placement.data_parallel)
-            )
+            listener = open_listener(server.host, server.port)
+        except OSError as error:
+            log.error(
+                "HTTP side: %s:%d (HOST, PORT) cannot be bound: %s; the container stops",
+                server.host, server.port, error.strerror,
+            )  # fmt: skip
+            return FRONTENDS_DIED
+        folder = Path(tempfile.mkdtemp(prefix="container-"))
+        environ = _child_environ(folder, names, self._settings.placement.data_parallel)
+        try:
+            return self._serve(environ | {LISTENER_FD: str(listener.fileno())}, listener)
         finally:
             shutil.rmtree(folder, ignore_errors=True)
 
-    def _serve(self, environ: dict[str, str]) -> int:
+    def _serve(self, environ: dict[str, str], listener: socket.socket) -> int:
         config = "python:container.frontend.gunicorn_conf"
-        frontends = Child("HTTP side", "gunicorn", "-c", config, environ=environ)
         server = self._settings.server
         limits = HeartbeatLimits(server.heartbeat_timeout_s, server.step_timeout_s)
+        master_limits = HeartbeatLimits(server.heartbeat_timeout_s, 0.0)
+        frontends = Child(
+            "HTTP side", "gunicorn", "-c", config,
+            environ=environ, heartbeat=master_limits, is_group=False, fds=(listener.fileno(),),
+        )  # fmt: skip
         groups = [
             _start(name, environ[variable].split(","), environ, limits)
             for name, variable in BACKENDS.items()
@@ -125,6 +140,7 @@ class Supervisor:
             return code or 0
         finally:
             kill(behind)
+            listener.close()  # so that nobody waits in its backlog
             stop_frontends(frontends, self._begin_stop().end_at)
 
     def _begin_stop(self) -> StopSchedule:
@@ -150,11 +166,16 @@ class Supervisor:
         return owner is None or not is_orphan(int(owner))
 
     def _check_frontends(self, frontends: Child) -> int | None:
+        """Keep gunicorn alive; return the exit code when it has left by itself.
+
+        If its master is killed, the workers finish their requests. Those of a multi-model endpoint
+        take their models with them.
+        """
         code = frontends.poll()
-        if code is None:
-            return None
-        hint = f"; is port {self._settings.server.port} taken?" if code == 1 else ""
-        log.error("HTTP side: gunicorn exited (%s)%s; the container stops", cause(code), hint)
+        is_killed = code is not None and code < 0
+        if code is None or (is_killed and not self._settings.sagemaker.is_multi_model):
+            return frontends.keep_alive()
+        log.error("HTTP side: gunicorn exited (%s); the container stops", cause(code))
         return FRONTENDS_DIED
 
     def _announce(self) -> None:

@@ -20,6 +20,8 @@ ADAPTER_RECORD = "CONTAINER_ADAPTER_RECORD"
 SUPERVISOR_PID = "CONTAINER_SUPERVISOR_PID"
 # The pipe to which a backend writes its heartbeats.
 HEARTBEAT_FD = "CONTAINER_HEARTBEAT_FD"
+# The socket on which gunicorn accepts connections.
+LISTENER_FD = "CONTAINER_LISTENER_FD"
 SAGEMAKER_MODEL_DIR = Path("/opt/ml/model")
 ADDITIONAL_DATA = Path("/opt/ml/additional-model-data-sources")
 

@@ -79,7 +79,7 @@ class ServerSettings:
     heartbeat_timeout_s: int = setting(
         20, "HEARTBEAT_TIMEOUT", cast=integer(0, 3600),
         meaning="Seconds without a sign of life after which a process is replaced (an HTTP process "
-        "after 60 at least). 0: never.",
+        "after 30 at least). 0: never.",
     )  # fmt: skip
     step_timeout_s: int = setting(
         300, "STEP_TIMEOUT", cast=integer(0, 86_400),

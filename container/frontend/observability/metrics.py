@@ -63,6 +63,7 @@ class Metrics:
             "tgi_request_failure", "Requests failed", ["err"], registry=registry
         )
         self._aborted = Counter("tgi_request_aborted", "Clients that left", registry=registry)
+<<<<<<< HEAD
         by_adapter = {
             "tgi_adapter_request_count": "Requests answered, by LoRA adapter",
             "tgi_adapter_generated_tokens": "Tokens generated, by LoRA adapter",
@@ -71,6 +72,11 @@ class Metrics:
             name: Counter(name, meaning, ["adapter"], registry=registry)
             for name, meaning in by_adapter.items()
         }
+=======
+        self._cut = Counter(
+            "tgi_request_deadline_exceeded", "Answers cut by their deadline", registry=registry
+        )
+>>>>>>> 069422b (Break servers on purpose: make chaos, make fuzz, make audit)
         seconds = {
             "tgi_request_duration": "From the request to its last token",
             "tgi_request_validation_duration": "Template, tokenizer and checks",
@@ -127,6 +133,8 @@ class Metrics:
 
     def observe(self, running: RunningRequest) -> None:
         """Note the times and lengths of a request of the engine that has ended well."""
+        if running.is_cut:
+            self._cut.inc()
         times = running.times
         self._note_duration(times.total_s - times.queue_s)
         self._observe("tgi_request_duration", times.total_s)

@@ -94,6 +94,11 @@ class ConnectionTable:
         if not self._num_by_address[connection.address]:
             del self._num_by_address[connection.address]
 
+    def close_waiting(self) -> None:
+        """Close all connections that wait for a request."""
+        for connection in [each for each in self._open if each.phase is Phase.WAITING]:
+            self._close(connection)
+
     def _make_room(self, address: str) -> bool:
         """Have a connection give way to one from `address`; return whether one could."""
         now = time.monotonic()

@@ -9,12 +9,16 @@ import threading
 import weakref
 from typing import Any
 
+import psutil
+
 from container.text.templates.process import CPU_S, receive, send
 
 # A rendering that takes all of its processor time does not hold up the others.
 MAX_PROCESSES = 2
 # For a rendering on a machine that has no time for it, or a process that hangs.
 WHOLE_S = 30.0
+# A process that dies of a fault is a zombie before it can be waited for.
+NO_WORK = {psutil.STATUS_STOPPED, psutil.STATUS_ZOMBIE, psutil.STATUS_DEAD}
 
 
 class RenderError(Exception):
@@ -23,6 +27,10 @@ class RenderError(Exception):
     def __init__(self, message: str, *, is_type: bool = False) -> None:
         super().__init__(message)
         self.is_type = is_type
+
+
+class _Killed(RenderError):
+    """The process was killed by SIGKILL, which none of its own limits sends."""
 
 
 class TemplateRenderer:
@@ -44,17 +52,33 @@ class TemplateRenderer:
         Raises RenderError.
         """
         with self._slots:
-            process = self._idle.pop() if self._idle else _Process()
             try:
-                answer = process.ask(request)
-            except BaseException:  # such as the end of the greenlet that waits
-                process.kill()
-                raise
-            self._idle.append(process)
+                answer = self._ask(request)
+            except _Killed:  # by somebody else, or for memory that others took
+                answer = self._ask(request)
         if "text" not in answer:
             raise RenderError(answer["error"], is_type=answer["is_type"])
         text: str = answer["text"]
         return text
+
+    def _ask(self, request: dict[str, Any]) -> dict[str, Any]:
+        process = self._take_idle() or _Process()
+        try:
+            answer = process.ask(request)
+        except BaseException:  # such as the end of the greenlet that waits
+            process.kill()
+            raise
+        self._idle.append(process)
+        return answer
+
+    def _take_idle(self) -> "_Process | None":
+        """Take a process that waits for work; end those that were stopped or killed meanwhile."""
+        while self._idle:
+            process = self._idle.pop()
+            if process.is_running:
+                return process
+            process.kill()
+        return None
 
     def close(self) -> None:
         """End the processes that do nothing; later renderings start new ones."""
@@ -89,8 +113,15 @@ class _Process:
         except OSError:
             answer = None
         if answer is None:
-            raise RenderError(self._cause_of_death())
+            raise self._cause_of_death()
         return answer
+
+    @property
+    def is_running(self) -> bool:
+        """Whether it has neither died nor been stopped."""
+        if self._process.poll() is not None:
+            return False
+        return psutil.Process(self._process.pid).status() not in NO_WORK
 
     def kill(self) -> None:
         """End it at once."""
@@ -98,8 +129,11 @@ class _Process:
         self._process.kill()
         self._process.wait()
 
-    def _cause_of_death(self) -> str:
+    def _cause_of_death(self) -> RenderError:
+        code = None
         with contextlib.suppress(subprocess.TimeoutExpired):
-            if self._process.wait(1) == -signal.SIGPROF:
-                return f"it took longer than {CPU_S:.0f} s of processor time"
-        return "it ended the process that rendered it, for memory perhaps"
+            code = self._process.wait(1)
+        if code == -signal.SIGPROF:
+            return RenderError(f"it took longer than {CPU_S:.0f} s of processor time")
+        kind = _Killed if code == -signal.SIGKILL else RenderError
+        return kind("it ended the process that rendered it, for memory perhaps")

@@ -87,6 +87,7 @@ def test_a_request_can_have_a_deadline_of_its_own(
     shared_servers: SharedServers, endless_model: Path
 ) -> None:
     server = shared_servers.get(endless_model)
+    num_cut = server.metric("tgi_request_deadline_exceeded")
     by_field = _post(server, "/v1/chat/completions", CHAT | {"request_deadline": 1})
     parameters = {"max_new_tokens": LONG, "request_deadline": 1, "details": True}
     by_parameter = _post(server, "/generate", {"inputs": "Tell", "parameters": parameters})
@@ -96,6 +97,7 @@ def test_a_request_can_have_a_deadline_of_its_own(
         assert response.headers[MARK] == "true"
     details = by_parameter.json()["details"]
     assert details["generated_tokens"] == len(details["tokens"])
+    wait_for(lambda: server.metric("tgi_request_deadline_exceeded") == num_cut + 3, 20)
 
 
 @pytest.mark.parametrize("value", ["0.9", "-1", "soon", "nan", "inf"])

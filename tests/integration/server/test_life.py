@@ -138,6 +138,28 @@ def test_a_killed_frontend_is_replaced_and_its_requests_are_aborted(
     assert answer.ok, answer.text + server.log
 
 
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP])
+def test_gunicorns_master_is_replaced_and_streams_go_on(
+    tmp_path: Path, endless_model: Path, number: signal.Signals
+) -> None:
+    with serving(tmp_path / "log", endless_model, HEARTBEAT_TIMEOUT="2") as server:
+        engine = server.engine()
+        streams = _streams(server, 2, parameters={"max_new_tokens": 2000})
+        [worker] = server.frontends()
+        master = worker.parent()
+        master.send_signal(number)
+        wait_for(lambda: not worker.is_running(), 60, lambda: server.log)
+        server.wait_ready()
+        for stream in streams:
+            stream.join(60)
+            assert stream.failure is None
+            assert stream.last["generated_text"] is not None
+        assert not master.is_running()
+        assert server.engine() == engine
+        assert requests.post(f"{server.url}/generate", json=SHORT, timeout=60).ok
+        assert server.stop() == 0
+
+
 def test_a_client_that_leaves_frees_its_blocks(
     shared_servers: SharedServers, endless_model: Path
 ) -> None:

@@ -1,12 +1,15 @@
 """Templates that loop, take memory or write without end; and what is the same as in-process."""
 
+import contextlib
 import json
 import os
+import signal
 import threading
 import time
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 from transformers import AutoTokenizer
 
@@ -14,7 +17,7 @@ from container.errors import TemplateFailed
 from container.text.templates.chat_template import ChatTemplate
 from container.text.templates.renderer import RenderError, TemplateRenderer
 from container.text.tokenizer import Tokenizer
-from tests.support.servers import DEMO_MODEL
+from tests.support.servers import DEMO_MODEL, wait_for
 
 LOOP = "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}"
 USER = [{"role": "user", "content": "Hi"}]
@@ -63,6 +66,44 @@ def test_a_template_that_loops_does_not_hold_up_others(renderer: TemplateRendere
     answered_at = time.monotonic()
     looping.join()
     assert answered_at < ended_at[0]
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP, signal.SIGSEGV])
+def test_a_process_that_was_ended_or_stopped_while_idle_fails_no_template(
+    number: signal.Signals,
+) -> None:
+    renderer = TemplateRenderer()
+    _render(renderer, "a")
+    [process] = _template_processes()
+    process.send_signal(number)
+    wait_for(lambda: process.status() in (psutil.STATUS_STOPPED, psutil.STATUS_ZOMBIE), 10)
+    assert _render(renderer, "{{ messages[0].content }}") == "Hi"
+    assert process not in _template_processes()
+    renderer.close()
+
+
+def test_a_template_whose_process_was_killed_is_rendered_again() -> None:
+    renderer = TemplateRenderer()
+    _render(renderer, "a")
+    [process] = _template_processes()
+    texts: list[str] = []
+    slow = "{% for a in range(99999) %}{% for b in range(9) %}{% endfor %}{% endfor %}b"
+    rendering = threading.Thread(target=lambda: texts.append(_render(renderer, slow)))
+    rendering.start()
+    process.kill()
+    rendering.join()
+    assert texts == ["b"]
+    renderer.close()
+
+
+def _template_processes() -> list[psutil.Process]:
+    """The newest process of a renderer; that of the module may have others."""
+    found = []
+    for process in psutil.Process().children():
+        with contextlib.suppress(psutil.ZombieProcess):
+            if "container.text.templates.process" in process.cmdline():
+                found.append(process)
+    return sorted(found, key=lambda process: process.create_time())[-1:]
 
 
 def test_numbers_of_any_size_are_passed_on(renderer: TemplateRenderer) -> None:

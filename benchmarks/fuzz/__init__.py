@@ -1,0 +1,1 @@
+"""A fuzz of every route: bodies and headers that no client should send."""
