@@ -35,5 +35,9 @@ def configure(level: str, *, json_output: bool | None) -> None:
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonLines() if as_json else logging.Formatter(FORMAT, "%H:%M:%S"))
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
+    # transformers, once imported, has a handler of its own, whose lines have another form.
+    library = logging.getLogger("transformers")
+    library.handlers.clear()
+    library.propagate = True
     for noisy in ("httpx", "urllib3", "filelock", "huggingface_hub", "sentence_transformers"):
         logging.getLogger(noisy).setLevel(max(logging.WARNING, logging.getLogger().level))

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from benchmarks.chaos import table, watch
 from benchmarks.chaos.balancer import rolling_restart
-from benchmarks.chaos.disk import NoMount, disk_fault, small_disk
+from benchmarks.chaos.disk import NoMount, disk_faults, small_disk
 from benchmarks.chaos.faults import HANDLERS, RANKS, SERVING, process_faults
 from benchmarks.chaos.load import HANDLER_PROGRAM, Kind, handler_kinds, kinds
 from benchmarks.chaos.network import network_faults
@@ -49,7 +49,7 @@ def main() -> int:
     with _working_folder(options.folder) as folder:
         for row in _rows(folder, options.only, options.soak_minutes):
             rows.append(row)
-            print(" | ".join(table.cells(row)), flush=True)
+            print(" | ".join(table.cells(row)), row.messages, flush=True)
     print(table.write(rows))
     if options.json:
         options.json.write_text(json.dumps([asdict(row) for row in rows], indent=1))
@@ -95,12 +95,12 @@ def _rows(folder: Path, only: str, soak_minutes: float) -> Iterator[Row]:
 def _full_disk(
     matching: Callable[[list[Fault]], list[Fault]], folder: Path, model: Path
 ) -> Iterator[Row]:
-    if not matching([disk_fault(folder)]):
+    if not matching(disk_faults(folder)):
         return
     try:
         with small_disk(folder / "disk") as disk:
             settings = {"TMPDIR": str(disk)}
-            yield from _run([disk_fault(disk)], BODIES, folder, model, settings)
+            yield from _run(matching(disk_faults(disk)), BODIES, folder, model, settings)
     except NoMount as error:
         print(f"left out: {error}", file=sys.stderr)
 

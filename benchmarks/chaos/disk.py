@@ -1,15 +1,20 @@
 """A full disk: the server's temporary folder is a small tmpfs, which a file fills. Needs root."""
 
 import contextlib
+import signal
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from benchmarks.chaos.trial import Effect, Fault
+import requests
+
+from benchmarks.chaos.faults import signal_to
+from benchmarks.chaos.trial import Effect, Fault, Inject
 from tests.support.servers import Server
 
 SIZE = "64m"
+FULL = "temporary folder full"
 
 
 class NoMount(Exception):
@@ -29,15 +34,31 @@ def small_disk(folder: Path) -> Iterator[Path]:
         subprocess.run(["umount", "--lazy", str(folder)], check=False)
 
 
-def disk_fault(folder: Path) -> Fault:
-    """Return the fault of a folder without space."""
+def disk_faults(folder: Path) -> list[Fault]:
+    """Return the faults of a folder without space, alone and with a process that starts in it."""
 
-    def inject(_: Server) -> Effect:
-        filler = folder / "filler"
-        fill(filler)
-        return Effect(filler.unlink)
+    def full(kill: Inject | None = None) -> Inject:
+        def inject(server: Server) -> Effect:
+            filler = folder / "filler"
+            fill(filler)
+            if kill is not None:
+                kill(server)
+            return Effect(filler.unlink, lambda: kill is None or _has_started(server))
 
-    return Fault("temporary folder full", inject)
+        return inject
+
+    return [
+        Fault(FULL, full()),
+        Fault(f"{FULL}, engine killed", full(signal_to("engine", signal.SIGKILL))),
+        Fault(f"{FULL}, HTTP worker killed", full(signal_to("HTTP worker", signal.SIGKILL)), True),
+    ]
+
+
+def _has_started(server: Server) -> bool:
+    try:
+        return bool(server.ping().ok)
+    except requests.RequestException:
+        return False
 
 
 def fill(path: Path) -> None:

@@ -25,13 +25,15 @@ class NoSuchRole(Exception):
 def process_faults(roles: tuple[str, ...]) -> list[Fault]:
     """Return a kill and a stop for each role."""
     return [
-        Fault(f"{name} {how}", _signal(name, number), cuts=name == "HTTP worker")
+        Fault(f"{name} {how}", signal_to(name, number), cuts=name == "HTTP worker")
         for name in roles
         for how, number in (("killed", signal.SIGKILL), ("stopped", signal.SIGSTOP))
     ]
 
 
-def _signal(name: str, number: signal.Signals) -> Inject:
+def signal_to(name: str, number: signal.Signals) -> Inject:
+    """Return what sends a signal to the first process of a role. It raises NoSuchRole."""
+
     def inject(server: Server) -> Effect | None:
         found = by_role(server.process.pid)
         if name not in found:

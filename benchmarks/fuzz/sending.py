@@ -31,6 +31,7 @@ class FuzzReport:
         self.statuses[status] += 1
         self.slowest_s = max(self.slowest_s, took_s)
         if failure is not None:
+            print(failure, flush=True)
             self.failures.append(failure)
 
     @property

@@ -67,9 +67,6 @@ def _write_error(sock: socket.socket, status_int: int, reason: str, mesg: str) -
     gunicorn.util.write_nonblock(sock, head.encode("latin1") + body)
 
 
-logs.configure(_settings.observability.log_level, json_output=_settings.observability.json_output)
-
-
 answer_in_json()
 
 
@@ -77,6 +74,21 @@ if _settings.sagemaker.is_multi_model:
     wsgi_app = "container.frontend.wsgi:multi_model_application()"
     # Its worker drains the models itself, before it stops to accept connections.
     graceful_timeout = _settings.server.drain_s + SENDING_S
+
+
+def configure_logs() -> None:
+    """Log in this server's form."""
+    logs.configure(
+        _settings.observability.log_level, json_output=_settings.observability.json_output
+    )
+
+
+configure_logs()
+
+
+def on_starting(_server: object) -> None:
+    """Configure the logs again, since gunicorn has just taken the handlers away."""
+    configure_logs()
 
 
 def when_ready(_server: object) -> None:

@@ -20,7 +20,7 @@ import msgspec
 import zmq.green as zmq
 from zmq.utils.monitor import recv_monitor_message
 
-from container.errors import Overloaded, ServingError, Unavailable
+from container.errors import InvalidParameter, Overloaded, ServingError, Unavailable
 from container.messages.common import EngineState, Hello, RequestFailed, encode
 
 log = logging.getLogger(__name__)
@@ -143,11 +143,18 @@ class BackendClient(ABC, Generic[S]):
             raise Unavailable(status.detail, retry_after_s=5)
 
     def _submit(self, message: msgspec.Struct) -> None:
-        """Send a request. Raises Overloaded when the other side does not read."""
+        """Send a request. Raises Overloaded when the other side does not read.
+
+        Raises InvalidParameter for a number that no message can hold.
+        """
         try:
             self._send(message)
         except zmq.Again:
             raise Overloaded(f"the {self._name} does not keep up", retry_after_s=1) from None
+        except OverflowError:
+            raise InvalidParameter(
+                "a number in the request does not fit into 64 bits; token ids are far below that"
+            ) from None
 
     def _send_abort(self, message: msgspec.Struct) -> None:
         """Tell the other side, if it is there, that nobody waits for a request any more."""

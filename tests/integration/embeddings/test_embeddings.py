@@ -115,6 +115,17 @@ def test_mistakes_are_explained(server: Server, body: dict, field: str, words: s
     assert words in error["message"]
 
 
+@pytest.mark.parametrize("token_id", [-1, 2**31, 2**63, 2**64, -(2**63) - 1, 10**400])
+@pytest.mark.parametrize("path", ["/v1/embeddings", "/pooling", "/embed", "/embed_all"])
+def test_ids_that_no_model_has_are_the_clients_fault(
+    server: Server, path: str, token_id: int
+) -> None:
+    for ids in ([token_id], [[5, token_id]]):
+        refused = post(server, path, input=ids, inputs=ids, model="m")
+        assert 400 <= refused.status_code < 500, refused.text
+        assert len(refused.content) < 1000
+
+
 def test_truncate_cuts_long_texts_from_either_side(server: Server) -> None:
     cut = post(server, "/v1/embeddings", input=LONG + "cat", truncate=True).json()
     check_same([cut["data"][0]["embedding"]], [LONG + "cat"])  # the library cuts on the right

@@ -131,8 +131,14 @@ def test_a_killed_frontend_is_replaced_and_its_requests_are_aborted(
 ) -> None:
     server = shared_servers.get(endless_model)
     _streams(server, 2)
-    server.frontends()[0].kill()
+    logged = len(server.log)
+    [victim] = server.frontends()
+    victim.kill()
+    wait_for(lambda: victim not in server.frontends(), 20)
     wait_for(lambda: len(server.frontends()) == 1, 20)
+    lines = server.log[logged:].splitlines()
+    assert any("SIGKILL" in line for line in lines)
+    assert all(isinstance(json.loads(line), dict) for line in lines)
     wait_for(lambda: server.metric("tgi_batch_current_size") == 0, 20)
     answer = requests.post(f"{server.url}/generate", json=SHORT, timeout=60)
     assert answer.ok, answer.text + server.log
