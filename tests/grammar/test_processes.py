@@ -166,6 +166,16 @@ def test_a_dead_process_or_server_costs_its_own_requests_only(client: GrammarCli
     assert [_wait(client, constraint).error for constraint in several] == [None] * 3
 
 
+def test_a_process_that_died_while_nobody_followed_it_is_replaced(client: GrammarClient) -> None:
+    _wait(client, _start(client, DIGIT)).close()
+    [pid] = _children(client)
+    os.kill(pid, signal.SIGKILL)
+    until = time.monotonic() + 10
+    while os.path.exists(f"/proc/{pid}") and time.monotonic() < until:
+        time.sleep(0.01)
+    assert _wait(client, _start(client, DIGIT)).error is None
+
+
 def test_a_stopped_process_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
     client = GrammarClient(_args(timeout_s=4.0))
     client.check()
