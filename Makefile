@@ -100,7 +100,7 @@ fuzz: $(VENV)/test.stamp $(KERNELS)  ## send 20,000 bodies and headers that no c
 	$(BIN)/python -m benchmarks.fuzz
 
 overload: $(VENV)/test.stamp $(KERNELS)  ## measure refusals and accepted requests at 10 times the limit
-	$(BIN)/python -m benchmarks.chaos.overload
+	$(BIN)/python -m benchmarks.overload
 
 format: $(VENV)/test.stamp  ## format the code
 	$(BIN)/ruff format .

@@ -1,4 +1,4 @@
-"""Refusals and accepted requests at ten times the limit: `python -m benchmarks.chaos.overload`.
+"""Refusals and accepted requests at ten times the limit: `python -m benchmarks.overload`.
 
 As many clients as the server has places stream without a pause. In every other phase there are nine
 times as many more, each of which asks once a second. Prints how long a 429 took, and the time
