@@ -63,7 +63,6 @@ class Metrics:
             "tgi_request_failure", "Requests failed", ["err"], registry=registry
         )
         self._aborted = Counter("tgi_request_aborted", "Clients that left", registry=registry)
-<<<<<<< HEAD
         by_adapter = {
             "tgi_adapter_request_count": "Requests answered, by LoRA adapter",
             "tgi_adapter_generated_tokens": "Tokens generated, by LoRA adapter",
@@ -72,11 +71,9 @@ class Metrics:
             name: Counter(name, meaning, ["adapter"], registry=registry)
             for name, meaning in by_adapter.items()
         }
-=======
         self._cut = Counter(
             "tgi_request_deadline_exceeded", "Answers cut by their deadline", registry=registry
         )
->>>>>>> 069422b (Break servers on purpose: make chaos, make fuzz, make audit)
         seconds = {
             "tgi_request_duration": "From the request to its last token",
             "tgi_request_validation_duration": "Template, tokenizer and checks",
