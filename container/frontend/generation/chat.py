@@ -122,6 +122,8 @@ class Conversations:
     ) -> PreparedChat:
         """Render and encode a chat. Raises the request's first error."""
         service = self._service
+        if chat_prompt.truncate is None and not self._prompts.is_plain(chat_prompt):
+            service.check_num_messages(len(chat_prompt.messages), names)
         text, answer = self._prompts.render(chat_prompt)
         adds = chat_prompt.add_special_tokens
         prompt = service.prompt(

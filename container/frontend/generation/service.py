@@ -168,6 +168,15 @@ class Service:
         )
         return Prompt(self.check_prompt(read.ids, names), len(text), read.images)
 
+    def check_num_messages(self, count: int, names: FieldNames) -> None:
+        """Refuse more messages than a prompt has tokens, before they are fitted to the template.
+
+        Raises PromptTooLong.
+        """
+        longest = self.info.max_input_tokens
+        if count > longest:
+            raise _too_long(names.prompt, longest, f"{count} messages")
+
     def encode(
         self,
         text: str,

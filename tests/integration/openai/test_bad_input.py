@@ -222,3 +222,14 @@ def test_a_field_of_responses_of_another_type_is_named(
     for value in wrong:
         response = _post(server, "/v1/responses", {"input": "a"} | {field: value})
         _check_openai(response, field, value)
+
+
+def test_more_messages_than_the_model_takes_tokens_are_refused_by_their_number(
+    server: Server,
+) -> None:
+    turns = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
+    for path in ("/v1/chat/completions", "/v1/messages", "/invocations"):
+        body = {"model": "any", "messages": turns * 10_000, "max_tokens": 2}
+        refused = _post(server, path, body)
+        assert refused.status_code == 400
+        assert "20000 messages" in refused.json()["error"]["message"]
