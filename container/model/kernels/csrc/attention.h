@@ -102,6 +102,14 @@ INLINE void next_tile(struct places *p, int64_t *cached) {
     p->position += LANES;
 }
 
+/* Set the running maximum and sum of a query's softmax: with a sink as after a tile whose weight is 1 and
+ * whose value is 0. */
+INLINE void begin_softmax(const struct layer *l, int64_t head, float *most, floats *total) {
+    const ints lanes = LANE_NUMBERS;
+    *most = l->sinks ? l->sinks[head] : -__builtin_inff();
+    *total = l->sinks ? pick(lanes == 0, all(1.0f), all(0.0f)) : all(0.0f);
+}
+
 /* Attend with `n` queries of one KV head of one sequence, from number `from` on: those of its first
  * row's heads, then the next row's. Softmax over tiles of LANES positions with a running maximum (Milakov
  * and Gimelshein, 2018; Dao et al., 2022). Tiles start at multiples of LANES and masked positions add an
@@ -121,11 +129,7 @@ INLINE void attend_few(const struct attention *a, const int64_t *span, int64_t k
         last[g] = span[2] - span[1] + (from + g) / group;
         first[g] = l->window && last[g] >= l->window ? last[g] + 1 - l->window : 0;
         to[g] = (row * l->heads + head) * dim;
-        total[g] = all(0.0f);
-        if (l->sinks) { /* as if there were a tile before with a weight of 1 and no value */
-            most[g] = l->sinks[head];
-            total[g] = pick(lanes == 0, all(1.0f), all(0.0f));
-        }
+        begin_softmax(l, head, most + g, total + g);
         for (int64_t i = 0; i < dim; i += LANES) {
             store(q[g], i, load(a->qkv, (row * width + head) * dim + i, bf16), 0);
             store(attn_out[g], i, all(0.0f), 0);

@@ -40,8 +40,7 @@ INLINE void load_queries(struct prompt *p, const struct attention *a, const int6
         p->last[g] = span[2] - span[1] + number / group;
         p->first[g] = l->window && p->last[g] >= l->window ? p->last[g] + 1 - l->window : 0;
         p->to[g] = (row * l->heads + head) * dim;
-        p->total[g] = all(0.0f);
-        p->most[g] = -__builtin_inff();
+        begin_softmax(l, head, p->most + g, p->total + g);
         for (int64_t i = 0; i < dim; i += LANES) {
             store(p->q, g * dim + i, load(a->qkv, (row * width + head) * dim + i, bf16), 0);
             store(p->attn_out, g * dim + i, all(0.0f), 0);
