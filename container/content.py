@@ -126,17 +126,27 @@ def read_csv(body: bytes) -> dict[str, Any]:
     return {"inputs": records}
 
 
-def csv_rows(body: bytes) -> Iterator[dict[str, str]]:
-    """Yield the rows of a CSV body by the names of their columns. Raises MalformedRequest."""
+def has_csv_header(body: bytes) -> bool:
+    """Whether the first line of a CSV body names a known column."""
+    first, _, _ = body.partition(b"\n")
+    cells = next(csv.reader([text(first).strip()]), []) if first.strip() else []
+    return bool({cell.strip() for cell in cells} & set(CSV_COLUMNS))
+
+
+def csv_rows(body: bytes, columns: list[str] | None = None) -> Iterator[dict[str, str]]:
+    """Yield the rows of a CSV body by the names of their columns. Raises MalformedRequest.
+
+    `columns` are the names of a body without a header line.
+    """
     reader = csv.reader(io.StringIO(text(body), newline=""))
     try:
-        header = [name.strip() for name in next(reader, [])]
+        header = columns or [name.strip() for name in next(reader, [])]
         if not set(header) & set(CSV_COLUMNS):
             raise MalformedRequest(
                 "the CSV needs a header line with at least one of the columns "
                 f"{', '.join(CSV_COLUMNS)}"
             )
-        for number, row in enumerate(reader, 2):
+        for number, row in enumerate(reader, 1 if columns else 2):
             if row and len(row) != len(header):
                 raise MalformedRequest(
                     f"line {number} has {len(row)} columns, but the header has {len(header)}"

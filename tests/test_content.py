@@ -54,6 +54,16 @@ def test_csv_columns_become_inputs() -> None:
     assert asked == {"inputs": [{"question": "Who?", "context": "Me."}]}
 
 
+def test_csv_rows_without_a_header_have_the_names_that_are_given() -> None:
+    assert not content.has_csv_header(b"Hello\n")
+    assert not content.has_csv_header(b"")
+    assert content.has_csv_header(b'"inputs" , id\r\na,1\r\n')
+    assert list(content.csv_rows(b'"a, b"\nc\n', ["inputs"])) == [
+        {"inputs": "a, b"},
+        {"inputs": "c"},
+    ]
+
+
 @pytest.mark.parametrize("body", [b"", b"a,b\n1,2\n", b"inputs\n1,2\n", b"\xff"])
 def test_csv_that_is_none_says_what_it_needs(body: bytes) -> None:
     with pytest.raises(MalformedRequest):

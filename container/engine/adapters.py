@@ -48,3 +48,7 @@ class Adapters(Protocol):
     def infos(self) -> list[AdapterInfo]:
         """All registered adapters, in registration order."""
         ...
+
+    def removed(self) -> list[str]:
+        """Names that were registered and no longer are; the last ones only."""
+        ...

@@ -154,5 +154,7 @@ def _status(state: EngineState, detail: str, backend: EngineBackend | None) -> S
     if backend is None:
         return Status(state, detail)
     adapters = backend.engine.adapters
-    known = adapters.infos() if adapters is not None else None
-    return Status(state, detail, backend.info, backend.engine.load, known)
+    if adapters is None:
+        return Status(state, detail, backend.info, backend.engine.load)
+    known, removed = adapters.infos(), adapters.removed()
+    return Status(state, detail, backend.info, backend.engine.load, known, removed)

@@ -64,6 +64,7 @@ class Options:
 
     payload_limit: int
     default_accept: str
+    is_batch: bool
     batch: BatchParameters
     limits: RequestLimits
     messages_api: bool | None
@@ -84,6 +85,7 @@ class Options:
         return cls(
             payload_limit=settings.server.body_limit,
             default_accept=settings.handlers.default_accept,
+            is_batch=settings.server.is_batch,
             batch=BatchParameters.from_settings(settings),
             limits=RequestLimits.from_settings(settings),
             messages_api=settings.server.messages_api_enabled,
@@ -190,6 +192,7 @@ def create_app(context: AppContext) -> Flask:
                 else None,
                 messages_api=options.messages_api,
                 default_accept=options.default_accept,
+                is_batch=options.is_batch,
             ),
             HandlerDialect(handler, metrics) if handler is not None else None,
             options.batch,

@@ -106,7 +106,13 @@ def application() -> Flask:
         images=_in_threads(IMAGE_THREADS),
         files=_in_threads(FILE_THREADS),
     )
-    service = Service(engine, load, offloads, _images(settings.requests, offloads))
+    service = Service(
+        engine,
+        load,
+        offloads,
+        _images(settings.requests, offloads),
+        strict_model_names=settings.server.strict_model_names,
+    )
     _wait_ready(backends, service)
     tracer = None
     if settings.observability.otlp_endpoint is not None:

@@ -178,9 +178,9 @@ class BackendServer(ABC):
         """Answer a request with an error."""
         self.send(frontend_id, RequestFailed(request_id, ErrorData.from_error(error)))
 
-    def send_status(self) -> None:
-        """Send the status to all frontends, if it is time."""
-        if time.monotonic() < self._next_status:
+    def send_status(self, *, now: bool = False) -> None:
+        """Send the status to all frontends, if it is time, or `now`."""
+        if time.monotonic() < self._next_status and not now:
             return
         self._next_status = time.monotonic() + STATUS_INTERVAL_S
         status = self.status()

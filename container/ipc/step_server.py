@@ -17,6 +17,7 @@ from container.ipc.backend_server import (
 )
 from container.ipc.heartbeat import Heartbeat
 from container.messages.common import Abort, EngineState
+from container.messages.engine import Done
 
 log = logging.getLogger(__name__)
 
@@ -113,11 +114,18 @@ class StepServer(BackendServer, Generic[B]):
         except BaseException as error:
             log.exception("a step failed, its requests are tried again: %s", one_line(error))
         else:
-            for frontend_id, message in messages:
-                self.send(frontend_id, message)
+            self._send_all(messages)
             return
         # Outside of the handler the exception no longer holds the failed step's memory.
         self._recover(self._backend)
+
+    def _send_all(self, messages: Iterable[tuple[bytes, msgspec.Struct]]) -> None:
+        messages = list(messages)
+        if any(isinstance(message, Done) for _, message in messages):
+            # A change is in the status of every frontend before one of them answers for it.
+            self.send_status(now=True)
+        for frontend_id, message in messages:
+            self.send(frontend_id, message)
 
     def _recover(self, backend: B) -> None:
         self.set_state("recovering", "the model failed and is tried again")

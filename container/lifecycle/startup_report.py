@@ -16,6 +16,7 @@ import psutil
 
 from container.errors import ConfigError
 from container.handlers.user_code import find_code, missing_code
+from container.lifecycle.other_handlers import other_handlers
 from container.machine import free_memory_bytes, visible_gpus
 from container.settings.model import ModelSettings
 from container.settings.process_env import ADDITIONAL_DATA, SAGEMAKER_MODEL_DIR, model_root
@@ -37,7 +38,10 @@ PLATFORM = frozenset({
     "HF_HOME", "HF_HUB_OFFLINE", "HF_HUB_CACHE", "HOSTNAME", "TMPDIR",
 })  # fmt: skip
 # How the variables of other images begin: LMI's, vLLM's, SGLang's, the Hugging Face toolkit's.
-OTHER_IMAGES = ("OPTION_", "SERVING_", "SM_VLLM_", "SM_SGLANG_", "SM_LLAMA_CPP_", "HF_OPTIMUM_")
+OTHER_IMAGES = (
+    "OPTION_", "SERVING_", "SM_VLLM_", "SM_SGLANG_", "SM_LLAMA_CPP_", "HF_OPTIMUM_",
+    "CUSTOM_FASTAPI_", "CUSTOM_PRE_PROCESS", "CUSTOM_POST_PROCESS", "CUSTOM_SCRIPT_FILENAME",
+)  # fmt: skip
 # A variable this similar to a known name counts as a misspelling of it.
 LIKENESS = 0.86
 
@@ -117,6 +121,12 @@ def _files(folder: Path) -> Iterator[Finding]:
     if (inner / "inference.py").is_file():
         yield Finding(
             f"{inner / 'inference.py'} is not used: user code belongs in the folder code/",
+            is_warning=True,
+        )
+    for path, owner in other_handlers(inner):
+        yield Finding(
+            f"{path} is not used: it is {owner}; this server's user code is code/inference.py, "
+            "and its settings are environment variables (docs/user-code.md)",
             is_warning=True,
         )
 

@@ -25,6 +25,7 @@ from container.handlers.user_code import find_code
 from container.ipc.heartbeat import HeartbeatLimits
 from container.ipc.parent_watch import is_orphan
 from container.lifecycle.child import Child, cause, reap_strangers
+from container.lifecycle.failure import log_end, noted_failure
 from container.lifecycle.listener import open_listener
 from container.lifecycle.shutdown import (
     STOP_BUDGET_S,
@@ -38,6 +39,7 @@ from container.settings.process_env import (
     ADAPTER_RECORD,
     EMBEDDER_ADDRESS,
     ENGINE_ADDRESS,
+    FAILURE_FILE,
     HANDLER_ADDRESS,
     LISTENER_FD,
     PARENT_PID,
@@ -79,6 +81,7 @@ class Supervisor:
                 self._settings.model.model_source()
         except (ConfigError, ModelLoadError) as error:
             log.error("%s", error.message)
+            log_end(error.exit_code, error.message)
             return error.exit_code
         log.info("version %s; %s", __version__, _changed(self._settings))
         if self._settings.placement.data_parallel > 1 and "engine" not in names:
@@ -92,15 +95,25 @@ class Supervisor:
         try:
             listener = open_listener(server.host, server.port)
         except OSError as error:
-            log.error(
-                "HTTP side: %s:%d (HOST, PORT) cannot be bound: %s; the container stops",
-                server.host, server.port, error.strerror,
-            )  # fmt: skip
+            log_end(
+                FRONTENDS_DIED,
+                f"{server.host}:{server.port} (HOST, PORT) cannot be bound: {error.strerror}",
+            )
             return FRONTENDS_DIED
-        folder = Path(tempfile.mkdtemp(prefix="container-"))
+        try:
+            folder = Path(tempfile.mkdtemp(prefix="container-"))
+        except OSError as error:
+            log_end(
+                ConfigError.exit_code,
+                f"{error}; mount a writable /tmp, or set TMPDIR to a folder that is writable",
+            )
+            return ConfigError.exit_code
         environ = _child_environ(folder, names, self._settings.placement.data_parallel)
         try:
-            return self._serve(environ | {LISTENER_FD: str(listener.fileno())}, listener)
+            code = self._serve(environ | {LISTENER_FD: str(listener.fileno())}, listener)
+            if code:
+                log_end(code, noted_failure(environ))
+            return code
         finally:
             shutil.rmtree(folder, ignore_errors=True)
 
@@ -250,6 +263,7 @@ def _child_environ(folder: Path, names: tuple[str, ...], replicas: int) -> dict[
             RESPONSES_FOLDER: str(folder / "responses"),
             SESSIONS_FOLDER: str(folder / "sessions"),
             RANKS_FOLDER: str(folder),
+            FAILURE_FILE: str(folder / "failure"),
             "PROMETHEUS_MULTIPROC_DIR": str(metrics),
             "TOKENIZERS_PARALLELISM": "false",
             "PYTHONUNBUFFERED": "1",

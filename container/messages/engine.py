@@ -223,13 +223,17 @@ class EngineLoad(msgspec.Struct, frozen=True):
 
 
 class Status(msgspec.Struct, tag="status", frozen=True):
-    """Engine to every frontend, several times a second: life sign, state and load."""
+    """Engine to every frontend, several times a second: life sign, state and load.
+
+    `removed_adapters` are names that were registered once, so that a request for one is refused.
+    """
 
     state: EngineState
     detail: str
     info: EngineInfo | None = None
     load: EngineLoad = EngineLoad()
     adapters: list[AdapterInfo] | None = None
+    removed_adapters: list[str] = []
 
 
 class Done(msgspec.Struct, tag="done", frozen=True):

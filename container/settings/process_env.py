@@ -17,6 +17,8 @@ RESPONSES_FOLDER = "CONTAINER_RESPONSES"
 RANKS_FOLDER = "CONTAINER_RANKS_FOLDER"
 # Where the engine keeps which adapters it was given, for the one that takes over after a crash.
 ADAPTER_RECORD = "CONTAINER_ADAPTER_RECORD"
+# Where a backend that cannot serve leaves the reason.
+FAILURE_FILE = "CONTAINER_FAILURE_FILE"
 SUPERVISOR_PID = "CONTAINER_SUPERVISOR_PID"
 # The pipe to which a backend writes its heartbeats.
 HEARTBEAT_FD = "CONTAINER_HEARTBEAT_FD"

@@ -14,7 +14,7 @@ from container.settings.casts import (
 )
 from container.settings.field import setting
 
-PAYLOAD_BYTES = 2_000_000  # TGI's
+PAYLOAD_BYTES = 25 * 2**20  # the most that SageMaker takes
 # SageMaker's defaults for batch transform; a limit of 0 asks for chunked bodies of any length.
 BATCH_MB, UNLIMITED_BATCH_MB = 6, 100
 
@@ -25,8 +25,8 @@ class ServerSettings:
 
     payload_limit: int | None = setting(
         None, "PAYLOAD_LIMIT", cast=integer(1),
-        meaning="Largest body, in bytes. Unset: SAGEMAKER_MAX_PAYLOAD_IN_MB, else 2000000, or 6 MB "
-        "in a batch transform.",
+        meaning="Largest body, in bytes. Unset: SAGEMAKER_MAX_PAYLOAD_IN_MB, else 26214400 (25 MB, "
+        "as SageMaker takes), or 6 MB in a batch transform.",
     )  # fmt: skip
     max_payload_mb: int | None = setting(
         None, "SAGEMAKER_MAX_PAYLOAD_IN_MB", cast=integer(0, 1024),
@@ -39,6 +39,11 @@ class ServerSettings:
     messages_api_enabled: bool | None = setting(
         None, "MESSAGES_API_ENABLED", cast=flag,
         meaning="/invocations takes messages only (true), generate only (false), both (unset).",
+    )  # fmt: skip
+    strict_model_names: bool = setting(
+        False, "STRICT_MODEL_NAMES", cast=flag,
+        meaning="Refuse any `model` in a body that is neither the served model nor an adapter. "
+        "Without it, only names that are or were an adapter's, or resemble one, are refused.",
     )  # fmt: skip
     api_key: str | None = setting(
         None, "API_KEY", cast=text, secret=True,

@@ -241,6 +241,9 @@ class CountedAdapters:
     def remove(self, name: str) -> None:
         """None is forgotten."""
 
+    def removed(self) -> list[str]:
+        return []
+
     def infos(self) -> list[AdapterInfo]:
         return []
 

@@ -1,12 +1,15 @@
 """The block of lines at start: what is found, and what is probably a mistake."""
 
 import shutil
+import signal
+import tempfile
 from pathlib import Path
 
 import pytest
 
 from container.lifecycle import startup_report
 from container.lifecycle.startup_report import diagnose
+from container.lifecycle.supervisor import Supervisor
 from container.settings.engine import PlacementSettings
 from container.settings.model import ModelSettings
 from container.settings.process_env import model_root
@@ -129,3 +132,56 @@ def test_empty_variables_are_named_in_one_line() -> None:
         "empty variables, which count as unset: SAGEMAKER_PROGRAM, SAGEMAKER_SUBMIT_DIRECTORY"
         in texts
     )
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "owner"),
+    [
+        ("model.py", "from djl_python import Input\ndef handle(inputs): ...", "LMI"),
+        ("model.py", "async def custom_sagemaker_invocation_handler(r): ...", "vLLM and SGLang"),
+        ("code/model.py", "async def custom_sagemaker_ping_handler(): ...", "vLLM and SGLang"),
+        ("handler.py", "class EndpointHandler:\n    ...", "Hugging Face Inference Endpoints"),
+        ("code/handler_service.py", "class HandlerService: ...", "Multi Model Server"),
+        ("serving.properties", "engine=Python\noption.tp=1", "LMI"),
+    ],
+)
+def test_handler_files_of_other_images_are_named(
+    tmp_path: Path, name: str, text: str, owner: str
+) -> None:
+    shutil.copytree(DEMO_MODEL, tmp_path / "m")
+    path = tmp_path / "m" / name
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(text)
+    settings = Settings(model=ModelSettings(model_id=str(tmp_path / "m")))
+    warnings = _texts(settings, warnings_only=True)
+    assert [f"{path} is not used" in one and owner in one for one in warnings] == [True]
+
+
+def test_a_model_py_of_a_models_own_is_no_warning(tmp_path: Path) -> None:
+    shutil.copytree(DEMO_MODEL, tmp_path / "m")
+    (tmp_path / "m" / "model.py").write_text("import torch\nclass Net(torch.nn.Module): ...")
+    settings = Settings(model=ModelSettings(model_id=str(tmp_path / "m")))
+    assert not _texts(settings, warnings_only=True)
+
+
+def test_variables_of_custom_vllm_handlers_are_named() -> None:
+    settings = Settings(model=ModelSettings(model_id="a/b"))
+    [warning] = _texts(settings, warnings_only=True, CUSTOM_FASTAPI_PING_HANDLER="m.py:ping")
+    assert "CUSTOM_FASTAPI_PING_HANDLER" in warning
+
+
+def test_a_container_without_a_writable_temporary_folder_says_so(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def refuse(**_: object) -> str:
+        raise FileNotFoundError(2, "No usable temporary directory found in ['/tmp']")
+
+    monkeypatch.setattr(tempfile, "mkdtemp", refuse)
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        code = Supervisor(Settings(model=ModelSettings(model_id=str(DEMO_MODEL)))).run()
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+    assert code == 2
+    assert "mount a writable /tmp, or set TMPDIR" in caplog.text

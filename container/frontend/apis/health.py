@@ -37,7 +37,7 @@ def blueprint(
     """Make the routes; `browser_page` returns what `/` is for a browser, None for others."""
     routes = Blueprint("health", __name__)
 
-    @routes.get("/ping")
+    @routes.route("/ping", methods=["GET", "POST"])  # vLLM answers both
     @routes.get("/health")
     def ping() -> Response:
         try:

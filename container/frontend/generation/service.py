@@ -78,8 +78,11 @@ class Service:
         load_tokenizer: LoadTokenizer,
         offloads: Offloads | None = None,
         images: Images | None = None,
+        *,
+        strict_model_names: bool = False,
     ) -> None:
         self._engine = engine
+        self.strict_model_names = strict_model_names
         self._admission = Admission(engine)
         self._load_tokenizer = load_tokenizer
         self.offloads = offloads or Offloads()

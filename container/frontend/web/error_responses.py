@@ -253,12 +253,20 @@ def unhealthy(error: ServingError) -> Response:
     return _respond(body, TGI[type(error)].status, error)
 
 
+def payload_too_large(limit_bytes: int | None) -> PayloadTooLarge:
+    """Build the error for a body over the limit."""
+    return PayloadTooLarge(
+        f"the body is larger than PAYLOAD_LIMIT allows: {limit_bytes} bytes; send less, or raise "
+        "that variable (SageMaker itself takes 25 MB, serverless 4 MB)"
+    )
+
+
 def to_client_error(error: Exception) -> ServingError:
     """Turn an exception into an error for the client; log the unexpected ones."""
     if isinstance(error, ServingError) and type(error) in TGI:
         return error
     if isinstance(error, RequestEntityTooLarge):
-        return PayloadTooLarge("the body is larger than PAYLOAD_LIMIT allows")
+        return payload_too_large(request.max_content_length)
     log.error("unexpected error", exc_info=error)
     return InternalError("internal error; the cause is in the server's log")
 

@@ -10,9 +10,9 @@ from container import content
 from container.errors import (
     InvalidParameter,
     MalformedRequest,
-    PayloadTooLarge,
     UnsupportedMediaType,
 )
+from container.frontend.web.error_responses import payload_too_large
 
 JSON_TYPES = ("application/json", "text/json")
 
@@ -71,7 +71,7 @@ def read_bytes(request: Request, *, cache: bool = False) -> bytes:
     limit = request.max_content_length
     if request.content_length is None and limit is not None and len(raw) >= limit:
         # Of a chunked body, Werkzeug reads as much as is allowed and drops the rest.
-        raise PayloadTooLarge("the body is larger than PAYLOAD_LIMIT allows")
+        raise payload_too_large(limit)
     if request.content_length is not None and len(raw) < request.content_length:
         raise MalformedRequest(
             f"the body ended after {len(raw)} bytes; Content-Length is {request.content_length}"

@@ -8,6 +8,7 @@ crash.
 import logging
 import os
 import time
+from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass
@@ -41,6 +42,8 @@ log = logging.getLogger(__name__)
 MAX_NAME, MAX_SOURCE = 256, 4096
 # Adapters that are downloaded and read at a time.
 MAX_READING = 16
+# Removed names that are remembered, to tell a late request for one from another model's name.
+MAX_REMOVED = 100
 POLL_S = 0.002
 
 
@@ -85,6 +88,7 @@ class LoraManager:
         self._download = download
         self._known: dict[str, _Known] = {}
         self._reading: dict[str, _Reading] = {}
+        self._removed: deque[str] = deque(maxlen=MAX_REMOVED)
         self._next_number = NO_ADAPTER + 1
         self._is_recording = False
 
@@ -142,6 +146,7 @@ class LoraManager:
         """Unregister an adapter; running requests finish with it. Raises NotFound."""
         number = self._find(name).number
         del self._known[name]
+        self._removed.append(name)
         self._loaded.drop(number)
         log.info("adapter %s unregistered", name)
         self._write_record()
@@ -152,6 +157,10 @@ class LoraManager:
             AdapterInfo(name, known.source, known.number in self._loaded, known.pin)
             for name, known in self._known.items()
         ]
+
+    def removed(self) -> list[str]:
+        """Names that were registered and no longer are; the last ones only."""
+        return [name for name in self._removed if name not in self._known]
 
     def poll(self) -> None:
         """Register what was read and install what was built; call it between steps."""

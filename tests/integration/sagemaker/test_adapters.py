@@ -189,13 +189,31 @@ def test_a_route_uses_the_adapter_of_its_body_or_of_the_header(
 def test_a_route_refuses_an_unknown_adapter(
     lora: Server, path: str, body: dict, field: str
 ) -> None:
-    for refused in (
-        _post(lora, path, body, field, "green"),
-        _post(lora, path, body, field, header="green"),
-        _post(lora, path, body, field, "green", header="green"),
-    ):
+    refusals = [_post(lora, path, body, field, name, header="green") for name in (None, "green")]
+    if field != "model":
+        refusals.append(_post(lora, path, body, field, "green"))
+    for refused in refusals:
         assert refused.status_code == 404
         assert "'green' is not known" in refused.text
+        assert "red, blue" in refused.text
+
+
+MODEL_ROUTES = [route for route in ROUTES if route[2] == "model"]
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "field"), MODEL_ROUTES, ids=[path for path, _, _ in MODEL_ROUTES]
+)
+def test_a_model_name_that_no_adapter_has_means_the_served_model(
+    lora: Server, path: str, body: dict, field: str
+) -> None:
+    base = _texts(_post(lora, path, body, field))
+    for name in ("gpt-4o", "org/my-model", "green"):
+        assert _texts(_post(lora, path, body, field, name)) == base
+    for name in ("Red", "org/red", "blu", "bleu"):
+        refused = _post(lora, path, body, field, name)
+        assert refused.status_code == 404
+        assert f"model {name!r} is not known" in refused.text
         assert "red, blue" in refused.text
 
 
@@ -217,12 +235,12 @@ def test_adapters_come_and_go_while_others_are_served(
     made = platform.call(lora.port, "POST", "/adapters", body, headers)
     assert (made.status, made.body) == (200, b"Adapter My Late registered")
     assert platform.call(lora.port, "POST", "/adapters", body, headers).status == 409
-    wait_for(lambda: requests.get(f"{lora.url}/adapters/late-1", timeout=5).ok, 5)
     listed = requests.get(f"{lora.url}/adapters", timeout=5).json()["adapters"]
     assert [one["name"] for one in listed] == ["red", "blue", "late-1"]
-    assert listed[2]["loaded"]
     models = requests.get(f"{lora.url}/v1/models", timeout=5).json()["data"]
     assert [model["id"] for model in models][1:] == ["red", "blue", "late-1"]
+    assert models[3]["root"] == str(folders["late"])
+    assert models[3]["parent"] == models[0]["root"] == models[0]["id"]
     late = _said(lora, "late-1")
     # The engine that takes over after a crash knows it too.
     lora.engine().kill()
@@ -231,6 +249,9 @@ def test_adapters_come_and_go_while_others_are_served(
     assert _said(lora, "late-1") == late
     gone = platform.call(lora.port, "DELETE", "/adapters/late-1")
     assert gone.body == b"Adapter late-1 unregistered"
+    assert requests.get(f"{lora.url}/adapters/late-1", timeout=5).status_code == 404
+    removed = _chat(lora, "late-1")  # never the base model's answer
+    assert removed.status_code == 404
     assert platform.call(lora.port, "DELETE", "/adapters/late-1").status == 404
     assert _generate(lora, "late-1").status_code == 404
     query = f"/adapters?name=late-2&src={folders['late']}&preload=false"

@@ -242,6 +242,7 @@ def test_what_the_server_runs_on_is_not_replaced(tmp_path: Path) -> None:
     assert server.process.wait(90) == 3
     assert "flask" in server.log.lower()
     assert "ResolutionImpossible" in server.log
+    assert "user requested (constraint) flask==" in server.log.lower()
 
 
 def test_code_named_and_missing_is_a_loud_warning(tmp_path: Path) -> None:

@@ -98,6 +98,7 @@ OPERATIONS = (
     Operation("get", "/adapters/{name}", SAGEMAKER, "One of them", answer=schemas.Adapter),
     Operation("delete", "/adapters/{name}", SAGEMAKER, "Unregister it", media="text/plain"),
     _get("/ping", SAGEMAKER, "Whether requests can be served now"),
+    Operation("post", "/ping", SAGEMAKER, "Whether requests can be served now"),
     Operation(
         "post", "/", TGI, "Generate text, as an array of one; `stream` decides the form",
         GenerateRequest, GenerateArray, streams=True,

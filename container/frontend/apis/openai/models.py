@@ -23,10 +23,12 @@ def served_models(service: Service, texts: Embeddings) -> list[Model]:
         "object": "model",
         "created": int(service.started_at),
         "owned_by": info.model_id,
+        "root": info.model_id,
+        "parent": None,
         "max_model_len": info.max_total_tokens,
     }
     tuned = [
-        model | {"id": adapter.name, "parent": info.model_id}
+        model | {"id": adapter.name, "root": adapter.source, "parent": info.model_id}
         for adapter in service.status.adapters or []
     ]
     return [model, *tuned, *others]

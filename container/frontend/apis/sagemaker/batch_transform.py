@@ -113,10 +113,11 @@ def _answer_when_free(body: dict[str, Any], answer: Answer) -> Response:
         gevent.sleep(PAUSE_S)
 
 
-def render(answers: list[bytes], kind: str) -> bytes:
+def render(answers: list[bytes], kind: str, *, has_header: bool = True) -> bytes:
     """Write answers, each JSON, as one body: lines, an array, or their texts alone.
 
-    An answer with several choices has a text, or a row of CSV, for each.
+    An answer with several choices has a text, or a row of CSV, for each. `has_header` is whether
+    CSV begins with the name of its column.
     """
     if kind == content.JSON_LINES:
         return b"".join(answer + b"\n" for answer in in_pieces(answers))
@@ -127,7 +128,8 @@ def render(answers: list[bytes], kind: str) -> bytes:
         return "\n".join(texts).encode()
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(["generated_text"])
+    if has_header:
+        writer.writerow(["generated_text"])
     for text in in_pieces(texts):
         writer.writerow([text])
     return out.getvalue().encode()

@@ -109,6 +109,7 @@ class Invocations:
         *,
         messages_api: bool | None,
         default_accept: str = content.JSON,
+        is_batch: bool = False,
     ) -> None:
         self._tgi = tgi
         self._openai = openai
@@ -118,6 +119,7 @@ class Invocations:
         self._texts = texts
         self._messages_api = messages_api
         self._default_accept = default_accept
+        self._is_batch = is_batch
 
     def invoke(self, context: RequestContext) -> Response:
         """Answer the current request, on the route that its custom attributes choose, if any."""
@@ -166,8 +168,12 @@ class Invocations:
 
     def _many(self, kind: str, context: RequestContext) -> Response:
         raw = read_bytes(request)
-        records: Sequence[Record] = _texts(raw) if kind == content.CSV else content.read_lines(raw)
-        if not records:
+        # A batch transform cuts a file into bodies, and only the first one has the file's header.
+        has_header = not self._is_batch or kind != content.CSV or content.has_csv_header(raw)
+        records: Sequence[Record] = (
+            _texts(raw, has_header=has_header) if kind == content.CSV else content.read_lines(raw)
+        )
+        if not records and not (self._is_batch and kind == content.CSV):  # but a header line alone
             raise MalformedRequest("the body has no records")
         is_numbers = self._texts is not None and self._texts.is_alone
         accept = _choose(kind, is_numbers=is_numbers)
@@ -179,7 +185,8 @@ class Invocations:
 
         answers = self._batch_transform.answer(records, answer, context)
         headers = {DEADLINE_HEADER: "true"} if answers.is_cut else {}
-        return Response(render(answers.lines, accept), content_type=accept, headers=headers)
+        body = render(answers.lines, accept, has_header=has_header)
+        return Response(body, content_type=accept, headers=headers)
 
     def _is_chat(self, body: dict[str, Any]) -> bool:
         if self._messages_api is True:
@@ -252,9 +259,9 @@ def _text_body() -> dict[str, Any]:
     return {"inputs": content.text(read_bytes(request))}
 
 
-def _texts(raw: bytes) -> list[str]:
+def _texts(raw: bytes, *, has_header: bool) -> list[str]:
     texts = []
-    for row in in_pieces(content.csv_rows(raw)):
+    for row in in_pieces(content.csv_rows(raw, None if has_header else ["inputs"])):
         if "inputs" not in row:
             raise MalformedRequest("the CSV needs a first line with the name of its column: inputs")
         texts.append(row["inputs"])

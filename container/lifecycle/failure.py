@@ -1,0 +1,41 @@
+"""Why a container ends, as the last line of its log; `sagemaker_deploy why` reads it."""
+
+import contextlib
+import logging
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+from container.settings.process_env import FAILURE_FILE
+
+log = logging.getLogger(__name__)
+
+MAX_CHARACTERS = 2000
+REASONS = {
+    2: "a setting is wrong; the lines above name it",
+    3: "the model or the user's code cannot be served; the lines above say why",
+    4: "a process of the server keeps dying; the lines above have the cause",
+    5: "the HTTP side ended; the lines above have the cause",
+}
+
+
+def note_failure(reason: str, environ: Mapping[str, str] = os.environ) -> None:
+    """Leave a reason for the supervisor; called by a child process before it exits."""
+    path = environ.get(FAILURE_FILE)
+    if path:
+        with contextlib.suppress(OSError):
+            Path(path).write_text(reason)
+
+
+def noted_failure(environ: Mapping[str, str]) -> str:
+    """Return the reason that a child left, or nothing."""
+    try:
+        return Path(environ[FAILURE_FILE]).read_text()
+    except (KeyError, OSError):
+        return ""
+
+
+def log_end(code: int, reason: str = "") -> None:
+    """Write the last line of the log."""
+    reason = " ".join(reason.split())[:MAX_CHARACTERS] or REASONS.get(code, "see the lines above")
+    log.error("the container ends with exit code %d: %s", code, reason)
