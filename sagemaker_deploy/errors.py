@@ -9,6 +9,7 @@ DeployError
 │   ├── QuotaExceeded
 │   └── Throttled
 ├── EndpointFailed    an endpoint, component or job did not come up
+│   └── StillBusy     it has not settled in time, and may still come up
 ├── InvocationFailed  the endpoint answered with an error
 └── Interrupted       Ctrl-C; resources created by this run are removed
 
@@ -83,6 +84,10 @@ class EndpointFailed(DeployError):
     """An endpoint, component or job did not come up."""
 
     exit_code = 6
+
+
+class StillBusy(EndpointFailed):
+    """An endpoint, component or job has not settled within the time that the plan allows."""
 
 
 class InvocationFailed(DeployError):

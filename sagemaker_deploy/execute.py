@@ -12,14 +12,16 @@ from typing import Any
 
 from sagemaker_deploy.aws import Aws
 from sagemaker_deploy.errors import (
+    AccessDenied,
     AwsError,
     ConfigError,
     DeployError,
     EndpointFailed,
     Interrupted,
     NotFound,
+    StillBusy,
 )
-from sagemaker_deploy.plan.steps import Plan, PolicyArn, Secret, Step, Upload, Wait
+from sagemaker_deploy.plan.steps import Plan, PolicyArn, Secret, Step, Undo, Upload, Wait
 
 Report = Callable[[str, str], None]  # resource, event
 POLL_S = 10.0
@@ -37,18 +39,21 @@ class Executor:
     def apply(self, plan: Plan) -> None:
         """Execute every step. Raises DeployError, after undoing the steps of this call."""
         created: list[Step | Upload] = []
+        in_use: list[Step | Upload] = []
         for step in plan.steps:
             try:
                 self._report(step.resource, step.title)
-                self._carry_out(step, created)
+                self._carry_out(step, created, in_use)
             except (DeployError, KeyboardInterrupt) as error:
                 self._report(step.resource, "failed")
-                raise self._undone(created, error) from error
+                raise self._undone(created, in_use, error) from error
 
-    def _carry_out(self, step: Step | Upload, created: list[Step | Upload]) -> None:
+    def _carry_out(
+        self, step: Step | Upload, created: list[Step | Upload], in_use: list[Step | Upload]
+    ) -> None:
         if isinstance(step, Upload):
-            self._upload(step)
-            created.append(step)
+            if self._upload(step):
+                created.append(step)
             return
         params = self._filled(step.params)
         try:
@@ -61,8 +66,25 @@ class Executor:
         created.append(step)
         if "PolicyARN" in result:
             self._policy_arns[step.params["PolicyName"]] = result["PolicyARN"]
+        if step.uses_earlier:
+            in_use += created
+            created.clear()
         if step.wait:
-            self._wait(step.resource, step.service, step.wait)
+            self._settle(step, step.wait, created, in_use)
+
+    def _settle(
+        self, step: Step, wait: Wait, created: list[Step | Upload], in_use: list[Step | Upload]
+    ) -> None:
+        """Wait for a step. One that was rolled back uses nothing of what was created for it."""
+        try:
+            self._wait(step.resource, step.service, wait)
+        except StillBusy:
+            raise
+        except EndpointFailed:
+            if step.uses_earlier:
+                created[:0] = in_use
+                in_use.clear()
+            raise
 
     def _wait(self, resource: str, service: str, wait: Wait) -> None:
         deadline = time.monotonic() + wait.timeout_s
@@ -87,15 +109,31 @@ class Executor:
                 self._report(resource, status.lower())
                 last_status = status
             if time.monotonic() > deadline:
-                raise EndpointFailed(f"{resource} is still {status} after {wait.timeout_s} s")
+                raise StillBusy(f"{resource} is still {status} after {wait.timeout_s} s")
             time.sleep(self._poll_s)
 
-    def _upload(self, step: Upload) -> None:
+    def _upload(self, step: Upload) -> bool:
+        """Upload an archive, unless it is there. Returns whether this call created the object."""
+        has_object = self._has_object(step)
+        if has_object:
+            self._report(step.resource, "is there already")
+            return False
         with tempfile.TemporaryDirectory() as folder:
             archive = Path(folder) / "model.tar.gz"
             pack(step.source, step.code, archive)
             self._report(step.resource, f"uploading {archive.stat().st_size / 1e6:.1f} MB")
             self._aws.upload(archive, step.bucket, step.key)
+        return has_object is False
+
+    def _has_object(self, step: Upload) -> bool | None:
+        """Whether the archive is there; None if the caller may not know."""
+        try:
+            self._aws.call("s3", "head_object", Bucket=step.bucket, Key=step.key)
+        except NotFound:
+            return False
+        except AccessDenied:
+            return None
+        return True
 
     def _filled(self, params: Mapping[str, Any]) -> dict[str, Any]:
         """Return the parameters with secrets and policy ARNs filled in."""
@@ -113,20 +151,26 @@ class Executor:
             return self._policy_arns[value.name]
         return value
 
-    def _undone(self, created: list[Step | Upload], error: BaseException) -> DeployError:
-        remains = []
+    def _undone(
+        self, created: list[Step | Upload], in_use: list[Step | Upload], error: BaseException
+    ) -> DeployError:
+        removed, remains = [], []
         for step in reversed(created):
             if step.undo is None:
                 continue
-            service = "s3" if isinstance(step, Upload) else step.service
             self._report(step.resource, "removing")
             try:
-                self._aws.call(service, step.undo.operation, **step.undo.params)
+                self._undo(step, step.undo)
+                removed.append(step.resource)
             except NotFound:
                 continue
             except AwsError as undo_error:
                 remains.append(f"{step.resource} ({undo_error.message})")
-        return _failure(error, remains)
+        return _failure(error, removed, remains, [step.resource for step in in_use if step.undo])
+
+    def _undo(self, step: Step | Upload, undo: Undo) -> None:
+        service = "s3" if isinstance(step, Upload) else step.service
+        self._aws.call(service, undo.operation, **undo.params)
 
 
 def pack(source: Path, code: Path | None, archive: Path) -> None:
@@ -147,13 +191,20 @@ def pack(source: Path, code: Path | None, archive: Path) -> None:
             tar.add(code, "code")
 
 
-def _failure(error: BaseException, remains: list[str]) -> DeployError:
+def _failure(
+    error: BaseException, removed: list[str], remains: list[str], in_use: list[str]
+) -> DeployError:
     if not isinstance(error, DeployError):
         error = Interrupted("interrupted")
-    text, kind, hint = error.message, type(error), error.hint
-    ending = "everything that this run made was removed again"
+    endings = []
     if remains:
-        ending = "what could not be removed: " + "; ".join(remains)
-    if kind is ConfigError:
-        return ConfigError([text, ending])
-    return kind(f"{text}\n{ending}", hint=hint)
+        endings.append("what could not be removed: " + "; ".join(remains))
+    elif removed and in_use:
+        endings.append(f"removed again: {', '.join(removed)}")
+    elif removed:
+        endings.append("everything that this run made was removed again")
+    if in_use:
+        endings.append(f"in use by now, so it stays: {', '.join(in_use)}")
+    if isinstance(error, ConfigError):
+        return ConfigError([*error.problems, *endings])
+    return type(error)("\n".join([error.message, *endings]), hint=error.hint)

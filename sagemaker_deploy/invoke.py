@@ -95,10 +95,23 @@ def call_stream(aws: Aws, address: Address, body: bytes, content_type: str) -> I
 def failure(error: AwsError, address: Address) -> Exception:
     """Translate a ModelError to the container's message; return other errors unchanged."""
     if error.code != "ModelError":
+        error.hint = error.hint or _address_hint(error.message, address)
         return error
     status, words = error.fields.get("OriginalStatusCode"), error.fields.get("OriginalMessage")
-    hint = f"see the container's log: sagemaker_deploy logs {address.endpoint}"
+    component = f" --component {address.component}" if address.component else ""
+    hint = f"see the container's log: sagemaker_deploy logs {address.endpoint}{component}"
     return InvocationFailed(f"{address.endpoint} answered {status}: {words}", hint=hint)
+
+
+def _address_hint(message: str, address: Address) -> str:
+    """Name the option that is missing from a call of an endpoint of another kind."""
+    if not address.component and "Inference Component Name header is required" in message:
+        return f"add --component; sagemaker_deploy status {address.endpoint} lists the components"
+    if not address.target_model and "TargetModel" in message:
+        return "add --target-model with the name of an archive below model.data, as in a.tar.gz"
+    if "asynchronous endpoint" in message:
+        return f"use: sagemaker_deploy async {address.endpoint}"
+    return ""
 
 
 def lines(parts: Iterable[bytes]) -> Iterator[str]:

@@ -37,6 +37,11 @@ def _service(service: str) -> Any:
     return botocore.session.get_session().get_service_model(service)
 
 
+def allowed_values(service: str, shape: str) -> tuple[str, ...]:
+    """Return the values of an enumeration."""
+    return tuple(_service(service).shape_for(shape).enum)
+
+
 def header_names(service: str, name: str) -> dict[str, str]:
     """Return the header name of each input field that an operation sends as a header."""
     members = operation(service, name).input_shape.members

@@ -6,11 +6,13 @@ from sagemaker_deploy import account
 from sagemaker_deploy.aws import Aws
 from sagemaker_deploy.commands import options
 from sagemaker_deploy.commands.output import Progress, plan_as_data, print_json, print_plan
+from sagemaker_deploy.commands.why import explained
 from sagemaker_deploy.config import Config
-from sagemaker_deploy.errors import NotFound
+from sagemaker_deploy.errors import EndpointFailed, NotFound
 from sagemaker_deploy.execute import Executor
 from sagemaker_deploy.plan import delete as deletion
 from sagemaker_deploy.plan import deploy as deployment
+from sagemaker_deploy.plan.requests import component_name
 from sagemaker_deploy.plan.steps import Plan
 
 
@@ -82,11 +84,12 @@ def delete(
     as_json: bool,
     poll: float,
 ) -> None:
-    """Delete a deployment's endpoint, components, configs, models, scaling and alarms.
+    """Delete a deployment's endpoint, components, configs, models, scaling, alarms and archives.
 
-    Finds them by the name and the tag `sagemaker-deploy`. Keeps logs and responses on S3.
+    Finds them by the name and the tag `sagemaker-deploy`, and the archives by what the models and
+    adapters refer to. Keeps logs and responses on S3.
     """
-    bucket = bucket or (config.bucket if config else None)
+    bucket = bucket or _bucket(config, name) or account.bucket_of(aws, name)
     planned = deletion.plan(account.find_deployed(aws, name, bucket))
     if as_json and dry_run:
         print_json(plan_as_data(planned))
@@ -102,6 +105,10 @@ def delete(
         print_json({"deleted": [step.resource for step in planned.steps]})
 
 
+def _bucket(config: Config | None, name: str) -> str | None:
+    return config.bucket if config and config.name == name else None
+
+
 def _planned(config: Config, aws: Aws) -> Plan:
     return deployment.plan(config, account.gather(aws, config))
 
@@ -112,8 +119,23 @@ def _apply(config: Config, aws: Aws, yes: bool, as_json: bool, poll_s: float) ->
         print_plan(planned)
     if planned.steps and not yes:
         click.confirm("Go ahead?", abort=True, err=True)
-    Executor(aws, Progress(), poll_s).apply(planned)
+    try:
+        Executor(aws, Progress(), poll_s).apply(planned)
+    except EndpointFailed as error:
+        raise explained(aws, config.name, error) from error
     if as_json:
         print_json({"endpoint": config.name, "steps": len(planned.steps)})
     else:
-        click.echo(f"{config.name} is in service; try: sagemaker_deploy invoke {config.name} Hello")
+        click.echo(f"{config.name} is in service; try: {first_call(config)}")
+
+
+def first_call(config: Config) -> str:
+    """Return the command that calls a deployment of this kind."""
+    command = f"sagemaker_deploy {'async' if config.asynchronous else 'invoke'} {config.name}"
+    if config.region:
+        command += f" --region {config.region}"
+    if config.component:
+        command += f" --component {component_name(config)}"
+    if config.multi_model:
+        command += " --target-model <archive below model.data>"
+    return f"{command} Hello"

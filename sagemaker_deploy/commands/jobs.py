@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from sagemaker_deploy import account
+from sagemaker_deploy import account, batch_results
 from sagemaker_deploy import invoke as calls
 from sagemaker_deploy.aws import Aws
 from sagemaker_deploy.commands import options
@@ -44,14 +44,14 @@ def batch(
     """Run a transform job over every line of a JSON Lines file, and wait for the result.
 
     Each line is a body of /invocations; the responses are in the same order, one per line, with an
-    error object for a bad line. Uses the configuration's model and creates it if necessary.
-    Transform jobs do not support uncompressed model data.
+    error object for a bad line. Exits with 7 if there is any. Uses the configuration's model and
+    creates it if necessary. Transform jobs do not support uncompressed model data.
     """
     aws = options.aws_of(config)
     job = f"{config.name}-{int(time.time())}"
     url = source if source.startswith("s3://") else _upload(aws, config, Path(source), job)
     # Next to the input, never below it, so that responses do not become input.
-    output = output or f"{url.rstrip('/').rpartition('/')[0]}/answers-{job}"
+    output = output or f"{url.rstrip('/').rpartition('/')[0]}{deployment.ANSWERS}{job}"
     account_state = account.gather(aws, config)
     _, model = deployment.wanted_model(config, account_state)
     wishes: dict[str, Any] = {"BatchStrategy": "SingleRecord" if single else "MultiRecord"}
@@ -60,14 +60,19 @@ def batch(
     steps = deployment.make_model(config, account_state)
     steps.append(changes.transform(config, job, model["ModelName"], url, output, wishes))
     Executor(aws, Progress(), poll).apply(Plan(config.name, tuple(steps)))
-    result = f"{output}/{url.rpartition('/')[2]}.out"
     if save and not source.endswith("/"):
-        bucket, _, key = result.removeprefix("s3://").partition("/")
+        bucket, _, key = _split(f"{output}/{url.rpartition('/')[2]}.out")
         aws.download(bucket, key, save)
+    count = batch_results.count(aws, output)
     if as_json:
-        print_json({"job": job, "output": output})
+        print_json({"job": job, "output": output, "lines": count.lines, "errors": count.errors})
     else:
-        click.echo(f"{job} is done; the answers are in {save or output}")
+        click.echo(f"{job} is done; {count.lines} answers are in {save or output}")
+    if count.errors:
+        raise InvocationFailed(
+            f"{count.errors} of {count.lines} answers are errors; the first is line "
+            f"{count.first_line} of {count.first_object}: {count.first_error}"
+        )
 
 
 @click.command("async")
@@ -133,8 +138,12 @@ def _await(aws: Aws, result: dict[str, Any], timeout_s: int, poll_s: float) -> b
     raise EndpointFailed(f"no answer at {result['OutputLocation']} after {timeout_s} s")
 
 
+def _split(url: str) -> tuple[str, str, str]:
+    return url.removeprefix("s3://").partition("/")
+
+
 def _object(aws: Aws, url: str) -> bytes | None:
-    bucket, _, key = url.removeprefix("s3://").partition("/")
+    bucket, _, key = _split(url)
     try:
         return bytes(aws.call("s3", "get_object", Bucket=bucket, Key=key)["Body"].read())
     except NotFound:

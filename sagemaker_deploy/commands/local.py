@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import click
+import yaml
 
 from sagemaker_deploy.aws import Aws
 from sagemaker_deploy.commands import options
@@ -23,6 +24,12 @@ from sagemaker_deploy.local.server import LocalSageMaker, wait_in_service
 from sagemaker_deploy.plan.requests import DEADLINES
 
 DEFAULT_PORT = 8070
+# Read by versions 2 and 3 of the SDK, which otherwise send telemetry over HTTPS.
+SDK_CONFIG_VARIABLE = "SAGEMAKER_USER_CONFIG_OVERRIDE"
+SDK_CONFIG = {
+    "SchemaVersion": "1.0",
+    "SageMaker": {"PythonSDK": {"Modules": {"TelemetryOptOut": True}}},
+}
 IMAGE_WITHOUT_ENGINE = "local/server-process"
 
 
@@ -31,7 +38,8 @@ IMAGE_WITHOUT_ENGINE = "local/server-process"
 @click.option("--model-data", help="s3://... or file:///... of a model.tar.gz or a folder.")
 @click.option("--endpoint", default="local", show_default=True, help="Name of the endpoint.")
 @click.option("--env", multiple=True, metavar="NAME=VALUE", help="Variable for the container.")
-@click.option("--port", default=DEFAULT_PORT, show_default=True, help="0 takes a free one.")
+@click.option("--port", type=click.IntRange(0, 65535),
+              help=f"{DEFAULT_PORT}, or a free one if that is taken; 0: a free one.")  # fmt: skip
 @click.option("--image", help="Run this image under docker or podman, not the server's process.")
 @click.option("--engine", help="docker or podman; without it, whichever is installed.")
 @click.option("--server-command", help="Command of the container's server, instead of this one.")
@@ -45,7 +53,7 @@ def local(
     model_data: str | None,
     endpoint: str,
     env: tuple[str, ...],
-    port: int,
+    port: int | None,
     image: str | None,
     engine: str | None,
     server_command: str | None,
@@ -75,17 +83,26 @@ def local(
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _leave)
     with _moto(moto) as others:
-        try:
-            url = server.start(port=port)
-        except (OSError, SystemExit) as error:  # werkzeug exits when a port is taken
-            raise ConfigError([f"--port {port}: cannot listen there"]) from error
+        url = _listen(server, port)
         try:
             if model or model_data:
                 _make_endpoint(server, endpoint, model, model_data, options.pairs("--env", env))
+            others = {**others, SDK_CONFIG_VARIABLE: str(_sdk_config(log_dir))}
             _announce(url, others, endpoint if model or model_data else None, log_dir, as_json)
             threading.Event().wait()
         finally:
             server.stop()
+
+
+def _listen(server: LocalSageMaker, port: int | None) -> str:
+    """Listen on the chosen port, or on the default one, or else on a free one."""
+    try:
+        return server.start(port=DEFAULT_PORT if port is None else port)
+    except (OSError, SystemExit) as error:  # werkzeug exits when a port is taken
+        if port is not None:
+            raise ConfigError([f"--port {port}: cannot listen there"]) from error
+    click.echo(f"Port {DEFAULT_PORT} is taken, so another is used.", err=True)
+    return server.start(port=0)
 
 
 def _leave(*_: object) -> None:
@@ -155,6 +172,14 @@ def _moto(is_enabled: bool) -> Iterator[Mapping[str, str]]:
         yield {"AWS_ENDPOINT_URL": url}
     finally:
         moto.stop()
+
+
+def _sdk_config(folder: Path) -> Path:
+    """Write a configuration of the SageMaker SDK that keeps it from calling home."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / "sagemaker-sdk.yaml"
+    path.write_text(yaml.safe_dump(SDK_CONFIG, sort_keys=False))
+    return path
 
 
 def _announce(

@@ -14,6 +14,7 @@ from sagemaker_deploy.commands import (
     scale,
     status,
     template,
+    why,
 )
 from sagemaker_deploy.errors import ConfigError, DeployError
 
@@ -61,6 +62,7 @@ for command in (
     deployment.delete,
     invoke.invoke,
     status.status,
+    why.why,
     logs.logs,
     scale.scale,
     scale.adapters,

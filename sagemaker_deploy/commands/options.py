@@ -80,18 +80,28 @@ def target_options(command: F) -> F:
     def wrapped(
         name: str | None, path: Path | None, region: str | None, profile: str | None, **rest: Any
     ) -> Any:
+        name, aws = target(name, path, region, profile)
         file = path or default_file()
         known = configuration.load(file, {}) if file else None
-        name = name or (known.name if known else None)
-        if not name:
-            raise ConfigError(["NAME: give the endpoint's name, or a file with -f"])
-        aws = Aws(
-            region or (known.region if known else None),
-            profile or (known.profile if known else None),
-        )
         return command(name=name, aws=aws, config=known, **rest)
 
     return wrapped  # type: ignore[return-value]
+
+
+def target(
+    name: str | None, path: Path | None, region: str | None, profile: str | None
+) -> tuple[str, Aws]:
+    """Return the name that is meant and a connection. Raises ConfigError without a name."""
+    file = path or default_file()
+    known = configuration.load(file, {}) if file else None
+    name = name or (known.name if known else None)
+    if not name:
+        raise ConfigError(["NAME: give the endpoint's name, or a file with -f"])
+    aws = Aws(
+        region or (known.region if known else None),
+        profile or (known.profile if known else None),
+    )
+    return name, aws
 
 
 def aws_of(config: Config) -> Aws:

@@ -12,7 +12,7 @@ from sagemaker_deploy.config import Config, Scaling
 from sagemaker_deploy.errors import ConfigError, NotFound
 from sagemaker_deploy.execute import Executor
 from sagemaker_deploy.plan import changes, scaling
-from sagemaker_deploy.plan.deploy import artifact_prefix
+from sagemaker_deploy.plan.deploy import artifact_prefix, folder_stamp
 from sagemaker_deploy.plan.steps import Plan, Step, Upload
 
 poll = click.option("--poll", default=10.0, show_default=True, help="Seconds between looks at AWS.")
@@ -25,7 +25,12 @@ poll = click.option("--poll", default=10.0, show_default=True, help="Seconds bet
 @click.option("--component", help="The component; else the deployment's only one.")
 @click.option("--min", "least", type=click.IntRange(0), help="Automatic scaling: fewest.")
 @click.option("--max", "most", type=click.IntRange(1), help="Automatic scaling: most.")
-@click.option("--target", type=float, help="Automatic scaling: concurrent requests for a copy.")
+@click.option(
+    "--target",
+    "target_concurrency",
+    type=float,
+    help="Automatic scaling: concurrent requests for a copy.",
+)
 @click.option("--off", is_flag=True, help="Stop automatic scaling.")
 @poll
 def scale(
@@ -37,7 +42,7 @@ def scale(
     component: str | None,
     least: int | None,
     most: int | None,
-    target: float | None,
+    target_concurrency: float | None,
     off: bool,
     poll: float,
 ) -> None:
@@ -49,30 +54,53 @@ def scale(
       sagemaker_deploy scale chat --copies 0        # a component; nothing is served
       sagemaker_deploy scale chat --off
     """
-    automatic = (least, most, target) != (None, None, None)
+    automatic = (least, most, target_concurrency) != (None, None, None)
     if sum([instances is not None, copies is not None, automatic, off]) != 1:
         raise ConfigError(["give --instances, --copies, --min/--max/--target, or --off"])
     deployed = account.find_deployed(aws, name, None)
     if not deployed.endpoint:
         raise NotFound(f"endpoint {name} does not exist in {aws.region}", hint="use `deploy`")
-    component = component or next(iter(deployed.components), None)
     steps: list[Step]
     if instances is not None:
         steps = [changes.instances(name, instances)]
     elif copies is not None:
-        if component is None:
+        scaled = _scaled_component(aws, name, component)
+        if scaled is None:
             raise ConfigError([f"--copies: {name} has no inference components; use --instances"])
-        steps = [changes.copies(component, copies)]
+        steps = [changes.copies(scaled, copies)]
     elif off:
-        steps = [scaling.removal(scaling.where(*scaled)) for scaled in deployed.targets]
+        steps = [scaling.removal(scaling.where(*target)) for target in deployed.targets]
     else:
-        if most is None or target is None:
+        if most is None or target_concurrency is None:
             raise ConfigError(["--min, --max and --target: give at least --max and --target"])
         new_scaling = Scaling(
-            min=1 if least is None else least, max=most, target_concurrency=target
+            min=1 if least is None else least, max=most, target_concurrency=target_concurrency
         )
-        steps = scaling.steps_for(name, component, new_scaling, is_async=_is_async(aws, name))
+        target = scaling.Target(name, _scaled_component(aws, name, component), _is_async(aws, name))
+        steps = scaling.steps_for(target, new_scaling, account.registered(aws, target))
     _apply(aws, name, tuple(steps), poll)
+
+
+def _scaled_component(aws: Aws, endpoint: str, chosen: str | None) -> str | None:
+    """Return the component to scale: the chosen one, or the only one that is no adapter."""
+    bases = {
+        component["InferenceComponentName"]: account.base_of(component)
+        for component in account.components(aws, endpoint)
+    }
+    models = sorted(name for name, base in bases.items() if base is None)
+    if chosen is None:
+        if len(models) > 1:
+            names = ", ".join(models)
+            raise ConfigError([f"--component: {endpoint} has {names}; name the one to scale"])
+        return models[0] if models else None
+    if chosen not in bases:
+        known = ", ".join(models) or "none"
+        raise NotFound(f"{endpoint} has no inference component {chosen}; it has: {known}")
+    if base := bases[chosen]:
+        raise ConfigError(
+            [f"--component: {chosen} is an adapter, which scales with its base; use {base}"]
+        )
+    return chosen
 
 
 def _is_async(aws: Aws, name: str) -> bool:
@@ -121,19 +149,20 @@ def add_adapter(
 ) -> None:
     """Load the adapter SOURCE (a folder here, or s3://....tar.gz) as ADAPTER into ENDPOINT."""
     aws = Aws(region, profile)
-    bases = list(account.find_deployed(aws, endpoint, None).components)
-    known = {row[0] for row in _adapters(aws, endpoint)}
-    candidates = [base] if base else [component for component in bases if component not in known]
+    known = account.components(aws, endpoint)
+    models = [each["InferenceComponentName"] for each in known if not account.base_of(each)]
+    if adapter in {each["InferenceComponentName"] for each in known}:
+        raise ConfigError(
+            [f"ADAPTER: {endpoint} has a component {adapter}; remove it first, or name another"]
+        )
+    candidates = [base] if base else models
     if len(candidates) != 1:
-        raise ConfigError([f"--base: {endpoint} has {len(candidates)} base components; name one"])
+        names = ", ".join(models) or "none"
+        raise ConfigError([f"--base: the base components of {endpoint} are: {names}; name one"])
     steps: list[Step | Upload] = []
     url = source
     if not source.startswith("s3://"):
-        if not bucket:
-            raise ConfigError(["--bucket: needed to upload a folder"])
-        key = f"{artifact_prefix(endpoint)}adapters/{adapter}.tar.gz"
-        upload = Upload(f"pack and upload {source}", Path(source), None, bucket, key)
-        steps, url = [upload], upload.resource
+        steps, url = _adapter_upload(endpoint, adapter, Path(source), bucket)
     steps.append(changes.add_adapter(endpoint, candidates[0], adapter, url))
     _apply(aws, endpoint, tuple(steps), poll)
 
@@ -154,13 +183,26 @@ def remove_adapter(
     _apply(aws, endpoint, (changes.remove_adapter(adapter),), poll)
 
 
+def _adapter_upload(
+    endpoint: str, adapter: str, source: Path, bucket: str | None
+) -> tuple[list[Step | Upload], str]:
+    if not bucket:
+        raise ConfigError(["--bucket: needed to upload a folder"])
+    if not source.exists():
+        raise ConfigError([f"SOURCE: {source} does not exist"])
+    # By content: another archive never replaces the one that a running adapter starts from.
+    stamp = folder_stamp(source, None)
+    key = f"{artifact_prefix(endpoint)}adapters/{adapter}-{stamp}.tar.gz"
+    upload = Upload(f"pack and upload {source}", source, None, bucket, key)
+    return [upload], upload.resource
+
+
 def _adapters(aws: Aws, endpoint: str) -> list[tuple[str, str, str]]:
-    rows = []
-    for name in account.find_deployed(aws, endpoint, None).components:
-        record = aws.call("sagemaker", "describe_inference_component", InferenceComponentName=name)
-        if base := record.get("Specification", {}).get("BaseInferenceComponentName"):
-            rows.append((name, base, record["InferenceComponentStatus"]))
-    return rows
+    return [
+        (each["InferenceComponentName"], base, each["InferenceComponentStatus"])
+        for each in account.components(aws, endpoint)
+        if (base := account.base_of(each))
+    ]
 
 
 def _apply(aws: Aws, name: str, steps: tuple[Step | Upload, ...], poll_s: float) -> None:

@@ -28,6 +28,7 @@ from sagemaker_deploy.local.invocations.multi_model import Models
 from sagemaker_deploy.local.refusals import Refusal
 
 log = logging.getLogger(__name__)
+WATCH_EVERY_S = 1.0
 JSON_CONTENT_TYPE = "application/x-amz-json-1.1"
 
 
@@ -49,6 +50,8 @@ class LocalSageMaker:
         self.control = ControlPlane(resources, endpoints, Transforms(resources, self.fleet))
         runtime = Runtime(endpoints, Models(self.fleet), limits or Limits(), region)
         self.app = make_app(self.control, runtime, AsyncQueue(runtime, storage))
+        self._endpoints = endpoints
+        self._stopped = threading.Event()
         self._server: BaseWSGIServer | None = None
 
     def start(self, host: str = "127.0.0.1", port: int = 0) -> str:
@@ -57,14 +60,23 @@ class LocalSageMaker:
             host, port, self.app, threaded=True, request_handler=QuietHandler
         )
         threading.Thread(target=self._server.serve_forever, daemon=True).start()
+        threading.Thread(target=self._watch, daemon=True).start()
         return f"http://{host}:{self._server.server_port}"
 
     def stop(self) -> None:
         """Stop listening and stop every container."""
+        self._stopped.set()
         self.fleet.stop_all()
         if self._server:
             self._server.shutdown()
             self._server.server_close()
+
+    def _watch(self) -> None:
+        while not self._stopped.wait(WATCH_EVERY_S):
+            try:
+                self._endpoints.replace_dead()
+            except Exception:  # of one look; the next may succeed
+                log.exception("local: a look at the containers failed; there will be another")
 
 
 class QuietHandler(WSGIRequestHandler):

@@ -8,7 +8,7 @@ from typing import Any
 
 from sagemaker_deploy.config import Config
 from sagemaker_deploy.errors import ConfigError
-from sagemaker_deploy.plan import requests, scaling
+from sagemaker_deploy.plan import checks, requests, scaling
 from sagemaker_deploy.plan.steps import Secret, Step
 
 Json = dict[str, Any]
@@ -17,6 +17,8 @@ VERSION = "2010-09-09"
 
 def endpoint(config: Config) -> Json:
     """Render the deployment as a template. Raises ConfigError if CloudFormation lacks a feature."""
+    if problems := checks.problems(config):
+        raise ConfigError(problems)
     data = config.model.data
     if data and not data.startswith("s3://"):
         raise ConfigError(["model.data: a template needs it on S3 (s3://...), not on this machine"])

@@ -9,13 +9,15 @@ from typing import Any
 
 from sagemaker_deploy.config import Config
 from sagemaker_deploy.errors import ConfigError
-from sagemaker_deploy.plan import iam, instances, requests, scaling, sizing
+from sagemaker_deploy.plan import checks, iam, instances, requests, scaling, sizing
+from sagemaker_deploy.plan.scaling import NOTHING, Registered
 from sagemaker_deploy.plan.sizing import UNKNOWN, ModelSize
 from sagemaker_deploy.plan.steps import Plan, Step, Undo, Upload, Wait
 
 ECR = re.compile(r"^\d{12}\.dkr\.ecr\.[a-z0-9-]+\.amazonaws\.com(\.cn)?/[^:@]+([:@].+)$")
 ENDPOINT_TIMEOUT_S = 5400
 HOURS = 24
+ANSWERS = "/answers-"  # in the keys of a batch job's responses
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +31,11 @@ class AccountState:
     models: frozenset[str] = frozenset()
     configs: frozenset[str] = frozenset()
     component: Mapping[str, Any] | None = None  # as DescribeInferenceComponent has it
+    scaling: Registered = NOTHING
     image_exists: bool | None = None
+    image_media_type: str | None = None
+    image_bytes: int = 0
+    image_architectures: frozenset[str] = frozenset()
     role_exists: bool | None = None
     data_stamp: str = ""
     size: ModelSize = UNKNOWN
@@ -49,7 +55,9 @@ def plan(config: Config, account_state: AccountState) -> Plan:
     steps += _endpoint(config, account_state, endpoint_config["EndpointConfigName"])
     if config.component:
         steps += _component(config, account_state, model["ModelName"])
-    steps += scaling.steps(config)
+    steps += scaling.steps(config, account_state.scaling)
+    if problems := checks.call_problems(steps):
+        raise ConfigError(problems)
     facts, warnings = _tell(config, account_state)
     policies = _policies(config, account_state, upload.resource if upload else config.model.data)
     return Plan(config.name, tuple(steps), tuple(facts), tuple(warnings), policies)
@@ -76,20 +84,22 @@ def artifact_prefix(name: str) -> str:
     return f"sagemaker-deploy/{name}/"
 
 
-def folder_stamp(folder: Path, code: Path | None) -> str:
-    """Hash the names, sizes and times of the files to pack."""
+def folder_stamp(source: Path, code: Path | None) -> str:
+    """Hash the names and contents of the files to pack, or of one archive."""
     digest = hashlib.sha256()
-    for root in [folder, *([code] if code else [])]:
-        for path in sorted(root.rglob("*")):
+    for root in [source, *([code] if code else [])]:
+        digest.update(f"{'code' if root is code else 'data'}\n".encode())
+        for path in [root] if root.is_file() else sorted(root.rglob("*")):
             if path.is_file():
-                stat = path.stat()
-                line = f"{path.relative_to(root)}:{stat.st_size}:{stat.st_mtime_ns}\n"
-                digest.update(line.encode())
-    return digest.hexdigest()[:12]
+                with path.open("rb") as file:
+                    content = hashlib.file_digest(file, "sha256").hexdigest()
+                digest.update(f"{path.relative_to(root)}:{content}\n".encode())
+    return digest.hexdigest()[:16]
 
 
 def _check(config: Config, account_state: AccountState) -> None:
-    image, problems = config.image, []
+    image = config.image
+    problems = checks.problems(config) + checks.size_problems(config, _size(config, account_state))
     if not ECR.match(image):
         problems.append(
             f"image: {image} is not an image in ECR with a tag or digest "
@@ -97,6 +107,13 @@ def _check(config: Config, account_state: AccountState) -> None:
         )
     elif account_state.image_exists is False:
         problems.append(f"image: {image} is not in ECR; push it first, or correct the tag")
+    else:
+        problems += checks.image_problems(
+            config,
+            account_state.image_media_type,
+            account_state.image_bytes,
+            account_state.image_architectures,
+        )
     if account_state.role_exists is False:
         problems.append(
             f"role: {config.role} does not exist; `plan --policies` prints the documents to make it"
@@ -172,7 +189,8 @@ def _endpoint(config: Config, account_state: AccountState, config_name: str) -> 
     if not config.serverless:
         params["DeploymentConfig"] = requests.deployment_config(config)
     title = f"update the endpoint ({config.update.strategy.replace('_', ' ')})"
-    return [Step(title, resource, "sagemaker", "update_endpoint", params, wait=wait)]
+    operation = "update_endpoint"
+    return [Step(title, resource, "sagemaker", operation, params, wait=wait, uses_earlier=True)]
 
 
 def _component(config: Config, account_state: AccountState, model_name: str) -> list[Step]:
@@ -200,7 +218,7 @@ def _component(config: Config, account_state: AccountState, model_name: str) -> 
     if _is_as_described(changed, account_state.component):
         return []
     title, operation = "update the inference component", "update_inference_component"
-    return [Step(title, resource, "sagemaker", operation, changed, wait=wait)]
+    return [Step(title, resource, "sagemaker", operation, changed, wait=wait, uses_earlier=True)]
 
 
 def _is_as_described(expected: dict[str, Any], described: Mapping[str, Any]) -> bool:
@@ -223,7 +241,8 @@ def _delete_failed(config: Config) -> Step:
 
 
 def _tell(config: Config, account_state: AccountState) -> tuple[list[str], list[str]]:
-    facts, warnings = [_cost(config)], []
+    facts = [_cost(config)]
+    warnings = checks.size_warnings(config, _size(config, account_state))
     if account_state.endpoint_status == "InService":
         facts.append(f"endpoint {config.name} is in service; it is updated, not made anew")
     for name in config.all_instance_types:
@@ -280,8 +299,12 @@ def _cost(config: Config) -> str:
 
 
 def _policies(config: Config, account_state: AccountState, data_url: str | None) -> dict[str, Any]:
-    return {
+    region, account = account_state.region, account_state.account
+    policies: dict[str, Any] = {
         "trust": iam.trust(),
-        "execution": iam.execution(config, account_state.region, account_state.account, data_url),
-        "deployer": iam.deployer(config, account_state.region, account_state.account),
+        "execution": iam.execution(config, region, account, data_url),
+        "deployer": iam.deployer(config, region, account),
     }
+    if document := iam.repository(config, account):
+        policies["repository"] = document
+    return policies

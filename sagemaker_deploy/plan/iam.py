@@ -3,8 +3,18 @@
 from typing import Any
 
 from sagemaker_deploy.config import Config
+from sagemaker_deploy.plan.arns import ECR_HOST, Arns
+from sagemaker_deploy.plan.requests import TAG
+from sagemaker_deploy.plan.scaling import wake_name
 
 Document = dict[str, Any]
+HASH = "-????????"  # eight characters, as `requests.hashed` adds them
+SCALING_SERVICE = "sagemaker.application-autoscaling.amazonaws.com"
+INVOCATIONS = [
+    "sagemaker:InvokeEndpoint",
+    "sagemaker:InvokeEndpointWithResponseStream",
+    "sagemaker:InvokeEndpointAsync",
+]
 
 
 def trust() -> Document:
@@ -19,15 +29,16 @@ def trust() -> Document:
 
 def execution(config: Config, region: str, account: str, data_url: str | None) -> Document:
     """Build the container's policy: pull the image, read the model, write logs and metrics."""
+    arns = Arns(config, region, account)
     statements = [
         _allow(["ecr:GetAuthorizationToken"], "*"),
         _allow(
             ["ecr:BatchGetImage", "ecr:GetDownloadUrlForLayer", "ecr:BatchCheckLayerAvailability"],
-            f"arn:aws:ecr:{region}:{account}:repository/{_repository(config.image)}",
+            arns.repository,
         ),
         _allow(
             ["logs:CreateLogGroup", "logs:CreateLogStream", "logs:PutLogEvents"],
-            f"arn:aws:logs:{region}:{account}:log-group:/aws/sagemaker/*",
+            arns.of("logs", "log-group:/aws/sagemaker/*"),
         ),
         _allow(
             ["cloudwatch:PutMetricData"],
@@ -38,32 +49,31 @@ def execution(config: Config, region: str, account: str, data_url: str | None) -
         ),
     ]
     readable = [url for url in (data_url, *config.model.additional.values()) if url]
-    statements += [statement for url in readable for statement in _read(url)]
-    writable = [config.capture.destination] if config.capture else []
-    if config.asynchronous:
-        writable += [config.asynchronous.output]
-        writable += [config.asynchronous.failures] if config.asynchronous.failures else []
-    statements += [_allow(["s3:PutObject"], f"{_object_arn(url)}*") for url in writable]
+    for url in readable:
+        statements += [_reading(arns, url), _listing(arns, url)]
+    statements += [_allow(["s3:PutObject"], f"{arns.object(url)}*") for url in _outputs(config)]
     if config.asynchronous:
         # Inputs of asynchronous calls may be anywhere in the output's bucket.
-        statements.append(_allow(["s3:GetObject"], f"{_bucket_arn(config.asynchronous.output)}/*"))
+        bucket = arns.bucket(config.asynchronous.output)
+        statements.append(_allow(["s3:GetObject"], f"{bucket}/*"))
         topics = (config.asynchronous.success_topic, config.asynchronous.error_topic)
         statements += [_allow(["sns:Publish"], topic) for topic in topics if topic]
+    if config.kms_key:
+        actions = ["kms:Decrypt", "kms:GenerateDataKey"]
+        statements.append(_with_key(arns, config.kms_key, actions))
     if config.network.subnets:
         statements.append(_allow(_VPC_ACTIONS, "*"))
     return _document(statements)
 
 
 def deployer(config: Config, region: str, account: str) -> Document:
-    """Build the policy that a person or CI needs to execute the plan."""
-    own = f"arn:aws:sagemaker:{region}:{account}"
-    name = config.name.lower()
-    resources = [f"{own}:{kind}/{name}*" for kind in ("model", "endpoint-config", "endpoint")]
-    resources.append(f"{own}:inference-component/{name}*")
+    """Build the policy that a person or CI needs for every command on this deployment.
+
+    Adapters are components of any name, so components are told apart by the deployment's tag.
+    """
+    arns = Arns(config, region, account)
     statements = [
-        _allow(_SAGEMAKER_ACTIONS, resources),
-        _allow(["sagemaker:ListEndpointConfigs", "sagemaker:ListModels"], "*"),
-        _allow(["sagemaker:ListInferenceComponents"], "*"),
+        *_sagemaker(arns, config),
         _allow(
             ["iam:PassRole"],
             config.role,
@@ -71,51 +81,162 @@ def deployer(config: Config, region: str, account: str) -> Document:
         ),
         _allow(["iam:GetRole"], config.role),
         _allow(
-            ["ecr:DescribeImages"],
-            f"arn:aws:ecr:{region}:{account}:repository/{_repository(config.image)}",
+            ["ecr:DescribeImages", "ecr:BatchGetImage", "ecr:GetDownloadUrlForLayer"],
+            arns.repository,
         ),
         _allow(
-            ["logs:FilterLogEvents"],
-            f"arn:aws:logs:{region}:{account}:log-group:/aws/sagemaker/Endpoints/{config.name}:*",
+            ["logs:FilterLogEvents", "logs:DescribeLogStreams", "logs:GetLogEvents"],
+            _log_groups(arns, config),
         ),
     ]
     if config.bucket:
-        keys = f"arn:aws:s3:::{config.bucket}/sagemaker-deploy/{config.name}/*"
-        actions = ["s3:PutObject", "s3:GetObject", "s3:DeleteObject", "s3:AbortMultipartUpload"]
-        statements.append(_allow(actions, keys))
-        statements.append(_allow(["s3:ListBucket"], f"arn:aws:s3:::{config.bucket}"))
+        statements += _uploads(arns, config.bucket, config.name)
+    results = _outputs(config)
+    if results:
+        statements.append(_allow(["s3:GetObject"], [f"{arns.object(url)}*" for url in results]))
+        statements += [_listing(arns, url) for url in results]
+    if config.model.data and config.model.data.startswith("s3://"):
+        statements.append(_listing(arns, config.model.data))
     if config.secrets:
-        names = [_secret_arn(secret, region, account) for secret in config.secrets.values()]
+        names = [_secret(arns, secret) for secret in config.secrets.values()]
         statements.append(_allow(["secretsmanager:GetSecretValue"], names))
-    if config.scaling:
-        statements.append(_allow(_SCALING_ACTIONS, "*"))
+    if config.kms_key:
+        grants = {"Bool": {"kms:GrantIsForAWSResource": "true"}}
+        statements.append(_with_key(arns, config.kms_key, ["kms:DescribeKey"]))
+        statements.append(_with_key(arns, config.kms_key, ["kms:CreateGrant"], grants))
+    if not config.serverless:
+        statements += _scaling(arns, config)
     return _document(statements)
 
 
-_SAGEMAKER_ACTIONS = [
-    f"sagemaker:{verb}{noun}"
-    for noun in ("Model", "EndpointConfig", "Endpoint", "InferenceComponent")
-    for verb in ("Create", "Describe", "Delete")
-] + [
-    "sagemaker:UpdateEndpoint",
-    "sagemaker:UpdateEndpointWeightsAndCapacities",
-    "sagemaker:UpdateInferenceComponent",
-    "sagemaker:UpdateInferenceComponentRuntimeConfig",
-    "sagemaker:InvokeEndpoint",
-    "sagemaker:InvokeEndpointAsync",
-    "sagemaker:AddTags",
-    "sagemaker:ListTags",
-]
+def repository(config: Config, account: str) -> Document | None:
+    """Build the policy of a repository in another account, which must let the role pull.
+
+    Returns None if the image is in the deployment's own account.
+    """
+    match = ECR_HOST.match(config.image)
+    if not match or match[1] == account or not account.isdigit():
+        return None
+    statement = {
+        "Effect": "Allow",
+        "Principal": {"AWS": config.role},
+        "Action": [
+            "ecr:BatchGetImage",
+            "ecr:GetDownloadUrlForLayer",
+            "ecr:BatchCheckLayerAvailability",
+        ],
+    }
+    return _document([statement])
+
+
+def _sagemaker(arns: Arns, config: Config) -> list[Document]:
+    hashed = [arns.sagemaker(kind, HASH) for kind in ("model", "endpoint-config")]
+    endpoint = arns.sagemaker("endpoint")
+    components = arns.of("sagemaker", "inference-component/*")
+    job = arns.sagemaker("transform-job", "-??????????")  # the seconds since 1970
+    tag = {"StringEquals": {f"aws:RequestTag/{TAG}": config.name}}
+    tagged = {"StringEquals": {f"aws:ResourceTag/{TAG}": config.name}}
+    return [
+        _allow(_actions(("Create", "Describe", "Delete"), ("Model", "EndpointConfig")), hashed),
+        _allow(
+            [
+                *_actions(("Create", "Describe", "Delete", "Update"), ("Endpoint",)),
+                "sagemaker:UpdateEndpointWeightsAndCapacities",
+                *INVOCATIONS,
+            ],
+            endpoint,
+        ),
+        # An update names the endpoint and its new config; a component, its endpoint and model.
+        _allow(["sagemaker:CreateEndpoint", "sagemaker:UpdateEndpoint"], hashed[1]),
+        _allow(["sagemaker:CreateInferenceComponent"], [endpoint, hashed[0]]),
+        _allow(["sagemaker:UpdateInferenceComponent"], [endpoint, hashed[0]]),
+        _allow(["sagemaker:CreateInferenceComponent"], components, Condition=tag),
+        _allow(
+            [
+                *_actions(("Describe", "Delete", "Update"), ("InferenceComponent",)),
+                "sagemaker:UpdateInferenceComponentRuntimeConfig",
+                *INVOCATIONS,
+            ],
+            components,
+            Condition=tagged,
+        ),
+        _allow(
+            ["sagemaker:CreateTransformJob", "sagemaker:DescribeTransformJob",
+             "sagemaker:StopTransformJob"], job,
+        ),
+        _allow(["sagemaker:CreateTransformJob"], hashed[0]),
+        _allow(["sagemaker:AddTags", "sagemaker:ListTags"], [*hashed, endpoint, job]),
+        _allow(["sagemaker:AddTags"], components, Condition=tag),
+        _allow(
+            ["sagemaker:ListEndpointConfigs", "sagemaker:ListModels",
+             "sagemaker:ListInferenceComponents"], "*",
+        ),
+    ]  # fmt: skip
+
+
+def _actions(verbs: tuple[str, ...], nouns: tuple[str, ...]) -> list[str]:
+    return [f"sagemaker:{verb}{noun}" for noun in nouns for verb in verbs]
+
+
+def _log_groups(arns: Arns, config: Config) -> list[str]:
+    groups = [
+        f"/aws/sagemaker/Endpoints/{config.name}",
+        "/aws/sagemaker/TransformJobs",
+        # Of components there is only the name, and an adapter's may be any.
+        "/aws/sagemaker/InferenceComponents/*",
+    ]
+    return [arns.of("logs", f"log-group:{group}:*") for group in groups]
+
+
+def _uploads(arns: Arns, bucket: str, name: str) -> list[Document]:
+    prefix = f"sagemaker-deploy/{name}/"
+    actions = ["s3:PutObject", "s3:GetObject", "s3:DeleteObject", "s3:AbortMultipartUpload"]
+    condition = {"StringLike": {"s3:prefix": [f"{prefix}*"]}}
+    return [
+        _allow(actions, arns.object(f"s3://{bucket}/{prefix}*")),
+        _allow(["s3:ListBucket"], arns.bucket(bucket), Condition=condition),
+    ]
+
+
+def _scaling(arns: Arns, config: Config) -> list[Document]:
+    namespace = {"StringEqualsIfExists": {"application-autoscaling:service-namespace": "sagemaker"}}
+    scaled = (f"endpoint/{config.name}/", f"inference-component/{config.name}-model")
+    tracking = [arns.of("cloudwatch", f"alarm:TargetTracking-{part}*") for part in scaled]
+    role = (
+        f"arn:{arns.partition}:iam::{arns.account}:role/aws-service-role/{SCALING_SERVICE}/"
+        "AWSServiceRoleForApplicationAutoScaling_SageMakerEndpoint"
+    )
+    return [
+        _allow(
+            _SCALING_ACTIONS,
+            arns.of("application-autoscaling", "scalable-target/*"),
+            Condition=namespace,
+        ),
+        _allow(
+            [
+                "application-autoscaling:DescribeScalableTargets",
+                "application-autoscaling:DescribeScalingPolicies",
+                "application-autoscaling:DescribeScalingActivities",
+            ],
+            "*",
+        ),
+        _allow(
+            ["cloudwatch:PutMetricAlarm", "cloudwatch:DescribeAlarms", "cloudwatch:DeleteAlarms"],
+            [arns.of("cloudwatch", f"alarm:{wake_name(config.name)}"), *tracking],
+        ),
+        _allow(
+            ["iam:CreateServiceLinkedRole"],
+            role,
+            Condition={"StringEquals": {"iam:AWSServiceName": SCALING_SERVICE}},
+        ),
+    ]
+
+
 _SCALING_ACTIONS = [
     "application-autoscaling:RegisterScalableTarget",
     "application-autoscaling:DeregisterScalableTarget",
     "application-autoscaling:PutScalingPolicy",
-    "application-autoscaling:DescribeScalableTargets",
-    "application-autoscaling:DescribeScalingPolicies",
-    "cloudwatch:PutMetricAlarm",
-    "cloudwatch:DescribeAlarms",
-    "cloudwatch:DeleteAlarms",
-    "iam:CreateServiceLinkedRole",
+    "application-autoscaling:DeleteScalingPolicy",
 ]
 _VPC_ACTIONS = [
     "ec2:CreateNetworkInterface",
@@ -130,34 +251,44 @@ _VPC_ACTIONS = [
 ]
 
 
-def _read(url: str) -> list[Document]:
-    bucket = _bucket_arn(url)
+def _outputs(config: Config) -> list[str]:
+    urls = [config.capture.destination] if config.capture else []
+    if config.asynchronous:
+        urls += [config.asynchronous.output]
+        urls += [config.asynchronous.failures] if config.asynchronous.failures else []
+    return urls
+
+
+def _reading(arns: Arns, url: str) -> Document:
+    reading = arns.object(url) if url.endswith(".tar.gz") else f"{arns.object(url).rstrip('/')}/*"
+    return _allow(["s3:GetObject"], reading)
+
+
+def _listing(arns: Arns, url: str) -> Document:
     key = url.removeprefix("s3://").partition("/")[2]
-    listing = _allow(
-        ["s3:ListBucket"], bucket, Condition={"StringLike": {"s3:prefix": [f"{key.rstrip('/')}*"]}}
-    )
-    reading = _object_arn(url) if url.endswith(".tar.gz") else f"{_object_arn(url).rstrip('/')}/*"
-    return [_allow(["s3:GetObject"], reading), listing]
+    condition = {"StringLike": {"s3:prefix": [f"{key.rstrip('/')}*"]}}
+    return _allow(["s3:ListBucket"], arns.bucket(url), Condition=condition)
 
 
-def _bucket_arn(url: str) -> str:
-    return f"arn:aws:s3:::{url.removeprefix('s3://').partition('/')[0]}"
-
-
-def _object_arn(url: str) -> str:
-    return f"arn:aws:s3:::{url.removeprefix('s3://')}"
-
-
-def _secret_arn(secret: str, region: str, account: str) -> str:
+def _secret(arns: Arns, secret: str) -> str:
     if secret.startswith("arn:"):
         return secret
     # Secrets Manager adds six characters to a secret's name.
-    return f"arn:aws:secretsmanager:{region}:{account}:secret:{secret}-??????"
+    return arns.of("secretsmanager", f"secret:{secret}-??????")
 
 
-def _repository(image: str) -> str:
-    path = image.partition("/")[2]
-    return path.partition("@")[0].partition(":")[0]
+def _with_key(
+    arns: Arns, key: str, actions: list[str], condition: Document | None = None
+) -> Document:
+    """Allow actions on a key that is named by its ARN, its id or an alias."""
+    condition = dict(condition or {})
+    alias = key.rpartition(":")[2]
+    if alias.startswith("alias/"):  # policies have no aliases as resources, only in conditions
+        condition["ForAnyValue:StringEquals"] = {"kms:ResourceAliases": alias}
+        key = arns.of("kms", "key/*")
+    elif not key.startswith("arn:"):
+        key = arns.of("kms", f"key/{key.removeprefix('key/')}")
+    return _allow(actions, key, **({"Condition": condition} if condition else {}))
 
 
 def _allow(actions: list[str], resource: str | list[str], **more: Any) -> Document:

@@ -1,11 +1,15 @@
-"""Instance types: GPUs and memory of the families that serve language models.
+"""Instance types: their names, and GPUs and memory of those that serve language models.
 
-Figures are those of EC2's instance pages (accelerated computing, general purpose, compute and
-memory optimised). Types that are not listed are deployed without a size check.
+The names are those of botocore's model of SageMaker. Figures are those of EC2's instance pages
+(accelerated computing, general purpose, compute and memory optimised). Types whose figures are not
+listed are deployed without a size check.
 """
 
+import difflib
 import re
 from dataclasses import dataclass
+
+from sagemaker_deploy import service_model
 
 GIB = 2**30
 
@@ -47,19 +51,81 @@ GPU_FAMILIES: dict[str, tuple[str, int, dict[str, int]]] = {
     "p5": ("H100", 80, {"4xlarge": 1, "48xlarge": 8}),
     "p5e": ("H200", 141, {"48xlarge": 8}),
     "p5en": ("H200", 141, {"48xlarge": 8}),
-}
+    "g7e": (
+        "RTX PRO 6000", 96,
+        {"2xlarge": 1, "4xlarge": 1, "8xlarge": 1, "12xlarge": 2, "24xlarge": 4, "48xlarge": 8},
+    ),
+    "p6-b200": ("B200", 179, {"48xlarge": 8}),
+    "p6-b300": ("B300", 268, {"48xlarge": 8}),
+    "p6e-gb200": ("GB200", 185, {"36xlarge": 4}),
+}  # fmt: skip
 # GiB of memory for each virtual CPU.
 CPU_FAMILIES = {
-    "c5": 2,
-    "c6i": 2,
-    "c7i": 2,
-    "m5": 4,
-    "m6i": 4,
-    "m7i": 4,
-    "r5": 8,
-    "r6i": 8,
-    "r7i": 8,
+    **dict.fromkeys(("c5", "c5d", "c6g", "c6gd", "c6gn", "c6i", "c6in", "c7g", "c7i", "c8g"), 2),
+    **dict.fromkeys(("m4", "m5", "m5d", "m6g", "m6gd", "m6i", "m7i", "m8g"), 4),
+    **dict.fromkeys(("r5", "r5d", "r6g", "r6gd", "r6i", "r7gd", "r7i", "r8g"), 8),
 }
+ARM, X86 = "arm64", "amd64"
+# AWS's own processors: the g after the generation, and Grace beside Blackwell.
+ARM_FAMILY = re.compile(r"[cmrt]\d+g[a-z]*|p\d+e-gb\d+")
+# Accelerators that are no GPUs: torch cannot use them without AWS's own libraries.
+NEURON_FAMILY = re.compile(r"(inf|trn)\d.*|dl1")
+# Disks of the machine itself, whose size is fixed.
+LOCAL_DISK_FAMILY = re.compile(
+    r"(g4dn|g5|g6|g6e|g7|g7e|p4d|p4de|p5|p5e|p5en|p6.*|trn\d.*|dl1|[cmr]\d+g?d)"
+)
+TYPE_NAME = re.compile(r"ml\.([a-z0-9\-]+)\.(\d*x?large|medium|metal[a-z0-9\-]*)")
+
+
+def known_types() -> tuple[str, ...]:
+    """Return the instance types that endpoints may have."""
+    return service_model.allowed_values(service_model.CONTROL, "ProductionVariantInstanceType")
+
+
+def problem(name: str) -> str | None:
+    """Say why the service would refuse an instance type, with the nearest that it takes."""
+    known = known_types()
+    if name in known:
+        return None
+    near = difflib.get_close_matches(name.lower(), known, 3, 0.6)
+    sizes = [each for each in known if each.rpartition(".")[0] == name.rpartition(".")[0]]
+    if sizes:
+        return f"{name} does not exist; the sizes of this family are: {', '.join(sizes)}"
+    hint = f"; did you mean {' or '.join(near)}?" if near else ""
+    return f"{name} is no instance type of SageMaker endpoints{hint}"
+
+
+def is_newer(name: str) -> bool:
+    """Whether an unknown name may be of a family that is newer than botocore's model."""
+    match = TYPE_NAME.fullmatch(name)
+    if not match or name in known_types():
+        return False
+    generation = re.fullmatch(r"([a-z]+)(\d+)([a-z0-9\-]*)", match[1])
+    latest = [family(each) for each in known_types()]
+    if generation is None or match[1] in latest:
+        return False
+    numbers = [int(m[1]) for each in latest if (m := re.match(rf"{generation[1]}(\d+)", each))]
+    return bool(numbers) and int(generation[2]) > max(numbers)
+
+
+def family(name: str) -> str:
+    """Return the family of an instance type, such as g5."""
+    return name.removeprefix("ml.").partition(".")[0]
+
+
+def architecture(name: str) -> str:
+    """Return the architecture of the images that an instance type runs."""
+    return ARM if ARM_FAMILY.fullmatch(family(name)) else X86
+
+
+def has_neuron(name: str) -> bool:
+    """Whether an instance type's accelerators need AWS's Neuron or Gaudi libraries."""
+    return NEURON_FAMILY.fullmatch(family(name)) is not None
+
+
+def has_local_disk(name: str) -> bool:
+    """Whether models are stored on the machine's own disk, so that no volume can be asked for."""
+    return LOCAL_DISK_FAMILY.fullmatch(family(name)) is not None
 
 
 def find(name: str) -> Instance | None:

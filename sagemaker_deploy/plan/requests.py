@@ -94,6 +94,8 @@ def endpoint_config(config: Config, model_name: str) -> Json:
     content: Json = {"ProductionVariants": [_variant(config, model_name)]}
     if config.component:
         content["ExecutionRoleArn"] = config.role
+        if config.network.isolated:
+            content["EnableNetworkIsolation"] = True
         if config.network.subnets:
             content["VpcConfig"] = _vpc(config)
     if config.asynchronous:
@@ -104,6 +106,11 @@ def endpoint_config(config: Config, model_name: str) -> Json:
             "InitialSamplingPercentage": config.capture.percent,
             "DestinationS3Uri": config.capture.destination,
             "CaptureOptions": [{"CaptureMode": "InputAndOutput"}],
+            # Bodies of any other type are captured in base64.
+            "CaptureContentTypeHeader": {
+                "JsonContentTypes": ["application/json", "application/jsonlines"],
+                "CsvContentTypes": ["text/csv"],
+            },
         }
     if config.kms_key:
         content["KmsKeyId"] = config.kms_key

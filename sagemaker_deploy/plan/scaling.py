@@ -5,16 +5,29 @@ a stream until its last token. From zero copies there is nothing to count, so an
 invocations takes the first step.
 """
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from sagemaker_deploy.config import Config, Scaling
 from sagemaker_deploy.plan.requests import VARIANT, component_name
-from sagemaker_deploy.plan.steps import PolicyArn, Step, Undo
+from sagemaker_deploy.plan.steps import Params, PolicyArn, Step, Undo
 
 VARIANT_METRIC = "SageMakerVariantConcurrentRequestsPerModelHighResolution"
 COMPONENT_METRIC = "SageMakerInferenceComponentConcurrentRequestsPerCopyHighResolution"
 SERVICE = "application-autoscaling"
+
+
+@dataclass(frozen=True, slots=True)
+class Registered:
+    """The account's scaling of one target, as the services describe it."""
+
+    target: Params | None = None
+    policies: Mapping[str, Params] = field(default_factory=dict)  # by name
+    alarm: Params | None = None
+
+
+NOTHING = Registered()
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,25 +56,55 @@ def where(resource: str, dimension: str) -> dict[str, str]:
     }
 
 
-def steps(config: Config) -> list[Step]:
+def target_of(config: Config) -> Target:
+    """Return the target that a configuration's `scaling` scales."""
+    component = component_name(config) if config.component else None
+    return Target(config.name, component, config.asynchronous is not None)
+
+
+def steps(config: Config, registered: Registered = NOTHING) -> list[Step]:
     """Plan a configuration's `scaling`."""
     if config.scaling is None:
         return []
-    component = component_name(config) if config.component else None
-    return steps_for(
-        config.name, component, config.scaling, is_async=config.asynchronous is not None
-    )
+    return steps_for(target_of(config), config.scaling, registered)
 
 
-def steps_for(
-    endpoint: str, component: str | None, scaling: Scaling, *, is_async: bool
-) -> list[Step]:
-    """Plan registration, target tracking and, if the minimum is zero, scaling out from zero."""
-    target = Target(endpoint, component, is_async)
-    deployed = [_register(target, scaling), _tracking(target, scaling)]
+def steps_for(target: Target, scaling: Scaling, registered: Registered = NOTHING) -> list[Step]:
+    """Plan registration, target tracking and, if the minimum is zero, scaling out from zero.
+
+    What is registered with the same values needs no step. What is registered with others gets them
+    back if a later step fails.
+    """
+    wake = wake_name(target.endpoint)
+    known_wake = registered.policies.get(wake)
+    arn = str(known_wake["PolicyARN"]) if known_wake else PolicyArn(wake)
+    described = [registered.target, registered.policies.get(track_name(target.endpoint))]
+    planned = [_register(target, scaling), _tracking(target, scaling)]
     if scaling.min == 0:
-        deployed += [_wake_policy(target), _wake_alarm(target)]
-    return deployed
+        planned += [_wake_policy(target), _wake_alarm(target, arn)]
+        described += [known_wake, registered.alarm]
+    changes = [_change(step, known) for step, known in zip(planned, described, strict=True)]
+    return [step for step in changes if step]
+
+
+def _change(step: Step, known: Params | None) -> Step | None:
+    """Return the step that brings about a step's values; None if they are there."""
+    if known is None:
+        return step
+    if _contains(known, step.params):
+        return None
+    before = {key: known[key] for key in step.params if key in known}
+    return replace(step, undo=Undo(step.operation, before))
+
+
+def _contains(known: Any, expected: Any) -> bool:
+    if isinstance(expected, Mapping):
+        return isinstance(known, Mapping) and all(
+            key in known and _contains(known[key], value) for key, value in expected.items()
+        )
+    if isinstance(expected, list):
+        return len(known) == len(expected) and all(map(_contains, known, expected))
+    return bool(known == expected)
 
 
 def removal(target: dict[str, str]) -> Step:
@@ -74,6 +117,11 @@ def removal(target: dict[str, str]) -> Step:
         target,
         may_be_missing=True,
     )
+
+
+def track_name(name: str) -> str:
+    """Return the name of the policy of target tracking."""
+    return f"{name}-track"
 
 
 def wake_name(name: str) -> str:
@@ -111,15 +159,16 @@ def _tracking(target: Target, scaling: Scaling) -> Step:
         }
     return Step(
         f"aim at {scaling.target_concurrency:g} concurrent requests for each copy",
-        f"scaling policy {target.endpoint}-track",
+        f"scaling policy {track_name(target.endpoint)}",
         SERVICE,
         "put_scaling_policy",
         {
             **target.where(),
-            "PolicyName": f"{target.endpoint}-track",
+            "PolicyName": track_name(target.endpoint),
             "PolicyType": "TargetTrackingScaling",
             "TargetTrackingScalingPolicyConfiguration": policy,
         },
+        undo=_policy_undo(target, track_name(target.endpoint)),
     )
 
 
@@ -140,10 +189,15 @@ def _wake_policy(target: Target) -> Step:
                 "StepAdjustments": [{"MetricIntervalLowerBound": 0, "ScalingAdjustment": 1}],
             },
         },
+        undo=_policy_undo(target, wake_name(target.endpoint)),
     )
 
 
-def _wake_alarm(target: Target) -> Step:
+def _policy_undo(target: Target, name: str) -> Undo:
+    return Undo("delete_scaling_policy", {**target.where(), "PolicyName": name})
+
+
+def _wake_alarm(target: Target, policy: str) -> Step:
     if target.component:
         metric, period = "NoCapacityInvocationFailures", 30
         dimension = {"Name": "InferenceComponentName", "Value": target.component}
@@ -158,8 +212,7 @@ def _wake_alarm(target: Target) -> Step:
         "put_metric_alarm",
         {
             "AlarmName": name,
-            # The executor fills in the ARN of the policy of that name.
-            "AlarmActions": [PolicyArn(name)],
+            "AlarmActions": [policy],
             "MetricName": metric,
             "Namespace": "AWS/SageMaker",
             "Statistic": "Maximum",

@@ -67,11 +67,17 @@ class Step:
     wait: Wait | None = None
     # Deleting a resource that does not exist is not an error.
     may_be_missing: bool = False
+    # Once accepted, what earlier steps created is in use: a later failure must not remove it.
+    uses_earlier: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Upload:
-    """Upload a file or a packed folder to S3. `code` becomes code/ in the archive."""
+    """Upload a file or a packed folder to S3. `code` becomes code/ in the archive.
+
+    `key` holds a hash of the content. So an object that is there already is the same archive, which
+    a running container may need: it is neither written again nor removed by an undo.
+    """
 
     title: str
     source: Path

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.sdk import aws_account
+from tests.support.hub_cache import cached
 from tests.support.local_sagemaker import DEMO_MODEL, REAL_SERVER, REGION, Local, running
 
 NOTHING_LEAVES = {
@@ -44,7 +45,9 @@ def account(moto_url: str) -> dict[str, str]:
 @pytest.fixture(scope="session")
 def local(moto_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Local]:
     """The local endpoint; the variables that lead clients to it are set."""
-    settings = {"DTYPE": "float32", "HF_HUB_OFFLINE": "1"}
+    # The documents' model is the demo model here, as if it had been downloaded.
+    cache = cached(tmp_path_factory.mktemp("hub"), "Qwen/Qwen2.5-0.5B-Instruct", DEMO_MODEL)
+    settings = {"DTYPE": "float32", "HF_HUB_OFFLINE": "1", "HF_HUB_CACHE": str(cache)}
     with (
         running(REAL_SERVER, tmp_path_factory.mktemp("logs"), **settings) as local,
         pytest.MonkeyPatch.context() as patch,

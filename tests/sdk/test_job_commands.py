@@ -1,5 +1,6 @@
 """batch, async, adapters, scale, logs, bench: the real commands over moto's account."""
 
+import csv
 import json
 import time
 from pathlib import Path
@@ -38,13 +39,56 @@ def test_a_batch_of_lines_is_answered_in_order(
     file = _write(tmp_path, account, model={"data": f"s3://{BUCKET}/demo/model.tar.gz"})
     words = ["Hello", "One", "Two"]
     bodies = [{"inputs": word, "parameters": {"max_new_tokens": 3}} for word in words]
+    bodies.append({"inputs": "x", "parameters": {"temperature": -1}})
     source = tmp_path / "in.jsonl"
     source.write_text("".join(f"{json.dumps(body)}\n" for body in bodies))
     saved = tmp_path / "out.jsonl"
-    _run("batch", "-f", file, "--input", str(source), "--save", str(saved), "--poll", "0.2")
+    options = ("--input", str(source), "--save", str(saved), "--poll", "0.2")
+    failed = _run("batch", "-f", file, *options, expect=7)
+    assert "1 of 4 answers are errors; the first is line 4 of s3://models/" in failed.stderr
+    assert "temperature" in failed.stderr
     answers = [json.loads(line) for line in saved.read_text().splitlines()]
-    assert len(answers) == 3
-    assert all("error" not in str(answer) for answer in answers)
+    assert len(answers) == 4
+    assert all("error" not in str(answer) for answer in answers[:3])
+
+
+def test_a_table_is_answered_row_by_row_and_joined_with_its_input(
+    tmp_path: Path, account: dict[str, str], local: Local
+) -> None:
+    storage = boto3.client("s3")
+    pack(DEMO_MODEL, None, tmp_path / "model.tar.gz")
+    storage.upload_file(str(tmp_path / "model.tar.gz"), BUCKET, "table/model.tar.gz")
+    storage.put_object(Bucket=BUCKET, Key="table/in.csv", Body=b'inputs\n"Hello, you"\nOne\n')
+    definition = {"Image": account["image"], "ModelDataUrl": f"s3://{BUCKET}/table/model.tar.gz"}
+    local.sagemaker.create_model(ModelName="table", PrimaryContainer=definition)
+    source = {"S3DataSource": {"S3DataType": "S3Prefix", "S3Uri": f"s3://{BUCKET}/table/in.csv"}}
+    job: dict[str, Any] = {
+        "TransformJobName": "table",
+        "ModelName": "table",
+        "BatchStrategy": "SingleRecord",  # each body but the first is without the header
+        "TransformInput": {"DataSource": source, "ContentType": "text/csv", "SplitType": "Line"},
+        "TransformOutput": {
+            "S3OutputPath": f"s3://{BUCKET}/table/out", "Accept": "text/csv",
+            "AssembleWith": "Line",
+        },
+        "TransformResources": {"InstanceType": "ml.m5.xlarge", "InstanceCount": 1},
+        "DataProcessing": {"JoinSource": "Input"},
+    }  # fmt: skip
+    filtered = job | {"DataProcessing": {"InputFilter": "$.a"}}
+    with pytest.raises(local.sagemaker.exceptions.ClientError, match=r"DataProcessing.InputFilter"):
+        local.sagemaker.create_transform_job(**filtered)
+    local.sagemaker.create_transform_job(**job)
+    deadline = time.monotonic() + 120
+    while (status := local.sagemaker.describe_transform_job(TransformJobName="table"))[
+        "TransformJobStatus"
+    ] == "InProgress" and time.monotonic() < deadline:
+        time.sleep(0.2)
+    assert status["TransformJobStatus"] == "Completed", status.get("FailureReason")
+    body = storage.get_object(Bucket=BUCKET, Key="table/out/in.csv.out")["Body"].read().decode()
+    header, *rows = list(csv.reader(body.splitlines()))
+    assert header == ["inputs", "generated_text"]
+    assert [row[0] for row in rows] == ["Hello, you", "One"]
+    assert all(len(row) == 2 for row in rows)
 
 
 def test_an_asynchronous_call_waits_for_its_answer(

@@ -44,6 +44,11 @@ class Container:
         """Whether the process exists."""
         return self._process.poll() is None
 
+    @property
+    def has_died(self) -> bool:
+        """Whether the process has ended although nobody stopped it."""
+        return not self.is_running and not self._stopped.is_set()
+
     def ping(self) -> int:
         """Return the status of /ping; 0 if nothing answers within SageMaker's two seconds."""
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=PING_TIMEOUT_S)

@@ -4,6 +4,7 @@ One process serves each variant and each component, for any number of instances 
 only this machine. Each endpoint starts in its own thread, as on the service.
 """
 
+import logging
 import random
 import threading
 from collections.abc import Mapping
@@ -27,6 +28,8 @@ from sagemaker_deploy.local.control_plane.units import (
     container_definition,
 )
 from sagemaker_deploy.local.refusals import Refusal, no_endpoint, validation
+
+log = logging.getLogger(__name__)
 
 STARTUP_TIMEOUT_S = 480
 SERVING = ("InService", "Updating")
@@ -88,6 +91,43 @@ class Endpoints:
                 adapters.unload(base.container, name)
             return
         self._in_background(self._stop_units, [unit])
+
+    def replace_dead(self) -> None:
+        """Start containers anew whose processes have ended, as the service replaces them.
+
+        Call it now and then. One that does not come up makes its endpoint or component `Failed`.
+        """
+        with self._lock:
+            dead = [
+                (endpoint, unit)
+                for endpoint in self._live.values()
+                for unit in [*endpoint.variants.values(), *endpoint.components.values()]
+                if unit.container and unit.container.has_died
+            ]
+        for endpoint, unit in dead:
+            self._start_again(endpoint, unit)
+
+    def _start_again(self, endpoint: LocalEndpoint, unit: Unit) -> None:
+        log.warning("%s/%s: the container has ended; a new one starts", endpoint.name, unit.name)
+        self._stop_units([unit])
+        assert unit.spec is not None
+        try:
+            unit.container = self._fleet.start(unit.spec)
+            for adapter in endpoint.components.values():
+                if adapter.base == unit.name:
+                    self._load_adapter(adapter)
+        except (DeployError, Refusal) as error:
+            reason = str(error)[:1024]
+            if unit.name in endpoint.components:
+                status = {"InferenceComponentStatus": "Failed", "FailureReason": reason}
+                self._resources.change(COMPONENT, unit.name, **status)
+            else:
+                status = {"EndpointStatus": "Failed", "FailureReason": reason}
+                self._resources.change(ENDPOINT, endpoint.name, **status)
+        with self._lock:
+            is_deleted = self._live.get(endpoint.name) is not endpoint
+        if is_deleted:
+            self._stop_units([unit])
 
     def set_copies(self, endpoint: str, name: str, count: int) -> None:
         """Scale a component: zero copies stop the container; more than zero start it."""

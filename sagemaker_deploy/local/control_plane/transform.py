@@ -14,7 +14,8 @@ from sagemaker_deploy.local.containers.exchange import Exchange, Failure
 from sagemaker_deploy.local.containers.fleet import Fleet, Spec
 from sagemaker_deploy.local.containers.process import Container
 from sagemaker_deploy.local.containers.storage import join
-from sagemaker_deploy.local.control_plane import batches
+from sagemaker_deploy.local.control_plane import batches, joins
+from sagemaker_deploy.local.control_plane.joins import check_processing
 from sagemaker_deploy.local.control_plane.resources import JOB, MODEL, Resources
 from sagemaker_deploy.local.control_plane.units import container_definition
 from sagemaker_deploy.local.refusals import control_validation
@@ -43,8 +44,7 @@ class Transforms:
             raise control_validation(
                 "Uncompressed model data (ModelDataSource) is not supported by batch transform."
             )
-        if params.get("DataProcessing", {}).get("JoinSource", "None") != "None":
-            raise control_validation("The local endpoint does not imitate DataProcessing.")
+        check_processing(params)
         record = self._resources.create(JOB, {**params, "TransformJobStatus": "InProgress"})
         name = str(params["TransformJobName"])
         threading.Thread(target=self._run, args=(name, params, definition), daemon=True).start()
@@ -114,6 +114,9 @@ class Transforms:
         prefix = source["DataSource"]["S3DataSource"]["S3Uri"]
         below = url.removeprefix(prefix).lstrip("/") or url.rpartition("/")[2]
         target = join(output["S3OutputPath"], f"{below}.out")
+        if params.get("DataProcessing", {}).get("JoinSource") == "Input":
+            answers = batches.joined(responses, "Line")
+            responses = [joins.with_input(data, answers, headers["Content-Type"])]
         whole = batches.joined(responses, output.get("AssembleWith", "None"))
         self._fleet.storage.write(target, whole)
 

@@ -40,7 +40,8 @@ def test_a_transform_job_keeps_lines_and_order() -> None:
 
 def test_scaling_a_component_counts_requests_for_each_copy() -> None:
     steps = scaling.steps_for(
-        "chat", "chat-model", Scaling(min=0, max=4, target_concurrency=8), is_async=False
+        scaling.Target("chat", "chat-model", is_async=False),
+        Scaling(min=0, max=4, target_concurrency=8),
     )
     assert steps[0].params["ScalableDimension"] == "sagemaker:inference-component:DesiredCopyCount"
     assert "NoCapacityInvocationFailures" in str(steps[3].params)

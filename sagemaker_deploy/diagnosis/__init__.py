@@ -1,0 +1,1 @@
+"""Why an endpoint failed: evidence from AWS, rules, and one cause with one remedy."""

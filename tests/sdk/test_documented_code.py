@@ -1,0 +1,115 @@
+"""The documents' Python, as it stands, against the local endpoint; nothing leaves the machine."""
+
+import os
+import re
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import pytest
+
+from sagemaker_deploy.commands.local import SDK_CONFIG_VARIABLE, _sdk_config
+from tests.support.local_sagemaker import DEMO_MODEL, ROOT, Local
+
+SDK2 = sys.executable
+SDK3 = str(ROOT / ".venv-sdk3" / "bin" / "python")
+# A word of a block, and the interpreter that has its library.
+INTERPRETERS = {
+    "sagemaker.serve": SDK3,
+    "sagemaker.core": SDK3,
+    "sagemaker.huggingface": SDK2,
+    "sagemaker.predictor": SDK2,
+    "boto3": SDK2,
+}
+Answer = subprocess.CompletedProcess[str]
+
+
+def _blocks() -> dict[str, tuple[str, str]]:
+    """Return interpreter and code of each block that calls SageMaker, by document and library."""
+    blocks = {}
+    for document in ("README.md", "docs/deploying.md"):
+        for code in re.findall(
+            r"^```python\n(.*?)^```", (ROOT / document).read_text(), re.M | re.S
+        ):
+            word = next((word for word in INTERPRETERS if word in code), None)
+            if word:
+                blocks[f"{document} {word}"] = (INTERPRETERS[word], code)
+    return blocks
+
+
+BLOCKS = _blocks()
+
+
+class Trap:
+    """Stands for everything outside of this machine, and notes what was asked of it."""
+
+    def __init__(self) -> None:
+        asked = self.asked = []  # type: list[str]
+
+        class Handler(BaseHTTPRequestHandler):
+            def note(self) -> None:
+                asked.append(f"{self.command} {self.path}")
+                self.send_error(500)
+
+            do_GET = do_POST = do_PUT = do_HEAD = do_CONNECT = note  # noqa: N815
+
+            def log_message(self, *_: object) -> None:
+                pass
+
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        threading.Thread(target=self.server.serve_forever, daemon=True).start()
+        self.url = f"http://127.0.0.1:{self.server.server_port}"
+
+
+@pytest.fixture(scope="module")
+def outside() -> Iterator[Trap]:
+    trap = Trap()
+    yield trap
+    trap.server.shutdown()
+
+
+@pytest.fixture(scope="module")
+def answers(
+    local: Local, outside: Trap, tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, "Future[Answer]"]:
+    """Every block, run at the same time, since the SDK sleeps between looks at an endpoint."""
+    local.deploy("local", {"Environment": {"HF_MODEL_ID": str(DEMO_MODEL)}})
+    folder = tmp_path_factory.mktemp("documents")
+    proxies = dict.fromkeys(("HTTP_PROXY", "HTTPS_PROXY", "AWS_ENDPOINT_URL"), outside.url)
+    environ = {
+        "PATH": os.environ["PATH"], "HOME": str(folder), "NO_PROXY": "127.0.0.1,localhost",
+        "AWS_ENDPOINT_URL_SAGEMAKER": local.url, "AWS_ENDPOINT_URL_SAGEMAKER_RUNTIME": local.url,
+        "AWS_ACCESS_KEY_ID": "local", "AWS_SECRET_ACCESS_KEY": "local",
+        "AWS_DEFAULT_REGION": "us-east-1", SDK_CONFIG_VARIABLE: str(_sdk_config(folder)),
+    }  # fmt: skip
+
+    def run(name: str) -> Answer:
+        interpreter, code = BLOCKS[name]
+        return subprocess.run(
+            [interpreter, "-W", "ignore", "-c", code], env=environ | proxies, cwd=folder,
+            capture_output=True, text=True, check=False, timeout=170,
+        )  # fmt: skip
+
+    pool = ThreadPoolExecutor(len(BLOCKS))
+    return {name: pool.submit(run, name) for name in BLOCKS}
+
+
+def test_both_documents_have_every_library() -> None:
+    words = {name.rpartition(" ")[2] for name in BLOCKS}
+    assert words == set(INTERPRETERS)
+
+
+@pytest.mark.parametrize("name", BLOCKS)
+def test_a_block_runs_as_it_stands(name: str, answers: dict[str, "Future[Answer]"]) -> None:
+    answer = answers[name].result()
+    assert answer.returncode == 0, answer.stderr
+    assert answer.stdout.strip(), "prints no answer"
+
+
+def test_nothing_left_the_machine(answers: dict[str, "Future[Answer]"], outside: Trap) -> None:
+    for answer in answers.values():
+        answer.result()
+    assert outside.asked == []

@@ -1,0 +1,161 @@
+"""Every command under an evaluator that knows only the policy that `plan --policies` prints."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import boto3
+import pytest
+import yaml
+from click.testing import CliRunner, Result
+
+from sagemaker_deploy import config as configuration
+from sagemaker_deploy.commands.main import main
+from sagemaker_deploy.plan import iam as policies
+from tests.sdk.aws_account import BUCKET
+from tests.support.iam import ACCOUNT, REGION, Evaluator, enforced, sagemaker_arn
+from tests.support.local_sagemaker import FAKE_SERVER, running
+
+
+def _run(*arguments: str, expect: int = 0) -> Result:
+    result = CliRunner().invoke(main, arguments)
+    assert result.exit_code == expect, (result.output, result.stderr, result.exception)
+    return result
+
+
+def _write(folder: Path, account: dict[str, str], **changes: Any) -> dict[str, Any]:
+    """Write deploy.yaml and return the policies that it needs."""
+    values = {"name": "least", "instance_type": "ml.c7i.2xlarge", "region": REGION} | account
+    (folder / "deploy.yaml").write_text(yaml.safe_dump(values | changes))
+    planned = json.loads(_run("plan", "--json").stdout)
+    return dict(planned["policies"])
+
+
+@pytest.fixture
+def fake(tmp_path: Path, account: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> Any:
+    monkeypatch.chdir(tmp_path)
+    with running(FAKE_SERVER, tmp_path / "logs") as fake:
+        monkeypatch.setenv("AWS_ENDPOINT_URL_SAGEMAKER", fake.url)
+        monkeypatch.setenv("AWS_ENDPOINT_URL_SAGEMAKER_RUNTIME", fake.url)
+        yield fake
+
+
+def _model_folder(folder: Path) -> str:
+    (folder / "model").mkdir()
+    (folder / "model" / "config.json").write_text("{}")
+    return str(folder / "model")
+
+
+def test_every_command_on_an_endpoint_works_with_the_printed_policy(
+    tmp_path: Path, account: dict[str, str], fake: Any
+) -> None:
+    scaling = {"min": 1, "max": 3, "target_concurrency": 4}
+    boto3.client("secretsmanager").create_secret(Name="least", SecretString="hf_hidden")
+    changes: dict[str, Any] = {
+        "model": {"data": _model_folder(tmp_path)},
+        "scaling": scaling,
+        "secrets": {"HF_TOKEN": "least"},
+    }
+    printed = _write(tmp_path, account, **changes)
+    boto3.client("logs").create_log_group(logGroupName="/aws/sagemaker/Endpoints/least")
+    with enforced(printed["deployer"]) as evaluator:
+        poll = ("--poll", "0.1")
+        _run("plan")
+        _run("deploy", "--yes", *poll)
+        _run("deploy", "--yes", *poll)
+        _run("invoke", "least", "Hello")
+        _run("invoke", "least", "Hello", "--stream")
+        _run("bench", "least", "--clients", "1", "--requests", "1")
+        _run("status", "least")
+        _run("logs", "least")
+        _run("scale", "least", "--instances", "2", *poll)
+        _run("scale", "least", "--min", "1", "--max", "2", "--target", "9", *poll)
+        _run("scale", "least", "--off", *poll)
+        _run("update", "--yes", "--set", "env.A='1'", *poll)
+        _run("delete", "least", "--yes", *poll)
+    assert not evaluator.refused
+    assert _another_deployments(evaluator) == []
+
+
+def test_every_command_on_components_and_adapters_works_with_the_printed_policy(
+    tmp_path: Path, account: dict[str, str], fake: Any
+) -> None:
+    printed = _write(tmp_path, account, name="parts", model={"id": "a/b"}, component={})
+    (tmp_path / "polite").mkdir()
+    (tmp_path / "polite" / "adapter_config.json").write_text("{}")
+    boto3.client("logs").create_log_group(
+        logGroupName="/aws/sagemaker/InferenceComponents/parts-model"
+    )
+    with enforced(printed["deployer"]) as evaluator:
+        poll = ("--poll", "0.1")
+        _run("deploy", "--yes", *poll)
+        _run("adapters", "add", "parts", "any-name", "polite", "--bucket", BUCKET, *poll)
+        _run("adapters", "list", "parts")
+        _run("invoke", "parts", "x", "--component", "any-name")
+        _run("invoke", "parts", "x", "--stream")
+        _run("logs", "parts", "--component", "parts-model")
+        _run("scale", "parts", "--copies", "2", *poll)
+        _run("adapters", "remove", "parts", "any-name", *poll)
+        _run("delete", "parts", "--yes", *poll)
+    assert not evaluator.refused
+
+
+def test_an_asynchronous_call_works_with_the_printed_policy(
+    tmp_path: Path, account: dict[str, str], fake: Any
+) -> None:
+    output = {"output": f"s3://{BUCKET}/least-out", "failures": f"s3://{BUCKET}/least-failed"}
+    printed = _write(tmp_path, account, name="later", model={"id": "a/b"}, asynchronous=output)
+    # Here the container runs in this process, so its role's policy is needed, too.
+    with enforced(printed["deployer"], printed["execution"]) as evaluator:
+        _run("deploy", "--yes", "--poll", "0.1")
+        assert _run("async", "later", "Hello", "--poll", "0.1").stdout.strip()
+        _run("delete", "later", "--yes", "--poll", "0.1")
+    assert not evaluator.refused
+
+
+def _another_deployments(evaluator: Evaluator) -> list[str]:
+    """Which resources of a deployment `least2` the policy would allow, too."""
+    asks = [(action, resource) for action, resource, _ in evaluator.asked]
+    others = {
+        (action, resource.replace("least", "least2"))
+        for action, resource in asks
+        if ":sagemaker:" in resource and "/least" in resource
+    }
+    return [resource for action, resource in others if evaluator.allows(action, resource, {})]
+
+
+def test_a_deployment_whose_name_begins_alike_is_out_of_reach(account: dict[str, str]) -> None:
+    config = configuration.parse(account | {"name": "chat", "instance_type": "ml.g5.xlarge",
+                                            "model": {"id": "a/b"}})  # fmt: skip
+    evaluator = Evaluator([policies.deployer(config, REGION, ACCOUNT)])
+    action = "sagemaker:DeleteEndpoint"
+    assert evaluator.allows(action, sagemaker_arn("endpoint", "chat"), {})
+    assert not evaluator.allows(action, sagemaker_arn("endpoint", "chat2"), {})
+    theirs = {"aws:ResourceTag/sagemaker-deploy": "chat2"}
+    component = sagemaker_arn("inference-component", "chat2-model")
+    assert not evaluator.allows("sagemaker:DeleteInferenceComponent", component, theirs)
+
+
+def test_keys_and_repositories_of_other_accounts_are_named(account: dict[str, str]) -> None:
+    image = "999999999999.dkr.ecr.eu-west-1.amazonaws.com/llm:1"
+    values = account | {"name": "chat", "instance_type": "ml.g5.xlarge", "image": image,
+                        "model": {"id": "a/b"}, "kms_key": "alias/own"}  # fmt: skip
+    config = configuration.parse(values)
+    text = json.dumps(policies.deployer(config, REGION, ACCOUNT))
+    assert "arn:aws:ecr:eu-west-1:999999999999:repository/llm" in text
+    assert '"kms:CreateGrant"' in text
+    assert '{"kms:ResourceAliases": "alias/own"}' in text
+    document = policies.repository(config, ACCOUNT)
+    assert document
+    assert document["Statement"][0]["Principal"] == {"AWS": config.role}
+    assert policies.repository(configuration.parse(values | account), ACCOUNT) is None
+
+
+def test_the_role_for_scaling_can_be_made_for_scaling_only(account: dict[str, str]) -> None:
+    values = account | {"name": "chat", "instance_type": "ml.g5.xlarge", "model": {"id": "a/b"}}
+    document = policies.deployer(configuration.parse(values), REGION, ACCOUNT)
+    [statement] = [
+        one for one in document["Statement"] if one["Action"] == ["iam:CreateServiceLinkedRole"]
+    ]
+    assert statement["Condition"]["StringEquals"]["iam:AWSServiceName"].startswith("sagemaker.")
+    assert "*" not in statement["Resource"]
