@@ -36,7 +36,7 @@ def image_facts(aws: Aws, image: str) -> ImageFacts:
     repository, _, digest = path.partition("@")
     name, _, tag = repository.partition(":")
     image_id = {"imageDigest": digest} if digest else {"imageTag": tag or "latest"}
-    where = {
+    where: dict[str, Any] = {
         "registryId": host.partition(".")[0],
         "repositoryName": name,
         "imageIds": [image_id],

@@ -16,7 +16,6 @@ from sagemaker_deploy.plan.steps import Plan, Step, Undo, Upload, Wait
 
 ECR = re.compile(r"^\d{12}\.dkr\.ecr\.[a-z0-9-]+\.amazonaws\.com(\.cn)?/[^:@]+([:@].+)$")
 ENDPOINT_TIMEOUT_S = 5400
-HOURS = 24
 ANSWERS = "/answers-"  # in the keys of a batch job's responses
 
 
@@ -241,7 +240,7 @@ def _delete_failed(config: Config) -> Step:
 
 
 def _tell(config: Config, account_state: AccountState) -> tuple[list[str], list[str]]:
-    facts = [_cost(config)]
+    facts = [sizing.cost(config)]
     warnings = checks.size_warnings(config, _size(config, account_state))
     if account_state.endpoint_status == "InService":
         facts.append(f"endpoint {config.name} is in service; it is updated, not made anew")
@@ -276,26 +275,6 @@ def _size(config: Config, account_state: AccountState) -> ModelSize:
         return account_state.size
     weights = int(billion * 1e9 * config.model.bytes_per_parameter)
     return ModelSize(weights, account_state.size.kv_bytes_per_token, "model.parameters_billion")
-
-
-def _cost(config: Config) -> str:
-    if config.serverless:
-        settings = config.serverless
-        provisioned = settings.provisioned_concurrency
-        idle = f"{provisioned} provisioned, billed always" if provisioned else "nothing while idle"
-        return (
-            f"cost: serverless, {settings.memory_mb} MB, up to {settings.max_concurrency} at a "
-            f"time; billed by use; {idle}"
-        )
-    count = config.instance_count
-    types = " or ".join(config.all_instance_types)
-    span = ""
-    if config.scaling:
-        span = f"; scaling keeps it from {config.scaling.min} to {config.scaling.max} copies"
-    return (
-        f"cost: {count} x {types} = {count * HOURS} instance-hours a day while the endpoint "
-        f"exists, used or not{span}"
-    )
 
 
 def _policies(config: Config, account_state: AccountState, data_url: str | None) -> dict[str, Any]:

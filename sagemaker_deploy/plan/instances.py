@@ -88,10 +88,10 @@ def problem(name: str) -> str | None:
     if name in known:
         return None
     near = difflib.get_close_matches(name.lower(), known, 3, 0.6)
+    hint = f"; did you mean {' or '.join(near)}?" if near else ""
     sizes = [each for each in known if each.rpartition(".")[0] == name.rpartition(".")[0]]
     if sizes:
-        return f"{name} does not exist; the sizes of this family are: {', '.join(sizes)}"
-    hint = f"; did you mean {' or '.join(near)}?" if near else ""
+        return f"{name} does not exist{hint} The sizes of this family are: {', '.join(sizes)}"
     return f"{name} is no instance type of SageMaker endpoints{hint}"
 
 

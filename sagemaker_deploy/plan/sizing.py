@@ -8,9 +8,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from sagemaker_deploy.config import Config
 from sagemaker_deploy.plan.instances import GIB, Instance
 
 KEPT_SHARE = 0.15  # activations, CUDA context, fragmentation: a rule of thumb, not a measurement
+HOURS = 24
 CACHE_BYTES = 2  # bfloat16 or float16
 
 
@@ -97,6 +99,27 @@ def sentences(
             "run at a time"
         ]
     return [fact], []
+
+
+def cost(config: Config) -> str:
+    """Describe the cost in the units that AWS bills."""
+    if config.serverless:
+        settings = config.serverless
+        provisioned = settings.provisioned_concurrency
+        idle = f"{provisioned} provisioned, billed always" if provisioned else "nothing while idle"
+        return (
+            f"cost: serverless, {settings.memory_mb} MB, up to {settings.max_concurrency} at a "
+            f"time; billed by use; {idle}"
+        )
+    count = config.instance_count
+    types = " or ".join(config.all_instance_types)
+    span = ""
+    if config.scaling:
+        span = f"; scaling keeps it from {config.scaling.min} to {config.scaling.max} copies"
+    return (
+        f"cost: {count} x {types} = {count * HOURS} instance-hours a day while the endpoint "
+        f"exists, used or not{span}"
+    )
 
 
 def _gib(size: int) -> str:

@@ -37,11 +37,11 @@ def _warnings(changes: dict[str, Any], **state: Any) -> str:
     ("name", "words"),
     [
         ("ml.g5.2xlrge", "did you mean ml.g5.2xlarge"),
-        ("ml.g5.3xlarge", "the sizes of this family are: ml.g5.xlarge, ml.g5.2xlarge"),
+        ("ml.g5.3xlarge", "The sizes of this family are: ml.g5.xlarge, ml.g5.2xlarge"),
         ("g5.xlarge", "did you mean ml.g5.xlarge"),
         ("ML.G5.XLARGE", "did you mean ml.g5.xlarge"),
         ("ml.gg5.xlarge", "did you mean ml.g5.xlarge"),
-        ("ml.c7gi.large", "did you mean ml.c7g"),
+        ("ml.c7gi.large", "did you mean ml.c7i.large or ml.c7g.large"),
         ("x", "x is no instance type of SageMaker endpoints"),
     ],
 )
