@@ -192,6 +192,14 @@ def from_kind(
     return GenerationFailed(message)
 
 
+def payload_too_large(limit_bytes: int | None) -> PayloadTooLarge:
+    """Build the error for a body over the limit."""
+    return PayloadTooLarge(
+        f"the body is larger than PAYLOAD_LIMIT allows: {limit_bytes} bytes; send less, or raise "
+        "that variable (SageMaker itself takes 25 MB, serverless 4 MB)"
+    )
+
+
 def one_line(error: BaseException) -> str:
     """Return an exception as one line: its class, since many messages say little, and its text."""
     text = " ".join(str(error).split())[:400]

@@ -12,7 +12,7 @@ from flask import Response, request
 from werkzeug.exceptions import HTTPException, RequestEntityTooLarge
 
 from container import errors
-from container.errors import InternalError, PayloadTooLarge, ServingError
+from container.errors import InternalError, ServingError, payload_too_large
 
 log = logging.getLogger(__name__)
 
@@ -251,14 +251,6 @@ def unhealthy(error: ServingError) -> Response:
     """Answer a look at the server's health: TGI's type for it, and the real reason."""
     body = {"error": shorten(error.message), "error_type": "healthcheck"}
     return _respond(body, TGI[type(error)].status, error)
-
-
-def payload_too_large(limit_bytes: int | None) -> PayloadTooLarge:
-    """Build the error for a body over the limit."""
-    return PayloadTooLarge(
-        f"the body is larger than PAYLOAD_LIMIT allows: {limit_bytes} bytes; send less, or raise "
-        "that variable (SageMaker itself takes 25 MB, serverless 4 MB)"
-    )
 
 
 def to_client_error(error: Exception) -> ServingError:

@@ -11,8 +11,8 @@ from container.errors import (
     InvalidParameter,
     MalformedRequest,
     UnsupportedMediaType,
+    payload_too_large,
 )
-from container.frontend.web.error_responses import payload_too_large
 
 JSON_TYPES = ("application/json", "text/json")
 

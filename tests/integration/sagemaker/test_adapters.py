@@ -98,7 +98,7 @@ def test_an_unknown_adapter_is_a_404_that_lists_the_known(lora: Server) -> None:
     for refused in (
         _generate(lora, "green"),
         _generate(lora, None, **{HEADER: "green"}),
-        _chat(lora, "green"),
+        _chat(lora, "org/Red"),
     ):
         assert refused.status_code == 404
         assert "red, blue" in refused.text
