@@ -9,9 +9,11 @@ from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
+import boto3
 import pytest
 
 from sagemaker_deploy.commands.local import SDK_CONFIG_VARIABLE, _sdk_config
+from sagemaker_deploy.execute import pack
 from tests.support.local_sagemaker import DEMO_MODEL, ROOT, Local
 
 SDK2 = sys.executable
@@ -36,6 +38,7 @@ def _blocks() -> dict[str, tuple[str, str]]:
         ):
             word = next((word for word in INTERPRETERS if word in code), None)
             if word:
+                assert f"{document} {word}" not in blocks
                 blocks[f"{document} {word}"] = (INTERPRETERS[word], code)
     return blocks
 
@@ -78,6 +81,9 @@ def answers(
     """Every block, run at the same time, since the SDK sleeps between looks at an endpoint."""
     local.deploy("local", {"Environment": {"HF_MODEL_ID": str(DEMO_MODEL)}})
     folder = tmp_path_factory.mktemp("documents")
+    pack(DEMO_MODEL, None, folder / "model.tar.gz")  # for the local endpoint, which reads S3
+    boto3.client("s3").create_bucket(Bucket="my-bucket")
+    boto3.client("s3").upload_file(str(folder / "model.tar.gz"), "my-bucket", "model.tar.gz")
     proxies = dict.fromkeys(("HTTP_PROXY", "HTTPS_PROXY", "AWS_ENDPOINT_URL"), outside.url)
     environ = {
         "PATH": os.environ["PATH"], "HOME": str(folder), "NO_PROXY": "127.0.0.1,localhost",

@@ -1,5 +1,6 @@
 """`python -m sagemaker_deploy local`, as a person starts it."""
 
+import contextlib
 import json
 import os
 import signal
@@ -86,3 +87,18 @@ def test_a_library_that_is_not_installed_is_named_with_the_cure() -> None:
     )
     assert result.returncode == 3
     assert result.stderr.splitlines()[0] == "error: boto3 is not installed"
+
+
+def test_a_taken_default_port_gives_way_to_a_free_one(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "sagemaker_deploy", "local", "--json", "--logs", str(tmp_path)]
+    command += ["--server-command", " ".join(FAKE_SERVER)]
+    with contextlib.ExitStack() as stack:
+        urls = []
+        for _ in range(2):
+            process = stack.enter_context(
+                subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
+            )
+            stack.callback(process.terminate)
+            assert process.stdout
+            urls.append(json.loads(process.stdout.readline())["url"])
+    assert len(set(urls)) == 2
