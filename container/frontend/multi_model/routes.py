@@ -30,7 +30,7 @@ def blueprint(models: Models) -> Blueprint:
     """Make the routes."""
     routes = Blueprint("models", __name__)
 
-    @routes.get("/ping")
+    @routes.route("/ping", methods=["GET", "POST"])
     @routes.get("/health")
     def ping() -> Response:
         return _health(models)
