@@ -14,7 +14,7 @@ import click
 from container import __version__, logs
 from container.cli.commands import chat, doctor
 from container.errors import ConfigError, ModelLoadError
-from container.lifecycle.failure import note_failure
+from container.lifecycle.failure import write_failure
 from container.settings.page import markdown_page
 from container.settings.process_env import HEARTBEAT_FD, RANKS_FOLDER, SUPERVISOR_PID
 from container.settings.settings import Settings, describe
@@ -171,7 +171,7 @@ def _run(name: str, run: "Callable[[], None]") -> NoReturn:
     except (ModelLoadError, ConfigError) as error:
         for line in error.message.splitlines():
             log.error("%s", line)
-        note_failure(error.message)
+        write_failure(error.message)
         sys.exit(error.exit_code)
     except Exception:
         log.exception("the %s failed", name)

@@ -114,27 +114,28 @@ def registered(aws: Aws, target: Target) -> Registered:
     """Read what Application Auto Scaling and CloudWatch have for a target."""
     where = target.where()
     resource, namespace = where["ResourceId"], where["ServiceNamespace"]
-    records = aws.pages(
+    pages = aws.pages(
         "application-autoscaling",
         "describe_scalable_targets",
         ServiceNamespace=namespace,
         ResourceIds=[resource],
     )
     try:
-        found = [one for page in records for one in page["ScalableTargets"]]
-        policies = aws.pages(
+        targets = [record for page in pages for record in page["ScalableTargets"]]
+        pages = aws.pages(
             "application-autoscaling",
             "describe_scaling_policies",
             ServiceNamespace=namespace,
             ResourceId=resource,
         )
-        by_name = {one["PolicyName"]: one for page in policies for one in page["ScalingPolicies"]}
+        policies = [record for page in pages for record in page["ScalingPolicies"]]
     except AwsError:  # no permission, or a dimension that an imitation of AWS does not know
         return Registered()
-    if not found:
+    if not targets:
         return Registered()  # policies of a target that is gone have no effect
     alarms = _describe_alarms(aws, target.endpoint)
-    return Registered(found[0], by_name, alarms[0] if alarms else None)
+    by_name = {policy["PolicyName"]: policy for policy in policies}
+    return Registered(targets[0], by_name, alarms[0] if alarms else None)
 
 
 def model_size(aws: Aws, config: Config, hub: str = HUB) -> ModelSize:

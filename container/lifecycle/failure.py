@@ -19,7 +19,7 @@ REASONS = {
 }
 
 
-def note_failure(reason: str, environ: Mapping[str, str] = os.environ) -> None:
+def write_failure(reason: str, environ: Mapping[str, str] = os.environ) -> None:
     """Leave a reason for the supervisor; called by a child process before it exits."""
     path = environ.get(FAILURE_FILE)
     if path:
@@ -27,7 +27,7 @@ def note_failure(reason: str, environ: Mapping[str, str] = os.environ) -> None:
             Path(path).write_text(reason)
 
 
-def noted_failure(environ: Mapping[str, str]) -> str:
+def read_failure(environ: Mapping[str, str]) -> str:
     """Return the reason that a child left, or nothing."""
     try:
         return Path(environ[FAILURE_FILE]).read_text()

@@ -25,7 +25,7 @@ from container.handlers.user_code import find_code
 from container.ipc.heartbeat import HeartbeatLimits
 from container.ipc.parent_watch import is_orphan
 from container.lifecycle.child import Child, cause, reap_strangers
-from container.lifecycle.failure import log_end, noted_failure
+from container.lifecycle.failure import log_end, read_failure
 from container.lifecycle.listener import open_listener
 from container.lifecycle.shutdown import (
     STOP_BUDGET_S,
@@ -112,7 +112,7 @@ class Supervisor:
         try:
             code = self._serve(environ | {LISTENER_FD: str(listener.fileno())}, listener)
             if code:
-                log_end(code, noted_failure(environ))
+                log_end(code, read_failure(environ))
             return code
         finally:
             shutil.rmtree(folder, ignore_errors=True)

@@ -40,8 +40,8 @@ def diagnose(evidence: Evidence, start_s: int = DEFAULT_START_S) -> Diagnosis:
     by_reason = _first(IN_REASON, evidence.reasons)
     if by_reason and by_reason.name not in VAGUE and not has_failed_ping:
         return by_reason
-    if found := _last(IN_LOG, log) or _first(IN_LOG, evidence.reasons) or by_reason:
-        return found
+    if by_log := _last(IN_LOG, log) or _first(IN_LOG, evidence.reasons) or by_reason:
+        return by_log
     if has_failed_ping:
         return _ping(evidence, log, start_s)
     if evidence.status == "Creating" and evidence.has_log is False:
@@ -61,7 +61,7 @@ def _ping(evidence: Evidence, log: list[str], start_s: int) -> Diagnosis:
     if evidence.has_log is False:
         return _no_log("the container wrote nothing and did not answer /ping", shown)
     if pings and set(pings) & {400, 401, 403, 404, 405}:
-        status = max(set(pings) & {400, 401, 403, 404, 405}, key=lambda one: pings[one])
+        status = max(set(pings) & {400, 401, 403, 404, 405}, key=lambda code: pings[code])
         return Diagnosis(
             "ping route",
             f"the container answers GET /ping with {status}, {pings[status]} times",

@@ -117,7 +117,7 @@ IN_LOG = (
         "wrong task",
         r"Task couldn't be inferenced from|HF_TASK.*(?:must be|is not|unknown)|Unknown task "
         r"(?P<task>\S+)|can only inference tasks from architectures",
-        "the task cannot be told from the model, or is not one that is served",
+        "the task does not follow from the model, or this server has no such task",
         "set HF_TASK to a task of this model, such as text-classification",
     ),
     rule(

@@ -19,7 +19,7 @@ SERVERLESS_DISK_BYTES = 5 * 10**9
 SERVERLESS_START_S = 180
 # Where no volume is asked for and the machine has no disk of its own.
 DEFAULT_VOLUME_GB = 30
-# Faster than any instance downloads or loads: what takes longer even so cannot start in time.
+# Faster than any instance downloads or loads: a longer start cannot end in time.
 BEST_HUB_BYTES_S, BEST_S3_BYTES_S, BEST_LOAD_BYTES_S = 1e9, 3e9, 5e9
 PLATFORM_VARIABLES = {
     "PORT": "SageMaker calls port 8080, whatever the container listens on; leave it out",
@@ -64,30 +64,30 @@ def image_problems(
     config: Config, media_type: str | None, size_bytes: int, architectures: frozenset[str]
 ) -> list[str]:
     """Find out whether the service takes an image of ECR and whether it runs on the instances."""
-    found = []
+    faults = []
     if media_type and INDEX_TYPES.search(media_type):
-        found.append(
+        faults.append(
             f"image: {config.image} is a list of images ({media_type}), which SageMaker refuses; "
             "build it with `docker buildx build --platform linux/amd64 --provenance=false`"
         )
     if config.serverless and size_bytes > SERVERLESS_IMAGE_BYTES:
-        found.append(
+        faults.append(
             f"image: {size_bytes} bytes; a serverless endpoint takes {SERVERLESS_IMAGE_BYTES} "
             "at most; take the image for CPUs"
         )
     for name in config.all_instance_types or ("serverless",):
         needed = instances.architecture(name)
         if architectures and needed not in architectures:
-            found.append(
+            faults.append(
                 f"image: built for {', '.join(sorted(architectures))}; {name} runs {needed}; build "
                 f"it with --platform linux/{needed}, or take another instance type"
             )
-    return found
+    return faults
 
 
 def call_problems(steps: list[Step | Upload]) -> list[str]:
     """Check the parameters of every call by botocore's model of the service."""
-    found = []
+    faults = []
     for step in steps:
         if isinstance(step, Upload) or step.service != service_model.CONTROL:
             continue
@@ -96,8 +96,8 @@ def call_problems(steps: list[Step | Upload]) -> list[str]:
             service_model.check_input(step.service, action, step.params)
         except service_model.ShapeError as error:
             if "InstanceType" not in str(error):  # checked above, where newer ones are let through
-                found.append(f"{step.resource}: {error}")
-    return found
+                faults.append(f"{step.resource}: {error}")
+    return faults
 
 
 def _instance_types(config: Config) -> Iterator[str]:
