@@ -24,8 +24,7 @@ from sagemaker_deploy.local.server import LocalSageMaker, wait_in_service
 from sagemaker_deploy.plan.requests import DEADLINES
 
 DEFAULT_PORT = 8070
-# Read by versions 2 and 3 of the SDK, which otherwise send telemetry over HTTPS.
-SDK_CONFIG_VARIABLE = "SAGEMAKER_USER_CONFIG_OVERRIDE"
+# Versions 2 and 3 of the SageMaker SDK read this file, and otherwise send telemetry over HTTPS.
 SDK_CONFIG = {
     "SchemaVersion": "1.0",
     "SageMaker": {"PythonSDK": {"Modules": {"TelemetryOptOut": True}}},
@@ -87,7 +86,7 @@ def local(
         try:
             if model or model_data:
                 _make_endpoint(server, endpoint, model, model_data, options.pairs("--env", env))
-            others = {**others, SDK_CONFIG_VARIABLE: str(_sdk_config(log_dir))}
+            others = {**others, **sdk_variables(log_dir)}
             _announce(url, others, endpoint if model or model_data else None, log_dir, as_json)
             threading.Event().wait()
         finally:
@@ -174,12 +173,15 @@ def _moto(is_enabled: bool) -> Iterator[Mapping[str, str]]:
         moto.stop()
 
 
-def _sdk_config(folder: Path) -> Path:
-    """Write a configuration of the SageMaker SDK that keeps it from calling home."""
+def sdk_variables(folder: Path) -> dict[str, str]:
+    """Return variables that keep the SageMaker SDK from calling others; writes one file.
+
+    Version 3 asks IAM whether a role may do its work, unless SAGEMAKER_VALIDATE_ROLE is false.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "sagemaker-sdk.yaml"
     path.write_text(yaml.safe_dump(SDK_CONFIG, sort_keys=False))
-    return path
+    return {"SAGEMAKER_USER_CONFIG_OVERRIDE": str(path), "SAGEMAKER_VALIDATE_ROLE": "false"}
 
 
 def _announce(

@@ -12,7 +12,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import boto3
 import pytest
 
-from sagemaker_deploy.commands.local import SDK_CONFIG_VARIABLE, _sdk_config
+from sagemaker_deploy.commands.local import sdk_variables
 from sagemaker_deploy.execute import pack
 from tests.support.local_sagemaker import DEMO_MODEL, ROOT, Local
 
@@ -89,7 +89,7 @@ def answers(
         "PATH": os.environ["PATH"], "HOME": str(folder), "NO_PROXY": "127.0.0.1,localhost",
         "AWS_ENDPOINT_URL_SAGEMAKER": local.url, "AWS_ENDPOINT_URL_SAGEMAKER_RUNTIME": local.url,
         "AWS_ACCESS_KEY_ID": "local", "AWS_SECRET_ACCESS_KEY": "local",
-        "AWS_DEFAULT_REGION": "us-east-1", SDK_CONFIG_VARIABLE: str(_sdk_config(folder)),
+        "AWS_DEFAULT_REGION": "us-east-1", **sdk_variables(folder),
     }  # fmt: skip
 
     def run(name: str) -> Answer:
