@@ -1,5 +1,7 @@
 """What /invocations and the server as a whole refuse, and how."""
 
+import contextlib
+import http.client
 import json
 import re
 import socket
@@ -50,12 +52,15 @@ def test_bad_bodies(server: Server, body: bytes, content_type: str, status: int,
 
 
 def test_a_body_over_the_limit_is_refused_before_it_is_read(server: Server) -> None:
-    head = b"POST /invocations HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
-    with socket.create_connection(("127.0.0.1", server.port), timeout=10) as raw:
-        raw.sendall(head + b"Content-Length: 26214401\r\n\r\n{")
-        answer = raw.makefile("rb").read().decode()
-    assert " 413 " in answer.splitlines()[0]
-    assert "PAYLOAD_LIMIT allows: 26214400 bytes" in answer
+    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=30)
+    with contextlib.closing(connection):
+        connection.putrequest("POST", "/invocations")
+        connection.putheader("Content-Type", "application/json")
+        connection.putheader("Content-Length", "26214401")
+        connection.endheaders()
+        answer = connection.getresponse()
+        assert answer.status == 413
+        assert b"PAYLOAD_LIMIT allows: 26214400 bytes" in answer.read()
 
 
 def test_a_chunked_body_over_the_limit_is_refused(server: Server) -> None:

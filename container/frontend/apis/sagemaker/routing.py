@@ -13,8 +13,8 @@ from container.errors import MalformedRequest
 from container.frontend.web.error_responses import dialect_of_path, errors_in
 
 _ROUTE = re.compile(r"(?:^|[,;])\s*route=(/[^,;\s]*)")
-# Who may invoke a model may not therefore register adapters.
-CLOSED = frozenset({"sagemaker", "adapters"})
+# Who may invoke a model may not therefore register adapters; /ping reads no body.
+CLOSED = frozenset({"sagemaker", "adapters", "health"})
 
 
 def chosen_route(attributes: str) -> str | None:
