@@ -9,18 +9,15 @@ from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
-import boto3
 import pytest
 
 from sagemaker_deploy.commands.local import sdk_variables
-from sagemaker_deploy.execute import pack
 from tests.support.local_sagemaker import DEMO_MODEL, ROOT, Local
 
 SDK2 = sys.executable
 SDK3 = str(ROOT / ".venv-sdk3" / "bin" / "python")
 # A word of a block, and the interpreter that has its library.
 INTERPRETERS = {
-    "sagemaker.serve": SDK3,
     "sagemaker.core": SDK3,
     "sagemaker.huggingface": SDK2,
     "sagemaker.predictor": SDK2,
@@ -81,9 +78,6 @@ def answers(
     """Every block, run at the same time, since the SDK sleeps between looks at an endpoint."""
     local.deploy("local", {"Environment": {"HF_MODEL_ID": str(DEMO_MODEL)}})
     folder = tmp_path_factory.mktemp("documents")
-    pack(DEMO_MODEL, None, folder / "model.tar.gz")  # for the local endpoint, which reads S3
-    boto3.client("s3").create_bucket(Bucket="my-bucket")
-    boto3.client("s3").upload_file(str(folder / "model.tar.gz"), "my-bucket", "model.tar.gz")
     proxies = dict.fromkeys(("HTTP_PROXY", "HTTPS_PROXY", "AWS_ENDPOINT_URL"), outside.url)
     environ = {
         "PATH": os.environ["PATH"], "HOME": str(folder), "NO_PROXY": "127.0.0.1,localhost",
