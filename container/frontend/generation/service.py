@@ -33,6 +33,8 @@ log = logging.getLogger(__name__)
 LoadTokenizer = Callable[[EngineInfo], Tokenizer]
 # Shorter texts are tokenized in about a millisecond, less than handing them over is worth.
 LONG_TEXT = 4000
+# Tokens that one answer may describe.
+MAX_PIECES = 32_768
 
 
 @dataclass(frozen=True, slots=True)
@@ -226,11 +228,23 @@ class Service:
         ids = [tuple(encode(form, add_special_tokens=False)) for form in forms]
         return [list(form) for form in dict.fromkeys(ids) if form]
 
-    def pieces(self, text: str, *, add_special_tokens: bool = True) -> list[Piece]:
-        """Turn a text of any length into tokens and say where each comes from."""
+    def pieces(self, text: str, field: str, *, add_special_tokens: bool = True) -> list[Piece]:
+        """Turn a text into tokens and say where each comes from.
+
+        Raises PromptTooLong for more tokens than MAX_PIECES, or than the model takes, if that is
+        more: the answer is many times as large as the text.
+        """
         tokenizer = self.tokenizer
         run = self.offloads.texts if len(text) > LONG_TEXT else call
+        longest = max(MAX_PIECES, self.info.max_input_tokens)
+        if run(tokenizer.is_longer, text, longest):
+            raise _too_long(field, longest, f"more than {longest}")
         return run(tokenizer.pieces, text, add_special_tokens=add_special_tokens)
+
+    def count(self, text: str) -> int:
+        """Count the tokens of a text of any length, without special tokens."""
+        run = self.offloads.texts if len(text) > LONG_TEXT else call
+        return len(run(self.tokenizer.encode, text, add_special_tokens=False))
 
     def room_for(
         self, num_prompt_tokens: int, max_new_tokens: int | None, names: FieldNames

@@ -1,5 +1,6 @@
 """`/tokenize` and `/chat_tokenize` over the wire."""
 
+import pytest
 import requests
 from transformers import AutoTokenizer
 
@@ -62,3 +63,18 @@ def test_chat_tokenize_answers_errors_in_tgis_form(server: Server) -> None:
         assert refused.status_code == 422
         assert refused.json()["error_type"] == "validation"
         assert "messages" in refused.json()["error"]
+
+
+@pytest.mark.parametrize("text", ["x", "lorem "])
+def test_texts_of_very_many_tokens_are_refused_before_they_are_described(
+    server: Server, text: str
+) -> None:
+    long = text * (1_500_000 // len(text))
+    refused = _post(server, "/tokenize", {"inputs": long})
+    assert refused.status_code == 422
+    assert "more than 32768" in refused.json()["error"]
+    messages = [{"role": "user", "content": long}]
+    assert _post(server, "/chat_tokenize", {"messages": messages}).status_code == 422
+    body = {"model": "any", "messages": messages}
+    counted = _post(server, "/v1/messages/count_tokens", body)
+    assert counted.json()["input_tokens"] > 200_000

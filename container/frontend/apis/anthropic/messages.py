@@ -149,8 +149,8 @@ class AnthropicDialect:
         adapter_selection.check_known(context, self._service)
         check_count(count_request)
         text = self._conversations.render(_chat_prompt(count_request))
-        pieces = self._service.pieces(text, add_special_tokens=False)
-        return json_response({"input_tokens": len(pieces)})
+        count = self._service.count(text)
+        return json_response({"input_tokens": count})
 
     def _start(
         self, messages_request: MessagesRequest, context: RequestContext, received_at: float

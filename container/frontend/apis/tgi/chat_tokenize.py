@@ -31,7 +31,7 @@ def blueprint(service: Service, openai: OpenAIDialect) -> Blueprint:
     def tokenize() -> Response:
         tokenize_request = parse(GenerateRequest, read_object(request))
         adapter_selection.check_known(select_adapter(request_context(), tokenize_request), service)
-        return json_response(_written_tokens(service.pieces(tokenize_request.inputs)))
+        return json_response(_written_tokens(service.pieces(tokenize_request.inputs, "inputs")))
 
     @routes.post("/chat_tokenize")
     def chat_tokenize() -> Response:
@@ -43,7 +43,7 @@ def blueprint(service: Service, openai: OpenAIDialect) -> Blueprint:
         adapter_selection.check_known(context, service)
         prompt = openai.render(tokenize_request)
         # The template writes the special tokens itself.
-        pieces = service.pieces(prompt, add_special_tokens=False)
+        pieces = service.pieces(prompt, "messages", add_special_tokens=False)
         return json_response(
             {"tokenize_response": _written_tokens(pieces), "templated_text": prompt}
         )

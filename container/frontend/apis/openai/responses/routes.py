@@ -102,8 +102,8 @@ class ResponsesDialect:
         check_count(count_request)
         chat_prompt = _chat_prompt(count_request, self._earlier(count_request))
         text = self._conversations.render(chat_prompt)
-        pieces = self._service.pieces(text, add_special_tokens=False)
-        return json_response({"object": "response.input_tokens", "input_tokens": len(pieces)})
+        count = self._service.count(text)
+        return json_response({"object": "response.input_tokens", "input_tokens": count})
 
     def find(self, response_id: str) -> Response:
         """Answer a stored response."""
