@@ -182,7 +182,7 @@ def _run(name: str, run: "Callable[[], None]") -> NoReturn:
 def _exit_at_once() -> NoReturn:
     """Exit with 1 after the last messages and log lines, without taking the interpreter apart.
 
-    That takes seconds with torch and its threads, in which nobody is served.
+    That takes seconds with torch and its threads, in which no request is served.
     """
     from container.ipc.backend_server import flush_sockets
 
@@ -198,7 +198,7 @@ def _settings() -> Settings:
             settings.observability.log_level, json_output=settings.observability.json_output
         )
     except ConfigError as error:
-        for problem in error.problems:
+        for problem in error.errors:
             click.echo(f"error: {problem}", err=True)
         sys.exit(ConfigError.exit_code)
     if settings.placement.num_gpus == 0:

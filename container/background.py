@@ -1,4 +1,4 @@
-"""Work beside the main thread of a process."""
+"""Runs work in threads besides the main thread of a process."""
 
 import threading
 from collections.abc import Callable
@@ -9,13 +9,13 @@ T = TypeVar("T")
 
 
 def run_in_background(name: str, work: Callable[[], T]) -> "Future[T]":
-    """Run `work` in a daemon thread of its own, which never delays the exit of the process."""
+    """Run `work` in a new daemon thread, which never delays the exit of the process."""
     future: Future[T] = Future()
 
     def run() -> None:
         try:
             result = work()
-        except BaseException as error:  # whoever reads the future raises it
+        except BaseException as error:  # reading the future raises it
             future.set_exception(error)
         else:
             future.set_result(result)

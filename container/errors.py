@@ -45,14 +45,14 @@ class ServingError(Exception):
 
 
 class ConfigError(ServingError):
-    """Invalid settings. `problems` has one line for each."""
+    """Invalid settings. `errors` has one line for each."""
 
     kind = "config"
     exit_code = 2
 
-    def __init__(self, problems: list[str]) -> None:
-        super().__init__("\n".join(problems))
-        self.problems = problems
+    def __init__(self, errors: list[str]) -> None:
+        super().__init__("\n".join(errors))
+        self.errors = errors
 
 
 class ModelLoadError(ServingError):

@@ -105,6 +105,7 @@ FLOORS = {
     "container.frontend": [
         ["clients", "web.error_responses", "web.request_body"],
         ["generation"],
+        ["chat"],
         ["observability"],
         ["web"],
         ["apis", "multi_model"],
@@ -113,7 +114,7 @@ FLOORS = {
         ["gunicorn_conf"],
     ],
     "container.frontend.apis": [
-        ["text_inputs", "text_dialect", "grammar_fields"],
+        ["text_inputs", "text_dialect", "grammar_fields", "generation_dialect"],
         ["openai", "embeddings"],
         ["anthropic", "tei", "tgi", "llm_serving"],
         ["sagemaker", "health"],

@@ -48,7 +48,7 @@ def examine(environ: Mapping[str, str]) -> Iterator[Finding]:
     try:
         settings = Settings.from_environ(environ)
     except ConfigError as error:
-        for problem in error.problems:
+        for problem in error.errors:
             yield Finding("settings", PROBLEM, problem, "correct it; docs/configuration.md")
     yield from _variables(settings, environ)
     yield from _processor()

@@ -36,11 +36,11 @@ class EngineConfig:
                 f"{self.num_blocks * self.block_size} tokens: lower it or add blocks"
             )
 
-    def check_place(self, num_requests: int, num_batch: int, *, is_batch: bool) -> None:
-        """Raise Overloaded if there is no place beside so many requests and records of bodies.
+    def check_capacity(self, num_requests: int, num_batch: int, *, is_batch: bool) -> None:
+        """Raise Overloaded if the engine is full, given its requests and records of batch bodies.
 
-        A record of a batch body needs a place of their share that no request has. A request needs
-        one that no other request has, whatever the records have.
+        Records may fill `max_batch_requests` places, and only those that no request has. Requests
+        may fill all `max_requests`, however many records run.
         """
         is_full = num_requests >= self.max_requests
         if is_batch:

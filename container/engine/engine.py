@@ -35,7 +35,7 @@ from container.errors import (
 from container.messages.engine import (
     EngineLoad,
     FinishReason,
-    PromptFacts,
+    PromptStats,
     SamplingParams,
     Submit,
     TokenEvent,
@@ -102,7 +102,7 @@ class Engine:
 
     @property
     def has_scheduled(self) -> bool:
-        """Whether a request is ready for steps; the others wait for a grammar or an adapter."""
+        """Whether a request is ready for steps, rather than waiting for a grammar or an adapter."""
         return not all(sequence.is_deferred for sequence in self.scheduler)
 
     @property
@@ -132,7 +132,7 @@ class Engine:
         """Admit a request. Raises Overloaded, PromptTooLong or InvalidParameter."""
         num_batch = len(self._batch_keys)
         num_others = len(self._requests) - num_batch
-        self.config.check_place(num_others, num_batch, is_batch=message.is_batch)
+        self.config.check_capacity(num_others, num_batch, is_batch=message.is_batch)
         self.config.check(message)
         self._structured.check_offered(message.params.grammar)
         sequences: list[Sequence] = []
@@ -150,7 +150,7 @@ class Engine:
                 session_s=message.session_s,
             )
             sequences.append(sequence)
-        # After all that may fail, since nobody would release it.
+        # Last, since a failure after it would leave the adapter acquired.
         loading = self._acquire(message.adapter, sequences)
         self._requests[frontend_id, message.request_id] = sequences
         if message.is_batch:
@@ -238,13 +238,13 @@ class Engine:
         output = in_flight.step.get_output()
         self._recorder.tokens_are_read(in_flight.begun)
         new_tokens = self.scheduler.update_from_output(in_flight.batch, output)
-        self._emit(self._structured.settle(new_tokens))
+        self._emit(self._structured.resolve(new_tokens))
         for sequence, _, _ in new_tokens:
             self._isolation.clear(sequence.key)
         self._recorder.end(in_flight.begun)
 
     def _read_structured(self) -> None:
-        """Take in what the grammars' processes have answered."""
+        """Process the answers of the grammar processes."""
         waits = bool(self._requests) and not self.has_scheduled and not self._loading
         self._emit(self._structured.read(waits=waits))
         for sequence, error in self._structured.take_failures():
@@ -277,7 +277,7 @@ class Engine:
         self._fail(self._requests[to_blame][0], error)
 
     def run_self_test(self) -> None:
-        """Self-test: decode one token of a dummy request. Raises whatever the step raises."""
+        """Decode one token of a dummy request. Raises the exception of the step."""
         self.scheduler.check_invariants()
         self.scheduler.pool.reset_prefix_cache()
         events, self._events = self._events, []
@@ -335,7 +335,7 @@ class Engine:
             token.logprob,
             reason,
             list(token.top),
-            _prompt_facts(sequence) if sequence.completion_len == 1 else None,
+            _prompt_stats(sequence) if sequence.completion_len == 1 else None,
         )
 
     def _forget(self, sequence: Sequence) -> None:
@@ -351,7 +351,7 @@ class Engine:
             self.adapters.release(sequence.adapter)
 
     def _acquire(self, adapter: str, sequences: list[Sequence]) -> "Future[None] | None":
-        """Give a request's sequences their adapter; return its loading, if it is not in memory."""
+        """Assign a request its adapter; return its loading, if it is not in memory."""
         if not adapter:
             return None
         if self.adapters is None:
@@ -362,9 +362,9 @@ class Engine:
         return self.adapters.loading(number)
 
 
-def _prompt_facts(sequence: Sequence) -> PromptFacts:
+def _prompt_stats(sequence: Sequence) -> PromptStats:
     started_at = sequence.started_at or sequence.arrived_at
-    return PromptFacts(
+    return PromptStats(
         started_at - sequence.arrived_at,
         sequence.num_cached,
         sequence.prompt_logprobs,
@@ -373,8 +373,8 @@ def _prompt_facts(sequence: Sequence) -> PromptFacts:
 
 
 def _shown(error: BaseException) -> ServingError:
-    """Return an error of one request as one that its client may see; log any other."""
+    """Convert the error of a request to one that its client may see; log any other."""
     if isinstance(error, ServingError):
         return error
-    log.error("a request cannot be prepared, it fails: %s", one_line(error), exc_info=error)
+    log.error("engine: preparing a request failed: %s", one_line(error), exc_info=error)
     return GenerationFailed("the request cannot be prepared; the cause is in the log")

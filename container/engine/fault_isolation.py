@@ -1,8 +1,8 @@
-"""Finds the requests that make steps fail, so that the others of a failed batch go on.
+"""Finds the requests that make steps fail, so that the rest of a failed batch goes on.
 
 The requests of a failed batch are suspects. They run apart from all others, in groups: a group that
 fails again is halved, until one request fails alone. A request is cleared by its next token. If
-nobody is to blame and memory ran out, the batch was too large: the limits are lower for a while.
+all are cleared and memory ran out, the batch was too large: the limits are lower for a while.
 """
 
 import logging
@@ -60,7 +60,7 @@ class FaultIsolation:
         return frozenset(self._groups[-1]) if self._groups else None
 
     def suspect(self, failed: FailedStep) -> RequestKey | None:
-        """Take note of a failed step; return the request to blame, once one has failed alone.
+        """Record a failed step; return the request to blame, once one has failed alone.
 
         A request that failed alone has a second try, and more with fewer tokens a step if memory
         ran out.
@@ -78,12 +78,12 @@ class FaultIsolation:
             self._lower_limits(self._scheduler.max_running, failed.num_tokens // 2)
             self._groups.append(suspects)
         else:
-            self._first = None  # somebody was to blame
+            self._first = None  # a request was to blame, not the size of the batch
             return suspects[0]
         return None
 
     def clear(self, key: RequestKey) -> None:
-        """Take a request, which has its next token or has ended, off the suspects."""
+        """Clear a suspect, which has its next token or has ended."""
         if not self._groups:
             return
         self._groups = _without(self._groups, [key])

@@ -36,7 +36,7 @@ Load = Callable[[Progress], tuple[Engine, EngineInfo]]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _AdapterChange:
-    """A frontend's message about adapters, and what it waits for."""
+    """A frontend's message about adapters, and the future that it waits for."""
 
     frontend_id: bytes
     request_id: int
@@ -145,7 +145,7 @@ def engine_server(
 
 def _failed(request_id: int, error: BaseException) -> RequestFailed:
     if not isinstance(error, ServingError):
-        log.error("a change of adapters failed: %s", one_line(error), exc_info=error)
+        log.error("engine: changing the adapters failed: %s", one_line(error), exc_info=error)
         error = InternalError("the adapters could not be changed; the cause is in the log")
     return RequestFailed(request_id, ErrorData.from_error(error))
 

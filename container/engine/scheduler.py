@@ -84,7 +84,7 @@ class Scheduler:
     def schedule(self, only: Container[RequestKey] | None = None) -> Batch:
         """Plan the next step; empty if nothing can be computed before the in-flight step ends.
 
-        `only`: the requests that it may run; the others are preempted, so that they hold no block.
+        `only`: the requests that it may run; it preempts all others, so that they hold no block.
         """
         self.pinned.expire()
         if only is not None:
@@ -184,7 +184,7 @@ class Scheduler:
             if sequence.is_last_token_pending or sequence.is_deferred:
                 continue
             count = self._num_tokens_for(sequence, budget)
-            if count == 0 or not self._make_room(sequence, sequence.num_computed + count):
+            if count == 0 or not self._allocate_blocks(sequence, sequence.num_computed + count):
                 continue
             item = self._with_draft(ScheduledSequence.of(sequence, count), budget - count)
             planned.append(item)
@@ -212,10 +212,10 @@ class Scheduler:
         max_drafted = min(self.speculate, budget, num_remaining, num_fitting)
         draft = sequence.propose_draft(max(0, max_drafted))
         if draft:
-            self._make_room(sequence, item.end + len(draft))
+            self._allocate_blocks(sequence, item.end + len(draft))
         return ScheduledSequence.of(sequence, item.num_tokens, draft)
 
-    def _make_room(self, sequence: Sequence, num_tokens: int) -> bool:
+    def _allocate_blocks(self, sequence: Sequence, num_tokens: int) -> bool:
         """Allocate blocks for `num_tokens` tokens of a running sequence, preempting younger ones.
 
         Returns whether the sequence has the blocks; False if it was preempted itself or must wait.

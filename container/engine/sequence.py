@@ -24,11 +24,11 @@ Mask = npt.NDArray[np.int32]
 
 
 class Constraint(Protocol):
-    """Grammar state of one sequence, which a process beside the engine computes."""
+    """Grammar state of one sequence, which a separate process computes."""
 
     @property
     def is_advanced(self) -> bool:
-        """Whether it is known what the last accepted token did: `is_complete` or `error`."""
+        """Whether the last accepted token has been processed: see `is_complete` and `error`."""
         ...
 
     @property
@@ -59,7 +59,7 @@ class Constraint(Protocol):
         ...
 
     def close(self) -> None:
-        """Give up the state; a compile for nobody else is cancelled."""
+        """Release the state, and cancel its compile if no other request uses it."""
         ...
 
 

@@ -1,6 +1,6 @@
 """Structured output in the engine: which requests wait for their grammar, and for how long.
 
-A grammar compiles in a process of its own, and its bitmasks are computed there, beside the steps.
+A grammar compiles in a separate process, and its bitmasks are computed there, alongside the steps.
 No step waits for one longer than a few milliseconds: a sequence whose bitmask is late is
 deferred, and so is a token until it is known whether the grammar ends with it.
 """
@@ -63,7 +63,7 @@ class StructuredOutput:
         self._compiling.append(_Compiling(self._grammars.compile(grammar), sequences))
 
     def read(self, *, waits: bool) -> list[NewToken]:
-        """Take in all answers; return the deferred tokens that can now be sent.
+        """Process all answers; return the deferred tokens that can now be sent.
 
         `waits`: there is nothing else to do.
         """
@@ -73,13 +73,13 @@ class StructuredOutput:
         self._grammars.wait(is_any_ready, IDLE_WAIT_S if waits else 0.0)
         self._queue_compiled()
         deferred, self._deferred_tokens = self._deferred_tokens, []
-        new_tokens = self._settle_all([(s, token, s.finish_reason) for s, token in deferred])
+        new_tokens = self._resolve_all([(s, token, s.finish_reason) for s, token in deferred])
         for sequence in self._constrained():
             if sequence.is_deferred:
                 self._release(sequence)
         return new_tokens
 
-    def settle(self, new_tokens: list[NewToken]) -> list[NewToken]:
+    def resolve(self, new_tokens: list[NewToken]) -> list[NewToken]:
         """Find the tokens with which their grammars end, and return what can be sent.
 
         A token whose grammar is late or has failed is left out.
@@ -95,7 +95,7 @@ class StructuredOutput:
             return new_tokens
         if not all(constraint.is_advanced for constraint in constraints):
             self._grammars.wait(lambda: all(c.is_advanced for c in constraints), STEP_WAIT_S)
-        return self._settle_all(new_tokens)
+        return self._resolve_all(new_tokens)
 
     def defer_late(self) -> None:
         """Defer all running sequences whose bitmask is late."""
@@ -124,7 +124,7 @@ class StructuredOutput:
         self._deferred_tokens = [entry for entry in self._deferred_tokens if entry[0] != sequence]
 
     def forget(self, sequences: list[Sequence]) -> None:
-        """Give up the constraints of a request that has ended; cancel its compile."""
+        """Release the constraints of a request that has ended; cancel its compile."""
         for entry in [entry for entry in self._compiling if entry.sequences[0] in sequences]:
             entry.constraint.close()
             self._compiling.remove(entry)
@@ -156,10 +156,10 @@ class StructuredOutput:
                     self._scheduler.add(sequence)
             entry.constraint.close()
 
-    def _settle_all(self, new_tokens: list[NewToken]) -> list[NewToken]:
-        return [token for token in map(self._settled, new_tokens) if token is not None]
+    def _resolve_all(self, new_tokens: list[NewToken]) -> list[NewToken]:
+        return [token for token in map(self._resolve, new_tokens) if token is not None]
 
-    def _settled(self, new_token: NewToken) -> NewToken | None:
+    def _resolve(self, new_token: NewToken) -> NewToken | None:
         sequence, token, reason = new_token
         constraint = sequence.constraint
         if constraint is None or reason not in (None, FinishReason.LENGTH):

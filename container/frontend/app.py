@@ -1,9 +1,9 @@
-"""The Flask application, made from its collaborators."""
+"""Builds the Flask application from its collaborators."""
 
 from dataclasses import dataclass, field
 from typing import NoReturn
 
-from flask import Flask
+from flask import Blueprint, Flask
 from flask_cors import CORS
 
 from container.frontend.apis import health, llm_serving
@@ -21,7 +21,7 @@ from container.frontend.apis.openai.responses import routes as responses
 from container.frontend.apis.openai.responses.routes import ResponsesDialect
 from container.frontend.apis.openai.responses.store import ResponseStore
 from container.frontend.apis.sagemaker import adapters, invocations
-from container.frontend.apis.sagemaker.batch_share import BatchShare
+from container.frontend.apis.sagemaker.batch_slots import BatchSlots
 from container.frontend.apis.sagemaker.batch_transform import BatchTransform
 from container.frontend.apis.sagemaker.invocations import (
     BatchParameters,
@@ -34,11 +34,11 @@ from container.frontend.apis.tei import routes as tei
 from container.frontend.apis.tei.routes import TeiDialect
 from container.frontend.apis.tgi import chat_tokenize, generate
 from container.frontend.apis.tgi.generate import TgiDialect
+from container.frontend.chat.chat_prompts import ChatPrompts
+from container.frontend.chat.conversations import Conversations
 from container.frontend.clients.embedder_client import EmbedderConnection
 from container.frontend.clients.engine_client import EngineConnection, NoEngine
 from container.frontend.clients.handler_client import HandlerClient
-from container.frontend.generation.chat import Conversations
-from container.frontend.generation.chat_prompts import ChatPrompts
 from container.frontend.generation.embedding_service import Embeddings
 from container.frontend.generation.limits import RequestLimits
 from container.frontend.generation.request_context import Deadlines
@@ -60,7 +60,7 @@ from container.settings.settings import Settings
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """What of the settings the HTTP side needs."""
+    """The settings of the HTTP side."""
 
     payload_limit: int
     default_accept: str
@@ -76,18 +76,22 @@ class Options:
     tool_call_parser: str | None
     system_prompt: str | None
     deadlines: Deadlines
-    batch_share: int
+    num_batch_slots: int
     has_ui: bool
 
     @classmethod
     def from_settings(cls, settings: Settings) -> "Options":
-        """Pick them."""
+        """Pick them from all settings."""
         return cls(
             payload_limit=settings.server.body_limit,
             default_accept=settings.handlers.default_accept,
             is_batch=settings.server.is_batch,
-            batch=BatchParameters.from_settings(settings),
-            limits=RequestLimits.from_settings(settings),
+            batch=BatchParameters.from_settings(
+                settings.sagemaker,
+                settings.server.body_limit,
+                settings.engine.max_concurrent_requests,
+            ),
+            limits=RequestLimits.from_settings(settings.engine, settings.requests),
             messages_api=settings.server.messages_api_enabled,
             api_key=settings.server.api_key,
             cors_origins=[
@@ -98,7 +102,7 @@ class Options:
             num_frontends=settings.server.num_frontends,
             tool_call_parser=settings.requests.tool_call_parser,
             system_prompt=settings.requests.system_prompt,
-            batch_share=_batch_share(settings),
+            num_batch_slots=settings.num_batch_slots,
             has_ui=settings.server.has_ui,
             deadlines=Deadlines(settings.server.deadline_s, settings.server.stream_deadline_s),
         )
@@ -122,101 +126,132 @@ class AppContext:
     responses: ResponseStore = field(default_factory=lambda: ResponseStore(None, 0))
 
 
+class Dialects:
+    """Creates the collaborators of the routes: metrics, texts, chats, a dialect for each API."""
+
+    def __init__(self, context: AppContext) -> None:
+        service, options = context.service, context.options
+        limits = options.limits
+        self.metrics = Metrics(service)
+        self.texts = Embeddings(
+            context.embedder,
+            max_inputs=limits.max_embedding_inputs,
+            auto_truncate=options.auto_truncate,
+        )
+        if self.texts.is_offered:
+            self.metrics.add(EmbedderCollector(self.texts))
+        prompts = ChatPrompts(service.prompts, options.tool_call_parser, options.system_prompt)
+        self.conversations = Conversations(service, prompts)
+        generation = (service, self.metrics, limits)
+        self.tgi = TgiDialect(*generation)
+        self.completions = CompletionsDialect(*generation)
+        self.openai = OpenAIDialect(*generation, self.conversations)
+        self.anthropic = AnthropicDialect(*generation, self.conversations)
+        self.responses = ResponsesDialect(*generation, self.conversations, context.responses)
+        self.tei = TeiDialect(self.texts, self.metrics)
+        self.embeddings = EmbeddingsDialect(self.texts, self.metrics)
+        self.pooling = PoolingDialect(self.texts, self.metrics)
+
+
 def create_app(context: AppContext) -> Flask:
     """Wire the routes of all dialects to one service, and `/invocations` to user code if any."""
-    service, options, handler = context.service, context.options, context.handler
+    options, dialects = context.options, Dialects(context)
     app = Flask("container", static_folder=None)
     app.request_class = HttpRequest
     app.config["MAX_CONTENT_LENGTH"] = options.payload_limit
     set_deadlines(app, options.deadlines)
     if context.tracer is not None:
         trace_hooks.watch(app, context.tracer)
-    metrics = Metrics(service)
-    tgi_dialect = TgiDialect(service, metrics, options.limits)
-    prompts = ChatPrompts(service, options.tool_call_parser, options.system_prompt)
-    conversations = Conversations(service, prompts)
-    openai_dialect = OpenAIDialect(service, metrics, options.limits, conversations)
-    texts = Embeddings(
-        context.embedder,
-        max_inputs=options.limits.max_embedding_inputs,
-        auto_truncate=options.auto_truncate,
-    )
-    if texts.is_offered:
-        metrics.add(EmbedderCollector(texts))
-    tei_dialect = TeiDialect(texts, metrics)
-    embeddings_dialect = EmbeddingsDialect(texts, metrics)
-    app.register_blueprint(
-        health.blueprint(
-            service,
-            metrics,
-            options.limits,
-            handler,
-            texts,
-            conversations,
-            num_frontends=options.num_frontends,
-            browser_page=ui.index_for_browser if options.has_ui else lambda: None,
-        )
-    )
-    if options.has_ui:
-        app.register_blueprint(ui.blueprint())
-    app.register_blueprint(
-        tei.blueprint(tei_dialect, owns_root=texts.is_offered and not service.has_engine)
-    )
-    app.register_blueprint(
-        llm_serving.blueprint(service, openai_dialect, system_prompt=options.system_prompt)
-    )
-    app.register_blueprint(embeddings.blueprint(embeddings_dialect))
-    app.register_blueprint(pooling.blueprint(PoolingDialect(texts, metrics)))
-    app.register_blueprint(generate.blueprint(tgi_dialect))
-    app.register_blueprint(chat.blueprint(openai_dialect))
-    app.register_blueprint(models.blueprint(service, texts))
-    completions_dialect = CompletionsDialect(service, metrics, options.limits)
-    app.register_blueprint(completions.blueprint(completions_dialect))
-    responses_dialect = ResponsesDialect(
-        service, metrics, options.limits, conversations, context.responses
-    )
-    app.register_blueprint(responses.blueprint(responses_dialect))
-    anthropic_dialect = AnthropicDialect(service, metrics, options.limits, conversations)
-    app.register_blueprint(anthropic.blueprint(anthropic_dialect))
-    app.register_blueprint(chat_tokenize.blueprint(service, openai_dialect))
-    app.register_blueprint(
-        invocations.blueprint(
-            Invocations(
-                tgi_dialect,
-                openai_dialect,
-                completions_dialect,
-                anthropic_dialect,
-                BatchTransform(BatchShare(options.batch_share)),
-                TextInvocations(embeddings_dialect, tei_dialect, has_engine=service.has_engine)
-                if texts.is_offered
-                else None,
-                messages_api=options.messages_api,
-                default_accept=options.default_accept,
-                is_batch=options.is_batch,
-            ),
-            HandlerDialect(handler, metrics) if handler is not None else None,
-            options.batch,
-        )
-    )
-    app.register_blueprint(adapters.blueprint(context.engine))
-    app.register_blueprint(pages.description())
-    app.register_blueprint(pages.swagger())
+    for routes in (
+        *_server_routes(context, dialects),
+        *_text_routes(context, dialects),
+        *_generation_routes(context, dialects),
+        _invocation_routes(context, dialects),
+    ):
+        app.register_blueprint(routes)
     tgi_headers.add_headers(app, options.compute_type)
     invocations.watch_headers(app)
     request_id.add_header(app)
-    add_guards(app, metrics, options.api_key)
-    add_retry_after(app, service, metrics)
+    add_guards(app, dialects.metrics, options.api_key)
+    add_retry_after(app, context.service, dialects.metrics)
     if context.sessions is not None:
         watch_sessions(app, context.sessions)
+    _allow_origins(app, options.cors_origins)
+    return app
+
+
+def _server_routes(context: AppContext, dialects: Dialects) -> list[Blueprint]:
+    checks = health.Readiness(
+        context.service, context.handler, dialects.texts, dialects.conversations
+    )
+    options = context.options
+    server_routes = health.blueprint(
+        checks,
+        dialects.metrics,
+        options.limits,
+        num_frontends=options.num_frontends,
+        browser_page=ui.index_for_browser if options.has_ui else lambda: None,
+    )
+    return [
+        server_routes,
+        *([ui.blueprint()] if options.has_ui else []),
+        models.blueprint(context.service, dialects.texts),
+        adapters.blueprint(context.engine),
+        pages.description(),
+        pages.swagger(),
+    ]
+
+
+def _text_routes(context: AppContext, dialects: Dialects) -> list[Blueprint]:
+    owns_root = dialects.texts.is_offered and not context.service.has_engine
+    return [
+        tei.blueprint(dialects.tei, owns_root=owns_root),
+        embeddings.blueprint(dialects.embeddings),
+        pooling.blueprint(dialects.pooling),
+    ]
+
+
+def _generation_routes(context: AppContext, dialects: Dialects) -> list[Blueprint]:
+    service, system_prompt = context.service, context.options.system_prompt
+    return [
+        generate.blueprint(dialects.tgi),
+        chat_tokenize.blueprint(service, dialects.openai),
+        chat.blueprint(dialects.openai),
+        completions.blueprint(dialects.completions),
+        responses.blueprint(dialects.responses),
+        anthropic.blueprint(dialects.anthropic),
+        llm_serving.blueprint(service, dialects.openai, system_prompt=system_prompt),
+    ]
+
+
+def _invocation_routes(context: AppContext, dialects: Dialects) -> Blueprint:
+    options, has_engine = context.options, context.service.has_engine
+    texts = TextInvocations(dialects.embeddings, dialects.tei, has_engine=has_engine)
+    invocation = Invocations(
+        dialects.tgi,
+        dialects.openai,
+        dialects.completions,
+        dialects.anthropic,
+        BatchTransform(BatchSlots(options.num_batch_slots)),
+        texts if dialects.texts.is_offered else None,
+        messages_api=options.messages_api,
+        default_accept=options.default_accept,
+        is_batch=options.is_batch,
+    )
+    handler = context.handler
+    user_code = HandlerDialect(handler, dialects.metrics) if handler is not None else None
+    return invocations.blueprint(invocation, user_code, options.batch)
+
+
+def _allow_origins(app: Flask, origins: list[str]) -> None:
     CORS(
         app,
-        origins=options.cors_origins,
+        origins=origins,
         methods=["GET", "POST", "DELETE"],
         allow_headers=["content-type", "authorization", "x-api-key", "anthropic-version"],
         expose_headers=[request_id.HEADER],
         send_wildcard=True,
     )
-    return app
 
 
 def create_models_app(loaded_models: Models, options: Options) -> Flask:
@@ -231,10 +266,4 @@ def create_models_app(loaded_models: Models, options: Options) -> Flask:
 
 
 def _no_tokenizer(_: EngineInfo) -> NoReturn:
-    raise AssertionError("nobody asks for the tokenizer of no model")
-
-
-def _batch_share(settings: Settings) -> int:
-    """Return how many records this process, one of several, may have running."""
-    of_all = settings.max_batch_requests * settings.placement.data_parallel
-    return max(1, of_all // settings.server.num_frontends)
+    raise AssertionError("a multi-model frontend has no tokenizer")

@@ -1,4 +1,4 @@
-"""gunicorn's configuration; values come from Settings, so there is no second way to set them."""
+"""gunicorn's configuration; its values come from Settings."""
 
 import json
 import os
@@ -29,14 +29,14 @@ keepalive = 75
 timeout = (
     max(30, _settings.server.heartbeat_timeout_s) if _settings.server.heartbeat_timeout_s else 0
 )
-# The backends have drained before gunicorn is told to stop; what remains is sending.
+# The backends have drained before the supervisor stops gunicorn; only sending remains.
 SENDING_S = 2
 graceful_timeout = SENDING_S
 control_socket_disable = True
 # No proxy rewrites paths here: SCRIPT_NAME and PATH_INFO are headers like any others.
 forwarder_headers = ""
 accesslog = None
-# Of what a client sent, an error shows so many characters.
+# An error quotes at most this many characters of a client's request.
 MESSAGE_LENGTH = 150
 loglevel = "warning"
 logconfig_dict = {

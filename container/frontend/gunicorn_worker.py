@@ -16,7 +16,7 @@ import gunicorn.util
 from gunicorn.workers.ggevent import GeventWorker
 
 from container.frontend.web.connections import (
-    HEALTH_PLACES,
+    MAX_HEALTH_CONNECTIONS,
     Connection,
     ConnectionTable,
     Phase,
@@ -50,7 +50,7 @@ class TimedReader:
         limit_s = BODY_S + self._num_read / BYTES_A_SECOND
         remaining_s = max(0.0, self._began_at + limit_s - time.monotonic())
         error = BodyTimeout(f"it took longer than {limit_s:.0f} s to arrive")
-        # Working, or waiting: what the app has not read is read after its answer.
+        # Working, or waiting: gunicorn reads the rest of a body after the answer.
         phase = self._connection.phase
         self._connection.enter(Phase.RECEIVING, self._began_at)
         try:
@@ -71,7 +71,7 @@ class ConnectionWorker(GeventWorker):
     orphan_drain_s = 0.0
 
     def init_process(self) -> None:
-        """Make the table; gunicorn calls this in the worker's process and serves in it."""
+        """Create the table; gunicorn calls this in the worker's process and serves in it."""
         limit = min(self.cfg.worker_connections, _raise_file_limit() - OTHER_FILES)
         if limit < self.cfg.worker_connections:
             log.warning(
@@ -82,7 +82,7 @@ class ConnectionWorker(GeventWorker):
         self._table = ConnectionTable(limit)
         self._local = gevent.local.local()
         # The table decides; those that have just given way still have a greenlet.
-        self.worker_connections = 2 * limit + HEALTH_PLACES
+        self.worker_connections = 2 * limit + MAX_HEALTH_CONNECTIONS
         super().init_process()
 
     def notify(self) -> None:
@@ -116,7 +116,7 @@ class ConnectionWorker(GeventWorker):
     def handle_request(self, listener_name: Any, req: Any, sock: socket.socket, addr: Any) -> bool:
         """Answer a request. Raises StopIteration to close the connection."""
         connection: Connection = self._local.connection
-        if connection.has_given_way:
+        if connection.is_evicted:
             raise StopIteration
         if connection.is_for_health and req.path not in HEALTH_PATHS:
             message = "the server holds as many connections as it can (MAX_CONNECTIONS); try again"

@@ -1,4 +1,4 @@
-"""What each gunicorn worker loads: reads the settings, connects to the engine, makes the app."""
+"""The composition root of a gunicorn worker: reads settings, connects backends, makes the app."""
 
 import atexit
 import contextlib
@@ -32,7 +32,8 @@ from container.frontend.clients.handler_client import HandlerClient
 from container.frontend.clients.image_fetcher import ImageFetcher
 from container.frontend.generation.images import Images
 from container.frontend.generation.offloading import Offload, Offloads
-from container.frontend.generation.service import Service, tokenizer_loader
+from container.frontend.generation.served_model import tokenizer_loader
+from container.frontend.generation.service import Service
 from container.frontend.generation.sessions import Sessions
 from container.frontend.multi_model.process_per_model import Models
 from container.frontend.observability.tracing import OtlpTracer
@@ -52,7 +53,7 @@ from container.settings.settings import Settings
 T = TypeVar("T")
 # Native threads for each kind of slow work. Few, since they compete with the engine for a CPU.
 TEXT_THREADS, GRAMMAR_THREADS, IMAGE_THREADS, FILE_THREADS = 2, 2, 2, 2
-# For backends to say how they are; one in a long step of the model does so after it.
+# How long to wait for the status of the backends; one in a long step sends it after the step.
 KNOWN_WITHIN_S = 5.0
 
 
@@ -79,7 +80,7 @@ class Backends:
         return backends
 
     def wait_known(self, timeout_s: float) -> None:
-        """Wait until each has sent its status, or is known not to be there."""
+        """Wait until each has sent its status, or nothing listens at its address."""
         until = time.monotonic() + timeout_s
         for client in self._clients:
             client.wait_known(max(0.0, until - time.monotonic()))
@@ -136,7 +137,7 @@ def application() -> Flask:
 
 
 def multi_model_application() -> Flask:
-    """Make the app of a multi-model endpoint, which has no model of its own."""
+    """Make the app of a multi-model endpoint, which holds no model itself."""
     settings = Settings.from_environ(os.environ)
     logs.configure(settings.observability.log_level, json_output=settings.observability.json_output)
     models = Models(
@@ -153,8 +154,8 @@ def multi_model_application() -> Flask:
 def _wait_ready(backends: Backends, service: Service) -> None:
     """Wait until this worker could serve, if its backends can.
 
-    gunicorn accepts connections after it: a worker that takes another's place must not answer
-    /ping with 503 while all is well. While backends start, it answers at once.
+    gunicorn accepts connections after it: a worker that replaces another must not answer /ping
+    with 503 while the backends are ready. While they start, it answers at once.
     """
     backends.wait_known(KNOWN_WITHIN_S)
     with contextlib.suppress(ServingError):
@@ -162,7 +163,7 @@ def _wait_ready(backends: Backends, service: Service) -> None:
 
 
 def _drain_before_exit(models: Models, drain_s: float) -> None:
-    """Have SIGTERM drain the models first; gunicorn's own handler then ends this worker."""
+    """Drain the models at SIGTERM; gunicorn's own handler then ends this worker."""
     leave = signal.getsignal(signal.SIGTERM)
     assert callable(leave), "gunicorn installs its handler before it loads the app"
 
@@ -188,7 +189,7 @@ def _images(settings: RequestSettings, offloads: Offloads) -> Images:
 
 
 def _in_threads(count: int) -> Offload:
-    """Make what runs functions in native threads of their own; other greenlets go on meanwhile."""
+    """Make an Offload with `count` native threads; other greenlets run meanwhile."""
     pool = ThreadPool(count)
 
     def run(function: Callable[..., T], *args: Any, **kwargs: Any) -> T:
@@ -204,7 +205,7 @@ def _in_threads(count: int) -> Offload:
 def _outcome(
     function: Callable[..., T], args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> tuple[T | None, Exception | None]:
-    """Call a function; gevent would write the traceback of what it raises to stderr."""
+    """Call a function and return its exception, whose traceback gevent would print."""
     try:
         return function(*args, **kwargs), None
     except Exception as error:

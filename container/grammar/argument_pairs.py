@@ -1,7 +1,7 @@
 """Turns the schema of a tool's arguments into pairs, for formats that do not write JSON objects.
 
 Keywords of the whole object become choices of pairs: `$ref` and `allOf` are merged, `anyOf` and
-`oneOf` become alternatives. Keywords that pairs cannot follow exactly are made narrower, so that
+`oneOf` become alternatives. Keywords that pairs cannot express exactly become narrower, so that
 all arguments remain valid.
 """
 
@@ -18,7 +18,7 @@ MAX_ALTERNATIVES = 16
 
 @dataclass(frozen=True, slots=True)
 class Pairs:
-    """One form of the arguments: the schema of each value, and the names that must be there."""
+    """One form of the arguments: the schema of each value, and the required names."""
 
     values: dict[str, Schema]
     required: list[str]
@@ -101,8 +101,8 @@ def _pairs(schema: Schema, root: Schema) -> Pairs:
     missing = schema.get("minProperties", 0) - len(set(required))
     optional = [name for name in values if name not in required]
     required += optional[: max(missing, 0)]
-    room = schema.get("maxProperties", len(values)) - len(set(required))
-    for name in [name for name in optional if name not in required][max(room, 0) :]:
+    num_optional = schema.get("maxProperties", len(values)) - len(set(required))
+    for name in [name for name in optional if name not in required][max(num_optional, 0) :]:
         del values[name]
     return Pairs(
         {name: root | value for name, value in values.items()},

@@ -133,7 +133,7 @@ class GrammarClient:
 
     def _lose(self, process: GrammarProcess) -> None:
         """Fail the requests of a process that has died: most likely at one of its limits."""
-        log.warning("grammar: a process ended at a limit or a fault; its requests fail")
+        log.warning("grammar: a process died, most likely at a limit; its requests fail")
         megabytes = self._limits.memory_bytes // 2**20
         self._end(
             process,
@@ -147,7 +147,7 @@ class GrammarClient:
     def _start_again(self, process: GrammarProcess) -> None:
         """Start a process whose fork has failed, most likely because the fork server died."""
         if process.num_starts == MAX_STARTS:
-            log.error("grammar: no process can be forked; a request fails")
+            log.error("grammar: forking failed %d times; a request fails", MAX_STARTS)
             self._end(process, Unavailable("grammars cannot be compiled now", retry_after_s=5))
             return
         assert process.channel is not None
@@ -180,15 +180,15 @@ class GrammarClient:
             self._queue.remove(process)
 
     def _cache_idle(self, process: GrammarProcess) -> None:
-        """Keep a process that nobody follows now; end it if it has not compiled."""
+        """Cache a process without constraints; end it if it has not compiled."""
         if process.has_ended:
             return
         if process.first_mask is None:
-            self._end(process, Unavailable("nobody waits for this grammar"))
+            self._end(process, Unavailable("no request waits for this grammar"))
             return
         self._idle[process.text] = process
         while len(self._idle) > MAX_IDLE:
-            self._end(next(iter(self._idle.values())), Unavailable("nobody follows this grammar"))
+            self._end(next(iter(self._idle.values())), Unavailable("no request uses this grammar"))
 
     def _start_queued(self) -> None:
         if not self._queue:
@@ -199,18 +199,18 @@ class GrammarClient:
             num_compiling += 1
 
     def _start(self, process: GrammarProcess) -> None:
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        with theirs, _anonymous_file(process.text.encode()) as text:
-            process.channel = ours
+        local_end, remote_end = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with remote_end, _anonymous_file(process.text.encode()) as text:
+            process.channel = local_end
             process.num_starts += 1
             process.server_pid = self._server.pid
             process.start_deadline(START_TIMEOUT_S)
-            self._selector.register(ours, selectors.EVENT_READ, process)
+            self._selector.register(local_end, selectors.EVENT_READ, process)
             with contextlib.suppress(OSError):  # the server has died; see _start_again
-                socket.send_fds(self._control, [b"fork"], [theirs.fileno(), text.fileno()])
+                socket.send_fds(self._control, [b"fork"], [remote_end.fileno(), text.fileno()])
 
     def _restart_server(self) -> None:
-        log.error("grammar: the fork server died or hangs; it is replaced")
+        log.error("grammar: the fork server died or hangs; replacing it")
         _end_server(self._server, self._control)
         self._start_server()
 

@@ -11,26 +11,27 @@ def complexity_hint(shape: MessageShape) -> tuple[str, str | None]:
     field = None if answer is None else answer.field
     if isinstance(answer, Regex):
         return f": the regex of `{field}` is too complex; repeat less inside of repetitions", field
-    places = []
+    patterns: list[tuple[str, str, str | None]] = []
     if isinstance(answer, JsonSchema):
-        places += [(place, field) for place in _patterns(answer.schema, "")]
+        patterns += [(*entry, field) for entry in _patterns(answer.schema, "")]
     for index, tool in enumerate(shape.tools):
         name = f"tools[{index}].function.parameters"
-        places += [(place, name) for place in _patterns(tool.parameters, "")]
-    if not places:
+        patterns += [(*entry, name) for entry in _patterns(tool.parameters, "")]
+    if not patterns:
         return ": it is too complex; make it smaller", field
-    (pattern, place), field = max(places, key=lambda entry: len(entry[0][0]))
+    pattern, where, field = max(patterns, key=lambda entry: len(entry[0]))
     shown = pattern if len(pattern) <= 100 else f"{pattern[:100]}..."
     return (
-        f": `{field}` has the pattern {shown!r} (at {place}), which is too complex; repeat less "
+        f": `{field}` has the pattern {shown!r} (at {where}), which is too complex; repeat less "
         "inside of repetitions",
         field,
     )
 
 
 def _patterns(schema: Schema, where: str) -> list[tuple[str, str]]:
+    """Return the patterns in a schema, each with its JSON pointer."""
     own = schema.get("pattern")
-    found = [(own, where or "its top")] if isinstance(own, str) else []
+    patterns = [(own, where or "its top")] if isinstance(own, str) else []
     for path, child in children(schema):
-        found += _patterns(child, pointer(where, path))
-    return found
+        patterns += _patterns(child, pointer(where, path))
+    return patterns

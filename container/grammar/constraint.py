@@ -45,7 +45,7 @@ class ProcessConstraint:
         mask[: len(words)] = words[: len(mask)]
 
     def accept(self, token_id: int) -> None:
-        """Send a token to the process; `is_advanced`, then `is_ready`, tell of its answers."""
+        """Send a token to the process, whose answers set `is_advanced`, then `is_ready`."""
         if self.error is None:
             self.mask, self.is_advanced = None, False
             self._process.send(Advance(self.number, token_id), self)
@@ -75,9 +75,9 @@ class GrammarProcess:
         self.is_started = False
         self.has_ended = False
         self.constraints: dict[int, ProcessConstraint] = {}
-        # Of what it works on, the oldest first: when it must be done, and for which constraint.
+        # Pending work, oldest first: its deadline and its constraint.
         self.pending: deque[tuple[float, int]] = deque()
-        self._timeout_s = 0.0  # of what it works on; see start_deadline
+        self._timeout_s = 0.0  # of pending work; see start_deadline
         self._on_idle = on_idle
         self._last_number = 0
 
@@ -87,7 +87,7 @@ class GrammarProcess:
         return self.channel is not None and self.first_mask is None and not self.has_ended
 
     def open(self, source: ProcessConstraint | None = None) -> ProcessConstraint:
-        """Make a constraint at the grammar's start, or in the state of another."""
+        """Create a constraint at the grammar's start, or in the state of another."""
         self._last_number += 1
         mask = self.first_mask if source is None else source.mask
         constraint = ProcessConstraint(self, self._last_number, mask)
@@ -116,12 +116,12 @@ class GrammarProcess:
             pass
 
     def start_deadline(self, timeout_s: float) -> None:
-        """Give it a time limit from now on."""
+        """Start a time limit."""
         self._timeout_s = timeout_s
         self.pending = deque([(time.monotonic() + timeout_s, 0)])
 
     def take(self, message: FromProcess) -> None:
-        """Take an answer in."""
+        """Process an answer."""
         match message:
             case Advanced(number, is_complete):
                 constraint = self.constraints.get(number)

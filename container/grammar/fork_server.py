@@ -30,7 +30,7 @@ def main() -> None:
         tokenizer = LLTokenizer(
             args.tokenizer, n_vocab=args.vocabulary, eos_token=args.end_token_ids or None
         )
-    except Exception as error:  # the library raises what it likes
+    except Exception as error:  # the library documents no exceptions
         control.send(f"{type(error).__name__}: {error}"[:2000].encode())
         return
     control.send(READY)

@@ -1,7 +1,6 @@
-"""What a request's grammar may be: plain data that frontends check for type and size only.
+"""The forms of a request's grammar: plain data that frontends check for type and size only.
 
-Whatever reads such a grammar with native code does so in a process of its own, which may die:
-container.grammar.process.
+Only a grammar process reads it with native code, which may crash: container.grammar.process.
 """
 
 import json
@@ -59,7 +58,7 @@ Answer = JsonSchema | Regex | Choice | Lark | Ebnf
 def schema_answer(
     schema: object, field: str, *, means_object: bool = False, is_strict: bool = False
 ) -> JsonSchema:
-    """Take a JSON Schema: an object, or a string that contains one. Raises InvalidParameter.
+    """Check a JSON Schema: an object, or a string that contains one. Raises InvalidParameter.
 
     `means_object`: a schema with `properties` and no `type` describes an object, as in TGI; by JSON
     Schema itself it would also accept a string.
@@ -81,13 +80,13 @@ def schema_answer(
 
 
 def regex_answer(pattern: str, field: str) -> Regex:
-    """Take a regular expression. Raises InvalidParameter for one that is too long."""
+    """Check a regular expression. Raises InvalidParameter for one that is too long."""
     check_size(pattern, field)
     return Regex(pattern, field)
 
 
 def choice_answer(options: list[str], field: str) -> Choice:
-    """Take a choice of strings. Raises InvalidParameter."""
+    """Check a choice of strings. Raises InvalidParameter."""
     if not options or not all(isinstance(option, str) and option for option in options):
         raise InvalidParameter(f"`{field}` must be a list of non-empty strings", field=field)
     if len(options) > MAX_CHOICES:
@@ -99,13 +98,13 @@ def choice_answer(options: list[str], field: str) -> Choice:
 
 
 def lark_answer(text: str, field: str) -> Lark:
-    """Take a grammar in Lark. Raises InvalidParameter for one that is too long."""
+    """Check a grammar in Lark. Raises InvalidParameter for one that is too long."""
     check_size(text, field)
     return Lark(text, field)
 
 
 def ebnf_answer(text: str, field: str) -> Ebnf:
-    """Take a grammar in GBNF or Lark. Raises InvalidParameter for one that is empty or too long."""
+    """Check a grammar in GBNF or Lark. Raises InvalidParameter for one that is empty or long."""
     check_size(text, field)
     if not text.strip():
         raise InvalidParameter(f"`{field}` must not be empty", field=field)

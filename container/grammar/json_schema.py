@@ -13,7 +13,7 @@ from llguidance import LLMatcher
 
 from container.errors import InvalidParameter
 from container.grammar.schema.keywords import normalised
-from container.grammar.schema.satisfiable import impossible_place
+from container.grammar.schema.satisfiable import find_unsatisfiable
 from container.grammar.schema.tree import (
     Schema,
     children,
@@ -61,9 +61,9 @@ def followed(
     if problem is not None:
         where, reason = checker.locate(result, "", problem, result, frozenset())
         raise _refusal(field, reason, where)
-    place = impossible_place(result)
-    if place is not None:
-        raise _refusal(field, "nothing can match it", place)
+    unsatisfiable = find_unsatisfiable(result)
+    if unsatisfiable is not None:
+        raise _refusal(field, "nothing can match it", unsatisfiable)
     return result
 
 
@@ -85,13 +85,13 @@ def _refusal(field: str, reason: str, where: str) -> InvalidParameter:
 
 
 class _Checker:
-    """Asks llguidance what is wrong with a schema and with its parts, and remembers the answers."""
+    """Finds the errors of llguidance in a schema and its parts; caches them."""
 
     def __init__(self) -> None:
         self._known: dict[str, str | None] = {}
 
     def problem(self, schema: Any) -> str | None:
-        """Return what is wrong with a schema; None if nothing is."""
+        """Return the error of llguidance for a schema; None if it takes the schema."""
         text = json.dumps(schema)
         if text not in self._known:
             if len(self._known) > MAX_CHECKS:
@@ -114,8 +114,10 @@ class _Checker:
                 continue
             referred = target(child, root)
             if isinstance(referred, dict):
-                place = reference.removeprefix("#")
-                return self.locate(referred, place, child_problem, root, visited | {reference})
+                pointer_to_target = reference.removeprefix("#")
+                return self.locate(
+                    referred, pointer_to_target, child_problem, root, visited | {reference}
+                )
             return self.locate(child, pointer(where, path), child_problem, root, visited)
         return where, problem
 

@@ -59,7 +59,7 @@ class _Builder:
             thoughts = self._thoughts(shape.reasoning) if shape.reasoning else ""
             self._add("start", f"{thoughts} {body}")
         main = LARK_HEADER + "\n".join(self._rules) + "\n"
-        return _joined(main, answer) if answer else main
+        return _combined(main, answer) if answer else main
 
     def _add_harmony(self) -> None:
         """Add rules for earlier messages in their channels, then a call or the final text."""
@@ -204,7 +204,7 @@ def _json(schema: dict[str, Any]) -> str:
     return f"%json {json.dumps(schema)}"
 
 
-def _joined(main: str, answer: str) -> str:
+def _combined(main: str, answer: str) -> str:
     """Combine two grammars: the rule @answer of `main` refers to `answer`."""
     inner: dict[str, Any] = {"lark_grammar": answer}
     if answer.startswith("{"):

@@ -174,7 +174,7 @@ class _Followers:
         return inner
 
     def _build_again(self, matcher: _Matcher) -> None:
-        """Give a failed matcher a lexer of its own. Raises InvalidParameter if it fails again.
+        """Rebuild a failed matcher with a new lexer. Raises InvalidParameter if it fails again.
 
         Copies share one lexer, whose states are limited: another sequence may have used them up.
         """
@@ -195,7 +195,7 @@ class _Followers:
 
     @contextlib.contextmanager
     def _deadline(self) -> Iterator[None]:
-        """Have the kernel end this process where native code takes too long."""
+        """Have the kernel end this process if native code takes too long."""
         signal.setitimer(signal.ITIMER_REAL, self._timeout_s)
         try:
             yield

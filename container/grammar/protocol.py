@@ -1,4 +1,4 @@
-"""What crosses between the engine, the fork server and the grammar processes; and their limits.
+"""Messages between the engine, the fork server and the grammar processes; and their limits.
 
 Small messages over sockets that keep message boundaries; texts of any length in anonymous files.
 """
@@ -16,7 +16,7 @@ class GrammarLimits(msgspec.Struct, frozen=True):
     """Limits of each grammar's process.
 
     `timeout_s`: for compiling it with its first bitmask, and for each later bitmask.
-    `memory_bytes`: what the process may allocate.
+    `memory_bytes`: the most memory that the process may allocate.
     """
 
     timeout_s: float = 8.0

@@ -1,8 +1,8 @@
-"""One invocation through the user's functions, with the toolkits' defaults for those not given.
+"""Runs one invocation through the user's functions, with the toolkits' defaults for missing ones.
 
-Known errors keep their meaning: what `input_fn` cannot read is the client's fault (400), an
-exception with a `status_code` keeps it, all else is the user code's (500) and its traceback goes
-to the log, not to the client.
+A body that `input_fn` refuses is the client's fault (400), and an exception with a `status_code`
+keeps it. Every other exception is the user code's fault (500), whose traceback goes to the log, not
+to the client.
 """
 
 import asyncio
@@ -25,6 +25,15 @@ from container.errors import (
     UnsupportedMediaType,
     one_line,
 )
+from container.handlers.answer_encoding import (
+    Answer,
+    encode_part,
+    is_stream,
+    raw_body,
+    refusal,
+    stream_content_type,
+    with_content_type,
+)
 from container.handlers.context import Context
 from container.handlers.hooks import Hook, Hooks
 from container.messages.handler import AnswerHead, AnswerPart, Invoke
@@ -35,7 +44,6 @@ CLIENTS_FAULT = (ValueError, KeyError, TypeError, IndexError)
 # While an async function runs: how often to check whether its client has left.
 DISCONNECT_POLL_S = 0.5
 END = object()
-Answer = AnswerHead | AnswerPart
 
 
 class ClientDisconnected(Exception):
@@ -77,9 +85,9 @@ class Handler:
             return
         context = Context(self._model_dir, self._gpu_id)
         try:
-            self._model = self._settle(hook(str(self._model_dir), context=context), None)
+            self._model = self._resolve(hook(str(self._model_dir), context=context), None)
         except Exception as error:
-            log.exception("model_fn failed; the container stops")
+            log.exception("handler: model_fn failed; the container stops")
             raise ModelLoadError(f"model_fn failed: {one_line(error)}") from error
 
     def answer(self, invoke: Invoke, is_cancelled: threading.Event) -> Iterator[Answer]:
@@ -88,14 +96,14 @@ class Handler:
         accept = self._choose(invoke.accept)
         try:
             result = self._predict(invoke, accept, context, is_cancelled)
-            result, kind = _with_type(result, context.response_content_type)
-            if _is_stream(result):
+            result, kind = with_content_type(result, context.response_content_type)
+            if is_stream(result):
                 yield from self._stream(
                     invoke.request_id, result, kind, accept, context, is_cancelled
                 )
             else:
                 kind = kind or accept
-                data = _raw(result) if self._writes_bodies else None
+                data = raw_body(result) if self._writes_bodies else None
                 data = content.encode(result, kind) if data is None else data
                 yield self._head(invoke.request_id, kind, context, is_stream=False)
                 yield AnswerPart(invoke.request_id, data, is_last=True)
@@ -105,9 +113,9 @@ class Handler:
             status = getattr(error, "status_code", None)
             if isinstance(status, int) and 400 <= status < 600:
                 message = str(getattr(error, "message", error))
-                yield from _refusal(invoke.request_id, status, message)
+                yield from refusal(invoke.request_id, status, message)
                 return
-            log.exception("user code failed")
+            log.exception("handler: user code failed; the client gets an error")
             raise HandlerFailed(f"user code failed: {one_line(error)}") from error
 
     @property
@@ -126,7 +134,7 @@ class Handler:
         self, invoke: Invoke, accept: str, context: Context, is_cancelled: threading.Event
     ) -> Any:
         def run(hook: Hook, *arguments: Any) -> Any:
-            return self._settle(hook(*arguments, context=context), is_cancelled)
+            return self._resolve(hook(*arguments, context=context), is_cancelled)
 
         body = _toolkit_body(invoke)
         kind = content.media_type(invoke.content_type)
@@ -140,7 +148,7 @@ class Handler:
             prediction = self._default_predict(data)
         if output is None:
             return prediction
-        if _is_stream(prediction):
+        if is_stream(prediction):
             return (run(output, part, accept) for part in self._parts(prediction, is_cancelled))
         return run(output, prediction, accept)
 
@@ -157,7 +165,7 @@ class Handler:
                 raise UnsupportedMediaType(
                     f"content type {kind!r} is not supported: input_fn: {one_line(error)}"
                 ) from error
-            log.warning("input_fn refused a body", exc_info=error)
+            log.warning("handler: input_fn refused a body; status 400", exc_info=error)
             raise MalformedRequest(f"input_fn: {one_line(error)}") from error
 
     def _default_predict(self, data: Any) -> Any:
@@ -179,8 +187,8 @@ class Handler:
         try:
             return model(inputs, **parameters)
         except CLIENTS_FAULT as error:
-            log.warning("the model refused its inputs", exc_info=error)
-            raise InvalidParameter(f"the model cannot take this: {one_line(error)}") from error
+            log.warning("handler: the model refused its inputs; status 400", exc_info=error)
+            raise InvalidParameter(f"the model refused its inputs: {one_line(error)}") from error
 
     def _stream(
         self,
@@ -191,21 +199,21 @@ class Handler:
         context: Context,
         is_cancelled: threading.Event,
     ) -> Iterator[Answer]:
-        """The head goes out with the first part, so that a failure before it has its own status."""
+        """Send the head with the first part, so that a failure before it has its own status."""
         ends_line, has_begun = True, False
         for part in self._parts(result, is_cancelled):
-            part, own_kind = _with_type(part, None)
+            part, own_kind = with_content_type(part, None)
             if not has_begun:
-                kind = kind or own_kind or _stream_kind(part, accept)
+                kind = kind or own_kind or stream_content_type(part, accept)
                 has_begun = True
                 yield self._head(request_id, kind, context, is_stream=True)
-            data = _stream_bytes(part, kind or content.TEXT)
+            data = encode_part(part, kind or content.TEXT)
             ends_line = data.endswith(b"\n") if data else ends_line
             if data:
                 yield AnswerPart(request_id, data, is_last=False)
         if not has_begun:
             yield self._head(request_id, kind or content.TEXT, context, is_stream=True)
-        # SageMaker's line readers wait for ever for the end of an unfinished last line.
+        # SageMaker's line readers wait forever for the end of an unfinished last line.
         yield AnswerPart(request_id, b"" if ends_line else b"\n", is_last=True)
 
     def _parts(self, result: Any, is_cancelled: threading.Event) -> Iterator[Any]:
@@ -224,13 +232,13 @@ class Handler:
         self, result: AsyncIterator[Any], is_cancelled: threading.Event
     ) -> Iterator[Any]:
         try:
-            while (part := self._settle(anext(result, END), is_cancelled)) is not END:
+            while (part := self._resolve(anext(result, END), is_cancelled)) is not END:
                 yield part
         finally:
             if hasattr(result, "aclose"):
-                self._settle(result.aclose(), None)
+                self._resolve(result.aclose(), None)
 
-    def _settle(self, value: Any, is_cancelled: threading.Event | None) -> Any:
+    def _resolve(self, value: Any, is_cancelled: threading.Event | None) -> Any:
         """Wait for an awaitable; return any other value unchanged."""
         if not inspect.isawaitable(value):
             return value
@@ -258,7 +266,7 @@ class Handler:
 
 
 def _are_bodies(inputs: Any) -> bool:
-    """Whether inputs are the records of JSON Lines that are bodies of their own."""
+    """Whether inputs are records of JSON Lines, each of which is a whole body."""
     is_list = isinstance(inputs, list) and bool(inputs)
     return is_list and all(isinstance(record, dict) and "inputs" in record for record in inputs)
 
@@ -267,48 +275,3 @@ def _toolkit_body(invoke: Invoke) -> str | bytes:
     if content.media_type(invoke.content_type) in content.TEXT_TYPES:
         return content.text(invoke.body)
     return invoke.body
-
-
-def _with_type(value: Any, chosen: str | None) -> tuple[Any, str | None]:
-    """Take apart sagemaker-inference's `(body, content_type)`."""
-    is_pair = isinstance(value, tuple) and len(value) == 2 and isinstance(value[1], str)
-    if is_pair and "/" in value[1] and isinstance(value[0], str | bytes):
-        return value[0], value[1]
-    return value, chosen
-
-
-def _raw(value: Any) -> bytes | None:
-    """Return a body that the user's code has encoded; None for an object to encode."""
-    if isinstance(value, str):
-        return value.encode()
-    return bytes(value) if isinstance(value, bytes | bytearray) else None
-
-
-def _is_stream(value: Any) -> bool:
-    return isinstance(value, AsyncIterator) or inspect.isgenerator(value)
-
-
-def _stream_kind(part: Any, accept: str) -> str:
-    if accept in (content.EVENTS, content.JSON_LINES, content.TEXT):
-        return accept
-    if isinstance(part, str):
-        return f"{content.TEXT}; charset=utf-8"
-    return content.BINARY if isinstance(part, bytes | bytearray) else content.JSON_LINES
-
-
-def _stream_bytes(part: Any, kind: str) -> bytes:
-    if isinstance(part, bytes | bytearray):
-        return bytes(part)
-    if content.media_type(kind) == content.EVENTS:
-        if isinstance(part, str) and part.startswith(("data:", "event:", ":")):
-            return part.encode()
-        return b"data: " + content.encode(part, content.JSON) + b"\n\n"
-    if isinstance(part, str):
-        return part.encode()
-    return content.encode(part, content.JSON_LINES)
-
-
-def _refusal(request_id: int, status: int, message: str) -> Iterator[Answer]:
-    body = {"error": message, "error_type": "validation" if status < 500 else "handler"}
-    yield AnswerHead(request_id, status, content.JSON, is_stream=False)
-    yield AnswerPart(request_id, content.encode(body, content.JSON), is_last=True)

@@ -1,7 +1,7 @@
 """The handler server: queues invocations from the frontends and dispatches them to workers.
 
 It never runs user code, so it survives a failure of that code: it replaces a worker that crashes,
-hangs or exceeds the time limit, answers its invocations with the reason, and keeps the others
+hangs or exceeds the time limit, answers its invocations with the reason, and keeps the rest
 queued. One thread owns all state. Invocations beyond `max_requests` get Overloaded.
 """
 
@@ -95,7 +95,7 @@ class HandlerServer(BackendServer):
         self._failed_starts = 0
 
     def load(self, progress: Progress) -> None:
-        """Install what the user's code needs; workers start afterwards."""
+        """Install the requirements of the user's code; workers start afterwards."""
         self._prepare(progress)
         self._is_prepared = True
 

@@ -28,7 +28,7 @@ PINNED = "The user requested (constraint)"
 
 def install(requirements: Path) -> None:
     """Install the requirements. Raises ModelLoadError with pip's reason."""
-    log.info("installing %s", requirements)
+    log.info("handler: installing %s", requirements)
     with tempfile.TemporaryDirectory(prefix="container-pip-") as folder:
         constraints = Path(folder) / "constraints.txt"
         constraints.write_text(_installed())

@@ -37,7 +37,7 @@ class UserCode:
 
     @property
     def requirements(self) -> Path | None:
-        """The requirements.txt beside the file, if there is one."""
+        """The requirements.txt in the folder of the file, if there is one."""
         path = self.folder / "requirements.txt"
         return path if path.is_file() else None
 

@@ -1,8 +1,8 @@
 """A handler worker: the process in which the user's code runs.
 
 The main thread owns the socket; a second thread loads the model, so that a worker always reads.
-Each invocation has a thread of its own. The handler server learns the number of threads from
-WorkerReady and never sends more invocations. Threads put their messages into a queue.
+Each invocation runs in its own thread. WorkerReady tells the handler server the number of threads,
+which never sends more invocations than that. Threads put their messages into a queue.
 """
 
 import faulthandler
@@ -93,7 +93,7 @@ class Worker:
         except ModelLoadError as error:
             self._fail(error)
         except BaseException as error:  # a user's module may raise anything, SystemExit too
-            log.exception("the user's code cannot be loaded")
+            log.exception("handler worker: loading the user's code failed; the container stops")
             self._fail(ModelLoadError(f"the user's code cannot be loaded: {one_line(error)}"))
         else:
             self._handler, self._threads = handler, threads
@@ -121,7 +121,7 @@ class Worker:
             try:
                 message = to_worker_decoder.decode(frame)
             except msgspec.DecodeError:
-                log.exception("dropped a frame that does not decode")
+                log.exception("handler worker: a frame does not decode; dropped")
                 continue
             match message:
                 case Invoke(request_id):
@@ -146,7 +146,7 @@ class Worker:
         except (
             BaseException
         ) as error:  # if the thread died silently, the client would wait for ever
-            log.exception("user code failed; the client gets an error")
+            log.exception("handler worker: user code failed; the client gets an error")
             self._put(_failed(invoke, HandlerFailed(f"user code failed: {one_line(error)}")))
         finally:
             del self._is_cancelled[invoke.request_id]

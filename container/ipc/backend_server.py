@@ -40,7 +40,7 @@ HandleFrame = Callable[[bytes, bytes], None]
 
 
 def flush_sockets() -> None:
-    """Close this process's sockets, once what they still hold is sent or LINGER_MS are over."""
+    """Close this process's sockets, once their messages are sent or LINGER_MS are over."""
     zmq.Context.instance().destroy(linger=LINGER_MS)
 
 
@@ -85,7 +85,7 @@ class BackendServer(ABC):
 
     @abstractmethod
     def handle(self, frontend_id: bytes, message: Any) -> None:
-        """Take in a frontend's message. Raises ServingError to refuse the request in it."""
+        """Process a frontend's message. Raises ServingError to refuse the request in it."""
 
     @abstractmethod
     def work(self) -> None:
@@ -202,7 +202,7 @@ class BackendServer(ABC):
         if self._fatal_error is not None:
             raise self._fatal_error
         if is_orphan(self._parent_pid):
-            log.error("the supervisor died; this process exits")
+            log.error("backend: the supervisor died; this process exits")
             return True
         if self._drain_until is None:
             return False
@@ -226,14 +226,14 @@ class BackendServer(ABC):
             except PROCESS_ENDS:
                 raise
             except BaseException as error:  # of one message, which must not end all others
-                log.exception("dropped a message that could not be handled: %s", one_line(error))
+                log.exception("backend: handling a message failed: %s; dropped", one_line(error))
 
     def _handle_frontend_frame(self, frontend_id: bytes, frame: bytes) -> None:
         try:
             message = self._decoder.decode(frame)
         except msgspec.DecodeError as error:
             request_id = _request_id(frame)
-            log.error("a message does not decode, its request fails: %s", one_line(error))
+            log.error("backend: a message does not decode: %s; its request fails", one_line(error))
             self.send_error(frontend_id, request_id, InternalError(FAILED_MESSAGE))
             return
         if isinstance(message, Hello):
@@ -248,7 +248,7 @@ class BackendServer(ABC):
             raise
         except BaseException as error:  # of one message, which must not end all others
             log.exception(
-                "%s could not be handled, its request fails: %s",
+                "backend: handling %s failed: %s; its request fails",
                 type(message).__name__, one_line(error),
             )  # fmt: skip
             self.send_error(frontend_id, message.request_id, InternalError(FAILED_MESSAGE))
@@ -256,7 +256,7 @@ class BackendServer(ABC):
     def _drop_frontend(self, frontend_id: bytes, error: Exception) -> None:
         self._frontends.discard(frontend_id)
         num_aborted = self.abort_frontend(frontend_id)
-        log.warning("dropped a frontend (%s); %d of its requests aborted", error, num_aborted)
+        log.warning("backend: dropped a frontend: %s; %d of its requests abort", error, num_aborted)
 
 
 class _Numbered(msgspec.Struct):

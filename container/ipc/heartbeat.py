@@ -43,7 +43,7 @@ class Heartbeat:
         self._is_ready = is_ready
 
     def write(self, age_s: float) -> None:
-        """Write a beat, unless nobody reads them: then the pipe is full, or closed."""
+        """Write a beat, unless the pipe is full or closed: then no process reads it."""
         with contextlib.suppress(BlockingIOError, BrokenPipeError):
             os.write(self._fd, _BEAT.pack(age_s, self._is_ready))
 

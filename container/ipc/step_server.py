@@ -33,7 +33,7 @@ class StepBackend(Protocol[M]):
         ...
 
     def take(self, frontend_id: bytes, message: M) -> None:
-        """Take in a frontend's message. Raises ServingError to refuse the request in it."""
+        """Process a frontend's message. Raises ServingError to refuse the request in it."""
         ...
 
     def step(self) -> Iterable[tuple[bytes, msgspec.Struct]]:
@@ -112,7 +112,7 @@ class StepServer(BackendServer, Generic[B]):
         except PROCESS_ENDS:
             raise
         except BaseException as error:
-            log.exception("a step failed, its requests are tried again: %s", one_line(error))
+            log.exception("backend: a step failed: %s; its requests run again", one_line(error))
         else:
             self._send_all(messages)
             return
@@ -135,7 +135,7 @@ class StepServer(BackendServer, Generic[B]):
         except Exception:
             self.fail_all(Unavailable("the server's model process failed and is restarted"))
             raise
-        log.info("the self-test passed; serving continues")
+        log.info("backend: the self-test passed; serving continues")
         self.set_state("ready", "ready")
 
     def fail_all(self, error: ServingError) -> None:
@@ -145,7 +145,7 @@ class StepServer(BackendServer, Generic[B]):
             self.send_error(frontend_id, request_id, error)
 
     def abort_frontend(self, frontend_id: bytes) -> int:
-        """Forget the requests of a frontend that has left; return how many there were."""
+        """Abort the requests of a frontend that has exited; return how many there were."""
         return 0 if self._backend is None else len(self._backend.abort_all(frontend_id))
 
     def status(self) -> msgspec.Struct:

@@ -27,8 +27,8 @@ MAX_RESTARTS = 3
 RESTART_WINDOW_S = 600.0
 # A restart cannot help here.
 FINAL_EXIT_CODES = (ConfigError.exit_code, ModelLoadError.exit_code)
-KEEPS_DYING = 4
-# For a process that hangs to write its stacks.
+RESTARTS_EXHAUSTED = 4
+# Time for a hung process to write its stacks.
 ABORT_GRACE_S = 2.0
 
 
@@ -90,7 +90,7 @@ class Child:
                 "%s: died %d times within %.0f s, not restarted again; the container stops",
                 self.name, MAX_RESTARTS + 1, RESTART_WINDOW_S,
             )  # fmt: skip
-            return KEEPS_DYING
+            return RESTARTS_EXHAUSTED
         self._restarted_at.append(self._now())
         log.error(
             "%s: died (%s); restart %d of %d within %.0f s",
@@ -100,11 +100,11 @@ class Child:
         return None
 
     def terminate(self) -> None:
-        """Ask the process to finish its work and leave."""
+        """Send SIGTERM: the process finishes its work and exits."""
         self._process.terminate()
 
     def wait(self, until: float) -> bool:
-        """Wait until a (monotonic) time; return whether the process has left."""
+        """Wait until a (monotonic) time; return whether the process has exited."""
         try:
             self._process.wait(max(0.0, until - time.monotonic()))
         except subprocess.TimeoutExpired:
@@ -112,13 +112,13 @@ class Child:
         return True
 
     def kill(self) -> None:
-        """Kill the process, if it has not left, with all processes that it started."""
+        """Kill the process, if it has not exited, with all processes that it started."""
         if self.poll() is None:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(self.pid, signal.SIGKILL)
 
     def _end_hung(self) -> int:
-        """Have the process write its stacks to the log, if it can, and kill it."""
+        """Abort the process, which writes its stacks to the log if it can, and kill it."""
         self._process.send_signal(signal.SIGABRT)
         self.wait(time.monotonic() + ABORT_GRACE_S)
         with contextlib.suppress(ProcessLookupError):
@@ -145,7 +145,7 @@ class Child:
 
 
 def reap_strangers(children: Iterable[Child]) -> None:
-    """Reap orphans that process 1 inherits; leaves `children` to their owners."""
+    """Reap orphans that process 1 inherits, but not `children`."""
     if os.getpid() != 1:
         return
     with contextlib.suppress(ChildProcessError):

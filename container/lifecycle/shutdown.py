@@ -1,10 +1,10 @@
 """The end of the container: one schedule from the first signal to the last exit.
 
     signal            drain_until           kill_at              end_at
-      |  requests finish  |  backends leave    |  gunicorn leaves   |
-      |                   |                    |                    +- the supervisor leaves
-      |                   |                    +- all backends that are left are killed at once
-      |                   +- backends fail the requests that are left
+      |  requests finish  |  backends exit     |  gunicorn exits    |
+      |                   |                    |                    +- the supervisor exits
+      |                   |                    +- all remaining backends are killed at once
+      |                   +- backends fail the remaining requests
 
 Every wait ends at one of these times, however many children hang.
 """
@@ -33,7 +33,7 @@ REAP_S = 0.5
 
 @dataclass(frozen=True, slots=True)
 class StopSchedule:
-    """The (monotonic) times at which the parts of the container must have left."""
+    """The (monotonic) times by which the parts of the container must have exited."""
 
     drain_until: float
     kill_at: float
@@ -48,7 +48,7 @@ class StopSchedule:
 
 
 def drain(groups: Sequence[Sequence[Child]], schedule: StopSchedule) -> None:
-    """Let backends finish their requests and leave, group by group, until `kill_at`.
+    """Let backends finish their requests and exit, group by group, until `kill_at`.
 
     A group that is still busy at `drain_until` does not hold up the next one.
     """
@@ -63,17 +63,17 @@ def drain(groups: Sequence[Sequence[Child]], schedule: StopSchedule) -> None:
 
 
 def kill(children: Sequence[Child]) -> None:
-    """Kill all children that are left, all at once."""
+    """Kill all remaining children, all at once."""
     for child in children:
         child.kill()
     until = time.monotonic() + REAP_S
     for child in children:
         if not child.wait(until):
-            log.error("%s: still there %.1f s after SIGKILL, left behind", child.name, REAP_S)
+            log.error("%s: running %.1f s after SIGKILL; exiting without it", child.name, REAP_S)
 
 
 def stop_frontends(frontends: Child, end_at: float) -> None:
-    """Let gunicorn send the last bytes and leave, and kill it before `end_at` if it does not."""
+    """Let gunicorn send the last bytes and exit; kill it before `end_at` if it does not."""
     frontends.terminate()
     if not frontends.wait(min(end_at - REAP_S, time.monotonic() + FRONTENDS_GRACE_S)):
         log.error("%s: still running after SIGTERM, killed", frontends.name)

@@ -177,9 +177,7 @@ def _machine(num_gpus: int | None) -> Iterator[Finding]:
 
 def _variables(environ: Mapping[str, str]) -> Iterator[Finding]:
     if names := overridden_names(environ):
-        yield Finding(
-            f"set beside another name of the same setting, which wins: {', '.join(names)}"
-        )
+        yield Finding(f"set, but another name of the same setting wins: {', '.join(names)}")
     known = {*setting_names(), *REFUSED, *WITHOUT_EFFECT, *PLATFORM}
     empty = sorted(name for name in known & environ.keys() if not environ[name].strip())
     if empty:

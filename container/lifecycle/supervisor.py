@@ -22,6 +22,7 @@ from container import __version__
 from container.errors import ConfigError, ModelLoadError
 from container.handlers.tasks.selection import needs_engine, served_task
 from container.handlers.user_code import find_code
+from container.ipc.health import is_healthy
 from container.ipc.heartbeat import HeartbeatLimits
 from container.ipc.parent_watch import is_orphan
 from container.lifecycle.child import Child, cause, reap_strangers
@@ -35,6 +36,7 @@ from container.lifecycle.shutdown import (
     stop_frontends,
 )
 from container.lifecycle.startup_report import diagnose
+from container.settings.model import EmbeddingSettings, ModelSettings
 from container.settings.process_env import (
     ADAPTER_RECORD,
     EMBEDDER_ADDRESS,
@@ -48,6 +50,7 @@ from container.settings.process_env import (
     SESSIONS_FOLDER,
     SUPERVISOR_PID,
 )
+from container.settings.server import HandlerSettings
 from container.settings.settings import Settings, describe
 from container.settings.tgi import without_effect
 
@@ -76,18 +79,20 @@ class Supervisor:
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: self._begin_stop())
         try:
-            names = () if self._settings.sagemaker.is_multi_model else backends(self._settings)
+            names = self._backends()
             if "engine" in names:
                 self._settings.model.model_source()
         except (ConfigError, ModelLoadError) as error:
             log.error("%s", error.message)
             log_end(error.exit_code, error.message)
             return error.exit_code
-        log.info("version %s; %s", __version__, _changed(self._settings))
+        log.info("supervisor: version %s; %s", __version__, _changed(self._settings))
         if self._settings.placement.data_parallel > 1 and "engine" not in names:
-            log.warning("DATA_PARALLEL has no effect: no language model is served by the engine")
+            log.warning("supervisor: no engine runs, so DATA_PARALLEL has no effect; unset it")
         if idle := without_effect(os.environ):
-            log.info("without effect here (docs/configuration.md says why): %s", ", ".join(idle))
+            log.info(
+                "supervisor: variables without effect (docs/configuration.md): %s", ", ".join(idle)
+            )
         self._check_budget()
         for finding in diagnose(self._settings, os.environ):
             log.log(logging.WARNING if finding.is_warning else logging.INFO, "%s", finding.text)
@@ -116,6 +121,12 @@ class Supervisor:
             return code
         finally:
             shutil.rmtree(folder, ignore_errors=True)
+
+    def _backends(self) -> tuple[str, ...]:
+        settings = self._settings
+        if settings.sagemaker.is_multi_model:
+            return ()
+        return needed_backends(settings.model, settings.handlers, settings.embedding)
 
     def _serve(self, environ: dict[str, str], listener: socket.socket) -> int:
         config = "python:container.frontend.gunicorn_conf"
@@ -196,13 +207,13 @@ class Supervisor:
         base = f"http://localhost:{self._settings.server.port}"
         started = time.monotonic()
         while not self._stopping.wait(0.2):
-            if _is_healthy(base):
+            if is_healthy(self._settings.server.port):
                 break
         else:
             return
-        log.info("ready after %.1f s: %s", time.monotonic() - started, base)
+        log.info("supervisor: ready after %.1f s: %s", time.monotonic() - started, base)
         if reasons := _fallbacks(base, self._settings.server.api_key):
-            log.warning("ready, but on a slow path: %s", "; ".join(reasons))
+            log.warning("supervisor: serving on a slow path: %s", "; ".join(reasons))
         if sys.stderr.isatty():
             page = f"{base}/ui in a browser, or" if self._settings.server.has_ui else "Try"
             print(f"\nServing on {base}  (Ctrl-C stops it).\n{page}:\n\n  {_example(base)}\n")
@@ -210,18 +221,20 @@ class Supervisor:
             log.info("try: %s", _example(base))
 
 
-def backends(settings: Settings) -> tuple[str, ...]:
-    """Return the BACKENDS that the settings need. Raises ModelLoadError or ConfigError."""
-    code = find_code(settings.handlers, settings.model.model_id)
-    if code is None and settings.is_embedding_task:
+def needed_backends(
+    model: ModelSettings, handlers: HandlerSettings, embedding: EmbeddingSettings
+) -> tuple[str, ...]:
+    """Return the BACKENDS that a model needs. Raises ModelLoadError or ConfigError."""
+    code = find_code(handlers, model.model_id)
+    if code is None and embedding.is_for_task(model.task):
         return ("embedder",)
-    extra = ("embedder",) if settings.embedding.embedding_model_id else ()
+    extra = ("embedder",) if embedding.embedding_model_id else ()
     if code is not None and code.loads_own_model:
         return ("handler", *extra)
-    task = served_task(settings.model)
+    task = served_task(model)
     if task is not None or code is not None:
         return ("handler", "engine", *extra) if needs_engine(task) else ("handler", *extra)
-    return ("engine", *extra) if settings.model.has_model or not extra else extra
+    return ("engine", *extra) if model.has_model or not extra else extra
 
 
 def _start(
@@ -277,14 +290,6 @@ def _changed(settings: Settings) -> str:
     """List the settings that differ from their defaults, secrets masked."""
     changed = [f"{row.name}={row.value}" for row in describe(settings) if row.value != row.default]
     return ", ".join(changed) or "all settings have their defaults"
-
-
-def _is_healthy(base: str) -> bool:
-    try:
-        with urllib.request.urlopen(f"{base}/ping", timeout=5):
-            return True
-    except OSError:
-        return False
 
 
 def _fallbacks(base: str, api_key: str | None) -> list[str]:

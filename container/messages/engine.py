@@ -1,8 +1,9 @@
-"""What crosses between a frontend and the engine: msgspec structs in MessagePack frames.
+"""Messages between a frontend and the engine: msgspec structs in MessagePack frames.
 
 Both ends change together; nothing else is shared between the processes. Errors cross as data.
 """
 
+import secrets
 from enum import Enum
 from typing import Literal
 
@@ -80,6 +81,11 @@ class SamplingParams(msgspec.Struct, frozen=True, omit_defaults=True):
         return self.temperature == 0.0
 
 
+def random_seed() -> int:
+    """Draw the seed of a request that samples and names none."""
+    return secrets.randbits(63)
+
+
 class Tensor(msgspec.Struct, frozen=True, array_like=True):
     """Numbers for the model: numpy's name of their type, their shape, their bytes in C order."""
 
@@ -142,14 +148,14 @@ class AdapterInfo(msgspec.Struct, frozen=True):
 
 
 class EngineInfo(msgspec.Struct, frozen=True):
-    """What a frontend needs to know of the loaded model; fixed for an engine's life.
+    """Facts about the loaded model; they do not change while the engine runs.
 
     `model_path` is a folder with the model's text files, not always with its weights. `attention`
     is `paged`, or `own`: the model's own cache, one sequence after another. `is_multimodal`:
-    prompts may have images. `tensor_parallel`: processes that share each layer; `data_parallel`:
-    copies of the model. `reuses_prefixes`: a known prefix is not computed again. `fallbacks` are
-    the reasons for which it is served more slowly than it could be. `max_requests` may be
-    unfinished at a time, records of batch bodies apart.
+    prompts may have images. `tensor_parallel`: ranks that share each layer; `data_parallel`:
+    replicas of the model. `reuses_prefixes`: a cached prefix is not computed again. `fallbacks`
+    are the reasons for which it is served more slowly than it could be. `max_requests` may be
+    unfinished at a time, without records of batch bodies.
     """
 
     model_id: str
@@ -190,7 +196,7 @@ class StepTotals(msgspec.Struct, frozen=True, array_like=True):
 
 
 class StepStats(msgspec.Struct, frozen=True, array_like=True):
-    """What the steps did since the start; steps with a part of a prompt are `prefill`."""
+    """Totals of the steps since the start; a step with a chunk of a prompt counts as `prefill`."""
 
     prefill: StepTotals = StepTotals()
     decode: StepTotals = StepTotals()
@@ -202,8 +208,8 @@ class StepStats(msgspec.Struct, frozen=True, array_like=True):
 class EngineLoad(msgspec.Struct, frozen=True):
     """How busy the engine is, in sequences, blocks and tokens; the counters only grow.
 
-    `max_tokens` is how long the running sequences may become, all together. `requests` are the
-    unfinished ones, records of batch bodies apart.
+    `max_tokens` is the length that the running sequences may reach, added up. `requests` are the
+    unfinished ones, without records of batch bodies.
     """
 
     running: int = 0
@@ -237,16 +243,16 @@ class Status(msgspec.Struct, tag="status", frozen=True):
 
 
 class Done(msgspec.Struct, tag="done", frozen=True):
-    """Engine to one frontend: what this message asked for is done."""
+    """Engine to one frontend: the command with this id has been carried out."""
 
     request_id: int
 
 
-class PromptFacts(msgspec.Struct, frozen=True, array_like=True):
-    """What the first token of a sequence tells of its prompt.
+class PromptStats(msgspec.Struct, frozen=True, array_like=True):
+    """Statistics of a sequence's prompt, sent with its first token.
 
-    `queue_s` is the time before its first step; `logprobs` has one number for each prompt token
-    but the first, where they were asked for, and `tops` the most likely ids at those places.
+    `queue_s` is the time before its first step. On request, `logprobs` has one number for each
+    prompt token but the first, and `tops` the most likely ids at those positions.
     """
 
     queue_s: float
@@ -264,11 +270,11 @@ class TokenEvent(msgspec.Struct, frozen=True, array_like=True):
     logprob: float | None = None
     finish_reason: FinishReason | None = None
     top: list[tuple[int, float]] = []
-    prompt: PromptFacts | None = None
+    prompt: PromptStats | None = None
 
 
 class StepEvents(msgspec.Struct, tag="events", frozen=True):
-    """Engine to one frontend: all that one step made for it."""
+    """Engine to one frontend: the events of one step for its requests."""
 
     events: list[TokenEvent]
 

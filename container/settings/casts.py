@@ -69,7 +69,7 @@ def fraction(value: str) -> float:
     return number(value)
 
 
-def share(value: str) -> float:
+def positive_fraction(value: str) -> float:
     """A number above 0, at most 1."""
     if not 0 < number(value) <= 1:
         raise ValueError("must be above 0 and at most 1")

@@ -9,7 +9,7 @@ from container.settings.casts import (
     gpu_count,
     integer,
     max_memory,
-    share,
+    positive_fraction,
 )
 from container.settings.field import setting
 
@@ -36,11 +36,12 @@ class EngineSettings:
     )  # fmt: skip
     max_concurrent_requests: int = setting(
         128, "MAX_CONCURRENT_REQUESTS", cast=integer(1),
-        meaning="Requests that each copy takes at a time, waiting ones too; one more gets a 429.",
+        meaning="Requests that each replica takes at a time, waiting ones included; one more gets "
+        "a 429.",
     )  # fmt: skip
     speculate: int = setting(
         0, "SPECULATE", cast=integer(0, 32),
-        meaning="Tokens guessed from the text so far and checked in one step; 0: none. For few "
+        meaning="Draft tokens from earlier text, verified in the same step; 0: none. For few "
         "clients and text that repeats itself; never changes an answer.",
     )  # fmt: skip
     overlap_steps: bool | None = setting(
@@ -50,14 +51,14 @@ class EngineSettings:
     )  # fmt: skip
     require_fast_path: bool = setting(
         False, "REQUIRE_FAST_PATH", cast=flag,
-        meaning="Refuse to start where the model would be served more slowly than this server can: "
-        "without paged attention, compiled kernels, fused attention or CUDA graphs. Unset: the "
-        "log warns, and `/info` has the reasons as `fallbacks`.",
+        meaning="Refuse to start on a slow path: without paged attention, compiled kernels, fused "
+        "attention or CUDA graphs. Unset: the log warns, and `/info` has the reasons as "
+        "`fallbacks`.",
     )  # fmt: skip
     cuda_graphs: tuple[int, ...] | None = setting(
         None, "CUDA_GRAPHS", cast=batch_sizes,
-        meaning="Numbers of sequences for which a step of single tokens is recorded as a CUDA "
-        "graph; 0: none. Unset: up to MAX_BATCH_SIZE, unless the model is split over GPUs.",
+        meaning="Batch sizes for which a decode step is captured as a CUDA graph; 0: none. Unset: "
+        "up to MAX_BATCH_SIZE, unless the model is sharded over GPUs.",
     )  # fmt: skip
 
 
@@ -67,14 +68,14 @@ class MemorySettings:
 
     max_batch_total_tokens: int | None = setting(
         None, "MAX_BATCH_TOTAL_TOKENS", cast=integer(16),
-        meaning="Size of the KV cache, in tokens. Unset: what half of a CPU's free memory holds, "
-        "or nearly all of a GPU's.",
+        meaning="Size of the KV cache, in tokens. Unset: as many as half of a CPU's free memory "
+        "holds, or nearly all of a GPU's.",
     )  # fmt: skip
     swap_space: float | None = setting(
         None, "SWAP_SPACE", cast=gibibytes,
-        meaning="GiB of the host's memory for prefixes that no longer fit the GPU's cache; 0: "
-        "none. Unset: a quarter of what is free, at most 16, where copying a prefix back is "
-        "measured to be faster than computing it again.",
+        meaning="GiB of host memory for prefixes that no longer fit the GPU's cache; 0: none. "
+        "Unset: a quarter of the free memory, at most 16, if copying a prefix back is "
+        "faster than computing it again; the start measures it.",
     )  # fmt: skip
     prefix_caching: bool = setting(
         True, "PREFIX_CACHING", cast=flag,
@@ -93,20 +94,21 @@ class PlacementSettings:
     )  # fmt: skip
     data_parallel: int = setting(
         1, "DATA_PARALLEL", cast=integer(1, 64),
-        meaning="Copies of the model, each in an engine of its own with its share of the GPUs.",
+        meaning="Replicas of the model, each with its own engine and an equal part of the GPUs.",
     )  # fmt: skip
     tensor_parallel: int | None = setting(
         None, "TENSOR_PARALLEL", cast=integer(1, 64),
-        meaning="Processes that share every layer of a copy, a GPU each, or together on the CPU. "
-        "Unset: one for each GPU of a copy, if the model can be split; if not, or with 1, whole "
-        "layers are spread over the GPUs.",
+        meaning="Ranks that share every layer of a replica, each on a GPU, or all on the CPU. "
+        "Unset: one for each GPU of a replica, if the model can be sharded; if not, or "
+        "with 1, whole layers are placed on the GPUs.",
     )  # fmt: skip
     max_memory: str | None = setting(
         None, "MAX_MEMORY", cast=max_memory,
-        meaning="Spread whole layers over devices and let them take this much, such as "
-        "`0=20GiB,1=20GiB,cpu=60GiB`; what fits nowhere is read from disk in every step.",
+        meaning="Place whole layers on devices within these limits, such as "
+        "`0=20GiB,1=20GiB,cpu=60GiB`; layers that fit nowhere are read from disk in every "
+        "step.",
     )  # fmt: skip
     cuda_memory_fraction: float = setting(
-        1.0, "CUDA_MEMORY_FRACTION", cast=share,
-        meaning="Share of a GPU's memory that the server may use.",
+        1.0, "CUDA_MEMORY_FRACTION", cast=positive_fraction,
+        meaning="Fraction of a GPU's memory that the server may use.",
     )  # fmt: skip

@@ -37,8 +37,8 @@ class ModelSettings:
     )  # fmt: skip
     task: str | None = setting(
         None, "HF_TASK", cast=text,
-        meaning="What HF_MODEL_ID is for, as the Hub has it. `feature-extraction`, "
-        "`sentence-similarity`, `text-ranking`: embeddings and rerank. Unset: by its config.json.",
+        meaning="Task of HF_MODEL_ID, as on the Hub. `feature-extraction`, `sentence-similarity`, "
+        "`text-ranking`: embeddings and rerank. Unset: by its config.json.",
     )  # fmt: skip
     trust_remote_code: bool = setting(
         False, "HF_MODEL_TRUST_REMOTE_CODE", "TRUST_REMOTE_CODE", "HF_TRUST_REMOTE_CODE",
@@ -64,13 +64,13 @@ class ModelSettings:
             "int8", "bitsandbytes", "bitsandbytes-nf4", "bitsandbytes-fp4", "eetq", "fp8", "gptq",
             "awq", "compressed-tensors", "exl2", "marlin",
         ), wins="HF_MODEL_QUANTIZE",
-        meaning="Smaller weights. `int8`: eight bits, of any checkpoint, on a CPU too; the names "
-        "that TGI knows need a GPU. What cannot work stops the start and says why.",
+        meaning="Smaller weights. `int8`: eight bits, for any checkpoint, on a CPU too; TGI's "
+        "other names need a GPU. A name that cannot work stops the start with the reason.",
     )  # fmt: skip
     compile: bool = setting(
         False, "COMPILE", cast=flag,
-        meaning="Compile the decoder layers with torch.compile. The start takes minutes; what is "
-        "made is kept in TORCHINDUCTOR_CACHE_DIR.",
+        meaning="Compile the decoder layers with torch.compile. The start takes minutes; "
+        "TORCHINDUCTOR_CACHE_DIR caches the result.",
     )  # fmt: skip
     rope_scaling: str | None = setting(
         None, "ROPE_SCALING", cast=rope_scaling,
@@ -78,24 +78,24 @@ class ModelSettings:
     )  # fmt: skip
     rope_factor: float | None = setting(
         None, "ROPE_FACTOR", cast=factor,
-        meaning="How many times longer that context is. Implies ROPE_SCALING=linear.",
+        meaning="Factor by which the context is longer. Implies ROPE_SCALING=linear.",
     )  # fmt: skip
     lora_adapters: str | None = setting(
         None, "LORA_ADAPTERS", cast=text,
-        meaning="LoRA adapters to serve: `name=folder` or Hub ids, with commas between.",
+        meaning="LoRA adapters to serve: `name=folder` or Hub ids, separated by commas.",
     )  # fmt: skip
     max_adapters_in_memory: int = setting(
         8, "SAGEMAKER_MAX_NUMBER_OF_ADAPTERS_IN_MEMORY", cast=integer(1, 1000),
-        meaning="Adapters in memory at a time; others are loaded when they are used.",
+        meaning="Adapters in memory at a time; the rest are loaded on use.",
     )  # fmt: skip
 
     @property
     def has_model(self) -> bool:
-        """Whether anything says where a model is, one that is named as embedding model aside."""
+        """Whether the environment or the model folder has a language model."""
         return bool(self.model_id) or _holds_files(SAGEMAKER_MODEL_DIR)
 
     def model_source(self) -> str:
-        """Where the model comes from. Raises ConfigError when nothing says so."""
+        """Return the model's Hub id or folder. Raises ConfigError if there is none."""
         if self.model_id:
             return self.model_id
         if _holds_files(SAGEMAKER_MODEL_DIR):
@@ -108,17 +108,22 @@ class ModelSettings:
         )
 
 
+# Tasks for which the model that HF_MODEL_ID names is an embedding or rerank model.
+EMBEDDING_TASKS = ("feature-extraction", "sentence-similarity", "text-ranking")
+
+
 @dataclass(frozen=True, slots=True)
 class EmbeddingSettings:
     """The embedding or rerank model."""
 
     embedding_model_id: str | None = setting(
         None, "EMBEDDING_MODEL_ID", cast=text,
-        meaning="Hub id or folder of an embedding or rerank model, beside the other or alone.",
+        meaning="Hub id or folder of an embedding or rerank model, served with the language model "
+        "or alone.",
     )  # fmt: skip
     embedding_revision: str | None = setting(
         None, "EMBEDDING_MODEL_REVISION", cast=text,
-        meaning="Its branch, tag or commit on the Hub.",
+        meaning="Branch, tag or commit of EMBEDDING_MODEL_ID on the Hub.",
     )  # fmt: skip
     max_batch_tokens: int | None = setting(
         None, "MAX_BATCH_TOKENS", cast=integer(1),
@@ -126,8 +131,13 @@ class EmbeddingSettings:
     )  # fmt: skip
     auto_truncate: bool = setting(
         False, "AUTO_TRUNCATE", cast=flag,
-        meaning="Cut texts too long for the embedding model, unless a request says not to.",
+        meaning="Truncate texts that are too long for the embedding model, unless a request sets "
+        "`truncate` to false.",
     )  # fmt: skip
+
+    def is_for_task(self, task: str | None) -> bool:
+        """Whether the only model is the embedding model, since it is for this HF_TASK."""
+        return task in EMBEDDING_TASKS and self.embedding_model_id is None
 
 
 def _holds_files(folder: Path) -> bool:

@@ -1,4 +1,4 @@
-"""The page docs/configuration.md, made from the settings and what TGI's variables mean here."""
+"""Renders docs/configuration.md from the settings and the list of TGI's variables."""
 
 from container.settings.field import SettingRow
 from container.settings.settings import REFUSED, Settings, describe
@@ -17,10 +17,10 @@ def markdown_page() -> str:
         "`sagemaker_deploy` sets both for you. They are off by default, since asynchronous "
         "endpoints and batch transform jobs have no such limit and use the same route.",
         "",
-        "Everything is set by environment variables; `python -m container settings` prints the "
-        "values in force. An empty variable counts as unset. The column TGI has the default of "
-        "text-generation-inference for the variables that its launcher knows. This page is made by "
-        "`make docs`.",
+        "Set environment variables; `python -m container settings` prints the values in force. An "
+        "empty variable counts as unset. The column TGI has the default of "
+        "text-generation-inference for the variables that its launcher knows. `make docs` writes "
+        "this page.",
         "",
         "| Variable | Also read as | Default | TGI | Meaning |",
         "|---|---|---|---|---|",
@@ -33,15 +33,15 @@ def markdown_page() -> str:
         "",
         "## Refused",
         "",
-        "These are known from TGI. They would change answers, so they stop the start instead of "
-        "being ignored.",
+        "TGI knows these variables. Ignoring them would change answers, so they stop the start.",
         "",
         *_table("Why", REFUSED),
         "",
         "## Without effect",
         "",
-        "These are known from TGI too. They are accepted, and one line at start names those that "
-        "are set. `HOSTNAME`, which container runtimes set, is not read; `HOST` is the address.",
+        "TGI knows these variables, too. The server accepts them, and one line at start names "
+        "those that are set. It does not read `HOSTNAME`, which container runtimes set; `HOST` is "
+        "the address.",
         "",
         *_table("Why", WITHOUT_EFFECT),
     ]

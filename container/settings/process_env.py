@@ -3,7 +3,7 @@
 import os
 from pathlib import Path
 
-# Not settings: the supervisor tells its children who it is and where the engine's socket is.
+# Not settings: the supervisor passes its process id and the addresses of sockets to its children.
 ENGINE_ADDRESS = "CONTAINER_ENGINE_ADDRESS"
 HANDLER_ADDRESS = "CONTAINER_HANDLER_ADDRESS"
 EMBEDDER_ADDRESS = "CONTAINER_EMBEDDER_ADDRESS"
@@ -36,14 +36,14 @@ def outward_links(folder: Path) -> list[Path]:
     root = folder.resolve()
     inside = [
         root,
-        *(place.parent / "blobs" for place in root.parents if place.name == "snapshots"),
+        *(parent.parent / "blobs" for parent in root.parents if parent.name == "snapshots"),
     ]
     links = []
     for parent, folders, files in os.walk(root):
         if Path(parent) == root and "code" in folders:
             folders.remove("code")
         links += [path for name in (*folders, *files) if (path := Path(parent, name)).is_symlink()]
-    return [link for link in links if not any(_leads_into(link, place) for place in inside)]
+    return [link for link in links if not any(_leads_into(link, allowed) for allowed in inside)]
 
 
 def _leads_into(link: Path, folder: Path) -> bool:

@@ -49,24 +49,24 @@ class RequestSettings:
     )  # fmt: skip
     max_stored_responses: int = setting(
         1000, "MAX_STORED_RESPONSES", cast=integer(0, 100_000),
-        meaning="Responses of `/v1/responses` that are kept for `previous_response_id` and `GET`, "
-        "in at most 64 MiB; the oldest are dropped first. 0: none.",
+        meaning="Responses of `/v1/responses` that are stored for `previous_response_id` and "
+        "`GET`, in at most 64 MiB; the oldest are dropped first. 0: none.",
     )  # fmt: skip
     max_best_of: int = setting(
         2, "MAX_BEST_OF", cast=integer(1, 128),
-        meaning="Most sequences that `best_of` may ask for.",
+        meaning="Largest `best_of` of a request.",
     )  # fmt: skip
     max_top_n_tokens: int = setting(
         5, "MAX_TOP_N_TOKENS", cast=integer(0, 100),
-        meaning="Most likely tokens that `top_n_tokens` may ask for.",
+        meaning="Largest `top_n_tokens` of a request.",
     )  # fmt: skip
     watermark_gamma: float = setting(
         0.5, "WATERMARK_GAMMA", cast=fraction,
-        meaning="Share of the vocabulary that a watermark favours.",
+        meaning="Fraction of the vocabulary that a watermark favours.",
     )  # fmt: skip
     watermark_delta: float = setting(
         2.0, "WATERMARK_DELTA", cast=number,
-        meaning="How much a watermark favours it, added to the logits.",
+        meaning="Number that a watermark adds to the logits of the favoured tokens.",
     )  # fmt: skip
     disable_grammar_support: bool = setting(
         False, "DISABLE_GRAMMAR_SUPPORT", cast=flag,
@@ -75,11 +75,12 @@ class RequestSettings:
     grammar_timeout: int = setting(
         8, "GRAMMAR_TIMEOUT", cast=integer(1, 600),
         meaning="Most seconds for compiling a grammar, a response format or tools, and for each "
-        "token's part of it; over it the request is refused.",
+        "bitmask; over it the request is refused.",
     )  # fmt: skip
     grammar_memory: int = setting(
         512, "GRAMMAR_MEMORY", cast=integer(64),
-        meaning="Most MB that the process of one grammar may take; over it the request is refused.",
+        meaning="Most MB that the process of one grammar may allocate; over it the request is "
+        "refused.",
     )  # fmt: skip
     tool_call_parser: str | None = setting(
         None, "TOOL_CALL_PARSER", cast=one_of(*TOOL_CALL_PARSERS, *OTHER_TOOL_CALL_PARSERS),
@@ -88,12 +89,12 @@ class RequestSettings:
     )  # fmt: skip
     system_prompt: str | None = setting(
         None, "SYSTEM_PROMPT", cast=text,
-        meaning="First message of chats that have no system message of their own.",
+        meaning="System message for chats that have none.",
     )  # fmt: skip
     allowed_image_domains: tuple[str, ...] = setting(
         (), "ALLOWED_IMAGE_DOMAINS", cast=hosts,
-        meaning="Hosts that images in messages may be fetched from, separated by commas; "
-        "`*.example.com` for all below one. Unset: data URLs only.",
+        meaning="Hosts from which images in messages may be fetched, separated by commas; "
+        "`*.example.com` for all subdomains of one. Unset: data URLs only.",
     )  # fmt: skip
     max_image_fetch_size: int = setting(
         20_000_000, "MAX_IMAGE_FETCH_SIZE", cast=integer(1),

@@ -59,11 +59,11 @@ class ServerSettings:
     )  # fmt: skip
     compute_type: str | None = setting(
         None, "COMPUTE_TYPE", cast=text,
-        meaning="What the header x-compute-type says. Unset: cpu or cuda.",
+        meaning="Value of the header x-compute-type. Unset: cpu or cuda.",
     )  # fmt: skip
     bind_to_port: int | None = setting(
         None, "SAGEMAKER_BIND_TO_PORT", cast=integer(1, 65535),
-        meaning="Port given by SageMaker; wins over PORT.",
+        meaning="Port that SageMaker assigns; takes precedence over PORT.",
     )  # fmt: skip
     port_by_user: int = setting(
         8080, "PORT", cast=integer(1, 65535),
@@ -83,7 +83,7 @@ class ServerSettings:
     )  # fmt: skip
     heartbeat_timeout_s: int = setting(
         20, "HEARTBEAT_TIMEOUT", cast=integer(0, 3600),
-        meaning="Seconds without a sign of life after which a process is replaced (an HTTP process "
+        meaning="Seconds without a heartbeat after which a process is replaced (an HTTP process "
         "after 30 at least). 0: never.",
     )  # fmt: skip
     step_timeout_s: int = setting(
@@ -94,13 +94,13 @@ class ServerSettings:
 
     max_connections: int = setting(
         4096, "MAX_CONNECTIONS", cast=integer(16),
-        meaning="Connections that each HTTP process holds. Beyond, an idle one gives way to a new "
-        "one, of the address with the most; /ping has a few of its own.",
+        meaning="Connections that each HTTP process holds. At the limit, a new one evicts an idle "
+        "one of the address with the most; a few more are accepted for /ping.",
     )  # fmt: skip
     request_deadline: float | None = setting(
         None, "REQUEST_DEADLINE", cast=seconds,
-        meaning="Seconds after which a request is answered with what has been generated so far "
-        "(finish reason `length`). Unset or 0: no limit. Without effect in a batch transform.",
+        meaning="Seconds after which a request is answered with the text so far (finish reason "
+        "`length`). Unset or 0: no limit. Without effect in a batch transform.",
     )  # fmt: skip
     stream_deadline: float | None = setting(
         None, "REQUEST_DEADLINE_STREAMED", cast=seconds,
@@ -140,11 +140,11 @@ class SageMakerSettings:
 
     batch_strategy: str | None = setting(
         None, "SAGEMAKER_BATCH_STRATEGY", cast=choice("single_record", "multi_record"),
-        meaning="What /execution-parameters proposes. Unset: multi_record.",
+        meaning="Strategy that /execution-parameters proposes. Unset: multi_record.",
     )  # fmt: skip
     max_transforms: int | None = setting(
         None, "SAGEMAKER_MAX_CONCURRENT_TRANSFORMS", cast=integer(1, 1000),
-        meaning="What /execution-parameters proposes. Unset: what the limits allow.",
+        meaning="Concurrency that /execution-parameters proposes. Unset: by the other limits.",
     )  # fmt: skip
     is_multi_model: bool = setting(
         False, "SAGEMAKER_MULTI_MODEL", cast=flag,
@@ -190,7 +190,8 @@ class HandlerSettings:
     )  # fmt: skip
     handler_concurrency: int | None = setting(
         None, "HANDLER_CONCURRENCY", cast=integer(1, 1024),
-        meaning="Invocations at a time in one of them. Unset: 1 with a model_fn, else many.",
+        meaning="Invocations at a time in one worker process. Unset: 1 with a model_fn, else "
+        "many.",
     )  # fmt: skip
     handler_timeout_s: int = setting(
         3600, "HANDLER_TIMEOUT", "SAGEMAKER_MODEL_SERVER_TIMEOUT_SECONDS", cast=integer(1, 86_400),
@@ -205,7 +206,7 @@ class ObservabilitySettings:
 
     otlp_endpoint: str | None = setting(
         None, "OTLP_ENDPOINT", cast=url,
-        meaning="Collector for traces over OTLP/HTTP; port 4317 (gRPC's) is taken as 4318.",
+        meaning="Collector for traces over OTLP/HTTP; port 4317 (gRPC's) becomes 4318.",
     )  # fmt: skip
     otlp_service_name: str = setting(
         "text-generation-inference.router", "OTLP_SERVICE_NAME", cast=text,
@@ -213,8 +214,8 @@ class ObservabilitySettings:
     )  # fmt: skip
     log_level: str = setting(
         "info", "LOG_LEVEL", "SAGEMAKER_CONTAINER_LOG_LEVEL", cast=log_level, wins="LOG_LEVEL",
-        meaning="debug, info, warning or error. LOG_LEVEL wins: SageMaker's SDK always sets the "
-        "other.",
+        meaning="debug, info, warning or error. LOG_LEVEL takes precedence: SageMaker's SDK "
+        "always sets the other.",
     )  # fmt: skip
     json_output: bool | None = setting(
         None, "JSON_OUTPUT", cast=flag,

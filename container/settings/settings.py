@@ -1,8 +1,8 @@
 """Settings: frozen groups by subject, read once from the environment by a pure function.
 
-Each field names its environment variables (the first is the one we document, the others are
-aliases that TGI and SageMaker users know), its default and its meaning. An empty variable counts
-as unset, since SageMaker's SDK sends such. All problems are reported at once.
+Each field names its environment variables (the documented one first, then aliases that users of TGI
+and SageMaker know), its default and its meaning. An empty variable counts as unset, since
+SageMaker's SDK sends such. One error reports all problems.
 """
 
 import dataclasses
@@ -23,8 +23,6 @@ from container.settings.server import (
     ServerSettings,
 )
 
-# Tasks for which the model that HF_MODEL_ID names is an embedding or rerank model.
-EMBEDDING_TASKS = ("feature-extraction", "sentence-similarity", "text-ranking")
 # Variables known from TGI whose silent loss would change answers or open a door.
 REFUSED = {
     "WEIGHTS_CACHE_OVERRIDE": "set HF_MODEL_ID to the folder with the weights",
@@ -33,7 +31,7 @@ REFUSED = {
 
 @dataclass(frozen=True, slots=True)
 class EmbeddingSource:
-    """A Hub id or folder, its revision, and the variable that says so."""
+    """A Hub id or folder, its revision, and the variable that names it."""
 
     model_id: str
     revision: str | None
@@ -59,31 +57,37 @@ class Settings:
     def from_environ(cls, environ: Mapping[str, str]) -> "Settings":
         """Parse an environment. Raises ConfigError with every problem in it."""
         values: dict[str, dict[str, Any]] = {name: {} for name in _groups()}
-        problems = [_refusal(name) for name in REFUSED if environ.get(name)]
+        errors = [_refusal(name) for name in REFUSED if environ.get(name)]
         for group, field in _fields():
             try:
                 values[group][field.name] = read(field, environ)
             except ValueError as problem:
-                problems.append(str(problem))
+                errors.append(str(problem))
         settings = cls(**{name: group(**values[name]) for name, group in _groups().items()})
-        problems += _conflicts(settings)
-        if problems:
-            raise ConfigError(problems)
+        errors += _conflicts(settings)
+        if errors:
+            raise ConfigError(errors)
         return settings
 
     @property
     def max_batch_requests(self) -> int:
-        """How many of MAX_CONCURRENT_REQUESTS records of batch bodies may have: half of them.
+        """How many records of batch bodies may run: half of MAX_CONCURRENT_REQUESTS.
 
-        In a batch transform, which sends nothing else, all.
+        All of it in a batch transform job, which sends nothing else.
         """
         most = self.engine.max_concurrent_requests
         return most if self.server.is_batch else max(1, most // 2)
 
     @property
+    def num_batch_slots(self) -> int:
+        """How many records of batch bodies one frontend, of several, may have running."""
+        of_all = self.max_batch_requests * self.placement.data_parallel
+        return max(1, of_all // self.server.num_frontends)
+
+    @property
     def is_embedding_task(self) -> bool:
         """Whether the one model that is named is the embedding model."""
-        return self.model.task in EMBEDDING_TASKS and self.embedding.embedding_model_id is None
+        return self.embedding.is_for_task(self.model.task)
 
     def embedding_source(self) -> EmbeddingSource | None:
         """Where the embedding model comes from, if there is to be one. Raises ConfigError."""

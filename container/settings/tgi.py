@@ -16,7 +16,7 @@ DEFAULTS = {
     "TOKENIZER_CONFIG_PATH": "unset",
     "NUM_SHARD": "all visible GPUs",
     "DTYPE": "the model's",
-    "QUANTIZE": "what config.json says",
+    "QUANTIZE": "as config.json",
     "SPECULATE": "unset",
     "CUDA_GRAPHS": "1,2,4,8,16,32",
     "LORA_ADAPTERS": "unset",
@@ -50,23 +50,23 @@ DEFAULTS = {
     "JSON_OUTPUT": "false",
 }
 
-_ONE_MACHINE = "the processes of a model find each other on their own machine"
-_CONTINUOUS = "decodes go first and waiting prompts are taken in pieces, always"
-_NO_TELEMETRY = "nothing is sent to anybody"
+_ONE_MACHINE = "the ranks of a model meet on their own machine"
+_CONTINUOUS = "always on: decodes are scheduled first, and prompts are prefilled in chunks"
+_NO_TELEMETRY = "the server sends no statistics"
 _NO_TUNNEL = "there is no tunnel"
 
 WITHOUT_EFFECT = {
-    "SHARDED": "SM_NUM_GPUS says how many GPUs are used",
+    "SHARDED": "SM_NUM_GPUS is the number of GPUs",
     "MASTER_ADDR": _ONE_MACHINE,
     "MASTER_PORT": _ONE_MACHINE,
     "SHARD_UDS_PATH": _ONE_MACHINE,
     "WAITING_SERVED_RATIO": _CONTINUOUS,
     "MAX_WAITING_TOKENS": _CONTINUOUS,
     "PREFILL_CHUNKING": _CONTINUOUS,
-    "ATTENTION": "the fastest attention that computes the right thing is chosen at start",
-    "USE_FLASH_ATTENTION": "the fastest attention that computes the right thing is chosen at start",
-    "DISABLE_CUSTOM_KERNELS": "kernels that do not compute the right thing are not used",
-    "TGI_WIGGLE_ROOM": "the largest step is measured, and the cache gets the rest of a GPU",
+    "ATTENTION": "the start chooses the fastest attention that passes its check",
+    "USE_FLASH_ATTENTION": "the start chooses the fastest attention that passes its check",
+    "DISABLE_CUSTOM_KERNELS": "the start disables kernels that fail their check",
+    "TGI_WIGGLE_ROOM": "the start measures the largest step, and the cache gets the rest of a GPU",
     "VALIDATION_WORKERS": "long texts are tokenized in threads as needed",
     "ENABLE_PREFILL_LOGPROBS": "`decoder_input_details` always has the log-probabilities",
     "PROMETHEUS_PORT": "/metrics is on the main port",

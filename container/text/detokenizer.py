@@ -13,7 +13,7 @@ from container.text.tokenizer import Tokenizer
 # completion is decoded together with the last few ids of its prompt.
 CONTEXT = 5
 # A UTF-8 character takes at most 4 bytes, so more buffered ids than this must be invalid bytes.
-MAX_HELD = 8
+MAX_PENDING_IDS = 8
 REPLACEMENT = "�"
 
 
@@ -35,17 +35,19 @@ class Detokenizer:
         if marker is not None:
             return self.flush() + marker
         self._ids.append(token_id)
-        return self._release(hold=True)
+        return self._release(buffers_incomplete=True)
 
     def flush(self) -> str:
         """Return the buffered text, even if its last character is incomplete."""
-        return self._release(hold=False)
+        return self._release(buffers_incomplete=False)
 
-    def _release(self, *, hold: bool) -> str:
+    def _release(self, *, buffers_incomplete: bool) -> str:
         text_so_far = self._decode(self._ids[self._prefix : self._read])
         text = self._decode(self._ids[self._prefix :])
-        is_incomplete = text.endswith(REPLACEMENT) and len(self._ids) - self._read <= MAX_HELD
-        if len(text) <= len(text_so_far) or (hold and is_incomplete):
+        is_incomplete = (
+            text.endswith(REPLACEMENT) and len(self._ids) - self._read <= MAX_PENDING_IDS
+        )
+        if len(text) <= len(text_so_far) or (buffers_incomplete and is_incomplete):
             return ""
         self._prefix, self._read = self._read, len(self._ids)
         return text[len(text_so_far) :]

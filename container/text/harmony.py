@@ -10,7 +10,7 @@ tokens; the parser's input has them spelled out.
 import re
 
 from container.text.message_parser import Delta, DeltaKind
-from container.text.stop_strings import held_len
+from container.text.stop_strings import partial_match_len
 
 START, END, MESSAGE = "<|start|>", "<|end|>", "<|message|>"
 CHANNEL, CONSTRAIN, CALL = "<|channel|>", "<|constrain|>", "<|call|>"
@@ -52,7 +52,7 @@ class HarmonyParser:
         """Return the deltas of the buffered text; an incomplete header yields none."""
         deltas: list[Delta] = []
         if self._kind is not None:
-            self._tell(deltas, self._text)
+            self._emit(deltas, self._text)
         self._text = ""
         return deltas
 
@@ -79,16 +79,16 @@ class HarmonyParser:
     def _read_body(self, deltas: list[Delta]) -> bool:
         ends = [position for mark in _ENDS if (position := self._text.find(mark)) >= 0]
         if ends:
-            self._tell(deltas, self._text[: min(ends)])
+            self._emit(deltas, self._text[: min(ends)])
             self._text = self._text[min(ends) :]
             self._kind = None
             return True
-        num_certain = len(self._text) - held_len(self._text, _ENDS)
-        self._tell(deltas, self._text[:num_certain])
+        num_certain = len(self._text) - partial_match_len(self._text, _ENDS)
+        self._emit(deltas, self._text[:num_certain])
         self._text = self._text[num_certain:]
         return False
 
-    def _tell(self, deltas: list[Delta], text: str) -> None:
+    def _emit(self, deltas: list[Delta], text: str) -> None:
         assert self._kind is not None
         if text:
             is_call = self._kind is DeltaKind.ARGUMENTS

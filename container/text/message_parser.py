@@ -12,7 +12,7 @@ from container.text.delta import Delta as Delta
 from container.text.delta import DeltaKind as DeltaKind
 from container.text.reasoning import Reasoning as Reasoning
 from container.text.reasoning import recognise_reasoning as recognise_reasoning
-from container.text.stop_strings import held_len
+from container.text.stop_strings import partial_match_len
 from container.text.tool_calls.calls_parser import CallsParser
 from container.text.tool_calls.syntax import ToolFormat
 
@@ -102,11 +102,11 @@ class MessageParser:
         if self._step == self._call_in_thoughts:
             self._finish_call_in_thoughts()
         elif self._step == self._think:
-            self._tell_trimmed(DeltaKind.REASONING, self._text)
+            self._emit_trimmed(DeltaKind.REASONING, self._text)
         elif self._step == self._call and self._calls is not None:
             self._finish_call(self._calls)
         elif self._step != self._after_calls:
-            self._tell(DeltaKind.CONTENT, self._blank + self._text)
+            self._emit(DeltaKind.CONTENT, self._blank + self._text)
         self._text = ""
         return self._taken()
 
@@ -114,11 +114,11 @@ class MessageParser:
         deltas, self._deltas = self._deltas, []
         return deltas
 
-    def _tell(self, kind: DeltaKind, text: str) -> None:
+    def _emit(self, kind: DeltaKind, text: str) -> None:
         if text:
             self._deltas.append(Delta(kind, text))
 
-    def _tell_trimmed(self, kind: DeltaKind, text: str) -> None:
+    def _emit_trimmed(self, kind: DeltaKind, text: str) -> None:
         """Emit text without the blanks at its region's end, nor those at a stripped start."""
         text = self._blank + text
         if self._is_empty and self._strips_start:
@@ -127,7 +127,7 @@ class MessageParser:
         self._blank = text[len(body) :]
         if body:
             self._is_empty = False
-            self._tell(kind, body)
+            self._emit(kind, body)
 
     def _enter(self, step: Callable[[], bool], *, strips_start: bool = False) -> bool:
         self._step = step
@@ -156,7 +156,7 @@ class MessageParser:
         self._strips_start = True
         ends = [self._reasoning.close, *self._content_marks]
         before, mark = self._split(ends + self._triggers)
-        self._tell_trimmed(DeltaKind.REASONING, before)
+        self._emit_trimmed(DeltaKind.REASONING, before)
         if mark in ends:
             return self._enter(self._first_content, strips_start=True)
         if mark and self._tools is not None:
@@ -181,7 +181,7 @@ class MessageParser:
     def _return_to_thoughts(self) -> bool:
         thought, self._thought = self._thought, ""
         length = max(len(text) for text in self._triggers if thought.startswith(text))
-        self._tell_trimmed(DeltaKind.REASONING, thought[:length])
+        self._emit_trimmed(DeltaKind.REASONING, thought[:length])
         self._text = thought[length:]
         self._step = self._think
         return True
@@ -194,7 +194,7 @@ class MessageParser:
         if names and (not self._schemas or all(name in self._schemas for name in names)):
             self._deltas += deltas
         else:
-            self._tell_trimmed(DeltaKind.REASONING, self._thought)
+            self._emit_trimmed(DeltaKind.REASONING, self._thought)
 
     def _first_content(self) -> bool:
         """Detect calls at the start, for a format that allows calls only there."""
@@ -213,9 +213,9 @@ class MessageParser:
         if not marks and not self._content_marks:
             text = before.lstrip() if self._strips_start and self._is_empty else before
             self._is_empty = self._is_empty and not text
-            self._tell(DeltaKind.CONTENT, text)
+            self._emit(DeltaKind.CONTENT, text)
             return False
-        self._tell_trimmed(DeltaKind.CONTENT, before)
+        self._emit_trimmed(DeltaKind.CONTENT, before)
         if mark in self._content_marks:
             return True
         if mark and tools is not None:
@@ -248,7 +248,7 @@ class MessageParser:
         self._text = calls.rest[length:]
         if self._num_calls:
             return self._enter(self._after_calls)
-        self._tell_trimmed(DeltaKind.CONTENT, calls.rest[:length])
+        self._emit_trimmed(DeltaKind.CONTENT, calls.rest[:length])
         self._step = self._content
         return True
 
@@ -267,24 +267,24 @@ class MessageParser:
     def _finish_call(self, calls: CallsParser) -> None:
         self._deltas += calls.finish()
         if calls.is_rejected and not self._num_calls:
-            self._tell_trimmed(DeltaKind.CONTENT, calls.rest)
-            self._tell(DeltaKind.CONTENT, self._blank)
+            self._emit_trimmed(DeltaKind.CONTENT, calls.rest)
+            self._emit(DeltaKind.CONTENT, self._blank)
 
     def _split(self, marks: list[str]) -> tuple[str, str]:
-        """Take the text before the first of some marks and that mark; else all that is certain.
+        """Consume the text before the first of some marks, and that mark; else all final text.
 
         Returns the text, and the mark or "".
         """
         if not any(mark[0] in self._text for mark in marks):
             before, self._text = self._text, ""
             return before, ""
-        found = [
+        matches = [
             (position, -len(mark), mark)
             for mark in marks
             if (position := self._text.find(mark)) >= 0
         ]
-        if found:
-            position, _, mark = min(found)
+        if matches:
+            position, _, mark = min(matches)
             rest = self._text[position:]
             if any(longer.startswith(rest) and longer != rest for longer in marks):
                 before, self._text = self._text[:position], rest
@@ -292,7 +292,7 @@ class MessageParser:
             before = self._text[:position]
             self._text = self._text[position + len(mark) :]
             return before, mark
-        num_certain = len(self._text) - held_len(self._text, marks)
+        num_certain = len(self._text) - partial_match_len(self._text, marks)
         before = self._text[:num_certain]
         self._text = self._text[num_certain:]
         return before, ""

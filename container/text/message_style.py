@@ -72,7 +72,7 @@ class MessageStyle:
         return form.name if form else "unknown"
 
     def format_of_calls(self, *, must_call: bool) -> ToolFormat | None:
-        """Return the format to ask for and to parse; None to leave the reply as it is."""
+        """Return the format to request and to parse; None to leave the reply unparsed."""
         if self.tool_format is None and (must_call or not self.takes_tools):
             return FALLBACK
         return self.tool_format

@@ -62,14 +62,14 @@ def recognise_reasoning(template: str, render: Render | None = None) -> Reasonin
 def learn_reasoning(render: Render) -> Reasoning | None:
     """Learn the marks from a message with reasoning; None if the template does not write it."""
     probes = Probes(render)
-    plain = _turn(probes, with_calls=False)
+    plain = _around_reasoning(probes, with_calls=False)
     if plain is None:
         return None
     before, after = plain
     after = after[: after.find(CONTENT)] if CONTENT in after else after
-    beside_calls = _turn(probes, with_calls=True)
-    if beside_calls is not None:
-        after = common_start(after, beside_calls[1]) or after
+    around_with_calls = _around_reasoning(probes, with_calls=True)
+    if around_with_calls is not None:
+        after = common_start(after, around_with_calls[1]) or after
     close = _close_mark(after)
     known = next((marks for marks in REASONINGS if _ends_with(before, marks.open)), None)
     if known is not None and known.close.startswith(close):
@@ -92,8 +92,10 @@ def learn_content_marks(
     if reasoning is not None and reasoning in _STRAY_MARKS:
         return _STRAY_MARKS[reasoning]
     probes = Probes(render)
-    thinking, calling = (_turn(probes, with_calls=with_calls) for with_calls in (False, True))
-    before = (probes.turn([], CONTENT) or "").partition(CONTENT)[0]
+    thinking, calling = (
+        _around_reasoning(probes, with_calls=with_calls) for with_calls in (False, True)
+    )
+    before = (probes.assistant_message([], CONTENT) or "").partition(CONTENT)[0]
     openings = [before[len(common_start(before, probes.opened())) :]]
     if thinking is not None and CONTENT in thinking[1]:
         openings.append(thinking[1].partition(CONTENT)[0])
@@ -105,9 +107,9 @@ def learn_content_marks(
     if not marks:
         return ()
     after = probes.after_content()
-    calls = probes.turn([(NAMES[0], {})]) or ""
+    calls = probes.assistant_message([(NAMES[0], {})]) or ""
     close = after[: len(after) - len(common_end(after, calls))].strip()
-    ends = {found[-1] for mark in marks if (found := _MARK.findall(mark))}
+    ends = {tags[-1] for mark in marks if (tags := _MARK.findall(mark))}
     following = after[after.find(close) + len(close) :]
     close += next((end for end in ends if following.startswith(end)), "") if close else ""
     # The end of the turn, which is hidden only if it is one special token.
@@ -116,7 +118,7 @@ def learn_content_marks(
     return tuple(sorted(filter(None, marks | {close, ending}), key=len, reverse=True))
 
 
-def _turn(probes: Probes, *, with_calls: bool) -> tuple[str, str] | None:
+def _around_reasoning(probes: Probes, *, with_calls: bool) -> tuple[str, str] | None:
     """Render a turn with reasoning; return the text before and after it."""
     contents: list[Any] = [CONTENT if not with_calls else ""]
     fields: dict[str, Any] = dict.fromkeys(_FIELDS, THOUGHTS)

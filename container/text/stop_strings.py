@@ -38,7 +38,7 @@ class StopStrings:
             end = start + len(stop) if self._keep_match else start
             released, self._pending = self._pending[:end], ""
             return Released(released, stop)
-        num_certain = len(self._pending) - held_len(self._pending, self._stops)
+        num_certain = len(self._pending) - partial_match_len(self._pending, self._stops)
         released, self._pending = self._pending[:num_certain], self._pending[num_certain:]
         return Released(released)
 
@@ -48,7 +48,7 @@ class StopStrings:
         return released
 
 
-def held_len(text: str, marks: Sequence[str]) -> int:
+def partial_match_len(text: str, marks: Sequence[str]) -> int:
     """Return the length of the longest end of a text that may be the start of a mark."""
     longest = max((len(mark) - 1 for mark in marks), default=0)
     for length in range(min(longest, len(text)), 0, -1):

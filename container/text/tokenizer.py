@@ -4,22 +4,19 @@ import contextlib
 import functools
 import itertools
 import json
-import logging
 from collections.abc import Sequence
-from copy import copy
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import jinja2.meta
-from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
+from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
-from container.errors import ModelLoadError, TemplateFailed
+from container.errors import TemplateFailed
 from container.text.templates.chat_template import ChatTemplate
 from container.text.templates.renderer import RenderError
-
-log = logging.getLogger(__name__)
+from container.text.tokenizer_files import load_tokenizer, serialise
 
 MARK = "x1y2z3"  # a text that no template contains
 # More characters than a token has on average in ordinary text.
@@ -66,19 +63,7 @@ class Tokenizer:
 
         Raises ModelLoadError.
         """
-        try:
-            inner = AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code)
-        except Exception as error:  # broken files fail anywhere in transformers
-            raise ModelLoadError(f"{folder}: the tokenizer cannot be loaded: {error}") from error
-        # The server enforces its own limits; the tokenizer's limit would only log a warning.
-        inner.model_max_length = int(1e30)
-        # Older vision-language models store the template that supports images here.
-        template_file = Path(folder) / "chat_template.json"
-        if template_path is None and template_file.is_file():
-            template_path = str(template_file)
-        if template_path is not None:
-            inner.chat_template = _read_template(Path(template_path))
-        return cls(inner)
+        return cls(load_tokenizer(Path(folder), trust_remote_code, template_path))
 
     @property
     def inner(self) -> PreTrainedTokenizerBase:
@@ -118,17 +103,10 @@ class Tokenizer:
     def serialise(self) -> str:
         """Serialise a fast tokenizer as tokenizer.json, added tokens included.
 
-        A decoder of T5's kind is written as the equal steps that other libraries know.
+        See container.text.tokenizer_files.serialise.
         """
         assert isinstance(self._inner, PreTrainedTokenizerFast)
-        backend = copy(self._inner.backend_tokenizer)
-        backend.no_padding()
-        backend.no_truncation()
-        serialised: str = backend.to_str()
-        fields = json.loads(serialised)
-        if (fields.get("decoder") or {}).get("type") != "Metaspace":
-            return serialised
-        return json.dumps(fields | {"decoder": _metaspace_steps(fields["decoder"])})
+        return serialise(self._inner)
 
     def encode(self, text: str, *, add_special_tokens: bool) -> list[int]:
         """Encode text as ids."""
@@ -175,7 +153,7 @@ class Tokenizer:
         return text
 
     def text_of(self, token_id: int) -> str:
-        """Return the text of a token alone, special tokens included; it is remembered."""
+        """Return the text of a token alone, special tokens included; caches it."""
         text = self._texts.get(token_id)
         if text is None:
             text = self._texts[token_id] = self.decode([token_id], skip_special_tokens=False)
@@ -270,7 +248,7 @@ class Tokenizer:
             ) from error
 
     def _variables(self, tools: Sequence[dict[str, Any]]) -> dict[str, Any]:
-        """Return the template's variables for tools; Firefunction's has names of its own."""
+        """Return the template's variables for tools, those of Firefunction's template included."""
         variables: dict[str, Any] = {"tools": list(tools) or self._no_tools}
         if "functions" in self._template_variables:
             variables["functions"] = json.dumps(list(tools), indent=4, ensure_ascii=False)
@@ -279,7 +257,7 @@ class Tokenizer:
 
     @functools.cached_property
     def _no_tools(self) -> list[Any] | None:
-        """What the template takes for "no tools": None, as everywhere, or else an empty list."""
+        """The template's value for "no tools": None, or an empty list where None fails."""
         messages = [{"role": "user", "content": MARK}]
         options: tuple[list[Any] | None, ...] = (None, [])
         for no_tools in options:
@@ -296,35 +274,3 @@ class Tokenizer:
             return jinja2.meta.find_undeclared_variables(environment.parse(self.chat_template))
         except jinja2.TemplateError:  # a tag of another environment
             return set()
-
-
-def _read_template(path: Path) -> str:
-    """Read a .jinja file, or the `chat_template` of a tokenizer_config.json."""
-    try:
-        if path.suffix == ".jinja":
-            return path.read_text()
-        template = json.loads(path.read_text())["chat_template"]
-        if isinstance(template, list):  # several, each with a name
-            template = {
-                named_template["name"]: named_template["template"] for named_template in template
-            }["default"]
-        if not isinstance(template, str):
-            raise TypeError("`chat_template` is not a string")
-    except (OSError, ValueError, LookupError, TypeError) as error:
-        raise ModelLoadError(
-            f"TOKENIZER_CONFIG_PATH={path}: no chat template can be read from it: "
-            f"{type(error).__name__}: {error}"
-        ) from error
-    return template
-
-
-def _metaspace_steps(decoder: dict[str, Any]) -> dict[str, Any]:
-    """Return a Metaspace decoder as a sequence of simple ones."""
-    steps: list[dict[str, Any]] = [
-        {"type": "Replace", "pattern": {"String": decoder["replacement"]}, "content": " "},
-        {"type": "ByteFallback"},
-        {"type": "Fuse"},
-    ]
-    if decoder.get("prepend_scheme") != "never":
-        steps.append({"type": "Strip", "content": " ", "start": 1, "stop": 0})
-    return {"type": "Sequence", "decoders": steps}

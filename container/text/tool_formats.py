@@ -4,18 +4,21 @@ import re
 from dataclasses import replace
 
 from container.text.tool_calls import learner
-from container.text.tool_calls.further import FURTHER, GLM45, GRANITE, KIMI_K2, LFM2
-from container.text.tool_calls.known import (
+from container.text.tool_calls.formats import (
     DEEPSEEK_V3,
     DEEPSEEK_V31,
+    FORMATS,
     GEMMA,
+    GRANITE,
     HERMES,
+    KIMI_K2,
+    LFM2,
     LLAMA_JSON,
     MISTRAL,
     MISTRAL_JSON,
     PYTHONIC,
-    QWEN_XML,
 )
+from container.text.tool_calls.pair_formats import GLM45, QWEN_XML
 from container.text.tool_calls.probes import Render
 from container.text.tool_calls.syntax import ArgumentStyle, ToolFormat
 
@@ -39,8 +42,6 @@ _SIGNS: list[tuple[str, str | None, ToolFormat]] = [
     ("func_name1(", None, PYTHONIC),
     ('"parameters": ', None, LLAMA_JSON),
 ]
-FORMATS = {form.name: form for _, _, form in _SIGNS if form not in FURTHER}
-FURTHER_FORMATS = {form.name: form for form in FURTHER}
 # The names of vLLM and SGLang that differ from those here.
 _ALIASES = {
     "apertus2509": "apertus",
@@ -103,12 +104,12 @@ def takes_tools(template: str) -> bool:
 
 def format_named(name: str) -> ToolFormat:
     """Return a format by its name here, in vLLM or in SGLang."""
-    return (FORMATS | FURTHER_FORMATS)[_ALIASES.get(name, name)]
+    return FORMATS[_ALIASES.get(name, name)]
 
 
 def _named(learnt: ToolFormat) -> ToolFormat:
     """Return the known format with the same texts, white space aside; else the learnt one."""
-    for known in (FORMATS | FURTHER_FORMATS).values():
+    for known in FORMATS.values():
         if _essence(known) == _essence(learnt):
             triggers = known.other_triggers
             named = replace(learnt, name=known.name, other_triggers=triggers)

@@ -12,8 +12,9 @@ from llguidance.numpy import allocate_token_bitmask, fill_next_token_bitmask
 
 from container.grammar.message import message_grammar
 from container.grammar.shape import MessageShape, Tool
+from container.settings.requests import TOOL_CALL_PARSERS
 from container.text.message_parser import DeltaKind, MessageParser, Reasoning
-from container.text.tool_formats import FORMATS, FURTHER_FORMATS
+from container.text.tool_formats import FORMATS
 
 SHORT = {"type": "string", "maxLength": 5}
 DIGIT = {"type": "integer", "minimum": 0, "maximum": 9}
@@ -50,7 +51,7 @@ SCHEMAS: dict[str, dict[str, Any]] = {
     "true": _object({"a": True, "b": {}}, "a"),
     "nothing": {"type": "object"},
 }
-FORMS = FORMATS | FURTHER_FORMATS
+OTHERS = [name for name in FORMATS if name not in TOOL_CALL_PARSERS]
 STYLES = ["qwen_xml", "glm47", "kimi_k3", "minimax_m3", "pythonic", "gemma", "apertus"]
 BYTES = LLTokenizer("byte")
 END = BYTES.eos_token
@@ -75,7 +76,7 @@ def _say(grammar: str, seed: int) -> str | None:
 
 
 def _called(format_name: str, text: str, schema: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    parser = MessageParser(None, FORMS[format_name], schemas={"call_it": schema})
+    parser = MessageParser(None, FORMATS[format_name], schemas={"call_it": schema})
     deltas = parser.feed(text) + parser.finish()
     kinds = {delta.kind for delta in deltas}
     assert kinds <= {DeltaKind.CALL, DeltaKind.ARGUMENTS}, text
@@ -90,7 +91,7 @@ def _called(format_name: str, text: str, schema: dict[str, Any]) -> Iterator[dic
 def test_arguments_hold_the_keyword_in_every_style(format_name: str, keyword: str) -> None:
     schema = SCHEMAS[keyword]
     shape = MessageShape(
-        tool_format=FORMS[format_name], tools=(Tool("call_it", schema),), needs_call=True
+        tool_format=FORMATS[format_name], tools=(Tool("call_it", schema),), needs_call=True
     )
     grammar = message_grammar(shape, {})
     for seed in range(2):
@@ -102,11 +103,11 @@ def test_arguments_hold_the_keyword_in_every_style(format_name: str, keyword: st
                 jsonschema.validate(arguments, schema)
 
 
-@pytest.mark.parametrize("format_name", FURTHER_FORMATS)
+@pytest.mark.parametrize("format_name", OTHERS)
 def test_every_format_written_by_hand_has_a_grammar(format_name: str) -> None:
     schema = _object({"a": SHORT, "b": DIGIT}, "a")
     shape = MessageShape(
-        tool_format=FORMS[format_name], tools=(Tool("call_it", schema),), needs_call=True
+        tool_format=FORMATS[format_name], tools=(Tool("call_it", schema),), needs_call=True
     )
     text = _say(message_grammar(shape, {}), 1)
     if text is not None:
@@ -123,18 +124,20 @@ def _is_allowed(grammar: str, text: str) -> bool:
 @pytest.mark.parametrize("format_name", ["llama_json", "xlam", "pythonic", "phi4_mini_json"])
 def test_text_may_begin_like_a_call(format_name: str, reasoning: Reasoning | None) -> None:
     shape = MessageShape(
-        tool_format=FORMS[format_name], tools=(Tool("call_it", {}),), reasoning=reasoning
+        tool_format=FORMATS[format_name], tools=(Tool("call_it", {}),), reasoning=reasoning
     )
     grammar = message_grammar(shape, {})
     for text in ('{"city": "Paris"}', "{ x }", "[1, 2]", '["a"]', "[Here](x)", "Hello", ""):
         assert _is_allowed(grammar, text), text
-    called = "[nobody(a=1)]" if format_name == "pythonic" else FORMS[format_name].trigger + "nobody"
+    called = (
+        "[nobody(a=1)]" if format_name == "pythonic" else FORMATS[format_name].trigger + "nobody"
+    )
     assert not _is_allowed(grammar, called)
 
 
 def test_a_mark_of_text_and_tokens_ends_at_its_token() -> None:
     """Text before the token is free; a lazy rule of the whole mark would never meet the token."""
-    form = FORMS["kimi_k3"]
+    form = FORMATS["kimi_k3"]
     tokens = {"<|open|>": 5, "<|sep|>": 6, "<|close|>": 7}
     shape = MessageShape(tool_format=form, tools=(Tool("call_it", {"type": "object"}),))
     grammar = message_grammar(shape, tokens)

@@ -11,6 +11,7 @@ from container.errors import InvalidParameter
 from container.grammar.forms import schema_answer
 from container.grammar.message import message_grammar
 from container.grammar.shape import MessageShape, Tool, encode_shape
+from container.settings.requests import TOOL_CALL_PARSERS
 from container.text.harmony import HarmonyParser
 from container.text.message_parser import DeltaKind, MessageParser, Reasoning
 from container.text.tool_formats import FORMATS
@@ -73,7 +74,7 @@ def _parse(shape: MessageShape, text: str) -> tuple[str, str, list[tuple[str, An
     return joined[DeltaKind.REASONING], joined[DeltaKind.CONTENT], calls
 
 
-@pytest.mark.parametrize("name", FORMATS)
+@pytest.mark.parametrize("name", TOOL_CALL_PARSERS)
 def test_a_required_call_is_made_and_its_arguments_are_valid(babbler: Babbler, name: str) -> None:
     shape = MessageShape(tool_format=FORMATS[name], tools=TOOLS, needs_call=True)
     finished = 0
@@ -90,7 +91,7 @@ def test_a_required_call_is_made_and_its_arguments_are_valid(babbler: Babbler, n
     assert finished > 3
 
 
-@pytest.mark.parametrize("name", FORMATS)
+@pytest.mark.parametrize("name", TOOL_CALL_PARSERS)
 def test_one_call_only_where_no_more_are_allowed(babbler: Babbler, name: str) -> None:
     shape = MessageShape(
         tool_format=FORMATS[name], tools=TOOLS[1:], needs_call=True, allows_several=False
@@ -101,7 +102,7 @@ def test_one_call_only_where_no_more_are_allowed(babbler: Babbler, name: str) ->
         assert _parse(shape, text) == ("", "", [("now", {})])
 
 
-@pytest.mark.parametrize("name", FORMATS)
+@pytest.mark.parametrize("name", TOOL_CALL_PARSERS)
 @pytest.mark.parametrize("reasoning", [None, THINK])
 def test_a_call_that_has_begun_is_followed_and_text_is_free(
     babbler: Babbler, name: str, reasoning: Reasoning | None

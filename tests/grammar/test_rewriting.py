@@ -16,7 +16,7 @@ from container.grammar.schema.keywords import normalised
 from container.grammar.schema.lookahead import without_lookahead
 from container.grammar.schema.negation import negation, other_words
 from container.grammar.schema.patterns import in_rust, whole_text, words_of
-from container.grammar.schema.satisfiable import impossible_place
+from container.grammar.schema.satisfiable import find_unsatisfiable
 from container.grammar.spec import answer_grammar
 from tests.support.servers import DEMO_MODEL
 
@@ -90,7 +90,7 @@ def test_a_rewritten_schema_accepts_no_more(seed: int) -> None:
         result = normalised(
             schema, is_strict=False, is_lenient=False, is_known_format=lambda _: True
         )
-        is_impossible = impossible_place(result) is not None
+        is_impossible = find_unsatisfiable(result) is not None
         for _ in range(12):
             value = _value(rnd)
             is_valid = _accepts(schema, value)

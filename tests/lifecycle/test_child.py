@@ -9,7 +9,7 @@ import psutil
 import pytest
 
 from container.ipc.heartbeat import HeartbeatLimits
-from container.lifecycle.child import KEEPS_DYING, MAX_RESTARTS, RESTART_WINDOW_S, Child
+from container.lifecycle.child import MAX_RESTARTS, RESTART_WINDOW_S, RESTARTS_EXHAUSTED, Child
 from tests.support.servers import wait_for
 
 ROOT = Path(__file__).parents[2]
@@ -72,7 +72,7 @@ def test_a_child_that_dies_is_started_again_a_few_times(tmp_path: Path) -> None:
         _wait_left(child)
         assert child.keep_alive() is None
     _wait_left(child)
-    assert child.keep_alive() == KEEPS_DYING
+    assert child.keep_alive() == RESTARTS_EXHAUSTED
 
 
 def test_only_the_restarts_of_the_last_minutes_count(tmp_path: Path) -> None:
@@ -85,7 +85,7 @@ def test_only_the_restarts_of_the_last_minutes_count(tmp_path: Path) -> None:
     for _ in range(MAX_RESTARTS):
         _wait_left(child)
         code = child.keep_alive()
-    assert code == KEEPS_DYING
+    assert code == RESTARTS_EXHAUSTED
 
 
 @pytest.mark.parametrize("code", [2, 3])

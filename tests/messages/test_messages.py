@@ -13,7 +13,7 @@ from container.messages.engine import (
     EngineLoad,
     FinishReason,
     LogprobMode,
-    PromptFacts,
+    PromptStats,
     RemoveAdapter,
     SamplingParams,
     Status,
@@ -41,7 +41,7 @@ TO_FRONTEND = [
     Status("ready", "", INFO, EngineLoad(1, 2, 3, 4, 5, 6, 7, 8)),
     StepEvents(
         [
-            TokenEvent(1, 0, 2, -0.5, FinishReason.STOP, [(5, -1.0)], PromptFacts(0.1, 4, [-2.0])),
+            TokenEvent(1, 0, 2, -0.5, FinishReason.STOP, [(5, -1.0)], PromptStats(0.1, 4, [-2.0])),
             TokenEvent(3, 1, 4),
         ]
     ),

@@ -5,6 +5,7 @@ import random
 
 import pytest
 
+from container.settings.requests import TOOL_CALL_PARSERS
 from container.text import gemma_arguments
 from container.text.message_parser import (
     Delta,
@@ -86,7 +87,7 @@ def _told(deltas: list[Delta], kind: DeltaKind) -> list[str]:
 
 
 def test_every_format_is_tested() -> None:
-    assert CALLS.keys() == FORMATS.keys()
+    assert CALLS.keys() == set(TOOL_CALL_PARSERS)
 
 
 @pytest.mark.parametrize("name", CALLS)
@@ -112,7 +113,7 @@ def test_text_and_reasoning_before_calls(name: str, seed: int) -> None:
     assert _told(deltas, DeltaKind.CALL) == ["f", "g"]
 
 
-@pytest.mark.parametrize("tools", [None, *FORMATS.values()])
+@pytest.mark.parametrize("tools", [None, *(FORMATS[name] for name in CALLS)])
 @pytest.mark.parametrize("seed", range(4))
 @pytest.mark.parametrize("text", ["  Hello\n\nyou <too and [TOOL_ ", "{ not a call }", "", " \n"])
 def test_text_alone_stays_as_it_is(tools: ToolFormat | None, text: str, seed: int) -> None:

@@ -1,17 +1,18 @@
-"""Open routes: health, the model's facts, metrics.
+"""Routes without the API key: health, facts about the model, metrics.
 
 `/ping` is 200 only while the model is loaded and its engine alive; else 503 with the reason.
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 from flask import Blueprint, Response
 
 from container import __version__
 from container.errors import ServingError
+from container.frontend.chat.conversations import Conversations
 from container.frontend.clients.handler_client import HandlerClient
-from container.frontend.generation.chat import Conversations
 from container.frontend.generation.embedding_service import Embeddings
 from container.frontend.generation.limits import RequestLimits
 from container.frontend.generation.service import Service
@@ -23,25 +24,42 @@ from container.messages.embedder import EmbedderInfo
 from container.messages.engine import EngineInfo
 
 
+@dataclass(frozen=True, slots=True)
+class Readiness:
+    """The parts of a server that must be ready; `handler` is None without user code."""
+
+    service: Service
+    handler: HandlerClient | None
+    texts: Embeddings
+    conversations: Conversations
+
+    def check(self) -> None:
+        """Raise the reason if a request could not be served now."""
+        if self.handler is not None:
+            self.handler.check_ready()
+        if self.service.has_engine:
+            self.service.check_ready()
+            _ = self.conversations.style  # learnt, and a warning logged, before the first request
+        if self.texts.is_offered:
+            self.texts.check_ready()
+
+
 def blueprint(
-    service: Service,
+    readiness: Readiness,
     metrics: Metrics,
     limits: RequestLimits,
-    handler: HandlerClient | None,
-    texts: Embeddings,
-    conversations: Conversations,
     *,
     num_frontends: int,
     browser_page: Callable[[], Response | None],
 ) -> Blueprint:
-    """Make the routes; `browser_page` returns what `/` is for a browser, None for others."""
+    """Return the routes; `browser_page` returns the page of `/` for browsers, None for others."""
     routes = Blueprint("health", __name__)
 
     @routes.route("/ping", methods=["GET", "POST"])  # vLLM answers both
     @routes.get("/health")
     def ping() -> Response:
         try:
-            _check_ready(handler, service, texts, conversations)
+            readiness.check()
         except ServingError as error:
             return error_responses.unhealthy(error)
         return Response(status=200)
@@ -54,10 +72,11 @@ def blueprint(
 
     @routes.get("/info")
     def info() -> Response:
-        if texts.is_offered and not service.has_engine:
-            return json_response(_embedder_info(texts.info, limits))
-        facts = _model_info(service.info, limits, conversations.style.format_name, num_frontends)
-        return json_response(facts)
+        if readiness.texts.is_offered and not readiness.service.has_engine:
+            return json_response(_embedder_info(readiness.texts.info, limits))
+        loaded, style = readiness.service.info, readiness.conversations.style
+        served = {"tool_format": style.format_name, "validation_workers": num_frontends}
+        return json_response(_engine_info(loaded, limits) | served)
 
     @routes.get("/metrics")
     def show_metrics() -> Response:
@@ -66,54 +85,34 @@ def blueprint(
     return routes
 
 
-def _check_ready(
-    handler: HandlerClient | None,
-    service: Service,
-    texts: Embeddings,
-    conversations: Conversations,
-) -> None:
-    """Raise ServingError unless everything that is served can answer."""
-    if handler is not None:
-        handler.check_ready()
-    if service.has_engine:
-        service.check_ready()
-        _ = conversations.style  # learnt, and a warning logged, before the first request
-    if texts.is_offered:
-        texts.check_ready()
-
-
-def _model_info(
-    loaded: EngineInfo, limits: RequestLimits, tool_format: str | None, num_frontends: int
-) -> dict[str, Any]:
-    """Return what `/info` says of a language model: TGI's fields, and others."""
+def _engine_info(info: EngineInfo, limits: RequestLimits) -> dict[str, Any]:
+    """Return TGI's `/info`, with this server's own facts about the model."""
     return {
-        "model_id": loaded.model_id,
-        "model_sha": loaded.model_sha,
-        "model_pipeline_tag": "image-text-to-text" if loaded.is_multimodal else "text-generation",
-        "model_dtype": loaded.dtype,
-        "model_device_type": loaded.device,
-        "attention": loaded.attention,
-        "fallbacks": loaded.fallbacks,
-        "quantize": loaded.quantize,
-        "reads_images": loaded.is_multimodal,
-        "tool_format": tool_format,
-        "tensor_parallel": loaded.tensor_parallel,
-        "data_parallel": loaded.data_parallel,
-        "max_input_tokens": loaded.max_input_tokens,
-        "max_total_tokens": loaded.max_total_tokens,
-        "max_batch_total_tokens": loaded.cache_tokens,
+        "model_id": info.model_id,
+        "model_sha": info.model_sha,
+        "model_pipeline_tag": "image-text-to-text" if info.is_multimodal else "text-generation",
+        "model_dtype": info.dtype,
+        "model_device_type": info.device,
+        "attention": info.attention,
+        "fallbacks": info.fallbacks,
+        "quantize": info.quantize,
+        "reads_images": info.is_multimodal,
+        "tensor_parallel": info.tensor_parallel,
+        "data_parallel": info.data_parallel,
+        "max_input_tokens": info.max_input_tokens,
+        "max_total_tokens": info.max_total_tokens,
+        "max_batch_total_tokens": info.cache_tokens,
         "max_concurrent_requests": limits.max_concurrent_requests,
         "max_best_of": limits.max_best_of,
         "max_stop_sequences": limits.max_stops,
         "max_client_batch_size": limits.max_prompts,
-        "validation_workers": num_frontends,
         "router": "container",
         "version": __version__,
     }
 
 
 def _embedder_info(info: EmbedderInfo, limits: RequestLimits) -> dict[str, Any]:
-    """What TEI's `/info` says, where no language model is served."""
+    """Return TEI's `/info`, for a server without a language model."""
     kind: dict[str, Any] = {info.kind: {"width": info.width}}
     if info.labels:
         kind[info.kind] = {"id2label": {str(i): label for i, label in enumerate(info.labels)}}

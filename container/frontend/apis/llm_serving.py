@@ -19,7 +19,7 @@ from container.frontend.web.responses import json_response
 
 
 def blueprint(service: Service, openai: OpenAIDialect, *, system_prompt: str | None) -> Blueprint:
-    """Make the routes."""
+    """Return the routes."""
     routes = Blueprint("llm_serving", __name__)
 
     @routes.get("/chat")
@@ -48,7 +48,7 @@ def blueprint(service: Service, openai: OpenAIDialect, *, system_prompt: str | N
 
 
 def with_roles(body: dict[str, Any]) -> dict[str, Any]:
-    """Give messages without a role the user's; what is no message is left for the checks."""
+    """Give messages without a role the user's. Items of another type stay for the checks."""
     messages = body.get("messages")
     if not isinstance(messages, list):
         return body

@@ -20,20 +20,20 @@ Side = Annotated[Literal["left", "right"], BeforeValidator(_side)]
 
 
 class TextBody(Body):
-    """What every dialect's request may say of long texts and prompts."""
+    """The options of texts that every dialect has: truncation and the name of a prompt."""
 
     truncate: bool | None = None
     truncation_direction: Side = "right"
     prompt_name: str | None = None
 
     def options(self, field: str) -> TextOptions:
-        """Collect them."""
+        """Collect the options; errors name the texts as `field`."""
         side = Truncation(self.truncation_direction)
         return TextOptions(field, self.prompt_name, self.truncate, side)
 
 
 def as_inputs(texts_or_ids: TextsOrIds) -> list[EmbedInput]:
-    """Make a list of any of the forms: text, texts, ids, lists of ids."""
+    """Return a list of inputs for any of the forms: text, texts, ids, lists of ids."""
     if isinstance(texts_or_ids, str):
         return [texts_or_ids]
     if texts_or_ids and isinstance(texts_or_ids[0], int):

@@ -1,7 +1,7 @@
-"""Admission: refuses a request that the engine has no place for, before work is done for it.
+"""Admission: refuses a request when the engine is full, before any work is done for it.
 
-A request holds a place until it is submitted; from then on the engine's client counts it. Its
-preparation may not outlast its deadline either.
+Admission counts a request until it is submitted; from then on the engine's client does. The
+preparation of a request ends at its deadline, too.
 """
 
 import math
@@ -17,18 +17,16 @@ from container.frontend.clients.engine_client import EngineConnection
 class Preparation:
     """A request between its admission and its submission, as a context manager.
 
-    `end` may be called before the block ends, by whoever submits the request.
+    The code that submits the request calls `end` before the block ends.
     """
 
-    def __init__(
-        self, admission: "Admission", num_places: int, timeout: gevent.Timeout | None
-    ) -> None:
+    def __init__(self, admission: "Admission", weight: int, timeout: gevent.Timeout | None) -> None:
         self._admission = admission
-        self._num_places = num_places
+        self._weight = weight
         self._timeout = timeout
 
     def __enter__(self) -> "Preparation":
-        self._admission.num_preparing += self._num_places
+        self._admission.num_preparing += self._weight
         if self._timeout is not None:
             self._timeout.start()
         return self
@@ -42,9 +40,9 @@ class Preparation:
         self.end()
 
     def end(self) -> None:
-        """Give the place and the time limit up."""
-        self._admission.num_preparing -= self._num_places
-        self._num_places = 0
+        """Stop counting the request and cancel its time limit."""
+        self._admission.num_preparing -= self._weight
+        self._weight = 0
         if self._timeout is not None:
             self._timeout.close()
 
@@ -59,7 +57,7 @@ class Admission:
     def prepare(self, deadline_at: float, *, is_batch: bool = False) -> Preparation:
         """Admit a request. Raises Overloaded, and DeadlineExceeded in the midst of its preparation.
 
-        Records of a batch body (`is_batch`) have places of their own.
+        Records of a batch body (`is_batch`) do not count: BatchSlots limits them.
         """
         if not is_batch and self._engine.num_free <= self.num_preparing:
             raise Overloaded(

@@ -29,7 +29,7 @@ SEND_QUEUE = 10_000
 
 
 class AnyStatus(Protocol):
-    """What is common to every process's status."""
+    """The fields that the status of every process has."""
 
     @property
     def state(self) -> EngineState:
@@ -38,7 +38,7 @@ class AnyStatus(Protocol):
 
     @property
     def detail(self) -> str:
-        """What it is doing, in words."""
+        """Describe the state in words."""
         ...
 
 
@@ -47,17 +47,17 @@ T = TypeVar("T")
 
 
 class Inbox(Generic[T]):
-    """What has come for a request and was not read yet: messages, or the error that ended it."""
+    """The unread messages of a request, and the error that ended it."""
 
     def __init__(self) -> None:
         self._items: gevent.queue.SimpleQueue[T | ServingError] = gevent.queue.SimpleQueue()
 
     def put(self, item: T | ServingError) -> None:
-        """Add what has come."""
+        """Add a message or the final error."""
         self._items.put(item)
 
     def get(self, timeout_s: float) -> T | None:
-        """Wait for the next message; None when the time is up. Raises what ended the request."""
+        """Wait for a message; None at the timeout. Raises the error that ended the request."""
         try:
             item = self._items.get(timeout=timeout_s)
         except gevent.queue.Empty:
@@ -88,7 +88,7 @@ class BackendClient(ABC, Generic[S]):
         self._status_type = status_type
         self._ids = ids if ids is not None else itertools.count(1)
         self._status: S | None = None
-        self._gone = f"the {name} has not started yet"
+        self._unavailable_reason = f"the {name} has not started yet"
         self._socket: zmq.Socket[bytes] = zmq.Context.instance().socket(zmq.DEALER)
         self._monitor: zmq.Socket[bytes] = self._socket.get_monitor_socket(
             zmq.EVENT_HANDSHAKE_SUCCEEDED | zmq.EVENT_DISCONNECTED | zmq.EVENT_CONNECT_RETRIED
@@ -113,17 +113,17 @@ class BackendClient(ABC, Generic[S]):
 
     @property
     def status(self) -> S:
-        """The process's last word on itself. Raises Unavailable when it is gone.
+        """The last status of the process. Raises Unavailable when it has exited.
 
-        The supervisor watches for processes that hang, and kills them.
+        A process that hangs is killed by the supervisor.
         """
         if self._status is None:
-            raise Unavailable(self._gone, retry_after_s=5)
+            raise Unavailable(self._unavailable_reason, retry_after_s=5)
         return self._status
 
-    def _note_status(self, status: S) -> None:
-        """Take in the process's new word on itself."""
-        del status  # nothing, unless a subclass has a use for it
+    def _on_status(self, status: S) -> None:
+        """Process a new status; does nothing here."""
+        del status
 
     @abstractmethod
     def _deliver(self, message: msgspec.Struct) -> None:
@@ -135,7 +135,7 @@ class BackendClient(ABC, Generic[S]):
 
     @abstractmethod
     def _open_requests(self) -> list[int]:
-        """The requests that still wait for something."""
+        """Return the ids of the unfinished requests."""
 
     def _check_ready(self) -> None:
         status = self.status
@@ -157,13 +157,13 @@ class BackendClient(ABC, Generic[S]):
             ) from None
 
     def _send_abort(self, message: msgspec.Struct) -> None:
-        """Tell the other side, if it is there, that nobody waits for a request any more."""
+        """Abort a request in the process, if the process is connected."""
         if self._status is None:
             return
         try:
             self._send(message)
         except zmq.Again:
-            log.warning("an abort could not be sent to the %s", self._name)
+            log.warning("%s: its queue is full; an abort was dropped", self._name)
 
     def _send(self, message: msgspec.Struct) -> None:
         self._socket.send(encode(message), zmq.NOBLOCK)
@@ -176,7 +176,7 @@ class BackendClient(ABC, Generic[S]):
         message = self._decoder.decode(frame)
         if isinstance(message, self._status_type):
             self._status = message
-            self._note_status(message)
+            self._on_status(message)
             self._is_known.set()
         elif isinstance(message, RequestFailed):
             self._fail(message.request_id, message.error.to_error())
@@ -184,7 +184,7 @@ class BackendClient(ABC, Generic[S]):
             self._deliver(message)
 
     def _take_the_rest(self) -> None:
-        """Read what a process sent before it left; the news of its leaving may come earlier."""
+        """Read the messages that a process sent before it exited, though its exit is known."""
         with contextlib.suppress(zmq.Again):
             while True:
                 self._take(self._socket.recv(zmq.NOBLOCK))
@@ -205,10 +205,12 @@ class BackendClient(ABC, Generic[S]):
 
     def _lose(self) -> None:
         was_draining = self._status is not None and self._status.state == "draining"
-        self._gone = "the server is shutting down" if was_draining else f"the {self._name} is gone"
+        self._unavailable_reason = (
+            "the server is shutting down" if was_draining else f"the {self._name} is gone"
+        )
         self._status = None
         lost = self._open_requests()
         if lost:
-            log.error("%s; %d requests fail", self._gone, len(lost))
+            log.error("frontend: %s; %d requests fail", self._unavailable_reason, len(lost))
         for request_id in lost:
-            self._fail(request_id, Unavailable(self._gone, retry_after_s=10))
+            self._fail(request_id, Unavailable(self._unavailable_reason, retry_after_s=10))

@@ -24,51 +24,51 @@ COMMAND_S = 600.0
 
 
 class TokenStream(Protocol):
-    """The tokens of one request, as they come, or of all those that share its inbox."""
+    """The tokens of one request, in arrival order, or of all requests that share its inbox."""
 
     @property
     def request_id(self) -> int:
-        """The number that its tokens have."""
+        """The request id of its tokens."""
         ...
 
     def next_event(self, timeout_s: float) -> TokenEvent | None:
-        """Wait for the next token; None when the time is up. Raises what ended the request."""
+        """Wait for the next token; None at the timeout. Raises the error that ended the request."""
         ...
 
     def close(self, seq_index: int | None = None) -> None:
-        """Say that nobody reads on, or not this sequence; the engine forgets it."""
+        """Abort the request, or one sequence of it, unless it has ended."""
         ...
 
 
 class EngineConnection(Protocol):
-    """What the service needs of the engine; tests play one from a list."""
+    """The engine as the service uses it; tests implement it with scripted tokens."""
 
     @property
     def status(self) -> Status:
-        """The engine's last word on itself. Raises Unavailable when it is not connected."""
+        """The last status of the engine. Raises Unavailable when it is not connected."""
         ...
 
     @property
     def num_free(self) -> int:
-        """How many more requests the engine takes, by its last status and what was sent since.
+        """How many more requests the engine takes, by its last status and the requests sent since.
 
         Records of batch bodies do not count. Raises Unavailable when it is not connected.
         """
         ...
 
     def submit(self, request: Submit, same_engine_as: TokenStream | None = None) -> TokenStream:
-        """Send a request under an id of the client's; the stream raises what the engine refuses.
+        """Send a request under a new id; the stream raises the engine's refusal.
 
-        With `same_engine_as`, both streams share one inbox: whoever reads one reads both.
+        With `same_engine_as`, both streams share one inbox: reading one reads both.
         """
         ...
 
     def add_adapter(self, name: str, source: str, *, preload: bool, pin: bool) -> None:
-        """Make a LoRA adapter known. Raises what the engine refuses it with."""
+        """Register a LoRA adapter. Raises the engine's refusal."""
         ...
 
     def remove_adapter(self, name: str) -> None:
-        """Forget a LoRA adapter. Raises NotFound."""
+        """Unregister a LoRA adapter. Raises NotFound."""
         ...
 
 
@@ -85,7 +85,7 @@ class NoEngine:
 
     @property
     def num_free(self) -> int:
-        """Return none."""
+        """Return 0."""
         return 0
 
     def submit(self, request: Submit, same_engine_as: TokenStream | None = None) -> TokenStream:
@@ -102,7 +102,7 @@ class NoEngine:
 
 
 class ZmqTokenStream:
-    """Implements TokenStream; made by the client's `submit` only."""
+    """Implements TokenStream; only the client's `submit` creates it."""
 
     def __init__(
         self,
@@ -117,11 +117,11 @@ class ZmqTokenStream:
         self.inbox = inbox
 
     def next_event(self, timeout_s: float) -> TokenEvent | None:
-        """Wait for the next token; None when the time is up. Raises what ended the request."""
+        """Wait for the next token; None at the timeout. Raises the error that ended the request."""
         return self.inbox.get(timeout_s)
 
     def close(self, seq_index: int | None = None) -> None:
-        """Abort what has not ended."""
+        """Abort the request, or one sequence of it, unless it has ended."""
         self._client.forget(self, seq_index)
 
 
@@ -136,7 +136,7 @@ class EngineClient(BackendClient[Status]):
 
     @property
     def num_open(self) -> int:
-        """Requests that this frontend has with it."""
+        """Unfinished requests of this frontend."""
         return len(self._streams)
 
     @property
@@ -151,15 +151,15 @@ class EngineClient(BackendClient[Status]):
         return sum(not stream.is_batch for stream in self._streams.values())
 
     def add_adapter(self, name: str, source: str, *, preload: bool, pin: bool) -> None:
-        """Make a LoRA adapter known. Raises what the engine refuses it with."""
+        """Register a LoRA adapter. Raises the engine's refusal."""
         self._command(AddAdapter(next(self._ids), name, source, preload, pin))
 
     def remove_adapter(self, name: str) -> None:
-        """Forget a LoRA adapter. Raises NotFound."""
+        """Unregister a LoRA adapter. Raises NotFound."""
         self._command(RemoveAdapter(next(self._ids), name))
 
     def _command(self, message: AddAdapter | RemoveAdapter) -> None:
-        """Send it and wait until it is done."""
+        """Send a command and wait for its answer."""
         self._check_ready()
         inbox: Inbox[Done] = Inbox()
         self._commands[message.request_id] = inbox
@@ -171,7 +171,7 @@ class EngineClient(BackendClient[Status]):
             del self._commands[message.request_id]
 
     def submit(self, request: Submit, same_engine_as: TokenStream | None = None) -> ZmqTokenStream:
-        """Send a request under its next id; the stream raises what the engine refuses."""
+        """Send a request under its next id; the stream raises the engine's refusal."""
         self._check_ready()
         inbox: Inbox[TokenEvent] = Inbox()
         if isinstance(same_engine_as, ZmqTokenStream):
@@ -187,7 +187,7 @@ class EngineClient(BackendClient[Status]):
         return stream
 
     def forget(self, stream: ZmqTokenStream, seq_index: int | None) -> None:
-        """Drop a stream or one sequence of it; the engine hears of what it still works on."""
+        """Drop a stream or one sequence of it, and abort it in the engine unless it has ended."""
         dropped = stream.unfinished if seq_index is None else stream.unfinished & {seq_index}
         is_known = stream.request_id in self._streams
         stream.unfinished = stream.unfinished - dropped
@@ -196,7 +196,7 @@ class EngineClient(BackendClient[Status]):
         if is_known and dropped:
             self._send_abort(Abort(stream.request_id, seq_index))
 
-    def _note_status(self, status: Status) -> None:
+    def _on_status(self, status: Status) -> None:
         self._num_of_others = max(0, status.load.requests - self._num_interactive)
 
     def _deliver(self, message: msgspec.Struct) -> None:

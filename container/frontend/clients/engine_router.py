@@ -1,8 +1,8 @@
-"""Several engines, each with a copy of the model, behind one connection.
+"""Routes requests to several engines, each with a replica of the model.
 
-A request goes to the copy to which this frontend has sent the longest part of its prompt before, if
-that is a good part and the copy has not much more to do than another; else to the one with the
-least to do. Requests of a session stay together.
+A request goes to the replica that has probably cached the longest prefix of its prompt, if that
+prefix is long enough and the replica not much busier than another; else to the least busy one.
+Requests of a session stay together.
 """
 
 import contextlib
@@ -20,23 +20,24 @@ from container.frontend.clients.engine_client import EngineClient, TokenStream
 from container.frontend.clients.prefix_map import PrefixMap
 from container.messages.engine import EngineInfo, EngineLoad, Status, Submit
 
-# How many requests more than the idlest one a copy may have and still get what it knows.
+# A replica may have this many requests more than the least busy one and still be preferred for a
+# cached prefix.
 MAX_LEAD = 8
-# A shorter known part of a prompt is not worth a longer queue.
-LEAST_SHARE = 0.25
+# A prefix shorter than this fraction of its prompt is not worth a longer queue.
+MIN_PREFIX_FRACTION = 0.25
 
 
 class EngineGroup:
-    """Implements EngineConnection for copies of one model."""
+    """Implements EngineConnection for the replicas of one model."""
 
     def __init__(self, addresses: Sequence[str]) -> None:
         # Streams of several engines may share an inbox, so no two requests share a number.
         ids = itertools.count(1)
         self._engines = [EngineClient(address, ids) for address in addresses]
         self._prefixes = PrefixMap()
-        self._turn = 0
-        # The last words of all as they were joined last, and what came of it.
-        self._joined: list[Status] = []
+        self._round_robin = 0
+        # The statuses that were merged last, and the result.
+        self._merged_statuses: list[Status] = []
         self._status = Status("loading", "no engine has been heard of")
 
     def start(self) -> None:
@@ -52,46 +53,52 @@ class EngineGroup:
 
     @property
     def status(self) -> Status:
-        """The copies as one: ready while any is, with their loads added up.
+        """The merged status: ready while any replica is, with the loads added up.
 
-        Raises Unavailable when none is connected.
+        Raises Unavailable when no replica is connected.
         """
-        statuses = list(self._told().values())
+        statuses = list(self._connected_statuses().values())
         if not statuses:
-            return self._engines[0].status  # which says why there is none
+            return self._engines[0].status  # raises the reason
         # Statuses come four times a second, requests more often.
-        if len(statuses) != len(self._joined) or any(map(operator.is_not, statuses, self._joined)):
-            self._joined, self._status = statuses, _join(statuses)
+        if len(statuses) != len(self._merged_statuses) or any(
+            map(operator.is_not, statuses, self._merged_statuses)
+        ):
+            self._merged_statuses, self._status = statuses, _merge(statuses)
         return self._status
 
     @property
     def num_free(self) -> int:
-        """How many more requests the ready copies take; see EngineConnection."""
+        """How many more requests the ready replicas take; see EngineConnection."""
         _ = self.status  # raises when none is connected
-        ready = [replica for replica, status in self._told().items() if status.state == "ready"]
+        ready = [
+            replica
+            for replica, status in self._connected_statuses().items()
+            if status.state == "ready"
+        ]
         return sum(max(0, self._engines[replica].num_free) for replica in ready)
 
     def submit(self, request: Submit, same_engine_as: TokenStream | None = None) -> TokenStream:
-        """Send a request to one of them; see EngineConnection."""
+        """Send a request to one replica; see EngineConnection."""
         replica = self._choose(request.prompt_ids, request.session)
         stream = self._engines[replica].submit(request, same_engine_as)
         self._prefixes.record(request.prompt_ids, replica)
         return stream
 
     def add_adapter(self, name: str, source: str, *, preload: bool, pin: bool) -> None:
-        """Make a LoRA adapter known to all copies. Raises what one refuses it with."""
+        """Register a LoRA adapter in all replicas. Raises the refusal of a replica."""
         self._check_all()
         refused: list[Conflict] = []
         for engine in self._engines:
             try:
                 engine.add_adapter(name, source, preload=preload, pin=pin)
-            except Conflict as error:  # a change that broke off has left it in some of them
+            except Conflict as error:  # an interrupted change has registered it in some replicas
                 refused.append(error)
         if len(refused) == len(self._engines):
             raise refused[0]
 
     def remove_adapter(self, name: str) -> None:
-        """Forget a LoRA adapter in all copies. Raises NotFound when none knows it."""
+        """Unregister a LoRA adapter in all replicas. Raises NotFound if none has it."""
         self._check_all()
         missing: list[NotFound] = []
         for engine in self._engines:
@@ -103,13 +110,15 @@ class EngineGroup:
             raise missing[0]
 
     def _check_all(self) -> None:
-        """Refuse a change of adapters that not all copies could make. Raises Unavailable."""
+        """Refuse a change of adapters unless all replicas are ready. Raises Unavailable."""
         for engine in self._engines:
             if engine.status.state != "ready":
-                raise Unavailable("not all copies of the model are ready", retry_after_s=5)
+                raise Unavailable(
+                    "not all replicas of the model are ready: try again", retry_after_s=5
+                )
 
-    def _told(self) -> dict[int, Status]:
-        """The last words of those that are connected."""
+    def _connected_statuses(self) -> dict[int, Status]:
+        """Return the status of each connected replica by its index."""
         statuses = {}
         for replica, engine in enumerate(self._engines):
             with contextlib.suppress(Unavailable):
@@ -118,10 +127,12 @@ class EngineGroup:
 
     def _choose(self, prompt_ids: list[int], session: str) -> int:
         ready = {
-            replica: status for replica, status in self._told().items() if status.state == "ready"
+            replica: status
+            for replica, status in self._connected_statuses().items()
+            if status.state == "ready"
         }
         if not ready:
-            return 0  # which says why it cannot take it
+            return 0  # raises the reason
         if session:
             return max(ready, key=lambda replica: zlib.crc32(f"{session} {replica}".encode()))
         # A status is a little old; what this frontend has sent since then is in its own count.
@@ -133,26 +144,26 @@ class EngineGroup:
         known, length = self._prefixes.find(prompt_ids)
         if known in loads and loads[known] - least <= MAX_LEAD:
             info = ready[known].info
-            is_kept = info is not None and info.reuses_prefixes
-            if is_kept and length >= LEAST_SHARE * len(prompt_ids):
+            reuses_prefixes = info is not None and info.reuses_prefixes
+            if reuses_prefixes and length >= MIN_PREFIX_FRACTION * len(prompt_ids):
                 return known
         idle = [replica for replica, load in loads.items() if load == least]
-        self._turn += 1
-        return idle[self._turn % len(idle)]
+        self._round_robin += 1
+        return idle[self._round_robin % len(idle)]
 
 
-def _join(statuses: list[Status]) -> Status:
-    """Several copies' words as one's; there is at least one."""
+def _merge(statuses: list[Status]) -> Status:
+    """Merge the statuses of several replicas, at least one."""
     ready = [status for status in statuses if status.state == "ready"]
     total = EngineLoad()
     for status in statuses:  # counters must not fall when one of them is not ready for a moment
         total = _add(total, status.load)
     infos = [status.info for status in ready if status.info is not None]
-    return msgspec.structs.replace((ready or statuses)[0], info=_join_infos(infos), load=total)
+    return msgspec.structs.replace((ready or statuses)[0], info=_merge_infos(infos), load=total)
 
 
-def _join_infos(infos: list[EngineInfo]) -> EngineInfo | None:
-    """What is true of all copies; their caches may differ in size."""
+def _merge_infos(infos: list[EngineInfo]) -> EngineInfo | None:
+    """Merge the facts about all replicas, whose caches may differ in size."""
     if not infos:
         return None
     return msgspec.structs.replace(

@@ -2,7 +2,7 @@
 
 A link makes this server open a connection, so it is checked as one from an attacker: the host must
 be allowed by name and every address of it must be public. The connection goes to the address that
-was checked, whatever the name means a moment later. Redirects are not followed.
+was checked, even if the name resolves to another a moment later. Redirects are not followed.
 """
 
 import ipaddress
@@ -22,7 +22,7 @@ WHOLE_S = 10.0  # for a whole image
 STEP_S = 5.0  # to connect, and between two pieces
 PIECE = 65_536
 PORTS = {"http": 80, "https": 443}
-# IPv4 addresses as IPv6 ones, by translation: what they lead to is not seen from the address.
+# IPv4 addresses translated to IPv6 ones: their targets cannot be seen from the address.
 TRANSLATED = [ipaddress.ip_network(name) for name in ("64:ff9b::/96", "64:ff9b:1::/48")]
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address

@@ -1,7 +1,7 @@
-"""Which copy of the model has lately computed which prefix, as far as one frontend knows.
+"""Maps recent prefixes to the replica that has computed them, as far as one frontend knows.
 
-A prompt is cut into blocks; the name of a block is the hash of all ids up to its end. Copies forget
-prefixes on their own, so what is told here is a guess that costs a computation when it is wrong.
+A prompt is cut into blocks; the key of a block is the hash of all ids up to its end. Replicas evict
+prefixes on their own, so an entry is a guess that costs a computation when it is wrong.
 """
 
 from collections import OrderedDict
@@ -12,33 +12,33 @@ MAX_BLOCKS = 65_536  # some 10 MB; four million tokens
 
 
 class PrefixMap:
-    """Remembers where the most recent prefixes went."""
+    """Owns the most recent prefixes and their replicas."""
 
     def __init__(self, max_blocks: int = MAX_BLOCKS) -> None:
-        self._copies: OrderedDict[int, int] = OrderedDict()  # least recently used first
+        self._replicas: OrderedDict[int, int] = OrderedDict()  # least recently used first
         self._max_blocks = max_blocks
 
     def find(self, ids: list[int]) -> tuple[int | None, int]:
-        """Which copy knows the longest prefix, and how many tokens that is; None for none."""
+        """Return the replica with the longest cached prefix, or None, and the prefix's tokens."""
         best, length = None, 0
-        for name in _names(ids):
-            replica = self._copies.get(name)
+        for key in _keys(ids):
+            replica = self._replicas.get(key)
             if replica is None:
                 break
             best, length = replica, length + BLOCK
         return best, length
 
     def record(self, ids: list[int], replica: int) -> None:
-        """Say that a prompt goes to a copy."""
-        for name in _names(ids):
-            self._copies[name] = replica
-            self._copies.move_to_end(name)
-        while len(self._copies) > self._max_blocks:
-            self._copies.popitem(last=False)
+        """Record that a prompt goes to a replica."""
+        for key in _keys(ids):
+            self._replicas[key] = replica
+            self._replicas.move_to_end(key)
+        while len(self._replicas) > self._max_blocks:
+            self._replicas.popitem(last=False)
 
 
-def _names(ids: list[int]) -> Iterator[int]:
-    name = 0
+def _keys(ids: list[int]) -> Iterator[int]:
+    key = 0
     for start in range(0, len(ids) - BLOCK + 1, BLOCK):
-        name = hash((name, *ids[start : start + BLOCK]))
-        yield name
+        key = hash((key, *ids[start : start + BLOCK]))
+        yield key

@@ -1,1 +1,1 @@
-"""What a frontend does with prompts, messages, images and texts. No dialect."""
+"""The work behind prompts, messages, images and texts, for every API."""

@@ -15,7 +15,7 @@ from container.text.tokenizer import Tokenizer
 
 @dataclass(frozen=True, slots=True)
 class TokenText:
-    """A token as text, alone, with its log-probability where that was asked for."""
+    """A token as text, alone, with its log-probability if the request asks for it."""
 
     token_id: int
     text: str
@@ -25,10 +25,10 @@ class TokenText:
 
 @dataclass(frozen=True, slots=True)
 class TextEvent:
-    """One new token of a completion, or the end that its deadline has set (`is_cut`).
+    """One new token of a completion, or its end at the deadline (`is_cut`).
 
-    `text` is what may be given out now: it may be empty, or more than the token's own when
-    something was held back. The token of a cut is a special one that the model has not generated.
+    `text` is the text to send now: empty while it is buffered, and more than the token's own when
+    the buffer is released. The token of a cut is a special one that the model has not generated.
     """
 
     seq_index: int
@@ -41,9 +41,9 @@ class TextEvent:
 
 @dataclass(slots=True)
 class Completion:
-    """The text of one sequence, as far as it has come; `stop_string` is the one that ended it.
+    """The text of one sequence so far; `stop_string` is the one that ended it.
 
-    `events` has one entry for each token, `end` is the cut that ended it, if one did.
+    `events` has one entry for each token; `end` is the cut, if the deadline ended it.
     """
 
     seq_index: int
@@ -58,7 +58,7 @@ class Completion:
 
     @property
     def all_events(self) -> list[TextEvent]:
-        """The events of its tokens, and the cut that ended it if one did."""
+        """The events of its tokens, and the cut, if the deadline ended it."""
         return self.events if self.end is None else [*self.events, self.end]
 
     @property
@@ -86,7 +86,7 @@ class Completion:
         return event
 
     def cut(self) -> TextEvent:
-        """End it as it is, since its deadline has come."""
+        """End the completion at its deadline."""
         released, reason = self._stop("", FinishReason.DEADLINE)
         self.text += released
         self.finish_reason = reason
@@ -110,7 +110,7 @@ class Completion:
 
 
 def token_text(tokenizer: Tokenizer, token_id: int, logprob: float | None) -> TokenText:
-    """Show a token alone."""
+    """Decode a token alone."""
     return TokenText(
         token_id, tokenizer.text_of(token_id), logprob, token_id in tokenizer.special_ids
     )
@@ -119,9 +119,9 @@ def token_text(tokenizer: Tokenizer, token_id: int, logprob: float | None) -> To
 def prompt_tokens(
     prompt_ids: list[int], logprobs: list[float], tokenizer: Tokenizer
 ) -> list[TokenText]:
-    """Show the tokens of a prompt, all but the first with a log-probability.
+    """Decode the tokens of a prompt, all but the first with a log-probability.
 
-    `logprobs` is empty if none are known, since the deadline came before the first token.
+    `logprobs` is empty if the deadline came before the first token.
     """
     rest: Sequence[float | None] = logprobs or [None] * (len(prompt_ids) - 1)
     pairs = zip(prompt_ids, [None, *rest], strict=True)

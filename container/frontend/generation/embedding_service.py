@@ -1,4 +1,4 @@
-"""What a frontend can do with texts and an embedding or rerank model. No HTTP, no dialect."""
+"""Embeds, scores and ranks texts with the embedding or rerank model. No HTTP, no API."""
 
 import time
 from collections.abc import Callable
@@ -31,7 +31,7 @@ NO_EMBEDDER = NotFound(
 class Rows:
     """One row for each input: float32 [inputs, width], and the tokens of all inputs.
 
-    `info` is the model that computed them, which may have left when they are rendered.
+    `info` describes the model that computed them, which may have exited before they are rendered.
     """
 
     values: Floats
@@ -50,7 +50,7 @@ class TokenRows:
 
 @dataclass(frozen=True, slots=True)
 class TextOptions:
-    """What a request says of its texts. `field` is their name in messages."""
+    """The options of a request's texts. `field` is their name in errors."""
 
     field: str
     prompt_name: str | None = None
@@ -61,7 +61,7 @@ class TextOptions:
 class Embeddings:
     """Sends texts to the embedder and finishes its rows.
 
-    `on_wait` of its methods is called twice a second while they wait; it may raise to give up.
+    The methods call `on_wait` twice a second while they wait; it may raise to give up.
     """
 
     def __init__(
@@ -84,16 +84,16 @@ class Embeddings:
 
     @property
     def load(self) -> EmbedderLoad:
-        """How busy the embedder is. Raises Unavailable or NotFound."""
+        """The load of the embedder. Raises Unavailable or NotFound."""
         if self._embedder is None:
             raise NO_EMBEDDER
         return self._embedder.status.load
 
     def models(self) -> list[dict[str, Any]]:
-        """The model as OpenAI's list of models has it."""
+        """Return the model as an entry of OpenAI's list of models."""
         model_id = self.info.model_id
-        facts = {"object": "model", "created": int(self.started_at), "owned_by": model_id}
-        return [{"id": model_id} | facts]
+        card = {"object": "model", "created": int(self.started_at), "owned_by": model_id}
+        return [{"id": model_id} | card]
 
     def check_ready(self) -> None:
         """Raise Unavailable unless a request could be served now."""
@@ -108,7 +108,10 @@ class Embeddings:
         dimensions: int | None = None,
         normalize: bool | None = None,
     ) -> Rows:
-        """Make vectors, cut to `dimensions`; normalised as asked, else as the model says."""
+        """Embed inputs; truncate vectors to `dimensions` and normalise them.
+
+        `normalize` None: as the model's own configuration does.
+        """
         info = self._require("embedding")
         if dimensions is not None and not 1 <= dimensions <= info.width:
             raise InvalidParameter(
@@ -124,17 +127,17 @@ class Embeddings:
     def token_vectors(
         self, inputs: list[EmbedInput], options: TextOptions, on_wait: Callable[[], None]
     ) -> TokenRows:
-        """Make the vectors of each input's tokens, special ones included, before pooling."""
+        """Return the vectors of each input's tokens, special ones included, before pooling."""
         self._require("embedding")
-        answer, info = self._ask(inputs, options, on_wait, per_token=True)
+        answer, info = self._request(inputs, options, on_wait, per_token=True)
         return self._several(answer, info, len(inputs))
 
     def terms(
         self, inputs: list[EmbedInput], options: TextOptions, on_wait: Callable[[], None]
     ) -> TokenRows:
-        """Make the terms of each input: [terms, 2], a token id and its weight."""
+        """Return the terms of each input: [terms, 2], a token id and its weight."""
         self._require("sparse")
-        answer, info = self._ask(inputs, options, on_wait, per_token=False)
+        answer, info = self._request(inputs, options, on_wait, per_token=False)
         return self._several(answer, info, len(inputs))
 
     @staticmethod
@@ -150,21 +153,21 @@ class Embeddings:
         on_wait: Callable[[], None],
         *,
         raw: bool,
-        kinds: tuple[EmbedderKind, ...] = ("reranker",),
+        allowed: tuple[EmbedderKind, ...] = ("reranker",),
     ) -> Rows:
-        """Make scores, as probabilities unless they are to be raw (as TEI has it)."""
-        self._require(*kinds)
+        """Score inputs: as probabilities, or logits if `raw`."""
+        self._require(*allowed)
         rows = self._rows(inputs, options, on_wait)
         return rows if raw else replace(rows, values=probabilities(rows.values))
 
     def _rows(
         self, inputs: list[EmbedInput], options: TextOptions, on_wait: Callable[[], None]
     ) -> Rows:
-        answer, info = self._ask(inputs, options, on_wait, per_token=False)
+        answer, info = self._request(inputs, options, on_wait, per_token=False)
         values = np.frombuffer(answer.rows, np.float32).reshape(-1, answer.width)
         return Rows(values, answer.num_tokens, info)
 
-    def _ask(
+    def _request(
         self,
         inputs: list[EmbedInput],
         options: TextOptions,
@@ -172,7 +175,7 @@ class Embeddings:
         *,
         per_token: bool,
     ) -> tuple[Embedded, EmbedderInfo]:
-        """Ask the embedder; also return what it is."""
+        """Send inputs to the embedder and wait; return its rows and its model."""
         embedder, info = self._ready()
         if len(inputs) > self._max_inputs:
             raise InvalidParameter(
@@ -192,12 +195,12 @@ class Embeddings:
             pending.close()
         return answer, info
 
-    def _require(self, *kinds: EmbedderKind) -> EmbedderInfo:
+    def _require(self, *allowed: EmbedderKind) -> EmbedderInfo:
         info = self.info
-        if info.kind not in kinds:
+        if info.kind not in allowed:
             raise NotFound(
                 f"the served {info.kind} model {info.model_id} does not answer this route, which "
-                f"needs a model of kind {' or '.join(kinds)}"
+                f"needs a model of kind {' or '.join(allowed)}"
             )
         return info
 
@@ -213,14 +216,14 @@ class Embeddings:
 
 
 def normalized(vectors: Floats) -> Floats:
-    """Give each row the length 1; a row of zeros stays."""
+    """Divide each row by its length; a row of zeros stays."""
     lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
     result: Floats = vectors / np.maximum(lengths, 1e-12)
     return result
 
 
 def probabilities(logits: Floats) -> Floats:
-    """Sigmoid of a single score, softmax over several labels."""
+    """Return the sigmoid of a single score, or the softmax over several labels."""
     exact: Any = logits.astype(np.float64)
     if logits.shape[1] == 1:
         exact = 1 / (1 + np.exp(-exact))
@@ -232,6 +235,6 @@ def probabilities(logits: Floats) -> Floats:
 
 
 def cosines(source: Floats, others: Floats) -> Floats:
-    """The cosine between one vector and each row of others."""
+    """Return the cosine between one vector and each row of others."""
     result: Floats = normalized(others) @ normalized(source[None])[0]
     return result

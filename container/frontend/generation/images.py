@@ -1,7 +1,6 @@
-"""The images of a request: where they come from, how many there may be, and into which prompt.
+"""Reads the images of a request: counts, fetches, decodes and preprocesses them.
 
-Links are fetched in the request's own greenlet, which waits like any other; decoding and what the
-model's processor does go to a thread.
+The request's greenlet fetches links; decoding and the model's processor run in a thread.
 """
 
 import os
@@ -30,7 +29,9 @@ class Images:
         self._loading = threading.Lock()
 
     def check(self, info: EngineInfo, sources: Sequence[ImageSource]) -> None:
-        """Check their number. Raises UnsupportedParameter for a model without images."""
+        """Check the number of images. Raises InvalidParameter, or UnsupportedParameter for a model
+        without images.
+        """
         if sources and not info.is_multimodal:
             field = sources[0].field
             raise UnsupportedParameter(
@@ -45,7 +46,7 @@ class Images:
             )
 
     def token(self, info: EngineInfo, tokenizer: Tokenizer) -> str:
-        """What stands for an image in a prompt."""
+        """Return the placeholder of an image in a prompt."""
         return self._load(info, tokenizer).image_token
 
     def read(
@@ -58,7 +59,7 @@ class Images:
         *,
         add_special_tokens: bool,
     ) -> ReadPrompt:
-        """Fetch, decode and preprocess. Raises what is wrong with an image or the prompt."""
+        """Fetch, decode and preprocess images. Raises the error of an image or of the prompt."""
         self.check(info, sources)
         files = [source.data() if source.is_data else self._fetch(source) for source in sources]
         reader = self._load(info, tokenizer)
@@ -83,7 +84,7 @@ class Images:
         return take_markdown(text, placeholder, field)
 
     def _load(self, info: EngineInfo, tokenizer: Tokenizer) -> ImageReader:
-        with self._loading:  # the first request loads, those beside it wait
+        with self._loading:  # the first request loads, concurrent ones wait
             if self._reader is None:
                 self._reader = self._offload(
                     ImageReader.from_folder, os.fspath(info.model_path), tokenizer

@@ -1,13 +1,14 @@
-"""What the settings allow a request to ask for."""
+"""The limits that the settings set for a request."""
 
 from dataclasses import dataclass
 
-from container.settings.settings import Settings
+from container.settings.engine import EngineSettings
+from container.settings.requests import RequestSettings
 
 
 @dataclass(frozen=True, slots=True)
 class RequestLimits:
-    """Most of each thing in one request, the watermark's strength, and whether grammars are on."""
+    """Upper limits of one request, the watermark's strength, and whether grammars are on."""
 
     max_concurrent_requests: int = 128
     max_prompts: int = 4
@@ -21,17 +22,17 @@ class RequestLimits:
     grammars: bool = True
 
     @classmethod
-    def from_settings(cls, settings: Settings) -> "RequestLimits":
-        """Pick them."""
+    def from_settings(cls, engine: EngineSettings, requests: RequestSettings) -> "RequestLimits":
+        """Pick the limits from two groups of settings."""
         return cls(
-            max_concurrent_requests=settings.engine.max_concurrent_requests,
-            max_prompts=settings.requests.max_client_batch_size,
-            max_embedding_inputs=settings.requests.max_embedding_inputs,
-            max_sequences=settings.engine.max_batch_size,
-            max_best_of=settings.requests.max_best_of,
-            max_stops=settings.requests.max_stop_sequences,
-            max_top_tokens=settings.requests.max_top_n_tokens,
-            watermark_gamma=settings.requests.watermark_gamma,
-            watermark_delta=settings.requests.watermark_delta,
-            grammars=not settings.requests.disable_grammar_support,
+            max_concurrent_requests=engine.max_concurrent_requests,
+            max_prompts=requests.max_client_batch_size,
+            max_embedding_inputs=requests.max_embedding_inputs,
+            max_sequences=engine.max_batch_size,
+            max_best_of=requests.max_best_of,
+            max_stops=requests.max_stop_sequences,
+            max_top_tokens=requests.max_top_n_tokens,
+            watermark_gamma=requests.watermark_gamma,
+            watermark_delta=requests.watermark_delta,
+            grammars=not requests.disable_grammar_support,
         )

@@ -1,7 +1,7 @@
-"""Offloading: slow work goes where it does not hold up the other requests of this process.
+"""Offloading: keeps slow work from blocking the other requests of this process.
 
-What takes long in one call goes to a thread, of the pool for its kind; a long loop goes on in
-pieces, between which the other requests have their turn.
+A slow call runs in a thread, of the pool for its kind. A long loop yields to other requests between
+its pieces.
 """
 
 import time
@@ -13,19 +13,19 @@ import gevent
 
 T = TypeVar("T")
 # The other requests wait for at most this long.
-PIECE_S = 0.01
+SLICE_S = 0.01
 
 
 class Offload(Protocol):
-    """Calls a function where it does not block the event loop, and waits for its result."""
+    """Calls a function without blocking the event loop, and waits for its result."""
 
     def __call__(self, function: Callable[..., T], *args: Any, **kwargs: Any) -> T:
-        """Return what the function returns, raise what it raises."""
+        """Return the function's result, or raise its exception."""
         ...
 
 
 def call(function: Callable[..., T], *args: Any, **kwargs: Any) -> T:
-    """Offload nothing: call it here."""
+    """Call the function here, without offloading."""
     return function(*args, **kwargs)
 
 
@@ -39,22 +39,22 @@ class Offloads:
     files: Offload = call
 
 
-class Turns:
-    """Gives the other requests a turn when a loop of this one has run for PIECE_S."""
+class TimeSlice:
+    """Yields to the other requests when a loop of this one has run for PIECE_S."""
 
     def __init__(self) -> None:
-        self._until = time.monotonic() + PIECE_S
+        self._until = time.monotonic() + SLICE_S
 
-    def give(self) -> None:
-        """Let the others run if it is time; call it in every round of the loop."""
+    def yield_if_over(self) -> None:
+        """Yield to the other requests if PIECE_S is over; call it in each iteration."""
         if time.monotonic() >= self._until:
             gevent.sleep(0)
-            self._until = time.monotonic() + PIECE_S
+            self._until = time.monotonic() + SLICE_S
 
 
 def in_pieces(items: Iterable[T]) -> Iterator[T]:
-    """Yield the items; between two of them the other requests may have a turn."""
-    turns = Turns()
+    """Yield the items; between two of them the other requests may run."""
+    time_slice = TimeSlice()
     for item in items:
-        turns.give()
+        time_slice.yield_if_over()
         yield item

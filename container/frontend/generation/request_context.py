@@ -45,8 +45,8 @@ class RequestContext:
 
     `adapter` is empty for the base model. `connection` is the client's, to notice that it has
     closed. `received_at` and `deadline_at` are monotonic seconds; the deadline follows from
-    `deadlines` once a view knows whether it answers with a stream. `is_batch`: a record of many.
-    `preparation` is its place until it is submitted.
+    `deadlines` once a view knows whether it answers with a stream. `is_batch`: a record of a batch
+    body. `preparation` counts the request until it is submitted.
     """
 
     adapter: str = ""
@@ -68,7 +68,7 @@ class RequestContext:
         return replace(self, deadline_at=self.received_at + seconds)
 
     def end_preparation(self) -> None:
-        """Note that the request has been submitted."""
+        """Stop counting the request here, since the engine's client counts it now."""
         if self.preparation is not None:
             self.preparation.end()
 
@@ -78,5 +78,5 @@ class RequestContext:
             raise deadline_exceeded()
 
     def for_record(self) -> "RequestContext":
-        """Copy it for one of many records, whose times are not those of the whole body."""
+        """Copy the context for one record of a batch body, with a new trace."""
         return replace(self, trace=RequestTrace(), is_batch=True)

@@ -16,16 +16,16 @@ from container.frontend.generation.completion import Completion, TextEvent
 from container.messages.engine import (
     EngineInfo,
     FinishReason,
-    PromptFacts,
+    PromptStats,
     SamplingParams,
     TokenEvent,
 )
 from container.text.tokenizer import Tokenizer
 
-# How long an answer may wait for its first token before it is begun without one: until then a
-# refusal by the engine can still have its own status code.
+# How long an answer waits for its first token before it begins without one: until then a refusal by
+# the engine can still have its own status code.
 FIRST_EVENT_S = 10.0
-NOTHING_KNOWN = PromptFacts(queue_s=0.0, cached_tokens=0)
+NOTHING_KNOWN = PromptStats(queue_s=0.0, cached_tokens=0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,11 +42,11 @@ class Times:
 
 @dataclass(slots=True)
 class RunningRequest:
-    """A submitted request: its completions, and when things happened to it (monotonic seconds).
+    """A submitted request: its completions and its times (monotonic seconds).
 
-    `info` is the model that answers it, `adapter` its LoRA adapter, or empty. Rendering reads the
-    former from here, since the engine may drain or exit before the answer is rendered. `gaps` are
-    the seconds between its events. At `deadline_at` it ends with the tokens that it has.
+    `info` describes the model that answers it, `adapter` is its LoRA adapter, or empty. Rendering
+    reads `info` from here, since the engine may drain or exit before the answer is rendered. `gaps`
+    are the seconds between its events. At `deadline_at` it ends with the tokens so far.
     """
 
     prompt_ids: list[int]
@@ -57,7 +57,7 @@ class RunningRequest:
     received_at: float
     submitted_at: float
     prompt_chars: int = 0
-    prompt: PromptFacts = NOTHING_KNOWN
+    prompt: PromptStats = NOTHING_KNOWN
     gaps: list[float] = field(default_factory=list)
     first_token_at: float | None = None
     last_token_at: float | None = None
@@ -67,7 +67,7 @@ class RunningRequest:
 
     @property
     def requests(self) -> "list[RunningRequest]":
-        """Itself: what it has in common with a group."""
+        """The request itself, as a group of one."""
         return [self]
 
     @property
@@ -87,7 +87,7 @@ class RunningRequest:
 
     @property
     def is_finished(self) -> bool:
-        """Whether every completion has ended and every event has been given."""
+        """Whether every completion has ended and every event has been read."""
         return not self._buffered and self.has_ended
 
     @property
@@ -118,16 +118,16 @@ class RunningRequest:
         )
 
     def wait_first_event(self) -> None:
-        """Wait a while for the first token. Raises what the engine answers instead of it."""
-        self._buffered.extend(_read(self, self.stream, FIRST_EVENT_S))
+        """Wait for the first token, at most FIRST_EVENT_S. Raises the engine's refusal."""
+        self._buffered.extend(read_events(self, self.stream, FIRST_EVENT_S))
 
     def next_event(self, timeout_s: float) -> TextEvent | None:
-        """Wait for the next event; None when the time is up. Raises what ended the request.
+        """Wait for the next event; None at the timeout.
 
-        Raises DeadlineExceeded at the deadline, if there is no token yet.
+        Raises the error that ended the request, or DeadlineExceeded if it has no token by then.
         """
         if not self._buffered:
-            self._buffered.extend(_read(self, self.stream, timeout_s))
+            self._buffered.extend(read_events(self, self.stream, timeout_s))
         return self._buffered.popleft() if self._buffered else None
 
     def cut(self) -> list[TextEvent]:
@@ -156,84 +156,8 @@ class RunningRequest:
         return event
 
     def close(self) -> None:
-        """Say that nobody reads on."""
+        """Abort the request unless it has ended."""
         self.stream.close()
-
-
-@dataclass(frozen=True, slots=True)
-class GroupEvent:
-    """An event of one of several requests."""
-
-    index: int
-    event: TextEvent
-
-
-@dataclass(slots=True)
-class RunningGroup:
-    """Several requests of one client, whose streams share an inbox; read as one."""
-
-    requests: list[RunningRequest]
-    _buffered: deque[GroupEvent] = field(default_factory=deque)
-
-    @property
-    def deadline_at(self) -> float:
-        """When it ends with the tokens that it has (monotonic seconds)."""
-        return min(request.deadline_at for request in self.requests)
-
-    @property
-    def is_cut(self) -> bool:
-        """Whether the deadline has ended one of the requests."""
-        return any(request.is_cut for request in self.requests)
-
-    @property
-    def is_finished(self) -> bool:
-        """Whether every request has ended and every event has been given."""
-        return not self._buffered and self.has_ended
-
-    @property
-    def has_ended(self) -> bool:
-        """Whether every request has ended."""
-        return all(request.has_ended for request in self.requests)
-
-    def wait_first_event(self) -> None:
-        """Wait a while until every request has a token. Raises what the engine answers instead."""
-        until = time.monotonic() + FIRST_EVENT_S
-        while any(request.first_token_at is None for request in self.requests):
-            events = _read(self, self.requests[0].stream, max(0.0, until - time.monotonic()))
-            self._buffered.extend(events)
-            if not events or self.is_cut:
-                return
-
-    def next_event(self, timeout_s: float) -> GroupEvent | None:
-        """Wait for the next event of any; None when the time is up. Raises what ended one.
-
-        Raises DeadlineExceeded at the deadline, if there is no token yet.
-        """
-        if not self._buffered:
-            self._buffered.extend(_read(self, self.requests[0].stream, timeout_s))
-        return self._buffered.popleft() if self._buffered else None
-
-    def cut(self) -> list[GroupEvent]:
-        """End every request that has not ended, at the deadline."""
-        return [
-            GroupEvent(index, event)
-            for index, request in enumerate(self.requests)
-            if not request.has_ended
-            for event in request.cut()
-        ]
-
-    def take(self, token: TokenEvent) -> GroupEvent | None:
-        """Turn a token into text; None for one that comes after a stop string."""
-        for index, request in enumerate(self.requests):
-            if request.stream.request_id == token.request_id:
-                event = request.take(token)
-                return None if event is None else GroupEvent(index, event)
-        return None
-
-    def close(self) -> None:
-        """Say that nobody reads on."""
-        for request in self.requests:
-            request.close()
 
 
 E = TypeVar("E", covariant=True)
@@ -241,35 +165,35 @@ T = TypeVar("T")
 
 
 class Running(Protocol[E]):
-    """What an answer waits for: a request, or a group of them."""
+    """The running work behind one answer: a request, or a group of them."""
 
     @property
     def requests(self) -> list[RunningRequest]:
-        """What runs in the engine."""
+        """The requests in the engine."""
         ...
 
     @property
     def is_finished(self) -> bool:
-        """Whether all has ended and every event has been given."""
+        """Whether every request has ended and every event has been read."""
         ...
 
     @property
     def has_ended(self) -> bool:
-        """Whether all has ended."""
+        """Whether every request has ended."""
         ...
 
     @property
     def is_cut(self) -> bool:
-        """Whether the deadline has ended a part of it."""
+        """Whether the deadline has ended one of its completions."""
         ...
 
     @property
     def deadline_at(self) -> float:
-        """When it ends with the tokens that it has (monotonic seconds)."""
+        """When it ends with the tokens so far (monotonic seconds)."""
         ...
 
     def next_event(self, timeout_s: float) -> E | None:
-        """Wait for the next event; None when the time is up. Raises what ended it."""
+        """Wait for the next event; None at the timeout. Raises the error that ended it."""
         ...
 
     def take(self, token: TokenEvent) -> E | None:
@@ -277,24 +201,24 @@ class Running(Protocol[E]):
         ...
 
     def cut(self) -> Sequence[E]:
-        """End what has not ended, at the deadline."""
+        """End every request that has not ended, at the deadline."""
         ...
 
     def close(self) -> None:
-        """Say that nobody reads on."""
+        """Abort every request that has not ended."""
         ...
 
 
-def _read(running: Running[T], stream: TokenStream, timeout_s: float) -> Sequence[T]:
-    """Wait for the next event of a stream; [] when the time is up.
+def read_events(running: Running[T], stream: TokenStream, timeout_s: float) -> Sequence[T]:
+    """Wait for the next event of a stream; [] at the timeout.
 
     At the deadline, return the events that end the answer, or raise DeadlineExceeded if there is
-    no token that could be one.
+    no token to answer with.
     """
     while True:
         remaining_s = max(0.0, running.deadline_at - time.monotonic())
         if remaining_s == 0.0:
-            running.close()  # what has come already can still be read
+            running.close()  # tokens that have arrived can still be read
         token = stream.next_event(min(timeout_s, remaining_s))
         if token is not None:
             event = running.take(token)

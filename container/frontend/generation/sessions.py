@@ -1,4 +1,4 @@
-"""Sticky sessions: files that say which are open, shared by the frontends."""
+"""Sticky sessions: a file for each open one, shared by the frontends."""
 
 import contextlib
 import logging
@@ -54,9 +54,9 @@ class Sessions:
             self._sweep(folder)
             write_atomically(self._path(session_id), str(until))
         except OSError as error:
-            log.error("sessions: %s cannot be written: %s", folder, error.strerror)
+            log.error("sessions: writing %s failed: %s; none opens", folder, error.strerror)
             raise Unavailable(
-                "no session can be opened: the server's disk does not take its file",
+                "no session can be opened: writing its file to the server's disk failed",
                 retry_after_s=30,
             ) from error
         return Session(self, session_id, until)

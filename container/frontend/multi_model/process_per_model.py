@@ -1,8 +1,8 @@
-"""The models of a multi-model endpoint: each is a whole server of its own on a private port.
+"""The models of a multi-model endpoint: each has a whole server process on a private port.
 
 So every model has its own engine or handler process, its own limits and its own crashes; this
-process only starts servers, passes requests on and ends them. Memory is checked before a model is
-loaded: the platform answers "no room" (507) by unloading another one and trying again.
+process only starts servers, forwards requests and ends servers. It checks the free memory before it
+loads a model: SageMaker answers status 507 by unloading another model and trying again.
 """
 
 import collections
@@ -29,20 +29,21 @@ from container.errors import (
     ServingError,
     Unavailable,
 )
+from container.ipc.health import is_healthy
 
 log = logging.getLogger(__name__)
 
 POLL_S = 0.1
 STOP_S = 35.0
-# Of the drain time, the end of each model's server and passing on its last answers take so much.
+# Seconds of the drain time in which each model's server exits and its last answers are forwarded.
 EXIT_S = 2
-# A model needs its weights, and for torch, buffers and a small cache about this much beside them.
+# Memory of a model besides its weights: torch, buffers and a small cache.
 OVERHEAD_BYTES = 700 * 2**20
 WEIGHTS = (".safetensors", ".bin", ".gguf", ".pt")
-KEPT_LINES = 30
-EXIT_WITHOUT_MEMORY = -signal.SIGKILL  # how a process ends that the kernel has to end
+MAX_LOG_LINES = 30
+EXIT_WITHOUT_MEMORY = -signal.SIGKILL  # the exit code when the kernel is out of memory
 DRAIN = "GRACEFUL_TERMINATION_TIMEOUT"
-# Of the platform's and our own variables, those that are not a model's.
+# Variables of this process that a model's server must not inherit.
 OWN = ("SAGEMAKER_MULTI_MODEL", "SAGEMAKER_BIND_TO_PORT", "HF_MODEL_ID", "MODEL_ID", "PORT", "HOST")
 
 FreeMemory = Callable[[], int]
@@ -60,16 +61,16 @@ class ModelServer:
     is_ready: bool = False
 
     def has_left(self) -> bool:
-        """Whether it died."""
+        """Whether the process has exited."""
         return self.process.poll() is not None
 
     def reason(self) -> str:
-        """The last error in its log."""
+        """Return the last error in its log."""
         for line in reversed(self.last_lines):
             record = _parsed(line)
             if record.get("level") == "error":
                 return str(record.get("message"))[:500]
-        return f"its server left with {self.process.returncode}"
+        return f"its server exited with code {self.process.returncode}"
 
 
 class Models:
@@ -83,7 +84,7 @@ class Models:
         load_timeout_s: float,
         drain_s: int,
     ) -> None:
-        """`drain_s` is for all models together: each must have drained a little before it ends."""
+        """`drain_s` limits the drain of all models together."""
         self._environ = {**environ, DRAIN: str(max(0, drain_s - EXIT_S))}
         self._is_draining = False
         self._free_memory = free_memory
@@ -96,7 +97,7 @@ class Models:
             raise Unavailable("the server is shutting down", retry_after_s=30)
 
     def listed(self) -> list[ModelServer]:
-        """The loaded models, in the order of their coming."""
+        """Return the loaded models, in loading order."""
         return [server for server in list(self._servers.values()) if self._is_alive(server)]
 
     def find(self, name: str) -> ModelServer:
@@ -127,12 +128,12 @@ class Models:
         except BaseException:
             self._end(server)
             raise
-        log.info("model %s is loaded from %s", name, url)
+        log.info("model %s: loaded from %s", name, url)
 
     def unload(self, name: str) -> None:
         """End a model's server and wait until its memory is free. Raises NotFound."""
         self._end(self.find(name))
-        log.info("model %s is unloaded", name)
+        log.info("model %s: unloaded", name)
 
     def drain(self, until: float) -> None:
         """Refuse new requests; let all servers finish theirs and exit until a (monotonic) time."""
@@ -150,13 +151,13 @@ class Models:
         if not server.has_left():
             return server.is_ready
         if server.is_ready and not self._is_draining:
-            log.error("model %s is gone: %s", server.name, server.reason())
+            log.error("model %s: its server exited: %s; not loaded", server.name, server.reason())
             self._servers.pop(server.name, None)
         return False
 
     def _wait(self, server: ModelServer) -> None:
         until = time.monotonic() + self._load_timeout_s
-        while not _is_healthy(server.port):
+        while not is_healthy(server.port):
             code = server.process.poll()
             if code is not None:
                 self.check_ready()
@@ -178,7 +179,7 @@ class Models:
 
 
 class ProxiedResponse:
-    """An answer of a model's server, passed on as it comes."""
+    """The response of a model's server, forwarded chunk by chunk."""
 
     def __init__(
         self, server: ModelServer, method: str, path: str, body: bytes, headers: dict[str, str]
@@ -196,13 +197,13 @@ class ProxiedResponse:
         self.headers = self._response.getheaders()
 
     def chunks(self) -> Iterator[bytes]:
-        """The body, in the pieces in which it comes."""
+        """Yield the body in the chunks in which it arrives."""
         with closing(self._connection):
             while chunk := self._response.read1(65_536):
                 yield chunk
 
     def close(self) -> None:
-        """Stop reading, so that the model's server learns that nobody waits."""
+        """Close the connection, so that the model's server aborts the request."""
         self._connection.close()
 
 
@@ -219,13 +220,13 @@ def _start(name: str, url: str, environ: Mapping[str, str]) -> ModelServer:
         [sys.executable, "-m", "container", "serve"], env=own, stderr=subprocess.PIPE, text=True,
         start_new_session=True,
     )  # fmt: skip
-    server = ModelServer(name, url, port, process, collections.deque(maxlen=KEPT_LINES))
+    server = ModelServer(name, url, port, process, collections.deque(maxlen=MAX_LOG_LINES))
     threading.Thread(target=_pass_log, args=(server,), daemon=True).start()
     return server
 
 
 def _pass_log(server: ModelServer) -> None:
-    """Write a model's log lines as ours, with its name."""
+    """Forward a model's log lines to this process's log, with its name."""
     assert server.process.stderr is not None
     for line in server.process.stderr:
         server.last_lines.append(line)
@@ -251,15 +252,6 @@ def _is_folder(path: Path) -> bool:
         return path.is_dir()
     except (OSError, ValueError):  # a name that no file can have
         return False
-
-
-def _is_healthy(port: int) -> bool:
-    with closing(http.client.HTTPConnection("127.0.0.1", port, timeout=5)) as connection:
-        try:
-            connection.request("GET", "/ping")
-            return connection.getresponse().status == 200
-        except (OSError, http.client.HTTPException):
-            return False
 
 
 def _free_port() -> int:

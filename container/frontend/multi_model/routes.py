@@ -27,7 +27,7 @@ class LoadRequest(Body):
 
 
 def blueprint(models: Models) -> Blueprint:
-    """Make the routes."""
+    """Return the routes."""
     routes = Blueprint("models", __name__)
 
     @routes.route("/ping", methods=["GET", "POST"])
@@ -95,5 +95,8 @@ def _page_start(token: str | None) -> int:
     if token is None:
         return 0
     if not token.isdecimal() or len(token) > 9:
-        raise InvalidParameter("`next_page_token` is not one of ours", field="next_page_token")
+        raise InvalidParameter(
+            "`next_page_token` must be the `nextPageToken` of an earlier answer",
+            field="next_page_token",
+        )
     return int(token)

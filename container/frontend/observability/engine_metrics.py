@@ -41,8 +41,8 @@ class EngineCollector:
             return
         yield from _gauges(status)
         yield from _counters(status.load)
-        kinds = {"prefill": status.load.steps.prefill, "decode": status.load.steps.decode}
-        yield from _steps(kinds)
+        totals_by_phase = {"prefill": status.load.steps.prefill, "decode": status.load.steps.decode}
+        yield from _steps(totals_by_phase)
         sizes = HistogramMetricFamily("tgi_batch_next_size", "Sequences in a step")
         _add(sizes, [], BATCH_SIZES, status.load.steps.batch_sizes)
         yield sizes
@@ -84,7 +84,7 @@ def _counters(load: EngineLoad) -> Iterable[Metric]:
         yield CounterMetricFamily(name, meaning, value=value)
 
 
-def _steps(kinds: dict[str, StepTotals]) -> Iterable[Metric]:
+def _steps(totals_by_phase: dict[str, StepTotals]) -> Iterable[Metric]:
     counts: dict[str, tuple[str, Callable[[StepTotals], int]]] = {
         "tgi_batch_inference_count": ("Steps ended, well or not", lambda step: step.begun),
         "tgi_batch_inference_success": ("Steps done", lambda step: step.done),
@@ -94,7 +94,7 @@ def _steps(kinds: dict[str, StepTotals]) -> Iterable[Metric]:
         # TGI's counters have no `_total`, which a counter here would get.
         metric = Metric(name, meaning, "unknown")
         metric.samples = [
-            Sample(name, {"method": kind}, read(step)) for kind, step in kinds.items()
+            Sample(name, {"method": kind}, read(step)) for kind, step in totals_by_phase.items()
         ]
         yield metric
     durations: dict[str, tuple[str, Callable[[StepTotals], Distribution]]] = {
@@ -103,7 +103,7 @@ def _steps(kinds: dict[str, StepTotals]) -> Iterable[Metric]:
     }
     for name, (meaning, read_seconds) in durations.items():
         histogram = HistogramMetricFamily(name, meaning, labels=["method"])
-        for kind, step in kinds.items():
+        for kind, step in totals_by_phase.items():
             _add(histogram, [kind], STEP_SECONDS, read_seconds(step))
         yield histogram
 

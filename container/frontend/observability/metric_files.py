@@ -14,20 +14,23 @@ from prometheus_client import values
 log = logging.getLogger(__name__)
 
 VARIABLE = "PROMETHEUS_MULTIPROC_DIR"
-KINDS = ("counter", "histogram")  # of the metrics here; the library names its files after them
+METRIC_TYPES = (
+    "counter",
+    "histogram",
+)  # of the metrics here; the library names its files after them
 RESERVED_BYTES = 1 << 18
 
 
 def reserve_metric_files() -> None:
     """Reserve the room for this process's files; without room, count in memory instead.
 
-    Call it before the first metric is made.
+    Call it before you create the first metric.
     """
     folder = os.environ.get(VARIABLE)
     if folder is None:
         return
     try:
-        for kind in KINDS:
+        for kind in METRIC_TYPES:
             _reserve(Path(folder) / f"{kind}_{os.getpid()}.db")
     except OSError as error:
         del os.environ[VARIABLE]

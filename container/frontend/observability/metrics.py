@@ -26,7 +26,7 @@ CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 # TGI's words for why a request failed; those without one there keep ours.
 FAILURES = {errors.TemplateFailed: "template", errors.GenerationFailed: "generation"}
 # The weight of the newest request in the mean duration of late.
-NEWEST_SHARE = 0.1
+SMOOTHING = 0.1
 TOKENS = tuple(float(2**power) for power in range(18))
 
 
@@ -122,7 +122,7 @@ class Metrics:
         self._successes.inc()
 
     def count_answer(self, status: int) -> None:
-        """A request is answered whole with a status that no exception of ours has chosen."""
+        """Count a whole answer whose status does not come from a ServingError."""
         if status < 400:
             self._successes.inc()
         else:
@@ -133,7 +133,7 @@ class Metrics:
         if running.is_cut:
             self._cut.inc()
         times = running.times
-        self._note_duration(times.total_s - times.queue_s)
+        self._update_mean_duration(times.total_s - times.queue_s)
         self._observe("tgi_request_duration", times.total_s)
         self._observe("tgi_request_validation_duration", times.validation_s)
         self._observe("tgi_request_queue_duration", times.queue_s)
@@ -155,12 +155,12 @@ class Metrics:
 
     def observe_duration(self, seconds: float) -> None:
         """Note how long an answer took that the engine had no part in."""
-        self._note_duration(seconds)
+        self._update_mean_duration(seconds)
         self._observe("tgi_request_duration", seconds)
 
-    def _note_duration(self, seconds: float) -> None:
+    def _update_mean_duration(self, seconds: float) -> None:
         mean_s = seconds if self.mean_duration_s is None else self.mean_duration_s
-        self.mean_duration_s = mean_s + NEWEST_SHARE * (seconds - mean_s)
+        self.mean_duration_s = mean_s + SMOOTHING * (seconds - mean_s)
 
     def render(self) -> bytes:
         """The exposition text of the whole server."""

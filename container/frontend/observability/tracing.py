@@ -23,7 +23,7 @@ class Tracer(Protocol):
     """Records the traces of an app."""
 
     def record(self, trace: RequestTrace, status: int) -> None:
-        """Take a request whose answer is over."""
+        """Record a request whose answer has ended."""
         ...
 
 
@@ -47,7 +47,7 @@ class OtlpTracer:
         self._propagator = TraceContextTextMapPropagator()
 
     def record(self, trace: RequestTrace, status: int) -> None:
-        """Make the spans of a request, as children of the caller's span if it sent one."""
+        """Build the spans of a request, as children of the caller's span if it sent one."""
         span = self._tracer.start_span(
             f"POST {trace.route}",
             context=self._propagator.extract(trace.headers),
@@ -67,7 +67,7 @@ class OtlpTracer:
 
 
 def traces_url(endpoint: str) -> str:
-    """Where traces go. TGI speaks OTLP over gRPC; collectors take HTTP on the port beside it."""
+    """Return the URL for traces. TGI uses OTLP over gRPC; collectors take HTTP on the next port."""
     parts = urlsplit(endpoint)
     host = parts.netloc
     if parts.port == GRPC_PORT:

@@ -47,7 +47,7 @@ def add_guards(app: Flask, metrics: Metrics, api_key: str | None) -> None:
             )
 
     @app.errorhandler(ClientDisconnected)
-    def client_gone(_: ClientDisconnected) -> Response:
+    def client_disconnected(_: ClientDisconnected) -> Response:
         return Response(status=CLIENT_DISCONNECTED_STATUS)
 
     @app.errorhandler(Exception)

@@ -1,10 +1,10 @@
-"""The connections of an HTTP process: how many there are, and which gives way to a new one.
+"""The connections of an HTTP process: how many there are, and which one a new one evicts.
 
     waiting (for a request) -> receiving (its body) <-> working -> waiting ...
 
-When all places are taken, a connection that waits gives way to a new one; if none does, one whose
-body is slow. It is one of the address that has the most, so that no address takes the places of
-another. A few more connections are accepted for requests about the server's health.
+At the limit, a new connection evicts one that waits for a request, or else one whose body is slow.
+The victim belongs to the address with the most connections, so that no address displaces another.
+A few more connections are accepted for requests about the server's health.
 """
 
 import contextlib
@@ -15,13 +15,13 @@ from dataclasses import dataclass, field
 from enum import Enum
 
 # Connections beyond the limit, for requests about health alone.
-HEALTH_PLACES = 32
-# A body that is being received for longer than this is slow.
+MAX_HEALTH_CONNECTIONS = 32
+# A body that takes longer than this to arrive is slow.
 SLOW_BODY_S = 5.0
 
 
 class Phase(Enum):
-    """What a connection does. The order is that in which they give way; working ones never do."""
+    """The state of a connection, in eviction order; working ones are never evicted."""
 
     WAITING = 0
     RECEIVING = 1
@@ -38,7 +38,7 @@ class Connection:
     socket: socket.socket
     address: str
     is_for_health: bool = False
-    has_given_way: bool = False
+    is_evicted: bool = False
     phase: Phase = Phase.WAITING
     since: float = field(default_factory=time.monotonic)
 
@@ -47,20 +47,20 @@ class Connection:
         self.phase = phase
         self.since = time.monotonic() if since is None else since
 
-    def may_give_way(self, now: float) -> bool:
+    def is_evictable(self, now: float) -> bool:
         """Whether closing it loses at most a request that comes too slowly."""
         is_slow = self.phase is Phase.RECEIVING and now - self.since > SLOW_BODY_S
         return self.phase is Phase.WAITING or is_slow
 
-    def give_way(self) -> None:
-        """Close it; whoever reads from it finds its end."""
-        self.has_given_way = True
+    def evict(self) -> None:
+        """Close the connection; its reader finds the end of the stream."""
+        self.is_evicted = True
         with contextlib.suppress(OSError):  # the client was faster
             self.socket.shutdown(socket.SHUT_RDWR)
 
 
 class ConnectionTable:
-    """Owns the connections of this process; at most `limit`, and HEALTH_PLACES for health."""
+    """Owns the connections of this process: `limit`, and MAX_HEALTH_CONNECTIONS for health."""
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
@@ -72,20 +72,20 @@ class ConnectionTable:
         return len(self._open) + len(self._for_health)
 
     def admit(self, client: socket.socket, address: str) -> Connection | None:
-        """Add a new connection, to which another may give way; None if it must be closed."""
+        """Add a new connection, which may evict another; None if it must be closed."""
         connection = Connection(client, address)
-        if len(self._open) < self._limit or self._make_room(address):
+        if len(self._open) < self._limit or self._evict_for(address):
             self._open.add(connection)
             self._num_by_address[address] += 1
             return connection
         connection.is_for_health = True
-        if len(self._for_health) >= HEALTH_PLACES and not self._make_room_for_health():
+        if len(self._for_health) >= MAX_HEALTH_CONNECTIONS and not self._evict_health():
             return None
         self._for_health.add(connection)
         return connection
 
     def remove(self, connection: Connection) -> None:
-        """Forget a connection; it may have given way before."""
+        """Remove a connection, which may have been evicted before."""
         self._for_health.discard(connection)
         if connection not in self._open:
             return
@@ -99,10 +99,10 @@ class ConnectionTable:
         for connection in [each for each in self._open if each.phase is Phase.WAITING]:
             self._close(connection)
 
-    def _make_room(self, address: str) -> bool:
-        """Have a connection give way to one from `address`; return whether one could."""
+    def _evict_for(self, address: str) -> bool:
+        """Evict a connection for one from `address`; return whether one could be evicted."""
         now = time.monotonic()
-        candidates = [each for each in self._open if each.may_give_way(now)]
+        candidates = [each for each in self._open if each.is_evictable(now)]
         if not candidates:
             return False
 
@@ -117,12 +117,12 @@ class ConnectionTable:
         self._close(victim)
         return True
 
-    def _make_room_for_health(self) -> bool:
+    def _evict_health(self) -> bool:
         waiting = [each for each in self._for_health if each.phase is Phase.WAITING]
         if waiting:
             self._close(min(waiting, key=lambda connection: connection.since))
         return bool(waiting)
 
     def _close(self, connection: Connection) -> None:
-        connection.give_way()
+        connection.evict()
         self.remove(connection)

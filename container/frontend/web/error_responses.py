@@ -162,24 +162,24 @@ ANTHROPIC = {
 }
 
 
-# TGI's clients go by the status where they do not know the type.
+# TGI's clients use the status if they do not know the type.
 ROUTING_TYPES = {404: "not_found", 405: "method_not_allowed"}
 
 
 def tgi_body(error: ServingError) -> Body:
-    """Make TGI's error object, as in a response or in an event of a stream."""
+    """Return TGI's error object, for a response or an event of a stream."""
     form = TGI[type(error)]
     return {"error": form.prefix + shorten(error.message), "error_type": form.error_type}
 
 
 def tei_body(error: ServingError) -> Body:
-    """Make TEI's error object."""
+    """Return TEI's error object."""
     form = TEI[type(error)]
     return {"error": form.prefix + shorten(error.message), "error_type": form.error_type}
 
 
 def openai_body(error: ServingError) -> Body:
-    """Make OpenAI's error object, as in a response or in an event of a stream."""
+    """Return OpenAI's error object, for a response or an event of a stream."""
     form = OPENAI[type(error)]
     inner = {
         "message": shorten(error.message),
@@ -192,7 +192,7 @@ def openai_body(error: ServingError) -> Body:
 
 
 def anthropic_body(error: ServingError) -> Body:
-    """Make Anthropic's error object, as in a response or in an event of a stream."""
+    """Return Anthropic's error object, for a response or an event of a stream."""
     inner = {"type": ANTHROPIC[type(error)].type, "message": shorten(error.message)}
     return {"type": "error", "error": inner}
 
@@ -213,7 +213,7 @@ def json_bytes(body: Body) -> bytes:
 
 @contextmanager
 def errors_in(dialect: Dialect) -> Iterator[None]:
-    """Have the errors of a block answered in a dialect; those of an inner block keep theirs."""
+    """Answer the errors of a block in a dialect; those of an inner block keep theirs."""
     try:
         yield
     except (ClientDisconnected, DialectError):
@@ -259,7 +259,7 @@ def to_client_error(error: Exception) -> ServingError:
         return error
     if isinstance(error, RequestEntityTooLarge):
         return payload_too_large(request.max_content_length)
-    log.error("unexpected error", exc_info=error)
+    log.error("frontend: unexpected error; the client gets status 500", exc_info=error)
     return InternalError("internal error; the cause is in the server's log")
 
 

@@ -91,15 +91,15 @@ def parse(model: type[B], value: dict[str, Any]) -> B:
 
 
 def _invalid(error: ValidationError) -> InvalidParameter:
-    problems = error.errors(include_url=False, include_context=False)
+    errors = error.errors(include_url=False, include_context=False)
     # Of the members of a union, the one that was understood furthest is the one that was meant.
-    first = max(problems, key=lambda problem: len(problem["loc"]))
+    first = max(errors, key=lambda problem: len(problem["loc"]))
     path = _path(first["loc"])
     message = first["msg"].removeprefix("Value error, ")
     value = first["input"]
     is_typed = first["type"].endswith("_type") and not isinstance(value, int | float)
     suffix = f", not {_json_type(value)}" if is_typed else ""
-    more = f" (and {len(problems) - 1} more problems)" if len(problems) > 1 else ""
+    more = f" (and {len(errors) - 1} more problems)" if len(errors) > 1 else ""
     return InvalidParameter(f"`{path}`: {message}{suffix}{more}", field=path)
 
 

@@ -4,7 +4,7 @@ import logging
 import select
 import socket
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, TypeVar
 
 import gevent.monkey
@@ -12,7 +12,7 @@ import msgspec
 from flask import Response
 
 from container.errors import ServingError
-from container.frontend.generation.offloading import Turns
+from container.frontend.generation.offloading import TimeSlice
 from container.frontend.generation.request_context import RequestContext
 from container.frontend.generation.running_request import Running
 from container.frontend.observability.metrics import Metrics
@@ -45,41 +45,41 @@ def json_response(body: object, *, headers: dict[str, str] | None = None) -> Res
 
 
 def written(part: object) -> msgspec.Raw:
-    """Write a part of a body at once; a large body is then written in pieces."""
+    """Encode a part of a body; encoding it part by part keeps each pause short."""
     return msgspec.Raw(msgspec.json.encode(part))
 
 
 def answer_headers(running: Running[object]) -> dict[str, str]:
-    """Return the headers of a whole answer: whether its deadline has cut it."""
+    """Return the headers of a whole answer, which mark one that its deadline has cut."""
     return {DEADLINE_HEADER: "true"} if running.is_cut else {}
 
 
 def deadline_mark(reason: FinishReason | None) -> dict[str, Any]:
-    """Return the field beside a finish reason that says that the deadline was the cause."""
+    """Return the field next to a finish reason that names the deadline as its cause."""
     return {"deadline_exceeded": True} if reason is FinishReason.DEADLINE else {}
 
 
 def sse(body: object) -> bytes:
-    """One server-sent event."""
+    """Encode a server-sent event."""
     return b"data: " + msgspec.json.encode(body) + b"\n\n"
 
 
 def sse_typed(body: dict[str, Any]) -> bytes:
-    """One server-sent event that has its type in a line of its own, too."""
+    """Encode a server-sent event with its type in an `event:` line, too."""
     kind: str = body["type"]
     return b"event: " + kind.encode() + b"\n" + sse(body)
 
 
 def collect(running: Running[object], metrics: Metrics, connection: socket.socket | None) -> None:
     """Wait for the last token. Raises the request's error, or ClientDisconnected."""
-    next_look = time.monotonic() + DISCONNECT_POLL_S
-    turns = Turns()
+    next_poll = time.monotonic() + DISCONNECT_POLL_S
+    time_slice = TimeSlice()
     try:
         while not running.is_finished:
             running.next_event(DISCONNECT_POLL_S)
-            turns.give()
-            if time.monotonic() > next_look:
-                next_look = time.monotonic() + DISCONNECT_POLL_S
+            time_slice.yield_if_over()
+            if time.monotonic() > next_poll:
+                next_poll = time.monotonic() + DISCONNECT_POLL_S
                 check_client(connection)
     finally:
         running.close()
@@ -89,7 +89,7 @@ def collect(running: Running[object], metrics: Metrics, connection: socket.socke
 
 def stream(
     running: Running[E],
-    render: Callable[[E], Iterator[object]],
+    render: Callable[[E], Iterable[object]],
     render_error: RenderError,
     metrics: Metrics,
     *,
@@ -97,45 +97,74 @@ def stream(
     write: Callable[[Any], bytes] = sse,
     headers: dict[str, str] | None = None,
 ) -> Response:
-    """Answer with the events that `render` makes of each token, then `end`.
+    """Answer with a stream of the events that `render` yields for each token, then `end`.
 
     An error after the first byte becomes one more event; the stream always ends with a newline.
     """
 
-    is_counted = False
-
     def chunks() -> Iterator[bytes]:
-        nonlocal is_counted
-        turns = Turns()
+        time_slice = TimeSlice()
+        while not running.is_finished:
+            time_slice.yield_if_over()
+            event = running.next_event(KEEP_ALIVE_S)
+            yield KEEP_ALIVE if event is None else b"".join(map(write, render(event)))
+        for request in running.requests:
+            metrics.observe(request)
+
+    def error_chunk(error: ServingError) -> bytes:
+        return write(render_error(error))
+
+    counted = CountedStream(chunks(), error_chunk, metrics, close=running.close, end=end)
+    return unbuffered(Response(counted, mimetype="text/event-stream", headers=headers))
+
+
+class CountedStream:
+    """The chunks of a response, then `end`; counts the outcome of its request once.
+
+    An error becomes a last chunk. werkzeug closes it with its response, also if the client has
+    disconnected before the first chunk.
+    """
+
+    def __init__(
+        self,
+        chunks: Iterator[bytes],
+        error_chunk: Callable[[ServingError], bytes],
+        metrics: Metrics,
+        *,
+        close: Callable[[], None],
+        end: bytes = b"",
+    ) -> None:
+        self._chunks = chunks
+        self._error_chunk = error_chunk
+        self._metrics = metrics
+        self._close = close
+        self._end = end
+        self._is_counted = False
+
+    def __iter__(self) -> Iterator[bytes]:
         try:
-            while not running.is_finished:
-                turns.give()
-                event = running.next_event(KEEP_ALIVE_S)
-                if event is None:
-                    yield KEEP_ALIVE
-                else:
-                    yield b"".join(map(write, render(event)))
-            is_counted = True
-            metrics.count_success()
-            for request in running.requests:
-                metrics.observe(request)
+            yield from self._chunks
+            self._is_counted = True
+            self._metrics.count_success()
         except Exception as error:
             client_error = error_responses.to_client_error(error)
-            is_counted = True
-            metrics.count_failure(client_error)
-            yield write(render_error(client_error))
-        yield end
+            self._is_counted = True
+            self._metrics.count_failure(client_error)
+            yield self._error_chunk(client_error)
+        yield self._end
 
-    def on_close() -> None:
-        # Also called for a client that left before the first chunk was asked for.
-        if not is_counted:
-            metrics.count_aborted()
-        running.close()
+    def close(self) -> None:
+        """Abort the work behind the stream unless it has ended."""
+        if not self._is_counted:
+            self._metrics.count_aborted()
+            self._is_counted = True
+        self._close()
 
-    response = Response(chunks(), mimetype="text/event-stream", headers=headers)
+
+def unbuffered(response: Response) -> Response:
+    """Keep proxies from caching or buffering a stream."""
     response.headers["Cache-Control"] = "no-cache"
     response.headers["X-Accel-Buffering"] = "no"
-    response.call_on_close(on_close)
     return response
 
 

@@ -1,7 +1,7 @@
-"""The Retry-After of refused requests: when a place is free at the server's pace, and spread.
+"""The Retry-After of refused requests: spread over the time that serving them takes.
 
-If all refused clients came back at once, most would be refused again. So the time of each is drawn
-from those at which the places for all of them become free.
+If all refused clients came back at once, most would be refused again. So each gets a random time
+before the one at which the server has had capacity for all.
 """
 
 import math
@@ -18,39 +18,39 @@ from container.frontend.observability.metrics import Metrics
 from container.frontend.web.error_responses import ErrorResponse
 from container.messages.engine import EngineLoad
 
-# Refusals of so many seconds are of clients that will come back.
+# Clients that were refused within this time are expected to come back.
 WINDOW_S = 10.0
 MAX_REFUSALS = 10_000
 LONGEST_S = 60
-# How long a request takes, while none has ended yet.
+# The assumed duration of a request before one has ended.
 UNKNOWN_S = 1.0
 
 
 class RetrySchedule:
-    """Spreads refused clients over the times at which places become free."""
+    """Spreads refused clients over the time that serving them takes."""
 
     def __init__(
         self,
         now: Callable[[], float] = time.monotonic,
-        draw: Callable[[], float] = random.random,
+        random_fraction: Callable[[], float] = random.random,
     ) -> None:
-        """`draw` returns a number from 0 to 1."""
+        """`random_fraction` returns a random number from 0 to 1."""
         self._now = now
-        self._draw = draw
+        self._random_fraction = random_fraction
         self._refused_at: deque[float] = deque(maxlen=MAX_REFUSALS)
 
     def refuse(self, num_running: int, mean_s: float | None) -> int:
-        """Note a refusal; return in how many seconds, at least 1, its client should come back.
+        """Record a refusal; return after how many seconds, at least 1, its client should retry.
 
-        `mean_s` is how long a request has taken of late.
+        `mean_s` is the recent mean duration of a request.
         """
         now = self._now()
         self._refused_at.append(now)
         while self._refused_at[0] < now - WINDOW_S:
             self._refused_at.popleft()
-        between_places_s = (UNKNOWN_S if mean_s is None else mean_s) / max(1, num_running)
-        place = self._draw() * len(self._refused_at)
-        return min(LONGEST_S, max(1, math.ceil(place * between_places_s)))
+        interval_s = (UNKNOWN_S if mean_s is None else mean_s) / max(1, num_running)
+        position = self._random_fraction() * len(self._refused_at)
+        return min(LONGEST_S, max(1, math.ceil(position * interval_s)))
 
 
 def add_retry_after(app: Flask, service: Service, metrics: Metrics) -> None:

@@ -35,10 +35,10 @@ def types_of(schema: Schema) -> frozenset[str]:
     names = schema.get("type")
     if names is not None:
         listed = [names] if isinstance(names, str) else names
-        allowed = frozenset(kind for name in listed for kind in _kinds(name))
+        allowed = frozenset(kind for name in listed for kind in _json_types(name))
     values = _values(schema)
     if values is not None:
-        allowed &= frozenset(kind for value in values for kind in _kinds_of_value(value))
+        allowed &= frozenset(kind for value in values for kind in _json_types_of_value(value))
     return allowed
 
 
@@ -111,11 +111,11 @@ def _is_same(first: Any, second: Any) -> bool:
     return isinstance(first, bool) == isinstance(second, bool) and bool(first == second)
 
 
-def _kinds(name: object) -> tuple[str, ...]:
+def _json_types(name: object) -> tuple[str, ...]:
     return ("integer", "fraction") if name == "number" else (str(name),)
 
 
-def _kinds_of_value(value: Any) -> tuple[str, ...]:
+def _json_types_of_value(value: Any) -> tuple[str, ...]:
     if value is None:
         return ("null",)
     if isinstance(value, bool):

@@ -61,8 +61,14 @@ def _is_null(key: str, value: object) -> bool:
 
 def _is_open(schema: Schema) -> bool:
     """Whether an object has declared properties and its schema is silent about others."""
-    says = {"additionalProperties", "patternProperties", "unevaluatedProperties", "allOf", "$ref"}
-    return bool(schema.get("properties")) and not says & schema.keys()
+    keywords = {
+        "additionalProperties",
+        "patternProperties",
+        "unevaluatedProperties",
+        "allOf",
+        "$ref",
+    }
+    return bool(schema.get("properties")) and not keywords & schema.keys()
 
 
 def _without_annotations(schema: Schema, is_known_format: Callable[[str], bool]) -> None:

@@ -75,7 +75,7 @@ def _text(pattern: str) -> str | None:
 
 
 def _diverging(text: str, *, is_whole: bool) -> str:
-    """Write what is not a text, if it `is_whole`; else what does not begin with it."""
+    """Write an expression for all texts but this one or, unless `is_whole`, its continuations."""
     result = r"[\s\S]+" if is_whole else ""
     for index in range(len(text) - 1, -1, -1):
         char = re.escape(text[index])

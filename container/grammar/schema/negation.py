@@ -10,7 +10,7 @@ from container.grammar.schema.disjoint import are_disjoint
 from container.grammar.schema.tree import Schema, target
 
 TYPES = ("null", "boolean", "number", "string", "array", "object")
-# What describes a schema and does not change what it accepts.
+# Keywords that describe a schema without changing the values that it accepts.
 _ANNOTATIONS = {"title", "description", "default", "examples", "$comment", "$schema", "$id"}
 # More alternatives than these multiply beyond any use.
 MAX_BRANCHES = 12
@@ -84,7 +84,7 @@ def _negated_keyword(key: str, value: Any, schema: Schema, root: Schema, depth: 
         case "const" | "enum":
             return _other_values([value] if key == "const" else value)
         case "required":
-            return _without_some(value)
+            return _not_required(value)
         case "properties":
             return _with_other_values(value, root, depth)
         case "allOf" | "anyOf":
@@ -101,7 +101,7 @@ def _beyond(key: str, value: float) -> Any:
     return {"type": kind, opposite: value + offset}
 
 
-def _without_some(names: list[str]) -> Any:
+def _not_required(names: list[str]) -> Any:
     """Negate `required`."""
     absent = [{"properties": {name: False}} for name in names]
     return {"type": "object", "anyOf": absent} if absent else False
@@ -208,8 +208,8 @@ def _options(branches: list[Any], root: Schema) -> list[Any] | None:
     for index, branch in enumerate(branches):
         others = [
             negation(other, root)
-            for place, other in enumerate(branches)
-            if place != index and not are_disjoint(branch, other, root)
+            for other_index, other in enumerate(branches)
+            if other_index != index and not are_disjoint(branch, other, root)
         ]
         if any(other is None for other in others):
             return None

@@ -27,10 +27,10 @@ def in_rust(pattern: str) -> str:
 
 
 def whole_text(pattern: str) -> str:
-    """Write an expression for all texts in which a pattern is found.
+    """Write an expression for all texts in which a pattern matches.
 
-    `^` and `$` belong to their alternative alone: `^a|b$` finds texts that begin with an a, and
-    texts that end with a b. `\\$` is a character.
+    `^` and `$` belong to their alternative alone: `^a|b$` matches in texts that begin with an a,
+    and in texts that end with a b. `\\$` is a character.
     """
     return "|".join(map(_whole_alternative, _alternatives(in_rust(pattern))))
 

@@ -1,12 +1,12 @@
-"""Finds what keeps a JSON Schema from having any value; pure Python."""
+"""Finds the part of a JSON Schema for which no value is valid; pure Python."""
 
 from typing import Any
 
 from container.grammar.schema.tree import Schema, target
 
 
-def impossible_place(schema: Schema) -> str | None:
-    """Return the JSON pointer of what keeps a schema from having any finite value, or None.
+def find_unsatisfiable(schema: Schema) -> str | None:
+    """Return the JSON pointer of a part without which a schema has no finite value, or None.
 
     An object that must contain itself has none; nor has an empty `enum`.
     """
@@ -27,10 +27,10 @@ class _Search:
             return None
         if id(schema) in visiting:
             return where
-        place = self._find(schema, where, visiting | {id(schema)})
-        if place is None:
+        pointer = self._find(schema, where, visiting | {id(schema)})
+        if pointer is None:
             self._has_value.add(id(schema))
-        return place
+        return pointer
 
     def _find(self, schema: Schema, where: str, visiting: frozenset[int]) -> str | None:
         if schema.get("enum") == []:
@@ -40,18 +40,18 @@ class _Search:
             return where
         parts = schema.get("allOf")
         for index, part in enumerate(parts if isinstance(parts, list) else []):
-            place = self.find(part, f"{where}/allOf/{index}", visiting)
-            if place is not None:
-                return place
+            pointer = self.find(part, f"{where}/allOf/{index}", visiting)
+            if pointer is not None:
+                return pointer
         for key in ("anyOf", "oneOf"):
             options = schema.get(key)
             if isinstance(options, list) and options:
-                places = [
+                pointers = [
                     self.find(option, f"{where}/{key}/{index}", visiting)
                     for index, option in enumerate(options)
                 ]
-                if None not in places:
-                    return places[0]
+                if None not in pointers:
+                    return pointers[0]
         if schema.get("type") == "object":
             return self._find_in_object(schema, where, visiting)
         has_items = schema.get("type") == "array" and (schema.get("minItems") or 0) > 0
@@ -65,7 +65,7 @@ class _Search:
             return None
         for name in required:
             child = properties.get(name, True)
-            place = self.find(child, f"{where}/properties/{name}", visiting)
-            if place is not None:
-                return place
+            pointer = self.find(child, f"{where}/properties/{name}", visiting)
+            if pointer is not None:
+                return pointer
         return None

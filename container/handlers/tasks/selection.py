@@ -1,7 +1,7 @@
 """Selects the task of a model that does not only generate text: by HF_TASK, else by config.json.
 
 Names are those of transformers' pipelines and of the Hugging Face inference toolkit. Embeddings and
-rerank are not here: the embedder serves them (container.settings.settings.EMBEDDING_TASKS).
+rerank are not here: the embedder serves them (container.settings.model.EMBEDDING_TASKS).
 """
 
 import difflib
@@ -13,9 +13,8 @@ from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
 from container.errors import ConfigError
-from container.settings.model import ModelSettings
+from container.settings.model import EMBEDDING_TASKS, ModelSettings
 from container.settings.process_env import SAGEMAKER_MODEL_DIR, model_root
-from container.settings.settings import EMBEDDING_TASKS
 
 # Pipelines of transformers 5.
 PIPELINES = frozenset({

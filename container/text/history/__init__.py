@@ -1,1 +1,1 @@
-"""Earlier messages: fitted into what a chat template renders, so that nothing of them is lost."""
+"""Earlier messages, rewritten so that a chat template renders all of them."""

@@ -26,7 +26,7 @@ def as_text(arguments: Any) -> str:
 
 
 def as_object(arguments: Any) -> dict[str, Any]:
-    """Return arguments as an object; cut JSON is closed, other text gets a key of its own."""
+    """Return arguments as an object: closes JSON that was cut, and puts other text under a key."""
     if isinstance(arguments, dict):
         return arguments
     text = str(arguments).strip()

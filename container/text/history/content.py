@@ -14,7 +14,7 @@ def parts_of(content: Content) -> list[dict[str, Any]]:
 
 
 def is_empty(message: Message) -> bool:
-    """Whether a message says nothing: blanks at most, no image, no call."""
+    """Whether a message is empty: blanks at most, no image, no call."""
     if message.get("tool_calls"):
         return False
     parts = parts_of(message["content"])
@@ -29,7 +29,7 @@ def around(before: str, content: Content, after: str = "") -> Content:
     return [*texts[0], *content, *texts[1]]
 
 
-def joined(contents: Iterable[Content]) -> Content:
+def concatenated(contents: Iterable[Content]) -> Content:
     """Return several contents as one; empty ones leave no blanks."""
     filled = [content for content in contents if content != ""]
     texts = [content for content in filled if isinstance(content, str)]

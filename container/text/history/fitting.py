@@ -16,7 +16,7 @@ from container.text.history.remedies import (
     as_json,
     calls_as_text,
     developer_as_system,
-    one_turn,
+    one_message,
     results_as_user,
     with_calls_as,
 )
@@ -87,7 +87,7 @@ class HistoryFitter:
         return self._first
 
     def _knows_developer(self) -> bool:
-        """Whether the template renders developer messages, and not as it does any role's name."""
+        """Whether the template renders developer messages other than by printing any role."""
         texts = []
         for role in ("developer", "zqrole"):
             messages = [{"role": role, "content": "zqdev"}, {"role": "user", "content": "zquser"}]
@@ -98,7 +98,7 @@ class HistoryFitter:
         return "zqdev" in texts[0] and texts[0] != texts[1]
 
     def _choose(self, shape: Shape) -> Sequence[Remedy]:
-        """Find remedies with which nothing is lost; none, if no rendering can tell."""
+        """Find remedies with which nothing is lost; none, if no rendering can show it."""
         sentinels = sentinels_of(shape)
         chosen: list[Remedy] = []
         deadline = time.monotonic() + MAX_PROBING_S
@@ -110,11 +110,11 @@ class HistoryFitter:
             if apply(candidate, sentinels.messages) == apply(chosen, sentinels.messages):
                 continue
             # To write calls anew is not worth it for their names alone.
-            is_rewriting = remedy in (self._calls_as_text, one_turn)
+            is_rewriting = remedy in (self._calls_as_text, one_message)
             if lost and is_rewriting and all(sentinel.is_name for sentinel in lost):
                 continue
             new = self._lost(sentinels, candidate, shape)
-            # A refusal does not say what it is about: go on with everything tried so far.
+            # A refusal does not name its reason: continue with all remedies tried so far.
             if lost is None or (new is not None and len(new) < len(lost)):
                 chosen, lost = candidate, new
         if lost is None:
@@ -151,7 +151,7 @@ class HistoryFitter:
             return None
 
     def _rewrites_texts(self) -> bool:
-        """Whether sentinels tell nothing: every text is rendered, but as another one."""
+        """Whether sentinels are no use, since the template renders every text as another."""
         texts = {self._render([{"role": "user", "content": text}], ()) for text in ("zqa", "zqb")}
         return len(texts) == 2 and not any("zq" in text for text in texts)
 

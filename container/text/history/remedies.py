@@ -14,7 +14,7 @@ from collections.abc import Callable
 from typing import Any
 
 from container.text.history.arguments import as_object, as_text
-from container.text.history.content import Message, around, is_empty, joined
+from container.text.history.content import Message, around, concatenated, is_empty
 
 Messages = list[Message]
 Remedy = Callable[[Messages], Messages]
@@ -57,7 +57,7 @@ def developer_in_system(messages: Messages) -> Messages:
 
 
 def system_in_user(messages: Messages) -> Messages:
-    """Write system messages as the user's, before what the user says next."""
+    """Write system messages into the user's next message."""
     written: Messages = []
     pending: Messages = []
     for message in [*messages, {"role": "end", "content": ""}]:
@@ -74,12 +74,12 @@ def system_in_user(messages: Messages) -> Messages:
 
 
 def short_ids(messages: Messages) -> Messages:
-    """Give calls ids of nine letters and digits; those that have such ids keep them."""
+    """Replace ids of calls by nine letters and digits, except those that have this form."""
     return _with_ids(messages, lambda call, _: _short(call["id"]))
 
 
 def function_ids(messages: Messages) -> Messages:
-    """Give calls Kimi's ids, which hold the function's name: its template writes ids only."""
+    """Replace ids of calls by Kimi's, with the function's name: its template writes ids only."""
     return _with_ids(messages, lambda call, index: f"functions.{call['function']['name']}:{index}")
 
 
@@ -98,13 +98,13 @@ def text_before_calls(messages: Messages) -> Messages:
     return _split_text(messages, between=[])
 
 
-def text_before_calls_with_turn(messages: Messages) -> Messages:
+def text_before_calls_with_user(messages: Messages) -> Messages:
     """Write text and calls as two messages with an empty turn of the user between them."""
     return _split_text(messages, between=[{"role": "user", "content": ""}])
 
 
 def one_call_per_message(messages: Messages) -> Messages:
-    """Write each call as a message of its own, followed by its result."""
+    """Write each call as a separate message, followed by its result."""
     written: Messages = []
     calling: Message = {}  # the message with several calls whose results are collected
     results: Messages = []
@@ -123,7 +123,7 @@ def one_call_per_message(messages: Messages) -> Messages:
 
 
 def with_calls_as(write: Write) -> Remedy:
-    """Make the remedy that appends calls to the message's text, for templates that know none."""
+    """Return the remedy that appends calls to the message's text, for templates without calls."""
 
     def calls_as_text(messages: Messages) -> Messages:
         written: Messages = []
@@ -131,7 +131,7 @@ def with_calls_as(write: Write) -> Remedy:
             calls = message.get("tool_calls")
             if calls:
                 message = {key: value for key, value in message.items() if key != "tool_calls"}
-                message["content"] = joined([message["content"], write(calls)])
+                message["content"] = concatenated([message["content"], write(calls)])
             written.append(message)
         return written
 
@@ -157,18 +157,18 @@ def results_as_user(messages: Messages) -> Messages:
 
 
 def without_empty(messages: Messages) -> Messages:
-    """Leave out the assistant's earlier messages that say nothing: answers cut at once."""
+    """Leave out earlier messages of the assistant that are empty, such as answers cut at once."""
     *earlier, last = messages
-    said = [other for other in earlier if other["role"] != "assistant" or not is_empty(other)]
-    return [*said, last]
+    non_empty = [other for other in earlier if other["role"] != "assistant" or not is_empty(other)]
+    return [*non_empty, last]
 
 
 def merged_turns(messages: Messages) -> Messages:
-    """Join messages of one role that follow each other; calls stay in messages of their own."""
+    """Join consecutive messages of one role, except those with calls."""
     merged: Messages = []
-    for (_, may_join), group in itertools.groupby(messages, _turn):
-        turn = list(group)
-        merged += _as_one(turn) if may_join else turn
+    for (_, may_join), group in itertools.groupby(messages, _merge_key):
+        messages_of_role = list(group)
+        merged += _as_one(messages_of_role) if may_join else messages_of_role
     return merged
 
 
@@ -183,7 +183,7 @@ def user_first(messages: Messages) -> Messages:
     return [*messages[:num_system], {"role": "user", "content": ""}, *rest]
 
 
-def one_turn(messages: Messages) -> Messages:
+def one_message(messages: Messages) -> Messages:
     """Write everything as one message of the user, except the answer that is to be continued."""
     *earlier, last = calls_as_text(messages)
     open_answer = [last] if last["role"] == "assistant" else []
@@ -192,7 +192,7 @@ def one_turn(messages: Messages) -> Messages:
         around(f"{message['role']}: " if len(earlier) > 1 else "", message["content"])
         for message in earlier
     ]
-    return [{"role": "user", "content": joined(contents)}, *open_answer]
+    return [{"role": "user", "content": concatenated(contents)}, *open_answer]
 
 
 REMEDIES: tuple[Remedy, ...] = (
@@ -205,7 +205,7 @@ REMEDIES: tuple[Remedy, ...] = (
     arguments_as_text,
     arguments_as_objects,
     text_before_calls,
-    text_before_calls_with_turn,
+    text_before_calls_with_user,
     one_call_per_message,
     results_as_user,
     calls_as_text,
@@ -213,7 +213,7 @@ REMEDIES: tuple[Remedy, ...] = (
     without_empty,
     merged_turns,
     user_first,
-    one_turn,
+    one_message,
 )
 
 
@@ -221,16 +221,16 @@ def _as_one(messages: Messages) -> Messages:
     """Return messages as one, or none."""
     if len(messages) < 2:
         return messages
-    return [messages[0] | {"content": joined(message["content"] for message in messages)}]
+    return [messages[0] | {"content": concatenated(message["content"] for message in messages)}]
 
 
-def _turn(message: Message) -> tuple[str, bool]:
+def _merge_key(message: Message) -> tuple[str, bool]:
     """Return the role, and whether messages of it may be joined: those without calls."""
     return message["role"], message["role"] != "tool" and not message.get("tool_calls")
 
 
 def _one_by_one(calling: Message, results: Messages) -> Messages:
-    """Write the calls of one message as messages of their own, each with its first result."""
+    """Write the calls of one message as separate messages, each with its first result."""
     first_results = {result["tool_call_id"]: result for result in reversed(results)}
     rest = [result for result in results if first_results[result["tool_call_id"]] is not result]
     written: Messages = []

@@ -36,7 +36,7 @@ TOOL: dict[str, Any] = {
 
 @dataclass(frozen=True, slots=True)
 class MessageShape:
-    """What a template can see of a message besides its texts.
+    """The properties of a message that a template can see, besides its texts.
 
     `parts` has the types of its contents, none for an empty message; `calls` whether the arguments
     of each call are an object, empty, or text. `is_answer`: a result whose call is known.
@@ -51,7 +51,7 @@ class MessageShape:
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """What a template can see of a conversation besides its texts."""
+    """The properties of a conversation that a template can see, besides its texts."""
 
     messages: tuple[MessageShape, ...]
     has_tools: bool

@@ -16,8 +16,8 @@ class ChatTemplate:
     def __init__(self, inner: PreTrainedTokenizerBase) -> None:
         self._inner = inner
         self._renderer = TemplateRenderer()
-        own, usual = type(inner).apply_chat_template, PreTrainedTokenizerBase.apply_chat_template
-        self._has_own_code = own is not usual
+        own, default = type(inner).apply_chat_template, PreTrainedTokenizerBase.apply_chat_template
+        self._has_own_code = own is not default
 
     def start(self) -> None:
         """Start a process, so that the first rendering does not wait as long for it."""

@@ -30,7 +30,7 @@ def send(connection: socket.socket, message: dict[str, Any]) -> None:
 
 
 def receive(connection: socket.socket) -> dict[str, Any] | None:
-    """Wait for a message; None once the other side has gone. Raises OSError."""
+    """Wait for a message; None once the other side has closed. Raises OSError."""
     head = _receive(connection, LENGTH.size)
     data = None if head is None else _receive(connection, LENGTH.unpack(head)[0])
     if data is None:
@@ -50,13 +50,13 @@ def _receive(connection: socket.socket, num_bytes: int) -> bytes | None:
 
 
 def serve(connection: socket.socket) -> None:
-    """Answer requests until the other side has gone."""
+    """Answer requests until the other side closes."""
     sys.modules["torch"] = None  # type: ignore[assignment]  # not needed, and slow to import
     from transformers.utils.chat_template_utils import render_jinja_template
 
     _limit_memory()
     while (request := receive(connection)) is not None:
-        # At its end the signal kills this process, whatever it is doing.
+        # At its end the signal kills this process, even within native code.
         signal.setitimer(signal.ITIMER_PROF, CPU_S)
         answer = _answer(render_jinja_template, request)
         signal.setitimer(signal.ITIMER_PROF, 0)

@@ -1,4 +1,4 @@
-"""Renders chat templates in processes of their own (container.text.templates.process)."""
+"""Renders chat templates in separate processes (container.text.templates.process)."""
 
 import contextlib
 import signal
@@ -53,18 +53,18 @@ class TemplateRenderer:
         """
         with self._slots:
             try:
-                answer = self._ask(request)
-            except _Killed:  # by somebody else, or for memory that others took
-                answer = self._ask(request)
+                answer = self._call(request)
+            except _Killed:  # by another process, or for memory that others took
+                answer = self._call(request)
         if "text" not in answer:
             raise RenderError(answer["error"], is_type=answer["is_type"])
         text: str = answer["text"]
         return text
 
-    def _ask(self, request: dict[str, Any]) -> dict[str, Any]:
+    def _call(self, request: dict[str, Any]) -> dict[str, Any]:
         process = self._take_idle() or _Process()
         try:
-            answer = process.ask(request)
+            answer = process.call(request)
         except BaseException:  # such as the end of the greenlet that waits
             process.kill()
             raise
@@ -103,7 +103,7 @@ class _Process:
                 stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
             )  # fmt: skip
 
-    def ask(self, request: dict[str, Any]) -> dict[str, Any]:
+    def call(self, request: dict[str, Any]) -> dict[str, Any]:
         """Send a request and wait for its answer. Raises RenderError."""
         try:
             send(self._connection, request)
@@ -113,7 +113,7 @@ class _Process:
         except OSError:
             answer = None
         if answer is None:
-            raise self._cause_of_death()
+            raise self._exit_cause()
         return answer
 
     @property
@@ -129,11 +129,11 @@ class _Process:
         self._process.kill()
         self._process.wait()
 
-    def _cause_of_death(self) -> RenderError:
+    def _exit_cause(self) -> RenderError:
         code = None
         with contextlib.suppress(subprocess.TimeoutExpired):
             code = self._process.wait(1)
         if code == -signal.SIGPROF:
             return RenderError(f"it took longer than {CPU_S:.0f} s of processor time")
         kind = _Killed if code == -signal.SIGKILL else RenderError
-        return kind("it ended the process that rendered it, for memory perhaps")
+        return kind("the process that rendered it died, perhaps at its memory limit")

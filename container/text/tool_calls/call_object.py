@@ -77,7 +77,7 @@ class CallObject:
         return self._accept(member) and self._begin_value(_text(member[1]))
 
     def _accept(self, match: "regex.Match[str] | None") -> bool:
-        """Take a match off the text; the text is broken if there is none."""
+        """Consume a match at the start of the text; without one the text is malformed."""
         self.is_broken = match is None
         if match is None or match.partial:
             return False

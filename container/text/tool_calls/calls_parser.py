@@ -61,7 +61,7 @@ class CallsParser:
             if self._form.arguments is not ArgumentStyle.JSON:
                 schema = self._schemas.get(self._name, {})
                 self.rest = cut_to_json(self._form, self.rest, schema)
-            self._tell(DeltaKind.ARGUMENTS, self.rest)
+            self._emit(DeltaKind.ARGUMENTS, self.rest)
             self.rest = ""
         elif not self._is_certain:
             self._finish_opening()
@@ -102,7 +102,7 @@ class CallsParser:
         self._consumed = ""
         self._name = name
         self._index += 1
-        self._tell(DeltaKind.CALL, name)
+        self._emit(DeltaKind.CALL, name)
         self._scanner = BracketScanner()
         self._end = end_finder(self._form)
         self._step = self._arguments
@@ -120,7 +120,7 @@ class CallsParser:
             if not self._start_call(call.name):
                 return False
             self._step = self._call_object
-        self._tell(DeltaKind.ARGUMENTS, call.take())
+        self._emit(DeltaKind.ARGUMENTS, call.take())
         if call.is_broken:
             self.rest = call.rest if self._name_known else ""
             return self._reject()
@@ -138,7 +138,7 @@ class CallsParser:
         if end is None:
             return False
         schema = self._schemas.get(self._name, {})
-        self._tell(DeltaKind.ARGUMENTS, to_json(self._form, self.rest[:end], schema))
+        self._emit(DeltaKind.ARGUMENTS, to_json(self._form, self.rest[:end], schema))
         self.rest = self.rest[end:]
         self._step = self._after_call
         return True
@@ -147,11 +147,11 @@ class CallsParser:
         if not self._scanner.has_begun:
             self.rest = self.rest.lstrip()
             if self.rest and self.rest[0] != "{":
-                self._tell(DeltaKind.ARGUMENTS, "{}")
+                self._emit(DeltaKind.ARGUMENTS, "{}")
                 self._step = self._after_call
                 return True
         length = self._scanner.scan(self.rest)
-        self._tell(DeltaKind.ARGUMENTS, self.rest[:length])
+        self._emit(DeltaKind.ARGUMENTS, self.rest[:length])
         self.rest = self.rest[length:]
         if self._scanner.is_closed:
             self._step = self._after_call
@@ -185,13 +185,13 @@ class CallsParser:
         self.rest = self.rest[length:]
 
     def _reject(self) -> bool:
-        """Give back the text that no call can begin with; after a call it is the end."""
+        """Return the text that no call can begin with; after a call it is the end."""
         self.is_over, self.is_rejected = self._is_certain, not self._is_certain
         self.rest = self._consumed + self.rest
         self._consumed = ""
         return False
 
-    def _tell(self, kind: DeltaKind, text: str) -> None:
+    def _emit(self, kind: DeltaKind, text: str) -> None:
         if text:
             self._deltas.append(Delta(kind, text, self._index))
 
@@ -230,7 +230,7 @@ def _begin_of(form: ToolFormat, opening: str) -> str:
 
 
 def _after_name(form: ToolFormat) -> str:
-    """Write a regex for the end of a name; without a mark of its own, the next mark ends it."""
+    """Write a regex for the end of a name: its own mark, or else the next mark."""
     if form.name_end.strip():
         return flexible(form.name_end.strip())
     if form.arguments is not ArgumentStyle.XML:

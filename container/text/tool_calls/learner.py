@@ -58,7 +58,7 @@ def learn(render: Render) -> ToolFormat | None:
 def writes_calls(render: Render) -> bool:
     """Whether a template writes the calls of earlier messages at all."""
     return any(
-        Probes(render, as_text=as_text).turn([(NAMES[0], {})]) is not None
+        Probes(render, as_text=as_text).assistant_message([(NAMES[0], {})]) is not None
         for as_text in (False, True)
     )
 
@@ -77,19 +77,18 @@ class _Learner:
                 return form
         return None
 
-    # Rendering
-
     # The texts around calls
 
     def _opening(self, calls: list[Call]) -> str:
         """Return the text before the first name, from the start of the calls on."""
         first = calls[0][0]
-        beside, alone = self._probes.turn(calls, CONTENT) or "", self._probes.turn(calls) or ""
+        with_content = self._probes.assistant_message(calls, CONTENT) or ""
+        without_content = self._probes.assistant_message(calls) or ""
         openings = []
-        if CONTENT in beside[: beside.find(first)]:
-            opening = between(beside, CONTENT, first)
+        if CONTENT in with_content[: with_content.find(first)]:
+            opening = between(with_content, CONTENT, first)
             openings.append(opening[len(common_start(opening, self._probes.after_content())) :])
-        before = alone[: alone.find(first)]
+        before = without_content[: without_content.find(first)]
         openings.append(before[len(common_start(before, self._probes.opened())) :])
         return min((text for text in openings if text.strip()), key=len, default="")
 
@@ -108,7 +107,7 @@ class _Learner:
     def _pairs(self) -> ToolFormat | None:
         """Learn a format whose arguments are pairs of names and values."""
         probe = {"probe_key": "probevalue", "probe_second": "othervalue"}
-        text = self._probes.turn([(NAMES[0], probe)])
+        text = self._probes.assistant_message([(NAMES[0], probe)])
         texts = _texts_around(
             text or "", [NAMES[0], *(part for pair in probe.items() for part in pair)]
         )
@@ -149,7 +148,7 @@ class _Learner:
     def _key_end(self, json_type: str, default: str) -> str:
         """Return the text between a key and a value of a type, if it differs from a string's."""
         value, signs = _VALUES[json_type]
-        text = self._probes.turn([(NAMES[0], {"probe_key": value})]) or ""
+        text = self._probes.assistant_message([(NAMES[0], {"probe_key": value})]) or ""
         after = text[text.find("probe_key") + len("probe_key") :]
         if not text or after.startswith(default):
             return default
@@ -161,7 +160,7 @@ class _Learner:
         """Learn the texts around two calls, or around one where the template takes no more."""
         several = list(zip(NAMES, ARGUMENTS, strict=True))
         for calls in (several, several[:1]):
-            text = self._probes.turn(calls)
+            text = self._probes.assistant_message(calls)
             spans = find_spans(text, calls, span_of) if text else []
             if text and len(spans) == len(calls):
                 return replace(self._around(text, spans, calls), **style)

@@ -1,6 +1,6 @@
 """Renders probe conversations with a chat template, to learn how it writes.
 
-The probes' texts appear in no template, so they are found again in the rendered text.
+The probes' texts appear in no template, so they mark the positions in the rendered text.
 """
 
 import json
@@ -39,15 +39,15 @@ _TOOLS = [
 
 
 class Probes:
-    """Renders turns of an assistant with one template; texts start after the user's text."""
+    """Renders assistant messages with one template; texts start after the user's text."""
 
     def __init__(self, render: Render, *, as_text: bool = False) -> None:
         """`as_text`: arguments are passed as JSON text, not as an object."""
         self._render = render
         self._as_text = as_text
 
-    def turn(self, calls: list[Call], content: str = "") -> str | None:
-        """Render the assistant's turn; None if the template refuses it or omits the calls."""
+    def assistant_message(self, calls: list[Call], content: str = "") -> str | None:
+        """Render an assistant message; None if the template refuses it or omits the calls."""
         written = [
             {
                 "id": IDS[index],
@@ -83,7 +83,7 @@ class Probes:
 
     def after_content(self) -> str:
         """Return the text after the content of a turn without calls."""
-        plain = self.turn([], CONTENT) or ""
+        plain = self.assistant_message([], CONTENT) or ""
         return plain[plain.rfind(CONTENT) + len(CONTENT) :] if CONTENT in plain else ""
 
 

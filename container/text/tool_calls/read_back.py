@@ -1,4 +1,4 @@
-"""Proves a learnt format: its parser reads probe calls back from what the template rendered."""
+"""Verifies a learnt format: its parser reads probe calls back from the rendered text."""
 
 import json
 
@@ -14,7 +14,7 @@ _PROOFS: list[list[Call]] = [
 
 
 def reads_back(form: ToolFormat, probes: Probes) -> bool:
-    """Whether the parser reads probes back from what the template rendered."""
+    """Whether the parser reads the probes back from the rendered text."""
     if probes.opened().rstrip().endswith(form.trigger):
         return False  # the prompt for a reply would already hold a part of a call
     proofs = _PROOFS
@@ -25,7 +25,7 @@ def reads_back(form: ToolFormat, probes: Probes) -> bool:
 
 
 def _reads(form: ToolFormat, probes: Probes, calls: list[Call]) -> bool:
-    text = probes.turn(calls)
+    text = probes.assistant_message(calls)
     if text is None:
         return False
     begin = text.rfind(form.trigger, 0, text.find(calls[0][0]))

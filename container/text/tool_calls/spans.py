@@ -34,11 +34,11 @@ def find_spans(text: str, calls: list[Call], span_of: SpanOf) -> list[Span]:
         end = start + len(name)
         is_last = index + 1 == len(calls)
         stop = len(text) if is_last else text.find(calls[index + 1][0], end)
-        found = span_of(text, end, stop, arguments) if 0 <= start < stop else None
-        if found is None:
+        span = span_of(text, end, stop, arguments) if 0 <= start < stop else None
+        if span is None:
             break
-        spans.append(Span(start, end, *found))
-        position = found[1]
+        spans.append(Span(start, end, *span))
+        position = span[1]
     return spans
 
 

@@ -49,12 +49,12 @@ class PairMarks:
 
     @property
     def is_typed(self) -> bool:
-        """Whether a pair says its value's type."""
+        """Whether a pair names its value's type."""
         return len(self.key_ends) > 1
 
     @property
     def nests(self) -> bool:
-        """Whether objects and arrays are pairs of their own, items with the key `item`."""
+        """Whether objects and arrays are written as nested pairs, items with the key `item`."""
         return KEY in self.close
 
     def key_end(self, json_type: str) -> str:

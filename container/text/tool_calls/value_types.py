@@ -47,7 +47,7 @@ def resolve(reference: str, root: dict[str, Any]) -> object:
 
 
 def follow(schema: object, root: dict[str, Any]) -> dict[str, Any]:
-    """Return the schema that references at its top lead to; {} for what is no schema."""
+    """Follow the references at the top of a schema; return {} for a value that is no schema."""
     for _ in range(20):
         if not isinstance(schema, dict) or not isinstance(schema.get("$ref"), str):
             break

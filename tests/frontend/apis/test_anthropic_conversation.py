@@ -12,7 +12,7 @@ from container.frontend.apis.anthropic.schema import (
     is_messages_body,
     read_tool_use,
 )
-from container.frontend.generation.chat import MessageBuilder
+from container.frontend.chat.conversations import MessageBuilder
 from container.frontend.web.request_body import parse
 from container.text.message_parser import Delta, DeltaKind
 

@@ -66,7 +66,7 @@ def test_the_engines_word_and_what_was_sent_since_say_what_is_free(tmp_path) -> 
     def hear(num_requests: int) -> None:
         client._status = Status("ready", "ready", info, EngineLoad(requests=num_requests))
         client._heard_at = time.monotonic()
-        client._note_status(client._status)
+        client._on_status(client._status)
 
     hear(4)
     assert client.num_free == 6

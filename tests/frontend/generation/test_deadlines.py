@@ -7,7 +7,8 @@ import pytest
 from container.errors import DeadlineExceeded
 from container.frontend.generation.completion import Completion
 from container.frontend.generation.request_context import Deadlines, RequestContext
-from container.frontend.generation.running_request import RunningGroup, RunningRequest
+from container.frontend.generation.running_group import RunningGroup
+from container.frontend.generation.running_request import RunningRequest
 from container.messages.engine import FinishReason, SamplingParams, TokenEvent
 from container.text.detokenizer import Detokenizer
 from container.text.stop_strings import StopStrings

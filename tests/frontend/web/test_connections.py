@@ -1,7 +1,7 @@
 """Which connection gives way when all places are taken."""
 
 from container.frontend.web.connections import (
-    HEALTH_PLACES,
+    MAX_HEALTH_CONNECTIONS,
     SLOW_BODY_S,
     Connection,
     ConnectionTable,
@@ -70,7 +70,7 @@ def test_beyond_the_limit_there_are_places_for_health_only() -> None:
     table = ConnectionTable(2)
     for connection in _fill(table, 2, "a"):
         connection.enter(Phase.WORKING)
-    extra = [table.admit(Socket(), "b") for _ in range(HEALTH_PLACES)]
+    extra = [table.admit(Socket(), "b") for _ in range(MAX_HEALTH_CONNECTIONS)]
     assert all(connection.is_for_health for connection in extra)
     for connection in extra:
         connection.enter(Phase.WORKING)

@@ -1,7 +1,9 @@
 from collections.abc import Iterator
+from itertools import islice
+from typing import cast
 
 import pytest
-from flask import Flask
+from flask import Flask, Response
 
 from container.errors import GenerationFailed, ServingError
 from container.frontend.generation.running_request import Completion, RunningRequest
@@ -65,3 +67,49 @@ def test_an_error_after_the_first_byte_is_one_more_event(tokenizer: Tokenizer) -
         b'data: {"token":5}\n\ndata: {"error":"Request failed during generation: broken",'
         b'"error_type":"generation"}\n\n'
     )
+
+
+class Outcomes:
+    """Counts outcomes as Metrics does."""
+
+    def __init__(self) -> None:
+        self.counted: list[str] = []
+
+    def count_success(self) -> None:
+        self.counted.append("success")
+
+    def count_failure(self, _: object) -> None:
+        self.counted.append("failure")
+
+    def count_aborted(self) -> None:
+        self.counted.append("aborted")
+
+
+@pytest.mark.parametrize(
+    ("num_read", "error", "outcome"),
+    [(9, None, "success"), (9, GenerationFailed("broken"), "failure"), (1, None, "aborted"),
+     (0, None, "aborted")],
+)  # fmt: skip
+def test_a_stream_counts_one_outcome_and_is_closed(
+    num_read: int, error: Exception | None, outcome: str
+) -> None:
+    def chunks() -> Iterator[bytes]:
+        yield b"a"
+        if error is not None:
+            raise error
+        yield b"b"
+
+    outcomes, closed = Outcomes(), []
+    counted = responses.CountedStream(
+        chunks(),
+        lambda error: error.message.encode(),
+        cast(Metrics, outcomes),
+        close=lambda: closed.append(True),
+    )
+    with Flask("test").test_request_context():
+        response = Response(counted)
+        sent = list(islice(response.response, num_read))
+        response.close()
+    assert b"".join(sent) == {"success": b"ab", "failure": b"abroken"}.get(outcome, b"a"[:num_read])
+    assert outcomes.counted == [outcome]
+    assert closed

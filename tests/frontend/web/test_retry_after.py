@@ -14,13 +14,13 @@ from container.frontend.web.retry_after import LONGEST_S, WINDOW_S, RetrySchedul
 def test_one_client_comes_back_when_a_place_is_free(
     num_running: int, mean_s: float | None, least: int, most: int
 ) -> None:
-    schedule = RetrySchedule(now=lambda: 0.0, draw=lambda: 1.0)
+    schedule = RetrySchedule(now=lambda: 0.0, random_fraction=lambda: 1.0)
     assert least <= schedule.refuse(num_running, mean_s) <= most
 
 
 def test_many_clients_are_spread_over_the_places_that_become_free() -> None:
     clock = [0.0]
-    schedule = RetrySchedule(now=lambda: clock[0], draw=random.Random(1).random)
+    schedule = RetrySchedule(now=lambda: clock[0], random_fraction=random.Random(1).random)
     first = [schedule.refuse(10, 5.0) for _ in range(40)]  # a place every half second
     assert max(first) > 10
     assert len(set(first)) > 8

@@ -1,8 +1,8 @@
-"""The content of an answer, as Anthropic's blocks and as the events that tell of them.
+"""The content of an answer, as Anthropic's blocks and as the events of a stream.
 
     thinking block | text block | tool_use block ...
-Deltas open a block when the kind of text changes, and close the one before. Events are made whether
-or not they are sent; a whole answer has the blocks only.
+A delta opens a block when the kind of text changes, and closes the one before. A whole answer uses
+the blocks and drops the events.
 """
 
 import json
@@ -11,7 +11,7 @@ from typing import Any
 
 from pydantic_core import from_json
 
-from container.frontend.generation.chat import MessageBuilder
+from container.frontend.chat.conversations import MessageBuilder
 from container.text.message_parser import Delta, DeltaKind
 
 Event = dict[str, Any]
@@ -39,7 +39,7 @@ class ContentBlocks:
         self._arguments = ""
 
     def take(self, delta: Delta) -> Iterator[Event]:
-        """Add a delta; tell of it."""
+        """Add a delta and yield its events."""
         kind = DeltaKind.CALL if delta.kind is DeltaKind.ARGUMENTS else delta.kind
         if kind is not self._kind or delta.kind is DeltaKind.CALL:
             yield from self.close()
@@ -56,7 +56,7 @@ class ContentBlocks:
         yield self._event("content_block_delta", delta={"type": type_, key: delta.text})
 
     def close(self) -> Iterator[Event]:
-        """End the open block, if there is one."""
+        """End the open block, if there is one, and yield its events."""
         if self._kind is None:
             return
         if self._kind is DeltaKind.CALL:
@@ -86,7 +86,7 @@ class ContentBlocks:
 
 
 def arguments_of(text: str) -> dict[str, Any]:
-    """The arguments of a call as an object; as much of them as came, where they were cut."""
+    """Parse the arguments of a call as an object; those of a cut call as far as they came."""
     try:
         value = json.loads(text)
     except ValueError:

@@ -1,15 +1,15 @@
-"""From Anthropic's turns of content blocks to the messages that chat templates read.
+"""Converts Anthropic's messages of content blocks to the messages that chat templates read.
 
     user: [tool_result, tool_result, text, image]  ->  tool, tool, user
     assistant: [thinking, text, tool_use]          ->  assistant with reasoning, text and calls
-Turns of the same role that follow each other are one turn, as Anthropic defines them.
+Consecutive messages of one role are merged, as Anthropic defines it.
 """
 
 from typing import Any
 
 from container.errors import InvalidParameter, UnsupportedParameter
 from container.frontend.apis.anthropic.schema import CountTokensRequest
-from container.frontend.apis.openai.template_inputs import IMAGE_PART, joined, text_part
+from container.frontend.apis.openai.template_inputs import IMAGE_PART, merge_text_parts, text_part
 from container.images.sources import ImageSource
 
 Block = dict[str, Any]
@@ -30,13 +30,13 @@ class ConversationReader:
         """Read `system` and `messages`. Raises InvalidParameter or UnsupportedParameter."""
         if request.system is not None:
             self._add("system", self._system(request.system))
-        for index, turn in enumerate(request.messages):
-            where, content = f"messages[{index}].content", turn.content
+        for index, message in enumerate(request.messages):
+            where, content = f"messages[{index}].content", message.content
             blocks = [text_part(content)] if isinstance(content, str) else content
-            if turn.role == "assistant":
+            if message.role == "assistant":
                 self._assistant(blocks, where)
             else:
-                self._user(turn.role, blocks, where)
+                self._user(message.role, blocks, where)
 
     def _system(self, system: str | list[Block]) -> list[Block]:
         if isinstance(system, str):
@@ -70,7 +70,7 @@ class ConversationReader:
         self.messages.append(
             {
                 "role": "tool",
-                "content": joined(parts),
+                "content": merge_text_parts(parts),
                 "tool_call_id": _string(block, "tool_use_id", where),
             }
         )
@@ -106,7 +106,7 @@ class ConversationReader:
                 last[name] = last[name] + message[name] if name in last else message[name]
 
     def _add(self, role: str, parts: list[Block]) -> None:
-        """Append a turn, or add its parts to a turn of the same role before it."""
+        """Append a message, or add its parts to the last one if it has the same role."""
         if not parts:
             return
         last = self.messages[-1] if self.messages else None
@@ -115,10 +115,10 @@ class ConversationReader:
             before = [text_part(content)] if isinstance(content, str) else content
             parts = [*before, text_part("\n\n"), *parts]
             self.messages.pop()
-        self.messages.append({"role": role, "content": joined(parts)})
+        self.messages.append({"role": role, "content": merge_text_parts(parts)})
 
     def _parts(self, block: Any, where: str) -> list[Block]:
-        """A block of a user or of a result, as parts of text and images."""
+        """Convert a block of a user or of a tool result to parts of text and images."""
         kind = block.get("type") if isinstance(block, dict) else None
         match kind:
             case "text":
@@ -200,8 +200,8 @@ def _list(block: Block, key: str, where: str) -> list[Any]:
     return value
 
 
-def _wrong(field: str, rule: str) -> InvalidParameter:
-    return InvalidParameter(f"`{field}` {rule}", field=field)
+def _wrong(field: str, requirement: str) -> InvalidParameter:
+    return InvalidParameter(f"`{field}` {requirement}", field=field)
 
 
 def _unsupported(kind: Any, where: str) -> UnsupportedParameter:

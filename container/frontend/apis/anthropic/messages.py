@@ -4,6 +4,7 @@ import secrets
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from flask import Blueprint, Response, request
@@ -18,29 +19,21 @@ from container.frontend.apis.anthropic.schema import (
     check_count,
     read_tool_use,
 )
+from container.frontend.apis.generation_dialect import ChatDialect, GenerationOptions
 from container.frontend.apis.grammar_fields import read_grammar
 from container.frontend.apis.openai.chat_rendering import served_name
-from container.frontend.generation import adapter_selection
-from container.frontend.generation.chat import Conversations, Reply
-from container.frontend.generation.chat_prompts import ChatPrompt
+from container.frontend.chat.chat_prompts import ChatPrompt
+from container.frontend.chat.conversations import Reply
 from container.frontend.generation.completion import TextEvent
-from container.frontend.generation.limits import RequestLimits
 from container.frontend.generation.offloading import in_pieces
+from container.frontend.generation.prompts import FieldNames
 from container.frontend.generation.request_context import RequestContext
 from container.frontend.generation.running_request import RunningRequest
-from container.frontend.generation.service import FieldNames, Service, TextRules
-from container.frontend.observability.metrics import Metrics
+from container.frontend.generation.service import TextRules
 from container.frontend.web.error_responses import anthropic_body
 from container.frontend.web.http_request import request_context
 from container.frontend.web.request_body import parse, read_object
-from container.frontend.web.responses import (
-    answer_headers,
-    collect,
-    deadline_mark,
-    json_response,
-    sse_typed,
-    stream,
-)
+from container.frontend.web.responses import deadline_mark, json_response, sse_typed
 from container.grammar.forms import Answer
 from container.messages.engine import FinishReason
 
@@ -66,7 +59,7 @@ class ModelMessage:
         return self.reply.running
 
     def body(self) -> dict[str, Any]:
-        """The message object, as it is now."""
+        """Return the message object with its content so far."""
         return {
             "id": self.id,
             "type": "message",
@@ -78,14 +71,14 @@ class ModelMessage:
         }
 
     def ending(self) -> dict[str, Any]:
-        """Why the answer ended, and the stop sequence that ended it; null while it runs."""
+        """Return why the answer ended, and the stop sequence that ended it; null while it runs."""
         [completion] = self.running.completions
         reason = completion.finish_reason
         ending = {"stop_reason": self._stop_reason(reason), "stop_sequence": completion.stop_string}
         return ending | deadline_mark(reason)
 
     def usage(self) -> dict[str, Any]:
-        """Token counts; `input_tokens` leaves out those that were in the cache."""
+        """Count the tokens; `input_tokens` leaves out those that were in the cache."""
         cached = self.running.prompt.cached_tokens
         return {
             "input_tokens": self.running.prompt_tokens - cached,
@@ -108,52 +101,34 @@ class ModelMessage:
         return "model_context_window_exceeded" if self.fills_context else "max_tokens"
 
 
-class AnthropicDialect:
+class AnthropicDialect(ChatDialect[ModelMessage]):
     """Starts messages and renders them; `/invocations` uses it too."""
 
-    def __init__(
-        self,
-        service: Service,
-        metrics: Metrics,
-        limits: RequestLimits,
-        conversations: Conversations,
-    ) -> None:
-        self._service = service
-        self._metrics = metrics
-        self._limits = limits
-        self._conversations = conversations
+    write_event = staticmethod(sse_typed)
 
     def create(self, body: dict[str, Any], context: RequestContext) -> Response:
         """Answer a messages body."""
         received_at = time.monotonic()
         messages_request = parse(MessagesRequest, body)
-        context = context.with_deadline(
-            messages_request.request_deadline, streams=bool(messages_request.stream)
+        options = GenerationOptions(
+            bool(messages_request.stream), messages_request.request_deadline, messages_request.model
         )
-        context = adapter_selection.select_by_model(context, messages_request.model, self._service)
-        with self._service.preparing(context) as context:
-            message = self._start(messages_request, context, received_at)
-        if messages_request.stream:
-            return self._stream(message)
-        collect(message.running, self._metrics, context.connection)
-        [completion] = message.running.completions
-        for event in in_pieces(completion.all_events):
-            for _ in _take(message, event):
-                pass  # only the blocks are wanted
-        return json_response(message.body(), headers=answer_headers(message.running))
+        start = partial(self._start, messages_request, received_at)
+        return self._generate(options, start, context)
 
     def count_tokens(self, body: dict[str, Any], context: RequestContext) -> Response:
         """Count the tokens of a conversation, images left out."""
         count_request = parse(CountTokensRequest, body)
-        context = adapter_selection.select_by_model(context, count_request.model, self._service)
-        adapter_selection.check_known(context, self._service)
-        check_count(count_request)
-        text = self._conversations.render(_chat_prompt(count_request))
-        count = self._service.count(text)
-        return json_response({"input_tokens": count})
+
+        def read_chat() -> ChatPrompt:
+            check_count(count_request)
+            return _chat_prompt(count_request)
+
+        num_tokens = self._num_tokens(count_request.model, read_chat, context)
+        return json_response({"input_tokens": num_tokens})
 
     def _start(
-        self, messages_request: MessagesRequest, context: RequestContext, received_at: float
+        self, messages_request: MessagesRequest, received_at: float, context: RequestContext
     ) -> ModelMessage:
         service = self._service
         vocabulary = service.info.vocabulary
@@ -161,10 +136,10 @@ class AnthropicDialect:
         form = messages_request.answer_format
         answer = read_grammar(form, "output_config.format", self._limits)
         prepared = self._conversations.prepare(_chat_prompt(messages_request, answer), NAMES, None)
-        # Clients ask for as much as Anthropic's own models may say, so more than fits is no error.
-        room = prepared.max_new_tokens
+        # Clients request as many tokens as Anthropic's models generate: more than fits is no error.
+        max_new_tokens = prepared.max_new_tokens
         params = messages_request.sampling.params(
-            min(room, messages_request.max_tokens),
+            min(max_new_tokens, messages_request.max_tokens),
             vocabulary,
             top_logprobs=None,
             grammar=prepared.grammar,
@@ -180,28 +155,31 @@ class AnthropicDialect:
                 reply.builders[0],
                 shows_thinking=thinking is None or thinking.display != "omitted",
             ),
-            fills_context=messages_request.max_tokens > room,
+            fills_context=messages_request.max_tokens > max_new_tokens,
         )
 
-    def _stream(self, message: ModelMessage) -> Response:
-        def render(event: TextEvent) -> Iterator[Event]:
-            if message.running.completion_tokens == 1:
-                yield {"type": "message_start", "message": _beginning(message)}
-                yield {"type": "ping"}
-            yield from _take(message, event)
-            if event.finish_reason is not None:
-                delta = message.ending()
-                yield {"type": "message_delta", "delta": delta, "usage": message.usage()}
-                yield {"type": "message_stop"}
+    def _body(self, message: ModelMessage) -> object:
+        [completion] = message.running.completions
+        for event in in_pieces(completion.all_events):
+            for _ in _take(message, event):
+                pass  # a whole answer needs the blocks only
+        return message.body()
 
-        def render_error(error: ServingError) -> dict[str, Any]:
-            return anthropic_body(error)
+    def _events(self, message: ModelMessage, event: TextEvent) -> Iterator[Event]:
+        if message.running.completion_tokens == 1:
+            yield {"type": "message_start", "message": _beginning(message)}
+            yield {"type": "ping"}
+        yield from _take(message, event)
+        if event.finish_reason is not None:
+            yield {"type": "message_delta", "delta": message.ending(), "usage": message.usage()}
+            yield {"type": "message_stop"}
 
-        return stream(message.running, render, render_error, self._metrics, write=sse_typed)
+    def _error_event(self, message: ModelMessage, error: ServingError) -> dict[str, Any]:
+        return anthropic_body(error)
 
 
 def blueprint(dialect: AnthropicDialect) -> Blueprint:
-    """Make the routes."""
+    """Return the routes."""
     routes = Blueprint("anthropic", __name__)
 
     @routes.post("/v1/messages")
@@ -216,7 +194,7 @@ def blueprint(dialect: AnthropicDialect) -> Blueprint:
 
 
 def _beginning(message: ModelMessage) -> dict[str, Any]:
-    """The message before its first block."""
+    """Return the message before its first block."""
     ending = {"stop_reason": None, "stop_sequence": None}
     return message.body() | ending | {"content": []}
 

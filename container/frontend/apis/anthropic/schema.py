@@ -1,4 +1,4 @@
-"""Anthropic's messages shape: what a request may say, and what of it this server offers."""
+"""The schema of Anthropic's messages: the fields of a request, and those not offered here."""
 
 from typing import Any, Literal
 
@@ -14,12 +14,12 @@ from container.frontend.apis.openai.sampling_schema import (
 )
 from container.frontend.apis.openai.template_inputs import read_options
 from container.frontend.apis.openai.tools_schema import read_tools
+from container.frontend.chat.tools import ToolUse
 from container.frontend.generation.limits import RequestLimits
 from container.frontend.generation.request_context import MIN_DEADLINE_S
-from container.frontend.generation.tools import ToolUse
 from container.frontend.web.request_body import Body, Items
 
-# What Anthropic knows and this server does not offer: the values that mean "off".
+# Fields that Anthropic has and this server does not offer: the values that mean "off".
 NOT_OFFERED: dict[str, tuple[Any, ...]] = {
     "container": (None,),
     "mcp_servers": (None, []),
@@ -29,7 +29,7 @@ NOT_OFFERED: dict[str, tuple[Any, ...]] = {
     "speed": (None, "standard"),
 }
 CHOICES = {"auto": "auto", "any": "required", "none": "none"}
-# Blocks and fields that no body of OpenAI's chat has: they tell the two apart on /invocations.
+# Blocks and fields that no body of OpenAI's chat has, to recognise a body on /invocations.
 OWN_FIELDS = frozenset({"anthropic_version", "anthropic_beta", "stop_sequences", "system"})
 OWN_BLOCKS = (
     "image", "document", "thinking", "redacted_thinking", "tool_use", "tool_result",
@@ -37,8 +37,8 @@ OWN_BLOCKS = (
 )  # fmt: skip
 
 
-class Turn(Body):
-    """One turn of a conversation."""
+class InputMessage(Body):
+    """One message of a conversation."""
 
     role: Literal["user", "assistant", "system"]
     content: str | Items[dict[str, Any]]
@@ -85,7 +85,7 @@ class OutputConfig(Body):
 class CountTokensRequest(Body):
     """A conversation whose tokens are counted."""
 
-    messages: Items[Turn]
+    messages: Items[InputMessage]
     model: str | None = Field(default=None, max_length=1000)
     system: str | Items[dict[str, Any]] | None = None
     tools: Items[ToolDefinition] | None = None
@@ -150,7 +150,7 @@ class MessagesRequest(CountTokensRequest):
 
 
 def check(request: MessagesRequest, limits: RequestLimits, vocabulary: int) -> None:
-    """Check ranges. Raises InvalidParameter, or UnsupportedParameter for what is not offered."""
+    """Check ranges. Raises InvalidParameter, or UnsupportedParameter for fields not offered."""
     check_count(request)
     check_sampling(request.sampling, limits, vocabulary)
     within(request.temperature, "temperature", 0, 2)
@@ -174,8 +174,8 @@ def check_count(request: CountTokensRequest) -> None:
     """Check what both routes read. Raises InvalidParameter or UnsupportedParameter."""
     refuse(request, NOT_OFFERED)
     require(bool(request.messages), "messages", "must not be empty")
-    for index, turn in enumerate(request.messages):
-        require(turn.content != [], f"messages[{index}].content", "must have a block")
+    for index, message in enumerate(request.messages):
+        require(message.content != [], f"messages[{index}].content", "must have a block")
 
 
 def read_tool_use(request: CountTokensRequest) -> ToolUse:

@@ -1,8 +1,9 @@
-"""What the embedding, rerank and classification routes answer, as /openapi.json describes it."""
+"""The responses of the embedding, rerank and classification routes, for /openapi.json."""
 
 from typing import Literal
 
-from container.frontend.apis.docs.response_schemas import Answer, Usage
+from container.frontend.apis.docs.openai_schemas import Usage
+from container.frontend.apis.docs.response_schemas import Answer
 
 
 class Embedding(Answer):

@@ -7,35 +7,37 @@ from typing import Any
 from pydantic import TypeAdapter
 
 from container import __version__
-from container.frontend.apis.docs import response_schemas
+from container.frontend.apis.docs.anthropic_schemas import AnthropicError
+from container.frontend.apis.docs.openai_schemas import OpenAIError
 from container.frontend.apis.docs.route_specs import OPERATIONS, Operation
+from container.frontend.apis.docs.tgi_schemas import StreamEvent
 
 Json = dict[str, Any]
 TITLE = "Language models on SageMaker"
 SECURITY = {"key": {"type": "http", "scheme": "bearer", "description": "API_KEY, where it is set"}}
 
-# Status codes with an error as their body, in every dialect or in one.
+# Status codes with an error as their body, in every API or in one.
 ERRORS = {
     400: "The body is not JSON, or not an object",
     401: "The API key is missing or wrong",
-    404: "The model that this needs is not served here",
+    404: "The server does not serve the model that this route needs",
     413: "The body is larger than PAYLOAD_LIMIT",
     415: "The content type is not JSON",
-    429: "No room for another request now; Retry-After says when",
+    429: "The server is full; Retry-After says when to try again",
     500: "A fault of the server",
-    503: "Loading, shutting down, or the engine is gone; Retry-After says when",
-    504: "The deadline came before there was any answer",
+    503: "Loading, shutting down, or the engine has exited; Retry-After says when to try again",
+    504: "The deadline came before the first token",
 }
-TGI_ERRORS = {422: "A field is wrong", 424: "This generation failed"}
-OPENAI_ERRORS = {400: "The body is not JSON, or a field is wrong"}
-OTHER_ERRORS = (response_schemas.OpenAIError, response_schemas.AnthropicError)
+TGI_ERRORS = {422: "A field is invalid", 424: "This generation failed"}
+OPENAI_ERRORS = {400: "The body is not JSON, or a field is invalid"}
+OTHER_ERRORS = (OpenAIError, AnthropicError)
 # A server-sent event, as OpenAPI 3.2 describes them.
 EVENT = {"type": "object", "properties": {"data": {"type": "string"}}, "required": ["data"]}
 NOT_READY = {503: ERRORS[503]}
 
 
 def document() -> Json:
-    """Make the whole document."""
+    """Return the whole document."""
     schemas, definitions = _schemas()
     paths: Json = {}
     for operation in OPERATIONS:
@@ -49,22 +51,20 @@ def document() -> Json:
 
 
 def _schemas() -> tuple[dict[int, Json], Json]:
-    """The schema of every type in the table, by its id, and the definitions they refer to."""
+    """Return the schema of every type in the table by its id, and their definitions."""
     bodies = [operation.body for operation in OPERATIONS if operation.body is not None]
     body_types = [
         kind for route in OPERATIONS for kind in (route.answer, route.error) if kind is not None
     ]
-    body_types.append(
-        response_schemas.StreamEvent
-    )  # only in streams, which have no schema of their own
+    body_types.append(StreamEvent)  # only in streams, which OpenAPI 3.1 cannot describe
     adapters: dict[int, tuple[int, Any, TypeAdapter[Any]]] = {}
-    for mode, kinds in (("validation", bodies), ("serialization", body_types)):
-        for kind in kinds:
+    for mode, types in (("validation", bodies), ("serialization", body_types)):
+        for kind in types:
             adapters[id(kind)] = (id(kind), mode, TypeAdapter(kind))
-    found, rest = TypeAdapter.json_schemas(
+    schemas, definitions = TypeAdapter.json_schemas(
         adapters.values(), ref_template="#/components/schemas/{model}"
     )
-    return {key: schema for (key, _), schema in found.items()}, rest["$defs"]
+    return {key: schema for (key, _), schema in schemas.items()}, definitions["$defs"]
 
 
 def _operation(operation: Operation, schemas: dict[int, Json]) -> Json:

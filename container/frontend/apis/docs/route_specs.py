@@ -1,4 +1,4 @@
-"""The table of routes that /openapi.json is made from; a test compares it with the routes."""
+"""The table of routes behind /openapi.json; a test compares it with the app's routes."""
 
 import re
 from dataclasses import dataclass
@@ -6,8 +6,11 @@ from typing import Any
 
 from container import content
 from container.frontend.apis.anthropic.schema import CountTokensRequest, MessagesRequest
+from container.frontend.apis.docs import anthropic_schemas as anthropic
 from container.frontend.apis.docs import embedding_schemas as texts
-from container.frontend.apis.docs import response_schemas as schemas
+from container.frontend.apis.docs import openai_schemas as openai
+from container.frontend.apis.docs import response_schemas as server
+from container.frontend.apis.docs import tgi_schemas as tgi
 from container.frontend.apis.embeddings.openai_schema import CohereRerankRequest, OpenAIEmbedRequest
 from container.frontend.apis.embeddings.pooling_schema import (
     ClassifyRequest,
@@ -37,18 +40,18 @@ Terms = list[list[texts.Term]]
 Floats = list[float]
 Ranks = list[texts.Rank]
 Predictions = list[texts.Prediction] | list[list[texts.Prediction]]
-GenerateArray = list[schemas.GenerateAnswer]
-TextTokens = list[schemas.TextToken]
-AnyError = schemas.TgiError | schemas.OpenAIError | schemas.AnthropicError
+GenerateArray = list[tgi.GenerateAnswer]
+TextTokens = list[tgi.TextToken]
+AnyError = tgi.TgiError | openai.OpenAIError | anthropic.AnthropicError
 AnyBody = GenerateRequest | ChatRequest | CompletionRequest | MessagesRequest
 AnyAnswer = (
-    GenerateArray | schemas.ChatCompletion | schemas.TextCompletion | schemas.AnthropicMessage
+    GenerateArray | openai.ChatCompletion | openai.TextCompletion | anthropic.AnthropicMessage
 )
 
 
 @dataclass(frozen=True, slots=True)
 class Operation:
-    """One route: what it reads and answers. `body` and `answer` are types that pydantic knows.
+    """One route: its body and its responses. `body` and `answer` are types that pydantic knows.
 
     `answer` None is an answer without JSON, of the media type `media`, or empty when that is "".
     `also` are media types beside JSON, of bodies and answers. `registers` is for those that may
@@ -61,7 +64,7 @@ class Operation:
     summary: str
     body: Any = None
     answer: Any = None
-    error: Any = schemas.TgiError
+    error: Any = tgi.TgiError
     media: str = ""
     streams: bool = False
     needs_key: bool = True
@@ -86,16 +89,16 @@ OPERATIONS = (
     ),
     _get(
         "/execution-parameters", SAGEMAKER, "What a batch transform job should use",
-        schemas.ExecutionParameters,
+        server.ExecutionParameters,
     ),
     Operation(
         "post", "/adapters", SAGEMAKER, "Register a LoRA adapter",
         AdapterRequest, media="text/plain", registers=True,
     ),
     Operation(
-        "get", "/adapters", SAGEMAKER, "The registered adapters", answer=schemas.AdapterList
+        "get", "/adapters", SAGEMAKER, "The registered adapters", answer=server.AdapterList
     ),
-    Operation("get", "/adapters/{name}", SAGEMAKER, "One of them", answer=schemas.Adapter),
+    Operation("get", "/adapters/{name}", SAGEMAKER, "One of them", answer=server.Adapter),
     Operation("delete", "/adapters/{name}", SAGEMAKER, "Unregister it", media="text/plain"),
     _get("/ping", SAGEMAKER, "Whether requests can be served now"),
     Operation("post", "/ping", SAGEMAKER, "Whether requests can be served now"),
@@ -103,7 +106,7 @@ OPERATIONS = (
         "post", "/", TGI, "Generate text, as an array of one; `stream` decides the form",
         GenerateRequest, GenerateArray, streams=True,
     ),
-    Operation("post", "/generate", TGI, "Generate text", GenerateRequest, schemas.GenerateAnswer),
+    Operation("post", "/generate", TGI, "Generate text", GenerateRequest, tgi.GenerateAnswer),
     Operation(
         "post", "/generate_stream", TGI, "Generate text, as a stream of StreamEvent",
         GenerateRequest, streams=True,
@@ -111,87 +114,87 @@ OPERATIONS = (
     Operation("post", "/tokenize", TGI, "The tokens of a text", GenerateRequest, TextTokens),
     Operation(
         "post", "/chat_tokenize", TGI, "A rendered chat and its tokens",
-        ChatRequest, schemas.ChatTokens,
+        ChatRequest, tgi.ChatTokens,
     ),
     Operation(
         "post", "/v1/chat/completions", OPENAI, "Continue a chat",
-        ChatRequest, schemas.ChatCompletion, schemas.OpenAIError, streams=True,
+        ChatRequest, openai.ChatCompletion, openai.OpenAIError, streams=True,
     ),
     Operation(
         "post", "/openai/v1/chat/completions", OPENAI, "Continue a chat (SageMaker's path)",
-        ChatRequest, schemas.ChatCompletion, schemas.OpenAIError, streams=True,
+        ChatRequest, openai.ChatCompletion, openai.OpenAIError, streams=True,
     ),
     Operation(
         "post", "/v1/completions", OPENAI, "Complete prompts",
-        CompletionRequest, schemas.TextCompletion, schemas.OpenAIError, streams=True,
+        CompletionRequest, openai.TextCompletion, openai.OpenAIError, streams=True,
     ),
     Operation(
         "post", "/v1/responses", OPENAI, "Answer items with items",
-        ResponseRequest, schemas.ModelAnswer, schemas.OpenAIError, streams=True,
+        ResponseRequest, openai.ModelAnswer, openai.OpenAIError, streams=True,
     ),
     Operation(
         "post", "/v1/responses/input_tokens", OPENAI, "The tokens of items",
-        InputTokensRequest, schemas.TokenCount, schemas.OpenAIError,
+        InputTokensRequest, anthropic.TokenCount, openai.OpenAIError,
     ),
     Operation(
         "get", "/v1/responses/{response_id}", OPENAI, "A stored response",
-        answer=schemas.ModelAnswer, error=schemas.OpenAIError,
+        answer=openai.ModelAnswer, error=openai.OpenAIError,
     ),
     Operation(
         "delete", "/v1/responses/{response_id}", OPENAI, "Drop a stored response",
-        answer=schemas.Deleted, error=schemas.OpenAIError,
+        answer=openai.Deleted, error=openai.OpenAIError,
     ),
     Operation(
         "post", "/v1/messages", ANTHROPIC, "Continue a conversation",
-        MessagesRequest, schemas.AnthropicMessage, schemas.AnthropicError, streams=True,
+        MessagesRequest, anthropic.AnthropicMessage, anthropic.AnthropicError, streams=True,
     ),
     Operation(
         "post", "/v1/messages/count_tokens", ANTHROPIC, "The tokens of a conversation",
-        CountTokensRequest, schemas.TokenCount, schemas.AnthropicError,
+        CountTokensRequest, anthropic.TokenCount, anthropic.AnthropicError,
     ),
     Operation(
         "get", "/v1/models", OPENAI, "The served models",
-        answer=schemas.ModelList, error=schemas.OpenAIError,
+        answer=openai.ModelList, error=openai.OpenAIError,
     ),
     Operation(
         "get", "/v1/models/{model_id}", OPENAI, "One of them",
-        answer=schemas.Model, error=schemas.OpenAIError,
+        answer=openai.Model, error=openai.OpenAIError,
     ),
     Operation(
         "post", "/v1/embeddings", OPENAI, "Vectors of texts",
-        OpenAIEmbedRequest, texts.EmbeddingList, schemas.OpenAIError,
+        OpenAIEmbedRequest, texts.EmbeddingList, openai.OpenAIError,
     ),
     Operation(
         "post", "/openai/v1/embeddings", OPENAI, "Vectors of texts (SageMaker's path)",
-        OpenAIEmbedRequest, texts.EmbeddingList, schemas.OpenAIError,
+        OpenAIEmbedRequest, texts.EmbeddingList, openai.OpenAIError,
     ),
     Operation(
         "post", "/embeddings", OPENAI, "Vectors of texts (llm_serving's path)",
-        OpenAIEmbedRequest, texts.EmbeddingList, schemas.OpenAIError,
+        OpenAIEmbedRequest, texts.EmbeddingList, openai.OpenAIError,
     ),
     Operation(
         "post", "/v1/rerank", RERANK, "Documents by their relevance to a query",
-        CohereRerankRequest, texts.RerankAnswer, schemas.OpenAIError,
+        CohereRerankRequest, texts.RerankAnswer, openai.OpenAIError,
     ),
     Operation(
         "post", "/v2/rerank", RERANK, "Documents by their relevance to a query",
-        CohereRerankRequest, texts.RerankAnswer, schemas.OpenAIError,
+        CohereRerankRequest, texts.RerankAnswer, openai.OpenAIError,
     ),
     Operation(
         "post", "/pooling", VLLM, "Vectors or scores of texts",
-        PoolingRequest, texts.Pooled, schemas.OpenAIError,
+        PoolingRequest, texts.Pooled, openai.OpenAIError,
     ),
     Operation(
         "post", "/score", VLLM, "Scores of pairs of texts",
-        ScoreRequest, texts.Scores, schemas.OpenAIError,
+        ScoreRequest, texts.Scores, openai.OpenAIError,
     ),
     Operation(
         "post", "/v1/score", VLLM, "Scores of pairs of texts",
-        ScoreRequest, texts.Scores, schemas.OpenAIError,
+        ScoreRequest, texts.Scores, openai.OpenAIError,
     ),
     Operation(
         "post", "/classify", VLLM, "Labels of texts",
-        ClassifyRequest, texts.Classes, schemas.OpenAIError,
+        ClassifyRequest, texts.Classes, openai.OpenAIError,
     ),
     Operation("post", "/embed", TEI, "Vectors of texts", EmbedRequest, Vectors),
     Operation(
@@ -203,14 +206,14 @@ OPERATIONS = (
     Operation("post", "/rerank", TEI, "Texts by their relevance", TeiRerankRequest, Ranks),
     Operation(
         "get", "/chat", LLM_SERVING, "Whether the language model is loaded, and its settings",
-        answer=schemas.ServingStatus,
+        answer=server.ServingStatus,
     ),
     Operation(
         "post", "/chat/completions", LLM_SERVING, "Continue a chat; roles may be missing",
-        ChatRequest, schemas.ChatCompletion, schemas.OpenAIError, streams=True,
+        ChatRequest, openai.ChatCompletion, openai.OpenAIError, streams=True,
     ),
     _get("/", SERVER, "Whether requests can be served now"),
     _get("/health", SERVER, "Whether requests can be served now"),
-    _get("/info", SERVER, "The served model and the limits", schemas.ServerInfo),
+    _get("/info", SERVER, "The served model and the limits", server.ServerInfo),
     _get("/metrics", SERVER, "Prometheus metrics", media="text/plain"),
 )  # fmt: skip

@@ -73,7 +73,7 @@ class EmbeddingsDialect(TextDialect):
 
 
 def blueprint(dialect: EmbeddingsDialect) -> Blueprint:
-    """Make the routes."""
+    """Return the routes."""
     routes = Blueprint("embeddings", __name__)
 
     @routes.post("/v1/embeddings")

@@ -45,7 +45,7 @@ class CohereRerankRequest(Body):
         ]
 
     def check(self) -> None:
-        """Raise InvalidParameter, or UnsupportedParameter for what is not offered."""
+        """Raise InvalidParameter, or UnsupportedParameter for fields not offered."""
         if self.top_n is not None and self.top_n < 1:
             raise InvalidParameter(
                 f"`top_n` must be at least 1. Given: {self.top_n}", field="top_n"

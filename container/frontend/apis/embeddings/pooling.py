@@ -89,7 +89,7 @@ class PoolingDialect(TextDialect):
             classify_request.options("input"),
             self._on_wait(context),
             raw=classify_request.use_activation is False,
-            kinds=SCORING,
+            allowed=SCORING,
         )
         labels = rows.info.labels
         data = [
@@ -132,7 +132,7 @@ class PoolingDialect(TextDialect):
         tasks = TASKS[self._embeddings.info.kind]
         if task is not None and task not in tasks:
             raise UnsupportedParameter(
-                f"`task` {task[:40]!r} is not what the served model does; it does "
+                f"`task` {task[:40]!r} is not supported by the served model; it supports "
                 f"{' and '.join(tasks)}",
                 field="task",
             )
@@ -150,19 +150,21 @@ class PoolingDialect(TextDialect):
         if pooling_request.dimensions is not None:
             raise UnsupportedParameter("`dimensions` needs an embedding model", field="dimensions")
         raw = pooling_request.use_activation is False
-        return self._embeddings.scores(inputs, options, on_wait, raw=raw, kinds=SCORING)
+        return self._embeddings.scores(inputs, options, on_wait, raw=raw, allowed=SCORING)
 
     def _cosines(
         self, pairs: list[Pair], score_request: ScoreRequest, on_wait: Callable[[], None]
     ) -> tuple[list[float], Rows]:
         """The cosine of each pair; each text is embedded once."""
         texts = dict.fromkeys(text for pair in pairs for text in (pair.first, pair.second))
-        place = {text: index for index, text in enumerate(texts)}
+        rows_by_text = {text: index for index, text in enumerate(texts)}
         inputs: list[EmbedInput] = [*texts]
         options = score_request.options(score_request.sides()[1])
         rows = self._embeddings.vectors(inputs, options, on_wait)
         vectors: Floats = normalized(rows.values)
-        scores = [float(vectors[place[p.first]] @ vectors[place[p.second]]) for p in pairs]
+        scores = [
+            float(vectors[rows_by_text[p.first]] @ vectors[rows_by_text[p.second]]) for p in pairs
+        ]
         return scores, rows
 
     def _answer(
@@ -189,7 +191,7 @@ class PoolingDialect(TextDialect):
 
 
 def blueprint(dialect: PoolingDialect) -> Blueprint:
-    """Make the routes."""
+    """Return the routes."""
     routes = Blueprint("pooling", __name__)
 
     @routes.post("/pooling")

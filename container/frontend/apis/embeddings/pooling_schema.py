@@ -33,7 +33,7 @@ SIDES = (("text_1", "text_2"), ("queries", "documents"), ("queries", "items"), (
 
 
 class PoolingBody(Body):
-    """What all three have in common. `use_activation` false answers raw scores and vectors."""
+    """The fields of all three routes. `use_activation` false answers raw scores and vectors."""
 
     model: str | None = Field(default=None, max_length=1000)
     truncate_prompt_tokens: int | None = None

@@ -3,10 +3,13 @@
 import time
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from flask import Blueprint, Response, request
 
+from container.errors import ServingError
+from container.frontend.apis.generation_dialect import ChatDialect, GenerationOptions
 from container.frontend.apis.openai.chat_rendering import (
     DONE,
     Chat,
@@ -24,38 +27,24 @@ from container.frontend.apis.openai.peer_fields import refuse_peer_fields
 from container.frontend.apis.openai.sampling_schema import GenerationFields, with_prompt_logprobs
 from container.frontend.apis.openai.structured_fields import read_structured
 from container.frontend.apis.openai.tools_schema import read_tools
-from container.frontend.generation import adapter_selection
-from container.frontend.generation.chat import Conversations
-from container.frontend.generation.chat_prompts import ChatPrompt
+from container.frontend.chat.chat_prompts import ChatPrompt
+from container.frontend.chat.tools import ToolMode
 from container.frontend.generation.completion import TextEvent
-from container.frontend.generation.limits import RequestLimits
+from container.frontend.generation.prompts import FieldNames
 from container.frontend.generation.request_context import RequestContext
-from container.frontend.generation.service import FieldNames, Service, TextRules
-from container.frontend.generation.tools import ToolMode
-from container.frontend.observability.metrics import Metrics
+from container.frontend.generation.service import TextRules
 from container.frontend.web.error_responses import openai_body
 from container.frontend.web.http_request import request_context
 from container.frontend.web.request_body import parse, read_object
-from container.frontend.web.responses import answer_headers, collect, json_response, stream
 from container.grammar.forms import Answer
 
 NAMES = FieldNames(prompt="messages", max_new_tokens="max_tokens")
 
 
-class OpenAIDialect:
+class OpenAIDialect(ChatDialect[Chat]):
     """Starts chat requests and renders them; `/invocations` uses it too."""
 
-    def __init__(
-        self,
-        service: Service,
-        metrics: Metrics,
-        limits: RequestLimits,
-        conversations: Conversations,
-    ) -> None:
-        self._service = service
-        self._metrics = metrics
-        self._limits = limits
-        self._conversations = conversations
+    stream_end = DONE
 
     def chat(
         self, body: dict[str, Any], context: RequestContext, *, takes_plain: bool = False
@@ -64,26 +53,18 @@ class OpenAIDialect:
         received_at = time.monotonic()
         refuse_peer_fields(body, ChatRequest)
         chat_request = parse(ChatRequest, body)
-        context = context.with_deadline(
-            chat_request.request_deadline, streams=bool(chat_request.stream)
-        )
-        context = select_adapter(context, chat_request, self._service)
-        with self._service.preparing(context) as context:
-            chat = self._start(chat_request, context, received_at, takes_plain=takes_plain)
-        if chat_request.stream:
-            return self._stream(chat)
-        collect(chat.running, self._metrics, context.connection)
-        return json_response(answer(chat), headers=answer_headers(chat.running))
+        start = partial(self._start, chat_request, received_at, takes_plain=takes_plain)
+        return self._generate(generation_options(chat_request), start, context)
 
     def render(self, chat_request: ChatRequest) -> str:
-        """Make the prompt of a chat. Raises TemplateFailed or UnsupportedParameter."""
+        """Render the prompt of a chat. Raises TemplateFailed or UnsupportedParameter."""
         return self._conversations.render(_chat_prompt(chat_request))
 
     def _start(
         self,
         chat_request: ChatRequest,
-        context: RequestContext,
         received_at: float,
+        context: RequestContext,
         *,
         takes_plain: bool,
     ) -> Chat:
@@ -97,13 +78,13 @@ class OpenAIDialect:
             service.info.vocabulary,
             top_logprobs=(chat_request.top_logprobs or 0) if chat_request.logprobs else None,
             grammar=prepared.grammar,
-            bad_words=service.word_ids(chat_request.bad_words or []),
+            bad_words=service.prompts.word_ids(chat_request.bad_words or []),
         )
         params = with_prompt_logprobs(params, chat_request.prompt_logprobs)
         rules = TextRules(
             received_at,
             chat_request.stops,
-            keep_stop=chat_request.keeps_stop,
+            keep_stop=chat_request.includes_stop,
             num_sequences=chat_request.n or 1,
         )
         reply = self._conversations.start(prepared, params, rules, context)
@@ -116,15 +97,18 @@ class OpenAIDialect:
             forces_call=chat_prompt.tools.mode is ToolMode.REQUIRED,
         )
 
-    def _stream(self, chat: Chat) -> Response:
-        def render(event: TextEvent) -> Iterator[object]:
-            return chunks(chat, event)
+    def _body(self, chat: Chat) -> object:
+        return answer(chat)
 
-        return stream(chat.running, render, openai_body, self._metrics, end=DONE)
+    def _events(self, chat: Chat, event: TextEvent) -> Iterator[object]:
+        return chunks(chat, event)
+
+    def _error_event(self, chat: Chat, error: ServingError) -> object:
+        return openai_body(error)
 
 
 def blueprint(dialect: OpenAIDialect) -> Blueprint:
-    """Make the routes."""
+    """Return the routes."""
     routes = Blueprint("openai", __name__)
 
     @routes.post("/v1/chat/completions")
@@ -135,16 +119,14 @@ def blueprint(dialect: OpenAIDialect) -> Blueprint:
     return routes
 
 
-def select_adapter(
-    context: RequestContext, fields: GenerationFields, service: Service
-) -> RequestContext:
-    """Select the adapter that `model`, `adapter_id` or `lora_path` names.
-
-    Raises InvalidParameter or NotFound.
-    """
-    context = adapter_selection.select_by_model(context, fields.model, service)
-    context = adapter_selection.select_by_id(context, fields.adapter_id, "adapter_id")
-    return adapter_selection.select_by_id(context, fields.lora_path, "lora_path")
+def generation_options(fields: GenerationFields) -> GenerationOptions:
+    """Return the options that every generating API has."""
+    return GenerationOptions(
+        bool(fields.stream),
+        fields.request_deadline,
+        fields.model,
+        {"adapter_id": fields.adapter_id, "lora_path": fields.lora_path},
+    )
 
 
 def _chat_prompt(chat_request: ChatRequest, answer: Answer | None = None) -> ChatPrompt:

@@ -16,7 +16,7 @@ from container.frontend.apis.openai.token_details import (
     prompt_logprobs,
     token_ids,
 )
-from container.frontend.generation.chat import MessageBuilder, Reply
+from container.frontend.chat.conversations import MessageBuilder, Reply
 from container.frontend.generation.completion import TextEvent
 from container.frontend.generation.offloading import in_pieces
 from container.frontend.generation.running_request import RunningRequest
@@ -37,7 +37,7 @@ DONE = b"data: [DONE]\n\n"
 
 @dataclass(frozen=True, slots=True)
 class Chat:
-    """A started chat request, with what its rendering needs; `begun` are the streams that began."""
+    """A started chat request; `begun` has the sequences whose role has been streamed."""
 
     reply: Reply
     chat_request: ChatRequest
@@ -70,15 +70,15 @@ class Chat:
 
 
 def served_name(requested: str | None, served: str) -> str:
-    """The model's name in an answer: as it was asked for.
+    """Return the model's name for an answer: the one in the request.
 
-    Clients of TGI write "tgi" for "whatever is served"; SageMaker's front door writes "".
+    Clients of TGI write "tgi" for the served model; SageMaker's front door writes "".
     """
     return requested if requested and requested != "tgi" else served
 
 
 def usage(reply: Reply) -> dict[str, Any]:
-    """Token counts; `cached_tokens` are those of the prompt that were already computed."""
+    """Count the tokens; `cached_tokens` are those of the prompt that were already computed."""
     prompt, new = reply.running.prompt_tokens, reply.running.completion_tokens
     counts: dict[str, Any] = {
         "prompt_tokens": prompt,
@@ -91,7 +91,7 @@ def usage(reply: Reply) -> dict[str, Any]:
 
 
 def answer(chat: Chat) -> dict[str, Any]:
-    """A whole answer."""
+    """Render a whole answer."""
     choices = []
     for completion in chat.running.completions:
         builder = chat.reply.take_whole(completion)
@@ -114,7 +114,7 @@ def answer(chat: Chat) -> dict[str, Any]:
 
 
 def chunks(chat: Chat, event: TextEvent) -> Iterator[dict[str, Any]]:
-    """The chunks that an event of a stream makes."""
+    """Render an event of a stream as chunks."""
     deltas = [
         _delta(chat, event.seq_index, delta)
         for delta in chat.reply.take(event)
@@ -159,7 +159,7 @@ def _message(builder: MessageBuilder, *, with_reasoning: bool) -> dict[str, Any]
 
 
 def _delta(chat: Chat, seq_index: int, delta: Delta) -> dict[str, Any]:
-    """OpenAI's delta: a call has its id and its name once, then pieces of its arguments."""
+    """Render a delta: a call has its id and its name once, then pieces of its arguments."""
     if delta.kind is DeltaKind.CONTENT:
         return {"content": delta.text}
     if delta.kind is DeltaKind.REASONING:
@@ -177,7 +177,7 @@ def _delta(chat: Chat, seq_index: int, delta: Delta) -> dict[str, Any]:
 def _chunk(
     chat: Chat, event: TextEvent, delta: dict[str, Any], *, is_first: bool, is_end: bool
 ) -> dict[str, Any]:
-    """One chunk; the token's log-probability and the end come with its last delta."""
+    """Render a chunk; the last delta of a token has its log-probability and finish reason."""
     reason = chat.finish_reason(event.seq_index, event.finish_reason) if is_end else None
     choice: dict[str, Any] = {
         "index": event.seq_index,

@@ -14,7 +14,7 @@ from container.frontend.apis.openai.sampling_schema import (
 )
 from container.frontend.apis.openai.template_inputs import (
     IMAGE_PART,
-    joined,
+    merge_text_parts,
     read_options,
     text_part,
 )
@@ -56,7 +56,7 @@ Part = Annotated[TextPart | ImagePart | OtherPart, Field(discriminator="type")]
 
 
 class CalledFunction(Body):
-    """What the assistant called; `arguments` is JSON as text, or (as TGI once sent) an object."""
+    """A call by the assistant; `arguments` is JSON as text, or (as TGI once sent) an object."""
 
     name: str
     arguments: str | dict[str, Any] | None = None
@@ -143,7 +143,7 @@ MAX_TOP_LOGPROBS = 20  # OpenAI's own limit
 
 
 def check(request: ChatRequest, limits: RequestLimits, vocabulary: int) -> None:
-    """Check ranges. Raises InvalidParameter, or UnsupportedParameter for what is not offered."""
+    """Check ranges. Raises InvalidParameter, or UnsupportedParameter for fields not offered."""
     r = request
     refuse(r, NOT_OFFERED)
     require(bool(r.messages), "messages", "must not be empty")
@@ -161,7 +161,7 @@ def template_options(request: ChatRequest) -> dict[str, Any]:
 
 
 def template_messages(request: ChatRequest) -> tuple[list[dict[str, Any]], list[ImageSource]]:
-    """Give the messages the form that chat templates read; and their images, in order.
+    """Convert the messages to the form that chat templates read; also return their images.
 
     Raises UnsupportedParameter.
     """
@@ -177,12 +177,12 @@ def _template_message(message: Message, index: int, images: list[ImageSource]) -
     fields["content"] = _content(message.content, f"{where}.content", images)
     if message.tool_calls:
         fields["tool_calls"] = [_template_call(call) for call in message.tool_calls]
-    is_said = (
+    has_content = (
         message.content is not None
         or bool(message.tool_calls)
         or message.reasoning_content is not None
     )
-    require(is_said, f"{where}.content", "must be given")
+    require(has_content, f"{where}.content", "must be given")
     return fields
 
 
@@ -205,7 +205,7 @@ def _content(
                 f"`{where}` has a part of type {part.type!r}, which no model here reads",
                 field=where,
             )
-    return joined(parts)
+    return merge_text_parts(parts)
 
 
 def _template_call(call: ToolCall) -> dict[str, Any]:

@@ -1,61 +1,53 @@
-"""OpenAI's `/v1/completions`: several prompts in one request, streams told apart by index.
+"""OpenAI's `/v1/completions`: several prompts in one request, whose streams have indices.
 
 Wire format: OpenAI's "Create completion" (legacy). Prompt i with n choices has the indices from
 i * n on. Where OpenAI stops at 16 tokens without `max_tokens`, this fills the context, as TGI.
 """
 
 import time
+from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 from flask import Blueprint, Response, request
 
-from container.frontend.apis.openai.chat import select_adapter
+from container.errors import ServingError
+from container.frontend.apis.generation_dialect import GenerationDialect
+from container.frontend.apis.openai.chat import generation_options
 from container.frontend.apis.openai.chat_rendering import DONE, served_name
-from container.frontend.apis.openai.completions_rendering import ChunkWriter, Completions, answer
+from container.frontend.apis.openai.completions_rendering import Completions, answer, chunks
 from container.frontend.apis.openai.completions_schema import CompletionRequest, check
 from container.frontend.apis.openai.peer_fields import refuse_peer_fields
 from container.frontend.apis.openai.sampling_schema import with_prompt_logprobs
 from container.frontend.apis.openai.structured_fields import read_structured
-from container.frontend.generation.limits import RequestLimits
+from container.frontend.generation.prompts import FieldNames, Prompt
 from container.frontend.generation.request_context import RequestContext
-from container.frontend.generation.service import FieldNames, Prompt, Service, TextRules
-from container.frontend.observability.metrics import Metrics
+from container.frontend.generation.running_group import GroupEvent
+from container.frontend.generation.service import TextRules
 from container.frontend.web.error_responses import openai_body
 from container.frontend.web.http_request import request_context
 from container.frontend.web.request_body import parse, read_object
-from container.frontend.web.responses import answer_headers, collect, json_response, stream
 from container.grammar.shape import MessageShape, encode_shape
 from container.messages.engine import SamplingParams
 
 NAMES = FieldNames(prompt="prompt", max_new_tokens="max_tokens")
 
 
-class CompletionsDialect:
+class CompletionsDialect(GenerationDialect[Completions]):
     """Starts completions and renders them; `/invocations` uses it too."""
 
-    def __init__(self, service: Service, metrics: Metrics, limits: RequestLimits) -> None:
-        self._service = service
-        self._metrics = metrics
-        self._limits = limits
+    stream_end = DONE
 
     def complete(self, body: dict[str, Any], context: RequestContext) -> Response:
         """Answer a completions body."""
         received_at = time.monotonic()
         refuse_peer_fields(body, CompletionRequest)
         completion_request = parse(CompletionRequest, body)
-        context = context.with_deadline(
-            completion_request.request_deadline, streams=bool(completion_request.stream)
-        )
-        context = select_adapter(context, completion_request, self._service)
-        with self._service.preparing(context) as context:
-            completions = self._start(completion_request, context, received_at)
-        if completions.completion_request.stream:
-            return self._stream(completions)
-        collect(completions.group, self._metrics, context.connection)
-        return json_response(answer(completions), headers=answer_headers(completions.group))
+        start = partial(self._start, completion_request, received_at)
+        return self._generate(generation_options(completion_request), start, context)
 
     def _start(
-        self, completion_request: CompletionRequest, context: RequestContext, received_at: float
+        self, completion_request: CompletionRequest, received_at: float, context: RequestContext
     ) -> Completions:
         service = self._service
         check(completion_request, self._limits, service.info.vocabulary)
@@ -68,7 +60,7 @@ class CompletionsDialect:
         rules = TextRules(
             received_at,
             completion_request.stops,
-            keep_stop=completion_request.keeps_stop,
+            keep_stop=completion_request.includes_stop,
             num_sequences=completion_request.n or 1,
         )
         echoed = [
@@ -90,23 +82,26 @@ class CompletionsDialect:
         if isinstance(prompt, str):
             adds = completion_request.add_special_tokens is not False
             return Prompt(
-                service.encode(prompt, NAMES, add_special_tokens=adds, truncate=cut), len(prompt)
+                service.prompts.encode(prompt, NAMES, add_special_tokens=adds, truncate=cut),
+                len(prompt),
             )
         if cut is not None:
             prompt = prompt[-(cut if cut > 0 else service.info.max_input_tokens) :]
-        return Prompt(service.check_prompt(prompt, NAMES), 0)
+        return Prompt(service.prompts.check_prompt(prompt, NAMES), 0)
 
     def _params(
         self, completion_request: CompletionRequest, prompt: Prompt, grammar: str
     ) -> SamplingParams:
         service = self._service
-        room = service.room_for(len(prompt.ids), completion_request.max_tokens, NAMES)
+        max_new_tokens = service.prompts.limit_new_tokens(
+            len(prompt.ids), completion_request.max_tokens, NAMES
+        )
         params = completion_request.params(
-            room,
+            max_new_tokens,
             service.info.vocabulary,
             top_logprobs=completion_request.logprobs,
             grammar=grammar,
-            bad_words=service.word_ids(completion_request.bad_words or []),
+            bad_words=service.prompts.word_ids(completion_request.bad_words or []),
         )
         return with_prompt_logprobs(params, completion_request.top_prompt_logprobs)
 
@@ -115,13 +110,18 @@ class CompletionsDialect:
             return prompt
         return self._service.tokenizer.decode(prompt, skip_special_tokens=True)
 
-    def _stream(self, completions: Completions) -> Response:
-        writer = ChunkWriter(completions)
-        return stream(completions.group, writer.write, openai_body, self._metrics, end=DONE)
+    def _body(self, completions: Completions) -> object:
+        return answer(completions)
+
+    def _events(self, completions: Completions, event: GroupEvent) -> Iterator[object]:
+        return chunks(completions, event)
+
+    def _error_event(self, completions: Completions, error: ServingError) -> object:
+        return openai_body(error)
 
 
 def blueprint(dialect: CompletionsDialect) -> Blueprint:
-    """Make the route."""
+    """Return the route."""
     routes = Blueprint("completions", __name__)
 
     @routes.post("/v1/completions")

@@ -17,7 +17,8 @@ from container.frontend.apis.openai.token_details import (
 )
 from container.frontend.generation.completion import Completion, TextEvent, TokenText
 from container.frontend.generation.offloading import in_pieces
-from container.frontend.generation.running_request import GroupEvent, RunningGroup, RunningRequest
+from container.frontend.generation.running_group import GroupEvent, RunningGroup
+from container.frontend.generation.running_request import RunningRequest
 from container.frontend.web.responses import deadline_mark
 
 Json = dict[str, Any]
@@ -27,12 +28,14 @@ Json = dict[str, Any]
 class Completions:
     """A started request, with what its rendering needs."""
 
-    group: RunningGroup
+    running: RunningGroup
     completion_request: CompletionRequest
     model: str
     id: str
     created: int
     prompts: list[str]
+    offsets: dict[int, int] = field(default_factory=dict)
+    unsent_ids: dict[int, list[int]] = field(default_factory=dict)
 
     def envelope(self) -> Json:
         """The fields that every answer and every chunk has."""
@@ -47,7 +50,7 @@ class Completions:
     @property
     def usage(self) -> Json:
         """Token counts, summed over the prompts."""
-        requests = self.group.requests
+        requests = self.running.requests
         prompt = sum(running.prompt_tokens for running in requests)
         new = sum(running.completion_tokens for running in requests)
         cached = sum(running.prompt.cached_tokens for running in requests)
@@ -67,7 +70,7 @@ def answer(completions: Completions) -> Json:
     """A whole answer."""
     choices = [
         _choice(completions, index, completion)
-        for index, running in enumerate(completions.group.requests)
+        for index, running in enumerate(completions.running.requests)
         for completion in running.completions
     ]
     return completions.envelope() | {"choices": choices, "usage": completions.usage}
@@ -75,7 +78,7 @@ def answer(completions: Completions) -> Json:
 
 def _choice(completions: Completions, prompt_index: int, completion: Completion) -> Json:
     completion_request = completions.completion_request
-    running = completions.group.requests[prompt_index]
+    running = completions.running.requests[prompt_index]
     assert completion.finish_reason is not None
     choice: Json = {
         "index": completions.choice_index(prompt_index, completion.seq_index),
@@ -96,69 +99,51 @@ def _choice(completions: Completions, prompt_index: int, completion: Completion)
     return choice
 
 
-@dataclass(slots=True)
-class ChunkWriter:
-    """Writes the chunks of a stream.
+def chunks(completions: Completions, group_event: GroupEvent) -> Iterator[Json]:
+    """Render an event of a stream as chunks."""
+    event, completion_request = group_event.event, completions.completion_request
+    index = completions.choice_index(group_event.index, event.seq_index)
+    is_first = index not in completions.offsets
+    running = completions.running.requests[group_event.index]
+    text = (completions.prompts[group_event.index] if is_first else "") + event.text
+    events = [] if event.is_cut else [event]
+    tokens, tops = _scored(completions, running, events, is_first=is_first)
+    start = completions.offsets.get(index, 0)
+    completions.offsets[index] = start + sum(map(_length, tokens))
+    logprobs = None
+    if completion_request.logprobs is not None:
+        as_id = bool(completion_request.return_tokens_as_token_ids)
+        logprobs = _logprobs(tokens, tops, start=start, as_id=as_id)
+    completions.unsent_ids.setdefault(index, []).extend(token_ids(events))
+    if text or logprobs or event.finish_reason is not None:
+        choice = {"index": index, "text": text, "logprobs": logprobs}
+        yield _chunk(completions, event, choice, running)
+    if completions.running.is_finished and completion_request.includes_usage:
+        yield completions.envelope() | {"choices": [], "usage": completions.usage}
 
-    `offsets` are the characters of each choice's tokens so far, `held` its ids without a chunk.
-    """
 
-    completions: Completions
-    offsets: dict[int, int] = field(default_factory=dict)
-    held: dict[int, list[int]] = field(default_factory=dict)
-
-    def write(self, known_event: GroupEvent) -> Iterator[Json]:
-        """Write the chunks that an event makes."""
-        completions, event = self.completions, known_event.event
-        index = completions.choice_index(known_event.index, event.seq_index)
-        is_first = index not in self.offsets
-        running = completions.group.requests[known_event.index]
-        text = (completions.prompts[known_event.index] if is_first else "") + event.text
-        events = [] if event.is_cut else [event]
-        tokens, tops = _scored(completions, running, events, is_first=is_first)
-        start = self.offsets.get(index, 0)
-        self.offsets[index] = start + sum(map(_length, tokens))
-        logprobs = None
-        if completions.completion_request.logprobs is not None:
-            as_id = bool(completions.completion_request.return_tokens_as_token_ids)
-            logprobs = _logprobs(tokens, tops, start=start, as_id=as_id)
-        self.held.setdefault(index, []).extend(token_ids(events))
-        if text or logprobs or event.finish_reason is not None:
-            yield self._chunk(event, index, text, logprobs, running)
-        if completions.group.is_finished and completions.completion_request.includes_usage:
-            yield completions.envelope() | {"choices": [], "usage": completions.usage}
-
-    def _chunk(
-        self,
-        event: TextEvent,
-        index: int,
-        text: str,
-        logprobs: Json | None,
-        running: RunningRequest,
-    ) -> Json:
-        completion_request, reason = self.completions.completion_request, event.finish_reason
-        choice: Json = {
-            "index": index,
-            "text": text,
-            "logprobs": logprobs,
-            "finish_reason": None if reason is None else FINISH_REASONS[reason],
-            **deadline_mark(reason),
-        }
-        ids = self.held.pop(index)
-        if completion_request.return_token_ids:
-            choice["token_ids"] = ids
-            if running.completions[event.seq_index].num_tokens == len(ids):
-                choice["prompt_token_ids"] = running.prompt_ids
-        chunk = self.completions.envelope() | {"choices": [choice]}
-        if completion_request.includes_running_usage:
-            return chunk | {"usage": self.completions.usage}
-        return chunk | {"usage": None} if completion_request.includes_usage else chunk
+def _chunk(
+    completions: Completions, event: TextEvent, choice: Json, running: RunningRequest
+) -> Json:
+    """Finish the choice of a chunk with its finish reason and ids; return the chunk."""
+    completion_request, reason = completions.completion_request, event.finish_reason
+    finish_reason = None if reason is None else FINISH_REASONS[reason]
+    choice |= {"finish_reason": finish_reason} | deadline_mark(reason)
+    ids = completions.unsent_ids.pop(choice["index"])
+    if completion_request.return_token_ids:
+        choice["token_ids"] = ids
+        if running.completions[event.seq_index].num_tokens == len(ids):
+            choice["prompt_token_ids"] = running.prompt_ids
+    chunk = completions.envelope() | {"choices": [choice]}
+    if completion_request.includes_running_usage:
+        return chunk | {"usage": completions.usage}
+    return chunk | {"usage": None} if completion_request.includes_usage else chunk
 
 
 def _scored(
     completions: Completions, running: RunningRequest, events: list[TextEvent], *, is_first: bool
 ) -> tuple[list[TokenText], list[list[TokenText]]]:
-    """The tokens that log-probabilities tell of, and the most likely ones at their places.
+    """Return the tokens that have log-probabilities, and the most likely ones at their positions.
 
     In an echo the special tokens of the prompt are text like all others.
     """

@@ -43,7 +43,7 @@ class CompletionRequest(GenerationFields):
 
 
 def check(request: CompletionRequest, limits: RequestLimits, vocabulary: int) -> None:
-    """Check ranges. Raises InvalidParameter, or UnsupportedParameter for what is not offered."""
+    """Check ranges. Raises InvalidParameter, or UnsupportedParameter for fields not offered."""
     r = request
     refuse(r, NOT_OFFERED)
     check_generation(r, limits, vocabulary)

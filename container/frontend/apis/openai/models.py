@@ -13,7 +13,7 @@ Model = dict[str, Any]
 
 
 def served_models(service: Service, texts: Embeddings) -> list[Model]:
-    """List what is served. Raises Unavailable before it is loaded."""
+    """List the served models. Raises Unavailable before they are loaded."""
     others = texts.models() if texts.is_offered else []
     if others and not service.has_engine:
         return others
@@ -46,12 +46,12 @@ def blueprint(service: Service, texts: Embeddings) -> Blueprint:
     def model(model_id: str) -> Response:
         known = {model["id"]: model for model in served_models(service, texts)}
         # The first slash of a folder's name is lost in the path.
-        found = known.get(model_id) or known.get(f"/{model_id}")
-        if found is None:
+        served = known.get(model_id) or known.get(f"/{model_id}")
+        if served is None:
             raise NotFound(
                 f"model {model_id[:200]!r} is not known; known are: {', '.join(known)}",
                 field="model",
             )
-        return json_response(found)
+        return json_response(served)
 
     return routes

@@ -1,7 +1,7 @@
 """Fields of other servers' requests that this server does not offer: each is refused by name.
 
 The names are those of vLLM's and SGLang's request types (entrypoints/openai/.../protocol.py); the
-values mean "off" there. A field that a request model of ours has is not looked at here.
+values mean "off" there. Fields that this server's request models have are not checked here.
 """
 
 from typing import Any
@@ -56,7 +56,7 @@ NOT_OFFERED: dict[str, tuple[Any, ...]] = {
     "separate_reasoning": _TRUE,
     "stream_reasoning": _TRUE,
     "stream_interval": (None, 1),
-    # What else an answer tells
+    # Fields that add to an answer
     "return_cached_tokens_details": _FALSE,
     "return_flat_raw_output_top_logprobs": _FALSE,
     "return_flat_raw_top_logprobs_b64": _FALSE,
@@ -107,7 +107,7 @@ NOT_OFFERED: dict[str, tuple[Any, ...]] = {
     "return_tokens_as_token_ids": _FALSE,
     "truncate_prompt_tokens": _NONE,
 }
-# Known and without effect: names for the service's own books, and what has none in vLLM either
+# Accepted without effect: names for the client's records, and fields without effect in vLLM, too
 # while special tokens are left out of the text.
 EFFECTLESS = frozenset({
     "metadata", "prompt_cache_key", "prompt_cache_options", "prompt_cache_retention",

@@ -1,4 +1,4 @@
-"""What chat completions and completions have in common: how tokens are picked."""
+"""The fields that chat completions and completions share: sampling, streams, metadata."""
 
 import secrets
 from typing import Any
@@ -10,16 +10,15 @@ from container.errors import InvalidParameter, UnsupportedParameter
 from container.frontend.apis.openai.structured_fields import StructuredFields
 from container.frontend.generation.limits import RequestLimits
 from container.frontend.generation.request_context import MIN_DEADLINE_S
-from container.frontend.generation.service import random_seed
 from container.frontend.web.request_body import Body, Items
-from container.messages.engine import LogprobMode, SamplingParams
+from container.messages.engine import LogprobMode, SamplingParams, random_seed
 
 MAX_BAD_WORDS = 1000
 MAX_PROMPT_LOGPROBS = 20  # vLLM's own limit
 
 
 class StreamOptions(Body):
-    """What a stream adds."""
+    """The options of a stream."""
 
     include_usage: bool | None = False
     continuous_usage_stats: bool | None = False
@@ -61,7 +60,7 @@ class SamplingFields(Body):
         return [self.stop] if isinstance(self.stop, str) else self.stop or []
 
     @property
-    def keeps_stop(self) -> bool:
+    def includes_stop(self) -> bool:
         """Whether a stop string stays in the text, by vLLM's name or by SGLang's."""
         return bool(self.include_stop_str_in_output or self.no_stop_trim)
 
@@ -77,7 +76,7 @@ class SamplingFields(Body):
         return bool(self.stream_options and self.stream_options.include_usage)
 
     def biases(self, vocabulary: int) -> dict[int, float]:
-        """`logit_bias` with ids as numbers. Raises InvalidParameter for what is no id."""
+        """`logit_bias` with ids as numbers. Raises InvalidParameter for a key that is no id."""
         biases = {}
         for name, bias in (self.logit_bias or {}).items():
             is_id = name.isdecimal() and len(name) < 12 and int(name) < vocabulary
@@ -160,7 +159,7 @@ def check_sampling(fields: SamplingFields, limits: RequestLimits, vocabulary: in
 
 
 class GenerationFields(SamplingFields, StructuredFields):
-    """What chat completions and completions have in common beyond that, most of it vLLM's.
+    """The other fields that chat completions and completions share, most of them vLLM's.
 
     `adapter_id` is TGI's name, `lora_path` SGLang's; `request_id` is vLLM's, `rid` SGLang's.
     """
@@ -208,10 +207,10 @@ def refuse(body: Body, not_offered: dict[str, tuple[Any, ...]]) -> None:
             raise UnsupportedParameter(f"`{name}` is not supported by this server", field=name)
 
 
-def require(holds: bool, name: str, rule: str) -> None:
-    """Raise InvalidParameter unless a rule holds."""
+def require(holds: bool, name: str, requirement: str) -> None:
+    """Raise InvalidParameter unless a requirement holds."""
     if not holds:
-        raise InvalidParameter(f"`{name}` {rule}", field=name)
+        raise InvalidParameter(f"`{name}` {requirement}", field=name)
 
 
 def within(value: float | None, name: str, minimum: float | None, maximum: float | None) -> None:

@@ -12,8 +12,8 @@ from container.frontend.generation.limits import RequestLimits
 from container.frontend.web.request_body import Body, Items
 from container.grammar.forms import Answer
 
-# The kind of each field whose value is the grammar itself.
-KINDS = {
+# The type of each field whose value is the grammar itself.
+GRAMMAR_TYPES = {
     "guided_json": "json",
     "guided_regex": "regex",
     "guided_choice": "choice",
@@ -22,7 +22,7 @@ KINDS = {
     "regex": "regex",
     "ebnf": "grammar",
 }
-NESTED_KINDS = ("json", "regex", "choice", "grammar", "json_object")
+NESTED_TYPES = ("json", "regex", "choice", "grammar", "json_object")
 # Other fields of `structured_outputs`, with the values that mean "off".
 NESTED_NOT_OFFERED: dict[str, tuple[Any, ...]] = {
     "structural_tag": (None,),
@@ -33,7 +33,7 @@ NESTED_NOT_OFFERED: dict[str, tuple[Any, ...]] = {
 
 
 class StructuredFields(Body):
-    """What a completion follows; see the module."""
+    """The fields that hold a grammar; see the module."""
 
     response_format: dict[str, Any] | None = None
     grammar: dict[str, Any] | None = None
@@ -53,21 +53,21 @@ def read_structured(request: StructuredFields, limits: RequestLimits) -> Answer 
     Raises InvalidParameter or UnsupportedParameter.
     """
     fields = {name: getattr(request, name) for name in StructuredFields.model_fields}
-    given = {name: value for name, value in fields.items() if value is not None}
-    if (given.get("response_format") or {}).get("type") == "text":
-        del given["response_format"]
-    if not given:
+    set_fields = {name: value for name, value in fields.items() if value is not None}
+    if (set_fields.get("response_format") or {}).get("type") == "text":
+        del set_fields["response_format"]
+    if not set_fields:
         return None
-    name, *others = given
+    name, *others = set_fields
     if others:
         raise InvalidParameter(f"`{name}` and `{others[0]}` exclude each other", field=others[0])
-    value = given[name]
+    value = set_fields[name]
     if name in ("response_format", "grammar"):
         return read_grammar(value, name, limits)
     if name == "structured_outputs":
         kind = _nested_kind(value)
         return read_value(kind, value[kind], f"{name}.{kind}", limits)
-    return read_value(KINDS[name], value, name, limits)
+    return read_value(GRAMMAR_TYPES[name], value, name, limits)
 
 
 def _nested_kind(value: dict[str, Any]) -> str:
@@ -77,8 +77,8 @@ def _nested_kind(value: dict[str, Any]) -> str:
             raise UnsupportedParameter(
                 f"`{field}.{name}` is not supported by this server", field=f"{field}.{name}"
             )
-    kinds = [kind for kind in NESTED_KINDS if value.get(kind) not in (None, False)]
-    if len(kinds) != 1:
-        names = ", ".join(NESTED_KINDS)
+    types = [kind for kind in NESTED_TYPES if value.get(kind) not in (None, False)]
+    if len(types) != 1:
+        names = ", ".join(NESTED_TYPES)
         raise InvalidParameter(f"`{field}` must have exactly one of: {names}", field=field)
-    return kinds[0]
+    return types[0]

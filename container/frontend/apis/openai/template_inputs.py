@@ -1,10 +1,10 @@
-"""What chat templates read: the parts of a message, and variables of the request."""
+"""The inputs of chat templates: the parts of a message, and variables of the request."""
 
 from typing import Any
 
 from container.frontend.apis.openai.sampling_schema import require
 
-IMAGE_PART = {"type": "image"}  # which one is told by its place among the images
+IMAGE_PART = {"type": "image"}  # its position among the images identifies it
 # What the renderer decides itself; the rest of `chat_template_kwargs` is up to the template.
 RESERVED = frozenset({
     "messages", "conversation", "tools", "documents", "chat_template", "tokenize", "padding",
@@ -19,7 +19,7 @@ def text_part(text: str) -> dict[str, str]:
     return {"type": "text", "text": text}
 
 
-def joined(parts: list[dict[str, str]]) -> str | list[dict[str, str]]:
+def merge_text_parts(parts: list[dict[str, str]]) -> str | list[dict[str, str]]:
     """Parts that are all text as one string, which every template reads."""
     if IMAGE_PART in parts:
         return parts

@@ -40,18 +40,18 @@ def prompt_tops(running: RunningRequest) -> list[list[TokenText]]:
 
 
 def with_own(top: list[TokenText], own: TokenText) -> list[TokenText]:
-    """The most likely tokens, and the one that is there, if it is not among them."""
+    """Return the most likely tokens, and the actual one if it is not among them."""
     return top if any(token.token_id == own.token_id for token in top) else [*top, own]
 
 
 def prompt_logprobs(running: RunningRequest) -> list[dict[str, Any] | None]:
-    """vLLM's form: for each place of the prompt a map by token id; null for the first place."""
-    places: list[dict[str, Any] | None] = [None]
+    """Return a map by token id for each position of the prompt, as vLLM; null for the first."""
+    positions: list[dict[str, Any] | None] = [None]
     for top in prompt_tops(running)[1:]:
-        places.append(
+        positions.append(
             {
                 str(token.token_id): {"logprob": token.logprob, "decoded_token": token.text}
                 for token in top
             }
         )
-    return places
+    return positions

@@ -5,7 +5,7 @@ import re
 from typing import Any
 
 from container.errors import InvalidParameter, UnsupportedParameter
-from container.frontend.generation.tools import NO_TOOLS, ToolMode, ToolUse
+from container.frontend.chat.tools import NO_TOOLS, ToolMode, ToolUse
 from container.frontend.web.request_body import Body, parse
 from container.grammar.shape import Tool
 
@@ -13,7 +13,7 @@ MAX_TOOLS = 128  # OpenAI's own limit
 NAME = re.compile(r"[a-zA-Z0-9_.-]{1,64}")
 NO_ARGUMENTS: dict[str, Any] = {"type": "object", "properties": {}}
 # A schema of an object without properties that has nothing but these takes no arguments.
-_SAY_NOTHING = {"type", "properties", "required", "title", "description", "$schema"}
+_ARGUMENTLESS_KEYWORDS = {"type", "properties", "required", "title", "description", "$schema"}
 
 
 class Function(Body):
@@ -52,7 +52,7 @@ def read_tools(
 
 
 def read_arguments(arguments: str | dict[str, Any] | None) -> str | dict[str, Any]:
-    """Return the arguments of an earlier call: an object, or the text that was said if it is none.
+    """Return the arguments of an earlier call: an object, or the text if it is not JSON.
 
     A completion that was cut by its length has such text.
     """
@@ -93,7 +93,7 @@ def _read_tool(tool: dict[str, Any], where: str) -> Tool:
             f"`{where}.parameters` must be a schema of an object", field=f"{where}.parameters"
         )
     parameters = parameters | {"type": "object"}
-    if parameters.get("properties") == {} and parameters.keys() <= _SAY_NOTHING:
+    if parameters.get("properties") == {} and parameters.keys() <= _ARGUMENTLESS_KEYWORDS:
         parameters = parameters | {"additionalProperties": False}
     return Tool(function.name, parameters, bool(function.strict))
 

@@ -27,12 +27,12 @@ class AdapterRequest(Body):
 
 
 def blueprint(engine: EngineConnection) -> Blueprint:
-    """Make the routes."""
+    """Return the routes."""
     routes = Blueprint("adapters", __name__)
 
     @routes.post("/adapters")
     def register() -> Response:
-        adapter_request = parse(AdapterRequest, _given())
+        adapter_request = parse(AdapterRequest, _parameters())
         engine.add_adapter(
             adapter_request.name,
             adapter_request.src,
@@ -62,8 +62,8 @@ def blueprint(engine: EngineConnection) -> Blueprint:
     return routes
 
 
-def _given() -> dict[str, Any]:
-    """A JSON body, or query parameters, as DJL takes them."""
+def _parameters() -> dict[str, Any]:
+    """Read a JSON body, or query parameters, as DJL takes them."""
     if not request.args:
         return read_object(request)
     query: dict[str, Any] = request.args.to_dict()

@@ -1,8 +1,8 @@
 """Bodies of many records, as batch transform sends them: run together, answered in order.
 
-A client's error in a record is an error object in that record's place. A server's error fails the
-whole body, so that SageMaker tries it again instead of keeping a file of errors. At the body's
-deadline the records that run are answered as far as they are, and the rest have its error.
+A client's error in a record becomes an error object on that record's line. A server's error fails
+the whole body, so that SageMaker retries it instead of storing a file of errors. At the body's
+deadline, running records are answered with their text so far, and the rest with an error.
 """
 
 import csv
@@ -18,7 +18,7 @@ from flask import Response
 
 from container import content
 from container.errors import DeadlineExceeded, InvalidParameter, Overloaded, RequestError
-from container.frontend.apis.sagemaker.batch_share import BatchShare
+from container.frontend.apis.sagemaker.batch_slots import BatchSlots
 from container.frontend.generation.offloading import in_pieces
 from container.frontend.generation.request_context import RequestContext
 from container.frontend.web import error_responses
@@ -28,16 +28,16 @@ from container.frontend.web.responses import DEADLINE_HEADER, watch_wait
 
 Answer = Callable[[dict[str, Any]], Response]
 Record = bytes | str  # a line of JSON, or a prompt
-# The engine has no place for a record, since other frontends have taken the share: try again.
+# The engine is full, since other frontends have taken its slots: try again after this.
 PAUSE_S = 0.05
 KILL_WAIT_S = 5.0
 
 
 @dataclass(slots=True)
-class BatchAnswers:
-    """The answers to one body, a line of JSON for each record, and whether the deadline cut any.
+class BatchResponse:
+    """The response to one body: a line of JSON for each record.
 
-    `failures` are the server's own errors.
+    `is_cut`: the deadline has cut a record. `failures` are the server's own errors.
     """
 
     lines: list[bytes] = field(default_factory=list)
@@ -46,60 +46,60 @@ class BatchAnswers:
 
 
 class BatchTransform:
-    """Runs the records of bodies side by side, as many as the share of all bodies allows."""
+    """Runs the records of bodies concurrently, as many as there are slots."""
 
-    def __init__(self, share: BatchShare) -> None:
-        self._share = share
+    def __init__(self, slots: BatchSlots) -> None:
+        self._slots = slots
 
     def answer(
         self, records: Iterable[Record], answer: Answer, context: RequestContext
-    ) -> BatchAnswers:
-        """Answer each record. Raises the server's own faults, or ClientDisconnected."""
-        places = self._share.new_body()
+    ) -> BatchResponse:
+        """Answer each record. Raises the server's own errors, or ClientDisconnected."""
+        body_slots = self._slots.new_body()
         on_wait = watch_wait(context)
-        answers = BatchAnswers()
+        batch = BatchResponse()
         running = gevent.pool.Group()
         try:
             for index, record in enumerate(in_pieces(records)):
-                if answers.failures:
+                if batch.failures:
                     break
-                answers.lines.append(b"")
+                batch.lines.append(b"")
                 try:
-                    places.acquire(on_wait)
+                    body_slots.acquire(on_wait)
                 except DeadlineExceeded as error:
-                    self._refuse(answers, index, error)
+                    self._refuse(batch, index, error)
                     continue
-                greenlet = running.spawn(self._run, record, index, answer, answers)
-                greenlet.link(places.release)  # also if it is killed before it has begun
+                greenlet = running.spawn(self._run, record, index, answer, batch)
+                greenlet.link(body_slots.release)  # also if it is killed before it has begun
             running.join()
         finally:
             running.kill(timeout=KILL_WAIT_S)
-        if answers.failures:
-            raise answers.failures[0]
-        return answers
+        if batch.failures:
+            raise batch.failures[0]
+        return batch
 
     def _run(
         self,
         record: Record,
         index: int,
         answer: Answer,
-        answers: BatchAnswers,
+        batch: BatchResponse,
     ) -> None:
         """Answer one record, or note the error; raised in a greenlet, it would only be logged."""
         try:
             response = _answer_when_free(_read(record), answer)
-            answers.lines[index] = response.get_data()
-            answers.is_cut |= DEADLINE_HEADER in response.headers
+            batch.lines[index] = response.get_data()
+            batch.is_cut |= DEADLINE_HEADER in response.headers
         except Exception as error:
-            self._refuse(answers, index, error)
+            self._refuse(batch, index, error)
 
-    def _refuse(self, answers: BatchAnswers, index: int, error: Exception) -> None:
+    def _refuse(self, batch: BatchResponse, index: int, error: Exception) -> None:
         cause, dialect = error_responses.split(error, Dialect.TGI)
         if not isinstance(cause, RequestError | DeadlineExceeded):
-            answers.failures.append(cause)
+            batch.failures.append(cause)
             return
-        answers.is_cut |= isinstance(cause, DeadlineExceeded)
-        answers.lines[index] = error_responses.error_response(cause, dialect).get_data()
+        batch.is_cut |= isinstance(cause, DeadlineExceeded)
+        batch.lines[index] = error_responses.error_response(cause, dialect).get_data()
 
 
 def _answer_when_free(body: dict[str, Any], answer: Answer) -> Response:
@@ -113,17 +113,17 @@ def _answer_when_free(body: dict[str, Any], answer: Answer) -> Response:
         gevent.sleep(PAUSE_S)
 
 
-def render(answers: list[bytes], kind: str, *, has_header: bool = True) -> bytes:
+def render(lines: list[bytes], kind: str, *, has_header: bool = True) -> bytes:
     """Write answers, each JSON, as one body: lines, an array, or their texts alone.
 
     An answer with several choices has a text, or a row of CSV, for each. `has_header` is whether
     CSV begins with the name of its column.
     """
     if kind == content.JSON_LINES:
-        return b"".join(answer + b"\n" for answer in in_pieces(answers))
+        return b"".join(answer + b"\n" for answer in in_pieces(lines))
     if kind == content.JSON:
-        return b"[" + b",".join(answers) + b"]"
-    texts = [text for answer in in_pieces(answers) for text in _texts(json.loads(answer))]
+        return b"[" + b",".join(lines) + b"]"
+    texts = [text for answer in in_pieces(lines) for text in _texts(json.loads(answer))]
     if kind == content.TEXT:
         return "\n".join(texts).encode()
     out = io.StringIO()

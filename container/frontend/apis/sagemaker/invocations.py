@@ -31,7 +31,7 @@ from container.frontend.web.error_responses import Dialect, errors_in
 from container.frontend.web.http_request import request_context
 from container.frontend.web.request_body import read_bytes, read_object
 from container.frontend.web.responses import DEADLINE_HEADER, json_response
-from container.settings.settings import Settings
+from container.settings.server import SageMakerSettings
 
 INFERENCE_ID = "X-Amzn-SageMaker-Inference-Id"
 CUSTOM_ATTRIBUTES = "X-Amzn-SageMaker-Custom-Attributes"
@@ -48,26 +48,26 @@ TRANSFORMS = 2
 
 @dataclass(frozen=True, slots=True)
 class BatchParameters:
-    """What `/execution-parameters` tells a batch transform job, in SageMaker's own words."""
+    """SageMaker's parameters of a batch transform job, as `/execution-parameters` answers them."""
 
     max_transforms: int
     strategy: str
     max_payload_mb: int
 
     @classmethod
-    def from_settings(cls, settings: Settings) -> "BatchParameters":
-        """Bodies of many records fill the engine alone; of single ones it takes many bodies."""
-        strategy = (settings.sagemaker.batch_strategy or "multi_record").upper()
-        largest_mb = max(1, settings.server.body_limit // 2**20)
-        num_transforms = (
-            settings.engine.max_concurrent_requests if strategy == "SINGLE_RECORD" else TRANSFORMS
-        )
+    def from_settings(
+        cls, settings: SageMakerSettings, body_limit: int, max_concurrent_requests: int
+    ) -> "BatchParameters":
+        """Choose the concurrency: a few bodies of many records, or many of single records."""
+        strategy = (settings.batch_strategy or "multi_record").upper()
+        largest_mb = max(1, body_limit // 2**20)
+        num_transforms = max_concurrent_requests if strategy == "SINGLE_RECORD" else TRANSFORMS
         most = max(1, min(num_transforms, MAX_BATCH_MB // largest_mb))
-        return cls(settings.sagemaker.max_transforms or most, strategy, largest_mb)
+        return cls(settings.max_transforms or most, strategy, largest_mb)
 
 
 class TextInvocations:
-    """Answers bodies for an embedding or rerank model, told apart by their fields."""
+    """Answers bodies for an embedding or rerank model, recognised by their fields."""
 
     def __init__(self, embeddings: EmbeddingsDialect, tei: TeiDialect, *, has_engine: bool) -> None:
         self._embeddings = embeddings
@@ -183,9 +183,9 @@ class Invocations:
                 content.choose(accept, WRITTEN_NUMBER_TYPES)  # raises where texts are wanted
             return self.answer(body, context.for_record())
 
-        answers = self._batch_transform.answer(records, answer, context)
-        headers = {DEADLINE_HEADER: "true"} if answers.is_cut else {}
-        body = render(answers.lines, accept, has_header=has_header)
+        batch = self._batch_transform.answer(records, answer, context)
+        headers = {DEADLINE_HEADER: "true"} if batch.is_cut else {}
+        body = render(batch.lines, accept, has_header=has_header)
         return Response(body, content_type=accept, headers=headers)
 
     def _is_chat(self, body: dict[str, Any]) -> bool:
@@ -213,7 +213,7 @@ class Invocations:
 def blueprint(
     invocations: Invocations, handler: HandlerDialect | None, batch: BatchParameters
 ) -> Blueprint:
-    """Make the routes."""
+    """Return the routes."""
     routes = Blueprint("sagemaker", __name__)
 
     @routes.post("/invocations")

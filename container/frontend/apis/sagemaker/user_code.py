@@ -1,4 +1,4 @@
-"""`/invocations` when user code answers it: bodies go to the handler as they come, answers back."""
+"""`/invocations` with user code: passes bodies to the handler server, and its answers back."""
 
 import logging
 import time
@@ -14,7 +14,13 @@ from container.frontend.web import error_responses
 from container.frontend.web.error_responses import tgi_body
 from container.frontend.web.http_request import request_context
 from container.frontend.web.request_body import read_bytes
-from container.frontend.web.responses import DISCONNECT_POLL_S, KEEP_ALIVE, watch_wait
+from container.frontend.web.responses import (
+    DISCONNECT_POLL_S,
+    KEEP_ALIVE,
+    CountedStream,
+    unbuffered,
+    watch_wait,
+)
 from container.messages.handler import AnswerHead
 
 log = logging.getLogger(__name__)
@@ -25,7 +31,7 @@ KEEP_ALIVE_S = 15.0
 
 
 class HandlerDialect:
-    """Hands bodies to the handler server and renders what comes back."""
+    """Sends bodies to the handler server and renders its answers."""
 
     def __init__(self, client: HandlerClient, metrics: Metrics) -> None:
         self._client = client
@@ -53,13 +59,13 @@ class HandlerDialect:
         return _response(head, data)
 
     def _head(self, invocation: Invocation, on_wait: Callable[[], None]) -> AnswerHead:
-        while (message := invocation.next(DISCONNECT_POLL_S)) is None:
+        while (message := invocation.wait(DISCONNECT_POLL_S)) is None:
             on_wait()
         assert isinstance(message, AnswerHead)
         return message
 
     def _whole(self, invocation: Invocation, on_wait: Callable[[], None]) -> bytes:
-        while (message := invocation.next(DISCONNECT_POLL_S)) is None:
+        while (message := invocation.wait(DISCONNECT_POLL_S)) is None:
             on_wait()
         assert not isinstance(message, AnswerHead)
         return message.data
@@ -67,57 +73,38 @@ class HandlerDialect:
     def _stream(
         self, head: AnswerHead, invocation: Invocation, context: RequestContext
     ) -> Response:
-        is_counted = False
+        is_events = head.content_type.startswith(EVENTS)
 
         def chunks() -> Iterator[bytes]:
-            nonlocal is_counted
             is_whole = False
-            is_events = head.content_type.startswith(EVENTS)
-            try:
-                while not is_whole:
-                    remaining_s = context.deadline_at - time.monotonic()
-                    message = invocation.next(max(0.0, min(KEEP_ALIVE_S, remaining_s)))
-                    context.check_deadline()
-                    if message is None:
-                        yield KEEP_ALIVE if is_events else b""
-                        continue
-                    assert not isinstance(message, AnswerHead)
-                    is_whole = message.is_last
-                    if message.data:
-                        yield message.data
-                is_counted = True
-                self._metrics.count_success()
-                self._metrics.observe_duration(time.monotonic() - context.received_at)
-            except ServingError as error:
-                is_counted = True
-                self._metrics.count_failure(error)
-                yield _last_words(error, is_events)
+            while not is_whole:
+                remaining_s = context.deadline_at - time.monotonic()
+                message = invocation.wait(max(0.0, min(KEEP_ALIVE_S, remaining_s)))
+                context.check_deadline()
+                if message is None:
+                    yield KEEP_ALIVE if is_events else b""
+                    continue
+                assert not isinstance(message, AnswerHead)
+                is_whole = message.is_last
+                yield message.data
+            self._metrics.observe_duration(time.monotonic() - context.received_at)
 
-        def on_close() -> None:
-            if not is_counted:
-                self._metrics.count_aborted()
-            invocation.close()
+        def error_chunk(error: ServingError) -> bytes:
+            """Return one more line, in the form of the stream."""
+            body = error_responses.json_bytes(tgi_body(error))
+            return b"data: " + body + b"\n\n" if is_events else b"\n" + body + b"\n"
 
-        response = _response(head, chunks())
-        response.headers["Cache-Control"] = "no-cache"
-        response.headers["X-Accel-Buffering"] = "no"
-        response.call_on_close(on_close)
-        return response
+        counted = CountedStream(chunks(), error_chunk, self._metrics, close=invocation.close)
+        return unbuffered(_response(head, counted))
 
 
 def _headers(incoming: Request) -> dict[str, str]:
-    """What user code may see of the headers: all but the key to this server."""
+    """Return the headers for user code: all but the key to this server."""
     return {name.lower(): value for name, value in incoming.headers if name != "Authorization"}
 
 
-def _response(head: AnswerHead, data: bytes | Iterator[bytes]) -> Response:
+def _response(head: AnswerHead, data: bytes | CountedStream) -> Response:
     response = Response(data, head.status, content_type=head.content_type)
     for name, value in head.headers.items():
         response.headers[name] = value
     return response
-
-
-def _last_words(error: ServingError, is_events: bool) -> bytes:
-    """An error after the first byte: one more line, in the form of the stream."""
-    body = error_responses.json_bytes(tgi_body(error))
-    return b"data: " + body + b"\n\n" if is_events else b"\n" + body + b"\n"

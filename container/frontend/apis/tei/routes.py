@@ -74,7 +74,7 @@ class TeiDialect(TextDialect):
         tei_request = parse(SimilarityRequest, body)
         options = (tei_request.parameters or TextBody()).options("inputs.sentences")
         sentences = tei_request.inputs.sentences
-        _require_some(sentences, "inputs.sentences")
+        _require_texts(sentences, "inputs.sentences")
         inputs = [tei_request.inputs.source_sentence, *sentences]
         rows = self._embeddings.vectors([*inputs], options, self._on_wait(context), normalize=True)
         answer = cosines(rows.values[0], rows.values[1:]).tolist()
@@ -89,11 +89,11 @@ class TeiDialect(TextDialect):
             tei_request.options("inputs"),
             self._on_wait(context),
             raw=tei_request.raw_scores,
-            kinds=("classifier", "reranker"),
+            allowed=("classifier", "reranker"),
         )
         labels = rows.info.labels
-        answers = [_predictions(row, labels) for row in rows.values.tolist()]
-        answer = answers if tei_request.is_batch else answers[0]
+        predictions = [_predictions(row, labels) for row in rows.values.tolist()]
+        answer = predictions if tei_request.is_batch else predictions[0]
         return self._respond(answer, started, _tokens(rows.num_tokens))
 
     def rerank(self, body: dict[str, Any], context: RequestContext) -> Response:
@@ -101,7 +101,7 @@ class TeiDialect(TextDialect):
         started = time.monotonic()
         tei_request = parse(RerankRequest, body)
         texts, options = tei_request.texts, tei_request.options("texts")
-        _require_some(texts, "texts")
+        _require_texts(texts, "texts")
         ranking = self._rank(tei_request.query, texts, options, context, raw=tei_request.raw_scores)
         answer = [
             {"index": index, "score": score}
@@ -115,13 +115,13 @@ class TeiDialect(TextDialect):
         with errors_in(Dialect.TEI):
             if isinstance(body.get("inputs"), dict):
                 return self.similarity(body, context)
-            answers = {
+            answer_by_kind = {
                 "embedding": self.embed,
                 "sparse": self.embed_sparse,
                 "reranker": self.rerank,
                 "classifier": self.predict,
             }
-            return answers[self._embeddings.info.kind](body, context)
+            return answer_by_kind[self._embeddings.info.kind](body, context)
 
 
 def blueprint(dialect: TeiDialect, *, owns_root: bool) -> Blueprint:
@@ -169,6 +169,6 @@ def _predictions(scores: list[float], labels: list[str]) -> list[dict[str, Any]]
     return sorted(predictions, key=lambda prediction: -float(prediction["score"]))
 
 
-def _require_some(texts: list[str], field: str) -> None:
+def _require_texts(texts: list[str], field: str) -> None:
     if not texts:
         raise InvalidParameter(f"`{field}` must not be empty", field=field)

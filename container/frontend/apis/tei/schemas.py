@@ -44,7 +44,7 @@ class PredictRequest(TextBody):
 
     @property
     def is_batch(self) -> bool:
-        """Whether several texts or pairs were given."""
+        """Whether the request has a list of texts or pairs."""
         return isinstance(self.inputs, list) and isinstance(next(iter(self.inputs), ""), list)
 
     def pairs(self) -> list[EmbedInput]:

@@ -12,7 +12,6 @@ from flask import Blueprint, Response, request
 from container.errors import InvalidParameter
 from container.frontend.apis.openai.chat import OpenAIDialect
 from container.frontend.apis.openai.chat_schema import ChatRequest
-from container.frontend.apis.tgi.generate import select_adapter
 from container.frontend.apis.tgi.schemas import GenerateRequest
 from container.frontend.generation import adapter_selection
 from container.frontend.generation.offloading import in_pieces
@@ -24,14 +23,18 @@ from container.text.tokenizer import Piece
 
 
 def blueprint(service: Service, openai: OpenAIDialect) -> Blueprint:
-    """Make the routes."""
+    """Return the routes."""
     routes = Blueprint("tokens", __name__)
 
     @routes.post("/tokenize")
     def tokenize() -> Response:
         tokenize_request = parse(GenerateRequest, read_object(request))
-        adapter_selection.check_known(select_adapter(request_context(), tokenize_request), service)
-        return json_response(_written_tokens(service.pieces(tokenize_request.inputs, "inputs")))
+        adapter_id = tokenize_request.resolved.adapter_id
+        context = adapter_selection.select_by_id(request_context(), adapter_id, "adapter_id")
+        adapter_selection.check_known(context, service)
+        return json_response(
+            _written_tokens(service.prompts.pieces(tokenize_request.inputs, "inputs"))
+        )
 
     @routes.post("/chat_tokenize")
     def chat_tokenize() -> Response:
@@ -43,7 +46,7 @@ def blueprint(service: Service, openai: OpenAIDialect) -> Blueprint:
         adapter_selection.check_known(context, service)
         prompt = openai.render(tokenize_request)
         # The template writes the special tokens itself.
-        pieces = service.pieces(prompt, "messages", add_special_tokens=False)
+        pieces = service.prompts.pieces(prompt, "messages", add_special_tokens=False)
         return json_response(
             {"tokenize_response": _written_tokens(pieces), "templated_text": prompt}
         )

@@ -1,40 +1,39 @@
 """TGI's generate API: `/generate`, `/generate_stream` and `/`; wire format of TGI 3.3."""
 
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import msgspec
 from flask import Blueprint, Response, request
 
+from container.errors import ServingError
+from container.frontend.apis.generation_dialect import GenerationDialect, GenerationOptions
 from container.frontend.apis.grammar_fields import read_grammar
 from container.frontend.apis.tgi.schemas import GenerateParameters, GenerateRequest, check
-from container.frontend.generation import adapter_selection
 from container.frontend.generation.completion import (
     Completion,
     TextEvent,
     TokenText,
     prompt_tokens,
 )
-from container.frontend.generation.limits import RequestLimits
 from container.frontend.generation.offloading import in_pieces
+from container.frontend.generation.prompts import FieldNames
 from container.frontend.generation.request_context import RequestContext
 from container.frontend.generation.running_request import RunningRequest
-from container.frontend.generation.service import FieldNames, Service, TextRules, random_seed
-from container.frontend.observability.metrics import Metrics
+from container.frontend.generation.service import TextRules
 from container.frontend.web.error_responses import tgi_body
 from container.frontend.web.http_request import request_context
 from container.frontend.web.request_body import parse, read_object
-from container.frontend.web.responses import (
-    answer_headers,
-    collect,
-    deadline_mark,
-    json_response,
-    stream,
-)
+from container.frontend.web.responses import deadline_mark
 from container.grammar.shape import MessageShape, encode_shape
-from container.messages.engine import FinishReason, LogprobMode, SamplingParams, Watermark
+from container.messages.engine import (
+    FinishReason,
+    LogprobMode,
+    SamplingParams,
+    Watermark,
+    random_seed,
+)
 
 NAMES = FieldNames(prompt="inputs", max_new_tokens="max_new_tokens")
 FINISH_REASONS = {
@@ -54,6 +53,7 @@ class Generation:
     parameters: GenerateParameters
     prompt: str
     echoes_prompt: bool
+    as_array: bool
 
     @property
     def best(self) -> Completion:
@@ -85,13 +85,8 @@ class Generation:
         return self.prompt + completion.text if self.echoes_prompt else completion.text
 
 
-class TgiDialect:
+class TgiDialect(GenerationDialect[Generation]):
     """Starts generate requests and renders them; `/invocations` uses it too."""
-
-    def __init__(self, service: Service, metrics: Metrics, limits: RequestLimits) -> None:
-        self._service = service
-        self._metrics = metrics
-        self._limits = limits
 
     def generate(
         self,
@@ -105,56 +100,56 @@ class TgiDialect:
         """Answer a generate body; `streams` None lets its `stream` field decide."""
         received_at = time.monotonic()
         generate_request = parse(GenerateRequest, body)
-        wants_stream = bool(generate_request.stream) if streams is None else streams
-        context = context.with_deadline(
-            generate_request.resolved.request_deadline, streams=wants_stream
-        )
-        context = select_adapter(context, generate_request)
-        text = TextRules(
-            received_at,
-            generate_request.resolved.stop or [],
-            keep_stop=True,
-            num_sequences=generate_request.resolved.best_of or 1,
-        )
-        with self._service.preparing(context) as context:
-            running = self._start(generate_request, context, text, streams=wants_stream)
+        streams = bool(generate_request.stream) if streams is None else streams
         echoes = generate_request.resolved.return_full_text
-        generation = Generation(
-            running,
-            generate_request.resolved,
-            generate_request.inputs,
-            echo_default if echoes is None else echoes,
-        )
-        if wants_stream:
-            return self._stream(generation)
-        collect(running, self._metrics, context.connection)
-        answer = self._answer(generation)
-        return json_response([answer] if as_array else answer, headers=answer_headers(running))
+
+        def start(context: RequestContext) -> Generation:
+            return Generation(
+                self._start(generate_request, received_at, context, streams=streams),
+                generate_request.resolved,
+                generate_request.inputs,
+                echo_default if echoes is None else echoes,
+                as_array,
+            )
+
+        return self._generate(generation_options(generate_request, streams=streams), start, context)
 
     def _start(
         self,
         generate_request: GenerateRequest,
+        received_at: float,
         context: RequestContext,
-        rules: TextRules,
         *,
         streams: bool,
     ) -> RunningRequest:
         service, parameters = self._service, generate_request.resolved
         check(parameters, self._limits, service.info.max_input_tokens, streams=streams)
         answer = read_grammar(parameters.grammar, "grammar", self._limits)
-        text, images = service.take_markdown(generate_request.inputs, NAMES)
-        prompt = service.prompt(text, NAMES, images, truncate=parameters.truncate)
-        room = service.room_for(len(prompt.ids), parameters.max_new_tokens, NAMES)
+        text, images = service.prompts.take_markdown(generate_request.inputs, NAMES)
+        prompt = service.prompts.prompt(text, NAMES, images, truncate=parameters.truncate)
+        max_new_tokens = service.prompts.limit_new_tokens(
+            len(prompt.ids), parameters.max_new_tokens, NAMES
+        )
         params = self._sampling_params(
-            parameters, room, encode_shape(MessageShape(answer=answer)), streams=streams
+            parameters, max_new_tokens, encode_shape(MessageShape(answer=answer)), streams=streams
+        )
+        rules = TextRules(
+            received_at,
+            parameters.stop or [],
+            keep_stop=True,
+            num_sequences=parameters.best_of or 1,
         )
         return service.start(prompt, params, rules, context)
 
-    def _stream(self, generation: Generation) -> Response:
-        def render(event: TextEvent) -> Iterator[object]:
-            yield _stream_event(generation, event)
+    def _body(self, generation: Generation) -> object:
+        answer = self._answer(generation)
+        return [answer] if generation.as_array else answer
 
-        return stream(generation.running, render, tgi_body, self._metrics)
+    def _events(self, generation: Generation, event: TextEvent) -> list[object]:
+        return [_stream_event(generation, event)]
+
+    def _error_event(self, generation: Generation, error: ServingError) -> object:
+        return tgi_body(error)
 
     def _sampling_params(
         self, parameters: GenerateParameters, max_new_tokens: int, grammar: str, *, streams: bool
@@ -221,7 +216,7 @@ class TgiDialect:
 
 
 def blueprint(dialect: TgiDialect) -> Blueprint:
-    """Make the routes."""
+    """Return the routes."""
     routes = Blueprint("tgi", __name__)
 
     @routes.post("/generate")
@@ -242,10 +237,12 @@ def blueprint(dialect: TgiDialect) -> Blueprint:
     return routes
 
 
-def select_adapter(context: RequestContext, generate_request: GenerateRequest) -> RequestContext:
-    """Select the adapter that `adapter_id` names. Raises InvalidParameter."""
-    adapter_id = generate_request.resolved.adapter_id
-    return adapter_selection.select_by_id(context, adapter_id, "adapter_id")
+def generation_options(generate_request: GenerateRequest, *, streams: bool) -> GenerationOptions:
+    """Return the options that every generating API has."""
+    parameters = generate_request.resolved
+    return GenerationOptions(
+        streams, parameters.request_deadline, adapter_ids={"adapter_id": parameters.adapter_id}
+    )
 
 
 def _token(token: TokenText) -> dict[str, Any]:

@@ -13,9 +13,9 @@ from container.frontend.generation.request_context import MIN_DEADLINE_S
 from container.frontend.web.request_body import Body, Items
 
 
-def quoted(meaning: str, *, default: Any = None, **rule: float) -> Any:
+def quoted(meaning: str, *, default: Any = None, **bounds: float) -> Any:
     """A field as /openapi.json shows it. `check` below has the rules, in TGI's words."""
-    return Field(default=default, description=meaning, json_schema_extra=dict(rule))
+    return Field(default=default, description=meaning, json_schema_extra=dict(bounds))
 
 
 class GenerateParameters(Body):
@@ -93,8 +93,8 @@ def check(
     _require(p.typical_p is None or 0 < p.typical_p <= 1, "typical_p", "must be > 0.0 and <= 1.0")
     _require(p.top_k is None or p.top_k > 0, "top_k", "must be strictly positive")
     _require(p.top_k is None or p.top_k < 2**31, "top_k", "must be < 2^31")
-    is_some = p.max_new_tokens is None or p.max_new_tokens > 0
-    _require(is_some, "max_new_tokens", "must be strictly positive")
+    is_positive_count = p.max_new_tokens is None or p.max_new_tokens > 0
+    _require(is_positive_count, "max_new_tokens", "must be strictly positive")
     num_stops = len(p.stop or [])
     _require(
         num_stops <= limits.max_stops,
@@ -131,6 +131,6 @@ def _check_best_of(p: GenerateParameters, most: int, *, streams: bool) -> None:
         raise InvalidParameter("`seed` must not be set when `best_of` > 1", field="seed")
 
 
-def _require(holds: bool, name: str, rule: str) -> None:
+def _require(holds: bool, name: str, requirement: str) -> None:
     if not holds:
-        raise InvalidParameter(f"`{name}` {rule}", field=name)
+        raise InvalidParameter(f"`{name}` {requirement}", field=name)

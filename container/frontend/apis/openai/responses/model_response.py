@@ -9,7 +9,7 @@ from typing import Any
 from container.frontend.apis.openai.responses.output_items import Event, Item, OutputItems
 from container.frontend.apis.openai.responses.schema import ResponseRequest
 from container.frontend.apis.openai.responses.store import StoredResponse
-from container.frontend.generation.chat import Reply
+from container.frontend.chat.conversations import Reply
 from container.frontend.generation.completion import TextEvent
 from container.frontend.generation.running_request import RunningRequest
 from container.frontend.web.responses import deadline_mark
@@ -39,7 +39,7 @@ class ModelResponse:
         return self.reply.running
 
     def body(self, status: str) -> dict[str, Any]:
-        """The response object, as it is now."""
+        """Return the response object with its output so far."""
         response_request, is_incomplete = self.response_request, status == "incomplete"
         has_ended = status in ("completed", "incomplete")
         return {
@@ -77,12 +77,12 @@ class ModelResponse:
         }
 
     def stored(self, status: str) -> StoredResponse:
-        """The response once it has ended, as it is kept."""
+        """Return the ended response in the form in which it is stored."""
         items = [*self.earlier, *self.response_request.items, *self.output.items]
         return StoredResponse(self.body(status), items)
 
     def number(self, event: Event) -> Event:
-        """Give an event its place in the stream."""
+        """Add the sequence number of an event."""
         return event | {"sequence_number": next(self.numbers)}
 
     def _incomplete_details(self) -> dict[str, Any]:
@@ -110,5 +110,5 @@ def take(response: ModelResponse, event: TextEvent) -> Iterator[Event]:
 
 
 def status_of(reason: FinishReason | None) -> str:
-    """OpenAI's word for how a response has ended."""
+    """Return OpenAI's status of a response that ended for a reason."""
     return "completed" if reason in (FinishReason.END_TOKEN, FinishReason.STOP) else "incomplete"

@@ -1,16 +1,15 @@
-"""The output of a response, as OpenAI's items and as the events that tell of them.
+"""The output of a response, as OpenAI's items and as the events of a stream.
 
     reasoning item | message item | function_call item ...
-Deltas open an item when the kind of text changes, and close the one before. Events are made whether
-or not they are sent; a whole answer has the items only. Wire format: OpenAI's "Responses" and its
-streaming events.
+A delta opens an item when the kind of text changes, and closes the one before. A whole answer uses
+the items and drops the events. Wire format: OpenAI's "Responses" and its streaming events.
 """
 
 import secrets
 from collections.abc import Iterator
 from typing import Any
 
-from container.frontend.generation.chat import MessageBuilder
+from container.frontend.chat.conversations import MessageBuilder
 from container.text.message_parser import Delta, DeltaKind
 
 Event = dict[str, Any]
@@ -26,14 +25,14 @@ class OutputItems:
         self._kind: DeltaKind | None = None
 
     def take(self, delta: Delta) -> Iterator[Event]:
-        """Add a delta; tell of it."""
+        """Add a delta and yield its events."""
         kind = DeltaKind.CALL if delta.kind is DeltaKind.ARGUMENTS else delta.kind
         if kind is not self._kind or delta.kind is DeltaKind.CALL:
             yield from self.close("completed")
             yield from self._open(kind, delta)
         if delta.kind is DeltaKind.CALL:
             return
-        item, position = self.items[-1], self._place()
+        item, position = self.items[-1], self._position()
         if kind is DeltaKind.CALL:
             item["arguments"] += delta.text
             yield {
@@ -49,10 +48,13 @@ class OutputItems:
         yield event | {"delta": delta.text}
 
     def close(self, status: str) -> Iterator[Event]:
-        """End the open item, if there is one; `status` is completed or incomplete."""
+        """End the open item, if there is one, and yield its events.
+
+        `status` is completed or incomplete.
+        """
         if self._kind is None:
             return
-        item, position, kind = self.items[-1], self._place(), self._kind
+        item, position, kind = self.items[-1], self._position(), self._kind
         self._kind = None
         item["status"] = status
         if kind is DeltaKind.CALL:
@@ -64,10 +66,10 @@ class OutputItems:
             }
         else:
             part = item["content"][0]
-            place_in = position | {"content_index": 0}
-            done = {"type": f"response.{_word(kind)}.done", **place_in, "text": part["text"]}
+            part_position = position | {"content_index": 0}
+            done = {"type": f"response.{_word(kind)}.done", **part_position, "text": part["text"]}
             yield done | ({"logprobs": []} if kind is DeltaKind.CONTENT else {})
-            yield {"type": "response.content_part.done", **place_in, "part": dict(part)}
+            yield {"type": "response.content_part.done", **part_position, "part": dict(part)}
         yield {
             "type": "response.output_item.done",
             "output_index": position["output_index"],
@@ -81,7 +83,7 @@ class OutputItems:
         if kind is not DeltaKind.CALL:
             item_copy["content"] = []
         self.items.append(item)
-        position = self._place()
+        position = self._position()
         yield {
             "type": "response.output_item.added",
             "output_index": position["output_index"],
@@ -124,7 +126,7 @@ class OutputItems:
             "status": "in_progress",
         }
 
-    def _place(self) -> dict[str, Any]:
+    def _position(self) -> dict[str, Any]:
         return {"item_id": self.items[-1]["id"], "output_index": len(self.items) - 1}
 
 
@@ -133,7 +135,7 @@ def _word(kind: DeltaKind) -> str:
 
 
 def _copy(item: Item) -> Item:
-    """An item as it is now; it still grows."""
+    """Copy an item, which still grows."""
     copied = dict(item)
     if "content" in item:
         copied["content"] = [dict(part) for part in item["content"]]

@@ -3,11 +3,13 @@
 import secrets
 import time
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 from flask import Blueprint, Response, request
 
 from container.errors import InvalidParameter, NotFound, ServingError, UnsupportedParameter
+from container.frontend.apis.generation_dialect import ChatDialect, GenerationOptions
 from container.frontend.apis.grammar_fields import read_grammar
 from container.frontend.apis.openai.chat_rendering import served_name
 from container.frontend.apis.openai.peer_fields import refuse_peer_fields
@@ -31,32 +33,28 @@ from container.frontend.apis.openai.responses.store import ResponseStore
 from container.frontend.apis.openai.sampling_schema import require
 from container.frontend.apis.openai.structured_fields import StructuredFields, read_structured
 from container.frontend.apis.openai.tools_schema import read_tools
-from container.frontend.generation import adapter_selection
-from container.frontend.generation.chat import Conversations
-from container.frontend.generation.chat_prompts import ChatPrompt
+from container.frontend.chat.chat_prompts import ChatPrompt
+from container.frontend.chat.conversations import Conversations
 from container.frontend.generation.completion import TextEvent
 from container.frontend.generation.limits import RequestLimits
 from container.frontend.generation.offloading import in_pieces
+from container.frontend.generation.prompts import FieldNames
 from container.frontend.generation.request_context import RequestContext
-from container.frontend.generation.service import FieldNames, Service, TextRules
+from container.frontend.generation.service import Service, TextRules
 from container.frontend.observability.metrics import Metrics
 from container.frontend.web.error_responses import openai_body
 from container.frontend.web.http_request import request_context
 from container.frontend.web.request_body import parse, read_object
-from container.frontend.web.responses import (
-    answer_headers,
-    collect,
-    json_response,
-    sse_typed,
-    stream,
-)
+from container.frontend.web.responses import json_response, sse_typed
 from container.grammar.forms import Answer
 
 NAMES = FieldNames(prompt="input", max_new_tokens="max_output_tokens")
 
 
-class ResponsesDialect:
+class ResponsesDialect(ChatDialect[ModelResponse]):
     """Starts responses and renders them."""
+
+    write_event = staticmethod(sse_typed)
 
     def __init__(
         self,
@@ -66,44 +64,30 @@ class ResponsesDialect:
         conversations: Conversations,
         store: ResponseStore,
     ) -> None:
-        self._service = service
+        super().__init__(service, metrics, limits, conversations)
         self._store = store
-        self._metrics = metrics
-        self._limits = limits
-        self._conversations = conversations
 
     def create(self, body: dict[str, Any], context: RequestContext) -> Response:
         """Answer a responses body."""
         received_at = time.monotonic()
         refuse_peer_fields(body, ResponseRequest)
         response_request = parse(ResponseRequest, body)
-        context = context.with_deadline(
-            response_request.request_deadline, streams=bool(response_request.stream)
+        options = GenerationOptions(
+            bool(response_request.stream), response_request.request_deadline, response_request.model
         )
-        context = adapter_selection.select_by_model(context, response_request.model, self._service)
-        with self._service.preparing(context) as context:
-            response = self._start(response_request, context, received_at)
-        if response.response_request.stream:
-            return self._stream(response)
-        collect(response.running, self._metrics, context.connection)
-        [completion] = response.running.completions
-        for event in in_pieces(completion.all_events):
-            for _ in take(response, event):
-                pass  # only the items are wanted
-        status = status_of(completion.finish_reason)
-        self._save(response, status)
-        return json_response(response.body(status), headers=answer_headers(response.running))
+        start = partial(self._start, response_request, received_at)
+        return self._generate(options, start, context)
 
     def count_tokens(self, body: dict[str, Any], context: RequestContext) -> Response:
         """Count the tokens of a conversation, images left out."""
         count_request = parse(InputTokensRequest, body)
-        context = adapter_selection.select_by_model(context, count_request.model, self._service)
-        adapter_selection.check_known(context, self._service)
-        check_count(count_request)
-        chat_prompt = _chat_prompt(count_request, self._earlier(count_request))
-        text = self._conversations.render(chat_prompt)
-        count = self._service.count(text)
-        return json_response({"object": "response.input_tokens", "input_tokens": count})
+
+        def read_chat() -> ChatPrompt:
+            check_count(count_request)
+            return _chat_prompt(count_request, self._earlier(count_request))
+
+        num_tokens = self._num_tokens(count_request.model, read_chat, context)
+        return json_response({"object": "response.input_tokens", "input_tokens": num_tokens})
 
     def find(self, response_id: str) -> Response:
         """Answer a stored response."""
@@ -129,7 +113,7 @@ class ResponsesDialect:
             self._service.offloads.files(self._store.save, response.id, response.stored(status))
 
     def _start(
-        self, response_request: ResponseRequest, context: RequestContext, received_at: float
+        self, response_request: ResponseRequest, received_at: float, context: RequestContext
     ) -> ModelResponse:
         service = self._service
         vocabulary = service.info.vocabulary
@@ -148,7 +132,7 @@ class ResponsesDialect:
         params = sampling.params(
             prepared.max_new_tokens, vocabulary, top_logprobs=None, grammar=prepared.grammar
         )
-        text = TextRules(received_at, sampling.stops, keep_stop=sampling.keeps_stop)
+        text = TextRules(received_at, sampling.stops, keep_stop=sampling.includes_stop)
         reply = self._conversations.start(prepared, params, text, context)
         return ModelResponse(
             reply,
@@ -173,29 +157,35 @@ class ResponsesDialect:
         fields = StructuredFields(structured_outputs=structured)
         return read_structured(fields, self._limits)
 
-    def _stream(self, response: ModelResponse) -> Response:
-        def render(event: TextEvent) -> Iterator[Event]:
-            if response.running.completion_tokens == 1:
-                for name in ("created", "in_progress"):
-                    error_body = response.body("in_progress")
-                    yield response.number({"type": f"response.{name}", "response": error_body})
-            yield from map(response.number, take(response, event))
-            if event.finish_reason is not None:
-                status = status_of(event.finish_reason)
-                self._save(response, status)
-                error_body = response.body(status)
-                yield response.number({"type": f"response.{status}", "response": error_body})
+    def _body(self, response: ModelResponse) -> object:
+        [completion] = response.running.completions
+        for event in in_pieces(completion.all_events):
+            for _ in take(response, event):
+                pass  # a whole answer needs the items only
+        status = status_of(completion.finish_reason)
+        self._save(response, status)
+        return response.body(status)
 
-        def render_error(error: ServingError) -> Event:
-            error_body = openai_body(error)["error"]
-            event = {key: error_body[key] for key in ("message", "param", "code")}
-            return response.number({"type": "error"} | event)
+    def _events(self, response: ModelResponse, event: TextEvent) -> Iterator[Event]:
+        if response.running.completion_tokens == 1:
+            for name in ("created", "in_progress"):
+                body = response.body("in_progress")
+                yield response.number({"type": f"response.{name}", "response": body})
+        yield from map(response.number, take(response, event))
+        if event.finish_reason is not None:
+            status = status_of(event.finish_reason)
+            self._save(response, status)
+            body = response.body(status)
+            yield response.number({"type": f"response.{status}", "response": body})
 
-        return stream(response.running, render, render_error, self._metrics, write=sse_typed)
+    def _error_event(self, response: ModelResponse, error: ServingError) -> Event:
+        body = openai_body(error)["error"]
+        fields = {key: body[key] for key in ("message", "param", "code")}
+        return response.number({"type": "error"} | fields)
 
 
 def blueprint(dialect: ResponsesDialect) -> Blueprint:
-    """Make the routes."""
+    """Return the routes."""
     routes = Blueprint("responses", __name__)
 
     @routes.post("/v1/responses")

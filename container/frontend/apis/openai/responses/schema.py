@@ -13,7 +13,7 @@ from container.frontend.apis.openai.sampling_schema import (
 )
 from container.frontend.apis.openai.template_inputs import (
     IMAGE_PART,
-    joined,
+    merge_text_parts,
     read_options,
     text_part,
 )
@@ -59,7 +59,7 @@ SAMPLING_FIELDS = (
 
 
 class TextOptions(Body):
-    """What the text looks like."""
+    """The format of the text."""
 
     format: dict[str, Any] | None = None
     verbosity: str | None = None
@@ -161,14 +161,14 @@ COUNT_NOT_OFFERED: dict[str, tuple[Any, ...]] = {
 
 
 def check_count(request: InputTokensRequest) -> None:
-    """Check what is not offered. Raises InvalidParameter or UnsupportedParameter."""
+    """Check the fields not offered. Raises InvalidParameter or UnsupportedParameter."""
     refuse(request, COUNT_NOT_OFFERED)
     is_something = request.items or request.previous_response_id is not None
     require(bool(is_something), "input", "must be given")
 
 
 def check(request: ResponseRequest, limits: RequestLimits, vocabulary: int) -> None:
-    """Check ranges. Raises InvalidParameter, or UnsupportedParameter for what is not offered."""
+    """Check ranges. Raises InvalidParameter, or UnsupportedParameter for fields not offered."""
     refuse(request, NOT_OFFERED)
     for name in request.include or []:
         if name not in INCLUDABLE:
@@ -182,7 +182,7 @@ def check(request: ResponseRequest, limits: RequestLimits, vocabulary: int) -> N
 
 
 def answer_format(request: ConversationRequest) -> dict[str, Any] | None:
-    """`text.format` in the form of `response_format`: there the schema has a level of its own."""
+    """Convert `text.format` to the form of `response_format`, which nests the schema."""
     form = request.text.format if request.text else None
     if form is None or form.get("type") != "json_schema" or "json_schema" in form:
         return form
@@ -242,7 +242,7 @@ def _take_item(
             call_id = _string(item, "call_id", where)
             messages.append({"role": "tool", "content": message, "tool_call_id": call_id})
         case "reasoning":
-            return  # templates leave out what was thought in earlier turns
+            return  # templates leave out the reasoning of earlier messages
         case _:
             raise UnsupportedParameter(
                 f"`{where}.type`: {str(kind)[:40]!r} items are not supported by this server",
@@ -271,7 +271,7 @@ def _content(content: object, where: str, images: list[ImageSource]) -> str | li
         if kind not in ("input_text", "output_text", "text", "refusal"):
             raise InvalidParameter(f"`{field}.type` must be 'input_text'", field=f"{field}.type")
         parts.append(text_part(_string(part, key, field)))
-    return joined(parts)
+    return merge_text_parts(parts)
 
 
 def _image(part: dict[str, Any], field: str) -> ImageSource:

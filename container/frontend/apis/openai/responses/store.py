@@ -25,7 +25,7 @@ T = TypeVar("T")
 
 
 class StoredResponse(msgspec.Struct, frozen=True):
-    """A response as it was answered, and the items of its conversation, the output included."""
+    """The body of a response, and the items of its conversation, the output included."""
 
     body: dict[str, object]
     items: list[dict[str, object]]

@@ -3,14 +3,14 @@
 import gevent
 import pytest
 
-from container.frontend.apis.sagemaker.batch_share import BatchShare, BodyPlaces
+from container.frontend.apis.sagemaker.batch_slots import BatchSlots, BodySlots
 
 
 def _nothing() -> None:
     """Nothing is looked at while a body waits."""
 
 
-def _is_granted(body: BodyPlaces) -> bool:
+def _is_granted(body: BodySlots) -> bool:
     """Whether a body gets one more place at once."""
     waiter = gevent.spawn(body.acquire, _nothing)
     gevent.sleep(0)
@@ -20,14 +20,14 @@ def _is_granted(body: BodyPlaces) -> bool:
 
 
 def test_one_body_may_have_all_places() -> None:
-    body = BatchShare(3).new_body()
+    body = BatchSlots(3).new_body()
     assert [_is_granted(body) for _ in range(4)] == [True, True, True, False]
     body.release()
     assert _is_granted(body)
 
 
 def test_a_free_place_goes_to_the_body_with_the_fewest() -> None:
-    share = BatchShare(4)
+    share = BatchSlots(4)
     long, short = share.new_body(), share.new_body()
     for _ in range(4):
         long.acquire(_nothing)
@@ -45,7 +45,7 @@ def test_a_free_place_goes_to_the_body_with_the_fewest() -> None:
 
 
 def test_a_body_that_gives_up_leaves_no_place_taken() -> None:
-    share = BatchShare(1)
+    share = BatchSlots(1)
     first, second = share.new_body(), share.new_body()
     first.acquire(_nothing)
 

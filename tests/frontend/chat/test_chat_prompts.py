@@ -6,9 +6,9 @@ from typing import Any, cast
 import pytest
 
 from container.errors import InvalidParameter
-from container.frontend.generation.chat_prompts import ChatPrompt, ChatPrompts
-from container.frontend.generation.service import Service
-from container.frontend.generation.tools import ToolMode, ToolUse
+from container.frontend.chat.chat_prompts import ChatPrompt, ChatPrompts
+from container.frontend.chat.tools import ToolMode, ToolUse
+from container.frontend.generation.prompts import Prompts
 from container.images.sources import ImageSource
 from container.text.tokenizer import Tokenizer
 from tests.support.chat_templates import TEMPLATES, tokenizer_with
@@ -24,8 +24,8 @@ CALL = {
 }  # fmt: skip
 
 
-class TextService:
-    """What prompts need of a service: a tokenizer, for a model without images."""
+class TextPrompts:
+    """The part of Prompts that chats need: a tokenizer, for a model without images."""
 
     is_multimodal = False
 
@@ -39,8 +39,8 @@ class TextService:
 def _render(
     name: str, messages: list[dict[str, Any]], tool_format: str | None = None, **fields: Any
 ) -> str:
-    service = cast(Service, TextService(tokenizer_with(TEMPLATES[name])))
-    text, _ = ChatPrompts(service, tool_format).render(ChatPrompt(messages, **fields))
+    prompts = cast(Prompts, TextPrompts(tokenizer_with(TEMPLATES[name])))
+    text, _ = ChatPrompts(prompts, tool_format).render(ChatPrompt(messages, **fields))
     return text
 
 

@@ -1,4 +1,4 @@
-"""The tools of one request, as every dialect gives them to the model."""
+"""The tools of one request, in the form that all APIs share."""
 
 from dataclasses import dataclass, field
 from enum import Enum
@@ -17,7 +17,7 @@ class ToolMode(Enum):
 
 @dataclass(frozen=True, slots=True)
 class ToolUse:
-    """The tools of one request. `described` is what the chat template shows the model."""
+    """The tools of one request. `described` is the list that the chat template renders."""
 
     mode: ToolMode = ToolMode.NONE
     tools: tuple[Tool, ...] = ()

@@ -1,19 +1,20 @@
 """A conversation that the model continues: from messages and tools to a reply and its parts.
 
-Between the service, which knows prompts, and the dialects: what both of OpenAI's APIs share.
+The APIs of chats share this layer above the service, which knows prompts only.
 """
 
 import secrets
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from container.frontend.generation.chat_prompts import ChatPrompt, ChatPrompts
+from container.frontend.chat.chat_prompts import ChatPrompt, ChatPrompts
+from container.frontend.chat.tools import ToolMode
 from container.frontend.generation.completion import Completion, TextEvent
 from container.frontend.generation.offloading import in_pieces
+from container.frontend.generation.prompts import FieldNames, Prompt
 from container.frontend.generation.request_context import RequestContext
 from container.frontend.generation.running_request import RunningRequest
-from container.frontend.generation.service import FieldNames, Prompt, Service, TextRules
-from container.frontend.generation.tools import ToolMode
+from container.frontend.generation.service import Service, TextRules
 from container.grammar.shape import MessageShape, encode_shape
 from container.messages.engine import FinishReason, SamplingParams
 from container.text.message_parser import Delta, DeltaKind, Parser
@@ -22,9 +23,9 @@ from container.text.message_style import MessageStyle
 
 @dataclass(frozen=True, slots=True)
 class PreparedChat:
-    """A rendered and encoded chat, the room for its reply and the grammar of that.
+    """A rendered and encoded chat, the longest reply to it and the grammar of the reply.
 
-    `schemas` are those of its tools' arguments, of which one is called if it `must_call`; `answer`
+    `schemas` are those of its tools' arguments; the reply calls a tool if it `must_call`. `answer`
     is the part of the reply in the prompt.
     """
 
@@ -48,7 +49,7 @@ class Call:
 
 @dataclass(slots=True)
 class MessageBuilder:
-    """All that one sequence of a reply has said so far."""
+    """Collects the message of one sequence of a reply."""
 
     reasoning: str = ""
     content: str = ""
@@ -77,7 +78,7 @@ class Reply:
     builders: list[MessageBuilder]
 
     def take(self, event: TextEvent) -> list[Delta]:
-        """Turn an event into deltas and remember them."""
+        """Parse an event into deltas, and add them to the sequence's message."""
         parser, builder = self.parsers[event.seq_index], self.builders[event.seq_index]
         was_reasoning = parser.in_reasoning
         deltas = parser.feed(event.text)
@@ -96,7 +97,7 @@ class Reply:
         return self.builders[completion.seq_index]
 
     def calls_tools(self, seq_index: int, reason: FinishReason | None) -> bool:
-        """Whether a sequence has ended with its calls, uncut."""
+        """Whether a sequence has ended with complete tool calls."""
         has_ended = reason in (FinishReason.END_TOKEN, FinishReason.STOP)
         return has_ended and bool(self.builders[seq_index].calls)
 
@@ -114,7 +115,7 @@ class Conversations:
         return self._prompts.style
 
     def render(self, chat_prompt: ChatPrompt) -> str:
-        """Make the prompt. Raises TemplateFailed or InvalidParameter."""
+        """Render the prompt. Raises TemplateFailed or InvalidParameter."""
         return self._prompts.render(chat_prompt)[0]
 
     def prepare(
@@ -123,10 +124,10 @@ class Conversations:
         """Render and encode a chat. Raises the request's first error."""
         service = self._service
         if chat_prompt.truncate is None and not self._prompts.is_plain(chat_prompt):
-            service.check_num_messages(len(chat_prompt.messages), names)
+            service.prompts.check_num_messages(len(chat_prompt.messages), names)
         text, answer = self._prompts.render(chat_prompt)
         adds = chat_prompt.add_special_tokens
-        prompt = service.prompt(
+        prompt = service.prompts.prompt(
             text,
             names,
             chat_prompt.images,
@@ -134,11 +135,11 @@ class Conversations:
             add_special_tokens=self._prompts.is_plain(chat_prompt) if adds is None else adds,
             truncate=chat_prompt.truncate,
         )
-        room = service.room_for(len(prompt.ids), max_new_tokens, names)
+        new_tokens = service.prompts.limit_new_tokens(len(prompt.ids), max_new_tokens, names)
         grammar = service.offloads.grammars(encode_shape, self._shape(chat_prompt, text, answer))
         must_call = chat_prompt.tools.mode is ToolMode.REQUIRED
         return PreparedChat(
-            text, prompt, room, grammar, chat_prompt.tools.schemas, must_call, answer
+            text, prompt, new_tokens, grammar, chat_prompt.tools.schemas, must_call, answer
         )
 
     def start(

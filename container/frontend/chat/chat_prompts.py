@@ -7,8 +7,8 @@ from functools import partial
 from typing import Any
 
 from container.errors import InvalidParameter
-from container.frontend.generation.service import Service
-from container.frontend.generation.tools import NO_TOOLS, ToolUse
+from container.frontend.chat.tools import NO_TOOLS, ToolUse
+from container.frontend.generation.prompts import Prompts
 from container.grammar.forms import Answer
 from container.images.sources import ImageSource
 from container.text.history.arguments import as_object
@@ -30,7 +30,7 @@ TOOL_PROMPT = (
 
 @dataclass(frozen=True, slots=True)
 class ChatPrompt:
-    """What the model is asked for. `answer` is the form of a message without calls.
+    """The prompt of a chat. `answer` is the form of a message without calls.
 
     `images` are those of the messages' parts {"type": "image"}, in their order.
     `continues` leaves the last message open; None does so for one of the assistant's, as in TGI.
@@ -52,19 +52,19 @@ class ChatPrompt:
 
 
 class ChatPrompts:
-    """Renders chats with the served model's template; keeps what it knows of the template."""
+    """Renders chats with the served model's template."""
 
     def __init__(
         self,
-        service: Service,
+        prompts: Prompts,
         tool_format: str | None = None,
         system_prompt: str | None = None,
     ) -> None:
-        """`tool_format` is the format of calls, where the template does not tell it rightly.
+        """`tool_format` is the format of calls where the template does not show it.
 
         `system_prompt` comes first where a conversation has none.
         """
-        self._service = service
+        self._prompts = prompts
         self._tool_format = tool_format
         self._system_prompt = system_prompt
         self._history: HistoryFitter | None = None
@@ -72,20 +72,20 @@ class ChatPrompts:
     @property
     def style(self) -> MessageStyle:
         """How the served model writes. Raises Unavailable before it is loaded."""
-        tokenizer = self._service.tokenizer
+        tokenizer = self._prompts.tokenizer
         render = tokenizer.render_probe if tokenizer.has_chat_template else None
         return style_of(tokenizer.chat_template, self._tool_format, render)
 
     def is_plain(self, chat_prompt: ChatPrompt) -> bool:
         """Whether the prompt is the last message of the user, without a template."""
-        return chat_prompt.takes_plain and not self._service.tokenizer.has_chat_template
+        return chat_prompt.takes_plain and not self._prompts.tokenizer.has_chat_template
 
     def render(self, chat_prompt: ChatPrompt) -> tuple[str, str]:
-        """Make the prompt; return it, and the part of the reply that it ends with.
+        """Render the prompt; return it, and the part of the reply that it ends with.
 
         Raises TemplateFailed or InvalidParameter.
         """
-        self._service.check_images(chat_prompt.images)
+        self._prompts.check_images(chat_prompt.images)
         if self.is_plain(chat_prompt):
             return _last_of_user(chat_prompt.messages), ""
         style, described = self.style, chat_prompt.tools.described
@@ -130,7 +130,7 @@ class ChatPrompts:
         return self._history
 
     def _render_messages(self, messages: list[Message], **arguments: Any) -> str:
-        return self._service.tokenizer.render_chat(self._in_parts(messages), **arguments)
+        return self._prompts.tokenizer.render_chat(self._in_parts(messages), **arguments)
 
     def _with_system(self, messages: list[Message]) -> list[Message]:
         has_own = any(message["role"] in ("system", "developer") for message in messages)
@@ -139,30 +139,30 @@ class ChatPrompts:
         return [{"role": "system", "content": self._system_prompt}, *messages]
 
     def _in_parts(self, messages: list[Message]) -> list[Message]:
-        """Give contents the form that the template of a vision-language model reads."""
-        service = self._service
-        if not service.is_multimodal:
+        """Convert contents to the form that the template of a vision-language model reads."""
+        prompts = self._prompts
+        if not prompts.is_multimodal:
             return messages
-        if not service.tokenizer.takes_parts:
+        if not prompts.tokenizer.takes_parts:
             return [
-                message | {"content": _joined(message, service.image_token)}
+                message | {"content": _as_text(message, prompts.image_token)}
                 if isinstance(message["content"], list)
                 else message
                 for message in messages
             ]
-        if service.tokenizer.takes_strings:
+        if prompts.tokenizer.takes_strings:
             return messages
         return [message | {"content": parts_of(message["content"])} for message in messages]
 
 
 def _last_of_user(messages: list[Message]) -> str:
     texts = [
-        _joined(message, "")
+        _as_text(message, "")
         for message in messages
         if message["role"] not in ("assistant", "system", "developer", "tool")
     ]
     if not texts:
-        raise InvalidParameter("`messages` has none of the user", field="messages")
+        raise InvalidParameter("`messages` must have a message of the user", field="messages")
     return texts[-1]
 
 
@@ -182,7 +182,7 @@ def _continues(chat_prompt: ChatPrompt) -> bool:
 
 
 def _tool_prompt(style: MessageStyle) -> str:
-    """Ask for calls in the format that the template writes, else in the general one."""
+    """Return the prompt that requests calls in the template's format, else in FALLBACK."""
     form = style.tool_format
     if form is None or form == FALLBACK:
         return TOOL_PROMPT
@@ -201,7 +201,7 @@ def _write_calls(form: ToolFormat | None, calls: list[dict[str, Any]]) -> str:
 
 
 def _ends_empty(messages: list[Message]) -> bool:
-    """Whether the last message is an answer that says nothing, and not the only message."""
+    """Whether the last message is an empty answer, and not the only message."""
     last = messages[-1]
     return len(messages) > 1 and last["role"] == "assistant" and is_empty(last)
 
@@ -221,7 +221,7 @@ def _with_tools(
     return [*messages[:index], messages[index] | {"content": content}, *messages[index + 1 :]]
 
 
-def _joined(message: Message, image_token: str) -> str:
-    """The content as one text, for what knows no parts."""
+def _as_text(message: Message, image_token: str) -> str:
+    """Return the content as one text, with a token for each image."""
     parts = parts_of(message["content"])
     return "".join(image_token if part["type"] == "image" else part["text"] for part in parts)

@@ -1,0 +1,1 @@
+"""Chats: conversations with tools as prompts of the served model, and its replies as messages."""

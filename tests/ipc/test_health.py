@@ -1,0 +1,48 @@
+"""The check of a server's health, against real sockets."""
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, HTTPServer
+
+import pytest
+
+from container.ipc.health import is_healthy
+
+
+@contextmanager
+def _server(status: int) -> Iterator[int]:
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(status if self.path == "/ping" else 404)
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with HTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            yield server.server_port
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+@pytest.mark.parametrize(("status", "expected"), [(200, True), (503, False), (500, False)])
+def test_only_status_200_is_healthy(status: int, expected: bool) -> None:
+    with _server(status) as port:
+        assert is_healthy(port) is expected
+
+
+def test_a_closed_port_is_not_healthy() -> None:
+    with _server(200) as port:
+        pass
+    assert not is_healthy(port)
+
+
+def test_a_proxy_is_not_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:1")
+    with _server(200) as port:
+        assert is_healthy(port)
