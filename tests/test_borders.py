@@ -57,7 +57,7 @@ FLOORS = {
     "container.cli": [["chat_client", "doctor"], ["chat"], ["commands"]],
     "container.messages": [["common"], ["engine", "embedder", "handler"]],
     "container.handlers": [
-        ["context", "user_code", "requirements", "engine_model", "worker_pool"],
+        ["answer_encoding", "context", "user_code", "requirements", "engine_model", "worker_pool"],
         ["hooks", "tasks"],
         ["invocation", "invocation_server"],
         ["worker_process"],
