@@ -276,6 +276,20 @@ def test_an_adapter_answers_and_is_counted_on_the_live_page(
     page.screenshot(shots / "server.png")
 
 
+def test_without_a_language_model_the_live_page_is_shown(page: Page, served: Server) -> None:
+    source = """const real = window.fetch;
+        window.fetch = (url, options) => String(url).endsWith("/info")
+            ? Promise.resolve(new Response("{}", { status: 503 })) : real(url, options);"""
+    script = page.call("Page.addScriptToEvaluateOnNewDocument", source=source)
+    page.open("about:blank")
+    page.open(f"{served.url}/")
+    page.wait("document.querySelector('#model-name').textContent.startsWith('No language model')")
+    page.call("Page.removeScriptToEvaluateOnNewDocument", identifier=script["identifier"])
+    assert page.text("#state") == "ready"
+    assert page.run("document.querySelector('[data-page=chat]').hidden") is True
+    page.wait("document.querySelector('#numbers').innerText.includes('Requests')")
+
+
 def test_sentences_are_compared_by_the_embedding_model(page: Page) -> None:
     page.click("[data-page=embeddings]")
     page.fill("#source", "A cat sat on the mat.")

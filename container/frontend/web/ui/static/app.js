@@ -56,16 +56,24 @@ async function readState() {
   try {
     await getText("health");
     show("ready", "ready", "");
-    if (!facts) await readFacts();
   } catch (error) {
     facts = null;
     show(error.status ? "not ready" : "unreachable", "down", error.message);
+    return;
   }
+  if (!facts) await readFacts().catch(showNoModel);
   function show(text, kind, reason) {
     if (state.textContent !== text) state.textContent = text;
     state.className = `state ${kind}`;
     state.title = reason;
   }
+}
+
+// User code with a model of its own has no engine, and nothing to chat with.
+function showNoModel() {
+  byId("model-name").textContent = "No language model is served here";
+  document.querySelector('[data-page="chat"]').hidden = true;
+  if (location.hash !== "#server") openPage("server");
 }
 
 async function readFacts() {
