@@ -35,7 +35,7 @@ report = $(if $(REPORTS),--junitxml=$(REPORTS)/tests/$(1).xml)
 coverage = $(if $(REPORTS),--cov=container --cov-report=xml:$(REPORTS)/coverage.xml)
 
 .PHONY: serve local test test-quick test-server test-integration test-units test-sdk check format bench bench-embedding bench-gpu answers docs lock tools \
-	smollm2 browser screenshots audit chaos fuzz overload \
+	smollm2 browser install-browser screenshots audit chaos fuzz overload \
 	image image-run image-test image-login image-sbom image-scan image-push image-staging clean help
 
 help:  ## show this list
@@ -74,8 +74,14 @@ smollm2: $(VENV)/test.stamp  ## write a folder of SmolLM2-135M-Instruct, once (9
 	@TQDM_DISABLE=1 $(BIN)/python examples/smollm2.py
 
 browser:  ## install Chromium for the tests of the page (Debian, as root)
-	@command -v chromium chromium-browser google-chrome >/dev/null || { apt-get update --quiet=2 && \
-		DEBIAN_FRONTEND=noninteractive apt-get install --quiet=2 --yes --no-install-recommends chromium fonts-dejavu-core >/dev/null; }
+	@command -v chromium >/dev/null || command -v google-chrome >/dev/null || [ -n "$$CHROMIUM" ] || \
+		$(MAKE) --no-print-directory install-browser
+
+install-browser:
+	@command -v apt-get >/dev/null || { echo "error: no apt-get here: install Chrome or Chromium, and set CHROMIUM to its path"; exit 1; }
+	@echo "Installing Chromium"
+	@apt-get update --quiet=2
+	@DEBIAN_FRONTEND=noninteractive apt-get install --quiet=2 --yes --no-install-recommends chromium fonts-dejavu-core >/dev/null
 
 screenshots: $(VENV)/test.stamp $(KERNELS)  ## make the screenshots in docs/images with Chromium
 	SCREENSHOTS=docs/images $(BIN)/python -m pytest tests/integration/ui
