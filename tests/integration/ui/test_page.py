@@ -212,8 +212,10 @@ def test_answers_are_markdown_and_harmless(page: Page, served: Server) -> None:
         "[...document.querySelectorAll('.assistant .body a')].map(a => a.href + a.rel)"
     )
     assert not any("javascript:" in link for link in links)
-    assert page.run("document.querySelector('details.reasoning').open") is False
-    assert "Let me think." in page.run("document.querySelector('details.reasoning').textContent")
+    assert page.run("document.querySelector('.assistant details.reasoning').open") is False
+    assert "Let me think." in page.run(
+        "document.querySelector('.assistant details.reasoning').textContent"
+    )
     # The content policy has stopped what DOMPurify then removed, and the browser says so.
     assert all("Content Security Policy" in problem for problem in page.problems)
     page.problems.clear()
