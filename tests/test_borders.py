@@ -91,10 +91,10 @@ FLOORS = {
     ],
     "container.model": [
         ["hf_config", "async_copy", "forward_batch", "kernels"],
-        ["reference_check", "kv_cache"],
+        ["reference_check", "kv_cache", "states"],
         ["attention"],
         ["layers"],
-        ["loaded_model", "lora", "sampling"],
+        ["loaded_model", "lora", "sampling", "checks"],
         ["parallel"],
         ["execution"],
         ["optimize"],

@@ -11,7 +11,9 @@ class EngineConfig:
     """Sizes of the engine, in tokens, blocks and requests.
 
     `max_batch_requests`: records of batch bodies among them. `num_slots`: number of KV blocks that
-    host memory holds for offloading.
+    host memory holds for offloading. `num_state_slots`: sequences of a recurrent model whose states
+    fit, and `num_snapshots` those that are kept for reuse; 0 for other models. Prompts are split at
+    multiples of `chunk_multiple` tokens.
     """
 
     block_size: int
@@ -27,6 +29,9 @@ class EngineConfig:
     scores_prompts: bool = True
     speculate: int = 0
     num_slots: int = 0
+    num_state_slots: int = 0
+    num_snapshots: int = 0
+    chunk_multiple: int = 1
 
     def __post_init__(self) -> None:
         """Check that a longest sequence fits the cache; it could never finish otherwise."""

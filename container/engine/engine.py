@@ -18,6 +18,7 @@ from dataclasses import dataclass
 
 from container.engine.adapters import NO_ADAPTER, Adapters
 from container.engine.blocks.block_pool import BlockPool
+from container.engine.blocks.state_slots import StateSlots
 from container.engine.config import EngineConfig
 from container.engine.fault_isolation import FailedStep, FaultIsolation
 from container.engine.model_runner import ModelRunner, PendingStep, Sampled
@@ -68,13 +69,19 @@ class Engine:
         self.config = config
         self._runner = runner
         self.adapters = adapters
+        states = None
+        if config.num_state_slots:
+            states = StateSlots(config.num_state_slots, config.num_snapshots)
+        on_evict = states.snapshots.drop if states is not None else None
         self.scheduler = Scheduler(
-            BlockPool(config.num_blocks, config.block_size, config.num_slots),
+            BlockPool(config.num_blocks, config.block_size, config.num_slots, on_evict),
             max_batch_tokens=config.max_batch_tokens,
             max_running=config.max_running,
             end_token_ids=end_token_ids,
             reuses_prefixes=config.reuses_prefixes,
             speculate=config.speculate,
+            states=states,
+            chunk_multiple=config.chunk_multiple,
         )
         self._isolation = FaultIsolation(self.scheduler)
         self._begun_batches: list[Batch] = []  # of the steps that may have failed
@@ -109,6 +116,7 @@ class Engine:
     def load(self) -> EngineLoad:
         """Current load, and counters since the start."""
         pool, running = self.scheduler.pool, self.scheduler.running
+        states = self.scheduler.states
         return EngineLoad(
             running=len(running),
             waiting=len(self.scheduler.waiting),
@@ -126,6 +134,9 @@ class Engine:
             accepted_tokens=self.scheduler.num_accepted_tokens,
             steps=self._recorder.read(),
             requests=len(self._requests) - len(self._batch_keys),
+            state_slots_used=states.num_used if states is not None else 0,
+            state_slots_total=states.num_slots if states is not None else 0,
+            state_snapshots=len(states.snapshots) if states is not None else 0,
         )
 
     def submit(self, frontend_id: bytes, message: Submit) -> None:
@@ -279,7 +290,7 @@ class Engine:
     def run_self_test(self) -> None:
         """Decode one token of a dummy request. Raises the exception of the step."""
         self.scheduler.check_invariants()
-        self.scheduler.pool.reset_prefix_cache()
+        self.scheduler.reset_prefix_cache()
         events, self._events = self._events, []
         dummy = Sequence(0, [0], SamplingParams(max_new_tokens=1))
         self.scheduler.add(dummy)

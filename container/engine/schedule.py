@@ -1,6 +1,6 @@
 """A schedule: which sequences run in one step, and how many tokens of each."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from container.engine.sequence import Sequence
@@ -14,12 +14,27 @@ class BlockCopy(NamedTuple):
     slot: int
 
 
+class StateCopy(NamedTuple):
+    """A copy of a snapshot's states to the state slot of a running sequence."""
+
+    source: int
+    target: int
+
+
+class Snapshot(NamedTuple):
+    """Keep a sequence's states after its first `position` tokens in a slot."""
+
+    position: int
+    slot: int
+
+
 @dataclass(frozen=True, slots=True)
 class ScheduledSequence:
     """Schedule tokens `start` to `end` of a sequence for one step.
 
     `samples`: the step computes the sequence's last token, so the next token is sampled. `draft`
     holds speculative tokens after a decode's last one; the step computes and verifies them too.
+    `snapshots` are taken while a chunk is computed.
     `num_preemptions` is the sequence's preemption count when it was scheduled; see `is_stale`.
     """
 
@@ -29,6 +44,7 @@ class ScheduledSequence:
     samples: bool
     num_preemptions: int
     draft: tuple[int, ...] = ()
+    snapshots: tuple[Snapshot, ...] = ()
 
     @classmethod
     def of(
@@ -68,10 +84,11 @@ class ScheduledSequence:
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """One scheduled step. `copies` must run, in order, before the forward pass writes the cache."""
+    """One scheduled step. All copies must run, in order, before the forward pass."""
 
     items: tuple[ScheduledSequence, ...]
     copies: tuple[BlockCopy, ...] = ()
+    state_copies: tuple[StateCopy, ...] = ()
 
     @property
     def num_tokens(self) -> int:
@@ -82,4 +99,5 @@ class Batch:
         """Return the batch without stale items; the same object if no item is stale."""
         if not any(item.is_stale for item in self.items):
             return self
-        return Batch(tuple(item for item in self.items if not item.is_stale), self.copies)
+        items = tuple(item for item in self.items if not item.is_stale)
+        return replace(self, items=items)

@@ -8,16 +8,22 @@ preempted for another, so it always finishes.
 
 With `speculate`, a decode may compute up to that many draft tokens in the same step; the sequence
 advances by the accepted ones as well.
+
+A sequence of a recurrent model also needs a state slot. Its prompt is split at multiples of
+`chunk_multiple`, so that its states do not depend on the split.
 """
 
+import math
 import time
 from collections import deque
 from collections.abc import Container, Iterable, Iterator
+from dataclasses import replace
 
-from container.engine.blocks.block_pool import BlockPool
+from container.engine.blocks.block_pool import BlockPool, CachedBlock
 from container.engine.blocks.session_prefixes import PinnedPrefixes
+from container.engine.blocks.state_slots import StateSlots
 from container.engine.model_runner import Sampled, StepOutput
-from container.engine.schedule import Batch, ScheduledSequence
+from container.engine.schedule import Batch, ScheduledSequence, Snapshot
 from container.engine.sequence import RequestKey, Sequence, SequenceState
 from container.messages.engine import FinishReason
 
@@ -29,7 +35,7 @@ NewToken = tuple[Sequence, Sampled, FinishReason | None]
 
 
 class Scheduler:
-    """Owns every unfinished sequence and the block pool."""
+    """Owns every unfinished sequence, the block pool and the state slots."""
 
     def __init__(
         self,
@@ -40,8 +46,12 @@ class Scheduler:
         end_token_ids: Iterable[int],
         reuses_prefixes: bool = True,
         speculate: int = 0,
+        states: StateSlots | None = None,
+        chunk_multiple: int = 1,
     ) -> None:
         self.pool = pool
+        self.states = states
+        self.chunk_multiple = chunk_multiple
         self.pinned = PinnedPrefixes(pool)
         self.max_batch_tokens = max_batch_tokens
         self.max_running = max_running
@@ -70,14 +80,14 @@ class Scheduler:
         self.waiting.append(sequence)
 
     def remove(self, sequence: Sequence, reason: FinishReason) -> None:
-        """Finish a sequence in any state and free its blocks."""
+        """Finish a sequence in any state and free its blocks and its state slot."""
         if sequence.state is SequenceState.RUNNING:
             self.running.remove(sequence)
         elif sequence.state is SequenceState.WAITING:
             self.waiting.remove(sequence)
         if sequence.block_table:
             self.pinned.pin(sequence)
-        self._free_blocks(sequence)
+        self._free_memory(sequence)
         sequence.state = SequenceState.FINISHED
         sequence.finish_reason = reason
 
@@ -92,7 +102,13 @@ class Scheduler:
         self._prompt_logprobs_budget = MAX_PROMPT_LOGPROBS
         planned, budget = self._continue_running(self.max_batch_tokens)
         planned += self._admit(budget, only)
-        return Batch(tuple(planned), self.pool.take_copies() if planned else ())
+        if not planned:
+            return Batch(())
+        if self.states is None:
+            return Batch(tuple(planned), self.pool.take_copies())
+        self.states.snapshots.release_reserved()
+        items = tuple(self._with_snapshots(item, self.states) for item in planned)
+        return Batch(items, self.pool.take_copies(), self.states.take_copies())
 
     def update_after_schedule(self, batch: Batch) -> None:
         """Mark the batch's tokens as computed and set a placeholder for each sampled token.
@@ -104,6 +120,10 @@ class Scheduler:
             sequence = item.sequence
             sequence.num_computed += item.num_tokens
             self._cache_full_blocks(sequence)
+            if self.states is not None:
+                for position, slot in item.snapshots:
+                    prefix_id = sequence.prefix_ids[position // self.pool.block_size - 1]
+                    self.states.snapshots.add(prefix_id, slot)
             if item.samples:
                 sequence.placeholder = index
                 index += 1 + len(item.draft)
@@ -113,6 +133,12 @@ class Scheduler:
         for sequence in reversed(list(self.running)):
             if sequence.key not in but:
                 self._preempt(sequence)
+
+    def reset_prefix_cache(self) -> None:
+        """Reset the cached prefixes and snapshots; a failed step may have written garbage."""
+        self.pool.reset_prefix_cache()
+        if self.states is not None:
+            self.states.snapshots.clear()
 
     def set_limits(self, max_running: int, max_batch_tokens: int) -> None:
         """Change the limits of a batch; sequences beyond them are preempted."""
@@ -162,6 +188,10 @@ class Scheduler:
         """Assert the invariants that hold between any two steps."""
         tables = [sequence.block_table for sequence in self]
         self.pool.check_invariants([*tables, *self.pinned.tables()])
+        if self.states is not None:
+            slots = [sequence.state_slot for sequence in self.running]
+            self.states.check_invariants([slot for slot in slots if slot is not None])
+            assert None not in slots
         for sequence in self.running:
             assert sequence.state is SequenceState.RUNNING
             assert sequence.num_to_compute >= 1
@@ -169,6 +199,7 @@ class Scheduler:
         for sequence in self.waiting:
             assert sequence.state is SequenceState.WAITING
             assert not sequence.block_table
+            assert sequence.state_slot is None
             assert sequence.num_computed == 0
         assert len(self.running) <= self.max_running
 
@@ -182,6 +213,8 @@ class Scheduler:
             if sequence.state is not SequenceState.RUNNING:
                 continue  # preempted earlier in this loop
             if sequence.is_last_token_pending or sequence.is_deferred:
+                continue
+            if self._waits_for_bitmask(sequence):
                 continue
             count = self._num_tokens_for(sequence, budget)
             if count == 0 or not self._allocate_blocks(sequence, sequence.num_computed + count):
@@ -198,8 +231,64 @@ class Scheduler:
         count = min(sequence.num_to_compute, budget)
         if _scores(sequence):
             count = min(count, self._prompt_logprobs_budget)
+        if count < sequence.num_to_compute:
+            count = self._aligned(sequence, count)
+        if _scores(sequence):
             self._prompt_logprobs_budget -= count
         return count
+
+    def _aligned(self, sequence: Sequence, count: int) -> int:
+        """Shorten a chunk to end at a multiple of `chunk_multiple`, and to leave no single token.
+
+        Not if decodes might never leave as many tokens of the budget.
+        """
+        multiple = self.chunk_multiple
+        if multiple == 1 or self.max_batch_tokens - self.max_running <= multiple:
+            return count
+        count -= (sequence.num_computed + count) % multiple
+        return max(0, count - multiple if sequence.num_to_compute - count == 1 else count)
+
+    def _with_snapshots(self, item: ScheduledSequence, states: StateSlots) -> ScheduledSequence:
+        """Reserve slots for the snapshots that a chunk takes."""
+        positions = item.sequence.snapshot_positions
+        passed = [] if item.is_decode else [p for p in positions if item.start < p <= item.end]
+        if not passed:
+            return item
+        slots = [(position, states.snapshots.reserve()) for position in passed]
+        taken = tuple(Snapshot(position, slot) for position, slot in slots if slot is not None)
+        return replace(item, snapshots=taken)
+
+    def _snapshots_of(self, sequence: Sequence, num_cached: int) -> tuple[int, ...]:
+        """Choose where to keep a sequence's states: at the end, and where it leaves `num_cached`.
+
+        The latter is a prefix that another sequence had as well, so a third may come.
+        """
+        if sequence.images or not self.reuses_prefixes:
+            return ()
+        multiple = math.lcm(self.chunk_multiple, self.pool.block_size)
+        ends = [min(length, len(sequence.token_ids) - 2) for length in (num_cached, 2**62)]
+        positions = {end // multiple * multiple for end in ends}
+        return tuple(sorted(p for p in positions if p > sequence.num_computed))
+
+    def _with_states(self, sequence: Sequence, cached: list[CachedBlock]) -> list[CachedBlock]:
+        """Return the longest part of a cached prefix that has a snapshot.
+
+        At least two tokens must be left: see container.model.states.pieces.
+        """
+        if self.states is None:
+            return cached
+        size, last = self.pool.block_size, len(sequence.token_ids) - 2
+        for count in range(len(cached), 0, -1):
+            is_known = cached[count - 1].prefix_id in self.states.snapshots
+            if is_known and count * size <= last:
+                return cached[:count]
+        return []
+
+    def _waits_for_bitmask(self, sequence: Sequence) -> bool:
+        """Whether a pass must wait for a bitmask: one without it would advance the states."""
+        if self.states is None or sequence.constraint is None:
+            return False
+        return sequence.placeholder is not None or not sequence.constraint.is_ready
 
     def _with_draft(self, item: ScheduledSequence, budget: int) -> ScheduledSequence:
         """Add draft tokens to a decode if allowed, without taking another sequence's blocks."""
@@ -241,6 +330,8 @@ class Scheduler:
             if only is not None and sequence.key not in only:
                 continue
             must_wait = _scores(sequence) and self._prompt_logprobs_budget == 0
+            must_wait |= self.states is not None and self.states.num_free == 0
+            must_wait |= self._waits_for_bitmask(sequence)
             if must_wait or _waits_for_prefill(sequence) or not self._take_blocks(sequence):
                 break
             self.waiting.remove(sequence)
@@ -249,6 +340,8 @@ class Scheduler:
                 sequence.started_at = time.monotonic()
             self.running.append(sequence)
             count = self._num_tokens_for(sequence, budget)
+            if count == 0:
+                break  # too little is left for a chunk; it is the first of the next step's
             planned.append(ScheduledSequence.of(sequence, count))
             budget -= count
         return planned
@@ -261,7 +354,8 @@ class Scheduler:
         # At least one token must be computed, to get its logits.
         may_reuse = self.reuses_prefixes and _may_reuse(sequence)
         ids = sequence.token_ids[:-1] if may_reuse else []
-        cached_blocks = self.pool.find_prefix(ids, sequence.cache_namespace)
+        found = self.pool.find_prefix(ids, sequence.cache_namespace)
+        cached_blocks = self._with_states(sequence, found)
         cached = [block.block_id for block in cached_blocks]
         self.pool.touch(cached)
         offloaded = self.pool.find_offloaded(ids, cached_blocks, sequence.cache_namespace)
@@ -277,6 +371,11 @@ class Scheduler:
             hit.prefix_id for hit in offloaded
         ]
         sequence.num_computed = len(sequence.prefix_ids) * self.pool.block_size
+        if self.states is not None:
+            prefix_id = sequence.prefix_ids[-1] if sequence.prefix_ids else None
+            sequence.state_slot = self.states.allocate(prefix_id)
+            num_found = len(found) * self.pool.block_size
+            sequence.snapshot_positions = self._snapshots_of(sequence, num_found)
         if sequence.num_preemptions == 0:
             sequence.num_cached = sequence.num_computed
         self.num_cached_tokens += sequence.num_computed
@@ -299,7 +398,7 @@ class Scheduler:
             prefix_ids.append(self.pool.cache_full_block(block_id, parent_id, ids))
 
     def _preempt(self, sequence: Sequence) -> None:
-        self._free_blocks(sequence)
+        self._free_memory(sequence)
         self.running.remove(sequence)
         sequence.state = SequenceState.WAITING
         sequence.num_computed = 0
@@ -310,10 +409,13 @@ class Scheduler:
         self.num_preemptions += 1
         self.waiting.appendleft(sequence)
 
-    def _free_blocks(self, sequence: Sequence) -> None:
+    def _free_memory(self, sequence: Sequence) -> None:
         self.pool.free(sequence.block_table)
         sequence.block_table = []
         sequence.prefix_ids = []
+        if self.states is not None and sequence.state_slot is not None:
+            self.states.free(sequence.state_slot)
+        sequence.state_slot = None
 
 
 def _scores(sequence: Sequence) -> bool:

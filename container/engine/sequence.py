@@ -101,8 +101,10 @@ class Sequence:
         "seq_index",
         "session",
         "session_s",
+        "snapshot_positions",
         "started_at",
         "state",
+        "state_slot",
         "token_ids",
     )
 
@@ -139,6 +141,10 @@ class Sequence:
         self.prompt_len = len(prompt_ids)
         self.token_ids = list(prompt_ids)
         self.block_table: list[int] = []
+        # Where its convolution and recurrent states are; None unless the model is recurrent.
+        self.state_slot: int | None = None
+        # After how many tokens a snapshot of its states is worth keeping.
+        self.snapshot_positions: tuple[int, ...] = ()
         self.num_computed = 0
         # Index of its next token in the in-flight step's output; None if no token is in flight.
         self.placeholder: int | None = None

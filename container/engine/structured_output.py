@@ -6,7 +6,7 @@ deferred, and so is a token until it is known whether the grammar ends with it.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 from container.engine.model_runner import Sampled
@@ -111,7 +111,7 @@ class StructuredOutput:
         if not self._wait_ready(sequences):
             return batch
         items = (item for item in batch.items if not (item.samples and item.sequence.is_deferred))
-        return Batch(tuple(items), batch.copies)
+        return replace(batch, items=tuple(items))
 
     def take_failures(self) -> list[tuple[Sequence, ServingError]]:
         """Return and clear the sequences whose grammar has failed."""

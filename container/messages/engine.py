@@ -155,7 +155,8 @@ class EngineInfo(msgspec.Struct, frozen=True):
     prompts may have images. `tensor_parallel`: ranks that share each layer; `data_parallel`:
     replicas of the model. `reuses_prefixes`: a cached prefix is not computed again. `fallbacks`
     are the reasons for which it is served more slowly than it could be. `max_requests` may be
-    unfinished at a time, without records of batch bodies.
+    unfinished at a time, without records of batch bodies. `state_slots` sequences of a recurrent
+    model may run at a time; 0 for other models.
     """
 
     model_id: str
@@ -177,6 +178,7 @@ class EngineInfo(msgspec.Struct, frozen=True):
     reuses_prefixes: bool = False
     fallbacks: list[str] = []
     max_requests: int = 128
+    state_slots: int = 0
 
 
 class Distribution(msgspec.Struct, frozen=True, array_like=True):
@@ -226,6 +228,9 @@ class EngineLoad(msgspec.Struct, frozen=True):
     restored_tokens: int = 0
     steps: StepStats = StepStats()
     requests: int = 0
+    state_slots_used: int = 0
+    state_slots_total: int = 0
+    state_snapshots: int = 0
 
 
 class Status(msgspec.Struct, tag="status", frozen=True):

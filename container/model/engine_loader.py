@@ -276,6 +276,7 @@ def warm_up(runner: ModelRunner, config: EngineConfig) -> None:
     prompt_len = min(8, config.max_input_tokens)
     sequence = Sequence(0, [0] * prompt_len, SamplingParams(max_new_tokens=1))
     sequence.block_table = list(range(-(-(prompt_len + 1) // config.block_size)))
+    sequence.state_slot = 0 if config.num_state_slots else None
     run_step(runner, Batch((ScheduledSequence.of(sequence, prompt_len),)))
     sequence.token_ids.append(0)
     sequence.num_computed = prompt_len
@@ -311,4 +312,5 @@ def _info(
         data_parallel=data_parallel,
         reuses_prefixes=config.reuses_prefixes,
         max_requests=config.max_requests,
+        state_slots=config.num_state_slots,
     )

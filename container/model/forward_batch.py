@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import msgspec
 
 from container.engine.adapters import NO_ADAPTER
-from container.engine.schedule import BlockCopy, ScheduledSequence
+from container.engine.schedule import BlockCopy, ScheduledSequence, Snapshot, StateCopy
 
 # GEMMs of one row and of several round differently in float32; two rows are the smallest batch
 # whose results do not depend on the rest of the batch (measured, see docs/LOG.md).
@@ -55,7 +55,10 @@ class ForwardPlan(msgspec.Struct, frozen=True, array_like=True, tag="run"):
     row; `logit_rows` are the rows whose logits are returned. `num_decodes` rows come first.
     `adapters` maps runs of rows to adapters: (adapter, number of rows), in order. A negative token
     id, -1 - index, is a placeholder for the token that the last step sampled at that index of
-    `num_placeholders`; 0 means no placeholders. `copies` run first, in order.
+    `num_placeholders`; 0 means no placeholders. `copies` run first, in order. `state_slots` are
+    those of the decodes' rows and then of the chunks, negative for padding; empty without states.
+    `state_copies` run first, too; `snapshots` are taken while a chunk is computed: (number of the
+    chunk, snapshot).
     """
 
     token_ids: list[int]
@@ -68,6 +71,9 @@ class ForwardPlan(msgspec.Struct, frozen=True, array_like=True, tag="run"):
     adapters: list[tuple[int, int]]
     num_placeholders: int = 0
     copies: list[BlockCopy] = []
+    state_slots: list[int] = []
+    state_copies: list[StateCopy] = []
+    snapshots: list[tuple[int, Snapshot]] = []
 
     @property
     def has_adapters(self) -> bool:
@@ -105,6 +111,7 @@ def make_plan(
     scratch_block: int,
     num_placeholders: int = 0,
     copies: Iterable[BlockCopy] = (),
+    state_copies: Iterable[StateCopy] = (),
 ) -> ForwardPlan:
     """Lay out a step; padding rows write to `scratch_block`.
 
@@ -132,7 +139,17 @@ def make_plan(
         + [(NO_ADAPTER, padding)] * bool(padding),
         num_placeholders=num_placeholders,
         copies=list(copies),
+        state_slots=_state_slots(decodes, chunks, 0 if chunks else padding),
+        state_copies=list(state_copies),
+        snapshots=[(at, kept) for at, piece in enumerate(chunks) for kept in piece.item.snapshots],
     )
+
+
+def _state_slots(decodes: list[_Piece], chunks: list[_Piece], padding: int) -> list[int]:
+    decoded = [piece.item.sequence.state_slot for piece in decodes]
+    prefilled = [piece.item.sequence.state_slot for piece in chunks]
+    known = [slot for slot in [*decoded, *[-1] * padding, *prefilled] if slot is not None]
+    return known if known != [-1] * padding else []
 
 
 def _pieces(items: list[ScheduledSequence]) -> tuple[list[_Piece], list[_Piece]]:

@@ -11,6 +11,7 @@ from container.model.hf_config import text_config
 from container.model.kernels.cpu import Kernels
 from container.model.kv_cache.cache import LayerShape
 from container.model.layers.int8_linear import BatchPhase
+from container.model.states.mixers import RecurrentMixers
 
 # Attention kernels for decodes that read no context lengths on the host.
 CAPTURABLE = {Kernel.PAGED, Kernel.TRITON}
@@ -28,7 +29,8 @@ class LoadedModel:
 
     `layers` is None if it is served through the transformers cache. `is_multimodal`: it also takes
     images. `cache_dtype` is the paged cache's dtype, if not `dtype`. `kernels` compute attention
-    over the paged cache. `fallbacks` are the reasons why it is served more slowly than possible.
+    over the paged cache. `mixers` are those of a recurrent model. `fallbacks` are the reasons why
+    it is served more slowly than possible.
     """
 
     module: PreTrainedModel
@@ -45,11 +47,12 @@ class LoadedModel:
     kernels: AttentionKernels = REFERENCE_ONLY
     fallbacks: tuple[str, ...] = ()
     cpu_kernels: Kernels | None = None
+    mixers: RecurrentMixers | None = None
 
     @property
     def can_capture(self) -> bool:
         """Whether a decode step can be captured as a CUDA graph: its kernels read no lengths."""
-        is_whole = not (uses_device_map(self.module) or self.layers is None)
+        is_whole = not (uses_device_map(self.module) or self.layers is None or self.mixers)
         return is_whole and self.kernels.decodes in CAPTURABLE
 
     @property

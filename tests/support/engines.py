@@ -10,12 +10,15 @@ from container.engine.config import EngineConfig
 from container.engine.engine import Engine
 from container.engine.model_runner import Sampled, StepOutput, SyncModelRunner
 from container.engine.schedule import Batch
+from container.engine.structured_output import Grammars
 from container.messages.engine import SamplingParams, Submit, TokenEvent
 from container.model.execution.cuda_graphs import capture_nothing
 from container.model.execution.factory import make_runner
 from container.model.execution.model_runner import TorchModelRunner
+from container.model.loaded_model import LoadedModel
 from container.model.lora.layers import LoraLayers
 from container.model.lora.manager import LoraManager
+from container.model.states.pieces import SEGMENT
 from tests.support.models import tiny_models
 from tests.support.models.prepared import prepare
 
@@ -112,6 +115,15 @@ def engine_config(**overrides: int) -> EngineConfig:
     return EngineConfig(**sizes | overrides)
 
 
+def config_for(loaded: LoadedModel, **overrides: int) -> EngineConfig:
+    """A configuration with state slots and snapshots if the model is recurrent."""
+    sizes: dict[str, int] = {}
+    if loaded.mixers is not None:
+        sizes = {"num_snapshots": 8, "chunk_multiple": SEGMENT}
+        sizes["num_state_slots"] = overrides.get("max_running", 8)
+    return engine_config(**sizes | overrides)
+
+
 def torch_engine(
     name: str,
     dtype: torch.dtype = torch.float32,
@@ -120,6 +132,7 @@ def torch_engine(
     max_adapters: int = 8,
     overlaps: bool = False,
     recorded: tuple[int, ...] = (),
+    grammars: Grammars | None = None,
     **sizes: int,
 ) -> Engine:
     """An engine with a tiny model prepared as the server prepares it.
@@ -129,7 +142,7 @@ def torch_engine(
     cpu = torch.device("cpu")
     loaded = prepare(tiny_models.make(name, dtype), dtype, cpu)
     config = dataclasses.replace(
-        engine_config(**sizes),
+        config_for(loaded, **sizes),
         reuses_prefixes=loaded.attention == "paged",
         scores_prompts=not loaded.has_encoder,
     )
@@ -147,7 +160,7 @@ def torch_engine(
         runner.forward.capture(list(recorded), max_blocks, capture_nothing, lambda _: None)
         assert runner.forward.has_graphs
     store = LoraManager(lora_layers, max_adapters)
-    return Engine(runner, config, end_token_ids=end_token_ids, adapters=store)
+    return Engine(runner, config, end_token_ids=end_token_ids, adapters=store, grammars=grammars)
 
 
 def run(engine: Engine, jobs: list[Job]) -> dict[int, list[TokenEvent]]:

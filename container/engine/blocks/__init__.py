@@ -1,1 +1,1 @@
-"""The KV cache in plain ints: the block pool, offloaded blocks, pinned prefixes of sessions."""
+"""The caches in plain ints: the block pool, offloaded blocks, pinned prefixes, state slots."""

@@ -11,7 +11,7 @@ With host memory slots, evicted blocks are offloaded there and restored on deman
 """
 
 from collections import OrderedDict, deque
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from container.engine.adapters import NO_ADAPTER
@@ -31,7 +31,15 @@ class CachedBlock:
 class BlockPool:
     """Allocates and frees blocks by reference count."""
 
-    def __init__(self, num_blocks: int, block_size: int, num_slots: int = 0) -> None:
+    def __init__(
+        self,
+        num_blocks: int,
+        block_size: int,
+        num_slots: int = 0,
+        on_evict: Callable[[int], None] | None = None,
+    ) -> None:
+        """`on_evict` is called with the id of each prefix whose last block is evicted."""
+        self._on_evict = on_evict
         self.num_blocks = num_blocks
         self.block_size = block_size
         self._unknown = deque(range(num_blocks))
@@ -193,6 +201,8 @@ class BlockPool:
             block_id, _ = self._reusable.popitem(last=False)
             evicted = self._by_block.pop(block_id)
             del self._by_key[evicted.key]
+            if self._on_evict is not None:
+                self._on_evict(evicted.prefix_id)
             slot = self._offloaded.offload(evicted.prefix_id, evicted.key)
             if slot is not None:
                 self._pending_copies.append(BlockCopy(True, block_id, slot))

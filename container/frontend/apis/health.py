@@ -102,6 +102,7 @@ def _engine_info(info: EngineInfo, limits: RequestLimits) -> dict[str, Any]:
         "max_input_tokens": info.max_input_tokens,
         "max_total_tokens": info.max_total_tokens,
         "max_batch_total_tokens": info.cache_tokens,
+        "state_slots": info.state_slots,
         "max_concurrent_requests": limits.max_concurrent_requests,
         "max_best_of": limits.max_best_of,
         "max_stop_sequences": limits.max_stops,

@@ -169,6 +169,7 @@ def _merge_infos(infos: list[EngineInfo]) -> EngineInfo | None:
     return msgspec.structs.replace(
         infos[0],
         cache_tokens=sum(info.cache_tokens for info in infos),
+        state_slots=sum(info.state_slots for info in infos),
         max_input_tokens=min(info.max_input_tokens for info in infos),
         max_total_tokens=min(info.max_total_tokens for info in infos),
     )

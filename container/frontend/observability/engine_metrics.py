@@ -62,6 +62,9 @@ def _gauges(status: Status) -> Iterable[Metric]:
         "engine_blocks_cached": ("KV cache blocks that hold a known prefix", load.blocks_cached),
         "engine_blocks_on_host": ("Blocks of which the host has a copy", load.blocks_on_host),
         "engine_blocks_total": ("KV cache blocks", load.blocks_total),
+        "engine_state_slots_used": ("State slots in use", load.state_slots_used),
+        "engine_state_slots_total": ("State slots of a recurrent model", load.state_slots_total),
+        "engine_state_snapshots": ("States kept with a known prefix", load.state_snapshots),
         "engine_fallbacks": ("Reasons for being slower than possible; see /info", fallbacks),
     }
     for name, (meaning, value) in gauges.items():

@@ -17,6 +17,7 @@ from container.model.kv_cache.offload import HostCache
 from container.model.loaded_model import LoadedModel
 from container.model.lora.layers import LoraLayers
 from container.model.parallel.tensor_parallel import is_tensor_parallel
+from container.model.states.cache import StateCache
 
 
 def capture_sizes(
@@ -68,8 +69,9 @@ def make_runner(
             cpu_kernels=model.cpu_kernels, lora_layers=lora_layers,
         )  # fmt: skip
     forward = make_forward(
-        model, config.num_blocks, config.block_size, lora_layers, num_slots=config.num_slots
-    )
+        model, config.num_blocks, config.block_size, lora_layers, num_slots=config.num_slots,
+        num_state_slots=config.num_state_slots + config.num_snapshots,
+    )  # fmt: skip
     return TorchModelRunner(
         forward, end_token_ids=end_token_ids, cpu_kernels=model.cpu_kernels,
         broadcast=broadcast, overlaps=overlaps,
@@ -83,8 +85,12 @@ def make_forward(
     lora_layers: LoraLayers | None = None,
     *,
     num_slots: int = 0,
+    num_state_slots: int = 1,
 ) -> ForwardPass:
-    """Create the forward pass of a paged model, with its KV cache and host memory slots."""
+    """Create the forward pass of a paged model, with its KV cache and host memory slots.
+
+    A recurrent model also gets a state cache.
+    """
     assert model.layers is not None
     cache = KVCache(
         model.layers,
@@ -97,4 +103,8 @@ def make_forward(
         model.module, cache, model.device, lora_layers=lora_layers, phase=model.phase,
         kernels=model.kernels, is_tensor_parallel=is_tensor_parallel(model.module),
         host=HostCache(cache, num_slots, model.device) if num_slots else None,
+        states=None if model.mixers is None else StateCache(
+            model.mixers.shapes, num_slots=num_state_slots, device=model.device
+        ),
+        mixers=model.mixers,
     )  # fmt: skip

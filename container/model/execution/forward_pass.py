@@ -1,7 +1,8 @@
 """The forward pass: creates the tensors of a step's plan and runs the model."""
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -24,6 +25,9 @@ from container.model.kv_cache.offload import HostCache
 from container.model.layers.int8_linear import BatchPhase
 from container.model.lora.layers import LoraLayers
 from container.model.parallel.tensor_parallel import broadcast_first, least_over_ranks
+from container.model.states.cache import StateCache
+from container.model.states.mixers import RecurrentMixers
+from container.model.states.pieces import SEGMENT
 
 log = logging.getLogger(__name__)
 
@@ -42,8 +46,17 @@ class ForwardPass:
         kernels: AttentionKernels = REFERENCE_ONLY,
         is_tensor_parallel: bool = False,
         host: HostCache | None = None,
+        states: StateCache | None = None,
+        mixers: RecurrentMixers | None = None,
+        segment: int = SEGMENT,
     ) -> None:
+        """`mixers` read and update `states`, prompts in segments of at most `segment` tokens."""
         self.cache = cache
+        self.states = states
+        self._mixers = mixers
+        self._segment = segment
+        if mixers is not None:
+            mixers.scopes = [scope for scope in (lora_layers, phase) if scope is not None]
         self.host = host
         self._is_tensor_parallel = is_tensor_parallel
         self._kernels = kernels
@@ -112,8 +125,22 @@ class ForwardPass:
             ids = fill_placeholders(ids, sampled)
         num_rows = len(plan.logit_rows)
         rows = self._tensor(plan.logit_rows + [0] * max(0, MIN_ROWS - num_rows))
-        logits = self._call(ids, self._tensor(plan.positions), self._step(plan), rows)
+        with self._over_states(plan):
+            logits = self._call(ids, self._tensor(plan.positions), self._step(plan), rows)
         return logits[:num_rows].contiguous()
+
+    @contextmanager
+    def _over_states(self, plan: ForwardPlan) -> Iterator[None]:
+        """Let the mixers compute the plan's pieces in this context."""
+        if self._mixers is None or self.states is None:
+            yield
+            return
+        self.states.copy_slots(plan.state_copies)
+        self._mixers.begin(plan, self.states, self._device, self._segment)
+        try:
+            yield
+        finally:
+            self._mixers.end()
 
     def _call(
         self,

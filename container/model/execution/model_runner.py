@@ -7,7 +7,7 @@ from contextlib import contextmanager
 import torch
 
 from container.engine.model_runner import PendingStep, StepOutput
-from container.engine.schedule import Batch, BlockCopy, ScheduledSequence
+from container.engine.schedule import Batch, BlockCopy, ScheduledSequence, StateCopy
 from container.engine.sequence import Sequence
 from container.errors import one_line
 from container.model.async_copy import AsyncHostCopy, take_rows
@@ -31,8 +31,6 @@ class TorchModelRunner:
     device except reading a step's output.
     """
 
-    samples_in_execute = False
-
     def __init__(
         self,
         forward: ForwardPass,
@@ -44,6 +42,8 @@ class TorchModelRunner:
     ) -> None:
         self.overlaps = overlaps
         self.forward = forward
+        # A pass cannot be run again without advancing the states again.
+        self.samples_in_execute = forward.states is not None
         self.sampler = Sampler(end_token_ids, kernels=cpu_kernels, reads_logits=not overlaps)
         self._broadcast = broadcast
         self._is_out_of_step = False
@@ -55,7 +55,9 @@ class TorchModelRunner:
         sampling = [item for item in batch.items if item.samples]
         scoring = [item for item in batch.items if item.num_prompt_logprobs]
         with naming_requests(batch):
-            logits = self.logits(list(batch.items), sampling, scoring, batch.copies)
+            logits = self.logits(
+                list(batch.items), sampling, scoring, batch.copies, batch.state_copies
+            )
         return _TorchStep(self, logits, batch, sampling, scoring)
 
     def sample_async(self, logits: torch.Tensor, sequences: list[Sequence]) -> PendingSamples:
@@ -70,6 +72,7 @@ class TorchModelRunner:
         sampling: list[ScheduledSequence],
         scoring: list[ScheduledSequence],
         copies: tuple[BlockCopy, ...] = (),
+        state_copies: tuple[StateCopy, ...] = (),
     ) -> torch.Tensor:
         """Run one forward pass; return the logits that `make_plan` names, in float32."""
         cache = self.forward.cache
@@ -79,6 +82,7 @@ class TorchModelRunner:
             items, sampling, scoring,
             block_size=cache.block_size, scratch_block=cache.scratch_block,
             num_placeholders=0 if sampled is None else len(sampled), copies=copies,
+            state_copies=state_copies,
         )  # fmt: skip
         return self.run_plan(plan, sampled)
 

@@ -92,6 +92,10 @@ class KVCache:
         return keys, _take(self.values[layer], rows, dtype).view(batch, -1, shape.value_dim)
 
 
+# The shape of a layer without keys and values.
+NO_KEYS = LayerShape(0, 0, 0)
+
+
 def bytes_per_token(shapes: list[LayerShape], dtype: torch.dtype) -> int:
     """Cache bytes for one token over all layers."""
     return sum(shape.numbers_per_token for shape in shapes) * dtype.itemsize
@@ -99,6 +103,8 @@ def bytes_per_token(shapes: list[LayerShape], dtype: torch.dtype) -> int:
 
 def fill_stale(tensor: torch.Tensor) -> None:
     """Fill a new cache in place with random numbers, like those that earlier sequences leave."""
+    if tensor.numel() == 0:
+        return
     generator = torch.Generator().manual_seed(0)
     row = torch.randn(tensor.shape[1:], generator=generator) * 3
     tensor.view(torch.uint8 if tensor.dtype in FP8 else tensor.dtype)[:] = (
@@ -133,7 +139,7 @@ def _flat(cache: torch.Tensor) -> torch.Tensor:
 
 
 def _zeros(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> torch.Tensor:
-    if device.type != "cpu":
+    if device.type != "cpu" or 0 in shape:
         return torch.zeros(shape, dtype=dtype, device=device)
     # numpy gets zero pages from the kernel, which take memory only once they are written.
     nbytes = int(np.prod(shape)) * dtype.itemsize

@@ -31,6 +31,19 @@ class BatchPhase:
     """How many rows of the forward pass, from the first on, are decodes; set by the runner."""
 
     num_decodes: int = 0
+    _num_decodes_of_pass: int | None = None
+
+    def narrow(self, rows: slice | torch.Tensor, *, is_decode: bool) -> None:
+        """Restrict the pass to these rows, which are all decodes or none."""
+        if self._num_decodes_of_pass is None:
+            self._num_decodes_of_pass = self.num_decodes
+        count = rows.stop - rows.start if isinstance(rows, slice) else len(rows)
+        self.num_decodes = count if is_decode else 0
+
+    def widen(self) -> None:
+        """Lift the restriction."""
+        if self._num_decodes_of_pass is not None:
+            self.num_decodes, self._num_decodes_of_pass = self._num_decodes_of_pass, None
 
 
 class Int8Linear(FastLinear):

@@ -21,7 +21,8 @@ class FusedRMSNorm(nn.Module):
         kernels = self._kernels
         if kernels is not None and rows.dtype == weight.dtype and rows.is_contiguous():
             return kernels.norm(rows, weight, self.eps)
-        return nn.functional.rms_norm(rows, weight.shape, weight, self.eps)
+        # Some models keep the residual stream in float32 beside weights in bfloat16.
+        return nn.functional.rms_norm(rows, weight.shape, weight.to(rows.dtype), self.eps)
 
 
 def norm_eps(module: nn.Module) -> float:

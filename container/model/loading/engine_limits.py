@@ -15,7 +15,9 @@ from container.model.loading.memory_plan import (
     batch_tokens,
     context_len,
     free_bytes,
+    state_bytes,
 )
+from container.model.states.pieces import SEGMENT
 from container.settings.engine import EngineSettings, MemorySettings
 
 log = logging.getLogger(__name__)
@@ -77,6 +79,9 @@ def size_engine(
         capacity.graph_bytes,
         cache_tokens * per_token,
         cache_tokens,
+        state_bytes(model, capacity.state_slots + capacity.snapshots),
+        capacity.state_slots,
+        capacity.snapshots,
     )
     for line in plan.lines():
         log.info("%s", line)
@@ -85,7 +90,7 @@ def size_engine(
         block_size=block_size,
         num_blocks=num_blocks,
         max_batch_tokens=batch_tokens(settings, model),
-        max_running=settings.max_batch_size,
+        max_running=min(settings.max_batch_size, capacity.state_slots or settings.max_batch_size),
         max_input_tokens=longest_input,
         max_total_tokens=longest,
         max_requests=settings.max_concurrent_requests,
@@ -93,7 +98,11 @@ def size_engine(
         # The model's own cache belongs to one sequence.
         reuses_prefixes=memory.prefix_caching and model.attention == "paged",
         scores_prompts=not model.has_encoder,
-        speculate=settings.speculate if model.attention == "paged" else 0,
+        # A rejected draft cannot be taken back out of a state.
+        speculate=settings.speculate if model.attention == "paged" and not model.mixers else 0,
+        num_state_slots=capacity.state_slots,
+        num_snapshots=capacity.snapshots if memory.prefix_caching else 0,
+        chunk_multiple=1 if model.mixers is None else SEGMENT,
     )
 
 
@@ -109,6 +118,8 @@ def find_slots(settings: MemorySettings, model: LoadedModel, num_processes: int)
     reason = None
     if model.layers is None:
         reason = "the model uses its own cache"
+    elif model.mixers is not None:
+        reason = "the model is recurrent, and its states are not offloaded"
     elif uses_device_map(model.module):
         reason = "the model's layers are on several devices"
     elif not settings.prefix_caching:

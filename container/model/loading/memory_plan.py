@@ -24,6 +24,7 @@ from container.model.loaded_model import LoadedModel
 from container.model.parallel.placement import Placement
 from container.model.parallel.tensor_parallel import least_over_ranks
 from container.model.sampling.device import choose_on_device
+from container.model.states.pieces import SEGMENT
 from container.settings.engine import EngineSettings, PlacementSettings
 from container.settings.process_env import PARENT_PID
 
@@ -37,6 +38,9 @@ CONTEXT_NAMES = ("max_position_embeddings", "n_positions", "seq_length", "max_se
 GPU_FRACTION, GPU_FRACTION_WITH_OTHERS = 0.95, 0.5
 UNSTATED_CONTEXT = 32_768
 CACHE_FRACTION = 0.5  # of the CPU's memory that is free once the weights are loaded
+# At most so many snapshots of states for each running sequence.
+SNAPSHOTS = 2
+STATE_FRACTION = 0.5  # of the cache's memory, at most, for the states of a recurrent model
 GIB = 2**30
 # Memory of libraries, attention and the graphs themselves for captured decodes.
 GRAPH_MARGIN = GIB // 4
@@ -51,11 +55,14 @@ class KVCapacity:
     """The tokens that a KV cache has memory for, after these bytes for a step.
 
     `activations` is None where it is not measured; `graph_bytes` are those of CUDA graphs.
+    `state_slots` are those of a recurrent model, and `snapshots` those of its states.
     """
 
     tokens: int
     activations: int | None = None
     graph_bytes: int = 0
+    state_slots: int = 0
+    snapshots: int = 0
 
 
 def measure_capacity(
@@ -80,7 +87,7 @@ def measure_capacity(
         context_len(model.text_config),
     )
     graph_bytes = _graph_bytes(settings, model)
-    tokens = _capacity(
+    tokens, slots, snapshots = _capacity(
         model,
         num_processes,
         (activations or 0) + graph_bytes,
@@ -89,7 +96,7 @@ def measure_capacity(
         has_own_gpu=has_own_gpu,
     )
     tokens = least_over_ranks(tokens) if placement.is_tensor_parallel else tokens
-    return KVCapacity(tokens, activations, graph_bytes)
+    return KVCapacity(tokens, activations, graph_bytes, slots, snapshots)
 
 
 def _graph_bytes(settings: EngineSettings, model: LoadedModel) -> int:
@@ -107,8 +114,11 @@ def _capacity(
     max_batch_size: int,
     gpu_fraction: float,
     has_own_gpu: bool,
-) -> int:
-    """Return the tokens that fit this rank: under a device map, those of the fullest device."""
+) -> tuple[int, int, int]:
+    """Return the tokens that fit this rank; a recurrent model's state slots and snapshots.
+
+    Under a device map the tokens are those of the fullest device.
+    """
     per_device: dict[torch.device, int] = {}
     for layer in model.layers or []:
         device = layer.device or model.device
@@ -129,11 +139,32 @@ def _capacity(
 
     if not per_device:  # the model's own cache
         left = usable_bytes(model.device) - max_batch_size * model.bytes_per_sequence
-        return max(0, left) // model.bytes_per_token
-    return min(
-        usable_bytes(device) // (numbers * (model.cache_dtype or model.dtype).itemsize)
-        for device, numbers in per_device.items()
+        return max(0, left) // model.bytes_per_token, 0, 0
+    slots, snapshots = _state_slots(model, usable_bytes(model.device), max_batch_size)
+    for_states = state_bytes(model, slots + snapshots)
+    return (
+        min(
+            max(0, usable_bytes(device) - for_states)
+            // max(1, numbers * (model.cache_dtype or model.dtype).itemsize)
+            for device, numbers in per_device.items()
+        ),
+        slots,
+        snapshots,
     )
+
+
+def _state_slots(model: LoadedModel, usable: int, max_batch_size: int) -> tuple[int, int]:
+    """Return the state slots that fit, one for each sequence of a step, and the snapshots."""
+    if model.mixers is None:
+        return 0, 0
+    fitting = int(usable * STATE_FRACTION) // model.bytes_per_sequence - 1
+    running = max(1, min(max_batch_size, fitting))
+    return running, max(0, min(SNAPSHOTS * running, fitting - running))
+
+
+def state_bytes(model: LoadedModel, slots: int) -> int:
+    """Return the bytes of a state cache, one row for padding among them."""
+    return (slots + 1) * model.bytes_per_sequence if slots else 0
 
 
 def is_only_model(embedding_model_id: str | None) -> bool:
@@ -142,8 +173,13 @@ def is_only_model(embedding_model_id: str | None) -> bool:
 
 
 def batch_tokens(settings: EngineSettings, model: LoadedModel) -> int:
-    """Return how many tokens a step may have."""
-    return settings.max_batch_prefill_tokens or BATCH_TOKENS[model.device.type]
+    """Return how many tokens a step may have.
+
+    By default there is room for a segment of a recurrent model's prompt beside all decodes.
+    """
+    least = 0 if model.mixers is None else SEGMENT + 1 + settings.max_batch_size
+    default = max(least, BATCH_TOKENS[model.device.type])
+    return settings.max_batch_prefill_tokens or default
 
 
 def context_len(config: PretrainedConfig) -> int:
@@ -164,7 +200,7 @@ def free_bytes(device: torch.device, gpu_fraction: float) -> int:
 class MemoryPlan:
     """Bytes of one rank; `activations` are those of the largest step, None where not measured.
 
-    `graph_bytes` are those of CUDA graphs.
+    `graph_bytes` are those of CUDA graphs, `states` those of the state cache.
     """
 
     weights: int
@@ -172,6 +208,9 @@ class MemoryPlan:
     graph_bytes: int
     cache: int
     tokens: int
+    states: int = 0
+    state_slots: int = 0
+    snapshots: int = 0
 
     def lines(self) -> list[str]:
         """Format the plan as a table for the log."""
@@ -182,6 +221,9 @@ class MemoryPlan:
             rows.append(("CUDA graphs", self.graph_bytes, ""))
         fits = f"{self.tokens:,} tokens, or {self.tokens // LONG_SEQUENCE:,} sequences of "
         rows.append(("KV cache", self.cache, f"{fits}{LONG_SEQUENCE:,}"))
+        if self.state_slots:
+            kept = f"{self.state_slots:,} running sequences, {self.snapshots:,} snapshots"
+            rows.append(("states", self.states, kept))
         return [
             f"{name:<12} {size / GIB:>8.2f} GiB  {comment}".rstrip() for name, size, comment in rows
         ]
@@ -230,6 +272,7 @@ def largest_step(num_tokens: int, num_rows: int, *, block_size: int, context: in
         chunks=[ChunkPlan(0, num_tokens, num_tokens, blocks)],
         num_decodes=0,
         adapters=[(NO_ADAPTER, num_tokens)],
+        state_slots=[0],
     )
 
 

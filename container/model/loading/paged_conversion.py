@@ -1,9 +1,9 @@
 """Converts a transformers model to paged attention, and checks that its results stay the same.
 
-There is no list of supported models: the model is probed and run. It must call transformers'
-attention interface in each layer, or compute attention in a way that can be traced; cache nothing
-but keys and values (no recurrent states, no windows that only its masks have); and return the same
-logits.
+There is no list of supported models: the model is probed and run. Its layers must call
+transformers' attention interface, compute attention in a way that can be traced, or be mixers that
+keep their states in transformers' cache; they must cache nothing else (no windows that only its
+masks have); and they must return the same logits.
 """
 
 import contextlib
@@ -15,37 +15,45 @@ from itertools import islice
 import torch
 from transformers import PreTrainedModel
 
+from container.errors import ConfigError
 from container.errors import one_line as describe
 from container.model.attention import latent, paged
-from container.model.attention.metadata import AttentionParams
 from container.model.attention.positions import follow_positions
 from container.model.attention.traced import NotTraceable
 from container.model.attention.varlen import REFERENCE_ONLY, AttentionKernels
+from container.model.checks.layer_check import (
+    EXACT_TOLERANCE,
+    ReferencePass,
+    Rows,
+)
+from container.model.checks.layer_probe import (
+    NotPageable,
+    ProbedLayers,
+    check_cached_kinds,
+    probe_layers,
+    set_attention,
+)
+from container.model.checks.schedule import num_blocks, plan_schedule
+from container.model.checks.state_probe import probe_mixers
 from container.model.execution.forward_pass import ForwardPass
 from container.model.kernels.cpu import Kernels
-from container.model.kv_cache.cache import BLOCK_SIZE, KVCache, LayerShape, fill_stale
+from container.model.kv_cache.cache import (
+    BLOCK_SIZE,
+    NO_KEYS,
+    KVCache,
+    LayerShape,
+    fill_stale,
+)
 from container.model.layers.cpu_linear import LinearFactory
 from container.model.layers.int8_linear import BatchPhase, quantized
 from container.model.layers.linear import MakeLinear, PlainLinear
 from container.model.loaded_model import uses_device_map
 from container.model.loading.attention_backend import choose_kernels
-from container.model.loading.layer_check import (
-    EXACT_TOLERANCE,
-    ReferencePass,
-    Rows,
-    num_blocks,
-    plan_schedule,
-)
-from container.model.loading.layer_probe import (
-    NotPageable,
-    cache_windows,
-    probe_layers,
-    set_attention,
-)
 from container.model.optimize.compiling import compile_layers
 from container.model.optimize.fusing import fuse_decoder_layers
-from container.model.optimize.packing import pack
+from container.model.optimize.packing import keep_read_weights, pack
 from container.model.optimize.stacking import stack_layers
+from container.model.parallel.tensor_parallel import is_tensor_parallel
 from container.model.reference_check import (
     EXACT_DTYPE,
     REDUCED_TOLERANCE,
@@ -55,6 +63,8 @@ from container.model.reference_check import (
     Mismatch,
     logits_error,
 )
+from container.model.states.cache import StateCache
+from container.model.states.mixers import RecurrentMixers
 
 log = logging.getLogger(__name__)
 
@@ -62,14 +72,17 @@ log = logging.getLogger(__name__)
 KEEPS_LATENTS = False
 # Steps of the whole model's check: chunks, and one with a decode beside a chunk.
 WHOLE_STEPS = 3
+# Tokens of a mixer's segment in the checks, whose prompts are short.
+TRIAL_SEGMENT = 8
 
 
 @dataclass(frozen=True, slots=True)
 class PagedModel:
-    """The shapes of each layer's cache, and the kernels that attend to it."""
+    """The shapes of each layer's cache, the kernels that attend to it, and recurrent mixers."""
 
     layers: list[LayerShape]
     kernels: AttentionKernels
+    mixers: RecurrentMixers | None
 
 
 @torch.inference_mode()
@@ -90,22 +103,30 @@ def convert_to_paged(
     unchanged, or Mismatch if the served form is less accurate than the model's own.
     """
     trial = convert(module, ids, device)
+    if compiles and trial.mixers is not None:
+        raise ConfigError(["COMPILE=1 cannot work here: the model is recurrent; leave it out"])
     dtype, ideal = trial.dtype, None
-    if phase is not None or cache_dtype is not None:
+    is_reduced = phase is not None or cache_dtype is not None
+    # A recurrence step by step rounds differently from one over a whole prompt, even if exact.
+    if is_reduced or trial.mixers is not None:
         ideal = trial.run_exact(cache_dtype, dequantized if phase is not None else None)
     if compiles:
         compile_layers(module, trial.run_once)
+    if trial.mixers is not None:
+        keep_read_weights(module, trial.run_once)
     keeps_layers = compiles or uses_device_map(module)
     _make_fast(module, trial, phase, LinearFactory(cpu_kernels), keeps_layers=keeps_layers)
+    attending = [at for at, shape in enumerate(trial.shapes) if shape != NO_KEYS]
     kernels = choose_kernels(
-        trial.shapes, trial.layer_attn_params, dtype, cache_dtype or dtype, device
-    )
+        [trial.shapes[at] for at in attending], [trial.layer_attn_params[at] for at in attending],
+        dtype, cache_dtype or dtype, device,
+    )  # fmt: skip
     trial.serve(cache_dtype or dtype, phase, kernels, ideal)
     trial.check_served()
     if not keeps_layers and module.device.type == "cpu":
         stack_layers(module, trial.run_once, trial, cpu_kernels)
-    trial.check_whole(is_reduced=ideal is not None)
-    return PagedModel(trial.shapes, kernels)
+    trial.check_whole(is_reduced=is_reduced)
+    return PagedModel(trial.shapes, kernels, trial.mixers)
 
 
 def convert(module: PreTrainedModel, ids: list[int], device: torch.device) -> "PagedTrial":
@@ -131,19 +152,27 @@ def _convert(
     try:
         if keeps_latents:
             latent.attach(module, undo)
-        probed = probe_layers(module, torch.tensor([ids[:2]], device=device), undo)
-        if probed.implementation == paged.NAME:
+        probe_ids = torch.tensor([ids[:2]], device=device)
+        mixers = probe_mixers(module, probe_ids)
+        if mixers is not None and (uses_device_map(module) or is_tensor_parallel(module)):
+            raise NotPageable("it is recurrent, and its layers are on several devices")
+        probed = probe_layers(module, probe_ids, undo, mixers)
+        if probed.implementation == paged.NAME and mixers is None:
             follow_positions(module, ids, list(probed.variants), undo)
         set_attention(module, original)
-        reference = ReferencePass(module, ids, probed.variants, probed.attentions)
-        windows = [params.window or params.chunk for params in probed.layer_attn_params]
-        if cache_windows(reference.cache) != windows:
-            raise NotPageable("its own cache and its attention disagree about windows")
+        reference = ReferencePass(
+            module, ids, probed.variants, probed.points, is_recurrent=mixers is not None
+        )
+        check_cached_kinds(reference.cache, mixers)
+        probed.check_cache(reference.cache)
         reference.cache = None
         reference.compute_exact(module)
         set_attention(module, probed.implementation)
-        trial = PagedTrial(module, reference, probed.shapes, probed.layer_attn_params, device)
-        trial.check_exact()
+        if mixers is not None:
+            mixers.install(module)
+            undo.callback(mixers.uninstall, module)
+        trial = PagedTrial(module, reference, probed, mixers, device)
+        _check_exact(trial)
         if keeps_latents or probed.implementation != paged.NAME:  # there is another way
             trial.check_served()
     except Exception as error:  # a model that does not suit can fail anywhere
@@ -153,6 +182,17 @@ def _convert(
     return trial
 
 
+def _check_exact(trial: "PagedTrial") -> None:
+    """Compare in the exact format, with mixers that continue a prompt if they can."""
+    try:
+        trial.check_exact()
+    except Mismatch:
+        if trial.mixers is None:
+            raise
+        trial.mixers.continues = False
+        trial.check_exact()
+
+
 class PagedTrial:
     """Runs a paged model on the reference's prompt, with a new cache for each run."""
 
@@ -160,8 +200,8 @@ class PagedTrial:
         self,
         module: PreTrainedModel,
         reference: ReferencePass,
-        shapes: list[LayerShape],
-        layer_attn_params: list[AttentionParams],
+        probed: ProbedLayers,
+        mixers: RecurrentMixers | None,
         device: torch.device,
     ) -> None:
         self.variants = reference.layers
@@ -169,8 +209,9 @@ class PagedTrial:
         self._module = module
         self._reference = reference
         self.dtype = reference.dtype
-        self.shapes = shapes
-        self.layer_attn_params = layer_attn_params
+        self.shapes = probed.shapes
+        self.layer_attn_params = probed.layer_attn_params
+        self.mixers = mixers
         self._device = device
         self._cache_dtype = reference.dtype
         self._phase: BatchPhase | None = None
@@ -186,7 +227,8 @@ class PagedTrial:
     ) -> None:
         """Set the cache, weights and kernels of later runs to the served ones.
 
-        `ideal` is the exact result with the weights or cache in fewer bits, whose loss is accepted.
+        `ideal` is the exact result with the weights or cache in fewer bits, or with recurrences in
+        steps; its loss is accepted.
         """
         self._cache_dtype, self._phase, self._kernels = cache_dtype, phase, kernels
         self._ideal = ideal
@@ -253,12 +295,25 @@ class PagedTrial:
             self.shapes, num_blocks=num_blocks(self._reference.ids, size), block_size=size,
             dtype=cache_dtype, device=self._device,
         )  # fmt: skip
-        for tensor in (*cache.keys, *cache.values):
+        states = self._states(cache_dtype)
+        stale = states.tensors.values() if states is not None else ()
+        for tensor in (*cache.keys, *cache.values, *stale):
             fill_stale(tensor)
         forward = ForwardPass(
-            self._module, cache, self._device, phase=self._phase, kernels=self._kernels
-        )
+            self._module, cache, self._device, phase=self._phase, kernels=self._kernels,
+            states=states, mixers=self.mixers, segment=TRIAL_SEGMENT,
+        )  # fmt: skip
         return forward, size
+
+    def _states(self, cache_dtype: torch.dtype) -> StateCache | None:
+        """Create a state cache for the schedule, wider for a pass in the exact format."""
+        if self.mixers is None:
+            return None
+        exact = EXACT_DTYPE[self.dtype]
+        return StateCache(
+            self.mixers.shapes, num_slots=2, device=self._device,
+            least_dtype=exact if cache_dtype == exact else None,
+        )  # fmt: skip
 
 
 def _make_fast(

@@ -9,17 +9,18 @@ from transformers import PreTrainedModel
 from container.errors import ConfigError, ModelLoadError
 from container.images.reader import ReadPrompt
 from container.model.attention.varlen import AttentionKernels, Kernel
+from container.model.checks.layer_probe import NotPageable
 from container.model.execution import hf_cache_runner
 from container.model.execution.vision_runner import VisionRunner, check_images
 from container.model.kernels.cpu import Kernels
 from container.model.kv_cache import cache as kv_cache
 from container.model.layers.int8_linear import BatchPhase
 from container.model.loaded_model import LoadedModel, parameter_bytes, stored_bytes
-from container.model.loading.layer_probe import NotPageable
 from container.model.loading.paged_conversion import convert_to_paged
 from container.model.optimize.packing import name_linears
 from container.model.parallel.tensor_parallel import is_tensor_parallel
 from container.model.reference_check import Mismatch, usable_ids
+from container.model.states.cache import bytes_per_sequence
 
 NOT_PAGED = "requests run one after another, since this model's attention is not paged"
 
@@ -87,7 +88,8 @@ def prepare(
             per_token = kv_cache.bytes_per_token(paged.layers, cache_dtype or dtype)
             return LoadedModel(
                 module, module.config, dtype, device, paged.layers, per_token,
-                cache_dtype=cache_dtype, weight_bytes=size, phase=phase,
+                0 if paged.mixers is None else bytes_per_sequence(paged.mixers.shapes),
+                mixers=paged.mixers, cache_dtype=cache_dtype, weight_bytes=size, phase=phase,
                 kernels=paged.kernels, fallbacks=fallbacks, cpu_kernels=cpu_kernels,
             )  # fmt: skip
     requested = {

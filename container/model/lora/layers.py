@@ -74,10 +74,13 @@ class LoraLayer:
         self.a = pack(a.view(-1, target.inputs))
 
     def add_to(self, out: torch.Tensor, rows: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-        """Add the adapters' updates for `rows`, [..., rows, in], to `out`, [..., rows, out]."""
+        """Add the adapters' updates for `rows`, [..., in], to `out`, [..., out].
+
+        `mask` is [rows, columns], for all rows in order.
+        """
         low = self.a(rows).unflatten(-1, (len(self.parts), self.num_columns))
         # Not a product with the mask: another adapter's overflow times zero would be NaN.
-        low = torch.where(mask[:, None], low, 0)
+        low = torch.where(mask.view(*rows.shape[:-1], 1, -1), low, 0)
         for index, part in enumerate(self.parts):
             # The packed linear layers need contiguous rows.
             out[..., part.start : part.stop] += self.b[index](low[..., index, :].contiguous())
@@ -108,6 +111,7 @@ class LoraLayers:
         self._columns: Mapping[int, slice] = {}
         self._num_columns = 0
         self._mask: torch.Tensor | None = None
+        self._mask_of_pass: torch.Tensor | None = None
         self._handles: list[RemovableHandle] = []
 
     @property
@@ -150,6 +154,7 @@ class LoraLayers:
     def begin(self, rows: Iterable[tuple[int, int]]) -> None:
         """Set the rows of the next forward pass: (adapter, number of rows), in order."""
         counted = list(rows)
+        self._mask_of_pass = None
         if all(number == NO_ADAPTER for number, _ in counted):
             self._mask = None
             return
@@ -161,6 +166,18 @@ class LoraLayers:
                 mask[first : first + count, self._columns[number]] = True
             first += count
         self._mask = send(mask, self._device)
+
+    def narrow(self, rows: slice | torch.Tensor, *, is_decode: bool) -> None:
+        """Restrict the pass to these rows, in this order."""
+        if self._mask_of_pass is None:
+            self._mask_of_pass = self._mask
+        if self._mask_of_pass is not None:
+            self._mask = self._mask_of_pass[rows]
+
+    def widen(self) -> None:
+        """Lift the restriction."""
+        if self._mask_of_pass is not None:
+            self._mask, self._mask_of_pass = self._mask_of_pass, None
 
     def _hook(self, target: LoraTarget, lora_layer: LoraLayer) -> RemovableHandle:
         def add(

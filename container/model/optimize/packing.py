@@ -1,6 +1,8 @@
 """Replaces linear layers and norms by packed, merged and fused ones."""
 
 import logging
+from collections.abc import Callable
+from typing import Any, TypeGuard
 
 import torch
 from torch import nn
@@ -27,6 +29,70 @@ def name_linears(model: nn.Module) -> None:
             module.qualified_name = name
 
 
+class _WatchedLinear(nn.Linear):
+    """A linear layer that notes who reads its weight, other than itself.
+
+    With `shows_meta` others get a tensor without numbers, which has a dtype and a shape.
+    """
+
+    is_running = False
+    is_read = False
+    shows_meta = False
+
+    def __getattr__(self, name: str) -> Any:
+        value = super().__getattr__(name)
+        if name != "weight" or self.is_running:
+            return value
+        self.__dict__["is_read"] = True
+        return value.to("meta") if self.shows_meta else value
+
+    def forward(self, rows: torch.Tensor) -> torch.Tensor:
+        self.__dict__["is_running"] = True
+        try:
+            return super().forward(rows)
+        finally:
+            self.__dict__["is_running"] = False
+
+
+@torch.inference_mode()
+def keep_read_weights(model: nn.Module, run: Callable[[], object]) -> None:
+    """Mark the linear layers whose numbers the model's code reads itself: they stay as they are.
+
+    `run` calls the model. Code that only asks for a weight's dtype or shape gets them from the
+    packed form as well.
+    """
+    linears = [module for module in model.modules() if type(module) is nn.Linear]
+    try:
+        for linear in linears:
+            linear.__class__ = _WatchedLinear
+        run()
+        read = [linear for linear in linears if vars(linear).get("is_read")]
+        for linear in read:
+            linear.__dict__["shows_meta"] = True
+        keeps = bool(read) and not _runs(run)
+    finally:
+        for linear in linears:
+            linear.__class__ = nn.Linear
+            for name in ("is_running", "is_read", "shows_meta"):
+                vars(linear).pop(name, None)
+    for linear in read if keeps else ():
+        vars(linear)["keeps_weight"] = True
+
+
+def _runs(run: Callable[[], object]) -> bool:
+    try:
+        run()
+    except Exception as error:  # a tensor without numbers can fail anywhere
+        log.debug("linear layers whose weights the model reads stay unpacked: %s", error)
+        return False
+    return True
+
+
+def is_packable(module: object) -> TypeGuard[nn.Linear]:
+    """Whether a module is a linear layer that may be replaced; see `keep_read_weights`."""
+    return type(module) is nn.Linear and not getattr(module, "keeps_weight", False)
+
+
 @torch.inference_mode()
 def pack(
     model: nn.Module,
@@ -43,7 +109,7 @@ def pack(
             merged += _merge(module, names, make)
     for module in list(model.modules()):
         for name, child in list(module.named_children()):
-            if type(child) is nn.Linear:
+            if is_packable(child):
                 chosen = make_head if make_head is not None and child is head else make
                 setattr(module, name, merged_linear([child], chosen))
                 linears += 1
@@ -56,9 +122,9 @@ def pack(
 
 def _merge(module: nn.Module, names: tuple[str, ...], make: MakeLinear) -> int:
     linears = [getattr(module, name, None) for name in names]
-    if not all(type(linear) is nn.Linear for linear in linears):
+    known = [linear for linear in linears if is_packable(linear)]
+    if len(known) < len(names):
         return 0
-    known: list[nn.Linear] = [linear for linear in linears if isinstance(linear, nn.Linear)]
     first = known[0]
     if any(
         linear.in_features != first.in_features or (linear.bias is None) != (first.bias is None)

@@ -28,6 +28,11 @@ def test_the_table_says_what_fits() -> None:
     assert len(MemoryPlan(15 * GIB, None, 0, 8 * GIB, 65_536).lines()) == 2
 
 
+def test_the_table_has_the_states_of_a_recurrent_model() -> None:
+    plan = MemoryPlan(GIB, None, 0, GIB, 65_536, GIB // 2, 64, 128)
+    assert plan.lines()[-1] == "states           0.50 GiB  64 running sequences, 128 snapshots"
+
+
 def test_the_largest_step_is_a_prompt_like_any_other() -> None:
     model = prepare(tiny_models.make("llama"), torch.float32, CPU)
     forward = make_forward(model, num_blocks=3, block_size=16)

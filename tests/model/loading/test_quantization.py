@@ -14,7 +14,7 @@ from container.model.layers.cpu_linear import CpuLinear
 from container.model.layers.int8_linear import BatchPhase, Int8Linear
 from container.model.layers.linear import FastLinear
 from container.model.loading.quantization import BEFORE, NOT_OFFERED, ON_LOAD, quantizer_options
-from tests.support.engines import Job, engine_config, ids, run
+from tests.support.engines import Job, config_for, ids, run
 from tests.support.models import prepared, tiny_models
 from tests.support.models.prepared import prepare
 
@@ -41,7 +41,7 @@ def _rounded(name: str) -> torch.nn.Module:
 
 def _engine(name: str, dtype: torch.dtype = torch.float32, **sizes: int) -> Engine:
     loaded = prepare(_rounded(name).to(dtype), dtype, CPU, int8_weights=True)
-    config = engine_config(num_blocks=100, **sizes)
+    config = config_for(loaded, num_blocks=100, **sizes)
     return Engine(make_runner(loaded, config, end_token_ids=frozenset()), config, end_token_ids=[])
 
 
@@ -50,7 +50,7 @@ def _prompt(length: int, seed: int = 0) -> list[int]:
     return [rnd.randrange(2, 200) for _ in range(length)]
 
 
-@pytest.mark.parametrize("name", ["llama", "qwen2", "gemma3", "gpt_neox"])
+@pytest.mark.parametrize("name", ["llama", "qwen2", "gemma3", "gpt_neox", "qwen3_next", "bamba"])
 def test_weights_that_fit_eight_bits_give_what_generate_gives(name: str, products: str) -> None:
     model = _rounded(name)
     jobs = [Job(_prompt(9 + i, i), SamplingParams(20), at_step=3 * i) for i in range(4)]

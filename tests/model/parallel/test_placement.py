@@ -18,7 +18,7 @@ FOUR = Machine((80 * GIB,) * 4, 200 * GIB)
 
 
 def _config(name: str) -> PretrainedConfig:
-    return deepcopy((tiny_models.CONFIGS | tiny_models.OWN_CACHE_CONFIGS)[name])
+    return deepcopy(tiny_models.ALL_CONFIGS[name])
 
 
 def _place(

@@ -10,6 +10,7 @@ import torch
 from transformers import (
     AutoModelForCausalLM,
     AutoModelForSeq2SeqLM,
+    BambaConfig,
     BartConfig,
     BloomConfig,
     DeepseekV2Config,
@@ -22,6 +23,7 @@ from transformers import (
     GPTJConfig,
     GPTNeoXConfig,
     GptOssConfig,
+    GraniteMoeHybridConfig,
     GraniteSWAConfig,
     Lfm2Config,
     Llama4TextConfig,
@@ -34,6 +36,7 @@ from transformers import (
     PretrainedConfig,
     PreTrainedModel,
     Qwen2Config,
+    Qwen3_5TextConfig,
     Qwen3Config,
     Qwen3MoeConfig,
     Qwen3NextConfig,
@@ -155,33 +158,49 @@ OWN_CACHE_CONFIGS: dict[str, PretrainedConfig] = {
         decoder_ffn_dim=128, max_position_embeddings=CONTEXT, decoder_start_token_id=1,
         forced_bos_token_id=None, forced_eos_token_id=None, **ENDS,
     ),
-    # states instead of a cache that grows
+}  # fmt: skip
+# The gated delta rule's heads.
+DELTA = {
+    "linear_num_value_heads": 4, "linear_num_key_heads": 2, "linear_key_head_dim": 16,
+    "linear_value_head_dim": 16, "layer_types": ["linear_attention", "full_attention"],
+}  # fmt: skip
+MAMBA2 = {
+    "mamba_n_heads": 8, "mamba_d_head": 16, "mamba_n_groups": 1, "mamba_d_state": 8,
+    "mamba_expand": 2, "mamba_chunk_size": 16,
+}  # fmt: skip
+THREE = GROUPED | {"num_hidden_layers": 3}
+# Models with convolution or recurrent states, in all layers, in some, or beside attention in one.
+RECURRENT_CONFIGS: dict[str, PretrainedConfig] = {
+    "qwen3_next": Qwen3NextConfig(
+        **GROUPED, **DELTA, head_dim=16, num_experts=0, mlp_only_layers=[0, 1]
+    ),
+    "qwen3_5": Qwen3_5TextConfig(**GROUPED, **DELTA, head_dim=16),
+    "bamba": BambaConfig(**THREE, **MAMBA2, attn_layer_indices=[1]),
+    "granite_hybrid": GraniteMoeHybridConfig(
+        **THREE, **MAMBA2, layer_types=["mamba", "attention", "mamba"], num_local_experts=0,
+        num_experts_per_tok=0, shared_intermediate_size=64,
+    ),
     "mamba2": Mamba2Config(
         vocab_size=VOCABULARY, hidden_size=64, num_hidden_layers=2, num_heads=8, head_dim=16,
         state_size=8, n_groups=1, **ENDS,
     ),
-    # states in some layers, attention in others, or both in one
-    "lfm2": Lfm2Config(
-        **GROUPED | {"num_hidden_layers": 3}, layer_types=["conv", "full_attention", "conv"]
-    ),
-    "qwen3_next": Qwen3NextConfig(
-        **GROUPED, head_dim=16, linear_num_value_heads=4, linear_num_key_heads=2,
-        linear_key_head_dim=16, linear_value_head_dim=16, num_experts=0,
-        layer_types=["linear_attention", "full_attention"], mlp_only_layers=[0, 1],
-    ),
+    "lfm2": Lfm2Config(**THREE, layer_types=["conv", "full_attention", "conv"]),
     "falcon_h1": FalconH1Config(
         **GROUPED, mamba_d_ssm=64, mamba_n_heads=8, mamba_d_head=8, mamba_n_groups=1,
         mamba_d_state=8, mamba_expand=1, mamba_chunk_size=16, head_dim=16,
     ),
 }  # fmt: skip
+ALL_CONFIGS = CONFIGS | FURTHER_CONFIGS | WIDE_CONFIGS | OWN_CACHE_CONFIGS | RECURRENT_CONFIGS
 
 
-def make(name: str, dtype: torch.dtype = torch.float32) -> PreTrainedModel:
+def make(
+    name: str, dtype: torch.dtype = torch.float32, vocabulary: int = VOCABULARY
+) -> PreTrainedModel:
     """The same weights at every call, large enough that logits are far apart."""
     generator = torch.Generator().manual_seed(7)
-    config = copy.deepcopy(
-        (CONFIGS | FURTHER_CONFIGS | WIDE_CONFIGS | OWN_CACHE_CONFIGS)[name]
-    )  # a model changes its own
+    config = copy.deepcopy(ALL_CONFIGS[name])  # a model changes its own
+    if vocabulary != VOCABULARY:
+        config.vocab_size = vocabulary
     kind = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
     torch.manual_seed(7)  # some draw their vectors, which stay as they are
     model = kind.from_config(config, attn_implementation="eager").eval()

@@ -8,16 +8,20 @@ from typing import Any
 
 import torch
 from transformers import PreTrainedModel
-from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
+from transformers.cache_utils import DummyLayer, DynamicLayer, DynamicSlidingWindowLayer
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, sdpa_mask
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from container.model.attention import paged, traced
 from container.model.attention.latent import blank_output, latents_of
 from container.model.attention.metadata import AttentionParams
-from container.model.kv_cache.cache import LayerShape
+from container.model.kv_cache.cache import NO_KEYS, LayerShape
+from container.model.states.mixers import RecurrentMixers
 
 NAME = "paged_probe"
+# The arguments of a layer without attention.
+NO_ATTENTION = AttentionParams(scale=1.0)
+PLAIN_LAYERS = {DynamicLayer, DynamicSlidingWindowLayer}
 
 
 class NotPageable(Exception):
@@ -26,16 +30,29 @@ class NotPageable(Exception):
 
 @dataclass(frozen=True, slots=True)
 class ProbedLayers:
-    """The arguments of each layer's attention; `attentions` are the names of its modules.
+    """The arguments of each layer's attention, by the layer's index.
 
-    `implementation` is the name of the attention implementation that pages the model.
+    A recurrent model's layers without attention have NO_KEYS and NO_ATTENTION. `points` are the
+    names of modules in which tokens meet: attentions and mixers. `implementation` is the name of
+    the attention implementation that pages the model.
     """
 
     shapes: list[LayerShape]
     layer_attn_params: list[AttentionParams]
-    attentions: list[str]
+    points: list[str]
     variants: dict[str, Hashable]
     implementation: str = paged.NAME
+
+    def check_cache(self, cache: Any) -> None:
+        """Compare with what the model's own cache has after a pass. Raises NotPageable."""
+        for index, layer in enumerate(cache.layers):
+            attends = self.shapes[index : index + 1] not in ([], [NO_KEYS])
+            if getattr(layer, "keys", None) is not None and not attends:
+                raise NotPageable("its layers compute attention in their own way")
+            params = self.layer_attn_params[index] if attends else NO_ATTENTION
+            window = getattr(layer, "sliding_window", None)
+            if attends and window != (params.window or params.chunk):
+                raise NotPageable("its own cache and its attention disagree about windows")
 
 
 def set_attention(module: PreTrainedModel, name: str) -> None:
@@ -47,7 +64,10 @@ def set_attention(module: PreTrainedModel, name: str) -> None:
 
 
 def probe_layers(
-    module: PreTrainedModel, ids: torch.Tensor, undo: contextlib.ExitStack
+    module: PreTrainedModel,
+    ids: torch.Tensor,
+    undo: contextlib.ExitStack,
+    mixers: RecurrentMixers | None = None,
 ) -> ProbedLayers:
     """Run the model once with an attention that only records its arguments.
 
@@ -55,7 +75,7 @@ def probe_layers(
     its attention, and keeps it; `undo` gets what removes it. Sets the model's attention
     implementation, which the caller replaces.
     """
-    layers = _Layers(module)
+    layers = _Layers(module, mixers)
     masks = _Masks()
 
     def record(layer_module, query, key, value, mask, *_args, **kwargs):  # type: ignore[no-untyped-def]
@@ -72,7 +92,7 @@ def probe_layers(
     set_attention(module, NAME)
     if module._can_set_attn_implementation():
         module(input_ids=ids, use_cache=False)
-    if layers.shapes:
+    if layers.shapes or mixers is not None:
         return layers.probed()
     _trace_layers(module, ids, layers)
     undo.callback(traced.attach(module))
@@ -97,7 +117,8 @@ def _trace_layers(module: PreTrainedModel, ids: torch.Tensor, layers: "_Layers")
 class _Layers:
     """What is known of each layer of a model, by its index."""
 
-    def __init__(self, module: PreTrainedModel) -> None:
+    def __init__(self, module: PreTrainedModel, mixers: RecurrentMixers | None) -> None:
+        self._mixers = mixers
         self.shapes: dict[int, LayerShape] = {}
         self._module = module
         self._attn_params: dict[int, AttentionParams] = {}
@@ -122,26 +143,48 @@ class _Layers:
 
     def probed(self) -> ProbedLayers:
         """Return all layers in order. Raises NotPageable if some are missing."""
-        order = sorted(self.shapes)
-        if order != list(range(self._module.config.num_hidden_layers)):
+        order, mixers = range(self._module.config.num_hidden_layers), self._mixers
+        is_known = set(self.shapes) <= set(order)
+        if not is_known or (mixers is None and len(self.shapes) < len(order)):
             raise NotPageable("its layers compute attention in their own way")
-        shapes = [self.shapes[index] for index in order]
-        params = [self._attn_params[index] for index in order]
-        attentions = [self._attentions[index] for index in order]
+        points = [self._attentions[index] for index in sorted(self.shapes)]
+        points += [call.name for call in mixers.calls] if mixers is not None else []
+        attended = {_layer_of(self._module, name): at for at, name in self._attentions.items()}
         variants: dict[str, Hashable] = {}
-        for shape, attn_params, attention in zip(shapes, params, attentions, strict=True):
-            name = _layer_of(self._module, attention)
-            variants[name] = _form(self._module.get_submodule(name)), attn_params, shape
-        return ProbedLayers(shapes, params, attentions, variants)
+        for name in _decoder_layers(self._module, points):
+            at = attended.get(name, -1)
+            form = _form(self._module.get_submodule(name))
+            variants[name] = form, self._attn_params.get(at), self.shapes.get(at)
+        return ProbedLayers(
+            [self.shapes.get(index, NO_KEYS) for index in order],
+            [self._attn_params.get(index, NO_ATTENTION) for index in order], points, variants,
+        )  # fmt: skip
 
 
-def cache_windows(cache: Any) -> list[int | None]:
-    """Return each layer's attention window, by the model's own cache. Raises NotPageable."""
-    layer_types = {type(layer) for layer in cache.layers}
-    if layer_types - {DynamicLayer, DynamicSlidingWindowLayer}:
+def check_cached_kinds(cache: Any, mixers: RecurrentMixers | None) -> None:
+    """Check that a model caches keys, values and states only. Raises NotPageable."""
+    if cache is None:
+        raise NotPageable("it returns no cache of transformers'")
+    layer_types = {
+        type(layer)
+        for index, layer in enumerate(cache.layers)
+        if mixers is None or index not in mixers.layers
+    }
+    if mixers is not None:
+        layer_types.discard(DummyLayer)
+    if layer_types - PLAIN_LAYERS:
         names = sorted(layer_type.__name__ for layer_type in layer_types)
         raise NotPageable(f"it caches more than keys and values ({', '.join(names)})")
-    return [getattr(layer, "sliding_window", None) for layer in cache.layers]
+
+
+def _decoder_layers(module: PreTrainedModel, points: list[str]) -> list[str]:
+    """Return the names of all layers in the lists that the points are in."""
+    lists = dict.fromkeys(_layer_of(module, name).rpartition(".")[0] for name in points)
+    return [
+        f"{name}.{index}"
+        for name in lists
+        for index in range(len(list(module.get_submodule(name).children())))
+    ]
 
 
 class _Masks:

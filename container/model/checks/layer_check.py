@@ -10,8 +10,8 @@ and the last are checked, so the cost grows with the size of a layer, not of the
 """
 
 import contextlib
-from collections import defaultdict
-from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from collections import defaultdict, deque
+from collections.abc import Callable, Hashable, Iterable, Iterator
 from functools import partial
 from typing import Any
 
@@ -19,10 +19,9 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
-from container.engine import sequence as engine_sequence
-from container.engine.schedule import ScheduledSequence
-from container.messages.engine import SamplingParams
-from container.model.forward_batch import ForwardPlan, make_plan
+from container.model.checks.own_pass import OwnPass
+from container.model.checks.schedule import num_blocks, plan_schedule, prompt_len
+from container.model.forward_batch import ForwardPlan
 from container.model.reference_check import (
     EXACT_DTYPE,
     Accuracy,
@@ -35,8 +34,6 @@ from container.model.reference_check import (
 
 # Most checked layers of each variant.
 MAX_CHECKED = 3
-# The fraction of the ids that is the prompt; the rest is decoded.
-PROMPT_FRACTION = 0.9
 # The exact pass computes in float32 or more, so only a fault can cause a larger relative error of a
 # row than this.
 EXACT_TOLERANCE = 1e-4
@@ -55,8 +52,10 @@ class ReferencePass:
         ids: list[int],
         layers: dict[str, Hashable],
         points: Iterable[str],
+        *,
+        is_recurrent: bool = False,
     ) -> None:
-        """Run the model once, with a cache.
+        """Run the model once, with a cache; a recurrent one's last ids one by one.
 
         `layers` has the variant of each decoder layer, by name, in order. Outputs are recorded of
         the checked layers and of those `points` (names of modules) that are in them.
@@ -69,22 +68,23 @@ class ReferencePass:
             name for name in (*self.checked, *points) if _parent_of(name, self.checked) is not None
         ]
         self._inputs: dict[str, torch.Tensor] = {}
+        self._prompt_len = prompt_len(ids) if is_recurrent else None
         self._positions = torch.arange(len(ids))
         self._input_dtype = self.dtype
         self._returns_tensors = True
+        own_pass = OwnPass(module, ids, self._prompt_len)
         with self._recording(module) as outputs:
-            output = module(input_ids=torch.tensor([ids], device=module.device), use_cache=True)
-        self.logits = output.logits[0].float()
-        self.cache: Any = output.get("past_key_values")
+            deque(own_pass.run(), 0)
+        self.logits = own_pass.logits
+        self.cache: Any = own_pass.cache
         self.own: Rows = _concatenated(outputs)
         self.exact: Rows = {}
 
     def compute_exact(self, module: PreTrainedModel) -> None:
         """Compute the checked layers in the exact format, with the model's own attention."""
-        self._positions = torch.arange(len(self.ids))
-        ids = torch.tensor([self.ids], device=module.device)
         with self.exactly(module), self.feeding(module) as outputs:
-            module(input_ids=ids, use_cache=False)
+            for positions in OwnPass(module, self.ids, self._prompt_len).run():
+                self._positions = positions
         self.exact = _concatenated(outputs)
 
     @contextlib.contextmanager
@@ -201,7 +201,9 @@ class ReferencePass:
         for name in self.layers:
 
             def record_inputs(layer, args, kwargs, output, name=name):  # type: ignore[no-untyped-def]
-                self._inputs[name] = (args[0] if args else kwargs["hidden_states"]).clone()
+                rows = (args[0] if args else kwargs["hidden_states"]).clone()
+                before = self._inputs.get(name)
+                self._inputs[name] = rows if before is None else torch.cat([before, rows], -2)
                 self._returns_tensors &= isinstance(output, torch.Tensor)
 
             layer = module.get_submodule(name)
@@ -248,46 +250,6 @@ def choose_layers(layers: dict[str, Hashable]) -> list[str]:
         for index in range(MAX_CHECKED)
     }
     return [name for name in layers if name in chosen]
-
-
-def plan_schedule(ids: list[int], block_size: int) -> Iterator[tuple[ForwardPlan, list[int]]]:
-    """Plan steps of two sequences with these ids; also the positions of the tokens with logits.
-
-    Their prompts are prefilled in two chunks, with and without a prefix, beside a decode; then both
-    decode, with contexts of different lengths in one group. Their blocks alternate, out of order.
-    """
-    each = -(-len(ids) // block_size)
-    tables = [list(range(which, 2 * each, 2)) for which in range(2)]
-    tables[0].reverse()
-    sequences = [_sequence(ids, table) for table in tables]
-    prompt_len = sequences[0].prompt_len
-    ends = [(prompt_len // 2, 0), (prompt_len, prompt_len // 3), (prompt_len + 1, prompt_len)]
-    ends += [(end + 1, end) for end in range(prompt_len + 1, len(ids))]
-    for step in ends:
-        items = [
-            ScheduledSequence.of(sequence, end - sequence.num_computed)
-            for sequence, end in zip(sequences, step, strict=True)
-            if end > sequence.num_computed
-        ]
-        scratch_block = num_blocks(ids, block_size)
-        plan = make_plan(items, items, [], block_size=block_size, scratch_block=scratch_block)
-        yield plan, [item.end - 1 for item in items]
-        for item in items:
-            item.sequence.num_computed += item.num_tokens
-
-
-def num_blocks(ids: Sequence[int], block_size: int) -> int:
-    """Return the number of blocks that the schedule needs."""
-    return 2 * -(-len(ids) // block_size)
-
-
-def _sequence(ids: list[int], table: list[int]) -> engine_sequence.Sequence:
-    prompt_len = max(2, round(PROMPT_FRACTION * len(ids)))
-    params = SamplingParams(max_new_tokens=len(ids))
-    sequence = engine_sequence.Sequence(0, ids[:prompt_len], params)
-    sequence.token_ids = list(ids)
-    sequence.block_table = table
-    return sequence
 
 
 def _pass_on(hidden_states: torch.Tensor, *_: object, **__: object) -> torch.Tensor:
