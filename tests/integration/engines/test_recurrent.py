@@ -7,7 +7,7 @@ import requests
 from transformers import AutoTokenizer
 
 from tests.support.models import tiny_models
-from tests.support.servers import DEMO_MODEL, serving
+from tests.support.servers import DEMO_MODEL, serving, wait_for
 
 
 def _ask(url: str, words: str) -> str:
@@ -31,12 +31,12 @@ def test_clients_share_its_steps_and_known_prefixes(tmp_path: Path) -> None:
     sizes = {"DTYPE": "float32", "MAX_BATCH_SIZE": "4"}
     with serving(tmp_path / "log", model=path, **sizes) as server:
         alone = [_ask(server.url, prompt) for prompt in prompts]
-        assert _metric(server.url, "engine_state_snapshots") > 0
+        wait_for(lambda: _metric(server.url, "engine_state_snapshots") > 0, 10)
         with concurrent.futures.ThreadPoolExecutor(6) as pool:
             assert list(pool.map(lambda prompt: _ask(server.url, prompt), prompts)) == alone
-        assert _metric(server.url, "engine_cached_tokens_total") > 0
+        wait_for(lambda: _metric(server.url, "engine_cached_tokens_total") > 0, 10)
         assert _metric(server.url, "engine_state_slots_total") == 4
-        assert _metric(server.url, "engine_state_slots_used") == 0
+        wait_for(lambda: _metric(server.url, "engine_state_slots_used") == 0, 10)
         info = requests.get(f"{server.url}/info", timeout=10).json()
         assert (info["attention"], info["state_slots"], info["fallbacks"]) == ("paged", 4, [])
         assert "4 running sequences, 8 snapshots" in server.log
