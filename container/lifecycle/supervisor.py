@@ -96,6 +96,20 @@ class Supervisor:
         self._check_budget()
         for finding in diagnose(self._settings, os.environ):
             log.log(logging.WARNING if finding.is_warning else logging.INFO, "%s", finding.text)
+        try:
+            folder = Path(tempfile.mkdtemp(prefix="container-"))
+        except OSError as error:
+            log_end(
+                ConfigError.exit_code,
+                f"{error}; mount a writable /tmp, or set TMPDIR to a folder that is writable",
+            )
+            return ConfigError.exit_code
+        try:
+            return self._serve_in(folder, names)
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+    def _serve_in(self, folder: Path, names: tuple[str, ...]) -> int:
         server = self._settings.server
         try:
             listener = open_listener(server.host, server.port)
@@ -105,22 +119,11 @@ class Supervisor:
                 f"{server.host}:{server.port} (HOST, PORT) cannot be bound: {error.strerror}",
             )
             return FRONTENDS_DIED
-        try:
-            folder = Path(tempfile.mkdtemp(prefix="container-"))
-        except OSError as error:
-            log_end(
-                ConfigError.exit_code,
-                f"{error}; mount a writable /tmp, or set TMPDIR to a folder that is writable",
-            )
-            return ConfigError.exit_code
         environ = _child_environ(folder, names, self._settings.placement.data_parallel)
-        try:
-            code = self._serve(environ | {LISTENER_FD: str(listener.fileno())}, listener)
-            if code:
-                log_end(code, read_failure(environ))
-            return code
-        finally:
-            shutil.rmtree(folder, ignore_errors=True)
+        code = self._serve(environ | {LISTENER_FD: str(listener.fileno())}, listener)
+        if code:
+            log_end(code, read_failure(environ))
+        return code
 
     def _backends(self) -> tuple[str, ...]:
         settings = self._settings
