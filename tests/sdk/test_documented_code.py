@@ -24,6 +24,9 @@ INTERPRETERS = {
     "boto3": SDK2,
 }
 Answer = subprocess.CompletedProcess[str]
+# Each imports an SDK, and they run side by side.
+TIMEOUT_S = 500
+pytestmark = pytest.mark.timeout(TIMEOUT_S + 60)
 
 
 def _blocks() -> dict[str, tuple[str, str]]:
@@ -90,7 +93,7 @@ def answers(
         interpreter, code = BLOCKS[name]
         return subprocess.run(
             [interpreter, "-W", "ignore", "-c", code], env=environ | proxies, cwd=folder,
-            capture_output=True, text=True, check=False, timeout=170,
+            capture_output=True, text=True, check=False, timeout=TIMEOUT_S,
         )  # fmt: skip
 
     pool = ThreadPoolExecutor(len(BLOCKS))
