@@ -72,6 +72,7 @@ def outside() -> Iterator[Trap]:
     trap = Trap()
     yield trap
     trap.server.shutdown()
+    trap.server.server_close()
 
 
 @pytest.fixture(scope="module")
