@@ -13,7 +13,8 @@ from sagemaker_deploy.local.containers.launch import Command
 
 PING_TIMEOUT_S = 2.0
 PING_EVERY_S = 0.1
-LOG_LINES_SHOWN = 5
+# A FailureReason has 1024 characters; the last line says why a container ended.
+LOG_LINES_SHOWN, LOG_CHARACTERS_SHOWN = 5, 800
 
 
 class Container:
@@ -86,7 +87,7 @@ class Container:
 
     def _tail(self) -> str:
         lines = self.log_path.read_text(errors="replace").strip().splitlines()
-        end = "\n".join(lines[-LOG_LINES_SHOWN:])
+        end = "\n".join(lines[-LOG_LINES_SHOWN:])[-LOG_CHARACTERS_SHOWN:]
         return f"Log {self.log_path} ends with:\n{end}" if end else f"Log: {self.log_path}"
 
 
