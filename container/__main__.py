@@ -1,5 +1,6 @@
 """The command line: `python -m container serve`, `chat`, `doctor`, and internal commands."""
 
+import atexit
 import faulthandler
 import json
 import logging
@@ -14,10 +15,12 @@ import click
 from container import __version__, logs
 from container.cli.commands import chat, doctor
 from container.errors import ConfigError, ModelLoadError
+from container.garbage import collector_paused
 from container.lifecycle.failure import write_failure
 from container.settings.page import markdown_page
 from container.settings.process_env import HEARTBEAT_FD, RANKS_FOLDER, SUPERVISOR_PID
 from container.settings.settings import Settings, describe
+from container.text.templates.renderer import TemplateRenderer
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -73,8 +76,11 @@ def show_settings(as_json: bool, markdown: bool) -> None:
 @click.option("--copy", "replica", default=0, help="Which copy of the model it has.")
 def engine(address: str, replica: int) -> None:
     """Run an engine process (the supervisor starts it)."""
-    from container.engine.process import engine_server
-    from container.model.engine_loader import disable_progress_bars, load_engine
+    renderer = TemplateRenderer()
+    renderer.start()  # its process imports while this one does
+    with collector_paused():
+        from container.engine.process import engine_server
+        from container.model.engine_loader import disable_progress_bars, load_engine
 
     settings = _settings()
     if not sys.stderr.isatty():
@@ -82,7 +88,11 @@ def engine(address: str, replica: int) -> None:
     server = engine_server(
         address,
         lambda progress: load_engine(
-            settings, progress, replica, Path(os.environ[RANKS_FOLDER]) / f"model-{replica}"
+            settings,
+            progress,
+            replica,
+            Path(os.environ[RANKS_FOLDER]) / f"model-{replica}",
+            renderer,
         ),
         drain_s=settings.server.drain_s,
         parent_pid=int(os.environ[SUPERVISOR_PID]),
@@ -116,9 +126,10 @@ def handler_worker(address: str, name: str, parent_pid: int) -> None:
 @click.argument("address")
 def embedder(address: str) -> None:
     """Run the embedder process (the supervisor starts it)."""
-    from container.embedding.process import embedder_server
-    from container.model.embedder_loader import load_embedder
-    from container.model.engine_loader import disable_progress_bars
+    with collector_paused():
+        from container.embedding.process import embedder_server
+        from container.model.embedder_loader import load_embedder
+        from container.model.engine_loader import disable_progress_bars
 
     settings = _settings()
     if not sys.stderr.isatty():
@@ -139,9 +150,10 @@ def rank(order: str) -> None:
     """Run a process that has a share of the model (the engine starts it)."""
     import msgspec
 
-    from container.model.engine_loader import disable_progress_bars
-    from container.model.parallel.ranks import RankArgs
-    from container.model.rank_worker import run_rank
+    with collector_paused():
+        from container.model.engine_loader import disable_progress_bars
+        from container.model.parallel.ranks import RankArgs
+        from container.model.rank_worker import run_rank
 
     settings = _settings()
     disable_progress_bars()
@@ -162,9 +174,10 @@ def _run_backend(name: str, server: "BackendServer") -> NoReturn:
     # A terminal's ^C reaches every process; the supervisor acts on it.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     _run(name, server.run)
+    _exit_at_once(0)
 
 
-def _run(name: str, run: "Callable[[], None]") -> NoReturn:
+def _run(name: str, run: "Callable[[], None]") -> None:
     log = logging.getLogger(f"container.{name}")
     try:
         run()
@@ -175,20 +188,20 @@ def _run(name: str, run: "Callable[[], None]") -> NoReturn:
         sys.exit(error.exit_code)
     except Exception:
         log.exception("the %s failed", name)
-        _exit_at_once()
-    sys.exit(0)
+        _exit_at_once(1)
 
 
-def _exit_at_once() -> NoReturn:
-    """Exit with 1 after the last messages and log lines, without taking the interpreter apart.
+def _exit_at_once(code: int) -> NoReturn:
+    """Exit after the last messages and log lines, without taking the interpreter apart.
 
     That takes seconds with torch and its threads, in which no request is served.
     """
     from container.ipc.backend_server import flush_sockets
 
     flush_sockets()
+    atexit._run_exitfuncs()  # such as those that end other processes
     logging.shutdown()
-    os._exit(1)
+    os._exit(code)
 
 
 def _settings() -> Settings:

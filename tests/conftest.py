@@ -1,5 +1,6 @@
 """Fixtures that all tests share, and the tier of each test."""
 
+import gc
 import importlib.util
 import inspect
 from collections.abc import Callable, Iterator
@@ -9,7 +10,7 @@ from types import CodeType, FunctionType
 import openai
 import pytest
 
-from tests.support.servers import DEMO_MODEL, Server, SharedServers, serving
+from tests.support.servers import DEMO_MODEL, Server, SharedServers, serving, wait_stopped
 
 TESTS = Path(__file__).parent
 # The SageMaker SDK's pins exclude the server's, so its tests have an environment of their own.
@@ -47,6 +48,12 @@ NAMES = {
     "torch_engine": "model",
     "browsing": "browser",
 }
+
+
+def pytest_collection_finish() -> None:
+    """Keep garbage collections from torch and all else that the tests import."""
+    gc.collect()
+    gc.freeze()
 
 
 def pytest_report_header() -> str | None:
@@ -102,6 +109,11 @@ def shared_servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SharedS
     servers = SharedServers(tmp_path_factory.mktemp("shared"))
     yield servers
     servers.stop()
+
+
+def pytest_sessionfinish() -> None:
+    """Leave no server behind."""
+    wait_stopped()
 
 
 @pytest.fixture(scope="session")

@@ -23,13 +23,14 @@ ALLOWED = {
     "errors": set(),
     "logs": set(),
     "machine": set(),
+    "garbage": set(),
     "files": set(),
     "background": set(),
     "content": {"errors"},
     "settings": {"errors"},
     "messages": {"errors"},
     "ipc": {"errors", "messages"},
-    "text": {"errors"},
+    "text": {"errors", "garbage"},
     "images": {"errors", "messages", "text"},
     "engine": LEAVES | {"ipc"},
     "grammar": {"errors", "engine", "messages", "text"},
@@ -41,7 +42,8 @@ ALLOWED = {
     | {"machine", "text"},
     "frontend": LEAVES | {"content", "files", "grammar", "images", "ipc", "machine", "text"},
     "cli": LEAVES | {"lifecycle", "machine", "model"},
-    "__main__": LEAVES | {"cli", "embedding", "engine", "handlers", "ipc", "lifecycle", "model"},
+    "__main__": LEAVES
+    | {"cli", "embedding", "engine", "garbage", "handlers", "ipc", "lifecycle", "model", "text"},
     "__init__": set(),
 }
 # Rooms inside of a part, the lowest floor first. A file may import from its own room and from the

@@ -1,5 +1,6 @@
 """gunicorn's configuration; its values come from Settings."""
 
+import gc
 import json
 import os
 import secrets
@@ -103,3 +104,10 @@ def post_fork(_server: object, worker: ConnectionWorker) -> None:
     """Set the times of a worker: short after a drain, and that of a drain without a master."""
     worker.cfg.set("graceful_timeout", SENDING_S)
     worker.orphan_drain_s = _settings.server.drain_s
+    gc.disable()  # it imports the app now, without garbage; see container/garbage.py
+
+
+def post_worker_init(_worker: ConnectionWorker) -> None:
+    """Collect garbage from now on, but not among what was imported."""
+    gc.freeze()
+    gc.enable()

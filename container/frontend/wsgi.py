@@ -49,6 +49,7 @@ from container.settings.process_env import (
 from container.settings.requests import RequestSettings
 from container.settings.server import SageMakerSettings
 from container.settings.settings import Settings
+from container.text.templates.renderer import TemplateRenderer
 
 T = TypeVar("T")
 # Native threads for each kind of slow work. Few, since they compete with the engine for a CPU.
@@ -100,6 +101,7 @@ def application() -> Flask:
     load = tokenizer_loader(
         trust_remote_code=settings.model.trust_remote_code,
         template_path=settings.model.tokenizer_config_path,
+        renderer=_started_renderer() if backends.engine is not None else None,
     )
     offloads = Offloads(
         texts=_in_threads(TEXT_THREADS),
@@ -149,6 +151,13 @@ def multi_model_application() -> Flask:
     atexit.register(models.close)
     _drain_before_exit(models, settings.server.drain_s)
     return create_models_app(models, Options.from_settings(settings))
+
+
+def _started_renderer() -> TemplateRenderer:
+    """Start the process for chat templates while the engine loads, not after it."""
+    renderer = TemplateRenderer()
+    renderer.start()
+    return renderer
 
 
 def _wait_ready(backends: Backends, service: Service) -> None:

@@ -27,6 +27,7 @@ from container.ipc.backend_server import Progress
 from container.messages.engine import EngineInfo, SamplingParams
 from container.model.execution.factory import capture_decodes, capture_sizes, make_runner
 from container.model.execution.model_runner import TorchModelRunner
+from container.model.hf_config import text_config
 from container.model.loaded_model import LoadedModel
 from container.model.loading.checkpoint import ModelFiles, copy_text_files, find_model
 from container.model.loading.config import (
@@ -50,6 +51,7 @@ from container.model.parallel.placement import Placement
 from container.model.parallel.ranks import InitKVCache, Ranks
 from container.model.reference_check import NUM_IDS
 from container.settings.settings import Settings
+from container.text.templates.renderer import TemplateRenderer
 from container.text.tokenizer import Tokenizer
 
 log = logging.getLogger(__name__)
@@ -63,11 +65,16 @@ MIN_CHECK_IDS = 12
 
 
 def load_engine(
-    settings: Settings, progress: Progress, replica: int = 0, text_folder: Path | None = None
+    settings: Settings,
+    progress: Progress,
+    replica: int = 0,
+    text_folder: Path | None = None,
+    renderer: TemplateRenderer | None = None,
 ) -> tuple[Engine, EngineInfo]:
     """Find, load, check and size the model of replica number `replica`.
 
     Frontends read its text files from a copy in `text_folder`, or else from the model's folder.
+    `renderer` is a renderer of chat templates that was started earlier.
     Raises ModelLoadError or ConfigError.
     """
     progress(f"looking for {settings.model.model_source()}")
@@ -87,6 +94,7 @@ def load_engine(
         files.path,
         trust_remote_code=settings.model.trust_remote_code,
         template_path=settings.model.tokenizer_config_path,
+        renderer=renderer,
     )
     ends = end_token_ids(files.path, model_config, tokenizer.end_ids)
     reader = None
@@ -106,6 +114,12 @@ def load_engine(
         )
         if placement.is_tensor_parallel
         else None
+    )
+    grammars = start_grammars(
+        tokenizer,
+        text_config(model_config).vocab_size,
+        ends,
+        GrammarLimits(settings.requests.grammar_timeout, settings.requests.grammar_memory * 2**20),
     )
     progress(f"loading weights as {format_name} on {placement}")
     weights = settings.model
@@ -160,17 +174,11 @@ def load_engine(
     report_fallbacks(fallbacks, is_refused=settings.engine.require_fast_path)
     progress("warming up")
     warm_up(runner, config)
-    grammars = start_grammars(
-        tokenizer,
-        model.text_config.vocab_size,
-        ends,
-        GrammarLimits(settings.requests.grammar_timeout, settings.requests.grammar_memory * 2**20),
-    )
     engine = Engine(
         runner,
         config,
         end_token_ids=ends,
-        grammars=grammars,
+        grammars=checked_grammars(grammars),
         adapters=open_store(settings.model, lora_layers, progress)
         if lora_layers is not None
         else None,
@@ -190,8 +198,9 @@ def load_engine(
 def start_grammars(
     tokenizer: Tokenizer, vocabulary: int, end_token_ids: frozenset[int], limits: GrammarLimits
 ) -> GrammarClient | None:
-    """Start the processes for grammars; None where the tokenizer or the system allows none.
+    """Start the fork server of grammars; None where the tokenizer or the system allows none.
 
+    It loads the tokenizer while the weights are loaded; `checked_grammars` waits for it.
     `vocabulary` is the number of the model's logits; the tokenizer may have more tokens.
     """
     if not tokenizer.is_fast:
@@ -207,7 +216,13 @@ def start_grammars(
         tokenizer.added_tokens,
         limits,
     )
-    client = GrammarClient(args)
+    return GrammarClient(args)
+
+
+def checked_grammars(client: GrammarClient | None) -> GrammarClient | None:
+    """Wait until the fork server has the tokenizer; None, with a warning, if it cannot use it."""
+    if client is None:
+        return None
     try:
         client.check()
     except GrammarServerFailed as error:

@@ -15,7 +15,7 @@ from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from container.errors import TemplateFailed
 from container.text.templates.chat_template import ChatTemplate
-from container.text.templates.renderer import RenderError
+from container.text.templates.renderer import RenderError, TemplateRenderer
 from container.text.tokenizer_files import load_tokenizer, serialise
 
 MARK = "x1y2z3"  # a text that no template contains
@@ -39,10 +39,12 @@ class Piece:
 class Tokenizer:
     """Encodes and decodes text for one model; safe to share between requests."""
 
-    def __init__(self, inner: PreTrainedTokenizerBase) -> None:
+    def __init__(
+        self, inner: PreTrainedTokenizerBase, renderer: TemplateRenderer | None = None
+    ) -> None:
         self._inner = inner
         self._texts: dict[int, str] = {}
-        self._template = ChatTemplate(inner)
+        self._template = ChatTemplate(inner, renderer)
         added = getattr(inner, "added_tokens_decoder", {})
         self.special_ids = frozenset(inner.all_special_ids) | {
             token_id for token_id, token in added.items() if token.special
@@ -58,12 +60,14 @@ class Tokenizer:
         *,
         trust_remote_code: bool = False,
         template_path: str | None = None,
+        renderer: TemplateRenderer | None = None,
     ) -> "Tokenizer":
         """Load the tokenizer files of a model's folder; `template_path` overrides its template.
 
+        `renderer` is a renderer that was started earlier; the tokenizer owns it from now on.
         Raises ModelLoadError.
         """
-        return cls(load_tokenizer(Path(folder), trust_remote_code, template_path))
+        return cls(load_tokenizer(Path(folder), trust_remote_code, template_path), renderer)
 
     @property
     def inner(self) -> PreTrainedTokenizerBase:
@@ -71,9 +75,11 @@ class Tokenizer:
         return self._inner
 
     def start_renderer(self) -> None:
-        """Start the process that renders the chat template, if there is one."""
+        """Start the process that renders the chat template; end it if there is no template."""
         if self.has_chat_template:
             self._template.start()
+        else:
+            self._template.stop()
 
     def stop_renderer(self) -> None:
         """End the processes that render the chat template, until the next rendering."""

@@ -23,19 +23,35 @@ def save(name: str, folder: Path) -> Path:
     return folder
 
 
+# Ranks belong to their process: pytest's own must not become one. Processes are forked from one
+# that has imported this module, since that takes far longer than a test's engine runs.
+PROCESSES = multiprocessing.get_context("forkserver")
+PROCESSES.set_forkserver_preload([__name__])
+
+
 def generate(
     folder: Path, environ: Mapping[str, str], jobs: list[Job]
 ) -> tuple[EngineInfo, list[list[int]]]:
     """Load a model as the engine process does, with these settings, and run jobs."""
-    # Ranks belong to their process: pytest's own must not become one.
-    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
-        return pool.submit(_generate, folder, dict(environ), jobs).result(timeout=180)
+    info, [output] = generate_each(folder, environ, jobs)
+    return info, output
+
+
+def generate_each(
+    folder: Path, environ: Mapping[str, str], *runs: list[Job]
+) -> tuple[EngineInfo, list[list[list[int]]]]:
+    """Do so with one list of jobs after another, in one engine; ids by run and job."""
+    with ProcessPoolExecutor(1, PROCESSES) as pool:
+        return pool.submit(_generate, folder, dict(environ), runs).result(timeout=180)
 
 
 def _generate(
-    folder: Path, environ: dict[str, str], jobs: list[Job]
-) -> tuple[EngineInfo, list[list[int]]]:
+    folder: Path, environ: dict[str, str], runs: tuple[list[Job], ...]
+) -> tuple[EngineInfo, list[list[list[int]]]]:
     os.environ |= {"HF_MODEL_ID": str(folder), "DTYPE": "float32"} | environ
     engine, info = load_engine(Settings.from_environ(os.environ), lambda _: None)
-    events = run(engine, jobs)
-    return info, [ids(events[index]) for index in range(len(jobs))]
+    outputs = []
+    for jobs in runs:
+        events = run(engine, jobs)
+        outputs.append([ids(events[index]) for index in range(len(jobs))])
+    return info, outputs

@@ -17,6 +17,7 @@ import requests
 ROOT = Path(__file__).parents[2]
 DEMO_MODEL = ROOT / "examples" / "demo-model"
 READY_WITHIN_S = 90
+EXIT_WITHIN_S = 60
 
 
 @dataclass
@@ -60,7 +61,12 @@ class Server:
     def stop(self) -> int:
         """SIGTERM; the exit code."""
         self.process.send_signal(signal.SIGTERM)
-        return self.process.wait(60)
+        return self.process.wait(EXIT_WITHIN_S)
+
+    def stop_in_background(self) -> None:
+        """SIGTERM; the server exits while the next one starts."""
+        self.process.send_signal(signal.SIGTERM)
+        _stopping.append(self)
 
     def _is_ready(self) -> bool:
         assert self.process.poll() is None, f"left with {self.process.returncode}:\n{self.log}"
@@ -68,6 +74,16 @@ class Server:
             return self.ping().status_code == 200
         except (requests.ConnectionError, requests.Timeout):  # not bound, or a busy machine
             return False
+
+
+# Servers that have got SIGTERM. Few at a time, since each holds half a gigabyte until it exits.
+_stopping: list[Server] = []
+
+
+def wait_stopped(but_last: int = 0) -> None:
+    """Wait for the exit of servers that stop in the background, all but the last ones."""
+    while len(_stopping) > but_last:
+        _stopping.pop(0).process.wait(EXIT_WITHIN_S)
 
 
 def _command(process: psutil.Process) -> list[str]:
@@ -99,6 +115,7 @@ def spawn(
     **settings: str,
 ) -> Server:
     """Start a server; the caller waits for it and stops it."""
+    wait_stopped(but_last=1)
     port = free_port()
     names = ("PATH", "HOME", "TMPDIR", "GOMP_SPINCOUNT")
     kept = {name: os.environ[name] for name in names if name in os.environ}
@@ -118,14 +135,14 @@ def serving(
     python: str | Path = sys.executable,
     **settings: str,
 ) -> Iterator[Server]:
-    """A ready server for the length of a block."""
+    """A ready server for the length of a block, which does not wait for its exit."""
     server = spawn(log_path, model, python, **settings)
     try:
         server.wait_ready()
         yield server
     finally:
         if server.process.poll() is None:
-            server.stop()
+            server.stop_in_background()
 
 
 class SharedServers:
@@ -135,7 +152,7 @@ class SharedServers:
     stop the server: the next test gets a new one.
     """
 
-    MOST = 3  # each holds half a gigabyte
+    MOST = 4  # each holds half a gigabyte
 
     def __init__(self, logs: Path) -> None:
         self._logs = logs
@@ -163,4 +180,4 @@ class SharedServers:
     def _stop(self, key: tuple[str, ...]) -> None:
         server = self._servers.pop(key)
         if server.process.poll() is None:
-            server.stop()
+            server.stop_in_background()

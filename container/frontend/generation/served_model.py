@@ -9,6 +9,7 @@ from container.errors import ModelLoadError, Unavailable
 from container.frontend.clients.engine_client import EngineConnection, NoEngine
 from container.frontend.generation.offloading import Offload
 from container.messages.engine import EngineInfo, Status
+from container.text.templates.renderer import TemplateRenderer
 from container.text.tokenizer import Tokenizer
 
 log = logging.getLogger(__name__)
@@ -78,7 +79,12 @@ class ServedModel:
         return tokenizer
 
 
-def tokenizer_loader(*, trust_remote_code: bool, template_path: str | None) -> LoadTokenizer:
+def tokenizer_loader(
+    *,
+    trust_remote_code: bool,
+    template_path: str | None,
+    renderer: TemplateRenderer | None = None,
+) -> LoadTokenizer:
     """Make the function that loads a tokenizer from the folder that the engine names."""
 
     def load(info: EngineInfo) -> Tokenizer:
@@ -86,6 +92,7 @@ def tokenizer_loader(*, trust_remote_code: bool, template_path: str | None) -> L
             os.fspath(info.model_path),
             trust_remote_code=trust_remote_code,
             template_path=template_path,
+            renderer=renderer,
         )
 
     return load

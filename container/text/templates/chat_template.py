@@ -13,15 +13,19 @@ Messages = list[dict[str, Any]]
 class ChatTemplate:
     """Renders messages with the template of one tokenizer, in other processes."""
 
-    def __init__(self, inner: PreTrainedTokenizerBase) -> None:
+    def __init__(
+        self, inner: PreTrainedTokenizerBase, renderer: TemplateRenderer | None = None
+    ) -> None:
         self._inner = inner
-        self._renderer = TemplateRenderer()
+        self._renderer = renderer or TemplateRenderer()
         own, default = type(inner).apply_chat_template, PreTrainedTokenizerBase.apply_chat_template
         self._has_own_code = own is not default
 
     def start(self) -> None:
         """Start a process, so that the first rendering does not wait as long for it."""
-        if not self._has_own_code:
+        if self._has_own_code:
+            self._renderer.close()
+        else:
             self._renderer.start()
 
     def stop(self) -> None:

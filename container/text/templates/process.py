@@ -15,6 +15,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from container.garbage import collector_paused
+
 # Limits of one rendering: processor time, memory beyond that of the idle process, and the text.
 CPU_S = 2.0
 MEMORY_BYTES = 512 * 2**20
@@ -52,7 +54,8 @@ def _receive(connection: socket.socket, num_bytes: int) -> bytes | None:
 def serve(connection: socket.socket) -> None:
     """Answer requests until the other side closes."""
     sys.modules["torch"] = None  # type: ignore[assignment]  # not needed, and slow to import
-    from transformers.utils.chat_template_utils import render_jinja_template
+    with collector_paused():
+        from transformers.utils.chat_template_utils import render_jinja_template
 
     _limit_memory()
     while (request := receive(connection)) is not None:

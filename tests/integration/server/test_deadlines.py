@@ -3,6 +3,7 @@
 import json
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -60,8 +61,10 @@ def _end(body: dict) -> tuple[object, object]:
 
 
 @pytest.mark.parametrize("path", BODIES)
-def test_a_whole_answer_ends_in_time_with_its_text(limited: Server, path: str) -> None:
-    response = _post(limited, path, BODIES[path])
+def test_an_answer_and_a_stream_end_in_time_with_their_text(limited: Server, path: str) -> None:
+    with ThreadPoolExecutor(1) as pool:
+        streamed = pool.submit(_post, limited, path, BODIES[path] | {"stream": True})
+        response = _post(limited, path, BODIES[path])
     assert response.status_code == 200
     assert response.headers[MARK] == "true"
     reason, is_marked = _end(response.json())
@@ -69,11 +72,11 @@ def test_a_whole_answer_ends_in_time_with_its_text(limited: Server, path: str) -
     assert is_marked
     assert len(response.content) > 500
     assert 1.5 < response.elapsed.total_seconds() < 30
+    _check_stream(streamed.result())
 
 
-@pytest.mark.parametrize("path", BODIES)
-def test_a_stream_ends_in_time_with_a_whole_last_event(limited: Server, path: str) -> None:
-    response = _post(limited, path, BODIES[path] | {"stream": True})
+def _check_stream(response: requests.Response) -> None:
+    """Check that it ended at the deadline, with a whole last event."""
     events = list(_events(response))
     last = events[-2]["delta"] if events[-1].get("type") == "message_stop" else events[-1]
     reason, is_marked = _end(last)

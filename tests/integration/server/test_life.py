@@ -203,11 +203,21 @@ def test_sigterm_lets_streams_finish_and_exits_with_0(
         assert stream.last["generated_text"] is not None
 
 
-def test_what_cannot_finish_in_time_ends_with_an_error_event(
+def test_at_the_limit_requests_get_429_and_what_cannot_finish_in_time_an_error_event(
     tmp_path: Path, endless_model: Path
 ) -> None:
-    with serving(tmp_path / "log", endless_model, GRACEFUL_TERMINATION_TIMEOUT="1") as server:
-        streams = _streams(server, 3)
+    settings = {"GRACEFUL_TERMINATION_TIMEOUT": "1", "MAX_CONCURRENT_REQUESTS": "2"}
+    with serving(tmp_path / "log", endless_model, **settings) as server:
+        streams = _streams(server, 2)
+        for path, body in (
+            ("/generate", SHORT),
+            ("/generate_stream", SHORT),
+            ("/v1/chat/completions", {"messages": [{"role": "user", "content": "Hi"}]}),
+        ):
+            refused = requests.post(f"{server.url}{path}", json=body, timeout=30)
+            assert refused.status_code == 429
+            assert int(refused.headers["Retry-After"]) >= 1
+        assert server.ping().status_code == 200
         assert server.stop() == 0
         for stream in streams:
             stream.join(10)
@@ -231,21 +241,7 @@ def test_hung_processes_do_not_delay_the_exit(tmp_path: Path) -> None:
     assert "engine: still running after the drain, killed" in server.log
 
 
-def test_overload_is_a_429_with_retry_after(tmp_path: Path, endless_model: Path) -> None:
-    with serving(tmp_path / "log", endless_model, MAX_CONCURRENT_REQUESTS="2") as server:
-        _streams(server, 2)
-        for path, body in (
-            ("/generate", SHORT),
-            ("/generate_stream", SHORT),
-            ("/v1/chat/completions", {"messages": [{"role": "user", "content": "Hi"}]}),
-        ):
-            refused = requests.post(f"{server.url}{path}", json=body, timeout=30)
-            assert refused.status_code == 429
-            assert int(refused.headers["Retry-After"]) >= 1
-        assert server.ping().status_code == 200
-
-
-def test_the_port_is_bound_and_ping_explains_while_the_model_loads(tmp_path: Path) -> None:
+def test_while_the_model_loads_ping_explains_and_sigterm_exits_with_0(tmp_path: Path) -> None:
     server = spawn(tmp_path / "log")
     try:
         wait_for(lambda: _accepts(server.port), 60, lambda: server.log)
@@ -256,15 +252,8 @@ def test_the_port_is_bound_and_ping_explains_while_the_model_loads(tmp_path: Pat
         early = requests.post(f"{server.url}/invocations", json=SHORT, timeout=30)
         assert early.status_code == 503
         assert early.headers["Retry-After"]
-        server.wait_ready()
     finally:
         assert server.stop() == 0
-
-
-def test_sigterm_while_loading_exits_with_0(tmp_path: Path) -> None:
-    server = spawn(tmp_path / "log")
-    wait_for(lambda: _accepts(server.port), 60)
-    assert server.stop() == 0
 
 
 def _accepts(port: int) -> bool:
@@ -291,30 +280,19 @@ def test_a_killed_supervisor_takes_everything_with_it(tmp_path: Path) -> None:
     wait_for(lambda: not _accepts(server.port), 20)
 
 
-@pytest.mark.parametrize(
-    ("change", "expected"),
-    [
-        ({"without": "config.json"}, "config.json is missing"),
-        ({"write": ("model.safetensors", "x" * 100)}, "cannot be loaded"),
-        ({"num_hidden_layers": 8}, "the weights lack"),
-    ],
-    ids=lambda value: str(value)[:40],
-)
-def test_an_unusable_model_ends_the_start_with_the_reason(
-    tmp_path: Path, change: dict, expected: str
-) -> None:
+def test_a_model_that_cannot_be_served_ends_the_start_with_the_reason(tmp_path: Path) -> None:
     """Of each kind of reason one; tests/model/test_engine_loader.py has them all."""
-    server = spawn(tmp_path / "log", broken_model(tmp_path / "model", **change))
-    assert server.process.wait(60) == 3
-    assert expected in server.log
-    assert "Traceback" not in server.log
-
-
-def test_a_missing_folder_or_repository_ends_the_start_with_the_reason(tmp_path: Path) -> None:
-    for model, expected in ((tmp_path / "no", "no such folder"), ("a/b", "Hub cannot be reached")):
-        server = spawn(tmp_path / "log", model)
-        assert server.process.wait(60) == 3
-        assert expected in server.log
+    reasons = {
+        "no such folder": tmp_path / "no",
+        "Hub cannot be reached": "a/b",
+        "config.json is missing": broken_model(tmp_path / "model-1", without="config.json"),
+        "cannot be loaded": broken_model(tmp_path / "model-2", write=("model.safetensors", "xxx")),
+        "the weights lack": broken_model(tmp_path / "model-3", num_hidden_layers=8),
+    }
+    started = [spawn(tmp_path / f"{n}.log", model) for n, model in enumerate(reasons.values())]
+    for server, reason in zip(started, reasons, strict=True):
+        assert server.process.wait(120) == 3, reason
+        assert reason in server.log
         assert "Traceback" not in server.log
 
 
@@ -368,6 +346,7 @@ def test_only_the_temporary_folder_is_written(tmp_path: Path) -> None:
     with serving(tmp_path / "log", TMPDIR=str(temporary), HOME="/nonexistent") as server:
         requests.post(f"{server.url}/generate", json=SHORT, timeout=60).raise_for_status()
         assert _own_folders(temporary)
+        server.stop()
     assert not _own_folders(temporary)
 
 

@@ -8,7 +8,7 @@ import pytest
 from container.messages.engine import SamplingParams
 from tests.support.engines import Job
 from tests.support.models import tiny_models
-from tests.support.rank_engines import generate, save
+from tests.support.rank_engines import generate, generate_each, save
 
 
 def jobs(count: int, seed: int = 5) -> list[Job]:
@@ -26,8 +26,7 @@ def test_a_seeded_request_gets_the_same_ids_alone_and_among_others(tmp_path: Pat
     environ = {"TENSOR_PARALLEL": "4", "DTYPE": "bfloat16", "MAX_BATCH_TOTAL_TOKENS": "4096"}
     params = SamplingParams(20, temperature=1.0, seed=7, ignore_eos=True)
     seeded = Job(list(range(2, 30)), params, at_step=3)
-    _, alone = generate(folder, environ, [seeded])
-    _, among = generate(folder, environ, [*jobs(10), seeded])
+    _, (among, alone) = generate_each(folder, environ, [*jobs(10), seeded], [seeded])
     assert among[-1] == alone[0]
 
 
