@@ -32,9 +32,9 @@ endif
 # A folder for JUnit and coverage reports, if they are wanted.
 REPORTS ?=
 report = $(if $(REPORTS),--junitxml=$(REPORTS)/tests/$(1).xml)
-coverage = $(if $(REPORTS),--cov=container --cov-report=xml:$(REPORTS)/coverage.xml)
+coverage = $(if $(REPORTS),--cov=container --cov-report=)
 
-.PHONY: serve local test test-quick test-server test-integration test-units test-sdk check format bench bench-embedding bench-gpu answers docs lock tools \
+.PHONY: serve local test test-quick test-server test-integration test-units test-model test-others test-sdk check format bench bench-embedding bench-gpu answers docs lock tools \
 	smollm2 browser install-browser screenshots audit chaos fuzz overload \
 	image image-run image-test image-login image-sbom image-scan image-push image-staging clean help
 
@@ -50,7 +50,7 @@ local: $(VENV)/deploy.stamp $(KERNELS)  ## a SageMaker endpoint on this machine,
 # By default two at a time, as integration tests mostly wait. Each prints when it has ended.
 TEST_JOBS ?= 2
 test: $(VENV)/test.stamp $(VENV_SDK)/test.stamp $(VENV_SDK3)/test.stamp $(KERNELS) smollm2  ## run every test that needs neither a GPU nor image tools
-	@echo "Running test-integration, test-units and test-sdk, $(TEST_JOBS) at a time; each prints when it has ended"
+	@echo "Running test-integration, test-model, test-others and test-sdk, $(TEST_JOBS) at a time; each prints when it has ended"
 	@$(MAKE) --no-print-directory --jobs=$(TEST_JOBS) --keep-going --output-sync=target \
 		test-integration test-units test-sdk
 
@@ -63,9 +63,22 @@ test-server: test-integration test-units  ## run the server's tests
 test-integration: $(VENV)/test.stamp $(KERNELS)  ## run the tests of whole servers
 	$(BIN)/python -m pytest tests/integration $(call report,integration)
 
+test-units: test-model test-others  ## run the server's other tests, in two halves
+ifneq ($(REPORTS),)
+	$(BIN)/coverage combine --quiet build/coverage.model build/coverage.others
+	$(BIN)/coverage xml --quiet -o $(REPORTS)/coverage.xml
+endif
+
 # A second thread is no gain for models as small as these.
-test-units: $(VENV)/test.stamp $(KERNELS) smollm2  ## run the server's other tests
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --ignore=tests/integration $(call report,units) $(coverage)
+test-model: $(VENV)/test.stamp $(KERNELS) smollm2  ## run the tests of torch models
+	@mkdir -p build
+	COVERAGE_FILE=build/coverage.model OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/model tests/real \
+		$(call report,model) $(coverage)
+
+test-others: $(VENV)/test.stamp $(KERNELS) smollm2  ## run the tests of what is neither a server nor a model
+	@mkdir -p build
+	COVERAGE_FILE=build/coverage.others OMP_NUM_THREADS=1 $(BIN)/python -m pytest \
+		$(foreach folder,integration model real,--ignore=tests/$(folder)) $(call report,units) $(coverage)
 
 test-sdk: $(VENV)/server.stamp $(KERNELS) $(VENV_SDK)/test.stamp $(VENV_SDK3)/test.stamp  ## run the tests of sagemaker_deploy
 	$(VENV_SDK)/bin/python -m pytest -W default tests/deploy tests/sdk $(call report,sdk)

@@ -103,7 +103,7 @@ def test_a_good_build_is_pushed_under_its_commit_and_named_by_its_digest(
     assert detail == {"ImageURI": f"{REPOSITORY_URI}@{registry.digest(TAG)}"}
     assert "STAGING_CONFIG is not set: nothing is deployed" in log
     reports = {path.name for path in (ROOT / "build" / "reports" / "tests").iterdir()}
-    assert reports == {"integration.xml", "units.xml", "sdk.xml", "image.xml"}
+    assert reports == {"integration.xml", "model.xml", "units.xml", "sdk.xml", "image.xml"}
     assert (ROOT / "build" / "reports" / "coverage.xml").exists()
 
 

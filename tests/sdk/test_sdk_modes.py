@@ -68,11 +68,6 @@ def _model(session: Session, **settings: Any) -> HuggingFaceModel:
     return HuggingFaceModel(image_uri=IMAGE, role=ROLE, sagemaker_session=session, **settings)
 
 
-def test_an_archive_on_s3_is_served(session: Session, archive_url: str, deployed: Any) -> None:
-    predictor = deployed(_model(session, model_data=archive_url))
-    assert predictor.predict(GENERATE)[0]["generated_text"]
-
-
 def test_own_code_is_repacked_into_the_archive_and_runs(
     session: Session, archive_url: str, deployed: Any, tmp_path: Path
 ) -> None:
@@ -93,7 +88,9 @@ def test_an_uncompressed_prefix_is_served(session: Session, deployed: Any) -> No
     assert predictor.predict(GENERATE)[0]["generated_text"]
 
 
-def test_a_serverless_endpoint_answers(session: Session, archive_url: str, deployed: Any) -> None:
+def test_a_serverless_endpoint_serves_an_archive_on_s3(
+    session: Session, archive_url: str, deployed: Any
+) -> None:
     config = ServerlessInferenceConfig(memory_size_in_mb=2048, max_concurrency=1)
     model = _model(session, model_data=archive_url)
     predictor = deployed(model, serverless_inference_config=config)

@@ -306,16 +306,18 @@ def test_bad_settings_are_all_reported_before_anything_starts(tmp_path: Path) ->
 def test_the_environment_of_another_machine_starts_and_is_named(
     shared_servers: SharedServers,
 ) -> None:
-    """GPUs that this one lacks, TGI's default of CUDA_GRAPHS, the log level that the SDK sends."""
+    """GPUs that this one lacks, TGI's default of CUDA_GRAPHS, what the SDK sends for nothing."""
     environ = {
         "SM_NUM_GPUS": "1", "CUDA_GRAPHS": "1,2,4,8,16,32", "LOG_LEVEL": "debug",
-        "SAGEMAKER_CONTAINER_LOG_LEVEL": "20",
+        "SAGEMAKER_CONTAINER_LOG_LEVEL": "20", "SAGEMAKER_REGION": "x",
+        "SAGEMAKER_PROGRAM": "", "SAGEMAKER_SUBMIT_DIRECTORY": "",
     }  # fmt: skip
     server = shared_servers.get(**environ)
     warnings = [line for line in server.log.splitlines() if "SM_NUM_GPUS=1, but" in line]
     assert len(warnings) == 1
     assert "set SM_NUM_GPUS=0" in warnings[0]
     assert "wins: SAGEMAKER_CONTAINER_LOG_LEVEL" in server.log
+    assert "MISSING" not in server.log  # no user code is named
 
 
 def test_no_model_named_says_what_to_set(tmp_path: Path) -> None:

@@ -259,12 +259,6 @@ def test_code_named_and_missing_is_a_loud_warning(tmp_path: Path) -> None:
         ).ok  # fmt: skip
 
 
-def test_the_sdks_empty_variables_mean_nothing(tmp_path: Path) -> None:
-    empty = {"SAGEMAKER_PROGRAM": "", "SAGEMAKER_SUBMIT_DIRECTORY": "", "SAGEMAKER_REGION": "x"}
-    with serving(tmp_path / "log", **empty) as server:
-        assert "MISSING" not in server.log
-
-
 ENGINE_PROGRAM = """
 import json
 def input_fn(body, content_type):
