@@ -144,6 +144,16 @@ WIDE_CONFIGS = {
     # one matrix for q, k and v, whose outputs every rank gets
     "phi3": Phi3Config(**GROUPED, rope_scaling=None),
 }
+# One layer of each kind, as torch.compile takes 20 s for a layer.
+SHORT_CONFIGS: dict[str, PretrainedConfig] = {
+    "llama_short": LlamaConfig(**GROUPED | {"num_hidden_layers": 1}),
+    "gemma3_short": Gemma3TextConfig(
+        **GROUPED,
+        head_dim=16,
+        sliding_window=8,
+        layer_types=["sliding_attention", "full_attention"],
+    ),
+}
 # Models that are served through their own cache, each for another reason.
 OWN_CACHE_CONFIGS: dict[str, PretrainedConfig] = {
     # an encoder; relative positions, absolute ones
@@ -190,7 +200,9 @@ RECURRENT_CONFIGS: dict[str, PretrainedConfig] = {
         mamba_d_state=8, mamba_expand=1, mamba_chunk_size=16, head_dim=16,
     ),
 }  # fmt: skip
-ALL_CONFIGS = CONFIGS | FURTHER_CONFIGS | WIDE_CONFIGS | OWN_CACHE_CONFIGS | RECURRENT_CONFIGS
+ALL_CONFIGS = (
+    CONFIGS | FURTHER_CONFIGS | WIDE_CONFIGS | SHORT_CONFIGS | OWN_CACHE_CONFIGS | RECURRENT_CONFIGS
+)
 
 
 def make(
