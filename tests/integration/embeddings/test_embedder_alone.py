@@ -180,5 +180,5 @@ def test_hf_task_makes_the_one_model_an_embedding_model(tmp_path: Path) -> None:
 
 def test_a_model_that_is_not_there_stops_the_start_with_its_variable(tmp_path: Path) -> None:
     server = spawn(tmp_path / "log", "", EMBEDDING_MODEL_ID="/nowhere/model")
-    assert server.process.wait(60) == 3
+    assert server.process.wait(120) == 3
     assert "EMBEDDING_MODEL_ID=/nowhere/model: there is no such folder" in server.log

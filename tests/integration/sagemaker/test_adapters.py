@@ -285,7 +285,7 @@ def test_an_adapter_at_start_that_cannot_be_used_ends_it(tmp_path: Path) -> None
     from tests.support.servers import spawn
 
     server = spawn(tmp_path / "log", LORA_ADAPTERS="red=/nonexistent")
-    assert server.process.wait(60) == 3
+    assert server.process.wait(120) == 3
     assert "adapter red: `src`: there is no folder" in server.log
 
 

@@ -149,7 +149,7 @@ def test_sigterm_lets_requests_of_all_models_finish(tmp_path: Path, endless_mode
             for answer in answers:
                 assert answer.result().status == 200
                 assert b"error" not in answer.result().body
-        assert server.process.wait(60) == 0
+        assert server.process.wait(120) == 0
 
 
 def _port(process: psutil.Process) -> int:

@@ -84,7 +84,7 @@ def test_plain_and_streamed_answers_of_every_dialect_are_whole(
             assert call.answer.status_code == 200, f"{path} {body!r:.60}: {call.answer.text[:300]}"
             assert '"error":{' not in call.answer.text, path
             assert "error_type" not in call.answer.text, path
-        assert server.process.wait(60) == 0
+        assert server.process.wait(120) == 0
         assert "Traceback" not in server.log
     detailed = calls[0].answer.json()["details"]
     assert detailed["generated_tokens"] == TOKENS

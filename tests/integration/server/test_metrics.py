@@ -170,8 +170,8 @@ def test_every_request_is_counted_once_and_so_is_its_end(
     shared_servers: SharedServers, endless_model: Path
 ) -> None:
     server = shared_servers.get(endless_model)
-    came, ended = _outcomes(server)
-    assert came == ended
+    wait_for(lambda: len(set(_outcomes(server))) == 1, 20)  # what other tests left has ended
+    came, _ = _outcomes(server)
     lines = b'{"inputs": "a", "parameters": {"max_new_tokens": 2}}\n{"inputs": 1}\n{"x": 1}\n'
     posts: list[tuple[str, bytes, str, int]] = [
         ("/generate", b'{"inputs": "a", "parameters": {"max_new_tokens": 2}}', "json", 200),

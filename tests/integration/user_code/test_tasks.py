@@ -74,5 +74,5 @@ def test_a_generated_task_has_the_pipelines_form(tmp_path: Path) -> None:
 
 def test_a_task_that_is_not_known_ends_the_start(tmp_path: Path) -> None:
     server = spawn(tmp_path / "log", HF_TASK="text-clasification")
-    assert server.process.wait(30) == 2
+    assert server.process.wait(120) == 2
     assert "did you mean text-classification" in server.log
