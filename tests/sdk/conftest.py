@@ -8,6 +8,9 @@ import pytest
 from tests.sdk import aws_account
 from tests.support.hub_cache import cached
 from tests.support.local_sagemaker import DEMO_MODEL, REAL_SERVER, REGION, Local, running
+from tests.support.servers import Server, serving
+
+KEY = "the key"
 
 NOTHING_LEAVES = {
     "AWS_ACCESS_KEY_ID": "test",
@@ -55,6 +58,14 @@ def local(moto_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[L
         patch.setenv("AWS_ENDPOINT_URL_SAGEMAKER", local.url)
         patch.setenv("AWS_ENDPOINT_URL_SAGEMAKER_RUNTIME", local.url)
         yield local
+
+
+@pytest.fixture(scope="session")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """The demo model without SageMaker before it, behind the key."""
+    log = tmp_path_factory.mktemp("server") / "log"
+    with serving(log, python=REAL_SERVER[0], API_KEY=KEY) as running:
+        yield running
 
 
 @pytest.fixture(scope="session")

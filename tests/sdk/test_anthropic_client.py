@@ -1,7 +1,6 @@
 """Anthropic's own client, streams and tools as it assembles them."""
 
 import json
-from collections.abc import Iterator
 from typing import Any
 
 import anthropic
@@ -10,10 +9,9 @@ import requests
 from anthropic.types import Message, RawMessageStreamEvent
 from pydantic import TypeAdapter
 
-from tests.support.servers import ROOT, Server, serving
+from tests.sdk.conftest import KEY
+from tests.support.servers import Server
 
-PYTHON = ROOT / ".venv" / "bin" / "python"
-KEY = "the key"
 QUESTION: Any = {
     "model": "claude-sonnet",
     "max_tokens": 200,
@@ -29,12 +27,6 @@ WEATHER: Any = {
         "required": ["location"],
     },
 }
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    with serving(tmp_path_factory.mktemp("server") / "log", python=PYTHON, API_KEY=KEY) as running:
-        yield running
 
 
 @pytest.fixture(scope="module")

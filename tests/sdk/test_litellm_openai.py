@@ -1,15 +1,14 @@
 """LiteLLM as a client of the server's OpenAI API, without SageMaker between them."""
 
 import json
-from collections.abc import Iterator
 from typing import Any
 
 import litellm
 import pytest
 
-from tests.support.servers import ROOT, Server, serving
+from tests.sdk.conftest import KEY
+from tests.support.servers import Server
 
-PYTHON = ROOT / ".venv" / "bin" / "python"
 QUESTION = [{"role": "user", "content": "What is the weather in Paris?"}]
 WEATHER = {
     "type": "function",
@@ -24,15 +23,9 @@ WEATHER = {
 }
 
 
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    with serving(tmp_path_factory.mktemp("server") / "log", python=PYTHON) as running:
-        yield running
-
-
 def _ask(server: Server, **more: Any) -> Any:
     return litellm.completion(
-        model="openai/tgi", api_base=f"{server.url}/v1", api_key="-", temperature=0, **more
+        model="openai/tgi", api_base=f"{server.url}/v1", api_key=KEY, temperature=0, **more
     )
 
 
