@@ -19,17 +19,16 @@ from langchain_openai import OpenAIEmbeddings
 
 from tests.support.models import embedders
 from tests.support.models.embedders import MINILM
-from tests.support.servers import ROOT, Server, serving, wait_for
+from tests.support.servers import ROOT, Server, SharedServers, wait_for
 
 TEXTS = ["A cat sat on the mat.", "A kitten lay on a rug.", "Stock prices fell on Monday."]
 LONG = "bread " * 300
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    log = tmp_path_factory.mktemp("server") / "log"
-    with serving(log, EMBEDDING_MODEL_ID=os.fspath(MINILM), MAX_EMBEDDING_INPUTS="64") as running:
-        yield running
+def server(shared_servers: SharedServers) -> Server:
+    settings = {"EMBEDDING_MODEL_ID": os.fspath(MINILM), "MAX_EMBEDDING_INPUTS": "64"}
+    return shared_servers.get(**settings)
 
 
 @pytest.fixture(scope="module")

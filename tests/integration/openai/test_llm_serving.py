@@ -11,7 +11,6 @@ import requests
 import torch
 from transformers import AutoTokenizer, BloomConfig, BloomForCausalLM
 
-from tests.support.models.embedders import MINILM
 from tests.support.servers import DEMO_MODEL, Server, serving
 
 PROMPT = "You are a helpful assistant."
@@ -88,7 +87,7 @@ def test_mistakes_are_answered_as_openai_does(server: Server, body: dict) -> Non
 def test_a_bloom_model_gets_the_last_user_text_as_its_prompt(tmp_path: Path) -> None:
     folder = tmp_path / "bloomz"
     save_bloom(folder)
-    with serving(tmp_path / "log", folder, EMBEDDING_MODEL_ID=os.fspath(MINILM)) as server:
+    with serving(tmp_path / "log", folder) as server:
         # The README's body: the role is a placeholder.
         text = "Translate to English: Je t'aime."
         messages = [

@@ -11,7 +11,7 @@ import pytest
 import requests
 
 from tests.support.models.embedders import MINILM
-from tests.support.servers import DEMO_MODEL, Server, SharedServers
+from tests.support.servers import Server, SharedServers
 
 JSON, LINES, TEXT, CSV = "application/json", "application/jsonlines", "text/plain", "text/csv"
 NEW = {"max_tokens": 3, "temperature": 0}
@@ -38,7 +38,8 @@ WRONG = ("application/x-npy", "image/png", "text/html;q=0.5")
 @pytest.fixture(scope="module")
 def both(shared_servers: SharedServers) -> Callable[[], Server]:
     """A language model and an embedding model."""
-    return lambda: shared_servers.get(DEMO_MODEL, EMBEDDING_MODEL_ID=os.fspath(MINILM))
+    settings = {"EMBEDDING_MODEL_ID": os.fspath(MINILM), "MAX_EMBEDDING_INPUTS": "64"}
+    return lambda: shared_servers.get(**settings)
 
 
 @pytest.fixture(scope="module")
