@@ -40,7 +40,9 @@ class Heartbeat:
     def mark(self, *, is_ready: bool) -> None:
         """Begin another round of the main loop."""
         self._rounds += 1
-        self._is_ready = is_ready
+        if is_ready != self._is_ready:
+            self._is_ready = is_ready
+            self.write(0.0)  # another limit of silence holds from now on
 
     def write(self, age_s: float) -> None:
         """Write a beat, unless the pipe is full or closed: then no process reads it."""

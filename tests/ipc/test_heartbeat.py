@@ -39,6 +39,12 @@ def test_a_ready_process_that_falls_silent_hangs() -> None:
     assert "HEARTBEAT_TIMEOUT" in str(_hang_within(monitor, 30))
 
 
+def test_a_process_that_falls_silent_as_soon_as_it_is_ready_hangs() -> None:
+    monitor = HeartbeatMonitor(HeartbeatLimits(silence_s=0.3, round_s=0))
+    Heartbeat(monitor.fd).mark(is_ready=True)
+    assert "HEARTBEAT_TIMEOUT" in str(_hang_within(monitor, 30))
+
+
 def test_a_process_that_starts_may_be_silent() -> None:
     monitor = HeartbeatMonitor(HeartbeatLimits(silence_s=0.1, round_s=0))
     Heartbeat(monitor.fd).write(0.0)
