@@ -12,6 +12,7 @@ from sentence_transformers import CrossEncoder, SentenceTransformer, SparseEncod
 
 from container.errors import InvalidParameter, PromptTooLong
 from container.messages.embedder import Embed, EmbedInput, Pair, Truncation
+from container.text.tokenizer import CHARS_A_TOKEN, CUT_TOKENS
 
 log = logging.getLogger(__name__)
 
@@ -49,26 +50,45 @@ class TextEncoder:
     def encode(self, request: Embed) -> list[EncodedText]:
         """Encode inputs. Raises InvalidParameter, or PromptTooLong if truncation is refused."""
         prompt = self._prompt(request.prompt_name)
+        inputs = [self._bounded(request, index) for index in range(len(request.inputs))]
         text_indices = [
-            index
-            for index, text_input in enumerate(request.inputs)
-            if not isinstance(text_input, list)
+            index for index, text_input in enumerate(inputs) if not isinstance(text_input, list)
         ]
         preprocessed = self._preprocess(
-            [request.inputs[index] for index in text_indices], prompt, cut_at=None
+            [inputs[index] for index in text_indices], prompt, cut_at=None
         )
         encoded = dict(zip(text_indices, preprocessed, strict=True))
-        for index, text_input in enumerate(request.inputs):
+        for index, text_input in enumerate(inputs):
             if isinstance(text_input, list):
                 encoded[index] = self._from_ids(text_input, request.field)
             if encoded[index].num_tokens > self._max_tokens:
                 if request.truncation is Truncation.REFUSE:
-                    raise self._too_long(encoded[index].num_tokens, index, request.field)
+                    raise self._too_long(f"{encoded[index].num_tokens}", index, request.field)
                 encoded[index] = self._truncate(text_input, prompt, request.truncation)
         return [
             replace(encoded[index], per_token=request.per_token)
             for index in range(len(request.inputs))
         ]
+
+    def _bounded(self, request: Embed, index: int) -> EmbedInput:
+        """Return an input, of a text that is far too long the part that truncation keeps.
+
+        So no more of it is encoded than shows its length. Raises PromptTooLong if truncation is
+        refused.
+        """
+        text = request.inputs[index]
+        if not isinstance(text, str):
+            return text
+        size = self._max_tokens * CHARS_A_TOKEN
+        while size < len(text):
+            part = text[-size:] if request.truncation is Truncation.LEFT else text[:size]
+            ids = self._tokenizer(part, add_special_tokens=False)["input_ids"]
+            if len(ids) > self._max_tokens + CUT_TOKENS:
+                if request.truncation is Truncation.REFUSE:
+                    raise self._too_long(f"more than {self._max_tokens}", index, request.field)
+                return part
+            size *= CHARS_A_TOKEN
+        return text
 
     def _prompt(self, name: str | None) -> str | None:
         prompts = self._model.prompts
@@ -132,7 +152,7 @@ class TextEncoder:
         finally:
             self._tokenizer.truncation_side = previous_side
 
-    def _too_long(self, num_tokens: int, index: int, field: str) -> PromptTooLong:
+    def _too_long(self, num_tokens: str, index: int, field: str) -> PromptTooLong:
         return PromptTooLong(
             f"`{field}` must have at most {self._max_tokens} tokens each. Given: {num_tokens} in "
             f"text {index} (`truncate` would cut it)",

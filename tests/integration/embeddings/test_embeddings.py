@@ -134,6 +134,19 @@ def test_truncate_cuts_long_texts_from_either_side(server: Server) -> None:
     check_same(left, ["bread " * 253 + "cat"])
 
 
+def test_a_text_far_too_long_is_refused_or_cut_without_reading_all_of_it(server: Server) -> None:
+    long = "the cat sat on the mat " * 60_000
+    refused = post(server, "/v1/embeddings", input=long)
+    assert refused.status_code == 400
+    assert "more than 256 in text 0" in refused.json()["error"]["message"]
+    for side, part in (("right", long[:20_000]), ("left", long[-20_000:])):
+        cut = {"truncate": True, "truncation_direction": side}
+        whole, short = (post(server, "/embed", inputs=text, **cut) for text in (long, part))
+        assert whole.ok, whole.text
+        assert np.allclose(whole.json(), short.json(), atol=1e-5)
+        assert whole.elapsed.total_seconds() < 20
+
+
 def test_llm_servings_route_is_the_same(server: Server) -> None:
     with openai.OpenAI(base_url=f"{server.url}/", api_key="OPENAI_API_KEY") as client:
         answer = client.embeddings.create(model="text-embedding-ada-002", input=TEXTS)
