@@ -30,21 +30,15 @@ def name_linears(model: nn.Module) -> None:
 
 
 class _WatchedLinear(nn.Linear):
-    """A linear layer that notes who reads its weight, other than itself.
-
-    With `shows_meta` others get a tensor without numbers, which has a dtype and a shape.
-    """
+    """A linear layer that notes whether anyone but itself reads its weight."""
 
     is_running = False
     is_read = False
-    shows_meta = False
 
     def __getattr__(self, name: str) -> Any:
-        value = super().__getattr__(name)
-        if name != "weight" or self.is_running:
-            return value
-        self.__dict__["is_read"] = True
-        return value.to("meta") if self.shows_meta else value
+        if name == "weight" and not self.is_running:
+            self.__dict__["is_read"] = True
+        return super().__getattr__(name)
 
     def forward(self, rows: torch.Tensor) -> torch.Tensor:
         self.__dict__["is_running"] = True
@@ -56,36 +50,21 @@ class _WatchedLinear(nn.Linear):
 
 @torch.inference_mode()
 def keep_read_weights(model: nn.Module, run: Callable[[], object]) -> None:
-    """Mark the linear layers whose numbers the model's code reads itself: they stay as they are.
+    """Mark the linear layers whose weights the model's code reads itself: they stay as they are.
 
-    `run` calls the model. Code that only asks for a weight's dtype or shape gets them from the
-    packed form as well.
+    `run` calls the model.
     """
     linears = [module for module in model.modules() if type(module) is nn.Linear]
     try:
         for linear in linears:
             linear.__class__ = _WatchedLinear
         run()
-        read = [linear for linear in linears if vars(linear).get("is_read")]
-        for linear in read:
-            linear.__dict__["shows_meta"] = True
-        keeps = bool(read) and not _runs(run)
     finally:
         for linear in linears:
             linear.__class__ = nn.Linear
-            for name in ("is_running", "is_read", "shows_meta"):
-                vars(linear).pop(name, None)
-    for linear in read if keeps else ():
-        vars(linear)["keeps_weight"] = True
-
-
-def _runs(run: Callable[[], object]) -> bool:
-    try:
-        run()
-    except Exception as error:  # a tensor without numbers can fail anywhere
-        log.debug("linear layers whose weights the model reads stay unpacked: %s", error)
-        return False
-    return True
+            vars(linear).pop("is_running", None)
+            if vars(linear).pop("is_read", False):
+                vars(linear)["keeps_weight"] = True
 
 
 def is_packable(module: object) -> TypeGuard[nn.Linear]:

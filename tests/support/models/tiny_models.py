@@ -25,13 +25,16 @@ from transformers import (
     GptOssConfig,
     GraniteMoeHybridConfig,
     GraniteSWAConfig,
+    JambaConfig,
     Lfm2Config,
     Llama4TextConfig,
     LlamaConfig,
     Mamba2Config,
+    MambaConfig,
     MiMoV2FlashConfig,
     MistralConfig,
     MptConfig,
+    NemotronHConfig,
     Phi3Config,
     PretrainedConfig,
     PreTrainedModel,
@@ -193,6 +196,21 @@ RECURRENT_CONFIGS: dict[str, PretrainedConfig] = {
     "mamba2": Mamba2Config(
         vocab_size=VOCABULARY, hidden_size=64, num_hidden_layers=2, num_heads=8, head_dim=16,
         state_size=8, n_groups=1, **ENDS,
+    ),
+    # mixers that continue a prompt only token by token, and read a linear layer's weight themselves
+    "mamba": MambaConfig(
+        vocab_size=VOCABULARY, hidden_size=64, num_hidden_layers=2, state_size=8,
+        time_step_rank=8, **ENDS,
+    ),
+    "jamba": JambaConfig(
+        **GROUPED, attn_layer_period=2, attn_layer_offset=1, expert_layer_period=2,
+        expert_layer_offset=1, num_experts=2, num_experts_per_tok=1, mamba_d_state=8,
+        mamba_dt_rank=8, use_mamba_kernels=False,
+    ),
+    "nemotron_h": NemotronHConfig(
+        **{key: value for key, value in GROUPED.items() if key != "num_hidden_layers"},
+        layers_block_type=["mamba", "mlp", "attention", "mamba"], mamba_num_heads=8,
+        mamba_head_dim=16, n_groups=1, ssm_state_size=8, chunk_size=16, head_dim=16,
     ),
     "lfm2": Lfm2Config(**THREE, layer_types=["conv", "full_attention", "conv"]),
     "falcon_h1": FalconH1Config(
