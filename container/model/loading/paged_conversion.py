@@ -68,8 +68,6 @@ from container.model.states.mixers import RecurrentMixers
 
 log = logging.getLogger(__name__)
 
-# Whether models with latents keep them.
-KEEPS_LATENTS = False
 # Steps of the whole model's check: chunks, and one with a decode beside a chunk.
 WHOLE_STEPS = 3
 # Tokens of a mixer's segment in the checks, whose prompts are short.
@@ -132,10 +130,10 @@ def convert_to_paged(
 def convert(module: PreTrainedModel, ids: list[int], device: torch.device) -> "PagedTrial":
     """Switch a model to paged attention, and compare the results in the exact format.
 
-    A model with latents may keep these, if that is as accurate. Raises NotPageable and leaves the
-    model unchanged.
+    On a CPU a model with latents keeps these, if that is as accurate. Raises NotPageable and leaves
+    the model unchanged.
     """
-    if KEEPS_LATENTS and any(hasattr(part, "expand_kv") for part in module.modules()):
+    if device.type == "cpu" and any(hasattr(part, "expand_kv") for part in module.modules()):
         try:
             return _convert(module, ids, device, keeps_latents=True)
         except NotPageable as error:
