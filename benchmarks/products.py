@@ -15,23 +15,28 @@ import torch
 from container.model.layers.cpu_linear import CpuLinear
 from container.model.layers.int8_linear import Int8Linear
 from container.model.layers.linear import FastLinear, PackedLinear
+from container.model.layers.quantized_weight import quantized_to_int4
 from container.model.loading.cpu_kernels import load_kernels
 
 SHAPES = ((960, 576), (576, 576), (3072, 576), (576, 1536))
 LAYERS = 30
-FORMATS = {"bfloat16": torch.bfloat16, "float32": torch.float32, "int8": torch.bfloat16}
+FORMATS = {
+    "bfloat16": torch.bfloat16, "float32": torch.float32, "int8": torch.bfloat16,
+    "int4": torch.float32,
+}  # fmt: skip
 
 
 def make_products(name: str) -> dict[str, list[FastLinear]]:
     """The products of both sides, on the same weights."""
     kernels = load_kernels()
-    if kernels is None or not kernels.supports_gemm(FORMATS[name]):
+    if kernels is None or not kernels.supports_gemm:
         raise SystemExit(f"the kernels do not multiply {name} on this processor")
     int8_weights = name == "int8"
     made: dict[str, list[FastLinear]] = {"kernels": [], "torch": []}
     for outputs, inputs in SHAPES * LAYERS:
         weight = torch.randn(outputs, inputs).to(FORMATS[name])
-        made["kernels"].append(CpuLinear(weight, None, kernels, int8_weights=int8_weights))
+        packed = quantized_to_int4(weight) if name == "int4" else weight
+        made["kernels"].append(CpuLinear(packed, None, kernels, int8_weights=int8_weights))
         other = Int8Linear(weight, None, None) if int8_weights else PackedLinear(weight, None)
         made["torch"].append(other)
     return made

@@ -47,7 +47,9 @@ def measure(layers: int, dtype: torch.dtype, *, int8: bool) -> tuple[float, floa
         own = time.perf_counter() - started
     kernels = load_kernels()
     started = time.perf_counter()
-    prepare(model, dtype, torch.device("cpu"), cpu_kernels=kernels, int8_weights=int8)
+    prepare(
+        model, dtype, torch.device("cpu"), cpu_kernels=kernels, quantize="int8" if int8 else None
+    )
     return own, time.perf_counter() - started
 
 

@@ -65,14 +65,18 @@ def main() -> None:
     parser.add_argument("--clients", type=int, nargs="*", default=[1, 8, 32])
     parser.add_argument("--dtype", default="bfloat16")
     parser.add_argument("--threads", type=int, default=0)
+    parser.add_argument("--quantize", help="QUANTIZE, such as int4")
+    parser.add_argument("--model", help="a model's folder or GGUF file; default: random weights")
     args = parser.parse_args()
     if args.threads:
         torch.set_num_threads(args.threads)
     folder = default_folder()
-    if not is_made(folder):
+    if not args.model and not is_made(folder):
         make_model(folder)
     settings = Settings(
-        model=ModelSettings(model_id=str(folder), dtype=args.dtype),
+        model=ModelSettings(
+            model_id=args.model or str(folder), dtype=args.dtype, quantize=args.quantize
+        ),
         engine=EngineSettings(max_total_tokens=1024),
     )
     engine, _ = load_engine(settings, print)

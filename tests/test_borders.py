@@ -97,7 +97,7 @@ FLOORS = {
         ["reference_check", "kv_cache", "states"],
         ["attention"],
         ["layers"],
-        ["loaded_model", "lora", "sampling", "checks"],
+        ["formats", "loaded_model", "lora", "sampling", "checks"],
         ["parallel"],
         ["execution"],
         ["optimize"],

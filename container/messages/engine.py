@@ -156,7 +156,8 @@ class EngineInfo(msgspec.Struct, frozen=True):
     replicas of the model. `reuses_prefixes`: a cached prefix is not computed again. `fallbacks`
     are the reasons for which it is served more slowly than it could be. `max_requests` may be
     unfinished at a time, without records of batch bodies. `state_slots` sequences of a recurrent
-    model may run at a time; 0 for other models.
+    model may run at a time; 0 for other models. `cpu` names the processor's instruction set, if the
+    model runs on it.
     """
 
     model_id: str
@@ -179,6 +180,7 @@ class EngineInfo(msgspec.Struct, frozen=True):
     fallbacks: list[str] = []
     max_requests: int = 128
     state_slots: int = 0
+    cpu: str | None = None
 
 
 class Distribution(msgspec.Struct, frozen=True, array_like=True):

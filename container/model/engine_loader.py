@@ -27,6 +27,7 @@ from container.ipc.backend_server import Progress
 from container.messages.engine import EngineInfo, SamplingParams
 from container.model.execution.factory import capture_decodes, capture_sizes, make_runner
 from container.model.execution.model_runner import TorchModelRunner
+from container.model.formats.checkpoint import method_name
 from container.model.hf_config import text_config
 from container.model.loaded_model import LoadedModel
 from container.model.loading.checkpoint import ModelFiles, copy_text_files, find_model
@@ -36,7 +37,7 @@ from container.model.loading.config import (
     is_multimodal,
     read_config,
 )
-from container.model.loading.cpu_kernels import load_kernels
+from container.model.loading.cpu_kernels import load_kernels, processor_name
 from container.model.loading.engine_limits import find_slots, size_engine
 from container.model.loading.memory_plan import (
     is_faster_to_copy,
@@ -82,6 +83,7 @@ def load_engine(
         settings.model.model_source(),
         revision=settings.model.revision,
         token=settings.model.hf_token,
+        reads_gguf=True,
     )
     text_path = files.path if text_folder is None else copy_text_files(files, text_folder)
     model_config = read_config(settings.model, files.path)
@@ -189,7 +191,7 @@ def load_engine(
         model,
         config,
         placement,
-        quantize=settings.model.quantize,
+        quantize=settings.model.quantize or method_name(files.path, model_config),
         data_parallel=settings.placement.data_parallel,
     )
     return engine, msgspec.structs.replace(info, fallbacks=fallbacks)
@@ -328,4 +330,5 @@ def _info(
         reuses_prefixes=config.reuses_prefixes,
         max_requests=config.max_requests,
         state_slots=config.num_state_slots,
+        cpu=processor_name() if model.device.type == "cpu" else None,
     )

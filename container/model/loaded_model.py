@@ -11,6 +11,7 @@ from container.model.hf_config import text_config
 from container.model.kernels.cpu import Kernels
 from container.model.kv_cache.cache import LayerShape
 from container.model.layers.int8_linear import BatchPhase
+from container.model.layers.quantized_weight import QuantizedWeight
 from container.model.states.mixers import RecurrentMixers
 
 # Attention kernels for decodes that read no context lengths on the host.
@@ -73,7 +74,7 @@ class LoadedModel:
 
 def parameter_bytes(module: torch.nn.Module) -> int:
     """Memory of a model's parameters in bytes, those offloaded to disk included."""
-    return sum(parameter.numel() * parameter.element_size() for parameter in module.parameters())
+    return sum(map(_bytes, module.parameters()))
 
 
 def stored_bytes(module: torch.nn.Module) -> int:
@@ -84,4 +85,10 @@ def stored_bytes(module: torch.nn.Module) -> int:
     tensors: list[torch.Tensor] = list(module.parameters())
     for part in module.modules():
         tensors += [value for value in vars(part).values() if isinstance(value, torch.Tensor)]
-    return sum({id(tensor): tensor.numel() * tensor.element_size() for tensor in tensors}.values())
+    return sum({id(tensor): _bytes(tensor) for tensor in tensors}.values())
+
+
+def _bytes(tensor: torch.Tensor) -> int:
+    if isinstance(tensor, QuantizedWeight):
+        return tensor.stored_bytes
+    return tensor.numel() * tensor.element_size()

@@ -61,11 +61,12 @@ class ModelSettings:
     )  # fmt: skip
     quantize: str | None = setting(
         None, "QUANTIZE", "HF_MODEL_QUANTIZE", cast=choice(
-            "int8", "bitsandbytes", "bitsandbytes-nf4", "bitsandbytes-fp4", "eetq", "fp8", "gptq",
-            "awq", "compressed-tensors", "exl2", "marlin",
+            "int8", "int4", "bitsandbytes", "bitsandbytes-nf4", "bitsandbytes-fp4", "eetq", "fp8",
+            "gptq", "awq", "compressed-tensors", "exl2", "marlin",
         ), wins="HF_MODEL_QUANTIZE",
-        meaning="Smaller weights. `int8`: eight bits, for any checkpoint, on a CPU too; TGI's "
-        "other names need a GPU. A name that cannot work stops the start with the reason.",
+        meaning="Smaller weights. `int8`: eight bits, for any checkpoint, on a CPU too; "
+        "`int4`: four bits in groups of 32, for any checkpoint, on a CPU only; TGI's other names "
+        "need a GPU. A name that cannot work stops the start with the reason.",
     )  # fmt: skip
     compile: bool = setting(
         False, "COMPILE", cast=flag,

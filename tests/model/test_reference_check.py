@@ -388,7 +388,7 @@ EIGHT_BIT_FAULTS: dict[str, Patch] = {
 
 
 @pytest.mark.parametrize("weights", ["random", "outliers", "trained"])
-@pytest.mark.parametrize("options", [{"int8_weights": True}, {"cache_dtype": torch.float8_e4m3fn}])
+@pytest.mark.parametrize("options", [{"quantize": "int8"}, {"cache_dtype": torch.float8_e4m3fn}])
 def test_eight_bits_are_accepted(weights: str, options: dict[str, Any]) -> None:
     assert not _is_refused(_model(weights, BF16), BF16, **options)
 
@@ -399,7 +399,7 @@ def test_a_fault_in_eight_bit_weights_is_refused(
     weights: str, fault: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     EIGHT_BIT_FAULTS[fault](monkeypatch)
-    assert _is_refused(_model(weights, BF16), BF16, int8_weights=True)
+    assert _is_refused(_model(weights, BF16), BF16, quantize="int8")
 
 
 @pytest.mark.parametrize("name", [*tiny_models.CONFIGS, "llama_wide", "phi3"])

@@ -73,8 +73,14 @@ def test_bfloat16_predicts_as_well_as_transformers_bfloat16() -> None:
 
 
 def test_weights_of_eight_bits_cost_at_most_one_percent() -> None:
-    served = _perplexity(_served(real_models.prepared(torch.bfloat16, int8_weights=True)))
+    served = _perplexity(_served(real_models.prepared(torch.bfloat16, quantize="int8")))
     assert served == pytest.approx(_bfloat16(), rel=0.01)
+
+
+def test_weights_of_four_bits_cost_at_most_two_percent() -> None:
+    """These weights were once of four bits in the same groups: of others it costs more."""
+    served = _perplexity(_served(real_models.prepared(torch.float32, quantize="int4")))
+    assert served == pytest.approx(_bfloat16(), rel=0.02)
 
 
 def test_a_cache_of_eight_bits_costs_at_most_one_percent() -> None:

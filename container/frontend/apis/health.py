@@ -93,6 +93,7 @@ def _engine_info(info: EngineInfo, limits: RequestLimits) -> dict[str, Any]:
         "model_pipeline_tag": "image-text-to-text" if info.is_multimodal else "text-generation",
         "model_dtype": info.dtype,
         "model_device_type": info.device,
+        "cpu": info.cpu,
         "attention": info.attention,
         "fallbacks": info.fallbacks,
         "quantize": info.quantize,

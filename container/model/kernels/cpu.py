@@ -49,8 +49,9 @@ class WeightArgs(ctypes.Structure):
     """`struct weight` of csrc/gemm.h."""
 
     _fields_ = [
-        ("numbers", _POINTER), ("scales", _POINTER), ("bias", _POINTER), ("inputs", _INT),
-        ("outputs", _INT), ("kind", ctypes.c_int),
+        ("numbers", _POINTER), ("scales", _POINTER), ("bias", _POINTER), ("block_of", _POINTER),
+        ("inputs", _INT), ("outputs", _INT), ("block", _INT), ("blocks", _INT),
+        ("kind", ctypes.c_int),
     ]  # fmt: skip
 
 

@@ -1,9 +1,10 @@
 """Linear layers by the compiled kernels, with weights in their packed layout: see csrc/gemm.h.
 
 A row's bits do not depend on the number of rows. Weights have the rows' dtype, or are int8 with a
-scale for each output. Weights of a float32 model that bfloat16 holds exactly, as in most
-checkpoints, are stored in bfloat16: the results are the same to the bit, and a decode, which mostly
-waits for weights, reads half of the bytes.
+scale for each output, or of four or eight bits in groups (quantized_weight.py). Weights of a
+float32 model that bfloat16 holds exactly, as in most checkpoints, are stored in bfloat16: the
+results are the same to the bit, and a decode, which mostly waits for weights, reads half of the
+bytes.
 """
 
 import ctypes
@@ -15,12 +16,18 @@ from torch import nn
 from container.model.kernels.cpu import GemmArgs, Kernels, WeightArgs
 from container.model.layers.int8_linear import BatchPhase, Int8Linear, quantized
 from container.model.layers.linear import FastLinear, PackedLinear, PlainLinear, can_pack
+from container.model.layers.quantized_weight import (
+    QuantizedWeight,
+    can_quantize_to_int4,
+    quantized_to_int4,
+)
 
 # Outputs that lie side by side, as in gemm.h.
 GROUP = 48
 # Most numbers of results that an output layer reuses: 64 MiB.
 MAX_REUSED = 1 << 24
 WEIGHT_FORMATS = {torch.float32: 0, torch.bfloat16: 1, torch.int8: 2}
+QUANTIZED_FORMATS = {4: 3, 8: 4}  # by bits
 
 
 class CpuLinear(FastLinear):
@@ -45,23 +52,40 @@ class CpuLinear(FastLinear):
         self._rows_dtype = weight.dtype
         self._dtype = torch.float32 if fp32_out else weight.dtype
         self._reused = torch.empty(0, self.out_features)
-        numbers, self.scales = weight.detach(), None
-        if int8_weights:
-            numbers, scales = quantized(numbers)
-            self.scales = nn.functional.pad(scales, (0, -len(scales) % GROUP))
-        elif _fits_bfloat16(numbers):
-            numbers = numbers.bfloat16()
-        self.numbers = packed(numbers)
+        self.scales: torch.Tensor | None = None
+        self._group_of: torch.Tensor | None = None
+        if isinstance(weight, QuantizedWeight):
+            kind, groups = self._set_groups(weight), weight.scales.shape[1]
+        else:
+            kind, groups = self._set_numbers(weight.detach(), int8_weights=int8_weights), 1
         self.weight_args = WeightArgs(
             numbers=self.numbers.data_ptr(), scales=_address(self.scales),
-            bias=_address(self.bias), inputs=self.in_features, outputs=self.out_features,
-            kind=WEIGHT_FORMATS[numbers.dtype],
+            bias=_address(self.bias), block_of=_address(self._group_of), inputs=self.in_features,
+            outputs=self.out_features, block=self.in_features // groups, blocks=groups, kind=kind,
         )  # fmt: skip
         self._args = GemmArgs(
             weight=ctypes.addressof(self.weight_args), bf16=weight.dtype == torch.bfloat16,
             fp32_out=fp32_out,
         )  # fmt: skip
         self._args_address = ctypes.addressof(self._args)
+
+    def _set_numbers(self, numbers: torch.Tensor, *, int8_weights: bool) -> int:
+        """Pack a plain weight, in fewer bits where that is asked for or exact; return its kind."""
+        if int8_weights:
+            numbers, scales = quantized(numbers)
+            self.scales = nn.functional.pad(scales, (0, -len(scales) % GROUP))
+        elif _fits_bfloat16(numbers):
+            numbers = numbers.bfloat16()
+        self.numbers = packed(numbers)
+        return WEIGHT_FORMATS[numbers.dtype]
+
+    def _set_groups(self, weight: QuantizedWeight) -> int:
+        """Pack words of consecutive inputs, and scales beside offsets; return the kind."""
+        self.numbers = packed(weight.numbers.view(torch.int32))
+        scales, offsets = (packed(part).squeeze(-1) for part in (weight.scales, weight.offsets))
+        self.scales = torch.stack([scales, offsets], 2)
+        self._group_of = weight.group_of
+        return QUANTIZED_FORMATS[weight.bits]
 
     def forward(self, rows: torch.Tensor) -> torch.Tensor:
         """Multiply [..., in_features] to [..., out_features]. Raises RuntimeError for others."""
@@ -90,7 +114,7 @@ class CpuLinear(FastLinear):
 def packed(weight: torch.Tensor) -> torch.Tensor:
     """Reorder a weight, [out, in], to [groups, in / step, GROUP, step], as the kernels read it."""
     outputs, inputs = weight.shape
-    step = 1 if weight.dtype == torch.float32 else 2
+    step = 1 if weight.dtype.itemsize == 4 else 2
     full = outputs // GROUP * GROUP
     out = weight.new_zeros(-(-outputs // GROUP), inputs // step, GROUP, step)
     out[: full // GROUP] = weight[:full].view(-1, GROUP, inputs // step, step).transpose(1, 2)
@@ -102,14 +126,13 @@ def packed(weight: torch.Tensor) -> torch.Tensor:
 
 def can_use_gemm(kernels: Kernels | None, weight: torch.Tensor) -> bool:
     """Whether the kernels support a weight, [out, in]."""
-    return (
-        kernels is not None
-        and weight.device.type == "cpu"
-        and weight.dtype in (torch.float32, torch.bfloat16)
-        and kernels.supports_gemm
-        and weight.shape[1] % 2 == 0
-        and not (weight.dtype == torch.bfloat16 and _has_matrix_unit())
-    )
+    if kernels is None or weight.device.type != "cpu" or not kernels.supports_gemm:
+        return False
+    if weight.dtype not in (torch.float32, torch.bfloat16):
+        return False
+    if isinstance(weight, QuantizedWeight):
+        return True
+    return weight.shape[1] % 2 == 0 and not (weight.dtype == torch.bfloat16 and _has_matrix_unit())
 
 
 def _fits_bfloat16(weight: torch.Tensor) -> bool:
@@ -154,6 +177,12 @@ class LinearFactory:
         layer = self._compiled(weight, bias, int8_weights=True, fp32_out=fp32_out)
         return layer or Int8Linear(weight, bias, phase)
 
+    def int4(self, weight: torch.Tensor, bias: torch.Tensor | None) -> FastLinear:
+        """Make a layer with int4 weights, where the inputs divide into groups."""
+        if isinstance(weight, QuantizedWeight) or not can_quantize_to_int4(weight):
+            return self.linear(weight, bias)
+        return self.linear(quantized_to_int4(weight), bias)
+
     def packs(self, dtype: torch.dtype) -> bool:
         """Whether packed linear layers of this dtype work here; tries one."""
         if not (self.uses_kernels(dtype) or can_pack(dtype)):
@@ -185,6 +214,8 @@ class LinearFactory:
 
 
 def _of_torch(weight: torch.Tensor, bias: torch.Tensor | None) -> FastLinear:
+    if isinstance(weight, QuantizedWeight):
+        return PlainLinear(weight, bias)
     return PackedLinear(weight, bias) if can_pack(weight.dtype) else PlainLinear(weight, bias)
 
 

@@ -11,6 +11,8 @@ from functools import cache
 import torch
 from torch import nn
 
+from container.model.layers.quantized_weight import QuantizedWeight
+
 # oneDNN chooses its blocking for this many rows; measured best or equal from 1 to 512.
 PACK_ROWS = 32
 
@@ -61,7 +63,11 @@ class PlainLinear(FastLinear):
 
     def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None) -> None:
         super().__init__(weight, bias)
-        self.weight = nn.Parameter(weight.detach(), requires_grad=False)
+        self.weight = (
+            weight
+            if isinstance(weight, QuantizedWeight)
+            else nn.Parameter(weight.detach(), requires_grad=False)
+        )
 
     def forward(self, rows: torch.Tensor) -> torch.Tensor:
         """Multiply [..., in_features] to [..., out_features]."""
@@ -96,7 +102,10 @@ def merged_linear(linears: list[nn.Linear], make: MakeLinear) -> FastLinear:
     biases = [linear.bias.detach() for linear in linears if linear.bias is not None]
     if biases and len(biases) < len(linears):
         raise ValueError("some of the layers have a bias and some have none")
-    weights = [linear.weight.detach() for linear in linears]
+    weights = [
+        linear.weight if isinstance(linear.weight, QuantizedWeight) else linear.weight.detach()
+        for linear in linears
+    ]
     weight = torch.cat(weights) if len(weights) > 1 else weights[0]
     merged = make(weight, torch.cat(biases) if biases else None)
     merged.parts = [

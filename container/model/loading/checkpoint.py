@@ -5,6 +5,7 @@ A ModelLoadError names the missing file, before the weights are loaded.
 
 import json
 import logging
+import os
 import shutil
 import struct
 import tempfile
@@ -25,7 +26,10 @@ from huggingface_hub.errors import (
 )
 
 from container.errors import ModelLoadError
-from container.settings.process_env import model_root, outward_links
+from container.model.formats.checkpoint import is_gguf
+from container.model.formats.gguf_files import SUFFIX as GGUF_SUFFIX
+from container.model.formats.gguf_files import write_folder
+from container.settings.process_env import RANKS_FOLDER, model_root, outward_links
 
 log = logging.getLogger(__name__)
 
@@ -59,18 +63,30 @@ class ModelFiles:
 
 
 def find_model(
-    model_id: str, *, revision: str | None, token: str | None, variable: str = "HF_MODEL_ID"
+    model_id: str,
+    *,
+    revision: str | None,
+    token: str | None,
+    variable: str = "HF_MODEL_ID",
+    reads_gguf: bool = False,
 ) -> ModelFiles:
-    """Check a folder, or download a repository. Raises ModelLoadError.
+    """Check a folder or a GGUF file, or download a repository. Raises ModelLoadError.
 
     `variable` is the one that named the model, for messages.
     """
     folder = Path(model_id).expanduser()
+    if reads_gguf and ((folder.suffix == GGUF_SUFFIX and folder.is_file()) or is_gguf(folder)):
+        refuse_outward_links(folder if folder.is_dir() else folder.parent)
+        written = write_folder(folder.absolute(), os.environ.get(RANKS_FOLDER))
+        return _checked(ModelFiles(model_id, written, None))
     if folder.is_dir():
-        return _checked(ModelFiles(model_id, model_root(folder.resolve()), None))
+        files = ModelFiles(model_id, model_root(folder.resolve()), None)
+        refuse_outward_links(files.path)
+        return _checked(files)
     if folder.is_absolute() or model_id.startswith((".", "~")) or model_id.count("/") > 1:
         raise ModelLoadError(f"{variable}={model_id}: there is no such folder")
     path = _download(model_id, revision, token, variable)
+    refuse_outward_links(path)
     return _checked(ModelFiles(model_id, path, path.name))
 
 
@@ -129,12 +145,16 @@ def _download(model_id: str, revision: str | None, token: str | None, variable: 
     return path
 
 
-def _checked(files: ModelFiles) -> ModelFiles:
-    path = files.path
+def refuse_outward_links(path: Path) -> None:
+    """Raise ModelLoadError if a link leads out of the model's folder."""
     if links := outward_links(path):
         raise ModelLoadError(
             f"{links[0]} is a link that leads out of the model's folder; copy the file into it"
         )
+
+
+def _checked(files: ModelFiles) -> ModelFiles:
+    path = files.path
     if not (path / "config.json").is_file():
         hint = ""
         if any(path.glob("*.tar.gz")):
@@ -148,7 +168,7 @@ def _checked(files: ModelFiles) -> ModelFiles:
         raise ModelLoadError(f"{path}/config.json is not valid JSON: {error}") from error
     if not is_object:
         raise ModelLoadError(f"{path}/config.json is not a JSON object")
-    if not any(path.glob("*.safetensors")) and not any(path.glob("*.bin")):
+    if not any(any(path.glob(name)) for name in ("*.safetensors", "*.bin")) and not is_gguf(path):
         raise ModelLoadError(f"{path}: the weights are missing (no *.safetensors and no *.bin)")
     if not any(any(path.glob(name)) for name in TOKENIZER_FILES) and not _needs_no_file(path):
         raise ModelLoadError(

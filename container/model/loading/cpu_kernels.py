@@ -19,6 +19,13 @@ def library_name() -> str:
     return name if name in build_kernels.TARGETS else "default"
 
 
+def processor_name() -> str:
+    """Name the processor by what decides the kernels: `amx`, `avx512_bf16`, `avx2`, `neon` ..."""
+    if torch.cpu.get_capabilities().get("amx_tile", False):
+        return "amx"
+    return "neon" if build_kernels.MACHINE in ("aarch64", "arm64") else library_name()
+
+
 def load_kernels() -> Kernels | None:
     """Load and self-test the kernels; log the reason and return None where they cannot be used."""
     name = library_name()
@@ -28,5 +35,8 @@ def load_kernels() -> Kernels | None:
     except (OSError, AttributeError) as error:
         log.warning("CPU kernels unavailable, falling back to PyTorch ops (slower): %s", error)
         return None
-    log.info("CPU kernels: compiled for %s, self-test passed", name)
+    log.info(
+        "CPU kernels: compiled for %s, self-test passed; the processor is %s",
+        name, processor_name(),
+    )  # fmt: skip
     return kernels

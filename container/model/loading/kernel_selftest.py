@@ -28,6 +28,7 @@ from container.model.layers.decoder_layer import FusedDecoderLayer
 from container.model.layers.encoder_layer import EncoderParts, FusedEncoderLayer
 from container.model.layers.int8_linear import quantized
 from container.model.layers.layer_ops import LayerOps, LayerSpec
+from container.model.layers.quantized_weight import quantized_to_int4
 
 # Largest error, as a fraction of the largest number.
 TOLERANCE = {torch.bfloat16: 0.02, torch.float32: 1e-5}
@@ -36,6 +37,7 @@ DECODED, CHUNK, CHUNK_END = 23, 7, 18
 ROWS = 1 + CHUNK + 1  # a decode, a chunk, and one row of padding
 DECODE_BLOCKS, PROMPT_BLOCKS = [6, 1, 4, 0, 2], [5, 3, 8, 7]
 LENGTHS = 1, 33, 40  # of texts; keys are transposed for 32 rows at a time
+FEW_INPUTS = 16  # of a group of int4 weights
 ATTN_WIDTH, QKV = HEADS * DIM, (HEADS + 2 * KV_HEADS) * DIM
 
 
@@ -48,9 +50,9 @@ def check(kernels: Kernels) -> None:
         for window, head_norm, sinks in itertools.product((None, 6), (False, True), (False, True)):
             trial.check_layer_ops(window, head_norm=head_norm, sinks=sinks)
         if kernels.supports_gemm:
-            for int8_weights in (False, True):
-                trial.check_gemm(int8_weights=int8_weights)
-                trial.check_stack(int8_weights=int8_weights)
+            for quantize in (None, "int8", "int4"):
+                trial.check_gemm(quantize)
+                trial.check_stack(quantize)
             for dim in (2 * LANES, 3 * LANES):
                 trial.check_encoder(dim)
 
@@ -98,24 +100,27 @@ class _Trial:
             )
         self._compare(*results)
 
-    def check_gemm(self, *, int8_weights: bool) -> None:
+    def check_gemm(self, quantize: str | None) -> None:
         """Check GEMMs whose outputs, rows and inputs are no multiples of the tile sizes."""
-        weight, bias = self._random(115, 198), self._random(115)
-        rows = self._random(67, 198)
+        inputs = 208 if quantize == "int4" else 198
+        weight, bias = self._random(115, inputs), self._random(115)
+        rows = self._random(67, inputs)
         exact = weight.float()
-        if int8_weights:
+        if quantize == "int8":
             numbers, scales = quantized(weight)
             exact = numbers * scales[:, None]
+        elif quantize == "int4":
+            exact = quantized_to_int4(weight, FEW_INPUTS).dequantized(torch.float32)
         expected = nn.functional.linear(rows.float(), exact, bias.float())
         for fp32_out in (False, True):
-            product = CpuLinear(
-                weight, bias, self._kernels, int8_weights=int8_weights, fp32_out=fp32_out
-            )
-            self._compare([expected], [product(rows)])
+            product = self._linear(weight, bias, quantize, fp32_out=fp32_out)
+            one_by_one = torch.cat([product(row).clone() for row in rows.split(1)])
+            got = [product(rows), one_by_one]
+            self._compare([expected] * 2, got)
 
-    def check_stack(self, *, int8_weights: bool) -> None:
+    def check_stack(self, quantize: str | None) -> None:
         """Check two decoder layers in one call against PyTorch operations."""
-        layers = [self._layer(index, int8_weights=int8_weights) for index in range(2)]
+        layers = [self._layer(index, quantize) for index in range(2)]
         x, results = self._random(1, ROWS, HIDDEN), []
         for run in (_one_by_one, self._fused_stack):
             # Some processors leave a step with a chunk to torch.
@@ -159,11 +164,23 @@ class _Trial:
             dim, q, k, v, dense, linear(width, hidden), linear(hidden, width), norms
         )
 
-    def _layer(self, index: int, *, int8_weights: bool) -> FusedDecoderLayer:
+    def _linear(
+        self,
+        weight: torch.Tensor,
+        bias: torch.Tensor | None,
+        quantize: str | None,
+        *,
+        fp32_out: bool = False,
+    ) -> CpuLinear:
+        if quantize == "int4":
+            weight = quantized_to_int4(weight, FEW_INPUTS)
+        is_int8 = quantize == "int8"
+        return CpuLinear(weight, bias, self._kernels, int8_weights=is_int8, fp32_out=fp32_out)
+
+    def _layer(self, index: int, quantize: str | None) -> FusedDecoderLayer:
         shapes = (QKV, HIDDEN), (HIDDEN, ATTN_WIDTH), (2 * WIDTH, HIDDEN), (HIDDEN, WIDTH)
         qkv, o, gate_up, down = (
-            CpuLinear(self._random(*shape) / 8, None, self._kernels, int8_weights=int8_weights)
-            for shape in shapes
+            self._linear(self._random(*shape) / 8, None, quantize) for shape in shapes
         )
         return FusedDecoderLayer(self._spec(index, None, head_norm=True), (qkv, o, gate_up, down))
 

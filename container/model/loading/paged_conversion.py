@@ -45,10 +45,11 @@ from container.model.kv_cache.cache import (
     fill_stale,
 )
 from container.model.layers.cpu_linear import LinearFactory
-from container.model.layers.int8_linear import BatchPhase, quantized
+from container.model.layers.int8_linear import BatchPhase
 from container.model.layers.linear import MakeLinear, PlainLinear
 from container.model.loaded_model import uses_device_map
 from container.model.loading.attention_backend import choose_kernels
+from container.model.loading.quantization import rounding
 from container.model.optimize.compiling import compile_layers
 from container.model.optimize.fusing import fuse_decoder_layers
 from container.model.optimize.packing import keep_read_weights, pack
@@ -56,6 +57,7 @@ from container.model.optimize.stacking import stack_layers
 from container.model.parallel.tensor_parallel import is_tensor_parallel
 from container.model.reference_check import (
     EXACT_DTYPE,
+    FOUR_BITS_TOLERANCE,
     REDUCED_TOLERANCE,
     WHOLE_TOLERANCE,
     Accuracy,
@@ -91,29 +93,33 @@ def convert_to_paged(
     phase: BatchPhase | None = None,
     cache_dtype: torch.dtype | None = None,
     *,
+    int4_weights: bool = False,
     cpu_kernels: Kernels | None = None,
     compiles: bool = False,
 ) -> PagedModel:
     """Convert a model to paged attention, and check it on a prompt with these ids.
 
-    `phase` quantizes the weights to int8; `cache_dtype` is the cache's dtype if not the model's;
-    `compiles` runs the layers through torch.compile. Raises NotPageable and leaves the model
-    unchanged, or Mismatch if the served form is less accurate than the model's own.
+    `phase` quantizes the weights to int8, `int4_weights` to int4; `cache_dtype` is the cache's
+    dtype if not the model's; `compiles` runs the layers through torch.compile. Raises NotPageable
+    and leaves the model unchanged, or Mismatch if the served form is less accurate than the
+    model's own.
     """
     trial = convert(module, ids, device)
     if compiles and trial.mixers is not None:
         raise ConfigError(["COMPILE=1 cannot work here: the model is recurrent; leave it out"])
     dtype, ideal = trial.dtype, None
-    is_reduced = phase is not None or cache_dtype is not None
+    is_reduced = phase is not None or int4_weights or cache_dtype is not None
     # A recurrence step by step rounds differently from one over a whole prompt, even if exact.
     if is_reduced or trial.mixers is not None:
-        ideal = trial.run_exact(cache_dtype, dequantized if phase is not None else None)
+        ideal = trial.run_exact(cache_dtype, rounding(phase, int4_weights=int4_weights))
     if compiles:
         compile_layers(module, trial.run_once)
     if trial.mixers is not None:
         keep_read_weights(module, trial.run_once)
     keeps_layers = compiles or uses_device_map(module)
-    _make_fast(module, trial, phase, LinearFactory(cpu_kernels), keeps_layers=keeps_layers)
+    linears = LinearFactory(cpu_kernels)
+    made = _choose_linears(phase, linears, int4_weights=int4_weights)
+    _make_fast(module, trial, linears, made, keeps_layers=keeps_layers)
     attending = [at for at, shape in enumerate(trial.shapes) if shape != NO_KEYS]
     kernels = choose_kernels(
         [trial.shapes[at] for at in attending], [trial.layer_attn_params[at] for at in attending],
@@ -123,7 +129,8 @@ def convert_to_paged(
     trial.check_served()
     if not keeps_layers and module.device.type == "cpu":
         stack_layers(module, trial.run_once, trial, cpu_kernels)
-    trial.check_whole(is_reduced=is_reduced)
+    limit = REDUCED_TOLERANCE if is_reduced else WHOLE_TOLERANCE
+    trial.check_whole(FOUR_BITS_TOLERANCE if int4_weights else limit)
     return PagedModel(trial.shapes, kernels, trial.mixers)
 
 
@@ -259,13 +266,11 @@ class PagedTrial:
         if not accuracy.is_accepted:
             raise Mismatch(f"the served layers are off by {accuracy}")
 
-    def check_whole(self, *, is_reduced: bool) -> None:
+    def check_whole(self, limit: float) -> None:
         """Compare the whole model's logits. Raises Mismatch if they have little in common.
 
         Rounding adds up over the layers, so this finds only faults between them.
-        `is_reduced`: weights or cache have fewer bits than the model's.
         """
-        limit = REDUCED_TOLERANCE if is_reduced else WHOLE_TOLERANCE
         forward, size = self._forward(self._cache_dtype)
         worst = 0.0
         for plan, positions in islice(plan_schedule(self._reference.ids, size), WHOLE_STEPS):
@@ -317,49 +322,48 @@ class PagedTrial:
 def _make_fast(
     module: PreTrainedModel,
     trial: PagedTrial,
-    phase: BatchPhase | None,
     linears: LinearFactory,
+    chosen: "Chosen",
     *,
     keeps_layers: bool,
 ) -> None:
-    """Replace layers and linear layers by faster forms, and by int8 ones if there is a `phase`.
+    """Replace layers and linear layers by faster forms, and by the chosen ones of fewer bits.
 
     `keeps_layers` leaves decoder layers unchanged, because they are compiled, or because
     accelerate loads their weights from the disk or another device for each call.
     """
-    make, make_head = _choose_linears(phase, linears)
+    make, make_head, is_quantized = chosen
     kernels = linears.kernels
     if keeps_layers:
-        if phase is not None:
+        if is_quantized:
             pack(module, make, make_head, kernels=kernels)
     elif module.device.type != "cpu":
-        plain = PlainLinear if phase is None else make
+        plain = make if is_quantized else PlainLinear
         fuse_decoder_layers(module, trial.layer_attn_params, trial, plain, PlainLinear, None)
-        if phase is not None:
+        if is_quantized:
             pack(module, make, make_head, kernels=kernels)
     elif linears.packs(trial.dtype):
         params = trial.layer_attn_params
         fuse_decoder_layers(module, params, trial, make, linears.linear, kernels)
         pack(module, make, make_head, kernels=kernels)
-    elif phase is not None:
+    elif is_quantized:
         pack(module, make, make_head, kernels=kernels)
 
 
+# How to make the layers' linear layers, how to make the output layer, and whether with fewer bits.
+Chosen = tuple[MakeLinear, MakeLinear, bool]
+
+
 def _choose_linears(
-    phase: BatchPhase | None, linears: LinearFactory
-) -> tuple[MakeLinear, MakeLinear]:
-    """Choose how to make the layers' linear layers, and the output layer, which has no phase."""
+    phase: BatchPhase | None, linears: LinearFactory, *, int4_weights: bool
+) -> Chosen:
+    """Choose the layers' linear layers, and the output layer, which has no phase.
+
+    The output layer has eight bits at least: four would change the choice between likely tokens.
+    """
+    head = functools.partial(linears.int8, phase=None, fp32_out=True)
+    if int4_weights:
+        return linears.int4, head, True
     if phase is None:
-        return linears.linear, linears.head
-    return (
-        functools.partial(linears.int8, phase=phase),
-        functools.partial(linears.int8, phase=None, fp32_out=True),
-    )
-
-
-def dequantized(module: torch.nn.Module, name: str, weight: torch.Tensor) -> torch.Tensor:
-    """Round a linear layer's weight to eight bits and back; return other weights unchanged."""
-    if type(module) is not torch.nn.Linear or name != "weight":
-        return weight
-    numbers, scales = quantized(weight)
-    return (numbers * scales[:, None]).to(weight.dtype)
+        return linears.linear, linears.head, False
+    return functools.partial(linears.int8, phase=phase), head, True

@@ -15,6 +15,7 @@ from container.model.execution.vision_runner import VisionRunner, check_images
 from container.model.kernels.cpu import Kernels
 from container.model.kv_cache import cache as kv_cache
 from container.model.layers.int8_linear import BatchPhase
+from container.model.layers.quantized_weight import QuantizedWeight
 from container.model.loaded_model import LoadedModel, parameter_bytes, stored_bytes
 from container.model.loading.paged_conversion import convert_to_paged
 from container.model.optimize.packing import name_linears
@@ -22,6 +23,7 @@ from container.model.parallel.tensor_parallel import is_tensor_parallel
 from container.model.reference_check import Mismatch, usable_ids
 from container.model.states.cache import bytes_per_sequence
 
+GROUPS_COMPUTED = "no kernels for its weights of four or eight bits; each step computes them anew"
 NOT_PAGED = "requests run one after another, since this model's attention is not paged"
 
 
@@ -57,17 +59,20 @@ def prepare(
     *,
     check_ids: list[int] | None = None,
     cpu_kernels: Kernels | None = None,
-    int8_weights: bool = False,
+    quantize: str | None = None,
     cache_dtype: torch.dtype | None = None,
     compiles: bool = False,
 ) -> LoadedModel:
     """Choose how to serve a model, and check it on a prompt of `check_ids`.
 
-    `int8_weights` quantizes the weights, `cache_dtype` is the cache's, `compiles` uses
+    `quantize` (`int8` or `int4`) is the weights' form, `cache_dtype` the cache's, `compiles` uses
     torch.compile; `cpu_kernels` are for a model on a CPU. Raises ModelLoadError if no form matches
     the model's own results, ConfigError if one of these options cannot work.
     """
-    phase = BatchPhase() if int8_weights else None
+    phase = BatchPhase() if quantize == "int8" else None
+    has_groups = quantize == "int4" or any(
+        isinstance(parameter, QuantizedWeight) for parameter in module.parameters()
+    )
     size = parameter_bytes(module)
     name_linears(module)
     ids = usable_ids(check_ids, module.config)
@@ -75,16 +80,20 @@ def prepare(
     if not module.config.is_encoder_decoder:
         try:
             paged = convert_to_paged(
-                module, ids, device, phase, cache_dtype, cpu_kernels=cpu_kernels, compiles=compiles
-            )
+                module, ids, device, phase, cache_dtype, int4_weights=quantize == "int4",
+                cpu_kernels=cpu_kernels, compiles=compiles,
+            )  # fmt: skip
         except NotPageable as error:
             reason = str(error)
         except Mismatch as error:
             raise ModelLoadError(f"{module.config.model_type}: {error}") from error
         else:
-            if int8_weights:  # experts, which are no linear layers, stay as they are
+            if (
+                quantize is not None or has_groups
+            ):  # experts, which are no linear layers, stay as they are
                 size = stored_bytes(module)
             fallbacks = _missing_kernels(device, cpu_kernels, paged.kernels)
+            fallbacks += _missing_gemms(cpu_kernels, has_groups=has_groups)
             per_token = kv_cache.bytes_per_token(paged.layers, cache_dtype or dtype)
             return LoadedModel(
                 module, module.config, dtype, device, paged.layers, per_token,
@@ -93,7 +102,7 @@ def prepare(
                 kernels=paged.kernels, fallbacks=fallbacks, cpu_kernels=cpu_kernels,
             )  # fmt: skip
     requested = {
-        "QUANTIZE=int8": int8_weights,
+        f"QUANTIZE={quantize}": quantize is not None,
         "KV_CACHE_DTYPE": cache_dtype is not None,
         "COMPILE=1": compiles,
     }
@@ -111,10 +120,18 @@ def prepare(
     except Mismatch as error:
         raise ModelLoadError(f"{module.config.model_type}: {error}; it cannot be served") from error
     needs = hf_cache_runner.memory_needs(module, device)
+    fallbacks = (fallback, GROUPS_COMPUTED) if has_groups else (fallback,)
     return LoadedModel(
         module, module.config, dtype, device, None, *needs, weight_bytes=size,
-        fallbacks=(fallback,), cpu_kernels=cpu_kernels,
+        fallbacks=fallbacks, cpu_kernels=cpu_kernels,
     )  # fmt: skip
+
+
+def _missing_gemms(cpu_kernels: Kernels | None, *, has_groups: bool) -> tuple[str, ...]:
+    """Describe that weights in groups of inputs have no kernels."""
+    if not has_groups or (cpu_kernels is not None and cpu_kernels.supports_gemm):
+        return ()
+    return (GROUPS_COMPUTED,)
 
 
 def _missing_kernels(

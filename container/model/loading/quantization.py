@@ -1,6 +1,7 @@
 """Quantization on load: the values of QUANTIZE, and whether each can work here.
 
-This server itself quantizes any model to `int8` (container.model.layers.int8_linear). The other
+This server itself quantizes any model to `int8` (container.model.layers.int8_linear), and on a CPU
+to `int4` (container.model.layers.quantized_weight). The other
 names are TGI's, for transformers' quantizers: some need a checkpoint that was quantized that way,
 others quantize any checkpoint on load. A value that cannot work is refused before the weights are
 read, with the reason.
@@ -20,8 +21,11 @@ from transformers import (
 from transformers.quantizers.auto import AutoHfQuantizer
 
 from container.errors import ConfigError
+from container.model.layers.int8_linear import BatchPhase, quantized
+from container.model.layers.quantized_weight import can_quantize_to_int4, quantized_to_int4
+from container.model.reference_check import Convert
 
-INT8 = "int8"
+INT8, INT4 = OWN_METHODS = ("int8", "int4")
 
 
 def _bits_and_bytes_4(quant_type: str) -> BitsAndBytesConfig:
@@ -53,13 +57,14 @@ def quantizer_options(
     own_config: Any = getattr(config, "quantization_config", None)
     method = _method(own_config)
     placed: dict[str, Any] = {"device_map": {"": device}}
+    if method in BEFORE and device.type == "cpu" and name in (None, method):
+        return {}  # container.model.formats loads it
     if name is None:
         return {} if own_config is None else placed
-    if name == INT8:
+    if name in OWN_METHODS:
         if is_dequantized(config, device):
             return placed
-        if own_config is not None:
-            raise _refused(name, f"the checkpoint is quantized already ({method})")
+        _check_own(name, method, device)
         return {}
     if name in NOT_OFFERED:
         raise _refused(name, NOT_OFFERED[name])
@@ -95,6 +100,13 @@ def cast_parameters(module: PreTrainedModel, dtype: torch.dtype) -> None:
             parameter.data = parameter.data.to(dtype)
 
 
+def _check_own(name: str, method: str | None, device: torch.device) -> None:
+    if method is not None:
+        raise _refused(name, f"the checkpoint is quantized already ({method})")
+    if name == INT4 and device.type != "cpu":
+        raise _refused(name, "its kernels are for CPUs; set bitsandbytes-nf4 or int8")
+
+
 def _method(own_config: Any) -> str | None:
     method = own_config.get("quant_method") if isinstance(own_config, dict) else own_config
     method = getattr(method, "quant_method", method)
@@ -103,3 +115,25 @@ def _method(own_config: Any) -> str | None:
 
 def _refused(name: str, reason: str) -> ConfigError:
     return ConfigError([f"QUANTIZE={name} cannot work here: {reason}"])
+
+
+def rounding(phase: BatchPhase | None, *, int4_weights: bool) -> Convert | None:
+    """Return the conversion to fewer bits and back that the exact layers are computed with."""
+    if int4_weights:
+        return _through_int4
+    return None if phase is None else _through_int8
+
+
+def _through_int8(module: torch.nn.Module, name: str, weight: torch.Tensor) -> torch.Tensor:
+    """Round a linear layer's weight to eight bits and back; return other weights unchanged."""
+    if type(module) is not torch.nn.Linear or name != "weight":
+        return weight
+    numbers, scales = quantized(weight)
+    return (numbers * scales[:, None]).to(weight.dtype)
+
+
+def _through_int4(module: torch.nn.Module, name: str, weight: torch.Tensor) -> torch.Tensor:
+    """Round a linear layer's weight to four bits and back."""
+    if type(module) is not torch.nn.Linear or name != "weight" or not can_quantize_to_int4(weight):
+        return weight
+    return quantized_to_int4(weight).dequantized(weight.dtype)

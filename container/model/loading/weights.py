@@ -22,13 +22,14 @@ from transformers.distributed.configuration_utils import DistributedConfig
 
 from container.errors import ConfigError, ModelLoadError, one_line
 from container.images.reader import ImageReader
+from container.model.formats.checkpoint import has_few_bits, is_gguf, load_few_bits
 from container.model.kernels.cpu import Kernels
 from container.model.loaded_model import LoadedModel
 from container.model.loading.checkpoint import loadable
 from container.model.loading.config import choose_cache_dtype, choose_dtype
 from container.model.loading.prepare import prepare, prepare_vision
 from container.model.loading.quantization import (
-    INT8,
+    OWN_METHODS,
     cast_parameters,
     is_dequantized,
     quantizer_options,
@@ -64,9 +65,12 @@ def plan_load(
                 "SM_NUM_GPUS=1, or DATA_PARALLEL to the number of GPUs"
             ]
         )
-    if placement.uses_device_map and settings.quantize == INT8:
+    if placement.uses_device_map and settings.quantize in OWN_METHODS:
         raise ConfigError(
-            [f"QUANTIZE={INT8} is not supported for a model on several devices; unset it"]
+            [
+                f"QUANTIZE={settings.quantize} is not supported for a model on several devices; "
+                "unset it"
+            ]
         )
     return placement, dtype
 
@@ -85,6 +89,10 @@ def load_weights(
 
     Raises ModelLoadError, ConfigError.
     """
+    if placement.device.type == "cpu" and has_few_bits(path, config):
+        _refuse_for_few_bits(settings, placement)
+    elif is_gguf(path):
+        raise ConfigError(["GGUF files are served on a CPU only; set SM_NUM_GPUS=0"])
     options = quantizer_options(settings.quantize, config, placement.device)
     if placement.uses_device_map:
         options |= {
@@ -102,7 +110,7 @@ def load_weights(
         dtype,
         placement.device,
         trust_remote_code=settings.trust_remote_code,
-        int8_weights=settings.quantize == INT8,
+        quantize=settings.quantize if settings.quantize in OWN_METHODS else None,
         cache_dtype=choose_cache_dtype(settings.kv_cache_dtype),
         compiles=settings.compile,
         options=options,
@@ -125,7 +133,7 @@ def load_model(
     device: torch.device,
     *,
     trust_remote_code: bool = False,
-    int8_weights: bool = False,
+    quantize: str | None = None,
     cache_dtype: torch.dtype | None = None,
     compiles: bool = False,
     options: dict[str, Any] | None = None,
@@ -137,23 +145,59 @@ def load_model(
 
     With a `reader`, it is a vision-language model. `options` go to `from_pretrained`.
     """
-    loaded: tuple[PreTrainedModel, dict[str, Any]]
     auto_class: Any = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
     if reader is not None:
         auto_class = AutoModelForImageTextToText
-    source = loadable(path, os.environ.get(RANKS_FOLDER))
     try:
-        loaded = auto_class.from_pretrained(
-            source,
-            output_loading_info=True,
-            config=config,
-            dtype=dtype,
-            trust_remote_code=trust_remote_code,
-            attn_implementation="eager",  # the reference that paged attention is checked against
-            **(options or {}),
-        )
+        if device.type == "cpu" and has_few_bits(path, config):
+            module = load_few_bits(
+                path, config, dtype, auto_class, trust_remote_code=trust_remote_code
+            )
+        else:
+            module = _load_plain(
+                path, config, dtype, device, auto_class, trust_remote_code, options
+            )
+    except ModelLoadError:
+        raise
     except Exception as error:  # a broken checkpoint fails anywhere in transformers
         raise ModelLoadError(f"{path}: the model cannot be loaded: {one_line(error)}") from error
+    _simplify(module, config, dtype, device)
+    try:
+        if reader is not None:
+            requested = {f"QUANTIZE={quantize}": quantize, "KV_CACHE_DTYPE": cache_dtype}
+            _refuse_for_images({**requested, "COMPILE": compiles})
+            return prepare_vision(
+                module, dtype, device, reader.read_probe(), check_ids, cpu_kernels
+            )
+        return prepare(
+            module, dtype, device, check_ids=check_ids, cpu_kernels=cpu_kernels,
+            quantize=quantize, cache_dtype=cache_dtype, compiles=compiles,
+        )  # fmt: skip
+    except (ModelLoadError, ConfigError):
+        raise
+    except Exception as error:  # sizes in config.json that contradict each other
+        raise ModelLoadError(f"{path}: the model cannot be run: {one_line(error)}") from error
+
+
+def _load_plain(
+    path: Path,
+    config: PretrainedConfig,
+    dtype: torch.dtype,
+    device: torch.device,
+    auto_class: Any,
+    trust_remote_code: bool,
+    options: dict[str, Any] | None,
+) -> PreTrainedModel:
+    """Load a checkpoint as transformers does. Raises ModelLoadError for missing tensors."""
+    loaded: tuple[PreTrainedModel, dict[str, Any]] = auto_class.from_pretrained(
+        loadable(path, os.environ.get(RANKS_FOLDER)),
+        output_loading_info=True,
+        config=config,
+        dtype=dtype,
+        trust_remote_code=trust_remote_code,
+        attn_implementation="eager",  # the reference that paged attention is checked against
+        **(options or {}),
+    )
     module, loading_info = loaded
     missing = sorted(loading_info["missing_keys"])
     if missing:
@@ -170,22 +214,21 @@ def load_model(
         )  # fmt: skip
     if not options:  # a quantized or distributed one is already placed
         module.to(device)  # type: ignore[arg-type]  # transformers types it for its own decorator
-    _simplify(module, config, dtype, device)
-    try:
-        if reader is not None:
-            requested = {f"QUANTIZE={INT8}": int8_weights, "KV_CACHE_DTYPE": cache_dtype}
-            _refuse_for_images({**requested, "COMPILE": compiles})
-            return prepare_vision(
-                module, dtype, device, reader.read_probe(), check_ids, cpu_kernels
-            )
-        return prepare(
-            module, dtype, device, check_ids=check_ids, cpu_kernels=cpu_kernels,
-            int8_weights=int8_weights, cache_dtype=cache_dtype, compiles=compiles,
-        )  # fmt: skip
-    except (ModelLoadError, ConfigError):
-        raise
-    except Exception as error:  # sizes in config.json that contradict each other
-        raise ModelLoadError(f"{path}: the model cannot be run: {one_line(error)}") from error
+    return module
+
+
+def _refuse_for_few_bits(settings: ModelSettings, placement: Placement) -> None:
+    """Raise ConfigError for settings that a quantized checkpoint on a CPU cannot have."""
+    requested = {
+        f"QUANTIZE={settings.quantize}": settings.quantize in OWN_METHODS,
+        f"TENSOR_PARALLEL={len(placement.devices)}": placement.is_tensor_parallel,
+        "MAX_MEMORY": placement.uses_device_map,
+        "COMPILE=1": settings.compile,
+    }
+    if refused := [name for name, is_requested in requested.items() if is_requested]:
+        raise ConfigError(
+            [f"{refused[0]} cannot work here: the checkpoint is quantized already; unset it"]
+        )
 
 
 def _simplify(

@@ -25,7 +25,7 @@ CPU = torch.device("cpu")
 # The fraction of a device's memory for weights under a device map; the rest is for the KV cache
 # and activations.
 WEIGHTS_FRACTION = 0.7
-# Methods that quantize while loading; int8 converts weights that are already in memory.
+# Methods that quantize while loading; int8 and int4 convert weights that are already in memory.
 BYTES_OF_A_WEIGHT = {
     "bitsandbytes": 1.0, "bitsandbytes-nf4": 0.5, "bitsandbytes-fp4": 0.5, "eetq": 1.0, "fp8": 1.0
 }  # fmt: skip
@@ -95,7 +95,7 @@ def place(
     reason = "TENSOR_PARALLEL=1 is set"
     if ranks > 1:
         obstacle = why_not_sharded(config, ranks)
-        if quantize not in (None, "int8"):
+        if quantize not in (None, "int8", "int4"):
             obstacle = obstacle or f"QUANTIZE={quantize} is for whole layers"
         if obstacle is None:
             return Placement(devices if devices[0].type == "cuda" else devices * ranks)

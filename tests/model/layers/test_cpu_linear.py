@@ -23,6 +23,7 @@ from container.model.layers.decoder_layer import FusedDecoderLayer
 from container.model.layers.int8_linear import quantized
 from container.model.layers.layer_ops import CosSin
 from container.model.layers.linear import PackedLinear
+from container.model.layers.quantized_weight import QuantizedWeight, quantized_to_int4
 from container.model.loaded_model import LoadedModel
 from container.model.loading import kernel_selftest
 from container.model.optimize.stacking import _is_chain
@@ -83,14 +84,53 @@ def test_products_are_torchs(
     _assert_near(got, expected, dtype)
 
 
-@pytest.mark.parametrize("int8_weights", [False, True], ids=["exact", "int8"])
+def _groups(weight: torch.Tensor, form: str) -> QuantizedWeight:
+    """Quantize to groups: of four or eight bits, or of four with the inputs' groups at random."""
+    four = quantized_to_int4(weight, 8 * (1 + weight.shape[1] % 3))
+    if form == "shuffled":
+        made = torch.Generator().manual_seed(0)
+        groups = torch.randint(four.scales.shape[1], (weight.shape[1],), generator=made)
+        return QuantizedWeight(
+            four.numbers, four.scales, four.offsets, bits=4, dtype=weight.dtype,
+            group_of=groups.int(),
+        )  # fmt: skip
+    return four.with_eight_bits() if form == "eight bits" else four
+
+
+@pytest.mark.skipif(not MULTIPLIED, reason="this processor leaves products to torch")
+@settings(max_examples=60, deadline=None)
+@given(
+    st.sampled_from(MULTIPLIED or FORMATS),
+    st.sampled_from(["four bits", "eight bits", "shuffled"]),
+    st.integers(1, 200), st.integers(1, 16).map(lambda n: 48 * n), st.integers(1, 70),
+    st.booleans(), st.booleans(),
+)  # fmt: skip
+def test_products_of_quantized_weights_are_those_of_the_dequantized(
+    dtype: torch.dtype, form: str, outputs: int, inputs: int, rows: int, fp32_out: bool,
+    has_bias: bool,
+) -> None:  # fmt: skip
+    made = torch.Generator().manual_seed(outputs)
+    weight = _groups(torch.randn(outputs, inputs, generator=made).to(dtype), form)
+    bias = torch.randn(outputs, generator=made).to(dtype) if has_bias else None
+    x = torch.randn(rows, inputs, generator=made).to(dtype)
+    got = CpuLinear(weight, bias, _kernels(), fp32_out=fp32_out)(x)
+    exact = weight.dequantized(torch.float32)
+    assert got.dtype == (torch.float32 if fp32_out else dtype)
+    expected = nn.functional.linear(x.float(), exact, None if bias is None else bias.float())
+    _assert_near(got, expected, dtype)
+
+
+@pytest.mark.parametrize("form", ["exact", "int8", "four bits", "eight bits", "shuffled"])
 @pytest.mark.parametrize("dtype", FORMATS, ids=str)
 def test_a_rows_bits_depend_neither_on_other_rows_nor_on_threads(
-    dtype: torch.dtype, int8_weights: bool
+    dtype: torch.dtype, form: str
 ) -> None:
     _need(dtype)
-    linear = CpuLinear(torch.randn(500, 700).to(dtype), None, _kernels(), int8_weights=int8_weights)
-    rows = torch.randn(150, 700).to(dtype)
+    weight = torch.randn(500, 720).to(dtype)
+    if form not in ("exact", "int8"):
+        weight = _groups(weight, form)
+    linear = CpuLinear(weight, None, _kernels(), int8_weights=form == "int8")
+    rows = torch.randn(150, 720).to(dtype)
     whole = linear(rows)
     for sizes in ([1] * 150, [7] * 21 + [3], [64, 86], [149, 1]):
         assert torch.equal(torch.cat([linear(part) for part in rows.split(sizes)]), whole)
@@ -152,14 +192,14 @@ def _engine(loaded: LoadedModel) -> Engine:
     return Engine(make_runner(loaded, config, end_token_ids=frozenset()), config, end_token_ids=[])
 
 
-@pytest.mark.parametrize("int8_weights", [False, True], ids=["exact", "int8"])
+@pytest.mark.parametrize("quantize", [None, "int8", "int4"])
 @pytest.mark.parametrize("dtype", FORMATS, ids=str)
 @pytest.mark.parametrize("name", ["llama", "qwen2", "qwen3", "mistral"])
 def test_a_stack_computes_what_its_layers_compute_one_by_one(
-    name: str, dtype: torch.dtype, int8_weights: bool, monkeypatch: pytest.MonkeyPatch
+    name: str, dtype: torch.dtype, quantize: str | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     _need(dtype)
-    loaded = prepare(tiny_models.make(name, dtype), dtype, CPU, int8_weights=int8_weights)
+    loaded = prepare(tiny_models.make(name, dtype), dtype, CPU, quantize=quantize)
     [stack] = _stacks(loaded)
     made = torch.Generator().manual_seed(0)
     prompts = [torch.randint(2, 200, (5 + 9 * i,), generator=made).tolist() for i in range(5)]

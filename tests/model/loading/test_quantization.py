@@ -1,4 +1,4 @@
-"""QUANTIZE: eight-bit weights made here, and what cannot work refused with the reason."""
+"""QUANTIZE: weights of eight and four bits made here; what cannot work is refused with a reason."""
 
 import copy
 import random
@@ -13,6 +13,7 @@ from container.model.execution.factory import make_runner
 from container.model.layers.cpu_linear import CpuLinear
 from container.model.layers.int8_linear import BatchPhase, Int8Linear
 from container.model.layers.linear import FastLinear
+from container.model.layers.quantized_weight import quantized_to_int4
 from container.model.loading.quantization import BEFORE, NOT_OFFERED, ON_LOAD, quantizer_options
 from tests.support.engines import Job, config_for, ids, run
 from tests.support.models import prepared, tiny_models
@@ -39,8 +40,22 @@ def _rounded(name: str) -> torch.nn.Module:
     return model
 
 
+def _steps(name: str) -> torch.nn.Module:
+    """A model whose weights are exactly what four bits in groups of 32 say; the output eight."""
+    model = _rounded(name)
+    for module in model.modules():
+        if isinstance(module, torch.nn.Linear) and module is not model.get_output_embeddings():
+            exact = quantized_to_int4(module.weight.data).dequantized().unflatten(1, (-1, 32))
+            low, high = exact.amin(-1, keepdim=True), exact.amax(-1, keepdim=True)
+            step = (high - low) / 15
+            numbers = ((exact - low) / step).round()
+            numbers[..., 0], numbers[..., 1] = 0, 15
+            module.weight.data = (numbers * step + low).flatten(1)
+    return model
+
+
 def _engine(name: str, dtype: torch.dtype = torch.float32, **sizes: int) -> Engine:
-    loaded = prepare(_rounded(name).to(dtype), dtype, CPU, int8_weights=True)
+    loaded = prepare(_rounded(name).to(dtype), dtype, CPU, quantize="int8")
     config = config_for(loaded, num_blocks=100, **sizes)
     return Engine(make_runner(loaded, config, end_token_ids=frozenset()), config, end_token_ids=[])
 
@@ -63,8 +78,46 @@ def test_weights_that_fit_eight_bits_give_what_generate_gives(name: str, product
         assert ids(got[index]) == whole[0, len(job.prompt) :].tolist()
 
 
+@pytest.mark.parametrize("name", ["llama", "qwen2", "gemma3"])
+def test_weights_that_fit_four_bits_give_what_generate_gives(name: str, products: str) -> None:
+    model = _steps(name)
+    loaded = prepare(_steps(name), torch.float32, CPU, quantize="int4")
+    config = config_for(loaded, num_blocks=100)
+    runner = make_runner(loaded, config, end_token_ids=frozenset())
+    engine = Engine(runner, config, end_token_ids=[])
+    jobs = [Job(_prompt(9 + i, i), SamplingParams(20), at_step=3 * i) for i in range(4)]
+    got = run(engine, jobs)
+    for index, job in enumerate(jobs):
+        whole = model.generate(
+            torch.tensor([job.prompt]), max_new_tokens=20, min_new_tokens=20, do_sample=False,
+            eos_token_id=None,
+        )  # fmt: skip
+        assert ids(got[index]) == whole[0, len(job.prompt) :].tolist()
+    assert bool(loaded.fallbacks) == (products == "torch")
+
+
+def test_layers_have_four_bits_and_the_output_eight() -> None:
+    loaded = prepare(tiny_models.make("llama"), torch.float32, CPU, quantize="int4")
+    made = [module for module in loaded.module.modules() if isinstance(module, CpuLinear)]
+    kinds = [one.weight_args.kind for one in made]
+    assert sorted(kinds) == [2] + 8 * [3], "the output's int8, and two layers of four products"
+
+
+def test_an_input_that_does_not_divide_into_groups_keeps_its_bits() -> None:
+    layer = prepared.linears().int4(torch.randn(48, 80), None)
+    assert isinstance(layer, CpuLinear)
+    assert layer.weight_args.kind == 0
+
+
+def test_four_bits_are_for_cpus() -> None:
+    config = copy.deepcopy(tiny_models.CONFIGS["llama"])
+    with pytest.raises(ConfigError, match=r"QUANTIZE=int4 cannot work here.*CPUs"):
+        quantizer_options("int4", config, torch.device("cuda"))
+    assert quantizer_options("int4", config, CPU) == {}
+
+
 def test_every_linear_layer_has_eight_bits(products: str) -> None:
-    loaded = prepare(tiny_models.make("llama"), torch.float32, CPU, int8_weights=True)
+    loaded = prepare(tiny_models.make("llama"), torch.float32, CPU, quantize="int8")
     made = [module for module in loaded.module.modules() if isinstance(module, FastLinear)]
     assert len(made) == 2 * 4 + 1, "two layers of four products, and the output"
     assert all(isinstance(one, CpuLinear | Int8Linear) for one in made)
@@ -102,8 +155,9 @@ def test_a_seed_gives_the_same_ids_alone_and_among_others(products: str) -> None
 
 
 def test_a_model_that_cannot_be_paged_is_refused_eight_bits() -> None:
-    with pytest.raises(ConfigError, match=r"QUANTIZE=int8.*not paged"):
-        prepare(tiny_models.make("t5"), torch.float32, CPU, int8_weights=True)
+    for quantize in ("int8", "int4"):
+        with pytest.raises(ConfigError, match=f"QUANTIZE={quantize}.*not paged"):
+            prepare(tiny_models.make("t5"), torch.float32, CPU, quantize=quantize)
 
 
 @pytest.mark.parametrize("name", [*ON_LOAD, *BEFORE])

@@ -86,7 +86,7 @@ def _load(folder: Path, dtype: torch.dtype, quantize: str | None = None) -> Load
     config = load_config(folder)
     options: dict[str, Any] = quantizer_options(quantize, config, CPU)
     return load_model(
-        folder, config, dtype, CPU, options=options, int8_weights=quantize == "int8",
+        folder, config, dtype, CPU, options=options, quantize=quantize,
         cpu_kernels=cpu_kernels(),
     )  # fmt: skip
 
@@ -133,5 +133,5 @@ def test_experts_that_stay_as_they_are_count_as_such() -> None:
     model = tiny_models.make("gpt_oss")
     experts = sum(one.nbytes for key, one in model.named_parameters() if ".experts." in key)
     linears = sum(one.weight.nbytes for one in model.modules() if type(one) is torch.nn.Linear)
-    packed = prepare(model, F32, CPU, int8_weights=True).weight_bytes
+    packed = prepare(model, F32, CPU, quantize="int8").weight_bytes
     assert experts + linears / 4 < packed < experts + linears

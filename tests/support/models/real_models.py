@@ -55,10 +55,10 @@ def reference(dtype: torch.dtype) -> LlamaForCausalLM:
 
 @cache
 def prepared(
-    dtype: torch.dtype, *, int8_weights: bool = False, cache_dtype: torch.dtype | None = None
+    dtype: torch.dtype, *, quantize: str | None = None, cache_dtype: torch.dtype | None = None
 ) -> LoadedModel:
     """Prepare the model as the server does; several engines may share it, one after another."""
-    return prepare(load(dtype), dtype, CPU, int8_weights=int8_weights, cache_dtype=cache_dtype)
+    return prepare(load(dtype), dtype, CPU, quantize=quantize, cache_dtype=cache_dtype)
 
 
 def release() -> None:

@@ -26,14 +26,19 @@
 #define LINE 64        /* bytes of a cache line */
 #define GROUP_LINES 3  /* of a group's weights for one input of float32, or two of bfloat16 */
 
-enum kind { FLOAT32, BFLOAT16, INT8 };
+/* INT8 has a scale for each output. UINT4 and UINT8 are unsigned numbers q with a scale s and an offset m
+ * for each output and block of inputs; the weight is q s + m. */
+enum kind { FLOAT32, BFLOAT16, INT8, UINT4, UINT8 };
 
 struct weight {
-    const void *numbers; /* [groups, inputs, GROUP] of float32, else [groups, inputs / 2, GROUP, 2] */
-    const float *scales; /* [groups * GROUP] for int8, else null */
+    /* [groups, inputs, GROUP] of float32, [groups, inputs / 2, GROUP, 2] of bfloat16 and int8; of blocks
+     * [groups, words, GROUP], where a word of 32 bits has consecutive inputs, the first in its low bits */
+    const void *numbers;
+    const float *scales; /* int8: [groups * GROUP]; blocks: [groups, blocks, 2, GROUP] of s and m; else null */
     const void *bias;    /* [outputs] of the rows' format, or null */
-    int64_t inputs, outputs;
-    int kind;            /* INT8, or the rows' format */
+    const int32_t *block_of; /* the block of each input, or null where blocks are consecutive inputs */
+    int64_t inputs, outputs, block, blocks; /* `block` inputs have one scale; a multiple of a word's inputs */
+    int kind;
 };
 
 struct gemm {
@@ -159,6 +164,95 @@ INLINE void widen_to_pairs(const int8_t *from, int64_t count, uint16_t *to) {
 }
 #endif
 
+/* Bits of a weight as stored. */
+INLINE int bits_of(int kind) {
+    return kind == FLOAT32 ? 32 : kind == BFLOAT16 ? 16 : kind == UINT4 ? 4 : 8;
+}
+
+/* Scales and offsets of a group for one input. */
+INLINE const float *scales_of(const struct weight *w, int64_t group, int64_t input) {
+    int64_t block = w->block_of ? w->block_of[input] : input / w->block;
+    return w->scales + (group * w->blocks + block) * 2 * GROUP;
+}
+
+/* Number `j` of each word. */
+INLINE floats number(words packed, int j, const int bits) {
+    return __builtin_convertvector((ints)((packed >> (bits * j)) & ((1u << bits) - 1)), floats);
+}
+
+/* Follows the scales of consecutive inputs: no division with each step. */
+struct scales {
+    const float *here;
+    int64_t left, block;
+};
+
+INLINE struct scales scales_from(const struct weight *w, int64_t group, int64_t input) {
+    return (struct scales){scales_of(w, group, input), w->block - input % w->block, w->block};
+}
+
+INLINE void pass_inputs(struct scales *scales, int64_t count) {
+    scales->left -= count;
+    if (scales->left) return;
+    scales->left = scales->block;
+    scales->here += 2 * GROUP;
+}
+
+/* Convert weights of `count` inputs from `first` on, which are in blocks, to float32, [count, GROUP]. */
+INLINE void widen_blocks(const struct weight *w, int64_t group, int64_t first, int64_t count, float *to,
+                         const int bits) {
+    const int in_word = 32 / bits, is_shuffled = w->block_of != 0;
+    const uint32_t *from = (const uint32_t *)w->numbers + (group * w->inputs + first) / in_word * GROUP;
+    struct scales scales = scales_from(w, group, first);
+    for (int64_t i = 0; i < count; i += in_word, from += GROUP) {
+        __builtin_prefetch((const char *)from + AHEAD);
+        for (int v = 0; v < GROUP; v += LANES) {
+            words packed = (words)load(from, v, 0);
+            floats scale = load(scales.here, v, 0), offset = load(scales.here, GROUP + v, 0);
+            for (int j = 0; j < in_word; j++) {
+                if (is_shuffled) {
+                    const float *own = scales_of(w, group, first + i + j);
+                    scale = load(own, v, 0), offset = load(own, GROUP + v, 0);
+                }
+                store(to, (i + j) * GROUP + v, number(packed, j, bits) * scale + offset, 0);
+            }
+        }
+        if (!is_shuffled) pass_inputs(&scales, in_word);
+    }
+}
+
+#define SIDE_BY_SIDE 3 /* vectors whose sums are in registers beside their scales and offsets */
+
+/* Add the products of one row and `count` weights in consecutive blocks: the sums of `widen_blocks` and
+ * `tile`, without the memory between them. */
+INLINE void add_row_of_blocks(const struct weight *w, int64_t group, int64_t first, int64_t count,
+                              const float *x, float *out, const int bits) {
+    const int in_word = 32 / bits;
+    const uint32_t *words_of_all = (const uint32_t *)w->numbers + (group * w->inputs + first) / in_word * GROUP;
+    for (int begin = 0; begin < GROUP; begin += SIDE_BY_SIDE * LANES) {
+        const uint32_t *from = words_of_all + begin;
+        floats sum[SIDE_BY_SIDE];
+        for (int k = 0; k < SIDE_BY_SIDE; k++) sum[k] = all(0.0f);
+        struct scales scales = scales_from(w, group, first);
+        for (int64_t i = 0; i < count; i += in_word, from += GROUP) {
+            words packed[SIDE_BY_SIDE];
+            floats scale[SIDE_BY_SIDE], offset[SIDE_BY_SIDE];
+            for (int k = 0; k < SIDE_BY_SIDE; k++) {
+                packed[k] = (words)load(from, k * LANES, 0);
+                scale[k] = load(scales.here, begin + k * LANES, 0);
+                offset[k] = load(scales.here, GROUP + begin + k * LANES, 0);
+            }
+            __builtin_prefetch((const char *)from + AHEAD);
+            __builtin_prefetch((const char *)from + AHEAD + LINE);
+            pass_inputs(&scales, in_word);
+            for (int j = 0; j < in_word; j++)
+                for (int k = 0; k < SIDE_BY_SIDE; k++)
+                    sum[k] += x[i + j] * (number(packed[k], j, bits) * scale[k] + offset[k]);
+        }
+        for (int k = 0; k < SIDE_BY_SIDE; k++)
+            store(out, begin + k * LANES, load(out, begin + k * LANES, 0) + sum[k], 0);
+    }
+}
+
 /* Convert `count` inputs of some rows, `stride` numbers apart, to float32, [rows, FEW_INPUTS]. */
 INLINE void widen_rows(const uint16_t *x, int64_t stride, int64_t rows, int64_t count, float *to) {
     for (int64_t r = 0; r < rows; r++) {
@@ -217,35 +311,53 @@ INLINE void add_converted(const struct gemm *p, int64_t group, int64_t begin, in
                           float *sum, const int kind, const int bf16) {
     const struct weight *w = p->weight;
     const int64_t inputs = w->inputs;
-    const int pairs = MULTIPLIES_PAIRS && bf16;
+    const int is_blocks = kind == UINT4 || kind == UINT8, bits = bits_of(kind);
+    const int pairs = MULTIPLIES_PAIRS && bf16 && !is_blocks;
     float weights[FEW_INPUTS * GROUP] __attribute__((aligned(LINE)));
     float converted[PIECE * FEW_INPUTS] __attribute__((aligned(LINE)));
     for (int64_t i = 0; i < inputs; i += FEW_INPUTS) {
-        int64_t count = inputs - i < FEW_INPUTS ? inputs - i : FEW_INPUTS;
-        const char *from = (const char *)w->numbers + (group * inputs + i) * GROUP * (kind == INT8 ? 1 : 2);
-        const char *soon = i + count < inputs || !next ? from + count * GROUP * (kind == INT8 ? 1 : 2) : next;
-        const int64_t steps = pairs ? count / 2 : count;
+        const int64_t count = inputs - i < FEW_INPUTS ? inputs - i : FEW_INPUTS;
+        const int64_t size = count * GROUP * bits / 8, steps = pairs ? count / 2 : count;
+        const char *from = (const char *)w->numbers + (group * inputs + i) * GROUP * bits / 8;
+        const char *soon = i + count < inputs || !next ? from + size : next;
         const void *x = at(p->x, begin * inputs + i, bf16);
         int64_t stride = inputs;
-#ifdef __AVX512BF16__
-        if (pairs) widen_to_pairs((const int8_t *)from, count, (uint16_t *)weights);
-        else
-#endif
-        widen(from, count, weights, kind);
         if (bf16 && !pairs) {
             widen_rows(x, inputs, rows, count, converted);
             x = converted;
             stride = FEW_INPUTS;
         }
-        for (int64_t r = 0; r < rows; r += TILE)
-            some_rows(at(x, r * stride, pairs), stride, weights, count,
-                      (struct soon){soon + r / TILE * steps * LINE, LINE}, sum + r * GROUP, pairs, 1, rows - r);
+        if (is_blocks && rows == 1 && !w->block_of) {
+            add_row_of_blocks(w, group, i, count, x, sum, bits);
+            continue;
+        }
+        if (is_blocks) widen_blocks(w, group, i, count, weights, bits);
+#ifdef __AVX512BF16__
+        else if (pairs) widen_to_pairs((const int8_t *)from, count, (uint16_t *)weights);
+#endif
+        else widen(from, count, weights, kind);
+        for (int64_t r = 0; r < rows; r += TILE) {
+            const int64_t done = r / TILE * steps * LINE;
+            struct soon lines = {soon + (done < size ? done : 0), done < size ? LINE : 0};
+            some_rows(at(x, r * stride, pairs), stride, weights, count, lines, sum + r * GROUP, pairs, 1, rows - r);
+        }
     }
+}
+
+/* One conversion for each kind of weights. */
+INLINE void add_any(const struct gemm *p, int64_t group, int64_t begin, int64_t rows, const void *next,
+                    float *sum, const int bf16) {
+    const int kind = p->weight->kind, pairs = MULTIPLIES_PAIRS && bf16;
+    if (kind == FLOAT32 || (pairs && kind == BFLOAT16)) add_stored(p, group, begin, rows, next, sum, pairs);
+    else if (kind == INT8) add_converted(p, group, begin, rows, next, sum, INT8, bf16);
+    else if (kind == UINT4) add_converted(p, group, begin, rows, next, sum, UINT4, bf16);
+    else if (kind == UINT8) add_converted(p, group, begin, rows, next, sum, UINT8, bf16);
+    else add_converted(p, group, begin, rows, next, sum, BFLOAT16, bf16);
 }
 
 INLINE void gemm_items(const struct gemm *p, int64_t first, int64_t last, int64_t ahead, const int bf16) {
     const struct weight *w = p->weight;
-    const int pairs = MULTIPLIES_PAIRS && bf16, is_stored = w->kind == FLOAT32 || (pairs && w->kind == BFLOAT16);
+    const float *scales = w->kind == INT8 ? w->scales : 0;
     const int64_t pieces = num_pieces(p->rows);
     const int64_t size = ((p->rows + pieces - 1) / pieces + TILE - 1) / TILE * TILE;
     for (int64_t item = first; item < last; item++) {
@@ -255,16 +367,13 @@ INLINE void gemm_items(const struct gemm *p, int64_t first, int64_t last, int64_
         const int64_t then = item + 1 < last ? item + 1 : ahead;
         float sum[PIECE * GROUP] __attribute__((aligned(LINE)));
         __builtin_memset(sum, 0, (uint64_t)(rows * GROUP) * sizeof(float));
-        const int64_t size_of = w->kind == FLOAT32 ? 4 : w->kind == BFLOAT16 ? 2 : 1;
         const void *next = then < 0 || then / pieces == group
-            ? 0 : (const char *)w->numbers + then / pieces * w->inputs * GROUP * size_of;
-        if (is_stored) add_stored(p, group, begin, rows, next, sum, pairs);
-        else if (w->kind == INT8) add_converted(p, group, begin, rows, next, sum, INT8, bf16);
-        else add_converted(p, group, begin, rows, next, sum, BFLOAT16, bf16);
+            ? 0 : (const char *)w->numbers + then / pieces * w->inputs * GROUP * bits_of(w->kind) / 8;
+        add_any(p, group, begin, rows, next, sum, bf16);
         for (int64_t r = 0; r < rows; r++)
             for (int64_t v = 0; v < VECTORS; v++) {
                 int64_t output = group * GROUP + v * LANES;
-                floats scale = w->scales ? load(w->scales, output, 0) : all(1.0f);
+                floats scale = scales ? load(scales, output, 0) : all(1.0f);
                 if (output < w->outputs)
                     finish(p, begin + r, output, load(sum, r * GROUP + v * LANES, 0) * scale);
             }

@@ -1,0 +1,1 @@
+"""Checkpoints whose weights have four or eight bits: GGUF, AWQ, GPTQ, compressed-tensors."""
