@@ -26,6 +26,8 @@ class FastLinear(nn.Module):
     def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None) -> None:
         super().__init__()
         self.in_features = weight.shape[1]
+        # Models ask their head's weight for its dtype; the numbers are in another layout.
+        self.weight = torch.empty_like(weight, device="meta")
         self.bias = bias.detach() if bias is not None else None
         self.parts: list[tuple[str, int]] = []
 

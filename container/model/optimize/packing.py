@@ -49,12 +49,15 @@ class _WatchedLinear(nn.Linear):
 
 
 @torch.inference_mode()
-def keep_read_weights(model: nn.Module, run: Callable[[], object]) -> None:
+def keep_read_weights(model: PreTrainedModel, run: Callable[[], object]) -> None:
     """Mark the linear layers whose weights the model's code reads itself: they stay as they are.
 
-    `run` calls the model.
+    `run` calls the model. Of its head's weight, models read no more than the dtype.
     """
-    linears = [module for module in model.modules() if type(module) is nn.Linear]
+    head = model.get_output_embeddings()
+    linears = [
+        module for module in model.modules() if type(module) is nn.Linear and module is not head
+    ]
     try:
         for linear in linears:
             linear.__class__ = _WatchedLinear

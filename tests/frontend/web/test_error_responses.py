@@ -1,6 +1,7 @@
 import json
 
 import pytest
+from flask import Flask
 from werkzeug.exceptions import RequestEntityTooLarge
 
 from container import errors
@@ -37,9 +38,12 @@ def test_an_unexpected_error_shows_nothing_of_itself(caplog: pytest.LogCaptureFi
 
 
 def test_a_large_body_is_the_clients_fault() -> None:
-    assert isinstance(
-        error_responses.to_client_error(RequestEntityTooLarge()), errors.PayloadTooLarge
-    )
+    app = Flask("test")
+    app.config["MAX_CONTENT_LENGTH"] = 25_000_000
+    with app.test_request_context():
+        shown = error_responses.to_client_error(RequestEntityTooLarge())
+    assert isinstance(shown, errors.PayloadTooLarge)
+    assert "25,000,000" in shown.message or "25000000" in shown.message
 
 
 @pytest.mark.parametrize("text", ["a" * 9000, "\x01" * 9000, "ä" * 500, "𝄞" * 300, "a" * 20, ""])

@@ -27,7 +27,7 @@ def test_clients_share_its_steps_and_known_prefixes(tmp_path: Path) -> None:
     path = tmp_path / "model"
     tokenizer.save_pretrained(path)
     tiny_models.make("qwen3_next", vocabulary=len(tokenizer)).save_pretrained(path)
-    prompts = [f"{number} " + "word and another " * (6 + 3 * number) for number in range(6)]
+    prompts = [f"{number} " + "word and another " * (26 + 3 * number) for number in range(6)]
     sizes = {"DTYPE": "float32", "MAX_BATCH_SIZE": "4"}
     with serving(tmp_path / "log", model=path, **sizes) as server:
         alone = [_ask(server.url, prompt) for prompt in prompts]

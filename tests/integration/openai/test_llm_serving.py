@@ -104,7 +104,9 @@ def test_a_bloom_model_gets_the_last_user_text_as_its_prompt(tmp_path: Path) -> 
         assert refused.status_code == 400
         assert "no chat template" in refused.json()["error"]["message"]
         only_system = ask(server, messages=messages[:1])
-        assert only_system.json()["error"]["message"] == "`messages` has none of the user"
+        assert only_system.json()["error"]["message"] == (
+            "`messages` must have a message of the user"
+        )
 
 
 def save_bloom(folder: Path) -> None:

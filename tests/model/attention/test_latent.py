@@ -40,6 +40,6 @@ def test_latents_that_would_be_less_exact_are_expanded(
 
 
 def test_eight_bits_are_those_of_the_matrix_that_expands_latents() -> None:
-    loaded = prepare(tiny_models.make("deepseek_v3"), torch.float32, CPU, int8_weights=True)
+    loaded = prepare(tiny_models.make("deepseek_v3"), torch.float32, CPU, quantize="int8")
     assert loaded.layers is not None
     assert loaded.layers[0].is_latent
