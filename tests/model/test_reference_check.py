@@ -132,12 +132,12 @@ def _read_a_stale_block(
 
 def _group_wrongly(monkeypatch: pytest.MonkeyPatch) -> None:
     """Give each group of query heads another group's keys and values."""
-    attend = paged._attend_dense
+    attend = paged.attend_dense
 
     def swapped(query: Any, keys: Any, values: Any, *args: Any) -> torch.Tensor:
         return attend(query, keys.flip(0), values.flip(0), *args)
 
-    monkeypatch.setattr(paged, "_attend_dense", swapped)
+    monkeypatch.setattr(paged, "attend_dense", swapped)
 
 
 def _store_no_values(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,6 +1,7 @@
 """batch, async, adapters, scale, logs, bench: the real commands over moto's account."""
 
 import csv
+import io
 import json
 import time
 from pathlib import Path
@@ -85,7 +86,7 @@ def test_a_table_is_answered_row_by_row_and_joined_with_its_input(
         time.sleep(0.2)
     assert status["TransformJobStatus"] == "Completed", status.get("FailureReason")
     body = storage.get_object(Bucket=BUCKET, Key="table/out/in.csv.out")["Body"].read().decode()
-    header, *rows = list(csv.reader(body.splitlines()))
+    header, *rows = list(csv.reader(io.StringIO(body, newline="")))
     assert header == ["inputs", "generated_text"]
     assert [row[0] for row in rows] == ["Hello, you", "One"]
     assert all(len(row) == 2 for row in rows)

@@ -4,6 +4,8 @@ As in "Associate prediction results with input records" of the SageMaker guide: 
 key SageMakerOutput; other JSON becomes {"SageMakerInput", "SageMakerOutput"}; CSV gets columns.
 """
 
+import csv
+import io
 import json
 from collections.abc import Mapping
 from typing import Any
@@ -33,7 +35,7 @@ def check_processing(params: Mapping[str, Any]) -> None:
 def with_input(data: bytes, answers: bytes, content_type: str) -> bytes:
     """Join input and answers. Raises ValueError if they have different numbers of lines."""
     records = [line for line in data.splitlines() if line.strip()]
-    lines = answers.splitlines()
+    lines = _csv_records(answers) if _is_csv(content_type) else answers.splitlines()
     if len(records) != len(lines):
         raise ValueError(
             f"JoinSource: {len(records)} lines of input have {len(lines)} lines of answers"
@@ -42,6 +44,16 @@ def with_input(data: bytes, answers: bytes, content_type: str) -> bytes:
     if _is_csv(content_type):
         return b"".join(record + b"," + line + b"\n" for record, line in pairs)
     return b"".join(_joined(record, line) for record, line in pairs)
+
+
+def _csv_records(data: bytes) -> list[bytes]:
+    """Split CSV into records, which may have line breaks within quotes."""
+    records = []
+    for row in csv.reader(io.StringIO(data.decode(), newline="")):
+        record = io.StringIO(newline="")
+        csv.writer(record, lineterminator="\n").writerow(row)
+        records.append(record.getvalue()[:-1].encode())
+    return records
 
 
 def _joined(record: bytes, line: bytes) -> bytes:

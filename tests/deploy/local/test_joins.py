@@ -41,3 +41,9 @@ def test_what_the_service_cannot_join_is_refused(
     job = {"TransformInput": source, "TransformOutput": output}
     with pytest.raises(Refusal, match=complaint):
         joins.check_processing(job | {"DataProcessing": {"JoinSource": "Input"}})
+
+
+def test_a_record_of_an_answer_may_have_line_breaks() -> None:
+    answers = b'generated_text\n"one\ntwo"\n'
+    joined = joins.with_input(b"inputs\na\n", answers, "text/csv")
+    assert joined == b'inputs,generated_text\na,"one\ntwo"\n'

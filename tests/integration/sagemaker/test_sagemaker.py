@@ -171,7 +171,7 @@ def test_execution_parameters_follow_the_batch_jobs_variables(
     assert asked == {
         "MaxConcurrentTransforms": 2,
         "BatchStrategy": "MULTI_RECORD",
-        "MaxPayloadInMB": 1,
+        "MaxPayloadInMB": 25,
     }
     job = {
         "SAGEMAKER_BATCH": "true",
@@ -207,7 +207,7 @@ def predict_fn(data, model):
         named = {line["message"]: line.get("inference_id") for line in lines}
         assert named["looking at 1"] == "abc-1"
         assert named["looking at 0"] == "abc-2"
-        assert named["user code failed"] == "abc-2"
+        assert named["handler: user code failed; the client gets an error"] == "abc-2"
 
 
 BODIES = st.one_of(

@@ -179,7 +179,7 @@ def test_every_request_is_counted_once_and_so_is_its_end(
         ("/generate_stream", b'{"inputs": "a", "parameters": {"max_new_tokens": 2}}', "json", 200),
         ("/invocations", lines, "jsonlines", 200),
         ("/invocations", b"a", "zip", 415),
-        ("/invocations", b"x" * 2_000_001, "json", 413),
+        ("/invocations", b"x" * 27_000_000, "json", 413),
         ("/v1/completions", b'{"prompt": ["a", "b"], "max_tokens": 2}', "json", 200),
         ("/v1/embeddings", b'{"input": "a"}', "json", 404),
         ("/tokenize", b'{"inputs": "a"}', "json", 200),

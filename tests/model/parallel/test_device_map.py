@@ -16,7 +16,7 @@ from tests.support.rank_engines import generate, save
 
 @pytest.mark.parametrize(
     ("name", "attention"),
-    [("llama", "paged"), ("gemma3", "paged"), ("bloom", "paged"), ("t5", "own"), ("lfm2", "own")],
+    [("llama", "paged"), ("gemma3", "paged"), ("bloom", "own"), ("t5", "own"), ("lfm2", "own")],
 )
 def test_greedy_output_of_a_spread_model_equals_generate(
     name: str, attention: str, tmp_path: Path

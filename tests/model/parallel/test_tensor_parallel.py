@@ -38,7 +38,6 @@ def test_a_seeded_request_gets_the_same_ids_alone_and_among_others(tmp_path: Pat
         ("gpt_neox", 4, {"SWAP_SPACE": "0.01"}),
         ("gemma3", 2, {"OVERLAP_STEPS": "1"}),
         ("qwen3_moe", 2, {}),
-        ("gpt_oss", 2, {}),
         ("llama4", 2, {}),
         ("llama_wide", 4, {"OVERLAP_STEPS": "1"}),
         ("phi3", 2, {}),
