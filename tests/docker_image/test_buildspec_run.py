@@ -17,7 +17,9 @@ from tests.support.image.stub_aws import Registry
 from tests.support.servers import ROOT
 
 # One at least of integration, units, SDK and image each, as pytest fails where it collects none.
-A_FEW_TESTS = '-k "changelog or ping_and_an_invocation or test_config or ping_is_200"'
+A_FEW_TESTS = (
+    '-k "changelog or ping_and_an_invocation or test_config or test_model_config or ping_is_200"'
+)
 REPOSITORY_URI = f"{stub_aws.HOST}/{stub_aws.REPOSITORY}"
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 TAG = f"cpu-{COMMIT[:12]}"

@@ -184,7 +184,7 @@ def test_every_request_is_counted_once_and_so_is_its_end(
         ("/v1/embeddings", b'{"input": "a"}', "json", 404),
         ("/tokenize", b'{"inputs": "a"}', "json", 200),
         ("/nowhere", b"{}", "json", 404),
-        ("/ping", b"{}", "json", 405),
+        ("/info", b"{}", "json", 405),
     ]
     for path, body, kind, status in posts:
         headers = {"Content-Type": f"application/{kind}"}
