@@ -98,12 +98,21 @@ def size_engine(
         # The model's own cache belongs to one sequence.
         reuses_prefixes=memory.prefix_caching and model.attention == "paged",
         scores_prompts=not model.has_encoder,
-        # A rejected draft cannot be taken back out of a state.
-        speculate=settings.speculate if model.attention == "paged" and not model.mixers else 0,
+        speculate=_draft_tokens(settings.speculate, model),
         num_state_slots=capacity.state_slots,
         num_snapshots=capacity.snapshots if memory.prefix_caching else 0,
         chunk_multiple=1 if model.mixers is None else SEGMENT,
     )
+
+
+def _draft_tokens(requested: int, model: LoadedModel) -> int:
+    """Return the number of draft tokens; warn if the model can have none."""
+    if not requested or (model.attention == "paged" and not model.mixers):
+        return requested
+    # A rejected draft cannot be taken back out of a state or the model's own cache.
+    reason = "the model is recurrent" if model.mixers else "the model uses its own cache"
+    log.warning("engine limits: SPECULATE=%d has no effect: %s", requested, reason)
+    return 0
 
 
 def find_slots(settings: MemorySettings, model: LoadedModel, num_processes: int) -> int:
