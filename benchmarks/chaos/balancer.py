@@ -1,7 +1,7 @@
 """A tiny balancer over two servers, and a rolling restart behind it in which no request may fail.
 
-It forwards bytes to the servers that were healthy at its last look, one after another. SIGTERM goes
-to a server once the balancer no longer sends to it, as a platform does it.
+It forwards each connection to one of its servers in turn. SIGTERM goes to a server once the
+balancer no longer sends to it, as a platform does it.
 """
 
 import contextlib
@@ -9,13 +9,13 @@ import itertools
 import socket
 import threading
 import time
-from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
-from benchmarks.chaos.load import Call, kinds
+from benchmarks.chaos.clients import Clients
+from benchmarks.chaos.load import kinds
 from benchmarks.chaos.raw_http import LOOPBACK
-from benchmarks.chaos.trial import Row
+from benchmarks.chaos.trial import Row, counts
 from benchmarks.chaos.watch import Watch
 from tests.support.servers import Server, spawn
 
@@ -61,44 +61,17 @@ def _copy(source: socket.socket, sink: socket.socket) -> None:
         sink.shutdown(socket.SHUT_WR)
 
 
-class Clients:
-    """Clients that ask again and again, and the outcomes of their requests."""
-
-    def __init__(self, url: str) -> None:
-        self.outcomes: dict[bool, Counter[str]] = {True: Counter(), False: Counter()}
-        self.messages: set[str] = set()
-        self._url = url
-        self._is_over = threading.Event()
-        self._threads = [threading.Thread(target=self._ask, args=(n,)) for n in range(NUM_CLIENTS)]
-
-    def start(self) -> None:
-        """Begin."""
-        for thread in self._threads:
-            thread.start()
-
-    def stop(self) -> None:
-        """Let the running requests end."""
-        self._is_over.set()
-        for thread in self._threads:
-            thread.join()
-
-    def _ask(self, number: int) -> None:
-        requested = kinds(NUM_TOKENS)
-        while not self._is_over.is_set():
-            is_stream = number % 2 == 0
-            call = Call(self._url, requested[number // 2], is_stream=is_stream)
-            call.run()
-            self.outcomes[is_stream][call.outcome] += 1
-            self.messages |= {call.message} - {""}
-
-
 def rolling_restart(model: Path, folder: Path) -> Row:
     """Replace both servers, one after another, while clients ask."""
     balancer = Balancer()
     with _stopping(balancer):
         for number in range(2):
             balancer.servers.append(_start(model, folder / f"log-{number}"))
-        clients, ping = Clients(balancer.url), Watch(balancer.url)
+        requested = kinds(NUM_TOKENS)
+        clients = Clients(
+            balancer.url, NUM_CLIENTS, lambda number, _: (requested[number // 2], number % 2 == 0)
+        )
+        ping = Watch(balancer.url)
         clients.start()
         ping.start()
         codes = []
@@ -109,17 +82,11 @@ def rolling_restart(model: Path, folder: Path) -> Row:
             codes.append(old.stop())
         clients.stop()
         ping.stop()
-    lost = sum(n for c in clients.outcomes.values() for name, n in c.items() if name != "whole")
-    pings = Counter(str(look.status or "none") for look in ping.looks)
-    streams, plain = (
-        ", ".join(f"{n} x {name}" for name, n in sorted(clients.outcomes[kind].items()))
-        for kind in (True, False)
-    )
     leaked = "0" if codes == [0, 0] else f"exit codes {codes}"
     return Row(
-        "rolling restart of two servers behind a balancer", streams, plain,
-        ", ".join(f"{n} x {status}" for status, n in sorted(pings.items())),
-        None, 0.0, lost, 0, leaked, 0, sorted(clients.messages),
+        "rolling restart of two servers behind a balancer",
+        counts(clients.outcomes[True]), counts(clients.outcomes[False]), counts(ping.statuses()),
+        None, 0.0, clients.num_lost, 0, leaked, 0, sorted(clients.messages),
     )  # fmt: skip
 
 

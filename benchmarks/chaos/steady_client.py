@@ -70,7 +70,7 @@ def main() -> None:
             _stream(session, sys.argv[1], report)
         except (requests.RequestException, RuntimeError) as error:
             report.failures.append(str(error)[:300])
-            time.sleep(0.05)
+            time.sleep(0.05)  # a server that is down refuses at once
     print(json.dumps(asdict(report)))
 
 

@@ -119,9 +119,9 @@ class Trial:
         first = min((each for each in failures if each is not None), default=None)
         return Row(
             fault.name,
-            _counts(load.outcomes(is_stream=True)),
-            _counts(load.outcomes(is_stream=False)),
-            _counts(Counter(str(x.status or "none") for x in ping.looks if x.at >= at)),
+            counts(load.outcomes(is_stream=True)),
+            counts(load.outcomes(is_stream=False)),
+            counts(ping.statuses(at)),
             None if first is None else first - at,
             None if first is None else self._again_s(short, at),
             load.num_lost(),
@@ -203,5 +203,6 @@ def _lasting(processes: dict[str, list[psutil.Process]]) -> list[psutil.Process]
     return [p for name, ps in processes.items() if name not in TRANSIENT for p in ps]
 
 
-def _counts(counter: Counter[str]) -> str:
+def counts(counter: Counter[str]) -> str:
+    """Write a counter in words: `3 x whole, 1 x cut`."""
     return ", ".join(f"{number} x {name}" for name, number in sorted(counter.items()))

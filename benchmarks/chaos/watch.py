@@ -3,6 +3,7 @@
 import json
 import threading
 import time
+from collections import Counter
 from dataclasses import dataclass
 
 import requests
@@ -56,6 +57,10 @@ class Watch(threading.Thread):
         """End it."""
         self._is_over.set()
         self.join()
+
+    def statuses(self, since: float = 0.0) -> Counter[str]:
+        """Count the statuses that it saw; `none` is no answer."""
+        return Counter(str(look.status or "none") for look in self.looks if look.at >= since)
 
     def first_failure_at(self, since: float) -> float | None:
         """Return when it first saw a failure."""
