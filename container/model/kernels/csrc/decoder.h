@@ -2,7 +2,7 @@
  * pool. Computes, and rounds, exactly as the single functions do. */
 
 #pragma once
-#include "prompt_attention.h"
+#include "attention_task.h"
 #include "gemm.h"
 #include "elementwise.h"
 

@@ -10,6 +10,7 @@
 #include "attention.h"
 
 #define BLOCK_ROWS 6
+#define PROMPT_QUERIES 96 /* a multiple of BLOCK_ROWS */
 #define TILE_KEYS 64
 #define PANEL (2 * LANES) /* keys of a block */
 #define PANELS (TILE_KEYS / PANEL)
@@ -19,7 +20,7 @@
 struct prompt {
     float q[PROMPT_QUERIES * MAX_DIM], attn_out[PROMPT_QUERIES * MAX_DIM];
     floats total[PROMPT_QUERIES];
-    float most[PROMPT_QUERIES];                              /* the highest score so far */
+    float most[PROMPT_QUERIES];                          /* the highest score so far */
     int64_t first[PROMPT_QUERIES], last[PROMPT_QUERIES]; /* positions that a query sees */
     int64_t to[PROMPT_QUERIES];
 };
