@@ -5,7 +5,7 @@ import random
 import pytest
 
 from container.messages.engine import SamplingParams, Submit
-from tests.support.engines import Job, ids, run, torch_engine
+from tests.support.engines import Job, ids, run, run_sequences, torch_engine
 from tests.support.models import tiny_models
 
 SCHEDULES = {
@@ -102,13 +102,9 @@ def test_output_does_not_depend_on_what_was_found_in_the_cache(name: str, num_sl
 def test_several_sequences_of_one_greedy_request_are_equal() -> None:
     prompt = list(range(2, 40))
     engine = torch_engine("llama", max_batch_tokens=16)
-    engine.submit(b"test", Submit(0, prompt, SamplingParams(max_new_tokens=12), 3))
-    made: dict[int, list[int]] = {0: [], 1: [], 2: []}
-    while engine.has_work:
-        for _, event in engine.step():
-            made[event.seq_index].append(event.token_id)
-        engine.scheduler.check_invariants()
-    assert made[0] == made[1] == made[2] == tiny_models.reference("llama", tuple(prompt), 12)
+    request = Submit(0, prompt, SamplingParams(max_new_tokens=12), 3)
+    expected = tiny_models.reference("llama", tuple(prompt), 12)
+    assert run_sequences(engine, request) == [expected] * 3
     assert engine.load.cached_tokens > 0
 
 

@@ -163,6 +163,17 @@ def torch_engine(
     return Engine(runner, config, end_token_ids=end_token_ids, adapters=store, grammars=grammars)
 
 
+def run_sequences(engine: Engine, request: Submit) -> list[list[int]]:
+    """Run one request of several sequences; the token ids of each."""
+    token_ids: list[list[int]] = [[] for _ in range(request.num_sequences)]
+    engine.submit(b"test", request)
+    while engine.has_work:
+        for _, event in engine.step():
+            token_ids[event.seq_index].append(event.token_id)
+        engine.scheduler.check_invariants()
+    return token_ids
+
+
 def run(engine: Engine, jobs: list[Job]) -> dict[int, list[TokenEvent]]:
     """Submit each job at its step, run until all are done; events by index of the job."""
     events: dict[int, list[TokenEvent]] = {index: [] for index in range(len(jobs))}

@@ -9,7 +9,7 @@ from container.engine.engine import Engine
 from container.messages.engine import LogprobMode, SamplingParams, Submit
 from container.model.loading import paged_conversion
 from container.model.states.slot_view import SlotView
-from tests.support.engines import Job, ids, run, torch_engine
+from tests.support.engines import Job, ids, run, run_sequences, torch_engine
 from tests.support.models import tiny_models
 from tests.support.models.prepared import prepare
 
@@ -91,13 +91,9 @@ def test_an_abort_beside_it_changes_nothing(name: str) -> None:
 def test_several_sequences_of_one_request(name: str) -> None:
     prompt = list(range(2, 30))
     engine = torch_engine(name, max_batch_tokens=16)
-    engine.submit(b"test", Submit(0, prompt, SamplingParams(max_new_tokens=9), 3))
-    made: dict[int, list[int]] = {0: [], 1: [], 2: []}
-    while engine.has_work:
-        for _, event in engine.step():
-            made[event.seq_index].append(event.token_id)
-        engine.scheduler.check_invariants()
-    assert made[0] == made[1] == made[2] == tiny_models.reference(name, tuple(prompt), 9)
+    request = Submit(0, prompt, SamplingParams(max_new_tokens=9), 3)
+    expected = tiny_models.reference(name, tuple(prompt), 9)
+    assert run_sequences(engine, request) == [expected] * 3
 
 
 @pytest.mark.parametrize("num_snapshots", [2, 20])

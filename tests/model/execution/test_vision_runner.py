@@ -21,7 +21,7 @@ from container.model.loaded_model import LoadedModel
 from container.model.loading.config import load_config
 from container.model.loading.weights import load_model
 from container.text.tokenizer import Tokenizer
-from tests.support.engines import engine_config
+from tests.support.engines import engine_config, run_sequences
 from tests.support.models import tiny_vision
 
 CPU = torch.device("cpu")
@@ -155,12 +155,9 @@ def test_several_sequences_of_one_request(folders: Path) -> None:
     folder, picture = folders / "qwen2_vl", tiny_vision.picture(3)
     read = _read(folder, _prompt(folder, [picture], "What?"), [picture])
     engine = _engine(folder, num_blocks=400)
-    engine.submit(b"t", Submit(0, read.ids, SamplingParams(9), 3, images=read.images))
-    made: dict[int, list[int]] = {0: [], 1: [], 2: []}
-    while engine.has_work:
-        for _, event in engine.step():
-            made[event.seq_index].append(event.token_id)
-    assert made[0] == made[1] == made[2]
+    request = Submit(0, read.ids, SamplingParams(9), 3, images=read.images)
+    first, second, third = run_sequences(engine, request)
+    assert first == second == third
 
 
 def test_prompt_logprobs_are_the_models_own(folders: Path) -> None:

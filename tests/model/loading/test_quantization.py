@@ -2,6 +2,7 @@
 
 import copy
 import random
+from typing import Any
 
 import pytest
 import torch
@@ -60,6 +61,18 @@ def _engine(name: str, dtype: torch.dtype = torch.float32, **sizes: int) -> Engi
     return Engine(make_runner(loaded, config, end_token_ids=frozenset()), config, end_token_ids=[])
 
 
+def _assert_generates(engine: Engine, model: Any) -> None:
+    """Compare the engine's greedy answers with those of the model's own `generate`."""
+    jobs = [Job(_prompt(9 + i, i), SamplingParams(20), at_step=3 * i) for i in range(4)]
+    got = run(engine, jobs)
+    for index, job in enumerate(jobs):
+        whole = model.generate(
+            torch.tensor([job.prompt]), max_new_tokens=20, min_new_tokens=20, do_sample=False,
+            eos_token_id=None,
+        )  # fmt: skip
+        assert ids(got[index]) == whole[0, len(job.prompt) :].tolist()
+
+
 def _prompt(length: int, seed: int = 0) -> list[int]:
     rnd = random.Random(seed)
     return [rnd.randrange(2, 200) for _ in range(length)]
@@ -68,14 +81,7 @@ def _prompt(length: int, seed: int = 0) -> list[int]:
 @pytest.mark.parametrize("name", ["llama", "qwen2", "gemma3", "gpt_neox", "qwen3_next", "bamba"])
 def test_weights_that_fit_eight_bits_give_what_generate_gives(name: str, products: str) -> None:
     model = _rounded(name)
-    jobs = [Job(_prompt(9 + i, i), SamplingParams(20), at_step=3 * i) for i in range(4)]
-    got = run(_engine(name), jobs)
-    for index, job in enumerate(jobs):
-        whole = model.generate(
-            torch.tensor([job.prompt]), max_new_tokens=20, min_new_tokens=20, do_sample=False,
-            eos_token_id=None,
-        )  # fmt: skip
-        assert ids(got[index]) == whole[0, len(job.prompt) :].tolist()
+    _assert_generates(_engine(name), model)
 
 
 @pytest.mark.parametrize("name", ["llama", "qwen2", "gemma3"])
@@ -85,14 +91,7 @@ def test_weights_that_fit_four_bits_give_what_generate_gives(name: str, products
     config = config_for(loaded, num_blocks=100)
     runner = make_runner(loaded, config, end_token_ids=frozenset())
     engine = Engine(runner, config, end_token_ids=[])
-    jobs = [Job(_prompt(9 + i, i), SamplingParams(20), at_step=3 * i) for i in range(4)]
-    got = run(engine, jobs)
-    for index, job in enumerate(jobs):
-        whole = model.generate(
-            torch.tensor([job.prompt]), max_new_tokens=20, min_new_tokens=20, do_sample=False,
-            eos_token_id=None,
-        )  # fmt: skip
-        assert ids(got[index]) == whole[0, len(job.prompt) :].tolist()
+    _assert_generates(engine, model)
     assert bool(loaded.fallbacks) == (products == "torch")
 
 
