@@ -6,7 +6,8 @@ A call without permission yields None (unknown), never a guess.
 import json
 import re
 import urllib.request
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -15,8 +16,8 @@ from sagemaker_deploy.config import Config
 from sagemaker_deploy.errors import AccessDenied, AwsError, NotFound
 from sagemaker_deploy.image_facts import image_facts
 from sagemaker_deploy.plan.delete import Deployed
-from sagemaker_deploy.plan.deploy import ANSWERS, AccountState, artifact_prefix, folder_stamp
-from sagemaker_deploy.plan.requests import TAG, component_name
+from sagemaker_deploy.plan.deploy import ANSWERS, AccountState, folder_stamp
+from sagemaker_deploy.plan.requests import TAG, artifact_prefix, component_name
 from sagemaker_deploy.plan.scaling import Registered, Target, target_of, wake_name
 from sagemaker_deploy.plan.sizing import UNKNOWN, ModelSize, kv_bytes_per_token
 
@@ -29,7 +30,8 @@ T = TypeVar("T")
 def gather(aws: Aws, config: Config, hub: str = HUB) -> AccountState:
     """Collect the account state that planning a deployment needs."""
     endpoint = describe_endpoint(aws, config.name)
-    deployed = find_deployed(aws, config.name, None)
+    deployed = find_deployed(aws, config.name)
+    component = component_name(config)
     data = config.model.data
     image = image_facts(aws, config.image)
     is_folder = bool(data and not data.startswith("s3://"))
@@ -40,7 +42,7 @@ def gather(aws: Aws, config: Config, hub: str = HUB) -> AccountState:
         endpoint_config=str(endpoint["EndpointConfigName"]) if endpoint else None,
         models=frozenset(deployed.models),
         configs=frozenset(deployed.configs),
-        component=_describe_component(aws, config, deployed),
+        component=describe_component(aws, component) if component in deployed.components else None,
         scaling=registered(aws, target_of(config)) if config.scaling else Registered(),
         image_exists=image.exists,
         image_media_type=image.media_type,
@@ -60,13 +62,10 @@ def describe_endpoint(aws: Aws, name: str) -> dict[str, Any] | None:
         return None
 
 
-def find_deployed(aws: Aws, name: str, bucket: str | None) -> Deployed:
-    """Find the existing resources of the deployment of this name."""
+def find_deployed(aws: Aws, name: str) -> Deployed:
+    """Find the existing resources of the deployment of this name, but for its archives."""
     endpoint = describe_endpoint(aws, name)
-    described = components(aws, name) if endpoint else []
-    # An adapter goes before the component that has loaded it.
-    described.sort(key=lambda record: base_of(record) is None)
-    names = tuple(record["InferenceComponentName"] for record in described)
+    names = tuple(_component_names(aws, name)) if endpoint else ()
     return Deployed(
         name,
         endpoint=endpoint is not None,
@@ -75,16 +74,33 @@ def find_deployed(aws: Aws, name: str, bucket: str | None) -> Deployed:
         models=tuple(_owned(aws, name, "Model")),
         targets=tuple(_targets(aws, name, names)),
         alarms=tuple(_alarms(aws, name)),
+    )
+
+
+def find_deletable(aws: Aws, name: str, bucket: str | None) -> Deployed:
+    """Find all of a deployment, adapters before the components that have loaded them.
+
+    `bucket` has the uploaded archives; None: that to which models and components refer.
+    """
+    deployed = find_deployed(aws, name)
+    described = [describe_component(aws, component) for component in deployed.components]
+    described.sort(key=lambda record: base_of(record) is None)
+    bucket = bucket or _bucket_of(aws, deployed, described)
+    return replace(
+        deployed,
+        components=tuple(record["InferenceComponentName"] for record in described),
         objects=tuple(_objects(aws, name, bucket)) if bucket else (),
     )
 
 
 def components(aws: Aws, endpoint: str) -> list[dict[str, Any]]:
     """Describe every inference component of an endpoint, adapters included."""
-    return [
-        aws.call("sagemaker", "describe_inference_component", InferenceComponentName=name)
-        for name in _component_names(aws, endpoint)
-    ]
+    return [describe_component(aws, name) for name in _component_names(aws, endpoint)]
+
+
+def describe_component(aws: Aws, name: str) -> dict[str, Any]:
+    """Describe an inference component."""
+    return aws.call("sagemaker", "describe_inference_component", InferenceComponentName=name)
 
 
 def base_of(component: Mapping[str, Any]) -> str | None:
@@ -93,19 +109,13 @@ def base_of(component: Mapping[str, Any]) -> str | None:
     return str(base) if base else None
 
 
-def bucket_of(aws: Aws, name: str) -> str | None:
-    """Find the bucket to which this deployment's archives were uploaded."""
-    urls = [
-        record.get("PrimaryContainer", {}).get("ModelDataUrl", "")
-        for record in (
-            aws.call("sagemaker", "describe_model", ModelName=model)
-            for model in _owned(aws, name, "Model")
-        )
-    ]
-    if describe_endpoint(aws, name):
-        specifications = [record.get("Specification", {}) for record in components(aws, name)]
-        urls += [each.get("Container", {}).get("ArtifactUrl", "") for each in specifications]
-    ours = re.compile(rf"s3://([^/]+)/{re.escape(artifact_prefix(name))}")
+def _bucket_of(aws: Aws, deployed: Deployed, described: Sequence[Mapping[str, Any]]) -> str | None:
+    """Return the bucket to which this deployment's archives were uploaded."""
+    models = (aws.call("sagemaker", "describe_model", ModelName=name) for name in deployed.models)
+    urls = [record.get("PrimaryContainer", {}).get("ModelDataUrl", "") for record in models]
+    specifications = (record.get("Specification", {}) for record in described)
+    urls += [each.get("Container", {}).get("ArtifactUrl", "") for each in specifications]
+    ours = re.compile(rf"s3://([^/]+)/{re.escape(artifact_prefix(deployed.name))}")
     matches = (ours.match(url or "") for url in urls)
     return next((match[1] for match in matches if match), None)
 
@@ -150,13 +160,6 @@ def model_size(aws: Aws, config: Config, hub: str = HUB) -> ModelSize:
     if model_id and not data:
         return _size_on_hub(model_id, hub)
     return UNKNOWN
-
-
-def _describe_component(aws: Aws, config: Config, deployed: Deployed) -> dict[str, Any] | None:
-    name = component_name(config)
-    if name not in deployed.components:
-        return None
-    return aws.call("sagemaker", "describe_inference_component", InferenceComponentName=name)
 
 
 def _component_names(aws: Aws, name: str) -> Iterator[str]:

@@ -42,6 +42,12 @@ class Model(Section):
     parameters_billion: Annotated[float, Field(gt=0)] | None = None
     bytes_per_parameter: Annotated[float, Field(gt=0)] = 2.0
 
+    @property
+    def is_prefix(self) -> bool:
+        """Whether `data` is a folder of files on S3, not an archive."""
+        data = self.data or ""
+        return data.startswith("s3://") and not data.endswith(".tar.gz")
+
 
 class Serverless(Section):
     """A serverless endpoint (CPU only)."""
@@ -200,7 +206,7 @@ def _conflicts(config: Config) -> list[str]:
             config.model.code is not None and not config.model.data
         ),
         "model.data: serverless and multi-model endpoints take s3://....tar.gz only": (
-            bool((config.serverless or config.multi_model) and _is_prefix(config))
+            bool((config.serverless or config.multi_model) and config.model.is_prefix)
             and not config.multi_model
         ),
         "scaling.min: 0 needs `component` or `asynchronous`": (
@@ -228,11 +234,6 @@ def _conflicts(config: Config) -> list[str]:
     for name in sorted(config.env.keys() & config.secrets.keys()):
         problems.append(f"env.{name}: also under secrets; give it once")
     return problems
-
-
-def _is_prefix(config: Config) -> bool:
-    data = config.model.data or ""
-    return data.startswith("s3://") and not data.endswith(".tar.gz")
 
 
 def _problem(error: Any) -> str:

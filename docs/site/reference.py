@@ -17,7 +17,6 @@ from container.errors import ServingError
 from container.frontend.apis.docs.openapi import document
 from container.frontend.apis.docs.route_specs import OPERATIONS
 from container.frontend.observability.embedder_metrics import EmbedderCollector
-from container.frontend.observability.engine_metrics import EngineCollector
 from container.frontend.observability.metrics import Metrics
 from container.frontend.web import error_responses
 from container.messages.embedder import EmbedderLoad
@@ -54,7 +53,14 @@ def routes_page() -> str:
                 lines.append(f"| {route} | {_body_links(body)} | {operation.summary} |")
         lines.append("")
     schemas = described["components"]["schemas"]
-    names = sorted({name for path in described["paths"].values() for name in _body_names(path)})
+    names = sorted(
+        {
+            name
+            for path in described["paths"].values()
+            for operation in path.values()
+            for name in _body_names(operation.get("requestBody", {}))
+        }
+    )
     for name in names:
         lines += [f"## {name}", "", schemas[name].get("description", ""), ""]
         lines += ["| Field | Type | Default |", "|---|---|---|"]
@@ -77,8 +83,8 @@ def errors_page() -> str:
     for kind in _kinds(ServingError):
         if kind in error_responses.TGI:
             cells = " | ".join(_form(table.get(kind)) for table in tables)
-            meaning = (kind.__doc__ or "").split("\n\n")[0].replace("\n", " ").strip()
-            lines.append(f"| {kind.__name__} | {_squeezed(meaning)} | {cells} |")
+            meaning = " ".join((kind.__doc__ or "").split("\n\n")[0].split())
+            lines.append(f"| {kind.__name__} | {meaning} | {cells} |")
     codes = {"0": "drained after SIGTERM", str(errors.ConfigError.exit_code): "wrong settings",
              str(errors.ModelLoadError.exit_code): "a model that cannot be served",
              "4": "a process keeps dying", "5": "gunicorn exited: a taken port, say"}  # fmt: skip
@@ -94,7 +100,6 @@ def metrics_page() -> str:
     metrics = Metrics(service)
     texts: Any = SimpleNamespace(load=EmbedderLoad(), status=SimpleNamespace(load=EmbedderLoad()))
     metrics.add(EmbedderCollector(texts))
-    assert any(EngineCollector(service).collect())
     text = metrics.render().decode()
     kinds = dict(re.findall(r"^# TYPE (\S+) (\w+)$", text, re.M))
     lines = ["# Metrics", "", f"{MADE} They are on `/metrics`, for Prometheus, without a key.", "",
@@ -131,15 +136,12 @@ def _form(form: Any) -> str:
     return f"{form.status} `{name}`"
 
 
-def _body_names(path: Json) -> Iterator[str]:
-    yield from re.findall(r"#/components/schemas/(\w+)", str(
-        [operation.get("requestBody", {}) for operation in path.values()]
-    ))  # fmt: skip
+def _body_names(body: object) -> list[str]:
+    return re.findall(r"#/components/schemas/(\w+)", str(body))
 
 
 def _body_links(body: Json) -> str:
-    names = re.findall(r"#/components/schemas/(\w+)", str(body))
-    return ", ".join(f"[{name}](#{name.lower()})" for name in names)
+    return ", ".join(f"[{name}](#{name.lower()})" for name in _body_names(body))
 
 
 def _type(schema: Json) -> str:
@@ -160,10 +162,6 @@ def _shown(value: object) -> str:
     return (
         "unset" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
     )
-
-
-def _squeezed(text: str) -> str:
-    return re.sub(r"\s+", " ", text)
 
 
 if __name__ == "__main__":

@@ -89,8 +89,8 @@ def delete(
     Finds them by the name and the tag `sagemaker-deploy`, and the archives by what the models and
     adapters refer to. Keeps logs and responses on S3.
     """
-    bucket = bucket or _bucket(config, name) or account.bucket_of(aws, name)
-    planned = deletion.plan(account.find_deployed(aws, name, bucket))
+    deployed = account.find_deletable(aws, name, bucket or _bucket(config, name))
+    planned = deletion.plan(deployed)
     if as_json and dry_run:
         print_json(plan_as_data(planned))
         return

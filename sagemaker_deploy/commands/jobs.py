@@ -17,6 +17,7 @@ from sagemaker_deploy.errors import ConfigError, EndpointFailed, InvocationFaile
 from sagemaker_deploy.execute import Executor
 from sagemaker_deploy.plan import changes
 from sagemaker_deploy.plan import deploy as deployment
+from sagemaker_deploy.plan.requests import artifact_prefix
 from sagemaker_deploy.plan.steps import Plan
 
 INLINE_BYTES = 128_000
@@ -168,6 +169,6 @@ def _upload(aws: Aws, config: Config, file: Path, job: str) -> str:
         raise ConfigError([f"--input {file}: no such file"])
     if not config.bucket:
         raise ConfigError(["bucket: needed to upload the input; or put it on S3 yourself"])
-    key = f"{deployment.artifact_prefix(config.name)}batch/{job}/{file.name}"
+    key = f"{artifact_prefix(config.name)}batch/{job}/{file.name}"
     aws.upload(file, config.bucket, key)
     return f"s3://{config.bucket}/{key}"

@@ -8,10 +8,9 @@ import click
 from sagemaker_deploy.aws import Aws
 from sagemaker_deploy.commands import options
 from sagemaker_deploy.config import Config
-from sagemaker_deploy.diagnosis.gather import COMPONENT_LOGS, ENDPOINT_LOGS
 from sagemaker_deploy.errors import ConfigError, NotFound
+from sagemaker_deploy.plan.requests import COMPONENT_LOGS, ENDPOINT_LOGS, JOB_LOGS
 
-JOBS = "/aws/sagemaker/TransformJobs"
 UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
 
@@ -37,7 +36,7 @@ def logs(
     """Print the log lines of an endpoint's containers, oldest first; --follow waits for more."""
     group = f"{COMPONENT_LOGS}{component}" if component else f"{ENDPOINT_LOGS}{name}"
     prefix = {"logStreamNamePrefix": job} if job else {}
-    group = JOBS if job else group
+    group = JOB_LOGS if job else group
     start = int((time.time() - seconds(since)) * 1000)
     printed_ids: set[str] = set()
     while True:

@@ -80,9 +80,7 @@ def target_options(command: F) -> F:
     def wrapped(
         name: str | None, path: Path | None, region: str | None, profile: str | None, **rest: Any
     ) -> Any:
-        name, aws = target(name, path, region, profile)
-        file = path or default_file()
-        known = configuration.load(file, {}) if file else None
+        name, aws, known = target(name, path, region, profile)
         return command(name=name, aws=aws, config=known, **rest)
 
     return wrapped  # type: ignore[return-value]
@@ -90,8 +88,11 @@ def target_options(command: F) -> F:
 
 def target(
     name: str | None, path: Path | None, region: str | None, profile: str | None
-) -> tuple[str, Aws]:
-    """Return the name that is meant and a connection. Raises ConfigError without a name."""
+) -> tuple[str, Aws, Config | None]:
+    """Return the name that is meant, a connection, and the file's configuration if there is one.
+
+    Raises ConfigError without a name.
+    """
     file = path or default_file()
     known = configuration.load(file, {}) if file else None
     name = name or (known.name if known else None)
@@ -101,7 +102,7 @@ def target(
         region or (known.region if known else None),
         profile or (known.profile if known else None),
     )
-    return name, aws
+    return name, aws, known
 
 
 def aws_of(config: Config) -> Aws:

@@ -12,7 +12,8 @@ from sagemaker_deploy.config import Config, Scaling
 from sagemaker_deploy.errors import ConfigError, NotFound
 from sagemaker_deploy.execute import Executor
 from sagemaker_deploy.plan import changes, scaling
-from sagemaker_deploy.plan.deploy import artifact_prefix, folder_stamp
+from sagemaker_deploy.plan.deploy import folder_stamp
+from sagemaker_deploy.plan.requests import artifact_prefix
 from sagemaker_deploy.plan.steps import Plan, Step, Upload
 
 poll = click.option("--poll", default=10.0, show_default=True, help="Seconds between looks at AWS.")
@@ -57,7 +58,7 @@ def scale(
     automatic = (least, most, target_concurrency) != (None, None, None)
     if sum([instances is not None, copies is not None, automatic, off]) != 1:
         raise ConfigError(["give --instances, --copies, --min/--max/--target, or --off"])
-    deployed = account.find_deployed(aws, name, None)
+    deployed = account.find_deployed(aws, name)
     if not deployed.endpoint:
         raise NotFound(f"endpoint {name} does not exist in {aws.region}", hint="use `deploy`")
     steps: list[Step]

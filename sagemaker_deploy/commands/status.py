@@ -20,11 +20,8 @@ def status(name: str, aws: Aws, config: Config | None, as_json: bool) -> None:
     endpoint = account.describe_endpoint(aws, name)
     if endpoint is None:
         raise NotFound(f"endpoint {name} does not exist in {aws.region}", hint="use `deploy`")
-    deployed = account.find_deployed(aws, name, None)
-    components = [
-        aws.call("sagemaker", "describe_inference_component", InferenceComponentName=component)
-        for component in deployed.components
-    ]
+    deployed = account.find_deployed(aws, name)
+    components = [account.describe_component(aws, each) for each in deployed.components]
     if as_json:
         endpoint.pop("ResponseMetadata", None)
         print_json(

@@ -10,8 +10,9 @@ from sagemaker_deploy.commands import options
 from sagemaker_deploy.commands.output import print_json
 from sagemaker_deploy.diagnosis.diagnose import Diagnosis, diagnose
 from sagemaker_deploy.diagnosis.evidence import Evidence
-from sagemaker_deploy.diagnosis.gather import ENDPOINT_LOGS, gather, read_logs, start_timeout_s
+from sagemaker_deploy.diagnosis.gather import gather, read_logs, start_timeout_s
 from sagemaker_deploy.errors import ConfigError, EndpointFailed
+from sagemaker_deploy.plan.requests import ENDPOINT_LOGS
 
 
 @click.command()
@@ -68,7 +69,7 @@ def _offline(name: str, log_path: Path | None, reason: str | None) -> tuple[Evid
 def _of_endpoint(
     name: str | None, path: Path | None, region: str | None, profile: str | None
 ) -> tuple[Evidence, Diagnosis]:
-    target, aws = options.target(name, path, region, profile)
+    target, aws, _ = options.target(name, path, region, profile)
     evidence = gather(aws, target)
     return evidence, diagnose(evidence, start_timeout_s(aws, target))
 

@@ -17,7 +17,6 @@ class Evidence:
     reasons: tuple[str, ...] = ()
     log: tuple[str, ...] = ()
     has_log: bool | None = None
-    events: tuple[str, ...] = ()
 
     @property
     def pings(self) -> Counter[int]:

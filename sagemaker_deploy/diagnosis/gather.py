@@ -8,11 +8,9 @@ from sagemaker_deploy.aws import Aws
 from sagemaker_deploy.diagnosis.diagnose import DEFAULT_START_S
 from sagemaker_deploy.diagnosis.evidence import Evidence
 from sagemaker_deploy.errors import AwsError, DeployError, NotFound
+from sagemaker_deploy.plan.requests import COMPONENT_LOGS, ENDPOINT_LOGS
 
-ENDPOINT_LOGS = "/aws/sagemaker/Endpoints/"
-COMPONENT_LOGS = "/aws/sagemaker/InferenceComponents/"
 STREAMS, LINES_EACH = 3, 300
-FAILED_ACTIVITIES = 5
 
 
 def gather(aws: Aws, name: str) -> Evidence:
@@ -30,9 +28,9 @@ def gather(aws: Aws, name: str) -> Evidence:
     failed = [each for each in described if each["InferenceComponentStatus"] == "Failed"]
     status = "Failed" if failed else str(endpoint.get("EndpointStatus", "gone"))
     reasons = [*_reasons(endpoint), *(str(each.get("FailureReason", "")) for each in failed)]
-    events = tuple(_failed_activities(aws, name, described))
+    events = _failed_activities(aws, name, described)
     known = tuple(dict.fromkeys(reason for reason in (*reasons, *events) if reason))
-    return Evidence(name, status, known, log, has_log, events)
+    return Evidence(name, status, known, log, has_log)
 
 
 def start_timeout_s(aws: Aws, name: str) -> int:
@@ -107,11 +105,10 @@ def _failed_activities(aws: Aws, name: str, components: list[dict[str, Any]]) ->
                 "describe_scaling_activities",
                 ServiceNamespace="sagemaker",
                 ResourceId=resource,
-                MaxResults=FAILED_ACTIVITIES,
+                MaxResults=1,  # an older failure has been overcome
             )["ScalingActivities"]
         except AwsError:  # no permission, or an imitation of AWS without this call
             return
-        latest = activities[:1]  # an older failure has been overcome
-        for activity in latest:
+        for activity in activities:
             if activity["StatusCode"] == "Failed":
                 yield str(activity.get("StatusMessage", activity.get("Description", "")))

@@ -197,7 +197,7 @@ def _memory(config: Config, size: ModelSize) -> Iterator[str]:
 
 
 def _disk(config: Config, size: ModelSize) -> Iterator[str]:
-    is_archive = bool(config.model.data) and not _is_prefix(config)
+    is_archive = bool(config.model.data) and not config.model.is_prefix
     needed = size.weights_bytes * (2 if is_archive else 1)  # packed and unpacked
     more = " packed and unpacked" if is_archive else ""
     if config.serverless:
@@ -229,8 +229,3 @@ def _start(config: Config, size: ModelSize) -> Iterator[str]:
             f"download_timeout_s: {config.download_timeout_s} s; the files take {transfer_s:.0f} s "
             "even at the best rate; raise it, to 3600 at most"
         )
-
-
-def _is_prefix(config: Config) -> bool:
-    data = config.model.data or ""
-    return data.startswith("s3://") and not data.endswith(".tar.gz")

@@ -78,11 +78,6 @@ def make_model(config: Config, account_state: AccountState) -> list[Step | Uploa
     return [*([upload] if upload else []), _create_model(model)]
 
 
-def artifact_prefix(name: str) -> str:
-    """Return the key prefix of all objects that a deployment uploads to its bucket."""
-    return f"sagemaker-deploy/{name}/"
-
-
 def folder_stamp(source: Path, code: Path | None) -> str:
     """Hash the names and contents of the files to pack, or of one archive."""
     digest = hashlib.sha256()
@@ -132,7 +127,7 @@ def _data(config: Config, account_state: AccountState) -> tuple[Upload | None, s
         return None, data
     if not config.bucket:
         raise ConfigError(["bucket: needed to upload model.data; or put it on S3 yourself"])
-    key = f"{artifact_prefix(config.name)}{account_state.data_stamp}/model.tar.gz"
+    key = f"{requests.artifact_prefix(config.name)}{account_state.data_stamp}/model.tar.gz"
     source = Path(data)
     upload = Upload(f"pack and upload {data}", source, config.model.code, config.bucket, key)
     return upload, upload.resource

@@ -4,12 +4,20 @@ from typing import Any
 
 from sagemaker_deploy.config import Config
 from sagemaker_deploy.plan.arns import ECR_HOST, Arns
-from sagemaker_deploy.plan.requests import TAG
+from sagemaker_deploy.plan.requests import (
+    COMPONENT_LOGS,
+    ENDPOINT_LOGS,
+    JOB_LOGS,
+    TAG,
+    artifact_prefix,
+    component_name,
+)
 from sagemaker_deploy.plan.scaling import wake_name
 
 Document = dict[str, Any]
 HASH = "-????????"  # eight characters, as `requests.hashed` adds them
 SCALING_SERVICE = "sagemaker.application-autoscaling.amazonaws.com"
+PULL = ["ecr:BatchGetImage", "ecr:GetDownloadUrlForLayer", "ecr:BatchCheckLayerAvailability"]
 INVOCATIONS = [
     "sagemaker:InvokeEndpoint",
     "sagemaker:InvokeEndpointWithResponseStream",
@@ -32,10 +40,7 @@ def execution(config: Config, region: str, account: str, data_url: str | None) -
     arns = Arns(config, region, account)
     statements = [
         _allow(["ecr:GetAuthorizationToken"], "*"),
-        _allow(
-            ["ecr:BatchGetImage", "ecr:GetDownloadUrlForLayer", "ecr:BatchCheckLayerAvailability"],
-            arns.repository,
-        ),
+        _allow(PULL, arns.repository),
         _allow(
             ["logs:CreateLogGroup", "logs:CreateLogStream", "logs:PutLogEvents"],
             arns.of("logs", "log-group:/aws/sagemaker/*"),
@@ -120,11 +125,7 @@ def repository(config: Config, account: str) -> Document | None:
     statement = {
         "Effect": "Allow",
         "Principal": {"AWS": config.role},
-        "Action": [
-            "ecr:BatchGetImage",
-            "ecr:GetDownloadUrlForLayer",
-            "ecr:BatchCheckLayerAvailability",
-        ],
+        "Action": PULL,
     }
     return _document([statement])
 
@@ -180,16 +181,16 @@ def _actions(verbs: tuple[str, ...], nouns: tuple[str, ...]) -> list[str]:
 
 def _log_groups(arns: Arns, config: Config) -> list[str]:
     groups = [
-        f"/aws/sagemaker/Endpoints/{config.name}",
-        "/aws/sagemaker/TransformJobs",
+        f"{ENDPOINT_LOGS}{config.name}",
+        JOB_LOGS,
         # Of components there is only the name, and an adapter's may be any.
-        "/aws/sagemaker/InferenceComponents/*",
+        f"{COMPONENT_LOGS}*",
     ]
     return [arns.of("logs", f"log-group:{group}:*") for group in groups]
 
 
 def _uploads(arns: Arns, bucket: str, name: str) -> list[Document]:
-    prefix = f"sagemaker-deploy/{name}/"
+    prefix = artifact_prefix(name)
     actions = ["s3:PutObject", "s3:GetObject", "s3:DeleteObject", "s3:AbortMultipartUpload"]
     condition = {"StringLike": {"s3:prefix": [f"{prefix}*"]}}
     return [
@@ -200,7 +201,7 @@ def _uploads(arns: Arns, bucket: str, name: str) -> list[Document]:
 
 def _scaling(arns: Arns, config: Config) -> list[Document]:
     namespace = {"StringEqualsIfExists": {"application-autoscaling:service-namespace": "sagemaker"}}
-    scaled = (f"endpoint/{config.name}/", f"inference-component/{config.name}-model")
+    scaled = (f"endpoint/{config.name}/", f"inference-component/{component_name(config)}")
     tracking = [arns.of("cloudwatch", f"alarm:TargetTracking-{part}*") for part in scaled]
     role = (
         f"arn:{arns.partition}:iam::{arns.account}:role/aws-service-role/{SCALING_SERVICE}/"

@@ -14,6 +14,10 @@ from sagemaker_deploy.plan.steps import Secret
 
 VARIANT = "AllTraffic"
 TAG = "sagemaker-deploy"
+# Log groups of CloudWatch; a component's and an endpoint's end in its name.
+ENDPOINT_LOGS = "/aws/sagemaker/Endpoints/"
+COMPONENT_LOGS = "/aws/sagemaker/InferenceComponents/"
+JOB_LOGS = "/aws/sagemaker/TransformJobs"
 PREFIX_LENGTH = 4096
 ROUTING = {
     "least_outstanding": "LEAST_OUTSTANDING_REQUESTS",
@@ -143,6 +147,11 @@ def component(config: Config, model_name: str, num_gpus: int = 0) -> Json:
         "RuntimeConfig": {"CopyCount": settings.copies},
         "Tags": tags(config),
     }
+
+
+def artifact_prefix(name: str) -> str:
+    """Return the key prefix of all objects that a deployment uploads to its bucket."""
+    return f"sagemaker-deploy/{name}/"
 
 
 def component_name(config: Config) -> str:
