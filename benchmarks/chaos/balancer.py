@@ -12,8 +12,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from benchmarks.chaos.clients import Clients
-from benchmarks.chaos.load import kinds
+from benchmarks.chaos.load import Clients, kinds
 from benchmarks.chaos.raw_http import LOOPBACK
 from benchmarks.chaos.trial import Row, counts
 from benchmarks.chaos.watch import Watch

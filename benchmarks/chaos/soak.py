@@ -11,8 +11,7 @@ from pathlib import Path
 
 import psutil
 
-from benchmarks.chaos.clients import Clients
-from benchmarks.chaos.load import Call, kinds
+from benchmarks.chaos.load import Call, Clients, kinds
 from benchmarks.chaos.processes import by_role, num_files
 from benchmarks.chaos.raw_http import LOOPBACK, exchange, post
 from benchmarks.chaos.trial import Row, counts
