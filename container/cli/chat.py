@@ -130,11 +130,12 @@ def response_format(schema: str) -> Json:
     return {"type": "json_schema", "json_schema": {"name": "answer", "schema": parsed}}
 
 
-def converse(chat: Chat) -> None:
+def converse(chat: Chat, models: list[str]) -> None:
     """Read messages from a terminal until its end."""
     _load_history()
-    models = ", ".join(chat.client.models())
-    chat.write(f"{BOLD}{models}{PLAIN} at {chat.client.url}   /help lists the commands\n")
+    chat.write(
+        f"{BOLD}{', '.join(models)}{PLAIN} at {chat.client.url}   /help lists the commands\n"
+    )
     while True:
         try:
             line = input("> ").strip()

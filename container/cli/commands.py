@@ -53,13 +53,14 @@ def chat(
         if schema is not None:
             fields["response_format"] = response_format(schema)
         wait_ready(client, lambda text: click.echo(text, err=True, nl=False))
-        fields.setdefault("model", client.models()[0])
+        models = client.models()
+        fields.setdefault("model", models[0])
         conversation = Chat(client, fields, write, is_terminal, system=system)
         conversation.images = [image_part(path) for path in images]
         if message is None and not sys.stdin.isatty():
             message = sys.stdin.read()
         if message is None:
-            converse(conversation)
+            converse(conversation, models)
         else:
             conversation.ask(message)
     except ChatFailed as error:

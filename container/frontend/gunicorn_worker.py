@@ -81,7 +81,7 @@ class ConnectionWorker(GeventWorker):
             )  # fmt: skip
         self._table = ConnectionTable(limit)
         self._local = gevent.local.local()
-        # The table decides; those that have just given way still have a greenlet.
+        # The table decides; those that have just been evicted still have a greenlet.
         self.worker_connections = 2 * limit + MAX_HEALTH_CONNECTIONS
         super().init_process()
 
@@ -101,7 +101,7 @@ class ConnectionWorker(GeventWorker):
             )
 
     def handle(self, listener: Any, client: socket.socket, addr: Any) -> None:
-        """Serve the requests of a connection, if there is a place for it."""
+        """Serve the requests of a connection, if the table admits it."""
         address = str(addr[0]) if isinstance(addr, tuple) else ""
         connection = self._table.admit(client, address)
         if connection is None:

@@ -73,7 +73,9 @@ class GenerationDialect(ABC, Generic[A]):
             answer = start(context)
         if not options.streams:
             collect(answer.running, self._metrics, context.connection)
-            return json_response(self._body(answer), headers=answer_headers(answer.running))
+            return json_response(
+                self._body(answer), headers=answer_headers(is_cut=answer.running.is_cut)
+            )
         return stream(
             answer.running,
             partial(self._events, answer),

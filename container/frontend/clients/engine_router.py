@@ -71,12 +71,7 @@ class EngineGroup:
     def num_free(self) -> int:
         """How many more requests the ready replicas take; see EngineConnection."""
         _ = self.status  # raises when none is connected
-        ready = [
-            replica
-            for replica, status in self._connected_statuses().items()
-            if status.state == "ready"
-        ]
-        return sum(max(0, self._engines[replica].num_free) for replica in ready)
+        return sum(max(0, self._engines[replica].num_free) for replica in self._ready_statuses())
 
     def submit(self, request: Submit, same_engine_as: TokenStream | None = None) -> TokenStream:
         """Send a request to one replica; see EngineConnection."""
@@ -125,12 +120,13 @@ class EngineGroup:
                 statuses[replica] = engine.status
         return statuses
 
+    def _ready_statuses(self) -> dict[int, Status]:
+        """Return the status of each ready replica by its index."""
+        statuses = self._connected_statuses().items()
+        return {replica: status for replica, status in statuses if status.state == "ready"}
+
     def _choose(self, prompt_ids: list[int], session: str) -> int:
-        ready = {
-            replica: status
-            for replica, status in self._connected_statuses().items()
-            if status.state == "ready"
-        }
+        ready = self._ready_statuses()
         if not ready:
             return 0  # raises the reason
         if session:

@@ -114,12 +114,9 @@ class Prompts:
         Raises InvalidParameter or PromptTooLong.
         """
         tokenizer = self.tokenizer
-        run = self._offload if len(text) > LONG_TEXT else call
         if truncate is None:
-            longest = self._model.info.max_input_tokens
-            if run(tokenizer.is_longer, text, longest):
-                raise _too_long(names.prompt, longest, f"more than {longest}")
-        ids = run(tokenizer.encode, text, add_special_tokens=add_special_tokens)
+            self._check_length(text, self._model.info.max_input_tokens, names.prompt)
+        ids = self._run_for(text)(tokenizer.encode, text, add_special_tokens=add_special_tokens)
         if truncate is not None:
             ids = ids[-(truncate if truncate > 0 else self._model.info.max_input_tokens) :]
         return self.check_prompt(ids, names)
@@ -153,16 +150,21 @@ class Prompts:
         more: the answer is many times as large as the text.
         """
         tokenizer = self.tokenizer
-        run = self._offload if len(text) > LONG_TEXT else call
-        longest = max(MAX_PIECES, self._model.info.max_input_tokens)
-        if run(tokenizer.is_longer, text, longest):
-            raise _too_long(field, longest, f"more than {longest}")
-        return run(tokenizer.pieces, text, add_special_tokens=add_special_tokens)
+        self._check_length(text, max(MAX_PIECES, self._model.info.max_input_tokens), field)
+        return self._run_for(text)(tokenizer.pieces, text, add_special_tokens=add_special_tokens)
 
     def count(self, text: str) -> int:
         """Count the tokens of a text of any length, without special tokens."""
-        run = self._offload if len(text) > LONG_TEXT else call
-        return len(run(self.tokenizer.encode, text, add_special_tokens=False))
+        return len(self._run_for(text)(self.tokenizer.encode, text, add_special_tokens=False))
+
+    def _run_for(self, text: str) -> Offload:
+        """Return how to run work on a text: a long one would hold up others."""
+        return self._offload if len(text) > LONG_TEXT else call
+
+    def _check_length(self, text: str, longest: int, field: str) -> None:
+        """Raise PromptTooLong for a text that certainly has more tokens."""
+        if self._run_for(text)(self.tokenizer.is_longer, text, longest):
+            raise _too_long(field, longest, f"more than {longest}")
 
     def limit_new_tokens(
         self, num_prompt_tokens: int, max_new_tokens: int | None, names: FieldNames

@@ -185,7 +185,7 @@ def _make_request(
         prompt.ids,
         params,
         num_sequences,
-        prompt.images or {},
+        prompt.images,
         adapter=context.adapter,
         session="" if session is None else session.id,
         session_s=0.0 if session is None else session.remaining_s(),

@@ -30,6 +30,7 @@ from container.errors import (
     Unavailable,
 )
 from container.ipc.health import is_healthy
+from container.settings.process_env import PARENT_PID
 
 log = logging.getLogger(__name__)
 
@@ -213,7 +214,7 @@ def _start(name: str, url: str, environ: Mapping[str, str]) -> ModelServer:
     own = {key: value for key, value in own.items() if not key.startswith("CONTAINER_")}
     own |= {
         "HF_MODEL_ID": url, "PORT": str(port), "HOST": "127.0.0.1", "JSON_OUTPUT": "true",
-        "CONTAINER_PARENT": str(os.getpid()),
+        PARENT_PID: str(os.getpid()),
     }  # fmt: skip
     own.pop("PROMETHEUS_MULTIPROC_DIR", None)
     process = subprocess.Popen(

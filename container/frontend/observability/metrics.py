@@ -63,14 +63,14 @@ class Metrics:
             "tgi_request_failure", "Requests failed", ["err"], registry=registry
         )
         self._aborted = Counter("tgi_request_aborted", "Clients that left", registry=registry)
-        by_adapter = {
-            "tgi_adapter_request_count": "Requests answered, by LoRA adapter",
-            "tgi_adapter_generated_tokens": "Tokens generated, by LoRA adapter",
-        }
-        self._by_adapter = {
-            name: Counter(name, meaning, ["adapter"], registry=registry)
-            for name, meaning in by_adapter.items()
-        }
+        self._adapter_requests = Counter(
+            "tgi_adapter_request_count", "Requests answered, by LoRA adapter", ["adapter"],
+            registry=registry,
+        )  # fmt: skip
+        self._adapter_tokens = Counter(
+            "tgi_adapter_generated_tokens", "Tokens generated, by LoRA adapter", ["adapter"],
+            registry=registry,
+        )  # fmt: skip
         self._cut = Counter(
             "tgi_request_deadline_exceeded", "Answers cut by their deadline", registry=registry
         )
@@ -146,12 +146,8 @@ class Metrics:
         self._tokens["tgi_request_input_length"].observe(running.prompt_tokens)
         self._tokens["tgi_request_max_new_tokens"].observe(running.params.max_new_tokens)
         self._tokens["tgi_request_generated_tokens"].observe(running.completion_tokens)
-        counts = {
-            "tgi_adapter_request_count": 1,
-            "tgi_adapter_generated_tokens": running.completion_tokens,
-        }
-        for name, count in counts.items():
-            self._by_adapter[name].labels(adapter=running.adapter).inc(count)
+        self._adapter_requests.labels(adapter=running.adapter).inc()
+        self._adapter_tokens.labels(adapter=running.adapter).inc(running.completion_tokens)
 
     def observe_duration(self, seconds: float) -> None:
         """Note how long an answer took that the engine had no part in."""

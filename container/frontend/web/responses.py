@@ -11,6 +11,7 @@ import gevent.monkey
 import msgspec
 from flask import Response
 
+from container import content
 from container.errors import ServingError
 from container.frontend.generation.offloading import TimeSlice
 from container.frontend.generation.request_context import RequestContext
@@ -49,9 +50,9 @@ def written(part: object) -> msgspec.Raw:
     return msgspec.Raw(msgspec.json.encode(part))
 
 
-def answer_headers(running: Running[object]) -> dict[str, str]:
+def answer_headers(*, is_cut: bool) -> dict[str, str]:
     """Return the headers of a whole answer, which mark one that its deadline has cut."""
-    return {DEADLINE_HEADER: "true"} if running.is_cut else {}
+    return {DEADLINE_HEADER: "true"} if is_cut else {}
 
 
 def deadline_mark(reason: FinishReason | None) -> dict[str, Any]:
@@ -115,7 +116,7 @@ def stream(
         return write(render_error(error))
 
     counted = CountedStream(chunks(), error_chunk, metrics, close=running.close, end=end)
-    return unbuffered(Response(counted, mimetype="text/event-stream", headers=headers))
+    return unbuffered(Response(counted, mimetype=content.EVENTS, headers=headers))
 
 
 class CountedStream:

@@ -8,8 +8,7 @@ from collections.abc import Callable
 
 from gevent.event import Event
 
-# How often a body that waits for a slot checks its deadline and its client.
-DISCONNECT_POLL_S = 0.5
+from container.frontend.web.responses import DISCONNECT_POLL_S
 
 
 class BodySlots:

@@ -30,7 +30,7 @@ from container.frontend.generation.request_context import RequestContext
 from container.frontend.web.error_responses import Dialect, errors_in
 from container.frontend.web.http_request import request_context
 from container.frontend.web.request_body import read_bytes, read_object
-from container.frontend.web.responses import DEADLINE_HEADER, json_response
+from container.frontend.web.responses import DEADLINE_HEADER, answer_headers, json_response
 from container.settings.server import SageMakerSettings
 
 INFERENCE_ID = "X-Amzn-SageMaker-Inference-Id"
@@ -146,10 +146,8 @@ class Invocations:
         response = self.answer(body, context)
         if accept == content.JSON:
             return response
-        answer = Response(render([response.get_data()], accept), content_type=accept)
-        if DEADLINE_HEADER in response.headers:
-            answer.headers[DEADLINE_HEADER] = "true"
-        return answer
+        headers = answer_headers(is_cut=DEADLINE_HEADER in response.headers)
+        return Response(render([response.get_data()], accept), content_type=accept, headers=headers)
 
     def answer(self, body: dict[str, Any], context: RequestContext) -> Response:
         """Answer one body in the dialect of its shape."""
@@ -184,7 +182,7 @@ class Invocations:
             return self.answer(body, context.for_record())
 
         batch = self._batch_transform.answer(records, answer, context)
-        headers = {DEADLINE_HEADER: "true"} if batch.is_cut else {}
+        headers = answer_headers(is_cut=batch.is_cut)
         body = render(batch.lines, accept, has_header=has_header)
         return Response(body, content_type=accept, headers=headers)
 

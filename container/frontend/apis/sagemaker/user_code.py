@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 
 from flask import Request, Response, request
 
+from container.content import EVENTS
 from container.errors import ServingError
 from container.frontend.clients.handler_client import HandlerClient, Invocation
 from container.frontend.generation.request_context import RequestContext
@@ -17,17 +18,14 @@ from container.frontend.web.request_body import read_bytes
 from container.frontend.web.responses import (
     DISCONNECT_POLL_S,
     KEEP_ALIVE,
+    KEEP_ALIVE_S,
     CountedStream,
     unbuffered,
     watch_wait,
 )
-from container.messages.handler import AnswerHead
+from container.messages.handler import AnswerHead, AnswerPart
 
 log = logging.getLogger(__name__)
-
-EVENTS = "text/event-stream"
-# How long a stream of events may be silent before a comment keeps it open.
-KEEP_ALIVE_S = 15.0
 
 
 class HandlerDialect:
@@ -48,27 +46,17 @@ class HandlerDialect:
         )
         try:
             on_wait = watch_wait(context)
-            head = self._head(invocation, on_wait)
+            head = _next_message(invocation, on_wait)
+            assert isinstance(head, AnswerHead)
             if head.is_stream:
                 return self._stream(head, invocation, context.with_deadline(streams=True))
-            data = self._whole(invocation, on_wait)
+            body = _next_message(invocation, on_wait)
+            assert not isinstance(body, AnswerHead)
         except BaseException:
             invocation.close()
             raise
         self._metrics.observe_duration(time.monotonic() - context.received_at)
-        return _response(head, data)
-
-    def _head(self, invocation: Invocation, on_wait: Callable[[], None]) -> AnswerHead:
-        while (message := invocation.wait(DISCONNECT_POLL_S)) is None:
-            on_wait()
-        assert isinstance(message, AnswerHead)
-        return message
-
-    def _whole(self, invocation: Invocation, on_wait: Callable[[], None]) -> bytes:
-        while (message := invocation.wait(DISCONNECT_POLL_S)) is None:
-            on_wait()
-        assert not isinstance(message, AnswerHead)
-        return message.data
+        return _response(head, body.data)
 
     def _stream(
         self, head: AnswerHead, invocation: Invocation, context: RequestContext
@@ -96,6 +84,13 @@ class HandlerDialect:
 
         counted = CountedStream(chunks(), error_chunk, self._metrics, close=invocation.close)
         return unbuffered(_response(head, counted))
+
+
+def _next_message(invocation: Invocation, on_wait: Callable[[], None]) -> AnswerHead | AnswerPart:
+    """Wait for a message; calls `on_wait` during a long wait, which may raise."""
+    while (message := invocation.wait(DISCONNECT_POLL_S)) is None:
+        on_wait()
+    return message
 
 
 def _headers(incoming: Request) -> dict[str, str]:
