@@ -79,6 +79,10 @@ def _count_requests(app: Flask, metrics: Metrics) -> None:
         return response
 
 
+# The headers that a client's key may be in: OpenAI's and Anthropic's.
+KEY_HEADERS = frozenset({"authorization", "x-api-key"})
+
+
 def _key_of(request: Request) -> str:
     """The key that a client sends, in OpenAI's header or in Anthropic's; "" without one."""
     scheme, _, token = request.headers.get("Authorization", "").partition(" ")

@@ -263,8 +263,10 @@ ENGINE_PROGRAM = """
 import json
 def input_fn(body, content_type):
     return json.loads(body)
-def predict_fn(data, model):
+def predict_fn(data, model, context):
     how = data.pop("how")
+    if how == "headers":
+        return context.get_all_request_header()
     if how == "generate":
         return model.generate(data["prompt"], max_new_tokens=data["n"])
     if how == "chat":
@@ -305,6 +307,19 @@ def test_a_handler_without_model_fn_is_given_the_engine(with_engine: Server) -> 
     assert _tell(with_engine, how="body", **whole).json()[0]["generated_text"].endswith(direct)
     events = _tell(with_engine, how="body", stream=True, **whole).text.splitlines()
     assert json.loads(events[-1])["generated_text"].endswith(direct)
+
+
+@pytest.mark.parametrize("header", [KEY, {"x-api-key": "k"}], ids=["bearer", "x-api-key"])
+def test_user_code_does_not_see_the_servers_key(
+    with_engine: Server, header: dict[str, str]
+) -> None:
+    answer = requests.post(
+        f"{with_engine.url}/invocations", json={"how": "headers"}, timeout=60,
+        headers=header | {"X-Kept": "yes"},
+    )  # fmt: skip
+    seen = answer.json()
+    assert seen["x-kept"] == "yes"
+    assert not {"authorization", "x-api-key"} & seen.keys()
 
 
 def test_errors_of_the_engine_keep_their_status(with_engine: Server) -> None:

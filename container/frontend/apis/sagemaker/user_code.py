@@ -12,6 +12,7 @@ from container.frontend.clients.handler_client import HandlerClient, Invocation
 from container.frontend.generation.request_context import RequestContext
 from container.frontend.observability.metrics import Metrics
 from container.frontend.web import error_responses
+from container.frontend.web.auth import KEY_HEADERS
 from container.frontend.web.error_responses import tgi_body
 from container.frontend.web.http_request import request_context
 from container.frontend.web.request_body import read_bytes
@@ -95,7 +96,8 @@ def _next_message(invocation: Invocation, on_wait: Callable[[], None]) -> Answer
 
 def _headers(incoming: Request) -> dict[str, str]:
     """Return the headers for user code: all but the key to this server."""
-    return {name.lower(): value for name, value in incoming.headers if name != "Authorization"}
+    lowered = ((name.lower(), value) for name, value in incoming.headers)
+    return {name: value for name, value in lowered if name not in KEY_HEADERS}
 
 
 def _response(head: AnswerHead, data: bytes | CountedStream) -> Response:
