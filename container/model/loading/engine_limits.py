@@ -73,15 +73,16 @@ def size_engine(
             ]
         )
     cache_tokens = num_blocks * block_size
+    num_snapshots = capacity.snapshots if memory.prefix_caching else 0
     plan = MemoryPlan(
         model.weight_bytes,
         capacity.activations,
         capacity.graph_bytes,
         cache_tokens * per_token,
         cache_tokens,
-        state_bytes(model, capacity.state_slots + capacity.snapshots),
+        state_bytes(model, capacity.state_slots + num_snapshots),
         capacity.state_slots,
-        capacity.snapshots,
+        num_snapshots,
     )
     for line in plan.lines():
         log.info("%s", line)
@@ -100,7 +101,7 @@ def size_engine(
         scores_prompts=not model.has_encoder,
         speculate=_draft_tokens(settings.speculate, model),
         num_state_slots=capacity.state_slots,
-        num_snapshots=capacity.snapshots if memory.prefix_caching else 0,
+        num_snapshots=num_snapshots,
         chunk_multiple=1 if model.mixers is None else SEGMENT,
     )
 
