@@ -20,8 +20,8 @@ export function address(path) {
   return new URL(path, BASE).href;
 }
 
-export async function getJson(path, signal) {
-  return (await send(path, { signal })).json();
+export async function getJson(path) {
+  return (await send(path, {})).json();
 }
 
 export async function getText(path) {
@@ -29,13 +29,12 @@ export async function getText(path) {
 }
 
 export async function postJson(path, body, signal) {
-  const response = await send(path, {
+  return send(path, {
     method: "POST",
     headers: { "Content-Type": "application/json" },
     body: JSON.stringify(body),
     signal,
   });
-  return response;
 }
 
 // Yields the JSON objects of a stream until [DONE]. Raises ApiError for an error event.

@@ -63,7 +63,6 @@ export class Conversation {
     this.cut(this.turns.indexOf(turn));
     byId("prompt").value = turn.content;
     byId("prompt").focus();
-    return turn.images || [];
   }
 
   answerCalls(turn, results) {
@@ -154,7 +153,7 @@ function takeDelta(turn, choice, start) {
   turn.content += delta.content || "";
   if (delta.reasoning_content) turn.reasoning = (turn.reasoning || "") + delta.reasoning_content;
   for (const call of delta.tool_calls || []) takeCall(turn, call);
-  if (choice.logprobs?.content) turn.tokens = [...(turn.tokens || []), ...choice.logprobs.content];
+  if (choice.logprobs?.content) (turn.tokens ||= []).push(...choice.logprobs.content);
   if (choice.finish_reason) turn.finish = choice.finish_reason;
 }
 

@@ -52,8 +52,8 @@ export class ServerPage {
     const { metrics } = this.readings.at(-1);
     const oldest = this.readings.length > 1 ? this.readings[0].metrics : null;
     const since = (name) => total(metrics, name) - (oldest ? total(oldest, name) : 0);
-    const rates = this.rates(["engine_decode_tokens_total"]);
-    this.card("Tokens/s", number(rates.at(-1)), `prompts: ${number(this.rates(["engine_prefill_tokens_total"]).at(-1))} tokens/s`, rates);
+    const rates = this.rates("engine_decode_tokens_total");
+    this.card("Tokens/s", number(rates.at(-1)), `prompts: ${number(this.rates("engine_prefill_tokens_total").at(-1))} tokens/s`, rates);
     this.card("Running", number(total(metrics, "tgi_batch_current_size")),
       `${number(total(metrics, "tgi_queue_size"))} in the queue`, this.series("tgi_batch_current_size"));
     this.card("Requests", number(total(metrics, "tgi_request_count")),
@@ -101,10 +101,10 @@ export class ServerPage {
   }
 
   // Per-second increases between readings.
-  rates(names) {
+  rates(name) {
     return this.readings.slice(1).map((reading, index) => {
       const before = this.readings[index];
-      const grown = names.reduce((sum, name) => sum + total(reading.metrics, name) - total(before.metrics, name), 0);
+      const grown = total(reading.metrics, name) - total(before.metrics, name);
       return Math.max(0, grown / ((reading.at - before.at) / 1000));
     });
   }
