@@ -11,28 +11,21 @@ Knows ids, blocks and limits. The engine process (container.engine.process) read
 """
 
 import logging
-import time
 from collections.abc import Container, Iterable
-from concurrent.futures import Future
 from dataclasses import dataclass
 
-from container.engine.adapters import NO_ADAPTER, Adapters
-from container.engine.blocks.block_pool import BlockPool
-from container.engine.blocks.state_slots import StateSlots
+from container.engine.adapters import Adapters
+from container.engine.blocks.kv_cache_manager import KVCacheManager
 from container.engine.config import EngineConfig
 from container.engine.fault_isolation import FailedStep, FaultIsolation
 from container.engine.model_runner import ModelRunner, PendingStep, Sampled
+from container.engine.requests import Failure, UnfinishedRequests
 from container.engine.schedule import Batch
 from container.engine.scheduler import NewToken, Scheduler
 from container.engine.sequence import RequestKey, Sequence
 from container.engine.step_stats import ActiveStep, StepRecorder
 from container.engine.structured_output import Grammars, StructuredOutput
-from container.errors import (
-    GenerationFailed,
-    NotFound,
-    ServingError,
-    one_line,
-)
+from container.errors import GenerationFailed
 from container.messages.engine import (
     EngineLoad,
     FinishReason,
@@ -66,31 +59,21 @@ class Engine:
         grammars: Grammars | None = None,
         adapters: Adapters | None = None,
     ) -> None:
-        self.config = config
         self._runner = runner
-        self.adapters = adapters
-        states = None
-        if config.num_state_slots:
-            states = StateSlots(config.num_state_slots, config.num_snapshots)
-        on_evict = states.snapshots.drop if states is not None else None
         self.scheduler = Scheduler(
-            BlockPool(config.num_blocks, config.block_size, config.num_slots, on_evict),
+            KVCacheManager.from_config(config),
             max_batch_tokens=config.max_batch_tokens,
             max_running=config.max_running,
             end_token_ids=end_token_ids,
-            reuses_prefixes=config.reuses_prefixes,
             speculate=config.speculate,
-            states=states,
-            chunk_multiple=config.chunk_multiple,
         )
         self._isolation = FaultIsolation(self.scheduler)
+        self._structured = StructuredOutput(grammars, self.scheduler)
+        self.requests = UnfinishedRequests(
+            config, self.scheduler, self._structured, self._isolation, adapters
+        )
         self._begun_batches: list[Batch] = []  # of the steps that may have failed
         self._ran_out_of_memory = False
-        self._requests: dict[RequestKey, list[Sequence]] = {}
-        self._batch_keys: set[RequestKey] = set()
-        self._structured = StructuredOutput(grammars, self.scheduler)
-        self._loading: list[tuple[Future[None], list[Sequence]]] = []
-        self._failures: list[tuple[bytes, int, ServingError]] = []
         self._recorder = StepRecorder()
         # A draft is proposed from the tokens before it, so they must have been read.
         self._overlaps = runner.overlaps and config.speculate == 0
@@ -98,14 +81,19 @@ class Engine:
         self._events: list[tuple[bytes, TokenEvent]] = []
 
     @property
+    def adapters(self) -> Adapters | None:
+        """The registered adapters; None if the model takes none."""
+        return self.requests.adapters
+
+    @property
     def has_work(self) -> bool:
         """Whether there is an unfinished request, a step to read or an event to send."""
-        return bool(self._requests or self._events or self._in_flight is not None)
+        return bool(self.requests or self._events or self._in_flight is not None)
 
     @property
     def has_failures(self) -> bool:
         """Whether `take_failures` has something to return."""
-        return bool(self._failures)
+        return self.requests.has_failures
 
     @property
     def has_scheduled(self) -> bool:
@@ -115,8 +103,8 @@ class Engine:
     @property
     def load(self) -> EngineLoad:
         """Current load, and counters since the start."""
-        pool, running = self.scheduler.pool, self.scheduler.running
-        states = self.scheduler.states
+        kv_cache, running = self.scheduler.kv_cache, self.scheduler.running
+        pool, states = kv_cache.pool, kv_cache.states
         return EngineLoad(
             running=len(running),
             waiting=len(self.scheduler.waiting),
@@ -126,14 +114,14 @@ class Engine:
             blocks_used=pool.num_used,
             blocks_total=pool.num_blocks,
             preemptions=self.scheduler.num_preemptions,
-            cached_tokens=self.scheduler.num_cached_tokens,
+            cached_tokens=kv_cache.num_cached_tokens,
             blocks_cached=pool.num_cached,
             blocks_on_host=pool.num_offloaded,
-            restored_tokens=self.scheduler.num_restored_tokens,
+            restored_tokens=kv_cache.num_restored_tokens,
             drafted_tokens=self.scheduler.num_drafted_tokens,
             accepted_tokens=self.scheduler.num_accepted_tokens,
             steps=self._recorder.read(),
-            requests=len(self._requests) - len(self._batch_keys),
+            requests=self.requests.num_interactive,
             state_slots_used=states.num_used if states is not None else 0,
             state_slots_total=states.num_slots if states is not None else 0,
             state_snapshots=len(states.snapshots) if states is not None else 0,
@@ -141,53 +129,17 @@ class Engine:
 
     def submit(self, frontend_id: bytes, message: Submit) -> None:
         """Admit a request. Raises Overloaded, PromptTooLong or InvalidParameter."""
-        num_batch = len(self._batch_keys)
-        num_others = len(self._requests) - num_batch
-        self.config.check_capacity(num_others, num_batch, is_batch=message.is_batch)
-        self.config.check(message)
-        self._structured.check_offered(message.params.grammar)
-        sequences: list[Sequence] = []
-        for seq_index in range(message.num_sequences):
-            sequence = Sequence(
-                message.request_id,
-                message.prompt_ids,
-                message.params,
-                frontend_id=frontend_id,
-                arrived_at=time.monotonic(),
-                prefill_parent=sequences[0] if sequences else None,
-                seq_index=seq_index,
-                images=message.images,
-                session=message.session,
-                session_s=message.session_s,
-            )
-            sequences.append(sequence)
-        # Last, since a failure after it would leave the adapter acquired.
-        loading = self._acquire(message.adapter, sequences)
-        self._requests[frontend_id, message.request_id] = sequences
-        if message.is_batch:
-            self._batch_keys.add((frontend_id, message.request_id))
-        if loading is None:
-            self._queue(sequences)
-        else:
-            self._loading.append((loading, sequences))
+        self.requests.submit(frontend_id, message)
 
     def abort(self, frontend_id: bytes, request_id: int, seq_index: int | None = None) -> None:
         """Abort a request, or one sequence of it; an unknown one has already finished."""
-        sequences = self._requests.get((frontend_id, request_id), [])
-        for sequence in sequences:
-            if seq_index is not None and sequence.seq_index != seq_index:
-                continue
-            self._structured.drop_token(sequence)
-            if sequence.finish_reason is None:
-                self.scheduler.remove(sequence, FinishReason.ABORTED)
-        if sequences:
-            self._forget(sequences[0])
+        self.requests.abort(frontend_id, request_id, seq_index)
 
     def abort_all(self, frontend_id: bytes | None = None) -> list[RequestKey]:
         """Abort all requests, or all of one frontend; return their keys."""
-        keys = [key for key in self._requests if frontend_id is None or key[0] == frontend_id]
+        keys = self.requests.keys(frontend_id)
         for key in keys:
-            self.abort(*key)
+            self.requests.abort(*key)
         aborted = set(keys)
         self._events = [
             event for event in self._events if (event[0], event[1].request_id) not in aborted
@@ -212,7 +164,7 @@ class Engine:
     def _step(self) -> None:
         last, self._in_flight = self._in_flight, None
         self._begun_batches = [last.batch] if last is not None else []
-        self._take_loaded()
+        self.requests.poll_adapters()
         self._read_structured()
         self._isolation.restore_limits()
         self._run_batch(last, self._isolation.on_trial)
@@ -256,10 +208,11 @@ class Engine:
 
     def _read_structured(self) -> None:
         """Process the answers of the grammar processes."""
-        waits = bool(self._requests) and not self.has_scheduled and not self._loading
+        has_steps = self.has_scheduled or self.requests.is_loading
+        waits = bool(self.requests) and not has_steps
         self._emit(self._structured.read(waits=waits))
         for sequence, error in self._structured.take_failures():
-            self._fail(sequence, error)
+            self.requests.fail(sequence.key, error)
 
     def _emit(self, new_tokens: list[NewToken]) -> None:
         for sequence, token, reason in new_tokens:
@@ -285,12 +238,12 @@ class Engine:
             return
         log.error("engine: request %d makes steps fail, it ends with an error", to_blame[1])
         error = GenerationFailed("the model failed on this request; the cause is in the log")
-        self._fail(self._requests[to_blame][0], error)
+        self.requests.fail(to_blame, error)
 
     def run_self_test(self) -> None:
         """Decode one token of a dummy request. Raises the exception of the step."""
         self.scheduler.check_invariants()
-        self.scheduler.reset_prefix_cache()
+        self.scheduler.kv_cache.reset_prefix_cache()
         events, self._events = self._events, []
         dummy = Sequence(0, [0], SamplingParams(max_new_tokens=1))
         self.scheduler.add(dummy)
@@ -300,45 +253,13 @@ class Engine:
         self._finish_step(self._in_flight)
         self._in_flight, self._events = None, events
 
-    def take_failures(self) -> list[tuple[bytes, int, ServingError]]:
+    def take_failures(self) -> list[Failure]:
         """Return and clear the requests that failed in the last step."""
-        failures, self._failures = self._failures, []
-        return failures
-
-    def _queue(self, sequences: list[Sequence]) -> None:
-        """Queue a request's sequences, once their grammar has compiled."""
-        grammar = sequences[0].params.grammar
-        if all(sequence.finish_reason is not None for sequence in sequences):
-            return  # aborted meanwhile
-        if grammar:
-            self._structured.compile(grammar, sequences)
-            return
-        for sequence in sequences:
-            if sequence.finish_reason is None:
-                self.scheduler.add(sequence)
-
-    def _take_loaded(self) -> None:
-        """Queue the requests whose adapter is loaded, and fail those whose adapter is not."""
-        if self.adapters is not None:
-            self.adapters.poll()
-        done = [entry for entry in self._loading if entry[0].done()]
-        self._loading = [entry for entry in self._loading if not entry[0].done()]
-        for loading, sequences in done:
-            if (error := loading.exception()) is not None:
-                self._fail(sequences[0], _shown(error))
-            else:
-                self._queue(sequences)
-
-    def _fail(self, sequence: Sequence, error: ServingError) -> None:
-        """Abort a sequence's whole request with an error, reported once."""
-        if sequence.key not in self._requests:
-            return
-        self.abort(*sequence.key)
-        self._failures.append((*sequence.key, error))
+        return self.requests.take_failures()
 
     def _event(self, sequence: Sequence, token: Sampled, reason: FinishReason | None) -> TokenEvent:
         if reason is not None:
-            self._forget(sequence)
+            self.requests.forget(sequence.key)
         return TokenEvent(
             sequence.request_id,
             sequence.seq_index,
@@ -349,29 +270,6 @@ class Engine:
             _prompt_stats(sequence) if sequence.completion_len == 1 else None,
         )
 
-    def _forget(self, sequence: Sequence) -> None:
-        """Remove a sequence's request once all of its sequences have finished."""
-        siblings = self._requests.get(sequence.key, [])  # several may finish in one step
-        if any(sibling.finish_reason is None or sibling.is_deferred for sibling in siblings):
-            return
-        self._isolation.clear(sequence.key)
-        self._batch_keys.discard(sequence.key)
-        self._structured.forget(siblings)
-        if self._requests.pop(sequence.key, None) and sequence.adapter != NO_ADAPTER:
-            assert self.adapters is not None, "an adapter id without an adapter store"
-            self.adapters.release(sequence.adapter)
-
-    def _acquire(self, adapter: str, sequences: list[Sequence]) -> "Future[None] | None":
-        """Assign a request its adapter; return its loading, if it is not in memory."""
-        if not adapter:
-            return None
-        if self.adapters is None:
-            raise NotFound("this model takes no adapters", field="adapter")
-        number = self.adapters.acquire(adapter)
-        for sequence in sequences:
-            sequence.adapter = number
-        return self.adapters.loading(number)
-
 
 def _prompt_stats(sequence: Sequence) -> PromptStats:
     started_at = sequence.started_at or sequence.arrived_at
@@ -381,11 +279,3 @@ def _prompt_stats(sequence: Sequence) -> PromptStats:
         sequence.prompt_logprobs,
         sequence.prompt_tops,
     )
-
-
-def _shown(error: BaseException) -> ServingError:
-    """Convert the error of a request to one that its client may see; log any other."""
-    if isinstance(error, ServingError):
-        return error
-    log.error("engine: preparing a request failed: %s", one_line(error), exc_info=error)
-    return GenerationFailed("the request cannot be prepared; the cause is in the log")

@@ -77,7 +77,7 @@ class ScheduledSequence:
     def num_prompt_logprobs(self) -> int:
         """Number of prompt logprobs that this step computes; 0 unless the request asks for them."""
         sequence = self.sequence
-        if not sequence.params.prompt_logprobs or sequence.has_prompt_logprobs:
+        if not sequence.lacks_prompt_logprobs:
             return 0
         return max(0, min(self.end, sequence.prompt_len - 1) - self.start)
 

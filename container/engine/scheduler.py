@@ -9,21 +9,17 @@ preempted for another, so it always finishes.
 With `speculate`, a decode may compute up to that many draft tokens in the same step; the sequence
 advances by the accepted ones as well.
 
-A sequence of a recurrent model also needs a state slot. Its prompt is split at multiples of
-`chunk_multiple`, so that its states do not depend on the split.
+The prompt of a recurrent model is split at multiples of `chunk_multiple`, so that its states do not
+depend on the split.
 """
 
-import math
 import time
 from collections import deque
 from collections.abc import Container, Iterable, Iterator
-from dataclasses import replace
 
-from container.engine.blocks.block_pool import BlockPool, CachedBlock
-from container.engine.blocks.session_prefixes import PinnedPrefixes
-from container.engine.blocks.state_slots import StateSlots
+from container.engine.blocks.kv_cache_manager import KVCacheManager
 from container.engine.model_runner import Sampled, StepOutput
-from container.engine.schedule import Batch, ScheduledSequence, Snapshot
+from container.engine.schedule import Batch, ScheduledSequence
 from container.engine.sequence import RequestKey, Sequence, SequenceState
 from container.messages.engine import FinishReason
 
@@ -35,35 +31,26 @@ NewToken = tuple[Sequence, Sampled, FinishReason | None]
 
 
 class Scheduler:
-    """Owns every unfinished sequence, the block pool and the state slots."""
+    """Owns every unfinished sequence and the manager of its cache memory."""
 
     def __init__(
         self,
-        pool: BlockPool,
+        kv_cache: KVCacheManager,
         *,
         max_batch_tokens: int,
         max_running: int,
         end_token_ids: Iterable[int],
-        reuses_prefixes: bool = True,
         speculate: int = 0,
-        states: StateSlots | None = None,
-        chunk_multiple: int = 1,
     ) -> None:
-        self.pool = pool
-        self.states = states
-        self.chunk_multiple = chunk_multiple
-        self.pinned = PinnedPrefixes(pool)
+        self.kv_cache = kv_cache
         self.max_batch_tokens = max_batch_tokens
         self.max_running = max_running
         self.end_token_ids = frozenset(end_token_ids)
-        self.reuses_prefixes = reuses_prefixes
         self.speculate = speculate
         self.waiting: deque[Sequence] = deque()
         self.running: list[Sequence] = []
         self._prompt_logprobs_budget = MAX_PROMPT_LOGPROBS
         self.num_preemptions = 0
-        self.num_cached_tokens = 0
-        self.num_restored_tokens = 0
         self.num_drafted_tokens = 0
         self.num_accepted_tokens = 0
 
@@ -85,9 +72,7 @@ class Scheduler:
             self.running.remove(sequence)
         elif sequence.state is SequenceState.WAITING:
             self.waiting.remove(sequence)
-        if sequence.block_table:
-            self.pinned.pin(sequence)
-        self._free_memory(sequence)
+        self.kv_cache.finish(sequence)
         sequence.state = SequenceState.FINISHED
         sequence.finish_reason = reason
 
@@ -96,7 +81,7 @@ class Scheduler:
 
         `only`: the requests that it may run; it preempts all others, so that they hold no block.
         """
-        self.pinned.expire()
+        self.kv_cache.pinned.expire()
         if only is not None:
             self.preempt_all(but=only)
         self._prompt_logprobs_budget = MAX_PROMPT_LOGPROBS
@@ -104,11 +89,8 @@ class Scheduler:
         planned += self._admit(budget, only)
         if not planned:
             return Batch(())
-        if self.states is None:
-            return Batch(tuple(planned), self.pool.take_copies())
-        self.states.snapshots.release_reserved()
-        items = tuple(self._with_snapshots(item, self.states) for item in planned)
-        return Batch(items, self.pool.take_copies(), self.states.take_copies())
+        items = tuple(self.kv_cache.reserve_snapshots(planned))
+        return Batch(items, *self.kv_cache.take_copies())
 
     def update_after_schedule(self, batch: Batch) -> None:
         """Mark the batch's tokens as computed and set a placeholder for each sampled token.
@@ -119,11 +101,8 @@ class Scheduler:
         for item in batch.items:
             sequence = item.sequence
             sequence.num_computed += item.num_tokens
-            self._cache_full_blocks(sequence)
-            if self.states is not None:
-                for position, slot in item.snapshots:
-                    prefix_id = sequence.prefix_ids[position // self.pool.block_size - 1]
-                    self.states.snapshots.add(prefix_id, slot)
+            self.kv_cache.cache_full_blocks(sequence)
+            self.kv_cache.add_snapshots(item)
             if item.samples:
                 sequence.placeholder = index
                 index += 1 + len(item.draft)
@@ -133,12 +112,6 @@ class Scheduler:
         for sequence in reversed(list(self.running)):
             if sequence.key not in but:
                 self._preempt(sequence)
-
-    def reset_prefix_cache(self) -> None:
-        """Reset the cached prefixes and snapshots; a failed step may have written garbage."""
-        self.pool.reset_prefix_cache()
-        if self.states is not None:
-            self.states.snapshots.clear()
 
     def set_limits(self, max_running: int, max_batch_tokens: int) -> None:
         """Change the limits of a batch; sequences beyond them are preempted."""
@@ -166,7 +139,7 @@ class Scheduler:
                 continue
             new_tokens += self._append_tokens(item, tokens)
             if item.draft:
-                self._cache_full_blocks(sequence)
+                self.kv_cache.cache_full_blocks(sequence)
             if sequence.finish_reason is not None:
                 self.remove(sequence, sequence.finish_reason)
         return new_tokens
@@ -186,20 +159,12 @@ class Scheduler:
 
     def check_invariants(self) -> None:
         """Assert the invariants that hold between any two steps."""
-        tables = [sequence.block_table for sequence in self]
-        self.pool.check_invariants([*tables, *self.pinned.tables()])
-        if self.states is not None:
-            slots = [sequence.state_slot for sequence in self.running]
-            self.states.check_invariants([slot for slot in slots if slot is not None])
-            assert None not in slots
+        self.kv_cache.check_invariants(self.running, self.waiting)
         for sequence in self.running:
             assert sequence.state is SequenceState.RUNNING
             assert sequence.num_to_compute >= 1
-            assert self.pool.blocks_for(sequence.num_computed) <= len(sequence.block_table)
         for sequence in self.waiting:
             assert sequence.state is SequenceState.WAITING
-            assert not sequence.block_table
-            assert sequence.state_slot is None
             assert sequence.num_computed == 0
         assert len(self.running) <= self.max_running
 
@@ -229,11 +194,11 @@ class Scheduler:
     def _num_tokens_for(self, sequence: Sequence, budget: int) -> int:
         """Number of tokens of a sequence that this step computes."""
         count = min(sequence.num_to_compute, budget)
-        if _scores(sequence):
+        if sequence.lacks_prompt_logprobs:
             count = min(count, self._prompt_logprobs_budget)
         if count < sequence.num_to_compute:
             count = self._aligned(sequence, count)
-        if _scores(sequence):
+        if sequence.lacks_prompt_logprobs:
             self._prompt_logprobs_budget -= count
         return count
 
@@ -242,51 +207,15 @@ class Scheduler:
 
         Not if decodes might never leave as many tokens of the budget.
         """
-        multiple = self.chunk_multiple
+        multiple = self.kv_cache.chunk_multiple
         if multiple == 1 or self.max_batch_tokens - self.max_running <= multiple:
             return count
         count -= (sequence.num_computed + count) % multiple
         return max(0, count - multiple if sequence.num_to_compute - count == 1 else count)
 
-    def _with_snapshots(self, item: ScheduledSequence, states: StateSlots) -> ScheduledSequence:
-        """Reserve slots for the snapshots that a chunk takes."""
-        positions = item.sequence.snapshot_positions
-        passed = [] if item.is_decode else [p for p in positions if item.start < p <= item.end]
-        if not passed:
-            return item
-        slots = [(position, states.snapshots.reserve()) for position in passed]
-        taken = tuple(Snapshot(position, slot) for position, slot in slots if slot is not None)
-        return replace(item, snapshots=taken)
-
-    def _snapshots_of(self, sequence: Sequence, num_cached: int) -> tuple[int, ...]:
-        """Choose where to keep a sequence's states: at the end, and where it leaves `num_cached`.
-
-        The latter is a prefix that another sequence had as well, so a third may come.
-        """
-        if sequence.images or not self.reuses_prefixes:
-            return ()
-        multiple = math.lcm(self.chunk_multiple, self.pool.block_size)
-        ends = [min(length, len(sequence.token_ids) - 2) for length in (num_cached, 2**62)]
-        positions = {end // multiple * multiple for end in ends}
-        return tuple(sorted(p for p in positions if p > sequence.num_computed))
-
-    def _with_states(self, sequence: Sequence, cached: list[CachedBlock]) -> list[CachedBlock]:
-        """Return the longest part of a cached prefix that has a snapshot.
-
-        At least two tokens must be left: see container.model.states.pieces.
-        """
-        if self.states is None:
-            return cached
-        size, last = self.pool.block_size, len(sequence.token_ids) - 2
-        for count in range(len(cached), 0, -1):
-            is_known = cached[count - 1].prefix_id in self.states.snapshots
-            if is_known and count * size <= last:
-                return cached[:count]
-        return []
-
     def _waits_for_bitmask(self, sequence: Sequence) -> bool:
         """Whether a pass must wait for a bitmask: one without it would advance the states."""
-        if self.states is None or sequence.constraint is None:
+        if self.kv_cache.states is None or sequence.constraint is None:
             return False
         return sequence.placeholder is not None or not sequence.constraint.is_ready
 
@@ -295,13 +224,12 @@ class Scheduler:
         sequence = item.sequence
         if not (self.speculate and item.is_decode and sequence.can_speculate):
             return item
-        num_blocks = len(sequence.block_table) + self.pool.num_free
-        num_fitting = num_blocks * self.pool.block_size - item.end
+        num_fitting = self.kv_cache.num_drafts_fitting(item)
         num_remaining = sequence.params.max_new_tokens - sequence.completion_len - 1
         max_drafted = min(self.speculate, budget, num_remaining, num_fitting)
         draft = sequence.propose_draft(max(0, max_drafted))
         if draft:
-            self._allocate_blocks(sequence, item.end + len(draft))
+            self.kv_cache.grow(sequence, item.end + len(draft))
         return ScheduledSequence.of(sequence, item.num_tokens, draft)
 
     def _allocate_blocks(self, sequence: Sequence, num_tokens: int) -> bool:
@@ -309,17 +237,13 @@ class Scheduler:
 
         Returns whether the sequence has the blocks; False if it was preempted itself or must wait.
         """
-        missing = self.pool.blocks_for(num_tokens) - len(sequence.block_table)
-        self.pinned.evict_until(missing)
-        while missing > self.pool.num_free:
+        while not self.kv_cache.grow(sequence, num_tokens):
             youngest = self.running[-1]
             if youngest.is_last_token_pending:
                 return False  # its blocks become free when this step reads the pending token
             self._preempt(youngest)
             if youngest is sequence:
                 return False
-        if missing > 0:
-            sequence.block_table += self.pool.allocate(missing)
         return True
 
     def _admit(self, budget: int, only: Container[RequestKey] | None) -> list[ScheduledSequence]:
@@ -329,10 +253,7 @@ class Scheduler:
                 break
             if only is not None and sequence.key not in only:
                 continue
-            must_wait = _scores(sequence) and self._prompt_logprobs_budget == 0
-            must_wait |= self.states is not None and self.states.num_free == 0
-            must_wait |= self._waits_for_bitmask(sequence)
-            if must_wait or _waits_for_prefill(sequence) or not self._take_blocks(sequence):
+            if self._must_wait(sequence) or not self.kv_cache.allocate_prompt(sequence):
                 break
             self.waiting.remove(sequence)
             sequence.state = SequenceState.RUNNING
@@ -346,59 +267,17 @@ class Scheduler:
             budget -= count
         return planned
 
-    def _take_blocks(self, sequence: Sequence) -> bool:
-        """Assign a waiting sequence the blocks of all its tokens, reusing cached ones first.
-
-        Returns False, with nothing allocated, if too few blocks are free.
-        """
-        # At least one token must be computed, to get its logits.
-        may_reuse = self.reuses_prefixes and _may_reuse(sequence)
-        ids = sequence.token_ids[:-1] if may_reuse else []
-        found = self.pool.find_prefix(ids, sequence.cache_namespace)
-        cached_blocks = self._with_states(sequence, found)
-        cached = [block.block_id for block in cached_blocks]
-        self.pool.touch(cached)
-        offloaded = self.pool.find_offloaded(ids, cached_blocks, sequence.cache_namespace)
-        needed = self.pool.blocks_for(len(sequence.token_ids)) - len(cached)
-        self.pinned.evict_until(needed)
-        if needed > self.pool.num_free:
-            self.pool.free(cached)
-            return False
-        fresh = self.pool.allocate(needed)
-        self.pool.restore(offloaded, fresh[: len(offloaded)])
-        sequence.block_table = cached + fresh
-        sequence.prefix_ids = [hit.prefix_id for hit in cached_blocks] + [
-            hit.prefix_id for hit in offloaded
-        ]
-        sequence.num_computed = len(sequence.prefix_ids) * self.pool.block_size
-        if self.states is not None:
-            prefix_id = sequence.prefix_ids[-1] if sequence.prefix_ids else None
-            sequence.state_slot = self.states.allocate(prefix_id)
-            num_found = len(found) * self.pool.block_size
-            sequence.snapshot_positions = self._snapshots_of(sequence, num_found)
-        if sequence.num_preemptions == 0:
-            sequence.num_cached = sequence.num_computed
-        self.num_cached_tokens += sequence.num_computed
-        self.num_restored_tokens += len(offloaded) * self.pool.block_size
-        return True
-
-    def _cache_full_blocks(self, sequence: Sequence) -> None:
-        """Add the blocks that a step has filled to the prefix cache.
-
-        A prompt with images is not cached: its token ids do not determine its keys and values.
-        """
-        if sequence.images:
-            return
-        size, prefix_ids = self.pool.block_size, sequence.prefix_ids
-        while (len(prefix_ids) + 1) * size <= sequence.num_computed:
-            start = len(prefix_ids) * size
-            parent_id = prefix_ids[-1] if prefix_ids else sequence.cache_namespace
-            ids = sequence.token_ids[start : start + size]
-            block_id = sequence.block_table[len(prefix_ids)]
-            prefix_ids.append(self.pool.cache_full_block(block_id, parent_id, ids))
+    def _must_wait(self, sequence: Sequence) -> bool:
+        """Whether a waiting sequence cannot start, even if there are blocks for it."""
+        return (
+            (sequence.lacks_prompt_logprobs and self._prompt_logprobs_budget == 0)
+            or not self.kv_cache.has_free_slot
+            or self._waits_for_bitmask(sequence)
+            or _waits_for_prefill(sequence)
+        )
 
     def _preempt(self, sequence: Sequence) -> None:
-        self._free_memory(sequence)
+        self.kv_cache.free(sequence)
         self.running.remove(sequence)
         sequence.state = SequenceState.WAITING
         sequence.num_computed = 0
@@ -409,19 +288,6 @@ class Scheduler:
         self.num_preemptions += 1
         self.waiting.appendleft(sequence)
 
-    def _free_memory(self, sequence: Sequence) -> None:
-        self.pool.free(sequence.block_table)
-        sequence.block_table = []
-        sequence.prefix_ids = []
-        if self.states is not None and sequence.state_slot is not None:
-            self.states.free(sequence.state_slot)
-        sequence.state_slot = None
-
-
-def _scores(sequence: Sequence) -> bool:
-    """Whether its request asks for prompt logprobs that are not computed yet."""
-    return sequence.params.prompt_logprobs and not sequence.has_prompt_logprobs
-
 
 def _waits_for_prefill(sequence: Sequence) -> bool:
     """Whether another sequence of its request will compute the prompt that both share."""
@@ -430,12 +296,3 @@ def _waits_for_prefill(sequence: Sequence) -> bool:
     if prefill_parent is None or has_started or prefill_parent.state is SequenceState.FINISHED:
         return False
     return not prefill_parent.is_prompt_computed
-
-
-def _may_reuse(sequence: Sequence) -> bool:
-    """Whether the sequence may reuse cached blocks.
-
-    Not with images, which token ids do not identify, nor while prompt logprobs are missing, which
-    need logits, and those are never cached.
-    """
-    return not sequence.images and not _scores(sequence)

@@ -73,7 +73,7 @@ class SequenceState(Enum):
 
 
 class Sequence:
-    """One stream of token ids. Owned by the scheduler; no other component changes it."""
+    """One stream of token ids. Owned by the scheduler; its KV cache manager changes its memory."""
 
     __slots__ = (
         "__weakref__",
@@ -172,6 +172,11 @@ class Sequence:
     def has_prompt_logprobs(self) -> bool:
         """Whether it has the log-probabilities of all prompt tokens but the first."""
         return len(self.prompt_logprobs) >= self.prompt_len - 1
+
+    @property
+    def lacks_prompt_logprobs(self) -> bool:
+        """Whether its request asks for prompt logprobs that are not computed yet."""
+        return self.params.prompt_logprobs and not self.has_prompt_logprobs
 
     @property
     def is_prompt_computed(self) -> bool:

@@ -39,12 +39,8 @@ from container.model.loading.config import (
 )
 from container.model.loading.cpu_kernels import load_kernels, processor_name
 from container.model.loading.engine_limits import find_slots, size_engine
-from container.model.loading.memory_plan import (
-    is_faster_to_copy,
-    is_only_model,
-    largest_step,
-    measure_capacity,
-)
+from container.model.loading.memory_plan import is_only_model, measure_capacity
+from container.model.loading.step_measurement import is_faster_to_copy, largest_step
 from container.model.loading.weights import load_weights, plan_load
 from container.model.lora.layers import LoraLayers
 from container.model.lora.manager import open_store

@@ -450,7 +450,7 @@ class Game:
 
     def _unpin(self) -> None:
         """Have the sessions give up what they hold."""
-        self.engine.scheduler.pinned.evict_until(self.config.num_blocks)
+        self.engine.scheduler.kv_cache.pinned.evict_until(self.config.num_blocks)
 
     def _step(self) -> None:
         try:

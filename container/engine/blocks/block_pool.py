@@ -2,8 +2,7 @@
 
 Plain ints; the tensors behind the ids belong to the model. A block with a reference is used. A
 block without one is free, but may still be cached: it holds the keys and values of a known prefix,
-and a sequence with that prefix can reuse it until it is evicted, least recently used first. Owned
-by the scheduler.
+and a sequence with that prefix can reuse it until it is evicted, least recently used first.
 
     free and unknown | free but cached (least recently used first) | used (perhaps cached too)
 

@@ -1,7 +1,7 @@
 """Prefixes that sticky sessions pin in the KV cache after their requests have finished.
 
 Pinned blocks are referenced, so they are not evicted. They are unpinned, oldest session first,
-before a request has to wait or is preempted. Owned by the scheduler.
+before a request has to wait or is preempted.
 """
 
 import time

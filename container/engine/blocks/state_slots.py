@@ -1,6 +1,6 @@
 """The state slots of a recurrent model: one for each running sequence, and snapshots of prefixes.
 
-Plain ints; the states behind them belong to the model. Owned by the scheduler. A snapshot has the
+Plain ints; the states behind them belong to the model. A snapshot has the
 states at the end of a cached block and the block's prefix id; it lasts as long as the block, or
 until it is evicted, least recently used first.
 

@@ -119,7 +119,7 @@ class HFCacheRunner(SyncModelRunner):
         if self._has_encoder:
             return self._decode(progress, item), None
         start = progress.num_computed
-        wants_scores = sequence.params.prompt_logprobs and not sequence.has_prompt_logprobs
+        wants_scores = sequence.lacks_prompt_logprobs
         num_scores = min(item.end, sequence.prompt_len - 1) - start if wants_scores else 0
         num_rows = item.end - start if num_scores > 0 else 1
         logits = self._read_on(progress, item, num_rows)

@@ -1,34 +1,22 @@
 """The memory plan: bytes of weights, activations, CUDA graphs and KV cache on each device."""
 
-import logging
 import os
-import statistics
-import time
-from collections.abc import Callable
 from dataclasses import dataclass
 
-import msgspec
 import torch
 from transformers import PretrainedConfig
 
-from container.engine.adapters import NO_ADAPTER
-from container.engine.schedule import BlockCopy
 from container.engine.scheduler import MAX_PROMPT_LOGPROBS
 from container.machine import free_memory_bytes
-from container.messages.engine import SamplingParams
 from container.model.attention.varlen import Kernel
-from container.model.execution.factory import capture_sizes, make_forward
-from container.model.forward_batch import ChunkPlan, ForwardPlan
-from container.model.kv_cache.cache import BLOCK_SIZE
+from container.model.execution.factory import capture_sizes
 from container.model.loaded_model import LoadedModel
+from container.model.loading.step_measurement import measure_activations
 from container.model.parallel.placement import Placement
 from container.model.parallel.tensor_parallel import least_over_ranks
-from container.model.sampling.device import choose_on_device
 from container.model.states.pieces import SEGMENT
 from container.settings.engine import EngineSettings, PlacementSettings
 from container.settings.process_env import PARENT_PID
-
-log = logging.getLogger(__name__)
 
 BATCH_TOKENS = {"cpu": 256, "cuda": 2048}
 # Names of the longest sequence in configurations; the last two are BLOOM's and MPT's.
@@ -47,7 +35,6 @@ GRAPH_MARGIN = GIB // 4
 # Memory of a GPU that drivers, libraries and fragmentation take besides the tensors.
 GPU_MARGIN = 512 * 2**20
 LONG_SEQUENCE = 4096
-TURNS = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -222,90 +209,8 @@ class MemoryPlan:
         fits = f"{self.tokens:,} tokens, or {self.tokens // LONG_SEQUENCE:,} sequences of "
         rows.append(("KV cache", self.cache, f"{fits}{LONG_SEQUENCE:,}"))
         if self.state_slots:
-            kept = f"{self.state_slots:,} running sequences, {self.snapshots:,} snapshots"
-            rows.append(("states", self.states, kept))
+            slots = f"{self.state_slots:,} running sequences, {self.snapshots:,} snapshots"
+            rows.append(("states", self.states, slots))
         return [
             f"{name:<12} {size / GIB:>8.2f} GiB  {comment}".rstrip() for name, size, comment in rows
         ]
-
-
-def measure_activations(
-    model: LoadedModel, num_tokens: int, num_rows: int, num_sequences: int, context: int
-) -> int | None:
-    """Measure the peak bytes of a step with `num_tokens` prompt tokens and `num_rows` of logits.
-
-    `num_sequences` of them are sampled. Returns None on a CPU, where torch does not count. All
-    ranks must call it.
-    """
-    if model.device.type != "cuda" or model.layers is None:
-        return None
-    size = BLOCK_SIZE["cuda"]
-    forward = make_forward(model, num_blocks=-(-num_tokens // size), block_size=size)
-    torch.cuda.synchronize(model.device)
-    before = torch.cuda.memory_allocated(model.device)
-    torch.cuda.reset_peak_memory_stats(model.device)
-    with torch.inference_mode():
-        logits = forward.run(largest_step(num_tokens, num_rows, block_size=size, context=context))
-        params = [SamplingParams(1, temperature=1.0, top_p=0.9)] * min(num_sequences, num_rows)
-        choose_on_device(logits[: len(params)], params, [0.5] * len(params))
-    del logits
-    torch.cuda.synchronize(model.device)
-    peak = torch.cuda.max_memory_allocated(model.device) - before
-    del forward
-    torch.cuda.empty_cache()
-    return peak
-
-
-def largest_step(num_tokens: int, num_rows: int, *, block_size: int, context: int) -> ForwardPlan:
-    """Plan one prompt of `num_tokens` tokens, with logits of the last `num_rows`.
-
-    Positions start again at 0 after `context` tokens.
-    """
-    ids = list(range(num_tokens))
-    blocks = list(range(-(-num_tokens // block_size)))
-    return ForwardPlan(
-        token_ids=[0] * num_tokens,
-        positions=[position % context for position in ids],
-        slot_mapping=ids,
-        logit_rows=ids[-num_rows:],
-        groups=[],
-        chunks=[ChunkPlan(0, num_tokens, num_tokens, blocks)],
-        num_decodes=0,
-        adapters=[(NO_ADAPTER, num_tokens)],
-        state_slots=[0],
-    )
-
-
-def is_faster_to_copy(
-    run: Callable[[ForwardPlan], object], prompt: ForwardPlan, num_slots: int, device: torch.device
-) -> bool:
-    """Whether restoring a prompt's offloaded blocks is faster than computing the prompt.
-
-    Measures and logs both. With several ranks, `run` must run the plan on all of them.
-    """
-    (chunk,) = prompt.chunks
-    copies = [
-        BlockCopy(False, block, index % num_slots) for index, block in enumerate(chunk.block_table)
-    ]
-    alone, with_copies = (
-        _median_seconds(run, msgspec.structs.replace(prompt, copies=block_copies), device)
-        for block_copies in ([], copies)
-    )
-    log.info(
-        "KV offload: computing %d tokens takes %.1f ms, restoring them %.1f ms",
-        chunk.context_len, alone * 1e3, (with_copies - alone) * 1e3,
-    )  # fmt: skip
-    return with_copies < 2 * alone
-
-
-def _median_seconds(
-    run: Callable[[ForwardPlan], object], plan: ForwardPlan, device: torch.device
-) -> float:
-    times = []
-    for _ in range(1 + TURNS):
-        started = time.perf_counter()
-        run(plan)
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-        times.append(time.perf_counter() - started)
-    return statistics.median(times[1:])  # the first one warms up

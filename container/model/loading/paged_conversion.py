@@ -10,7 +10,6 @@ import contextlib
 import functools
 import logging
 from dataclasses import dataclass
-from itertools import islice
 
 import torch
 from transformers import PreTrainedModel
@@ -20,35 +19,23 @@ from container.errors import one_line as describe
 from container.model.attention import latent, paged
 from container.model.attention.positions import follow_positions
 from container.model.attention.traced import NotTraceable
-from container.model.attention.varlen import REFERENCE_ONLY, AttentionKernels
-from container.model.checks.layer_check import (
-    EXACT_TOLERANCE,
-    ReferencePass,
-    Rows,
-)
+from container.model.attention.varlen import AttentionKernels
+from container.model.checks.layer_check import ReferencePass
 from container.model.checks.layer_probe import (
     NotPageable,
-    ProbedLayers,
     check_cached_kinds,
     probe_layers,
     set_attention,
 )
-from container.model.checks.schedule import num_blocks, plan_schedule
 from container.model.checks.state_probe import probe_mixers
-from container.model.execution.forward_pass import ForwardPass
 from container.model.kernels.cpu import Kernels
-from container.model.kv_cache.cache import (
-    BLOCK_SIZE,
-    NO_KEYS,
-    KVCache,
-    LayerShape,
-    fill_stale,
-)
+from container.model.kv_cache.cache import NO_KEYS, LayerShape
 from container.model.layers.cpu_linear import LinearFactory
 from container.model.layers.int8_linear import BatchPhase
 from container.model.layers.linear import MakeLinear, PlainLinear
 from container.model.loaded_model import uses_device_map
 from container.model.loading.attention_backend import choose_kernels
+from container.model.loading.paged_trial import PagedTrial
 from container.model.loading.quantization import rounding
 from container.model.optimize.compiling import compile_layers
 from container.model.optimize.fusing import fuse_decoder_layers
@@ -56,24 +43,14 @@ from container.model.optimize.packing import keep_read_weights, pack
 from container.model.optimize.stacking import stack_layers
 from container.model.parallel.tensor_parallel import is_tensor_parallel
 from container.model.reference_check import (
-    EXACT_DTYPE,
     FOUR_BITS_TOLERANCE,
     REDUCED_TOLERANCE,
     WHOLE_TOLERANCE,
-    Accuracy,
-    Convert,
     Mismatch,
-    logits_error,
 )
-from container.model.states.cache import StateCache
 from container.model.states.mixers import RecurrentMixers
 
 log = logging.getLogger(__name__)
-
-# Steps of the whole model's check: chunks, and one with a decode beside a chunk.
-WHOLE_STEPS = 3
-# Tokens of a mixer's segment in the checks, whose prompts are short.
-TRIAL_SEGMENT = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,8 +95,8 @@ def convert_to_paged(
         keep_read_weights(module, trial.run_once)
     keeps_layers = compiles or uses_device_map(module)
     linears = LinearFactory(cpu_kernels)
-    made = _choose_linears(phase, linears, int4_weights=int4_weights)
-    _make_fast(module, trial, linears, made, keeps_layers=keeps_layers)
+    chosen = _choose_linears(phase, linears, int4_weights=int4_weights)
+    _make_fast(module, trial, linears, chosen, keeps_layers=keeps_layers)
     attending = [at for at, shape in enumerate(trial.shapes) if shape != NO_KEYS]
     kernels = choose_kernels(
         [trial.shapes[at] for at in attending], [trial.layer_attn_params[at] for at in attending],
@@ -136,7 +113,7 @@ def convert_to_paged(
     return PagedModel(trial.shapes, kernels, trial.mixers)
 
 
-def convert(module: PreTrainedModel, ids: list[int], device: torch.device) -> "PagedTrial":
+def convert(module: PreTrainedModel, ids: list[int], device: torch.device) -> PagedTrial:
     """Switch a model to paged attention, and compare the results in the exact format.
 
     On a CPU a model with latents keeps these, if that is as accurate. Raises NotPageable and leaves
@@ -152,7 +129,7 @@ def convert(module: PreTrainedModel, ids: list[int], device: torch.device) -> "P
 
 def _convert(
     module: PreTrainedModel, ids: list[int], device: torch.device, *, keeps_latents: bool = False
-) -> "PagedTrial":
+) -> PagedTrial:
     original = module.config._attn_implementation
     undo = contextlib.ExitStack()
     undo.callback(set_attention, module, original)
@@ -189,7 +166,7 @@ def _convert(
     return trial
 
 
-def _check_exact(trial: "PagedTrial") -> None:
+def _check_exact(trial: PagedTrial) -> None:
     """Compare in the exact format, with mixers that continue a prompt if they can."""
     try:
         trial.check_exact()
@@ -200,132 +177,30 @@ def _check_exact(trial: "PagedTrial") -> None:
         trial.check_exact()
 
 
-class PagedTrial:
-    """Runs a paged model on the reference's prompt, with a new cache for each run."""
+# How to make the layers' linear layers, how to make the output layer, and whether with fewer bits.
+Chosen = tuple[MakeLinear, MakeLinear, bool]
 
-    def __init__(
-        self,
-        module: PreTrainedModel,
-        reference: ReferencePass,
-        probed: ProbedLayers,
-        mixers: RecurrentMixers | None,
-        device: torch.device,
-    ) -> None:
-        self.variants = reference.layers
-        self.checked = reference.checked
-        self._module = module
-        self._reference = reference
-        self.dtype = reference.dtype
-        self.shapes = probed.shapes
-        self.layer_attn_params = probed.layer_attn_params
-        self.mixers = mixers
-        self._device = device
-        self._cache_dtype = reference.dtype
-        self._phase: BatchPhase | None = None
-        self._kernels = REFERENCE_ONLY
-        self._ideal: Rows | None = None
 
-    def serve(
-        self,
-        cache_dtype: torch.dtype,
-        phase: BatchPhase | None,
-        kernels: AttentionKernels,
-        ideal: Rows | None,
-    ) -> None:
-        """Set the cache, weights and kernels of later runs to the served ones.
+def _choose_linears(
+    phase: BatchPhase | None, linears: LinearFactory, *, int4_weights: bool
+) -> Chosen:
+    """Choose the layers' linear layers, and the output layer, which has no phase.
 
-        `ideal` is the exact result with the weights or cache in fewer bits, or with recurrences in
-        steps; its loss is accepted.
-        """
-        self._cache_dtype, self._phase, self._kernels = cache_dtype, phase, kernels
-        self._ideal = ideal
-
-    def run_exact(
-        self, cache_dtype: torch.dtype | None = None, convert: Convert | None = None
-    ) -> Rows:
-        """Run the checked layers in the exact format, with this cache and converted weights."""
-        with self._reference.exactly(self._module, convert):
-            return self._run(cache_dtype or EXACT_DTYPE[self.dtype])
-
-    def check_exact(self) -> None:
-        """Compare paged attention in the exact format. Raises Mismatch."""
-        error = self._reference.exact_error(self.run_exact())
-        log.debug("paged attention in the exact format: off by %.2g", error)
-        if not error <= EXACT_TOLERANCE:
-            raise Mismatch(
-                f"paged attention differs from the model's own by {error:.2g} of a row "
-                f"(limit {EXACT_TOLERANCE})"
-            )
-
-    def measure(self, names: list[str] | None = None) -> Accuracy:
-        """Compare layers in their current form, by default the checked ones, with the model's."""
-        return self._reference.accuracy(self._run(self._cache_dtype, names), self._ideal)
-
-    def check_served(self) -> None:
-        """Compare the checked layers in their served form. Raises Mismatch."""
-        accuracy = self.measure()
-        log.info("layers checked against the model's own: off by %s", accuracy)
-        if not accuracy.is_accepted:
-            raise Mismatch(f"the served layers are off by {accuracy}")
-
-    def check_whole(self, limit: float) -> None:
-        """Compare the whole model's logits. Raises Mismatch if they have little in common.
-
-        Rounding adds up over the layers, so this finds only faults between them.
-        """
-        forward, size = self._forward(self._cache_dtype)
-        worst = 0.0
-        for plan, positions in islice(plan_schedule(self._reference.ids, size), WHOLE_STEPS):
-            got = forward.run(plan)
-            expected = self._reference.logits[positions]
-            worst = max(worst, logits_error(got, expected.to(got.device)))
-        log.info("the whole model checked against its own pass: off by %.2g", worst)
-        if not worst <= limit:
-            raise Mismatch(f"the served model's logits are off by {worst:.2g} (limit {limit})")
-
-    def run_once(self) -> None:
-        """Run the whole model on the schedule's first step."""
-        forward, size = self._forward(self._cache_dtype)
-        plan, _ = next(iter(plan_schedule(self._reference.ids, size)))
-        forward.run(plan)
-
-    def _run(self, cache_dtype: torch.dtype, names: list[str] | None = None) -> Rows:
-        forward, size = self._forward(cache_dtype)
-        return self._reference.run(self._module, forward.run, size, names)
-
-    def _forward(self, cache_dtype: torch.dtype) -> tuple[ForwardPass, int]:
-        # Small blocks are the harder test, but GPU kernels do not support them.
-        size = 4 if self._kernels == REFERENCE_ONLY else BLOCK_SIZE[self._device.type]
-        cache = KVCache(
-            self.shapes, num_blocks=num_blocks(self._reference.ids, size), block_size=size,
-            dtype=cache_dtype, device=self._device,
-        )  # fmt: skip
-        states = self._states(cache_dtype)
-        stale = states.tensors.values() if states is not None else ()
-        for tensor in (*cache.keys, *cache.values, *stale):
-            fill_stale(tensor)
-        forward = ForwardPass(
-            self._module, cache, self._device, phase=self._phase, kernels=self._kernels,
-            states=states, mixers=self.mixers, segment=TRIAL_SEGMENT,
-        )  # fmt: skip
-        return forward, size
-
-    def _states(self, cache_dtype: torch.dtype) -> StateCache | None:
-        """Create a state cache for the schedule, wider for a pass in the exact format."""
-        if self.mixers is None:
-            return None
-        exact = EXACT_DTYPE[self.dtype]
-        return StateCache(
-            self.mixers.shapes, num_slots=2, device=self._device,
-            least_dtype=exact if cache_dtype == exact else None,
-        )  # fmt: skip
+    The output layer has eight bits at least: four would change the choice between likely tokens.
+    """
+    head = functools.partial(linears.int8, phase=None, fp32_out=True)
+    if int4_weights:
+        return linears.int4, head, True
+    if phase is None:
+        return linears.linear, linears.head, False
+    return functools.partial(linears.int8, phase=phase), head, True
 
 
 def _make_fast(
     module: PreTrainedModel,
     trial: PagedTrial,
     linears: LinearFactory,
-    chosen: "Chosen",
+    chosen: Chosen,
     *,
     keeps_layers: bool,
 ) -> None:
@@ -350,22 +225,3 @@ def _make_fast(
         pack(module, make, make_head, kernels=kernels)
     elif is_quantized:
         pack(module, make, make_head, kernels=kernels)
-
-
-# How to make the layers' linear layers, how to make the output layer, and whether with fewer bits.
-Chosen = tuple[MakeLinear, MakeLinear, bool]
-
-
-def _choose_linears(
-    phase: BatchPhase | None, linears: LinearFactory, *, int4_weights: bool
-) -> Chosen:
-    """Choose the layers' linear layers, and the output layer, which has no phase.
-
-    The output layer has eight bits at least: four would change the choice between likely tokens.
-    """
-    head = functools.partial(linears.int8, phase=None, fp32_out=True)
-    if int4_weights:
-        return linears.int4, head, True
-    if phase is None:
-        return linears.linear, linears.head, False
-    return functools.partial(linears.int8, phase=phase), head, True

@@ -37,10 +37,10 @@ def test_a_sessions_prefix_outlives_what_evicts_the_others() -> None:
 def test_held_blocks_give_way_before_anybody_waits() -> None:
     engine = _engine(num_blocks=15)
     run(engine, [_job(PROMPT, "s")])
-    assert len(engine.scheduler.pinned) == 1
+    assert len(engine.scheduler.kv_cache.pinned) == 1
     events = run(engine, [_job([9] * 50)])
     assert len(events[0]) == 4
-    assert len(engine.scheduler.pinned) == 0
+    assert len(engine.scheduler.kv_cache.pinned) == 0
     assert engine.scheduler.num_preemptions == 0
 
 
@@ -48,9 +48,9 @@ def test_a_session_holds_its_last_conversation_only_and_until_it_ends() -> None:
     engine = _engine()
     run(engine, [_job(PROMPT, "s")])
     run(engine, [_job([9] * 20, "s", session_s=0.05)])
-    assert len(engine.scheduler.pinned) == 1
+    assert len(engine.scheduler.kv_cache.pinned) == 1
     assert engine.load.blocks_used == 5
     time.sleep(0.06)
     run(engine, [_job([8] * 5)])
-    assert len(engine.scheduler.pinned) == 0
+    assert len(engine.scheduler.kv_cache.pinned) == 0
     assert engine.load.blocks_used == 0

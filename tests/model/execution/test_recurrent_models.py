@@ -7,7 +7,8 @@ import torch
 
 from container.engine.engine import Engine
 from container.messages.engine import LogprobMode, SamplingParams, Submit
-from container.model.loading import paged_conversion
+from container.model.loading.paged_trial import PagedTrial
+from container.model.reference_check import Mismatch
 from container.model.states.slot_view import SlotView
 from tests.support.engines import Job, ids, run, run_sequences, torch_engine
 from tests.support.models import tiny_models
@@ -174,9 +175,9 @@ def test_a_mixer_that_forgets_its_state_is_not_batched(monkeypatch: pytest.Monke
 
 def test_the_model_is_unchanged_where_it_is_not_batched(monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(_: object) -> None:
-        raise paged_conversion.Mismatch("injected")
+        raise Mismatch("injected")
 
-    monkeypatch.setattr(paged_conversion.PagedTrial, "check_exact", fail)
+    monkeypatch.setattr(PagedTrial, "check_exact", fail)
     model = tiny_models.make("bamba")
     assert prepare(model, torch.float32, CPU).attention == "own"
     assert not any("forward" in vars(part) for part in model.modules())

@@ -308,7 +308,9 @@ def test_steps_go_on_while_an_adapter_is_downloaded(folders: dict[str, Path]) ->
         assert is_released.wait(60)
         return str(folders["small"])
 
-    store = engine.adapters = LoraManager(engine.adapters._lora_layers, 8, download=download)
+    store = engine.requests.adapters = LoraManager(
+        engine.adapters._lora_layers, 8, download=download
+    )
     is_registered = store.add("slow", "owner/name")
     assert ids(run(engine, [_job(PROMPTS[0], "")])[0])
     assert not is_registered.done()

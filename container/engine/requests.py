@@ -1,0 +1,182 @@
+"""The unfinished requests: from admission, through the load of an adapter, to the last sequence.
+
+A request waits here until its adapter is loaded; then it waits for its grammar
+(container.engine.structured_output), and then in the scheduler's queue.
+"""
+
+import logging
+import time
+from concurrent.futures import Future
+
+from container.engine.adapters import NO_ADAPTER, Adapters
+from container.engine.config import EngineConfig
+from container.engine.fault_isolation import FaultIsolation
+from container.engine.scheduler import Scheduler
+from container.engine.sequence import RequestKey, Sequence
+from container.engine.structured_output import StructuredOutput
+from container.errors import GenerationFailed, NotFound, ServingError, one_line
+from container.messages.engine import FinishReason, Submit
+
+log = logging.getLogger(__name__)
+
+# The frontend's id, its number for the request, and why the request ends.
+Failure = tuple[bytes, int, ServingError]
+
+
+class UnfinishedRequests:
+    """Owns the sequences of each request, its reference to an adapter, and requests that failed."""
+
+    def __init__(
+        self,
+        config: EngineConfig,
+        scheduler: Scheduler,
+        structured: StructuredOutput,
+        isolation: FaultIsolation,
+        adapters: Adapters | None,
+    ) -> None:
+        self.adapters = adapters
+        self._config = config
+        self._scheduler = scheduler
+        self._structured = structured
+        self._isolation = isolation
+        self._sequences: dict[RequestKey, list[Sequence]] = {}
+        self._batch_keys: set[RequestKey] = set()
+        self._loading: list[tuple[Future[None], list[Sequence]]] = []
+        self._failures: list[Failure] = []
+
+    def __len__(self) -> int:
+        return len(self._sequences)
+
+    @property
+    def num_interactive(self) -> int:
+        """Requests that are not records of batch bodies."""
+        return len(self._sequences) - len(self._batch_keys)
+
+    @property
+    def is_loading(self) -> bool:
+        """Whether a request waits for its adapter."""
+        return bool(self._loading)
+
+    @property
+    def has_failures(self) -> bool:
+        """Whether `take_failures` has something to return."""
+        return bool(self._failures)
+
+    def keys(self, frontend_id: bytes | None = None) -> list[RequestKey]:
+        """Return the keys of all requests, or of all of one frontend."""
+        return [key for key in self._sequences if frontend_id is None or key[0] == frontend_id]
+
+    def submit(self, frontend_id: bytes, message: Submit) -> None:
+        """Admit a request. Raises Overloaded, PromptTooLong or InvalidParameter."""
+        num_batch = len(self._batch_keys)
+        self._config.check_capacity(self.num_interactive, num_batch, is_batch=message.is_batch)
+        self._config.check(message)
+        self._structured.check_offered(message.params.grammar)
+        sequences = _sequences_of(frontend_id, message)
+        # Last, since a failure after it would leave the adapter acquired.
+        loading = self._acquire(message.adapter, sequences)
+        self._sequences[frontend_id, message.request_id] = sequences
+        if message.is_batch:
+            self._batch_keys.add((frontend_id, message.request_id))
+        if loading is None:
+            self._queue(sequences)
+        else:
+            self._loading.append((loading, sequences))
+
+    def abort(self, frontend_id: bytes, request_id: int, seq_index: int | None = None) -> None:
+        """Abort a request, or one sequence of it; an unknown one has already finished."""
+        sequences = self._sequences.get((frontend_id, request_id), [])
+        for sequence in sequences:
+            if seq_index is not None and sequence.seq_index != seq_index:
+                continue
+            self._structured.drop_token(sequence)
+            if sequence.finish_reason is None:
+                self._scheduler.remove(sequence, FinishReason.ABORTED)
+        if sequences:
+            self.forget((frontend_id, request_id))
+
+    def fail(self, key: RequestKey, error: ServingError) -> None:
+        """Abort a whole request with an error, reported once."""
+        if key in self._sequences:
+            self.abort(*key)
+            self._failures.append((*key, error))
+
+    def take_failures(self) -> list[Failure]:
+        """Return and clear the requests that failed in the last step."""
+        failures, self._failures = self._failures, []
+        return failures
+
+    def poll_adapters(self) -> None:
+        """Queue the requests whose adapter is loaded, and fail those whose adapter is not."""
+        if self.adapters is not None:
+            self.adapters.poll()
+        done = [entry for entry in self._loading if entry[0].done()]
+        self._loading = [entry for entry in self._loading if not entry[0].done()]
+        for loading, sequences in done:
+            if (error := loading.exception()) is not None:
+                self.fail(sequences[0].key, _client_error(error))
+            else:
+                self._queue(sequences)
+
+    def forget(self, key: RequestKey) -> None:
+        """Remove a request once all of its sequences have finished."""
+        sequences = self._sequences.get(key, [])  # several may finish in one step
+        if any(sequence.finish_reason is None or sequence.is_deferred for sequence in sequences):
+            return
+        self._isolation.clear(key)
+        self._batch_keys.discard(key)
+        self._structured.forget(sequences)
+        if self._sequences.pop(key, None) and sequences[0].adapter != NO_ADAPTER:
+            assert self.adapters is not None, "an adapter id without an adapter store"
+            self.adapters.release(sequences[0].adapter)
+
+    def _queue(self, sequences: list[Sequence]) -> None:
+        """Queue a request's sequences, once their grammar has compiled."""
+        grammar = sequences[0].params.grammar
+        if all(sequence.finish_reason is not None for sequence in sequences):
+            return  # aborted meanwhile
+        if grammar:
+            self._structured.compile(grammar, sequences)
+            return
+        for sequence in sequences:
+            if sequence.finish_reason is None:
+                self._scheduler.add(sequence)
+
+    def _acquire(self, adapter: str, sequences: list[Sequence]) -> "Future[None] | None":
+        """Assign a request its adapter; return its loading, if it is not in memory."""
+        if not adapter:
+            return None
+        if self.adapters is None:
+            raise NotFound("this model takes no adapters", field="adapter")
+        number = self.adapters.acquire(adapter)
+        for sequence in sequences:
+            sequence.adapter = number
+        return self.adapters.loading(number)
+
+
+def _sequences_of(frontend_id: bytes, message: Submit) -> list[Sequence]:
+    """Create a request's sequences; the first one computes the prompt for all."""
+    sequences: list[Sequence] = []
+    for seq_index in range(message.num_sequences):
+        sequence = Sequence(
+            message.request_id,
+            message.prompt_ids,
+            message.params,
+            frontend_id=frontend_id,
+            arrived_at=time.monotonic(),
+            prefill_parent=sequences[0] if sequences else None,
+            seq_index=seq_index,
+            images=message.images,
+            session=message.session,
+            session_s=message.session_s,
+        )
+        sequences.append(sequence)
+    return sequences
+
+
+def _client_error(error: BaseException) -> ServingError:
+    """Convert the error of a request to one that its client may see; log any other."""
+    if isinstance(error, ServingError):
+        return error
+    log.error("engine: preparing a request failed: %s", one_line(error), exc_info=error)
+    return GenerationFailed("the request cannot be prepared; the cause is in the log")

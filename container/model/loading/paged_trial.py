@@ -1,0 +1,146 @@
+"""Runs a model whose attention is paged beside its own pass, and measures how far they differ."""
+
+import logging
+from itertools import islice
+
+import torch
+from transformers import PreTrainedModel
+
+from container.model.attention.varlen import REFERENCE_ONLY, AttentionKernels
+from container.model.checks.layer_check import EXACT_TOLERANCE, ReferencePass, Rows
+from container.model.checks.layer_probe import ProbedLayers
+from container.model.checks.schedule import num_blocks, plan_schedule
+from container.model.execution.forward_pass import ForwardPass
+from container.model.kv_cache.cache import BLOCK_SIZE, KVCache, fill_stale
+from container.model.layers.int8_linear import BatchPhase
+from container.model.reference_check import EXACT_DTYPE, Accuracy, Convert, Mismatch, logits_error
+from container.model.states.cache import StateCache
+from container.model.states.mixers import RecurrentMixers
+
+log = logging.getLogger(__name__)
+
+# Steps of the whole model's check: chunks, and one with a decode beside a chunk.
+WHOLE_STEPS = 3
+# Tokens of a mixer's segment in the checks, whose prompts are short.
+TRIAL_SEGMENT = 8
+
+
+class PagedTrial:
+    """Runs a paged model on the reference's prompt, with a new cache for each run."""
+
+    def __init__(
+        self,
+        module: PreTrainedModel,
+        reference: ReferencePass,
+        probed: ProbedLayers,
+        mixers: RecurrentMixers | None,
+        device: torch.device,
+    ) -> None:
+        self.variants = reference.layers
+        self.checked = reference.checked
+        self._module = module
+        self._reference = reference
+        self.dtype = reference.dtype
+        self.shapes = probed.shapes
+        self.layer_attn_params = probed.layer_attn_params
+        self.mixers = mixers
+        self._device = device
+        self._cache_dtype = reference.dtype
+        self._phase: BatchPhase | None = None
+        self._kernels = REFERENCE_ONLY
+        self._ideal: Rows | None = None
+
+    def serve(
+        self,
+        cache_dtype: torch.dtype,
+        phase: BatchPhase | None,
+        kernels: AttentionKernels,
+        ideal: Rows | None,
+    ) -> None:
+        """Set the cache, weights and kernels of later runs to the served ones.
+
+        `ideal` is the exact result with the weights or cache in fewer bits, or with recurrences in
+        steps; its loss is accepted.
+        """
+        self._cache_dtype, self._phase, self._kernels = cache_dtype, phase, kernels
+        self._ideal = ideal
+
+    def run_exact(
+        self, cache_dtype: torch.dtype | None = None, convert: Convert | None = None
+    ) -> Rows:
+        """Run the checked layers in the exact format, with this cache and converted weights."""
+        with self._reference.exactly(self._module, convert):
+            return self._run(cache_dtype or EXACT_DTYPE[self.dtype])
+
+    def check_exact(self) -> None:
+        """Compare paged attention in the exact format. Raises Mismatch."""
+        error = self._reference.exact_error(self.run_exact())
+        log.debug("paged attention in the exact format: off by %.2g", error)
+        if not error <= EXACT_TOLERANCE:
+            raise Mismatch(
+                f"paged attention differs from the model's own by {error:.2g} of a row "
+                f"(limit {EXACT_TOLERANCE})"
+            )
+
+    def measure(self, names: list[str] | None = None) -> Accuracy:
+        """Compare layers in their current form, by default the checked ones, with the model's."""
+        return self._reference.accuracy(self._run(self._cache_dtype, names), self._ideal)
+
+    def check_served(self) -> None:
+        """Compare the checked layers in their served form. Raises Mismatch."""
+        accuracy = self.measure()
+        log.info("layers checked against the model's own: off by %s", accuracy)
+        if not accuracy.is_accepted:
+            raise Mismatch(f"the served layers are off by {accuracy}")
+
+    def check_whole(self, limit: float) -> None:
+        """Compare the whole model's logits. Raises Mismatch if they have little in common.
+
+        Rounding adds up over the layers, so this finds only faults between them.
+        """
+        forward, size = self._forward(self._cache_dtype)
+        worst = 0.0
+        for plan, positions in islice(plan_schedule(self._reference.ids, size), WHOLE_STEPS):
+            got = forward.run(plan)
+            expected = self._reference.logits[positions]
+            worst = max(worst, logits_error(got, expected.to(got.device)))
+        log.info("the whole model checked against its own pass: off by %.2g", worst)
+        if not worst <= limit:
+            raise Mismatch(f"the served model's logits are off by {worst:.2g} (limit {limit})")
+
+    def run_once(self) -> None:
+        """Run the whole model on the schedule's first step."""
+        forward, size = self._forward(self._cache_dtype)
+        plan, _ = next(iter(plan_schedule(self._reference.ids, size)))
+        forward.run(plan)
+
+    def _run(self, cache_dtype: torch.dtype, names: list[str] | None = None) -> Rows:
+        forward, size = self._forward(cache_dtype)
+        return self._reference.run(self._module, forward.run, size, names)
+
+    def _forward(self, cache_dtype: torch.dtype) -> tuple[ForwardPass, int]:
+        # Small blocks are the harder test, but GPU kernels do not support them.
+        size = 4 if self._kernels == REFERENCE_ONLY else BLOCK_SIZE[self._device.type]
+        cache = KVCache(
+            self.shapes, num_blocks=num_blocks(self._reference.ids, size), block_size=size,
+            dtype=cache_dtype, device=self._device,
+        )  # fmt: skip
+        states = self._states(cache_dtype)
+        stale = states.tensors.values() if states is not None else ()
+        for tensor in (*cache.keys, *cache.values, *stale):
+            fill_stale(tensor)
+        forward = ForwardPass(
+            self._module, cache, self._device, phase=self._phase, kernels=self._kernels,
+            states=states, mixers=self.mixers, segment=TRIAL_SEGMENT,
+        )  # fmt: skip
+        return forward, size
+
+    def _states(self, cache_dtype: torch.dtype) -> StateCache | None:
+        """Create a state cache for the schedule, wider for a pass in the exact format."""
+        if self.mixers is None:
+            return None
+        exact = EXACT_DTYPE[self.dtype]
+        return StateCache(
+            self.mixers.shapes, num_slots=2, device=self._device,
+            least_dtype=exact if cache_dtype == exact else None,
+        )  # fmt: skip
