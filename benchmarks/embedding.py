@@ -24,7 +24,7 @@ from rich.console import Console
 from rich.table import Table
 from system import machine, processes
 
-from container.lifecycle.supervisor import SPIN_COUNT
+from container.lifecycle.backends import SPIN_COUNT
 
 HERE = Path(__file__).resolve().parent
 # Each is one token of MiniLM's vocabulary.

@@ -42,10 +42,9 @@ main.add_command(doctor)
 @main.command()
 def serve() -> None:
     """Load the model and serve it. All settings come from the environment."""
-    from container.lifecycle.supervisor import Supervisor
+    from container.lifecycle.serve import serve as serve_container
 
-    settings = _settings()
-    sys.exit(Supervisor(settings).run())
+    sys.exit(serve_container(_settings()))
 
 
 @main.command()

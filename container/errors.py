@@ -27,7 +27,18 @@ One table per dialect maps each kind to a status code and a body
 (container.frontend.web.error_responses). The message is always safe to show to a client.
 """
 
+from enum import IntEnum
 from typing import ClassVar
+
+
+class ExitCode(IntEnum):
+    """How the container, or a process in it, ends; the documents name the same numbers."""
+
+    DRAINED = 0
+    WRONG_SETTINGS = 2
+    UNUSABLE_MODEL = 3
+    RESTARTS_EXHAUSTED = 4
+    FRONTENDS_DIED = 5
 
 
 class ServingError(Exception):
@@ -48,7 +59,7 @@ class ConfigError(ServingError):
     """Invalid settings. `errors` has one line for each."""
 
     kind = "config"
-    exit_code = 2
+    exit_code = ExitCode.WRONG_SETTINGS
 
     def __init__(self, errors: list[str]) -> None:
         super().__init__("\n".join(errors))
@@ -59,7 +70,7 @@ class ModelLoadError(ServingError):
     """The model cannot be served."""
 
     kind = "model_load"
-    exit_code = 3
+    exit_code = ExitCode.UNUSABLE_MODEL
 
 
 class RequestError(ServingError):

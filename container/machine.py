@@ -6,6 +6,7 @@ from pathlib import Path
 
 import psutil
 
+GIB = 2**30
 CGROUP = Path("/sys/fs/cgroup")
 QUERY = ("nvidia-smi", "--query-gpu=name,memory.total,driver_version", "--format=csv,noheader")
 
@@ -17,6 +18,9 @@ class Gpu:
     name: str
     memory_bytes: int
     driver: str
+
+    def __str__(self) -> str:
+        return f"{self.name}, {self.memory_bytes / GIB:.0f} GiB, driver {self.driver}"
 
 
 def visible_gpus() -> list[Gpu]:

@@ -87,10 +87,11 @@ FLOORS = {
         ["keywords"],
     ],
     "container.lifecycle": [
-        ["child", "failure", "listener", "other_handlers"],
+        ["child", "failure", "listener", "other_handlers", "announcement"],
         ["startup_report"],
-        ["shutdown"],
+        ["shutdown", "backends"],
         ["supervisor"],
+        ["serve"],
     ],
     "container.model": [
         ["hf_config", "async_copy", "forward_batch", "kernels"],

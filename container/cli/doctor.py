@@ -14,8 +14,10 @@ from pathlib import Path
 import psutil
 
 from container.errors import ConfigError
-from container.lifecycle.startup_report import diagnose
+from container.lifecycle.startup_report import model_lines, torch_lines, variable_lines
 from container.machine import Gpu, free_memory_bytes, visible_gpus
+from container.settings.model import EmbeddingSettings, ModelSettings
+from container.settings.server import HandlerSettings
 from container.settings.settings import Settings
 from container.settings.tgi import without_effect
 
@@ -43,28 +45,39 @@ class Finding:
 
 
 def examine(environ: Mapping[str, str]) -> Iterator[Finding]:
-    """Yield everything that is found about settings, machine and network."""
+    """Yield the findings about settings, machine and network."""
     settings = None
     try:
         settings = Settings.from_environ(environ)
     except ConfigError as error:
         for problem in error.errors:
             yield Finding("settings", PROBLEM, problem, "correct it; docs/configuration.md")
-    yield from _variables(settings, environ)
+    if settings is not None:
+        yield from _start(settings.model, settings.embedding, settings.handlers, environ)
+    yield from _variables(environ)
     yield from _processor()
     yield from _kernels()
     gpus = visible_gpus()
-    yield from _gpus(gpus)
+    defaults = settings or Settings()
+    yield from _gpus(defaults.placement.num_gpus, gpus)
     yield from _fits(gpus)
     yield from _disk(environ)
-    yield from _port((settings or Settings()).server.port)
-    yield from _hub(settings, environ)
+    yield from _port(defaults.server.port)
+    yield from _hub(defaults.model.model_id, defaults.model.hf_token, environ)
 
 
-def _variables(settings: Settings | None, environ: Mapping[str, str]) -> Iterator[Finding]:
-    if settings is not None:
-        for found in diagnose(settings, environ):
-            yield Finding("start", WARNING if found.is_warning else OK, found.text)
+def _start(
+    model: ModelSettings,
+    embedding: EmbeddingSettings,
+    handlers: HandlerSettings,
+    environ: Mapping[str, str],
+) -> Iterator[Finding]:
+    """Yield what the server reports at its start, but not its lines about the machine."""
+    for line in (*model_lines(model, embedding, handlers), *variable_lines(environ)):
+        yield Finding("start", WARNING if line.is_warning else OK, line.text)
+
+
+def _variables(environ: Mapping[str, str]) -> Iterator[Finding]:
     if names := without_effect(environ):
         yield Finding(
             "settings", WARNING, f"without effect here: {', '.join(names)}", "they may stay or go"
@@ -72,11 +85,11 @@ def _variables(settings: Settings | None, environ: Mapping[str, str]) -> Iterato
 
 
 def _processor() -> Iterator[Finding]:
-    facts = _cpuinfo()
-    flags = set(facts.get("flags", facts.get("Features", "")).split())
-    wanted = X86_FLAGS if platform.machine() == "x86_64" else ARM_FLAGS
-    known = [flag for flag in wanted if flag in flags]
-    name = facts.get("model name") or platform.processor() or platform.machine()
+    cpu = _cpuinfo()
+    flags = set(cpu.get("flags", cpu.get("Features", "")).split())
+    useful = X86_FLAGS if platform.machine() == "x86_64" else ARM_FLAGS
+    known = [flag for flag in useful if flag in flags]
+    name = cpu.get("model name") or platform.processor() or platform.machine()
     text = f"{name}, {psutil.cpu_count()} processors; {', '.join(known) or 'no vector extensions'}"
     if platform.machine() == "x86_64" and "avx2" not in flags:
         yield Finding(
@@ -87,7 +100,7 @@ def _processor() -> Iterator[Finding]:
 
 
 def _cpuinfo() -> dict[str, str]:
-    """Return the facts of the first processor; empty where there is no such file."""
+    """Return the fields of the first processor; empty where there is no such file."""
     try:
         first = Path("/proc/cpuinfo").read_text().partition("\n\n")[0]
     except OSError:
@@ -108,22 +121,20 @@ def _kernels() -> Iterator[Finding]:
     )  # fmt: skip
 
 
-def _gpus(gpus: list[Gpu]) -> Iterator[Finding]:
-    import importlib.metadata
-
-    for gpu in gpus:
-        text = f"{gpu.name}, {gpu.memory_bytes / GIB:.0f} GiB, driver {gpu.driver}"
-        yield Finding("GPU", OK, text)
-    torch_version = importlib.metadata.version("torch")
-    if gpus and "+cpu" in torch_version:
-        remedy = "build the image with VARIANT=cuda, or install torch for CUDA"
-        yield Finding("GPU", PROBLEM, f"torch {torch_version} cannot use it", remedy)
-    if not gpus:
-        yield Finding("GPU", OK, "none: models are served on the CPU")
+def _gpus(num_gpus: int | None, gpus: list[Gpu]) -> Iterator[Finding]:
+    yield from (Finding("GPU", OK, str(gpu)) for gpu in gpus)
+    for line in torch_lines(num_gpus, gpus):
+        if not line.is_warning:
+            yield Finding("GPU", OK, line.text)
+        elif gpus:
+            remedy = "build the image with VARIANT=cuda, or install torch for CUDA"
+            yield Finding("GPU", PROBLEM, line.text, remedy)
+        else:
+            yield Finding("GPU", WARNING, line.text)
 
 
 def _fits(gpus: list[Gpu]) -> Iterator[Finding]:
-    """Say how large a model fits, with a quarter of the memory left for cache and steps."""
+    """Estimate how large a model fits, with a quarter of the memory left for cache and steps."""
     free = free_memory_bytes()
     yield Finding("memory", OK, f"{free / GIB:.1f} GiB free; {_largest(free)}")
     if gpus:
@@ -160,25 +171,23 @@ def _port(port: int) -> Iterator[Finding]:
         yield Finding("port", OK, f"{port} is free")
 
 
-def _hub(settings: Settings | None, environ: Mapping[str, str]) -> Iterator[Finding]:
-    model_id = settings.model.model_id if settings is not None else None
+def _hub(model_id: str | None, token: str | None, environ: Mapping[str, str]) -> Iterator[Finding]:
     needs_hub = bool(model_id) and not Path(str(model_id)).expanduser().is_dir()
     bad = PROBLEM if needs_hub else WARNING
     if environ.get("HF_HUB_OFFLINE", "").lower() in ("1", "true", "yes", "on"):
         yield Finding("Hub", OK, "HF_HUB_OFFLINE is set: only folders and the cache are read")
         return
-    if error := _hub_error(model_id if needs_hub else None, settings):
+    if error := _hub_error(model_id if needs_hub else None, token):
         remedy = "give a folder in HF_MODEL_ID, fill the cache of HF_HOME, or open the network"
         yield Finding("Hub", bad, error, remedy)
     else:
         yield Finding("Hub", OK, f"reachable{f', and {model_id} is there' if needs_hub else ''}")
 
 
-def _hub_error(model_id: str | None, settings: Settings | None) -> str | None:
+def _hub_error(model_id: str | None, token: str | None) -> str | None:
     """Return why the Hub, or a repository on it, cannot be read; None if it can."""
     from huggingface_hub import HfApi
 
-    token = settings.model.hf_token if settings is not None else None
     name, url = model_id or "gpt2", os.environ.get("HF_ENDPOINT") or "https://huggingface.co"
     try:
         HfApi(token=token).model_info(name, timeout=HUB_TIMEOUT_S)

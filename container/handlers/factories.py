@@ -58,7 +58,9 @@ def make_server(
 
 def make_worker(settings: Settings, address: str, name: str, parent_pid: int) -> Worker:
     """Return a worker; it loads the user's code once it runs."""
-    return Worker(address, name, partial(_make_handler, settings, name), parent_pid)
+    default = settings.engine.max_concurrent_requests
+    load = partial(_load, settings.model, settings.handlers, settings.server, default, name)
+    return Worker(address, name, load, parent_pid)
 
 
 def model_folder(settings: ModelSettings) -> Path:
@@ -93,20 +95,25 @@ def _prepare(
     progress(f"loading {code.path if code is not None else served_task(settings)}")
 
 
-def _make_handler(settings: Settings, name: str) -> tuple[Handler, int]:
-    code = find_code(settings.handlers, settings.model.model_id)
+def _load(
+    model: ModelSettings,
+    handlers: HandlerSettings,
+    server: ServerSettings,
+    max_requests: int,
+    name: str,
+) -> tuple[Handler, int]:
+    """Load the user's code; return its handler, and how many requests it handles at a time."""
+    code = find_code(handlers, model.model_id)
     gpu_id = _gpu(int(name.split("-")[1]))
     handler = Handler(
         load_hooks(code) if code is not None else {},
-        _model_dir(settings.model, code),
-        None
-        if _loads_own_model(code)
-        else partial(_built_in_model, settings.model, settings.server, gpu_id),
-        default_accept=settings.handlers.default_accept,
+        _model_dir(model, code),
+        None if _loads_own_model(code) else partial(_built_in_model, model, server, gpu_id),
+        default_accept=handlers.default_accept,
         gpu_id=gpu_id,
     )
-    default = settings.engine.max_concurrent_requests if handler.is_concurrent else 1
-    return handler, settings.handlers.handler_concurrency or default
+    default = max_requests if handler.is_concurrent else 1
+    return handler, handlers.handler_concurrency or default
 
 
 def _built_in_model(settings: ModelSettings, server: ServerSettings, gpu_id: int | None) -> Any:

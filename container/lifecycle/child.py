@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Iterable
 from typing import TypeAlias
 
-from container.errors import ConfigError, ModelLoadError
+from container.errors import ExitCode
 from container.ipc.heartbeat import HeartbeatLimits, HeartbeatMonitor
 from container.settings.process_env import HEARTBEAT_FD
 
@@ -26,8 +26,7 @@ Process: TypeAlias = "subprocess.Popen[bytes]"
 MAX_RESTARTS = 3
 RESTART_WINDOW_S = 600.0
 # A restart cannot help here.
-FINAL_EXIT_CODES = (ConfigError.exit_code, ModelLoadError.exit_code)
-RESTARTS_EXHAUSTED = 4
+FINAL_EXIT_CODES = (ExitCode.WRONG_SETTINGS, ExitCode.UNUSABLE_MODEL)
 # Time for a hung process to write its stacks.
 ABORT_GRACE_S = 2.0
 
@@ -90,7 +89,7 @@ class Child:
                 "%s: died %d times within %.0f s, not restarted again; the container stops",
                 self.name, MAX_RESTARTS + 1, RESTART_WINDOW_S,
             )  # fmt: skip
-            return RESTARTS_EXHAUSTED
+            return ExitCode.RESTARTS_EXHAUSTED
         self._restarted_at.append(self._now())
         log.error(
             "%s: died (%s); restart %d of %d within %.0f s",

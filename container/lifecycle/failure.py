@@ -6,16 +6,19 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
+from container.errors import ExitCode
 from container.settings.process_env import FAILURE_FILE
 
 log = logging.getLogger(__name__)
 
 MAX_CHARACTERS = 2000
-REASONS = {
-    2: "a setting is wrong; the lines above name it",
-    3: "the model or the user's code cannot be served; the lines above say why",
-    4: "a process of the server keeps dying; the lines above have the cause",
-    5: "the HTTP side ended; the lines above have the cause",
+REASONS: dict[int, str] = {
+    ExitCode.WRONG_SETTINGS: "a setting is wrong; the lines above name it",
+    ExitCode.UNUSABLE_MODEL: "the model or the user's code cannot be served; "
+    "the lines above say why",
+    ExitCode.RESTARTS_EXHAUSTED: "a process of the server keeps dying; "
+    "the lines above have the cause",
+    ExitCode.FRONTENDS_DIED: "the HTTP side ended; the lines above have the cause",
 }
 
 

@@ -1,7 +1,7 @@
 """The startup report: lines about the model, the machine and the environment variables.
 
-Reads files and the environment, loads nothing. Each finding is a line; a probable mistake is a
-warning that names the remedy.
+Reads files and the environment, loads nothing. A probable mistake is a warning that names the
+remedy.
 """
 
 import difflib
@@ -17,16 +17,11 @@ import psutil
 from container.errors import ConfigError
 from container.handlers.user_code import find_code, missing_code
 from container.lifecycle.other_handlers import other_handlers
-from container.machine import free_memory_bytes, visible_gpus
-from container.settings.model import ModelSettings
+from container.machine import Gpu, free_memory_bytes
+from container.settings.model import EmbeddingSettings, ModelSettings
 from container.settings.process_env import ADDITIONAL_DATA, SAGEMAKER_MODEL_DIR, model_root
 from container.settings.server import HandlerSettings
-from container.settings.settings import (
-    REFUSED,
-    Settings,
-    overridden_names,
-    setting_names,
-)
+from container.settings.settings import REFUSED, overridden_names, setting_names
 from container.settings.tgi import WITHOUT_EFFECT
 
 GIB = 2**30
@@ -47,35 +42,81 @@ LIKENESS = 0.86
 
 
 @dataclass(frozen=True, slots=True)
-class Finding:
+class ReportLine:
     """One line of the report; `is_warning` for a probable mistake."""
 
     text: str
     is_warning: bool = False
 
 
-def diagnose(settings: Settings, environ: Mapping[str, str]) -> list[Finding]:
-    """Collect the findings about model, code, machine and variables."""
-    return [
-        *_model(settings.model),
-        *_embedding_model(
-            settings.embedding.embedding_model_id,
-            settings.model.task if settings.is_embedding_task else None,
-        ),
-        *_code(settings.handlers, settings.model.model_id),
-        *_additional_data(),
-        *_machine(settings.placement.num_gpus),
-        *_variables(environ),
-    ]
+def model_lines(
+    model: ModelSettings, embedding: EmbeddingSettings, handlers: HandlerSettings
+) -> Iterator[ReportLine]:
+    """Yield the lines about the model, the embedding model, user code and additional data."""
+    yield from _model(model)
+    yield from _embedding_model(embedding, model.task)
+    yield from _code(handlers, model.model_id)
+    yield from _additional_data()
 
 
-def _model(settings: ModelSettings) -> Iterator[Finding]:
+def machine_lines(num_gpus: int | None, gpus: list[Gpu]) -> Iterator[ReportLine]:
+    """Yield the lines about processors, memory and GPUs; `num_gpus` is SM_NUM_GPUS."""
+    memory = psutil.virtual_memory()
+    yield ReportLine(
+        f"machine: {psutil.cpu_count()} processors, {free_memory_bytes() / GIB:.1f} of "
+        f"{memory.total / GIB:.1f} GiB memory free"
+    )
+    yield from (ReportLine(f"GPU: {gpu}") for gpu in gpus)
+    yield from torch_lines(num_gpus, gpus)
+
+
+def torch_lines(num_gpus: int | None, gpus: list[Gpu]) -> Iterator[ReportLine]:
+    """Yield the lines about torch's version, and whether it can use the GPUs."""
+    version = importlib.metadata.version("torch")
+    if gpus and "+cpu" in version:
+        yield ReportLine(
+            f"torch {version} cannot use them: build the image for CUDA", is_warning=True
+        )
+    elif gpus:
+        yield ReportLine(f"torch {version}")
+    else:
+        yield ReportLine(f"no GPU is visible; torch {version}")
+        if num_gpus:
+            yield ReportLine(
+                f"SM_NUM_GPUS={num_gpus}, but this machine has no GPU: the model is served on the "
+                "CPU; take an instance with a GPU, or set SM_NUM_GPUS=0",
+                is_warning=True,
+            )
+
+
+def variable_lines(environ: Mapping[str, str]) -> Iterator[ReportLine]:
+    """Yield the lines about variables that have no effect, or may be misspelt."""
+    if names := overridden_names(environ):
+        yield ReportLine(f"set, but another name of the same setting wins: {', '.join(names)}")
+    known = {*setting_names(), *REFUSED, *WITHOUT_EFFECT, *PLATFORM}
+    empty = sorted(name for name in known & environ.keys() if not environ[name].strip())
+    if empty:
+        yield ReportLine(f"empty variables, which count as unset: {', '.join(empty)}")
+    others = sorted(name for name in environ.keys() - known if name.startswith(OTHER_IMAGES))
+    if others:
+        yield ReportLine(
+            f"variables of other images, without effect here: {', '.join(others)}; "
+            "docs/configuration.md has this server's",
+            is_warning=True,
+        )
+    for name in sorted(environ.keys() - known - set(others)):
+        near = difflib.get_close_matches(name, known, 1, LIKENESS)
+        if near:
+            yield ReportLine(f"{name} is not known; did you mean {near[0]}?", is_warning=True)
+
+
+def _model(settings: ModelSettings) -> Iterator[ReportLine]:
     if settings.model_id:
         folder = Path(settings.model_id).expanduser()
         where = "a folder" if folder.is_dir() else "from the Hub"
-        yield Finding(f"model: {settings.model_id} ({where}; HF_MODEL_ID is set)")
+        yield ReportLine(f"model: {settings.model_id} ({where}; HF_MODEL_ID is set)")
         if SAGEMAKER_MODEL_DIR.is_dir() and (SAGEMAKER_MODEL_DIR / "config.json").is_file():
-            yield Finding(
+            yield ReportLine(
                 f"{SAGEMAKER_MODEL_DIR} also holds a model, which is NOT served because "
                 "HF_MODEL_ID is set; unset it to serve that one",
                 is_warning=folder.resolve() != SAGEMAKER_MODEL_DIR,
@@ -85,114 +126,69 @@ def _model(settings: ModelSettings) -> Iterator[Finding]:
             folder = Path(settings.model_source())
         except ConfigError:
             return  # user code may do without one; otherwise the start ends with this error
-        yield Finding(f"model: {folder} (HF_MODEL_ID is not set)")
+        yield ReportLine(f"model: {folder} (HF_MODEL_ID is not set)")
     if folder.is_dir():
         yield from _files(folder)
 
 
-def _embedding_model(model_id: str | None, task: str | None) -> Iterator[Finding]:
-    if model_id:
-        yield Finding(f"embedding model: {model_id} (EMBEDDING_MODEL_ID is set)")
-    elif task is not None:
-        yield Finding(f"HF_TASK={task}: the model is served as an embedding model")
+def _embedding_model(settings: EmbeddingSettings, task: str | None) -> Iterator[ReportLine]:
+    if settings.embedding_model_id:
+        yield ReportLine(
+            f"embedding model: {settings.embedding_model_id} (EMBEDDING_MODEL_ID is set)"
+        )
+    elif settings.is_for_task(task):
+        yield ReportLine(f"HF_TASK={task}: the model is served as an embedding model")
 
 
-def _files(folder: Path) -> Iterator[Finding]:
+def _files(folder: Path) -> Iterator[ReportLine]:
     inner = model_root(folder)
     if inner != folder:
-        yield Finding(f"the model's files are in the folder {inner.name} of the archive")
+        yield ReportLine(f"the model's files are in the folder {inner.name} of the archive")
     files = [path for path in inner.rglob("*") if path.is_file()]
     weights = [path for path in files if path.suffix in (".safetensors", ".bin", ".gguf")]
     size = sum(path.stat().st_size for path in weights)
     config = _config(inner)
     kind = ", ".join(config.get("architectures") or []) or config.get("model_type", "unknown kind")
     dtype = config.get("dtype") or config.get("torch_dtype") or "no dtype named"
-    yield Finding(
+    yield ReportLine(
         f"files: {len(files)}, of which {len(weights)} with {size / GIB:.2f} GiB of weights; "
         f"{kind}, {dtype}"
     )
     free = free_memory_bytes()
     if size > free:
-        yield Finding(
+        yield ReportLine(
             f"the weights have {size / GIB:.1f} GiB and {free / GIB:.1f} GiB of memory are free: "
             "take a larger instance",
             is_warning=True,
         )
     if (inner / "inference.py").is_file():
-        yield Finding(
+        yield ReportLine(
             f"{inner / 'inference.py'} is not used: user code belongs in the folder code/",
             is_warning=True,
         )
     for path, owner in other_handlers(inner):
-        yield Finding(
+        yield ReportLine(
             f"{path} is not used: it is {owner}; this server's user code is code/inference.py, "
             "and its settings are environment variables (docs/user-code.md)",
             is_warning=True,
         )
 
 
-def _code(settings: HandlerSettings, model_id: str | None) -> Iterator[Finding]:
+def _code(settings: HandlerSettings, model_id: str | None) -> Iterator[ReportLine]:
     if (missing := missing_code(settings, model_id)) is not None:
-        yield Finding(missing, is_warning=True)
+        yield ReportLine(missing, is_warning=True)
     code = find_code(settings, model_id)
     if code is None:
         return
     hooks = ", ".join(sorted(code.hooks)) or "no functions that are known"
     model = "its own model" if code.loads_own_model else "the built-in engine as its model"
-    yield Finding(f"user code: {code.path} ({hooks}; {model})", is_warning=not code.hooks)
+    yield ReportLine(f"user code: {code.path} ({hooks}; {model})", is_warning=not code.hooks)
 
 
-def _additional_data() -> Iterator[Finding]:
+def _additional_data() -> Iterator[ReportLine]:
     if ADDITIONAL_DATA.is_dir():
         channels = ", ".join(sorted(path.name for path in ADDITIONAL_DATA.iterdir()))
-        yield Finding(f"additional model data: {channels or 'none'}")
-
-
-def _machine(num_gpus: int | None) -> Iterator[Finding]:
-    memory = psutil.virtual_memory()
-    yield Finding(
-        f"machine: {psutil.cpu_count()} processors, {free_memory_bytes() / GIB:.1f} of "
-        f"{memory.total / GIB:.1f} GiB memory free"
-    )
-    torch_version = importlib.metadata.version("torch")
-    gpus = visible_gpus()
-    for gpu in gpus:
-        memory_gib = gpu.memory_bytes / GIB
-        yield Finding(f"GPU: {gpu.name}, {memory_gib:.0f} GiB, driver {gpu.driver}")
-    if gpus and "+cpu" in torch_version:
-        yield Finding(
-            f"torch {torch_version} cannot use them: build the image for CUDA", is_warning=True
-        )
-    elif not gpus:
-        yield Finding(f"no GPU is visible; torch {torch_version}")
-        if num_gpus:
-            yield Finding(
-                f"SM_NUM_GPUS={num_gpus}, but this machine has no GPU: the model is served on the "
-                "CPU; take an instance with a GPU, or set SM_NUM_GPUS=0",
-                is_warning=True,
-            )
-    else:
-        yield Finding(f"torch {torch_version}")
-
-
-def _variables(environ: Mapping[str, str]) -> Iterator[Finding]:
-    if names := overridden_names(environ):
-        yield Finding(f"set, but another name of the same setting wins: {', '.join(names)}")
-    known = {*setting_names(), *REFUSED, *WITHOUT_EFFECT, *PLATFORM}
-    empty = sorted(name for name in known & environ.keys() if not environ[name].strip())
-    if empty:
-        yield Finding(f"empty variables, which count as unset: {', '.join(empty)}")
-    others = sorted(name for name in environ.keys() - known if name.startswith(OTHER_IMAGES))
-    if others:
-        yield Finding(
-            f"variables of other images, without effect here: {', '.join(others)}; "
-            "docs/configuration.md has this server's",
-            is_warning=True,
-        )
-    for name in sorted(environ.keys() - known - set(others)):
-        near = difflib.get_close_matches(name, known, 1, LIKENESS)
-        if near:
-            yield Finding(f"{name} is not known; did you mean {near[0]}?", is_warning=True)
+        yield ReportLine(f"additional model data: {channels or 'none'}")
 
 
 def _config(folder: Path) -> dict[str, Any]:

@@ -12,7 +12,6 @@ from container import machine
 from container.cli import doctor
 from container.cli.doctor import OK, PROBLEM, WARNING, Finding
 from container.machine import Gpu, visible_gpus
-from container.settings.settings import Settings
 from tests.support.servers import DEMO_MODEL, ROOT
 
 OFFLINE = {"HF_HUB_OFFLINE": "1"}
@@ -69,8 +68,7 @@ def test_an_unreachable_hub_is_a_problem_only_for_who_needs_it(
     monkeypatch: pytest.MonkeyPatch, model: str, state: str
 ) -> None:
     monkeypatch.setattr(doctor, "_hub_error", lambda *_: "no network")
-    settings = Settings.from_environ({"HF_MODEL_ID": model})
-    [finding] = doctor._hub(settings, {})
+    [finding] = doctor._hub(model, None, {})
     assert (finding.state, finding.text) == (state, "no network")
 
 

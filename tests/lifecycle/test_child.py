@@ -8,8 +8,9 @@ from pathlib import Path
 import psutil
 import pytest
 
+from container.errors import ExitCode
 from container.ipc.heartbeat import HeartbeatLimits
-from container.lifecycle.child import MAX_RESTARTS, RESTART_WINDOW_S, RESTARTS_EXHAUSTED, Child
+from container.lifecycle.child import MAX_RESTARTS, RESTART_WINDOW_S, Child
 from tests.support.servers import wait_for
 
 ROOT = Path(__file__).parents[2]
@@ -72,7 +73,7 @@ def test_a_child_that_dies_is_started_again_a_few_times(tmp_path: Path) -> None:
         _wait_left(child)
         assert child.keep_alive() is None
     _wait_left(child)
-    assert child.keep_alive() == RESTARTS_EXHAUSTED
+    assert child.keep_alive() == ExitCode.RESTARTS_EXHAUSTED
 
 
 def test_only_the_restarts_of_the_last_minutes_count(tmp_path: Path) -> None:
@@ -85,7 +86,7 @@ def test_only_the_restarts_of_the_last_minutes_count(tmp_path: Path) -> None:
     for _ in range(MAX_RESTARTS):
         _wait_left(child)
         code = child.keep_alive()
-    assert code == RESTARTS_EXHAUSTED
+    assert code == ExitCode.RESTARTS_EXHAUSTED
 
 
 @pytest.mark.parametrize("code", [2, 3])

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from container.lifecycle import startup_report
-from container.lifecycle.startup_report import diagnose
-from container.lifecycle.supervisor import Supervisor
+from container.lifecycle.serve import serve
+from container.lifecycle.startup_report import machine_lines, model_lines, variable_lines
+from container.machine import Gpu
 from container.settings.engine import PlacementSettings
 from container.settings.model import ModelSettings
 from container.settings.process_env import model_root
@@ -19,8 +19,12 @@ from tests.support.servers import DEMO_MODEL
 
 
 def _texts(settings: Settings, *, warnings_only: bool = False, **environ: str) -> list[str]:
-    found = diagnose(settings, environ)
-    return [one.text for one in found if one.is_warning or not warnings_only]
+    lines = [
+        *model_lines(settings.model, settings.embedding, settings.handlers),
+        *machine_lines(settings.placement.num_gpus, []),
+        *variable_lines(environ),
+    ]
+    return [line.text for line in lines if line.is_warning or not warnings_only]
 
 
 def test_the_model_its_files_and_the_machine_are_told(tmp_path: Path) -> None:
@@ -111,15 +115,20 @@ def test_a_variable_that_another_name_of_its_setting_beats_is_named() -> None:
 
 
 @pytest.mark.parametrize("number", [1, 4])
-def test_gpus_that_the_machine_lacks_are_a_warning(
-    number: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(startup_report, "visible_gpus", list)
+def test_gpus_that_the_machine_lacks_are_a_warning(number: int) -> None:
     settings = Settings(
         model=ModelSettings(model_id="a/b"), placement=PlacementSettings(num_gpus=number)
     )
     [text] = _texts(settings, warnings_only=True)
     assert text.startswith(f"SM_NUM_GPUS={number}, but this machine has no GPU")
+
+
+def test_gpus_are_named_and_torch_for_cpus_is_a_warning() -> None:
+    gpu = Gpu("NVIDIA L4", 23034 * 2**20, "550.90.07")
+    machine, named, torch = machine_lines(1, [gpu])
+    assert machine.text.startswith("machine: ")
+    assert named.text == "GPU: NVIDIA L4, 22 GiB, driver 550.90.07"
+    assert torch.is_warning == ("+cpu" in torch.text)
 
 
 def test_empty_variables_are_named_in_one_line() -> None:
@@ -179,7 +188,7 @@ def test_a_container_without_a_writable_temporary_folder_says_so(
     monkeypatch.setattr(tempfile, "mkdtemp", refuse)
     handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
-        code = Supervisor(Settings(model=ModelSettings(model_id=str(DEMO_MODEL)))).run()
+        code = serve(Settings(model=ModelSettings(model_id=str(DEMO_MODEL))))
     finally:
         for number, handler in handlers.items():
             signal.signal(number, handler)
