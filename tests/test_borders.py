@@ -72,6 +72,7 @@ FLOORS = {
         ["forms", "schema", "protocol"],
         ["shape", "constraint"],
         ["complexity", "client"],
+        ["startup"],
         ["json_schema"],
         ["spec", "argument_pairs"],
         ["call_arguments"],

@@ -5,7 +5,6 @@ The composition root of the engine process; runs once and reports each stage in 
 
 import logging
 import os
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,12 +18,13 @@ from container.engine.engine import Engine
 from container.engine.model_runner import ModelRunner, run_step
 from container.engine.schedule import Batch, ScheduledSequence
 from container.engine.sequence import Sequence
-from container.errors import ConfigError, TemplateFailed
-from container.grammar.client import GrammarClient, GrammarServerFailed
-from container.grammar.protocol import ForkServerArgs, GrammarLimits
+from container.errors import ConfigError
+from container.grammar.protocol import GrammarLimits
+from container.grammar.startup import checked_grammars, start_grammars
 from container.images.reader import ImageReader
 from container.ipc.backend_server import Progress
 from container.messages.engine import EngineInfo, SamplingParams
+from container.model.checks.check_prompt import encode_check_prompt
 from container.model.execution.factory import capture_decodes, capture_sizes, make_runner
 from container.model.execution.model_runner import TorchModelRunner
 from container.model.formats.checkpoint import method_name
@@ -46,19 +46,11 @@ from container.model.lora.layers import LoraLayers
 from container.model.lora.manager import open_store
 from container.model.parallel.placement import Placement
 from container.model.parallel.ranks import InitKVCache, Ranks
-from container.model.reference_check import NUM_IDS
 from container.settings.settings import Settings
 from container.text.templates.renderer import TemplateRenderer
 from container.text.tokenizer import Tokenizer
 
 log = logging.getLogger(__name__)
-
-# The prompt of the checks at start; only its first tokens are used.
-CHECK_TEXT = (
-    "Which three rivers are the longest in Europe, and through how many countries does each of "
-    "them flow before it reaches the sea? Answer in two or three short sentences."
-)
-MIN_CHECK_IDS = 12
 
 
 def load_engine(
@@ -101,18 +93,11 @@ def load_engine(
     format_name = dtype_name(dtype)
     tokenizer.start_renderer()
     kernels = load_kernels() if placement.device.type == "cpu" else None
-    ids = check_ids(tokenizer)
-    ranks = (
-        Ranks(
-            files.path,
-            format_name,
-            placement.devices,
-            ids,
-            silence_s=settings.server.heartbeat_timeout_s,
-        )
-        if placement.is_tensor_parallel
-        else None
-    )
+    ids = encode_check_prompt(tokenizer)
+    ranks = None
+    if placement.is_tensor_parallel:
+        silence_s = settings.server.heartbeat_timeout_s
+        ranks = Ranks(files.path, format_name, placement.devices, ids, silence_s=silence_s)
     grammars = start_grammars(
         tokenizer,
         text_config(model_config).vocab_size,
@@ -120,8 +105,9 @@ def load_engine(
         GrammarLimits(settings.requests.grammar_timeout, settings.requests.grammar_memory * 2**20),
     )
     progress(f"loading weights as {format_name} on {placement}")
-    weights = settings.model
-    model = load_weights(weights, files.path, model_config, dtype, placement, reader, ids, kernels)
+    model = load_weights(
+        settings.model, files.path, model_config, dtype, placement, reader, ids, kernels
+    )
     progress("sizing the KV cache")
     capacity = measure_capacity(
         settings.engine,
@@ -157,12 +143,8 @@ def load_engine(
     )
     if isinstance(runner, TorchModelRunner):
         capture_decodes(runner.forward, sizes, max_blocks, model.device, progress)
-        if (
-            config.num_slots
-            and settings.memory.swap_space is None
-            and not swapping_pays(runner, config)
-        ):
-            config = replace(config, num_slots=0)
+        if settings.memory.swap_space is None:
+            config = _without_slow_offload(runner, config)
         if config.num_slots:
             tokens_on_host = config.num_slots * config.block_size
             log.info("KV offload: host memory holds %d tokens", tokens_on_host)
@@ -193,46 +175,6 @@ def load_engine(
     return engine, msgspec.structs.replace(info, fallbacks=fallbacks)
 
 
-def start_grammars(
-    tokenizer: Tokenizer, vocabulary: int, end_token_ids: frozenset[int], limits: GrammarLimits
-) -> GrammarClient | None:
-    """Start the fork server of grammars; None where the tokenizer or the system allows none.
-
-    It loads the tokenizer while the weights are loaded; `checked_grammars` waits for it.
-    `vocabulary` is the number of the model's logits; the tokenizer may have more tokens.
-    """
-    if not tokenizer.is_fast:
-        return None
-    if not sys.platform.startswith("linux"):
-        log.warning("structured output is off: its processes need Linux")
-        return None
-    num_ids = max(vocabulary, tokenizer.num_ids)
-    args = ForkServerArgs(
-        tokenizer.serialise(),
-        num_ids,
-        sorted(token_id for token_id in end_token_ids if 0 <= token_id < num_ids),
-        tokenizer.added_tokens,
-        limits,
-    )
-    return GrammarClient(args)
-
-
-def checked_grammars(client: GrammarClient | None) -> GrammarClient | None:
-    """Wait until the fork server has the tokenizer; None, with a warning, if it cannot use it."""
-    if client is None:
-        return None
-    try:
-        client.check()
-    except GrammarServerFailed as error:
-        client.close()
-        log.warning(
-            "grammars: the tokenizer cannot be used for them (%s); requests with a grammar, a "
-            "response format or a forced call are refused", error,
-        )  # fmt: skip
-        return None
-    return client
-
-
 def report_fallbacks(fallbacks: list[str], *, is_refused: bool) -> None:
     """Warn of each fallback that makes serving slower; if `is_refused`, raise ConfigError."""
     if fallbacks and is_refused:
@@ -245,37 +187,24 @@ def report_fallbacks(fallbacks: list[str], *, is_refused: bool) -> None:
         )
 
 
-def check_ids(tokenizer: Tokenizer) -> list[int] | None:
-    """Encode the check prompt with the chat template, if any; None if it has too few tokens."""
-    text, has_special_tokens = CHECK_TEXT, False
-    if tokenizer.has_chat_template:
-        try:
-            text = tokenizer.render_chat([{"role": "user", "content": CHECK_TEXT}])
-            has_special_tokens = True
-        except TemplateFailed as error:
-            log.debug("chat template failed, checking the model on plain text: %s", error)
-        finally:
-            tokenizer.stop_renderer()  # the engine renders nothing else
-    ids = tokenizer.encode(text, add_special_tokens=not has_special_tokens)
-    return ids[:NUM_IDS] if len(ids) >= MIN_CHECK_IDS else None
-
-
-def swapping_pays(runner: TorchModelRunner, config: EngineConfig) -> bool:
+def _without_slow_offload(runner: TorchModelRunner, config: EngineConfig) -> EngineConfig:
     """Measure whether restoring an offloaded prefix is faster than computing it again.
 
-    If not, free the host memory of the slots.
+    If not, free the host memory of the slots and return the config without them.
     """
+    if not config.num_slots:
+        return config
     size, forward = config.block_size, runner.forward
     num_tokens = min(config.max_batch_tokens, config.max_total_tokens) // size * size
     if num_tokens:
         prompt = largest_step(num_tokens, 1, block_size=size, context=num_tokens)
         device = forward.cache.keys[0].device
         if is_faster_to_copy(runner.run_plan, prompt, config.num_slots, device):
-            return True
+            return config
     forward.host = None
     if torch.cuda.is_available():
         torch.accelerator.empty_host_cache()
-    return False
+    return replace(config, num_slots=0)
 
 
 def disable_progress_bars() -> None:
