@@ -16,9 +16,9 @@ from sagemaker_deploy.config import Config
 from sagemaker_deploy.errors import AccessDenied, AwsError, NotFound
 from sagemaker_deploy.image_facts import image_facts
 from sagemaker_deploy.plan.delete import Deployed
-from sagemaker_deploy.plan.deploy import ANSWERS, AccountState, folder_stamp
+from sagemaker_deploy.plan.deploy import RESPONSES, AccountState, folder_stamp
 from sagemaker_deploy.plan.requests import TAG, artifact_prefix, component_name
-from sagemaker_deploy.plan.scaling import Registered, Target, target_of, wake_name
+from sagemaker_deploy.plan.scaling import Registered, Target, from_zero_name, target_of
 from sagemaker_deploy.plan.sizing import UNKNOWN, ModelSize, kv_bytes_per_token
 
 HUB = "https://huggingface.co"
@@ -115,8 +115,8 @@ def _bucket_of(aws: Aws, deployed: Deployed, described: Sequence[Mapping[str, An
     urls = [record.get("PrimaryContainer", {}).get("ModelDataUrl", "") for record in models]
     specifications = (record.get("Specification", {}) for record in described)
     urls += [each.get("Container", {}).get("ArtifactUrl", "") for each in specifications]
-    ours = re.compile(rf"s3://([^/]+)/{re.escape(artifact_prefix(deployed.name))}")
-    matches = (ours.match(url or "") for url in urls)
+    upload = re.compile(rf"s3://([^/]+)/{re.escape(artifact_prefix(deployed.name))}")
+    matches = (upload.match(url or "") for url in urls)
     return next((match[1] for match in matches if match), None)
 
 
@@ -175,17 +175,17 @@ def _owned(aws: Aws, name: str, noun: str) -> Iterator[str]:
     for page in aws.pages("sagemaker", operation, NameContains=name):
         for record in page[f"{noun}s"]:
             resource_name, arn = record[f"{noun}Name"], record[f"{noun}Arn"]
-            if pattern.fullmatch(resource_name) and _is_ours(aws, arn, name):
+            if pattern.fullmatch(resource_name) and _is_deployed(aws, arn, name):
                 yield resource_name
 
 
-def _is_ours(aws: Aws, arn: str, name: str) -> bool:
+def _is_deployed(aws: Aws, arn: str, name: str) -> bool:
     tags = aws.call("sagemaker", "list_tags", ResourceArn=arn)["Tags"]
     return {"Key": TAG, "Value": name} in tags
 
 
 def _targets(aws: Aws, name: str, components: tuple[str, ...]) -> Iterator[tuple[str, str]]:
-    ours = {f"inference-component/{component}" for component in components}
+    resources = {f"inference-component/{component}" for component in components}
     pages = aws.pages(
         "application-autoscaling", "describe_scalable_targets", ServiceNamespace="sagemaker"
     )
@@ -193,7 +193,7 @@ def _targets(aws: Aws, name: str, components: tuple[str, ...]) -> Iterator[tuple
         for page in pages:
             for target in page["ScalableTargets"]:
                 resource = target["ResourceId"]
-                if resource in ours or resource.startswith(f"endpoint/{name}/variant/"):
+                if resource in resources or resource.startswith(f"endpoint/{name}/variant/"):
                     yield target["ResourceId"], target["ScalableDimension"]
     except AccessDenied:
         return
@@ -205,7 +205,7 @@ def _alarms(aws: Aws, name: str) -> list[str]:
 
 def _describe_alarms(aws: Aws, name: str) -> list[dict[str, Any]]:
     alarms = _or_none(
-        lambda: aws.call("cloudwatch", "describe_alarms", AlarmNames=[wake_name(name)])
+        lambda: aws.call("cloudwatch", "describe_alarms", AlarmNames=[from_zero_name(name)])
     )
     return list((alarms or {}).get("MetricAlarms", []))
 
@@ -215,7 +215,7 @@ def _objects(aws: Aws, name: str, bucket: str) -> Iterator[tuple[str, str]]:
     prefix = artifact_prefix(name)
     for page in aws.pages("s3", "list_objects_v2", Bucket=bucket, Prefix=prefix):
         for item in page.get("Contents", []):
-            if ANSWERS not in item["Key"]:
+            if RESPONSES not in item["Key"]:
                 yield bucket, item["Key"]
 
 

@@ -27,6 +27,26 @@ Report = Callable[[str, str], None]  # resource, event
 POLL_S = 10.0
 
 
+class _CreatedResources:
+    """The steps of one run that created a resource: those that nothing uses, and those in use."""
+
+    def __init__(self) -> None:
+        self.unused: list[Step | Upload] = []
+        self.in_use: list[Step | Upload] = []
+
+    def add(self, step: Step | Upload) -> None:
+        """Record that a step created its resource, and whether it uses those before it."""
+        self.unused.append(step)
+        if isinstance(step, Step) and step.uses_earlier:
+            self.in_use += self.unused
+            self.unused = []
+
+    def release(self) -> None:
+        """Record that the step that used the resources was rolled back."""
+        self.unused = self.in_use + self.unused
+        self.in_use = []
+
+
 class Executor:
     """Applies plans. Calls `report` for every step; `poll_s` is the polling interval."""
 
@@ -38,22 +58,19 @@ class Executor:
 
     def apply(self, plan: Plan) -> None:
         """Execute every step. Raises DeployError, after undoing the steps of this call."""
-        created: list[Step | Upload] = []
-        in_use: list[Step | Upload] = []
+        created = _CreatedResources()
         for step in plan.steps:
             try:
                 self._report(step.resource, step.title)
-                self._carry_out(step, created, in_use)
+                self._carry_out(step, created)
             except (DeployError, KeyboardInterrupt) as error:
                 self._report(step.resource, "failed")
-                raise self._undone(created, in_use, error) from error
+                raise self._undone(created, error) from error
 
-    def _carry_out(
-        self, step: Step | Upload, created: list[Step | Upload], in_use: list[Step | Upload]
-    ) -> None:
+    def _carry_out(self, step: Step | Upload, created: _CreatedResources) -> None:
         if isinstance(step, Upload):
             if self._upload(step):
-                created.append(step)
+                created.add(step)
             return
         params = self._filled(step.params)
         try:
@@ -63,27 +80,21 @@ class Executor:
                 raise
             return
         # Only now: a refused call created nothing, and the name may be another deployment's.
-        created.append(step)
+        created.add(step)
         if "PolicyARN" in result:
             self._policy_arns[step.params["PolicyName"]] = result["PolicyARN"]
-        if step.uses_earlier:
-            in_use += created
-            created.clear()
         if step.wait:
-            self._settle(step, step.wait, created, in_use)
+            self._settle(step, step.wait, created)
 
-    def _settle(
-        self, step: Step, wait: Wait, created: list[Step | Upload], in_use: list[Step | Upload]
-    ) -> None:
-        """Wait for a step. One that was rolled back uses nothing of what was created for it."""
+    def _settle(self, step: Step, wait: Wait, created: _CreatedResources) -> None:
+        """Wait for a step. One that was rolled back does not use the resources before it."""
         try:
             self._wait(step.resource, step.service, wait)
         except StillBusy:
             raise
         except EndpointFailed:
             if step.uses_earlier:
-                created[:0] = in_use
-                in_use.clear()
+                created.release()
             raise
 
     def _wait(self, resource: str, service: str, wait: Wait) -> None:
@@ -151,11 +162,10 @@ class Executor:
             return self._policy_arns[value.name]
         return value
 
-    def _undone(
-        self, created: list[Step | Upload], in_use: list[Step | Upload], error: BaseException
-    ) -> DeployError:
+    def _undone(self, created: _CreatedResources, error: BaseException) -> DeployError:
+        """Remove the resources that nothing uses; return the error with what was removed."""
         removed, remains = [], []
-        for step in reversed(created):
+        for step in reversed(created.unused):
             if step.undo is None:
                 continue
             self._report(step.resource, "removing")
@@ -166,7 +176,8 @@ class Executor:
                 continue
             except AwsError as undo_error:
                 remains.append(f"{step.resource} ({undo_error.message})")
-        return _failure(error, removed, remains, [step.resource for step in in_use if step.undo])
+        in_use = [step.resource for step in created.in_use if step.undo]
+        return _failure(error, removed, remains, in_use)
 
     def _undo(self, step: Step | Upload, undo: Undo) -> None:
         service = "s3" if isinstance(step, Upload) else step.service

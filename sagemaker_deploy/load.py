@@ -28,7 +28,7 @@ class Sample:
 
 
 @dataclass(frozen=True, slots=True)
-class Picture:
+class Summary:
     """Summary of a run: latencies in seconds, requests and tokens per second."""
 
     clients: int
@@ -105,7 +105,7 @@ def counted(body: bytes) -> int:
     return int(usage.get("completion_tokens") or details.get("generated_tokens") or 0)
 
 
-def summarize(samples: list[Sample], clients: int, wall_s: float) -> Picture:
+def summarize(samples: list[Sample], clients: int, wall_s: float) -> Summary:
     """Summarise a run; times are of successful requests only."""
     succeeded = [sample for sample in samples if not sample.error]
     errors: dict[str, int] = {}
@@ -113,7 +113,7 @@ def summarize(samples: list[Sample], clients: int, wall_s: float) -> Picture:
         if sample.error:
             errors[sample.error] = errors.get(sample.error, 0) + 1
     firsts = [sample.first_text_s for sample in succeeded if sample.first_text_s]
-    return Picture(
+    return Summary(
         clients,
         len(samples),
         len(samples) - len(succeeded),
@@ -131,7 +131,7 @@ def percentiles(values: list[float]) -> dict[str, float]:
     if not values:
         return {}
     ordered = sorted(values)
-    ranks = {f"p{share}": ordered[-(-share * len(ordered) // 100) - 1] for share in (50, 90, 99)}
+    ranks = {f"p{rank}": ordered[-(-rank * len(ordered) // 100) - 1] for rank in (50, 90, 99)}
     return ranks | {"max": ordered[-1]}
 
 

@@ -29,7 +29,7 @@ DIM, BOLD, PLAIN = "\033[2m", "\033[1m", "\033[0m"
 class Chat:
     """A conversation. `fields` are those of every request: sampling, response format.
 
-    `write` prints text as it is; `is_terminal` allows colours and the line of facts.
+    `write` prints text unchanged; `is_terminal` allows colours and the line with token counts.
     """
 
     client: ChatClient
@@ -64,7 +64,7 @@ class Chat:
             raise
         self.messages.append(reply.message())
         self.write("\n")
-        self._print_facts(reply, begun, first_at)
+        self._print_usage(reply, begun, first_at)
 
     def again(self) -> None:
         """Ask the last message again. Raises ChatFailed."""
@@ -87,7 +87,7 @@ class Chat:
             name = f"\n{function['name']} " if function.get("name") else ""
             self.write(name + (function.get("arguments") or ""))
 
-    def _print_facts(self, reply: Reply, begun: float, first_at: float | None) -> None:
+    def _print_usage(self, reply: Reply, begun: float, first_at: float | None) -> None:
         if not self.is_terminal or not reply.usage or first_at is None:
             return
         tokens, seconds = reply.usage["completion_tokens"], time.monotonic() - first_at
@@ -95,8 +95,8 @@ class Chat:
         cut = ", cut at the length limit" if reply.finish_reason == "length" else ""
         prompt = reply.usage["prompt_tokens"]
         first_ms = 1000 * (first_at - begun)
-        facts = f"{prompt} + {tokens} tokens, first after {first_ms:.0f} ms{speed}{cut}"
-        self.write(f"{DIM}{facts}{PLAIN}\n")
+        usage = f"{prompt} + {tokens} tokens, first after {first_ms:.0f} ms{speed}{cut}"
+        self.write(f"{DIM}{usage}{PLAIN}\n")
 
 
 def wait_ready(client: ChatClient, show: Callable[[str], None]) -> None:
@@ -202,6 +202,6 @@ def _write_history(path: Path) -> None:
 
 
 def write(text: str) -> None:
-    """Print text as it is, at once."""
+    """Print text unchanged, at once."""
     sys.stdout.write(text)
     sys.stdout.flush()

@@ -1,4 +1,4 @@
-"""The commands' options and how they end; what they do is in the modules beside this one.
+"""The commands' options and exit codes; the modules beside this one do the work.
 
 These are imported when a command runs: every process of the server imports this file.
 """

@@ -1,4 +1,4 @@
-"""`python -m container doctor`: what this machine can serve, and what would go wrong.
+"""`python -m container doctor`: examines the settings, the machine and the network.
 
 Every check is a function that yields findings; it starts no server and changes nothing.
 """

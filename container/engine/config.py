@@ -12,8 +12,8 @@ class EngineConfig:
 
     `max_batch_requests`: records of batch bodies among them. `num_slots`: number of KV blocks that
     host memory holds for offloading. `num_state_slots`: sequences of a recurrent model whose states
-    fit, and `num_snapshots` those that are kept for reuse; 0 for other models. Prompts are split at
-    multiples of `chunk_multiple` tokens.
+    fit, and `num_snapshots` the states that are stored for reuse; 0 for other models. Prompts are
+    split at multiples of `chunk_multiple` tokens.
     """
 
     block_size: int

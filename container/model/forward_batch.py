@@ -141,7 +141,7 @@ def make_plan(
         copies=list(copies),
         state_slots=_state_slots(decodes, chunks, 0 if chunks else padding),
         state_copies=list(state_copies),
-        snapshots=[(at, kept) for at, piece in enumerate(chunks) for kept in piece.item.snapshots],
+        snapshots=[(at, each) for at, piece in enumerate(chunks) for each in piece.item.snapshots],
     )
 
 

@@ -84,8 +84,8 @@ def stored_bytes(module: torch.nn.Module) -> int:
     """
     tensors: list[torch.Tensor] = list(module.parameters())
     for part in module.modules():
-        held = [value for value in vars(part).values() if isinstance(value, torch.Tensor)]
-        tensors += [tensor for tensor in held if not tensor.is_meta]
+        attributes = [value for value in vars(part).values() if isinstance(value, torch.Tensor)]
+        tensors += [tensor for tensor in attributes if not tensor.is_meta]
     return sum({id(tensor): _bytes(tensor) for tensor in tensors}.values())
 
 

@@ -106,7 +106,7 @@ class LayerTrial(Protocol):
         ...
 
     def measure(self, names: list[str]) -> Accuracy:
-        """Compare these layers in their current form. Raises any error of theirs."""
+        """Compare these layers in their current form. Raises what they raise."""
         ...
 
 

@@ -56,10 +56,10 @@ def bench(
 
     if error := send().error:  # also warms the connection up
         raise InvocationFailed(f"the first request failed: {error}")
-    pictures = []
+    summaries = []
     for count in (int(part) for part in clients.split(",")):
         samples, wall_s = load.run(send, count, requests)
-        pictures.append(load.summarize(samples, count, wall_s))
+        summaries.append(load.summarize(samples, count, wall_s))
         if not as_json:
             click.echo(f"{count} clients, {requests} requests: latency")
             for line in load.histogram(
@@ -67,13 +67,13 @@ def bench(
             ):
                 click.echo(line)
     if as_json:
-        print_json([dataclasses.asdict(summary) for summary in pictures])
+        print_json([dataclasses.asdict(summary) for summary in summaries])
         return
     columns = ("Clients", "Failed", "p50 s", "p90 s", "p99 s", "First text p50 s", "Req/s", "Tok/s")
-    print_table(f"{name}", columns, [_row(summary) for summary in pictures])
+    print_table(f"{name}", columns, [_row(summary) for summary in summaries])
 
 
-def _row(summary: load.Picture) -> tuple[object, ...]:
+def _row(summary: load.Summary) -> tuple[object, ...]:
     latency = [f"{summary.latency_s.get(key, 0):.3f}" for key in ("p50", "p90", "p99")]
     first = summary.first_text_s.get("p50")
     return (

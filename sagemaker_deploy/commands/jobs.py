@@ -52,9 +52,9 @@ def batch(
     job = f"{config.name}-{int(time.time())}"
     url = source if source.startswith("s3://") else _upload(aws, config, Path(source), job)
     # Next to the input, never below it, so that responses do not become input.
-    output = output or f"{url.rstrip('/').rpartition('/')[0]}{deployment.ANSWERS}{job}"
+    output = output or f"{url.rstrip('/').rpartition('/')[0]}{deployment.RESPONSES}{job}"
     account_state = account.gather(aws, config)
-    _, model = deployment.wanted_model(config, account_state)
+    _, model = deployment.model_request(config, account_state)
     wishes: dict[str, Any] = {"BatchStrategy": "SingleRecord" if single else "MultiRecord"}
     if concurrency:
         wishes["MaxConcurrentTransforms"] = concurrency

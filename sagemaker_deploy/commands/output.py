@@ -10,13 +10,13 @@ from rich.table import Table
 
 from sagemaker_deploy.plan.steps import Plan, PolicyArn, Secret, Upload
 
-WIDE = 250
+WIDTH_WITHOUT_TERMINAL = 250
 
 
 def console() -> Console:
     """Create a console for standard output, as wide as the terminal; no wrapping without one."""
     plain = Console(highlight=False)
-    return plain if plain.is_terminal else Console(highlight=False, width=WIDE)
+    return plain if plain.is_terminal else Console(highlight=False, width=WIDTH_WITHOUT_TERMINAL)
 
 
 def print_json(value: Any) -> None:

@@ -112,7 +112,7 @@ def _is_async(aws: Aws, name: str) -> bool:
 def adapters() -> None:
     """LoRA adapters over a deployment's inference component.
 
-    The endpoint must be deployed with `component:`. Each adapter becomes a component of its own,
+    The endpoint must be deployed with `component:`. Each adapter becomes its own component,
     loaded into the base component's container; call it with `invoke NAME --component ADAPTER`.
     """
 

@@ -76,8 +76,8 @@ def _of_endpoint(
 
 def _print(evidence: Evidence, diagnosis: Diagnosis, as_json: bool) -> None:
     if as_json:
-        facts = {"endpoint": evidence.name, "status": evidence.status, "pings": evidence.pings}
-        print_json(facts | {"reasons": evidence.reasons} | dataclasses.asdict(diagnosis))
+        summary = {"endpoint": evidence.name, "status": evidence.status, "pings": evidence.pings}
+        print_json(summary | {"reasons": evidence.reasons} | dataclasses.asdict(diagnosis))
         return
     click.echo(f"{evidence.name}: {evidence.status}")
     click.echo(f"  cause:  {diagnosis.cause}")

@@ -32,7 +32,7 @@ INDEX_TYPES = re.compile(r"(image\.index|manifest\.list)\.v\d\+json$")
 
 
 def problems(config: Config) -> list[str]:
-    """Find what can be known without the account."""
+    """Check the configuration as far as possible without the account."""
     return [
         *_instance_types(config),
         *_serverless(config),
@@ -103,10 +103,10 @@ def call_problems(steps: list[Step | Upload]) -> list[str]:
 def _instance_types(config: Config) -> Iterator[str]:
     key = "instance_types" if config.instance_types else "instance_type"
     for name in config.all_instance_types:
-        if not instances.is_newer(name) and (problem := instances.problem(name)):
-            yield f"{key}: {problem}"
-    kinds = {instances.architecture(name) for name in config.all_instance_types}
-    if len(kinds) > 1:
+        if refusal := instances.refusal(name):
+            yield f"{key}: {refusal}"
+    architectures = {instances.architecture(name) for name in config.all_instance_types}
+    if len(architectures) > 1:
         yield (
             f"{key}: {', '.join(config.all_instance_types)} are of two architectures, and an image "
             "is of one; name types with x86 processors, or with Graviton"

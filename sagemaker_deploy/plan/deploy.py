@@ -16,7 +16,7 @@ from sagemaker_deploy.plan.steps import Plan, Step, Undo, Upload, Wait
 
 ECR = re.compile(r"^\d{12}\.dkr\.ecr\.[a-z0-9-]+\.amazonaws\.com(\.cn)?/[^:@]+([:@].+)$")
 ENDPOINT_TIMEOUT_S = 5400
-ANSWERS = "/answers-"  # in the keys of a batch job's responses
+RESPONSES = "/answers-"  # in the keys of a batch job's responses
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +43,7 @@ class AccountState:
 def plan(config: Config, account_state: AccountState) -> Plan:
     """Plan the deployment. Raises ConfigError for problems that would certainly fail."""
     _check(config, account_state)
-    upload, model = wanted_model(config, account_state)
+    upload, model = model_request(config, account_state)
     endpoint_config = requests.endpoint_config(config, model["ModelName"])
     steps: list[Step | Upload] = []
     if account_state.endpoint_status == "Failed":
@@ -57,12 +57,12 @@ def plan(config: Config, account_state: AccountState) -> Plan:
     steps += scaling.steps(config, account_state.scaling)
     if problems := checks.call_problems(steps):
         raise ConfigError(problems)
-    facts, warnings = _tell(config, account_state)
+    facts, warnings = _facts_and_warnings(config, account_state)
     policies = _policies(config, account_state, upload.resource if upload else config.model.data)
     return Plan(config.name, tuple(steps), tuple(facts), tuple(warnings), policies)
 
 
-def wanted_model(
+def model_request(
     config: Config, account_state: AccountState
 ) -> tuple[Upload | None, dict[str, Any]]:
     """Return CreateModel's parameters, and the upload that its data needs first."""
@@ -72,7 +72,7 @@ def wanted_model(
 
 def make_model(config: Config, account_state: AccountState) -> list[Step | Upload]:
     """Plan the model's creation; no steps if it exists."""
-    upload, model = wanted_model(config, account_state)
+    upload, model = model_request(config, account_state)
     if model["ModelName"] in account_state.models:
         return []
     return [*([upload] if upload else []), _create_model(model)]
@@ -234,7 +234,7 @@ def _delete_failed(config: Config) -> Step:
     )
 
 
-def _tell(config: Config, account_state: AccountState) -> tuple[list[str], list[str]]:
+def _facts_and_warnings(config: Config, account_state: AccountState) -> tuple[list[str], list[str]]:
     facts = [sizing.cost(config)]
     warnings = checks.size_warnings(config, _size(config, account_state))
     if account_state.endpoint_status == "InService":

@@ -12,7 +12,7 @@ from sagemaker_deploy.plan.requests import (
     artifact_prefix,
     component_name,
 )
-from sagemaker_deploy.plan.scaling import wake_name
+from sagemaker_deploy.plan.scaling import from_zero_name
 
 Document = dict[str, Any]
 HASH = "-????????"  # eight characters, as `requests.hashed` adds them
@@ -74,7 +74,7 @@ def execution(config: Config, region: str, account: str, data_url: str | None) -
 def deployer(config: Config, region: str, account: str) -> Document:
     """Build the policy that a person or CI needs for every command on this deployment.
 
-    Adapters are components of any name, so components are told apart by the deployment's tag.
+    Adapters are components of any name, so the deployment's tag distinguishes them.
     """
     arns = Arns(config, region, account)
     statements = [
@@ -223,7 +223,7 @@ def _scaling(arns: Arns, config: Config) -> list[Document]:
         ),
         _allow(
             ["cloudwatch:PutMetricAlarm", "cloudwatch:DescribeAlarms", "cloudwatch:DeleteAlarms"],
-            [arns.of("cloudwatch", f"alarm:{wake_name(config.name)}"), *tracking],
+            [arns.of("cloudwatch", f"alarm:{from_zero_name(config.name)}"), *tracking],
         ),
         _allow(
             ["iam:CreateServiceLinkedRole"],

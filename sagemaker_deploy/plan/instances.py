@@ -82,10 +82,13 @@ def known_types() -> tuple[str, ...]:
     return service_model.allowed_values(service_model.CONTROL, "ProductionVariantInstanceType")
 
 
-def problem(name: str) -> str | None:
-    """Say why the service would refuse an instance type, with the nearest that it takes."""
+def refusal(name: str) -> str | None:
+    """Return why the service would refuse an instance type, with the nearest that it takes.
+
+    None if it takes the type, or if the type may be newer than botocore's list.
+    """
     known = known_types()
-    if name in known:
+    if name in known or _is_newer(name, known):
         return None
     near = difflib.get_close_matches(name.lower(), known, 3, 0.6)
     hint = f"; did you mean {' or '.join(near)}?" if near else ""
@@ -95,13 +98,13 @@ def problem(name: str) -> str | None:
     return f"{name} is no instance type of SageMaker endpoints{hint}"
 
 
-def is_newer(name: str) -> bool:
+def _is_newer(name: str, known: tuple[str, ...]) -> bool:
     """Whether an unknown name may be of a family that is newer than botocore's model."""
     match = TYPE_NAME.fullmatch(name)
-    if not match or name in known_types():
+    if not match:
         return False
     generation = re.fullmatch(r"([a-z]+)(\d+)([a-z0-9\-]*)", match[1])
-    latest = [family(each) for each in known_types()]
+    latest = [family(each) for each in known]
     if generation is None or match[1] in latest:
         return False
     numbers = [int(m[1]) for each in latest if (m := re.match(rf"{generation[1]}(\d+)", each))]

@@ -21,7 +21,7 @@ def template() -> Json:
         "AWSTemplateFormatVersion": "2010-09-09",
         "Description": "Builds, tests and pushes the image as buildspec.yml says",
         "Parameters": _parameters(),
-        "Conditions": {f"Has{name}": _is_given(name) for name in OPTIONAL.values()},
+        "Conditions": {f"Has{name}": _is_set(name) for name in OPTIONAL.values()},
         "Resources": {
             "Repository": _resource("ECR::Repository", _repository()),
             "Bucket": _resource("S3::Bucket", _bucket()),
@@ -186,7 +186,7 @@ def _project() -> Json:
     }
 
 
-def _is_given(parameter: str) -> Json:
+def _is_set(parameter: str) -> Json:
     return {"Fn::Not": [{"Fn::Equals": [{"Ref": parameter}, ""]}]}
 
 

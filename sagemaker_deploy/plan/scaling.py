@@ -72,17 +72,17 @@ def steps(config: Config, registered: Registered = NOTHING) -> list[Step]:
 def steps_for(target: Target, scaling: Scaling, registered: Registered = NOTHING) -> list[Step]:
     """Plan registration, target tracking and, if the minimum is zero, scaling out from zero.
 
-    What is registered with the same values needs no step. What is registered with others gets them
-    back if a later step fails.
+    A target, policy or alarm that has the same values needs no step. One with other values gets
+    these back if a later step fails.
     """
-    wake = wake_name(target.endpoint)
-    known_wake = registered.policies.get(wake)
-    arn = str(known_wake["PolicyARN"]) if known_wake else PolicyArn(wake)
+    policy_name = from_zero_name(target.endpoint)
+    known_policy = registered.policies.get(policy_name)
+    arn = str(known_policy["PolicyARN"]) if known_policy else PolicyArn(policy_name)
     described = [registered.target, registered.policies.get(track_name(target.endpoint))]
     planned = [_register(target, scaling), _tracking(target, scaling)]
     if scaling.min == 0:
-        planned += [_wake_policy(target), _wake_alarm(target, arn)]
-        described += [known_wake, registered.alarm]
+        planned += [_from_zero_policy(target), _from_zero_alarm(target, arn)]
+        described += [known_policy, registered.alarm]
     changes = [_change(step, known) for step, known in zip(planned, described, strict=True)]
     return [step for step in changes if step]
 
@@ -124,7 +124,7 @@ def track_name(name: str) -> str:
     return f"{name}-track"
 
 
-def wake_name(name: str) -> str:
+def from_zero_name(name: str) -> str:
     """Return the name of the policy and alarm that scale out from zero."""
     return f"{name}-wake"
 
@@ -172,15 +172,15 @@ def _tracking(target: Target, scaling: Scaling) -> Step:
     )
 
 
-def _wake_policy(target: Target) -> Step:
+def _from_zero_policy(target: Target) -> Step:
     return Step(
         "take one copy when the alarm rings at zero",
-        f"scaling policy {wake_name(target.endpoint)}",
+        f"scaling policy {from_zero_name(target.endpoint)}",
         SERVICE,
         "put_scaling_policy",
         {
             **target.where(),
-            "PolicyName": wake_name(target.endpoint),
+            "PolicyName": from_zero_name(target.endpoint),
             "PolicyType": "StepScaling",
             "StepScalingPolicyConfiguration": {
                 "AdjustmentType": "ExactCapacity",
@@ -189,7 +189,7 @@ def _wake_policy(target: Target) -> Step:
                 "StepAdjustments": [{"MetricIntervalLowerBound": 0, "ScalingAdjustment": 1}],
             },
         },
-        undo=_policy_undo(target, wake_name(target.endpoint)),
+        undo=_policy_undo(target, from_zero_name(target.endpoint)),
     )
 
 
@@ -197,14 +197,14 @@ def _policy_undo(target: Target, name: str) -> Undo:
     return Undo("delete_scaling_policy", {**target.where(), "PolicyName": name})
 
 
-def _wake_alarm(target: Target, policy: str) -> Step:
+def _from_zero_alarm(target: Target, policy: str) -> Step:
     if target.component:
         metric, period = "NoCapacityInvocationFailures", 30
         dimension = {"Name": "InferenceComponentName", "Value": target.component}
     else:
         metric, period = "HasBacklogWithoutCapacity", 60
         dimension = {"Name": "EndpointName", "Value": target.endpoint}
-    name = wake_name(target.endpoint)
+    name = from_zero_name(target.endpoint)
     return Step(
         f"ring when {metric} is at least 1",
         f"alarm {name}",

@@ -11,7 +11,9 @@ from typing import Any
 from sagemaker_deploy.config import Config
 from sagemaker_deploy.plan.instances import GIB, Instance
 
-KEPT_SHARE = 0.15  # activations, CUDA context, fragmentation: a rule of thumb, not a measurement
+RESERVED_FRACTION = (
+    0.15  # activations, CUDA context, fragmentation: a rule of thumb, not a measurement
+)
 HOURS = 24
 CACHE_BYTES = 2  # bfloat16 or float16
 
@@ -69,7 +71,7 @@ def estimate(
 ) -> Estimate:
     """Compare weights and KV cache with the instance's memory."""
     cache = size.kv_bytes_per_token * concurrency * max_total_tokens
-    available = int(instance.model_memory_bytes * (1 - KEPT_SHARE))
+    available = int(instance.model_memory_bytes * (1 - RESERVED_FRACTION))
     return Estimate(size.weights_bytes, cache, available)
 
 

@@ -41,7 +41,7 @@ class LatentAttention:
         # The layers that expand latents.
         self.expanding: list[nn.Module] = []
         parameter = next(module.parameters())
-        hooks = [part.register_forward_hook(self._note) for part in module.children()]
+        hooks = [part.register_forward_hook(self._record) for part in module.children()]
         matrices = self._compute(parameter.device, parameter.dtype)
         for hook in hooks:
             hook.remove()
@@ -67,7 +67,7 @@ class LatentAttention:
         """Return attention's results, [tokens, heads, values], of those for latents."""
         return _multiply(out, self._matrices(out).values)
 
-    def _note(self, part: nn.Module, *_: object) -> None:
+    def _record(self, part: nn.Module, *_: object) -> None:
         self.expanding.append(part)
 
     def _matrices(self, like: torch.Tensor) -> _Matrices:

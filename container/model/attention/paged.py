@@ -230,9 +230,11 @@ def _prefill_in_tiles(
     for start in range(begin, end, TILE):
         stop = start + TILE
         low = max(0, attn_params.first_visible(start)) // TILE * TILE
-        tile, seen = slice(start - begin, stop - begin), slice(low, stop)
+        tile, context = slice(start - begin, stop - begin), slice(low, stop)
         mask = step.tile_mask(start, low, attn_params)
-        part = attend_dense(rows[:, tile], keys[:, seen], values[:, seen], mask, low, attn_params)
+        part = attend_dense(
+            rows[:, tile], keys[:, context], values[:, context], mask, low, attn_params
+        )
         out[tile] = part.transpose(0, 1)
     return out[first - begin : chunk.context_len - begin]
 

@@ -29,7 +29,7 @@ TOLERANCE = 0.01
 UNSTATED_POSITIONS = 2048
 
 
-class _SeenTokens(DynamicCache):
+class _CachedTokens(DynamicCache):
     """An empty cache that says that it holds `count` tokens."""
 
     def __init__(self, count: int) -> None:
@@ -69,12 +69,12 @@ def follow_positions(
     Sets the model's attention implementation, which the caller replaces; `undo` gets what restores
     the layers. Raises NotTraceable if their queries still differ from those with a cache.
     """
-    seen = _late_position(module)
+    start = _late_position(module)
     rows = torch.tensor([ids[:2]], device=module.device)
-    positions = torch.arange(seen, seen + rows.shape[1], device=module.device)[None]
+    positions = torch.arange(start, start + rows.shape[1], device=module.device)[None]
     arguments = {"input_ids": rows, "position_ids": positions, "use_cache": False}
     try:
-        expected = _states(module, **arguments, past_key_values=_SeenTokens(seen))
+        expected = _states(module, **arguments, past_key_values=_CachedTokens(start))
     except Exception as error:  # a model may want more of its cache
         log.debug("positions not checked: %s", one_line(error))
         return

@@ -208,8 +208,8 @@ def attend_varlen(
     out, log_sum_exp = out
     if log_sum_exp.shape == (out.shape[1], out.shape[0]):  # so FlashAttention has it
         log_sum_exp = log_sum_exp.t()
-    share = (log_sum_exp[:count].float() - sinks.float()).sigmoid()
-    return (out[:count] * share[..., None]).to(out.dtype)
+    weight = (log_sum_exp[:count].float() - sinks.float()).sigmoid()
+    return (out[:count] * weight[..., None]).to(out.dtype)
 
 
 def _pages(cache: torch.Tensor, kv_heads: int) -> torch.Tensor:

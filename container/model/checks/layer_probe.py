@@ -115,7 +115,7 @@ def _trace_layers(module: PreTrainedModel, ids: torch.Tensor, layers: "_Layers")
 
 
 class _Layers:
-    """What is known of each layer of a model, by its index."""
+    """Collects facts about each layer of a model, by its index."""
 
     def __init__(self, module: PreTrainedModel, mixers: RecurrentMixers | None) -> None:
         self._mixers = mixers

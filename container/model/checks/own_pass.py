@@ -17,7 +17,7 @@ CACHE_NAMES = ("past_key_values", "cache_params")
 class OwnPass:
     """Runs a model on some ids with its own cache; the last run's cache is in `cache`.
 
-    `prompt_len` ids are computed at once and the others one by one; None: all at once.
+    The first `prompt_len` ids are computed at once, the rest one by one; None: all at once.
     """
 
     def __init__(self, module: PreTrainedModel, ids: list[int], prompt_len: int | None) -> None:

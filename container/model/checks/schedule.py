@@ -38,7 +38,7 @@ def plan_schedule(ids: list[int], block_size: int) -> Iterator[tuple[ForwardPlan
 
 
 def prompt_len(ids: Sequence[int]) -> int:
-    """Return how many of the ids are the prompt; the others are decoded."""
+    """Return how many of the ids are the prompt; the rest are decoded."""
     return max(2, round(PROMPT_FRACTION * len(ids)))
 
 

@@ -26,7 +26,7 @@ def probe_mixers(module: PreTrainedModel, ids: torch.Tensor) -> RecurrentMixers 
     if cache is None:
         return None
     name = next(iter(n for n in CACHE_NAMES if n in inspect.signature(module.forward).parameters))
-    with _calls_noted(module, cache):
+    with _calls_recorded(module, cache):
         module(input_ids=ids, use_cache=True, **{name: cache})
     if not cache.calls:
         return None
@@ -42,22 +42,22 @@ class _RecordingCache(DynamicCache):
         self.calls: dict[str, MixerCall] = {}
 
     def get_conv_state(self, *args: Any, **kwargs: Any) -> Any:
-        self._note()
+        self._record()
         return super().get_conv_state(*args, **kwargs)
 
     def get_recurrent_state(self, *args: Any, **kwargs: Any) -> Any:
-        self._note()
+        self._record()
         return super().get_recurrent_state(*args, **kwargs)
 
     def update_conv_state(self, *args: Any, **kwargs: Any) -> Any:
-        self._note()
+        self._record()
         return super().update_conv_state(*args, **kwargs)
 
     def update_recurrent_state(self, *args: Any, **kwargs: Any) -> Any:
-        self._note()
+        self._record()
         return super().update_recurrent_state(*args, **kwargs)
 
-    def _note(self) -> None:
+    def _record(self) -> None:
         name, args, kwargs = self.running[-1]
         if name not in self.calls:
             self.calls[name] = _call_of(name, args, kwargs, self)
@@ -67,11 +67,11 @@ def _call_of(
     name: str, args: tuple[Any, ...], kwargs: dict[str, Any], cache: DynamicCache
 ) -> MixerCall:
     """Find the hidden states and the cache among a mixer's arguments."""
-    places: list[tuple[int | str, Any]] = [*enumerate(args), *kwargs.items()]
+    arguments: list[tuple[int | str, Any]] = [*enumerate(args), *kwargs.items()]
     hidden = [
-        place for place, value in places if isinstance(value, torch.Tensor) and value.dim() == 3
+        key for key, value in arguments if isinstance(value, torch.Tensor) and value.dim() == 3
     ]
-    caches = [place for place, value in places if value is cache]
+    caches = [key for key, value in arguments if value is cache]
     if len(hidden) != 1 or len(caches) != 1:
         raise NotPageable(f"its layer {name} takes more than hidden states and a cache")
     return MixerCall(name, hidden[0], caches[0])
@@ -91,7 +91,7 @@ def _recording_cache(module: PreTrainedModel) -> _RecordingCache | None:
 
 
 @contextmanager
-def _calls_noted(module: nn.Module, cache: _RecordingCache) -> Iterator[None]:
+def _calls_recorded(module: nn.Module, cache: _RecordingCache) -> Iterator[None]:
     """Keep the stack of running modules in `cache.running`."""
     with ExitStack() as stack:
         for name, part in module.named_modules():

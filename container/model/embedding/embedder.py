@@ -267,7 +267,7 @@ def _terms(row: torch.Tensor) -> torch.Tensor:
 
 
 def _kind(text: EncodedText) -> tuple[int | None, str, bool]:
-    """What texts of one group have in common."""
+    """Return the properties that all texts of one group share."""
     return text.prompt_length, text.modality, text.per_token
 
 

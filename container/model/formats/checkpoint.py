@@ -82,10 +82,10 @@ def _packed_weights(
             yield name, _read(file_by_name, name)
     for layer, suffixes in layers.items():
         parts = {suffix: _read(file_by_name, f"{layer}.{suffix}") for suffix in suffixes}
-        yield f"{layer}.weight", _joined(layer, parts, layout, dtype)
+        yield f"{layer}.weight", _read_layer(layer, parts, layout, dtype)
 
 
-def _joined(
+def _read_layer(
     layer: str, parts: dict[str, torch.Tensor], layout: Layout, dtype: torch.dtype
 ) -> QuantizedWeight:
     try:

@@ -31,7 +31,7 @@ from transformers.modeling_gguf_pytorch_utils import (
 
 from container.errors import ModelLoadError, one_line
 from container.model.formats.gguf_tensors import read_tensor
-from container.model.formats.quantized_model import KEPT
+from container.model.formats.quantized_model import QUANTIZABLE
 from container.model.layers.quantized_weight import QuantizedWeight
 
 log = logging.getLogger(__name__)
@@ -81,10 +81,10 @@ def write_folder(path: Path, links_in: str | None) -> Path:
     """
     files = choose_files(path)
     folder = Path(tempfile.mkdtemp(prefix="gguf-", dir=links_in))
-    for beside in (path if path.is_dir() else path.parent).iterdir():
-        is_text = beside.suffix in (".json", ".jinja", ".txt", ".model", ".tiktoken")
-        if (is_text and beside.is_file() and ".index." not in beside.name) or beside in files:
-            (folder / beside.name).symlink_to(beside.absolute())
+    for file in (path if path.is_dir() else path.parent).iterdir():
+        is_text = file.suffix in (".json", ".jinja", ".txt", ".model", ".tiktoken")
+        if (is_text and file.is_file() and ".index." not in file.name) or file in files:
+            (folder / file.name).symlink_to(file.absolute())
     try:
         _write_text(folder, files)
     except ModelLoadError:
@@ -186,7 +186,7 @@ def read_weights(
             _stretch(model, read_tensor(tensor, torch.float32))
             continue
         weight = read_tensor(tensor, dtype)
-        if isinstance(weight, QuantizedWeight) and _keeps(model, names.get(tensor.name)):
+        if isinstance(weight, QuantizedWeight) and _is_quantizable(model, names.get(tensor.name)):
             order = _row_order(processor, tensor.name, len(weight))
             if order is not None:
                 yield names[tensor.name], weight.rows(order)
@@ -207,10 +207,10 @@ def _floats(weight: torch.Tensor) -> torch.Tensor:
     return weight.float()
 
 
-def _keeps(model: nn.Module, name: str | None) -> bool:
+def _is_quantizable(model: nn.Module, name: str | None) -> bool:
     """Whether a weight belongs to a module that computes with quantized ones."""
     parent = (name or "").rpartition(".")[0]
-    return name is not None and type(model.get_submodule(parent)) in KEPT
+    return name is not None and type(model.get_submodule(parent)) in QUANTIZABLE
 
 
 def _row_order(processor: TensorProcessor, name: str, outputs: int) -> torch.Tensor | None:

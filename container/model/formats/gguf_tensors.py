@@ -1,7 +1,7 @@
-"""Reads tensors of GGUF files: quantized ones as `QuantizedWeight`, others as they are.
+"""Reads tensors of GGUF files: quantized ones as `QuantizedWeight`, others unchanged.
 
 Every supported type says exactly what a `QuantizedWeight` says, with the rounding of one more
-addition: numbers of four bits for Q4_0, Q4_1 and Q4_K, of eight for the others.
+addition: numbers of four bits for Q4_0, Q4_1 and Q4_K, of eight for all other types.
 """
 
 from collections.abc import Callable

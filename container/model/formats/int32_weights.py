@@ -53,10 +53,10 @@ def _awq_layout(quantization: Mapping[str, Any]) -> Layout:
         raise ModelLoadError(
             f"quantization_config has version {version!r} of AWQ; only 'gemm' is supported"
         )
-    places = torch.tensor(AWQ_ORDER).argsort()
+    order = torch.tensor(AWQ_ORDER).argsort()
 
     def outputs_of(packed: torch.Tensor) -> torch.Tensor:
-        return _unpacked(packed, bits).unflatten(1, (-1, 8))[..., places].flatten(1).T
+        return _unpacked(packed, bits).unflatten(1, (-1, 8))[..., order].flatten(1).T
 
     def read(tensors: Tensors, dtype: torch.dtype) -> QuantizedWeight:
         scales = tensors["scales"].float().T.contiguous()
@@ -134,8 +134,8 @@ def _is_consecutive(group_of: torch.Tensor, groups: int) -> bool:
     inputs = len(group_of)
     if inputs % groups:
         return False
-    usual = torch.arange(inputs) // (inputs // groups)
-    return bool((group_of < 0).all()) or torch.equal(group_of.long(), usual)
+    consecutive = torch.arange(inputs) // (inputs // groups)
+    return bool((group_of < 0).all()) or torch.equal(group_of.long(), consecutive)
 
 
 # By quant_method.

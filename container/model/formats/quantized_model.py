@@ -15,13 +15,13 @@ from container.model.layers.quantized_weight import QuantizedWeight
 log = logging.getLogger(__name__)
 
 # The modules that compute with a `QuantizedWeight`, or are replaced by ones that do.
-KEPT = (nn.Linear, nn.Embedding)
+QUANTIZABLE = (nn.Linear, nn.Embedding)
 
 
 def empty_model(
     auto_class: Any, config: PretrainedConfig, dtype: torch.dtype, *, trust_remote_code: bool
 ) -> PreTrainedModel:
-    """Create a model whose weights are memory that nobody has touched yet."""
+    """Create a model whose weights are uninitialized memory."""
     with no_init_weights():
         model: PreTrainedModel = auto_class.from_config(
             config, dtype=dtype, attn_implementation="eager", trust_remote_code=trust_remote_code
@@ -43,8 +43,8 @@ def set_weights(model: PreTrainedModel, tensors: Iterable[tuple[str, torch.Tenso
         _set(model, name, tensor)
         needed.discard(name)
     model.tie_weights()
-    given = {id(_weight(model, name)) for name in set(model.state_dict()) - needed}
-    missing = sorted(name for name in needed if id(_weight(model, name)) not in given)
+    loaded = {id(_weight(model, name)) for name in set(model.state_dict()) - needed}
+    missing = sorted(name for name in needed if id(_weight(model, name)) not in loaded)
     if missing:
         raise ModelLoadError(
             f"the weights lack {len(missing)} tensors that the model has, such as {missing[0]}"
@@ -73,7 +73,7 @@ def _set(model: nn.Module, name: str, tensor: torch.Tensor) -> None:
         )
     if not isinstance(tensor, QuantizedWeight):
         tensor = tensor.to(old.dtype)
-    elif type(parent) not in KEPT:
+    elif type(parent) not in QUANTIZABLE:
         tensor = tensor.dequantized(old.dtype)
     if last in parent._buffers:
         parent._buffers[last] = tensor

@@ -40,7 +40,7 @@ def library(name: str) -> Path:
 
 
 def source_hash() -> str:
-    """What a library must say to be of this source."""
+    """Return the hash that a library of this source reports."""
     files = [*sorted(SOURCE.parent.glob("*.h")), SOURCE]
     return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()[:16]
 

@@ -104,7 +104,7 @@ class EncoderArgs(ctypes.Structure):
 
 
 class Phases:
-    """Memory in which threads note how far they are, of so many bytes; see csrc/thread_pool.h."""
+    """Memory of `size` bytes in which threads note their progress; see csrc/thread_pool.h."""
 
     def __init__(self, size: int) -> None:
         self._memory = ctypes.create_string_buffer(size + LINE)
@@ -134,7 +134,7 @@ class Kernels:
         _typed(library.set_parallel, [_POINTER, _POINTER])(*_torch_threads())
 
     def phases(self, *, decoder_layers: int = 0, encoder_layers: int = 0) -> Phases:
-        """Memory for the stages of so many layers."""
+        """Allocate the memory for the stages of these layers."""
         size = decoder_layers * self._decoder_phases + encoder_layers * self._encoder_phases
         return Phases(size)
 
@@ -176,7 +176,7 @@ def _typed(
 def _torch_threads() -> tuple[int | None, int | None]:
     """Where torch's own OpenMP library runs something in its threads, and says how many there are.
 
-    A second library would have threads of its own, which then wait beside torch's.
+    A second library would start its own threads, which then wait beside torch's.
     """
     libraries = Path(torch.__file__).parent / "lib"
     try:

@@ -21,7 +21,7 @@ ROW_PROGRAMS = 256
 # Bytes of keys and values that one program has in its memory: two tiles, one of which is on its way
 # while the other one is worked on. Of such programs every GPU since Ampere runs several at a time.
 IN_FLIGHT = 32768
-# What Triton must be told for that: the blocks' ids are fetched before the blocks, which takes two
+# Triton's setting for that: the blocks' ids are fetched before the blocks, which takes two
 # of the stages of its pipeline.
 STAGES = 5
 # Tokens that a program of decode_attention reads at once, at most.
@@ -58,15 +58,15 @@ def decode_attention(
     """Attend one row of each sequence to a paged cache: [rows, heads, value_dim].
 
     `query` is [rows, heads, dim]; `keys` and `values` are a layer's of KVCache, [blocks * kv_heads,
-    block_size, dim]; `tables` has each row's blocks, int32 [rows, width], and what follows the last
-    one that it sees is not looked at; `lens` is how many tokens it sees, int32 [rows], at least 1.
-    A `window` shows only the last so many of them, a `chunk` those since the last multiple of it.
-    `sinks` [heads] are scores without a value; `key_bias` [heads, at least as many as are seen] is
-    added to the scores of the keys at each position.
+    block_size, dim]; `tables` has each row's blocks, int32 [rows, width], of which those after its
+    last token are not read; `lens` is the number of its tokens, int32 [rows], at least 1. With a
+    `window` it attends only to that many tokens, with a `chunk` to those since the last multiple of
+    it. `sinks` [heads] are scores without a value; `key_bias` [heads, at least the longest of
+    `lens`] is added to the scores of the keys at each position.
 
     As in Flash-Decoding (Dao et al., 2023) a row's context is cut into pieces, which one kernel
     attends to and a second one puts together. Where the cuts are depends on this row's length
-    alone, so its result has the same bits whatever the other rows are.
+    alone, so its result has the same bits with any other rows.
     """
     count, heads, dim = query.shape
     _, block_size, value_dim = values.shape
@@ -127,7 +127,7 @@ def _read_as(cache: torch.Tensor) -> int:
 
 
 def _product_type(dtype: torch.dtype) -> Any:
-    """What numbers of a format are multiplied as; the interpreter cannot multiply bfloat16."""
+    """Return the type to multiply numbers of a format in; the interpreter has no bfloat16."""
     if dtype == torch.bfloat16 and device_type() == "cpu":
         return tl.float32
     return TYPES[dtype]
@@ -285,7 +285,7 @@ def _piece_len(  # type: ignore[no-untyped-def]
 
 @triton.jit  # type: ignore[untyped-decorator]
 def _from_stored(x, mantissa: tl.constexpr):  # type: ignore[no-untyped-def]
-    """Read the bits of float8_e4m3fn or e5m2 as float32; without a mantissa, x as it is."""
+    """Read the bits of float8_e4m3fn or e5m2 as float32; without a mantissa, x unchanged."""
     if mantissa == 0:
         return x
     else:  # noqa: RET505 - Triton compiles only the branch that is taken

@@ -27,13 +27,13 @@ def rope_and_store_kv(
     scale: float,
     head_norm: tuple[torch.Tensor, float] | None,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Norm (if wanted) and rotate q and k, scale q, keep k and v; return q, k and v.
+    """Norm (with `head_norm`) and rotate q and k, scale q, store k and v; return q, k and v.
 
     `qkv` is [tokens, (heads + 2 * kv_heads) * dim], `cos` and `sin` are [tokens, dim], `slots` is
     int64 [tokens]: block id * block size + offset. A head norm is a weight for each head of q and
-    k, [heads + kv_heads, dim], and what is added to the mean square. Results are
-    [tokens, heads or kv_heads, dim]. What is kept is k and v as they are returned, in a cache of
-    eight bits rounded as KVCache does it.
+    k, [heads + kv_heads, dim], and the number to add to the mean square. Results are
+    [tokens, heads or kv_heads, dim]. The cache gets the returned k and v; a cache of eight bits
+    rounds them as KVCache does.
     """
     count, dim = cos.shape
     all_heads = heads + 2 * kv_heads
@@ -104,25 +104,25 @@ def _rope_and_store_kv(  # type: ignore[no-untyped-def]
     is_first = d < half
     other = tl.where(is_first, d + half, d - half)
     exists = (head < heads + 2 * kv_heads) & (d < dim)
-    is_turned = exists & (head < heads + kv_heads)
+    is_rotated = exists & (head < heads + kv_heads)
     row = qkv + (token * (heads + 2 * kv_heads) + head) * dim
     own = tl.load(row + d, mask=exists, other=0.0).to(tl.float32)
     a = own
-    b = tl.load(row + other, mask=is_turned, other=0.0).to(tl.float32)
+    b = tl.load(row + other, mask=is_rotated, other=0.0).to(tl.float32)
     if has_norm:
         mean_square = tl.sum(own * own, 1)[:, None] / dim
         rate = tl.rsqrt(mean_square + eps)
-        a = own * rate * tl.load(norm + head * dim + d, mask=is_turned, other=0.0).to(tl.float32)
-        b = b * rate * tl.load(norm + head * dim + other, mask=is_turned, other=0.0).to(tl.float32)
+        a = own * rate * tl.load(norm + head * dim + d, mask=is_rotated, other=0.0).to(tl.float32)
+        b = b * rate * tl.load(norm + head * dim + other, mask=is_rotated, other=0.0).to(tl.float32)
     # The rotation is (a, b) -> (a * cos - b * sin, b * cos + a * sin), a and b the two halves.
     c = tl.load(cos + token * dim + d, mask=d < dim, other=0.0).to(tl.float32)
     s = tl.load(sin + token * dim + d, mask=d < dim, other=0.0).to(tl.float32)
-    turned = a * c + b * tl.where(is_first, -s, s)
-    turned = tl.where(head < heads, turned * scale, turned)
-    result = tl.where(is_turned, turned, own).to(q.dtype.element_ty)
+    rotated = a * c + b * tl.where(is_first, -s, s)
+    rotated = tl.where(head < heads, rotated * scale, rotated)
+    result = tl.where(is_rotated, rotated, own).to(q.dtype.element_ty)
 
     is_q = exists & (head < heads)
-    is_k = is_turned & (head >= heads)
+    is_k = is_rotated & (head >= heads)
     is_v = exists & (head >= heads + kv_heads)
     of_k = head - heads
     of_v = of_k - kv_heads
@@ -137,10 +137,10 @@ def _rope_and_store_kv(  # type: ignore[no-untyped-def]
         stored = _to_fp8(result.to(tl.float32), mantissa)
     else:
         stored = result.to(keys_cache.dtype.element_ty)
-    k_place = ((first_head + of_k) * block_size + offset) * dim + d
-    v_place = ((first_head + of_v) * block_size + offset) * dim + d
-    tl.store(keys_cache + k_place, stored, mask=is_k)
-    tl.store(values_cache + v_place, stored, mask=is_v)
+    k_offset = ((first_head + of_k) * block_size + offset) * dim + d
+    v_offset = ((first_head + of_v) * block_size + offset) * dim + d
+    tl.store(keys_cache + k_offset, stored, mask=is_k)
+    tl.store(values_cache + v_offset, stored, mask=is_v)
 
 
 @triton.jit  # type: ignore[untyped-decorator]

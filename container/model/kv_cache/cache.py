@@ -20,8 +20,8 @@ FP8 = {torch.float8_e4m3fn, torch.float8_e5m2}
 class LayerShape:
     """Shape of one layer's cache entry for a token; `device`, if not the inputs' device.
 
-    `chunk`: a token attends to those of its chunk of so many positions alone. `is_latent`: its
-    values are the first numbers of its keys, and not stored.
+    `chunk`: the positions of a chunk; a token attends only within its chunk. `is_latent`:
+    its values are the first numbers of its keys, and not stored.
     """
 
     kv_heads: int

@@ -52,11 +52,11 @@ class QuantizedWeight(torch.Tensor):
                 f"weights of {outputs} outputs and {inputs} inputs have scales "
                 f"{list(scales.shape)} and offsets {list(offsets.shape)}"
             )
-        made = torch.Tensor._make_wrapper_subclass(cls, (outputs, inputs), dtype=dtype)
-        made.numbers = numbers.contiguous()
-        made.scales, made.offsets = scales.contiguous(), offsets.contiguous()
-        made.bits, made.group_of = bits, group_of
-        return made
+        weight = torch.Tensor._make_wrapper_subclass(cls, (outputs, inputs), dtype=dtype)
+        weight.numbers = numbers.contiguous()
+        weight.scales, weight.offsets = scales.contiguous(), offsets.contiguous()
+        weight.bits, weight.group_of = bits, group_of
+        return weight
 
     @property
     def group_size(self) -> int:

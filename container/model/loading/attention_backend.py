@@ -175,11 +175,11 @@ def kernel_accuracy(
         fast = AttentionMetadata.of(
             plan, cache, device, VarlenMetadata.of(plan, cache, kernels.chunks)
         )
-    wide = EXACT_DTYPE[dtype]
-    exact = AttentionMetadata.of(plan, _widened(cache, layer, wide, device), device)
+    exact_dtype = EXACT_DTYPE[dtype]
+    exact = AttentionMetadata.of(plan, _widened(cache, layer, exact_dtype, device), device)
     rows = [
         attend(metadata, 0, query.to(format_), keys.to(format_), values.to(format_), attn_params)
-        for metadata, format_ in ((exact, wide), (reference, dtype), (fast, dtype))
+        for metadata, format_ in ((exact, exact_dtype), (reference, dtype), (fast, dtype))
     ]
     # Only rows that these kernels attend with: with the others the reference would be compared.
     served = GROUP.stop if kernels.chunks is Kernel.REFERENCE else CHUNK.stop

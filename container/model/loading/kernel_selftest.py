@@ -126,7 +126,7 @@ class _Trial:
             # Some processors leave a step with a chunk to torch.
             for step in (self._step(num_layers=2), self._decode_step(num_layers=2)):
                 rows = len(step.slot_mapping)
-                cos, sin = (angles[:, :rows] for angles in self._cos_sin)
+                cos, sin = (part[:, :rows] for part in self._cos_sin)
                 out = run(layers)(x[:, :rows], position_embeddings=(cos, sin), step=step)
                 results.append([out, *step.cache.keys, *step.cache.values])
         self._compare(results[0] + results[1], results[2] + results[3])

@@ -94,9 +94,9 @@ def is_dequantized(config: PretrainedConfig, device: torch.device) -> bool:
 @torch.no_grad()
 def cast_parameters(module: PreTrainedModel, dtype: torch.dtype) -> None:
     """Cast a dequantized model's parameters, of which some have the checkpoint's own dtype."""
-    wide = {*(module._keep_in_fp32_modules or ()), *(module._keep_in_fp32_modules_strict or ())}
+    in_fp32 = {*(module._keep_in_fp32_modules or ()), *(module._keep_in_fp32_modules_strict or ())}
     for name, parameter in module.named_parameters():
-        if parameter.is_floating_point() and not any(kept in name for kept in wide):
+        if parameter.is_floating_point() and not any(part in name for part in in_fp32):
             parameter.data = parameter.data.to(dtype)
 
 

@@ -1,7 +1,7 @@
-"""The LoRA adapters in memory: which are wanted, which are installed, and who uses them.
+"""The LoRA adapters in memory: which are requested, which are installed, and who uses them.
 
 Weights are read and layers are built in another thread; the thread of the steps only installs the
-result, between two steps. At most `max_in_memory` adapters are wanted; for one more, the least
+result, between two steps. At most `max_in_memory` adapters are requested; for one more, the least
 recently used one that no request uses is evicted.
 """
 
@@ -21,7 +21,7 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
-class _Wanted:
+class _Requested:
     folder: Path
     is_pinned: bool
 
@@ -41,7 +41,7 @@ class LoadedAdapters:
     def __init__(self, lora_layers: LoraLayers, max_in_memory: int) -> None:
         self._lora_layers = lora_layers
         self._max_in_memory = max_in_memory
-        self._wanted: OrderedDict[int, _Wanted] = OrderedDict()  # least recently used first
+        self._requested: OrderedDict[int, _Requested] = OrderedDict()  # least recently used first
         self._installed: frozenset[int] = frozenset()
         self._weights: dict[int, Weights] = {}
         self._users: Counter[int] = Counter()
@@ -51,10 +51,10 @@ class LoadedAdapters:
     @property
     def has_work(self) -> bool:
         """Whether `poll` has something to do, now or soon."""
-        return self._build is not None or self._wanted.keys() != self._installed
+        return self._build is not None or self._requested.keys() != self._installed
 
     def __contains__(self, number: int) -> bool:
-        return number in self._installed and number in self._wanted
+        return number in self._installed and number in self._requested
 
     def loading(self, number: int) -> "Future[None] | None":
         """Return the loading of an adapter, done when it can be used; None if it is installed.
@@ -67,18 +67,18 @@ class LoadedAdapters:
         self, number: int, folder: Path, *, is_pinned: bool, weights: Weights | None = None
     ) -> None:
         """Load an adapter, or note that it was used just now. Raises Overloaded."""
-        if number in self._wanted:
-            self._wanted.move_to_end(number)
+        if number in self._requested:
+            self._requested.move_to_end(number)
             return
-        while len(self._wanted) >= self._max_in_memory:
+        while len(self._requested) >= self._max_in_memory:
             self._evict_one()
-        self._wanted[number] = _Wanted(folder, is_pinned)
+        self._requested[number] = _Requested(folder, is_pinned)
         if weights is not None:
             self._weights[number] = weights
         self._loading[number] = Future()
 
     def use(self, number: int) -> None:
-        """Add a reference to a wanted adapter, which stays in memory until it is released."""
+        """Add a reference to a requested adapter, which stays in memory until it is released."""
         self._users[number] += 1
 
     def release(self, number: int) -> bool:
@@ -99,8 +99,8 @@ class LoadedAdapters:
         if self._build is not None and self._build.done():
             build, self._build = self._build, None
             self._finish(build)
-        if self._build is None and self._wanted.keys() != self._installed:
-            folders = {number: wanted.folder for number, wanted in self._wanted.items()}
+        if self._build is None and self._requested.keys() != self._installed:
+            folders = {number: requested.folder for number, requested in self._requested.items()}
             known = {number: self._weights[number] for number in folders if number in self._weights}
             self._build = run_in_background(
                 "adapter-build", lambda: _build(self._lora_layers, folders, known)
@@ -112,14 +112,14 @@ class LoadedAdapters:
         ) is not None:  # memory, say; the installed stack still serves
             log.error("adapters: layers cannot be built: %s", one_line(error), exc_info=error)
             failure = GenerationFailed("the adapter cannot be loaded; the cause is in the log")
-            for number in self._wanted.keys() - self._installed:
+            for number in self._requested.keys() - self._installed:
                 self._forget(number, failure)
-            self._installed &= self._wanted.keys()
+            self._installed &= self._requested.keys()
             return
         built = build.result()
         self._lora_layers.install(built.stack)
         self._installed = frozenset(built.weights)
-        self._weights = {n: weights for n, weights in built.weights.items() if n in self._wanted}
+        self._weights = {n: weights for n, weights in built.weights.items() if n in self._requested}
         for number, error in built.failures.items():
             self._forget(number, error)
         for number in built.weights:
@@ -127,8 +127,8 @@ class LoadedAdapters:
                 loading.set_result(None)
 
     def _evict_one(self) -> None:
-        for number, wanted in self._wanted.items():
-            if number not in self._users and not wanted.is_pinned:
+        for number, requested in self._requested.items():
+            if number not in self._users and not requested.is_pinned:
                 self._forget(number, None)
                 return
         raise Overloaded(
@@ -139,7 +139,7 @@ class LoadedAdapters:
 
     def _forget(self, number: int, error: ServingError | None) -> None:
         """Stop wanting an adapter; whoever waits for it gets the error, if there is one."""
-        self._wanted.pop(number, None)
+        self._requested.pop(number, None)
         self._weights.pop(number, None)
         loading = self._loading.pop(number, None)
         if loading is not None and error is not None:

@@ -14,7 +14,7 @@ Entry = tuple[str, str, bool]  # name, source, whether it is pinned
 
 
 class AdapterRecord:
-    """Owns the file. What goes wrong with it costs a restarted engine its adapters, no more."""
+    """Owns the file. If it is lost, a restarted engine starts without adapters."""
 
     def __init__(self, path: Path) -> None:
         self._path = path

@@ -24,7 +24,7 @@ from transformers.distributed.parallel_utils import replace_layer_number_by_wild
 
 from container.model.hf_config import text_config
 
-KEPT = {
+UNCHANGED_STYLES = {
     "all_reduce", "local_params", "mla_kv_a_proj", "moe_tp_experts", "packed_colwise",
     "packed_rowwise", "replicate", "replicated_with_grad_allreduce",
 }  # fmt: skip
@@ -41,7 +41,7 @@ def why_not_sharded(config: PretrainedConfig, ranks: int) -> str | None:
     plan: dict[str, str] = getattr(text, "base_model_tp_plan", None) or {}
     if not plan:
         return f"transformers has no plan for splitting a {config.model_type} model"
-    if unknown := set(plan.values()) - _MAKERS.keys() - KEPT:
+    if unknown := set(plan.values()) - _MAKERS.keys() - UNCHANGED_STYLES:
         return f"its plan for splitting has an unsupported style ({sorted(unknown)[0]})"
     if layer_types := set(getattr(text, "layer_types", None) or ()) - PAGED_LAYERS:
         return f"it has layers that are not paged ({sorted(layer_types)[0]})"
@@ -190,7 +190,7 @@ def _embedding(embedding: nn.Embedding) -> nn.Module:
     return ShardedEmbedding(weight, dist.get_rank() * width)
 
 
-# By transformers' style name; the styles in KEPT keep transformers' own form.
+# By transformers' style name; the styles in UNCHANGED_STYLES keep transformers' own form.
 _MAKERS: dict[str, Any] = {
     "colwise": _colwise,
     "rowwise": _rowwise,

@@ -13,7 +13,7 @@ from container.model.kernels.cpu import Kernels, log_sum_exp
 class PromptScores:
     """Log-probabilities of prompt tokens, [rows], and the most likely at their places, [rows, top].
 
-    `ids` and `values` are None where nobody asked for the most likely tokens.
+    `ids` and `values` are None if no request asks for the most likely tokens.
     """
 
     chosen: torch.Tensor

@@ -9,7 +9,7 @@ _MASK = (1 << 64) - 1
 def uniform(seed: int, index: int) -> float:
     """Return a number in [0, 1) that depends on the seed and the token's index only.
 
-    Two rounds of SplitMix64's finalizer (Steele, Lea and Flood, OOPSLA 2014); 53 bits are kept.
+    Two rounds of SplitMix64's finalizer (Steele, Lea and Flood, OOPSLA 2014), rounded to 53 bits.
     """
     return (_mix(_mix(seed & _MASK) + index) >> 11) * 2.0**-53
 

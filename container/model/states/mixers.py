@@ -51,11 +51,11 @@ class MixerCall:
         """Return the arguments for one piece."""
         new_args = list(args)
         new_kwargs = {name: value for name, value in kwargs.items() if name not in DROPPED}
-        for place, value in ((self.hidden, hidden), (self.cache, cache)):
-            if isinstance(place, int):
-                new_args[place] = value
+        for argument, value in ((self.hidden, hidden), (self.cache, cache)):
+            if isinstance(argument, int):
+                new_args[argument] = value
             else:
-                new_kwargs[place] = value
+                new_kwargs[argument] = value
         return new_args, new_kwargs
 
 
@@ -72,7 +72,7 @@ class RecurrentMixers:
     """The mixers of one model, and the pass that they compute. Outside of a pass they are as usual.
 
     `shapes` are those of a sequence's states. Unless a mixer `continues`, a prompt's first segment
-    is a call, and each later token a call of its own.
+    is one call, and each later token another one.
     """
 
     calls: list[MixerCall]

@@ -74,15 +74,15 @@ class Decodes:
         states += [SCRATCH_ROW] * (MIN_ROWS - len(states))
         call = sorted(range(len(states)), key=states.__getitem__)
         first = states[call[0]]
-        is_range = [states[place] for place in call] == list(range(first, first + len(states)))
-        places = {place: index for index, place in enumerate(call)}
+        is_range = [states[row] for row in call] == list(range(first, first + len(states)))
+        index_of = {row: index for index, row in enumerate(call)}
 
         def ints(values: list[int]) -> torch.Tensor:
             return to_device(values, device, torch.int64)
 
         return cls(
-            ints([min(place, len(slots) - 1) for place in call]),
-            ints([places[place] for place in range(len(slots))]),
+            ints([min(row, len(slots) - 1) for row in call]),
+            ints([index_of[row] for row in range(len(slots))]),
             slice(first, first + len(states)) if is_range else ints([states[p] for p in call]),
         )
 
@@ -108,12 +108,12 @@ def split_pass(
     pieces: list[Piece] = []
     if plan.num_decodes:
         pieces.append(Decodes.of(plan.state_slots[: plan.num_decodes], device))
-    kept: dict[int, dict[int, int]] = defaultdict(dict)
+    snapshots_of: dict[int, dict[int, int]] = defaultdict(dict)
     for index, (position, slot) in plan.snapshots:
-        kept[index][position] = state_row(slot)
+        snapshots_of[index][position] = state_row(slot)
     for index, chunk in enumerate(plan.chunks):
         row = state_row(plan.state_slots[plan.num_decodes + index])
-        pieces += _segments(chunk, row, kept[index], segment, continues)
+        pieces += _segments(chunk, row, snapshots_of[index], segment, continues)
     return pieces
 
 

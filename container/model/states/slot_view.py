@@ -50,7 +50,7 @@ class SlotView:
         return stored.copy_(recurrent_states)
 
     def is_recording_past(self, layer_idx: int) -> bool:
-        """Whether earlier states are kept; they are not."""
+        """Return False: earlier states are overwritten."""
         return False
 
     def write_back(self) -> None:

@@ -30,7 +30,7 @@ class RenderError(Exception):
 
 
 class _Killed(RenderError):
-    """The process was killed by SIGKILL, which none of its own limits sends."""
+    """The process was killed by SIGKILL, which its limits do not send."""
 
 
 class TemplateRenderer:

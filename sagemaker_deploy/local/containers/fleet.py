@@ -80,8 +80,8 @@ class Fleet:
     def add_model(self, container: Container, url: str, model_id: str) -> str:
         """Unpack a model of a multi-model endpoint; return its path inside the container."""
         relative = f"{model_id}/model"
-        self.storage.unpack(url, _made(self._folders[container] / "models" / relative))
-        return self._seen(container, "models", MODELS_DIR, relative)
+        self.storage.unpack(url, _existing(self._folders[container] / "models" / relative))
+        return self._path_inside(container, "models", MODELS_DIR, relative)
 
     def drop_model(self, container: Container, model_id: str) -> None:
         """Remove the files of a model that is no longer loaded."""
@@ -89,10 +89,10 @@ class Fleet:
 
     def add_adapter(self, container: Container, url: str, name: str) -> str:
         """Unpack an adapter; return its path inside the container."""
-        self.storage.unpack(url, _made(self._folders[container] / "adapters" / name))
-        return self._seen(container, "adapters", ADAPTERS_DIR, name)
+        self.storage.unpack(url, _existing(self._folders[container] / "adapters" / name))
+        return self._path_inside(container, "adapters", ADAPTERS_DIR, name)
 
-    def _seen(self, container: Container, part: str, inside: str, relative: str) -> str:
+    def _path_inside(self, container: Container, part: str, inside: str, relative: str) -> str:
         if self._sees_mounts[container]:
             return f"{inside}/{relative}"
         return str(self._folders[container] / part / relative)
@@ -127,7 +127,7 @@ class Fleet:
         return container
 
     def _mounts(self, spec: Spec, folder: Path) -> Mounts:
-        folders = {ADAPTERS_DIR: _made(folder / "adapters")}
+        folders = {ADAPTERS_DIR: _existing(folder / "adapters")}
         if spec.is_multi_model:
             folders[MODELS_DIR] = folder / "models"
             folders[MODELS_DIR].mkdir()
@@ -143,17 +143,17 @@ class Fleet:
         if source := definition.get("ModelDataSource"):
             return self._source(source["S3DataSource"], target)
         if url := definition.get("ModelDataUrl"):
-            return self.storage.unpack(str(url), _made(target))
+            return self.storage.unpack(str(url), _existing(target))
         return None
 
     def _source(self, source: Mapping[str, Any], target: Path) -> Path:
         url = str(source["S3Uri"])
         if source.get("CompressionType") == "Gzip":
-            return self.storage.unpack(url, _made(target))
-        return self.storage.copy_prefix(url, _made(target))
+            return self.storage.unpack(url, _existing(target))
+        return self.storage.copy_prefix(url, _existing(target))
 
 
-def _made(folder: Path) -> Path:
+def _existing(folder: Path) -> Path:
     with contextlib.suppress(FileExistsError):
         folder.mkdir(parents=True)
     return folder

@@ -20,7 +20,7 @@ ADAPTERS_DIR = "/opt/ml/adapters"
 CHANNELS_DIR = "/opt/ml/additional-model-data-sources"
 CONTAINER_PORT = 8080
 # Variables that a process inherits from this machine; all others are the model's, as on SageMaker.
-KEPT = {
+INHERITED = {
     "PATH", "HOME", "TMPDIR", "LANG", "LC_ALL", "LD_LIBRARY_PATH", "CUDA_VISIBLE_DEVICES",
     "OMP_NUM_THREADS", "GOMP_SPINCOUNT", "HF_HOME", "HF_HUB_CACHE", "HF_ENDPOINT",
     "HF_HUB_OFFLINE", "HTTPS_PROXY", "HTTP_PROXY", "NO_PROXY", "SSL_CERT_FILE",
@@ -59,7 +59,7 @@ def server_process(
     environ: Mapping[str, str] = os.environ,
 ) -> Command:
     """Build the command of the container's server as a process on a port of this machine."""
-    env = {name: value for name, value in environ.items() if name in KEPT}
+    env = {name: value for name, value in environ.items() if name in INHERITED}
     env |= {name: mounts.rewrite(value) for name, value in variables.items()}
     model_dir = mounts.folders.get(MODEL_DIR)
     if model_dir and not env.get("HF_MODEL_ID"):

@@ -22,7 +22,7 @@ def main(argv: list[str]) -> int:
     signal.signal(signal.SIGTERM, lambda *_: stop.set())
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent handles a terminal's ^C
     threading.Thread(target=_watch_owner, args=(stop,), daemon=True).start()
-    threading.Thread(target=_stop_when_told, args=(child, stop), daemon=True).start()
+    threading.Thread(target=_stop_at_event, args=(child, stop), daemon=True).start()
     code = child.wait()
     _kill_group(child)
     return code
@@ -34,7 +34,7 @@ def _watch_owner(stop: threading.Event) -> None:
     stop.set()
 
 
-def _stop_when_told(child: "subprocess.Popen[bytes]", stop: threading.Event) -> None:
+def _stop_at_event(child: "subprocess.Popen[bytes]", stop: threading.Event) -> None:
     stop.wait()
     with contextlib.suppress(ProcessLookupError):
         child.terminate()

@@ -47,7 +47,7 @@ class Container:
 
     @property
     def has_died(self) -> bool:
-        """Whether the process has ended although nobody stopped it."""
+        """Whether the process has ended without `stop`."""
         return not self.is_running and not self._stopped.is_set()
 
     def ping(self) -> int:

@@ -21,7 +21,7 @@ def load(fleet: Fleet, container: Container, name: str, url: str) -> None:
     """Fetch an adapter and load it into the container. Raises EndpointFailed or DeployError."""
     source = fleet.add_adapter(container, url, name)
     body = {"name": name, "src": source, "preload": True, "pin": False}
-    status, text = _ask(container, "POST", "/adapters", name, json.dumps(body).encode())
+    status, text = _call(container, "POST", "/adapters", name, json.dumps(body).encode())
     if status != 200:
         raise EndpointFailed(
             f"The container answered {status} to POST /adapters for {name}: {text[:500]}"
@@ -30,10 +30,10 @@ def load(fleet: Fleet, container: Container, name: str, url: str) -> None:
 
 def unload(container: Container, name: str) -> None:
     """Unload an adapter from the container."""
-    _ask(container, "DELETE", f"/adapters/{urllib.parse.quote(name)}", name, None)
+    _call(container, "DELETE", f"/adapters/{urllib.parse.quote(name)}", name, None)
 
 
-def _ask(
+def _call(
     container: Container, method: str, path: str, alias: str, body: bytes | None
 ) -> tuple[int, str]:
     headers = {"Content-Type": "application/json", ALIAS: alias}

@@ -53,7 +53,7 @@ def bodies(data: bytes, split_type: str, how: TransformOptions) -> Iterator[byte
         yield b"\n".join(batch) + b"\n"
 
 
-def joined(responses: list[bytes], assemble_with: str) -> bytes:
+def assemble(responses: list[bytes], assemble_with: str) -> bytes:
     """Join all responses to one object, in order."""
     if assemble_with != "Line":
         return b"".join(responses)

@@ -117,13 +117,10 @@ class Endpoints:
                 if adapter.base == unit.name:
                     self._load_adapter(adapter)
         except (DeployError, Refusal) as error:
-            reason = str(error)[:1024]
             if unit.name in endpoint.components:
-                status = {"InferenceComponentStatus": "Failed", "FailureReason": reason}
-                self._resources.change(COMPONENT, unit.name, **status)
+                self._resources.set_status(COMPONENT, unit.name, "Failed", error)
             else:
-                status = {"EndpointStatus": "Failed", "FailureReason": reason}
-                self._resources.change(ENDPOINT, endpoint.name, **status)
+                self._resources.set_status(ENDPOINT, endpoint.name, "Failed", error)
         with self._lock:
             is_deleted = self._live.get(endpoint.name) is not endpoint
         if is_deleted:
@@ -179,10 +176,7 @@ class Endpoints:
         try:
             variants = self._start_variants(endpoint.name, endpoint.config)
         except (DeployError, Refusal) as error:
-            reason = str(error)[:1024]
-            self._resources.change(
-                ENDPOINT, endpoint.name, EndpointStatus="Failed", FailureReason=reason
-            )
+            self._resources.set_status(ENDPOINT, endpoint.name, "Failed", error)
             return
         self._adopt(endpoint, endpoint.config, variants)
 
@@ -191,10 +185,7 @@ class Endpoints:
             variants = self._start_variants(endpoint.name, config)
         except (DeployError, Refusal) as error:
             # Roll back by doing nothing: the old containers are still serving.
-            reason = str(error)[:1024]
-            self._resources.change(
-                ENDPOINT, endpoint.name, EndpointStatus="InService", FailureReason=reason
-            )
+            self._resources.set_status(ENDPOINT, endpoint.name, "InService", error)
             return
         old = list(endpoint.variants.values())
         self._adopt(endpoint, config, variants)
@@ -209,13 +200,8 @@ class Endpoints:
             self._stop_units(list(variants.values()))
             return
         name = str(config["EndpointConfigName"])
-        self._resources.change(
-            ENDPOINT,
-            endpoint.name,
-            EndpointStatus="InService",
-            EndpointConfigName=name,
-            FailureReason=None,
-        )
+        self._resources.change(ENDPOINT, endpoint.name, EndpointConfigName=name)
+        self._resources.set_status(ENDPOINT, endpoint.name, "InService")
 
     def _start_variants(self, endpoint: str, config: Record) -> dict[str, Unit]:
         started: dict[str, Unit] = {}
@@ -245,27 +231,21 @@ class Endpoints:
             elif unit.spec and unit.container is None:
                 unit.container = self._fleet.start(unit.spec)
         except (DeployError, Refusal) as error:
-            self._resources.change(
-                COMPONENT,
-                unit.name,
-                InferenceComponentStatus="Failed",
-                FailureReason=str(error)[:1024],
-            )
+            self._resources.set_status(COMPONENT, unit.name, "Failed", error)
             return
-        self._resources.change(COMPONENT, unit.name, InferenceComponentStatus="InService")
+        self._resources.set_status(COMPONENT, unit.name, "InService")
 
     def _swap_component(self, endpoint: LocalEndpoint, unit: Unit) -> None:
-        status = {"InferenceComponentStatus": "InService"}
         try:
             assert unit.spec is not None
             unit.container = self._fleet.start(unit.spec)
         except (DeployError, Refusal) as error:
             # Roll back by doing nothing: the old one is still serving.
-            self._resources.change(COMPONENT, unit.name, FailureReason=str(error)[:1024], **status)
+            self._resources.set_status(COMPONENT, unit.name, "InService", error)
             return
         with self._lock:
             old, endpoint.components[unit.name] = endpoint.components[unit.name], unit
-        self._resources.change(COMPONENT, unit.name, FailureReason=None, **status)
+        self._resources.set_status(COMPONENT, unit.name, "InService")
         self._stop_units([old])
 
     def _load_adapter(self, unit: Unit) -> None:
@@ -277,7 +257,7 @@ class Endpoints:
 
     def _stop_component(self, unit: Unit) -> None:
         self._stop_units([unit])
-        self._resources.change(COMPONENT, unit.name, InferenceComponentStatus="InService")
+        self._resources.set_status(COMPONENT, unit.name, "InService")
 
     def _stop_units(self, units: list[Unit]) -> None:
         for unit in units:

@@ -27,15 +27,15 @@ def check_processing(params: Mapping[str, Any]) -> None:
     source, output = params["TransformInput"], params["TransformOutput"]
     if source.get("SplitType") != "Line" or output.get("AssembleWith") != "Line":
         raise control_validation("JoinSource needs SplitType and AssembleWith to be Line.")
-    kinds = source.get("ContentType", ""), output.get("Accept", "")
-    if kinds[1] and _is_csv(kinds[0]) != _is_csv(kinds[1]):
+    input_type, output_type = source.get("ContentType", ""), output.get("Accept", "")
+    if output_type and _is_csv(input_type) != _is_csv(output_type):
         raise control_validation("JoinSource needs Accept and ContentType to be of one format.")
 
 
-def with_input(data: bytes, answers: bytes, content_type: str) -> bytes:
-    """Join input and answers. Raises ValueError if they have different numbers of lines."""
+def with_input(data: bytes, outputs: bytes, content_type: str) -> bytes:
+    """Join input and outputs. Raises ValueError if they have different numbers of lines."""
     records = [line for line in data.splitlines() if line.strip()]
-    lines = _csv_records(answers) if _is_csv(content_type) else answers.splitlines()
+    lines = _csv_records(outputs) if _is_csv(content_type) else outputs.splitlines()
     if len(records) != len(lines):
         raise ValueError(
             f"JoinSource: {len(records)} lines of input have {len(lines)} lines of answers"
@@ -43,7 +43,7 @@ def with_input(data: bytes, answers: bytes, content_type: str) -> bytes:
     pairs = zip(records, lines, strict=True)
     if _is_csv(content_type):
         return b"".join(record + b"," + line + b"\n" for record, line in pairs)
-    return b"".join(_joined(record, line) for record, line in pairs)
+    return b"".join(_join_json(record, line) for record, line in pairs)
 
 
 def _csv_records(data: bytes) -> list[bytes]:
@@ -56,7 +56,7 @@ def _csv_records(data: bytes) -> list[bytes]:
     return records
 
 
-def _joined(record: bytes, line: bytes) -> bytes:
+def _join_json(record: bytes, line: bytes) -> bytes:
     source, output = json.loads(record), json.loads(line)
     if isinstance(source, dict):
         return json.dumps({**source, "SageMakerOutput": output}).encode() + b"\n"

@@ -13,6 +13,7 @@ from typing import Any
 from sagemaker_deploy.local.refusals import ACCOUNT, control_validation
 
 Record = dict[str, Any]
+MAX_REASON_CHARACTERS = 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +23,11 @@ class Kind:
     noun: str
     arn_path: str
     list_field: str
+
+    @property
+    def status_field(self) -> str:
+        """The name of the status field."""
+        return f"{self.noun}Status"
 
     @property
     def name_field(self) -> str:
@@ -85,6 +91,13 @@ class Resources:
         with self._lock:
             if record := self._records.get((kind, name)):
                 record.update(fields, LastModifiedTime=time.time())
+
+    def set_status(
+        self, kind: Kind, name: str, status: str, error: Exception | None = None
+    ) -> None:
+        """Set a record's status, and the error behind it as the reason of a failure."""
+        reason = str(error)[:MAX_REASON_CHARACTERS] if error is not None else None
+        self.change(kind, name, **{kind.status_field: status}, FailureReason=reason)
 
     def delete(self, kind: Kind, name: str) -> None:
         """Remove a record. Raises Refusal if there is none."""

@@ -115,9 +115,9 @@ class Transforms:
         below = url.removeprefix(prefix).lstrip("/") or url.rpartition("/")[2]
         target = join(output["S3OutputPath"], f"{below}.out")
         if params.get("DataProcessing", {}).get("JoinSource") == "Input":
-            answers = batches.joined(responses, "Line")
-            responses = [joins.with_input(data, answers, headers["Content-Type"])]
-        whole = batches.joined(responses, output.get("AssembleWith", "None"))
+            outputs = batches.assemble(responses, "Line")
+            responses = [joins.with_input(data, outputs, headers["Content-Type"])]
+        whole = batches.assemble(responses, output.get("AssembleWith", "None"))
         self._fleet.storage.write(target, whole)
 
 

@@ -15,7 +15,7 @@ from sagemaker_deploy.local import refusals
 from sagemaker_deploy.local.containers.storage import Storage, join
 from sagemaker_deploy.local.invocations.calls import Call, Runtime
 
-DEFAULT_PLACES = 4
+DEFAULT_CONCURRENCY = 4
 DEFAULT_TTL_S = 21_600
 DEFAULT_TIMEOUT_S = 900
 
@@ -35,7 +35,7 @@ class AsyncQueue:
     def __init__(self, runtime: Runtime, storage: Storage) -> None:
         self._runtime = runtime
         self._storage = storage
-        self._places: dict[tuple[str, int], threading.Semaphore] = {}
+        self._slots: dict[tuple[str, int], threading.Semaphore] = {}
         self._lock = threading.Lock()
 
     def submit(self, call: Call) -> Ticket:
@@ -45,14 +45,14 @@ class AsyncQueue:
             raise refusals.validation("Give either InputLocation or Body.")
         config = call.target.config["AsyncInferenceConfig"]
         ticket = _ticket(call, config["OutputConfig"])
-        slots = self._places_of(call.target.endpoint, config.get("ClientConfig", {}))
+        slots = self._slots_of(call.target.endpoint, config.get("ClientConfig", {}))
         threading.Thread(target=self._run, args=(call, ticket, slots), daemon=True).start()
         return ticket
 
-    def _places_of(self, endpoint: str, client: dict[str, Any]) -> threading.Semaphore:
-        count = client.get("MaxConcurrentInvocationsPerInstance", DEFAULT_PLACES)
+    def _slots_of(self, endpoint: str, client: dict[str, Any]) -> threading.Semaphore:
+        count = client.get("MaxConcurrentInvocationsPerInstance", DEFAULT_CONCURRENCY)
         with self._lock:
-            return self._places.setdefault((endpoint, count), threading.Semaphore(count))
+            return self._slots.setdefault((endpoint, count), threading.Semaphore(count))
 
     def _run(self, call: Call, ticket: Ticket, slots: threading.Semaphore) -> None:
         deadline = time.monotonic() + call.fields.get("RequestTTLSeconds", DEFAULT_TTL_S)

@@ -48,11 +48,11 @@ class Models:
             raise refusals.validation(f"Failed to download model data ({error.message})") from error
         body = json.dumps({"model_name": model_id, "url": inside}).encode()
         while True:
-            status, text = _ask(container, "POST", "/models", body)
+            status, text = _call(container, "POST", "/models", body)
             if status != 507 or not loaded:
                 break
             oldest, _ = loaded.popitem(last=False)
-            _ask(container, "DELETE", f"/models/{oldest}", None)
+            _call(container, "DELETE", f"/models/{oldest}", None)
             self._fleet.drop_model(container, oldest)
         if status not in (200, 409):
             self._fleet.drop_model(container, model_id)
@@ -65,7 +65,7 @@ class Models:
             )
 
 
-def _ask(container: Container, method: str, path: str, body: bytes | None) -> tuple[int, str]:
+def _call(container: Container, method: str, path: str, body: bytes | None) -> tuple[int, str]:
     with Exchange(
         container.port, path, JSON, body, timeout_s=LOAD_TIMEOUT_S, method=method
     ) as exchange:

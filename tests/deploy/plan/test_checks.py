@@ -54,9 +54,9 @@ def test_a_misspelt_instance_type_is_named_with_the_nearest(name: str, words: st
 
 
 def test_a_family_newer_than_botocores_list_is_not_refused() -> None:
-    assert instances.is_newer("ml.g9.xlarge")
-    assert instances.is_newer("ml.c12g.large")
-    assert not instances.is_newer("ml.g5x.xlarge")
+    assert instances.refusal("ml.g9.xlarge") is None
+    assert instances.refusal("ml.c12g.large") is None
+    assert instances.refusal("ml.g5x.xlarge")
     assert "its memory is not known" in _warnings({"instance_type": "ml.g9.xlarge"})
 
 

@@ -55,8 +55,8 @@ def index_for_browser() -> Response | None:
 
     Health checks ask for anything, or for nothing in particular: None for them.
     """
-    wanted = {kind for kind, quality in request.accept_mimetypes if quality > 0}
-    return _respond(INDEX) if "text/html" in wanted else None
+    accepted = {kind for kind, quality in request.accept_mimetypes if quality > 0}
+    return _respond(INDEX) if "text/html" in accepted else None
 
 
 def _respond(name: str) -> Response:
