@@ -60,9 +60,7 @@ class Transforms:
         try:
             self._carry_out(name, params, definition)
         except (DeployError, JobFailed, ValueError) as error:
-            self._resources.change(
-                JOB, name, TransformJobStatus="Failed", FailureReason=str(error)[:1024]
-            )
+            self._resources.set_status(JOB, name, "Failed", error)
             return
         status = "Stopped" if name in self._stopped else "Completed"
         self._resources.change(JOB, name, TransformJobStatus=status)
