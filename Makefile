@@ -110,7 +110,7 @@ check: $(VENV)/test.stamp  ## lint and types
 	$(BIN)/check-jsonschema --schemafile image/buildspec.schema.json buildspec.yml
 
 audit: $(VENV)/bin/python  ## ask PyPI for known vulnerabilities of the locked packages (AUDIT=required: it must answer)
-	@$(BIN)/python image/audit/packages.py
+	@$(BIN)/python -m image.audit.packages
 
 SOAK_MINUTES ?= 60
 chaos: $(VENV)/test.stamp $(KERNELS)  ## break a server on purpose, print who saw what (SOAK_MINUTES=60)

@@ -1,12 +1,15 @@
-"""Folders by name, and files that survive a full disk."""
+"""Folders by name, files that survive a full disk, and no link among the tracked files."""
 
 import errno
 import os
+import subprocess
 from pathlib import Path
 
 import pytest
 
 from container.files import find_folder, write_atomically
+
+ROOT = Path(__file__).parents[1]
 
 
 def test_a_folder_is_found_by_its_name(tmp_path: Path) -> None:
@@ -56,3 +59,11 @@ def test_a_full_disk_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.undo()
     write_atomically(path, "new")
     assert path.read_text() == "new"
+
+
+def test_no_symbolic_link_is_tracked() -> None:
+    """One in a checkout may point to another machine's files, such as a virtual environment."""
+    command = ["git", "-C", str(ROOT), "ls-files", "--stage"]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    modes = [line.split(maxsplit=3) for line in result.stdout.splitlines()]
+    assert [name for mode, _, _, name in modes if mode == "120000"] == []

@@ -64,6 +64,8 @@ class EmbedderLimits:
 class EmbedderBackend(Generic[T]):
     """Implements StepBackend: owns the queue of texts and calls the model."""
 
+    has_new_status = False  # its status never changes with a step's messages
+
     def __init__(self, model: TextModel[T], info: EmbedderInfo, limits: EmbedderLimits) -> None:
         self.info = info
         self._model = model

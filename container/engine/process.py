@@ -49,6 +49,9 @@ class EngineBackend:
     def __init__(self, engine: Engine, info: EngineInfo) -> None:
         self.engine = engine
         self.info = info
+        # Whether the last step has ended a change of adapters: its status is sent first, so that
+        # every frontend knows the adapters before one of them answers for the change.
+        self.has_new_status = False
         self._changes: list[_AdapterChange] = []
 
     @property
@@ -78,6 +81,7 @@ class EngineBackend:
         for frontend_id, event in self.engine.step():
             by_frontend[frontend_id].append(event)
         messages = list(self._take_changes())
+        self.has_new_status = bool(messages)
         messages += [
             (frontend_id, StepEvents(events)) for frontend_id, events in by_frontend.items()
         ]

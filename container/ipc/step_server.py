@@ -17,7 +17,6 @@ from container.ipc.backend_server import (
 )
 from container.ipc.heartbeat import Heartbeat
 from container.messages.common import Abort, EngineState
-from container.messages.engine import Done
 
 log = logging.getLogger(__name__)
 
@@ -30,6 +29,11 @@ class StepBackend(Protocol[M]):
     @property
     def has_work(self) -> bool:
         """Whether a step would do anything."""
+        ...
+
+    @property
+    def has_new_status(self) -> bool:
+        """Whether the last step's messages tell of a change that the status must show first."""
         ...
 
     def take(self, frontend_id: bytes, message: M) -> None:
@@ -114,18 +118,13 @@ class StepServer(BackendServer, Generic[B]):
         except BaseException as error:
             log.exception("backend: a step failed: %s; its requests run again", one_line(error))
         else:
-            self._send_all(messages)
+            if self._backend.has_new_status:
+                self.send_status(now=True)
+            for frontend_id, message in messages:
+                self.send(frontend_id, message)
             return
         # Outside of the handler the exception no longer holds the failed step's memory.
         self._recover(self._backend)
-
-    def _send_all(self, messages: Iterable[tuple[bytes, msgspec.Struct]]) -> None:
-        messages = list(messages)
-        if any(isinstance(message, Done) for _, message in messages):
-            # A change is in the status of every frontend before one of them answers for it.
-            self.send_status(now=True)
-        for frontend_id, message in messages:
-            self.send(frontend_id, message)
 
     def _recover(self, backend: B) -> None:
         self.set_state("recovering", "the model failed and is tried again")

@@ -1,42 +1,36 @@
 """Refuse an image with serious vulnerabilities.
 
-Reads what Amazon Inspector's ScanSbom answered (`{"sbom": ...}` with CycloneDX 1.5 inside). Leaves
+Reads the response of Amazon Inspector's ScanSbom (`{"sbom": ...}` with CycloneDX 1.5 inside). Exits
 with 1 if a critical or high one is not accepted in image/audit/accepted-vulnerabilities.toml.
 """
 
 import json
 import sys
-import tomllib
 from datetime import UTC, date, datetime
-from pathlib import Path
 from typing import Any
 
+from image.audit.acceptance import Accepted, expiry_note, is_accepted, read_accepted
+
 SERIOUS = ("critical", "high")
-ACCEPTED = Path(__file__).parent / "accepted-vulnerabilities.toml"
 
 
-def refusals(report: dict[str, Any], accepted: dict[str, Any], today: date) -> list[str]:
-    """A line for each serious vulnerability that is not accepted, or no longer."""
+def refusals(report: dict[str, Any], accepted: Accepted, today: date) -> list[str]:
+    """Return a line for each serious vulnerability that is not accepted, or no longer."""
     lines = []
-    for found in report["sbom"].get("vulnerabilities", []):
-        severities = {rating.get("severity") for rating in found.get("ratings", [])}
+    for vulnerability in report["sbom"].get("vulnerabilities", []):
+        severities = {rating.get("severity") for rating in vulnerability.get("ratings", [])}
         worst = next((name for name in SERIOUS if name in severities), None)
-        if worst is None:
+        names = [vulnerability["id"]]
+        if worst is None or is_accepted(names, accepted, today):
             continue
-        exception = accepted.get(found["id"])
-        if exception and exception["until"] >= today:
-            continue
-        where = ", ".join(affected["ref"] for affected in found.get("affects", []))
-        late = f" (was accepted until {exception['until']})" if exception else ""
-        lines.append(f"{worst}: {found['id']} in {where}{late}")
+        where = ", ".join(affected["ref"] for affected in vulnerability.get("affects", []))
+        lines.append(f"{worst}: {names[0]} in {where}{expiry_note(names, accepted)}")
     return lines
 
 
 def main() -> int:
     """Judge standard input."""
-    lines = refusals(
-        json.load(sys.stdin), tomllib.loads(ACCEPTED.read_text()), datetime.now(UTC).date()
-    )
+    lines = refusals(json.load(sys.stdin), read_accepted(), datetime.now(UTC).date())
     for line in lines:
         print(line, file=sys.stderr)
     print(f"{len(lines)} serious vulnerabilities", file=sys.stderr)

@@ -1,6 +1,6 @@
-"""Refuse locked packages with known vulnerabilities, by PyPI's own word on each release.
+"""Refuse locked packages with known vulnerabilities, as PyPI lists them for each release.
 
-Reads image/locks/*.lock. Leaves with 1 if a release has a vulnerability that is not accepted in
+Reads image/locks/*.lock. Exits with 1 if a release has a vulnerability that is not accepted in
 image/audit/accepted-vulnerabilities.toml; with 0 if none has. Where the index cannot be asked, the
 first failure ends the audit, and a line says which packages were not audited: that is no error,
 unless AUDIT=required. PACKAGE_INDEX names another index with PyPI's JSON API.
@@ -10,7 +10,6 @@ import json
 import os
 import re
 import sys
-import tomllib
 import urllib.error
 import urllib.request
 from collections.abc import Iterator, Sequence
@@ -18,8 +17,9 @@ from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from image.audit.acceptance import Accepted, expiry_note, is_accepted, read_accepted
+
 LOCKS = Path(__file__).parents[1] / "locks"
-ACCEPTED = Path(__file__).parent / "accepted-vulnerabilities.toml"
 INDEX = "https://pypi.org/pypi"
 TIMEOUT_S = 20
 NOT_REQUIRED = "this is no error unless AUDIT=required"
@@ -38,11 +38,11 @@ class NotAudited(Exception):
 
 def locked(folder: Path) -> list[Release]:
     """Return every release in the locks of a folder, without local versions (`+cpu`)."""
-    found = set()
+    releases = set()
     for path in sorted(folder.glob("*.lock")):
         for match in re.finditer(r"^([\w.-]+)==([\w.!]+)", path.read_text(), re.M):
-            found.add(Release(match[1], match[2]))
-    return sorted(found)
+            releases.add(Release(match[1], match[2]))
+    return sorted(releases)
 
 
 def vulnerabilities(index: str, release: Release) -> list[dict[str, Any]]:
@@ -57,41 +57,40 @@ def vulnerabilities(index: str, release: Release) -> list[dict[str, Any]]:
 
 
 def refusals(
-    release: Release, known: Sequence[dict[str, Any]], accepted: dict[str, Any], today: date
+    release: Release, known: Sequence[dict[str, Any]], accepted: Accepted, today: date
 ) -> Iterator[str]:
     """Yield a line for each vulnerability that is not accepted, or no longer."""
     for each in known:
         names = [each["id"], *each.get("aliases", [])]
-        exception = next((accepted[name] for name in names if name in accepted), None)
-        if exception and exception["until"] >= today:
+        if is_accepted(names, accepted, today):
             continue
         fixed = ", ".join(each.get("fixed_in") or ["no version"])
-        late = f" (was accepted until {exception['until']})" if exception else ""
-        yield f"{release.name} {release.version}: {', '.join(names)}; fixed in {fixed}{late}"
+        note = expiry_note(names, accepted)
+        yield f"{release.name} {release.version}: {', '.join(names)}; fixed in {fixed}{note}"
 
 
 def main() -> int:
     """Ask about each release in turn."""
     index = os.environ.get("PACKAGE_INDEX", INDEX)
-    accepted = tomllib.loads(ACCEPTED.read_text())
+    accepted = read_accepted()
     releases, lines = locked(LOCKS), []
     for number, release in enumerate(releases):
         try:
             known = vulnerabilities(index, release)
         except NotAudited as error:
-            return _say_not_audited(error, len(releases) - number, len(releases), lines)
+            return _report_not_audited(error, len(releases) - number, len(releases), lines)
         lines += refusals(release, known, accepted, datetime.now(UTC).date())
-    return _say(lines, f"{len(releases)} locked packages audited")
+    return _report(lines, f"{len(releases)} locked packages audited")
 
 
-def _say_not_audited(error: NotAudited, num_left: int, num_all: int, lines: list[str]) -> int:
+def _report_not_audited(error: NotAudited, num_left: int, num_all: int, lines: list[str]) -> int:
     is_required = os.environ.get("AUDIT") == "required"
     hint = "AUDIT=required, so this ends the build" if is_required else NOT_REQUIRED
-    code = _say(lines, f"NOT AUDITED: {num_left} of {num_all} locked packages ({error}); {hint}")
+    code = _report(lines, f"NOT AUDITED: {num_left} of {num_all} locked packages ({error}); {hint}")
     return code or int(is_required)
 
 
-def _say(lines: list[str], last: str) -> int:
+def _report(lines: list[str], last: str) -> int:
     for line in (*lines, f"{len(lines)} known vulnerabilities; {last}"):
         print(line, file=sys.stderr)
     return 1 if lines else 0

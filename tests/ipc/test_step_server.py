@@ -25,6 +25,7 @@ class Echo:
     """Answers each request with an error that carries its prompt; prompt [0] is refused."""
 
     def __init__(self) -> None:
+        self.has_new_status = False
         self.held: list[tuple[bytes, int]] = []
         self.is_released = threading.Event()
 
@@ -124,6 +125,17 @@ def test_what_a_worker_refuses_is_answered_at_once(setting) -> None:
         "overloaded",
         "no room",
     )
+
+
+def test_a_new_status_reaches_frontends_before_the_steps_messages(setting) -> None:
+    echo, _, peer = setting
+    echo.has_new_status = True
+    peer.submit(1, [1])
+    echo.is_released.set()
+    messages = [peer.message(), peer.message()]
+    while not isinstance(messages[-1], RequestFailed):
+        messages.append(peer.message())
+    assert isinstance(messages[-2], Status)
 
 
 def test_while_it_drains_new_requests_are_refused_and_old_ones_finished(setting) -> None:

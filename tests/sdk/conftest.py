@@ -2,12 +2,20 @@
 
 import os
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from tests.sdk import aws_account
 from tests.support.hub_cache import cached
-from tests.support.local_sagemaker import DEMO_MODEL, REAL_SERVER, REGION, Local, running
+from tests.support.local_sagemaker import (
+    DEMO_MODEL,
+    FAKE_SERVER,
+    REAL_SERVER,
+    REGION,
+    Local,
+    running,
+)
 from tests.support.servers import Server, serving
 
 KEY = "the key"
@@ -57,6 +65,16 @@ def local(moto_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[L
     ):
         patch.setenv("AWS_ENDPOINT_URL_SAGEMAKER", local.url)
         patch.setenv("AWS_ENDPOINT_URL_SAGEMAKER_RUNTIME", local.url)
+        yield local
+
+
+@pytest.fixture
+def fake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Local]:
+    """A local endpoint with fake containers, which clients find; `tmp_path` is the folder."""
+    monkeypatch.chdir(tmp_path)
+    with running(FAKE_SERVER, tmp_path / "logs") as local:
+        monkeypatch.setenv("AWS_ENDPOINT_URL_SAGEMAKER", local.url)
+        monkeypatch.setenv("AWS_ENDPOINT_URL_SAGEMAKER_RUNTIME", local.url)
         yield local
 
 

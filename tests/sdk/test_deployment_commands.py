@@ -10,10 +10,11 @@ from typing import Any
 import boto3
 import pytest
 import yaml
-from click.testing import CliRunner, Result
+from click.testing import Result
 
 from sagemaker_deploy.commands.main import main
 from tests.sdk.aws_account import BUCKET
+from tests.sdk.command_line import run_command
 from tests.support.local_sagemaker import DEMO_MODEL, Local
 
 
@@ -28,25 +29,19 @@ def _write(folder: Path, account: dict[str, str], **changes: Any) -> None:
     (folder / "deploy.yaml").write_text(yaml.safe_dump(values | changes))
 
 
-def _run(*arguments: str, expect: int = 0) -> Result:
-    result = CliRunner().invoke(main, arguments)
-    assert result.exit_code == expect, (result.output, result.stderr, result.exception)
-    return result
-
-
 def _deploy(*arguments: str, expect: int = 0) -> Result:
-    return _run("deploy", "--yes", "--poll", "0.2", *arguments, expect=expect)
+    return run_command("deploy", "--yes", "--poll", "0.2", *arguments, expect=expect)
 
 
 def _delete(name: str = "chat") -> Result:
-    return _run("delete", name, "--yes", "--poll", "0.2")
+    return run_command("delete", name, "--yes", "--poll", "0.2")
 
 
 def test_a_folder_becomes_an_endpoint_and_nothing_remains_of_it(
     folder: Path, account: dict[str, str], local: Local
 ) -> None:
     _write(folder, account, model={"data": str(DEMO_MODEL)})
-    plan = json.loads(_run("plan", "--json").stdout)
+    plan = json.loads(run_command("plan", "--json").stdout)
     assert [step["operation"] for step in plan["steps"]] == [
         "upload", "create_model", "create_endpoint_config", "create_endpoint",
     ]  # fmt: skip
@@ -55,26 +50,26 @@ def test_a_folder_becomes_an_endpoint_and_nothing_remains_of_it(
 
     _deploy()
     assert "nothing to do" in _deploy().stdout
-    assert _run("invoke", "chat", "Hello", "--max-tokens", "8").stdout.strip()
-    answer = _run("invoke", "chat", "Hello", "--generate", "--max-tokens", "4").stdout
-    streamed = _run("invoke", "chat", "Hello", "--generate", "--max-tokens", "4", "--stream")
+    assert run_command("invoke", "chat", "Hello", "--max-tokens", "8").stdout.strip()
+    answer = run_command("invoke", "chat", "Hello", "--generate", "--max-tokens", "4").stdout
+    streamed = run_command("invoke", "chat", "Hello", "--generate", "--max-tokens", "4", "--stream")
     assert streamed.stdout.strip() in answer
-    status = json.loads(_run("status", "--json").stdout)
+    status = json.loads(run_command("status", "--json").stdout)
     assert status["endpoint"]["EndpointStatus"] == "InService"
-    assert "AllTraffic" in _run("status").stdout
+    assert "AllTraffic" in run_command("status").stdout
 
     _write(folder, account, model={"data": str(DEMO_MODEL)}, env={"MAX_TOTAL_TOKENS": "64"})
-    _run("update", "--yes", "--poll", "0.2")
-    assert _run("invoke", "chat", "x " * 200, expect=7).stderr.startswith(
+    run_command("update", "--yes", "--poll", "0.2")
+    assert run_command("invoke", "chat", "x " * 200, expect=7).stderr.startswith(
         'error: chat answered 400: {"error":{"message":"`messages` must have less than 63 tokens'
     )
 
-    assert "delete the model" in _run("delete", "chat", "--dry-run").stdout
+    assert "delete the model" in run_command("delete", "chat", "--dry-run").stdout
     _delete()
     for listing, field in (("list_models", "Models"), ("list_endpoint_configs", "EndpointConfigs")):
         assert getattr(local.sagemaker, listing)(NameContains="chat")[field] == []
     assert boto3.client("s3").list_objects_v2(Bucket=BUCKET)["KeyCount"] == 0
-    _run("status", "chat", expect=4)
+    run_command("status", "chat", expect=4)
 
 
 def test_an_endpoint_that_does_not_come_up_leaves_nothing(
@@ -93,16 +88,16 @@ def test_a_half_made_endpoint_of_an_earlier_try_is_replaced(
 ) -> None:
     local.deploy("again", {"Environment": {"HF_MODEL_ID": "/no/such/model"}})
     _write(folder, account, name="again", model={"id": str(DEMO_MODEL)})
-    assert "that an earlier try left failed" in _run("plan").stdout
+    assert "that an earlier try left failed" in run_command("plan").stdout
     _deploy()
-    _run("invoke", "again", "Hello", "--max-tokens", "2")
+    run_command("invoke", "again", "Hello", "--max-tokens", "2")
     _delete("again")
 
 
 def test_a_missing_image_and_role_are_two_lines(folder: Path, account: dict[str, str]) -> None:
     image = account["image"].replace(":1", ":2")
     _write(folder, account, image=image, role=account["role"] + "X", model={"id": "a/b"})
-    lines = _run("deploy", "--yes", expect=2).stderr.strip().splitlines()
+    lines = run_command("deploy", "--yes", expect=2).stderr.strip().splitlines()
     assert lines[0] == f"error: image: {image} is not in ECR; push it first, or correct the tag"
     assert lines[1].startswith("error: role:")
     assert lines[1].endswith("prints the documents to make it")
@@ -114,8 +109,8 @@ def test_a_component_is_deployed_called_and_deleted(
     model = {"id": str(DEMO_MODEL)}
     _write(folder, account, name="parts", model=model, component={"memory_mb": 2048})
     _deploy()
-    _run("invoke", "parts", "Hello", "--max-tokens", "2")
-    assert "parts-model" in _run("status").stdout
+    run_command("invoke", "parts", "Hello", "--max-tokens", "2")
+    assert "parts-model" in run_command("status").stdout
     _delete("parts")
     assert local.sagemaker.list_inference_components()["InferenceComponents"] == []
 
@@ -135,7 +130,7 @@ def test_scaling_to_zero_is_registered_and_removed(
     assert [(target["MinCapacity"], target["MaxCapacity"]) for target in targets] == [(0, 3)]
     [alarm] = boto3.client("cloudwatch").describe_alarms(AlarmNames=["later-wake"])["MetricAlarms"]
     assert ":scalingPolicy:" in alarm["AlarmActions"][0]
-    assert "endpoint/later/variant/AllTraffic" in _run("status").stdout
+    assert "endpoint/later/variant/AllTraffic" in run_command("status").stdout
     _delete("later")
     targets = scaling.describe_scalable_targets(ServiceNamespace="sagemaker")["ScalableTargets"]
     assert targets == []
@@ -149,7 +144,7 @@ def test_a_secret_reaches_the_container_and_not_the_plan(
     _write(
         folder, account, name="quiet", model={"id": str(DEMO_MODEL)}, secrets={"HF_TOKEN": "hub"}
     )
-    assert "hf_hidden" not in _run("plan", "--json").stdout
+    assert "hf_hidden" not in run_command("plan", "--json").stdout
     _deploy()
     [model] = local.sagemaker.list_models(NameContains="quiet")["Models"]
     described = local.sagemaker.describe_model(ModelName=model["ModelName"])
@@ -162,18 +157,18 @@ def test_a_wrong_body_ends_with_the_containers_words(
 ) -> None:
     file = folder / "body.json"
     file.write_text('{"inputs": "Hello", "parameters": {"temperature": -1}}')
-    result = _run("invoke", demo, "--file", str(file), expect=7)
+    result = run_command("invoke", demo, "--file", str(file), expect=7)
     assert "temperature" in result.stderr
     assert "hint: see the container's log" in result.stderr
 
 
 def test_an_unknown_endpoint_is_not_found(folder: Path, local: Local) -> None:
-    assert "nobody" in _run("invoke", "nobody", "Hello", expect=4).stderr
+    assert "nobody" in run_command("invoke", "nobody", "Hello", expect=4).stderr
 
 
 @pytest.mark.parametrize("command", sorted(main.commands))
 def test_every_command_teaches(command: str) -> None:
-    text = _run(command, "--help").stdout
+    text = run_command(command, "--help").stdout
     assert len(text.split("Options:")[0].split()) > 15, "says too little"
 
 

@@ -10,19 +10,12 @@ from typing import Any
 import boto3
 import pytest
 import yaml
-from click.testing import CliRunner, Result
 
-from sagemaker_deploy.commands.main import main
 from sagemaker_deploy.execute import pack
 from tests.sdk.aws_account import BUCKET
-from tests.support.local_sagemaker import DEMO_MODEL, FAKE_SERVER, Local, running
+from tests.sdk.command_line import run_command
+from tests.support.local_sagemaker import DEMO_MODEL, Local
 from tests.support.models.archives import archive
-
-
-def _run(*arguments: str, expect: int = 0) -> Result:
-    result = CliRunner().invoke(main, arguments)
-    assert result.exit_code == expect, (result.output, result.stderr, result.exception)
-    return result
 
 
 def _write(folder: Path, account: dict[str, str], **changes: Any) -> str:
@@ -45,7 +38,7 @@ def test_a_batch_of_lines_is_answered_in_order(
     source.write_text("".join(f"{json.dumps(body)}\n" for body in bodies))
     saved = tmp_path / "out.jsonl"
     options = ("--input", str(source), "--save", str(saved), "--poll", "0.2")
-    failed = _run("batch", "-f", file, *options, expect=7)
+    failed = run_command("batch", "-f", file, *options, expect=7)
     assert "1 of 4 answers are errors; the first is line 4 of s3://models/" in failed.stderr
     assert "temperature" in failed.stderr
     answers = [json.loads(line) for line in saved.read_text().splitlines()]
@@ -99,54 +92,51 @@ def test_an_asynchronous_call_waits_for_its_answer(
         tmp_path, account, name="slow", model={"id": str(DEMO_MODEL)},
         asynchronous={"output": f"s3://{BUCKET}/slow", "failures": f"s3://{BUCKET}/slow-failed"},
     )  # fmt: skip
-    _run("deploy", "-f", file, "--yes", "--poll", "0.2")
-    assert _run("async", "slow", "Hello", "--poll", "0.2").stdout.strip()
+    run_command("deploy", "-f", file, "--yes", "--poll", "0.2")
+    assert run_command("async", "slow", "Hello", "--poll", "0.2").stdout.strip()
     body = tmp_path / "body.json"
     body.write_text('{"inputs": "Hello", "parameters": {"temperature": -1}}')
-    failed = _run("async", "slow", "--file", str(body), "--poll", "0.2", expect=7)
+    failed = run_command("async", "slow", "--file", str(body), "--poll", "0.2", expect=7)
     assert "temperature" in failed.stderr
-    _run("delete", "slow", "--yes", "--poll", "0.2")
+    run_command("delete", "slow", "--yes", "--poll", "0.2")
 
 
 def test_adapters_are_added_listed_called_and_removed(
-    tmp_path: Path, account: dict[str, str], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, account: dict[str, str], fake: Local
 ) -> None:
     # A fake container says what it was given; test_adapter_components has the real one.
-    with running(FAKE_SERVER, tmp_path / "logs") as fake:
-        monkeypatch.setenv("AWS_ENDPOINT_URL_SAGEMAKER", fake.url)
-        monkeypatch.setenv("AWS_ENDPOINT_URL_SAGEMAKER_RUNTIME", fake.url)
-        file = _write(tmp_path, account, name="lora", model={"id": "a/b"}, component={})
-        _run("deploy", "-f", file, "--yes", "--poll", "0.2")
-        (tmp_path / "polite").mkdir()
-        (tmp_path / "polite" / "adapter_config.json").write_text("{}")
-        polite = str(tmp_path / "polite")
-        add = ("adapters", "add", "lora", "polite", polite, "--poll", "0.2")
-        assert "--bucket: needed" in _run(*add, expect=2).stderr
-        _run(*add, "--bucket", BUCKET)
-        rows = json.loads(_run("adapters", "list", "lora", "--json").stdout)
-        assert rows == [{"name": "polite", "base": "lora-model", "status": "InService"}]
-        seen = json.loads(_run("invoke", "lora", "x", "--component", "polite", "--json").stdout)
-        assert seen["x-amzn-sagemaker-adapter-identifier"] == "polite"
-        archive(tmp_path / "bad.tar.gz", bad="")
-        boto3.client("s3").upload_file(str(tmp_path / "bad.tar.gz"), BUCKET, "bad.tar.gz")
-        bad = ("adapters", "add", "lora", "bad", f"s3://{BUCKET}/bad.tar.gz", "--poll", "0.2")
-        assert "not a model" in _run(*bad, expect=6).stderr
-        assert len(json.loads(_run("adapters", "list", "lora", "--json").stdout)) == 1
-        _run("adapters", "remove", "lora", "polite", "--poll", "0.2")
-        _run("adapters", "remove", "lora", "polite", expect=4)
-        _run("scale", "lora", "--copies", "0", "--poll", "0.2")
-        assert (
-            "no capacity"
-            in _run("invoke", "lora", "x", "--component", "lora-model", expect=5).stderr
-        )
-        _run("delete", "lora", "--yes", "--poll", "0.2")
+    file = _write(tmp_path, account, name="lora", model={"id": "a/b"}, component={})
+    run_command("deploy", "-f", file, "--yes", "--poll", "0.2")
+    (tmp_path / "polite").mkdir()
+    (tmp_path / "polite" / "adapter_config.json").write_text("{}")
+    polite = str(tmp_path / "polite")
+    add = ("adapters", "add", "lora", "polite", polite, "--poll", "0.2")
+    assert "--bucket: needed" in run_command(*add, expect=2).stderr
+    run_command(*add, "--bucket", BUCKET)
+    rows = json.loads(run_command("adapters", "list", "lora", "--json").stdout)
+    assert rows == [{"name": "polite", "base": "lora-model", "status": "InService"}]
+    seen = json.loads(run_command("invoke", "lora", "x", "--component", "polite", "--json").stdout)
+    assert seen["x-amzn-sagemaker-adapter-identifier"] == "polite"
+    archive(tmp_path / "bad.tar.gz", bad="")
+    boto3.client("s3").upload_file(str(tmp_path / "bad.tar.gz"), BUCKET, "bad.tar.gz")
+    bad = ("adapters", "add", "lora", "bad", f"s3://{BUCKET}/bad.tar.gz", "--poll", "0.2")
+    assert "not a model" in run_command(*bad, expect=6).stderr
+    assert len(json.loads(run_command("adapters", "list", "lora", "--json").stdout)) == 1
+    run_command("adapters", "remove", "lora", "polite", "--poll", "0.2")
+    run_command("adapters", "remove", "lora", "polite", expect=4)
+    run_command("scale", "lora", "--copies", "0", "--poll", "0.2")
+    assert (
+        "no capacity"
+        in run_command("invoke", "lora", "x", "--component", "lora-model", expect=5).stderr
+    )
+    run_command("delete", "lora", "--yes", "--poll", "0.2")
 
 
 def test_an_endpoint_is_scaled_by_hand_and_by_itself(account: dict[str, str], demo: str) -> None:
-    _run("scale", demo, "--instances", "2", "--poll", "0.2")
-    status = json.loads(_run("status", demo, "--json").stdout)
+    run_command("scale", demo, "--instances", "2", "--poll", "0.2")
+    status = json.loads(run_command("status", demo, "--json").stdout)
     assert status["endpoint"]["ProductionVariants"][0]["DesiredInstanceCount"] == 2
-    _run("scale", demo, "--min", "1", "--max", "4", "--target", "8")
+    run_command("scale", demo, "--min", "1", "--max", "4", "--target", "8")
     client = boto3.client("application-autoscaling")
     # moto keeps the policies of targets that are gone, so only this endpoint's are asked for.
     resource = f"endpoint/{demo}/variant/AllTraffic"
@@ -154,11 +144,11 @@ def test_an_endpoint_is_scaled_by_hand_and_by_itself(account: dict[str, str], de
         "ScalingPolicies"
     ]
     assert [policy["PolicyName"] for policy in policies] == [f"{demo}-track"]
-    _run("scale", demo, "--off")
+    run_command("scale", demo, "--off")
     targets = client.describe_scalable_targets(ServiceNamespace="sagemaker")["ScalableTargets"]
     assert targets == []
-    assert "no inference components" in _run("scale", demo, "--copies", "1", expect=2).stderr
-    _run("scale", "nobody", "--instances", "1", expect=4)
+    assert "no inference components" in run_command("scale", demo, "--copies", "1", expect=2).stderr
+    run_command("scale", "nobody", "--instances", "1", expect=4)
 
 
 def test_logs_are_printed_oldest_first(account: dict[str, str]) -> None:
@@ -173,17 +163,17 @@ def test_logs_are_printed_oldest_first(account: dict[str, str]) -> None:
         {"timestamp": now - 1000, "message": "ready"},
     ]
     client.put_log_events(logGroupName=group, logStreamName=stream, logEvents=events)
-    lines = _run("logs", "talker", "--since", "1h").stdout.splitlines()
+    lines = run_command("logs", "talker", "--since", "1h").stdout.splitlines()
     assert [line.split()[-1] for line in lines] == ["loading", "ready"]
-    assert "no container has written yet" in _run("logs", "nobody", expect=4).stderr
-    assert "--since" in _run("logs", "talker", "--since", "soon", expect=2).stderr
+    assert "no container has written yet" in run_command("logs", "nobody", expect=4).stderr
+    assert "--since" in run_command("logs", "talker", "--since", "soon", expect=2).stderr
 
 
 def test_bench_draws_a_picture(demo: str) -> None:
     arguments = ("bench", demo, "--clients", "1,2", "--requests", "4", "--max-tokens", "4")
-    text = _run(*arguments).stdout
+    text = run_command(*arguments).stdout
     assert "#" in text
-    pictures = json.loads(_run(*arguments, "--json").stdout)
+    pictures = json.loads(run_command(*arguments, "--json").stdout)
     assert [
         (picture["clients"], picture["requests"], picture["failed"]) for picture in pictures
     ] == [

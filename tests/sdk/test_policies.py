@@ -5,39 +5,21 @@ from pathlib import Path
 from typing import Any
 
 import boto3
-import pytest
 import yaml
-from click.testing import CliRunner, Result
 
 from sagemaker_deploy import config as configuration
-from sagemaker_deploy.commands.main import main
 from sagemaker_deploy.plan import iam as policies
 from tests.sdk.aws_account import BUCKET
+from tests.sdk.command_line import run_command
 from tests.support.iam import ACCOUNT, REGION, Evaluator, enforced, sagemaker_arn
-from tests.support.local_sagemaker import FAKE_SERVER, running
-
-
-def _run(*arguments: str, expect: int = 0) -> Result:
-    result = CliRunner().invoke(main, arguments)
-    assert result.exit_code == expect, (result.output, result.stderr, result.exception)
-    return result
 
 
 def _write(folder: Path, account: dict[str, str], **changes: Any) -> dict[str, Any]:
     """Write deploy.yaml and return the policies that it needs."""
     values = {"name": "least", "instance_type": "ml.c7i.2xlarge", "region": REGION} | account
     (folder / "deploy.yaml").write_text(yaml.safe_dump(values | changes))
-    planned = json.loads(_run("plan", "--json").stdout)
+    planned = json.loads(run_command("plan", "--json").stdout)
     return dict(planned["policies"])
-
-
-@pytest.fixture
-def fake(tmp_path: Path, account: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> Any:
-    monkeypatch.chdir(tmp_path)
-    with running(FAKE_SERVER, tmp_path / "logs") as fake:
-        monkeypatch.setenv("AWS_ENDPOINT_URL_SAGEMAKER", fake.url)
-        monkeypatch.setenv("AWS_ENDPOINT_URL_SAGEMAKER_RUNTIME", fake.url)
-        yield fake
 
 
 def _model_folder(folder: Path) -> str:
@@ -60,19 +42,19 @@ def test_every_command_on_an_endpoint_works_with_the_printed_policy(
     boto3.client("logs").create_log_group(logGroupName="/aws/sagemaker/Endpoints/least")
     with enforced(printed["deployer"]) as evaluator:
         poll = ("--poll", "0.1")
-        _run("plan")
-        _run("deploy", "--yes", *poll)
-        _run("deploy", "--yes", *poll)
-        _run("invoke", "least", "Hello")
-        _run("invoke", "least", "Hello", "--stream")
-        _run("bench", "least", "--clients", "1", "--requests", "1")
-        _run("status", "least")
-        _run("logs", "least")
-        _run("scale", "least", "--instances", "2", *poll)
-        _run("scale", "least", "--min", "1", "--max", "2", "--target", "9", *poll)
-        _run("scale", "least", "--off", *poll)
-        _run("update", "--yes", "--set", "env.A='1'", *poll)
-        _run("delete", "least", "--yes", *poll)
+        run_command("plan")
+        run_command("deploy", "--yes", *poll)
+        run_command("deploy", "--yes", *poll)
+        run_command("invoke", "least", "Hello")
+        run_command("invoke", "least", "Hello", "--stream")
+        run_command("bench", "least", "--clients", "1", "--requests", "1")
+        run_command("status", "least")
+        run_command("logs", "least")
+        run_command("scale", "least", "--instances", "2", *poll)
+        run_command("scale", "least", "--min", "1", "--max", "2", "--target", "9", *poll)
+        run_command("scale", "least", "--off", *poll)
+        run_command("update", "--yes", "--set", "env.A='1'", *poll)
+        run_command("delete", "least", "--yes", *poll)
     assert not evaluator.refused
     assert _another_deployments(evaluator) == []
 
@@ -88,15 +70,15 @@ def test_every_command_on_components_and_adapters_works_with_the_printed_policy(
     )
     with enforced(printed["deployer"]) as evaluator:
         poll = ("--poll", "0.1")
-        _run("deploy", "--yes", *poll)
-        _run("adapters", "add", "parts", "any-name", "polite", "--bucket", BUCKET, *poll)
-        _run("adapters", "list", "parts")
-        _run("invoke", "parts", "x", "--component", "any-name")
-        _run("invoke", "parts", "x", "--stream")
-        _run("logs", "parts", "--component", "parts-model")
-        _run("scale", "parts", "--copies", "2", *poll)
-        _run("adapters", "remove", "parts", "any-name", *poll)
-        _run("delete", "parts", "--yes", *poll)
+        run_command("deploy", "--yes", *poll)
+        run_command("adapters", "add", "parts", "any-name", "polite", "--bucket", BUCKET, *poll)
+        run_command("adapters", "list", "parts")
+        run_command("invoke", "parts", "x", "--component", "any-name")
+        run_command("invoke", "parts", "x", "--stream")
+        run_command("logs", "parts", "--component", "parts-model")
+        run_command("scale", "parts", "--copies", "2", *poll)
+        run_command("adapters", "remove", "parts", "any-name", *poll)
+        run_command("delete", "parts", "--yes", *poll)
     assert not evaluator.refused
 
 
@@ -107,9 +89,9 @@ def test_an_asynchronous_call_works_with_the_printed_policy(
     printed = _write(tmp_path, account, name="later", model={"id": "a/b"}, asynchronous=output)
     # Here the container runs in this process, so its role's policy is needed, too.
     with enforced(printed["deployer"], printed["execution"]) as evaluator:
-        _run("deploy", "--yes", "--poll", "0.1")
-        assert _run("async", "later", "Hello", "--poll", "0.1").stdout.strip()
-        _run("delete", "later", "--yes", "--poll", "0.1")
+        run_command("deploy", "--yes", "--poll", "0.1")
+        assert run_command("async", "later", "Hello", "--poll", "0.1").stdout.strip()
+        run_command("delete", "later", "--yes", "--poll", "0.1")
     assert not evaluator.refused
 
 

@@ -5,18 +5,10 @@ import time
 from pathlib import Path
 
 import boto3
-import pytest
 import yaml
-from click.testing import CliRunner, Result
 
-from sagemaker_deploy.commands.main import main
-from tests.support.local_sagemaker import DEMO_MODEL, FAKE_SERVER, running
-
-
-def _run(*arguments: str, expect: int = 0) -> Result:
-    result = CliRunner().invoke(main, arguments)
-    assert result.exit_code == expect, (result.output, result.stderr, result.exception)
-    return result
+from tests.sdk.command_line import run_command
+from tests.support.local_sagemaker import DEMO_MODEL, Local
 
 
 def _write_log(group: str, *lines: str) -> None:
@@ -29,49 +21,46 @@ def _write_log(group: str, *lines: str) -> None:
 
 
 def test_a_failed_endpoint_is_explained_by_its_log(
-    tmp_path: Path, account: dict[str, str], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, account: dict[str, str], fake: Local
 ) -> None:
-    monkeypatch.chdir(tmp_path)
-    with running(FAKE_SERVER, tmp_path / "logs") as fake:
-        monkeypatch.setenv("AWS_ENDPOINT_URL_SAGEMAKER", fake.url)
-        fake.sagemaker.create_model(
-            ModelName="sick",
-            PrimaryContainer={"Image": account["image"], "ModelDataUrl": "s3://models/none.tar.gz"},
-        )
-        variant = {"VariantName": "AllTraffic", "ModelName": "sick", "InitialInstanceCount": 1}
-        fake.sagemaker.create_endpoint_config(
-            EndpointConfigName="sick",
-            ProductionVariants=[variant | {"InstanceType": "ml.g5.xlarge"}],
-        )
-        fake.sagemaker.create_endpoint(EndpointName="sick", EndpointConfigName="sick")
-        fake.settle("sick")
-        _write_log("/aws/sagemaker/Endpoints/sick", "loading", "No space left on device")
-        told = json.loads(_run("why", "sick", "--region", "us-east-1", "--json").stdout)
-        assert told["status"] == "Failed"
-        assert told["name"] == "disk"
-        assert told["shown_by"] == "No space left on device"
-        text = _run("why", "sick", "--region", "us-east-1").stdout
-        assert "cause:  the disk is full" in text
-        assert "remedy: set volume_gb" in text
-        missing = _run("why", "nobody", "--region", "us-east-1", expect=4).stderr
-        assert "does not exist in us-east-1 and has left no log" in missing
+    fake.sagemaker.create_model(
+        ModelName="sick",
+        PrimaryContainer={"Image": account["image"], "ModelDataUrl": "s3://models/none.tar.gz"},
+    )
+    variant = {"VariantName": "AllTraffic", "ModelName": "sick", "InitialInstanceCount": 1}
+    fake.sagemaker.create_endpoint_config(
+        EndpointConfigName="sick",
+        ProductionVariants=[variant | {"InstanceType": "ml.g5.xlarge"}],
+    )
+    fake.sagemaker.create_endpoint(EndpointName="sick", EndpointConfigName="sick")
+    fake.settle("sick")
+    _write_log("/aws/sagemaker/Endpoints/sick", "loading", "No space left on device")
+    told = json.loads(run_command("why", "sick", "--region", "us-east-1", "--json").stdout)
+    assert told["status"] == "Failed"
+    assert told["name"] == "disk"
+    assert told["shown_by"] == "No space left on device"
+    text = run_command("why", "sick", "--region", "us-east-1").stdout
+    assert "cause:  the disk is full" in text
+    assert "remedy: set volume_gb" in text
+    missing = run_command("why", "nobody", "--region", "us-east-1", expect=4).stderr
+    assert "does not exist in us-east-1 and has left no log" in missing
 
-        _write_log("/aws/sagemaker/Endpoints/broken-why", "CUDA out of memory")
-        values = {"name": "broken-why", "instance_type": "ml.c7i.2xlarge", "region": "us-east-1"}
-        values |= account | {"model": {"data": "s3://models/none.tar.gz"}}  # type: ignore[dict-item]
-        Path("deploy.yaml").write_text(yaml.safe_dump(values))
-        failed = _run("deploy", "--yes", "--poll", "0.1", expect=6).stderr
-        assert "hint: the model and its KV cache do not fit" in failed
+    _write_log("/aws/sagemaker/Endpoints/broken-why", "CUDA out of memory")
+    values = {"name": "broken-why", "instance_type": "ml.c7i.2xlarge", "region": "us-east-1"}
+    values |= account | {"model": {"data": "s3://models/none.tar.gz"}}  # type: ignore[dict-item]
+    Path("deploy.yaml").write_text(yaml.safe_dump(values))
+    failed = run_command("deploy", "--yes", "--poll", "0.1", expect=6).stderr
+    assert "hint: the model and its KV cache do not fit" in failed
 
 
 def test_a_log_in_a_file_needs_no_account(tmp_path: Path) -> None:
     log = tmp_path / "log"
     log.write_text('{"message": "the container ends with exit code 3: no weights in /m"}\n')
-    text = _run("why", "--log", str(log)).stdout
+    text = run_command("why", "--log", str(log)).stdout
     assert "cause:  no weights in /m" in text
-    assert "no such file" in _run("why", "--log", str(tmp_path / "none"), expect=2).stderr
+    assert "no such file" in run_command("why", "--log", str(tmp_path / "none"), expect=2).stderr
     reason = "Image size 13279248421 is greater than supported size 10737418240"
-    assert "takes 10737418240" in _run("why", "--reason", reason).stdout
+    assert "takes 10737418240" in run_command("why", "--reason", reason).stdout
 
 
 def test_our_own_container_says_at_its_end_why(local, tmp_path: Path) -> None:
