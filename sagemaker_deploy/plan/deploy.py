@@ -50,7 +50,7 @@ def plan(config: Config, account_state: AccountState) -> Plan:
         steps.append(_delete_failed(config))
     steps += make_model(config, account_state)
     if endpoint_config["EndpointConfigName"] not in account_state.configs:
-        steps.append(_create_config(endpoint_config))
+        steps.append(_create("endpoint_config", "EndpointConfigName", endpoint_config))
     steps += _endpoint(config, account_state, endpoint_config["EndpointConfigName"])
     if config.component:
         steps += _component(config, account_state, model["ModelName"])
@@ -75,7 +75,7 @@ def make_model(config: Config, account_state: AccountState) -> list[Step | Uploa
     upload, model = model_request(config, account_state)
     if model["ModelName"] in account_state.models:
         return []
-    return [*([upload] if upload else []), _create_model(model)]
+    return [*([upload] if upload else []), _create("model", "ModelName", model)]
 
 
 def folder_stamp(source: Path, code: Path | None) -> str:
@@ -133,27 +133,12 @@ def _data(config: Config, account_state: AccountState) -> tuple[Upload | None, s
     return upload, upload.resource
 
 
-def _create_model(params: dict[str, Any]) -> Step:
-    name = params["ModelName"]
+def _create(noun: str, name_field: str, params: dict[str, Any]) -> Step:
+    """Plan the creation of a resource that needs no waiting; `noun` as in the operation."""
+    name, words = params[name_field], noun.replace("_", " ")
+    undo = Undo(f"delete_{noun}", {name_field: name})
     return Step(
-        "create the model",
-        f"model {name}",
-        "sagemaker",
-        "create_model",
-        params,
-        undo=Undo("delete_model", {"ModelName": name}),
-    )
-
-
-def _create_config(params: dict[str, Any]) -> Step:
-    name = params["EndpointConfigName"]
-    return Step(
-        "create the endpoint config",
-        f"endpoint config {name}",
-        "sagemaker",
-        "create_endpoint_config",
-        params,
-        undo=Undo("delete_endpoint_config", {"EndpointConfigName": name}),
+        f"create the {words}", f"{words} {name}", "sagemaker", f"create_{noun}", params, undo
     )
 
 

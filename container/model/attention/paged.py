@@ -89,6 +89,19 @@ def attend_cached(
     for group in step.groups:
         rows = slice(group.start, group.stop)
         out[rows] = _decode(step, layer, group, query[rows], kv_heads, attn_params)
+    return _attend_chunks(step, layer, query, keys, values, attn_params, out)
+
+
+def _attend_chunks(
+    step: AttentionMetadata,
+    layer: int,
+    query: torch.Tensor,
+    keys: torch.Tensor,
+    values: torch.Tensor,
+    attn_params: AttentionParams,
+    out: torch.Tensor,
+) -> torch.Tensor:
+    """Attend with the rows of all chunks, and return `out` with their results in it."""
     for chunk in step.chunks:
         rows = slice(chunk.start, chunk.stop)
         out[rows] = prefill(step, layer, chunk, query[rows], keys[rows], values[rows], attn_params)
@@ -141,10 +154,7 @@ def _attend_apart(
     if step.varlen is not None and attn_params.fits_varlen:
         out[count:] = _attend_varlen(step, step.varlen, layer, query[count:], attn_params)
         return out
-    for chunk in step.chunks:
-        rows = slice(chunk.start, chunk.stop)
-        out[rows] = prefill(step, layer, chunk, query[rows], keys[rows], values[rows], attn_params)
-    return out
+    return _attend_chunks(step, layer, query, keys, values, attn_params, out)
 
 
 def _decode(
