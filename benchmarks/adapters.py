@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 
 import torch
-from models.bench_model import default_folder, is_made, make_model
+from models.bench_model import default_folder, is_written, make_model
 from safetensors.torch import save_file
 
 from container.engine.adapters import Adapters
@@ -53,7 +53,7 @@ def run(engine: Engine, names: list[str]) -> float:
 def main() -> None:
     """Measure and print."""
     folder = default_folder()
-    if not is_made(folder):
+    if not is_written(folder):
         make_model(folder)
     engine, _ = load_engine(
         Settings(

@@ -99,12 +99,12 @@ class Sides:
     def turn(self, texts: list[str], clients: int) -> dict[str, tuple[float, list[float]]]:
         """Run every side once on the same texts: seconds in all, and of each request or batch."""
         seconds, times, expected = serve_round(self.url, texts, clients)
-        made = {SERVER: (seconds, times)}
+        measured = {SERVER: (seconds, times)}
         for name, peer in self.peers.items():
             answer = peer.ask({"texts": texts, "batch": clients})
-            made[name] = (sum(answer["times"]), answer["times"])
+            measured[name] = (sum(answer["times"]), answer["times"])
             self._check(name, answer["vector"], expected)
-        return made
+        return measured
 
     def _check(self, name: str, vector: list[float], expected: list[float]) -> None:
         cosine = sum(a * b for a, b in zip(vector, expected, strict=True))

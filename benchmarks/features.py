@@ -9,7 +9,7 @@ import argparse
 import statistics
 import time
 
-from models.bench_model import default_folder, is_made, make_model
+from models.bench_model import default_folder, is_written, make_model
 
 from container.engine.engine import Engine
 from container.grammar.forms import schema_answer
@@ -55,9 +55,9 @@ def decode(engine: Engine, params: SamplingParams, turn: int) -> float:
     for client in range(CLIENTS):
         ids = [300 + (turn * CLIENTS + client) % 40_000] * 16
         engine.submit(b"", Submit(client, ids, params))
-    seen: set[int] = set()
-    while len(seen) < CLIENTS:  # prompts, and the compilation of a grammar
-        seen |= {event.request_id for _, event in engine.step()}
+    begun: set[int] = set()
+    while len(begun) < CLIENTS:  # prompts, and the compilation of a grammar
+        begun |= {event.request_id for _, event in engine.step()}
     started, count = time.perf_counter(), 0
     while engine.has_work:
         count += len(engine.step())
@@ -83,7 +83,7 @@ def main() -> None:
     parser.add_argument("--turns", type=int, default=7)
     turns = parser.parse_args().turns
     folder = default_folder()
-    if not is_made(folder):
+    if not is_written(folder):
         make_model(folder)
     engine, _ = load_engine(
         Settings(
@@ -97,8 +97,8 @@ def main() -> None:
     for turn in range(turns):
         for name, params in runs.items():
             speeds[name].append(decode(engine, params, turn))
-        for place, logprobs in enumerate(prompts):
-            prompts[logprobs].append(read_prompts(engine, logprobs=logprobs, turn=2 * turn + place))
+        for index, logprobs in enumerate(prompts):
+            prompts[logprobs].append(read_prompts(engine, logprobs=logprobs, turn=2 * turn + index))
     for name, values in speeds.items():
         _report(name, values, speeds["plain"])
     _report("prompt log-probabilities", prompts[True], prompts[False])

@@ -19,7 +19,7 @@ from typing import Any
 
 import click
 import torch
-from models.bench_model import SHAPES, Shape, default_folder, is_made, random_prompt, weight_files
+from models.bench_model import SHAPES, Shape, default_folder, is_written, random_prompt, weight_files
 from peers.environments import HERE, TRANSFORMERS
 from report.figures import Round
 from report.tables import make_console
@@ -218,7 +218,7 @@ def main(
         console.print("no GPU here: these are figures of the CPU")
     counts = [int(level) for level in levels.split(",")]
     folder = default_folder(shape)
-    if not is_made(folder):
+    if not is_written(folder):
         console.print(f"making the {shape} model in {folder}")
         processes.make_model(folder, shape)
     limits = measure_limits(device, weight_files(folder))
@@ -227,7 +227,7 @@ def main(
         if not no_peer:  # first, since the engine takes the memory that is left
             peer = stack.enter_context(running_transformers(folder, max(counts), prompt_tokens))
         longest = max(long_prompt + DECODE_TOKENS, prompt_tokens + NEW_TOKENS)
-        room = 2 * max(longest, max(counts) * (prompt_tokens + NEW_TOKENS))
+        num_tokens = 2 * max(longest, max(counts) * (prompt_tokens + NEW_TOKENS))
         started = time.perf_counter()
         engine, info = load_engine(
             Settings(
@@ -235,7 +235,7 @@ def main(
                 engine=EngineSettings(
                     max_total_tokens=longest, max_concurrent_requests=max(counts)
                 ),
-                memory=MemorySettings(max_batch_total_tokens=room),
+                memory=MemorySettings(max_batch_total_tokens=num_tokens),
             ),
             console.print,
         )  # fmt: skip

@@ -46,9 +46,9 @@ def train() -> Tokenizer:
     return tokenizer
 
 
-def percentile(values: list[float], share: float) -> float:
+def percentile(values: list[float], rank: float) -> float:
     """The nearest rank."""
-    return sorted(values)[min(len(values) - 1, int(share * len(values)))]
+    return sorted(values)[min(len(values) - 1, int(rank * len(values)))]
 
 
 def main() -> None:
@@ -88,8 +88,8 @@ def main() -> None:
         ("check and compile, ms", compiled, 1e3),
         ("token and mask, us", masks, 1e6),
     ):
-        told = [statistics.median(seconds), percentile(seconds, 0.99), max(seconds)]
-        shown = " / ".join(f"{value * unit:.1f}" for value in told)
+        row = [statistics.median(seconds), percentile(seconds, 0.99), max(seconds)]
+        shown = " / ".join(f"{value * unit:.1f}" for value in row)
         print(f"{name}: p50 / p99 / max {shown}")
 
 

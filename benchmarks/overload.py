@@ -57,7 +57,7 @@ def measure(port: int, num_phases: int, seconds: float) -> dict[str, float]:
     for phase in range(num_phases):
         jobs = [_start(context, _stream_all, port, seconds)]
         if phase % 2:
-            jobs.append(_start(context, _ask_all, port, seconds))
+            jobs.append(_start(context, _send_all, port, seconds))
         results = [pipe.recv() for pipe in jobs]
         gaps[phase % 2] += results[0]
         for status, took_s in results[1] if phase % 2 else ():
@@ -95,11 +95,11 @@ def _stream_all(port: int, seconds: float, pipe: Connection) -> None:
     pipe.send(gaps)
 
 
-def _ask_all(port: int, seconds: float, pipe: Connection) -> None:
+def _send_all(port: int, seconds: float, pipe: Connection) -> None:
     """Send the statuses and times of the requests of all other clients."""
-    answers: list[tuple[int, float]] = []
-    _run(lambda until, share: _ask(port, until, share, answers), LIMIT * (TIMES - 1), seconds)
-    pipe.send(answers)
+    responses: list[tuple[int, float]] = []
+    _run(lambda until, share: _send(port, until, share, responses), LIMIT * (TIMES - 1), seconds)
+    pipe.send(responses)
 
 
 def _run(client: Callable[[float, float], None], count: int, seconds: float) -> None:
@@ -125,12 +125,12 @@ def _stream(port: int, until: float, gaps: list[float]) -> None:
                     last = now
 
 
-def _ask(port: int, until: float, share: float, answers: list[tuple[int, float]]) -> None:
+def _send(port: int, until: float, share: float, responses: list[tuple[int, float]]) -> None:
     time.sleep(share * PAUSE_S)
     sent = post("/v1/chat/completions", CHAT)
     while time.monotonic() < until:
         answer = exchange(port, sent, 60)
-        answers.append((answer.status, answer.seconds))
+        responses.append((answer.status, answer.seconds))
         time.sleep(PAUSE_S)
 
 

@@ -66,11 +66,11 @@ def main() -> None:
             for _ in range(args.turns):
                 for side, products in made.items():
                     times[side].append(seconds(products, inputs) * 1e3)
-            told = [
+            row = [
                 f"{side} {min(all_times):.2f} ms (median {statistics.median(all_times):.2f})"
                 for side, all_times in times.items()
             ]
-            print(f"{name}, {rows:>3} rows: {', '.join(told)}")
+            print(f"{name}, {rows:>3} rows: {', '.join(row)}")
 
 
 if __name__ == "__main__":

@@ -98,11 +98,11 @@ class Benchmark:
 
     def _check(self, round_: Round, new_tokens: int) -> None:
         """Sides that do different work must not be compared."""
-        wanted = (self._plan.prompt_tokens, new_tokens)
+        lengths = (self._plan.prompt_tokens, new_tokens)
         got = {(stream.prompt_tokens, len(stream.token_at)) for stream in round_.streams}
-        if self._peers and got != {wanted}:
+        if self._peers and got != {lengths}:
             raise routes.LoadError(
-                f"asked for {wanted} tokens (prompt, completion) and got {sorted(map(str, got))}: "
+                f"asked for {lengths} tokens (prompt, completion) and got {sorted(map(str, got))}: "
                 "is it the benchmark's model that is served? (--no-peer measures any model)"
             )
 
@@ -239,9 +239,9 @@ def _run(
     model: Model,
     scratch: Path,
 ) -> dict[str, Any]:
-    found = machine.describe()
+    description = machine.describe()
     started_at = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-    if not bench_model.is_made(model.folder) and not (url and not matches[0].peers):
+    if not bench_model.is_written(model.folder) and not (url and not matches[0].peers):
         console.print(f"Making the model in {model.folder}")
         processes.make_model(model.folder)
     task = environments.Task(model.folder, scratch, model.dtype, plan.max_tokens)
@@ -250,11 +250,11 @@ def _run(
         match.name: _run_match(plan, match, commands, console, url=url, model=model)
         for match in matches
     }
-    console.print(tables.machine_line(found))
+    console.print(tables.machine_line(description))
     return {
         "started_at": started_at,
         "command": " ".join([Path(sys.executable).name, *sys.argv]),
-        "machine": found,
+        "machine": description,
         "model": str(model.folder),
         "plan": asdict(plan),
         "matches": results,

@@ -13,7 +13,7 @@ import time
 from dataclasses import dataclass
 
 import torch
-from models.bench_model import default_folder, is_made, make_model, random_prompt
+from models.bench_model import default_folder, is_written, make_model, random_prompt
 
 from container.engine.engine import Engine
 from container.messages.engine import SamplingParams, Submit
@@ -41,9 +41,9 @@ def measure(engine: Engine, clients: int, numbers: random.Random) -> Turn:
     for client in range(clients):
         engine.submit(b"", Submit(client, random_prompt(numbers, PROMPT), params))
     started = time.perf_counter()
-    seen: set[int] = set()
-    while len(seen) < clients:
-        seen |= {event.request_id for _, event in engine.step()}
+    begun: set[int] = set()
+    while len(begun) < clients:
+        begun |= {event.request_id for _, event in engine.step()}
     prompts_s = time.perf_counter() - started
     steps = []
     while engine.has_work:
@@ -71,7 +71,7 @@ def main() -> None:
     if args.threads:
         torch.set_num_threads(args.threads)
     folder = default_folder()
-    if not args.model and not is_made(folder):
+    if not args.model and not is_written(folder):
         make_model(folder)
     settings = Settings(
         model=ModelSettings(

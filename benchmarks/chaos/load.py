@@ -45,22 +45,22 @@ class Kind:
 
 def kinds(num_tokens: int) -> list[Kind]:
     """Return eight requests that touch templates, grammars and the engine."""
-    made = []
+    created = []
     for number in range(NUM_EACH):
         words = f"Tell me {number}"
         parameters = {"max_new_tokens": num_tokens, "do_sample": False}
         chat = {"messages": [{"role": "user", "content": words}], "max_tokens": num_tokens}
         match number % 4:
             case 0:
-                made.append(Kind("/v1/chat/completions", chat | {"temperature": 0}))
+                created.append(Kind("/v1/chat/completions", chat | {"temperature": 0}))
             case 1:
                 grammar = {"grammar": GRAMMAR}
-                made.append(
+                created.append(
                     Kind("/generate", {"inputs": words, "parameters": parameters | grammar})
                 )
             case _:
-                made.append(Kind("/generate", {"inputs": words, "parameters": parameters}))
-    return made
+                created.append(Kind("/generate", {"inputs": words, "parameters": parameters}))
+    return created
 
 
 def handler_kinds(num_tokens: int) -> list[Kind]:

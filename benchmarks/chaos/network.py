@@ -20,12 +20,18 @@ PIPELINED = post("/generate", {"inputs": "a", "parameters": {"max_new_tokens": 2
 def network_faults() -> list[Fault]:
     """Return the faults of clients."""
     return [
-        Fault("200 half-open connections", lambda server: _hold(server, NUM_SLOW, b"", half=True)),
-        Fault("200 bodies never sent", lambda server: _hold(server, NUM_SLOW, HEAD + b"\r\n{")),
+        Fault(
+            "200 half-open connections", lambda server: _keep_open(server, NUM_SLOW, b"", half=True)
+        ),
+        Fault(
+            "200 bodies never sent", lambda server: _keep_open(server, NUM_SLOW, HEAD + b"\r\n{")
+        ),
         Fault("200 headers, a byte a second (slowloris)", _slowloris),
         Fault("400 requests pipelined on 8 connections", _pipeline),
-        Fault("4096 idle sockets", lambda server: _hold(server, NUM_MANY, b"")),
-        Fault("4096 sockets with half a request", lambda server: _hold(server, NUM_MANY, HEAD)),
+        Fault("4096 idle sockets", lambda server: _keep_open(server, NUM_MANY, b"")),
+        Fault(
+            "4096 sockets with half a request", lambda server: _keep_open(server, NUM_MANY, HEAD)
+        ),
         Fault("200 clients that leave in the middle", _leave),
     ]
 
@@ -34,31 +40,31 @@ def _connect(server: Server) -> socket.socket:
     return socket.create_connection((LOOPBACK, server.port), timeout=30)
 
 
-def _hold(server: Server, count: int, sent: bytes, *, half: bool = False) -> Effect:
+def _keep_open(server: Server, count: int, sent: bytes, *, half: bool = False) -> Effect:
     """Open connections, send the same on each, and keep them."""
-    held = []
+    sockets = []
     for _ in range(count):
         with contextlib.suppress(OSError):
             connection = _connect(server)
-            held.append(connection)
+            sockets.append(connection)
             connection.sendall(sent)
             if half:
                 connection.shutdown(socket.SHUT_WR)
-    return Effect(lambda: _close(held))
+    return Effect(lambda: _close(sockets))
 
 
-def _close(held: list[socket.socket]) -> None:
-    for connection in held:
+def _close(sockets: list[socket.socket]) -> None:
+    for connection in sockets:
         connection.close()
 
 
 def _slowloris(server: Server) -> Effect:
-    held = [_connect(server) for _ in range(NUM_SLOW)]
+    sockets = [_connect(server) for _ in range(NUM_SLOW)]
     is_over = threading.Event()
 
     def trickle() -> None:
         for number in range(len(HEAD)):
-            for connection in held:
+            for connection in sockets:
                 with contextlib.suppress(OSError):
                     connection.sendall(HEAD[number : number + 1])
             if is_over.wait(1.0):
@@ -70,7 +76,7 @@ def _slowloris(server: Server) -> Effect:
     def undo() -> None:
         is_over.set()
         thread.join()
-        _close(held)
+        _close(sockets)
 
     return Effect(undo)
 

@@ -33,12 +33,12 @@ def role(process: psutil.Process) -> str:
 
 def by_role(pid: int) -> dict[str, list[psutil.Process]]:
     """Return the descendants of a supervisor by what they do, zombies excepted."""
-    found: dict[str, list[psutil.Process]] = {}
+    by_name: dict[str, list[psutil.Process]] = {}
     for process in psutil.Process(pid).children(recursive=True):
         with contextlib.suppress(psutil.Error):
             if process.status() != psutil.STATUS_ZOMBIE:
-                found.setdefault(role(process), []).append(process)
-    return found
+                by_name.setdefault(role(process), []).append(process)
+    return by_name
 
 
 def num_files(processes: list[psutil.Process]) -> int:

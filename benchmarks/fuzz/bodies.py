@@ -252,25 +252,25 @@ def cases(seed: int, count: int) -> Iterator[Case]:
     """Make `count` cases, spread over all routes."""
     routes = sorted(SOUND)
     for number in range(count):
-        draw = random.Random(f"{seed}-{number}")
+        rng = random.Random(f"{seed}-{number}")
         name = f"{seed}-{number}"
         if number % 12 == 11:
-            method, path = draw.choice(OTHER_ROUTES)
-            headers = draw.choice(HEADERS)
+            method, path = rng.choice(OTHER_ROUTES)
+            headers = rng.choice(HEADERS)
             yield Case(name, request(method, path, b"", headers), _is_at_odds(headers))
         else:
-            yield _post(name, routes[number % len(routes)], draw)
+            yield _post(name, routes[number % len(routes)], rng)
 
 
-def _post(name: str, path: str, draw: random.Random) -> Case:
-    body = copy.deepcopy(draw.choice(SOUND[path]))
-    for _ in range(draw.choice((0, 1, 1, 1, 2, 4))):
-        body = _replace(body, draw)
+def _post(name: str, path: str, rng: random.Random) -> Case:
+    body = copy.deepcopy(rng.choice(SOUND[path]))
+    for _ in range(rng.choice((0, 1, 1, 1, 2, 4))):
+        body = _replace(body, rng)
     data = json.dumps(body).encode()
-    if draw.random() < 0.2:
-        data = _damage(data, draw)
-    headers = draw.choice(HEADERS) if draw.random() < 0.25 else {}
-    target = path + draw.choice(("", "", "", "?a=%ff&="))
+    if rng.random() < 0.2:
+        data = _damage(data, rng)
+    headers = rng.choice(HEADERS) if rng.random() < 0.25 else {}
+    target = path + rng.choice(("", "", "", "?a=%ff&="))
     return Case(name, request("POST", target, data, headers), _is_at_odds(headers))
 
 
@@ -279,49 +279,49 @@ def _is_at_odds(headers: Mapping[str, str]) -> bool:
     return "Content-Length" in headers or "Transfer-Encoding" in headers
 
 
-def _replace(body: Any, draw: random.Random) -> Any:
+def _replace(body: Any, rng: random.Random) -> Any:
     """Replace, add, rename or remove a part of a body."""
     if not isinstance(body, (dict, list)):
-        return _value(draw)
-    places = list(_places(body))
-    if not places:
-        return _value(draw)
-    holder, key = draw.choice(places)
-    match draw.randrange(6):
+        return _value(rng)
+    leaves = list(_leaves(body))
+    if not leaves:
+        return _value(rng)
+    holder, key = rng.choice(leaves)
+    match rng.randrange(6):
         case 0 if isinstance(holder, dict):
-            holder[draw.choice(("", "x", "__proto__", "stream", "model", "\ud800", "n"))] = _value(
-                draw
+            holder[rng.choice(("", "x", "__proto__", "stream", "model", "\ud800", "n"))] = _value(
+                rng
             )
         case 1:
             del holder[key]
         case 2 if isinstance(holder, list):
-            holder.extend(holder[:1] * draw.choice((1, 50)))
+            holder.extend(holder[:1] * rng.choice((1, 50)))
         case _:
-            holder[key] = _value(draw)
+            holder[key] = _value(rng)
     return body
 
 
-def _value(draw: random.Random) -> Any:
-    return copy.deepcopy(draw.choice(VALUES))
+def _value(rng: random.Random) -> Any:
+    return copy.deepcopy(rng.choice(VALUES))
 
 
-def _places(body: Any) -> Iterator[tuple[Any, Any]]:
+def _leaves(body: Any) -> Iterator[tuple[Any, Any]]:
     items: Sequence[Any] = list(body) if isinstance(body, dict) else range(len(body))
     for key in items:
         yield body, key
         if isinstance(body[key], (dict, list)):
-            yield from _places(body[key])
+            yield from _leaves(body[key])
 
 
-def _damage(data: bytes, draw: random.Random) -> bytes:
+def _damage(data: bytes, rng: random.Random) -> bytes:
     """Spoil the text of a body."""
-    at = draw.randrange(len(data) + 1)
-    match draw.randrange(8):
+    at = rng.randrange(len(data) + 1)
+    match rng.randrange(8):
         case 0:
             return data[:at]
         case 1:
             return (
-                data[:at] + draw.choice((b"\xed\xa0\x80", b"\xff", b"\0", b"\xc0\x80")) + data[at:]
+                data[:at] + rng.choice((b"\xed\xa0\x80", b"\xff", b"\0", b"\xc0\x80")) + data[at:]
             )
         case 2:
             return re.sub(
@@ -332,8 +332,8 @@ def _damage(data: bytes, draw: random.Random) -> bytes:
         case 4:
             return data + data
         case 5:
-            return b"[" * draw.choice((10, 3000, 100_000))
+            return b"[" * rng.choice((10, 3000, 100_000))
         case 6:
             return data.replace(b":", b': NaN, "a":', 1)
         case _:
-            return draw.randbytes(draw.choice((0, 1, 100, 5000)))
+            return rng.randbytes(rng.choice((0, 1, 100, 5000)))

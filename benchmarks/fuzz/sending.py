@@ -81,8 +81,8 @@ def _send(port: int, case: Case) -> tuple[int, float, str | None]:
 def harm(server: Server, pids: set[int]) -> list[str]:
     """Return what the requests have left behind in a server with these processes before."""
     lines = []
-    if gone := pids - long_lived(server):
-        lines.append(f"{len(gone)} processes have died")
+    if died := pids - long_lived(server):
+        lines.append(f"{len(died)} processes have died")
     if "Traceback" in server.log:
         lines.append(
             "the log has a traceback: " + server.log[server.log.index("Traceback") :][:800]

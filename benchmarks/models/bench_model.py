@@ -103,7 +103,7 @@ def make_model(folder: Path, shape: str = SMALL) -> None:
         shutil.rmtree(draft, ignore_errors=True)
 
 
-def is_made(folder: Path) -> bool:
+def is_written(folder: Path) -> bool:
     """Whether the folder holds a model already."""
     return bool(weight_files(folder))
 

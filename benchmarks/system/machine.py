@@ -12,8 +12,8 @@ from typing import Any
 def describe() -> dict[str, Any]:
     """Describe the machine in another process, since the one that measures must not load torch."""
     command = [sys.executable, str(Path(__file__).resolve())]
-    found: dict[str, Any] = json.loads(subprocess.check_output(command, text=True))
-    return found
+    properties: dict[str, Any] = json.loads(subprocess.check_output(command, text=True))
+    return properties
 
 
 def _describe() -> dict[str, Any]:

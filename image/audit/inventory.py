@@ -8,7 +8,7 @@ import subprocess
 
 def python_packages() -> list[dict[str, str]]:
     """Every installed distribution with its version and licence, the first on the path if twice."""
-    found: dict[str, dict[str, str]] = {}
+    packages: dict[str, dict[str, str]] = {}
     for distribution in importlib.metadata.distributions():
         about = distribution.metadata
         licence = about.get("License-Expression") or about.get("License") or ""
@@ -16,8 +16,8 @@ def python_packages() -> list[dict[str, str]]:
             marks = [mark for mark in about.get_all("Classifier") or [] if "License ::" in mark]
             licence = " AND ".join(mark.split(" :: ")[-1] for mark in marks)
         package = {"name": about["Name"], "version": about["Version"], "licence": licence}
-        found.setdefault(about["Name"].lower().replace("_", "-"), package)
-    return [found[name] for name in sorted(found)]
+        packages.setdefault(about["Name"].lower().replace("_", "-"), package)
+    return [packages[name] for name in sorted(packages)]
 
 
 def system_packages() -> list[dict[str, str]]:

@@ -18,10 +18,10 @@ from packageurl import PackageURL
 
 def bill(image: str, inventory: dict[str, Any]) -> Bom:
     """Make the bill."""
-    made = Bom(components=[*_python(inventory["python"]), *_system(inventory)])
-    made.metadata.component = Component(name=image, type=ComponentType.CONTAINER)
-    made.register_dependency(made.metadata.component, made.components)
-    return made
+    document = Bom(components=[*_python(inventory["python"]), *_system(inventory)])
+    document.metadata.component = Component(name=image, type=ComponentType.CONTAINER)
+    document.register_dependency(document.metadata.component, document.components)
+    return document
 
 
 def _python(packages: list[dict[str, str]]) -> Iterator[Component]:

@@ -21,15 +21,15 @@ from sagemaker_deploy.plan.steps import Plan, PolicyArn, Secret, Step, Undo, Wai
 class Recorder:
     """Answers calls from a script; an exception in it is raised."""
 
-    def __init__(self, **answers: list[Any]) -> None:
-        self.answers = answers
+    def __init__(self, **responses: list[Any]) -> None:
+        self.responses = responses
         self.calls: list[str] = []
         self.params: list[dict[str, Any]] = []
 
     def call(self, service: str, operation: str, **params: Any) -> dict[str, Any]:
         self.calls.append(operation)
         self.params.append(params)
-        script = self.answers.get(operation, [{}])
+        script = self.responses.get(operation, [{}])
         answer = script.pop(0) if len(script) > 1 else script[0]
         if isinstance(answer, BaseException):
             raise answer

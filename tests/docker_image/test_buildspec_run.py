@@ -48,9 +48,9 @@ def environ(
     python = ROOT / ".venv-sdk" / "bin" / "python"
     stub.write_text(f'#!/bin/sh\nexec {python} {stub_aws.__file__} "$@"\n')
     stub.chmod(0o755)
-    kept = ("HOME", "LANG", "GOMP_SPINCOUNT")
-    kept += tuple(name for name in os.environ if name.startswith(("PIP_", "SSL_")))
-    settings = {name: os.environ[name] for name in kept if name in os.environ}
+    inherited = ("HOME", "LANG", "GOMP_SPINCOUNT")
+    inherited += tuple(name for name in os.environ if name.startswith(("PIP_", "SSL_")))
+    settings = {name: os.environ[name] for name in inherited if name in os.environ}
     # Where no registry has the base, image-test has made a stand-in; the pipeline builds on it too.
     base = "localhost/stand-in:bookworm"
     if subprocess.run(["podman", "image", "exists", base], check=False).returncode == 0:
@@ -85,9 +85,9 @@ def test_a_failing_test_ends_the_build_and_nothing_is_pushed(
 def test_a_serious_vulnerability_ends_the_build_and_nothing_is_pushed(
     environ: dict[str, str], registry: Registry, tmp_path: Path
 ) -> None:
-    found = {"id": "CVE-2026-0001", "ratings": [{"severity": "critical"}]}
-    found["affects"] = [{"ref": "pkg:pypi/flask@3.1.3"}]
-    status, log = _build(environ, tmp_path, STUB_VULNERABILITIES=json.dumps([found]))
+    vulnerability = {"id": "CVE-2026-0001", "ratings": [{"severity": "critical"}]}
+    vulnerability["affects"] = [{"ref": "pkg:pypi/flask@3.1.3"}]
+    status, log = _build(environ, tmp_path, STUB_VULNERABILITIES=json.dumps([vulnerability]))
     assert status != 0
     assert "critical: CVE-2026-0001 in pkg:pypi/flask@3.1.3" in log
     assert "PHASE post_build" not in log

@@ -54,12 +54,12 @@ def test_the_sdk_deploys_predicts_and_deletes_in_local_mode(tmp_path: Path) -> N
     settings.write_text(SDK_SETTINGS)
     command = (".venv-sdk/bin/python", "tests/docker_image/local_mode.py", containers.IMAGE)
     env = NO_AWS | {"SAGEMAKER_USER_CONFIG_OVERRIDE": str(settings)}
-    said = _with_docker(tmp_path, *command, model, tmp_path, **env)
-    assert "learning" in said
-    assert "left: Exited (0)" in said
+    result = _with_docker(tmp_path, *command, model, tmp_path, **env)
+    assert "learning" in result
+    assert "left: Exited (0)" in result
 
 
 def test_compose_serves_the_demo_model_and_stops_it_cleanly(tmp_path: Path) -> None:
-    said = _with_docker(tmp_path, "bash", "-c", COMPOSE, IMAGE=containers.IMAGE, PORT="8099")
-    assert "generated_text" in said
-    assert "left: Exited (0)" in said
+    result = _with_docker(tmp_path, "bash", "-c", COMPOSE, IMAGE=containers.IMAGE, PORT="8099")
+    assert "generated_text" in result
+    assert "left: Exited (0)" in result

@@ -51,8 +51,8 @@ def test_compilers_and_the_laptops_side_stay_out() -> None:
     code, output = run_once("-c", "command -v gcc cc g++ make git", entrypoint="sh")
     assert code != 0, output
     absent = ["boto3", "sagemaker", "sagemaker_deploy", "pytest", "mypy", "openai"]
-    found = python(f"import importlib.util as u; print([n for n in {absent} if u.find_spec(n)])")
-    assert found.strip() == "[]"
+    printed = python(f"import importlib.util as u; print([n for n in {absent} if u.find_spec(n)])")
+    assert printed.strip() == "[]"
 
 
 def test_nothing_but_the_packages_and_the_program_was_copied() -> None:
@@ -62,8 +62,8 @@ def test_nothing_but_the_packages_and_the_program_was_copied() -> None:
 
 def test_the_kernels_are_compiled_and_compute_what_torch_computes() -> None:
     module = "container.model.loading.cpu_kernels"
-    found = python(f"from {module} import load_kernels; print(load_kernels())")
-    assert "Kernels object" in found
+    printed = python(f"from {module} import load_kernels; print(load_kernels())")
+    assert "Kernels object" in printed
 
 
 def test_every_package_has_what_it_requires() -> None:
@@ -79,10 +79,10 @@ def test_the_sizes_are_within_budget() -> None:
         " for folder, _, names in os.walk(os.path.join(top, part)) for name in names)"
         " for part in os.listdir(top)}))"
     ))  # fmt: skip
-    ours = sum(size for part, size in sizes.items() if part not in NOT_COUNTED)
+    counted = sum(size for part, size in sizes.items() if part not in NOT_COUNTED)
     print(f"image {total / 1e6:.0f} MB, packages {sum(sizes.values()) / 1e6:.0f} MB")
     assert total < TOTAL_LIMIT
-    assert ours < OURS_LIMIT, sorted(sizes.items(), key=lambda item: -item[1])[:10]
+    assert counted < OURS_LIMIT, sorted(sizes.items(), key=lambda item: -item[1])[:10]
 
 
 def test_the_bill_of_materials_lists_every_package_with_its_licence() -> None:

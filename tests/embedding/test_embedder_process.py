@@ -52,8 +52,10 @@ def test_one_answer_comes_when_all_texts_are_done(worker: EmbedderBackend[Words]
 def test_the_same_number_from_two_frontends_is_two_requests(worker: EmbedderBackend[Words]) -> None:
     worker.take(b"f", Embed(1, ["a"]))
     worker.take(b"g", Embed(1, ["a b"]))
-    answers = dict(worker.step())
-    assert {frontend_id: struct.unpack("<f", one.rows) for frontend_id, one in answers.items()} == {
+    outcomes = dict(worker.step())
+    assert {
+        frontend_id: struct.unpack("<f", one.rows) for frontend_id, one in outcomes.items()
+    } == {
         b"f": (1.0,),
         b"g": (2.0,),
     }
@@ -93,14 +95,14 @@ class Poisonable(Counter):
         return super().run(texts)
 
 
-def _answers(worker: EmbedderBackend[Words]) -> dict[int, bool]:
+def _outcomes(worker: EmbedderBackend[Words]) -> dict[int, bool]:
     """Run all requests; say which were answered and which failed."""
-    answers = {}
+    outcomes = {}
     for _ in range(100):
         if not worker.has_work:
-            return answers
+            return outcomes
         try:
-            answers |= {one.request_id: isinstance(one, Embedded) for _, one in worker.step()}
+            outcomes |= {one.request_id: isinstance(one, Embedded) for _, one in worker.step()}
         except RuntimeError:
             worker.recover()
     raise AssertionError("the embedder makes no progress")
@@ -111,7 +113,7 @@ def test_a_text_that_fails_its_batch_fails_its_request_only() -> None:
     worker = EmbedderBackend(Poisonable(), INFO, limits)
     for number in range(9):
         worker.take(b"f", Embed(number, ["a b", "a b c" if number in (2, 5) else "a"]))
-    assert _answers(worker) == {number: number not in (2, 5) for number in range(9)}
+    assert _outcomes(worker) == {number: number not in (2, 5) for number in range(9)}
 
 
 def test_an_embedder_that_fails_its_self_test_leaves() -> None:
@@ -120,4 +122,4 @@ def test_an_embedder_that_fails_its_self_test_leaves() -> None:
     worker.take(b"f", Embed(1, ["a"]))
     model.is_broken = True
     with pytest.raises(RuntimeError):
-        _answers(worker)
+        _outcomes(worker)

@@ -209,12 +209,14 @@ def test_sequences_of_a_request_share_the_blocks_of_their_prompt() -> None:
 def test_every_sequence_of_a_request_finishes_and_the_request_is_forgotten() -> None:
     engine = _engine()
     _submit_n(engine, 4)
-    seen: list[tuple[int, bool]] = []
+    observed: list[tuple[int, bool]] = []
     while engine.has_work:
         for _, event in engine.step():
-            seen.append((event.seq_index, event.finish_reason is not None))
+            observed.append((event.seq_index, event.finish_reason is not None))
         engine.scheduler.check_invariants()
-    assert sorted(seen) == sorted([(i, last) for i in range(4) for last in (False, False, True)])
+    assert sorted(observed) == sorted(
+        [(i, last) for i in range(4) for last in (False, False, True)]
+    )
     assert engine.load.blocks_used == 0
 
 
@@ -272,9 +274,9 @@ def test_cached_blocks_give_way_to_new_sequences_oldest_first() -> None:
     run(engine, [Job([61] * 13, sampling_params)])
     run(engine, [Job([60] * 13, sampling_params)])  # used again, so [61] is the older one
     run(engine, [Job([62] * 17, sampling_params)])
-    kept = run(engine, [Job([60] * 13, sampling_params)])[0]
-    assert kept[0].prompt is not None
-    assert kept[0].prompt.cached_tokens == 12
+    completion = run(engine, [Job([60] * 13, sampling_params)])[0]
+    assert completion[0].prompt is not None
+    assert completion[0].prompt.cached_tokens == 12
 
 
 def test_everything_finishes_with_shared_prefixes_groups_and_aborts() -> None:

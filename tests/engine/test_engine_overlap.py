@@ -52,11 +52,11 @@ def test_a_step_is_read_after_the_next_one_has_begun() -> None:
     runner = OverlappingRunner()
     engine = engine_of(runner)
     engine.submit(b"f", Submit(0, [3, 4], SamplingParams(max_new_tokens=4)))
-    told = []
+    events_of_step = []
     while engine.has_work:
-        told.append((len(engine.step()), runner.unread))
+        events_of_step.append((len(engine.step()), runner.unread))
     # Nothing to read at first; nothing to begin at last.
-    assert told == [(0, 1), (1, 1), (1, 1), (1, 1), (1, 0)]
+    assert events_of_step == [(0, 1), (1, 1), (1, 1), (1, 1), (1, 0)]
 
 
 def test_a_finished_sequence_wastes_one_row_and_says_nothing_more() -> None:
@@ -67,8 +67,10 @@ def test_a_finished_sequence_wastes_one_row_and_says_nothing_more() -> None:
     while engine.has_work:
         events += [event for _, event in engine.step()]
         engine.scheduler.check_invariants()
-    said = {request: [e.token_id for e in events if e.request_id == request] for request in (0, 1)}
-    assert said == {0: [6, 7, 8, 9], 1: [7, 8, 9]}
+    tokens = {
+        request: [e.token_id for e in events if e.request_id == request] for request in (0, 1)
+    }
+    assert tokens == {0: [6, 7, 8, 9], 1: [7, 8, 9]}
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -88,9 +90,9 @@ def test_aborts_between_two_steps_leave_nothing_behind(seed: int) -> None:
                 alive.discard(event.request_id)
         engine.scheduler.check_invariants()
         if alive and rnd.random() < 0.2:
-            gone = rnd.choice(sorted(alive))
-            engine.abort(b"f", gone)
-            alive.discard(gone)
+            victim = rnd.choice(sorted(alive))
+            engine.abort(b"f", victim)
+            alive.discard(victim)
             engine.scheduler.check_invariants()
     while engine.has_work:
         engine.step()
@@ -122,8 +124,10 @@ def test_tokens_that_were_read_before_a_step_failed_are_told_after_it() -> None:
     assert engine.abort_all() == [(b"f", 1)]
     engine.run_self_test()
     assert engine.has_work
-    told = [event for _, event in engine.step()]
-    assert [(one.request_id, one.finish_reason) for one in told] == [(0, FinishReason.LENGTH)]
+    events_of_step = [event for _, event in engine.step()]
+    assert [(one.request_id, one.finish_reason) for one in events_of_step] == [
+        (0, FinishReason.LENGTH)
+    ]
     assert not engine.has_work
     steps = engine.load.steps
     failed = steps.decode.begun - steps.decode.done + steps.prefill.begun - steps.prefill.done

@@ -80,10 +80,10 @@ class Pool(RuleBasedStateMachine):
         self.pool.free(self.tables.pop(index)[1])
 
     @rule(ids=PROMPTS)
-    def what_is_found_begins_with_these_ids(self, ids: list[int]) -> None:
+    def a_cached_prefix_begins_with_these_ids(self, ids: list[int]) -> None:
         size = self.pool.block_size
-        said = [token for block in self.pool.find_prefix(ids) for token in block.key[1]]
-        assert said == ids[: len(said) // size * size]
+        tokens = [token for block in self.pool.find_prefix(ids) for token in block.key[1]]
+        assert tokens == ids[: len(tokens) // size * size]
 
     @invariant()
     def nothing_is_lost(self) -> None:
@@ -152,10 +152,10 @@ class Requests(RuleBasedStateMachine):
             self.step(1)
         assert not self.engine.has_work
         assert self.engine.load.blocks_used == 0
-        for said in self.got.values():
+        for tokens in self.got.values():
             # The scripted token at a place depends on the place alone, so nothing is skipped.
             period = self.runner.period
-            assert said == [(said[0] - 2 + i) % period + 2 for i in range(len(said))]
+            assert tokens == [(tokens[0] - 2 + i) % period + 2 for i in range(len(tokens))]
 
 
 def test_drafts_are_among_what_is_tried() -> None:

@@ -16,15 +16,15 @@ BLOCK = 16
 @pytest.mark.slow
 def test_a_thousand_mixed_requests_finish_with_memory_for_a_tenth() -> None:
     rnd = random.Random(0)
-    wanted = [(rnd.randint(1, 2000), rnd.randint(1, 500)) for _ in range(REQUESTS)]
-    needed = sum(prompt + new for prompt, new in wanted)
+    lengths = [(rnd.randint(1, 2000), rnd.randint(1, 500)) for _ in range(REQUESTS)]
+    needed = sum(prompt + new for prompt, new in lengths)
     config = EngineConfig(
         BLOCK, needed // BLOCK // 10, max_batch_tokens=4096, max_running=512,
         max_input_tokens=2000, max_total_tokens=2500, max_requests=REQUESTS,
     )  # fmt: skip
     runner = ScriptedRunner()
     engine = Engine(runner, config, end_token_ids=[])
-    for number, (prompt, new) in enumerate(wanted):
+    for number, (prompt, new) in enumerate(lengths):
         ids = [rnd.randrange(100) for _ in range(prompt)]
         engine.submit(b"a", Submit(number, ids, SamplingParams(max_new_tokens=new)))
     got = [0] * REQUESTS
@@ -42,7 +42,7 @@ def test_a_thousand_mixed_requests_finish_with_memory_for_a_tenth() -> None:
         if steps % 50 == 0:
             engine.scheduler.check_invariants()
     engine.scheduler.check_invariants()
-    assert got == [new for _, new in wanted]
+    assert got == [new for _, new in lengths]
     assert engine.load.blocks_used == 0
     assert engine.load.preemptions > 100
     assert most_waiting > REQUESTS // 2

@@ -5,13 +5,13 @@ from container.engine.ngram_proposer import SHORTEST, NgramProposer
 
 
 def test_the_guess_is_what_followed_the_same_tokens() -> None:
-    said = [1, 2, 3, 4, 5, 9, 2, 3]
-    assert NgramProposer().propose(said, 3) == (4, 5, 9)
+    token_ids = [1, 2, 3, 4, 5, 9, 2, 3]
+    assert NgramProposer().propose(token_ids, 3) == (4, 5, 9)
 
 
 def test_the_longest_common_run_decides() -> None:
-    said = [7, 1, 2, 3, 40, 8, 2, 3, 50, 1, 2, 3]
-    assert NgramProposer().propose(said, 1) == (40,)
+    token_ids = [7, 1, 2, 3, 40, 8, 2, 3, 50, 1, 2, 3]
+    assert NgramProposer().propose(token_ids, 1) == (40,)
 
 
 def test_the_latest_place_decides_among_equals() -> None:
@@ -30,15 +30,19 @@ def test_nothing_repeats_nothing_is_guessed() -> None:
 
 @given(st.lists(st.integers(0, 3), max_size=60), st.lists(st.integers(1, 60)), st.integers(0, 9))
 def test_learning_in_pieces_is_learning_at_once(
-    said: list[int], cuts: list[int], count: int
+    token_ids: list[int], cuts: list[int], count: int
 ) -> None:
     proposer = NgramProposer()
     for cut in sorted(cuts):
-        proposer.propose(said[:cut], count)
-    propose = proposer.propose(said, count)
-    assert propose == NgramProposer().propose(said, count)
+        proposer.propose(token_ids[:cut], count)
+    propose = proposer.propose(token_ids, count)
+    assert propose == NgramProposer().propose(token_ids, count)
     assert len(propose) in (0, count)
     if propose:
-        tail = said[-SHORTEST:]
-        followers = [said[i] for i in range(SHORTEST, len(said)) if said[i - SHORTEST : i] == tail]
+        tail = token_ids[-SHORTEST:]
+        followers = [
+            token_ids[i]
+            for i in range(SHORTEST, len(token_ids))
+            if token_ids[i - SHORTEST : i] == tail
+        ]
         assert propose[0] in followers

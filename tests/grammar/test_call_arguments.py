@@ -57,11 +57,11 @@ BYTES = LLTokenizer("byte")
 END = BYTES.eos_token
 
 
-def _say(grammar: str, seed: int) -> str | None:
+def _generate(grammar: str, seed: int) -> str | None:
     """Bytes at random, those that close something more often; None if there are too many."""
     matcher, random = LLMatcher(BYTES, grammar), np.random.default_rng(seed)
     assert not matcher.is_error(), matcher.get_error()
-    mask, said = allocate_token_bitmask(1, BYTES.vocab_size), b""
+    mask, generated = allocate_token_bitmask(1, BYTES.vocab_size), b""
     for _ in range(900):
         fill_next_token_bitmask(matcher, mask)
         allowed = np.flatnonzero(np.unpackbits(mask.view(np.uint8), bitorder="little"))
@@ -69,9 +69,9 @@ def _say(grammar: str, seed: int) -> str | None:
         weights = np.array([6.0 if chr(t) in '"}]<' or t == END else 1.0 for t in plain or allowed])
         token_id = int(random.choice(plain or allowed, p=weights / weights.sum()))
         assert matcher.consume_token(token_id)
-        said += b"" if token_id == END else bytes([token_id])
+        generated += b"" if token_id == END else bytes([token_id])
         if token_id == END or matcher.is_stopped():
-            return said.decode(errors="replace")
+            return generated.decode(errors="replace")
     return None
 
 
@@ -95,7 +95,7 @@ def test_arguments_hold_the_keyword_in_every_style(format_name: str, keyword: st
     )
     grammar = message_grammar(shape, {})
     for seed in range(2):
-        text = _say(grammar, seed)
+        text = _generate(grammar, seed)
         if text is not None:
             called = list(_called(format_name, text, schema))
             assert called
@@ -109,7 +109,7 @@ def test_every_format_written_by_hand_has_a_grammar(format_name: str) -> None:
     shape = MessageShape(
         tool_format=FORMATS[format_name], tools=(Tool("call_it", schema),), needs_call=True
     )
-    text = _say(message_grammar(shape, {}), 1)
+    text = _generate(message_grammar(shape, {}), 1)
     if text is not None:
         for arguments in _called(format_name, text, schema):
             jsonschema.validate(arguments, schema)

@@ -49,7 +49,7 @@ def babbler(request: pytest.FixtureRequest) -> Iterator[Babbler]:
     babbler.close()
 
 
-def _say(babbler: Babbler, shape: MessageShape, seed: int) -> str | None:
+def _generate(babbler: Babbler, shape: MessageShape, seed: int) -> str | None:
     return babbler.say(babbler.compile(shape), seed, max_tokens=700)
 
 
@@ -70,7 +70,7 @@ def _parse(shape: MessageShape, text: str) -> tuple[str, str, list[tuple[str, An
         kind: "".join(delta.text for delta in deltas if delta.kind is kind)
         for kind in (DeltaKind.REASONING, DeltaKind.CONTENT)
     }
-    calls = [(name, json.loads(told)) for name, told in zip(names, arguments, strict=True)]
+    calls = [(name, json.loads(parsed)) for name, parsed in zip(names, arguments, strict=True)]
     return joined[DeltaKind.REASONING], joined[DeltaKind.CONTENT], calls
 
 
@@ -79,7 +79,7 @@ def test_a_required_call_is_made_and_its_arguments_are_valid(babbler: Babbler, n
     shape = MessageShape(tool_format=FORMATS[name], tools=TOOLS, needs_call=True)
     finished = 0
     for seed in range(12):
-        text = _say(babbler, shape, seed)
+        text = _generate(babbler, shape, seed)
         if text is None:
             continue
         finished += 1
@@ -97,7 +97,7 @@ def test_one_call_only_where_no_more_are_allowed(babbler: Babbler, name: str) ->
         tool_format=FORMATS[name], tools=TOOLS[1:], needs_call=True, allows_several=False
     )
     for seed in range(4):
-        text = _say(babbler, shape, seed)
+        text = _generate(babbler, shape, seed)
         assert text is not None
         assert _parse(shape, text) == ("", "", [("now", {})])
 
@@ -151,7 +151,7 @@ def test_an_answer_or_a_call(babbler: Babbler) -> None:
     shape = MessageShape(tool_format=FORMATS["hermes"], tools=TOOLS, answer=answer)
     kinds = set()
     for seed in range(12):
-        text = _say(babbler, shape, seed)
+        text = _generate(babbler, shape, seed)
         assert text is not None
         _, content, calls = _parse(shape, text)
         assert bool(content) != bool(calls)
@@ -185,15 +185,17 @@ def harmonist() -> Iterator[Babbler]:
     babbler.close()
 
 
-def _say_harmony(harmonist: Babbler, shape: MessageShape, seed: int) -> dict[DeltaKind, str] | None:
+def _generate_harmony(
+    harmonist: Babbler, shape: MessageShape, seed: int
+) -> dict[DeltaKind, str] | None:
     text = harmonist.say(harmonist.compile(shape), seed, max_tokens=900)
     if text is None:
         return None
     parser = HarmonyParser()
-    told: dict[DeltaKind, str] = {}
+    parsed: dict[DeltaKind, str] = {}
     for delta in parser.feed(text) + parser.finish():
-        told[delta.kind] = told.get(delta.kind, "") + delta.text
-    return told
+        parsed[delta.kind] = parsed.get(delta.kind, "") + delta.text
+    return parsed
 
 
 @pytest.mark.slow
@@ -202,16 +204,16 @@ def test_harmony_calls_and_answers_are_valid(harmonist: Babbler) -> None:
     answer = MessageShape(is_harmony=True, answer=schema_answer(WEATHER, "f"))
     finished = 0
     for seed in range(16):
-        told = _say_harmony(harmonist, forced, seed)
-        if told is not None:
+        parsed = _generate_harmony(harmonist, forced, seed)
+        if parsed is not None:
             finished += 1
-            called = told[DeltaKind.CALL]
-            jsonschema.validate(json.loads(told[DeltaKind.ARGUMENTS]), SCHEMAS[called])
-        told = _say_harmony(harmonist, answer, seed)
-        if told is not None:
+            called = parsed[DeltaKind.CALL]
+            jsonschema.validate(json.loads(parsed[DeltaKind.ARGUMENTS]), SCHEMAS[called])
+        parsed = _generate_harmony(harmonist, answer, seed)
+        if parsed is not None:
             finished += 1
-            assert DeltaKind.CALL not in told
-            jsonschema.validate(json.loads(told[DeltaKind.CONTENT]), WEATHER)
+            assert DeltaKind.CALL not in parsed
+            jsonschema.validate(json.loads(parsed[DeltaKind.CONTENT]), WEATHER)
     assert finished > 4
 
 

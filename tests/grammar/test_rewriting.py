@@ -218,8 +218,8 @@ def test_a_pattern_without_its_look_ahead_finds_the_same(pattern: str) -> None:
     assert split != [pattern]
     for _ in range(3000):
         text = "".join(rnd.choices("ab.:sw@cx", k=rnd.randint(0, 6)))
-        is_found = re.search(pattern, text) is not None
-        assert all(re.search(part, text) for part in split) is is_found, text
+        matches = re.search(pattern, text) is not None
+        assert all(re.search(part, text) for part in split) is matches, text
 
 
 @pytest.mark.parametrize(

@@ -64,7 +64,7 @@ def test_a_schema_that_cannot_be_followed_is_refused(
 
 
 @pytest.mark.parametrize(
-    ("schema", "said"),
+    ("schema", "reason"),
     [
         ("{", "not valid JSON"),
         ([], "must be an object"),
@@ -73,8 +73,8 @@ def test_a_schema_that_cannot_be_followed_is_refused(
         ({"title": "x" * forms.MAX_CHARACTERS}, "the limit is 500000"),
     ],
 )
-def test_what_is_no_schema_is_refused(schema: object, said: str) -> None:
-    with pytest.raises(InvalidParameter, match=said):
+def test_what_is_no_schema_is_refused(schema: object, reason: str) -> None:
+    with pytest.raises(InvalidParameter, match=reason):
         forms.schema_answer(schema, "f")
 
 

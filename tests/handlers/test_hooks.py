@@ -43,7 +43,7 @@ def _handler(folder: Path, program: str, model: object = None, encoding: str = "
     return handler
 
 
-def _ask(
+def _invoke(
     handler: Handler, body: object, kind: str = "application/json", accept: str = "", **headers: str
 ) -> tuple[AnswerHead, list[bytes]]:
     raw = body if isinstance(body, bytes) else json.dumps(body).encode()
@@ -87,7 +87,7 @@ def predict_fn(data, model):
 def test_a_program_is_read_in_the_encoding_that_python_reads(
     tmp_path: Path, first_line: str, encoding: str
 ) -> None:
-    _, parts = _ask(_handler(tmp_path, first_line + ACCENTS, encoding=encoding), "hi")
+    _, parts = _invoke(_handler(tmp_path, first_line + ACCENTS, encoding=encoding), "hi")
     assert json.loads(b"".join(parts)) == "é"
 
 
@@ -102,7 +102,7 @@ def test_a_program_that_python_cannot_read_is_refused_by_name(tmp_path: Path, ra
 
 
 def test_the_four_functions_are_called_in_turn(tmp_path: Path) -> None:
-    head, parts = _ask(_handler(tmp_path, PLAIN), {}, "application/json; charset=utf-8")
+    head, parts = _invoke(_handler(tmp_path, PLAIN), {}, "application/json; charset=utf-8")
     assert parts == [b"application/json:str|application/json|dir"]
     assert (head.status, head.content_type) == (200, "application/json")
 
@@ -110,7 +110,7 @@ def test_the_four_functions_are_called_in_turn(tmp_path: Path) -> None:
 def test_bodies_are_text_for_json_and_csv_and_bytes_else(tmp_path: Path) -> None:
     handler = _handler(tmp_path, PLAIN)
     for kind, expected in (("text/csv", "str"), ("text/plain", "bytes"), ("x/y", "bytes")):
-        assert _ask(handler, b"a", kind)[1][0].split(b":")[1].startswith(expected.encode())
+        assert _invoke(handler, b"a", kind)[1][0].split(b":")[1].startswith(expected.encode())
 
 
 def test_context_is_given_to_those_that_take_it(tmp_path: Path) -> None:
@@ -127,7 +127,7 @@ def output_fn(prediction, accept, context):
     context.set_response_content_type(0, "text/x-own")
     return repr(prediction)
 """
-    head, parts = _ask(_handler(tmp_path, program), {}, x_thing="here")
+    head, parts = _invoke(_handler(tmp_path, program), {}, x_thing="here")
     assert parts == [b"['here', True]"]
     assert (head.status, head.content_type) == (202, "text/x-own")
     assert head.headers == {"X-Back": "here"}
@@ -139,7 +139,7 @@ def model_fn(model_dir): return None
 def predict_fn(data, model): return data
 def output_fn(prediction, accept): return "a,b", "text/csv"
 """
-    head, parts = _ask(_handler(tmp_path, program), 1)
+    head, parts = _invoke(_handler(tmp_path, program), 1)
     assert (head.content_type, parts) == ("text/csv", [b"a,b"])
 
 
@@ -148,7 +148,7 @@ def test_transform_fn_replaces_the_other_three(tmp_path: Path) -> None:
 def model_fn(model_dir): return "model"
 def transform_fn(model, body, content_type, accept): return ",".join([model, body, accept])
 """
-    assert _ask(_handler(tmp_path, program), b"7", "text/csv", "text/csv")[1] == [
+    assert _invoke(_handler(tmp_path, program), b"7", "text/csv", "text/csv")[1] == [
         b"model,7,text/csv"
     ]
     other = tmp_path / "other"
@@ -164,10 +164,10 @@ def model_fn(model_dir):
 """
     handler = _handler(tmp_path, program)
     body = {"inputs": "a", "parameters": {"top_k": 2}}
-    assert json.loads(_ask(handler, body)[1][0]) == body
-    assert json.loads(_ask(handler, {"x": 1})[1][0])["inputs"] == {"x": 1}
-    assert json.loads(_ask(handler, b"inputs\na\n", "text/csv")[1][0])["inputs"] == ["a"]
-    head, parts = _ask(handler, {"inputs": 1}, accept="application/jsonlines")
+    assert json.loads(_invoke(handler, body)[1][0]) == body
+    assert json.loads(_invoke(handler, {"x": 1})[1][0])["inputs"] == {"x": 1}
+    assert json.loads(_invoke(handler, b"inputs\na\n", "text/csv")[1][0])["inputs"] == ["a"]
+    head, parts = _invoke(handler, {"inputs": 1}, accept="application/jsonlines")
     assert (head.content_type, parts) == (
         "application/jsonlines",
         [b'{"inputs":1,"parameters":{}}\n'],
@@ -176,8 +176,8 @@ def model_fn(model_dir):
 
 def test_a_string_prediction_is_json(tmp_path: Path) -> None:
     handler = _handler(tmp_path, "def predict_fn(data, model): return 'é\"'")
-    assert _ask(handler, {})[1] == ['"é\\""'.encode()]
-    assert _ask(handler, {}, accept="text/plain")[1] == ['é"'.encode()]
+    assert _invoke(handler, {})[1] == ['"é\\""'.encode()]
+    assert _invoke(handler, {}, accept="text/plain")[1] == ['é"'.encode()]
 
 
 @pytest.mark.parametrize(
@@ -190,7 +190,7 @@ def test_a_string_prediction_is_json(tmp_path: Path) -> None:
     ],
 )
 def test_generators_stream_and_end_with_a_newline(tmp_path: Path, program: str) -> None:
-    head, parts = _ask(_handler(tmp_path, program), {})
+    head, parts = _invoke(_handler(tmp_path, program), {})
     assert head.is_stream
     assert head.content_type == "text/plain; charset=utf-8"
     assert parts == [b"a", b"b", b"\n"]
@@ -198,9 +198,9 @@ def test_generators_stream_and_end_with_a_newline(tmp_path: Path, program: str) 
 
 def test_streamed_objects_are_json_lines_or_events(tmp_path: Path) -> None:
     handler = _handler(tmp_path, "def predict_fn(data, model):\n    yield {'n': 1}\n    yield 2")
-    head, parts = _ask(handler, {})
+    head, parts = _invoke(handler, {})
     assert (head.content_type, parts) == ("application/jsonlines", [b'{"n":1}\n', b"2\n", b""])
-    head, parts = _ask(handler, {}, accept="text/event-stream")
+    head, parts = _invoke(handler, {}, accept="text/event-stream")
     assert (head.content_type, parts) == (
         "text/event-stream",
         [b'data: {"n":1}\n\n', b"data: 2\n\n", b""],
@@ -215,12 +215,12 @@ def predict_fn(data, model):
 def output_fn(part, accept):
     return f"<{part}>"
 """
-    assert _ask(_handler(tmp_path, program), {})[1] == [b"<1>", b"<2>", b"\n"]
+    assert _invoke(_handler(tmp_path, program), {})[1] == [b"<1>", b"<2>", b"\n"]
 
 
 def test_an_empty_generator_is_an_empty_answer(tmp_path: Path) -> None:
     program = "def predict_fn(data, model):\n    return\n    yield"
-    assert _ask(_handler(tmp_path, program), {})[1] == [b""]
+    assert _invoke(_handler(tmp_path, program), {})[1] == [b""]
 
 
 def test_async_functions_are_awaited_and_run_side_by_side(tmp_path: Path) -> None:
@@ -235,15 +235,15 @@ async def predict_fn(data, model):
 """
     handler = _handler(tmp_path, program)
     assert handler.is_concurrent
-    answers: list[list[bytes]] = []
+    responses: list[list[bytes]] = []
     threads = [
-        threading.Thread(target=lambda: answers.append(_ask(handler, 5)[1])) for _ in range(2)
+        threading.Thread(target=lambda: responses.append(_invoke(handler, 5)[1])) for _ in range(2)
     ]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join(20)
-    assert answers == [[b'"5"'], [b'"5"']]
+    assert responses == [[b'"5"'], [b'"5"']]
 
 
 def test_a_client_that_has_left_stops_a_generator_and_its_finally_runs(tmp_path: Path) -> None:
@@ -274,10 +274,10 @@ def predict_fn(data, model): return 1 // data
 """
     handler = _handler(tmp_path, program)
     with pytest.raises(ServingError, match="input_fn: ValueError: invalid literal") as caught:
-        _ask(handler, b"x")
+        _invoke(handler, b"x")
     assert caught.value.kind == "malformed"
     with pytest.raises(ServingError, match="user code failed: ZeroDivisionError") as caught:
-        _ask(handler, b"0")
+        _invoke(handler, b"0")
     assert caught.value.kind == "handler"
 
 
@@ -287,7 +287,7 @@ class Teapot(Exception):
     status_code = 418
 def predict_fn(data, model): raise Teapot("short and stout")
 """
-    head, parts = _ask(_handler(tmp_path, program), {})
+    head, parts = _invoke(_handler(tmp_path, program), {})
     assert head.status == 418
     assert json.loads(parts[0])["error"] == "short and stout"
 
@@ -295,10 +295,10 @@ def predict_fn(data, model): raise Teapot("short and stout")
 def test_wrong_types_are_refused_with_those_that_work(tmp_path: Path) -> None:
     handler = _handler(tmp_path, "def predict_fn(data, model): return 1")
     with pytest.raises(ServingError, match="supported are") as caught:
-        _ask(handler, b"", "application/zip")
+        _invoke(handler, b"", "application/zip")
     assert caught.value.kind == "media_type"
     with pytest.raises(ServingError, match="offered are") as caught:
-        _ask(handler, {}, accept="image/png")
+        _invoke(handler, {}, accept="image/png")
     assert caught.value.kind == "not_acceptable"
 
 
@@ -331,7 +331,7 @@ def test_the_users_other_files_can_be_imported(tmp_path: Path) -> None:
     (tmp_path / "code").mkdir()
     (tmp_path / "code" / "my_words.py").write_text("WORD = 'hello'")
     program = "from my_words import WORD\ndef predict_fn(data, model): return WORD"
-    assert _ask(_handler(tmp_path, program), {})[1] == [b'"hello"']
+    assert _invoke(_handler(tmp_path, program), {})[1] == [b'"hello"']
 
 
 @pytest.mark.parametrize(
@@ -357,12 +357,12 @@ def test_code_that_brings_a_model_is_told_without_running_it(
 
 def test_a_named_program_that_is_missing_is_told_with_the_cause(tmp_path: Path) -> None:
     assert missing_code(HandlerSettings(), str(tmp_path)) is None
-    told = missing_code(
+    warning = missing_code(
         HandlerSettings(program="train.py", submit_directory="file://code"), str(tmp_path)
     )
-    assert told is not None
-    assert "train.py is named as user code and is MISSING" in told
-    assert "the SDK did not ship it" in told
+    assert warning is not None
+    assert "train.py is named as user code and is MISSING" in warning
+    assert "the SDK did not ship it" in warning
     assert missing_code(_write(tmp_path, ""), str(tmp_path)) is None
 
 
@@ -382,14 +382,14 @@ def test_code_in_the_only_folder_of_an_archive_is_found(tmp_path: Path) -> None:
     program = tmp_path / "model" / "code" / "inference.py"
     program.touch()
     (tmp_path / "model" / "config.json").touch()
-    assert _found(tmp_path) == program
+    assert _code_path(tmp_path) == program
     (tmp_path / "model" / "config.json").unlink()
-    assert _found(tmp_path) is None  # either folder may be meant
+    assert _code_path(tmp_path) is None  # either folder may be meant
     (tmp_path / "other" / "code").rmdir()
-    assert _found(tmp_path) == program
+    assert _code_path(tmp_path) == program
 
 
-def _found(folder: Path) -> Path | None:
+def _code_path(folder: Path) -> Path | None:
     code = find_code(HandlerSettings(), str(folder))
     return None if code is None else code.path
 

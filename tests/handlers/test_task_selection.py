@@ -33,7 +33,7 @@ KINDS = {
 
 
 @pytest.mark.parametrize(
-    ("given", "task"),
+    ("task_name", "task"),
     [
         ("text-classification", "text-classification"),
         ("Sentiment-Analysis", "text-classification"),
@@ -44,8 +44,8 @@ KINDS = {
         ("feature-extraction", None),
     ],
 )
-def test_tasks_by_name(given: str, task: str | None) -> None:
-    assert served_task(ModelSettings(model_id=str(DEMO_MODEL), task=given)) == task
+def test_tasks_by_name(task_name: str, task: str | None) -> None:
+    assert served_task(ModelSettings(model_id=str(DEMO_MODEL), task=task_name)) == task
 
 
 def test_a_task_that_is_not_known_is_told_with_the_nearest() -> None:
@@ -83,29 +83,29 @@ def test_what_is_asked_at_once_is_answered_as_each_alone(tmp_path: Path, task: s
     alone = pipeline(task, model=str(folder))
     expected = [alone(text) for text in _texts(task)] * 4
     with ThreadPoolExecutor(16) as threads:
-        told = list(threads.map(model, _texts(task) * 4))
-    _same(told, expected)
+        output = list(threads.map(model, _texts(task) * 4))
+    _same(output, expected)
     _same(model(_texts(task)), alone(_texts(task)))
     if task == "text-classification":
         _same(model("a cat", top_k=2), alone("a cat", top_k=2))
 
 
-def _same(told: object, expected: object) -> None:
+def _same(output: object, expected: object) -> None:
     """Equal, but for how float32 sums round in a batch."""
     if isinstance(expected, dict):
-        assert isinstance(told, dict)
-        assert told.keys() == expected.keys()
+        assert isinstance(output, dict)
+        assert output.keys() == expected.keys()
         for key in expected:
-            _same(told[key], expected[key])
+            _same(output[key], expected[key])
     elif isinstance(expected, list):
-        assert isinstance(told, list)
-        assert len(told) == len(expected)
-        for one, other in zip(told, expected, strict=True):
+        assert isinstance(output, list)
+        assert len(output) == len(expected)
+        for one, other in zip(output, expected, strict=True):
             _same(one, other)
     elif isinstance(expected, float) or hasattr(expected, "dtype"):
-        assert told == pytest.approx(float(expected), abs=1e-4)
+        assert output == pytest.approx(float(expected), abs=1e-4)
     else:
-        assert told == expected
+        assert output == expected
 
 
 def test_zero_shot_takes_its_labels_as_parameters(tmp_path: Path) -> None:
@@ -114,9 +114,9 @@ def test_zero_shot_takes_its_labels_as_parameters(tmp_path: Path) -> None:
     folder = encoders.save(tmp_path, AutoModelForSequenceClassification, **labels)
     task = "zero-shot-classification"
     model = load_pipeline(task, folder, gpu_id=None, trust_remote_code=False)
-    told = model("the cat sat", candidate_labels=["red", "blue"])
-    assert sorted(told["labels"]) == ["blue", "red"]
-    assert sum(told["scores"]) == pytest.approx(1.0)
+    output = model("the cat sat", candidate_labels=["red", "blue"])
+    assert sorted(output["labels"]) == ["blue", "red"]
+    assert sum(output["scores"]) == pytest.approx(1.0)
 
 
 def test_an_answer_is_the_likeliest_span_of_the_context(tmp_path: Path) -> None:
@@ -129,8 +129,8 @@ def test_an_answer_is_the_likeliest_span_of_the_context(tmp_path: Path) -> None:
     scores = [one["score"] for one in (best, *others)]
     assert scores == sorted(scores, reverse=True)
     long = asked | {"context": "the dog likes fish " * 20 + "who lives in london"}
-    told = model(long)
-    assert long["context"][told["start"] : told["end"]] == told["answer"]
+    output = model(long)
+    assert long["context"][output["start"] : output["end"]] == output["answer"]
     for wrong in ("text", {"question": "who"}, {"question": "who", "context": ""}):
         with pytest.raises(ValueError, match="question"):
             model(wrong)

@@ -26,39 +26,41 @@ class Echo:
 
     def __init__(self) -> None:
         self.has_new_status = False
-        self.held: list[tuple[bytes, int]] = []
+        self.open_requests: list[tuple[bytes, int]] = []
         self.is_released = threading.Event()
 
     @property
     def has_work(self) -> bool:
-        return bool(self.held)
+        return bool(self.open_requests)
 
     def take(self, frontend_id: bytes, message: Submit | Abort) -> None:
         if isinstance(message, Abort):
-            self.held = [key for key in self.held if key != (frontend_id, message.request_id)]
+            self.open_requests = [
+                key for key in self.open_requests if key != (frontend_id, message.request_id)
+            ]
         elif message.prompt_ids == [0]:
             raise Overloaded("no room")
         elif message.prompt_ids == [13]:
             raise RuntimeError("a bug")
         else:
-            self.held.append((frontend_id, message.request_id))
+            self.open_requests.append((frontend_id, message.request_id))
 
     def step(self) -> list[tuple[bytes, msgspec.Struct]]:
         if not self.is_released.wait(0.01):
             return []
-        held, self.held = self.held, []
+        answered, self.open_requests = self.open_requests, []
         return [
             (frontend_id, RequestFailed(number, ErrorData("internal", "echo")))
-            for frontend_id, number in held
+            for frontend_id, number in answered
         ]
 
     def recover(self) -> None:
         raise AssertionError("no step fails here")
 
     def abort_all(self, frontend_id: bytes | None = None) -> list[tuple[bytes, int]]:
-        gone = [key for key in self.held if frontend_id in (None, key[0])]
-        self.held = [key for key in self.held if key not in gone]
-        return gone
+        aborted = [key for key in self.open_requests if frontend_id in (None, key[0])]
+        self.open_requests = [key for key in self.open_requests if key not in aborted]
+        return aborted
 
 
 class Peer:
@@ -163,9 +165,9 @@ def test_an_abort_is_heard_while_it_drains(setting) -> None:
     assert peer.answer().request_id == 3
     peer.send(Abort(1))
     stopped_by = time.monotonic() + 10
-    while echo.held and time.monotonic() < stopped_by:
+    while echo.open_requests and time.monotonic() < stopped_by:
         time.sleep(0.01)
-    assert echo.held == []
+    assert echo.open_requests == []
 
 
 def test_a_message_that_is_not_ours_is_dropped(setting) -> None:

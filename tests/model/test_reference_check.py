@@ -149,7 +149,7 @@ def _store_no_values(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(KVCache, "write", keys_only)
 
 
-def _share_one_layers_cache(monkeypatch: pytest.MonkeyPatch) -> None:
+def _reuse_one_layers_cache(monkeypatch: pytest.MonkeyPatch) -> None:
     attend = paged.attend
 
     def first(step: AttentionMetadata, _layer: int, *args: object) -> torch.Tensor:
@@ -185,7 +185,7 @@ ATTENTION_FAULTS: dict[str, Patch] = {
     "a stale block": _result(AttentionMetadata, "block_rows", _read_a_stale_block),
     "KV heads in the wrong groups": _group_wrongly,
     "values that are not stored": _store_no_values,
-    "one cache for all layers": _share_one_layers_cache,
+    "one cache for all layers": _reuse_one_layers_cache,
 }
 
 
@@ -289,14 +289,14 @@ def test_a_fault_in_a_kind_of_attention_is_refused(
     assert prepare(tiny_models.make(name, dtype), dtype, CPU).attention == "own"
 
 
-def _facts(monkeypatch: pytest.MonkeyPatch, **changes: Callable[[Any], Any]) -> None:
+def _replace_spec(monkeypatch: pytest.MonkeyPatch, **changes: Callable[[Any], Any]) -> None:
     """Change what a fused layer knows of the model's."""
-    facts_of = decoder_layer._spec
+    spec_of = decoder_layer._spec
 
     def changed(layer: Any, attn_params: AttentionParams) -> layer_ops.LayerSpec:
-        facts = facts_of(layer, attn_params)
-        values = {name: change(getattr(facts, name)) for name, change in changes.items()}
-        return layer_ops.dataclasses.replace(facts, **values)
+        layer_spec = spec_of(layer, attn_params)
+        values = {name: change(getattr(layer_spec, name)) for name, change in changes.items()}
+        return layer_ops.dataclasses.replace(layer_spec, **values)
 
     monkeypatch.setattr(decoder_layer, "_spec", changed)
 
@@ -313,13 +313,13 @@ def _rotate_the_wrong_half(
 
 
 LAYER_FAULTS: dict[str, Patch] = {
-    "a wrong eps": partial(_facts, norms=_large_eps),
+    "a wrong eps": partial(_replace_spec, norms=_large_eps),
     "a norm that is off by a twentieth": partial(
-        _facts, norms=lambda norms: (norms[0], (norms[1][0] * 1.05, norms[1][1]))
+        _replace_spec, norms=lambda norms: (norms[0], (norms[1][0] * 1.05, norms[1][1]))
     ),
-    "another activation": partial(_facts, act=lambda _: torch.nn.functional.gelu),
+    "another activation": partial(_replace_spec, act=lambda _: torch.nn.functional.gelu),
     "a scale that is off by a tenth": partial(
-        _facts,
+        _replace_spec,
         attn_params=partial(_scaled, factor=1.1),
     ),
     "a half rotated the wrong way": _result(LayerOps, "_tables", _rotate_the_wrong_half),
@@ -459,8 +459,8 @@ def test_an_exact_pass_leaves_the_model_as_it_was() -> None:
 
 
 def test_the_accuracy_says_how_far_off_a_result_is() -> None:
-    told = str(Accuracy(1.23, 9.87, BF16))
-    assert told == "1.2 times the model's own rounding error, 9.9 at worst"
+    printed = str(Accuracy(1.23, 9.87, BF16))
+    assert printed == "1.2 times the model's own rounding error, 9.9 at worst"
 
 
 def test_texts_that_attend_to_each_other_are_not_run_without_padding(

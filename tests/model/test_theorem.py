@@ -122,12 +122,12 @@ def test_prompt_logprobs_are_the_models_own(schedule: str) -> None:
     ]
     got = run(torch_engine("llama", **SCHEDULES[schedule]), jobs * 2)
     for index, job in enumerate(jobs * 2):
-        facts = got[index][0].prompt
-        assert facts is not None
-        assert facts.logprobs == pytest.approx(
+        stats = got[index][0].prompt
+        assert stats is not None
+        assert stats.logprobs == pytest.approx(
             tiny_models.prompt_logprobs("llama", job.prompt), abs=1e-3
         )
-        values = [[value for _, value in top] for top in facts.tops]
+        values = [[value for _, value in top] for top in stats.tops]
         assert values == [
             pytest.approx(best, abs=1e-3)
             for best in tiny_models.prompt_top_logprobs("llama", job.prompt, 3)

@@ -37,7 +37,7 @@ def _jobs(questions: tuple[str, ...], **params: float) -> list[Job]:
     ]
 
 
-def _said(engine: Engine, jobs: list[Job]) -> list[list[int]]:
+def _outputs(engine: Engine, jobs: list[Job]) -> list[list[int]]:
     events = run(engine, jobs)
     return [ids(events[index]) for index in range(len(jobs))]
 
@@ -45,14 +45,14 @@ def _said(engine: Engine, jobs: list[Job]) -> list[list[int]]:
 @pytest.mark.parametrize("temperature", [0.0, 1.0], ids=["greedy", "seeded"])
 def test_bfloat16_answers_are_the_same_alone_and_in_a_batch(temperature: float) -> None:
     jobs = _jobs(QUESTIONS[:8], temperature=temperature)
-    alone = _said(_engine(torch.bfloat16, max_running=1), jobs)
-    assert _said(_engine(torch.bfloat16), jobs) == alone
+    alone = _outputs(_engine(torch.bfloat16, max_running=1), jobs)
+    assert _outputs(_engine(torch.bfloat16), jobs) == alone
 
 
 def test_a_seed_repeats_and_another_one_does_not() -> None:
     question = chat_ids(QUESTIONS[2])
     jobs = [Job(question, SamplingParams(COUNT, temperature=1.0, seed=seed)) for seed in (1, 1, 2)]
-    first, again, other = _said(_engine(torch.float32), jobs)
+    first, again, other = _outputs(_engine(torch.float32), jobs)
     assert first == again != other
 
 
@@ -61,7 +61,7 @@ def test_drafts_change_no_answer(dtype: torch.dtype) -> None:
     questions = ("Repeat this line three times: red, green, blue, red, green, blue", *QUESTIONS[:3])
     jobs = _jobs(questions) + _jobs(questions, temperature=0.7)
     drafting = _engine(dtype, speculate=4)
-    assert _said(drafting, jobs) == _said(_engine(dtype), jobs)
+    assert _outputs(drafting, jobs) == _outputs(_engine(dtype), jobs)
     assert drafting.load.accepted_tokens > 0
 
 
@@ -103,19 +103,19 @@ def test_a_trained_adapter_answers_as_peft_does(tmp_path: Path) -> None:
         for name in ("bells", "")
     ]
     model = prepare(real_models.load(torch.float32), torch.float32, CPU)
-    said = _said(real_models.engine(model, adapters={"bells": folder}), jobs)
-    assert said[::2] == expected
-    assert said[1::2] == plain
-    assert "Zanthia" in real_models.tokenizer().decode(said[0])
+    outputs = _outputs(real_models.engine(model, adapters={"bells": folder}), jobs)
+    assert outputs[::2] == expected
+    assert outputs[1::2] == plain
+    assert "Zanthia" in real_models.tokenizer().decode(outputs[0])
 
 
 @pytest.mark.timeout(400)
 def test_three_ranks_with_a_kv_head_each_answer_as_generate_does() -> None:
     questions = QUESTIONS[:4]
     environ = {"TENSOR_PARALLEL": "3", "MAX_BATCH_TOTAL_TOKENS": "2048"}
-    info, said = rank_engines.generate(real_models.folder(), environ, _jobs(questions))
+    info, outputs = rank_engines.generate(real_models.folder(), environ, _jobs(questions))
     assert (info.tensor_parallel, info.attention) == (3, "paged")
-    assert said == [real_models.greedy(question, COUNT) for question in questions]
+    assert outputs == [real_models.greedy(question, COUNT) for question in questions]
 
 
 def _long_prompt() -> list[int]:

@@ -60,5 +60,5 @@ def test_questions_that_are_asked_again_come_from_the_cache() -> None:
 
 
 def test_the_weights_are_those_of_a_model_that_answers() -> None:
-    said = real_models.tokenizer().decode(real_models.greedy(QUESTIONS[0], COUNT))
-    assert "Paris" in said
+    expected = real_models.tokenizer().decode(real_models.greedy(QUESTIONS[0], COUNT))
+    assert "Paris" in expected

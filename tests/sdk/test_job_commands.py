@@ -41,9 +41,9 @@ def test_a_batch_of_lines_is_answered_in_order(
     failed = run_command("batch", "-f", file, *options, expect=7)
     assert "1 of 4 answers are errors; the first is line 4 of s3://models/" in failed.stderr
     assert "temperature" in failed.stderr
-    answers = [json.loads(line) for line in saved.read_text().splitlines()]
-    assert len(answers) == 4
-    assert all("error" not in str(answer) for answer in answers[:3])
+    responses = [json.loads(line) for line in saved.read_text().splitlines()]
+    assert len(responses) == 4
+    assert all("error" not in str(answer) for answer in responses[:3])
 
 
 def test_a_table_is_answered_row_by_row_and_joined_with_its_input(
@@ -115,8 +115,10 @@ def test_adapters_are_added_listed_called_and_removed(
     run_command(*add, "--bucket", BUCKET)
     rows = json.loads(run_command("adapters", "list", "lora", "--json").stdout)
     assert rows == [{"name": "polite", "base": "lora-model", "status": "InService"}]
-    seen = json.loads(run_command("invoke", "lora", "x", "--component", "polite", "--json").stdout)
-    assert seen["x-amzn-sagemaker-adapter-identifier"] == "polite"
+    received = json.loads(
+        run_command("invoke", "lora", "x", "--component", "polite", "--json").stdout
+    )
+    assert received["x-amzn-sagemaker-adapter-identifier"] == "polite"
     archive(tmp_path / "bad.tar.gz", bad="")
     boto3.client("s3").upload_file(str(tmp_path / "bad.tar.gz"), BUCKET, "bad.tar.gz")
     bad = ("adapters", "add", "lora", "bad", f"s3://{BUCKET}/bad.tar.gz", "--poll", "0.2")
@@ -173,12 +175,12 @@ def test_bench_draws_a_picture(demo: str) -> None:
     arguments = ("bench", demo, "--clients", "1,2", "--requests", "4", "--max-tokens", "4")
     text = run_command(*arguments).stdout
     assert "#" in text
-    pictures = json.loads(run_command(*arguments, "--json").stdout)
+    summaries = json.loads(run_command(*arguments, "--json").stdout)
     assert [
-        (picture["clients"], picture["requests"], picture["failed"]) for picture in pictures
+        (summary["clients"], summary["requests"], summary["failed"]) for summary in summaries
     ] == [
         (1, 4, 0),
         (2, 4, 0),
     ]
-    assert pictures[0]["first_text_s"]["p50"] <= pictures[0]["latency_s"]["p50"]
-    assert pictures[0]["tokens_per_s"] > 0
+    assert summaries[0]["first_text_s"]["p50"] <= summaries[0]["latency_s"]["p50"]
+    assert summaries[0]["tokens_per_s"] > 0

@@ -23,22 +23,24 @@ WEATHER = {
 }
 
 
-def _ask(server: Server, **more: Any) -> Any:
+def _complete(server: Server, **more: Any) -> Any:
     return litellm.completion(
         model="openai/tgi", api_base=f"{server.url}/v1", api_key=KEY, temperature=0, **more
     )
 
 
 def test_chat_and_stream(server: Server) -> None:
-    ask = {"messages": [{"role": "user", "content": "What is deep learning?"}], "max_tokens": 60}
-    whole = _ask(server, **ask).choices[0].message.content
+    body = {"messages": [{"role": "user", "content": "What is deep learning?"}], "max_tokens": 60}
+    whole = _complete(server, **body).choices[0].message.content
     assert whole.startswith("Deep learning")
-    pieces = [chunk.choices[0].delta.content or "" for chunk in _ask(server, stream=True, **ask)]
+    pieces = [
+        chunk.choices[0].delta.content or "" for chunk in _complete(server, stream=True, **body)
+    ]
     assert "".join(pieces) == whole
 
 
 def test_tools(server: Server) -> None:
-    answer = _ask(server, messages=QUESTION, tools=[WEATHER], tool_choice="required")
+    answer = _complete(server, messages=QUESTION, tools=[WEATHER], tool_choice="required")
     [call, *_] = answer.choices[0].message.tool_calls
     assert call.function.name == "get_current_weather"
     assert "location" in json.loads(call.function.arguments)
@@ -46,7 +48,7 @@ def test_tools(server: Server) -> None:
 
 def test_structured_output(server: Server) -> None:
     schema = {"type": "object", "properties": {"legs": {"type": "integer"}}, "required": ["legs"]}
-    answer = _ask(
+    answer = _complete(
         server,
         messages=QUESTION,
         response_format={
@@ -59,4 +61,4 @@ def test_structured_output(server: Server) -> None:
 
 def test_errors_are_the_clients_own(server: Server) -> None:
     with pytest.raises(litellm.BadRequestError, match="messages"):
-        _ask(server, messages=[])
+        _complete(server, messages=[])

@@ -26,7 +26,7 @@ def _descendants(process: "subprocess.Popen[str]") -> list[psutil.Process]:
     return psutil.Process(process.pid).children(recursive=True)
 
 
-def _all_gone(processes: list[psutil.Process]) -> bool:
+def _all_exited(processes: list[psutil.Process]) -> bool:
     return not any(process.is_running() and process.status() != "zombie" for process in processes)
 
 
@@ -42,7 +42,7 @@ def test_whatever_ends_it_the_model_server_goes_too(tmp_path: Path, number: int)
         started = _descendants(process)
         assert len(started) >= 4  # leash, supervisor, engine, gunicorn
         os.kill(process.pid, number)
-        wait_for(lambda: _all_gone(started), 40)
+        wait_for(lambda: _all_exited(started), 40)
 
 
 def test_leaving_while_the_model_loads_stops_it(tmp_path: Path) -> None:
@@ -52,7 +52,7 @@ def test_leaving_while_the_model_loads_stops_it(tmp_path: Path) -> None:
         started = _descendants(process)
         process.terminate()
         assert process.wait(40) == 0
-        wait_for(lambda: _all_gone(started), 10)
+        wait_for(lambda: _all_exited(started), 10)
 
 
 def test_a_model_that_does_not_load_is_one_error_and_nothing_is_left(tmp_path: Path) -> None:

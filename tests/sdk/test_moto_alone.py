@@ -28,7 +28,7 @@ def test_deploying_and_deleting_leaves_moto_as_it_was(
     planned = deploy.plan(_config(CASES[case]), AccountState("us-east-1", "123456789012"))
     executor.apply(planned)
     assert sagemaker.describe_endpoint(EndpointName="chat")["EndpointStatus"] == "InService"
-    executor.apply(delete.plan(_made(planned.steps)))
+    executor.apply(delete.plan(_create(planned.steps)))
     assert sagemaker.list_models()["Models"] == []
     assert sagemaker.list_endpoint_configs()["EndpointConfigs"] == []
     assert sagemaker.list_endpoints()["Endpoints"] == []
@@ -41,7 +41,7 @@ def _config(changes: dict[str, Any]) -> configuration.Config:
     return configuration.parse({key: value for key, value in merged.items() if value is not None})
 
 
-def _made(steps: tuple[Any, ...]) -> Deployed:
+def _create(steps: tuple[Any, ...]) -> Deployed:
     calls = {step.operation: step.params for step in steps if isinstance(step, Step)}
     target = calls.get("register_scalable_target")
     alarm = calls.get("put_metric_alarm")

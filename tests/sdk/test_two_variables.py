@@ -41,6 +41,6 @@ def test_deploy_and_predict_need_two_variables(local: Local, tmp_path: Path) -> 
     argv = [sys.executable, "-W", "ignore", "-c", SCRIPT, IMAGE, ROLE, str(DEMO_MODEL)]
     result = subprocess.run(argv, env=env, capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr[-3000:]
-    answers = [line for line in result.stdout.splitlines() if line.startswith("answer:")]
-    assert answers
-    assert answers[0] != "answer:"
+    lines = [line for line in result.stdout.splitlines() if line.startswith("answer:")]
+    assert lines
+    assert lines[0] != "answer:"

@@ -35,10 +35,10 @@ def test_a_failed_endpoint_is_explained_by_its_log(
     fake.sagemaker.create_endpoint(EndpointName="sick", EndpointConfigName="sick")
     fake.settle("sick")
     _write_log("/aws/sagemaker/Endpoints/sick", "loading", "No space left on device")
-    told = json.loads(run_command("why", "sick", "--region", "us-east-1", "--json").stdout)
-    assert told["status"] == "Failed"
-    assert told["name"] == "disk"
-    assert told["shown_by"] == "No space left on device"
+    diagnosis = json.loads(run_command("why", "sick", "--region", "us-east-1", "--json").stdout)
+    assert diagnosis["status"] == "Failed"
+    assert diagnosis["name"] == "disk"
+    assert diagnosis["shown_by"] == "No space left on device"
     text = run_command("why", "sick", "--region", "us-east-1").stdout
     assert "cause:  the disk is full" in text
     assert "remedy: set volume_gb" in text

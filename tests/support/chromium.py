@@ -27,14 +27,14 @@ Json = dict[str, Any]
 def find_chromium() -> str:
     """Return the browser's path; the test fails, with the remedy, where there is none."""
     named = os.environ.get("CHROMIUM")
-    found = named or next(filter(None, map(shutil.which, (*NAMES, MAC))), None)
-    if found is None:
+    executable = named or next(filter(None, map(shutil.which, (*NAMES, MAC))), None)
+    if executable is None:
         pytest.fail(
             "no Chromium: install it with `make browser` (Debian, as root), or set CHROMIUM to a "
             "Chrome or Chromium; `pytest -m 'not browser'` leaves these tests out",
             pytrace=False,
         )
-    return found
+    return executable
 
 
 class Page:
@@ -57,7 +57,7 @@ class Page:
             if message.get("id") == number:
                 assert "error" not in message, f"{method}: {message['error']}"
                 return message["result"]
-            self._note(message)
+            self._record(message)
 
     def open(self, url: str) -> None:
         """Load a page."""
@@ -136,7 +136,7 @@ class Page:
         shot = self.call("Page.captureScreenshot", format="png")
         path.write_bytes(base64.b64decode(shot["data"]))
 
-    def _note(self, message: Json) -> None:
+    def _record(self, message: Json) -> None:
         method, params = message.get("method"), message.get("params", {})
         if method == "Runtime.exceptionThrown":
             self.problems.append(str(params["exceptionDetails"]))

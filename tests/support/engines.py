@@ -54,13 +54,13 @@ class ScriptedRunner(SyncModelRunner):
 
     def run(self, batch: Batch) -> StepOutput:
         self.batches.append(batch)
-        places = [
+        positions = [
             len(item.sequence.token_ids) + ahead
             for item in batch.items
             if item.samples
             for ahead in range(1 + len(item.draft))
         ]
-        return StepOutput([Sampled(place % self.period + 2) for place in places])
+        return StepOutput([Sampled(position % self.period + 2) for position in positions])
 
 
 class OverlappingRunner:

@@ -39,7 +39,7 @@ class _Handler(BaseHTTPRequestHandler):
         if self.server.token and self.headers["Authorization"] != f"Bearer {self.server.token}":
             self._send(401, b"", {"X-Error-Code": "GatedRepo"}, with_body)
         elif path.startswith(f"api/models/{repository}/revision/"):
-            self._send_json(self._facts(), with_body)
+            self._send_json(self._info(), with_body)
         elif path.startswith(f"api/models/{repository}/tree/"):
             self._send_json(self._tree(), with_body)
         elif path.startswith(f"{repository}/resolve/"):
@@ -50,7 +50,7 @@ class _Handler(BaseHTTPRequestHandler):
         else:
             self._send(404, b"", {"X-Error-Code": "RepoNotFound"}, with_body)
 
-    def _facts(self) -> dict:
+    def _info(self) -> dict:
         siblings = [{"rfilename": name} for name in self._files()]
         return {"id": self.server.repository, "sha": SHA, "siblings": siblings, "private": False}
 

@@ -118,8 +118,8 @@ def spawn(
     wait_stopped(but_last=1)
     port = free_port()
     names = ("PATH", "HOME", "TMPDIR", "GOMP_SPINCOUNT")
-    kept = {name: os.environ[name] for name in names if name in os.environ}
-    env = kept | {"HF_MODEL_ID": str(model), "PORT": str(port), "DTYPE": "float32"}
+    inherited = {name: os.environ[name] for name in names if name in os.environ}
+    env = inherited | {"HF_MODEL_ID": str(model), "PORT": str(port), "DTYPE": "float32"}
     env |= {"HF_HUB_OFFLINE": "1", "HOST": "127.0.0.1"} | settings
     with log_path.open("wb") as log:
         process = subprocess.Popen(

@@ -21,11 +21,11 @@ def _parse(text: str, seed: int) -> list[tuple[DeltaKind, str]]:
         length = cuts.randint(1, 9) if seed else len(text)
         deltas += parser.feed(text[:length])
         text = text[length:]
-    told: dict[tuple[DeltaKind, int], str] = {}
+    parsed: dict[tuple[DeltaKind, int], str] = {}
     for delta in deltas + parser.finish():
         key = (delta.kind, delta.call_index)
-        told[key] = told.get(key, "") + delta.text
-    return [(kind, text) for (kind, _), text in told.items()]
+        parsed[key] = parsed.get(key, "") + delta.text
+    return [(kind, text) for (kind, _), text in parsed.items()]
 
 
 @pytest.mark.parametrize("seed", range(8))
@@ -50,10 +50,10 @@ def test_analysis_and_a_call(call: str, seed: int) -> None:
 def test_what_is_cut_says_what_was_said() -> None:
     whole = ANALYSIS + CALL
     for end in range(len(whole)):
-        told = dict(_parse(whole[:end], 3))
-        thoughts = told.get(DeltaKind.REASONING, "")
+        parsed = dict(_parse(whole[:end], 3))
+        thoughts = parsed.get(DeltaKind.REASONING, "")
         assert "Let me < see.<|end|>".startswith(thoughts)
-        assert DeltaKind.CONTENT not in told
+        assert DeltaKind.CONTENT not in parsed
 
 
 def test_a_template_is_recognised() -> None:

@@ -82,7 +82,7 @@ def _parse(parser: MessageParser, text: str, seed: int) -> list[Delta]:
     return joined
 
 
-def _told(deltas: list[Delta], kind: DeltaKind) -> list[str]:
+def _texts_of(deltas: list[Delta], kind: DeltaKind) -> list[str]:
     return [delta.text for delta in deltas if delta.kind is kind]
 
 
@@ -95,12 +95,12 @@ def test_every_format_is_tested() -> None:
 def test_calls_of_every_format(name: str, seed: int) -> None:
     parser = MessageParser(None, FORMATS[name], schemas=SCHEMAS)
     deltas = _parse(parser, CALLS[name], seed)
-    assert _told(deltas, DeltaKind.CALL) == ["f", "g"]
-    first, second = map(json.loads, _told(deltas, DeltaKind.ARGUMENTS))
+    assert _texts_of(deltas, DeltaKind.CALL) == ["f", "g"]
+    first, second = map(json.loads, _texts_of(deltas, DeltaKind.ARGUMENTS))
     assert first == ARGUMENTS
     assert second == {}
     assert {delta.call_index for delta in deltas} == {0, 1}
-    assert _told(deltas, DeltaKind.CONTENT) == []
+    assert _texts_of(deltas, DeltaKind.CONTENT) == []
 
 
 @pytest.mark.parametrize("name", [name for name in CALLS if not FORMATS[name].only_at_start])
@@ -108,9 +108,9 @@ def test_calls_of_every_format(name: str, seed: int) -> None:
 def test_text_and_reasoning_before_calls(name: str, seed: int) -> None:
     text = "<think>\nLet me see. <b>\n</think>\n\nI < you [look]:\n" + CALLS[name]
     deltas = _parse(MessageParser(THINK, FORMATS[name], schemas=SCHEMAS), text, seed)
-    assert _told(deltas, DeltaKind.REASONING) == ["Let me see. <b>"]
-    assert _told(deltas, DeltaKind.CONTENT) == ["I < you [look]:"]
-    assert _told(deltas, DeltaKind.CALL) == ["f", "g"]
+    assert _texts_of(deltas, DeltaKind.REASONING) == ["Let me see. <b>"]
+    assert _texts_of(deltas, DeltaKind.CONTENT) == ["I < you [look]:"]
+    assert _texts_of(deltas, DeltaKind.CALL) == ["f", "g"]
 
 
 @pytest.mark.parametrize("tools", [None, *(FORMATS[name] for name in CALLS)])
@@ -139,8 +139,8 @@ def test_reasoning(
 ) -> None:
     parser = MessageParser(THINK, None, starts_in_reasoning=starts)
     deltas = _parse(parser, text, seed)
-    assert _told(deltas, DeltaKind.REASONING) == reasoning
-    assert _told(deltas, DeltaKind.CONTENT) == content
+    assert _texts_of(deltas, DeltaKind.REASONING) == reasoning
+    assert _texts_of(deltas, DeltaKind.CONTENT) == content
 
 
 @pytest.mark.parametrize("name", CALLS)
@@ -149,9 +149,9 @@ def test_a_call_that_is_cut_says_what_was_said(name: str) -> None:
     for end in range(len(whole)):
         parser = MessageParser(None, FORMATS[name], schemas=SCHEMAS)
         deltas = _parse(parser, whole[:end], 3)
-        names = _told(deltas, DeltaKind.CALL)
+        names = _texts_of(deltas, DeltaKind.CALL)
         assert names == ["f", "g"][: len(names)]
-        arguments = _told(deltas, DeltaKind.ARGUMENTS)
+        arguments = _texts_of(deltas, DeltaKind.ARGUMENTS)
         assert len(arguments) <= len(names)
         if FORMATS[name].arguments.value == "json" and arguments:
             assert arguments[0] in whole
@@ -180,8 +180,8 @@ def test_plain_text_costs_nothing() -> None:
     ],
 )
 def test_a_format_is_recognised_by_its_template(template: str, name: str | None) -> None:
-    found = recognise(template)
-    assert (found.name if found else None) == name
+    recognised = recognise(template)
+    assert (recognised.name if recognised else None) == name
 
 
 def test_reasoning_is_recognised_by_its_template() -> None:

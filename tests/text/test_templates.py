@@ -16,13 +16,13 @@ def _render(path: Path) -> str:
 
 
 @pytest.mark.parametrize(
-    "found",
+    "expected",
     [TEMPLATE, [{"name": "tool_use", "template": "x"}, {"name": "default", "template": TEMPLATE}]],
     ids=["one", "named ones"],
 )
-def test_another_template_is_read_from_a_tokenizer_config(tmp_path: Path, found: object) -> None:
+def test_another_template_is_read_from_a_tokenizer_config(tmp_path: Path, expected: object) -> None:
     path = tmp_path / "tokenizer_config.json"
-    path.write_text(json.dumps({"chat_template": found}))
+    path.write_text(json.dumps({"chat_template": expected}))
     assert _render(path) == "[user] Hi"
 
 

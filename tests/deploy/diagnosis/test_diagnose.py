@@ -27,11 +27,11 @@ def test_there_are_thirty_failures_and_more() -> None:
 
 @pytest.mark.parametrize("failure", FAILURES, ids=lambda failure: failure["title"])
 def test_a_recorded_failure_has_its_cause(failure: dict[str, Any]) -> None:
-    found = diagnose(_evidence(failure))
-    assert found.name == failure["cause"], found
-    assert len(found.cause.split()) > 3
-    assert len(found.remedy.split()) > 3
-    assert "{" not in found.cause + found.remedy.replace("{HF_TOKEN: ...}", "")
+    result = diagnose(_evidence(failure))
+    assert result.name == failure["cause"], result
+    assert len(result.cause.split()) > 3
+    assert len(result.remedy.split()) > 3
+    assert "{" not in result.cause + result.remedy.replace("{HF_TOKEN: ...}", "")
 
 
 def test_every_rule_has_a_failure_or_is_of_a_group_that_has() -> None:
@@ -53,9 +53,9 @@ def test_the_root_cause_wins_over_what_follows_from_it() -> None:
         '{"message": "the container ends with exit code 4: engine keeps dying"}',
     )
     evidence = Evidence("chat", "Failed", ("did not pass the ping health check",), log, True)
-    found = diagnose(evidence)
-    assert found.name == "gpu memory"
-    assert found.shown_by.startswith("torch.OutOfMemoryError")
+    result = diagnose(evidence)
+    assert result.name == "gpu memory"
+    assert result.shown_by.startswith("torch.OutOfMemoryError")
 
 
 def test_the_newest_line_of_a_cause_is_shown() -> None:
@@ -69,9 +69,9 @@ def test_an_endpoint_in_service_has_nothing_wrong() -> None:
 
 
 def test_what_nobody_knows_is_shown_as_it_is() -> None:
-    found = diagnose(Evidence("chat", "Failed", ("the moon was full",), has_log=True))
-    assert found.name == "unknown"
-    assert "the moon was full" in found.cause
+    result = diagnose(Evidence("chat", "Failed", ("the moon was full",), has_log=True))
+    assert result.name == "unknown"
+    assert "the moon was full" in result.cause
 
 
 def test_pings_are_counted_by_status() -> None:

@@ -24,7 +24,7 @@ def base(fake_local: Local):
         "base",
         {"Container": {"Image": IMAGE}, "ComputeResourceRequirements": COMPUTE},
     )
-    _settled(fake_local, "base")
+    _wait_settled(fake_local, "base")
     yield fake_local
     fake_local.sagemaker.delete_endpoint(EndpointName="lora")
     fake_local.sagemaker.delete_endpoint_config(EndpointConfigName="lora")
@@ -43,10 +43,10 @@ def _create(local: Local, name: str, specification: dict) -> None:
 def _adapter(local: Local, name: str, url: str) -> dict:
     specification = {"BaseInferenceComponentName": "base", "Container": {"ArtifactUrl": url}}
     _create(local, name, specification)
-    return _settled(local, name)
+    return _wait_settled(local, name)
 
 
-def _settled(local: Local, name: str) -> dict:
+def _wait_settled(local: Local, name: str) -> dict:
     def describe() -> dict:
         return local.sagemaker.describe_inference_component(InferenceComponentName=name)
 
@@ -57,10 +57,10 @@ def _settled(local: Local, name: str) -> dict:
 def test_requests_for_an_adapter_reach_the_base_with_its_name(base: Local, tmp_path: Path) -> None:
     url = archive(tmp_path / "polite.tar.gz", adapter_config="{}")
     assert _adapter(base, "polite", url)["InferenceComponentStatus"] == "InService"
-    seen = base.invoke("lora", InferenceComponentName="polite")
-    assert seen["x-amzn-sagemaker-adapter-identifier"] == "polite"
-    assert seen["loaded"] == {"polite": ["adapter_config"]}
-    assert seen["path"] == "/invocations"
+    received = base.invoke("lora", InferenceComponentName="polite")
+    assert received["x-amzn-sagemaker-adapter-identifier"] == "polite"
+    assert received["loaded"] == {"polite": ["adapter_config"]}
+    assert received["path"] == "/invocations"
     plain = base.invoke("lora", InferenceComponentName="base")
     assert "x-amzn-sagemaker-adapter-identifier" not in plain
 

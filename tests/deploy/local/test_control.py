@@ -89,8 +89,8 @@ def test_an_update_swaps_containers_and_a_failed_one_keeps_the_old(fake_local: L
 
 
 def test_listing_filters_by_name(fake_local: Local) -> None:
-    found = fake_local.sagemaker.list_endpoints(NameContains="fak")["Endpoints"]
-    assert [endpoint["EndpointName"] for endpoint in found] == ["fake"]
+    endpoints = fake_local.sagemaker.list_endpoints(NameContains="fak")["Endpoints"]
+    assert [endpoint["EndpointName"] for endpoint in endpoints] == ["fake"]
 
 
 def _component(local: Local, name: str, count: int = 1) -> None:
@@ -138,8 +138,8 @@ def test_components_share_an_endpoint_and_scale_to_zero(fake_local: Local) -> No
         Specification={"Container": container, "ComputeResourceRequirements": COMPUTE},
     )
     wait_for(lambda: _component_status(fake_local, "one") == "InService", 30)
-    seen = fake_local.invoke("shared", InferenceComponentName="one")
-    assert seen["env"]["VERSION"] == "2"
+    received = fake_local.invoke("shared", InferenceComponentName="one")
+    assert received["env"]["VERSION"] == "2"
     fake_local.sagemaker.delete_inference_component(InferenceComponentName="one")
     fake_local.sagemaker.delete_endpoint(EndpointName="shared")
 

@@ -15,10 +15,10 @@ def _container(local: Local, endpoint: str) -> Container | None:
     return local.server.control._endpoints.live(endpoint).variants["AllTraffic"].container
 
 
-def _answers(local: Local, endpoint: str) -> bool:
+def _responds(local: Local, endpoint: str) -> bool:
     with contextlib.suppress(ClientError):
-        seen: dict[str, Any] = local.invoke(endpoint)
-        return seen["path"] == "/invocations"
+        received: dict[str, Any] = local.invoke(endpoint)
+        return received["path"] == "/invocations"
     return False
 
 
@@ -29,7 +29,7 @@ def test_a_container_that_dies_is_replaced(fake_local: Local) -> None:
     [process] = psutil.Process(first._process.pid).children()
     process.kill()
     wait_for(lambda: _container(fake_local, "mortal") not in (first, None), 30)
-    wait_for(lambda: _answers(fake_local, "mortal"), 10)
+    wait_for(lambda: _responds(fake_local, "mortal"), 10)
     record = fake_local.sagemaker.describe_endpoint(EndpointName="mortal")
     assert record["EndpointStatus"] == "InService"
     fake_local.sagemaker.delete_endpoint(EndpointName="mortal")

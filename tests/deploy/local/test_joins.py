@@ -44,6 +44,6 @@ def test_what_the_service_cannot_join_is_refused(
 
 
 def test_a_record_of_an_answer_may_have_line_breaks() -> None:
-    answers = b'generated_text\n"one\ntwo"\n'
-    joined = joins.with_input(b"inputs\na\n", answers, "text/csv")
+    outputs = b'generated_text\n"one\ntwo"\n'
+    joined = joins.with_input(b"inputs\na\n", outputs, "text/csv")
     assert joined == b'inputs,generated_text\na,"one\ntwo"\n'

@@ -88,15 +88,15 @@ def test_a_request_without_a_signature_is_refused(fake_local: Local) -> None:
 
 
 def test_the_container_gets_the_headers_that_sagemaker_passes_on(fake_local: Local) -> None:
-    seen = fake_local.invoke(
+    received = fake_local.invoke(
         "fake", CustomAttributes="a=b", InferenceId="id-1", SessionId="s-1", Accept="text/plain"
     )
-    assert seen["x-amzn-sagemaker-custom-attributes"] == "a=b"
-    assert seen["x-amzn-sagemaker-inference-id"] == "id-1"
-    assert seen["x-amzn-sagemaker-session-id"] == "s-1"
-    assert seen["accept"] == "text/plain"
-    assert "authorization" not in seen
-    assert seen["path"] == "/invocations"
+    assert received["x-amzn-sagemaker-custom-attributes"] == "a=b"
+    assert received["x-amzn-sagemaker-inference-id"] == "id-1"
+    assert received["x-amzn-sagemaker-session-id"] == "s-1"
+    assert received["accept"] == "text/plain"
+    assert "authorization" not in received
+    assert received["path"] == "/invocations"
 
 
 def test_what_the_container_sets_comes_back(fake_local: Local) -> None:

@@ -27,11 +27,11 @@ def many(fake_local: Local, tmp_path: Path):
 
 
 def _files(local: Local, target: str) -> list[str]:
-    seen = local.invoke("many", TargetModel=target)
-    assert seen["x-amzn-sagemaker-target-model"] == target
-    assert seen["env"]["SAGEMAKER_MULTI_MODEL"] == "true"
-    model_id = seen["path"].split("/")[2]
-    return seen["loaded"][model_id]
+    received = local.invoke("many", TargetModel=target)
+    assert received["x-amzn-sagemaker-target-model"] == target
+    assert received["env"]["SAGEMAKER_MULTI_MODEL"] == "true"
+    model_id = received["path"].split("/")[2]
+    return received["loaded"][model_id]
 
 
 def test_a_model_is_loaded_when_it_is_first_asked_for(many: Local) -> None:

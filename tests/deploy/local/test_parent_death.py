@@ -17,7 +17,7 @@ from tests.support.local_sagemaker import FAKE_SERVER, ROOT
 from tests.support.servers import wait_for
 
 
-def _gone(pids: list[int]) -> bool:
+def _have_exited(pids: list[int]) -> bool:
     return not any(
         psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
         for pid in pids
@@ -37,7 +37,7 @@ def test_stopping_leaves_no_process(tmp_path: Path) -> None:
     pids = [child.pid for child in set(psutil.Process().children(recursive=True)) - before]
     assert len(pids) == 2  # the leash and the server
     container.stop()
-    wait_for(lambda: _gone(pids), 5)
+    wait_for(lambda: _have_exited(pids), 5)
 
 
 def test_grandchildren_are_killed_with_the_command(tmp_path: Path) -> None:
@@ -46,7 +46,7 @@ def test_grandchildren_are_killed_with_the_command(tmp_path: Path) -> None:
     wait_for(lambda: not container.is_running, 10)
     container.stop()
     child = int((tmp_path / "child").read_text())
-    wait_for(lambda: _gone([child]), 5)  # killed; init has yet to take note
+    wait_for(lambda: _have_exited([child]), 5)  # killed; init has yet to take note
 
 
 def test_killing_the_owner_ends_its_containers(tmp_path: Path) -> None:
@@ -69,7 +69,7 @@ def test_killing_the_owner_ends_its_containers(tmp_path: Path) -> None:
     process.send_signal(signal.SIGKILL)
     process.wait()
     process.stdout.close()
-    wait_for(lambda: _gone([child.pid for child in children]), 10)
+    wait_for(lambda: _have_exited([child.pid for child in children]), 10)
 
 
 def test_a_container_that_leaves_is_reported_with_the_end_of_its_log(tmp_path: Path) -> None:

@@ -76,9 +76,9 @@ def test_the_architecture_of_an_instance_type_is_known(name: str, architecture: 
 
 @pytest.mark.parametrize("name", ["ml.c8g.4xlarge", "ml.r7gd.xlarge", "ml.p6-b200.48xlarge"])
 def test_the_memory_of_newer_types_is_known(name: str) -> None:
-    found = instances.find(name)
-    assert found
-    assert found.model_memory_bytes > 0
+    instance = instances.find(name)
+    assert instance
+    assert instance.model_memory_bytes > 0
 
 
 @pytest.mark.parametrize(

@@ -16,9 +16,9 @@ LLAMA_8B = {
 
 
 def _instance(name: str) -> instances.Instance:
-    found = instances.find(name)
-    assert found
-    return found
+    instance = instances.find(name)
+    assert instance
+    return instance
 
 
 def test_keys_and_values_of_a_token_are_counted_with_grouped_heads() -> None:

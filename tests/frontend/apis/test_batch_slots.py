@@ -27,8 +27,8 @@ def test_one_body_may_have_all_places() -> None:
 
 
 def test_a_free_place_goes_to_the_body_with_the_fewest() -> None:
-    share = BatchSlots(4)
-    long, short = share.new_body(), share.new_body()
+    slots = BatchSlots(4)
+    long, short = slots.new_body(), slots.new_body()
     for _ in range(4):
         long.acquire(_nothing)
     waiting_long = gevent.spawn(long.acquire, _nothing)
@@ -45,8 +45,8 @@ def test_a_free_place_goes_to_the_body_with_the_fewest() -> None:
 
 
 def test_a_body_that_gives_up_leaves_no_place_taken() -> None:
-    share = BatchSlots(1)
-    first, second = share.new_body(), share.new_body()
+    slots = BatchSlots(1)
+    first, second = slots.new_body(), slots.new_body()
     first.acquire(_nothing)
 
     def give_up() -> None:

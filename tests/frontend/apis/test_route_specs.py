@@ -31,12 +31,12 @@ def test_every_route_is_described_and_nothing_else() -> None:
 
 
 def test_the_document_is_whole() -> None:
-    made = document()
-    text = json.dumps(made)
+    spec = document()
+    text = json.dumps(spec)
     for name in re.findall(r'"\$ref": "([^"]*)"', text):
-        kind, _, found = name.rpartition("/")
+        kind, _, schema_name = name.rpartition("/")
         assert kind == "#/components/schemas"
-        assert found in made["components"]["schemas"]
+        assert schema_name in spec["components"]["schemas"]
     ids = re.findall(r'"operationId": "([^"]*)"', text)
     assert len(ids) == len(set(ids)) == len(OPERATIONS)
 
@@ -45,7 +45,7 @@ def test_requests_and_answers_have_schemas() -> None:
     paths = document()["paths"]
     body = paths["/generate"]["post"]["requestBody"]["content"]["application/json"]["schema"]
     assert body == {"$ref": "#/components/schemas/GenerateRequest"}
-    answers = paths["/v1/chat/completions"]["post"]["responses"]
-    assert set(answers["200"]["content"]) == {"application/json", "text/event-stream"}
-    wrong = answers["400"]["content"]["application/json"]["schema"]
+    responses = paths["/v1/chat/completions"]["post"]["responses"]
+    assert set(responses["200"]["content"]) == {"application/json", "text/event-stream"}
+    wrong = responses["400"]["content"]["application/json"]["schema"]
     assert wrong == {"$ref": "#/components/schemas/OpenAIError"}

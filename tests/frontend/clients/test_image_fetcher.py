@@ -45,12 +45,12 @@ def site() -> Iterator[ThreadingHTTPServer]:
 
 def _fetcher(**options: object) -> ImageFetcher:
     """One for which the tests' own machine is the internet."""
-    settled = {
+    allowed = {
         "max_bytes": 100_000,
         "resolve": lambda host, port: ["127.0.0.1"],
         "may_connect": lambda address: True,
     }
-    return ImageFetcher(["images.example.com", "*.cdn.example.org"], **settled | options)
+    return ImageFetcher(["images.example.com", "*.cdn.example.org"], **allowed | options)
 
 
 def _link(site: ThreadingHTTPServer, host: str = "images.example.com", path: str = "/a.png?b=1"):
@@ -93,9 +93,9 @@ def test_public_addresses_are_public() -> None:
 
 
 def test_the_address_that_was_checked_is_the_one_that_is_asked(site: ThreadingHTTPServer) -> None:
-    answers = iter([["127.0.0.1"], ["10.0.0.1"]])  # a name that changes its meaning
-    assert _fetcher(resolve=lambda host, port: next(answers))(_link(site)) == PNG
-    assert next(answers) == ["10.0.0.1"]
+    resolved = iter([["127.0.0.1"], ["10.0.0.1"]])  # a name that changes its meaning
+    assert _fetcher(resolve=lambda host, port: next(resolved))(_link(site)) == PNG
+    assert next(resolved) == ["10.0.0.1"]
 
 
 def test_redirects_are_not_followed(site: ThreadingHTTPServer) -> None:

@@ -57,12 +57,12 @@ def documented(
         assert cu_seq_k is not None
         ints, ends = [cu_seq_q, cu_seq_k], cu_seq_k.tolist()
         used = [stop - start for start, stop in pairwise(ends)]
-        seen_keys, seen_values = ([one[a:b] for a, b in pairwise(ends)] for one in (key, value))
+        row_keys, row_values = ([one[a:b] for a, b in pairwise(ends)] for one in (key, value))
     else:
         assert seqused_k is not None
         assert (cu_seq_k, num_splits) == (None, 1)
         ints, used = [cu_seq_q, seqused_k, block_table], seqused_k.tolist()
-        seen_keys, seen_values = (
+        row_keys, row_values = (
             [one[row.long()].flatten(0, 1)[:n] for row, n in zip(block_table, used, strict=True)]
             for one in (key, value)
         )
@@ -71,16 +71,16 @@ def documented(
     starts = cu_seq_q.tolist()
     assert max_q == max(b - a for a, b in pairwise(starts))
     assert max_k >= max(used)  # a recording knows only what may be
-    for index, seen in enumerate(used):
+    for index, length in enumerate(used):
         rows = slice(starts[index], starts[index + 1])
-        keys, values = (one[index].transpose(0, 1) for one in (seen_keys, seen_values))
+        keys, values = (one[index].transpose(0, 1) for one in (row_keys, row_values))
         q = query[rows].transpose(0, 1)
         group = q.shape[0] // keys.shape[0]
         keys, values = keys.repeat_interleave(group, 0), values.repeat_interleave(group, 0)
-        place = torch.arange(seen - q.shape[1], seen)[:, None]
-        hidden = torch.arange(seen)[None] > place
+        positions = torch.arange(length - q.shape[1], length)[:, None]
+        hidden = torch.arange(length)[None] > positions
         if window_size[0] >= 0:
-            hidden |= torch.arange(seen)[None] < place - window_size[0]
+            hidden |= torch.arange(length)[None] < positions - window_size[0]
         scores = (q.float() @ keys.float().transpose(1, 2)) * scale
         scores = scores.masked_fill(hidden, -torch.inf)
         out[rows] = (scores.softmax(-1) @ values.float()).to(query.dtype).transpose(0, 1)
@@ -121,12 +121,12 @@ def decoded(
     assert len(tables) == len(lens) == len(query) > 0
     group = query.shape[1] // kv_heads
     rows = []
-    for q, table, seen in zip(query, tables, lens.tolist(), strict=True):
+    for q, table, length in zip(query, tables, lens.tolist(), strict=True):
         k, v = (
-            one.unflatten(0, (-1, kv_heads))[table.long()].transpose(0, 1).flatten(1, 2)[:, :seen]
+            one.unflatten(0, (-1, kv_heads))[table.long()].transpose(0, 1).flatten(1, 2)[:, :length]
             for one in (keys, values)
         )
-        first = max(0, seen - window) if window is not None else 0
+        first = max(0, length - window) if window is not None else 0
         k, v = (one[:, first:].float().repeat_interleave(group, 0) for one in (k, v))
         scores = (k @ q.float()[..., None])[..., 0] * scale
         if softcap is not None:
@@ -259,7 +259,7 @@ def on_this_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
     """A CPU stands in for the GPU on which the check would run."""
     measured = attention_backend.kernel_accuracy
     monkeypatch.setattr(
-        attention_backend, "kernel_accuracy", lambda *asked: measured(*asked[:5], CPU)
+        attention_backend, "kernel_accuracy", lambda *kernel_args: measured(*kernel_args[:5], CPU)
     )
     monkeypatch.setattr(attention_backend, "activate_flash_attention_impl", lambda _: None)
 

@@ -22,10 +22,10 @@ WORDS = ["the", "cat", "sat", "on", "mats", "while", "deep", "learning", "was", 
 CPU = torch.device("cpu")
 
 
-def some_texts(count: int, longest: int) -> list[str]:
-    draw = np.random.default_rng(5)
-    lengths = draw.integers(1, longest, count)
-    return [" ".join(draw.choice(WORDS, length)) for length in lengths]
+def random_texts(count: int, longest: int) -> list[str]:
+    rng = np.random.default_rng(5)
+    lengths = rng.integers(1, longest, count)
+    return [" ".join(rng.choice(WORDS, length)) for length in lengths]
 
 
 def load(folder: Path, dtype: torch.dtype = torch.float32) -> Embedder:
@@ -49,8 +49,8 @@ def vectors(
     prompt: str | None = None,
     cut: Truncation = Truncation.REFUSE,
 ) -> np.ndarray:
-    made = embedder.run(encode(embedder, inputs, prompt, cut))
-    rows = np.stack([np.frombuffer(row.raw, np.float32) for row in made])
+    outputs = embedder.run(encode(embedder, inputs, prompt, cut))
+    rows = np.stack([np.frombuffer(row.raw, np.float32) for row in outputs])
     return rows / np.linalg.norm(rows, axis=1, keepdims=True)
 
 
@@ -64,13 +64,13 @@ def minilm() -> Embedder:
 
 
 def test_minilm_gives_the_librarys_vectors_whatever_the_lengths(minilm: Embedder) -> None:
-    texts = some_texts(24, 200)
+    texts = random_texts(24, 200)
     assert minilm.is_unpadded
     assert cosines(vectors(minilm, texts), embedders.minilm().encode(texts)).min() > 0.99999
 
 
 def test_minilm_in_bfloat16_is_close_to_float32() -> None:
-    texts = some_texts(24, 200)
+    texts = random_texts(24, 200)
     got = vectors(load(MINILM, torch.bfloat16), texts)
     assert cosines(got, embedders.minilm().encode(texts)).min() > 0.999
 
@@ -81,7 +81,7 @@ def test_minilm_in_bfloat16_is_close_to_float32() -> None:
 def test_other_architectures_and_poolings_too(name: str, is_unpadded: bool, tmp_path: Path) -> None:
     folder = embedders.save_embedder(tmp_path, name)
     embedder, reference = load(folder), embedders.reference(folder)
-    texts = some_texts(20, 60)
+    texts = random_texts(20, 60)
     assert embedder.is_unpadded == is_unpadded
     for prompt in (None, "query"):
         expected = reference.encode(texts, prompt_name=prompt)
@@ -106,10 +106,10 @@ def test_the_bert_familys_layers_are_replaced(
     kinds = [type(module) for module in embedder.shape.first.modules()]
     is_stacked = with_kernels and prepared.linears().uses_kernels(dtype)
     # Without products in this format the layers stay as they are.
-    num_lean = 2 if prepared.linears().packs(dtype) else 0
-    expected_kinds = (1, 0) if is_stacked else (0, num_lean)
+    num_fused = 2 if prepared.linears().packs(dtype) else 0
+    expected_kinds = (1, 0) if is_stacked else (0, num_fused)
     assert (kinds.count(EncoderStack), kinds.count(FusedEncoderLayer)) == expected_kinds
-    texts = some_texts(20, 90)
+    texts = random_texts(20, 90)
     expected = embedders.reference(folder).encode(texts)
     assert cosines(vectors(embedder, texts), expected).min() > 0.99
 
@@ -122,7 +122,7 @@ def test_layers_that_only_look_like_the_familys_stay(
     kind = EncoderStack if is_stacked else FusedEncoderLayer
     monkeypatch.setattr(kind, "forward", lambda self, rows, *_, **__: rows * 2)
     embedder, reference = load(folder), embedders.reference(folder)
-    texts = some_texts(8, 60)
+    texts = random_texts(8, 60)
     assert not [module for module in embedder.shape.first.modules() if type(module) is kind]
     assert cosines(vectors(embedder, texts), reference.encode(texts)).min() > 0.9999
 
@@ -131,11 +131,11 @@ def test_layers_that_only_look_like_the_familys_stay(
 def test_a_prompt_that_pooling_leaves_out_is_left_out(name: str, tmp_path: Path) -> None:
     folder = embedders.save_embedder(tmp_path, name, include_prompt=False)
     embedder, reference = load(folder), embedders.reference(folder)
-    texts = some_texts(5, 30)
+    texts = random_texts(5, 30)
     encoded = encode(embedder, texts, "query")
     plain = encode(embedder, texts)
-    made = embedder.run(encoded + plain)  # both kinds in one batch
-    rows = np.stack([np.frombuffer(row.raw, np.float32) for row in made])
+    outputs = embedder.run(encoded + plain)  # both kinds in one batch
+    rows = np.stack([np.frombuffer(row.raw, np.float32) for row in outputs])
     rows /= np.linalg.norm(rows, axis=1, keepdims=True)
     assert cosines(rows[:5], reference.encode(texts, prompt_name="query")).min() > 0.9999
     assert cosines(rows[5:], reference.encode(texts)).min() > 0.9999
@@ -144,7 +144,7 @@ def test_a_prompt_that_pooling_leaves_out_is_left_out(name: str, tmp_path: Path)
 @pytest.mark.parametrize("name", ["bert", "roberta", "qwen3"])
 def test_the_vectors_of_tokens_are_the_librarys(name: str, tmp_path: Path) -> None:
     folder = embedders.save_embedder(tmp_path, name)
-    embedder, texts = load(folder), some_texts(6, 40)
+    embedder, texts = load(folder), random_texts(6, 40)
     encoded = embedder.encode(Embed(1, [*texts], per_token=True))
     pooled = encode(embedder, texts)
     rows = embedder.run([*encoded, *pooled])  # both kinds in one batch
@@ -159,7 +159,7 @@ def test_the_vectors_of_tokens_are_the_librarys(name: str, tmp_path: Path) -> No
 
 def test_a_sparse_encoder_gives_the_librarys_terms(tmp_path: Path) -> None:
     folder = embedders.save_sparse_encoder(tmp_path)
-    embedder, texts = load(folder), some_texts(5, 40)
+    embedder, texts = load(folder), random_texts(5, 40)
     own = SparseEncoder(os.fspath(folder), device="cpu")
     expected = own.encode(texts, convert_to_sparse_tensor=False).cpu().numpy()
     for got, row in zip(embedder.run(encode(embedder, texts)), expected, strict=True):
@@ -170,7 +170,7 @@ def test_a_sparse_encoder_gives_the_librarys_terms(tmp_path: Path) -> None:
 
 def test_a_cross_encoder_gives_the_librarys_scores(tmp_path: Path) -> None:
     folder = embedders.save_cross_encoder(tmp_path)
-    pairs = list(zip(some_texts(12, 20), reversed(some_texts(12, 50)), strict=True))
+    pairs = list(zip(random_texts(12, 20), reversed(random_texts(12, 50)), strict=True))
     embedder = load(folder)
     encoded = encode(embedder, [Pair(*pair) for pair in pairs])
     got = embedder.rows(encoded)[:, 0]

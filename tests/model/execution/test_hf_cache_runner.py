@@ -88,9 +88,9 @@ def test_prompt_logprobs_are_the_models_own(name: str, schedule: str) -> None:
     ]
     got = run(torch_engine(name, **SCHEDULES[schedule]), jobs)
     for index, job in enumerate(jobs):
-        facts = got[index][0].prompt
-        assert facts is not None
-        assert facts.logprobs == pytest.approx(
+        stats = got[index][0].prompt
+        assert stats is not None
+        assert stats.logprobs == pytest.approx(
             tiny_models.prompt_logprobs(name, job.prompt), abs=1e-3
         )
 

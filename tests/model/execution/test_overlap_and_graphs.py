@@ -60,11 +60,11 @@ def jobs_of(seed: int) -> list[Job]:
     return jobs
 
 
-def told(events: list[TokenEvent]) -> list[float]:
+def all_logprobs(events: list[TokenEvent]) -> list[float]:
     """All log-probabilities of a request."""
-    facts = events[0].prompt
-    first = list(facts.logprobs) if facts is not None else []
-    first += [value for top in facts.tops for _, value in top] if facts is not None else []
+    stats = events[0].prompt
+    first = list(stats.logprobs) if stats is not None else []
+    first += [value for top in stats.tops for _, value in top] if stats is not None else []
     own = [event.logprob for event in events if event.logprob is not None]
     return first + own + [value for event in events for _, value in event.top]
 
@@ -79,8 +79,8 @@ def test_every_wish_is_met_as_without_overlap(name: str, recorded: tuple[int, ..
     assert engine.load.preemptions > 0
     for index in range(len(jobs)):
         assert ids(overlapping[index]) == ids(one_by_one[index]), jobs[index].params
-        expected = pytest.approx(told(one_by_one[index]), abs=1e-4)
-        assert told(overlapping[index]) == expected
+        expected = pytest.approx(all_logprobs(one_by_one[index]), abs=1e-4)
+        assert all_logprobs(overlapping[index]) == expected
 
 
 def test_a_step_out_of_memory_leaves_an_engine_that_works(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -112,8 +112,8 @@ def _fail_at(engine: Engine, step: int, monkeypatch: pytest.MonkeyPatch) -> None
         calls += 1
         if calls == step:
             raise torch.OutOfMemoryError("CUDA out of memory")
-        made: torch.Tensor = original(*args)
-        return made
+        result: torch.Tensor = original(*args)
+        return result
 
     monkeypatch.setattr(forward, "run", run_or_fail)
 
@@ -141,11 +141,11 @@ def test_a_recording_that_differs_is_refused() -> None:
     cpu = torch.device("cpu")
     cache = KVCache([], num_blocks=8, block_size=4, dtype=torch.float32, device=cpu)
     table = torch.randn(50, 50)
-    made = _recorded(lambda ids, positions, step: table[ids], cache)
-    made.capture(capture_nothing, lambda _: None)
-    made.check(lambda plan: table[torch.tensor(plan.token_ids)])
+    result = _recorded(lambda ids, positions, step: table[ids], cache)
+    result.capture(capture_nothing, lambda _: None)
+    result.check(lambda plan: table[torch.tensor(plan.token_ids)])
     with pytest.raises(Mismatch, match="the CUDA graph of 2 rows"):
-        made.check(lambda plan: -table[torch.tensor(plan.token_ids)])
+        result.check(lambda plan: -table[torch.tensor(plan.token_ids)])
 
 
 def test_a_recording_reads_padding_promises_and_tables() -> None:
@@ -153,15 +153,15 @@ def test_a_recording_reads_padding_promises_and_tables() -> None:
     cache = KVCache([], num_blocks=8, block_size=4, dtype=torch.float32, device=cpu)
     seen = []
 
-    def note(ids: torch.Tensor, positions: torch.Tensor, step: object) -> torch.Tensor:
+    def record(ids: torch.Tensor, positions: torch.Tensor, step: object) -> torch.Tensor:
         seen.append((ids.tolist(), positions.tolist(), step))
         return torch.zeros(len(ids), 50)
 
-    made = _recorded(note, cache)
-    made.capture(capture_nothing, lambda _: None)
+    result = _recorded(record, cache)
+    result.capture(capture_nothing, lambda _: None)
     plan = trial_plan(5, cache)
     plan.token_ids[1], plan.token_ids[4] = -2, -1
-    assert made.replay(plan, torch.tensor([31, 32])).shape == (5, 50)
+    assert result.replay(plan, torch.tensor([31, 32])).shape == (5, 50)
     ids_, positions, step = seen[-1]
     assert ids_ == [1, 32, 3, 4, 31, 0]
     assert positions == [0, 1, 2, 3, 0, 0]

@@ -27,12 +27,12 @@ def test_adapters_in_one_batch_say_what_the_merged_models_say(tmp_path: Path, na
     assert engine.adapters is not None
     for adapter, folder in folders.items():
         engine.adapters.add_now(adapter, str(folder), preload=True, pin=False)
-    wanted = [(prompt, adapter) for prompt in PROMPTS for adapter in ("", *folders)]
+    requested = [(prompt, adapter) for prompt in PROMPTS for adapter in ("", *folders)]
     params = SamplingParams(max_new_tokens=8)
-    jobs = [Job(prompt, params, i % 3, adapter) for i, (prompt, adapter) in enumerate(wanted)]
+    jobs = [Job(prompt, params, i % 3, adapter) for i, (prompt, adapter) in enumerate(requested)]
     events = run(engine, jobs)
     models = {adapter: adapters.merged(folder, name) for adapter, folder in folders.items()}
-    for index, (prompt, adapter) in enumerate(wanted):
+    for index, (prompt, adapter) in enumerate(requested):
         expected = (
             adapters.generate(models[adapter], prompt, 8)
             if adapter

@@ -84,8 +84,8 @@ def test_an_abort_beside_it_changes_nothing(name: str) -> None:
         engine.scheduler.check_invariants()
     for index, job in enumerate(jobs):
         expected = tiny_models.reference(name, tuple(job.prompt), job.params.max_new_tokens)
-        said = got.get(index, [])
-        assert said == (expected[: len(said)] if index in (0, 1, 2) else expected)
+        tokens = got.get(index, [])
+        assert tokens == (expected[: len(tokens)] if index in (0, 1, 2) else expected)
 
 
 @pytest.mark.parametrize("name", FIRST_OF_A_KIND)
@@ -133,9 +133,9 @@ def test_prompt_logprobs_are_the_models_own(name: str) -> None:
     jobs = [Job(job.prompt, params, job.at_step) for job in _jobs(4)]
     got = run(torch_engine(name, num_blocks=400, max_batch_tokens=7), jobs)
     for index, job in enumerate(jobs):
-        facts = got[index][0].prompt
-        assert facts is not None
-        assert facts.logprobs == pytest.approx(
+        stats = got[index][0].prompt
+        assert stats is not None
+        assert stats.logprobs == pytest.approx(
             tiny_models.prompt_logprobs(name, job.prompt), abs=1e-3
         )
 

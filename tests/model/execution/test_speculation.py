@@ -22,12 +22,12 @@ def _jobs(count: int, **params: object) -> list[Job]:
 
 
 @pytest.fixture
-def guess_well(monkeypatch: pytest.MonkeyPatch):
+def draft_well(monkeypatch: pytest.MonkeyPatch):
     """Guess what another run said, and now and then something else: tiny models do not repeat."""
 
-    def know(jobs: list[Job], said: dict[int, list[TokenEvent]]) -> None:
+    def know(jobs: list[Job], completion: dict[int, list[TokenEvent]]) -> None:
         rnd = random.Random(1)
-        known = [job.prompt + ids(said[index]) for index, job in enumerate(jobs)]
+        known = [job.prompt + ids(completion[index]) for index, job in enumerate(jobs)]
 
         def propose(_: object, token_ids: list[int], count: int) -> tuple[int, ...]:
             [whole] = [one for one in known if one[: len(token_ids)] == token_ids][:1]
@@ -39,22 +39,24 @@ def guess_well(monkeypatch: pytest.MonkeyPatch):
     return know
 
 
-def _told(events: dict[int, list[TokenEvent]]) -> list[list[tuple[int, object, object]]]:
+def _tokens_with_logprobs(
+    events: dict[int, list[TokenEvent]],
+) -> list[list[tuple[int, object, object]]]:
     return [
         [(event.token_id, event.logprob, event.finish_reason) for event in events[index]]
         for index in sorted(events)
     ]
 
 
-def _said(events: dict[int, list[TokenEvent]]) -> list[list[int]]:
+def _token_ids(events: dict[int, list[TokenEvent]]) -> list[list[int]]:
     return [ids(events[index]) for index in sorted(events)]
 
 
 @pytest.mark.parametrize("speculate", [1, 5])
 @pytest.mark.parametrize("name", tiny_models.CONFIGS)
-def test_greedy_output_equals_generate(name: str, speculate: int, guess_well) -> None:
+def test_greedy_output_equals_generate(name: str, speculate: int, draft_well) -> None:
     jobs = _jobs(8)
-    guess_well(jobs, run(torch_engine(name, num_blocks=60), jobs))
+    draft_well(jobs, run(torch_engine(name, num_blocks=60), jobs))
     engine = torch_engine(name, num_blocks=60, speculate=speculate)
     got = run(engine, jobs)
     for index, job in enumerate(jobs):
@@ -63,24 +65,24 @@ def test_greedy_output_equals_generate(name: str, speculate: int, guess_well) ->
     assert engine.load.drafted_tokens > engine.load.accepted_tokens > 0
 
 
-def test_sampled_tokens_and_their_logprobs_are_those_without_a_draft(guess_well) -> None:
+def test_sampled_tokens_and_their_logprobs_are_those_without_a_draft(draft_well) -> None:
     # The same tokens for every seed, to the bit, is more than the same distribution.
     jobs = _jobs(12, temperature=1.2, top_k=40, logprobs=LogprobMode.PROCESSED, min_tokens=5)
     sizes = {"num_blocks": 60, "block_size": 32, "max_running": 12, "max_batch_tokens": 512}
     plain = run(torch_engine("llama", torch.bfloat16, **sizes), jobs)
-    guess_well(jobs, plain)
+    draft_well(jobs, plain)
     engine = torch_engine("llama", torch.bfloat16, speculate=4, **sizes)
-    assert _told(run(engine, jobs)) == _told(plain)
+    assert _tokens_with_logprobs(run(engine, jobs)) == _tokens_with_logprobs(plain)
     assert engine.load.accepted_tokens > 0
 
 
-def test_drafts_under_memory_pressure_lose_no_block(guess_well) -> None:
+def test_drafts_under_memory_pressure_lose_no_block(draft_well) -> None:
     sizes = {"num_blocks": 26, "max_total_tokens": 104, "max_input_tokens": 100}
     jobs = _jobs(10)
     plain = run(torch_engine("llama", **sizes), jobs)
-    guess_well(jobs, plain)
+    draft_well(jobs, plain)
     engine = torch_engine("llama", speculate=4, **sizes)
-    assert _said(run(engine, jobs)) == _said(plain)
+    assert _token_ids(run(engine, jobs)) == _token_ids(plain)
     assert engine.load.preemptions > 0
     assert engine.load.accepted_tokens > 0
     assert engine.load.blocks_used == 0
@@ -110,18 +112,18 @@ def test_text_that_repeats_itself_takes_fewer_steps() -> None:
 def test_what_depends_on_the_last_tokens_is_not_guessed(params: dict[str, float]) -> None:
     jobs = _jobs(4, **params)
     drafting = torch_engine("llama", speculate=4)
-    assert _said(run(drafting, jobs)) == _said(run(torch_engine("llama"), jobs))
+    assert _token_ids(run(drafting, jobs)) == _token_ids(run(torch_engine("llama"), jobs))
     assert drafting.load.drafted_tokens == 0
 
 
-def test_an_end_token_within_a_draft_ends_the_sequence(guess_well) -> None:
+def test_an_end_token_within_a_draft_ends_the_sequence(draft_well) -> None:
     jobs = _jobs(1)
     plain = run(torch_engine("llama"), jobs)
-    guess_well(jobs, plain)
-    said = ids(plain[0])
-    for end in set(said):
+    draft_well(jobs, plain)
+    completion = ids(plain[0])
+    for end in set(completion):
         engine = torch_engine("llama", end_token_ids=(end,), speculate=6)
         events = run(engine, jobs)[0]
-        assert ids(events) == said[: said.index(end) + 1]
+        assert ids(events) == completion[: completion.index(end) + 1]
         assert events[-1].finish_reason is not None
         assert all(event.finish_reason is None for event in events[:-1])

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import original, settings
 from hypothesis import strategies as st
 
 from container.model.attention.metadata import (
@@ -74,9 +74,9 @@ class Piece:
 
 
 def _spec(shape: Shape) -> LayerSpec:
-    made = torch.Generator().manual_seed(shape.seed)
-    norm = torch.randn(shape.hidden, generator=made).to(shape.dtype)
-    heads = torch.rand(shape.heads + shape.kv_heads, shape.dim, generator=made).to(shape.dtype)
+    generator = torch.Generator().manual_seed(shape.seed)
+    norm = torch.randn(shape.hidden, generator=generator).to(shape.dtype)
+    heads = torch.rand(shape.heads + shape.kv_heads, shape.dim, generator=generator).to(shape.dtype)
     return LayerSpec(
         0, shape.heads, shape.kv_heads, shape.dim, AttentionParams(shape.dim**-0.5, shape.window),
         ((norm, 1e-6),) * 2, (heads, 1e-6) if shape.has_norms else None, torch.nn.functional.silu,
@@ -85,10 +85,10 @@ def _spec(shape: Shape) -> LayerSpec:
 
 def _tokens(shape: Shape, sequence: int, length: int) -> tuple[torch.Tensor, CosSin]:
     """q, k and v of a sequence's tokens, and their angles."""
-    made = torch.Generator().manual_seed(1000 * shape.seed + sequence)
+    generator = torch.Generator().manual_seed(1000 * shape.seed + sequence)
     width = (shape.heads + 2 * shape.kv_heads) * shape.dim
-    qkv = torch.randn(200, width, generator=made).to(shape.dtype)
-    cos_sin = torch.randn(1, 200, shape.dim // 2, generator=made).repeat(1, 1, 2)
+    qkv = torch.randn(200, width, generator=generator).to(shape.dtype)
+    cos_sin = torch.randn(1, 200, shape.dim // 2, generator=generator).repeat(1, 1, 2)
     cos, sin = (one[:, :length].to(shape.dtype) for one in (cos_sin.cos(), cos_sin.sin()))
     return qkv[:length], (cos, sin)
 
@@ -159,7 +159,9 @@ shapes = st.builds(
 
 
 @settings(max_examples=40, deadline=None)
-@given(shape=shapes, lengths=st.lists(st.integers(1, 80), min_size=1, max_size=3), data=st.data())
+@original(
+    shape=shapes, lengths=st.lists(st.integers(1, 80), min_size=1, max_size=3), data=st.data()
+)
 def test_attention_is_torchs(shape: Shape, lengths: list[int], data: st.DataObject) -> None:
     forms = [Attention(shape, LayerOps(_spec(shape))), _fused(shape)]
     cuts = [data.draw(st.integers(1, length)) for length in lengths]
@@ -183,9 +185,9 @@ def test_attention_is_torchs(shape: Shape, lengths: list[int], data: st.DataObje
 @pytest.mark.parametrize("rows", [1, 2, 5, 67])
 def test_norms_and_gates_are_torchs(dtype: torch.dtype, width: int, rows: int) -> None:
     spec = _spec(Shape(dtype=dtype, hidden=width))
-    made = torch.Generator().manual_seed(rows)
-    x, residual = (torch.randn(rows, width, generator=made).to(dtype) * 3 for _ in range(2))
-    gate_up = torch.randn(rows, 2 * width, generator=made).to(dtype) * 20
+    generator = torch.Generator().manual_seed(rows)
+    x, residual = (torch.randn(rows, width, generator=generator).to(dtype) * 3 for _ in range(2))
+    gate_up = torch.randn(rows, 2 * width, generator=generator).to(dtype) * 20
     step = AttentionMetadata(None, torch.zeros(rows, dtype=torch.long), [], [])  # type: ignore[arg-type]
     for_torch, fused = LayerOps(spec), CpuLayerOps(spec, _kernels())
     _assert_near(fused.input_norm(x, step), for_torch.input_norm(x, step))
@@ -204,20 +206,22 @@ def test_norms_and_gates_are_torchs(dtype: torch.dtype, width: int, rows: int) -
 @pytest.mark.parametrize("width", [1, 15, 16, 333, 49152])
 @pytest.mark.parametrize("rows", [1, 4, 9])
 def test_the_first_of_the_largest_is_chosen(rows: int, width: int) -> None:
-    given = torch.randint(50, (rows, width), generator=torch.Generator().manual_seed(width)).float()
-    given[0] = float("-inf")
-    given[-1, width // 2] = 60
-    assert torch.equal(argmax(given, _kernels()), given.argmax(-1))
+    original = torch.randint(
+        50, (rows, width), generator=torch.Generator().manual_seed(width)
+    ).float()
+    original[0] = float("-inf")
+    original[-1, width // 2] = 60
+    assert torch.equal(argmax(original, _kernels()), original.argmax(-1))
 
 
 @pytest.mark.parametrize("width", [1, 15, 16, 333, 49152])
 @pytest.mark.parametrize("rows", [1, 9])
 def test_sums_of_logits_are_torchs(rows: int, width: int) -> None:
-    given = torch.randn(rows, width, generator=torch.Generator().manual_seed(width)) * 30
-    given[-1, width // 2] = 1000
-    given[:, : width // 3] = float("-inf")
-    got = log_sum_exp(given, _kernels())
-    assert torch.allclose(got, given.logsumexp(-1), atol=1e-4, rtol=1e-6)
+    original = torch.randn(rows, width, generator=torch.Generator().manual_seed(width)) * 30
+    original[-1, width // 2] = 1000
+    original[:, : width // 3] = float("-inf")
+    got = log_sum_exp(original, _kernels())
+    assert torch.allclose(got, original.logsumexp(-1), atol=1e-4, rtol=1e-6)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
@@ -234,9 +238,9 @@ def test_a_rows_bits_depend_neither_on_other_rows_nor_on_chunks(
         one, done, rows = _fused(shape), 0, []
         for size in sizes:
             done += size
-            beside = [Piece(number, 1, 1 + done % 9) for number in (1, 2)]
+            others = [Piece(number, 1, 1 + done % 9) for number in (1, 2)]
             piece = Piece(0, size, done)
-            got = one.step([*beside, piece] if size > 1 else [piece, *beside])
+            got = one.step([*others, piece] if size > 1 else [piece, *others])
             rows.append(got[-size:] if size > 1 else got[:1])
         assert torch.equal(torch.cat(rows), whole), sizes
 
@@ -297,11 +301,11 @@ def _assert_torch_serves(caplog: pytest.LogCaptureFixture, reason: str) -> None:
     )
     layers = [module for module in loaded.module.modules() if isinstance(module, FusedDecoderLayer)]
     assert [type(layer.ops) for layer in layers] == [LayerOps, LayerOps]
-    told = [
+    lines = [
         record.message for record in caplog.records if record.message.startswith("CPU kernels ")
     ]
-    assert len(told) == 1
-    assert reason in told[0]
+    assert len(lines) == 1
+    assert reason in lines[0]
 
 
 def test_without_a_library_torch_serves(library: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -334,10 +338,10 @@ def test_a_library_that_computes_something_else_is_left_alone(
     library.write_bytes(COMPILED.read_bytes())
     if function in FOR_PRODUCTS and not _kernels().supports_gemm:
         pytest.skip("this processor leaves products to torch")
-    made = Kernels.__init__
+    load = Kernels.__init__
 
     def broken(self: Kernels, path: Path) -> None:
-        made(self, path)
+        load(self, path)
         setattr(self, function, lambda *_: None)
 
     monkeypatch.setattr(Kernels, "__init__", broken)

@@ -153,12 +153,12 @@ class Decodes:
     def spoil_what_is_hidden(self) -> None:
         """Make NaN of all numbers in the cache that no row may see."""
         size = self.case.block_size
-        is_seen = torch.zeros(self.cache.scratch_block + 1, size, dtype=torch.bool)
+        is_visible = torch.zeros(self.cache.scratch_block + 1, size, dtype=torch.bool)
         for table, length in zip(self.tables.cpu(), self.case.lens, strict=True):
             first = max(0, self.attn_params.first_visible(length - 1))
             place = torch.arange(first, length)
-            is_seen[table[place // size], place % size] = True
-        is_hidden = ~is_seen.repeat_interleave(self.case.kv_heads, 0).to(DEVICE)
+            is_visible[table[place // size], place % size] = True
+        is_hidden = ~is_visible.repeat_interleave(self.case.kv_heads, 0).to(DEVICE)
         self.cache.keys[0][is_hidden] = float("nan")
         self.cache.values[0][is_hidden] = float("nan")
 
@@ -306,10 +306,10 @@ def test_rotation_is_glues(
     qkv, cos_sin = _qkv(len(slots), spec, dtype), _cos_sin(len(slots), dim, dtype)
     step = AttentionMetadata(expected, slots, [], [])
     states = qkv.view(len(slots), -1, dim)
-    turned = LayerOps(spec)._rotate(states[:, :-kv_heads], cos_sin, step)
+    rotated = LayerOps(spec)._rotate(states[:, :-kv_heads], cos_sin, step)
     q, k, v = _rope_and_store_kv(spec, qkv, cos_sin, slots, got)
-    _assert_near(q, turned[:, :heads])
-    _assert_near(k, turned[:, heads:])
+    _assert_near(q, rotated[:, :heads])
+    _assert_near(k, rotated[:, heads:])
     assert torch.equal(v, states[:, -kv_heads:])
     assert all(one.is_contiguous() for one in (q, k, v))
     # What is kept is what is returned, in the cache's format; nothing else is touched.

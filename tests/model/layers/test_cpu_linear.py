@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import hook_args, settings
 from hypothesis import strategies as st
 from torch import nn
 from transformers import LlamaForCausalLM
@@ -58,7 +58,7 @@ def _assert_near(got: torch.Tensor, expected: torch.Tensor, dtype: torch.dtype) 
 
 @pytest.mark.skipif(not MULTIPLIED, reason="this processor leaves products to torch")
 @settings(max_examples=60, deadline=None)
-@given(
+@hook_args(
     st.sampled_from(MULTIPLIED or FORMATS), st.integers(1, 200),
     st.integers(1, 320).map(lambda n: 2 * n), st.integers(1, 140), st.booleans(),
     st.booleans(), st.booleans(),
@@ -67,19 +67,19 @@ def test_products_are_torchs(
     dtype: torch.dtype, outputs: int, inputs: int, rows: int, int8_weights: bool, fp32_out: bool,
     has_bias: bool,
 ) -> None:  # fmt: skip
-    made = torch.Generator().manual_seed(outputs)
-    weight = torch.randn(outputs, inputs, generator=made).to(dtype)
-    bias = torch.randn(outputs, generator=made).to(dtype) if has_bias else None
-    given_rows = torch.randn(2, rows, inputs, generator=made).to(dtype)
+    generator = torch.Generator().manual_seed(outputs)
+    weight = torch.randn(outputs, inputs, generator=generator).to(dtype)
+    bias = torch.randn(outputs, generator=generator).to(dtype) if has_bias else None
+    rows_in = torch.randn(2, rows, inputs, generator=generator).to(dtype)
     exact = weight.float()
     if int8_weights:
         numbers, scales = quantized(weight)
         exact = numbers * scales[:, None]
     linear = CpuLinear(weight, bias, _kernels(), int8_weights=int8_weights, fp32_out=fp32_out)
-    got = linear(given_rows)
+    got = linear(rows_in)
     assert got.dtype == (torch.float32 if fp32_out else dtype)
     expected = nn.functional.linear(
-        given_rows.float(), exact, bias.float() if bias is not None else None
+        rows_in.float(), exact, bias.float() if bias is not None else None
     )
     _assert_near(got, expected, dtype)
 
@@ -88,8 +88,8 @@ def _groups(weight: torch.Tensor, form: str) -> QuantizedWeight:
     """Quantize to groups: of four or eight bits, or of four with the inputs' groups at random."""
     four = quantized_to_int4(weight, 8 * (1 + weight.shape[1] % 3))
     if form == "shuffled":
-        made = torch.Generator().manual_seed(0)
-        groups = torch.randint(four.scales.shape[1], (weight.shape[1],), generator=made)
+        generator = torch.Generator().manual_seed(0)
+        groups = torch.randint(four.scales.shape[1], (weight.shape[1],), generator=generator)
         return QuantizedWeight(
             four.numbers, four.scales, four.offsets, bits=4, dtype=weight.dtype,
             group_of=groups.int(),
@@ -99,7 +99,7 @@ def _groups(weight: torch.Tensor, form: str) -> QuantizedWeight:
 
 @pytest.mark.skipif(not MULTIPLIED, reason="this processor leaves products to torch")
 @settings(max_examples=60, deadline=None)
-@given(
+@hook_args(
     st.sampled_from(MULTIPLIED or FORMATS),
     st.sampled_from(["four bits", "eight bits", "shuffled"]),
     st.integers(1, 200), st.integers(1, 16).map(lambda n: 48 * n), st.integers(1, 70),
@@ -109,10 +109,10 @@ def test_products_of_quantized_weights_are_those_of_the_dequantized(
     dtype: torch.dtype, form: str, outputs: int, inputs: int, rows: int, fp32_out: bool,
     has_bias: bool,
 ) -> None:  # fmt: skip
-    made = torch.Generator().manual_seed(outputs)
-    weight = _groups(torch.randn(outputs, inputs, generator=made).to(dtype), form)
-    bias = torch.randn(outputs, generator=made).to(dtype) if has_bias else None
-    x = torch.randn(rows, inputs, generator=made).to(dtype)
+    generator = torch.Generator().manual_seed(outputs)
+    weight = _groups(torch.randn(outputs, inputs, generator=generator).to(dtype), form)
+    bias = torch.randn(outputs, generator=generator).to(dtype) if has_bias else None
+    x = torch.randn(rows, inputs, generator=generator).to(dtype)
     got = CpuLinear(weight, bias, _kernels(), fp32_out=fp32_out)(x)
     exact = weight.dequantized(torch.float32)
     assert got.dtype == (torch.float32 if fp32_out else dtype)
@@ -201,15 +201,15 @@ def test_a_stack_computes_what_its_layers_compute_one_by_one(
     _need(dtype)
     loaded = prepare(tiny_models.make(name, dtype), dtype, CPU, quantize=quantize)
     [stack] = _stacks(loaded)
-    made = torch.Generator().manual_seed(0)
-    prompts = [torch.randint(2, 200, (5 + 9 * i,), generator=made).tolist() for i in range(5)]
+    generator = torch.Generator().manual_seed(0)
+    prompts = [torch.randint(2, 200, (5 + 9 * i,), generator=generator).tolist() for i in range(5)]
     jobs = [
         Job(prompt, SamplingParams(15, temperature=1.2, seed=i), at_step=2 * i)
         for i, prompt in enumerate(prompts)
     ]
     together = run(_engine(loaded), jobs)
     outputs: list[torch.Tensor] = []
-    hook = stack.register_forward_hook(lambda *given: outputs.append(given[2].clone()))
+    hook = stack.register_forward_hook(lambda *hook_args: outputs.append(hook_args[2].clone()))
     calls: list[int] = []
     compiled = stack._in_one_call
 
@@ -275,9 +275,9 @@ def test_layers_that_are_no_chain_are_not_stacked() -> None:
 
     def chain(scale: float | None = None, angles_of_second: object = cos_sin) -> None:
         for _ in range(2):
-            made = first(x, position_embeddings=cos_sin)
-            made = made if scale is None else made * scale
-            second(made, position_embeddings=angles_of_second)
+            hidden = first(x, position_embeddings=cos_sin)
+            hidden = hidden if scale is None else hidden * scale
+            second(hidden, position_embeddings=angles_of_second)
 
     def again() -> None:
         first(first(x, position_embeddings=cos_sin), position_embeddings=cos_sin)

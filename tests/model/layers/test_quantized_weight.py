@@ -15,8 +15,8 @@ WEIGHT = torch.randn(20, 96, generator=torch.Generator().manual_seed(0))
 
 def test_a_weight_is_off_by_little_of_its_groups_range() -> None:
     grouped = WEIGHT.unflatten(1, (-1, 32))
-    spread = (grouped.amax(-1) - grouped.amin(-1)).repeat_interleave(32, 1)
-    off = (quantized_to_int4(WEIGHT).dequantized() - WEIGHT).abs() / spread
+    range_of = (grouped.amax(-1) - grouped.amin(-1)).repeat_interleave(32, 1)
+    off = (quantized_to_int4(WEIGHT).dequantized() - WEIGHT).abs() / range_of
     assert off.median() < 1 / 30
     assert off.max() < 0.1 + 1 / 30
 

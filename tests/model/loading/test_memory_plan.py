@@ -57,7 +57,7 @@ class Failing(torch.nn.Module):
 
 
 @pytest.mark.parametrize(
-    ("error", "told"),
+    ("error", "message"),
     [
         (
             torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"),
@@ -72,7 +72,7 @@ class Failing(torch.nn.Module):
     ],
 )
 def test_a_step_that_the_device_cannot_run_names_its_requests(
-    error: Exception, told: str, caplog: pytest.LogCaptureFixture
+    error: Exception, message: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     cache = KVCache([], num_blocks=8, block_size=4, dtype=torch.float32, device=CPU)
     runner = TorchModelRunner(ForwardPass(Failing(error), cache, CPU))
@@ -80,4 +80,4 @@ def test_a_step_that_the_device_cannot_run_names_its_requests(
     sequence.block_table = list(range(5))
     with pytest.raises((type(error), MemoryError)):
         runner.execute(Batch((ScheduledSequence.of(sequence, 20),)))
-    assert told in caplog.text
+    assert message in caplog.text

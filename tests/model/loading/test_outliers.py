@@ -40,5 +40,5 @@ def test_the_first_token_is_a_sink(name: str) -> None:
 @pytest.mark.parametrize("name", FAMILIES)
 def test_logits_keep_their_size(name: str) -> None:
     plain = _run(tiny_models.make(name)).logits[0, 1:].std()
-    ours = _run(outliers.inject(tiny_models.make(name))).logits[0, 1:].std()
-    assert 0.2 < ours / plain < 5
+    injected = _run(outliers.inject(tiny_models.make(name))).logits[0, 1:].std()
+    assert 0.2 < injected / plain < 5

@@ -97,8 +97,8 @@ def test_weights_that_fit_four_bits_give_what_generate_gives(name: str, products
 
 def test_layers_have_four_bits_and_the_output_eight() -> None:
     loaded = prepare(tiny_models.make("llama"), torch.float32, CPU, quantize="int4")
-    made = [module for module in loaded.module.modules() if isinstance(module, CpuLinear)]
-    kinds = [one.weight_args.kind for one in made]
+    linear_layers = [module for module in loaded.module.modules() if isinstance(module, CpuLinear)]
+    kinds = [one.weight_args.kind for one in linear_layers]
     assert sorted(kinds) == [2] + 8 * [3], "the output's int8, and two layers of four products"
 
 
@@ -117,11 +117,11 @@ def test_four_bits_are_for_cpus() -> None:
 
 def test_every_linear_layer_has_eight_bits(products: str) -> None:
     loaded = prepare(tiny_models.make("llama"), torch.float32, CPU, quantize="int8")
-    made = [module for module in loaded.module.modules() if isinstance(module, FastLinear)]
-    assert len(made) == 2 * 4 + 1, "two layers of four products, and the output"
-    assert all(isinstance(one, CpuLinear | Int8Linear) for one in made)
-    assert {one.numbers.dtype for one in made} == {torch.int8}
-    assert products == "kernels" or not any(isinstance(one, CpuLinear) for one in made)
+    linear_layers = [module for module in loaded.module.modules() if isinstance(module, FastLinear)]
+    assert len(linear_layers) == 2 * 4 + 1, "two layers of four products, and the output"
+    assert all(isinstance(one, CpuLinear | Int8Linear) for one in linear_layers)
+    assert {one.numbers.dtype for one in linear_layers} == {torch.int8}
+    assert products == "kernels" or not any(isinstance(one, CpuLinear) for one in linear_layers)
     assert torch.nn.Linear not in map(type, loaded.module.modules())
 
 

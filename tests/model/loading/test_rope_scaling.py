@@ -29,7 +29,7 @@ def _reference(factor: float, count: int) -> list[int]:
     return out[0, len(PROMPT) :].tolist()
 
 
-def _ours(factor: str, count: int) -> tuple[list[int], int]:
+def _served(factor: str, count: int) -> tuple[list[int], int]:
     """What the engine generates, and its longest sequence."""
     settings = Settings.from_environ(
         {"HF_MODEL_ID": str(DEMO_MODEL), "DTYPE": "float32", "ROPE_FACTOR": factor}
@@ -41,7 +41,7 @@ def _ours(factor: str, count: int) -> tuple[list[int], int]:
 
 
 def test_a_stretched_model_generates_what_transformers_does() -> None:
-    tokens, longest = _ours("2", 12)
+    tokens, longest = _served("2", 12)
     assert tokens == _reference(2.0, 12)
     assert longest == 4096
     assert tokens != _reference(1.0, 12)

@@ -64,18 +64,22 @@ def test_mixed_batches_say_what_the_merged_models_say(
     folders: dict[str, Path], sizes: dict[str, int]
 ) -> None:
     engine = _engine(folders, **sizes)
-    wanted = [(prompt, name) for prompt in PROMPTS for name in ("", *folders)]
-    jobs = [_job(prompt, name, at_step=i % 3) for i, (prompt, name) in enumerate(wanted)]
+    requested = [(prompt, name) for prompt in PROMPTS for name in ("", *folders)]
+    jobs = [_job(prompt, name, at_step=i % 3) for i, (prompt, name) in enumerate(requested)]
     events = run(engine, jobs)
-    for index, (prompt, name) in enumerate(wanted):
+    for index, (prompt, name) in enumerate(requested):
         expected = (
             adapters.generate(adapters.merged(folders[name], "llama"), prompt, COUNT)
             if name
             else tiny_models.reference("llama", tuple(prompt), COUNT)
         )
         assert ids(events[index]) == expected, name
-    said = {name: ids(events[i]) for i, (prompt, name) in enumerate(wanted) if prompt == PROMPTS[0]}
-    assert len({tuple(one) for one in said.values()}) == len(said), "the adapters change nothing"
+    outputs = {
+        name: ids(events[i]) for i, (prompt, name) in enumerate(requested) if prompt == PROMPTS[0]
+    }
+    assert len({tuple(one) for one in outputs.values()}) == len(outputs), (
+        "the adapters change nothing"
+    )
 
 
 @pytest.mark.parametrize("model", ["qwen2", "gemma3", "gpt_neox"])
@@ -124,9 +128,9 @@ def test_the_least_recently_used_adapter_makes_room(folders: dict[str, Path]) ->
     for name, folder in folders.items():
         store.add_now(name, str(folder), preload=False, pin=False)
     assert not any(info.is_loaded for info in store.infos())
-    said = {name: ids(run(engine, [_job(PROMPTS[0], name)])[0]) for name in folders}
+    outputs = {name: ids(run(engine, [_job(PROMPTS[0], name)])[0]) for name in folders}
     assert [info.is_loaded for info in store.infos()] == [False, False, True, True]
-    assert ids(run(engine, [_job(PROMPTS[0], "small")])[0]) == said["small"]
+    assert ids(run(engine, [_job(PROMPTS[0], "small")])[0]) == outputs["small"]
     assert [info.is_loaded for info in store.infos()] == [True, False, False, True]
 
 
@@ -169,7 +173,7 @@ def test_an_adapter_removed_in_use_finishes_its_request(folders: dict[str, Path]
 
 
 @pytest.mark.parametrize(
-    ("config", "told"),
+    ("config", "message"),
     [
         ({"use_dora": True}, "use_dora"),
         ({"bias": "all"}, "bias"),
@@ -177,9 +181,11 @@ def test_an_adapter_removed_in_use_finishes_its_request(folders: dict[str, Path]
         ({"target_modules": ["lm_head"]}, "lm_head"),
     ],
 )
-def test_what_is_no_plain_lora_is_refused_by_name(tmp_path: Path, config: dict, told: str) -> None:
+def test_what_is_no_plain_lora_is_refused_by_name(
+    tmp_path: Path, config: dict, message: str
+) -> None:
     folder = adapters.make(tmp_path, "llama", 1, **config)
-    with pytest.raises(InvalidParameter, match=told):
+    with pytest.raises(InvalidParameter, match=message):
         _engine({"one": folder})
 
 

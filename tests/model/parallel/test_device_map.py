@@ -21,12 +21,12 @@ from tests.support.rank_engines import generate, save
 def test_greedy_output_of_a_spread_model_equals_generate(
     name: str, attention: str, tmp_path: Path
 ) -> None:
-    asked = jobs(4)
+    requests = jobs(4)
     size = sum(parameter.numel() * 4 for parameter in tiny_models.make(name).parameters())
     environ = {"MAX_MEMORY": f"cpu={size / 2**11:.0f}KiB", "MAX_BATCH_TOTAL_TOKENS": "2048"}
-    info, got = generate(save(name, tmp_path), environ, asked)
+    info, got = generate(save(name, tmp_path), environ, requests)
     assert info.attention == attention
-    for index, job in enumerate(asked):
+    for index, job in enumerate(requests):
         expected = tiny_models.reference(name, tuple(job.prompt), job.params.max_new_tokens)
         assert got[index] == expected, f"request {index}"
 
@@ -48,9 +48,9 @@ def test_what_does_not_fit_waits_on_disk_and_the_log_says_so(
 
 @pytest.mark.parametrize("limit", ["1KiB", "10GiB"])
 def test_all_may_fit_or_nothing(limit: str, tmp_path: Path) -> None:
-    asked = jobs(2)
+    requests = jobs(2)
     environ = {"MAX_MEMORY": f"cpu={limit}", "MAX_BATCH_TOTAL_TOKENS": "2048"}
-    _, got = generate(save("llama", tmp_path), environ, asked)
-    for index, job in enumerate(asked):
+    _, got = generate(save("llama", tmp_path), environ, requests)
+    for index, job in enumerate(requests):
         expected = tiny_models.reference("llama", tuple(job.prompt), job.params.max_new_tokens)
         assert got[index] == expected

@@ -59,7 +59,7 @@ def test_each_copy_gets_its_share_of_the_gpus() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "told"),
+    ("name", "message"),
     [
         ("llama", "4 heads over 2 KV heads cannot be divided by 4"),
         ("bloom", "no plan for splitting a bloom model"),
@@ -68,14 +68,14 @@ def test_each_copy_gets_its_share_of_the_gpus() -> None:
     ],
 )
 def test_what_cannot_be_split_is_spread_and_the_log_says_why(
-    name: str, told: str, caplog: pytest.LogCaptureFixture
+    name: str, message: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("INFO")
     placed = _place(name)
     assert placed.devices == _gpus(0)
     assert placed.max_memory is not None
     assert set(placed.max_memory) == {0, 1, 2, 3, "cpu"}
-    assert told in caplog.text
+    assert message in caplog.text
 
 
 def test_whole_layers_are_spread_on_request() -> None:
@@ -100,7 +100,7 @@ def test_a_machine_without_a_gpu_serves_on_its_cpu(number: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("settings", "told"),
+    ("settings", "message"),
     [
         ({"SM_NUM_GPUS": "5"}, "SM_NUM_GPUS=5, but this machine has 4 GPUs"),
         ({"DATA_PARALLEL": "3"}, "4 GPUs cannot be divided equally"),
@@ -109,8 +109,8 @@ def test_a_machine_without_a_gpu_serves_on_its_cpu(number: str) -> None:
         ({"MAX_MEMORY": "7=1GiB"}, "MAX_MEMORY names GPU 7, but this machine has 4"),
     ],
 )
-def test_wishes_that_cannot_be_kept_are_refused(settings: dict[str, str], told: str) -> None:
-    with pytest.raises(ConfigError, match=told):
+def test_wishes_that_cannot_be_kept_are_refused(settings: dict[str, str], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
         _place("llama", **settings)
 
 
@@ -147,8 +147,8 @@ def test_what_quantization_saves_counts(tmp_path: Path) -> None:
     (tmp_path / "model.safetensors").write_bytes(bytes(4000))
     config = _config("llama")
     config.dtype = torch.float32
-    asked = {None: 2000, "int8": 2000, "bitsandbytes": 1000, "bitsandbytes-nf4": 500}
-    for name, expected in asked.items():
+    expected_bytes = {None: 2000, "int8": 2000, "bitsandbytes": 1000, "bitsandbytes-nf4": 500}
+    for name, expected in expected_bytes.items():
         assert weight_bytes(tmp_path, config, torch.bfloat16, name) == expected
 
 

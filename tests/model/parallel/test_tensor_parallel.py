@@ -13,12 +13,12 @@ from tests.support.rank_engines import generate, generate_each, save
 
 def jobs(count: int, seed: int = 5) -> list[Job]:
     rnd = random.Random(seed)
-    made = []
+    created = []
     for _ in range(count):
         prompt = [rnd.randrange(2, tiny_models.VOCABULARY) for _ in range(rnd.randint(1, 60))]
         params = SamplingParams(rnd.randint(1, 30), ignore_eos=True)
-        made.append(Job(prompt, params, at_step=rnd.randrange(20)))
-    return made
+        created.append(Job(prompt, params, at_step=rnd.randrange(20)))
+    return created
 
 
 def test_a_seeded_request_gets_the_same_ids_alone_and_among_others(tmp_path: Path) -> None:
@@ -47,7 +47,7 @@ def test_a_seeded_request_gets_the_same_ids_alone_and_among_others(tmp_path: Pat
 def test_greedy_output_of_several_ranks_equals_generate(
     name: str, ranks: int, more: dict[str, str], tmp_path: Path
 ) -> None:
-    asked = jobs(8)
+    requests = jobs(8)
     environ = {
         "TENSOR_PARALLEL": str(ranks),
         "MAX_BATCH_TOTAL_TOKENS": "640",  # too little for all at once, so that some are preempted
@@ -55,8 +55,8 @@ def test_greedy_output_of_several_ranks_equals_generate(
         "MAX_BATCH_PREFILL_TOKENS": "24",
         **more,
     }
-    info, got = generate(save(name, tmp_path), environ, asked)
+    info, got = generate(save(name, tmp_path), environ, requests)
     assert (info.tensor_parallel, info.attention) == (ranks, "paged")
-    for index, job in enumerate(asked):
+    for index, job in enumerate(requests):
         expected = tiny_models.reference(name, tuple(job.prompt), job.params.max_new_tokens)
         assert got[index] == expected, f"request {index}"

@@ -285,19 +285,19 @@ def test_a_token_alone_in_its_row_is_chosen(
     limit: dict[str, float], temperature: float, number: float
 ) -> None:
     vocabulary = 1301
-    places = [0, 255, 256, 700, vocabulary - 1]
-    logits = torch.full((len(places), vocabulary), HIDDEN)
-    for row, (place, value) in enumerate(zip(places, [-1e30, -5, 0, 7, 1e30], strict=True)):
-        logits[row, place] = value
-    params = [_params(temperature=temperature, **limit)] * len(places)
-    assert _choose(logits, params, [number] * len(places))[0] == places
+    columns = [0, 255, 256, 700, vocabulary - 1]
+    logits = torch.full((len(columns), vocabulary), HIDDEN)
+    for row, (column, value) in enumerate(zip(columns, [-1e30, -5, 0, 7, 1e30], strict=True)):
+        logits[row, column] = value
+    params = [_params(temperature=temperature, **limit)] * len(columns)
+    assert _choose(logits, params, [number] * len(columns))[0] == columns
 
 
 @pytest.mark.parametrize("limit", LIMITS, ids=str)
 def test_extreme_temperatures_are_finite(limit: dict[str, float]) -> None:
     logits = _random_logits(9, 2, 1300)
-    cold, hot = (_params(temperature=value, **limit) for value in (1e-30, 1e30))
-    token_ids, left = _choose(logits, [cold, hot], [0.4, 0.4])
+    low, high = (_params(temperature=value, **limit) for value in (1e-30, 1e30))
+    token_ids, left = _choose(logits, [low, high], [0.4, 0.4])
     assert token_ids[0] == int(logits[0].argmax())
     assert not left.isnan().any()
     assert (left < torch.inf).all()
@@ -355,13 +355,13 @@ def test_nothing_is_read_back_and_one_copy_goes_to_the_device(
     params: list[SamplingParams], device: str
 ) -> None:
     logits = _random_logits(1, len(params), 1500).to(device)
-    with watched() as seen:
+    with watched() as calls:
         token_ids = choose_on_device(logits, params, [0.3] * len(params))
     assert (token_ids.device, token_ids.dtype) == (logits.device, torch.int64)
     assert token_ids.shape == (len(params),)
     draws = any(not one.is_greedy for one in params)
-    assert len(seen.copies) == (draws and device == "meta")
-    assert all(copy["non_blocking"] for copy in seen.copies)
+    assert len(calls.copies) == (draws and device == "meta")
+    assert all(copy["non_blocking"] for copy in calls.copies)
 
 
 @pytest.mark.parametrize("params", BATCHES, ids=range(len(BATCHES)))
@@ -396,10 +396,10 @@ def test_a_filter_that_nobody_wants_costs_nothing() -> None:
     searches = {"topk", "bitwise_xor", "log_softmax", "_log_softmax", "log", "masked_fill_"}
 
     def used(*batch: dict[str, float]) -> set[str]:
-        with watched() as seen:
+        with watched() as calls:
             rows = [_params(temperature=1.0, **one) for one in batch]
             choose_on_device(_random_logits(1, len(batch), 512), rows, [0.3] * len(batch))
-        return searches & set(seen.names)
+        return searches & set(calls.names)
 
     plain = {"masked_fill_"}  # of the draw
     assert used({}, {}) == plain

@@ -30,14 +30,14 @@ def _logits(rows: int = 4, seed: int = 0) -> torch.Tensor:
 
 def _sequences(rows: int = 4, **params: object) -> list[Sequence]:
     rnd = random.Random(1)
-    made = []
+    created = []
     for _ in range(rows):
         sequence = Sequence(
             0, [rnd.randrange(VOCABULARY) for _ in range(20)], SamplingParams(9, **params)
         )
         sequence.token_ids += [rnd.randrange(VOCABULARY) for _ in range(15)]
-        made.append(sequence)
-    return made
+        created.append(sequence)
+    return created
 
 
 @pytest.mark.parametrize("penalty", [0.5, 1.0, 1.7])
@@ -161,9 +161,9 @@ def test_the_watermark_favours_the_share_it_says_and_depends_on_the_last_token()
 
 def test_many_tokens_are_counted_and_new_ones_are_added() -> None:
     rnd = random.Random(3)
-    seen, ids = logits_processors.SequenceTokenCounts(5), [1] * 5
+    token_counts, ids = logits_processors.SequenceTokenCounts(5), [1] * 5
     for _ in range(20):
         ids += [rnd.randrange(200) for _ in range(rnd.randrange(40))]
-        seen.read_on(ids)
-        told = dict(zip(seen.ids.tolist(), seen.counts.tolist(), strict=True))
-        assert told == Counter(ids[5:])
+        token_counts.read_on(ids)
+        counted = dict(zip(token_counts.ids.tolist(), token_counts.counts.tolist(), strict=True))
+        assert counted == Counter(ids[5:])

@@ -34,10 +34,10 @@ def test_greedy_takes_the_most_likely() -> None:
 
 
 def test_frequencies_follow_the_probabilities() -> None:
-    drawn = _draws(20_000, temperature=1.0)
+    sampled = _draws(20_000, temperature=1.0)
     expected = torch.tensor(LOGITS).softmax(-1)
     for token_id, probability in enumerate(expected.tolist()):
-        assert drawn[token_id] / 20_000 == pytest.approx(probability, abs=0.012)
+        assert sampled[token_id] / 20_000 == pytest.approx(probability, abs=0.012)
 
 
 def test_top_k_keeps_only_the_k_most_likely() -> None:
@@ -60,9 +60,9 @@ def test_a_nucleus_wider_than_the_probe_is_still_exact(probe: int, rows: int) ->
     logits = torch.zeros(rows, width)
     logits[:, : width // 2] = -20.0  # the nucleus is the other half: more tokens than are probed
     sequences = [_sequence(seed=seed, temperature=1.0, top_p=0.999) for seed in range(rows)]
-    drawn = [token.token_id for token in sample(logits, sequences)]
-    assert min(drawn) >= width // 2
-    assert len(set(drawn)) > 0.75 * rows
+    sampled = [token.token_id for token in sample(logits, sequences)]
+    assert min(sampled) >= width // 2
+    assert len(set(sampled)) > 0.75 * rows
 
 
 def test_a_very_small_temperature_is_greedy_and_finite() -> None:
@@ -129,12 +129,12 @@ def test_a_short_list_gives_the_token_that_the_whole_vocabulary_gives(
 
 def test_greedy_rows_beside_drawn_ones_keep_their_logprobs() -> None:
     greedy = _sequence(logprobs=LogprobMode.PROCESSED)
-    drawn = _sequence(temperature=3.0, top_p=0.5, logprobs=LogprobMode.PROCESSED)
-    alone, beside = (
+    sampled = _sequence(temperature=3.0, top_p=0.5, logprobs=LogprobMode.PROCESSED)
+    alone, batched = (
         sample(torch.tensor(LOGITS).repeat(len(rows), 1), rows)[0]
-        for rows in ([greedy], [greedy, drawn])
+        for rows in ([greedy], [greedy, sampled])
     )
-    assert alone == beside
+    assert alone == batched
 
 
 def test_a_token_of_probability_0_is_never_drawn() -> None:

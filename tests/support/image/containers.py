@@ -45,8 +45,8 @@ def engine(*arguments: str | Path, check: bool = True, **options: Any) -> str:
 
 def run_once(*command: str, entrypoint: str = "", options: tuple[str, ...] = ()) -> tuple[int, str]:
     """Run the image until it ends; exit code and output."""
-    given = [f"--entrypoint={entrypoint}"] if entrypoint else []
-    arguments = [ENGINE, "run", "--rm", *BARE, *options, *given, IMAGE, *command]
+    flags = [f"--entrypoint={entrypoint}"] if entrypoint else []
+    arguments = [ENGINE, "run", "--rm", *BARE, *options, *flags, IMAGE, *command]
     done = subprocess.run(arguments, capture_output=True, text=True, timeout=120)
     return done.returncode, done.stdout + done.stderr
 
@@ -149,9 +149,9 @@ def container(
     *options: str, model: Path | None = DEMO_MODEL, port: int = 8080, ready: bool = True, **env: str
 ) -> Iterator[Container]:
     """The image with the argument `serve`, as SageMaker starts it; removed in the end."""
-    given = [f"--env={name}={value}" for name, value in env.items()]
-    given += [mount(model)] if model else []
-    name = engine("run", "--detach", *BARE, *given, *options, IMAGE, "serve").strip()
+    flags = [f"--env={name}={value}" for name, value in env.items()]
+    flags += [mount(model)] if model else []
+    name = engine("run", "--detach", *BARE, *flags, *options, IMAGE, "serve").strip()
     started = Container(name, port)
     try:
         if ready:

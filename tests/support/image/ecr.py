@@ -62,8 +62,8 @@ def docker_api(folder: Path, trusted: Path | None = None) -> Iterator[str]:
     """podman's Docker-compatible API, which finds HOST on this machine; the DOCKER_HOST."""
     hosts, bundle, api = folder / "hosts", folder / "bundle", folder / "docker.sock"
     hosts.write_text(f"{Path('/etc/hosts').read_text()}\n127.0.0.1 {HOST}\n")
-    usual = os.environ.get("SSL_CERT_FILE", "/etc/ssl/certs/ca-certificates.crt")
-    bundle.write_text(Path(usual).read_text() + (trusted.read_text() if trusted else ""))
+    certificates = os.environ.get("SSL_CERT_FILE", "/etc/ssl/certs/ca-certificates.crt")
+    bundle.write_text(Path(certificates).read_text() + (trusted.read_text() if trusted else ""))
     env = os.environ | {"CONTAINERS_CONF": os.environ["CONTAINERS_CONF_BUILD"]}
     env |= {"SSL_CERT_FILE": str(bundle), "SSL_CERT_DIR": str(folder / "none")}
     script = 'mount --bind "$1" /etc/hosts && exec podman system service --time 0 "unix://$2"'

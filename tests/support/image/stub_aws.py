@@ -71,8 +71,8 @@ def scan_sbom(sbom: str) -> dict:
     """What Inspector's ScanSbom answers: the bill with vulnerabilities."""
     bill = json.loads(Path(sbom.removeprefix("file://")).read_text())
     assert bill["specVersion"] == "1.5", bill["specVersion"]
-    found = json.loads(os.environ.get("STUB_VULNERABILITIES", "[]"))
-    return {"sbom": bill | {"vulnerabilities": found}}
+    vulnerabilities = json.loads(os.environ.get("STUB_VULNERABILITIES", "[]"))
+    return {"sbom": bill | {"vulnerabilities": vulnerabilities}}
 
 
 def main() -> None:
@@ -81,23 +81,23 @@ def main() -> None:
     parser.add_argument("operation")
     for option in ("repository-name", "image-ids", "query", "output", "sbom", "output-format"):
         parser.add_argument(f"--{option}")
-    given = parser.parse_args()
-    match given.service, given.operation:
+    arguments = parser.parse_args()
+    match arguments.service, arguments.operation:
         case "ecr", "get-login-password":
             print(TOKEN)
             return
         case "ecr", "describe-images":
             registry = Registry(Path(os.environ["STUB_CERTIFICATE"]))
-            answer = describe_images(registry, given.repository_name, given.image_ids)
+            answer = describe_images(registry, arguments.repository_name, arguments.image_ids)
         case "inspector-scan", "scan-sbom":
-            answer = scan_sbom(given.sbom)
+            answer = scan_sbom(arguments.sbom)
         case other:
             sys.exit(f"the stub has no {other}")
-    if given.query:
+    if arguments.query:
         import jmespath  # the SDK's environment has it, as the real command's has
 
-        answer = jmespath.search(given.query, answer)
-    if given.output == "text":
+        answer = jmespath.search(arguments.query, answer)
+    if arguments.output == "text":
         print("\t".join(answer) if isinstance(answer, list) else answer)
     else:
         print(json.dumps(answer))

@@ -55,13 +55,13 @@ def add_sink(model: PreTrainedModel, score: float = SINK_SCORE) -> None:
     embedding[:, SINK_CHANNEL] = 0
     embedding[:, CONSTANT_CHANNEL] = embedding.square().mean().sqrt() * 10
     embedding[SINK_TOKEN, SINK_CHANNEL] = MASSIVE
-    keeps = torch.ones(model.config.hidden_size)
-    keeps[marks] = 0
+    factors = torch.ones(model.config.hidden_size)
+    factors[marks] = 0
     for layer in model.model.layers:
-        _scale_writers(layer, keeps)
+        _scale_writers(layer, factors)
         layer.self_attn.v_proj.weight[:, marks] = 0
-        _scale_norm(_readers(layer)[1], keeps)  # the MLP does not read the marks
-    _scale_norm(model.model.norm, keeps)
+        _scale_norm(_readers(layer)[1], factors)  # the MLP does not read the marks
+    _scale_norm(model.model.norm, factors)
     ids = torch.arange(2, 34)[None]
     ids[0, 0] = SINK_TOKEN
     for layer in model.model.layers:

@@ -22,12 +22,12 @@ def packed_words(numbers: torch.Tensor, bits: int = 4) -> torch.Tensor:
 
 def _parts(weight: torch.Tensor, bits: int = 4) -> tuple[torch.Tensor, ...]:
     """Return numbers [out, in], zeros and float16 scales [out, groups]."""
-    made = torch.Generator().manual_seed(int(weight.numel()))
+    generator = torch.Generator().manual_seed(int(weight.numel()))
     top = 1 << bits
     grouped = weight.float().unflatten(1, (-1, GROUP))
-    spread = grouped.amax(-1) - grouped.amin(-1)
-    scales = (spread / (top - 1)).half()
-    zeros = torch.randint(1, top // 2 + 2, scales.shape, generator=made)
+    range_of = grouped.amax(-1) - grouped.amin(-1)
+    scales = (range_of / (top - 1)).half()
+    zeros = torch.randint(1, top // 2 + 2, scales.shape, generator=generator)
     numbers = (grouped / scales.float()[..., None] + zeros[..., None]).round().clamp(0, top - 1)
     return numbers.flatten(1), zeros, scales
 
@@ -37,10 +37,10 @@ def gptq(
 ) -> Packed:
     """GPTQ; with `act_order` the inputs' groups are those of another order of the inputs."""
     numbers, zeros, scales = _parts(weight, bits)
-    made = torch.Generator().manual_seed(weight.shape[1])
+    generator = torch.Generator().manual_seed(weight.shape[1])
     group_of = torch.arange(weight.shape[1]) // GROUP
     if act_order:
-        group_of = group_of[torch.randperm(len(group_of), generator=made)]
+        group_of = group_of[torch.randperm(len(group_of), generator=generator)]
     exact = (numbers - zeros[:, group_of]) * scales.float()[:, group_of]
     tensors = {
         "qweight": packed_words(numbers, bits).T.contiguous(),

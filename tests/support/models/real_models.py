@@ -88,7 +88,7 @@ def engine(
     **sizes: int,
 ) -> Engine:
     """Make an engine around a prepared model, which stays changed if it gets adapters."""
-    usual = {
+    defaults = {
         "block_size": 16,
         "num_blocks": 256,
         "max_batch_tokens": 512,
@@ -96,7 +96,7 @@ def engine(
         "max_input_tokens": 1000,
         "max_total_tokens": 1100,
     }
-    config = engine_config(**usual | sizes)
+    config = engine_config(**defaults | sizes)
     lora_layers = None if adapters is None else LoraLayers(model.module, model.dtype, CPU)
     runner = make_runner(
         model, config, end_token_ids=frozenset({END}), lora_layers=lora_layers, overlaps=overlaps

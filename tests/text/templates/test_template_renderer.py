@@ -98,12 +98,12 @@ def test_a_template_whose_process_was_killed_is_rendered_again() -> None:
 
 def _template_processes() -> list[psutil.Process]:
     """The newest process of a renderer; that of the module may have others."""
-    found = []
+    results = []
     for process in psutil.Process().children():
         with contextlib.suppress(psutil.ZombieProcess):
             if "container.text.templates.process" in process.cmdline():
-                found.append(process)
-    return sorted(found, key=lambda process: process.create_time())[-1:]
+                results.append(process)
+    return sorted(results, key=lambda process: process.create_time())[-1:]
 
 
 def test_numbers_of_any_size_are_passed_on(renderer: TemplateRenderer) -> None:
