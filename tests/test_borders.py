@@ -72,7 +72,6 @@ FLOORS = {
         ["forms", "schema", "protocol"],
         ["shape", "constraint"],
         ["complexity", "client"],
-        ["startup"],
         ["json_schema"],
         ["spec", "argument_pairs"],
         ["call_arguments"],
@@ -105,6 +104,7 @@ FLOORS = {
         ["optimize"],
         ["loading"],
         ["embedding"],
+        ["engine_grammars"],
         ["engine_loader", "embedder_loader", "rank_worker"],
     ],
     "container.frontend": [

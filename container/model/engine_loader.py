@@ -20,11 +20,11 @@ from container.engine.schedule import Batch, ScheduledSequence
 from container.engine.sequence import Sequence
 from container.errors import ConfigError
 from container.grammar.protocol import GrammarLimits
-from container.grammar.startup import checked_grammars, start_grammars
 from container.images.reader import ImageReader
 from container.ipc.backend_server import Progress
 from container.messages.engine import EngineInfo, SamplingParams
 from container.model.checks.check_prompt import encode_check_prompt
+from container.model.engine_grammars import checked_grammars, start_grammars
 from container.model.execution.factory import capture_decodes, capture_sizes, make_runner
 from container.model.execution.model_runner import TorchModelRunner
 from container.model.formats.checkpoint import method_name

@@ -57,7 +57,7 @@ def test_greedy_output_of_further_models_equals_generate(name: str, schedule: st
 
 def _assert_equal_to_generate(name: str, schedule: str) -> None:
     jobs = _jobs(12, seed=3)
-    engine = torch_engine(name, **SCHEDULES[schedule])
+    engine = torch_engine(name, shares_model=True, **SCHEDULES[schedule])
     got = run(engine, jobs)
     for index, job in enumerate(jobs):
         expected = tiny_models.reference(name, tuple(job.prompt), job.params.max_new_tokens)
@@ -90,7 +90,9 @@ def test_output_does_not_depend_on_what_was_found_in_the_cache(name: str, num_sl
         params = SamplingParams(max_new_tokens=rnd.randint(4, 20))
         jobs.append(Job(shared[: rnd.randint(10, 40)] + tail, params, at_step=4 * index))
     sizes = {"num_blocks": 30 if num_slots else 40, "num_slots": num_slots}
-    engine = torch_engine(name, max_total_tokens=120, max_input_tokens=100, **sizes)
+    engine = torch_engine(
+        name, shares_model=True, max_total_tokens=120, max_input_tokens=100, **sizes
+    )
     got = run(engine, jobs)
     for index, job in enumerate(jobs):
         expected = tiny_models.reference(name, tuple(job.prompt), job.params.max_new_tokens)

@@ -3,6 +3,7 @@
 import dataclasses
 import time
 from dataclasses import dataclass
+from functools import cache
 
 import torch
 
@@ -133,14 +134,16 @@ def torch_engine(
     overlaps: bool = False,
     recorded: tuple[int, ...] = (),
     grammars: Grammars | None = None,
+    shares_model: bool = False,
     **sizes: int,
 ) -> Engine:
     """An engine with a tiny model prepared as the server prepares it.
 
-    `overlaps` and `recorded`, which are for GPUs, go their way here without the gain.
+    `overlaps` and `recorded`, which are for GPUs, work here without the gain. `shares_model`: the
+    prepared model is that of earlier engines, for tests that leave it as it is.
     """
     cpu = torch.device("cpu")
-    loaded = prepare(tiny_models.make(name, dtype), dtype, cpu)
+    loaded = (_shared_model if shares_model else _prepared_model)(name, dtype)
     config = dataclasses.replace(
         config_for(loaded, **sizes),
         reuses_prefixes=loaded.attention == "paged",
@@ -161,6 +164,13 @@ def torch_engine(
         assert runner.forward.has_graphs
     store = LoraManager(lora_layers, max_adapters)
     return Engine(runner, config, end_token_ids=end_token_ids, adapters=store, grammars=grammars)
+
+
+def _prepared_model(name: str, dtype: torch.dtype) -> LoadedModel:
+    return prepare(tiny_models.make(name, dtype), dtype, torch.device("cpu"))
+
+
+_shared_model = cache(_prepared_model)
 
 
 def run_sequences(engine: Engine, request: Submit) -> list[list[int]]:
