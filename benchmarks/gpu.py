@@ -19,7 +19,14 @@ from typing import Any
 
 import click
 import torch
-from models.bench_model import SHAPES, Shape, default_folder, is_written, random_prompt, weight_files
+from models.bench_model import (
+    SHAPES,
+    Shape,
+    default_folder,
+    is_written,
+    random_prompt,
+    weight_files,
+)
 from peers.environments import HERE, TRANSFORMERS
 from report.figures import Round
 from report.tables import make_console

@@ -80,7 +80,8 @@ class KVCacheManager:
         fresh = self.pool.allocate(needed)
         self.pool.restore(offloaded, fresh[: len(offloaded)])
         sequence.block_table = cached + fresh
-        sequence.prefix_ids = [hit.prefix_id for hit in [*usable_prefix, *offloaded]]
+        sequence.prefix_ids = [block.prefix_id for block in usable_prefix]
+        sequence.prefix_ids += [block.prefix_id for block in offloaded]
         sequence.num_computed = len(sequence.prefix_ids) * self.pool.block_size
         self._allocate_slot(sequence, len(prefix) * self.pool.block_size)
         if sequence.num_preemptions == 0:
