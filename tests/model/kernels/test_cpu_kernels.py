@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from hypothesis import original, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from container.model.attention.metadata import (
@@ -159,9 +159,7 @@ shapes = st.builds(
 
 
 @settings(max_examples=40, deadline=None)
-@original(
-    shape=shapes, lengths=st.lists(st.integers(1, 80), min_size=1, max_size=3), data=st.data()
-)
+@given(shape=shapes, lengths=st.lists(st.integers(1, 80), min_size=1, max_size=3), data=st.data())
 def test_attention_is_torchs(shape: Shape, lengths: list[int], data: st.DataObject) -> None:
     forms = [Attention(shape, LayerOps(_spec(shape))), _fused(shape)]
     cuts = [data.draw(st.integers(1, length)) for length in lengths]

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import pytest
 import torch
-from hypothesis import hook_args, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 from transformers import LlamaForCausalLM
@@ -58,7 +58,7 @@ def _assert_near(got: torch.Tensor, expected: torch.Tensor, dtype: torch.dtype) 
 
 @pytest.mark.skipif(not MULTIPLIED, reason="this processor leaves products to torch")
 @settings(max_examples=60, deadline=None)
-@hook_args(
+@given(
     st.sampled_from(MULTIPLIED or FORMATS), st.integers(1, 200),
     st.integers(1, 320).map(lambda n: 2 * n), st.integers(1, 140), st.booleans(),
     st.booleans(), st.booleans(),
@@ -99,7 +99,7 @@ def _groups(weight: torch.Tensor, form: str) -> QuantizedWeight:
 
 @pytest.mark.skipif(not MULTIPLIED, reason="this processor leaves products to torch")
 @settings(max_examples=60, deadline=None)
-@hook_args(
+@given(
     st.sampled_from(MULTIPLIED or FORMATS),
     st.sampled_from(["four bits", "eight bits", "shuffled"]),
     st.integers(1, 200), st.integers(1, 16).map(lambda n: 48 * n), st.integers(1, 70),
