@@ -15,6 +15,8 @@ from container.frontend.apis.embeddings import pooling
 from container.frontend.apis.embeddings.openai import EmbeddingsDialect
 from container.frontend.apis.embeddings.pooling import PoolingDialect
 from container.frontend.apis.openai import chat, completions, models
+from container.frontend.apis.openai.batch import chat_batch
+from container.frontend.apis.openai.batch.chat_batch import ChatBatchDialect
 from container.frontend.apis.openai.chat import OpenAIDialect
 from container.frontend.apis.openai.completions import CompletionsDialect
 from container.frontend.apis.openai.responses import routes as responses
@@ -146,6 +148,7 @@ class Dialects:
         self.tgi = TgiDialect(*generation)
         self.completions = CompletionsDialect(*generation)
         self.openai = OpenAIDialect(*generation, self.conversations)
+        self.chat_batch = ChatBatchDialect(*generation, self.conversations, self.openai)
         self.anthropic = AnthropicDialect(*generation, self.conversations)
         self.responses = ResponsesDialect(*generation, self.conversations, context.responses)
         self.tei = TeiDialect(self.texts, self.metrics)
@@ -217,6 +220,7 @@ def _generation_routes(context: AppContext, dialects: Dialects) -> list[Blueprin
         generate.blueprint(dialects.tgi),
         chat_tokenize.blueprint(service, dialects.openai),
         chat.blueprint(dialects.openai),
+        chat_batch.blueprint(dialects.chat_batch),
         completions.blueprint(dialects.completions),
         responses.blueprint(dialects.responses),
         anthropic.blueprint(dialects.anthropic),

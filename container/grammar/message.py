@@ -13,6 +13,7 @@ from container.grammar.call_arguments import ArgumentRules
 from container.grammar.shape import MessageShape, Tool
 from container.grammar.spec import LARK_HEADER, answer_grammar, lark_string
 from container.text import harmony
+from container.text.addressed import AddressedFormat
 from container.text.message_parser import Reasoning
 from container.text.tool_calls.syntax import (
     ID,
@@ -33,7 +34,8 @@ def message_grammar(shape: MessageShape, token_ids: dict[str, int]) -> str:
     Raises InvalidParameter for an answer or a tool whose grammar is not supported.
     """
     answer = "" if shape.answer is None else answer_grammar(shape.answer)
-    if not shape.tools and (not answer or (shape.reasoning is None and not shape.is_harmony)):
+    is_framed = shape.reasoning is not None or shape.is_harmony or shape.addressed is not None
+    if not shape.tools and not (answer and is_framed):
         return answer
     return _Builder(shape, token_ids).build(answer)
 
@@ -54,6 +56,8 @@ class _Builder:
         shape = self._shape
         if shape.is_harmony:
             self._add_harmony()
+        elif shape.addressed is not None:
+            self._add_addressed(shape.addressed)
         else:
             body = self._body()
             thoughts = self._thoughts(shape.reasoning) if shape.reasoning else ""
@@ -83,6 +87,38 @@ class _Builder:
             ]
             last.append(f"{call} ({' | '.join(options)})")
         self._add("start", f"({earlier})* ({' | '.join(last)})")
+
+    def _add_addressed(self, form: AddressedFormat) -> None:
+        """Add rules for thoughts and text, each before another message, then calls or text."""
+        shape = self._shape
+        # Text before a call is content, which would break the answer's format.
+        before = form.selves[:1] + (() if shape.answer else form.users[:1])
+        earlier = " | ".join(
+            f"{self._literal(name + form.header_end)} {self._until(f'earlier{i}', form.following)}"
+            for i, name in enumerate(before)
+        )
+        text = self._literal(form.users[0] + form.header_end)
+        last = [] if shape.needs_call else [f"{text} {'@answer' if shape.answer else ANY_TEXT}"]
+        if shape.tools:
+            self._add("call", " | ".join(self._addressed_calls(form)))
+            several = f"({self._literal(form.following)} call)*" if shape.allows_several else ""
+            last.append(f"call {several}")
+        first = self._literal(form.first) if form.first else ""
+        self._add("start", f"{first} {f'({earlier})*' if earlier else ''} ({' | '.join(last)})")
+
+    def _addressed_calls(self, form: AddressedFormat) -> list[str]:
+        """Write a message to each tool."""
+        rules = ArgumentRules(form.calls, self._add, self._literal, self._until)
+        ending = form.calls.call_end + form.calls.end
+        options = []
+        for index, tool in enumerate(self._shape.tools):
+            schema = followed_parameters(tool, f"tools[{index}].function.parameters")
+            head = tool.name + form.header_end
+            if form.repeats_name:
+                head += form.calls.begin + form.calls.call_begin + tool.name + form.calls.name_end
+            closing = self._literal(ending) if ending else ""
+            options.append(f"{self._literal(head)} {rules.write(schema, f'a{index}')} {closing}")
+        return options
 
     def _add(self, rule: str, text: str) -> None:
         self._rules.append(f"{rule}: {text}")

@@ -8,6 +8,7 @@ import msgspec
 
 from container.errors import InvalidParameter
 from container.grammar.forms import Answer, check_schema_size
+from container.text.addressed import AddressedFormat
 from container.text.message_parser import Reasoning
 from container.text.tool_calls.syntax import ToolFormat
 
@@ -40,6 +41,7 @@ class MessageShape:
     allows_several: bool = True
     answer: Answer | None = None
     is_harmony: bool = False
+    addressed: AddressedFormat | None = None
 
 
 def encode_shape(shape: MessageShape) -> str:

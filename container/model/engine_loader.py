@@ -36,6 +36,7 @@ from container.model.loading.config import (
     end_token_ids,
     is_multimodal,
     read_config,
+    turn_end_ids,
 )
 from container.model.loading.cpu_kernels import load_kernels, processor_name
 from container.model.loading.engine_limits import find_slots, size_engine
@@ -92,6 +93,7 @@ def load_engine(
         reader = ImageReader.from_folder(files.path, tokenizer)
     format_name = dtype_name(dtype)
     tokenizer.start_renderer()
+    ends |= turn_end_ids(tokenizer, ends, text_config(model_config).vocab_size)
     kernels = load_kernels() if placement.device.type == "cpu" else None
     ids = encode_check_prompt(tokenizer)
     ranks = None

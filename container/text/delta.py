@@ -1,7 +1,8 @@
-"""The pieces of a parsed message."""
+"""The pieces of a parsed message, and what parses one."""
 
 from dataclasses import dataclass
 from enum import Enum, auto
+from typing import Protocol
 
 
 class DeltaKind(Enum):
@@ -20,3 +21,34 @@ class Delta:
     kind: DeltaKind
     text: str
     call_index: int = -1
+
+
+class Parser(Protocol):
+    """Parses one completion's text into deltas."""
+
+    @property
+    def in_reasoning(self) -> bool:
+        """Whether the text so far ends inside the reasoning."""
+        ...
+
+    def feed(self, text: str) -> list[Delta]:
+        """Parse more text."""
+        ...
+
+    def finish(self) -> list[Delta]:
+        """Return the deltas of the buffered text; the text may have ended anywhere."""
+        ...
+
+
+class PlainParser:
+    """Parses completions that are content only."""
+
+    in_reasoning = False
+
+    def feed(self, text: str) -> list[Delta]:
+        """Return the text as content."""
+        return [Delta(DeltaKind.CONTENT, text)] if text else []
+
+    def finish(self) -> list[Delta]:
+        """Return nothing; no text is buffered."""
+        return []

@@ -6,7 +6,7 @@ joined deltas of a message do not depend on how the text was split.
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 from container.text.delta import Delta as Delta
 from container.text.delta import DeltaKind as DeltaKind
@@ -16,36 +16,8 @@ from container.text.stop_strings import partial_match_len
 from container.text.tool_calls.calls_parser import CallsParser
 from container.text.tool_calls.syntax import ToolFormat
 
-
-class Parser(Protocol):
-    """Parses one completion's text into deltas."""
-
-    @property
-    def in_reasoning(self) -> bool:
-        """Whether the text so far ends inside the reasoning."""
-        ...
-
-    def feed(self, text: str) -> list[Delta]:
-        """Parse more text."""
-        ...
-
-    def finish(self) -> list[Delta]:
-        """Return the deltas of the buffered text; the text may have ended anywhere."""
-        ...
-
-
-class PlainParser:
-    """Parses completions that are content only."""
-
-    in_reasoning = False
-
-    def feed(self, text: str) -> list[Delta]:
-        """Return the text as content."""
-        return [Delta(DeltaKind.CONTENT, text)] if text else []
-
-    def finish(self) -> list[Delta]:
-        """Return nothing; no text is buffered."""
-        return []
+# Ends thoughts that the template says nothing of; calls at the start may stand behind it.
+THOUGHTS_END = "</think>"
 
 
 class MessageParser:
@@ -69,6 +41,8 @@ class MessageParser:
         self._triggers = tools.triggers if tools else []
         self._schemas = schemas or {}
         self._content_marks = list(content_marks)
+        has_start = tools is not None and tools.only_at_start
+        self._restarts = [THOUGHTS_END] if has_start and reasoning is None else []
         self._text = ""  # not emitted yet
         self._blank = ""  # trailing blanks, emitted only if more text follows
         self._is_empty = True  # the region has emitted nothing yet
@@ -209,7 +183,7 @@ class MessageParser:
     def _content(self) -> bool:
         tools = self._tools
         marks = self._triggers
-        before, mark = self._split(marks + self._content_marks)
+        before, mark = self._split(marks + self._content_marks + self._restarts)
         if not marks and not self._content_marks:
             text = before.lstrip() if self._strips_start and self._is_empty else before
             self._is_empty = self._is_empty and not text
@@ -219,7 +193,10 @@ class MessageParser:
         if mark in self._content_marks:
             return True
         if mark and tools is not None:
-            self._text = mark + self._text
+            if mark in self._restarts:
+                self._emit_trimmed(DeltaKind.CONTENT, mark)
+            else:
+                self._text = mark + self._text
             return self._begin_calls(tools)
         return False
 

@@ -6,18 +6,14 @@ from functools import lru_cache
 from typing import Any
 
 from container.text import harmony
-from container.text.message_parser import (
-    MessageParser,
-    Parser,
-    PlainParser,
-    Reasoning,
-    recognise_reasoning,
-)
-from container.text.reasoning import learn_content_marks
+from container.text.addressed import ADDRESSED, AddressedFormat, AddressedParser, addressed_in
+from container.text.delta import Parser, PlainParser
+from container.text.message_parser import MessageParser
+from container.text.reasoning import Reasoning, learn_content_marks, recognise_reasoning
 from container.text.tool_calls.learner import writes_calls
 from container.text.tool_calls.probes import Render
 from container.text.tool_calls.syntax import ToolFormat
-from container.text.tool_formats import FALLBACK, format_named, recognise, takes_tools
+from container.text.tool_formats import FALLBACK, format_named, name_of, recognise, takes_tools
 
 log = logging.getLogger(__name__)
 
@@ -31,7 +27,8 @@ class MessageStyle:
     `tool_format` is None if it is not known; then only `required` calls can be parsed, in FALLBACK.
     `takes_tools` is false for a template without tools; the prompt then describes the tools.
     `writes_calls` is true if the template writes the calls of earlier messages; `content_marks`
-    are texts around content that do not belong to it.
+    are texts around content that do not belong to it. `addressed` is the format of a model whose
+    messages name their recipients; its `reasoning` is None.
     """
 
     reasoning: Reasoning | None
@@ -40,6 +37,7 @@ class MessageStyle:
     writes_calls: bool = True
     content_marks: tuple[str, ...] = ()
     is_harmony: bool = False
+    addressed: AddressedFormat | None = None
 
     def starts_in_reasoning(self, prompt: str, answer: str = "") -> bool:
         """Whether the rendered prompt already opens the reasoning.
@@ -59,6 +57,8 @@ class MessageStyle:
         """Return the marker texts that detokenizing must not omit, joined."""
         if self.is_harmony:
             return harmony.MARKERS
+        if self.addressed is not None:
+            return self.addressed.markers
         reasoning = self.reasoning.open + self.reasoning.close if self.reasoning else ""
         form = self.tool_format if with_tools else None
         return reasoning + "".join(self.content_marks) + (form.markers if form else "")
@@ -91,6 +91,8 @@ class MessageStyle:
         """
         if self.is_harmony:
             return harmony.HarmonyParser()
+        if self.addressed is not None:
+            return AddressedParser(self.addressed, schemas, continues=bool(answer))
         if self.reasoning is None and not schemas and not self.content_marks:
             return PlainParser()
         return MessageParser(
@@ -111,6 +113,10 @@ def style_of(
     `render` renders messages with it, as Tokenizer.render_probe; without it only the template's
     text is read.
     """
+    addressed = ADDRESSED.get(name_of(tool_format or "")) or addressed_in(template)
+    if addressed is not None:
+        takes, writes = takes_tools(template), render is None or writes_calls(render)
+        return MessageStyle(None, addressed.calls, takes, writes, addressed=addressed)
     is_harmony = harmony.is_harmony(template)
     known = format_named(tool_format) if tool_format else recognise(template, render)
     if known is None and takes_tools(template) and not is_harmony:

@@ -97,6 +97,9 @@ def learn_content_marks(
     )
     before = (probes.assistant_message([], CONTENT) or "").partition(CONTENT)[0]
     openings = [before[len(common_start(before, probes.opened())) :]]
+    text, _, call = (probes.assistant_message([(NAMES[0], {})], CONTENT) or "").partition(CONTENT)
+    if NAMES[0] in call:
+        openings.append(text[len(common_start(text, probes.opened())) :])
     if thinking is not None and CONTENT in thinking[1]:
         openings.append(thinking[1].partition(CONTENT)[0])
     if calling is not None and trigger and trigger in calling[1]:

@@ -40,7 +40,17 @@ _SIGNS: list[tuple[str, str | None, ToolFormat]] = [
     ("<|tool_call|>", None, GRANITE),
     ("<|tool_list_start|>", None, LFM2),
     ("func_name1(", None, PYTHONIC),
+    ("<tool_calls>", None, FORMATS["hunyuan_a13b"]),
+    ("<function_calls>", None, FORMATS["olmo3"]),
+    ("<function_call>", None, FORMATS["granite-20b-fc"]),
     ('"parameters": ', None, LLAMA_JSON),
+]
+_LISTED = {sign for sign, _, _ in _SIGNS} | {"<function"}
+# Marks that only one family has come first, the longest of them before others that they contain.
+_OWN_SIGNS: list[tuple[str, str | None, ToolFormat]] = [
+    (form.trigger, None, form)
+    for form in sorted(FORMATS.values(), key=lambda form: -len(form.trigger))
+    if form.trigger.startswith(("<", "]<")) and form.trigger not in _LISTED
 ]
 # The names of vLLM and SGLang that differ from those here.
 _ALIASES = {
@@ -50,12 +60,14 @@ _ALIASES = {
     "deepseekv31": "deepseek_v31",
     "deepseekv32": "deepseek_v32",
     "deepseekv4": "deepseek_v4",
+    "deepseekv41": "deepseek_v41",
     "ernie45": "hermes",
     "functiongemma": "gemma",
     "gigachat35": "gigachat3",
     "glm": "glm45",
     "granite4": "hermes",
     "hunyuan": "hunyuan_a13b",
+    "hy_v4": "hy_v3",
     "interns1": "internlm",
     "jamba": "hunyuan_a13b",
     "ling3": "glm45",
@@ -64,6 +76,8 @@ _ALIASES = {
     "llama4_json": "llama_json",
     "llama4_pythonic": "pythonic",
     "mimo": "hermes",
+    "muse": "muse_glimmer",
+    "musespark1x": "muse_glimmer",
     "minimax-m2": "minimax_m2",
     "minimax-m3": "minimax_m3",
     "nanbeige": "qwen_xml",
@@ -75,6 +89,8 @@ _ALIASES = {
     "qwen3_xml": "qwen_xml",
     "spark25": "glm47",
     "step3p5": "qwen_xml",
+    "step5": "qwen_xml",
+    "trinity": "hermes",
 }
 # For templates without tools; TGI, too, requests this format in the prompt.
 FALLBACK = LLAMA_JSON
@@ -91,7 +107,7 @@ def recognise(template: str, render: Render | None = None) -> ToolFormat | None:
         return None if learnt is None else _named(learnt)
     if not takes_tools(template):
         return None
-    for sign, counter_sign, tool_format in _SIGNS:
+    for sign, counter_sign, tool_format in (*_OWN_SIGNS, *_SIGNS):
         if sign in template and (counter_sign is None or counter_sign not in template):
             return tool_format
     return FALLBACK if render is None else None
@@ -104,7 +120,12 @@ def takes_tools(template: str) -> bool:
 
 def format_named(name: str) -> ToolFormat:
     """Return a format by its name here, in vLLM or in SGLang."""
-    return FORMATS[_ALIASES.get(name, name)]
+    return FORMATS[name_of(name)]
+
+
+def name_of(name: str) -> str:
+    """Return the name here of a format, given by its name here, in vLLM or in SGLang."""
+    return _ALIASES.get(name, name)
 
 
 def _named(learnt: ToolFormat) -> ToolFormat:

@@ -10,9 +10,11 @@ import pytest
 from llguidance import LLMatcher, LLTokenizer
 from llguidance.numpy import allocate_token_bitmask, fill_next_token_bitmask
 
+from container.grammar.forms import schema_answer
 from container.grammar.message import message_grammar
 from container.grammar.shape import MessageShape, Tool
 from container.settings.requests import TOOL_CALL_PARSERS
+from container.text.addressed import ADDRESSED, AddressedParser
 from container.text.message_parser import DeltaKind, MessageParser, Reasoning
 from container.text.tool_formats import FORMATS
 
@@ -113,6 +115,39 @@ def test_every_format_written_by_hand_has_a_grammar(format_name: str) -> None:
     if text is not None:
         for arguments in _called(format_name, text, schema):
             jsonschema.validate(arguments, schema)
+
+
+@pytest.mark.parametrize("name", ADDRESSED)
+@pytest.mark.parametrize("keyword", SCHEMAS)
+def test_a_message_to_a_function_holds_the_keyword(name: str, keyword: str) -> None:
+    schema = SCHEMAS[keyword]
+    shape = MessageShape(
+        addressed=ADDRESSED[name], tools=(Tool("call_it", schema),), needs_call=True
+    )
+    text = _say(message_grammar(shape, {}), 1)
+    if text is None:
+        return
+    parser = AddressedParser(ADDRESSED[name], {"call_it": schema})
+    arguments: dict[int, str] = {}
+    for delta in parser.feed(text) + parser.finish():
+        if delta.kind is DeltaKind.ARGUMENTS:
+            arguments[delta.call_index] = arguments.get(delta.call_index, "") + delta.text
+    assert arguments, text
+    for written in arguments.values():
+        jsonschema.validate(json.loads(written), schema)
+
+
+@pytest.mark.parametrize("name", ADDRESSED)
+def test_a_message_may_be_for_the_user(name: str) -> None:
+    form = ADDRESSED[name]
+    user = f"{form.first}{form.users[0]}{form.header_end}Hi"
+    shape = MessageShape(addressed=form, tools=(Tool("call_it", {}),))
+    assert _is_allowed(message_grammar(shape, {}), user)
+    nobody = f"{form.first}nobody{form.header_end}Hi"
+    assert not _is_allowed(message_grammar(shape, {}), nobody)
+    answer = MessageShape(addressed=form, answer=schema_answer({"type": "object"}, "f"))
+    assert not _is_allowed(message_grammar(answer, {}), user)
+    assert _is_allowed(message_grammar(answer, {}), user[:-2] + "{}")
 
 
 def _is_allowed(grammar: str, text: str) -> bool:

@@ -7,11 +7,11 @@ import pytest
 
 from container.settings.requests import TOOL_CALL_PARSERS
 from container.text import gemma_arguments
+from container.text.delta import PlainParser
 from container.text.message_parser import (
     Delta,
     DeltaKind,
     MessageParser,
-    PlainParser,
     Reasoning,
     recognise_reasoning,
 )

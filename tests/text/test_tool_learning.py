@@ -206,6 +206,23 @@ def test_white_space_and_the_order_of_keys_may_differ(text: str) -> None:
         ("qwen_xml", "<function=now>\n<parameter=n>\n1\n</parameter>\n</function>\n</tool_call>"),
         ("kimi_k2", '<|tool_call_begin|>functions.now:0<|tool_call_argument_begin|>{"n": 1}'),
         ("gemma4", "<|tool_call>:now{n:1}<tool_call|>"),
+        (
+            "step3",
+            "<｜tool_calls_begin｜><｜tool_call_begin｜>function<｜tool_sep｜>"
+            '<steptml:invoke name="now"><steptml:parameter name="n">1</steptml:parameter>'
+            "</steptml:invoke><｜tool_call_end｜><｜tool_calls_end｜>",
+        ),
+        (
+            "dots",
+            '<dots_function_call>\n<invoke name="now">\n<parameter name="n">1</parameter>\n'
+            "</invoke>\n</dots_function_call>",
+        ),
+        ("inkling", '<|content_invoke_tool_json|>{"name":"now","args":{"n":1}}<|end_message|>'),
+        (
+            "deepseek_v41",
+            '<｜DSML｜ calls>\n<｜DSML｜ invoke name="now">\n<｜DSML｜ parameter '
+            'name="n" string="false">1</｜DSML｜ parameter>\n</｜DSML｜ invoke>\n</｜DSML｜ calls>',
+        ),
         ("llama_json", '<|python_tag|>{"name": "now", "parameters": {"n": 1}}'),
         ("phi4_mini_json", 'functools[{"name": "now", "arguments": {"n": 1}}]'),
     ],
@@ -213,6 +230,42 @@ def test_white_space_and_the_order_of_keys_may_differ(text: str) -> None:
 def test_marks_may_be_missing_or_others(name: str, text: str) -> None:
     for seed in range(4):
         assert _parse(format_named(name), text, seed) == ("", [("now", {"n": 1})])
+
+
+NOW = '"name": "now", "parameters": {"n": 1}'
+XLAM = '[{"name": "now", "arguments": {"n": 1}}]'
+
+
+@pytest.mark.parametrize(
+    ("name", "before", "after"),
+    [
+        ("llama_json", "Here it is:", f" {{{NOW}}} Anything else?"),
+        ("llama_json", "Here:\n```", f"\n{{\n  {NOW}\n}}\n```"),
+        ("llama_json", "<think>Hm.</think>", f"\n\n{{{NOW}}}"),
+        ("pythonic", "<think>Hm.</think>", "[now(n=1)]"),
+        ("xlam", "<think>Hm.</think>", XLAM),
+        ("xlam", "I will look:", f" {XLAM}"),
+        ("gigachat3", "Look.", f"<|message_sep|>\n\nfunction call<|role_sep|>\n{XLAM[1:-1]}"),
+    ],
+)
+def test_calls_may_stand_behind_text(name: str, before: str, after: str) -> None:
+    for seed in range(6):
+        content, calls = _parse(format_named(name), before + after, seed)
+        assert (content.strip(), calls) == (before, [("now", {"n": 1})])
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("llama_json", 'Say {"name": "nobody", "parameters": {"n": 1}} or {"name": "Ann"}.'),
+        ("llama_json", 'Say {"name": "now'),
+        ("pythonic", "<think>Hm.</think>\n[now] is the word"),
+        ("xlam", 'The list is [{"name": "Ann"}, {"name": "Bob"}].'),
+    ],
+)
+def test_text_that_looks_like_a_call_stays_text(name: str, text: str) -> None:
+    for seed in range(6):
+        assert _parse(format_named(name), text, seed) == (text, [])
 
 
 def test_marks_that_begin_no_call_are_content_before_a_call_and_dropped_after_it() -> None:

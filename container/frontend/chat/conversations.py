@@ -13,11 +13,12 @@ from container.frontend.generation.completion import Completion, TextEvent
 from container.frontend.generation.offloading import in_pieces
 from container.frontend.generation.prompts import FieldNames, Prompt
 from container.frontend.generation.request_context import RequestContext
+from container.frontend.generation.running_group import RunningGroup
 from container.frontend.generation.running_request import RunningRequest
 from container.frontend.generation.service import Service, TextRules
 from container.grammar.shape import MessageShape, encode_shape
 from container.messages.engine import FinishReason, SamplingParams
-from container.text.message_parser import Delta, DeltaKind, Parser
+from container.text.delta import Delta, DeltaKind, Parser
 from container.text.message_style import MessageStyle
 
 
@@ -152,9 +153,25 @@ class Conversations:
         """Submit a prepared chat and wait for its first token. Raises the engine's refusal."""
         style = self.style
         text = replace(text, shown=style.markers(with_tools=bool(chat.schemas)))
-        running = self._service.start(chat.prompt, params, text, context)
+        return self._reply(chat, self._service.start(chat.prompt, params, text, context))
+
+    def start_group(
+        self,
+        chats: list[PreparedChat],
+        params: list[SamplingParams],
+        text: TextRules,
+        context: RequestContext,
+    ) -> tuple[RunningGroup, list[Reply]]:
+        """Submit prepared chats with the same tools at once, and wait for their first tokens."""
+        style = self.style
+        text = replace(text, shown=style.markers(with_tools=bool(chats[0].schemas)))
+        prompts = [chat.prompt for chat in chats]
+        group = self._service.start_group(prompts, params, text, context)
+        return group, list(map(self._reply, chats, group.requests))
+
+    def _reply(self, chat: PreparedChat, running: RunningRequest) -> Reply:
         parsers = [
-            style.parser(chat.text, chat.schemas, chat.answer, must_call=chat.must_call)
+            self.style.parser(chat.text, chat.schemas, chat.answer, must_call=chat.must_call)
             for _ in running.completions
         ]
         return Reply(running, parsers, [MessageBuilder() for _ in running.completions])
@@ -163,7 +180,8 @@ class Conversations:
         style, tools = self.style, chat_prompt.tools
         must_call = tools.mode is ToolMode.REQUIRED
         tool_format = style.format_of_calls(must_call=must_call)
-        is_open = tool_format is None and not style.is_harmony  # calls in an unknown format
+        # Calls in an unknown format are not constrained.
+        is_open = tool_format is None and not style.is_harmony
         return MessageShape(
             reasoning=style.reasoning,
             starts_in_reasoning=style.starts_in_reasoning(prompt, answer),
@@ -173,4 +191,5 @@ class Conversations:
             allows_several=tools.allows_several,
             answer=chat_prompt.answer,
             is_harmony=style.is_harmony,
+            addressed=style.addressed,
         )

@@ -18,6 +18,8 @@ from container.errors import ModelLoadError, one_line
 from container.images.reader import PROCESSOR_FILES
 from container.model.hf_config import stretch, text_config
 from container.settings.model import ModelSettings
+from container.text.templates.turn_end import turn_end
+from container.text.tokenizer import Tokenizer
 
 log = logging.getLogger(__name__)
 
@@ -118,6 +120,25 @@ def end_token_ids(
         return own
     log.warning("the model has no end token; only length and stop strings end a completion")
     return frozenset()
+
+
+def turn_end_ids(tokenizer: Tokenizer, known: frozenset[int], vocabulary: int) -> frozenset[int]:
+    """Return the token that the chat template ends answers with, if no file names it as an end.
+
+    Models that were tuned on another template than their base model's often lack it there, and
+    would go on with the user's next turn.
+    """
+    if not tokenizer.has_chat_template:
+        return frozenset()
+    found = turn_end(tokenizer.chat_template, tokenizer.render_probe, tokenizer.special_tokens_in)
+    ids = frozenset(found) - known
+    for token_id in ids:
+        log.warning(
+            "end tokens: the chat template ends answers with %r (%d), which neither "
+            "generation_config.json nor the tokenizer names; it ends completions, too",
+            found[token_id], token_id,
+        )  # fmt: skip
+    return frozenset(token_id for token_id in ids if token_id < vocabulary)
 
 
 def _end_token_values(path: Path, config: PretrainedConfig) -> Iterator[tuple[Path, object]]:

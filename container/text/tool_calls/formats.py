@@ -10,11 +10,13 @@ from container.text.tool_calls.pair_formats import (
     GLM45,
     GLM47,
     HUNYUAN_V3,
+    IQUEST,
     KIMI_K3,
     MINICPM5,
     MINIMAX_M3,
     QWEN_XML,
     SEED,
+    STEP3,
     invocations,
 )
 from container.text.tool_calls.syntax import INDEX, ArgumentStyle, ToolFormat
@@ -173,10 +175,21 @@ APERTUS = ToolFormat(
     separator=", ",
     end="]<|tools_suffix|>",
 )
+PLAMO3 = ToolFormat(
+    "plamo3",
+    trigger="<|plamo:begin_tool_requests:plamo|>",
+    begin="<|plamo:begin_tool_requests:plamo|>",
+    call_begin="<|plamo:begin_tool_request:plamo|><|plamo:begin_tool_name:plamo|>",
+    name_end="<|plamo:end_tool_name:plamo|>"
+    "<|plamo:begin_tool_arguments:plamo|><|plamo:constrain|>json<|plamo:msg|>",
+    call_end="<|plamo:end_tool_arguments:plamo|><|plamo:end_tool_request:plamo|>",
+    end="<|plamo:end_tool_requests:plamo|>",
+)
 _ALL = (
     HERMES, QWEN_XML, LLAMA_JSON, PYTHONIC, MISTRAL_JSON, MISTRAL, DEEPSEEK_V3, DEEPSEEK_V31,
     GEMMA, LFM2, OLMO3, GRANITE, KIMI_K2, KIMI_K3, GLM45, GLM47, HUNYUAN_V3, SEED, MINICPM5,
-    MINIMAX_M3, GEMMA4, COHERE, APERTUS,
+    MINIMAX_M3, GEMMA4, COHERE, APERTUS, IQUEST, STEP3, PLAMO3,
+    invocations("dots", "<dots_function_call>", "</dots_function_call>"),
     invocations("minimax_m2", "<minimax:tool_call>", "</minimax:tool_call>"),
     invocations(
         "deepseek_v32", "<｜DSML｜function_calls>", "</｜DSML｜function_calls>", "｜DSML｜", "typed"
@@ -184,6 +197,7 @@ _ALL = (
     invocations(
         "deepseek_v4", "<｜DSML｜tool_calls>", "</｜DSML｜tool_calls>", "｜DSML｜", "typed"
     ),
+    invocations("deepseek_v41", "<｜DSML｜ calls>", "</｜DSML｜ calls>", "｜DSML｜ ", "typed"),
     _json_list("hunyuan_a13b", "<tool_calls>", "</tool_calls>"),
     _json_list("nemotron", "<TOOLCALL>", "</TOOLCALL>"),
     _json_objects("granite-20b-fc", "<function_call> ", ""),
@@ -191,7 +205,17 @@ _ALL = (
     _json_objects("longcat", "<longcat_tool_call>", "</longcat_tool_call>"),
     replace(
         _json_objects("gigachat3", "<|function_call|>", ""),
-        other_triggers=("function call<|role_sep|>",),
+        other_triggers=(
+            "<|message_sep|>\n\nfunction call<|role_sep|>", "function call<|role_sep|>",
+        ),
+    ),
+    replace(
+        _json_objects("k2_horizon", "<ifm|tool_call>", "</ifm|tool_call>"),
+        trigger="<ifm|tool_calls>", begin="<ifm|tool_calls>", end="</ifm|tool_calls>",
+    ),
+    replace(
+        _json_objects("inkling", "<|content_invoke_tool_json|>", "<|end_message|>"),
+        name_end='", "args": ', separator="<|message_model|>",
     ),
     replace(
         MISTRAL_JSON,

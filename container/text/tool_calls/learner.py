@@ -9,6 +9,7 @@ import re
 from dataclasses import dataclass, replace
 from typing import Any
 
+from container.text.reasoning import REASONINGS
 from container.text.tool_calls.probes import (
     ARGUMENTS,
     ATOM,
@@ -90,6 +91,7 @@ class _Learner:
             openings.append(opening[len(common_start(opening, self._probes.after_content())) :])
         before = without_content[: without_content.find(first)]
         openings.append(before[len(common_start(before, self._probes.opened())) :])
+        openings = [_without_thoughts(text) for text in openings]
         return min((text for text in openings if text.strip()), key=len, default="")
 
     def _ending(self, tail: str, calls: str) -> str:
@@ -214,6 +216,16 @@ def _texts_around(text: str, parts: list[str]) -> list[str] | None:
         texts.append(text[end:stop])
         start = stop
     return texts
+
+
+def _without_thoughts(opening: str) -> str:
+    """Drop the marks of thoughts that a template writes before calls, though there are none."""
+    text = opening.lstrip()
+    for marks in REASONINGS:
+        inner = text.removeprefix(marks.open).lstrip()
+        if text.startswith(marks.open) and inner.startswith(marks.close):
+            return inner.removeprefix(marks.close)
+    return opening
 
 
 def _with_ids(text: str) -> str:

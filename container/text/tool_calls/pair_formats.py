@@ -79,6 +79,25 @@ SEED = replace(
     call_end="</function>\n</seed:tool_call>",
     pairs=PairMarks("<parameter=", (">",), "</parameter>\n"),
 )
+IQUEST = replace(
+    GLM47,
+    name="iquest_q1",
+    trigger="<iquest_tool_call>",
+    call_begin="<iquest_tool_call>",
+    call_end="</iquest_tool_call>",
+)
+STEP3 = ToolFormat(
+    "step3",
+    trigger="<｜tool_calls_begin｜>",
+    begin="<｜tool_calls_begin｜>",
+    call_begin='<｜tool_call_begin｜>function<｜tool_sep｜><steptml:invoke name="',
+    name_end='">',
+    call_end="</steptml:invoke><｜tool_call_end｜>",
+    separator="\n",
+    end="<｜tool_calls_end｜>",
+    arguments=ArgumentStyle.XML,
+    pairs=PairMarks('<steptml:parameter name="', ('">',), "</steptml:parameter>"),
+)
 MINICPM5 = replace(
     QWEN_XML,
     name="minicpm5",

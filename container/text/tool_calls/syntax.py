@@ -110,8 +110,16 @@ class ToolFormat:
     @property
     def triggers(self) -> list[str]:
         """All marks that calls may begin with, where text may precede them."""
-        own = [] if self.only_at_start else [self.trigger, self.inner_trigger]
+        own = [self.trigger, self.inner_trigger] if not self.only_at_start else self._bare_openings
         return [mark for mark in (*own, *self.other_triggers) if mark]
+
+    @property
+    def _bare_openings(self) -> list[str]:
+        """How a JSON object without a mark begins behind text; only a known function is a call."""
+        if self.object_keys is None or self.object_prefix.strip():
+            return []
+        brackets = self.begin.strip() + "{"
+        return [f'{brackets}{gap}"{self.object_keys[0]}"' for gap in ("", " ", "\n  ", "\n    ")]
 
     @property
     def inner_trigger(self) -> str:

@@ -66,6 +66,40 @@ def test_a_text_that_is_cut_is_incomplete(client: openai.OpenAI) -> None:
     assert answer.output[0].status == "incomplete"  # type: ignore[union-attr]
 
 
+@pytest.mark.parametrize(
+    ("fields", "num_top"),
+    [({"include": ["message.output_text.logprobs"]}, 0), ({"top_logprobs": 3}, 3)],
+)
+def test_log_probabilities_are_those_of_the_text(
+    client: openai.OpenAI, fields: dict[str, Any], num_top: int
+) -> None:
+    ask: dict[str, Any] = {"model": "tgi", "input": "Name a colour.", "temperature": 0} | fields
+    answer = client.responses.create(**ask)
+    [part] = answer.output[0].content  # type: ignore[union-attr]
+    scored: Any = part.logprobs  # type: ignore[union-attr]
+    assert "".join(entry.token for entry in scored) == answer.output_text
+    assert {len(entry.top_logprobs) for entry in scored} == {num_top}
+    assert all(entry.logprob <= 0 for entry in scored)
+    events: list[Any] = list(client.responses.create(stream=True, **ask))
+    streamed = [
+        entry.logprob
+        for event in events
+        if event.type == "response.output_text.delta"
+        for entry in event.logprobs
+    ]
+    [done] = [event for event in events if event.type == "response.output_text.done"]
+    assert streamed == [entry.logprob for entry in done.logprobs]
+    assert streamed == [entry.logprob for entry in scored]
+
+
+def test_calls_and_marks_have_no_log_probabilities(client: openai.OpenAI) -> None:
+    answer = client.responses.create(
+        model="tgi", input=QUESTION, tools=[WEATHER], tool_choice="required", temperature=0,
+        top_logprobs=1,
+    )  # fmt: skip
+    assert {item.type for item in answer.output} == {"function_call"}
+
+
 def test_a_loop_of_calls(client: openai.OpenAI) -> None:
     items: list[Any] = [{"role": "user", "content": QUESTION}]
     first = client.responses.create(
@@ -153,6 +187,8 @@ def test_the_events_have_their_type_in_a_line(server: Server) -> None:
         ({"include": ["file_search_call.results"]}, "include"),
         ({"tools": [{"type": "web_search"}]}, "tools[0].type"),
         ({"max_output_tokens": 0}, "max_output_tokens"),
+        ({"top_logprobs": 21}, "top_logprobs"),
+        ({"include": ["message.output_text.everything"]}, "include"),
         ({"chat_template_kwargs": {"chat_template": "x"}}, "chat_template_kwargs.chat_template"),
         ({"temperature": -1}, "temperature"),
         ({"text": {"format": {"type": "yaml"}}}, "text.format.type"),

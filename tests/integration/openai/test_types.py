@@ -29,6 +29,7 @@ RESPONSES: list[dict[str, Any]] = [
     {},
     {"instructions": "Be short.", "metadata": {"a": "b"}, "store": False},
     {"tools": [FLAT], "tool_choice": "required", "max_output_tokens": 200},
+    {"top_logprobs": 2},
 ]
 
 

@@ -7,7 +7,8 @@ import pytest
 from transformers import LlamaConfig
 
 from container.errors import ModelLoadError
-from container.model.loading.config import end_token_ids
+from container.model.loading.config import end_token_ids, turn_end_ids
+from tests.support.chat_templates import tokenizer_with
 
 CONFIG = LlamaConfig(vocab_size=100, eos_token_id=7)
 
@@ -75,3 +76,14 @@ def test_completions_end_at_the_tokenizers_end_token_too(
 ) -> None:
     config = LlamaConfig(vocab_size=100, eos_token_id=own)
     assert end_token_ids(_with(tmp_path, value), config, frozenset(tokenizer_ids)) == expected
+
+
+def test_the_end_of_a_templates_turns_is_an_end(caplog: pytest.LogCaptureFixture) -> None:
+    turn = "<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n"
+    tokenizer = tokenizer_with("{% for m in messages %}" + turn + "{% endfor %}")
+    assert turn_end_ids(tokenizer, frozenset({0}), 100) == {2}
+    assert "ends answers with '<|im_end|>' (2)" in caplog.text
+    caplog.clear()
+    assert turn_end_ids(tokenizer, frozenset({0, 2}), 100) == frozenset()
+    assert turn_end_ids(tokenizer, frozenset(), 2) == frozenset()
+    tokenizer.stop_renderer()

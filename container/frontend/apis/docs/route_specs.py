@@ -17,6 +17,7 @@ from container.frontend.apis.embeddings.pooling_schema import (
     PoolingRequest,
     ScoreRequest,
 )
+from container.frontend.apis.openai.batch.chat_batch import BatchChatRequest
 from container.frontend.apis.openai.chat_schema import ChatRequest
 from container.frontend.apis.openai.completions_schema import CompletionRequest
 from container.frontend.apis.openai.responses.schema import InputTokensRequest, ResponseRequest
@@ -123,6 +124,10 @@ OPERATIONS = (
     Operation(
         "post", "/openai/v1/chat/completions", OPENAI, "Continue a chat (SageMaker's path)",
         ChatRequest, openai.ChatCompletion, openai.OpenAIError, streams=True,
+    ),
+    Operation(
+        "post", "/v1/chat/completions/batch", VLLM, "Continue several chats, a choice for each",
+        BatchChatRequest, openai.ChatCompletion, openai.OpenAIError,
     ),
     Operation(
         "post", "/v1/completions", OPENAI, "Complete prompts",

@@ -18,6 +18,7 @@ from container.frontend.apis.openai.chat_rendering import (
     served_name,
 )
 from container.frontend.apis.openai.chat_schema import (
+    ChatFields,
     ChatRequest,
     check,
     template_messages,
@@ -28,7 +29,7 @@ from container.frontend.apis.openai.sampling_schema import GenerationFields, wit
 from container.frontend.apis.openai.structured_fields import read_structured
 from container.frontend.apis.openai.tools_schema import read_tools
 from container.frontend.chat.chat_prompts import ChatPrompt
-from container.frontend.chat.tools import ToolMode
+from container.frontend.chat.conversations import PreparedChat, Reply
 from container.frontend.generation.completion import TextEvent
 from container.frontend.generation.prompts import FieldNames
 from container.frontend.generation.request_context import RequestContext
@@ -37,6 +38,7 @@ from container.frontend.web.error_responses import openai_body
 from container.frontend.web.http_request import request_context
 from container.frontend.web.request_body import parse, read_object
 from container.grammar.forms import Answer
+from container.messages.engine import SamplingParams
 
 NAMES = FieldNames(prompt="messages", max_new_tokens="max_tokens")
 
@@ -68,6 +70,15 @@ class OpenAIDialect(ChatDialect[Chat]):
         *,
         takes_plain: bool,
     ) -> Chat:
+        prepared, params = self.prepare(chat_request, takes_plain=takes_plain)
+        rules = text_rules(chat_request, received_at)
+        reply = self._conversations.start(prepared, params, rules, context)
+        return started_chat(reply, chat_request, forces_call=prepared.must_call)
+
+    def prepare(
+        self, chat_request: ChatRequest, *, takes_plain: bool = False
+    ) -> tuple[PreparedChat, SamplingParams]:
+        """Check a chat, render and encode it. Raises the request's first error."""
         service = self._service
         check(chat_request, self._limits, service.info.vocabulary)
         answer = read_structured(chat_request, self._limits)
@@ -80,22 +91,7 @@ class OpenAIDialect(ChatDialect[Chat]):
             grammar=prepared.grammar,
             bad_words=service.prompts.word_ids(chat_request.bad_words or []),
         )
-        params = with_prompt_logprobs(params, chat_request.prompt_logprobs)
-        rules = TextRules(
-            received_at,
-            chat_request.stops,
-            keep_stop=chat_request.includes_stop,
-            num_sequences=chat_request.n or 1,
-        )
-        reply = self._conversations.start(prepared, params, rules, context)
-        return Chat(
-            reply,
-            chat_request,
-            served_name(chat_request.model, reply.running.info.model_id),
-            chat_request.name("chatcmpl"),
-            int(time.time()),
-            forces_call=chat_prompt.tools.mode is ToolMode.REQUIRED,
-        )
+        return prepared, with_prompt_logprobs(params, chat_request.prompt_logprobs)
 
     def _body(self, chat: Chat) -> object:
         return answer(chat)
@@ -117,6 +113,28 @@ def blueprint(dialect: OpenAIDialect) -> Blueprint:
         return dialect.chat(read_object(request), request_context())
 
     return routes
+
+
+def text_rules(chat_request: ChatFields, received_at: float) -> TextRules:
+    """Return how the completions of a chat become text."""
+    return TextRules(
+        received_at,
+        chat_request.stops,
+        keep_stop=chat_request.includes_stop,
+        num_sequences=chat_request.n or 1,
+    )
+
+
+def started_chat(reply: Reply, chat_request: ChatRequest, *, forces_call: bool) -> Chat:
+    """Name a chat whose reply has been started."""
+    return Chat(
+        reply,
+        chat_request,
+        served_name(chat_request.model, reply.running.info.model_id),
+        chat_request.name("chatcmpl"),
+        int(time.time()),
+        forces_call=forces_call,
+    )
 
 
 def generation_options(fields: GenerationFields) -> GenerationOptions:

@@ -12,8 +12,8 @@ from typing import Any
 from container import __version__
 from container.frontend.apis.openai.chat_schema import ChatRequest
 from container.frontend.apis.openai.token_details import (
-    logprob_entry,
     prompt_logprobs,
+    scored,
     token_ids,
 )
 from container.frontend.chat.conversations import MessageBuilder, Reply
@@ -77,21 +77,23 @@ def served_name(requested: str | None, served: str) -> str:
     return requested if requested and requested != "tgi" else served
 
 
-def usage(reply: Reply) -> dict[str, Any]:
-    """Count the tokens; `cached_tokens` are those of the prompt that were already computed."""
-    prompt, new = reply.running.prompt_tokens, reply.running.completion_tokens
-    counts: dict[str, Any] = {
+def usage(*replies: Reply) -> dict[str, Any]:
+    """Count the tokens; `cached_tokens` are those of the prompts that were already computed."""
+    prompt = sum(reply.running.prompt_tokens for reply in replies)
+    new = sum(reply.running.completion_tokens for reply in replies)
+    cached = sum(reply.running.prompt.cached_tokens for reply in replies)
+    thought = sum(builder.reasoning_tokens for reply in replies for builder in reply.builders)
+    return {
         "prompt_tokens": prompt,
         "completion_tokens": new,
         "total_tokens": prompt + new,
-        "prompt_tokens_details": {"cached_tokens": reply.running.prompt.cached_tokens},
+        "prompt_tokens_details": {"cached_tokens": cached},
+        "completion_tokens_details": {"reasoning_tokens": thought},
     }
-    thought = sum(builder.reasoning_tokens for builder in reply.builders)
-    return counts | {"completion_tokens_details": {"reasoning_tokens": thought}}
 
 
-def answer(chat: Chat) -> dict[str, Any]:
-    """Render a whole answer."""
+def choices_of(chat: Chat) -> list[dict[str, Any]]:
+    """Render the choices of a whole answer."""
     choices = []
     for completion in chat.running.completions:
         builder = chat.reply.take_whole(completion)
@@ -105,6 +107,12 @@ def answer(chat: Chat) -> dict[str, Any]:
         if chat.chat_request.return_token_ids:
             choice["token_ids"] = token_ids(completion.events)
         choices.append(choice)
+    return choices
+
+
+def answer(chat: Chat) -> dict[str, Any]:
+    """Render a whole answer."""
+    choices = choices_of(chat)
     body: dict[str, Any] = {"choices": choices, "usage": usage(chat.reply)}
     if chat.chat_request.return_token_ids:
         body["prompt_token_ids"] = chat.running.prompt_ids
@@ -201,11 +209,4 @@ def _logprobs(chat: Chat, events: list[TextEvent]) -> dict[str, Any] | None:
     if not chat_request.logprobs:
         return None
     as_id = bool(chat_request.return_tokens_as_token_ids)
-    content = [
-        written(
-            logprob_entry(event.token, as_id=as_id)
-            | {"top_logprobs": [logprob_entry(token, as_id=as_id) for token in event.top]}
-        )
-        for event in in_pieces(events)
-    ]
-    return {"content": content}
+    return {"content": [written(scored(event, as_id=as_id)) for event in in_pieces(events)]}

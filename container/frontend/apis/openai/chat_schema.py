@@ -81,10 +81,9 @@ class Message(Body):
     tool_call_id: str | None = None
 
 
-class ChatRequest(GenerationFields):
-    """A conversation to be continued. Sampling is on unless `temperature` is 0."""
+class ChatFields(GenerationFields):
+    """The fields of a chat but for its messages. Sampling is on unless `temperature` is 0."""
 
-    messages: Items[Message]
     max_completion_tokens: int | None = None
     logprobs: bool | None = False
     top_logprobs: int | None = None
@@ -124,6 +123,12 @@ class ChatRequest(GenerationFields):
         """The limit under either of its names; the newer one wins."""
         newer = self.max_completion_tokens
         return self.max_tokens if newer is None else newer
+
+
+class ChatRequest(ChatFields):
+    """A conversation to be continued."""
+
+    messages: Items[Message]
 
 
 # What OpenAI knows and this server does not offer: the values that mean "off". `user`, `metadata`,

@@ -161,6 +161,13 @@ def _length(token: TokenText) -> int:
     return 0 if token.is_special else len(token.text)
 
 
+def _by_text(top: list[TokenText], *, as_id: bool) -> Json:
+    """Map texts to log-probabilities; of tokens with the same text, the likelier one counts."""
+    likeliest_last = sorted(top, key=lambda token: token.logprob or 0.0)
+    by_text = {shown(token, as_id=as_id): token.logprob for token in likeliest_last}
+    return {shown(token, as_id=as_id): by_text[shown(token, as_id=as_id)] for token in top}
+
+
 def _logprobs(
     tokens: list[TokenText], tops: list[list[TokenText]], *, start: int, as_id: bool
 ) -> Json:
@@ -172,9 +179,6 @@ def _logprobs(
     return {
         "tokens": [shown(token, as_id=as_id) for token in in_pieces(tokens)],
         "token_logprobs": [token.logprob for token in tokens],
-        "top_logprobs": [
-            {shown(likely, as_id=as_id): likely.logprob for likely in top} or None
-            for top in in_pieces(tops)
-        ],
+        "top_logprobs": [_by_text(top, as_id=as_id) or None for top in in_pieces(tops)],
         "text_offset": list(accumulate(lengths[:-1], initial=start)),
     }

@@ -24,6 +24,12 @@ def logprob_entry(token: TokenText, *, as_id: bool) -> dict[str, Any]:
     return {"token": text, "logprob": token.logprob, "bytes": list(token.text.encode())}
 
 
+def scored(event: TextEvent, *, as_id: bool) -> dict[str, Any]:
+    """OpenAI's form of a token of a chat, with the likeliest ones in its place."""
+    top = [logprob_entry(token, as_id=as_id) for token in event.top]
+    return logprob_entry(event.token, as_id=as_id) | {"top_logprobs": top}
+
+
 def prompt_tokens(running: RunningRequest) -> list[TokenText]:
     """The prompt's tokens; the first has no log-probability, as nothing comes before it."""
     tokenizer = running.completions[0].tokenizer

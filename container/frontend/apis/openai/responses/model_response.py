@@ -9,11 +9,15 @@ from typing import Any
 from container.frontend.apis.openai.responses.output_items import Event, Item, OutputItems
 from container.frontend.apis.openai.responses.schema import ResponseRequest
 from container.frontend.apis.openai.responses.store import StoredResponse
+from container.frontend.apis.openai.token_details import scored
 from container.frontend.chat.conversations import Reply
 from container.frontend.generation.completion import TextEvent
 from container.frontend.generation.running_request import RunningRequest
-from container.frontend.web.responses import deadline_mark
+from container.frontend.web.responses import deadline_mark, written
 from container.messages.engine import FinishReason
+from container.text.delta import Delta, DeltaKind
+
+Json = dict[str, Any]
 
 
 @dataclass(slots=True)
@@ -32,6 +36,7 @@ class ModelResponse:
     earlier: list[Item]
     is_stored: bool
     numbers: Iterator[int] = field(default_factory=count)
+    unsent: list[Json] = field(default_factory=list)  # scored tokens whose text is still to come
 
     @property
     def running(self) -> RunningRequest:
@@ -69,6 +74,7 @@ class ModelResponse:
             },
             "tool_choice": response_request.tool_choice or "auto",
             "tools": response_request.tools or [],
+            "top_logprobs": response_request.top_logprobs or 0,
             "top_p": 1.0 if response_request.top_p is None else response_request.top_p,
             "truncation": "disabled",
             "usage": self._usage() if has_ended else None,
@@ -103,10 +109,26 @@ class ModelResponse:
 
 def take(response: ModelResponse, event: TextEvent) -> Iterator[Event]:
     """Turn a token into events of the output; the last one closes it."""
-    for delta in response.reply.take(event):
-        yield from response.output.take(delta)
+    deltas = response.reply.take(event)
+    logprobs = _take_logprobs(response, event, deltas)
+    for delta in deltas:
+        is_text = delta.kind is DeltaKind.CONTENT
+        yield from response.output.take(delta, logprobs if is_text else [])
+        logprobs = [] if is_text else logprobs
     if event.finish_reason is not None:
         yield from response.output.close(status_of(event.finish_reason))
+
+
+def _take_logprobs(response: ModelResponse, event: TextEvent, deltas: list[Delta]) -> list[Json]:
+    """Return the scored tokens of the text in some deltas; marks and thoughts have none."""
+    if response.response_request.num_logprobs is None:
+        return []
+    if not event.is_cut:
+        response.unsent.append(written(scored(event, as_id=False)))
+    if not deltas:
+        return []
+    logprobs, response.unsent = response.unsent, []
+    return logprobs if any(delta.kind is DeltaKind.CONTENT for delta in deltas) else []
 
 
 def status_of(reason: FinishReason | None) -> str:

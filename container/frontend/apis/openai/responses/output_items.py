@@ -24,8 +24,8 @@ class OutputItems:
         self._builder = builder
         self._kind: DeltaKind | None = None
 
-    def take(self, delta: Delta) -> Iterator[Event]:
-        """Add a delta and yield its events."""
+    def take(self, delta: Delta, logprobs: list[Item]) -> Iterator[Event]:
+        """Add a delta, with the scored tokens of a text, and yield its events."""
         kind = DeltaKind.CALL if delta.kind is DeltaKind.ARGUMENTS else delta.kind
         if kind is not self._kind or delta.kind is DeltaKind.CALL:
             yield from self.close("completed")
@@ -44,7 +44,8 @@ class OutputItems:
         item["content"][0]["text"] += delta.text
         event = {"type": f"response.{_word(kind)}.delta", **position, "content_index": 0}
         if kind is DeltaKind.CONTENT:
-            event["logprobs"] = []
+            item["content"][0]["logprobs"] += logprobs
+            event["logprobs"] = logprobs
         yield event | {"delta": delta.text}
 
     def close(self, status: str) -> Iterator[Event]:
@@ -68,7 +69,7 @@ class OutputItems:
             part = item["content"][0]
             part_position = position | {"content_index": 0}
             done = {"type": f"response.{_word(kind)}.done", **part_position, "text": part["text"]}
-            yield done | ({"logprobs": []} if kind is DeltaKind.CONTENT else {})
+            yield done | ({"logprobs": part["logprobs"]} if kind is DeltaKind.CONTENT else {})
             yield {"type": "response.content_part.done", **part_position, "part": dict(part)}
         yield {
             "type": "response.output_item.done",

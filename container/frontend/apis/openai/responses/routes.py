@@ -130,7 +130,10 @@ class ResponsesDialect(ChatDialect[ModelResponse]):
         prepared = self._conversations.prepare(chat_prompt, NAMES, limit)
         sampling = response_request.sampling
         params = sampling.params(
-            prepared.max_new_tokens, vocabulary, top_logprobs=None, grammar=prepared.grammar
+            prepared.max_new_tokens,
+            vocabulary,
+            top_logprobs=response_request.num_logprobs,
+            grammar=prepared.grammar,
         )
         text = TextRules(received_at, sampling.stops, keep_stop=sampling.includes_stop)
         reply = self._conversations.start(prepared, params, text, context)

@@ -10,6 +10,7 @@ from container.frontend.apis.openai.sampling_schema import (
     check_sampling,
     refuse,
     require,
+    within,
 )
 from container.frontend.apis.openai.template_inputs import (
     IMAGE_PART,
@@ -30,32 +31,22 @@ NOT_OFFERED: dict[str, tuple[Any, ...]] = {
     "prompt": (None,),
     "max_tool_calls": (None,),
     "truncation": (None, "disabled"),
-    "top_logprobs": (None, 0),
     "context_management": (None, []),
     "moderation": (None,),
     "image": (None,),
     "access_programs": (None,),
 }
-# What `include` may ask for without effect here: there are no tools of the server's own.
-INCLUDABLE = frozenset({"reasoning.encrypted_content"})
-
+LOGPROBS = "message.output_text.logprobs"
+# What `include` may ask for; the second has no effect here.
+INCLUDABLE = frozenset({LOGPROBS, "reasoning.encrypted_content"})
+MAX_TOP_LOGPROBS = 20  # OpenAI's own limit
 
 # Those that have the same name in all dialects.
 SAMPLING_FIELDS = (
-    "temperature",
-    "top_p",
-    "top_k",
-    "min_p",
-    "seed",
-    "frequency_penalty",
-    "presence_penalty",
-    "repetition_penalty",
-    "logit_bias",
-    "stop",
-    "stop_token_ids",
-    "ignore_eos",
+    "temperature", "top_p", "top_k", "min_p", "seed", "frequency_penalty", "presence_penalty",
+    "repetition_penalty", "logit_bias", "stop", "stop_token_ids", "ignore_eos",
     "include_stop_str_in_output",
-)
+)  # fmt: skip
 
 
 class TextOptions(Body):
@@ -143,6 +134,12 @@ class ResponseRequest(ConversationRequest):
     access_programs: Any = None
 
     @property
+    def num_logprobs(self) -> int | None:
+        """How many likely tokens each token has with its log-probability; None: no scores."""
+        asks = LOGPROBS in (self.include or []) or bool(self.top_logprobs)
+        return (self.top_logprobs or 0) if asks else None
+
+    @property
     def sampling(self) -> SamplingFields:
         """How tokens are picked, under the names that all dialects share."""
         return SamplingFields(
@@ -175,6 +172,7 @@ def check(request: ResponseRequest, limits: RequestLimits, vocabulary: int) -> N
             raise UnsupportedParameter(
                 f"`include`: {name[:60]!r} is not supported by this server", field="include"
             )
+    within(request.top_logprobs, "top_logprobs", 0, MAX_TOP_LOGPROBS)
     most = request.max_output_tokens
     require(most is None or most >= 1, "max_output_tokens", f"must be >= 1. Given: {most}")
     require(request.input != [], "input", "must not be an empty list")
