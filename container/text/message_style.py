@@ -106,19 +106,22 @@ class MessageStyle:
 
 @lru_cache(maxsize=8)
 def style_of(
-    template: str, tool_format: str | None = None, render: Render | None = None
+    template: str,
+    tool_format: str | None = None,
+    render: Render | None = None,
+    tokens: frozenset[str] = frozenset(),
 ) -> MessageStyle:
     """Detect the style of a chat template; `tool_format` overrides its tool call format.
 
     `render` renders messages with it, as Tokenizer.render_probe; without it only the template's
-    text is read.
+    text is read. `tokens` were added to the vocabulary.
     """
     addressed = ADDRESSED.get(name_of(tool_format or "")) or addressed_in(template)
     if addressed is not None:
         takes, writes = takes_tools(template), render is None or writes_calls(render)
         return MessageStyle(None, addressed.calls, takes, writes, addressed=addressed)
     is_harmony = harmony.is_harmony(template)
-    known = format_named(tool_format) if tool_format else recognise(template, render)
+    known = format_named(tool_format) if tool_format else recognise(template, render, tokens)
     if known is None and takes_tools(template) and not is_harmony:
         log.warning(
             "chat template: its tool calls are in no known format, so calls are not parsed and "

@@ -212,6 +212,11 @@ class Tokenizer:
         """Render whole messages, to learn how the template writes. Raises TemplateFailed."""
         return self.render_chat(messages, tools=tools, continues=False, opens_reply=opens_reply)
 
+    @functools.cached_property
+    def added_names(self) -> frozenset[str]:
+        """The texts of the tokens that were added to the vocabulary."""
+        return frozenset(self.added_tokens)
+
     def special_tokens_in(self, text: str) -> dict[int, str]:
         """Return the special tokens whose names occur in a text, by id."""
         return {

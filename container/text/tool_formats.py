@@ -19,7 +19,8 @@ from container.text.tool_calls.formats import (
     PYTHONIC,
 )
 from container.text.tool_calls.pair_formats import GLM45, QWEN_XML
-from container.text.tool_calls.probes import Render
+from container.text.tool_calls.probes import Probes, Render
+from container.text.tool_calls.read_back import reads_back
 from container.text.tool_calls.syntax import ArgumentStyle, ToolFormat
 
 __all__ = ["FALLBACK", "FORMATS", "ArgumentStyle", "ToolFormat", "recognise"]
@@ -40,6 +41,7 @@ _SIGNS: list[tuple[str, str | None, ToolFormat]] = [
     ("<|tool_call|>", None, GRANITE),
     ("<|tool_list_start|>", None, LFM2),
     ("func_name1(", None, PYTHONIC),
+    ("<tool_calls>", "<tool_calls>[", FORMATS["minimax_m1"]),
     ("<tool_calls>", None, FORMATS["hunyuan_a13b"]),
     ("<function_calls>", None, FORMATS["olmo3"]),
     ("<function_call>", None, FORMATS["granite-20b-fc"]),
@@ -96,21 +98,38 @@ _ALIASES = {
 FALLBACK = LLAMA_JSON
 
 
-def recognise(template: str, render: Render | None = None) -> ToolFormat | None:
+def recognise(
+    template: str, render: Render | None = None, tokens: frozenset[str] = frozenset()
+) -> ToolFormat | None:
     """Learn the format from the calls that a template writes; None if it is not known.
 
-    A template that writes no calls is recognised by texts in it. Without `render` only the text is
-    read, and FALLBACK is returned for one that takes tools and has no such text.
+    A template that writes no calls is recognised by texts in it, or else by the `tokens` that were
+    added to the vocabulary. Without `render` only the text is read, and FALLBACK is returned for
+    one that takes tools and has no such text.
     """
     if render is not None and learner.writes_calls(render):
         learnt = learner.learn(render)
-        return None if learnt is None else _named(learnt)
+        return _proved(template, render) if learnt is None else _named(learnt)
     if not takes_tools(template):
         return None
+    return _by_signs(template) or (
+        FALLBACK if render is None else _by_signs("\n".join(sorted(tokens)), plain=False)
+    )
+
+
+def _by_signs(text: str, *, plain: bool = True) -> ToolFormat | None:
+    """Find a format whose sign is in a text; `plain`: signs that are no marks count, too."""
     for sign, counter_sign, tool_format in (*_OWN_SIGNS, *_SIGNS):
-        if sign in template and (counter_sign is None or counter_sign not in template):
+        is_sign = plain or sign[0] in "<[]"
+        if is_sign and sign in text and (counter_sign is None or counter_sign not in text):
             return tool_format
-    return FALLBACK if render is None else None
+    return None
+
+
+def _proved(template: str, render: Render) -> ToolFormat | None:
+    """Find a known format whose parser reads back what a template writes."""
+    marked = [form for form in FORMATS.values() if form.trigger in template]
+    return next((form for form in marked if reads_back(form, Probes(render))), None)
 
 
 def takes_tools(template: str) -> bool:

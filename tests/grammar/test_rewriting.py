@@ -49,12 +49,14 @@ def _schema(rnd: random.Random, depth: int = 3) -> Any:
     keywords: dict[str, Any] = {
         "type": lambda: rnd.choice([rnd.choice(types), rnd.sample(types, 2)]),
         "const": lambda: rnd.choice([None, True, "x", "xy", 1]),
-        "enum": lambda: rnd.sample([*WORDS, None, True, 2], 3),
+        "enum": lambda: rnd.sample([*WORDS, None, True, 2, 0.5], 3),
         "required": lambda: rnd.sample(NAMES, rnd.randint(0, 2)),
         "properties": lambda: {n: _schema(rnd, depth - 1) for n in rnd.sample(NAMES, 2)},
         "additionalProperties": lambda: rnd.choice([False, _schema(rnd, depth - 1)]),
         "patternProperties": lambda: {rnd.choice(["^a$", "b|c"]): _schema(rnd, depth - 1)},
-        "propertyNames": lambda: {"pattern": rnd.choice(["^[ab]", "^z"])},
+        "propertyNames": lambda: rnd.choice(
+            [{"pattern": "^[ab]"}, {"pattern": "^z"}, {"enum": ["a", "d"]}, {"maxLength": 1}]
+        ),
         "minProperties": lambda: rnd.randint(0, 2),
         "maxProperties": lambda: rnd.randint(0, 3),
         "minimum": lambda: rnd.randint(-1, 2),
@@ -241,3 +243,55 @@ def test_strict_closes_objects_that_are_silent_about_other_keys() -> None:
             "additionalProperties": True
         }
     assert "additionalProperties" not in closed({"type": "object"})
+
+
+STRINGS, NUMBERS = ({"type": "array", "items": {"type": kind}} for kind in ("string", "integer"))
+DIVIDED: dict[str, tuple[dict[str, Any], list[Any], list[Any]]] = {
+    "lists whose first items differ": (
+        {"oneOf": [STRINGS | {"minItems": 1}, NUMBERS]}, [["a"], [1], []], [["a", 1], [None]],
+    ),
+    "patterns that begin otherwise": (
+        {"oneOf": [{"type": "string", "pattern": "^ab.*"}, {"type": "string", "pattern": "^ac$"}]},
+        ["ab", "abc", "ac"], ["a", "acc"],
+    ),
+    "a word and a pattern": (
+        {"oneOf": [{"const": "none"}, {"type": "string", "pattern": "^[0-9]+$"}]},
+        ["none", "12"], ["nones", ""],
+    ),
+    "no integer but some": (
+        {"type": "integer", "not": {"enum": [0, 2]}}, [-1, 1, 3], [0, 2],
+    ),
+    "no number but one": ({"type": "number", "not": {"const": 1.5}}, [1, 1.4, 2], [1.5]),
+    "if a number is one": (
+        {
+            "type": "object",
+            "properties": {"v": {"type": "integer"}, "w": {"type": "boolean"}},
+            "required": ["v"],
+            "if": {"properties": {"v": {"const": 2}}},
+            "then": {"required": ["w"]},
+        },
+        [{"v": 1}, {"v": 2, "w": True}], [{"v": 2}],
+    ),
+    "names of a list": (
+        {"type": "object", "properties": {"a": {"type": "null"}},
+         "propertyNames": {"enum": ["a", "b"]}},
+        [{}, {"a": None}, {"a": None, "b": 1}], [{"c": 1}, {"a": 1}],
+    ),
+    "short names": (
+        {"type": "object", "propertyNames": {"maxLength": 2}}, [{"ab": 1}], [{"abc": 1}],
+    ),
+    "classes of Unicode": ({"type": "string", "pattern": r"^\p{L}+$"}, ["aé"], ["1", ""]),
+    "a bracket in a class": ({"type": "string", "pattern": "^[^[&&]+$"}, ["a"], ["[", "&"]),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", DIVIDED)
+def test_schemas_that_exclude_each_other_are_followed(name: str) -> None:
+    schema, valid, invalid = DIVIDED[name]
+    grammar = answer_grammar(schema_answer(schema, "f"))
+    tokens = LLTokenizer("byte")
+    for index, value in enumerate(valid + invalid):
+        matcher = LLMatcher(tokens, grammar, log_level=0)
+        text = json.dumps(value, ensure_ascii=False).encode()
+        is_accepted = all(map(matcher.consume_token, text)) and matcher.is_accepting()
+        assert is_accepted == (index < len(valid)), value

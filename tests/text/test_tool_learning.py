@@ -115,6 +115,73 @@ def test_a_call_cut_anywhere_is_a_partial_call(name: str) -> None:
         assert '{"text": "noon", "n": 5}'.startswith(partial.rstrip("}"))
 
 
+USERS_TURN = "{{ '<|u|>' + m.content + '<|end|>' }}"
+LISTED = "{% for t in tools or [] %}{{ t.function.name }} {% endfor %}"
+TEXTS_ONLY = (
+    "{%- for c in m.tool_calls -%}{{ '<fn=' + c.function.name + '>' }}"
+    "{%- for k, v in c.function.arguments.items() -%}{{ '<par=' + k + '>' + v + '</par>' }}"
+    "{%- endfor -%}</fn>{%- endfor -%}"
+)
+ODD_TEMPLATES = {
+    "empty thoughts before calls": template_of(
+        "{{ '<think>\\n\\n</think>\\n\\n' }}" + CALLS["name and index in marks"]
+    ),
+    "tools behind the user's text": template_of(CALLS["one call only"]).replace(
+        USERS_TURN, USERS_TURN + LISTED
+    ),
+    "another opening than the prompt's": template_of(CALLS["objects in tags"]).replace(
+        "add_generation_prompt -%}{{ '<|a|>' }}", "add_generation_prompt -%}{{ '<|b|>' }}"
+    ),
+    "texts only": template_of(TEXTS_ONLY),
+}
+
+
+@pytest.mark.parametrize("name", ODD_TEMPLATES)
+def test_odd_templates_are_learnt(name: str) -> None:
+    template = ODD_TEMPLATES[name]
+    form = recognise(template, renderer(template))
+    assert form is not None
+    calls = [("get_weather", {"text": 'a "b" <c>'})]
+    text = _turn(template, calls, as_text=False)
+    text = text.removeprefix("<think>\n\n</think>\n\n")
+    for seed in range(4):
+        assert _parse(form, text, seed) == ("", calls)
+        assert _parse(form, f"Let me see.\n{text}", seed) == ("Let me see.", calls)
+
+
+def test_marks_around_the_text_before_calls_are_no_content() -> None:
+    template = template_of("{{ '<|/text|>' }}" + CALLS["bare object"]).replace(
+        "{{ m.content or '' }}", "{{ '<|text|>' if m.tool_calls }}{{ m.content or '' }}"
+    )
+    style = style_of(template, None, renderer(template))
+    assert style.content_marks == ("<|text|>",)
+    parser = style.parser("", {"now": SCHEMA})
+    text = '<|text|>Let me see.<|/text|>{"name": "now", "parameters": {}}'
+    deltas = parser.feed(text) + parser.finish()
+    assert [d.text for d in deltas if d.kind is DeltaKind.CONTENT] == ["Let me see."]
+
+
+@pytest.mark.parametrize(
+    ("template", "tokens", "name"),
+    [
+        ("{{ tools }} use <seed:tool_call><function=f>", (), "seed_oss"),
+        ("{{ tools }} use <|START_ACTION|>", (), "cohere_command4"),
+        ('{{ tools }} use <tool_calls>\n{"name": "f"}\n</tool_calls>', (), "minimax_m1"),
+        ("{{ tools }} use <tool_calls>[]</tool_calls>", (), "hunyuan_a13b"),
+        ("{{ tools }}", ("<|tool_call_start|>", "<|tool_call_end|>"), "lfm2"),
+        ("{{ tools }}", ("<|im_end|>",), "unknown"),
+        ("{{ messages }}", ("<|tool_call_start|>",), "llama_json"),
+    ],
+)
+def test_a_template_without_calls_is_recognised_by_marks_and_tokens(
+    template: str, tokens: tuple[str, ...], name: str
+) -> None:
+    def render(messages: object, **_: object) -> str:
+        return "nothing"
+
+    assert style_of(template, None, render, frozenset(tokens)).format_name == name
+
+
 def test_a_format_that_is_not_known_is_said() -> None:
     """Each text is written in an order, or twice, that no description here has."""
     for calls in (

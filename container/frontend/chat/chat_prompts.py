@@ -74,7 +74,7 @@ class ChatPrompts:
         """How the served model writes. Raises Unavailable before it is loaded."""
         tokenizer = self._prompts.tokenizer
         render = tokenizer.render_probe if tokenizer.has_chat_template else None
-        return style_of(tokenizer.chat_template, self._tool_format, render)
+        return style_of(tokenizer.chat_template, self._tool_format, render, tokenizer.added_names)
 
     def is_plain(self, chat_prompt: ChatPrompt) -> bool:
         """Whether the prompt is the last message of the user, without a template."""

@@ -1,11 +1,16 @@
 """Decides whether two JSON Schemas can accept the same value; pure Python."""
 
+import re
 from typing import Any
 
 from container.grammar.schema.tree import Schema, target
 
 ALL_TYPES = frozenset({"null", "boolean", "integer", "fraction", "string", "array", "object"})
 MAX_DEPTH = 6
+# Characters of a pattern that stand for themselves, and are not repeated.
+_LITERAL_START = re.compile(r"\^((?:[\w\s/:@#~%&=;,'\"<>!-](?![?*+{]))*)", re.ASCII)
+# Patterns that Python reads as ECMA-262 does.
+_LITERAL_PATTERN = re.compile(r"\^?[\w\s/:@#~%&=;,<>!.*+\[\]-]*\$?", re.ASCII)
 
 
 def are_disjoint(first: Any, second: Any, root: Schema, depth: int = 0) -> bool:
@@ -60,13 +65,53 @@ def _differ(kind: str, first: Schema, second: Schema, root: Schema, depth: int) 
         return _is_below(first, second) or _is_below(second, first)
     if kind == "object":
         return _objects_differ(first, second, root, depth)
-    low, high = ("minLength", "maxLength") if kind == "string" else ("minItems", "maxItems")
-    if kind in ("string", "array"):
-        return any(
-            type(a.get(low)) is int and type(b.get(high)) is int and a[low] > b[high]
-            for a, b in ((first, second), (second, first))
+    if kind == "string":
+        return _sizes_differ("Length", first, second) or _strings_differ(first, second)
+    if kind == "array":
+        items = (_first_item(first), _first_item(second))
+        has_item = any((schema.get("minItems") or 0) > 0 for schema in (first, second))
+        return _sizes_differ("Items", first, second) or (
+            has_item and are_disjoint(*items, root, depth + 1)
         )
     return False
+
+
+def _sizes_differ(unit: str, first: Schema, second: Schema) -> bool:
+    low, high = f"min{unit}", f"max{unit}"
+    return any(
+        type(a.get(low)) is int and type(b.get(high)) is int and a[low] > b[high]
+        for a, b in ((first, second), (second, first))
+    )
+
+
+def _strings_differ(first: Schema, second: Schema) -> bool:
+    """Whether the patterns of strings exclude each other, or one the other's words."""
+    patterns = [schema.get("pattern") for schema in (first, second)]
+    if all(isinstance(pattern, str) for pattern in patterns):
+        start, other = map(_literal_start, map(str, patterns))
+        return not (start.startswith(other) or other.startswith(start))
+    for schema, pattern in ((first, patterns[1]), (second, patterns[0])):
+        words = [value for value in _values(schema) or [] if isinstance(value, str)]
+        if isinstance(pattern, str) and words and _LITERAL_PATTERN.fullmatch(pattern):
+            return not any(re.search(pattern, word) for word in words)
+    return False
+
+
+def _literal_start(pattern: str) -> str:
+    """Return the text that all matches of a pattern begin with."""
+    match = _LITERAL_START.match(pattern)
+    if match is None or "|" in pattern:
+        return ""
+    return match[1]
+
+
+def _first_item(schema: Schema) -> Any:
+    for key in ("prefixItems", "items"):
+        items = schema.get(key)
+        if isinstance(items, list) and items:
+            return items[0]
+    items = schema.get("items", True)
+    return True if isinstance(items, list) else items
 
 
 def _objects_differ(first: Schema, second: Schema, root: Schema, depth: int) -> bool:

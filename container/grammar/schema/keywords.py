@@ -21,6 +21,7 @@ MAX_IN_ANY_ORDER = 4
 _APPLICATORS = {
     "$ref", "allOf", "anyOf", "oneOf", "not", "if", "dependentSchemas", "additionalProperties",
 }  # fmt: skip
+_NOTES = ("description", "title", "$comment", "examples", "default")
 _MAY_BE_NULL = {"const", "default", "examples", "example", "enum"}
 
 
@@ -192,10 +193,13 @@ def _names(schema: Schema) -> None:
         return
     if not isinstance(names, dict) or "patternProperties" in schema:
         return
-    rules = {key: value for key, value in names.items() if key != "type"}
-    if list(rules) != ["pattern"] or not isinstance(rules["pattern"], str):
+    rules = {key: value for key, value in names.items() if key not in ("type", *_NOTES)}
+    if list(rules) == ["enum"] and isinstance(rules["enum"], list):
+        _only_names(schema, rules["enum"])
         return
-    pattern = rules["pattern"]
+    pattern = _pattern_of_names(rules)
+    if pattern is None:
+        return
     try:
         allowed = re.compile(pattern)
     except re.error:
@@ -211,6 +215,30 @@ def _names(schema: Schema) -> None:
     schema["additionalProperties"] = False
     if other is not False:
         schema["patternProperties"] = {pattern: other}
+
+
+def _only_names(schema: Schema, names: list[Any]) -> None:
+    """Allow these names only, as `propertyNames` with an `enum`."""
+    properties = schema.get("properties") or {}
+    other = schema.get("additionalProperties", True)
+    if not isinstance(properties, dict):
+        return
+    del schema["propertyNames"]
+    words = [name for name in names if isinstance(name, str)]
+    schema["properties"] = {
+        name: child if name in words else False for name, child in properties.items()
+    } | {name: other for name in words if name not in properties}
+    schema["additionalProperties"] = False
+
+
+def _pattern_of_names(rules: Schema) -> str | None:
+    """Write `propertyNames` as a pattern; None for keywords that are none."""
+    if list(rules) == ["pattern"]:
+        return rules["pattern"] if isinstance(rules["pattern"], str) else None
+    if rules and set(rules) <= {"minLength", "maxLength"}:
+        least, most = rules.get("minLength", 0), rules.get("maxLength", "")
+        return rf"^[\s\S]{{{least},{most}}}$"
+    return None
 
 
 def _at_most(value: Any, limit: int) -> bool:

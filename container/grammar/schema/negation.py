@@ -129,12 +129,12 @@ def _other_types(value: Any) -> Any:
 
 
 def _other_values(values: Any) -> Any:
-    """Negate an enumeration of strings, null and booleans."""
+    """Negate an enumeration of strings, numbers, null and booleans."""
     if not isinstance(values, list) or not all(
-        value is None or isinstance(value, str | bool) for value in values
+        value is None or isinstance(value, str | bool | int | float) for value in values
     ):
         return None
-    options: list[Any] = [{"type": ["number", "array", "object"]}]
+    options: list[Any] = [{"type": ["array", "object"]}, *_other_numbers(values)]
     if None not in values:
         options.append({"type": "null"})
     booleans = [b for b in (True, False) if not any(value is b for value in values)]
@@ -143,6 +143,15 @@ def _other_values(values: Any) -> Any:
     words = [value for value in values if isinstance(value, str)]
     options.append({"type": "string"} | ({"pattern": other_words(words)} if words else {}))
     return {"anyOf": options}
+
+
+def _other_numbers(values: list[Any]) -> list[Schema]:
+    """Write the ranges between some numbers; the other values are no numbers."""
+    numbers = sorted({v for v in values if isinstance(v, int | float) and not isinstance(v, bool)})
+    below = [{"exclusiveMaximum": number} for number in numbers]
+    above = [{"exclusiveMinimum": number} for number in numbers]
+    ranges = [low | high for low, high in zip([{}, *above], [*below, {}], strict=True)]
+    return [{"type": "number"} | limits for limits in ranges]
 
 
 def other_words(words: list[str]) -> str:

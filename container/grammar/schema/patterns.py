@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 ANYTHING = r"(.|\n)*"
 # An escape, a class (whose first `]` may end it: `[]` and `[^]` are whole), or one character.
-_PIECE = re.compile(r"\\(?:c[A-Za-z]|[\s\S])|\[\^?(?:\\[\s\S]|[^\]\\])*\]|[\s\S]")
+_PIECE = re.compile(r"\\(?:c[A-Za-z]|[pPu]\{[^}]*\}|[\s\S])|\[\^?(?:\\[\s\S]|[^\]\\])*\]|[\s\S]")
 _LITERAL = re.compile(r"\^(?:\(\??:?)?([\w|-]+)\)?\$")
 
 
@@ -18,12 +18,24 @@ def in_rust(pattern: str) -> str:
             piece = r"[\s\S]"
         elif piece == "[]":
             piece = r"[^\s\S]"
+        elif piece.startswith("["):
+            piece = _class_in_rust(piece)
         elif piece.startswith(r"\c"):
             piece = rf"\x{ord(piece[2]) % 32:02x}"
         elif piece == "{" and not _is_quantifier(pieces, index):
             piece = r"\{"  # but readers differ about `{,3}`, which is refused
         result.append(piece)
     return "".join(result)
+
+
+def _class_in_rust(piece: str) -> str:
+    """Escape what Rust reads as a class in a class, or as an operator between classes."""
+    escaped = re.sub(r"\\[\s\S]|\[|&(?=&)|~(?=~)", _escaped_in_class, piece[1:])
+    return f"[{escaped}"
+
+
+def _escaped_in_class(match: re.Match[str]) -> str:
+    return match[0] if match[0].startswith("\\") else f"\\{match[0]}"
 
 
 def whole_text(pattern: str) -> str:

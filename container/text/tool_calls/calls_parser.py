@@ -212,7 +212,8 @@ class _Patterns:
         self.bare_name = regex.compile(rf"\s*{begin}\s*(?P<name>[^\s<]+)")
         self.call_end = regex.compile(braces + flexible(call_end.strip()))
         self.end = regex.compile(rf"\s*{flexible(form.end.strip())}")
-        self.following = regex.compile(rf"\s*(?:{separator})?\s*{flexible(opening.strip())}{head}")
+        following = _opening_of(form, opening.strip())
+        self.following = regex.compile(rf"\s*(?:{separator})?\s*{following}{head}")
 
 
 def _begin_of(form: ToolFormat, opening: str) -> str:
@@ -222,11 +223,16 @@ def _begin_of(form: ToolFormat, opening: str) -> str:
         return rf"(?:{others})?\s*{flexible(opening)}"
     if form.inner_trigger:  # the mark before it may be missing
         inner = opening.index(form.inner_trigger)
-        return rf"(?:{flexible(opening[:inner].strip())})?\s*{flexible(opening[inner:])}"
-    rest = flexible(opening.removeprefix(form.trigger).strip())
-    if form.arguments is ArgumentStyle.GEMMA:  # the word `call` may be missing
-        rest = rest.replace("call", "(?:call)?")
+        return rf"(?:{flexible(opening[:inner].strip())})?\s*{_opening_of(form, opening[inner:])}"
+    rest = _opening_of(form, opening.removeprefix(form.trigger).strip())
     return rf"(?:{flexible(form.trigger)}|{others})\s*{rest}"
+
+
+def _opening_of(form: ToolFormat, text: str) -> str:
+    """Write a regex for a part of the opening, whose optional text may be missing."""
+    optional = flexible(form.optional or ("call" if form.arguments is ArgumentStyle.GEMMA else ""))
+    source = flexible(text)
+    return source.replace(optional, f"(?:{optional})?", 1) if optional else source
 
 
 def _after_name(form: ToolFormat) -> str:

@@ -112,7 +112,7 @@ def _json_objects(name: str, begin: str, end: str) -> ToolFormat:
     return replace(
         HERMES,
         name=name,
-        trigger=begin.split()[0],
+        trigger=(begin.split() or [""])[0],
         call_begin=f'{begin}{{"name": "',
         call_end=f"}}{end}",
     )
@@ -199,6 +199,11 @@ _ALL = (
     ),
     invocations("deepseek_v41", "<｜DSML｜ calls>", "</｜DSML｜ calls>", "｜DSML｜ ", "typed"),
     _json_list("hunyuan_a13b", "<tool_calls>", "</tool_calls>"),
+    replace(
+        _json_objects("minimax_m1", "", ""),
+        trigger="<tool_calls>", begin="<tool_calls>\n", call_end="}", separator="\n",
+        end="\n</tool_calls>",
+    ),
     _json_list("nemotron", "<TOOLCALL>", "</TOOLCALL>"),
     _json_objects("granite-20b-fc", "<function_call> ", ""),
     _json_objects("internlm", "<|action_start|><|plugin|>\n", "<|action_end|>"),

@@ -5,6 +5,7 @@ learnt only if its parser reads the probes back from what the template rendered.
 """
 
 import functools
+import itertools
 import re
 from dataclasses import dataclass, replace
 from typing import Any
@@ -43,14 +44,14 @@ from container.text.tool_calls.syntax import (
     ToolFormat,
 )
 
-# Indentation of a template's source between its marks.
+# Indentation of a template's source.
 _NOISE = re.compile(r"(?<![\n ]) {4,}(?=\S|\n)")
 
 
 def learn(render: Render) -> ToolFormat | None:
     """Learn the format of a template's calls; None if it writes none that can be learnt."""
-    for as_text in (False, True):
-        form = _Learner(Probes(render, as_text=as_text)).learn()
+    for hides, as_text in itertools.product((False, True), repeat=2):
+        form = _Learner(Probes(render, as_text=as_text, hides=hides)).learn()
         if form is not None:
             return form
     return None
@@ -78,8 +79,6 @@ class _Learner:
                 return form
         return None
 
-    # The texts around calls
-
     def _opening(self, calls: list[Call]) -> str:
         """Return the text before the first name, from the start of the calls on."""
         first = calls[0][0]
@@ -90,7 +89,9 @@ class _Learner:
             opening = between(with_content, CONTENT, first)
             openings.append(opening[len(common_start(opening, self._probes.after_content())) :])
         before = without_content[: without_content.find(first)]
-        openings.append(before[len(common_start(before, self._probes.opened())) :])
+        opened = (self._probes.opened(), self._probes.before_content())
+        length = max(len(common_start(before, text)) for text in opened)
+        openings.append(before[length:])
         openings = [_without_thoughts(text) for text in openings]
         return min((text for text in openings if text.strip()), key=len, default="")
 

@@ -97,6 +97,7 @@ STEP3 = ToolFormat(
     end="<｜tool_calls_end｜>",
     arguments=ArgumentStyle.XML,
     pairs=PairMarks('<steptml:parameter name="', ('">',), "</steptml:parameter>"),
+    optional="function<｜tool_sep｜>",
 )
 MINICPM5 = replace(
     QWEN_XML,

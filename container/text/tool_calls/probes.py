@@ -5,7 +5,7 @@ The probes' texts appear in no template, so they mark the positions in the rende
 
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 # Renders messages and tools, without a prompt for the reply if `opens_reply` is false. Raises
@@ -29,22 +29,30 @@ SCHEMA: dict[str, Any] = {
     },
     "required": [],
 }
-_TOOLS = [
-    {
-        "type": "function",
-        "function": {"name": name, "description": "A probe.", "parameters": SCHEMA},
-    }
-    for name in NAMES
-]
+
+
+def _tools(names: Iterable[str]) -> list[dict[str, Any]]:
+    return [
+        {
+            "type": "function",
+            "function": {"name": name, "description": "A probe.", "parameters": SCHEMA},
+        }
+        for name in names
+    ]
 
 
 class Probes:
     """Renders assistant messages with one template; texts start after the user's text."""
 
-    def __init__(self, render: Render, *, as_text: bool = False) -> None:
-        """`as_text`: arguments are passed as JSON text, not as an object."""
+    def __init__(self, render: Render, *, as_text: bool = False, hides: bool = False) -> None:
+        """`as_text`: arguments are passed as JSON text, not as an object.
+
+        `hides`: the tools have other names than those that are called, for templates that list the
+        tools behind the user's text.
+        """
         self._render = render
         self._as_text = as_text
+        self._tools = _tools(("probe_listed", "probe_unused") if hides else NAMES)
 
     def assistant_message(self, calls: list[Call], content: str = "") -> str | None:
         """Render an assistant message; None if the template refuses it or omits the calls."""
@@ -75,11 +83,16 @@ class Probes:
         """Render messages after the user's; None if the template refuses them."""
         messages = [{"role": "user", "content": USER}, *replies]
         try:
-            text = self._render(messages, tools=_TOOLS, opens_reply=opens_reply)
+            text = self._render(messages, tools=self._tools, opens_reply=opens_reply)
         except Exception:  # a template is a program and can raise anything
             return None
         start = text.rfind(USER)
         return text[start + len(USER) :] if start >= 0 else None
+
+    def before_content(self) -> str:
+        """Return the text before the content of a turn without calls."""
+        plain = self.assistant_message([], CONTENT) or ""
+        return plain.partition(CONTENT)[0] if CONTENT in plain else ""
 
     def after_content(self) -> str:
         """Return the text after the content of a turn without calls."""

@@ -1,6 +1,7 @@
 """Verifies a learnt format: its parser reads probe calls back from the rendered text."""
 
 import json
+from typing import Any
 
 from container.text.delta import DeltaKind
 from container.text.tool_calls.calls_parser import CallsParser
@@ -21,7 +22,13 @@ def reads_back(form: ToolFormat, probes: Probes) -> bool:
     if form.arguments is ArgumentStyle.PYTHON:  # whose strings some templates do not quote
         proofs = [list(zip(NAMES, ARGUMENTS, strict=True))]
     proofs = proofs if form.allows_several else [calls[:1] for calls in proofs]
+    if not any(probes.assistant_message(calls) for calls in proofs[:1]):  # texts are all it takes
+        proofs = [[(name, _texts_of(arguments)) for name, arguments in calls] for calls in proofs]
     return all(_reads(form, probes, calls) for calls in proofs)
+
+
+def _texts_of(arguments: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in arguments.items() if isinstance(value, str)}
 
 
 def _reads(form: ToolFormat, probes: Probes, calls: list[Call]) -> bool:

@@ -71,7 +71,8 @@ class ToolFormat:
 
     `trigger` marks the start of the calls where text may precede them; a format `only_at_start`
     has calls instead of text, never after it. `other_triggers` are marks that some models write in
-    place of the trigger, or before calls without marks. `quote` is around strings in GEMMA.
+    place of the trigger, or before calls without marks. `quote` is around strings in GEMMA;
+    `optional` is a part of the opening that models may leave out.
     """
 
     name: str
@@ -86,6 +87,7 @@ class ToolFormat:
     only_at_start: bool = False
     pairs: PairMarks = PARAMETER_LINES
     quote: str = "<escape>"
+    optional: str = ""
     first_index: int = 0
     other_triggers: tuple[str, ...] = ()
     allows_several: bool = True
