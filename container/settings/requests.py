@@ -23,13 +23,14 @@ OTHER_TOOL_CALL_PARSERS = (
     "apertus", "apertus2509", "cohere_command3", "cohere_command4", "deepseekv3", "deepseekv31",
     "deepseek_v32", "deepseekv32", "deepseek_v4", "deepseekv4", "deepseek_v41", "deepseekv41",
     "dots", "ernie45", "firefunction", "functionary_v3.2", "functiongemma", "gemma4", "gigachat3",
-    "gigachat35", "glm", "glm45", "glm47", "granite", "granite-20b-fc", "granite4", "hunyuan",
-    "hunyuan_a13b", "hy_v3", "hy_v4", "inkling", "internlm", "interns1", "iquest_q1", "jamba",
-    "k2_horizon", "kimi_k2", "kimi_k3", "lfm2", "ling3", "llama3", "llama3_json", "llama4_json",
-    "llama4_pythonic", "longcat", "mimo", "minicpm5", "minimax-m2", "minimax-m3", "minimax_m2",
-    "minimax_m3", "muse", "muse_glimmer", "musespark1x", "nanbeige", "nemotron", "olmo3",
-    "phi4_mini_json", "plamo3", "poolside_v1", "qwen", "qwen25", "qwen3_coder", "qwen3_json",
-    "qwen3_xml", "seed_oss", "spark25", "step3", "step3p5", "step5", "trinity", "xlam",
+    "gigachat35", "glm", "glm45", "glm47", "gpt-oss", "granite", "granite-20b-fc", "granite4",
+    "hunyuan", "hunyuan_a13b", "hy_v3", "hy_v4", "inkling", "internlm", "interns1", "iquest_q1",
+    "jamba", "k2_horizon", "kimi_k2", "kimi_k3", "lfm2", "ling3", "llama3", "llama3_json",
+    "llama4_json", "llama4_pythonic", "longcat", "mimo", "minicpm5", "minimax-m2", "minimax-m3",
+    "minimax_m1", "minimax_m2", "minimax_m3", "muse", "muse_glimmer", "musespark1x", "nanbeige",
+    "nemotron", "olmo3", "openai", "phi4_mini_json", "plamo3", "poolside_v1", "qwen", "qwen25",
+    "qwen3_coder", "qwen3_json", "qwen3_xml", "seed_oss", "spark25", "step3", "step3p5", "step5",
+    "trinity", "xlam",
 )  # fmt: skip
 
 

@@ -16,6 +16,8 @@ START, END, MESSAGE = "<|start|>", "<|end|>", "<|message|>"
 CHANNEL, CONSTRAIN, CALL = "<|channel|>", "<|constrain|>", "<|call|>"
 MARKERS = START + END + MESSAGE + CHANNEL + CONSTRAIN + CALL
 
+NAMES = ("openai", "gpt-oss")  # of vLLM's and SGLang's parser of it
+
 _RECIPIENT = re.compile(r"to=functions\.([\w.-]+)")
 _CHANNEL = re.compile(re.escape(CHANNEL) + r"\s*(\w+)")
 # Marks that end a message.

@@ -116,12 +116,13 @@ def style_of(
     `render` renders messages with it, as Tokenizer.render_probe; without it only the template's
     text is read. `tokens` were added to the vocabulary.
     """
-    addressed = ADDRESSED.get(name_of(tool_format or "")) or addressed_in(template)
+    addressed = ADDRESSED.get(name_of(tool_format)) if tool_format else addressed_in(template)
     if addressed is not None:
         takes, writes = takes_tools(template), render is None or writes_calls(render)
         return MessageStyle(None, addressed.calls, takes, writes, addressed=addressed)
-    is_harmony = harmony.is_harmony(template)
-    known = format_named(tool_format) if tool_format else recognise(template, render, tokens)
+    is_harmony = tool_format in harmony.NAMES or harmony.is_harmony(template)
+    is_named = tool_format is not None and tool_format not in harmony.NAMES
+    known = format_named(str(tool_format)) if is_named else recognise(template, render, tokens)
     if known is None and takes_tools(template) and not is_harmony:
         log.warning(
             "chat template: its tool calls are in no known format, so calls are not parsed and "

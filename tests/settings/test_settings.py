@@ -14,7 +14,8 @@ from container.settings.page import markdown_page
 from container.settings.requests import OTHER_TOOL_CALL_PARSERS, TOOL_CALL_PARSERS
 from container.settings.settings import REFUSED, Settings, describe, setting_names
 from container.settings.tgi import DEFAULTS, WITHOUT_EFFECT, without_effect
-from container.text.tool_formats import FORMATS, format_named
+from container.text.message_style import style_of
+from container.text.tool_formats import FORMATS
 
 
 def _problems(**environ: str) -> list[str]:
@@ -226,7 +227,7 @@ def test_every_format_of_tool_calls_can_be_set() -> None:
 def test_the_names_of_other_servers_can_be_set() -> None:
     for name in OTHER_TOOL_CALL_PARSERS:
         assert Settings.from_environ({"TOOL_CALL_PARSER": name}).requests.tool_call_parser == name
-        assert format_named(name) is not None
+        assert style_of("{{ tools }}", name).format_name != "unknown"
 
 
 @pytest.mark.parametrize(
