@@ -280,6 +280,26 @@ DIVIDED: dict[str, tuple[dict[str, Any], list[Any], list[Any]]] = {
     "short names": (
         {"type": "object", "propertyNames": {"maxLength": 2}}, [{"ab": 1}], [{"abc": 1}],
     ),
+    "objects that optional properties tell apart": (
+        {"oneOf": [
+            {"type": "object", "properties": {"a": {"type": "null"}, "c": {}},
+             "additionalProperties": False},
+            {"type": "object", "properties": {"b": {"type": "null"}},
+             "patternProperties": {"^x-": {}}, "additionalProperties": False},
+        ]},
+        [{"a": None}, {"b": None}, {"c": 1}], [{}, {"a": None, "b": None}, {"d": 1}],
+    ),
+    "objects of optional kinds": (
+        {"oneOf": [
+            {"type": "object", "properties": {"k": {"const": kind}, "v": {"type": of}}}
+            for kind, of in (("a", "null"), ("b", "boolean"))
+        ]},
+        [{"k": "a", "v": None}, {"k": "b"}], [{}, {"k": "c"}, {"k": "b", "v": None}],
+    ),
+    "words and a pattern with escapes": (
+        {"oneOf": [{"enum": ["su", "sudo"]}, {"type": "string", "pattern": r"^\{\{.*\}\}$"}]},
+        ["su", "{{ x }}"], ["x"],
+    ),
     "classes of Unicode": ({"type": "string", "pattern": r"^\p{L}+$"}, ["aé"], ["1", ""]),
     "a bracket in a class": ({"type": "string", "pattern": "^[^[&&]+$"}, ["a"], ["[", "&"]),
 }  # fmt: skip

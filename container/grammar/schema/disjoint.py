@@ -9,8 +9,8 @@ ALL_TYPES = frozenset({"null", "boolean", "integer", "fraction", "string", "arra
 MAX_DEPTH = 6
 # Characters of a pattern that stand for themselves, and are not repeated.
 _LITERAL_START = re.compile(r"\^((?:[\w\s/:@#~%&=;,'\"<>!-](?![?*+{]))*)", re.ASCII)
-# Patterns that Python reads as ECMA-262 does.
-_LITERAL_PATTERN = re.compile(r"\^?[\w\s/:@#~%&=;,<>!.*+\[\]-]*\$?", re.ASCII)
+# What Python reads in another way than ECMA-262.
+_OTHERWISE = re.compile(r"\[\^?\]|\{,|\\[^\W dDwWsSbBnrtfv0-9]|\(\?[^:=!]")
 
 
 def are_disjoint(first: Any, second: Any, root: Schema, depth: int = 0) -> bool:
@@ -32,6 +32,25 @@ def are_disjoint(first: Any, second: Any, root: Schema, depth: int = 0) -> bool:
                 return True
     common = types_of(first) & types_of(second)
     return all(_differ(name, first, second, root, depth) for name in common)
+
+
+def telling_properties(first: Any, second: Any, root: Schema) -> list[str]:
+    """Return the properties with any of which a value of the first is none of the second.
+
+    [] if the two may share values that are no objects, too.
+    """
+    if not isinstance(first, dict) or not isinstance(second, dict):
+        return []
+    first, second = _resolved(first, root), _resolved(second, root)
+    if not types_of(first) & types_of(second) <= {"object"}:
+        return []
+    others = second.get("properties") or {}
+    return [
+        name
+        for name, child in (first.get("properties") or {}).items()
+        if _forbids(second, name)
+        or (name in others and are_disjoint(child, others[name], root, depth=1))
+    ]
 
 
 def types_of(schema: Schema) -> frozenset[str]:
@@ -92,9 +111,19 @@ def _strings_differ(first: Schema, second: Schema) -> bool:
         return not (start.startswith(other) or other.startswith(start))
     for schema, pattern in ((first, patterns[1]), (second, patterns[0])):
         words = [value for value in _values(schema) or [] if isinstance(value, str)]
-        if isinstance(pattern, str) and words and _LITERAL_PATTERN.fullmatch(pattern):
-            return not any(re.search(pattern, word) for word in words)
+        if isinstance(pattern, str) and words:
+            return not any(may_find(pattern, word) for word in words)
     return False
+
+
+def may_find(pattern: str, word: str) -> bool:
+    """Whether a pattern, as ECMA-262 reads it, may match in a word; true if it is unsure."""
+    if not word.isascii() or not word.isprintable() or _OTHERWISE.search(pattern):
+        return True
+    try:
+        return re.search(pattern, word, re.ASCII) is not None
+    except (re.error, RecursionError, OverflowError):
+        return True
 
 
 def _literal_start(pattern: str) -> str:
@@ -130,7 +159,9 @@ def _forbids(schema: Schema, name: str) -> bool:
     properties = schema.get("properties") or {}
     if name in properties:
         return properties[name] is False
-    return schema.get("additionalProperties") is False and not schema.get("patternProperties")
+    patterns = schema.get("patternProperties") or {}
+    is_closed = schema.get("additionalProperties") is False
+    return is_closed and not any(may_find(pattern, name) for pattern in patterns)
 
 
 def _is_below(first: Schema, second: Schema) -> bool:

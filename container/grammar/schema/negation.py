@@ -1,12 +1,13 @@
 """Rewrites JSON Schema keywords that llguidance lacks into those that it has; pure Python.
 
-Every rewriting is exact: `not`, `if` and `oneOf` become alternatives by a schema's negation, and
-where that cannot be written, the keyword stays and is refused by name.
+`not`, `if` and `oneOf` become alternatives by a schema's negation. Where that cannot be written,
+the keyword stays and is refused by name; but branches of `oneOf` that optional properties tell
+apart require one of these. No rewriting accepts more than the schema.
 """
 
 from typing import Any
 
-from container.grammar.schema.disjoint import are_disjoint
+from container.grammar.schema.disjoint import are_disjoint, telling_properties
 from container.grammar.schema.tree import Schema, target
 
 TYPES = ("null", "boolean", "number", "string", "array", "object")
@@ -216,7 +217,7 @@ def _options(branches: list[Any], root: Schema) -> list[Any] | None:
     options = []
     for index, branch in enumerate(branches):
         others = [
-            negation(other, root)
+            _excluded(other, branch, root)
             for other_index, other in enumerate(branches)
             if other_index != index and not are_disjoint(branch, other, root)
         ]
@@ -225,6 +226,19 @@ def _options(branches: list[Any], root: Schema) -> list[Any] | None:
         if False not in others:
             options.append(_all(branch, *others))
     return options or None
+
+
+def _excluded(other: Any, branch: Any, root: Schema) -> Any:
+    """Return a schema that keeps the values of a branch off another; None if there is none.
+
+    Where the other's negation cannot be written, one of the properties that tell the two apart is
+    required; so values that have none of them are left out.
+    """
+    negated = negation(other, root)
+    if negated is not None:
+        return negated
+    names = telling_properties(branch, other, root)
+    return {"anyOf": [{"required": [name]} for name in names]} if names else None
 
 
 def _all(*schemas: Any) -> Any:
