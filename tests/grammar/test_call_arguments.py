@@ -124,7 +124,7 @@ def test_a_message_to_a_function_holds_the_keyword(name: str, keyword: str) -> N
     shape = MessageShape(
         addressed=ADDRESSED[name], tools=(Tool("call_it", schema),), needs_call=True
     )
-    text = _say(message_grammar(shape, {}), 1)
+    text = _generate(message_grammar(shape, {}), 1)
     if text is None:
         return
     parser = AddressedParser(ADDRESSED[name], {"call_it": schema})

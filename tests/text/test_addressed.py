@@ -72,8 +72,8 @@ def _parse(
 def test_thoughts_text_and_calls(
     form: AddressedFormat, text: str, thoughts: str, content: str, names: list[str], seed: int
 ) -> None:
-    thought, said, calls = _parse(form, text, seed)
-    assert (thought, said) == (thoughts, content)
+    reasoning, text_read, calls = _parse(form, text, seed)
+    assert (reasoning, text_read) == (thoughts, content)
     assert [(name, json.loads(arguments)) for name, arguments in calls] == [
         (name, ARGUMENTS) for name in names
     ]

@@ -130,13 +130,13 @@ def turn_end_ids(tokenizer: Tokenizer, known: frozenset[int], vocabulary: int) -
     """
     if not tokenizer.has_chat_template:
         return frozenset()
-    found = turn_end(tokenizer.chat_template, tokenizer.render_probe, tokenizer.special_tokens_in)
-    ids = frozenset(found) - known
+    ends = turn_end(tokenizer.chat_template, tokenizer.render_probe, tokenizer.special_tokens_in)
+    ids = frozenset(ends) - known
     for token_id in ids:
         log.warning(
             "end tokens: the chat template ends answers with %r (%d), which neither "
             "generation_config.json nor the tokenizer names; it ends completions, too",
-            found[token_id], token_id,
+            ends[token_id], token_id,
         )  # fmt: skip
     return frozenset(token_id for token_id in ids if token_id < vocabulary)
 

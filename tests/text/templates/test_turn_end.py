@@ -35,6 +35,6 @@ PLAIN = "<|im_start|>{{ m.role }}\n{{ m.content }}"
 )  # fmt: skip
 def test_the_end_of_a_turn(template: str, end: str | None) -> None:
     tokenizer = tokenizer_with("{% if tools %}{% endif %}" + template)
-    found = turn_end(template, tokenizer.render_probe, tokenizer.special_tokens_in)
-    assert list(found.values()) == ([end] if end else [])
+    ends = turn_end(template, tokenizer.render_probe, tokenizer.special_tokens_in)
+    assert list(ends.values()) == ([end] if end else [])
     tokenizer.stop_renderer()
