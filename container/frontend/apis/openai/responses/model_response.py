@@ -17,8 +17,6 @@ from container.frontend.web.responses import deadline_mark, written
 from container.messages.engine import FinishReason
 from container.text.delta import Delta, DeltaKind
 
-Json = dict[str, Any]
-
 
 @dataclass(slots=True)
 class ModelResponse:
@@ -36,7 +34,7 @@ class ModelResponse:
     earlier: list[Item]
     is_stored: bool
     numbers: Iterator[int] = field(default_factory=count)
-    unsent: list[Json] = field(default_factory=list)  # scored tokens whose text is still to come
+    unsent: list[Any] = field(default_factory=list)  # scored tokens whose text is still to come
 
     @property
     def running(self) -> RunningRequest:
@@ -119,7 +117,7 @@ def take(response: ModelResponse, event: TextEvent) -> Iterator[Event]:
         yield from response.output.close(status_of(event.finish_reason))
 
 
-def _take_logprobs(response: ModelResponse, event: TextEvent, deltas: list[Delta]) -> list[Json]:
+def _take_logprobs(response: ModelResponse, event: TextEvent, deltas: list[Delta]) -> list[Any]:
     """Return the scored tokens of the text in some deltas; marks and thoughts have none."""
     if response.response_request.num_logprobs is None:
         return []

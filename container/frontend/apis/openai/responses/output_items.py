@@ -24,7 +24,7 @@ class OutputItems:
         self._builder = builder
         self._kind: DeltaKind | None = None
 
-    def take(self, delta: Delta, logprobs: list[Item]) -> Iterator[Event]:
+    def take(self, delta: Delta, logprobs: list[Any]) -> Iterator[Event]:
         """Add a delta, with the scored tokens of a text, and yield its events."""
         kind = DeltaKind.CALL if delta.kind is DeltaKind.ARGUMENTS else delta.kind
         if kind is not self._kind or delta.kind is DeltaKind.CALL:
