@@ -14,10 +14,11 @@
 
 #define GROUP 48                /* outputs */
 #define VECTORS (GROUP / LANES) /* of a group */
+#define SIDE_BY_SIDE 3 /* vectors of outputs whose sums of several rows are in registers */
 #ifdef __AVX512F__
-#define TILE 8         /* rows that share each load of a group's weights */
+#define TILE 8         /* rows that share each load of weights */
 #else
-#define TILE 2
+#define TILE 4
 #endif
 #define PIECE 64       /* most rows of a piece, the work of a thread on one group */
 #define FEW_INPUTS 128 /* inputs whose weights are converted at once; they fit the L1 cache */
@@ -77,51 +78,57 @@ struct soon {
 };
 
 /* Add the products of one input of a row, or of a pair of bfloat16 inputs, to a row's sums. */
-INLINE void add_products(floats sum[VECTORS], const void *x, const floats w[VECTORS], const int pairs) {
+INLINE void add_products(floats sum[VECTORS], const void *x, const floats w[VECTORS], const int pairs,
+                         const int width) {
     if (pairs) {
 #ifdef __AVX512BF16__
         __m512bh two = pair(x);
-        for (int v = 0; v < VECTORS; v++)
+        for (int v = 0; v < width; v++)
             sum[v] = (floats)_mm512_dpbf16_ps((__m512)sum[v], two, (__m512bh)w[v]);
 #endif
     } else {
-        for (int v = 0; v < VECTORS; v++) sum[v] += *(const float *)x * w[v];
+        for (int v = 0; v < width; v++) sum[v] += *(const float *)x * w[v];
     }
 }
 
-/* Add the products of `count` inputs to the sums, [n, GROUP], of `n` rows, `stride` numbers apart. Each
- * step prefetches so many lines. */
+/* Add the products of `count` inputs to the sums, [n, GROUP], of `n` rows, `stride` numbers apart, for
+ * `width` vectors of outputs. Each step prefetches so many lines. */
 INLINE void tile(const void *x, int64_t stride, const void *weights, int64_t count, struct soon soon,
-                 float *out, const int pairs, const int lines, const int n) {
+                 float *out, const int pairs, const int lines, const int n, const int width) {
     floats sum[TILE][VECTORS];
     for (int r = 0; r < n; r++)
-        for (int v = 0; v < VECTORS; v++) sum[r][v] = all(0.0f);
+        for (int v = 0; v < width; v++) sum[r][v] = all(0.0f);
+#pragma GCC unroll 2
     for (int64_t i = 0; i < count; i += pairs ? 2 : 1) {
         const void *from = at(weights, i * GROUP, pairs);
         floats w[VECTORS];
-        for (int v = 0; v < VECTORS; v++) w[v] = load(from, v * LANES, 0);
+        for (int v = 0; v < width; v++) w[v] = load(from, v * LANES, 0);
         for (int k = 0; k < lines; k++) __builtin_prefetch(soon.from + k * LINE);
         soon.from += soon.by;
-        for (int r = 0; r < n; r++) add_products(sum[r], at(x, r * stride + i, pairs), w, pairs);
+        for (int r = 0; r < n; r++) add_products(sum[r], at(x, r * stride + i, pairs), w, pairs, width);
     }
     for (int r = 0; r < n; r++)
-        for (int v = 0; v < VECTORS; v++) {
+        for (int v = 0; v < width; v++) {
             int64_t i = r * GROUP + v * LANES;
             store(out, i, load(out, i, 0) + sum[r][v], 0);
         }
 }
 
-#define TILES(n) \
-    case n: tile(x, stride, weights, count, soon, out, pairs, lines, n); break;
+#define TILES(n, width) \
+    case n: tile(x, stride, weights, count, soon, out, pairs, lines, n, width); break;
 
+/* One or two rows have too few sums to hide the latency of additions, unless all of a group's outputs
+ * are summed together; more rows would not fit the registers so. */
 INLINE void some_rows(const void *x, int64_t stride, const void *weights, int64_t count,
                       struct soon soon, float *out, const int pairs, const int lines, int64_t n) {
     switch (n) {
-        TILES(1)
+        TILES(1, VECTORS)
+        TILES(2, VECTORS)
+        TILES(3, SIDE_BY_SIDE)
 #if TILE == 8
-        TILES(2) TILES(3) TILES(4) TILES(5) TILES(6) TILES(7)
+        TILES(4, SIDE_BY_SIDE) TILES(5, SIDE_BY_SIDE) TILES(6, SIDE_BY_SIDE) TILES(7, SIDE_BY_SIDE)
 #endif
-        default: tile(x, stride, weights, count, soon, out, pairs, lines, TILE);
+        default: tile(x, stride, weights, count, soon, out, pairs, lines, TILE, SIDE_BY_SIDE);
     }
 }
 
@@ -220,8 +227,6 @@ INLINE void widen_blocks(const struct weight *w, int64_t group, int64_t first, i
     }
 }
 
-#define SIDE_BY_SIDE 3 /* vectors whose sums are in registers beside their scales and offsets */
-
 /* Add the products of one row and `count` weights in consecutive blocks: the sums of `widen_blocks` and
  * `tile`, without the memory between them. */
 INLINE void add_row_of_blocks(const struct weight *w, int64_t group, int64_t first, int64_t count,
@@ -281,12 +286,30 @@ INLINE void finish(const struct gemm *p, int64_t row, int64_t first, floats x) {
     store_some(p->out, place, n, x, bf16 && !p->fp32_out);
 }
 
-/* The first tile of a group prefetches the group's weights; later tiles prefetch the next group's, at a
- * lower rate since there is time. */
-INLINE struct soon what_is_soon(const void *weights, const void *next, int64_t row, int64_t steps) {
-    if (row == 0) return (struct soon){(const char *)weights + AHEAD, GROUP_LINES * LINE};
-    if (!next || row / TILE > GROUP_LINES) return (struct soon){(const char *)weights, 0};
-    return (struct soon){(const char *)next + (row / TILE - 1) * steps * LINE, LINE};
+/* What the tiles of some inputs prefetch: the first one the group's own weights from `own` on, unless it
+ * is null, and those after it `size` bytes from `next` on, a line with each step. */
+struct prefetch {
+    const char *own, *next;
+    int64_t size;
+};
+
+/* Of tile `number`; each has so many steps. */
+INLINE struct soon soon_of(struct prefetch p, int64_t number, int64_t steps) {
+    if (p.own && number == 0) return (struct soon){p.own, GROUP_LINES * LINE};
+    const int64_t done = (p.own ? number - 1 : number) * steps * LINE;
+    return done < p.size ? (struct soon){p.next + done, LINE} : (struct soon){p.next, 0};
+}
+
+/* Add the products of `count` inputs to the sums, [rows, GROUP]. Rows are inside and outputs outside, so
+ * that the weights of a tile stay in the L1 cache. */
+INLINE void all_tiles(const void *x, int64_t stride, const void *weights, int64_t count, int64_t rows,
+                      struct prefetch prefetch, float *sum, const int pairs, const int lines) {
+    int64_t number = 0;
+    for (int first = 0; first < VECTORS; first += SIDE_BY_SIDE)
+        for (int64_t r = 0; r < rows && (first == 0 || rows - r >= SIDE_BY_SIDE); r += TILE, number++)
+            some_rows(at(x, r * stride, pairs), stride, at(weights, first * LANES * (pairs ? 2 : 1), pairs),
+                      count, soon_of(prefetch, number, pairs ? count / 2 : count),
+                      sum + r * GROUP + first * LANES, pairs, lines, rows - r);
 }
 
 /* Weights in their stored format: float32, or pairs of bfloat16. */
@@ -298,10 +321,10 @@ INLINE void add_stored(const struct gemm *p, int64_t group, int64_t begin, int64
     for (int64_t i = 0; i < inputs; i += most) {
         int64_t count = inputs - i < most ? inputs - i : most;
         const void *weights = at(w->numbers, (group * inputs + i) * GROUP, pairs);
-        for (int64_t r = 0; r < rows; r += TILE)
-            some_rows(at(p->x, (begin + r) * inputs + i, pairs), inputs, weights, count,
-                      what_is_soon(weights, i + count < inputs ? 0 : next, r, pairs ? count / 2 : count),
-                      sum + r * GROUP, pairs, GROUP_LINES, rows - r);
+        const struct prefetch prefetch = {
+            (const char *)weights + AHEAD, next, i + count < inputs || !next ? 0 : count * GROUP * (pairs ? 2 : 4)};
+        all_tiles(at(p->x, begin * inputs + i, pairs), inputs, weights, count, rows, prefetch, sum, pairs,
+                  GROUP_LINES);
     }
 }
 
@@ -317,7 +340,7 @@ INLINE void add_converted(const struct gemm *p, int64_t group, int64_t begin, in
     float converted[PIECE * FEW_INPUTS] __attribute__((aligned(LINE)));
     for (int64_t i = 0; i < inputs; i += FEW_INPUTS) {
         const int64_t count = inputs - i < FEW_INPUTS ? inputs - i : FEW_INPUTS;
-        const int64_t size = count * GROUP * bits / 8, steps = pairs ? count / 2 : count;
+        const int64_t size = count * GROUP * bits / 8;
         const char *from = (const char *)w->numbers + (group * inputs + i) * GROUP * bits / 8;
         const char *soon = i + count < inputs || !next ? from + size : next;
         const void *x = at(p->x, begin * inputs + i, bf16);
@@ -336,11 +359,7 @@ INLINE void add_converted(const struct gemm *p, int64_t group, int64_t begin, in
         else if (pairs) widen_to_pairs((const int8_t *)from, count, (uint16_t *)weights);
 #endif
         else widen(from, count, weights, kind);
-        for (int64_t r = 0; r < rows; r += TILE) {
-            const int64_t done = r / TILE * steps * LINE;
-            struct soon lines = {soon + (done < size ? done : 0), done < size ? LINE : 0};
-            some_rows(at(x, r * stride, pairs), stride, weights, count, lines, sum + r * GROUP, pairs, 1, rows - r);
-        }
+        all_tiles(x, stride, weights, count, rows, (struct prefetch){0, soon, size}, sum, pairs, 1);
     }
 }
 
