@@ -126,9 +126,9 @@ def turn_end_ids(tokenizer: Tokenizer, known: frozenset[int], vocabulary: int) -
     """Return the token that the chat template ends answers with, if no file names it as an end.
 
     Models that were tuned on another template than their base model's often lack it there, and
-    would go on with the user's next turn.
+    would go on with the user's next turn. A model without any end token is left without one.
     """
-    if not tokenizer.has_chat_template:
+    if not known or not tokenizer.has_chat_template:
         return frozenset()
     ends = turn_end(tokenizer.chat_template, tokenizer.render_probe, tokenizer.special_tokens_in)
     ids = frozenset(ends) - known

@@ -85,5 +85,6 @@ def test_the_end_of_a_templates_turns_is_an_end(caplog: pytest.LogCaptureFixture
     assert "ends answers with '<|im_end|>' (2)" in caplog.text
     caplog.clear()
     assert turn_end_ids(tokenizer, frozenset({0, 2}), 100) == frozenset()
-    assert turn_end_ids(tokenizer, frozenset(), 2) == frozenset()
+    assert turn_end_ids(tokenizer, frozenset({0}), 2) == frozenset()
+    assert turn_end_ids(tokenizer, frozenset(), 100) == frozenset()
     tokenizer.stop_renderer()
