@@ -94,7 +94,7 @@ FLOORS = {
         ["serve"],
     ],
     "container.model": [
-        ["hf_config", "async_copy", "forward_batch", "kernels"],
+        ["hf_config", "async_copy", "forward_batch", "kernels", "torch_versions"],
         ["reference_check", "kv_cache", "states"],
         ["attention"],
         ["layers"],

@@ -47,6 +47,7 @@ from container.model.lora.layers import LoraLayers
 from container.model.lora.manager import open_store
 from container.model.parallel.placement import Placement
 from container.model.parallel.ranks import InitKVCache, Ranks
+from container.model.torch_versions import empty_host_cache
 from container.settings.settings import Settings
 from container.text.templates.renderer import TemplateRenderer
 from container.text.tokenizer import Tokenizer
@@ -126,6 +127,8 @@ def load_engine(
         max_batch_requests=settings.max_batch_requests,
     )
     sizes = capture_sizes(settings.engine.cuda_graphs, model, config.max_running)
+    if model.device.type == "cuda" and model.capture_obstacle:
+        log.info("CUDA graphs: none, because %s; decodes run eagerly", model.capture_obstacle)
     max_blocks = -(-config.max_total_tokens // config.block_size)
     if ranks is not None:
         ranks.broadcast(
@@ -205,7 +208,7 @@ def _without_slow_offload(runner: TorchModelRunner, config: EngineConfig) -> Eng
             return config
     forward.host = None
     if torch.cuda.is_available():
-        torch.accelerator.empty_host_cache()
+        empty_host_cache()
     return replace(config, num_slots=0)
 
 

@@ -51,10 +51,19 @@ class LoadedModel:
     mixers: RecurrentMixers | None = None
 
     @property
-    def can_capture(self) -> bool:
-        """Whether a decode step can be captured as a CUDA graph: its kernels read no lengths."""
-        is_whole = not (uses_device_map(self.module) or self.layers is None or self.mixers)
-        return is_whole and self.kernels.decodes in CAPTURABLE
+    def capture_obstacle(self) -> str | None:
+        """Why a decode step cannot be captured as a CUDA graph; None if it can."""
+        if self.layers is None:
+            return "its attention is not paged"
+        if self.mixers:
+            return "its recurrent states are read and written sequence by sequence"
+        if uses_device_map(self.module):
+            return "its layers are on several devices"
+        if self.kernels.decodes not in CAPTURABLE:
+            return (
+                f"decodes attend with {self.kernels.decodes.value}, which reads lengths on the host"
+            )
+        return None
 
     @property
     def attention(self) -> Literal["paged", "own"]:

@@ -19,6 +19,7 @@ import torch
 from container.model.async_copy import send, to_device
 from container.model.forward_batch import ForwardPlan
 from container.model.kv_cache.cache import KVCache
+from container.model.torch_versions import takes
 
 
 class Kernel(Enum):
@@ -183,6 +184,8 @@ def attend_varlen(
             (tables.gathered.block, tables.gathered.offset),
         )
         keys, values, paging = keys[positions], values[positions], {}
+    if takes(varlen_attn, "enable_gqa"):  # 2.11 has it for all calls
+        paging["enable_gqa"] = query.shape[1] != kv_heads
     count = len(query)
     if sinks is not None and count == query.shape[1]:
         # One more row, of no sequence, tells the two orders of the log-sum-exp below apart.
@@ -198,7 +201,6 @@ def attend_varlen(
         scale=scale,
         # torch's window counts the tokens before and after the query, without the query itself.
         window_size=(-1 if window is None else window - 1, 0),
-        enable_gqa=query.shape[1] != kv_heads,
         return_aux=None if sinks is None else AuxRequest(lse=True),
         **paging,
     )

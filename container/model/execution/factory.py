@@ -28,7 +28,7 @@ def capture_sizes(
     `requested` are numbers of sequences; None means `default_capture_sizes`. With several ranks
     graphs are captured only on request: a capture that fails on one rank blocks the other ranks.
     """
-    if model.device.type != "cuda" or not model.can_capture:
+    if model.device.type != "cuda" or model.capture_obstacle:
         return []
     if requested is None:
         return [] if is_tensor_parallel(model.module) else default_capture_sizes(max_running)

@@ -42,7 +42,7 @@ def method_name(path: Path, config: PretrainedConfig) -> str | None:
 
 
 def has_few_bits(path: Path, config: PretrainedConfig) -> bool:
-    """Whether `load_few_bits` loads a checkpoint on a CPU; transformers loads all others."""
+    """Whether `load_few_bits` can load a checkpoint; transformers loads all others."""
     return is_gguf(path) or method_name(path, config) in METHODS
 
 
@@ -53,8 +53,12 @@ def load_few_bits(
     auto_class: Any,
     *,
     trust_remote_code: bool,
+    dequantizes: bool = False,
 ) -> PreTrainedModel:
-    """Load a checkpoint of GGUF, AWQ, GPTQ or compressed-tensors. Raises ModelLoadError."""
+    """Load a checkpoint of GGUF, AWQ, GPTQ or compressed-tensors. Raises ModelLoadError.
+
+    `dequantizes` computes the weights in `dtype`, for a device without kernels for few bits.
+    """
     quantization = quantization_of(config)
     plain = copy.deepcopy(config)
     if quantization is not None:
@@ -62,9 +66,10 @@ def load_few_bits(
     layout = None if is_gguf(path) else choose_layout(quantization or {})
     model = empty_model(auto_class, plain, dtype, trust_remote_code=trust_remote_code)
     if layout is None:
-        set_weights(model, read_weights(choose_files(path), model, dtype))
+        tensors = read_weights(choose_files(path), model, dtype)
     else:
-        set_weights(model, _packed_weights(path, layout, dtype))
+        tensors = _packed_weights(path, layout, dtype)
+    set_weights(model, tensors, dequantizes=dequantizes)
     return model
 
 

@@ -29,10 +29,16 @@ def empty_model(
     return model
 
 
-def set_weights(model: PreTrainedModel, tensors: Iterable[tuple[str, torch.Tensor]]) -> None:
+def set_weights(
+    model: PreTrainedModel,
+    tensors: Iterable[tuple[str, torch.Tensor]],
+    *,
+    dequantizes: bool = False,
+) -> None:
     """Set a model's weights by name; those that are missing must be tied to others.
 
-    Raises ModelLoadError for names that are missing and shapes that differ.
+    With `dequantizes` all become plain ones of the model's dtype, one after another. Raises
+    ModelLoadError for names that are missing and shapes that differ.
     """
     needed = set(model.state_dict())
     unused = []
@@ -40,7 +46,7 @@ def set_weights(model: PreTrainedModel, tensors: Iterable[tuple[str, torch.Tenso
         if name not in needed:
             unused.append(name)
             continue
-        _set(model, name, tensor)
+        _set(model, name, tensor, dequantizes=dequantizes)
         needed.discard(name)
     model.tie_weights()
     loaded = {id(_weight(model, name)) for name in set(model.state_dict()) - needed}
@@ -62,7 +68,7 @@ def _weight(model: nn.Module, name: str) -> torch.Tensor:
     return weight
 
 
-def _set(model: nn.Module, name: str, tensor: torch.Tensor) -> None:
+def _set(model: nn.Module, name: str, tensor: torch.Tensor, *, dequantizes: bool) -> None:
     parent_name, _, last = name.rpartition(".")
     parent = model.get_submodule(parent_name)
     old = getattr(parent, last)
@@ -73,7 +79,7 @@ def _set(model: nn.Module, name: str, tensor: torch.Tensor) -> None:
         )
     if not isinstance(tensor, QuantizedWeight):
         tensor = tensor.to(old.dtype)
-    elif type(parent) not in QUANTIZABLE:
+    elif dequantizes or type(parent) not in QUANTIZABLE:
         tensor = tensor.dequantized(old.dtype)
     if last in parent._buffers:
         parent._buffers[last] = tensor

@@ -90,7 +90,7 @@ def size_engine(
     return EngineConfig(
         block_size=block_size,
         num_blocks=num_blocks,
-        max_batch_tokens=batch_tokens(settings, model),
+        max_batch_tokens=capacity.batch_tokens or batch_tokens(settings, model),
         max_running=min(settings.max_batch_size, capacity.state_slots or settings.max_batch_size),
         max_input_tokens=longest_input,
         max_total_tokens=longest,

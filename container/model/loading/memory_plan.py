@@ -7,6 +7,7 @@ import torch
 from transformers import PretrainedConfig
 
 from container.engine.scheduler import MAX_PROMPT_LOGPROBS
+from container.errors import ModelLoadError
 from container.machine import free_memory_bytes
 from container.model.attention.varlen import Kernel
 from container.model.execution.factory import capture_sizes
@@ -19,6 +20,8 @@ from container.settings.engine import EngineSettings, PlacementSettings
 from container.settings.process_env import PARENT_PID
 
 BATCH_TOKENS = {"cpu": 256, "cuda": 2048}
+# A GPU without memory for a step of so many is not served.
+LEAST_BATCH_TOKENS = 128
 # Names of the longest sequence in configurations; the last two are BLOOM's and MPT's.
 CONTEXT_NAMES = ("max_position_embeddings", "n_positions", "seq_length", "max_seq_len")
 # Fractions of a GPU's free memory after loading the weights, without and with other models on it:
@@ -43,6 +46,7 @@ class KVCapacity:
 
     `activations` is None where it is not measured; `graph_bytes` are those of CUDA graphs.
     `state_slots` are those of a recurrent model, and `snapshots` those of its states.
+    `batch_tokens` are those of the largest step that fits.
     """
 
     tokens: int
@@ -50,6 +54,7 @@ class KVCapacity:
     graph_bytes: int = 0
     state_slots: int = 0
     snapshots: int = 0
+    batch_tokens: int = 0
 
 
 def measure_capacity(
@@ -66,13 +71,7 @@ def measure_capacity(
     """
     # Ranks and replicas on a CPU share its memory.
     num_processes = len(placement.devices) * placement_settings.data_parallel
-    activations = measure_activations(
-        model,
-        batch_tokens(settings, model),
-        settings.max_batch_size + MAX_PROMPT_LOGPROBS,
-        settings.max_batch_size,
-        context_len(model.text_config),
-    )
+    largest, activations = _measure_largest_step(settings, model, placement)
     graph_bytes = _graph_bytes(settings, model)
     tokens, slots, snapshots = _capacity(
         model,
@@ -83,7 +82,39 @@ def measure_capacity(
         has_own_gpu=has_own_gpu,
     )
     tokens = least_over_ranks(tokens) if placement.is_tensor_parallel else tokens
-    return KVCapacity(tokens, activations, graph_bytes, slots, snapshots)
+    return KVCapacity(tokens, activations, graph_bytes, slots, snapshots, largest)
+
+
+def _measure_largest_step(
+    settings: EngineSettings, model: LoadedModel, placement: Placement
+) -> tuple[int, int | None]:
+    """Return the tokens of the largest step that fits the memory, and its activations' bytes.
+
+    Raises ModelLoadError if even a small step does not fit.
+    """
+    tokens = batch_tokens(settings, model)
+    least = max(LEAST_BATCH_TOKENS, _least_batch_tokens(settings, model))
+    rows = settings.max_batch_size + MAX_PROMPT_LOGPROBS
+    context = context_len(model.text_config)
+    while True:
+        try:
+            return tokens, measure_activations(
+                model, tokens, rows, settings.max_batch_size, context
+            )
+        except torch.OutOfMemoryError as error:
+            # Other ranks would wait for this one within the step.
+            if placement.is_tensor_parallel or tokens // 2 < least:
+                raise ModelLoadError(
+                    f"a step of {tokens} tokens does not fit the GPU's memory beside the weights; "
+                    "lower MAX_BATCH_PREFILL_TOKENS or MAX_BATCH_SIZE, or use a larger GPU"
+                ) from error
+        log.warning(
+            "memory plan: a step of %d tokens does not fit the GPU's memory; steps have at most %d "
+            "(prompts take longer); a lower MAX_BATCH_PREFILL_TOKENS avoids this attempt",
+            tokens, tokens // 2,
+        )  # fmt: skip
+        torch.cuda.empty_cache()
+        tokens //= 2
 
 
 def _graph_bytes(settings: EngineSettings, model: LoadedModel) -> int:
@@ -164,9 +195,12 @@ def batch_tokens(settings: EngineSettings, model: LoadedModel) -> int:
 
     By default there is room for a segment of a recurrent model's prompt beside all decodes.
     """
-    least = 0 if model.mixers is None else SEGMENT + 1 + settings.max_batch_size
-    default = max(least, BATCH_TOKENS[model.device.type])
+    default = max(_least_batch_tokens(settings, model), BATCH_TOKENS[model.device.type])
     return settings.max_batch_prefill_tokens or default
+
+
+def _least_batch_tokens(settings: EngineSettings, model: LoadedModel) -> int:
+    return 0 if model.mixers is None else SEGMENT + 1 + settings.max_batch_size
 
 
 def context_len(config: PretrainedConfig) -> int:

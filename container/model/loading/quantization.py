@@ -20,7 +20,7 @@ from transformers import (
 )
 from transformers.quantizers.auto import AutoHfQuantizer
 
-from container.errors import ConfigError
+from container.errors import ConfigError, one_line
 from container.model.layers.int8_linear import BatchPhase, quantized
 from container.model.layers.quantized_weight import can_quantize_to_int4, quantized_to_int4
 from container.model.reference_check import Convert
@@ -83,6 +83,17 @@ def quantizer_options(
     except Exception as error:  # a missing package, an old GPU; each quantizer has its own
         raise _refused(name, str(error)) from error
     return placed if name in BEFORE else placed | {"quantization_config": requested}
+
+
+def missing_quantizer(config: PretrainedConfig, device: torch.device) -> str | None:
+    """Return why transformers cannot serve a quantized checkpoint on a GPU here; None if it can."""
+    own_config: Any = getattr(config, "quantization_config", None)
+    try:
+        quantizer = AutoHfQuantizer.from_config(own_config, pre_quantized=True)
+        quantizer.validate_environment(device_map={"": device}, weights_only=True)
+    except Exception as error:  # a missing package, an old GPU; each quantizer has its own
+        return one_line(error)
+    return None
 
 
 def is_dequantized(config: PretrainedConfig, device: torch.device) -> bool:

@@ -7,6 +7,7 @@ import logging
 import os
 import tempfile
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,12 @@ from transformers.distributed.configuration_utils import DistributedConfig
 
 from container.errors import ConfigError, ModelLoadError, one_line
 from container.images.reader import ImageReader
-from container.model.formats.checkpoint import has_few_bits, is_gguf, load_few_bits
+from container.model.formats.checkpoint import (
+    has_few_bits,
+    is_gguf,
+    load_few_bits,
+    method_name,
+)
 from container.model.kernels.cpu import Kernels
 from container.model.loaded_model import LoadedModel
 from container.model.loading.checkpoint import loadable
@@ -32,6 +38,7 @@ from container.model.loading.quantization import (
     OWN_METHODS,
     cast_parameters,
     is_dequantized,
+    missing_quantizer,
     quantizer_options,
 )
 from container.model.parallel.placement import Machine, Placement, num_gpus, place, weight_bytes
@@ -41,6 +48,8 @@ from container.settings.model import ModelSettings
 from container.settings.process_env import RANKS_FOLDER
 
 log = logging.getLogger(__name__)
+
+DEQUANTIZED = "no kernels for its weights of few bits on this GPU; they are served in 16 or 32 bits"
 
 
 def plan_load(
@@ -89,11 +98,10 @@ def load_weights(
 
     Raises ModelLoadError, ConfigError.
     """
-    if placement.device.type == "cpu" and has_few_bits(path, config):
+    dequantizes = _must_dequantize(settings, path, config, placement.device)
+    if dequantizes or (placement.device.type == "cpu" and has_few_bits(path, config)):
         _refuse_for_few_bits(settings, placement)
-    elif is_gguf(path):
-        raise ConfigError(["GGUF files are served on a CPU only; set SM_NUM_GPUS=0"])
-    options = quantizer_options(settings.quantize, config, placement.device)
+    options = {} if dequantizes else quantizer_options(settings.quantize, config, placement.device)
     if placement.uses_device_map:
         options |= {
             "device_map": "auto",
@@ -117,7 +125,10 @@ def load_weights(
         reader=reader,
         check_ids=check_ids,
         cpu_kernels=cpu_kernels,
+        dequantizes=dequantizes,
     )
+    if dequantizes:
+        model = replace(model, fallbacks=(*model.fallbacks, DEQUANTIZED))
     if placement.uses_device_map:
         # If everything fits one device, transformers sets no map.
         placed = getattr(model.module, "hf_device_map", {"": placement.device})
@@ -140,19 +151,26 @@ def load_model(
     reader: ImageReader | None = None,
     check_ids: list[int] | None = None,
     cpu_kernels: Kernels | None = None,
+    dequantizes: bool = False,
 ) -> LoadedModel:
     """Load a language model and choose how to serve it. Raises ModelLoadError or ConfigError.
 
-    With a `reader`, it is a vision-language model. `options` go to `from_pretrained`.
+    With a `reader`, it is a vision-language model. `options` go to `from_pretrained`. A checkpoint
+    of few bits keeps these on a CPU, and with `dequantizes` becomes one of `dtype`.
     """
     auto_class: Any = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
     if reader is not None:
         auto_class = AutoModelForImageTextToText
     try:
-        if device.type == "cpu" and has_few_bits(path, config):
+        if dequantizes or (device.type == "cpu" and has_few_bits(path, config)):
             module = load_few_bits(
-                path, config, dtype, auto_class, trust_remote_code=trust_remote_code
-            )
+                path,
+                config,
+                dtype,
+                auto_class,
+                trust_remote_code=trust_remote_code,
+                dequantizes=dequantizes,
+            ).to(device)  # type: ignore[arg-type]  # transformers types it for its own decorator
         else:
             module = _load_plain(
                 path, config, dtype, device, auto_class, trust_remote_code, options
@@ -217,17 +235,42 @@ def _load_plain(
     return module
 
 
+def _must_dequantize(
+    settings: ModelSettings, path: Path, config: PretrainedConfig, device: torch.device
+) -> bool:
+    """Whether nothing on this GPU computes with a checkpoint's few bits; log the reason."""
+    method = method_name(path, config)
+    if device.type == "cpu" or not has_few_bits(path, config):
+        return False
+    if is_gguf(path):
+        reason: str | None = "there are no kernels for GGUF on a GPU"
+    elif settings.quantize in (None, method):
+        reason = missing_quantizer(config, device)
+    else:
+        return False
+    if reason is None:
+        return False
+    log.warning(
+        "weights: %s checkpoint: %s; the weights are computed once, and served in 16 or 32 bits, "
+        "which takes up to four times the memory of the file", method, reason,
+    )  # fmt: skip
+    return True
+
+
 def _refuse_for_few_bits(settings: ModelSettings, placement: Placement) -> None:
-    """Raise ConfigError for settings that a quantized checkpoint on a CPU cannot have."""
+    """Raise ConfigError for settings that such a checkpoint cannot have."""
     requested = {
         f"QUANTIZE={settings.quantize}": settings.quantize in OWN_METHODS,
-        f"TENSOR_PARALLEL={len(placement.devices)}": placement.is_tensor_parallel,
+        "Tensor parallelism": placement.is_tensor_parallel,
         "MAX_MEMORY": placement.uses_device_map,
         "COMPILE=1": settings.compile,
     }
     if refused := [name for name, is_requested in requested.items() if is_requested]:
         raise ConfigError(
-            [f"{refused[0]} cannot work here: the checkpoint is quantized already; unset it"]
+            [
+                f"{refused[0]} cannot work here: the checkpoint is quantized already; unset it "
+                "(of several GPUs, set SM_NUM_GPUS=1 or DATA_PARALLEL)"
+            ]
         )
 
 

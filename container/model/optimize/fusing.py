@@ -7,7 +7,6 @@ import logging
 from collections import defaultdict
 from collections.abc import Callable, Hashable, Iterator
 from functools import partial
-from importlib.util import find_spec
 from typing import Any
 
 import torch
@@ -122,12 +121,22 @@ def _ops_choices(spec: LayerSpec, kernels: Kernels | None) -> Iterator[MakeOps]:
     """Yield the ops that may lie between a layer's GEMMs, the fastest first."""
     if kernels is not None and fits_cpu_kernels(spec):
         yield partial(CpuLayerOps, kernels=kernels)
-    if spec.norms[0][0].is_cuda and find_spec("triton") is not None:
-        from container.model.layers import triton_layer_ops  # only where Triton is
-
-        if triton_layer_ops.fits_triton(spec):
-            yield triton_layer_ops.TritonLayerOps
+    if spec.norms[0][0].is_cuda and (triton_ops := _triton_ops(spec)) is not None:
+        yield triton_ops
     yield LayerOps
+
+
+def _triton_ops(spec: LayerSpec) -> MakeOps | None:
+    """Return Triton's ops, if they support the layer and Triton can be imported."""
+    try:
+        from container.model.layers import triton_layer_ops
+    except Exception as error:  # no such package, or one without its driver's libraries
+        log.warning(
+            "fused layers: Triton cannot be imported, so PyTorch's operations serve (slower): %s",
+            one_line(error),
+        )
+        return None
+    return triton_layer_ops.TritonLayerOps if triton_layer_ops.fits_triton(spec) else None
 
 
 def _fuse(

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import psutil
 import torch
+import torch.distributed as dist
 from transformers import PretrainedConfig
 
 from container.errors import ConfigError
@@ -34,17 +35,21 @@ WEIGHT_FILES = ("*.safetensors", "*.bin")
 
 @dataclass(frozen=True, slots=True)
 class Machine:
-    """Memory in bytes: of each visible GPU, and the CPU's available memory."""
+    """Memory in bytes: of each visible GPU, and the CPU's available memory.
+
+    `has_nccl`: torch has the library that GPUs exchange tensors with.
+    """
 
     gpu_bytes: tuple[int, ...]
     cpu_bytes: int
+    has_nccl: bool = True
 
     @classmethod
     def detect(cls) -> "Machine":
         """Read the memory sizes from the driver and the kernel."""
         count = torch.cuda.device_count()
         gpus = (torch.cuda.get_device_properties(gpu).total_memory for gpu in range(count))
-        return cls(tuple(gpus), psutil.virtual_memory().available)
+        return cls(tuple(gpus), psutil.virtual_memory().available, dist.is_nccl_available())
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +102,8 @@ def place(
         obstacle = why_not_sharded(config, ranks)
         if quantize not in (None, "int8", "int4"):
             obstacle = obstacle or f"QUANTIZE={quantize} is for whole layers"
+        if devices[0].type == "cuda" and not machine.has_nccl:
+            obstacle = obstacle or "this build of torch has no NCCL"
         if obstacle is None:
             return Placement(devices if devices[0].type == "cuda" else devices * ranks)
         if settings.tensor_parallel is not None:

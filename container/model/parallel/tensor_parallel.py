@@ -23,6 +23,7 @@ from transformers import PretrainedConfig, PreTrainedModel
 from transformers.distributed.parallel_utils import replace_layer_number_by_wildcard
 
 from container.model.hf_config import text_config
+from container.model.torch_versions import all_gather
 
 UNCHANGED_STYLES = {
     "all_reduce", "local_params", "mla_kv_a_proj", "moe_tp_experts", "packed_colwise",
@@ -82,7 +83,7 @@ def sum_over_ranks(partial_sum: torch.Tensor) -> torch.Tensor:
 def gather_over_ranks(shard: torch.Tensor) -> torch.Tensor:
     """Gather the ranks' results as [ranks, ...]."""
     out = shard.new_empty(dist.get_world_size(), *shard.shape)
-    dist.all_gather_single(out.flatten(0, 1), shard.contiguous())
+    all_gather(out.flatten(0, 1), shard.contiguous())
     return out
 
 

@@ -51,6 +51,16 @@ def test_all_visible_gpus_are_used_unless_fewer_are_asked_for() -> None:
     assert _place("llama", SM_NUM_GPUS="1") == Placement(_gpus(0))
 
 
+def test_gpus_without_nccl_hold_whole_layers(caplog: pytest.LogCaptureFixture) -> None:
+    machine = Machine(FOUR.gpu_bytes, FOUR.cpu_bytes, has_nccl=False)
+    caplog.set_level("INFO")
+    assert _place("llama", machine, SM_NUM_GPUS="2").uses_device_map
+    assert "because this build of torch has no NCCL" in caplog.text
+    assert _place("llama", machine, SM_NUM_GPUS="1") == Placement(_gpus(0))
+    with pytest.raises(ConfigError, match="this build of torch has no NCCL"):
+        _place("llama", machine, SM_NUM_GPUS="2", TENSOR_PARALLEL="2")
+
+
 def test_each_copy_gets_its_share_of_the_gpus() -> None:
     replicas = [_place("llama", replica=one, DATA_PARALLEL="2").devices for one in range(2)]
     assert replicas == [_gpus(0, 1), _gpus(2, 3)]
