@@ -146,6 +146,7 @@ def _attend_apart(
         softcap=attn_params.softcap,
         sinks=attn_params.sinks,
         key_bias=attn_params.key_bias,
+        is_latent=cache.shapes[layer].is_latent,
     )
     if count == len(query):
         return decoded

@@ -116,10 +116,10 @@ def convert_to_paged(
 def convert(module: PreTrainedModel, ids: list[int], device: torch.device) -> PagedTrial:
     """Switch a model to paged attention, and compare the results in the exact format.
 
-    On a CPU a model with latents keeps these, if that is as accurate. Raises NotPageable and leaves
-    the model unchanged.
+    A model with latents keeps these, if that is as accurate. Raises NotPageable, and leaves the
+    model unchanged then.
     """
-    if device.type == "cpu" and any(hasattr(part, "expand_kv") for part in module.modules()):
+    if any(hasattr(part, "expand_kv") for part in module.modules()):
         try:
             return _convert(module, ids, device, keeps_latents=True)
         except NotPageable as error:

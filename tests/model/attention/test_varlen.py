@@ -111,12 +111,13 @@ def decoded(
     chunk: int | None,
     sinks: torch.Tensor | None,
     key_bias: torch.Tensor | None,
+    is_latent: bool,
 ) -> torch.Tensor:
     """What our kernel for decodes computes (tests/model/kernels/triton_interpreter_cases.py), a row
     at a time.
     """
     assert query.is_contiguous()
-    assert (chunk, key_bias) == (None, None)  # tests/model/kernels/ has them
+    assert (chunk, key_bias, is_latent) == (None, None, False)  # tests/model/kernels/ has them
     assert {tables.dtype, lens.dtype} == {torch.int32}
     assert len(tables) == len(lens) == len(query) > 0
     group = query.shape[1] // kv_heads
@@ -221,12 +222,33 @@ def _old(*args: torch.Tensor, **kwargs: object) -> torch.Tensor:
     return documented(*args, **kwargs)  # type: ignore[arg-type]
 
 
+def _of_torch_2_11(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    cu_seq_q: torch.Tensor,
+    cu_seq_k: torch.Tensor | None,
+    max_q: int,
+    max_k: int,
+    *,
+    return_aux: AuxRequest | None = None,
+    scale: float,
+    window_size: tuple[int, int],
+) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
+    """`documented` with the arguments of torch 2.11, where groups of heads need no word."""
+    return documented(
+        query, key, value, cu_seq_q, cu_seq_k, max_q, max_k, scale=scale, window_size=window_size,
+        enable_gqa=query.shape[1] != key.shape[-2], return_aux=return_aux,
+    )  # fmt: skip
+
+
 @pytest.mark.parametrize("decode", [decoded, _broken, _wrong])
 @pytest.mark.parametrize(
     ("attend", "chosen", "told"),
     [
         (documented, Kernel.PAGED, "passed its check"),
         (_old, Kernel.GATHERED, "RuntimeError: paged KV needs FlashAttention 3"),
+        (_of_torch_2_11, Kernel.GATHERED, "unexpected keyword argument 'seqused_k'"),
         (_broken, Kernel.REFERENCE, "check failed: RuntimeError: this GPU is too old"),
         (_wrong, Kernel.REFERENCE, "disabled: off by"),
     ],

@@ -8,6 +8,7 @@ import os
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +18,17 @@ from triton.backends.compiler import GPUTarget
 from triton.runtime import JITFunction
 
 from container.model.kernels import triton_attention
-from tests.model.kernels.triton_interpreter_cases import BF16, E4M3, F16, Case, launch_all
+from tests.model.kernels.triton_interpreter_cases import (
+    BF16,
+    E4M3,
+    F16,
+    Case,
+    Decodes,
+    launch_all,
+)
 
 CASES = Path(__file__).with_name("triton_interpreter_cases.py")
-NUM_CASES = 63
+NUM_CASES = 66
 # What a block may have on the smallest of these GPUs (Ampere but for the A100, and Ada), in bytes.
 SHARED_MEMORY = 99 * 1024
 
@@ -60,7 +68,7 @@ class Compiler:
         return 0
 
 
-@pytest.fixture(params=[80, 89, 90])
+@pytest.fixture(params=[80, 89, 90, 100])
 def compiler(
     request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Compiler:
@@ -96,6 +104,19 @@ def test_kernels_compile_once_for_all_steps(
     for rows in (2, 1, 3, 16, 32):
         launch_all(case, rows)
         assert len(compiler.compiled) == 6
+    _assert_fits(compiler)
+
+
+@pytest.mark.parametrize("heads", [16, 128])
+def test_decodes_of_latents_compile_once(compiler: Compiler, heads: int) -> None:
+    case = Case(heads=heads, kv_heads=1, dim=576, value_dim=512, dtype=BF16, is_latent=True)
+    for rows in (2, 1, 16):
+        Decodes(replace(case, lens=(7 * rows,) * rows)).got()
+        assert len(compiler.compiled) == 2
+    _assert_fits(compiler)
+
+
+def _assert_fits(compiler: Compiler) -> None:
     for kernel in compiler.compiled.values():
         assert kernel.metadata.shared <= SHARED_MEMORY
         assert kernel.asm["cubin"]

@@ -73,11 +73,11 @@ def _assert_near(got: torch.Tensor, expected: torch.Tensor, limit: float | None 
 
 def _cache(
     kv_heads: int, dim: int, dtype: torch.dtype, *, num_blocks: int, value_dim: int = 0,
-    block_size: int = BLOCK_SIZE,
+    block_size: int = BLOCK_SIZE, is_latent: bool = False,
 ) -> KVCache:  # fmt: skip
     """A cache of random numbers."""
     cache = KVCache(
-        [LayerShape(kv_heads, dim, value_dim or dim)],
+        [LayerShape(kv_heads, dim, value_dim or dim, is_latent=is_latent)],
         num_blocks=num_blocks, block_size=block_size, dtype=dtype, device=DEVICE,
     )  # fmt: skip
     for seed, one in enumerate((cache.keys[0], cache.values[0])):
@@ -100,6 +100,7 @@ class Case:
     chunk: int | None = None
     has_sinks: bool = False
     has_bias: bool = False
+    is_latent: bool = False
     lens: tuple[int, ...] = LENS
     block_size: int = BLOCK_SIZE
 
@@ -112,7 +113,7 @@ class Decodes:
         counts = [-(-length // case.block_size) for length in case.lens]
         self.cache = _cache(
             case.kv_heads, case.dim, case.cache_dtype or case.dtype, num_blocks=sum(counts),
-            value_dim=case.value_dim, block_size=case.block_size,
+            value_dim=case.value_dim, block_size=case.block_size, is_latent=case.is_latent,
         )  # fmt: skip
         self.query = _random(len(case.lens), case.heads, case.dim, seed=3).to(case.dtype)
         order = torch.randperm(sum(counts), generator=torch.Generator().manual_seed(4))
@@ -148,6 +149,7 @@ class Decodes:
             window=self.case.window, softcap=self.case.softcap, chunk=self.case.chunk,
             sinks=self.attn_params.sinks,
             key_bias=self.attn_params.key_bias,
+            is_latent=self.case.is_latent,
         )  # fmt: skip
 
     def spoil_what_is_hidden(self) -> None:
@@ -184,6 +186,20 @@ class Decodes:
         Case(heads=4, kv_heads=2, dtype=F16, chunk=90, has_sinks=True, softcap=2.0),
         Case(heads=6, kv_heads=6, dim=32, has_bias=True),
         Case(heads=6, kv_heads=2, dtype=F16, has_bias=True, has_sinks=True),
+        Case(heads=5, kv_heads=1, dim=40, value_dim=24, is_latent=True),
+        Case(
+            heads=20, kv_heads=1, dim=576, value_dim=512, dtype=BF16, is_latent=True, lens=(5, 270)
+        ),
+        Case(
+            heads=6,
+            kv_heads=2,
+            dim=24,
+            value_dim=16,
+            dtype=F16,
+            is_latent=True,
+            softcap=2.0,
+            window=100,
+        ),
     ],
     ids=str,
 )
@@ -199,6 +215,11 @@ def test_decodes_attend_as_the_reference_does(case: Case) -> None:
 def test_decodes_read_a_cache_of_eight_bits(dtype: torch.dtype, cache_dtype: torch.dtype) -> None:
     decodes = Decodes(Case(dtype=dtype, cache_dtype=cache_dtype, lens=(1, 50, 280)))
     _assert_near(decodes.got(), decodes.expected())
+    latents = Case(
+        dtype=dtype, cache_dtype=cache_dtype, lens=(1, 50), kv_heads=1, dim=80, value_dim=64,
+        is_latent=True,
+    )  # fmt: skip
+    _assert_near(Decodes(latents).got(), Decodes(latents).expected())
 
 
 if IS_INTERPRETED:  # not every GPU converts this format itself
