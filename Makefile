@@ -106,7 +106,7 @@ check: $(VENV)/test.stamp  ## lint and types
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/hadolint Dockerfile
-	$(BIN)/shellcheck --external-sources image/*.sh tests/docker_image/*.sh .ci/run
+	$(BIN)/shellcheck --external-sources image/*.sh tests/docker_image/*.sh benchmarks/*.sh .ci/run
 	$(BIN)/check-jsonschema --schemafile image/buildspec.schema.json buildspec.yml
 
 audit: $(VENV)/bin/python  ## ask PyPI for known vulnerabilities of the locked packages (AUDIT=required: it must answer)

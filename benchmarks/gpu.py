@@ -42,8 +42,9 @@ from container.settings.settings import Settings
 
 NEW_TOKENS = 64
 DECODE_TOKENS = 128
-COPY_BYTES = {"cuda": 1 << 30, "cpu": 1 << 28}
-PRODUCT_SIZE = {"cuda": 8192, "cpu": 1024}
+# Small on a CPU, where only the path is tried, and some processors have no bfloat16.
+COPY_BYTES = {"cuda": 1 << 30, "cpu": 1 << 26}
+PRODUCT_SIZE = {"cuda": 8192, "cpu": 128}
 READ_AT_ONCE = 1 << 24
 
 

@@ -59,6 +59,7 @@ class Shape:
 
 SHAPES = {
     "135m": Shape(576, 30, 9, 3, 64, 1536, VOCABULARY, 2048, tied=True),
+    "0.5b": Shape(896, 24, 14, 2, 64, 4864, VOCABULARY, 8192, tied=True),
     "1b": Shape(2048, 16, 32, 8, 64, 8192, 128256, 16384, tied=True),
     "8b": Shape(4096, 32, 32, 8, 128, 14336, 128256, 16384, tied=False),
     "tiny": Shape(64, 2, 4, 2, 16, 128, VOCABULARY, 16384, tied=True),

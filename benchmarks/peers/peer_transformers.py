@@ -1,6 +1,7 @@
 """The peer's process: transformers' continuous batching on the same model and the same prompts.
 
 peer_transformers.py MODEL [SETTINGS [DTYPE]]: SETTINGS is JSON, DTYPE bfloat16 unless it is named.
+MODEL is a folder, or random: and a shape of bench_model.py.
 
 There is no HTTP, no tokenizer and no JSON for each token here, which favours the
 peer. Its settings are the fastest; README.md lists the alternatives that were tried.
@@ -40,6 +41,8 @@ SETTINGS: dict[str, Any] = {
 # Read by transformers at each call: attend to grouped heads without copying keys and values.
 FORCE_GQA = "TRANSFORMERS_SDPA_FORCE_GQA"
 STUCK_AFTER_S = 300.0
+# Of a model that is made and not read.
+RANDOM = "random:"
 
 
 def for_this_device(settings: dict[str, Any]) -> dict[str, Any]:
@@ -52,9 +55,12 @@ def load(
     folder: Path, *, attention: str, settings: dict[str, Any], dtype: str = "bfloat16"
 ) -> ContinuousBatchingManager:
     """Load the model and start its generation thread."""
-    model = AutoModelForCausalLM.from_pretrained(
-        folder, dtype=getattr(torch, dtype), attn_implementation=attention
-    ).eval()
+    if folder.name.startswith(RANDOM):
+        model = _random_model(folder.name.removeprefix(RANDOM), attention)
+    else:
+        model = AutoModelForCausalLM.from_pretrained(
+            folder, dtype=getattr(torch, dtype), attn_implementation=attention
+        ).eval()
     if torch.cuda.is_available():
         model = model.cuda()
     manager = model.init_continuous_batching(
@@ -65,6 +71,16 @@ def load(
     manager.warmup()
     manager.start()
     return manager
+
+
+def _random_model(shape: str, attention: str) -> Any:
+    """Make a model of a benchmark's shape on the GPU, since reading a large one takes minutes."""
+    sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+    from benchmarks.gpu_day.models import llama_on
+
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    return llama_on(device, shape, attention)
 
 
 def run_round(

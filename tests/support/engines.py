@@ -13,7 +13,7 @@ from container.engine.model_runner import Sampled, StepOutput, SyncModelRunner
 from container.engine.schedule import Batch
 from container.engine.structured_output import Grammars
 from container.messages.engine import SamplingParams, Submit, TokenEvent
-from container.model.execution.cuda_graphs import capture_nothing
+from container.model.execution.cuda_graphs import capture_nothing, graph_capturer
 from container.model.execution.factory import make_runner
 from container.model.execution.model_runner import TorchModelRunner
 from container.model.loaded_model import LoadedModel
@@ -135,21 +135,22 @@ def torch_engine(
     recorded: tuple[int, ...] = (),
     grammars: Grammars | None = None,
     shares_model: bool = False,
+    device: str = "cpu",
     **sizes: int,
 ) -> Engine:
     """An engine with a tiny model prepared as the server prepares it.
 
-    `overlaps` and `recorded`, which are for GPUs, work here without the gain. `shares_model`: the
+    `overlaps` and `recorded`, which are for GPUs, work on a CPU without the gain. `shares_model`: the
     prepared model is that of earlier engines, for tests that leave it as it is.
     """
-    cpu = torch.device("cpu")
-    loaded = (_shared_model if shares_model else _prepared_model)(name, dtype)
+    where = torch.device(device)
+    loaded = (_shared_model if shares_model else _prepared_model)(name, dtype, where)
     config = dataclasses.replace(
         config_for(loaded, **sizes),
         reuses_prefixes=loaded.attention == "paged",
         scores_prompts=not loaded.has_encoder,
     )
-    lora_layers = LoraLayers(loaded.module, dtype, cpu)
+    lora_layers = LoraLayers(loaded.module, dtype, where)
     runner = make_runner(
         loaded,
         config,
@@ -160,14 +161,16 @@ def torch_engine(
     if recorded:
         assert isinstance(runner, TorchModelRunner)
         max_blocks = -(-config.max_total_tokens // config.block_size)
-        runner.forward.capture(list(recorded), max_blocks, capture_nothing, lambda _: None)
+        capture = capture_nothing if where.type == "cpu" else graph_capturer()
+        runner.forward.capture(list(recorded), max_blocks, capture, lambda _: None)
         assert runner.forward.has_graphs
     store = LoraManager(lora_layers, max_adapters)
     return Engine(runner, config, end_token_ids=end_token_ids, adapters=store, grammars=grammars)
 
 
-def _prepared_model(name: str, dtype: torch.dtype) -> LoadedModel:
-    return prepare(tiny_models.make(name, dtype), dtype, torch.device("cpu"))
+def _prepared_model(name: str, dtype: torch.dtype, device: torch.device) -> LoadedModel:
+    options = {} if device.type == "cpu" else {"cpu_kernels": None}
+    return prepare(tiny_models.make(name, dtype).to(device), dtype, device, **options)  # type: ignore[arg-type]
 
 
 _shared_model = cache(_prepared_model)
