@@ -140,8 +140,8 @@ def torch_engine(
 ) -> Engine:
     """An engine with a tiny model prepared as the server prepares it.
 
-    `overlaps` and `recorded`, which are for GPUs, work on a CPU without the gain. `shares_model`: the
-    prepared model is that of earlier engines, for tests that leave it as it is.
+    `overlaps` and `recorded`, which are for GPUs, work on a CPU without the gain. `shares_model`:
+    the prepared model is that of earlier engines, for tests that leave it as it is.
     """
     where = torch.device(device)
     loaded = (_shared_model if shares_model else _prepared_model)(name, dtype, where)

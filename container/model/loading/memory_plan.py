@@ -1,5 +1,6 @@
 """The memory plan: bytes of weights, activations, CUDA graphs and KV cache on each device."""
 
+import logging
 import os
 from dataclasses import dataclass
 
@@ -18,6 +19,8 @@ from container.model.parallel.tensor_parallel import least_over_ranks
 from container.model.states.pieces import SEGMENT
 from container.settings.engine import EngineSettings, PlacementSettings
 from container.settings.process_env import PARENT_PID
+
+log = logging.getLogger(__name__)
 
 BATCH_TOKENS = {"cpu": 256, "cuda": 2048}
 # A GPU without memory for a step of so many is not served.
