@@ -1,4 +1,4 @@
-"""How fast /health answers while the server streams: `python benchmarks/bench_health.py`.
+"""How fast /health answers while the server streams: `python benchmarks/load/bench_health.py`.
 
 Prints one JSON object: seconds at the median, the 99th percentile and the most, over all looks at
 /health during the streams, and how many of them were not 200.
@@ -14,7 +14,7 @@ from pathlib import Path
 
 import requests
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
+sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from tests.support.servers import DEMO_MODEL, serving
 
