@@ -1,8 +1,12 @@
 """What an account has before a deployment: an image in ECR, a role, a bucket; all in moto."""
 
 import json
+from urllib.parse import quote
 
 import boto3
+import pytest
+from moto.core.responses import ActionResult
+from moto.ecr.responses import ECRResponse
 
 from tests.support.local_sagemaker import IMAGE
 
@@ -15,6 +19,17 @@ MANIFEST = {
                "digest": "sha256:" + "0" * 64},
     "layers": [],
 }  # fmt: skip
+
+
+# The image's configuration, which moto cannot serve: without an answer each plan would wait for
+# eight attempts of botocore.
+CONFIG_URL = "data:application/json," + quote(json.dumps({"architecture": "amd64"}))
+
+
+def serve_image_config(patch: pytest.MonkeyPatch) -> None:
+    """Make moto answer ECR's GetDownloadUrlForLayer."""
+    answer = ActionResult({"downloadUrl": CONFIG_URL, "layerDigest": MANIFEST["config"]["digest"]})
+    patch.setattr(ECRResponse, "get_download_url_for_layer", lambda _: answer)
 
 
 def furnish() -> dict[str, str]:

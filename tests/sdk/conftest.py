@@ -43,6 +43,7 @@ def moto_url() -> Iterator[str]:
         for name, value in NOTHING_LEAVES.items():
             patch.setenv(name, value)
         patch.setenv("AWS_ENDPOINT_URL", f"http://{host}:{port}")
+        aws_account.serve_image_config(patch)
         yield f"http://{host}:{port}"
     moto.stop()
 
