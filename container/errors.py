@@ -211,7 +211,15 @@ def payload_too_large(limit_bytes: int | None) -> PayloadTooLarge:
     )
 
 
+def text_of(error: BaseException) -> str:
+    """Return an exception's text, also of one of user code whose text fails or is no Unicode."""
+    try:
+        return str(error).encode(errors="replace").decode()
+    except Exception:
+        return ""
+
+
 def one_line(error: BaseException) -> str:
     """Return an exception as one line: its class, since many messages say little, and its text."""
-    text = " ".join(str(error).split())[:400]
+    text = " ".join(text_of(error).split())[:400]
     return f"{type(error).__name__}: {text}" if text else type(error).__name__

@@ -15,6 +15,8 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from sagemaker_deploy.errors import ConfigError
 
+# SageMaker gives the container of a serverless endpoint no longer than this to start.
+SERVERLESS_START_S = 180
 NAME = r"^[a-zA-Z0-9](-*[a-zA-Z0-9])*$"
 ROLE = r"^arn:aws[a-z\-]*:iam::\d{12}:role/.+$"
 S3 = r"^s3://[^/]+/.+$"
@@ -144,6 +146,11 @@ class Config(Section):
     capture: Capture | None = None
     kms_key: str | None = None
     tags: dict[str, str] = {}
+
+    @property
+    def start_timeout_s(self) -> int:
+        """Seconds that the container may take to start."""
+        return SERVERLESS_START_S if self.serverless else self.health_check_timeout_s
 
     @property
     def has_gpus(self) -> bool:

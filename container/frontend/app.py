@@ -53,8 +53,9 @@ from container.frontend.observability.embedder_metrics import EmbedderCollector
 from container.frontend.observability.metrics import Metrics
 from container.frontend.web import request_id, tgi_headers, trace_hooks
 from container.frontend.web.auth import add_guards
+from container.frontend.web.early_refusal import EarlyRefusals
 from container.frontend.web.http_request import HttpRequest, set_deadlines
-from container.frontend.web.retry_after import add_retry_after
+from container.frontend.web.retry_after import RetryAfter, add_retry_after
 from container.frontend.web.ui import pages as ui
 from container.messages.engine import EngineInfo
 from container.settings.settings import Settings
@@ -159,6 +160,7 @@ class Dialects:
 def create_app(context: AppContext) -> Flask:
     """Wire the routes of all dialects to one service, and `/invocations` to user code if any."""
     options, dialects = context.options, Dialects(context)
+    invocation = _invocations(context, dialects)
     app = Flask("container", static_folder=None)
     app.request_class = HttpRequest
     app.config["MAX_CONTENT_LENGTH"] = options.payload_limit
@@ -169,18 +171,35 @@ def create_app(context: AppContext) -> Flask:
         *_server_routes(context, dialects),
         *_text_routes(context, dialects),
         *_generation_routes(context, dialects),
-        _invocation_routes(context, dialects),
+        _invocation_routes(context, dialects, invocation),
     ):
         app.register_blueprint(routes)
     tgi_headers.add_headers(app, options.compute_type)
     invocations.watch_headers(app)
     request_id.add_header(app)
     add_guards(app, dialects.metrics, options.api_key)
-    add_retry_after(app, context.service, dialects.metrics)
+    retry_after = RetryAfter(context.service, dialects.metrics)
+    add_retry_after(app, retry_after)
     if context.sessions is not None:
         watch_sessions(app, context.sessions)
     _allow_origins(app, options.cors_origins)
+    if context.tracer is None:  # else a refusal has a span, too
+        app.wsgi_app = EarlyRefusals(  # type: ignore[method-assign]
+            app.wsgi_app,
+            context.service,
+            dialects.metrics,
+            retry_after,
+            options.payload_limit,
+            options.api_key,
+            invocation.dialect_of_refused if _generates_only(context, dialects) else None,
+        )
     return app
+
+
+def _generates_only(context: AppContext, dialects: Dialects) -> bool:
+    """Whether all JSON bodies of `/invocations` need a place in the engine."""
+    has_sessions = context.sessions is not None and context.sessions.is_on
+    return context.handler is None and not dialects.texts.is_offered and not has_sessions
 
 
 def _server_routes(context: AppContext, dialects: Dialects) -> list[Blueprint]:
@@ -228,10 +247,10 @@ def _generation_routes(context: AppContext, dialects: Dialects) -> list[Blueprin
     ]
 
 
-def _invocation_routes(context: AppContext, dialects: Dialects) -> Blueprint:
+def _invocations(context: AppContext, dialects: Dialects) -> Invocations:
     options, has_engine = context.options, context.service.has_engine
     texts = TextInvocations(dialects.embeddings, dialects.tei, has_engine=has_engine)
-    invocation = Invocations(
+    return Invocations(
         dialects.tgi,
         dialects.openai,
         dialects.completions,
@@ -242,9 +261,14 @@ def _invocation_routes(context: AppContext, dialects: Dialects) -> Blueprint:
         default_accept=options.default_accept,
         is_batch=options.is_batch,
     )
+
+
+def _invocation_routes(
+    context: AppContext, dialects: Dialects, invocation: Invocations
+) -> Blueprint:
     handler = context.handler
     user_code = HandlerDialect(handler, dialects.metrics) if handler is not None else None
-    return invocations.blueprint(invocation, user_code, options.batch)
+    return invocations.blueprint(invocation, user_code, context.options.batch)
 
 
 def _allow_origins(app: Flask, origins: list[str]) -> None:

@@ -1,13 +1,24 @@
 """Encodes the results of user code as the parts of an answer."""
 
 import inspect
-from collections.abc import AsyncIterator, Iterator
+import re
+from collections.abc import AsyncIterator, Iterator, Mapping
 from typing import Any
 
 from container import content
+from container.errors import HandlerFailed
 from container.messages.handler import AnswerHead, AnswerPart
 
 Answer = AnswerHead | AnswerPart
+
+HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+HEADER_VALUE = re.compile(r"[\t\x20-\x7e\x80-\xff]*")
+FRAMING = frozenset(
+    {
+        "connection", "content-length", "keep-alive", "proxy-connection", "te", "trailer",
+        "transfer-encoding", "upgrade",
+    }
+)  # fmt: skip
 
 
 def with_content_type(value: Any, chosen: str | None) -> tuple[Any, str | None]:
@@ -37,6 +48,28 @@ def stream_content_type(part: Any, accept: str) -> str:
     if isinstance(part, str):
         return f"{content.TEXT}; charset=utf-8"
     return content.BINARY if isinstance(part, bytes | bytearray) else content.JSON_LINES
+
+
+def answer_head(
+    request_id: int, status: int, kind: str, is_stream: bool, chosen: Mapping[str, str]
+) -> AnswerHead:
+    """Return the head of an answer as user code has chosen it, without headers that frame it.
+
+    Raises HandlerFailed for what HTTP does not allow.
+    """
+    if not 200 <= status < 600:
+        raise HandlerFailed(
+            f"user code set a status of {str(status)[:20]}; it must be from 200 to 599"
+        )
+    if not (isinstance(kind, str) and HEADER_VALUE.fullmatch(kind)):
+        raise HandlerFailed(f"user code set the content type {kind!r:.100}, which is none")
+    headers = {}
+    for name, value in chosen.items():
+        if not (HEADER_NAME.fullmatch(str(name)) and HEADER_VALUE.fullmatch(str(value))):
+            raise HandlerFailed(f"user code set the header {name!r:.100}, which is not HTTP's")
+        if str(name).lower() not in FRAMING:
+            headers[str(name)] = str(value)
+    return AnswerHead(request_id, status, kind, is_stream, headers)
 
 
 def encode_part(part: Any, kind: str) -> bytes:

@@ -24,9 +24,11 @@ from container.errors import (
     ServingError,
     UnsupportedMediaType,
     one_line,
+    text_of,
 )
 from container.handlers.answer_encoding import (
     Answer,
+    answer_head,
     encode_part,
     is_stream,
     raw_body,
@@ -105,15 +107,16 @@ class Handler:
                 kind = kind or accept
                 data = raw_body(result) if self._writes_bodies else None
                 data = content.encode(result, kind) if data is None else data
-                yield self._head(invoke.request_id, kind, context, is_stream=False)
+                yield _head(invoke.request_id, kind, context, is_stream=False)
                 yield AnswerPart(invoke.request_id, data, is_last=True)
         except (ServingError, ClientDisconnected):
             raise
         except Exception as error:
             status = getattr(error, "status_code", None)
             if isinstance(status, int) and 400 <= status < 600:
-                message = str(getattr(error, "message", error))
-                yield from refusal(invoke.request_id, status, message)
+                message = getattr(error, "message", None)
+                text = message if isinstance(message, str) else text_of(error)
+                yield from refusal(invoke.request_id, status, text)
                 return
             log.exception("handler: user code failed; the client gets an error")
             raise HandlerFailed(f"user code failed: {one_line(error)}") from error
@@ -206,13 +209,13 @@ class Handler:
             if not has_begun:
                 kind = kind or own_kind or stream_content_type(part, accept)
                 has_begun = True
-                yield self._head(request_id, kind, context, is_stream=True)
+                yield _head(request_id, kind, context, is_stream=True)
             data = encode_part(part, kind or content.TEXT)
             ends_line = data.endswith(b"\n") if data else ends_line
             if data:
                 yield AnswerPart(request_id, data, is_last=False)
         if not has_begun:
-            yield self._head(request_id, kind or content.TEXT, context, is_stream=True)
+            yield _head(request_id, kind or content.TEXT, context, is_stream=True)
         # SageMaker's line readers wait forever for the end of an unfinished last line.
         yield AnswerPart(request_id, b"" if ends_line else b"\n", is_last=True)
 
@@ -259,10 +262,10 @@ class Handler:
             except CancelledError:
                 raise ClientDisconnected from None
 
-    def _head(self, request_id: int, kind: str, context: Context, *, is_stream: bool) -> AnswerHead:
-        return AnswerHead(
-            request_id, context.response_status, kind, is_stream, context.response_headers
-        )
+
+def _head(request_id: int, kind: str, context: Context, *, is_stream: bool) -> AnswerHead:
+    chosen = context.response_headers
+    return answer_head(request_id, context.response_status, kind, is_stream, chosen)
 
 
 def _are_bodies(inputs: Any) -> bool:

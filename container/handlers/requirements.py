@@ -33,7 +33,11 @@ def install(requirements: Path) -> None:
         constraints = Path(folder) / "constraints.txt"
         constraints.write_text(_installed())
         result = subprocess.run(
-            _command(requirements, constraints), capture_output=True, text=True, check=False
+            _command(requirements, constraints),
+            capture_output=True,
+            text=True,
+            errors="replace",
+            check=False,
         )
     if result.returncode != 0:
         reason = _reason(result.stdout + result.stderr) or f"exit code {result.returncode}"

@@ -53,7 +53,7 @@ class Worker:
         self._failure: ModelLoadError | None = None
         self._threads: ThreadPoolExecutor | None = None
         self._is_cancelled: dict[int, threading.Event] = {}
-        self._outbox: queue.SimpleQueue[FromWorker] = queue.SimpleQueue()
+        self._outbox: queue.SimpleQueue[bytes] = queue.SimpleQueue()
         self._bell, self._ring = socket.socketpair()
         self._socket: zmq.SyncSocket = zmq.Context.instance().socket(zmq.DEALER)
         self._socket.setsockopt(zmq.IDENTITY, name.encode())
@@ -105,12 +105,13 @@ class Worker:
         self._ring.send(b"x")
 
     def _put(self, message: FromWorker) -> None:
-        self._outbox.put(message)
+        # Encoded here, since what user code has put into it may not be encodable.
+        self._outbox.put(encode(message))
         self._ring.send(b"x")
 
     def _send_all(self) -> None:
         while not self._outbox.empty():
-            self._socket.send(encode(self._outbox.get()))
+            self._socket.send(self._outbox.get())
 
     def _receive(self) -> None:
         while True:

@@ -146,6 +146,12 @@ def choice(*options: str) -> Cast:
     return cast
 
 
+def batch_strategy(value: str) -> str:
+    """single_record or multi_record, also as SageMaker's API writes them (SingleRecord)."""
+    words = {"singlerecord": "single_record", "multirecord": "multi_record"}
+    return str(choice("single_record", "multi_record")(words.get(value.lower(), value)))
+
+
 def gpu_count(value: str) -> int | None:
     """A whole number, or `all` for every visible GPU."""
     return None if value.lower() == "all" else int(integer(0)(value))
@@ -202,9 +208,12 @@ def batch_sizes(value: str) -> tuple[int, ...]:
 def log_level(value: str) -> str:
     """debug, info, warning or error; or Python's number for it, as SageMaker's SDK sends.
 
-    Of TGI's form `info,some_module=debug` the first word counts.
+    Of TGI's form `some_module=debug,info` the first level without a module counts, or else the
+    first level.
     """
-    value = value.split(",")[0].strip()
+    directives = [part.strip() for part in value.split(",")]
+    plain = [part for part in directives if "=" not in part]
+    value = plain[0] if plain else directives[0].rpartition("=")[2]
     if value.isdigit():
         number = int(value)
         bounds = ((10, "debug"), (20, "info"), (30, "warning"))

@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass
 
 from container.settings.casts import (
-    choice,
+    batch_strategy,
     flag,
     integer,
     log_level,
@@ -139,7 +139,7 @@ class SageMakerSettings:
     """SageMaker's batch transform, multi-model endpoints and sticky sessions."""
 
     batch_strategy: str | None = setting(
-        None, "SAGEMAKER_BATCH_STRATEGY", cast=choice("single_record", "multi_record"),
+        None, "SAGEMAKER_BATCH_STRATEGY", cast=batch_strategy,
         meaning="Strategy that /execution-parameters proposes. Unset: multi_record.",
     )  # fmt: skip
     max_transforms: int | None = setting(

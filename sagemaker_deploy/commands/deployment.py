@@ -122,7 +122,7 @@ def _apply(config: Config, aws: Aws, yes: bool, as_json: bool, poll_s: float) ->
     try:
         Executor(aws, Progress(), poll_s).apply(planned)
     except EndpointFailed as error:
-        raise explained(aws, config.name, error) from error
+        raise explained(aws, config, error) from error
     if as_json:
         print_json({"endpoint": config.name, "steps": len(planned.steps)})
     else:

@@ -8,11 +8,12 @@ import click
 from sagemaker_deploy.aws import Aws
 from sagemaker_deploy.commands import options
 from sagemaker_deploy.commands.output import print_json
+from sagemaker_deploy.config import Config
 from sagemaker_deploy.diagnosis.diagnose import Diagnosis, diagnose
 from sagemaker_deploy.diagnosis.evidence import Evidence
 from sagemaker_deploy.diagnosis.gather import gather, read_logs, start_timeout_s
 from sagemaker_deploy.errors import ConfigError, EndpointFailed
-from sagemaker_deploy.plan.requests import ENDPOINT_LOGS
+from sagemaker_deploy.plan.requests import COMPONENT_LOGS, ENDPOINT_LOGS, component_name
 
 
 @click.command()
@@ -50,10 +51,17 @@ def why(
     _print(*_of_endpoint(name, path, region, profile), as_json)
 
 
-def explained(aws: Aws, name: str, error: EndpointFailed) -> EndpointFailed:
-    """Give an error of a deployment that failed its cause and remedy as a hint."""
-    log, has_log = read_logs(aws, [ENDPOINT_LOGS + name])
-    diagnosis = diagnose(Evidence(name, "Failed", (error.message,), log, has_log))
+def explained(aws: Aws, config: Config, error: EndpointFailed) -> EndpointFailed:
+    """Give an error of a deployment that failed its cause and remedy as a hint.
+
+    What the run made has been removed by now, so the logs are found by their names.
+    """
+    groups = [ENDPOINT_LOGS + config.name]
+    if config.component is not None:
+        groups.append(COMPONENT_LOGS + component_name(config))
+    log, has_log = read_logs(aws, groups)
+    evidence = Evidence(config.name, "Failed", (error.message,), log, has_log)
+    diagnosis = diagnose(evidence, config.start_timeout_s)
     return type(error)(error.message, hint=f"{diagnosis.cause}; {diagnosis.remedy}")
 
 

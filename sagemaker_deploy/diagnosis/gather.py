@@ -11,6 +11,7 @@ from sagemaker_deploy.errors import AwsError, DeployError, NotFound
 from sagemaker_deploy.plan.requests import COMPONENT_LOGS, ENDPOINT_LOGS
 
 STREAMS, LINES_EACH = 3, 300
+START_TIMEOUT = "ContainerStartupHealthCheckTimeoutInSeconds"
 
 
 def gather(aws: Aws, name: str) -> Evidence:
@@ -42,10 +43,13 @@ def start_timeout_s(aws: Aws, name: str) -> int:
             "describe_endpoint_config",
             EndpointConfigName=endpoint["EndpointConfigName"],
         )
-        variant = config["ProductionVariants"][0]
+        starts = [config["ProductionVariants"][0]]
+        described = account.components(aws, name)
     except (DeployError, LookupError):
         return DEFAULT_START_S
-    return int(variant.get("ContainerStartupHealthCheckTimeoutInSeconds", DEFAULT_START_S))
+    # A component's copies start by themselves, in the time that it names.
+    starts += [each.get("Specification", {}).get("StartupParameters", {}) for each in described]
+    return max(each.get(START_TIMEOUT, 0) for each in starts) or DEFAULT_START_S
 
 
 def read_logs(aws: Aws, groups: list[str]) -> tuple[tuple[str, ...], bool | None]:

@@ -16,7 +16,6 @@ from sagemaker_deploy.plan.steps import Step, Upload
 # Of a serverless endpoint.
 SERVERLESS_IMAGE_BYTES = 10 * GIB
 SERVERLESS_DISK_BYTES = 5 * 10**9
-SERVERLESS_START_S = 180
 # Where no volume is asked for and the machine has no disk of its own.
 DEFAULT_VOLUME_GB = 30
 # Faster than any instance downloads or loads: a longer start cannot end in time.
@@ -216,7 +215,7 @@ def _disk(config: Config, size: ModelSize) -> Iterator[str]:
 
 def _start(config: Config, size: ModelSize) -> Iterator[str]:
     is_on_hub = not config.model.data
-    limit = SERVERLESS_START_S if config.serverless else config.health_check_timeout_s
+    limit = config.start_timeout_s
     download_s = size.weights_bytes / BEST_HUB_BYTES_S if is_on_hub else 0
     start_s = download_s + size.weights_bytes / BEST_LOAD_BYTES_S
     if start_s > limit:

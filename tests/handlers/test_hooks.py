@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from container.errors import ModelLoadError, ServingError
+from container.errors import HandlerFailed, ModelLoadError, ServingError
 from container.handlers.hooks import load_hooks
 from container.handlers.invocation import ClientDisconnected, Handler
 from container.handlers.user_code import find_code, missing_code
@@ -399,3 +399,40 @@ def test_the_example_loads_by_path() -> None:
     code = find_code(HandlerSettings(submit_directory=str(root / "code")), None)
     assert code is not None
     assert set(load_hooks(code)) == {"input_fn", "predict_fn"}
+
+
+CHOOSING = """
+def model_fn(model_dir, context): pass
+def predict_fn(data, model, context):
+    context.response_status = data.get("status", 200)
+    context.response_content_type = data.get("kind")
+    context.response_headers = data.get("headers", {})
+    return {"ok": True}
+"""
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"status": 99}, {"status": 700}, {"status": 10**30}, {"status": "ok"}, {"status": None},
+        {"kind": "text/plain\r\nX: y"}, {"kind": 5},
+        {"headers": {"X": "a\r\nSet-Cookie: b"}}, {"headers": {"a b": "c"}},
+        {"headers": {"": "c"}}, {"headers": ["X"]},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_a_head_that_http_does_not_allow_fails_its_invocation(tmp_path: Path, body: dict) -> None:
+    with pytest.raises(HandlerFailed, match="user code"):
+        _ask(_handler(tmp_path, CHOOSING), body)
+
+
+def test_headers_are_text_and_do_not_frame_the_answer(tmp_path: Path) -> None:
+    headers = {
+        "X-Count": 5,
+        "Content-Length": "3",
+        "Transfer-Encoding": "chunked",
+        "X-Name": "\xe9",
+    }
+    head, _ = _ask(_handler(tmp_path, CHOOSING), {"headers": headers, "status": 201})
+    assert head.headers == {"X-Count": "5", "X-Name": "\xe9"}
+    assert head.status == 201

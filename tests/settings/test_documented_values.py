@@ -66,7 +66,7 @@ TGI = {
     "JSON_OUTPUT": ["true", "false"],
     "LOG_LEVEL": [
         "info", "debug", "INFO", "warn", "error", "trace", "off",
-        "info,text_generation_router=debug,h2=off",
+        "info,text_generation_router=debug,h2=off", "text_generation_router=debug",
     ],
     "LOG_COLORIZE": ["true"],
     "USAGE_STATS": ["on", "off", "no-stack"],
@@ -132,7 +132,7 @@ TOOLKITS = {
     "SAGEMAKER_HANDLER": ["handler.py"],
     "SAGEMAKER_MULTI_MODEL": ["true", "false"],
     "SAGEMAKER_BATCH": ["true"],
-    "SAGEMAKER_BATCH_STRATEGY": ["SINGLE_RECORD", "MULTI_RECORD"],
+    "SAGEMAKER_BATCH_STRATEGY": ["SINGLE_RECORD", "MULTI_RECORD", "MultiRecord"],
     "SAGEMAKER_MAX_CONCURRENT_TRANSFORMS": ["1", "8"],
     "SAGEMAKER_ENABLE_LOAD_AWARE": ["1"],
     "SAGEMAKER_MAX_NUMBER_OF_ADAPTERS_IN_MEMORY": ["30"],

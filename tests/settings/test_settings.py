@@ -104,7 +104,13 @@ def test_what_has_no_effect_is_accepted_and_named() -> None:
 
 @pytest.mark.parametrize(
     ("given", "meant"),
-    [("info,text_generation_router=debug", "info"), ("TRACE", "debug"), ("off", "error")],
+    [
+        ("info,text_generation_router=debug", "info"),
+        ("text_generation_router=debug,warn", "warning"),
+        ("text_generation_launcher=error,h2=debug", "error"),
+        ("TRACE", "debug"),
+        ("off", "error"),
+    ],
 )
 def test_tgis_log_levels_are_understood(given: str, meant: str) -> None:
     assert Settings.from_environ({"LOG_LEVEL": given}).observability.log_level == meant

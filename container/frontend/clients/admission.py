@@ -54,22 +54,32 @@ class Admission:
         self._engine = engine
         self.num_preparing = 0
 
+    @property
+    def is_full(self) -> bool:
+        """Whether a request would be refused now. Raises Unavailable without an engine."""
+        return self._engine.num_free <= self.num_preparing
+
     def prepare(self, deadline_at: float, *, is_batch: bool = False) -> Preparation:
         """Admit a request. Raises Overloaded, and DeadlineExceeded in the midst of its preparation.
 
         Records of a batch body (`is_batch`) do not count: BatchSlots limits them.
         """
-        if not is_batch and self._engine.num_free <= self.num_preparing:
-            raise Overloaded(
-                "the server already has as many requests as it takes (MAX_CONCURRENT_REQUESTS)",
-                retry_after_s=1,
-            )
+        if not is_batch and self.is_full:
+            raise overloaded()
         remaining_s = deadline_at - time.monotonic()
         if remaining_s <= 0:
             raise deadline_exceeded()
         error = deadline_exceeded()
         timeout = gevent.Timeout(remaining_s, error) if remaining_s < math.inf else None
         return Preparation(self, 0 if is_batch else 1, timeout)
+
+
+def overloaded() -> Overloaded:
+    """Create the error of a request that the engine has no place for."""
+    return Overloaded(
+        "the server already has as many requests as it takes (MAX_CONCURRENT_REQUESTS)",
+        retry_after_s=1,
+    )
 
 
 def deadline_exceeded() -> DeadlineExceeded:

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
+from container.errors import ServingError
 from container.frontend.clients.admission import Admission
 from container.frontend.clients.engine_client import EngineConnection, TokenStream
 from container.frontend.generation.completion import Completion
@@ -86,6 +87,14 @@ class Service:
     def check_ready(self) -> None:
         """Raise Unavailable unless a request could be served now."""
         self.model.check_ready()
+
+    @property
+    def is_full(self) -> bool:
+        """Whether a request would be refused now because the engine has as many as it takes."""
+        try:
+            return self.status.state == "ready" and self._admission.is_full
+        except ServingError:  # the application says why
+            return False
 
     @contextmanager
     def preparing(self, context: RequestContext) -> Iterator[RequestContext]:

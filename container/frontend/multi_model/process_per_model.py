@@ -6,7 +6,9 @@ loads a model: SageMaker answers status 507 by unloading another model and tryin
 """
 
 import collections
+import contextlib
 import http.client
+import itertools
 import json
 import logging
 import os
@@ -41,6 +43,8 @@ EXIT_S = 2
 # Memory of a model besides its weights: torch, buffers and a small cache.
 OVERHEAD_BYTES = 700 * 2**20
 WEIGHTS = (".safetensors", ".bin", ".gguf", ".pt")
+# Files of a folder that are looked at: more are no model.
+MAX_FILES = 10_000
 MAX_LOG_LINES = 30
 EXIT_WITHOUT_MEMORY = -signal.SIGKILL  # the exit code when the kernel is out of memory
 DRAIN = "GRACEFUL_TERMINATION_TIMEOUT"
@@ -219,7 +223,7 @@ def _start(name: str, url: str, environ: Mapping[str, str]) -> ModelServer:
     own.pop("PROMETHEUS_MULTIPROC_DIR", None)
     process = subprocess.Popen(
         [sys.executable, "-m", "container", "serve"], env=own, stderr=subprocess.PIPE, text=True,
-        start_new_session=True,
+        errors="replace", start_new_session=True,
     )  # fmt: skip
     server = ModelServer(name, url, port, process, collections.deque(maxlen=MAX_LOG_LINES))
     threading.Thread(target=_pass_log, args=(server,), daemon=True).start()
@@ -244,8 +248,13 @@ def _load_error(server: ModelServer, code: int) -> ServingError:
 
 
 def _needed_bytes(folder: Path) -> int:
-    files = [path for path in folder.rglob("*") if path.suffix in WEIGHTS]
-    return sum(path.stat().st_size for path in files) + OVERHEAD_BYTES
+    needed = OVERHEAD_BYTES
+    paths = (Path(root, name) for root, _, names in os.walk(folder) for name in names)
+    for path in itertools.islice(paths, MAX_FILES):
+        if path.suffix in WEIGHTS:
+            with contextlib.suppress(OSError):  # a link to nowhere, for the model's server to name
+                needed += path.stat().st_size
+    return needed
 
 
 def _is_folder(path: Path) -> bool:

@@ -2,7 +2,7 @@
 
 import hmac
 
-from flask import Flask, Request, Response, request
+from flask import Flask, Response, request
 from werkzeug.exceptions import HTTPException, RequestEntityTooLarge
 
 from container.errors import Unauthorized
@@ -40,7 +40,9 @@ def add_guards(app: Flask, metrics: Metrics, api_key: str | None) -> None:
         is_preflight = request.method == "OPTIONS"  # browsers ask without the key
         if api_key is None or is_open or is_preflight:
             return
-        if not hmac.compare_digest(_key_of(request).encode(), api_key.encode()):
+        headers = request.headers
+        authorization, x_api_key = headers.get("Authorization", ""), headers.get("x-api-key", "")
+        if not has_key(authorization, x_api_key, api_key):
             raise Unauthorized(
                 "the header 'Authorization: Bearer <API_KEY>' (or 'x-api-key: <API_KEY>') is "
                 "missing or wrong"
@@ -83,7 +85,8 @@ def _count_requests(app: Flask, metrics: Metrics) -> None:
 KEY_HEADERS = frozenset({"authorization", "x-api-key"})
 
 
-def _key_of(request: Request) -> str:
-    """The key that a client sends, in OpenAI's header or in Anthropic's; "" without one."""
-    scheme, _, token = request.headers.get("Authorization", "").partition(" ")
-    return token if scheme.lower() == "bearer" else request.headers.get("x-api-key", "")
+def has_key(authorization: str, x_api_key: str, api_key: str) -> bool:
+    """Whether a client sends the key, in OpenAI's header or in Anthropic's."""
+    scheme, _, token = authorization.partition(" ")
+    sent = token if scheme.lower() == "bearer" else x_api_key
+    return hmac.compare_digest(sent.encode(), api_key.encode())

@@ -1,7 +1,7 @@
 """Error responses: one table for each API dialect maps our errors to status codes and bodies."""
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import Enum
@@ -197,6 +197,12 @@ def anthropic_body(error: ServingError) -> Body:
     return {"type": "error", "error": inner}
 
 
+FORMS: dict[Dialect, Mapping[type[ServingError], Any]]
+FORMS = {Dialect.TGI: TGI, Dialect.TEI: TEI, Dialect.OPENAI: OPENAI, Dialect.ANTHROPIC: ANTHROPIC}
+WRITERS = {Dialect.TGI: tgi_body, Dialect.TEI: tei_body, Dialect.OPENAI: openai_body,
+           Dialect.ANTHROPIC: anthropic_body}  # fmt: skip
+
+
 def shorten(text: str, num_bytes: int = MESSAGE_BYTES) -> str:
     """Cut the middle out of a text whose JSON has more bytes than that."""
     half, shown = num_bytes // 2, text
@@ -238,13 +244,7 @@ def dialect_of_path(path: str) -> Dialect:
 
 def error_response(error: ServingError, dialect: Dialect) -> Response:
     """Answer an error in a dialect."""
-    if dialect is Dialect.OPENAI:
-        return _respond(openai_body(error), OPENAI[type(error)].status, error)
-    if dialect is Dialect.TEI:
-        return _respond(tei_body(error), TEI[type(error)].status, error)
-    if dialect is Dialect.ANTHROPIC:
-        return _respond(anthropic_body(error), ANTHROPIC[type(error)].status, error)
-    return _respond(tgi_body(error), TGI[type(error)].status, error)
+    return _respond(WRITERS[dialect](error), FORMS[dialect][type(error)].status, error)
 
 
 def unhealthy(error: ServingError) -> Response:

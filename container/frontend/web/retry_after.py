@@ -53,15 +53,26 @@ class RetrySchedule:
         return min(LONGEST_S, max(1, math.ceil(position * interval_s)))
 
 
-def add_retry_after(app: Flask, service: Service, metrics: Metrics) -> None:
+class RetryAfter:
+    """The header's value for each refusal of this process, from the engine's load and pace."""
+
+    def __init__(self, service: Service, metrics: Metrics) -> None:
+        self._service = service
+        self._metrics = metrics
+        self._schedule = RetrySchedule()
+
+    def seconds(self) -> int:
+        """Record a refusal; return after how many seconds its client should retry."""
+        return self._schedule.refuse(_load(self._service).running, self._metrics.mean_duration_s)
+
+
+def add_retry_after(app: Flask, retry_after: RetryAfter) -> None:
     """Put the header on every refusal of an app that is overloaded."""
-    schedule = RetrySchedule()
 
     @app.after_request
     def add(response: Response) -> Response:
         if isinstance(response, ErrorResponse) and isinstance(response.error, Overloaded):
-            retry_s = schedule.refuse(_load(service).running, metrics.mean_duration_s)
-            response.headers["Retry-After"] = str(retry_s)
+            response.headers["Retry-After"] = str(retry_after.seconds())
         return response
 
 

@@ -54,7 +54,9 @@ def test_models_are_loaded_listed_invoked_and_unloaded(endpoint: Server, tmp_pat
     assert _load(endpoint, "first", DEMO_MODEL).status == 200
     own = folder_with(
         tmp_path / "own",
-        "def model_fn(d): return 'own'\ndef predict_fn(data, model): return [model, data]",
+        "import os\ndef model_fn(d): return 'own'\n"
+        # More than a pipe holds, and no text.
+        "def predict_fn(data, model):\n os.write(2, b'\\xff' * 99_999)\n return [model, data]",
     )
     assert _load(endpoint, "second", own).status == 200
     assert _names(endpoint) == ["first", "second"]
@@ -103,6 +105,7 @@ def test_models_that_cannot_be_loaded_say_why(endpoint: Server, tmp_path: Path) 
     assert _load(endpoint, "none", tmp_path / "none").status == 400
     shutil.copytree(DEMO_MODEL, tmp_path / "broken")
     (tmp_path / "broken" / "tokenizer.json").unlink()
+    (tmp_path / "broken" / "more.safetensors").symlink_to("nowhere")
     broken = _load(endpoint, "broken", tmp_path / "broken")
     assert broken.status == 400
     assert "tokenizer is missing" in json.loads(broken.body)["error"]

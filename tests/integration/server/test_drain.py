@@ -20,6 +20,7 @@ PROMPT = {"prompt": "Tell me", "max_tokens": TOKENS}
 SCORED = {"prompt": ["one", "two"], "max_tokens": TOKENS, "echo": True, "logprobs": 0}
 INPUT = {"input": "Tell me", "max_output_tokens": TOKENS}
 STREAM = {"stream": True}
+TYPED = MESSAGES | {"system": "Be brief."}  # Anthropic's form
 LINES = b"\n".join(json.dumps(body).encode() for body in (GENERATE, MESSAGES, PROMPT))
 
 # (path, body, sequences in the engine)
@@ -34,6 +35,9 @@ PLAIN: list[tuple[str, Any, int]] = [
     ("/chat/completions", MESSAGES, 1),
     ("/v1/completions", SCORED, 2),
     ("/v1/responses", INPUT, 1),
+    ("/v1/messages", MESSAGES, 1),
+    ("/openai/v1/chat/completions", MESSAGES, 1),
+    ("/invocations", TYPED, 1),
 ]
 STREAMED: list[tuple[str, Any, int]] = [
     ("/generate_stream", GENERATE, 1),
@@ -41,6 +45,10 @@ STREAMED: list[tuple[str, Any, int]] = [
     ("/v1/chat/completions", MESSAGES | STREAM, 1),
     ("/v1/completions", SCORED | STREAM, 2),
     ("/v1/responses", INPUT | STREAM, 1),
+    ("/v1/messages", MESSAGES | STREAM, 1),
+    ("/", GENERATE | STREAM, 1),
+    ("/invocations", GENERATE | STREAM, 1),
+    ("/invocations", PROMPT | STREAM, 1),
 ]
 
 

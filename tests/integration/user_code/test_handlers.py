@@ -19,6 +19,9 @@ from tests.support.servers import ROOT, Server, serving, spawn, wait_for
 
 PROGRAM = """
 import os, signal, time
+class Wordless(BaseException):
+    def __str__(self):
+        raise RuntimeError("no words")
 def model_fn(model_dir):
     return {"pid": os.getpid(), "dir": model_dir}
 def predict_fn(data, model):
@@ -31,6 +34,10 @@ def predict_fn(data, model):
         os.kill(os.getpid(), signal.SIGSEGV)
     if do == "exit":
         os._exit(7)
+    if do == "wordless":
+        raise Wordless
+    if do == "surrogate":
+        raise BaseException("\\ud800")
     if do == "leave":
         raise SystemExit("bye")
     if do == "hang":
@@ -115,6 +122,15 @@ def test_a_crash_fails_its_own_request_only(own: Server, do: str, told: str) -> 
 def test_system_exit_in_user_code_ends_nothing(own: Server) -> None:
     before = _ask(own, do="pid").json()
     assert "SystemExit" in _ask(own, do="leave").json()["error"]
+    assert _ask(own, do="pid").json() == before
+
+
+@pytest.mark.parametrize("do", ["wordless", "surrogate"])
+def test_an_exception_without_words_is_an_error_like_any_other(own: Server, do: str) -> None:
+    before = _ask(own, do="pid").json()
+    failed = _ask(own, timeout=20, do=do)
+    assert failed.status_code == 500
+    assert failed.json()["error"].startswith("user code failed: ")
     assert _ask(own, do="pid").json() == before
 
 

@@ -7,6 +7,7 @@ Where only an embedding or rerank model is served, `inputs` is TEI's; beside a l
 `input` (OpenAI's embeddings), `texts` and `documents` (rerank) still go to it.
 """
 
+import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -14,7 +15,7 @@ from typing import Any
 from flask import Blueprint, Flask, Response, request
 
 from container import content, logs
-from container.errors import InvalidParameter, MalformedRequest, UnsupportedMediaType
+from container.errors import InvalidParameter, MalformedRequest, RequestError, UnsupportedMediaType
 from container.frontend.apis.anthropic.messages import AnthropicDialect
 from container.frontend.apis.anthropic.schema import is_messages_body
 from container.frontend.apis.embeddings.openai import EmbeddingsDialect
@@ -29,7 +30,7 @@ from container.frontend.generation.offloading import in_pieces
 from container.frontend.generation.request_context import RequestContext
 from container.frontend.web.error_responses import Dialect, errors_in
 from container.frontend.web.http_request import request_context
-from container.frontend.web.request_body import read_bytes, read_object
+from container.frontend.web.request_body import object_from, read_bytes, read_object
 from container.frontend.web.responses import DEADLINE_HEADER, answer_headers, json_response
 from container.settings.server import SageMakerSettings
 
@@ -163,6 +164,17 @@ class Invocations:
             with errors_in(Dialect.OPENAI):
                 return self._completions.complete(body, context)
         return self._tgi.generate(body, context, streams=None, as_array=True, echo_default=True)
+
+    def dialect_of_refused(self, raw: bytes) -> Dialect:
+        """Return the dialect that a body for the language model is refused in."""
+        dialect = Dialect.OPENAI if self._messages_api else Dialect.TGI
+        with contextlib.suppress(RequestError):
+            body = object_from(raw)
+            if self._is_chat(body):
+                return Dialect.ANTHROPIC if is_messages_body(body) else Dialect.OPENAI
+            if "inputs" not in body and self._messages_api is None:
+                return Dialect.OPENAI
+        return dialect
 
     def _many(self, kind: str, context: RequestContext) -> Response:
         raw = read_bytes(request)

@@ -1,0 +1,1 @@
+"""Overload: refusals, and accepted requests beside them."""
