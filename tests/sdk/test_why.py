@@ -52,12 +52,12 @@ def test_a_failed_endpoint_is_explained_by_its_log(
     failed = run_command("deploy", "--yes", "--poll", "0.1", expect=6).stderr
     assert "hint: the model and its KV cache do not fit" in failed
 
-        # A component's containers write to a group of their own.
-        _write_log("/aws/sagemaker/InferenceComponents/in-parts-model", "CUDA out of memory")
-        values |= {"name": "in-parts", "component": {"memory_mb": 1024}}  # type: ignore[dict-item]
-        Path("deploy.yaml").write_text(yaml.safe_dump(values))
-        failed = _run("deploy", "--yes", "--poll", "0.1", expect=6).stderr
-        assert "hint: the model and its KV cache do not fit" in failed
+    # A component's containers write to a group of their own.
+    _write_log("/aws/sagemaker/InferenceComponents/in-parts-model", "CUDA out of memory")
+    values |= {"name": "in-parts", "component": {"memory_mb": 1024}}  # type: ignore[dict-item]
+    Path("deploy.yaml").write_text(yaml.safe_dump(values))
+    failed = run_command("deploy", "--yes", "--poll", "0.1", expect=6).stderr
+    assert "hint: the model and its KV cache do not fit" in failed
 
 
 def test_a_log_in_a_file_needs_no_account(tmp_path: Path) -> None:
