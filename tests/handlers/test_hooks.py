@@ -423,7 +423,7 @@ def predict_fn(data, model, context):
 )  # fmt: skip
 def test_a_head_that_http_does_not_allow_fails_its_invocation(tmp_path: Path, body: dict) -> None:
     with pytest.raises(HandlerFailed, match="user code"):
-        _ask(_handler(tmp_path, CHOOSING), body)
+        _invoke(_handler(tmp_path, CHOOSING), body)
 
 
 def test_headers_are_text_and_do_not_frame_the_answer(tmp_path: Path) -> None:
@@ -433,6 +433,6 @@ def test_headers_are_text_and_do_not_frame_the_answer(tmp_path: Path) -> None:
         "Transfer-Encoding": "chunked",
         "X-Name": "\xe9",
     }
-    head, _ = _ask(_handler(tmp_path, CHOOSING), {"headers": headers, "status": 201})
+    head, _ = _invoke(_handler(tmp_path, CHOOSING), {"headers": headers, "status": 201})
     assert head.headers == {"X-Count": "5", "X-Name": "\xe9"}
     assert head.status == 201
