@@ -200,7 +200,7 @@ class AddressedParser:
             self._emit(self._kind, text)
 
     def _end_calls(self) -> None:
-        """End the calls of a message; what is no call is content."""
+        """End the calls of a message; text that is no call is content."""
         calls, self._calls = self._calls, None
         if calls is None:
             return

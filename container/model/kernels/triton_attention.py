@@ -124,9 +124,9 @@ def decode_attention(
 
 
 def _most_pieces(programs: int) -> int:
-    """How many pieces a context has at most, each of so many programs; longer ones are longer.
+    """Return the most pieces of a context, each for `programs` programs; then pieces get longer.
 
-    This bounds what one kernel hands to the other. It is the same for all rows of a model.
+    This bounds the results that one kernel hands to the other, and is the same for all rows.
     """
     return int(min(128, max(16, triton.next_power_of_2(max(1, ROW_PROGRAMS // programs)))))
 
