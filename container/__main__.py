@@ -119,6 +119,7 @@ def handler_worker(address: str, name: str, parent_pid: int) -> None:
     from container.handlers.factories import make_worker
 
     _run("handlers", make_worker(_settings(), address, name, parent_pid).run)
+    os._exit(0)  # the handler server has died; threads of user code might never end
 
 
 @main.command(hidden=True)

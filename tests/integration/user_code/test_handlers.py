@@ -210,6 +210,20 @@ def test_a_killed_supervisor_takes_handlers_with_it(tmp_path: Path) -> None:
     wait_for(lambda: not any(process.is_running() for process in everyone), 20)
 
 
+def test_a_killed_handler_server_takes_its_workers_with_it(own: Server) -> None:
+    hanging = threading.Thread(target=_ask, args=(own,), kwargs={"do": "hang"})
+    hanging.start()
+    time.sleep(0.5)
+    children = psutil.Process(own.process.pid).children()
+    [handler] = [child for child in children if "handler" in child.cmdline()]
+    workers = handler.children()
+    handler.kill()
+    hanging.join(30)
+    assert not hanging.is_alive()
+    wait_for(lambda: not any(worker.is_running() for worker in workers), 20)
+    wait_for(lambda: own.ping().status_code == 200, 60)
+
+
 def test_code_that_cannot_be_loaded_ends_the_start(tmp_path: Path) -> None:
     programs = {
         "no weights here": "def model_fn(d): raise OSError('no weights here')",
