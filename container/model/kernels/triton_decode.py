@@ -87,8 +87,7 @@ def attend_piece(  # type: ignore[no-untyped-def]
             v = _from_stored(v, mantissa).to(q.dtype).to(product)
         scores *= scale
         if softcap > 0.0:
-            # tanh(x) = 1 - 2 / (exp(2x) + 1), which is right at both ends, too.
-            scores = softcap - 2 * softcap / (tl.exp(scores * (2 / softcap)) + 1)
+            scores = softcap * _tanh(scores / softcap)
         if has_bias:
             scores += tl.load(
                 key_bias + (kv_head * group + member)[:, None] * bias_stride + position[None, :],
@@ -154,6 +153,16 @@ def join_pieces(  # type: ignore[no-untyped-def]
         all_weights += tl.exp(sink - top)
     mean = tl.sum(out, 0) / all_weights
     tl.store(result + head * value_dim + e, mean.to(result.dtype.element_ty), mask=e < value_dim)
+
+
+@triton.jit
+def _tanh(x):  # type: ignore[no-untyped-def]
+    """Compute tanh in float32; near 0, where exp(x) - 1 loses digits, by its series."""
+    square = x * x
+    near = x * (1 - square * (1 / 3 - square * (2 / 15 - square * (17 / 315))))
+    fade = tl.exp(-2 * tl.abs(x))
+    far = tl.where(x < 0, -1.0, 1.0) * (1 - fade) / (1 + fade)
+    return tl.where(tl.abs(x) < 0.2, near, far)
 
 
 @triton.jit
