@@ -26,6 +26,7 @@ def main() -> int:
     args = parse_arguments()
     parts = tuple(part for part in PARTS if not args.only or part.name in args.only)
     args.out.mkdir(parents=True, exist_ok=True)
+    adopt_orphans()
     return run_all(parts, args.device or find_device(), args.out, args.minutes * 60)
 
 
@@ -52,7 +53,6 @@ def find_device() -> str:
 
 def run_all(parts: tuple[Part, ...], device: str, folder: Path, seconds: float) -> int:
     """Run the parts within so many seconds; return 1 if any failed, else 0."""
-    adopt_orphans()
     deadline = time.monotonic() + seconds - RESERVE_S
     started = time.monotonic()
     facts = {

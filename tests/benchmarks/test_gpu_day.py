@@ -35,6 +35,8 @@ def _run(
         "import json, sys; from pathlib import Path\n"
         "from benchmarks.gpu_day.__main__ import run_all\n"
         "from benchmarks.gpu_day.plan import Part\n"
+        "from benchmarks.gpu_day.supervise import adopt_orphans\n"
+        "adopt_orphans()\n"
         "parts = tuple(Part(*one) for one in json.loads(sys.argv[1]))\n"
         "sys.exit(run_all(parts, 'cpu', Path(sys.argv[2]), float(sys.argv[3])))"
     )
