@@ -107,7 +107,7 @@ class EngineBackend:
     def _take_changes(self) -> Iterator[tuple[bytes, msgspec.Struct]]:
         """Remove the changes of adapters that have ended, and yield their answers."""
         ended = [change for change in self._changes if change.is_done.done()]
-        self._changes = [change for change in self._changes if not change.is_done.done()]
+        self._changes = [change for change in self._changes if change not in ended]
         for change in ended:
             error = change.is_done.exception()
             if error is None:

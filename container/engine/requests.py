@@ -111,7 +111,7 @@ class UnfinishedRequests:
         if self.adapters is not None:
             self.adapters.poll()
         done = [entry for entry in self._loading if entry[0].done()]
-        self._loading = [entry for entry in self._loading if not entry[0].done()]
+        self._loading = [entry for entry in self._loading if entry not in done]
         for loading, sequences in done:
             if (error := loading.exception()) is not None:
                 self.fail(sequences[0].key, _client_error(error))
