@@ -11,7 +11,7 @@ import torch.distributed as dist
 
 from container.errors import ConfigError, ModelLoadError
 from container.messages.engine import SamplingParams
-from container.model import torch_versions
+from container.model import layers, torch_versions
 from container.model.attention.metadata import AttentionParams
 from container.model.attention.varlen import AttentionKernels, Kernel
 from container.model.layers.layer_ops import LayerOps, LayerSpec
@@ -74,6 +74,8 @@ def test_a_triton_that_cannot_be_imported_is_not_used(
     norm = torch.ones(8), 1e-6
     spec = LayerSpec(0, 2, 1, 4, AttentionParams(0.5), (norm, norm), None, torch.nn.SiLU())
     monkeypatch.setitem(sys.modules, "container.model.layers.triton_layer_ops", None)
+    # An earlier test may have imported it; then it is an attribute of its package.
+    monkeypatch.delattr(layers, "triton_layer_ops", raising=False)
     assert fusing._triton_ops(spec) is None
     assert "Triton cannot be imported, so PyTorch's operations serve" in caplog.text
 
