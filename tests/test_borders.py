@@ -97,7 +97,7 @@ FLOORS = {
         ["hf_config", "async_copy", "forward_batch", "kernels", "torch_versions"],
         ["reference_check", "kv_cache", "states"],
         ["attention"],
-        ["layers"],
+        ["layers", "vision"],
         ["formats", "loaded_model", "lora", "sampling", "checks"],
         ["parallel"],
         ["execution"],

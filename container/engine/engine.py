@@ -18,6 +18,7 @@ from container.engine.adapters import Adapters
 from container.engine.blocks.kv_cache_manager import KVCacheManager
 from container.engine.config import EngineConfig
 from container.engine.fault_isolation import FailedStep, FaultIsolation
+from container.engine.image_prompts import ImagePrompts
 from container.engine.model_runner import ModelRunner, PendingStep, Sampled
 from container.engine.requests import Failure, UnfinishedRequests
 from container.engine.schedule import Batch
@@ -70,8 +71,9 @@ class Engine:
         self._isolation = FaultIsolation(self.scheduler)
         self._structured = StructuredOutput(grammars, self.scheduler)
         self.requests = UnfinishedRequests(
-            config, self.scheduler, self._structured, self._isolation, adapters
-        )
+            config, self.scheduler, self._structured, self._isolation, adapters,
+            ImagePrompts(runner, self.scheduler),
+        )  # fmt: skip
         self._begun_batches: list[Batch] = []  # of the steps that may have failed
         self._ran_out_of_memory = False
         self._recorder = StepRecorder()
@@ -164,7 +166,7 @@ class Engine:
     def _step(self) -> None:
         last, self._in_flight = self._in_flight, None
         self._begun_batches = [last.batch] if last is not None else []
-        self.requests.poll_adapters()
+        self.requests.poll()
         self._read_structured()
         self._isolation.restore_limits()
         self._run_batch(last, self._isolation.on_trial)

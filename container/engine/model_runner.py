@@ -1,10 +1,12 @@
 """The model runner protocol that the engine needs, and a synchronous base class."""
 
 from abc import ABC, abstractmethod
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Protocol
 
 from container.engine.schedule import Batch
+from container.engine.sequence import Sequence
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +31,14 @@ class StepOutput:
     sampled: list[Sampled]
     prompt_logprobs: dict[int, list[float]] = field(default_factory=dict)
     prompt_tops: dict[int, list[list[tuple[int, float]]]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class ImageLayout:
+    """How a prompt with images lies in its sequence; see the fields of `Sequence`."""
+
+    position_shift: int = 0
+    whole_spans: tuple[tuple[int, int], ...] = ()
 
 
 class PendingStep(Protocol):
@@ -56,6 +66,13 @@ class ModelRunner(Protocol):
     overlaps: bool
     samples_in_execute: bool
 
+    def prepare_images(self, sequence: Sequence, *, encodes: bool) -> "Future[ImageLayout] | None":
+        """Begin to read a prompt's images in another thread; None if a step does all of it.
+
+        `encodes`: their inputs will be needed, since no cached prefix has them all.
+        """
+        ...
+
     def execute(self, batch: Batch) -> PendingStep:
         """Run one forward pass, or launch it on a device."""
         ...
@@ -66,6 +83,10 @@ class SyncModelRunner(ABC):
 
     overlaps = False
     samples_in_execute = True
+
+    def prepare_images(self, sequence: Sequence, *, encodes: bool) -> "Future[ImageLayout] | None":
+        """Do nothing: `run` reads the images."""
+        return None
 
     def execute(self, batch: Batch) -> PendingStep:
         """Run the whole step."""

@@ -1,6 +1,6 @@
 """The unfinished requests: from admission, through the load of an adapter, to the last sequence.
 
-A request waits here until its adapter is loaded; then it waits for its grammar
+A request waits here until its adapter is loaded and its images are read; then for its grammar
 (container.engine.structured_output), and then in the scheduler's queue.
 """
 
@@ -11,6 +11,7 @@ from concurrent.futures import Future
 from container.engine.adapters import NO_ADAPTER, Adapters
 from container.engine.config import EngineConfig
 from container.engine.fault_isolation import FaultIsolation
+from container.engine.image_prompts import ImagePrompts
 from container.engine.scheduler import Scheduler
 from container.engine.sequence import RequestKey, Sequence
 from container.engine.structured_output import StructuredOutput
@@ -33,12 +34,14 @@ class UnfinishedRequests:
         structured: StructuredOutput,
         isolation: FaultIsolation,
         adapters: Adapters | None,
+        images: ImagePrompts,
     ) -> None:
         self.adapters = adapters
         self._config = config
         self._scheduler = scheduler
         self._structured = structured
         self._isolation = isolation
+        self._images = images
         self._sequences: dict[RequestKey, list[Sequence]] = {}
         self._batch_keys: set[RequestKey] = set()
         self._loading: list[tuple[Future[None], list[Sequence]]] = []
@@ -54,8 +57,8 @@ class UnfinishedRequests:
 
     @property
     def is_loading(self) -> bool:
-        """Whether a request waits for its adapter."""
-        return bool(self._loading)
+        """Whether a request waits for its adapter or its images."""
+        return bool(self._loading) or self._images.is_reading
 
     @property
     def has_failures(self) -> bool:
@@ -79,7 +82,7 @@ class UnfinishedRequests:
         if message.is_batch:
             self._batch_keys.add((frontend_id, message.request_id))
         if loading is None:
-            self._queue(sequences)
+            self._read_images(sequences)
         else:
             self._loading.append((loading, sequences))
 
@@ -106,8 +109,8 @@ class UnfinishedRequests:
         failures, self._failures = self._failures, []
         return failures
 
-    def poll_adapters(self) -> None:
-        """Queue the requests whose adapter is loaded, and fail those whose adapter is not."""
+    def poll(self) -> None:
+        """Queue the requests whose adapter and images are there, and fail those without."""
         if self.adapters is not None:
             self.adapters.poll()
         done = [entry for entry in self._loading if entry[0].done()]
@@ -115,6 +118,11 @@ class UnfinishedRequests:
         for loading, sequences in done:
             if (error := loading.exception()) is not None:
                 self.fail(sequences[0].key, _client_error(error))
+            else:
+                self._read_images(sequences)
+        for sequences, failure in self._images.take_read():
+            if failure is not None:
+                self.fail(sequences[0].key, _client_error(failure))
             else:
                 self._queue(sequences)
 
@@ -129,6 +137,11 @@ class UnfinishedRequests:
         if self._sequences.pop(key, None) and sequences[0].adapter != NO_ADAPTER:
             assert self.adapters is not None, "an adapter id without an adapter store"
             self.adapters.release(sequences[0].adapter)
+
+    def _read_images(self, sequences: list[Sequence]) -> None:
+        """Queue a request's sequences, once its images have been read."""
+        if not self._images.begin(sequences):
+            self._queue(sequences)
 
     def _queue(self, sequences: list[Sequence]) -> None:
         """Queue a request's sequences, once their grammar has compiled."""
@@ -167,6 +180,7 @@ def _sequences_of(frontend_id: bytes, message: Submit) -> list[Sequence]:
             prefill_parent=sequences[0] if sequences else None,
             seq_index=seq_index,
             images=message.images,
+            image_spans=message.image_spans,
             session=message.session,
             session_s=message.session_s,
         )

@@ -6,6 +6,7 @@
 |== blocks of the block table ==|           cover at least the computed and scheduled part
 """
 
+from collections.abc import Iterable
 from enum import Enum, auto
 from typing import Protocol
 
@@ -15,7 +16,7 @@ import numpy.typing as npt
 from container.engine.adapters import NO_ADAPTER
 from container.engine.ngram_proposer import NgramProposer
 from container.errors import ServingError
-from container.messages.engine import FinishReason, ImageTensors, SamplingParams
+from container.messages.engine import FinishReason, ImageSpan, ImageTensors, SamplingParams
 
 RequestKey = tuple[bytes, int]  # the frontend's id and its number for the request
 
@@ -77,12 +78,14 @@ class Sequence:
 
     __slots__ = (
         "__weakref__",
+        "_prompt_keys",
         "adapter",
         "arrived_at",
         "block_table",
         "constraint",
         "finish_reason",
         "frontend_id",
+        "image_end",
         "images",
         "is_deferred",
         "num_cached",
@@ -90,6 +93,7 @@ class Sequence:
         "num_preemptions",
         "params",
         "placeholder",
+        "position_shift",
         "prefill_parent",
         "prefix_ids",
         "prompt_len",
@@ -106,6 +110,7 @@ class Sequence:
         "state",
         "state_slot",
         "token_ids",
+        "whole_spans",
     )
 
     def __init__(
@@ -119,6 +124,7 @@ class Sequence:
         prefill_parent: "Sequence | None" = None,
         seq_index: int = 0,
         images: ImageTensors | None = None,
+        image_spans: Iterable[ImageSpan] = (),
         adapter: int = NO_ADAPTER,
         session: str = "",
         session_s: float = 0.0,
@@ -136,6 +142,14 @@ class Sequence:
         self.prompt_logprobs: list[float] = []
         self.prompt_tops: list[list[tuple[int, float]]] = []
         self.images: ImageTensors = images or {}
+        # Tokens from here on have the embeddings of their ids, and positions that are their indexes
+        # and `position_shift`. The tokens of a whole span see each other: one step computes them.
+        spans = list(image_spans)
+        self.image_end = max((span.stop for span in spans), default=len(prompt_ids))
+        self.image_end *= bool(self.images)
+        self._prompt_keys = _with_digests(prompt_ids, spans) if spans else None
+        self.position_shift = 0
+        self.whole_spans: tuple[tuple[int, int], ...] = ()
         self.request_id = request_id
         self.params = params
         self.prompt_len = len(prompt_ids)
@@ -167,6 +181,17 @@ class Sequence:
     def cache_namespace(self) -> int:
         """Parent id of its first prefix, so that no adapter reuses another's keys and values."""
         return -self.adapter
+
+    @property
+    def has_known_images(self) -> bool:
+        """Whether its key ids determine its keys and values."""
+        return not self.images or self._prompt_keys is not None
+
+    def key_ids(self, start: int, stop: int) -> list[int]:
+        """Return the ids that identify cached keys and values: those of images are digests."""
+        if self._prompt_keys is None or start >= self.prompt_len:
+            return self.token_ids[start:stop]
+        return self._prompt_keys[start:stop] + self.token_ids[max(start, self.prompt_len) : stop]
 
     @property
     def has_prompt_logprobs(self) -> bool:
@@ -250,3 +275,12 @@ class Sequence:
             self.constraint.accept(token_id)
         if self.completion_len >= self.params.max_new_tokens:
             self.finish_reason = FinishReason.LENGTH
+
+
+def _with_digests(ids: list[int], spans: Iterable[ImageSpan]) -> list[int]:
+    """Return a prompt's ids with negative numbers, made of the digests, for image tokens."""
+    keys = list(ids)
+    for span in spans:
+        key = -1 - int.from_bytes(span.digest, "big")
+        keys[span.start : span.stop] = [key] * (span.stop - span.start)
+    return keys

@@ -6,7 +6,9 @@ release, and Pillow with numpy, which is used here and needs no torch. Videos ar
 
 import json
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from hashlib import blake2b
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +19,7 @@ from transformers import AutoImageProcessor, ProcessorMixin
 from transformers.models.auto.auto_mappings import PROCESSOR_MAPPING_NAMES
 
 from container.errors import InvalidParameter, ModelLoadError
-from container.messages.engine import ImageTensors, Tensor
+from container.messages.engine import ImageSpan, ImageTensors, Tensor
 from container.text.tokenizer import Tokenizer
 
 log = logging.getLogger(__name__)
@@ -27,14 +29,24 @@ PROCESSOR_FILES = ("processor_config.json", "preprocessor_config.json")
 # Outputs that the engine computes itself: there is no padding.
 LEFT_OUT = ("input_ids", "attention_mask")
 PROBE_SIZE = (64, 48)
+DIGEST_BYTES = 16
 
 
 @dataclass(frozen=True, slots=True)
 class ReadPrompt:
-    """A prompt for the engine: ids with expanded image tokens, and the image tensors."""
+    """A prompt for the engine: ids with expanded image tokens, and the image tensors.
+
+    `image_spans` are the runs of image tokens.
+    """
 
     ids: list[int]
     images: ImageTensors
+    image_spans: list[ImageSpan] = field(default_factory=list)
+
+    @property
+    def image_end(self) -> int:
+        """Index after the last image token."""
+        return max((span.stop for span in self.image_spans), default=len(self.ids))
 
 
 class ImageReader:
@@ -83,7 +95,25 @@ class ImageReader:
                 + (f": {error}" if isinstance(error, ValueError) else ""),
                 field=field,
             ) from error
-        return ReadPrompt(ids, tensors)
+        return ReadPrompt(ids, tensors, self._spans(ids, images))
+
+    def _spans(self, ids: list[int], images: list[Image.Image]) -> list[ImageSpan]:
+        """Return the runs of image tokens, each with a digest of its image.
+
+        Where runs and images differ in number, the digest is that of all images.
+        """
+        token_ids = set(self._processor.image_token_ids)
+        runs = [
+            list(run) for is_image, run in groupby(range(len(ids)), lambda at: ids[at] in token_ids)
+            if is_image
+        ]  # fmt: skip
+        digests = [_digest([image]) for image in images]
+        if len(runs) != len(images):
+            digests = [_digest(images)] * len(runs)
+        return [
+            ImageSpan(run[0], run[-1] + 1, digest)
+            for run, digest in zip(runs, digests, strict=True)
+        ]
 
     def read_probe(self) -> ReadPrompt:
         """Create a prompt with a small image to check a model with; it ends with text."""
@@ -125,6 +155,15 @@ def _without_videos(processor_class: type[ProcessorMixin]) -> Any:
     return type(
         processor_class.__name__, (processor_class,), {"check_argument_for_proper_class": check}
     )
+
+
+def _digest(images: list[Image.Image]) -> bytes:
+    """Identify the pixels of images, in their order."""
+    digest = blake2b(digest_size=DIGEST_BYTES)
+    for image in images:
+        digest.update(f"{image.mode} {image.width} {image.height} ".encode())
+        digest.update(image.tobytes())
+    return digest.digest()
 
 
 def _to_tensor(array: Any) -> Tensor:

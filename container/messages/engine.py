@@ -97,14 +97,22 @@ class Tensor(msgspec.Struct, frozen=True, array_like=True):
 ImageTensors = dict[str, Tensor]  # by the names that the model's forward pass has for them
 
 
+class ImageSpan(msgspec.Struct, frozen=True, array_like=True):
+    """A run of image tokens in a prompt, `start` to `stop`, and a digest of its image's pixels."""
+
+    start: int
+    stop: int
+    digest: bytes
+
+
 class Submit(msgspec.Struct, tag="submit", frozen=True, omit_defaults=True):
     """Frontend to engine: generate `num_sequences` times for this prompt.
 
     `request_id` is the frontend's own; its client assigns it. Sequence i draws with seed + i.
-    `images` are those of the prompt, preprocessed; the prompt has their placeholder ids. `adapter`
-    is the name of a LoRA adapter, empty for the base model. The prompt's blocks are held for
-    `session_s` seconds under the id `session`, if it has one. `is_batch`: a record of a body of
-    many, which waits for a place and never takes that of another request.
+    `images` are those of the prompt, preprocessed; the prompt has their placeholder ids in
+    `image_spans`. `adapter` is the name of a LoRA adapter, empty for the base model. The prompt's
+    blocks are held for `session_s` seconds under the id `session`, if it has one. `is_batch`: a
+    record of a body of many, which waits for a place and never takes that of another request.
     """
 
     request_id: int
@@ -112,6 +120,7 @@ class Submit(msgspec.Struct, tag="submit", frozen=True, omit_defaults=True):
     params: SamplingParams
     num_sequences: int = 1
     images: ImageTensors = {}
+    image_spans: list[ImageSpan] = []
     adapter: str = ""
     session: str = ""
     session_s: float = 0.0

@@ -39,13 +39,15 @@ class GroupPlan(msgspec.Struct, frozen=True, array_like=True):
 class ChunkPlan(msgspec.Struct, frozen=True, array_like=True):
     """Prompt tokens of one sequence, in rows `start` to `stop`.
 
-    The last of them attends to `context_len` tokens.
+    The last of them attends to `context_len` tokens. The tokens of each of the `whole_spans` (first
+    index, the one after the last) see each other.
     """
 
     start: int
     stop: int
     context_len: int
     block_table: list[int]
+    whole_spans: list[tuple[int, int]] = []
 
 
 class ForwardPlan(msgspec.Struct, frozen=True, array_like=True, tag="run"):
@@ -97,6 +99,17 @@ class _Piece:
     def table(self) -> list[int]:
         return self.item.sequence.block_table
 
+    @property
+    def positions(self) -> list[int]:
+        sequence = self.item.sequence
+        shift, image_end = sequence.position_shift, sequence.image_end
+        return [at + shift if at >= image_end else at for at in range(self.start, self.end)]
+
+    @property
+    def whole_spans(self) -> list[tuple[int, int]]:
+        spans = self.item.sequence.whole_spans
+        return [span for span in spans if span[1] > self.start and span[0] < self.end]
+
     def num_blocks(self, block_size: int) -> int:
         """Number of blocks that hold its context."""
         return -(-self.end // block_size)
@@ -129,7 +142,7 @@ def make_plan(
     ]
     return ForwardPlan(
         token_ids=[i for piece in pieces for i in piece.ids] + [0] * padding,
-        positions=[i for piece in pieces for i in range(piece.start, piece.end)] + [0] * padding,
+        positions=[i for piece in pieces for i in piece.positions] + [0] * padding,
         slot_mapping=slots + [scratch_block * block_size] * padding,
         logit_rows=_logit_rows(pieces, sampling, scoring),
         groups=_groups(decodes, block_size, scratch_block),
@@ -211,6 +224,6 @@ def _chunks(pieces: list[_Piece], row: int, block_size: int) -> list[ChunkPlan]:
     for piece in pieces:
         stop = row + len(piece.ids)
         blocks = piece.table[: piece.num_blocks(block_size)]
-        chunks.append(ChunkPlan(row, stop, piece.end, blocks))
+        chunks.append(ChunkPlan(row, stop, piece.end, blocks, piece.whole_spans))
         row = stop
     return chunks

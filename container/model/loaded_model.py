@@ -13,6 +13,7 @@ from container.model.kv_cache.cache import LayerShape
 from container.model.layers.int8_linear import BatchPhase
 from container.model.layers.quantized_weight import QuantizedWeight
 from container.model.states.mixers import RecurrentMixers
+from container.model.vision.language_model import LanguageModel
 
 # Attention kernels for decodes that read no context lengths on the host.
 CAPTURABLE = {Kernel.PAGED, Kernel.TRITON}
@@ -30,8 +31,10 @@ class LoadedModel:
 
     `layers` is None if it is served through the transformers cache. `is_multimodal`: it also takes
     images. `cache_dtype` is the paged cache's dtype, if not `dtype`. `kernels` compute attention
-    over the paged cache. `mixers` are those of a recurrent model. `fallbacks` are the reasons why
-    it is served more slowly than possible.
+    over the paged cache. `mixers` are those of a recurrent model. `language_model` is that of a
+    paged vision-language model; the tokens of its images see each other if `image_tokens`, their
+    number in an image, is not 0. `fallbacks` are the reasons why it is served more slowly than
+    possible.
     """
 
     module: PreTrainedModel
@@ -49,6 +52,8 @@ class LoadedModel:
     fallbacks: tuple[str, ...] = ()
     cpu_kernels: Kernels | None = None
     mixers: RecurrentMixers | None = None
+    language_model: LanguageModel | None = None
+    image_tokens: int = 0
 
     @property
     def capture_obstacle(self) -> str | None:

@@ -213,7 +213,9 @@ def test_a_window_off_by_one_is_refused(
     monkeypatch.setattr(
         AttentionMetadata,
         "tile_mask",
-        lambda self, start, low, params: tile_mask(self, start, low, _wider(params, by)),
+        lambda self, start, low, stop, params: tile_mask(
+            self, start, low, stop, _wider(params, by)
+        ),
     )
     assert _is_refused(_model(weights, BF16, "mistral"), BF16)
     monkeypatch.undo()

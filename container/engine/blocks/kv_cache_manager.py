@@ -66,7 +66,7 @@ class KVCacheManager:
         """
         # At least one token must be computed, to get its logits.
         may_reuse = self._reuses_prefixes and _may_reuse(sequence)
-        ids = sequence.token_ids[:-1] if may_reuse else []
+        ids = sequence.key_ids(0, len(sequence.token_ids) - 1) if may_reuse else []
         prefix = self.pool.find_prefix(ids, sequence.cache_namespace)
         usable_prefix = self._with_states(sequence, prefix)
         cached = [block.block_id for block in usable_prefix]
@@ -89,6 +89,14 @@ class KVCacheManager:
         self.num_cached_tokens += sequence.num_computed
         self.num_restored_tokens += len(offloaded) * self.pool.block_size
         return True
+
+    def has_cached(self, sequence: Sequence, num_tokens: int) -> bool:
+        """Whether the first `num_tokens` tokens of a waiting sequence need not be computed."""
+        if not (self._reuses_prefixes and _may_reuse(sequence)):
+            return False
+        ids = sequence.key_ids(0, len(sequence.token_ids) - 1)
+        prefix = self._with_states(sequence, self.pool.find_prefix(ids, sequence.cache_namespace))
+        return len(prefix) * self.pool.block_size >= num_tokens
 
     def grow(self, sequence: Sequence, num_tokens: int) -> bool:
         """Allocate blocks until a running sequence has them for `num_tokens` tokens.
@@ -126,15 +134,15 @@ class KVCacheManager:
     def cache_full_blocks(self, sequence: Sequence) -> None:
         """Add the blocks that a step has filled to the prefix cache.
 
-        A prompt with images is not cached: its token ids do not determine its keys and values.
+        A prompt whose images have no digests is not cached.
         """
-        if sequence.images:
+        if not sequence.has_known_images:
             return
         size, prefix_ids = self.pool.block_size, sequence.prefix_ids
         while (len(prefix_ids) + 1) * size <= sequence.num_computed:
             start = len(prefix_ids) * size
             parent_id = prefix_ids[-1] if prefix_ids else sequence.cache_namespace
-            ids = sequence.token_ids[start : start + size]
+            ids = sequence.key_ids(start, start + size)
             block_id = sequence.block_table[len(prefix_ids)]
             prefix_ids.append(self.pool.cache_full_block(block_id, parent_id, ids))
 
@@ -192,7 +200,7 @@ class KVCacheManager:
 
         The latter is a prefix that another sequence had as well, so a third may come.
         """
-        if sequence.images or not self._reuses_prefixes:
+        if not sequence.has_known_images or not self._reuses_prefixes:
             return ()
         multiple = math.lcm(self.chunk_multiple, self.pool.block_size)
         ends = [min(length, len(sequence.token_ids) - 2) for length in (num_cached, 2**62)]
@@ -228,7 +236,7 @@ def _with_snapshots(item: ScheduledSequence, states: StateSlots) -> ScheduledSeq
 def _may_reuse(sequence: Sequence) -> bool:
     """Whether the sequence may reuse cached blocks.
 
-    Not with images, which token ids do not identify, nor while prompt logprobs are missing, which
-    need logits, and those are never cached.
+    Not with images that nothing identifies, nor while prompt logprobs are missing, which need
+    logits, and those are never cached.
     """
-    return not sequence.images and not sequence.lacks_prompt_logprobs
+    return sequence.has_known_images and not sequence.lacks_prompt_logprobs

@@ -8,7 +8,7 @@ from container.frontend.generation.images import Images
 from container.frontend.generation.offloading import Offload, call
 from container.frontend.generation.served_model import ServedModel
 from container.images.sources import ImageSource
-from container.messages.engine import ImageTensors
+from container.messages.engine import ImageSpan, ImageTensors
 from container.text.tokenizer import Piece, Tokenizer
 
 # Shorter texts are tokenized in about a millisecond, less than handing them to a thread is worth.
@@ -32,6 +32,7 @@ class Prompt:
     ids: list[int]
     num_chars: int
     images: ImageTensors = field(default_factory=dict)
+    image_spans: list[ImageSpan] = field(default_factory=list)
 
 
 class Prompts:
@@ -89,7 +90,8 @@ class Prompts:
         read = self._images.read(
             info, tokenizer, text, images, names.prompt, add_special_tokens=add_special_tokens
         )
-        return Prompt(self.check_prompt(read.ids, names), len(text), read.images)
+        ids = self.check_prompt(read.ids, names)
+        return Prompt(ids, len(text), read.images, read.image_spans)
 
     def check_num_messages(self, count: int, names: FieldNames) -> None:
         """Refuse more messages than a prompt has tokens, before they are fitted to the template.

@@ -34,12 +34,39 @@ class DecodeGroup:
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
-    """Prompt tokens of one sequence, in rows `start` to `stop`; `block_table` is [1, blocks]."""
+    """Prompt tokens of one sequence, in rows `start` to `stop`; `block_table` is [1, blocks].
+
+    The tokens of each of the `whole_spans` (first position, the one after the last) see each other.
+    """
 
     start: int
     stop: int
     context_len: int
     block_table: torch.Tensor
+    whole_spans: tuple[tuple[int, int], ...] = ()
+
+    def reach(self, start: int, stop: int) -> int:
+        """Return the position after the last one that tokens from `start` to `stop` see."""
+        ends = [last for first, last in self.whole_spans if first < stop and last > start]
+        return max([stop, *ends])
+
+    def first_seen(self, start: int, attn_params: "AttentionParams") -> int:
+        """Return the first position that the tokens from `start` on see; it may be negative."""
+        begins = [first for first, last in self.whole_spans if first < start < last]
+        return min([attn_params.first_visible(start), *begins])
+
+    def show_whole(self, mask: torch.Tensor, start: int, low: int) -> torch.Tensor:
+        """Return a mask [queries, keys] that shows whole spans as well.
+
+        The queries are at positions from `start` on, the keys from `low` on.
+        """
+        if not self.whole_spans:
+            return mask
+        shown = mask.clone()
+        for first, last in self.whole_spans:
+            rows = slice(max(0, first - start), max(0, last - start))
+            shown[rows, max(0, first - low) : max(0, last - low)] = True
+        return shown
 
 
 @dataclass(slots=True)
@@ -79,13 +106,24 @@ class AttentionMetadata:
             for group in plan.groups
         ]
         chunks = [
-            Chunk(chunk.start, chunk.stop, chunk.context_len, ints([chunk.block_table]))
+            Chunk(
+                chunk.start,
+                chunk.stop,
+                chunk.context_len,
+                ints([chunk.block_table]),
+                tuple((first, last) for first, last in chunk.whole_spans),
+            )
             for chunk in plan.chunks
         ]
         tables = varlen.on(device) if varlen is not None else None
         return cls(
             cache, ints(plan.slot_mapping), groups, chunks, tables, plan.has_adapters, decodes
         )
+
+    @property
+    def whole_chunks(self) -> list[Chunk]:
+        """Chunks with tokens that see later ones, for which kernels have no masks."""
+        return [chunk for chunk in self.chunks if chunk.whole_spans]
 
     def memoize(self, key: tuple[object, ...], make: Callable[[], T]) -> T:
         """Compute a value once and share it between all layers."""
@@ -171,17 +209,19 @@ class AttentionMetadata:
 
         return self.memoize(("mask", chunk.start, *attn_params.reach), make)
 
-    def tile_mask(self, start: int, low: int, attn_params: "AttentionParams") -> torch.Tensor:
-        """Return True where a query of a TILE-row tile sees a key: [TILE, start - low + TILE].
+    def tile_mask(
+        self, start: int, low: int, stop: int, attn_params: "AttentionParams"
+    ) -> torch.Tensor:
+        """Return True where a query of a TILE-row tile sees a key: [TILE, stop - low].
 
         The queries are at positions from `start` on, the keys from `low` on.
         """
 
         def make() -> torch.Tensor:
             query = torch.arange(start, start + TILE)[:, None]
-            return _visible(query, torch.arange(low, start + TILE)[None, :], attn_params)
+            return _visible(query, torch.arange(low, stop)[None, :], attn_params)
 
-        return self.memoize(("tile", start, low, *attn_params.reach), make)
+        return self.memoize(("tile", start, low, stop, *attn_params.reach), make)
 
 
 @dataclass(frozen=True, slots=True)

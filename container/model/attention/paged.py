@@ -209,8 +209,10 @@ def prefill(
     else:
         keys, values = step.cache.gather(layer, step.block_rows(chunk, kv_heads), 1, query.dtype)
     mask = None
-    if not is_whole or not attn_params.is_plain or attn_params.first_visible(count - 1) > 0:
+    is_causal = attn_params.is_plain and attn_params.first_visible(count - 1) <= 0
+    if not is_whole or not is_causal or chunk.whole_spans:
         mask = step.chunk_mask(chunk, attn_params)
+        mask = chunk.show_whole(mask, chunk.context_len - count, 0)
     return attend_dense(query.transpose(0, 1), keys, values, mask, 0, attn_params).transpose(0, 1)
 
 
@@ -229,7 +231,7 @@ def _prefill_in_tiles(
     """
     size, first = step.cache.block_size, chunk.context_len - len(query)
     keys, values = step.cache.gather(layer, step.block_rows(chunk, kv_heads), 1, query.dtype)
-    begin, end = first // TILE * TILE, -(-chunk.context_len // TILE) * TILE
+    begin, end = first // TILE * TILE, _tile_end(chunk.context_len)
     missing = max(0, end - chunk.block_table.shape[1] * size)
     keys, values = (torch.nn.functional.pad(part, (0, 0, 0, missing)) for part in (keys, values))
     for part in (keys, values):  # zero weights would still propagate NaN of another sequence
@@ -240,14 +242,19 @@ def _prefill_in_tiles(
     out = query.new_empty(end - begin, query.shape[1], values.shape[-1])
     for start in range(begin, end, TILE):
         stop = start + TILE
-        low = max(0, attn_params.first_visible(start)) // TILE * TILE
-        tile, context = slice(start - begin, stop - begin), slice(low, stop)
-        mask = step.tile_mask(start, low, attn_params)
+        low = max(0, chunk.first_seen(start, attn_params)) // TILE * TILE
+        reach = _tile_end(chunk.reach(start, min(stop, chunk.context_len)))
+        tile, context = slice(start - begin, stop - begin), slice(low, reach)
+        mask = chunk.show_whole(step.tile_mask(start, low, reach, attn_params), start, low)
         part = attend_dense(
             rows[:, tile], keys[:, context], values[:, context], mask, low, attn_params
         )
         out[tile] = part.transpose(0, 1)
     return out[first - begin : chunk.context_len - begin]
+
+
+def _tile_end(position: int) -> int:
+    return -(-position // TILE) * TILE
 
 
 ALL_ATTENTION_FUNCTIONS.register(NAME, paged_attention)

@@ -62,28 +62,33 @@ class _RowPositions:
 
 
 def follow_positions(
-    module: PreTrainedModel, ids: list[int], layers: list[str], undo: contextlib.ExitStack
+    module: PreTrainedModel,
+    text: PreTrainedModel,
+    ids: list[int],
+    layers: list[str],
+    undo: contextlib.ExitStack,
 ) -> None:
     """Make `layers` use the positions of a step's tokens where they would count those of a cache.
 
-    Sets the model's attention implementation, which the caller replaces; `undo` gets what restores
-    the layers. Raises NotTraceable if their queries still differ from those with a cache.
+    Sets the attention implementation of `text`, the model or its language model, which the caller
+    replaces; `undo` gets what restores the layers. Raises NotTraceable if their queries still
+    differ from those with a cache.
     """
     start = _late_position(module)
     rows = torch.tensor([ids[:2]], device=module.device)
     positions = torch.arange(start, start + rows.shape[1], device=module.device)[None]
     arguments = {"input_ids": rows, "position_ids": positions, "use_cache": False}
     try:
-        expected = _states(module, **arguments, past_key_values=_CachedTokens(start))
+        expected = _states(module, text, **arguments, past_key_values=_CachedTokens(start))
     except Exception as error:  # a model may want more of its cache
         log.debug("positions not checked: %s", one_line(error))
         return
-    if _are_near(_states(module, **arguments, step=None), expected):
+    if _are_near(_states(module, text, **arguments, step=None), expected):
         return
     for name in layers:
         layer = module.get_submodule(name)
         undo.callback(layer.register_forward_pre_hook(_give_positions, with_kwargs=True).remove)
-    if not _are_near(_states(module, **arguments, step=None), expected):
+    if not _are_near(_states(module, text, **arguments, step=None), expected):
         raise NotTraceable("its attention has positions of its own")
     log.debug("layers get the positions of a step's tokens in the place of a cache")
 
@@ -93,7 +98,7 @@ def _late_position(module: PreTrainedModel) -> int:
     return int(positions or UNSTATED_POSITIONS) - 2
 
 
-def _states(module: PreTrainedModel, **arguments: Any) -> list[torch.Tensor]:
+def _states(module: PreTrainedModel, text: PreTrainedModel, **arguments: Any) -> list[torch.Tensor]:
     """Run the model, and return the queries and keys of all layers."""
     states: list[torch.Tensor] = []
 
@@ -102,7 +107,7 @@ def _states(module: PreTrainedModel, **arguments: Any) -> list[torch.Tensor]:
         return blank_output(part, query, value), None
 
     ALL_ATTENTION_FUNCTIONS.register(NAME, record)
-    module.set_attn_implementation(NAME)
+    text.set_attn_implementation(NAME)
     module(**arguments)
     return states
 

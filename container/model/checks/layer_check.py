@@ -20,7 +20,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from container.model.checks.own_pass import OwnPass
-from container.model.checks.schedule import num_blocks, plan_schedule, prompt_len
+from container.model.checks.schedule import CheckPrompt, num_blocks, plan_schedule, prompt_len
 from container.model.forward_batch import ForwardPlan
 from container.model.reference_check import (
     EXACT_DTYPE,
@@ -49,7 +49,7 @@ class ReferencePass:
     def __init__(
         self,
         module: PreTrainedModel,
-        ids: list[int],
+        prompt: CheckPrompt,
         layers: dict[str, Hashable],
         points: Iterable[str],
         *,
@@ -60,7 +60,7 @@ class ReferencePass:
         `layers` has the variant of each decoder layer, by name, in order. Outputs are recorded of
         the checked layers and of those `points` (names of modules) that are in them.
         """
-        self.ids = ids
+        self.prompt = prompt
         self.dtype = next(module.parameters()).dtype
         self.checked = choose_layers(layers)
         self.layers = layers
@@ -68,11 +68,11 @@ class ReferencePass:
             name for name in (*self.checked, *points) if _parent_of(name, self.checked) is not None
         ]
         self._inputs: dict[str, torch.Tensor] = {}
-        self._prompt_len = prompt_len(ids) if is_recurrent else None
-        self._positions = torch.arange(len(ids))
+        self._prompt_len = prompt_len(prompt.ids) if is_recurrent else None
+        self._positions = torch.arange(len(prompt.ids))
         self._input_dtype = self.dtype
         self._returns_tensors = True
-        own_pass = OwnPass(module, ids, self._prompt_len)
+        own_pass = OwnPass(module, prompt, self._prompt_len)
         with self._recording(module) as outputs:
             deque(own_pass.run(), 0)
         self.logits = own_pass.logits
@@ -83,7 +83,7 @@ class ReferencePass:
     def compute_exact(self, module: PreTrainedModel) -> None:
         """Compute the checked layers in the exact format, with the model's own attention."""
         with self.exactly(module), self.feeding(module) as outputs:
-            for positions in OwnPass(module, self.ids, self._prompt_len).run():
+            for positions in OwnPass(module, self.prompt, self._prompt_len).run():
                 self._positions = positions
         self.exact = _concatenated(outputs)
 
@@ -111,16 +111,16 @@ class ReferencePass:
         """
         positions: list[int] = []
         real_rows: list[int] = []
-        scratch_slot = num_blocks(self.ids, block_size) * block_size
+        scratch_slot = num_blocks(self.prompt.ids, block_size) * block_size
         with self.feeding(module, names) as outputs:
-            for plan, _ in plan_schedule(self.ids, block_size):
-                self._positions = torch.tensor(plan.positions)
+            for plan, indexes, _ in plan_schedule(self.prompt, block_size):
+                self._positions = torch.tensor(indexes)
                 run_plan(plan)
                 first = len(positions)
                 real_rows += [
                     first + i for i, slot in enumerate(plan.slot_mapping) if slot < scratch_slot
                 ]
-                positions += plan.positions
+                positions += indexes
         keep = torch.tensor(real_rows)
         rows = {name: out[keep.to(out.device)] for name, out in _concatenated(outputs).items()}
         return rows | {"positions": torch.tensor(positions)[keep]}

@@ -15,6 +15,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from container.model.attention import paged, traced
 from container.model.attention.latent import blank_output, latents_of
 from container.model.attention.metadata import AttentionParams
+from container.model.hf_config import text_config
 from container.model.kv_cache.cache import NO_KEYS, LayerShape
 from container.model.states.mixers import RecurrentMixers
 
@@ -68,8 +69,11 @@ def probe_layers(
     ids: torch.Tensor,
     undo: contextlib.ExitStack,
     mixers: RecurrentMixers | None = None,
+    text: PreTrainedModel | None = None,
 ) -> ProbedLayers:
     """Run the model once with an attention that only records its arguments.
+
+    `text` is its language model, if it has another one inside.
 
     A model that does not call transformers' attention interface runs again with a cache that traces
     its attention, and keeps it; `undo` gets what removes it. Sets the model's attention
@@ -89,11 +93,14 @@ def probe_layers(
 
     ALL_ATTENTION_FUNCTIONS.register(NAME, record)
     ALL_MASK_ATTENTION_FUNCTIONS.register(NAME, masks.create)
-    set_attention(module, NAME)
-    if module._can_set_attn_implementation():
+    text = module if text is None else text
+    set_attention(text, NAME)
+    if text._can_set_attn_implementation():
         module(input_ids=ids, use_cache=False)
     if layers.shapes or mixers is not None:
         return layers.probed()
+    if text is not module:
+        raise NotPageable("its language model computes attention in its own way")
     _trace_layers(module, ids, layers)
     undo.callback(traced.attach(module))
     return dataclasses.replace(layers.probed(), implementation=traced.NAME)
@@ -143,7 +150,7 @@ class _Layers:
 
     def probed(self) -> ProbedLayers:
         """Return all layers in order. Raises NotPageable if some are missing."""
-        order, mixers = range(self._module.config.num_hidden_layers), self._mixers
+        order, mixers = range(text_config(self._module.config).num_hidden_layers), self._mixers
         is_known = set(self.shapes) <= set(order)
         if not is_known or (mixers is None and len(self.shapes) < len(order)):
             raise NotPageable("its layers compute attention in their own way")

@@ -10,22 +10,33 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
+from container.model.checks.schedule import CheckPrompt
+from container.model.vision.language_model import (
+    generated_positions,
+    shift_of,
+    tensors_of,
+)
+
 # Names of the cache among a model's arguments and outputs.
 CACHE_NAMES = ("past_key_values", "cache_params")
 
 
 class OwnPass:
-    """Runs a model on some ids with its own cache; the last run's cache is in `cache`.
+    """Runs a model on a prompt with its own cache; the last run's cache is in `cache`.
 
     The first `prompt_len` ids are computed at once, the rest one by one; None: all at once.
     """
 
-    def __init__(self, module: PreTrainedModel, ids: list[int], prompt_len: int | None) -> None:
+    def __init__(
+        self, module: PreTrainedModel, prompt: CheckPrompt, prompt_len: int | None
+    ) -> None:
         self.cache: Any = None
         self.logits = torch.empty(0)
         self._module = module
-        self._ids = torch.tensor([ids], device=module.device)
-        self._prompt_len = len(ids) if prompt_len is None else prompt_len
+        self._ids = torch.tensor([prompt.ids], device=module.device)
+        self._images = prompt.images
+        self._shift = 0
+        self._prompt_len = len(prompt.ids) if prompt_len is None else prompt_len
         parameters = inspect.signature(module.forward).parameters
         self._takes_positions = "position_ids" in parameters
         self._cache_name = next((name for name in CACHE_NAMES if name in parameters), None)
@@ -47,8 +58,19 @@ class OwnPass:
 
     def _options(self, positions: torch.Tensor) -> dict[str, Any]:
         options: dict[str, Any] = {}
-        if self._takes_positions:
-            options["position_ids"] = positions[None].to(self._ids.device)
+        if self._images and self.cache is None:
+            options |= self._image_options(len(positions))
+        elif self._takes_positions:
+            options["position_ids"] = (positions + self._shift)[None].to(self._ids.device)
         if self.cache is not None and self._cache_name is not None:
             options[self._cache_name] = self.cache
+        return options
+
+    def _image_options(self, num_ids: int) -> dict[str, Any]:
+        """Return the images, and the positions of ids with images as `generate` makes them."""
+        module, ids = self._module, self._ids[:, :num_ids]
+        options: dict[str, Any] = tensors_of(self._images, num_ids, module.dtype, module.device)
+        if self._takes_positions:
+            positions = generated_positions(module, ids, dict(options))
+            options["position_ids"], self._shift = positions, shift_of(positions)
         return options

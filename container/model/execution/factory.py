@@ -18,6 +18,7 @@ from container.model.loaded_model import LoadedModel
 from container.model.lora.layers import LoraLayers
 from container.model.parallel.tensor_parallel import is_tensor_parallel
 from container.model.states.cache import StateCache
+from container.model.vision.image_encoder import ImageEncoder
 
 
 def capture_sizes(
@@ -74,8 +75,14 @@ def make_runner(
     )  # fmt: skip
     return TorchModelRunner(
         forward, end_token_ids=end_token_ids, cpu_kernels=model.cpu_kernels,
-        broadcast=broadcast, overlaps=overlaps,
+        broadcast=broadcast, overlaps=overlaps, images=_image_encoder(model),
     )  # fmt: skip
+
+
+def _image_encoder(model: LoadedModel) -> ImageEncoder | None:
+    if model.language_model is None:
+        return None
+    return ImageEncoder(model.language_model, is_two_way=model.image_tokens > 0)
 
 
 def make_forward(
@@ -106,5 +113,5 @@ def make_forward(
         states=None if model.mixers is None else StateCache(
             model.mixers.shapes, num_slots=num_state_slots, device=model.device
         ),
-        mixers=model.mixers,
+        mixers=model.mixers, language_model=model.language_model,
     )  # fmt: skip

@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -28,6 +28,8 @@ from container.model.parallel.tensor_parallel import broadcast_first, least_over
 from container.model.states.cache import StateCache
 from container.model.states.mixers import RecurrentMixers
 from container.model.states.pieces import SEGMENT
+from container.model.vision.language_model import LanguageModel
+from container.model.vision.prompt_inputs import StepInputs
 
 log = logging.getLogger(__name__)
 
@@ -49,8 +51,13 @@ class ForwardPass:
         states: StateCache | None = None,
         mixers: RecurrentMixers | None = None,
         segment: int = SEGMENT,
+        language_model: LanguageModel | None = None,
     ) -> None:
-        """`mixers` read and update `states`, prompts in segments of at most `segment` tokens."""
+        """`mixers` read and update `states`, prompts in segments of at most `segment` tokens.
+
+        `language_model` is that of a vision-language model.
+        """
+        self._language_model = language_model
         self.cache = cache
         self.states = states
         self._mixers = mixers
@@ -100,10 +107,16 @@ class ForwardPass:
             self._graphs = decode_graphs
 
     @torch.inference_mode()
-    def run(self, plan: ForwardPlan, sampled: torch.Tensor | None = None) -> torch.Tensor:
+    def run(
+        self,
+        plan: ForwardPlan,
+        sampled: torch.Tensor | None = None,
+        inputs: StepInputs | None = None,
+    ) -> torch.Tensor:
         """Return the plan's logit rows, float32 [rows, vocabulary], valid until the next pass.
 
-        `sampled` has the tokens for the plan's placeholders; only rank 0 has it.
+        `sampled` has the tokens for the plan's placeholders; only rank 0 has it. `inputs` are those
+        of rows with images.
         """
         if self._device.type == "cuda":
             torch.cuda.set_device(self._device)  # the engine's thread is not the loading thread
@@ -125,9 +138,14 @@ class ForwardPass:
             ids = fill_placeholders(ids, sampled)
         num_rows = len(plan.logit_rows)
         rows = self._tensor(plan.logit_rows + [0] * max(0, MIN_ROWS - num_rows))
-        with self._over_states(plan):
+        with self._over_states(plan), self._with_images(inputs):
             logits = self._call(ids, self._tensor(plan.positions), self._step(plan), rows)
         return logits[:num_rows].contiguous()
+
+    def _with_images(self, inputs: StepInputs | None) -> AbstractContextManager[None]:
+        if self._language_model is None:
+            return nullcontext()
+        return self._language_model.with_inputs(inputs)
 
     @contextmanager
     def _over_states(self, plan: ForwardPlan) -> Iterator[None]:
@@ -163,6 +181,8 @@ class ForwardPass:
     def _step(self, plan: ForwardPlan) -> AttentionMetadata:
         tables, decodes = None, None
         kernel = self._kernels.chunks
+        if any(chunk.whole_spans for chunk in plan.chunks):  # fused kernels have no such masks
+            return AttentionMetadata.of(plan, self.cache, self._device)
         if self._kernels.decodes is Kernel.TRITON and plan.num_decodes:
             decodes = DecodeMetadata.of(plan, self.cache, self._device)
         if kernel is not Kernel.REFERENCE and (decodes is None or plan.chunks):

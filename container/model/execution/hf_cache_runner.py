@@ -22,6 +22,7 @@ from container.engine.schedule import Batch, ScheduledSequence
 from container.engine.sequence import Sequence, SequenceState
 from container.messages.engine import SamplingParams
 from container.model.checks.own_pass import OwnPass
+from container.model.checks.schedule import CheckPrompt
 from container.model.execution.model_runner import naming_requests
 from container.model.kernels.cpu import Kernels
 from container.model.lora.layers import LoraLayers
@@ -226,7 +227,7 @@ def _check_cached_pass(
     model: PreTrainedModel, ids: list[int], prompt_len: int, served: torch.Tensor
 ) -> None:
     """Compare with the model's own pass with its cache, token by token. Raises Mismatch."""
-    own_pass = OwnPass(model, ids, prompt_len)
+    own_pass = OwnPass(model, CheckPrompt(ids), prompt_len)
     deque(own_pass.run(), 0)
     off = row_error(served, own_pass.logits[prompt_len - 1 :])
     if not off <= SAME_TOLERANCE:

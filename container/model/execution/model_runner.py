@@ -2,11 +2,12 @@
 
 import logging
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from contextlib import contextmanager
 
 import torch
 
-from container.engine.model_runner import PendingStep, StepOutput
+from container.engine.model_runner import ImageLayout, PendingStep, StepOutput
 from container.engine.schedule import Batch, BlockCopy, ScheduledSequence, StateCopy
 from container.engine.sequence import Sequence
 from container.errors import one_line
@@ -16,6 +17,8 @@ from container.model.forward_batch import ForwardPlan, make_plan
 from container.model.kernels.cpu import Kernels
 from container.model.sampling.logprobs import PromptScores
 from container.model.sampling.sampler import PendingSamples, Sampler
+from container.model.vision.image_encoder import ImageEncoder
+from container.model.vision.prompt_inputs import PromptInputs, StepInputs, step_inputs
 
 log = logging.getLogger(__name__)
 
@@ -39,8 +42,10 @@ class TorchModelRunner:
         cpu_kernels: Kernels | None = None,
         broadcast: Callable[[ForwardPlan], None] | None = None,
         overlaps: bool = False,
+        images: ImageEncoder | None = None,
     ) -> None:
         self.overlaps = overlaps
+        self._images = images
         self.forward = forward
         # A pass cannot be run again without advancing the states again.
         self.samples_in_execute = forward.states is not None
@@ -49,6 +54,12 @@ class TorchModelRunner:
         self._is_out_of_step = False
         # The last step's sampled tokens, on the device; the next plan's placeholders refer to them.
         self._sampled: torch.Tensor | None = None
+
+    def prepare_images(self, sequence: Sequence, *, encodes: bool) -> "Future[ImageLayout] | None":
+        """Begin to read a prompt's images in another thread."""
+        if self._images is None:
+            return None
+        return self._images.prepare(sequence, encodes=encodes)
 
     def execute(self, batch: Batch) -> PendingStep:
         """Run a forward pass, or queue it on the device."""
@@ -84,12 +95,30 @@ class TorchModelRunner:
             num_placeholders=0 if sampled is None else len(sampled), copies=copies,
             state_copies=state_copies,
         )  # fmt: skip
-        return self.run_plan(plan, sampled)
+        return self.run_plan(plan, sampled, self._image_inputs(items, plan))
 
-    def run_plan(self, plan: ForwardPlan, sampled: torch.Tensor | None = None) -> torch.Tensor:
-        """Run a pass on all ranks; see `ForwardPass.run`."""
+    def _image_inputs(self, items: list[ScheduledSequence], plan: ForwardPlan) -> StepInputs | None:
+        """Return the inputs of the rows that belong to prompts with images."""
+        if self._images is None:
+            return None
+        prompts: list[tuple[PromptInputs | None, int]] = []
+        for item in items:
+            if item.is_decode:
+                continue
+            needs_images = item.start < item.sequence.image_end
+            inputs = self._images.inputs_of(item.sequence) if needs_images else None
+            prompts.append((inputs, item.sequence.image_end))
+        return step_inputs(plan, prompts)
+
+    def run_plan(
+        self,
+        plan: ForwardPlan,
+        sampled: torch.Tensor | None = None,
+        inputs: StepInputs | None = None,
+    ) -> torch.Tensor:
+        """Run a pass on all ranks; see `ForwardPass.run`. Several ranks take no `inputs`."""
         if self._broadcast is None:
-            return self.forward.run(plan, sampled)
+            return self.forward.run(plan, sampled, inputs)
         if self._is_out_of_step:
             raise RuntimeError(
                 "the ranks are out of step because a pass failed on one of them; the engine must "

@@ -14,12 +14,11 @@ from transformers import PreTrainedModel
 
 from container.engine.schedule import ScheduledSequence
 from container.engine.sequence import Sequence
-from container.messages.engine import ImageTensors, SamplingParams, Tensor
+from container.messages.engine import ImageTensors, SamplingParams
 from container.model.execution.hf_cache_runner import HFCacheRunner, Progress
 from container.model.reference_check import Reference
+from container.model.vision.language_model import tensors_of
 
-# The input with the type of each prompt token; text is 0.
-TOKEN_TYPES = "token_type_ids"
 PIXELS = "pixel_values"
 
 
@@ -68,28 +67,6 @@ class VisionRunner(HFCacheRunner):
                 ids, model_kwargs
             )
         return model_kwargs
-
-
-def tensors_of(
-    images: ImageTensors, num_ids: int, dtype: torch.dtype, device: torch.device
-) -> dict[str, torch.Tensor]:
-    """Convert images to the model's inputs; token types are padded as text up to `num_ids`."""
-    tensors = {
-        name: _tensor(image_tensor, dtype).to(device) for name, image_tensor in images.items()
-    }
-    for name, tensor in tensors.items():
-        if name.endswith(TOKEN_TYPES):
-            text = tensor.new_zeros(tensor.shape[0], num_ids - tensor.shape[1])
-            tensors[name] = torch.cat([tensor, text], dim=1)
-    return tensors
-
-
-def _tensor(image_tensor: Tensor, dtype: torch.dtype) -> torch.Tensor:
-    tensor = torch.frombuffer(
-        bytearray(image_tensor.data), dtype=getattr(torch, image_tensor.dtype)
-    )
-    tensor = tensor.reshape(image_tensor.shape)
-    return tensor.to(dtype) if tensor.is_floating_point() else tensor
 
 
 @torch.inference_mode()

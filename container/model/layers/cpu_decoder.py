@@ -2,7 +2,7 @@
 
 No Python runs between the layers, so a step of few rows takes little more than reading the weights.
 The results are those of the layers one by one, bit for bit. Steps that the kernels do not support
-(adapters, a cache of eight bits) run the layers one by one.
+(adapters, a cache of eight bits, images whose tokens see each other) run the layers one by one.
 """
 
 import ctypes
@@ -52,7 +52,7 @@ class DecoderStack(nn.Module):
         layout = hidden_states.shape[1], self._dim, hidden_states.dtype
         fits = step_args(position_embeddings, step).layout == layout
         is_plain = step.cache.dtype == hidden_states.dtype and not step.has_adapters
-        if fits and is_plain:
+        if fits and is_plain and not step.whole_chunks:
             return self._in_one_call(hidden_states, position_embeddings, step)
         return self._one_by_one(hidden_states, position_embeddings, step)
 

@@ -8,7 +8,8 @@ import ctypes
 
 import torch
 
-from container.model.attention.metadata import AttentionMetadata
+from container.model.attention.metadata import AttentionMetadata, Chunk
+from container.model.attention.paged import prefill
 from container.model.kernels.cpu import (
     LANES,
     MAX_DIM,
@@ -62,7 +63,20 @@ class CpuLayerOps(LayerOps):
         # Padding rows attend to nothing: they are never written and stay zero.
         out, address = _memory(step, qkv).result(self._attn_width, "attn_out")
         self._kernels.attend(args.address, self._layer_address, qkv.data_ptr(), address)
+        for chunk in step.whole_chunks:
+            rows = slice(chunk.start, chunk.stop)
+            out[rows] = self._attend_again(qkv[rows], chunk, step)
         return out
+
+    def _attend_again(
+        self, qkv: torch.Tensor, chunk: Chunk, step: AttentionMetadata
+    ) -> torch.Tensor:
+        """Attend with rotated q, k and v that are stored, for tokens that see later ones."""
+        heads = self.spec.heads
+        states = qkv.view(len(qkv), -1, self.spec.dim)
+        q, keys, values = states.split([heads, self.spec.kv_heads, self.spec.kv_heads], 1)
+        index, params = self.spec.index, self._attn_params
+        return prefill(step, index, chunk, q, keys, values, params).reshape(len(qkv), -1)
 
     def add_post_attention_norm(
         self, x: torch.Tensor, residual: torch.Tensor, step: AttentionMetadata

@@ -196,14 +196,16 @@ def is_only_model(embedding_model_id: str | None) -> bool:
 def batch_tokens(settings: EngineSettings, model: LoadedModel) -> int:
     """Return how many tokens a step may have.
 
-    By default there is room for a segment of a recurrent model's prompt beside all decodes.
+    By default there is room beside all decodes for a segment of a recurrent model's prompt, or for
+    an image whose tokens see each other.
     """
     default = max(_least_batch_tokens(settings, model), BATCH_TOKENS[model.device.type])
     return settings.max_batch_prefill_tokens or default
 
 
 def _least_batch_tokens(settings: EngineSettings, model: LoadedModel) -> int:
-    return 0 if model.mixers is None else SEGMENT + 1 + settings.max_batch_size
+    together = model.image_tokens if model.mixers is None else SEGMENT + 1
+    return together + settings.max_batch_size if together else 0
 
 
 def context_len(config: PretrainedConfig) -> int:

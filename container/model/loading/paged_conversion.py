@@ -27,6 +27,7 @@ from container.model.checks.layer_probe import (
     probe_layers,
     set_attention,
 )
+from container.model.checks.schedule import CheckPrompt
 from container.model.checks.state_probe import probe_mixers
 from container.model.kernels.cpu import Kernels
 from container.model.kv_cache.cache import NO_KEYS, LayerShape
@@ -49,8 +50,13 @@ from container.model.reference_check import (
     Mismatch,
 )
 from container.model.states.mixers import RecurrentMixers
+from container.model.vision.language_model import LanguageModel
+from container.model.vision.prompt_inputs import UnknownInput
 
 log = logging.getLogger(__name__)
+
+# The accepted distance of a float32 model's logits where only attention is another.
+SAME_PASS_TOLERANCE = 0.02
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,23 +71,25 @@ class PagedModel:
 @torch.inference_mode()
 def convert_to_paged(
     module: PreTrainedModel,
-    ids: list[int],
+    prompt: CheckPrompt,
     device: torch.device,
     phase: BatchPhase | None = None,
     cache_dtype: torch.dtype | None = None,
     *,
+    language_model: LanguageModel | None = None,
     int4_weights: bool = False,
     cpu_kernels: Kernels | None = None,
     compiles: bool = False,
 ) -> PagedModel:
-    """Convert a model to paged attention, and check it on a prompt with these ids.
+    """Convert a model to paged attention, and check it on a prompt.
 
+    `language_model` is that of a vision-language model, whose check prompt has an image.
     `phase` quantizes the weights to int8, `int4_weights` to int4; `cache_dtype` is the cache's
     dtype if not the model's; `compiles` runs the layers through torch.compile. Raises NotPageable
     and leaves the model unchanged, or Mismatch if the served form is less accurate than the
     model's own.
     """
-    trial = convert(module, ids, device)
+    trial = convert(module, prompt, device, language_model)
     if compiles and trial.mixers is not None:
         raise ConfigError(["COMPILE=1 cannot work here: the model is recurrent; leave it out"])
     dtype, ideal = trial.dtype, None
@@ -113,7 +121,12 @@ def convert_to_paged(
     return PagedModel(trial.shapes, kernels, trial.mixers)
 
 
-def convert(module: PreTrainedModel, ids: list[int], device: torch.device) -> PagedTrial:
+def convert(
+    module: PreTrainedModel,
+    prompt: CheckPrompt,
+    device: torch.device,
+    language_model: LanguageModel | None = None,
+) -> PagedTrial:
     """Switch a model to paged attention, and compare the results in the exact format.
 
     A model with latents keeps these, if that is as accurate. Raises NotPageable, and leaves the
@@ -121,47 +134,59 @@ def convert(module: PreTrainedModel, ids: list[int], device: torch.device) -> Pa
     """
     if any(hasattr(part, "expand_kv") for part in module.modules()):
         try:
-            return _convert(module, ids, device, keeps_latents=True)
+            return _convert(module, prompt, device, language_model, keeps_latents=True)
         except NotPageable as error:
             log.info("the cache holds expanded keys and values (more memory): %s", error)
-    return _convert(module, ids, device)
+    return _convert(module, prompt, device, language_model)
 
 
 def _convert(
-    module: PreTrainedModel, ids: list[int], device: torch.device, *, keeps_latents: bool = False
+    module: PreTrainedModel,
+    prompt: CheckPrompt,
+    device: torch.device,
+    language_model: LanguageModel | None,
+    *,
+    keeps_latents: bool = False,
 ) -> PagedTrial:
-    original = module.config._attn_implementation
+    text = module if language_model is None else language_model.inner
+    original, ids = text.config._attn_implementation, prompt.ids
     undo = contextlib.ExitStack()
-    undo.callback(set_attention, module, original)
+    undo.callback(set_attention, text, original)
     try:
+        if language_model is not None and uses_device_map(module):
+            raise NotPageable("it reads images, and its layers are on several devices")
         if keeps_latents:
             latent.attach(module, undo)
-        probe_ids = torch.tensor([ids[:2]], device=device)
+        probe_ids = torch.tensor([ids[-2:]], device=device)
         mixers = probe_mixers(module, probe_ids)
         if mixers is not None and (uses_device_map(module) or is_tensor_parallel(module)):
             raise NotPageable("it is recurrent, and its layers are on several devices")
-        probed = probe_layers(module, probe_ids, undo, mixers)
+        if mixers is not None and prompt.whole_spans:
+            raise NotPageable("it is recurrent, and the tokens of an image see each other")
+        probed = probe_layers(module, probe_ids, undo, mixers, text)
         if probed.implementation == paged.NAME and mixers is None:
-            follow_positions(module, ids, list(probed.variants), undo)
-        set_attention(module, original)
+            follow_positions(module, text, ids[-2:], list(probed.variants), undo)
+        set_attention(text, original)
         reference = ReferencePass(
-            module, ids, probed.variants, probed.points, is_recurrent=mixers is not None
+            module, prompt, probed.variants, probed.points, is_recurrent=mixers is not None
         )
         check_cached_kinds(reference.cache, mixers)
         probed.check_cache(reference.cache)
         reference.cache = None
         reference.compute_exact(module)
-        set_attention(module, probed.implementation)
+        set_attention(text, probed.implementation)
         if mixers is not None:
             mixers.install(module)
             undo.callback(mixers.uninstall, module)
-        trial = PagedTrial(module, reference, probed, mixers, device)
+        trial = PagedTrial(module, reference, probed, mixers, device, language_model)
         _check_exact(trial)
+        if language_model is not None:
+            trial.check_whole(WHOLE_TOLERANCE if trial.dtype.itemsize < 4 else SAME_PASS_TOLERANCE)
         if keeps_latents or probed.implementation != paged.NAME:  # there is another way
             trial.check_served()
     except Exception as error:  # a model that does not suit can fail anywhere
         undo.close()
-        is_expected = isinstance(error, NotPageable | NotTraceable | Mismatch)
+        is_expected = isinstance(error, NotPageable | NotTraceable | Mismatch | UnknownInput)
         raise NotPageable(str(error) if is_expected else describe(error)) from error
     return trial
 

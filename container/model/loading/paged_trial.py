@@ -1,6 +1,7 @@
 """Runs a model whose attention is paged beside its own pass, and measures how far they differ."""
 
 import logging
+from functools import partial
 from itertools import islice
 
 import torch
@@ -9,13 +10,16 @@ from transformers import PreTrainedModel
 from container.model.attention.varlen import REFERENCE_ONLY, AttentionKernels
 from container.model.checks.layer_check import EXACT_TOLERANCE, ReferencePass, Rows
 from container.model.checks.layer_probe import ProbedLayers
-from container.model.checks.schedule import num_blocks, plan_schedule
+from container.model.checks.schedule import num_blocks, plan_schedule, prompt_len
 from container.model.execution.forward_pass import ForwardPass
+from container.model.forward_batch import ForwardPlan
 from container.model.kv_cache.cache import BLOCK_SIZE, KVCache, fill_stale
 from container.model.layers.int8_linear import BatchPhase
 from container.model.reference_check import EXACT_DTYPE, Accuracy, Convert, Mismatch, logits_error
 from container.model.states.cache import StateCache
 from container.model.states.mixers import RecurrentMixers
+from container.model.vision.language_model import LanguageModel
+from container.model.vision.prompt_inputs import PromptInputs, step_inputs
 
 log = logging.getLogger(__name__)
 
@@ -35,6 +39,7 @@ class PagedTrial:
         probed: ProbedLayers,
         mixers: RecurrentMixers | None,
         device: torch.device,
+        language_model: LanguageModel | None = None,
     ) -> None:
         self.variants = reference.layers
         self.checked = reference.checked
@@ -49,6 +54,13 @@ class PagedTrial:
         self._phase: BatchPhase | None = None
         self._kernels = REFERENCE_ONLY
         self._ideal: Rows | None = None
+        self._language_model = language_model
+        self._images: PromptInputs | None = None
+        if language_model is not None:
+            prompt = reference.prompt
+            self._images = language_model.read_prompt(
+                prompt.ids[: prompt_len(prompt.ids)], prompt.images
+            )
 
     def serve(
         self,
@@ -100,9 +112,9 @@ class PagedTrial:
         """
         forward, size = self._forward(self._cache_dtype)
         worst = 0.0
-        for plan, positions in islice(plan_schedule(self._reference.ids, size), WHOLE_STEPS):
-            got = forward.run(plan)
-            expected = self._reference.logits[positions]
+        for step in islice(plan_schedule(self._reference.prompt, size), WHOLE_STEPS):
+            got = self._run_plan(forward, step.plan)
+            expected = self._reference.logits[step.with_logits]
             worst = max(worst, logits_error(got, expected.to(got.device)))
         log.info("the whole model checked against its own pass: off by %.2g", worst)
         if not worst <= limit:
@@ -111,18 +123,25 @@ class PagedTrial:
     def run_once(self) -> None:
         """Run the whole model on the schedule's first step."""
         forward, size = self._forward(self._cache_dtype)
-        plan, _ = next(iter(plan_schedule(self._reference.ids, size)))
-        forward.run(plan)
+        self._run_plan(forward, next(iter(plan_schedule(self._reference.prompt, size))).plan)
 
     def _run(self, cache_dtype: torch.dtype, names: list[str] | None = None) -> Rows:
         forward, size = self._forward(cache_dtype)
-        return self._reference.run(self._module, forward.run, size, names)
+        run = partial(self._run_plan, forward)
+        return self._reference.run(self._module, run, size, names)
+
+    def _run_plan(self, forward: ForwardPass, plan: ForwardPlan) -> torch.Tensor:
+        """Run a step of the schedule, in which all sequences have the same prompt."""
+        if self._images is None:
+            return forward.run(plan)
+        prompts = [(self._images, self._reference.prompt.image_end)] * len(plan.chunks)
+        return forward.run(plan, inputs=step_inputs(plan, prompts))
 
     def _forward(self, cache_dtype: torch.dtype) -> tuple[ForwardPass, int]:
         # Small blocks are the harder test, but GPU kernels do not support them.
         size = 4 if self._kernels == REFERENCE_ONLY else BLOCK_SIZE[self._device.type]
         cache = KVCache(
-            self.shapes, num_blocks=num_blocks(self._reference.ids, size), block_size=size,
+            self.shapes, num_blocks=num_blocks(self._reference.prompt.ids, size), block_size=size,
             dtype=cache_dtype, device=self._device,
         )  # fmt: skip
         states = self._states(cache_dtype)
@@ -132,6 +151,7 @@ class PagedTrial:
         forward = ForwardPass(
             self._module, cache, self._device, phase=self._phase, kernels=self._kernels,
             states=states, mixers=self.mixers, segment=TRIAL_SEGMENT,
+            language_model=self._language_model,
         )  # fmt: skip
         return forward, size
 

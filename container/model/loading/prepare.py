@@ -9,8 +9,11 @@ from transformers import PreTrainedModel
 from container.errors import ConfigError, ModelLoadError
 from container.images.reader import ReadPrompt
 from container.model.attention.varlen import AttentionKernels, Kernel
+from container.model.checks.image_prompt import image_prompt
 from container.model.checks.layer_probe import NotPageable
+from container.model.checks.schedule import CheckPrompt
 from container.model.execution import hf_cache_runner
+from container.model.execution.hf_cache_runner import HFCacheRunner
 from container.model.execution.vision_runner import VisionRunner, check_images
 from container.model.kernels.cpu import Kernels
 from container.model.kv_cache import cache as kv_cache
@@ -22,34 +25,10 @@ from container.model.optimize.packing import name_linears
 from container.model.parallel.tensor_parallel import is_tensor_parallel
 from container.model.reference_check import Mismatch, usable_ids
 from container.model.states.cache import bytes_per_sequence
+from container.model.vision.language_model import LanguageModel
 
 GROUPS_COMPUTED = "no kernels for its weights of four or eight bits; each step computes them anew"
 NOT_PAGED = "requests run one after another, since this model's attention is not paged"
-
-
-def prepare_vision(
-    module: PreTrainedModel,
-    dtype: torch.dtype,
-    device: torch.device,
-    read: ReadPrompt,
-    check_ids: list[int] | None = None,
-    cpu_kernels: Kernels | None = None,
-) -> LoadedModel:
-    """Check a vision-language model on a prompt with an image. Raises ModelLoadError."""
-    name_linears(module)
-    ids = usable_ids(check_ids, module.config)
-    try:
-        hf_cache_runner.check_hf_cache(module, ids, device, VisionRunner)
-        check_images(module, read.ids, ids[: hf_cache_runner.NUM_DECODED], read.images, device)
-    except Mismatch as error:
-        raise ModelLoadError(f"{module.config.model_type}: {error}; it cannot be served") from error
-    needs = hf_cache_runner.memory_needs(module, device, VisionRunner)
-    size = parameter_bytes(module)
-    fallback = f"{NOT_PAGED}: it reads images"
-    return LoadedModel(
-        module, module.config, dtype, device, None, *needs, weight_bytes=size, is_multimodal=True,
-        fallbacks=(fallback,), cpu_kernels=cpu_kernels,
-    )  # fmt: skip
 
 
 def prepare(
@@ -58,6 +37,7 @@ def prepare(
     device: torch.device,
     *,
     check_ids: list[int] | None = None,
+    read: ReadPrompt | None = None,
     cpu_kernels: Kernels | None = None,
     quantize: str | None = None,
     cache_dtype: torch.dtype | None = None,
@@ -65,42 +45,22 @@ def prepare(
 ) -> LoadedModel:
     """Choose how to serve a model, and check it on a prompt of `check_ids`.
 
-    `quantize` (`int8` or `int4`) is the weights' form, `cache_dtype` the cache's, `compiles` uses
-    torch.compile; `cpu_kernels` are for a model on a CPU. Raises ModelLoadError if no form matches
-    the model's own results, ConfigError if one of these options cannot work.
+    A vision-language model is also checked on `read`, a prompt with an image. `quantize` (`int8` or
+    `int4`) is the weights' form, `cache_dtype` the cache's, `compiles` uses torch.compile;
+    `cpu_kernels` are for a model on a CPU. Raises ModelLoadError if no form matches the model's own
+    results, ConfigError if one of these options cannot work.
     """
-    phase = BatchPhase() if quantize == "int8" else None
-    has_groups = quantize == "int4" or any(
-        isinstance(parameter, QuantizedWeight) for parameter in module.parameters()
-    )
-    size = parameter_bytes(module)
     name_linears(module)
     ids = usable_ids(check_ids, module.config)
-    reason = "it has an encoder"
-    if not module.config.is_encoder_decoder:
-        try:
-            paged = convert_to_paged(
-                module, ids, device, phase, cache_dtype, int4_weights=quantize == "int4",
-                cpu_kernels=cpu_kernels, compiles=compiles,
-            )  # fmt: skip
-        except NotPageable as error:
-            reason = str(error)
-        except Mismatch as error:
-            raise ModelLoadError(f"{module.config.model_type}: {error}") from error
-        else:
-            if (
-                quantize is not None or has_groups
-            ):  # experts, which are no linear layers, stay as they are
-                size = stored_bytes(module)
-            fallbacks = _missing_kernels(device, cpu_kernels, paged.kernels)
-            fallbacks += _missing_gemms(cpu_kernels, has_groups=has_groups)
-            per_token = kv_cache.bytes_per_token(paged.layers, cache_dtype or dtype)
-            return LoadedModel(
-                module, module.config, dtype, device, paged.layers, per_token,
-                0 if paged.mixers is None else bytes_per_sequence(paged.mixers.shapes),
-                mixers=paged.mixers, cache_dtype=cache_dtype, weight_bytes=size, phase=phase,
-                kernels=paged.kernels, fallbacks=fallbacks, cpu_kernels=cpu_kernels,
-            )  # fmt: skip
+    try:
+        return _prepare_paged(
+            module, ids, dtype, device, read=read, cpu_kernels=cpu_kernels, quantize=quantize,
+            cache_dtype=cache_dtype, compiles=compiles,
+        )  # fmt: skip
+    except NotPageable as error:
+        reason = str(error)
+    except Mismatch as error:
+        raise ModelLoadError(f"{module.config.model_type}: {error}") from error
     requested = {
         f"QUANTIZE={quantize}": quantize is not None,
         "KV_CACHE_DTYPE": cache_dtype is not None,
@@ -114,17 +74,83 @@ def prepare(
     if is_tensor_parallel(module):
         message = f"this model cannot be split, since its attention is not paged: {reason}"
         raise ConfigError([f"{message}; set TENSOR_PARALLEL=1"])
-    fallback = f"{NOT_PAGED}: {reason}"
+    return _prepare_own(module, ids, dtype, device, reason, read=read, cpu_kernels=cpu_kernels)
+
+
+def _prepare_paged(
+    module: PreTrainedModel,
+    ids: list[int],
+    dtype: torch.dtype,
+    device: torch.device,
+    *,
+    read: ReadPrompt | None,
+    cpu_kernels: Kernels | None,
+    quantize: str | None,
+    cache_dtype: torch.dtype | None,
+    compiles: bool,
+) -> LoadedModel:
+    """Serve a model with paged attention. Raises NotPageable, Mismatch or ConfigError."""
+    if module.config.is_encoder_decoder:
+        raise NotPageable("it has an encoder")
+    phase = BatchPhase() if quantize == "int8" else None
+    has_groups, size = quantize == "int4" or _has_groups(module), parameter_bytes(module)
+    language_model, prompt = None, CheckPrompt(ids)
     try:
-        hf_cache_runner.check_hf_cache(module, ids, device)
+        if read is not None:
+            language_model = LanguageModel(module)
+            prompt = image_prompt(language_model, read, ids)
+        paged = convert_to_paged(
+            module, prompt, device, phase, cache_dtype, language_model=language_model,
+            int4_weights=quantize == "int4", cpu_kernels=cpu_kernels, compiles=compiles,
+        )  # fmt: skip
+    except NotPageable:
+        if language_model is not None:
+            language_model.detach()
+        raise
+    if quantize is not None or has_groups:  # experts, which are no linear layers, stay as they are
+        size = stored_bytes(module)
+    fallbacks = _missing_kernels(device, cpu_kernels, paged.kernels)
+    fallbacks += _missing_gemms(cpu_kernels, has_groups=has_groups)
+    per_token = kv_cache.bytes_per_token(paged.layers, cache_dtype or dtype)
+    return LoadedModel(
+        module, module.config, dtype, device, paged.layers, per_token,
+        0 if paged.mixers is None else bytes_per_sequence(paged.mixers.shapes),
+        mixers=paged.mixers, cache_dtype=cache_dtype, weight_bytes=size, phase=phase,
+        kernels=paged.kernels, fallbacks=fallbacks, cpu_kernels=cpu_kernels,
+        is_multimodal=read is not None, language_model=language_model,
+        image_tokens=max((stop - start for start, stop in prompt.whole_spans), default=0),
+    )  # fmt: skip
+
+
+def _prepare_own(
+    module: PreTrainedModel,
+    ids: list[int],
+    dtype: torch.dtype,
+    device: torch.device,
+    reason: str,
+    *,
+    read: ReadPrompt | None,
+    cpu_kernels: Kernels | None,
+) -> LoadedModel:
+    """Serve a model with its own cache; `reason` is why not paged. Raises ModelLoadError."""
+    runner_class = HFCacheRunner if read is None else VisionRunner
+    try:
+        hf_cache_runner.check_hf_cache(module, ids, device, runner_class)
+        if read is not None:
+            check_images(module, read.ids, ids[: hf_cache_runner.NUM_DECODED], read.images, device)
     except Mismatch as error:
         raise ModelLoadError(f"{module.config.model_type}: {error}; it cannot be served") from error
-    needs = hf_cache_runner.memory_needs(module, device)
-    fallbacks = (fallback, GROUPS_COMPUTED) if has_groups else (fallback,)
+    needs = hf_cache_runner.memory_needs(module, device, runner_class)
+    fallbacks = (f"{NOT_PAGED}: {reason}",)
     return LoadedModel(
-        module, module.config, dtype, device, None, *needs, weight_bytes=size,
-        fallbacks=fallbacks, cpu_kernels=cpu_kernels,
+        module, module.config, dtype, device, None, *needs, weight_bytes=parameter_bytes(module),
+        is_multimodal=read is not None, cpu_kernels=cpu_kernels,
+        fallbacks=(*fallbacks, GROUPS_COMPUTED) if _has_groups(module) else fallbacks,
     )  # fmt: skip
+
+
+def _has_groups(module: PreTrainedModel) -> bool:
+    return any(isinstance(parameter, QuantizedWeight) for parameter in module.parameters())
 
 
 def _missing_gemms(cpu_kernels: Kernels | None, *, has_groups: bool) -> tuple[str, ...]:

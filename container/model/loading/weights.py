@@ -33,7 +33,7 @@ from container.model.kernels.cpu import Kernels
 from container.model.loaded_model import LoadedModel
 from container.model.loading.checkpoint import loadable
 from container.model.loading.config import choose_cache_dtype, choose_dtype
-from container.model.loading.prepare import prepare, prepare_vision
+from container.model.loading.prepare import prepare
 from container.model.loading.quantization import (
     OWN_METHODS,
     cast_parameters,
@@ -181,15 +181,12 @@ def load_model(
         raise ModelLoadError(f"{path}: the model cannot be loaded: {one_line(error)}") from error
     _simplify(module, config, dtype, device)
     try:
-        if reader is not None:
-            requested = {f"QUANTIZE={quantize}": quantize, "KV_CACHE_DTYPE": cache_dtype}
-            _refuse_for_images({**requested, "COMPILE": compiles})
-            return prepare_vision(
-                module, dtype, device, reader.read_probe(), check_ids, cpu_kernels
-            )
+        if reader is not None and compiles:
+            raise ConfigError(["COMPILE is not for vision-language models; unset it"])
         return prepare(
             module, dtype, device, check_ids=check_ids, cpu_kernels=cpu_kernels,
             quantize=quantize, cache_dtype=cache_dtype, compiles=compiles,
+            read=None if reader is None else reader.read_probe(),
         )  # fmt: skip
     except (ModelLoadError, ConfigError):
         raise
@@ -283,9 +280,3 @@ def _simplify(
     if is_tensor_parallel(module):
         make_plain(module)
     module.eval()
-
-
-def _refuse_for_images(requested: dict[str, object]) -> None:
-    for name, is_requested in requested.items():
-        if is_requested:
-            raise ConfigError([f"{name} is not for vision-language models; unset it"])

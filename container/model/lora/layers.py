@@ -25,6 +25,7 @@ from container.model.async_copy import send
 from container.model.layers.cpu_linear import CpuLinear, LinearFactory
 from container.model.layers.linear import FastLinear, MergedLinearView, PackedLinear
 from container.model.lora.checkpoint import LoraWeights, Weights
+from container.model.vision.language_model import language_modules
 
 log = logging.getLogger(__name__)
 
@@ -195,12 +196,13 @@ class LoraLayers:
 
 
 def find_lora_targets(model: PreTrainedModel) -> list[LoraTarget]:
-    """Find all linear layers of a model, plain, packed or merged."""
+    """Find the linear layers of a model, plain, packed or merged; not those that see images."""
     targets: dict[int, LoraTarget] = {}
+    served = set(map(id, language_modules(model)))
     head = model.get_output_embeddings()
     for name, module in model.named_modules():
         linear = module._merged.linear if isinstance(module, MergedLinearView) else module
-        if linear is head or id(linear) in targets:
+        if id(module) not in served or linear is head or id(linear) in targets:
             continue
         if isinstance(linear, FastLinear):
             sizes = linear.parts if all(part for part, _ in linear.parts) else []

@@ -16,6 +16,7 @@ from container.model.layers.linear import (
     merged_linear,
 )
 from container.model.layers.rms_norm import FusedRMSNorm, is_plain_rms_norm, norm_eps
+from container.model.vision.language_model import language_modules
 
 log = logging.getLogger(__name__)
 
@@ -83,13 +84,16 @@ def pack(
     *,
     kernels: Kernels | None = None,
 ) -> None:
-    """Replace linear layers and norms by faster forms, in place; `make_head` makes the output's."""
+    """Replace linear layers and norms by faster forms, in place; `make_head` makes the output's.
+
+    Not those of image encoders, which other threads run at the same time.
+    """
     head = model.get_output_embeddings() if isinstance(model, PreTrainedModel) else None
     merged = norms = linears = 0
-    for module in list(model.modules()):
+    for module in language_modules(model):
         for names in MERGED:
             merged += _merge(module, names, make)
-    for module in list(model.modules()):
+    for module in language_modules(model):
         for name, child in list(module.named_children()):
             if is_packable(child):
                 chosen = make_head if make_head is not None and child is head else make

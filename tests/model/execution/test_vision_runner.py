@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import random
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ from PIL import Image
 from transformers import AutoImageProcessor, AutoProcessor
 
 from container.engine.engine import Engine
-from container.errors import ModelLoadError
+from container.errors import GenerationFailed, ModelLoadError
 from container.images.reader import ImageReader, ReadPrompt
 from container.messages.engine import SamplingParams, Submit
 from container.model.execution.factory import make_runner
@@ -20,9 +21,12 @@ from container.model.execution.vision_runner import PIXELS, VisionRunner
 from container.model.loaded_model import LoadedModel
 from container.model.loading.config import load_config
 from container.model.loading.weights import load_model
+from container.model.vision.language_model import LanguageModel
+from container.model.vision.prompt_inputs import PromptInputs
 from container.text.tokenizer import Tokenizer
-from tests.support.engines import engine_config, run_sequences
+from tests.support.engines import config_for, run_sequences
 from tests.support.models import tiny_vision
+from tests.support.models.prepared import cpu_kernels
 
 CPU = torch.device("cpu")
 SCHEDULES = {"roomy": 512, "small_chunks": 7, "preempting": 64}  # most tokens in a step
@@ -45,15 +49,22 @@ def _reader(folder: Path) -> tuple[Tokenizer, ImageReader]:
 @functools.cache
 def _model(folder: Path) -> LoadedModel:
     _, reader = _reader(folder)
-    model = load_model(folder, load_config(folder), torch.float32, CPU, reader=reader)
+    model = load_model(
+        folder, load_config(folder), torch.float32, CPU, reader=reader, cpu_kernels=cpu_kernels()
+    )
     assert model.is_multimodal
+    assert model.attention == "paged", model.fallbacks
     return model
 
 
 def _engine(folder: Path, **sizes: int) -> Engine:
     model = _model(folder)
-    config = dataclasses.replace(engine_config(**sizes), reuses_prefixes=False)
+    config = config_for(model, **sizes)
     return Engine(make_runner(model, config, end_token_ids=frozenset()), config, end_token_ids=())
+
+
+def _submit(index: int, read: ReadPrompt, params: SamplingParams, count: int = 1) -> Submit:
+    return Submit(index, read.ids, params, count, images=read.images, image_spans=read.image_spans)
 
 
 def _prompt(folder: Path, pictures: list[Image.Image], words: str) -> str:
@@ -73,7 +84,7 @@ def _read(folder: Path, prompt: str, pictures: list[Image.Image]) -> ReadPrompt:
 
 def _reference_inputs(folder: Path, prompt: str, pictures: list[Image.Image]) -> dict:
     """What transformers' own processor makes of it."""
-    if folder.name == "qwen2_vl":
+    if folder.name in tiny_vision.QWEN:
         return _qwen_inputs(folder, prompt, pictures)
     processor = AutoProcessor.from_pretrained(folder)
     return dict(
@@ -112,7 +123,7 @@ def test_greedy_output_equals_generate(folders: Path, family: str, schedule: str
         inputs = _reference_inputs(folder, prompt, pictures)
         assert read.ids == inputs["input_ids"][0].tolist()
         expected.append(tiny_vision.generate(folder, inputs, count))
-        requests.append(Submit(index, read.ids, SamplingParams(count), images=read.images))
+        requests.append(_submit(index, read, SamplingParams(count)))
     longest = 4 * (
         max(len(one.prompt_ids) + one.params.max_new_tokens for one in requests) // 4 + 2
     )
@@ -143,7 +154,7 @@ def test_the_answer_depends_on_the_image(folders: Path, family: str) -> None:
     for seed in range(4):
         picture = tiny_vision.picture(seed)
         read = _read(folder, _prompt(folder, [picture], "What?"), [picture])
-        engine.submit(b"t", Submit(seed, read.ids, SamplingParams(12), images=read.images))
+        engine.submit(b"t", _submit(seed, read, SamplingParams(12)))
         said = []
         while engine.has_work:
             said += [event.token_id for _, event in engine.step()]
@@ -155,7 +166,7 @@ def test_several_sequences_of_one_request(folders: Path) -> None:
     folder, picture = folders / "qwen2_vl", tiny_vision.picture(3)
     read = _read(folder, _prompt(folder, [picture], "What?"), [picture])
     engine = _engine(folder, num_blocks=400)
-    request = Submit(0, read.ids, SamplingParams(9), 3, images=read.images)
+    request = _submit(0, read, SamplingParams(9), 3)
     first, second, third = run_sequences(engine, request)
     assert first == second == third
 
@@ -166,8 +177,11 @@ def test_prompt_logprobs_are_the_models_own(folders: Path) -> None:
     read = _read(folder, prompt, [picture])
     engine = _engine(folder, num_blocks=400, max_batch_tokens=256)
     sampling_params = SamplingParams(2, prompt_logprobs=True)
-    engine.submit(b"t", Submit(0, read.ids, sampling_params, images=read.images))
-    [(_, event)] = engine.step()
+    engine.submit(b"t", _submit(0, read, sampling_params))
+    events = []
+    while not events:
+        events = engine.step()
+    [(_, event)] = events
     with torch.inference_mode():
         inputs = _reference_inputs(folder, prompt, [picture])
         logits = tiny_vision.load(folder)(**inputs).logits[0].log_softmax(-1)
@@ -179,14 +193,22 @@ def test_prompt_logprobs_are_the_models_own(folders: Path) -> None:
 def test_a_model_that_sees_something_else_is_refused(
     folders: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    begin = VisionRunner._begin
+    begin, read_prompt = VisionRunner._begin, LanguageModel.read_prompt
+
+    def read_the_negative(*args: object) -> PromptInputs:
+        read = read_prompt(*args)
+        return dataclasses.replace(read, rows={name: -row for name, row in read.rows.items()})
 
     def see_the_negative(*args: object) -> dict[str, torch.Tensor]:
         kept = begin(*args)
         return kept | {name: -kept[name] for name in kept if PIXELS in name}
 
-    monkeypatch.setattr(VisionRunner, "_begin", see_the_negative)
+    monkeypatch.setattr(LanguageModel, "read_prompt", read_the_negative)
     folder = folders / "llava"
+    model = load_model(folder, load_config(folder), torch.float32, CPU, reader=_reader(folder)[1])
+    assert model.attention == "own"
+    assert "logits are off" in model.fallbacks[0]
+    monkeypatch.setattr(VisionRunner, "_begin", see_the_negative)
     with pytest.raises(ModelLoadError, match=r"llava.*an image is off by"):
         load_model(folder, load_config(folder), torch.float32, CPU, reader=_reader(folder)[1])
 
@@ -196,3 +218,97 @@ def test_a_broken_processor_is_told_at_start(folders: Path, tmp_path: Path) -> N
     (tmp_path / "processor_config.json").write_text("{}")
     with pytest.raises(ModelLoadError, match="the image processor cannot be loaded"):
         ImageReader.from_folder(tmp_path, Tokenizer.from_folder(tmp_path))
+
+
+def _run(engine: Engine, request: Submit) -> tuple[list[int], int]:
+    """Run one request; return its tokens, and how many tokens of its prompt were cached."""
+    engine.submit(b"t", request)
+    tokens, cached = [], 0
+    while engine.has_work:
+        for _, event in engine.step():
+            tokens.append(event.token_id)
+            cached = cached if event.prompt is None else event.prompt.cached_tokens
+        engine.scheduler.check_invariants()
+    return tokens, cached
+
+
+@pytest.mark.parametrize("family", ["llava", "gemma3", "qwen2_vl", "qwen3_vl"])
+def test_a_second_turn_reuses_the_image_of_the_first(folders: Path, family: str) -> None:
+    folder, picture = folders / family, tiny_vision.picture(3, 60, 60)
+    engine = _engine(folder, num_blocks=400, max_batch_tokens=64)
+    first = _read(folder, _prompt(folder, [picture], "What?"), [picture])
+    _run(engine, _submit(0, first, SamplingParams(4)))
+    prompt = _prompt(folder, [picture], "What? And what else is there?")
+    again = _read(folder, prompt, [picture])
+    tokens, cached = _run(engine, _submit(1, again, SamplingParams(9)))
+    assert cached >= again.image_end
+    assert tokens == tiny_vision.generate(folder, _reference_inputs(folder, prompt, [picture]), 9)
+    other = tiny_vision.picture(4, 60, 60)
+    read = _read(folder, prompt, [other])
+    tokens, cached = _run(engine, _submit(2, read, SamplingParams(9)))
+    assert cached <= again.image_spans[0].start
+    assert tokens == tiny_vision.generate(folder, _reference_inputs(folder, prompt, [other]), 9)
+
+
+def test_cached_images_are_not_encoded(folders: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder, picture = folders / "qwen2_vl", tiny_vision.picture(3)
+    engine = _engine(folder, num_blocks=400)
+    read = _read(folder, _prompt(folder, [picture], "What is to be seen?"), [picture])
+    tokens, _ = _run(engine, _submit(0, read, SamplingParams(9)))
+    monkeypatch.setattr(LanguageModel, "read_prompt", None)
+    assert _run(engine, _submit(1, read, SamplingParams(9)))[0] == tokens
+
+
+def test_others_get_tokens_while_images_are_encoded(
+    folders: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, picture = folders / "llava", tiny_vision.picture(3)
+    engine, is_released = _engine(folder, num_blocks=400), threading.Event()
+    read_prompt = LanguageModel.read_prompt
+
+    def wait(*args: object) -> PromptInputs:
+        assert is_released.wait(60)
+        return read_prompt(*args)
+
+    monkeypatch.setattr(LanguageModel, "read_prompt", wait)
+    read = _read(folder, _prompt(folder, [picture], "What?"), [picture])
+    text = _read(folder, _prompt(folder, [], "What?"), [])
+    engine.submit(b"t", _submit(0, read, SamplingParams(5)))
+    engine.submit(b"t", _submit(1, text, SamplingParams(20)))
+    ended = [event.request_id for _ in range(20) for _, event in engine.step()]
+    assert ended == [1] * 20
+    is_released.set()
+    rest = []
+    while engine.has_work:
+        rest += [event.request_id for _, event in engine.step()]
+    assert rest == [0] * 5
+
+
+def test_an_image_that_cannot_be_encoded_fails_alone(
+    folders: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, picture = folders / "llava", tiny_vision.picture(3)
+    engine = _engine(folder, num_blocks=400)
+
+    def fail(*_: object) -> PromptInputs:
+        raise RuntimeError("out of memory")
+
+    monkeypatch.setattr(LanguageModel, "read_prompt", fail)
+    read = _read(folder, _prompt(folder, [picture], "What?"), [picture])
+    text = _read(folder, _prompt(folder, [], "What?"), [])
+    engine.submit(b"t", _submit(0, read, SamplingParams(5)))
+    assert len(_run(engine, _submit(1, text, SamplingParams(7)))[0]) == 7
+    [(_, failed, error)] = engine.take_failures()
+    assert failed == 0
+    assert isinstance(error, GenerationFailed)
+
+
+def test_an_image_larger_than_a_step_is_refused_where_its_tokens_see_each_other(
+    folders: Path,
+) -> None:
+    folder, picture = folders / "gemma3", tiny_vision.picture(3)
+    engine = _engine(folder, num_blocks=400, max_batch_tokens=3)
+    read = _read(folder, _prompt(folder, [picture], "What?"), [picture])
+    assert _run(engine, _submit(0, read, SamplingParams(5)))[0] == []
+    [(_, _, error)] = engine.take_failures()
+    assert "MAX_BATCH_PREFILL_TOKENS" in str(error)

@@ -7,6 +7,7 @@ import base64
 import io
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -26,11 +27,17 @@ from transformers import (
     LlamaConfig,
     LlavaConfig,
     LlavaProcessor,
+    PretrainedConfig,
     PreTrainedTokenizerBase,
+    Qwen2_5_VLConfig,
     Qwen2VLConfig,
     Qwen2VLImageProcessorPil,
+    Qwen3_5Config,
+    Qwen3VLConfig,
     SiglipVisionConfig,
 )
+
+from tests.support.models.tiny_models import DELTA
 
 DEMO_MODEL = Path(__file__).parents[3] / "examples" / "demo-model"
 TEMPLATE = (
@@ -40,9 +47,11 @@ TEMPLATE = (
     "{% else %}{{ part.text }}{% endif %}{% endfor %}{% endif %}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
+QWEN = {"qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_5"}
+QWEN_MARKS = ["<|image_pad|>", "<|video_pad|>", "<|vision_start|>", "<|vision_end|>"]
 MARKS = {
     "llava": ["<image>"],
-    "qwen2_vl": ["<|image_pad|>", "<|video_pad|>", "<|vision_start|>", "<|vision_end|>"],
+    **dict.fromkeys(sorted(QWEN), QWEN_MARKS),
     "idefics3": ["<image>", "<fake_token_around_image>", "<end_of_utterance>", "<global-img>"]
     + [f"<row_{row}_col_{col}>" for row in range(1, 7) for col in range(1, 7)],
     "gemma3": ["<boi>", "<eoi>", "<image_soft>"],
@@ -50,11 +59,15 @@ MARKS = {
 # What the template writes for an image.
 PLACEHOLDERS = {
     "llava": "<image>",
-    "qwen2_vl": "<|vision_start|><|image_pad|><|vision_end|>",
+    **dict.fromkeys(QWEN, "<|vision_start|><|image_pad|><|vision_end|>"),
     "idefics3": "<image>",
     "gemma3": "<boi>",
 }
 FAMILIES = tuple(MARKS)
+PROCESSORS = {
+    "qwen2_vl": "Qwen2VLProcessor", "qwen2_5_vl": "Qwen2_5_VLProcessor",
+    "qwen3_vl": "Qwen3VLProcessor", "qwen3_5": "Qwen3VLProcessor",
+}  # fmt: skip
 SIZES = {
     "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2,
     "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 512,
@@ -114,18 +127,8 @@ def _model(family: str, tokenizer: PreTrainedTokenizerBase) -> torch.nn.Module:
             image_token_id=image,
             vision_feature_layer=-1,
         )
-    elif family == "qwen2_vl":
-        config = Qwen2VLConfig(
-            text_config=text
-            | {"rope_parameters": {"rope_type": "default", "mrope_section": [2, 3, 3],
-                                   "rope_theta": 10000.0}},
-            vision_config={"depth": 2, "embed_dim": 32, "hidden_size": 64, "num_heads": 4,
-                           "mlp_ratio": 2, "patch_size": 8},
-            image_token_id=image,
-            video_token_id=ids("<|video_pad|>"),
-            vision_start_token_id=ids("<|vision_start|>"),
-            vision_end_token_id=ids("<|vision_end|>"),
-        )  # fmt: skip
+    elif family in QWEN:
+        config = _qwen_config(family, tokenizer, text)
     elif family == "idefics3":
         config = Idefics3Config(
             vision_config=SEEING | {"image_size": 32},
@@ -156,6 +159,38 @@ def _model(family: str, tokenizer: PreTrainedTokenizerBase) -> torch.nn.Module:
     return model
 
 
+def _qwen_config(
+    family: str, tokenizer: PreTrainedTokenizerBase, text: dict[str, Any]
+) -> PretrainedConfig:
+    ids = tokenizer.convert_tokens_to_ids
+    rope = {"rope_type": "default", "mrope_section": [2, 3, 3], "rope_theta": 10000.0}
+    seeing = {"depth": 2, "hidden_size": 32, "num_heads": 4, "patch_size": 8}
+    text = text | {"rope_parameters": rope}
+    if family == "qwen2_vl":
+        seeing |= {"embed_dim": 32, "hidden_size": 64, "mlp_ratio": 2}
+    elif family == "qwen2_5_vl":
+        seeing |= {"intermediate_size": 64, "out_hidden_size": 64, "window_size": 32,
+                   "fullatt_block_indexes": [1]}  # fmt: skip
+    else:
+        seeing |= {"intermediate_size": 64, "out_hidden_size": 64, "num_position_embeddings": 64}
+        text |= {"head_dim": 16}
+    if family == "qwen3_vl":
+        seeing |= {"deepstack_visual_indexes": [0, 1]}
+    if family == "qwen3_5":
+        text |= DELTA | {"rope_parameters": rope | {"partial_rotary_factor": 1.0}}
+    return {
+        "qwen2_vl": Qwen2VLConfig, "qwen2_5_vl": Qwen2_5_VLConfig,
+        "qwen3_vl": Qwen3VLConfig, "qwen3_5": Qwen3_5Config,
+    }[family](
+        text_config=text,
+        vision_config=seeing,
+        image_token_id=ids("<|image_pad|>"),
+        video_token_id=ids("<|video_pad|>"),
+        vision_start_token_id=ids("<|vision_start|>"),
+        vision_end_token_id=ids("<|vision_end|>"),
+    )  # fmt: skip
+
+
 def _save_processor(family: str, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
     square = {"height": 32, "width": 32}
     if family == "llava":
@@ -164,12 +199,12 @@ def _save_processor(family: str, tokenizer: PreTrainedTokenizerBase, folder: Pat
             images, tokenizer, patch_size=8, vision_feature_select_strategy="default",
             num_additional_image_tokens=1,
         ).save_pretrained(folder)  # fmt: skip
-    elif family == "qwen2_vl":
+    elif family in QWEN:
         # Its processor cannot be made without one for videos, which needs torchvision.
         images = Qwen2VLImageProcessorPil(
             patch_size=8, merge_size=2, min_pixels=16 * 16, max_pixels=64 * 64
         )
-        images._processor_class = "Qwen2VLProcessor"
+        images._processor_class = PROCESSORS[family]
         images.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
     elif family == "idefics3":

@@ -1,0 +1,80 @@
+"""Encodes the images of prompts in a thread of its own, while the engine runs steps.
+
+One prompt at a time; the inputs wait here for the steps that compute the prompt, least recently
+used first out. A step that misses them encodes the images itself.
+"""
+
+import contextlib
+import threading
+from collections import OrderedDict
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+
+import torch
+
+from container.engine.model_runner import ImageLayout
+from container.engine.sequence import RequestKey, Sequence
+from container.messages.engine import ImageTensors
+from container.model.vision.language_model import LanguageModel, shift_of, typed_spans
+from container.model.vision.prompt_inputs import PromptInputs
+
+# Most memory of inputs that wait for their steps.
+MAX_BYTES = 256 * 2**20
+
+
+class ImageEncoder:
+    """Reads prompts with images; `is_two_way`: the tokens of an image see each other."""
+
+    def __init__(self, language_model: LanguageModel, *, is_two_way: bool) -> None:
+        self._language_model = language_model
+        self._is_two_way = is_two_way
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="images")
+        self._lock = threading.Lock()
+        self._waiting: OrderedDict[RequestKey, tuple[ImageTensors, PromptInputs]] = OrderedDict()
+
+    def prepare(self, sequence: Sequence, *, encodes: bool) -> "Future[ImageLayout]":
+        """Find the layout of a prompt, and encode its images if `encodes`, in the thread."""
+        return self._thread.submit(self._prepare, sequence, encodes)
+
+    def inputs_of(self, sequence: Sequence) -> PromptInputs:
+        """Return the inputs of a prompt, encoding its images if that has not been done."""
+        with self._lock:
+            images, inputs = self._waiting.get(sequence.key, (None, None))
+        if inputs is None or images is not sequence.images:
+            inputs = self._read(sequence)
+        inputs.keep_for_stream()
+        return inputs
+
+    def _prepare(self, sequence: Sequence, encodes: bool) -> ImageLayout:
+        ids = sequence.token_ids[: sequence.prompt_len]
+        images = sequence.images
+        if encodes:
+            with _own_stream(self._language_model.module.device):
+                self._read(sequence)
+        shift = shift_of(self._language_model.positions(ids, images))
+        return ImageLayout(shift, tuple(typed_spans(images)) if self._is_two_way else ())
+
+    def _read(self, sequence: Sequence) -> PromptInputs:
+        ids = sequence.token_ids[: sequence.prompt_len]
+        inputs = self._language_model.read_prompt(ids, sequence.images)
+        with self._lock:
+            self._waiting[sequence.key] = sequence.images, inputs
+            self._waiting.move_to_end(sequence.key)
+            while len(self._waiting) > 1 and self._num_bytes() > MAX_BYTES:
+                self._waiting.popitem(last=False)
+        return inputs
+
+    def _num_bytes(self) -> int:
+        return sum(inputs.num_bytes for _, inputs in self._waiting.values())
+
+
+@contextlib.contextmanager
+def _own_stream(device: torch.device) -> Iterator[None]:
+    """Queue kernels of this context beside those of steps, and wait for them."""
+    if device.type != "cuda":
+        yield
+        return
+    stream = torch.cuda.Stream(device)
+    with torch.cuda.stream(stream):
+        yield
+    stream.synchronize()
