@@ -120,11 +120,11 @@ class Submit(msgspec.Struct, tag="submit", frozen=True, omit_defaults=True):
     params: SamplingParams
     num_sequences: int = 1
     images: ImageTensors = {}
-    image_spans: list[ImageSpan] = []
     adapter: str = ""
     session: str = ""
     session_s: float = 0.0
     is_batch: bool = False
+    image_spans: list[ImageSpan] = []
 
 
 class AddAdapter(msgspec.Struct, tag="add_adapter", frozen=True):

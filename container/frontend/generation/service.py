@@ -195,9 +195,9 @@ def _make_request(
         params,
         num_sequences,
         prompt.images,
-        prompt.image_spans,
         adapter=context.adapter,
         session="" if session is None else session.id,
         session_s=0.0 if session is None else session.remaining_s(),
         is_batch=context.is_batch,
+        image_spans=prompt.image_spans,
     )

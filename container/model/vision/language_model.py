@@ -175,8 +175,7 @@ def spans_ahead(mask: Any) -> list[Span]:
     `mask` is [1, heads, tokens, tokens], boolean or to be added to scores; or a dictionary of them.
     """
     if isinstance(mask, dict):
-        found = {tuple(spans_ahead(part)) for part in mask.values()}
-        return list(max(found, key=lambda spans: len(spans), default=()))
+        return max((spans_ahead(part) for part in mask.values()), key=list.__len__, default=[])
     if not isinstance(mask, torch.Tensor) or mask.dim() != 4:
         return []
     ahead = mask[0, 0].diagonal(1)
