@@ -36,7 +36,8 @@ class ImagePrompts:
     def take_read(self) -> list[tuple[list[Sequence], BaseException | None]]:
         """Return the requests whose images have been read since the last call, or their errors."""
         done = [entry for entry in self._reading if entry[0].done()]
-        self._reading = [entry for entry in self._reading if not entry[0].done()]
+        # Those that end meanwhile are for the next call, so `done` is not asked again.
+        self._reading = [entry for entry in self._reading if entry not in done]
         return [(sequences, self._lay_out(layout, sequences)) for layout, sequences in done]
 
     def _lay_out(

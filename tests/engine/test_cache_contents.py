@@ -124,6 +124,9 @@ class SimulatedDevice:
         self.unread = 0
         self.fails_at = ""
 
+    def prepare_images(self, _: object, *, encodes: bool) -> None:
+        """Passes read images themselves."""
+
     def execute(self, batch: Batch) -> "SimulatedStep":
         self.may_fail("execute")
         assert self.unread <= self.overlaps, "too many steps are not read"

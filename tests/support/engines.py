@@ -75,6 +75,9 @@ class OverlappingRunner:
         self.unread = 0
         self.fails_to_sample = False
 
+    def prepare_images(self, _: object, *, encodes: bool) -> None:
+        """Passes read images themselves."""
+
     def execute(self, batch: Batch) -> "OverlappingStep":
         assert self.unread <= 1, "more than one step is not read"
         for item in batch.items:

@@ -5,6 +5,7 @@ The reference is transformers' own: AutoProcessor's classes for text and images,
 
 import base64
 import io
+import json
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -204,8 +205,10 @@ def _save_processor(family: str, tokenizer: PreTrainedTokenizerBase, folder: Pat
         images = Qwen2VLImageProcessorPil(
             patch_size=8, merge_size=2, min_pixels=16 * 16, max_pixels=64 * 64
         )
-        images._processor_class = PROCESSORS[family]
         images.save_pretrained(folder)
+        settings = json.loads((folder / "preprocessor_config.json").read_text())
+        settings["processor_class"] = PROCESSORS[family]
+        (folder / "preprocessor_config.json").write_text(json.dumps(settings))
         tokenizer.save_pretrained(folder)
     elif family == "idefics3":
         images = Idefics3ImageProcessorPil(
