@@ -18,9 +18,8 @@ from container.engine.adapters import Adapters
 from container.engine.blocks.kv_cache_manager import KVCacheManager
 from container.engine.config import EngineConfig
 from container.engine.fault_isolation import FailedStep, FaultIsolation
-from container.engine.image_prompts import ImagePrompts
 from container.engine.model_runner import ModelRunner, PendingStep, Sampled
-from container.engine.requests import Failure, UnfinishedRequests
+from container.engine.requests import Failure, ImagePrompts, UnfinishedRequests
 from container.engine.schedule import Batch
 from container.engine.scheduler import NewToken, Scheduler
 from container.engine.sequence import RequestKey, Sequence
