@@ -58,7 +58,7 @@ FLOORS = {
         ["page"],
     ],
     "container.cli": [["chat_client", "doctor"], ["chat"], ["commands"]],
-    "container.messages": [["common"], ["engine", "embedder", "handler"]],
+    "container.messages": [["common", "images"], ["engine", "embedder", "handler"]],
     "container.handlers": [
         ["answer_encoding", "context", "user_code", "requirements", "engine_model", "worker_pool"],
         ["hooks", "tasks"],

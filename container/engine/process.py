@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import msgspec
 
 from container.engine.engine import Engine
+from container.engine.requests import pop_done
 from container.errors import InternalError, NotFound, ServingError, one_line
 from container.ipc.backend_server import Progress, RequestKey
 from container.ipc.heartbeat import Heartbeat
@@ -106,9 +107,7 @@ class EngineBackend:
 
     def _take_changes(self) -> Iterator[tuple[bytes, msgspec.Struct]]:
         """Remove the changes of adapters that have ended, and yield their answers."""
-        ended = [change for change in self._changes if change.is_done.done()]
-        self._changes = [change for change in self._changes if change not in ended]
-        for change in ended:
+        for change in pop_done(self._changes, lambda change: change.is_done):
             error = change.is_done.exception()
             if error is None:
                 yield change.frontend_id, Done(change.request_id)

@@ -6,7 +6,10 @@ A request waits here until its adapter is loaded and its images are read; then f
 
 import logging
 import time
+from collections.abc import Callable
 from concurrent.futures import Future
+from itertools import compress
+from typing import Any, TypeVar
 
 from container.engine.adapters import NO_ADAPTER, Adapters
 from container.engine.config import EngineConfig
@@ -19,6 +22,8 @@ from container.errors import GenerationFailed, InvalidParameter, NotFound, Servi
 from container.messages.engine import FinishReason, Submit
 
 log = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 # The frontend's id, its number for the request, and why the request ends.
 Failure = tuple[bytes, int, ServingError]
@@ -51,9 +56,7 @@ class ImagePrompts:
 
     def take_read(self) -> list[tuple[list[Sequence], BaseException | None]]:
         """Return the requests whose images have been read since the last call, or their errors."""
-        done = [entry for entry in self._reading if entry[0].done()]
-        # Those that end meanwhile are for the next call, so `done` is not asked again.
-        self._reading = [entry for entry in self._reading if entry not in done]
+        done = pop_done(self._reading, lambda entry: entry[0])
         return [(sequences, self._lay_out(layout, sequences)) for layout, sequences in done]
 
     def _lay_out(
@@ -170,9 +173,7 @@ class UnfinishedRequests:
         """Queue the requests whose adapter and images are there, and fail those without."""
         if self.adapters is not None:
             self.adapters.poll()
-        done = [entry for entry in self._loading if entry[0].done()]
-        self._loading = [entry for entry in self._loading if entry not in done]
-        for loading, sequences in done:
+        for loading, sequences in pop_done(self._loading, lambda entry: entry[0]):
             if (error := loading.exception()) is not None:
                 self.fail(sequences[0].key, _client_error(error))
             else:
@@ -222,6 +223,17 @@ class UnfinishedRequests:
         for sequence in sequences:
             sequence.adapter = number
         return self.adapters.loading(number)
+
+
+def pop_done(entries: list[T], future_of: Callable[[T], "Future[Any]"]) -> list[T]:
+    """Remove and return the entries whose future has ended.
+
+    Each future is asked once: one that ends meanwhile stays for the next call.
+    """
+    is_done = [future_of(entry).done() for entry in entries]
+    done = list(compress(entries, is_done))
+    entries[:] = compress(entries, [not flag for flag in is_done])
+    return done
 
 
 def _sequences_of(frontend_id: bytes, message: Submit) -> list[Sequence]:

@@ -197,7 +197,7 @@ class Scheduler:
         if sequence.lacks_prompt_logprobs:
             count = min(count, self._prompt_logprobs_budget)
         if count < sequence.num_to_compute:
-            count = _without_part(sequence, self._aligned(sequence, count))
+            count = sequence.chunk_len(self._aligned(sequence, count))
         if sequence.lacks_prompt_logprobs:
             self._prompt_logprobs_budget -= count
         return count
@@ -287,15 +287,6 @@ class Scheduler:
         sequence.num_preemptions += 1
         self.num_preemptions += 1
         self.waiting.appendleft(sequence)
-
-
-def _without_part(sequence: Sequence, count: int) -> int:
-    """Shorten a chunk that would end inside of a span that one step has to compute."""
-    end = sequence.num_computed + count
-    for start, stop in sequence.whole_spans:
-        if start < end < stop:
-            return max(0, start - sequence.num_computed)
-    return count
 
 
 def _waits_for_prefill(sequence: Sequence) -> bool:

@@ -16,7 +16,8 @@ import numpy.typing as npt
 from container.engine.adapters import NO_ADAPTER
 from container.engine.ngram_proposer import NgramProposer
 from container.errors import ServingError
-from container.messages.engine import FinishReason, ImageSpan, ImageTensors, SamplingParams
+from container.messages.engine import FinishReason, SamplingParams
+from container.messages.images import ImageSpan, ImageTensors
 
 RequestKey = tuple[bytes, int]  # the frontend's id and its number for the request
 
@@ -215,6 +216,14 @@ class Sequence:
         The placeholder of an in-flight token counts.
         """
         return len(self.token_ids) + (self.placeholder is not None) - self.num_computed
+
+    def chunk_len(self, count: int) -> int:
+        """Shorten a chunk that would end inside of a span that one step has to compute."""
+        end = self.num_computed + count
+        for start, stop in self.whole_spans:
+            if start < end < stop:
+                return max(0, start - self.num_computed)
+        return count
 
     @property
     def is_last_token_pending(self) -> bool:

@@ -19,7 +19,7 @@ from transformers import AutoImageProcessor, ProcessorMixin
 from transformers.models.auto.auto_mappings import PROCESSOR_MAPPING_NAMES
 
 from container.errors import InvalidParameter, ModelLoadError
-from container.messages.engine import ImageSpan, ImageTensors, Tensor
+from container.messages.images import ImageSpan, ImageTensors, Tensor
 from container.text.tokenizer import Tokenizer
 
 log = logging.getLogger(__name__)

@@ -10,6 +10,7 @@ from typing import Literal
 import msgspec
 
 from container.messages.common import Abort, EngineState, Hello, RequestFailed
+from container.messages.images import ImageSpan, ImageTensors
 
 # Upper bounds of the buckets that both ends know. Those of durations are TGI's, geometric from
 # 0.15 ms with factor 1.5, of which every second one is kept; those of sizes go to 1024, as TGI's.
@@ -84,25 +85,6 @@ class SamplingParams(msgspec.Struct, frozen=True, omit_defaults=True):
 def random_seed() -> int:
     """Draw the seed of a request that samples and names none."""
     return secrets.randbits(63)
-
-
-class Tensor(msgspec.Struct, frozen=True, array_like=True):
-    """Numbers for the model: numpy's name of their type, their shape, their bytes in C order."""
-
-    dtype: str
-    shape: list[int]
-    data: bytes
-
-
-ImageTensors = dict[str, Tensor]  # by the names that the model's forward pass has for them
-
-
-class ImageSpan(msgspec.Struct, frozen=True, array_like=True):
-    """A run of image tokens in a prompt, `start` to `stop`, and a digest of its image's pixels."""
-
-    start: int
-    stop: int
-    digest: bytes
 
 
 class Submit(msgspec.Struct, tag="submit", frozen=True, omit_defaults=True):

@@ -7,11 +7,11 @@ families publish with their weights.
 """
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from container.text.delta import Delta, DeltaKind
+from container.text.delta import Delta, DeltaKind, SteppedParser
 from container.text.stop_strings import partial_match_len
 from container.text.tool_calls.calls_parser import CallsParser
 from container.text.tool_calls.syntax import ArgumentStyle, PairMarks, ToolFormat
@@ -95,7 +95,7 @@ def addressed_in(template: str) -> AddressedFormat | None:
     return next((form for sign, form in _SIGNS.items() if sign in template), None)
 
 
-class AddressedParser:
+class AddressedParser(SteppedParser):
     """Turns one completion's text into deltas; implements Parser.
 
     `schemas` has the parameters of the functions that may be called. `continues`: the prompt ends
@@ -109,27 +109,19 @@ class AddressedParser:
         *,
         continues: bool = False,
     ) -> None:
+        super().__init__()
         self._form = form
         self._schemas = schemas
         self._ends = form.ends_of(schemas)
-        self._text = ""  # not emitted yet
-        self._deltas: list[Delta] = []
         self._calls: CallsParser | None = None
         self._num_calls = 0
         self._kind = DeltaKind.CONTENT
-        self._step: Callable[[], bool] = self._body if continues else self._header
+        self._step = self._body if continues else self._header
 
     @property
     def in_reasoning(self) -> bool:
         """Whether the text so far ends inside thoughts."""
         return self._step == self._body and self._kind is DeltaKind.REASONING
-
-    def feed(self, text: str) -> list[Delta]:
-        """Parse more text."""
-        self._text += text
-        while self._step():
-            pass
-        return self._taken()
 
     def finish(self) -> list[Delta]:
         """Return the deltas of the buffered text; the text may have ended anywhere."""
@@ -139,15 +131,7 @@ class AddressedParser:
         elif not self._form.ends:  # what looks like a header may be text
             self._emit(DeltaKind.CONTENT, self._text)
         self._text = ""
-        return self._taken()
-
-    def _taken(self) -> list[Delta]:
-        deltas, self._deltas = self._deltas, []
-        return deltas
-
-    def _emit(self, kind: DeltaKind, text: str) -> None:
-        if text:
-            self._deltas.append(Delta(kind, text))
+        return self._take_deltas()
 
     def _header(self) -> bool:
         header, mark, rest = self._text.partition(self._form.header_end)

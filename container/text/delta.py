@@ -1,5 +1,6 @@
 """The pieces of a parsed message, and what parses one."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum, auto
 from typing import Protocol
@@ -38,6 +39,34 @@ class Parser(Protocol):
     def finish(self) -> list[Delta]:
         """Return the deltas of the buffered text; the text may have ended anywhere."""
         ...
+
+
+class SteppedParser:
+    """A parser's text and deltas. Its current step, which a subclass sets, consumes certain text.
+
+    A step returns whether to run the next one.
+    """
+
+    _step: Callable[[], bool]
+
+    def __init__(self) -> None:
+        self._text = ""  # not emitted yet
+        self._deltas: list[Delta] = []
+
+    def feed(self, text: str) -> list[Delta]:
+        """Parse more text."""
+        self._text += text
+        while self._step():
+            pass
+        return self._take_deltas()
+
+    def _take_deltas(self) -> list[Delta]:
+        deltas, self._deltas = self._deltas, []
+        return deltas
+
+    def _emit(self, kind: DeltaKind, text: str) -> None:
+        if text:
+            self._deltas.append(Delta(kind, text))
 
 
 class PlainParser:

@@ -10,6 +10,7 @@ from typing import Any
 
 from container.text.delta import Delta as Delta
 from container.text.delta import DeltaKind as DeltaKind
+from container.text.delta import SteppedParser
 from container.text.reasoning import Reasoning as Reasoning
 from container.text.reasoning import recognise_reasoning as recognise_reasoning
 from container.text.stop_strings import partial_match_len
@@ -20,7 +21,7 @@ from container.text.tool_calls.syntax import ToolFormat
 THOUGHTS_END = "</think>"
 
 
-class MessageParser:
+class MessageParser(SteppedParser):
     """Parses completions with marked reasoning, marked tool calls, or both.
 
     `schemas` has the parameters of each tool, for arguments that are not written as JSON.
@@ -36,6 +37,7 @@ class MessageParser:
         schemas: dict[str, dict[str, Any]] | None = None,
         content_marks: Sequence[str] = (),
     ) -> None:
+        super().__init__()
         self._reasoning = reasoning
         self._tools = tools
         self._triggers = tools.triggers if tools else []
@@ -43,17 +45,15 @@ class MessageParser:
         self._content_marks = list(content_marks)
         has_start = tools is not None and tools.only_at_start
         self._restarts = [THOUGHTS_END] if has_start and reasoning is None else []
-        self._text = ""  # not emitted yet
         self._blank = ""  # trailing blanks, emitted only if more text follows
         self._is_empty = True  # the region has emitted nothing yet
         self._strips_start = False
-        self._deltas: list[Delta] = []
         self._calls: CallsParser | None = None
         self._num_calls = 0
         self._thought = ""  # that may be a call, and its deltas
         self._thought_deltas: list[Delta] = []
         # Each step emits the text that is certain and returns whether to run the next step.
-        self._step: Callable[[], bool] = self._start
+        self._step = self._start
         if reasoning is None:
             self._step = self._first_content
         elif starts_in_reasoning:
@@ -63,13 +63,6 @@ class MessageParser:
     def in_reasoning(self) -> bool:
         """Whether the text so far ends inside the reasoning."""
         return self._step in (self._think, self._call_in_thoughts)
-
-    def feed(self, text: str) -> list[Delta]:
-        """Parse more text."""
-        self._text += text
-        while self._step():
-            pass
-        return self._taken()
 
     def finish(self) -> list[Delta]:
         """Return the deltas of the buffered text; the text may have ended anywhere."""
@@ -82,15 +75,7 @@ class MessageParser:
         elif self._step != self._after_calls:
             self._emit(DeltaKind.CONTENT, self._blank + self._text)
         self._text = ""
-        return self._taken()
-
-    def _taken(self) -> list[Delta]:
-        deltas, self._deltas = self._deltas, []
-        return deltas
-
-    def _emit(self, kind: DeltaKind, text: str) -> None:
-        if text:
-            self._deltas.append(Delta(kind, text))
+        return self._take_deltas()
 
     def _emit_trimmed(self, kind: DeltaKind, text: str) -> None:
         """Emit text without the blanks at its region's end, nor those at a stripped start."""

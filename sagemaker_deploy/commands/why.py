@@ -54,7 +54,7 @@ def why(
 def explained(aws: Aws, config: Config, error: EndpointFailed) -> EndpointFailed:
     """Give an error of a deployment that failed its cause and remedy as a hint.
 
-    What the run made has been removed by now, so the logs are found by their names.
+    The run's resources have been removed by now, so their names lead to the logs.
     """
     groups = [ENDPOINT_LOGS + config.name]
     if config.component is not None:

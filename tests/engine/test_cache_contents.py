@@ -29,12 +29,11 @@ from container.engine.sequence import Sequence
 from container.messages.engine import (
     AdapterInfo,
     FinishReason,
-    ImageTensors,
     SamplingParams,
     Submit,
-    Tensor,
     TokenEvent,
 )
+from container.messages.images import ImageTensors, Tensor
 from tests.support.grammars import Countdown, ScriptedGrammars
 
 VOCABULARY, END, STOP = 7, 6, 3

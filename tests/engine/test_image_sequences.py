@@ -4,7 +4,8 @@ from container.engine.blocks.block_pool import BlockPool
 from container.engine.blocks.kv_cache_manager import KVCacheManager
 from container.engine.scheduler import Scheduler
 from container.engine.sequence import Sequence
-from container.messages.engine import ImageSpan, SamplingParams, Tensor
+from container.messages.engine import SamplingParams
+from container.messages.images import ImageSpan, Tensor
 
 PIXELS = {"pixel_values": Tensor("float32", [1], b"0000")}
 

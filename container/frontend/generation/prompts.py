@@ -8,7 +8,7 @@ from container.frontend.generation.images import Images
 from container.frontend.generation.offloading import Offload, call
 from container.frontend.generation.served_model import ServedModel
 from container.images.sources import ImageSource
-from container.messages.engine import ImageSpan, ImageTensors
+from container.messages.images import ImageSpan, ImageTensors
 from container.text.tokenizer import Piece, Tokenizer
 
 # Shorter texts are tokenized in about a millisecond, less than handing them to a thread is worth.

@@ -16,11 +16,11 @@ def image_prompt(language_model: LanguageModel, read: ReadPrompt, ids: list[int]
     """Return a prompt with an image and these ids after it. Raises NotPageable."""
     whole = [*read.ids, *ids]
     try:
-        mask = language_model.mask(whole, read.images)
-        shift = shift_of(language_model.positions(whole, read.images))
+        arguments, positions = language_model.arguments_of(whole, read.images)
+        shift = shift_of(positions)
     except Exception as error:  # a model that does not suit can fail anywhere
         raise NotPageable(f"its inputs for images cannot be read: {one_line(error)}") from error
-    spans = spans_ahead(mask)
+    spans = spans_ahead(arguments.get("attention_mask"))
     if spans and spans != typed_spans(read.images):
         raise NotPageable("its masks show later tokens that are not of one image")
     return CheckPrompt(whole, read.images, read.image_end, shift, tuple(spans))

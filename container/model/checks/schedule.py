@@ -6,7 +6,8 @@ from typing import NamedTuple
 
 from container.engine import sequence as engine_sequence
 from container.engine.schedule import ScheduledSequence
-from container.messages.engine import ImageTensors, SamplingParams
+from container.messages.engine import SamplingParams
+from container.messages.images import ImageTensors
 from container.model.forward_batch import ForwardPlan, make_plan
 
 # The fraction of the ids that is the prompt; the rest is decoded, and at most so many ids.

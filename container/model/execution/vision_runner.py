@@ -14,7 +14,8 @@ from transformers import PreTrainedModel
 
 from container.engine.schedule import ScheduledSequence
 from container.engine.sequence import Sequence
-from container.messages.engine import ImageTensors, SamplingParams
+from container.messages.engine import SamplingParams
+from container.messages.images import ImageTensors
 from container.model.execution.hf_cache_runner import HFCacheRunner, Progress
 from container.model.reference_check import Reference
 from container.model.vision.language_model import tensors_of

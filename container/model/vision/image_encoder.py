@@ -14,7 +14,7 @@ import torch
 
 from container.engine.model_runner import ImageLayout
 from container.engine.sequence import RequestKey, Sequence
-from container.messages.engine import ImageTensors
+from container.messages.images import ImageTensors
 from container.model.vision.language_model import LanguageModel, shift_of, typed_spans
 from container.model.vision.prompt_inputs import PromptInputs
 
@@ -46,13 +46,15 @@ class ImageEncoder:
         return inputs
 
     def _prepare(self, sequence: Sequence, encodes: bool) -> ImageLayout:
-        ids = sequence.token_ids[: sequence.prompt_len]
         images = sequence.images
         if encodes:
             with _own_stream(self._language_model.module.device):
-                self._read(sequence)
-        shift = shift_of(self._language_model.positions(ids, images))
-        return ImageLayout(shift, tuple(typed_spans(images)) if self._is_two_way else ())
+                positions = self._read(sequence).positions
+        else:
+            ids = sequence.token_ids[: sequence.prompt_len]
+            positions = self._language_model.positions(ids, images)
+        spans = tuple(typed_spans(images)) if self._is_two_way else ()
+        return ImageLayout(shift_of(positions), spans)
 
     def _read(self, sequence: Sequence) -> PromptInputs:
         ids = sequence.token_ids[: sequence.prompt_len]

@@ -1,8 +1,8 @@
-"""The language model inside of a vision-language model, and what it gets for a prompt with images.
+"""The language model inside of a vision-language model, and its inputs for prompts with images.
 
 Families differ in how they merge images and text, in their positions, and in what else they pass
 on. The model's own forward pass does all of this: it runs on a prompt with its images as far as the
-call of its language model, and the arguments of that call are kept. Steps of a batch put the rows
+call of its language model, whose arguments are then read. Steps of a batch put the rows
 that they compute in the place of those for ids alone.
 """
 
@@ -15,7 +15,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
-from container.messages.engine import ImageTensors, Tensor
+from container.messages.images import ImageTensors, Tensor
 from container.model.hf_config import text_config
 from container.model.vision.prompt_inputs import POSITIONS, PromptInputs, StepInputs
 
@@ -51,20 +51,23 @@ class LanguageModel:
 
         Raises UnknownInput, or any error of the model.
         """
-        positions = self.positions(ids, images)
-        return PromptInputs.of(self._arguments(ids, images, positions), as_axes(positions))
+        arguments, positions = self.arguments_of(ids, images)
+        return PromptInputs.of(arguments, as_axes(positions))
 
     @torch.inference_mode()
-    def mask(self, ids: list[int], images: ImageTensors) -> Any:
-        """Return the attention masks that the model makes for a prompt, if it makes them itself."""
-        arguments = self._arguments(ids, images, self.positions(ids, images))
-        return arguments.get("attention_mask")
+    def arguments_of(
+        self, ids: list[int], images: ImageTensors
+    ) -> tuple[dict[str, Any], torch.Tensor]:
+        """Return the arguments of the language model for a prompt, and the prompt's positions."""
+        tensors = self._tensors(ids, images)
+        input_ids = self._ids(ids)
+        positions = generated_positions(self.module, input_ids, tensors)
+        return self._called_with(input_ids, positions, tensors), positions
 
     @torch.inference_mode()
     def positions(self, ids: list[int], images: ImageTensors) -> torch.Tensor:
         """Return a prompt's positions by the model's own function: [(axes,) 1, tokens]."""
-        tensors = tensors_of(images, len(ids), self.module.dtype, self.module.device)
-        return generated_positions(self.module, self._tensor(ids), tensors)
+        return generated_positions(self.module, self._ids(ids), self._tensors(ids, images))
 
     @contextlib.contextmanager
     def with_inputs(self, inputs: StepInputs | None) -> Iterator[None]:
@@ -75,17 +78,12 @@ class LanguageModel:
         finally:
             self._thread.inputs = None
 
-    def _arguments(
-        self, ids: list[int], images: ImageTensors, positions: torch.Tensor
+    def _called_with(
+        self, ids: torch.Tensor, positions: torch.Tensor, tensors: dict[str, Any]
     ) -> dict[str, Any]:
-        tensors: dict[str, Any] = tensors_of(
-            images, len(ids), self.module.dtype, self.module.device
-        )
         self._thread.is_reading = True
         try:
-            self.module(
-                input_ids=self._tensor(ids), use_cache=False, **{POSITIONS: positions}, **tensors
-            )
+            self.module(input_ids=ids, use_cache=False, **{POSITIONS: positions}, **tensors)
         except _Called as called:
             return called.arguments
         finally:
@@ -100,8 +98,11 @@ class LanguageModel:
         inputs: StepInputs | None = getattr(self._thread, "inputs", None)
         return None if inputs is None else (args, inputs.merged_into(kwargs))
 
-    def _tensor(self, ids: list[int]) -> torch.Tensor:
+    def _ids(self, ids: list[int]) -> torch.Tensor:
         return torch.tensor([ids], device=self.module.device)
+
+    def _tensors(self, ids: list[int], images: ImageTensors) -> dict[str, torch.Tensor]:
+        return tensors_of(images, len(ids), self.module.dtype, self.module.device)
 
 
 def language_modules(model: nn.Module) -> list[nn.Module]:

@@ -76,7 +76,10 @@ class PromptInputs:
         if self.marked:
             (marks,) = self.marks.values()
             first, last = int(marks[:start].sum()), int(marks[:stop].sum())
-            marked = {name: [one[first:last] for one in many] for name, many in self.marked.items()}
+            marked = {
+                name: [tensor[first:last] for tensor in tensors]
+                for name, tensors in self.marked.items()
+            }
         return PromptInputs(
             {name: rows[start:stop] for name, rows in self.rows.items()},
             self.positions[:, start:stop],

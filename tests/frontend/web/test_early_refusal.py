@@ -127,7 +127,7 @@ def test_what_needs_more_than_its_headers_goes_on(
     assert inner.num_requests == 1
 
 
-def test_nothing_is_refused_while_a_place_is_free() -> None:
+def test_nothing_is_refused_while_the_engine_has_room() -> None:
     app = _app(num_free=1)
     inner = Inner(app)
     _send(app, "/generate", {"inputs": 1})
@@ -160,7 +160,7 @@ def test_a_body_that_cannot_be_read_is_refused_too(path: str, fails: bool) -> No
     assert status.startswith("429")
 
 
-def test_refusals_are_counted_and_their_ids_given_back() -> None:
+def test_refusals_are_counted_and_return_their_request_ids() -> None:
     client = _flask().test_client()
     refused = client.post("/generate", json=GENERATE, headers={"x-request-id": "mine"})
     assert refused.status_code == 429

@@ -119,7 +119,9 @@ def test_a_machine_without_a_gpu_serves_on_its_cpu(number: str) -> None:
         ({"MAX_MEMORY": "7=1GiB"}, "MAX_MEMORY names GPU 7, but this machine has 4"),
     ],
 )
-def test_wishes_that_cannot_be_kept_are_refused(settings: dict[str, str], message: str) -> None:
+def test_settings_that_no_placement_can_follow_are_refused(
+    settings: dict[str, str], message: str
+) -> None:
     with pytest.raises(ConfigError, match=message):
         _place("llama", **settings)
 

@@ -24,7 +24,7 @@ from container.frontend.apis.openai.chat_schema import (
     template_messages,
     template_options,
 )
-from container.frontend.apis.openai.peer_fields import refuse_peer_fields
+from container.frontend.apis.openai.peer_fields import parse_request
 from container.frontend.apis.openai.sampling_schema import GenerationFields, with_prompt_logprobs
 from container.frontend.apis.openai.structured_fields import read_structured
 from container.frontend.apis.openai.tools_schema import read_tools
@@ -36,7 +36,7 @@ from container.frontend.generation.request_context import RequestContext
 from container.frontend.generation.service import TextRules
 from container.frontend.web.error_responses import openai_body
 from container.frontend.web.http_request import request_context
-from container.frontend.web.request_body import parse, read_object
+from container.frontend.web.request_body import read_object
 from container.grammar.forms import Answer
 from container.messages.engine import SamplingParams
 
@@ -53,8 +53,7 @@ class OpenAIDialect(ChatDialect[Chat]):
     ) -> Response:
         """Answer a chat body; `takes_plain` serves models without a template too."""
         received_at = time.monotonic()
-        refuse_peer_fields(body, ChatRequest)
-        chat_request = parse(ChatRequest, body)
+        chat_request = parse_request(ChatRequest, body)
         start = partial(self._start, chat_request, received_at, takes_plain=takes_plain)
         return self._generate(generation_options(chat_request), start, context)
 

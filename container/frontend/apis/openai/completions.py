@@ -17,7 +17,7 @@ from container.frontend.apis.openai.chat import generation_options
 from container.frontend.apis.openai.chat_rendering import DONE, served_name
 from container.frontend.apis.openai.completions_rendering import Completions, answer, chunks
 from container.frontend.apis.openai.completions_schema import CompletionRequest, check
-from container.frontend.apis.openai.peer_fields import refuse_peer_fields
+from container.frontend.apis.openai.peer_fields import parse_request
 from container.frontend.apis.openai.sampling_schema import with_prompt_logprobs
 from container.frontend.apis.openai.structured_fields import read_structured
 from container.frontend.generation.prompts import FieldNames, Prompt
@@ -26,7 +26,7 @@ from container.frontend.generation.running_group import GroupEvent
 from container.frontend.generation.service import TextRules
 from container.frontend.web.error_responses import openai_body
 from container.frontend.web.http_request import request_context
-from container.frontend.web.request_body import parse, read_object
+from container.frontend.web.request_body import read_object
 from container.grammar.shape import MessageShape, encode_shape
 from container.messages.engine import SamplingParams
 
@@ -41,8 +41,7 @@ class CompletionsDialect(GenerationDialect[Completions]):
     def complete(self, body: dict[str, Any], context: RequestContext) -> Response:
         """Answer a completions body."""
         received_at = time.monotonic()
-        refuse_peer_fields(body, CompletionRequest)
-        completion_request = parse(CompletionRequest, body)
+        completion_request = parse_request(CompletionRequest, body)
         start = partial(self._start, completion_request, received_at)
         return self._generate(generation_options(completion_request), start, context)
 

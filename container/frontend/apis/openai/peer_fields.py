@@ -4,10 +4,12 @@ The names are those of vLLM's and SGLang's request types (entrypoints/openai/...
 values mean "off" there. Fields that this server's request models have are not checked here.
 """
 
-from typing import Any
+from typing import Any, TypeVar
 
 from container.errors import UnsupportedParameter
-from container.frontend.web.request_body import Body
+from container.frontend.web.request_body import Body, parse
+
+B = TypeVar("B", bound=Body)
 
 _NONE: tuple[Any, ...] = (None,)
 _FALSE: tuple[Any, ...] = (None, False)
@@ -113,6 +115,12 @@ EFFECTLESS = frozenset({
     "metadata", "prompt_cache_key", "prompt_cache_options", "prompt_cache_retention",
     "safety_identifier", "service_tier", "spaces_between_special_tokens", "user",
 })  # fmt: skip
+
+
+def parse_request(model: type[B], body: dict[str, Any]) -> B:
+    """Parse the body of an OpenAI route. Raises the error of a field that is not offered first."""
+    refuse_peer_fields(body, model)
+    return parse(model, body)
 
 
 def refuse_peer_fields(body: dict[str, Any], model: type[Body]) -> None:

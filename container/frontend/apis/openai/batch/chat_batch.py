@@ -22,7 +22,7 @@ from container.frontend.apis.openai.chat import (
 )
 from container.frontend.apis.openai.chat_rendering import Chat, choices_of, usage
 from container.frontend.apis.openai.chat_schema import ChatFields, ChatRequest, Message
-from container.frontend.apis.openai.peer_fields import refuse_peer_fields
+from container.frontend.apis.openai.peer_fields import parse_request
 from container.frontend.apis.openai.sampling_schema import refuse, require
 from container.frontend.chat.conversations import Conversations, PreparedChat
 from container.frontend.generation.limits import RequestLimits
@@ -31,7 +31,7 @@ from container.frontend.generation.running_group import RunningGroup
 from container.frontend.generation.service import Service
 from container.frontend.observability.metrics import Metrics
 from container.frontend.web.http_request import request_context
-from container.frontend.web.request_body import Items, parse, read_object
+from container.frontend.web.request_body import Items, read_object
 from container.messages.engine import SamplingParams
 
 # Not offered for several conversations: the values that mean "off".
@@ -78,8 +78,7 @@ class ChatBatchDialect(ChatDialect[ChatBatch]):
     def answer(self, body: dict[str, Any], context: RequestContext) -> Response:
         """Answer a body with several conversations."""
         received_at = time.monotonic()
-        refuse_peer_fields(body, BatchChatRequest)
-        batch_request = parse(BatchChatRequest, body)
+        batch_request = parse_request(BatchChatRequest, body)
         start = partial(self._start, batch_request, received_at)
         return self._generate(generation_options(batch_request), start, context)
 

@@ -12,7 +12,7 @@ from container.errors import InvalidParameter, NotFound, ServingError, Unsupport
 from container.frontend.apis.generation_dialect import ChatDialect, GenerationOptions
 from container.frontend.apis.grammar_fields import read_grammar
 from container.frontend.apis.openai.chat_rendering import served_name
-from container.frontend.apis.openai.peer_fields import refuse_peer_fields
+from container.frontend.apis.openai.peer_fields import parse_request
 from container.frontend.apis.openai.responses.model_response import (
     ModelResponse,
     status_of,
@@ -70,8 +70,7 @@ class ResponsesDialect(ChatDialect[ModelResponse]):
     def create(self, body: dict[str, Any], context: RequestContext) -> Response:
         """Answer a responses body."""
         received_at = time.monotonic()
-        refuse_peer_fields(body, ResponseRequest)
-        response_request = parse(ResponseRequest, body)
+        response_request = parse_request(ResponseRequest, body)
         options = GenerationOptions(
             bool(response_request.stream), response_request.request_deadline, response_request.model
         )
