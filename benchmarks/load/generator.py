@@ -27,19 +27,23 @@ ROUND_LIMIT_S = 1800.0
 class Connection:
     """One HTTP/1.1 connection; answers are read to their end before the next request."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, headers: dict[str, str] | None = None) -> None:
         parts = urlsplit(url)
-        if parts.scheme != "http" or parts.hostname is None:
-            raise LoadError(f"{url}: only http:// addresses are measured")
-        self._host, self._port = parts.hostname, parts.port or 80
+        if parts.scheme not in ("http", "https") or parts.hostname is None:
+            raise LoadError(f"{url}: only http:// and https:// addresses are measured")
+        self._is_secure = parts.scheme == "https"
+        self._host, self._port = parts.hostname, parts.port or (443 if self._is_secure else 80)
         self._prefix = parts.path.rstrip("/")
+        self._headers = [f"{name}: {value}" for name, value in (headers or {}).items()]
         self._reader: asyncio.StreamReader | None = None
         self._writer: asyncio.StreamWriter | None = None
 
     async def open(self) -> None:
         """Connect, unless it is connected."""
         if self._writer is None:
-            self._reader, self._writer = await asyncio.open_connection(self._host, self._port)
+            self._reader, self._writer = await asyncio.open_connection(
+                self._host, self._port, ssl=self._is_secure or None
+            )
 
     def close(self) -> None:
         """Hang up; the next request connects again."""
@@ -70,6 +74,7 @@ class Connection:
             f"Host: {self._host}:{self._port}",
             "Content-Type: application/json",
             f"Content-Length: {len(body)}",
+            *self._headers,
         ]
         self._writer.write("\r\n".join([*lines, "", ""]).encode() + body)
         head = (await self._reader.readuntil(b"\r\n\r\n")).decode("latin-1")
@@ -85,8 +90,12 @@ class Connection:
             while size := int(await reader.readline(), 16):
                 yield (await reader.readexactly(size + 2))[:-2]
             await reader.readline()
-        elif length := int(headers.get("content-length", 0)):
-            yield await reader.readexactly(length)
+        elif "content-length" in headers:
+            if length := int(headers["content-length"]):
+                yield await reader.readexactly(length)
+        elif headers.get("connection") == "close":
+            while piece := await reader.read(2**16):
+                yield piece
         if headers.get("connection") == "close":
             self.close()
 

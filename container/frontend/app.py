@@ -227,7 +227,7 @@ def _server_routes(context: AppContext, dialects: Dialects) -> list[Blueprint]:
 def _text_routes(context: AppContext, dialects: Dialects) -> list[Blueprint]:
     owns_root = dialects.texts.is_offered and not context.service.has_engine
     return [
-        tei.blueprint(dialects.tei, owns_root=owns_root),
+        tei.blueprint(dialects.tei, dialects.embeddings.rerank, owns_root=owns_root),
         embeddings.blueprint(dialects.embeddings),
         pooling.blueprint(dialects.pooling),
     ]

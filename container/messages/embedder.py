@@ -11,7 +11,7 @@ import msgspec
 
 from container.messages.common import Abort, EngineState, Hello, RequestFailed
 
-EmbedderKind = Literal["embedding", "sparse", "reranker", "classifier"]
+EmbedderKind = Literal["embedding", "sparse", "reranker", "classifier", "late_interaction"]
 
 
 class Truncation(Enum):
@@ -37,7 +37,12 @@ class Embed(msgspec.Struct, tag="embed", frozen=True, omit_defaults=True):
 
     Token ids are used unchanged: no special tokens and no prompt are added. `prompt_name` None
     means the model's default prompt, where it has one. `field` is the inputs' name in messages.
-    `per_token`: one vector for each token, before pooling.
+    `per_token`: one vector for each token, before pooling. The first `num_queries` inputs are
+    queries, the others documents, which late-interaction models encode differently.
+
+    `max_tokens` is the length of a text at which `truncation` sets in; `max_query_tokens` and
+    `max_document_tokens` cut queries and documents, in pairs too, to so many tokens, special ones
+    not counted. 0 means no limit but the model's.
     """
 
     request_id: int
@@ -46,6 +51,10 @@ class Embed(msgspec.Struct, tag="embed", frozen=True, omit_defaults=True):
     prompt_name: str | None = None
     truncation: Truncation = Truncation.REFUSE
     per_token: bool = False
+    num_queries: int = 0
+    max_tokens: int = 0
+    max_query_tokens: int = 0
+    max_document_tokens: int = 0
 
 
 class Embedded(msgspec.Struct, tag="embedded", frozen=True):
@@ -66,7 +75,8 @@ class EmbedderInfo(msgspec.Struct, frozen=True):
     """Facts about the loaded model; they do not change while the embedder runs.
 
     `width` is the length of a vector, or the number of labels. `is_normalized`: the model's own
-    configuration ends in a normalisation, which the frontend does.
+    configuration ends in a normalisation, which the frontend does. `is_mean_similarity`: the score
+    of a late-interaction model is divided by the number of the query's vectors (MeanMaxSim).
     """
 
     model_id: str
@@ -81,6 +91,7 @@ class EmbedderInfo(msgspec.Struct, frozen=True):
     is_normalized: bool
     labels: list[str]
     prompts: list[str]
+    is_mean_similarity: bool = False
 
 
 class EmbedderLoad(msgspec.Struct, frozen=True):

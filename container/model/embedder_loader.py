@@ -7,7 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from sentence_transformers import CrossEncoder, SentenceTransformer, SparseEncoder
+from sentence_transformers import (
+    CrossEncoder,
+    MultiVectorEncoder,
+    SentenceTransformer,
+    SparseEncoder,
+)
 
 from container.embedding.process import EmbedderBackend, EmbedderLimits
 from container.errors import ModelLoadError
@@ -31,7 +36,13 @@ MODEL_CLASSES: dict[str, type[Model]] = {
     "SentenceTransformer": SentenceTransformer,
     "CrossEncoder": CrossEncoder,
     "SparseEncoder": SparseEncoder,
+    "MultiVectorEncoder": MultiVectorEncoder,
+    "ColBERT": MultiVectorEncoder,  # PyLate's name
 }
+# A projection with this name beside the encoder's weights is that of Stanford's ColBERT.
+STANFORD_COLBERT = "HF_ColBERT"
+# Fields of folders that PyLate wrote before they named their kind.
+PYLATE_FIELDS = frozenset({"query_prefix", "document_prefix"})
 
 
 def load_embedder(settings: Settings, progress: Progress) -> EmbedderBackend[EncodedText]:
@@ -100,14 +111,27 @@ def keep_memory() -> None:
 
 def _model_class(path: Path) -> type[Model]:
     """Return the sentence-transformers class of a folder's model. Raises ModelLoadError."""
-    model_type = _read_json(path / "config_sentence_transformers.json").get("model_type")
+    config = _read_json(path / "config_sentence_transformers.json")
+    model_type = config.get("model_type")
+    architectures = _read_json(path / "config.json").get("architectures") or [""]
+    if architectures[0].endswith("ForRetrieval"):
+        raise ModelLoadError(
+            f"{path}: {architectures[0]} embeds images of pages; only models of texts are served"
+        )
     if model_type is not None and model_type not in MODEL_CLASSES:
         raise ModelLoadError(
             f"{path}: a {model_type} model; only {' and '.join(MODEL_CLASSES)} models are served"
         )
+    if not PYLATE_FIELDS.isdisjoint(config) or architectures[0] == STANFORD_COLBERT:
+        return MultiVectorEncoder
     if model_type is not None:
         return MODEL_CLASSES[model_type]
-    architectures = _read_json(path / "config.json").get("architectures") or [""]
+    if "colbert" in architectures[0].lower():
+        raise ModelLoadError(
+            f"{path}: the architecture {architectures[0]} is not known; of late-interaction "
+            "models, those of sentence-transformers, PyLate and Stanford's "
+            f"{STANFORD_COLBERT} are served"
+        )
     is_classifier = architectures[0].endswith("ForSequenceClassification")
     has_modules = (path / "modules.json").is_file()
     return CrossEncoder if is_classifier and not has_modules else SentenceTransformer
@@ -125,6 +149,8 @@ def _info(files: ModelFiles, embedder: Embedder, width: int) -> EmbedderInfo:
     config = embedder.config
     labels = list((config.id2label or {}).values()) if embedder.is_scoring else []
     kind: EmbedderKind = "sparse" if embedder.is_sparse else "embedding"
+    if embedder.is_late_interaction:
+        kind = "late_interaction"
     if embedder.is_scoring:
         kind = "reranker" if width == 1 else "classifier"
     return EmbedderInfo(
@@ -140,6 +166,7 @@ def _info(files: ModelFiles, embedder: Embedder, width: int) -> EmbedderInfo:
         is_normalized=embedder.shape.is_normalized,
         labels=labels,
         prompts=embedder.prompts,
+        is_mean_similarity=embedder.is_mean_similarity,
     )
 
 

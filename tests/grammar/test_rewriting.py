@@ -165,6 +165,43 @@ def test_unique_choices_come_once(count: int) -> None:
         assert _accepts(result, values)
 
 
+@pytest.mark.parametrize(
+    ("items", "most", "is_followed"),
+    [
+        ({"type": "boolean"}, None, True),
+        ({"type": "null"}, None, True),
+        ({"const": 3}, None, True),
+        ({"type": "integer", "minimum": -2, "maximum": 3}, None, True),
+        ({"type": "integer", "minimum": 0, "maximum": 15}, 2, True),
+        ({"enum": [*"abcdefgh"]}, None, True),
+        ({"enum": [*"abcdefghijklmnop"], "description": "letters"}, 2, True),
+        ({"type": ["string", "null"], "enum": ["a", 1, None]}, None, True),
+        ({"enum": [*"abcdefghijklmnop"]}, None, False),
+        ({"type": "integer", "minimum": 0, "maximum": 15}, None, False),
+        ({"type": "integer", "minimum": 0}, 2, False),
+        ({"type": "string"}, 2, False),
+    ],
+)
+def test_unique_items_are_followed_where_the_choices_are_few(
+    items: dict, most: int | None, is_followed: bool
+) -> None:
+    schema = {"type": "array", "items": items, "uniqueItems": True}
+    schema |= {} if most is None else {"maxItems": most}
+    result = normalised(schema, is_strict=False, is_lenient=False, is_known_format=bool)
+    assert ("uniqueItems" not in result) is is_followed
+    if not is_followed:
+        return
+    rnd = random.Random(0)
+    pool = [*items.get("enum", []), items.get("const", 7), True, False, None, *range(-3, 6), "a"]
+    accepted = 0
+    for _ in range(400):
+        value = [rnd.choice(pool) for _ in range(rnd.randint(0, 3))]
+        if _accepts(result, value):
+            accepted += 1
+            assert _accepts(schema, value), value
+    assert accepted > 20
+
+
 def test_all_words_but_some() -> None:
     rnd = random.Random(1)
     for _ in range(200):

@@ -39,7 +39,7 @@ class TextDialect:
     ) -> Ranking:
         """Score each text for a query; `raw` scores are logits, others probabilities."""
         pairs = [Pair(query, text) for text in texts]
-        rows = self._embeddings.scores([*pairs], options, self._on_wait(context), raw=raw)
+        rows = self._embeddings.pair_scores(pairs, options, self._on_wait(context), raw=raw)
         scores = enumerate(rows.values[:, 0].tolist())
         return Ranking(sorted(scores, key=lambda item: -item[1]), rows.num_tokens, rows.info)
 

@@ -10,8 +10,6 @@ from container.messages.embedder import (
     Embed,
     Embedded,
     EmbedderStatus,
-    EmbedInput,
-    Truncation,
     from_embedder_decoder,
 )
 
@@ -36,16 +34,8 @@ class EmbedderConnection(Protocol):
         """The last status of the embedder. Raises Unavailable when it is not connected."""
         ...
 
-    def submit(
-        self,
-        inputs: list[EmbedInput],
-        field: str,
-        prompt_name: str | None,
-        truncation: Truncation,
-        *,
-        per_token: bool,
-    ) -> PendingRows:
-        """Send a request; `wait` raises the embedder's refusal."""
+    def submit(self, embed: Embed) -> PendingRows:
+        """Send a request under an id of its own; `wait` raises the embedder's refusal."""
         ...
 
 
@@ -55,21 +45,11 @@ class EmbedderClient(PendingClient[EmbedderStatus, Embedded]):
     def __init__(self, address: str) -> None:
         super().__init__(address, "embedder", from_embedder_decoder, EmbedderStatus)
 
-    def submit(
-        self,
-        inputs: list[EmbedInput],
-        field: str,
-        prompt_name: str | None,
-        truncation: Truncation,
-        *,
-        per_token: bool,
-    ) -> PendingAnswer[Embedded]:
-        """Send a request; `wait` raises the embedder's refusal."""
-
-        def message_of(request_id: int) -> Embed:
-            return Embed(request_id, inputs, field, prompt_name, truncation, per_token)
-
-        return self._request(message_of)
+    def submit(self, embed: Embed) -> PendingAnswer[Embedded]:
+        """Send a request under an id of its own; `wait` raises the embedder's refusal."""
+        return self._request(
+            lambda request_id: msgspec.structs.replace(embed, request_id=request_id)
+        )
 
     def _abort_message(self, request_id: int) -> Abort:
         return Abort(request_id)

@@ -10,12 +10,15 @@ from numpy.typing import NDArray
 
 from container.errors import InvalidParameter, NotFound, Unavailable
 from container.frontend.clients.embedder_client import EmbedderConnection
+from container.frontend.generation.offloading import in_pieces
 from container.messages.embedder import (
+    Embed,
     Embedded,
     EmbedderInfo,
     EmbedderKind,
     EmbedderLoad,
     EmbedInput,
+    Pair,
     Truncation,
 )
 
@@ -50,12 +53,19 @@ class TokenRows:
 
 @dataclass(frozen=True, slots=True)
 class TextOptions:
-    """The options of a request's texts. `field` is their name in errors."""
+    """The options of a request's texts. `field` is their name in errors.
+
+    `max_tokens` is the length of a text at which truncation sets in, `max_query_tokens` and
+    `max_document_tokens` cut queries and documents; 0 is the model's own limit.
+    """
 
     field: str
     prompt_name: str | None = None
     truncate: bool | None = None
     side: Truncation = Truncation.RIGHT
+    max_tokens: int = 0
+    max_query_tokens: int = 0
+    max_document_tokens: int = 0
 
 
 class Embeddings:
@@ -107,10 +117,12 @@ class Embeddings:
         *,
         dimensions: int | None = None,
         normalize: bool | None = None,
+        num_queries: int = 0,
     ) -> Rows:
         """Embed inputs; truncate vectors to `dimensions` and normalise them.
 
-        `normalize` None: as the model's own configuration does.
+        `normalize` None: as the model's own configuration does. The first `num_queries` inputs are
+        queries, as far as the options cut those differently.
         """
         info = self._require("embedding")
         if dimensions is not None and not 1 <= dimensions <= info.width:
@@ -118,7 +130,7 @@ class Embeddings:
                 f"`dimensions` must be from 1 to {info.width}, the model's. Given: {dimensions}",
                 field="dimensions",
             )
-        rows = self._rows(inputs, options, on_wait)
+        rows = self._rows(inputs, options, on_wait, num_queries=num_queries)
         values = rows.values[:, :dimensions]
         if info.is_normalized if normalize is None else normalize:
             values = normalized(values)
@@ -127,10 +139,55 @@ class Embeddings:
     def token_vectors(
         self, inputs: list[EmbedInput], options: TextOptions, on_wait: Callable[[], None]
     ) -> TokenRows:
-        """Return the vectors of each input's tokens, special ones included, before pooling."""
-        self._require("embedding")
-        answer, info = self._request(inputs, options, on_wait, per_token=True)
-        return self._several(answer, info, len(inputs))
+        """Return the vectors of each input's tokens, special ones included, before pooling.
+
+        Those of a late-interaction model are what its scores are computed from; its prompt `query`
+        makes the inputs queries, else they are documents.
+        """
+        info = self._require("embedding", "late_interaction")
+        is_late = info.kind == "late_interaction"
+        num_queries = len(inputs) if is_late and options.prompt_name == "query" else 0
+        answer, info = self._request(
+            inputs, options, on_wait, per_token=True, num_queries=num_queries
+        )
+        rows = self._several(answer, info, len(inputs))
+        if is_late and info.is_normalized:
+            return replace(rows, values=[normalized(values) for values in rows.values])
+        return rows
+
+    def pair_scores(
+        self, pairs: list[Pair], options: TextOptions, on_wait: Callable[[], None], *, raw: bool
+    ) -> Rows:
+        """Score a query and a document: [pairs, 1].
+
+        A reranker's scores are probabilities, or logits if `raw`; those of a late-interaction model
+        are sums of cosines in any case.
+        """
+        info = self._require("reranker", "late_interaction")
+        if info.kind == "reranker":
+            return self.scores([*pairs], options, on_wait, raw=raw)
+        if options.prompt_name is not None:
+            raise InvalidParameter(
+                "`prompt_name` cannot be chosen for a late-interaction model, which has a prompt "
+                "for queries and one for documents",
+                field="prompt_name",
+            )
+        queries = [*dict.fromkeys(pair.first for pair in pairs)]
+        documents = [*dict.fromkeys(pair.second for pair in pairs)]
+        answer, info = self._request(
+            [*queries, *documents], options, on_wait, per_token=True, num_queries=len(queries)
+        )
+        rows = self._several(answer, info, len(queries) + len(documents))
+        vectors = [normalized(v) if info.is_normalized else v for v in rows.values]
+        by_query = dict(zip(queries, vectors, strict=False))
+        by_document = dict(zip(documents, vectors[len(queries) :], strict=True))
+        scores = [
+            max_similarity(
+                by_query[pair.first], by_document[pair.second], is_mean=info.is_mean_similarity
+            )
+            for pair in in_pieces(pairs)
+        ]
+        return Rows(np.array(scores, np.float32)[:, None], rows.num_tokens, info)
 
     def terms(
         self, inputs: list[EmbedInput], options: TextOptions, on_wait: Callable[[], None]
@@ -161,9 +218,16 @@ class Embeddings:
         return rows if raw else replace(rows, values=probabilities(rows.values))
 
     def _rows(
-        self, inputs: list[EmbedInput], options: TextOptions, on_wait: Callable[[], None]
+        self,
+        inputs: list[EmbedInput],
+        options: TextOptions,
+        on_wait: Callable[[], None],
+        *,
+        num_queries: int = 0,
     ) -> Rows:
-        answer, info = self._request(inputs, options, on_wait, per_token=False)
+        answer, info = self._request(
+            inputs, options, on_wait, per_token=False, num_queries=num_queries
+        )
         values = np.frombuffer(answer.rows, np.float32).reshape(-1, answer.width)
         return Rows(values, answer.num_tokens, info)
 
@@ -174,19 +238,31 @@ class Embeddings:
         on_wait: Callable[[], None],
         *,
         per_token: bool,
+        num_queries: int = 0,
     ) -> tuple[Embedded, EmbedderInfo]:
         """Send inputs to the embedder and wait; return its rows and its model."""
         embedder, info = self._ready()
-        if len(inputs) > self._max_inputs:
+        count = max(num_queries, len(inputs) - num_queries)
+        if count > self._max_inputs:
             raise InvalidParameter(
                 f"`{options.field}` must have at most {self._max_inputs} texts "
-                f"(MAX_EMBEDDING_INPUTS). Given: {len(inputs)}",
+                f"(MAX_EMBEDDING_INPUTS). Given: {count}",
                 field=options.field,
             )
         cuts = self._auto_truncate if options.truncate is None else options.truncate
-        truncation = options.side if cuts else Truncation.REFUSE
         pending = embedder.submit(
-            inputs, options.field, options.prompt_name, truncation, per_token=per_token
+            Embed(
+                0,
+                inputs,
+                options.field,
+                options.prompt_name,
+                options.side if cuts else Truncation.REFUSE,
+                per_token,
+                num_queries,
+                options.max_tokens,
+                options.max_query_tokens,
+                options.max_document_tokens,
+            )
         )
         try:
             while (answer := pending.wait(DISCONNECT_POLL_S)) is None:
@@ -220,6 +296,17 @@ def normalized(vectors: Floats) -> Floats:
     lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
     result: Floats = vectors / np.maximum(lengths, 1e-12)
     return result
+
+
+def max_similarity(query: Floats, document: Floats, *, is_mean: bool = False) -> float:
+    """Return the sum over the query's vectors of the largest product with one of the document's.
+
+    `is_mean` divides it by the number of the query's vectors. Without vectors it is 0.
+    """
+    if not len(query) or not len(document):
+        return 0.0
+    total = float((query @ document.T).max(axis=1).sum())
+    return total / len(query) if is_mean else total
 
 
 def probabilities(logits: Floats) -> Floats:

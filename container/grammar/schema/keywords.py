@@ -15,9 +15,9 @@ from container.grammar.schema.tree import Schema, children, put, target
 # Beyond this, bounds of integers are taken as this: llguidance cannot write larger ones, and no
 # valid number is lost that a double could hold.
 MAX_BOUND = 2**53
-MAX_CHOICES = 7
 MAX_ALTERNATIVES = 40
-MAX_IN_ANY_ORDER = 4
+# So many lists of different choices are written out.
+MAX_LISTS = 256
 _APPLICATORS = {
     "$ref", "allOf", "anyOf", "oneOf", "not", "if", "dependentSchemas", "additionalProperties",
 }  # fmt: skip
@@ -153,29 +153,63 @@ def _counts(schema: Schema) -> None:
 
 def _unique_choices(schema: Schema, root: Schema) -> None:
     """Write `uniqueItems` of a few choices as alternatives: each at most once, in any order or,
-    if they are more than MAX_IN_ANY_ORDER, in the schema's.
+    if those are more than MAX_LISTS, in the schema's.
     """
     items = schema.get("items")
     items = target(items, root) or items if isinstance(items, dict) else None
     if schema.get("uniqueItems") is not True or schema.get("type") != "array" or not items:
         return
-    values = items.get("enum")
-    if not isinstance(values, list) or not 0 < len(values) <= MAX_CHOICES or _repeats(values):
+    values = _choices(items)
+    if not values or _repeats(values) or {"anyOf", "prefixItems", "contains"} & schema.keys():
         return
-    if {"anyOf", "prefixItems", "contains"} & schema.keys() or len(items.keys() - {"type"}) > 1:
+    sizes = range(
+        schema.get("minItems", 0), min(schema.get("maxItems", len(values)), len(values)) + 1
+    )
+    pick = next(
+        (
+            pick
+            for pick, count in ((itertools.permutations, math.perm),
+                                (itertools.combinations, math.comb))
+            if sum(count(len(values), size) for size in sizes) <= MAX_LISTS
+        ),
+        None,
+    )  # fmt: skip
+    if pick is None or not sizes:
         return
-    least, most = schema.pop("minItems", 0), schema.pop("maxItems", len(values))
-    del schema["uniqueItems"], schema["items"]
-    pick = itertools.permutations if len(values) <= MAX_IN_ANY_ORDER else itertools.combinations
+    for keyword in ("uniqueItems", "items", "minItems", "maxItems"):
+        schema.pop(keyword, None)
     schema["anyOf"] = [
-        {
-            "prefixItems": [items | {"enum": [value]} for value in chosen],
-            "items": False,
-            "minItems": size,
-        }
-        for size in range(least, min(most, len(values)) + 1)
+        {"prefixItems": [{"enum": [value]} for value in chosen], "items": False, "minItems": size}
+        for size in sizes
         for chosen in pick(values, size)
     ]
+
+
+def _choices(items: Schema) -> list[Any]:
+    """Return the values that a schema allows, if they are written in it; else none."""
+    kind, rules = items.get("type"), items.keys() - {"type", *_NOTES}
+    if rules == {"enum"} and isinstance(items["enum"], list):
+        return [value for value in items["enum"] if _is_of(value, kind)]
+    if rules == {"const"}:
+        return [items["const"]]
+    if not rules and kind in ("boolean", "null"):
+        return [False, True] if kind == "boolean" else [None]
+    least, most = items.get("minimum"), items.get("maximum")
+    if kind == "integer" and rules == {"minimum", "maximum"}:
+        is_short = isinstance(least, int) and isinstance(most, int) and most - least < MAX_LISTS
+        return list(range(least, most + 1)) if is_short else []
+    return []
+
+
+def _is_of(value: Any, kind: Any) -> bool:
+    """Whether a value is of a JSON type, or of one of a list; any is where there is none."""
+    kinds = [kind] if isinstance(kind, str) else kind
+    if not isinstance(kinds, list):
+        return True
+    classes = {"string": str, "boolean": bool, "object": dict, "array": list, "null": type(None)}
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return "number" in kinds or ("integer" in kinds and float(value).is_integer())
+    return any(isinstance(value, classes[name]) for name in kinds if name in classes)
 
 
 def _repeats(values: list[Any]) -> bool:

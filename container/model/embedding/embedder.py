@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from sentence_transformers import CrossEncoder, SparseEncoder
+from sentence_transformers import CrossEncoder, MultiVectorEncoder, SparseEncoder
 from sentence_transformers.base.modules import Dense, Normalize, Transformer
 from sentence_transformers.sentence_transformer.modules import Pooling
 from torch import nn
@@ -64,14 +64,19 @@ class Embedder:
         self.dtype: torch.dtype = self.shape.first.model.dtype
         self.is_scoring = isinstance(model, CrossEncoder)
         self.is_sparse = isinstance(model, SparseEncoder)
+        self.is_late_interaction = isinstance(model, MultiVectorEncoder)
+        self.is_mean_similarity = (
+            isinstance(model, MultiVectorEncoder) and model.similarity_fn_name == "meanmaxsim"
+        )
         self.is_unpadded = False
         self.prompts = sorted(model.prompts)
         text_config = self.config.get_text_config()
         self.vocabulary: int = text_config.vocab_size
         positions: int = getattr(text_config, "max_position_embeddings", None) or 2**31
         self._position_offset = _position_offset(self.shape.first.model)
-        self.max_tokens = min(model.max_seq_length or positions, positions - self._position_offset)
-        self._texts = TextEncoder(model, self.max_tokens, self.vocabulary)
+        most = min(model.max_seq_length or positions, positions - self._position_offset)
+        self._texts = TextEncoder(model, most, self.vocabulary)
+        self.max_tokens = self._texts.limits.of("document" if self.is_late_interaction else None)
         tokenizer = model.tokenizer
         self._pad_id = tokenizer.pad_token_id or 0
         self._pads_left = tokenizer.padding_side == "left"
@@ -82,7 +87,10 @@ class Embedder:
 
         Raises ModelLoadError if the model does not run, or if packed layers differ from its own.
         """
-        texts = self.encode(Embed(0, [*CHECK_TEXTS], truncation=Truncation.RIGHT))
+        num_queries = len(CHECK_TEXTS) // 2 if self.is_late_interaction else 0
+        texts = self.encode(
+            Embed(0, [*CHECK_TEXTS], truncation=Truncation.RIGHT, num_queries=num_queries)
+        )
         modules = nn.ModuleList([self.shape.first, *self.shape.rest])
         try:
             reference = Reference(modules, lambda: self.rows(texts), self.dtype)
@@ -112,8 +120,12 @@ class Embedder:
         ]
 
     def rows(self, texts: Sequence[EncodedText]) -> torch.Tensor:
-        """Compute one row for each text: float32 [texts, width], in order."""
-        return torch.stack(self._outputs(texts))
+        """Compute one row for each text: float32 [texts, width], in order.
+
+        A late-interaction model has several for each.
+        """
+        outputs = self._outputs(texts)
+        return torch.cat(outputs) if self.is_late_interaction else torch.stack(outputs)
 
     @torch.inference_mode()
     def _outputs(self, texts: Sequence[EncodedText]) -> list[torch.Tensor]:
@@ -125,7 +137,9 @@ class Embedder:
             features = (
                 self._run_unpadded(members) if self.is_unpadded else self._run_padded(members)
             )
-            if members[0].per_token:
+            if self.is_late_interaction:
+                outputs = self._scored_vectors(features, members)
+            elif members[0].per_token:
                 outputs = self._token_vectors(features["token_embeddings"], members)
             else:
                 outputs = list(self._finish(features))
@@ -142,6 +156,14 @@ class Embedder:
             return hidden[0].split(lengths)
         rows = zip(hidden, lengths, strict=True)
         return [row[-n:] if self._pads_left else row[:n] for row, n in rows]
+
+    def _scored_vectors(
+        self, features: dict[str, Any], texts: list[EncodedText]
+    ) -> Sequence[torch.Tensor]:
+        """Return the vectors of each text's tokens that count in a late interaction."""
+        features = self._run_rest(features, texts)
+        masks = features["attention_mask"].bool()
+        return [row[mask] for row, mask in zip(features["token_embeddings"], masks, strict=True)]
 
     def _groups(self, order: list[int], texts: Sequence[EncodedText]) -> Iterator[list[int]]:
         """Split indices, sorted by length, where padding is too much or their kinds differ."""
@@ -166,12 +188,17 @@ class Embedder:
         longest = max(text.num_tokens for text in texts)
         features: dict[str, Any] = {
             "input_ids": self._padded([text.token_ids for text in texts], longest, self._pad_id),
-            "attention_mask": self._padded([[1] * text.num_tokens for text in texts], longest, 0),
+            "attention_mask": self._padded(
+                [text.attended or [1] * text.num_tokens for text in texts], longest, 0
+            ),
             "modality": texts[0].modality,
         }
         if any(text.type_ids for text in texts):
             types = [text.type_ids or [0] * text.num_tokens for text in texts]
             features["token_type_ids"] = self._padded(types, longest, 0)
+        if any(text.expanded for text in texts):
+            expanded = [text.expanded or [0] * text.num_tokens for text in texts]
+            features["query_expansion_positions"] = self._padded(expanded, longest, 0)
         out: dict[str, Any] = self.shape.first(self._with_prompt(features, texts))
         return out
 
@@ -189,13 +216,22 @@ class Embedder:
         return self._with_prompt(features, texts)
 
     def _finish(self, features: dict[str, Any]) -> torch.Tensor:
+        features = self._run_rest(features)
+        out: torch.Tensor = features["scores" if self.is_scoring else "sentence_embedding"]
+        return out.unsqueeze(-1) if out.dim() == 1 else out
+
+    def _run_rest(
+        self, features: dict[str, Any], texts: Sequence[EncodedText] = ()
+    ) -> dict[str, Any]:
+        """Run the modules behind the transformer; some of them are told the texts' side."""
         rest = self.shape.rest
         if all(not list(module.parameters()) for module in rest) and "token_embeddings" in features:
             features["token_embeddings"] = features["token_embeddings"].float()
+        side = texts[0].side if texts else None
         for module in rest:
-            features = module(features)
-        out: torch.Tensor = features["scores" if self.is_scoring else "sentence_embedding"]
-        return out.unsqueeze(-1) if out.dim() == 1 else out
+            takes_side = "task" in getattr(module, "forward_kwargs", ())
+            features = module(features, task=side) if takes_side else module(features)
+        return features
 
     def _with_prompt(self, features: dict[str, Any], texts: list[EncodedText]) -> dict[str, Any]:
         if texts[0].prompt_length is not None:
@@ -266,9 +302,9 @@ def _terms(row: torch.Tensor) -> torch.Tensor:
     return torch.stack([index.float(), row[index]], dim=1)
 
 
-def _kind(text: EncodedText) -> tuple[int | None, str, bool]:
+def _kind(text: EncodedText) -> tuple[int | None, str, bool, str | None]:
     """Return the properties that all texts of one group share."""
-    return text.prompt_length, text.modality, text.per_token
+    return text.prompt_length, text.modality, text.per_token, text.side
 
 
 def shape_of(model: Model) -> Shape:

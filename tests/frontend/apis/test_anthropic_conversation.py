@@ -27,8 +27,8 @@ def _text(text: str) -> dict[str, Any]:
 
 def _read(*turns: tuple[str, Any], **more: Any) -> ConversationReader:
     messages = [{"role": role, "content": content} for role, content in turns]
-    reader = ConversationReader()
-    reader.read(parse(CountTokensRequest, {"messages": messages} | more))
+    reader, request = ConversationReader(), parse(CountTokensRequest, {"messages": messages} | more)
+    reader.read(request.system, request.messages)
     return reader
 
 

@@ -9,12 +9,11 @@ from container.frontend.app import AppContext, Options, create_app
 from container.frontend.clients.engine_client import NoEngine
 from container.frontend.generation.service import Service
 from container.messages.embedder import (
+    Embed,
     Embedded,
     EmbedderInfo,
     EmbedderKind,
     EmbedderStatus,
-    EmbedInput,
-    Truncation,
 )
 from container.settings.settings import Settings
 from tests.support import connections
@@ -37,16 +36,8 @@ class LeavingEmbedder:
             raise Unavailable("the server is shutting down")
         return EmbedderStatus("ready", "ready", self.info)
 
-    def submit(
-        self,
-        inputs: list[EmbedInput],
-        field: str,
-        prompt_name: str | None,
-        truncation: Truncation,
-        *,
-        per_token: bool = False,
-    ) -> "LeavingEmbedder":
-        self.num_inputs = len(inputs)
+    def submit(self, embed: Embed) -> "LeavingEmbedder":
+        self.num_inputs = len(embed.inputs)
         return self
 
     def wait(self, timeout_s: float) -> Embedded:
@@ -78,6 +69,9 @@ PAIR = {"query": "a", "texts": ["b"]}
         ("embedding", "/invocations", SIMILAR),
         ("reranker", "/rerank", PAIR),
         ("reranker", "/v1/rerank", {"query": "a", "documents": ["b"]}),
+        ("reranker", "/rerank", {"query": "a", "documents": ["b"]}),
+        ("late_interaction", "/rerank", PAIR),
+        ("late_interaction", "/embed_all", {"inputs": "a"}),
         ("classifier", "/predict", {"inputs": "a"}),
     ],
 )

@@ -1,6 +1,7 @@
 """Every field that a client of OpenAI, vLLM or SGLang may send has an effect or is refused by name.
 
-OpenAI's names are read from its package; vLLM's (0.33.0) and SGLang's (0.5.23) are listed here.
+OpenAI's names are read from its package, and those that came since (3.57.0) are listed here, as
+vLLM's (0.33.0) and SGLang's (0.5.23) are.
 """
 
 import re
@@ -109,7 +110,7 @@ REQUESTS: list[tuple[type[Body], set[str]]] = [
     (ChatRequest, {*VLLM_CHAT, *SGLANG_CHAT, *LEGACY}),
     (CompletionRequest, {*completion.CompletionCreateParamsBase.__annotations__}),
     (CompletionRequest, {*VLLM_COMPLETION, *SGLANG_COMPLETION, *LEGACY}),
-    (ResponseRequest, {*response.ResponseCreateParamsBase.__annotations__}),
+    (ResponseRequest, {*response.ResponseCreateParamsBase.__annotations__, "background_options"}),
     (ResponseRequest, {*VLLM_RESPONSE, *SGLANG_RESPONSE}),
 ]
 

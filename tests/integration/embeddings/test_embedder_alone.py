@@ -67,7 +67,27 @@ def test_rerank_in_coheres_and_jinas_shape(
         assert one["document"] == {"text": DOCUMENTS[one["index"]]}
     assert answer["model"] == "m"
     assert answer["usage"]["total_tokens"] > 0
-    assert "document" not in post(reranker, path, **body).json()["results"][0]
+    bare = post(reranker, path, **body, return_documents=False).json()
+    assert "document" not in bare["results"][0]
+    assert post(reranker, path, **body).json()["results"] == answer["results"]  # as vLLM and Jina
+
+
+def test_rerank_with_documents_is_vllms_on_every_route(
+    reranker: Server, expected: np.ndarray
+) -> None:
+    body = {"query": QUERY, "documents": DOCUMENTS, "top_n": 0, "request_id": "r1"}
+    answer = post(reranker, "/rerank", **body).json()
+    assert [one["index"] for one in answer["results"]] == np.argsort(-expected).tolist()
+    assert answer["id"] == "rerank-r1"
+    assert answer["results"][0]["document"]["text"] in DOCUMENTS
+    raw = post(reranker, "/rerank", **body, use_activation=False).json()["results"]
+    best = raw[0]["relevance_score"]
+    assert 1 / (1 + np.exp(-best)) == pytest.approx(expected.max(), abs=1e-4)
+    cut = post(reranker, "/v1/rerank", **body, max_tokens_per_doc=2, max_tokens_per_query=2).json()
+    assert cut["usage"]["total_tokens"] < answer["usage"]["total_tokens"]
+    refused = post(reranker, "/rerank", **body, instruction="find")
+    assert refused.status_code == 400
+    assert refused.json()["error"]["param"] == "instruction"
 
 
 @pytest.mark.parametrize(
@@ -75,8 +95,10 @@ def test_rerank_in_coheres_and_jinas_shape(
     [
         ({"documents": ["a"]}, "`query`"),
         ({"query": "q", "documents": []}, "`documents` must not be empty"),
-        ({"query": "q", "documents": ["a"], "top_n": 0}, "`top_n` must be at least 1"),
-        ({"query": "q", "documents": ["a"], "max_tokens_per_doc": 9}, "`max_tokens_per_doc`"),
+        ({"query": "q", "documents": ["a"], "top_n": -1}, "`top_n` must be at least 0"),
+        ({"query": "q", "documents": ["a"], "max_tokens_per_doc": -9}, "`max_tokens_per_doc`"),
+        ({"query": "q", "documents": ["a"], "max_chunks_per_doc": 9}, "`max_chunks_per_doc`"),
+        ({"query": "q", "documents": ["a"], "truncate_prompt_tokens": 0}, "must be -1 or >= 1"),
         ({"query": "q", "documents": ["a"], "rank_fields": ["title"]}, "`rank_fields`"),
     ],
 )
@@ -160,6 +182,34 @@ def test_a_sparse_model_gives_the_librarys_terms(tmp_path: Path) -> None:
                 assert len(terms) < len(row)
         assert post(server, "/embed", inputs="a").status_code == 424
         assert post(server, "/pooling", input="a").status_code == 404
+
+
+def test_a_late_interaction_model_ranks_and_scores(tmp_path: Path) -> None:
+    folder = embedders.save_late_interaction(tmp_path, "pylate")
+    own = embedders.late_reference(folder)
+    documents = ["Cats sleep, curled up.", "Bread is baked.", "Stocks fell.", "Dogs bark."]
+    expected = own.similarity(own.encode_query([QUERY]), own.encode_document(documents))[0].tolist()
+    best = np.argsort(-np.array(expected)).tolist()
+    with serving(tmp_path / "log", "", EMBEDDING_MODEL_ID=os.fspath(folder)) as server:
+        for path in ("/rerank", "/invocations", "/"):
+            ranks = post(server, path, query=QUERY, texts=documents).json()
+            assert [rank["index"] for rank in ranks] == best
+            assert ranks[0]["score"] == pytest.approx(max(expected), abs=1e-3)
+        for path in ("/rerank", "/v1/rerank", "/v2/rerank", "/invocations"):
+            results = post(server, path, query=QUERY, documents=documents).json()["results"]
+            assert [one["index"] for one in results] == best
+        rows = post(server, "/score", queries=QUERY, documents=documents).json()["data"]
+        assert [row["score"] for row in rows] == pytest.approx(expected, abs=1e-3)
+        (tokens,) = post(server, "/embed_all", inputs=QUERY, prompt_name="query").json()
+        assert np.allclose(tokens, own.encode_query(QUERY, convert_to_numpy=True), atol=1e-4)
+        (pooled,) = post(server, "/pooling", input=documents[0]).json()["data"]
+        vectors = own.encode_document(documents[0], convert_to_numpy=True)
+        assert np.allclose(pooled["data"], vectors, atol=1e-4)
+        refused = post(server, "/v1/embeddings", input="a")
+        assert (refused.status_code, "late_interaction" in refused.text) == (404, True)
+        named = post(server, "/rerank", query=QUERY, texts=documents, prompt_name="query")
+        assert (named.status_code, "prompt_name" in named.text) == (422, True)
+        assert post(server, "/rerank", query="cats " * 40, texts=["a"]).status_code == 413
 
 
 def test_hf_task_makes_the_one_model_an_embedding_model(tmp_path: Path) -> None:

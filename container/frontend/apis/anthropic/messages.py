@@ -11,6 +11,12 @@ from flask import Blueprint, Response, request
 
 from container.errors import ServingError
 from container.frontend.apis.anthropic.content_blocks import ContentBlocks, Event
+from container.frontend.apis.anthropic.context_edits import (
+    ContextManagement,
+    EditedContext,
+    Turn,
+    edit_context,
+)
 from container.frontend.apis.anthropic.conversation import ConversationReader
 from container.frontend.apis.anthropic.schema import (
     CountTokensRequest,
@@ -44,7 +50,8 @@ NAMES = FieldNames(prompt="messages", max_new_tokens="max_tokens")
 class ModelMessage:
     """A started answer: the running reply, and its content so far.
 
-    `fills_context`: `max_tokens` was more than the context has room for.
+    `fills_context`: `max_tokens` was more than the context has room for. `edits` are those that
+    changed the conversation, None if the request has no `context_management`.
     """
 
     reply: Reply
@@ -52,6 +59,7 @@ class ModelMessage:
     id: str
     content: ContentBlocks
     fills_context: bool
+    edits: list[dict[str, Any]] | None = None
 
     @property
     def running(self) -> RunningRequest:
@@ -68,7 +76,12 @@ class ModelMessage:
             "content": self.content.blocks,
             **self.ending(),
             "usage": self.usage(),
+            **self.management(),
         }
+
+    def management(self) -> dict[str, Any]:
+        """Return the edits of the context, if the request has any."""
+        return {} if self.edits is None else {"context_management": {"applied_edits": self.edits}}
 
     def ending(self) -> dict[str, Any]:
         """Return why the answer ended, and the stop sequence that ended it; null while it runs."""
@@ -85,6 +98,7 @@ class ModelMessage:
             "cache_creation_input_tokens": 0,
             "cache_read_input_tokens": cached,
             "output_tokens": self.running.completion_tokens,
+            "output_tokens_details": {"thinking_tokens": self.reply.builders[0].reasoning_tokens},
         }
 
     def _stop_reason(self, reason: FinishReason | None) -> str | None:
@@ -119,13 +133,32 @@ class AnthropicDialect(ChatDialect[ModelMessage]):
     def count_tokens(self, body: dict[str, Any], context: RequestContext) -> Response:
         """Count the tokens of a conversation, images left out."""
         count_request = parse(CountTokensRequest, body)
+        edited = EditedContext([])
 
         def read_chat() -> ChatPrompt:
+            nonlocal edited
             check_count(count_request)
-            return _chat_prompt(count_request)
+            edited = self._edited(count_request)
+            return _chat_prompt(count_request, edited.messages)
 
         num_tokens = self._num_tokens(count_request.model, read_chat, context)
-        return json_response({"input_tokens": num_tokens})
+        answer: dict[str, Any] = {"input_tokens": num_tokens}
+        if count_request.context_management is not None:
+            original = edited.original_tokens
+            answer["context_management"] = {
+                "original_input_tokens": num_tokens if original is None else original
+            }
+        return json_response(answer)
+
+    def _edited(self, count_request: CountTokensRequest) -> EditedContext:
+        """Apply the request's `context_management`. Raises InvalidParameter."""
+
+        def count(messages: list[Turn]) -> int:
+            chat_prompt = _chat_prompt(count_request, messages)
+            return self._service.prompts.count(self._conversations.render(chat_prompt))
+
+        management = count_request.context_management or ContextManagement()
+        return edit_context([*count_request.messages], management, count)
 
     def _start(
         self, messages_request: MessagesRequest, received_at: float, context: RequestContext
@@ -135,7 +168,9 @@ class AnthropicDialect(ChatDialect[ModelMessage]):
         check(messages_request, self._limits, vocabulary)
         form = messages_request.answer_format
         answer = read_grammar(form, "output_config.format", self._limits)
-        prepared = self._conversations.prepare(_chat_prompt(messages_request, answer), NAMES, None)
+        edited = self._edited(messages_request)
+        chat_prompt = _chat_prompt(messages_request, edited.messages, answer)
+        prepared = self._conversations.prepare(chat_prompt, NAMES, None)
         # Clients request as many tokens as Anthropic's models generate: more than fits is no error.
         max_new_tokens = prepared.max_new_tokens
         params = messages_request.sampling.params(
@@ -156,6 +191,7 @@ class AnthropicDialect(ChatDialect[ModelMessage]):
                 shows_thinking=thinking is None or thinking.display != "omitted",
             ),
             fills_context=messages_request.max_tokens > max_new_tokens,
+            edits=None if messages_request.context_management is None else edited.applied,
         )
 
     def _body(self, message: ModelMessage) -> object:
@@ -171,7 +207,8 @@ class AnthropicDialect(ChatDialect[ModelMessage]):
             yield {"type": "ping"}
         yield from _take(message, event)
         if event.finish_reason is not None:
-            yield {"type": "message_delta", "delta": message.ending(), "usage": message.usage()}
+            end = {"type": "message_delta", "delta": message.ending(), "usage": message.usage()}
+            yield end | message.management()
             yield {"type": "message_stop"}
 
     def _error_event(self, message: ModelMessage, error: ServingError) -> dict[str, Any]:
@@ -199,9 +236,11 @@ def _beginning(message: ModelMessage) -> dict[str, Any]:
     return message.body() | ending | {"content": []}
 
 
-def _chat_prompt(request: CountTokensRequest, answer: Answer | None = None) -> ChatPrompt:
+def _chat_prompt(
+    request: CountTokensRequest, messages: list[Turn], answer: Answer | None = None
+) -> ChatPrompt:
     reader = ConversationReader()
-    reader.read(request)
+    reader.read(request.system, messages)
     return ChatPrompt(
         reader.messages,
         read_tool_use(request),

@@ -1,10 +1,12 @@
 """The schema of Anthropic's messages: the fields of a request, and those not offered here."""
 
+import json
 from typing import Any, Literal
 
 from pydantic import Field
 
 from container.errors import InvalidParameter, ServingError, UnsupportedParameter
+from container.frontend.apis.anthropic.context_edits import ContextManagement, Turn
 from container.frontend.apis.openai.sampling_schema import (
     SamplingFields,
     check_sampling,
@@ -23,10 +25,15 @@ from container.frontend.web.request_body import Body, Items
 NOT_OFFERED: dict[str, tuple[Any, ...]] = {
     "container": (None,),
     "mcp_servers": (None, []),
-    "context_management": (None,),
+    "billing_policy": (None,),
+    "compaction": (None,),
     "diagnostics": (None,),
+    "fallback_credit_token": (None,),
+    "fallbacks": (None, []),
+    "inference_geo": (None, "global"),
     "prefill": (None,),
     "speed": (None, "standard"),
+    "thread": (None,),
 }
 CHOICES = {"auto": "auto", "any": "required", "none": "none"}
 # Blocks and fields that no body of OpenAI's chat has, to recognise a body on /invocations.
@@ -37,21 +44,27 @@ OWN_BLOCKS = (
 )  # fmt: skip
 
 
-class InputMessage(Body):
+class InputMessage(Turn):
     """One message of a conversation."""
 
     role: Literal["user", "assistant", "system"]
-    content: str | Items[dict[str, Any]]
 
 
 class ToolDefinition(Body):
-    """A function that the model may call; only those that the client runs are offered."""
+    """A function that the model may call; only those that the client runs are offered.
+
+    A tool with `defer_loading` is hidden until a `tool_reference` in a result names it.
+    `eager_input_streaming` has no effect, since arguments always stream as they come.
+    """
 
     name: str
     type: str | None = None
     description: str | None = None
     input_schema: dict[str, Any] | None = None
     strict: bool | None = None
+    defer_loading: bool | None = None
+    allowed_callers: Items[str] | None = None
+    input_examples: Items[dict[str, Any]] | None = None
 
 
 class ToolChoice(Body):
@@ -67,7 +80,7 @@ class Thinking(Body):
 
     type: Literal["enabled", "adaptive", "disabled", "between_tools"]
     budget_tokens: int | None = None
-    display: Literal["summarized", "omitted"] | None = None
+    display: Literal["summarized", "omitted", "updates"] | None = None
 
     @property
     def is_on(self) -> bool:
@@ -93,12 +106,19 @@ class CountTokensRequest(Body):
     thinking: Thinking | None = None
     output_config: OutputConfig | None = None
     cache_control: dict[str, Any] | None = None
+    output_format: dict[str, Any] | None = None
+    context_management: ContextManagement | None = None
     container: Any = None
     mcp_servers: Any = None
-    context_management: Any = None
+    billing_policy: Any = None
+    compaction: Any = None
     diagnostics: Any = None
+    fallback_credit_token: Any = None
+    fallbacks: Any = None
+    inference_geo: str | None = None
     prefill: Any = None
     speed: str | None = None
+    thread: Any = None
     chat_template_kwargs: dict[str, Any] | None = None
 
     @property
@@ -142,8 +162,12 @@ class MessagesRequest(CountTokensRequest):
 
     @property
     def answer_format(self) -> dict[str, Any] | None:
-        """`output_config.format` in the form of OpenAI's `response_format`."""
+        """`output_config.format` in the form of OpenAI's `response_format`.
+
+        `output_format` is its name in earlier versions of the API.
+        """
         form = self.output_config.format if self.output_config else None
+        form = form or self.output_format
         if form is None or form.get("type") != "json_schema":
             return form
         return {"type": "json_schema", "json_schema": form}
@@ -180,7 +204,12 @@ def check_count(request: CountTokensRequest) -> None:
 
 def read_tool_use(request: CountTokensRequest) -> ToolUse:
     """Read `tools` and `tool_choice`. Raises InvalidParameter or UnsupportedParameter."""
-    tools = [_function(tool, f"tools[{i}]") for i, tool in enumerate(request.tools or [])]
+    found = _referenced(request.messages)
+    tools = [
+        _function(tool, f"tools[{i}]")
+        for i, tool in enumerate(request.tools or [])
+        if not tool.defer_loading or tool.name in found
+    ]
     choice = request.tool_choice or ToolChoice(type="auto")
     named = {"type": "function", "function": {"name": choice.name}}
     try:
@@ -220,14 +249,40 @@ def _function(tool: ToolDefinition, where: str) -> dict[str, Any]:
             "`custom` tools with an `input_schema` are",
             field=f"{where}.type",
         )
+    callers = tool.allowed_callers
+    if callers is not None and "direct" not in callers:
+        raise UnsupportedParameter(
+            f"`{where}.allowed_callers` must have 'direct': nothing else calls tools here",
+            field=f"{where}.allowed_callers",
+        )
     if tool.input_schema is None:
         raise InvalidParameter(
             f"`{where}.input_schema` must be given", field=f"{where}.input_schema"
         )
-    fields = {"description": tool.description, "strict": tool.strict}
+    fields = {"description": _description(tool), "strict": tool.strict}
     described = {name: value for name, value in fields.items() if value is not None}
     function = {"name": tool.name, "parameters": tool.input_schema} | described
     return {"type": "function", "function": function}
+
+
+def _description(tool: ToolDefinition) -> str | None:
+    """The description, with the examples of the tool's input, which templates do not know."""
+    if not tool.input_examples:
+        return tool.description
+    examples = "\n".join(json.dumps(one, ensure_ascii=False) for one in tool.input_examples)
+    return f"{tool.description or ''}\nExamples of arguments:\n{examples}".lstrip()
+
+
+def _referenced(messages: list[InputMessage]) -> set[str]:
+    """The names of the tools that earlier results refer to."""
+    results = (block for message in messages for block in message.blocks)
+    contents = (block.get("content") for block in results if block.get("type") == "tool_result")
+    return {
+        str(inner.get("tool_name"))
+        for content in contents
+        for inner in (content if isinstance(content, list) else [])
+        if isinstance(inner, dict) and inner.get("type") == "tool_reference"
+    }
 
 
 def _in_own_words(error: ServingError) -> ServingError:

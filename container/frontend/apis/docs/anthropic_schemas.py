@@ -12,6 +12,7 @@ class MessageUsage(Answer):
     cache_creation_input_tokens: int
     cache_read_input_tokens: int
     output_tokens: int
+    output_tokens_details: dict[str, int]
 
 
 class AnthropicMessage(Answer):
@@ -27,12 +28,14 @@ class AnthropicMessage(Answer):
     ]
     stop_sequence: str | None
     usage: MessageUsage
+    context_management: dict[str, Any] | None = None
 
 
 class TokenCount(Answer):
     """The tokens of a conversation."""
 
     input_tokens: int
+    context_management: dict[str, int] | None = None
 
 
 class AnthropicErrorDetails(Answer):

@@ -30,11 +30,18 @@ class EmbeddingList(Answer):
     usage: EmbeddingUsage
 
 
+class RerankedDocument(Answer):
+    """A document's text."""
+
+    text: str
+
+
 class RerankResult(Answer):
-    """A document's place in the request, and its score from 0 to 1."""
+    """A document's place in the request, and its score: a late interaction's may be above 1."""
 
     index: int
     relevance_score: float
+    document: RerankedDocument | None = None
 
 
 class RerankAnswer(Answer):

@@ -12,6 +12,7 @@ from typing import Any
 from flask import Blueprint, Response, request
 
 from container.frontend.apis.embeddings.openai_schema import CohereRerankRequest, OpenAIEmbedRequest
+from container.frontend.apis.embeddings.pooling_schema import refuse
 from container.frontend.apis.text_dialect import Ranking, TextDialect
 from container.frontend.apis.text_inputs import as_inputs
 from container.frontend.generation.embedding_service import Floats, Rows, TextOptions
@@ -28,12 +29,14 @@ class EmbeddingsDialect(TextDialect):
     def embed(self, body: dict[str, Any], context: RequestContext) -> Response:
         """Answer an OpenAI body."""
         started = time.monotonic()
+        refuse(body)
         embed_request = parse(OpenAIEmbedRequest, body)
         rows = self._embeddings.vectors(
             as_inputs(embed_request.input),
             embed_request.options("input"),
             self._on_wait(context),
             dimensions=embed_request.dimensions,
+            normalize=embed_request.use_activation,
         )
         write = writer(embed_request.encoding_format)
         data = [
@@ -46,19 +49,22 @@ class EmbeddingsDialect(TextDialect):
     def rerank(self, body: dict[str, Any], context: RequestContext) -> Response:
         """Answer a Cohere or Jina body: the best documents first."""
         started = time.monotonic()
+        refuse(body)
         rerank_request = parse(CohereRerankRequest, body)
         rerank_request.check()
-        texts, options = rerank_request.texts, TextOptions("documents", truncate=True)
-        ranking = self._rank(rerank_request.query, texts, options, context, raw=False)
+        texts = rerank_request.texts
+        options = rerank_request.cut_sides(TextOptions("documents", truncate=True))
+        raw = rerank_request.use_activation is False
+        ranking = self._rank(rerank_request.query, texts, options, context, raw=raw)
         results: list[dict[str, Any]] = [
             {"index": index, "relevance_score": score}
-            for index, score in ranking.scores[: rerank_request.top_n]
+            for index, score in ranking.scores[: rerank_request.top_n or None]
         ]
-        if rerank_request.return_documents:
+        if rerank_request.return_documents is not False:
             for result in results:
                 result["document"] = {"text": texts[result["index"]]}
         answer = {
-            "id": f"rerank-{secrets.token_hex(12)}",
+            "id": f"rerank-{rerank_request.request_id or secrets.token_hex(12)}",
             "results": results,
             "meta": {"tokens": {"input_tokens": ranking.num_tokens}},
         }

@@ -5,18 +5,25 @@ from typing import Literal
 from pydantic import Field
 
 from container.errors import InvalidParameter, UnsupportedParameter
+from container.frontend.apis.embeddings.pooling_schema import CutBody, PairBody
 from container.frontend.apis.text_inputs import TextBody, TextsOrIds
+from container.frontend.generation.embedding_service import TextOptions
 from container.frontend.web.request_body import Body, Items
 
 
-class OpenAIEmbedRequest(TextBody):
-    """OpenAI's shape. Token ids are the served model's own."""
+class OpenAIEmbedRequest(TextBody, CutBody):
+    """OpenAI's shape, and vLLM's fields. Token ids are the served model's own."""
 
     input: TextsOrIds
     model: str | None = Field(default=None, max_length=1000)
     encoding_format: Literal["float", "base64"] | None = "float"
     dimensions: int | None = None
+    use_activation: bool | None = None
     user: str | None = None
+
+    def options(self, field: str) -> TextOptions:
+        """How texts are read. Raises InvalidParameter."""
+        return self.cut(super().options(field))
 
 
 class Document(Body):
@@ -25,17 +32,18 @@ class Document(Body):
     text: str
 
 
-class CohereRerankRequest(Body):
-    """Cohere's and Jina's `/v1/rerank`."""
+class CohereRerankRequest(PairBody):
+    """Cohere's, Jina's, vLLM's and SGLang's rerank. `top_n` 0 is all, as in vLLM."""
 
     query: str
     documents: Items[str | Document]
     model: str | None = Field(default=None, max_length=1000)
     top_n: int | None = None
-    return_documents: bool | None = False
+    return_documents: bool | None = None
+    use_activation: bool | None = None
+    request_id: str | None = Field(default=None, max_length=200)
     rank_fields: Items[str] | None = None
     max_chunks_per_doc: int | None = None
-    max_tokens_per_doc: int | None = None
 
     @property
     def texts(self) -> list[str]:
@@ -46,13 +54,15 @@ class CohereRerankRequest(Body):
 
     def check(self) -> None:
         """Raise InvalidParameter, or UnsupportedParameter for fields not offered."""
-        if self.top_n is not None and self.top_n < 1:
+        if self.top_n is not None and self.top_n < 0:
             raise InvalidParameter(
-                f"`top_n` must be at least 1. Given: {self.top_n}", field="top_n"
+                f"`top_n` must be at least 0. Given: {self.top_n}", field="top_n"
             )
-        for name in ("max_chunks_per_doc", "max_tokens_per_doc"):
-            if getattr(self, name) is not None:
-                raise UnsupportedParameter(f"`{name}` is not supported by this server", field=name)
+        if self.max_chunks_per_doc is not None:
+            raise UnsupportedParameter(
+                "`max_chunks_per_doc` is not supported by this server; `max_tokens_per_doc` is",
+                field="max_chunks_per_doc",
+            )
         if self.rank_fields not in (None, ["text"]):
             raise UnsupportedParameter(
                 "`rank_fields` is not supported by this server: documents are texts",

@@ -35,6 +35,7 @@ TASKS = {
     "sparse": ("embed_sparse on its own route",),
     "classifier": ("classify",),
     "reranker": ("classify", "score"),
+    "late_interaction": ("token_embed",),
 }
 
 
@@ -50,7 +51,8 @@ class PoolingDialect(TextDialect):
         refuse(body)
         pooling_request = parse(PoolingRequest, body)
         self._check_task(pooling_request.task)
-        if pooling_request.task == "token_embed":
+        is_late = self._embeddings.info.kind == "late_interaction"
+        if pooling_request.task == "token_embed" or is_late:
             return self._pool_tokens(pooling_request, context, started)
         rows = self._pool(pooling_request, self._on_wait(context))
         write = writer(pooling_request.encoding_format)
@@ -61,7 +63,7 @@ class PoolingDialect(TextDialect):
         return self._answer(pooling_request, "pool", data, rows, started)
 
     def score(self, body: dict[str, Any], context: RequestContext) -> Response:
-        """Answer a score for each pair: a reranker's, or the cosine of an embedding model."""
+        """Answer a score for each pair: a reranker's, a late interaction's, or a cosine."""
         started = time.monotonic()
         refuse(body)
         score_request = parse(ScoreRequest, body)
@@ -71,7 +73,7 @@ class PoolingDialect(TextDialect):
             scores, rows = self._cosines(pairs, score_request, on_wait)
         else:
             raw = score_request.use_activation is False
-            rows = self._embeddings.scores([*pairs], options, on_wait, raw=raw)
+            rows = self._embeddings.pair_scores(pairs, options, on_wait, raw=raw)
             scores = rows.values[:, 0].tolist()
         data = [
             {"index": index, "object": "score", "score": score}
@@ -155,16 +157,15 @@ class PoolingDialect(TextDialect):
     def _cosines(
         self, pairs: list[Pair], score_request: ScoreRequest, on_wait: Callable[[], None]
     ) -> tuple[list[float], Rows]:
-        """The cosine of each pair; each text is embedded once."""
-        texts = dict.fromkeys(text for pair in pairs for text in (pair.first, pair.second))
-        rows_by_text = {text: index for index, text in enumerate(texts)}
-        inputs: list[EmbedInput] = [*texts]
+        """The cosine of each pair; each text is embedded once on its side."""
+        queries = {text: i for i, text in enumerate(dict.fromkeys(pair.first for pair in pairs))}
+        documents = {text: i for i, text in enumerate(dict.fromkeys(pair.second for pair in pairs))}
+        inputs: list[EmbedInput] = [*queries, *documents]
         options = score_request.options(score_request.sides()[1])
-        rows = self._embeddings.vectors(inputs, options, on_wait)
+        rows = self._embeddings.vectors(inputs, options, on_wait, num_queries=len(queries))
         vectors: Floats = normalized(rows.values)
-        scores = [
-            float(vectors[rows_by_text[p.first]] @ vectors[rows_by_text[p.second]]) for p in pairs
-        ]
+        firsts, seconds = vectors[: len(queries)], vectors[len(queries) :]
+        scores = [float(firsts[queries[p.first]] @ seconds[documents[p.second]]) for p in pairs]
         return scores, rows
 
     def _answer(
@@ -176,7 +177,7 @@ class PoolingDialect(TextDialect):
         started: float,
     ) -> Response:
         answer = {
-            "id": f"{prefix}-{body.request_id or secrets.token_hex(12)}",
+            "id": f"{prefix}-{body.request_id or body.rid or secrets.token_hex(12)}",
             "object": "list",
             "created": int(time.time()),
             "model": body.model or rows.info.model_id,

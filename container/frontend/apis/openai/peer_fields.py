@@ -93,6 +93,7 @@ NOT_OFFERED: dict[str, tuple[Any, ...]] = {
     "disagg_prefill_dp_rank": _NONE,
     "routed_dp_rank": _NONE,
     "custom_labels": _EMPTY,
+    "background_options": _EMPTY,
     "vllm_xargs": _EMPTY,
     # Fields that other routes or models here have
     "add_special_tokens": _NONE,

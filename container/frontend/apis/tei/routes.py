@@ -4,6 +4,7 @@ Shapes and statuses of TEI (router/src/http/server.rs).
 """
 
 import time
+from collections.abc import Callable
 from typing import Any
 
 from flask import Blueprint, Response, request
@@ -120,12 +121,19 @@ class TeiDialect(TextDialect):
                 "sparse": self.embed_sparse,
                 "reranker": self.rerank,
                 "classifier": self.predict,
+                "late_interaction": self.rerank if "texts" in body else self.embed_all,
             }
             return answer_by_kind[self._embeddings.info.kind](body, context)
 
 
-def blueprint(dialect: TeiDialect, *, owns_root: bool) -> Blueprint:
-    """Make the routes; `/` is TEI's where no language model is served."""
+Answer = Callable[[dict[str, Any], RequestContext], Response]
+
+
+def blueprint(dialect: TeiDialect, rank_documents: Answer, *, owns_root: bool) -> Blueprint:
+    """Make the routes; `/` is TEI's where no language model is served.
+
+    `rank_documents` answers a body of `/rerank` with `documents`: Cohere's and vLLM's.
+    """
     routes = Blueprint("tei", __name__)
     if owns_root:
         routes.post("/")(lambda: dialect.by_kind(read_object(request), request_context()))
@@ -152,7 +160,11 @@ def blueprint(dialect: TeiDialect, *, owns_root: bool) -> Blueprint:
 
     @routes.post("/rerank")
     def rerank() -> Response:
-        return dialect.rerank(read_object(request), request_context())
+        body = read_object(request)
+        if "texts" not in body and "documents" in body:
+            with errors_in(Dialect.OPENAI):
+                return rank_documents(body, request_context())
+        return dialect.rerank(body, request_context())
 
     return routes
 

@@ -1,0 +1,1 @@
+"""Load on any endpoint that streams text, and the report of what its clients saw."""

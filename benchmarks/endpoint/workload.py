@@ -1,0 +1,190 @@
+"""The requests that are sent: synthetic prompts, data sets and traces.
+
+A data set is a file of JSON lines (or one JSON list) in the forms of GuideLLM, vLLM's benchmark and
+ShareGPT; a trace has arrival times and lengths (Mooncake's JSON lines, Azure's and BurstGPT's CSV).
+"""
+
+import csv
+import json
+import random
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+Messages = list[dict[str, Any]]
+PROSE = Path(__file__).resolve().parents[1] / "load" / "prose.txt"
+# English prose has so many words for each token, in the tokenizers of current models.
+WORDS_PER_TOKEN = 0.75
+BLOCK_TOKENS = 512  # of Mooncake's traces: prompts with the same hash share so many tokens
+PROMPTS = ("prompt", "text", "input", "question", "instruction", "content")
+LENGTHS = ("output_tokens", "output_tokens_count", "output_len", "output_length", "max_tokens",
+           "Response tokens", "GeneratedTokens")  # fmt: skip
+INPUTS = ("input_length", "prompt_tokens", "prompt_tokens_count", "Request tokens",
+          "ContextTokens")  # fmt: skip
+TIMES = ("timestamp", "at", "Timestamp", "TIMESTAMP")
+ROLES = {"human": "user", "gpt": "assistant", "system": "system"}
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """What one request asks: a text or messages, the longest answer, and when it is due.
+
+    `at` is in seconds from the start of a trace, None outside of one.
+    """
+
+    text: str = ""
+    messages: Messages | None = None
+    max_tokens: int = 128
+    at: float | None = None
+
+    def as_messages(self) -> Messages:
+        """Return the prompt as a chat."""
+        return self.messages or [{"role": "user", "content": self.text}]
+
+    def as_text(self) -> str:
+        """Return the prompt as one text."""
+        return self.text or "\n\n".join(_content(message) for message in self.messages or [])
+
+
+class Words:
+    """Draws prompts of about as many tokens as requested, or of exactly as many by a tokenizer."""
+
+    def __init__(self, tokenizer: Path | None = None) -> None:
+        self._exact = None if tokenizer is None else _exact(tokenizer)
+        self._words = PROSE.read_text().split()
+
+    def draw(self, key: str, num_tokens: int) -> str:
+        """Return a text of its own for each key."""
+        numbers = random.Random(key)
+        if self._exact is not None:
+            text: str = self._exact.text(self._exact.draw(numbers, num_tokens))
+            return text
+        head = [f"Story {numbers.randrange(10**6)}."]
+        count = max(1, int(num_tokens * WORDS_PER_TOKEN) - 4)
+        start = numbers.randrange(len(self._words))
+        words = [self._words[(start + step) % len(self._words)] for step in range(count)]
+        return " ".join([*head, *words])
+
+
+def _exact(tokenizer: Path) -> Any:
+    from load.prompts import Prose  # needs the package tokenizers, which not every client has
+
+    return Prose(tokenizer)
+
+
+@dataclass(frozen=True, slots=True)
+class Synthetic:
+    """The sizes of synthetic prompts, in tokens; `groups` prefixes are shared among them."""
+
+    prompt_tokens: int = 256
+    output_tokens: int = 128
+    prefix_tokens: int = 0
+    groups: int = 1
+    seed: int = 0
+
+    def prompts(self, words: Words, level: str) -> Iterator[Prompt]:
+        """Yield prompts without end; those of another level differ, but for their prefixes."""
+        numbers = random.Random(f"groups/{self.seed}/{level}")
+        prefixes = [
+            words.draw(f"prefix/{self.seed}/{group}", self.prefix_tokens)
+            for group in range(self.groups if self.prefix_tokens else 0)
+        ]
+        index = 0
+        while True:
+            own = words.draw(f"prompt/{self.seed}/{level}/{index}", self.prompt_tokens)
+            parts = [*([numbers.choice(prefixes)] if prefixes else []), own]
+            yield Prompt("\n\n".join(parts), max_tokens=self.output_tokens)
+            index += 1
+
+
+def read_file(path: Path, words: Words, *, output_tokens: int) -> list[Prompt]:
+    """Read a data set or a trace. Raises ValueError that names the file and the row."""
+    rows = _rows(path)
+    start: Callable[[dict[str, Any]], float | None] = _clock(rows, is_csv=path.suffix == ".csv")
+    prompts = []
+    for number, row in enumerate(rows, start=1):
+        try:
+            prompt = _prompt(row, words, output_tokens, number)
+        except (KeyError, TypeError, ValueError) as error:
+            raise ValueError(f"{path}, row {number}: {error}") from None
+        prompts.append(replace(prompt, at=start(row)))
+    if not prompts:
+        raise ValueError(f"{path} has no rows")
+    return prompts
+
+
+def _rows(path: Path) -> list[dict[str, Any]]:
+    text = path.read_text(encoding="utf-8-sig")
+    if path.suffix == ".csv":
+        return list(csv.DictReader(text.splitlines()))
+    try:
+        if text.lstrip().startswith("["):
+            return list(json.loads(text))
+        return [json.loads(line) for line in text.splitlines() if line.strip()]
+    except ValueError as error:
+        raise ValueError(f"{path} is neither JSON lines nor a JSON list: {error}") from None
+
+
+def _prompt(row: dict[str, Any], words: Words, output_tokens: int, number: int) -> Prompt:
+    length = int(_first(row, LENGTHS) or output_tokens)
+    if row.get("conversations"):
+        turns = [
+            {"role": ROLES.get(turn["from"], turn["from"]), "content": turn["value"]}
+            for turn in row["conversations"]
+        ]
+        first = turns[: 1 + [turn["role"] for turn in turns].index("user")]
+        return Prompt(messages=first, max_tokens=length)
+    if isinstance(row.get("messages"), list):
+        return Prompt(messages=row["messages"], max_tokens=length)
+    text = _first(row, PROMPTS)
+    if isinstance(text, list):
+        return Prompt(messages=text, max_tokens=length)
+    if isinstance(text, str):
+        return Prompt(text, max_tokens=length)
+    num_tokens = _first(row, INPUTS)
+    if num_tokens is None:
+        raise ValueError(f"has none of {', '.join((*PROMPTS, 'messages', *INPUTS[:1]))}")
+    return Prompt(_of_length(row, words, int(num_tokens), number), max_tokens=max(1, length))
+
+
+def _of_length(row: dict[str, Any], words: Words, num_tokens: int, number: int) -> str:
+    """Draw a prompt of a trace; parts with the same hash are the same text."""
+    hashes = row.get("hash_ids") or []
+    parts = [
+        words.draw(f"hash/{key}", BLOCK_TOKENS) for key in hashes[: num_tokens // BLOCK_TOKENS]
+    ]
+    rest = num_tokens - BLOCK_TOKENS * len(parts)
+    return "\n\n".join([*parts, words.draw(f"row/{number}", max(1, rest))])
+
+
+def _clock(rows: list[dict[str, Any]], *, is_csv: bool) -> Callable[[dict[str, Any]], float | None]:
+    """Return what reads the seconds of a row since the first one; None without times.
+
+    JSON lines count `timestamp` in milliseconds, as Mooncake's do, and `at` in seconds.
+    """
+    if not rows or _first(rows[0], TIMES) is None:
+        return lambda row: None
+
+    def seconds(row: dict[str, Any]) -> float:
+        if row.get("at") is not None:
+            return float(row["at"])
+        value = _first(row, TIMES)
+        if isinstance(value, str) and not value.replace(".", "", 1).isdigit():
+            return datetime.fromisoformat(value[:26]).timestamp()
+        return float(str(value)) / (1 if is_csv else 1000)
+
+    first = min(map(seconds, rows))
+    return lambda row: seconds(row) - first
+
+
+def _first(row: dict[str, Any], names: tuple[str, ...]) -> Any:
+    return next((row[name] for name in names if row.get(name) not in (None, "")), None)
+
+
+def _content(message: dict[str, Any]) -> str:
+    content = message.get("content") or ""
+    if isinstance(content, str):
+        return content
+    return "".join(part.get("text", "") for part in content)
