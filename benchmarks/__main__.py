@@ -78,15 +78,20 @@ def _parser() -> argparse.ArgumentParser:
     group.add_argument("--body", type=json.loads, default={}, help="more fields, as JSON")
     group.add_argument("--timeout", type=float, default=600, help="seconds for an answer")
     group = parser.add_argument_group("report")
-    group.add_argument(
-        "--goal", type=read_goal, default=Goal(), metavar="first_token=500,whole=9000"
-    )
+    group.add_argument("--goal", type=_goal, default=Goal(), metavar="first_token=500,whole=9000")
     group.add_argument("--price", type=float, help="dollars an hour of the instance")
     group.add_argument("--label", help="a name of the run, for comparisons")
     group.add_argument("--json", type=Path)
     group.add_argument("--html", type=Path)
     add("--compare", nargs=2, type=Path, metavar=("BEFORE", "AFTER"), help="two reports")
     return parser
+
+
+def _goal(text: str) -> Goal:
+    try:
+        return read_goal(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def _numbers(kind: type) -> Any:
@@ -222,9 +227,7 @@ def _workload(options: argparse.Namespace) -> str:
 def _transport(options: argparse.Namespace, path: str) -> Transport:
     if not _is_url(options.target):
         return SageMaker(options.target.removeprefix("sagemaker:"), options.region)
-    base = options.target.rstrip("/")
-    if path.startswith("/v1/"):
-        base = base.removesuffix("/v1")
+    base = options.target.rstrip("/").removesuffix("/v1")
     return Http(base, path, _headers(options))
 
 

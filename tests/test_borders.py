@@ -110,7 +110,7 @@ FLOORS = {
     "container.frontend": [
         ["clients", "web.error_responses", "web.request_body"],
         ["generation"],
-        ["chat"],
+        ["chat", "embedding"],
         ["observability"],
         ["web"],
         ["apis", "multi_model"],

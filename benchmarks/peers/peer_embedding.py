@@ -71,7 +71,7 @@ def direct(folder: str, dtype: str) -> Encode:
     """This server's embedder, without the server."""
     import torch
 
-    from container.frontend.generation.embedding_service import normalized
+    from container.frontend.embedding.vectors import normalized
     from container.messages.embedder import Embed
     from container.model.embedder_loader import keep_memory, load_model
     from container.model.embedding.embedder import Embedder

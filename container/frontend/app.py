@@ -41,7 +41,7 @@ from container.frontend.chat.conversations import Conversations
 from container.frontend.clients.embedder_client import EmbedderConnection
 from container.frontend.clients.engine_client import EngineConnection, NoEngine
 from container.frontend.clients.handler_client import HandlerClient
-from container.frontend.generation.embedding_service import Embeddings
+from container.frontend.embedding.service import Embeddings
 from container.frontend.generation.limits import RequestLimits
 from container.frontend.generation.request_context import Deadlines
 from container.frontend.generation.service import Service

@@ -163,7 +163,7 @@ def test_failures_are_counted_by_their_reason(server: Server, tmp_path: Path) ->
     ("arguments", "words"),
     [
         (["http://127.0.0.1:{port}"], "refused"),
-        (["http://127.0.0.1:1", "--goal", "speed=3"], "goal"),
+        (["http://127.0.0.1:1", "--goal", "speed=3"], "these are: first_token, per_token, whole"),
         (["http://127.0.0.1:1", "--clients", "0"], "above 0"),
         ([], "TARGET"),
         (["--compare", "/nowhere/a", "/nowhere/b"], "/nowhere/a"),

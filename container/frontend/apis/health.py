@@ -13,7 +13,7 @@ from container import __version__
 from container.errors import ServingError
 from container.frontend.chat.conversations import Conversations
 from container.frontend.clients.handler_client import HandlerClient
-from container.frontend.generation.embedding_service import Embeddings
+from container.frontend.embedding.service import Embeddings
 from container.frontend.generation.limits import RequestLimits
 from container.frontend.generation.service import Service
 from container.frontend.observability import metrics as prometheus

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from flask import Response
 
-from container.frontend.generation.embedding_service import Embeddings, TextOptions
+from container.frontend.embedding.service import Embeddings, TextOptions
 from container.frontend.generation.request_context import RequestContext
 from container.frontend.observability.metrics import Metrics
 from container.frontend.web.responses import json_response, watch_wait

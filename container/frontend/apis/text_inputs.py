@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import BeforeValidator
 
-from container.frontend.generation.embedding_service import TextOptions
+from container.frontend.embedding.service import TextOptions
 from container.frontend.web.request_body import Body, Items
 from container.messages.embedder import EmbedInput, Truncation
 

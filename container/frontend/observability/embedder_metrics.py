@@ -6,7 +6,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector
 
 from container.errors import ServingError
-from container.frontend.generation.embedding_service import Embeddings
+from container.frontend.embedding.service import Embeddings
 
 
 class EmbedderCollector(Collector):

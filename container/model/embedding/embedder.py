@@ -7,12 +7,11 @@ as in the library, padded, in groups of similar length.
 
 import logging
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from sentence_transformers import CrossEncoder, MultiVectorEncoder, SparseEncoder
-from sentence_transformers.base.modules import Dense, Normalize, Transformer
+from sentence_transformers.base.modules import Dense
 from sentence_transformers.sentence_transformer.modules import Pooling
 from torch import nn
 from transformers import PretrainedConfig
@@ -21,6 +20,7 @@ from container.embedding.process import TextRows
 from container.errors import ModelLoadError, one_line
 from container.messages.embedder import Embed, Truncation
 from container.model.attention import unpadded
+from container.model.embedding.modules import position_offset, shape_of
 from container.model.embedding.text_encoder import EncodedText, Model, TextEncoder
 from container.model.kernels.cpu import Kernels
 from container.model.layers.cpu_linear import LinearFactory
@@ -44,15 +44,6 @@ CHECK_TEXTS = [
 ]
 
 
-@dataclass(frozen=True, slots=True)
-class Shape:
-    """A model's modules: the transformer, the rest, and whether normalisation comes last."""
-
-    first: Transformer
-    rest: list[nn.Module]
-    is_normalized: bool
-
-
 class Embedder:
     """Implements TextModel: vectors before normalisation, scores before activation."""
 
@@ -73,7 +64,7 @@ class Embedder:
         text_config = self.config.get_text_config()
         self.vocabulary: int = text_config.vocab_size
         positions: int = getattr(text_config, "max_position_embeddings", None) or 2**31
-        self._position_offset = _position_offset(self.shape.first.model)
+        self._position_offset = position_offset(self.shape.first.model)
         most = min(model.max_seq_length or positions, positions - self._position_offset)
         self._texts = TextEncoder(model, most, self.vocabulary)
         self.max_tokens = self._texts.limits.of("document" if self.is_late_interaction else None)
@@ -305,28 +296,3 @@ def _terms(row: torch.Tensor) -> torch.Tensor:
 def _kind(text: EncodedText) -> tuple[int | None, str, bool, str | None]:
     """Return the properties that all texts of one group share."""
     return text.prompt_length, text.modality, text.per_token, text.side
-
-
-def shape_of(model: Model) -> Shape:
-    """Split a model into its modules. Raises ModelLoadError for unsupported first modules."""
-    modules = list(model)
-    first = modules[0]
-    if not isinstance(first, Transformer):
-        raise ModelLoadError(
-            f"the embedding model begins with {type(first).__name__}; only transformer models "
-            "are served"
-        )
-    is_normalized = isinstance(modules[-1], Normalize)
-    rest = modules[1:-1] if is_normalized else modules[1:]
-    return Shape(first, rest, is_normalized)
-
-
-def _position_offset(model: nn.Module) -> int:
-    """Return the first position: RoBERTa-like models count from the padding id on."""
-    for module in model.modules():
-        padding_idx = getattr(module, "padding_idx", None)
-        if isinstance(padding_idx, int) and isinstance(
-            getattr(module, "position_embeddings", None), nn.Embedding
-        ):
-            return padding_idx + 1
-    return 0

@@ -13,6 +13,7 @@ from openai.types.chat import completion_create_params as chat
 from openai.types.responses import response_create_params as response
 
 from container.errors import UnsupportedParameter
+from container.frontend.apis.anthropic.schema import MessagesRequest
 from container.frontend.apis.openai.chat_schema import ChatRequest
 from container.frontend.apis.openai.completions_schema import CompletionRequest
 from container.frontend.apis.openai.peer_fields import EFFECTLESS, NOT_OFFERED, refuse_peer_fields
@@ -101,6 +102,16 @@ SGLANG_RESPONSE = _names("""
     session_id priority extra_key cache_salt data_parallel_rank frequency_penalty
     presence_penalty stop top_k min_p repetition_penalty
 """)
+VLLM_MESSAGES = _names("""
+    model messages max_tokens metadata output_config thinking stop_sequences stream system
+    temperature tool_choice tools top_k top_p mm_payload return_mm_kwargs cache_salt watermarking
+    kv_transfer_params ec_transfer_params vllm_xargs chat_template_kwargs
+""")
+SGLANG_MESSAGES = _names("""
+    bootstrap_host bootstrap_port bootstrap_room routed_dp_rank disagg_prefill_dp_rank model
+    messages max_tokens metadata stop_sequences stream system temperature thinking tool_choice
+    tools top_k top_p output_config
+""")
 LEGACY = _names("""
     guided_json guided_regex guided_choice guided_grammar guided_decoding_backend
     guided_whitespace_pattern best_of early_stopping logits_processors
@@ -112,6 +123,7 @@ REQUESTS: list[tuple[type[Body], set[str]]] = [
     (CompletionRequest, {*VLLM_COMPLETION, *SGLANG_COMPLETION, *LEGACY}),
     (ResponseRequest, {*response.ResponseCreateParamsBase.__annotations__, "background_options"}),
     (ResponseRequest, {*VLLM_RESPONSE, *SGLANG_RESPONSE}),
+    (MessagesRequest, {*VLLM_MESSAGES, *SGLANG_MESSAGES}),
 ]
 
 
@@ -120,7 +132,9 @@ def test_no_field_is_unknown(model: type[Body], names: set[str]) -> None:
     assert names - model.model_fields.keys() - NOT_OFFERED.keys() - EFFECTLESS == set()
 
 
-@pytest.mark.parametrize("model", [ChatRequest, CompletionRequest, ResponseRequest])
+@pytest.mark.parametrize(
+    "model", [ChatRequest, CompletionRequest, ResponseRequest, MessagesRequest]
+)
 def test_what_is_not_offered_is_refused_by_name(model: type[Body]) -> None:
     for name in NOT_OFFERED.keys() - model.model_fields.keys():
         for neutral in NOT_OFFERED[name]:

@@ -28,6 +28,7 @@ from container.frontend.apis.anthropic.schema import (
 from container.frontend.apis.generation_dialect import ChatDialect, GenerationOptions
 from container.frontend.apis.grammar_fields import read_grammar
 from container.frontend.apis.openai.chat_rendering import served_name
+from container.frontend.apis.openai.peer_fields import parse_request
 from container.frontend.chat.chat_prompts import ChatPrompt
 from container.frontend.chat.conversations import Reply
 from container.frontend.generation.completion import TextEvent
@@ -38,7 +39,7 @@ from container.frontend.generation.running_request import RunningRequest
 from container.frontend.generation.service import TextRules
 from container.frontend.web.error_responses import anthropic_body
 from container.frontend.web.http_request import request_context
-from container.frontend.web.request_body import parse, read_object
+from container.frontend.web.request_body import read_object
 from container.frontend.web.responses import deadline_mark, json_response, sse_typed
 from container.grammar.forms import Answer
 from container.messages.engine import FinishReason
@@ -123,7 +124,7 @@ class AnthropicDialect(ChatDialect[ModelMessage]):
     def create(self, body: dict[str, Any], context: RequestContext) -> Response:
         """Answer a messages body."""
         received_at = time.monotonic()
-        messages_request = parse(MessagesRequest, body)
+        messages_request = parse_request(MessagesRequest, body)
         options = GenerationOptions(
             bool(messages_request.stream), messages_request.request_deadline, messages_request.model
         )
@@ -132,7 +133,7 @@ class AnthropicDialect(ChatDialect[ModelMessage]):
 
     def count_tokens(self, body: dict[str, Any], context: RequestContext) -> Response:
         """Count the tokens of a conversation, images left out."""
-        count_request = parse(CountTokensRequest, body)
+        count_request = parse_request(CountTokensRequest, body)
         edited = EditedContext([])
 
         def read_chat() -> ChatPrompt:

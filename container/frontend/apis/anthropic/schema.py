@@ -37,7 +37,9 @@ NOT_OFFERED: dict[str, tuple[Any, ...]] = {
 }
 CHOICES = {"auto": "auto", "any": "required", "none": "none"}
 # Blocks and fields that no body of OpenAI's chat has, to recognise a body on /invocations.
-OWN_FIELDS = frozenset({"anthropic_version", "anthropic_beta", "stop_sequences", "system"})
+OWN_FIELDS = frozenset({
+    "anthropic_version", "anthropic_beta", "context_management", "stop_sequences", "system",
+})  # fmt: skip
 OWN_BLOCKS = (
     "image", "document", "thinking", "redacted_thinking", "tool_use", "tool_result",
     "search_result",

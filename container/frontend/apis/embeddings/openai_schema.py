@@ -7,7 +7,7 @@ from pydantic import Field
 from container.errors import InvalidParameter, UnsupportedParameter
 from container.frontend.apis.embeddings.pooling_schema import CutBody, PairBody
 from container.frontend.apis.text_inputs import TextBody, TextsOrIds
-from container.frontend.generation.embedding_service import TextOptions
+from container.frontend.embedding.service import TextOptions
 from container.frontend.web.request_body import Body, Items
 
 

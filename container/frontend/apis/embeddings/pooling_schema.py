@@ -8,7 +8,7 @@ from pydantic import Field
 
 from container.errors import InvalidParameter, UnsupportedParameter
 from container.frontend.apis.text_inputs import Side, TextsOrIds
-from container.frontend.generation.embedding_service import TextOptions
+from container.frontend.embedding.service import TextOptions
 from container.frontend.web.request_body import Body, Items
 from container.messages.embedder import Pair, Truncation
 

@@ -5,7 +5,7 @@ from typing import Any
 from flask import Blueprint, Response
 
 from container.errors import NotFound
-from container.frontend.generation.embedding_service import Embeddings
+from container.frontend.embedding.service import Embeddings
 from container.frontend.generation.service import Service
 from container.frontend.web.responses import json_response
 

@@ -40,7 +40,7 @@ NOT_OFFERED: dict[str, tuple[Any, ...]] = {
     "prompt_embeds": _EMPTY,
     "truncation_side": (None, "left"),
     "media_io_kwargs": _EMPTY,
-    "mm_payload": _EMPTY,
+    "mm_payload": (*_EMPTY, "tensors"),
     "mm_processor_kwargs": _EMPTY,
     "max_dynamic_patch": _NONE,
     "min_dynamic_patch": _NONE,

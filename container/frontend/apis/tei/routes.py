@@ -19,7 +19,7 @@ from container.frontend.apis.tei.schemas import (
 )
 from container.frontend.apis.text_dialect import TextDialect
 from container.frontend.apis.text_inputs import TextBody, as_inputs
-from container.frontend.generation.embedding_service import cosines
+from container.frontend.embedding.vectors import cosines
 from container.frontend.generation.offloading import in_pieces
 from container.frontend.generation.request_context import RequestContext
 from container.frontend.web.error_responses import Dialect, errors_in

@@ -6,10 +6,15 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from container.errors import InvalidParameter, NotFound, Unavailable
 from container.frontend.clients.embedder_client import EmbedderConnection
+from container.frontend.embedding.vectors import (
+    Floats,
+    max_similarity,
+    normalized,
+    probabilities,
+)
 from container.frontend.generation.offloading import in_pieces
 from container.messages.embedder import (
     Embed,
@@ -22,7 +27,6 @@ from container.messages.embedder import (
     Truncation,
 )
 
-Floats = NDArray[np.float32]
 # How often `on_wait` is called while the embedder works.
 DISCONNECT_POLL_S = 0.5
 NO_EMBEDDER = NotFound(
@@ -289,39 +293,3 @@ class Embeddings:
         if status.info is None or status.state == "loading":
             raise Unavailable(f"the embedding model is loading: {status.detail}", retry_after_s=5)
         return self._embedder, status.info
-
-
-def normalized(vectors: Floats) -> Floats:
-    """Divide each row by its length; a row of zeros stays."""
-    lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
-    result: Floats = vectors / np.maximum(lengths, 1e-12)
-    return result
-
-
-def max_similarity(query: Floats, document: Floats, *, is_mean: bool = False) -> float:
-    """Return the sum over the query's vectors of the largest product with one of the document's.
-
-    `is_mean` divides it by the number of the query's vectors. Without vectors it is 0.
-    """
-    if not len(query) or not len(document):
-        return 0.0
-    total = float((query @ document.T).max(axis=1).sum())
-    return total / len(query) if is_mean else total
-
-
-def probabilities(logits: Floats) -> Floats:
-    """Return the sigmoid of a single score, or the softmax over several labels."""
-    exact: Any = logits.astype(np.float64)
-    if logits.shape[1] == 1:
-        exact = 1 / (1 + np.exp(-exact))
-    else:
-        exact = np.exp(exact - exact.max(axis=1, keepdims=True))
-        exact /= exact.sum(axis=1, keepdims=True)
-    result: Floats = exact.astype(np.float32)
-    return result
-
-
-def cosines(source: Floats, others: Floats) -> Floats:
-    """Return the cosine between one vector and each row of others."""
-    result: Floats = normalized(others) @ normalized(source[None])[0]
-    return result

@@ -1,0 +1,1 @@
+"""Texts as vectors and scores: requests to the embedder, and the arithmetic of its rows."""
