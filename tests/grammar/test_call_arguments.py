@@ -16,7 +16,11 @@ from container.grammar.shape import MessageShape, Tool
 from container.settings.requests import TOOL_CALL_PARSERS
 from container.text.addressed import ADDRESSED, AddressedParser
 from container.text.message_parser import DeltaKind, MessageParser, Reasoning
-from container.text.tool_formats import FORMATS
+from container.text.tool_calls.syntax import ToolFormat
+from container.text.tool_calls.writer import write_calls
+from container.text.tool_formats import FORMATS, recognise
+from tests.support.mini_templates import CALLS, renderer, template_of
+from tests.support.tool_schemas import COUNT, schemas
 
 SHORT = {"type": "string", "maxLength": 5}
 DIGIT = {"type": "integer", "minimum": 0, "maximum": 9}
@@ -77,8 +81,8 @@ def _generate(grammar: str, seed: int) -> str | None:
     return None
 
 
-def _called(format_name: str, text: str, schema: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    parser = MessageParser(None, FORMATS[format_name], schemas={"call_it": schema})
+def _called(form: ToolFormat, text: str, schema: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    parser = MessageParser(None, form, schemas={"call_it": schema})
     deltas = parser.feed(text) + parser.finish()
     kinds = {delta.kind for delta in deltas}
     assert kinds <= {DeltaKind.CALL, DeltaKind.ARGUMENTS}, text
@@ -99,7 +103,7 @@ def test_arguments_hold_the_keyword_in_every_style(format_name: str, keyword: st
     for seed in range(2):
         text = _generate(grammar, seed)
         if text is not None:
-            called = list(_called(format_name, text, schema))
+            called = list(_called(FORMATS[format_name], text, schema))
             assert called
             for arguments in called:
                 jsonschema.validate(arguments, schema)
@@ -113,7 +117,7 @@ def test_every_format_written_by_hand_has_a_grammar(format_name: str) -> None:
     )
     text = _generate(message_grammar(shape, {}), 1)
     if text is not None:
-        for arguments in _called(format_name, text, schema):
+        for arguments in _called(FORMATS[format_name], text, schema):
             jsonschema.validate(arguments, schema)
 
 
@@ -178,3 +182,27 @@ def test_a_mark_of_text_and_tokens_ends_at_its_token() -> None:
     grammar = message_grammar(shape, tokens)
     assert r'/(.|\n)*/ <[5]> "tools"' in grammar
     assert '"|>' not in grammar
+
+
+LEARNT = {
+    f"learnt: {family}": recognise(template_of(calls), renderer(template_of(calls)))
+    for family, calls in CALLS.items()
+}
+EVERY = {name: form for name, form in (FORMATS | LEARNT).items() if form is not None}
+
+
+@pytest.mark.parametrize(("index", "name"), enumerate(EVERY))
+def test_drawn_schemas_hold_in_every_format_and_calls_are_read_back(index: int, name: str) -> None:
+    """Each format has two of the fifty schemas; together the formats have all of them."""
+    form = EVERY[name]
+    for schema in schemas()[index % (COUNT // 2) :: COUNT // 2]:
+        shape = MessageShape(tool_format=form, tools=(Tool("call_it", schema),), needs_call=True)
+        text = _generate(message_grammar(shape, {}), index)
+        if text is None:
+            continue
+        called = list(_called(form, text, schema))
+        assert called, text
+        for arguments in called:
+            jsonschema.validate(arguments, schema)
+            written = write_calls(form, [("call_it", arguments)])
+            assert [*_called(form, written, schema)] == [arguments], written

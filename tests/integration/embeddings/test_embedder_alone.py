@@ -141,8 +141,8 @@ def test_score_in_vllms_shape(reranker: Server, expected: np.ndarray) -> None:
         ({"text_1": QUERY}, "`text_2`"),
         ({"text_1": ["a", "b"], "text_2": ["a"]}, "`text_1` must have 1 text"),
         ({"text_1": "a", "text_2": []}, "`text_2` must not be empty"),
-        ({"text_1": "a", "text_2": "b", "max_tokens_per_doc": 4}, "`max_tokens_per_doc`"),
-        ({"text_1": "a", "text_2": "b", "truncate_prompt_tokens": 4}, "`truncate_prompt_tokens`"),
+        ({"text_1": "a", "text_2": "b", "max_tokens_per_doc": -4}, "`max_tokens_per_doc`"),
+        ({"text_1": "a", "text_2": "b", "truncate_prompt_tokens": -4}, "`truncate_prompt_tokens`"),
     ):
         wrong = post(reranker, "/score", **body)
         assert (wrong.status_code, words in wrong.json()["error"]["message"]) == (400, True)
