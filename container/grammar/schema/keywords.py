@@ -196,8 +196,8 @@ def _choices(items: Schema) -> list[Any]:
         return [False, True] if kind == "boolean" else [None]
     least, most = items.get("minimum"), items.get("maximum")
     if kind == "integer" and rules == {"minimum", "maximum"}:
-        is_short = isinstance(least, int) and isinstance(most, int) and most - least < MAX_LISTS
-        return list(range(least, most + 1)) if is_short else []
+        if isinstance(least, int) and isinstance(most, int) and most - least < MAX_LISTS:
+            return list(range(least, most + 1))
     return []
 
 
