@@ -195,10 +195,11 @@ def _choices(items: Schema) -> list[Any]:
     if not rules and kind in ("boolean", "null"):
         return [False, True] if kind == "boolean" else [None]
     least, most = items.get("minimum"), items.get("maximum")
-    if kind == "integer" and rules == {"minimum", "maximum"}:
-        if isinstance(least, int) and isinstance(most, int) and most - least < MAX_LISTS:
-            return list(range(least, most + 1))
-    return []
+    if kind != "integer" or rules != {"minimum", "maximum"}:
+        return []
+    if not isinstance(least, int) or not isinstance(most, int) or most - least >= MAX_LISTS:
+        return []
+    return list(range(least, most + 1))
 
 
 def _is_of(value: Any, kind: Any) -> bool:
