@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from html import escape
 
 WIDTH, HEIGHT = 520, 260
-LEFT, RIGHT, TOP, BOTTOM = 58, 12, 30, 46
+LEFT, RIGHT, TOP, BOTTOM = 58, 36, 46, 46
+LEGEND = 30  # its vertical position
 COLOURS = ("#1f6feb", "#bf8700", "#cf222e", "#1a7f37", "#8250df", "#57606a")
 DOTS = 1500  # more than so many points look the same
 
@@ -110,8 +111,8 @@ def _legend(series: Sequence[Series]) -> list[str]:
     parts, x = [], float(LEFT)
     for index, line in enumerate(series):
         colour = COLOURS[index % len(COLOURS)]
-        parts.append(f'<rect x="{x:.0f}" y="{TOP - 6}" width="10" height="4" fill="{colour}"/>')
-        parts.append(_text(x + 14, TOP, line.name, "start"))
+        parts.append(f'<rect x="{x:.0f}" y="{LEGEND - 6}" width="10" height="4" fill="{colour}"/>')
+        parts.append(_text(x + 14, LEGEND, line.name, "start"))
         x += 26 + 6.4 * len(line.name)
     return parts
 

@@ -64,9 +64,11 @@ class Goal:
 
     def is_met(self, outcome: Outcome) -> bool:
         """Whether an answer keeps all of them."""
+        if not outcome.is_ok:
+            return False
         times = (outcome.first_token_s, outcome.per_token_s, outcome.whole_s)
         limits = (self.first_token, self.per_token, self.whole)
-        return outcome.is_ok and all(
+        return all(
             limit is None or 1000 * time <= limit for time, limit in zip(times, limits, strict=True)
         )
 

@@ -28,8 +28,8 @@ NOISE = 0.03
 STYLE = """
 :root{color-scheme:light dark;--line:#8884;--good:#1a7f37;--bad:#cf222e}
 body{font:15px/1.45 system-ui,sans-serif;max-width:1120px;margin:2em auto;padding:0 1em}
-table{border-collapse:collapse;margin:1em 0;display:block;overflow-x:auto}
-td,th{padding:.25em .7em;border-bottom:1px solid var(--line);text-align:right;white-space:nowrap}
+table{font-size:14px;border-collapse:collapse;margin:1em 0;display:block;overflow-x:auto}
+td,th{padding:.25em .6em;border-bottom:1px solid var(--line);text-align:right;white-space:nowrap}
 td:first-child,th:first-child{text-align:left}
 .charts{display:grid;grid-template-columns:repeat(auto-fit,minmax(340px,1fr));gap:1em}
 svg{width:100%;border:1px solid var(--line);border-radius:6px}
@@ -44,7 +44,7 @@ def report(result: Result) -> str:
     parts = [
         f"<h1>{escape(result['target'])}</h1>",
         _facts(result),
-        "<h2>Levels</h2>",
+        "<h2>Levels</h2><p>Times are p50 / p90 / p99.</p>",
         _levels_table(result),
         '<div class="charts">',
         *_level_charts([("", result)]),
@@ -112,7 +112,7 @@ def _facts(result: Result) -> str:
 
 def _levels_table(result: Result) -> str:
     heads = ["level", "requests", "failed", "requests/s", "tokens/s"]
-    heads += [f"{name}, ms p50 / p90 / p99" for name in TIMES.values()]
+    heads += [f"{name}, ms" for name in TIMES.values()]
     has_goal, has_cost = bool(result.get("goal")), bool(result.get("price"))
     heads += ["goodput, requests/s"] * has_goal + ["tokens/s per $/h", "$ per million"] * has_cost
     rows = []
@@ -170,7 +170,7 @@ def _level_charts(named: Sequence[tuple[str, Result]]) -> Iterator[str]:
             for index, (name, result) in enumerate(named)
             for p in PERCENTS
         ]
-        yield charts.lines(f"{title}, ms", series, labels, "ms")
+        yield charts.lines(title.capitalize(), series, labels, "ms")
 
 
 def _over(labels: list[str], result: Result, figure: Figure) -> list[tuple[float, float]]:
@@ -183,7 +183,7 @@ def _sample_charts(levels: Sequence[dict[str, Any]]) -> Iterator[str]:
     for key in ("first_token_ms", "per_token_ms"):
         title = TIMES.get(key, "mean time per token")
         series = [Series(one["name"], charts.shares(one["samples"][key])) for one in levels]
-        yield charts.curves(f"{title}: share of requests", series, "ms")
+        yield charts.curves(f"{title.capitalize()}: share of requests", series, "ms")
     series = [
         Series(
             level["name"],
@@ -203,7 +203,7 @@ def _pair_charts(
             Series(name, charts.shares(level["samples"][key]), bool(index))
             for index, ((name, _), level) in enumerate(zip(named, (left, right), strict=True))
         ]
-        yield charts.curves(f"{title}: share of requests", series, "ms")
+        yield charts.curves(f"{title.capitalize()}: share of requests", series, "ms")
 
 
 def _pair_table(

@@ -149,10 +149,16 @@ def test_two_reports_are_compared(server: Server, tmp_path: Path) -> None:
 
 def test_failures_are_counted_by_their_reason(server: Server, tmp_path: Path) -> None:
     path = tmp_path / "result.json"
-    run = bench(server.url, *SMALL, "--body", '{"temperature": -1}', "--json", path)
-    assert run.returncode == 1
+    page = tmp_path / "page.html"
+    run = bench(
+        server.url, *SMALL, "--body", '{"temperature": -1}', "--json", path, "--html", page,
+        "--goal", "first_token=9000", "--price", "1",
+    )  # fmt: skip
+    assert run.returncode == 1, run.stderr
     [level] = json.loads(path.read_text())["levels"]
     assert level["failed"] == 6
+    assert level["goodput"]["share"] == 0
+    assert "`temperature`" in page.read_text()
     [(reason, count)] = level["errors"].items()
     assert count == 6
     assert "400" in reason

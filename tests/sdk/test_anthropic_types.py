@@ -43,10 +43,11 @@ QUESTION: dict[str, Any] = {
     "messages": [{"role": "user", "content": "What is deep learning?"}],
 }
 CALL: dict[str, Any] = {"tools": [WEATHER], "tool_choice": {"type": "any"}, "max_tokens": 200}
-# Opens the thoughts where they are asked for; the model never ends them.
-SWITCH = (
-    "{%- if enable_thinking is defined and enable_thinking -%}{{- '<think>\\n' -}}{%- endif -%}"
-)
+# Opens the thoughts where they are asked for, which the model never ends; else they are empty.
+SWITCH = """
+{%- if enable_thinking is defined and enable_thinking -%}{{- '<think>\\n' -}}
+{%- else -%}{{- '<think>\\n\\n</think>\\n\\n' -}}{%- endif -%}
+"""
 
 
 def ask(server: Server, path: str = "/v1/messages", **body: Any) -> requests.Response:
