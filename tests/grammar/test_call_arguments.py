@@ -191,7 +191,7 @@ LEARNT = {
 EVERY = {name: form for name, form in (FORMATS | LEARNT).items() if form is not None}
 
 
-@pytest.mark.parametrize(("index", "name"), enumerate(EVERY))
+@pytest.mark.parametrize(("index", "name"), [*enumerate(EVERY)])
 def test_drawn_schemas_hold_in_every_format_and_calls_are_read_back(index: int, name: str) -> None:
     """Each format has two of the fifty schemas; together the formats have all of them."""
     form = EVERY[name]

@@ -344,3 +344,19 @@ def test_marks_that_begin_no_call_are_content_before_a_call_and_dropped_after_it
     for seed in range(4):
         assert _parse(form, broken + whole, seed) == (broken, [("now", {})])
         assert _parse(form, whole + broken + whole, seed) == ("", [("now", {}), ("now", {})])
+
+
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("name", ["gemma", "gemma4"])
+def test_strings_of_json_within_gemmas_arguments_do_not_end_them(name: str, seed: int) -> None:
+    form = FORMATS[name]
+    written = write_calls(form, [("now", {"n": 7}), ("now", {"n": 8})])
+    for value in ('["a}", 1]', '[\n "{{", "\\"}" ]', '{"x y": "}}", "z": [{"b": "]"}]}'):
+        text = written.replace("7", value)
+        assert _parse(form, text, seed) == (
+            "",
+            [("now", {"n": json.loads(value)}), ("now", {"n": 8})],
+        )
+    one = f'{form.quote}a "quoted}} text{form.quote}'
+    calls = [("now", {"n": 'a "quoted} text'}), ("now", {"n": 8})]
+    assert _parse(form, written.replace("7", one), seed) == ("", calls)

@@ -16,7 +16,7 @@ from container.text.tool_calls.syntax import (
     ToolFormat,
     flexible,
 )
-from container.text.tool_calls.value_types import follow, type_of, types_of
+from container.text.tool_calls.value_types import follow, property_schema, type_of, types_of
 
 _NAMES = {"true": True, "false": False, "null": None}
 _CDATA = "<![CDATA["
@@ -64,9 +64,11 @@ def _read(form: ToolFormat, text: str, schema: dict[str, Any]) -> dict[str, Any]
     if form.arguments is ArgumentStyle.PYTHON:
         return dict(_python_pairs(text))
     if form.arguments is ArgumentStyle.GEMMA:
-        properties = follow(schema, schema).get("properties", {})
         values = gemma_arguments.read(text, form.quote)
-        return {key: _retyped(value, properties.get(key), schema) for key, value in values.items()}
+        return {
+            key: _retyped(value, property_schema(schema, key, schema), schema)
+            for key, value in values.items()
+        }
     return _from_pairs(form.pairs, text, schema)
 
 
@@ -118,9 +120,8 @@ def _value(node: ast.expr) -> Any:
 
 
 def _from_pairs(marks: PairMarks, text: str, schema: dict[str, Any]) -> dict[str, Any]:
-    properties = follow(schema, schema).get("properties", {})
     return {
-        key: _pair_value(marks, key_end, value, properties.get(key), schema)
+        key: _pair_value(marks, key_end, value, property_schema(schema, key, schema), schema)
         for key, key_end, value in _pairs(marks, text)
     }
 
@@ -141,9 +142,8 @@ def _pair_value(
     if pairs and all(key == "item" for key, _, _ in pairs) and "array" in types_of(schema, root):
         items = schema.get("items")
         return [_pair_value(marks, key_end, item, items, root) for _, key_end, item in pairs]
-    properties = schema.get("properties", {})
     return {
-        key: _pair_value(marks, key_end, item, properties.get(key), root)
+        key: _pair_value(marks, key_end, item, property_schema(schema, key, root), root)
         for key, key_end, item in pairs
     }
 

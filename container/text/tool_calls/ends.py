@@ -8,6 +8,9 @@ import regex
 from container.text.brackets import BracketScanner
 from container.text.tool_calls.syntax import ArgumentStyle, ToolFormat, flexible
 
+# Where a value may begin; values that Gemma's form does not cover are written as JSON.
+_JSON_STRING = r'(?<=[\[{,:\s])"(?:[^"\\]|\\.)*"'
+
 
 class EndFinder(Protocol):
     """Finds the end of arguments that are not JSON."""
@@ -39,29 +42,34 @@ class _BracketEnd:
 
 
 class QuotedEnd:
-    """Finds the brace that closes Gemma's arguments, outside of its quotes."""
+    """Finds the brace that closes Gemma's arguments, outside of its quotes and JSON's strings."""
 
     def __init__(self, quote: str) -> None:
         self._quote = quote
-        self._mark = regex.compile(rf"{regex.escape(quote)}|[{{}}]")
+        self._closing = regex.compile(regex.escape(quote))
+        self._mark = regex.compile(rf"{regex.escape(quote)}|{_JSON_STRING}|[{{}}]")
         self._position = 0
         self._depth = 1
         self._is_quoted = False
 
     def find(self, text: str) -> int | None:
         """Return the end's position in the text so far, which only grows; None without one."""
-        while (match := self._mark.search(text, self._position, partial=True)) is not None:
+        while (match := self._search(text)) is not None:
             self._position = match.start() if match.partial else match.end()
             if match.partial:
                 return None
             if match[0] == self._quote:
                 self._is_quoted = not self._is_quoted
-            elif not self._is_quoted:
+            elif match[0] in "{}":
                 self._depth += 1 if match[0] == "{" else -1
                 if self._depth == 0:
                     return int(match.start())
         self._position = len(text)
         return None
+
+    def _search(self, text: str) -> "regex.Match[str] | None":
+        mark = self._closing if self._is_quoted else self._mark
+        return mark.search(text, self._position, partial=True)
 
 
 class _MarkEnd:

@@ -37,6 +37,35 @@ def types_of(schema: object, root: dict[str, Any] | None = None, depth: int = 0)
     return types
 
 
+def property_schema(schema: object, key: str, root: dict[str, Any], depth: int = 0) -> Any:
+    """Return the schema of a property, also where only a part of the object's schema has it.
+
+    Several that differ are alternatives; None where nothing is said of the property.
+    """
+    if depth > 20:
+        return None
+    schema = follow(schema, root)
+    parts = [part for name in ("allOf", "anyOf", "oneOf") for part in _list(schema.get(name))]
+    parts += [schema[name] for name in ("then", "else") if name in schema]
+    found = [property_schema(part, key, root, depth + 1) for part in parts]
+    found.append(_dict(schema.get("properties")).get(key))
+    known: list[Any] = []
+    for option in found:
+        if option is not None and option not in known:
+            known.append(option)
+    if not known:
+        return schema.get("additionalProperties")
+    return known[0] if len(known) == 1 else {"anyOf": known}
+
+
+def _list(value: object) -> list[Any]:
+    return value if isinstance(value, list) else []
+
+
+def _dict(value: object) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}
+
+
 def resolve(reference: str, root: dict[str, Any]) -> object:
     """Return the part of a schema that a local reference names; None if there is none."""
     part: object = root
