@@ -5,8 +5,11 @@ Memory, files, processes and blocks at its end are compared with those after a f
 
 import contextlib
 import socket
+import sys
 import threading
 import time
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
@@ -21,7 +24,9 @@ from tests.support.servers import Server, serving
 NUM_CLIENTS = 8
 NUM_TOKENS = 40
 # What happens at first is no leak.
-WARM_UP = 0.2
+WARM_UP = 1 / 6
+# When memory is looked at, as parts of the time: in an hour, at its start, after 10 and 30 minutes.
+SAMPLES_AT = (0, WARM_UP, 1 / 2, 1)
 BAD = post("/v1/chat/completions", {"messages": "none", "temperature": -1})
 
 
@@ -37,18 +42,42 @@ def soak(model: Path, folder: Path, seconds: float) -> Row:
         parts = clients, _ErringClient(server.port), ping
         for part in parts:
             part.start()
-        time.sleep(seconds * WARM_UP)
-        early = _memory(server), _files(server)
-        time.sleep(seconds * (1 - WARM_UP))
-        late = _memory(server), _files(server)
+        samples = list(_watch(server, seconds))
         for part in parts:
             part.stop()
-        leaked = _leaks(server, early, late)
+        leaked = _leaks(server, samples)
     return Row(
         f"soak of {seconds / 60:.0f} minutes",
         counts(clients.outcomes[True]), counts(clients.outcomes[False]), counts(ping.statuses()),
-        None, None, clients.num_lost, texts.num_wrong, leaked, 0, sorted(clients.messages),
+        None, None, clients.num_lost, texts.num_wrong, leaked, 0,
+        [*sorted(clients.messages), *map(str, samples)],
     )  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class _Sample:
+    """What all processes of the server hold at a time: seconds, bytes, open files."""
+
+    at_s: float
+    memory: int
+    files: int
+    by_role: str
+
+    def __str__(self) -> str:
+        return (
+            f"{self.at_s / 60:.0f} min: {self.memory / 2**20:.0f} MiB, {self.files} files: "
+            f"{self.by_role}"
+        )
+
+
+def _watch(server: Server, seconds: float) -> Iterator[_Sample]:
+    """Take samples at these parts of the time."""
+    began = time.monotonic()
+    for part in SAMPLES_AT:
+        time.sleep(max(0.0, began + part * seconds - time.monotonic()))
+        sample = _sample(server, part * seconds)
+        print(sample, file=sys.stderr, flush=True)
+        yield sample
 
 
 class _Texts:
@@ -92,22 +121,27 @@ class _ErringClient:
                 connection.recv(200)
 
 
-def _memory(server: Server) -> int:
-    total = 0
-    for processes in by_role(server.process.pid).values():
-        for process in processes:
-            with contextlib.suppress(psutil.Error):
-                total += process.memory_info().rss
-    return total
+def _sample(server: Server, at_s: float) -> _Sample:
+    processes = by_role(server.process.pid)
+    memory = {name: sum(map(_resident, each)) for name, each in processes.items()}
+    written = ", ".join(f"{name} {size / 2**20:.0f}" for name, size in sorted(memory.items()))
+    files = num_files([p for each in processes.values() for p in each])
+    return _Sample(at_s, sum(memory.values()), files, written)
 
 
-def _files(server: Server) -> int:
-    return num_files([p for ps in by_role(server.process.pid).values() for p in ps])
+def _resident(process: psutil.Process) -> int:
+    with contextlib.suppress(psutil.Error):
+        return int(process.memory_info().rss)
+    return 0
 
 
-def _leaks(server: Server, early: tuple[int, int], late: tuple[int, int]) -> str:
+def _leaks(server: Server, samples: list[_Sample]) -> str:
+    """Compare the end with the end of the warm-up, since what happens at first is no leak."""
     time.sleep(2)  # the blocks of clients that left are freed within a step or two
-    leaks = [f"memory {(late[0] / early[0] - 1) * 100:+.1f} %", f"files {late[1] - early[1]:+d}"]
+    early = next(each for part, each in zip(SAMPLES_AT, samples, strict=True) if part >= WARM_UP)
+    late = samples[-1]
+    growth = (late.memory / early.memory - 1) * 100
+    leaks = [f"memory {growth:+.1f} %", f"files {late.files - early.files:+d}"]
     if blocks := server.metric("engine_blocks_used"):
         leaks.append(f"{blocks:.0f} blocks")
     return ", ".join(leaks)
