@@ -3,15 +3,29 @@
 import json
 import logging
 import sys
+import traceback
 from contextvars import ContextVar
 from datetime import UTC, datetime
+from typing import Any
 
 # SageMaker's Inference-Id of the current request, if it has one.
 inference_id: ContextVar[str | None] = ContextVar("inference_id", default=None)
 FORMAT = "%(asctime)s %(levelname)-7s %(name)s: %(message)s"
 
 
-class JsonLines(logging.Formatter):
+# The frames of a traceback that are logged: the last ones.
+MAX_FRAMES = 100
+
+
+class BoundedTracebacks(logging.Formatter):
+    """Renders a record as text, and of a long traceback its end, since each frame takes time."""
+
+    def formatException(self, ei: Any) -> str:  # noqa: N802  # logging's name
+        """Render an exception."""
+        return "".join(traceback.format_exception(*ei, limit=-MAX_FRAMES)).rstrip("\n")
+
+
+class JsonLines(BoundedTracebacks):
     """Renders a record as one JSON line with `timestamp`, `level`, `logger`, `message`."""
 
     def format(self, record: logging.LogRecord) -> str:
@@ -33,7 +47,7 @@ def configure(level: str, *, json_output: bool | None) -> None:
     """Log to stderr. `json_output` None: JSON unless stderr is a terminal."""
     as_json = not sys.stderr.isatty() if json_output is None else json_output
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(JsonLines() if as_json else logging.Formatter(FORMAT, "%H:%M:%S"))
+    handler.setFormatter(JsonLines() if as_json else BoundedTracebacks(FORMAT, "%H:%M:%S"))
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
     # transformers, once imported, has a handler of its own, whose lines have another form.
     library = logging.getLogger("transformers")

@@ -45,11 +45,27 @@ def free_memory_bytes() -> int:
     return available if limited is None else min(available, limited)
 
 
+def total_memory_bytes() -> int:
+    """Return how much memory this process's container has: the machine's, or the cgroup's limit."""
+    total: int = psutil.virtual_memory().total
+    limit = _cgroup_limit_bytes()
+    return total if limit is None else min(total, limit)
+
+
 def _cgroup_free_bytes() -> int | None:
     """Return the rest of the cgroup's memory limit; None without a limit."""
+    limit = _cgroup_limit_bytes()
     try:
-        limit = (CGROUP / "memory.max").read_text().strip()
         current = int((CGROUP / "memory.current").read_text())
     except (OSError, ValueError):
         return None
-    return max(0, int(limit) - current) if limit.isdigit() else None
+    return None if limit is None else max(0, limit - current)
+
+
+def _cgroup_limit_bytes() -> int | None:
+    """Return the cgroup's memory limit; None without one."""
+    try:
+        limit = (CGROUP / "memory.max").read_text().strip()
+    except OSError:
+        return None
+    return int(limit) if limit.isdigit() else None

@@ -36,7 +36,7 @@ ALLOWED = {
     "engine": LEAVES | {"ipc"},
     "grammar": {"errors", "engine", "messages", "text"},
     "embedding": LEAVES | {"ipc"},
-    "handlers": LEAVES | {"content", "ipc"},
+    "handlers": LEAVES | {"content", "ipc", "machine"},
     "lifecycle": LEAVES | {"handlers", "ipc", "machine"},
     "model": LEAVES
     | {"background", "embedding", "engine", "files", "grammar", "images", "ipc", "lifecycle"}
@@ -61,6 +61,7 @@ FLOORS = {
     "container.messages": [["common", "images"], ["engine", "embedder", "handler"]],
     "container.handlers": [
         ["answer_encoding", "context", "user_code", "requirements", "engine_model", "worker_pool"],
+        ["process_bounds"],
         ["hooks", "tasks"],
         ["invocation", "invocation_server"],
         ["worker_process"],

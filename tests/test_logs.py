@@ -19,3 +19,23 @@ def test_lines_of_transformers_have_our_form(capsys: pytest.CaptureFixture[str])
     assert [json.loads(line)["message"] for line in capsys.readouterr().err.splitlines()] == [
         "as ours"
     ]
+
+
+@pytest.mark.parametrize("formatter", [logs.JsonLines(), logs.BoundedTracebacks(logs.FORMAT)])
+def test_a_long_traceback_is_logged_by_its_end(formatter: logging.Formatter) -> None:
+    def recurse(depth: int) -> None:
+        if depth == 0:
+            raise ValueError("at the bottom")
+        again(depth - 1)
+
+    def again(depth: int) -> None:  # equal lines in a row would be counted instead of written
+        recurse(depth)
+
+    try:
+        recurse(300)
+    except ValueError as error:
+        cause = (type(error), error, error.__traceback__)
+        record = logging.LogRecord("a", logging.ERROR, "", 0, "failed", (), cause)
+    text = formatter.format(record)
+    assert "at the bottom" in text
+    assert text.count("in recurse") <= logs.MAX_FRAMES

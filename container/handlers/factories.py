@@ -22,9 +22,10 @@ from container.handlers.tasks.selection import (
     served_task,
 )
 from container.handlers.user_code import UserCode, find_code
-from container.handlers.worker_pool import start_worker
+from container.handlers.worker_pool import WorkerLimits, start_worker
 from container.handlers.worker_process import Worker
 from container.ipc.heartbeat import Heartbeat
+from container.machine import total_memory_bytes
 from container.settings.model import ModelSettings
 from container.settings.process_env import SAGEMAKER_MODEL_DIR, model_root, outward_links
 from container.settings.server import HandlerSettings, ServerSettings
@@ -32,6 +33,8 @@ from container.settings.settings import Settings
 
 log = logging.getLogger(__name__)
 
+# The part of the machine's memory that one worker process may take, unless HANDLER_MEMORY is set.
+MEMORY_PART = 0.9
 ANYWHERE = {"0.0.0.0": "127.0.0.1", "::": "::1"}
 
 
@@ -44,6 +47,12 @@ def make_server(
         time_limit_s=settings.handlers.handler_timeout_s,
         num_workers=settings.handlers.handler_workers,
         drain_s=settings.server.drain_s,
+        worker=WorkerLimits(
+            settings.server.heartbeat_timeout_s,
+            settings.handlers.handler_memory * 2**20
+            if settings.handlers.handler_memory is not None
+            else int(MEMORY_PART * total_memory_bytes()),
+        ),
     )
     return HandlerServer(
         address,

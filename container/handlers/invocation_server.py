@@ -7,6 +7,7 @@ queued. One thread owns all state. Invocations beyond `max_requests` get Overloa
 
 import itertools
 import logging
+import signal
 import time
 from collections import deque
 from collections.abc import Callable
@@ -21,7 +22,7 @@ from container.errors import (
     Overloaded,
     ServingError,
 )
-from container.handlers.worker_pool import WorkerProcess
+from container.handlers.worker_pool import WorkerLimits, WorkerProcess
 from container.ipc.backend_server import BackendServer, Progress
 from container.ipc.heartbeat import Heartbeat
 from container.messages.common import RequestFailed, encode
@@ -45,12 +46,13 @@ MAX_FAILED_STARTS = 3
 
 @dataclass(frozen=True, slots=True)
 class HandlerLimits:
-    """The most invocations at a time, the time limit of each, and the number of workers."""
+    """The most invocations at a time, the time limit of each, the workers and their limits."""
 
     max_requests: int
     time_limit_s: float
     num_workers: int
     drain_s: float
+    worker: WorkerLimits
 
 
 @dataclass(slots=True)
@@ -217,31 +219,48 @@ class HandlerServer(BackendServer):
         self.send_error(pending.frontend_id, pending.request_id, error)
 
     def _watch_workers(self) -> None:
-        """Replace workers that died or hang, and fail their invocations."""
+        """Replace workers that died, hang or exceed a limit, and fail their invocations."""
         for worker in list(self._workers.values()):
-            overdue = worker.overdue()
-            if overdue is not None:
-                log.error(
-                    "%s: an invocation exceeded HANDLER_TIMEOUT (%.0f s); replacing the worker",
-                    worker.name, self._limits.time_limit_s,
-                )  # fmt: skip
-                limit = f"the handler took longer than {self._limits.time_limit_s:.0f} s"
-                self._fail(overdue, DeadlineExceeded(f"{limit} (HANDLER_TIMEOUT)"))
-                del worker.running[overdue]
-                worker.end()
+            reason = self._end_overdue(worker) or self._end_unlimited(worker)
             code = worker.process.poll()
             if code is not None:
-                self._on_worker_exit(worker, code, was_ended=overdue is not None)
+                self._on_worker_exit(worker, code, reason)
         while len(self._workers) < self._limits.num_workers and self.state != "draining":
             worker = self._start(len(self._workers), self._workers_address)
             self._workers[worker.name] = worker
         if not any(worker.is_ready for worker in self._workers.values()) and self.state == "ready":
             self.set_state("loading", "the handler is being restarted")
 
-    def _on_worker_exit(self, worker: WorkerProcess, code: int, *, was_ended: bool) -> None:
+    def _end_overdue(self, worker: WorkerProcess) -> str | None:
+        """End a worker with an invocation past its deadline; return the reason for the others."""
+        overdue = worker.overdue()
+        if overdue is None:
+            return None
+        limit_s = self._limits.time_limit_s
+        log.error(
+            "%s: an invocation exceeded HANDLER_TIMEOUT (%.0f s); replacing the worker",
+            worker.name, limit_s,
+        )  # fmt: skip
+        message = f"the handler took longer than {limit_s:.0f} s (HANDLER_TIMEOUT)"
+        self._fail(overdue, DeadlineExceeded(message))
+        del worker.running[overdue]
+        worker.end()
+        return "was ended with another request"
+
+    def _end_unlimited(self, worker: WorkerProcess) -> str | None:
+        """End a worker that exceeds a limit of its process; return the reason."""
+        reason = worker.breach(self._limits.worker)
+        if reason is not None:
+            log.error(
+                "%s: the process %s; replacing it, %d invocations fail",
+                worker.name, reason, len(worker.running),
+            )  # fmt: skip
+            worker.end()
+        return reason
+
+    def _on_worker_exit(self, worker: WorkerProcess, code: int, ended_for: str | None) -> None:
         del self._workers[worker.name]
-        cause = f"signal {-code}" if code < 0 else f"exit code {code}"
-        reason = "was ended with another request" if was_ended else f"died ({cause})"
+        reason = ended_for or f"died ({_cause(code)})"
         for internal_id in worker.running:
             self._fail(
                 internal_id, HandlerFailed(f"the handler process {reason} during this request")
@@ -250,7 +269,7 @@ class HandlerServer(BackendServer):
             self._failed_starts += 1
             if self._failed_starts > MAX_FAILED_STARTS:
                 raise ModelLoadError(f"the handler process {reason} while it loaded, several times")
-        if not was_ended:
+        if ended_for is None:
             log.error("%s: the process %s; starting another", worker.name, reason)
 
     def _dispatch(self) -> None:
@@ -269,3 +288,10 @@ class HandlerServer(BackendServer):
 
     def _send_to_worker(self, worker: WorkerProcess, message: Invoke | Cancel) -> None:
         self._worker_socket.send_multipart([worker.name.encode(), encode(message)])
+
+
+def _cause(code: int) -> str:
+    """Say how a process ended."""
+    if code == -signal.SIGKILL:
+        return "signal 9, mostly the kernel's for lack of memory"
+    return f"signal {-code}" if code < 0 else f"exit code {code}"

@@ -8,10 +8,22 @@ import sys
 import time
 from dataclasses import dataclass, field
 
+import psutil
+
 log = logging.getLogger(__name__)
 
 # On SIGABRT a worker writes the stacks of its threads to the log, then dies.
 ABORT_GRACE_S = 2.0
+# How often the state and the memory of a process are read.
+LOOK_S = 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerLimits:
+    """The limits of a worker process: seconds that it may be stopped (0: any), bytes of memory."""
+
+    stopped_s: float
+    memory_bytes: int
 
 
 @dataclass(slots=True)
@@ -22,6 +34,8 @@ class WorkerProcess:
     process: "subprocess.Popen[bytes]"
     capacity: int = 0
     running: dict[int, float] = field(default_factory=dict)
+    _next_look: float = 0.0
+    _stopped_since: float | None = None
 
     @property
     def is_ready(self) -> bool:
@@ -37,6 +51,26 @@ class WorkerProcess:
         """Return the id of an invocation past its deadline, or None."""
         now = time.monotonic()
         return next((request_id for request_id, until in self.running.items() if now > until), None)
+
+    def breach(self, limits: WorkerLimits) -> str | None:
+        """Return in words which limit the process exceeds, or None. Looks at most every LOOK_S."""
+        now = time.monotonic()
+        if now < self._next_look:
+            return None
+        self._next_look = now + LOOK_S
+        try:
+            process = psutil.Process(self.process.pid)
+            is_stopped = process.status() == psutil.STATUS_STOPPED
+            memory = process.memory_info()
+        except psutil.Error:
+            return None  # it has just died
+        self._stopped_since = (self._stopped_since or now) if is_stopped else None
+        if self._stopped_since is not None and 0 < limits.stopped_s < now - self._stopped_since:
+            return f"was stopped for more than {limits.stopped_s:.0f} s (HEARTBEAT_TIMEOUT)"
+        # Pages of files, such as weights that are mapped, can be taken from it without harm.
+        if memory.rss - getattr(memory, "shared", 0) > limits.memory_bytes:
+            return f"took more than {limits.memory_bytes >> 20} MiB of memory (HANDLER_MEMORY)"
+        return None
 
     def end(self) -> None:
         """End the process, even if it hangs; the stacks of its threads go to the log."""

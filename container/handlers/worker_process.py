@@ -21,6 +21,7 @@ from container import logs
 from container.errors import HandlerFailed, ModelLoadError, ServingError, one_line
 from container.handlers.context import INFERENCE_ID
 from container.handlers.invocation import ClientDisconnected, Handler
+from container.handlers.process_bounds import bound_memory
 from container.ipc.parent_watch import is_orphan
 from container.messages.common import ErrorData, RequestFailed, encode
 from container.messages.handler import (
@@ -65,6 +66,7 @@ class Worker:
         """Load and serve until the handler server kills this process. Raises ModelLoadError."""
         # On SIGABRT a hung worker writes the stacks of its threads to the log.
         faulthandler.enable()
+        bound_memory()
         signal.signal(
             signal.SIGTERM, signal.SIG_IGN
         )  # the handler server kills this process after the drain

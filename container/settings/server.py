@@ -198,6 +198,11 @@ class HandlerSettings:
         wins="HANDLER_TIMEOUT",
         meaning="Seconds that user code may take for one invocation; then its process is replaced.",
     )  # fmt: skip
+    handler_memory: int | None = setting(
+        None, "HANDLER_MEMORY", cast=integer(64),
+        meaning="Memory of one process with user code, in MiB, mapped files excepted; at more it "
+        "is replaced. Unset: nine tenths of the machine's.",
+    )  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)

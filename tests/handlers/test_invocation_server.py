@@ -11,7 +11,7 @@ import pytest
 import zmq
 
 from container.handlers.invocation_server import HandlerLimits, HandlerServer
-from container.handlers.worker_pool import WorkerProcess
+from container.handlers.worker_pool import WorkerLimits, WorkerProcess
 from container.messages.common import Hello, RequestFailed, encode
 from container.messages.handler import (
     AnswerHead,
@@ -31,6 +31,7 @@ class FakeProcess:
     """A process that lives until it is killed."""
 
     code: int | None = None
+    pid = os.getpid()
 
     def poll(self) -> int | None:
         return self.code
@@ -81,7 +82,7 @@ class Setting:
         self.server = HandlerServer(
             address,
             f"{address}-workers",
-            HandlerLimits(max_requests=2, time_limit_s=60, num_workers=1, drain_s=drain_s),
+            HandlerLimits(2, 60, 1, drain_s, WorkerLimits(stopped_s=60, memory_bytes=2**50)),
             prepare=lambda progress: progress("preparing"),
             start=lambda number, at: WorkerProcess(NAME, cast("Any", self.process)),
             parent_pid=os.getppid(),

@@ -9,6 +9,7 @@ from transformers import AutoTokenizer
 from container.errors import ModelLoadError
 from container.messages.engine import SamplingParams
 from container.model.engine_loader import load_engine
+from container.model.loading.checkpoint import find_model
 from container.settings.engine import MemorySettings
 from container.settings.model import ModelSettings
 from container.settings.settings import Settings
@@ -66,7 +67,8 @@ def test_a_saved_model_is_served_the_way_that_it_needs(
         ),
         ({"num_hidden_layers": 8}, "the weights lack"),
         ({"intermediate_size": 100}, "cannot be loaded"),
-        ({"num_attention_heads": 0}, "config.json cannot be used: ZeroDivisionError"),
+        ({"num_hidden_layers": 1_000_000}, "fewer than one for each layer"),
+        ({"text_config": {"num_hidden_layers": 1_000_000}}, "text_config.num_hidden_layers is 1"),
     ],
     ids=lambda value: str(value)[:40],
 )
@@ -80,6 +82,26 @@ def test_an_unusable_model_is_refused_with_the_reason(
     )
     with pytest.raises(ModelLoadError, match=re.escape(expected)):
         load_engine(settings, progress=lambda _: None)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"num_hidden_layers": 0}, {"num_hidden_layers": -1}, {"num_hidden_layers": "2"},
+        {"num_attention_heads": 0}, {"num_attention_heads": -2}, {"num_key_value_heads": 0},
+        {"head_dim": 0}, {"hidden_size": 0}, {"hidden_size": -64}, {"vocab_size": 0},
+        {"vocab_size": 10**12}, {"max_position_embeddings": -1}, {"max_position_embeddings": 0},
+        {"max_position_embeddings": 10**12}, {"max_position_embeddings": 1e12},
+        {"rope_theta": 0}, {"rope_parameters": {"rope_theta": -1.0, "rope_type": "default"}},
+        {"rope_parameters": {"rope_theta": 1e4, "rope_type": "linear", "factor": 0}},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_sizes_that_no_model_has_are_refused_by_their_names(tmp_path: Path, change: dict) -> None:
+    folder = broken_model(tmp_path / "model", **change)
+    name = next(iter(change))
+    with pytest.raises(ModelLoadError, match=rf"config\.json cannot be used: {name}"):
+        find_model(str(folder), revision=None, token=None)
 
 
 def test_weights_without_a_place_in_the_model_are_named(

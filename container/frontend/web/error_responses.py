@@ -12,7 +12,12 @@ from flask import Response, request
 from werkzeug.exceptions import HTTPException, RequestEntityTooLarge
 
 from container import errors
-from container.errors import InternalError, ServingError, payload_too_large
+from container.errors import (
+    InternalError,
+    MalformedRequest,
+    ServingError,
+    payload_too_large,
+)
 
 log = logging.getLogger(__name__)
 
@@ -259,6 +264,9 @@ def to_client_error(error: Exception) -> ServingError:
         return error
     if isinstance(error, RequestEntityTooLarge):
         return payload_too_large(request.max_content_length)
+    if isinstance(error, RecursionError):  # only what clients write is nested without a limit
+        log.warning("frontend: a body is nested too deeply; the client gets status 400")
+        return MalformedRequest("the body is nested too deeply")
     log.error("frontend: unexpected error; the client gets status 500", exc_info=error)
     return InternalError("internal error; the cause is in the server's log")
 

@@ -29,6 +29,7 @@ from container.errors import ModelLoadError
 from container.model.formats.checkpoint import is_gguf
 from container.model.formats.gguf_files import SUFFIX as GGUF_SUFFIX
 from container.model.formats.gguf_files import write_folder
+from container.model.hf_config import find_unusable
 from container.settings.process_env import RANKS_FOLDER, model_root, outward_links
 
 log = logging.getLogger(__name__)
@@ -45,6 +46,8 @@ BYTE_TOKENIZERS = ("ByT5Tokenizer", "PerceiverTokenizer", "CanineTokenizer")
 # The files that transformers loads by their names.
 NAMED_WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 INDEX = ".index.json"
+# The most that a safetensors file may have in front of its tensors, by the format.
+MAX_HEADER_BYTES = 100_000_000
 # Files beside the weights of a model that trainers and converters leave: other things, or copies.
 NOT_WEIGHTS = ("adapter", "training", "optimizer", "scheduler", "random_states", "consolidated")
 
@@ -170,6 +173,8 @@ def _checked(files: ModelFiles) -> ModelFiles:
         raise ModelLoadError(f"{path}/config.json is not a JSON object")
     if not any(any(path.glob(name)) for name in ("*.safetensors", "*.bin")) and not is_gguf(path):
         raise ModelLoadError(f"{path}: the weights are missing (no *.safetensors and no *.bin)")
+    if (problem := find_unusable(files.config(), _num_tensors(path))) is not None:
+        raise ModelLoadError(f"{path}/config.json cannot be used: {problem}")
     if not any(any(path.glob(name)) for name in TOKENIZER_FILES) and not _needs_no_file(path):
         raise ModelLoadError(
             f"{path}: the tokenizer is missing (none of {', '.join(TOKENIZER_FILES)})"
@@ -234,7 +239,18 @@ def _tensor_names(path: Path) -> list[str]:
             return list(torch.load(path, map_location="meta", mmap=True, weights_only=True))
         with path.open("rb") as file:
             (size,) = struct.unpack("<Q", file.read(8))
-            header = json.loads(file.read(min(size, path.stat().st_size)))
+            if size > MAX_HEADER_BYTES:
+                raise ValueError(f"its header would have {size} bytes")
+            header = json.loads(file.read(size))
         return [name for name in header if name != "__metadata__"]
     except Exception as error:  # a broken file fails anywhere
         raise ModelLoadError(f"{path} cannot be read: {type(error).__name__}: {error}") from error
+
+
+def _num_tensors(folder: Path) -> int | None:
+    """Count the tensors of all safetensors files; None if there are none or one is broken."""
+    try:
+        counts = [len(_tensor_names(path)) for path in folder.glob("*.safetensors")]
+    except ModelLoadError:
+        return None  # whoever loads the file reports it
+    return sum(counts) or None

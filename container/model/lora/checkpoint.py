@@ -8,15 +8,15 @@ names them.
 import math
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
 import msgspec
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load
 
 from container.errors import InvalidParameter, one_line
 from container.settings.process_env import outward_links
@@ -143,58 +143,68 @@ def read_weights(
     if not os.path.isfile(path):
         raise InvalidParameter(f"{folder}: {WEIGHTS} is missing", field="src")
     try:
-        tensors = load_file(path)
+        with safe_open(path, "pt") as file:
+            halves = _halves(path, file.keys())
+            for layer, keys in halves.items():
+                sizes = {half: file.get_slice(key).get_shape() for half, key in keys.items()}
+                _check_shapes(path, layer, sizes, shapes)
+        # Not mapped: reading a mapped file that somebody cuts short ends the process.
+        tensors = load(path.read_bytes())
     except (SafetensorError, OSError, ValueError, RuntimeError) as error:
         raise InvalidParameter(f"{path} cannot be read: {one_line(error)}", field="src") from None
-    halves: dict[str, dict[str, torch.Tensor]] = {}
-    for key, tensor in tensors.items():
-        match = KEY.match(key.removeprefix(PREFIX))
-        if match is None:
-            raise InvalidParameter(
-                f"{path}: tensor {key} is not a LoRA weight (lora_A or lora_B)", field="src"
-            )
-        halves.setdefault(match[1], {})[match[2]] = tensor
     weights = {}
-    for layer, parts in halves.items():
-        weights[layer] = update = _low_rank(path, layer, parts, config, shapes)
+    for layer, keys in halves.items():
+        a, b = tensors[keys["A"]], tensors[keys["B"]]
+        if not (a.is_floating_point() and b.is_floating_point()):
+            raise _invalid(
+                f"{path}: {layer} has weights of type {a.dtype}, not of a floating point"
+            )
+        weights[layer] = update = LoraWeights(a.float(), b.float() * config.scale(layer))
         if not (_is_finite(update.a, dtype) and _is_finite(update.b, dtype)):
             raise _invalid(f"{path}: {layer} has values that are not finite as {dtype}")
     return weights
+
+
+def _halves(path: Path, keys: Iterable[str]) -> dict[str, dict[str, str]]:
+    """Return the names of each layer's tensors by `A` and `B`."""
+    halves: dict[str, dict[str, str]] = {}
+    for key in keys:
+        match = KEY.match(key.removeprefix(PREFIX))
+        if match is None:
+            raise _invalid(f"{path}: tensor {key[:100]} is not a LoRA weight (lora_A or lora_B)")
+        halves.setdefault(match[1], {})[match[2]] = key
+    return halves
 
 
 def _is_finite(tensor: torch.Tensor, dtype: torch.dtype) -> bool:
     return bool(tensor.to(dtype).isfinite().all())
 
 
-def _low_rank(
+def _check_shapes(
     path: Path,
     layer: str,
-    parts: dict[str, torch.Tensor],
-    config: LoraConfig,
+    sizes: Mapping[str, list[int]],
     shapes: Mapping[str, tuple[int, int]],
-) -> LoraWeights:
+) -> None:
+    """Refuse an update that does not fit the model's layer, before anything of it is read."""
     if layer not in shapes:
         raise InvalidParameter(
             f"{path}: the model has no layer {layer} that an adapter can change", field="src"
         )
-    if parts.keys() != {"A", "B"}:
+    if sizes.keys() != {"A", "B"}:
         raise InvalidParameter(
-            f"{path}: {layer} has only lora_{''.join(parts)}; an update needs lora_A and lora_B",
+            f"{path}: {layer} has only lora_{''.join(sizes)}; an update needs lora_A and lora_B",
             field="src",
         )
-    a, b = parts["A"], parts["B"]
+    a, b = sizes["A"], sizes["B"]
     inputs, outputs = shapes[layer]
-    rank = a.shape[0] if a.dim() else 0
-    if rank == 0 or a.shape != (rank, inputs) or b.shape != (outputs, rank):
+    rank = a[0] if a else 0
+    if not 0 < rank <= max(inputs, outputs) or a != [rank, inputs] or b != [outputs, rank]:
         raise InvalidParameter(
             f"{path}: {layer} takes updates of {inputs} x r and r x {outputs}, not of the shapes "
-            f"{list(reversed(a.shape))} and {list(reversed(b.shape))}; the adapter was trained for "
-            "another model",
+            f"{a[::-1]} and {b[::-1]}; the adapter was trained for another model",
             field="src",
         )
-    if not (a.is_floating_point() and b.is_floating_point()):
-        raise _invalid(f"{path}: {layer} has weights of type {a.dtype}, not of a floating point")
-    return LoraWeights(a.float(), b.float() * config.scale(layer))
 
 
 def _pattern(patterns: Mapping[str, float] | None, layer: str, default: float) -> float:

@@ -6,9 +6,11 @@ from pathlib import Path
 
 from container.errors import InvalidParameter, one_line
 from container.files import find_folder
-from container.model.lora.checkpoint import CONFIG
+from container.model.lora.checkpoint import CONFIG, WEIGHTS
 
-Download = Callable[..., str]  # of huggingface_hub.snapshot_download's first parameters
+Download = Callable[..., str]  # of huggingface_hub.snapshot_download's parameters
+# Of a repository only an adapter's files, wherever they are: others may be of any size.
+PATTERNS = [f"*{CONFIG}", f"*{WEIGHTS}"]
 
 
 def find_adapter(source: str, download: Download) -> Path:
@@ -32,7 +34,7 @@ def _download(source: str, download: Download) -> Path:
         )
     name, _, revision = source.partition("@")
     try:
-        return Path(download(name, **({"revision": revision} if revision else {})))
+        return Path(download(name, revision=revision or None, allow_patterns=PATTERNS))
     except Exception as error:  # the Hub's client can raise many errors
         raise InvalidParameter(
             f"`src`: {source[:200]} is no folder and cannot be downloaded: {one_line(error)}",

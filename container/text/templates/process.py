@@ -22,11 +22,18 @@ CPU_S = 2.0
 MEMORY_BYTES = 512 * 2**20
 MAX_CHARS = 2**24
 LENGTH = struct.Struct(">Q")
+# More than the sender has, so that what it can write can be read.
+RECURSION_LIMIT = 2000
+TOO_DEEP = "it, or one of its arguments, is nested too deeply"
 
 
-def send(connection: socket.socket, message: dict[str, Any]) -> None:
-    """Send a message. Raises OSError."""
-    data = json.dumps(message, ensure_ascii=False).encode()
+def encode(message: dict[str, Any]) -> bytes:
+    """Encode a message. Raises RecursionError."""
+    return json.dumps(message, ensure_ascii=False).encode()
+
+
+def send(connection: socket.socket, data: bytes) -> None:
+    """Send an encoded message. Raises OSError."""
     connection.sendall(LENGTH.pack(len(data)))
     connection.sendall(data)
 
@@ -58,12 +65,13 @@ def serve(connection: socket.socket) -> None:
         from transformers.utils.chat_template_utils import render_jinja_template
 
     _limit_memory()
+    sys.setrecursionlimit(RECURSION_LIMIT)
     while (request := receive(connection)) is not None:
         # At its end the signal kills this process, even within native code.
         signal.setitimer(signal.ITIMER_PROF, CPU_S)
         answer = _answer(render_jinja_template, request)
         signal.setitimer(signal.ITIMER_PROF, 0)
-        send(connection, answer)
+        send(connection, encode(answer))
 
 
 def _answer(render: Any, request: dict[str, Any]) -> dict[str, Any]:
@@ -71,6 +79,8 @@ def _answer(render: Any, request: dict[str, Any]) -> dict[str, Any]:
         [text], _ = render(conversations=[request.pop("messages")], **request)
         if len(text) > MAX_CHARS:
             raise ValueError(f"it wrote more than {MAX_CHARS} characters")
+    except RecursionError:
+        return {"error": TOO_DEEP, "is_type": False}
     except MemoryError:
         return {"error": f"it needs more than {MEMORY_BYTES >> 20} MiB of memory", "is_type": False}
     except Exception as error:  # a template can raise anything

@@ -11,7 +11,7 @@ from typing import Any
 
 import psutil
 
-from container.text.templates.process import CPU_S, receive, send
+from container.text.templates.process import CPU_S, TOO_DEEP, encode, receive, send
 
 # A rendering that takes all of its processor time does not hold up the others.
 MAX_PROCESSES = 2
@@ -51,20 +51,24 @@ class TemplateRenderer:
 
         Raises RenderError.
         """
+        try:
+            data = encode(request)
+        except RecursionError:
+            raise RenderError(TOO_DEEP) from None
         with self._slots:
             try:
-                answer = self._call(request)
+                answer = self._call(data)
             except _Killed:  # by another process, or for memory that others took
-                answer = self._call(request)
+                answer = self._call(data)
         if "text" not in answer:
             raise RenderError(answer["error"], is_type=answer["is_type"])
         text: str = answer["text"]
         return text
 
-    def _call(self, request: dict[str, Any]) -> dict[str, Any]:
+    def _call(self, data: bytes) -> dict[str, Any]:
         process = self._take_idle() or _Process()
         try:
-            answer = process.call(request)
+            answer = process.call(data)
         except BaseException:  # such as the end of the greenlet that waits
             process.kill()
             raise
@@ -103,10 +107,10 @@ class _Process:
                 stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
             )  # fmt: skip
 
-    def call(self, request: dict[str, Any]) -> dict[str, Any]:
-        """Send a request and wait for its answer. Raises RenderError."""
+    def call(self, data: bytes) -> dict[str, Any]:
+        """Send an encoded request and wait for its answer. Raises RenderError."""
         try:
-            send(self._connection, request)
+            send(self._connection, data)
             answer = receive(self._connection)
         except TimeoutError:
             raise RenderError(f"it took longer than {WHOLE_S:.0f} s") from None

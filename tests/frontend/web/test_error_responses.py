@@ -37,6 +37,12 @@ def test_an_unexpected_error_shows_nothing_of_itself(caplog: pytest.LogCaptureFi
     assert "secret path" in caplog.text
 
 
+def test_too_deep_a_body_is_the_clients_fault() -> None:
+    shown = error_responses.to_client_error(RecursionError("in a frame"))
+    assert isinstance(shown, errors.MalformedRequest)
+    assert shown.message == "the body is nested too deeply"
+
+
 def test_a_large_body_is_the_clients_fault() -> None:
     app = Flask("test")
     app.config["MAX_CONTENT_LENGTH"] = 25_000_000

@@ -1,10 +1,11 @@
-"""Halves of surrogate pairs, and very long texts, in any string of any route that reads text.
+"""Halves of surrogate pairs, very long and deeply nested values in any string of any route.
 
 Each is the client's fault: a 4xx of less than 1 KB that shows nothing of the server.
 """
 
 import codecs
 import json
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -97,6 +98,23 @@ def test_half_a_character_in_any_string_is_refused(server: Server, path: str, bo
             for data in _with_halves(marked):
                 headers = {"Content-Type": "application/json"}
                 _check(session.post(f"{server.url}{path}", data, headers=headers, timeout=60), data)
+
+
+@pytest.mark.parametrize(("path", "body"), BODIES)
+def test_values_of_any_depth_are_no_fault_of_the_server(
+    server: Server, path: str, body: dict
+) -> None:
+    """Near Python's limit of recursion the parser still reads what later code cannot write."""
+    with requests.Session() as session:
+        for marked in _each_string_marked(body):
+            for depth in (300, 900, 930, 950, 970, 990):
+                deep = "[" * depth + "]" * depth
+                data = re.sub(f'"[^"]*{MARK}"', deep, json.dumps(marked))
+                headers = {"Content-Type": "application/json"}
+                answer = session.post(f"{server.url}{path}", data, headers=headers, timeout=60)
+                shown = f"{marked!r:.300} {depth}: {answer.status_code} {answer.text[:300]}"
+                assert answer.status_code < 500, shown
+                assert len(answer.content) < 2048, shown
 
 
 @pytest.mark.parametrize(

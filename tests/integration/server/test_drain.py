@@ -3,6 +3,7 @@
 import json
 import signal
 import threading
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,21 @@ SCORED = {"prompt": ["one", "two"], "max_tokens": TOKENS, "echo": True, "logprob
 INPUT = {"input": "Tell me", "max_output_tokens": TOKENS}
 STREAM = {"stream": True}
 TYPED = MESSAGES | {"system": "Be brief."}  # Anthropic's form
+
+
+@dataclass(frozen=True)
+class Raw:
+    """A body of another content type than JSON."""
+
+    content_type: str
+    data: bytes
+
+
 LINES = b"\n".join(json.dumps(body).encode() for body in (GENERATE, MESSAGES, PROMPT))
+JSON_LINES = Raw("application/jsonlines", LINES)
+# Without a limit they are as long as the context allows.
+TEXT = Raw("text/plain", b"Tell me")
+ROWS = Raw("text/csv", b"inputs\nTell me\nTell us\n")
 
 # (path, body, sequences in the engine)
 PLAIN: list[tuple[str, Any, int]] = [
@@ -30,7 +45,9 @@ PLAIN: list[tuple[str, Any, int]] = [
     ("/invocations", GENERATE, 1),
     ("/invocations", MESSAGES, 1),
     ("/invocations", PROMPT, 1),
-    ("/invocations", LINES, 3),
+    ("/invocations", JSON_LINES, 3),
+    ("/invocations", TEXT, 1),
+    ("/invocations", ROWS, 2),
     ("/v1/chat/completions", MESSAGES, 1),
     ("/chat/completions", MESSAGES, 1),
     ("/v1/completions", SCORED, 2),
@@ -62,9 +79,9 @@ class Call(threading.Thread):
         self.answer: requests.Response | None = None
 
     def run(self) -> None:
-        if isinstance(self._body, bytes):
-            headers = {"Content-Type": "application/jsonlines"}
-            self.answer = requests.post(self._url, self._body, headers=headers, timeout=120)
+        if isinstance(self._body, Raw):
+            headers = {"Content-Type": self._body.content_type}
+            self.answer = requests.post(self._url, self._body.data, headers=headers, timeout=120)
         else:
             self.answer = requests.post(self._url, json=self._body, timeout=120)
 
@@ -75,7 +92,11 @@ def test_plain_and_streamed_answers_of_every_dialect_are_whole(
 ) -> None:
     requested = [*PLAIN, *STREAMED]
     num_sequences = sum(sequences for _, _, sequences in requested)
-    settings = {"MAX_BATCH_SIZE": str(num_sequences), "GRACEFUL_TERMINATION_TIMEOUT": "60"}
+    settings = {
+        "MAX_BATCH_SIZE": str(num_sequences),
+        "MAX_TOTAL_TOKENS": str(TOKENS + 500),
+        "GRACEFUL_TERMINATION_TIMEOUT": "60",
+    }
     with serving(tmp_path / "log", endless_model, **settings) as server:
         calls = [Call(server, path, body) for path, body, _ in requested]
         for call in calls:
@@ -97,5 +118,6 @@ def test_plain_and_streamed_answers_of_every_dialect_are_whole(
     detailed = calls[0].answer.json()["details"]
     assert detailed["generated_tokens"] == TOKENS
     assert detailed["prefill"]
-    assert len(calls[5].answer.text.splitlines()) == 3
+    num_records = [len(calls[n].answer.text.splitlines()) for n in (5, 6, 7)]
+    assert num_records == [3, 1, 2]
     assert calls[0].answer.headers["x-compute-type"] == "cpu"

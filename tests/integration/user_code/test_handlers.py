@@ -1,6 +1,7 @@
 """User code served by real processes: streams, crashes, hangs, and the engine as its model."""
 
 import json
+import re
 import shutil
 import signal
 import subprocess
@@ -45,9 +46,19 @@ def predict_fn(data, model):
     if do == "deadlock":
         import ctypes
         ctypes.PyDLL(None).sleep(1000)  # holds the interpreter's lock
+    if do == "recurse":
+        import sys
+        sys.setrecursionlimit(10**9)
+        return deeper(0)
+    if do == "eat":
+        held = []
+        while True:
+            held.append(b"x" * 2**24)
     if do == "stream":
         return parts(data.get("count", 3), data.get("fail_at"))
     return {"large": "x" * data["size"]}
+def deeper(number):
+    return deeper(number + 1)
 def parts(count, fail_at):
     for number in range(count):
         if number == fail_at:
@@ -66,7 +77,8 @@ def own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """User code with a model of its own, and no engine."""
     folder = tmp_path_factory.mktemp("own")
     model = folder_with(folder / "model", PROGRAM)
-    with serving(folder / "log", model, HANDLER_TIMEOUT="2", PAYLOAD_LIMIT="30000000") as server:
+    limits = {"HANDLER_TIMEOUT": "2", "HANDLER_MEMORY": "500", "PAYLOAD_LIMIT": "30000000"}
+    with serving(folder / "log", model, **limits) as server:
         yield server
 
 
@@ -123,6 +135,22 @@ def test_system_exit_in_user_code_ends_nothing(own: Server) -> None:
     before = _ask(own, do="pid").json()
     assert "SystemExit" in _ask(own, do="leave").json()["error"]
     assert _ask(own, do="pid").json() == before
+
+
+def test_endless_recursion_is_an_error_whatever_limit_the_code_sets(own: Server) -> None:
+    before = _ask(own, do="pid").json()
+    failed = _ask(own, do="recurse")
+    assert failed.status_code == 500
+    assert "RecursionError" in failed.json()["error"]
+    assert "recursion limit of 1000000000; it is bounded to 100000" in own.log
+    assert _ask(own, do="pid").json() == before
+
+
+def test_a_process_that_takes_all_memory_is_replaced_with_the_cause(own: Server) -> None:
+    failed = _ask(own, do="eat")
+    assert failed.status_code in (500, 504)  # on a slow machine HANDLER_TIMEOUT comes first
+    assert re.search("HANDLER_(MEMORY|TIMEOUT)", failed.json()["error"])
+    wait_for(lambda: _ask(own, do="pid").ok, 20)
 
 
 @pytest.mark.parametrize("do", ["wordless", "surrogate"])

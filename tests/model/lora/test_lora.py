@@ -292,6 +292,29 @@ def test_weights_that_cannot_be_right_are_refused_by_their_file(
         read_weights(tmp_path, {"layer": (4, 4)}, torch.float16)
 
 
+@pytest.mark.parametrize(("rank", "width"), [(3, 4), (10**7, 4), (10**7, 5)])
+def test_weights_that_do_not_fit_are_refused_before_they_are_read(
+    tmp_path: Path, rank: int, width: int
+) -> None:
+    (tmp_path / "adapter_config.json").write_text('{"peft_type": "LORA", "r": 2}')
+    size = rank * 5 * 4
+    header = json.dumps(
+        {
+            f"{KEY}.lora_A.weight": {
+                "dtype": "F32", "shape": [rank, 5], "data_offsets": [0, size]
+            },
+            f"{KEY}.lora_B.weight": {
+                "dtype": "F32", "shape": [5, rank], "data_offsets": [size, 2 * size]
+            },
+        }
+    ).encode()  # fmt: skip
+    with (tmp_path / "adapter_model.safetensors").open("wb") as file:
+        file.write(len(header).to_bytes(8, "little") + header)
+        file.truncate(8 + len(header) + 2 * size)  # without a block on the disk
+    with pytest.raises(InvalidParameter, match="trained for another model"):
+        read_weights(tmp_path, {"layer": (width, width)}, torch.float32)
+
+
 @pytest.mark.parametrize(
     "source", ["x" * 5000, "x" * 4000, "~nobody-here/x", "a\0b", "", "/etc/passwd", "a/b/c", "."]
 )
@@ -310,7 +333,7 @@ def test_steps_go_on_while_an_adapter_is_downloaded(folders: dict[str, Path]) ->
     engine = torch_engine("llama")
     is_released = threading.Event()
 
-    def download(name: str) -> str:
+    def download(name: str, **_: object) -> str:
         assert is_released.wait(60)
         return str(folders["small"])
 

@@ -111,6 +111,28 @@ def test_numbers_of_any_size_are_passed_on(renderer: TemplateRenderer) -> None:
     assert _render(renderer, "{{ x }}", x=float("inf")) == "inf"
 
 
+@pytest.mark.parametrize("template", ["{{ x | tojson }}", "{{ x }}", "{{ x | length }}"])
+def test_arguments_of_any_depth_are_written_or_refused(
+    renderer: TemplateRenderer, template: str
+) -> None:
+    pid = _pid(renderer)
+    for depth in (100, 500, *range(950, 1010, 3), 5000, 100_000):
+        x: Any = 1
+        for _ in range(depth):
+            x = [x]
+        with contextlib.suppress(RenderError):
+            assert _render(renderer, template, x=x)
+            assert depth < 1000
+    assert _render(renderer, template, x=[[1]])
+    assert _pid(renderer) == pid
+
+
+def _pid(renderer: TemplateRenderer) -> int:
+    _render(renderer, "a")
+    [process] = _template_processes()
+    return process.pid
+
+
 TOOL = {"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}
 CALL = {"type": "function", "function": {"name": "f", "arguments": {"a": 1}}}
 ASKED = [
