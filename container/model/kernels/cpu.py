@@ -51,7 +51,7 @@ class WeightArgs(ctypes.Structure):
     _fields_ = [
         ("numbers", _POINTER), ("scales", _POINTER), ("bias", _POINTER), ("block_of", _POINTER),
         ("inputs", _INT), ("outputs", _INT), ("block", _INT), ("blocks", _INT),
-        ("kind", ctypes.c_int),
+        ("kind", ctypes.c_int), ("half_scales", ctypes.c_int),
     ]  # fmt: skip
 
 

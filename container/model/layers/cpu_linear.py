@@ -62,6 +62,7 @@ class CpuLinear(FastLinear):
             numbers=self.numbers.data_ptr(), scales=_address(self.scales),
             bias=_address(self.bias), block_of=_address(self._group_of), inputs=self.in_features,
             outputs=self.out_features, block=self.in_features // groups, blocks=groups, kind=kind,
+            half_scales=self.scales is not None and self.scales.dtype == torch.float16,
         )  # fmt: skip
         self._args = GemmArgs(
             weight=ctypes.addressof(self.weight_args), bf16=weight.dtype == torch.bfloat16,
@@ -83,7 +84,7 @@ class CpuLinear(FastLinear):
         """Pack words of consecutive inputs, and scales beside offsets; return the kind."""
         self.numbers = packed(weight.numbers.view(torch.int32))
         scales, offsets = (packed(part).squeeze(-1) for part in (weight.scales, weight.offsets))
-        self.scales = torch.stack([scales, offsets], 2)
+        self.scales = _in_half_if_exact(torch.stack([scales, offsets], 2))
         self._group_of = weight.group_of
         return QUANTIZED_FORMATS[weight.bits]
 
@@ -133,6 +134,12 @@ def can_use_gemm(kernels: Kernels | None, weight: torch.Tensor) -> bool:
     if isinstance(weight, QuantizedWeight):
         return True
     return weight.shape[1] % 2 == 0 and not (weight.dtype == torch.bfloat16 and _has_matrix_unit())
+
+
+def _in_half_if_exact(scales: torch.Tensor) -> torch.Tensor:
+    """Return float32 scales in float16 if that holds them exactly, as it does those of Q4_1."""
+    halves = scales.half()
+    return halves if torch.equal(halves.float(), scales) else scales
 
 
 def _fits_bfloat16(weight: torch.Tensor) -> bool:

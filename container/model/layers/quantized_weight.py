@@ -22,6 +22,10 @@ ROWS_AT_ONCE = 1024
 SHRINKS = (1.0, 0.95, 0.9, 0.85, 0.8)
 # A scale for groups of equal weights, which are all the offset.
 SMALLEST = 1e-20
+# Groups whose scales and offsets may be rounded to float16: their weights are at most so many half
+# ranges from zero, and half a range is at least so much, which makes steps of 2^-14 or more.
+FARTHEST = 16
+LEAST_HALF_RANGE = 2.0**-14 * 15 / 2 / min(SHRINKS)
 
 
 class QuantizedWeight(torch.Tensor):
@@ -180,7 +184,8 @@ def quantized_to_int4(weight: torch.Tensor, group_size: int = GROUP_SIZE) -> Qua
 
     Of a few widths of the steps each group takes the one with the least squared error. With the
     widest a weight is off by at most a thirtieth of its group's range; a narrower one has larger
-    errors at the ends of the range and smaller ones between them.
+    errors at the ends of the range and smaller ones between them. Scales and offsets are rounded to
+    float16 first where that loses next to nothing, since the kernels store them so then.
     """
     parts = [_quantized(rows, group_size) for rows in weight.detach().split(ROWS_AT_ONCE)]
     numbers, scales, offsets = (torch.cat(part) for part in zip(*parts, strict=True))
@@ -196,9 +201,13 @@ def _quantized(
     middle, half = (high + low) / 2, (high - low) / 2
     scale = offset = numbers = torch.empty(0)
     least = torch.full_like(low, torch.inf)
+    rounds = _can_round_to_half(low, high)
     for shrink in SHRINKS:
         new_offset = middle - half * shrink
         new_scale = (half * shrink * 2 / 15).clamp_(min=SMALLEST)
+        if rounds:
+            new_offset, new_scale = new_offset.half().float(), new_scale.half().float()
+            new_scale.clamp_(min=torch.finfo(torch.float16).tiny)
         new = ((grouped - new_offset[..., None]) / new_scale[..., None]).round_().clamp_(0, 15)
         back = new * new_scale[..., None] + new_offset[..., None]
         error = (back - grouped).square_().sum(-1)
@@ -209,3 +218,18 @@ def _quantized(
         numbers = torch.where(wins[..., None], new, numbers)
         least = torch.minimum(error, least)
     return nibbles(numbers.to(torch.uint8).flatten(1)), scale, offset
+
+
+def _can_round_to_half(low: torch.Tensor, high: torch.Tensor) -> bool:
+    """Whether float16 scales and offsets are as good, for groups of these limits of weights.
+
+    They are if rounding moves no weight by more than some sixteenth of a step: a group's weights
+    are not far from zero beside their range, and its step is in float16's normal range. Groups of
+    equal weights must be exact.
+    """
+    half_range = (high - low) / 2
+    largest = torch.maximum(high.abs(), low.abs())
+    is_near_zero = largest <= half_range * FARTHEST
+    is_normal = (half_range >= LEAST_HALF_RANGE) & (largest <= torch.finfo(torch.float16).max)
+    is_exact = (half_range == 0) & (low == low.half().float())
+    return bool((is_near_zero & is_normal | is_exact).all())

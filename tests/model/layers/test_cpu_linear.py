@@ -94,6 +94,10 @@ def _groups(weight: torch.Tensor, form: str) -> QuantizedWeight:
             four.numbers, four.scales, four.offsets, bits=4, dtype=weight.dtype,
             group_of=groups.int(),
         )  # fmt: skip
+    if form == "float32 scales":
+        return QuantizedWeight(
+            four.numbers, four.scales * 1.001, four.offsets * 1.001, bits=4, dtype=weight.dtype
+        )
     return four.with_eight_bits() if form == "eight bits" else four
 
 
@@ -101,7 +105,7 @@ def _groups(weight: torch.Tensor, form: str) -> QuantizedWeight:
 @settings(max_examples=60, deadline=None)
 @given(
     st.sampled_from(MULTIPLIED or FORMATS),
-    st.sampled_from(["four bits", "eight bits", "shuffled"]),
+    st.sampled_from(["four bits", "float32 scales", "eight bits", "shuffled"]),
     st.integers(1, 200), st.integers(1, 16).map(lambda n: 48 * n), st.integers(1, 70),
     st.booleans(), st.booleans(),
 )  # fmt: skip
@@ -120,7 +124,9 @@ def test_products_of_quantized_weights_are_those_of_the_dequantized(
     _assert_near(got, expected, dtype)
 
 
-@pytest.mark.parametrize("form", ["exact", "int8", "four bits", "eight bits", "shuffled"])
+@pytest.mark.parametrize(
+    "form", ["exact", "int8", "four bits", "float32 scales", "eight bits", "shuffled"]
+)
 @pytest.mark.parametrize("dtype", FORMATS, ids=str)
 def test_a_rows_bits_depend_neither_on_other_rows_nor_on_threads(
     dtype: torch.dtype, form: str

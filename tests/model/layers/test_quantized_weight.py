@@ -90,3 +90,26 @@ def test_sizes_that_contradict_each_other_are_refused() -> None:
 def test_inputs_that_do_not_divide_are_not_quantized() -> None:
     assert can_quantize_to_int4(WEIGHT)
     assert not can_quantize_to_int4(WEIGHT[:, :80])
+
+
+@pytest.mark.parametrize(
+    ("weight", "is_half"),
+    [
+        (WEIGHT, True),
+        (torch.zeros(4, 64), True),
+        (torch.full((4, 64), 0.3), False),  # equal weights stay exact
+        (WEIGHT * 1e-5, False),  # steps that float16 would round coarsely
+        (WEIGHT / WEIGHT.abs().max() * 0.01 + 1, False),  # far from zero beside their range
+        (WEIGHT * 1e6, False),
+    ],
+)
+def test_scales_are_float16_where_that_loses_next_to_nothing(
+    weight: torch.Tensor, *, is_half: bool
+) -> None:
+    quantized = quantized_to_int4(weight)
+    for part in (quantized.scales, quantized.offsets):
+        assert torch.equal(part.half().float(), part) == is_half or bool((part == 0).all())
+    ranges = weight.unflatten(1, (-1, 32))
+    limit = (ranges.amax(-1) - ranges.amin(-1)) / 15 * 0.57 + 1e-30
+    off = (quantized.dequantized() - weight).abs().unflatten(1, (-1, 32)).mean(-1)
+    assert bool((off <= limit).all())

@@ -35,11 +35,12 @@ struct weight {
     /* [groups, inputs, GROUP] of float32, [groups, inputs / 2, GROUP, 2] of bfloat16 and int8; of blocks
      * [groups, words, GROUP], where a word of 32 bits has consecutive inputs, the first in its low bits */
     const void *numbers;
-    const float *scales; /* int8: [groups * GROUP]; blocks: [groups, blocks, 2, GROUP] of s and m; else null */
+    const void *scales; /* int8: [groups * GROUP]; blocks: [groups, blocks, 2, GROUP] of s and m; else null */
     const void *bias;    /* [outputs] of the rows' format, or null */
     const int32_t *block_of; /* the block of each input, or null where blocks are consecutive inputs */
     int64_t inputs, outputs, block, blocks; /* `block` inputs have one scale; a multiple of a word's inputs */
     int kind;
+    int half_scales; /* 1: those of blocks are float16; else all scales are float32 */
 };
 
 struct gemm {
@@ -176,10 +177,14 @@ INLINE int bits_of(int kind) {
     return kind == FLOAT32 ? 32 : kind == BFLOAT16 ? 16 : kind == UINT4 ? 4 : 8;
 }
 
-/* Scales and offsets of a group for one input. */
-INLINE const float *scales_of(const struct weight *w, int64_t group, int64_t input) {
+/* Scales and offsets, [2, GROUP], of a group for one input. */
+INLINE const char *scales_of(const struct weight *w, int64_t group, int64_t input) {
     int64_t block = w->block_of ? w->block_of[input] : input / w->block;
-    return w->scales + (group * w->blocks + block) * 2 * GROUP;
+    return (const char *)w->scales + (group * w->blocks + block) * 2 * GROUP * (w->half_scales ? 2 : 4);
+}
+
+INLINE floats load_scale(const char *scales, int64_t i, int half) {
+    return half ? load_half(scales, i) : load(scales, i, 0);
 }
 
 /* Number `j` of each word. */
@@ -187,43 +192,54 @@ INLINE floats number(words packed, int j, const int bits) {
     return __builtin_convertvector((ints)((packed >> (bits * j)) & ((1u << bits) - 1)), floats);
 }
 
-/* Follows the scales of consecutive inputs: no division with each step. */
-struct scales {
-    const float *here;
-    int64_t left, block;
-};
-
-INLINE struct scales scales_from(const struct weight *w, int64_t group, int64_t input) {
-    return (struct scales){scales_of(w, group, input), w->block - input % w->block, w->block};
+/* Return how many of `count` inputs from `first` on are in the block of the first. */
+INLINE int64_t rest_of_block(const struct weight *w, int64_t first, int64_t count) {
+    int64_t left = w->block - first % w->block;
+    return left < count ? left : count;
 }
 
-INLINE void pass_inputs(struct scales *scales, int64_t count) {
-    scales->left -= count;
-    if (scales->left) return;
-    scales->left = scales->block;
-    scales->here += 2 * GROUP;
-}
-
-/* Convert weights of `count` inputs from `first` on, which are in blocks, to float32, [count, GROUP]. */
-INLINE void widen_blocks(const struct weight *w, int64_t group, int64_t first, int64_t count, float *to,
-                         const int bits) {
-    const int in_word = 32 / bits, is_shuffled = w->block_of != 0;
-    const uint32_t *from = (const uint32_t *)w->numbers + (group * w->inputs + first) / in_word * GROUP;
-    struct scales scales = scales_from(w, group, first);
+/* Convert weights of `count` inputs of one block to float32, [count, GROUP]. */
+INLINE void widen_block(const uint32_t *from, const char *scales, int64_t count, float *to, const int bits,
+                        const int half) {
+    const int in_word = 32 / bits;
     for (int64_t i = 0; i < count; i += in_word, from += GROUP) {
         __builtin_prefetch((const char *)from + AHEAD);
         for (int v = 0; v < GROUP; v += LANES) {
             words packed = (words)load(from, v, 0);
-            floats scale = load(scales.here, v, 0), offset = load(scales.here, GROUP + v, 0);
-            for (int j = 0; j < in_word; j++) {
-                if (is_shuffled) {
-                    const float *own = scales_of(w, group, first + i + j);
-                    scale = load(own, v, 0), offset = load(own, GROUP + v, 0);
-                }
+            floats scale = load_scale(scales, v, half), offset = load_scale(scales, GROUP + v, half);
+            for (int j = 0; j < in_word; j++)
                 store(to, (i + j) * GROUP + v, number(packed, j, bits) * scale + offset, 0);
-            }
         }
-        if (!is_shuffled) pass_inputs(&scales, in_word);
+    }
+}
+
+/* Convert weights of `count` inputs, whose blocks are consecutive inputs, to float32, [count, GROUP]. */
+static __attribute__((noinline)) void widen_blocks(const struct weight *w, int64_t group, int64_t first, int64_t count, float *to,
+                         const int bits) {
+    const int in_word = 32 / bits;
+    const uint32_t *from = (const uint32_t *)w->numbers + (group * w->inputs + first) / in_word * GROUP;
+    for (int64_t i = 0, size; i < count; i += size) {
+        const char *scales = scales_of(w, group, first + i);
+        size = rest_of_block(w, first + i, count - i);
+        if (w->half_scales) widen_block(from, scales, size, to, bits, 1);
+        else widen_block(from, scales, size, to, bits, 0);
+        from += size / in_word * GROUP;
+        to += size * GROUP;
+    }
+}
+
+/* The same for weights whose inputs have blocks of their own. */
+static __attribute__((noinline)) void widen_shuffled(const struct weight *w, int64_t group, int64_t first, int64_t count, float *to,
+                           const int bits) {
+    const int in_word = 32 / bits, half = w->half_scales;
+    const uint32_t *from = (const uint32_t *)w->numbers + (group * w->inputs + first) / in_word * GROUP;
+    for (int64_t i = 0; i < count; i++, to += GROUP) {
+        const char *scales = scales_of(w, group, first + i);
+        for (int v = 0; v < GROUP; v += LANES) {
+            floats scale = load_scale(scales, v, half), offset = load_scale(scales, GROUP + v, half);
+            words packed = (words)load(from + i / in_word * GROUP, v, 0);
+            store(to, v, number(packed, (int)(i % in_word), bits) * scale + offset, 0);
+        }
     }
 }
 
@@ -231,27 +247,29 @@ INLINE void widen_blocks(const struct weight *w, int64_t group, int64_t first, i
  * `tile`, without the memory between them. */
 INLINE void add_row_of_blocks(const struct weight *w, int64_t group, int64_t first, int64_t count,
                               const float *x, float *out, const int bits) {
-    const int in_word = 32 / bits;
+    const int in_word = 32 / bits, half = w->half_scales;
     const uint32_t *words_of_all = (const uint32_t *)w->numbers + (group * w->inputs + first) / in_word * GROUP;
     for (int begin = 0; begin < GROUP; begin += SIDE_BY_SIDE * LANES) {
         const uint32_t *from = words_of_all + begin;
         floats sum[SIDE_BY_SIDE];
         for (int k = 0; k < SIDE_BY_SIDE; k++) sum[k] = all(0.0f);
-        struct scales scales = scales_from(w, group, first);
-        for (int64_t i = 0; i < count; i += in_word, from += GROUP) {
-            words packed[SIDE_BY_SIDE];
+        for (int64_t here = 0, size; here < count; here += size) {
+            const char *scales = scales_of(w, group, first + here);
             floats scale[SIDE_BY_SIDE], offset[SIDE_BY_SIDE];
             for (int k = 0; k < SIDE_BY_SIDE; k++) {
-                packed[k] = (words)load(from, k * LANES, 0);
-                scale[k] = load(scales.here, begin + k * LANES, 0);
-                offset[k] = load(scales.here, GROUP + begin + k * LANES, 0);
+                scale[k] = load_scale(scales, begin + k * LANES, half);
+                offset[k] = load_scale(scales, GROUP + begin + k * LANES, half);
             }
-            __builtin_prefetch((const char *)from + AHEAD);
-            __builtin_prefetch((const char *)from + AHEAD + LINE);
-            pass_inputs(&scales, in_word);
-            for (int j = 0; j < in_word; j++)
-                for (int k = 0; k < SIDE_BY_SIDE; k++)
-                    sum[k] += x[i + j] * (number(packed[k], j, bits) * scale[k] + offset[k]);
+            size = rest_of_block(w, first + here, count - here);
+            for (int64_t i = here; i < here + size; i += in_word, from += GROUP) {
+                words packed[SIDE_BY_SIDE];
+                for (int k = 0; k < SIDE_BY_SIDE; k++) packed[k] = (words)load(from, k * LANES, 0);
+                __builtin_prefetch((const char *)from + AHEAD);
+                __builtin_prefetch((const char *)from + AHEAD + LINE);
+                for (int j = 0; j < in_word; j++)
+                    for (int k = 0; k < SIDE_BY_SIDE; k++)
+                        sum[k] += x[i + j] * (number(packed[k], j, bits) * scale[k] + offset[k]);
+            }
         }
         for (int k = 0; k < SIDE_BY_SIDE; k++)
             store(out, begin + k * LANES, load(out, begin + k * LANES, 0) + sum[k], 0);
@@ -354,7 +372,8 @@ INLINE void add_converted(const struct gemm *p, int64_t group, int64_t begin, in
             add_row_of_blocks(w, group, i, count, x, sum, bits);
             continue;
         }
-        if (is_blocks) widen_blocks(w, group, i, count, weights, bits);
+        if (is_blocks && w->block_of) widen_shuffled(w, group, i, count, weights, bits);
+        else if (is_blocks) widen_blocks(w, group, i, count, weights, bits);
 #ifdef __AVX512BF16__
         else if (pairs) widen_to_pairs((const int8_t *)from, count, (uint16_t *)weights);
 #endif

@@ -49,6 +49,17 @@ INLINE floats load(const void *from, int64_t i, int bf16) {
     return read;
 }
 
+/* Load a vector of float16 from element `i` on. */
+#ifdef __AVX512F__
+INLINE floats load_half(const void *from, int64_t i) {
+    return (floats)_mm512_cvtph_ps(_mm256_loadu_si256((const void *)((const uint16_t *)from + i)));
+}
+#elif defined(__AVX2__)
+INLINE floats load_half(const void *from, int64_t i) {
+    return (floats)_mm256_cvtph_ps(_mm_loadu_si128((const void *)((const uint16_t *)from + i)));
+}
+#endif
+
 /* Convert to bfloat16, rounding to nearest, ties to even. */
 #ifdef __AVX512BF16__
 INLINE halves narrowed(floats x) { return (halves)_mm512_cvtneps_pbh((__m512)x); }
