@@ -125,15 +125,22 @@ def packed(weight: torch.Tensor) -> torch.Tensor:
     return out
 
 
-def can_use_gemm(kernels: Kernels | None, weight: torch.Tensor) -> bool:
-    """Whether the kernels support a weight, [out, in]."""
+def can_use_gemm(
+    kernels: Kernels | None, weight: torch.Tensor, *, int8_weights: bool = False
+) -> bool:
+    """Whether to multiply with a weight, [out, in], by the kernels.
+
+    Weights of bfloat16 are left to oneDNN where the processor has a matrix unit for them. PyTorch's
+    GEMM of int8 weights has none, so those are not.
+    """
     if kernels is None or weight.device.type != "cpu" or not kernels.supports_gemm:
         return False
     if weight.dtype not in (torch.float32, torch.bfloat16):
         return False
     if isinstance(weight, QuantizedWeight):
         return True
-    return weight.shape[1] % 2 == 0 and not (weight.dtype == torch.bfloat16 and _has_matrix_unit())
+    left_to_onednn = weight.dtype == torch.bfloat16 and not int8_weights and _has_matrix_unit()
+    return weight.shape[1] % 2 == 0 and not left_to_onednn
 
 
 def _in_half_if_exact(scales: torch.Tensor) -> torch.Tensor:
@@ -215,7 +222,7 @@ class LinearFactory:
         fp32_out: bool = False,
     ) -> CpuLinear | None:
         kernels = self.kernels
-        if kernels is None or not can_use_gemm(kernels, weight):
+        if kernels is None or not can_use_gemm(kernels, weight, int8_weights=int8_weights):
             return None
         return CpuLinear(weight, bias, kernels, int8_weights=int8_weights, fp32_out=fp32_out)
 

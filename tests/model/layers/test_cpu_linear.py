@@ -189,6 +189,17 @@ def test_onednn_keeps_its_products_where_it_has_matrix_units(
     assert isinstance(prepared.linears().linear(torch.randn(48, 64).bfloat16(), None), PackedLinear)
 
 
+def test_int8_weights_stay_with_the_kernels_where_onednn_has_matrix_units(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(cpu_linear, "_has_matrix_unit", lambda: True)
+    weight = torch.randn(48, 64).bfloat16()
+    factory = prepared.linears()
+    assert isinstance(factory.int8(weight, None, phase=None), CpuLinear)
+    assert isinstance(factory.int4(weight, None), CpuLinear)
+    assert not isinstance(factory.linear(weight, None), CpuLinear)
+
+
 def _stacks(loaded: LoadedModel) -> list[DecoderStack]:
     return [module for module in loaded.module.modules() if isinstance(module, DecoderStack)]
 
