@@ -47,8 +47,10 @@ serve: $(VENV)/server.stamp $(KERNELS)  ## serve HF_MODEL_ID (or the demo model)
 local: $(VENV)/deploy.stamp $(KERNELS)  ## a SageMaker endpoint on this machine, in front of HF_MODEL_ID
 	@exec $(BIN)/python -m sagemaker_deploy local --model $(HF_MODEL_ID)
 
-# By default two at a time, as integration tests mostly wait. Each prints when it has ended.
-TEST_JOBS ?= 2
+# By default three at a time, as integration tests mostly wait. Each prints when it has ended.
+TEST_JOBS ?= 3
+# How often a test of whole servers that fails runs again, if at all; the report then says so.
+RERUNS ?=
 test: $(VENV)/test.stamp $(VENV_SDK)/test.stamp $(VENV_SDK3)/test.stamp $(KERNELS) smollm2  ## run every test that needs neither a GPU nor image tools
 	@echo "Running test-integration, test-model, test-others and test-sdk, $(TEST_JOBS) at a time; each prints when it has ended"
 	@$(MAKE) --no-print-directory --jobs=$(TEST_JOBS) --keep-going --output-sync=target \
@@ -61,7 +63,7 @@ test-quick: $(VENV)/test.stamp $(KERNELS)  ## run the units that start no proces
 test-server: test-integration test-units  ## run the server's tests
 
 test-integration: $(VENV)/test.stamp $(KERNELS)  ## run the tests of whole servers
-	$(BIN)/python -m pytest tests/integration $(call report,integration)
+	$(BIN)/python -m pytest tests/integration $(if $(RERUNS),--reruns=$(RERUNS) -raR) $(call report,integration)
 
 test-units: test-model test-others  ## run the server's other tests, in two halves
 ifneq ($(REPORTS),)
