@@ -5,8 +5,9 @@ import random
 import pytest
 
 from container.messages.engine import SamplingParams, Submit
-from tests.support.engines import Job, ids, run, run_sequences, torch_engine
+from tests.support.engines import Job, ids, run, run_sequences
 from tests.support.models import tiny_models
+from tests.support.torch_engines import torch_engine
 
 SCHEDULES = {
     "roomy": {"num_blocks": 400, "max_batch_tokens": 512},

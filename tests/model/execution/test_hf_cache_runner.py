@@ -10,9 +10,10 @@ from container.messages.engine import SamplingParams, Submit
 from container.model.checks.layer_probe import NotPageable
 from container.model.execution.hf_cache_runner import HFCacheRunner, Progress
 from container.model.loading import prepare as preparation
-from tests.support.engines import Job, ids, run, run_sequences, torch_engine
+from tests.support.engines import Job, ids, run, run_sequences
 from tests.support.models import tiny_models
 from tests.support.models.prepared import prepare
+from tests.support.torch_engines import torch_engine
 
 # Decoders that would be paged; here they are served through their own cache.
 DECODERS = ("bloom", "qwen3_next", "mamba2")

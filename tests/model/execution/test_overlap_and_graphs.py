@@ -28,10 +28,11 @@ from container.model.execution.forward_pass import ForwardPass
 from container.model.kv_cache.cache import KVCache
 from container.model.reference_check import Mismatch
 from container.model.sampling.sampler import Sampler
-from tests.support.engines import Job, ids, run, torch_engine
+from tests.support.engines import Job, ids, run
 from tests.support.host_waits import watched
 from tests.support.models import tiny_models
 from tests.support.models.prepared import prepare
+from tests.support.torch_engines import torch_engine
 
 SIZES = {"num_blocks": 60, "max_total_tokens": 104, "max_input_tokens": 100}
 WISHES: list[dict[str, object]] = [

@@ -6,9 +6,10 @@ from pathlib import Path
 import pytest
 
 from container.messages.engine import SamplingParams
-from tests.support.engines import Job, ids, run, torch_engine
+from tests.support.engines import Job, ids, run
 from tests.support.grammars import ScriptedGrammars
 from tests.support.models import adapters, tiny_models
+from tests.support.torch_engines import torch_engine
 
 PROMPTS = [list(range(2, 30)), [9, 8, 7, 6], list(range(50, 130)), [77]]
 LAYERS = {

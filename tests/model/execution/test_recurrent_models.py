@@ -10,9 +10,10 @@ from container.messages.engine import LogprobMode, SamplingParams, Submit
 from container.model.loading.paged_trial import PagedTrial
 from container.model.reference_check import Mismatch
 from container.model.states.slot_view import SlotView
-from tests.support.engines import Job, ids, run, run_sequences, torch_engine
+from tests.support.engines import Job, ids, run, run_sequences
 from tests.support.models import tiny_models
 from tests.support.models.prepared import prepare
+from tests.support.torch_engines import torch_engine
 
 CPU = torch.device("cpu")
 SMALL = {"num_blocks": 26, "max_total_tokens": 104, "max_input_tokens": 100}

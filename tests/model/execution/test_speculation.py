@@ -7,8 +7,9 @@ import torch
 
 from container.engine.ngram_proposer import NgramProposer
 from container.messages.engine import LogprobMode, SamplingParams, TokenEvent
-from tests.support.engines import Job, ids, run, torch_engine
+from tests.support.engines import Job, ids, run
 from tests.support.models import tiny_models
+from tests.support.torch_engines import torch_engine
 
 
 def _jobs(count: int, **params: object) -> list[Job]:

@@ -24,9 +24,10 @@ from container.model.loading.weights import load_model
 from container.model.vision.language_model import LanguageModel
 from container.model.vision.prompt_inputs import PromptInputs
 from container.text.tokenizer import Tokenizer
-from tests.support.engines import config_for, run_sequences
+from tests.support.engines import run_sequences
 from tests.support.models import tiny_vision
 from tests.support.models.prepared import cpu_kernels
+from tests.support.torch_engines import config_for
 
 CPU = torch.device("cpu")
 SCHEDULES = {"roomy": 512, "small_chunks": 7, "preempting": 64}  # most tokens in a step

@@ -24,10 +24,11 @@ from container.model.loading.memory_plan import KVCapacity, measure_capacity
 from container.model.optimize import fusing
 from container.model.parallel.placement import Placement
 from container.settings.settings import Settings
-from tests.support.engines import Job, ids, run, torch_engine
+from tests.support.engines import Job, ids, run
 from tests.support.models import packed_checkpoints as packed
 from tests.support.models import tiny_models
 from tests.support.models.prepared import prepare
+from tests.support.torch_engines import torch_engine
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda", 0)
 F32 = torch.float32

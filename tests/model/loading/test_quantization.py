@@ -16,9 +16,10 @@ from container.model.layers.int8_linear import BatchPhase, Int8Linear
 from container.model.layers.linear import FastLinear
 from container.model.layers.quantized_weight import quantized_to_int4
 from container.model.loading.quantization import BEFORE, NOT_OFFERED, ON_LOAD, quantizer_options
-from tests.support.engines import Job, config_for, ids, run
+from tests.support.engines import Job, ids, run
 from tests.support.models import prepared, tiny_models
 from tests.support.models.prepared import prepare
+from tests.support.torch_engines import config_for
 
 CPU = torch.device("cpu")
 

@@ -18,8 +18,9 @@ from container.model.lora.checkpoint import read_weights
 from container.model.lora.layers import LoraLayers
 from container.model.lora.manager import LoraManager
 from container.model.lora.record import AdapterRecord
-from tests.support.engines import Job, ids, run, torch_engine
+from tests.support.engines import Job, ids, run
 from tests.support.models import adapters, tiny_models
+from tests.support.torch_engines import torch_engine
 
 PROMPTS = [[3, 5, 7, 11, 13], [50, 60, 70], [9] * 30, [100, 4, 101, 4, 102, 4]]
 COUNT = 12

@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from container.messages.engine import SamplingParams
-from tests.support.engines import Job, ids, run, torch_engine
+from tests.support.engines import Job, ids, run
+from tests.support.torch_engines import torch_engine
 
 
 def _sampled(seed: int, **more: float) -> SamplingParams:
