@@ -3,6 +3,7 @@
 import gc
 import importlib.util
 import inspect
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import CodeType, FunctionType
@@ -94,6 +95,20 @@ def _names_used(test: Callable[..., object]) -> set[str]:
             if isinstance(helper, FunctionType) and helper.__module__ == test.__module__:
                 codes.append(helper.__code__)
     return names
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _shared_renderer() -> Iterator[None]:
+    """Let all chat templates share a renderer: each of its processes takes a second to start."""
+    chat_template = sys.modules.get("container.text.templates.chat_template")
+    if chat_template is None:  # no test module imports it
+        yield
+        return
+    renderer = chat_template.TemplateRenderer()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(chat_template, "TemplateRenderer", lambda: renderer)
+        yield
+    renderer.close()
 
 
 @pytest.fixture(scope="session")
