@@ -4,6 +4,9 @@ The page's scripts come with the package flask-swagger-ui, so it needs no intern
 policy lets it reach nothing but this server.
 """
 
+from functools import cache
+from typing import Any
+
 from flask import Blueprint, Response
 from flask_swagger_ui import get_swaggerui_blueprint
 
@@ -19,7 +22,7 @@ POLICY = (
 def description() -> Blueprint:
     """Make the routes of the document, TGI's name for it too."""
     routes = Blueprint("description", __name__)
-    described = document()
+    described = _document()
 
     @routes.get("/openapi.json")
     @routes.get("/api-doc/openapi.json")
@@ -27,6 +30,12 @@ def description() -> Blueprint:
         return json_response(described)
 
     return routes
+
+
+@cache
+def _document() -> dict[str, Any]:
+    """Return the document, which is the same for every app of a process and slow to make."""
+    return document()
 
 
 def swagger() -> Blueprint:

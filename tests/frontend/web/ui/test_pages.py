@@ -2,6 +2,7 @@
 
 import hashlib
 import re
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,7 @@ BROWSER = "text/html,application/xhtml+xml,application/xml;q=0.9,image/avif,*/*;
 OWN_FILES = sorted(path for path in FOLDER.iterdir() if path.is_file())
 
 
+@cache
 def _client(**environ: str) -> FlaskClient:
     options = Options.from_settings(Settings.from_environ(environ))
     return create_app(AppContext(Service(NoEngine(), NoEngine.tokenizer), options)).test_client()
