@@ -39,6 +39,7 @@ from tests.support.grammars import Countdown, ScriptedGrammars
 VOCABULARY, END, STOP = 7, 6, 3
 OWNER = b"f"
 SEEDS = range(12)
+QUICK_SEEDS = range(2)  # of the tests that are not slow
 GAMES = 6  # of each seed, with overlap and without
 STEPS = 200  # in which requests come; then all of them end
 
@@ -500,11 +501,15 @@ def play(seed: int, overlaps: bool) -> Counter[str]:
 
 
 @pytest.mark.parametrize("overlaps", [False, True])
-@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize(
+    "seed",
+    [seed if seed in QUICK_SEEDS else pytest.param(seed, marks=pytest.mark.slow) for seed in SEEDS],
+)
 def test_every_step_reads_what_it_should(seed: int, overlaps: bool) -> None:
     play(seed, overlaps)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("overlaps", [False, True])
 def test_the_games_have_all_that_they_are_for(overlaps: bool) -> None:
     tally = sum((play(seed, overlaps) for seed in SEEDS), Counter())
