@@ -43,7 +43,8 @@ class Chat:
     def read(self, event: dict[str, Any], outcome: Outcome) -> bool:
         """Text, thoughts and calls count."""
         _take_usage(event, outcome)
-        deltas = [choice.get("delta") or {} for choice in event.get("choices") or []]
+        choices = event.get("choices") or []
+        deltas = [choice.get("delta") or choice.get("message") or {} for choice in choices]
         names = ("content", "reasoning_content", "reasoning", "tool_calls")
         return any(delta.get(name) for delta in deltas for name in names)
 
@@ -83,7 +84,7 @@ class Generate:
         outcome.tokens = details.get("generated_tokens") or outcome.tokens
         if details.get("input_length"):
             outcome.prompt_tokens = details["input_length"]
-        return "token" in event
+        return "token" in event or bool(event.get("generated_text"))
 
 
 APIS: dict[str, type[Api]] = {"chat": Chat, "completions": Completions, "generate": Generate}
@@ -123,7 +124,7 @@ def _refuse_error(event: dict[str, Any]) -> None:
 class EventReader:
     """Puts the pieces of a body together and reads the events of server-sent events.
 
-    A body that is one JSON object, as of a server that does not stream, is one event.
+    A body that is one JSON object or list, as of a server that does not stream, is read as well.
     """
 
     def __init__(self) -> None:
@@ -143,5 +144,6 @@ class EventReader:
 def _events(lines: Iterable[bytes]) -> Iterator[dict[str, Any]]:
     for line in lines:
         data = line.strip().removeprefix(b"data:").strip()
-        if data.startswith(b"{"):
-            yield json.loads(data)
+        if data.startswith((b"{", b"[{")):
+            value = json.loads(data)
+            yield from value if isinstance(value, list) else [value]

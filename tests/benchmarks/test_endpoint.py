@@ -188,3 +188,19 @@ def test_a_row_that_cannot_be_read_is_named(server: Server, tmp_path: Path) -> N
     run = bench(server.url, "--data", path, "--warm-up", "0", *SMALL[:4])
     assert run.returncode == 2
     assert f"{path}, row 2: has none of prompt" in run.stderr
+
+
+def test_answers_that_do_not_stream_are_read_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))  # scripts import each other by name
+    from endpoint.apis import Chat, EventReader, Generate
+    from endpoint.outcome import Outcome
+
+    whole = {"choices": [{"message": {"content": "Hi"}}], "usage": {"completion_tokens": 3}}
+    for api, body in ((Chat(), whole), (Generate(), [{"generated_text": "Hi"}])):
+        reader, outcome = EventReader(), Outcome(0, 0)
+        raw = json.dumps(body).encode()
+        events = [*reader.feed(raw[:9]), *reader.feed(raw[9:]), *reader.finish()]
+        assert [api.read(event, outcome) for event in events] == [True]
+        assert outcome.tokens == (3 if api.__class__ is Chat else 0)
+    for name in [name for name in sys.modules if name.partition(".")[0] in ("endpoint", "report")]:
+        monkeypatch.delitem(sys.modules, name)

@@ -168,7 +168,7 @@ def test_a_sparse_encoder_gives_the_librarys_terms(tmp_path: Path) -> None:
         assert np.allclose(terms[:, 1], row[row.nonzero()], atol=1e-3)
 
 
-LATE = ["native", "min", "pylate", "stanford"]
+LATE = ["native", "min", "pylate", "old pylate", "stanford"]
 
 
 @pytest.mark.parametrize("kind", LATE)

@@ -110,8 +110,8 @@ def save_late_interaction(folder: Path, kind: str) -> Path:
         device="cpu",
     )
     model.save(os.fspath(out))
-    if kind == "pylate":
-        _as_pylate(out)
+    if "pylate" in kind:
+        _as_pylate(out, names_its_kind=kind == "pylate")
     return out
 
 
@@ -132,15 +132,16 @@ def _add_stanford_projection(folder: Path) -> None:
     (folder / "artifact.metadata").write_text(json.dumps(metadata))
 
 
-def _as_pylate(folder: Path) -> None:
-    """Rewrite the configuration in the words of PyLate 1: two modules, no kind of model."""
-    modules = json.loads((folder / "modules.json").read_text())
-    (folder / "modules.json").write_text(json.dumps(modules[:2]))
+def _as_pylate(folder: Path, *, names_its_kind: bool) -> None:
+    """Rewrite the configuration in PyLate's words: two modules, in old folders no kind of model."""
+    first, dense, *_ = json.loads((folder / "modules.json").read_text())
+    dense |= {"type": "pylate.models.Dense.Dense"}
+    (folder / "modules.json").write_text(json.dumps([first, dense]))
     config = {"prompts": {}, "default_prompt_name": None, "similarity_fn_name": "MaxSim",
               "query_prefix": "[unused0] ", "document_prefix": "[unused1] ", "query_length": 12,
               "document_length": 40, "attend_to_expansion_tokens": False,
-              "do_query_expansion": True, "skiplist_words": list(string.punctuation),
-              "model_type": "ColBERT"}  # fmt: skip
+              "do_query_expansion": True, "skiplist_words": list(string.punctuation)}  # fmt: skip
+    config |= {"model_type": "ColBERT"} if names_its_kind else {}
     (folder / "config_sentence_transformers.json").write_text(json.dumps(config))
     path = folder / "sentence_bert_config.json"
     own = json.loads(path.read_text()) if path.is_file() else {}
