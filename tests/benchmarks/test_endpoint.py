@@ -203,4 +203,4 @@ def test_answers_that_do_not_stream_are_read_too(monkeypatch: pytest.MonkeyPatch
         assert [api.read(event, outcome) for event in events] == [True]
         assert outcome.tokens == (3 if api.__class__ is Chat else 0)
     for name in [name for name in sys.modules if name.partition(".")[0] in ("endpoint", "report")]:
-        monkeypatch.delitem(sys.modules, name)
+        del sys.modules[name]
