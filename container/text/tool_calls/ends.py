@@ -8,8 +8,8 @@ import regex
 from container.text.brackets import BracketScanner
 from container.text.tool_calls.syntax import ArgumentStyle, ToolFormat, flexible
 
-# Where a value may begin; values that Gemma's form does not cover are written as JSON.
-_JSON_STRING = r'(?<=[\[{,:\s])"(?:[^"\\]|\\.)*"'
+# A JSON string begins where a value may; values that Gemma's form does not cover are JSON.
+_JSON_QUOTE = r'(?<=[\[{,:\s])"'
 
 
 class EndFinder(Protocol):
@@ -45,12 +45,15 @@ class QuotedEnd:
     """Finds the brace that closes Gemma's arguments, outside of its quotes and JSON's strings."""
 
     def __init__(self, quote: str) -> None:
-        self._quote = quote
-        self._closing = regex.compile(regex.escape(quote))
-        self._mark = regex.compile(rf"{regex.escape(quote)}|{_JSON_STRING}|[{{}}]")
+        mark = regex.escape(quote)
+        self._marks = {
+            "": regex.compile(rf"{mark}|{_JSON_QUOTE}|[{{}}]"),
+            quote: regex.compile(mark),
+            '"': regex.compile(r'"|\\.', regex.DOTALL),
+        }
+        self._quote = ""  # that of the string that is open
         self._position = 0
         self._depth = 1
-        self._is_quoted = False
 
     def find(self, text: str) -> int | None:
         """Return the end's position in the text so far, which only grows; None without one."""
@@ -59,8 +62,10 @@ class QuotedEnd:
             if match.partial:
                 return None
             if match[0] == self._quote:
-                self._is_quoted = not self._is_quoted
-            elif match[0] in "{}":
+                self._quote = ""
+            elif not self._quote and match[0] in self._marks:
+                self._quote = match[0]
+            elif not self._quote:
                 self._depth += 1 if match[0] == "{" else -1
                 if self._depth == 0:
                     return int(match.start())
@@ -68,8 +73,7 @@ class QuotedEnd:
         return None
 
     def _search(self, text: str) -> "regex.Match[str] | None":
-        mark = self._closing if self._is_quoted else self._mark
-        return mark.search(text, self._position, partial=True)
+        return self._marks[self._quote].search(text, self._position, partial=True)
 
 
 class _MarkEnd:
