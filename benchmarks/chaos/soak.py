@@ -27,12 +27,14 @@ NUM_TOKENS = 40
 WARM_UP = 1 / 6
 # When memory is looked at, as parts of the time: in an hour, at its start, after 10 and 30 minutes.
 SAMPLES_AT = (0, WARM_UP, 1 / 2, 1)
+# A KV cache whose blocks have all been used once after a minute: an unused one takes no memory yet.
+SETTINGS = {"MAX_BATCH_TOTAL_TOKENS": "65536"}
 BAD = post("/v1/chat/completions", {"messages": "none", "temperature": -1})
 
 
 def soak(model: Path, folder: Path, seconds: float) -> Row:
     """Run it; the row has what memory and files have grown by since the first while."""
-    with serving(folder / "log-soak", model) as server:
+    with serving(folder / "log-soak", model, **SETTINGS) as server:
         texts, requested = _Texts(), kinds(NUM_TOKENS)
         clients = Clients(
             server.url, NUM_CLIENTS,

@@ -202,12 +202,7 @@ def loadable(folder: Path, links_in: str | None = None) -> Path:
     if any((folder / (name + end)).is_file() for name in NAMED_WEIGHTS for end in ("", INDEX)):
         return folder
     for named in NAMED_WEIGHTS:
-        files = [
-            path
-            for path in sorted(folder.glob(f"*{Path(named).suffix}"))
-            if not path.name.startswith(NOT_WEIGHTS)
-        ]
-        if files:
+        if files := _weight_files(folder, Path(named).suffix):
             links = Path(tempfile.mkdtemp(prefix="weights-", dir=links_in))
             for path in folder.iterdir():
                 (links / path.name).symlink_to(path)
@@ -248,9 +243,17 @@ def _tensor_names(path: Path) -> list[str]:
 
 
 def _num_tensors(folder: Path) -> int | None:
-    """Count the tensors of all safetensors files; None if there are none or one is broken."""
-    try:
-        counts = [len(_tensor_names(path)) for path in folder.glob("*.safetensors")]
-    except ModelLoadError:
-        return None  # whoever loads the file reports it
-    return sum(counts) or None
+    """Count the tensors of a model's files; None if there are none, or one cannot be read."""
+    for named in NAMED_WEIGHTS:
+        if files := _weight_files(folder, Path(named).suffix):
+            try:
+                return sum(len(_tensor_names(path)) for path in files)
+            except ModelLoadError:
+                return None  # whoever loads the file reports it
+    return None
+
+
+def _weight_files(folder: Path, suffix: str) -> list[Path]:
+    """List the files of this kind that trainers and converters have not left beside the weights."""
+    paths = sorted(folder.glob(f"*{suffix}"))
+    return [path for path in paths if not path.name.startswith(NOT_WEIGHTS)]

@@ -53,6 +53,21 @@ def test_weights_of_any_name_are_loaded(layout: str, tmp_path: Path) -> None:
     assert all(torch.equal(loaded[name], expected[name]) for name in expected)
 
 
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_more_layers_than_tensors_are_refused_whatever_the_files(
+    layout: str, tmp_path: Path
+) -> None:
+    _save(tmp_path, LAYOUTS[layout])
+    torch.save({"lr": 0.1}, tmp_path / "training_args.bin")
+    path = tmp_path / "config.json"
+    config = json.loads(path.read_text())
+    path.write_text(json.dumps(config | {"num_hidden_layers": 10**6}))
+    with pytest.raises(ModelLoadError, match="num_hidden_layers is 1000000, but the weights have"):
+        find_model(str(tmp_path), revision=None, token=None)
+    path.write_text(json.dumps(config))
+    assert find_model(str(tmp_path), revision=None, token=None).path == tmp_path
+
+
 def test_the_engine_serves_shards_without_an_index(tmp_path: Path) -> None:
     _save(tmp_path, LAYOUTS["shards"])
     settings = Settings(
