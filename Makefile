@@ -34,7 +34,7 @@ REPORTS ?=
 report = $(if $(REPORTS),--junitxml=$(REPORTS)/tests/$(1).xml)
 coverage = $(if $(REPORTS),--cov=container --cov-report=)
 
-.PHONY: serve local test test-quick test-server test-integration test-units test-model test-others test-sdk check format bench bench-embedding bench-gpu answers docs lock tools \
+.PHONY: serve local test test-quick test-server test-integration test-units test-model test-others test-sdk check format bench bench-embedding bench-gpu bench-models answers docs lock tools \
 	smollm2 browser install-browser screenshots audit chaos fuzz overload \
 	image image-run image-test image-login image-sbom image-scan image-push image-staging clean help
 
@@ -130,6 +130,9 @@ format: $(VENV)/test.stamp  ## format the code
 
 bench-embedding: $(VENV)/test.stamp  ## measure embeddings beside other engines
 	$(BIN)/python benchmarks/embedding.py --json bench-embedding.json
+
+bench-models: $(VENV)/server.stamp $(KERNELS)  ## measure a model of each kind with 1 and 8 clients
+	$(BIN)/python benchmarks/model_kinds.py --json bench-models.json
 
 bench-gpu: $(VENV)/server.stamp  ## measure one GPU, beside its limits and transformers
 	$(BIN)/python benchmarks/gpu.py --json bench-gpu.json

@@ -98,7 +98,7 @@ FLOORS = {
         ["hf_config", "async_copy", "forward_batch", "kernels", "torch_versions"],
         ["reference_check", "kv_cache", "states"],
         ["attention"],
-        ["layers", "vision"],
+        ["layers", "vision", "encoder_decoder"],
         ["formats", "loaded_model", "lora", "sampling", "checks"],
         ["parallel"],
         ["execution"],

@@ -1,9 +1,12 @@
 """The sizes of an engine, and the check of a request against them."""
 
 from dataclasses import dataclass
+from typing import Any
 
+from container.engine.encoder_prompt import key_span, lay_out
+from container.engine.sequence import Sequence
 from container.errors import InvalidParameter, Overloaded, PromptTooLong
-from container.messages.engine import Submit
+from container.messages.engine import SamplingParams, Submit
 
 
 @dataclass(frozen=True, slots=True)
@@ -13,7 +16,8 @@ class EngineConfig:
     `max_batch_requests`: records of batch bodies among them. `num_slots`: number of KV blocks that
     host memory holds for offloading. `num_state_slots`: sequences of a recurrent model whose states
     fit, and `num_snapshots` the states that are stored for reuse; 0 for other models. Prompts are
-    split at multiples of `chunk_multiple` tokens.
+    split at multiples of `chunk_multiple` tokens. `decoder_start`: the ids that a paged decoder
+    starts with after an encoder has read the prompt; empty for other models.
     """
 
     block_size: int
@@ -32,6 +36,7 @@ class EngineConfig:
     num_state_slots: int = 0
     num_snapshots: int = 0
     chunk_multiple: int = 1
+    decoder_start: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         """Check that a longest sequence fits the cache; it could never finish otherwise."""
@@ -40,6 +45,16 @@ class EngineConfig:
                 f"max_total_tokens is {self.max_total_tokens}, but the KV cache holds only "
                 f"{self.num_blocks * self.block_size} tokens: lower it or add blocks"
             )
+
+    def make_sequence(
+        self, request_id: int, prompt_ids: list[int], params: SamplingParams, **options: Any
+    ) -> Sequence:
+        """Create a sequence for a prompt, as the model's cache needs it."""
+        if not self.decoder_start:
+            return Sequence(request_id, prompt_ids, params, **options)
+        ids, encoder = lay_out(prompt_ids, self.decoder_start, self.block_size)
+        options["image_spans"] = [key_span(prompt_ids, encoder)]
+        return Sequence(request_id, ids, params, encoder=encoder, **options)
 
     def check_capacity(self, num_requests: int, num_batch: int, *, is_batch: bool) -> None:
         """Raise Overloaded if the engine is full, given its requests and records of batch bodies.
@@ -82,4 +97,17 @@ class EngineConfig:
             raise PromptTooLong(
                 f"{num_tokens} prompt tokens and {new_tokens} new ones are more than "
                 f"{self.max_total_tokens}"
+            )
+        self._check_laid_out(message)
+
+    def _check_laid_out(self, message: Submit) -> None:
+        """Check that a prompt fits the cache with its padding. Raises PromptTooLong."""
+        if not self.decoder_start:
+            return
+        ids, _ = lay_out(message.prompt_ids, self.decoder_start, self.block_size)
+        limit = self.num_blocks * self.block_size
+        if len(ids) + message.params.max_new_tokens > limit:
+            raise PromptTooLong(
+                f"{len(message.prompt_ids)} prompt tokens and {message.params.max_new_tokens} new "
+                f"ones do not fit the cache of {limit} tokens"
             )

@@ -246,7 +246,7 @@ class Engine:
         self.scheduler.check_invariants()
         self.scheduler.kv_cache.reset_prefix_cache()
         events, self._events = self._events, []
-        dummy = Sequence(0, [0], SamplingParams(max_new_tokens=1))
+        dummy = self.requests.config.make_sequence(0, [0], SamplingParams(max_new_tokens=1))
         self.scheduler.add(dummy)
         while dummy.finish_reason is None:
             last, self._in_flight = self._in_flight, None

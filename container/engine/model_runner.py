@@ -34,8 +34,8 @@ class StepOutput:
 
 
 @dataclass(frozen=True, slots=True)
-class ImageLayout:
-    """How a prompt with images lies in its sequence; see the fields of `Sequence`."""
+class PromptLayout:
+    """How a prompt that an encoder reads lies in its sequence; see the fields of `Sequence`."""
 
     position_shift: int = 0
     whole_spans: tuple[tuple[int, int], ...] = ()
@@ -66,10 +66,10 @@ class ModelRunner(Protocol):
     overlaps: bool
     samples_in_execute: bool
 
-    def prepare_images(self, sequence: Sequence, *, encodes: bool) -> "Future[ImageLayout] | None":
-        """Begin to read a prompt's images in another thread; None if a step does all of it.
+    def prepare_prompt(self, sequence: Sequence, *, encodes: bool) -> "Future[PromptLayout] | None":
+        """Begin to encode a prompt or its images in another thread; None if a step does all of it.
 
-        `encodes`: their inputs will be needed, since no cached prefix has them all.
+        `encodes`: the outputs will be needed, since no cached prefix has them all.
         """
         ...
 
@@ -84,8 +84,8 @@ class SyncModelRunner(ABC):
     overlaps = False
     samples_in_execute = True
 
-    def prepare_images(self, sequence: Sequence, *, encodes: bool) -> "Future[ImageLayout] | None":
-        """Do nothing: `run` reads the images."""
+    def prepare_prompt(self, sequence: Sequence, *, encodes: bool) -> "Future[PromptLayout] | None":
+        """Do nothing: `run` encodes as well."""
         return None
 
     def execute(self, batch: Batch) -> PendingStep:

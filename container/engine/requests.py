@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 from container.engine.adapters import NO_ADAPTER, Adapters
 from container.engine.config import EngineConfig
 from container.engine.fault_isolation import FaultIsolation
-from container.engine.model_runner import ImageLayout, ModelRunner
+from container.engine.model_runner import ModelRunner, PromptLayout
 from container.engine.scheduler import MAX_PROMPT_LOGPROBS, Scheduler
 from container.engine.sequence import RequestKey, Sequence
 from container.engine.structured_output import StructuredOutput
@@ -35,7 +35,7 @@ class ImagePrompts:
     def __init__(self, runner: ModelRunner, scheduler: Scheduler) -> None:
         self._runner = runner
         self._scheduler = scheduler
-        self._reading: list[tuple[Future[ImageLayout], list[Sequence]]] = []
+        self._reading: list[tuple[Future[PromptLayout], list[Sequence]]] = []
 
     @property
     def is_reading(self) -> bool:
@@ -43,12 +43,13 @@ class ImagePrompts:
         return bool(self._reading)
 
     def begin(self, sequences: list[Sequence]) -> bool:
-        """Begin to read the images of a request; False if there is nothing to wait for."""
+        """Begin to encode a request's prompt or images; False if there is nothing to wait for."""
         first = sequences[0]
-        if not first.images:
+        num_encoded = first.encoder.end or first.image_end
+        if not num_encoded:
             return False
-        is_cached = self._scheduler.kv_cache.has_cached(first, first.image_end)
-        layout = self._runner.prepare_images(first, encodes=not is_cached)
+        is_cached = self._scheduler.kv_cache.has_cached(first, num_encoded)
+        layout = self._runner.prepare_prompt(first, encodes=not is_cached)
         if layout is None:
             return False
         self._reading.append((layout, sequences))
@@ -60,7 +61,7 @@ class ImagePrompts:
         return [(sequences, self._lay_out(layout, sequences)) for layout, sequences in done]
 
     def _lay_out(
-        self, done: "Future[ImageLayout]", sequences: list[Sequence]
+        self, done: "Future[PromptLayout]", sequences: list[Sequence]
     ) -> BaseException | None:
         """Give sequences their layout; return why they cannot run."""
         if (error := done.exception()) is not None:
@@ -97,7 +98,7 @@ class UnfinishedRequests:
         images: ImagePrompts,
     ) -> None:
         self.adapters = adapters
-        self._config = config
+        self.config = config
         self._scheduler = scheduler
         self._structured = structured
         self._isolation = isolation
@@ -132,10 +133,10 @@ class UnfinishedRequests:
     def submit(self, frontend_id: bytes, message: Submit) -> None:
         """Admit a request. Raises Overloaded, PromptTooLong or InvalidParameter."""
         num_batch = len(self._batch_keys)
-        self._config.check_capacity(self.num_interactive, num_batch, is_batch=message.is_batch)
-        self._config.check(message)
+        self.config.check_capacity(self.num_interactive, num_batch, is_batch=message.is_batch)
+        self.config.check(message)
         self._structured.check_offered(message.params.grammar)
-        sequences = _sequences_of(frontend_id, message)
+        sequences = _sequences_of(frontend_id, message, self.config)
         # Last, since a failure after it would leave the adapter acquired.
         loading = self._acquire(message.adapter, sequences)
         self._sequences[frontend_id, message.request_id] = sequences
@@ -236,11 +237,11 @@ def pop_done(entries: list[T], future_of: Callable[[T], "Future[Any]"]) -> list[
     return done
 
 
-def _sequences_of(frontend_id: bytes, message: Submit) -> list[Sequence]:
+def _sequences_of(frontend_id: bytes, message: Submit, config: EngineConfig) -> list[Sequence]:
     """Create a request's sequences; the first one computes the prompt for all."""
     sequences: list[Sequence] = []
     for seq_index in range(message.num_sequences):
-        sequence = Sequence(
+        sequence = config.make_sequence(
             message.request_id,
             message.prompt_ids,
             message.params,

@@ -66,6 +66,12 @@ class ScheduledSequence:
         return self.num_tokens == 1 and self.start >= self.sequence.prompt_len
 
     @property
+    def writes_encoded(self) -> bool:
+        """Whether the step stores keys and values of what the encoder made of the prompt."""
+        encoder = self.sequence.encoder
+        return self.start == encoder.end and encoder.num_cached < encoder.length
+
+    @property
     def is_stale(self) -> bool:
         """Whether the sequence has finished or been preempted since it was scheduled."""
         sequence = self.sequence

@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from container.engine.adapters import NO_ADAPTER
+from container.engine.encoder_prompt import EncoderPrompt
 from container.engine.ngram_proposer import NgramProposer
 from container.errors import ServingError
 from container.messages.engine import FinishReason, SamplingParams
@@ -84,6 +85,7 @@ class Sequence:
         "arrived_at",
         "block_table",
         "constraint",
+        "encoder",
         "finish_reason",
         "frontend_id",
         "image_end",
@@ -129,6 +131,7 @@ class Sequence:
         adapter: int = NO_ADAPTER,
         session: str = "",
         session_s: float = 0.0,
+        encoder: EncoderPrompt | None = None,
     ) -> None:
         self.frontend_id = frontend_id
         self.prefill_parent = prefill_parent
@@ -137,6 +140,7 @@ class Sequence:
         self.session = session
         self.session_s = session_s
         self.seed = params.seed + seq_index
+        self.encoder = encoder or EncoderPrompt()
         # Ids of the cached prefixes that end with its full blocks, one per cached block.
         self.prefix_ids: list[int] = []
         self.num_cached = 0

@@ -4,6 +4,8 @@ A copy from pageable memory blocks until the device has finished all earlier wor
 pinned memory is queued, like a kernel; torch keeps the pinned memory until the copy is done.
 """
 
+import contextlib
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -57,3 +59,15 @@ def take_rows(logits: torch.Tensor, rows: list[int]) -> torch.Tensor:
     if len(rows) == len(logits):
         return logits
     return logits.index_select(0, to_device(rows, logits.device, torch.int64))
+
+
+@contextlib.contextmanager
+def own_stream(device: torch.device) -> Iterator[None]:
+    """Queue kernels of this context beside those of steps, and wait for them."""
+    if device.type != "cuda":
+        yield
+        return
+    stream = torch.cuda.Stream(device)
+    with torch.cuda.stream(stream):
+        yield
+    stream.synchronize()

@@ -17,7 +17,6 @@ from container.engine.config import EngineConfig
 from container.engine.engine import Engine
 from container.engine.model_runner import ModelRunner, run_step
 from container.engine.schedule import Batch, ScheduledSequence
-from container.engine.sequence import Sequence
 from container.errors import ConfigError
 from container.grammar.protocol import GrammarLimits
 from container.images.reader import ImageReader
@@ -136,6 +135,7 @@ def load_engine(
         )
     # Adapters need the whole model on one device.
     is_whole = not placement.is_tensor_parallel and not placement.uses_device_map
+    is_whole = is_whole and model.decoder is None
     lora_layers = LoraLayers(model.module, model.dtype, model.device) if is_whole else None
     overlaps = settings.engine.overlap_steps
     runner = make_runner(
@@ -221,12 +221,15 @@ def disable_progress_bars() -> None:
 def warm_up(runner: ModelRunner, config: EngineConfig) -> None:
     """Run a prefill and a decode, so that the first request pays for no initialisation."""
     prompt_len = min(8, config.max_input_tokens)
-    sequence = Sequence(0, [0] * prompt_len, SamplingParams(max_new_tokens=1))
-    sequence.block_table = list(range(-(-(prompt_len + 1) // config.block_size)))
+    params = SamplingParams(max_new_tokens=1)
+    sequence = config.make_sequence(0, [0] * prompt_len, params)
+    sequence.num_computed = sequence.encoder.begin(0)
+    num_tokens = sequence.prompt_len + 1
+    sequence.block_table = list(range(-(-num_tokens // config.block_size)))
     sequence.state_slot = 0 if config.num_state_slots else None
-    run_step(runner, Batch((ScheduledSequence.of(sequence, prompt_len),)))
+    run_step(runner, Batch((ScheduledSequence.of(sequence, sequence.num_to_compute),)))
     sequence.token_ids.append(0)
-    sequence.num_computed = prompt_len
+    sequence.num_computed = sequence.prompt_len
     run_step(runner, Batch((ScheduledSequence.of(sequence, 1),)))
 
 

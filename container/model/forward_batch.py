@@ -50,6 +50,17 @@ class ChunkPlan(msgspec.Struct, frozen=True, array_like=True):
     whole_spans: list[tuple[int, int]] = []
 
 
+class CrossPlan(msgspec.Struct, frozen=True, array_like=True):
+    """The second table of a step: the blocks with what an encoder made of the rows' prompts.
+
+    `slot_mapping` are the slots of the encoder's outputs that the step stores first.
+    """
+
+    slot_mapping: list[int]
+    groups: list[GroupPlan]
+    chunks: list[ChunkPlan]
+
+
 class ForwardPlan(msgspec.Struct, frozen=True, array_like=True, tag="run"):
     """All inputs of a forward pass.
 
@@ -60,7 +71,7 @@ class ForwardPlan(msgspec.Struct, frozen=True, array_like=True, tag="run"):
     `num_placeholders`; 0 means no placeholders. `copies` run first, in order. `state_slots` are
     those of the decodes' rows and then of the chunks, negative for padding; empty without states.
     `state_copies` run first, too; `snapshots` are taken while a chunk is computed: (number of the
-    chunk, snapshot).
+    chunk, snapshot). `cross` is there if an encoder has read the prompts.
     """
 
     token_ids: list[int]
@@ -76,6 +87,7 @@ class ForwardPlan(msgspec.Struct, frozen=True, array_like=True, tag="run"):
     state_slots: list[int] = []
     state_copies: list[StateCopy] = []
     snapshots: list[tuple[int, Snapshot]] = []
+    cross: CrossPlan | None = None
 
     @property
     def has_adapters(self) -> bool:
@@ -85,11 +97,15 @@ class ForwardPlan(msgspec.Struct, frozen=True, array_like=True, tag="run"):
 
 @dataclass(frozen=True, slots=True)
 class _Piece:
-    """Adjacent tokens of one item: a chunk, or one token of a decode or its draft."""
+    """Adjacent tokens of one item: a chunk, or one token of a decode or its draft.
+
+    Behind an encoder, `start` counts the decoder's tokens alone.
+    """
 
     item: ScheduledSequence
     start: int
     ids: list[int]
+    num_encoded_blocks: int = 0
 
     @property
     def end(self) -> int:
@@ -97,7 +113,7 @@ class _Piece:
 
     @property
     def table(self) -> list[int]:
-        return self.item.sequence.block_table
+        return self.item.sequence.block_table[self.num_encoded_blocks :]
 
     @property
     def positions(self) -> list[int]:
@@ -131,7 +147,7 @@ def make_plan(
     The logit rows are each sampling item's last token and its draft, then, for each scoring item,
     all tokens that are followed by a prompt token.
     """
-    decodes, chunks = _pieces(items)
+    decodes, chunks = _pieces(items, block_size)
     pieces = decodes + chunks
     num_tokens = sum(len(piece.ids) for piece in pieces)
     padding = max(0, MIN_ROWS - num_tokens)
@@ -155,6 +171,7 @@ def make_plan(
         state_slots=_state_slots(decodes, chunks, 0 if chunks else padding),
         state_copies=list(state_copies),
         snapshots=[(at, each) for at, piece in enumerate(chunks) for each in piece.item.snapshots],
+        cross=_cross(decodes, chunks, block_size, scratch_block),
     )
 
 
@@ -165,21 +182,22 @@ def _state_slots(decodes: list[_Piece], chunks: list[_Piece], padding: int) -> l
     return known if known != [-1] * padding else []
 
 
-def _pieces(items: list[ScheduledSequence]) -> tuple[list[_Piece], list[_Piece]]:
+def _pieces(items: list[ScheduledSequence], block_size: int) -> tuple[list[_Piece], list[_Piece]]:
     """Split items into decodes, sorted by context, and chunks."""
     decodes: list[_Piece] = []
     chunks: list[_Piece] = []
     for item in items:
         start, placeholder = item.start, item.sequence.placeholder
         ids = item.sequence.token_ids[start : item.end]
+        first, blocks = start - item.sequence.encoder.end, item.sequence.encoder.end // block_size
         if placeholder is not None and len(ids) < item.num_tokens:
             ids.append(-1 - placeholder)
         if item.is_decode:
             # A draft token attends to those before it: a pass stores all tokens before it attends.
             ids += item.draft
-            decodes += [_Piece(item, start + i, [token_id]) for i, token_id in enumerate(ids)]
+            decodes += [_Piece(item, first + i, [id_], blocks) for i, id_ in enumerate(ids)]
         else:
-            chunks.append(_Piece(item, start, ids))
+            chunks.append(_Piece(item, first, ids, blocks))
     decodes.sort(key=lambda piece: piece.end)
     return decodes, chunks
 
@@ -190,7 +208,7 @@ def _logit_rows(
     first_row: dict[tuple[int, int], int] = {}
     count = 0
     for piece in pieces:
-        first_row[id(piece.item), piece.start] = count
+        first_row[id(piece.item), piece.start + piece.item.sequence.encoder.end] = count
         count += len(piece.ids)
     rows: list[int] = []
     for item in sampling:
@@ -227,3 +245,50 @@ def _chunks(pieces: list[_Piece], row: int, block_size: int) -> list[ChunkPlan]:
         chunks.append(ChunkPlan(row, stop, piece.end, blocks, piece.whole_spans))
         row = stop
     return chunks
+
+
+def _cross(
+    decodes: list[_Piece], chunks: list[_Piece], block_size: int, scratch_block: int
+) -> CrossPlan | None:
+    """Lay out the second table; None if no encoder has read the prompts."""
+    pieces = decodes + chunks
+    if not any(piece.num_encoded_blocks for piece in pieces):
+        return None
+    groups, start = [], 0
+    while start < len(decodes):
+        sizes = [piece.num_encoded_blocks for piece in decodes[start:]]
+        stop = start + _num_alike(sizes)
+        width = max(piece.num_encoded_blocks for piece in decodes[start:stop])
+        tables = [_encoded_blocks(piece) for piece in decodes[start:stop]]
+        padded = [table + [scratch_block] * (width - len(table)) for table in tables]
+        lens = [piece.item.sequence.encoder.length for piece in decodes[start:stop]]
+        groups.append(GroupPlan(start, stop, padded, lens))
+        start = stop
+    slots: list[int] = []
+    whole: list[ChunkPlan] = []
+    for piece in chunks:
+        encoder, table, stop = (
+            piece.item.sequence.encoder,
+            _encoded_blocks(piece),
+            start + len(piece.ids),
+        )
+        whole.append(ChunkPlan(start, stop, encoder.length, table))
+        start = stop
+        if piece.item.writes_encoded:
+            at = range(encoder.num_cached, encoder.length)
+            slots += [table[i // block_size] * block_size + i % block_size for i in at]
+    return CrossPlan(slots, groups, whole)
+
+
+def _encoded_blocks(piece: _Piece) -> list[int]:
+    return piece.item.sequence.block_table[: piece.num_encoded_blocks]
+
+
+def _num_alike(sizes: list[int]) -> int:
+    """Return how many of the first sizes may share a group."""
+    low = high = sizes[0]
+    for count, size in enumerate(sizes):
+        low, high = min(low, size), max(high, size)
+        if high > GROUP_RATIO * low + GROUP_SLACK:
+            return count
+    return len(sizes)

@@ -7,6 +7,7 @@ import torch
 from transformers import PretrainedConfig, PreTrainedModel
 
 from container.model.attention.varlen import REFERENCE_ONLY, AttentionKernels, Kernel
+from container.model.encoder_decoder.decoder import PagedDecoder
 from container.model.hf_config import text_config
 from container.model.kernels.cpu import Kernels
 from container.model.kv_cache.cache import LayerShape
@@ -33,8 +34,8 @@ class LoadedModel:
     images. `cache_dtype` is the paged cache's dtype, if not `dtype`. `kernels` compute attention
     over the paged cache. `mixers` are those of a recurrent model. `language_model` is that of a
     paged vision-language model; the tokens of its images see each other if `image_tokens`, their
-    number in an image, is not 0. `fallbacks` are the reasons why it is served more slowly than
-    possible.
+    number in an image, is not 0. `decoder` is that of a paged encoder-decoder. `fallbacks` are the
+    reasons why it is served more slowly than possible.
     """
 
     module: PreTrainedModel
@@ -54,12 +55,15 @@ class LoadedModel:
     mixers: RecurrentMixers | None = None
     language_model: LanguageModel | None = None
     image_tokens: int = 0
+    decoder: PagedDecoder | None = None
 
     @property
     def capture_obstacle(self) -> str | None:
         """Why a decode step cannot be captured as a CUDA graph; None if it can."""
         if self.layers is None:
             return "its attention is not paged"
+        if self.decoder is not None:
+            return "its decoder reads the outputs of an encoder"
         if self.mixers:
             return "its recurrent states are read and written sequence by sequence"
         if uses_device_map(self.module):

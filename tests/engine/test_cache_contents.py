@@ -124,7 +124,7 @@ class SimulatedDevice:
         self.unread = 0
         self.fails_at = ""
 
-    def prepare_images(self, _: object, *, encodes: bool) -> None:
+    def prepare_prompt(self, _: object, *, encodes: bool) -> None:
         """Passes read images themselves."""
 
     def execute(self, batch: Batch) -> "SimulatedStep":

@@ -64,7 +64,7 @@ class OverlappingRunner:
         self.unread = 0
         self.fails_to_sample = False
 
-    def prepare_images(self, _: object, *, encodes: bool) -> None:
+    def prepare_prompt(self, _: object, *, encodes: bool) -> None:
         """Passes read images themselves."""
 
     def execute(self, batch: Batch) -> "OverlappingStep":

@@ -53,6 +53,7 @@ def torch_engine(
         config_for(loaded, **sizes),
         reuses_prefixes=loaded.attention == "paged",
         scores_prompts=not loaded.has_encoder,
+        decoder_start=() if loaded.decoder is None else loaded.decoder.start,
     )
     lora_layers = LoraLayers(loaded.module, dtype, where)
     runner = make_runner(

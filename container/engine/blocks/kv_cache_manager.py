@@ -82,11 +82,12 @@ class KVCacheManager:
         sequence.block_table = cached + fresh
         sequence.prefix_ids = [block.prefix_id for block in usable_prefix]
         sequence.prefix_ids += [block.prefix_id for block in offloaded]
-        sequence.num_computed = len(sequence.prefix_ids) * self.pool.block_size
+        num_cached = len(sequence.prefix_ids) * self.pool.block_size
+        sequence.num_computed = sequence.encoder.begin(num_cached)
         self._allocate_slot(sequence, len(prefix) * self.pool.block_size)
         if sequence.num_preemptions == 0:
-            sequence.num_cached = sequence.num_computed
-        self.num_cached_tokens += sequence.num_computed
+            sequence.num_cached = min(num_cached, sequence.encoder.length or num_cached)
+        self.num_cached_tokens += num_cached
         self.num_restored_tokens += len(offloaded) * self.pool.block_size
         return True
 

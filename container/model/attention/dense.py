@@ -2,6 +2,7 @@
 
 import torch
 
+from container.model.attention import relative_bias
 from container.model.attention.metadata import AttentionParams
 
 
@@ -12,15 +13,17 @@ def attend_dense(
     mask: torch.Tensor | None,
     first: int,
     attn_params: AttentionParams,
+    *,
+    start: int = 0,
 ) -> torch.Tensor:
     """Attend with all queries to all keys; all are [heads, positions, dim].
 
     `mask` is True where a query sees a key, [queries, keys]; None: causal. `first` is the
-    position of the first key.
+    position of the first key, `start` that of the first query.
     """
     if not attn_params.is_plain:
         assert mask is not None
-        return _attend_by_products(query, keys, values, mask, first, attn_params)
+        return _attend_by_products(query, keys, values, mask, first, attn_params, start)
     out = torch.nn.functional.scaled_dot_product_attention(
         query[None],
         keys[None],
@@ -40,6 +43,7 @@ def _attend_by_products(
     mask: torch.Tensor,
     first: int,
     attn_params: AttentionParams,
+    start: int,
 ) -> torch.Tensor:
     """Attend as `attend_dense` does, with a softcap, sinks or a bias."""
     heads, count, dim = query.shape
@@ -51,6 +55,10 @@ def _attend_by_products(
         scores = torch.tanh(scores / attn_params.softcap) * attn_params.softcap
     if attn_params.key_bias is not None:
         scores += bias_of(attn_params.key_bias, first, scores.shape[-1])[:, None]
+    if attn_params.relative_bias is not None:
+        scores += relative_bias.of_rows(
+            attn_params.relative_bias, start, count, first, scores.shape[-1]
+        )
     scores.masked_fill_(~mask, float("-inf"))
     sinks = attn_params.sinks
     if sinks is not None:

@@ -8,7 +8,7 @@ import torch
 
 from container.model.async_copy import send, to_device
 from container.model.attention.varlen import DecodeMetadata, VarlenMetadata
-from container.model.forward_batch import ForwardPlan
+from container.model.forward_batch import CrossPlan, ForwardPlan
 from container.model.kv_cache.cache import KVCache
 
 # Query rows of a prompt that a CPU takes together.
@@ -75,7 +75,8 @@ class AttentionMetadata:
 
     `slot_mapping` is [tokens]: block id * block size + offset. `decodes` is the metadata of our
     decode kernel and `varlen` that of torch's kernel for the other rows, where these are used.
-    `has_adapters`: some rows have an adapter.
+    `has_adapters`: some rows have an adapter. `cross` is the second table of a step, that of an
+    encoder's outputs.
     """
 
     cache: KVCache
@@ -85,6 +86,7 @@ class AttentionMetadata:
     varlen: VarlenMetadata | None = None
     has_adapters: bool = False
     decodes: DecodeMetadata | None = None
+    cross: "AttentionMetadata | None" = None
     _memo: dict[tuple[object, ...], Any] = field(default_factory=dict)
 
     @classmethod
@@ -98,27 +100,14 @@ class AttentionMetadata:
     ) -> "AttentionMetadata":
         """Create the tensors of a plan."""
 
-        def ints(values: list[int] | list[list[int]]) -> torch.Tensor:
-            return to_device(values, device)
-
-        groups = [
-            DecodeGroup(group.start, group.stop, ints(group.block_table), ints(group.context_lens))
-            for group in plan.groups
-        ]
-        chunks = [
-            Chunk(
-                chunk.start,
-                chunk.stop,
-                chunk.context_len,
-                ints([chunk.block_table]),
-                tuple((first, last) for first, last in chunk.whole_spans),
-            )
-            for chunk in plan.chunks
-        ]
+        cross = None
+        if plan.cross is not None:
+            stored = to_device(plan.cross.slot_mapping, device)
+            cross = cls(cache, stored, *_tables_of(plan.cross, device))
+        groups, chunks = _tables_of(plan, device)
         tables = varlen.on(device) if varlen is not None else None
-        return cls(
-            cache, ints(plan.slot_mapping), groups, chunks, tables, plan.has_adapters, decodes
-        )
+        slot_mapping = to_device(plan.slot_mapping, device)
+        return cls(cache, slot_mapping, groups, chunks, tables, plan.has_adapters, decodes, cross)
 
     @property
     def whole_chunks(self) -> list[Chunk]:
@@ -231,7 +220,8 @@ class AttentionParams:
     A token sees those before it and itself: of these the last `window`, or those of its `chunk` of
     positions. `sinks` are scores of the softmax that no token has, [heads] (Xiao et al., 2024).
     `key_bias` is added to the scores of the key at each position, [heads, positions], as in ALiBi
-    (Press et al., 2022). Parameters that differ in numbers of these two alone are equal.
+    (Press et al., 2022). Parameters that differ in numbers of these alone are equal.
+    `relative_bias` is that of a key by its distance from the query, [heads, distances], as in T5.
     """
 
     scale: float
@@ -241,6 +231,7 @@ class AttentionParams:
     chunk: int | None = None
     sinks: torch.Tensor | None = field(default=None, compare=False, repr=False)
     key_bias: torch.Tensor | None = field(default=None, compare=False, repr=False)
+    relative_bias: torch.Tensor | None = field(default=None, compare=False, repr=False)
 
     @classmethod
     def of(
@@ -261,12 +252,14 @@ class AttentionParams:
     @property
     def is_plain(self) -> bool:
         """Whether the scores go into the softmax as they are, and nothing else does."""
-        return self.softcap is None and self.sinks is None and self.key_bias is None
+        biases = (self.sinks, self.key_bias, self.relative_bias)
+        return self.softcap is None and all(bias is None for bias in biases)
 
     @property
     def fits_varlen(self) -> bool:
         """Whether torch's variable-length kernels, and their log-sum-exp, are enough."""
-        return self.softcap is None and self.key_bias is None and self.chunk is None
+        others = (self.softcap, self.chunk, self.key_bias, self.relative_bias)
+        return all(other is None for other in others)
 
     @property
     def reach(self) -> tuple[int | None, int | None]:
@@ -284,3 +277,23 @@ def _visible(
     query: torch.Tensor, position: torch.Tensor, attn_params: AttentionParams
 ) -> torch.Tensor:
     return (position <= query) & (position >= attn_params.first_visible(query))
+
+
+def _tables_of(
+    plan: ForwardPlan | CrossPlan, device: torch.device
+) -> tuple[list[DecodeGroup], list[Chunk]]:
+    groups = [
+        DecodeGroup(
+            group.start, group.stop, to_device(group.block_table, device),
+            to_device(group.context_lens, device),
+        )
+        for group in plan.groups
+    ]  # fmt: skip
+    chunks = [
+        Chunk(
+            chunk.start, chunk.stop, chunk.context_len, to_device([chunk.block_table], device),
+            tuple((first, last) for first, last in chunk.whole_spans),
+        )
+        for chunk in plan.chunks
+    ]  # fmt: skip
+    return groups, chunks

@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
+from container.model.attention import relative_bias
 from container.model.attention.dense import attend_dense, bias_of, softmax, widened
 from container.model.attention.latent import latents_of
 from container.model.attention.metadata import (
@@ -84,11 +85,11 @@ def attend_cached(
     if step.varlen is not None and attn_params.fits_varlen:
         return _attend_varlen(step, step.varlen, layer, query, attn_params)
     if not step.chunks and len(step.groups) == 1 and step.groups[0].stop == len(query):
-        return _decode(step, layer, step.groups[0], query, kv_heads, attn_params)
+        return decode(step, layer, step.groups[0], query, kv_heads, attn_params)
     out = query.new_zeros(*query.shape[:2], values.shape[-1])
     for group in step.groups:
         rows = slice(group.start, group.stop)
-        out[rows] = _decode(step, layer, group, query[rows], kv_heads, attn_params)
+        out[rows] = decode(step, layer, group, query[rows], kv_heads, attn_params)
     return _attend_chunks(step, layer, query, keys, values, attn_params, out)
 
 
@@ -158,7 +159,7 @@ def _attend_apart(
     return _attend_chunks(step, layer, query, keys, values, attn_params, out)
 
 
-def _decode(
+def decode(
     step: AttentionMetadata,
     layer: int,
     group: DecodeGroup,
@@ -166,6 +167,7 @@ def _decode(
     kv_heads: int,
     attn_params: AttentionParams,
 ) -> torch.Tensor:
+    """Attend with one query of each sequence of a group, [sequences, heads, dim]."""
     count, heads, dim = query.shape
     keys, values = step.cache.gather(layer, step.block_rows(group, kv_heads), count, query.dtype)
     # [sequences * kv_heads, query heads of one KV head, dim]
@@ -179,11 +181,26 @@ def _decode(
         bias = bias_of(attn_params.key_bias, 0, scores.shape[-1])
         scores = widened(scores).unflatten(0, (count, kv_heads))
         scores = (scores + bias.view(kv_heads, -1, bias.shape[1])).flatten(0, 1)
+    if attn_params.relative_bias is not None:
+        scores = widened(scores) + _relative_bias(step, group, attn_params.relative_bias, kv_heads)
     scores += step.decode_bias(group, attn_params, kv_heads, scores.dtype)
     sinks = attn_params.sinks
     if sinks is not None:
         sinks = sinks.view(kv_heads, -1).repeat(count, 1)
     return torch.bmm(softmax(scores, sinks).to(values.dtype), values).view(count, heads, -1)
+
+
+def _relative_bias(
+    step: AttentionMetadata, group: DecodeGroup, table: torch.Tensor, kv_heads: int
+) -> torch.Tensor:
+    """Return biases by distance: [sequences * kv_heads, heads of one KV head, positions]."""
+    length = group.block_table.shape[1] * step.cache.block_size
+
+    def make() -> torch.Tensor:
+        biases = relative_bias.of_ends(table, group.context_lens, length)
+        return biases.unflatten(1, (kv_heads, -1)).flatten(0, 1)
+
+    return step.memoize(("relative", group.start, id(table), kv_heads), make)
 
 
 def prefill(
@@ -213,7 +230,10 @@ def prefill(
     if not is_whole or not is_causal or chunk.whole_spans:
         mask = step.chunk_mask(chunk, attn_params)
         mask = chunk.show_whole(mask, chunk.context_len - count, 0)
-    return attend_dense(query.transpose(0, 1), keys, values, mask, 0, attn_params).transpose(0, 1)
+    first = chunk.context_len - count
+    return attend_dense(
+        query.transpose(0, 1), keys, values, mask, 0, attn_params, start=first
+    ).transpose(0, 1)
 
 
 def _prefill_in_tiles(
@@ -247,8 +267,9 @@ def _prefill_in_tiles(
         tile, context = slice(start - begin, stop - begin), slice(low, reach)
         mask = chunk.show_whole(step.tile_mask(start, low, reach, attn_params), start, low)
         part = attend_dense(
-            rows[:, tile], keys[:, context], values[:, context], mask, low, attn_params
-        )
+            rows[:, tile], keys[:, context], values[:, context], mask, low, attn_params,
+            start=start,
+        )  # fmt: skip
         out[tile] = part.transpose(0, 1)
     return out[first - begin : chunk.context_len - begin]
 

@@ -6,6 +6,7 @@ import torch
 
 from container.engine.config import EngineConfig
 from container.engine.model_runner import ModelRunner
+from container.model.encoder_decoder.prompt_encoder import PromptEncoder
 from container.model.execution.cuda_graphs import default_capture_sizes, graph_capturer
 from container.model.execution.forward_pass import ForwardPass
 from container.model.execution.hf_cache_runner import HFCacheRunner
@@ -76,6 +77,7 @@ def make_runner(
     return TorchModelRunner(
         forward, end_token_ids=end_token_ids, cpu_kernels=model.cpu_kernels,
         broadcast=broadcast, overlaps=overlaps, images=_image_encoder(model),
+        encoder=None if model.decoder is None else PromptEncoder(model.module),
     )  # fmt: skip
 
 
@@ -113,5 +115,5 @@ def make_forward(
         states=None if model.mixers is None else StateCache(
             model.mixers.shapes, num_slots=num_state_slots, device=model.device
         ),
-        mixers=model.mixers, language_model=model.language_model,
+        mixers=model.mixers, language_model=model.language_model, decoder=model.decoder,
     )  # fmt: skip

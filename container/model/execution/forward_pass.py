@@ -17,6 +17,7 @@ from container.model.attention.varlen import (
     Kernel,
     VarlenMetadata,
 )
+from container.model.encoder_decoder.decoder import PagedDecoder
 from container.model.execution.cuda_graphs import Capture, DecodeGraphs, fill_placeholders
 from container.model.forward_batch import MIN_ROWS, ForwardPlan
 from container.model.hf_config import text_config
@@ -52,11 +53,13 @@ class ForwardPass:
         mixers: RecurrentMixers | None = None,
         segment: int = SEGMENT,
         language_model: LanguageModel | None = None,
+        decoder: PagedDecoder | None = None,
     ) -> None:
         """`mixers` read and update `states`, prompts in segments of at most `segment` tokens.
 
-        `language_model` is that of a vision-language model.
+        `language_model` is that of a vision-language model, `decoder` that of an encoder-decoder.
         """
+        self._decoder = decoder
         self._language_model = language_model
         self.cache = cache
         self.states = states
@@ -112,11 +115,12 @@ class ForwardPass:
         plan: ForwardPlan,
         sampled: torch.Tensor | None = None,
         inputs: StepInputs | None = None,
+        encoded: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """Return the plan's logit rows, float32 [rows, vocabulary], valid until the next pass.
 
         `sampled` has the tokens for the plan's placeholders; only rank 0 has it. `inputs` are those
-        of rows with images.
+        of rows with images; `encoded` what the encoder made of prompts that begin, [tokens, width].
         """
         if self._device.type == "cuda":
             torch.cuda.set_device(self._device)  # the engine's thread is not the loading thread
@@ -139,7 +143,7 @@ class ForwardPass:
         num_rows = len(plan.logit_rows)
         rows = self._tensor(plan.logit_rows + [0] * max(0, MIN_ROWS - num_rows))
         with self._over_states(plan), self._with_images(inputs):
-            logits = self._call(ids, self._tensor(plan.positions), self._step(plan), rows)
+            logits = self._call(ids, self._tensor(plan.positions), self._step(plan), rows, encoded)
         return logits[:num_rows].contiguous()
 
     def _with_images(self, inputs: StepInputs | None) -> AbstractContextManager[None]:
@@ -166,8 +170,12 @@ class ForwardPass:
         positions: torch.Tensor,
         step: AttentionMetadata,
         rows: torch.Tensor | int = 0,
+        encoded: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """Run the model; return logits [rows, vocabulary] in float32. `rows` 0: all of them."""
+        if self._decoder is not None:
+            all_rows = self._decoder.run(ids, positions, step, encoded).float()
+            return all_rows if isinstance(rows, int) else all_rows.index_select(0, rows)
         output = self._model(
             input_ids=ids[None],
             position_ids=positions[None],

@@ -23,6 +23,7 @@ from container.engine.sequence import Sequence, SequenceState
 from container.messages.engine import SamplingParams
 from container.model.checks.own_pass import OwnPass
 from container.model.checks.schedule import CheckPrompt
+from container.model.encoder_decoder.decoder import decoder_start
 from container.model.execution.model_runner import naming_requests
 from container.model.kernels.cpu import Kernels
 from container.model.lora.layers import LoraLayers
@@ -170,17 +171,6 @@ class HFCacheRunner(SyncModelRunner):
 
     def _tensor(self, ids: list[int]) -> torch.Tensor:
         return torch.tensor([ids], device=self._device)
-
-
-def decoder_start(model: PreTrainedModel) -> list[int]:
-    """Return the ids that an encoder-decoder's decoder starts with."""
-    for settings in (model.generation_config, model.config):
-        start = getattr(settings, "decoder_start_token_id", None)
-        start = start if start is not None else getattr(settings, "bos_token_id", None)
-        if start is not None:
-            forced = getattr(settings, "forced_bos_token_id", None)
-            return [start] if forced is None else [start, forced]
-    return [0]
 
 
 @torch.inference_mode()

@@ -7,11 +7,12 @@ from contextlib import contextmanager
 
 import torch
 
-from container.engine.model_runner import ImageLayout, PendingStep, StepOutput
+from container.engine.model_runner import PendingStep, PromptLayout, StepOutput
 from container.engine.schedule import Batch, BlockCopy, ScheduledSequence, StateCopy
 from container.engine.sequence import Sequence
 from container.errors import one_line
 from container.model.async_copy import AsyncHostCopy, take_rows
+from container.model.encoder_decoder.prompt_encoder import PromptEncoder
 from container.model.execution.forward_pass import ForwardPass
 from container.model.forward_batch import ForwardPlan, make_plan
 from container.model.kernels.cpu import Kernels
@@ -43,23 +44,27 @@ class TorchModelRunner:
         broadcast: Callable[[ForwardPlan], None] | None = None,
         overlaps: bool = False,
         images: ImageEncoder | None = None,
+        encoder: PromptEncoder | None = None,
     ) -> None:
         self.overlaps = overlaps
         self._images = images
+        self._encoder = encoder
         self.forward = forward
         # A pass cannot be run again without advancing the states again.
         self.samples_in_execute = forward.states is not None
-        self.sampler = Sampler(end_token_ids, kernels=cpu_kernels, reads_logits=not overlaps)
+        self.sampler = Sampler(
+            end_token_ids, kernels=cpu_kernels, counts_prompt=encoder is None,
+            reads_logits=not overlaps,
+        )  # fmt: skip
         self._broadcast = broadcast
         self._is_out_of_step = False
         # The last step's sampled tokens, on the device; the next plan's placeholders refer to them.
         self._sampled: torch.Tensor | None = None
 
-    def prepare_images(self, sequence: Sequence, *, encodes: bool) -> "Future[ImageLayout] | None":
-        """Begin to read a prompt's images in another thread."""
-        if self._images is None:
-            return None
-        return self._images.prepare(sequence, encodes=encodes)
+    def prepare_prompt(self, sequence: Sequence, *, encodes: bool) -> "Future[PromptLayout] | None":
+        """Begin to encode a prompt or its images in another thread."""
+        encoder = self._encoder or self._images
+        return None if encoder is None else encoder.prepare(sequence, encodes=encodes)
 
     def execute(self, batch: Batch) -> PendingStep:
         """Run a forward pass, or queue it on the device."""
@@ -95,7 +100,9 @@ class TorchModelRunner:
             num_placeholders=0 if sampled is None else len(sampled), copies=copies,
             state_copies=state_copies,
         )  # fmt: skip
-        return self.run_plan(plan, sampled, self._image_inputs(items, plan))
+        return self.run_plan(
+            plan, sampled, self._image_inputs(items, plan), self._encoder_outputs(items)
+        )
 
     def _image_inputs(self, items: list[ScheduledSequence], plan: ForwardPlan) -> StepInputs | None:
         """Return the inputs of the rows that belong to prompts with images."""
@@ -110,15 +117,23 @@ class TorchModelRunner:
             prompts.append((inputs, item.sequence.image_end))
         return step_inputs(plan, prompts)
 
+    def _encoder_outputs(self, items: list[ScheduledSequence]) -> torch.Tensor | None:
+        """Return what the encoder made of the prompts that begin in this step."""
+        if self._encoder is None:
+            return None
+        begun = [item.sequence for item in items if item.writes_encoded]
+        return torch.cat([self._encoder.outputs_of(each) for each in begun]) if begun else None
+
     def run_plan(
         self,
         plan: ForwardPlan,
         sampled: torch.Tensor | None = None,
         inputs: StepInputs | None = None,
+        encoded: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """Run a pass on all ranks; see `ForwardPass.run`. Several ranks take no `inputs`."""
+        """Run a pass on all ranks; see `ForwardPass.run`. Several ranks encode nothing."""
         if self._broadcast is None:
-            return self.forward.run(plan, sampled, inputs)
+            return self.forward.run(plan, sampled, inputs, encoded)
         if self._is_out_of_step:
             raise RuntimeError(
                 "the ranks are out of step because a pass failed on one of them; the engine must "

@@ -46,10 +46,12 @@ def size_engine(
     requested = settings.max_total_tokens or context
     per_token = model.bytes_per_token
     num_tokens = memory.max_batch_total_tokens
+    # An encoder's part of a sequence ends with a block, and the decoder begins with some ids.
+    padding = 0 if model.decoder is None else 2 * block_size
     if num_tokens is None:
-        num_tokens = min(capacity.tokens, settings.max_batch_size * requested)
+        num_tokens = min(capacity.tokens, settings.max_batch_size * (requested + padding))
     num_blocks = num_tokens // block_size
-    longest = min(requested, num_blocks * block_size)
+    longest = min(requested, num_blocks * block_size - padding)
     if settings.max_total_tokens and longest < settings.max_total_tokens:
         raise ConfigError(
             [
@@ -103,6 +105,7 @@ def size_engine(
         num_state_slots=capacity.state_slots,
         num_snapshots=num_snapshots,
         chunk_multiple=1 if model.mixers is None else SEGMENT,
+        decoder_start=() if model.decoder is None else model.decoder.start,
     )
 
 

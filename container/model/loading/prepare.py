@@ -8,7 +8,7 @@ from transformers import PreTrainedModel
 
 from container.errors import ConfigError, ModelLoadError
 from container.images.reader import ReadPrompt
-from container.model.attention.varlen import AttentionKernels, Kernel
+from container.model.attention.varlen import REFERENCE_ONLY, AttentionKernels, Kernel
 from container.model.checks.image_prompt import image_prompt
 from container.model.checks.layer_probe import NotPageable
 from container.model.checks.schedule import CheckPrompt
@@ -20,6 +20,7 @@ from container.model.kv_cache import cache as kv_cache
 from container.model.layers.int8_linear import BatchPhase
 from container.model.layers.quantized_weight import QuantizedWeight
 from container.model.loaded_model import LoadedModel, parameter_bytes, stored_bytes
+from container.model.loading.decoder_conversion import convert_decoder
 from container.model.loading.paged_conversion import convert_to_paged
 from container.model.optimize.packing import name_linears
 from container.model.parallel.tensor_parallel import is_tensor_parallel
@@ -42,20 +43,22 @@ def prepare(
     quantize: str | None = None,
     cache_dtype: torch.dtype | None = None,
     compiles: bool = False,
+    takes_adapters: bool = False,
 ) -> LoadedModel:
     """Choose how to serve a model, and check it on a prompt of `check_ids`.
 
     A vision-language model is also checked on `read`, a prompt with an image. `quantize` (`int8` or
-    `int4`) is the weights' form, `cache_dtype` the cache's, `compiles` uses torch.compile;
-    `cpu_kernels` are for a model on a CPU. Raises ModelLoadError if no form matches the model's own
-    results, ConfigError if one of these options cannot work.
+    `int4`) is the weights' form, `cache_dtype` the cache's, `compiles` uses torch.compile,
+    `takes_adapters` expects LoRA adapters; `cpu_kernels` are for a model on a CPU. Raises
+    ModelLoadError if no form matches the model's own results, ConfigError if one of these options
+    cannot work.
     """
     name_linears(module)
     ids = usable_ids(check_ids, module.config)
     try:
         return _prepare_paged(
             module, ids, dtype, device, read=read, cpu_kernels=cpu_kernels, quantize=quantize,
-            cache_dtype=cache_dtype, compiles=compiles,
+            cache_dtype=cache_dtype, compiles=compiles, takes_adapters=takes_adapters,
         )  # fmt: skip
     except NotPageable as error:
         reason = str(error)
@@ -88,10 +91,15 @@ def _prepare_paged(
     quantize: str | None,
     cache_dtype: torch.dtype | None,
     compiles: bool,
+    takes_adapters: bool,
 ) -> LoadedModel:
     """Serve a model with paged attention. Raises NotPageable, Mismatch or ConfigError."""
     if module.config.is_encoder_decoder:
-        raise NotPageable("it has an encoder")
+        if quantize is not None or cache_dtype is not None or compiles:
+            raise NotPageable("it has an encoder")
+        if takes_adapters:
+            raise NotPageable("adapters of a model with an encoder (LORA_ADAPTERS) are not paged")
+        return _prepare_decoder(module, ids, dtype, device, cpu_kernels)
     phase = BatchPhase() if quantize == "int8" else None
     has_groups, size = quantize == "int4" or _has_groups(module), parameter_bytes(module)
     language_model, prompt = None, CheckPrompt(ids)
@@ -119,6 +127,25 @@ def _prepare_paged(
         kernels=paged.kernels, fallbacks=fallbacks, cpu_kernels=cpu_kernels,
         is_multimodal=read is not None, language_model=language_model,
         image_tokens=max((stop - start for start, stop in prompt.whole_spans), default=0),
+    )  # fmt: skip
+
+
+def _prepare_decoder(
+    module: PreTrainedModel,
+    ids: list[int],
+    dtype: torch.dtype,
+    device: torch.device,
+    cpu_kernels: Kernels | None,
+) -> LoadedModel:
+    """Serve an encoder-decoder with a paged decoder. Raises NotPageable or Mismatch."""
+    size = parameter_bytes(module)
+    decoder = convert_decoder(module, ids, device, cpu_kernels)
+    kernels = REFERENCE_ONLY
+    return LoadedModel(
+        module, module.config, dtype, device, decoder.shapes,
+        kv_cache.bytes_per_token(decoder.shapes, dtype), weight_bytes=size, kernels=kernels,
+        fallbacks=_missing_kernels(device, cpu_kernels, kernels), cpu_kernels=cpu_kernels,
+        decoder=decoder,
     )  # fmt: skip
 
 

@@ -30,7 +30,7 @@ def measure_activations(
     `num_sequences` of them are sampled. Returns None on a CPU, where torch does not count. All
     ranks must call it.
     """
-    if model.device.type != "cuda" or model.layers is None:
+    if model.device.type != "cuda" or model.layers is None or model.decoder is not None:
         return None
     size = BLOCK_SIZE["cuda"]
     forward = make_forward(model, num_blocks=-(-num_tokens // size), block_size=size)

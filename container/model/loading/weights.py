@@ -126,6 +126,7 @@ def load_weights(
         check_ids=check_ids,
         cpu_kernels=cpu_kernels,
         dequantizes=dequantizes,
+        takes_adapters=settings.lora_adapters is not None,
     )
     if dequantizes:
         model = replace(model, fallbacks=(*model.fallbacks, DEQUANTIZED))
@@ -152,6 +153,7 @@ def load_model(
     check_ids: list[int] | None = None,
     cpu_kernels: Kernels | None = None,
     dequantizes: bool = False,
+    takes_adapters: bool = False,
 ) -> LoadedModel:
     """Load a language model and choose how to serve it. Raises ModelLoadError or ConfigError.
 
@@ -186,7 +188,7 @@ def load_model(
         return prepare(
             module, dtype, device, check_ids=check_ids, cpu_kernels=cpu_kernels,
             quantize=quantize, cache_dtype=cache_dtype, compiles=compiles,
-            read=None if reader is None else reader.read_probe(),
+            read=None if reader is None else reader.read_probe(), takes_adapters=takes_adapters,
         )  # fmt: skip
     except (ModelLoadError, ConfigError):
         raise

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
+from container.model.attention.cross import reads_encoder
 from container.model.kernels.cpu import Kernels
 from container.model.layers.linear import (
     MakeLinear,
@@ -86,14 +87,15 @@ def pack(
 ) -> None:
     """Replace linear layers and norms by faster forms, in place; `make_head` makes the output's.
 
-    Not those of image encoders, which other threads run at the same time.
+    Not those of encoders, which other threads run at the same time.
     """
     head = model.get_output_embeddings() if isinstance(model, PreTrainedModel) else None
     merged = norms = linears = 0
-    for module in language_modules(model):
-        for names in MERGED:
+    modules = _served_modules(model)
+    for module in modules:
+        for names in MERGED if not reads_encoder(module) else ():
             merged += _merge(module, names, make)
-    for module in language_modules(model):
+    for module in modules:
         for name, child in list(module.named_children()):
             if is_packable(child):
                 chosen = make_head if make_head is not None and child is head else make
@@ -104,6 +106,14 @@ def pack(
                 setattr(module, name, FusedRMSNorm(weight, norm_eps(child), kernels))
                 norms += 1
     log.debug("packed %d linear layers, joined %d, fused %d norms", linears, merged, norms)
+
+
+def _served_modules(model: nn.Module) -> list[nn.Module]:
+    """Return the modules that the engine's thread alone runs."""
+    if not isinstance(model, PreTrainedModel) or not model.config.is_encoder_decoder:
+        return language_modules(model)
+    encoder = set(map(id, model.get_encoder().modules()))
+    return [module for module in model.modules() if id(module) not in encoder]
 
 
 def _merge(module: nn.Module, names: tuple[str, ...], make: MakeLinear) -> int:

@@ -4,17 +4,14 @@ One prompt at a time; the inputs wait here for the steps that compute the prompt
 used first out. A step that misses them encodes the images itself.
 """
 
-import contextlib
 import threading
 from collections import OrderedDict
-from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 
-import torch
-
-from container.engine.model_runner import ImageLayout
+from container.engine.model_runner import PromptLayout
 from container.engine.sequence import RequestKey, Sequence
 from container.messages.images import ImageTensors
+from container.model.async_copy import own_stream
 from container.model.vision.language_model import LanguageModel, shift_of, typed_spans
 from container.model.vision.prompt_inputs import PromptInputs
 
@@ -32,7 +29,7 @@ class ImageEncoder:
         self._lock = threading.Lock()
         self._waiting: OrderedDict[RequestKey, tuple[ImageTensors, PromptInputs]] = OrderedDict()
 
-    def prepare(self, sequence: Sequence, *, encodes: bool) -> "Future[ImageLayout]":
+    def prepare(self, sequence: Sequence, *, encodes: bool) -> "Future[PromptLayout]":
         """Find the layout of a prompt, and encode its images if `encodes`, in the thread."""
         return self._thread.submit(self._prepare, sequence, encodes)
 
@@ -45,16 +42,16 @@ class ImageEncoder:
         inputs.keep_for_stream()
         return inputs
 
-    def _prepare(self, sequence: Sequence, encodes: bool) -> ImageLayout:
+    def _prepare(self, sequence: Sequence, encodes: bool) -> PromptLayout:
         images = sequence.images
         if encodes:
-            with _own_stream(self._language_model.module.device):
+            with own_stream(self._language_model.module.device):
                 positions = self._read(sequence).positions
         else:
             ids = sequence.token_ids[: sequence.prompt_len]
             positions = self._language_model.positions(ids, images)
         spans = tuple(typed_spans(images)) if self._is_two_way else ()
-        return ImageLayout(shift_of(positions), spans)
+        return PromptLayout(shift_of(positions), spans)
 
     def _read(self, sequence: Sequence) -> PromptInputs:
         ids = sequence.token_ids[: sequence.prompt_len]
@@ -68,15 +65,3 @@ class ImageEncoder:
 
     def _num_bytes(self) -> int:
         return sum(inputs.num_bytes for _, inputs in self._waiting.values())
-
-
-@contextlib.contextmanager
-def _own_stream(device: torch.device) -> Iterator[None]:
-    """Queue kernels of this context beside those of steps, and wait for them."""
-    if device.type != "cuda":
-        yield
-        return
-    stream = torch.cuda.Stream(device)
-    with torch.cuda.stream(stream):
-        yield
-    stream.synchronize()

@@ -5,7 +5,7 @@ import random
 import pytest
 import torch
 
-from container.errors import InvalidParameter, ModelLoadError
+from container.errors import ModelLoadError
 from container.messages.engine import SamplingParams, Submit
 from container.model.checks.layer_probe import NotPageable
 from container.model.execution.hf_cache_runner import HFCacheRunner, Progress
@@ -31,6 +31,7 @@ def unpaged(monkeypatch: pytest.MonkeyPatch) -> None:
         raise NotPageable("the test says so")
 
     monkeypatch.setattr(preparation, "convert_to_paged", refuse)
+    monkeypatch.setattr(preparation, "convert_decoder", refuse)
 
 
 def _jobs(count: int) -> list[Job]:
@@ -45,7 +46,7 @@ def _jobs(count: int) -> list[Job]:
 
 @pytest.mark.parametrize("schedule", SCHEDULES)
 @pytest.mark.usefixtures("unpaged")
-@pytest.mark.parametrize("name", [*tiny_models.OWN_CACHE_CONFIGS, *DECODERS, "bamba"])
+@pytest.mark.parametrize("name", [*tiny_models.OWN_CACHE_CONFIGS, "t5", *DECODERS, "bamba"])
 def test_greedy_output_equals_generate(name: str, schedule: str) -> None:
     jobs = _jobs(8)
     engine = torch_engine(name, **SCHEDULES[schedule])
@@ -94,24 +95,6 @@ def test_prompt_logprobs_are_the_models_own(name: str, schedule: str) -> None:
         assert stats.logprobs == pytest.approx(
             tiny_models.prompt_logprobs(name, job.prompt), abs=1e-3
         )
-
-
-def test_an_encoder_gives_prompt_tokens_no_logprobs() -> None:
-    engine = torch_engine("t5")
-    with pytest.raises(InvalidParameter, match="encoder"):
-        engine.submit(b"test", Submit(0, [5, 6], SamplingParams(4, prompt_logprobs=True)))
-
-
-def test_penalties_of_an_encoder_model_look_at_the_completion_only() -> None:
-    prompt = list(range(2, 40))
-    params = SamplingParams(max_new_tokens=20, repetition_penalty=1.7)
-    got = ids(run(torch_engine("t5"), [Job(prompt, params)])[0])
-    model = tiny_models.make("t5")
-    expected = model.generate(
-        torch.tensor([prompt]), max_new_tokens=20, min_new_tokens=20, do_sample=False,
-        repetition_penalty=1.7, eos_token_id=None,
-    )  # fmt: skip
-    assert got == expected[0, 1:].tolist()
 
 
 @pytest.mark.usefixtures("unpaged")

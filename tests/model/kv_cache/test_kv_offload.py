@@ -103,6 +103,6 @@ def test_space_that_cannot_be_used_or_had_is_refused() -> None:
         engine_limits.find_slots(MemorySettings(swap_space=1.0, prefix_caching=False), loaded(), 1)
     with pytest.raises(ConfigError, match=r"SWAP_SPACE=1000000 exceeds the [\d.]+ GiB of free"):
         engine_limits.find_slots(MemorySettings(swap_space=1e6), loaded(), 1)
-    own = prepare(tiny_models.make("t5"), torch.float32, CPU)
+    own = prepare(tiny_models.make("mvp"), torch.float32, CPU)
     with pytest.raises(ConfigError, match="the model uses its own cache"):
         engine_limits.find_slots(MemorySettings(swap_space=1.0), own, 1)

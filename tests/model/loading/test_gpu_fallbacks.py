@@ -125,7 +125,7 @@ def test_what_is_not_captured_says_why() -> None:
     assert replace(paged, kernels=kernels).capture_obstacle is None
     recurrent = prepare(tiny_models.make("mamba2"), F32, CPU)
     assert "its recurrent states" in str(recurrent.capture_obstacle)
-    own = prepare(tiny_models.make("t5"), F32, CPU)
+    own = prepare(tiny_models.make("mvp"), F32, CPU)
     assert own.capture_obstacle == "its attention is not paged"
 
 

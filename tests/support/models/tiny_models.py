@@ -12,6 +12,8 @@ from transformers import (
     AutoModelForSeq2SeqLM,
     BambaConfig,
     BartConfig,
+    BlenderbotConfig,
+    BlenderbotSmallConfig,
     BloomConfig,
     DeepseekV2Config,
     DeepseekV3Config,
@@ -29,12 +31,18 @@ from transformers import (
     Lfm2Config,
     Llama4TextConfig,
     LlamaConfig,
+    M2M100Config,
     Mamba2Config,
     MambaConfig,
+    MarianConfig,
+    MBartConfig,
     MiMoV2FlashConfig,
     MistralConfig,
     MptConfig,
+    MT5Config,
+    MvpConfig,
     NemotronHConfig,
+    PegasusConfig,
     Phi3Config,
     PretrainedConfig,
     PreTrainedModel,
@@ -44,6 +52,8 @@ from transformers import (
     Qwen3MoeConfig,
     Qwen3NextConfig,
     T5Config,
+    T5GemmaConfig,
+    UMT5Config,
 )
 
 VOCABULARY = 200
@@ -157,21 +167,48 @@ SHORT_CONFIGS: dict[str, PretrainedConfig] = {
         layer_types=["sliding_attention", "full_attention"],
     ),
 }
-# Models that are served through their own cache, each for another reason.
-OWN_CACHE_CONFIGS: dict[str, PretrainedConfig] = {
-    # an encoder; relative positions, absolute ones
-    "t5": T5Config(
-        vocab_size=VOCABULARY, d_model=64, d_kv=16, d_ff=128, num_layers=2, num_heads=4,
-        feed_forward_proj="gated-gelu", tie_word_embeddings=False, decoder_start_token_id=0,
-        eos_token_id=1, pad_token_id=0,
-    ),
-    "bart": BartConfig(
-        vocab_size=VOCABULARY, d_model=64, encoder_layers=2, decoder_layers=2,
-        encoder_attention_heads=4, decoder_attention_heads=4, encoder_ffn_dim=128,
-        decoder_ffn_dim=128, max_position_embeddings=CONTEXT, decoder_start_token_id=1,
-        forced_bos_token_id=None, forced_eos_token_id=None, **ENDS,
+# The sizes of encoder-decoders with relative positions, and with absolute ones.
+RELATIVE = {
+    "vocab_size": VOCABULARY, "d_model": 64, "d_kv": 16, "d_ff": 128, "num_layers": 2,
+    "num_heads": 4, "feed_forward_proj": "gated-gelu", "tie_word_embeddings": False,
+    "decoder_start_token_id": 0, "eos_token_id": 1, "pad_token_id": 0,
+}  # fmt: skip
+ABSOLUTE = {
+    "vocab_size": VOCABULARY, "d_model": 64, "encoder_layers": 2, "decoder_layers": 3,
+    "encoder_attention_heads": 4, "decoder_attention_heads": 4, "encoder_ffn_dim": 128,
+    "decoder_ffn_dim": 128, "max_position_embeddings": CONTEXT, "decoder_start_token_id": 1,
+    "forced_bos_token_id": None, "forced_eos_token_id": None, **ENDS,
+}  # fmt: skip
+GEMMA_MODULE = GROUPED | {
+    "head_dim": 16, "sliding_window": 8, "query_pre_attn_scalar": 16,
+    "layer_types": ["sliding_attention", "full_attention"],
+}  # fmt: skip
+# Encoder-decoders whose decoders are paged.
+ENCODER_DECODER_CONFIGS: dict[str, PretrainedConfig] = {
+    "t5": T5Config(**RELATIVE),
+    "bart": BartConfig(**ABSOLUTE),
+    "marian": MarianConfig(**ABSOLUTE),
+}
+FURTHER_ENCODER_DECODER_CONFIGS: dict[str, PretrainedConfig] = {
+    "mt5": MT5Config(**RELATIVE),
+    # a bias of its own in each layer
+    "umt5": UMT5Config(**RELATIVE),
+    # biases that differ beyond the length of a check
+    "t5_far": T5Config(**RELATIVE, relative_attention_max_distance=200),
+    "mbart": MBartConfig(**ABSOLUTE),
+    "pegasus": PegasusConfig(**ABSOLUTE),
+    # positions that count tokens other than padding
+    "m2m_100": M2M100Config(**ABSOLUTE),
+    "blenderbot": BlenderbotConfig(**ABSOLUTE),
+    "blenderbot_small": BlenderbotSmallConfig(**ABSOLUTE),
+    # rotated positions, windows, soft caps, KV heads that query heads share
+    "t5gemma": T5GemmaConfig(
+        encoder=GEMMA_MODULE, decoder=GEMMA_MODULE, decoder_start_token_id=2, **ENDS,
+        vocab_size=VOCABULARY, tie_word_embeddings=False,
     ),
 }  # fmt: skip
+# Models that are served through their own cache: an encoder-decoder that computes its attention.
+OWN_CACHE_CONFIGS: dict[str, PretrainedConfig] = {"mvp": MvpConfig(**ABSOLUTE)}
 # The gated delta rule's heads.
 DELTA = {
     "linear_num_value_heads": 4, "linear_num_key_heads": 2, "linear_key_head_dim": 16,
@@ -219,7 +256,14 @@ RECURRENT_CONFIGS: dict[str, PretrainedConfig] = {
     ),
 }  # fmt: skip
 ALL_CONFIGS = (
-    CONFIGS | FURTHER_CONFIGS | WIDE_CONFIGS | SHORT_CONFIGS | OWN_CACHE_CONFIGS | RECURRENT_CONFIGS
+    ENCODER_DECODER_CONFIGS
+    | FURTHER_ENCODER_DECODER_CONFIGS
+    | CONFIGS
+    | FURTHER_CONFIGS
+    | WIDE_CONFIGS
+    | SHORT_CONFIGS
+    | OWN_CACHE_CONFIGS
+    | RECURRENT_CONFIGS
 )
 
 
