@@ -103,6 +103,7 @@ FLOORS = {
         ["parallel"],
         ["execution"],
         ["optimize"],
+        ["paged_decoder"],
         ["loading"],
         ["embedding"],
         ["engine_grammars"],

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
-from container.engine.encoder_prompt import key_span, lay_out
+from container.engine.blocks.encoder_prompt import key_span, lay_out
 from container.engine.sequence import Sequence
 from container.errors import InvalidParameter, Overloaded, PromptTooLong
 from container.messages.engine import SamplingParams, Submit

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from container.engine.adapters import NO_ADAPTER
-from container.engine.encoder_prompt import EncoderPrompt
+from container.engine.blocks.encoder_prompt import EncoderPrompt
 from container.engine.ngram_proposer import NgramProposer
 from container.errors import ServingError
 from container.messages.engine import FinishReason, SamplingParams

@@ -1,6 +1,6 @@
 """The layout of prompts that an encoder reads, and the plan of a step with them."""
 
-from container.engine.encoder_prompt import lay_out
+from container.engine.blocks.encoder_prompt import lay_out
 from container.engine.schedule import ScheduledSequence
 from container.engine.sequence import Sequence
 from container.messages.engine import SamplingParams

@@ -20,7 +20,8 @@ from tests.support.servers import DEMO_MODEL
 
 
 @pytest.mark.parametrize(
-    ("name", "attention"), [("llama", "paged"), ("bloom", "paged"), ("t5", "paged"), ("mvp", "own")]
+    ("name", "attention"),
+    [("llama", "paged"), ("bloom", "paged"), ("t5", "paged"), ("bart", "paged"), ("mvp", "own")],
 )
 def test_a_saved_model_is_served_the_way_that_it_needs(
     name: str, attention: str, tmp_path: Path

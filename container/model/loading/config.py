@@ -61,7 +61,8 @@ def load_config(path: Path, *, trust_remote_code: bool = False) -> PretrainedCon
             f"{path}/config.json cannot be used: {one_line(error)}{hint}"
         ) from error
     is_encoder = (
-        getattr(config, "is_decoder", None) is False
+        not config.is_encoder_decoder
+        and getattr(config, "is_decoder", None) is False
         and config.model_type in MODEL_FOR_MASKED_LM_MAPPING_NAMES
     )
     if config.is_encoder_decoder:

@@ -20,9 +20,10 @@ from container.model.kv_cache import cache as kv_cache
 from container.model.layers.int8_linear import BatchPhase
 from container.model.layers.quantized_weight import QuantizedWeight
 from container.model.loaded_model import LoadedModel, parameter_bytes, stored_bytes
-from container.model.loading.decoder_conversion import convert_decoder
+from container.model.loading.memory_plan import context_len
 from container.model.loading.paged_conversion import convert_to_paged
 from container.model.optimize.packing import name_linears
+from container.model.paged_decoder.conversion import convert_decoder
 from container.model.parallel.tensor_parallel import is_tensor_parallel
 from container.model.reference_check import Mismatch, usable_ids
 from container.model.states.cache import bytes_per_sequence
@@ -139,7 +140,7 @@ def _prepare_decoder(
 ) -> LoadedModel:
     """Serve an encoder-decoder with a paged decoder. Raises NotPageable or Mismatch."""
     size = parameter_bytes(module)
-    decoder = convert_decoder(module, ids, device, cpu_kernels)
+    decoder = convert_decoder(module, ids, device, context_len(module.config), cpu_kernels)
     kernels = REFERENCE_ONLY
     return LoadedModel(
         module, module.config, dtype, device, decoder.shapes,

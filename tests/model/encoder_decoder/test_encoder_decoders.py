@@ -11,9 +11,9 @@ import torch
 from container.engine.engine import Engine
 from container.errors import ConfigError, InvalidParameter, PromptTooLong
 from container.messages.engine import SamplingParams, Submit
-from container.model.checks import decoder_probe
 from container.model.encoder_decoder import prompt_encoder
 from container.model.execution.model_runner import TorchModelRunner
+from container.model.paged_decoder import probe
 from tests.support.engines import Job, ids, run, run_sequences, torch_engine
 from tests.support.models import tiny_models
 from tests.support.models.prepared import prepare
@@ -177,7 +177,7 @@ def test_options_that_it_cannot_have_are_refused_by_name(options: dict[str, obje
 
 
 def test_a_decoder_with_other_positions_is_not_paged(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(decoder_probe.DecoderProbe, "_position_table", lambda _: None)
+    monkeypatch.setattr(probe.DecoderProbe, "_position_table", lambda _: None)
     loaded = prepare(tiny_models.make("bart"), torch.float32, CPU)
     assert loaded.attention == "own"
     assert "positions of its own" in loaded.fallbacks[0]

@@ -11,13 +11,12 @@ from collections.abc import Iterator
 import torch
 from transformers import PreTrainedModel
 
-from container.engine.encoder_prompt import lay_out
+from container.engine.blocks.encoder_prompt import lay_out
 from container.engine.schedule import ScheduledSequence
 from container.engine.sequence import Sequence
 from container.errors import one_line as describe
 from container.messages.engine import SamplingParams
 from container.model.attention.traced import NotTraceable
-from container.model.checks.decoder_probe import DecoderProbe
 from container.model.checks.layer_probe import NotPageable
 from container.model.encoder_decoder.decoder import PagedDecoder, decoder_start, encode
 from container.model.execution.forward_pass import ForwardPass
@@ -26,8 +25,8 @@ from container.model.kernels.cpu import Kernels
 from container.model.kv_cache.cache import KVCache, fill_stale
 from container.model.layers.cpu_linear import LinearFactory
 from container.model.loaded_model import uses_device_map
-from container.model.loading.memory_plan import context_len
 from container.model.optimize.packing import keep_read_weights, pack
+from container.model.paged_decoder.probe import DecoderProbe
 from container.model.reference_check import Mismatch, Reference
 
 log = logging.getLogger(__name__)
@@ -43,11 +42,12 @@ def convert_decoder(
     module: PreTrainedModel,
     ids: list[int],
     device: torch.device,
+    context: int,
     cpu_kernels: Kernels | None = None,
 ) -> PagedDecoder:
     """Convert a model's decoder to paged attention, and check it on prompts of `ids`.
 
-    Raises NotPageable and leaves the model unchanged, or Mismatch if the served form is less
+    `context` is the number of positions that it will see at most. Raises NotPageable and leaves the model unchanged, or Mismatch if the served form is less
     accurate than the model's own.
     """
     if uses_device_map(module):
@@ -55,7 +55,7 @@ def convert_decoder(
     undo = contextlib.ExitStack()
     try:
         trial = _DecoderTrial(module, ids, device)
-        decoder = DecoderProbe(module, ids, context_len(module.config)).convert(undo)
+        decoder = DecoderProbe(module, ids, context).convert(undo)
         trial.check(decoder)
     except Exception as error:  # a model that does not suit can fail anywhere
         undo.close()
