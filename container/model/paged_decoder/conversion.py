@@ -47,8 +47,8 @@ def convert_decoder(
 ) -> PagedDecoder:
     """Convert a model's decoder to paged attention, and check it on prompts of `ids`.
 
-    `context` is the number of positions that it will see at most. Raises NotPageable and leaves the model unchanged, or Mismatch if the served form is less
-    accurate than the model's own.
+    `context` is the number of positions that it will see at most. Raises NotPageable and leaves the
+    model unchanged, or Mismatch if the served form is less accurate than the model's own.
     """
     if uses_device_map(module):
         raise NotPageable("it has an encoder, and its layers are on several devices")
