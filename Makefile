@@ -132,7 +132,7 @@ bench-embedding: $(VENV)/test.stamp  ## measure embeddings beside other engines
 	$(BIN)/python benchmarks/embedding.py --json bench-embedding.json
 
 bench-models: $(VENV)/server.stamp $(KERNELS)  ## measure a model of each kind with 1 and 8 clients
-	$(BIN)/python benchmarks/model_kinds.py --json bench-models.json
+	PYTHONPATH=benchmarks $(BIN)/python -m models.bench_kinds --json bench-models.json
 
 bench-gpu: $(VENV)/server.stamp  ## measure one GPU, beside its limits and transformers
 	$(BIN)/python benchmarks/gpu.py --json bench-gpu.json

@@ -45,8 +45,13 @@ def make(folder: Path, name: str, seed: int, **config: object) -> Path:
 
 def merged(folder: Path, name: str) -> PreTrainedModel:
     """The tiny model with an adapter's weights added to its own, by peft."""
+    return merge(folder, tiny_models.make(name))
+
+
+def merge(folder: Path, model: PreTrainedModel) -> PreTrainedModel:
+    """Add an adapter's weights to those of a model, by peft."""
     with _peft():
-        return PeftModel.from_pretrained(tiny_models.make(name), folder).merge_and_unload()
+        return PeftModel.from_pretrained(model, folder).merge_and_unload()
 
 
 def generate(model: PreTrainedModel, prompt: list[int], count: int) -> list[int]:
