@@ -14,9 +14,10 @@ from container.messages.engine import SamplingParams, Submit
 from container.model.encoder_decoder import prompt_encoder
 from container.model.execution.model_runner import TorchModelRunner
 from container.model.paged_decoder import probe
-from tests.support.engines import Job, ids, run, run_sequences, torch_engine
+from tests.support.engines import Job, ids, run, run_sequences
 from tests.support.models import tiny_models
 from tests.support.models.prepared import prepare
+from tests.support.torch_engines import torch_engine
 
 CPU = torch.device("cpu")
 SCHEDULES = {

@@ -16,10 +16,10 @@ from container.model.loading.weights import load_model
 from container.model.lora.layers import LoraLayers
 from container.model.lora.manager import LoraManager
 from tests.model.execution import test_vision_runner as vision
-from tests.support.engines import config_for
 from tests.support.grammars import ScriptedGrammars
 from tests.support.models import adapters, tiny_vision
 from tests.support.models.prepared import cpu_kernels
+from tests.support.torch_engines import config_for
 
 CPU = torch.device("cpu")
 FAMILIES = ["llava", "qwen2_vl", "gemma3"]
