@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections import Counter
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -175,6 +176,11 @@ DEPLOY_HOMES = {
 Imports = dict[str, set[str]]
 
 
+@cache
+def _parsed(path: Path) -> ast.Module:
+    return ast.parse(path.read_text())
+
+
 def modules_of(root: Path, *packages: str) -> dict[str, Path]:
     """Every module of these packages, by its name."""
     found = {}
@@ -187,7 +193,7 @@ def modules_of(root: Path, *packages: str) -> dict[str, Path]:
 
 def imports_of(path: Path, modules: dict[str, Path]) -> Iterator[str]:
     """The modules among `modules` that a file imports, wherever in it."""
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in ast.walk(_parsed(path)):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names if alias.name in modules)
         elif isinstance(node, ast.ImportFrom) and node.module:
@@ -273,7 +279,7 @@ def _part(path: Path) -> str:
 
 
 def _libraries(path: Path) -> Iterator[str]:
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in ast.walk(_parsed(path)):
         if isinstance(node, ast.Import):
             yield from (alias.name.split(".")[0] for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
@@ -316,7 +322,7 @@ def test_libraries_live_where_they_belong(modules: list[Path], homes: dict[str, 
     "path", MODULES + DEPLOY_MODULES, ids=lambda path: str(path.relative_to(ROOT))
 )
 def test_every_module_says_what_it_owns_and_shadows_nothing(path: Path) -> None:
-    assert ast.get_docstring(ast.parse(path.read_text())), "a module without a docstring"
+    assert ast.get_docstring(_parsed(path)), "a module without a docstring"
     if path.name not in ("__init__.py", "__main__.py"):
         assert path.stem not in sys.stdlib_module_names, "the name of a standard module"
 
