@@ -92,6 +92,7 @@ def _called(form: ToolFormat, text: str, schema: dict[str, Any]) -> Iterator[dic
         yield json.loads("".join(d.text for d in arguments if d.call_index == index))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("format_name", STYLES)
 @pytest.mark.parametrize("keyword", SCHEMAS)
 def test_arguments_hold_the_keyword_in_every_style(format_name: str, keyword: str) -> None:
