@@ -51,13 +51,14 @@ def exchange(port: int, sent: bytes, timeout_s: float, *, half_closes: bool = Fa
             connection.sendall(sent)
             if half_closes:
                 connection.shutdown(socket.SHUT_WR)
-        status, body = read_answer(connection)
+        method = sent.partition(b" ")[0].decode("latin-1")
+        status, body = read_answer(connection, method)
     return Answer(status, body, time.monotonic() - began)
 
 
-def read_answer(connection: socket.socket) -> tuple[int, bytes]:
-    """Read one answer. Raises TimeoutError."""
-    response = http.client.HTTPResponse(connection)
+def read_answer(connection: socket.socket, method: str = "POST") -> tuple[int, bytes]:
+    """Read one answer; that to HEAD has no body, whatever its length. Raises TimeoutError."""
+    response = http.client.HTTPResponse(connection, method=method)
     try:
         response.begin()
         return response.status, response.read()
