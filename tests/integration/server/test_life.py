@@ -28,6 +28,12 @@ from tests.support.servers import (
 
 LONG = {"inputs": "Tell me", "parameters": {"max_new_tokens": 50_000}, "stream": True}
 SHORT = {"inputs": "Hello", "parameters": {"max_new_tokens": 3}}
+# GPUs that this one lacks, TGI's default of CUDA_GRAPHS, what the SDK sends for nothing.
+OTHER_MACHINE = {
+    "SM_NUM_GPUS": "1", "CUDA_GRAPHS": "1,2,4,8,16,32", "LOG_LEVEL": "debug",
+    "SAGEMAKER_CONTAINER_LOG_LEVEL": "20", "SAGEMAKER_REGION": "x",
+    "SAGEMAKER_PROGRAM": "", "SAGEMAKER_SUBMIT_DIRECTORY": "",
+}  # fmt: skip
 
 
 class LiveStream(threading.Thread):
@@ -103,20 +109,20 @@ def test_an_engine_that_keeps_dying_ends_the_container(tmp_path: Path) -> None:
 
 
 def test_a_stopped_engine_is_replaced_and_its_streams_end(
-    tmp_path: Path, endless_model: Path
+    shared_servers: SharedServers, endless_model: Path
 ) -> None:
-    with serving(tmp_path / "log", endless_model, HEARTBEAT_TIMEOUT="2") as server:
-        streams = _streams(server, 2)
-        engine = server.engine()
-        engine.suspend()
-        wait_for(lambda: _other_engine(server, engine.pid), 30, lambda: server.log)
-        for stream in streams:
-            stream.join(30)
-            assert stream.failure is None
-            assert stream.last["error_type"] == "unavailable"
-        assert "HEARTBEAT_TIMEOUT" in server.log
-        server.wait_ready()
-        assert requests.post(f"{server.url}/generate", json=SHORT, timeout=60).ok
+    server = shared_servers.get(endless_model, HEARTBEAT_TIMEOUT="2")
+    streams = _streams(server, 2)
+    engine = server.engine()
+    engine.suspend()
+    wait_for(lambda: _other_engine(server, engine.pid), 30, lambda: server.log)
+    for stream in streams:
+        stream.join(30)
+        assert stream.failure is None
+        assert stream.last["error_type"] == "unavailable"
+    assert "HEARTBEAT_TIMEOUT" in server.log
+    server.wait_ready()
+    assert requests.post(f"{server.url}/generate", json=SHORT, timeout=60).ok
 
 
 def _other_engine(server: Server, pid: int) -> bool:
@@ -146,24 +152,24 @@ def test_a_killed_frontend_is_replaced_and_its_requests_are_aborted(
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP])
 def test_gunicorns_master_is_replaced_and_streams_go_on(
-    tmp_path: Path, endless_model: Path, number: signal.Signals
+    shared_servers: SharedServers, endless_model: Path, number: signal.Signals
 ) -> None:
-    with serving(tmp_path / "log", endless_model, HEARTBEAT_TIMEOUT="2") as server:
-        engine = server.engine()
-        streams = _streams(server, 2, parameters={"max_new_tokens": 2000})
-        [worker] = server.frontends()
-        master = worker.parent()
-        master.send_signal(number)
-        wait_for(lambda: not worker.is_running(), 60, lambda: server.log)
-        server.wait_ready()
-        for stream in streams:
-            stream.join(60)
-            assert stream.failure is None
-            assert stream.last["generated_text"] is not None
-        assert not master.is_running()
-        assert server.engine() == engine
-        assert requests.post(f"{server.url}/generate", json=SHORT, timeout=60).ok
-        assert server.stop() == 0
+    server = shared_servers.get(endless_model, HEARTBEAT_TIMEOUT="2")
+    engine = server.engine()
+    streams = _streams(server, 2, parameters={"max_new_tokens": 2000})
+    [worker] = server.frontends()
+    master = worker.parent()
+    master.send_signal(number)
+    wait_for(lambda: not worker.is_running(), 60, lambda: server.log)
+    server.wait_ready()
+    for stream in streams:
+        stream.join(60)
+        assert stream.failure is None
+        assert stream.last["generated_text"] is not None
+    assert not master.is_running()
+    assert server.engine() == engine
+    assert requests.post(f"{server.url}/generate", json=SHORT, timeout=60).ok
+    assert server.stop() == 0
 
 
 def test_a_client_that_leaves_frees_its_blocks(
@@ -271,16 +277,6 @@ def test_a_supervisor_killed_during_the_start_leaves_nothing_behind(tmp_path: Pa
     wait_for(lambda: not any(child.is_running() for child in children), 30)
 
 
-def test_a_killed_supervisor_takes_everything_with_it(tmp_path: Path) -> None:
-    server = spawn(tmp_path / "log")
-    server.wait_ready()
-    everyone = [server.engine(), *server.frontends()]
-    server.process.kill()
-    server.process.wait()
-    wait_for(lambda: not any(process.is_running() for process in everyone), 20)
-    wait_for(lambda: not _accepts(server.port), 20)
-
-
 def test_a_model_that_cannot_be_served_ends_the_start_with_the_reason(tmp_path: Path) -> None:
     """Of each kind of reason one; tests/model/test_engine_loader.py has them all."""
     reasons = {
@@ -307,18 +303,21 @@ def test_bad_settings_are_all_reported_before_anything_starts(tmp_path: Path) ->
 def test_the_environment_of_another_machine_starts_and_is_named(
     shared_servers: SharedServers,
 ) -> None:
-    """GPUs that this one lacks, TGI's default of CUDA_GRAPHS, what the SDK sends for nothing."""
-    environ = {
-        "SM_NUM_GPUS": "1", "CUDA_GRAPHS": "1,2,4,8,16,32", "LOG_LEVEL": "debug",
-        "SAGEMAKER_CONTAINER_LOG_LEVEL": "20", "SAGEMAKER_REGION": "x",
-        "SAGEMAKER_PROGRAM": "", "SAGEMAKER_SUBMIT_DIRECTORY": "",
-    }  # fmt: skip
-    server = shared_servers.get(**environ)
+    server = shared_servers.get(**OTHER_MACHINE)
     warnings = [line for line in server.log.splitlines() if "SM_NUM_GPUS=1, but" in line]
     assert len(warnings) == 1
     assert "set SM_NUM_GPUS=0" in warnings[0]
     assert "wins: SAGEMAKER_CONTAINER_LOG_LEVEL" in server.log
     assert "MISSING" not in server.log  # no user code is named
+
+
+def test_a_killed_supervisor_takes_everything_with_it(shared_servers: SharedServers) -> None:
+    server = shared_servers.get(**OTHER_MACHINE)
+    everyone = [server.engine(), *server.frontends()]
+    server.process.kill()
+    server.process.wait()
+    wait_for(lambda: not any(process.is_running() for process in everyone), 20)
+    wait_for(lambda: not _accepts(server.port), 20)
 
 
 def test_no_model_named_says_what_to_set(tmp_path: Path) -> None:
@@ -357,36 +356,68 @@ def _own_folders(folder: Path) -> list[str]:
     return [name for name in os.listdir(folder) if name.startswith("container-")]
 
 
-def test_a_token_that_the_model_lacks_is_the_clients_fault(tmp_path: Path) -> None:
-    folder = tmp_path / "model"
+@pytest.fixture(scope="module")
+def odd_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of the demo model with a token that it lacks, and a template that loops if told to."""
+    folder = tmp_path_factory.mktemp("odd") / "model"
     shutil.copytree(DEMO_MODEL, folder)
     tokenizer = AutoTokenizer.from_pretrained(folder)
     tokenizer.add_tokens(["<extra>"])
     tokenizer.save_pretrained(folder)
-    with serving(tmp_path / "log", folder) as server:
-        body = {"inputs": "hi <extra>", "parameters": {"max_new_tokens": 2}}
-        refused = requests.post(f"{server.url}/generate", json=body, timeout=30)
-        assert refused.status_code == 422
-        assert "a token that the model does not have" in refused.json()["error"]
+    (folder / "chat_template.jinja").write_text(
+        "{% if messages[0].content == 'loop' %}{% for a in range(99999) %}{% for b in range(99999)"
+        " %}{% endfor %}{% endfor %}{% endif %}{% if messages[0].content == 'center' %}"
+        "{{ 'a'.center(2000000000) }}{% endif %}{{ messages[0].content }}"
+    )
+    return folder
+
+
+def test_a_token_that_the_model_lacks_is_the_clients_fault(
+    shared_servers: SharedServers, odd_model: Path
+) -> None:
+    server = shared_servers.get(odd_model)
+    body = {"inputs": "hi <extra>", "parameters": {"max_new_tokens": 2}}
+    refused = requests.post(f"{server.url}/generate", json=body, timeout=30)
+    assert refused.status_code == 422
+    assert "a token that the model does not have" in refused.json()["error"]
+    assert server.ping().status_code == 200
+
+
+def test_a_template_that_loops_is_an_error_and_holds_up_nobody(
+    shared_servers: SharedServers, odd_model: Path
+) -> None:
+    server = shared_servers.get(odd_model)
+    url = f"{server.url}/v1/chat/completions"
+    looping = LiveStream(server, _chat("loop"), "/v1/chat/completions")
+    looping.start()
+    for _ in range(20):
+        assert server.ping().elapsed.total_seconds() < 1
+    assert requests.post(url, json=_chat("Hi"), timeout=60).status_code == 200
+    looping.join(60)
+    assert "processor time" in "".join(looping.lines)
+    refused = requests.post(url, json=_chat("center"), timeout=60)
+    assert refused.status_code == 400
+    assert "memory" in refused.json()["error"]["message"]
+    assert requests.post(url, json=_chat("Hi"), timeout=60).status_code == 200
+
+
+def test_a_deleted_model_is_served_on_even_by_a_new_frontend(
+    shared_servers: SharedServers, odd_model: Path
+) -> None:
+    server = shared_servers.get(odd_model)
+    logged = len(server.log)
+    shutil.rmtree(odd_model)
+    for _ in range(2):
         assert server.ping().status_code == 200
-
-
-def test_a_deleted_model_is_served_on_even_by_a_new_frontend(tmp_path: Path) -> None:
-    folder = tmp_path / "model"
-    shutil.copytree(DEMO_MODEL, folder)
-    chat = {"messages": [{"role": "user", "content": "Hi"}], "max_tokens": 3}
-    with serving(tmp_path / "log", folder) as server:
-        shutil.rmtree(folder)
-        for _ in range(2):
-            assert server.ping().status_code == 200
-            for path, body in (("/generate", SHORT), ("/v1/chat/completions", chat)):
-                answer = requests.post(f"{server.url}{path}", json=body, timeout=60)
-                assert answer.status_code == 200, answer.text
-            [frontend] = server.frontends()
-            frontend.kill()
-            wait_for(lambda pid=frontend.pid: pid not in [p.pid for p in server.frontends()], 20)
-            server.wait_ready()
-        assert "Traceback" not in server.log
+        for path, body in (("/generate", SHORT), ("/v1/chat/completions", _chat("Hi"))):
+            answer = requests.post(f"{server.url}{path}", json=body, timeout=60)
+            assert answer.status_code == 200, answer.text
+        [frontend] = server.frontends()
+        frontend.kill()
+        wait_for(lambda pid=frontend.pid: pid not in [p.pid for p in server.frontends()], 20)
+        server.wait_ready()
+    assert "Traceback" not in server.log[logged:]
+    assert server.stop() == 0  # its folder is gone, so no other test can use it
 
 
 def test_a_link_out_of_the_models_folder_ends_the_start(tmp_path: Path) -> None:
@@ -397,29 +428,6 @@ def test_a_link_out_of_the_models_folder_ends_the_start(tmp_path: Path) -> None:
     server = spawn(tmp_path / "log", folder)
     assert server.process.wait(120) == 3
     assert "leads out of the model's folder" in server.log
-
-
-def test_a_template_that_loops_is_an_error_and_holds_up_nobody(tmp_path: Path) -> None:
-    folder = tmp_path / "model"
-    shutil.copytree(DEMO_MODEL, folder)
-    (folder / "chat_template.jinja").write_text(
-        "{% if messages[0].content == 'loop' %}{% for a in range(99999) %}{% for b in range(99999)"
-        " %}{% endfor %}{% endfor %}{% endif %}{% if messages[0].content == 'center' %}"
-        "{{ 'a'.center(2000000000) }}{% endif %}{{ messages[0].content }}"
-    )
-    with serving(tmp_path / "log", folder) as server:
-        url = f"{server.url}/v1/chat/completions"
-        looping = LiveStream(server, _chat("loop"), "/v1/chat/completions")
-        looping.start()
-        for _ in range(20):
-            assert server.ping().elapsed.total_seconds() < 1
-        assert requests.post(url, json=_chat("Hi"), timeout=60).status_code == 200
-        looping.join(60)
-        assert "processor time" in "".join(looping.lines)
-        refused = requests.post(url, json=_chat("center"), timeout=60)
-        assert refused.status_code == 400
-        assert "memory" in refused.json()["error"]["message"]
-        assert requests.post(url, json=_chat("Hi"), timeout=60).status_code == 200
 
 
 def _chat(content: str) -> dict:
