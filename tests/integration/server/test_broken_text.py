@@ -114,7 +114,7 @@ def test_values_of_any_depth_are_no_fault_of_the_server(
                 answer = session.post(f"{server.url}{path}", data, headers=headers, timeout=60)
                 shown = f"{marked!r:.300} {depth}: {answer.status_code} {answer.text[:300]}"
                 assert answer.status_code < 500, shown
-                assert len(answer.content) < 2048, shown
+                assert answer.ok or len(answer.content) < 1024, shown
 
 
 @pytest.mark.parametrize(

@@ -118,6 +118,5 @@ def test_plain_and_streamed_answers_of_every_dialect_are_whole(
     detailed = calls[0].answer.json()["details"]
     assert detailed["generated_tokens"] == TOKENS
     assert detailed["prefill"]
-    num_records = [len(calls[n].answer.text.splitlines()) for n in (5, 6, 7)]
-    assert num_records == [3, 1, 2]
+    assert len(calls[5].answer.text.splitlines()) == 3
     assert calls[0].answer.headers["x-compute-type"] == "cpu"
