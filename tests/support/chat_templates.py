@@ -3,6 +3,7 @@
 from copy import copy
 from functools import cache
 
+from container.text.templates.renderer import TemplateRenderer
 from container.text.tokenizer import Tokenizer
 from tests.support.servers import DEMO_MODEL
 
@@ -99,6 +100,9 @@ TEMPLATES = {
     ) + "{%- if add_generation_prompt -%}<think>\n{% endif -%}",
 }  # fmt: skip
 
+# Some modules make their tokenizers when they are imported; each process takes a second to start.
+_RENDERER = TemplateRenderer()
+
 
 @cache
 def _demo_tokenizer() -> Tokenizer:
@@ -109,4 +113,4 @@ def tokenizer_with(template: str) -> Tokenizer:
     """The demo model's tokenizer with another chat template."""
     inner = copy(_demo_tokenizer().inner)
     inner.chat_template = template
-    return Tokenizer(inner)
+    return Tokenizer(inner, renderer=_RENDERER)

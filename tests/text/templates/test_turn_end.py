@@ -37,4 +37,3 @@ def test_the_end_of_a_turn(template: str, end: str | None) -> None:
     tokenizer = tokenizer_with("{% if tools %}{% endif %}" + template)
     ends = turn_end(template, tokenizer.render_probe, tokenizer.special_tokens_in)
     assert list(ends.values()) == ([end] if end else [])
-    tokenizer.stop_renderer()
