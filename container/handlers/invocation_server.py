@@ -232,7 +232,7 @@ class HandlerServer(BackendServer):
             self.set_state("loading", "the handler is being restarted")
 
     def _end_overdue(self, worker: WorkerProcess) -> str | None:
-        """End a worker with an invocation past its deadline; return the reason for the others."""
+        """End a worker with an overdue invocation; return the reason that its other ones get."""
         overdue = worker.overdue()
         if overdue is None:
             return None

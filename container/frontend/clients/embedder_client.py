@@ -35,7 +35,7 @@ class EmbedderConnection(Protocol):
         ...
 
     def submit(self, embed: Embed) -> PendingRows:
-        """Send a request under an id of its own; `wait` raises the embedder's refusal."""
+        """Send a request under a new id; `wait` raises the embedder's refusal."""
         ...
 
 
@@ -46,7 +46,7 @@ class EmbedderClient(PendingClient[EmbedderStatus, Embedded]):
         super().__init__(address, "embedder", from_embedder_decoder, EmbedderStatus)
 
     def submit(self, embed: Embed) -> PendingAnswer[Embedded]:
-        """Send a request under an id of its own; `wait` raises the embedder's refusal."""
+        """Send a request under a new id; `wait` raises the embedder's refusal."""
         return self._request(
             lambda request_id: msgspec.structs.replace(embed, request_id=request_id)
         )

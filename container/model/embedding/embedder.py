@@ -214,7 +214,7 @@ class Embedder:
     def _run_rest(
         self, features: dict[str, Any], texts: Sequence[EncodedText] = ()
     ) -> dict[str, Any]:
-        """Run the modules behind the transformer; some of them are told the texts' side."""
+        """Run the modules behind the transformer; some of them depend on the texts' side."""
         rest = self.shape.rest
         if all(not list(module.parameters()) for module in rest) and "token_embeddings" in features:
             features["token_embeddings"] = features["token_embeddings"].float()

@@ -1,8 +1,8 @@
 """The decoder of an encoder-decoder model over the rows of a step.
 
-All rows lie side by side, as those of other paged models. What the encoder made of new prompts
-comes along as one row after another; the model's own layers make keys and values of it, which the
-attention function stores in the cache.
+All rows lie side by side, as those of other paged models. The encoder's outputs for new prompts are
+one row after another; the model's own layers compute keys and values from them, which the attention
+function stores in the cache.
 """
 
 import inspect

@@ -1,7 +1,7 @@
 """Gives the rows of a step the embeddings of their positions.
 
 Decoders with absolute positions count the tokens in their cache, which is one number for all rows.
-The module that embeds positions is found by its outputs, and a table of these replaces it.
+Its outputs tell which module embeds positions; a table of these outputs replaces the module.
 """
 
 import threading

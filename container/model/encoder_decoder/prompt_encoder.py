@@ -1,4 +1,4 @@
-"""Encodes prompts in a thread of its own, while the engine runs steps.
+"""Encodes prompts in another thread, while the engine runs steps.
 
 One prompt at a time; the outputs wait here for the step that begins the sequence, least recently
 used first out. A step that misses them encodes the prompt itself.

@@ -118,7 +118,7 @@ class TorchModelRunner:
         return step_inputs(plan, prompts)
 
     def _encoder_outputs(self, items: list[ScheduledSequence]) -> torch.Tensor | None:
-        """Return what the encoder made of the prompts that begin in this step."""
+        """Return the encoder's outputs for the prompts that begin in this step."""
         if self._encoder is None:
             return None
         begun = [item.sequence for item in items if item.writes_encoded]

@@ -144,7 +144,7 @@ def can_use_gemm(
 
 
 def _in_half_if_exact(scales: torch.Tensor) -> torch.Tensor:
-    """Return float32 scales in float16 if that holds them exactly, as it does those of Q4_1."""
+    """Return float32 scales in float16 if all of them are exact in it, such as those of Q4_1."""
     halves = scales.half()
     return halves if torch.equal(halves.float(), scales) else scales
 

@@ -1,7 +1,7 @@
 """Converts the decoder of an encoder-decoder model to paged attention, and checks its results.
 
-The decoder is probed and run, as other models are; the encoder stays as it is, and other threads
-run it.
+The decoder is probed and run like any other model. The encoder stays unchanged; other threads run
+it.
 """
 
 import contextlib

@@ -223,7 +223,7 @@ def _hooked(part: nn.Module, hook: Any) -> Iterator[None]:
 
 
 def _separate_config(decoder: PreTrainedModel, undo: contextlib.ExitStack) -> None:
-    """Give a decoder a configuration of its own, so that the encoder keeps its attention."""
+    """Give a decoder a copy of the configuration, so that the encoder keeps its attention."""
     shared = decoder.config
     own = copy.copy(shared)
     for part in decoder.modules():

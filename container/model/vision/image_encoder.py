@@ -1,4 +1,4 @@
-"""Encodes the images of prompts in a thread of its own, while the engine runs steps.
+"""Encodes the images of prompts in another thread, while the engine runs steps.
 
 One prompt at a time; the inputs wait here for the steps that compute the prompt, least recently
 used first out. A step that misses them encodes the images itself.

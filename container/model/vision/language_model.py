@@ -42,7 +42,7 @@ class LanguageModel:
         self._hook = self.inner.register_forward_pre_hook(self._on_call, with_kwargs=True)
 
     def detach(self) -> None:
-        """Leave the model as it was."""
+        """Restore the model."""
         self._hook.remove()
 
     @torch.inference_mode()

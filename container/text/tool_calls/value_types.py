@@ -40,7 +40,7 @@ def types_of(schema: object, root: dict[str, Any] | None = None, depth: int = 0)
 def property_schema(schema: object, key: str, root: dict[str, Any], depth: int = 0) -> Any:
     """Return the schema of a property, also where only a part of the object's schema has it.
 
-    Several that differ are alternatives; None where nothing is said of the property.
+    Several that differ are alternatives; None where the schema does not declare the property.
     """
     if depth > 20:
         return None
