@@ -4,7 +4,7 @@ from typing import Annotated, Any, TypeVar
 
 from flask import Request
 from pydantic import BaseModel, ConfigDict, FailFast, ValidationError
-from werkzeug.exceptions import HTTPException
+from werkzeug.exceptions import ClientDisconnected, HTTPException
 
 from container import content
 from container.errors import (
@@ -64,6 +64,8 @@ def read_bytes(request: Request, *, cache: bool = False) -> bytes:
     """Read a whole body. Raises MalformedRequest or PayloadTooLarge."""
     try:
         raw = request.get_data(cache=cache)
+    except ClientDisconnected as error:  # nobody reads the answer; the request is counted as bad
+        raise MalformedRequest("the connection ended before the body was whole") from error
     except HTTPException:
         raise
     except Exception as error:  # gunicorn's own exceptions for chunks that it cannot read
