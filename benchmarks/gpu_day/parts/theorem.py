@@ -49,7 +49,7 @@ def cases(scale: Scale) -> list[Case]:
 
 def compare(scale: Scale, name: str, schedule: str, recorder: Recorder) -> None:
     """Run requests that come and go; compare each with generate."""
-    from tests.support.engines import torch_engine
+    from tests.support.torch_engines import torch_engine
 
     engine = torch_engine(name, device=scale.device, **SCHEDULES[schedule])
     _assert_equal(engine, name, _jobs(4 if scale.is_small else 12), recorder)
@@ -62,7 +62,7 @@ def compare(scale: Scale, name: str, schedule: str, recorder: Recorder) -> None:
 
 def compare_further(scale: Scale, name: str, recorder: Recorder) -> None:
     """Run a model of another kind; graphs only if the server would capture them."""
-    from tests.support.engines import torch_engine
+    from tests.support.torch_engines import torch_engine
 
     engine = torch_engine(name, device=scale.device, overlaps=True, **SIZES)
     model = engine._runner
@@ -75,7 +75,8 @@ def compare_further(scale: Scale, name: str, recorder: Recorder) -> None:
 def hit_prefixes(scale: Scale, name: str, recorder: Recorder) -> None:
     """Run prompts that share a prefix."""
     from container.messages.engine import SamplingParams
-    from tests.support.engines import Job, torch_engine
+    from tests.support.engines import Job
+    from tests.support.torch_engines import torch_engine
 
     rnd = random.Random(8)
     shared = [rnd.randrange(2, 200) for _ in range(40)]
