@@ -135,3 +135,22 @@ def test_other_edits_are_refused_by_name(edit: dict[str, Any], field: str) -> No
     with pytest.raises((InvalidParameter, UnsupportedParameter)) as refused:
         _edited(edit)
     assert (refused.value.field or "").endswith(field)
+
+
+@pytest.mark.parametrize("odd", [[1], {}, None, 7])
+def test_ids_and_names_that_are_no_texts_are_left_to_who_reads_the_messages(odd: Any) -> None:
+    blocks = [
+        {"type": "tool_use", "id": odd, "name": "read", "input": {}},
+        {"type": "tool_use", "id": "t0", "name": odd, "input": {}},
+        {"type": "tool_result", "tool_use_id": odd, "content": "x"},
+        {"type": "tool_result", "tool_use_id": "t0", "content": "x"},
+    ]
+    turns = [parse(Turn, {"role": "assistant", "content": blocks})]
+    edit = ALWAYS | {"exclude_tools": ["search"], "keep": {"type": "tool_uses", "value": 0}}
+    context = edit_context(turns, parse(ContextManagement, {"edits": [edit]}), _count)
+    assert [block["content"] for block in _left(context, "tool_result")] == ["x", CLEARED]
+
+
+def test_edits_are_few() -> None:
+    with pytest.raises(InvalidParameter, match="at most 8 edits"):
+        _edited(*[ALWAYS] * 9)

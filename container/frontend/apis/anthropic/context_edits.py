@@ -17,6 +17,8 @@ CLEAR_THINKING = "clear_thinking_20251015"
 CLEAR_TOOL_USES = "clear_tool_uses_20250919"
 CLEARED = "[This result has been cleared to save context.]"
 THOUGHTS = ("thinking", "redacted_thinking")
+# Each edit counts the tokens of the prompt, up to three times.
+MAX_EDITS = 8
 
 
 class Amount(Body):
@@ -84,7 +86,13 @@ def edit_context(
     Raises InvalidParameter, or UnsupportedParameter for an edit that is not offered.
     """
     context = EditedContext(messages)
-    for index, edit in enumerate(management.edits or []):
+    edits = management.edits or []
+    if len(edits) > MAX_EDITS:
+        raise InvalidParameter(
+            f"`context_management.edits` must have at most {MAX_EDITS} edits. Given: {len(edits)}",
+            field="context_management.edits",
+        )
+    for index, edit in enumerate(edits):
         context = _apply(edit, f"context_management.edits[{index}]", context, count)
     return context
 
@@ -158,17 +166,13 @@ def _without_results(
             f"`{where}.trigger` must be of type 'input_tokens' or 'tool_uses'",
             field=f"{where}.trigger",
         )
-    uses = {use.get("id"): use for use in _blocks(messages, "tool_use")}
-    done = [result.get("tool_use_id") for result in _blocks(messages, "tool_result")]
-    excluded = set(edit.exclude_tools or [])
+    names = {_id(use, "id"): use.get("name") for use in _blocks(messages, "tool_use")}
+    done = [_id(result, "tool_use_id") for result in _blocks(messages, "tool_result")]
     old = done[: len(done) - keep.value] if keep.value else done
-    ids = {
-        id_
-        for id_ in old
-        if isinstance(id_, str) and id_ in uses and uses[id_].get("name") not in excluded
-    }
+    excluded = edit.exclude_tools or []
+    ids = {id_ for id_ in old if id_ and id_ in names and names[id_] not in excluded}
     is_over = bool(ids) and (
-        len(uses) > trigger.value
+        len(names) > trigger.value
         if trigger.type == "tool_uses"
         else count(messages) > trigger.value
     )
@@ -181,9 +185,9 @@ def _cleared(turn: Turn, ids: set[str], inputs: bool | list[str] | None) -> Turn
     """Clear the results of the tool uses `ids` in a turn, and their inputs where requested."""
 
     def clear(block: Block) -> Block:
-        if block.get("type") == "tool_result" and block.get("tool_use_id") in ids:
+        if block.get("type") == "tool_result" and _id(block, "tool_use_id") in ids:
             return block | {"content": CLEARED}
-        if block.get("type") != "tool_use" or block.get("id") not in ids:
+        if block.get("type") != "tool_use" or _id(block, "id") not in ids:
             return block
         named = inputs if isinstance(inputs, bool) else block.get("name") in (inputs or ())
         return block | {"input": {}} if named else block
@@ -199,3 +203,9 @@ def _with_blocks(turn: Turn, blocks: list[Block]) -> Turn:
 def _blocks(messages: Turns, kind: str) -> Iterator[Block]:
     for turn in messages:
         yield from (block for block in turn.blocks if block.get("type") == kind)
+
+
+def _id(block: Block, key: str) -> str:
+    """Return the id of a tool use; "" for one that is no text, which is refused later."""
+    value = block.get(key)
+    return value if isinstance(value, str) else ""
