@@ -55,9 +55,10 @@ def find_unusable(config: dict[str, Any], num_tensors: int | None) -> str | None
             if isinstance(size, int | float | str) and not _is_size(size):
                 return f"{place}{name} is {size!r:.40}, not a whole number from 1 to {MAX_SIZE}"
         for name in LAYERS:
-            if num_tensors is not None and (values.get(name) or 0) > num_tensors:
+            layers = values.get(name)
+            if num_tensors is not None and isinstance(layers, int) and layers > num_tensors:
                 return (
-                    f"{place}{name} is {values[name]}, but the weights have {num_tensors} tensors, "
+                    f"{place}{name} is {layers}, but the weights have {num_tensors} tensors, "
                     "fewer than one for each layer"
                 )
         if (problem := _unusable_rope(values)) is not None:

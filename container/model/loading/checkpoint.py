@@ -199,7 +199,7 @@ def loadable(folder: Path, links_in: str | None = None) -> Path:
     It knows weights by their names. Shards without an index and weights under other names get an
     index, in a new folder of links below `links_in`. Raises ModelLoadError.
     """
-    if any((folder / (name + end)).is_file() for name in NAMED_WEIGHTS for end in ("", INDEX)):
+    if any(_has_usual_name(folder, named) for named in NAMED_WEIGHTS):
         return folder
     for named in NAMED_WEIGHTS:
         if files := _weight_files(folder, Path(named).suffix):
@@ -243,14 +243,22 @@ def _tensor_names(path: Path) -> list[str]:
 
 
 def _num_tensors(folder: Path) -> int | None:
-    """Count the tensors of a model's files; None if there are none, or one cannot be read."""
-    for named in NAMED_WEIGHTS:
+    """Count the tensors of a model's files; None if there are none, or one cannot be read.
+
+    Files with the usual names are those that are loaded, whatever is beside them.
+    """
+    for named in sorted(NAMED_WEIGHTS, key=lambda named: not _has_usual_name(folder, named)):
         if files := _weight_files(folder, Path(named).suffix):
             try:
                 return sum(len(_tensor_names(path)) for path in files)
             except ModelLoadError:
                 return None  # whoever loads the file reports it
     return None
+
+
+def _has_usual_name(folder: Path, named: str) -> bool:
+    """Whether there are weights, or an index of them, under a name that transformers looks for."""
+    return any((folder / (named + end)).is_file() for end in ("", INDEX))
 
 
 def _weight_files(folder: Path, suffix: str) -> list[Path]:

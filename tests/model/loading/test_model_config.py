@@ -7,6 +7,7 @@ import pytest
 from transformers import LlamaConfig
 
 from container.errors import ModelLoadError
+from container.model.hf_config import find_unusable
 from container.model.loading.config import end_token_ids, turn_end_ids
 from tests.support.chat_templates import tokenizer_with
 
@@ -88,3 +89,9 @@ def test_the_end_of_a_templates_turns_is_an_end(caplog: pytest.LogCaptureFixture
     assert turn_end_ids(tokenizer, frozenset({0}), 2) == frozenset()
     assert turn_end_ids(tokenizer, frozenset(), 100) == frozenset()
     tokenizer.stop_renderer()
+
+
+@pytest.mark.parametrize("layers", [[2, 2], {"encoder": 2}, None])
+def test_layers_that_are_no_number_are_left_to_transformers(layers: object) -> None:
+    assert find_unusable({"num_hidden_layers": layers}, 1) is None
+    assert find_unusable({"num_hidden_layers": 2}, 1) is not None
