@@ -150,11 +150,15 @@ def read_weights(
                 _check_shapes(path, layer, sizes, shapes)
         # Not mapped: reading a mapped file that somebody cuts short ends the process.
         tensors = load(path.read_bytes())
+        updates = {
+            layer: (tensors[keys["A"]], tensors[keys["B"]]) for layer, keys in halves.items()
+        }
+    except KeyError as error:  # torch has no such type, or another file has taken the place
+        raise _invalid(f"{path} cannot be read: {error.args[0]} is not known") from None
     except (SafetensorError, OSError, ValueError, RuntimeError) as error:
         raise InvalidParameter(f"{path} cannot be read: {one_line(error)}", field="src") from None
     weights = {}
-    for layer, keys in halves.items():
-        a, b = tensors[keys["A"]], tensors[keys["B"]]
+    for layer, (a, b) in updates.items():
         if not (a.is_floating_point() and b.is_floating_point()):
             raise _invalid(
                 f"{path}: {layer} has weights of type {a.dtype}, not of a floating point"

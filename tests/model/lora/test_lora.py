@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import struct
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -289,6 +290,23 @@ def test_weights_that_cannot_be_right_are_refused_by_their_file(
     (tmp_path / "adapter_config.json").write_text('{"peft_type": "LORA", "r": 2}')
     tensors = {name: tensor.contiguous() for name, tensor in tensors.items()}
     save_file(tensors, tmp_path / "adapter_model.safetensors")
+    with pytest.raises(InvalidParameter, match=r"adapter_model\.safetensors"):
+        read_weights(tmp_path, {"layer": (4, 4)}, torch.float16)
+
+
+@pytest.mark.parametrize("kind", ["F8_E8M0", "F4"])
+def test_weights_of_a_type_that_torch_does_not_read_are_refused(tmp_path: Path, kind: str) -> None:
+    (tmp_path / "adapter_config.json").write_text('{"peft_type": "LORA", "r": 2}')
+    size = 8 if kind == "F8_E8M0" else 4
+    parts = {"A": ([2, 4], [0, size]), "B": ([4, 2], [size, 2 * size])}
+    header = json.dumps(
+        {
+            f"{KEY}.lora_{half}.weight": {"dtype": kind, "shape": shape, "data_offsets": offsets}
+            for half, (shape, offsets) in parts.items()
+        }
+    ).encode()
+    whole = struct.pack("<Q", len(header)) + header + bytes(2 * size)
+    (tmp_path / "adapter_model.safetensors").write_bytes(whole)
     with pytest.raises(InvalidParameter, match=r"adapter_model\.safetensors"):
         read_weights(tmp_path, {"layer": (4, 4)}, torch.float16)
 
