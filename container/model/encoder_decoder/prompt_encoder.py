@@ -36,28 +36,36 @@ class PromptEncoder:
     def outputs_of(self, sequence: Sequence) -> torch.Tensor:
         """Return the outputs for the tokens that are not cached, [tokens, width]."""
         key = _key(sequence)
-        with self._lock:
-            outputs = self._waiting.get(key)
+        outputs = self._find(key)
         if outputs is None:
-            outputs = self._encode(key)
+            outputs = encode(self._module, list(key))
+            self._keep(key, outputs)
         elif outputs.is_cuda:
             outputs.record_stream(torch.cuda.current_stream(outputs.device))
         return outputs[sequence.encoder.num_cached :]
 
     def _prepare(self, sequence: Sequence, encodes: bool) -> PromptLayout:
-        if encodes:
+        key = _key(sequence)
+        if encodes and self._find(key) is None:
             with own_stream(self._module.device):
-                self._encode(_key(sequence))
+                outputs = encode(self._module, list(key))
+            # Not before the stream has computed them: another sequence of this prompt may read.
+            self._keep(key, outputs)
         return PromptLayout()
 
-    def _encode(self, key: tuple[int, ...]) -> torch.Tensor:
-        outputs = encode(self._module, list(key))
+    def _find(self, key: tuple[int, ...]) -> torch.Tensor | None:
+        """Return a prompt's outputs if they wait here, and note their use."""
+        with self._lock:
+            if key in self._waiting:
+                self._waiting.move_to_end(key)
+            return self._waiting.get(key)
+
+    def _keep(self, key: tuple[int, ...], outputs: torch.Tensor) -> None:
         with self._lock:
             self._waiting[key] = outputs
             self._waiting.move_to_end(key)
             while len(self._waiting) > 1 and self._num_bytes() > MAX_BYTES:
                 self._waiting.popitem(last=False)
-        return outputs
 
     def _num_bytes(self) -> int:
         return sum(outputs.nbytes for outputs in self._waiting.values())

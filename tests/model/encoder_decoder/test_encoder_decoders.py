@@ -94,6 +94,20 @@ def test_a_prompt_is_encoded_once_for_all_its_sequences(
     assert encoded == [prompt, longer]
 
 
+def test_requests_of_one_prompt_at_a_time_encode_it_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    encoded = []
+    encode = prompt_encoder.encode
+
+    def count(module: object, prompt_ids: list[int]) -> torch.Tensor:
+        encoded.append(prompt_ids)
+        return encode(module, prompt_ids)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(prompt_encoder, "encode", count)
+    engine, prompt = _engine(), list(range(2, 31))
+    run(engine, [Job(prompt, SamplingParams(6)), Job(prompt, SamplingParams(6))])
+    assert encoded == [prompt]
+
+
 def test_the_cached_tokens_are_those_of_the_prompt() -> None:
     engine, prompt = _engine(), list(range(2, 31))
     first, second = run(
