@@ -28,6 +28,7 @@ SIDE_PROMPTS: dict[Side, tuple[str, ...]] = {
     "query": ("query",),
     "document": ("document", "passage", "corpus"),
 }
+EXPANDED_FEATURES = ("input_ids", "token_type_ids", "attention_mask", "query_expansion_positions")
 
 
 @dataclass(frozen=True, slots=True)
@@ -216,8 +217,7 @@ class TextEncoder:
         rows = {
             name: value[0].int().tolist()
             for name, value in features.items()
-            if name in ("input_ids", "token_type_ids", "attention_mask")
-            or name == "query_expansion_positions"
+            if name in EXPANDED_FEATURES
         }
         return EncodedText(
             rows["input_ids"],
@@ -246,6 +246,9 @@ class TextEncoder:
         if isinstance(text_input, list):
             cut = text_input[-count:] if truncation is Truncation.LEFT else text_input[:count]
             return EncodedText(cut, side=side)
+        # Below its special tokens a tokenizer cuts nothing.
+        is_pair = isinstance(text_input, Pair)
+        count = max(count, self._tokenizer.num_special_tokens_to_add(pair=is_pair))
         previous_side = self._tokenizer.truncation_side
         self._tokenizer.truncation_side = truncation.value
         try:

@@ -262,6 +262,14 @@ def test_what_is_too_long_is_refused_or_cut_on_either_side(minilm: Embedder) -> 
     assert cosines(vectors(minilm, [long], cut=Truncation.RIGHT), expected)[0] > 0.99999
 
 
+@pytest.mark.parametrize("most", [1, 2, 3])
+def test_a_text_is_cut_to_its_special_tokens_at_least(minilm: Embedder, most: int) -> None:
+    text, pair = "bread " * 50, Pair("bread " * 50, "cat " * 50)
+    for given, special in ((text, 2), (pair, 3)):
+        request = Embed(0, [given], truncation=Truncation.RIGHT, max_tokens=most)
+        assert minilm.encode(request)[0].num_tokens == max(most, special)
+
+
 def test_unknown_prompts_and_ids_are_refused_by_name(minilm: Embedder) -> None:
     with pytest.raises(InvalidParameter, match=r"`prompt_name` 'passage'.*document, query"):
         encode(minilm, ["a"], "passage")
