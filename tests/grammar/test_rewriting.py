@@ -176,9 +176,11 @@ def test_unique_choices_come_once(count: int) -> None:
         ({"enum": [*"abcdefgh"]}, None, True),
         ({"enum": [*"abcdefghijklmnop"], "description": "letters"}, 2, True),
         ({"type": ["string", "null"], "enum": ["a", 1, None]}, None, True),
+        ({"type": "integer", "enum": [10**400, 1]}, None, True),
         ({"enum": [*"abcdefghijklmnop"]}, None, False),
         ({"type": "integer", "minimum": 0, "maximum": 15}, None, False),
         ({"type": "integer", "minimum": 0}, 2, False),
+        ({"enum": [f"{number}" for number in range(50_000)]}, None, False),
         ({"type": "string"}, 2, False),
     ],
 )

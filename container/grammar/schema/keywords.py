@@ -160,29 +160,37 @@ def _unique_choices(schema: Schema, root: Schema) -> None:
     if schema.get("uniqueItems") is not True or schema.get("type") != "array" or not items:
         return
     values = _choices(items)
-    if not values or _repeats(values) or {"anyOf", "prefixItems", "contains"} & schema.keys():
+    if not 0 < len(values) <= MAX_LISTS or _repeats(values):
+        return
+    if {"anyOf", "prefixItems", "contains"} & schema.keys():
         return
     sizes = range(
         schema.get("minItems", 0), min(schema.get("maxItems", len(values)), len(values)) + 1
     )
-    pick = next(
-        (
-            pick
-            for pick, count in ((itertools.permutations, math.perm),
-                                (itertools.combinations, math.comb))
-            if sum(count(len(values), size) for size in sizes) <= MAX_LISTS
-        ),
-        None,
-    )  # fmt: skip
-    if pick is None or not sizes:
+    lists = _lists(values, sizes)
+    if not lists:
         return
     for keyword in ("uniqueItems", "items", "minItems", "maxItems"):
         schema.pop(keyword, None)
     schema["anyOf"] = [
-        {"prefixItems": [{"enum": [value]} for value in chosen], "items": False, "minItems": size}
-        for size in sizes
-        for chosen in pick(values, size)
+        {
+            "prefixItems": [{"enum": [value]} for value in chosen],
+            "items": False,
+            "minItems": len(chosen),
+        }
+        for chosen in lists
     ]
+
+
+def _lists(values: list[Any], sizes: range) -> list[tuple[Any, ...]]:
+    """Return the lists of different values, in any order or the given one; none if too many."""
+    for pick, count in (
+        (itertools.permutations, math.perm),
+        (itertools.combinations, math.comb),
+    ):
+        if sum(count(len(values), size) for size in sizes) <= MAX_LISTS:
+            return [chosen for size in sizes for chosen in pick(values, size)]
+    return []
 
 
 def _choices(items: Schema) -> list[Any]:
@@ -209,7 +217,8 @@ def _is_of(value: Any, kind: Any) -> bool:
         return True
     classes = {"string": str, "boolean": bool, "object": dict, "array": list, "null": type(None)}
     if isinstance(value, int | float) and not isinstance(value, bool):
-        return "number" in kinds or ("integer" in kinds and float(value).is_integer())
+        is_whole = isinstance(value, int) or value.is_integer()
+        return "number" in kinds or ("integer" in kinds and is_whole)
     return any(isinstance(value, classes[name]) for name in kinds if name in classes)
 
 
