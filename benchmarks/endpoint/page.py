@@ -20,7 +20,6 @@ TIMES = {
     "between_tokens_ms": "between tokens",
     "whole_ms": "whole answer",
 }
-# The rows of a comparison: the name, the figure, and whether more of it is better.
 Figure = Callable[[dict[str, Any]], float | None]
 DATA = re.compile(r'<script type="application/json" id="result">(.*?)</script>', re.DOTALL)
 # Differences below this are not coloured; runs of the same server differ by as much.
@@ -76,7 +75,7 @@ def read_result(path: Path) -> Result:
     text = path.read_text()
     match = DATA.search(text)
     try:
-        result: Result = json.loads(match[1].replace("<\\/", "</") if match else text)
+        result: Result = json.loads(match[1] if match else text)
     except ValueError:
         raise ValueError(f"{path} is neither a report's JSON nor its page") from None
     if not isinstance(result, dict) or "levels" not in result:
@@ -87,7 +86,7 @@ def read_result(path: Path) -> Result:
 def _page(title: str, parts: Sequence[str], result: Result | None) -> str:
     data = ""
     if result is not None:
-        text = json.dumps(result).replace("</", "<\\/")
+        text = json.dumps(result).replace("<", "\\u003c")  # servers wrote the errors in it
         data = f'<script type="application/json" id="result">{text}</script>'
     head = (
         '<!doctype html><html lang="en"><head><meta charset="utf-8">'
@@ -219,6 +218,7 @@ def _pair_table(
 
 
 def _figures() -> Iterator[tuple[str, Figure, bool]]:
+    """Yield the rows of a comparison: name, figure, and whether more of it is better."""
     yield "tokens/s", _rate, True
     yield "requests/s", lambda level: level["requests_per_s"], True
     yield "goodput, requests/s", _goodput, True

@@ -7,7 +7,7 @@ ShareGPT; a trace has arrival times and lengths (Mooncake's JSON lines, Azure's 
 import csv
 import json
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
@@ -100,19 +100,25 @@ class Synthetic:
 
 
 def read_file(path: Path, words: Words, *, output_tokens: int) -> list[Prompt]:
-    """Read a data set or a trace. Raises ValueError that names the file and the row."""
-    rows = _rows(path)
-    start: Callable[[dict[str, Any]], float | None] = _clock(rows, is_csv=path.suffix == ".csv")
+    """Read a data set or a trace. Raises ValueError that names the file and the row.
+
+    Conversations without a user's turn, such as those of ShareGPT that are empty, are left out.
+    """
+    rows, is_csv = _rows(path), path.suffix == ".csv"
+    has_times = isinstance(rows[0], dict) and _first(rows[0], TIMES) is not None if rows else False
     prompts = []
     for number, row in enumerate(rows, start=1):
         try:
             prompt = _prompt(row, words, output_tokens, number)
-        except (KeyError, TypeError, ValueError) as error:
+            at = _seconds(row, is_csv=is_csv) if has_times else None
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise ValueError(f"{path}, row {number}: {error}") from None
-        prompts.append(replace(prompt, at=start(row)))
+        if prompt is not None:
+            prompts.append(replace(prompt, at=at))
     if not prompts:
-        raise ValueError(f"{path} has no rows")
-    return prompts
+        raise ValueError(f"{path} has no prompts")
+    first = min((prompt.at for prompt in prompts if prompt.at is not None), default=0.0)
+    return [p if p.at is None else replace(p, at=p.at - first) for p in prompts]
 
 
 def _rows(path: Path) -> list[dict[str, Any]]:
@@ -127,15 +133,13 @@ def _rows(path: Path) -> list[dict[str, Any]]:
         raise ValueError(f"{path} is neither JSON lines nor a JSON list: {error}") from None
 
 
-def _prompt(row: dict[str, Any], words: Words, output_tokens: int, number: int) -> Prompt:
+def _prompt(row: dict[str, Any], words: Words, output_tokens: int, number: int) -> Prompt | None:
+    if not isinstance(row, dict):
+        raise ValueError("is not a JSON object")
     length = int(_first(row, LENGTHS) or output_tokens)
-    if row.get("conversations"):
-        turns = [
-            {"role": ROLES.get(turn["from"], turn["from"]), "content": turn["value"]}
-            for turn in row["conversations"]
-        ]
-        first = turns[: 1 + [turn["role"] for turn in turns].index("user")]
-        return Prompt(messages=first, max_tokens=length)
+    if isinstance(row.get("conversations"), list):
+        first = _to_first_question(row["conversations"])
+        return Prompt(messages=first, max_tokens=length) if first else None
     if isinstance(row.get("messages"), list):
         return Prompt(messages=row["messages"], max_tokens=length)
     text = _first(row, PROMPTS)
@@ -149,6 +153,16 @@ def _prompt(row: dict[str, Any], words: Words, output_tokens: int, number: int) 
     return Prompt(_of_length(row, words, int(num_tokens), number), max_tokens=max(1, length))
 
 
+def _to_first_question(conversation: list[dict[str, Any]]) -> Messages:
+    """Return the turns up to the first one of the user; none without one."""
+    turns = [
+        {"role": ROLES.get(turn["from"], turn["from"]), "content": turn["value"]}
+        for turn in conversation
+    ]
+    roles = [turn["role"] for turn in turns]
+    return turns[: 1 + roles.index("user")] if "user" in roles else []
+
+
 def _of_length(row: dict[str, Any], words: Words, num_tokens: int, number: int) -> str:
     """Draw a prompt of a trace; parts with the same hash are the same text."""
     hashes = row.get("hash_ids") or []
@@ -159,24 +173,19 @@ def _of_length(row: dict[str, Any], words: Words, num_tokens: int, number: int) 
     return "\n\n".join([*parts, words.draw(f"row/{number}", max(1, rest))])
 
 
-def _clock(rows: list[dict[str, Any]], *, is_csv: bool) -> Callable[[dict[str, Any]], float | None]:
-    """Return what reads the seconds of a row since the first one; None without times.
+def _seconds(row: dict[str, Any], *, is_csv: bool) -> float:
+    """Read the time of a row, in seconds. Raises ValueError.
 
     JSON lines count `timestamp` in milliseconds, as Mooncake's do, and `at` in seconds.
     """
-    if not rows or _first(rows[0], TIMES) is None:
-        return lambda row: None
-
-    def seconds(row: dict[str, Any]) -> float:
-        if row.get("at") is not None:
-            return float(row["at"])
-        value = _first(row, TIMES)
-        if isinstance(value, str) and not value.replace(".", "", 1).isdigit():
-            return datetime.fromisoformat(value[:26]).timestamp()
-        return float(str(value)) / (1 if is_csv else 1000)
-
-    first = min(map(seconds, rows))
-    return lambda row: seconds(row) - first
+    if row.get("at") is not None:
+        return float(row["at"])
+    value = _first(row, TIMES)
+    if value is None:
+        raise ValueError(f"has no time ({', '.join(TIMES)})")
+    if isinstance(value, str) and not value.replace(".", "", 1).isdigit():
+        return datetime.fromisoformat(value[:26]).timestamp()
+    return float(str(value)) / (1 if is_csv else 1000)
 
 
 def _first(row: dict[str, Any], names: tuple[str, ...]) -> Any:

@@ -113,6 +113,8 @@ DATA = {
         "conversations": [{"from": "human", "value": "Hi"}, {"from": "gpt", "value": "Yo"}]
     },
     "messages": {"messages": [{"role": "user", "content": "Hi"}], "max_tokens": 3},
+    "sharegpt, nothing asked": {"conversations": [{"from": "gpt", "value": "Yo"}]},
+    "sharegpt, nothing at all": {"conversations": []},
 }
 
 
@@ -182,12 +184,38 @@ def test_mistakes_are_one_line(arguments: list[str], words: str) -> None:
     assert "Traceback" not in run.stderr
 
 
-def test_a_row_that_cannot_be_read_is_named(server: Server, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("row", "words"),
+    [
+        ('{"question_id": 3, "at": 1}', "has none of prompt"),
+        ('{"prompt": "b"}', "has no time"),
+        ('"b"', "is not a JSON object"),
+        ('{"conversations": ["b"]}', "string indices"),
+    ],
+)
+def test_a_row_that_cannot_be_read_is_named(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, row: str, words: str
+) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))  # scripts import each other by name
+    from endpoint.workload import Words, read_file
+
     path = tmp_path / "data.jsonl"
-    path.write_text('{"prompt": "a"}\n{"question_id": 3}\n')
-    run = bench(server.url, "--data", path, "--warm-up", "0", *SMALL[:4])
-    assert run.returncode == 2
-    assert f"{path}, row 2: has none of prompt" in run.stderr
+    path.write_text(f'{{"prompt": "a", "at": 0}}\n{row}\n')
+    with pytest.raises(ValueError, match=f"{re.escape(str(path))}, row 2: {words}"):
+        read_file(path, Words(), output_tokens=3)
+
+
+def test_a_page_holds_its_figures_whatever_the_errors_say(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    from endpoint import page
+
+    result = {"levels": [], "target": "<!--<script></script>"}
+    path = tmp_path / "page.html"
+    path.write_text(page._page("x", [], result))
+    assert page.read_result(path) == result
+    assert path.read_text().count("<script") == 1
 
 
 def test_answers_that_do_not_stream_are_read_too(monkeypatch: pytest.MonkeyPatch) -> None:
