@@ -268,7 +268,7 @@ def _function(tool: ToolDefinition, where: str) -> dict[str, Any]:
 
 
 def _description(tool: ToolDefinition) -> str | None:
-    """The description, with the examples of the tool's input, which templates do not know."""
+    """Return the description, with the examples of the input, which templates do not know."""
     if not tool.input_examples:
         return tool.description
     examples = "\n".join(json.dumps(one, ensure_ascii=False) for one in tool.input_examples)
@@ -276,7 +276,7 @@ def _description(tool: ToolDefinition) -> str | None:
 
 
 def _referenced(messages: list[InputMessage]) -> set[str]:
-    """The names of the tools that earlier results refer to."""
+    """Return the names of the tools that earlier results refer to."""
     results = (block for message in messages for block in message.blocks)
     contents = (block.get("content") for block in results if block.get("type") == "tool_result")
     return {
