@@ -115,6 +115,10 @@ def _compare(options: argparse.Namespace) -> int:
 def _run(options: argparse.Namespace) -> int:
     console = Console(highlight=False)
     name, model = _api_and_model(options)
+    if options.ignore_eos and name == "generate":
+        raise ValueError(
+            "--ignore-eos: TGI's API has no such field; take --api chat or completions"
+        )
     endpoint = Endpoint(
         _transport(options, APIS[name].path),
         APIS[name](),

@@ -174,6 +174,7 @@ def test_failures_are_counted_by_their_reason(server: Server, tmp_path: Path) ->
         (["http://127.0.0.1:1", "--goal", "speed=3"], "these are: first_token, per_token, whole"),
         (["http://127.0.0.1:1", "--clients", "0"], "above 0"),
         ([], "TARGET"),
+        (["an-endpoint", "--api", "generate", "--ignore-eos"], "TGI's API has no such field"),
         (["--compare", "/nowhere/a", "/nowhere/b"], "/nowhere/a"),
     ],
 )
