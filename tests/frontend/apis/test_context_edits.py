@@ -87,6 +87,13 @@ def test_old_results_are_cleared_and_their_inputs_on_request() -> None:
     assert [bool(u["input"]) for u in _left(some, "tool_use")] == [False, True, False, True, False]
 
 
+@pytest.mark.parametrize("keep", [NUM_TURNS, NUM_TURNS + 1, 2 * NUM_TURNS])
+def test_all_results_stay_where_as_many_are_kept(keep: int) -> None:
+    context = _edited(ALWAYS | {"keep": {"type": "tool_uses", "value": keep}})
+    assert context.applied == []
+    assert all(r["content"] != CLEARED for r in _left(context, "tool_result"))
+
+
 def test_named_tools_keep_their_results() -> None:
     context = _edited(
         ALWAYS | {"keep": {"type": "tool_uses", "value": 0}, "exclude_tools": ["read"]}
@@ -129,6 +136,14 @@ def test_edits_follow_each_other() -> None:
         ({"type": "clear_thinking_20251015", "keep": {"type": "tool_uses", "value": 1}}, "keep"),
         (TOOLS | {"keep": "all"}, "edits[0].keep"),
         (TOOLS | {"trigger": {"type": "days", "value": 1}}, "edits[0].trigger"),
+        (TOOLS | {"keep": {"type": "tool_uses"}}, "edits[0].keep"),
+        (TOOLS | {"trigger": {"type": "tool_uses"}}, "edits[0].trigger"),
+        (TOOLS | {"clear_at_least": {"type": "tool_uses", "value": 1}}, "clear_at_least"),
+        ({"type": "clear_thinking_20251015", "exclude_tools": ["a"]}, "edits[0].exclude_tools"),
+        (
+            {"type": "clear_thinking_20251015", "trigger": {"type": "tool_uses", "value": 1}},
+            "edits[0].trigger",
+        ),
     ],
 )
 def test_other_edits_are_refused_by_name(edit: dict[str, Any], field: str) -> None:

@@ -25,13 +25,13 @@ class Amount(Body):
     """A number of turns, tool uses or tokens; `all` has no number."""
 
     type: str
-    value: int = Field(default=0, ge=0)
+    value: int | None = Field(default=None, ge=0)
 
 
+# The fields that only edits of tool uses have.
+OF_TOOL_USES = ("trigger", "clear_at_least", "clear_tool_inputs", "exclude_tools")
 # Anthropic's own defaults.
-KEEP_TURNS = Amount(type="thinking_turns", value=1)
-KEEP_USES = Amount(type="tool_uses", value=3)
-TRIGGER = Amount(type="input_tokens", value=100_000)
+KEEP_TURNS, KEEP_USES, TRIGGER_TOKENS = 1, 3, 100_000
 
 
 class Edit(Body):
@@ -106,6 +106,7 @@ def _apply(
             f"`{CLEAR_THINKING}` and `{CLEAR_TOOL_USES}` are",
             field=f"{where}.type",
         )
+    least = _number(edit.clear_at_least, ("input_tokens",), f"{where}.clear_at_least", 0)
     if edit.type == CLEAR_THINKING:
         edited, number = _without_thoughts(context.messages, _kept_turns(edit, where))
         report = {"type": edit.type, "cleared_thinking_turns": number}
@@ -116,24 +117,38 @@ def _apply(
         return context
     before = count(context.messages)
     cleared = before - count(edited)
-    if edit.clear_at_least is not None and cleared < edit.clear_at_least.value:
+    if edit.clear_at_least is not None and cleared < least:
         return context
     original = before if context.original_tokens is None else context.original_tokens
     applied = [*context.applied, report | {"cleared_input_tokens": max(0, cleared)}]
     return replace(context, messages=edited, applied=applied, original_tokens=original)
 
 
+def _number(amount: str | Amount | None, types: tuple[str, ...], where: str, default: int) -> int:
+    """Return an amount's number. Raises InvalidParameter for another type, or none at all."""
+    if amount is None:
+        return default
+    if isinstance(amount, str) or amount.type not in types or amount.value is None:
+        named = " or ".join(f"'{name}'" for name in types)
+        raise InvalidParameter(f"`{where}` must be of type {named} and have a `value`", field=where)
+    return amount.value
+
+
 def _kept_turns(edit: Edit, where: str) -> int | None:
     """Return how many turns keep their thoughts, None for all."""
-    keep = edit.keep if edit.keep is not None else KEEP_TURNS
+    for name in OF_TOOL_USES:
+        if getattr(edit, name) is not None:
+            raise InvalidParameter(
+                f"`{where}.{name}` is a field of `{CLEAR_TOOL_USES}`, not of `{CLEAR_THINKING}`",
+                field=f"{where}.{name}",
+            )
+    keep = edit.keep
     if keep == "all" or (isinstance(keep, Amount) and keep.type == "all"):
         return None
-    if isinstance(keep, str) or keep.type != "thinking_turns" or keep.value < 1:
-        raise InvalidParameter(
-            f"`{where}.keep` must be 'all', or `thinking_turns` with a `value` of at least 1",
-            field=f"{where}.keep",
-        )
-    return keep.value
+    turns = _number(keep, ("thinking_turns",), f"{where}.keep", KEEP_TURNS)
+    if turns < 1:
+        raise InvalidParameter(f"`{where}.keep` must be at least 1 turn", field=f"{where}.keep")
+    return turns
 
 
 def _without_thoughts(messages: Turns, kept: int | None) -> tuple[Turns, int]:
@@ -157,24 +172,19 @@ def _without_results(
     edit: Edit, where: str, messages: Turns, count: Callable[[Turns], int]
 ) -> tuple[Turns, int]:
     """Clear the results of all tool uses but the last ones, if there is enough of them."""
-    keep = edit.keep if edit.keep is not None else KEEP_USES
-    trigger = edit.trigger or TRIGGER
-    if isinstance(keep, str) or keep.type != "tool_uses":
-        raise InvalidParameter(f"`{where}.keep` must be of type 'tool_uses'", field=f"{where}.keep")
-    if trigger.type not in ("input_tokens", "tool_uses"):
-        raise InvalidParameter(
-            f"`{where}.trigger` must be of type 'input_tokens' or 'tool_uses'",
-            field=f"{where}.trigger",
-        )
+    keep = _number(edit.keep, ("tool_uses",), f"{where}.keep", KEEP_USES)
+    trigger = _number(
+        edit.trigger, ("input_tokens", "tool_uses"), f"{where}.trigger", TRIGGER_TOKENS
+    )
     names = {_id(use, "id"): use.get("name") for use in _blocks(messages, "tool_use")}
     done = [_id(result, "tool_use_id") for result in _blocks(messages, "tool_result")]
-    old = done[: len(done) - keep.value] if keep.value else done
+    old = done[: max(0, len(done) - keep)]
     excluded = edit.exclude_tools or []
     ids = {id_ for id_ in old if id_ and id_ in names and names[id_] not in excluded}
     is_over = bool(ids) and (
-        len(names) > trigger.value
-        if trigger.type == "tool_uses"
-        else count(messages) > trigger.value
+        len(names) > trigger
+        if edit.trigger is not None and edit.trigger.type == "tool_uses"
+        else count(messages) > trigger
     )
     if not is_over:
         return messages, 0
