@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import Enum
+from traceback import extract_tb
 from typing import Any
 
 import msgspec
@@ -12,12 +13,7 @@ from flask import Response, request
 from werkzeug.exceptions import HTTPException, RequestEntityTooLarge
 
 from container import errors
-from container.errors import (
-    InternalError,
-    MalformedRequest,
-    ServingError,
-    payload_too_large,
-)
+from container.errors import InternalError, MalformedRequest, ServingError, payload_too_large
 
 log = logging.getLogger(__name__)
 
@@ -265,7 +261,10 @@ def to_client_error(error: Exception) -> ServingError:
     if isinstance(error, RequestEntityTooLarge):
         return payload_too_large(request.max_content_length)
     if isinstance(error, RecursionError):  # only what clients write is nested without a limit
-        log.warning("frontend: a body is nested too deeply; the client gets status 400")
+        where = ", ".join(frame.name for frame in extract_tb(error.__traceback__, -3))
+        log.warning(
+            "frontend: a body is nested too deeply (in %s); the client gets status 400", where
+        )
         return MalformedRequest("the body is nested too deeply")
     log.error("frontend: unexpected error; the client gets status 500", exc_info=error)
     return InternalError("internal error; the cause is in the server's log")
