@@ -37,8 +37,8 @@ class Server:
     def log(self) -> str:
         return self.log_path.read_text()
 
-    def ping(self) -> requests.Response:
-        return requests.get(f"{self.url}/ping", timeout=5)
+    def ping(self, timeout: float = 5) -> requests.Response:
+        return requests.get(f"{self.url}/ping", timeout=timeout)
 
     def wait_ready(self) -> None:
         wait_for(self._is_ready, READY_WITHIN_S, lambda: f"never ready:\n{self.log}")

@@ -446,7 +446,8 @@ def test_a_replaced_frontend_accepts_connections_when_it_can_answer(
         if len(server.frontends()) == 2:
             answered_by_both_at = min(answered_by_both_at, time.monotonic() + 3)
         try:
-            statuses.append(server.ping().status_code)
+            # On a busy machine the other worker may not have started yet: the connection waits.
+            statuses.append(server.ping(timeout=60).status_code)
         except requests.ConnectionError:  # the victim had just accepted it
             time.sleep(0.01)
     assert set(statuses) == {200}
