@@ -134,8 +134,8 @@ def _group_wrongly(monkeypatch: pytest.MonkeyPatch) -> None:
     """Give each group of query heads another group's keys and values."""
     attend = paged.attend_dense
 
-    def swapped(query: Any, keys: Any, values: Any, *args: Any) -> torch.Tensor:
-        return attend(query, keys.flip(0), values.flip(0), *args)
+    def swapped(query: Any, keys: Any, values: Any, *args: Any, **options: Any) -> torch.Tensor:
+        return attend(query, keys.flip(0), values.flip(0), *args, **options)
 
     monkeypatch.setattr(paged, "attend_dense", swapped)
 
