@@ -49,6 +49,8 @@ def find_unusable(config: dict[str, Any], num_tensors: int | None) -> str | None
     Building a model of such sizes takes minutes, all memory, or ends in an error about something
     else. `num_tensors` is the number of tensors of the weights, where it is known.
     """
+    if not isinstance(config.get("text_config"), dict | None):
+        return f"text_config is {config['text_config']!r:.40}, not an object"
     for place, values in _language_model(config):
         for name in SIZES:
             size = values.get(name)

@@ -283,5 +283,5 @@ class Tokenizer:
         environment = jinja2.Environment(extensions=["jinja2.ext.loopcontrols"])
         try:
             return jinja2.meta.find_undeclared_variables(environment.parse(self.chat_template))
-        except jinja2.TemplateError:  # a tag of another environment
+        except (jinja2.TemplateError, RecursionError):  # another environment's tag, deep nesting
             return set()

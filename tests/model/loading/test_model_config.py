@@ -95,3 +95,16 @@ def test_the_end_of_a_templates_turns_is_an_end(caplog: pytest.LogCaptureFixture
 def test_layers_that_are_no_number_are_left_to_transformers(layers: object) -> None:
     assert find_unusable({"num_hidden_layers": layers}, 1) is None
     assert find_unusable({"num_hidden_layers": 2}, 1) is not None
+
+
+@pytest.mark.parametrize("nested", [[1], 7, "llama", True])
+def test_a_text_config_that_is_no_object_is_refused(nested: object) -> None:
+    assert "text_config" in str(find_unusable({"text_config": nested}, None))
+    assert find_unusable({"text_config": None}, None) is None
+
+
+@pytest.mark.parametrize(
+    "template", ["{% if 1 %}" * 2000 + "a" + "{% endif %}" * 2000, "{{ " + "(" * 9000]
+)
+def test_a_template_that_is_nested_too_deeply_does_not_end_the_start(template: str) -> None:
+    assert turn_end_ids(tokenizer_with(template), frozenset({2}), 100) == frozenset()
