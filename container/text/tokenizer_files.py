@@ -59,7 +59,7 @@ def _read_template(path: Path) -> str:
             }["default"]
         if not isinstance(template, str):
             raise TypeError("`chat_template` is not a string")
-    except (OSError, ValueError, LookupError, TypeError) as error:
+    except (OSError, ValueError, LookupError, TypeError, RecursionError) as error:
         raise ModelLoadError(
             f"TOKENIZER_CONFIG_PATH={path}: no chat template can be read from it: "
             f"{type(error).__name__}: {error}"

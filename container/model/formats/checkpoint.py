@@ -101,13 +101,21 @@ def _read_layer(
         ) from error
 
 
+def _read_index(path: Path) -> dict[str, str]:
+    """Read which file has each tensor. Raises ModelLoadError."""
+    try:
+        weight_map = json.loads(path.read_text())["weight_map"]
+        return {str(name): str(file) for name, file in weight_map.items()}
+    except (OSError, ValueError, LookupError, AttributeError, TypeError, RecursionError) as error:
+        raise ModelLoadError(f"{path} cannot be read: {type(error).__name__}: {error}") from error
+
+
 def _files(path: Path) -> dict[str, Path]:
     """Return the file of each tensor."""
     files = sorted(path.glob("*.safetensors"))
     index = path / "model.safetensors.index.json"
     if index.is_file():
-        weight_map = json.loads(index.read_text())["weight_map"]
-        files = sorted({path / name for name in weight_map.values()})
+        files = sorted({path / name for name in _read_index(index).values()})
     if not files:
         raise ModelLoadError(f"{path}: quantized weights must be in *.safetensors files")
     file_by_name: dict[str, Path] = {}

@@ -167,7 +167,7 @@ def _checked(files: ModelFiles) -> ModelFiles:
         raise ModelLoadError(f"{path}: config.json is missing{hint}")
     try:
         is_object = isinstance(files.config(), dict)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ModelLoadError(f"{path}/config.json is not valid JSON: {error}") from error
     if not is_object:
         raise ModelLoadError(f"{path}/config.json is not a JSON object")
@@ -186,7 +186,7 @@ def _needs_no_file(path: Path) -> bool:
     """Whether tokenizer_config.json names a class without files, or code of the model's own."""
     try:
         config = json.loads((path / "tokenizer_config.json").read_text())
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return False
     return isinstance(config, dict) and (
         config.get("tokenizer_class") in BYTE_TOKENIZERS or "auto_map" in config

@@ -119,3 +119,10 @@ def test_a_configuration_alone_is_no_other_tokenizer(tmp_path: Path, config: obj
     (tmp_path / "tokenizer_config.json").write_text(json.dumps(config))
     with pytest.raises(ModelLoadError, match="the tokenizer is missing"):
         find_model(str(tmp_path), revision=None, token=None)
+
+
+def test_a_config_that_is_nested_too_deeply_is_not_valid(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text('{"a":' * 100_000)
+    (tmp_path / "tokenizer_config.json").write_text("[" * 100_000)
+    with pytest.raises(ModelLoadError, match="not valid JSON"):
+        find_model(str(tmp_path))
