@@ -125,4 +125,4 @@ def test_a_config_that_is_nested_too_deeply_is_not_valid(tmp_path: Path) -> None
     (tmp_path / "config.json").write_text('{"a":' * 100_000)
     (tmp_path / "tokenizer_config.json").write_text("[" * 100_000)
     with pytest.raises(ModelLoadError, match="not valid JSON"):
-        find_model(str(tmp_path))
+        find_model(str(tmp_path), revision=None, token=None)
