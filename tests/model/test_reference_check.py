@@ -404,6 +404,12 @@ def test_a_fault_in_eight_bit_weights_is_refused(
     assert _is_refused(_model(weights, BF16), BF16, quantize="int8")
 
 
+def test_a_refused_format_is_named_in_the_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    next(iter(EIGHT_BIT_FAULTS.values()))(monkeypatch)
+    with pytest.raises(ModelLoadError, match=r"; try it without QUANTIZE=int8$"):
+        prepare(_model("random", BF16), BF16, CPU, quantize="int8")
+
+
 @pytest.mark.parametrize("name", [*tiny_models.CONFIGS, "llama_wide", "phi3"])
 @pytest.mark.parametrize("dtype", [F32, BF16, torch.float16])
 def test_no_correct_path_is_refused(name: str, dtype: torch.dtype) -> None:

@@ -56,6 +56,12 @@ def prepare(
     """
     name_linears(module)
     ids = usable_ids(check_ids, module.config)
+    options = {
+        f"QUANTIZE={quantize}": quantize is not None,
+        "KV_CACHE_DTYPE": cache_dtype is not None,
+        "COMPILE=1": compiles,
+    }
+    requested = [name for name, is_requested in options.items() if is_requested]
     try:
         return _prepare_paged(
             module, ids, dtype, device, read=read, cpu_kernels=cpu_kernels, quantize=quantize,
@@ -64,15 +70,11 @@ def prepare(
     except NotPageable as error:
         reason = str(error)
     except Mismatch as error:
-        raise ModelLoadError(f"{module.config.model_type}: {error}") from error
-    requested = {
-        f"QUANTIZE={quantize}": quantize is not None,
-        "KV_CACHE_DTYPE": cache_dtype is not None,
-        "COMPILE=1": compiles,
-    }
-    if refused := [name for name, is_requested in requested.items() if is_requested]:
+        remedy = f"; try it without {' and '.join(requested)}" if requested else ""
+        raise ModelLoadError(f"{module.config.model_type}: {error}{remedy}") from error
+    if requested:
         message = (
-            f"{refused[0]} cannot work here, since this model's attention is not paged: {reason}"
+            f"{requested[0]} cannot work here, since this model's attention is not paged: {reason}"
         )
         raise ConfigError([message])
     if is_tensor_parallel(module):
