@@ -1,9 +1,11 @@
-"""Folders that a client names, and small files that must survive a full disk or a crash."""
+"""Folders that a client names, JSON files of models, and small files that must survive a crash."""
 
 import contextlib
+import json
 import os
 import tempfile
 from pathlib import Path
+from typing import Any
 
 
 def find_folder(name: str) -> Path | None:
@@ -19,6 +21,14 @@ def find_folder(name: str) -> Path | None:
             return folder
     except (OSError, RuntimeError, ValueError):
         return None
+
+
+def read_json(path: Path) -> Any:
+    """Read a JSON file. Raises OSError, or ValueError for what is no JSON or nested too deeply."""
+    try:
+        return json.loads(path.read_text())
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
 
 
 def write_atomically(path: Path, text: str) -> None:

@@ -1,7 +1,6 @@
 """Loads an embedder with its model from settings: the composition root of the embedder process."""
 
 import ctypes
-import json
 import logging
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from sentence_transformers import (
 
 from container.embedding.process import EmbedderBackend, EmbedderLimits
 from container.errors import ModelLoadError
+from container.files import read_json
 from container.ipc.backend_server import Progress
 from container.messages.embedder import EmbedderInfo, EmbedderKind
 from container.model.embedding.embedder import Embedder
@@ -139,8 +139,8 @@ def _model_class(path: Path) -> type[Model]:
 
 def _read_json(path: Path) -> dict[str, Any]:
     try:
-        value: dict[str, Any] = json.loads(path.read_text()) if path.is_file() else {}
-    except (ValueError, RecursionError) as error:
+        value: dict[str, Any] = read_json(path) if path.is_file() else {}
+    except ValueError as error:
         raise ModelLoadError(f"{path} is not valid JSON: {error}") from error
     return value
 

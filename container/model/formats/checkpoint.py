@@ -1,7 +1,6 @@
 """Loads a model whose weights keep their four or eight bits: the formats of this folder."""
 
 import copy
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ from safetensors import safe_open
 from transformers import PretrainedConfig, PreTrainedModel
 
 from container.errors import ModelLoadError
+from container.files import read_json
 from container.model.formats.gguf_files import SUFFIX, choose_files, read_weights
 from container.model.formats.int32_weights import METHODS, Layout, choose_layout
 from container.model.formats.quantized_model import empty_model, set_weights
@@ -104,9 +104,9 @@ def _read_layer(
 def _read_index(path: Path) -> dict[str, str]:
     """Read which file has each tensor. Raises ModelLoadError."""
     try:
-        weight_map = json.loads(path.read_text())["weight_map"]
+        weight_map = read_json(path)["weight_map"]
         return {str(name): str(file) for name, file in weight_map.items()}
-    except (OSError, ValueError, LookupError, AttributeError, TypeError, RecursionError) as error:
+    except (OSError, ValueError, LookupError, AttributeError, TypeError) as error:
         raise ModelLoadError(f"{path} cannot be read: {type(error).__name__}: {error}") from error
 
 

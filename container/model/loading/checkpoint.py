@@ -26,6 +26,7 @@ from huggingface_hub.errors import (
 )
 
 from container.errors import ModelLoadError
+from container.files import read_json
 from container.model.formats.checkpoint import is_gguf
 from container.model.formats.gguf_files import SUFFIX as GGUF_SUFFIX
 from container.model.formats.gguf_files import write_folder
@@ -62,7 +63,7 @@ class ModelFiles:
 
     def config(self) -> Any:
         """Read config.json."""
-        return json.loads((self.path / "config.json").read_text())
+        return read_json(self.path / "config.json")
 
 
 def find_model(
@@ -167,7 +168,7 @@ def _checked(files: ModelFiles) -> ModelFiles:
         raise ModelLoadError(f"{path}: config.json is missing{hint}")
     try:
         is_object = isinstance(files.config(), dict)
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise ModelLoadError(f"{path}/config.json is not valid JSON: {error}") from error
     if not is_object:
         raise ModelLoadError(f"{path}/config.json is not a JSON object")
@@ -185,8 +186,8 @@ def _checked(files: ModelFiles) -> ModelFiles:
 def _needs_no_file(path: Path) -> bool:
     """Whether tokenizer_config.json names a class without files, or code of the model's own."""
     try:
-        config = json.loads((path / "tokenizer_config.json").read_text())
-    except (OSError, ValueError, RecursionError):
+        config = read_json(path / "tokenizer_config.json")
+    except (OSError, ValueError):
         return False
     return isinstance(config, dict) and (
         config.get("tokenizer_class") in BYTE_TOKENIZERS or "auto_map" in config

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from container.errors import one_line
-from container.files import write_atomically
+from container.files import read_json, write_atomically
 
 log = logging.getLogger(__name__)
 
@@ -23,8 +23,7 @@ class AdapterRecord:
         """Return the adapters that a previous engine recorded; none if the file is unreadable."""
         try:
             return [
-                (str(name), str(source), bool(pin))
-                for name, source, pin in json.loads(self._path.read_text())
+                (str(name), str(source), bool(pin)) for name, source, pin in read_json(self._path)
             ]
         except FileNotFoundError:
             return []
