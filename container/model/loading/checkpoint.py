@@ -167,14 +167,14 @@ def _checked(files: ModelFiles) -> ModelFiles:
             hint = "; it holds an adapter, not a whole model"
         raise ModelLoadError(f"{path}: config.json is missing{hint}")
     try:
-        is_object = isinstance(files.config(), dict)
+        config = files.config()
     except ValueError as error:
         raise ModelLoadError(f"{path}/config.json is not valid JSON: {error}") from error
-    if not is_object:
+    if not isinstance(config, dict):
         raise ModelLoadError(f"{path}/config.json is not a JSON object")
     if not any(any(path.glob(name)) for name in ("*.safetensors", "*.bin")) and not is_gguf(path):
         raise ModelLoadError(f"{path}: the weights are missing (no *.safetensors and no *.bin)")
-    if (problem := find_unusable(files.config(), _num_tensors(path))) is not None:
+    if (problem := find_unusable(config, _num_tensors(path))) is not None:
         raise ModelLoadError(f"{path}/config.json cannot be used: {problem}")
     if not any(any(path.glob(name)) for name in TOKENIZER_FILES) and not _needs_no_file(path):
         raise ModelLoadError(
