@@ -83,12 +83,12 @@ def follow_positions(
     except Exception as error:  # a model may want more of its cache
         log.debug("positions not checked: %s", one_line(error))
         return
-    if _are_near(_states(module, text, **arguments, step=None), expected):
+    if are_near(_states(module, text, **arguments, step=None), expected):
         return
     for name in layers:
         layer = module.get_submodule(name)
         undo.callback(layer.register_forward_pre_hook(_give_positions, with_kwargs=True).remove)
-    if not _are_near(_states(module, text, **arguments, step=None), expected):
+    if not are_near(_states(module, text, **arguments, step=None), expected):
         raise NotTraceable("its attention has positions of its own")
     log.debug("layers get the positions of a step's tokens in the place of a cache")
 
@@ -112,7 +112,8 @@ def _states(module: PreTrainedModel, text: PreTrainedModel, **arguments: Any) ->
     return states
 
 
-def _are_near(states: list[torch.Tensor], expected: list[torch.Tensor]) -> bool:
+def are_near(states: list[torch.Tensor], expected: list[torch.Tensor]) -> bool:
+    """Whether queries and keys differ from those that are expected in rounding only."""
     return len(states) == len(expected) and all(
         (one - other).abs().max() <= TOLERANCE * other.abs().max()
         for one, other in zip(states, expected, strict=True)

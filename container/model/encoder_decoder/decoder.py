@@ -5,6 +5,7 @@ one row after another; the model's own layers compute keys and values from them,
 function stores in the cache.
 """
 
+import contextlib
 import inspect
 from typing import Any
 
@@ -94,9 +95,8 @@ class PagedDecoder:
         of their slots, [tokens, width].
         """
         cache = StepCache(blank=self._blank if encoded is None else None)
-        if self._table is not None:
-            self._table.begin(positions)
-        try:
+        table = self._table
+        with table.at(positions) if table is not None else contextlib.nullcontext():
             return call_decoder(
                 self.module,
                 ids,
@@ -105,9 +105,6 @@ class PagedDecoder:
                 cache,
                 step=step,
             )
-        finally:
-            if self._table is not None:
-                self._table.begin(None)
 
 
 @torch.inference_mode()

@@ -4,8 +4,9 @@ Decoders with absolute positions count the tokens in their cache, which is one n
 Its outputs tell which module embeds positions; a table of these outputs replaces the module.
 """
 
+import contextlib
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import nn
@@ -32,9 +33,14 @@ class PositionTable:
         """Undo `install`."""
         vars(self._embedding).pop("forward", None)
 
-    def begin(self, positions: torch.Tensor | None) -> None:
-        """Set the positions of this thread's rows, [rows]; None: no step."""
+    @contextlib.contextmanager
+    def at(self, positions: torch.Tensor) -> Iterator[None]:
+        """Give this thread's rows, in this context, the positions [rows]."""
         self._thread.positions = positions
+        try:
+            yield
+        finally:
+            self._thread.positions = None
 
     def _forward(self, *args: object, **kwargs: object) -> object:
         positions: torch.Tensor | None = getattr(self._thread, "positions", None)

@@ -14,6 +14,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from container.model.attention import cross
 from container.model.attention.latent import blank_output
 from container.model.attention.metadata import AttentionParams
+from container.model.attention.positions import are_near
 from container.model.attention.relative_bias import without_constant_tail
 from container.model.checks.layer_probe import NotPageable
 from container.model.encoder_decoder.decoder import (
@@ -30,8 +31,6 @@ from container.model.kv_cache.cache import LayerShape
 PROBE = "paged_decoder_probe"
 # Different numbers of tokens, by which the two kinds of attention are told apart.
 NUM_ENCODED, NUM_DECODED = 5, 3
-# The accepted distance of queries and keys that differ in rounding only.
-TOLERANCE = 0.01
 
 
 @dataclass
@@ -147,15 +146,9 @@ class DecoderProbe:
         """Compare queries and keys at a late position. Raises NotPageable."""
         expected = self._recorded(1, StepCache(count=self._late))
         positions = torch.tensor([self._late], device=self._module.device)
-        if table is not None:
-            table.begin(positions)
-        try:
+        with table.at(positions) if table is not None else contextlib.nullcontext():
             calls = self._recorded(1, StepCache(), positions)
-        finally:
-            if table is not None:
-                table.begin(None)
-        pairs = zip(calls, expected, strict=True)
-        if not all(_are_near(a.query, b.query) and _are_near(a.key, b.key) for a, b in pairs):
+        if not are_near(_states(calls), _states(expected)):
             raise NotPageable("its decoder has positions of its own")
 
     def _recorded(
@@ -188,7 +181,7 @@ class DecoderProbe:
                     if isinstance(out, torch.Tensor):
                         outputs[name] = out.clone()
 
-                stack.callback(part.register_forward_hook(note).remove)
+                stack.enter_context(_hooked(part, note))
             self._recorded(1, StepCache(count=count))
         return outputs
 
@@ -255,5 +248,6 @@ def _are_equal(one: torch.Tensor, other: torch.Tensor | None) -> bool:
     return other is not None and one.shape == other.shape and torch.equal(one, other)
 
 
-def _are_near(one: torch.Tensor, other: torch.Tensor) -> bool:
-    return bool((one - other).abs().max() <= TOLERANCE * other.abs().max())
+def _states(calls: list[_Call]) -> list[torch.Tensor]:
+    """Return the queries and keys of calls."""
+    return [states for call in calls for states in (call.query, call.key)]
