@@ -78,10 +78,10 @@ class _Run:
         """Send each prompt when it is due, whether or not earlier ones are answered."""
         rate = self._level.rate
         times = itertools.repeat(None) if rate is None else poisson(rate, self._seed)
-        places = asyncio.Semaphore(self._level.most or 10**9)
+        slots = asyncio.Semaphore(self._level.most or 10**9)
 
-        async def send_in_a_place(prompt: Prompt, due_at: float) -> None:
-            async with places:
+        async def send_in_slot(prompt: Prompt, due_at: float) -> None:
+            async with slots:
                 await self._send(prompt, due_at)
 
         async with asyncio.TaskGroup() as group:
@@ -90,7 +90,7 @@ class _Run:
                 if self._is_over(due_at):
                     return
                 await asyncio.sleep(due_at - self._now())
-                group.create_task(send_in_a_place(prompt, due_at))
+                group.create_task(send_in_slot(prompt, due_at))
 
     async def _send(self, prompt: Prompt, due_at: float) -> None:
         outcome = Outcome(due_at, due_at)

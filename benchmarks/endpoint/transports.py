@@ -107,7 +107,6 @@ async def send(
 ) -> None:
     """Send a request and fill in its outcome; `start` is perf_counter's time of the level."""
     reader = EventReader()
-    pieces = 0
     outcome.sent_at = time.perf_counter() - start
     try:
         async for piece in transport.pieces(api.body(prompt, options)):
@@ -115,17 +114,15 @@ async def send(
             for event in reader.feed(piece):
                 if api.read(event, outcome):
                     outcome.piece_at.append(now)
-                    pieces += 1
         for event in reader.finish():
             if api.read(event, outcome):
                 outcome.piece_at.append(time.perf_counter() - start)
-                pieces += 1
         if not outcome.piece_at:
             outcome.error = "an answer without text"
     except (LoadError, OSError, EOFError, ValueError) as error:
         outcome.error = _kind(error)
     outcome.ended_at = time.perf_counter() - start
-    outcome.tokens = outcome.tokens or pieces
+    outcome.tokens = outcome.tokens or len(outcome.piece_at)
 
 
 def _kind(error: BaseException) -> str:

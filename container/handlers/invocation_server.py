@@ -221,7 +221,7 @@ class HandlerServer(BackendServer):
     def _watch_workers(self) -> None:
         """Replace workers that died, hang or exceed a limit, and fail their invocations."""
         for worker in list(self._workers.values()):
-            reason = self._end_overdue(worker) or self._end_unlimited(worker)
+            reason = self._end_overdue(worker) or self._end_over_limit(worker)
             code = worker.process.poll()
             if code is not None:
                 self._on_worker_exit(worker, code, reason)
@@ -247,7 +247,7 @@ class HandlerServer(BackendServer):
         worker.end()
         return "was ended with another request"
 
-    def _end_unlimited(self, worker: WorkerProcess) -> str | None:
+    def _end_over_limit(self, worker: WorkerProcess) -> str | None:
         """End a worker that exceeds a limit of its process; return the reason."""
         reason = worker.breach(self._limits.worker)
         if reason is not None:
