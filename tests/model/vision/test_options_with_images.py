@@ -1,6 +1,7 @@
 """Options of the server with images in the prompts, beside prompts of text alone."""
 
 import itertools
+import time
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,7 @@ import pytest
 import torch
 
 from container.engine.engine import Engine
+from container.engine.process import PREPARE_POLL_S
 from container.errors import InvalidParameter
 from container.messages.engine import SamplingParams, Submit
 from container.model.execution.factory import make_runner
@@ -89,6 +91,8 @@ def _run(engine: Engine, requests: list[Submit]) -> list[list[int]]:
         for _, event in engine.step():
             answers[event.request_id].append(event.token_id)
         engine.scheduler.check_invariants()
+        if not engine.has_scheduled:
+            time.sleep(PREPARE_POLL_S)  # as the engine's process does while images are read
     return list(answers.values())
 
 
