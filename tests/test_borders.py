@@ -96,7 +96,14 @@ FLOORS = {
         ["serve"],
     ],
     "container.model": [
-        ["hf_config", "async_copy", "forward_batch", "kernels", "torch_versions"],
+        [
+            "hf_config",
+            "async_copy",
+            "encoder_outputs",
+            "forward_batch",
+            "kernels",
+            "torch_versions",
+        ],
         ["reference_check", "kv_cache", "states"],
         ["attention"],
         ["layers", "vision", "encoder_decoder"],

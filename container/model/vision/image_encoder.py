@@ -4,19 +4,15 @@ One prompt at a time; the inputs wait here for the steps that compute the prompt
 used first out. A step that misses them encodes the images itself.
 """
 
-import threading
-from collections import OrderedDict
 from concurrent.futures import Future, ThreadPoolExecutor
 
 from container.engine.model_runner import PromptLayout
 from container.engine.sequence import RequestKey, Sequence
 from container.messages.images import ImageTensors
 from container.model.async_copy import own_stream
+from container.model.encoder_outputs import EncoderOutputs
 from container.model.vision.language_model import LanguageModel, shift_of, typed_spans
 from container.model.vision.prompt_inputs import PromptInputs
-
-# Most memory of inputs that wait for their steps.
-MAX_BYTES = 256 * 2**20
 
 
 class ImageEncoder:
@@ -26,8 +22,9 @@ class ImageEncoder:
         self._language_model = language_model
         self._is_two_way = is_two_way
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="images")
-        self._lock = threading.Lock()
-        self._waiting: OrderedDict[RequestKey, tuple[ImageTensors, PromptInputs]] = OrderedDict()
+        self._outputs: EncoderOutputs[RequestKey, tuple[ImageTensors, PromptInputs]] = (
+            EncoderOutputs(lambda output: output[1].num_bytes)
+        )
 
     def prepare(self, sequence: Sequence, *, encodes: bool) -> "Future[PromptLayout]":
         """Find the layout of a prompt, and encode its images if `encodes`, in the thread."""
@@ -35,8 +32,7 @@ class ImageEncoder:
 
     def inputs_of(self, sequence: Sequence) -> PromptInputs:
         """Return the inputs of a prompt, encoding its images if that has not been done."""
-        with self._lock:
-            images, inputs = self._waiting.get(sequence.key, (None, None))
+        images, inputs = self._outputs.find(sequence.key) or (None, None)
         if inputs is None or images is not sequence.images:
             inputs = self._read(sequence)
         inputs.keep_for_stream()
@@ -56,12 +52,5 @@ class ImageEncoder:
     def _read(self, sequence: Sequence) -> PromptInputs:
         ids = sequence.token_ids[: sequence.prompt_len]
         inputs = self._language_model.read_prompt(ids, sequence.images)
-        with self._lock:
-            self._waiting[sequence.key] = sequence.images, inputs
-            self._waiting.move_to_end(sequence.key)
-            while len(self._waiting) > 1 and self._num_bytes() > MAX_BYTES:
-                self._waiting.popitem(last=False)
+        self._outputs.add(sequence.key, (sequence.images, inputs))
         return inputs
-
-    def _num_bytes(self) -> int:
-        return sum(inputs.num_bytes for _, inputs in self._waiting.values())

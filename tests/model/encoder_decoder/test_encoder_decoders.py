@@ -7,10 +7,12 @@ import random
 
 import pytest
 import torch
+from transformers import PreTrainedModel
 
 from container.engine.engine import Engine
 from container.errors import ConfigError, InvalidParameter, PromptTooLong
 from container.messages.engine import SamplingParams, Submit
+from container.model import encoder_outputs
 from container.model.encoder_decoder import prompt_encoder
 from container.model.execution.model_runner import TorchModelRunner
 from container.model.paged_decoder import probe
@@ -69,18 +71,24 @@ def test_greedy_output_equals_generate(schedule: str, name: str) -> None:
         assert engine.load.restored_tokens > 0
 
 
-@pytest.mark.parametrize("name", tiny_models.ENCODER_DECODER_CONFIGS)
-def test_a_prompt_is_encoded_once_for_all_its_sequences(
-    name: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    encoded = []
+@pytest.fixture
+def encoded(monkeypatch: pytest.MonkeyPatch) -> list[list[int]]:
+    """Return the prompts that are encoded from here on."""
+    prompts: list[list[int]] = []
     encode = prompt_encoder.encode
 
-    def count(module: object, prompt_ids: list[int]) -> torch.Tensor:
-        encoded.append(prompt_ids)
-        return encode(module, prompt_ids)  # type: ignore[arg-type]
+    def count(module: PreTrainedModel, prompt_ids: list[int]) -> torch.Tensor:
+        prompts.append(prompt_ids)
+        return encode(module, prompt_ids)
 
     monkeypatch.setattr(prompt_encoder, "encode", count)
+    return prompts
+
+
+@pytest.mark.parametrize("name", tiny_models.ENCODER_DECODER_CONFIGS)
+def test_a_prompt_is_encoded_once_for_all_its_sequences(
+    name: str, encoded: list[list[int]]
+) -> None:
     prompt = list(range(2, 32))
     engine = _engine(name, max_batch_tokens=16)
     expected = tiny_models.reference(name, tuple(prompt), 12)
@@ -94,15 +102,7 @@ def test_a_prompt_is_encoded_once_for_all_its_sequences(
     assert encoded == [prompt, longer]
 
 
-def test_requests_of_one_prompt_at_a_time_encode_it_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    encoded = []
-    encode = prompt_encoder.encode
-
-    def count(module: object, prompt_ids: list[int]) -> torch.Tensor:
-        encoded.append(prompt_ids)
-        return encode(module, prompt_ids)  # type: ignore[arg-type]
-
-    monkeypatch.setattr(prompt_encoder, "encode", count)
+def test_requests_of_one_prompt_at_a_time_encode_it_once(encoded: list[list[int]]) -> None:
     engine, prompt = _engine(), list(range(2, 31))
     run(engine, [Job(prompt, SamplingParams(6)), Job(prompt, SamplingParams(6))])
     assert encoded == [prompt]
@@ -117,7 +117,7 @@ def test_the_cached_tokens_are_those_of_the_prompt() -> None:
 
 
 def test_outputs_that_no_longer_wait_are_computed_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(prompt_encoder, "MAX_BYTES", 0)
+    monkeypatch.setattr(encoder_outputs, "MAX_BYTES", 0)
     jobs = _jobs(8)
     _assert_equal_to_generate("bart", _engine("bart", **SCHEDULES["preempting"]), jobs)
 
