@@ -213,9 +213,12 @@ INLINE void widen_block(const uint32_t *from, const char *scales, int64_t count,
     }
 }
 
+/* GCC compiles the products behind these conversions to slower code if it inlines them there. */
+#define APART static __attribute__((noinline))
+
 /* Convert weights of `count` inputs, whose blocks are consecutive inputs, to float32, [count, GROUP]. */
-static __attribute__((noinline)) void widen_blocks(const struct weight *w, int64_t group, int64_t first, int64_t count, float *to,
-                         const int bits) {
+APART void widen_blocks(const struct weight *w, int64_t group, int64_t first, int64_t count, float *to,
+                        const int bits) {
     const int in_word = 32 / bits;
     const uint32_t *from = (const uint32_t *)w->numbers + (group * w->inputs + first) / in_word * GROUP;
     for (int64_t i = 0, size; i < count; i += size) {
@@ -229,8 +232,8 @@ static __attribute__((noinline)) void widen_blocks(const struct weight *w, int64
 }
 
 /* The same for weights whose inputs have blocks of their own. */
-static __attribute__((noinline)) void widen_shuffled(const struct weight *w, int64_t group, int64_t first, int64_t count, float *to,
-                           const int bits) {
+APART void widen_shuffled(const struct weight *w, int64_t group, int64_t first, int64_t count, float *to,
+                          const int bits) {
     const int in_word = 32 / bits, half = w->half_scales;
     const uint32_t *from = (const uint32_t *)w->numbers + (group * w->inputs + first) / in_word * GROUP;
     for (int64_t i = 0; i < count; i++, to += GROUP) {
