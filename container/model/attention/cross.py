@@ -14,7 +14,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from container.model.attention.dense import attend_dense
 from container.model.attention.metadata import AttentionMetadata, AttentionParams, Chunk
-from container.model.attention.paged import attend, decode
+from container.model.attention.paged import attend, decode_groups
 
 NAME = "paged_encoder_decoder"
 
@@ -71,10 +71,7 @@ def attend_encoded(
     shape = cross.cache.shapes[layer]
     if len(cross.slot_mapping):
         cross.cache.write(layer, keys, values, cross.slot_rows(shape.kv_heads))
-    out = query.new_zeros(*query.shape[:2], shape.value_dim)
-    for group in cross.groups:
-        rows = slice(group.start, group.stop)
-        out[rows] = decode(cross, layer, group, query[rows], shape.kv_heads, attn_params)
+    out = decode_groups(cross, layer, query, shape.kv_heads, attn_params)
     for chunk in cross.chunks:
         rows = slice(chunk.start, chunk.stop)
         out[rows] = _attend_chunk(cross, layer, chunk, query[rows], attn_params)

@@ -86,11 +86,23 @@ def attend_cached(
         return _attend_varlen(step, step.varlen, layer, query, attn_params)
     if not step.chunks and len(step.groups) == 1 and step.groups[0].stop == len(query):
         return decode(step, layer, step.groups[0], query, kv_heads, attn_params)
-    out = query.new_zeros(*query.shape[:2], values.shape[-1])
+    out = decode_groups(step, layer, query, kv_heads, attn_params)
+    return _attend_chunks(step, layer, query, keys, values, attn_params, out)
+
+
+def decode_groups(
+    step: AttentionMetadata,
+    layer: int,
+    query: torch.Tensor,
+    kv_heads: int,
+    attn_params: AttentionParams,
+) -> torch.Tensor:
+    """Attend with the decodes of a step, [tokens, heads, dim]; the rows of chunks are zeros."""
+    out = query.new_zeros(*query.shape[:2], step.cache.shapes[layer].value_dim)
     for group in step.groups:
         rows = slice(group.start, group.stop)
         out[rows] = decode(step, layer, group, query[rows], kv_heads, attn_params)
-    return _attend_chunks(step, layer, query, keys, values, attn_params, out)
+    return out
 
 
 def _attend_chunks(
