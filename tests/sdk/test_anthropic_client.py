@@ -10,6 +10,7 @@ from anthropic.types import Message, RawMessageStreamEvent
 from pydantic import TypeAdapter
 
 from tests.sdk.conftest import KEY
+from tests.support.anthropic_tools import WEATHER
 from tests.support.servers import Server
 
 QUESTION: Any = {
@@ -17,15 +18,6 @@ QUESTION: Any = {
     "max_tokens": 200,
     "messages": [{"role": "user", "content": "What is the weather in Paris?"}],
     "extra_body": {"temperature": 0},
-}
-WEATHER: Any = {
-    "name": "get_weather",
-    "description": "Get the weather",
-    "input_schema": {
-        "type": "object",
-        "properties": {"location": {"type": "string", "maxLength": 20}},
-        "required": ["location"],
-    },
 }
 
 

@@ -18,20 +18,14 @@ from pydantic import TypeAdapter
 from typing_extensions import get_type_hints
 
 from tests.sdk.conftest import KEY
+from tests.support.anthropic_tools import WEATHER
 from tests.support.local_sagemaker import REAL_SERVER
 from tests.support.servers import DEMO_MODEL, ROOT, Server, serving
 
 PYTHON = REAL_SERVER[0]
 STABLE: TypeAdapter[Any] = TypeAdapter(RawMessageStreamEvent)
 BETA: TypeAdapter[Any] = TypeAdapter(BetaRawMessageStreamEvent)
-WEATHER: dict[str, Any] = {
-    "name": "get_weather",
-    "description": "Get the weather",
-    "input_schema": {
-        "type": "object",
-        "properties": {"location": {"type": "string", "maxLength": 20}},
-        "required": ["location"],
-    },
+ANNOTATED_WEATHER: dict[str, Any] = WEATHER | {
     "eager_input_streaming": True,
     "input_examples": [{"location": "Paris"}],
     "cache_control": {"type": "ephemeral"},
@@ -42,7 +36,11 @@ QUESTION: dict[str, Any] = {
     "temperature": 0,
     "messages": [{"role": "user", "content": "What is deep learning?"}],
 }
-CALL: dict[str, Any] = {"tools": [WEATHER], "tool_choice": {"type": "any"}, "max_tokens": 200}
+CALL: dict[str, Any] = {
+    "tools": [ANNOTATED_WEATHER],
+    "tool_choice": {"type": "any"},
+    "max_tokens": 200,
+}
 # Opens the thoughts where they are asked for, which the model never ends; else they are empty.
 SWITCH = """
 {%- if enable_thinking is defined and enable_thinking -%}{{- '<think>\\n' -}}
@@ -162,7 +160,7 @@ def test_what_claude_code_sends(server: Server) -> None:
             {"role": "assistant", "content": [thought, {"type": "text", "text": "I look."}, *uses]},
             {"role": "user", "content": [*results, {"type": "text", "text": "Well?", **mark}]},
         ],
-        "tools": [WEATHER, WEATHER | {"name": "hidden", "defer_loading": True}],
+        "tools": [ANNOTATED_WEATHER, ANNOTATED_WEATHER | {"name": "hidden", "defer_loading": True}],
         "metadata": {"user_id": '{"device_id":"d","session_id":"s"}'},
         "thinking": {"type": "adaptive"},
         "output_config": {"effort": "medium"},

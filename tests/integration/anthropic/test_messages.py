@@ -6,21 +6,13 @@ from typing import Any
 import pytest
 import requests
 
+from tests.support.anthropic_tools import WEATHER
 from tests.support.servers import Server
 
 QUESTION: dict[str, Any] = {
     "messages": [{"role": "user", "content": "What is deep learning?"}],
     "max_tokens": 60,
     "temperature": 0,
-}
-WEATHER = {
-    "name": "get_weather",
-    "description": "Get the weather",
-    "input_schema": {
-        "type": "object",
-        "properties": {"location": {"type": "string", "maxLength": 20}},
-        "required": ["location"],
-    },
 }
 CALL = QUESTION | {"tools": [WEATHER], "tool_choice": {"type": "any"}, "max_tokens": 200}
 
