@@ -137,8 +137,10 @@ bench-models: $(VENV)/server.stamp $(KERNELS)  ## measure a model of each kind w
 bench-gpu: $(VENV)/server.stamp  ## measure one GPU, beside its limits and transformers
 	$(BIN)/python benchmarks/gpu.py --json bench-gpu.json
 
-bench: $(VENV)/server.stamp $(KERNELS)  ## measure throughput and latency beside other engines
-	$(BIN)/python benchmarks/serving.py --json bench.json --plot bench.svg
+# A model that the caller named, and not the demo model: random weights are the default.
+trained = $(if $(filter file,$(origin MODEL)),,--model "$(MODEL)")
+bench: $(VENV)/server.stamp $(KERNELS)  ## measure throughput and latency beside other engines (MODEL=FOLDER: of that model)
+	$(BIN)/python benchmarks/serving.py $(trained) --json bench.json --plot bench.svg
 
 # Of a real model; made by examples/smollm2.py unless REAL_MODEL names another folder.
 REAL_MODEL ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/sagemaker-llm-container/SmolLM2-135M-Instruct
