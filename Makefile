@@ -121,8 +121,9 @@ chaos: $(VENV)/test.stamp $(KERNELS)  ## break a server on purpose, print who sa
 fuzz: $(VENV)/test.stamp $(KERNELS)  ## send 20,000 bodies and headers that no client should send
 	$(BIN)/python -m benchmarks.fuzz
 
-overload: $(VENV)/test.stamp $(KERNELS)  ## measure refusals and accepted requests at 10 times the limit
-	$(BIN)/python -m benchmarks.overload
+overload: $(VENV)/test.stamp $(KERNELS)  ## measure refusals and accepted requests of REAL_MODEL at 10 times the limit
+	@[ -d "$(REAL_MODEL)" ] || $(BIN)/python examples/smollm2.py --out "$(REAL_MODEL)"
+	$(BIN)/python -m benchmarks.overload --model "$(REAL_MODEL)"
 
 format: $(VENV)/test.stamp  ## format the code
 	$(BIN)/ruff format .
