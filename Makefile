@@ -7,24 +7,27 @@ VENV_SDK := .venv-sdk
 VENV_DOCS := .venv-docs
 VENV_SDK3 := .venv-sdk3
 # One of the libraries that kernels/build.py makes; they are made together.
-KERNELS := container/model/kernels/kernels-default.so
+KERNELS := container/model/kernels/kernels-$(if $(filter aarch64 arm64,$(shell uname -m)),neon,default).so
 HF_MODEL_ID ?= examples/demo-model
 export HF_MODEL_ID
 # Torch's threads spin less while they wait, so that tests do not crawl on a busy machine.
 export GOMP_SPINCOUNT := 2000
 
-# The image: its name, what it is for (cpu or cuda), and what image-run serves where.
-IMAGE ?= sagemaker-llm-container:dev
+# The image: its name, what it is for (cpu or cuda; linux/amd64, or linux/arm64 for Graviton), and what
+# image-run serves where.
+PLATFORM ?= linux/amd64
+ARM64 := $(if $(filter linux/arm64,$(PLATFORM)),arm64)
+IMAGE ?= sagemaker-llm-container:dev$(ARM64:%=-%)
 VARIANT ?= cpu
 MODEL ?= examples/demo-model
 PORT ?= 8080
 # In a pipeline REPOSITORY_URI names the ECR repository, and the image is called after the commit.
 COMMIT := $(or $(CODEBUILD_RESOLVED_SOURCE_VERSION),$(shell git rev-parse HEAD 2>/dev/null))
 ifdef REPOSITORY_URI
-IMAGE := $(REPOSITORY_URI):$(VARIANT)-$(shell printf %.12s $(COMMIT))
+IMAGE := $(REPOSITORY_URI):$(VARIANT)$(ARM64:%=-%)-$(shell printf %.12s $(COMMIT))
 endif
 export COMMIT
-export IMAGE VARIANT
+export IMAGE VARIANT PLATFORM
 # Where pip finds torch's build for CPUs, for the image and for the virtual environment.
 ifdef TORCH_INDEX
 export PIP_EXTRA_INDEX_URL := $(TORCH_INDEX)
@@ -35,7 +38,7 @@ report = $(if $(REPORTS),--junitxml=$(REPORTS)/tests/$(1).xml)
 coverage = $(if $(REPORTS),--cov=container --cov-report=)
 
 .PHONY: serve local test test-quick test-server test-integration test-units test-model test-others test-sdk check format bench bench-embedding bench-gpu bench-models answers docs lock tools \
-	smollm2 browser install-browser screenshots audit chaos fuzz overload \
+	smollm2 browser install-browser arm64-tools install-arm64-tools test-arm64 screenshots audit chaos fuzz overload \
 	image image-run image-test image-login image-sbom image-scan image-push image-staging clean help
 
 help:  ## show this list
@@ -97,6 +100,21 @@ install-browser:
 	@echo "Installing Chromium"
 	@apt-get update --quiet=2
 	@DEBIAN_FRONTEND=noninteractive apt-get install --quiet=2 --yes --no-install-recommends chromium fonts-dejavu-core >/dev/null
+
+arm64-tools:  ## install an emulator of arm64 and a compiler for it (Debian, as root)
+	@command -v qemu-aarch64-static >/dev/null && command -v aarch64-linux-gnu-gcc >/dev/null || \
+		$(MAKE) --no-print-directory install-arm64-tools
+
+install-arm64-tools:
+	@command -v apt-get >/dev/null || { echo "error: no apt-get here: install qemu-aarch64-static and aarch64-linux-gnu-gcc"; exit 1; }
+	@echo "Installing an emulator of arm64 and a compiler for it"
+	@apt-get update --quiet=2
+	@DEBIAN_FRONTEND=noninteractive apt-get install --quiet=2 --yes --no-install-recommends \
+		qemu-user-static gcc-aarch64-linux-gnu libc6-dev-arm64-cross >/dev/null
+
+test-arm64: arm64-tools $(VENV)/test.stamp $(KERNELS)  ## test the kernels and a whole server on emulated arm64 (x86 Debian, as root)
+	CI=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/model/kernels/test_arm64_kernels.py
+	$(BIN)/python -m tests.support.arm64.whole_server
 
 screenshots: $(VENV)/test.stamp $(KERNELS)  ## make the screenshots in docs/images with Chromium
 	SCREENSHOTS=docs/images $(BIN)/python -m pytest tests/integration/ui

@@ -110,7 +110,8 @@ def _cpuinfo() -> dict[str, str]:
 
 
 def _kernels() -> Iterator[Finding]:
-    from container.model.loading.cpu_kernels import library_name, load_kernels
+    from container.model.kernels.processor import library_name
+    from container.model.loading.cpu_kernels import load_kernels
 
     if load_kernels() is not None:
         yield Finding("kernels", OK, f"compiled for {library_name()}, self-test passed")

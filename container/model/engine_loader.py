@@ -28,6 +28,7 @@ from container.model.execution.factory import capture_decodes, capture_sizes, ma
 from container.model.execution.model_runner import TorchModelRunner
 from container.model.formats.checkpoint import method_name
 from container.model.hf_config import text_config
+from container.model.kernels.processor import processor_name
 from container.model.loaded_model import LoadedModel
 from container.model.loading.checkpoint import ModelFiles, copy_text_files, find_model
 from container.model.loading.config import (
@@ -37,7 +38,7 @@ from container.model.loading.config import (
     read_config,
     turn_end_ids,
 )
-from container.model.loading.cpu_kernels import load_kernels, processor_name
+from container.model.loading.cpu_kernels import load_kernels
 from container.model.loading.engine_limits import find_slots, size_engine
 from container.model.loading.memory_plan import is_only_model, measure_capacity
 from container.model.loading.step_measurement import is_faster_to_copy, largest_step

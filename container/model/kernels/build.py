@@ -1,5 +1,5 @@
 """Compiles csrc/kernels.c, once for each instruction set: `python -m
-container.model.kernels.build`.
+container.model.kernels.build`, with `aarch64` for another kind of machine than this.
 
 The C compiler is `CC`, else `cc`, else that of the Python package ziglang, which needs nothing
 more. Only a build needs one: the server loads what lies beside this file, and does without if there
@@ -31,7 +31,18 @@ X86 = {
     "avx2": V3,
     "default": [],
 }
-TARGETS: dict[str, list[str]] = X86 if MACHINE == "x86_64" else {"default": []}
+# All arm64 processors have NEON; Graviton 3 and later have products of bfloat16 as well.
+ARM64 = {"neon_bf16": ["-march=armv8.2-a+bf16"], "neon": []}
+# What ziglang calls an option of GCC's and clang's.
+OF_ZIG = {"-march=armv8.2-a+bf16": "-mcpu=generic+v8_2a+bf16"}
+
+
+def targets(machine: str) -> dict[str, list[str]]:
+    """Return the libraries for a kind of machine, and what the compiler needs to be told."""
+    return {"x86_64": X86, "aarch64": ARM64, "arm64": ARM64}.get(machine, {"default": []})
+
+
+TARGETS = targets(MACHINE)
 
 
 def library(name: str) -> Path:
@@ -45,23 +56,25 @@ def source_hash() -> str:
     return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()[:16]
 
 
-def find_compiler() -> list[str]:
-    """The command of a C compiler. Exits when there is none."""
+def find_compiler(machine: str = MACHINE) -> list[str]:
+    """The command of a C compiler for a kind of machine. Exits when there is none."""
     if chosen := shlex.split(os.environ.get("CC", "")):
         return chosen
-    if compiler := shutil.which("cc"):
+    if compiler := shutil.which("cc" if machine == MACHINE else f"{machine}-linux-gnu-gcc"):
         return [compiler]
     if importlib.util.find_spec("ziglang") is not None:
         # Without a target it compiles for the processor that it runs on.
-        return [sys.executable, "-m", "ziglang", "cc", "-target", f"{MACHINE}-linux-gnu.2.17"]
+        return [sys.executable, "-m", "ziglang", "cc", "-target", f"{machine}-linux-gnu.2.17"]
     sys.exit("error: no C compiler: install one, or the Python package ziglang, or set CC")
 
 
-def main() -> None:
+def main(machine: str = MACHINE) -> None:
     """Compile, side by side; a library appears as a whole or not at all."""
-    command = [*find_compiler(), *OPTIONS, *WARNINGS, f'-DSOURCE_HASH="{source_hash()}"']
+    command = [*find_compiler(machine), *OPTIONS, *WARNINGS, f'-DSOURCE_HASH="{source_hash()}"']
     running = []
-    for name, flags in TARGETS.items():
+    for name, flags in targets(machine).items():
+        if "ziglang" in command:
+            flags = [OF_ZIG.get(flag, flag) for flag in flags]
         draft = library(f"{name}-{os.getpid()}")
         process = subprocess.Popen([*command, *flags, "-o", str(draft), str(SOURCE)])
         running.append((process, draft, library(name)))
@@ -73,4 +86,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    main(*sys.argv[1:])

@@ -8,12 +8,12 @@ bytes.
 """
 
 import ctypes
-from functools import cache
 
 import torch
 from torch import nn
 
 from container.model.kernels.cpu import GemmArgs, Kernels, WeightArgs
+from container.model.kernels.processor import has_amx
 from container.model.layers.int8_linear import BatchPhase, Int8Linear, quantized
 from container.model.layers.linear import FastLinear, PackedLinear, PlainLinear, can_pack
 from container.model.layers.quantized_weight import (
@@ -139,7 +139,7 @@ def can_use_gemm(
         return False
     if isinstance(weight, QuantizedWeight):
         return True
-    left_to_onednn = weight.dtype == torch.bfloat16 and not int8_weights and _has_matrix_unit()
+    left_to_onednn = weight.dtype == torch.bfloat16 and not int8_weights and has_amx()
     return weight.shape[1] % 2 == 0 and not left_to_onednn
 
 
@@ -154,12 +154,6 @@ def _fits_bfloat16(weight: torch.Tensor) -> bool:
     if weight.dtype != torch.float32:
         return False
     return not (weight.contiguous().view(torch.int32) & 0xFFFF).any()
-
-
-@cache
-def _has_matrix_unit() -> bool:
-    """Whether the processor has a matrix unit that oneDNN uses for many rows: Intel's AMX."""
-    return bool(torch.cpu.get_capabilities().get("amx_tile", False))
 
 
 class LinearFactory:

@@ -17,6 +17,7 @@ from transformers.models.auto.modeling_auto import (
 from container.errors import ModelLoadError, one_line
 from container.images.reader import PROCESSOR_FILES
 from container.model.hf_config import stretch, text_config
+from container.model.kernels.processor import has_bf16
 from container.settings.model import ModelSettings
 from container.text.templates.turn_end import turn_end
 from container.text.tokenizer import Tokenizer
@@ -38,8 +39,7 @@ def choose_dtype(name: str, device: torch.device) -> torch.dtype:
         return getattr(torch, name)
     if device.type == "cuda":
         return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
-    is_fast = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
-    return torch.bfloat16 if is_fast else torch.float32
+    return torch.bfloat16 if has_bf16() else torch.float32
 
 
 def choose_cache_dtype(name: str) -> torch.dtype | None:

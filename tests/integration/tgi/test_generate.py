@@ -130,7 +130,15 @@ def test_incomplete_utf8_is_held_back(server: Server) -> None:
 def test_generation_fills_the_context_by_default(server: Server) -> None:
     info = requests.get(f"{server.url}/info", timeout=5).json()
     if info["model_device_type"] == "cpu":
-        assert info["cpu"] in {"amx", "avx512_bf16", "avx512", "avx2", "default", "neon"}
+        assert info["cpu"] in {
+            "amx",
+            "avx512_bf16",
+            "avx512",
+            "avx2",
+            "default",
+            "neon",
+            "neon_bf16",
+        }
     body = {"inputs": "1 2 3", "parameters": {"stop": ["never seen"], "details": True}}
     details = _post(server, "/generate", body).json()["details"]
     assert details["finish_reason"] in ("eos_token", "length")

@@ -18,12 +18,13 @@ from container.model.attention.metadata import (
 )
 from container.model.kernels import build as build_kernels
 from container.model.kernels.cpu import Kernels, argmax, log_sum_exp
+from container.model.kernels.processor import library_name
 from container.model.kv_cache.cache import KVCache, LayerShape
 from container.model.layers.cpu_layer_ops import CpuLayerOps, fits_cpu_kernels
 from container.model.layers.decoder_layer import FusedDecoderLayer
 from container.model.layers.layer_ops import CosSin, LayerOps, LayerSpec
 from container.model.loading import kernel_selftest
-from container.model.loading.cpu_kernels import library_name, load_kernels
+from container.model.loading.cpu_kernels import load_kernels
 from container.model.loading.kernel_selftest import check
 from tests.support.models import prepared, tiny_models
 from tests.support.models.prepared import prepare
@@ -45,6 +46,8 @@ KNOWN_BY = {"default": ["default"]}
 KNOWN_BY["avx2"] = [*KNOWN_BY["default"], "avx2"]
 KNOWN_BY["avx512"] = [*KNOWN_BY["avx2"], "avx512"]
 KNOWN_BY["avx512_bf16"] = [*KNOWN_BY["avx512"], "avx512_bf16"]
+KNOWN_BY["neon"] = ["neon"]
+KNOWN_BY["neon_bf16"] = ["neon", "neon_bf16"]
 
 
 def _kernels() -> Kernels:

@@ -185,14 +185,14 @@ def test_onednn_keeps_its_products_where_it_has_matrix_units(
 ) -> None:
     if not torch.cpu._is_avx512_bf16_supported():
         pytest.skip("oneDNN packs no bfloat16 on this processor")
-    monkeypatch.setattr(cpu_linear, "_has_matrix_unit", lambda: True)
+    monkeypatch.setattr(cpu_linear, "has_amx", lambda: True)
     assert isinstance(prepared.linears().linear(torch.randn(48, 64).bfloat16(), None), PackedLinear)
 
 
 def test_int8_weights_stay_with_the_kernels_where_onednn_has_matrix_units(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(cpu_linear, "_has_matrix_unit", lambda: True)
+    monkeypatch.setattr(cpu_linear, "has_amx", lambda: True)
     weight = torch.randn(48, 64).bfloat16()
     factory = prepared.linears()
     assert isinstance(factory.int8(weight, None, phase=None), CpuLinear)

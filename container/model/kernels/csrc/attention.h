@@ -4,6 +4,7 @@
 #include "thread_pool.h"
 
 #define QUERIES 8    /* queries that share each load from the cache */
+#define QUERY_SLOTS (QUERIES > LANES ? QUERIES : LANES) /* of whole vectors that hold a number for each query */
 
 struct step {              /* the same for all layers */
     const void *cos, *sin; /* [rows, dim] */
@@ -119,10 +120,10 @@ INLINE void attend_few(const struct attention *a, const int64_t *span, int64_t k
     const struct step *s = a->step;
     const struct layer *l = a->layer;
     const int64_t dim = l->dim, group = l->heads / l->kv_heads, width = l->heads + 2 * l->kv_heads;
-    float q[QUERIES][MAX_DIM], attn_out[QUERIES][MAX_DIM], weights[QUERIES][LANES], most[LANES];
+    float q[QUERIES][MAX_DIM], attn_out[QUERIES][MAX_DIM], weights[QUERIES][LANES], most[QUERY_SLOTS];
     floats scores[QUERIES][LANES], total[QUERIES];
     int64_t first[QUERIES], last[QUERIES], to[QUERIES];
-    store(most, 0, all(-__builtin_inff()), 0);
+    for (int k = 0; k < QUERY_SLOTS; k += LANES) store(most, k, all(-__builtin_inff()), 0);
     for (int g = 0; g < n; g++) {
         int64_t row = span[0] + (from + g) / group, head = kv_head * group + (from + g) % group;
         last[g] = span[2] - span[1] + (from + g) / group;
@@ -156,9 +157,9 @@ INLINE void attend_few(const struct attention *a, const int64_t *span, int64_t k
             }
             for (int g = 0; g < n; g++) scores[g][j] = part[g];
         }
-        float now[LANES];
+        float now[QUERY_SLOTS];
         int is_new = 0;
-        store(now, 0, load(most, 0, 0), 0);
+        __builtin_memcpy(now, most, sizeof now);
         for (int g = 0; g < n; g++) {
             ints is_visible = (lanes + (int32_t)tile >= (int32_t)first[g])
                          & (lanes + (int32_t)tile <= (int32_t)last[g]);
@@ -168,10 +169,12 @@ INLINE void attend_few(const struct attention *a, const int64_t *span, int64_t k
             now[g] = highest > most[g] ? highest : most[g];
         }
         if (is_new) { /* rescale the sums so far; by exactly 1 if the maximum is unchanged */
-            floats before = load(most, 0, 0), after = load(now, 0, 0);
-            float shrink[LANES];
-            store(shrink, 0, pick(after > before, exponential(before - after), all(1.0f)), 0);
-            store(most, 0, after, 0);
+            float shrink[QUERY_SLOTS];
+            for (int k = 0; k < QUERY_SLOTS; k += LANES) {
+                floats before = load(most, k, 0), after = load(now, k, 0);
+                store(shrink, k, pick(after > before, exponential(before - after), all(1.0f)), 0);
+            }
+            __builtin_memcpy(most, now, sizeof most);
             for (int g = 0; g < n; g++) {
                 total[g] *= shrink[g];
                 for (int64_t i = 0; i < dim; i += LANES)

@@ -6,7 +6,7 @@
 /* Whether a span is a prompt's and takes attend_prompt. With AVX-512 all take attend_few, so that a token
  * has the same bits whether it was decoded or computed again within a prompt. */
 INLINE int is_tiled(const struct step *step, int64_t number) {
-    return LANES == 8 && number >= step->num_decodes;
+    return LANES < 16 && number >= step->num_decodes;
 }
 
 INLINE int64_t queries_together(const struct step *step, int64_t number) {

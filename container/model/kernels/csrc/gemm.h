@@ -4,21 +4,22 @@
  * keeps the rounding error of long sums small. A block's inputs are the same for any number of rows, so
  * a row's bits depend on no other row.
  * Weights are packed by cpu_linear.py in groups of 48 outputs with consecutive inputs; tiles of rows
- * share each load of weights. Processors with AVX512_BF16 multiply pairs of bfloat16. All others
- * multiply in float32: weights of fewer bits are converted, exactly, a few inputs at a time, and so are
+ * share each load of weights. Processors with AVX512_BF16, and arm64 with BF16, multiply pairs of
+ * bfloat16. All others multiply in float32: weights of fewer bits are converted, exactly, a few inputs at a time, and so are
  * rows of bfloat16; memory and caches still hold, and pass, the fewer bits.
  */
 
 #pragma once
+#include "matrix_tile.h"
 #include "thread_pool.h"
 
 #define GROUP 48                /* outputs */
 #define VECTORS (GROUP / LANES) /* of a group */
 #define SIDE_BY_SIDE 3 /* vectors of outputs whose sums of several rows are in registers */
-#ifdef __AVX512F__
-#define TILE 8         /* rows that share each load of weights */
+#if LANES == 8
+#define TILE 4         /* rows that share each load of weights; AVX2 has half of the registers */
 #else
-#define TILE 4
+#define TILE 8
 #endif
 #define PIECE 64       /* most rows of a piece, the work of a thread on one group */
 #define FEW_INPUTS 128 /* inputs whose weights are converted at once; they fit the L1 cache */
@@ -64,13 +65,7 @@ INLINE int64_t num_items(const struct weight *w, int64_t rows) {
     return (w->outputs + GROUP - 1) / GROUP * num_pieces(rows);
 }
 
-#ifdef __AVX2__
-
-#ifdef __AVX512BF16__
-#define MULTIPLIES_PAIRS 1
-#else
-#define MULTIPLIES_PAIRS 0
-#endif
+#if HAS_GEMM
 
 /* Addresses to prefetch: starting at `from`, `by` bytes further with each step of the sums. */
 struct soon {
@@ -81,15 +76,15 @@ struct soon {
 /* Add the products of one input of a row, or of a pair of bfloat16 inputs, to a row's sums. */
 INLINE void add_products(floats sum[VECTORS], const void *x, const floats w[VECTORS], const int pairs,
                          const int width) {
+#if HAS_PAIRS
     if (pairs) {
-#ifdef __AVX512BF16__
-        __m512bh two = pair(x);
-        for (int v = 0; v < width; v++)
-            sum[v] = (floats)_mm512_dpbf16_ps((__m512)sum[v], two, (__m512bh)w[v]);
-#endif
-    } else {
-        for (int v = 0; v < width; v++) sum[v] += *(const float *)x * w[v];
+        floats two = broadcast_pair(x);
+        for (int v = 0; v < width; v++) sum[v] = add_pairs(sum[v], two, w[v]);
+        return;
     }
+#endif
+    (void)pairs;
+    for (int v = 0; v < width; v++) sum[v] += *(const float *)x * w[v];
 }
 
 /* Add the products of `count` inputs to the sums, [n, GROUP], of `n` rows, `stride` numbers apart, for
@@ -115,8 +110,20 @@ INLINE void tile(const void *x, int64_t stride, const void *weights, int64_t cou
         }
 }
 
+/* The same by the instructions of matrix_tile.h where the processor has them. */
+INLINE void tile_of(const void *x, int64_t stride, const void *weights, int64_t count, struct soon soon,
+                    float *out, const int pairs, const int lines, const int n, const int width) {
+#if HAS_MATRIX_PAIRS
+    if (pairs && n > 1) {
+        matrix_tile(x, stride, weights, GROUP, count, soon.from, soon.by, out, lines, n, width);
+        return;
+    }
+#endif
+    tile(x, stride, weights, count, soon, out, pairs, lines, n, width);
+}
+
 #define TILES(n, width) \
-    case n: tile(x, stride, weights, count, soon, out, pairs, lines, n, width); break;
+    case n: tile_of(x, stride, weights, count, soon, out, pairs, lines, n, width); break;
 
 /* One or two rows have too few sums to hide the latency of additions, unless all of a group's outputs
  * are summed together; more rows would not fit the registers so. */
@@ -129,7 +136,7 @@ INLINE void some_rows(const void *x, int64_t stride, const void *weights, int64_
 #if TILE == 8
         TILES(4, SIDE_BY_SIDE) TILES(5, SIDE_BY_SIDE) TILES(6, SIDE_BY_SIDE) TILES(7, SIDE_BY_SIDE)
 #endif
-        default: tile(x, stride, weights, count, soon, out, pairs, lines, TILE, SIDE_BY_SIDE);
+        default: tile_of(x, stride, weights, count, soon, out, pairs, lines, TILE, SIDE_BY_SIDE);
     }
 }
 
@@ -157,18 +164,13 @@ INLINE void widen(const void *from, int64_t count, float *to, const int kind) {
         }
 }
 
-#ifdef __AVX512BF16__
+#if HAS_PAIRS
 /* Convert int8 weights to bfloat16; pairs of inputs stay adjacent. */
 INLINE void widen_to_pairs(const int8_t *from, int64_t count, uint16_t *to) {
-    for (int64_t i = 0; i < count; i += 2)
-        for (int v = 0; v < VECTORS; v++) {
-            const int8_t *pairs = from + i * GROUP + v * 2 * LANES;
-            __m512 low = _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128((const void *)pairs)));
-            __m512 high = _mm512_cvtepi32_ps(
-                _mm512_cvtepi8_epi32(_mm_loadu_si128((const void *)(pairs + LANES))));
-            __builtin_prefetch(pairs + AHEAD);
-            _mm512_storeu_si512(to + i * GROUP + v * 2 * LANES, (__m512i)_mm512_cvtne2ps_pbh(high, low));
-        }
+    for (int64_t i = 0; i < count * GROUP; i += 2 * LANES) {
+        __builtin_prefetch(from + i + AHEAD);
+        store(to, i / 2, pairs_of_int8(from + i), 0);
+    }
 }
 #endif
 
@@ -356,7 +358,7 @@ INLINE void add_converted(const struct gemm *p, int64_t group, int64_t begin, in
     const struct weight *w = p->weight;
     const int64_t inputs = w->inputs;
     const int is_blocks = kind == UINT4 || kind == UINT8, bits = bits_of(kind);
-    const int pairs = MULTIPLIES_PAIRS && bf16 && !is_blocks;
+    const int pairs = HAS_PAIRS && bf16 && !is_blocks;
     float weights[FEW_INPUTS * GROUP] __attribute__((aligned(LINE)));
     float converted[PIECE * FEW_INPUTS] __attribute__((aligned(LINE)));
     for (int64_t i = 0; i < inputs; i += FEW_INPUTS) {
@@ -377,7 +379,7 @@ INLINE void add_converted(const struct gemm *p, int64_t group, int64_t begin, in
         }
         if (is_blocks && w->block_of) widen_shuffled(w, group, i, count, weights, bits);
         else if (is_blocks) widen_blocks(w, group, i, count, weights, bits);
-#ifdef __AVX512BF16__
+#if HAS_PAIRS
         else if (pairs) widen_to_pairs((const int8_t *)from, count, (uint16_t *)weights);
 #endif
         else widen(from, count, weights, kind);
@@ -388,7 +390,7 @@ INLINE void add_converted(const struct gemm *p, int64_t group, int64_t begin, in
 /* One conversion for each kind of weights. */
 INLINE void add_any(const struct gemm *p, int64_t group, int64_t begin, int64_t rows, const void *next,
                     float *sum, const int bf16) {
-    const int kind = p->weight->kind, pairs = MULTIPLIES_PAIRS && bf16;
+    const int kind = p->weight->kind, pairs = HAS_PAIRS && bf16;
     if (kind == FLOAT32 || (pairs && kind == BFLOAT16)) add_stored(p, group, begin, rows, next, sum, pairs);
     else if (kind == INT8) add_converted(p, group, begin, rows, next, sum, INT8, bf16);
     else if (kind == UINT4) add_converted(p, group, begin, rows, next, sum, UINT4, bf16);
@@ -434,13 +436,7 @@ static void gemm_work(const void *args, int64_t first, int64_t last, int64_t ahe
 #endif
 
 /* Return whether this library has GEMMs. */
-int supports_gemm(void) {
-#ifdef __AVX2__
-    return 1;
-#else
-    return 0;
-#endif
-}
+int supports_gemm(void) { return HAS_GEMM; }
 
 static void product_task(struct worker *worker, const void *args) {
     const struct gemm *p = args;

@@ -9,7 +9,7 @@
 #pragma once
 #include "attention.h"
 
-#define BLOCK_ROWS 6
+#define BLOCK_ROWS (LANES == 4 ? 8 : 6) /* as many as the registers hold */
 #define PROMPT_QUERIES 96 /* a multiple of BLOCK_ROWS */
 #define TILE_KEYS 64
 #define PANEL (2 * LANES) /* keys of a block */

@@ -1,16 +1,20 @@
-/* SIMD helpers: vectors of LANES numbers in GCC's and clang's vector extension, so that one source
- * serves every CPU. A vector is one register: sixteen numbers with AVX-512, else eight, as a wider one
- * would go through memory. Numbers are bfloat16 (`bf16`) or float32 in memory and float32 in registers.
+/* SIMD helpers: vectors of LANES numbers in GCC's and clang's vector extension, so that one source serves
+ * every CPU. A vector is one register: sixteen numbers with AVX-512, eight with AVX2, four with NEON, as a
+ * wider one would go through memory. Numbers are bfloat16 (`bf16`) or float32 in memory and float32 in
+ * registers.
+ *
+ * simd_x86.h and simd_arm.h have what the extension lacks. HAS_GEMM: all that products need. HAS_PAIRS: with
+ * products of pairs of bfloat16, which are in vectors of LANES pairs of type `floats`. HAS_MATRIX_PAIRS: with
+ * those of two rows by two outputs.
  */
 
 #pragma once
 #include <stdint.h>
-#ifdef __AVX2__
-#include <immintrin.h>
-#endif
 
 #ifdef __AVX512F__
 #define LANES 16
+#elif defined(__aarch64__)
+#define LANES 4
 #else
 #define LANES 8
 #endif
@@ -22,18 +26,36 @@ typedef int32_t ints __attribute__((vector_size(4 * LANES)));
 typedef uint32_t words __attribute__((vector_size(4 * LANES)));
 typedef uint16_t halves __attribute__((vector_size(2 * LANES)));
 
-/* Operations that GCC compiles to several instructions although the CPU has one. */
-#ifdef __AVX512F__
-INLINE words widened(halves x) { return (words)_mm512_cvtepu16_epi32((__m256i)x); }
-INLINE floats larger(floats a, floats b) { return (floats)_mm512_max_ps((__m512)a, (__m512)b); }
-#elif defined(__AVX2__)
-INLINE words widened(halves x) { return (words)_mm256_cvtepu16_epi32((__m128i)x); }
-INLINE floats larger(floats a, floats b) { return (floats)_mm256_max_ps((__m256)a, (__m256)b); }
+/* Each header has these:
+ *   words widened(halves)                 zero-extend
+ *   floats larger(floats a, floats b)     the larger of each lane
+ *   halves narrowed(floats)               round to bfloat16, to nearest, ties to even
+ *   floats load_half(from, i)             HAS_GEMM: load a vector of float16 from element `i` on
+ *   floats broadcast_pair(two)            HAS_PAIRS: two adjacent bfloat16 numbers in every lane
+ *   floats add_pairs(sum, a, b)           sum + a[0] b[0] + a[1] b[1] in each lane
+ *   floats pairs_of_int8(from)            convert 2 * LANES int8 numbers to pairs of bfloat16
+ *   void interleave(a, b, low, high)      pair 2 * LANES numbers of `a` with those of `b`
+ */
+#ifdef __AVX2__
+#include "simd_x86.h"
+#elif defined(__aarch64__)
+#include "simd_arm.h"
 #else
+#define HAS_GEMM 0
+#define HAS_PAIRS 0
+#define HAS_MATRIX_PAIRS 0
+
 INLINE words widened(halves x) { return __builtin_convertvector(x, words); }
+
 INLINE floats larger(floats a, floats b) {
     ints where = a > b;
     return (floats)((where & (ints)a) | (~where & (ints)b));
+}
+
+INLINE halves narrowed(floats x) {
+    words bits = (words)x;
+    bits += 0x7fff + ((bits >> 16) & 1);
+    return __builtin_convertvector(bits >> 16, halves);
 }
 #endif
 
@@ -48,34 +70,6 @@ INLINE floats load(const void *from, int64_t i, int bf16) {
     __builtin_memcpy(&read, (const float *)from + i, sizeof read);
     return read;
 }
-
-/* Load a vector of float16 from element `i` on. */
-#ifdef __AVX512F__
-INLINE floats load_half(const void *from, int64_t i) {
-    return (floats)_mm512_cvtph_ps(_mm256_loadu_si256((const void *)((const uint16_t *)from + i)));
-}
-#elif defined(__AVX2__)
-INLINE floats load_half(const void *from, int64_t i) {
-    return (floats)_mm256_cvtph_ps(_mm_loadu_si128((const void *)((const uint16_t *)from + i)));
-}
-#endif
-
-/* Convert to bfloat16, rounding to nearest, ties to even. */
-#ifdef __AVX512BF16__
-INLINE halves narrowed(floats x) { return (halves)_mm512_cvtneps_pbh((__m512)x); }
-#else
-INLINE halves narrowed(floats x) {
-    words bits = (words)x;
-    bits += 0x7fff + ((bits >> 16) & 1);
-    bits >>= 16;
-#if LANES == 8 && defined(__AVX2__)
-    __m256i both = (__m256i)bits;
-    return (halves)_mm_packus_epi32(_mm256_castsi256_si128(both), _mm256_extracti128_si256(both, 1));
-#else
-    return __builtin_convertvector(bits, halves);
-#endif
-}
-#endif
 
 INLINE void store(void *to, int64_t i, floats x, int bf16) {
     if (bf16) {
@@ -108,15 +102,6 @@ INLINE void store_some(void *to, int64_t i, int64_t n, floats x, int bf16) {
     __builtin_memcpy((void *)at(to, i, bf16), made, (uint64_t)(n * (bf16 ? 2 : 4)));
 }
 
-#ifdef __AVX512BF16__
-/* Broadcast two adjacent numbers to every lane. */
-INLINE __m512bh pair(const uint16_t *two) {
-    int32_t both;
-    __builtin_memcpy(&both, two, sizeof both);
-    return (__m512bh)_mm512_set1_epi32(both);
-}
-#endif
-
 INLINE floats all(float x) { return x - (floats){0}; }
 
 INLINE floats pick(ints where, floats yes, floats no) {
@@ -128,8 +113,10 @@ INLINE floats pick(ints where, floats yes, floats no) {
 /* The numbers of the lanes. */
 #if LANES == 16
 #define LANE_NUMBERS {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15}
-#else
+#elif LANES == 8
 #define LANE_NUMBERS {0, 1, 2, 3, 4, 5, 6, 7}
+#else
+#define LANE_NUMBERS {0, 1, 2, 3}
 #endif
 
 /* Combine x[i] and x[i ^ 8], x[i ^ 4] ... : each lane ends with the result over all lanes. */
@@ -139,11 +126,15 @@ INLINE floats pick(ints where, floats yes, floats no) {
     x = join(x, SHUFFLE(x, x, 4, 5, 6, 7, 0, 1, 2, 3, 12, 13, 14, 15, 8, 9, 10, 11));   \
     x = join(x, SHUFFLE(x, x, 2, 3, 0, 1, 6, 7, 4, 5, 10, 11, 8, 9, 14, 15, 12, 13));   \
     x = join(x, SHUFFLE(x, x, 1, 0, 3, 2, 5, 4, 7, 6, 9, 8, 11, 10, 13, 12, 15, 14));
-#else
+#elif LANES == 8
 #define FOLD(x, join)                                        \
     x = join(x, SHUFFLE(x, x, 4, 5, 6, 7, 0, 1, 2, 3));      \
     x = join(x, SHUFFLE(x, x, 2, 3, 0, 1, 6, 7, 4, 5));      \
     x = join(x, SHUFFLE(x, x, 1, 0, 3, 2, 5, 4, 7, 6));
+#else
+#define FOLD(x, join)                      \
+    x = join(x, SHUFFLE(x, x, 2, 3, 0, 1)); \
+    x = join(x, SHUFFLE(x, x, 1, 0, 3, 2));
 #endif
 
 INLINE floats plus(floats a, floats b) { return a + b; }
@@ -173,7 +164,7 @@ INLINE floats sums(floats *x) {
     return SHUFFLE(x[0], x[1], 0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30)
          + SHUFFLE(x[0], x[1], 1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 31);
 }
-#else
+#elif LANES == 8
 INLINE floats sums(floats *x) {
     for (int i = 0; i < 4; i++)
         x[i] = SHUFFLE(x[2 * i], x[2 * i + 1], 0, 2, 8, 10, 4, 6, 12, 14)
@@ -182,6 +173,12 @@ INLINE floats sums(floats *x) {
         x[i] = SHUFFLE(x[2 * i], x[2 * i + 1], 0, 2, 8, 10, 4, 6, 12, 14)
              + SHUFFLE(x[2 * i], x[2 * i + 1], 1, 3, 9, 11, 5, 7, 13, 15);
     return SHUFFLE(x[0], x[1], 0, 1, 2, 3, 8, 9, 10, 11) + SHUFFLE(x[0], x[1], 4, 5, 6, 7, 12, 13, 14, 15);
+}
+#else
+INLINE floats sums(floats *x) {
+    for (int i = 0; i < 2; i++)
+        x[i] = SHUFFLE(x[2 * i], x[2 * i + 1], 0, 2, 4, 6) + SHUFFLE(x[2 * i], x[2 * i + 1], 1, 3, 5, 7);
+    return SHUFFLE(x[0], x[1], 0, 2, 4, 6) + SHUFFLE(x[0], x[1], 1, 3, 5, 7);
 }
 #endif
 
@@ -205,7 +202,7 @@ INLINE void transpose(floats x[LANES]) {
     EXCHANGE(x, 2, 0, 1, 16, 17, 4, 5, 20, 21, 8, 9, 24, 25, 12, 13, 28, 29)
     EXCHANGE(x, 1, 0, 16, 2, 18, 4, 20, 6, 22, 8, 24, 10, 26, 12, 28, 14, 30)
 }
-#else
+#elif LANES == 8
 #define OTHER4 4, 5, 6, 7, 12, 13, 14, 15
 #define OTHER2 2, 3, 10, 11, 6, 7, 14, 15
 #define OTHER1 1, 9, 3, 11, 5, 13, 7, 15
@@ -214,6 +211,14 @@ INLINE void transpose(floats x[LANES]) {
     EXCHANGE(x, 4, 0, 1, 2, 3, 8, 9, 10, 11)
     EXCHANGE(x, 2, 0, 1, 8, 9, 4, 5, 12, 13)
     EXCHANGE(x, 1, 0, 8, 2, 10, 4, 12, 6, 14)
+}
+#else
+#define OTHER2 2, 3, 6, 7
+#define OTHER1 1, 5, 3, 7
+
+INLINE void transpose(floats x[LANES]) {
+    EXCHANGE(x, 2, 0, 1, 4, 5)
+    EXCHANGE(x, 1, 0, 4, 2, 6)
 }
 #endif
 

@@ -4,10 +4,10 @@
 #include "thread_pool.h"
 
 #define TILE_ROWS 32   /* query rows that share one transposed key tile */
-#ifdef __AVX512F__
-#define REG_ROWS 8     /* query rows whose sums stay in registers */
+#if LANES == 8
+#define REG_ROWS 4     /* query rows whose sums stay in registers */
 #else
-#define REG_ROWS 4
+#define REG_ROWS 8
 #endif
 #define LONG_TEXT 2048 /* longer texts use tiles of REG_ROWS, so that scores fit the stack */
 
@@ -61,7 +61,7 @@ INLINE void sum_values(const struct varlen *t, const int64_t first, const int64_
     }
 }
 
-#ifdef __AVX512BF16__
+#if HAS_PAIRS
 
 /* score_rows with pairs of bfloat16: `transposed` has a vector for each two elements of a head. */
 INLINE void score_pairs(const struct varlen *t, int64_t row, int64_t head, const floats *transposed,
@@ -72,30 +72,25 @@ INLINE void score_pairs(const struct varlen *t, int64_t row, int64_t head, const
     for (int g = 0; g < n; g++) part[g] = all(0.0f);
     for (int64_t i = 0; i < dim; i += 2)
         for (int g = 0; g < n; g++)
-            part[g] = (floats)_mm512_dpbf16_ps((__m512)part[g], (__m512bh)transposed[i / 2],
-                                               pair(q + g * width + i));
+            part[g] = add_pairs(part[g], transposed[i / 2], broadcast_pair(q + g * width + i));
     for (int g = 0; g < n; g++) store(scores + g * length, 0, part[g] * t->scale, 0);
 }
 
 /* sum_values with two rows of values at a time; weights are bfloat16. */
 INLINE void sum_value_pairs(const struct varlen *t, int64_t first, int64_t count, int64_t row, int64_t head,
                       const uint16_t *weights, int64_t length, const int n) {
-    static const uint16_t low[] = {0, 32, 1, 33, 2, 34, 3, 35, 4, 36, 5, 37, 6, 38, 7, 39,
-                                   8, 40, 9, 41, 10, 42, 11, 43, 12, 44, 13, 45, 14, 46, 15, 47};
-    const __m512i firsts = _mm512_loadu_si512(low), lasts = _mm512_add_epi16(firsts, _mm512_set1_epi16(16));
     const int64_t dim = t->dim, width = 3 * t->heads * dim;
     for (int64_t i = 0; i < dim; i += 2 * LANES) {
         floats sum[REG_ROWS][2];
         for (int g = 0; g < n; g++) sum[g][0] = sum[g][1] = all(0.0f);
         for (int64_t j = 0; j < count; j += 2) {
             const uint16_t *v = (const uint16_t *)t->qkv + (first + j) * width + (2 * t->heads + head) * dim + i;
-            __m512i a = _mm512_loadu_si512(v), b = _mm512_loadu_si512(j + 1 < count ? v + width : v);
-            __m512bh left = (__m512bh)_mm512_permutex2var_epi16(a, firsts, b);
-            __m512bh right = (__m512bh)_mm512_permutex2var_epi16(a, lasts, b);
+            floats low, high;
+            interleave(v, j + 1 < count ? v + width : v, &low, &high);
             for (int g = 0; g < n; g++) {
-                __m512bh weight = pair(weights + g * length + j);
-                sum[g][0] = (floats)_mm512_dpbf16_ps((__m512)sum[g][0], left, weight);
-                sum[g][1] = (floats)_mm512_dpbf16_ps((__m512)sum[g][1], right, weight);
+                floats weight = broadcast_pair(weights + g * length + j);
+                sum[g][0] = add_pairs(sum[g][0], low, weight);
+                sum[g][1] = add_pairs(sum[g][1], high, weight);
             }
         }
         for (int g = 0; g < n; g++)
@@ -161,7 +156,7 @@ INLINE void attend_rows(const struct varlen *t, int64_t first, int64_t count, in
         transpose_keys(t, first + j, first + count - 1, head, transposed, bf16, pairs);
         for (int64_t row = from; row < to; row += REG_ROWS) {
             float *at_row = scores + (row - from) * length + j;
-#ifdef __AVX512BF16__
+#if HAS_PAIRS
 #define SCORE_PAIRS(n) score_pairs(t, row, head, transposed, at_row, length, n)
             if (pairs) {
                 FEW_ROWS(to - row, SCORE_PAIRS)
@@ -174,7 +169,7 @@ INLINE void attend_rows(const struct varlen *t, int64_t first, int64_t count, in
     }
     for (int64_t row = from; row < to; row += REG_ROWS) {
         float *at_row = scores + (row - from) * length;
-#ifdef __AVX512BF16__
+#if HAS_PAIRS
 #define SEE_PAIRS(n) sum_value_pairs(t, first, count, row, head, weights, length, n)
         if (pairs) {
             uint16_t weights[REG_ROWS * length];
@@ -190,12 +185,6 @@ INLINE void attend_rows(const struct varlen *t, int64_t first, int64_t count, in
         FEW_ROWS(to - row, SEE)
     }
 }
-
-#ifdef __AVX512BF16__
-#define HAS_PAIRS 1
-#else
-#define HAS_PAIRS 0
-#endif
 
 static void varlen_work(const void *args, int64_t first, int64_t last, int64_t ahead) {
     (void)ahead;

@@ -1,0 +1,54 @@
+"""What this processor has, as far as it decides which kernels run and in which format."""
+
+import ctypes
+from collections.abc import Mapping
+from functools import cache
+from typing import Any, cast
+
+import torch
+
+from container.model.kernels import build as build_kernels
+
+# From Linux's asm/hwcap.h and elf.h for arm64.
+_AT_HWCAP2, _HWCAP2_BF16 = 26, 1 << 14
+
+
+def library_name() -> str:
+    """Return the best instruction set that build.py knows and this processor has."""
+    name = torch.backends.cpu.get_cpu_capability().lower()
+    if "neon" in build_kernels.TARGETS:
+        name = "neon_bf16" if _has_arm_bf16() else "neon"
+    elif name == "avx512" and _capabilities().get("avx512_bf16"):
+        name = "avx512_bf16"
+    return name if name in build_kernels.TARGETS else "default"
+
+
+def processor_name() -> str:
+    """Name the processor by what decides the kernels: `amx`, `avx512_bf16`, `avx2`, `neon` ..."""
+    return "amx" if has_amx() else library_name()
+
+
+def has_bf16() -> bool:
+    """Whether products of bfloat16 are faster than those of float32."""
+    return processor_name() in ("amx", "avx512_bf16", "neon_bf16")
+
+
+def has_amx() -> bool:
+    """Whether the processor has a matrix unit that oneDNN uses for many rows: Intel's AMX."""
+    return bool(_capabilities().get("amx_tile", False))
+
+
+def _capabilities() -> Mapping[str, Any]:
+    """Return torch's description of the processor, which torch has since 2.11."""
+    get: Any = getattr(torch.cpu, "get_capabilities", dict)
+    return cast("Mapping[str, Any]", get())
+
+
+@cache
+def _has_arm_bf16() -> bool:
+    """Whether an arm64 processor has products of bfloat16, by Linux; elsewhere by torch."""
+    getauxval = getattr(ctypes.CDLL(None), "getauxval", None)
+    if getauxval is None:
+        return bool(_capabilities().get("bf16", False))
+    getauxval.restype, getauxval.argtypes = ctypes.c_ulong, [ctypes.c_ulong]
+    return bool(getauxval(_AT_HWCAP2) & _HWCAP2_BF16)
