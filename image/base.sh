@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # A stand-in for the base image python:3.11-slim, for a machine that reaches a Debian mirror but no
-# image registry: base.sh OUT.tar writes Debian 12 with its own Python 3.11. For tests: never publish
-# an image built on it.
+# image registry: base.sh OUT.tar writes Debian 12 with its own Python 3.11, for ARCHITECTURE (amd64 or
+# arm64). For tests: never publish an image built on it.
 set -euo pipefail
 output=$(realpath -m "$1")
 mkdir -p "$(dirname "$output")"
@@ -18,7 +18,7 @@ ln -s /usr/bin/python3 "$1/usr/local/bin/python"
 HOOK
 chmod +x "$scratch/names"
 
-TMPDIR=$scratch mmdebstrap --quiet --variant=minbase --mode=root \
+TMPDIR=$scratch mmdebstrap --quiet --variant=minbase --mode=root ${ARCHITECTURE:+--architectures="$ARCHITECTURE"} \
     --include=ca-certificates,netbase,tzdata,python3,python3-pip \
     --dpkgopt='path-exclude=/usr/share/man/*' \
     --aptopt='Acquire::Languages "none"' \

@@ -27,6 +27,19 @@ install_missing() { # install_missing COMMAND=PACKAGE...
         { tail -5 "$work/apt.log" >&2; die "apt-get could not install ${missing[*]}"; }
 }
 
+# Let this machine run programs of another architecture: Docker Desktop and most CI services can; root's
+# Linux gets Debian's emulator.
+emulate() {
+    local machine handler=/proc/sys/fs/binfmt_misc
+    case $1 in amd64) machine=x86_64 ;; arm64) machine=aarch64 ;; *) die "PLATFORM is linux/amd64 or linux/arm64" ;; esac
+    case $(uname -m) in "$machine" | "${machine/aarch64/arm64}") return 0 ;; esac
+    if [ "$ENGINE" = docker ] || [ "$(id -u)" != 0 ] || [ -e "$handler/qemu-$machine" ]; then return 0; fi
+    install_missing "qemu-$machine-static=qemu-user-static"
+    [ -e "$handler/register" ] || mount -t binfmt_misc binfmt_misc "$handler" ||
+        die "no emulation of $1: this machine has no binfmt_misc"
+    [ -e "$handler/qemu-$machine" ] || cat "/usr/lib/binfmt.d/qemu-$machine.conf" > "$handler/register"
+}
+
 # Builds see no settings of this machine's pip: lend them its certificates and folders of wheels.
 # Prints what builds mount, as a list of containers.conf.
 lend_pip() {

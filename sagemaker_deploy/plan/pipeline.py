@@ -4,7 +4,11 @@ import json
 from typing import Any
 
 Json = dict[str, Any]
-BUILD_IMAGE = "aws/codebuild/amazonlinux-x86_64-standard:5.0"
+# CodeBuild's environment for each platform: its type and image.
+ENVIRONMENTS = {
+    "linux/amd64": ("LINUX_CONTAINER", "aws/codebuild/amazonlinux-x86_64-standard:5.0"),
+    "linux/arm64": ("ARM_CONTAINER", "aws/codebuild/amazonlinux-aarch64-standard:3.0"),
+}
 KEEP_UNTAGGED_DAYS = 14
 KEEP_CACHE_DAYS = 30
 # Variables that the project omits if their parameter is empty.
@@ -21,12 +25,15 @@ def template() -> Json:
         "AWSTemplateFormatVersion": "2010-09-09",
         "Description": "Builds, tests and pushes the image as buildspec.yml says",
         "Parameters": _parameters(),
-        "Conditions": {f"Has{name}": _is_set(name) for name in OPTIONAL.values()},
+        "Conditions": {f"Has{name}": _is_set(name) for name in OPTIONAL.values()}
+        | {"IsForGraviton": {"Fn::Equals": [{"Ref": "Graviton"}, "yes"]}},
         "Resources": {
             "Repository": _resource("ECR::Repository", _repository()),
             "Bucket": _resource("S3::Bucket", _bucket()),
             "BuildRole": _resource("IAM::Role", _role()),
-            "Build": _resource("CodeBuild::Project", _project()),
+            "Build": _resource("CodeBuild::Project", _project("linux/amd64")),
+            "BuildArm64": _resource("CodeBuild::Project", _project("linux/arm64"))
+            | {"Condition": "IsForGraviton"},
         },
         "Outputs": {
             "RepositoryUri": {"Value": _attribute("Repository", "RepositoryUri")},
@@ -48,6 +55,12 @@ def _parameters() -> Json:
             "Description": "URL of the git repository, or bucket/key of a source archive",
         },
         "Variant": {"Type": "String", "Default": "cpu", "AllowedValues": ["cpu", "cuda"]},
+        "Graviton": {
+            "Type": "String",
+            "Default": "no",
+            "AllowedValues": ["yes", "no"],
+            "Description": "yes: a second project builds the image for arm64, without staging",
+        },
         "BaseImage": {"Type": "String", "Default": "", "Description": "for a CUDA image"},
         "TorchIndex": {
             "Type": "String",
@@ -153,14 +166,22 @@ def _statements() -> list[Json]:
     ]
 
 
-def _project() -> Json:
+def _project(platform: str) -> Json:
+    kind, image = ENVIRONMENTS[platform]
+    is_arm = platform == "linux/arm64"
+    cache = "${Bucket}/cache/arm64" if is_arm else "${Bucket}/cache"
     variables = [
         {"Name": "REPOSITORY_URI", "Value": _attribute("Repository", "RepositoryUri")},
         {"Name": "VARIANT", "Value": {"Ref": "Variant"}},
+        {"Name": "PLATFORM", "Value": platform},
     ]
-    variables += [_optional(variable, name) for variable, name in OPTIONAL.items()]
+    variables += [
+        _optional(variable, name)
+        for variable, name in OPTIONAL.items()
+        if not (is_arm and variable == "STAGING_CONFIG")
+    ]
     return {
-        "Name": _sub("${AWS::StackName}-image"),
+        "Name": _sub("${AWS::StackName}-image" + ("-arm64" if is_arm else "")),
         "ServiceRole": _attribute("BuildRole", "Arn"),
         "TimeoutInMinutes": 120,
         "Source": {
@@ -169,9 +190,9 @@ def _project() -> Json:
             "BuildSpec": "buildspec.yml",
         },
         "Environment": {
-            "Type": "LINUX_CONTAINER",
+            "Type": kind,
             "ComputeType": "BUILD_GENERAL1_LARGE",
-            "Image": BUILD_IMAGE,
+            "Image": image,
             "PrivilegedMode": True,  # docker build needs it
             "EnvironmentVariables": variables,
         },
@@ -182,7 +203,7 @@ def _project() -> Json:
             "NamespaceType": "BUILD_ID",
             "Packaging": "NONE",
         },
-        "Cache": {"Type": "S3", "Location": _sub("${Bucket}/cache")},
+        "Cache": {"Type": "S3", "Location": _sub(cache)},
     }
 
 

@@ -59,3 +59,10 @@ def test_everything_in_the_locks_is_hashed() -> None:
         text = (ROOT / "image" / "locks" / lock).read_text()
         for block in re.split(r"\n(?=\w)", text.partition("\n#")[0].strip()):
             assert "--hash=sha256:" in block, block
+
+
+def test_torch_is_locked_for_x86_and_for_graviton() -> None:
+    text = (ROOT / "image" / "locks" / "torch-cpu.lock").read_text()
+    block = re.search(r"^torch==.*?(?=^\w)", text, re.M | re.S)
+    assert block is not None
+    assert block[0].count("--hash=sha256:") >= 2, "write the lock with TORCH_INDEX set"

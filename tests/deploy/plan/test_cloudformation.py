@@ -41,6 +41,21 @@ def test_the_pipelines_template_is_clean(tmp_path: Path) -> None:
     assert _complaints(pipeline.template(), tmp_path) == []
 
 
+def test_each_platform_has_a_project_of_its_own_processor() -> None:
+    resources = pipeline.template()["Resources"]
+    kinds = {}
+    for name in ("Build", "BuildArm64"):
+        environment = resources[name]["Properties"]["Environment"]
+        variables = {
+            each["Name"]: each["Value"]
+            for each in environment["EnvironmentVariables"]
+            if "Name" in each
+        }
+        kinds[variables["PLATFORM"]] = environment["Type"]
+    assert kinds == {"linux/amd64": "LINUX_CONTAINER", "linux/arm64": "ARM_CONTAINER"}
+    assert resources["BuildArm64"]["Condition"] == "IsForGraviton"
+
+
 def test_a_secret_is_a_dynamic_reference() -> None:
     document = cloudformation.endpoint(_config(CASES["secret"]))
     container = document["Resources"]["Model"]["Properties"]["PrimaryContainer"]
