@@ -7,7 +7,7 @@ ServingError
 │   ├── MalformedRequest   not JSON
 │   ├── UnsupportedMediaType
 │   ├── NotAcceptable      no content type that the client accepts
-│   ├── NotFound           an unknown model, adapter or session
+│   ├── NotFound           an unknown model, adapter or session, a route of other models
 │   ├── Conflict           it exists already
 │   ├── PayloadTooLarge
 │   ├── Unauthorized
@@ -98,7 +98,7 @@ class NotAcceptable(RequestError):
 
 
 class NotFound(RequestError):
-    """A model, adapter or session does not exist."""
+    """A model, adapter or session does not exist, or a model does not answer this route."""
 
     kind = "not_found"
 

@@ -1,11 +1,25 @@
-"""Folders that a client names, JSON files of models, and small files that must survive a crash."""
+"""Folders that a client names, files of models, and small files that must survive a crash."""
 
 import contextlib
 import json
 import os
+import stat
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+
+# The most that a text file of a model may have.
+MAX_TEXT_BYTES = 256 * 2**20
+# Files of models that are read whole.
+TEXT_SUFFIXES = (".json", ".jinja", ".txt", ".model", ".tiktoken")
+# Their names, beside which there may be data of any size.
+TEXT_NAMES = (
+    "added_tokens", "chat_template", "config", "generation_config", "merges", "model.", "modules",
+    "preprocessor", "processor", "pytorch_model.", "sentence", "special_tokens", "spiece",
+    "tekken", "tokenizer", "video", "vocab",
+)  # fmt: skip
+WEIGHT_SUFFIXES = (".safetensors", ".gguf", ".bin")
 
 
 def find_folder(name: str) -> Path | None:
@@ -23,12 +37,62 @@ def find_folder(name: str) -> Path | None:
         return None
 
 
+def read_text(path: Path) -> str:
+    """Read a text file of a model. Raises OSError, also for what is no file or too large."""
+    if (problem := _problem(path, MAX_TEXT_BYTES)) is not None:
+        raise OSError(f"it {problem}")
+    return path.read_text()
+
+
 def read_json(path: Path) -> Any:
     """Read a JSON file. Raises OSError, or ValueError for what is no JSON or nested too deeply."""
     try:
-        return json.loads(path.read_text())
+        return json.loads(read_text(path))
     except RecursionError:
         raise ValueError("it is nested too deeply") from None
+
+
+def find_unreadable(folder: Path) -> str | None:
+    """Name a file of a model's folder that cannot be read, or would be read without end, and why.
+
+    Its user code apart. Only files of the kinds that models consist of count.
+    """
+    for path in _model_files(folder):
+        is_text = path.name.startswith(TEXT_NAMES) and path.suffix in TEXT_SUFFIXES
+        if (problem := _problem(path, MAX_TEXT_BYTES if is_text else None)) is not None:
+            return f"{path} {problem}"
+    return None
+
+
+def _model_files(folder: Path) -> Iterator[Path]:
+    """Yield what has the name of a model's file, at the top even if it is a folder.
+
+    Folders with the ending .bin are left out: some trainers write one beside the weights.
+    """
+    for parent, folders, names in os.walk(folder):
+        if Path(parent) == folder:
+            folders[:] = [name for name in folders if name != "code"]
+            names = [*names, *(name for name in folders if not name.endswith(".bin"))]
+        for name in names:
+            if name.endswith(TEXT_SUFFIXES + WEIGHT_SUFFIXES):
+                yield Path(parent, name)
+
+
+def _problem(path: Path, max_bytes: int | None) -> str | None:
+    """Say why a path cannot be read as a file of at most this size; None if it can."""
+    try:
+        status = path.stat()
+    except OSError as error:
+        return f"cannot be read: {error.strerror}"
+    if stat.S_ISDIR(status.st_mode):
+        return "is a folder, not a file"
+    if not stat.S_ISREG(status.st_mode):
+        return "is a pipe, a socket or a device, not a file"
+    if not os.access(path, os.R_OK):
+        return "may not be read by this server's user"
+    if max_bytes is not None and status.st_size > max_bytes:
+        return f"has {status.st_size} bytes; such a file has at most {max_bytes}"
+    return None
 
 
 def write_atomically(path: Path, text: str) -> None:

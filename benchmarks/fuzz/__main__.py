@@ -1,8 +1,9 @@
 """Send bodies and headers that no client should send: `python -m benchmarks.fuzz`.
 
 Over every route, on loopback, bounded in count and time, with a well-behaved client beside it.
-Exits with 1 if an answer was 5xx, a request got no answer, a process died, a traceback was
-logged, blocks or places were not given back, or that client waited for longer than --gap.
+Exits with 1 if an answer was 5xx or a failure of the engine, a request got no answer, a process
+died, a traceback was logged, blocks or places were not given back, or that client waited for
+longer than --gap.
 """
 
 import argparse

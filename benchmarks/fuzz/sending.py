@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from benchmarks.chaos.processes import by_role
-from benchmarks.chaos.raw_http import exchange
+from benchmarks.chaos.raw_http import Answer, exchange
 from benchmarks.chaos.trial import TRANSIENT
 from benchmarks.fuzz.bodies import Case
 from tests.support.servers import Server, wait_for
@@ -73,9 +73,19 @@ def _send(port: int, case: Case) -> tuple[int, float, str | None]:
     except OSError as error:
         return -1, TIMEOUT_S, f"{case.name}: {error!r} after {begins!r}"
     failure = None
-    if answer.status >= 500 or answer.status == 0 or b"Traceback" in answer.body:
+    if _is_fault(answer):
         failure = f"{case.name}: {answer.status} {answer.body[:300]!r} after {begins!r}"
     return answer.status, answer.seconds, failure
+
+
+def _is_fault(answer: Answer) -> bool:
+    """Whether an answer shows a fault of the server's, and not one of the request's.
+
+    As TEI does, its routes answer 424 where the model is of another kind. Any other 424 is a
+    failure of the engine.
+    """
+    has_failed = answer.status == 424 and b'"Backend"' not in answer.body
+    return answer.status >= 500 or answer.status == 0 or has_failed or b"Traceback" in answer.body
 
 
 def harm(server: Server, pids: set[int]) -> list[str]:

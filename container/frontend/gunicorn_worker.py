@@ -13,6 +13,7 @@ from typing import Any
 import gevent
 import gevent.local
 import gunicorn.util
+from gunicorn.http.body import ChunkedReader
 from gunicorn.workers.ggevent import GeventWorker
 
 from container.frontend.web.connections import (
@@ -27,6 +28,8 @@ log = logging.getLogger(__name__)
 # Seconds that a body may take, and the bytes that give it one more.
 BODY_S = 60.0
 BYTES_A_SECOND = 100_000
+# What is read of a chunked body before other greenlets run: every byte may be a chunk.
+PIECE_OF_CHUNKS = 4096
 HEALTH_PATHS = ("/ping", "/health")
 # A process has files and sockets that are no connections.
 OTHER_FILES = 200
@@ -46,7 +49,10 @@ class TimedReader:
         self._num_read = 0
 
     def read(self, size: int) -> bytes:
-        """Read at most `size` bytes. Raises BodyTimeout."""
+        """Read at most `size` bytes, or fewer of a chunked body. Raises BodyTimeout."""
+        if isinstance(self._reader, ChunkedReader):
+            size = min(size, PIECE_OF_CHUNKS)
+            gevent.sleep(0)
         limit_s = BODY_S + self._num_read / BYTES_A_SECOND
         remaining_s = max(0.0, self._began_at + limit_s - time.monotonic())
         error = BodyTimeout(f"it took longer than {limit_s:.0f} s to arrive")

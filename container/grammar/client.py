@@ -23,16 +23,18 @@ from typing import IO
 import msgspec
 
 from container.engine.sequence import Constraint
-from container.errors import InvalidParameter, ServingError, Unavailable
+from container.errors import ServingError, Unavailable
 from container.grammar.constraint import GrammarProcess
 from container.grammar.protocol import (
     MAX_MESSAGE,
     READY,
+    Ended,
     Failed,
     ForkServerArgs,
     GrammarLimits,
     Started,
     from_process_decoder,
+    limit_error,
 )
 
 log = logging.getLogger(__name__)
@@ -120,42 +122,49 @@ class GrammarClient:
             except OSError:
                 frame = b""
             if not frame:
-                self._lose(process) if process.is_started else self._start_again(process)
+                self._lose(process) if process.is_started else self._fork_again(process)
                 return
             message = from_process_decoder.decode(frame)
             if isinstance(message, Started):
-                process.is_started = True
+                process.is_started, process.num_starts = True, 0
                 process.start_deadline(self._limits.timeout_s + DEADLINE_SLACK_S)
+            elif isinstance(message, Ended):
+                process.exit_code = message.code
             elif isinstance(message, Failed) and message.number == 0:
                 self._end(process, message.error.to_error())
             else:
                 process.take(message)
 
     def _lose(self, process: GrammarProcess) -> None:
-        """Fail the requests of a process that has died: most likely at one of its limits."""
-        log.warning("grammar: a process died, most likely at a limit; its requests fail")
-        megabytes = self._limits.memory_bytes // 2**20
-        self._end(
-            process,
-            InvalidParameter(
-                "the grammar is too large or nested too deeply: it takes more than "
-                f"{self._limits.timeout_s:g} s (GRAMMAR_TIMEOUT) or {megabytes} MB "
-                "(GRAMMAR_MEMORY); make it smaller"
-            ),
-        )
+        """Fail the requests of a process that died at one of its limits, or start it again."""
+        if (over_limit := limit_error(process.exit_code, self._limits)) is not None:
+            log.warning(
+                "grammar: a process ended at a limit (%s); its requests fail", process.exit_code
+            )
+            self._end(process, over_limit)
+            return
+        how = "hangs" if process.exit_code is None else f"died ({process.exit_code})"
+        log.warning("grammar: a process %s, by no limit of its own; replacing it", how)
+        error = Unavailable("the process that followed the grammar died twice", retry_after_s=5)
+        if process.count_death(error):
+            self._start_again(process)
+        else:
+            self._end(process, error)
 
-    def _start_again(self, process: GrammarProcess) -> None:
+    def _fork_again(self, process: GrammarProcess) -> None:
         """Start a process whose fork has failed, most likely because the fork server died."""
         if process.num_starts == MAX_STARTS:
             log.error("grammar: forking failed %d times; a request fails", MAX_STARTS)
             self._end(process, Unavailable("grammars cannot be compiled now", retry_after_s=5))
             return
-        assert process.channel is not None
-        self._selector.unregister(process.channel)
-        process.channel.close()
-        process.channel = None
         if process.server_pid == self._server.pid:
             self._restart_server()
+        self._start_again(process)
+
+    def _start_again(self, process: GrammarProcess) -> None:
+        assert process.channel is not None
+        self._selector.unregister(process.channel)
+        process.start_again()
         self._queue.append(process)
 
     def _end_overdue(self) -> None:
@@ -164,10 +173,7 @@ class GrammarClient:
             return
         self._next_check = now + CHECK_INTERVAL_S
         for process in [p for p in self._by_text.values() if p.pending and p.pending[0][0] < now]:
-            if process.is_started:
-                self._lose(process)
-                continue
-            self._start_again(process)
+            self._lose(process) if process.is_started else self._fork_again(process)
 
     def _end(self, process: GrammarProcess, error: ServingError) -> None:
         if process.channel is not None:

@@ -1,9 +1,10 @@
 """A grammar process as the engine sees it, and the constraints that it keeps the state of."""
 
+import contextlib
 import socket
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import numpy as np
 
@@ -14,12 +15,18 @@ from container.grammar.protocol import (
     Advanced,
     Copy,
     Drop,
+    Extend,
     Failed,
     FromProcess,
     NextMask,
     ToProcess,
     encode,
 )
+
+# Tokens in one message to a process that takes over from another.
+TOKENS_A_MESSAGE = 8192
+# Deaths of its process, by no fault of its grammar, that a sequence survives.
+MAX_DEATHS = 1
 
 
 class ProcessConstraint:
@@ -29,6 +36,8 @@ class ProcessConstraint:
         self._process = process
         self.number = number
         self.mask = mask
+        self.token_ids: list[int] = []
+        self.num_deaths = 0  # of its process
         self.is_complete = False
         self.is_advanced = True
         self.error: ServingError | None = None
@@ -48,7 +57,8 @@ class ProcessConstraint:
         """Send a token to the process, whose answers set `is_advanced`, then `is_ready`."""
         if self.error is None:
             self.mask, self.is_advanced = None, False
-            self._process.send(Advance(self.number, token_id), self)
+            self.token_ids.append(token_id)
+            self._process.advance(self)
 
     def copy(self) -> Constraint:
         """Return a constraint in the same state for another sequence."""
@@ -72,6 +82,7 @@ class GrammarProcess:
         self.first_mask: bytes | None = None
         self.num_starts = 0
         self.server_pid = 0  # of the fork server that it was asked of
+        self.exit_code: int | None = None  # see container.grammar.protocol.Ended
         self.is_started = False
         self.has_ended = False
         self.constraints: dict[int, ProcessConstraint] = {}
@@ -92,8 +103,10 @@ class GrammarProcess:
         mask = self.first_mask if source is None else source.mask
         constraint = ProcessConstraint(self, self._last_number, mask)
         self.constraints[constraint.number] = constraint
+        if source is not None:
+            constraint.token_ids = [*source.token_ids]
         if self.first_mask is not None:
-            self.send(Copy(constraint.number, 0 if source is None else source.number))
+            self._send(Copy(constraint.number, 0 if source is None else source.number))
         return constraint
 
     def close(self, constraint: ProcessConstraint) -> None:
@@ -101,19 +114,27 @@ class GrammarProcess:
         if self.constraints.pop(constraint.number, None) is None:
             return
         if self.first_mask is not None:
-            self.send(Drop(constraint.number))
+            self._send(Drop(constraint.number))
         if not self.constraints:
             self._on_idle(self)
 
-    def send(self, message: ToProcess, waiting: ProcessConstraint | None = None) -> None:
-        """Send a message; note the deadline of the constraint that waits for its answers."""
-        if waiting is not None:
-            self.pending.append((time.monotonic() + self._timeout_s, waiting.number))
-        try:
-            assert self.channel is not None, "a message before the process has compiled"
-            self.channel.send(encode(message))
-        except OSError:  # it has died, which the next `wait` reads
-            pass
+    def advance(self, constraint: ProcessConstraint) -> None:
+        """Have the process follow a constraint's last token, and note when it must have done so.
+
+        A process that is started again gets the token with all others, once it has compiled.
+        """
+        if self.first_mask is None:
+            return
+        self.pending.append((time.monotonic() + self._timeout_s, constraint.number))
+        self._send(Advance(constraint.number, constraint.token_ids[-1]))
+
+    def start_again(self) -> None:
+        """Give up the process that has died or hangs, for another with the same constraints."""
+        assert self.channel is not None
+        self.channel.close()
+        self.channel = self.first_mask = self.exit_code = None
+        self.is_started = False
+        self.pending.clear()
 
     def start_deadline(self, timeout_s: float) -> None:
         """Start a time limit."""
@@ -124,7 +145,7 @@ class GrammarProcess:
         """Process an answer."""
         match message:
             case Advanced(number, is_complete):
-                constraint = self.constraints.get(number)
+                constraint = self._latest(number)
                 if constraint is not None:
                     constraint.is_complete, constraint.is_advanced = is_complete, True
                 if is_complete:
@@ -133,13 +154,12 @@ class GrammarProcess:
                 self._is_done(0)
                 self.first_mask = mask
                 for constraint in self.constraints.values():
-                    constraint.mask = mask
-                    self.send(Copy(constraint.number, 0))
+                    self._begin(constraint, mask)
             case NextMask(number, mask):
-                self._is_done(number)
-                constraint = self.constraints.get(number)
+                constraint = self._latest(number)
                 if constraint is not None:
                     constraint.mask = mask
+                self._is_done(number)
             case Failed(number, error):
                 self._is_done(number)
                 constraint = self.constraints.get(number)
@@ -151,9 +171,43 @@ class GrammarProcess:
         self.has_ended = True
         if self.channel is not None:
             self.channel.close()
+        self._fail(self.constraints.values(), error)
+
+    def count_death(self, error: ServingError) -> bool:
+        """Fail the constraints whose process has died before; return whether any other is left."""
         for constraint in self.constraints.values():
+            constraint.num_deaths += 1
+        self._fail((c for c in self.constraints.values() if c.num_deaths > MAX_DEATHS), error)
+        return any(constraint.error is None for constraint in self.constraints.values())
+
+    def _fail(self, constraints: Iterable[ProcessConstraint], error: ServingError) -> None:
+        for constraint in constraints:
             if constraint.error is None:
                 constraint.fail(error)
+
+    def _begin(self, constraint: ProcessConstraint, first_mask: bytes) -> None:
+        """Bring a constraint to where it is in a process that has just compiled the grammar."""
+        if constraint.error is not None:
+            return
+        self._send(Copy(constraint.number, 0))
+        if not constraint.token_ids:
+            constraint.mask = first_mask
+            return
+        for start in range(0, len(constraint.token_ids) - 1, TOKENS_A_MESSAGE):
+            part = constraint.token_ids[start : len(constraint.token_ids) - 1]
+            self._send(Extend(constraint.number, part[:TOKENS_A_MESSAGE]))
+        self.advance(constraint)
+
+    def _send(self, message: ToProcess) -> None:
+        assert self.channel is not None, "a message before the process has compiled"
+        with contextlib.suppress(OSError):  # it has died, which the next `wait` reads
+            self.channel.send(encode(message))
+
+    def _latest(self, number: int) -> ProcessConstraint | None:
+        """Return the constraint that an answer is for, unless a later token waits for its own."""
+        if sum(waiting == number for _, waiting in self.pending) > 1:
+            return None
+        return self.constraints.get(number)
 
     def _is_done(self, number: int) -> None:
         for entry in self.pending:

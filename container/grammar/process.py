@@ -13,6 +13,7 @@ import signal
 import socket
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -23,15 +24,19 @@ from container.grammar.complexity import complexity_hint
 from container.grammar.message import message_grammar
 from container.grammar.protocol import (
     MAX_MESSAGE,
+    MEMORY_EXIT,
+    UNFORESEEN_EXIT,
     Advance,
     Advanced,
     Copy,
     Drop,
+    Extend,
     Failed,
     FromProcess,
     GrammarLimits,
     NextMask,
     Started,
+    ToProcess,
     encode,
     to_process_decoder,
 )
@@ -45,6 +50,10 @@ STACK_BYTES = 256 * 2**20
 COMPILE_NICENESS = 10
 # Python's own recursion needs no stack of its thread; the limits of the process end it.
 RECURSION_LIMIT = 100_000
+# A bitmask that takes longer is slow; any other gives so much of the time of slow ones back.
+FAST_S = 0.25
+# What the first slow bitmask may take, however long the compile took.
+LEAST_S = 0.5
 # The library's limits. It enforces them itself in most places, long before those of the process.
 LIMITS = LLParserLimits(verbose_errors=False, max_lexer_states=50_000)
 
@@ -81,9 +90,35 @@ def _limit_process(limits: GrammarLimits) -> None:
 class _Matcher:
     """The state of one sequence, with its tokens, so that it can be built again."""
 
-    def __init__(self, inner: LLMatcher, token_ids: list[int]) -> None:
+    def __init__(self, inner: LLMatcher, token_ids: list[int], budget: "_Budget") -> None:
         self.inner = inner
         self.token_ids = token_ids
+        self.budget = budget
+
+
+class _Budget:
+    """The seconds that native code may take for a sequence; fast bitmasks give some back."""
+
+    def __init__(self, full_s: float, left_s: float) -> None:
+        self._full_s = full_s
+        self._left_s = left_s
+
+    def copy(self) -> "_Budget":
+        """Return one of its own for another sequence."""
+        return _Budget(self._full_s, self._left_s)
+
+    @contextlib.contextmanager
+    def spend(self) -> Iterator[None]:
+        """Have the kernel end this process if native code takes longer than what is left."""
+        began = time.monotonic()
+        signal.setitimer(signal.ITIMER_REAL, self._left_s)
+        try:
+            yield
+        finally:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            took_s = time.monotonic() - began
+            left_s = self._left_s + (FAST_S if took_s < FAST_S else -took_s)
+            self._left_s = min(self._full_s, max(LEAST_S, left_s))
 
 
 class _Followers:
@@ -103,43 +138,50 @@ class _Followers:
         compiling = threading.Thread(target=self._compile, args=(text, token_ids), daemon=True)
         compiling.start()
         compiling.join()
-        while frame := self._channel.recv(MAX_MESSAGE):
-            match to_process_decoder.decode(frame):
-                case Copy(number, source):
-                    self._copy(number, source)
-                case Advance(number, token_id):
-                    self._advance(number, token_id)
-                case Drop(number):
-                    self._matchers.pop(number, None)
+        with _exit_codes():
+            while frame := self._channel.recv(MAX_MESSAGE):
+                self._handle(to_process_decoder.decode(frame))
+
+    def _handle(self, message: ToProcess) -> None:
+        match message:
+            case Copy(number, source):
+                self._copy(number, source)
+            case Advance(number, token_id):
+                self._advance(number, token_id)
+            case Extend(number, token_ids):
+                self._extend(number, token_ids)
+            case Drop(number):
+                self._matchers.pop(number, None)
 
     def _compile(self, text: str, token_ids: dict[str, int]) -> None:
         """Send the grammar's first bitmask, or the reason why there is none."""
         os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), COMPILE_NICENESS)
-        with self._deadline():
+        budget = _Budget(self._timeout_s, self._timeout_s)
+        with _exit_codes(), budget.spend():
             try:
                 self._shape = decode_shape(text)
                 self._grammar = message_grammar(self._shape, token_ids)
-                matcher = self._matchers[0] = _Matcher(self._build([]), [])
+                matcher = self._matchers[0] = _Matcher(self._build([]), [], budget)
                 self._send(NextMask(0, self._mask(matcher)))
             except ServingError as error:
                 self._fail(0, error)
             except RecursionError:
                 self._fail(0, InvalidParameter("the grammar is nested too deeply"))
-            except BaseException:  # a form that no check foresaw: the engine refuses the request
-                os._exit(1)
 
     def _copy(self, number: int, source: int) -> None:
         matcher = self._matchers[source]
-        self._matchers[number] = _Matcher(matcher.inner.deep_copy(), [*matcher.token_ids])
+        self._matchers[number] = _Matcher(
+            matcher.inner.deep_copy(), [*matcher.token_ids], matcher.budget.copy()
+        )
 
     def _advance(self, number: int, token_id: int) -> None:
         """Append a token; send whether the grammar is complete, then the next bitmask."""
         matcher = self._matchers.get(number)
         if matcher is None:
             return  # it has failed
-        with self._deadline():
+        with matcher.budget.spend():
             try:
-                self._consume(matcher, token_id)
+                self._consume(matcher, [token_id])
                 is_complete = matcher.inner.is_stopped()
                 self._send(Advanced(number, is_complete))
                 if not is_complete:
@@ -148,9 +190,15 @@ class _Followers:
                 del self._matchers[number]
                 self._fail(number, error)
 
-    def _consume(self, matcher: _Matcher, token_id: int) -> None:
-        matcher.token_ids.append(token_id)
-        matcher.inner.consume_token(token_id)
+    def _extend(self, number: int, token_ids: list[int]) -> None:
+        """Append tokens that another process has followed; a failure shows in the next answer."""
+        matcher = self._matchers[number]
+        with matcher.budget.spend(), contextlib.suppress(ServingError):
+            self._consume(matcher, token_ids)
+
+    def _consume(self, matcher: _Matcher, token_ids: list[int]) -> None:
+        matcher.token_ids += token_ids
+        matcher.inner.consume_tokens(token_ids)
         if matcher.inner.is_error():
             self._build_again(matcher)
 
@@ -178,7 +226,7 @@ class _Followers:
 
         Copies share one lexer, whose states are limited: another sequence may have used them up.
         """
-        self._matchers[0] = _Matcher(self._build([]), [])
+        self._matchers[0].inner = self._build([])
         matcher.inner = self._build(matcher.token_ids)
         if matcher.inner.is_error():
             raise self._too_complex()
@@ -193,11 +241,13 @@ class _Followers:
     def _send(self, message: FromProcess) -> None:
         self._channel.send(encode(message))
 
-    @contextlib.contextmanager
-    def _deadline(self) -> Iterator[None]:
-        """Have the kernel end this process if native code takes too long."""
-        signal.setitimer(signal.ITIMER_REAL, self._timeout_s)
-        try:
-            yield
-        finally:
-            signal.setitimer(signal.ITIMER_REAL, 0)
+
+@contextlib.contextmanager
+def _exit_codes() -> Iterator[None]:
+    """End the process with a code that says why, where an exception would end its thread."""
+    try:
+        yield
+    except MemoryError:
+        os._exit(MEMORY_EXIT)
+    except BaseException:  # a form that no check foresaw: the engine refuses the request
+        os._exit(UNFORESEEN_EXIT)

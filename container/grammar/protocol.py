@@ -3,24 +3,53 @@
 Small messages over sockets that keep message boundaries; texts of any length in anonymous files.
 """
 
+import signal
+
 import msgspec
 
+from container.errors import InvalidParameter
 from container.messages.common import ErrorData
 
 # A message: a bitmask of the largest vocabulary, 2 million ids, fits.
 MAX_MESSAGE = 256 * 1024
 READY = b"ready"
+# The exit codes of a process that ran out of its memory, and of one that no check foresaw.
+MEMORY_EXIT, UNFORESEEN_EXIT = 101, 102
+# How native code ends that gets no memory, or whose stack is used up.
+MEMORY_CODES = (MEMORY_EXIT, -signal.SIGABRT, -signal.SIGSEGV, -signal.SIGBUS)
 
 
 class GrammarLimits(msgspec.Struct, frozen=True):
     """Limits of each grammar's process.
 
-    `timeout_s`: for compiling it with its first bitmask, and for each later bitmask.
+    `timeout_s`: for compiling it with its first bitmask. A later bitmask may take what is left of
+    it; fast ones give some back.
     `memory_bytes`: the most memory that the process may allocate.
     """
 
     timeout_s: float = 8.0
     memory_bytes: int = 512 * 2**20
+
+
+def limit_error(exit_code: int | None, limits: GrammarLimits) -> InvalidParameter | None:
+    """Return the error for a grammar that ended its process; None if anything else ended it.
+
+    `exit_code` is a negative signal for a process that was killed; None if it is not known.
+    """
+    if exit_code == -signal.SIGALRM:
+        return InvalidParameter(
+            "the grammar is too complex: it takes more than "
+            f"{limits.timeout_s:g} s (GRAMMAR_TIMEOUT); make it smaller"
+        )
+    if exit_code in MEMORY_CODES:
+        megabytes = limits.memory_bytes // 2**20
+        return InvalidParameter(
+            "the grammar is too large or nested too deeply: it takes more than "
+            f"{megabytes} MB (GRAMMAR_MEMORY); make it smaller"
+        )
+    if exit_code == UNFORESEEN_EXIT:
+        return InvalidParameter("the grammar cannot be compiled; make it simpler")
+    return None
 
 
 class ForkServerArgs(msgspec.Struct, frozen=True):
@@ -48,6 +77,13 @@ class Copy(msgspec.Struct, frozen=True, array_like=True, tag=2):
 
     number: int
     source: int
+
+
+class Extend(msgspec.Struct, frozen=True, array_like=True, tag=8):
+    """To a process: append tokens to a matcher, without an answer."""
+
+    number: int
+    token_ids: list[int]
 
 
 class Drop(msgspec.Struct, frozen=True, array_like=True, tag=3):
@@ -81,8 +117,14 @@ class Failed(msgspec.Struct, frozen=True, array_like=True, tag=7):
     error: ErrorData
 
 
-ToProcess = Advance | Copy | Drop
-FromProcess = Started | Advanced | NextMask | Failed
+class Ended(msgspec.Struct, frozen=True, array_like=True, tag=9):
+    """From the fork server: a process has ended, with an exit code or by a signal, negative."""
+
+    code: int
+
+
+ToProcess = Advance | Copy | Extend | Drop
+FromProcess = Started | Advanced | NextMask | Failed | Ended
 encode = msgspec.msgpack.Encoder().encode
 to_process_decoder = msgspec.msgpack.Decoder(ToProcess)
 from_process_decoder = msgspec.msgpack.Decoder(FromProcess)

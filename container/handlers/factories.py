@@ -10,6 +10,7 @@ from typing import Any
 from huggingface_hub import snapshot_download
 
 from container.errors import ModelLoadError
+from container.files import find_unreadable
 from container.handlers.engine_model import EngineModel
 from container.handlers.hooks import load_hooks
 from container.handlers.invocation import Handler
@@ -79,6 +80,8 @@ def model_folder(settings: ModelSettings) -> Path:
         root = model_root(folder.resolve())
         if links := outward_links(root):
             raise ModelLoadError(f"{links[0]} is a link that leads out of the model's folder")
+        if (unreadable := find_unreadable(root)) is not None:
+            raise ModelLoadError(unreadable)
         return root
     try:
         path = snapshot_download(

@@ -11,6 +11,9 @@ from container.errors import InvalidParameter, PayloadTooLarge
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF")  # those of OpenAI's API
 # Processors that scale the shorter side to a fixed length would make the longer one gigabytes long.
 MAX_ASPECT_RATIO = 200
+# A JPEG's scans are decoded one after another, each over all pixels. Real files have about ten.
+MAX_SCANS = 100
+START_OF_SCAN = b"\xff\xda"
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +37,10 @@ def decode(data: bytes, limits: ImageLimits, field: str) -> Image.Image:
         with warnings.catch_warnings(action="ignore"):  # the size is checked here
             image = Image.open(io.BytesIO(data), formats=FORMATS)
         _check_size(image, limits, field)  # the header has the size; no pixel is decoded yet
+        if image.format == "JPEG" and data.count(START_OF_SCAN) > MAX_SCANS:
+            raise InvalidParameter(
+                f"`{field}`: the JPEG has more than {MAX_SCANS} scans; save it again", field=field
+            )
         return ImageOps.exif_transpose(image).convert("RGB")
     except InvalidParameter:
         raise

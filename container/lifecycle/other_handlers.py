@@ -33,6 +33,8 @@ def other_handlers(model: Path) -> Iterator[tuple[Path, str]]:
 
 
 def _text(path: Path) -> str:
+    if not path.is_file():
+        return ""
     try:
         with path.open("rb") as file:
             return file.read(MAX_BYTES).decode(errors="replace")

@@ -6,7 +6,6 @@ remedy.
 
 import difflib
 import importlib.metadata
-import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import Any
 import psutil
 
 from container.errors import ConfigError
+from container.files import read_json
 from container.handlers.user_code import find_code, missing_code
 from container.lifecycle.other_handlers import other_handlers
 from container.machine import Gpu, free_memory_bytes
@@ -193,7 +193,7 @@ def _additional_data() -> Iterator[ReportLine]:
 
 def _config(folder: Path) -> dict[str, Any]:
     try:
-        config = json.loads((folder / "config.json").read_text())
+        config = read_json(folder / "config.json")
     except (OSError, ValueError):
         return {}
     return config if isinstance(config, dict) else {}

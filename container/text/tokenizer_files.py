@@ -2,12 +2,18 @@
 
 import json
 from copy import copy
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from container.errors import ModelLoadError
+from container.files import read_json, read_text
+
+# The largest vocabularies of models have some 300,000 tokens; a bitmask of this many fits into a
+# message to a grammar process.
+MAX_IDS = 2**20
 
 
 def load_tokenizer(
@@ -21,6 +27,7 @@ def load_tokenizer(
         inner = AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code)
     except Exception as error:  # broken files fail anywhere in transformers
         raise ModelLoadError(f"{folder}: the tokenizer cannot be loaded: {error}") from error
+    _refuse_large_ids(folder, inner)
     # The server enforces its own limits; the tokenizer's limit would only log a warning.
     inner.model_max_length = int(1e30)
     # Older vision-language models store the template that supports images here.
@@ -47,12 +54,22 @@ def serialise(inner: PreTrainedTokenizerFast) -> str:
     return json.dumps(fields | {"decoder": _metaspace_steps(fields["decoder"])})
 
 
+def _refuse_large_ids(folder: Path, inner: PreTrainedTokenizerBase) -> None:
+    """Raise ModelLoadError for an id that no model has: tables by id would fill the memory."""
+    token, largest = max(inner.get_vocab().items(), key=itemgetter(1), default=("", 0))
+    if largest >= MAX_IDS:
+        raise ModelLoadError(
+            f"{folder}: the tokenizer has the token {token[:100]!r} with the id {largest}; "
+            f"the largest that can be served is {MAX_IDS - 1}"
+        )
+
+
 def _read_template(path: Path) -> str:
     """Read a .jinja file, or the `chat_template` of a tokenizer_config.json."""
     try:
         if path.suffix == ".jinja":
-            return path.read_text()
-        template = json.loads(path.read_text())["chat_template"]
+            return read_text(path)
+        template = read_json(path)["chat_template"]
         if isinstance(template, list):  # several, each with a name
             template = {
                 named_template["name"]: named_template["template"] for named_template in template

@@ -1,7 +1,11 @@
 """Bodies have a time to arrive in, more of it the larger they are."""
 
+from types import SimpleNamespace
+
 import gevent
 import pytest
+from gunicorn.http.body import ChunkedReader
+from gunicorn.http.unreader import IterUnreader
 
 from container.frontend import gunicorn_worker
 from container.frontend.gunicorn_worker import BodyTimeout, TimedReader
@@ -54,3 +58,23 @@ def test_bytes_that_trickle_do_not_prolong_it_but_many_do(
     with pytest.raises(BodyTimeout):
         _read_all(trickling, 1, times=100)
     _read_all(TimedReader(Reader(connection, 0.05), connection), 1_000_000, times=8)
+
+
+def test_others_run_while_tiny_chunks_are_read(connection: Connection) -> None:
+    body = b"1\r\na\r\n" * 40_000 + b"0\r\n\r\n"
+    chunks = ChunkedReader(SimpleNamespace(), IterUnreader(iter([body])))
+    timed = TimedReader(chunks, connection)
+    turns = []
+
+    def count() -> None:
+        while True:
+            turns.append(1)
+            gevent.sleep(0)
+
+    other = gevent.spawn(count)
+    read = b""
+    while piece := timed.read(2**20):
+        read += piece
+    other.kill()
+    assert read == b"a" * 40_000
+    assert len(turns) >= 8

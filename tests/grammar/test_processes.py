@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from container.engine.sequence import Constraint
-from container.errors import InvalidParameter
+from container.errors import InvalidParameter, Unavailable
 from container.grammar.client import GrammarClient, GrammarServerFailed
 from container.grammar.forms import Answer, choice_answer, lark_answer, regex_answer, schema_answer
 from container.grammar.protocol import ForkServerArgs, GrammarLimits
@@ -125,6 +125,23 @@ def test_a_compile_without_end_is_ended_and_others_do_not_wait() -> None:
     client.close()
 
 
+def test_slow_tokens_are_refused_within_the_limit() -> None:
+    limits = GrammarLimits(timeout_s=4.0, memory_bytes=2**30)
+    client = GrammarClient(ForkServerArgs(TOKENIZER.serialise(), VOCABULARY, [END], {}, limits))
+    client.check()
+    started = time.monotonic()
+    constraint = _wait(client, _start(client, regex_answer("((a{1000}){1000}){1000}", "f")))
+    took = []
+    while constraint.error is None and len(took) < 100:
+        _follow(client, constraint, "a")
+        took.append(time.monotonic() - started)
+    error = constraint.error
+    assert isinstance(error, InvalidParameter)
+    assert "GRAMMAR_TIMEOUT" in error.message
+    assert took[-1] < 4.0 + 5.0, took
+    client.close()
+
+
 def test_a_compile_for_nobody_is_cancelled(client: GrammarClient) -> None:
     started = time.monotonic()
     for index in range(12):  # more than compile at the same time
@@ -151,43 +168,73 @@ def test_an_answer_that_is_too_complex_harms_nobody_else(client: GrammarClient) 
     assert later.error is None
 
 
-def test_a_dead_process_or_server_costs_its_own_requests_only(client: GrammarClient) -> None:
-    constraint = _wait(client, _start(client, DIGIT))
-    other = _wait(client, _start(client, choice_answer(["yes", "no"], "f")))
-    pids = _children(client)
-    assert len(pids) == 2
+def test_a_sequence_survives_its_process_once(client: GrammarClient) -> None:
+    constraint = _wait(client, _start(client, choice_answer(["yes and no", "yes and yes"], "f")))
+    other = _wait(client, _start(client, DIGIT))
+    assert _follow(client, constraint, "yes") > 0
+    copy = constraint.copy()
+    os.kill(_children(client)[0], signal.SIGKILL)
+    assert _follow(client, constraint, " and no") > 0
+    assert (constraint.is_complete, constraint.error) == (True, None)
+    assert _follow(client, copy, " and ") > 0
+    os.kill(_children(client)[-1], signal.SIGTERM)
+    client.wait(lambda: copy.error is not None, 10.0)
+    assert isinstance(copy.error, Unavailable)
+    assert copy.error.retry_after_s is not None
+    assert _follow(client, other, "7") == 1
+    assert _wait(client, _start(client, DIGIT)).error is None
+
+
+def test_a_process_that_is_killed_while_it_compiles_is_replaced(client: GrammarClient) -> None:
+    constraint = _start(client, schema_answer({"type": "object"}, "f"))
+    until = time.monotonic() + 10
+    while not (pids := _children(client)) and time.monotonic() < until:
+        client.wait(lambda: False, 0.0)
     os.kill(pids[0], signal.SIGKILL)
-    client.wait(lambda: constraint.error is not None, 5.0)
-    assert constraint.error is not None
-    assert _follow(client, other, "yes") > 0
-    assert other.is_complete
+    assert _wait(client, constraint).error is None
+
+
+def test_a_long_answer_goes_on_in_another_process(
+    client: GrammarClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("container.grammar.constraint.TOKENS_A_MESSAGE", 3)
+    constraint = _wait(client, _start(client, regex_answer("(one two three ){8}end", "f")))
+    assert _follow(client, constraint, "one two three " * 7) > 10
+    os.kill(_children(client)[0], signal.SIGKILL)
+    assert _follow(client, constraint, "one two three end") > 0
+    assert (constraint.is_complete, constraint.error) == (True, None)
+
+
+def test_a_dead_fork_server_costs_no_grammar(client: GrammarClient) -> None:
+    constraint = _wait(client, _start(client, choice_answer(["yes", "no"], "f")))
     os.kill(client._server.pid, signal.SIGKILL)
     several = [_start(client, regex_answer(f"[0-9]{{{count}}}", "f")) for count in (2, 3, 4)]
     assert [_wait(client, constraint).error for constraint in several] == [None] * 3
+    assert _follow(client, constraint, "yes") > 0
+    assert (constraint.is_complete, constraint.error) == (True, None)
 
 
 def test_a_process_that_died_while_nobody_followed_it_is_replaced(client: GrammarClient) -> None:
     _wait(client, _start(client, DIGIT)).close()
     [pid] = _children(client)
     os.kill(pid, signal.SIGKILL)
-    until = time.monotonic() + 10
-    while os.path.exists(f"/proc/{pid}") and time.monotonic() < until:
-        time.sleep(0.01)
+    _await_end(pid)
     assert _wait(client, _start(client, DIGIT)).error is None
 
 
-def test_a_stopped_process_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    client = GrammarClient(_args(timeout_s=4.0))
+def test_a_stopped_process_is_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
+    client = GrammarClient(_args(timeout_s=2.0))
     client.check()
     constraint = _wait(client, _start(client, DIGIT))
     [pid] = _children(client)
     os.kill(pid, signal.SIGSTOP)
     constraint.accept(TOKENIZER.encode("7", add_special_tokens=False)[0])
-    assert _wait(client, constraint).error is not None
-    os.kill(pid, signal.SIGKILL)
+    assert _wait(client, constraint).error is None
+    assert constraint.is_complete
+    _await_end(pid)
     monkeypatch.setattr("container.grammar.client.START_TIMEOUT_S", 5.0)
     os.kill(client._server.pid, signal.SIGSTOP)
-    assert _wait(client, _start(client, DIGIT)).error is None
+    assert _wait(client, _start(client, regex_answer("[0-9]{2}", "f"))).error is None
     client.close()
 
 
@@ -196,10 +243,8 @@ def test_idle_processes_are_few_and_all_end_with_the_client(client: GrammarClien
         _wait(client, _start(client, regex_answer(f"a{{{index + 1}}}", "f"))).close()
     pids = _children(client)
     client.close()
-    until = time.monotonic() + 10
-    while any(os.path.exists(f"/proc/{pid}") for pid in pids) and time.monotonic() < until:
-        time.sleep(0.05)
-    assert not [pid for pid in pids if os.path.exists(f"/proc/{pid}")]
+    for pid in pids:
+        _await_end(pid)
 
 
 def test_a_tokenizer_that_does_not_suit_is_named() -> None:
@@ -215,6 +260,13 @@ def test_a_mask_covers_the_models_rows_only(client: GrammarClient) -> None:
         mask = np.zeros(words, np.int32)
         constraint.fill(mask)
         assert mask.any() or words == 1
+
+
+def _await_end(pid: int) -> None:
+    until = time.monotonic() + 10
+    while os.path.exists(f"/proc/{pid}"):
+        assert time.monotonic() < until, f"process {pid} lives on"
+        time.sleep(0.01)
 
 
 def _children(client: GrammarClient) -> list[int]:

@@ -120,3 +120,17 @@ def test_prompts_are_read_without_torch_as_with_it(tmp_path: Path) -> None:
     for folder, without_torch in zip(folders, hashes, strict=True):
         here = ImageReader.from_folder(folder, Tokenizer.from_folder(folder)).read_probe()
         assert without_torch == hashlib.sha256(repr(here).encode()).hexdigest(), folder.name
+
+
+def _progressive(num_scans: int) -> bytes:
+    """A JPEG whose first scan comes several times, without data."""
+    buffer = io.BytesIO()
+    Image.new("L", (90, 90)).save(buffer, "JPEG", progressive=True)
+    header = buffer.getvalue().partition(b"\xff\xda")[0]
+    return header + b"\xff\xda\x00\x08\x01\x01\x00\x00\x00\x00" * num_scans + b"\xff\xd9"
+
+
+def test_a_jpeg_of_many_scans_is_refused_before_it_is_decoded() -> None:
+    assert decode(_progressive(100), LIMITS, "f").size == (90, 90)
+    with pytest.raises(InvalidParameter, match="more than 100 scans"):
+        decode(_progressive(101), LIMITS, "f")

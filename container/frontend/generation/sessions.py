@@ -2,6 +2,7 @@
 
 import contextlib
 import logging
+import os
 import re
 import secrets
 import time
@@ -9,11 +10,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from container.errors import MalformedRequest, Unavailable
+from container.errors import MalformedRequest, Overloaded, Unavailable
 from container.files import write_atomically
 
 log = logging.getLogger(__name__)
 
+# More would make the folder slow to read; each frontend looks for those that have ended so often.
+MAX_OPEN, SWEEP_S = 10_000, 10.0
 ID = re.compile(r"[A-Za-z0-9](-*[A-Za-z0-9]){0,255}")
 
 
@@ -39,6 +42,7 @@ class Sessions:
         self._folder = folder
         self._lifetime_s = lifetime_s
         self._now = now
+        self._swept_at = 0.0
 
     @property
     def is_on(self) -> bool:
@@ -46,12 +50,12 @@ class Sessions:
         return self._folder is not None
 
     def open(self) -> Session:
-        """Open a session. Raises Unavailable if its file cannot be written."""
+        """Open a session. Raises Overloaded, or Unavailable if its file cannot be written."""
         folder = self._path("")
         session_id, until = secrets.token_hex(16), float(int(self._now()) + self._lifetime_s)
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            self._sweep(folder)
+            self._make_room(folder)
             write_atomically(self._path(session_id), str(until))
         except OSError as error:
             log.error("sessions: writing %s failed: %s; none opens", folder, error.strerror)
@@ -89,6 +93,18 @@ class Sessions:
     def _path(self, name: str) -> Path:
         assert self._folder is not None, "sessions are off"
         return self._folder / name
+
+    def _make_room(self, folder: Path) -> None:
+        """Drop the sessions that have ended, now and then. Raises Overloaded for too many."""
+        if abs(self._now() - self._swept_at) >= SWEEP_S:  # a clock may be set back
+            self._swept_at = self._now()
+            self._sweep(folder)
+        if len(os.listdir(folder)) >= MAX_OPEN:
+            raise Overloaded(
+                f"{MAX_OPEN} sessions are open, and no more can be; close some, or wait until they "
+                "end (SAGEMAKER_SESSIONS_EXPIRATION)",
+                retry_after_s=60,
+            )
 
     def _sweep(self, folder: Path) -> None:
         for path in folder.iterdir():

@@ -5,7 +5,6 @@ rerank are not here: the embedder serves them (container.settings.model.EMBEDDIN
 """
 
 import difflib
-import json
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
 from container.errors import ConfigError
+from container.files import read_json
 from container.settings.model import EMBEDDING_TASKS, ModelSettings
 from container.settings.process_env import SAGEMAKER_MODEL_DIR, model_root
 
@@ -100,7 +100,7 @@ def _config(settings: ModelSettings) -> dict[str, Any]:
                     source, "config.json", revision=settings.revision, token=settings.hf_token
                 )
             )
-        config = json.loads(path.read_text())
+        config = read_json(path)
     except (OSError, ValueError, HfHubHTTPError, HFValidationError):
         return {}
     return config if isinstance(config, dict) else {}

@@ -26,7 +26,7 @@ from huggingface_hub.errors import (
 )
 
 from container.errors import ModelLoadError
-from container.files import read_json
+from container.files import MAX_TEXT_BYTES, find_unreadable, read_json
 from container.model.formats.checkpoint import is_gguf
 from container.model.formats.gguf_files import SUFFIX as GGUF_SUFFIX
 from container.model.formats.gguf_files import write_folder
@@ -40,7 +40,6 @@ TEXT_FILES = ["*.json", "*.jinja", "*.txt", "*.model", "*.tiktoken", "*.py"]
 WEIGHT_SUFFIXES = (
     ".safetensors", ".bin", ".gguf", ".pt", ".pth", ".ckpt", ".h5", ".msgpack", ".onnx", ".ot",
 )  # fmt: skip
-MAX_TEXT_BYTES = 256 * 2**20
 TOKENIZER_FILES = ("tokenizer.json", "vocab.*", "*.model", "*.tiktoken", "tekken.json")
 # Classes of tokenizers that have no file besides their configuration.
 BYTE_TOKENIZERS = ("ByT5Tokenizer", "PerceiverTokenizer", "CanineTokenizer")
@@ -80,17 +79,17 @@ def find_model(
     """
     folder = Path(model_id).expanduser()
     if reads_gguf and ((folder.suffix == GGUF_SUFFIX and folder.is_file()) or is_gguf(folder)):
-        refuse_outward_links(folder if folder.is_dir() else folder.parent)
+        refuse_files(folder if folder.is_dir() else folder.parent)
         written = write_folder(folder.absolute(), os.environ.get(RANKS_FOLDER))
         return _checked(ModelFiles(model_id, written, None))
     if folder.is_dir():
         files = ModelFiles(model_id, model_root(folder.resolve()), None)
-        refuse_outward_links(files.path)
+        refuse_files(files.path)
         return _checked(files)
     if folder.is_absolute() or model_id.startswith((".", "~")) or model_id.count("/") > 1:
         raise ModelLoadError(f"{variable}={model_id}: there is no such folder")
     path = _download(model_id, revision, token, variable)
-    refuse_outward_links(path)
+    refuse_files(path)
     return _checked(ModelFiles(model_id, path, path.name))
 
 
@@ -149,12 +148,14 @@ def _download(model_id: str, revision: str | None, token: str | None, variable: 
     return path
 
 
-def refuse_outward_links(path: Path) -> None:
-    """Raise ModelLoadError if a link leads out of the model's folder."""
+def refuse_files(path: Path) -> None:
+    """Raise ModelLoadError if a link leads out of the model's folder, or a file cannot be read."""
     if links := outward_links(path):
         raise ModelLoadError(
             f"{links[0]} is a link that leads out of the model's folder; copy the file into it"
         )
+    if (unreadable := find_unreadable(path)) is not None:
+        raise ModelLoadError(unreadable)
 
 
 def _checked(files: ModelFiles) -> ModelFiles:
@@ -172,7 +173,7 @@ def _checked(files: ModelFiles) -> ModelFiles:
         raise ModelLoadError(f"{path}/config.json is not valid JSON: {error}") from error
     if not isinstance(config, dict):
         raise ModelLoadError(f"{path}/config.json is not a JSON object")
-    if not any(any(path.glob(name)) for name in ("*.safetensors", "*.bin")) and not is_gguf(path):
+    if not any(_weight_files(path, suffix) for suffix in (".safetensors", ".bin", GGUF_SUFFIX)):
         raise ModelLoadError(f"{path}: the weights are missing (no *.safetensors and no *.bin)")
     if (problem := find_unusable(config, _num_tensors(path))) is not None:
         raise ModelLoadError(f"{path}/config.json cannot be used: {problem}")
@@ -265,4 +266,4 @@ def _has_usual_name(folder: Path, named: str) -> bool:
 def _weight_files(folder: Path, suffix: str) -> list[Path]:
     """List the files of this kind that trainers and converters have not left beside the weights."""
     paths = sorted(folder.glob(f"*{suffix}"))
-    return [path for path in paths if not path.name.startswith(NOT_WEIGHTS)]
+    return [p for p in paths if p.is_file() and not p.name.startswith(NOT_WEIGHTS)]

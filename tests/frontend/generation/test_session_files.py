@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from container.errors import MalformedRequest, Unavailable
+from container.errors import MalformedRequest, Overloaded, Unavailable
 from container.frontend.generation.sessions import Sessions
 
 
@@ -27,6 +27,21 @@ def test_a_session_whose_file_cannot_be_written_is_refused(
     with pytest.raises(Unavailable, match="disk"):
         Sessions(tmp_path / "sessions", 60).open()
     assert "sessions" in caplog.text
+
+
+def test_open_sessions_are_bounded_and_ended_ones_make_room(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("container.frontend.generation.sessions.MAX_OPEN", 3)
+    now = 1000.0
+    sessions = Sessions(tmp_path, 60, lambda: now)
+    for _ in range(3):
+        sessions.open()
+    with pytest.raises(Overloaded, match="SAGEMAKER_SESSIONS_EXPIRATION") as caught:
+        sessions.open()
+    assert caught.value.retry_after_s is not None
+    now = 1061.0
+    assert sessions.open().remaining_s() == 60
 
 
 @pytest.mark.parametrize("text", ["", "soon", "\0"])

@@ -27,8 +27,9 @@ def _raw(server: Server, request: bytes) -> tuple[int, dict[str, str], dict]:
         (b"GET /ping HTTP/1.1\r\nHost: x\r\nX: " + b"a" * 9000 + b"\r\n\r\n", 431, "header"),
         (b"GET /ping HTTP/1.1\r\nHost: x\r\nBad Header: 1\r\n\r\n", 400, "Bad Header"),
         (b"NONSENSE\r\n\r\n", 400, "NONSENSE"),
+        (b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: odd\r\n\r\n", 400, "odd"),
     ],
-    ids=["a long path", "a long header", "no header", "no request"],
+    ids=["a long path", "a long header", "no header", "no request", "no coding"],
 )
 def test_what_is_no_http_is_refused_in_json(
     server: Server, request_head: bytes, status: int, told: str

@@ -1,6 +1,9 @@
 """Layouts of a model's files that people have."""
 
 import json
+import os
+import socket
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -125,4 +128,81 @@ def test_a_config_that_is_nested_too_deeply_is_not_valid(tmp_path: Path) -> None
     (tmp_path / "config.json").write_text('{"a":' * 100_000)
     (tmp_path / "tokenizer_config.json").write_text("[" * 100_000)
     with pytest.raises(ModelLoadError, match="not valid JSON"):
+        find_model(str(tmp_path), revision=None, token=None)
+
+
+def _bind(path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as server:
+        # A long name does not fit into an address.
+        here = os.open(path.parent, os.O_RDONLY)
+        server.bind(f"/proc/self/fd/{here}/{path.name}")
+        os.close(here)
+
+
+def _sparse(path: Path) -> None:
+    with path.open("wb") as file:
+        file.truncate(2**40)
+
+
+UNREADABLE: dict[str, tuple[Callable[[Path], object], str]] = {
+    "a pipe": (os.mkfifo, "is a pipe, a socket or a device"),
+    "a socket": (_bind, "is a pipe, a socket or a device"),
+    "a folder": (Path.mkdir, "is a folder, not a file"),
+    "a link to itself": (lambda path: path.symlink_to(path.name), "cannot be read"),
+    "a link to nothing": (lambda path: path.symlink_to("nothing"), "cannot be read"),
+}
+NAMES = (
+    "config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json",
+    "chat_template.jinja", "merges.txt", "model.safetensors", "model.safetensors.index.json",
+    "1_Pooling/config.json", "model.gguf",
+)  # fmt: skip
+
+
+def _spoil(folder: Path, name: str, spoil: Callable[[Path], object]) -> None:
+    for usual in ("config.json", "model.safetensors", "tokenizer.json"):
+        (folder / usual).write_text("{}")
+    (folder / name).parent.mkdir(exist_ok=True)
+    (folder / name).unlink(missing_ok=True)
+    spoil(folder / name)
+
+
+@pytest.mark.parametrize("kind", UNREADABLE)
+@pytest.mark.parametrize("name", NAMES)
+def test_what_is_no_file_is_refused_by_name(name: str, kind: str, tmp_path: Path) -> None:
+    spoil, reason = UNREADABLE[kind]
+    if name == "1_Pooling/config.json" and kind == "a folder":
+        pytest.skip("folders in folders are nobody's files")
+    _spoil(tmp_path, name, spoil)
+    with pytest.raises(ModelLoadError, match=f"{name} {reason}"):
+        find_model(str(tmp_path), revision=None, token=None, reads_gguf=True)
+
+
+@pytest.mark.parametrize("name", [*NAMES[:5], "model.safetensors.index.json"])
+def test_a_text_without_end_is_refused_by_its_size(name: str, tmp_path: Path) -> None:
+    _spoil(tmp_path, name, _sparse)
+    with pytest.raises(ModelLoadError, match=f"{name} has 1099511627776 bytes"):
+        find_model(str(tmp_path), revision=None, token=None)
+
+
+def test_files_that_no_model_consists_of_are_left_alone(tmp_path: Path) -> None:
+    _spoil(tmp_path, "tokenizer.json", lambda path: path.write_text("{}"))
+    os.mkfifo(tmp_path / "notes.fifo")
+    (tmp_path / "pytorch_model.bin").mkdir()
+    (tmp_path / "code").mkdir()
+    os.mkfifo(tmp_path / "code" / "config.json")
+    _sparse(tmp_path / "train.json")
+    assert find_model(str(tmp_path), revision=None, token=None).path == tmp_path
+
+
+def test_a_folder_named_like_weights_is_none(tmp_path: Path) -> None:
+    _spoil(tmp_path, "pytorch_model.bin", Path.mkdir)
+    (tmp_path / "model.safetensors").unlink()
+    with pytest.raises(ModelLoadError, match="the weights are missing"):
+        find_model(str(tmp_path), revision=None, token=None)
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
+def test_a_file_without_permission_is_refused_by_name(tmp_path: Path) -> None:
+    _spoil(tmp_path, "tokenizer.json", lambda path: path.touch(mode=0))
+    with pytest.raises(ModelLoadError, match=r"tokenizer\.json may not be read"):
         find_model(str(tmp_path), revision=None, token=None)
