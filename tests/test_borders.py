@@ -32,13 +32,13 @@ ALLOWED = {
     "settings": {"errors"},
     "messages": {"errors"},
     "ipc": {"errors", "messages"},
-    "text": {"errors", "garbage"},
+    "text": {"errors", "files", "garbage"},
     "images": {"errors", "messages", "text"},
     "engine": LEAVES | {"ipc"},
     "grammar": {"errors", "engine", "messages", "text"},
     "embedding": LEAVES | {"ipc"},
-    "handlers": LEAVES | {"content", "ipc", "machine"},
-    "lifecycle": LEAVES | {"handlers", "ipc", "machine"},
+    "handlers": LEAVES | {"content", "files", "ipc", "machine"},
+    "lifecycle": LEAVES | {"files", "handlers", "ipc", "machine"},
     "model": LEAVES
     | {"background", "embedding", "engine", "files", "grammar", "images", "ipc", "lifecycle"}
     | {"machine", "text"},
