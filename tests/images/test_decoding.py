@@ -134,3 +134,12 @@ def test_a_jpeg_of_many_scans_is_refused_before_it_is_decoded() -> None:
     assert decode(_progressive(100), LIMITS, "f").size == (90, 90)
     with pytest.raises(InvalidParameter, match="more than 100 scans"):
         decode(_progressive(101), LIMITS, "f")
+
+
+@pytest.mark.parametrize("opening", ["![](data:image/", "![](https://a", "![](", "!["])
+def test_many_openings_without_an_end_are_no_images(opening: str) -> None:
+    text = opening * 100_000
+    assert take_markdown(text, "<image>", "inputs") == (text, [])
+    found, sources = take_markdown(text + "![](https://a.example/b.png)", "<image>", "inputs")
+    assert found == text + "<image>"
+    assert [source.url for source in sources] == ["https://a.example/b.png"]
