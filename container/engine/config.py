@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
-from container.engine.blocks.encoder_prompt import key_span, lay_out
+from container.engine.blocks.encoder_prompt import lay_out, prompt_key_span
 from container.engine.sequence import Sequence
 from container.errors import InvalidParameter, Overloaded, PromptTooLong
 from container.messages.engine import SamplingParams, Submit
@@ -53,7 +53,7 @@ class EngineConfig:
         if not self.decoder_start:
             return Sequence(request_id, prompt_ids, params, **options)
         ids, encoder = lay_out(prompt_ids, self.decoder_start, self.block_size)
-        options["image_spans"] = [key_span(prompt_ids, encoder)]
+        options["image_spans"] = [prompt_key_span(prompt_ids, encoder)]
         return Sequence(request_id, ids, params, encoder=encoder, **options)
 
     def check_capacity(self, num_requests: int, num_batch: int, *, is_batch: bool) -> None:

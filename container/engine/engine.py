@@ -19,7 +19,7 @@ from container.engine.blocks.kv_cache_manager import KVCacheManager
 from container.engine.config import EngineConfig
 from container.engine.fault_isolation import FailedStep, FaultIsolation
 from container.engine.model_runner import ModelRunner, PendingStep, Sampled
-from container.engine.requests import Failure, ImagePrompts, UnfinishedRequests
+from container.engine.requests import Failure, PromptPreparation, UnfinishedRequests
 from container.engine.schedule import Batch
 from container.engine.scheduler import NewToken, Scheduler
 from container.engine.sequence import RequestKey, Sequence
@@ -71,7 +71,7 @@ class Engine:
         self._structured = StructuredOutput(grammars, self.scheduler)
         self.requests = UnfinishedRequests(
             config, self.scheduler, self._structured, self._isolation, adapters,
-            ImagePrompts(runner, self.scheduler),
+            PromptPreparation(runner, self.scheduler),
         )  # fmt: skip
         self._begun_batches: list[Batch] = []  # of the steps that may have failed
         self._ran_out_of_memory = False

@@ -29,18 +29,18 @@ T = TypeVar("T")
 Failure = tuple[bytes, int, ServingError]
 
 
-class ImagePrompts:
-    """Owns the requests whose images are being read."""
+class PromptPreparation:
+    """Owns the requests whose images are being read, or whose prompts are being encoded."""
 
     def __init__(self, runner: ModelRunner, scheduler: Scheduler) -> None:
         self._runner = runner
         self._scheduler = scheduler
-        self._reading: list[tuple[Future[PromptLayout], list[Sequence]]] = []
+        self._preparing: list[tuple[Future[PromptLayout], list[Sequence]]] = []
 
     @property
-    def is_reading(self) -> bool:
-        """Whether a request waits for its images."""
-        return bool(self._reading)
+    def is_preparing(self) -> bool:
+        """Whether a request waits for its images or its encoder."""
+        return bool(self._preparing)
 
     def begin(self, sequences: list[Sequence]) -> bool:
         """Begin to encode a request's prompt or images; False if there is nothing to wait for."""
@@ -52,12 +52,12 @@ class ImagePrompts:
         layout = self._runner.prepare_prompt(first, encodes=not is_cached)
         if layout is None:
             return False
-        self._reading.append((layout, sequences))
+        self._preparing.append((layout, sequences))
         return True
 
-    def take_read(self) -> list[tuple[list[Sequence], BaseException | None]]:
-        """Return the requests whose images have been read since the last call, or their errors."""
-        done = pop_done(self._reading, lambda entry: entry[0])
+    def take_prepared(self) -> list[tuple[list[Sequence], BaseException | None]]:
+        """Return the requests that became ready since the last call, with their errors."""
+        done = pop_done(self._preparing, lambda entry: entry[0])
         return [(sequences, self._lay_out(layout, sequences)) for layout, sequences in done]
 
     def _lay_out(
@@ -95,14 +95,14 @@ class UnfinishedRequests:
         structured: StructuredOutput,
         isolation: FaultIsolation,
         adapters: Adapters | None,
-        images: ImagePrompts,
+        preparation: PromptPreparation,
     ) -> None:
         self.adapters = adapters
         self.config = config
         self._scheduler = scheduler
         self._structured = structured
         self._isolation = isolation
-        self._images = images
+        self._preparation = preparation
         self._sequences: dict[RequestKey, list[Sequence]] = {}
         self._batch_keys: set[RequestKey] = set()
         self._loading: list[tuple[Future[None], list[Sequence]]] = []
@@ -119,7 +119,7 @@ class UnfinishedRequests:
     @property
     def is_loading(self) -> bool:
         """Whether a request waits for its adapter or its images."""
-        return bool(self._loading) or self._images.is_reading
+        return bool(self._loading) or self._preparation.is_preparing
 
     @property
     def has_failures(self) -> bool:
@@ -143,7 +143,7 @@ class UnfinishedRequests:
         if message.is_batch:
             self._batch_keys.add((frontend_id, message.request_id))
         if loading is None:
-            self._read_images(sequences)
+            self._prepare(sequences)
         else:
             self._loading.append((loading, sequences))
 
@@ -178,8 +178,8 @@ class UnfinishedRequests:
             if (error := loading.exception()) is not None:
                 self.fail(sequences[0].key, _client_error(error))
             else:
-                self._read_images(sequences)
-        for sequences, failure in self._images.take_read():
+                self._prepare(sequences)
+        for sequences, failure in self._preparation.take_prepared():
             if failure is not None:
                 self.fail(sequences[0].key, _client_error(failure))
             else:
@@ -197,9 +197,9 @@ class UnfinishedRequests:
             assert self.adapters is not None, "an adapter id without an adapter store"
             self.adapters.release(sequences[0].adapter)
 
-    def _read_images(self, sequences: list[Sequence]) -> None:
+    def _prepare(self, sequences: list[Sequence]) -> None:
         """Queue a request's sequences, once its images have been read."""
-        if not self._images.begin(sequences):
+        if not self._preparation.begin(sequences):
             self._queue(sequences)
 
     def _queue(self, sequences: list[Sequence]) -> None:

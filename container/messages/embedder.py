@@ -36,9 +36,10 @@ class Embed(msgspec.Struct, tag="embed", frozen=True, omit_defaults=True):
     """Frontend to embedder: make one vector or row of scores for each input.
 
     Token ids are used unchanged: no special tokens and no prompt are added. `prompt_name` None
-    means the model's default prompt, where it has one. `field` is the inputs' name in messages.
-    `per_token`: one vector for each token, before pooling. The first `num_queries` inputs are
-    queries, the others documents, which late-interaction models encode differently.
+    means the model's default prompt, where it has one. `per_token`: one vector for each token,
+    before pooling. The first `num_queries` inputs are queries, the others documents, which
+    late-interaction models encode differently. In errors `field` is the inputs' name, or with a
+    `query_field`, that of queries and of the first texts of pairs, the name of the other side.
 
     `max_tokens` is the length of a text at which `truncation` sets in; `max_query_tokens` and
     `max_document_tokens` cut queries and documents, in pairs too, to so many tokens, special ones
@@ -55,6 +56,7 @@ class Embed(msgspec.Struct, tag="embed", frozen=True, omit_defaults=True):
     max_tokens: int = 0
     max_query_tokens: int = 0
     max_document_tokens: int = 0
+    query_field: str = ""
 
 
 class Embedded(msgspec.Struct, tag="embedded", frozen=True):

@@ -44,7 +44,7 @@ def lay_out(
     return ids, EncoderPrompt(length, end)
 
 
-def key_span(prompt_ids: list[int], encoder: EncoderPrompt) -> ImageSpan:
+def prompt_key_span(prompt_ids: list[int], encoder: EncoderPrompt) -> ImageSpan:
     """Return the span of a prompt's blocks, each of which depends on the whole prompt."""
     digest = blake2b(repr(prompt_ids).encode(), digest_size=16).digest()
     return ImageSpan(0, encoder.end, digest)

@@ -57,7 +57,7 @@ class TokenRows:
 
 @dataclass(frozen=True, slots=True)
 class TextOptions:
-    """The options of a request's texts. `field` is their name in errors.
+    """The options of a request's texts: `field` is their name in errors, `query_field` of queries.
 
     `max_tokens` is the length of a text at which truncation sets in, `max_query_tokens` and
     `max_document_tokens` cut queries and documents; 0 is the model's own limit.
@@ -70,6 +70,7 @@ class TextOptions:
     max_tokens: int = 0
     max_query_tokens: int = 0
     max_document_tokens: int = 0
+    query_field: str = ""
 
 
 class Embeddings:
@@ -246,13 +247,8 @@ class Embeddings:
     ) -> tuple[Embedded, EmbedderInfo]:
         """Send inputs to the embedder and wait; return its rows and its model."""
         embedder, info = self._ready()
-        count = max(num_queries, len(inputs) - num_queries)
-        if count > self._max_inputs:
-            raise InvalidParameter(
-                f"`{options.field}` must have at most {self._max_inputs} texts "
-                f"(MAX_EMBEDDING_INPUTS). Given: {count}",
-                field=options.field,
-            )
+        self._check_count(len(inputs) - num_queries, options.field)
+        self._check_count(num_queries, options.query_field or options.field)
         cuts = self._auto_truncate if options.truncate is None else options.truncate
         pending = embedder.submit(
             Embed(
@@ -266,6 +262,7 @@ class Embeddings:
                 options.max_tokens,
                 options.max_query_tokens,
                 options.max_document_tokens,
+                options.query_field,
             )
         )
         try:
@@ -274,6 +271,14 @@ class Embeddings:
         finally:
             pending.close()
         return answer, info
+
+    def _check_count(self, count: int, field: str) -> None:
+        if count > self._max_inputs:
+            raise InvalidParameter(
+                f"`{field}` must have at most {self._max_inputs} texts (MAX_EMBEDDING_INPUTS). "
+                f"Given: {count}",
+                field=field,
+            )
 
     def _require(self, *allowed: EmbedderKind) -> EmbedderInfo:
         info = self.info

@@ -13,10 +13,10 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 from transformers.cache_utils import DynamicCache
-from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from container.errors import one_line
 from container.model.attention.latent import blank_output
+from container.model.attention.recorder import registered
 from container.model.attention.traced import NotTraceable
 from container.model.hf_config import text_config
 
@@ -106,9 +106,9 @@ def _states(module: PreTrainedModel, text: PreTrainedModel, **arguments: Any) ->
         states.extend((query, key))
         return blank_output(part, query, value), None
 
-    ALL_ATTENTION_FUNCTIONS.register(NAME, record)
-    text.set_attn_implementation(NAME)
-    module(**arguments)
+    with registered(NAME, record):
+        text.set_attn_implementation(NAME)
+        module(**arguments)
     return states
 
 

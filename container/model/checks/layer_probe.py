@@ -9,12 +9,12 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 from transformers.cache_utils import DummyLayer, DynamicLayer, DynamicSlidingWindowLayer
-from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, sdpa_mask
-from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+from transformers.masking_utils import sdpa_mask
 
 from container.model.attention import paged, traced
 from container.model.attention.latent import blank_output, latents_of
 from container.model.attention.metadata import AttentionParams
+from container.model.attention.recorder import registered
 from container.model.hf_config import text_config
 from container.model.kv_cache.cache import NO_KEYS, LayerShape
 from container.model.states.mixers import RecurrentMixers
@@ -91,12 +91,11 @@ def probe_layers(
         layers.add(layer_module.layer_idx, key, value, attn_params, layer_module)
         return blank_output(layer_module, query, value), None
 
-    ALL_ATTENTION_FUNCTIONS.register(NAME, record)
-    ALL_MASK_ATTENTION_FUNCTIONS.register(NAME, masks.create)
     text = module if text is None else text
-    set_attention(text, NAME)
-    if text._can_set_attn_implementation():
-        module(input_ids=ids, use_cache=False)
+    with registered(NAME, record, masks.create):
+        set_attention(text, NAME)
+        if text._can_set_attn_implementation():
+            module(input_ids=ids, use_cache=False)
     if layers.shapes or mixers is not None:
         return layers.probed()
     if text is not module:

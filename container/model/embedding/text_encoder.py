@@ -28,6 +28,8 @@ SIDE_PROMPTS: dict[Side, tuple[str, ...]] = {
     "query": ("query",),
     "document": ("document", "passage", "corpus"),
 }
+# Characters of a text in an error.
+EXCERPT = 30
 EXPANDED_FEATURES = ("input_ids", "token_type_ids", "attention_mask", "query_expansion_positions")
 
 
@@ -91,7 +93,7 @@ class TextEncoder:
     ) -> dict[int, EncodedText]:
         prompt = self._prompt(request.prompt_name, side)
         limit = self.limits.of(side, request.max_tokens)
-        bounded = {index: self._bounded(request, inputs[index], index, limit) for index in indices}
+        bounded = {i: self._bounded_input(request, inputs[i], i, limit) for i in indices}
         texts = {i: text for i, text in bounded.items() if not isinstance(text, list)}
         preprocessed = self._preprocess([*texts.values()], prompt, side, cut_at=None)
         encoded = dict(zip(texts, preprocessed, strict=True))
@@ -100,7 +102,7 @@ class TextEncoder:
                 encoded[index] = self._from_ids(text_input, request.field, side)
             if encoded[index].num_tokens > limit:
                 if request.truncation is Truncation.REFUSE:
-                    raise _too_long(f"{encoded[index].num_tokens}", limit, index, request.field)
+                    raise _too_long(request, index, f"{encoded[index].num_tokens}", limit)
                 encoded[index] = self._truncate(text_input, prompt, side, limit, request.truncation)
         return encoded
 
@@ -119,6 +121,7 @@ class TextEncoder:
         """Return the text's beginning that has `count` tokens; all of it for 0."""
         if not count:
             return text
+        text = self._bounded(text, count)
         encoded = self._tokenizer(
             text,
             add_special_tokens=False,
@@ -132,21 +135,35 @@ class TextEncoder:
         decoded: str = self._tokenizer.decode(encoded["input_ids"])
         return decoded
 
-    def _bounded(self, request: Embed, text: EmbedInput, index: int, limit: int) -> EmbedInput:
-        """Return an input, of a text that is far too long the part that truncation keeps.
+    def _bounded_input(
+        self, request: Embed, text_input: EmbedInput, index: int, limit: int
+    ) -> EmbedInput:
+        """Return an input, of texts that are far too long the parts that truncation keeps.
 
-        So no more of it is encoded than shows its length. Raises PromptTooLong if truncation is
-        refused.
+        Raises PromptTooLong if truncation is refused.
         """
-        if not isinstance(text, str):
-            return text
+        if isinstance(text_input, list):
+            return text_input
+        bounded: str | Pair
+        if isinstance(text_input, Pair):
+            sides = (text_input.first, text_input.second)
+            bounded = Pair(*(self._bounded(text, limit, request.truncation) for text in sides))
+        else:
+            bounded = self._bounded(text_input, limit, request.truncation)
+        if bounded != text_input and request.truncation is Truncation.REFUSE:
+            raise _too_long(request, index, f"more than {limit}", limit)
+        return bounded
+
+    def _bounded(self, text: str, limit: int, truncation: Truncation = Truncation.RIGHT) -> str:
+        """Return a text, of one that is far too long the end that truncation keeps.
+
+        It has over `limit` tokens still; so no more of a text is encoded than shows its length.
+        """
         size = limit * CHARS_A_TOKEN
         while size < len(text):
-            part = text[-size:] if request.truncation is Truncation.LEFT else text[:size]
+            part = text[-size:] if truncation is Truncation.LEFT else text[:size]
             ids = self._tokenizer(part, add_special_tokens=False)["input_ids"]
             if len(ids) > limit + CUT_TOKENS:
-                if request.truncation is Truncation.REFUSE:
-                    raise _too_long(f"more than {limit}", limit, index, request.field)
                 return part
             size *= CHARS_A_TOKEN
         return text
@@ -257,9 +274,17 @@ class TextEncoder:
             self._tokenizer.truncation_side = previous_side
 
 
-def _too_long(num_tokens: str, limit: int, index: int, field: str) -> PromptTooLong:
+def _too_long(request: Embed, index: int, num_tokens: str, limit: int) -> PromptTooLong:
+    text_input, field, each = request.inputs[index], request.field, "each"
+    names, where = f"`{field}`", f"text {index}"
+    if request.query_field and isinstance(text_input, Pair):
+        names, where, each = f"`{request.query_field}` and {names}", f"pair {index}", "together"
+    elif request.query_field and isinstance(text_input, str):
+        # Equal texts are sent once, so the index is not the client's.
+        field = request.query_field if index < request.num_queries else field
+        names, where = f"`{field}`", f"the text that begins with {text_input[:EXCERPT]!r}"
     return PromptTooLong(
-        f"`{field}` must have at most {limit} tokens each. Given: {num_tokens} in "
-        f"text {index} (`truncate` would cut it)",
+        f"{names} must have at most {limit} tokens {each}. Given: {num_tokens} in {where} "
+        "(`truncate` would cut it)",
         field=field,
     )

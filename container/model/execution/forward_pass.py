@@ -174,8 +174,8 @@ class ForwardPass:
     ) -> torch.Tensor:
         """Run the model; return logits [rows, vocabulary] in float32. `rows` 0: all of them."""
         if self._decoder is not None:
-            all_rows = self._decoder.run(ids, positions, step, encoded).float()
-            return all_rows if isinstance(rows, int) else all_rows.index_select(0, rows)
+            all_rows = self._decoder.run(ids, positions, step, encoded)
+            return (all_rows if isinstance(rows, int) else all_rows.index_select(0, rows)).float()
         output = self._model(
             input_ids=ids[None],
             position_ids=positions[None],

@@ -15,6 +15,7 @@ from container.model.checks.schedule import CheckPrompt
 from container.model.execution import hf_cache_runner
 from container.model.execution.hf_cache_runner import HFCacheRunner
 from container.model.execution.vision_runner import VisionRunner, check_images
+from container.model.hf_config import text_config
 from container.model.kernels.cpu import Kernels
 from container.model.kv_cache import cache as kv_cache
 from container.model.layers.int8_linear import BatchPhase
@@ -142,7 +143,8 @@ def _prepare_decoder(
 ) -> LoadedModel:
     """Serve an encoder-decoder with a paged decoder. Raises NotPageable or Mismatch."""
     size = parameter_bytes(module)
-    decoder = convert_decoder(module, ids, device, context_len(module.config), cpu_kernels)
+    context = context_len(text_config(module.config))
+    decoder = convert_decoder(module, ids, device, context, cpu_kernels)
     kernels = REFERENCE_ONLY
     return LoadedModel(
         module, module.config, dtype, device, decoder.shapes,

@@ -9,12 +9,12 @@ from typing import Any
 import torch
 from torch import nn
 from transformers import PreTrainedModel
-from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from container.model.attention import cross
 from container.model.attention.latent import blank_output
 from container.model.attention.metadata import AttentionParams
 from container.model.attention.positions import are_near
+from container.model.attention.recorder import registered
 from container.model.attention.relative_bias import without_constant_tail
 from container.model.checks.layer_probe import NotPageable
 from container.model.encoder_decoder.decoder import (
@@ -160,13 +160,13 @@ class DecoderProbe:
     ) -> list[_Call]:
         """Run the decoder on its first ids, and return the calls of its attention."""
         recorder, device = _Recorder(), self._module.device
-        ALL_ATTENTION_FUNCTIONS.register(PROBE, recorder.attend)
-        self._set_attention(PROBE)
         cache = StepCache() if cache is None else cache  # an empty cache is false
         if positions is None:
             positions = torch.arange(num_ids, device=device) + cache.get_seq_length()
         rows = torch.tensor(ids or self._ids[:num_ids], device=device)
-        call_decoder(self._module, rows, positions, self._encoded, cache)
+        with registered(PROBE, recorder.attend):
+            self._set_attention(PROBE)
+            call_decoder(self._module, rows, positions, self._encoded, cache)
         return recorder.calls
 
     def _outputs_outside_layers(self, count: int) -> dict[str, torch.Tensor]:

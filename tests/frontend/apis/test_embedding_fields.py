@@ -8,12 +8,11 @@ from openai.types import embedding_create_params as embedding
 
 from container.errors import UnsupportedParameter
 from container.frontend.apis.embeddings.openai_schema import CohereRerankRequest, OpenAIEmbedRequest
+from container.frontend.apis.embeddings.peer_fields import NOT_OFFERED, refuse_peer_fields
 from container.frontend.apis.embeddings.pooling_schema import (
-    NOT_OFFERED,
     ClassifyRequest,
     PoolingRequest,
     ScoreRequest,
-    refuse,
 )
 from container.frontend.web.request_body import Body
 
@@ -63,7 +62,7 @@ def test_no_field_is_unknown(model: type[Body], names: set[str]) -> None:
 @pytest.mark.parametrize("name", NOT_OFFERED)
 def test_what_is_not_offered_is_refused_by_name(name: str) -> None:
     for neutral in NOT_OFFERED[name]:
-        refuse({name: neutral})
+        refuse_peer_fields({name: neutral})
     with pytest.raises(UnsupportedParameter, match=f"`{name}`") as refused:
-        refuse({name: "something"})
+        refuse_peer_fields({name: "something"})
     assert refused.value.field == name

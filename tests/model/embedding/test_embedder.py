@@ -220,6 +220,39 @@ def test_the_sides_of_a_pair_have_limits_of_their_own(tmp_path: Path) -> None:
     assert (whole.num_tokens, cut.num_tokens) == (43, 13)
 
 
+def test_an_error_names_the_side_that_is_too_long(tmp_path: Path) -> None:
+    sides = load(embedders.save_late_interaction(tmp_path / "late", "pylate"))
+    pairs = load(embedders.save_cross_encoder(tmp_path / "cross"))
+    short, long = "cat", "bread " * 90
+
+    def refuse(embedder: Embedder, inputs: list[EmbedInput], num_queries: int, text: str) -> None:
+        request = Embed(1, inputs, "documents", num_queries=num_queries, query_field="queries")
+        with pytest.raises(PromptTooLong, match=text):
+            embedder.encode(request)
+
+    refuse(sides, [long, short], 1, "^`queries` must have at most 12 tokens each.*'bread bread")
+    refuse(sides, [short, long], 1, "^`documents` must have at most 40 tokens each.*'bread bread")
+    for pair in (Pair(short, long), Pair(long, short)):
+        expected = (
+            f"^`queries` and `documents` must have at most {pairs.max_tokens} tokens tog.*r 1"
+        )
+        refuse(pairs, [Pair(short, short), pair], 0, expected)
+
+
+@pytest.mark.parametrize("cut", [Truncation.RIGHT, Truncation.LEFT])
+def test_no_more_of_long_texts_is_encoded_than_is_kept(cut: Truncation, tmp_path: Path) -> None:
+    embedder = load(embedders.save_cross_encoder(tmp_path))
+    texts = "cat " * 90 + "bread " * 90, "bread " * 90 + "cat " * 90
+    longer = Pair(texts[0] * 50, texts[1] * 50), Pair(texts[0], texts[1] * 50)
+    (expected,) = embedder.encode(Embed(1, [Pair(*texts)], truncation=cut))
+    got = embedder.encode(Embed(1, [*longer], truncation=cut))
+    assert [text.token_ids for text in got] == [expected.token_ids] * 2
+    (most,) = embedder.encode(
+        Embed(1, [longer[0]], max_query_tokens=4, max_document_tokens=6, truncation=cut)
+    )
+    assert most.num_tokens == 13
+
+
 @pytest.mark.parametrize(
     ("architecture", "reason"),
     [("ColQwen2ForRetrieval", "images of pages"), ("ColBERTModel", "is not known")],

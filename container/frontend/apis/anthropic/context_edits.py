@@ -108,7 +108,7 @@ def _apply(
         )
     least = _number(edit.clear_at_least, ("input_tokens",), f"{where}.clear_at_least", 0)
     if edit.type == CLEAR_THINKING:
-        edited, number = _without_thoughts(context.messages, _kept_turns(edit, where))
+        edited, number = _without_thoughts(context.messages, _num_turns_to_keep(edit, where))
         report = {"type": edit.type, "cleared_thinking_turns": number}
     else:
         edited, number = _without_results(edit, where, context.messages, count)
@@ -134,7 +134,7 @@ def _number(amount: str | Amount | None, types: tuple[str, ...], where: str, def
     return amount.value
 
 
-def _kept_turns(edit: Edit, where: str) -> int | None:
+def _num_turns_to_keep(edit: Edit, where: str) -> int | None:
     """Return how many turns keep their thoughts, None for all."""
     for name in OF_TOOL_USES:
         if getattr(edit, name) is not None:

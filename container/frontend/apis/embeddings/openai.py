@@ -12,7 +12,7 @@ from typing import Any
 from flask import Blueprint, Response, request
 
 from container.frontend.apis.embeddings.openai_schema import CohereRerankRequest, OpenAIEmbedRequest
-from container.frontend.apis.embeddings.pooling_schema import refuse
+from container.frontend.apis.embeddings.peer_fields import refuse_peer_fields
 from container.frontend.apis.text_dialect import Ranking, TextDialect
 from container.frontend.apis.text_inputs import as_inputs
 from container.frontend.embedding.service import Rows, TextOptions
@@ -30,7 +30,7 @@ class EmbeddingsDialect(TextDialect):
     def embed(self, body: dict[str, Any], context: RequestContext) -> Response:
         """Answer an OpenAI body."""
         started = time.monotonic()
-        refuse(body)
+        refuse_peer_fields(body)
         embed_request = parse(OpenAIEmbedRequest, body)
         rows = self._embeddings.vectors(
             as_inputs(embed_request.input),
@@ -50,11 +50,13 @@ class EmbeddingsDialect(TextDialect):
     def rerank(self, body: dict[str, Any], context: RequestContext) -> Response:
         """Answer a Cohere or Jina body: the best documents first."""
         started = time.monotonic()
-        refuse(body)
+        refuse_peer_fields(body)
         rerank_request = parse(CohereRerankRequest, body)
         rerank_request.check()
         texts = rerank_request.texts
-        options = rerank_request.cut_sides(TextOptions("documents", truncate=True))
+        options = rerank_request.cut_sides(
+            TextOptions("documents", truncate=True, query_field="query")
+        )
         raw = rerank_request.use_activation is False
         ranking = self._rank(rerank_request.query, texts, options, context, raw=raw)
         results: list[dict[str, Any]] = [

@@ -5,13 +5,16 @@ from typing import Literal
 from pydantic import Field
 
 from container.errors import InvalidParameter, UnsupportedParameter
-from container.frontend.apis.embeddings.pooling_schema import CutBody, PairBody
+from container.frontend.apis.embeddings.peer_fields import (
+    PairTruncationFields,
+    TruncationFields,
+)
 from container.frontend.apis.text_inputs import TextBody, TextsOrIds
 from container.frontend.embedding.service import TextOptions
 from container.frontend.web.request_body import Body, Items
 
 
-class OpenAIEmbedRequest(TextBody, CutBody):
+class OpenAIEmbedRequest(TextBody, TruncationFields):
     """OpenAI's shape, and vLLM's fields. Token ids are the served model's own."""
 
     input: TextsOrIds
@@ -32,7 +35,7 @@ class Document(Body):
     text: str
 
 
-class CohereRerankRequest(PairBody):
+class CohereRerankRequest(PairTruncationFields):
     """Cohere's, Jina's, vLLM's and SGLang's rerank. `top_n` 0 is all, as in vLLM."""
 
     query: str

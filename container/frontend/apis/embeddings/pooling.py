@@ -9,12 +9,12 @@ from flask import Blueprint, Response, request
 
 from container.errors import UnsupportedParameter
 from container.frontend.apis.embeddings.openai import writer
+from container.frontend.apis.embeddings.peer_fields import refuse_peer_fields
 from container.frontend.apis.embeddings.pooling_schema import (
     ClassifyRequest,
     PoolingBody,
     PoolingRequest,
     ScoreRequest,
-    refuse,
 )
 from container.frontend.apis.text_dialect import TextDialect
 from container.frontend.apis.text_inputs import as_inputs
@@ -44,7 +44,7 @@ class PoolingDialect(TextDialect):
     def pool(self, body: dict[str, Any], context: RequestContext) -> Response:
         """Answer a vector, or the scores of the labels, for each input."""
         started = time.monotonic()
-        refuse(body)
+        refuse_peer_fields(body)
         pooling_request = parse(PoolingRequest, body)
         self._check_task(pooling_request.task)
         is_late = self._embeddings.info.kind == "late_interaction"
@@ -61,10 +61,10 @@ class PoolingDialect(TextDialect):
     def score(self, body: dict[str, Any], context: RequestContext) -> Response:
         """Answer a score for each pair: a reranker's, a late interaction's, or a cosine."""
         started = time.monotonic()
-        refuse(body)
+        refuse_peer_fields(body)
         score_request = parse(ScoreRequest, body)
         pairs, on_wait = score_request.pairs(), self._on_wait(context)
-        options = score_request.options(score_request.sides()[1])
+        options = score_request.pair_options()
         if self._embeddings.info.kind == "embedding":
             scores, rows = self._cosines(pairs, score_request, on_wait)
         else:
@@ -80,7 +80,7 @@ class PoolingDialect(TextDialect):
     def classify(self, body: dict[str, Any], context: RequestContext) -> Response:
         """Answer the likeliest label of each input, and the probability of each label."""
         started = time.monotonic()
-        refuse(body)
+        refuse_peer_fields(body)
         classify_request = parse(ClassifyRequest, body)
         rows = self._embeddings.scores(
             as_inputs(classify_request.input),
@@ -157,7 +157,7 @@ class PoolingDialect(TextDialect):
         queries = {text: i for i, text in enumerate(dict.fromkeys(pair.first for pair in pairs))}
         documents = {text: i for i, text in enumerate(dict.fromkeys(pair.second for pair in pairs))}
         inputs: list[EmbedInput] = [*queries, *documents]
-        options = score_request.options(score_request.sides()[1])
+        options = score_request.pair_options()
         rows = self._embeddings.vectors(inputs, options, on_wait, num_queries=len(queries))
         vectors: Floats = normalized(rows.values)
         firsts, seconds = vectors[: len(queries)], vectors[len(queries) :]

@@ -1,66 +1,25 @@
 """Bodies of vLLM's `/pooling`, `/score` and `/classify` (entrypoints/pooling/*/protocol.py)."""
 
-from dataclasses import replace
 from itertools import repeat
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import Field
 
-from container.errors import InvalidParameter, UnsupportedParameter
-from container.frontend.apis.text_inputs import Side, TextsOrIds
+from container.errors import InvalidParameter
+from container.frontend.apis.embeddings.peer_fields import (
+    PairTruncationFields,
+    TruncationFields,
+)
+from container.frontend.apis.text_inputs import TextsOrIds
 from container.frontend.embedding.service import TextOptions
-from container.frontend.web.request_body import Body, Items
-from container.messages.embedder import Pair, Truncation
+from container.frontend.web.request_body import Items
+from container.messages.embedder import Pair
 
-# What vLLM and SGLang know and this server does not offer: the values that mean "off".
-NOT_OFFERED: dict[str, tuple[Any, ...]] = {
-    "add_generation_prompt": (None, False),
-    "add_special_tokens": (None, True),
-    "cache_salt": (None, ""),
-    "chat_template": (None,),
-    "chat_template_kwargs": (None, {}),
-    "continue_final_message": (None, False),
-    "data": (None,),
-    "embed_dtype": (None, "float32"),
-    "embed_override_token_id": (None,),
-    "embed_overrides": (None, []),
-    "endianness": (None, "native", "little"),
-    "instruct": (None, ""),
-    "instruction": (None, ""),
-    "late_chunking_params": (None,),
-    "lora_path": (None, "", []),
-    "media_io_kwargs": (None, {}),
-    "messages": (None,),
-    "mm_processor_kwargs": (None, {}),
-    "padding": (None, False, "do_not_pad"),
-    "priority": (None, 0),
-}
 # The names that a pair's two sides may have.
 SIDES = (("text_1", "text_2"), ("queries", "documents"), ("queries", "items"), ("data_1", "data_2"))
 
 
-class CutBody(Body):
-    """vLLM's fields for texts that are too long."""
-
-    truncate_prompt_tokens: int | None = None
-    truncation_side: Side | None = None
-
-    def cut(self, options: TextOptions) -> TextOptions:
-        """Add these fields to the options; -1 is the model's length. Raises InvalidParameter."""
-        cut = self.truncate_prompt_tokens
-        if cut is not None and cut != -1 and cut < 1:
-            raise InvalidParameter(
-                f"`truncate_prompt_tokens` must be -1 or >= 1. Given: {cut}",
-                field="truncate_prompt_tokens",
-            )
-        if cut is not None:
-            options = replace(options, truncate=True, max_tokens=max(cut, 0))
-        if self.truncation_side is not None:
-            options = replace(options, side=Truncation(self.truncation_side))
-        return options
-
-
-class PoolingBody(CutBody):
+class PoolingBody(TruncationFields):
     """The fields of all three routes. `use_activation` false answers raw scores and vectors."""
 
     model: str | None = Field(default=None, max_length=1000)
@@ -72,21 +31,6 @@ class PoolingBody(CutBody):
     def options(self, field: str) -> TextOptions:
         """How texts are read. Raises InvalidParameter."""
         return self.cut(TextOptions(field))
-
-
-class PairBody(CutBody):
-    """vLLM's limits of queries and documents, in tokens; 0 is none."""
-
-    max_tokens_per_query: int | None = Field(default=None, ge=0)
-    max_tokens_per_doc: int | None = Field(default=None, ge=0)
-
-    def cut_sides(self, options: TextOptions) -> TextOptions:
-        """Add these fields to the options."""
-        return replace(
-            self.cut(options),
-            max_query_tokens=self.max_tokens_per_query or 0,
-            max_document_tokens=self.max_tokens_per_doc or 0,
-        )
 
 
 class PoolingRequest(PoolingBody):
@@ -104,7 +48,7 @@ class ClassifyRequest(PoolingBody):
     input: TextsOrIds
 
 
-class ScoreRequest(PoolingBody, PairBody):
+class ScoreRequest(PoolingBody, PairTruncationFields):
     """vLLM's `/score`: one text with each of several, or pairs."""
 
     text_1: str | Items[str] | None = None
@@ -115,9 +59,10 @@ class ScoreRequest(PoolingBody, PairBody):
     data_1: str | Items[str] | None = None
     data_2: str | Items[str] | None = None
 
-    def options(self, field: str) -> TextOptions:
-        """How texts are read. Raises InvalidParameter."""
-        return self.cut_sides(TextOptions(field))
+    def pair_options(self) -> TextOptions:
+        """How both sides are read. Raises InvalidParameter."""
+        first, second = self.sides()
+        return self.cut_sides(TextOptions(second, query_field=first))
 
     def sides(self) -> tuple[str, str]:
         """The names of the fields that have the two sides. Raises InvalidParameter."""
@@ -141,13 +86,6 @@ class ScoreRequest(PoolingBody, PairBody):
             )
         sources = repeat(ones[0], len(others)) if len(ones) == 1 else ones
         return [Pair(*pair) for pair in zip(sources, others, strict=False)]
-
-
-def refuse(body: dict[str, Any]) -> None:
-    """Raise UnsupportedParameter for a field that is not offered."""
-    for name, neutral in NOT_OFFERED.items():
-        if body.get(name) not in neutral:
-            raise UnsupportedParameter(f"`{name}` is not supported by this server", field=name)
 
 
 def _listed(texts: str | list[str]) -> list[str]:

@@ -5,6 +5,7 @@ Shapes and statuses of TEI (router/src/http/server.rs).
 
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 from flask import Blueprint, Response, request
@@ -101,7 +102,8 @@ class TeiDialect(TextDialect):
         """Answer the texts' indices and scores, the best first."""
         started = time.monotonic()
         tei_request = parse(RerankRequest, body)
-        texts, options = tei_request.texts, tei_request.options("texts")
+        texts = tei_request.texts
+        options = replace(tei_request.options("texts"), query_field="query")
         _require_texts(texts, "texts")
         ranking = self._rank(tei_request.query, texts, options, context, raw=tei_request.raw_scores)
         answer = [
