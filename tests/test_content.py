@@ -65,7 +65,7 @@ def test_csv_rows_without_a_header_have_the_names_that_are_given() -> None:
 
 
 @pytest.mark.parametrize("body", [b"", b"a,b\n1,2\n", b"inputs\n1,2\n", b"\xff"])
-def test_csv_that_is_none_says_what_it_needs(body: bytes) -> None:
+def test_invalid_csv_is_refused_with_the_expected_form(body: bytes) -> None:
     with pytest.raises(MalformedRequest):
         content.decode(body, content.CSV)
 
@@ -112,7 +112,7 @@ def test_the_best_type_that_is_offered_is_chosen(accept: str, expected: str) -> 
     assert content.choose(accept, content.ENCODERS) == expected
 
 
-def test_what_is_not_offered_is_refused_with_what_is() -> None:
+def test_unsupported_content_types_are_refused_by_name() -> None:
     with pytest.raises(NotAcceptable, match="text/csv"):
         content.choose("image/png", content.ENCODERS)
     with pytest.raises(UnsupportedMediaType, match="application/jsonlines"):

@@ -31,7 +31,7 @@ class _Server(BaseHTTPRequestHandler):
     [("/whole", "whole", "ab"), ("/cut", "cut", "a"), ("/error", "error event", "a"),
      ("/503", "503", "")],
 )  # fmt: skip
-def test_the_ends_of_a_stream_are_told_apart(path: str, outcome: str, text: str) -> None:
+def test_stream_ends_are_classified(path: str, outcome: str, text: str) -> None:
     with HTTPServer(("127.0.0.1", 0), _Server) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         call = Call(f"http://127.0.0.1:{server.server_port}", Kind(path, {}), is_stream=True)

@@ -91,7 +91,7 @@ TRACES = {
 
 
 @pytest.mark.parametrize("name", [*TRACES, "azure.csv"])
-def test_a_trace_says_when_and_how_much(server: Server, tmp_path: Path, name: str) -> None:
+def test_a_trace_has_times_and_sizes(server: Server, tmp_path: Path, name: str) -> None:
     path = tmp_path / name
     if name == "azure.csv":
         path.write_text(
@@ -178,7 +178,7 @@ def test_failures_are_counted_by_their_reason(server: Server, tmp_path: Path) ->
         (["--compare", "/nowhere/a", "/nowhere/b"], "/nowhere/a"),
     ],
 )
-def test_mistakes_are_one_line(arguments: list[str], words: str) -> None:
+def test_errors_are_one_line(arguments: list[str], words: str) -> None:
     run = bench(*(argument.format(port=free_port()) for argument in arguments))
     assert run.returncode == 2
     assert words in run.stderr
@@ -206,9 +206,7 @@ def test_a_row_that_cannot_be_read_is_named(
         read_file(path, Words(), output_tokens=3)
 
 
-def test_a_page_holds_its_figures_whatever_the_errors_say(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_the_report_escapes_error_texts(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
     from endpoint import page
 

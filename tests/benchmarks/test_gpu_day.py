@@ -48,7 +48,7 @@ def _run(
     return report
 
 
-def test_the_rest_runs_whatever_one_case_does(tmp_path: Path) -> None:
+def test_other_cases_run_after_a_failed_one(tmp_path: Path) -> None:
     faults = {
         "raise": "the kernel is wrong",
         "exit": "SystemExit: 3",
@@ -77,7 +77,7 @@ def test_the_rest_runs_whatever_one_case_does(tmp_path: Path) -> None:
     assert "No module named" in (tmp_path / "output.txt").read_text()
 
 
-def test_a_part_that_is_out_of_time_is_ended_and_the_next_one_runs(tmp_path: Path) -> None:
+def test_a_part_over_its_time_limit_is_ended(tmp_path: Path) -> None:
     slow = Part("slow", "Slow", MODULE, 0.5, {"FAULT": "missing"})
     report = _run((slow, _part("raise")), tmp_path)
     assert report["parts"][0]["status"] == "failed"
@@ -85,7 +85,7 @@ def test_a_part_that_is_out_of_time_is_ended_and_the_next_one_runs(tmp_path: Pat
     assert report["parts"][1]["cases"]["after"]["status"] == "ok"
 
 
-def test_a_day_that_is_out_of_time_reports_which_parts_did_not_run(tmp_path: Path) -> None:
+def test_parts_skipped_for_time_are_reported(tmp_path: Path) -> None:
     assert run_all(PARTS, "cpu", tmp_path, seconds=3.0) == 1
     report = json.loads((tmp_path / "report.json").read_text())
     assert {part["status"] for part in report["parts"]} == {"not run"}
@@ -113,7 +113,7 @@ def test_the_limits_of_the_day_leave_its_first_parts_their_time() -> None:
     assert sum(part.limit_s for part in PARTS[:5]) <= TOTAL_S - 5
 
 
-def test_wheels_are_those_of_the_lock_and_are_unpacked_for_pythonpath(tmp_path: Path) -> None:
+def test_locked_wheels_are_unpacked_for_pythonpath(tmp_path: Path) -> None:
     requirements = locked(LOCK.read_text(), LEFT_OUT)
     assert {"gunicorn", "gevent", "flask", "msgspec", "pyzmq", "transformers"} <= set(requirements)
     assert not LEFT_OUT & set(requirements)
@@ -134,7 +134,7 @@ def test_wheels_are_those_of_the_lock_and_are_unpacked_for_pythonpath(tmp_path: 
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_every_part_runs_with_a_cpu_in_the_gpus_place(tmp_path: Path) -> None:
+def test_every_part_runs_on_a_cpu(tmp_path: Path) -> None:
     done = subprocess.run(
         [ROOT / "benchmarks" / "gpu_day.sh", "--device", "cpu", "--out", tmp_path / "server",
          "--only", "server"],

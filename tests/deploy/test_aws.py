@@ -32,7 +32,7 @@ def _refused(code: str, message: str) -> aws_errors.ClientError:
         ),
     ],
 )
-def test_a_refusal_is_told_in_one_line_with_a_hint(
+def test_a_refusal_is_one_line_with_a_hint(
     error: Exception, kind: type[errors.DeployError], hint: str
 ) -> None:
     ours = translated(error, "sagemaker create_endpoint")

@@ -55,7 +55,7 @@ def test_steps_are_called_in_order_and_waited_for() -> None:
     assert recorder.calls == ["create_model", "create_endpoint", "describe", "describe"]
 
 
-def test_a_failure_undoes_what_was_made_in_reverse() -> None:
+def test_a_failure_undoes_steps_in_reverse() -> None:
     recorder = Recorder(create_endpoint=[QuotaExceeded("no ml.g5.xlarge left", hint="ask")])
     with pytest.raises(QuotaExceeded, match="everything that this run made was removed") as caught:
         _apply(recorder, _step("model"), _step("config"), _step("endpoint"))
@@ -63,14 +63,14 @@ def test_a_failure_undoes_what_was_made_in_reverse() -> None:
     assert caught.value.hint == "ask"
 
 
-def test_a_refused_call_is_not_undone_since_the_name_may_be_anothers() -> None:
+def test_a_refused_create_is_not_undone() -> None:
     recorder = Recorder(create_endpoint=[AwsError("already exists")])
     with pytest.raises(AwsError):
         _apply(recorder, _step("endpoint"))
     assert recorder.calls == ["create_endpoint"]
 
 
-def test_an_endpoint_that_fails_is_removed_and_its_reason_told() -> None:
+def test_a_failed_endpoint_is_removed_with_its_reason() -> None:
     recorder = Recorder(describe=[{"Status": "Failed", "FailureReason": "no ping"}])
     with pytest.raises(EndpointFailed, match="endpoint failed: no ping"):
         _apply(recorder, _step("endpoint", WAIT))
@@ -84,7 +84,7 @@ def test_an_update_that_was_rolled_back_is_a_failure() -> None:
         _apply(Recorder(describe=[record]), _step("endpoint", wait))
 
 
-def test_what_cannot_be_removed_is_named() -> None:
+def test_resources_that_cannot_be_removed_are_named() -> None:
     recorder = Recorder(
         create_endpoint=[AwsError("refused")], delete_model=[AwsError("not allowed")]
     )
@@ -99,7 +99,7 @@ def test_an_interruption_cleans_up_too() -> None:
     assert recorder.calls[-1] == "delete_endpoint"
 
 
-def test_deleting_what_is_gone_is_no_error() -> None:
+def test_delete_of_a_deleted_resource_is_no_error() -> None:
     step = Step("d", "model", "sagemaker", "delete_model", {}, may_be_missing=True)
     _apply(Recorder(delete_model=[NotFound("gone")]), step)
 

@@ -54,5 +54,5 @@ def test_an_error_event_is_an_error(error: str) -> None:
         (b'{"label": "x"}', None),
     ],
 )
-def test_the_text_of_an_answer_is_found(body: bytes, text: str | None) -> None:
+def test_the_text_of_each_response_format(body: bytes, text: str | None) -> None:
     assert invoke.text_of(body) == text

@@ -5,7 +5,7 @@ from sagemaker_deploy.errors import InvocationFailed
 from sagemaker_deploy.load import Sample
 
 
-def test_every_request_is_sent_once_and_no_more_at_a_time_than_clients() -> None:
+def test_requests_are_sent_once_by_at_most_n_clients() -> None:
     running, most, lock = 0, 0, threading.Lock()
     gate = threading.Barrier(3)
 
@@ -50,7 +50,7 @@ def test_a_refused_request_is_a_sample_with_its_reason() -> None:
     assert load.whole(call).error == "chat answered 429: overloaded"
 
 
-def test_tokens_are_counted_as_the_answer_says() -> None:
+def test_tokens_are_counted_by_usage() -> None:
     assert load.counted(b'{"usage": {"completion_tokens": 7}}') == 7
     assert load.counted(b'[{"details": {"generated_tokens": 3}}]') == 3
     assert load.counted(b"text") == 0

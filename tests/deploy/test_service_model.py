@@ -24,7 +24,7 @@ def test_a_good_input_passes() -> None:
         ({"Modelname": "m"}, "Modelname"),
     ],
 )
-def test_what_the_service_would_refuse_is_refused_by_name(change, complaint: str) -> None:
+def test_requests_against_the_service_model_are_refused(change, complaint: str) -> None:
     with pytest.raises(ShapeError, match=complaint):
         service_model.check_input(CONTROL, "CreateModel", MODEL | change)
 
@@ -51,7 +51,7 @@ def test_a_session_id_with_bad_characters_is_refused() -> None:
         service_model.read_headers(RUNTIME, "InvokeEndpoint", headers.get)
 
 
-def test_every_pattern_of_the_operations_that_are_imitated_compiles() -> None:
+def test_every_pattern_of_the_local_operations_compiles() -> None:
     used = [
         (CONTROL, "CreateModel"),
         (CONTROL, "CreateEndpointConfig"),

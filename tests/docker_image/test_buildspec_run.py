@@ -82,7 +82,7 @@ def test_a_failing_test_ends_the_build_and_nothing_is_pushed(
     assert registry.tags() == []
 
 
-def test_a_serious_vulnerability_ends_the_build_and_nothing_is_pushed(
+def test_a_serious_vulnerability_stops_the_push(
     environ: dict[str, str], registry: Registry, tmp_path: Path
 ) -> None:
     vulnerability = {"id": "CVE-2026-0001", "ratings": [{"severity": "critical"}]}
@@ -94,7 +94,7 @@ def test_a_serious_vulnerability_ends_the_build_and_nothing_is_pushed(
     assert registry.tags() == []
 
 
-def test_a_good_build_is_pushed_under_its_commit_and_named_by_its_digest(
+def test_a_good_build_is_pushed_with_commit_and_digest(
     environ: dict[str, str], registry: Registry, tmp_path: Path
 ) -> None:
     shutil.rmtree(ROOT / "build" / "reports", ignore_errors=True)
@@ -109,7 +109,7 @@ def test_a_good_build_is_pushed_under_its_commit_and_named_by_its_digest(
     assert (ROOT / "build" / "reports" / "coverage.xml").exists()
 
 
-def test_the_next_build_starts_from_the_newest_image_of_its_variant(
+def test_a_build_uses_the_newest_image_as_cache(
     environ: dict[str, str], registry: Registry
 ) -> None:
     assert registry.tags() == [TAG]

@@ -30,12 +30,12 @@ def python(code: str) -> str:
     return output
 
 
-def test_the_entry_point_is_in_exec_form_and_process_1_is_the_server(config: dict) -> None:
+def test_the_entry_point_makes_the_server_process_1(config: dict) -> None:
     assert config["Entrypoint"] == ["python", "-m", "container"]
     assert config["Cmd"] == ["serve"]
 
 
-def test_the_labels_say_what_the_server_can_do_and_where_it_comes_from(config: dict) -> None:
+def test_the_labels_have_capabilities_and_source(config: dict) -> None:
     labels = config["Labels"]
     assert labels[f"{CAPABILITY}.accept-bind-to-port"] == "true"
     has_routes = python(
@@ -60,7 +60,7 @@ def test_nothing_but_the_packages_and_the_program_was_copied() -> None:
     assert listing.strip() == "['LICENSE', 'container']"
 
 
-def test_the_kernels_are_compiled_and_compute_what_torch_computes() -> None:
+def test_the_compiled_kernels_equal_torch() -> None:
     module = "container.model.loading.cpu_kernels"
     printed = python(f"from {module} import load_kernels; print(load_kernels())")
     assert "Kernels object" in printed
@@ -85,7 +85,7 @@ def test_the_sizes_are_within_budget() -> None:
     assert counted < OURS_LIMIT, sorted(sizes.items(), key=lambda item: -item[1])[:10]
 
 
-def test_the_bill_of_materials_lists_every_package_with_its_licence() -> None:
+def test_the_bill_of_materials_has_packages_and_licences() -> None:
     env = os.environ | {"IMAGE": IMAGE}
     subprocess.run(["image/sbom.sh"], cwd=ROOT, env=env, check=True)
     text = (ROOT / "build" / "sbom.cdx.json").read_text()

@@ -85,7 +85,7 @@ def test_any_user_can_serve_a_model_from_any_folder() -> None:
         assert running.stop() == 0
 
 
-def test_sigterm_finishes_a_stream_and_leaves_with_0(endless_model: Path) -> None:
+def test_sigterm_finishes_a_stream_and_exits_with_0(endless_model: Path) -> None:
     parameters = {"max_new_tokens": 1500, "details": True}
     body = {"inputs": "Tell me", "parameters": parameters, "stream": True}
     with container(model=endless_model, GRACEFUL_TERMINATION_TIMEOUT="20") as running:
@@ -119,7 +119,7 @@ def test_train_is_refused_in_a_sentence() -> None:
     assert "Traceback" not in output
 
 
-def test_a_model_on_the_hub_that_cannot_be_reached_ends_the_start_with_the_reason() -> None:
+def test_an_unreachable_hub_ends_the_start_with_the_reason() -> None:
     code, output = run_once("serve", options=("--env=HF_MODEL_ID=nobody/nothing",))
     assert code == 3
     assert "Hub cannot be reached" in output

@@ -16,12 +16,12 @@ def _report(severity: str) -> dict:
 
 
 @pytest.mark.parametrize(("severity", "refused"), [("critical", 1), ("high", 1), ("medium", 0)])
-def test_critical_and_high_ones_are_refused_by_name(severity: str, refused: int) -> None:
+def test_critical_and_high_vulnerabilities_are_refused_by_name(severity: str, refused: int) -> None:
     lines = refusals(_report(severity), {}, TODAY)
     assert lines == [f"{severity}: CVE-1 in pkg:pypi/x@1"] * refused
 
 
-def test_an_accepted_one_passes_until_its_last_day() -> None:
+def test_an_accepted_vulnerability_passes_until_its_last_day() -> None:
     assert not refusals(_report("high"), {"CVE-1": REASON | {"until": TODAY}}, TODAY)
     (late,) = refusals(_report("high"), {"CVE-1": REASON | {"until": date(2026, 11, 19)}}, TODAY)
     assert "was accepted until 2026-11-19" in late

@@ -46,7 +46,7 @@ def test_the_locks_have_the_versions_that_are_tested_together() -> None:
             assert tested.get(name, version) == version, f"{name} {version} in {lock}; {STALE}"
 
 
-def test_the_locks_hold_what_the_server_and_torch_need_and_nothing_else() -> None:
+def test_the_locks_hold_the_requirements_and_no_more() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     server = _closure(project["optional-dependencies"]["server"])
     torch = _closure(["torch"])

@@ -61,14 +61,14 @@ def test_a_vulnerability_ends_the_build_and_names_the_fix(locks: Path, capsys) -
     assert "bad 1.0: PYSEC-1, CVE-1; fixed in 2.1" in capsys.readouterr().err
 
 
-def test_packages_without_one_pass(locks: Path, capsys) -> None:
+def test_packages_without_a_vulnerability_pass(locks: Path, capsys) -> None:
     locks.write_text("good==2.0\nold==1.0+cpu\n")
     assert packages.main() == 0
     assert "2 locked packages audited" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(("required", "code"), [("", 0), ("required", 1)])
-def test_what_could_not_be_audited_is_said(
+def test_packages_that_were_not_audited_are_named(
     locks: Path, capsys, monkeypatch: pytest.MonkeyPatch, required: str, code: int
 ) -> None:
     monkeypatch.setenv("AUDIT", required)
@@ -85,7 +85,7 @@ def test_an_index_that_cannot_be_reached_is_named() -> None:
 
 
 @pytest.mark.parametrize("name", ["PYSEC-1", "CVE-1"])
-def test_an_accepted_one_passes_until_its_last_day(name: str) -> None:
+def test_an_accepted_vulnerability_passes_until_its_last_day(name: str) -> None:
     release = Release("bad", "1.0")
     accepted = {name: {"reason": "never called", "until": TODAY}}
     assert not list(refusals(release, [FOUND], accepted, TODAY))

@@ -87,7 +87,7 @@ def test_hooks_before_a_commit_name_tools_that_make_installs() -> None:
         assert tool == "python" or re.search(rf"^{tool}([-_]py)?==", constraints, re.M), tool
 
 
-def test_an_unknown_command_says_which_there_are() -> None:
+def test_an_unknown_command_lists_the_commands() -> None:
     command = [sys.executable, "-m", "container", "nothing"]
     result = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)
     assert result.returncode == 2

@@ -116,7 +116,7 @@ def test_a_text_that_fails_its_batch_fails_its_request_only() -> None:
     assert _outcomes(worker) == {number: number not in (2, 5) for number in range(9)}
 
 
-def test_an_embedder_that_fails_its_self_test_leaves() -> None:
+def test_an_embedder_that_fails_its_self_test_exits() -> None:
     model = Poisonable()
     worker = EmbedderBackend(model, INFO, EmbedderLimits(max_batch_tokens=100, max_requests=20))
     worker.take(b"f", Embed(1, ["a"]))

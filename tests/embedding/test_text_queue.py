@@ -30,12 +30,12 @@ def test_a_batch_is_bounded_by_tokens() -> None:
     assert names(waiting) == []
 
 
-def test_a_text_longer_than_the_budget_goes_alone() -> None:
+def test_a_text_longer_than_the_budget_is_a_batch_alone() -> None:
     waiting = queue(10, a=[50], b=[3])
     assert [names(waiting), names(waiting)] == [["a0"], ["b0"]]
 
 
-def test_requests_take_turns_so_that_a_large_one_holds_up_nobody() -> None:
+def test_requests_share_batches_round_robin() -> None:
     waiting = queue(6, big=[2] * 9, small=[2])
     assert names(waiting) == ["big0", "small0", "big1"]
     assert names(waiting) == ["big2", "big3", "big4"]
@@ -43,7 +43,7 @@ def test_requests_take_turns_so_that_a_large_one_holds_up_nobody() -> None:
     assert names(waiting) == ["big5", "late0", "big6"]
 
 
-def test_a_request_is_whole_when_its_last_text_is_done_and_in_order() -> None:
+def test_a_request_completes_with_its_last_text_in_order() -> None:
     waiting = queue(4, a=[2, 2, 2])
     first, second = waiting.next_batch(), waiting.next_batch()
     assert waiting.finish(first, ["r0", "r1"]) == []

@@ -505,7 +505,7 @@ def play(seed: int, overlaps: bool) -> Counter[str]:
     "seed",
     [seed if seed in QUICK_SEEDS else pytest.param(seed, marks=pytest.mark.slow) for seed in SEEDS],
 )
-def test_every_step_reads_what_it_should(seed: int, overlaps: bool) -> None:
+def test_every_step_reads_the_right_contents(seed: int, overlaps: bool) -> None:
     play(seed, overlaps)
 
 

@@ -40,7 +40,7 @@ def test_the_end_token_ends_the_sequence() -> None:
     assert events[-1].finish_reason is FinishReason.END_TOKEN
 
 
-def test_only_the_first_event_tells_of_the_prompt() -> None:
+def test_only_the_first_event_has_prompt_details() -> None:
     events = run(_engine(), [Job([1], SamplingParams(max_new_tokens=3))])[0]
     assert events[0].prompt is not None
     assert [event.prompt for event in events[1:]] == [None, None]
@@ -70,7 +70,7 @@ def test_requests_are_started_in_the_order_they_came() -> None:
     assert [_step(engine) for _ in range(3)] == [[1], [2], [3]]
 
 
-def test_a_preempted_sequence_keeps_its_place_in_line() -> None:
+def test_a_preempted_sequence_stays_first_in_the_queue() -> None:
     engine = _engine(num_blocks=6, block_size=4, max_total_tokens=24, max_input_tokens=20)
     _submit(engine, 1, 10, new=12)
     _submit(engine, 2, 10, new=12)
@@ -84,7 +84,7 @@ def test_a_preempted_sequence_keeps_its_place_in_line() -> None:
     assert order.count(1) == order.count(2) == 12
 
 
-def test_everything_finishes_under_pressure_with_random_arrivals_and_aborts() -> None:
+def test_random_arrivals_and_aborts_finish_under_pressure() -> None:
     rnd = random.Random(5)
     engine = _engine(num_blocks=12, max_total_tokens=48, max_input_tokens=40, max_batch_tokens=9)
     alive: set[int] = set()
@@ -141,7 +141,7 @@ def test_one_request_too_many_is_refused_with_the_limit() -> None:
     assert caught.value.retry_after_s
 
 
-def test_records_of_batch_bodies_have_a_share_and_refuse_nobody_else() -> None:
+def test_batch_records_have_a_share_of_the_limit() -> None:
     limits = {"max_requests": 3, "max_batch_requests": 2}
     config = EngineConfig(4, 64, 32, 8, max_input_tokens=200, max_total_tokens=240, **limits)
     engine = Engine(ScriptedRunner(), config, end_token_ids=[])
@@ -167,7 +167,7 @@ def test_records_of_batch_bodies_have_a_share_and_refuse_nobody_else() -> None:
 
 
 @pytest.mark.parametrize(("length", "new"), [(201, 1), (200, 41)])
-def test_what_can_never_fit_is_refused(length: int, new: int) -> None:
+def test_a_request_that_can_never_fit_is_refused(length: int, new: int) -> None:
     with pytest.raises(PromptTooLong):
         _submit(_engine(), 1, length, new)
 
@@ -206,7 +206,7 @@ def test_sequences_of_a_request_share_the_blocks_of_their_prompt() -> None:
     assert engine.load.cached_tokens == 2 * 8
 
 
-def test_every_sequence_of_a_request_finishes_and_the_request_is_forgotten() -> None:
+def test_a_request_is_forgotten_with_its_last_sequence() -> None:
     engine = _engine()
     _submit_n(engine, 4)
     observed: list[tuple[int, bool]] = []
@@ -267,7 +267,7 @@ def test_the_whole_prompt_is_never_taken_from_the_cache() -> None:
     assert again[0].prompt.cached_tokens == 4
 
 
-def test_cached_blocks_give_way_to_new_sequences_oldest_first() -> None:
+def test_cached_blocks_are_evicted_oldest_first() -> None:
     engine = _engine(num_blocks=8, max_total_tokens=32, max_input_tokens=30)
     sampling_params = SamplingParams(max_new_tokens=1)
     run(engine, [Job([60] * 13, sampling_params)])  # 3 full blocks become cached
@@ -279,7 +279,7 @@ def test_cached_blocks_give_way_to_new_sequences_oldest_first() -> None:
     assert completion[0].prompt.cached_tokens == 12
 
 
-def test_everything_finishes_with_shared_prefixes_groups_and_aborts() -> None:
+def test_shared_prefixes_groups_and_aborts_finish() -> None:
     rnd = random.Random(11)
     engine = _engine(num_blocks=14, max_total_tokens=48, max_input_tokens=40, max_batch_tokens=9)
     for request_id in range(150):
@@ -300,7 +300,7 @@ def test_everything_finishes_with_shared_prefixes_groups_and_aborts() -> None:
     assert engine.load.cached_tokens > 0
 
 
-def test_a_step_tells_log_probabilities_of_so_many_prompt_tokens_only() -> None:
+def test_prompt_logprobs_are_limited_in_each_step() -> None:
     runner = ScriptedRunner()
     sizes = {"num_blocks": 600, "max_batch_tokens": 2000, "max_total_tokens": 900}
     engine = Engine(runner, engine_config(**sizes, max_input_tokens=890), end_token_ids=[])

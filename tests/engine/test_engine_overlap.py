@@ -59,7 +59,7 @@ def test_a_step_is_read_after_the_next_one_has_begun() -> None:
     assert events_of_step == [(0, 1), (1, 1), (1, 1), (1, 1), (1, 0)]
 
 
-def test_a_finished_sequence_wastes_one_row_and_says_nothing_more() -> None:
+def test_a_stale_row_of_a_finished_sequence_is_dropped() -> None:
     engine = engine_of(OverlappingRunner(period=8))  # samples END at index 7
     engine.submit(b"f", Submit(0, [3] * 4, SamplingParams(max_new_tokens=30)))
     engine.submit(b"f", Submit(1, [3] * 5, SamplingParams(max_new_tokens=30)))
@@ -74,7 +74,7 @@ def test_a_finished_sequence_wastes_one_row_and_says_nothing_more() -> None:
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_aborts_between_two_steps_leave_nothing_behind(seed: int) -> None:
+def test_aborts_between_two_steps_free_every_block(seed: int) -> None:
     rnd = random.Random(seed)
     engine = engine_of(OverlappingRunner(), num_blocks=30, max_total_tokens=100, max_running=6)
     alive: set[int] = set()
@@ -109,7 +109,7 @@ def test_drafts_and_overlap_exclude_each_other() -> None:
     assert engine.load.accepted_tokens > 0
 
 
-def test_tokens_that_were_read_before_a_step_failed_are_told_after_it() -> None:
+def test_tokens_read_before_a_failed_step_are_sent() -> None:
     runner = OverlappingRunner()
     engine = engine_of(runner)
     engine.submit(b"f", Submit(0, [3] * 10, SamplingParams(max_new_tokens=2)))
@@ -149,7 +149,7 @@ def test_an_idle_engine_has_no_step_unread() -> None:
     assert runner.unread == 0
 
 
-def test_durations_of_overlapping_steps_add_up_to_the_time_they_took(
+def test_durations_of_overlapping_steps_add_up(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     now = 0.0
@@ -166,7 +166,7 @@ def test_durations_of_overlapping_steps_add_up_to_the_time_they_took(
     assert total == pytest.approx(now - 0.5)  # the first one began after half a second
 
 
-def test_a_sequence_that_waits_for_its_last_token_is_not_preempted() -> None:
+def test_a_sequence_with_its_last_token_pending_is_not_preempted() -> None:
     engine = engine_of(OverlappingRunner(), num_blocks=6, max_total_tokens=24, max_input_tokens=20)
     engine.submit(b"f", Submit(0, [3] * 11, SamplingParams(max_new_tokens=12)))
     engine.submit(b"f", Submit(1, [3] * 11, SamplingParams(max_new_tokens=2)))

@@ -158,7 +158,7 @@ class Requests(RuleBasedStateMachine):
             assert tokens == [(tokens[0] - 2 + i) % period + 2 for i in range(len(tokens))]
 
 
-def test_drafts_are_among_what_is_tried() -> None:
+def test_random_engines_include_drafts() -> None:
     engine = Engine(ScriptedRunner(3), engine_config(speculate=4), end_token_ids=[])
     engine.submit(b"a", Submit(0, [60] * 5, SamplingParams(max_new_tokens=40)))
     while engine.has_work:
@@ -175,9 +175,7 @@ TestRequests.settings = settings(max_examples=40, stateful_step_count=30, deadli
 
 @given(st.lists(PROMPTS, min_size=1, max_size=5), st.integers(1, 4))
 @settings(deadline=None)
-def test_a_prefix_is_found_as_far_as_it_was_said_before(
-    prompts: list[list[int]], block_size: int
-) -> None:
+def test_the_longest_cached_prefix_is_reused(prompts: list[list[int]], block_size: int) -> None:
     pool = BlockPool(200, block_size)
     for ids in prompts:
         name = NO_ADAPTER

@@ -117,7 +117,7 @@ def test_a_step_that_fails_once_costs_no_request(tmp_path: Path) -> None:
     assert setting.raised is None
 
 
-def test_an_engine_that_fails_its_self_test_leaves(tmp_path: Path) -> None:
+def test_an_engine_that_fails_its_self_test_exits(tmp_path: Path) -> None:
     with _setting(tmp_path, {1, 2}) as setting:
         setting.send(Submit(1, [5] * 9, SamplingParams(max_new_tokens=50)))
         failed = next(m for m in setting.messages() if isinstance(m, RequestFailed))
@@ -160,7 +160,7 @@ def test_only_the_poisoned_requests_of_a_batch_fail(poisoned: set[int]) -> None:
 
 
 @pytest.mark.parametrize("max_tokens", [1, 3, 8, 20])
-def test_when_memory_runs_out_batches_become_smaller_and_nobody_fails(max_tokens: int) -> None:
+def test_out_of_memory_shrinks_batches_and_fails_no_request(max_tokens: int) -> None:
     runner = FaultyRunner(set())
     engine = Engine(runner, engine_config(num_blocks=100), end_token_ids=[])
     runner.max_tokens = max_tokens

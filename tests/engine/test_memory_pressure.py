@@ -14,7 +14,7 @@ BLOCK = 16
 
 
 @pytest.mark.slow
-def test_a_thousand_mixed_requests_finish_with_memory_for_a_tenth() -> None:
+def test_a_thousand_requests_finish_with_little_memory() -> None:
     rnd = random.Random(0)
     lengths = [(rnd.randint(1, 2000), rnd.randint(1, 500)) for _ in range(REQUESTS)]
     needed = sum(prompt + new for prompt, new in lengths)

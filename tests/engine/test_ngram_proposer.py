@@ -4,7 +4,7 @@ from hypothesis import strategies as st
 from container.engine.ngram_proposer import SHORTEST, NgramProposer
 
 
-def test_the_guess_is_what_followed_the_same_tokens() -> None:
+def test_the_draft_is_the_continuation_of_the_same_tokens() -> None:
     token_ids = [1, 2, 3, 4, 5, 9, 2, 3]
     assert NgramProposer().propose(token_ids, 3) == (4, 5, 9)
 
@@ -14,11 +14,11 @@ def test_the_longest_common_run_decides() -> None:
     assert NgramProposer().propose(token_ids, 1) == (40,)
 
 
-def test_the_latest_place_decides_among_equals() -> None:
+def test_the_latest_match_wins() -> None:
     assert NgramProposer().propose([1, 2, 30, 1, 2, 40, 1, 2], 1) == (40,)
 
 
-def test_a_guess_goes_on_in_circles() -> None:
+def test_a_draft_repeats_a_cycle() -> None:
     assert NgramProposer().propose([1, 2, 3, 1, 2, 3], 7) == (1, 2, 3, 1, 2, 3, 1)
 
 

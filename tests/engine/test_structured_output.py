@@ -31,7 +31,7 @@ def _run(engine: Engine) -> list[TokenEvent]:
     raise AssertionError("no progress")
 
 
-def test_a_grammar_that_is_compiled_holds_up_nobody() -> None:
+def test_a_compiling_grammar_delays_no_other_request() -> None:
     engine, grammars = _engine()
     _submit(engine, 1, grammar="ends 3")
     _submit(engine, 2)
@@ -68,7 +68,7 @@ def test_a_grammar_that_does_not_compile_fails_its_request_only() -> None:
     assert not engine.has_work
 
 
-def test_a_grammar_that_breaks_on_the_way_fails_its_request_only() -> None:
+def test_a_grammar_that_fails_midway_fails_its_request_only() -> None:
     engine, grammars = _engine()
     _submit(engine, 1, grammar="fails 5", sequences=2)
     _submit(engine, 2)
@@ -83,7 +83,7 @@ def test_a_grammar_that_breaks_on_the_way_fails_its_request_only() -> None:
     assert engine.load.blocks_used == 0
 
 
-def test_a_request_aborted_while_its_grammar_is_compiled_is_forgotten() -> None:
+def test_an_abort_during_compilation_forgets_the_request() -> None:
     engine, grammars = _engine()
     _submit(engine, 1, grammar="ends 3")
     engine.abort(b"test", Abort(1).request_id)
@@ -93,7 +93,7 @@ def test_a_request_aborted_while_its_grammar_is_compiled_is_forgotten() -> None:
     assert engine.take_failures() == []
 
 
-def test_a_late_grammar_holds_up_nobody_else_and_loses_no_token() -> None:
+def test_a_late_mask_delays_its_sequence_only() -> None:
     for seed in range(20):
         rnd = random.Random(seed)
         grammars = ScriptedGrammars(lambda rnd=rnd: rnd.random() < 0.3)

@@ -38,7 +38,7 @@ def connection() -> Connection:
     return opened
 
 
-def test_a_body_that_stops_is_given_up(
+def test_a_stalled_body_is_abandoned(
     monkeypatch: pytest.MonkeyPatch, connection: Connection
 ) -> None:
     monkeypatch.setattr(gunicorn_worker, "BODY_S", 0.1)

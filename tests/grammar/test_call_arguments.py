@@ -193,7 +193,7 @@ EVERY = {name: form for name, form in (FORMATS | LEARNT).items() if form is not 
 
 
 @pytest.mark.parametrize(("index", "name"), [*enumerate(EVERY)])
-def test_drawn_schemas_hold_in_every_format_and_calls_are_read_back(index: int, name: str) -> None:
+def test_random_schemas_round_trip_in_every_format(index: int, name: str) -> None:
     """Each format has two of the fifty schemas; together the formats have all of them."""
     form = EVERY[name]
     for schema in schemas()[index % (COUNT // 2) :: COUNT // 2]:

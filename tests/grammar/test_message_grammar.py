@@ -159,7 +159,7 @@ def test_an_answer_or_a_call(babbler: Babbler) -> None:
     assert False in kinds
 
 
-def test_without_tools_and_answer_anything_goes() -> None:
+def test_no_grammar_without_tools_and_response_format() -> None:
     assert encode_shape(MessageShape(reasoning=THINK)) == ""
 
 

@@ -142,7 +142,7 @@ def test_slow_tokens_are_refused_within_the_limit() -> None:
     client.close()
 
 
-def test_a_compile_for_nobody_is_cancelled(client: GrammarClient) -> None:
+def test_a_compilation_without_requests_is_cancelled(client: GrammarClient) -> None:
     started = time.monotonic()
     for index in range(12):  # more than compile at the same time
         _start(client, regex_answer("a*" * 100_000 + "b" * index, "f")).close()
@@ -150,7 +150,7 @@ def test_a_compile_for_nobody_is_cancelled(client: GrammarClient) -> None:
     assert time.monotonic() - started < 8
 
 
-def test_an_answer_that_is_too_complex_harms_nobody_else(client: GrammarClient) -> None:
+def test_a_too_complex_match_fails_its_request_only(client: GrammarClient) -> None:
     schema = {"type": "string", "pattern": r"^(\S+\s*){1,200}$", "maxLength": 2000}
     constraint = _wait(client, _start(client, schema_answer(schema, "response_format")))
     neighbour = constraint.copy()
@@ -214,7 +214,7 @@ def test_a_dead_fork_server_costs_no_grammar(client: GrammarClient) -> None:
     assert (constraint.is_complete, constraint.error) == (True, None)
 
 
-def test_a_process_that_died_while_nobody_followed_it_is_replaced(client: GrammarClient) -> None:
+def test_a_process_that_died_while_idle_is_replaced(client: GrammarClient) -> None:
     _wait(client, _start(client, DIGIT)).close()
     [pid] = _children(client)
     os.kill(pid, signal.SIGKILL)

@@ -73,7 +73,7 @@ def test_a_schema_that_cannot_be_followed_is_refused(
         ({"title": "x" * forms.MAX_CHARACTERS}, "the limit is 500000"),
     ],
 )
-def test_what_is_no_schema_is_refused(schema: object, reason: str) -> None:
+def test_values_that_are_no_schema_are_refused(schema: object, reason: str) -> None:
     with pytest.raises(InvalidParameter, match=reason):
         forms.schema_answer(schema, "f")
 
@@ -137,7 +137,7 @@ def test_a_choice_needs_something_to_choose_from() -> None:
     assert answer_grammar(forms.choice_answer(['say "hi"\n', "b"], "f"))
 
 
-def test_properties_without_a_type_mean_an_object_where_tgi_is_spoken() -> None:
+def test_tgis_properties_without_a_type_are_an_object() -> None:
     schema = {"properties": {"a": {"type": "integer"}}}
     loose = forms.schema_answer(schema, "f")
     strict = forms.schema_answer(schema, "f", means_object=True)

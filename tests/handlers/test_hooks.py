@@ -246,7 +246,7 @@ async def predict_fn(data, model):
     assert responses == [[b'"5"'], [b'"5"']]
 
 
-def test_a_client_that_has_left_stops_a_generator_and_its_finally_runs(tmp_path: Path) -> None:
+def test_a_disconnect_closes_the_generator(tmp_path: Path) -> None:
     program = """
 closed = []
 def predict_fn(data, model):
@@ -347,7 +347,7 @@ def test_the_users_other_files_can_be_imported(tmp_path: Path) -> None:
         ("class A:\n    def model_fn(self): pass", False),
     ],
 )
-def test_code_that_brings_a_model_is_told_without_running_it(
+def test_model_fn_is_recognised_without_running_code(
     tmp_path: Path, program: str, brings: bool
 ) -> None:
     code = find_code(_write(tmp_path, program), str(tmp_path))
@@ -355,7 +355,7 @@ def test_code_that_brings_a_model_is_told_without_running_it(
     assert code.loads_own_model is brings
 
 
-def test_a_named_program_that_is_missing_is_told_with_the_cause(tmp_path: Path) -> None:
+def test_a_missing_program_is_named_with_the_cause(tmp_path: Path) -> None:
     assert missing_code(HandlerSettings(), str(tmp_path)) is None
     warning = missing_code(
         HandlerSettings(program="train.py", submit_directory="file://code"), str(tmp_path)

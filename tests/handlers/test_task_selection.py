@@ -48,7 +48,7 @@ def test_tasks_by_name(task_name: str, task: str | None) -> None:
     assert served_task(ModelSettings(model_id=str(DEMO_MODEL), task=task_name)) == task
 
 
-def test_a_task_that_is_not_known_is_told_with_the_nearest() -> None:
+def test_an_unknown_task_is_answered_with_the_nearest() -> None:
     with pytest.raises(ConfigError, match="did you mean text-classification"):
         served_task(ModelSettings(task="text-clasification"))
     with pytest.raises(ConfigError, match="known are"):
@@ -77,7 +77,7 @@ def _texts(task: str) -> list[str]:
 
 
 @pytest.mark.parametrize("task", KINDS)
-def test_what_is_asked_at_once_is_answered_as_each_alone(tmp_path: Path, task: str) -> None:
+def test_batched_calls_answer_as_single_ones(tmp_path: Path, task: str) -> None:
     folder = encoders.save(tmp_path, KINDS[task])
     model = load_pipeline(task, folder, gpu_id=None, trust_remote_code=False)
     alone = pipeline(task, model=str(folder))
@@ -136,7 +136,7 @@ def test_an_answer_is_the_likeliest_span_of_the_context(tmp_path: Path) -> None:
             model(wrong)
 
 
-def test_calls_are_gathered_while_one_runs_and_a_bad_one_fails_alone() -> None:
+def test_a_bad_call_in_a_batch_fails_alone() -> None:
     sizes: list[int] = []
     is_first_in, may_go = threading.Event(), threading.Event()
 

@@ -38,7 +38,7 @@ def _later(worker: WorkerProcess, limits: WorkerLimits) -> str | None:
     return worker.breach(limits)
 
 
-def test_a_stopped_process_exceeds_its_limit_in_time_and_not_before() -> None:
+def test_a_stopped_process_is_ended_at_its_limit() -> None:
     limits = WorkerLimits(stopped_s=1, memory_bytes=2**50)
     with running(sys.executable, "-c", "print(flush=True); input()") as worker:
         assert worker.breach(limits) is None

@@ -71,7 +71,7 @@ def test_markdown_images_are_taken_out_in_order() -> None:
 
 
 @pytest.mark.parametrize("family", tiny_vision.FAMILIES)
-def test_what_a_template_writes_for_an_image(family: str, tmp_path: Path) -> None:
+def test_image_placeholders_of_templates(family: str, tmp_path: Path) -> None:
     tiny_vision.save(family, tmp_path)
     tokenizer = Tokenizer.from_folder(tmp_path)
     wanted = tiny_vision.PLACEHOLDERS[family]
@@ -87,7 +87,7 @@ def test_what_a_template_writes_for_an_image(family: str, tmp_path: Path) -> Non
          True, True),
     ],
 )  # fmt: skip
-def test_what_contents_a_template_reads(
+def test_contents_that_a_template_reads(
     tmp_path: Path, written: str, strings: bool, parts: bool
 ) -> None:
     template = tmp_path / "template.jinja"

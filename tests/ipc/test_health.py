@@ -42,7 +42,7 @@ def test_a_closed_port_is_not_healthy() -> None:
     assert not is_healthy(port)
 
 
-def test_a_proxy_is_not_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_health_check_ignores_proxies(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("http_proxy", "http://127.0.0.1:1")
     with _server(200) as port:
         assert is_healthy(port)

@@ -39,7 +39,7 @@ def test_a_ready_process_that_falls_silent_hangs() -> None:
     assert "HEARTBEAT_TIMEOUT" in str(_hang_within(monitor, 30))
 
 
-def test_a_process_that_falls_silent_as_soon_as_it_is_ready_hangs() -> None:
+def test_silence_right_after_ready_is_a_hang() -> None:
     monitor = HeartbeatMonitor(HeartbeatLimits(silence_s=0.3, round_s=0))
     Heartbeat(monitor.fd).mark(is_ready=True)
     assert "HEARTBEAT_TIMEOUT" in str(_hang_within(monitor, 30))
@@ -79,7 +79,7 @@ def test_a_pause_of_the_watching_process_is_no_silence() -> None:
     assert monitor.hang() is None
 
 
-def test_a_monitor_that_does_not_read_blocks_nobody() -> None:
+def test_heartbeats_never_block_on_a_full_pipe() -> None:
     monitor = HeartbeatMonitor(HeartbeatLimits(silence_s=5, round_s=5))
     beat = Heartbeat(monitor.fd)
     for _ in range(20_000):

@@ -118,7 +118,7 @@ def setting(tmp_path) -> Iterator[tuple[Echo, StepServer, Peer]]:
         assert not thread.is_alive()
 
 
-def test_what_a_worker_refuses_is_answered_at_once(setting) -> None:
+def test_a_refusal_is_answered_at_once(setting) -> None:
     _, _, peer = setting
     peer.submit(1, [0])
     failed = peer.answer()
@@ -129,7 +129,7 @@ def test_what_a_worker_refuses_is_answered_at_once(setting) -> None:
     )
 
 
-def test_a_new_status_reaches_frontends_before_the_steps_messages(setting) -> None:
+def test_a_status_precedes_the_messages_of_its_step(setting) -> None:
     echo, _, peer = setting
     echo.has_new_status = True
     peer.submit(1, [1])
@@ -140,7 +140,7 @@ def test_a_new_status_reaches_frontends_before_the_steps_messages(setting) -> No
     assert isinstance(messages[-2], Status)
 
 
-def test_while_it_drains_new_requests_are_refused_and_old_ones_finished(setting) -> None:
+def test_a_drain_refuses_new_requests_and_finishes_running_ones(setting) -> None:
     echo, server, peer = setting
     peer.submit(1, [1])
     peer.submit(2, [0])
@@ -170,14 +170,14 @@ def test_an_abort_is_heard_while_it_drains(setting) -> None:
     assert echo.open_requests == []
 
 
-def test_a_message_that_is_not_ours_is_dropped(setting) -> None:
+def test_a_frame_that_does_not_decode_is_dropped(setting) -> None:
     _, _, peer = setting
     peer.socket.send(b"\xc1 nonsense")
     peer.submit(1, [0])
     assert peer.answer().request_id == 1
 
 
-def test_a_message_that_raises_fails_alone_and_its_cause_is_in_the_log(setting, caplog) -> None:
+def test_a_message_that_raises_fails_alone(setting, caplog) -> None:
     echo, _, peer = setting
     peer.submit(1, [1])
     peer.submit(2, [13])

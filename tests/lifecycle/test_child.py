@@ -90,9 +90,7 @@ def test_only_the_restarts_of_the_last_minutes_count(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("code", [2, 3])
-def test_a_child_that_says_it_can_never_work_is_not_started_again(
-    tmp_path: Path, code: int
-) -> None:
+def test_a_child_with_a_final_exit_code_is_not_restarted(tmp_path: Path, code: int) -> None:
     child = _child(tmp_path, f"raise SystemExit({code})")
     _wait_left(child)
     assert child.keep_alive() == code

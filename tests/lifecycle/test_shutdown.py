@@ -55,7 +55,7 @@ def test_a_busy_child_finishes_its_work(start: Start) -> None:
     assert child.poll() == 0
 
 
-def test_a_child_that_leaves_at_once_ends_the_drain(start: Start) -> None:
+def test_a_child_that_exits_at_once_ends_the_drain(start: Start) -> None:
     child = start("busy", BUSY)
     started = time.monotonic()
     drain([[child]], StopSchedule.starting_at(started, 20))

@@ -27,7 +27,7 @@ def _texts(settings: Settings, *, warnings_only: bool = False, **environ: str) -
     return [line.text for line in lines if line.is_warning or not warnings_only]
 
 
-def test_the_model_its_files_and_the_machine_are_told(tmp_path: Path) -> None:
+def test_the_report_has_model_files_and_machine(tmp_path: Path) -> None:
     texts = _texts(Settings(model=ModelSettings(model_id=str(DEMO_MODEL))))
     assert texts[0] == f"model: {DEMO_MODEL} (a folder; HF_MODEL_ID is set)"
     assert "1 with 0.0" in texts[1]
@@ -49,7 +49,7 @@ def test_an_archive_with_a_folder_in_it_is_a_model_too(tmp_path: Path) -> None:
     assert model_root(tmp_path) == tmp_path  # which one is meant cannot be known
 
 
-def test_user_code_is_told_with_its_functions_and_its_model(tmp_path: Path) -> None:
+def test_the_report_has_user_code_and_its_hooks(tmp_path: Path) -> None:
     folder = folder_with(tmp_path / "a", "def predict_fn(data, model): pass", with_model=True)
     assert any(
         "inference.py (predict_fn; the built-in engine as its model)" in text
@@ -62,7 +62,7 @@ def test_user_code_is_told_with_its_functions_and_its_model(tmp_path: Path) -> N
     )
 
 
-def test_code_in_the_wrong_place_is_a_warning(tmp_path: Path) -> None:
+def test_code_in_the_wrong_folder_is_a_warning(tmp_path: Path) -> None:
     shutil.copytree(DEMO_MODEL, tmp_path / "m")
     (tmp_path / "m" / "inference.py").touch()
     settings = Settings(model=ModelSettings(model_id=str(tmp_path / "m")))
@@ -81,7 +81,7 @@ def test_code_in_the_wrong_place_is_a_warning(tmp_path: Path) -> None:
         ("MESSAGES_API_ENABLE", "MESSAGES_API_ENABLED"),
     ],
 )
-def test_a_misspelt_variable_is_told_with_the_nearest(name: str, meant: str) -> None:
+def test_a_misspelt_variable_is_reported_with_the_nearest(name: str, meant: str) -> None:
     texts = _texts(Settings(model=ModelSettings(model_id="a/b")), warnings_only=True, **{name: "x"})
     assert texts == [f"{name} is not known; did you mean {meant}?"]
 
@@ -108,7 +108,7 @@ def test_variables_of_other_images_are_named_in_one_line() -> None:
     assert "OPTION_DTYPE, OPTION_MAX_MODEL_LEN, SM_VLLM_MODEL; docs/configuration.md" in text
 
 
-def test_a_variable_that_another_name_of_its_setting_beats_is_named() -> None:
+def test_an_overridden_alias_is_named() -> None:
     environ = {"LOG_LEVEL": "debug", "SAGEMAKER_CONTAINER_LOG_LEVEL": "20"}
     texts = _texts(Settings(model=ModelSettings(model_id="a/b")), **environ)
     assert [text for text in texts if "wins: SAGEMAKER_CONTAINER_LOG_LEVEL" in text]
@@ -179,7 +179,7 @@ def test_variables_of_custom_vllm_handlers_are_named() -> None:
     assert "CUSTOM_FASTAPI_PING_HANDLER" in warning
 
 
-def test_a_container_without_a_writable_temporary_folder_says_so(
+def test_an_unwritable_temporary_folder_ends_the_start(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     def refuse(**_: object) -> str:

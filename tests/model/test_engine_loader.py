@@ -23,9 +23,7 @@ from tests.support.servers import DEMO_MODEL
     ("name", "attention"),
     [("llama", "paged"), ("bloom", "paged"), ("t5", "paged"), ("bart", "paged"), ("mvp", "own")],
 )
-def test_a_saved_model_is_served_the_way_that_it_needs(
-    name: str, attention: str, tmp_path: Path
-) -> None:
+def test_saved_models_get_the_right_runner(name: str, attention: str, tmp_path: Path) -> None:
     model = tiny_models.make(name)
     model.save_pretrained(tmp_path)
     AutoTokenizer.from_pretrained(DEMO_MODEL).save_pretrained(tmp_path)
@@ -105,9 +103,7 @@ def test_sizes_that_no_model_has_are_refused_by_their_names(tmp_path: Path, chan
         find_model(str(folder), revision=None, token=None)
 
 
-def test_weights_without_a_place_in_the_model_are_named(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_unexpected_weights_are_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     folder = broken_model(tmp_path / "model", num_hidden_layers=1)
     settings = Settings(
         model=ModelSettings(model_id=str(folder), dtype="float32"),

@@ -471,7 +471,7 @@ def test_the_accuracy_says_how_far_off_a_result_is() -> None:
     assert printed == "1.2 times the model's own rounding error, 9.9 at worst"
 
 
-def test_texts_that_attend_to_each_other_are_not_run_without_padding(
+def test_texts_that_attend_to_each_other_stay_padded(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = embedders.save_embedder(tmp_path, "bert")
@@ -492,7 +492,7 @@ def _embedder(folder: Path, dtype: torch.dtype = F32) -> Embedder:
     return embedder
 
 
-def test_a_slow_path_is_told_and_can_be_refused(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_slow_path_is_logged_and_can_be_refused(caplog: pytest.LogCaptureFixture) -> None:
     loaded = prepare(tiny_models.make("mvp"), F32, CPU)
     [reason] = loaded.fallbacks
     assert "its decoder computes attention in its own way" in reason

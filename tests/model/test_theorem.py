@@ -82,7 +82,7 @@ def test_an_end_token_ends_the_sequence() -> None:
 
 @pytest.mark.parametrize("num_slots", [0, 200])
 @pytest.mark.parametrize("name", ["llama", "gemma3", "gpt_neox", "gpt_oss"])
-def test_output_does_not_depend_on_what_was_found_in_the_cache(name: str, num_slots: int) -> None:
+def test_output_does_not_depend_on_cache_hits(name: str, num_slots: int) -> None:
     rnd = random.Random(8)
     shared = [rnd.randrange(2, tiny_models.VOCABULARY) for _ in range(40)]
     jobs = []

@@ -165,7 +165,7 @@ def _check_call(choice: Any) -> None:
     jsonschema.validate(json.loads(call.function.arguments), schema)
 
 
-def test_results_of_tools_reach_a_template_that_does_not_know_them(client: openai.OpenAI) -> None:
+def test_tool_results_reach_a_template_without_tools(client: openai.OpenAI) -> None:
     called = _ask(
         client, ASK_WEATHER, tools=[WEATHER], tool_choice="required", max_tokens=80,
         parallel_tool_calls=False,

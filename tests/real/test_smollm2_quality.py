@@ -60,7 +60,7 @@ def _bfloat16() -> float:
     return _perplexity(_served(real_models.prepared(torch.bfloat16)))
 
 
-def test_every_token_of_real_prose_is_as_likely_as_in_transformers_in_float32() -> None:
+def test_logprobs_of_prose_equal_transformers() -> None:
     served = _served(real_models.prepared(torch.float32))
     expected = _expected(torch.float32)
     assert len(served) > 1500

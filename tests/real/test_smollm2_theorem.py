@@ -48,7 +48,7 @@ def test_greedy_answers_to_real_questions_equal_generate(schedule: str) -> None:
         assert engine.load.restored_tokens > 0
 
 
-def test_questions_that_are_asked_again_come_from_the_cache() -> None:
+def test_repeated_questions_hit_the_cache() -> None:
     engine = real_models.engine(real_models.prepared(torch.float32), num_blocks=600)
     run(engine, _jobs(steps_apart=0))
     again = run(engine, _jobs(steps_apart=0))

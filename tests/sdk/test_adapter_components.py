@@ -65,9 +65,7 @@ def _text(local: Local, component: str) -> str:
     return local.invoke("lora", GENERATE, InferenceComponentName=component)[0]["generated_text"]
 
 
-def test_an_adapter_answers_beside_its_base_and_leaves_it_unchanged(
-    base: Local, adapter_url: str
-) -> None:
+def test_an_adapter_component_beside_its_base(base: Local, adapter_url: str) -> None:
     before = _text(base, "base")
     specification = {
         "BaseInferenceComponentName": "base",

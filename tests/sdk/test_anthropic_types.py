@@ -136,7 +136,7 @@ def test_images_in_messages_and_results(seeing: Server) -> None:
     check(seeing, **QUESTION | {"messages": turns}, tools=[look])
 
 
-def test_what_claude_code_sends(server: Server) -> None:
+def test_requests_of_claude_code(server: Server) -> None:
     mark = {"cache_control": {"type": "ephemeral", "ttl": "1h"}}
     uses = [
         {"type": "tool_use", "id": f"toolu_{i}", "name": "get_weather", "input": {"location": "x"}}

@@ -72,9 +72,7 @@ def test_a_folder_becomes_an_endpoint_and_nothing_remains_of_it(
     run_command("status", "chat", expect=4)
 
 
-def test_an_endpoint_that_does_not_come_up_leaves_nothing(
-    folder: Path, account: dict[str, str], local: Local
-) -> None:
+def test_a_failed_endpoint_is_removed(folder: Path, account: dict[str, str], local: Local) -> None:
     _write(folder, account, name="broken", model={"id": "/no/such/model"})
     result = _deploy(expect=6)
     assert "/no/such/model" in result.stderr
@@ -152,7 +150,7 @@ def test_a_secret_reaches_the_container_and_not_the_plan(
     _delete("quiet")
 
 
-def test_a_wrong_body_ends_with_the_containers_words(
+def test_a_wrong_body_ends_with_the_containers_error(
     folder: Path, account: dict[str, str], demo: str
 ) -> None:
     file = folder / "body.json"
@@ -180,7 +178,7 @@ def test_the_module_is_a_command() -> None:
     assert "Exit codes" in shown
 
 
-def test_the_pipelines_staging_step_deploys_what_was_pushed_and_asks_it(
+def test_the_staging_step_deploys_and_invokes_the_image(
     folder: Path, account: dict[str, str], local: Local
 ) -> None:
     _write(folder, account, name="staging", image="of-another-day", model={"id": str(DEMO_MODEL)})

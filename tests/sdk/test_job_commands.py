@@ -46,7 +46,7 @@ def test_a_batch_of_lines_is_answered_in_order(
     assert all("error" not in str(answer) for answer in responses[:3])
 
 
-def test_a_table_is_answered_row_by_row_and_joined_with_its_input(
+def test_csv_rows_are_answered_and_joined(
     tmp_path: Path, account: dict[str, str], local: Local
 ) -> None:
     storage = boto3.client("s3")

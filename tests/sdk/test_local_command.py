@@ -31,7 +31,7 @@ def _all_exited(processes: list[psutil.Process]) -> bool:
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
-def test_whatever_ends_it_the_model_server_goes_too(tmp_path: Path, number: int) -> None:
+def test_the_model_server_ends_with_the_command(tmp_path: Path, number: int) -> None:
     options = ["--model", str(DEMO_MODEL), "--env", "DTYPE=float32"]
     with _start(tmp_path, *options, "--server-command", " ".join(REAL_SERVER)) as process:
         assert process.stdout
@@ -55,7 +55,7 @@ def test_leaving_while_the_model_loads_stops_it(tmp_path: Path) -> None:
         wait_for(lambda: _all_exited(started), 10)
 
 
-def test_a_model_that_does_not_load_is_one_error_and_nothing_is_left(tmp_path: Path) -> None:
+def test_a_model_that_does_not_load_is_one_error(tmp_path: Path) -> None:
     with _start(
         tmp_path, "--model", "/no/such/folder", "--server-command", " ".join(REAL_SERVER)
     ) as process:
@@ -89,7 +89,7 @@ def test_a_library_that_is_not_installed_is_named_with_the_cure() -> None:
     assert result.stderr.splitlines()[0] == "error: boto3 is not installed"
 
 
-def test_a_taken_default_port_gives_way_to_a_free_one(tmp_path: Path) -> None:
+def test_a_taken_default_port_is_replaced_by_a_free_one(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "sagemaker_deploy", "local", "--json", "--logs", str(tmp_path)]
     command += ["--server-command", " ".join(FAKE_SERVER)]
     with contextlib.ExitStack() as stack:

@@ -28,7 +28,7 @@ def _model_folder(folder: Path) -> str:
     return str(folder / "model")
 
 
-def test_every_command_on_an_endpoint_works_with_the_printed_policy(
+def test_the_printed_policy_suffices_for_endpoints(
     tmp_path: Path, account: dict[str, str], fake: Any
 ) -> None:
     scaling = {"min": 1, "max": 3, "target_concurrency": 4}
@@ -59,7 +59,7 @@ def test_every_command_on_an_endpoint_works_with_the_printed_policy(
     assert _another_deployments(evaluator) == []
 
 
-def test_every_command_on_components_and_adapters_works_with_the_printed_policy(
+def test_the_printed_policy_suffices_for_components(
     tmp_path: Path, account: dict[str, str], fake: Any
 ) -> None:
     printed = _write(tmp_path, account, name="parts", model={"id": "a/b"}, component={})

@@ -32,7 +32,7 @@ def _objects() -> dict[str, str]:
     return {item["Key"]: item["ETag"] for item in listing.get("Contents", [])}
 
 
-def test_a_taken_adapters_name_leaves_the_running_adapters_archive(
+def test_a_taken_adapter_name_keeps_the_archive_in_use(
     account: dict[str, str], fake: Local
 ) -> None:
     _write(account, model={"id": "a/b"}, component={})
@@ -60,9 +60,7 @@ def test_a_taken_adapters_name_leaves_the_running_adapters_archive(
     assert _objects() == {}
 
 
-def test_an_archive_of_the_running_model_survives_a_failed_update(
-    account: dict[str, str], fake: Local
-) -> None:
+def test_a_failed_update_keeps_the_archive_in_use(account: dict[str, str], fake: Local) -> None:
     _write(account, model={"data": _folder("model")})
     run_command("deploy", "--yes", *POLL)
     before = _objects()
@@ -76,9 +74,7 @@ def test_an_archive_of_the_running_model_survives_a_failed_update(
     assert _objects() == {}
 
 
-def test_a_failure_after_an_update_leaves_the_config_that_the_endpoint_uses(
-    account: dict[str, str], fake: Local
-) -> None:
+def test_a_failed_update_keeps_the_config_in_use(account: dict[str, str], fake: Local) -> None:
     _write(account, model={"id": "a/b"})
     run_command("deploy", "--yes", *POLL)
     scaling = {"min": 1, "max": 3, "target_concurrency": 4}

@@ -70,7 +70,7 @@ def test_a_log_in_a_file_needs_no_account(tmp_path: Path) -> None:
     assert "takes 10737418240" in run_command("why", "--reason", reason).stdout
 
 
-def test_our_own_container_says_at_its_end_why(local, tmp_path: Path) -> None:
+def test_our_container_logs_why_it_exits(local, tmp_path: Path) -> None:
     broken = tmp_path / "model"
     broken.mkdir()
     (broken / "config.json").write_text((DEMO_MODEL / "config.json").read_text())

@@ -56,7 +56,7 @@ def test_tgis_and_sagemakers_names_are_understood() -> None:
     assert settings.model.dtype == "bfloat16"
 
 
-def test_all_problems_are_reported_at_once_each_with_its_variable() -> None:
+def test_all_errors_are_reported_at_once() -> None:
     problems = _problems(PORT="x", DTYPE="int3", MESSAGES_API_ENABLED="maybe", MAX_BATCH_SIZE="0")
     assert len(problems) == 4
     for name in ("PORT", "DTYPE", "MESSAGES_API_ENABLED", "MAX_BATCH_SIZE"):
@@ -87,16 +87,16 @@ TGI_WIGGLE_ROOM COMPUTE_TYPE AIP_HTTP_PORT AIP_HEALTH_ROUTE AIP_PREDICT_ROUTE
 
 
 @pytest.mark.parametrize("name", TGI_VARIABLES)
-def test_every_variable_of_tgi_is_read_refused_or_named_as_without_effect(name: str) -> None:
+def test_every_tgi_variable_is_known(name: str) -> None:
     read = setting_names()
     assert (name in read) + (name in REFUSED) + (name in WITHOUT_EFFECT) == 1
 
 
-def test_tgis_defaults_are_told_only_of_variables_that_are_read() -> None:
+def test_only_variables_with_effect_have_tgis_default() -> None:
     assert set(DEFAULTS) <= set(setting_names())
 
 
-def test_what_has_no_effect_is_accepted_and_named() -> None:
+def test_variables_without_effect_are_accepted_and_named() -> None:
     environ = {"PREFILL_CHUNKING": "0", "SHARDED": "true", "NGROK": " ", "HOSTNAME": "abc"}
     assert Settings.from_environ(environ) == Settings()
     assert without_effect(environ) == ["SHARDED", "PREFILL_CHUNKING"]
@@ -168,7 +168,7 @@ def test_limits_must_fit_each_other() -> None:
 
 
 @pytest.mark.parametrize("name", REFUSED)
-def test_what_is_not_offered_is_refused_by_name(name: str) -> None:
+def test_unsupported_values_are_refused_by_name(name: str) -> None:
     assert _problems(**{name: "x"})[0].startswith(name)
 
 
@@ -212,7 +212,7 @@ def test_the_command_prints_every_setting() -> None:
     assert set(printed) == {row.name for row in describe(Settings())}
 
 
-def test_the_command_explains_mistakes_and_leaves_with_2() -> None:
+def test_the_command_explains_errors_and_exits_with_2() -> None:
     command = [sys.executable, "-m", "container", "settings"]
     env = {"PATH": os.environ["PATH"], "PORT": "x"}
     done = subprocess.run(command, env=env, capture_output=True, text=True, check=False)

@@ -68,7 +68,7 @@ def test_the_template_continues_a_trailing_assistant_message(tokenizer: Tokenize
     assert tokenizer.render_chat([user]).endswith("assistant\n")
 
 
-def test_a_template_that_fails_says_so() -> None:
+def test_a_failing_template_is_an_error() -> None:
     inner = AutoTokenizer.from_pretrained(DEMO_MODEL)
     user = [{"role": "user", "content": "x"}]
     inner.chat_template = "{{ raise_exception('no users, please') }}"

@@ -47,7 +47,7 @@ def test_analysis_and_a_call(call: str, seed: int) -> None:
         ]
 
 
-def test_what_is_cut_says_what_was_said() -> None:
+def test_a_truncated_message_parses_to_its_text() -> None:
     whole = ANALYSIS + CALL
     for end in range(len(whole)):
         parsed = dict(_parse(whole[:end], 3))

@@ -144,7 +144,7 @@ def test_reasoning(
 
 
 @pytest.mark.parametrize("name", CALLS)
-def test_a_call_that_is_cut_says_what_was_said(name: str) -> None:
+def test_a_truncated_call_parses_to_its_text(name: str) -> None:
     whole = CALLS[name]
     for end in range(len(whole)):
         parser = MessageParser(None, FORMATS[name], schemas=SCHEMAS)

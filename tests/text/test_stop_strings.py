@@ -28,7 +28,7 @@ def test_the_match_may_be_kept() -> None:
     assert check(["one E", "ND two"], ["END"], keep=True) == ("one END", True)
 
 
-def test_what_only_looked_like_a_stop_is_given_out() -> None:
+def test_a_partial_stop_string_is_released() -> None:
     assert check(["E", "N", "O"], ["END"]) == ("ENO", False)
 
 
@@ -48,7 +48,7 @@ def test_an_empty_stop_string_never_matches() -> None:
 
 
 @pytest.mark.parametrize("seed", range(200))
-def test_any_cutting_gives_what_the_whole_text_gives(seed: int) -> None:
+def test_any_chunking_gives_the_same_text(seed: int) -> None:
     rnd = random.Random(seed)
     text = "".join(rnd.choice("ab") for _ in range(60))
     stops = ["".join(rnd.choice("ab") for _ in range(rnd.randint(3, 9))) for _ in range(2)]

@@ -62,7 +62,7 @@ def _turn(template: str, calls: list[tuple[str, dict[str, Any]]], *, as_text: bo
 
 
 @pytest.mark.parametrize("family", CALLS)
-def test_what_a_template_renders_is_parsed_to_the_same_calls(family: str) -> None:
+def test_rendered_calls_are_parsed_back(family: str) -> None:
     template = template_of(CALLS[family])
     form = recognise(template, renderer(template))
     assert form is not None
@@ -77,7 +77,7 @@ def test_what_a_template_renders_is_parsed_to_the_same_calls(family: str) -> Non
 
 
 @pytest.mark.parametrize("family", CALLS)
-def test_a_learnt_format_writes_what_the_template_writes(family: str) -> None:
+def test_a_learnt_format_writes_like_the_template(family: str) -> None:
     template = template_of(CALLS[family])
     form = recognise(template, renderer(template))
     assert form is not None
@@ -173,7 +173,7 @@ def test_marks_around_the_text_before_calls_are_no_content() -> None:
         ("{{ messages }}", ("<|tool_call_start|>",), "llama_json"),
     ],
 )
-def test_a_template_without_calls_is_recognised_by_marks_and_tokens(
+def test_formats_are_recognised_by_marks_and_tokens(
     template: str, tokens: tuple[str, ...], name: str
 ) -> None:
     def render(messages: object, **_: object) -> str:
@@ -182,7 +182,7 @@ def test_a_template_without_calls_is_recognised_by_marks_and_tokens(
     assert style_of(template, None, render, frozenset(tokens)).format_name == name
 
 
-def test_a_format_that_is_not_known_is_said() -> None:
+def test_an_unknown_format_is_reported() -> None:
     """Each text is written in an order, or twice, that no description here has."""
     for calls in (
         "{% for c in m.tool_calls %}{{ c.function.arguments | tojson }} -> {{ c.function.name }}"
@@ -335,7 +335,7 @@ def test_text_that_looks_like_a_call_stays_text(name: str, text: str) -> None:
         assert _parse(format_named(name), text, seed) == (text, [])
 
 
-def test_marks_that_begin_no_call_are_content_before_a_call_and_dropped_after_it() -> None:
+def test_stray_call_marks_before_and_after_a_call() -> None:
     form = format_named("gemma4")
     broken, whole = (
         "<|tool_call>now without braces<tool_call|>",

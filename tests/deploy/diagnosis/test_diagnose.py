@@ -68,7 +68,7 @@ def test_an_endpoint_in_service_has_nothing_wrong() -> None:
     assert diagnose(Evidence("chat", "InService", log=("CUDA out of memory",))).name == "healthy"
 
 
-def test_what_nobody_knows_is_shown_as_it_is() -> None:
+def test_an_unknown_failure_shows_its_log() -> None:
     result = diagnose(Evidence("chat", "Failed", ("the moon was full",), has_log=True))
     assert result.name == "unknown"
     assert "the moon was full" in result.cause

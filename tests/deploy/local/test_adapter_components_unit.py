@@ -71,9 +71,7 @@ def test_a_deleted_adapter_is_unloaded(base: Local, tmp_path: Path) -> None:
     assert base.invoke("lora", InferenceComponentName="base")["loaded"] == {}
 
 
-def test_an_adapter_that_the_container_refuses_fails_with_its_words(
-    base: Local, tmp_path: Path
-) -> None:
+def test_a_refused_adapter_has_the_containers_error(base: Local, tmp_path: Path) -> None:
     record = _adapter(base, "wrong", archive(tmp_path / "wrong.tar.gz", bad=""))
     assert record["InferenceComponentStatus"] == "Failed"
     assert "answered 400 to POST /adapters for wrong: not a model" in record["FailureReason"]

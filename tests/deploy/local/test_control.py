@@ -47,7 +47,7 @@ def test_an_operation_that_is_not_imitated_is_refused_by_name(fake_local: Local)
         )
 
 
-def test_an_endpoint_that_fails_says_why_and_can_be_deleted(fake_local: Local) -> None:
+def test_a_failed_endpoint_has_a_reason_and_can_be_deleted(fake_local: Local) -> None:
     fake_local.sagemaker.create_model(
         ModelName="sick",
         PrimaryContainer={"Image": IMAGE, "ModelDataUrl": "file:///no/such.tar.gz"},
@@ -66,7 +66,7 @@ def test_an_endpoint_that_fails_says_why_and_can_be_deleted(fake_local: Local) -
     assert "Could not find" in _message(fake_local.sagemaker.describe_endpoint, EndpointName="sick")
 
 
-def test_an_update_swaps_containers_and_a_failed_one_keeps_the_old(fake_local: Local) -> None:
+def test_only_a_good_update_replaces_containers(fake_local: Local) -> None:
     fake_local.deploy("blue")
     fake_local.sagemaker.create_model(
         ModelName="bad", PrimaryContainer={"Image": IMAGE, "ModelDataUrl": "file:///no/such.tar.gz"}

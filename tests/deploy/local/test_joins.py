@@ -8,7 +8,7 @@ from sagemaker_deploy.local.control_plane import joins
 from sagemaker_deploy.local.refusals import Refusal
 
 
-def test_an_object_gets_the_answer_and_other_json_becomes_one_half() -> None:
+def test_joined_json_is_an_object_with_input_and_output() -> None:
     joined = joins.with_input(
         b'{"inputs": "a"}\n\n"b"\n', b'{"x": 1}\n[2]\n', "application/jsonlines"
     )
@@ -35,7 +35,7 @@ def test_lines_that_do_not_match_fail() -> None:
         ),
     ],
 )
-def test_what_the_service_cannot_join_is_refused(
+def test_joins_that_the_service_refuses_are_refused(
     source: dict[str, str], output: dict[str, str], complaint: str
 ) -> None:
     job = {"TransformInput": source, "TransformOutput": output}

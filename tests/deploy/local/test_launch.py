@@ -14,7 +14,7 @@ def _process(variables, folder: Path | None = None, environ=None):
     return launch.server_process(SERVER, variables, mounts, 9000, environ or {})
 
 
-def test_a_process_gets_its_port_and_listens_on_this_machine_only() -> None:
+def test_a_process_listens_on_its_port_of_localhost() -> None:
     env = _process({"HF_MODEL_ID": "demo"}).env
     assert env == {
         "HF_MODEL_ID": "demo",

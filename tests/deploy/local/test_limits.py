@@ -23,7 +23,7 @@ def _stream(local: Local, wish: dict):
     )
 
 
-def test_a_containers_error_is_a_model_error_with_its_status_and_body(fake_local: Local) -> None:
+def test_a_container_error_becomes_a_model_error(fake_local: Local) -> None:
     wish = {"status": 422, "answer": '{"error":"too long"}'}
     response = _refused(fake_local.invoke, "fake", wish)
     assert response["Error"]["Code"] == "ModelError"
@@ -99,7 +99,7 @@ def test_the_container_gets_the_headers_that_sagemaker_passes_on(fake_local: Loc
     assert received["path"] == "/invocations"
 
 
-def test_what_the_container_sets_comes_back(fake_local: Local) -> None:
+def test_headers_of_the_container_are_returned(fake_local: Local) -> None:
     headers = {
         "X-Amzn-SageMaker-Custom-Attributes": "c=d",
         "X-Amzn-SageMaker-Session-Id": "s1; Expires=2030-01-01T00:00:00Z",
@@ -135,7 +135,7 @@ def test_a_stream_that_breaks_off_ends_with_an_error_event(fake_local: Local) ->
         list(answer["Body"])
 
 
-def test_an_error_before_the_first_byte_of_a_stream_is_a_model_error(fake_local: Local) -> None:
+def test_an_early_stream_error_is_a_model_error(fake_local: Local) -> None:
     with pytest.raises(ClientError) as caught:
         _stream(fake_local, {"status": 503, "answer": "loading"})
     assert caught.value.response["OriginalStatusCode"] == 503

@@ -40,7 +40,7 @@ def test_a_model_is_loaded_when_it_is_first_asked_for(many: Local) -> None:
     assert _files(many, "a.tar.gz") == ["a.txt"]
 
 
-def test_without_room_the_one_used_longest_ago_leaves(many: Local) -> None:
+def test_the_least_recently_used_model_is_unloaded(many: Local) -> None:
     for target in ("a.tar.gz", "b.tar.gz", "a.tar.gz", "c.tar.gz"):
         _files(many, target)
     loaded = many.invoke("many", TargetModel="c.tar.gz")["loaded"]

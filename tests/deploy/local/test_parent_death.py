@@ -30,7 +30,7 @@ def _container(tmp_path: Path, argv: list[str], **env: str) -> Container:
     return Container(Command(argv, env), port, tmp_path / "log")
 
 
-def test_stopping_leaves_no_process(tmp_path: Path) -> None:
+def test_stop_ends_every_process(tmp_path: Path) -> None:
     before = set(psutil.Process().children(recursive=True))
     container = _container(tmp_path, FAKE_SERVER)
     container.wait_healthy(20)
@@ -72,7 +72,7 @@ def test_killing_the_owner_ends_its_containers(tmp_path: Path) -> None:
     wait_for(lambda: _have_exited([child.pid for child in children]), 10)
 
 
-def test_a_container_that_leaves_is_reported_with_the_end_of_its_log(tmp_path: Path) -> None:
+def test_a_container_exit_is_reported_with_its_log(tmp_path: Path) -> None:
     container = _container(tmp_path, ["sh", "-c", "echo no model here; exit 3"])
     with pytest.raises(EndpointFailed, match=r"exit code 3(.|\n)*no model here"):
         container.wait_healthy(10)

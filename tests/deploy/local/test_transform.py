@@ -61,9 +61,7 @@ def test_a_job_answers_every_object_and_stops_its_container(
     assert (tmp_path / "out" / "b.jsonl.out").read_text() == "FOUR\n"
 
 
-def test_a_refused_body_fails_the_job_with_the_containers_words(
-    fake_local: Local, tmp_path: Path
-) -> None:
+def test_a_refused_record_fails_the_job_with_its_error(fake_local: Local, tmp_path: Path) -> None:
     (tmp_path / "in").mkdir()
     (tmp_path / "in" / "a.json").write_text('{"status": 422, "answer": "too long"}')
     record = _job(fake_local, tmp_path, "application/json")

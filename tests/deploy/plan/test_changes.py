@@ -47,7 +47,7 @@ def test_scaling_a_component_counts_requests_for_each_copy() -> None:
     assert "NoCapacityInvocationFailures" in str(steps[3].params)
 
 
-def test_deleting_goes_from_the_outside_in() -> None:
+def test_delete_begins_with_the_endpoint() -> None:
     deployed = Deployed(
         "chat",
         endpoint=True,
@@ -70,5 +70,5 @@ def test_deleting_goes_from_the_outside_in() -> None:
     ]
 
 
-def test_deleting_what_is_not_there_is_an_empty_plan() -> None:
+def test_delete_of_nothing_is_an_empty_plan() -> None:
     assert delete.plan(Deployed("chat")).steps == ()

@@ -108,14 +108,14 @@ def test_the_memory_of_newer_types_is_known(name: str) -> None:
         ({"network": {"subnets": ["sub net"], "security_groups": ["sg-1"]}}, "pattern"),
     ],
 )
-def test_what_the_service_refuses_is_refused_by_the_plan(
+def test_the_plan_refuses_values_that_the_service_refuses(
     changes: dict[str, Any], words: str
 ) -> None:
     assert words in _problems(changes)
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_what_the_service_takes_is_not_refused(case: str) -> None:
+def test_the_plan_accepts_values_that_the_service_accepts(case: str) -> None:
     values = {key: value for key, value in (BASE | CASES[case]).items() if value is not None}
     plan(configuration.parse(values), AccountState("us-east-1", "0" * 12))
 

@@ -32,7 +32,7 @@ def test_every_deployments_template_is_clean(case: str, tmp_path: Path) -> None:
     assert _complaints(cloudformation.endpoint(_config(CASES[case])), tmp_path) == []
 
 
-def test_what_cloudformation_cannot_say_is_refused_by_name() -> None:
+def test_steps_without_a_cloudformation_resource_are_refused() -> None:
     with pytest.raises(ConfigError, match=re.escape("model.additional")):
         cloudformation.endpoint(_config(CASES["draft model"]))
 
@@ -68,7 +68,7 @@ def test_a_folder_on_this_machine_is_refused() -> None:
         cloudformation.endpoint(config)
 
 
-def test_the_pipeline_gives_what_its_page_asks_for() -> None:
+def test_the_template_has_the_parameters_of_its_page() -> None:
     page = (ROOT / "docs" / "pipeline.md").read_text()
     template = str(pipeline.template())
     rights = set(re.findall(r"`((?:ecr|inspector-scan):\w+)`", page))

@@ -46,7 +46,7 @@ def test_every_call_is_one_that_the_service_would_accept(case: str) -> None:
         service_model.check_input(step.service, _action(step.operation), step.params)
 
 
-def test_answers_end_before_sagemaker_cuts_them_unless_the_endpoint_is_asynchronous() -> None:
+def test_deadlines_end_before_sagemakers_limit() -> None:
     def environment(changes: dict[str, Any]) -> dict[str, str]:
         return requests.environment(configuration.parse(BASE | changes))
 
@@ -86,7 +86,7 @@ def test_deploying_again_does_nothing() -> None:
     assert _plan(account_state=_facts_after(_plan())).steps == ()
 
 
-def test_a_changed_variable_makes_a_new_model_and_updates_the_endpoint() -> None:
+def test_a_changed_variable_creates_a_model_and_an_update() -> None:
     changed = _plan({"env": {"MAX_TOTAL_TOKENS": "512"}}, _facts_after(_plan()))
     assert _operations(changed) == ["create_model", "create_endpoint_config", "update_endpoint"]
 
@@ -132,7 +132,7 @@ def test_a_local_folder_is_uploaded_before_the_model_is_made() -> None:
     assert _step(deployed, "create_model").params["PrimaryContainer"]["ModelDataUrl"] == url
 
 
-def test_a_component_gets_the_instances_gpus_and_its_endpoint_no_model() -> None:
+def test_a_component_has_the_gpus_and_the_model() -> None:
     deployed = _plan(COMPONENT | {"instance_type": "ml.g5.12xlarge"})
     assert "ModelName" not in _variant(deployed)
     assert _variant(deployed)["ManagedInstanceScaling"]["Status"] == "ENABLED"
@@ -141,7 +141,7 @@ def test_a_component_gets_the_instances_gpus_and_its_endpoint_no_model() -> None
     assert compute["NumberOfAcceleratorDevicesRequired"] == 4
 
 
-def test_an_unchanged_component_is_left_alone_and_a_new_model_updates_it() -> None:
+def test_only_a_changed_component_is_updated() -> None:
     first = _plan(COMPONENT)
     params = _step(first, "create_inference_component").params
     described = {"Specification": params["Specification"], "RuntimeConfig": {"DesiredCopyCount": 1}}
@@ -186,7 +186,7 @@ def test_a_secret_is_named_in_the_plan_and_never_read() -> None:
         ({"model": {"data": "folder"}}, {}, "bucket: needed to upload"),
     ],
 )
-def test_what_would_fail_is_said_before_anything_is_made(
+def test_errors_are_reported_before_the_first_step(
     changes: dict[str, Any], account_state: dict[str, Any], complaint: str
 ) -> None:
     with pytest.raises(ConfigError, match=re.escape(complaint)):

@@ -21,11 +21,11 @@ def _instance(name: str) -> instances.Instance:
     return instance
 
 
-def test_keys_and_values_of_a_token_are_counted_with_grouped_heads() -> None:
+def test_cache_bytes_of_a_token_count_grouped_heads() -> None:
     assert kv_bytes_per_token(LLAMA_8B) == 2 * 32 * 8 * 128 * 2
 
 
-def test_a_config_that_says_too_little_counts_nothing() -> None:
+def test_a_config_without_sizes_counts_nothing() -> None:
     assert kv_bytes_per_token({"num_hidden_layers": 2}) == 0
 
 

@@ -60,7 +60,7 @@ def _filled(pool: BlockPool, token: int) -> list[int]:
     return block_ids
 
 
-def test_what_is_evicted_goes_to_the_host_and_comes_back() -> None:
+def test_evicted_blocks_are_offloaded_and_restored() -> None:
     pool = BlockPool(1, 1, num_slots=2)
     _filled(pool, 5)
     _filled(pool, 6)
@@ -75,7 +75,7 @@ def test_what_is_evicted_goes_to_the_host_and_comes_back() -> None:
     assert pool.num_offloaded == 2
 
 
-def test_what_is_brought_back_is_not_overwritten_by_what_makes_way_for_it() -> None:
+def test_a_restored_block_is_not_overwritten_by_an_offload() -> None:
     pool = BlockPool(1, 1, num_slots=1)
     _filled(pool, 5)
     _filled(pool, 6)

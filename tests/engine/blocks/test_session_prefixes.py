@@ -25,7 +25,7 @@ def _flood(engine: Engine) -> None:
         run(engine, [_job([60 + start + i] * 50) for i in range(6)])
 
 
-def test_a_sessions_prefix_outlives_what_evicts_the_others() -> None:
+def test_a_pinned_prefix_outlives_other_prefixes() -> None:
     for session, is_kept in (("s", True), ("", False)):
         engine = _engine()
         run(engine, [_job(PROMPT, session)])
@@ -34,7 +34,7 @@ def test_a_sessions_prefix_outlives_what_evicts_the_others() -> None:
         assert (cached > 0) is is_kept
 
 
-def test_held_blocks_give_way_before_anybody_waits() -> None:
+def test_pinned_blocks_are_freed_before_a_request_waits() -> None:
     engine = _engine(num_blocks=15)
     run(engine, [_job(PROMPT, "s")])
     assert len(engine.scheduler.kv_cache.pinned) == 1
@@ -44,7 +44,7 @@ def test_held_blocks_give_way_before_anybody_waits() -> None:
     assert engine.scheduler.num_preemptions == 0
 
 
-def test_a_session_holds_its_last_conversation_only_and_until_it_ends() -> None:
+def test_a_session_pins_its_last_prefix_until_it_ends() -> None:
     engine = _engine()
     run(engine, [_job(PROMPT, "s")])
     run(engine, [_job([9] * 20, "s", session_s=0.05)])

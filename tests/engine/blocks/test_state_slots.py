@@ -109,7 +109,7 @@ def _engine(**sizes: int) -> Engine:
     return Engine(ScriptedRunner(), engine_config(**defaults | sizes), end_token_ids=[])
 
 
-def test_a_prefix_is_reused_where_its_states_were_kept() -> None:
+def test_a_prefix_is_reused_up_to_its_snapshots() -> None:
     engine, shared = _engine(), list(range(60, 100))
     assert _computed(engine, [*shared, 5, 6, 7]) == 0
     assert _computed(engine, [*shared, 5, 6, 7]) == 40  # the end of the first prompt
@@ -121,7 +121,7 @@ def test_a_prefix_is_reused_where_its_states_were_kept() -> None:
     assert engine.load.state_snapshots == 4
 
 
-def test_one_token_is_never_left() -> None:
+def test_a_prefill_never_leaves_one_token() -> None:
     engine = _engine()
     prompt = list(range(60, 100))
     _computed(engine, [*prompt, 5, 6])
@@ -129,7 +129,7 @@ def test_one_token_is_never_left() -> None:
     assert _computed(engine, [*prompt, 5, 9]) == 40
 
 
-def test_a_snapshot_goes_with_its_block() -> None:
+def test_a_snapshot_is_evicted_with_its_block() -> None:
     engine = _engine(num_blocks=24, max_total_tokens=90, max_input_tokens=80)
     _computed(engine, list(range(60, 100)))
     _computed(engine, list(range(100, 180)))
@@ -137,7 +137,7 @@ def test_a_snapshot_goes_with_its_block() -> None:
     assert _computed(engine, list(range(60, 100))) == 0
 
 
-def test_a_failed_step_leaves_no_snapshot() -> None:
+def test_a_failed_step_keeps_no_snapshot() -> None:
     engine = _engine()
     prompt = list(range(60, 100))
     _computed(engine, prompt)

@@ -40,7 +40,7 @@ def test_a_system_prompt_comes_first_without_the_billing_line() -> None:
     ]
 
 
-def test_turns_of_one_role_are_one_turn() -> None:
+def test_consecutive_messages_of_a_role_are_merged() -> None:
     read = _read(("user", "a"), ("user", [_text("b")]), ("assistant", "c"), ("assistant", [USE]))
     assert read.messages == [
         {"role": "user", "content": "a\n\nb"},
@@ -67,7 +67,7 @@ def test_thoughts_are_reasoning() -> None:
     assert read.messages[1] == {"role": "assistant", "content": "b", "reasoning_content": "hm"}
 
 
-def test_images_keep_their_place() -> None:
+def test_images_stay_in_order() -> None:
     image = {"type": "image", "source": PIXEL}
     result = {"type": "tool_result", "tool_use_id": "t1", "content": [image]}
     read = _read(

@@ -19,14 +19,14 @@ def _is_granted(body: BodySlots) -> bool:
     return is_granted
 
 
-def test_one_body_may_have_all_places() -> None:
+def test_one_body_may_have_all_slots() -> None:
     body = BatchSlots(3).new_body()
     assert [_is_granted(body) for _ in range(4)] == [True, True, True, False]
     body.release()
     assert _is_granted(body)
 
 
-def test_a_free_place_goes_to_the_body_with_the_fewest() -> None:
+def test_a_free_slot_goes_to_the_body_with_the_fewest() -> None:
     slots = BatchSlots(4)
     long, short = slots.new_body(), slots.new_body()
     for _ in range(4):
@@ -44,7 +44,7 @@ def test_a_free_place_goes_to_the_body_with_the_fewest() -> None:
     assert (long.num_running, short.num_running) == (3, 1)
 
 
-def test_a_body_that_gives_up_leaves_no_place_taken() -> None:
+def test_a_cancelled_body_frees_its_slots() -> None:
     slots = BatchSlots(1)
     first, second = slots.new_body(), slots.new_body()
     first.acquire(_nothing)

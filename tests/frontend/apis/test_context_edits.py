@@ -88,7 +88,7 @@ def test_old_results_are_cleared_and_their_inputs_on_request() -> None:
 
 
 @pytest.mark.parametrize("keep", [NUM_TURNS, NUM_TURNS + 1, 2 * NUM_TURNS])
-def test_all_results_stay_where_as_many_are_kept(keep: int) -> None:
+def test_no_result_is_cleared_within_the_kept_number(keep: int) -> None:
     context = _edited(ALWAYS | {"keep": {"type": "tool_uses", "value": keep}})
     assert context.applied == []
     assert all(r["content"] != CLEARED for r in _left(context, "tool_result"))
@@ -153,7 +153,7 @@ def test_other_edits_are_refused_by_name(edit: dict[str, Any], field: str) -> No
 
 
 @pytest.mark.parametrize("odd", [[1], {}, None, 7])
-def test_ids_and_names_that_are_no_texts_are_left_to_who_reads_the_messages(odd: Any) -> None:
+def test_wrong_types_of_ids_and_names_pass_unchanged(odd: Any) -> None:
     blocks = [
         {"type": "tool_use", "id": odd, "name": "read", "input": {}},
         {"type": "tool_use", "id": "t0", "name": odd, "input": {}},

@@ -60,7 +60,7 @@ def test_no_field_is_unknown(model: type[Body], names: set[str]) -> None:
 
 
 @pytest.mark.parametrize("name", NOT_OFFERED)
-def test_what_is_not_offered_is_refused_by_name(name: str) -> None:
+def test_unsupported_values_are_refused_by_name(name: str) -> None:
     for neutral in NOT_OFFERED[name]:
         refuse_peer_fields({name: neutral})
     with pytest.raises(UnsupportedParameter, match=f"`{name}`") as refused:

@@ -7,7 +7,7 @@ from container.settings.settings import Settings
 from tests.support.connections import NoEngine
 
 
-def test_while_it_loads_the_status_says_so() -> None:
+def test_the_status_while_loading() -> None:
     app = create_app(
         AppContext(Service(NoEngine(), NoEngine.tokenizer), Options.from_settings(Settings()))
     )
@@ -16,7 +16,7 @@ def test_while_it_loads_the_status_says_so() -> None:
     assert answer.json == {"status": "not started", "message": "the engine has not started yet"}
 
 
-def test_only_messages_without_a_role_get_one() -> None:
+def test_only_messages_without_a_role_get_a_default_role() -> None:
     messages = [{"content": "a"}, {"role": None, "content": "b"}, {"role": "system"}, "text"]
     assert with_roles({"messages": messages, "model": "m"}) == {
         "messages": [

@@ -135,7 +135,7 @@ def test_no_field_is_unknown(model: type[Body], names: set[str]) -> None:
 @pytest.mark.parametrize(
     "model", [ChatRequest, CompletionRequest, ResponseRequest, MessagesRequest]
 )
-def test_what_is_not_offered_is_refused_by_name(model: type[Body]) -> None:
+def test_unsupported_values_are_refused_by_name(model: type[Body]) -> None:
     for name in NOT_OFFERED.keys() - model.model_fields.keys():
         for neutral in NOT_OFFERED[name]:
             refuse_peer_fields({name: neutral}, model)
@@ -145,7 +145,7 @@ def test_what_is_not_offered_is_refused_by_name(model: type[Body]) -> None:
 
 
 @pytest.mark.parametrize("model", [ChatRequest, CompletionRequest, ResponseRequest])
-def test_every_field_of_ours_is_read(model: type[Body]) -> None:
+def test_every_field_of_the_schemas_is_used(model: type[Body]) -> None:
     """A field that no code reads, and no table refuses, would be ignored silently."""
 
     def is_read(name: str) -> bool:

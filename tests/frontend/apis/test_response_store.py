@@ -68,7 +68,7 @@ def test_other_ids_are_never_read(tmp_path: Path, name: str) -> None:
     assert refused.value.field == "response_id"
 
 
-def test_none_are_kept_where_none_may_be(tmp_path: Path) -> None:
+def test_a_limit_of_zero_stores_nothing(tmp_path: Path) -> None:
     store = ResponseStore(tmp_path, 0)
     assert not store.is_on
     store.save(_id(1), _stored())

@@ -57,7 +57,7 @@ def test_tools_are_not_described_inside_of_an_answer(first: list[dict[str, Any]]
     assert text.endswith("assistant\nIt")
 
 
-def test_text_beside_calls_is_kept_where_calls_become_text() -> None:
+def test_text_beside_calls_survives_in_text_form() -> None:
     answer = {"role": "assistant", "content": "I look.", "tool_calls": [CALL]}
     result = {"role": "tool", "tool_call_id": "a", "content": "sunny"}
     text = _render("any role", [USER, answer, result])
@@ -72,7 +72,7 @@ def test_an_answer_with_calls_is_whole_and_cannot_be_continued() -> None:
         _render("arguments joined", messages, continues=True)
 
 
-def test_calls_that_the_template_drops_are_written_in_the_models_format() -> None:
+def test_dropped_calls_are_written_in_the_models_format() -> None:
     messages = [USER, {"role": "assistant", "content": "I look.", "tool_calls": [CALL]}]
     text = _render("tools but no calls", messages, tool_format="hermes")
     assert 'I look.\n\n<tool_call>\n{"name": "weather", "arguments": {"city": "Malmö"}}' in text

@@ -24,7 +24,7 @@ def _prepare(admission: Admission, deadline_at: float = FOREVER, *, is_batch: bo
     return admission.prepare(deadline_at, is_batch=is_batch)
 
 
-def test_what_is_being_prepared_takes_a_place() -> None:
+def test_a_request_in_preparation_counts_as_running() -> None:
     admission = Admission(Engine(2))
     with _prepare(admission), _prepare(admission) as second:
         with pytest.raises(Overloaded, match="MAX_CONCURRENT_REQUESTS"):
@@ -35,7 +35,7 @@ def test_what_is_being_prepared_takes_a_place() -> None:
     assert admission.num_preparing == 0
 
 
-def test_a_record_of_a_batch_body_needs_no_place_and_takes_none() -> None:
+def test_batch_records_do_not_count_as_running() -> None:
     admission = Admission(Engine(1))
     with _prepare(admission), _prepare(admission, is_batch=True):
         assert admission.num_preparing == 1
@@ -53,7 +53,7 @@ def test_preparation_ends_at_the_deadline() -> None:
     assert admission.num_preparing == 0
 
 
-def test_the_engines_word_and_what_was_sent_since_say_what_is_free(tmp_path) -> None:
+def test_free_capacity_is_the_status_minus_requests_since(tmp_path) -> None:
     client = EngineClient(f"ipc://{tmp_path}/engine")
     info = EngineInfo("m", "/m", None, "tiny", "float32", "cpu", 9, 9, 9, 9, 9, max_requests=10)
 

@@ -92,7 +92,7 @@ def test_public_addresses_are_public() -> None:
         assert is_public(ipaddress.ip_address(address))
 
 
-def test_the_address_that_was_checked_is_the_one_that_is_asked(site: ThreadingHTTPServer) -> None:
+def test_the_checked_address_is_the_one_connected_to(site: ThreadingHTTPServer) -> None:
     resolved = iter([["127.0.0.1"], ["10.0.0.1"]])  # a name that changes its meaning
     assert _fetcher(resolve=lambda host, port: next(resolved))(_link(site)) == PNG
     assert next(resolved) == ["10.0.0.1"]
@@ -125,11 +125,11 @@ def _no_host(host: str, port: int) -> list[str]:
         ("http://images.example.com:1/a", {}, "failed"),
     ],
 )
-def test_a_bad_link_is_told(url: str, options: dict, message: str) -> None:
+def test_a_bad_link_is_a_client_error(url: str, options: dict, message: str) -> None:
     with pytest.raises(ServingError, match=message):
         _fetcher(**options)(ImageSource(url, "f"))
 
 
-def test_a_missing_image_is_told(site: ThreadingHTTPServer) -> None:
+def test_a_missing_image_is_a_client_error(site: ThreadingHTTPServer) -> None:
     with pytest.raises(InvalidParameter, match="status 404"):
         _fetcher()(_link(site, path="/none"))

@@ -15,7 +15,7 @@ from container.messages.engine import Status
 LONG_S = 60.0
 
 
-def test_nobody_waits_for_a_backend_that_is_not_there(tmp_path: Path) -> None:
+def test_no_wait_for_a_missing_backend(tmp_path: Path) -> None:
     started = time.monotonic()
     group = EngineGroup([f"ipc://{tmp_path}/none", f"ipc://{tmp_path}/none-either"])
     group.start()

@@ -60,7 +60,7 @@ def _tokens(tokenizer: Tokenizer, seq_index: int, text: str) -> list[TokenEvent]
     return [TokenEvent(1, seq_index, token_id) for token_id in ids]
 
 
-def test_the_text_so_far_is_the_answer_held_back_text_included(tokenizer: Tokenizer) -> None:
+def test_the_deadline_releases_buffered_text(tokenizer: Tokenizer) -> None:
     stream = Inbox(_tokens(tokenizer, 0, "one STO"))
     running = _running(tokenizer, stream, 1, stop="STOP")
     while not running.is_finished:
@@ -72,7 +72,7 @@ def test_the_text_so_far_is_the_answer_held_back_text_included(tokenizer: Tokeni
     assert all(not event.is_cut for event in running.completions[0].events)
 
 
-def test_every_completion_is_cut_and_one_that_has_ended_stays(tokenizer: Tokenizer) -> None:
+def test_the_deadline_ends_unfinished_completions_only(tokenizer: Tokenizer) -> None:
     first, second = _tokens(tokenizer, 0, "one two"), _tokens(tokenizer, 1, "three")
     second[-1] = TokenEvent(1, 1, second[-1].token_id, finish_reason=FinishReason.LENGTH)
     running = _running(tokenizer, Inbox(first + second), 3)
@@ -83,7 +83,7 @@ def test_every_completion_is_cut_and_one_that_has_ended_stays(tokenizer: Tokeniz
     assert [completion.text for completion in running.completions] == ["one two", "three", ""]
 
 
-def test_tokens_that_come_without_a_pause_do_not_outlast_the_deadline(
+def test_the_deadline_ends_a_stream_without_pauses(
     tokenizer: Tokenizer,
 ) -> None:
     running = _running(tokenizer, Inbox(_tokens(tokenizer, 0, "a"), repeats=True), 1)
@@ -111,7 +111,7 @@ def test_a_group_with_a_token_is_cut_whole(tokenizer: Tokenizer) -> None:
     assert [request.completions[0].text for request in group.requests] == ["one", ""]
 
 
-def test_tokens_that_came_before_a_cut_are_given_before_it(tokenizer: Tokenizer) -> None:
+def test_tokens_before_the_deadline_are_sent(tokenizer: Tokenizer) -> None:
     tokens = _tokens(tokenizer, 0, "one two three")
     group = RunningGroup([_running(tokenizer, Inbox(tokens), 1), _running(tokenizer, Inbox([]), 1)])
     group.requests[1].stream.request_id = 2

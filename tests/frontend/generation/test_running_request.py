@@ -76,7 +76,7 @@ def test_a_stop_token_of_the_engine_gives_no_text(tokenizer: Tokenizer) -> None:
     assert running.completions[0].text == "a b"
 
 
-def test_what_ends_the_stream_is_raised(tokenizer: Tokenizer) -> None:
+def test_the_error_that_ends_a_stream_is_raised(tokenizer: Tokenizer) -> None:
     stream = ListedStream(_tokens(tokenizer, 0, "a"), Unavailable("gone"))
     running = _running(tokenizer, stream, 1, "never")
     running.wait_first_event()

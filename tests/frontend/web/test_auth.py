@@ -19,9 +19,7 @@ KEY = {"Authorization": "Bearer right"}
         (KEY, "/nowhere", 404),
     ],
 )
-def test_what_is_refused_is_counted_as_often_as_it_came(
-    headers: dict[str, str], path: str, status: int
-) -> None:
+def test_every_refused_request_is_counted(headers: dict[str, str], path: str, status: int) -> None:
     options = Options.from_settings(Settings.from_environ({"API_KEY": "right"}))
     client = create_app(AppContext(Service(NoEngine(), NoEngine.tokenizer), options)).test_client()
     assert client.post(path, json={"inputs": "a"}, headers=headers).status_code == status

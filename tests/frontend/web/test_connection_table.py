@@ -25,7 +25,7 @@ def _fill(table: ConnectionTable, count: int, address: str) -> list[Connection]:
     return admitted
 
 
-def test_the_one_that_has_waited_longest_gives_way() -> None:
+def test_the_longest_idle_connection_is_closed() -> None:
     table = ConnectionTable(4)
     old = _fill(table, 4, "a")
     old[0].enter(Phase.WORKING)
@@ -35,7 +35,7 @@ def test_the_one_that_has_waited_longest_gives_way() -> None:
     assert len(table) == 4
 
 
-def test_the_address_with_the_most_gives_way() -> None:
+def test_the_address_with_most_connections_loses_one() -> None:
     table = ConnectionTable(4)
     quiet = _fill(table, 1, "quiet")
     quiet[0].since -= 100
@@ -45,7 +45,7 @@ def test_the_address_with_the_most_gives_way() -> None:
     assert [connection.socket.is_shut for connection in greedy] == [True, False, False]
 
 
-def test_an_address_takes_no_place_of_one_that_has_fewer() -> None:
+def test_an_address_displaces_no_smaller_one() -> None:
     table = ConnectionTable(4)
     quiet = _fill(table, 1, "quiet")
     for connection in _fill(table, 3, "greedy"):
@@ -54,7 +54,7 @@ def test_an_address_takes_no_place_of_one_that_has_fewer() -> None:
     assert not quiet[0].socket.is_shut
 
 
-def test_a_body_gives_way_when_it_is_slow_and_work_never_does() -> None:
+def test_slow_bodies_are_closed_and_running_requests_never() -> None:
     table = ConnectionTable(2)
     slow, busy = _fill(table, 2, "a")
     slow.enter(Phase.RECEIVING)

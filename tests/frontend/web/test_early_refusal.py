@@ -115,7 +115,7 @@ def test_all_routes_that_generate_are_known() -> None:
         ("/nowhere", GENERATE, {}, "404"),
     ],
 )
-def test_what_needs_more_than_its_headers_goes_on(
+def test_requests_that_need_their_body_pass(
     path: str, body: Any, how: dict[str, Any], status: str
 ) -> None:
     app = _app(API_KEY="right", PAYLOAD_LIMIT="1000")

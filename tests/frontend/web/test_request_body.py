@@ -15,7 +15,7 @@ class Broken:
         raise ConnectionResetError
 
 
-def test_a_connection_that_is_reset_in_the_body_is_the_clients_fault() -> None:
+def test_a_reset_during_the_body_is_a_client_error() -> None:
     environ = EnvironBuilder(method="POST", data=b"x" * 100).get_environ()
     environ["wsgi.input"] = Broken()
     with pytest.raises(MalformedRequest, match="ended before the body was whole"):

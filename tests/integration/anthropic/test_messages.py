@@ -197,7 +197,7 @@ BAD: list[tuple[dict[str, Any], str]] = [
 
 
 @pytest.mark.parametrize(("change", "field"), BAD)
-def test_what_is_wrong_is_named(server: Server, change: dict[str, Any], field: str) -> None:
+def test_an_invalid_field_is_named(server: Server, change: dict[str, Any], field: str) -> None:
     response = _ask(server, **QUESTION | change)
     assert response.status_code == 400
     body = response.json()

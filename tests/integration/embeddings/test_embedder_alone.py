@@ -108,7 +108,7 @@ def test_mistakes_in_a_rerank_are_explained(reranker: Server, body: dict, words:
     assert words in answer.json()["error"]["message"]
 
 
-def test_without_a_language_model_its_routes_say_so(reranker: Server) -> None:
+def test_routes_of_a_language_model_answer_404(reranker: Server) -> None:
     chat = post(reranker, "/v1/chat/completions", messages=[{"role": "user", "content": "Hi"}])
     assert chat.status_code == 404
     assert "no language model" in chat.json()["error"]["message"]
@@ -228,7 +228,7 @@ def test_hf_task_makes_the_one_model_an_embedding_model(tmp_path: Path) -> None:
         assert server.stop() == 0
 
 
-def test_a_model_that_is_not_there_stops_the_start_with_its_variable(tmp_path: Path) -> None:
+def test_a_missing_model_ends_the_start_with_its_variable(tmp_path: Path) -> None:
     server = spawn(tmp_path / "log", "", EMBEDDING_MODEL_ID="/nowhere/model")
     assert server.process.wait(120) == 3
     assert "EMBEDDING_MODEL_ID=/nowhere/model: there is no such folder" in server.log

@@ -14,7 +14,7 @@ from tests.support.servers import serving, wait_for
 LONG = "bread " * 300
 
 
-def test_long_texts_are_cut_and_small_batches_give_the_same_vectors(tmp_path: Path) -> None:
+def test_small_batches_give_the_same_vectors(tmp_path: Path) -> None:
     settings = {"EMBEDDING_MODEL_ID": os.fspath(MINILM), "AUTO_TRUNCATE": "true"}
     texts = [f"Sentence number {index} of a few." for index in range(20)]
     with serving(tmp_path / "log", "", **settings, MAX_BATCH_TOKENS="16") as server:

@@ -134,7 +134,7 @@ def test_truncate_cuts_long_texts_from_either_side(server: Server) -> None:
     check_same(left, ["bread " * 253 + "cat"])
 
 
-def test_a_text_far_too_long_is_refused_or_cut_without_reading_all_of_it(server: Server) -> None:
+def test_a_text_far_too_long_is_refused_or_cut(server: Server) -> None:
     long = "the cat sat on the mat " * 60_000
     refused = post(server, "/v1/embeddings", input=long)
     assert refused.status_code == 400
@@ -177,7 +177,7 @@ def test_langchain(server: Server) -> None:
         check_same([chain.embed_query(TEXTS[0])], TEXTS[:1])
 
 
-def test_invocations_tells_the_shapes_apart(server: Server) -> None:
+def test_invocations_recognises_the_format(server: Server) -> None:
     embedded = post(server, "/invocations", input=TEXTS).json()
     check_same([row["embedding"] for row in embedded["data"]], TEXTS)
     generated = post(
@@ -189,7 +189,7 @@ def test_invocations_tells_the_shapes_apart(server: Server) -> None:
     assert "needs a model of kind reranker" in refused.json()["error"]["message"]
 
 
-def test_routes_for_another_kind_of_model_say_so_in_teis_form(server: Server) -> None:
+def test_routes_for_another_kind_of_model_are_teis_404(server: Server) -> None:
     refused = post(server, "/rerank", query="q", texts=["a"])
     assert (refused.status_code, refused.json()["error_type"]) == (424, "Backend")
     too_long = post(server, "/embed", inputs=LONG)
@@ -230,7 +230,7 @@ def test_the_example_finds_the_right_document(server: Server) -> None:
     assert answer.strip()
 
 
-def test_a_killed_embedder_comes_back_and_the_engine_never_notices(server: Server) -> None:
+def test_a_killed_embedder_is_restarted_beside_the_engine(server: Server) -> None:
     old = _child(server, "embedder")
     engine = server.engine().pid
     old.send_signal(signal.SIGKILL)

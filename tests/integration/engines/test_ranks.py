@@ -33,7 +33,7 @@ def test_a_rank_that_dies_takes_the_group_down_and_all_come_back(
     assert after.json() == before.json()
 
 
-def test_ranks_leave_with_the_engine_and_with_the_server(shared_servers: SharedServers) -> None:
+def test_ranks_exit_with_the_engine_and_the_server(shared_servers: SharedServers) -> None:
     server = shared_servers.get(**SPLIT)
     ranks = _ranks(server)
     server.engine().kill()
@@ -44,7 +44,7 @@ def test_ranks_leave_with_the_engine_and_with_the_server(shared_servers: SharedS
     assert not psutil.wait_procs(ranks, timeout=10)[1]
 
 
-def test_a_model_that_cannot_be_split_stops_the_start_and_says_why(tmp_path: Path) -> None:
+def test_a_model_that_cannot_be_sharded_ends_the_start(tmp_path: Path) -> None:
     reasons = {
         "bloom": "TENSOR_PARALLEL=2 cannot work here: transformers has no plan",
         "t5": "TENSOR_PARALLEL=2 cannot work here: it has an encoder",

@@ -82,7 +82,7 @@ def test_a_known_prefix_is_computed_once(server: Server) -> None:
     assert min(cached[1:]) > 100
 
 
-def test_prompts_of_one_request_may_go_to_different_copies(server: Server) -> None:
+def test_prompts_of_one_request_may_use_several_replicas(server: Server) -> None:
     body = {"model": "tgi", "prompt": ["One", "Two", "Three", "Four"], "max_tokens": 5}
     body["temperature"] = 0
     answer = requests.post(f"{server.url}/v1/completions", json=body, timeout=60).json()
@@ -96,7 +96,7 @@ def test_prompts_of_one_request_may_go_to_different_copies(server: Server) -> No
     assert [choice["text"] for choice in answer["choices"]] == alone
 
 
-def test_one_copy_that_dies_leaves_the_other_serving(server: Server) -> None:
+def test_a_replica_serves_while_another_restarts(server: Server) -> None:
     _engines(server)[0].kill()
     wait_for(lambda: "engine 0: died (signal 9)" in server.log, 10)
     for _ in range(10):

@@ -160,7 +160,7 @@ def test_a_missing_prompt_is_named(server: Server, path: str) -> None:
     _check_tgi(_post(server, path, {"parameters": {}}), "inputs", None)
 
 
-def test_a_body_of_no_shape_is_told_what_it_may_have(server: Server) -> None:
+def test_an_unknown_body_is_refused_with_the_known_formats(server: Server) -> None:
     answer = _post(server, "/invocations", {"prompts": "a"})
     assert answer.status_code == 400
     assert "`inputs`" in answer.json()["error"]
@@ -224,7 +224,7 @@ def test_a_field_of_responses_of_another_type_is_named(
         _check_openai(response, field, value)
 
 
-def test_more_messages_than_the_model_takes_tokens_are_refused_by_their_number(
+def test_more_messages_than_tokens_are_refused(
     server: Server,
 ) -> None:
     turns = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]

@@ -52,7 +52,7 @@ def test_token_ids_as_prompts(client: openai.OpenAI, server: Server) -> None:
 
 @pytest.mark.parametrize("echo", [False, True])
 @pytest.mark.parametrize("logprobs", [None, 0])
-def test_a_stream_says_what_the_whole_answer_says(
+def test_a_stream_equals_the_whole_response(
     client: openai.OpenAI, echo: bool, logprobs: int | None
 ) -> None:
     ask: dict[str, Any] = {
@@ -117,7 +117,7 @@ def test_an_echo_has_the_prompts_log_probabilities(client: openai.OpenAI) -> Non
     assert all(value <= 0 for value in choice.logprobs.token_logprobs[1:])
 
 
-def test_an_echo_has_the_likeliest_tokens_at_each_place(client: openai.OpenAI) -> None:
+def test_an_echo_has_top_logprobs(client: openai.OpenAI) -> None:
     """As lm-evaluation-harness asks for a text's likelihood, and whether it is greedy."""
     ask: dict[str, Any] = {"model": "tgi", "prompt": PROMPT, "temperature": 0}
     greedy = client.completions.create(max_tokens=6, **ask).choices[0].text
@@ -144,7 +144,7 @@ def test_an_echo_has_the_likeliest_tokens_at_each_place(client: openai.OpenAI) -
         assert max(top, key=top.__getitem__) == one.tokens[place]
 
 
-def test_offsets_of_a_stream_are_those_of_the_answer_behind_a_stop_string(
+def test_text_offsets_of_a_stream_behind_a_stop_string(
     client: openai.OpenAI,
 ) -> None:
     ask: dict[str, Any] = {"model": "tgi", "prompt": PROMPT, "temperature": 0, "logprobs": 0}
@@ -250,7 +250,7 @@ def test_token_ids_come_back(server: Server) -> None:
     assert shown["logprobs"]["tokens"] == names
 
 
-def test_only_allowed_tokens_come_and_no_bad_words(server: Server) -> None:
+def test_allowed_tokens_and_bad_words(server: Server) -> None:
     whole = _complete(server, return_token_ids=True)["choices"][0]
     allowed = sorted(set(whole["token_ids"][:3]))
     some = _complete(server, allowed_token_ids=allowed, return_token_ids=True)["choices"][0]

@@ -57,7 +57,7 @@ def _expected(folder: Path, seeds: list[int]) -> tuple[str, int]:
 
 
 @pytest.mark.parametrize("seeds", [[1], [2, 3]])
-def test_a_chat_says_what_transformers_says(
+def test_a_chat_with_images_equals_transformers(
     eyes: openai.OpenAI, folder: Path, seeds: list[int]
 ) -> None:
     text, prompt_tokens = _expected(folder, seeds)
@@ -70,7 +70,7 @@ def test_a_chat_says_what_transformers_says(
     assert "".join(c.choices[0].delta.content or "" for c in chunks) == text
 
 
-def test_responses_say_the_same(eyes: openai.OpenAI, folder: Path) -> None:
+def test_a_response_with_images_equals_the_chat(eyes: openai.OpenAI, folder: Path) -> None:
     text, prompt_tokens = _expected(folder, [4])
     parts = [
         {"type": "input_image", "image_url": data_url(picture(4)), "detail": "auto"},
@@ -137,7 +137,7 @@ def _url(data: bytes, kind: str = "image/png") -> str:
         (_url(b"0" * 40001), "MAX_IMAGE_FETCH_SIZE"),
     ],
 )
-def test_what_is_wrong_with_an_image_is_told(
+def test_a_bad_image_is_refused_with_the_reason(
     eyes: openai.OpenAI, seeing: Server, url: str, message: str
 ) -> None:
     part = {"type": "image_url", "image_url": {"url": url}}
@@ -175,7 +175,7 @@ def test_a_text_only_model_names_the_part(client: openai.OpenAI) -> None:
     assert caught.value.param == "input[0].content[0].image_url"
 
 
-def test_info_says_that_it_reads_images(seeing: Server, server: Server) -> None:
+def test_info_names_the_multimodal_model(seeing: Server, server: Server) -> None:
     assert requests.get(f"{seeing.url}/info", timeout=5).json()["reads_images"] is True
     assert requests.get(f"{server.url}/info", timeout=5).json()["reads_images"] is False
 

@@ -67,7 +67,7 @@ def test_a_missing_role_is_the_users(server: Server) -> None:
 
 
 @pytest.mark.parametrize("path", ["/chat/completions", "/v1/chat/completions", "/invocations"])
-def test_the_default_system_prompt_stands_in_for_a_missing_one(server: Server, path: str) -> None:
+def test_the_default_system_prompt_is_added(server: Server, path: str) -> None:
     body = {"temperature": 0, "max_tokens": 1}
     user = {"role": "user", "content": "Hi"}
     system = {"role": "system", "content": PROMPT}

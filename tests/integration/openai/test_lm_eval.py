@@ -87,7 +87,7 @@ def test_likelihoods_are_the_models(server: Server, batch: int) -> None:
     assert {is_greedy for _, is_greedy in results} == {True, False}
 
 
-def test_a_generation_stops_where_the_task_says(server: Server) -> None:
+def test_generation_stops_at_the_tasks_stop_strings(server: Server) -> None:
     prompt = [_ids(CONTEXT)]
     [free] = _ask(server, prompt, {"max_tokens": 256, "stop": ["</s>"]})
     word = free["text"].split()[3]

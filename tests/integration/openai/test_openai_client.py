@@ -215,7 +215,7 @@ def test_top_logprobs_come_with_bytes(client: openai.OpenAI) -> None:
         assert bytes(token.bytes).decode() == token.token
 
 
-def test_a_repeated_prompt_is_found_in_the_cache(client: openai.OpenAI) -> None:
+def test_a_repeated_prompt_is_cached(client: openai.OpenAI) -> None:
     messages = [{"role": "user", "content": "Tell me about caching. " * 12}]
     ask = {"model": "tgi", "messages": messages, "max_tokens": 2, "temperature": 0}
     client.chat.completions.create(**ask)
@@ -300,7 +300,7 @@ def test_fields_of_vllm(client: openai.OpenAI) -> None:
         {"adapter_id": "unknown"},
     ],
 )
-def test_what_has_no_effect_is_refused_by_name(server: Server, fields: dict) -> None:
+def test_fields_without_effect_are_refused_by_name(server: Server, fields: dict) -> None:
     body = {"messages": QUESTION, "max_tokens": 3} | fields
     answer = requests.post(f"{server.url}/v1/chat/completions", json=body, timeout=60)
     assert answer.status_code in (400, 404)

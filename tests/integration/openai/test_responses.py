@@ -125,9 +125,7 @@ def test_parse(client: openai.OpenAI) -> None:
 
 
 @pytest.mark.parametrize("tools", [[], [WEATHER]])
-def test_a_stream_ends_with_what_the_whole_answer_says(
-    client: openai.OpenAI, tools: list[Any]
-) -> None:
+def test_a_stream_ends_with_the_whole_response(client: openai.OpenAI, tools: list[Any]) -> None:
     ask: dict[str, Any] = {"model": "tgi", "input": QUESTION, "tools": tools, "temperature": 0}
     whole = client.responses.create(**ask)
     events = list(client.responses.create(stream=True, **ask))

@@ -166,7 +166,7 @@ def test_a_call_that_is_cut_ends_with_length(client: openai.OpenAI) -> None:
     assert call.function.name == "get_current_weather"  # type: ignore[union-attr]
 
 
-def test_arguments_are_free_of_what_the_schema_cannot_say_unless_strict(
+def test_loose_arguments_ignore_unsupported_keywords(
     client: openai.OpenAI,
 ) -> None:
     odd = {

@@ -75,7 +75,7 @@ def test_each_way_of_naming_an_adapter_means_the_same(lora: Server) -> None:
     assert text["choices"][0]["text"] == red
 
 
-def test_requests_of_different_adapters_share_batches_and_stay_themselves(lora: Server) -> None:
+def test_adapters_in_one_batch_do_not_mix(lora: Server) -> None:
     alone = {name: _said(lora, name) for name in (None, "red", "blue")}
     steps = lora.metric("engine_steps_total")
     answers: list[tuple[str | None, str]] = []
@@ -306,7 +306,7 @@ CONFIGS = {
 
 
 @pytest.mark.parametrize("change", CONFIGS.values(), ids=CONFIGS.keys())
-def test_an_adapter_with_a_wrong_config_is_refused_and_nothing_ends(
+def test_an_adapter_with_a_wrong_config_is_refused(
     lora: Server, folders: dict[str, Path], tmp_path: Path, change: dict
 ) -> None:
     shutil.copytree(folders["late"], tmp_path / "copy")

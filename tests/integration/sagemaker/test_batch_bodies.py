@@ -79,16 +79,14 @@ def _longest_gap_s(server: Server, until: float) -> float:
 
 
 @pytest.mark.parametrize("record", [b"a\n", b'""\n'])
-def test_a_body_of_very_many_records_leaves_the_others_their_turns(
-    small: Server, record: bytes
-) -> None:
+def test_a_large_batch_body_does_not_block_others(small: Server, record: bytes) -> None:
     body = Body(small, b"inputs\n" + record * (1_900_000 // len(record)), CSV)
     body.start()
     assert _longest_gap_s(small, time.monotonic() + 4) < 2
     body.join()
 
 
-def test_a_record_of_csv_may_be_long_and_a_broken_one_is_named(server: Server) -> None:
+def test_long_csv_records_and_broken_ones(server: Server) -> None:
     text = "word " * 60_000
     url = f"{server.url}/invocations"
     long = requests.post(url, data=f"inputs\n{text}\n", headers=CSV, timeout=60)

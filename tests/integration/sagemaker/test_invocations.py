@@ -77,7 +77,7 @@ def test_a_broken_chunked_body_is_a_400(server: Server) -> None:
         assert b" 400 " in raw.recv(100)
 
 
-def test_health_is_told_to_get_and_post(server: Server) -> None:
+def test_health_answers_get_and_post(server: Server) -> None:
     assert requests.get(f"{server.url}/ping", timeout=10).status_code == 200
     assert requests.post(f"{server.url}/ping", timeout=10).status_code == 200
 

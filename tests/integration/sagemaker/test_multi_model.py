@@ -101,7 +101,7 @@ def test_a_wrong_page_is_refused(endpoint: Server, page: str) -> None:
     assert answer.status == 422
 
 
-def test_models_that_cannot_be_loaded_say_why(endpoint: Server, tmp_path: Path) -> None:
+def test_a_model_that_cannot_be_loaded_has_a_reason(endpoint: Server, tmp_path: Path) -> None:
     assert _load(endpoint, "none", tmp_path / "none").status == 400
     shutil.copytree(DEMO_MODEL, tmp_path / "broken")
     (tmp_path / "broken" / "tokenizer.json").unlink()

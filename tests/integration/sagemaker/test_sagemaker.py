@@ -55,7 +55,7 @@ def test_custom_attributes_come_back_with_errors_and_streams_too(server: Server)
     assert streamed.body.endswith(b"\n")
 
 
-def test_records_of_json_lines_are_answered_in_order_each_on_its_line(server: Server) -> None:
+def test_json_lines_are_answered_line_by_line(server: Server) -> None:
     texts = ["Deep learning is", "Hello", "The capital of France is", "One two three"]
     chat = {"messages": [{"role": "user", "content": "Hi"}], "max_tokens": 4, "temperature": 0}
     body = _lines(*[_generate(text, 3 + 5 * (i % 2)) for i, text in enumerate(texts)], chat, "Hey")
@@ -191,7 +191,7 @@ def test_execution_parameters_follow_the_batch_jobs_variables(
         assert platform.call(own.port, "POST", "/invocations", body, large).status == 200
 
 
-def test_the_inference_id_is_in_log_lines_of_frontend_and_user_code(tmp_path: Path) -> None:
+def test_log_lines_have_the_inference_id(tmp_path: Path) -> None:
     program = """
 import logging
 def model_fn(model_dir): return None

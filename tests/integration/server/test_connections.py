@@ -45,7 +45,7 @@ def _is_served(server: Server) -> bool:
 
 
 @pytest.mark.parametrize("sent", [b"", b"GET /ping HT", b"GET /ping HTTP/1.1\r\nHost: a\r\n\r\n"])
-def test_idle_connections_give_way_to_new_ones(small: Server, sent: bytes) -> None:
+def test_idle_connections_are_closed_for_new_ones(small: Server, sent: bytes) -> None:
     with _sockets(small, 3 * LIMIT, sent) as opened:
         assert small.ping().status_code == 200
         assert _post(small).status_code == 200

@@ -129,7 +129,7 @@ def test_in_the_queue_it_is_an_error_in_time(limited: Server) -> None:
     assert "deadline" in response.json()["error"]["message"]
 
 
-def test_a_stopped_engine_keeps_nobody_beyond_the_deadline(limited: Server) -> None:
+def test_a_stopped_engine_keeps_no_request_beyond_its_deadline(limited: Server) -> None:
     engine = limited.engine()
     url = f"{limited.url}/v1/chat/completions"
     begun = requests.post(url, json=CHAT | {"stream": True}, stream=True, timeout=60)

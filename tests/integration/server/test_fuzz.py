@@ -12,7 +12,7 @@ SEED = 7
 
 
 @pytest.mark.slow
-def test_odd_bodies_and_headers_get_no_5xx_and_harm_nobody(shared_servers: SharedServers) -> None:
+def test_odd_bodies_and_headers_get_no_5xx(shared_servers: SharedServers) -> None:
     server = shared_servers.get(MAX_TOTAL_TOKENS="128", LOG_LEVEL="info")
     pids = long_lived(server)
     with steady_client(server.url) as steady:

@@ -31,7 +31,7 @@ def _raw(server: Server, request: bytes) -> tuple[int, dict[str, str], dict]:
     ],
     ids=["a long path", "a long header", "no header", "no request", "no coding"],
 )
-def test_what_is_no_http_is_refused_in_json(
+def test_malformed_http_is_refused_in_json(
     server: Server, request_head: bytes, status: int, told: str
 ) -> None:
     got, headers, body = _raw(server, request_head)
@@ -58,7 +58,7 @@ def test_a_broken_chunk_is_refused_in_json(server: Server) -> None:
         ("DELETE", "/", 405, "method_not_allowed"),
     ],
 )
-def test_a_wrong_path_or_method_is_told_apart(
+def test_wrong_paths_are_404_and_wrong_methods_405(
     server: Server, method: str, path: str, status: int, kind: str
 ) -> None:
     answer = requests.request(method, f"{server.url}{path}", timeout=10)
@@ -69,7 +69,7 @@ def test_a_wrong_path_or_method_is_told_apart(
         assert "POST" in answer.headers["Allow"]
 
 
-def test_a_body_that_is_no_json_object_is_told_with_its_cause(server: Server) -> None:
+def test_a_body_that_is_no_json_object_is_refused(server: Server) -> None:
     url = f"{server.url}/generate"
     for body, told in ((b"{", "not valid JSON"), (b"[]", "an array"), (b"", "empty")):
         answer = requests.post(url, data=body, timeout=10)

@@ -30,7 +30,7 @@ def test_a_repository_is_downloaded_and_served(tmp_path: Path) -> None:
         assert "s3cret" not in running.log
 
 
-def test_what_the_hub_refuses_is_explained(tmp_path: Path) -> None:
+def test_refusals_of_the_hub_are_explained(tmp_path: Path) -> None:
     with hub(DEMO_MODEL, "org/demo", token="s3cret") as server:
         settings = _settings(server.server_port, tmp_path)
         without_token = spawn(tmp_path / "1.log", "org/demo", **settings)

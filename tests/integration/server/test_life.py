@@ -70,7 +70,7 @@ def _streams(server: Server, count: int, **changes: object) -> list[LiveStream]:
     return started
 
 
-def test_kill_9_of_the_engine_fails_streams_and_the_next_request_works(
+def test_a_killed_engine_fails_streams_and_restarts(
     shared_servers: SharedServers, endless_model: Path
 ) -> None:
     server = shared_servers.get(endless_model)
@@ -132,7 +132,7 @@ def _other_engine(server: Server, pid: int) -> bool:
         return False
 
 
-def test_a_killed_frontend_is_replaced_and_its_requests_are_aborted(
+def test_a_killed_frontend_is_replaced_and_its_requests_aborted(
     shared_servers: SharedServers, endless_model: Path
 ) -> None:
     server = shared_servers.get(endless_model)
@@ -172,9 +172,7 @@ def test_gunicorns_master_is_replaced_and_streams_go_on(
     assert server.stop() == 0
 
 
-def test_a_client_that_leaves_frees_its_blocks(
-    shared_servers: SharedServers, endless_model: Path
-) -> None:
+def test_a_disconnect_frees_the_blocks(shared_servers: SharedServers, endless_model: Path) -> None:
     server = shared_servers.get(endless_model)
     aborted = server.metric("tgi_request_aborted")
     url = f"{server.url}/generate_stream"
@@ -209,7 +207,7 @@ def test_sigterm_lets_streams_finish_and_exits_with_0(
         assert stream.last["generated_text"] is not None
 
 
-def test_at_the_limit_requests_get_429_and_what_cannot_finish_in_time_an_error_event(
+def test_requests_at_the_limit_and_at_the_end_of_a_drain(
     tmp_path: Path, endless_model: Path
 ) -> None:
     settings = {"GRACEFUL_TERMINATION_TIMEOUT": "1", "MAX_CONCURRENT_REQUESTS": "2"}
@@ -247,7 +245,7 @@ def test_hung_processes_do_not_delay_the_exit(tmp_path: Path) -> None:
     assert "engine: still running after the drain, killed" in server.log
 
 
-def test_while_the_model_loads_ping_explains_and_sigterm_exits_with_0(tmp_path: Path) -> None:
+def test_ping_and_sigterm_while_the_model_loads(tmp_path: Path) -> None:
     server = spawn(tmp_path / "log")
     try:
         wait_for(lambda: _accepts(server.port), 60, lambda: server.log)
@@ -268,7 +266,7 @@ def _accepts(port: int) -> bool:
         return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
-def test_a_supervisor_killed_during_the_start_leaves_nothing_behind(tmp_path: Path) -> None:
+def test_a_supervisor_killed_at_start_leaves_no_process(tmp_path: Path) -> None:
     server = spawn(tmp_path / "log")
     wait_for(lambda: len(psutil.Process(server.process.pid).children()) == 2, 60)
     children = psutil.Process(server.process.pid).children(recursive=True)
@@ -277,7 +275,7 @@ def test_a_supervisor_killed_during_the_start_leaves_nothing_behind(tmp_path: Pa
     wait_for(lambda: not any(child.is_running() for child in children), 30)
 
 
-def test_a_model_that_cannot_be_served_ends_the_start_with_the_reason(tmp_path: Path) -> None:
+def test_an_unusable_model_ends_the_start_with_the_reason(tmp_path: Path) -> None:
     """Of each kind of reason one; tests/model/test_engine_loader.py has them all."""
     reasons = {
         "no such folder": tmp_path / "no",
@@ -320,7 +318,7 @@ def test_a_killed_supervisor_takes_everything_with_it(shared_servers: SharedServ
     wait_for(lambda: not _accepts(server.port), 20)
 
 
-def test_no_model_named_says_what_to_set(tmp_path: Path) -> None:
+def test_without_a_model_the_error_names_the_variable(tmp_path: Path) -> None:
     server = spawn(tmp_path / "log", "")
     assert server.process.wait(120) == 2
     assert "HF_MODEL_ID" in server.log
@@ -383,7 +381,7 @@ def test_a_token_that_the_model_lacks_is_the_clients_fault(
     assert server.ping().status_code == 200
 
 
-def test_a_template_that_loops_is_an_error_and_holds_up_nobody(
+def test_an_endless_template_fails_its_request_only(
     shared_servers: SharedServers, odd_model: Path
 ) -> None:
     server = shared_servers.get(odd_model)
@@ -434,7 +432,7 @@ def _chat(content: str) -> dict:
     return {"messages": [{"role": "user", "content": content}], "max_tokens": 3}
 
 
-def test_a_replaced_frontend_accepts_connections_when_it_can_answer(
+def test_a_replaced_frontend_accepts_once_ready(
     shared_servers: SharedServers,
 ) -> None:
     server = shared_servers.get(WORKERS="2")

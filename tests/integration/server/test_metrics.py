@@ -57,7 +57,7 @@ def _pick(samples: list[Sample], name: str, **labels: str) -> float:
     return found[0] if found else 0.0
 
 
-def test_every_name_of_tgi_is_there_and_what_it_lacks(server: Server) -> None:
+def test_tgis_metric_names_are_offered_or_documented(server: Server) -> None:
     requests.post(f"{server.url}/generate", json=PROMPT, timeout=60).raise_for_status()
     requests.post(f"{server.url}/generate", json={"inputs": 1}, timeout=60)
     wait_for(lambda: _value(server, "tgi_batch_inference_count", method="decode") > 0, 10)
@@ -66,7 +66,7 @@ def test_every_name_of_tgi_is_there_and_what_it_lacks(server: Server) -> None:
     assert wanted <= names
 
 
-def test_steps_are_told_apart_by_method_and_counted_whole(server: Server) -> None:
+def test_steps_are_counted_by_method(server: Server) -> None:
     samples = _samples(server)  # of one moment
     for method in ("prefill", "decode"):
         begun = _pick(samples, "tgi_batch_inference_count", method=method)
@@ -96,7 +96,7 @@ def test_cached_tokens_and_gaps_between_tokens_are_counted(server: Server) -> No
     wait_for(lambda: _value(server, "engine_cached_tokens_total") > 0, 10)
 
 
-def test_several_frontends_tell_the_numbers_of_the_whole_server(pair: Server) -> None:
+def test_metrics_of_several_frontends_are_merged(pair: Server) -> None:
     for _ in range(24):  # new connections, which the kernel deals out
         requests.post(f"{pair.url}/generate", json=PROMPT, timeout=60).raise_for_status()
     assert len(pair.frontends()) == 2
@@ -122,7 +122,7 @@ def test_running_sequences_are_seen_by_every_frontend(pair: Server) -> None:
 
 
 @pytest.mark.parametrize("path", ["/generate", "/", "/v1/chat/completions", "/invocations"])
-def test_what_a_request_cost_is_in_its_headers(server: Server, path: str) -> None:
+def test_headers_have_the_cost_of_a_request(server: Server, path: str) -> None:
     body = CHAT if "chat" in path else PROMPT
     headers = requests.post(f"{server.url}{path}", json=body, timeout=60).headers
     assert headers["x-compute-type"] == "cpu"
@@ -166,7 +166,7 @@ def _outcomes(server: Server) -> tuple[float, float]:
     return came, sum(sample.value for sample in samples if sample.name in ends)
 
 
-def test_every_request_is_counted_once_and_so_is_its_end(
+def test_every_request_and_its_outcome_are_counted_once(
     shared_servers: SharedServers, endless_model: Path
 ) -> None:
     server = shared_servers.get(endless_model)

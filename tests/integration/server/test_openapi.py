@@ -53,7 +53,7 @@ API = schemathesis.openapi.from_dict(document())
     database=None,
     suppress_health_check=list(HealthCheck),
 )
-def test_no_request_gets_a_server_error_or_an_undocumented_answer(
+def test_random_requests_get_documented_responses(
     described: Server, case: schemathesis.Case
 ) -> None:
     case.call_and_validate(base_url=described.url, checks=CHECKS, timeout=30)

@@ -66,7 +66,7 @@ def _attributes(span: Span) -> dict[str, object]:
         (5, "/invocations", PROMPT),
     ],
 )
-def test_a_request_continues_the_callers_trace_with_its_phases_inside(
+def test_a_request_continues_the_callers_trace(
     traced: Server, collector: Collector, number: int, path: str, body: dict
 ) -> None:
     answer, spans = _call(traced, collector, number, path, body)
@@ -122,7 +122,7 @@ def test_a_request_without_a_trace_begins_one(traced: Server, collector: Collect
     assert not root.parent_span_id
 
 
-def test_what_the_caller_does_not_sample_is_not_sent(traced: Server, collector: Collector) -> None:
+def test_unsampled_traces_are_not_exported(traced: Server, collector: Collector) -> None:
     carried = {"traceparent": f"00-{'c' * 32}-{'b' * 16}-00"}
     requests.post(f"{traced.url}/generate", json=PROMPT, headers=carried, timeout=60)
     _call(traced, collector, 12, "/generate", PROMPT)

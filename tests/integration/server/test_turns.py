@@ -30,7 +30,7 @@ def _longest_ping_s(server: Server, body: dict, path: str = "/v1/chat/completion
     return responses[0], longest_s
 
 
-def test_many_choices_with_their_alternatives_are_written_in_pieces(server: Server) -> None:
+def test_many_choices_are_serialised_in_pieces(server: Server) -> None:
     body = {"messages": HELLO, "n": 64, "logprobs": True, "top_logprobs": 20, "max_tokens": 40}
     response, longest_s = _longest_ping_s(server, body | {"ignore_eos": True})
     assert response.status_code == 200
@@ -51,9 +51,7 @@ def test_many_choices_with_their_alternatives_are_written_in_pieces(server: Serv
     ],
     ids=["roles", "messages", "stop", "logit_bias", "parts"],
 )
-def test_a_body_that_is_wrong_many_times_is_refused_with_one_reason(
-    server: Server, body: dict
-) -> None:
+def test_a_body_with_many_errors_is_refused_with_one(server: Server, body: dict) -> None:
     response, longest_s = _longest_ping_s(server, body)
     assert response.status_code == 400
     assert len(response.content) < 1000

@@ -84,7 +84,7 @@ def test_invocations_streams_on_request(server: Server) -> None:
     assert events[-1]["details"] is None
 
 
-def test_without_parameters_tgi_samples_and_with_empty_ones_it_does_not(server: Server) -> None:
+def test_tgi_samples_without_parameters_only(server: Server) -> None:
     greedy = {_post(server, "/generate", {"inputs": "A", "parameters": {"max_new_tokens": 12}})
               .json()["generated_text"] for _ in range(3)}  # fmt: skip
     assert len(greedy) == 1

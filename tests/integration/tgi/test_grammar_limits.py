@@ -124,7 +124,7 @@ def _pids(server: Server) -> set[int]:
     return {server.engine().pid, *(frontend.pid for frontend in server.frontends())}
 
 
-def test_an_answer_that_is_too_complex_is_a_400_that_names_the_pattern(limited: Server) -> None:
+def test_a_too_complex_match_is_a_400_with_the_pattern(limited: Server) -> None:
     schema = {"type": "string", "pattern": r"^(\S+\s*){1,200}$", "minLength": 1500}
     for _ in range(2):
         body = {"messages": CHAT, "max_tokens": 900, "response_format": _format(schema)}
@@ -138,7 +138,7 @@ def test_an_answer_that_is_too_complex_is_a_400_that_names_the_pattern(limited: 
             assert len(response.content) < 1024
 
 
-def test_a_client_that_leaves_ends_its_compile(limited: Server) -> None:
+def test_a_disconnect_cancels_the_compilation(limited: Server) -> None:
     with contextlib.suppress(requests.Timeout):  # or it has met its limit of memory before
         requests.post(
             f"{limited.url}/generate",
@@ -196,7 +196,7 @@ LOOSE = {
 
 
 @pytest.mark.parametrize("name", LOOSE)
-def test_what_cannot_be_followed_is_passed_over_in_a_loose_tool(server: Server, name: str) -> None:
+def test_loose_tools_ignore_unsupported_keywords(server: Server, name: str) -> None:
     schema = {"type": "object", "properties": {"a": LOOSE[name]}}
     body = {"messages": CHAT, "tools": [_tool(schema)], "max_tokens": 8}
     response = requests.post(f"{server.url}/v1/chat/completions", json=body, timeout=60)

@@ -79,7 +79,7 @@ def test_chat_completion_streams(client: InferenceClient) -> None:
     assert chunks[-1].usage.completion_tokens == whole.usage.completion_tokens
 
 
-def test_a_wrong_chat_is_an_error_with_our_words(client: InferenceClient) -> None:
+def test_a_wrong_chat_is_an_error_with_our_message(client: InferenceClient) -> None:
     with pytest.raises(HfHubHTTPError, match="`top_p` must be") as caught:
         client.chat_completion(MESSAGES, top_p=3.0)
     assert caught.value.response.status_code == 400

@@ -124,7 +124,7 @@ def test_an_overloaded_server_is_a_typed_error(tmp_path: Path, endless_model: Pa
         (errors.InternalError("x"), typed.UnknownError),
     ],
 )
-def test_it_understands_every_error_of_ours(error: errors.ServingError, kind: type) -> None:
+def test_the_client_parses_every_error(error: errors.ServingError, kind: type) -> None:
     assert isinstance(parse_error(TGI[type(error)].status, tgi_body(error)), kind)
 
 

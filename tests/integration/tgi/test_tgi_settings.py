@@ -97,7 +97,7 @@ def test_info_has_the_limits(configured: Server) -> None:
     assert info["max_client_batch_size"] == 9
 
 
-def test_one_line_names_what_has_no_effect(configured: Server) -> None:
+def test_variables_without_effect_are_one_log_line(configured: Server) -> None:
     lines = [line for line in configured.log.splitlines() if "without effect" in line]
     assert len(lines) == 1
     assert "SHARDED" in lines[0]

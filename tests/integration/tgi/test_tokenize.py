@@ -21,7 +21,7 @@ def _check_pieces(pieces: list[dict], text: str) -> None:
     assert pieces[-1]["stop"] == len(encoded)
 
 
-def test_tokenize_says_which_bytes_each_token_stands_for(server: Server) -> None:
+def test_tokenize_returns_offsets_in_bytes(server: Server) -> None:
     pieces = _post(server, "/tokenize", {"inputs": TEXT}).json()
     assert [piece["id"] for piece in pieces] == AutoTokenizer.from_pretrained(DEMO_MODEL)(TEXT)[
         "input_ids"
@@ -45,7 +45,7 @@ def test_tokenize_takes_parameters_and_checks_their_types(server: Server) -> Non
     assert "`inputs`" in refused.json()["error"]
 
 
-def test_chat_tokenize_answers_the_rendered_template_and_its_tokens(server: Server) -> None:
+def test_chat_tokenize_returns_text_and_tokens(server: Server) -> None:
     messages = [{"role": "user", "content": TEXT}]
     answer = _post(server, "/chat_tokenize", {"messages": messages}).json()
     tokenizer = AutoTokenizer.from_pretrained(DEMO_MODEL)
@@ -66,9 +66,7 @@ def test_chat_tokenize_answers_errors_in_tgis_form(server: Server) -> None:
 
 
 @pytest.mark.parametrize("text", ["x", "lorem "])
-def test_texts_of_very_many_tokens_are_refused_before_they_are_described(
-    server: Server, text: str
-) -> None:
+def test_tokenize_refuses_very_long_texts_early(server: Server, text: str) -> None:
     long = text * (1_500_000 // len(text))
     refused = _post(server, "/tokenize", {"inputs": long})
     assert refused.status_code == 422

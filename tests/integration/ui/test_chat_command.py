@@ -37,7 +37,7 @@ def test_an_answer_follows_a_schema(server: Server) -> None:
     assert isinstance(json.loads(result.stdout)["age"], int)
 
 
-def test_what_the_server_refuses_is_an_error_that_names_it(server: Server) -> None:
+def test_a_refusal_of_the_server_is_shown(server: Server) -> None:
     result = _run(server.url, "--max-tokens", "99999999", "-m", "Hi")
     assert result.returncode == 1
     assert "max_" in result.stderr

@@ -145,7 +145,7 @@ def test_a_conversation_survives_a_reload_and_ends_with_new_chat(page: Page) -> 
     assert page.run("document.querySelectorAll('.message').length") == 0
 
 
-def test_escape_stops_an_answer_and_keeps_what_there_is(page: Page, served: Server) -> None:
+def test_escape_stops_an_answer_and_keeps_its_text(page: Page, served: Server) -> None:
     page.fill("#format", "regex")
     page.fill("#regex", LONG_ANSWER)
     page.fill("#prompt", "Go on.")

@@ -137,7 +137,7 @@ def test_system_exit_in_user_code_ends_nothing(own: Server) -> None:
     assert _ask(own, do="pid").json() == before
 
 
-def test_endless_recursion_is_an_error_whatever_limit_the_code_sets(own: Server) -> None:
+def test_endless_recursion_is_an_error(own: Server) -> None:
     before = _ask(own, do="pid").json()
     failed = _ask(own, do="recurse")
     assert failed.status_code == 500
@@ -146,7 +146,7 @@ def test_endless_recursion_is_an_error_whatever_limit_the_code_sets(own: Server)
     assert _ask(own, do="pid").json() == before
 
 
-def test_a_process_that_takes_all_memory_is_replaced_with_the_cause(own: Server) -> None:
+def test_a_process_over_its_memory_limit_is_replaced(own: Server) -> None:
     failed = _ask(own, do="eat")
     assert failed.status_code in (500, 504)  # on a slow machine HANDLER_TIMEOUT comes first
     assert re.search("HANDLER_(MEMORY|TIMEOUT)", failed.json()["error"])
@@ -154,7 +154,7 @@ def test_a_process_that_takes_all_memory_is_replaced_with_the_cause(own: Server)
 
 
 @pytest.mark.parametrize("do", ["wordless", "surrogate"])
-def test_an_exception_without_words_is_an_error_like_any_other(own: Server, do: str) -> None:
+def test_an_exception_without_a_message_is_an_error(own: Server, do: str) -> None:
     before = _ask(own, do="pid").json()
     failed = _ask(own, timeout=20, do=do)
     assert failed.status_code == 500
@@ -163,7 +163,7 @@ def test_an_exception_without_words_is_an_error_like_any_other(own: Server, do: 
 
 
 @pytest.mark.parametrize("do", ["hang", "deadlock"])
-def test_a_hang_ends_at_the_time_limit_and_those_behind_it_are_served(own: Server, do: str) -> None:
+def test_a_hang_ends_at_the_time_limit(own: Server, do: str) -> None:
     answers: dict[str, requests.Response] = {}
 
     def ask(name: str, **body: object) -> None:
@@ -184,7 +184,7 @@ def test_a_hang_ends_at_the_time_limit_and_those_behind_it_are_served(own: Serve
     assert "user_code" in own.log or "predict_fn" in own.log  # where it hung
 
 
-def test_more_than_the_limit_is_a_429_and_one_at_a_time_runs(tmp_path: Path) -> None:
+def test_invocations_over_the_limit_get_429(tmp_path: Path) -> None:
     program = """
 import threading, time
 inside = []
@@ -282,7 +282,7 @@ def test_requirements_come_from_a_folder_of_wheels(tmp_path: Path) -> None:
         subprocess.run(pip, check=True)
 
 
-def test_requirements_that_cannot_be_installed_end_the_start_with_pips_reason(
+def test_failed_requirements_end_the_start_with_pips_error(
     tmp_path: Path,
 ) -> None:
     folder = folder_with(tmp_path / "model", "def model_fn(d): pass")
@@ -293,7 +293,7 @@ def test_requirements_that_cannot_be_installed_end_the_start_with_pips_reason(
     assert "No matching distribution found for no-such-package" in server.log
 
 
-def test_what_the_server_runs_on_is_not_replaced(tmp_path: Path) -> None:
+def test_requirements_do_not_replace_the_servers_packages(tmp_path: Path) -> None:
     folder = folder_with(tmp_path / "model", "def model_fn(d): pass")
     (folder / "code" / "requirements.txt").write_text("flask==1.0\n")
     write_wheel(folder / "code" / "wheels", "flask", "")

@@ -12,7 +12,7 @@ from tests.support.models import encoders
 from tests.support.servers import serving, spawn
 
 
-def test_a_classifier_is_served_without_being_told_its_task(tmp_path: Path) -> None:
+def test_a_classifier_is_served_without_hf_task(tmp_path: Path) -> None:
     folder = encoders.save(tmp_path / "model", AutoModelForSequenceClassification)
     with serving(tmp_path / "log", folder) as server:
         url = f"{server.url}/invocations"

@@ -20,7 +20,7 @@ def test_the_cache_holds_latents(dtype: torch.dtype) -> None:
     assert loaded.bytes_per_token == 2 * (RANK + ROPE) * dtype.itemsize
 
 
-def test_adapters_cannot_change_what_expands_latents() -> None:
+def test_adapters_of_latent_projections_are_refused() -> None:
     loaded = prepare(tiny_models.make("deepseek_v3"), torch.float32, CPU)
     names = {part.name for target in find_lora_targets(loaded.module) for part in target.parts}
     assert any(name.endswith("self_attn.q_b_proj") for name in names)

@@ -154,7 +154,7 @@ def kernel(monkeypatch: pytest.MonkeyPatch) -> Callable[[Attend], None]:
 @pytest.mark.parametrize(
     ("attend", "has_sinks"), [(documented, False), (documented, True), (in_flash_order, True)]
 )
-def test_the_kernel_is_told_what_the_reference_computes(
+def test_the_kernel_gets_the_arguments_of_the_reference(
     kernel: Callable[[Attend], None],
     heads: int,
     kv_heads: int,
@@ -173,7 +173,7 @@ def test_the_kernel_is_told_what_the_reference_computes(
 
 @pytest.mark.parametrize("kernels", [*TORCHS, *OURS], ids=str)
 @pytest.mark.parametrize("name", ["llama", "mistral", "gemma3", "qwen3_moe", "gpt_oss"])
-def test_engines_say_the_same_with_the_kernels(
+def test_engines_with_the_kernels_give_the_same_tokens(
     kernel: Callable[[Attend], None], name: str, kernels: AttentionKernels
 ) -> None:
     kernel(documented)
@@ -253,7 +253,7 @@ def _of_torch_2_11(
         (_wrong, Kernel.REFERENCE, "disabled: off by"),
     ],
 )
-def test_a_kernel_that_fails_or_differs_is_not_used_and_the_log_says_so(
+def test_a_kernel_that_fails_its_self_test_is_disabled(
     kernel: Callable[[Attend, Attend], None],
     on_this_cpu: None,
     caplog: pytest.LogCaptureFixture,
@@ -286,7 +286,7 @@ def on_this_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(attention_backend, "activate_flash_attention_impl", lambda _: None)
 
 
-def test_formats_that_torchs_kernels_do_not_take_leave_decodes_to_ours(
+def test_decodes_use_triton_where_torchs_kernels_cannot(
     kernel: Callable[[Attend], None], on_this_cpu: None
 ) -> None:
     kernel(documented)

@@ -128,7 +128,7 @@ def test_layers_that_only_look_like_the_familys_stay(
 
 
 @pytest.mark.parametrize("name", ["bert", "mpnet"])
-def test_a_prompt_that_pooling_leaves_out_is_left_out(name: str, tmp_path: Path) -> None:
+def test_pooling_excludes_the_prompt(name: str, tmp_path: Path) -> None:
     folder = embedders.save_embedder(tmp_path, name, include_prompt=False)
     embedder, reference = load(folder), embedders.reference(folder)
     texts = random_texts(5, 30)
@@ -240,7 +240,7 @@ def test_an_error_names_the_side_that_is_too_long(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("cut", [Truncation.RIGHT, Truncation.LEFT])
-def test_no_more_of_long_texts_is_encoded_than_is_kept(cut: Truncation, tmp_path: Path) -> None:
+def test_long_texts_are_bounded_before_encoding(cut: Truncation, tmp_path: Path) -> None:
     embedder = load(embedders.save_cross_encoder(tmp_path))
     texts = "cat " * 90 + "bread " * 90, "bread " * 90 + "cat " * 90
     longer = Pair(texts[0] * 50, texts[1] * 50), Pair(texts[0], texts[1] * 50)
@@ -282,7 +282,7 @@ def test_ids_are_taken_as_they_are(minilm: Embedder) -> None:
     assert cosines(vectors(minilm, [ids]), vectors(minilm, ["a cat sat on a mat"]))[0] > 0.99999
 
 
-def test_what_is_too_long_is_refused_or_cut_on_either_side(minilm: Embedder) -> None:
+def test_a_long_text_is_refused_or_truncated_on_either_side(minilm: Embedder) -> None:
     long = " ".join(["bread"] * 200 + ["cat"] * 200)
     with pytest.raises(PromptTooLong, match=r"`input`.*at most 256 .*402 in text 1"):
         encode(minilm, ["short", long])
@@ -310,7 +310,7 @@ def test_unknown_prompts_and_ids_are_refused_by_name(minilm: Embedder) -> None:
         encode(minilm, [[101, 30522]])
 
 
-def test_a_model_that_computes_otherwise_when_packed_is_not_served(
+def test_a_mismatch_of_packed_layers_is_refused(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     def spoil(module: torch.nn.Module, *_: object, **__: object) -> None:

@@ -161,7 +161,7 @@ def test_penalties_look_at_the_completion_only() -> None:
     assert got == expected[0, 1:].tolist()
 
 
-def test_what_a_prompt_cannot_have_is_refused() -> None:
+def test_invalid_prompts_are_refused() -> None:
     engine = _engine(num_blocks=26, max_total_tokens=104, max_input_tokens=100)
     with pytest.raises(InvalidParameter, match="encoder"):
         engine.submit(b"test", Submit(0, [5, 6], SamplingParams(4, prompt_logprobs=True)))

@@ -59,7 +59,7 @@ def test_greedy_output_equals_generate(name: str, schedule: str) -> None:
 
 
 @pytest.mark.parametrize("name", tiny_models.OWN_CACHE_CONFIGS)
-def test_none_of_them_is_taken_for_one_that_can_be_paged(name: str) -> None:
+def test_no_unpageable_model_is_paged(name: str) -> None:
     cpu = torch.device("cpu")
     assert prepare(tiny_models.make(name), torch.float32, cpu).attention == "own"
 

@@ -84,7 +84,7 @@ def test_every_wish_is_met_as_without_overlap(name: str, recorded: tuple[int, ..
         assert all_logprobs(overlapping[index]) == expected
 
 
-def test_a_step_out_of_memory_leaves_an_engine_that_works(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_engine_recovers_from_out_of_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     engine = torch_engine("llama", overlaps=True, **SIZES)
     job = Job([5, 6, 7], SamplingParams(max_new_tokens=9))
     expected = ids(run(engine, [job])[0])

@@ -19,7 +19,7 @@ LAYERS = {
 
 
 @pytest.mark.parametrize("name", LAYERS)
-def test_adapters_in_one_batch_say_what_the_merged_models_say(tmp_path: Path, name: str) -> None:
+def test_adapters_in_one_batch_equal_merged_models(tmp_path: Path, name: str) -> None:
     folders = {
         adapter: adapters.make(tmp_path / adapter, name, seed, target_modules=LAYERS[name])
         for seed, adapter in enumerate(("one", "two"))

@@ -66,7 +66,7 @@ def test_greedy_output_equals_generate(name: str, speculate: int, draft_well) ->
     assert engine.load.drafted_tokens > engine.load.accepted_tokens > 0
 
 
-def test_sampled_tokens_and_their_logprobs_are_those_without_a_draft(draft_well) -> None:
+def test_sampling_with_drafts_equals_sampling_without(draft_well) -> None:
     # The same tokens for every seed, to the bit, is more than the same distribution.
     jobs = _jobs(12, temperature=1.2, top_k=40, logprobs=LogprobMode.PROCESSED, min_tokens=5)
     sizes = {"num_blocks": 60, "block_size": 32, "max_running": 12, "max_batch_tokens": 512}
@@ -110,7 +110,7 @@ def test_text_that_repeats_itself_takes_fewer_steps() -> None:
     ],
     ids=str,
 )
-def test_what_depends_on_the_last_tokens_is_not_guessed(params: dict[str, float]) -> None:
+def test_no_drafts_with_params_that_depend_on_last_tokens(params: dict[str, float]) -> None:
     jobs = _jobs(4, **params)
     drafting = torch_engine("llama", speculate=4)
     assert _token_ids(run(drafting, jobs)) == _token_ids(run(torch_engine("llama"), jobs))

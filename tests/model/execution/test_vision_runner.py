@@ -214,7 +214,7 @@ def test_a_model_that_sees_something_else_is_refused(
         load_model(folder, load_config(folder), torch.float32, CPU, reader=_reader(folder)[1])
 
 
-def test_a_broken_processor_is_told_at_start(folders: Path, tmp_path: Path) -> None:
+def test_a_broken_processor_ends_the_start(folders: Path, tmp_path: Path) -> None:
     tiny_vision.save("llava", tmp_path)
     (tmp_path / "processor_config.json").write_text("{}")
     with pytest.raises(ModelLoadError, match="the image processor cannot be loaded"):
@@ -304,7 +304,7 @@ def test_an_image_that_cannot_be_encoded_fails_alone(
     assert isinstance(error, GenerationFailed)
 
 
-def test_an_image_larger_than_a_step_is_refused_where_its_tokens_see_each_other(
+def test_a_bidirectional_image_larger_than_a_step_is_refused(
     folders: Path,
 ) -> None:
     folder, picture = folders / "gemma3", tiny_vision.picture(3)

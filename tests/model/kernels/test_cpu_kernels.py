@@ -266,7 +266,7 @@ def test_threads_change_no_bit(dtype: torch.dtype) -> None:
         assert all(map(torch.equal, got, results[0]))
 
 
-def test_what_does_not_count_is_not_read() -> None:
+def test_padding_is_not_read() -> None:
     """A cache block of another sequence may hold anything, even what is no number."""
     shape = Shape()
     clean, dirty = _fused(shape), _fused(shape)
@@ -277,7 +277,7 @@ def test_what_does_not_count_is_not_read() -> None:
 
 
 @pytest.mark.parametrize("name", build_kernels.TARGETS)
-def test_the_library_for_each_processor_computes_what_torch_computes(name: str) -> None:
+def test_every_kernel_library_equals_torch(name: str) -> None:
     best = library_name()
     if name not in KNOWN_BY[best]:
         pytest.skip(f"the best that this processor knows is {best}")
@@ -359,7 +359,7 @@ def test_models_of_the_llama_family_use_the_kernels(name: str, dtype: torch.dtyp
     assert all(isinstance(layer.ops, CpuLayerOps) for layer in layers)
 
 
-def test_what_the_kernels_cannot_do_is_left_to_torch() -> None:
+def test_unsupported_shapes_use_torch() -> None:
     assert fits_cpu_kernels(_spec(Shape()))
     for shape in (Shape(torch.float16), Shape(dim=24), Shape(dim=272), Shape(hidden=40)):
         assert not fits_cpu_kernels(_spec(shape))

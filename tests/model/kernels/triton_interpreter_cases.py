@@ -236,7 +236,7 @@ if IS_INTERPRETED:  # not every GPU converts this format itself
 
 
 @pytest.mark.parametrize("window", [None, 600])
-def test_a_context_of_more_than_the_most_pieces_has_longer_ones(
+def test_a_long_context_has_longer_splits(
     window: int | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(triton_attention, "PIECE", 32)
@@ -446,7 +446,7 @@ def launch_all(case: Case, rows: int) -> None:
 
 
 @pytest.mark.parametrize("name", ["llama", "qwen3", "mistral"])
-def test_an_engine_with_all_kernels_says_what_generate_says(
+def test_an_engine_with_all_kernels_equals_generate(
     name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(fusing, "_ops_choices", lambda *_: [TritonLayerOps])

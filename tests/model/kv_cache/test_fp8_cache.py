@@ -29,7 +29,7 @@ def _engine(cache_dtype: torch.dtype | None, **sizes: int) -> Engine:
 
 
 @pytest.mark.parametrize("dtype", sorted(FP8, key=str))
-def test_what_is_read_is_what_was_written_rounded_to_eight_bits(dtype: torch.dtype) -> None:
+def test_cached_values_are_rounded_to_eight_bits(dtype: torch.dtype) -> None:
     cache = KVCache([SHAPE], num_blocks=3, block_size=4, dtype=dtype, device=CPU)
     states = torch.randn(8, 2, 8, generator=torch.Generator().manual_seed(1)) * 3
     states[0, 0, 0], states[1, 1, 1] = 1e6, -1e6  # become the largest, not infinite
@@ -45,7 +45,7 @@ def test_what_is_read_is_what_was_written_rounded_to_eight_bits(dtype: torch.dty
     assert torch.allclose(keys.transpose(0, 1)[inside], states[inside], rtol=0.13, atol=0.01)
 
 
-def test_answers_do_not_depend_on_how_prompts_were_cut_or_found_in_the_cache() -> None:
+def test_fp8_output_does_not_depend_on_chunks_or_cache() -> None:
     rnd = random.Random(4)
     prompt = [rnd.randrange(2, tiny_models.VOCABULARY) for _ in range(50)]
     job = Job(prompt, SamplingParams(20, temperature=1.0, seed=3))

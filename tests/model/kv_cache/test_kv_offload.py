@@ -40,7 +40,7 @@ def content(cache: KVCache, block: int) -> bytes:
 
 @pytest.mark.parametrize("piece", [1 << 30, 2048], ids=["one piece", "many pieces"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float8_e4m3fn], ids=str)
-def test_moves_are_made_in_their_order(
+def test_block_copies_run_in_order(
     dtype: torch.dtype, piece: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("container.model.kv_cache.offload.PIECE_BYTES", piece)
@@ -87,7 +87,7 @@ def loaded() -> LoadedModel:
     return prepare(tiny_models.make("llama"), torch.float32, CPU)
 
 
-def test_slots_are_what_fits_the_space_that_ranks_and_copies_share() -> None:
+def test_slots_fit_the_shared_swap_space() -> None:
     model = loaded()
     block = model.bytes_per_token * 32
     settings = MemorySettings(swap_space=block * 100 / 2**30)

@@ -52,9 +52,7 @@ def _assert_rows_near(got: torch.Tensor, expected: torch.Tensor, dtype: torch.dt
     st.sampled_from([torch.float32, torch.bfloat16]), st.sampled_from([16, 32, 48, 64, 128]),
     st.lists(st.integers(1, 90), min_size=1, max_size=6),
 )  # fmt: skip
-def test_layers_compute_what_torch_computes(
-    dtype: torch.dtype, dim: int, lengths: list[int]
-) -> None:
+def test_encoder_layers_equal_torch(dtype: torch.dtype, dim: int, lengths: list[int]) -> None:
     stack = EncoderStack(_parts(dtype, dim), _kernels())
     rows = torch.randn(1, sum(lengths), 3 * dim).to(dtype)
     spans = spans_of(sorted(lengths))
@@ -76,9 +74,7 @@ def test_long_texts_are_computed_as_torch_does(dtype: torch.dtype, dim: int) -> 
 
 @pytest.mark.parametrize("dim", [32, 48])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
-def test_a_texts_bits_depend_neither_on_other_texts_nor_on_threads(
-    dtype: torch.dtype, dim: int
-) -> None:
+def test_results_are_invariant_to_batch_and_threads(dtype: torch.dtype, dim: int) -> None:
     stack = EncoderStack(_parts(dtype, dim), _kernels())
     lengths = [1, 7, 16, 33, 33, 150, 2100]  # the last one goes a few rows at a time
     texts = [torch.randn(1, length, 3 * dim).to(dtype) for length in lengths]
@@ -93,7 +89,7 @@ def test_a_texts_bits_depend_neither_on_other_texts_nor_on_threads(
         torch.set_num_threads(before)
 
 
-def test_layers_that_the_kernels_cannot_compute_are_left_to_torch() -> None:
+def test_unsupported_encoder_layers_use_torch() -> None:
     kernels = _kernels()
     assert fits_cpu_encoder(kernels, _parts(torch.float32, 32))
     for parts in (_parts(torch.float16, 32), _parts(torch.float32, 24)):

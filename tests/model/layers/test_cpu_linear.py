@@ -109,7 +109,7 @@ def _groups(weight: torch.Tensor, form: str) -> QuantizedWeight:
     st.integers(1, 200), st.integers(1, 16).map(lambda n: 48 * n), st.integers(1, 70),
     st.booleans(), st.booleans(),
 )  # fmt: skip
-def test_products_of_quantized_weights_are_those_of_the_dequantized(
+def test_quantized_gemms_equal_dequantized_ones(
     dtype: torch.dtype, form: str, outputs: int, inputs: int, rows: int, fp32_out: bool,
     has_bias: bool,
 ) -> None:  # fmt: skip
@@ -170,7 +170,7 @@ def test_float32_weights_with_more_bits_than_bfloat16_stay_whole() -> None:
     assert CpuLinear(weight, None, _kernels()).numbers.dtype == torch.float32
 
 
-def test_what_the_kernels_cannot_multiply_is_left_to_onednn() -> None:
+def test_unsupported_gemms_use_onednn() -> None:
     fits = torch.randn(48, 64)
     assert isinstance(
         prepared.linears().linear(fits, None), CpuLinear
@@ -189,7 +189,7 @@ def test_onednn_keeps_its_products_where_it_has_matrix_units(
     assert isinstance(prepared.linears().linear(torch.randn(48, 64).bfloat16(), None), PackedLinear)
 
 
-def test_int8_weights_stay_with_the_kernels_where_onednn_has_matrix_units(
+def test_int8_uses_our_kernels_beside_onednns_matrix_units(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(cpu_linear, "has_amx", lambda: True)

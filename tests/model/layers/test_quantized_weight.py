@@ -56,7 +56,7 @@ def test_embedding_computes_the_rows_that_it_looks_up() -> None:
     assert torch.equal(embedding(ids), weight.dequantized()[ids])
 
 
-def test_merged_weights_keep_what_they_are() -> None:
+def test_merged_weights_keep_their_format() -> None:
     four = quantized_to_int4(WEIGHT)
     eight, small = four.with_eight_bits(), quantized_to_int4(WEIGHT, 16)
     for parts, bits in (([four, four], 4), ([four, eight], 8), ([four, small, eight], 8)):
@@ -67,7 +67,7 @@ def test_merged_weights_keep_what_they_are() -> None:
         assert torch.equal(merged.dequantized(), expected)
 
 
-def test_weights_that_do_not_belong_together_are_computed_to_be_merged() -> None:
+def test_weights_of_different_formats_merge_dequantized() -> None:
     four = quantized_to_int4(WEIGHT)
     order = torch.arange(96, dtype=torch.int32) % 3
     shuffled = QuantizedWeight(

@@ -82,7 +82,7 @@ def test_the_engine_serves_shards_without_an_index(tmp_path: Path) -> None:
     assert got == tiny_models.reference("llama", (5, 6, 7, 8), 5)
 
 
-def test_a_small_file_beside_the_weights_is_not_counted_instead_of_them(tmp_path: Path) -> None:
+def test_small_files_do_not_count_as_weights(tmp_path: Path) -> None:
     _save(tmp_path, ["pytorch_model.bin"])
     save_file({"projection": torch.ones(2)}, tmp_path / "projection.safetensors")
     assert find_model(str(tmp_path), revision=None, token=None).path == tmp_path

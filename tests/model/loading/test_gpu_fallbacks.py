@@ -56,7 +56,7 @@ class Wrong(LayerOps):
         (Wrong, "fused layers with Wrong disabled: off by"),
     ],
 )
-def test_layers_whose_kernels_fail_are_served_by_torchs_operations(
+def test_layers_whose_kernels_fail_use_torch(
     first: type[LayerOps], logged: str, monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:  # fmt: skip
@@ -118,7 +118,7 @@ def test_a_gpu_without_memory_for_a_small_step_is_refused(monkeypatch: pytest.Mo
             _measure(model, placement, MAX_BATCH_PREFILL_TOKENS="1024")
 
 
-def test_what_is_not_captured_says_why() -> None:
+def test_the_obstacle_to_graph_capture_is_reported() -> None:
     paged = prepare(tiny_models.make("llama"), F32, CPU)
     assert "reads lengths on the host" in str(paged.capture_obstacle)
     kernels = AttentionKernels(Kernel.TRITON, Kernel.REFERENCE)
@@ -136,7 +136,7 @@ def _awq(folder: Path) -> Any:
     return model
 
 
-def test_a_checkpoint_of_four_bits_is_computed_where_no_kernel_reads_it(tmp_path: Path) -> None:
+def test_four_bit_checkpoints_without_a_kernel_are_dequantized(tmp_path: Path) -> None:
     expected = _awq(tmp_path).get_parameter("model.layers.0.mlp.up_proj.weight")
     config = load_config(tmp_path)
     loaded = weights.load_model(tmp_path, config, F32, CPU, cpu_kernels=None, dequantizes=True)
@@ -149,7 +149,7 @@ def test_a_checkpoint_of_four_bits_is_computed_where_no_kernel_reads_it(tmp_path
 
 
 @pytest.mark.parametrize("quantize", [None, "awq"])
-def test_a_gpu_without_a_quantizers_package_serves_the_checkpoint_in_full(
+def test_without_the_quantizers_package_weights_are_dequantized(
     quantize: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:  # fmt: skip

@@ -18,7 +18,7 @@ from tests.support.models.prepared import prepare
 CPU = torch.device("cpu")
 
 
-def test_the_table_says_what_fits() -> None:
+def test_memory_plans_of_known_models() -> None:
     plan = MemoryPlan(15 * GIB, 3 * GIB // 2, GIB // 4, 8 * GIB, 65_536)
     assert plan.lines() == [
         "weights         15.00 GiB",

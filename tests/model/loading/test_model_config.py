@@ -39,7 +39,7 @@ def _with(folder: Path, value: object) -> Path:
     ],
     ids=str,
 )
-def test_what_is_no_id_of_the_model_is_left_out(
+def test_ids_outside_the_vocabulary_are_dropped(
     tmp_path: Path, value: object, expected: set[int]
 ) -> None:
     assert end_token_ids(_with(tmp_path, value), CONFIG) == expected
@@ -106,5 +106,5 @@ def test_a_text_config_that_is_no_object_is_refused(nested: object) -> None:
 @pytest.mark.parametrize(
     "template", ["{% if 1 %}" * 2000 + "a" + "{% endif %}" * 2000, "{{ " + "(" * 9000]
 )
-def test_a_template_that_is_nested_too_deeply_does_not_end_the_start(template: str) -> None:
+def test_a_deeply_nested_template_does_not_end_the_start(template: str) -> None:
     assert turn_end_ids(tokenizer_with(template), frozenset({2}), 100) == frozenset()

@@ -80,13 +80,13 @@ def _prompt(length: int, seed: int = 0) -> list[int]:
 
 
 @pytest.mark.parametrize("name", ["llama", "qwen2", "gemma3", "gpt_neox", "qwen3_next", "bamba"])
-def test_weights_that_fit_eight_bits_give_what_generate_gives(name: str, products: str) -> None:
+def test_exact_eight_bit_weights_equal_generate(name: str, products: str) -> None:
     model = _rounded(name)
     _assert_generates(_engine(name), model)
 
 
 @pytest.mark.parametrize("name", ["llama", "qwen2", "gemma3"])
-def test_weights_that_fit_four_bits_give_what_generate_gives(name: str, products: str) -> None:
+def test_exact_four_bit_weights_equal_generate(name: str, products: str) -> None:
     model = _steps(name)
     loaded = prepare(_steps(name), torch.float32, CPU, quantize="int4")
     config = config_for(loaded, num_blocks=100)
@@ -103,7 +103,7 @@ def test_layers_have_four_bits_and_the_output_eight() -> None:
     assert sorted(kinds) == [2] + 8 * [3], "the output's int8, and two layers of four products"
 
 
-def test_an_input_that_does_not_divide_into_groups_keeps_its_bits() -> None:
+def test_weights_without_whole_groups_stay_unquantized() -> None:
     layer = prepared.linears().int4(torch.randn(48, 80), None)
     assert isinstance(layer, CpuLinear)
     assert layer.weight_args.kind == 0
@@ -134,7 +134,7 @@ def test_a_weight_is_off_by_at_most_half_a_step(products: str) -> None:
     assert (error <= steps[:, None] / 2 * 1.001).all()
 
 
-def test_decodes_and_prompts_in_one_step_compute_what_they_do_apart() -> None:
+def test_mixed_steps_equal_separate_steps() -> None:
     phase = BatchPhase()
     layer = Int8Linear(torch.randn(48, 64).bfloat16(), torch.randn(48).bfloat16(), phase)
     rows = torch.randn(1, 20, 64).bfloat16()
@@ -161,13 +161,13 @@ def test_a_model_that_cannot_be_paged_is_refused_eight_bits() -> None:
 
 
 @pytest.mark.parametrize("name", [*ON_LOAD, *BEFORE])
-def test_a_cpu_refuses_what_needs_a_gpu(name: str) -> None:
+def test_formats_that_need_a_gpu_are_refused_on_a_cpu(name: str) -> None:
     with pytest.raises(ConfigError, match=f"QUANTIZE={name} cannot work here.*GPU"):
         quantizer_options(name, copy.deepcopy(tiny_models.CONFIGS["llama"]), CPU)
 
 
 @pytest.mark.parametrize("name", NOT_OFFERED)
-def test_what_transformers_does_not_load_is_refused_with_another_way(name: str) -> None:
+def test_unloadable_formats_are_refused_with_an_alternative(name: str) -> None:
     with pytest.raises(ConfigError, match=r"cannot work here.*(GPTQ|gptq)"):
         quantizer_options(name, copy.deepcopy(tiny_models.CONFIGS["llama"]), torch.device("cuda"))
 

@@ -111,7 +111,9 @@ def test_a_checkpoint_in_fewer_bits_is_dequantized_and_paged(
 
 
 @pytest.mark.parametrize(("name", "method"), [("llama", "fp8"), ("gpt_oss", "mxfp4")])
-def test_what_was_dequantized_can_have_eight_bits(name: str, method: str, tmp_path: Path) -> None:
+def test_dequantized_weights_can_be_quantized_to_int8(
+    name: str, method: str, tmp_path: Path
+) -> None:
     _save(name, method, tmp_path)
     whole, packed = _load(tmp_path, BF16), _load(tmp_path, BF16, "int8")
     assert (packed.dtype, packed.attention) == (BF16, "paged")

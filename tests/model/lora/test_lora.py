@@ -62,9 +62,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         {"num_blocks": 30, "max_total_tokens": 60, "max_input_tokens": 40},
     ],
 )
-def test_mixed_batches_say_what_the_merged_models_say(
-    folders: dict[str, Path], sizes: dict[str, int]
-) -> None:
+def test_mixed_batches_equal_merged_models(folders: dict[str, Path], sizes: dict[str, int]) -> None:
     engine = _engine(folders, **sizes)
     requested = [(prompt, name) for prompt in PROMPTS for name in ("", *folders)]
     jobs = [_job(prompt, name, at_step=i % 3) for i, (prompt, name) in enumerate(requested)]
@@ -183,7 +181,7 @@ def test_an_adapter_removed_in_use_finishes_its_request(folders: dict[str, Path]
         ({"target_modules": ["lm_head"]}, "lm_head"),
     ],
 )
-def test_what_is_no_plain_lora_is_refused_by_name(
+def test_unsupported_lora_variants_are_refused_by_name(
     tmp_path: Path, config: dict, message: str
 ) -> None:
     folder = adapters.make(tmp_path, "llama", 1, **config)
@@ -312,9 +310,7 @@ def test_weights_of_a_type_that_torch_does_not_read_are_refused(tmp_path: Path, 
 
 
 @pytest.mark.parametrize(("rank", "width"), [(3, 4), (10**7, 4), (10**7, 5)])
-def test_weights_that_do_not_fit_are_refused_before_they_are_read(
-    tmp_path: Path, rank: int, width: int
-) -> None:
+def test_weights_of_wrong_shapes_are_refused_unread(tmp_path: Path, rank: int, width: int) -> None:
     (tmp_path / "adapter_config.json").write_text('{"peft_type": "LORA", "r": 2}')
     size = rank * 5 * 4
     header = json.dumps(
@@ -337,9 +333,7 @@ def test_weights_that_do_not_fit_are_refused_before_they_are_read(
 @pytest.mark.parametrize(
     "source", ["x" * 5000, "x" * 4000, "~nobody-here/x", "a\0b", "", "/etc/passwd", "a/b/c", "."]
 )
-def test_a_source_that_is_no_folder_is_refused_and_the_others_go_on(
-    folders: dict[str, Path], source: str
-) -> None:
+def test_a_missing_adapter_folder_fails_alone(folders: dict[str, Path], source: str) -> None:
     engine = _engine({"small": folders["small"]})
     assert engine.adapters is not None
     with pytest.raises(InvalidParameter, match="src"):
@@ -380,7 +374,7 @@ def test_a_request_waits_for_its_adapter_and_the_others_do_not(folders: dict[str
     assert ids(events[1]) == tiny_models.reference("llama", tuple(PROMPTS[0]), COUNT)
 
 
-def test_an_adapter_that_is_gone_from_the_disk_fails_its_requests_only(
+def test_a_deleted_adapter_fails_its_requests_only(
     folders: dict[str, Path], tmp_path: Path
 ) -> None:
     engine = torch_engine("llama")
@@ -395,7 +389,7 @@ def test_an_adapter_that_is_gone_from_the_disk_fails_its_requests_only(
     assert len(ids(events[1])) == COUNT
 
 
-def test_layers_that_cannot_be_built_leave_the_others_served(
+def test_a_broken_adapter_does_not_affect_others(
     folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     engine = _engine({"small": folders["small"]})
@@ -431,7 +425,7 @@ def test_a_restarted_engine_knows_the_adapters_again(
     "text",
     ["", "[", '[["small", "/no', "{}", "[1]", "[[]]", "null", '[["gone", "/none", true]]'],
 )
-def test_a_record_that_is_damaged_or_outdated_does_not_stop_the_start(
+def test_a_damaged_adapter_record_does_not_end_the_start(
     folders: dict[str, Path], tmp_path: Path, text: str
 ) -> None:
     (tmp_path / "adapters.json").write_text(text)

@@ -35,7 +35,7 @@ def _attention_as_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Ite
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # torch uses what it deprecates
 @pytest.mark.parametrize("name", ["llama_short", "gemma3_short"])
-def test_compiled_layers_say_the_same(name: str, tmp_path: Path) -> None:
+def test_compiled_layers_give_the_same_tokens(name: str, tmp_path: Path) -> None:
     model = prepare(tiny_models.make(name), torch.float32, CPU, compiles=True)
     assert list((tmp_path / "compiled").rglob("*.so")), "nothing was compiled"
     config = engine_config()
@@ -51,7 +51,7 @@ def test_compiled_layers_say_the_same(name: str, tmp_path: Path) -> None:
         assert ids(got[index]) == expected
 
 
-def test_without_a_compiler_the_start_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_compiler_the_start_ends_with_the_reason(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(compiling, "COMPILERS", ("no-such-compiler",))
     with pytest.raises(ConfigError, match="COMPILE=1 needs a C"):
         prepare(tiny_models.make("llama"), torch.float32, CPU, compiles=True)
@@ -66,7 +66,7 @@ def test_a_compiler_that_fails_is_named(monkeypatch: pytest.MonkeyPatch) -> None
         prepare(tiny_models.make("llama"), torch.float32, CPU, compiles=True)
 
 
-def test_what_cannot_be_compiled_is_refused(tmp_path: Path) -> None:
+def test_models_that_cannot_be_compiled_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"COMPILE=1 cannot work here, since .* not paged"):
         prepare(tiny_models.make("t5"), torch.float32, CPU, compiles=True)
     tiny_models.make("llama").save_pretrained(tmp_path)

@@ -31,7 +31,7 @@ def test_greedy_output_of_a_spread_model_equals_generate(
         assert got[index] == expected, f"request {index}"
 
 
-def test_what_does_not_fit_waits_on_disk_and_the_log_says_so(
+def test_layers_that_do_not_fit_are_offloaded_to_disk(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("INFO")

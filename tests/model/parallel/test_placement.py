@@ -77,7 +77,7 @@ def test_each_copy_gets_its_share_of_the_gpus() -> None:
         ("qwen3_next", "layers that are not paged (linear_attention)"),
     ],
 )
-def test_what_cannot_be_split_is_spread_and_the_log_says_why(
+def test_unshardable_models_use_a_device_map(
     name: str, message: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("INFO")
@@ -155,7 +155,7 @@ def test_a_quantized_model_is_spread(caplog: pytest.LogCaptureFixture) -> None:
     assert _place("llama", SM_NUM_GPUS="2", QUANTIZE="int8").is_tensor_parallel
 
 
-def test_what_quantization_saves_counts(tmp_path: Path) -> None:
+def test_quantized_sizes_count_in_placement(tmp_path: Path) -> None:
     (tmp_path / "model.safetensors").write_bytes(bytes(4000))
     config = _config("llama")
     config.dtype = torch.float32

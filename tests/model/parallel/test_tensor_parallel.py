@@ -21,7 +21,7 @@ def jobs(count: int, seed: int = 5) -> list[Job]:
     return created
 
 
-def test_a_seeded_request_gets_the_same_ids_alone_and_among_others(tmp_path: Path) -> None:
+def test_a_seed_gives_the_same_ids_on_several_ranks(tmp_path: Path) -> None:
     folder = save("llama_wide", tmp_path)
     environ = {"TENSOR_PARALLEL": "4", "DTYPE": "bfloat16", "MAX_BATCH_TOTAL_TOKENS": "4096"}
     params = SamplingParams(20, temperature=1.0, seed=7, ignore_eos=True)

@@ -190,7 +190,7 @@ def test_the_tokens_that_survive_are_those_of_transformers(
     assert torch.equal(left, expected)
 
 
-def test_filters_after_each_other_leave_what_transformers_leave() -> None:
+def test_combined_filters_equal_transformers() -> None:
     logits = _random_logits(6, 30, 2000)
     expected = logits.clone()
     for warper in (
@@ -365,7 +365,7 @@ def test_nothing_is_read_back_and_one_copy_goes_to_the_device(
 
 
 @pytest.mark.parametrize("params", BATCHES, ids=range(len(BATCHES)))
-def test_the_cpus_sampler_is_found_to_read_back(params: list[SamplingParams]) -> None:
+def test_the_host_sampler_reads_back(params: list[SamplingParams]) -> None:
     sequences = [Sequence(0, [1], one) for one in params]
     with pytest.raises(HostWaits), watched():
         choose_on_host(_random_logits(1, len(params), 1500), sequences, None)
@@ -387,12 +387,14 @@ def test_the_cpus_sampler_is_found_to_read_back(params: list[SamplingParams]) ->
     ],
     ids=["tolist", "bool", "int", "nonzero", "mask", "cpu", "index", "tensor", "scalar"],
 )
-def test_each_way_to_wait_is_found(reads: Callable[[torch.Tensor], Any], device: str) -> None:
+def test_each_kind_of_host_wait_is_detected(
+    reads: Callable[[torch.Tensor], Any], device: str
+) -> None:
     with pytest.raises(HostWaits), watched():
         reads(torch.zeros(3, device=device))
 
 
-def test_a_filter_that_nobody_wants_costs_nothing() -> None:
+def test_unused_filters_do_not_run() -> None:
     searches = {"topk", "bitwise_xor", "log_softmax", "_log_softmax", "log", "masked_fill_"}
 
     def used(*batch: dict[str, float]) -> set[str]:

@@ -86,9 +86,7 @@ def test_openais_penalties_count_the_completion_only() -> None:
 )
 @pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize("selector", [HostSelector(), DeviceSelector()], ids=["host", "device"])
-def test_filters_keep_what_transformers_keeps(
-    params: dict, warper, seed: int, selector: Selector
-) -> None:
+def test_filters_equal_transformers(params: dict, warper, seed: int, selector: Selector) -> None:
     logits = _logits(seed=seed)
     sequences = _sequences(temperature=1.3, **params)
     scaled = TemperatureLogitsWarper(1.3)(None, logits.clone())
@@ -143,7 +141,7 @@ def test_bad_words_lose_their_last_token(completion: list[int], hidden: list[int
     assert logits[0].isinf().nonzero()[:, 0].tolist() == hidden
 
 
-def test_the_watermark_favours_the_share_it_says_and_depends_on_the_last_token() -> None:
+def test_the_watermark_favours_its_green_list() -> None:
     [sequence] = _sequences(1, watermark=Watermark(0.25, 2.0))
 
     def green() -> set[int]:

@@ -79,7 +79,7 @@ def test_each_row_has_its_own_params() -> None:
     assert [token.token_id for token in tokens[:2]] == [0, 0]
 
 
-def test_raw_logprobs_ignore_temperature_and_processed_ones_do_not() -> None:
+def test_only_processed_logprobs_depend_on_temperature() -> None:
     raw = _sequence(temperature=2.0, top_k=1, logprobs=LogprobMode.RAW)
     processed = _sequence(temperature=2.0, top_k=1, logprobs=LogprobMode.PROCESSED)
     tokens = sample(torch.tensor(LOGITS).repeat(2, 1), [raw, processed])
@@ -103,7 +103,7 @@ def test_uniform_numbers_are_even_and_depend_on_both_arguments() -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])  # the second makes ties
-def test_a_short_list_gives_the_token_that_the_whole_vocabulary_gives(
+def test_the_topk_fast_path_samples_the_same_token(
     dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rnd = random.Random(6)

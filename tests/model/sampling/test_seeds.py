@@ -14,9 +14,7 @@ def _sampled(seed: int, **more: float) -> SamplingParams:
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("name", ["llama", "gpt_neox", "gemma3"])
-def test_a_seed_gives_the_same_ids_alone_and_among_sixteen_others(
-    name: str, dtype: torch.dtype
-) -> None:
+def test_a_seed_gives_the_same_ids_in_a_batch(name: str, dtype: torch.dtype) -> None:
     rnd = random.Random(1)
     job = Job([9, 8, 7, 6, 5], _sampled(42, top_p=0.9, top_k=50), at_step=5)
     others = [
@@ -34,7 +32,7 @@ def test_a_seed_gives_the_same_ids_alone_and_among_sixteen_others(
 
 
 @pytest.mark.parametrize("name", ["llama", "gpt_neox", "gemma3"])
-def test_a_seed_gives_the_same_ids_however_the_prompt_is_chunked_or_cached(name: str) -> None:
+def test_a_seed_does_not_depend_on_chunks_or_cache(name: str) -> None:
     rnd = random.Random(4)
     sizes = {"num_blocks": 20, "block_size": 32}
     engines = [

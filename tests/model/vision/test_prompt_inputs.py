@@ -70,7 +70,7 @@ def test_an_argument_of_unknown_rows_is_refused(argument: object) -> None:
         PromptInputs.of(_arguments(other=argument), torch.arange(COUNT)[None])
 
 
-def test_masks_tell_which_tokens_see_later_ones() -> None:
+def test_masks_of_tokens_that_see_later_ones() -> None:
     mask = torch.full((1, 1, 6, 6), float("-inf")).triu(1)
     assert spans_ahead(mask) == []
     mask[..., 2:5, 2:5] = 0

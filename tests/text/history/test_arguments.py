@@ -40,5 +40,5 @@ def test_json_that_was_cut_anywhere_is_an_object(ascii_only: bool) -> None:
         ("3", {"arguments": "3"}),
     ],
 )
-def test_what_was_said_is_in_the_object(text: str, expected: object) -> None:
+def test_arguments_survive_in_the_object(text: str, expected: object) -> None:
     assert as_object(text) == expected

@@ -36,7 +36,7 @@ def test_thoughts_in_an_answer_are_kept_and_opened_once(name: str, content: str)
     assert reply.replace("<think>\n", "<think>") == content.replace("<think>\n", "<think>")
 
 
-def test_an_answer_may_close_the_thoughts_that_the_template_opens() -> None:
+def test_an_answer_may_close_thoughts_of_the_template() -> None:
     text = _continued("thoughts cut", content="Easy.</think>Paris")
     assert text.endswith("assistant\n<think>\nEasy.</think>Paris")
 
@@ -48,7 +48,7 @@ def test_thoughts_beside_an_answer_are_written_before_it(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["any role", "thoughts cut"])
-def test_an_answer_that_was_cut_in_its_thoughts_goes_on_thinking(name: str) -> None:
+def test_a_continued_answer_may_be_in_its_thoughts(name: str) -> None:
     text = _continued(name, reasoning_content="Eas")
     assert text.endswith("assistant\n<think>\nEas")
 

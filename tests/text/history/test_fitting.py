@@ -122,7 +122,7 @@ def test_calls_of_ours_are_accepted_as_history(name: str, following: str, text: 
     assert "\\u" not in rendered
 
 
-def test_what_a_template_takes_is_left_as_it_is() -> None:
+def test_conversations_that_a_template_accepts_are_unchanged() -> None:
     tokenizer = tokenizer_with(TEMPLATES["known roles, calls instead of text"])
     messages = [{"role": "system", "content": "s"}, *_asked("", _call("a", {"b": "c"})), USER]
     fitted = _fitter(tokenizer).fit(messages, has_tools=True)
@@ -151,7 +151,7 @@ def test_calls_keep_to_one_message_each_with_its_result() -> None:
     assert [message["content"] for message in fitted[2::2]] == ["sunny 0", "sunny 1"]
 
 
-def test_ids_become_those_that_the_template_takes_and_still_connect() -> None:
+def test_rewritten_call_ids_still_match() -> None:
     _, fitter = FITTED["ids of nine, turns alternate"]
     _, calls, *results = fitter.fit(_asked("", *CALLS), has_tools=False)
     ids = [call["id"] for call in calls["tool_calls"]]
@@ -215,12 +215,12 @@ def test_images_stay_where_they_are() -> None:
     ]
 
 
-def test_a_template_that_renders_no_text_of_the_user_is_refused_by_name() -> None:
+def test_a_template_without_user_text_is_refused() -> None:
     with pytest.raises(TemplateFailed, match="leaves out a part of a message with role 'user'"):
         _fitter(tokenizer_with("{{ messages | length }}")).fit([USER], has_tools=False)
 
 
-def test_a_template_that_writes_texts_in_its_own_way_is_left_alone() -> None:
+def test_a_template_that_rewrites_texts_is_unchanged() -> None:
     fitter = _fitter(tokenizer_with("{% for m in messages %}{{ m.content | upper }}{% endfor %}"))
     assert fitter.fit([USER], has_tools=False) == [USER]
 
@@ -242,7 +242,7 @@ def test_rounds_that_repeat_are_tried_once() -> None:
     assert num_rendered <= 4
 
 
-def test_long_conversations_of_any_shape_are_fitted_in_bounded_time() -> None:
+def test_long_conversations_are_fitted_in_bounded_time() -> None:
     """Sixty renderings of at most 64 messages, and no text is copied once for each message."""
     tokenizer = tokenizer_with(TEMPLATES["no system, turns alternate"])
     num_messages = 0

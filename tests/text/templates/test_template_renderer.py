@@ -69,7 +69,7 @@ def test_a_template_that_loops_does_not_hold_up_others(renderer: TemplateRendere
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP, signal.SIGSEGV])
-def test_a_process_that_was_ended_or_stopped_while_idle_fails_no_template(
+def test_a_dead_idle_process_fails_no_template(
     number: signal.Signals,
 ) -> None:
     renderer = TemplateRenderer()
