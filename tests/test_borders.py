@@ -7,7 +7,6 @@ inside of a part, and between files. An import inside of a function counts.
 import ast
 import subprocess
 import sys
-from collections import Counter
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -341,11 +340,6 @@ def test_a_frontend_never_loads_torch() -> None:
         " for name, module in sys.modules.items()))"
     )
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
-
-
-def test_every_test_module_has_a_name_of_its_own() -> None:
-    names = Counter(path.name for path in (ROOT / "tests").rglob("test_*.py"))
-    assert [name for name, count in names.items() if count > 1] == []
 
 
 def test_code_is_no_package() -> None:

@@ -3,7 +3,7 @@ from collections.abc import Iterator
 import pytest
 
 from sagemaker_deploy.local.invocations.calls import Limits
-from tests.support.local_sagemaker import FAKE_SERVER, Local, running
+from tests.support.aws.local_sagemaker import FAKE_SERVER, Local, running
 
 
 @pytest.fixture(scope="session")

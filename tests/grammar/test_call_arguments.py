@@ -19,8 +19,8 @@ from container.text.message_parser import DeltaKind, MessageParser, Reasoning
 from container.text.tool_calls.syntax import ToolFormat
 from container.text.tool_calls.writer import write_calls
 from container.text.tool_formats import FORMATS, recognise
-from tests.support.mini_templates import CALLS, renderer, template_of
-from tests.support.tool_schemas import COUNT, schemas
+from tests.support.chats.mini_templates import CALLS, renderer, template_of
+from tests.support.chats.tool_schemas import COUNT, schemas
 
 SHORT = {"type": "string", "maxLength": 5}
 DIGIT = {"type": "integer", "minimum": 0, "maximum": 9}

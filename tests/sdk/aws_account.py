@@ -8,7 +8,7 @@ import pytest
 from moto.core.responses import ActionResult
 from moto.ecr.responses import ECRResponse
 
-from tests.support.local_sagemaker import IMAGE
+from tests.support.aws.local_sagemaker import IMAGE
 
 ROLE_NAME = "SageMaker"
 BUCKET = "models"

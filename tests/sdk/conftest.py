@@ -7,8 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.sdk import aws_account
-from tests.support.hub_cache import cached
-from tests.support.local_sagemaker import (
+from tests.support.aws.local_sagemaker import (
     DEMO_MODEL,
     FAKE_SERVER,
     REAL_SERVER,
@@ -16,6 +15,7 @@ from tests.support.local_sagemaker import (
     Local,
     running,
 )
+from tests.support.hub_cache import cached
 from tests.support.servers import Server, serving
 
 KEY = "the key"

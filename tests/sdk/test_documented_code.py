@@ -12,7 +12,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 
 from sagemaker_deploy.commands.local import sdk_variables
-from tests.support.local_sagemaker import DEMO_MODEL, ROOT, Local
+from tests.support.aws.local_sagemaker import DEMO_MODEL, ROOT, Local
 
 SDK2 = sys.executable
 SDK3 = str(ROOT / ".venv-sdk3" / "bin" / "python")

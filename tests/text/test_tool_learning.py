@@ -12,7 +12,7 @@ from container.text.message_style import style_of
 from container.text.tool_calls.syntax import ToolFormat
 from container.text.tool_calls.writer import write_calls
 from container.text.tool_formats import FORMATS, format_named, recognise
-from tests.support.mini_templates import CALLS, renderer, template_of
+from tests.support.chats.mini_templates import CALLS, renderer, template_of
 
 # Formats without examples in test_message_parser.
 OTHERS = [name for name in FORMATS if name not in TOOL_CALL_PARSERS]

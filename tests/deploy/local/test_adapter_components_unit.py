@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.local_sagemaker import IMAGE, ROLE, Local
+from tests.support.aws.local_sagemaker import IMAGE, ROLE, Local
 from tests.support.models.archives import archive
 from tests.support.servers import wait_for
 

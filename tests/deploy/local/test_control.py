@@ -5,7 +5,7 @@ import time
 import pytest
 from botocore.exceptions import ClientError
 
-from tests.support.local_sagemaker import IMAGE, ROLE, Local
+from tests.support.aws.local_sagemaker import IMAGE, ROLE, Local
 from tests.support.servers import wait_for
 
 COMPUTE = {"NumberOfCpuCoresRequired": 1, "MinMemoryRequiredInMb": 1024}

@@ -7,7 +7,7 @@ import psutil
 from botocore.exceptions import ClientError
 
 from sagemaker_deploy.local.containers.process import Container
-from tests.support.local_sagemaker import Local
+from tests.support.aws.local_sagemaker import Local
 from tests.support.servers import wait_for
 
 

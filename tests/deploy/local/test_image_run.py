@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.local_sagemaker import FAKE_SERVER, ROOT, client
+from tests.support.aws.local_sagemaker import FAKE_SERVER, ROOT, client
 from tests.support.servers import wait_for
 
 # Understands `run --rm -p ADDRESS:PORT:8080 [-v ...] [-e NAME=VALUE] IMAGE serve` and nothing else.

@@ -8,7 +8,7 @@ import pytest
 from botocore.exceptions import ClientError, EventStreamError
 
 from sagemaker_deploy.local.invocations.calls import Limits
-from tests.support.local_sagemaker import Local
+from tests.support.aws.local_sagemaker import Local
 
 
 def _refused(call, *arguments, **fields) -> dict:

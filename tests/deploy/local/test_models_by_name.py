@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from botocore.exceptions import ClientError
 
-from tests.support.local_sagemaker import Local
+from tests.support.aws.local_sagemaker import Local
 from tests.support.models.archives import archive
 
 

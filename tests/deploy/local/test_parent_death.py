@@ -13,7 +13,7 @@ import pytest
 from sagemaker_deploy.errors import EndpointFailed
 from sagemaker_deploy.local.containers.launch import Command
 from sagemaker_deploy.local.containers.process import Container, free_port
-from tests.support.local_sagemaker import FAKE_SERVER, ROOT
+from tests.support.aws.local_sagemaker import FAKE_SERVER, ROOT
 from tests.support.servers import wait_for
 
 

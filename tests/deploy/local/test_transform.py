@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from sagemaker_deploy.local.control_plane import batches
 from sagemaker_deploy.local.control_plane.batches import TransformOptions
-from tests.support.local_sagemaker import IMAGE, Local
+from tests.support.aws.local_sagemaker import IMAGE, Local
 from tests.support.servers import wait_for
 
 LINES = b"one\ntwo\nthree\n"

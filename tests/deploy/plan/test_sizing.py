@@ -5,7 +5,7 @@ import pytest
 from sagemaker_deploy.plan import instances
 from sagemaker_deploy.plan.instances import GIB
 from sagemaker_deploy.plan.sizing import ModelSize, estimate, kv_bytes_per_token, sentences
-from tests.support.local_sagemaker import DEMO_MODEL
+from tests.support.aws.local_sagemaker import DEMO_MODEL
 
 LLAMA_8B = {
     "num_hidden_layers": 32,

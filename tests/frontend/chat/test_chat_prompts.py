@@ -11,7 +11,7 @@ from container.frontend.chat.tools import ToolMode, ToolUse
 from container.frontend.generation.prompts import Prompts
 from container.images.sources import ImageSource
 from container.text.tokenizer import Tokenizer
-from tests.support.chat_templates import TEMPLATES, tokenizer_with
+from tests.support.chats.chat_templates import TEMPLATES, tokenizer_with
 
 USER = {"role": "user", "content": "What is it like in Malmö?"}
 TOOLS = ToolUse(

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import requests
 
-from tests.support.anthropic_tools import WEATHER
+from tests.support.chats.anthropic_tools import WEATHER
 from tests.support.servers import Server
 
 QUESTION: dict[str, Any] = {

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import requests
 
-from tests.support.chat_templates import TEMPLATES
+from tests.support.chats.chat_templates import TEMPLATES
 from tests.support.servers import Server, SharedServers
 
 QUESTION: Any = [{"role": "user", "content": "What is the weather in Paris?"}]

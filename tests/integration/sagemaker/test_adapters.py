@@ -11,7 +11,7 @@ import pytest
 import requests
 from transformers import AutoModelForCausalLM
 
-from tests.support import sagemaker_client as platform
+from tests.support.aws import sagemaker_client as platform
 from tests.support.models import adapters
 from tests.support.servers import DEMO_MODEL, Server, serving, wait_for
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.support import sagemaker_client as platform
+from tests.support.aws import sagemaker_client as platform
 from tests.support.models.user_code import folder_with
 from tests.support.servers import DEMO_MODEL, Server, serving, spawn, wait_for
 

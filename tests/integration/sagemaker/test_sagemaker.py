@@ -9,7 +9,7 @@ import requests
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tests.support import sagemaker_client as platform
+from tests.support.aws import sagemaker_client as platform
 from tests.support.models.user_code import folder_with
 from tests.support.servers import Server, SharedServers, serving
 

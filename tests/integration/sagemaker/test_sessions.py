@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.support import sagemaker_client as platform
+from tests.support.aws import sagemaker_client as platform
 from tests.support.servers import Server, serving
 
 BODY = json.dumps({"inputs": "Hello", "parameters": {"max_new_tokens": 3}}).encode()

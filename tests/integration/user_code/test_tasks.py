@@ -7,7 +7,7 @@ from pathlib import Path
 import requests
 from transformers import AutoModelForSequenceClassification
 
-from tests.support import sagemaker_client as platform
+from tests.support.aws import sagemaker_client as platform
 from tests.support.models import encoders
 from tests.support.servers import serving, spawn
 

@@ -9,7 +9,7 @@ from transformers import LlamaConfig
 from container.errors import ModelLoadError
 from container.model.hf_config import find_unusable
 from container.model.loading.config import end_token_ids, turn_end_ids
-from tests.support.chat_templates import tokenizer_with
+from tests.support.chats.chat_templates import tokenizer_with
 
 CONFIG = LlamaConfig(vocab_size=100, eos_token_id=7)
 

@@ -14,8 +14,8 @@ from container.frontend.chat.conversations import MessageBuilder
 from container.text.history.fitting import HistoryFitter
 from container.text.message_style import MessageStyle, style_of
 from container.text.tool_calls.writer import write_calls
-from tests.support.chat_templates import tokenizer_with
-from tests.support.mini_templates import CALLS, template_of
+from tests.support.chats.chat_templates import tokenizer_with
+from tests.support.chats.mini_templates import CALLS, template_of
 
 Message = dict[str, Any]
 THOUGHTS = "{{ '<think>' + m.reasoning_content + '</think>' if m.reasoning_content }}"

@@ -7,7 +7,7 @@ import pytest
 from container.text.history.continuation import continued, written
 from container.text.message_parser import Reasoning
 from container.text.message_style import style_of
-from tests.support.chat_templates import TEMPLATES, tokenizer_with
+from tests.support.chats.chat_templates import TEMPLATES, tokenizer_with
 
 THINK = Reasoning("<think>", "</think>")
 USER = {"role": "user", "content": "What is the capital of France?"}

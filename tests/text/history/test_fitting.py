@@ -11,7 +11,7 @@ from container.errors import TemplateFailed
 from container.text.history.content import is_empty
 from container.text.history.fitting import HistoryFitter
 from container.text.tokenizer import Tokenizer
-from tests.support.chat_templates import TEMPLATES, tokenizer_with
+from tests.support.chats.chat_templates import TEMPLATES, tokenizer_with
 
 Message = dict[str, Any]
 USER: Message = {"role": "user", "content": "What is it like?"}

@@ -3,7 +3,7 @@
 import pytest
 
 from container.text.templates.turn_end import turn_end
-from tests.support.chat_templates import tokenizer_with
+from tests.support.chats.chat_templates import tokenizer_with
 
 CALLS = "{% for c in m.tool_calls or [] %}<tool_call>{{ c.function.name }}</tool_call>{% endfor %}"
 

@@ -13,8 +13,8 @@ import yaml
 
 from sagemaker_deploy.execute import pack
 from tests.sdk.aws_account import BUCKET
-from tests.sdk.command_line import run_command
-from tests.support.local_sagemaker import DEMO_MODEL, Local
+from tests.sdk.commands.command_line import run_command
+from tests.support.aws.local_sagemaker import DEMO_MODEL, Local
 from tests.support.models.archives import archive
 
 

@@ -18,8 +18,8 @@ from pydantic import TypeAdapter
 from typing_extensions import get_type_hints
 
 from tests.sdk.conftest import KEY
-from tests.support.anthropic_tools import WEATHER
-from tests.support.local_sagemaker import REAL_SERVER
+from tests.support.aws.local_sagemaker import REAL_SERVER
+from tests.support.chats.anthropic_tools import WEATHER
 from tests.support.servers import DEMO_MODEL, ROOT, Server, serving
 
 PYTHON = REAL_SERVER[0]

@@ -10,7 +10,7 @@ from anthropic.types import Message, RawMessageStreamEvent
 from pydantic import TypeAdapter
 
 from tests.sdk.conftest import KEY
-from tests.support.anthropic_tools import WEATHER
+from tests.support.chats.anthropic_tools import WEATHER
 from tests.support.servers import Server
 
 QUESTION: Any = {

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import pytest
 
 from sagemaker_deploy.execute import pack
-from tests.support.local_sagemaker import DEMO_MODEL, IMAGE, REAL_SERVER, ROLE, ROOT, Local
+from tests.support.aws.local_sagemaker import DEMO_MODEL, IMAGE, REAL_SERVER, ROLE, ROOT, Local
 from tests.support.servers import wait_for
 
 GENERATE = {"inputs": "What is deep learning?", "parameters": {"max_new_tokens": 12}}

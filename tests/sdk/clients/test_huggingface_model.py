@@ -8,7 +8,7 @@ from sagemaker.huggingface import HuggingFaceModel
 from sagemaker.iterators import ByteIterator, LineIterator
 from sagemaker.session import Session
 
-from tests.support.local_sagemaker import DEMO_MODEL, IMAGE, ROLE, Local
+from tests.support.aws.local_sagemaker import DEMO_MODEL, IMAGE, ROLE, Local
 
 CHAT = {"messages": [{"role": "user", "content": "What is deep learning?"}], "max_tokens": 8}
 

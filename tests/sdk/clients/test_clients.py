@@ -13,7 +13,7 @@ from langchain_aws.chat_models.sagemaker_endpoint import (
 from langchain_aws.llms.sagemaker_endpoint import LLMContentHandler
 from langchain_core.messages import AIMessage, AIMessageChunk, HumanMessage
 
-from tests.support.local_sagemaker import REGION, Local
+from tests.support.aws.local_sagemaker import REGION, Local
 
 QUESTION = "What is deep learning?"
 MESSAGES = [{"role": "user", "content": QUESTION}]

@@ -9,9 +9,9 @@ import yaml
 
 from sagemaker_deploy.execute import pack
 from tests.sdk.aws_account import BUCKET
-from tests.sdk.command_line import run_command
-from tests.support.iam import EVERYTHING, enforced
-from tests.support.local_sagemaker import Local
+from tests.sdk.commands.command_line import run_command
+from tests.support.aws.iam import EVERYTHING, enforced
+from tests.support.aws.local_sagemaker import Local
 
 POLL = ("--poll", "0.1")
 

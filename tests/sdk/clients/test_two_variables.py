@@ -5,7 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from tests.support.local_sagemaker import DEMO_MODEL, IMAGE, REGION, ROLE, Local
+from tests.support.aws.local_sagemaker import DEMO_MODEL, IMAGE, REGION, ROLE, Local
 
 SCRIPT = """
 import sys, time

@@ -18,7 +18,7 @@ from sagemaker.session import Session
 from sagemaker.transformer import Transformer
 
 from sagemaker_deploy.execute import pack
-from tests.support.local_sagemaker import DEMO_MODEL, IMAGE, ROLE, Local
+from tests.support.aws.local_sagemaker import DEMO_MODEL, IMAGE, ROLE, Local
 
 GENERATE = {"inputs": "Hello", "parameters": {"max_new_tokens": 4}}
 BUCKET = "sdk"

@@ -10,8 +10,8 @@ import yaml
 from sagemaker_deploy import config as configuration
 from sagemaker_deploy.plan import iam as policies
 from tests.sdk.aws_account import BUCKET
-from tests.sdk.command_line import run_command
-from tests.support.iam import ACCOUNT, REGION, Evaluator, enforced, sagemaker_arn
+from tests.sdk.commands.command_line import run_command
+from tests.support.aws.iam import ACCOUNT, REGION, Evaluator, enforced, sagemaker_arn
 
 
 def _write(folder: Path, account: dict[str, str], **changes: Any) -> dict[str, Any]:

@@ -7,8 +7,8 @@ from pathlib import Path
 import boto3
 import yaml
 
-from tests.sdk.command_line import run_command
-from tests.support.local_sagemaker import DEMO_MODEL, Local
+from tests.sdk.commands.command_line import run_command
+from tests.support.aws.local_sagemaker import DEMO_MODEL, Local
 
 
 def _write_log(group: str, *lines: str) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.support.local_sagemaker import DEMO_MODEL, FAKE_SERVER, REAL_SERVER, ROOT, client
+from tests.support.aws.local_sagemaker import DEMO_MODEL, FAKE_SERVER, REAL_SERVER, ROOT, client
 from tests.support.servers import wait_for
 
 

@@ -14,8 +14,8 @@ from click.testing import Result
 
 from sagemaker_deploy.commands.main import main
 from tests.sdk.aws_account import BUCKET
-from tests.sdk.command_line import run_command
-from tests.support.local_sagemaker import DEMO_MODEL, Local
+from tests.sdk.commands.command_line import run_command
+from tests.support.aws.local_sagemaker import DEMO_MODEL, Local
 
 
 @pytest.fixture

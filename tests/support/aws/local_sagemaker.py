@@ -17,7 +17,7 @@ from sagemaker_deploy.local.containers.storage import Storage
 from sagemaker_deploy.local.invocations.calls import Limits
 from sagemaker_deploy.local.server import LocalSageMaker
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 DEMO_MODEL = ROOT / "examples" / "demo-model"
 REAL_SERVER = [str(ROOT / ".venv" / "bin" / "python"), "-m", "container", "serve"]
 FAKE_SERVER = [sys.executable, str(Path(__file__).with_name("fake_container.py"))]
