@@ -76,10 +76,10 @@ def _tiers(item: pytest.Item) -> set[str]:
     folders = item.path.relative_to(TESTS).parts[:-1]
     fixtures = getattr(item, "fixturenames", ())
     names = _names_used(item.function) if isinstance(item, pytest.Function) else set()
-    found = [FOLDERS.get(name) for name in folders]
-    found += [FIXTURES.get(name) for name in fixtures]
-    found += [NAMES.get(name) for name in names]
-    return {tier for tier in found if tier}
+    tiers = [FOLDERS.get(name) for name in folders]
+    tiers += [FIXTURES.get(name) for name in fixtures]
+    tiers += [NAMES.get(name) for name in names]
+    return {tier for tier in tiers if tier}
 
 
 def _names_used(test: Callable[..., object]) -> set[str]:

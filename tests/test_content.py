@@ -50,8 +50,8 @@ def test_csv_columns_become_inputs() -> None:
     assert content.decode(b'inputs\n"a, b"\nc\n', "text/csv; charset=utf-8") == {
         "inputs": ["a, b", "c"]
     }
-    asked = content.decode(b"question,context\nWho?,Me.\n", content.CSV)
-    assert asked == {"inputs": [{"question": "Who?", "context": "Me."}]}
+    parsed = content.decode(b"question,context\nWho?,Me.\n", content.CSV)
+    assert parsed == {"inputs": [{"question": "Who?", "context": "Me."}]}
 
 
 def test_csv_rows_without_a_header_have_the_names_that_are_given() -> None:

@@ -72,17 +72,17 @@ def test_equal_sides_are_the_same():
 
 
 def test_a_few_answers_that_differ_both_ways_are_noise():
-    ours = [True] * 3 + [False] * 5 + [True] * 92
+    served = [True] * 3 + [False] * 5 + [True] * 92
     reference = [False] * 3 + [True] * 5 + [True] * 92
-    assert agreement.compare(ours, reference, [False] * 100).verdict == agreement.SAME
+    assert agreement.compare(served, reference, [False] * 100).verdict == agreement.SAME
 
 
 def test_many_answers_worse_than_the_reference_fail():
-    ours, reference = [False] * 8 + [True] * 92, [True] * 100
-    worse = agreement.compare(ours, reference, [False] * 100)
+    served, reference = [False] * 8 + [True] * 92, [True] * 100
+    worse = agreement.compare(served, reference, [False] * 100)
     assert worse.verdict == agreement.WORSE
     assert worse.difference[1] < 0
-    assert agreement.compare(reference, ours, [False] * 100).verdict == agreement.BETTER
+    assert agreement.compare(reference, served, [False] * 100).verdict == agreement.BETTER
 
 
 def test_the_binomial_test_is_exact():

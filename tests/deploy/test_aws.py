@@ -35,11 +35,11 @@ def _refused(code: str, message: str) -> aws_errors.ClientError:
 def test_a_refusal_is_one_line_with_a_hint(
     error: Exception, kind: type[errors.DeployError], hint: str
 ) -> None:
-    ours = translated(error, "sagemaker create_endpoint")
-    assert type(ours) is kind
-    assert "\n" not in ours.message
-    assert ours.message.startswith("sagemaker create_endpoint: ")
-    assert hint in ours.hint
+    cli_error = translated(error, "sagemaker create_endpoint")
+    assert type(cli_error) is kind
+    assert "\n" not in cli_error.message
+    assert cli_error.message.startswith("sagemaker create_endpoint: ")
+    assert hint in cli_error.hint
 
 
 def test_every_kind_of_error_has_an_exit_code_of_its_own() -> None:

@@ -11,8 +11,8 @@ REASON = {"reason": "never called"}
 
 
 def _report(severity: str) -> dict:
-    found = {"id": "CVE-1", "ratings": [{"severity": "none"}, {"severity": severity}]}
-    return {"sbom": {"vulnerabilities": [found | {"affects": [{"ref": "pkg:pypi/x@1"}]}]}}
+    vulnerability = {"id": "CVE-1", "ratings": [{"severity": "none"}, {"severity": severity}]}
+    return {"sbom": {"vulnerabilities": [vulnerability | {"affects": [{"ref": "pkg:pypi/x@1"}]}]}}
 
 
 @pytest.mark.parametrize(("severity", "refused"), [("critical", 1), ("high", 1), ("medium", 0)])

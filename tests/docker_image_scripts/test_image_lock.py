@@ -20,7 +20,7 @@ def _versions(path: Path) -> dict[str, str]:
 
 def _closure(requirements: Iterable[str]) -> set[str]:
     """The packages that these requirements bring on this platform, as installed here."""
-    found: set[tuple[str, str]] = set()
+    packages: set[tuple[str, str]] = set()
     todo = [(Requirement(text), "") for text in requirements]
     while todo:
         requirement, extra = todo.pop()
@@ -28,11 +28,11 @@ def _closure(requirements: Iterable[str]) -> set[str]:
             continue
         for wanted in ("", *requirement.extras):
             node = (canonicalize_name(requirement.name), wanted)
-            if node not in found:
-                found.add(node)
+            if node not in packages:
+                packages.add(node)
                 more = importlib.metadata.requires(requirement.name) or []
                 todo += [(Requirement(text), wanted) for text in more]
-    return {name for name, _ in found}
+    return {name for name, _ in packages}
 
 
 def _locked(name: str) -> dict[str, str]:

@@ -49,8 +49,8 @@ def test_the_variables_of_troubleshooting_are_settings() -> None:
 
 def test_the_counterparts_of_other_images_variables_are_settings() -> None:
     text = (DOCS / "migrating-from-other-images.md").read_text().split("## Routes")[0]
-    ours = [row.split("|")[1] for row in text.splitlines() if row.startswith("| `")]
-    named = {name for cell in ours for name in re.findall(r"`([A-Z][A-Z_]+)`", cell)}
+    cells = [row.split("|")[1] for row in text.splitlines() if row.startswith("| `")]
+    named = {name for cell in cells for name in re.findall(r"`([A-Z][A-Z_]+)`", cell)}
     assert len(named) > 15
     assert named - {*setting_names()} == set()
 

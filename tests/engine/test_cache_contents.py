@@ -281,14 +281,14 @@ class Client:
     """Knows which sequences have not ended, and compares what they are told with the oracle."""
 
     def __init__(self) -> None:
-        self.asked: dict[int, Submit] = {}
+        self.submitted: dict[int, Submit] = {}
         self.unfinished: dict[int, set[int]] = {}
         self.lost: set[int] = set()  # their last tokens may be told or not
-        self.told: defaultdict[tuple[int, int], list[int]] = defaultdict(list)
-        self.oracle = cache(lambda request_id, index: expected(self.asked[request_id], index))
+        self.received: defaultdict[tuple[int, int], list[int]] = defaultdict(list)
+        self.oracle = cache(lambda request_id, index: expected(self.submitted[request_id], index))
 
     def ask(self, submit: Submit) -> None:
-        self.asked[submit.request_id] = submit
+        self.submitted[submit.request_id] = submit
         self.unfinished[submit.request_id] = set(range(submit.num_sequences))
 
     def take(self, event: TokenEvent) -> None:
@@ -296,12 +296,12 @@ class Client:
         if request_id in self.lost:
             return
         assert seq_index in self.unfinished.get(request_id, ()), "a token after the end"
-        told = self.told[request_id, seq_index]
-        told.append(event.token_id)
+        received = self.received[request_id, seq_index]
+        received.append(event.token_id)
         tokens, reason = self.oracle(request_id, seq_index)
-        assert told == tokens[: len(told)]
-        assert event.finish_reason is (reason if len(told) == len(tokens) else None)
-        if len(told) == 1:
+        assert received == tokens[: len(received)]
+        assert event.finish_reason is (reason if len(received) == len(tokens) else None)
+        if len(received) == 1:
             self._check_scores(event)
         if event.finish_reason is not None:
             self.end(request_id, seq_index)
@@ -313,7 +313,7 @@ class Client:
             del self.unfinished[request_id]
 
     def fail(self, request_id: int) -> None:
-        assert self.asked[request_id].params.grammar.startswith("fails")
+        assert self.submitted[request_id].params.grammar.startswith("fails")
         del self.unfinished[request_id]
 
     def lose(self, request_id: int) -> None:
@@ -321,7 +321,7 @@ class Client:
         self.lost.add(request_id)
 
     def _check_scores(self, event: TokenEvent) -> None:
-        submit = self.asked[event.request_id]
+        submit = self.submitted[event.request_id]
         if submit.params.prompt_logprobs:
             assert event.prompt is not None
             assert event.prompt.logprobs == [float(i) for i in range(1, len(submit.prompt_ids))]
@@ -437,7 +437,7 @@ class Game:
         self.engine.scheduler.check_invariants()
 
     def _submit(self) -> None:
-        submit = self.requests.make(len(self.client.asked))
+        submit = self.requests.make(len(self.client.submitted))
         self.client.ask(submit)
         self.engine.submit(OWNER, submit)
 
@@ -513,6 +513,6 @@ def test_every_step_reads_the_right_contents(seed: int, overlaps: bool) -> None:
 @pytest.mark.parametrize("overlaps", [False, True])
 def test_the_games_have_all_that_they_are_for(overlaps: bool) -> None:
     tally = sum((play(seed, overlaps) for seed in SEEDS), Counter())
-    wanted = {"preemptions", "restored", "aborts", "recoveries"}
+    required = {"preemptions", "restored", "aborts", "recoveries"}
     # A draft needs the tokens before it, so there is none with overlap.
-    assert set(tally) == (wanted if overlaps else wanted | {"accepted"})
+    assert set(tally) == (required if overlaps else required | {"accepted"})

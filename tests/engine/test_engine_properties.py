@@ -114,13 +114,13 @@ class Requests(RuleBasedStateMachine):
         )  # fmt: skip
         self.engine = Engine(self.runner, config, end_token_ids=[20])
         self.budget = budget
-        self.wanted: dict[int, int] = {}
+        self.num_expected: dict[int, int] = {}
         self.got: dict[tuple[int, int], list[int]] = {}
 
     @rule(prompt=PROMPTS, new=st.integers(1, 8), count=st.integers(1, 3))
     def submit(self, prompt: list[int], new: int, count: int) -> None:
-        number = len(self.wanted)
-        self.wanted[number] = count
+        number = len(self.num_expected)
+        self.num_expected[number] = count
         params = SamplingParams(max_new_tokens=new)
         self.engine.submit(b"a", Submit(number, prompt, params, count))
 
@@ -131,10 +131,10 @@ class Requests(RuleBasedStateMachine):
                 self.got.setdefault((event.request_id, event.seq_index), []).append(event.token_id)
             self.engine.scheduler.check_invariants()
 
-    @precondition(lambda self: self.wanted)
+    @precondition(lambda self: self.num_expected)
     @rule(data=st.data())
     def abort(self, data: st.DataObject) -> None:
-        number = data.draw(st.integers(0, len(self.wanted) - 1))
+        number = data.draw(st.integers(0, len(self.num_expected) - 1))
         self.engine.abort(b"a", number, data.draw(st.sampled_from([None, 0, 1])))
         self.engine.scheduler.check_invariants()
 

@@ -74,8 +74,8 @@ def test_markdown_images_are_taken_out_in_order() -> None:
 def test_image_placeholders_of_templates(family: str, tmp_path: Path) -> None:
     tiny_vision.save(family, tmp_path)
     tokenizer = Tokenizer.from_folder(tmp_path)
-    wanted = tiny_vision.PLACEHOLDERS[family]
-    assert tokenizer.image_placeholder(tiny_vision.MARKS[family][0]) == wanted
+    placeholder = tiny_vision.PLACEHOLDERS[family]
+    assert tokenizer.image_placeholder(tiny_vision.MARKS[family][0]) == placeholder
 
 
 @pytest.mark.parametrize(

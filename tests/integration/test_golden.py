@@ -107,8 +107,8 @@ def test_every_file_has_its_shape() -> None:
 def test_the_wire_format_is_as_written(server: Server, name: str) -> None:
     path, body = SHAPES[name]
     response = requests.post(f"{server.url}{path}", json=body, timeout=60)
-    found = json.dumps(_read(response), indent=1) + "\n"
+    got = json.dumps(_read(response), indent=1) + "\n"
     golden = GOLDEN / f"{name}.json"
     if os.environ.get("UPDATE_GOLDEN"):
-        golden.write_text(found)
-    assert found == golden.read_text()
+        golden.write_text(got)
+    assert got == golden.read_text()

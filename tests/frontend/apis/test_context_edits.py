@@ -81,10 +81,16 @@ def test_old_results_are_cleared_and_their_inputs_on_request() -> None:
         ALWAYS | {"keep": {"type": "tool_uses", "value": 2}, "clear_tool_inputs": True}
     )
     assert [bool(use["input"]) for use in _left(cleared, "tool_use")] == [False] * 3 + [True] * 2
-    some = _edited(
+    partly_cleared = _edited(
         ALWAYS | {"keep": {"type": "tool_uses", "value": 0}, "clear_tool_inputs": ["read"]}
     )
-    assert [bool(u["input"]) for u in _left(some, "tool_use")] == [False, True, False, True, False]
+    assert [bool(u["input"]) for u in _left(partly_cleared, "tool_use")] == [
+        False,
+        True,
+        False,
+        True,
+        False,
+    ]
 
 
 @pytest.mark.parametrize("keep", [NUM_TURNS, NUM_TURNS + 1, 2 * NUM_TURNS])

@@ -123,7 +123,9 @@ def test_predict_scores_texts_and_pairs(reranker: Server, expected: np.ndarray) 
     one = post(reranker, "/predict", inputs=[QUERY, DOCUMENTS[0]]).json()
     assert one == [{"score": pytest.approx(expected[0], abs=1e-4), "label": "LABEL_0"}]
     batch = post(reranker, "/predict", inputs=[[QUERY, DOCUMENTS[0]], [QUERY, DOCUMENTS[1]]]).json()
-    assert [made[0]["score"] for made in batch] == pytest.approx(expected[:2].tolist(), abs=1e-4)
+    assert [prediction[0]["score"] for prediction in batch] == pytest.approx(
+        expected[:2].tolist(), abs=1e-4
+    )
     wrong = post(reranker, "/predict", inputs=[["a", "b", "c"]])
     assert (wrong.status_code, "list of 3" in wrong.json()["error"]) == (422, True)
 
@@ -151,18 +153,18 @@ def test_score_in_vllms_shape(reranker: Server, expected: np.ndarray) -> None:
 def test_a_classifier_gives_each_label_a_probability(tmp_path: Path) -> None:
     folder = embedders.save_cross_encoder(tmp_path / "classifier", num_labels=3)
     with serving(tmp_path / "log", "", EMBEDDING_MODEL_ID=os.fspath(folder)) as server:
-        (made,) = post(server, "/invocations", inputs=[["I like you"]]).json()
-        assert sum(one["score"] for one in made) == pytest.approx(1.0, abs=1e-5)
-        assert {one["label"] for one in made} == {"LABEL_0", "LABEL_1", "LABEL_2"}
-        scores = [one["score"] for one in made]
+        (prediction,) = post(server, "/invocations", inputs=[["I like you"]]).json()
+        assert sum(one["score"] for one in prediction) == pytest.approx(1.0, abs=1e-5)
+        assert {one["label"] for one in prediction} == {"LABEL_0", "LABEL_1", "LABEL_2"}
+        scores = [one["score"] for one in prediction]
         assert scores == sorted(scores, reverse=True)
         single = post(server, "/predict", inputs="I like you").json()
-        assert single == made
+        assert single == prediction
         assert post(server, "/rerank", query="q", texts=["a"]).status_code == 424
         (row,) = post(server, "/classify", input="I like you").json()["data"]
         assert (row["num_classes"], sum(row["probs"])) == (3, pytest.approx(1.0, abs=1e-5))
-        assert row["label"] == made[0]["label"]
-        assert max(row["probs"]) == pytest.approx(made[0]["score"], abs=1e-6)
+        assert row["label"] == prediction[0]["label"]
+        assert max(row["probs"]) == pytest.approx(prediction[0]["score"], abs=1e-6)
         (pooled,) = post(server, "/pooling", input="I like you", task="classify").json()["data"]
         assert pooled["data"] == row["probs"]
         assert post(server, "/pooling", input="a", task="token_embed").status_code == 400
@@ -176,9 +178,9 @@ def test_a_sparse_model_gives_the_librarys_terms(tmp_path: Path) -> None:
         for path in ("/embed_sparse", "/invocations"):
             answer = post(server, path, inputs=DOCUMENTS[:2]).json()
             for terms, row in zip(answer, expected, strict=True):
-                found = np.zeros_like(row)
-                found[[term["index"] for term in terms]] = [term["value"] for term in terms]
-                assert np.allclose(found, row, atol=1e-3)
+                weights = np.zeros_like(row)
+                weights[[term["index"] for term in terms]] = [term["value"] for term in terms]
+                assert np.allclose(weights, row, atol=1e-3)
                 assert len(terms) < len(row)
         assert post(server, "/embed", inputs="a").status_code == 424
         assert post(server, "/pooling", input="a").status_code == 404

@@ -33,8 +33,8 @@ def server(shared_servers: SharedServers) -> Server:
 
 @pytest.fixture(scope="module")
 def client(server: Server) -> Iterator[openai.OpenAI]:
-    with openai.OpenAI(base_url=f"{server.url}/v1", api_key="-", max_retries=0) as made:
-        yield made
+    with openai.OpenAI(base_url=f"{server.url}/v1", api_key="-", max_retries=0) as openai_client:
+        yield openai_client
 
 
 def post(server: Server, path: str, **body: object) -> requests.Response:
@@ -237,8 +237,8 @@ def test_a_killed_embedder_is_restarted_beside_the_engine(server: Server) -> Non
     wait_for(lambda: server.ping().status_code == 503, 20)
     chat = post(server, "/v1/chat/completions", messages=[{"role": "user", "content": "Hi"}])
     assert chat.status_code == 200
-    gone = post(server, "/v1/embeddings", input="a")
-    assert gone.status_code in (200, 503)
+    unavailable = post(server, "/v1/embeddings", input="a")
+    assert unavailable.status_code in (200, 503)
     server.wait_ready()
     assert (_child(server, "embedder").pid, server.engine().pid) != (old.pid, engine)
     assert server.engine().pid == engine

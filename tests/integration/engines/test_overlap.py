@@ -41,13 +41,13 @@ def answers(url: str) -> list[Any]:
     def ask(call: tuple[str, dict[str, Any]]) -> Any:
         response = requests.post(url + call[0], json=call[1], timeout=60)
         assert response.status_code == 200, response.text
-        return _told(response.json())
+        return _text(response.json())
 
     with concurrent.futures.ThreadPoolExecutor(8) as pool:
         return list(pool.map(ask, CALLS * 4))
 
 
-def _told(answer: dict[str, Any]) -> Any:
+def _text(answer: dict[str, Any]) -> Any:
     """What is said, and of which tokens, without rounding's last digits."""
     details = answer.get("details") or {}
     tokens = [(one["id"], round(one["logprob"], 2)) for one in details.get("tokens", [])]
@@ -56,12 +56,12 @@ def _told(answer: dict[str, Any]) -> Any:
 
 def long_answers(url: str) -> list[str]:
     """Of prompts that do not fit the cache together, the first ones twice."""
-    told = []
+    texts = []
     for number in (*range(6), *range(3)):
         body = {"inputs": f"{number} " + "word " * 200, "parameters": {"max_new_tokens": 5}}
         response = requests.post(f"{url}/generate", json=body, timeout=60)
-        told.append(response.json()["generated_text"])
-    return told
+        texts.append(response.json()["generated_text"])
+    return texts
 
 
 def test_overlapping_steps_and_swapped_prefixes_answer_the_same(tmp_path: Path) -> None:

@@ -136,8 +136,8 @@ def test_adapters_are_known_to_all_copies(server: Server, tmp_path: Path) -> Non
     model = AutoModelForCausalLM.from_pretrained(DEMO_MODEL)
     adapter = adapters.save(tmp_path / "adapter", model, seed=1)
     url = f"{server.url}/adapters"
-    made = requests.post(url, json={"name": "one", "src": str(adapter)}, timeout=60)
-    assert made.ok, made.text
+    loaded = requests.post(url, json={"name": "one", "src": str(adapter)}, timeout=60)
+    assert loaded.ok, loaded.text
     assert requests.post(url, json={"name": "one", "src": str(adapter)}).status_code == 409
     for _ in range(4):  # both copies get some
         assert _generate(server, "Hello", adapter_id="one").ok

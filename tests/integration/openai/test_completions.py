@@ -139,9 +139,9 @@ def test_an_echo_has_top_logprobs(client: openai.OpenAI) -> None:
     for token, top in zip(none.tokens[1:], none.top_logprobs[1:], strict=True):
         assert list(top) == [token]
     # The places of the greedy text: its tokens are the likeliest.
-    for place in range(-6, 0):
-        top = one.top_logprobs[place]
-        assert max(top, key=top.__getitem__) == one.tokens[place]
+    for position in range(-6, 0):
+        top = one.top_logprobs[position]
+        assert max(top, key=top.__getitem__) == one.tokens[position]
 
 
 def test_text_offsets_of_a_stream_behind_a_stop_string(
@@ -253,8 +253,10 @@ def test_token_ids_come_back(server: Server) -> None:
 def test_allowed_tokens_and_bad_words(server: Server) -> None:
     whole = _complete(server, return_token_ids=True)["choices"][0]
     allowed = sorted(set(whole["token_ids"][:3]))
-    some = _complete(server, allowed_token_ids=allowed, return_token_ids=True)["choices"][0]
-    assert set(some["token_ids"]) <= set(allowed)
+    allowed_choice = _complete(server, allowed_token_ids=allowed, return_token_ids=True)["choices"][
+        0
+    ]
+    assert set(allowed_choice["token_ids"]) <= set(allowed)
     words = whole["text"].split()
     assert words[1] not in _complete(server, bad_words=[words[1]])["choices"][0]["text"].split()
     both = " ".join(words[1:3])
@@ -275,10 +277,10 @@ def test_the_prompt_is_cut_and_has_log_probabilities(server: Server) -> None:
 def test_a_request_names_itself_and_keeps_its_stop(server: Server) -> None:
     text = _complete(server)["choices"][0]["text"]
     word = text.split()[2]
-    kept = _complete(server, stop=word, include_stop_str_in_output=True, request_id="mine")
-    assert kept["id"] == "cmpl-mine"
-    assert kept["choices"][0]["text"] == text[: text.index(word) + len(word)]
-    assert _complete(server, stop=word, no_stop_trim=True)["choices"] == kept["choices"]
+    with_stop = _complete(server, stop=word, include_stop_str_in_output=True, request_id="mine")
+    assert with_stop["id"] == "cmpl-mine"
+    assert with_stop["choices"][0]["text"] == text[: text.index(word) + len(word)]
+    assert _complete(server, stop=word, no_stop_trim=True)["choices"] == with_stop["choices"]
 
 
 @pytest.mark.parametrize(

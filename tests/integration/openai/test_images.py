@@ -81,8 +81,8 @@ def test_a_response_with_images_equals_the_chat(eyes: openai.OpenAI, folder: Pat
     assert response.output_text == text
     assert response.usage.input_tokens == prompt_tokens
     with eyes.responses.stream(**ask, max_output_tokens=NEW) as stream:
-        told = "".join(e.delta for e in stream if e.type == "response.output_text.delta")
-    assert told == text
+        streamed = "".join(e.delta for e in stream if e.type == "response.output_text.delta")
+    assert streamed == text
 
 
 def test_text_alone_is_answered_too(eyes: openai.OpenAI) -> None:

@@ -72,11 +72,11 @@ def _expected(context: list[int], continuation: list[int]) -> tuple[float, bool]
 @pytest.mark.parametrize("batch", [1, 3])
 def test_likelihoods_are_the_models(server: Server, batch: int) -> None:
     pairs = [(_ids(context), _ids(text)) for context, text in PAIRS]
-    asked = {"max_tokens": 1, "logprobs": 1, "echo": True}
+    params = {"max_tokens": 1, "logprobs": 1, "echo": True}
     results: list[tuple[float, bool]] = []
     for start in range(0, len(pairs), batch):
         part = pairs[start : start + batch]
-        choices = _ask(server, [context + text for context, text in part], asked)
+        choices = _ask(server, [context + text for context, text in part], params)
         results += [
             _read(choice, len(context)) for choice, (context, _) in zip(choices, part, strict=True)
         ]

@@ -81,18 +81,18 @@ def test_a_named_call(client: openai.OpenAI, choice: Any) -> None:
 
 def test_the_model_decides(client: openai.OpenAI) -> None:
     """The demo model calls the weather for weather, and answers other questions."""
-    asked = client.chat.completions.create(
+    first_answer = client.chat.completions.create(
         model="tgi", messages=QUESTION, tools=[WEATHER], temperature=0
     )
-    assert asked.choices[0].finish_reason == "tool_calls"
-    [call] = asked.choices[0].message.tool_calls or []
+    assert first_answer.choices[0].finish_reason == "tool_calls"
+    [call] = first_answer.choices[0].message.tool_calls or []
     assert "Paris" in call.function.arguments  # type: ignore[union-attr]
     other: Any = [{"role": "user", "content": "What is deep learning?"}]
-    said = client.chat.completions.create(
+    last_answer = client.chat.completions.create(
         model="tgi", messages=other, tools=[WEATHER], temperature=0, max_tokens=100
     )
-    assert said.choices[0].message.tool_calls is None
-    assert "learning" in (said.choices[0].message.content or "")
+    assert last_answer.choices[0].message.tool_calls is None
+    assert "learning" in (last_answer.choices[0].message.content or "")
     none = client.chat.completions.create(
         model="tgi", messages=QUESTION, tools=[WEATHER], tool_choice="none", max_tokens=40
     )

@@ -43,7 +43,7 @@ def _generate(server: Server, adapter: str | None = None, **headers: str) -> req
     return requests.post(f"{server.url}/generate", json=body, headers=headers, timeout=60)
 
 
-def _said(server: Server, adapter: str | None = None) -> str:
+def _text_of(server: Server, adapter: str | None = None) -> str:
     return _generate(server, adapter).json()["generated_text"]
 
 
@@ -55,7 +55,7 @@ def _chat(server: Server, model: str, **headers: str) -> requests.Response:
 
 
 def test_each_way_of_naming_an_adapter_means_the_same(lora: Server) -> None:
-    base, red, blue = _said(lora), _said(lora, "red"), _said(lora, "blue")
+    base, red, blue = _text_of(lora), _text_of(lora, "red"), _text_of(lora, "blue")
     assert len({base, red, blue}) == 3
     assert _generate(lora, None, **{HEADER: "red"}).json()["generated_text"] == red
     body = json.dumps({"inputs": PROMPT, "parameters": {"max_new_tokens": 10}}).encode()
@@ -68,20 +68,20 @@ def test_each_way_of_naming_an_adapter_means_the_same(lora: Server) -> None:
     ] * 2
     by_model = _chat(lora, "red").json()
     assert by_model["model"] == "red"
-    told = _chat(lora, "", **{HEADER: "red"}).json()["choices"]
-    assert told == by_model["choices"] != _chat(lora, "tgi").json()["choices"]
+    by_header = _chat(lora, "", **{HEADER: "red"}).json()["choices"]
+    assert by_header == by_model["choices"] != _chat(lora, "tgi").json()["choices"]
     completion = {"model": "red", "prompt": PROMPT, "max_tokens": 10, "temperature": 0}
     text = requests.post(f"{lora.url}/v1/completions", json=completion, timeout=60).json()
     assert text["choices"][0]["text"] == red
 
 
 def test_adapters_in_one_batch_do_not_mix(lora: Server) -> None:
-    alone = {name: _said(lora, name) for name in (None, "red", "blue")}
+    alone = {name: _text_of(lora, name) for name in (None, "red", "blue")}
     steps = lora.metric("engine_steps_total")
     answers: list[tuple[str | None, str]] = []
     names = [None, "red", "blue"] * 4
     threads = [
-        threading.Thread(target=lambda name=name: answers.append((name, _said(lora, name))))
+        threading.Thread(target=lambda name=name: answers.append((name, _text_of(lora, name))))
         for name in names
     ]
     for thread in threads:
@@ -232,8 +232,8 @@ def test_adapters_come_and_go_while_others_are_served(
 ) -> None:
     body = json.dumps({"name": "late-1", "src": str(folders["late"])}).encode()
     headers = {"Content-Type": "application/json", "X-Amzn-SageMaker-Adapter-Alias": "My Late"}
-    made = platform.call(lora.port, "POST", "/adapters", body, headers)
-    assert (made.status, made.body) == (200, b"Adapter My Late registered")
+    loaded = platform.call(lora.port, "POST", "/adapters", body, headers)
+    assert (loaded.status, loaded.body) == (200, b"Adapter My Late registered")
     assert platform.call(lora.port, "POST", "/adapters", body, headers).status == 409
     listed = requests.get(f"{lora.url}/adapters", timeout=5).json()["adapters"]
     assert [one["name"] for one in listed] == ["red", "blue", "late-1"]
@@ -241,14 +241,14 @@ def test_adapters_come_and_go_while_others_are_served(
     assert [model["id"] for model in models][1:] == ["red", "blue", "late-1"]
     assert models[3]["root"] == str(folders["late"])
     assert models[3]["parent"] == models[0]["root"] == models[0]["id"]
-    late = _said(lora, "late-1")
+    late = _text_of(lora, "late-1")
     # The engine that takes over after a crash knows it too.
     lora.engine().kill()
     wait_for(lambda: lora.ping().status_code == 503, 10)
     lora.wait_ready()
-    assert _said(lora, "late-1") == late
-    gone = platform.call(lora.port, "DELETE", "/adapters/late-1")
-    assert gone.body == b"Adapter late-1 unregistered"
+    assert _text_of(lora, "late-1") == late
+    unloaded = platform.call(lora.port, "DELETE", "/adapters/late-1")
+    assert unloaded.body == b"Adapter late-1 unregistered"
     assert requests.get(f"{lora.url}/adapters/late-1", timeout=5).status_code == 404
     removed = _chat(lora, "late-1")  # never the base model's answer
     assert removed.status_code == 404
@@ -256,12 +256,12 @@ def test_adapters_come_and_go_while_others_are_served(
     assert _generate(lora, "late-1").status_code == 404
     query = f"/adapters?name=late-2&src={folders['late']}&preload=false"
     assert platform.call(lora.port, "POST", query).status == 200
-    assert _said(lora, "late-2") == late
+    assert _text_of(lora, "late-2") == late
     assert platform.call(lora.port, "DELETE", "/adapters/late-2").status == 200
 
 
 @pytest.mark.parametrize(
-    ("body", "told"),
+    ("body", "reason"),
     [
         ({"name": "x"}, "src"),
         ({"name": "x", "src": "/nonexistent"}, "there is no folder"),
@@ -270,10 +270,10 @@ def test_adapters_come_and_go_while_others_are_served(
         ({"name": 5, "src": "/tmp"}, "name"),
     ],
 )
-def test_adapters_that_cannot_be_are_refused(lora: Server, body: dict, told: str) -> None:
+def test_adapters_that_cannot_be_are_refused(lora: Server, body: dict, reason: str) -> None:
     refused = requests.post(f"{lora.url}/adapters", json=body, timeout=30)
     assert refused.status_code in (400, 422)
-    assert told in refused.json()["error"]
+    assert reason in refused.json()["error"]
 
 
 def test_a_server_without_adapters_takes_any_model_name(server: Server) -> None:
@@ -330,7 +330,7 @@ def test_a_source_without_an_adapter_is_refused_and_nothing_ends(lora: Server, s
     assert refused.status_code in (400, 422)
     assert len(refused.text) < 1000
     assert lora.engine().pid == engine
-    assert _said(lora, "red")
+    assert _text_of(lora, "red")
 
 
 def test_streams_go_on_while_an_adapter_is_downloaded(tmp_path: Path) -> None:

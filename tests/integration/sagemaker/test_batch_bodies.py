@@ -58,11 +58,11 @@ def test_a_long_body_refuses_no_other_request_and_no_other_body(small: Server) -
     for client in clients:
         client.join()
     assert statuses == [200] * 4
-    beside = requests.post(
+    single = requests.post(
         f"{small.url}/invocations", data=_lines(SHORT, 4), headers=LINES, timeout=60
     )
-    assert beside.status_code == 200
-    assert len(beside.text.splitlines()) == 4
+    assert single.status_code == 200
+    assert len(single.text.splitlines()) == 4
     assert long.is_alive() or long.response is None
     long.join()
     wait_for(lambda: small.metric("tgi_batch_current_size") == 0, 30)

@@ -63,9 +63,9 @@ def test_models_are_loaded_listed_invoked_and_unloaded(endpoint: Server, tmp_pat
     shown = json.loads(platform.call(endpoint.port, "GET", "/models/first").body)
     assert shown == {"modelName": "first", "modelUrl": str(DEMO_MODEL)}
     target = {"X-Amzn-SageMaker-Target-Model": "first.tar.gz"}
-    told = _invoke(endpoint, "first", **target, **{"X-Amzn-SageMaker-Custom-Attributes": "c"})
-    assert json.loads(told.body)[0]["generated_text"].startswith("Hello")
-    assert told.headers["X-Amzn-SageMaker-Custom-Attributes"] == "c"
+    forwarded = _invoke(endpoint, "first", **target, **{"X-Amzn-SageMaker-Custom-Attributes": "c"})
+    assert json.loads(forwarded.body)[0]["generated_text"].startswith("Hello")
+    assert forwarded.headers["X-Amzn-SageMaker-Custom-Attributes"] == "c"
     streamed = _invoke(endpoint, "first", STREAM)
     assert streamed.headers["Content-Type"].startswith("text/event-stream")
     assert streamed.body.endswith(b"\n")
@@ -137,13 +137,13 @@ def test_sigterm_lets_requests_of_all_models_finish(tmp_path: Path, endless_mode
         for name in ("one", "two"):
             assert _load(server, name, endless_model).status == 200
         body = {"inputs": "Hello", "parameters": {"max_new_tokens": 400}}
-        asked = [
+        calls = [
             (name, json.dumps(body | {"stream": streams}).encode())
             for name in ("one", "two")
             for streams in (True, False)
         ]
-        with ThreadPoolExecutor(len(asked)) as pool:
-            answers = [pool.submit(_invoke, server, name, data) for name, data in asked]
+        with ThreadPoolExecutor(len(calls)) as pool:
+            answers = [pool.submit(_invoke, server, name, data) for name, data in calls]
             ports = [_port(process) for process in _processes(server)]
             wait_for(lambda: all(_num_running(port) == 2 for port in ports), 60)
             server.process.send_signal(signal.SIGTERM)

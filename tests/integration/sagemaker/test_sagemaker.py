@@ -61,14 +61,14 @@ def test_json_lines_are_answered_line_by_line(server: Server) -> None:
     body = _lines(*[_generate(text, 3 + 5 * (i % 2)) for i, text in enumerate(texts)], chat, "Hey")
     answer = platform.invoke(server.port, body, LINES)
     assert (answer.status, answer.headers["Content-Type"]) == (200, LINES)
-    told = _answers(answer)
-    assert len(told) == 6
-    for text, one in zip(texts, told, strict=False):
+    reported = _answers(answer)
+    assert len(reported) == 6
+    for text, one in zip(texts, reported, strict=False):
         assert one[0]["generated_text"].startswith(text)
-    assert told[4]["object"] == "chat.completion"
-    assert told[5][0]["generated_text"].startswith("Hey")
+    assert reported[4]["object"] == "chat.completion"
+    assert reported[5][0]["generated_text"].startswith("Hey")
     alone = requests.post(f"{server.url}/invocations", json=_generate(texts[2], 3), timeout=60)
-    assert alone.json() == told[2]
+    assert alone.json() == reported[2]
 
 
 def test_a_bad_line_is_an_error_object_on_its_own_line(server: Server) -> None:
@@ -78,16 +78,16 @@ def test_a_bad_line_is_an_error_object_on_its_own_line(server: Server) -> None:
         + _lines({"inputs": 5}, {"messages": []}, _generate("x", stream=True), _generate("x", -1))
         + _lines(_generate("Bye"))
     )
-    told = _answers(platform.invoke(server.port, body, LINES))
-    assert len(told) == 8
-    assert "generated_text" in told[0][0]
-    assert "the line is not valid JSON" in told[1]["error"]
-    assert "the line must be a JSON object" in told[2]["error"]
-    assert "`inputs`" in told[3]["error"]
-    assert "messages" in told[4]["error"]["message"]
-    assert "`stream`" in told[5]["error"]
-    assert "max_new_tokens" in told[6]["error"]
-    assert "generated_text" in told[7][0]
+    reported = _answers(platform.invoke(server.port, body, LINES))
+    assert len(reported) == 8
+    assert "generated_text" in reported[0][0]
+    assert "the line is not valid JSON" in reported[1]["error"]
+    assert "the line must be a JSON object" in reported[2]["error"]
+    assert "`inputs`" in reported[3]["error"]
+    assert "messages" in reported[4]["error"]["message"]
+    assert "`stream`" in reported[5]["error"]
+    assert "max_new_tokens" in reported[6]["error"]
+    assert "generated_text" in reported[7][0]
 
 
 def test_records_share_the_engines_batches_and_wait_for_room(tmp_path: Path) -> None:
@@ -107,9 +107,9 @@ def test_records_share_the_engines_batches_and_wait_for_room(tmp_path: Path) -> 
         for thread in threads:
             thread.join(120)
         for answer in answers:
-            told = _answers(answer)
+            reported = _answers(answer)
             assert [one[0]["generated_text"].startswith(f"Count to {i}") for i, one in
-                    enumerate(told)] == [True] * 30  # fmt: skip
+                    enumerate(reported)] == [True] * 30  # fmt: skip
         assert server.metric("engine_steps_total") - before < 60 * 20 / 3
 
 
@@ -146,7 +146,7 @@ def test_text_and_csv_are_read_and_written(server: Server) -> None:
 
 
 @pytest.mark.parametrize(
-    ("content_type", "accept", "status", "told"),
+    ("content_type", "accept", "status", "reason"),
     [
         ("application/zip", "*/*", 415, "application/jsonlines"),
         ("application/x-npy", "*/*", 415, "text/csv"),
@@ -156,19 +156,19 @@ def test_text_and_csv_are_read_and_written(server: Server) -> None:
     ],
 )
 def test_other_types_are_refused_with_those_that_work(
-    server: Server, content_type: str, accept: str, status: int, told: str
+    server: Server, content_type: str, accept: str, status: int, reason: str
 ) -> None:
     body = json.dumps(_generate("Hello")).encode()
     answer = platform.invoke(server.port, body, content_type, accept=accept)
     assert answer.status == status
-    assert told in answer.body.decode()[:200]
+    assert reason in answer.body.decode()[:200]
 
 
 def test_execution_parameters_follow_the_batch_jobs_variables(
     server: Server, tmp_path: Path
 ) -> None:
-    asked = json.loads(platform.call(server.port, "GET", "/execution-parameters").body)
-    assert asked == {
+    parameters = json.loads(platform.call(server.port, "GET", "/execution-parameters").body)
+    assert parameters == {
         "MaxConcurrentTransforms": 2,
         "BatchStrategy": "MULTI_RECORD",
         "MaxPayloadInMB": 25,
@@ -180,8 +180,8 @@ def test_execution_parameters_follow_the_batch_jobs_variables(
         "API_KEY": "k",
     }
     with serving(tmp_path / "log", **job) as own:
-        asked = json.loads(platform.call(own.port, "GET", "/execution-parameters").body)
-        assert asked == {
+        parameters = json.loads(platform.call(own.port, "GET", "/execution-parameters").body)
+        assert parameters == {
             "MaxConcurrentTransforms": 14,
             "BatchStrategy": "SINGLE_RECORD",
             "MaxPayloadInMB": 7,

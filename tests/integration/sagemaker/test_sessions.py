@@ -25,10 +25,10 @@ def sticky(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 def _open(server: Server) -> str:
     answer = platform.invoke(server.port, NEW, session_id="NEW_SESSION")
     assert answer.status == 200
-    told = answer.headers["X-Amzn-SageMaker-Session-Id"]
-    assert NEW_SESSION.fullmatch(told)
-    assert answer.headers["X-Amzn-SageMaker-New-Session-Id"] == told
-    return str(told).split(";")[0]
+    session_header = answer.headers["X-Amzn-SageMaker-Session-Id"]
+    assert NEW_SESSION.fullmatch(session_header)
+    assert answer.headers["X-Amzn-SageMaker-New-Session-Id"] == session_header
+    return str(session_header).split(";")[0]
 
 
 def test_a_session_is_opened_used_by_every_frontend_and_closed(sticky: Server) -> None:
@@ -44,8 +44,8 @@ def test_a_session_is_opened_used_by_every_frontend_and_closed(sticky: Server) -
 def test_a_request_may_open_its_session_itself(sticky: Server) -> None:
     answer = platform.invoke(sticky.port, BODY, session_id="NEW_SESSION")
     assert json.loads(answer.body)[0]["generated_text"]
-    told = answer.headers["X-Amzn-SageMaker-New-Session-Id"]
-    assert platform.invoke(sticky.port, BODY, session_id=told.split(";")[0]).status == 200
+    session_header = answer.headers["X-Amzn-SageMaker-New-Session-Id"]
+    assert platform.invoke(sticky.port, BODY, session_id=session_header.split(";")[0]).status == 200
 
 
 def test_a_session_keeps_its_blocks(sticky: Server) -> None:
@@ -58,7 +58,7 @@ def test_a_session_keeps_its_blocks(sticky: Server) -> None:
 
 
 @pytest.mark.parametrize(
-    ("body", "session", "status", "told"),
+    ("body", "session", "status", "reason"),
     [
         (BODY, "unknown", 400, "is not open"),
         (BODY, "../../etc/passwd", 400, "is not open"),
@@ -69,12 +69,12 @@ def test_a_session_keeps_its_blocks(sticky: Server) -> None:
     ],
 )
 def test_wrong_session_requests(
-    sticky: Server, body: bytes, session: str | None, status: int, told: str
+    sticky: Server, body: bytes, session: str | None, status: int, reason: str
 ) -> None:
-    given = {"session_id": session} if session else {}
-    answer = platform.invoke(sticky.port, body, **given)
+    session_field = {"session_id": session} if session else {}
+    answer = platform.invoke(sticky.port, body, **session_field)
     assert answer.status == status
-    assert told in json.loads(answer.body)["error"]
+    assert reason in json.loads(answer.body)["error"]
 
 
 def test_without_sessions_their_header_is_refused(server: Server) -> None:

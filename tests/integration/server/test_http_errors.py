@@ -21,7 +21,7 @@ def _raw(server: Server, request: bytes) -> tuple[int, dict[str, str], dict]:
 
 
 @pytest.mark.parametrize(
-    ("request_head", "status", "told"),
+    ("request_head", "status", "reason"),
     [
         (b"GET /" + b"a" * 5000 + b" HTTP/1.1\r\nHost: x\r\n\r\n", 414, "Line is too large"),
         (b"GET /ping HTTP/1.1\r\nHost: x\r\nX: " + b"a" * 9000 + b"\r\n\r\n", 431, "header"),
@@ -32,14 +32,14 @@ def _raw(server: Server, request: bytes) -> tuple[int, dict[str, str], dict]:
     ids=["a long path", "a long header", "no header", "no request", "no coding"],
 )
 def test_malformed_http_is_refused_in_json(
-    server: Server, request_head: bytes, status: int, told: str
+    server: Server, request_head: bytes, status: int, reason: str
 ) -> None:
     got, headers, body = _raw(server, request_head)
     assert got == status
     assert headers["content-type"] == "application/json"
     assert headers["x-request-id"].startswith("req_")
     assert body["error_type"] == "validation"
-    assert told in body["error"]
+    assert reason in body["error"]
 
 
 def test_a_broken_chunk_is_refused_in_json(server: Server) -> None:
@@ -71,10 +71,10 @@ def test_wrong_paths_are_404_and_wrong_methods_405(
 
 def test_a_body_that_is_no_json_object_is_refused(server: Server) -> None:
     url = f"{server.url}/generate"
-    for body, told in ((b"{", "not valid JSON"), (b"[]", "an array"), (b"", "empty")):
+    for body, reason in ((b"{", "not valid JSON"), (b"[]", "an array"), (b"", "empty")):
         answer = requests.post(url, data=body, timeout=10)
         assert answer.status_code == 400
-        assert told in answer.json()["error"]
+        assert reason in answer.json()["error"]
     answer = requests.post(url, data=b"x", headers={"Content-Type": "text/csv"}, timeout=10)
     assert answer.status_code == 415
     assert "text/csv" in answer.json()["error"]

@@ -30,7 +30,7 @@ HISTOGRAMS = ["tgi_request_duration", "tgi_request_validation_duration",
               # and what TGI lacks
               "tgi_request_first_token_duration", "tgi_request_between_tokens_duration",
               "tgi_request_cached_tokens"]  # fmt: skip
-OURS = ["engine_blocks_used", "engine_blocks_total", "engine_cached_tokens_total"]
+OWN_METRICS = ["engine_blocks_used", "engine_blocks_total", "engine_cached_tokens_total"]
 
 
 @pytest.fixture(scope="module")
@@ -52,9 +52,9 @@ def _value(server: Server, name: str, **labels: str) -> float:
 
 
 def _pick(samples: list[Sample], name: str, **labels: str) -> float:
-    found = [sample.value for sample in samples if sample.name == name and sample.labels == labels]
-    assert len(found) < 2
-    return found[0] if found else 0.0
+    values = [sample.value for sample in samples if sample.name == name and sample.labels == labels]
+    assert len(values) < 2
+    return values[0] if values else 0.0
 
 
 def test_tgis_metric_names_are_offered_or_documented(server: Server) -> None:
@@ -62,8 +62,8 @@ def test_tgis_metric_names_are_offered_or_documented(server: Server) -> None:
     requests.post(f"{server.url}/generate", json={"inputs": 1}, timeout=60)
     wait_for(lambda: _value(server, "tgi_batch_inference_count", method="decode") > 0, 10)
     names = {sample.name for sample in _samples(server)}
-    wanted = {*COUNTERS, *GAUGES, *OURS, *(f"{name}_bucket" for name in HISTOGRAMS)}
-    assert wanted <= names
+    expected = {*COUNTERS, *GAUGES, *OWN_METRICS, *(f"{name}_bucket" for name in HISTOGRAMS)}
+    assert expected <= names
 
 
 def test_steps_are_counted_by_method(server: Server) -> None:

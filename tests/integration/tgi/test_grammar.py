@@ -159,7 +159,7 @@ def test_parse_of_the_openai_client(client: openai.OpenAI) -> None:
 
 
 @pytest.mark.parametrize(
-    ("grammar", "said"),
+    ("grammar", "reason"),
     [
         ({"type": "yaml", "value": ""}, "grammar.type"),
         ({"type": ["json"], "value": {}}, "grammar.type"),
@@ -173,11 +173,11 @@ def test_parse_of_the_openai_client(client: openai.OpenAI) -> None:
         ({"type": "json_schema", "value": 1}, "grammar.value"),
     ],
 )
-def test_a_bad_grammar_is_a_422_that_names_it(server: Server, grammar: object, said: str) -> None:
+def test_a_bad_grammar_is_a_422_that_names_it(server: Server, grammar: object, reason: str) -> None:
     response = _generate(server, grammar)
     assert response.status_code == 422
     assert response.json()["error_type"] == "validation"
-    assert said in response.json()["error"]
+    assert reason in response.json()["error"]
 
 
 def test_a_bad_response_format_is_a_400_before_the_stream(client: openai.OpenAI) -> None:

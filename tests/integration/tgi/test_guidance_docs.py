@@ -125,14 +125,14 @@ def test_curl_with_a_tool_named_by_a_bare_string(server: Server) -> None:
 
 
 def test_the_hubs_client_with_tools(client: InferenceClient) -> None:
-    asked = {"tools": TOOLS, "tool_choice": "required", "seed": 42, "max_tokens": 200}
-    chat = client.chat_completion(WEATHER, **asked)
+    fields = {"tools": TOOLS, "tool_choice": "required", "seed": 42, "max_tokens": 200}
+    chat = client.chat_completion(WEATHER, **fields)
     assert chat.choices[0].finish_reason == "tool_calls"
     for call in chat.choices[0].message.tool_calls:
         _check_call(call.function.name, call.function.arguments)
     pieces: dict[int, list[str]] = {}
     names: dict[int, str] = {}
-    for chunk in client.chat_completion(WEATHER, stream=True, **asked):
+    for chunk in client.chat_completion(WEATHER, stream=True, **fields):
         for choice in chunk.choices:
             for call in choice.delta.tool_calls or []:
                 pieces.setdefault(call.index, []).append(call.function.arguments or "")

@@ -41,10 +41,10 @@ def test_best_of(client: InferenceClient) -> None:
 
 
 def test_stream(client: InferenceClient) -> None:
-    asked = {"max_new_tokens": 10, "return_full_text": False}
-    whole = client.text_generation(PROMPT, **asked)
-    assert "".join(client.text_generation(PROMPT, stream=True, **asked)) == whole
-    events = list(client.text_generation(PROMPT, stream=True, details=True, **asked))
+    params = {"max_new_tokens": 10, "return_full_text": False}
+    whole = client.text_generation(PROMPT, **params)
+    assert "".join(client.text_generation(PROMPT, stream=True, **params)) == whole
+    events = list(client.text_generation(PROMPT, stream=True, details=True, **params))
     assert events[-1].generated_text == whole
     assert events[-1].details.generated_tokens == 10
     assert events[-1].details.input_length > 5
@@ -67,15 +67,15 @@ def test_chat_completion(client: InferenceClient) -> None:
 
 
 def test_chat_completion_streams(client: InferenceClient) -> None:
-    asked = {"max_tokens": 30, "temperature": 0.0}
-    whole = client.chat_completion(MESSAGES, **asked)
+    params = {"max_tokens": 30, "temperature": 0.0}
+    whole = client.chat_completion(MESSAGES, **params)
     chunks = list(
         client.chat_completion(
-            MESSAGES, stream=True, stream_options={"include_usage": True}, **asked
+            MESSAGES, stream=True, stream_options={"include_usage": True}, **params
         )
     )
-    said = [choice.delta.content for chunk in chunks for choice in chunk.choices]
-    assert "".join(said) == whole.choices[0].message.content
+    contents = [choice.delta.content for chunk in chunks for choice in chunk.choices]
+    assert "".join(contents) == whole.choices[0].message.content
     assert chunks[-1].usage.completion_tokens == whole.usage.completion_tokens
 
 
@@ -111,10 +111,10 @@ def test_endpoint_info_and_health(server: Server) -> None:
 def test_the_asynchronous_client(server: Server) -> None:
     async def run() -> None:
         async with AsyncInferenceClient(server.url, timeout=60) as client:
-            asked = {"max_new_tokens": 8, "return_full_text": False}
-            whole = await client.text_generation(PROMPT, **asked)
+            params = {"max_new_tokens": 8, "return_full_text": False}
+            whole = await client.text_generation(PROMPT, **params)
             pieces = [
-                piece async for piece in await client.text_generation(PROMPT, stream=True, **asked)
+                piece async for piece in await client.text_generation(PROMPT, stream=True, **params)
             ]
             assert "".join(pieces) == whole
             chat = await client.chat_completion(MESSAGES, max_tokens=5)

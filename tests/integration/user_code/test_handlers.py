@@ -346,7 +346,7 @@ def with_engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 KEY = {"Authorization": "Bearer k"}
 
 
-def _tell(server: Server, **body: object) -> requests.Response:
+def _send_body(server: Server, **body: object) -> requests.Response:
     return requests.post(f"{server.url}/invocations", json=body, headers=KEY, timeout=60)
 
 
@@ -355,15 +355,15 @@ def test_a_handler_without_model_fn_is_given_the_engine(with_engine: Server) -> 
         f"{with_engine.url}/generate", headers=KEY, timeout=60,
         json={"inputs": "Deep learning is", "parameters": {"max_new_tokens": 12}},
     ).json()["generated_text"]  # fmt: skip
-    asked = {"prompt": "Deep learning is", "n": 12}
-    assert _tell(with_engine, how="generate", **asked).json() == direct
-    streamed = _tell(with_engine, how="stream", **asked)
+    fields = {"prompt": "Deep learning is", "n": 12}
+    assert _send_body(with_engine, how="generate", **fields).json() == direct
+    streamed = _send_body(with_engine, how="stream", **fields)
     assert streamed.text.rstrip("\n") == direct
     assert streamed.headers["Content-Type"].startswith("text/plain")
-    assert _tell(with_engine, how="chat", **asked).json()
+    assert _send_body(with_engine, how="chat", **fields).json()
     whole = {"inputs": "Deep learning is", "parameters": {"max_new_tokens": 12}}
-    assert _tell(with_engine, how="body", **whole).json()[0]["generated_text"].endswith(direct)
-    events = _tell(with_engine, how="body", stream=True, **whole).text.splitlines()
+    assert _send_body(with_engine, how="body", **whole).json()[0]["generated_text"].endswith(direct)
+    events = _send_body(with_engine, how="body", stream=True, **whole).text.splitlines()
     assert json.loads(events[-1])["generated_text"].endswith(direct)
 
 
@@ -375,23 +375,25 @@ def test_user_code_does_not_see_the_servers_key(
         f"{with_engine.url}/invocations", json={"how": "headers"}, timeout=60,
         headers=header | {"X-Kept": "yes"},
     )  # fmt: skip
-    seen = answer.json()
-    assert seen["x-kept"] == "yes"
-    assert not {"authorization", "x-api-key"} & seen.keys()
+    received = answer.json()
+    assert received["x-kept"] == "yes"
+    assert not {"authorization", "x-api-key"} & received.keys()
 
 
 def test_errors_of_the_engine_keep_their_status(with_engine: Server) -> None:
-    refused = _tell(with_engine, how="generate", prompt="a", n=-1)
+    refused = _send_body(with_engine, how="generate", prompt="a", n=-1)
     assert refused.status_code == 422
     assert "max_new_tokens" in refused.json()["error"]
-    early = _tell(with_engine, how="stream", prompt="a", n=-1)
+    early = _send_body(with_engine, how="stream", prompt="a", n=-1)
     assert early.status_code == 422
 
 
 def test_invocations_share_the_engines_batches(with_engine: Server) -> None:
     before = with_engine.metric("engine_steps_total")
-    asked = {"how": "generate", "prompt": "Tell me a long story", "n": 60}
-    threads = [threading.Thread(target=_tell, args=(with_engine,), kwargs=asked) for _ in range(8)]
+    fields = {"how": "generate", "prompt": "Tell me a long story", "n": 60}
+    threads = [
+        threading.Thread(target=_send_body, args=(with_engine,), kwargs=fields) for _ in range(8)
+    ]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -404,8 +406,8 @@ def test_the_example_in_code_streams_an_answer(tmp_path: Path) -> None:
     folder = folder_with(tmp_path / "model", "", with_model=True)
     shutil.copytree(ROOT / "code", folder / "code", dirs_exist_ok=True)
     with serving(tmp_path / "log", folder) as server:
-        asked = {"question": "What is deep learning?", "max_tokens": 20}
-        answer = requests.post(f"{server.url}/invocations", json=asked, timeout=60)
+        fields = {"question": "What is deep learning?", "max_tokens": 20}
+        answer = requests.post(f"{server.url}/invocations", json=fields, timeout=60)
         assert "earning" in answer.text
         assert answer.text.endswith("\n")
         refused = requests.post(f"{server.url}/invocations", json={}, timeout=60)

@@ -64,8 +64,8 @@ def test_a_classifier_is_served_without_hf_task(tmp_path: Path) -> None:
 def test_a_generated_task_has_the_pipelines_form(tmp_path: Path) -> None:
     with serving(tmp_path / "log", HF_TASK="summarization") as server:
         body = {"inputs": ["Deep learning is", "Paris is"], "parameters": {"max_new_tokens": 5}}
-        told = requests.post(f"{server.url}/invocations", json=body, timeout=60).json()
-        assert [set(one) for one in told] == [{"summary_text"}] * 2
+        prediction = requests.post(f"{server.url}/invocations", json=body, timeout=60).json()
+        assert [set(one) for one in prediction] == [{"summary_text"}] * 2
         wrong = body | {"parameters": {"max_new_tokens": -5}}
         refused = requests.post(f"{server.url}/invocations", json=wrong, timeout=60)
         assert refused.status_code == 422

@@ -29,7 +29,9 @@ from tests.support.models.prepared import prepare
 
 CPU = torch.device("cpu")
 TORCHS = [AttentionKernels(kind, kind) for kind in (Kernel.PAGED, Kernel.GATHERED)]
-OURS = [AttentionKernels(Kernel.TRITON, kind) for kind in Kernel if kind is not Kernel.TRITON]
+TRITON_MIXES = [
+    AttentionKernels(Kernel.TRITON, kind) for kind in Kernel if kind is not Kernel.TRITON
+]
 Attend = Callable[..., torch.Tensor]
 
 
@@ -148,7 +150,7 @@ def kernel(monkeypatch: pytest.MonkeyPatch) -> Callable[[Attend], None]:
     return use
 
 
-@pytest.mark.parametrize("kernels", [*TORCHS, *OURS], ids=str)
+@pytest.mark.parametrize("kernels", [*TORCHS, *TRITON_MIXES], ids=str)
 @pytest.mark.parametrize("window", [None, 1, 7, 30, 200])
 @pytest.mark.parametrize(("heads", "kv_heads"), [(4, 4), (6, 2), (3, 1)])
 @pytest.mark.parametrize(
@@ -171,7 +173,7 @@ def test_the_kernel_gets_the_arguments_of_the_reference(
     assert accuracy.is_accepted, accuracy
 
 
-@pytest.mark.parametrize("kernels", [*TORCHS, *OURS], ids=str)
+@pytest.mark.parametrize("kernels", [*TORCHS, *TRITON_MIXES], ids=str)
 @pytest.mark.parametrize("name", ["llama", "mistral", "gemma3", "qwen3_moe", "gpt_oss"])
 def test_engines_with_the_kernels_give_the_same_tokens(
     kernel: Callable[[Attend], None], name: str, kernels: AttentionKernels
@@ -244,7 +246,7 @@ def _of_torch_2_11(
 
 @pytest.mark.parametrize("decode", [decoded, _broken, _wrong])
 @pytest.mark.parametrize(
-    ("attend", "chosen", "told"),
+    ("attend", "chosen", "log_line"),
     [
         (documented, Kernel.PAGED, "passed its check"),
         (_old, Kernel.GATHERED, "RuntimeError: paged KV needs FlashAttention 3"),
@@ -260,7 +262,7 @@ def test_a_kernel_that_fails_its_self_test_is_disabled(
     attend: Attend,
     decode: Attend,
     chosen: Kernel,
-    told: str,
+    log_line: str,
 ) -> None:
     caplog.set_level("INFO")
     kernel(attend, decode)
@@ -272,7 +274,7 @@ def test_a_kernel_that_fails_its_self_test_is_disabled(
     decodes = Kernel.TRITON if decode is decoded else chosen
     kernels = choose_kernels(layers, layer_attn_params, *formats, torch.device("cuda"))
     assert kernels == AttentionKernels(decodes, chosen)
-    assert told in caplog.text
+    assert log_line in caplog.text
     assert ("uses the PyTorch reference (slow)" in caplog.text) == (chosen is Kernel.REFERENCE)
 
 

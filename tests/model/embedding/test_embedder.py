@@ -298,8 +298,8 @@ def test_a_long_text_is_refused_or_truncated_on_either_side(minilm: Embedder) ->
 @pytest.mark.parametrize("most", [1, 2, 3])
 def test_a_text_is_cut_to_its_special_tokens_at_least(minilm: Embedder, most: int) -> None:
     text, pair = "bread " * 50, Pair("bread " * 50, "cat " * 50)
-    for given, special in ((text, 2), (pair, 3)):
-        request = Embed(0, [given], truncation=Truncation.RIGHT, max_tokens=most)
+    for text_input, special in ((text, 2), (pair, 3)):
+        request = Embed(0, [text_input], truncation=Truncation.RIGHT, max_tokens=most)
         assert minilm.encode(request)[0].num_tokens == max(most, special)
 
 

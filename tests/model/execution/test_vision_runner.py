@@ -98,17 +98,17 @@ def _reference_inputs(folder: Path, prompt: str, pictures: list[Image.Image]) ->
 def _qwen_inputs(folder: Path, prompt: str, pictures: list[Image.Image]) -> dict:
     """Its processor needs torchvision, for videos; this is what it does with images."""
     tokenizer, _ = _reader(folder)
-    seen = {}
+    features = {}
     if pictures:
         processor = AutoImageProcessor.from_pretrained(folder, backend="pil")
-        seen = dict(processor(pictures, return_tensors="pt"))
-        for grid in seen["image_grid_thw"]:
+        features = dict(processor(pictures, return_tensors="pt"))
+        for grid in features["image_grid_thw"]:
             patches = int(grid.prod()) // 4
             prompt = prompt.replace("<|image_pad|>", "<|seen|>" * patches, 1)
     prompt = prompt.replace("<|seen|>", "<|image_pad|>")
     ids = torch.tensor([tokenizer.encode(prompt, add_special_tokens=False)])
     image = tokenizer.added_tokens["<|image_pad|>"]
-    return {"input_ids": ids, "mm_token_type_ids": (ids == image).long(), **seen}
+    return {"input_ids": ids, "mm_token_type_ids": (ids == image).long(), **features}
 
 
 @pytest.mark.parametrize("schedule", SCHEDULES)
@@ -156,10 +156,10 @@ def test_the_answer_depends_on_the_image(folders: Path, family: str) -> None:
         picture = tiny_vision.picture(seed)
         read = _read(folder, _prompt(folder, [picture], "What?"), [picture])
         engine.submit(b"t", _submit(seed, read, SamplingParams(12)))
-        said = []
+        token_ids = []
         while engine.has_work:
-            said += [event.token_id for _, event in engine.step()]
-        answers.add(tuple(said))
+            token_ids += [event.token_id for _, event in engine.step()]
+        answers.add(tuple(token_ids))
     assert len(answers) == 4
 
 
@@ -201,8 +201,8 @@ def test_a_model_that_sees_something_else_is_refused(
         return dataclasses.replace(read, rows={name: -row for name, row in read.rows.items()})
 
     def see_the_negative(*args: object) -> dict[str, torch.Tensor]:
-        kept = begin(*args)
-        return kept | {name: -kept[name] for name in kept if PIXELS in name}
+        result = begin(*args)
+        return result | {name: -result[name] for name in result if PIXELS in name}
 
     monkeypatch.setattr(LanguageModel, "read_prompt", read_the_negative)
     folder = folders / "llava"

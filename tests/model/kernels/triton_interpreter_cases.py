@@ -159,8 +159,8 @@ class Decodes:
         is_visible = torch.zeros(self.cache.scratch_block + 1, size, dtype=torch.bool)
         for table, length in zip(self.tables.cpu(), self.case.lens, strict=True):
             first = max(0, self.attn_params.first_visible(length - 1))
-            place = torch.arange(first, length)
-            is_visible[table[place // size], place % size] = True
+            positions = torch.arange(first, length)
+            is_visible[table[positions // size], positions % size] = True
         is_hidden = ~is_visible.repeat_interleave(self.case.kv_heads, 0).to(DEVICE)
         self.cache.keys[0][is_hidden] = float("nan")
         self.cache.values[0][is_hidden] = float("nan")

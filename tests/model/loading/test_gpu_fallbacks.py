@@ -154,11 +154,11 @@ def test_without_the_quantizers_package_weights_are_dequantized(
     caplog: pytest.LogCaptureFixture,
 ) -> None:  # fmt: skip
     _awq(tmp_path)
-    asked: dict[str, Any] = {}
+    requested: dict[str, Any] = {}
     ready = prepare(tiny_models.make("qwen2"), F32, CPU)
 
     def load(*_: object, **options: Any) -> LoadedModel:
-        asked.update(options)
+        requested.update(options)
         return ready
 
     monkeypatch.setattr(weights, "load_model", load)
@@ -166,11 +166,11 @@ def test_without_the_quantizers_package_weights_are_dequantized(
     environ = {"QUANTIZE": quantize} if quantize else {}
     settings = Settings.from_environ(environ).model
     model = weights.load_weights(settings, tmp_path, config, F32, Placement((GPU,)))
-    assert (asked["dequantizes"], asked["options"]) == (True, {})
+    assert (requested["dequantizes"], requested["options"]) == (True, {})
     assert model.fallbacks[-1] == weights.DEQUANTIZED
     assert "awq checkpoint: " in caplog.text
     weights.load_weights(settings, tmp_path, config, F32, Placement((CPU,)), None, None, None)
-    assert asked["dequantizes"] is False
+    assert requested["dequantizes"] is False
 
 
 def test_a_checkpoint_of_four_bits_is_not_sharded(tmp_path: Path) -> None:

@@ -243,9 +243,9 @@ def test_a_limit_that_is_met_exactly_keeps_no_more(
         ({"top_k": 4}, [0, 1, 2, 3, 4]),
         ({"top_k": 5}, [0, 1, 2, 3, 4]),
     ]
-    for limit, kept in cases:
+    for limit, num_kept in cases:
         _, left = _choose(row[None], [_params(temperature=1.0, **limit)], [0.0])
-        assert left[0].isfinite().nonzero()[:, 0].tolist() == kept, limit
+        assert left[0].isfinite().nonzero()[:, 0].tolist() == num_kept, limit
     _, left = _choose(torch.tensor([[0.0, 2.0, 1.0]]), [_params(temperature=1.0, top_k=2)], [0.0])
     assert left[0].tolist() == [HIDDEN, 2.0, 1.0]
 

@@ -32,9 +32,9 @@ def test_each_decode_meets_its_own_states(slots: list[int]) -> None:
     assert len(taken) == max(2, len(slots))
     states = torch.arange(50)[decodes.states]
     for row, slot in enumerate(slots):
-        place = decodes.order[row]
-        assert taken[place].item() == row
-        assert states[place] == slot + 1
+        index = decodes.order[row]
+        assert taken[index].item() == row
+        assert states[index] == slot + 1
     out = torch.full_like(pass_rows, -1)
     decodes.put(taken, out)
     assert out[0, :, 0].tolist() == [*range(len(slots)), -1, -1, -1]

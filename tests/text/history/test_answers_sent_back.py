@@ -101,5 +101,5 @@ def test_an_answer_cut_anywhere_is_history(family: str, reasoning: str) -> None:
             messages = [{"role": "user", "content": "uuone"}, answer, *following]
             messages.append({"role": "user", "content": "uutwo"})
             rendered = render(fitter.fit(messages, has_tools=True), ())
-            wanted = ["uuone", "uutwo", *_words(answer), *(r["content"] for r in following)]
-            assert [word for word in wanted if word not in rendered] == [], (text, answer)
+            expected = ["uuone", "uutwo", *_words(answer), *(r["content"] for r in following)]
+            assert [word for word in expected if word not in rendered] == [], (text, answer)
