@@ -40,7 +40,7 @@ class Chat:
     messages: list[Json] = field(default_factory=list)
     images: list[Json] = field(default_factory=list)
 
-    def ask(self, text: str) -> None:
+    def send(self, text: str) -> None:
         """Send a message and print its answer. Raises ChatFailed; then the history is as before."""
         content = [*self.images, {"type": "text", "text": text}] if self.images else text
         self.images = []
@@ -157,7 +157,7 @@ def converse(chat: Chat, models: list[str]) -> None:
 def _do(chat: Chat, line: str) -> None:
     command, _, argument = line.partition(" ")
     if not command.startswith("/"):
-        chat.ask(line)
+        chat.send(line)
     elif command == "/again":
         chat.again()
     elif command == "/image":

@@ -62,7 +62,7 @@ def chat(
         if message is None:
             converse(conversation, models)
         else:
-            conversation.ask(message)
+            conversation.send(message)
     except ChatFailed as error:
         raise click.ClickException(str(error)) from error
     except KeyboardInterrupt:

@@ -15,7 +15,7 @@ log = logging.getLogger(__name__)
 # On SIGABRT a worker writes the stacks of its threads to the log, then dies.
 ABORT_GRACE_S = 2.0
 # How often the state and the memory of a process are read.
-LOOK_S = 0.5
+CHECK_INTERVAL_S = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +34,7 @@ class WorkerProcess:
     process: "subprocess.Popen[bytes]"
     capacity: int = 0
     running: dict[int, float] = field(default_factory=dict)
-    _next_look: float = 0.0
+    _next_check: float = 0.0
     _stopped_since: float | None = None
 
     @property
@@ -53,11 +53,11 @@ class WorkerProcess:
         return next((request_id for request_id, until in self.running.items() if now > until), None)
 
     def breach(self, limits: WorkerLimits) -> str | None:
-        """Return in words which limit the process exceeds, or None. Looks at most every LOOK_S."""
+        """Return which limit is exceeded, or None; checks at most every CHECK_INTERVAL_S."""
         now = time.monotonic()
-        if now < self._next_look:
+        if now < self._next_check:
             return None
-        self._next_look = now + LOOK_S
+        self._next_check = now + CHECK_INTERVAL_S
         try:
             process = psutil.Process(self.process.pid)
             is_stopped = process.status() == psutil.STATUS_STOPPED

@@ -37,13 +37,13 @@ class Embed(msgspec.Struct, tag="embed", frozen=True, omit_defaults=True):
 
     Token ids are used unchanged: no special tokens and no prompt are added. `prompt_name` None
     means the model's default prompt, where it has one. `per_token`: one vector for each token,
-    before pooling. The first `num_queries` inputs are queries, the others documents, which
-    late-interaction models encode differently. In errors `field` is the inputs' name, or with a
-    `query_field`, that of queries and of the first texts of pairs, the name of the other side.
+    before pooling. The first `num_queries` inputs are queries and all after them documents, which
+    late-interaction models encode differently. Errors name the inputs `field`; with a
+    `query_field`, they name queries and the first texts of pairs so.
 
     `max_tokens` is the length of a text at which `truncation` sets in; `max_query_tokens` and
-    `max_document_tokens` cut queries and documents, in pairs too, to so many tokens, special ones
-    not counted. 0 means no limit but the model's.
+    `max_document_tokens` cut queries and documents, in pairs too, to a number of tokens, special
+    ones not counted. 0 means no limit but the model's.
     """
 
     request_id: int

@@ -13,7 +13,7 @@ V = TypeVar("V")
 
 
 class EncoderOutputs(Generic[K, V]):
-    """Outputs by key, least recently used first out; the newest one stays, whatever its size.
+    """Outputs by key, least recently used first out; the newest one always stays.
 
     `num_bytes` is the memory of one. Several threads may use it.
     """

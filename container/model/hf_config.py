@@ -51,25 +51,25 @@ def find_unusable(config: dict[str, Any], num_tensors: int | None) -> str | None
     """
     if not isinstance(config.get("text_config"), dict | None):
         return f"text_config is {config['text_config']!r:.40}, not an object"
-    for place, values in _language_model(config):
+    for prefix, values in _language_model(config):
         for name in SIZES:
             size = values.get(name)
             if isinstance(size, int | float | str) and not _is_size(size):
-                return f"{place}{name} is {size!r:.40}, not a whole number from 1 to {MAX_SIZE}"
+                return f"{prefix}{name} is {size!r:.40}, not a whole number from 1 to {MAX_SIZE}"
         for name in LAYERS:
             layers = values.get(name)
             if num_tensors is not None and isinstance(layers, int) and layers > num_tensors:
                 return (
-                    f"{place}{name} is {layers}, but the weights have {num_tensors} tensors, "
+                    f"{prefix}{name} is {layers}, but the weights have {num_tensors} tensors, "
                     "fewer than one for each layer"
                 )
         if (problem := _unusable_rope(values)) is not None:
-            return place + problem
+            return prefix + problem
     return None
 
 
 def _language_model(config: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yield the objects with the language model's values, each with its place."""
+    """Yield the objects with the language model's values, each with the prefix of its names."""
     yield "", config
     if isinstance(nested := config.get("text_config"), dict):
         yield "text_config.", nested
@@ -81,11 +81,11 @@ def _is_size(size: float | str) -> bool:
 
 def _unusable_rope(values: dict[str, Any]) -> str | None:
     """Return which number of the rotary position embeddings is not positive, or None."""
-    places = [("", values)]
-    places += [(f"{name}.", values[name]) for name in ROPE if isinstance(values.get(name), dict)]
-    for place, numbers in places:
+    prefixes = [("", values)]
+    prefixes += [(f"{name}.", values[name]) for name in ROPE if isinstance(values.get(name), dict)]
+    for prefix, numbers in prefixes:
         for name in ROPE_NUMBERS:
             number = numbers.get(name)
             if isinstance(number, int | float) and not 0 < number < math.inf:
-                return f"{place}{name} is {number!r:.40}, not a positive number"
+                return f"{prefix}{name} is {number!r:.40}, not a positive number"
     return None

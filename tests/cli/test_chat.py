@@ -47,9 +47,9 @@ def test_history_has_the_answers_with_thoughts_and_calls() -> None:
         {"tool_calls": [{"index": 0, "function": {"arguments": "{}"}}]},
     )
     chat, printed = _chat(client, system="Be brief.")
-    chat.ask("Hi")
+    chat.send("Hi")
     assert "".join(printed) == "Hello\nf {}\n"
-    chat.ask("Again")
+    chat.send("Again")
     assert [message["role"] for message in client.bodies[1]["messages"]] == [
         "system", "user", "assistant", "user",
     ]  # fmt: skip
@@ -61,7 +61,7 @@ def test_history_has_the_answers_with_thoughts_and_calls() -> None:
 def test_a_failed_message_is_not_in_the_history() -> None:
     chat, _ = _chat(Scripted(fails=True))
     with pytest.raises(ChatFailed, match="full"):
-        chat.ask("Hi")
+        chat.send("Hi")
     assert chat.messages == []
 
 
@@ -70,7 +70,7 @@ def test_again_asks_the_last_message_once_more() -> None:
     chat, _ = _chat(client)
     with pytest.raises(ChatFailed, match="no message yet"):
         chat.again()
-    chat.ask("Hi")
+    chat.send("Hi")
     chat.again()
     assert client.bodies[0]["messages"] == client.bodies[1]["messages"]
 

@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from container.handlers.worker_pool import LOOK_S, WorkerLimits, WorkerProcess
+from container.handlers.worker_pool import CHECK_INTERVAL_S, WorkerLimits, WorkerProcess
 from tests.support.servers import wait_for
 
 UNLIMITED = WorkerLimits(stopped_s=0, memory_bytes=2**50)
@@ -34,7 +34,7 @@ def running(*command: str) -> Iterator[WorkerProcess]:
 
 
 def _later(worker: WorkerProcess, limits: WorkerLimits) -> str | None:
-    time.sleep(LOOK_S + 0.05)
+    time.sleep(CHECK_INTERVAL_S + 0.05)
     return worker.breach(limits)
 
 

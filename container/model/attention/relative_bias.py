@@ -1,6 +1,6 @@
 """Biases of attention scores that depend on the distance of a key from its query, as in T5.
 
-A table is [heads, distances]: the bias of a key that lies so many tokens before the query. Keys
+A table is [heads, distances]: the bias of a key by its distance before the query in tokens. Keys
 that lie further away than the table's end have its last bias.
 """
 

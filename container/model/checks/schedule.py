@@ -64,7 +64,7 @@ def plan_schedule(prompt: CheckPrompt, block_size: int) -> Iterator[CheckStep]:
 
 
 def prompt_len(ids: Sequence[int]) -> int:
-    """Return how many of the ids are the prompt; the others are decoded."""
+    """Return how many of the ids are the prompt; all after them are decoded."""
     return max(2, round(PROMPT_FRACTION * len(ids)), len(ids) - MAX_DECODED)
 
 

@@ -247,7 +247,7 @@ def _tensor_names(path: Path) -> list[str]:
 def _num_tensors(folder: Path) -> int | None:
     """Count the tensors of a model's files; None if there are none, or one cannot be read.
 
-    Files with the usual names are those that are loaded, whatever is beside them.
+    Files with the usual names are loaded before all others.
     """
     for named in sorted(NAMED_WEIGHTS, key=lambda named: not _has_usual_name(folder, named)):
         if files := _weight_files(folder, Path(named).suffix):

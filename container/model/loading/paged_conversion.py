@@ -134,7 +134,7 @@ def convert(
     """
     if any(hasattr(part, "expand_kv") for part in module.modules()):
         try:
-            return _convert(module, prompt, device, language_model, keeps_latents=True)
+            return _convert(module, prompt, device, language_model, caches_latents=True)
         except NotPageable as error:
             log.info("the cache holds expanded keys and values (more memory): %s", error)
     return _convert(module, prompt, device, language_model)
@@ -146,7 +146,7 @@ def _convert(
     device: torch.device,
     language_model: LanguageModel | None,
     *,
-    keeps_latents: bool = False,
+    caches_latents: bool = False,
 ) -> PagedTrial:
     text = module if language_model is None else language_model.inner
     original, ids = text.config._attn_implementation, prompt.ids
@@ -155,7 +155,7 @@ def _convert(
     try:
         if language_model is not None and uses_device_map(module):
             raise NotPageable("it reads images, and its layers are on several devices")
-        if keeps_latents:
+        if caches_latents:
             latent.attach(module, undo)
         probe_ids = torch.tensor([ids[-2:]], device=device)
         mixers = probe_mixers(module, probe_ids)
@@ -182,7 +182,7 @@ def _convert(
         _check_exact(trial)
         if language_model is not None:
             trial.check_whole(WHOLE_TOLERANCE if trial.dtype.itemsize < 4 else SAME_PASS_TOLERANCE)
-        if keeps_latents or probed.implementation != paged.NAME:  # there is another way
+        if caches_latents or probed.implementation != paged.NAME:  # there is another way
             trial.check_served()
     except Exception as error:  # a model that does not suit can fail anywhere
         undo.close()

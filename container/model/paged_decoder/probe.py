@@ -177,11 +177,11 @@ class DecoderProbe:
                 if not name or any(piece.isdecimal() for piece in name.split(".")):
                     continue
 
-                def note(_: nn.Module, __: object, out: Any, name: str = name) -> None:
+                def record(_: nn.Module, __: object, out: Any, name: str = name) -> None:
                     if isinstance(out, torch.Tensor):
                         outputs[name] = out.clone()
 
-                stack.enter_context(_hooked(part, note))
+                stack.enter_context(_hooked(part, record))
             self._recorded(1, StepCache(count=count))
         return outputs
 
@@ -191,9 +191,9 @@ class DecoderProbe:
 
         def stop(_: nn.Module, __: object, out: torch.Tensor) -> None:
             outputs.append(out)
-            raise _Found
+            raise _OutputRead
 
-        with _hooked(embedding, stop), contextlib.suppress(_Found):
+        with _hooked(embedding, stop), contextlib.suppress(_OutputRead):
             ids = self._ids[:1] * self._num_positions
             self._recorded(len(ids), ids=ids)
         return outputs[0]
@@ -202,7 +202,7 @@ class DecoderProbe:
         self._decoder.set_attn_implementation(name)
 
 
-class _Found(Exception):
+class _OutputRead(Exception):
     """A module's output has been read."""
 
 
@@ -227,19 +227,19 @@ def _separate_config(decoder: PreTrainedModel, undo: contextlib.ExitStack) -> No
 
 def _shapes(calls: list[_Call]) -> list[LayerShape]:
     """Return the shapes of the layers' keys and values. Raises NotPageable."""
-    found: dict[tuple[int, bool], LayerShape] = {}
+    shapes_by_layer: dict[tuple[int, bool], LayerShape] = {}
     for call in calls:
-        found[getattr(call.module, "layer_idx", -1), call.reads_encoder] = call.shape
+        shapes_by_layer[getattr(call.module, "layer_idx", -1), call.reads_encoder] = call.shape
     num_layers = len(calls) // 2
     expected = {(layer, reads) for layer in range(num_layers) for reads in (False, True)}
-    if not found or set(found) != expected or len(calls) != len(expected):
+    if not shapes_by_layer or set(shapes_by_layer) != expected or len(calls) != len(expected):
         raise NotPageable("its decoder computes attention in its own way")
     for call in calls:
         has_bias = call.reads_encoder and call.bias is not None and bool(call.bias.any())
         if has_bias:
             raise NotPageable("the scores of its cross-attention get a bias")
-    shapes = [found[layer, False] for layer in range(num_layers)]
-    if shapes != [found[layer, True] for layer in range(num_layers)]:
+    shapes = [shapes_by_layer[layer, False] for layer in range(num_layers)]
+    if shapes != [shapes_by_layer[layer, True] for layer in range(num_layers)]:
         raise NotPageable("its two kinds of attention have keys of different shapes")
     return shapes
 

@@ -206,11 +206,11 @@ def check_count(request: CountTokensRequest) -> None:
 
 def read_tool_use(request: CountTokensRequest) -> ToolUse:
     """Read `tools` and `tool_choice`. Raises InvalidParameter or UnsupportedParameter."""
-    found = _referenced(request.messages)
+    referenced = _referenced(request.messages)
     tools = [
         _function(tool, f"tools[{i}]")
         for i, tool in enumerate(request.tools or [])
-        if not tool.defer_loading or tool.name in found
+        if not tool.defer_loading or tool.name in referenced
     ]
     choice = request.tool_choice or ToolChoice(type="auto")
     named = {"type": "function", "function": {"name": choice.name}}
