@@ -72,6 +72,7 @@ ENV PYTHONSAFEPATH=1 \
 
 # Everything that will be imported is there, and torch is the one that the server was tested with.
 RUN python -m compileall -q container \
+    && python -m container.transformers_index \
     && python -c 'import torch, container.model.engine_loader; assert torch.__version__.startswith("2.13.0"), torch.__version__' \
     && rm -rf /tmp/*
 

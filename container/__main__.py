@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 import click
 
-from container import __version__, logs
+from container import __version__, logs, transformers_index
 from container.cli.commands import chat, doctor
 from container.errors import ConfigError, ModelLoadError
 from container.garbage import collector_paused
@@ -27,6 +27,9 @@ if TYPE_CHECKING:
 
     from container.ipc.backend_server import BackendServer
     from container.ipc.heartbeat import Heartbeat
+
+
+transformers_index.install()
 
 
 @click.group(help="Serve a language model on /ping and /invocations.")
@@ -77,7 +80,8 @@ def engine(address: str, replica: int) -> None:
     """Run an engine process (the supervisor starts it)."""
     renderer = TemplateRenderer()
     renderer.start()  # its process imports while this one does
-    with collector_paused():
+    # transformers needs scipy for the losses of training.
+    with collector_paused(), transformers_index.shut_out("scipy"):
         from container.engine.process import engine_server
         from container.model.engine_loader import disable_progress_bars, load_engine
 
@@ -150,7 +154,7 @@ def rank(order: str) -> None:
     """Run a process that has a share of the model (the engine starts it)."""
     import msgspec
 
-    with collector_paused():
+    with collector_paused(), transformers_index.shut_out("scipy"):
         from container.model.engine_loader import disable_progress_bars
         from container.model.parallel.ranks import RankArgs
         from container.model.rank_worker import run_rank

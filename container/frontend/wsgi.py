@@ -17,11 +17,14 @@ from typing import Any, TypeVar, cast
 sys.modules["torch"] = None  # type: ignore[assignment]
 os.environ["TRANSFORMERS_NO_ADVISORY_WARNINGS"] = "1"  # it would advise to install torch
 
+from container import logs, transformers_index
+
+transformers_index.install()
+
 import gevent
 from flask import Flask
 from gevent.threadpool import ThreadPool
 
-from container import logs
 from container.errors import ServingError
 from container.frontend.apis.openai.responses.store import ResponseStore
 from container.frontend.app import AppContext, Options, create_app, create_models_app

@@ -60,6 +60,15 @@ def test_nothing_but_the_packages_and_the_program_was_copied() -> None:
     assert listing.strip() == "['LICENSE', 'container']"
 
 
+def test_the_index_of_transformers_is_written() -> None:
+    code = (
+        "from container.transformers_index import SCAN, install; install();"
+        "from transformers.utils import import_utils as u;"
+        "print(getattr(u, SCAN).__self__._read() is not None)"
+    )
+    assert python(code).splitlines()[-1] == "True"
+
+
 def test_the_compiled_kernels_equal_torch() -> None:
     module = "container.model.loading.cpu_kernels"
     printed = python(f"from {module} import load_kernels; print(load_kernels())")

@@ -15,6 +15,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from container import transformers_index
 from container.garbage import collector_paused
 
 # Limits of one rendering: processor time, memory beyond that of the idle process, and the text.
@@ -61,6 +62,7 @@ def _receive(connection: socket.socket, num_bytes: int) -> bytes | None:
 def serve(connection: socket.socket) -> None:
     """Answer requests until the other side closes."""
     sys.modules["torch"] = None  # type: ignore[assignment]  # not needed, and slow to import
+    transformers_index.install()
     with collector_paused():
         from transformers.utils.chat_template_utils import render_jinja_template
 
