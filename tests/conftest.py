@@ -11,7 +11,10 @@ from types import CodeType, FunctionType
 import openai
 import pytest
 
+from container import transformers_index
 from tests.support.servers import DEMO_MODEL, Server, SharedServers, serving, wait_stopped
+
+transformers_index.install()
 
 TESTS = Path(__file__).parent
 # The SageMaker SDK's pins exclude the server's, so its tests have an environment of their own.
@@ -34,6 +37,7 @@ FIXTURES = {
     "fake_local": "server",
     "renderer": "server",
     "endless_model": "model",
+    "findings": "model",  # of the doctor, which reads torch
     "browser": "browser",
     "page": "browser",
 }
@@ -44,6 +48,8 @@ NAMES = {
     "multiprocessing": "server",
     "Child": "server",
     "TemplateRenderer": "server",
+    "GrammarClient": "server",
+    "Babbler": "server",
     "torch": "model",
     "tiny_vision": "model",
     "encoders": "model",
@@ -75,7 +81,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def _tiers(item: pytest.Item) -> set[str]:
     folders = item.path.relative_to(TESTS).parts[:-1]
     fixtures = getattr(item, "fixturenames", ())
-    names = _names_used(item.function) if isinstance(item, pytest.Function) else set()
+    names: set[str] = set()
+    if isinstance(item, pytest.Function):
+        names = _names_used(item.function)
+        for name in fixtures:  # those of the test's module
+            fixture = getattr(item.module, name, None)
+            names |= _names_used(fixture) if callable(fixture) else set()
     tiers = [FOLDERS.get(name) for name in folders]
     tiers += [FIXTURES.get(name) for name in fixtures]
     tiers += [NAMES.get(name) for name in names]
@@ -83,7 +94,7 @@ def _tiers(item: pytest.Item) -> set[str]:
 
 
 def _names_used(test: Callable[..., object]) -> set[str]:
-    """Return the global names in a test and in the functions of its module that it calls."""
+    """Return the global names in a test, or a fixture, and in functions of its module it calls."""
     test = inspect.unwrap(test)
     test = getattr(getattr(test, "hypothesis", None), "inner_test", test)
     names: set[str] = set()
@@ -93,7 +104,7 @@ def _names_used(test: Callable[..., object]) -> set[str]:
         codes += [inner for inner in code.co_consts if isinstance(inner, CodeType)]
         for name in set(code.co_names) - names:
             names.add(name)
-            helper = test.__globals__.get(name)
+            helper = inspect.unwrap(test.__globals__.get(name))
             if isinstance(helper, FunctionType) and helper.__module__ == test.__module__:
                 codes.append(helper.__code__)
     return names

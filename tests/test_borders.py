@@ -27,11 +27,12 @@ ALLOWED = {
     "garbage": set(),
     "files": set(),
     "background": set(),
+    "transformers_index": set(),
     "content": {"errors"},
     "settings": {"errors"},
     "messages": {"errors"},
     "ipc": {"errors", "messages"},
-    "text": {"errors", "files", "garbage"},
+    "text": {"errors", "files", "garbage", "transformers_index"},
     "images": {"errors", "messages", "text"},
     "engine": LEAVES | {"ipc"},
     "grammar": {"errors", "engine", "messages", "text"},
@@ -41,10 +42,12 @@ ALLOWED = {
     "model": LEAVES
     | {"background", "embedding", "engine", "files", "grammar", "images", "ipc", "lifecycle"}
     | {"machine", "text"},
-    "frontend": LEAVES | {"content", "files", "grammar", "images", "ipc", "machine", "text"},
+    "frontend": LEAVES
+    | {"content", "files", "grammar", "images", "ipc", "machine", "text", "transformers_index"},
     "cli": LEAVES | {"lifecycle", "machine", "model"},
     "__main__": LEAVES
-    | {"cli", "embedding", "engine", "garbage", "handlers", "ipc", "lifecycle", "model", "text"},
+    | {"cli", "embedding", "engine", "garbage", "handlers", "ipc", "lifecycle", "model", "text"}
+    | {"transformers_index"},
     "__init__": set(),
 }
 # Rooms inside of a part, the lowest floor first. A file may import from its own room and from the

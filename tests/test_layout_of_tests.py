@@ -1,6 +1,5 @@
 """The layout of the tests: short distinct names, few files in a folder, folders of the packages."""
 
-import ast
 import re
 from collections import Counter
 from collections.abc import Iterator
@@ -20,9 +19,7 @@ OTHERS = {
 
 def _names_of_tests() -> Iterator[str]:
     for path in TESTS.rglob("*.py"):
-        for node in ast.walk(ast.parse(path.read_text())):
-            if isinstance(node, ast.FunctionDef) and node.name.startswith("test_"):
-                yield node.name
+        yield from re.findall(r"^ *def (test_\w+)", path.read_text(), re.M)
 
 
 def _folders() -> set[Path]:

@@ -1,6 +1,5 @@
 """The table of `make chaos`, and how the ends of requests are told apart."""
 
-import threading
 from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
@@ -8,6 +7,7 @@ import pytest
 from benchmarks.chaos import table
 from benchmarks.chaos.load import Call, Kind
 from benchmarks.chaos.trial import Row
+from tests.support.services.http_servers import in_background
 
 TOKEN = b'data: {"token": {"text": "a"}, "generated_text": null}\n\n'
 LAST = b'data: {"token": {"text": "b"}, "generated_text": "ab"}\n\n'
@@ -32,11 +32,9 @@ class _Server(BaseHTTPRequestHandler):
      ("/503", "503", "")],
 )  # fmt: skip
 def test_stream_ends_are_classified(path: str, outcome: str, text: str) -> None:
-    with HTTPServer(("127.0.0.1", 0), _Server) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
+    with in_background(HTTPServer(("127.0.0.1", 0), _Server)) as server:
         call = Call(f"http://127.0.0.1:{server.server_port}", Kind(path, {}), is_stream=True)
         call.run()
-        server.shutdown()
     assert (call.outcome, call.text) == (outcome, text)
 
 

@@ -8,7 +8,7 @@ from sagemaker_deploy.aws import Aws
 from sagemaker_deploy.plan.sizing import UNKNOWN, ModelSize
 from tests.deploy.plan.cases import BASE
 from tests.support.aws.local_sagemaker import DEMO_MODEL
-from tests.support.hub import hub
+from tests.support.services.hub import hub
 
 WEIGHTS = (DEMO_MODEL / "model.safetensors").stat().st_size
 

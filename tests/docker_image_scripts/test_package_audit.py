@@ -1,7 +1,6 @@
 """image/audit/packages.py: locked packages with known vulnerabilities end a build."""
 
 import json
-import threading
 from collections.abc import Iterator
 from datetime import date, timedelta
 from http.server import BaseHTTPRequestHandler, HTTPServer
@@ -11,6 +10,7 @@ import pytest
 
 from image.audit import packages
 from image.audit.packages import NotAudited, Release, locked, refusals, vulnerabilities
+from tests.support.services.http_servers import in_background
 
 TODAY = date(2026, 11, 20)
 FOUND = {"id": "PYSEC-1", "aliases": ["CVE-1"], "fixed_in": ["2.1"], "withdrawn": None}
@@ -34,10 +34,8 @@ class _Index(BaseHTTPRequestHandler):
 
 @pytest.fixture(scope="module")
 def index() -> Iterator[str]:
-    with HTTPServer(("127.0.0.1", 0), _Index) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
+    with in_background(HTTPServer(("127.0.0.1", 0), _Index)) as server:
         yield f"http://127.0.0.1:{server.server_port}"
-        server.shutdown()
 
 
 @pytest.fixture

@@ -1,10 +1,7 @@
 """Decoding under limits, where images are in a request, and what templates write for them."""
 
-import hashlib
 import io
 import struct
-import subprocess
-import sys
 import zlib
 from pathlib import Path
 
@@ -14,22 +11,20 @@ from PIL import Image
 
 from container.errors import InvalidParameter, PayloadTooLarge
 from container.images.decoding import FORMATS, ImageLimits, decode
-from container.images.reader import ImageReader
 from container.images.sources import ImageSource, take_markdown
 from container.text.tokenizer import Tokenizer
-from tests.support.models import tiny_vision
-from tests.support.models.tiny_vision import data_url, file_of, picture
-from tests.support.servers import DEMO_MODEL, ROOT
+from tests.support.pictures import data_url, file_of, random_picture
+from tests.support.servers import DEMO_MODEL
 
 LIMITS = ImageLimits(num_bytes=50_000, pixels=10_000)
 
 
 @pytest.mark.parametrize("kind", FORMATS)
 def test_every_format_is_read(kind: str) -> None:
-    image = decode(file_of(picture(1), kind), LIMITS, "f")
+    image = decode(file_of(random_picture(1), kind), LIMITS, "f")
     assert (image.size, image.mode) == ((40, 30), "RGB")
     if kind == "PNG":
-        assert np.array_equal(np.asarray(image), np.asarray(picture(1)))
+        assert np.array_equal(np.asarray(image), np.asarray(random_picture(1)))
 
 
 def test_a_bomb_is_refused_by_its_header() -> None:
@@ -55,12 +50,12 @@ def test_a_picture_is_turned_upright() -> None:
     exif = Image.Exif()
     exif[0x0112] = 6  # the camera was held upright
     buffer = io.BytesIO()
-    picture(1).save(buffer, "PNG", exif=exif)
+    random_picture(1).save(buffer, "PNG", exif=exif)
     assert decode(buffer.getvalue(), LIMITS, "f").size == (30, 40)
 
 
 def test_a_data_url_gives_its_bytes() -> None:
-    assert ImageSource(data_url(picture(2)), "f").data() == file_of(picture(2))
+    assert ImageSource(data_url(random_picture(2)), "f").data() == file_of(random_picture(2))
 
 
 def test_markdown_images_are_taken_out_in_order() -> None:
@@ -68,14 +63,6 @@ def test_markdown_images_are_taken_out_in_order() -> None:
     left, found = take_markdown(text, "<image>", "inputs")
     assert left == "a <image> b <image> c ![x](y) ![](file.png)"
     assert [one.url for one in found] == ["https://x.org/1.png", "data:image/png;base64,AA=="]
-
-
-@pytest.mark.parametrize("family", tiny_vision.FAMILIES)
-def test_image_placeholders_of_templates(family: str, tmp_path: Path) -> None:
-    tiny_vision.save(family, tmp_path)
-    tokenizer = Tokenizer.from_folder(tmp_path)
-    placeholder = tiny_vision.PLACEHOLDERS[family]
-    assert tokenizer.image_placeholder(tiny_vision.MARKS[family][0]) == placeholder
 
 
 @pytest.mark.parametrize(
@@ -94,32 +81,6 @@ def test_contents_that_a_template_reads(
     template.write_text("{% for m in messages %}" + written + "{% endfor %}")
     tokenizer = Tokenizer.from_folder(DEMO_MODEL, template_path=str(template))
     assert (tokenizer.takes_strings, tokenizer.takes_parts) == (strings, parts)
-
-
-def test_prompts_are_read_without_torch_as_with_it(tmp_path: Path) -> None:
-    folders = [tmp_path / family for family in tiny_vision.FAMILIES]
-    for folder in folders:
-        tiny_vision.save(folder.name, folder)
-    code = (
-        "import sys; sys.modules['torch'] = None\n"
-        "from container.images.reader import ImageReader\n"
-        "from container.text.tokenizer import Tokenizer\n"
-        "for folder in sys.argv[1:]:\n"
-        "    reader = ImageReader.from_folder(folder, Tokenizer.from_folder(folder))\n"
-        "    print('hash', hash_of(reader.read_probe()))\n"
-    )
-    helper = "import hashlib\ndef hash_of(r): return hashlib.sha256(repr(r).encode()).hexdigest()\n"
-    done = subprocess.run(
-        [sys.executable, "-c", helper + code, *map(str, folders)],
-        capture_output=True,
-        text=True,
-        check=True,
-        cwd=ROOT,
-    )
-    hashes = [line.split()[-1] for line in done.stdout.splitlines() if line.startswith("hash ")]
-    for folder, without_torch in zip(folders, hashes, strict=True):
-        here = ImageReader.from_folder(folder, Tokenizer.from_folder(folder)).read_probe()
-        assert without_torch == hashlib.sha256(repr(here).encode()).hexdigest(), folder.name
 
 
 def _progressive(num_scans: int) -> bytes:

@@ -1,6 +1,5 @@
 """The check of a server's health, against real sockets."""
 
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, HTTPServer
@@ -8,6 +7,7 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 import pytest
 
 from container.ipc.health import is_healthy
+from tests.support.services.http_servers import in_background
 
 
 @contextmanager
@@ -20,14 +20,8 @@ def _server(status: int) -> Iterator[int]:
         def log_message(self, *_: object) -> None:
             pass
 
-    with HTTPServer(("127.0.0.1", 0), Handler) as server:
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        try:
-            yield server.server_port
-        finally:
-            server.shutdown()
-            thread.join()
+    with in_background(HTTPServer(("127.0.0.1", 0), Handler)) as server:
+        yield server.server_port
 
 
 @pytest.mark.parametrize(("status", "expected"), [(200, True), (503, False), (500, False)])

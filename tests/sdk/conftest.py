@@ -15,8 +15,8 @@ from tests.support.aws.local_sagemaker import (
     Local,
     running,
 )
-from tests.support.hub_cache import cached
 from tests.support.servers import Server, serving
+from tests.support.services.hub_cache import cached
 
 KEY = "the key"
 

@@ -1,7 +1,6 @@
 """Fetching linked images: real sockets, and every way in which a link could lead astray."""
 
 import ipaddress
-import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
@@ -10,9 +9,10 @@ import pytest
 from container.errors import InvalidParameter, PayloadTooLarge, ServingError, UnsupportedParameter
 from container.frontend.clients.image_fetcher import ImageFetcher, is_public
 from container.images.sources import ImageSource
-from tests.support.models.tiny_vision import file_of, picture
+from tests.support.pictures import file_of, random_picture
+from tests.support.services.http_servers import in_background
 
-PNG = file_of(picture(1))
+PNG = file_of(random_picture(1))
 
 
 class _Images(BaseHTTPRequestHandler):
@@ -35,12 +35,8 @@ class _Images(BaseHTTPRequestHandler):
 def site() -> Iterator[ThreadingHTTPServer]:
     server = ThreadingHTTPServer(("127.0.0.1", 0), _Images)
     server.asked = []  # type: ignore[attr-defined]
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    yield server
-    server.shutdown()
-    thread.join()
-    server.server_close()
+    with in_background(server):
+        yield server
 
 
 def _fetcher(**options: object) -> ImageFetcher:

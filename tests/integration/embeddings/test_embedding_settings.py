@@ -6,10 +6,10 @@ from pathlib import Path
 import numpy as np
 import requests
 
-from tests.support.hub import hub
 from tests.support.models import embedders
 from tests.support.models.embedders import MINILM
 from tests.support.servers import serving, wait_for
+from tests.support.services.hub import hub
 
 LONG = "bread " * 300
 

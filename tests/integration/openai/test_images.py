@@ -11,7 +11,7 @@ import torch
 from transformers import AutoProcessor
 
 from tests.support.models import tiny_vision
-from tests.support.models.tiny_vision import data_url, file_of, picture
+from tests.support.pictures import data_url, file_of, random_picture
 from tests.support.servers import Server, serving
 
 NEW = 12
@@ -36,7 +36,10 @@ def eyes(seeing: Server) -> openai.OpenAI:
 
 
 def _image(seed: int = 1) -> dict:
-    return {"type": "image_url", "image_url": {"url": data_url(picture(seed)), "detail": "auto"}}
+    return {
+        "type": "image_url",
+        "image_url": {"url": data_url(random_picture(seed)), "detail": "auto"},
+    }
 
 
 def _messages(*parts: dict) -> list[dict]:
@@ -50,7 +53,9 @@ def _expected(folder: Path, seeds: list[int]) -> tuple[str, int]:
     prompt = processor.apply_chat_template(
         [{"role": "user", "content": parts}], add_generation_prompt=True
     )
-    inputs = processor(text=[prompt], images=[picture(seed) for seed in seeds], return_tensors="pt")
+    inputs = processor(
+        text=[prompt], images=[random_picture(seed) for seed in seeds], return_tensors="pt"
+    )
     ids = tiny_vision.generate(folder, dict(inputs), NEW)
     text = processor.tokenizer.decode(torch.tensor(ids), skip_special_tokens=True)
     return text, inputs["input_ids"].shape[1]
@@ -73,7 +78,7 @@ def test_a_chat_with_images_equals_transformers(
 def test_a_response_with_images_equals_the_chat(eyes: openai.OpenAI, folder: Path) -> None:
     text, prompt_tokens = _expected(folder, [4])
     parts = [
-        {"type": "input_image", "image_url": data_url(picture(4)), "detail": "auto"},
+        {"type": "input_image", "image_url": data_url(random_picture(4)), "detail": "auto"},
         {"type": "input_text", "text": "What is this?"},
     ]
     ask = {"model": "tgi", "input": [{"role": "user", "content": parts}], "temperature": 0}
@@ -99,7 +104,7 @@ def test_invocations_take_images(seeing: Server, folder: Path) -> None:
 
 
 def test_tgis_markdown_images_in_a_prompt(seeing: Server, folder: Path) -> None:
-    prompt = f"<|im_start|>user\n![]({data_url(picture(6))})What is this?<|im_end|>\n"
+    prompt = f"<|im_start|>user\n![]({data_url(random_picture(6))})What is this?<|im_end|>\n"
     body = {
         "inputs": f"{prompt}<|im_start|>assistant\n",
         "parameters": {"max_new_tokens": NEW, "details": True, "decoder_input_details": True},
@@ -129,11 +134,11 @@ def _url(data: bytes, kind: str = "image/png") -> str:
         ("data:image/png,abc", "base64"),
         ("data:text/plain;base64,YQ==", "image type"),
         (_url(b"no image at all"), "no image can be read"),
-        (_url(file_of(picture(1))[:300]), "no image can be read"),
-        (_url(file_of(picture(1), "BMP")), "PNG, JPEG, WEBP, GIF"),
-        (data_url(picture(1, 101, 100)), "101 x 100 pixels; the limit is 10000"),
-        (data_url(picture(1, 1, 201)), "at most 200 times"),
-        (data_url(picture(1, 201, 1)), "at most 200 times"),
+        (_url(file_of(random_picture(1))[:300]), "no image can be read"),
+        (_url(file_of(random_picture(1), "BMP")), "PNG, JPEG, WEBP, GIF"),
+        (data_url(random_picture(1, 101, 100)), "101 x 100 pixels; the limit is 10000"),
+        (data_url(random_picture(1, 1, 201)), "at most 200 times"),
+        (data_url(random_picture(1, 201, 1)), "at most 200 times"),
         (_url(b"0" * 40001), "MAX_IMAGE_FETCH_SIZE"),
     ],
 )
@@ -169,7 +174,7 @@ def test_a_text_only_model_names_the_part(client: openai.OpenAI) -> None:
     with pytest.raises(openai.BadRequestError, match="text only") as caught:
         client.chat.completions.create(model="", messages=_messages(_image()))
     assert caught.value.param == "messages[0].content[0].image_url"
-    part = {"type": "input_image", "image_url": data_url(picture(1)), "detail": "auto"}
+    part = {"type": "input_image", "image_url": data_url(random_picture(1)), "detail": "auto"}
     with pytest.raises(openai.BadRequestError, match="text only") as caught:
         client.responses.create(model="", input=[{"role": "user", "content": [part]}])
     assert caught.value.param == "input[0].content[0].image_url"
@@ -181,7 +186,7 @@ def test_info_names_the_multimodal_model(seeing: Server, server: Server) -> None
 
 
 def test_anthropics_images_are_seen_as_openais(seeing: Server, eyes: openai.OpenAI) -> None:
-    url = data_url(picture(1))
+    url = data_url(random_picture(1))
     own = eyes.chat.completions.create(
         model="m", messages=_messages(_image()), temperature=0, max_tokens=NEW
     )

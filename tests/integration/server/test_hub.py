@@ -4,8 +4,8 @@ from pathlib import Path
 
 import requests
 
-from tests.support.hub import SHA, hub
 from tests.support.servers import DEMO_MODEL, serving, spawn
+from tests.support.services.hub import SHA, hub
 
 
 def _settings(port: int, tmp_path: Path, **more: str) -> dict[str, str]:

@@ -11,8 +11,8 @@ import requests
 from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
 
 from container.frontend.observability.tracing import traces_url
-from tests.support.collectors import Collector, collecting
 from tests.support.servers import ROOT, Server, serving, wait_for
+from tests.support.services.collectors import Collector, collecting
 
 CHAT = {"messages": [{"role": "user", "content": "Hi"}], "max_tokens": 5}
 PROMPT = {"inputs": "Hello", "parameters": {"max_new_tokens": 5}}

@@ -15,7 +15,7 @@ from transformers import AutoModelForCausalLM
 from tests.support.chromium import Page, browsing
 from tests.support.models import adapters, tiny_vision
 from tests.support.models.embedders import MINILM
-from tests.support.models.tiny_vision import data_url, picture
+from tests.support.pictures import data_url, random_picture
 from tests.support.servers import DEMO_MODEL, ROOT, Server, serving
 
 KEY = "a-secret"
@@ -397,7 +397,7 @@ def test_an_image_is_attached_and_seen(
     with serving(root / "log", folder) as server:
         browser.open(f"{server.url}/ui")
         browser.wait("document.querySelector('#model option')")
-        _attach(browser, data_url(picture(1)))
+        _attach(browser, data_url(random_picture(1)))
         browser.wait("document.querySelector('#attachments img')")
         browser.fill("#max_tokens", "8")
         ask(browser, "What is this?")

@@ -223,7 +223,7 @@ def test_the_sides_of_a_pair_have_limits_of_their_own(tmp_path: Path) -> None:
 def test_an_error_names_the_side_that_is_too_long(tmp_path: Path) -> None:
     sides = load(embedders.save_late_interaction(tmp_path / "late", "pylate"))
     pairs = load(embedders.save_cross_encoder(tmp_path / "cross"))
-    short, long = "cat", "bread " * 90
+    short, long = "cat", "bread " * 600
 
     def refuse(embedder: Embedder, inputs: list[EmbedInput], num_queries: int, text: str) -> None:
         request = Embed(1, inputs, "documents", num_queries=num_queries, query_field="queries")

@@ -27,6 +27,7 @@ from container.text.tokenizer import Tokenizer
 from tests.support.engines import run_sequences
 from tests.support.models import tiny_vision
 from tests.support.models.prepared import cpu_kernels
+from tests.support.pictures import random_picture
 from tests.support.torch_engines import config_for
 
 CPU = torch.device("cpu")
@@ -118,7 +119,7 @@ def test_greedy_output_equals_generate(folders: Path, family: str, schedule: str
     expected, requests = [], []
     for index in range(10):
         sizes = [(rnd.randint(20, 70), rnd.randint(20, 70)) for _ in range(index % 3)]
-        pictures = [tiny_vision.picture(index, *size) for size in sizes]
+        pictures = [random_picture(index, *size) for size in sizes]
         prompt = _prompt(folder, pictures, f"What is {index}?")
         read, count = _read(folder, prompt, pictures), rnd.randint(10, 30)
         inputs = _reference_inputs(folder, prompt, pictures)
@@ -153,7 +154,7 @@ def test_the_answer_depends_on_the_image(folders: Path, family: str) -> None:
     folder = folders / family
     engine, answers = _engine(folder, num_blocks=400), set()
     for seed in range(4):
-        picture = tiny_vision.picture(seed)
+        picture = random_picture(seed)
         read = _read(folder, _prompt(folder, [picture], "What?"), [picture])
         engine.submit(b"t", _submit(seed, read, SamplingParams(12)))
         token_ids = []
@@ -164,7 +165,7 @@ def test_the_answer_depends_on_the_image(folders: Path, family: str) -> None:
 
 
 def test_several_sequences_of_one_request(folders: Path) -> None:
-    folder, picture = folders / "qwen2_vl", tiny_vision.picture(3)
+    folder, picture = folders / "qwen2_vl", random_picture(3)
     read = _read(folder, _prompt(folder, [picture], "What?"), [picture])
     engine = _engine(folder, num_blocks=400)
     request = _submit(0, read, SamplingParams(9), 3)
@@ -173,7 +174,7 @@ def test_several_sequences_of_one_request(folders: Path) -> None:
 
 
 def test_prompt_logprobs_are_the_models_own(folders: Path) -> None:
-    folder, picture = folders / "idefics3", tiny_vision.picture(3)
+    folder, picture = folders / "idefics3", random_picture(3)
     prompt = _prompt(folder, [picture], "What?")
     read = _read(folder, prompt, [picture])
     engine = _engine(folder, num_blocks=400, max_batch_tokens=256)
@@ -235,7 +236,7 @@ def _run(engine: Engine, request: Submit) -> tuple[list[int], int]:
 
 @pytest.mark.parametrize("family", ["llava", "gemma3", "qwen2_vl", "qwen3_vl"])
 def test_a_second_turn_reuses_the_image_of_the_first(folders: Path, family: str) -> None:
-    folder, picture = folders / family, tiny_vision.picture(3, 60, 60)
+    folder, picture = folders / family, random_picture(3, 60, 60)
     engine = _engine(folder, num_blocks=400, max_batch_tokens=64)
     first = _read(folder, _prompt(folder, [picture], "What?"), [picture])
     _run(engine, _submit(0, first, SamplingParams(4)))
@@ -244,7 +245,7 @@ def test_a_second_turn_reuses_the_image_of_the_first(folders: Path, family: str)
     tokens, cached = _run(engine, _submit(1, again, SamplingParams(9)))
     assert cached >= again.image_end
     assert tokens == tiny_vision.generate(folder, _reference_inputs(folder, prompt, [picture]), 9)
-    other = tiny_vision.picture(4, 60, 60)
+    other = random_picture(4, 60, 60)
     read = _read(folder, prompt, [other])
     tokens, cached = _run(engine, _submit(2, read, SamplingParams(9)))
     assert cached <= again.image_spans[0].start
@@ -252,7 +253,7 @@ def test_a_second_turn_reuses_the_image_of_the_first(folders: Path, family: str)
 
 
 def test_cached_images_are_not_encoded(folders: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    folder, picture = folders / "qwen2_vl", tiny_vision.picture(3)
+    folder, picture = folders / "qwen2_vl", random_picture(3)
     engine = _engine(folder, num_blocks=400)
     read = _read(folder, _prompt(folder, [picture], "What is to be seen?"), [picture])
     tokens, _ = _run(engine, _submit(0, read, SamplingParams(9)))
@@ -263,7 +264,7 @@ def test_cached_images_are_not_encoded(folders: Path, monkeypatch: pytest.Monkey
 def test_others_get_tokens_while_images_are_encoded(
     folders: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    folder, picture = folders / "llava", tiny_vision.picture(3)
+    folder, picture = folders / "llava", random_picture(3)
     engine, is_released = _engine(folder, num_blocks=400), threading.Event()
     read_prompt = LanguageModel.read_prompt
 
@@ -288,7 +289,7 @@ def test_others_get_tokens_while_images_are_encoded(
 def test_an_image_that_cannot_be_encoded_fails_alone(
     folders: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    folder, picture = folders / "llava", tiny_vision.picture(3)
+    folder, picture = folders / "llava", random_picture(3)
     engine = _engine(folder, num_blocks=400)
 
     def fail(*_: object) -> PromptInputs:
@@ -307,7 +308,7 @@ def test_an_image_that_cannot_be_encoded_fails_alone(
 def test_a_bidirectional_image_larger_than_a_step_is_refused(
     folders: Path,
 ) -> None:
-    folder, picture = folders / "gemma3", tiny_vision.picture(3)
+    folder, picture = folders / "gemma3", random_picture(3)
     engine = _engine(folder, num_blocks=400, max_batch_tokens=3)
     read = _read(folder, _prompt(folder, [picture], "What?"), [picture])
     assert _run(engine, _submit(0, read, SamplingParams(5)))[0] == []

@@ -21,6 +21,7 @@ from tests.model.execution import test_vision_runner as vision
 from tests.support.grammars import ScriptedGrammars
 from tests.support.models import adapters, tiny_vision
 from tests.support.models.prepared import cpu_kernels
+from tests.support.pictures import random_picture
 from tests.support.torch_engines import config_for
 
 CPU = torch.device("cpu")
@@ -59,7 +60,7 @@ def _engine(
 
 def _requests(folder: Path, **options: Any) -> list[Submit]:
     """Three prompts: with an image, with another one, and without."""
-    pictures = [[tiny_vision.picture(seed)] for seed in (1, 2)]
+    pictures = [[random_picture(seed)] for seed in (1, 2)]
     reads = [
         vision._read(folder, vision._prompt(folder, images, f"What is {number}?"), images)
         for number, images in enumerate([*pictures, []])
@@ -74,7 +75,7 @@ def _requests(folder: Path, **options: Any) -> list[Submit]:
 
 
 def _expected(folder: Path) -> list[list[int]]:
-    pictures = [[tiny_vision.picture(1)], [tiny_vision.picture(2)], []]
+    pictures = [[random_picture(1)], [random_picture(2)], []]
     answers = []
     for number, images in enumerate(pictures):
         prompt = vision._prompt(folder, images, f"What is {number}?")
@@ -175,7 +176,7 @@ def test_an_adapter_of_the_language_model_answers_about_an_image(
     engine.adapters.add_now("one", str(tmp_path), preload=True, pin=False)
     [adapted, *_] = _requests(folder, adapter="one")
     [_, *others] = _requests(folder)
-    picture = [tiny_vision.picture(1)]
+    picture = [random_picture(1)]
     inputs = vision._reference_inputs(
         folder, vision._prompt(folder, picture, "What is 0?"), picture
     )

@@ -106,8 +106,7 @@ def seeing(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     folder = tmp_path_factory.mktemp("vision")
     code = (
         "import pathlib, sys; from tests.support.models import tiny_vision; "
-        "tiny_vision.save('llava', pathlib.Path(sys.argv[1])); "
-        "print(tiny_vision.data_url(tiny_vision.picture(1)))"
+        "tiny_vision.save('llava', pathlib.Path(sys.argv[1]))"
     )
     subprocess.run([PYTHON, "-c", code, folder], cwd=ROOT, check=True, capture_output=True)
     with serving(folder / "log", folder, python=PYTHON, API_KEY=KEY) as running:

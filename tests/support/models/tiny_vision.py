@@ -3,16 +3,12 @@
 The reference is transformers' own: AutoProcessor's classes for text and images, then `generate`.
 """
 
-import base64
-import io
 import json
 from functools import cache
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from PIL import Image
 from transformers import (
     AutoModelForImageTextToText,
     AutoTokenizer,
@@ -77,22 +73,6 @@ SEEING = {
     "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2,
     "num_attention_heads": 4, "patch_size": 8,
 }  # fmt: skip
-
-
-def picture(seed: int, width: int = 40, height: int = 30) -> Image.Image:
-    """Random pixels: no two pictures look alike to a model."""
-    pixels = np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
-    return Image.fromarray(pixels)
-
-
-def file_of(image: Image.Image, kind: str = "PNG") -> bytes:
-    buffer = io.BytesIO()
-    image.save(buffer, kind)
-    return buffer.getvalue()
-
-
-def data_url(image: Image.Image) -> str:
-    return f"data:image/png;base64,{base64.b64encode(file_of(image)).decode()}"
 
 
 def save(family: str, folder: Path) -> Path:

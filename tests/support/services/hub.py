@@ -2,12 +2,13 @@
 
 import hashlib
 import json
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
+
+from tests.support.services.http_servers import in_background
 
 SHA = "0123456789abcdef0123456789abcdef01234567"
 
@@ -86,9 +87,5 @@ def hub(folder: Path, repository: str, token: str | None = None) -> Iterator[_Hu
     """Serve a folder as `repository` on a free port."""
     server = _Hub(("127.0.0.1", 0), _Handler)
     server.folder, server.repository, server.token, server.asked = folder, repository, token, []
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    try:
+    with in_background(server):
         yield server
-    finally:
-        server.shutdown()
-        server.server_close()

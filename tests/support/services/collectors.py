@@ -1,6 +1,5 @@
 """A real OTLP/HTTP receiver for tests: decodes the protobuf that exporters send."""
 
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -10,6 +9,8 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
     ExportTraceServiceResponse,
 )
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
+
+from tests.support.services.http_servers import in_background
 
 
 class Collector(ThreadingHTTPServer):
@@ -54,12 +55,5 @@ class _Handler(BaseHTTPRequestHandler):
 @contextmanager
 def collecting() -> Iterator[Collector]:
     """A collector for the length of a block."""
-    collector = Collector()
-    thread = threading.Thread(target=collector.serve_forever, daemon=True)
-    thread.start()
-    try:
+    with in_background(Collector()) as collector:
         yield collector
-    finally:
-        collector.shutdown()
-        collector.server_close()
-        thread.join()
