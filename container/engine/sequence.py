@@ -139,7 +139,7 @@ class Sequence:
         self.adapter = adapter
         self.session = session
         self.session_s = session_s
-        self.seed = params.seed + seq_index
+        self.seed = params.seed_of(seq_index)
         self.encoder = encoder or EncoderPrompt()
         # Ids of the cached prefixes that end with its full blocks, one per cached block.
         self.prefix_ids: list[int] = []

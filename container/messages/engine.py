@@ -81,6 +81,10 @@ class SamplingParams(msgspec.Struct, frozen=True, omit_defaults=True):
         """Whether the most likely token is always taken."""
         return self.temperature == 0.0
 
+    def seed_of(self, seq_index: int) -> int:
+        """Return the seed of one of the request's sequences."""
+        return self.seed + seq_index
+
 
 def random_seed() -> int:
     """Draw the seed of a request that samples and names none."""
@@ -90,7 +94,7 @@ def random_seed() -> int:
 class Submit(msgspec.Struct, tag="submit", frozen=True, omit_defaults=True):
     """Frontend to engine: generate `num_sequences` times for this prompt.
 
-    `request_id` is the frontend's own; its client assigns it. Sequence i draws with seed + i.
+    `request_id` is the frontend's own; its client assigns it.
     `images` are those of the prompt, preprocessed; the prompt has their placeholder ids in
     `image_spans`. `adapter` is the name of a LoRA adapter, empty for the base model. The prompt's
     blocks are held for `session_s` seconds under the id `session`, if it has one. `is_batch`: a

@@ -73,7 +73,7 @@ class Generation:
     def seed(self, completion: Completion) -> int | None:
         """The seed that was used, if tokens were drawn."""
         params = self.running.params
-        return None if params.is_greedy else params.seed + completion.seq_index
+        return None if params.is_greedy else params.seed_of(completion.seq_index)
 
     @property
     def has_details(self) -> bool:
