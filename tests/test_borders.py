@@ -120,6 +120,7 @@ FLOORS = {
         ["engine_loader", "embedder_loader", "rank_worker"],
     ],
     "container.frontend": [
+        ["web.json_size"],
         ["clients", "web.error_responses", "web.request_body"],
         ["generation"],
         ["chat", "embedding"],

@@ -4,6 +4,8 @@ import contextlib
 import csv
 import io
 import json
+from collections.abc import Iterable, Iterator
+from typing import TypeVar
 
 import numpy as np
 import pytest
@@ -13,6 +15,7 @@ from hypothesis import strategies as st
 from container import content
 from container.errors import MalformedRequest, NotAcceptable, ServingError, UnsupportedMediaType
 
+T = TypeVar("T")
 JSON_VALUES = st.recursive(
     st.none() | st.booleans() | st.integers(-(2**53), 2**53) | st.text(),
     lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
@@ -129,3 +132,31 @@ def test_any_bytes_of_any_type_are_read_or_refused(body: bytes, kind: str) -> No
 def test_any_accept_header_is_answered_or_refused(accept: str) -> None:
     with contextlib.suppress(NotAcceptable):
         assert content.choose(accept, content.ENCODERS) in content.ENCODERS
+
+
+@pytest.mark.parametrize("body", [b"inputs" + b",a" * 1_000_001, b"inputs\n" + b"," * 1_000_001])
+def test_a_line_of_very_many_columns_is_refused_before_it_is_read(body: bytes) -> None:
+    with pytest.raises(MalformedRequest, match="more than 1000000 commas"):
+        list(content.csv_rows(body))
+    with contextlib.suppress(MalformedRequest):
+        assert content.has_csv_header(body)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [b"inputs\n" + b"\n" * 3000, b'inputs\n"' + b"\n" * 3000 + b'"'],
+    ids=["blank", "quoted"],
+)
+def test_others_may_run_between_the_lines_of_a_body(body: bytes) -> None:
+    seen = []
+
+    def pieces(lines: Iterable[T]) -> Iterator[T]:
+        for line in lines:
+            seen.append(line)
+            yield line
+
+    assert len(list(content.csv_rows(body, pieces=pieces))) <= 1
+    assert len(seen) >= 3000
+    seen.clear()
+    assert content.read_lines(b"\n" * 3000 + b"{}\r\n", pieces=pieces) == [b"{}\r\n"]
+    assert len(seen) == 3001

@@ -1,5 +1,6 @@
 """Request bodies: from bytes to a checked model of the dialect. Errors name the field."""
 
+import json
 from typing import Annotated, Any, TypeVar
 
 from flask import Request
@@ -13,6 +14,7 @@ from container.errors import (
     UnsupportedMediaType,
     payload_too_large,
 )
+from container.frontend.web.json_size import MAX_CONTAINERS, MAX_VALUES, has_too_many_values
 
 JSON_TYPES = ("application/json", "text/json")
 
@@ -54,6 +56,11 @@ def object_from(raw: bytes, subject: str = "the body") -> dict[str, Any]:
     """Parse a JSON object. Raises MalformedRequest, whose message begins with `subject`."""
     if not raw.strip():
         raise MalformedRequest(f"{subject} is empty; send a JSON object")
+    if has_too_many_values(raw.decode(json.detect_encoding(raw), errors="replace")):
+        raise MalformedRequest(
+            f"{subject} has more than {MAX_CONTAINERS} lists and objects, or more than "
+            f"{MAX_VALUES} values; send less"
+        )
     value = content.parse_json(raw, subject)
     if not isinstance(value, dict):
         raise MalformedRequest(f"{subject} must be a JSON object, not {_json_type(value)}")

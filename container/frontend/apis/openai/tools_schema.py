@@ -6,6 +6,7 @@ from typing import Any
 
 from container.errors import InvalidParameter, UnsupportedParameter
 from container.frontend.chat.tools import NO_TOOLS, ToolMode, ToolUse
+from container.frontend.web.json_size import has_too_many_values
 from container.frontend.web.request_body import Body, parse
 from container.grammar.shape import Tool
 
@@ -58,6 +59,8 @@ def read_arguments(arguments: str | dict[str, Any] | None) -> str | dict[str, An
     """
     if not isinstance(arguments, str):
         return arguments or {}
+    if has_too_many_values(arguments):
+        return arguments
     try:
         value = json.loads(arguments or "{}")
     except (ValueError, RecursionError):

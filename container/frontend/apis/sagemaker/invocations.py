@@ -181,7 +181,9 @@ class Invocations:
         # A batch transform cuts a file into bodies, and only the first one has the file's header.
         has_header = not self._is_batch or kind != content.CSV or content.has_csv_header(raw)
         records: Sequence[Record] = (
-            _texts(raw, has_header=has_header) if kind == content.CSV else content.read_lines(raw)
+            _texts(raw, has_header=has_header)
+            if kind == content.CSV
+            else content.read_lines(raw, pieces=in_pieces)
         )
         if not records and not (self._is_batch and kind == content.CSV):  # but a header line alone
             raise MalformedRequest("the body has no records")
@@ -271,7 +273,8 @@ def _text_body() -> dict[str, Any]:
 
 def _texts(raw: bytes, *, has_header: bool) -> list[str]:
     texts = []
-    for row in in_pieces(content.csv_rows(raw, None if has_header else ["inputs"])):
+    columns = None if has_header else ["inputs"]
+    for row in content.csv_rows(raw, columns, pieces=in_pieces):
         if "inputs" not in row:
             raise MalformedRequest("the CSV needs a first line with the name of its column: inputs")
         texts.append(row["inputs"])
