@@ -16,6 +16,7 @@ import gunicorn.util
 from gunicorn.http.body import ChunkedReader
 from gunicorn.workers.ggevent import GeventWorker
 
+from container.frontend.generation.offloading import YIELD_S
 from container.frontend.web.connections import (
     MAX_HEALTH_CONNECTIONS,
     Connection,
@@ -52,7 +53,7 @@ class TimedReader:
         """Read at most `size` bytes, or fewer of a chunked body. Raises BodyTimeout."""
         if isinstance(self._reader, ChunkedReader):
             size = min(size, PIECE_OF_CHUNKS)
-            gevent.sleep(0)
+            gevent.sleep(YIELD_S)
         limit_s = BODY_S + self._num_read / BYTES_A_SECOND
         remaining_s = max(0.0, self._began_at + limit_s - time.monotonic())
         error = BodyTimeout(f"it took longer than {limit_s:.0f} s to arrive")
