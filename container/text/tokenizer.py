@@ -21,6 +21,8 @@ from container.text.tokenizer_files import load_tokenizer, serialise
 MARK = "x1y2z3"  # a text that no template contains
 # More characters than a token has on average in ordinary text.
 CHARS_A_TOKEN = 6
+# More characters than a token has on average in any text.
+MOST_CHARS_A_TOKEN = 256
 # The beginning of a text may have this many tokens more than it has within the whole text, since
 # the cut may divide long ones.
 CUT_TOKENS = 64
@@ -130,6 +132,19 @@ class Tokenizer:
                 return True
             size *= CHARS_A_TOKEN
         return False
+
+    def encode_end(self, text: str, num_tokens: int, *, add_special_tokens: bool) -> list[int]:
+        """Encode a text and return the last ids of it, `num_tokens` at most.
+
+        Only as much of the text is encoded as has them.
+        """
+        cut = len(text) - (num_tokens + CUT_TOKENS) * MOST_CHARS_A_TOKEN
+        if cut > 0:
+            space = text.find(" ", cut)
+            ids = self.encode(text[max(cut, space) :], add_special_tokens=add_special_tokens)
+            if len(ids) > num_tokens + CUT_TOKENS:
+                return ids[-num_tokens:]
+        return self.encode(text, add_special_tokens=add_special_tokens)[-num_tokens:]
 
     def pieces(self, text: str, *, add_special_tokens: bool) -> list[Piece]:
         """Encode text as ids with the text span of each.

@@ -33,3 +33,24 @@ def test_only_the_beginning_of_a_long_text_is_encoded(tokenizer: Counting) -> No
 def test_no_text_that_fits_is_called_longer(tokenizer: Counting, text: str, repeats: int) -> None:
     num_tokens = len(tokenizer.encode(text * repeats, add_special_tokens=True))
     assert not tokenizer.is_longer(text * repeats, num_tokens)
+
+
+@pytest.mark.parametrize(
+    "unit", ["the quick brown fox ", "word\n", "\u4f60\u597d", "x = [1, 2];  "]
+)
+@pytest.mark.parametrize("num_tokens", [1, 7, 50])
+def test_the_end_of_a_long_text_has_the_ids_that_it_has_in_the_whole(
+    tokenizer: Tokenizer, unit: str, num_tokens: int
+) -> None:
+    text = unit * 4000
+    whole = tokenizer.encode(text, add_special_tokens=True)
+    end = tokenizer.encode_end(text, num_tokens, add_special_tokens=True)
+    assert end == whole[-num_tokens:]
+
+
+def test_the_end_of_a_short_text_is_all_of_it(tokenizer: Tokenizer) -> None:
+    whole = tokenizer.encode("the fox", add_special_tokens=True)
+    assert tokenizer.encode_end("the fox", 100, add_special_tokens=True) == whole
+    blanks = " " * 50_000 + "the fox"
+    expected = tokenizer.encode(blanks, add_special_tokens=True)[-40:]
+    assert tokenizer.encode_end(blanks, 40, add_special_tokens=True) == expected

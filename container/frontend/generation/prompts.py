@@ -116,11 +116,13 @@ class Prompts:
         Raises InvalidParameter or PromptTooLong.
         """
         tokenizer = self.tokenizer
+        run, longest = self._run_for(text), self._model.info.max_input_tokens
         if truncate is None:
-            self._check_length(text, self._model.info.max_input_tokens, names.prompt)
-        ids = self._run_for(text)(tokenizer.encode, text, add_special_tokens=add_special_tokens)
-        if truncate is not None:
-            ids = ids[-(truncate if truncate > 0 else self._model.info.max_input_tokens) :]
+            self._check_length(text, longest, names.prompt)
+            ids = run(tokenizer.encode, text, add_special_tokens=add_special_tokens)
+        else:
+            num_kept = truncate if truncate > 0 else longest
+            ids = run(tokenizer.encode_end, text, num_kept, add_special_tokens=add_special_tokens)
         return self.check_prompt(ids, names)
 
     def check_prompt(self, ids: list[int], names: FieldNames) -> list[int]:
@@ -142,7 +144,11 @@ class Prompts:
         """Return the ids of words at the start of a text and after a space."""
         encode = self.tokenizer.encode
         forms = [form for word in words for form in (word, f" {word.lstrip()}")]
-        ids = [tuple(encode(form, add_special_tokens=False)) for form in forms]
+
+        def run() -> list[tuple[int, ...]]:
+            return [tuple(encode(form, add_special_tokens=False)) for form in forms]
+
+        ids = self._run_for("".join(words))(run)
         return [list(form) for form in dict.fromkeys(ids) if form]
 
     def pieces(self, text: str, field: str, *, add_special_tokens: bool = True) -> list[Piece]:

@@ -80,10 +80,18 @@ CHAT_OUT_OF_RANGE: dict[str, list[Any]] = {
     "repetition_penalty": [0, -1],
     "seed": [2**63, -(2**63) - 1],
     "stop": [["a"] * 5, [""], ""],
-    "logit_bias": [{"a": 1}, {"1": 101}, {"1": -101}, {"-1": 1}],
+    "logit_bias": [
+        {"a": 1},
+        {"1": 101},
+        {"1": -101},
+        {"-1": 1},
+        {f"{i:0>6}": 1 for i in range(2048)} | {"5": 1},
+    ],
     "top_logprobs": [-1, 21],
     "min_tokens": [-1],
-    "stop_token_ids": [[-1], [10**9]],
+    "stop_token_ids": [[-1], [10**9], [5] * 1001],
+    "allowed_token_ids": [[-1], [10**9], [], [5] * 2049],
+    "bad_words": [["a"] * 1001, ["a" * 1001], [""]],
     "response_format": [{}, {"type": "none"}, {"type": "json_schema"}],
 }
 COMPLETION_OUT_OF_RANGE: dict[str, list[Any]] = {
@@ -91,7 +99,7 @@ COMPLETION_OUT_OF_RANGE: dict[str, list[Any]] = {
     for name in (
         "max_tokens", "temperature", "top_p", "top_k", "min_p", "n", "frequency_penalty",
         "presence_penalty", "repetition_penalty", "seed", "stop", "logit_bias", "min_tokens",
-        "stop_token_ids", "response_format",
+        "stop_token_ids", "allowed_token_ids", "bad_words", "response_format",
     )
 } | {
     "prompt": [[], ["a"] * 5, [[]], [-1], [10**9], [["a"]], [1, "a"], "", ["a", ""]],

@@ -14,6 +14,9 @@ from container.frontend.web.request_body import Body, Items
 from container.messages.engine import LogprobMode, SamplingParams, random_seed
 
 MAX_BAD_WORDS = 1000
+MAX_WORD_CHARS = 1000
+# The engine looks through them with every token.
+MAX_STOP_TOKEN_IDS = 1000
 MAX_PROMPT_LOGPROBS = 20  # vLLM's own limit
 
 
@@ -147,13 +150,25 @@ def check_sampling(fields: SamplingFields, limits: RequestLimits, vocabulary: in
         f"supports up to {limits.max_stops} stop sequences. Given: {len(f.stops)}",
     )
     require(all(f.stops), "stop", "must not contain an empty string")
-    for name in ("stop_token_ids", "allowed_token_ids"):
-        for token_id in getattr(f, name) or []:
-            within(token_id, name, 0, vocabulary - 1)
+    for name, limit in (
+        ("stop_token_ids", MAX_STOP_TOKEN_IDS), ("allowed_token_ids", vocabulary)
+    ):  # fmt: skip
+        ids = getattr(f, name) or [0]
+        require(len(ids) <= limit, name, f"has {len(ids)} ids; the limit is {limit}")
+        within(min(ids), name, 0, vocabulary - 1)
+        within(max(ids), name, 0, vocabulary - 1)
+    count = len(f.logit_bias or {})
+    require(count <= vocabulary, "logit_bias", f"has {count} ids; the limit is {vocabulary}")
     require(f.allowed_token_ids != [], "allowed_token_ids", "must not be an empty list")
     count = len(f.bad_words or [])
     require(count <= MAX_BAD_WORDS, "bad_words", f"has {count} words; the limit is {MAX_BAD_WORDS}")
     require(all(f.bad_words or []), "bad_words", "must not contain an empty string")
+    longest = max(map(len, f.bad_words or [""]))
+    require(
+        longest <= MAX_WORD_CHARS,
+        "bad_words",
+        f"has a word of {longest} characters; the limit is {MAX_WORD_CHARS}",
+    )
     require(f.stream_options is None or bool(f.stream), "stream_options", "needs `stream`: true")
     f.biases(vocabulary)
 
