@@ -21,8 +21,7 @@ from container.text.tokenizer_files import load_tokenizer, serialise
 MARK = "x1y2z3"  # a text that no template contains
 # More characters than a token has on average in ordinary text.
 CHARS_A_TOKEN = 6
-# More characters than a token has on average in any text.
-MOST_CHARS_A_TOKEN = 256
+MOST_CHARS_A_TOKEN = 256  # on average, in any text
 # The beginning of a text may have this many tokens more than it has within the whole text, since
 # the cut may divide long ones.
 CUT_TOKENS = 64
@@ -109,10 +108,7 @@ class Tokenizer:
         return max(self._inner.get_vocab().values(), default=-1) + 1
 
     def serialise(self) -> str:
-        """Serialise a fast tokenizer as tokenizer.json, added tokens included.
-
-        See container.text.tokenizer_files.serialise.
-        """
+        """Serialise a fast tokenizer; see container.text.tokenizer_files.serialise."""
         assert isinstance(self._inner, PreTrainedTokenizerFast)
         return serialise(self._inner)
 
@@ -136,7 +132,8 @@ class Tokenizer:
     def encode_end(self, text: str, num_tokens: int, *, add_special_tokens: bool) -> list[int]:
         """Encode a text and return the last ids of it, `num_tokens` at most.
 
-        Only as much of the text is encoded as has them.
+        Only as much of the text is encoded as has them; the tokens of a longer run of one character
+        may be divided in other places.
         """
         cut = len(text) - (num_tokens + CUT_TOKENS) * MOST_CHARS_A_TOKEN
         if cut > 0:
