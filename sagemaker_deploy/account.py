@@ -3,9 +3,7 @@
 A call without permission yields None (unknown), never a guess.
 """
 
-import json
 import re
-import urllib.request
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -14,15 +12,16 @@ from typing import Any, TypeVar
 from sagemaker_deploy.aws import Aws
 from sagemaker_deploy.config import Config
 from sagemaker_deploy.errors import AccessDenied, AwsError, NotFound
-from sagemaker_deploy.image_facts import image_facts
+from sagemaker_deploy.facts.image import image_facts
+from sagemaker_deploy.facts.model_size import HUB, model_size
+from sagemaker_deploy.facts.quotas import endpoint_quotas
+from sagemaker_deploy.plan import monitoring
+from sagemaker_deploy.plan.capacity.scaling import Registered, Target, from_zero_name, target_of
 from sagemaker_deploy.plan.delete import Deployed
 from sagemaker_deploy.plan.deploy import RESPONSES, AccountState, folder_stamp
+from sagemaker_deploy.plan.monitoring import Watched
 from sagemaker_deploy.plan.requests import TAG, artifact_prefix, component_name
-from sagemaker_deploy.plan.scaling import Registered, Target, from_zero_name, target_of
-from sagemaker_deploy.plan.sizing import UNKNOWN, ModelSize, kv_bytes_per_token
 
-HUB = "https://huggingface.co"
-HUB_TIMEOUT_S = 5.0
 HASHED = "{name}-[0-9a-f]{{8}}"
 T = TypeVar("T")
 
@@ -44,6 +43,8 @@ def gather(aws: Aws, config: Config, hub: str = HUB) -> AccountState:
         configs=frozenset(deployed.configs),
         component=describe_component(aws, component) if component in deployed.components else None,
         scaling=registered(aws, target_of(config)) if config.scaling else Registered(),
+        watched=watched(aws, config.name),
+        quotas=endpoint_quotas(aws, config.all_instance_types),
         image_exists=image.exists,
         image_media_type=image.media_type,
         image_bytes=image.size_bytes,
@@ -66,6 +67,8 @@ def find_deployed(aws: Aws, name: str) -> Deployed:
     """Find the existing resources of the deployment of this name, but for its archives."""
     endpoint = describe_endpoint(aws, name)
     names = tuple(_component_names(aws, name)) if endpoint else ()
+    monitored = watched(aws, name)
+    alarms = [*_describe_alarms(aws, [from_zero_name(name)]), *monitored.alarms.values()]
     return Deployed(
         name,
         endpoint=endpoint is not None,
@@ -73,7 +76,8 @@ def find_deployed(aws: Aws, name: str) -> Deployed:
         configs=tuple(_owned(aws, name, "EndpointConfig")),
         models=tuple(_owned(aws, name, "Model")),
         targets=tuple(_targets(aws, name, names)),
-        alarms=tuple(_alarms(aws, name)),
+        alarms=tuple(alarm["AlarmName"] for alarm in alarms),
+        dashboards=(monitoring.dashboard_name(name),) if monitored.dashboard else (),
     )
 
 
@@ -109,6 +113,17 @@ def base_of(component: Mapping[str, Any]) -> str | None:
     return str(base) if base else None
 
 
+def newest_config(aws: Aws, name: str) -> str | None:
+    """Return the deployment's endpoint config that was created last."""
+    owned = set(_owned(aws, name, "EndpointConfig"))
+    order = {"SortBy": "CreationTime", "SortOrder": "Descending"}
+    for page in aws.pages("sagemaker", "list_endpoint_configs", NameContains=name, **order):
+        for record in page["EndpointConfigs"]:
+            if record["EndpointConfigName"] in owned:
+                return str(record["EndpointConfigName"])
+    return None
+
+
 def _bucket_of(aws: Aws, deployed: Deployed, described: Sequence[Mapping[str, Any]]) -> str | None:
     """Return the bucket to which this deployment's archives were uploaded."""
     models = (aws.call("sagemaker", "describe_model", ModelName=name) for name in deployed.models)
@@ -139,27 +154,36 @@ def registered(aws: Aws, target: Target) -> Registered:
             ResourceId=resource,
         )
         policies = [record for page in pages for record in page["ScalingPolicies"]]
+        pages = aws.pages(
+            "application-autoscaling",
+            "describe_scheduled_actions",
+            ServiceNamespace=namespace,
+            ResourceId=resource,
+        )
+        actions = [record for page in pages for record in page["ScheduledActions"]]
     except AwsError:  # no permission, or a dimension that an imitation of AWS does not know
         return Registered()
     if not targets:
         return Registered()  # policies of a target that is gone have no effect
-    alarms = _describe_alarms(aws, target.endpoint)
-    by_name = {policy["PolicyName"]: policy for policy in policies}
-    return Registered(targets[0], by_name, alarms[0] if alarms else None)
+    alarms = _describe_alarms(aws, [from_zero_name(target.endpoint)])
+    return Registered(
+        targets[0],
+        {policy["PolicyName"]: policy for policy in policies},
+        alarms[0] if alarms else None,
+        {action["ScheduledActionName"]: action for action in actions},
+    )
 
 
-def model_size(aws: Aws, config: Config, hub: str = HUB) -> ModelSize:
-    """Read the bytes of the weights and of one token's KV cache from the folder, S3 or the Hub."""
-    data, model_id = config.model.data, config.model.id
-    if data and data.startswith("s3://"):
-        return _or_none(lambda: _size_on_s3(aws, data)) or UNKNOWN
-    if data and Path(data).is_dir():
-        return _size_of_folder(Path(data))
-    if model_id and Path(model_id).is_dir():  # as the local endpoint allows
-        return _size_of_folder(Path(model_id))
-    if model_id and not data:
-        return _size_on_hub(model_id, hub)
-    return UNKNOWN
+def watched(aws: Aws, name: str) -> Watched:
+    """Read a deployment's own alarms and dashboard."""
+    alarms = _describe_alarms(aws, [*monitoring.own_alarm_names(name)])
+    dashboard = _or_none(
+        lambda: aws.call(
+            "cloudwatch", "get_dashboard", DashboardName=monitoring.dashboard_name(name)
+        )
+    )
+    body = dashboard["DashboardBody"] if dashboard else None
+    return Watched({alarm["AlarmName"]: alarm for alarm in alarms}, body)
 
 
 def _component_names(aws: Aws, name: str) -> Iterator[str]:
@@ -199,14 +223,8 @@ def _targets(aws: Aws, name: str, components: tuple[str, ...]) -> Iterator[tuple
         return
 
 
-def _alarms(aws: Aws, name: str) -> list[str]:
-    return [alarm["AlarmName"] for alarm in _describe_alarms(aws, name)]
-
-
-def _describe_alarms(aws: Aws, name: str) -> list[dict[str, Any]]:
-    alarms = _or_none(
-        lambda: aws.call("cloudwatch", "describe_alarms", AlarmNames=[from_zero_name(name)])
-    )
+def _describe_alarms(aws: Aws, names: Sequence[str]) -> list[dict[str, Any]]:
+    alarms = _or_none(lambda: aws.call("cloudwatch", "describe_alarms", AlarmNames=names))
     return list((alarms or {}).get("MetricAlarms", []))
 
 
@@ -225,41 +243,6 @@ def _role_exists(aws: Aws, role: str) -> bool:
     except NotFound:
         return False
     return True
-
-
-def _size_on_s3(aws: Aws, url: str) -> ModelSize:
-    bucket, _, prefix = url.removeprefix("s3://").partition("/")
-    pages = list(aws.pages("s3", "list_objects_v2", Bucket=bucket, Prefix=prefix))
-    objects = [item for page in pages for item in page.get("Contents", [])]
-    if url.endswith(".tar.gz"):
-        size = sum(item["Size"] for item in objects if f"s3://{bucket}/{item['Key']}" == url)
-        return ModelSize(size, 0, "the packed archive")
-    weights = [item["Size"] for item in objects if item["Key"].endswith(".safetensors")]
-    return ModelSize(sum(weights), 0, "safetensors on S3")
-
-
-def _size_of_folder(folder: Path) -> ModelSize:
-    weights = sum(path.stat().st_size for path in folder.glob("*.safetensors"))
-    try:
-        config = json.loads((folder / "config.json").read_text())
-    except (OSError, ValueError):
-        config = {}
-    return ModelSize(weights, kv_bytes_per_token(config), "safetensors in the folder")
-
-
-def _size_on_hub(model_id: str, hub: str) -> ModelSize:
-    try:
-        files = _json(f"{hub}/api/models/{model_id}/tree/main")
-        config = _json(f"{hub}/{model_id}/resolve/main/config.json")
-    except (OSError, ValueError):  # no network, no such model, or a gated one
-        return UNKNOWN
-    weights = [int(item["size"]) for item in files if item["path"].endswith(".safetensors")]
-    return ModelSize(sum(weights), kv_bytes_per_token(config), "safetensors on the Hub")
-
-
-def _json(url: str) -> Any:
-    with urllib.request.urlopen(url, timeout=HUB_TIMEOUT_S) as answer:
-        return json.load(answer)
 
 
 def _or_none(question: Callable[[], T]) -> T | None:

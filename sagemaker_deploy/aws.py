@@ -24,6 +24,9 @@ from sagemaker_deploy.errors import (
 
 # boto3 retries throttling and lost connections itself; `adaptive` also slows down.
 RETRIES = {"mode": "adaptive", "max_attempts": 8}
+# A plan can do without the answer.
+FEW_RETRIES = {"mode": "standard", "max_attempts": 2}
+OPTIONAL = {"service-quotas"}
 # SageMaker ends an invocation after 60 s and a stream after 8 minutes; these timeouts are longer,
 # so that its error arrives first.
 INVOKE_READ_TIMEOUT_S = 70
@@ -100,7 +103,8 @@ class Aws:
     def _client(self, service: str, read_timeout_s: int = 60) -> Any:
         key = (service, read_timeout_s)
         if key not in self._clients:
-            config = botocore.config.Config(retries=RETRIES, read_timeout=read_timeout_s)
+            retries = FEW_RETRIES if service in OPTIONAL else RETRIES
+            config = botocore.config.Config(retries=retries, read_timeout=read_timeout_s)
             self._clients[key] = self._session.client(service, config=config)
         return self._clients[key]
 

@@ -11,106 +11,33 @@ from typing import Annotated, Any, Literal
 
 import pydantic
 import yaml
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from sagemaker_deploy.errors import ConfigError
+from sagemaker_deploy.sections import (
+    ROLE,
+    Async,
+    Capture,
+    Changes,
+    Component,
+    Metrics,
+    Model,
+    Monitoring,
+    Name,
+    Network,
+    Scaling,
+    Seconds,
+    Section,
+    Serverless,
+    Shadow,
+    Update,
+    Variant,
+)
 
 # SageMaker gives the container of a serverless endpoint no longer than this to start.
 SERVERLESS_START_S = 180
-NAME = r"^[a-zA-Z0-9](-*[a-zA-Z0-9])*$"
-ROLE = r"^arn:aws[a-z\-]*:iam::\d{12}:role/.+$"
-S3 = r"^s3://[^/]+/.+$"
 # Variables that are secrets in all common containers; they belong under `secrets`.
 SECRET_NAMES = {"HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HF_API_TOKEN", "API_KEY"}
-
-Name = Annotated[str, Field(pattern=NAME, max_length=50)]
-Seconds = Annotated[int, Field(ge=60, le=3600)]
-Percent = Annotated[int, Field(ge=1, le=100)]
-
-
-class Section(BaseModel):
-    """A part of the file: frozen, and strict about its keys."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class Model(Section):
-    """The model. `id` is a Hub id; `data` a local folder, s3://.../ or s3://....tar.gz."""
-
-    id: str | None = None
-    data: str | None = None
-    code: Path | None = None
-    additional: dict[str, Annotated[str, Field(pattern=S3)]] = {}
-    parameters_billion: Annotated[float, Field(gt=0)] | None = None
-    bytes_per_parameter: Annotated[float, Field(gt=0)] = 2.0
-
-    @property
-    def is_prefix(self) -> bool:
-        """Whether `data` is a folder of files on S3, not an archive."""
-        data = self.data or ""
-        return data.startswith("s3://") and not data.endswith(".tar.gz")
-
-
-class Serverless(Section):
-    """A serverless endpoint (CPU only)."""
-
-    memory_mb: Literal[1024, 2048, 3072, 4096, 5120, 6144] = 6144
-    max_concurrency: Annotated[int, Field(ge=1, le=200)] = 5
-    provisioned_concurrency: Annotated[int, Field(ge=1, le=200)] | None = None
-
-
-class Async(Section):
-    """An asynchronous endpoint: responses go to S3."""
-
-    output: Annotated[str, Field(pattern=S3)]
-    failures: Annotated[str, Field(pattern=S3)] | None = None
-    max_concurrent_per_instance: Annotated[int, Field(ge=1, le=1000)] | None = None
-    success_topic: str | None = None
-    error_topic: str | None = None
-
-
-class Component(Section):
-    """The model as an inference component, which can share its instances with others."""
-
-    copies: Annotated[int, Field(ge=1)] = 1
-    gpus: Annotated[int, Field(ge=1)] | None = None
-    cpus: Annotated[float, Field(gt=0)] | None = None
-    memory_mb: Annotated[int, Field(ge=128)] = 1024
-    cache_model_data: bool = True
-
-
-class Scaling(Section):
-    """Application Auto Scaling: a target of concurrent requests for one model copy."""
-
-    min: Annotated[int, Field(ge=0)] = 1
-    max: Annotated[int, Field(ge=1)]
-    target_concurrency: Annotated[float, Field(gt=0)]
-    scale_in_cooldown_s: Annotated[int, Field(ge=0)] = 300
-    scale_out_cooldown_s: Annotated[int, Field(ge=0)] = 30
-
-
-class Update(Section):
-    """How a new version replaces the old one, and the alarms that roll it back."""
-
-    strategy: Literal["all_at_once", "canary", "linear", "rolling"] = "all_at_once"
-    step_percent: Percent = 20
-    wait_s: Annotated[int, Field(ge=0, le=3600)] = 300
-    alarms: tuple[str, ...] = ()
-
-
-class Network(Section):
-    """The VPC and the isolation of the container."""
-
-    subnets: tuple[str, ...] = ()
-    security_groups: tuple[str, ...] = ()
-    isolated: bool = False
-
-
-class Capture(Section):
-    """Data capture of requests and responses."""
-
-    destination: Annotated[str, Field(pattern=S3)]
-    percent: Percent = 100
 
 
 class Config(Section):
@@ -124,8 +51,8 @@ class Config(Section):
     bucket: str | None = None
     cuda: Annotated[str, Field(pattern=r"^\d+\.\d+$")] | None = None
     model: Model = Model()
-    env: dict[str, str] = {}
-    secrets: dict[str, str] = {}
+    env: dict[str, str] = Field(default_factory=dict)
+    secrets: dict[str, str] = Field(default_factory=dict)
     instance_type: str | None = None
     instance_types: tuple[str, ...] = ()
     instance_count: Annotated[int, Field(ge=1)] = 1
@@ -141,11 +68,16 @@ class Config(Section):
     asynchronous: Async | None = None
     component: Component | None = None
     scaling: Scaling | None = None
+    weight: Annotated[float, Field(ge=0)] = 1.0
+    variants: dict[Name, Variant] = Field(default_factory=dict)
+    shadow: Shadow | None = None
+    metrics: Metrics | None = None
+    monitoring: Monitoring | None = None
     update: Update = Update()
     network: Network = Network()
     capture: Capture | None = None
     kms_key: str | None = None
-    tags: dict[str, str] = {}
+    tags: dict[str, str] = Field(default_factory=dict)
 
     @property
     def start_timeout_s(self) -> int:
@@ -216,8 +148,8 @@ def _conflicts(config: Config) -> list[str]:
             bool((config.serverless or config.multi_model) and config.model.is_prefix)
             and not config.multi_model
         ),
-        "scaling.min: 0 needs `component` or `asynchronous`": (
-            bool(config.scaling and config.scaling.min == 0)
+        "scaling.min: 0 needs `component` or `asynchronous`, in schedules too": (
+            bool(config.scaling and config.scaling.least == 0)
             and not (config.component or config.asynchronous)
         ),
         "scaling.max: less than scaling.min": (
@@ -240,6 +172,40 @@ def _conflicts(config: Config) -> list[str]:
         )
     for name in sorted(config.env.keys() & config.secrets.keys()):
         problems.append(f"env.{name}: also under secrets; give it once")
+    return problems + _schedule_problems(config.scaling) + _variant_problems(config)
+
+
+def _schedule_problems(scaling: Scaling | None) -> list[str]:
+    problems = []
+    for name, schedule in scaling.schedules.items() if scaling else ():
+        key = f"scaling.schedules.{name}"
+        if schedule.min is None and schedule.max is None:
+            problems.append(f"{key}: give min, max or both; it would change nothing")
+        elif (schedule.min or 0) > (schedule.max if schedule.max is not None else 10**6):
+            problems.append(f"{key}.max: {schedule.max} is less than its min, {schedule.min}")
+    return problems
+
+
+def _variant_problems(config: Config) -> list[str]:
+    problems = []
+    others: dict[str, Changes] = {
+        f"variants.{name}": each for name, each in config.variants.items()
+    }
+    if config.shadow:
+        others["shadow"] = config.shadow
+    for key, changes in others.items():
+        data = changes.model.data if changes.model else None
+        if data and not data.startswith("s3://"):
+            problems.append(f"{key}.model.data: {data} is on this machine; put it on S3")
+        elif changes.model and changes.model.code:
+            problems.append(f"{key}.model.code: only the deployment's own model is packed with it")
+        elif changes.model is None and config.model.data and not config.model.data.startswith("s3"):
+            problems.append(f"{key}.model: needed, as model.data is on this machine")
+    if config.shadow and config.variants:
+        problems.append("shadow and variants: SageMaker takes a shadow beside one variant only")
+    excluded = ("serverless", "component", "asynchronous", "multi_model")
+    for name in [each for each in excluded if getattr(config, each)] if others else []:
+        problems.append(f"{name}: cannot be combined with {next(iter(others))}")
     return problems
 
 

@@ -109,7 +109,7 @@ class Executor:
                 return
             status = str(record[wait.field])
             if status == wait.done:
-                if any(record.get(key) != value for key, value in wait.expects.items()):
+                if any(_field(record, key) != value for key, value in wait.expects.items()):
                     reason = str(record.get(wait.reason, "no reason given"))
                     raise EndpointFailed(f"{resource} was rolled back: {reason}")
                 return
@@ -200,6 +200,13 @@ def pack(source: Path, code: Path | None, archive: Path) -> None:
                 tar.add(path, path.name)
         if code:
             tar.add(code, "code")
+
+
+def _field(record: Mapping[str, Any], path: str) -> Any:
+    value: Any = record
+    for key in path.split("."):
+        value = value.get(key) if isinstance(value, Mapping) else None
+    return value
 
 
 def _failure(

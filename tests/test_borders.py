@@ -139,10 +139,10 @@ FLOORS = {
         ["docs"],
     ],
     "sagemaker_deploy": [
-        ["errors", "service_model"],
+        ["errors", "sections", "service_model"],
         ["aws", "config"],
         ["plan", "invoke"],
-        ["batch_results", "execute", "image_facts", "load", "local"],
+        ["batch_results", "execute", "facts", "load", "local", "templates"],
         ["account"],
         ["diagnosis"],
         ["commands"],

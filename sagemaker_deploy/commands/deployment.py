@@ -39,7 +39,7 @@ def plan(config: Config, policies: bool, as_json: bool) -> None:
 @options.config_options
 @options.yes
 @options.as_json
-@click.option("--poll", default=10.0, show_default=True, help="Seconds between looks at AWS.")
+@options.poll
 def deploy(config: Config, yes: bool, as_json: bool, poll: float) -> None:
     """Create the deployment, or update it to the configuration.
 
@@ -54,7 +54,7 @@ def deploy(config: Config, yes: bool, as_json: bool, poll: float) -> None:
 @options.config_options
 @options.yes
 @options.as_json
-@click.option("--poll", default=10.0, show_default=True, help="Seconds between looks at AWS.")
+@options.poll
 def update(config: Config, yes: bool, as_json: bool, poll: float) -> None:
     """Update an existing endpoint to a new version, by `update:` in the file.
 
@@ -73,7 +73,7 @@ def update(config: Config, yes: bool, as_json: bool, poll: float) -> None:
 @click.option("--dry-run", is_flag=True, help="Only show what would be deleted.")
 @options.yes
 @options.as_json
-@click.option("--poll", default=10.0, show_default=True, help="Seconds between looks at AWS.")
+@options.poll
 def delete(
     name: str,
     aws: Aws,

@@ -11,11 +11,11 @@ from sagemaker_deploy.commands import (
     jobs,
     local,
     logs,
-    scale,
     status,
     template,
     why,
 )
+from sagemaker_deploy.commands.running import adapters, pause, scale
 from sagemaker_deploy.errors import ConfigError, DeployError
 
 EXIT_CODES = """
@@ -65,7 +65,9 @@ for command in (
     why.why,
     logs.logs,
     scale.scale,
-    scale.adapters,
+    pause.pause,
+    pause.resume,
+    adapters.adapters,
     jobs.batch,
     jobs.async_call,
     bench.bench,

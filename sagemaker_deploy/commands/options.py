@@ -19,6 +19,8 @@ as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 yes = click.option("--yes", is_flag=True, help="Do not ask.")
 region = click.option("--region", help="AWS region; else as the AWS command line finds it.")
 profile = click.option("--profile", help="Profile of ~/.aws/config.")
+bucket = click.option("--bucket", help="Where a folder on this machine is uploaded.")
+poll = click.option("--poll", default=10.0, show_default=True, help="Seconds between looks at AWS.")
 
 
 def config_options(command: F) -> F:

@@ -1,4 +1,4 @@
-"""`template`: CloudFormation, for those who deploy with it."""
+"""`template`: CloudFormation or Terraform, for those who deploy with it."""
 
 import click
 import yaml
@@ -6,7 +6,7 @@ import yaml
 from sagemaker_deploy.commands import options
 from sagemaker_deploy.commands.output import print_json
 from sagemaker_deploy.config import Config
-from sagemaker_deploy.plan import cloudformation, pipeline
+from sagemaker_deploy.templates import cloudformation, pipeline, terraform
 
 
 def _pipeline(ctx: click.Context, _option: click.Parameter, is_set: bool) -> None:
@@ -26,16 +26,21 @@ def _pipeline(ctx: click.Context, _option: click.Parameter, is_set: bool) -> Non
     callback=_pipeline,
     help="What buildspec.yml needs: ECR repository, CodeBuild project, role, bucket.",
 )
+@click.option("--terraform", "for_terraform", is_flag=True, help="Terraform's JSON syntax.")
 @options.as_json
-def template(config: Config, as_json: bool) -> None:
-    """Print a CloudFormation template of the deployment. Nothing is called.
+def template(config: Config, for_terraform: bool, as_json: bool) -> None:
+    """Print a CloudFormation template of the deployment, or Terraform. Nothing is called.
 
     \b
       sagemaker_deploy template -f deploy.yaml > endpoint.yaml
+      sagemaker_deploy template -f deploy.yaml --terraform > endpoint.tf.json
       sagemaker_deploy template --pipeline > pipeline.yaml
 
     It has the same parameters as `deploy`; model.data must be on S3.
     """
+    if for_terraform:
+        print_json(terraform.document(config))
+        return
     _print(cloudformation.endpoint(config), as_json=as_json)
 
 

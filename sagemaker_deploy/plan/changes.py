@@ -1,11 +1,12 @@
-"""Plans smaller changes to a deployment: its size, its adapters, a batch job. Pure."""
+"""Plans smaller changes to a deployment: its size, a batch job. Pure."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from sagemaker_deploy.config import Config
 from sagemaker_deploy.plan import requests
-from sagemaker_deploy.plan.requests import TAG, VARIANT
 from sagemaker_deploy.plan.steps import Step, Undo, Wait
+from sagemaker_deploy.plan.variants import VARIANT
 
 TRANSFORM_TIMEOUT_S = 24 * 3600
 
@@ -13,20 +14,27 @@ TRANSFORM_TIMEOUT_S = 24 * 3600
 def instances(endpoint: str, count: int, variant: str = VARIANT) -> Step:
     """Plan another number of instances for a variant."""
     desired = {"VariantName": variant, "DesiredInstanceCount": count}
-    wait = Wait(
-        "describe_endpoint",
-        {"EndpointName": endpoint},
-        "EndpointStatus",
-        "InService",
-        ("Failed",),
-    )
     return Step(
         f"scale to {count} instances",
         f"variant {variant} of {endpoint}",
         "sagemaker",
         "update_endpoint_weights_and_capacities",
         {"EndpointName": endpoint, "DesiredWeightsAndCapacities": [desired]},
-        wait=wait,
+        wait=_endpoint_wait(endpoint),
+    )
+
+
+def weights(endpoint: str, shares: Mapping[str, float]) -> Step:
+    """Plan other shares of the traffic for an endpoint's variants."""
+    desired = [{"VariantName": name, "DesiredWeight": share} for name, share in shares.items()]
+    words = ", ".join(f"{name} {share:g}" for name, share in shares.items())
+    return Step(
+        f"share traffic: {words}",
+        f"variants of {endpoint}",
+        "sagemaker",
+        "update_endpoint_weights_and_capacities",
+        {"EndpointName": endpoint, "DesiredWeightsAndCapacities": desired},
+        wait=_endpoint_wait(endpoint),
     )
 
 
@@ -39,43 +47,7 @@ def copies(component: str, count: int) -> Step:
         "sagemaker",
         "update_inference_component_runtime_config",
         {**where, "DesiredRuntimeConfig": {"CopyCount": count}},
-        wait=_component_wait(where),
-    )
-
-
-def add_adapter(endpoint: str, base: str, name: str, url: str) -> Step:
-    """Plan a LoRA adapter as a component in another component's container."""
-    where = {"InferenceComponentName": name}
-    params = {
-        **where,
-        "EndpointName": endpoint,
-        "Specification": {
-            "BaseInferenceComponentName": base,
-            "Container": {"ArtifactUrl": url},
-        },
-        "Tags": [{"Key": TAG, "Value": endpoint}],
-    }
-    return Step(
-        f"load the adapter over {base}",
-        f"adapter {name}",
-        "sagemaker",
-        "create_inference_component",
-        params,
-        undo=Undo("delete_inference_component", where),
-        wait=_component_wait(where),
-    )
-
-
-def remove_adapter(name: str) -> Step:
-    """Plan the unloading of an adapter."""
-    where = {"InferenceComponentName": name}
-    return Step(
-        "unload the adapter",
-        f"adapter {name}",
-        "sagemaker",
-        "delete_inference_component",
-        where,
-        wait=Wait("describe_inference_component", where, "InferenceComponentStatus", "", ()),
+        wait=component_wait(where),
     )
 
 
@@ -124,7 +96,18 @@ def transform(
     )
 
 
-def _component_wait(where: dict[str, str]) -> Wait:
+def component_wait(where: dict[str, str], expects: Mapping[str, str] | None = None) -> Wait:
+    """Wait until a component is in service; with other values than expected, it was rolled back."""
     return Wait(
-        "describe_inference_component", where, "InferenceComponentStatus", "InService", ("Failed",)
+        "describe_inference_component",
+        where,
+        "InferenceComponentStatus",
+        "InService",
+        ("Failed",),
+        expects=expects or {},
     )
+
+
+def _endpoint_wait(endpoint: str) -> Wait:
+    where = {"EndpointName": endpoint}
+    return Wait("describe_endpoint", where, "EndpointStatus", "InService", ("Failed",))

@@ -4,11 +4,11 @@ Each problem names the key, its value, the limit and the remedy.
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from sagemaker_deploy import service_model
 from sagemaker_deploy.config import Config
-from sagemaker_deploy.plan import instances, requests
+from sagemaker_deploy.plan import instances, requests, variants
 from sagemaker_deploy.plan.instances import GIB
 from sagemaker_deploy.plan.sizing import ModelSize
 from sagemaker_deploy.plan.steps import Step, Upload
@@ -84,6 +84,31 @@ def image_problems(
     return faults
 
 
+def quota_problems(config: Config, quotas: Mapping[str, float]) -> list[str]:
+    """Find instance types of which the account may run fewer than the deployment starts with."""
+    return [
+        f"instance_count: {config.instance_count} of {name}, of which this account may use "
+        f"{quotas[name]:g} for endpoints; ask for more at Service Quotas > Amazon SageMaker, or "
+        "take another instance type"
+        for name in config.all_instance_types
+        if quotas.get(name, config.instance_count) < config.instance_count
+        and len(config.all_instance_types) == 1
+    ]
+
+
+def quota_warnings(config: Config, quotas: Mapping[str, float]) -> list[str]:
+    """Warn of quotas below what scaling, or a blue/green update, may need."""
+    most = max(config.instance_count, config.scaling.most if config.scaling else 0)
+    if not config.component and config.update.strategy != "rolling":
+        most = max(most, 2 * config.instance_count)  # the old instances and the new ones
+    return [
+        f"quota: this account may use {quotas[name]:g} instances of {name} for endpoints, and "
+        f"scaling or an update may need {most}; ask for more at Service Quotas > Amazon SageMaker"
+        for name in config.all_instance_types
+        if quotas.get(name, most) < most
+    ]
+
+
 def call_problems(steps: list[Step | Upload]) -> list[str]:
     """Check the parameters of every call by botocore's model of the service."""
     faults = []
@@ -104,6 +129,9 @@ def _instance_types(config: Config) -> Iterator[str]:
     for name in config.all_instance_types:
         if refusal := instances.refusal(name):
             yield f"{key}: {refusal}"
+    for variant, changes in variants.all_changes(config).items():
+        if changes.instance_type and (refusal := instances.refusal(changes.instance_type)):
+            yield f"{variant}.instance_type: {refusal}"
     architectures = {instances.architecture(name) for name in config.all_instance_types}
     if len(architectures) > 1:
         yield (
@@ -134,6 +162,7 @@ def _serverless(config: Config) -> Iterator[str]:
         "volume_gb": config.volume_gb is not None,
         "ami": config.ami is not None,
         "model.additional": bool(config.model.additional),
+        "metrics": bool(config.metrics and config.metrics.are_sagemakers),
     }
     for key, is_set in excluded.items():
         if is_set:

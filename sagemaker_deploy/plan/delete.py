@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from sagemaker_deploy.plan import scaling
+from sagemaker_deploy.plan.capacity import scaling
 from sagemaker_deploy.plan.steps import Params, Plan, Step, Wait
 
 
@@ -17,6 +17,7 @@ class Deployed:
     models: tuple[str, ...] = ()
     targets: tuple[tuple[str, str], ...] = ()  # resource id, dimension
     alarms: tuple[str, ...] = ()
+    dashboards: tuple[str, ...] = ()
     objects: tuple[tuple[str, str], ...] = ()  # bucket, key
 
 
@@ -27,6 +28,10 @@ def plan(deployed: Deployed) -> Plan:
         names = ", ".join(deployed.alarms)
         params = {"AlarmNames": list(deployed.alarms)}
         steps.append(_step("cloudwatch", "delete_alarms", "alarms", names, params))
+    if deployed.dashboards:
+        names = ", ".join(deployed.dashboards)
+        params = {"DashboardNames": list(deployed.dashboards)}
+        steps.append(_step("cloudwatch", "delete_dashboards", "dashboard", names, params))
     steps += [_component(name) for name in deployed.components]
     if deployed.endpoint:
         where = {"EndpointName": deployed.name}

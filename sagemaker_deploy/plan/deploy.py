@@ -3,14 +3,17 @@
 import hashlib
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from sagemaker_deploy.config import Config
 from sagemaker_deploy.errors import ConfigError
-from sagemaker_deploy.plan import checks, iam, instances, requests, scaling, sizing
-from sagemaker_deploy.plan.scaling import NOTHING, Registered
+from sagemaker_deploy.plan import checks, instances, monitoring, requests, sizing, variants
+from sagemaker_deploy.plan.capacity import scaling, schedules
+from sagemaker_deploy.plan.capacity.scaling import NOTHING, Registered
+from sagemaker_deploy.plan.monitoring import Watched
+from sagemaker_deploy.plan.permissions import deployer, execution
 from sagemaker_deploy.plan.sizing import UNKNOWN, ModelSize
 from sagemaker_deploy.plan.steps import Plan, Step, Undo, Upload, Wait
 
@@ -31,6 +34,8 @@ class AccountState:
     configs: frozenset[str] = frozenset()
     component: Mapping[str, Any] | None = None  # as DescribeInferenceComponent has it
     scaling: Registered = NOTHING
+    watched: Watched = monitoring.NOTHING
+    quotas: Mapping[str, float] = field(default_factory=dict)  # instances by type
     image_exists: bool | None = None
     image_media_type: str | None = None
     image_bytes: int = 0
@@ -44,17 +49,28 @@ def plan(config: Config, account_state: AccountState) -> Plan:
     """Plan the deployment. Raises ConfigError for problems that would certainly fail."""
     _check(config, account_state)
     upload, model = model_request(config, account_state)
-    endpoint_config = requests.endpoint_config(config, model["ModelName"])
+    others = _other_models(config)
+    names = {name: params["ModelName"] for name, params in others.items()}
+    endpoint_config = requests.endpoint_config(config, model["ModelName"], names)
     steps: list[Step | Upload] = []
     if account_state.endpoint_status == "Failed":
         steps.append(_delete_failed(config))
     steps += make_model(config, account_state)
+    steps += [
+        _create("model", "ModelName", params)
+        for params in {each["ModelName"]: each for each in others.values()}.values()
+        if params["ModelName"] not in (*account_state.models, model["ModelName"])
+    ]
     if endpoint_config["EndpointConfigName"] not in account_state.configs:
         steps.append(_create("endpoint_config", "EndpointConfigName", endpoint_config))
+    # Before the endpoint, whose update they may roll back.
+    steps += monitoring.alarm_steps(config, account_state.watched)
     steps += _endpoint(config, account_state, endpoint_config["EndpointConfigName"])
     if config.component:
         steps += _component(config, account_state, model["ModelName"])
     steps += scaling.steps(config, account_state.scaling)
+    steps += schedules.steps(config, account_state.scaling)
+    steps += monitoring.dashboard_steps(config, account_state.watched)
     if problems := checks.call_problems(steps):
         raise ConfigError(problems)
     facts, warnings = _facts_and_warnings(config, account_state)
@@ -78,6 +94,15 @@ def make_model(config: Config, account_state: AccountState) -> list[Step | Uploa
     return [*([upload] if upload else []), _create("model", "ModelName", model)]
 
 
+def _other_models(config: Config) -> dict[str, dict[str, Any]]:
+    """Return CreateModel's parameters for the variants beside the deployment's own, by name."""
+    models = {}
+    for name, changes in variants.all_changes(config).items():
+        changed = variants.with_changes(config, changes)
+        models[name] = requests.model(changed, changed.image, changed.model.data)
+    return models
+
+
 def folder_stamp(source: Path, code: Path | None) -> str:
     """Hash the names and contents of the files to pack, or of one archive."""
     digest = hashlib.sha256()
@@ -94,6 +119,7 @@ def folder_stamp(source: Path, code: Path | None) -> str:
 def _check(config: Config, account_state: AccountState) -> None:
     image = config.image
     problems = checks.problems(config) + checks.size_problems(config, _size(config, account_state))
+    problems += checks.quota_problems(config, account_state.quotas)
     if not ECR.match(image):
         problems.append(
             f"image: {image} is not an image in ECR with a tag or digest "
@@ -166,7 +192,9 @@ def _endpoint(config: Config, account_state: AccountState, config_name: str) -> 
         params["RetainAllVariantProperties"] = True
         params["ExcludeRetainedVariantProperties"] = [{"VariantPropertyType": "DataCaptureConfig"}]
     if not config.serverless:
-        params["DeploymentConfig"] = requests.deployment_config(config)
+        params["DeploymentConfig"] = requests.deployment_config(
+            config, monitoring.rollback_alarms(config)
+        )
     title = f"update the endpoint ({config.update.strategy.replace('_', ' ')})"
     operation = "update_endpoint"
     return [Step(title, resource, "sagemaker", operation, params, wait=wait, uses_earlier=True)]
@@ -222,6 +250,7 @@ def _delete_failed(config: Config) -> Step:
 def _facts_and_warnings(config: Config, account_state: AccountState) -> tuple[list[str], list[str]]:
     facts = [sizing.cost(config)]
     warnings = checks.size_warnings(config, _size(config, account_state))
+    warnings += checks.quota_warnings(config, account_state.quotas)
     if account_state.endpoint_status == "InService":
         facts.append(f"endpoint {config.name} is in service; it is updated, not made anew")
     for name in config.all_instance_types:
@@ -235,7 +264,7 @@ def _facts_and_warnings(config: Config, account_state: AccountState) -> tuple[li
         )
         facts += more
         warnings += worries
-    if config.has_gpus and not requests.ami(config):
+    if config.has_gpus and not variants.ami(config):
         warnings.append(
             "cuda: not set, so SageMaker takes its default host image, whose driver may be older "
             'than the image\'s CUDA; set cuda: "13.0", say'
@@ -260,10 +289,10 @@ def _size(config: Config, account_state: AccountState) -> ModelSize:
 def _policies(config: Config, account_state: AccountState, data_url: str | None) -> dict[str, Any]:
     region, account = account_state.region, account_state.account
     policies: dict[str, Any] = {
-        "trust": iam.trust(),
-        "execution": iam.execution(config, region, account, data_url),
-        "deployer": iam.deployer(config, region, account),
+        "trust": execution.trust(),
+        "execution": execution.execution(config, region, account, data_url),
+        "deployer": deployer.deployer(config, region, account),
     }
-    if document := iam.repository(config, account):
+    if document := execution.repository(config, account):
         policies["repository"] = document
     return policies

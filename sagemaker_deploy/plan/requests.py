@@ -10,31 +10,23 @@ from collections.abc import Mapping
 from typing import Any
 
 from sagemaker_deploy.config import Config
+from sagemaker_deploy.plan import variants
 from sagemaker_deploy.plan.steps import Secret
 
-VARIANT = "AllTraffic"
 TAG = "sagemaker-deploy"
 # Log groups of CloudWatch; a component's and an endpoint's end in its name.
 ENDPOINT_LOGS = "/aws/sagemaker/Endpoints/"
 COMPONENT_LOGS = "/aws/sagemaker/InferenceComponents/"
 JOB_LOGS = "/aws/sagemaker/TransformJobs"
-PREFIX_LENGTH = 4096
-ROUTING = {
-    "least_outstanding": "LEAST_OUTSTANDING_REQUESTS",
-    "random": "RANDOM",
-    "prefix_aware": "PREFIX_AWARE",
-}
-# CUDA of the image -> host image, newest first (sources differ only in minor versions).
-AMIS = (
-    ((13, 0), "al2023-ami-sagemaker-inference-gpu-4-1"),
-    ((12, 4), "al2-ami-sagemaker-inference-gpu-3-1"),
-    ((11, 0), "al2-ami-sagemaker-inference-gpu-2-1"),
-)
 # SageMaker cuts a whole answer at 60 s and a stream at 8 minutes, and the whole one is lost. The
 # container ends its answer a little earlier and returns the text so far.
 DEADLINES = {"REQUEST_DEADLINE": "55", "REQUEST_DEADLINE_STREAMED": "475"}
 
+# Where CloudWatch puts the metrics that the container's log lines carry.
+TOKEN_NAMESPACE = "LLM"
+
 Json = dict[str, Any]
+NONE: Mapping[str, str] = {}
 
 
 def tags(config: Config) -> list[dict[str, str]]:
@@ -58,6 +50,9 @@ def environment(config: Config) -> dict[str, str]:
     variables = dict(config.env) if config.asynchronous else DEADLINES | config.env
     if config.model.id:
         variables.setdefault("HF_MODEL_ID", config.model.id)
+    if config.metrics and config.metrics.tokens:
+        variables.setdefault("EMF_NAMESPACE", TOKEN_NAMESPACE)
+        variables.setdefault("EMF_DIMENSIONS", f"EndpointName={config.name}")
     for name, secret in config.secrets.items():
         variables[name] = Secret(secret)
     return variables
@@ -93,9 +88,16 @@ def model_source(config: Config, data_url: str | None) -> Json:
     return {"ModelDataSource": {"S3DataSource": _prefix(data_url)}}
 
 
-def endpoint_config(config: Config, model_name: str) -> Json:
-    """Build the parameters of CreateEndpointConfig."""
-    content: Json = {"ProductionVariants": [_variant(config, model_name)]}
+def endpoint_config(config: Config, model_name: str, models: Mapping[str, str] = NONE) -> Json:
+    """Build the parameters of CreateEndpointConfig; `models` has those of the other variants."""
+    content: Json = {
+        "ProductionVariants": [
+            variants.production(config, model_name),
+            *variants.others(config, models),
+        ]
+    }
+    if shadows := variants.shadow(config, models):
+        content["ShadowProductionVariants"] = shadows
     if config.component:
         content["ExecutionRoleArn"] = config.role
         if config.network.isolated:
@@ -118,6 +120,13 @@ def endpoint_config(config: Config, model_name: str) -> Json:
         }
     if config.kms_key:
         content["KmsKeyId"] = config.kms_key
+    metrics = config.metrics
+    if metrics and metrics.are_sagemakers:
+        content["MetricsConfig"] = {
+            "EnableEnhancedMetrics": metrics.enhanced,
+            "EnableDetailedObservability": metrics.detailed,
+            "MetricPublishFrequencyInSeconds": metrics.every_s,
+        }
     name = hashed(config.name, content)
     return {"EndpointConfigName": name, **content, "Tags": tags(config)}
 
@@ -134,7 +143,7 @@ def component(config: Config, model_name: str, num_gpus: int = 0) -> Json:
     return {
         "InferenceComponentName": component_name(config),
         "EndpointName": config.name,
-        "VariantName": VARIANT,
+        "VariantName": variants.VARIANT,
         "Specification": {
             "ModelName": model_name,
             "StartupParameters": {
@@ -159,16 +168,8 @@ def component_name(config: Config) -> str:
     return f"{config.name}-model"
 
 
-def ami(config: Config) -> str | None:
-    """Return the host image that matches the image's CUDA version, if it is known."""
-    if config.ami or not config.cuda or not config.has_gpus:
-        return config.ami
-    major, minor = (int(part) for part in config.cuda.split("."))
-    return next((name for least, name in AMIS if (major, minor) >= least), None)
-
-
-def deployment_config(config: Config) -> Json:
-    """Build UpdateEndpoint's DeploymentConfig."""
+def deployment_config(config: Config, alarms: tuple[str, ...]) -> Json:
+    """Build UpdateEndpoint's DeploymentConfig; `alarms` roll the update back."""
     update = config.update
     size = {"Type": "CAPACITY_PERCENT", "Value": update.step_percent}
     if update.strategy == "rolling":
@@ -187,63 +188,9 @@ def deployment_config(config: Config) -> Json:
             key = "CanarySize" if update.strategy == "canary" else "LinearStepSize"
             traffic[key] = size
         content = {"BlueGreenUpdatePolicy": {"TrafficRoutingConfiguration": traffic}}
-    if update.alarms:
-        alarms = [{"AlarmName": name} for name in update.alarms]
-        content["AutoRollbackConfiguration"] = {"Alarms": alarms}
-    return content
-
-
-def _variant(config: Config, model_name: str) -> Json:
-    variant: Json = {"VariantName": VARIANT}
-    if not config.component:
-        variant["ModelName"] = model_name
-    if config.serverless:
-        return variant | {"ServerlessConfig": _serverless(config)}
-    variant |= _instances(config)
-    if not config.component:
-        variant["ContainerStartupHealthCheckTimeoutInSeconds"] = config.health_check_timeout_s
-        variant["ModelDataDownloadTimeoutInSeconds"] = config.download_timeout_s
-    if config.volume_gb:
-        variant["VolumeSizeInGB"] = config.volume_gb
-    routing: Json = {"RoutingStrategy": ROUTING[config.routing]}
-    if config.routing == "prefix_aware":
-        routing["PrefixAwareRoutingConfig"] = {"PrefixLength": PREFIX_LENGTH}
-    variant["RoutingConfig"] = routing
-    if name := ami(config):
-        variant["InferenceAmiVersion"] = name
-    return variant
-
-
-def _instances(config: Config) -> Json:
-    count: Json = {"InitialInstanceCount": config.instance_count}
-    if config.instance_types:
-        pools = [
-            {"InstanceType": name, "Priority": priority}
-            for priority, name in enumerate(config.instance_types, 1)
-        ]
-        count["InstancePools"] = pools
-    else:
-        count["InstanceType"] = config.instance_type
-    if config.component:
-        least = config.scaling.min if config.scaling else config.instance_count
-        most = max(config.scaling.max if config.scaling else 0, config.instance_count)
-        count["ManagedInstanceScaling"] = {
-            "Status": "ENABLED",
-            "MinInstanceCount": min(least, config.instance_count),
-            "MaxInstanceCount": most,
-        }
-    return count
-
-
-def _serverless(config: Config) -> Json:
-    settings = config.serverless
-    assert settings is not None
-    content: Json = {
-        "MemorySizeInMB": settings.memory_mb,
-        "MaxConcurrency": settings.max_concurrency,
-    }
-    if settings.provisioned_concurrency:
-        content["ProvisionedConcurrency"] = settings.provisioned_concurrency
+    if alarms:
+        names = [{"AlarmName": name} for name in alarms]
+        content["AutoRollbackConfiguration"] = {"Alarms": names}
     return content
 
 

@@ -50,7 +50,8 @@ class Wait:
     failed: tuple[str, ...]
     reason: str = "FailureReason"
     timeout_s: int = 3600
-    # Expected values of fields at the end; other values mean that the change was rolled back.
+    # Expected values of fields at the end, such as Specification.ModelName; other values mean that
+    # the change was rolled back.
     expects: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
 

@@ -7,6 +7,7 @@ import boto3
 import pytest
 from moto.core.responses import ActionResult
 from moto.ecr.responses import ECRResponse
+from moto.servicequotas.responses import ServiceQuotasResponse
 
 from tests.support.aws.local_sagemaker import IMAGE
 
@@ -30,6 +31,12 @@ def serve_image_config(patch: pytest.MonkeyPatch) -> None:
     """Make moto answer ECR's GetDownloadUrlForLayer."""
     answer = ActionResult({"downloadUrl": CONFIG_URL, "layerDigest": MANIFEST["config"]["digest"]})
     patch.setattr(ECRResponse, "get_download_url_for_layer", lambda _: answer)
+
+
+def serve_quotas(patch: pytest.MonkeyPatch) -> None:
+    """Make moto answer ListServiceQuotas, which it does not know: the account has none."""
+    answer = json.dumps({"Quotas": []})
+    patch.setattr(ServiceQuotasResponse, "list_service_quotas", lambda _: answer, raising=False)
 
 
 def furnish() -> dict[str, str]:

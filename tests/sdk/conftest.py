@@ -44,6 +44,7 @@ def moto_url() -> Iterator[str]:
             patch.setenv(name, value)
         patch.setenv("AWS_ENDPOINT_URL", f"http://{host}:{port}")
         aws_account.serve_image_config(patch)
+        aws_account.serve_quotas(patch)
         yield f"http://{host}:{port}"
     moto.stop()
 

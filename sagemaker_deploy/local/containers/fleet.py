@@ -88,8 +88,10 @@ class Fleet:
         shutil.rmtree(self._folders[container] / "models" / model_id, ignore_errors=True)
 
     def add_adapter(self, container: Container, url: str, name: str) -> str:
-        """Unpack an adapter; return its path inside the container."""
-        self.storage.unpack(url, _existing(self._folders[container] / "adapters" / name))
+        """Unpack an adapter in place of an earlier one; return its path inside the container."""
+        folder = self._folders[container] / "adapters" / name
+        shutil.rmtree(folder, ignore_errors=True)
+        self.storage.unpack(url, _existing(folder))
         return self._path_inside(container, "adapters", ADAPTERS_DIR, name)
 
     def _path_inside(self, container: Container, part: str, inside: str, relative: str) -> str:

@@ -206,8 +206,6 @@ class ControlPlane:
             raise control_validation("CopyCount must be larger than 0; use the runtime config.")
         changed = {key: params[key] for key in ("Specification", "RuntimeConfig") if key in params}
         unit = self._component_unit({**record, **changed})
-        if unit.base:
-            raise control_validation("The local endpoint does not imitate updates of adapters.")
         self._resources.change(COMPONENT, name, InferenceComponentStatus="Updating", **changed)
         self._endpoints.replace_component(record["EndpointName"], unit)
         return {"InferenceComponentArn": record["InferenceComponentArn"]}

@@ -78,8 +78,12 @@ class Endpoints:
         self._in_background(self._start_component, unit)
 
     def replace_component(self, endpoint: str, unit: Unit) -> None:
-        """Start a new version of a component; the old one serves until it is healthy."""
-        self._in_background(self._swap_component, self.live(endpoint), unit)
+        """Start a new version of a component; the old one serves until it is healthy.
+
+        An adapter's new version takes the old one's place in its base's container.
+        """
+        swap = self._swap_adapter if unit.base else self._swap_component
+        self._in_background(swap, self.live(endpoint), unit)
 
     def remove_component(self, endpoint: str, name: str) -> None:
         """Stop a component's container in the background."""
@@ -247,6 +251,29 @@ class Endpoints:
             old, endpoint.components[unit.name] = endpoint.components[unit.name], unit
         self._resources.set_status(COMPONENT, unit.name, "InService")
         self._stop_units([old])
+
+    def _swap_adapter(self, endpoint: LocalEndpoint, unit: Unit) -> None:
+        old = endpoint.components[unit.name]
+        base = endpoint.components[str(unit.base)]
+        try:
+            if base.container:
+                adapters.unload(base.container, unit.name)
+            self._load_adapter(unit)
+        except (DeployError, Refusal) as error:
+            self._roll_back_adapter(old, error)
+            return
+        endpoint.components[unit.name] = unit
+        self._resources.set_status(COMPONENT, unit.name, "InService")
+
+    def _roll_back_adapter(self, old: Unit, reason: Exception) -> None:
+        before = old.settings["Specification"]
+        self._resources.change(COMPONENT, old.name, Specification=before)
+        try:
+            self._load_adapter(old)
+        except (DeployError, Refusal) as error:
+            self._resources.set_status(COMPONENT, old.name, "Failed", error)
+            return
+        self._resources.set_status(COMPONENT, old.name, "InService", reason)
 
     def _load_adapter(self, unit: Unit) -> None:
         base = self.live(unit.settings["EndpointName"]).components[str(unit.base)]

@@ -11,6 +11,15 @@ BASE: dict[str, Any] = {
     "cuda": "12.4",
 }
 COMPONENT = {"component": {"memory_mb": 8192}}
+SCHEDULED: dict[str, Any] = {
+    "max": 4,
+    "target_concurrency": 8,
+    "timezone": "Europe/Berlin",
+    "schedules": {
+        "day": {"at": "cron(0 7 ? * MON-FRI *)", "min": 2, "max": 8},
+        "night": {"at": "cron(0 20 ? * MON-FRI *)", "max": 1},
+    },
+}
 CASES: dict[str, dict[str, Any]] = {
     "real-time": {},
     "s3 prefix": {"model": {"data": "s3://models/chat/"}},
@@ -39,4 +48,18 @@ CASES: dict[str, dict[str, Any]] = {
         "kms_key": "arn:aws:kms:us-east-1:000000000000:key/01234567-89ab-cdef-0123-456789abcdef",
     },
     "secret": {"secrets": {"HF_TOKEN": "hub"}},
+    "scheduled": {"scaling": SCHEDULED},
+    "scheduled component": COMPONENT
+    | {
+        "scaling": SCHEDULED
+        | {"schedules": {"night": {"at": "cron(0 20 * * ? *)", "min": 0, "max": 0}}}
+    },
+    "idle release": {"component": {"memory_mb": 8192, "scale_in": {"cooldown_minutes": 30}}},
+    "watched": {
+        "monitoring": {"topic": "arn:aws:sns:us-east-1:000000000000:alarms", "latency_s": 20},
+        "update": {"alarms": ["others"]},
+    },
+    "measured": {"metrics": {"detailed": True, "enhanced": True, "every_s": 10}},
+    "beside": {"weight": 9, "variants": {"candidate": {"model": {"id": "org/new"}, "weight": 1}}},
+    "shadowed": {"shadow": {"env": {"QUANTIZE": "int8"}, "percent": 25}},
 }

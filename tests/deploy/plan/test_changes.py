@@ -4,18 +4,29 @@ import pytest
 
 from sagemaker_deploy import config as configuration
 from sagemaker_deploy import service_model
-from sagemaker_deploy.config import Scaling
-from sagemaker_deploy.plan import changes, delete, scaling
+from sagemaker_deploy.plan import adapters, changes, delete
+from sagemaker_deploy.plan.capacity import scaling
 from sagemaker_deploy.plan.delete import Deployed
 from sagemaker_deploy.plan.steps import Step
+from sagemaker_deploy.sections import Scaling
 from tests.deploy.plan.cases import BASE
 
 CONFIG = configuration.parse(BASE)
+ADAPTER = {
+    "InferenceComponentName": "polite",
+    "InferenceComponentArn": "arn:aws:sagemaker:us-east-1:000000000000:inference-component/polite",
+    "Specification": {
+        "BaseInferenceComponentName": "chat-model",
+        "Container": {"ArtifactUrl": "s3://b/old.tar.gz"},
+    },
+}
 STEPS: dict[str, Step] = {
     "instances": changes.instances("chat", 3),
     "copies": changes.copies("chat-model", 0),
-    "adapter": changes.add_adapter("chat", "chat-model", "polite", "s3://b/polite.tar.gz"),
-    "removal": changes.remove_adapter("polite"),
+    "adapter": adapters.add("chat", "chat-model", "polite", "s3://b/polite.tar.gz"),
+    "new weights": adapters.update("chat", ADAPTER, "s3://b/new.tar.gz")[0],
+    "memory of the old": adapters.update("chat", ADAPTER, "s3://b/new.tar.gz")[1],
+    "removal": adapters.remove("polite"),
     "transform": changes.transform(
         CONFIG, "job-1", "chat-1", "s3://b/in.jsonl", "s3://b/out", {"BatchStrategy": "MultiRecord"}
     ),

@@ -6,9 +6,10 @@ import pytest
 
 from sagemaker_deploy import config as configuration
 from sagemaker_deploy.errors import ConfigError
-from sagemaker_deploy.plan import cloudformation, instances
+from sagemaker_deploy.plan import instances
 from sagemaker_deploy.plan.deploy import AccountState, plan
 from sagemaker_deploy.plan.sizing import ModelSize
+from sagemaker_deploy.templates import cloudformation
 from tests.deploy.plan.cases import BASE, CASES
 
 GB = 10**9

@@ -8,7 +8,7 @@ import pytest
 from sagemaker_deploy import config as configuration
 from sagemaker_deploy import service_model
 from sagemaker_deploy.errors import ConfigError
-from sagemaker_deploy.plan import requests
+from sagemaker_deploy.plan import requests, variants
 from sagemaker_deploy.plan.deploy import AccountState, plan
 from sagemaker_deploy.plan.steps import Plan, Secret, Step, Upload
 from tests.deploy.plan.cases import BASE, CASES, COMPONENT
@@ -202,7 +202,7 @@ def test_errors_are_reported_before_the_first_step(
     ],
 )
 def test_the_host_image_follows_the_images_cuda(cuda: str, ami: str) -> None:
-    assert requests.ami(configuration.parse(BASE | {"cuda": cuda})) == ami
+    assert variants.ami(configuration.parse(BASE | {"cuda": cuda})) == ami
 
 
 def test_a_gpu_without_a_cuda_version_is_warned_about() -> None:

@@ -114,6 +114,8 @@ def test_adapters_are_added_listed_called_and_removed(
     assert "--bucket: needed" in run_command(*add, expect=2).stderr
     run_command(*add, "--bucket", BUCKET)
     rows = json.loads(run_command("adapters", "list", "lora", "--json").stdout)
+    archive_url = rows[0].pop("archive")
+    assert archive_url.startswith(f"s3://{BUCKET}/sagemaker-deploy/lora/adapters/polite-")
     assert rows == [{"name": "polite", "base": "lora-model", "status": "InService"}]
     received = json.loads(
         run_command("invoke", "lora", "x", "--component", "polite", "--json").stdout

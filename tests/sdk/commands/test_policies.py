@@ -8,7 +8,7 @@ import boto3
 import yaml
 
 from sagemaker_deploy import config as configuration
-from sagemaker_deploy.plan import iam as policies
+from sagemaker_deploy.plan.permissions import deployer, execution
 from tests.sdk.aws_account import BUCKET
 from tests.sdk.commands.command_line import run_command
 from tests.support.aws.iam import ACCOUNT, REGION, Evaluator, enforced, sagemaker_arn
@@ -32,10 +32,12 @@ def test_the_printed_policy_suffices_for_endpoints(
     tmp_path: Path, account: dict[str, str], fake: Any
 ) -> None:
     scaling = {"min": 1, "max": 3, "target_concurrency": 4}
+    night = {"night": {"at": "cron(0 20 * * ? *)", "max": 2}}
     boto3.client("secretsmanager").create_secret(Name="least", SecretString="hf_hidden")
     changes: dict[str, Any] = {
         "model": {"data": _model_folder(tmp_path)},
-        "scaling": scaling,
+        "scaling": scaling | {"schedules": night},
+        "monitoring": {},
         "secrets": {"HF_TOKEN": "least"},
     }
     printed = _write(tmp_path, account, **changes)
@@ -54,6 +56,9 @@ def test_the_printed_policy_suffices_for_endpoints(
         run_command("scale", "least", "--min", "1", "--max", "2", "--target", "9", *poll)
         run_command("scale", "least", "--off", *poll)
         run_command("update", "--yes", "--set", "env.A='1'", *poll)
+        run_command("deploy", "--yes", "--set", "scaling.schedules={}", *poll)
+        run_command("pause", "least", "--yes", *poll)
+        run_command("resume", "least", "--yes", *poll)
         run_command("delete", "least", "--yes", *poll)
     assert not evaluator.refused
     assert _another_deployments(evaluator) == []
@@ -72,11 +77,17 @@ def test_the_printed_policy_suffices_for_components(
         poll = ("--poll", "0.1")
         run_command("deploy", "--yes", *poll)
         run_command("adapters", "add", "parts", "any-name", "polite", "--bucket", BUCKET, *poll)
+        (tmp_path / "polite" / "adapter_config.json").write_text('{"r": 1}')
+        update = ("adapters", "update", "parts", "any-name", "polite")
+        run_command(*update, "--bucket", BUCKET, *poll)
+        run_command("adapters", "rollback", "parts", "any-name", *poll)
         run_command("adapters", "list", "parts")
         run_command("invoke", "parts", "x", "--component", "any-name")
         run_command("invoke", "parts", "x", "--stream")
         run_command("logs", "parts", "--component", "parts-model")
         run_command("scale", "parts", "--copies", "2", *poll)
+        run_command("pause", "parts", "--yes", *poll)
+        run_command("resume", "parts", "--yes", *poll)
         run_command("adapters", "remove", "parts", "any-name", *poll)
         run_command("delete", "parts", "--yes", *poll)
     assert not evaluator.refused
@@ -109,7 +120,7 @@ def _another_deployments(evaluator: Evaluator) -> list[str]:
 def test_a_deployment_whose_name_begins_alike_is_out_of_reach(account: dict[str, str]) -> None:
     config = configuration.parse(account | {"name": "chat", "instance_type": "ml.g5.xlarge",
                                             "model": {"id": "a/b"}})  # fmt: skip
-    evaluator = Evaluator([policies.deployer(config, REGION, ACCOUNT)])
+    evaluator = Evaluator([deployer.deployer(config, REGION, ACCOUNT)])
     action = "sagemaker:DeleteEndpoint"
     assert evaluator.allows(action, sagemaker_arn("endpoint", "chat"), {})
     assert not evaluator.allows(action, sagemaker_arn("endpoint", "chat2"), {})
@@ -123,19 +134,19 @@ def test_keys_and_repositories_of_other_accounts_are_named(account: dict[str, st
     values = account | {"name": "chat", "instance_type": "ml.g5.xlarge", "image": image,
                         "model": {"id": "a/b"}, "kms_key": "alias/own"}  # fmt: skip
     config = configuration.parse(values)
-    text = json.dumps(policies.deployer(config, REGION, ACCOUNT))
+    text = json.dumps(deployer.deployer(config, REGION, ACCOUNT))
     assert "arn:aws:ecr:eu-west-1:999999999999:repository/llm" in text
     assert '"kms:CreateGrant"' in text
     assert '{"kms:ResourceAliases": "alias/own"}' in text
-    document = policies.repository(config, ACCOUNT)
+    document = execution.repository(config, ACCOUNT)
     assert document
     assert document["Statement"][0]["Principal"] == {"AWS": config.role}
-    assert policies.repository(configuration.parse(values | account), ACCOUNT) is None
+    assert execution.repository(configuration.parse(values | account), ACCOUNT) is None
 
 
 def test_the_role_for_scaling_can_be_made_for_scaling_only(account: dict[str, str]) -> None:
     values = account | {"name": "chat", "instance_type": "ml.g5.xlarge", "model": {"id": "a/b"}}
-    document = policies.deployer(configuration.parse(values), REGION, ACCOUNT)
+    document = deployer.deployer(configuration.parse(values), REGION, ACCOUNT)
     [statement] = [
         one for one in document["Statement"] if one["Action"] == ["iam:CreateServiceLinkedRole"]
     ]

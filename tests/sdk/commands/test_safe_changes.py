@@ -1,6 +1,7 @@
 """What a failed or repeated command leaves alone: archives in use, scaling, other components."""
 
 import json
+import time
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +43,7 @@ def test_a_taken_adapter_name_keeps_the_archive_in_use(
     before = _objects()
     assert len(before) == 1
     refused = run_command(*add, _folder("two", '{"other": 1}'), "--bucket", BUCKET, *POLL, expect=2)
-    assert "ADAPTER: safe has a component polite; remove it first" in refused.stderr
+    assert "ADAPTER: safe has a component polite; use `adapters update`" in refused.stderr
     assert _objects() == before
 
     # The service refuses it, too, where the listing has not shown the adapter yet.
@@ -58,6 +59,51 @@ def test_a_taken_adapter_name_keeps_the_archive_in_use(
     assert _objects() == before
     run_command("delete", "safe", "--yes", *POLL)
     assert _objects() == {}
+
+
+def _archive_of(fake: Local, adapter: str) -> str:
+    deadline = time.monotonic() + 30
+    while True:
+        record = fake.sagemaker.describe_inference_component(InferenceComponentName=adapter)
+        if record["InferenceComponentStatus"] == "InService":
+            break
+        assert time.monotonic() < deadline, record
+        time.sleep(0.05)
+    return str(record["Specification"]["Container"]["ArtifactUrl"])
+
+
+def test_an_adapter_is_updated_in_place_and_rolled_back(
+    account: dict[str, str], fake: Local
+) -> None:
+    _write(account, model={"id": "a/b"}, component={})
+    run_command("deploy", "--yes", *POLL)
+    adapters, upload = ("adapters",), ("--bucket", BUCKET, *POLL)
+    run_command(*adapters, "add", "safe", "kind", _folder("one"), "--prefix", *upload)
+    first = _archive_of(fake, "safe-kind")
+    never = run_command(*adapters, "rollback", "safe", "kind", *POLL, expect=4).stderr
+    assert "has not been updated" in never
+    again = run_command(*adapters, "update", "safe", "kind", "one", *upload).stdout
+    assert "nothing to do" in again
+
+    run_command(*adapters, "update", "safe", "kind", _folder("two", '{"other": 1}'), *upload)
+    second = _archive_of(fake, "safe-kind")
+    assert second != first
+    Path("two", "bad").write_text("")
+    failed = run_command(*adapters, "update", "safe", "kind", "two", *upload, expect=6).stderr
+    assert "not a model" in failed
+    assert _archive_of(fake, "safe-kind") == second
+
+    run_command(*adapters, "rollback", "safe", "kind", *POLL)
+    assert _archive_of(fake, "safe-kind") == first
+    run_command(*adapters, "rollback", "safe", "kind", *POLL)
+    assert _archive_of(fake, "safe-kind") == second
+    listed = json.loads(run_command(*adapters, "list", "safe", "--json").stdout)
+    assert [(each["name"], each["archive"]) for each in listed] == [("safe-kind", second)]
+    run_command("invoke", "safe", "x", "--component", "safe-kind")
+    run_command(*adapters, "remove", "safe", "kind", *POLL)
+    unknown = run_command(*adapters, "remove", "safe", "kind", *POLL, expect=4).stderr
+    assert "safe has no adapter kind; it has: none" in unknown
+    run_command("delete", "safe", "--yes", *POLL)
 
 
 def test_a_failed_update_keeps_the_archive_in_use(account: dict[str, str], fake: Local) -> None:

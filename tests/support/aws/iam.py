@@ -76,6 +76,7 @@ def asks(service: str, operation: str, params: Mapping[str, Any]) -> Iterator[As
         "sagemaker": _sagemaker, "sagemaker-runtime": _runtime, "s3": _s3, "ecr": _ecr,
         "iam": _iam, "logs": _logs, "cloudwatch": _cloudwatch,
         "application-autoscaling": _autoscaling, "secretsmanager": _secrets,
+        "service-quotas": _quotas,
     }[service]  # fmt: skip
     yield from build(operation, params)
 
@@ -93,8 +94,9 @@ KINDS = {
 
 def _sagemaker(operation: str, params: Mapping[str, Any]) -> Iterator[Ask]:
     action = f"sagemaker:{operation}"
-    if operation == "ListTags":
-        yield action, params["ResourceArn"].replace("000000000000", ACCOUNT), {}
+    if operation in ("ListTags", "AddTags"):
+        context = {f"aws:RequestTag/{tag['Key']}": tag["Value"] for tag in params.get("Tags", [])}
+        yield action, params["ResourceArn"].replace("000000000000", ACCOUNT), context
         return
     if operation.startswith("List"):
         yield action, "*", {}
@@ -158,6 +160,10 @@ def _logs(operation: str, params: Mapping[str, Any]) -> Iterator[Ask]:
 
 
 def _cloudwatch(operation: str, params: Mapping[str, Any]) -> Iterator[Ask]:
+    if "Dashboard" in operation:
+        for name in params.get("DashboardNames") or [params["DashboardName"]]:
+            yield f"cloudwatch:{operation}", f"arn:aws:cloudwatch::{ACCOUNT}:dashboard/{name}", {}
+        return
     for name in params.get("AlarmNames") or [params["AlarmName"]]:
         arn = f"arn:aws:cloudwatch:{REGION}:{ACCOUNT}:alarm:{name}"
         yield f"cloudwatch:{operation}", arn, {}
@@ -180,6 +186,10 @@ def _autoscaling(operation: str, params: Mapping[str, Any]) -> Iterator[Ask]:
             "AWSServiceRoleForApplicationAutoScaling_SageMakerEndpoint"
         )
         yield "iam:CreateServiceLinkedRole", role, {"iam:AWSServiceName": service}
+
+
+def _quotas(operation: str, _params: Mapping[str, Any]) -> Iterator[Ask]:
+    yield f"servicequotas:{operation}", "*", {}
 
 
 def _secrets(operation: str, params: Mapping[str, Any]) -> Iterator[Ask]:

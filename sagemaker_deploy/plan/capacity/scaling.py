@@ -9,13 +9,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from sagemaker_deploy.config import Config, Scaling
-from sagemaker_deploy.plan.requests import VARIANT, component_name
+from sagemaker_deploy.config import Config
+from sagemaker_deploy.plan.requests import component_name
 from sagemaker_deploy.plan.steps import Params, PolicyArn, Step, Undo
+from sagemaker_deploy.plan.variants import VARIANT
+from sagemaker_deploy.sections import Scaling
 
 VARIANT_METRIC = "SageMakerVariantConcurrentRequestsPerModelHighResolution"
 COMPONENT_METRIC = "SageMakerInferenceComponentConcurrentRequestsPerCopyHighResolution"
 SERVICE = "application-autoscaling"
+VARIANT_DIMENSION = "sagemaker:variant:DesiredInstanceCount"
+COMPONENT_DIMENSION = "sagemaker:inference-component:DesiredCopyCount"
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +29,7 @@ class Registered:
     target: Params | None = None
     policies: Mapping[str, Params] = field(default_factory=dict)  # by name
     alarm: Params | None = None
+    schedules: Mapping[str, Params] = field(default_factory=dict)  # by name
 
 
 NOTHING = Registered()
@@ -42,9 +47,9 @@ class Target:
         """Return the resource as parameters of Application Auto Scaling."""
         if self.component:
             resource = f"inference-component/{self.component}"
-            return where(resource, "sagemaker:inference-component:DesiredCopyCount")
+            return where(resource, COMPONENT_DIMENSION)
         resource = f"endpoint/{self.endpoint}/variant/{VARIANT}"
-        return where(resource, "sagemaker:variant:DesiredInstanceCount")
+        return where(resource, VARIANT_DIMENSION)
 
 
 def where(resource: str, dimension: str) -> dict[str, str]:
@@ -80,15 +85,18 @@ def steps_for(target: Target, scaling: Scaling, registered: Registered = NOTHING
     arn = str(known_policy["PolicyARN"]) if known_policy else PolicyArn(policy_name)
     described = [registered.target, registered.policies.get(track_name(target.endpoint))]
     planned = [_register(target, scaling), _tracking(target, scaling)]
-    if scaling.min == 0:
+    if scaling.least == 0:
         planned += [_from_zero_policy(target), _from_zero_alarm(target, arn)]
         described += [known_policy, registered.alarm]
-    changes = [_change(step, known) for step, known in zip(planned, described, strict=True)]
+    changes = [change(step, known) for step, known in zip(planned, described, strict=True)]
     return [step for step in changes if step]
 
 
-def _change(step: Step, known: Params | None) -> Step | None:
-    """Return the step that brings about a step's values; None if they are there."""
+def change(step: Step, known: Params | None) -> Step | None:
+    """Return the step that brings about a step's values; None if they are there.
+
+    Its undo brings the values back that were there before.
+    """
     if known is None:
         return step
     if _contains(known, step.params):

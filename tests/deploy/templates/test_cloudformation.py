@@ -10,7 +10,7 @@ from cfnlint.api import lint_file
 
 from sagemaker_deploy import config as configuration
 from sagemaker_deploy.errors import ConfigError
-from sagemaker_deploy.plan import cloudformation, pipeline
+from sagemaker_deploy.templates import cloudformation, pipeline
 from tests.deploy.plan.cases import BASE, CASES
 
 ROOT = Path(__file__).parents[3]

@@ -2,9 +2,9 @@
 
 from typing import Any
 
-from sagemaker_deploy import account
 from sagemaker_deploy import config as configuration
 from sagemaker_deploy.aws import Aws
+from sagemaker_deploy.facts.model_size import model_size
 from sagemaker_deploy.plan.sizing import UNKNOWN, ModelSize
 from tests.deploy.plan.cases import BASE
 from tests.support.aws.local_sagemaker import DEMO_MODEL
@@ -15,7 +15,7 @@ WEIGHTS = (DEMO_MODEL / "model.safetensors").stat().st_size
 
 def _size(model: dict[str, Any], url: str = "http://127.0.0.1:9") -> ModelSize:
     config = configuration.parse(BASE | {"model": model, "bucket": "models"})
-    return account.model_size(Aws("us-east-1"), config, url)
+    return model_size(Aws("us-east-1"), config, url)
 
 
 def test_a_folders_weights_and_cache_are_counted() -> None:

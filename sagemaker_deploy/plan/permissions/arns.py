@@ -4,6 +4,7 @@ import re
 from dataclasses import dataclass
 
 from sagemaker_deploy.config import Config
+from sagemaker_deploy.plan.variants import all_changes
 
 ECR_HOST = re.compile(r"(\d{12})\.dkr\.ecr\.([a-z0-9-]+)\.amazonaws\.com")
 
@@ -22,11 +23,16 @@ class Arns:
         return self.config.role.split(":")[1]
 
     @property
-    def repository(self) -> str:
-        """The image's repository, whose account and region are in the image's name."""
-        match = ECR_HOST.match(self.config.image)
+    def repositories(self) -> list[str]:
+        """The repositories of the images, whose accounts and regions are in the images' names."""
+        others = (changes.image for changes in all_changes(self.config).values())
+        images = [self.config.image, *(image for image in others if image)]
+        return list(dict.fromkeys(map(self._repository, images)))
+
+    def _repository(self, image: str) -> str:
+        match = ECR_HOST.match(image)
         account, region = match.groups() if match else (self.account, self.region)
-        path = self.config.image.partition("/")[2].partition("@")[0].partition(":")[0]
+        path = image.partition("/")[2].partition("@")[0].partition(":")[0]
         return f"arn:{self.partition}:ecr:{region}:{account}:repository/{path}"
 
     def of(self, service: str, resource: str) -> str:

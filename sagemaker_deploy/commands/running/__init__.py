@@ -1,0 +1,1 @@
+"""Commands that change a running deployment: its size, its adapters, its pauses."""

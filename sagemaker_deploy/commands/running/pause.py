@@ -1,0 +1,127 @@
+"""`pause` and `resume`: a deployment that costs nothing for a while, or as little as it can."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import click
+
+from sagemaker_deploy import account
+from sagemaker_deploy.aws import Aws
+from sagemaker_deploy.commands import options
+from sagemaker_deploy.commands.output import Progress, print_plan
+from sagemaker_deploy.config import Config
+from sagemaker_deploy.errors import ConfigError, NotFound
+from sagemaker_deploy.execute import Executor
+from sagemaker_deploy.plan.capacity import pause as plans
+from sagemaker_deploy.plan.capacity import scaling, schedules
+from sagemaker_deploy.plan.steps import Plan, Step
+
+
+@click.command()
+@options.target_options
+@options.yes
+@options.poll
+def pause(name: str, aws: Aws, config: Config | None, yes: bool, poll: float) -> None:
+    """Stop the deployment NAME until `resume`; its models, configs and archives stay.
+
+    Inference components and asynchronous endpoints go to zero, and their scaling is suspended. A
+    real-time endpoint is deleted, since it cannot go to zero; clients get an error meanwhile.
+    """
+    endpoint = account.describe_endpoint(aws, name)
+    if endpoint is None:
+        raise NotFound(f"endpoint {name} does not exist in {aws.region}; it may be paused already")
+    targets = [scaling.where(*target) for target in account.find_deployed(aws, name).targets]
+    models = _models(aws, name)
+    warnings = []
+    if models:
+        steps = plans.pause_components(models, targets)
+        if kept := plans.idle_instances(endpoint):
+            warnings.append(
+                f"{kept} instances stay and are billed; deploy with component.scale_in, and none do"
+            )
+    elif "AsyncInferenceConfig" in endpoint:
+        steps = plans.pause_instances(name, targets)
+    elif any("CurrentServerlessConfig" in each for each in endpoint.get("ProductionVariants", [])):
+        raise ConfigError([f"{name} is serverless: it costs nothing while idle, so nothing pauses"])
+    else:
+        steps = [plans.delete_endpoint(name)]
+        if targets:
+            steps = [*map(scaling.removal, targets), *steps]
+            warnings.append("its scaling goes, too; `resume` with the file makes it again")
+    _apply(aws, Plan(name, tuple(steps), warnings=tuple(warnings)), yes, poll)
+
+
+@click.command()
+@options.target_options
+@click.option("--copies", type=click.IntRange(1), help="Copies of each component, or instances.")
+@options.yes
+@options.poll
+def resume(
+    name: str, aws: Aws, config: Config | None, copies: int | None, yes: bool, poll: float
+) -> None:
+    """Bring the paused deployment NAME back.
+
+    With its file (deploy.yaml here, or -f), a real-time endpoint's scaling comes back as well.
+    """
+    known = config if config and config.name == name else None
+    endpoint = account.describe_endpoint(aws, name)
+    if endpoint is None:
+        steps = _recreated(aws, name, known)
+    else:
+        targets = [scaling.where(*target) for target in account.find_deployed(aws, name).targets]
+        least = _least(aws, targets)
+        models = _models(aws, name)
+        if models:
+            wanted = {model: copies or _copies(known, model, least) for model in models}
+            steps = plans.resume_components(wanted, targets)
+        elif "AsyncInferenceConfig" in endpoint:
+            count = copies or max(1, *least.values(), known.instance_count if known else 1)
+            steps = plans.resume_instances(name, count, targets)
+        else:
+            raise ConfigError([f"{name} is not paused: it is {endpoint['EndpointStatus']}"])
+    _apply(aws, Plan(name, tuple(steps)), yes, poll)
+
+
+def _models(aws: Aws, name: str) -> list[str]:
+    return sorted(
+        each["InferenceComponentName"]
+        for each in account.components(aws, name)
+        if not account.base_of(each)
+    )
+
+
+def _recreated(aws: Aws, name: str, config: Config | None) -> list[Step]:
+    config_name = account.newest_config(aws, name)
+    if config_name is None:
+        raise NotFound(f"no endpoint config of {name} is in {aws.region}", hint="use `deploy`")
+    steps = [plans.create_endpoint(name, config_name)]
+    if config:
+        registered = account.registered(aws, scaling.target_of(config))
+        steps += scaling.steps(config, registered) + schedules.steps(config, registered)
+    return steps
+
+
+def _least(aws: Aws, targets: list[dict[str, str]]) -> dict[str, int]:
+    """Return the fewest copies or instances of each target, by its resource."""
+    found: dict[str, int] = {}
+    for where in targets:
+        fields: Mapping[str, Any] = {
+            "ServiceNamespace": where["ServiceNamespace"],
+            "ResourceIds": [where["ResourceId"]],
+        }
+        for page in aws.pages("application-autoscaling", "describe_scalable_targets", **fields):
+            for each in page["ScalableTargets"]:
+                found[each["ResourceId"]] = int(each["MinCapacity"])
+    return found
+
+
+def _copies(config: Config | None, model: str, least: Mapping[str, int]) -> int:
+    copies = config.component.copies if config and config.component else 1
+    return max(1, copies, least.get(f"inference-component/{model}", 0))
+
+
+def _apply(aws: Aws, planned: Plan, yes: bool, poll_s: float) -> None:
+    print_plan(planned)
+    if not yes:
+        click.confirm("Go ahead?", abort=True, err=True)
+    Executor(aws, Progress(), poll_s).apply(planned)

@@ -1,0 +1,1 @@
+"""Facts for plans: of the image in ECR, the model's files, and quotas; all calls only read."""

@@ -1,0 +1,1 @@
+"""How many copies or instances serve: automatic scaling, schedules, pauses."""

@@ -1,0 +1,88 @@
+"""Plans the pause of a deployment, in which nothing runs, and its end. Pure.
+
+Components and asynchronous endpoints go to zero copies or instances. A real-time endpoint cannot:
+it is deleted, and made again from its endpoint config, which stays, as do models and archives.
+"""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from sagemaker_deploy.plan import changes
+from sagemaker_deploy.plan.capacity import schedules
+from sagemaker_deploy.plan.requests import TAG
+from sagemaker_deploy.plan.steps import Step, Undo, Wait
+from sagemaker_deploy.plan.variants import VARIANT
+
+Described = Mapping[str, Any]
+Where = Mapping[str, str]  # names a scalable target
+ENDPOINT_TIMEOUT_S = 5400
+
+
+def pause_components(names: Iterable[str], targets: Iterable[Where]) -> list[Step]:
+    """Plan zero copies of each component, and no scaling that would bring them back."""
+    suspensions = [schedules.suspension(where, is_suspended=True) for where in targets]
+    return suspensions + [changes.copies(name, 0) for name in names]
+
+
+def resume_components(copies: Mapping[str, int], targets: Iterable[Where]) -> list[Step]:
+    """Plan the components' copies, then scaling as it was."""
+    steps = [changes.copies(name, count) for name, count in copies.items()]
+    return steps + [schedules.suspension(where, is_suspended=False) for where in targets]
+
+
+def pause_instances(endpoint: str, targets: Iterable[Where]) -> list[Step]:
+    """Plan zero instances of an asynchronous endpoint, whose queue waits meanwhile."""
+    suspensions = [schedules.suspension(where, is_suspended=True) for where in targets]
+    return [*suspensions, changes.instances(endpoint, 0)]
+
+
+def resume_instances(endpoint: str, count: int, targets: Iterable[Where]) -> list[Step]:
+    """Plan an asynchronous endpoint's instances, then scaling as it was."""
+    scaling = [schedules.suspension(where, is_suspended=False) for where in targets]
+    return [changes.instances(endpoint, count), *scaling]
+
+
+def delete_endpoint(endpoint: str) -> Step:
+    """Plan the deletion of a real-time endpoint alone."""
+    where = {"EndpointName": endpoint}
+    return Step(
+        "delete the endpoint; its config, models and archives stay",
+        f"endpoint {endpoint}",
+        "sagemaker",
+        "delete_endpoint",
+        where,
+        wait=Wait("describe_endpoint", where, "EndpointStatus", "", ()),
+    )
+
+
+def create_endpoint(endpoint: str, config_name: str) -> Step:
+    """Plan a real-time endpoint from the config that it had."""
+    where = {"EndpointName": endpoint}
+    return Step(
+        f"make the endpoint again from {config_name}",
+        f"endpoint {endpoint}",
+        "sagemaker",
+        "create_endpoint",
+        where | {"EndpointConfigName": config_name, "Tags": [{"Key": TAG, "Value": endpoint}]},
+        undo=Undo("delete_endpoint", where),
+        wait=Wait(
+            "describe_endpoint",
+            where,
+            "EndpointStatus",
+            "InService",
+            ("Failed",),
+            timeout_s=ENDPOINT_TIMEOUT_S,
+        ),
+    )
+
+
+def idle_instances(described: Described) -> int:
+    """Return how many instances an endpoint of components keeps when none has a copy."""
+    counts = [
+        int(each["ManagedInstanceScaling"].get("MinInstanceCount", 1))
+        if "ManagedInstanceScaling" in each
+        else int(each.get("DesiredInstanceCount", 1))
+        for each in described.get("ProductionVariants", [])
+        if each.get("VariantName") == VARIANT
+    ]
+    return sum(counts)

@@ -1,0 +1,1 @@
+"""IAM policies with the least permissions that a deployment needs."""

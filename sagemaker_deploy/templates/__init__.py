@@ -1,0 +1,1 @@
+"""Plans as documents of other tools: CloudFormation, Terraform."""

@@ -1,0 +1,107 @@
+"""Schedules, scale-in, pauses: fewer machines when nobody asks."""
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from sagemaker_deploy import config as configuration
+from sagemaker_deploy import service_model
+from sagemaker_deploy.errors import ConfigError
+from sagemaker_deploy.plan.capacity import pause, scaling, schedules
+from sagemaker_deploy.plan.capacity.scaling import Registered
+from sagemaker_deploy.plan.steps import Step
+from sagemaker_deploy.plan.variants import production
+from tests.deploy.plan.cases import BASE, CASES, COMPONENT, SCHEDULED
+
+TARGET = scaling.where("inference-component/chat-model", scaling.COMPONENT_DIMENSION)
+
+
+def _config(changes: dict[str, Any]) -> configuration.Config:
+    return configuration.parse(BASE | changes)
+
+
+def _check(step: Step) -> None:
+    action = "".join(word.capitalize() for word in step.operation.split("_"))
+    service_model.check_input(step.service, action, step.params)
+
+
+def test_a_schedule_sets_limits_at_its_time_in_its_zone() -> None:
+    day, night = schedules.steps(_config(CASES["scheduled"]))
+    assert day.params["ScheduledActionName"] == "chat-day"
+    assert day.params["Schedule"] == "cron(0 7 ? * MON-FRI *)"
+    assert day.params["Timezone"] == "Europe/Berlin"
+    assert day.params["ScalableTargetAction"] == {"MinCapacity": 2, "MaxCapacity": 8}
+    assert night.params["ScalableTargetAction"] == {"MaxCapacity": 1}
+
+
+def test_a_schedule_that_is_there_needs_no_step_and_one_that_is_gone_is_deleted() -> None:
+    config = _config(CASES["scheduled"])
+    known = {step.params["ScheduledActionName"]: step.params for step in schedules.steps(config)}
+    assert schedules.steps(config, Registered(schedules=known)) == []
+    known["chat-weekend"] = {"ScheduledActionName": "chat-weekend"}
+    [removal] = schedules.steps(config, Registered(schedules=known))
+    assert removal.operation == "delete_scheduled_action"
+    assert removal.params["ScheduledActionName"] == "chat-weekend"
+
+
+def test_a_night_at_zero_is_woken_by_the_alarm() -> None:
+    planned = scaling.steps(_config(CASES["scheduled component"]))
+    assert "NoCapacityInvocationFailures" in str(planned[-1].params)
+
+
+@pytest.mark.parametrize(
+    ("schedule", "words"),
+    [
+        ({"at": "7 o'clock", "min": 1}, "scaling.schedules.x.at"),
+        ({"at": "cron(0 7 * * ? *)"}, "scaling.schedules.x: give min, max or both"),
+        ({"at": "cron(0 7 * * ? *)", "min": 3, "max": 2}, "x.max: 2 is less than its min, 3"),
+        ({"at": "cron(0 7 * * ? *)", "min": 0}, "needs `component` or `asynchronous`"),
+    ],
+)
+def test_a_schedule_that_cannot_work_is_refused(schedule: dict[str, Any], words: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        _config({"scaling": SCHEDULED | {"schedules": {"x": schedule}}})
+    assert words in "\n".join(caught.value.problems)
+
+
+def test_idle_instances_of_components_are_released_down_to_none() -> None:
+    [managed] = [
+        production(_config(CASES["idle release"]), "chat-1")["ManagedInstanceScaling"],
+    ]
+    assert managed["MinInstanceCount"] == 0
+    assert managed["ScaleInPolicy"] == {"Strategy": "IDLE_RELEASE", "CooldownInMinutes": 30}
+    assert "ScaleInPolicy" not in production(_config(COMPONENT), "x")["ManagedInstanceScaling"]
+    most = production(_config(CASES["scheduled component"] | {}), "x")["ManagedInstanceScaling"]
+    assert most["MaxInstanceCount"] == 4
+    scheduled = _config(COMPONENT | {"scaling": SCHEDULED})
+    assert production(scheduled, "x")["ManagedInstanceScaling"]["MaxInstanceCount"] == 8
+
+
+def test_a_pause_suspends_scaling_before_it_takes_the_copies() -> None:
+    suspended, copies = pause.pause_components(["chat-model"], [TARGET])
+    assert suspended.params["SuspendedState"]["ScheduledScalingSuspended"] is True
+    assert "MinCapacity" not in suspended.params
+    assert copies.params["DesiredRuntimeConfig"] == {"CopyCount": 0}
+    copies, resumed = pause.resume_components({"chat-model": 2}, [TARGET])
+    assert copies.params["DesiredRuntimeConfig"] == {"CopyCount": 2}
+    assert resumed.params["SuspendedState"]["ScheduledScalingSuspended"] is False
+    assert suspended.undo
+    assert suspended.undo.params == resumed.params
+
+
+@pytest.mark.parametrize(
+    "steps",
+    [
+        pause.pause_components(["chat-model"], [TARGET]),
+        pause.pause_instances("chat", [TARGET]),
+        pause.resume_instances("chat", 1, [TARGET]),
+        [pause.delete_endpoint("chat"), pause.create_endpoint("chat", "chat-1")],
+        schedules.steps(_config(CASES["scheduled"])),
+    ],
+)
+def test_every_call_is_one_that_the_service_would_accept(steps: list[Step]) -> None:
+    for step in steps:
+        _check(step)
+        if step.undo:
+            _check(replace(step, operation=step.undo.operation, params=step.undo.params))
