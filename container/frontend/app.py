@@ -49,6 +49,7 @@ from container.frontend.generation.sessions import Sessions
 from container.frontend.multi_model import routes as models_routes
 from container.frontend.multi_model.process_per_model import Models
 from container.frontend.observability import tracing
+from container.frontend.observability.embedded_metrics import EmbeddedMetrics
 from container.frontend.observability.embedder_metrics import EmbedderCollector
 from container.frontend.observability.metrics import Metrics
 from container.frontend.web import request_id, tgi_headers, trace_hooks
@@ -126,6 +127,7 @@ class AppContext:
     tracer: tracing.Tracer | None = None
     handler: HandlerClient | None = None
     embedder: EmbedderConnection | None = None
+    embedded_metrics: EmbeddedMetrics | None = None
     responses: ResponseStore = field(default_factory=lambda: ResponseStore(None, 0))
 
 
@@ -135,7 +137,7 @@ class Dialects:
     def __init__(self, context: AppContext) -> None:
         service, options = context.service, context.options
         limits = options.limits
-        self.metrics = Metrics(service)
+        self.metrics = Metrics(service, context.embedded_metrics)
         self.texts = Embeddings(
             context.embedder,
             max_inputs=limits.max_embedding_inputs,

@@ -39,6 +39,7 @@ from container.frontend.generation.served_model import tokenizer_loader
 from container.frontend.generation.service import Service
 from container.frontend.generation.sessions import Sessions
 from container.frontend.multi_model.process_per_model import Models
+from container.frontend.observability.embedded_metrics import EmbeddedMetrics
 from container.frontend.observability.tracing import OtlpTracer
 from container.images.decoding import ImageLimits
 from container.machine import free_memory_bytes
@@ -50,7 +51,7 @@ from container.settings.process_env import (
     SESSIONS_FOLDER,
 )
 from container.settings.requests import RequestSettings
-from container.settings.server import SageMakerSettings
+from container.settings.server import ObservabilitySettings, SageMakerSettings
 from container.settings.settings import Settings
 from container.text.templates.renderer import TemplateRenderer
 
@@ -135,6 +136,7 @@ def application() -> Flask:
                 Path(os.environ[RESPONSES_FOLDER]), settings.requests.max_stored_responses
             ),
             tracer=tracer,
+            embedded_metrics=_embedded_metrics(settings.observability),
             handler=backends.handler,
             embedder=backends.embedder,
         )
@@ -154,6 +156,12 @@ def multi_model_application() -> Flask:
     atexit.register(models.close)
     _drain_before_exit(models, settings.server.drain_s)
     return create_models_app(models, Options.from_settings(settings))
+
+
+def _embedded_metrics(settings: ObservabilitySettings) -> EmbeddedMetrics | None:
+    if settings.emf_namespace is None:
+        return None
+    return EmbeddedMetrics(settings.emf_namespace, settings.emf_dimensions or {})
 
 
 def _started_renderer() -> TemplateRenderer:

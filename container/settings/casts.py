@@ -62,6 +62,15 @@ def number(value: str) -> float:
     return parsed
 
 
+def pairs(value: str) -> dict[str, str]:
+    """Names and values, as in a=b,c=d."""
+    parts = [part.partition("=") for part in value.split(",")]
+    named = {name.strip(): text.strip() for name, equals, text in parts if equals}
+    if len(named) != len(parts) or not all((*named, *named.values())):
+        raise ValueError("must be NAME=VALUE, several after commas")
+    return named
+
+
 def fraction(value: str) -> float:
     """A number above 0 and below 1."""
     if not 0 < number(value) < 1:

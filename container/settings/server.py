@@ -1,6 +1,7 @@
 """Settings of the HTTP server, of SageMaker, of user code, of logs and traces."""
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from container.settings.casts import (
@@ -8,6 +9,7 @@ from container.settings.casts import (
     flag,
     integer,
     log_level,
+    pairs,
     seconds,
     text,
     url,
@@ -216,6 +218,15 @@ class ObservabilitySettings:
     otlp_service_name: str = setting(
         "text-generation-inference.router", "OTLP_SERVICE_NAME", cast=text,
         meaning="Name of this service in traces.",
+    )  # fmt: skip
+    emf_namespace: str | None = setting(
+        None, "EMF_NAMESPACE", cast=text,
+        meaning="Namespace of CloudWatch metrics of tokens and times, which lines of the log carry "
+        "in the embedded metric format. Unset: none.",
+    )  # fmt: skip
+    emf_dimensions: Mapping[str, str] | None = setting(
+        None, "EMF_DIMENSIONS", cast=pairs,
+        meaning="Dimensions of these metrics, as in EndpointName=chat; several after commas.",
     )  # fmt: skip
     log_level: str = setting(
         "info", "LOG_LEVEL", "SAGEMAKER_CONTAINER_LOG_LEVEL", cast=log_level, wins="LOG_LEVEL",

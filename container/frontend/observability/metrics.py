@@ -18,6 +18,7 @@ from container import errors
 from container.errors import RequestError, ServingError
 from container.frontend.generation.running_request import RunningRequest
 from container.frontend.generation.service import Service
+from container.frontend.observability.embedded_metrics import EmbeddedMetrics
 from container.frontend.observability.engine_metrics import EngineCollector
 from container.frontend.observability.metric_files import reserve_metric_files
 from container.messages.engine import STEP_SECONDS
@@ -54,7 +55,8 @@ class TgiNames:
 class Metrics:
     """Owns this process's metrics. `mean_duration_s` is of the last requests, without queueing."""
 
-    def __init__(self, service: Service) -> None:
+    def __init__(self, service: Service, embedded: EmbeddedMetrics | None = None) -> None:
+        self._embedded = embedded
         reserve_metric_files()
         registry = CollectorRegistry()
         self._requests = Counter("tgi_request_count", "Requests received", registry=registry)
@@ -132,6 +134,8 @@ class Metrics:
         """Note the times and lengths of a request of the engine that has ended well."""
         if running.is_cut:
             self._cut.inc()
+        if self._embedded is not None:
+            self._embedded.observe(running)
         times = running.times
         self._update_mean_duration(times.total_s - times.queue_s)
         self._observe("tgi_request_duration", times.total_s)

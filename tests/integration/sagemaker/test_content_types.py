@@ -22,6 +22,10 @@ SHAPES: dict[str, tuple[dict[str, Any], int | None]] = {
     "details": ({"inputs": "What is", "parameters": {"max_new_tokens": 3, "details": True}}, 1),
     "chat": ({"messages": [{"role": "user", "content": "Hi"}]} | NEW, 1),
     "two choices": ({"messages": [{"role": "user", "content": "Hi"}], "n": 2} | NEW, 2),
+    "Anthropic's messages": (
+        {"system": "Be brief.", "messages": [{"role": "user", "content": "Hi"}]} | NEW,
+        1,
+    ),
     "completion": ({"prompt": "What is"} | NEW, 1),
     "prompts": ({"prompt": ["What is", "Who"], "n": 2} | NEW, 4),
     "embedding": ({"input": ["a", "b"]}, None),
@@ -69,6 +73,8 @@ def _texts(answer: requests.Response) -> list[str]:
 def _texts_of(value: Any) -> list[str]:
     if isinstance(value, list):
         return [one["generated_text"] for one in value]
+    if "content" in value:
+        return ["".join(block["text"] for block in value["content"])]
     return [one.get("text") or one["message"]["content"] for one in value["choices"]]
 
 
