@@ -28,7 +28,7 @@ class Quotas:
             yield {"Quotas": [{"QuotaName": name, "Value": n} for name, n in page.items()]}
 
 
-def test_the_quota_of_endpoint_usage_is_read_and_no_other_until_all_are_known() -> None:
+def test_only_endpoint_quotas_are_read_until_all_are_known() -> None:
     account = Quotas(
         {"ml.g5.xlarge for training job usage": 9},
         {"ml.g5.xlarge for endpoint usage": 2},

@@ -35,7 +35,7 @@ def test_a_schedule_sets_limits_at_its_time_in_its_zone() -> None:
     assert night.params["ScalableTargetAction"] == {"MaxCapacity": 1}
 
 
-def test_a_schedule_that_is_there_needs_no_step_and_one_that_is_gone_is_deleted() -> None:
+def test_known_schedules_need_no_step_and_others_are_deleted() -> None:
     config = _config(CASES["scheduled"])
     known = {step.params["ScheduledActionName"]: step.params for step in schedules.steps(config)}
     assert schedules.steps(config, Registered(schedules=known)) == []

@@ -48,7 +48,7 @@ def test_a_component_is_watched_by_its_own_metrics() -> None:
     assert "AlarmActions" not in alarm
 
 
-def test_the_deployments_own_alarms_roll_an_update_back_beside_the_named_ones() -> None:
+def test_own_and_named_alarms_roll_an_update_back() -> None:
     config = _config(CASES["watched"])
     assert monitoring.rollback_alarms(config) == ("others", "chat-errors", "chat-latency")
     config = _config(CASES["watched"] | {"monitoring": {"rollback": False}})
@@ -59,7 +59,7 @@ def test_the_deployments_own_alarms_roll_an_update_back_beside_the_named_ones() 
     assert operations[-1] == "put_dashboard"
 
 
-def test_what_is_there_needs_no_step_and_what_is_no_longer_asked_for_goes() -> None:
+def test_known_alarms_need_no_step_and_others_are_deleted() -> None:
     config = _config(CASES["watched"])
     alarms = {step.params["AlarmName"]: step.params for step in monitoring.alarm_steps(config)}
     [shown] = monitoring.dashboard_steps(config)
@@ -84,7 +84,7 @@ def test_a_dashboard_has_graphs_of_metrics_that_this_kind_has(case: str) -> None
     assert len(places) == len(widgets)
 
 
-def test_sagemakers_own_finer_metrics_are_a_field_of_the_endpoint_config() -> None:
+def test_finer_metrics_are_a_field_of_the_endpoint_config() -> None:
     params = endpoint_config(_config(CASES["measured"]), "chat-1")
     assert params["MetricsConfig"] == {
         "EnableEnhancedMetrics": True,
@@ -93,7 +93,7 @@ def test_sagemakers_own_finer_metrics_are_a_field_of_the_endpoint_config() -> No
     }
 
 
-def test_the_containers_token_metrics_have_the_endpoints_name_and_graphs() -> None:
+def test_token_metrics_have_the_endpoints_name_and_graphs() -> None:
     config = _config({"metrics": {"tokens": True}, "monitoring": {}})
     variables = requests.environment(config)
     assert variables["EMF_NAMESPACE"] == "LLM"

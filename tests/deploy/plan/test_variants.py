@@ -34,7 +34,7 @@ def test_a_variant_has_its_own_model_and_its_share() -> None:
     assert weights == [9, 1]
 
 
-def test_a_shadow_gets_a_share_of_the_requests_and_inherits_the_rest() -> None:
+def test_a_shadow_gets_its_share_and_inherits_the_rest() -> None:
     calls = _calls(CASES["shadowed"])
     [config] = calls["create_endpoint_config"]
     [shadow] = config["ShadowProductionVariants"]

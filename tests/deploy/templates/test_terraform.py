@@ -85,7 +85,7 @@ def test_what_the_provider_lacks_is_refused_by_name(case: str) -> None:
         _document(CASES[case])
 
 
-def test_a_secret_stays_in_secrets_manager_and_a_text_is_no_template() -> None:
+def test_a_secret_is_a_reference_and_a_text_is_no_template() -> None:
     document = _document(CASES["secret"] | {"env": {"A": "${b} %{c}"}})
     [model] = document["resource"]["aws_sagemaker_model"].values()
     variables = model["primary_container"]["environment"]
@@ -93,6 +93,6 @@ def test_a_secret_stays_in_secrets_manager_and_a_text_is_no_template() -> None:
     assert variables["A"] == "$${b} %%{c}"
 
 
-def test_the_documents_version_is_that_of_the_recorded_attributes() -> None:
+def test_the_version_is_that_of_the_recorded_attributes() -> None:
     major, minor = PROVIDER["version"].split(".")[:2]
     assert terraform.PROVIDER["version"] == f">= {major}.{minor}"

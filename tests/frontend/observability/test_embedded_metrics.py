@@ -50,7 +50,7 @@ def test_a_line_says_what_its_values_are() -> None:
     assert units.keys() == line.keys() - {"_aws", "EndpointName"}
 
 
-def test_a_full_line_is_written_at_once_and_nothing_is_written_twice() -> None:
+def test_a_full_line_is_written_at_once_and_only_once() -> None:
     metrics, lines = _metrics()
     _observe(metrics, 2 * embedded_metrics.MAX_VALUES + 1)
     assert [len(json.loads(line)["RequestTime"]) for line in lines] == [100, 100]

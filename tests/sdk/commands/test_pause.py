@@ -8,7 +8,7 @@ import yaml
 
 from tests.sdk.aws_account import BUCKET
 from tests.sdk.commands.command_line import run_command
-from tests.support.local_sagemaker import Local
+from tests.support.aws.local_sagemaker import Local
 
 POLL = ("--poll", "0.1")
 
@@ -34,7 +34,7 @@ def test_a_component_goes_to_zero_and_comes_back(account: dict[str, str], fake: 
     run_command("delete", "nap", "--yes", *POLL)
 
 
-def test_a_real_time_endpoint_is_made_again_from_its_config_with_its_scaling(
+def test_a_real_time_endpoint_comes_back_with_its_scaling(
     account: dict[str, str], fake: Local
 ) -> None:
     scaling = {
@@ -79,7 +79,7 @@ def test_what_costs_nothing_while_idle_is_not_paused(account: dict[str, str], fa
     run_command("delete", "free", "--yes", *POLL)
 
 
-def test_alarms_and_the_dashboard_come_and_go_with_the_deployment(
+def test_alarms_and_the_dashboard_go_with_the_deployment(
     account: dict[str, str], fake: Local
 ) -> None:
     _deploy(account, "seen", monitoring={"latency_s": 20})

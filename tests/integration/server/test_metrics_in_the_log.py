@@ -8,7 +8,7 @@ import requests
 from tests.support.servers import serving
 
 
-def test_the_log_of_a_server_that_ends_has_the_metrics_of_its_requests(tmp_path: Path) -> None:
+def test_a_server_that_ends_has_logged_its_metrics(tmp_path: Path) -> None:
     log, settings = tmp_path / "log", {"EMF_NAMESPACE": "LLM", "EMF_DIMENSIONS": "Stage=test"}
     with serving(log, **settings) as server:
         body = {"inputs": "What is", "parameters": {"max_new_tokens": 3}}
