@@ -15,6 +15,8 @@ from container.text.templates.process import CPU_S, TOO_DEEP, encode, receive, s
 
 # A rendering that takes all of its processor time does not hold up the others.
 MAX_PROCESSES = 2
+# Larger requests are rendered one at a time, so that many of them leave a process for others.
+LARGE_BYTES = 100_000
 # For a rendering on a machine that has no time for it, or a process that hangs.
 WHOLE_S = 30.0
 # A process that dies of a fault is a zombie before it can be waited for.
@@ -38,6 +40,7 @@ class TemplateRenderer:
 
     def __init__(self) -> None:
         self._slots = threading.BoundedSemaphore(MAX_PROCESSES)
+        self._large_slot = threading.BoundedSemaphore(MAX_PROCESSES - 1)
         self._idle: list[_Process] = []
         weakref.finalize(self, _kill_all, self._idle)
 
@@ -55,7 +58,8 @@ class TemplateRenderer:
             data = encode(request)
         except RecursionError:
             raise RenderError(TOO_DEEP) from None
-        with self._slots:
+        is_large = len(data) > LARGE_BYTES
+        with self._large_slot if is_large else contextlib.nullcontext(), self._slots:
             try:
                 answer = self._call(data)
             except _Killed:  # by another process, or for memory that others took

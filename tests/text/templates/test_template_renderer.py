@@ -68,6 +68,24 @@ def test_a_template_that_loops_does_not_hold_up_others(renderer: TemplateRendere
     assert answered_at < ended_at[0]
 
 
+def test_many_large_requests_leave_a_process_for_small_ones(renderer: TemplateRenderer) -> None:
+    ended_at = []
+
+    def loop() -> None:
+        with pytest.raises(RenderError):
+            _render(renderer, LOOP, x="a" * 200_000)
+        ended_at.append(time.monotonic())
+
+    looping = [threading.Thread(target=loop) for _ in range(3)]
+    for thread in looping:
+        thread.start()
+    assert [_render(renderer, "{{ x }}", x=number) for number in range(3)] == ["0", "1", "2"]
+    answered_at = time.monotonic()
+    for thread in looping:
+        thread.join()
+    assert answered_at < max(ended_at)
+
+
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP, signal.SIGSEGV])
 def test_a_dead_idle_process_fails_no_template(
     number: signal.Signals,
