@@ -1,5 +1,6 @@
 """Anthropic's blocks, as the messages that chat templates read, and answers as blocks."""
 
+import time
 from typing import Any
 
 import pytest
@@ -23,6 +24,17 @@ PIXEL = {"type": "base64", "media_type": "image/png", "data": "AAAA"}
 
 def _text(text: str) -> dict[str, Any]:
     return {"type": "text", "text": text}
+
+
+def test_very_many_turns_of_one_role_are_joined_in_a_time_linear_in_them() -> None:
+    started = time.monotonic()
+    text = "x" * 200
+    users = _read(*[("user", text)] * 20_000)
+    assert len(users.messages[0]["content"]) == 20_000 * 202 - 2
+    calls = [{"type": "thinking", "thinking": text}, {"type": "text", "text": text}]
+    answers = _read(("user", "a"), *[("assistant", calls)] * 10_000).messages[1]
+    assert answers["content"] == answers["reasoning_content"] == text * 10_000
+    assert time.monotonic() - started < 10
 
 
 def _read(*turns: tuple[str, Any], **more: Any) -> ConversationReader:

@@ -176,10 +176,10 @@ def _without_results(
     trigger = _number(
         edit.trigger, ("input_tokens", "tool_uses"), f"{where}.trigger", TRIGGER_TOKENS
     )
-    names = {_id(use, "id"): use.get("name") for use in _blocks(messages, "tool_use")}
+    names = {_id(use, "id"): _id(use, "name") for use in _blocks(messages, "tool_use")}
     done = [_id(result, "tool_use_id") for result in _blocks(messages, "tool_result")]
     old = done[: max(0, len(done) - keep)]
-    excluded = edit.exclude_tools or []
+    excluded = frozenset(edit.exclude_tools or ())
     ids = {id_ for id_ in old if id_ and id_ in names and names[id_] not in excluded}
     is_over = bool(ids) and (
         len(names) > trigger
@@ -188,10 +188,12 @@ def _without_results(
     )
     if not is_over:
         return messages, 0
-    return [_cleared(turn, ids, edit.clear_tool_inputs) for turn in messages], len(ids)
+    inputs = edit.clear_tool_inputs
+    named = inputs if isinstance(inputs, bool) else frozenset(inputs or ())
+    return [_cleared(turn, ids, named) for turn in messages], len(ids)
 
 
-def _cleared(turn: Turn, ids: set[str], inputs: bool | list[str] | None) -> Turn:
+def _cleared(turn: Turn, ids: set[str], inputs: bool | frozenset[str]) -> Turn:
     """Clear the results of the tool uses `ids` in a turn, and their inputs where requested."""
 
     def clear(block: Block) -> Block:
@@ -199,7 +201,7 @@ def _cleared(turn: Turn, ids: set[str], inputs: bool | list[str] | None) -> Turn
             return block | {"content": CLEARED}
         if block.get("type") != "tool_use" or _id(block, "id") not in ids:
             return block
-        named = inputs if isinstance(inputs, bool) else block.get("name") in (inputs or ())
+        named = inputs if isinstance(inputs, bool) else _id(block, "name") in inputs
         return block | {"input": {}} if named else block
 
     return _with_blocks(turn, [clear(block) for block in turn.blocks]) if turn.blocks else turn
@@ -216,6 +218,6 @@ def _blocks(messages: Turns, kind: str) -> Iterator[Block]:
 
 
 def _id(block: Block, key: str) -> str:
-    """Return the id of a tool use; "" for one that is no text, which is refused later."""
+    """Return the id or name of a tool use; "" for one that is no text, which is refused later."""
     value = block.get(key)
     return value if isinstance(value, str) else ""

@@ -21,7 +21,10 @@ BILLING_MARK = "x-anthropic-billing-header:"
 
 
 class ConversationReader:
-    """Collects the messages of a request, and its images in their order."""
+    """Collects the messages of a request, and its images in their order.
+
+    Texts are joined at the end: to join them as they come would copy long ones again and again.
+    """
 
     def __init__(self) -> None:
         self.messages: list[Message] = []
@@ -38,6 +41,8 @@ class ConversationReader:
                 self._assistant(blocks, where)
             else:
                 self._user(message.role, blocks, where)
+        for written in self.messages:
+            _join(written)
 
     def _system(self, system: str | list[Block]) -> list[Block]:
         if isinstance(system, str):
@@ -71,22 +76,22 @@ class ConversationReader:
         self.messages.append(
             {
                 "role": "tool",
-                "content": merge_text_parts(parts),
+                "content": parts,
                 "tool_call_id": _string(block, "tool_use_id", where),
             }
         )
 
     def _assistant(self, blocks: list[Block], where: str) -> None:
-        message: Message = {"role": "assistant", "content": ""}
+        message: Message = {"role": "assistant", "content": []}
         calls: list[Message] = []
         for index, block in enumerate(blocks):
             at = f"{where}[{index}]"
             match block.get("type"):
                 case "text":
-                    message["content"] += _text(block, at)
+                    message["content"].append(text_part(_text(block, at)))
                 case "thinking":
-                    thought = _string(block, "thinking", at)
-                    message["reasoning_content"] = message.get("reasoning_content", "") + thought
+                    thought = text_part(_string(block, "thinking", at))
+                    message.setdefault("reasoning_content", []).append(thought)
                 case "redacted_thinking":
                     continue  # encrypted by another service, and no part of the prompt there either
                 case "tool_use":
@@ -104,7 +109,7 @@ class ConversationReader:
             return
         for name in ("reasoning_content", "content", "tool_calls"):
             if name in message:
-                last[name] = last[name] + message[name] if name in last else message[name]
+                last.setdefault(name, []).extend(message[name])
 
     def _add(self, role: str, parts: list[Block]) -> None:
         """Append a message, or add its parts to the last one if it has the same role."""
@@ -112,11 +117,9 @@ class ConversationReader:
             return
         last = self.messages[-1] if self.messages else None
         if last is not None and last["role"] == role:
-            content = last["content"]
-            before = [text_part(content)] if isinstance(content, str) else content
-            parts = [*before, text_part("\n\n"), *parts]
-            self.messages.pop()
-        self.messages.append({"role": role, "content": merge_text_parts(parts)})
+            last["content"] += [text_part("\n\n"), *parts]
+        else:
+            self.messages.append({"role": role, "content": [*parts]})
 
     def _parts(self, block: Any, where: str) -> list[Block]:
         """Convert a block of a user or of a tool result to parts of text and images."""
@@ -160,6 +163,13 @@ class ConversationReader:
             "`text` and `content` are",
             field=f"{at}.type",
         )
+
+
+def _join(message: Message) -> None:
+    """Write the parts of a message as text, unless there are images among them."""
+    for name in ("content", "reasoning_content"):
+        if name in message:
+            message[name] = merge_text_parts(message[name])
 
 
 def _image(source: Any, where: str) -> ImageSource:
