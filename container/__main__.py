@@ -17,6 +17,7 @@ from container.cli.commands import chat, doctor
 from container.errors import ConfigError, ModelLoadError
 from container.garbage import collector_paused
 from container.lifecycle.failure import write_failure
+from container.lifecycle.terminal import next_steps
 from container.settings.page import markdown_page
 from container.settings.process_env import HEARTBEAT_FD, RANKS_FOLDER, SUPERVISOR_PID
 from container.settings.settings import Settings, describe
@@ -83,11 +84,11 @@ def engine(address: str, replica: int) -> None:
     # transformers needs scipy for the losses of training.
     with collector_paused(), transformers_index.shut_out("scipy"):
         from container.engine.process import engine_server
-        from container.model.engine_loader import disable_progress_bars, load_engine
+        from container.model.engine_loader import load_engine
+        from container.model.progress_bars import disable_progress_bars
 
     settings = _settings()
-    if not sys.stderr.isatty():
-        disable_progress_bars()
+    disable_progress_bars()
     server = engine_server(
         address,
         lambda progress: load_engine(
@@ -133,11 +134,10 @@ def embedder(address: str) -> None:
     with collector_paused():
         from container.embedding.process import embedder_server
         from container.model.embedder_loader import load_embedder
-        from container.model.engine_loader import disable_progress_bars
+        from container.model.progress_bars import disable_progress_bars
 
     settings = _settings()
-    if not sys.stderr.isatty():
-        disable_progress_bars()
+    disable_progress_bars()
     server = embedder_server(
         address,
         lambda progress: load_embedder(settings, progress),
@@ -155,8 +155,8 @@ def rank(order: str) -> None:
     import msgspec
 
     with collector_paused(), transformers_index.shut_out("scipy"):
-        from container.model.engine_loader import disable_progress_bars
         from container.model.parallel.ranks import RankArgs
+        from container.model.progress_bars import disable_progress_bars
         from container.model.rank_worker import run_rank
 
     settings = _settings()
@@ -217,6 +217,8 @@ def _settings() -> Settings:
     except ConfigError as error:
         for problem in error.errors:
             click.echo(f"error: {problem}", err=True)
+        if logs.is_for_person(json_output=None):
+            click.echo(next_steps(), err=True)
         sys.exit(ConfigError.exit_code)
     if settings.placement.num_gpus == 0:
         os.environ["CUDA_VISIBLE_DEVICES"] = ""  # before torch looks

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import os
 import sys
 import traceback
 from contextvars import ContextVar
@@ -11,7 +12,8 @@ from typing import Any
 # SageMaker's Inference-Id of the current request, if it has one.
 inference_id: ContextVar[str | None] = ContextVar("inference_id", default=None)
 FORMAT = "%(asctime)s %(levelname)-7s %(name)s: %(message)s"
-
+# Clears the line of a terminal, which may show how far the start is.
+CLEAR_LINE = "\r\033[K"
 
 # The frames of a traceback that are logged: the last ones.
 MAX_FRAMES = 100
@@ -43,11 +45,17 @@ class JsonLines(BoundedTracebacks):
         return json.dumps(line, ensure_ascii=False)
 
 
+def is_for_person(*, json_output: bool | None) -> bool:
+    """Whether a person reads the log: it goes to a terminal, and is not JSON."""
+    return not json_output and sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
+
+
 def configure(level: str, *, json_output: bool | None) -> None:
     """Log to stderr. `json_output` None: JSON unless stderr is a terminal."""
     as_json = not sys.stderr.isatty() if json_output is None else json_output
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(JsonLines() if as_json else BoundedTracebacks(FORMAT, "%H:%M:%S"))
+    line = (CLEAR_LINE if is_for_person(json_output=json_output) else "") + FORMAT
+    handler.setFormatter(JsonLines() if as_json else BoundedTracebacks(line, "%H:%M:%S"))
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
     # transformers, once imported, has a handler of its own, whose lines have another form.
     library = logging.getLogger("transformers")

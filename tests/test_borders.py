@@ -91,7 +91,8 @@ FLOORS = {
         ["keywords"],
     ],
     "container.lifecycle": [
-        ["child", "failure", "listener", "other_handlers", "announcement"],
+        ["child", "failure", "listener", "other_handlers", "terminal"],
+        ["announcement"],
         ["startup_report"],
         ["shutdown", "backends"],
         ["supervisor"],
@@ -104,6 +105,7 @@ FLOORS = {
             "encoder_outputs",
             "forward_batch",
             "kernels",
+            "progress_bars",
             "torch_versions",
         ],
         ["reference_check", "kv_cache", "states"],

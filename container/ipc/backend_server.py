@@ -24,6 +24,8 @@ log = logging.getLogger(__name__)
 
 STATUS_INTERVAL_S = 0.25
 IDLE_POLL_MS = 50
+# A stage of the loading that goes on is logged again after so long.
+LOG_STAGE_EVERY_S = 15.0
 # Messages to one frontend that may wait: minutes of steps for one that still reads.
 SEND_QUEUE = 10_000
 # For the last messages to be read; less than the supervisor's BACKENDS_EXIT_S.
@@ -65,6 +67,7 @@ class BackendServer(ABC):
         self._heartbeat = heartbeat
         self._state: EngineState = "loading"
         self._detail = "starting"
+        self._log_stage_at = 0.0
         self._fatal_error: BaseException | None = None
         self._frontends: set[bytes] = set()
         self._drain_until: float | None = None
@@ -194,8 +197,14 @@ class BackendServer(ABC):
             self.end_with(error)
 
     def _set_progress(self, detail: str) -> None:
-        if self.state == "loading":
-            self._detail = detail
+        """Show a stage, such as `loading weights: 40 %`; log a new one, and long ones again."""
+        if self.state != "loading":
+            return
+        stage = detail.partition(": ")[0]
+        is_new = stage != self._detail.partition(": ")[0]
+        self._detail = detail
+        if is_new or time.monotonic() > self._log_stage_at:
+            self._log_stage_at = time.monotonic() + LOG_STAGE_EVERY_S
             log.info("%s", detail)
 
     def _is_done(self) -> bool:

@@ -1,54 +1,89 @@
-"""Logs that the server is ready, whether it is slow, and how to call it."""
+"""Announces a start: its stages on a terminal, then that it is ready and how to call it."""
 
+import contextlib
 import json
 import logging
+import re
 import sys
 import threading
 import time
 import urllib.request
+from typing import Any
 from urllib.request import Request
 
-from container.ipc.health import is_healthy
+import psutil
+
+from container.ipc.health import why_unhealthy
+from container.lifecycle.terminal import StageLine, example, summary
+from container.machine import free_memory_bytes
 from container.settings.server import ServerSettings
 
 log = logging.getLogger(__name__)
 
 POLL_S = 0.2
 INFO_TIMEOUT_S = 5.0
+KV_BLOCKS = re.compile(r"^engine_blocks_total ([\d.e+]+)$", re.M)
 
 
-def announce(server: ServerSettings, stopping: threading.Event) -> None:
-    """Wait for the first healthy /ping, as SageMaker does, and log how to call the server."""
+def announce(server: ServerSettings, stopping: threading.Event, *, is_for_person: bool) -> None:
+    """Wait for the first healthy /ping, as SageMaker does, and say how to call the server."""
     base = f"http://localhost:{server.port}"
     started = time.monotonic()
-    while not stopping.wait(POLL_S):
-        if is_healthy(server.port):
-            break
-    else:
+    if not _wait(server.port, stopping, StageLine() if is_for_person else None):
         return
     log.info("supervisor: ready after %.1f s: %s", time.monotonic() - started, base)
-    if reasons := _fallbacks(base, server.api_key):
+    info = _info(base, server.api_key)
+    if reasons := info.get("fallbacks"):
         log.warning("supervisor: serving on a slow path: %s", "; ".join(reasons))
-    if sys.stderr.isatty():
-        page = f"{base}/ui in a browser, or" if server.has_ui else "Try"
-        print(f"\nServing on {base}  (Ctrl-C stops it).\n{page}:\n\n  {_example(base)}\n")
-    else:
-        log.info("try: %s", _example(base))
+    if not is_for_person:
+        log.info("try: %s", example(base, info))
+        return
+    memory, free = _used_memory(), free_memory_bytes()
+    blocks = _kv_blocks(base)
+    sys.stderr.write(summary(base, info, blocks, memory, free, has_ui=server.has_ui))
+    sys.stderr.flush()
 
 
-def _fallbacks(base: str, api_key: str | None) -> list[str]:
-    """Return the slow paths that the server reports; none if it reports nothing."""
+def _wait(port: int, stopping: threading.Event, line: StageLine | None) -> bool:
+    """Wait until /ping is healthy; return False if the server stops before."""
+    is_healthy = False
+    while not is_healthy and not stopping.wait(POLL_S):
+        reason = why_unhealthy(port)
+        is_healthy = reason is None
+        if line is not None and reason is not None:
+            line.show(reason)
+    if line is not None:
+        line.clear()
+    return is_healthy
+
+
+def _info(base: str, api_key: str | None) -> dict[str, Any]:
+    """Return what /info says; nothing without an engine or an embedder."""
+    with contextlib.suppress(OSError, ValueError):
+        info = json.loads(_read(f"{base}/info", api_key))
+        return info if isinstance(info, dict) else {}
+    return {}
+
+
+def _kv_blocks(base: str) -> int:
+    with contextlib.suppress(OSError):
+        if match := KV_BLOCKS.search(_read(f"{base}/metrics", None).decode()):
+            return int(float(match[1]))
+    return 0
+
+
+def _read(url: str, api_key: str | None) -> bytes:
     headers = {} if api_key is None else {"Authorization": f"Bearer {api_key}"}
-    try:
-        with urllib.request.urlopen(
-            Request(f"{base}/info", headers=headers), timeout=INFO_TIMEOUT_S
-        ) as response:
-            fallbacks: list[str] = json.load(response).get("fallbacks", [])
-    except (OSError, ValueError):  # no language model, or it has just died
-        return []
-    return fallbacks
+    with urllib.request.urlopen(Request(url, headers=headers), timeout=INFO_TIMEOUT_S) as response:
+        body: bytes = response.read()
+        return body
 
 
-def _example(base: str) -> str:
-    body = '{"messages": [{"role": "user", "content": "What is deep learning?"}]}'
-    return f"curl {base}/invocations -H 'Content-Type: application/json' -d '{body}'"
+def _used_memory() -> int:
+    """Return the bytes that this process and its children hold."""
+    me = psutil.Process()
+    total = 0
+    for process in (me, *me.children(recursive=True)):
+        with contextlib.suppress(psutil.Error):  # it has just exited
+            total += process.memory_info().rss
+    return total

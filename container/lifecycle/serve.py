@@ -3,6 +3,7 @@
 import logging
 import os
 import shutil
+import sys
 import tempfile
 from pathlib import Path
 
@@ -13,6 +14,8 @@ from container.lifecycle.failure import log_end, read_failure
 from container.lifecycle.listener import open_listener
 from container.lifecycle.startup_report import machine_lines, model_lines, variable_lines
 from container.lifecycle.supervisor import Supervisor
+from container.lifecycle.terminal import next_steps
+from container.logs import is_for_person
 from container.machine import visible_gpus
 from container.settings.process_env import LISTENER_FD
 from container.settings.settings import Settings, describe
@@ -23,7 +26,19 @@ log = logging.getLogger(__name__)
 
 def serve(settings: Settings) -> int:
     """Serve until a signal or a failure stops the container; return the exit code."""
-    supervisor = Supervisor(settings.server, is_multi_model=settings.sagemaker.is_multi_model)
+    has_reader = is_for_person(json_output=settings.observability.json_output)
+    code = _serve(settings, has_reader=has_reader)
+    if code and has_reader:
+        sys.stderr.write(next_steps())
+    return code
+
+
+def _serve(settings: Settings, *, has_reader: bool) -> int:
+    supervisor = Supervisor(
+        settings.server,
+        is_multi_model=settings.sagemaker.is_multi_model,
+        is_for_person=has_reader,
+    )
     supervisor.watch_signals()
     try:
         names = _backends(settings)

@@ -36,8 +36,12 @@ GUNICORN_CONFIG = "python:container.frontend.gunicorn_conf"
 class Supervisor:
     """Owns the child processes and the schedule of the stop. `run` returns the exit code."""
 
-    def __init__(self, server: ServerSettings, *, is_multi_model: bool) -> None:
+    def __init__(
+        self, server: ServerSettings, *, is_multi_model: bool, is_for_person: bool = False
+    ) -> None:
+        """`is_for_person`: a terminal shows the stages of the start, and a summary."""
         self._server = server
+        self._is_for_person = is_for_person
         self._is_multi_model = is_multi_model
         self._stopping = threading.Event()
         self._schedule: StopSchedule | None = None
@@ -64,7 +68,7 @@ class Supervisor:
             environ, HeartbeatLimits(self._server.heartbeat_timeout_s, self._server.step_timeout_s)
         )
         backends = [child for group in groups for child in group]
-        threading.Thread(target=announce, args=(self._server, self._stopping), daemon=True).start()
+        threading.Thread(target=self._announce, daemon=True).start()
         try:
             code = self._watch(frontends, backends)
             schedule = self._begin_stop()
@@ -80,6 +84,9 @@ class Supervisor:
             kill(backends)
             listener.close()  # so that nobody waits in its backlog
             stop_frontends(frontends, self._begin_stop().end_at)
+
+    def _announce(self) -> None:
+        announce(self._server, self._stopping, is_for_person=self._is_for_person)
 
     def _start_frontends(self, environ: dict[str, str], listener: socket.socket) -> Child:
         return Child(

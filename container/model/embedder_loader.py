@@ -24,6 +24,7 @@ from container.model.loading.checkpoint import ModelFiles, find_model
 from container.model.loading.config import choose_dtype
 from container.model.loading.cpu_kernels import load_kernels
 from container.model.parallel.placement import num_gpus
+from container.model.progress_bars import followed_loading
 from container.settings.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -57,12 +58,15 @@ def load_embedder(settings: Settings, progress: Progress) -> EmbedderBackend[Enc
         revision=source.revision,
         token=settings.model.hf_token,
         variable=source.variable,
+        progress=progress,
     )
-    progress(f"loading the embedding model as {_name(dtype)} on {device.type}")
+    stage = f"loading the embedding model as {_name(dtype)} on {device.type}"
+    progress(stage)
     keep_memory()
-    model = load_model(
-        files.path, device, dtype, trust_remote_code=settings.model.trust_remote_code
-    )
+    with followed_loading(progress, stage):
+        model = load_model(
+            files.path, device, dtype, trust_remote_code=settings.model.trust_remote_code
+        )
     embedder = Embedder(model, device, load_kernels() if device.type == "cpu" else None)
     progress("checking the embedding model")
     width = embedder.prepare()

@@ -10,8 +10,6 @@ from pathlib import Path
 
 import msgspec
 import torch
-import transformers
-from huggingface_hub.utils.tqdm import disable_progress_bars as disable_hub_bars
 
 from container.engine.config import EngineConfig
 from container.engine.engine import Engine
@@ -47,6 +45,7 @@ from container.model.lora.layers import LoraLayers
 from container.model.lora.manager import open_store
 from container.model.parallel.placement import Placement
 from container.model.parallel.ranks import InitKVCache, Ranks
+from container.model.progress_bars import followed_loading
 from container.model.torch_versions import empty_host_cache
 from container.settings.settings import Settings
 from container.text.templates.renderer import TemplateRenderer
@@ -74,6 +73,7 @@ def load_engine(
         revision=settings.model.revision,
         token=settings.model.hf_token,
         reads_gguf=True,
+        progress=progress,
     )
     text_path = files.path if text_folder is None else copy_text_files(files, text_folder)
     model_config = read_config(settings.model, files.path)
@@ -107,10 +107,13 @@ def load_engine(
         ends,
         GrammarLimits(settings.requests.grammar_timeout, settings.requests.grammar_memory * 2**20),
     )
-    progress(f"loading weights as {format_name} on {placement}")
-    model = load_weights(
-        settings.model, files.path, model_config, dtype, placement, reader, ids, kernels
-    )
+    stage = f"loading weights as {format_name} on {placement}"
+    progress(stage)
+    with followed_loading(progress, stage):
+        model = load_weights(
+            settings.model, files.path, model_config, dtype, placement, reader, ids, kernels,
+            progress,
+        )  # fmt: skip
     progress("sizing the KV cache")
     capacity = measure_capacity(
         settings.engine,
@@ -211,12 +214,6 @@ def _without_slow_offload(runner: TorchModelRunner, config: EngineConfig) -> Eng
     if torch.cuda.is_available():
         empty_host_cache()
     return replace(config, num_slots=0)
-
-
-def disable_progress_bars() -> None:
-    """Disable progress bars, which redraw their line and would clutter a log."""
-    transformers.utils.logging.disable_progress_bar()
-    disable_hub_bars()
 
 
 def warm_up(runner: ModelRunner, config: EngineConfig) -> None:

@@ -6,16 +6,17 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
 
-from container.ipc.health import is_healthy
+from container.ipc.health import NOT_LISTENING, is_healthy, why_unhealthy
 from tests.support.services.http_servers import in_background
 
 
 @contextmanager
-def _server(status: int) -> Iterator[int]:
+def _server(status: int, body: bytes = b"") -> Iterator[int]:
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             self.send_response(status if self.path == "/ping" else 404)
             self.end_headers()
+            self.wfile.write(body)
 
         def log_message(self, *_: object) -> None:
             pass
@@ -40,3 +41,17 @@ def test_the_health_check_ignores_proxies(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setenv("http_proxy", "http://127.0.0.1:1")
     with _server(200) as port:
         assert is_healthy(port)
+
+
+@pytest.mark.parametrize(
+    ("body", "expected"),
+    [
+        (b'{"error": "warming up", "error_type": "healthcheck"}', "warming up"),
+        (b"a proxy's page", NOT_LISTENING),
+        (b"[]", NOT_LISTENING),
+        (b"", NOT_LISTENING),
+    ],
+)
+def test_the_reason_is_the_stage_of_the_start(body: bytes, expected: str) -> None:
+    with _server(503, body) as port:
+        assert why_unhealthy(port) == expected

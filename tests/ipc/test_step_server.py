@@ -10,6 +10,7 @@ import pytest
 import zmq
 
 from container.errors import Overloaded
+from container.ipc.backend_server import Progress
 from container.ipc.step_server import StepServer
 from container.messages.common import Abort, ErrorData, Hello, RequestFailed, encode
 from container.messages.engine import (
@@ -19,6 +20,7 @@ from container.messages.engine import (
     to_engine_decoder,
     to_frontend_decoder,
 )
+from tests.support.servers import wait_for
 
 
 class Echo:
@@ -195,3 +197,32 @@ def test_a_message_that_does_not_decode_fails_its_request(setting) -> None:
     peer.socket.send(msgspec.msgpack.encode(broken))
     failed = peer.answer()
     assert (failed.request_id, failed.error.kind) == (7, "internal")
+
+
+def test_a_stage_is_logged_once_while_its_share_grows(
+    tmp_path, caplog: pytest.LogCaptureFixture
+) -> None:
+    def load(progress: Progress) -> Echo:
+        for stage in ("loading: 1 %", "loading: 50 %", "loading: 99 %", "warming up"):
+            progress(stage)
+        return Echo()
+
+    server = StepServer(
+        f"ipc://{tmp_path}/socket",
+        to_engine_decoder,
+        load,
+        lambda state, detail, backend: Status(state, detail),
+        drain_s=10,
+        parent_pid=os.getppid(),
+    )
+    caplog.set_level("INFO")
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    wait_for(lambda: server.state == "ready", 20)
+    server.drain()
+    thread.join(20)
+    logged = [record.message for record in caplog.records]
+    assert [line for line in logged if "%" in line or "warming" in line] == [
+        "loading: 1 %",
+        "warming up",
+    ]

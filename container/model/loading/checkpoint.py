@@ -11,6 +11,7 @@ import struct
 import tempfile
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,10 +28,12 @@ from huggingface_hub.errors import (
 
 from container.errors import ModelLoadError
 from container.files import MAX_TEXT_BYTES, find_unreadable, read_json
+from container.ipc.backend_server import Progress
 from container.model.formats.checkpoint import is_gguf
 from container.model.formats.gguf_files import SUFFIX as GGUF_SUFFIX
 from container.model.formats.gguf_files import write_folder
 from container.model.hf_config import find_unusable
+from container.model.progress_bars import download_bar
 from container.settings.process_env import RANKS_FOLDER, model_root, outward_links
 
 log = logging.getLogger(__name__)
@@ -72,10 +75,11 @@ def find_model(
     token: str | None,
     variable: str = "HF_MODEL_ID",
     reads_gguf: bool = False,
+    progress: Progress | None = None,
 ) -> ModelFiles:
     """Check a folder or a GGUF file, or download a repository. Raises ModelLoadError.
 
-    `variable` is the one that named the model, for messages.
+    `variable` is the one that named the model, for messages; `progress` is that of a download.
     """
     folder = Path(model_id).expanduser()
     if reads_gguf and ((folder.suffix == GGUF_SUFFIX and folder.is_file()) or is_gguf(folder)):
@@ -88,7 +92,7 @@ def find_model(
         return _checked(files)
     if folder.is_absolute() or model_id.startswith((".", "~")) or model_id.count("/") > 1:
         raise ModelLoadError(f"{variable}={model_id}: there is no such folder")
-    path = _download(model_id, revision, token, variable)
+    path = _download(model_id, revision, token, variable, progress)
     refuse_files(path)
     return _checked(ModelFiles(model_id, path, path.name))
 
@@ -116,17 +120,20 @@ def copy_text_files(files: ModelFiles, folder: Path) -> Path:
     return folder
 
 
-def _download(model_id: str, revision: str | None, token: str | None, variable: str) -> Path:
+def _download(
+    model_id: str,
+    revision: str | None,
+    token: str | None,
+    variable: str,
+    progress: Progress | None,
+) -> Path:
+    bar = None if progress is None else download_bar(progress, f"downloading {model_id}")
+    fetch = partial(snapshot_download, model_id, revision=revision, token=token, tqdm_class=bar)
     try:
-        path = Path(
-            snapshot_download(
-                model_id, revision=revision, token=token,
-                allow_patterns=[*TEXT_FILES, "*.safetensors"],
-            )
-        )  # fmt: skip
+        path = Path(fetch(allow_patterns=[*TEXT_FILES, "*.safetensors"]))
         if not any(path.glob("*.safetensors")):
             log.info("%s has no safetensors files; downloading its .bin weights", model_id)
-            snapshot_download(model_id, revision=revision, token=token, allow_patterns=["*.bin"])
+            fetch(allow_patterns=["*.bin"])
     except GatedRepoError as error:
         raise ModelLoadError(
             f"{model_id} is gated: accept its terms on the Hub and set HF_TOKEN"

@@ -23,6 +23,7 @@ from transformers.distributed.configuration_utils import DistributedConfig
 
 from container.errors import ConfigError, ModelLoadError, one_line
 from container.images.reader import ImageReader
+from container.ipc.backend_server import Progress
 from container.model.formats.checkpoint import (
     has_few_bits,
     is_gguf,
@@ -93,6 +94,7 @@ def load_weights(
     reader: ImageReader | None = None,
     check_ids: list[int] | None = None,
     cpu_kernels: Kernels | None = None,
+    progress: Progress | None = None,
 ) -> LoadedModel:
     """Load a model, or this rank's shard, and check it on a prompt of `check_ids`.
 
@@ -127,6 +129,7 @@ def load_weights(
         cpu_kernels=cpu_kernels,
         dequantizes=dequantizes,
         takes_adapters=settings.lora_adapters is not None,
+        progress=progress,
     )
     if dequantizes:
         model = replace(model, fallbacks=(*model.fallbacks, DEQUANTIZED))
@@ -154,6 +157,7 @@ def load_model(
     cpu_kernels: Kernels | None = None,
     dequantizes: bool = False,
     takes_adapters: bool = False,
+    progress: Progress | None = None,
 ) -> LoadedModel:
     """Load a language model and choose how to serve it. Raises ModelLoadError or ConfigError.
 
@@ -182,6 +186,8 @@ def load_model(
     except Exception as error:  # a broken checkpoint fails anywhere in transformers
         raise ModelLoadError(f"{path}: the model cannot be loaded: {one_line(error)}") from error
     _simplify(module, config, dtype, device)
+    if progress is not None:
+        progress("checking the layers against the model's own")
     try:
         if reader is not None and compiles:
             raise ConfigError(["COMPILE is not for vision-language models; unset it"])
