@@ -9,6 +9,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+from events import events_page
 from mkdocs.structure.files import File
 
 ROOT = Path(__file__).parents[2]
@@ -27,10 +28,11 @@ LINK = re.compile(r"(!?)\[([^\]]*)\]\(([^)#\s]+)((?:#[^)\s]*)?)\)")
 
 
 def on_files(files: Any, config: Any) -> Any:
-    """Add the documents outside of docs/."""
+    """Add the documents outside of docs/, and the page of log events."""
     for source, page in OUTSIDE.items():
         text = (ROOT / source).read_text()
         files.append(File.generated(config, page, content=relink(text, source, page)))
+    files.append(File.generated(config, "reference/events.md", content=events_page()))
     return files
 
 

@@ -10,6 +10,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import click
+from dashboard import dashboard_text
 
 from container import errors
 from container.__main__ import main as container_command
@@ -36,6 +37,7 @@ def pages() -> dict[str, str]:
         "reference/errors.md": errors_page(),
         "reference/metrics.md": metrics_page(),
         "reference/commands.md": commands_page(),
+        "monitoring/grafana.json": dashboard_text(),
     }
 
 

@@ -1,6 +1,6 @@
 """The documents say what is true of the code: generated pages, variables, commands."""
 
-import importlib.util
+import importlib
 import re
 import subprocess
 import sys
@@ -19,12 +19,11 @@ OTHERS = ("migrating-from-tgi.md", "migrating-from-other-images.md")
 
 
 def _reference() -> dict[str, str]:
-    spec = importlib.util.spec_from_file_location("reference", DOCS / "site" / "reference.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    pages: dict[str, str] = module.pages()
+    sys.path.insert(0, str(DOCS / "site"))  # as where that script runs
+    try:
+        pages: dict[str, str] = importlib.import_module("reference").pages()
+    finally:
+        sys.path.pop(0)
     return pages
 
 
