@@ -3,6 +3,7 @@
 // The page may be behind a prefix; everything is relative to the folder above this file's.
 const BASE = new URL("../", import.meta.url);
 const KEY = "api-key";
+const CUT = "The connection ended before the answer did: the server or a proxy closed it.";
 
 export const apiKey = {
   get: () => sessionStorage.getItem(KEY) || "",
@@ -37,12 +38,13 @@ export async function postJson(path, body, signal) {
   });
 }
 
-// Yields the JSON objects of a stream until [DONE]. Raises ApiError for an error event.
+// Yields the JSON objects of a stream until [DONE]. Raises ApiError for an error event, and for a
+// stream that ends without one.
 export async function* events(response) {
   const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
   let rest = "";
   for (;;) {
-    const { value, done } = await reader.read();
+    const { value, done } = await readPart(reader);
     rest += value || "";
     const parts = rest.split(/\r?\n\r?\n/);
     rest = parts.pop();
@@ -51,7 +53,16 @@ export async function* events(response) {
       if (data === "[DONE]") return;
       if (data) yield checked(JSON.parse(data));
     }
-    if (done) return;
+    if (done) throw new ApiError(CUT, 0);
+  }
+}
+
+async function readPart(reader) {
+  try {
+    return await reader.read();
+  } catch (error) {
+    if (error.name === "AbortError") throw error;
+    throw new ApiError(CUT, 0);
   }
 }
 

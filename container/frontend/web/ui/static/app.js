@@ -10,6 +10,7 @@ import { startSchemaEditor } from "./schema_editor.js";
 import { ServerPage } from "./server_page.js";
 
 const STATE_EVERY_MS = 5000;
+const LOADING_EVERY_MS = 1000;
 const FORM = "settings";
 const PAGES = ["chat", "embeddings", "server"];
 const EXAMPLE_TOOL = [{
@@ -28,7 +29,11 @@ const EXAMPLE_TOOL = [{
 restoreForm();
 startSchemaEditor();
 startEmbeddings();
-const conversation = new Conversation();
+const conversation = new Conversation((text, urls) => {
+  byId("prompt").value = text;
+  setImages(urls);
+  byId("prompt").focus();
+});
 const serverPage = new ServerPage();
 let images = [];
 let facts = null; // of /info
@@ -51,6 +56,7 @@ for (const each of document.querySelectorAll("nav [data-page]")) {
 
 // State of the server
 
+// Returns whether the server is ready.
 async function readState() {
   const state = byId("state");
   try {
@@ -59,14 +65,20 @@ async function readState() {
   } catch (error) {
     facts = null;
     show(error.status ? "not ready" : "unreachable", "down", error.message);
-    return;
+    return false;
   }
   if (!facts) await readFacts().catch(showNoModel);
+  return true;
   function show(text, kind, reason) {
     if (state.textContent !== text) state.textContent = text;
     state.className = `state ${kind}`;
-    state.title = reason;
+    if (byId("reason").textContent !== reason) byId("reason").textContent = reason;
   }
+}
+// While the model loads, its stages are shown as they come.
+async function watchState() {
+  const isReady = document.hidden || (await readState());
+  setTimeout(watchState, isReady ? STATE_EVERY_MS : LOADING_EVERY_MS);
 }
 
 // User code with a model of its own has no engine, and nothing to chat with.
@@ -93,15 +105,21 @@ async function readModels() {
   try {
     models = (await getJson("v1/models")).data;
   } catch (error) {
-    if (error.status === 401 && !byId("key-dialog").open) byId("key-dialog").showModal();
+    if (error.status === 401) askForKey(apiKey.get() ? "The server does not accept this key." : "");
     return;
   }
   const chatModels = models.filter((model) => model.max_model_len && (model.id === facts.model_id || model.parent));
-  const before = byId("model").value;
-  byId("model").replaceChildren(...chatModels.map((model) =>
-    element("option", { value: model.id, selected: model.id === before }, model.parent ? `adapter: ${model.id}` : model.id)));
+  showModels(chatModels);
   const hasEmbedder = "model_type" in facts || models.some((model) => !chatModels.includes(model));
   document.querySelector('[data-page="embeddings"]').hidden = !hasEmbedder;
+}
+function showModels(models) {
+  const select = byId("model");
+  const before = select.value;
+  const names = models.map((model) => model.id).join("\n");
+  if (names === [...select.options].map((option) => option.value).join("\n")) return; // it may be open
+  select.replaceChildren(...models.map((model) =>
+    element("option", { value: model.id, selected: model.id === before }, model.parent ? `adapter: ${model.id}` : model.id)));
 }
 byId("model").addEventListener("focus", readModels);
 
@@ -135,11 +153,21 @@ byId("example-tool").addEventListener("click", () => {
   byId("tools").value = JSON.stringify(EXAMPLE_TOOL, null, 2);
   byId("tools").dispatchEvent(new Event("input", { bubbles: true }));
 });
-byId("open-settings").addEventListener("click", (event) => {
+byId("open-settings").addEventListener("click", () => {
   const isPhone = matchMedia("(max-width: 800px)").matches;
   const isOpen = isPhone ? byId("settings").classList.toggle("open") : !byId("settings").classList.toggle("closed");
-  event.target.setAttribute("aria-expanded", String(isOpen));
+  byId("open-settings").setAttribute("aria-expanded", String(isOpen));
+  if (isPhone && isOpen) byId("close-settings").focus();
 });
+// On a phone they cover the chat. Returns whether they were open.
+function closeSettings() {
+  if (!byId("settings").classList.contains("open")) return false;
+  byId("settings").classList.remove("open");
+  byId("open-settings").setAttribute("aria-expanded", "false");
+  byId("open-settings").focus();
+  return true;
+}
+byId("close-settings").addEventListener("click", closeSettings);
 byId("open-settings").setAttribute("aria-expanded", String(!matchMedia("(max-width: 800px)").matches));
 
 // Composer
@@ -148,7 +176,6 @@ function sendPrompt() {
   const text = byId("prompt").value;
   if (conversation.running || (!text.trim() && !images.length)) return;
   byId("prompt").value = "";
-  byId("settings").classList.remove("open");
   conversation.send(text, images);
   setImages([]);
 }
@@ -181,11 +208,19 @@ byId("prompt").addEventListener("keydown", (event) => {
 byId("prompt").addEventListener("paste", (event) => {
   if (facts?.reads_images && event.clipboardData.files.length) addImages(event.clipboardData.files);
 });
+for (const name of ["dragover", "dragleave", "drop"]) {
+  byId("page-chat").addEventListener(name, (event) => {
+    event.preventDefault(); // else the browser leaves the page to show the file
+    byId("composer").classList.toggle("dropping", name === "dragover" && Boolean(facts?.reads_images));
+    if (name === "drop" && facts?.reads_images) addImages(event.dataTransfer.files);
+  });
+}
 byId("image-file").addEventListener("change", (event) => { addImages(event.target.files); event.target.value = ""; });
 byId("stop").addEventListener("click", () => conversation.stop());
 byId("new-chat").addEventListener("click", () => { conversation.clear(); byId("prompt").focus(); announce("New chat"); });
 document.addEventListener("keydown", (event) => {
-  if (event.key === "Escape" && !document.querySelector("dialog[open]")) conversation.stop();
+  if (event.key !== "Escape" || document.querySelector("dialog[open]")) return;
+  if (!closeSettings()) conversation.stop();
 });
 
 // Dialogs
@@ -206,7 +241,12 @@ function showCode(kind) {
 byId("show-code").addEventListener("click", () => { showCode("curl"); byId("code-dialog").showModal(); });
 for (const each of byId("code-kinds").children) each.addEventListener("click", () => showCode(each.dataset.kind));
 byId("copy-code").addEventListener("click", (event) => copy(byId("code").textContent, event.target));
-byId("open-key").addEventListener("click", () => { byId("api-key").value = apiKey.get(); byId("key-dialog").showModal(); });
+function askForKey(problem) {
+  byId("key-error").textContent = problem;
+  byId("api-key").value = apiKey.get();
+  if (!byId("key-dialog").open) byId("key-dialog").showModal();
+}
+byId("open-key").addEventListener("click", () => askForKey(""));
 byId("key-form").addEventListener("submit", (event) => {
   event.preventDefault();
   apiKey.set(byId("api-key").value.trim());
@@ -233,5 +273,4 @@ byId("theme").addEventListener("click", () => {
 });
 
 openPage(PAGES.includes(location.hash.slice(1)) ? location.hash.slice(1) : "chat");
-readState();
-setInterval(() => document.hidden || readState(), STATE_EVERY_MS);
+watchState();

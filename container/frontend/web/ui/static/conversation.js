@@ -8,7 +8,9 @@ import { buildRequest } from "./request.js";
 const STORE = "conversation";
 
 export class Conversation {
-  constructor() {
+  // `takeBack` puts a message that is edited into the composer: its text and its images.
+  constructor(takeBack) {
+    this.takeBack = takeBack;
     this.views = [];
     this.running = null; // the AbortController of the answer that is being written
     this.log = byId("messages");
@@ -61,8 +63,7 @@ export class Conversation {
   edit(turn) {
     this.stop();
     this.cut(this.turns.indexOf(turn));
-    byId("prompt").value = turn.content;
-    byId("prompt").focus();
+    this.takeBack(turn.content, turn.images || []);
   }
 
   answerCalls(turn, results) {

@@ -47,7 +47,7 @@ export class MessageView {
     const { turn, actions } = this;
     const buttons = [button("Copy", (event) => copy(turn.content, event.target), { "aria-label": "Copy message" })];
     if (turn.role === "user") buttons.push(button("Edit", () => actions.edit(turn), { "aria-label": "Edit message" }));
-    if (turn.role === "assistant") buttons.push(button("Regenerate", () => actions.regenerate(turn)));
+    if (turn.role === "assistant") buttons.push(button(turn.error ? "Try again" : "Regenerate", () => actions.regenerate(turn)));
     if (turn.tokens?.length) buttons.push(this.tokensButton());
     this.bar.replaceChildren(...buttons, element("span", { class: "facts" }, factsOf(turn)));
     if (turn.tool_calls?.length && !turn.answered) this.tail.replaceChildren(this.resultForm());

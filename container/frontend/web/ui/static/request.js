@@ -10,7 +10,8 @@ const ALTERNATIVES = 5;
 
 // Raises SyntaxError, naming the field, for JSON that cannot be read.
 export function buildRequest(turns) {
-  const body = { model: byId("model").value, messages: messagesOf(turns) };
+  const body = { messages: messagesOf(turns) };
+  if (byId("model").value) body.model = byId("model").value;
   for (const name of NUMBERS) {
     const input = byId(name);
     if (input.value.trim() !== "") body[name] = Number(input.value);
@@ -27,8 +28,17 @@ export function buildRequest(turns) {
 
 function messagesOf(turns) {
   const system = byId("system").value.trim();
-  const messages = turns.filter((turn) => !turn.error || turn.content).map(messageOf);
+  const messages = turns.filter((turn, index) => !hasFailed(turn) && !isUnanswered(turns, index)).map(messageOf);
   return system ? [{ role: "system", content: system }, ...messages] : messages;
+}
+
+function hasFailed(turn) {
+  return turn?.role === "assistant" && Boolean(turn.error) && !turn.content && !turn.tool_calls?.length;
+}
+
+// A message that got an error is left out with it: many templates want roles to alternate.
+function isUnanswered(turns, index) {
+  return turns[index].role === "user" && hasFailed(turns[index + 1]);
 }
 
 function messageOf(turn) {

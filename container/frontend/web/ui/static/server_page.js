@@ -51,17 +51,31 @@ export class ServerPage {
   draw() {
     const { metrics } = this.readings.at(-1);
     const oldest = this.readings.length > 1 ? this.readings[0].metrics : null;
-    const since = (name) => total(metrics, name) - (oldest ? total(oldest, name) : 0);
+    const hasEngine = metrics.has("engine_steps_total");
+    if (hasEngine) this.load(metrics);
+    this.card("Requests", number(total(metrics, "tgi_request_count")),
+      `${number(total(metrics, "tgi_request_success"))} answered, ${number(total(metrics, "tgi_request_failure"))} failed, ${number(total(metrics, "tgi_request_aborted"))} left`);
+    if (hasEngine) {
+      this.duration("Time to first token", "tgi_request_first_token_duration", metrics, oldest);
+      this.duration("Between tokens", "tgi_request_between_tokens_duration", metrics, oldest);
+      this.duration("Whole request", "tgi_request_duration", metrics, oldest);
+      this.cache(metrics, oldest);
+    }
+    if (metrics.has("embedder_texts_total")) this.embedder(metrics);
+    this.adapters(metrics);
+  }
+
+  load(metrics) {
     const rates = this.rates("engine_decode_tokens_total");
     this.card("Tokens/s", number(rates.at(-1)), `prompts: ${number(this.rates("engine_prefill_tokens_total").at(-1))} tokens/s`, rates);
     this.card("Running", number(total(metrics, "tgi_batch_current_size")),
       `${number(total(metrics, "tgi_queue_size"))} in the queue`, this.series("tgi_batch_current_size"));
-    this.card("Requests", number(total(metrics, "tgi_request_count")),
-      `${number(total(metrics, "tgi_request_success"))} answered, ${number(total(metrics, "tgi_request_failure"))} failed, ${number(total(metrics, "tgi_request_aborted"))} left`);
-    this.duration("Time to first token", "tgi_request_first_token_duration", metrics, oldest);
-    this.duration("Between tokens", "tgi_request_between_tokens_duration", metrics, oldest);
-    this.duration("Whole request", "tgi_request_duration", metrics, oldest);
-    this.blocks(metrics);
+  }
+
+  cache(metrics, oldest) {
+    const since = (name) => total(metrics, name) - (oldest ? total(oldest, name) : 0);
+    if (total(metrics, "engine_blocks_total")) this.blocks(metrics);
+    if (total(metrics, "engine_state_slots_total")) this.states(metrics);
     const isBusy = since("engine_prefill_tokens_total") > 0;
     const count = isBusy ? since : (name) => total(metrics, name);
     const cached = count("engine_cached_tokens_total");
@@ -71,13 +85,26 @@ export class ServerPage {
     this.card("Preemptions", number(total(metrics, "engine_preemptions_total")), "since the start");
     const drafted = total(metrics, "engine_drafted_tokens_total");
     if (drafted) this.card("Drafts accepted", `${Math.round((100 * total(metrics, "engine_accepted_tokens_total")) / drafted)} %`, `${number(drafted)} tokens drafted`);
-    this.adapters(metrics);
   }
 
   blocks(metrics) {
     const [used, cached, all] = ["used", "cached", "total"].map((name) => total(metrics, `engine_blocks_${name}`));
     const meter = element("meter", { min: 0, max: all || 1, value: used, "aria-label": "KV blocks in use" });
     this.card("KV blocks in use", `${number(used)} / ${number(all)}`, `${number(cached)} hold a known prefix`, null, meter);
+  }
+
+  // Of recurrent models.
+  states(metrics) {
+    const [used, all] = ["used", "total"].map((name) => total(metrics, `engine_state_slots_${name}`));
+    const meter = element("meter", { min: 0, max: all, value: used, "aria-label": "State slots in use" });
+    this.card("State slots in use", `${number(used)} / ${number(all)}`,
+      `${number(total(metrics, "engine_state_snapshots"))} snapshots for prefixes`, null, meter);
+  }
+
+  embedder(metrics) {
+    const rates = this.rates("embedder_tokens_total");
+    this.card("Embedding tokens/s", number(rates.at(-1)),
+      `${number(total(metrics, "embedder_texts_total"))} texts since the start, ${number(total(metrics, "embedder_waiting_texts"))} waiting`, rates);
   }
 
   duration(title, name, metrics, oldest) {
@@ -92,6 +119,7 @@ export class ServerPage {
     const tokens = byLabel(metrics, "tgi_adapter_generated_tokens", "adapter");
     const last = this.readings.at(-2);
     const before = last ? byLabel(last.metrics, "tgi_adapter_generated_tokens", "adapter") : tokens;
+    byId("no-adapters").hidden = requests.size > 0;
     const gap = last ? (this.readings.at(-1).at - last.at) / 1000 : 1;
     byId("adapters").tBodies[0].replaceChildren(...[...requests.keys()].sort().map((name) => {
       const rate = ((tokens.get(name) || 0) - (before.get(name) || 0)) / gap;
