@@ -181,7 +181,7 @@ answers: $(VENV)/test.stamp $(KERNELS)  ## ask REAL_MODEL 200 questions, beside 
 	$(BIN)/python benchmarks/answers.py --model "$(REAL_MODEL)" --reference --json answers.json
 
 docs: $(VENV)/server.stamp $(VENV_DOCS)/docs.stamp  ## write the generated pages, and the documentation as a site
-	$(BIN)/python docs/site/reference.py
+	PYTHONPATH=. $(BIN)/python docs/site/reference.py
 	@NO_MKDOCS_2_WARNING=1 $(VENV_DOCS)/bin/mkdocs build --quiet
 	@echo "The documentation is in build/site; with search: $(PYTHON) -m http.server --directory build/site"
 

@@ -211,7 +211,19 @@ def main(
     if json_file is not None:
         json_file.write_text(json.dumps(result, indent=2) + "\n")
     if plot_file is not None:
-        plot_file.write_text(plot.draw(result["matches"][matches[0].name]["levels"]))
+        plot_file.write_text(
+            plot.draw(result["matches"][matches[0].name]["levels"], _heading(result))
+        )
+
+
+def _heading(result: dict[str, Any]) -> tuple[str, ...]:
+    """Name the processor, the model and the load, for the plot."""
+    description, plan = result["machine"], result["plan"]
+    return (
+        f"{description['cores']} cores of {description['processor']}, {description['capability']}",
+        f"{Path(result['model']).name}, {plan['prompt_tokens']} tokens of prompt and "
+        f"{plan['new_tokens']} of completion, median of {plan['rounds']} rounds",
+    )
 
 
 def _model(real_model: Path | None, model_dir: Path, dtype: str) -> Model:

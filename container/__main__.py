@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, NoReturn
 import click
 
 from container import __version__, logs, transformers_index
-from container.cli.commands import chat, doctor
+from container.cli.commands import Commands, chat, doctor
 from container.errors import ConfigError, ModelLoadError
 from container.garbage import collector_paused
 from container.lifecycle.failure import write_failure
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 transformers_index.install()
 
 
-@click.group(help="Serve a language model on /ping and /invocations.")
+@click.group(cls=Commands, help="Serve a language model on /ping and /invocations.")
 @click.version_option(__version__, package_name=None, prog_name="container")
 def main() -> None:
     """Group the commands."""

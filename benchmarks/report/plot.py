@@ -3,15 +3,18 @@
 from html import escape
 from typing import Any
 
-BAR, GAP, WIDTH, TITLE = 22, 14, 640, 30
-NAME, NUMBER = 130, 200
+BAR, GAP, WIDTH, TITLE, LINE = 22, 14, 640, 30, 18
+NAME, NUMBER = 170, 160
 COLOURS = ("#1f6feb", "#8c959f", "#bf8700", "#57606a", "#953800")
 
 
-def draw(levels: list[dict[str, Any]]) -> str:
-    """Bars for each level's sides: tokens a second of the round in the middle."""
-    parts = []
-    y = TITLE
+def draw(levels: list[dict[str, Any]], heading: tuple[str, ...] = ()) -> str:
+    """Bars for each level's sides: tokens a second of the round in the middle.
+
+    `heading` are lines above them: the processor and the method.
+    """
+    parts = [_text(8, 22 + LINE * index, line) for index, line in enumerate(heading)]
+    y = TITLE + LINE * len(heading)
     for level in levels:
         sides = {name: figures["tokens_per_s_median"] for name, figures in level["sides"].items()}
         clients = level["clients"]
@@ -22,7 +25,7 @@ def draw(levels: list[dict[str, Any]]) -> str:
             parts.append(_text(8, y + BAR - 7, name))
             size = f'width="{length:.1f}" height="{BAR - 4}"'
             parts.append(f'<rect x="{NAME}" y="{y}" {size} fill="{colour}"/>')
-            parts.append(_text(NAME + length + 6, y + BAR - 7, f"{rate:.0f} tokens/s"))
+            parts.append(_text(NAME + length + 6, y + BAR - 7, f"{rate:.1f} tokens/s"))
             y += BAR
         y += GAP + 12
     style = 'font-family="sans-serif" font-size="13"'

@@ -4,10 +4,13 @@ These are imported when a command runs: every process of the server imports this
 """
 
 import dataclasses
+import importlib
+import importlib.util
 import json
 import logging
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +19,39 @@ import click
 if TYPE_CHECKING:
     from container.cli.doctor import Finding
 
+ENDPOINT = "endpoint"
 COLOURS = {"ok": "green", "warning": "yellow", "problem": "red"}
+
+
+class Commands(click.Group):
+    """The container's commands, and those of sagemaker_deploy as `endpoint`, where it is installed.
+
+    That package is imported when the command runs, since the image does not have it.
+    """
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Return the names of all commands."""
+        others = [ENDPOINT] if importlib.util.find_spec("sagemaker_deploy") else []
+        return sorted([*super().list_commands(ctx), *others])
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Return a command. Raises UsageError if a package that it needs is missing."""
+        if cmd_name != ENDPOINT or ENDPOINT not in self.list_commands(ctx):
+            return super().get_command(ctx, cmd_name)
+        try:
+            group: click.Group = importlib.import_module("sagemaker_deploy.commands.main").main
+        except ModuleNotFoundError as error:
+            help_text = f"Deploy endpoints and call them; needs {error.name}: `make local`."
+            return click.Command(ENDPOINT, help=help_text, callback=_refuse(str(error.name)))
+        return group
+
+
+def _refuse(package: str) -> Callable[[], None]:
+    def refuse() -> None:
+        hint = "pip install -e '.[deploy]', or `make local`"
+        raise click.ClickException(f"{package} is not installed: {hint}")
+
+    return refuse
 
 
 @click.command()

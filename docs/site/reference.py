@@ -11,6 +11,7 @@ from typing import Any
 
 import click
 from dashboard import dashboard_text
+from figure import figure
 
 from container import errors
 from container.__main__ import main as container_command
@@ -38,6 +39,7 @@ def pages() -> dict[str, str]:
         "reference/metrics.md": metrics_page(),
         "reference/commands.md": commands_page(),
         "monitoring/grafana.json": dashboard_text(),
+        "images/figures.svg": figure(),
     }
 
 
@@ -115,8 +117,8 @@ def metrics_page() -> str:
 def commands_page() -> str:
     """Describe the commands of `python -m container`."""
     assert isinstance(container_command, click.Group)
-    lines = ["# Commands", "", f"{MADE} Those of `python -m sagemaker_deploy` are in",
-             "[deploying.md](../deploying.md).", ""]  # fmt: skip
+    lines = ["# Commands", "", f"{MADE} Those of `python -m sagemaker_deploy`, also",
+             "`sagemaker-llm endpoint`, are in [deploying.md](../deploying.md).", ""]  # fmt: skip
     for name, command in sorted(container_command.commands.items()):
         if not command.hidden:
             context = click.Context(command, info_name=f"python -m container {name}")

@@ -70,6 +70,14 @@ def test_python_in_documents_compiles(document: Path) -> None:
         compile(code, document.name, "exec")
 
 
+def test_rows_of_the_comparison_lead_to_a_page() -> None:
+    table = (ROOT / "README.md").read_text().split("## Beside other images")[1].split("\n## ")[0]
+    rows = [line for line in table.splitlines() if line.startswith("| ")][1:]
+    ours = rows[: next(index for index, row in enumerate(rows) if "**theirs**" in row)]
+    assert len(ours) > 10
+    assert [row for row in ours if "](docs/" not in row.split("|")[1]] == []
+
+
 @pytest.mark.parametrize(
     "path", sorted((ROOT / ".github").rglob("*.yml")), ids=lambda path: path.name
 )

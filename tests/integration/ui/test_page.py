@@ -92,16 +92,18 @@ def answer(page: Page) -> str:
     return page.text(".message.assistant:last-child .body")
 
 
-def stub_answer(page: Page, *deltas: dict) -> None:
-    """Let the next chat request get these deltas instead of the server's."""
+def stub_answer(page: Page, *deltas: dict, is_whole: bool = True) -> None:
+    """Let the next chat request get these deltas instead of the server's; keep its body."""
     chunks = [{"choices": [{"index": 0, "delta": delta}]} for delta in deltas]
     chunks.append({"choices": [], "usage": {"prompt_tokens": 1, "completion_tokens": len(deltas)}})
-    text = "".join(f"data: {json.dumps(chunk)}\n\n" for chunk in chunks) + "data: [DONE]\n\n"
+    text = "".join(f"data: {json.dumps(chunk)}\n\n" for chunk in chunks)
+    text += "data: [DONE]\n\n" if is_whole else ""
     page.run(f"""(() => {{
         const real = window.fetch;
         window.fetch = (...given) => {{
             if (!String(given[0]).endsWith("/v1/chat/completions")) return real(...given);
             window.fetch = real;
+            window.asked = JSON.parse(given[1].body);
             return Promise.resolve(new Response({json.dumps(text)}));
         }};
     }})()""")
@@ -157,6 +159,29 @@ def test_escape_stops_an_answer_and_keeps_its_text(page: Page, served: Server) -
     page.wait("!document.querySelector('#send').hidden")
 
 
+def test_a_stream_that_is_cut_says_so_and_keeps_what_there_is(page: Page) -> None:
+    stub_answer(page, {"content": "half of"}, is_whole=False)
+    page.fill("#prompt", "Hi")
+    page.press("Enter")
+    page.wait(
+        "document.querySelector('.assistant .error').textContent.includes('connection ended')"
+    )
+    assert answer(page) == "half of"
+    assert "Try again" in page.text(".assistant .bar")
+
+
+def test_a_message_that_failed_is_left_out_of_the_next_request(page: Page) -> None:
+    page.fill("#top_p", "3")
+    page.fill("#prompt", "First")
+    page.press("Enter")
+    page.wait("document.querySelector('.assistant .error').textContent.includes('top_p')")
+    page.problems.clear()  # the browser logs the status 400
+    page.fill("#top_p", "")
+    stub_answer(page, {"content": "Fine."})
+    ask(page, "Second")
+    assert page.run("window.asked.messages.map((message) => message.content)") == ["Second"]
+
+
 def test_tools_are_called_and_their_results_answered(page: Page) -> None:
     page.fill("#temperature", "0")
     page.click("#example-tool")
@@ -198,6 +223,36 @@ def test_the_schema_editor_shapes_the_answer(page: Page) -> None:
     assert page.text("#schema-error")
 
 
+def test_rows_keep_what_they_cannot_say(page: Page) -> None:
+    street = {"type": "object", "properties": {"street": {"type": "string"}}}
+    age = {"type": "integer", "minimum": 0, "description": "In years."}
+    schema = {
+        "type": "object",
+        "properties": {"home": street, "age": age, "kind": {"enum": ["a", "b"]}},
+        "required": ["home", "age"],
+        "additionalProperties": False,
+    }
+    page.fill("#format", "json_schema")
+    page.fill("#schema", json.dumps(schema))
+    page.click("#add-field")
+    rows = "document.querySelectorAll('.field-row')"
+    assert page.run(f"{rows}.length") == 2  # that of `age` and the new one
+    page.fill(".field-row:last-child input", "age")
+    assert "already" in page.text("#schema-error")
+    page.fill(".field-row:last-child input", "name")
+    page.fill(".field-row:first-child input", "years")
+    edited = json.loads(page.run("document.querySelector('#schema').value"))
+    assert list(edited["properties"]) == ["home", "years", "kind", "name"]
+    assert edited["properties"]["home"] == street
+    assert edited["properties"]["years"] == age
+    assert edited["required"] == ["home", "years", "name"]
+    page.run(f"{rows}[0].querySelector('button').click()")
+    edited = json.loads(page.run("document.querySelector('#schema').value"))
+    assert list(edited["properties"]) == ["home", "kind", "name"]
+    assert edited["required"] == ["home", "name"]
+    assert page.text("#schema-error") == ""
+
+
 def test_answers_are_markdown_and_harmless(page: Page, served: Server) -> None:
     stub_answer(page, {"reasoning_content": "Let me think."}, {"content": HOSTILE})
     ask(page, "Try to break out.")
@@ -234,9 +289,11 @@ def test_a_key_is_asked_for_and_stays_in_the_tab(page: Page, served: Server) -> 
     page.open("about:blank")
     page.open(f"{served.url}/")
     page.wait("document.querySelector('#key-dialog').open")
+    assert page.text("#key-error") == ""
     page.fill("#api-key", "wrong")
     page.run("document.querySelector('#key-form button[type=submit]').click()")
-    page.wait("document.querySelector('#key-dialog').open")
+    page.wait("document.querySelector('#key-error').textContent.includes('not accept')")
+    assert page.run("document.querySelector('#key-dialog').open") is True
     page.fill("#api-key", KEY)
     page.run("document.querySelector('#key-form button[type=submit]').click()")
     page.wait("document.querySelector('#model option')")
@@ -276,6 +333,23 @@ def test_an_adapter_answers_and_is_counted_on_the_live_page(
         assert title in numbers
     assert "max total tokens" in page.text("#facts")
     page.screenshot(shots / "server.png")
+
+
+def test_the_stage_of_the_start_is_shown(page: Page, served: Server) -> None:
+    source = """const real = window.fetch;
+        const body = JSON.stringify({ error: "loading weights: 40 %", error_type: "healthcheck" });
+        window.fetch = (url, options) => String(url).endsWith("/health") && !window.isLoaded
+            ? Promise.resolve(new Response(body, { status: 503 })) : real(url, options);"""
+    script = page.call("Page.addScriptToEvaluateOnNewDocument", source=source)
+    page.open("about:blank")
+    page.open(f"{served.url}/")
+    page.call("Page.removeScriptToEvaluateOnNewDocument", identifier=script["identifier"])
+    page.wait("document.querySelector('#reason').textContent === 'loading weights: 40 %'")
+    assert page.text("#state") == "not ready"
+    page.run("window.isLoaded = true")
+    page.wait("document.querySelector('#state').textContent === 'ready'")
+    page.wait("document.querySelector('#model option')")
+    assert page.text("#reason") == ""
 
 
 def test_without_a_language_model_the_live_page_is_shown(page: Page, served: Server) -> None:
@@ -366,6 +440,10 @@ def test_a_phone_shows_all_of_it_in_the_dark(page: Page, shots: Path) -> None:
     assert (
         page.run("document.querySelector('#open-settings').getAttribute('aria-expanded')") == "true"
     )
+    assert page.run("document.activeElement.id") == "close-settings"
+    page.press("Escape")
+    assert page.run("document.querySelector('#settings').checkVisibility()") is False
+    assert page.run("document.activeElement.id") == "open-settings"
     page.click("#theme")
     assert page.run("document.documentElement.dataset.theme") == "light"
 
@@ -402,6 +480,10 @@ def test_an_image_is_attached_and_seen(
         browser.fill("#max_tokens", "8")
         ask(browser, "What is this?")
         assert browser.run("document.querySelectorAll('.message.user img').length") == 1
+        browser.run("document.querySelector('[aria-label=\"Edit message\"]').click()")
+        browser.wait("document.querySelector('#attachments img')")
+        browser.press("Enter")
+        browser.wait(f"{ANSWERED}?.textContent.includes('tokens')")
         usage = browser.text(".message.assistant .facts")
         text = {"messages": [{"role": "user", "content": "What is this?"}], "max_tokens": 1}
         plain = requests.post(f"{server.url}/v1/chat/completions", json=text, timeout=60).json()
