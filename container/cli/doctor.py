@@ -26,8 +26,9 @@ GIB = 2**30
 # Instruction sets of which something depends, in /proc/cpuinfo's words, the best last.
 X86_FLAGS = ("avx2", "avx512f", "avx512_bf16", "amx_bf16")
 ARM_FLAGS = ("asimd", "bf16", "i8mm", "sve")
-# Bytes of a parameter by the format of the weights; int8 has a scale for each row.
+# Bytes of a parameter by the format of the weights; int8 has scales for rows, int4 for groups.
 PARAMETER_BYTES = {"float32": 4.0, "bfloat16": 2.0, "int8": 1.03}
+CPU_PARAMETER_BYTES = PARAMETER_BYTES | {"int4": 0.6}
 # What is left for weights, when caches and a step's intermediates have their share.
 WEIGHT_SHARE = 0.75
 HUB_TIMEOUT_S = 5.0
@@ -137,16 +138,18 @@ def _gpus(num_gpus: int | None, gpus: list[Gpu]) -> Iterator[Finding]:
 def _fits(gpus: list[Gpu]) -> Iterator[Finding]:
     """Estimate how large a model fits, with a quarter of the memory left for cache and steps."""
     free = free_memory_bytes()
-    yield Finding("memory", OK, f"{free / GIB:.1f} GiB free; {_largest(free)}")
+    yield Finding("memory", OK, f"{free / GIB:.1f} GiB free; {_largest(free, CPU_PARAMETER_BYTES)}")
     if gpus:
         total = sum(gpu.memory_bytes for gpu in gpus)
-        yield Finding("GPU memory", OK, f"{total / GIB:.0f} GiB; {_largest(total)}")
+        yield Finding(
+            "GPU memory", OK, f"{total / GIB:.0f} GiB; {_largest(total, PARAMETER_BYTES)}"
+        )
 
 
-def _largest(available: int) -> str:
+def _largest(available: int, parameter_bytes: Mapping[str, float]) -> str:
     sizes = (
         f"{available * WEIGHT_SHARE / size / 1e9:.1f}B in {name}"
-        for name, size in PARAMETER_BYTES.items()
+        for name, size in parameter_bytes.items()
     )
     return f"the largest model has about {', '.join(sizes)}"
 

@@ -37,7 +37,7 @@ def test_the_kernels_and_the_largest_model_are_named(findings: list[Finding]) ->
     [kernels] = _of(findings, "kernels")
     assert "compiled for" in kernels.text
     [memory] = _of(findings, "memory")
-    assert all(name in memory.text for name in ("float32", "bfloat16", "int8"))
+    assert all(name in memory.text for name in ("float32", "bfloat16", "int8", "int4"))
 
 
 def test_a_variable_without_effect_is_named(findings: list[Finding]) -> None:
