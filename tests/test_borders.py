@@ -54,7 +54,7 @@ ALLOWED = {
 # floors below; a name without a folder is a file.
 FLOORS = {
     "container.settings": [
-        ["process_env", "casts", "tgi", "order"],
+        ["process_env", "casts", "tgi", "order", "other_images"],
         ["field"],
         ["engine", "model", "requests", "server"],
         ["settings"],

@@ -19,6 +19,7 @@ from container.handlers.user_code import find_code, missing_code
 from container.lifecycle.other_handlers import other_handlers
 from container.machine import Gpu, free_memory_bytes
 from container.settings.model import EmbeddingSettings, ModelSettings
+from container.settings.other_images import with_counterpart
 from container.settings.process_env import ADDITIONAL_DATA, SAGEMAKER_MODEL_DIR, model_root
 from container.settings.server import HandlerSettings
 from container.settings.settings import REFUSED, overridden_names, setting_names
@@ -100,8 +101,8 @@ def variable_lines(environ: Mapping[str, str]) -> Iterator[ReportLine]:
     others = sorted(name for name in environ.keys() - known if name.startswith(OTHER_IMAGES))
     if others:
         yield ReportLine(
-            f"variables of other images, without effect here: {', '.join(others)}; "
-            "docs/configuration.md has this server's",
+            f"variables of other images, without effect here: "
+            f"{', '.join(map(with_counterpart, others))}; docs/migrating-from-other-images.md",
             is_warning=True,
         )
     for name in sorted(environ.keys() - known - set(others)):

@@ -10,6 +10,8 @@ import pytest
 import yaml
 
 from container.__main__ import main as container_command
+from container.lifecycle.startup_report import OTHER_IMAGES
+from container.settings.other_images import COUNTERPARTS
 from container.settings.settings import setting_names
 
 ROOT = Path(__file__).parents[2]
@@ -52,6 +54,18 @@ def test_the_counterparts_of_other_images_variables_are_settings() -> None:
     named = {name for cell in cells for name in re.findall(r"`([A-Z][A-Z_]+)`", cell)}
     assert len(named) > 15
     assert named - {*setting_names()} == set()
+
+
+def test_the_start_names_the_counterparts_of_the_page() -> None:
+    text = (DOCS / "migrating-from-other-images.md").read_text().split("## Routes")[0]
+    own = setting_names()
+    for row in (row for row in text.splitlines() if row.startswith("| `")):
+        names = re.findall(r"`([A-Z][A-Z0-9_]+)", row)
+        theirs = {name for name in names if name.startswith(OTHER_IMAGES)}
+        cells = [cell for cell in row.split("|")[1:-1] if not re.search("unset it|none:", cell)]
+        ours = [name for cell in cells for name in re.findall(r"`([A-Z][A-Z0-9_]+)", cell)]
+        expected = next((name for name in ours if name in own and name not in theirs), None)
+        assert {COUNTERPARTS.get(name) for name in theirs} <= {expected}, row
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
