@@ -16,7 +16,7 @@ BLOCKS = re.findall(r"```(\w*)\n(.*?)```", (ROOT / "README.md").read_text(), re.
 CALLS = [
     (kind, code)
     for kind, code in BLOCKS
-    if "localhost:8080" in code and ("curl" in code or kind == "python")
+    if kind != "text" and "localhost:8080" in code and ("curl" in code or kind == "python")
 ]
 
 
