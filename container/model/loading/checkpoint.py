@@ -91,7 +91,10 @@ def find_model(
         refuse_files(files.path)
         return _checked(files)
     if folder.is_absolute() or model_id.startswith((".", "~")) or model_id.count("/") > 1:
-        raise ModelLoadError(f"{variable}={model_id}: there is no such folder")
+        raise ModelLoadError(
+            f"{variable}={model_id}: there is no such folder; check the path (in a container, the "
+            "volume that is mounted there), or give a name on the Hub, such as org/model"
+        )
     path = _download(model_id, revision, token, variable, progress)
     refuse_files(path)
     return _checked(ModelFiles(model_id, path, path.name))
@@ -139,14 +142,19 @@ def _download(
             f"{model_id} is gated: accept its terms on the Hub and set HF_TOKEN"
         ) from error
     except RevisionNotFoundError as error:
-        raise ModelLoadError(f"{model_id} has no revision {revision!r}") from error
+        raise ModelLoadError(
+            f"{model_id} has no revision {revision!r}; name one of its branches, tags or commits, "
+            "or unset it"
+        ) from error
     except RepositoryNotFoundError as error:
         raise ModelLoadError(
             f"{model_id} is neither a folder here nor a repository on the Hub "
             "(a private one needs HF_TOKEN)"
         ) from error
     except HFValidationError as error:
-        raise ModelLoadError(f"{variable}={model_id!r} is not a folder or a Hub id") from error
+        raise ModelLoadError(
+            f"{variable}={model_id!r} is not a folder or a Hub id; give a path, or org/model"
+        ) from error
     except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
         raise ModelLoadError(
             f"{model_id} is not a folder here, and the Hub cannot be reached "
@@ -168,7 +176,7 @@ def refuse_files(path: Path) -> None:
 def _checked(files: ModelFiles) -> ModelFiles:
     path = files.path
     if not (path / "config.json").is_file():
-        hint = ""
+        hint = "; the folder must hold a model as save_pretrained writes it, or one GGUF file"
         if any(path.glob("*.tar.gz")):
             hint = "; it holds an archive: unpack it"
         elif (path / "adapter_config.json").is_file():
@@ -181,12 +189,16 @@ def _checked(files: ModelFiles) -> ModelFiles:
     if not isinstance(config, dict):
         raise ModelLoadError(f"{path}/config.json is not a JSON object")
     if not any(_weight_files(path, suffix) for suffix in (".safetensors", ".bin", GGUF_SUFFIX)):
-        raise ModelLoadError(f"{path}: the weights are missing (no *.safetensors and no *.bin)")
+        raise ModelLoadError(
+            f"{path}: the weights are missing (no *.safetensors and no *.bin); copy them beside "
+            "config.json"
+        )
     if (problem := find_unusable(config, _num_tensors(path))) is not None:
         raise ModelLoadError(f"{path}/config.json cannot be used: {problem}")
     if not any(any(path.glob(name)) for name in TOKENIZER_FILES) and not _needs_no_file(path):
         raise ModelLoadError(
-            f"{path}: the tokenizer is missing (none of {', '.join(TOKENIZER_FILES)})"
+            f"{path}: the tokenizer is missing (none of {', '.join(TOKENIZER_FILES)}); copy its "
+            "files from where the model came from, or save it with save_pretrained"
         )
     return files
 

@@ -226,7 +226,7 @@ def _load_plain(
     if missing:
         raise ModelLoadError(
             f"{path}: the weights lack {len(missing)} tensors that config.json calls for, such as "
-            f"{missing[0]}"
+            f"{missing[0]}; the files are those of another model, or some are missing"
         )
     if unused := sorted(loading_info["unexpected_keys"]):
         log.warning(
