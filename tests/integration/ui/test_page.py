@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -375,10 +376,17 @@ def test_sentences_are_compared_by_the_embedding_model(page: Page) -> None:
     assert page.text("#similarities tbody tr").startswith("A kitten")
 
 
-def test_the_code_of_a_request_runs(page: Page, served: Server, tmp_path: Path) -> None:
+@pytest.mark.parametrize("is_chat", [True, False], ids=["chat", "text"])
+def test_the_code_of_a_request_runs(
+    page: Page, served: Server, tmp_path: Path, is_chat: bool
+) -> None:
     page.fill("#temperature", "0")
     page.fill("#top_k", "5")
-    page.fill("#system", 'It\'s a "test".')
+    page.fill("#max_tokens", "30")
+    if is_chat:
+        page.fill("#system", 'It\'s a "test".')
+    else:
+        page.click("#continue-text")
     page.fill("#prompt", "What's deep learning?")
     page.click("#show-code")
     programs = {}
@@ -406,7 +414,9 @@ def test_the_code_of_a_request_runs(page: Page, served: Server, tmp_path: Path) 
 def _streamed(events: str) -> str:
     chunks = [json.loads(line[6:]) for line in events.splitlines() if line.startswith("data: {")]
     return "".join(
-        choice["delta"].get("content") or "" for chunk in chunks for choice in chunk["choices"]
+        choice["delta"].get("content") or "" if "delta" in choice else choice["text"]
+        for chunk in chunks
+        for choice in chunk["choices"]
     )
 
 
@@ -465,6 +475,28 @@ def test_the_keyboard_reaches_the_message_without_a_mouse(page: Page) -> None:
         reached.append(page.run("document.activeElement.id || document.activeElement.className"))
     assert reached[0] == "skip"
     assert "prompt" in reached
+
+
+def test_a_model_without_a_chat_template_continues_text(
+    browser: Page, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    root = tmp_path_factory.mktemp("base")
+    folder = shutil.copytree(DEMO_MODEL, root / "base", ignore=shutil.ignore_patterns("*.jinja"))
+    with serving(root / "log", folder) as server:
+        browser.open(f"{server.url}/ui")
+        browser.run("sessionStorage.clear()")
+        browser.open("about:blank")
+        browser.open(f"{server.url}/ui")
+        browser.wait("document.querySelector('#model option')")
+        browser.fill("#max_tokens", "8")
+        browser.fill("#prompt", "Once upon")
+        browser.press("Enter")
+        browser.wait("document.querySelector('.error').textContent.includes('Continue the text')")
+        browser.click("#continue-text")
+        press_button(browser, "Try again")
+        browser.wait(f"{ANSWERED}?.textContent.includes('tokens')")
+        assert answer(browser)
+    browser.problems.clear()  # the browser logs the status 400
 
 
 def test_an_image_is_attached_and_seen(

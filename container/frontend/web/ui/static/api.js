@@ -106,6 +106,7 @@ async function explain(response) {
     const wait = response.headers.get("Retry-After");
     return `The server is full${wait ? `; try again in ${wait} s` : ""}. (${message})`;
   }
+  if (message.includes("no chat template")) message += ": check “Continue the text” in the settings";
   return message.slice(0, 600) || `HTTP ${response.status}`;
 }
 

@@ -1,8 +1,10 @@
-// A chat request as a program: curl, OpenAI's client for Python, boto3.
+// A request as a program: curl, OpenAI's client for Python, boto3.
+
+import { pathOf } from "./request.js";
 
 // What OpenAI's client takes as arguments; other fields go into its `extra_body`.
 const OPENAI_FIELDS = new Set([
-  "model", "messages", "temperature", "top_p", "max_tokens", "seed", "stop", "frequency_penalty",
+  "model", "messages", "prompt", "temperature", "top_p", "max_tokens", "seed", "stop", "frequency_penalty",
   "presence_penalty", "logprobs", "top_logprobs", "reasoning_effort", "response_format", "tools",
   "tool_choice", "stream", "stream_options",
 ]);
@@ -12,7 +14,7 @@ export const writers = { curl, python, boto3 };
 function curl(body, url, hasKey) {
   const key = hasKey ? `\n  -H "Authorization: Bearer $API_KEY" \\` : "";
   const data = JSON.stringify(body, null, 2).replaceAll("'", "'\\''");
-  return `curl --no-buffer ${url}v1/chat/completions \\
+  return `curl --no-buffer ${url}${pathOf(body)} \\
   -H 'Content-Type: application/json' \\${key}
   -d '${data}'
 `;
@@ -25,15 +27,16 @@ function python(body, url, hasKey) {
   if (others.length) known.push(["extra_body", Object.fromEntries(others)]);
   const given = known.map(([name, value]) => `    ${name}=${literal(value, 1)},`).join("\n");
   const key = hasKey ? 'os.environ["API_KEY"]' : '"-"';
+  const isText = "prompt" in body;
   return `${hasKey ? "import os\n\n" : ""}from openai import OpenAI
 
 client = OpenAI(base_url="${url}v1", api_key=${key})
-stream = client.chat.completions.create(
+stream = client.${isText ? "" : "chat."}completions.create(
 ${given}
 )
 for chunk in stream:
     for choice in chunk.choices:
-        print(choice.delta.content or "", end="", flush=True)
+        print(${isText ? "choice.text" : 'choice.delta.content or ""'}, end="", flush=True)
 print()
 `;
 }
@@ -52,7 +55,7 @@ text = b"".join(event["PayloadPart"]["Bytes"] for event in response["Body"]).dec
 for line in text.splitlines():
     if line.startswith("data: {"):
         for choice in json.loads(line[6:])["choices"]:
-            print(choice["delta"].get("content") or "", end="", flush=True)
+            print(${"prompt" in body ? 'choice["text"]' : 'choice["delta"].get("content") or ""'}, end="", flush=True)
 print()
 `;
 }

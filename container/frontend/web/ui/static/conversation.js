@@ -3,7 +3,7 @@
 import { events, postJson } from "./api.js";
 import { announce, byId } from "./dom.js";
 import { MessageView } from "./message_view.js";
-import { buildRequest } from "./request.js";
+import { buildRequest, pathOf } from "./request.js";
 
 const STORE = "conversation";
 
@@ -103,7 +103,7 @@ export class Conversation {
 
   async read(body, turn, view) {
     const start = performance.now();
-    const response = await postJson("v1/chat/completions", body, this.running.signal);
+    const response = await postJson(pathOf(body), body, this.running.signal);
     const paint = onceAFrame(() => this.follow(() => view.update()));
     for await (const chunk of events(response)) {
       if (chunk.usage) turn.usage = chunk.usage;
@@ -148,7 +148,7 @@ function restore() {
 }
 
 function takeDelta(turn, choice, start) {
-  const delta = choice.delta || {};
+  const delta = choice.delta || { content: choice.text };
   const isToken = delta.content || delta.reasoning_content || delta.tool_calls;
   if (isToken && turn.firstMs === undefined) turn.firstMs = performance.now() - start;
   turn.content += delta.content || "";

@@ -1,4 +1,4 @@
-// The chat request that the settings describe.
+// The request that the settings describe: a chat, or a text to continue.
 
 import { byId } from "./dom.js";
 
@@ -8,22 +8,37 @@ const NUMBERS = [
 ];
 const ALTERNATIVES = 5;
 
+export function pathOf(body) {
+  return "prompt" in body ? "v1/completions" : "v1/chat/completions";
+}
+
 // Raises SyntaxError, naming the field, for JSON that cannot be read.
 export function buildRequest(turns) {
-  const body = { messages: messagesOf(turns) };
-  if (byId("model").value) body.model = byId("model").value;
+  const isText = byId("continue-text").checked;
+  const body = byId("model").value ? { model: byId("model").value } : {};
+  Object.assign(body, isText ? { prompt: textOf(turns) } : { messages: messagesOf(turns) });
   for (const name of NUMBERS) {
     const input = byId(name);
     if (input.value.trim() !== "") body[name] = Number(input.value);
   }
   const stops = lines("stop-strings");
   if (stops.length) body.stop = stops;
-  if (byId("reasoning_effort").value) body.reasoning_effort = byId("reasoning_effort").value;
-  if (byId("logprobs").checked) Object.assign(body, { logprobs: true, top_logprobs: ALTERNATIVES });
-  Object.assign(body, structured(), tools());
+  Object.assign(body, structured(), isText ? {} : chatFields());
   body.stream = true;
   body.stream_options = { include_usage: true };
   return body;
+}
+
+function chatFields() {
+  const fields = {};
+  if (byId("reasoning_effort").value) fields.reasoning_effort = byId("reasoning_effort").value;
+  if (byId("logprobs").checked) Object.assign(fields, { logprobs: true, top_logprobs: ALTERNATIVES });
+  return Object.assign(fields, tools());
+}
+
+// All that was written so far, by both sides.
+function textOf(turns) {
+  return turns.filter((turn, index) => !hasFailed(turn) && !isUnanswered(turns, index)).map((turn) => turn.content).join("");
 }
 
 function messagesOf(turns) {
