@@ -29,8 +29,8 @@ WHOLE: dict[str, Any] = {
 
 def _configurations() -> list[dict[str, Any]]:
     texts = [(ROOT / "docs" / name).read_text() for name in ("deploying.md", "scaling.md")]
-    blocks = re.findall(r"^```yaml\n(.*?)^```", "\n".join(texts), re.S | re.M)
-    return [yaml.safe_load(block) for block in blocks]
+    blocks = re.findall(r"^```(\w*)\n(.*?)^```", "\n".join(texts), re.S | re.M)
+    return [yaml.safe_load(code) for kind, code in blocks if kind == "yaml"]
 
 
 @pytest.mark.parametrize("command", COMMANDS, ids=str)

@@ -38,8 +38,9 @@ def documented_commands() -> Iterator[Command]:
     """Yield every command of the documents."""
     for path in DOCUMENTS:
         name = path.relative_to(ROOT).as_posix()
-        blocks = re.findall(r"^```(?:bash|sh)?\n(.*?)^```", path.read_text(), re.S | re.M)
-        for line in "".join(blocks).replace("\\\n", " ").splitlines():
+        blocks = re.findall(r"^```(\w*)\n(.*?)^```", path.read_text(), re.S | re.M)
+        shell = [code for kind, code in blocks if kind in ("", "bash", "sh")]
+        for line in "".join(shell).replace("\\\n", " ").splitlines():
             for words in _split(shlex.split(line, comments=True)):
                 yield Command(name, words)
 

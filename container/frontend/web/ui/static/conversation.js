@@ -95,7 +95,7 @@ export class Conversation {
     }
     turn.busy = false;
     this.running = null;
-    view.update();
+    this.follow(() => view.update());
     this.showRunning(false);
     this.save();
     announce(turn.error ? "The answer failed" : `Answer: ${turn.content.slice(0, 500)}`);
