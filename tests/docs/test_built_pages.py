@@ -42,7 +42,7 @@ def test_every_page_is_in_the_sites_navigation() -> None:
 
 
 def test_the_variables_of_troubleshooting_are_settings() -> None:
-    known = {*setting_names(), "HF_MODEL_ID", "VARIANT"}
+    known = {*setting_names(), "HF_HOME", "HF_MODEL_ID", "VARIANT"}
     text = (DOCS / "troubleshooting.md").read_text()
     named = set(re.findall(r"`([A-Z][A-Z0-9]*_[A-Z0-9_]+|DTYPE|PORT|QUANTIZE)(?:=[^`]*)?`", text))
     assert {name for name in named - known if not name.endswith("_")} == set()
@@ -50,7 +50,8 @@ def test_the_variables_of_troubleshooting_are_settings() -> None:
 
 def test_the_counterparts_of_other_images_variables_are_settings() -> None:
     text = (DOCS / "migrating-from-other-images.md").read_text().split("## Routes")[0]
-    cells = [row.split("|")[1] for row in text.splitlines() if row.startswith("| `")]
+    rows = [row.split("|")[1:-1] for row in text.splitlines() if row.startswith("| `")]
+    cells = [row[0] if len(row) > 2 else row[1] for row in rows]
     named = {name for cell in cells for name in re.findall(r"`([A-Z][A-Z_]+)`", cell)}
     assert len(named) > 15
     assert named - {*setting_names()} == set()
