@@ -97,7 +97,7 @@ def test_a_version_is_not_pushed_twice_nor_under_another_name(
 
 def test_the_release_page_names_every_file_that_has_the_version() -> None:
     page = (ROOT / "docs" / "releasing.md").read_text()
-    version = re.search(r'"(.*)"', (ROOT / "container" / "__init__.py").read_text())
+    version = re.search(r'__version__ = "(.*)"', (ROOT / "container" / "__init__.py").read_text())
     assert version is not None
     tracked = subprocess.run(
         ["git", "grep", "-lE", rf'^(version|__version__) *= *"{re.escape(version[1])}"'],

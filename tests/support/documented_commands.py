@@ -1,5 +1,6 @@
 """The commands in the documents' blocks of shell code."""
 
+import itertools
 import re
 import shlex
 from collections.abc import Iterator
@@ -51,7 +52,7 @@ def _split(words: list[str]) -> Iterator[tuple[str, ...]]:
     for word in [*words, "&&"]:
         if word == "&&":
             if command:
-                yield tuple(command)
+                yield tuple(itertools.takewhile(lambda word: word != ">", command))
             command = []
         elif command or not ASSIGNMENT.match(word):
             command.append(word)
