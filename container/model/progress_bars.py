@@ -11,7 +11,7 @@ from typing import Any
 
 import transformers
 from huggingface_hub.utils.tqdm import disable_progress_bars as disable_hub_bars
-from tqdm.std import tqdm
+from tqdm.std import tqdm  # type: ignore[import-untyped]  # it has none
 
 from container.ipc.backend_server import Progress
 
@@ -28,7 +28,7 @@ def disable_progress_bars() -> None:
 def download_bar(progress: Progress, stage: str) -> type[Any]:
     """Return the class of bars for `snapshot_download`; those of bytes report."""
 
-    def report(bar: "tqdm[Any]") -> None:
+    def report(bar: Any) -> None:
         if bar.unit == "B" and bar.total:
             progress(f"{stage}: {100 * bar.n / bar.total:.0f} % of {bar.total / GB:.2f} GB")
 
@@ -39,7 +39,7 @@ def download_bar(progress: Progress, stage: str) -> type[Any]:
 def followed_loading(progress: Progress, stage: str) -> Iterator[None]:
     """Report the share of the weights that transformers has loaded, within the block."""
 
-    def report(bar: "tqdm[Any]") -> None:
+    def report(bar: Any) -> None:
         if bar.total:
             progress(f"{stage}: {100 * bar.n / bar.total:.0f} %")
 
@@ -53,10 +53,10 @@ def followed_loading(progress: Progress, stage: str) -> Iterator[None]:
         transformers.utils.logging.set_tqdm_hook(before)
 
 
-def _bar(report: "Callable[[tqdm[Any]], None]") -> type[Any]:
+def _bar(report: Callable[[Any], None]) -> type[Any]:
     """Return a class of bars that draw nothing and call `report` at most every EVERY_S."""
 
-    class Bar(tqdm):  # type: ignore[type-arg]  # it is generic in its stubs alone
+    class Bar(tqdm):
         monitor_interval = 0  # no thread that redraws bars
 
         def __init__(self, *positional: Any, **named: Any) -> None:
