@@ -43,8 +43,11 @@ log = logging.getLogger(__name__)
 MAX_IDLE = 16
 # Grammars that compile at the same time; others wait until one has compiled or failed.
 MAX_COMPILING = 16
-# For the fork server: to load the largest tokenizer, or to fork.
+# For the fork server: to load the largest tokenizer, and to fork once it has done so.
 START_TIMEOUT_S = 30.0
+FORK_TIMEOUT_S = 5.0
+# A fork server that dies earlier is replaced for the next grammar only, not again and again.
+LIFETIME_S = 5.0
 # Where a process does not end itself, because it was stopped.
 DEADLINE_SLACK_S = 1.0
 CHECK_INTERVAL_S = 0.1
@@ -77,7 +80,8 @@ class GrammarClient:
         except TimeoutError:
             answer = b"it took too long"
         self._control.settimeout(None)
-        if answer != READY:
+        self._is_loaded = answer == READY
+        if not self._is_loaded:
             raise GrammarServerFailed(answer.decode(errors="replace") or "its process died")
 
     def close(self) -> None:
@@ -172,6 +176,8 @@ class GrammarClient:
         if now < self._next_check:
             return
         self._next_check = now + CHECK_INTERVAL_S
+        if now > self._server_started_at + LIFETIME_S and self._server.poll() is not None:
+            self._restart_server()
         for process in [p for p in self._by_text.values() if p.pending and p.pending[0][0] < now]:
             self._lose(process) if process.is_started else self._fork_again(process)
 
@@ -189,7 +195,7 @@ class GrammarClient:
         """Cache a process without constraints; end it if it has not compiled."""
         if process.has_ended:
             return
-        if process.first_mask is None:
+        if process.first_mask is None or process.server_pid != self._server.pid:
             self._end(process, Unavailable("no request waits for this grammar"))
             return
         self._idle[process.text] = process
@@ -210,17 +216,28 @@ class GrammarClient:
             process.channel = local_end
             process.num_starts += 1
             process.server_pid = self._server.pid
-            process.start_deadline(START_TIMEOUT_S)
+            process.start_deadline(FORK_TIMEOUT_S if self._has_loaded() else START_TIMEOUT_S)
             self._selector.register(local_end, selectors.EVENT_READ, process)
             with contextlib.suppress(OSError):  # the server has died; see _start_again
                 socket.send_fds(self._control, [b"fork"], [remote_end.fileno(), text.fileno()])
 
+    def _has_loaded(self) -> bool:
+        """Whether the fork server has loaded the tokenizer."""
+        if not self._is_loaded:
+            with contextlib.suppress(OSError):  # not yet, or it has died
+                self._is_loaded = self._control.recv(MAX_MESSAGE, socket.MSG_DONTWAIT) == READY
+        return self._is_loaded
+
     def _restart_server(self) -> None:
+        """Replace the fork server; of its processes, only those in use go on."""
         log.error("grammar: the fork server died or hangs; replacing it")
         _end_server(self._server, self._control)
         self._start_server()
+        for process in list(self._idle.values()):
+            self._end(process, Unavailable("no request uses this grammar"))
 
     def _start_server(self) -> None:
+        self._is_loaded, self._server_started_at = False, time.monotonic()
         self._control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         command = [sys.executable, "-m", "container.grammar.fork_server", str(theirs.fileno())]
         with theirs, _anonymous_file(msgspec.json.encode(self._args)) as arguments:

@@ -214,6 +214,22 @@ def test_a_dead_fork_server_costs_no_grammar(client: GrammarClient) -> None:
     assert (constraint.is_complete, constraint.error) == (True, None)
 
 
+def test_a_dead_fork_server_is_replaced_and_leaves_no_idle_process(
+    client: GrammarClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("container.grammar.client.LIFETIME_S", 0.0)
+    _wait(client, _start(client, choice_answer(["yes", "no"], "f"))).close()
+    used = _wait(client, _start(client, DIGIT))
+    pids, server = _children(client), client._server.pid
+    os.kill(server, signal.SIGKILL)
+    client.wait(lambda: client._server.pid != server, 10.0)
+    _await_end(pids[0])
+    assert _follow(client, used, "7") == 1
+    used.close()
+    _await_end(pids[1])
+    assert _wait(client, _start(client, DIGIT)).error is None
+
+
 def test_a_process_that_died_while_idle_is_replaced(client: GrammarClient) -> None:
     _wait(client, _start(client, DIGIT)).close()
     [pid] = _children(client)
@@ -222,7 +238,7 @@ def test_a_process_that_died_while_idle_is_replaced(client: GrammarClient) -> No
     assert _wait(client, _start(client, DIGIT)).error is None
 
 
-def test_a_stopped_process_is_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_stopped_process_is_replaced() -> None:
     client = GrammarClient(_args(timeout_s=2.0))
     client.check()
     constraint = _wait(client, _start(client, DIGIT))
@@ -232,7 +248,6 @@ def test_a_stopped_process_is_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
     assert _wait(client, constraint).error is None
     assert constraint.is_complete
     _await_end(pid)
-    monkeypatch.setattr("container.grammar.client.START_TIMEOUT_S", 5.0)
     os.kill(client._server.pid, signal.SIGSTOP)
     assert _wait(client, _start(client, regex_answer("[0-9]{2}", "f"))).error is None
     client.close()
