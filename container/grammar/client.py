@@ -70,6 +70,8 @@ class GrammarClient:
         self._queue: deque[GrammarProcess] = deque()
         self._selector = selectors.DefaultSelector()
         self._next_check = 0.0
+        self._is_loaded = False
+        self._server_started_at = 0.0
         self._start_server()
 
     def check(self) -> None:
@@ -237,7 +239,8 @@ class GrammarClient:
             self._end(process, Unavailable("no request uses this grammar"))
 
     def _start_server(self) -> None:
-        self._is_loaded, self._server_started_at = False, time.monotonic()
+        self._is_loaded = False
+        self._server_started_at = time.monotonic()
         self._control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         command = [sys.executable, "-m", "container.grammar.fork_server", str(theirs.fileno())]
         with theirs, _anonymous_file(msgspec.json.encode(self._args)) as arguments:
