@@ -47,16 +47,16 @@ class Part:
 
 PARTS = (
     Part("device", "Imports, the device, the kernels' self-tests",
-         "benchmarks.gpu_day.parts.device", 70),
+         "benchmarks.gpu_day.parts.device", 60),
     Part("triton", "Triton kernels beside torch's operations",
-         "benchmarks.gpu_day.parts.triton_cases", 90),
+         "benchmarks.gpu_day.parts.triton_cases", 75),
     Part("theorem", "Greedy output equals generate's, with overlap, graphs, preemption, offload",
-         "benchmarks.gpu_day.parts.theorem", 90),
-    Part("server", "The whole server", "benchmarks.gpu_day.parts.server", 110),
+         "benchmarks.gpu_day.parts.theorem", 85),
+    Part("server", "The whole server", "benchmarks.gpu_day.parts.server", 90),
     Part("speed", "Speed beside the device's limits and transformers",
-         "benchmarks.gpu_day.parts.speed", 170),
+         "benchmarks.gpu_day.parts.speed", 135),
     Part("quantized", "Weights and caches of fewer bits",
-         "benchmarks.gpu_day.parts.quantized", 60),
+         "benchmarks.gpu_day.parts.quantized", 50),
     Part("profile", "Kernels of a decode step",
-         "benchmarks.gpu_day.parts.step_profile", 45),
+         "benchmarks.gpu_day.parts.step_profile", 40),
 )  # fmt: skip

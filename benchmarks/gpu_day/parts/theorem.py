@@ -8,16 +8,17 @@ import random
 from functools import partial
 from typing import Any
 
+from benchmarks.gpu_day.parts import images
 from benchmarks.gpu_day.plan import Case, Scale
 from benchmarks.gpu_day.results import Recorder
 from benchmarks.gpu_day.supervise import ROOT
 
 # A Llama, windows in some layers, attention sinks with experts.
 FIRST = ("llama", "gemma3", "gpt_oss")
-# Head norms, latents, biases by position, chunks of positions, states, an encoder.
+# Head norms, latents, biases by position, chunks of positions, states, encoders.
 FURTHER = (
     "qwen3", "deepseek_v3", "bloom", "llama4", "qwen3_moe", "mistral", "gpt_neox", "qwen3_next",
-    "mamba2", "bamba", "lfm2", "t5",
+    "mamba2", "bamba", "lfm2", "t5", "bart",
 )  # fmt: skip
 # In blocks of 16 tokens, as on GPUs.
 SIZES = {"block_size": 16, "num_blocks": 100, "max_batch_tokens": 64}
@@ -44,7 +45,7 @@ def cases(scale: Scale) -> list[Case]:
         made.append(Case("bfloat16 beside float32", partial(compare_bfloat16, scale.device), 40))
         made += [Case(f"{name}: overlap", partial(compare_further, scale, name), 30)
                  for name in FURTHER]  # fmt: skip
-    return made
+    return made + images.cases(scale)
 
 
 def compare(scale: Scale, name: str, schedule: str, recorder: Recorder) -> None:

@@ -9,12 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from PIL import Image
-from transformers import AutoImageProcessor, AutoProcessor
 
 from container.engine.engine import Engine
 from container.errors import GenerationFailed, ModelLoadError
-from container.images.reader import ImageReader, ReadPrompt
+from container.images.reader import ImageReader
 from container.messages.engine import SamplingParams, Submit
 from container.model.execution.factory import make_runner
 from container.model.execution.vision_runner import PIXELS, VisionRunner
@@ -27,6 +25,13 @@ from container.text.tokenizer import Tokenizer
 from tests.support.engines import run_sequences
 from tests.support.models import tiny_vision
 from tests.support.models.prepared import cpu_kernels
+from tests.support.models.vision_prompts import (
+    read_prompt,
+    reader_of,
+    reference_inputs,
+    render,
+    submission,
+)
 from tests.support.pictures import random_picture
 from tests.support.torch_engines import config_for
 
@@ -43,14 +48,8 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @functools.cache
-def _reader(folder: Path) -> tuple[Tokenizer, ImageReader]:
-    tokenizer = Tokenizer.from_folder(folder)
-    return tokenizer, ImageReader.from_folder(folder, tokenizer)
-
-
-@functools.cache
 def _model(folder: Path) -> LoadedModel:
-    _, reader = _reader(folder)
+    _, reader = reader_of(folder)
     model = load_model(
         folder, load_config(folder), torch.float32, CPU, reader=reader, cpu_kernels=cpu_kernels()
     )
@@ -65,53 +64,6 @@ def _engine(folder: Path, **sizes: int) -> Engine:
     return Engine(make_runner(model, config, end_token_ids=frozenset()), config, end_token_ids=())
 
 
-def _submit(index: int, read: ReadPrompt, params: SamplingParams, count: int = 1) -> Submit:
-    return Submit(index, read.ids, params, count, images=read.images, image_spans=read.image_spans)
-
-
-def _prompt(folder: Path, pictures: list[Image.Image], words: str) -> str:
-    tokenizer, _ = _reader(folder)
-    parts = [part for _ in pictures for part in ({"type": "image"}, {"type": "text", "text": "a "})]
-    return tokenizer.render_chat(
-        [{"role": "user", "content": [*parts, {"type": "text", "text": words}]}]
-    )
-
-
-def _read(folder: Path, prompt: str, pictures: list[Image.Image]) -> ReadPrompt:
-    tokenizer, reader = _reader(folder)
-    if not pictures:
-        return ReadPrompt(tokenizer.encode(prompt, add_special_tokens=False), {})
-    return reader.read(prompt, pictures, "messages", add_special_tokens=False)
-
-
-def _reference_inputs(folder: Path, prompt: str, pictures: list[Image.Image]) -> dict:
-    """What transformers' own processor makes of it."""
-    if folder.name in tiny_vision.QWEN:
-        return _qwen_inputs(folder, prompt, pictures)
-    processor = AutoProcessor.from_pretrained(folder)
-    return dict(
-        processor(
-            text=[prompt], images=pictures or None, add_special_tokens=False, return_tensors="pt"
-        )
-    )
-
-
-def _qwen_inputs(folder: Path, prompt: str, pictures: list[Image.Image]) -> dict:
-    """Its processor needs torchvision, for videos; this is what it does with images."""
-    tokenizer, _ = _reader(folder)
-    features = {}
-    if pictures:
-        processor = AutoImageProcessor.from_pretrained(folder, backend="pil")
-        features = dict(processor(pictures, return_tensors="pt"))
-        for grid in features["image_grid_thw"]:
-            patches = int(grid.prod()) // 4
-            prompt = prompt.replace("<|image_pad|>", "<|seen|>" * patches, 1)
-    prompt = prompt.replace("<|seen|>", "<|image_pad|>")
-    ids = torch.tensor([tokenizer.encode(prompt, add_special_tokens=False)])
-    image = tokenizer.added_tokens["<|image_pad|>"]
-    return {"input_ids": ids, "mm_token_type_ids": (ids == image).long(), **features}
-
-
 @pytest.mark.parametrize("schedule", SCHEDULES)
 @pytest.mark.parametrize("family", tiny_vision.FAMILIES)
 def test_greedy_output_equals_generate(folders: Path, family: str, schedule: str) -> None:
@@ -120,12 +72,12 @@ def test_greedy_output_equals_generate(folders: Path, family: str, schedule: str
     for index in range(10):
         sizes = [(rnd.randint(20, 70), rnd.randint(20, 70)) for _ in range(index % 3)]
         pictures = [random_picture(index, *size) for size in sizes]
-        prompt = _prompt(folder, pictures, f"What is {index}?")
-        read, count = _read(folder, prompt, pictures), rnd.randint(10, 30)
-        inputs = _reference_inputs(folder, prompt, pictures)
+        prompt = render(folder, pictures, f"What is {index}?")
+        read, count = read_prompt(folder, prompt, pictures), rnd.randint(10, 30)
+        inputs = reference_inputs(folder, prompt, pictures)
         assert read.ids == inputs["input_ids"][0].tolist()
         expected.append(tiny_vision.generate(folder, inputs, count))
-        requests.append(_submit(index, read, SamplingParams(count)))
+        requests.append(submission(index, read, SamplingParams(count)))
     longest = 4 * (
         max(len(one.prompt_ids) + one.params.max_new_tokens for one in requests) // 4 + 2
     )
@@ -155,8 +107,8 @@ def test_the_answer_depends_on_the_image(folders: Path, family: str) -> None:
     engine, answers = _engine(folder, num_blocks=400), set()
     for seed in range(4):
         picture = random_picture(seed)
-        read = _read(folder, _prompt(folder, [picture], "What?"), [picture])
-        engine.submit(b"t", _submit(seed, read, SamplingParams(12)))
+        read = read_prompt(folder, render(folder, [picture], "What?"), [picture])
+        engine.submit(b"t", submission(seed, read, SamplingParams(12)))
         token_ids = []
         while engine.has_work:
             token_ids += [event.token_id for _, event in engine.step()]
@@ -166,26 +118,26 @@ def test_the_answer_depends_on_the_image(folders: Path, family: str) -> None:
 
 def test_several_sequences_of_one_request(folders: Path) -> None:
     folder, picture = folders / "qwen2_vl", random_picture(3)
-    read = _read(folder, _prompt(folder, [picture], "What?"), [picture])
+    read = read_prompt(folder, render(folder, [picture], "What?"), [picture])
     engine = _engine(folder, num_blocks=400)
-    request = _submit(0, read, SamplingParams(9), 3)
+    request = submission(0, read, SamplingParams(9), 3)
     first, second, third = run_sequences(engine, request)
     assert first == second == third
 
 
 def test_prompt_logprobs_are_the_models_own(folders: Path) -> None:
     folder, picture = folders / "idefics3", random_picture(3)
-    prompt = _prompt(folder, [picture], "What?")
-    read = _read(folder, prompt, [picture])
+    prompt = render(folder, [picture], "What?")
+    read = read_prompt(folder, prompt, [picture])
     engine = _engine(folder, num_blocks=400, max_batch_tokens=256)
     sampling_params = SamplingParams(2, prompt_logprobs=True)
-    engine.submit(b"t", _submit(0, read, sampling_params))
+    engine.submit(b"t", submission(0, read, sampling_params))
     events = []
     while not events:
         events = engine.step()
     [(_, event)] = events
     with torch.inference_mode():
-        inputs = _reference_inputs(folder, prompt, [picture])
+        inputs = reference_inputs(folder, prompt, [picture])
         logits = tiny_vision.load(folder)(**inputs).logits[0].log_softmax(-1)
     expected = [logits[index, token].item() for index, token in enumerate(read.ids[1:])]
     assert event.prompt is not None
@@ -207,12 +159,12 @@ def test_a_model_that_sees_something_else_is_refused(
 
     monkeypatch.setattr(LanguageModel, "read_prompt", read_the_negative)
     folder = folders / "llava"
-    model = load_model(folder, load_config(folder), torch.float32, CPU, reader=_reader(folder)[1])
+    model = load_model(folder, load_config(folder), torch.float32, CPU, reader=reader_of(folder)[1])
     assert model.attention == "own"
     assert "logits are off" in model.fallbacks[0]
     monkeypatch.setattr(VisionRunner, "_begin", see_the_negative)
     with pytest.raises(ModelLoadError, match=r"llava.*an image is off by"):
-        load_model(folder, load_config(folder), torch.float32, CPU, reader=_reader(folder)[1])
+        load_model(folder, load_config(folder), torch.float32, CPU, reader=reader_of(folder)[1])
 
 
 def test_a_broken_processor_ends_the_start(folders: Path, tmp_path: Path) -> None:
@@ -238,27 +190,27 @@ def _run(engine: Engine, request: Submit) -> tuple[list[int], int]:
 def test_a_second_turn_reuses_the_image_of_the_first(folders: Path, family: str) -> None:
     folder, picture = folders / family, random_picture(3, 60, 60)
     engine = _engine(folder, num_blocks=400, max_batch_tokens=64)
-    first = _read(folder, _prompt(folder, [picture], "What?"), [picture])
-    _run(engine, _submit(0, first, SamplingParams(4)))
-    prompt = _prompt(folder, [picture], "What? And what else is there?")
-    again = _read(folder, prompt, [picture])
-    tokens, cached = _run(engine, _submit(1, again, SamplingParams(9)))
+    first = read_prompt(folder, render(folder, [picture], "What?"), [picture])
+    _run(engine, submission(0, first, SamplingParams(4)))
+    prompt = render(folder, [picture], "What? And what else is there?")
+    again = read_prompt(folder, prompt, [picture])
+    tokens, cached = _run(engine, submission(1, again, SamplingParams(9)))
     assert cached >= again.image_end
-    assert tokens == tiny_vision.generate(folder, _reference_inputs(folder, prompt, [picture]), 9)
+    assert tokens == tiny_vision.generate(folder, reference_inputs(folder, prompt, [picture]), 9)
     other = random_picture(4, 60, 60)
-    read = _read(folder, prompt, [other])
-    tokens, cached = _run(engine, _submit(2, read, SamplingParams(9)))
+    read = read_prompt(folder, prompt, [other])
+    tokens, cached = _run(engine, submission(2, read, SamplingParams(9)))
     assert cached <= again.image_spans[0].start
-    assert tokens == tiny_vision.generate(folder, _reference_inputs(folder, prompt, [other]), 9)
+    assert tokens == tiny_vision.generate(folder, reference_inputs(folder, prompt, [other]), 9)
 
 
 def test_cached_images_are_not_encoded(folders: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder, picture = folders / "qwen2_vl", random_picture(3)
     engine = _engine(folder, num_blocks=400)
-    read = _read(folder, _prompt(folder, [picture], "What is to be seen?"), [picture])
-    tokens, _ = _run(engine, _submit(0, read, SamplingParams(9)))
+    read = read_prompt(folder, render(folder, [picture], "What is to be seen?"), [picture])
+    tokens, _ = _run(engine, submission(0, read, SamplingParams(9)))
     monkeypatch.setattr(LanguageModel, "read_prompt", None)
-    assert _run(engine, _submit(1, read, SamplingParams(9)))[0] == tokens
+    assert _run(engine, submission(1, read, SamplingParams(9)))[0] == tokens
 
 
 def test_others_get_tokens_while_images_are_encoded(
@@ -273,10 +225,10 @@ def test_others_get_tokens_while_images_are_encoded(
         return read_prompt(*args)
 
     monkeypatch.setattr(LanguageModel, "read_prompt", wait)
-    read = _read(folder, _prompt(folder, [picture], "What?"), [picture])
-    text = _read(folder, _prompt(folder, [], "What?"), [])
-    engine.submit(b"t", _submit(0, read, SamplingParams(5)))
-    engine.submit(b"t", _submit(1, text, SamplingParams(20)))
+    read = read_prompt(folder, render(folder, [picture], "What?"), [picture])
+    text = read_prompt(folder, render(folder, [], "What?"), [])
+    engine.submit(b"t", submission(0, read, SamplingParams(5)))
+    engine.submit(b"t", submission(1, text, SamplingParams(20)))
     ended = [event.request_id for _ in range(20) for _, event in engine.step()]
     assert ended == [1] * 20
     is_released.set()
@@ -296,10 +248,10 @@ def test_an_image_that_cannot_be_encoded_fails_alone(
         raise RuntimeError("out of memory")
 
     monkeypatch.setattr(LanguageModel, "read_prompt", fail)
-    read = _read(folder, _prompt(folder, [picture], "What?"), [picture])
-    text = _read(folder, _prompt(folder, [], "What?"), [])
-    engine.submit(b"t", _submit(0, read, SamplingParams(5)))
-    assert len(_run(engine, _submit(1, text, SamplingParams(7)))[0]) == 7
+    read = read_prompt(folder, render(folder, [picture], "What?"), [picture])
+    text = read_prompt(folder, render(folder, [], "What?"), [])
+    engine.submit(b"t", submission(0, read, SamplingParams(5)))
+    assert len(_run(engine, submission(1, text, SamplingParams(7)))[0]) == 7
     [(_, failed, error)] = engine.take_failures()
     assert failed == 0
     assert isinstance(error, GenerationFailed)
@@ -310,7 +262,7 @@ def test_a_bidirectional_image_larger_than_a_step_is_refused(
 ) -> None:
     folder, picture = folders / "gemma3", random_picture(3)
     engine = _engine(folder, num_blocks=400, max_batch_tokens=3)
-    read = _read(folder, _prompt(folder, [picture], "What?"), [picture])
-    assert _run(engine, _submit(0, read, SamplingParams(5)))[0] == []
+    read = read_prompt(folder, render(folder, [picture], "What?"), [picture])
+    assert _run(engine, submission(0, read, SamplingParams(5)))[0] == []
     [(_, _, error)] = engine.take_failures()
     assert "MAX_BATCH_PREFILL_TOKENS" in str(error)

@@ -17,10 +17,15 @@ from container.model.loading.config import load_config
 from container.model.loading.weights import load_model
 from container.model.lora.layers import LoraLayers
 from container.model.lora.manager import LoraManager
-from tests.model.execution import test_vision_runner as vision
 from tests.support.grammars import ScriptedGrammars
 from tests.support.models import adapters, tiny_vision
 from tests.support.models.prepared import cpu_kernels
+from tests.support.models.vision_prompts import (
+    read_prompt,
+    reader_of,
+    reference_inputs,
+    render,
+)
 from tests.support.pictures import random_picture
 from tests.support.torch_engines import config_for
 
@@ -44,7 +49,7 @@ def _engine(
     **sizes: int,
 ) -> Engine:  # fmt: skip
     """An engine of a model that was loaded with these options."""
-    _, reader = vision._reader(folder)
+    _, reader = reader_of(folder)
     loaded = load_model(
         folder, load_config(folder), torch.float32, CPU, reader=reader, cpu_kernels=cpu_kernels(),
         **load or {},
@@ -62,7 +67,7 @@ def _requests(folder: Path, **options: Any) -> list[Submit]:
     """Three prompts: with an image, with another one, and without."""
     pictures = [[random_picture(seed)] for seed in (1, 2)]
     reads = [
-        vision._read(folder, vision._prompt(folder, images, f"What is {number}?"), images)
+        read_prompt(folder, render(folder, images, f"What is {number}?"), images)
         for number, images in enumerate([*pictures, []])
     ]
     return [
@@ -78,8 +83,8 @@ def _expected(folder: Path) -> list[list[int]]:
     pictures = [[random_picture(1)], [random_picture(2)], []]
     answers = []
     for number, images in enumerate(pictures):
-        prompt = vision._prompt(folder, images, f"What is {number}?")
-        inputs = vision._reference_inputs(folder, prompt, images)
+        prompt = render(folder, images, f"What is {number}?")
+        inputs = reference_inputs(folder, prompt, images)
         answers.append(tiny_vision.generate(folder, inputs, COUNT))
     return answers
 
@@ -177,9 +182,7 @@ def test_an_adapter_of_the_language_model_answers_about_an_image(
     [adapted, *_] = _requests(folder, adapter="one")
     [_, *others] = _requests(folder)
     picture = [random_picture(1)]
-    inputs = vision._reference_inputs(
-        folder, vision._prompt(folder, picture, "What is 0?"), picture
-    )
+    inputs = reference_inputs(folder, render(folder, picture, "What is 0?"), picture)
     merged = adapters.merge(tmp_path, _fresh(folder))
     out = merged.generate(
         **inputs, max_new_tokens=COUNT, min_new_tokens=COUNT, do_sample=False, eos_token_id=None
