@@ -1,7 +1,7 @@
 """Makes `import transformers` fast: the names of its classes come from an index in a file.
 
-transformers reads the source of all its models, 40 MB, at each import, and again when it loads the
-first class of a model: more than a second of processor time in each process of the server
+transformers reads the source of all its models, 35 MB, at each import, and again when it loads the
+first class of a model: half a second or more of processor time in each process of the server
 (docs/LOG.md). After `install`, it does so only if there is no index yet, and writes one beside its
 bytecode. Run as a program, this module writes the index: the image's build does.
 
