@@ -93,7 +93,7 @@ test-model: $(VENV)/test.stamp $(KERNELS) smollm2  ## run the tests of torch mod
 	COVERAGE_FILE=build/coverage.model OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/model tests/real \
 		$(call report,model) $(coverage)
 
-test-others: $(VENV)/test.stamp $(KERNELS) smollm2  ## run the tests of what is neither a server nor a model
+test-others: $(VENV)/test.stamp bytecode $(KERNELS) smollm2  ## run the tests of what is neither a server nor a model
 	@mkdir -p build
 	COVERAGE_FILE=build/coverage.others OMP_NUM_THREADS=1 $(BIN)/python -m pytest \
 		$(foreach folder,integration model real,--ignore=tests/$(folder)) $(call report,units) $(coverage)
