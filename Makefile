@@ -44,13 +44,13 @@ coverage = $(if $(REPORTS),--cov=container --cov-report=)
 help:  ## show this list
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
-serve: bytecode $(KERNELS)  ## serve HF_MODEL_ID (or the demo model) on PORT (8080)
+serve: $(VENV)/server.stamp $(KERNELS)  ## serve HF_MODEL_ID (or the demo model) on PORT (8080)
 	@exec $(BIN)/python -m container serve
 
-local: $(VENV)/deploy.stamp bytecode $(KERNELS)  ## a SageMaker endpoint on this machine, in front of HF_MODEL_ID
+local: $(VENV)/deploy.stamp $(KERNELS)  ## a SageMaker endpoint on this machine, in front of HF_MODEL_ID
 	@exec $(BIN)/python -m sagemaker_deploy local --model $(HF_MODEL_ID)
 
-# Whatever PYTHONDONTWRITEBYTECODE says: without it each process of a server starts a second later.
+# For tests, whatever PYTHONDONTWRITEBYTECODE says: without it each process starts up to a second later.
 bytecode: $(VENV)/server.stamp
 	@$(BIN)/python -m compileall -q container
 	@$(BIN)/python -m container.transformers_index
