@@ -41,7 +41,7 @@ def _queries() -> Iterator[tuple[str, str]]:
         yield f"alert {rule['alert']}", rule["expr"]
 
 
-@pytest.mark.parametrize(("name", "query"), _queries(), ids=lambda text: text[:40])
+@pytest.mark.parametrize(("name", "query"), [*_queries()], ids=lambda text: text[:40])
 def test_every_metric_of_a_query_exists(name: str, query: str) -> None:
     used = set(METRIC.findall(query))
     assert used, f"{name} asks for nothing"
