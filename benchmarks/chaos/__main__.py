@@ -78,9 +78,10 @@ def _rows(folder: Path, only: str, soak_minutes: float) -> Iterator[Row]:
     faults = matching(process_faults(SERVING) + network_faults())
     yield from _run(faults, texts, folder, model, everything)
     ranks = {"TENSOR_PARALLEL": "2", "SM_NUM_GPUS": "0"}
-    for row in _run(matching(process_faults(RANKS)), BODIES, folder, model, ranks):
-        row.fault += " (two ranks)"
-        yield row
+    for name in RANKS:  # each on a server of its own, which ends with the fourth death
+        for row in _run(matching(process_faults((name,))), BODIES, folder, model, ranks):
+            row.fault += " (two ranks)"
+            yield row
     code = folder_with(folder / "code", HANDLER_PROGRAM)
     handlers = {"HANDLER_CONCURRENCY": "32"}
     faults = matching(process_faults(HANDLERS))
