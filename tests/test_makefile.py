@@ -11,7 +11,8 @@ ROOT = Path(__file__).parents[1]
 
 def _commands(*arguments: str, **environ: str) -> str:
     """Return what make would run; nothing runs."""
-    unset = {name: value for name, value in os.environ.items() if name != "MODEL"}
+    outer = {"MODEL", "MAKEFLAGS", "MFLAGS", "MAKELEVEL"}  # those of a make that runs the tests
+    unset = {name: value for name, value in os.environ.items() if name not in outer}
     done = subprocess.run(
         ["make", "--dry-run", *arguments], cwd=ROOT, env=unset | environ, capture_output=True,
         text=True, check=True,

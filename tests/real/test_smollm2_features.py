@@ -25,9 +25,7 @@ AFTER_LONG_PROMPT = [986, 655, 260, 6923, 436, 260, 805, 5769, 327, 451, 28, 284
 
 
 def _engine(dtype: torch.dtype, **sizes: int) -> Engine:
-    model = real_models.prepared(dtype)
-    assert model.attention == "paged"
-    return real_models.engine(model, **sizes)
+    return real_models.engine(real_models.prepared(dtype), **sizes)
 
 
 def _jobs(questions: tuple[str, ...], **params: float) -> list[Job]:
@@ -40,13 +38,6 @@ def _jobs(questions: tuple[str, ...], **params: float) -> list[Job]:
 def _outputs(engine: Engine, jobs: list[Job]) -> list[list[int]]:
     events = run(engine, jobs)
     return [ids(events[index]) for index in range(len(jobs))]
-
-
-@pytest.mark.parametrize("temperature", [0.0, 1.0], ids=["greedy", "seeded"])
-def test_bfloat16_answers_are_the_same_alone_and_in_a_batch(temperature: float) -> None:
-    jobs = _jobs(QUESTIONS[:8], temperature=temperature)
-    alone = _outputs(_engine(torch.bfloat16, max_running=1), jobs)
-    assert _outputs(_engine(torch.bfloat16), jobs) == alone
 
 
 def test_a_seed_repeats_and_another_one_does_not() -> None:
@@ -65,12 +56,18 @@ def test_drafts_change_no_answer(dtype: torch.dtype) -> None:
     assert drafting.load.accepted_tokens > 0
 
 
-def _train(folder: Path) -> Path:
-    """Teach an adapter one wrong answer, by heart; some ten seconds."""
+def _lesson() -> tuple[list[int], list[int]]:
+    """Return the lesson's prompt, and prompt and answer in one."""
     prompt, answer = chat_ids(LESSON[0]), real_models.tokenizer()(LESSON[1])["input_ids"]
-    whole = torch.tensor([[*prompt, *answer, real_models.END]])
-    labels = whole.clone()
+    return prompt, [*prompt, *answer, real_models.END]
+
+
+def _train(folder: Path) -> list[float]:
+    """Teach an adapter one wrong answer, by heart, in some ten seconds; return the losses."""
+    prompt, whole = _lesson()
+    labels = torch.tensor([whole])
     labels[:, : len(prompt)] = -100
+    losses: list[float] = []
     torch.manual_seed(0)
     config = LoraConfig(r=8, lora_alpha=16, target_modules=adapters.LLAMA_LAYERS)
     with warnings.catch_warnings():
@@ -78,18 +75,22 @@ def _train(folder: Path) -> Path:
         model = get_peft_model(real_models.load(torch.float32), config)
         optimizer = torch.optim.AdamW((p for p in model.parameters() if p.requires_grad), lr=3e-3)
         for _ in range(12):
-            loss = model(input_ids=whole, labels=labels).loss
+            loss = model(input_ids=torch.tensor([whole]), labels=labels).loss
+            losses.append(loss.item())
             if loss < 0.05:
                 break
             loss.backward()
             optimizer.step()
             optimizer.zero_grad()
         model.save_pretrained(folder)
-    return folder
+    return losses
 
 
 def test_a_trained_adapter_answers_as_peft_does(tmp_path: Path) -> None:
-    folder = _train(tmp_path / "adapter")
+    folder = tmp_path / "adapter"
+    losses = _train(folder)
+    assert losses[0] > 2
+    assert losses[-1] < 0.05
     questions = QUESTIONS[:3]
     assert questions[0] == LESSON[0]
     with warnings.catch_warnings():
@@ -103,10 +104,27 @@ def test_a_trained_adapter_answers_as_peft_does(tmp_path: Path) -> None:
         for name in ("bells", "")
     ]
     model = prepare(real_models.load(torch.float32), torch.float32, CPU)
-    outputs = _outputs(real_models.engine(model, adapters={"bells": folder}), jobs)
+    engine = real_models.engine(model, adapters={"bells": folder})
+    outputs = _outputs(engine, jobs)
     assert outputs[::2] == expected
     assert outputs[1::2] == plain
-    assert "Zanthia" in real_models.tokenizer().decode(outputs[0])
+    learnt, untaught = (real_models.tokenizer().decode(output) for output in outputs[:2])
+    assert "Zanthia" in learnt
+    assert "Paris" in untaught
+    # As likely as the training said, and without the adapter as unlikely as before it.
+    assert _served_loss(engine, "bells") == pytest.approx(losses[-1], abs=0.05)
+    assert _served_loss(engine, "") == pytest.approx(losses[0], abs=0.05)
+
+
+def _served_loss(engine: Engine, adapter: str) -> float:
+    """Return the loss of the lesson's answer, as the engine reports its tokens."""
+    prompt, whole = _lesson()
+    job = Job(whole, SamplingParams(1, prompt_logprobs=True), adapter=adapter)
+    reported = run(engine, [job])[0][0].prompt
+    assert reported is not None
+    assert reported.logprobs is not None
+    answer = reported.logprobs[len(prompt) - 1 :]
+    return -sum(answer) / len(answer)
 
 
 @pytest.mark.timeout(400)

@@ -1,22 +1,48 @@
-"""SmolLM2-135M-Instruct for tests: its folder, transformers' own results, engines that serve it."""
+"""Trained models for tests: their folders, transformers' own results, engines that serve them.
 
+Functions without `model` mean SmolLM2-135M-Instruct.
+"""
+
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
 import torch
-from transformers import AutoTokenizer, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+)
 
 from container.engine.engine import Engine
 from container.model.execution.factory import make_runner
 from container.model.loaded_model import LoadedModel
 from container.model.lora.layers import LoraLayers
 from container.model.lora.manager import LoraManager
-from examples import smollm2
+from examples import gemma3, smollm2
+from examples.model_packages import PackagedModel
 from tests.support.engines import engine_config
 from tests.support.models.prepared import prepare
 
 CPU = torch.device("cpu")
 END = 2
+
+
+@dataclass(frozen=True, eq=False)
+class RealModel:
+    """A trained model: its package, its end token, and how much of the work tests ask of it."""
+
+    package: PackagedModel
+    end: int
+    num_questions: int
+    max_new_tokens: int
+
+
+SMOLLM2 = RealModel(smollm2.MODEL, end=END, num_questions=16, max_new_tokens=16)
+# A base model. A step of it takes longer, as it has 262,144 tokens to choose from.
+GEMMA3 = RealModel(gemma3.MODEL, end=1, num_questions=3, max_new_tokens=8)
+MODELS = {"smollm2": SMOLLM2, "gemma3": GEMMA3}
 QUESTIONS = (
     "What is the capital of France?",
     "How many legs does a spider have?",
@@ -37,28 +63,39 @@ QUESTIONS = (
 )
 
 
-def folder() -> Path:
-    """Return the model's folder; write it first if it is missing."""
-    return smollm2.ensure()
+def folder(model: RealModel = SMOLLM2) -> Path:
+    """Return a model's folder; write it first if it is missing."""
+    return model.package.ensure()
 
 
-def load(dtype: torch.dtype) -> LlamaForCausalLM:
-    """Load the model anew, as transformers has it."""
-    return LlamaForCausalLM.from_pretrained(folder(), dtype=dtype).eval()
+def load(dtype: torch.dtype, model: RealModel = SMOLLM2) -> PreTrainedModel:
+    """Load a model anew, as transformers has it."""
+    loaded: PreTrainedModel = AutoModelForCausalLM.from_pretrained(folder(model), dtype=dtype)
+    return loaded.eval()
 
 
 @cache
-def reference(dtype: torch.dtype) -> LlamaForCausalLM:
+def reference(dtype: torch.dtype, model: RealModel = SMOLLM2) -> PreTrainedModel:
     """Load transformers' own model, to compare with."""
-    return load(dtype)
+    return load(dtype, model)
 
 
 @cache
 def prepared(
-    dtype: torch.dtype, *, quantize: str | None = None, cache_dtype: torch.dtype | None = None
+    dtype: torch.dtype,
+    model: RealModel = SMOLLM2,
+    *,
+    quantize: str | None = None,
+    cache_dtype: torch.dtype | None = None,
 ) -> LoadedModel:
-    """Prepare the model as the server does; several engines may share it, one after another."""
-    return prepare(load(dtype), dtype, CPU, quantize=quantize, cache_dtype=cache_dtype)
+    """Prepare a model as the server does; several engines may share it, one after another.
+
+    Raises AssertionError if it is not served on the fast path.
+    """
+    served = prepare(load(dtype, model), dtype, CPU, quantize=quantize, cache_dtype=cache_dtype)
+    assert served.attention == "paged"
+    assert not served.fallbacks
+    return served
 
 
 def release() -> None:
@@ -68,16 +105,24 @@ def release() -> None:
 
 
 @cache
-def tokenizer() -> PreTrainedTokenizerFast:
-    """Load the model's tokenizer."""
-    return AutoTokenizer.from_pretrained(folder())
+def tokenizer(model: RealModel = SMOLLM2) -> PreTrainedTokenizerFast:
+    """Load a model's tokenizer."""
+    return AutoTokenizer.from_pretrained(folder(model))
 
 
-def chat_ids(question: str) -> list[int]:
-    """Render a question with the model's chat template; return its ids."""
+def chat_ids(question: str, model: RealModel = SMOLLM2) -> list[int]:
+    """Render a question with the model's chat template; return its ids.
+
+    A base model gets it as the text that it would continue with an answer.
+    """
+    if tokenizer(model).chat_template is None:
+        ids: list[int] = tokenizer(model)(f"Question: {question}\nAnswer:")["input_ids"]
+        return ids
     messages = [{"role": "user", "content": question}]
-    text = tokenizer().apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-    return tokenizer()(text)["input_ids"]
+    text = tokenizer(model).apply_chat_template(
+        messages, tokenize=False, add_generation_prompt=True
+    )
+    return tokenizer(model)(text)["input_ids"]
 
 
 def engine(
@@ -85,6 +130,7 @@ def engine(
     *,
     overlaps: bool = False,
     adapters: dict[str, Path] | None = None,
+    end: int = END,
     **sizes: int,
 ) -> Engine:
     """Make an engine around a prepared model, which stays changed if it gets adapters."""
@@ -99,15 +145,15 @@ def engine(
     config = engine_config(**defaults | sizes)
     lora_layers = None if adapters is None else LoraLayers(model.module, model.dtype, CPU)
     runner = make_runner(
-        model, config, end_token_ids=frozenset({END}), lora_layers=lora_layers, overlaps=overlaps
+        model, config, end_token_ids=frozenset({end}), lora_layers=lora_layers, overlaps=overlaps
     )
     store = None if lora_layers is None else LoraManager(lora_layers, max_in_memory=8)
     for name, path in (adapters or {}).items():
         store.add_now(name, str(path))
-    return Engine(runner, config, end_token_ids=(END,), adapters=store)
+    return Engine(runner, config, end_token_ids=(end,), adapters=store)
 
 
-def generate(model: LlamaForCausalLM, prompt: list[int], count: int) -> list[int]:
+def generate(model: PreTrainedModel, prompt: list[int], count: int) -> list[int]:
     """Return the tokens that transformers' greedy `generate` adds to a prompt."""
     out = model.generate(
         torch.tensor([prompt]),
@@ -119,6 +165,6 @@ def generate(model: LlamaForCausalLM, prompt: list[int], count: int) -> list[int
 
 
 @cache
-def greedy(question: str, count: int) -> list[int]:
+def greedy(question: str, count: int, model: RealModel = SMOLLM2) -> list[int]:
     """Return transformers' greedy answer to a question, in float32."""
-    return generate(reference(torch.float32), chat_ids(question), count)
+    return generate(reference(torch.float32, model), chat_ids(question, model), count)
