@@ -103,6 +103,7 @@ FLOORS = {
             "hf_config",
             "async_copy",
             "encoder_outputs",
+            "fallbacks",
             "forward_batch",
             "kernels",
             "progress_bars",

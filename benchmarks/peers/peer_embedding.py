@@ -75,11 +75,13 @@ def direct(folder: str, dtype: str) -> Encode:
     from container.messages.embedder import Embed
     from container.model.embedder_loader import keep_memory, load_model
     from container.model.embedding.embedder import Embedder
+    from container.model.fallbacks import Fallbacks
     from container.model.loading.cpu_kernels import load_kernels
 
     keep_memory()
     cpu = torch.device("cpu")
-    embedder = Embedder(load_model(Path(folder), cpu, getattr(torch, dtype)), cpu, load_kernels())
+    model = load_model(Path(folder), cpu, getattr(torch, dtype))
+    embedder = Embedder(model, cpu, load_kernels(), Fallbacks())
     embedder.prepare()
 
     def encode(texts: list[str]) -> np.ndarray:

@@ -2,6 +2,7 @@
 
 import ctypes
 import logging
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +21,14 @@ from container.ipc.backend_server import Progress
 from container.messages.embedder import EmbedderInfo, EmbedderKind
 from container.model.embedding.embedder import Embedder
 from container.model.embedding.text_encoder import EncodedText, Model
+from container.model.fallbacks import TRY_ANOTHER_DTYPE, Fallbacks
+from container.model.kernels.cpu import Kernels
 from container.model.loading.checkpoint import ModelFiles, find_model
 from container.model.loading.config import choose_dtype
 from container.model.loading.cpu_kernels import load_kernels
 from container.model.parallel.placement import num_gpus
 from container.model.progress_bars import followed_loading
+from container.model.reference_check import Mismatch
 from container.settings.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -63,20 +67,46 @@ def load_embedder(settings: Settings, progress: Progress) -> EmbedderBackend[Enc
     stage = f"loading the embedding model as {_name(dtype)} on {device.type}"
     progress(stage)
     keep_memory()
-    with followed_loading(progress, stage):
-        model = load_model(
-            files.path, device, dtype, trust_remote_code=settings.model.trust_remote_code
-        )
-    embedder = Embedder(model, device, load_kernels() if device.type == "cpu" else None)
-    progress("checking the embedding model")
-    width = embedder.prepare()
-    info = _info(files, embedder, width)
+    fallbacks = Fallbacks("embedder")
+
+    def load() -> Model:
+        with followed_loading(progress, stage):
+            return load_model(
+                files.path, device, dtype, trust_remote_code=settings.model.trust_remote_code
+            )
+
+    kernels = load_kernels(fallbacks) if device.type == "cpu" else None
+    embedder, width = prepare_embedder(load, device, kernels, fallbacks, progress)
+    if settings.engine.require_fast_path:
+        fallbacks.refuse()
+    info = _info(files, embedder, width, fallbacks)
     limits = EmbedderLimits(
         settings.embedding.max_batch_tokens or BATCH_TOKENS.get(device.type, 1024),
         settings.engine.max_concurrent_requests,
     )
     log.info("%s model: width %d, at most %d tokens", info.kind, width, info.max_input_tokens)
     return EmbedderBackend(embedder, info, limits)
+
+
+def prepare_embedder(
+    load: Callable[[], Model],
+    device: torch.device,
+    kernels: Kernels | None,
+    fallbacks: Fallbacks,
+    progress: Progress,
+) -> tuple[Embedder, int]:
+    """Load and check the embedder; return it and the width of its rows. Raises ModelLoadError.
+
+    If its packed layers are refused, it is loaded again without them.
+    """
+    embedder = Embedder(load(), device, kernels, fallbacks)
+    progress("checking the embedding model")
+    try:
+        return embedder, embedder.prepare()
+    except Mismatch as error:
+        fallbacks.add("packed layers", f"disabled: {error}", TRY_ANOTHER_DTYPE)
+    embedder = Embedder(load(), device, kernels, fallbacks)
+    return embedder, embedder.prepare(packs=False)
 
 
 def choose_device(requested_gpus: int | None) -> torch.device:
@@ -149,7 +179,7 @@ def _read_json(path: Path) -> dict[str, Any]:
     return value
 
 
-def _info(files: ModelFiles, embedder: Embedder, width: int) -> EmbedderInfo:
+def _info(files: ModelFiles, embedder: Embedder, width: int, fallbacks: Fallbacks) -> EmbedderInfo:
     config = embedder.config
     labels = list((config.id2label or {}).values()) if embedder.is_scoring else []
     kind: EmbedderKind = "sparse" if embedder.is_sparse else "embedding"
@@ -171,6 +201,7 @@ def _info(files: ModelFiles, embedder: Embedder, width: int) -> EmbedderInfo:
         labels=labels,
         prompts=embedder.prompts,
         is_mean_similarity=embedder.is_mean_similarity,
+        fallbacks=[*fallbacks.lines],
     )
 
 

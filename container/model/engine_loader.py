@@ -15,15 +15,20 @@ from container.engine.config import EngineConfig
 from container.engine.engine import Engine
 from container.engine.model_runner import ModelRunner, run_step
 from container.engine.schedule import Batch, ScheduledSequence
-from container.errors import ConfigError
 from container.grammar.protocol import GrammarLimits
 from container.images.reader import ImageReader
 from container.ipc.backend_server import Progress
 from container.messages.engine import EngineInfo, SamplingParams
 from container.model.checks.check_prompt import encode_check_prompt
 from container.model.engine_grammars import checked_grammars, start_grammars
-from container.model.execution.factory import capture_decodes, capture_sizes, make_runner
+from container.model.execution.factory import (
+    capture_decodes,
+    capture_obstacle,
+    capture_sizes,
+    make_runner,
+)
 from container.model.execution.model_runner import TorchModelRunner
+from container.model.fallbacks import Fallbacks
 from container.model.formats.checkpoint import method_name
 from container.model.hf_config import text_config
 from container.model.kernels.processor import processor_name
@@ -77,8 +82,9 @@ def load_engine(
     )
     text_path = files.path if text_folder is None else copy_text_files(files, text_folder)
     model_config = read_config(settings.model, files.path)
+    fallbacks = Fallbacks()
     placement, dtype = plan_load(
-        settings.model, settings.placement, model_config, files.path, replica
+        settings.model, settings.placement, model_config, files.path, replica, fallbacks
     )
     if placement.device.type == "cuda":
         torch.cuda.set_device(placement.device)
@@ -95,7 +101,7 @@ def load_engine(
     format_name = dtype_name(dtype)
     tokenizer.start_renderer()
     ends |= turn_end_ids(tokenizer, ends, text_config(model_config).vocab_size)
-    kernels = load_kernels() if placement.device.type == "cpu" else None
+    kernels = load_kernels(fallbacks) if placement.device.type == "cpu" else None
     ids = encode_check_prompt(tokenizer)
     ranks = None
     if placement.is_tensor_parallel:
@@ -114,6 +120,7 @@ def load_engine(
             settings.model, files.path, model_config, dtype, placement, reader, ids, kernels,
             progress,
         )  # fmt: skip
+    fallbacks.extend(model.fallbacks)
     progress("sizing the KV cache")
     capacity = measure_capacity(
         settings.engine,
@@ -130,8 +137,6 @@ def load_engine(
         max_batch_requests=settings.max_batch_requests,
     )
     sizes = capture_sizes(settings.engine.cuda_graphs, model, config.max_running)
-    if model.device.type == "cuda" and model.capture_obstacle:
-        log.info("CUDA graphs: none, because %s; decodes run eagerly", model.capture_obstacle)
     max_blocks = -(-config.max_total_tokens // config.block_size)
     if ranks is not None:
         ranks.broadcast(
@@ -150,17 +155,23 @@ def load_engine(
         broadcast=ranks.broadcast if ranks else None,
         overlaps=overlaps if overlaps is not None else model.device.type == "cuda",
     )
+    obstacle = capture_obstacle(settings.engine.cuda_graphs, model)
     if isinstance(runner, TorchModelRunner):
-        capture_decodes(runner.forward, sizes, max_blocks, model.device, progress)
+        obstacle = obstacle or capture_decodes(
+            runner.forward, sizes, max_blocks, model.device, progress
+        )
         if settings.memory.swap_space is None:
             config = _without_slow_offload(runner, config)
         if config.num_slots:
             tokens_on_host = config.num_slots * config.block_size
             log.info("KV offload: host memory holds %d tokens", tokens_on_host)
-    fallbacks = [*model.fallbacks]
-    if sizes and not (isinstance(runner, TorchModelRunner) and runner.forward.has_graphs):
-        fallbacks.append("CUDA graph capture failed, decoding eagerly; see the warning above")
-    report_fallbacks(fallbacks, is_refused=settings.engine.require_fast_path)
+    if obstacle is not None:
+        fallbacks.add(
+            "CUDA graphs", f"decodes run eagerly, since {obstacle}",
+            "set CUDA_GRAPHS to batch sizes to choose them, or to 0 to accept this",
+        )  # fmt: skip
+    if settings.engine.require_fast_path:
+        fallbacks.refuse()
     progress("warming up")
     warm_up(runner, config)
     engine = Engine(
@@ -181,19 +192,7 @@ def load_engine(
         quantize=settings.model.quantize or method_name(files.path, model_config),
         data_parallel=settings.placement.data_parallel,
     )
-    return engine, msgspec.structs.replace(info, fallbacks=fallbacks)
-
-
-def report_fallbacks(fallbacks: list[str], *, is_refused: bool) -> None:
-    """Warn of each fallback that makes serving slower; if `is_refused`, raise ConfigError."""
-    if fallbacks and is_refused:
-        raise ConfigError([f"REQUIRE_FAST_PATH is set, and {reason}" for reason in fallbacks])
-    for reason in fallbacks:
-        log.warning(
-            "slow path: %s. Set REQUIRE_FAST_PATH=1 to make the start fail instead; docs/models.md "
-            "lists the models that have a fast path",
-            reason,
-        )
+    return engine, msgspec.structs.replace(info, fallbacks=[*fallbacks.lines])
 
 
 def _without_slow_offload(runner: TorchModelRunner, config: EngineConfig) -> EngineConfig:

@@ -23,6 +23,7 @@ from torch import nn
 from transformers import PretrainedConfig, PreTrainedModel
 
 from container.errors import one_line
+from container.model.fallbacks import Fallbacks
 from container.model.hf_config import text_config
 
 log = logging.getLogger(__name__)
@@ -96,6 +97,11 @@ class LayerTrial(Protocol):
     """
 
     @property
+    def fallbacks(self) -> Fallbacks:
+        """Collects the forms that are not used because of a measurement."""
+        ...
+
+    @property
     def variants(self) -> Mapping[str, Hashable]:
         """The variant of each layer, by the layer's name."""
         ...
@@ -155,9 +161,16 @@ class Reference:
     """The result of a model's own pass, [rows, channels], and the exact result of that pass."""
 
     def __init__(
-        self, module: nn.Module, run: Callable[[], torch.Tensor], dtype: torch.dtype
+        self,
+        module: nn.Module,
+        run: Callable[[], torch.Tensor],
+        dtype: torch.dtype,
+        fallbacks: Fallbacks,
     ) -> None:
-        """Run the pass twice, in the model's format and in the exact one."""
+        """Run the pass twice, in the model's format and in the exact one.
+
+        Where the exact pass fails, the checks are coarse, which is one of the `fallbacks`.
+        """
         self.own = run()
         self._dtype = dtype
         self._exact: torch.Tensor | None = None
@@ -165,8 +178,12 @@ class Reference:
             with in_precision(module, EXACT_DTYPE[dtype]):
                 self._exact = run()
         except Exception as error:  # model code that converts dtypes itself, or packed weights
-            log.info("exact reference pass failed, falling back to a coarse check: %s",
-                     one_line(error))  # fmt: skip
+            fallbacks.add(
+                "reference check",
+                f"the model's float32 pass failed ({one_line(error)}), so its outputs may "
+                f"differ by {WHOLE_TOLERANCE} of a row from its own",
+                "load a checkpoint whose weights are not packed, or compare some answers yourself",
+            )
 
     def check(self, served: torch.Tensor, label: str) -> None:
         """Compare the same rows as served. Raises Mismatch."""

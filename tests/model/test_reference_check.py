@@ -4,24 +4,21 @@ A check that accepts everything would let all other tests here pass, and one tha
 would only make models slow; so every fault stands beside the correct path on the same weights.
 """
 
-import copy
-import logging
 from collections.abc import Callable
 from dataclasses import replace
-from functools import cache, partial
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from transformers import PreTrainedModel
 
 from container.errors import ConfigError, ModelLoadError
 from container.model.attention import paged, positions, traced, unpadded
 from container.model.attention.metadata import AttentionMetadata, AttentionParams
 from container.model.embedder_loader import load_model
 from container.model.embedding.embedder import Embedder
-from container.model.engine_loader import report_fallbacks
+from container.model.fallbacks import Fallbacks
 from container.model.kv_cache.cache import KVCache
 from container.model.layers import cpu_linear, decoder_layer, int8_linear, layer_ops
 from container.model.layers.cpu_linear import LinearFactory
@@ -31,74 +28,19 @@ from container.model.layers.linear import PlainLinear
 from container.model.loaded_model import LoadedModel
 from container.model.optimize import fusing
 from container.model.reference_check import Accuracy, in_precision, measure
-from tests.support.models import embedders, outliers, prepared, real_models, tiny_models
+from tests.support.models import embedders, prepared, tiny_models
+from tests.support.models.faults import (
+    BF16,
+    CPU,
+    F32,
+    Patch,
+    change_attn_params,
+    change_result,
+    is_refused,
+    model_with,
+    with_outliers,
+)
 from tests.support.models.prepared import prepare
-
-CPU = torch.device("cpu")
-F32, BF16 = torch.float32, torch.bfloat16
-Patch = Callable[[pytest.MonkeyPatch], None]
-
-
-@cache
-def _trained(dtype: torch.dtype) -> PreTrainedModel:
-    """The first layers of SmolLM2, whose activations grow a thousand times in them."""
-    model = real_models.load(dtype)
-    del model.model.layers[4:]
-    model.config.num_hidden_layers = 4
-    model.set_attn_implementation("eager")
-    return model
-
-
-def _random(name: str, dtype: torch.dtype) -> PreTrainedModel:
-    return tiny_models.make(name, dtype)
-
-
-def _with_outliers(name: str, dtype: torch.dtype) -> PreTrainedModel:
-    return outliers.inject(tiny_models.make(name)).to(dtype)
-
-
-def _model(weights: str, dtype: torch.dtype, name: str = "qwen3") -> PreTrainedModel:
-    if weights == "trained":
-        return copy.deepcopy(_trained(dtype))
-    return (_random if weights == "random" else _with_outliers)(name, dtype)
-
-
-def _is_refused(model: PreTrainedModel, dtype: torch.dtype, **options: Any) -> bool:
-    """Whether the checks, and not an exception, kept the model from paged attention."""
-    try:
-        fallbacks = prepare(model, dtype, CPU, **options).fallbacks
-    except ModelLoadError as error:
-        fallbacks = (str(error),)
-    return any("differs from the model's own" in text or "off by" in text for text in fallbacks)
-
-
-def _attn_params(change: Callable[[AttentionParams], AttentionParams]) -> Patch:
-    """Change what paged attention takes from a layer."""
-    of = AttentionParams.of.__func__  # type: ignore[attr-defined]
-
-    def patch(monkeypatch: pytest.MonkeyPatch) -> None:
-        def changed(
-            cls: type[AttentionParams], query: torch.Tensor, **kwargs: object
-        ) -> AttentionParams:
-            return change(of(cls, query, **kwargs))
-
-        monkeypatch.setattr(AttentionParams, "of", classmethod(changed))
-
-    return patch
-
-
-def _result(owner: object, name: str, change: Callable[..., Any]) -> Patch:
-    """Change what a function returns; `change` gets the result and the arguments."""
-
-    def patch(monkeypatch: pytest.MonkeyPatch) -> None:
-        function = getattr(owner, name)
-
-        def changed(*args: object, **kwargs: object) -> object:
-            return change(function(*args, **kwargs), *args, **kwargs)
-
-        monkeypatch.setattr(owner, name, changed)
-
-    return patch
 
 
 def _swap_heads(out: torch.Tensor, *_: object, **__: object) -> torch.Tensor:
@@ -173,16 +115,20 @@ def _scale_sinks(attn_params: AttentionParams) -> AttentionParams:
 
 
 ATTENTION_FAULTS: dict[str, Patch] = {
-    "a scale that is off by a tenth": _attn_params(partial(_scaled, factor=1.1)),
-    "no scale": _attn_params(partial(replace, scale=1.0)),
-    "a soft cap that the model does not have": _attn_params(partial(replace, softcap=2.0)),
-    "two heads swapped": _result(paged, "attend_cached", _swap_heads),
-    "a prompt that sees the next token": _result(AttentionMetadata, "tile_mask", _see_the_next),
-    "a decode that does not see the first token": _result(
+    "a scale that is off by a tenth": change_attn_params(partial(_scaled, factor=1.1)),
+    "no scale": change_attn_params(partial(replace, scale=1.0)),
+    "a soft cap that the model does not have": change_attn_params(partial(replace, softcap=2.0)),
+    "two heads swapped": change_result(paged, "attend_cached", _swap_heads),
+    "a prompt that sees the next token": change_result(
+        AttentionMetadata, "tile_mask", _see_the_next
+    ),
+    "a decode that does not see the first token": change_result(
         AttentionMetadata, "decode_bias", _hide_the_first
     ),
-    "a decode that does not see itself": _result(AttentionMetadata, "decode_bias", _hide_the_last),
-    "a stale block": _result(AttentionMetadata, "block_rows", _read_a_stale_block),
+    "a decode that does not see itself": change_result(
+        AttentionMetadata, "decode_bias", _hide_the_last
+    ),
+    "a stale block": change_result(AttentionMetadata, "block_rows", _read_a_stale_block),
     "KV heads in the wrong groups": _group_wrongly,
     "values that are not stored": _store_no_values,
     "one cache for all layers": _reuse_one_layers_cache,
@@ -196,7 +142,7 @@ def test_a_fault_in_paged_attention_is_refused(
     weights: str, fault: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ATTENTION_FAULTS[fault](monkeypatch)
-    assert _is_refused(_model(weights, BF16), BF16)
+    assert is_refused(model_with(weights, BF16), BF16)
 
 
 def _wider(attn_params: AttentionParams, by: int) -> AttentionParams:
@@ -217,20 +163,20 @@ def test_a_window_off_by_one_is_refused(
             self, start, low, stop, _wider(params, by)
         ),
     )
-    assert _is_refused(_model(weights, BF16, "mistral"), BF16)
+    assert is_refused(model_with(weights, BF16, "mistral"), BF16)
     monkeypatch.undo()
     monkeypatch.setattr(
         AttentionMetadata,
         "decode_bias",
         lambda self, group, params, *more: decode_bias(self, group, _wider(params, by), *more),
     )
-    assert _is_refused(_model(weights, BF16, "mistral"), BF16)
+    assert is_refused(model_with(weights, BF16, "mistral"), BF16)
 
 
 SINK_FAULTS: dict[str, Patch] = {
-    "sinks that are left out": _attn_params(partial(replace, sinks=None)),
-    "another head's sink": _attn_params(_roll_sinks),
-    "sinks that are scaled": _attn_params(_scale_sinks),
+    "sinks that are left out": change_attn_params(partial(replace, sinks=None)),
+    "another head's sink": change_attn_params(_roll_sinks),
+    "sinks that are scaled": change_attn_params(_scale_sinks),
 }
 
 
@@ -274,8 +220,8 @@ FAULTS_OF_A_KIND: dict[str, tuple[str, Patch]] = {
     "ALiBi's slopes of other heads": ("bloom", _bias(lambda bias: bias.roll(1, 0))),
     "ALiBi's slopes that are off by a twentieth": ("bloom", _bias(lambda bias: bias * 1.05)),
     "ALiBi that is off by one position": ("bloom", _bias(lambda bias: bias.roll(1, 1))),
-    "chunks that are too long": ("llama4", _attn_params(partial(_longer_chunks, by=1))),
-    "chunks that are too short": ("llama4", _attn_params(partial(_longer_chunks, by=-1))),
+    "chunks that are too long": ("llama4", change_attn_params(partial(_longer_chunks, by=1))),
+    "chunks that are too short": ("llama4", change_attn_params(partial(_longer_chunks, by=-1))),
     "positions that are those of the rows": ("llama4", _without_positions),
 }
 
@@ -324,13 +270,13 @@ LAYER_FAULTS: dict[str, Patch] = {
         _replace_spec,
         attn_params=partial(_scaled, factor=1.1),
     ),
-    "a half rotated the wrong way": _result(LayerOps, "_tables", _rotate_the_wrong_half),
-    "gate and up swapped": _result(
+    "a half rotated the wrong way": change_result(LayerOps, "_tables", _rotate_the_wrong_half),
+    "gate and up swapped": change_result(
         LayerOps,
         "act_and_mul",
         lambda out, self, gate_up, _: self.spec.act(gate_up.chunk(2, -1)[1]) * out,
     ),
-    "a residual that is left out": _result(
+    "a residual that is left out": change_result(
         LayerOps, "add_residual", lambda out, _, x, *__: out - x
     ),
 }
@@ -345,18 +291,17 @@ def test_a_fault_in_fused_layers_keeps_the_models_own(
     dtype: torch.dtype,
     fault: str,
     monkeypatch: pytest.MonkeyPatch,
-    caplog: pytest.LogCaptureFixture,
 ) -> None:
     monkeypatch.setattr(fusing, "_ops_choices", lambda *_: [LayerOps])
     monkeypatch.setattr(LinearFactory, "packs", lambda *_: True)
     monkeypatch.setattr(LinearFactory, "linear", lambda _, *args: PlainLinear(*args))
     monkeypatch.setattr(LinearFactory, "head", lambda _, *args: PlainLinear(*args))
-    assert _fuse(prepare(_model(weights, dtype), dtype, CPU)) > 0
+    assert _fuse(prepare(model_with(weights, dtype), dtype, CPU)) > 0
     LAYER_FAULTS[fault](monkeypatch)
-    with caplog.at_level(logging.INFO):
-        loaded = prepare(_model(weights, dtype), dtype, CPU)
+    loaded = prepare(model_with(weights, dtype), dtype, CPU)
     assert (loaded.attention, _fuse(loaded)) == ("paged", 0)
-    assert "fused layers with LayerOps disabled: off by" in caplog.text
+    [line] = loaded.fallbacks
+    assert line.startswith("fused layers with LayerOps: disabled, since they are off by")
 
 
 def _fuse(loaded: LoadedModel) -> int:
@@ -378,7 +323,7 @@ def _quantized(change: Callable[..., Any]) -> Patch:
 
     def patch(monkeypatch: pytest.MonkeyPatch) -> None:
         for module in (int8_linear, cpu_linear):
-            _result(module, "quantized", change)(monkeypatch)
+            change_result(module, "quantized", change)(monkeypatch)
 
     return patch
 
@@ -392,7 +337,7 @@ EIGHT_BIT_FAULTS: dict[str, Patch] = {
 @pytest.mark.parametrize("weights", ["random", "outliers", "trained"])
 @pytest.mark.parametrize("options", [{"quantize": "int8"}, {"cache_dtype": torch.float8_e4m3fn}])
 def test_eight_bits_are_accepted(weights: str, options: dict[str, Any]) -> None:
-    assert not _is_refused(_model(weights, BF16), BF16, **options)
+    assert not is_refused(model_with(weights, BF16), BF16, **options)
 
 
 @pytest.mark.parametrize("fault", EIGHT_BIT_FAULTS)
@@ -401,26 +346,30 @@ def test_a_fault_in_eight_bit_weights_is_refused(
     weights: str, fault: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     EIGHT_BIT_FAULTS[fault](monkeypatch)
-    assert _is_refused(_model(weights, BF16), BF16, quantize="int8")
+    assert is_refused(model_with(weights, BF16), BF16, quantize="int8")
 
 
 def test_a_refused_format_is_named_in_the_error(monkeypatch: pytest.MonkeyPatch) -> None:
     next(iter(EIGHT_BIT_FAULTS.values()))(monkeypatch)
     with pytest.raises(ModelLoadError, match=r"; try it without QUANTIZE=int8$"):
-        prepare(_model("random", BF16), BF16, CPU, quantize="int8")
+        prepare(model_with("random", BF16), BF16, CPU, quantize="int8")
 
 
 @pytest.mark.parametrize("name", [*tiny_models.CONFIGS, "llama_wide", "phi3"])
 @pytest.mark.parametrize("dtype", [F32, BF16, torch.float16])
 def test_no_correct_path_is_refused(name: str, dtype: torch.dtype) -> None:
     loaded = prepare(tiny_models.make(name, dtype), dtype, CPU)
-    assert (loaded.attention, loaded.fallbacks) == ("paged", ())
+    assert loaded.attention == "paged"
+    kernels_lack = [
+        line for line in loaded.fallbacks if line.startswith("CPU kernels: they do not")
+    ]
+    assert len(kernels_lack) == (dtype == torch.float16) == len(loaded.fallbacks)
 
 
 @pytest.mark.parametrize("name", ["llama", "qwen2", "qwen3", "mistral", "gemma3"])
 @pytest.mark.parametrize("dtype", [F32, BF16])
 def test_no_correct_path_is_refused_for_outliers_and_sinks(name: str, dtype: torch.dtype) -> None:
-    loaded = prepare(_with_outliers(name, dtype), dtype, CPU)
+    loaded = prepare(with_outliers(name, dtype), dtype, CPU)
     assert (loaded.attention, loaded.fallbacks) == ("paged", ())
 
 
@@ -487,19 +436,18 @@ def test_a_trained_encoder_is_accepted(dtype: torch.dtype) -> None:
 
 
 def _embedder(folder: Path, dtype: torch.dtype = F32) -> Embedder:
-    embedder = Embedder(load_model(folder, CPU, dtype), CPU, prepared.cpu_kernels())
+    embedder = Embedder(load_model(folder, CPU, dtype), CPU, prepared.cpu_kernels(), Fallbacks())
     embedder.prepare()
     return embedder
 
 
 def test_a_slow_path_is_logged_and_can_be_refused(caplog: pytest.LogCaptureFixture) -> None:
     loaded = prepare(tiny_models.make("mvp"), F32, CPU)
-    [reason] = loaded.fallbacks
-    assert "its decoder computes attention in its own way" in reason
-    report_fallbacks([reason], is_refused=False)
-    assert [record.levelname for record in caplog.records if reason in record.message] == [
-        "WARNING"
-    ]
-    with pytest.raises(ConfigError, match="REQUIRE_FAST_PATH is set, and requests run one after"):
-        report_fallbacks([reason], is_refused=True)
-    report_fallbacks([], is_refused=True)
+    [line] = loaded.fallbacks
+    assert "its decoder computes attention in its own way" in line
+    assert [record.levelname for record in caplog.records if line in record.message] == ["WARNING"]
+    fallbacks = Fallbacks()
+    fallbacks.refuse()
+    fallbacks.extend(loaded.fallbacks)
+    with pytest.raises(ConfigError, match=r"REQUIRE_FAST_PATH is set, but .* one after another"):
+        fallbacks.refuse()

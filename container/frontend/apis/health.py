@@ -75,7 +75,11 @@ def blueprint(
         if readiness.texts.is_offered and not readiness.service.has_engine:
             return json_response(_embedder_info(readiness.texts.info, limits))
         loaded, style = readiness.service.info, readiness.conversations.style
-        served = {"tool_format": style.format_name, "validation_workers": num_frontends}
+        served = {
+            "tool_format": style.format_name,
+            "validation_workers": num_frontends,
+            "fallbacks": loaded.fallbacks + readiness.texts.fallbacks,
+        }
         return json_response(_engine_info(loaded, limits) | served)
 
     @routes.get("/metrics")
@@ -95,7 +99,6 @@ def _engine_info(info: EngineInfo, limits: RequestLimits) -> dict[str, Any]:
         "model_device_type": info.device,
         "cpu": info.cpu,
         "attention": info.attention,
-        "fallbacks": info.fallbacks,
         "quantize": info.quantize,
         "reads_images": info.is_multimodal,
         "tensor_parallel": info.tensor_parallel,
@@ -124,6 +127,7 @@ def _embedder_info(info: EmbedderInfo, limits: RequestLimits) -> dict[str, Any]:
         "model_dtype": info.dtype,
         "model_type": kind,
         "model_device_type": info.device,
+        "fallbacks": info.fallbacks,
         "max_concurrent_requests": limits.max_concurrent_requests,
         "max_input_length": info.max_input_tokens,
         "max_client_batch_size": limits.max_embedding_inputs,

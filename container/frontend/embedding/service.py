@@ -98,6 +98,12 @@ class Embeddings:
         return self._ready()[1]
 
     @property
+    def fallbacks(self) -> list[str]:
+        """The reasons why the model is slower than possible; none before it is loaded."""
+        info = None if self._embedder is None else self._embedder.status.info
+        return [] if info is None else info.fallbacks
+
+    @property
     def load(self) -> EmbedderLoad:
         """The load of the embedder. Raises Unavailable or NotFound."""
         if self._embedder is None:

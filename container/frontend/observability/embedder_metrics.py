@@ -24,6 +24,10 @@ class EmbedderCollector(Collector):
         yield GaugeMetricFamily(
             "embedder_waiting_texts", "Texts waiting for a batch", value=load.waiting_texts
         )
+        yield GaugeMetricFamily(
+            "embedder_fallbacks", "Reasons for being slower than possible; see /info",
+            value=len(self._texts.fallbacks),
+        )  # fmt: skip
         counters = {
             "embedder_batches": ("Forward passes", load.batches),
             "embedder_texts": ("Texts computed", load.texts),

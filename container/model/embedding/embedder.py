@@ -22,11 +22,12 @@ from container.messages.embedder import Embed, Truncation
 from container.model.attention import unpadded
 from container.model.embedding.modules import position_offset, shape_of
 from container.model.embedding.text_encoder import EncodedText, Model, TextEncoder
+from container.model.fallbacks import TRY_ANOTHER_DTYPE, Fallbacks
 from container.model.kernels.cpu import Kernels
 from container.model.layers.cpu_linear import LinearFactory
 from container.model.optimize.encoder_layers import replace_layers, restore_layers
 from container.model.optimize.packing import pack
-from container.model.reference_check import Mismatch, Reference
+from container.model.reference_check import Reference
 
 log = logging.getLogger(__name__)
 
@@ -47,7 +48,10 @@ CHECK_TEXTS = [
 class Embedder:
     """Implements TextModel: vectors before normalisation, scores before activation."""
 
-    def __init__(self, model: Model, device: torch.device, kernels: Kernels | None = None) -> None:
+    def __init__(
+        self, model: Model, device: torch.device, kernels: Kernels | None, fallbacks: Fallbacks
+    ) -> None:
+        self._fallbacks = fallbacks
         self._linears = LinearFactory(kernels)
         self.shape = shape_of(model)
         self.config: PretrainedConfig = self.shape.first.model.config
@@ -73,10 +77,12 @@ class Embedder:
         self._pads_left = tokenizer.padding_side == "left"
 
     @torch.inference_mode()
-    def prepare(self) -> int:
+    def prepare(self, *, packs: bool = True) -> int:
         """Enable the faster forms that pass their checks; return the width of the model's rows.
 
-        Raises ModelLoadError if the model does not run, or if packed layers differ from its own.
+        Forms that fail are among the fallbacks. `packs` packs the linear layers, which cannot be
+        undone. Raises ModelLoadError if the model does not run, Mismatch if packed layers differ
+        from its own.
         """
         num_queries = len(CHECK_TEXTS) // 2 if self.is_late_interaction else 0
         texts = self.encode(
@@ -84,7 +90,7 @@ class Embedder:
         )
         modules = nn.ModuleList([self.shape.first, *self.shape.rest])
         try:
-            reference = Reference(modules, lambda: self.rows(texts), self.dtype)
+            reference = Reference(modules, lambda: self.rows(texts), self.dtype, self._fallbacks)
         except Exception as error:  # a model's code can raise anything
             raise ModelLoadError(f"the embedding model cannot be run: {error}") from error
         if self.device.type == "cpu":
@@ -93,7 +99,8 @@ class Embedder:
             log.info(
                 "embedder: texts run %s", "unpadded" if self.is_unpadded else "in padded groups"
             )
-            self._pack(texts, reference)
+            if packs and self._linears.packs(self.dtype):
+                self._pack(texts, reference)
         return reference.own.shape[1]
 
     def encode(self, request: Embed) -> list[EncodedText]:
@@ -252,23 +259,17 @@ class Embedder:
 
     def _pack(self, texts: list[EncodedText], reference: Reference) -> None:
         model = self.shape.first.model
-        if not self._linears.packs(self.dtype):
-            return
         replaced = replace_layers(model, self._linears.kernels) if self.is_unpadded else []
         if replaced:
             try:
                 reference.check(self.rows(texts), "fused encoder layers")
             except Exception as error:  # layers that only resemble a supported family's
-                log.warning(
-                    "fused encoder layers disabled: outputs differ from the model's own (%s)",
-                    one_line(error),
+                self._fallbacks.add(
+                    "fused layers", f"disabled: {one_line(error)}", TRY_ANOTHER_DTYPE
                 )
                 restore_layers(replaced)
         pack(model, self._linears.linear, kernels=self._linears.kernels)
-        try:
-            reference.check(self.rows(texts), "packed layers")
-        except Mismatch as error:
-            raise ModelLoadError(f"the embedding model cannot be served: {error}") from error
+        reference.check(self.rows(texts), "packed layers")
 
     def _try_unpadded(self, texts: list[EncodedText], reference: Reference) -> None:
         original = self.shape.first.model.config._attn_implementation
@@ -277,8 +278,10 @@ class Embedder:
         try:
             reference.check(self.rows(texts), "unpadded attention")
         except Exception as error:  # custom attention, windows, masks; padding supports all
-            log.info(
-                "unpadded attention disabled, padding texts instead (slower): %s", one_line(error)
+            self._fallbacks.add(
+                "attention without padding",
+                f"disabled, so texts are padded to the longest of a group: {one_line(error)}",
+                "choose a model whose attention transformers can exchange, with full masks",
             )
             self.is_unpadded = False
             self.shape.first.model.set_attn_implementation(original)

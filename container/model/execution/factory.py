@@ -37,17 +37,33 @@ def capture_sizes(
     return sorted({max(MIN_ROWS, min(size, max_running)) for size in requested})
 
 
+def capture_obstacle(requested: tuple[int, ...] | None, model: LoadedModel) -> str | None:
+    """Return why a GPU gets no CUDA graphs, though none refused them; None where it may.
+
+    A model that is not paged has none either, which its fallbacks say already.
+    """
+    if model.device.type != "cuda" or requested == () or model.layers is None:
+        return None
+    if model.capture_obstacle is None and requested is None and is_tensor_parallel(model.module):
+        return "the model is sharded, and CUDA_GRAPHS is not set"
+    return model.capture_obstacle
+
+
 def capture_decodes(
     forward: ForwardPass,
     sizes: list[int],
     max_blocks: int,
     device: torch.device,
     progress: Callable[[str], None],
-) -> None:
-    """Capture decodes of these sizes; with several ranks all of them must call it."""
-    if sizes:
-        with torch.cuda.device(device):
-            forward.capture(sizes, max_blocks, graph_capturer(), progress)
+) -> str | None:
+    """Capture decodes of these sizes; return why decodes run eagerly, if that failed.
+
+    With several ranks all of them must call it.
+    """
+    if not sizes:
+        return None
+    with torch.cuda.device(device):
+        return forward.capture(sizes, max_blocks, graph_capturer(), progress)
 
 
 def make_runner(

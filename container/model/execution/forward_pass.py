@@ -1,6 +1,5 @@
 """The forward pass: creates the tensors of a step's plan and runs the model."""
 
-import logging
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
@@ -31,8 +30,6 @@ from container.model.states.mixers import RecurrentMixers
 from container.model.states.pieces import SEGMENT
 from container.model.vision.language_model import LanguageModel
 from container.model.vision.prompt_inputs import StepInputs
-
-log = logging.getLogger(__name__)
 
 
 class ForwardPass:
@@ -84,8 +81,8 @@ class ForwardPass:
     @torch.inference_mode()
     def capture(
         self, sizes: list[int], max_blocks: int, capture: Capture, progress: Callable[[str], None]
-    ) -> None:
-        """Capture decodes of these numbers of rows; on failure or mismatch, log and go eager."""
+    ) -> str | None:
+        """Capture decodes of these numbers of rows; return why they run eagerly, if they do."""
         decode_graphs = DecodeGraphs(
             self._call,
             self.cache,
@@ -97,17 +94,17 @@ class ForwardPass:
         )
         if self._phase is not None:
             self._phase.num_decodes = max(sizes)
-        is_captured = True
+        obstacle = None
         try:
             decode_graphs.capture(capture, progress)
             decode_graphs.check(self.run)
         except Exception as error:  # a model's code can fail to capture in many ways
-            log.warning("CUDA graph capture failed, decoding eagerly: %s", one_line(error))
-            is_captured = False
-        if self._is_tensor_parallel:
-            is_captured = bool(least_over_ranks(int(is_captured)))
-        if is_captured:
+            obstacle = one_line(error)
+        if self._is_tensor_parallel and not least_over_ranks(int(obstacle is None)):
+            obstacle = obstacle or "the capture failed in another rank"
+        if obstacle is None:
             self._graphs = decode_graphs
+        return obstacle
 
     @torch.inference_mode()
     def run(

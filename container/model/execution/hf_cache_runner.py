@@ -25,6 +25,7 @@ from container.model.checks.own_pass import OwnPass
 from container.model.checks.schedule import CheckPrompt
 from container.model.encoder_decoder.decoder import decoder_start
 from container.model.execution.model_runner import naming_requests
+from container.model.fallbacks import Fallbacks
 from container.model.kernels.cpu import Kernels
 from container.model.lora.layers import LoraLayers
 from container.model.reference_check import Mismatch, Reference, row_error
@@ -178,6 +179,7 @@ def check_hf_cache(
     model: PreTrainedModel,
     ids: list[int],
     device: torch.device,
+    fallbacks: Fallbacks,
     runner_class: type[HFCacheRunner] = HFCacheRunner,
 ) -> None:
     """Compare decoding with the cache to a pass without it, on a prompt. Raises Mismatch.
@@ -202,7 +204,7 @@ def check_hf_cache(
     rows = [runner.advance(ScheduledSequence.of(sequence, end))[0][-1] for end in ends]
     served = torch.stack(rows)
     try:
-        Reference(model, run, model.dtype).check(served, "the model's own cache")
+        Reference(model, run, model.dtype, fallbacks).check(served, "the model's own cache")
     except Mismatch as error:
         if runner_class is not HFCacheRunner or model.config.is_encoder_decoder:
             raise

@@ -17,6 +17,7 @@ from container.engine.sequence import Sequence
 from container.messages.engine import SamplingParams
 from container.messages.images import ImageTensors
 from container.model.execution.hf_cache_runner import HFCacheRunner, Progress
+from container.model.fallbacks import Fallbacks
 from container.model.reference_check import Reference
 from container.model.vision.language_model import tensors_of
 
@@ -77,6 +78,7 @@ def check_images(
     ids: list[int],
     images: ImageTensors,
     device: torch.device,
+    fallbacks: Fallbacks,
 ) -> None:
     """Compare a prompt with images, decoded step by step, with a single pass. Raises Mismatch.
 
@@ -94,4 +96,5 @@ def check_images(
     sequence.token_ids = ids
     runner, ends = VisionRunner(model, device), range(len(prompt_ids), len(ids) + 1)
     rows = [runner.advance(ScheduledSequence.of(sequence, end))[0][-1] for end in ends]
-    Reference(model, run, model.dtype).check(torch.stack(rows), "a prompt with an image")
+    reference = Reference(model, run, model.dtype, fallbacks)
+    reference.check(torch.stack(rows), "a prompt with an image")

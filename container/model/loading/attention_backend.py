@@ -23,6 +23,7 @@ from container.model.attention.varlen import (
     Kernel,
     VarlenMetadata,
 )
+from container.model.fallbacks import TRY_ANOTHER_DTYPE, Fallbacks
 from container.model.forward_batch import ChunkPlan, ForwardPlan, GroupPlan
 from container.model.kv_cache.cache import BLOCK_SIZE, FP8, KVCache, LayerShape
 from container.model.reference_check import EXACT_DTYPE, FACTORS, Accuracy, measure
@@ -34,6 +35,9 @@ FORMATS = {torch.bfloat16, torch.float16}
 # the values with them.
 ALLOWANCE = 2.0
 SIZE = BLOCK_SIZE["cuda"]
+REMEDY = f"{TRY_ANOTHER_DTYPE}; Triton needs a C compiler, which the image contains"
+NO_REMEDY = "no setting changes this"
+OTHER_SCORES = "layers with a soft cap, ALiBi or chunks"
 # Two decodes with contexts of 40 and 17 tokens; then 20 prompt tokens, the last at position 49.
 GROUP = GroupPlan(0, 2, [[5, 2, 7], [3, 0, 11]], [40, 17])
 CHUNK = ChunkPlan(2, 22, 50, [9, 1, 10, 4])
@@ -46,26 +50,25 @@ def choose_kernels(
     dtype: torch.dtype,
     cache_dtype: torch.dtype,
     device: torch.device,
+    fallbacks: Fallbacks,
 ) -> AttentionKernels:
-    """Choose the fastest kernels that are accurate for every layer variant; log the choice."""
+    """Choose the fastest kernels that are accurate for every layer variant.
+
+    Kernels that are refused, or do not support the model, are among the `fallbacks`.
+    """
     if device.type != "cuda":
         return REFERENCE_ONLY
     # Parameters are equal whatever their sinks; a layer with sinks is a variant of its own.
     variants = zip(layers, layer_attn_params, strict=True)
     layer_variants = list({(*pair, pair[1].sinks is None): pair for pair in variants}.values())
-    chunks = _choose_torchs(layer_variants, dtype, cache_dtype, device)
-    with_triton = AttentionKernels(decodes=Kernel.TRITON)
-    decodes = (
-        Kernel.TRITON
-        if _serves(with_triton, layer_variants, dtype, cache_dtype, device)
-        else chunks
-    )
-    if Kernel.REFERENCE in (decodes, chunks):
-        scope = "all attention" if decodes is chunks else "attention within prompts"
-        log.warning(
-            "no fused attention kernel passed its check; %s uses the PyTorch reference (slow)",
-            scope,
-        )
+    formats = dtype, cache_dtype
+    chunks = _choose_torchs(layer_variants, *formats, device, fallbacks)
+    decodes = Kernel.TRITON
+    refusal = _refusal(AttentionKernels(decodes=decodes), layer_variants, *formats, device)
+    if refusal is not None:
+        reason = f"{decodes.value} disabled: {refusal}; {chunks.value} serves"
+        fallbacks.add("attention of decodes", reason, REMEDY)
+        decodes = chunks
     return AttentionKernels(decodes, chunks)
 
 
@@ -77,54 +80,71 @@ def _choose_torchs(
     dtype: torch.dtype,
     cache_dtype: torch.dtype,
     device: torch.device,
+    fallbacks: Fallbacks,
 ) -> Kernel:
     """Choose the first of PyTorch's kernels that is accurate for every layer that it fits.
 
     Layers with a soft cap, ALiBi or chunks always use the reference.
     """
+    component = "attention of prompts"
     plain = [variant for variant in layer_variants if variant[1].fits_varlen]
-    is_known = dtype in FORMATS and cache_dtype not in FP8
-    if (
-        not plain
-        or not is_known
-        or any(layer.key_dim != layer.value_dim for layer, _ in layer_variants)
-    ):
+    if (obstacle := _obstacle(layer_variants, plain, dtype, cache_dtype)) is not None:
+        reason, remedy = obstacle
+        fallbacks.add(component, f"PyTorch's operations serve, since {reason}", remedy)
         return Kernel.REFERENCE
-    for kernel, name in ((Kernel.PAGED, "FA3"), (Kernel.GATHERED, None)):
-        if _serves(AttentionKernels(kernel, kernel), plain, dtype, cache_dtype, device, name):
+    for kernel, flash in ((Kernel.PAGED, "FA3"), (Kernel.GATHERED, None)):
+        if not _activate(flash):
+            continue
+        kernels = AttentionKernels(kernel, kernel)
+        refusal = _refusal(kernels, plain, dtype, cache_dtype, device)
+        if refusal is None:
+            if len(plain) < len(layer_variants):
+                fallbacks.add(component, f"{OTHER_SCORES} use PyTorch's operations", NO_REMEDY)
             return kernel
+        fallbacks.add(component, f"{kernel.value} disabled: {refusal}", REMEDY)
+    fallbacks.add(component, "PyTorch's operations serve, since no kernel passed", REMEDY)
     return Kernel.REFERENCE
 
 
-def _serves(
+def _obstacle(
+    layer_variants: LayerVariants,
+    plain: LayerVariants,
+    dtype: torch.dtype,
+    cache_dtype: torch.dtype,
+) -> tuple[str, str] | None:
+    """Return why no kernel of PyTorch's supports the model, and a remedy; None if some may."""
+    if dtype not in FORMATS:
+        return "kernels need a format of 16 bits", "set DTYPE=bfloat16"
+    if cache_dtype in FP8:
+        return "no kernel reads a cache of eight bits", "unset KV_CACHE_DTYPE if memory allows"
+    if not plain:
+        return f"it has {OTHER_SCORES} only", NO_REMEDY
+    if any(layer.key_dim != layer.value_dim for layer, _ in layer_variants):
+        return "its keys and values differ in width", NO_REMEDY
+    return None
+
+
+def _refusal(
     kernels: AttentionKernels,
     layer_variants: LayerVariants,
     dtype: torch.dtype,
     cache_dtype: torch.dtype,
     device: torch.device,
-    flash: str | None = None,
-) -> bool:
-    """Whether the kernels' results match the reference's; log the result.
-
-    `flash` names the implementation of FlashAttention that PyTorch uses.
-    """
+) -> str | None:
+    """Return why the kernels' results cannot be used; None if they match the reference's."""
     name = kernels.decodes.value
     try:
-        if kernels.decodes is not Kernel.TRITON:
-            _activate(flash)
         results = [
             kernel_accuracy(kernels, layer, attn_params, dtype, cache_dtype, layer.device or device)
             for layer, attn_params in layer_variants
         ]
     except Exception as error:  # each kernel raises its own types
-        log.info("attention kernel %s disabled: its check failed: %s", name, one_line(error))
-        return False
+        return f"its check failed: {one_line(error)}"
     worst = max(results, key=lambda accuracy: accuracy.median)
     if all(map(_is_accepted, results)):
         log.info("attention kernel %s passed its check: off by %s", name, worst)
-        return True
-    log.warning("attention kernel %s disabled: off by %s; using a slower one", name, worst)
-    return False
+        return None
+    return f"it is off by {worst}"
 
 
 def _is_accepted(accuracy: Accuracy) -> bool:
@@ -132,12 +152,17 @@ def _is_accepted(accuracy: Accuracy) -> bool:
     return accuracy.median <= ALLOWANCE * median and accuracy.worst <= ALLOWANCE * worst
 
 
-def _activate(name: str | None) -> None:
-    """Set PyTorch's implementation of FlashAttention; None is its own."""
+def _activate(name: str | None) -> bool:
+    """Set PyTorch's implementation of FlashAttention, None its own; return whether it exists."""
     if name is None:
         restore_flash_attention_impl()
-    else:
+        return True
+    try:
         activate_flash_attention_impl(name)
+    except Exception as error:  # its package is missing, or is for another processor
+        log.info("attention kernel %s: not installed for this GPU: %s", name, one_line(error))
+        return False
+    return True
 
 
 @torch.inference_mode()

@@ -8,7 +8,6 @@ masks have); and they must return the same logits.
 
 import contextlib
 import functools
-import logging
 from dataclasses import dataclass
 
 import torch
@@ -29,6 +28,7 @@ from container.model.checks.layer_probe import (
 )
 from container.model.checks.schedule import CheckPrompt
 from container.model.checks.state_probe import probe_mixers
+from container.model.fallbacks import TRY_ANOTHER_DTYPE, Fallbacks
 from container.model.kernels.cpu import Kernels
 from container.model.kv_cache.cache import NO_KEYS, LayerShape
 from container.model.layers.cpu_linear import LinearFactory
@@ -53,8 +53,6 @@ from container.model.states.mixers import RecurrentMixers
 from container.model.vision.language_model import LanguageModel
 from container.model.vision.prompt_inputs import UnknownInput
 
-log = logging.getLogger(__name__)
-
 # The accepted distance of a float32 model's logits where only attention is another.
 SAME_PASS_TOLERANCE = 0.02
 
@@ -73,6 +71,7 @@ def convert_to_paged(
     module: PreTrainedModel,
     prompt: CheckPrompt,
     device: torch.device,
+    fallbacks: Fallbacks,
     phase: BatchPhase | None = None,
     cache_dtype: torch.dtype | None = None,
     *,
@@ -83,13 +82,13 @@ def convert_to_paged(
 ) -> PagedModel:
     """Convert a model to paged attention, and check it on a prompt.
 
-    `language_model` is that of a vision-language model, whose check prompt has an image.
-    `phase` quantizes the weights to int8, `int4_weights` to int4; `cache_dtype` is the cache's
-    dtype if not the model's; `compiles` runs the layers through torch.compile. Raises NotPageable
-    and leaves the model unchanged, or Mismatch if the served form is less accurate than the
-    model's own.
+    `fallbacks` collects the faster forms that are not used. `language_model` is that of a
+    vision-language model, whose check prompt has an image. `phase` quantizes the weights to int8,
+    `int4_weights` to int4; `cache_dtype` is the cache's dtype if not the model's; `compiles` runs
+    the layers through torch.compile. Raises NotPageable and leaves the model unchanged, or Mismatch
+    if the served form is less accurate than the model's own.
     """
-    trial = convert(module, prompt, device, language_model)
+    trial = convert(module, prompt, device, fallbacks, language_model)
     if compiles and trial.mixers is not None:
         raise ConfigError(["COMPILE=1 cannot work here: the model is recurrent; leave it out"])
     dtype, ideal = trial.dtype, None
@@ -108,7 +107,7 @@ def convert_to_paged(
     attending = [at for at, shape in enumerate(trial.shapes) if shape != NO_KEYS]
     kernels = choose_kernels(
         [trial.shapes[at] for at in attending], [trial.layer_attn_params[at] for at in attending],
-        dtype, cache_dtype or dtype, device,
+        dtype, cache_dtype or dtype, device, fallbacks,
     )  # fmt: skip
     trial.serve(cache_dtype or dtype, phase, kernels, ideal)
     trial.check_served()
@@ -125,6 +124,7 @@ def convert(
     module: PreTrainedModel,
     prompt: CheckPrompt,
     device: torch.device,
+    fallbacks: Fallbacks,
     language_model: LanguageModel | None = None,
 ) -> PagedTrial:
     """Switch a model to paged attention, and compare the results in the exact format.
@@ -134,16 +134,22 @@ def convert(
     """
     if any(hasattr(part, "expand_kv") for part in module.modules()):
         try:
-            return _convert(module, prompt, device, language_model, caches_latents=True)
+            return _convert(module, prompt, device, fallbacks, language_model, caches_latents=True)
         except NotPageable as error:
-            log.info("the cache holds expanded keys and values (more memory): %s", error)
-    return _convert(module, prompt, device, language_model)
+            fallbacks.add(
+                "KV cache",
+                f"it holds expanded keys and values, with more memory for a token, since latents "
+                f"cannot be kept: {error}",
+                TRY_ANOTHER_DTYPE,
+            )
+    return _convert(module, prompt, device, fallbacks, language_model)
 
 
 def _convert(
     module: PreTrainedModel,
     prompt: CheckPrompt,
     device: torch.device,
+    fallbacks: Fallbacks,
     language_model: LanguageModel | None,
     *,
     caches_latents: bool = False,
@@ -178,7 +184,7 @@ def _convert(
         if mixers is not None:
             mixers.install(module)
             undo.callback(mixers.uninstall, module)
-        trial = PagedTrial(module, reference, probed, mixers, device, language_model)
+        trial = PagedTrial(module, reference, probed, mixers, device, fallbacks, language_model)
         _check_exact(trial)
         if language_model is not None:
             trial.check_whole(WHOLE_TOLERANCE if trial.dtype.itemsize < 4 else SAME_PASS_TOLERANCE)
@@ -200,6 +206,11 @@ def _check_exact(trial: PagedTrial) -> None:
             raise
         trial.mixers.continues = False
         trial.check_exact()
+        trial.fallbacks.add(
+            "recurrent layers",
+            "they do not continue a prompt, so all tokens after its first segment run one by one",
+            "no setting changes this",
+        )
 
 
 # How to make the layers' linear layers, how to make the output layer, and whether with fewer bits.

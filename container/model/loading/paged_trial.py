@@ -12,6 +12,7 @@ from container.model.checks.layer_check import EXACT_TOLERANCE, ReferencePass, R
 from container.model.checks.layer_probe import ProbedLayers
 from container.model.checks.schedule import num_blocks, plan_schedule, prompt_len
 from container.model.execution.forward_pass import ForwardPass
+from container.model.fallbacks import Fallbacks
 from container.model.forward_batch import ForwardPlan
 from container.model.kv_cache.cache import BLOCK_SIZE, KVCache, fill_stale
 from container.model.layers.int8_linear import BatchPhase
@@ -39,8 +40,10 @@ class PagedTrial:
         probed: ProbedLayers,
         mixers: RecurrentMixers | None,
         device: torch.device,
+        fallbacks: Fallbacks,
         language_model: LanguageModel | None = None,
     ) -> None:
+        self.fallbacks = fallbacks
         self.variants = reference.layers
         self.checked = reference.checked
         self._module = module

@@ -3,20 +3,23 @@
 Paged attention if the conversion succeeds; else the transformers cache, one sequence after another.
 """
 
+from collections.abc import Callable
+
 import torch
 from transformers import PreTrainedModel
 
 from container.errors import ConfigError, ModelLoadError
 from container.images.reader import ReadPrompt
-from container.model.attention.varlen import REFERENCE_ONLY, AttentionKernels, Kernel
+from container.model.attention.varlen import REFERENCE_ONLY
 from container.model.checks.image_prompt import image_prompt
 from container.model.checks.layer_probe import NotPageable
 from container.model.checks.schedule import CheckPrompt
 from container.model.execution import hf_cache_runner
 from container.model.execution.hf_cache_runner import HFCacheRunner
 from container.model.execution.vision_runner import VisionRunner, check_images
+from container.model.fallbacks import TRY_ANOTHER_DTYPE, Fallbacks
 from container.model.hf_config import text_config
-from container.model.kernels.cpu import Kernels
+from container.model.kernels.cpu import DTYPES, Kernels
 from container.model.kv_cache import cache as kv_cache
 from container.model.layers.int8_linear import BatchPhase
 from container.model.layers.quantized_weight import QuantizedWeight
@@ -30,7 +33,8 @@ from container.model.reference_check import Mismatch, usable_ids
 from container.model.states.cache import bytes_per_sequence
 from container.model.vision.language_model import LanguageModel
 
-GROUPS_COMPUTED = "no kernels for its weights of four or eight bits; each step computes them anew"
+# Computes anew a model that a conversion has changed.
+Reload = Callable[[], PreTrainedModel]
 NOT_PAGED = "requests run one after another, since this model's attention is not paged"
 
 
@@ -46,14 +50,16 @@ def prepare(
     cache_dtype: torch.dtype | None = None,
     compiles: bool = False,
     takes_adapters: bool = False,
+    reload: Reload | None = None,
 ) -> LoadedModel:
     """Choose how to serve a model, and check it on a prompt of `check_ids`.
 
     A vision-language model is also checked on `read`, a prompt with an image. `quantize` (`int8` or
     `int4`) is the weights' form, `cache_dtype` the cache's, `compiles` uses torch.compile,
-    `takes_adapters` expects LoRA adapters; `cpu_kernels` are for a model on a CPU. Raises
-    ModelLoadError if no form matches the model's own results, ConfigError if one of these options
-    cannot work.
+    `takes_adapters` expects LoRA adapters; `cpu_kernels` are for a model on a CPU. `reload` loads
+    the model again, for the case that its fast form is refused after it was changed; the caller
+    keeps no reference to the first one. Raises ModelLoadError if no form matches the model's own
+    results, ConfigError if one of these options cannot work.
     """
     name_linears(module)
     ids = usable_ids(check_ids, module.config)
@@ -69,10 +75,16 @@ def prepare(
             cache_dtype=cache_dtype, compiles=compiles, takes_adapters=takes_adapters,
         )  # fmt: skip
     except NotPageable as error:
-        reason = str(error)
+        reason, is_changed = str(error), False
     except Mismatch as error:
-        remedy = f"; try it without {' and '.join(requested)}" if requested else ""
-        raise ModelLoadError(f"{module.config.model_type}: {error}{remedy}") from error
+        if requested or reload is None or is_tensor_parallel(module):
+            remedy = f"; try it without {' and '.join(requested)}" if requested else ""
+            raise ModelLoadError(f"{module.config.model_type}: {error}{remedy}") from error
+        reason, is_changed = f"{error}; {TRY_ANOTHER_DTYPE}", True
+    if is_changed and reload is not None:
+        del module  # it is not held twice
+        module = reload()
+        name_linears(module)
     if requested:
         message = (
             f"{requested[0]} cannot work here, since this model's attention is not paged: {reason}"
@@ -104,7 +116,7 @@ def _prepare_paged(
         if takes_adapters:
             raise NotPageable("adapters of a model with an encoder (LORA_ADAPTERS) are not paged")
         return _prepare_decoder(module, ids, dtype, device, cpu_kernels)
-    phase = BatchPhase() if quantize == "int8" else None
+    phase, fallbacks = BatchPhase() if quantize == "int8" else None, Fallbacks()
     has_groups, size = quantize == "int4" or _has_groups(module), parameter_bytes(module)
     language_model, prompt = None, CheckPrompt(ids)
     try:
@@ -112,7 +124,7 @@ def _prepare_paged(
             language_model = LanguageModel(module)
             prompt = image_prompt(language_model, read, ids)
         paged = convert_to_paged(
-            module, prompt, device, phase, cache_dtype, language_model=language_model,
+            module, prompt, device, fallbacks, phase, cache_dtype, language_model=language_model,
             int4_weights=quantize == "int4", cpu_kernels=cpu_kernels, compiles=compiles,
         )  # fmt: skip
     except NotPageable:
@@ -121,14 +133,16 @@ def _prepare_paged(
         raise
     if quantize is not None or has_groups:  # experts, which are no linear layers, stay as they are
         size = stored_bytes(module)
-    fallbacks = _missing_kernels(device, cpu_kernels, paged.kernels)
-    fallbacks += _missing_gemms(cpu_kernels, has_groups=has_groups)
+    if device.type == "cpu" and cpu_kernels is not None:
+        _add_missing_kernels(fallbacks, cpu_kernels, dtype, cache_dtype)
+    if has_groups and not (cpu_kernels is not None and cpu_kernels.supports_gemm):
+        _add_missing_gemms(fallbacks)
     per_token = kv_cache.bytes_per_token(paged.layers, cache_dtype or dtype)
     return LoadedModel(
         module, module.config, dtype, device, paged.layers, per_token,
         0 if paged.mixers is None else bytes_per_sequence(paged.mixers.shapes),
         mixers=paged.mixers, cache_dtype=cache_dtype, weight_bytes=size, phase=phase,
-        kernels=paged.kernels, fallbacks=fallbacks, cpu_kernels=cpu_kernels,
+        kernels=paged.kernels, fallbacks=fallbacks.lines, cpu_kernels=cpu_kernels,
         is_multimodal=read is not None, language_model=language_model,
         image_tokens=max((stop - start for start, stop in prompt.whole_spans), default=0),
     )  # fmt: skip
@@ -142,15 +156,19 @@ def _prepare_decoder(
     cpu_kernels: Kernels | None,
 ) -> LoadedModel:
     """Serve an encoder-decoder with a paged decoder. Raises NotPageable or Mismatch."""
-    size = parameter_bytes(module)
+    size, fallbacks = parameter_bytes(module), Fallbacks()
     context = context_len(text_config(module.config))
-    decoder = convert_decoder(module, ids, device, context, cpu_kernels)
-    kernels = REFERENCE_ONLY
+    decoder = convert_decoder(module, ids, device, context, fallbacks, cpu_kernels)
+    if device.type != "cpu":
+        fallbacks.add(
+            "attention",
+            "PyTorch's operations serve, since there are no fused kernels for encoder-decoders",
+            "no setting changes this",
+        )
     return LoadedModel(
         module, module.config, dtype, device, decoder.shapes,
-        kv_cache.bytes_per_token(decoder.shapes, dtype), weight_bytes=size, kernels=kernels,
-        fallbacks=_missing_kernels(device, cpu_kernels, kernels), cpu_kernels=cpu_kernels,
-        decoder=decoder,
+        kv_cache.bytes_per_token(decoder.shapes, dtype), weight_bytes=size, kernels=REFERENCE_ONLY,
+        fallbacks=fallbacks.lines, cpu_kernels=cpu_kernels, decoder=decoder,
     )  # fmt: skip
 
 
@@ -166,18 +184,21 @@ def _prepare_own(
 ) -> LoadedModel:
     """Serve a model with its own cache; `reason` is why not paged. Raises ModelLoadError."""
     runner_class = HFCacheRunner if read is None else VisionRunner
+    fallbacks = Fallbacks()
+    fallbacks.add("attention", f"{NOT_PAGED}: {reason}", "docs/models.md lists those that are")
+    if _has_groups(module):
+        _add_missing_gemms(fallbacks)
     try:
-        hf_cache_runner.check_hf_cache(module, ids, device, runner_class)
+        hf_cache_runner.check_hf_cache(module, ids, device, fallbacks, runner_class)
         if read is not None:
-            check_images(module, read.ids, ids[: hf_cache_runner.NUM_DECODED], read.images, device)
+            decoded = ids[: hf_cache_runner.NUM_DECODED]
+            check_images(module, read.ids, decoded, read.images, device, fallbacks)
     except Mismatch as error:
         raise ModelLoadError(f"{module.config.model_type}: {error}; it cannot be served") from error
     needs = hf_cache_runner.memory_needs(module, device, runner_class)
-    fallbacks = (f"{NOT_PAGED}: {reason}",)
     return LoadedModel(
         module, module.config, dtype, device, None, *needs, weight_bytes=parameter_bytes(module),
-        is_multimodal=read is not None, cpu_kernels=cpu_kernels,
-        fallbacks=(*fallbacks, GROUPS_COMPUTED) if _has_groups(module) else fallbacks,
+        is_multimodal=read is not None, cpu_kernels=cpu_kernels, fallbacks=fallbacks.lines,
     )  # fmt: skip
 
 
@@ -185,19 +206,25 @@ def _has_groups(module: PreTrainedModel) -> bool:
     return any(isinstance(parameter, QuantizedWeight) for parameter in module.parameters())
 
 
-def _missing_gemms(cpu_kernels: Kernels | None, *, has_groups: bool) -> tuple[str, ...]:
-    """Describe that weights in groups of inputs have no kernels."""
-    if not has_groups or (cpu_kernels is not None and cpu_kernels.supports_gemm):
-        return ()
-    return (GROUPS_COMPUTED,)
+def _add_missing_gemms(fallbacks: Fallbacks) -> None:
+    fallbacks.add(
+        "weights of four or eight bits",
+        "no kernels multiply with them, so each step computes them anew",
+        "take an instance whose CPU has AVX2 or AVX-512, and a model whose attention is paged",
+    )
 
 
-def _missing_kernels(
-    device: torch.device, cpu_kernels: Kernels | None, kernels: AttentionKernels
-) -> tuple[str, ...]:
-    """Describe the kernels that a device lacks."""
-    if device.type == "cpu" and cpu_kernels is None:
-        return ("no compiled kernels for this CPU; layers run in PyTorch operations",)
-    if device.type == "cuda" and Kernel.REFERENCE in kernels:
-        return ("no fused attention kernel passed its check; attention runs in PyTorch operations",)
-    return ()
+def _add_missing_kernels(
+    fallbacks: Fallbacks, kernels: Kernels, dtype: torch.dtype, cache_dtype: torch.dtype | None
+) -> None:
+    """Add the formats that the compiled kernels lack, though they serve others on this CPU."""
+    if dtype not in DTYPES:
+        fallbacks.add(
+            "CPU kernels", f"they do not compute in {dtype}, so PyTorch's operations serve",
+            "set DTYPE=float32 or bfloat16",
+        )  # fmt: skip
+    elif cache_dtype is not None and kernels.supports_gemm:
+        fallbacks.add(
+            "CPU kernels", "they read no cache of eight bits, so PyTorch's operations attend",
+            "unset KV_CACHE_DTYPE unless memory is short",
+        )  # fmt: skip

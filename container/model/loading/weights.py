@@ -24,6 +24,7 @@ from transformers.distributed.configuration_utils import DistributedConfig
 from container.errors import ConfigError, ModelLoadError, one_line
 from container.images.reader import ImageReader
 from container.ipc.backend_server import Progress
+from container.model.fallbacks import Fallbacks
 from container.model.formats.checkpoint import (
     has_few_bits,
     is_gguf,
@@ -33,7 +34,7 @@ from container.model.formats.checkpoint import (
 from container.model.kernels.cpu import Kernels
 from container.model.loaded_model import LoadedModel
 from container.model.loading.checkpoint import loadable
-from container.model.loading.config import choose_cache_dtype, choose_dtype
+from container.model.loading.config import choose_cache_dtype, choose_dtype, dtype_name
 from container.model.loading.prepare import prepare
 from container.model.loading.quantization import (
     OWN_METHODS,
@@ -50,8 +51,6 @@ from container.settings.process_env import RANKS_FOLDER
 
 log = logging.getLogger(__name__)
 
-DEQUANTIZED = "no kernels for its weights of few bits on this GPU; they are served in 16 or 32 bits"
-
 
 def plan_load(
     settings: ModelSettings,
@@ -59,6 +58,7 @@ def plan_load(
     config: PretrainedConfig,
     path: Path,
     replica: int,
+    fallbacks: Fallbacks,
 ) -> tuple[Placement, torch.dtype]:
     """Choose the devices and the dtype of the weights. Raises ConfigError."""
     machine = Machine.detect()
@@ -66,8 +66,9 @@ def plan_load(
     dtype = choose_dtype(settings.dtype, torch.device("cuda" if uses_gpu else "cpu"))
     size = weight_bytes(path, config, dtype, settings.quantize)
     placement = place(
-        placement_settings, config, size, machine, quantize=settings.quantize, replica=replica
-    )
+        placement_settings, config, size, machine, fallbacks, quantize=settings.quantize,
+        replica=replica,
+    )  # fmt: skip
     if (placement.is_tensor_parallel or placement.uses_device_map) and settings.lora_adapters:
         raise ConfigError(
             [
@@ -100,7 +101,8 @@ def load_weights(
 
     Raises ModelLoadError, ConfigError.
     """
-    dequantizes = _must_dequantize(settings, path, config, placement.device)
+    reason = _why_dequantized(settings, path, config, placement.device)
+    dequantizes = reason is not None
     if dequantizes or (placement.device.type == "cpu" and has_few_bits(path, config)):
         _refuse_for_few_bits(settings, placement)
     options = {} if dequantizes else quantizer_options(settings.quantize, config, placement.device)
@@ -131,8 +133,16 @@ def load_weights(
         takes_adapters=settings.lora_adapters is not None,
         progress=progress,
     )
-    if dequantizes:
-        model = replace(model, fallbacks=(*model.fallbacks, DEQUANTIZED))
+    if reason is not None:
+        fallbacks = Fallbacks()
+        fallbacks.extend(model.fallbacks)
+        fallbacks.add(
+            "weights of few bits",
+            f"{reason}; they are computed once and served in {dtype_name(dtype)}, with up to four "
+            "times the memory of the file",
+            "install the quantizer's package, or take another checkpoint",
+        )
+        model = replace(model, fallbacks=fallbacks.lines)
     if placement.uses_device_map:
         # If everything fits one device, transformers sets no map.
         placed = getattr(model.module, "hf_device_map", {"": placement.device})
@@ -164,12 +174,49 @@ def load_model(
     With a `reader`, it is a vision-language model. `options` go to `from_pretrained`. A checkpoint
     of few bits keeps these on a CPU, and with `dequantizes` becomes one of `dtype`.
     """
+    if reader is not None and compiles:
+        raise ConfigError(["COMPILE is not for vision-language models; unset it"])
     auto_class: Any = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
     if reader is not None:
         auto_class = AutoModelForImageTextToText
+
+    def load() -> PreTrainedModel:
+        module = _load_module(
+            path, config, dtype, device, auto_class, trust_remote_code=trust_remote_code,
+            options=options, dequantizes=dequantizes,
+        )  # fmt: skip
+        _simplify(module, config, dtype, device)
+        if progress is not None:
+            progress("checking the layers against the model's own")
+        return module
+
+    try:
+        return prepare(
+            load(), dtype, device, check_ids=check_ids, cpu_kernels=cpu_kernels,
+            quantize=quantize, cache_dtype=cache_dtype, compiles=compiles, reload=load,
+            read=None if reader is None else reader.read_probe(), takes_adapters=takes_adapters,
+        )  # fmt: skip
+    except (ModelLoadError, ConfigError):
+        raise
+    except Exception as error:  # sizes in config.json that contradict each other
+        raise ModelLoadError(f"{path}: the model cannot be run: {one_line(error)}") from error
+
+
+def _load_module(
+    path: Path,
+    config: PretrainedConfig,
+    dtype: torch.dtype,
+    device: torch.device,
+    auto_class: Any,
+    *,
+    trust_remote_code: bool,
+    options: dict[str, Any] | None,
+    dequantizes: bool,
+) -> PreTrainedModel:
+    """Load a checkpoint. Raises ModelLoadError."""
     try:
         if dequantizes or (device.type == "cpu" and has_few_bits(path, config)):
-            module = load_few_bits(
+            module: PreTrainedModel = load_few_bits(
                 path,
                 config,
                 dtype,
@@ -177,29 +224,12 @@ def load_model(
                 trust_remote_code=trust_remote_code,
                 dequantizes=dequantizes,
             ).to(device)  # type: ignore[arg-type]  # transformers types it for its own decorator
-        else:
-            module = _load_plain(
-                path, config, dtype, device, auto_class, trust_remote_code, options
-            )
+            return module
+        return _load_plain(path, config, dtype, device, auto_class, trust_remote_code, options)
     except ModelLoadError:
         raise
     except Exception as error:  # a broken checkpoint fails anywhere in transformers
         raise ModelLoadError(f"{path}: the model cannot be loaded: {one_line(error)}") from error
-    _simplify(module, config, dtype, device)
-    if progress is not None:
-        progress("checking the layers against the model's own")
-    try:
-        if reader is not None and compiles:
-            raise ConfigError(["COMPILE is not for vision-language models; unset it"])
-        return prepare(
-            module, dtype, device, check_ids=check_ids, cpu_kernels=cpu_kernels,
-            quantize=quantize, cache_dtype=cache_dtype, compiles=compiles,
-            read=None if reader is None else reader.read_probe(), takes_adapters=takes_adapters,
-        )  # fmt: skip
-    except (ModelLoadError, ConfigError):
-        raise
-    except Exception as error:  # sizes in config.json that contradict each other
-        raise ModelLoadError(f"{path}: the model cannot be run: {one_line(error)}") from error
 
 
 def _load_plain(
@@ -240,26 +270,19 @@ def _load_plain(
     return module
 
 
-def _must_dequantize(
+def _why_dequantized(
     settings: ModelSettings, path: Path, config: PretrainedConfig, device: torch.device
-) -> bool:
-    """Whether nothing on this GPU computes with a checkpoint's few bits; log the reason."""
+) -> str | None:
+    """Return why nothing on this GPU computes with a checkpoint's few bits; None if they serve."""
     method = method_name(path, config)
     if device.type == "cpu" or not has_few_bits(path, config):
-        return False
+        return None
     if is_gguf(path):
-        reason: str | None = "there are no kernels for GGUF on a GPU"
-    elif settings.quantize in (None, method):
-        reason = missing_quantizer(config, device)
-    else:
-        return False
-    if reason is None:
-        return False
-    log.warning(
-        "weights: %s checkpoint: %s; the weights are computed once, and served in 16 or 32 bits, "
-        "which takes up to four times the memory of the file", method, reason,
-    )  # fmt: skip
-    return True
+        return "there are no kernels for GGUF on a GPU"
+    if settings.quantize not in (None, method):
+        return None
+    reason = missing_quantizer(config, device)
+    return None if reason is None else f"{method} checkpoint: {reason}"
 
 
 def _refuse_for_few_bits(settings: ModelSettings, placement: Placement) -> None:

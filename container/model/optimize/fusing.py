@@ -14,6 +14,7 @@ from torch import nn
 
 from container.errors import one_line
 from container.model.attention.metadata import AttentionParams
+from container.model.fallbacks import TRY_ANOTHER_DTYPE, Fallbacks
 from container.model.kernels.cpu import Kernels
 from container.model.layers.cpu_layer_ops import CpuLayerOps, fits_cpu_kernels
 from container.model.layers.decoder_layer import FusedDecoderLayer
@@ -32,6 +33,7 @@ ATTENTION_PARTS = {"q_proj", "k_proj", "v_proj", "o_proj"}
 HEAD_NORMS = {"q_norm", "k_norm"}
 MLP_PARTS = {"gate_proj", "up_proj", "down_proj", "act_fn"}
 MakeOps = Callable[[LayerSpec], LayerOps]
+REMEDY = f"{TRY_ANOTHER_DTYPE}; if a compiler is missing, install it"
 
 
 def find_decoder_layers(model: nn.Module) -> dict[str, nn.Module]:
@@ -92,7 +94,8 @@ def _choose_ops(
     try:
         for name, fused in fused_layers.items():
             _replace(model, name, fused)
-        for make_ops in _ops_choices(fused_layers[names[0]].spec, kernels) if names else ():
+        spec = fused_layers[names[0]].spec if names else None
+        for make_ops in () if spec is None else _ops_choices(spec, kernels, trial.fallbacks):
             if _are_layers_accurate(fused_layers, make_ops, trial):
                 return make_ops
     finally:
@@ -108,32 +111,35 @@ def _are_layers_accurate(
         for fused in fused_layers.values():
             fused.ops = make_ops(fused.spec)
         accuracy = trial.measure(list(fused_layers))
+        reason = None if accuracy.is_accepted else f"they are off by {accuracy}"
     except Exception as error:  # compilers and drivers raise many types
-        log.info("fused layers disabled: their check failed: %s", one_line(error))
-        return False
-    if not accuracy.is_accepted:
+        reason = f"their check failed: {one_line(error)}"
+    if reason is not None:
         ops = type(next(iter(fused_layers.values())).ops).__name__
-        log.info("fused layers with %s disabled: off by %s", ops, accuracy)
-    return accuracy.is_accepted
+        trial.fallbacks.add(f"fused layers with {ops}", f"disabled, since {reason}", REMEDY)
+    return reason is None
 
 
-def _ops_choices(spec: LayerSpec, kernels: Kernels | None) -> Iterator[MakeOps]:
+def _ops_choices(
+    spec: LayerSpec, kernels: Kernels | None, fallbacks: Fallbacks
+) -> Iterator[MakeOps]:
     """Yield the ops that may lie between a layer's GEMMs, the fastest first."""
     if kernels is not None and fits_cpu_kernels(spec):
         yield partial(CpuLayerOps, kernels=kernels)
-    if spec.norms[0][0].is_cuda and (triton_ops := _triton_ops(spec)) is not None:
+    if spec.norms[0][0].is_cuda and (triton_ops := _triton_ops(spec, fallbacks)) is not None:
         yield triton_ops
     yield LayerOps
 
 
-def _triton_ops(spec: LayerSpec) -> MakeOps | None:
+def _triton_ops(spec: LayerSpec, fallbacks: Fallbacks) -> MakeOps | None:
     """Return Triton's ops, if they support the layer and Triton can be imported."""
     try:
         from container.model.layers import triton_layer_ops
     except Exception as error:  # no such package, or one without its driver's libraries
-        log.warning(
-            "fused layers: Triton cannot be imported, so PyTorch's operations serve (slower): %s",
-            one_line(error),
+        fallbacks.add(
+            "fused layers",
+            f"Triton cannot be imported ({one_line(error)}), so PyTorch's operations serve",
+            "install Triton, or use the image for GPUs, which contains it",
         )
         return None
     return triton_layer_ops.TritonLayerOps if triton_layer_ops.fits_triton(spec) else None

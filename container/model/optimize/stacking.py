@@ -1,19 +1,18 @@
 """Stacks fused decoder layers, so that the CPU kernels run all of them in one call."""
 
-import logging
 from collections.abc import Callable, Sequence
 
 import torch
 from torch import nn
 
+from container.errors import one_line
+from container.model.fallbacks import TRY_ANOTHER_DTYPE
 from container.model.kernels.cpu import LANES, Kernels
 from container.model.layers.cpu_decoder import DecoderStack, cpu_linears
 from container.model.layers.cpu_layer_ops import CpuLayerOps
 from container.model.layers.cpu_linear import CpuLinear
 from container.model.layers.decoder_layer import FusedDecoderLayer
 from container.model.reference_check import LayerTrial
-
-log = logging.getLogger(__name__)
 
 
 @torch.inference_mode()
@@ -45,12 +44,19 @@ def _is_stack_accurate(
         if f"{name}.{index}" not in trial.checked:
             continue
         assert isinstance(layer, FusedDecoderLayer)
-        layers[index] = DecoderStack([layer], kernels)
-        accuracy = trial.measure([f"{name}.{index}"])
-        layers[index] = layer
-        if not accuracy.is_accepted:
-            log.warning(
-                "stacked layers disabled: off by %s; running layers one by one (slower)", accuracy
+        try:
+            layers[index] = DecoderStack([layer], kernels)
+            accuracy = trial.measure([f"{name}.{index}"])
+            reason = None if accuracy.is_accepted else f"they are off by {accuracy}"
+        except Exception as error:  # a layer that only resembles those that the kernels know
+            reason = f"their check failed: {one_line(error)}"
+        finally:
+            layers[index] = layer
+        if reason is not None:
+            trial.fallbacks.add(
+                "all layers in one call",
+                f"disabled, since {reason}; layers run one by one",
+                TRY_ANOTHER_DTYPE,
             )
             return False
     return True

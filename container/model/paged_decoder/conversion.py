@@ -20,6 +20,7 @@ from container.model.attention.traced import NotTraceable
 from container.model.checks.layer_probe import NotPageable
 from container.model.encoder_decoder.decoder import PagedDecoder, decoder_start, encode
 from container.model.execution.forward_pass import ForwardPass
+from container.model.fallbacks import Fallbacks
 from container.model.forward_batch import make_plan
 from container.model.kernels.cpu import Kernels
 from container.model.kv_cache.cache import KVCache, fill_stale
@@ -43,18 +44,20 @@ def convert_decoder(
     ids: list[int],
     device: torch.device,
     context: int,
+    fallbacks: Fallbacks,
     cpu_kernels: Kernels | None = None,
 ) -> PagedDecoder:
     """Convert a model's decoder to paged attention, and check it on prompts of `ids`.
 
-    `context` is the number of positions that it will see at most. Raises NotPageable and leaves the
+    `context` is the number of positions that it will see at most; `fallbacks` collects what is
+    slower than possible. Raises NotPageable and leaves the
     model unchanged, or Mismatch if the served form is less accurate than the model's own.
     """
     if uses_device_map(module):
         raise NotPageable("it has an encoder, and its layers are on several devices")
     undo = contextlib.ExitStack()
     try:
-        trial = _DecoderTrial(module, ids, device)
+        trial = _DecoderTrial(module, ids, device, fallbacks)
         decoder = DecoderProbe(module, ids, context).convert(undo)
         trial.check(decoder)
     except Exception as error:  # a model that does not suit can fail anywhere
@@ -72,13 +75,15 @@ def convert_decoder(
 class _DecoderTrial:
     """Compares a paged decoder with the model's own pass, on two prompts of different lengths."""
 
-    def __init__(self, module: PreTrainedModel, ids: list[int], device: torch.device) -> None:
+    def __init__(
+        self, module: PreTrainedModel, ids: list[int], device: torch.device, fallbacks: Fallbacks
+    ) -> None:
         self._module = module
         self._device = device
         self._prompts = [ids, ids[: len(ids) // 2]]
         self._start = tuple(decoder_start(module))
         self._decoded = ids[-NUM_DECODED:]
-        self._reference = Reference(module, self._run_own, module.dtype)
+        self._reference = Reference(module, self._run_own, module.dtype, fallbacks)
 
     def check(self, decoder: PagedDecoder) -> None:
         """Run the decoder step by step on both prompts. Raises Mismatch."""

@@ -16,6 +16,7 @@ import torch.distributed as dist
 from transformers import PretrainedConfig
 
 from container.errors import ConfigError
+from container.model.fallbacks import Fallbacks
 from container.model.parallel.tensor_parallel import why_not_sharded
 from container.settings.casts import parse_max_memory
 from container.settings.engine import PlacementSettings
@@ -88,16 +89,20 @@ def place(
     config: PretrainedConfig,
     weight_bytes: int,
     machine: Machine,
+    fallbacks: Fallbacks,
     *,
     quantize: str | None = None,
     replica: int = 0,
 ) -> Placement:
-    """Choose the placement of replica `replica`. Raises ConfigError for impossible settings."""
+    """Choose the placement of replica `replica`. Raises ConfigError for impossible settings.
+
+    A device map that no setting asks for is one of the `fallbacks`.
+    """
     devices = _devices(settings, machine, replica)
     if settings.max_memory is not None:
         return _explicit_device_map(parse_max_memory(settings.max_memory), machine)
     ranks = _requested_ranks(settings.tensor_parallel, devices)
-    reason = "TENSOR_PARALLEL=1 is set"
+    reason: str | None = None
     if ranks > 1:
         obstacle = why_not_sharded(config, ranks)
         if quantize not in (None, "int8", "int4"):
@@ -111,13 +116,21 @@ def place(
         reason = obstacle
     gpus = [device.index for device in devices if device.type == "cuda"]
     if len(gpus) > 1:
-        log.info("placement: layers are spread over %d GPUs, which work one at a time, because %s",
-                 len(gpus), reason)  # fmt: skip
+        spread = f"layers are spread over {len(gpus)} GPUs, which work one at a time"
+        if reason is None:
+            log.info("placement: %s, because TENSOR_PARALLEL=1 is set", spread)
+        else:
+            remedy = "set DATA_PARALLEL to the number of GPUs if the model fits one of them"
+            fallbacks.add("placement", f"{spread}, since {reason}", remedy)
     elif not gpus or weight_bytes <= settings.cuda_memory_fraction * machine.gpu_bytes[gpus[0]]:
         return Placement(devices)
     else:
-        log.warning("placement: the weights (%.1f GiB) exceed the GPU's memory; offloading layers "
-                    "to the CPU or the disk (slow)", weight_bytes / 2**30)  # fmt: skip
+        fallbacks.add(
+            "placement",
+            f"the weights ({weight_bytes / 2**30:.1f} GiB) exceed the GPU's memory, so layers are "
+            "offloaded to the CPU or the disk",
+            "set QUANTIZE, or take an instance with more GPU memory",
+        )
     fraction = WEIGHTS_FRACTION * settings.cuda_memory_fraction
     limits: dict[int | str, int] = {gpu: int(fraction * machine.gpu_bytes[gpu]) for gpu in gpus}
     return Placement(devices[:1], limits | {"cpu": int(WEIGHTS_FRACTION * machine.cpu_bytes)})

@@ -20,6 +20,7 @@ from container.model.attention.varlen import REFERENCE_ONLY, AttentionKernels, K
 from container.model.execution.cuda_graphs import capture_nothing
 from container.model.execution.forward_pass import ForwardPass
 from container.model.execution.model_runner import TorchModelRunner
+from container.model.fallbacks import Fallbacks
 from container.model.kv_cache.cache import KVCache, LayerShape
 from container.model.loading import attention_backend
 from container.model.loading.attention_backend import choose_kernels, kernel_accuracy
@@ -251,8 +252,8 @@ def _of_torch_2_11(
         (documented, Kernel.PAGED, "passed its check"),
         (_old, Kernel.GATHERED, "RuntimeError: paged KV needs FlashAttention 3"),
         (_of_torch_2_11, Kernel.GATHERED, "unexpected keyword argument 'seqused_k'"),
-        (_broken, Kernel.REFERENCE, "check failed: RuntimeError: this GPU is too old"),
-        (_wrong, Kernel.REFERENCE, "disabled: off by"),
+        (_broken, Kernel.REFERENCE, "its check failed: RuntimeError: this GPU is too old"),
+        (_wrong, Kernel.REFERENCE, "disabled: it is off by"),
     ],
 )
 def test_a_kernel_that_fails_its_self_test_is_disabled(
@@ -272,10 +273,13 @@ def test_a_kernel_that_fails_its_self_test_is_disabled(
     )
     formats = torch.bfloat16, torch.bfloat16
     decodes = Kernel.TRITON if decode is decoded else chosen
-    kernels = choose_kernels(layers, layer_attn_params, *formats, torch.device("cuda"))
+    fallbacks = Fallbacks()
+    kernels = choose_kernels(layers, layer_attn_params, *formats, torch.device("cuda"), fallbacks)
     assert kernels == AttentionKernels(decodes, chosen)
     assert log_line in caplog.text
-    assert ("uses the PyTorch reference (slow)" in caplog.text) == (chosen is Kernel.REFERENCE)
+    lines = "\n".join(fallbacks.lines)
+    assert (f"{Kernel.TRITON.value} disabled" in lines) == (decode is not decoded)
+    assert ("PyTorch's operations serve" in lines) == (chosen is Kernel.REFERENCE)
 
 
 @pytest.fixture
@@ -295,11 +299,22 @@ def test_decodes_use_triton_where_torchs_kernels_cannot(
     layers, layer_attn_params = [LayerShape(2, 8, 8)], [AttentionParams(0.3, heads=4)]
     gpu, half, whole = torch.device("cuda"), torch.bfloat16, torch.float32
     attention_kernels = AttentionKernels(Kernel.TRITON, Kernel.REFERENCE)
-    assert choose_kernels(layers, layer_attn_params, whole, whole, gpu) == attention_kernels
-    assert (
-        choose_kernels([LayerShape(1, 8, 4)], layer_attn_params, half, half, gpu)
-        == attention_kernels
-    )
     capped = [AttentionParams(0.3, softcap=5.0, heads=4)]
-    assert choose_kernels(layers, capped, half, half, gpu) == attention_kernels
-    assert choose_kernels(layers, layer_attn_params, half, half, CPU) is REFERENCE_ONLY
+    for shapes, params, dtype, cache_dtype, reason in (
+        (layers, layer_attn_params, whole, whole, "set DTYPE=bfloat16"),
+        (layers, layer_attn_params, half, torch.float8_e4m3fn, "unset KV_CACHE_DTYPE"),
+        ([LayerShape(1, 8, 4)], layer_attn_params, half, half, "keys and values differ in width"),
+        (layers, capped, half, half, "it has layers with a soft cap"),
+    ):
+        fallbacks = Fallbacks()
+        chosen = choose_kernels(shapes, params, dtype, cache_dtype, gpu, fallbacks)
+        assert chosen == attention_kernels
+        [line] = fallbacks.lines
+        assert reason in line
+    fallbacks = Fallbacks()
+    mixed = choose_kernels(layers * 2, layer_attn_params + capped, half, half, gpu, fallbacks)
+    assert mixed == AttentionKernels(Kernel.TRITON, Kernel.PAGED)
+    assert "layers with a soft cap, ALiBi or chunks use PyTorch's operations" in fallbacks.lines[0]
+    fallbacks = Fallbacks()
+    chosen = choose_kernels(layers, layer_attn_params, half, half, CPU, fallbacks)
+    assert (chosen, fallbacks.lines) == (REFERENCE_ONLY, ())

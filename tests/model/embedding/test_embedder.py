@@ -13,6 +13,7 @@ from container.messages.embedder import Embed, EmbedInput, Pair, Truncation
 from container.model.embedder_loader import load_model
 from container.model.embedding.embedder import Embedder
 from container.model.embedding.text_encoder import EncodedText
+from container.model.fallbacks import Fallbacks
 from container.model.layers.cpu_encoder import EncoderStack
 from container.model.layers.encoder_layer import FusedEncoderLayer
 from tests.support.models import embedders, prepared
@@ -29,7 +30,7 @@ def random_texts(count: int, longest: int) -> list[str]:
 
 
 def load(folder: Path, dtype: torch.dtype = torch.float32) -> Embedder:
-    embedder = Embedder(load_model(folder, CPU, dtype), CPU, prepared.cpu_kernels())
+    embedder = Embedder(load_model(folder, CPU, dtype), CPU, prepared.cpu_kernels(), Fallbacks())
     embedder.prepare()
     return embedder
 

@@ -1,6 +1,5 @@
 """The compiled kernels against torch's operations, and what becomes of a library that is bad."""
 
-import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +15,7 @@ from container.model.attention.metadata import (
     Chunk,
     DecodeGroup,
 )
+from container.model.fallbacks import Fallbacks
 from container.model.kernels import build as build_kernels
 from container.model.kernels.cpu import Kernels, argmax, log_sum_exp
 from container.model.kernels.processor import library_name
@@ -293,20 +293,17 @@ def library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def _assert_torch_serves(caplog: pytest.LogCaptureFixture, reason: str) -> None:
-    with caplog.at_level(logging.WARNING):
-        kernels = load_kernels()
+    fallbacks = Fallbacks()
+    kernels = load_kernels(fallbacks)
     assert kernels is None
     loaded = prepare(tiny_models.make("llama"), torch.float32, CPU, cpu_kernels=kernels)
-    assert loaded.fallbacks == (
-        "no compiled kernels for this CPU; layers run in PyTorch operations",
-    )
+    assert loaded.fallbacks == ()  # the reason is named once
+    [line] = fallbacks.lines
+    assert line.startswith(f"CPU kernels: the library {library_name()} cannot be used (")
+    assert reason in line
+    assert [record.levelname for record in caplog.records if line in record.message] == ["WARNING"]
     layers = [module for module in loaded.module.modules() if isinstance(module, FusedDecoderLayer)]
     assert [type(layer.ops) for layer in layers] == [LayerOps, LayerOps]
-    lines = [
-        record.message for record in caplog.records if record.message.startswith("CPU kernels ")
-    ]
-    assert len(lines) == 1
-    assert reason in lines[0]
 
 
 def test_without_a_library_torch_serves(library: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -28,6 +28,7 @@ from container.model.checks.schedule import CheckPrompt
 from container.model.execution.cuda_graphs import capture_nothing, graph_capturer
 from container.model.execution.forward_pass import ForwardPass
 from container.model.execution.model_runner import TorchModelRunner
+from container.model.fallbacks import Fallbacks
 from container.model.kernels import triton_attention, triton_layer
 from container.model.kv_cache.cache import KVCache, LayerShape
 from container.model.layers import decoder_layer
@@ -451,7 +452,8 @@ def test_an_engine_with_all_kernels_equals_generate(
 ) -> None:
     monkeypatch.setattr(fusing, "_ops_choices", lambda *_: [TritonLayerOps])
     module = copy.deepcopy(tiny_models.make(name)).to(DEVICE)
-    trial = paged_conversion.convert(module, CheckPrompt(default_ids(module.config)), DEVICE)
+    prompt, fallbacks = CheckPrompt(default_ids(module.config)), Fallbacks()
+    trial = paged_conversion.convert(module, prompt, DEVICE, fallbacks)
     fusing.fuse_decoder_layers(
         module, trial.layer_attn_params, trial, PlainLinear, PlainLinear, None
     )
@@ -466,6 +468,7 @@ def test_an_engine_with_all_kernels_equals_generate(
     record = graph_capturer() if HAS_GPU else capture_nothing
     runner.forward.capture([2, 4], 8, record, lambda _: None)
     assert runner.forward.has_graphs
+    assert fallbacks.lines == ()
     rnd = random.Random(2)
     jobs = []
     for _ in range(5):

@@ -14,6 +14,7 @@ from container.messages.engine import SamplingParams
 from container.model import layers, torch_versions
 from container.model.attention.metadata import AttentionParams
 from container.model.attention.varlen import AttentionKernels, Kernel
+from container.model.fallbacks import Fallbacks
 from container.model.layers.layer_ops import LayerOps, LayerSpec
 from container.model.layers.linear import PlainLinear
 from container.model.loaded_model import LoadedModel
@@ -52,8 +53,8 @@ class Wrong(LayerOps):
 @pytest.mark.parametrize(
     ("first", "logged"),
     [
-        (NoCompiler, "their check failed: RuntimeError: Failed to find C compiler"),
-        (Wrong, "fused layers with Wrong disabled: off by"),
+        (NoCompiler, "since their check failed: RuntimeError: Failed to find C compiler"),
+        (Wrong, "fused layers with Wrong: disabled, since they are off by"),
     ],
 )
 def test_layers_whose_kernels_fail_use_torch(
@@ -70,15 +71,17 @@ def test_layers_whose_kernels_fail_use_torch(
 
 
 def test_a_triton_that_cannot_be_imported_is_not_used(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     norm = torch.ones(8), 1e-6
     spec = LayerSpec(0, 2, 1, 4, AttentionParams(0.5), (norm, norm), None, torch.nn.SiLU())
     monkeypatch.setitem(sys.modules, "container.model.layers.triton_layer_ops", None)
     # An earlier test may have imported it; then it is an attribute of its package.
     monkeypatch.delattr(layers, "triton_layer_ops", raising=False)
-    assert fusing._triton_ops(spec) is None
-    assert "Triton cannot be imported, so PyTorch's operations serve" in caplog.text
+    fallbacks = Fallbacks()
+    assert fusing._triton_ops(spec, fallbacks) is None
+    [line] = fallbacks.lines
+    assert "Triton cannot be imported (ModuleNotFoundError" in line
 
 
 def _out_of_memory_above(limit: int, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -142,7 +145,7 @@ def test_four_bit_checkpoints_without_a_kernel_are_dequantized(tmp_path: Path) -
     loaded = weights.load_model(tmp_path, config, F32, CPU, cpu_kernels=None, dequantizes=True)
     plain = [module for module in loaded.module.modules() if isinstance(module, PlainLinear)]
     assert not plain or all(type(module.weight) is torch.nn.Parameter for module in plain)
-    assert not loaded.fallbacks or "four" not in loaded.fallbacks[0]
+    assert loaded.fallbacks == ()
     total = sum(p.numel() for p in tiny_models.make("qwen2").parameters())
     assert loaded.weight_bytes == 4 * total
     assert expected.dtype == F32
@@ -167,7 +170,7 @@ def test_without_the_quantizers_package_weights_are_dequantized(
     settings = Settings.from_environ(environ).model
     model = weights.load_weights(settings, tmp_path, config, F32, Placement((GPU,)))
     assert (requested["dequantizes"], requested["options"]) == (True, {})
-    assert model.fallbacks[-1] == weights.DEQUANTIZED
+    assert model.fallbacks[-1].startswith("weights of few bits: awq checkpoint: ")
     assert "awq checkpoint: " in caplog.text
     weights.load_weights(settings, tmp_path, config, F32, Placement((CPU,)), None, None, None)
     assert requested["dequantizes"] is False

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from container.model.fallbacks import Fallbacks
 from container.model.loading.config import read_config
 from container.model.loading.weights import load_weights, plan_load
 from container.settings.engine import PlacementSettings
@@ -40,7 +41,9 @@ def test_layers_that_do_not_fit_are_offloaded_to_disk(
         placement=PlacementSettings(max_memory="cpu=150KiB"),
     )
     config = read_config(settings.model, tmp_path)
-    placement, dtype = plan_load(settings.model, settings.placement, config, tmp_path, 0)
+    placement, dtype = plan_load(
+        settings.model, settings.placement, config, tmp_path, 0, Fallbacks()
+    )
     module = load_weights(settings.model, tmp_path, config, dtype, placement).module
     assert set(module.hf_device_map.values()) == {"cpu", "disk"}
     assert "on disk" in caplog.text

@@ -8,6 +8,7 @@ import torch
 from transformers import PretrainedConfig
 
 from container.errors import ConfigError
+from container.model.fallbacks import Fallbacks
 from container.model.parallel.placement import Machine, Placement, place, weight_bytes
 from container.settings.engine import PlacementSettings
 from container.settings.settings import Settings
@@ -30,6 +31,7 @@ def _place(
         _config(name),
         int(gib * GIB),
         machine,
+        Fallbacks(),
         quantize=parsed.model.quantize,
         replica=replica,
     )
@@ -151,7 +153,7 @@ def test_a_quantized_model_is_spread(caplog: pytest.LogCaptureFixture) -> None:
     assert "QUANTIZE=bitsandbytes-nf4 is for whole layers" in caplog.text
     quantized = _config("llama")
     quantized.quantization_config = {"quant_method": "gptq", "bits": 4}
-    assert place(PlacementSettings(num_gpus=2), quantized, GIB, FOUR).uses_device_map
+    assert place(PlacementSettings(num_gpus=2), quantized, GIB, FOUR, Fallbacks()).uses_device_map
     assert _place("llama", SM_NUM_GPUS="2", QUANTIZE="int8").is_tensor_parallel
 
 
