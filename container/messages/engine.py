@@ -152,7 +152,7 @@ class EngineInfo(msgspec.Struct, frozen=True):
     are the reasons for which it is served more slowly than it could be. `max_requests` may be
     unfinished at a time, without records of batch bodies. `state_slots` sequences of a recurrent
     model may run at a time; 0 for other models. `cpu` names the processor's instruction set, if the
-    model runs on it.
+    model runs on it. `not_proved` are the parts that the checks at start left out for their time.
     """
 
     model_id: str
@@ -176,6 +176,7 @@ class EngineInfo(msgspec.Struct, frozen=True):
     max_requests: int = 128
     state_slots: int = 0
     cpu: str | None = None
+    not_proved: list[str] = []
 
 
 class Distribution(msgspec.Struct, frozen=True, array_like=True):

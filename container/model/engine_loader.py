@@ -261,4 +261,5 @@ def _info(
         max_requests=config.max_requests,
         state_slots=config.num_state_slots,
         cpu=processor_name() if model.device.type == "cpu" else None,
+        not_proved=[*model.not_proved],
     )

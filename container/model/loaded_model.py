@@ -7,6 +7,7 @@ import torch
 from transformers import PretrainedConfig, PreTrainedModel
 
 from container.model.attention.varlen import REFERENCE_ONLY, AttentionKernels, Kernel
+from container.model.checks.check_times import CheckTimes
 from container.model.encoder_decoder.decoder import PagedDecoder
 from container.model.hf_config import text_config
 from container.model.kernels.cpu import Kernels
@@ -35,7 +36,8 @@ class LoadedModel:
     over the paged cache. `mixers` are those of a recurrent model. `language_model` is that of a
     paged vision-language model; the tokens of its images see each other if `image_tokens`, their
     number in an image, is not 0. `decoder` is that of a paged encoder-decoder. `fallbacks` are the
-    reasons why it is served more slowly than possible.
+    reasons why it is served more slowly than possible; `not_proved` are the parts that the checks
+    left out because of their time limit; `times` are those of a paged model's checks.
     """
 
     module: PreTrainedModel
@@ -56,6 +58,8 @@ class LoadedModel:
     language_model: LanguageModel | None = None
     image_tokens: int = 0
     decoder: PagedDecoder | None = None
+    not_proved: tuple[str, ...] = ()
+    times: CheckTimes | None = None
 
     @property
     def capture_obstacle(self) -> str | None:

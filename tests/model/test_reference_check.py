@@ -13,14 +13,14 @@ from typing import Any
 import pytest
 import torch
 
-from container.errors import ConfigError, ModelLoadError
+from container.errors import ConfigError
 from container.model.attention import paged, positions, traced, unpadded
 from container.model.attention.metadata import AttentionMetadata, AttentionParams
 from container.model.embedder_loader import load_model
 from container.model.embedding.embedder import Embedder
 from container.model.fallbacks import Fallbacks
 from container.model.kv_cache.cache import KVCache
-from container.model.layers import cpu_linear, decoder_layer, int8_linear, layer_ops
+from container.model.layers import decoder_layer, layer_ops
 from container.model.layers.cpu_linear import LinearFactory
 from container.model.layers.decoder_layer import FusedDecoderLayer
 from container.model.layers.layer_ops import LayerOps
@@ -151,10 +151,11 @@ def _wider(attn_params: AttentionParams, by: int) -> AttentionParams:
 
 
 @pytest.mark.parametrize("by", [1, -1])
-@pytest.mark.parametrize("weights", ["random", "outliers"])
+@pytest.mark.parametrize("weights", ["random", "outliers", "trained"])
 def test_a_window_off_by_one_is_refused(
     weights: str, by: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    assert not is_refused(model_with(weights, BF16, "mistral"), BF16)
     tile_mask, decode_bias = AttentionMetadata.tile_mask, AttentionMetadata.decode_bias
     monkeypatch.setattr(
         AttentionMetadata,
@@ -182,11 +183,13 @@ SINK_FAULTS: dict[str, Patch] = {
 
 @pytest.mark.parametrize("fault", SINK_FAULTS)
 @pytest.mark.parametrize("dtype", [F32, BF16])
+@pytest.mark.parametrize(("weights", "name"), [("random", "gpt_oss"), ("trained", "granite_swa")])
 def test_a_fault_in_attention_sinks_is_refused(
-    fault: str, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+    weights: str, name: str, fault: str, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    assert prepare(model_with(weights, dtype, name), dtype, CPU).fallbacks == ()
     SINK_FAULTS[fault](monkeypatch)
-    loaded = prepare(tiny_models.make("gpt_oss", dtype), dtype, CPU)
+    loaded = prepare(model_with(weights, dtype, name), dtype, CPU)
     assert loaded.attention == "own"
     assert "paged attention differs" in loaded.fallbacks[0]
 
@@ -306,53 +309,6 @@ def test_a_fault_in_fused_layers_keeps_the_models_own(
 
 def _fuse(loaded: LoadedModel) -> int:
     return sum(isinstance(module, FusedDecoderLayer) for module in loaded.module.modules())
-
-
-def _rolled_scales(numbers_and_scales: tuple[torch.Tensor, torch.Tensor], *_: object) -> Any:
-    numbers, scales = numbers_and_scales
-    return numbers, scales.roll(1)
-
-
-def _coarse_numbers(numbers_and_scales: tuple[torch.Tensor, torch.Tensor], *_: object) -> Any:
-    numbers, scales = numbers_and_scales
-    return (numbers // 8) * 8, scales
-
-
-def _quantized(change: Callable[..., Any]) -> Patch:
-    """Change how weights are quantized, for torch's products and for the kernels'."""
-
-    def patch(monkeypatch: pytest.MonkeyPatch) -> None:
-        for module in (int8_linear, cpu_linear):
-            change_result(module, "quantized", change)(monkeypatch)
-
-    return patch
-
-
-EIGHT_BIT_FAULTS: dict[str, Patch] = {
-    "scales of the next row": _quantized(_rolled_scales),
-    "numbers of five bits": _quantized(_coarse_numbers),
-}
-
-
-@pytest.mark.parametrize("weights", ["random", "outliers", "trained"])
-@pytest.mark.parametrize("options", [{"quantize": "int8"}, {"cache_dtype": torch.float8_e4m3fn}])
-def test_eight_bits_are_accepted(weights: str, options: dict[str, Any]) -> None:
-    assert not is_refused(model_with(weights, BF16), BF16, **options)
-
-
-@pytest.mark.parametrize("fault", EIGHT_BIT_FAULTS)
-@pytest.mark.parametrize("weights", ["random", "outliers", "trained"])
-def test_a_fault_in_eight_bit_weights_is_refused(
-    weights: str, fault: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    EIGHT_BIT_FAULTS[fault](monkeypatch)
-    assert is_refused(model_with(weights, BF16), BF16, quantize="int8")
-
-
-def test_a_refused_format_is_named_in_the_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    next(iter(EIGHT_BIT_FAULTS.values()))(monkeypatch)
-    with pytest.raises(ModelLoadError, match=r"; try it without QUANTIZE=int8$"):
-        prepare(model_with("random", BF16), BF16, CPU, quantize="int8")
 
 
 @pytest.mark.parametrize("name", [*tiny_models.CONFIGS, "llama_wide", "phi3"])

@@ -99,6 +99,7 @@ def _engine_info(info: EngineInfo, limits: RequestLimits) -> dict[str, Any]:
         "model_device_type": info.device,
         "cpu": info.cpu,
         "attention": info.attention,
+        "not_proved": info.not_proved,
         "quantize": info.quantize,
         "reads_images": info.is_multimodal,
         "tensor_parallel": info.tensor_parallel,

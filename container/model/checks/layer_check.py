@@ -6,7 +6,8 @@
 
 Errors do not propagate from layer to layer, so a fault shows in its layer, and rounding stays as
 small as in one layer. Of the layers of one variant (class, sizes, attention) the first, the middle
-and the last are checked, so the cost grows with the size of a layer, not of the model.
+and the last are checked, and at most MAX_LAYERS in all, so the cost grows with the size of a layer,
+not of the model.
 """
 
 import contextlib
@@ -32,8 +33,8 @@ from container.model.reference_check import (
     replaced,
 )
 
-# Most checked layers of each variant.
-MAX_CHECKED = 3
+# Most checked layers of each variant, and of all: the first layers of all variants come first.
+MAX_CHECKED, MAX_LAYERS = 3, 24
 # The exact pass computes in float32 or more, so only a fault can cause a larger relative error of a
 # row than this.
 EXACT_TOLERANCE = 1e-4
@@ -86,6 +87,18 @@ class ReferencePass:
             for positions in OwnPass(module, self.prompt, self._prompt_len).run():
                 self._positions = positions
         self.exact = _concatenated(outputs)
+
+    def unchecked_layers(self) -> list[str]:
+        """Return the layers of variants of which no layer is checked."""
+        known = {self.layers[name] for name in self.checked}
+        return [name for name, variant in self.layers.items() if variant not in known]
+
+    def keep_first_layers(self) -> list[str]:
+        """Check only the first layer of each variant from now on; return the layers left out."""
+        first = {variant: name for name, variant in reversed(self.layers.items())}
+        left_out = [name for name in self.checked if name not in first.values()]
+        self.checked = [name for name in self.checked if name not in left_out]
+        return left_out
 
     @contextlib.contextmanager
     def exactly(self, module: PreTrainedModel, convert: Convert | None = None) -> Iterator[None]:
@@ -240,15 +253,19 @@ class ReferencePass:
 
 
 def choose_layers(layers: dict[str, Hashable]) -> list[str]:
-    """Return the first, the middle and the last layer of each variant, in the model's order."""
+    """Return the first, the middle and the last layer of each variant, in the model's order.
+
+    Beyond MAX_LAYERS, the middle and last ones are left out, and then further variants.
+    """
     names_by_variant: dict[Hashable, list[str]] = defaultdict(list)
     for name, variant in layers.items():
         names_by_variant[variant].append(name)
-    chosen = {
+    wanted = [
         names[index * (len(names) - 1) // max(1, MAX_CHECKED - 1)]
-        for names in names_by_variant.values()
         for index in range(MAX_CHECKED)
-    }
+        for names in names_by_variant.values()
+    ]
+    chosen = list(dict.fromkeys(wanted))[:MAX_LAYERS]
     return [name for name in layers if name in chosen]
 
 

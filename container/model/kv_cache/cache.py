@@ -7,6 +7,7 @@ one past the engine's last.
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -92,6 +93,29 @@ class KVCache:
         return keys, _take(self.values[layer], rows, dtype).view(batch, -1, shape.value_dim)
 
 
+class RoundingKVCache(KVCache):
+    """Holds numbers of a wide dtype, rounded to those of a narrow one: the ideal narrow cache.
+
+    It shares nothing with how a `KVCache` stores the narrow dtype.
+    """
+
+    def __init__(self, *args: Any, narrow: torch.dtype, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._narrow = narrow
+
+    def write(
+        self, layer: int, keys: torch.Tensor, values: torch.Tensor, slots: torch.Tensor
+    ) -> None:
+        """Store rounded keys and values; see `KVCache`."""
+        super().write(layer, self.as_stored(keys), self.as_stored(values), slots)
+
+    def as_stored(self, states: torch.Tensor) -> torch.Tensor:
+        """Round states to the narrow dtype, whose largest number stands for all larger ones."""
+        largest = torch.finfo(self._narrow).max
+        rounded = states.to(self._narrow).to(states.dtype)
+        return torch.where(states.abs() < largest, rounded, states.sign() * largest)
+
+
 # The shape of a layer without keys and values.
 NO_KEYS = LayerShape(0, 0, 0)
 
@@ -110,6 +134,18 @@ def fill_stale(tensor: torch.Tensor) -> None:
     tensor.view(torch.uint8 if tensor.dtype in FP8 else tensor.dtype)[:] = (
         row.to(tensor.dtype).view(torch.uint8) if tensor.dtype in FP8 else row.to(tensor.dtype)
     ).to(tensor.device)
+
+
+def fill_blocks(cache: KVCache, num_blocks: int) -> None:
+    """Fill the first blocks of a cache in place with random numbers, different in each block."""
+    generator = torch.Generator().manual_seed(0)
+    for shape, keys, values in zip(cache.shapes, cache.keys, cache.values, strict=True):
+        for tensor in (keys,) if shape.is_latent else (keys, values):
+            part = tensor[: num_blocks * shape.kv_heads]
+            numbers = torch.randn(part.shape, generator=generator).to(tensor.dtype)
+            if tensor.dtype in FP8:
+                part, numbers = part.view(torch.uint8), numbers.view(torch.uint8)
+            part.copy_(numbers)
 
 
 def _to_fp8(states: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:

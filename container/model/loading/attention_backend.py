@@ -56,7 +56,7 @@ def choose_kernels(
 
     Kernels that are refused, or do not support the model, are among the `fallbacks`.
     """
-    if device.type != "cuda":
+    if device.type != "cuda" or not layers:  # a recurrent model may attend to nothing
         return REFERENCE_ONLY
     # Parameters are equal whatever their sinks; a layer with sinks is a variant of its own.
     variants = zip(layers, layer_attn_params, strict=True)

@@ -8,6 +8,8 @@ masks have); and they must return the same logits.
 
 import contextlib
 import functools
+import logging
+import time
 from dataclasses import dataclass
 
 import torch
@@ -19,6 +21,7 @@ from container.model.attention import latent, paged
 from container.model.attention.positions import follow_positions
 from container.model.attention.traced import NotTraceable
 from container.model.attention.varlen import AttentionKernels
+from container.model.checks.check_times import CheckTimes
 from container.model.checks.layer_check import ReferencePass
 from container.model.checks.layer_probe import (
     NotPageable,
@@ -53,17 +56,25 @@ from container.model.states.mixers import RecurrentMixers
 from container.model.vision.language_model import LanguageModel
 from container.model.vision.prompt_inputs import UnknownInput
 
+log = logging.getLogger(__name__)
+
 # The accepted distance of a float32 model's logits where only attention is another.
 SAME_PASS_TOLERANCE = 0.02
 
 
 @dataclass(frozen=True, slots=True)
 class PagedModel:
-    """The shapes of each layer's cache, the kernels that attend to it, and recurrent mixers."""
+    """The shapes of each layer's cache, the kernels that attend to it, and recurrent mixers.
+
+    `not_proved` are the parts that the checks left out because of their time limit; `times` are
+    those of the checks.
+    """
 
     layers: list[LayerShape]
     kernels: AttentionKernels
     mixers: RecurrentMixers | None
+    not_proved: tuple[str, ...]
+    times: CheckTimes
 
 
 @torch.inference_mode()
@@ -88,7 +99,8 @@ def convert_to_paged(
     the layers through torch.compile. Raises NotPageable and leaves the model unchanged, or Mismatch
     if the served form is less accurate than the model's own.
     """
-    trial = convert(module, prompt, device, fallbacks, language_model)
+    started, times = time.perf_counter(), CheckTimes()
+    trial = convert(module, prompt, device, fallbacks, times, language_model)
     if compiles and trial.mixers is not None:
         raise ConfigError(["COMPILE=1 cannot work here: the model is recurrent; leave it out"])
     dtype, ideal = trial.dtype, None
@@ -117,7 +129,12 @@ def convert_to_paged(
     is_reduced = is_reduced or any(shape.is_latent for shape in trial.shapes)
     limit = REDUCED_TOLERANCE if is_reduced else WHOLE_TOLERANCE
     trial.check_whole(FOUR_BITS_TOLERANCE if int4_weights else limit)
-    return PagedModel(trial.shapes, kernels, trial.mixers)
+    times.converting_s = time.perf_counter() - started - times.total_s
+    log.info(
+        "start: checks took %.1f s (%.1f s of it in passes of the whole model), converting layers "
+        "and weights %.1f s", times.total_s, times.whole_s, times.converting_s,
+    )  # fmt: skip
+    return PagedModel(trial.shapes, kernels, trial.mixers, tuple(trial.not_proved), times)
 
 
 def convert(
@@ -125,6 +142,7 @@ def convert(
     prompt: CheckPrompt,
     device: torch.device,
     fallbacks: Fallbacks,
+    times: CheckTimes,
     language_model: LanguageModel | None = None,
 ) -> PagedTrial:
     """Switch a model to paged attention, and compare the results in the exact format.
@@ -132,9 +150,22 @@ def convert(
     A model with latents keeps these, if that is as accurate. Raises NotPageable, and leaves the
     model unchanged then.
     """
+    with times.of_whole():
+        return _convert_latents_or_plain(module, prompt, device, fallbacks, times, language_model)
+
+
+def _convert_latents_or_plain(
+    module: PreTrainedModel,
+    prompt: CheckPrompt,
+    device: torch.device,
+    fallbacks: Fallbacks,
+    times: CheckTimes,
+    language_model: LanguageModel | None,
+) -> PagedTrial:
+    collaborators = device, fallbacks, times, language_model
     if any(hasattr(part, "expand_kv") for part in module.modules()):
         try:
-            return _convert(module, prompt, device, fallbacks, language_model, caches_latents=True)
+            return _convert(module, prompt, *collaborators, caches_latents=True)
         except NotPageable as error:
             fallbacks.add(
                 "KV cache",
@@ -142,7 +173,7 @@ def convert(
                 f"cannot be kept: {error}",
                 TRY_ANOTHER_DTYPE,
             )
-    return _convert(module, prompt, device, fallbacks, language_model)
+    return _convert(module, prompt, *collaborators)
 
 
 def _convert(
@@ -150,6 +181,7 @@ def _convert(
     prompt: CheckPrompt,
     device: torch.device,
     fallbacks: Fallbacks,
+    times: CheckTimes,
     language_model: LanguageModel | None,
     *,
     caches_latents: bool = False,
@@ -179,12 +211,15 @@ def _convert(
         check_cached_kinds(reference.cache, mixers)
         probed.check_cache(reference.cache)
         reference.cache = None
-        reference.compute_exact(module)
+        with times.of_layers():
+            reference.compute_exact(module)
         set_attention(text, probed.implementation)
         if mixers is not None:
             mixers.install(module)
             undo.callback(mixers.uninstall, module)
-        trial = PagedTrial(module, reference, probed, mixers, device, fallbacks, language_model)
+        trial = PagedTrial(
+            module, reference, probed, mixers, device, fallbacks, times, language_model
+        )
         _check_exact(trial)
         if language_model is not None:
             trial.check_whole(WHOLE_TOLERANCE if trial.dtype.itemsize < 4 else SAME_PASS_TOLERANCE)

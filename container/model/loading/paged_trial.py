@@ -1,6 +1,7 @@
 """Runs a model whose attention is paged beside its own pass, and measures how far they differ."""
 
 import logging
+import time
 from functools import partial
 from itertools import islice
 
@@ -8,14 +9,16 @@ import torch
 from transformers import PreTrainedModel
 
 from container.model.attention.varlen import REFERENCE_ONLY, AttentionKernels
+from container.model.checks.check_times import CheckTimes
 from container.model.checks.layer_check import EXACT_TOLERANCE, ReferencePass, Rows
 from container.model.checks.layer_probe import ProbedLayers
 from container.model.checks.schedule import num_blocks, plan_schedule, prompt_len
 from container.model.execution.forward_pass import ForwardPass
 from container.model.fallbacks import Fallbacks
 from container.model.forward_batch import ForwardPlan
-from container.model.kv_cache.cache import BLOCK_SIZE, KVCache, fill_stale
+from container.model.kv_cache.cache import BLOCK_SIZE, KVCache, RoundingKVCache, fill_stale
 from container.model.layers.int8_linear import BatchPhase
+from container.model.parallel.tensor_parallel import is_tensor_parallel
 from container.model.reference_check import EXACT_DTYPE, Accuracy, Convert, Mismatch, logits_error
 from container.model.states.cache import StateCache
 from container.model.states.mixers import RecurrentMixers
@@ -28,6 +31,11 @@ log = logging.getLogger(__name__)
 WHOLE_STEPS = 3
 # Tokens of a mixer's segment in the checks, whose prompts are short.
 TRIAL_SEGMENT = 8
+# The time limit of checking, in seconds for each checked layer, and of the whole model's steps.
+# Beyond it only the first layer of each variant is checked, and one step of the whole model. Ranks
+# have no limit, since all must run the same.
+LAYER_LIMIT_S, WHOLE_LIMIT_S = 30.0, 60.0
+LIMIT = "beyond the time limit of the checks"
 
 
 class PagedTrial:
@@ -41,11 +49,14 @@ class PagedTrial:
         mixers: RecurrentMixers | None,
         device: torch.device,
         fallbacks: Fallbacks,
+        times: CheckTimes,
         language_model: LanguageModel | None = None,
     ) -> None:
+        """`times` are those of the checks so far; what they leave out is in `not_proved`."""
         self.fallbacks = fallbacks
+        self.not_proved: list[str] = []
         self.variants = reference.layers
-        self.checked = reference.checked
+        self._times = times
         self._module = module
         self._reference = reference
         self.dtype = reference.dtype
@@ -57,6 +68,11 @@ class PagedTrial:
         self._phase: BatchPhase | None = None
         self._kernels = REFERENCE_ONLY
         self._ideal: Rows | None = None
+        self._is_limited = not is_tensor_parallel(module)
+        if left_out := reference.unchecked_layers():
+            self._leave_out(
+                f"{', '.join(left_out)}: the model has more kinds of layers than are checked"
+            )
         self._language_model = language_model
         self._images: PromptInputs | None = None
         if language_model is not None:
@@ -64,6 +80,11 @@ class PagedTrial:
             self._images = language_model.read_prompt(
                 prompt.ids[: prompt_len(prompt.ids)], prompt.images
             )
+
+    @property
+    def checked(self) -> list[str]:
+        """The layers that are checked, fewer after the time limit."""
+        return self._reference.checked
 
     def serve(
         self,
@@ -84,8 +105,9 @@ class PagedTrial:
         self, cache_dtype: torch.dtype | None = None, convert: Convert | None = None
     ) -> Rows:
         """Run the checked layers in the exact format, with this cache and converted weights."""
+        self._keep_time()
         with self._reference.exactly(self._module, convert):
-            return self._run(cache_dtype or EXACT_DTYPE[self.dtype])
+            return self._run(EXACT_DTYPE[self.dtype], narrow=cache_dtype)
 
     def check_exact(self) -> None:
         """Compare paged attention in the exact format. Raises Mismatch."""
@@ -99,6 +121,7 @@ class PagedTrial:
 
     def measure(self, names: list[str] | None = None) -> Accuracy:
         """Compare layers in their current form, by default the checked ones, with the model's."""
+        self._keep_time()
         return self._reference.accuracy(self._run(self._cache_dtype, names), self._ideal)
 
     def check_served(self) -> None:
@@ -114,9 +137,14 @@ class PagedTrial:
         Rounding adds up over the layers, so this finds only faults between them.
         """
         forward, size = self._forward(self._cache_dtype)
-        worst = 0.0
-        for step in islice(plan_schedule(self._reference.prompt, size), WHOLE_STEPS):
-            got = self._run_plan(forward, step.plan)
+        worst, started = 0.0, time.perf_counter()
+        for at, step in enumerate(islice(plan_schedule(self._reference.prompt, size), WHOLE_STEPS)):
+            is_late = time.perf_counter() - started > WHOLE_LIMIT_S
+            if at and is_late and self._is_limited:
+                self._leave_out(f"the whole model after {at} of {WHOLE_STEPS} steps: {LIMIT}")
+                break
+            with self._times.of_whole():
+                got = self._run_plan(forward, step.plan)
             expected = self._reference.logits[step.with_logits]
             worst = max(worst, logits_error(got, expected.to(got.device)))
         log.info("the whole model checked against its own pass: off by %.2g", worst)
@@ -126,12 +154,31 @@ class PagedTrial:
     def run_once(self) -> None:
         """Run the whole model on the schedule's first step."""
         forward, size = self._forward(self._cache_dtype)
-        self._run_plan(forward, next(iter(plan_schedule(self._reference.prompt, size))).plan)
+        with self._times.of_whole():
+            self._run_plan(forward, next(iter(plan_schedule(self._reference.prompt, size))).plan)
 
-    def _run(self, cache_dtype: torch.dtype, names: list[str] | None = None) -> Rows:
-        forward, size = self._forward(cache_dtype)
+    def _keep_time(self) -> None:
+        """After the time limit, check only the first layer of each variant."""
+        limit = LAYER_LIMIT_S * len(self.checked)
+        if not self._is_limited or self._times.layers_s <= limit:
+            return
+        if left_out := self._reference.keep_first_layers():
+            self._leave_out(f"{', '.join(left_out)} in all forms: {LIMIT}")
+
+    def _leave_out(self, part: str) -> None:
+        self.not_proved.append(part)
+        log.warning("checks: not proved: %s", part)
+
+    def _run(
+        self,
+        cache_dtype: torch.dtype,
+        names: list[str] | None = None,
+        narrow: torch.dtype | None = None,
+    ) -> Rows:
+        forward, size = self._forward(cache_dtype, narrow)
         run = partial(self._run_plan, forward)
-        return self._reference.run(self._module, run, size, names)
+        with self._times.of_layers():
+            return self._reference.run(self._module, run, size, names)
 
     def _run_plan(self, forward: ForwardPass, plan: ForwardPlan) -> torch.Tensor:
         """Run a step of the schedule, in which all sequences have the same prompt."""
@@ -140,10 +187,13 @@ class PagedTrial:
         prompts = [(self._images, self._reference.prompt.image_end)] * len(plan.chunks)
         return forward.run(plan, inputs=step_inputs(plan, prompts))
 
-    def _forward(self, cache_dtype: torch.dtype) -> tuple[ForwardPass, int]:
+    def _forward(
+        self, cache_dtype: torch.dtype, narrow: torch.dtype | None = None
+    ) -> tuple[ForwardPass, int]:
         # Small blocks are the harder test, but GPU kernels do not support them.
         size = 4 if self._kernels == REFERENCE_ONLY else BLOCK_SIZE[self._device.type]
-        cache = KVCache(
+        create = KVCache if narrow is None else partial(RoundingKVCache, narrow=narrow)
+        cache = create(
             self.shapes, num_blocks=num_blocks(self._reference.prompt.ids, size), block_size=size,
             dtype=cache_dtype, device=self._device,
         )  # fmt: skip

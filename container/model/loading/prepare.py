@@ -143,7 +143,8 @@ def _prepare_paged(
         0 if paged.mixers is None else bytes_per_sequence(paged.mixers.shapes),
         mixers=paged.mixers, cache_dtype=cache_dtype, weight_bytes=size, phase=phase,
         kernels=paged.kernels, fallbacks=fallbacks.lines, cpu_kernels=cpu_kernels,
-        is_multimodal=read is not None, language_model=language_model,
+        is_multimodal=read is not None, language_model=language_model, not_proved=paged.not_proved,
+        times=paged.times,
         image_tokens=max((stop - start for start, stop in prompt.whole_spans), default=0),
     )  # fmt: skip
 

@@ -21,9 +21,16 @@ from transformers import (
 from transformers.quantizers.auto import AutoHfQuantizer
 
 from container.errors import ConfigError, one_line
-from container.model.layers.int8_linear import BatchPhase, quantized
-from container.model.layers.quantized_weight import can_quantize_to_int4, quantized_to_int4
-from container.model.reference_check import Convert
+from container.model.layers.int8_linear import BatchPhase
+from container.model.layers.quantized_weight import (
+    GROUP_SIZE,
+    can_quantize_to_int4,
+    quantized_to_int4,
+)
+from container.model.reference_check import Convert, Mismatch
+
+# The largest squared error of four bits, in multiples of that of even steps; scales are rounded.
+WORSE_THAN_EVEN = 1.1
 
 INT8, INT4 = OWN_METHODS = ("int8", "int4")
 
@@ -129,7 +136,11 @@ def _refused(name: str, reason: str) -> ConfigError:
 
 
 def rounding(phase: BatchPhase | None, *, int4_weights: bool) -> Convert | None:
-    """Return the conversion to fewer bits and back that the exact layers are computed with."""
+    """Return the conversion to fewer bits and back that the exact layers are computed with.
+
+    It shares no arithmetic with the kernels, and is checked apart from how layers are quantized, so
+    that it cannot share a fault of theirs.
+    """
     if int4_weights:
         return _through_int4
     return None if phase is None else _through_int8
@@ -139,12 +150,23 @@ def _through_int8(module: torch.nn.Module, name: str, weight: torch.Tensor) -> t
     """Round a linear layer's weight to eight bits and back; return other weights unchanged."""
     if type(module) is not torch.nn.Linear or name != "weight":
         return weight
-    numbers, scales = quantized(weight)
-    return (numbers * scales[:, None]).to(weight.dtype)
+    step = weight.abs().amax(1, keepdim=True) / 127
+    return torch.where(step > 0, (weight / step).round() * step, weight)
 
 
 def _through_int4(module: torch.nn.Module, name: str, weight: torch.Tensor) -> torch.Tensor:
-    """Round a linear layer's weight to four bits and back."""
+    """Round a linear layer's weight to four bits and back, with the limits that layers choose.
+
+    Raises Mismatch if these are worse than the plainest ones, 16 even steps of a group's range.
+    """
     if type(module) is not torch.nn.Linear or name != "weight" or not can_quantize_to_int4(weight):
         return weight
-    return quantized_to_int4(weight).dequantized(weight.dtype)
+    groups = weight.unflatten(1, (-1, GROUP_SIZE))
+    low, high = groups.amin(-1, keepdim=True), groups.amax(-1, keepdim=True)
+    step = (high - low) / 15
+    even = torch.where(step > 0, ((groups - low) / step).round() * step + low, groups)
+    chosen = quantized_to_int4(weight).dequantized(weight.dtype)
+    off, limit = ((part - weight).square().sum() for part in (chosen, even.flatten(1)))
+    if not off <= limit * WORSE_THAN_EVEN:
+        raise Mismatch(f"four bits move the weights by {off:.2g} (limit {limit:.2g})")
+    return chosen

@@ -77,12 +77,8 @@ def plan_load(
             ]
         )
     if placement.uses_device_map and settings.quantize in OWN_METHODS:
-        raise ConfigError(
-            [
-                f"QUANTIZE={settings.quantize} is not supported for a model on several devices; "
-                "unset it"
-            ]
-        )
+        refused = f"QUANTIZE={settings.quantize} is not supported for a model on several devices"
+        raise ConfigError([f"{refused}; unset it"])
     return placement, dtype
 
 
@@ -216,15 +212,11 @@ def _load_module(
     """Load a checkpoint. Raises ModelLoadError."""
     try:
         if dequantizes or (device.type == "cpu" and has_few_bits(path, config)):
-            module: PreTrainedModel = load_few_bits(
-                path,
-                config,
-                dtype,
-                auto_class,
-                trust_remote_code=trust_remote_code,
+            few_bits = load_few_bits(
+                path, config, dtype, auto_class, trust_remote_code=trust_remote_code,
                 dequantizes=dequantizes,
-            ).to(device)  # type: ignore[arg-type]  # transformers types it for its own decorator
-            return module
+            )  # fmt: skip
+            return few_bits.to(device)  # type: ignore[arg-type]  # transformers types it for its decorator
         return _load_plain(path, config, dtype, device, auto_class, trust_remote_code, options)
     except ModelLoadError:
         raise

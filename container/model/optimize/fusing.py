@@ -58,8 +58,11 @@ def fuse_decoder_layers(
     names_by_variant: dict[Hashable, list[str]] = defaultdict(list)
     for name in find_decoder_layers(model):
         names_by_variant[trial.variants.get(name)].append(name)
-    for names in names_by_variant.values():
+    for variant, names in names_by_variant.items():
         checked = [name for name in names if name in trial.checked]
+        if variant is not None and not checked:
+            reason = f"disabled for {len(names)} layers, since none of their kind was checked"
+            trial.fallbacks.add("fused layers", reason, "`not_proved` of /info says more")
         make_ops = _choose_ops(model, checked, layer_attn_params, trial, make_exact, kernels)
         if make_ops is None:
             continue

@@ -8,7 +8,7 @@ import requests
 
 from container.errors import ExitCode
 from tests.support.models import embedders
-from tests.support.servers import EXIT_WITHIN_S, serving, spawn
+from tests.support.servers import EXIT_WITHIN_S, ROOT, serving, spawn
 
 # Python runs this in every process of the server.
 BREAK_THE_KERNELS = """
@@ -20,11 +20,11 @@ build.library = lambda name: Path({path!r})
 
 @pytest.fixture
 def broken_kernels(tmp_path: Path) -> str:
-    """A folder for PYTHONPATH, by which the server's kernels are a file that is no library."""
+    """Folders for PYTHONPATH, by which the server's kernels are a file that is no library."""
     library = tmp_path / "kernels-broken.so"
     library.write_bytes(b"\x7fELF and no more")
     (tmp_path / "sitecustomize.py").write_text(BREAK_THE_KERNELS.format(path=os.fspath(library)))
-    return os.fspath(tmp_path)
+    return f"{tmp_path}:{ROOT}"
 
 
 def test_a_server_on_a_slow_path_says_so(broken_kernels: str, tmp_path: Path) -> None:
@@ -32,7 +32,9 @@ def test_a_server_on_a_slow_path_says_so(broken_kernels: str, tmp_path: Path) ->
     with serving(
         tmp_path / "log", PYTHONPATH=broken_kernels, EMBEDDING_MODEL_ID=os.fspath(folder)
     ) as server:
-        fallbacks = requests.get(f"{server.url}/info", timeout=30).json()["fallbacks"]
+        info = requests.get(f"{server.url}/info", timeout=30).json()
+        fallbacks = info["fallbacks"]
+        assert info["not_proved"] == []
         for line, begin in zip(fallbacks, ("CPU kernels", "embedder: CPU kernels"), strict=True):
             assert line.startswith(f"{begin}: the library ")
             assert "kernels-broken.so" in line
@@ -52,7 +54,10 @@ def test_a_slow_path_is_refused_where_the_fast_one_is_required(
     if embeds:
         settings |= {"EMBEDDING_MODEL_ID": os.fspath(embedders.save_embedder(tmp_path, "bert"))}
     server = spawn(tmp_path / "log", **{"model": ""} if embeds else {}, **settings)
-    assert server.process.wait(EXIT_WITHIN_S) == ExitCode.WRONG_SETTINGS
+    try:
+        assert server.process.wait(EXIT_WITHIN_S) == ExitCode.WRONG_SETTINGS
+    finally:
+        server.process.kill()
     component = "embedder: CPU kernels" if embeds else "CPU kernels"
     reason = f"REQUIRE_FAST_PATH is set, but this is a slow path: {component}: the library "
     assert reason in server.log

@@ -318,3 +318,5 @@ def test_decodes_use_triton_where_torchs_kernels_cannot(
     fallbacks = Fallbacks()
     chosen = choose_kernels(layers, layer_attn_params, half, half, CPU, fallbacks)
     assert (chosen, fallbacks.lines) == (REFERENCE_ONLY, ())
+    nothing = choose_kernels([], [], half, half, gpu, fallbacks)
+    assert (nothing, fallbacks.lines) == (REFERENCE_ONLY, ())

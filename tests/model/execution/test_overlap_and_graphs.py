@@ -1,9 +1,11 @@
 """Overlapping steps and recorded decodes change no token, whatever a request asks for."""
 
 import random
+from collections.abc import Callable
 from dataclasses import replace
 
 import msgspec
+import numpy as np
 import pytest
 import torch
 
@@ -18,13 +20,18 @@ from container.messages.engine import (
 )
 from container.model.async_copy import AsyncHostCopy
 from container.model.attention.varlen import REFERENCE_ONLY
+from container.model.execution import cuda_graphs
 from container.model.execution.cuda_graphs import (
+    BLOCKS,
+    CONTEXT_LEN,
+    SLOT,
     DecodeGraphs,
     capture_nothing,
     default_capture_sizes,
     trial_plan,
 )
 from container.model.execution.forward_pass import ForwardPass
+from container.model.forward_batch import ForwardPlan
 from container.model.kv_cache.cache import KVCache
 from container.model.reference_check import Mismatch
 from container.model.sampling.sampler import Sampler
@@ -147,6 +154,58 @@ def test_a_recording_that_differs_is_refused() -> None:
     result.check(lambda plan: table[torch.tensor(plan.token_ids)])
     with pytest.raises(Mismatch, match="the CUDA graph of 2 rows"):
         result.check(lambda plan: -table[torch.tensor(plan.token_ids)])
+
+
+def test_a_replay_repeats_the_recorded_step_nearly_bit_for_bit() -> None:
+    cpu = torch.device("cpu")
+    cache = KVCache([], num_blocks=8, block_size=4, dtype=torch.float32, device=cpu)
+    table = torch.randn(50, 50)
+    is_replay = False
+
+    def capture(run: Callable[[], None]) -> Callable[[], None]:
+        def replay() -> None:
+            nonlocal is_replay
+            is_replay = True
+            run()
+            is_replay = False
+
+        return replay
+
+    def run_model(ids: torch.Tensor, _: torch.Tensor, __: object) -> torch.Tensor:
+        return table[ids] * (1.01 if is_replay else 1.0)  # far below rounding of whole models
+
+    result = _recorded(run_model, cache)
+    result.capture(capture, lambda _: None)
+    with pytest.raises(Mismatch, match=r"off by 0.01 \(limit 0.001\)"):
+        result.check(lambda plan: table[torch.tensor(plan.token_ids)])
+
+
+FAULTS_OF_GRAPHS: dict[str, Callable[[torch.Tensor], None]] = {
+    "the blocks of another sequence": lambda numbers: numbers[:, BLOCKS].copy_(
+        numbers[:, BLOCKS].roll(1)
+    ),
+    "a later block that is left out": lambda numbers: numbers[:, BLOCKS + 1 :].fill_(0),
+    "a context that is too short": lambda numbers: numbers[:, CONTEXT_LEN].clamp_(max=16),
+    "another slot": lambda numbers: numbers[:, SLOT].add_(1),
+}
+
+
+@pytest.mark.parametrize("fault", [None, *FAULTS_OF_GRAPHS])
+def test_a_fault_in_a_recorded_step_is_refused(
+    fault: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    forward: ForwardPass = torch_engine("llama", block_size=16)._runner.forward  # type: ignore[attr-defined]
+    lay_out = cuda_graphs._lay_out
+
+    def changed(plan: ForwardPlan, numbers: np.ndarray) -> None:
+        lay_out(plan, numbers)
+        if fault is not None:
+            FAULTS_OF_GRAPHS[fault](torch.from_numpy(numbers))
+
+    monkeypatch.setattr(cuda_graphs, "_lay_out", changed)
+    obstacle = forward.capture([8], 8, capture_nothing, lambda _: None)
+    assert (obstacle is None) == (fault is None)
+    assert fault is None or "Mismatch: the CUDA graph of 8 rows is off by" in str(obstacle)
 
 
 def test_a_recording_reads_padding_promises_and_tables() -> None:

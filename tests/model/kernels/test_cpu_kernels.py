@@ -23,7 +23,6 @@ from container.model.kv_cache.cache import KVCache, LayerShape
 from container.model.layers.cpu_layer_ops import CpuLayerOps, fits_cpu_kernels
 from container.model.layers.decoder_layer import FusedDecoderLayer
 from container.model.layers.layer_ops import CosSin, LayerOps, LayerSpec
-from container.model.loading import kernel_selftest
 from container.model.loading.cpu_kernels import load_kernels
 from container.model.loading.kernel_selftest import check
 from tests.support.models import prepared, tiny_models
@@ -143,7 +142,7 @@ def _fused(shape: Shape) -> Attention:
 
 
 def _assert_near(got: torch.Tensor, expected: torch.Tensor) -> None:
-    limit = kernel_selftest.TOLERANCE[expected.dtype]
+    limit = prepared.TOLERANCE[expected.dtype]
     scale = expected.float().abs().max()
     assert (got.float() - expected.float()).abs().max() <= limit * scale
 

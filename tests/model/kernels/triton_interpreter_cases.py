@@ -24,6 +24,7 @@ from container.model.attention.metadata import (
 )
 from container.model.attention.paged import attend_cached
 from container.model.attention.varlen import AttentionKernels, Kernel
+from container.model.checks.check_times import CheckTimes
 from container.model.checks.schedule import CheckPrompt
 from container.model.execution.cuda_graphs import capture_nothing, graph_capturer
 from container.model.execution.forward_pass import ForwardPass
@@ -453,7 +454,7 @@ def test_an_engine_with_all_kernels_equals_generate(
     monkeypatch.setattr(fusing, "_ops_choices", lambda *_: [TritonLayerOps])
     module = copy.deepcopy(tiny_models.make(name)).to(DEVICE)
     prompt, fallbacks = CheckPrompt(default_ids(module.config)), Fallbacks()
-    trial = paged_conversion.convert(module, prompt, DEVICE, fallbacks)
+    trial = paged_conversion.convert(module, prompt, DEVICE, fallbacks, CheckTimes())
     fusing.fuse_decoder_layers(
         module, trial.layer_attn_params, trial, PlainLinear, PlainLinear, None
     )

@@ -12,7 +12,6 @@ from container.model.attention.unpadded import spans_of
 from container.model.kernels.cpu import Kernels
 from container.model.layers.cpu_encoder import EncoderStack, fits_cpu_encoder
 from container.model.layers.encoder_layer import EncoderParts, FusedEncoderLayer
-from container.model.loading.kernel_selftest import TOLERANCE
 from tests.support.models import prepared
 
 
@@ -44,7 +43,7 @@ def _parts(
 
 def _assert_rows_near(got: torch.Tensor, expected: torch.Tensor, dtype: torch.dtype) -> None:
     off = (got.float() - expected).norm(dim=-1) / expected.norm(dim=-1)
-    assert off.max() <= 3 * TOLERANCE[dtype]
+    assert off.max() <= 3 * prepared.TOLERANCE[dtype]
 
 
 @settings(max_examples=40, deadline=None)

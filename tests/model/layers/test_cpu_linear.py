@@ -25,7 +25,6 @@ from container.model.layers.layer_ops import CosSin
 from container.model.layers.linear import PackedLinear
 from container.model.layers.quantized_weight import QuantizedWeight, quantized_to_int4
 from container.model.loaded_model import LoadedModel
-from container.model.loading import kernel_selftest
 from container.model.optimize.stacking import _is_chain
 from tests.support.engines import Job, engine_config, ids, run
 from tests.support.models import prepared, tiny_models
@@ -52,7 +51,7 @@ def _need(dtype: torch.dtype) -> None:
 
 
 def _assert_near(got: torch.Tensor, expected: torch.Tensor, dtype: torch.dtype) -> None:
-    limit = kernel_selftest.TOLERANCE[dtype] * expected.abs().max()
+    limit = prepared.TOLERANCE[dtype] * expected.abs().max()
     assert (got.float() - expected).abs().max() <= limit
 
 

@@ -221,19 +221,22 @@ def test_settings_that_ask_for_a_device_map_are_no_fallback(
 
 
 def test_a_pass_in_float32_that_fails_is_a_fallback(caplog: pytest.LogCaptureFixture) -> None:
-    module, fallbacks = torch.nn.Linear(32, 32), Fallbacks()
-    rows = torch.randn(4, 32)
+    rows, fallbacks = torch.randn(4, 32), Fallbacks()
+
+    class OnlyFloat(torch.nn.Linear):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return super().forward(x.float())
+
+    module = OnlyFloat(32, 32)
 
     def run() -> torch.Tensor:
-        if module.weight.dtype != F32:
-            raise RuntimeError("expected Float but got Double")
         return module(rows).detach()
 
     reference = Reference(module, run, F32, fallbacks)
     reference.check(run(), "it")
     with pytest.raises(Mismatch):
         reference.check(-run(), "it")
-    _assert_named(fallbacks.lines, "reference check: .*RuntimeError: expected Float", caplog)
+    _assert_named(fallbacks.lines, "reference check: .*RuntimeError: .*dtype", caplog)
 
 
 def _scale_a_linear(_: None, model: PreTrainedModel, *__: object, **___: object) -> None:

@@ -57,7 +57,7 @@ def test_gpus_without_nccl_hold_whole_layers(caplog: pytest.LogCaptureFixture) -
     machine = Machine(FOUR.gpu_bytes, FOUR.cpu_bytes, has_nccl=False)
     caplog.set_level("INFO")
     assert _place("llama", machine, SM_NUM_GPUS="2").uses_device_map
-    assert "because this build of torch has no NCCL" in caplog.text
+    assert "since this build of torch has no NCCL" in caplog.text
     assert _place("llama", machine, SM_NUM_GPUS="1") == Placement(_gpus(0))
     with pytest.raises(ConfigError, match="this build of torch has no NCCL"):
         _place("llama", machine, SM_NUM_GPUS="2", TENSOR_PARALLEL="2")

@@ -7,7 +7,13 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import PreTrainedModel
+from transformers import (
+    GraniteSWAConfig,
+    GraniteSWAForCausalLM,
+    MistralConfig,
+    MistralForCausalLM,
+    PreTrainedModel,
+)
 
 from container.errors import ModelLoadError
 from container.model.attention.metadata import AttentionParams
@@ -29,15 +35,53 @@ def trained(dtype: torch.dtype) -> PreTrainedModel:
     return model
 
 
+# Families that the trained weights fit: with windows, and with attention sinks.
+TRAINED_FORMS: dict[str, Any] = {
+    "mistral": (MistralConfig, MistralForCausalLM, {"sliding_window": 10}),
+    "granite_swa": (
+        GraniteSWAConfig,
+        GraniteSWAForCausalLM,
+        {
+            "sliding_window": 10,
+            "layer_types": ["sliding_attention", "full_attention"] * 2,
+            "attention_multiplier": 0.125,  # 1 / sqrt(64)
+        },
+    ),
+}
+
+
+@torch.no_grad()
+def _trained_as(name: str, dtype: torch.dtype) -> PreTrainedModel:
+    """Give a model of another family the trained weights, and sinks of the scores' size."""
+    config_class, model_class, changes = TRAINED_FORMS[name]
+    source = trained(dtype)
+    fields = source.config.to_dict()
+    for field in ("model_type", "architectures", "transformers_version"):
+        fields.pop(field, None)
+    model = model_class(config_class(**fields | changes)).to(dtype).eval()
+    missing, unexpected = model.load_state_dict(source.state_dict(), strict=False)
+    assert not unexpected
+    assert all(part.endswith("sinks") for part in missing), missing
+    for part, parameter in model.named_parameters():
+        if part.endswith("sinks"):
+            parameter.copy_(torch.linspace(-2, 4, len(parameter)))
+    model.set_attn_implementation("eager")
+    return model
+
+
 def with_outliers(name: str, dtype: torch.dtype) -> PreTrainedModel:
     """Return a tiny model with outlier channels and a sink."""
     return outliers.inject(tiny_models.make(name)).to(dtype)
 
 
 def model_with(weights: str, dtype: torch.dtype, name: str = "qwen3") -> PreTrainedModel:
-    """Return a model with `random`, `outliers` or `trained` weights; only the first have a name."""
+    """Return a model of a family with `random`, `outliers` or `trained` weights.
+
+    The trained ones are those of Llama, or of a family whose layers are Llama's and one thing more.
+    """
     if weights == "trained":
-        return copy.deepcopy(trained(dtype))
+        is_other = name in TRAINED_FORMS
+        return _trained_as(name, dtype) if is_other else copy.deepcopy(trained(dtype))
     return tiny_models.make(name, dtype) if weights == "random" else with_outliers(name, dtype)
 
 

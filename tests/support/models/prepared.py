@@ -12,6 +12,9 @@ from container.model.loaded_model import LoadedModel
 from container.model.loading import prepare as loading
 from container.model.loading.cpu_kernels import load_kernels
 
+# The largest error of a kernel in tests, as a fraction of the largest number.
+TOLERANCE = {torch.bfloat16: 0.02, torch.float32: 1e-5}
+
 
 @cache
 def cpu_kernels() -> Kernels:
