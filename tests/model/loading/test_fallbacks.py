@@ -10,7 +10,7 @@ import pytest
 import torch
 from transformers import PreTrainedModel
 
-from container.errors import ModelLoadError
+from container.errors import ConfigError, ModelLoadError
 from container.model import embedder_loader
 from container.model.attention import latent, unpadded
 from container.model.attention.unpadded import Span
@@ -276,6 +276,16 @@ def test_an_embedder_names_its_fallbacks(
     assert width > 0
     lines = tuple(line for line in fallbacks.lines if fault in line)
     _assert_named(lines, expected, caplog)
+
+
+def test_an_embedder_on_a_slow_path_is_refused_where_the_fast_one_is_required(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(build, "library", lambda _: Path("/nowhere.so"))
+    folder = embedders.save_embedder(tmp_path, "bert")
+    environ = {"EMBEDDING_MODEL_ID": str(folder), "REQUIRE_FAST_PATH": "1"}
+    with pytest.raises(ConfigError, match="is a slow path: embedder: CPU kernels: the library"):
+        embedder_loader.load_embedder(Settings.from_environ(environ), lambda _: None)
 
 
 def _load(folder: Path, **options: Any) -> LoadedModel:
