@@ -66,7 +66,6 @@ def measure(layers: int, dtype: torch.dtype, *, int8: bool) -> tuple[float, ...]
 def main(layers: int, dtype: str, *, int8: bool) -> None:
     """Measure the start's check at 8B shapes."""
     format_ = getattr(torch, dtype)
-    measure(3, format_, int8=int8)  # imports, first calls
     few = measure(layers, format_, int8=int8)
     many = measure(2 * layers, format_, int8=int8)
     table = Table(*(f"{name}, s" if name != "layers" else name for name in COLUMNS))

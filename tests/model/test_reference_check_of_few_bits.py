@@ -115,7 +115,7 @@ def test_few_bits_are_accepted(weights: str, option: str) -> None:
 
 
 def test_four_bits_that_lose_everything_are_refused_for_that_reason() -> None:
-    """Each layer is as good as exact arithmetic with its four bits, and the logits are unrelated."""
+    """Each layer is as good as exact arithmetic with four bits; the logits are unrelated."""
     with pytest.raises(
         ModelLoadError, match=r"logits are off by 1\.\d .limit 1\.2.; try it without"
     ):
