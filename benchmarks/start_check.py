@@ -40,9 +40,9 @@ def create(shape: Shape, dtype: torch.dtype) -> LlamaForCausalLM:
 COLUMNS = ("layers", "own pass", "checks in layers", "checks in whole", "converting", "whole start")
 
 
-def measure(layers: int, dtype: torch.dtype, *, int8: bool) -> tuple[float, ...]:
+def measure(shape: Shape, dtype: torch.dtype, *, int8: bool) -> tuple[float, ...]:
     """Return seconds: one pass of the model's own, then those of COLUMNS for preparing it."""
-    model = create(replace(WHOLE, layers=layers), dtype)
+    model = create(shape, dtype)
     ids = torch.tensor([default_ids(model.config)])
     with torch.inference_mode():
         model(input_ids=ids)
@@ -66,8 +66,10 @@ def measure(layers: int, dtype: torch.dtype, *, int8: bool) -> tuple[float, ...]
 def main(layers: int, dtype: str, *, int8: bool) -> None:
     """Measure the start's check at 8B shapes."""
     format_ = getattr(torch, dtype)
-    few = measure(layers, format_, int8=int8)
-    many = measure(2 * layers, format_, int8=int8)
+    measure(SHAPES["tiny"], format_, int8=int8)  # imports, first calls
+    few, many = (
+        measure(replace(WHOLE, layers=count), format_, int8=int8) for count in (layers, 2 * layers)
+    )
     table = Table(*(f"{name}, s" if name != "layers" else name for name in COLUMNS))
     table.add_row(str(layers), *(f"{seconds:.2f}" for seconds in few))
     table.add_row(str(2 * layers), *(f"{seconds:.2f}" for seconds in many))
