@@ -1,4 +1,4 @@
-"""The time of the checks at start: bounded by layers, and what is left out for it is told."""
+"""The time of the checks at start: bounded by layers, and the log names what is left out for it."""
 
 from pathlib import Path
 
