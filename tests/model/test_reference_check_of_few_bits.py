@@ -92,9 +92,9 @@ FAULTS: dict[str, tuple[str, Patch]] = {
         "int4",
         _int4(lambda w: w._like(w.numbers >> 4 | w.numbers << 4, w.scales, w.offsets)),
     ),
-    "numbers of three bits": (
+    "numbers of two bits": (
         "int4",
-        _int4(lambda w: w._like(w.numbers & 0xEE, w.scales, w.offsets)),
+        _int4(lambda w: w._like(w.numbers & 0xCC, w.scales, w.offsets)),
     ),
     "a cache of one bit of mantissa": ("e4m3", _stored(lambda stored: stored & 0xFC)),
     "a cache whose numbers are too large": ("e4m3", _stored(_louder)),
