@@ -262,7 +262,7 @@ $(VENV)/deploy.stamp: $(VENV)/server.stamp
 $(VENV_SDK)/test.stamp: $(VENV)/bin/python pyproject.toml constraints-sdk.txt
 	@echo "Installing the SageMaker SDK and its test tools"
 	@$(PYTHON) -m venv $(VENV_SDK)
-	@$(VENV_SDK)/bin/pip install --quiet --disable-pip-version-check -c constraints-sdk.txt -e '.[deploy,sdk,test-sdk]'
+	@$(VENV_SDK)/bin/pip install --quiet --disable-pip-version-check -c constraints-sdk.txt -e '.[deploy,proxy,sdk,test-sdk]'
 	@touch $@
 
 # MkDocs alone: its packages have nothing to do with the server's.

@@ -61,6 +61,18 @@ class Aws:
         """The account id of the credentials."""
         return str(self.call("sts", "get_caller_identity")["Account"])
 
+    @functools.cached_property
+    def credentials(self) -> Any:
+        """botocore's credentials, which refresh themselves. Raises AccessDenied without any."""
+        credentials = self._session.get_credentials()
+        if credentials is None:
+            raise translated(aws_errors.NoCredentialsError(), "signing")
+        return credentials
+
+    def endpoint_url(self, service: str) -> str:
+        """Return the URL of a service: the region's, or that of AWS_ENDPOINT_URL_..."""
+        return str(self._client(service).meta.endpoint_url)
+
     def call(
         self, service: str, operation: str, read_timeout_s: int = 60, **params: Any
     ) -> dict[str, Any]:

@@ -146,11 +146,21 @@ FLOORS = {
         ["errors", "sections", "service_model"],
         ["aws", "config"],
         ["plan", "invoke"],
-        ["batch_results", "execute", "facts", "load", "local", "templates"],
-        ["account"],
+        ["batch_results", "execute", "facts", "load", "local", "proxy", "templates"],
+        ["account", "replay"],
         ["diagnosis"],
         ["commands"],
         ["__main__"],
+    ],
+    "sagemaker_deploy.replay": [["records"], ["compare", "send"], ["report"]],
+    "sagemaker_deploy.proxy": [
+        ["keys", "metrics", "runtime", "targets"],
+        ["translation"],
+        ["plans"],
+        ["endpoint", "error_bodies", "reading", "request_log"],
+        ["handler"],
+        ["app"],
+        ["serve"],
     ],
     "sagemaker_deploy.local": [
         ["refusals"],
@@ -178,7 +188,8 @@ HOMES = {
 }
 DEPLOY_HOMES = {
     "boto3": {"aws"},
-    "botocore": {"aws", "service_model"},
+    "botocore": {"aws", "proxy", "service_model"},
+    "aiohttp": {"proxy"},
     "flask": {"local"},
     "click": {"commands"},
     "rich": {"commands"},

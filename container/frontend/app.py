@@ -52,7 +52,7 @@ from container.frontend.observability import tracing
 from container.frontend.observability.embedded_metrics import EmbeddedMetrics
 from container.frontend.observability.embedder_metrics import EmbedderCollector
 from container.frontend.observability.metrics import Metrics
-from container.frontend.web import request_id, tgi_headers, trace_hooks
+from container.frontend.web import replay_info, request_id, tgi_headers, trace_hooks
 from container.frontend.web.auth import add_guards
 from container.frontend.web.early_refusal import EarlyRefusals
 from container.frontend.web.http_request import HttpRequest, set_deadlines
@@ -177,6 +177,7 @@ def create_app(context: AppContext) -> Flask:
     ):
         app.register_blueprint(routes)
     tgi_headers.add_headers(app, options.compute_type)
+    replay_info.add_headers(app)
     invocations.watch_headers(app)
     request_id.add_header(app)
     add_guards(app, dialects.metrics, options.api_key)

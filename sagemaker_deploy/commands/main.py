@@ -16,6 +16,7 @@ from sagemaker_deploy.commands import (
     why,
 )
 from sagemaker_deploy.commands.running import adapters, pause, scale
+from sagemaker_deploy.commands.traffic import proxy, replay
 from sagemaker_deploy.errors import ConfigError, DeployError
 
 EXIT_CODES = """
@@ -71,6 +72,8 @@ for command in (
     jobs.batch,
     jobs.async_call,
     bench.bench,
+    proxy.proxy,
+    replay.replay,
     template.template,
 ):
     main.add_command(command)

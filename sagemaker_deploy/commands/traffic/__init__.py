@@ -1,0 +1,1 @@
+"""Commands for requests to endpoints: the proxy, and a replay of recorded requests."""

@@ -1,0 +1,79 @@
+"""`replay`: recorded requests to another endpoint, image or instance."""
+
+import dataclasses
+import json
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import click
+
+from sagemaker_deploy import invoke as calls
+from sagemaker_deploy.aws import Aws
+from sagemaker_deploy.commands import options
+from sagemaker_deploy.commands.output import print_json
+from sagemaker_deploy.errors import InvocationFailed
+from sagemaker_deploy.replay import report as reports
+from sagemaker_deploy.replay import send
+from sagemaker_deploy.replay.records import Recorded, S3Reader, read_records
+
+
+@click.command()
+@click.argument("capture")
+@click.option("--to", "target", required=True, metavar="URL|ENDPOINT[/COMPONENT]",
+              help="A container's URL, or an endpoint.")  # fmt: skip
+@click.option("--seed", type=click.IntRange(0), help="For requests whose own seed is not known.")
+@click.option("--clients", default=1, show_default=True, type=click.IntRange(1, 256))
+@click.option("--limit", type=click.IntRange(1), help="Only so many requests.")
+@click.option("--api-key", envvar="API_KEY", help="Key of a container's URL; else API_KEY.")
+@click.option("--save", type=click.Path(path_type=Path),
+              help="Write requests and new answers, for a later replay.")  # fmt: skip
+@click.option("--exact", is_flag=True, help="Exit with 7 if an answer changed or failed.")
+@options.region
+@options.profile
+@options.as_json
+def replay(
+    capture: str,
+    target: str,
+    seed: int | None,
+    clients: int,
+    limit: int | None,
+    api_key: str | None,
+    save: Path | None,
+    exact: bool,
+    region: str | None,
+    profile: str | None,
+    as_json: bool,
+) -> None:
+    """Send the requests in CAPTURE to a target and show which answers changed.
+
+    \b
+      sagemaker_deploy replay s3://bucket/capture/chat/ --to chat-2
+      sagemaker_deploy replay requests.jsonl --to http://127.0.0.1:8080 --exact
+
+    CAPTURE is a file or folder of JSON lines, or an S3 prefix: SageMaker's data capture, or a log
+    that `--save` or `proxy --record` wrote.
+    """
+    records = read_records(capture, lambda url: S3Reader(Aws(region, profile))(url))[:limit]
+    if target.startswith(("http://", "https://")):
+        sender = send.to_url(target, api_key)
+    else:
+        endpoint, _, component = target.partition("/")
+        sender = send.to_endpoint(Aws(region, profile), calls.Address(endpoint, component or None))
+    with ThreadPoolExecutor(clients) as pool:
+        answers = list(pool.map(lambda record: send.replay(record, sender, seed), records))
+    if save:
+        save.write_text("".join(_line(*pair) for pair in zip(records, answers, strict=True)))
+    report = reports.make_report(records, answers)
+    if as_json:
+        print_json(report)
+    else:
+        for line in reports.text(report):
+            click.echo(line)
+    if exact and report["exact"] < report["requests"]:
+        raise InvocationFailed(f"{report['requests'] - report['exact']} answers are not exact")
+
+
+def _line(record: Recorded, answer: send.Replayed) -> str:
+    fields = dataclasses.asdict(record)
+    fields |= {"answer": answer.answer, "latency_s": answer.latency_s}
+    return json.dumps(fields | {"replay_info": answer.replay_info}) + "\n"

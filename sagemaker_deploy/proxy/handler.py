@@ -1,0 +1,280 @@
+"""Answers one request: finds the endpoint, plans the invocation, streams or joins, logs a line."""
+
+import json
+import logging
+import time
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from aiohttp import web
+
+from sagemaker_deploy.proxy import request_log
+from sagemaker_deploy.proxy.endpoint import Endpoint
+from sagemaker_deploy.proxy.error_bodies import error_body, error_event, has_form
+from sagemaker_deploy.proxy.metrics import Metrics
+from sagemaker_deploy.proxy.plans import Api, ClientRequest, Plan, make_plan
+from sagemaker_deploy.proxy.reading import Usage, Whole, read_whole, stream_bytes
+from sagemaker_deploy.proxy.request_log import RequestLog
+from sagemaker_deploy.proxy.runtime.failures import CallFailed, Cause
+from sagemaker_deploy.proxy.runtime.runtime_client import Answer
+from sagemaker_deploy.proxy.runtime.sessions import session_key
+from sagemaker_deploy.proxy.targets import Targets
+from sagemaker_deploy.proxy.translation.unsupported import Unsupported
+
+log = logging.getLogger(__name__)
+
+ATTRIBUTES = "X-Amzn-SageMaker-Custom-Attributes"
+# A client's header, the field of InvokeEndpoint.
+FORWARDED = {
+    ATTRIBUTES: "CustomAttributes",
+    "X-Amzn-SageMaker-Session-Id": "SessionId",
+    "X-Amzn-SageMaker-Prefix-Aware-Id": "PrefixAwareId",
+}
+REQUEST_ID = "x-request-id"
+LONGEST_ID = 64
+BODY_LIMIT = 25 * 1024 * 1024  # SageMaker's
+# Our containers send the same header with an answer that their deadline has cut.
+CUT = "X-Request-Deadline-Exceeded"
+DISCONNECTED_STATUS = 499
+STREAM_HEADERS = {
+    "Content-Type": "text/event-stream; charset=utf-8",
+    "Cache-Control": "no-cache",
+    "X-Accel-Buffering": "no",
+}
+
+
+class Refused(Exception):
+    """The proxy itself refuses a request."""
+
+    def __init__(self, status: int, message: str) -> None:
+        super().__init__(message)
+        self.status = status
+        self.message = message
+
+
+@dataclass(slots=True)
+class Record:
+    """What the log line and the metrics say of a request."""
+
+    path: str
+    api: Api
+    request_id: str
+    owner: str = ""
+    model: str = ""
+    status: int = DISCONNECTED_STATUS
+    kind: str = "whole"
+    num_retries: int = 0
+    error: str = ""
+    started: float = field(default_factory=time.monotonic)
+    first_s: float | None = None
+    usage: Usage = field(default_factory=Usage)
+
+    def feed(self, part: bytes) -> None:
+        """Note a part that the client gets."""
+        if self.first_s is None:
+            self.first_s = time.monotonic() - self.started
+        self.usage.feed(part)
+
+    def add_retry(self) -> None:
+        """Count a retry."""
+        self.num_retries += 1
+
+
+class RequestHandler:
+    """Answers the requests of every API that reaches a model."""
+
+    def __init__(
+        self,
+        targets: Targets,
+        endpoints: Mapping[str, Endpoint],
+        metrics: Metrics,
+        log_file: RequestLog | None = None,
+    ) -> None:
+        self._targets = targets
+        self._endpoints = endpoints
+        self._metrics = metrics
+        self._request_log = log_file
+
+    async def answer(self, request: web.Request, api: Api, owner: str) -> web.StreamResponse:
+        """Answer a request; an error has the form of its API."""
+        record = Record(request.path, api, _request_id(request), owner)
+        self._metrics.num_running += 1
+        try:
+            response = await self._answer(request, record)
+            record.status = response.status
+            return response
+        except (CallFailed, Unsupported, Refused) as error:
+            return _error_response(record, error)
+        finally:
+            self._metrics.num_running -= 1
+            self._finish(record)
+
+    async def _answer(self, request: web.Request, record: Record) -> web.StreamResponse:
+        body = await read_body(request)
+        name = body.get("model") if isinstance(body.get("model"), str) else ""
+        found = self._targets.find(name)
+        if found is None:
+            known = ", ".join(self._targets.models)
+            raise Refused(404, f"`model` {name!r} is not known here; known are: {known}")
+        record.model, target = found
+        endpoint = self._endpoints[record.model]
+        is_alias = not name or name in self._targets.models
+        client = ClientRequest(record.api, request.path, body, str(name), is_alias)
+        container = await endpoint.container()
+        try:
+            plan = make_plan(client, container, target)
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            raise Refused(400, f"the body is not of the form of {request.path}: {error}") from error
+        key = session_key(request.headers, body)
+        fields = _fields(request, record.request_id)
+        if self._request_log is not None:
+            asked = [fields.get("CustomAttributes", ""), request_log.ASKED]
+            fields["CustomAttributes"] = ",".join(filter(None, asked))
+        if client.wants_stream:
+            record.kind = "stream"
+            answer = await endpoint.call(
+                plan, fields, _as_it_is, key=key, on_retry=record.add_retry
+            )
+            return await self._stream(request, client, answer, plan, record)
+        record.kind = "joined" if plan.streams else "whole"
+
+        async def read(answer: Answer) -> tuple[Whole, Answer]:
+            try:
+                return await read_whole(answer, plan), answer
+            finally:
+                answer.close()
+
+        whole, answer = await endpoint.call(plan, fields, read, key=key, on_retry=record.add_retry)
+        self._log_answer(client, whole.body, answer, record)
+        return _whole_response(whole, answer, record)
+
+    async def _stream(
+        self,
+        request: web.Request,
+        client: ClientRequest,
+        answer: Answer,
+        plan: Plan,
+        record: Record,
+    ) -> web.StreamResponse:
+        parts: list[bytes] | None = None if self._request_log is None else []
+        response = await _stream(request, answer, plan, record, parts)
+        if parts and not record.error:
+            self._log_answer(client, b"".join(parts), answer, record)
+        return response
+
+    def _log_answer(
+        self, client: ClientRequest, content: bytes, answer: Answer, record: Record
+    ) -> None:
+        if self._request_log is not None:
+            attributes = answer.headers.get(ATTRIBUTES, "")
+            self._request_log.write(record.request_id, client, content, attributes, record.started)
+
+    def _finish(self, record: Record) -> None:
+        """Write the log line, and count."""
+        seconds = time.monotonic() - record.started
+        labels = (("model", record.model), ("api", record.api), ("status", str(record.status)))
+        self._metrics.requests[labels] += 1
+        self._metrics.seconds.observe(record.model, seconds)
+        if record.first_s is not None:
+            self._metrics.first_seconds.observe(record.model, record.first_s)
+        prompt, completion = record.usage.counts()
+        for kind, count in (("prompt", prompt), ("completion", completion)):
+            self._metrics.tokens[("model", record.model), ("kind", kind)] += count
+        first = f" first_s={record.first_s:.3f}" if record.first_s is not None else ""
+        log.info(
+            "proxy: answered %s: model=%s status=%d kind=%s seconds=%.3f%s prompt_tokens=%d "
+            "completion_tokens=%d retries=%d key=%s id=%s%s",
+            record.path, record.model or "-", record.status, record.kind, seconds, first, prompt,
+            completion, record.num_retries, record.owner or "-", record.request_id,
+            f" error={json.dumps(record.error[:300])}" if record.error else "",
+        )  # fmt: skip
+
+
+async def read_body(request: web.Request) -> dict[str, Any]:
+    """Read a JSON object. Raises Refused."""
+    try:
+        value = json.loads(await request.read())
+    except web.HTTPRequestEntityTooLarge:
+        raise Refused(
+            413, f"the body has more than {BODY_LIMIT} bytes, SageMaker's limit"
+        ) from None
+    except (ValueError, RecursionError) as error:
+        raise Refused(400, f"the body is not JSON: {error}") from None
+    if not isinstance(value, dict):
+        raise Refused(400, "the body must be a JSON object")
+    return value
+
+
+def _request_id(request: web.Request) -> str:
+    name = request.headers.get(REQUEST_ID, "")
+    is_usable = 0 < len(name) <= LONGEST_ID and name.isascii() and name.isprintable()
+    return name if is_usable else uuid.uuid4().hex
+
+
+def _fields(request: web.Request, request_id: str) -> dict[str, str]:
+    """Return the fields of InvokeEndpoint that come from the client's headers."""
+    fields = {"InferenceId": request_id}
+    for header, name in FORWARDED.items():
+        if header in request.headers:
+            fields[name] = request.headers[header]
+    return fields
+
+
+async def _as_it_is(answer: Answer) -> Answer:
+    return answer
+
+
+async def _stream(
+    request: web.Request,
+    answer: Answer,
+    plan: Plan,
+    record: Record,
+    kept: list[bytes] | None = None,
+) -> web.StreamResponse:
+    """Send the client's stream; an error after its beginning is one more event.
+
+    Parts are added to `kept`, if it is there.
+    """
+    headers = STREAM_HEADERS | answer.headers | {REQUEST_ID: record.request_id}
+    response = web.StreamResponse(headers=headers)
+    try:
+        await response.prepare(request)
+        record.status = DISCONNECTED_STATUS  # until the end
+        try:
+            async for part in stream_bytes(answer, plan, record.api):
+                record.feed(part)
+                if kept is not None:
+                    kept.append(part)
+                await response.write(part)
+        except CallFailed as failure:
+            record.error = failure.message
+            await response.write(error_event(record.api, failure.status, failure.message))
+        await response.write_eof()
+    except ConnectionResetError:
+        record.error = "the client has disconnected"
+    finally:
+        answer.close()
+    return response
+
+
+def _whole_response(whole: Whole, answer: Answer, record: Record) -> web.Response:
+    record.feed(whole.body)
+    headers = answer.headers | {REQUEST_ID: record.request_id, "Content-Type": whole.content_type}
+    if whole.is_cut:
+        headers[CUT] = "true"
+    return web.Response(body=whole.body, headers=headers)
+
+
+def _error_response(record: Record, error: CallFailed | Unsupported | Refused) -> web.Response:
+    """Build the error of the client's API; a container's own of that form is passed on."""
+    status = 400 if isinstance(error, Unsupported) else error.status
+    record.status, record.error = status, error.message
+    body = error.body if isinstance(error, CallFailed) else None
+    if body is None or not has_form(record.api, body):
+        body = error_body(record.api, status, error.message)
+    headers = {REQUEST_ID: record.request_id}
+    if isinstance(error, CallFailed) and error.cause in (Cause.THROTTLED, Cause.CAPACITY):
+        headers["Retry-After"] = "5"
+    return web.json_response(body, status=status, headers=headers)

@@ -1,0 +1,109 @@
+"""Reads an endpoint's answer as the client wants it: in events, joined, or as it came."""
+
+import json
+import re
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from typing import Any
+
+from sagemaker_deploy.proxy.plans import TYPED, WITH_DONE, Api, Plan
+from sagemaker_deploy.proxy.runtime.failures import CallFailed, Cause
+from sagemaker_deploy.proxy.runtime.runtime_client import JSON_TYPE, Answer
+from sagemaker_deploy.proxy.translation.events import write
+from sagemaker_deploy.proxy.translation.joins import Join
+from sagemaker_deploy.proxy.translation.pipeline import Pipeline
+
+DONE = b"data: [DONE]\n\n"
+USAGE_BYTES = 4096
+_PROMPT = re.compile(rb'"(?:prompt_tokens|input_tokens|input_length)": ?(\d+)')
+_COMPLETION = re.compile(rb'"(?:completion_tokens|output_tokens|generated_tokens)": ?(\d+)')
+
+
+@dataclass(frozen=True, slots=True)
+class Whole:
+    """A whole answer; `is_cut` if SageMaker ended its stream after 8 minutes."""
+
+    body: bytes
+    content_type: str = JSON_TYPE
+    is_cut: bool = False
+
+
+class Usage:
+    """The token counts in the beginning and the end of an answer, without parsing all of it."""
+
+    def __init__(self) -> None:
+        self._head = b""
+        self._tail = b""
+
+    def feed(self, part: bytes) -> None:
+        """Note a part."""
+        if len(self._head) < USAGE_BYTES:
+            self._head += part[:USAGE_BYTES]
+        self._tail = (self._tail + part)[-USAGE_BYTES:]
+
+    def counts(self) -> tuple[int, int]:
+        """Return the tokens of prompt and completion; 0 if the answer does not say."""
+        text = self._head + self._tail
+        return _last(_PROMPT, text), _last(_COMPLETION, text)
+
+
+def _last(pattern: "re.Pattern[bytes]", text: bytes) -> int:
+    return int((pattern.findall(text) or [b"0"])[-1])
+
+
+async def read_whole(answer: Answer, plan: Plan) -> Whole:
+    """Return the whole answer, joined if it is a stream. Raises CallFailed."""
+    if plan.join is None or _is_json(answer.content_type):
+        return _finished(await answer.read(), answer.content_type, plan)
+    join, is_cut = plan.join(), False
+    try:
+        await _add_all(answer, Pipeline(plan.translators), join)
+    except CallFailed as failure:
+        if failure.cause is not Cause.TIMED_OUT:
+            raise
+        is_cut = True
+    if not is_cut and not join.is_complete():
+        raise CallFailed(Cause.UNAVAILABLE, 502, "the endpoint's stream ended early")
+    return Whole(json.dumps(plan.finish(join.result())).encode(), is_cut=is_cut)
+
+
+def _is_json(content_type: str) -> bool:
+    return content_type.partition(";")[0].strip() == JSON_TYPE
+
+
+async def _add_all(answer: Answer, pipeline: Pipeline, join: Join) -> None:
+    async for part in answer.parts():
+        for event in pipeline.feed(part):
+            join.add(event)
+    for event in pipeline.end():
+        join.add(event)
+
+
+def _finished(content: bytes, content_type: str, plan: Plan) -> Whole:
+    """Return an answer that was no stream."""
+    if plan.translators:
+        raise CallFailed(Cause.REFUSED, 502, "the container answered without a stream")
+    if plan.streams:  # it ignores `stream`, and its answer is whole
+        return Whole(content, content_type)
+    try:
+        value: Any = json.loads(content)
+    except ValueError:
+        return Whole(content, content_type)
+    finished = plan.finish(value)
+    return Whole(content if finished is value else json.dumps(finished).encode(), content_type)
+
+
+async def stream_bytes(answer: Answer, plan: Plan, api: Api) -> AsyncIterator[bytes]:
+    """Yield the client's stream. Raises CallFailed."""
+    if not plan.translators:
+        async for part in answer.parts():
+            yield part
+        return
+    pipeline, typed = Pipeline(plan.translators), api in TYPED
+    async for part in answer.parts():
+        for event in pipeline.feed(part):
+            yield write(event, typed=typed)
+    for event in pipeline.end():
+        yield write(event, typed=typed)
+    if api in WITH_DONE:
+        yield DONE

@@ -1,0 +1,1 @@
+"""Calls of SageMaker's runtime API: signed, streamed, retried, in sticky sessions."""

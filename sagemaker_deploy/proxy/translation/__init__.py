@@ -1,0 +1,1 @@
+"""Translations between the APIs of clients and the bodies and streams of containers."""

@@ -1,0 +1,154 @@
+"""Sends recorded requests to a URL or an endpoint, with the seeds that they had."""
+
+import json
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from sagemaker_deploy import invoke as calls
+from sagemaker_deploy.aws import INVOKE_READ_TIMEOUT_S, STREAM_READ_TIMEOUT_S, Aws
+from sagemaker_deploy.errors import DeployError
+from sagemaker_deploy.proxy.translation.answers import (
+    REPLAY_INFO,
+    parse_replay_info,
+    read_answer,
+)
+from sagemaker_deploy.proxy.translation.events import Json
+from sagemaker_deploy.replay.records import Recorded
+
+TIMEOUT_S = 500
+ATTRIBUTES = "X-Amzn-SageMaker-Custom-Attributes"
+ASKED = f"{REPLAY_INFO}true"
+
+
+@dataclass(frozen=True, slots=True)
+class Replayed:
+    """An answer, or an error. Times in seconds; `replay_info` if the container gives it."""
+
+    answer: Any
+    latency_s: float
+    first_s: float
+    tokens: int = 0
+    replay_info: Json | None = None
+    error: str = ""
+
+
+class Sender(Protocol):
+    """Sends one body; yields the answer's parts, and returns the custom attributes."""
+
+    def __call__(self, body: bytes, attributes: str) -> "Response":
+        """Send a body with custom attributes. Raises DeployError."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Response:
+    """Parts of an answer, and the custom attributes that came with it."""
+
+    parts: Iterator[bytes]
+    attributes: str
+
+
+class SendFailed(DeployError):
+    """The target answered with an error, or not at all."""
+
+    exit_code = 7
+
+
+def to_url(url: str, key: str | None = None) -> Sender:
+    """Send to a container's `/invocations`."""
+    target = url.rstrip("/")
+    target = target if target.endswith("/invocations") else f"{target}/invocations"
+    headers = {"Content-Type": "application/json"}
+    headers |= {"Authorization": f"Bearer {key}"} if key else {}
+
+    def send(body: bytes, attributes: str) -> Response:
+        request = urllib.request.Request(target, body, headers | {ATTRIBUTES: attributes})
+        try:
+            answer = urllib.request.urlopen(request, timeout=TIMEOUT_S)
+        except urllib.error.HTTPError as error:
+            with error:
+                text = error.read(500).decode(errors="replace")
+            raise SendFailed(f"HTTP {error.code}: {text}") from error
+        except OSError as error:
+            raise SendFailed(f"no answer: {error}") from error
+        return Response(_parts(answer), answer.headers.get(ATTRIBUTES) or "")
+
+    return send
+
+
+def _parts(answer: Any) -> Iterator[bytes]:
+    with answer:
+        while part := answer.read1(65536):
+            yield part
+
+
+def to_endpoint(aws: Aws, address: calls.Address) -> Sender:
+    """Send to an endpoint; recorded streams are streamed."""
+
+    def send(body: bytes, attributes: str) -> Response:
+        params = address.params() | {"Body": body, "ContentType": "application/json"}
+        params["CustomAttributes"] = attributes
+        is_stream = json.loads(body).get("stream") is True
+        operation = "invoke_endpoint" + "_with_response_stream" * is_stream
+        timeout_s = STREAM_READ_TIMEOUT_S if is_stream else INVOKE_READ_TIMEOUT_S
+        answer = aws.call(calls.RUNTIME, operation, timeout_s, **params)
+        parts = aws.stream_events(answer["Body"]) if is_stream else iter([answer["Body"].read()])
+        return Response(parts, answer.get("CustomAttributes") or "")
+
+    return send
+
+
+def replay(record: Recorded, send: Sender, seed: int | None = None) -> Replayed:
+    """Send a recorded request; `seed` is for those whose own is not known."""
+    body = json.dumps(with_seed(record, seed)).encode()
+    attributes = ",".join(filter(None, [f"route={record.path}" if record.path else "", ASKED]))
+    started = time.perf_counter()
+    first_s = 0.0
+    content = b""
+    try:
+        response = send(body, attributes)
+        for part in response.parts:
+            first_s = first_s or time.perf_counter() - started
+            content += part
+    except (DeployError, OSError) as error:
+        return Replayed(None, time.perf_counter() - started, first_s, error=str(error)[:500])
+    latency_s = time.perf_counter() - started
+    answer = read_answer(content, record.body)
+    info = parse_replay_info(response.attributes)
+    return Replayed(answer, latency_s, first_s, tokens_of(answer), info)
+
+
+def with_seed(record: Recorded, seed: int | None) -> Json:
+    """Return the body with the seed that its answer had, where its API takes one."""
+    known = (record.replay_info or {}).get("seed", seed)
+    known = _seed_of(record.answer) if known is None else known
+    body = dict(record.body)
+    if known is None:
+        return body
+    if "inputs" in body:
+        parameters = body.get("parameters") or {}
+        return body | {"parameters": {"seed": known, **parameters}}
+    is_text = "prompt" in body or ("messages" in body and record.path != "/v1/messages")
+    return {"seed": known, **body} if is_text else body
+
+
+def _seed_of(answer: Any) -> int | None:
+    """Return the seed in the details of a generate answer."""
+    first = answer[0] if isinstance(answer, list) and answer else answer
+    details = first.get("details") if isinstance(first, dict) else None
+    seed = details.get("seed") if isinstance(details, dict) else None
+    return seed if isinstance(seed, int) else None
+
+
+def tokens_of(answer: Any) -> int:
+    """Return the number of generated tokens that an answer reports; 0 if it reports none."""
+    first = answer[0] if isinstance(answer, list) and answer else answer
+    if not isinstance(first, dict):
+        return 0
+    usage, details = first.get("usage") or {}, first.get("details") or {}
+    count = usage.get("completion_tokens") or usage.get("output_tokens")
+    return int(count or details.get("generated_tokens") or 0)
