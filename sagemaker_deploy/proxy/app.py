@@ -1,5 +1,6 @@
 """The routes of the proxy, its keys, and its own pages: models, health, metrics."""
 
+import logging
 import time
 from collections.abc import Awaitable, Callable, Mapping
 
@@ -15,6 +16,7 @@ from sagemaker_deploy.proxy.plans import Api
 from sagemaker_deploy.proxy.request_log import RequestLog
 from sagemaker_deploy.proxy.targets import Targets
 
+log = logging.getLogger(__name__)
 OWNER = web.RequestKey("owner", str)
 ROUTES = {
     "/v1/chat/completions": Api.CHAT,
@@ -86,6 +88,9 @@ def _guard(keys: Keys) -> Middleware:
             return _refusal(
                 request, error.status, f"{request.method} {request.path}: {error.reason}"
             )
+        except Exception:
+            log.exception("proxy: a request failed: a fault of the proxy; its client gets a 500")
+            return _refusal(request, 500, "the proxy failed; its log has the reason")
 
     return guard
 

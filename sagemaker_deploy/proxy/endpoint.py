@@ -11,6 +11,7 @@ from sagemaker_deploy.proxy.runtime.retries import Retries, RetrySettings
 from sagemaker_deploy.proxy.runtime.runtime_client import Answer, Invocation, RuntimeClient
 from sagemaker_deploy.proxy.runtime.sessions import Sessions
 from sagemaker_deploy.proxy.targets import ContainerKind, Target
+from sagemaker_deploy.proxy.translation.events import encode
 
 T = TypeVar("T")
 # Only containers that follow `route=` tokenize this; the others generate a token or refuse it.
@@ -65,7 +66,7 @@ class Endpoint:
             return await self.retries.run(attempt, on_retry)
 
     async def _open(self, plan: Plan, fields: Mapping[str, str]) -> Answer:
-        body = json.dumps(plan.body, ensure_ascii=False).encode()
+        body = encode(plan.body)
         fields = {**fields, **self.target.fields()}
         if plan.route:
             attributes = [f"route={plan.route}", fields.get("CustomAttributes", "")]

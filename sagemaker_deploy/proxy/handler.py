@@ -34,6 +34,7 @@ FORWARDED = {
 }
 REQUEST_ID = "x-request-id"
 LONGEST_ID = 64
+LONGEST_HEADER = 1024
 BODY_LIMIT = 25 * 1024 * 1024  # SageMaker's
 # Our containers send the same header with an answer that their deadline has cut.
 CUT = "X-Request-Deadline-Exceeded"
@@ -107,6 +108,9 @@ class RequestHandler:
             return response
         except (CallFailed, Unsupported, Refused) as error:
             return _error_response(record, error)
+        except Exception as error:
+            record.status, record.error = 500, repr(error)
+            raise
         finally:
             self._metrics.num_running -= 1
             self._finish(record)
@@ -218,7 +222,10 @@ def _fields(request: web.Request, request_id: str) -> dict[str, str]:
     fields = {"InferenceId": request_id}
     for header, name in FORWARDED.items():
         if header in request.headers:
-            fields[name] = request.headers[header]
+            value = request.headers[header]
+            if not value.isascii() or len(value) > LONGEST_HEADER:
+                raise Refused(400, f"{header}: must be ASCII, {LONGEST_HEADER} characters at most")
+            fields[name] = value
     return fields
 
 

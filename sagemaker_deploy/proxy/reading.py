@@ -2,14 +2,15 @@
 
 import json
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 from sagemaker_deploy.proxy.plans import TYPED, WITH_DONE, Api, Plan
 from sagemaker_deploy.proxy.runtime.failures import CallFailed, Cause
 from sagemaker_deploy.proxy.runtime.runtime_client import JSON_TYPE, Answer
-from sagemaker_deploy.proxy.translation.events import write
+from sagemaker_deploy.proxy.translation.events import encode, write
 from sagemaker_deploy.proxy.translation.joins import Join
 from sagemaker_deploy.proxy.translation.pipeline import Pipeline
 
@@ -64,7 +65,8 @@ async def read_whole(answer: Answer, plan: Plan) -> Whole:
         is_cut = True
     if not is_cut and not join.is_complete():
         raise CallFailed(Cause.UNAVAILABLE, 502, "the endpoint's stream ended early")
-    return Whole(json.dumps(plan.finish(join.result())).encode(), is_cut=is_cut)
+    with _of_known_form():
+        return Whole(encode(plan.finish(join.result())), is_cut=is_cut)
 
 
 def _is_json(content_type: str) -> bool:
@@ -73,10 +75,22 @@ def _is_json(content_type: str) -> bool:
 
 async def _add_all(answer: Answer, pipeline: Pipeline, join: Join) -> None:
     async for part in answer.parts():
-        for event in pipeline.feed(part):
+        with _of_known_form():
+            for event in pipeline.feed(part):
+                join.add(event)
+    with _of_known_form():
+        for event in pipeline.end():
             join.add(event)
-    for event in pipeline.end():
-        join.add(event)
+
+
+@contextmanager
+def _of_known_form() -> Iterator[None]:
+    """Report events that have not the fields of their API as a fault of the container."""
+    try:
+        yield
+    except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
+        message = f"the container's stream has an event of an unknown form: {error!r}"
+        raise CallFailed(Cause.REFUSED, 502, message) from error
 
 
 def _finished(content: bytes, content_type: str, plan: Plan) -> Whole:
@@ -90,7 +104,7 @@ def _finished(content: bytes, content_type: str, plan: Plan) -> Whole:
     except ValueError:
         return Whole(content, content_type)
     finished = plan.finish(value)
-    return Whole(content if finished is value else json.dumps(finished).encode(), content_type)
+    return Whole(content if finished is value else encode(finished), content_type)
 
 
 async def stream_bytes(answer: Answer, plan: Plan, api: Api) -> AsyncIterator[bytes]:
@@ -101,9 +115,13 @@ async def stream_bytes(answer: Answer, plan: Plan, api: Api) -> AsyncIterator[by
         return
     pipeline, typed = Pipeline(plan.translators), api in TYPED
     async for part in answer.parts():
-        for event in pipeline.feed(part):
+        with _of_known_form():
+            events = pipeline.feed(part)
+        for event in events:
             yield write(event, typed=typed)
-    for event in pipeline.end():
+    with _of_known_form():
+        events = pipeline.end()
+    for event in events:
         yield write(event, typed=typed)
     if api in WITH_DONE:
         yield DONE

@@ -48,7 +48,7 @@ async def serving(targets: Targets, aws: Aws, settings: ProxySettings) -> AsyncI
     check_host(settings.host, settings.keys)
     signer = Signer(aws.credentials, aws.region)
     connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=KEEP_ALIVE_S)
-    async with aiohttp.ClientSession(connector=connector, auto_decompress=False) as http:
+    async with aiohttp.ClientSession(connector=connector) as http:
         client = RuntimeClient(aws.endpoint_url(RUNTIME), signer, http)
         endpoints = {
             name: Endpoint(target, client, settings.retries)

@@ -49,9 +49,17 @@ def _event(line: bytes) -> Json | None:
     return value if isinstance(value, dict) else None
 
 
+def encode(value: Any) -> bytes:
+    """Encode a value as JSON in UTF-8; half of a surrogate pair, which has no UTF-8, is escaped."""
+    try:
+        return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode()
+    except UnicodeEncodeError:
+        return json.dumps(value, separators=(",", ":")).encode()
+
+
 def write(event: Json, *, typed: bool = False) -> bytes:
     """Encode an event; `typed` adds the `event:` line of Anthropic's and OpenAI's typed events."""
-    data = b"data: " + json.dumps(event, ensure_ascii=False, separators=(",", ":")).encode()
+    data = b"data: " + encode(event)
     head = b"event: " + str(event.get("type", "message")).encode() + b"\n" if typed else b""
     return head + data + b"\n\n"
 
