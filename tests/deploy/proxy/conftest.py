@@ -5,10 +5,10 @@ from pathlib import Path
 import pytest
 
 from sagemaker_deploy.local.invocations.calls import Limits
-from tests.support.local_sagemaker import Local, running
-from tests.support.proxies import proxying
+from tests.support.aws.local_sagemaker import Local, running
+from tests.support.aws.proxies import proxying
 
-VENDORS = Path(__file__).parents[2] / "support" / "vendor_container.py"
+VENDORS = Path(__file__).parents[2] / "support" / "aws" / "vendor_container.py"
 # Limits as the service's, shorter: whole answers end sooner than streams.
 LIMITS = Limits(invoke_s=1.0, stream_s=4.0)
 

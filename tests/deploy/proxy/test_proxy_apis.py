@@ -7,7 +7,7 @@ import openai
 import pytest
 import requests
 
-from tests.support.anthropic_tools import WEATHER
+from tests.support.chats.anthropic_tools import WEATHER
 
 TEXT = "one two three"
 MESSAGES: Any = [{"role": "user", "content": "Hello"}]
@@ -49,7 +49,7 @@ def test_a_completion_and_its_stream(client: openai.OpenAI, model: str) -> None:
     assert "".join(chunk.choices[0].text for chunk in chunks if chunk.choices) == TEXT
 
 
-def test_a_stop_string_that_tgi_leaves_in_the_text_is_dropped(client: openai.OpenAI) -> None:
+def test_a_stop_string_in_tgis_text_is_dropped(client: openai.OpenAI) -> None:
     whole = client.completions.create(model="generate", prompt="Hello", stop=["three", "x" * 9])
     assert (whole.choices[0].text, whole.choices[0].finish_reason) == ("one two ", "stop")
 

@@ -10,8 +10,8 @@ import pytest
 import requests
 
 from sagemaker_deploy.proxy.runtime.retries import RetrySettings
-from tests.support.local_sagemaker import Local
-from tests.support.proxies import QUICK, proxying
+from tests.support.aws.local_sagemaker import Local
+from tests.support.aws.proxies import QUICK, proxying
 
 
 def _ask(proxy: str, text: str, model: str = "tgi", **fields: Any) -> requests.Response:
@@ -47,7 +47,7 @@ def test_refused_requests_are_sent_again(proxy: str, status: int) -> None:
     assert "three" in stream.text
 
 
-def test_a_stream_that_breaks_off_is_begun_again_while_the_client_has_nothing(proxy: str) -> None:
+def test_a_broken_stream_is_begun_again_before_the_first_byte(proxy: str) -> None:
     assert _text(_ask(proxy, "cut once")) == "one two three"
 
 
@@ -83,7 +83,7 @@ def test_retries_end_with_their_budget(vendors: Local) -> None:
         assert _ask(proxy, "fail 429 1 spent").status_code == 429
 
 
-def test_an_endpoint_that_does_not_exist_is_a_404_and_a_dead_one_a_502(vendors: Local) -> None:
+def test_an_unknown_endpoint_is_a_404_and_a_dead_one_a_502(vendors: Local) -> None:
     models = {name: {"endpoint": name, "container": "tgi"} for name in ("nobody", "tgi")}
     with proxying(models, retries=QUICK) as proxy:
         assert _ask(proxy, "a", "nobody").status_code == 404

@@ -9,14 +9,14 @@ import requests
 from sagemaker_deploy.errors import ConfigError
 from sagemaker_deploy.proxy import targets
 from sagemaker_deploy.proxy.keys import Keys, check_host, read_keys
-from tests.support.local_sagemaker import Local
-from tests.support.proxies import proxying
+from tests.support.aws.local_sagemaker import Local
+from tests.support.aws.proxies import proxying
 
 BODY = {"model": "tgi", "messages": [{"role": "user", "content": "a"}]}
 CHAT = "/v1/chat/completions"
 
 
-def test_keys_are_asked_for_in_either_header_and_name_the_log_line(
+def test_keys_are_read_from_two_headers_and_named_in_the_log(
     vendors: Local, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO, logger="sagemaker_deploy.proxy")

@@ -10,7 +10,7 @@ from sagemaker_deploy.aws import Aws
 from sagemaker_deploy.proxy.runtime.retries import RetrySettings
 from sagemaker_deploy.proxy.serve import ProxySettings, serve
 from sagemaker_deploy.proxy.targets import Target, Targets
-from tests.support.local_sagemaker import REGION
+from tests.support.aws.local_sagemaker import REGION
 
 QUICK = RetrySettings(first_wait_s=0.02, longest_wait_s=0.05, capacity_poll_s=0.05)
 

@@ -14,9 +14,9 @@ import requests
 from click.testing import CliRunner
 
 from sagemaker_deploy.commands.main import main
-from tests.support.anthropic_tools import WEATHER
-from tests.support.local_sagemaker import DEMO_MODEL, Local
-from tests.support.proxies import proxying
+from tests.support.aws.local_sagemaker import DEMO_MODEL, Local
+from tests.support.aws.proxies import proxying
+from tests.support.chats.anthropic_tools import WEATHER
 
 MESSAGES: Any = [{"role": "user", "content": "What is deep learning?"}]
 GREEDY: Any = {"messages": MESSAGES, "max_tokens": 12, "temperature": 0}
