@@ -1,6 +1,7 @@
 """Unmodified clients through the proxy to the real server, and a replay of what they asked."""
 
 import json
+import tarfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -181,3 +182,20 @@ def test_a_session_is_kept_for_each_conversation(local: Local) -> None:
         answer = requests.post(url, json=GREEDY, headers=own, timeout=60)
         assert answer.status_code == 400
         assert "session" in answer.json()["error"]["message"]
+
+
+def test_a_serverless_endpoint_with_an_archive(local: Local, tmp_path: Path) -> None:
+    archive = tmp_path / "model.tar.gz"
+    with tarfile.open(archive, "w:gz") as tar:
+        for file in DEMO_MODEL.iterdir():
+            tar.add(file, file.name)
+    settings = {"MemorySizeInMB": 6144, "MaxConcurrency": 5}
+    local.deploy("small", {"ModelDataUrl": f"file://{archive}"}, ServerlessConfig=settings)
+    with proxying({"small": {"endpoint": "small"}}) as proxy:
+        url = f"{proxy}/v1/chat/completions"
+        answer = requests.post(url, json=GREEDY, timeout=60)
+        assert answer.json()["usage"]["completion_tokens"] == 12
+        large = GREEDY | {"metadata": {"a": "x" * 4 * 2**20}}
+        answer = requests.post(url, json=large, timeout=60)
+    assert answer.status_code == 400
+    assert "oversize" in answer.json()["error"]["message"]
