@@ -4,6 +4,7 @@ boto3 would hold a thread for each stream; this client holds a connection. Field
 are those of botocore's model; frames are decoded by botocore.
 """
 
+import io
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field
 
@@ -91,9 +92,8 @@ class RuntimeClient:
         seconds = STREAM_TIMEOUT_S if streamed else WHOLE_TIMEOUT_S
         timeout = aiohttp.ClientTimeout(total=None, connect=CONNECT_TIMEOUT_S, sock_read=seconds)
         try:
-            response = await self._http.post(
-                url, data=invocation.body, headers=headers, timeout=timeout
-            )
+            body = io.BytesIO(invocation.body)  # sent in pieces: a large one holds nobody up
+            response = await self._http.post(url, data=body, headers=headers, timeout=timeout)
         except BROKEN as error:
             raise broken(error) from error
         try:

@@ -27,7 +27,7 @@ class Sessions:
         """Return the id of a key's session, opened if there is none. Raises CallFailed."""
         async with self._opening:
             known, ends = self._sessions.pop(key, ("", datetime.min.replace(tzinfo=UTC)))
-            if ends - MARGIN < datetime.now(UTC):
+            if ends < datetime.now(UTC) + MARGIN:
                 known, ends = parse_session(await self._open())
             if not known:
                 return None

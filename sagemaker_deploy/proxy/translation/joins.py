@@ -227,6 +227,7 @@ class GenerateJoin:
         if not self._details and not self._last.get("deadline_exceeded"):
             return answer
         details = {"finish_reason": "length", "generated_tokens": len(self._tokens)} | self._last
+        details.pop("input_length", None)  # of streams only
         details |= {"prefill": [], "tokens": self._tokens if self._details else []}
         if self._top_tokens:
             details["top_tokens"] = self._top_tokens

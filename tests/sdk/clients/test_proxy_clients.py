@@ -97,12 +97,12 @@ def test_openais_client(client: openai.OpenAI) -> None:
     text = "".join(chunk.choices[0].delta.content or "" for chunk in chunks if chunk.choices)
     whole = client.chat.completions.create(model="any name", **GREEDY)
     assert whole.choices[0].message.content == text
-    assert chunks[-1].usage == whole.usage or chunks[-1].usage
+    assert chunks[-1].usage.completion_tokens == whole.usage.completion_tokens == 12
     response = client.responses.create(model="demo", input="Hello", temperature=0)
     assert response.output_text
     with client.responses.stream(model="demo", input="Hello", temperature=0) as events:
         assert events.get_final_response().output_text == response.output_text
-    with pytest.raises(openai.UnprocessableEntityError, match="temperature"):
+    with pytest.raises(openai.BadRequestError, match="temperature"):
         client.chat.completions.create(model="demo", messages=MESSAGES, temperature=-1)
 
 
@@ -145,7 +145,9 @@ def test_open_webuis_requests(proxy: str) -> None:
 def test_a_replay_of_the_log_is_exact_with_its_seeds(
     client: openai.OpenAI, log: Path, demo: str, local: Local, tmp_path: Path
 ) -> None:
-    sampled: Any = {"messages": MESSAGES, "max_tokens": 12, "temperature": 1.5}
+    # Hot enough for the demo model, which knows its texts by heart.
+    messages = [{"role": "user", "content": "x q z"}]
+    sampled: Any = {"messages": messages, "max_tokens": 40, "temperature": 10}
     client.chat.completions.create(model="demo", **sampled)
     list(client.chat.completions.create(model="demo", stream=True, **sampled))
     lines = [json.loads(line) for line in log.read_text().splitlines()]
