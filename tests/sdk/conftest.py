@@ -15,6 +15,7 @@ from tests.support.aws.local_sagemaker import (
     Local,
     running,
 )
+from tests.support.aws.outside import Trap
 from tests.support.servers import Server, serving
 from tests.support.services.hub_cache import cached
 
@@ -93,3 +94,11 @@ def demo(local: Local) -> str:
     """An endpoint with the demo model, shared by tests that only call it; its name."""
     local.deploy("demo", {"Environment": {"HF_MODEL_ID": str(DEMO_MODEL)}})
     return "demo"
+
+
+@pytest.fixture(scope="session")
+def outside() -> Iterator[Trap]:
+    """What is outside of this machine, for processes that get its variables."""
+    trap = Trap()
+    yield trap
+    trap.close()

@@ -4,20 +4,21 @@ import os
 import re
 import subprocess
 import sys
-import threading
-from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
+import boto3
 import pytest
 
 from sagemaker_deploy.commands.local import sdk_variables
+from sagemaker_deploy.execute import pack
 from tests.support.aws.local_sagemaker import DEMO_MODEL, ROOT, Local
+from tests.support.aws.outside import Trap
 
 SDK2 = sys.executable
 SDK3 = str(ROOT / ".venv-sdk3" / "bin" / "python")
 # A word of a block, and the interpreter that has its library.
 INTERPRETERS = {
+    "sagemaker.serve": SDK3,
     "sagemaker.core": SDK3,
     "sagemaker.huggingface": SDK2,
     "sagemaker.predictor": SDK2,
@@ -46,45 +47,26 @@ def _blocks() -> dict[str, tuple[str, str]]:
 BLOCKS = _blocks()
 
 
-class Trap:
-    """Stands for everything outside of this machine, and notes what was asked of it."""
-
-    def __init__(self) -> None:
-        asked = self.asked = []  # type: list[str]
-
-        class Handler(BaseHTTPRequestHandler):
-            def note(self) -> None:
-                asked.append(f"{self.command} {self.path}")
-                self.send_error(500)
-
-            do_GET = do_POST = do_PUT = do_HEAD = do_CONNECT = note  # noqa: N815
-
-            def log_message(self, *_: object) -> None:
-                pass
-
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        threading.Thread(target=self.server.serve_forever, daemon=True).start()
-        self.url = f"http://127.0.0.1:{self.server.server_port}"
-
-
 @pytest.fixture(scope="module")
-def outside() -> Iterator[Trap]:
-    trap = Trap()
-    yield trap
-    trap.server.shutdown()
-    trap.server.server_close()
+def archive(moto_url: str, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Put the documents' archive, which is the demo model's, on moto's S3."""
+    path = tmp_path_factory.mktemp("archive") / "model.tar.gz"
+    pack(DEMO_MODEL, None, path)
+    s3 = boto3.client("s3")
+    s3.create_bucket(Bucket="my-models")
+    s3.upload_file(str(path), "my-models", "chat/model.tar.gz")
 
 
 @pytest.fixture(scope="module")
 def answers(
-    local: Local, outside: Trap, tmp_path_factory: pytest.TempPathFactory
+    local: Local, archive: None, outside: Trap, tmp_path_factory: pytest.TempPathFactory
 ) -> dict[str, "Future[Answer]"]:
     """Every block, run at the same time, since the SDK sleeps between looks at an endpoint."""
     local.deploy("local", {"Environment": {"HF_MODEL_ID": str(DEMO_MODEL)}})
     folder = tmp_path_factory.mktemp("documents")
-    proxies = dict.fromkeys(("HTTP_PROXY", "HTTPS_PROXY", "AWS_ENDPOINT_URL"), outside.url)
+    proxies = outside.variables()
     environ = {
-        "PATH": os.environ["PATH"], "HOME": str(folder), "NO_PROXY": "127.0.0.1,localhost",
+        "PATH": os.environ["PATH"], "HOME": str(folder),
         "AWS_ENDPOINT_URL_SAGEMAKER": local.url, "AWS_ENDPOINT_URL_SAGEMAKER_RUNTIME": local.url,
         "AWS_ACCESS_KEY_ID": "local", "AWS_SECRET_ACCESS_KEY": "local",
         "AWS_DEFAULT_REGION": "us-east-1", **sdk_variables(folder),

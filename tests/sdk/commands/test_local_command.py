@@ -6,20 +6,25 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 import psutil
 import pytest
 
 from tests.support.aws.local_sagemaker import DEMO_MODEL, FAKE_SERVER, REAL_SERVER, ROOT, client
+from tests.support.aws.outside import Trap
 from tests.support.servers import wait_for
 
 
-def _start(tmp_path: Path, *options: str) -> "subprocess.Popen[str]":
+def _start(
+    tmp_path: Path, *options: str, variables: Mapping[str, str] | None = None
+) -> "subprocess.Popen[str]":
     argv = [sys.executable, "-m", "sagemaker_deploy", "local", "--port", "0", "--json"]
     return subprocess.Popen(
-        [*argv, "--logs", str(tmp_path), *options], cwd=ROOT, stdout=subprocess.PIPE, text=True
-    )
+        [*argv, "--logs", str(tmp_path), *options], cwd=ROOT, stdout=subprocess.PIPE, text=True,
+        env={**os.environ, **(variables or {})},
+    )  # fmt: skip
 
 
 def _descendants(process: "subprocess.Popen[str]") -> list[psutil.Process]:
@@ -31,9 +36,11 @@ def _all_exited(processes: list[psutil.Process]) -> bool:
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
-def test_the_model_server_ends_with_the_command(tmp_path: Path, number: int) -> None:
+def test_the_model_server_ends_with_the_command(tmp_path: Path, number: int, outside: Trap) -> None:
+    outside.asked.clear()
     options = ["--model", str(DEMO_MODEL), "--env", "DTYPE=float32"]
-    with _start(tmp_path, *options, "--server-command", " ".join(REAL_SERVER)) as process:
+    options += ["--server-command", " ".join(REAL_SERVER)]
+    with _start(tmp_path, *options, variables=outside.variables()) as process:
         assert process.stdout
         listening = json.loads(process.stdout.readline())
         runtime = client("sagemaker-runtime", listening["url"])
@@ -43,6 +50,7 @@ def test_the_model_server_ends_with_the_command(tmp_path: Path, number: int) -> 
         assert len(started) >= 4  # leash, supervisor, engine, gunicorn
         os.kill(process.pid, number)
         wait_for(lambda: _all_exited(started), 40)
+    assert outside.asked == []  # nothing has left this machine
 
 
 def test_leaving_while_the_model_loads_stops_it(tmp_path: Path) -> None:
