@@ -55,6 +55,18 @@ def gather(aws: Aws, config: Config, hub: str = HUB) -> AccountState:
     )
 
 
+def without_account(config: Config, hub: str = HUB) -> AccountState:
+    """Return the state of an account of which nothing is known, without a call of AWS."""
+    data = config.model.data
+    is_folder = bool(data and not data.startswith("s3://"))
+    return AccountState(
+        region=config.region or "<region>",
+        account=config.role.split(":")[4],
+        data_stamp=folder_stamp(Path(data), config.model.code) if data and is_folder else "",
+        size=model_size(None, config, hub),
+    )
+
+
 def describe_endpoint(aws: Aws, name: str) -> dict[str, Any] | None:
     """Return the endpoint's description, or None if it does not exist."""
     try:

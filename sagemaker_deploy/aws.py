@@ -126,7 +126,10 @@ def translated(error: Exception, doing: str) -> DeployError:
     if isinstance(error, aws_errors.ClientError):
         return _refusal(error.response, doing)
     if isinstance(error, aws_errors.NoCredentialsError | aws_errors.PartialCredentialsError):
-        hint = "run `aws configure`, set AWS_PROFILE, or use `sagemaker_deploy local`"
+        hint = (
+            "run `aws configure`, set AWS_PROFILE, or use `sagemaker_deploy local`; "
+            "`plan --offline` needs none"
+        )
         return AccessDenied(f"{doing}: no AWS credentials", hint=hint)
     if isinstance(error, aws_errors.EndpointConnectionError | aws_errors.ConnectTimeoutError):
         hint = "check the network, the region and the AWS_ENDPOINT_URL... variables"

@@ -19,14 +19,19 @@ from sagemaker_deploy.plan.steps import Plan
 @click.command()
 @options.config_options
 @click.option("--policies", is_flag=True, help="Print the IAM documents that it needs.")
+@click.option("--offline", is_flag=True, help="Ask AWS nothing: what the file alone shows.")
 @options.as_json
-def plan(config: Config, policies: bool, as_json: bool) -> None:
+def plan(config: Config, policies: bool, offline: bool, as_json: bool) -> None:
     """Show the steps of `deploy`. Only reads; changes nothing.
 
     Lists the resources to create, their costs, whether the model fits the instance, and, with
-    --policies, the least permissions that the execution role and the deployer need.
+    --policies, the least permissions that the execution role and the deployer need. With --offline
+    it needs no credentials, and takes everything for new.
     """
-    planned = _planned(config, options.aws_of(config))
+    if offline:
+        planned = deployment.plan(config, account.without_account(config))
+    else:
+        planned = _planned(config, options.aws_of(config))
     if as_json:
         print_json(plan_as_data(planned))
         return

@@ -14,11 +14,11 @@ HUB = "https://huggingface.co"
 HUB_TIMEOUT_S = 5.0
 
 
-def model_size(aws: Aws, config: Config, hub: str = HUB) -> ModelSize:
+def model_size(aws: Aws | None, config: Config, hub: str = HUB) -> ModelSize:
     """Read the bytes of the weights and of one token's KV cache from the folder, S3 or the Hub."""
     data, model_id = config.model.data, config.model.id
     if data and data.startswith("s3://"):
-        return _size_on_s3(aws, data)
+        return _size_on_s3(aws, data) if aws else UNKNOWN
     if data and Path(data).is_dir():
         return _size_of_folder(Path(data))
     if model_id and Path(model_id).is_dir():  # as the local endpoint allows

@@ -16,6 +16,7 @@ from sagemaker_deploy.commands.main import main
 from tests.sdk.aws_account import BUCKET
 from tests.sdk.commands.command_line import run_command
 from tests.support.aws.local_sagemaker import DEMO_MODEL, Local
+from tests.support.aws.outside import Trap
 
 
 @pytest.fixture
@@ -192,3 +193,25 @@ def test_the_staging_step_deploys_and_invokes_the_image(
     described = local.sagemaker.describe_model(ModelName=model["ModelName"])
     assert described["PrimaryContainer"]["Image"] == account["image"]
     _delete("staging")
+
+
+def test_a_plan_offline_asks_nobody(
+    folder: Path, account: dict[str, str], outside: Trap, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    outside.asked.clear()
+    for name, value in outside.variables().items():
+        monkeypatch.setenv(name, value)
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    _write(folder, account, model={"data": str(DEMO_MODEL)})
+    text = run_command("plan", "--offline", "--policies").stdout
+    assert "create the endpoint" in text
+    assert "memory: weights" in text
+    assert ":123456789012:endpoint/chat" in text
+    _write(folder, account, model={"data": "s3://models/chat/"}, instance_type="ml.c7i.2xlrge")
+    wrong = run_command("plan", "--offline", expect=2).stderr
+    assert "did you mean ml.c7i.2xlarge" in wrong
+    refused = run_command("plan", "--set", "instance_type=ml.c7i.2xlarge", expect=5).stderr
+    assert "`plan --offline` needs none" in refused
+    assert outside.asked == []
