@@ -58,6 +58,8 @@ from container.text.templates.renderer import TemplateRenderer
 T = TypeVar("T")
 # Native threads for each kind of slow work. Few, since they compete with the engine for a CPU.
 TEXT_THREADS, GRAMMAR_THREADS, IMAGE_THREADS, FILE_THREADS = 2, 2, 2, 2
+# Of an integer in a body: the time to read one grows with the square of them. Python takes no less.
+MAX_DIGITS = 640
 # How long to wait for the status of the backends; one in a long step sends it after the step.
 KNOWN_WITHIN_S = 5.0
 
@@ -100,6 +102,7 @@ def application() -> Flask:
     """Make the app of this worker; gunicorn calls it once after the fork."""
     settings = Settings.from_environ(os.environ)
     logs.configure(settings.observability.log_level, json_output=settings.observability.json_output)
+    sys.set_int_max_str_digits(MAX_DIGITS)
     backends = Backends.connect(os.environ)
     engine = backends.engine or NoEngine()
     load = tokenizer_loader(

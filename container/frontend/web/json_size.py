@@ -1,11 +1,11 @@
 """Counts the values of JSON text without creating them, which takes seconds for millions."""
 
-# More than any request needs.
-MAX_CONTAINERS, MAX_VALUES = 100_000, 2_000_000
+# More than any request needs: lists and objects, members of objects, and values.
+MAX_CONTAINERS, MAX_MEMBERS, MAX_VALUES = 100_000, 200_000, 1_000_000
 
 
 def has_too_many_values(written: str) -> bool:
-    """Whether JSON has more lists and objects, or more values, than any request needs.
+    """Whether JSON has more lists, objects, members or values than any request needs.
 
     Counts them without creating them.
     """
@@ -19,4 +19,8 @@ def has_too_many_values(written: str) -> bool:
 
 def _has_few_values(written: str) -> bool:
     num_containers = written.count("[") + written.count("{")
-    return num_containers <= MAX_CONTAINERS and written.count(",") <= MAX_VALUES
+    return (
+        num_containers <= MAX_CONTAINERS
+        and written.count(":") <= MAX_MEMBERS
+        and written.count(",") <= MAX_VALUES
+    )

@@ -14,7 +14,12 @@ from container.errors import (
     UnsupportedMediaType,
     payload_too_large,
 )
-from container.frontend.web.json_size import MAX_CONTAINERS, MAX_VALUES, has_too_many_values
+from container.frontend.web.json_size import (
+    MAX_CONTAINERS,
+    MAX_MEMBERS,
+    MAX_VALUES,
+    has_too_many_values,
+)
 
 JSON_TYPES = ("application/json", "text/json")
 
@@ -58,8 +63,8 @@ def object_from(raw: bytes, subject: str = "the body") -> dict[str, Any]:
         raise MalformedRequest(f"{subject} is empty; send a JSON object")
     if has_too_many_values(raw.decode(json.detect_encoding(raw), errors="replace")):
         raise MalformedRequest(
-            f"{subject} has more than {MAX_CONTAINERS} lists and objects, or more than "
-            f"{MAX_VALUES} values; send less"
+            f"{subject} has more than {MAX_CONTAINERS} lists and objects, {MAX_MEMBERS} members of "
+            f"objects or {MAX_VALUES} values; send less"
         )
     value = content.parse_json(raw, subject)
     if not isinstance(value, dict):

@@ -11,7 +11,7 @@ from container.frontend.web.request_body import object_from
 MANY = {
     "lists": "[],",
     "objects": "{},",
-    "members": '{"a":1},',
+    "objects with members": '{"a":1},',
     "numbers": "5,",
     "strings": '"",',
     "strings with escapes": '"\\\\\\"",',
@@ -37,3 +37,11 @@ def test_signs_in_strings_are_no_values(written: str) -> None:
 def test_what_users_code_reads_is_not_bounded() -> None:
     body = ("[" + "[]," * 150_000 + "0]").encode()
     assert len(decode(body, "application/json")) == 150_001
+
+
+def test_an_object_of_too_many_members_is_refused() -> None:
+    members = ",".join(f'"{number}":1' for number in range(200_002))
+    with pytest.raises(MalformedRequest, match="200000 members of objects"):
+        object_from(f'{{"logit_bias":{{{members}}}}}'.encode())
+    times = '{"inputs":"' + "12:30:59 " * 150_000 + '"}'
+    assert len(object_from(times.encode())["inputs"]) == 9 * 150_000

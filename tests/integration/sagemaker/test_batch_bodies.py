@@ -95,3 +95,14 @@ def test_long_csv_records_and_broken_ones(server: Server) -> None:
     wrong = requests.post(url, data="inputs\na\nb,c\n", headers=CSV, timeout=60)
     assert wrong.status_code == 400
     assert "line 3 has 2 columns" in wrong.json()["error"]
+
+
+@pytest.mark.parametrize(
+    ("kind", "records"),
+    [(CSV, b"inputs\n" + b"a\n" * 1_000_001), (LINES, b"1\n" * 1_000_001)],
+    ids=["csv", "lines"],
+)
+def test_too_many_records_are_refused(server: Server, kind: dict, records: bytes) -> None:
+    response = requests.post(f"{server.url}/invocations", data=records, headers=kind, timeout=60)
+    assert response.status_code == 400
+    assert "more than 1000000 records" in response.json()["error"]

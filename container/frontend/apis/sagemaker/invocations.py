@@ -36,6 +36,8 @@ from container.settings.server import SageMakerSettings
 
 INFERENCE_ID = "X-Amzn-SageMaker-Inference-Id"
 CUSTOM_ATTRIBUTES = "X-Amzn-SageMaker-Custom-Attributes"
+# Of a body of CSV or JSON Lines; the text and the answer of each is kept until all are there.
+MAX_RECORDS = 1_000_000
 READ_TYPES = (content.JSON, content.JSON_LINES, content.TEXT, content.CSV)
 WRITTEN_TYPES = (content.JSON, content.JSON_LINES, content.TEXT, content.CSV)
 # Vectors and scores are no texts.
@@ -185,6 +187,7 @@ class Invocations:
             if kind == content.CSV
             else content.read_lines(raw, pieces=in_pieces)
         )
+        _check_number(records)
         if not records and not (self._is_batch and kind == content.CSV):  # but a header line alone
             raise MalformedRequest("the body has no records")
         is_numbers = self._texts is not None and self._texts.is_alone
@@ -278,4 +281,12 @@ def _texts(raw: bytes, *, has_header: bool) -> list[str]:
         if "inputs" not in row:
             raise MalformedRequest("the CSV needs a first line with the name of its column: inputs")
         texts.append(row["inputs"])
+        _check_number(texts)
     return texts
+
+
+def _check_number(records: Sequence[Record]) -> None:
+    if len(records) > MAX_RECORDS:
+        raise MalformedRequest(
+            f"the body has more than {MAX_RECORDS} records; divide them between several bodies"
+        )
