@@ -491,7 +491,9 @@ def test_a_model_without_a_chat_template_continues_text(
         browser.fill("#max_tokens", "8")
         browser.fill("#prompt", "Once upon")
         browser.press("Enter")
-        browser.wait("document.querySelector('.error').textContent.includes('Continue the text')")
+        browser.wait(
+            "document.querySelector('.assistant .error').textContent.includes('Continue the text')"
+        )
         browser.click("#continue-text")
         press_button(browser, "Try again")
         browser.wait(f"{ANSWERED}?.textContent.includes('tokens')")
