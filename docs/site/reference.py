@@ -102,7 +102,9 @@ def metrics_page() -> str:
     status = Status("ready", "", load=EngineLoad())
     service: Any = SimpleNamespace(status=status)
     metrics = Metrics(service)
-    texts: Any = SimpleNamespace(load=EmbedderLoad(), status=SimpleNamespace(load=EmbedderLoad()))
+    texts: Any = SimpleNamespace(
+        load=EmbedderLoad(), status=SimpleNamespace(load=EmbedderLoad()), fallbacks=()
+    )
     metrics.add(EmbedderCollector(texts))
     text = metrics.render().decode()
     kinds = dict(re.findall(r"^# TYPE (\S+) (\w+)$", text, re.M))
