@@ -218,11 +218,11 @@ def test_others_get_tokens_while_images_are_encoded(
 ) -> None:
     folder, picture = folders / "llava", random_picture(3)
     engine, is_released = _engine(folder, num_blocks=400), threading.Event()
-    read_prompt = LanguageModel.read_prompt
+    read_images = LanguageModel.read_prompt
 
     def wait(*args: object) -> PromptInputs:
         assert is_released.wait(60)
-        return read_prompt(*args)
+        return read_images(*args)
 
     monkeypatch.setattr(LanguageModel, "read_prompt", wait)
     read = read_prompt(folder, render(folder, [picture], "What?"), [picture])
