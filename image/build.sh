@@ -31,7 +31,7 @@ newest() {
     [ "$architecture" = amd64 ] || prefix+="$architecture-"
     aws ecr describe-images --repository-name "${REPOSITORY_URI#*/}" --output text \
         --query 'reverse(sort_by(imageDetails, &imagePushedAt))[].imageTags[]' |
-        tr '\t' '\n' | grep -m 1 -E "^$prefix[0-9a-f]+$"
+        tr '\t' '\n' | grep -m 1 -E "^${prefix}[0-9a-f]+$"
 }
 
 emulate "$architecture"
