@@ -111,11 +111,10 @@ def _cpuinfo() -> dict[str, str]:
 
 
 def _kernels() -> Iterator[Finding]:
-    from container.model.kernels.processor import library_name
     from container.model.loading.cpu_kernels import load_kernels
 
-    if load_kernels() is not None:
-        yield Finding("kernels", OK, f"compiled for {library_name()}, self-test passed")
+    if (kernels := load_kernels()) is not None:
+        yield Finding("kernels", OK, f"compiled for {kernels.name}, self-test passed")
         return
     yield Finding(
         "kernels", WARNING, "no compiled kernels: a CPU serves with PyTorch's operations, slower",

@@ -25,7 +25,9 @@ WARNINGS = ["-Wall", "-Wextra", "-Wno-psabi"]
 V3 = ["-mavx2", "-mfma", "-mf16c", "-mbmi", "-mbmi2", "-mlzcnt", "-mmovbe"]
 V4 = [*V3, "-mavx512f", "-mavx512bw", "-mavx512cd", "-mavx512dq", "-mavx512vl"]
 V4_BF16 = [*V4, "-mavx512bf16"]
+AMX = [*V4_BF16, "-mamx-tile", "-mamx-bf16"]
 X86 = {
+    "amx": [*AMX, "-mprefer-vector-width=512"],
     "avx512_bf16": [*V4_BF16, "-mprefer-vector-width=512"],
     "avx512": [*V4, "-mprefer-vector-width=512"],
     "avx2": V3,

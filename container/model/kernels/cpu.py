@@ -120,6 +120,7 @@ class Kernels:
         library.source_hash.restype = ctypes.c_char_p
         if library.source_hash().decode() != build_kernels.source_hash():
             raise OSError("it was compiled from other sources")
+        self.name = path.stem.removeprefix("kernels-")
         self.add_norm = _typed(library.add_norm, [_POINTER] * 4 + [_FLOAT, _INT, _INT, _INT])
         self.silu_mul = _typed(library.silu_mul, [_POINTER] * 2 + [_INT, _INT, _INT])
         self._argmax = _typed(library.argmax, [_POINTER] * 2 + [_INT, _INT])
@@ -128,6 +129,9 @@ class Kernels:
         self.gemm = _typed(library.gemm, [_POINTER])
         self.decode = _typed(library.decode, [_POINTER])
         self._supports_gemm = bool(library.supports_gemm())
+        if (tiles := library.use_tiles()) < 0:
+            raise OSError("Linux refuses AMX's tiles to this process")
+        self._has_tiles = tiles > 0
         self.encode = _typed(library.encode, [_POINTER])
         self._decoder_phases: int = library.decoder_phases()
         self._encoder_phases: int = library.encoder_phases()
@@ -142,6 +146,11 @@ class Kernels:
     def supports_gemm(self) -> bool:
         """Whether they have products, which are for rows of float32 and bfloat16."""
         return self._supports_gemm
+
+    @property
+    def has_tiles(self) -> bool:
+        """Whether products of bfloat16 use AMX's tiles."""
+        return self._has_tiles
 
     def norm(self, rows: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
         """Root-mean-square norm of [..., width], where `can_norm`."""

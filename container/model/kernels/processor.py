@@ -13,8 +13,17 @@ from container.model.kernels import build as build_kernels
 _AT_HWCAP2, _HWCAP2_BF16 = 26, 1 << 14
 
 
-def library_name() -> str:
-    """Return the best instruction set that build.py knows and this processor has."""
+def library_names() -> list[str]:
+    """Return the instruction sets that this processor has, the best first, of those to choose from.
+
+    Whether the tiles of AMX work shows only when they are used.
+    """
+    name = _vector_extension()
+    return ["amx", name] if name == "avx512_bf16" and has_amx() else [name]
+
+
+def _vector_extension() -> str:
+    """Name the best vector extension that build.py knows and this processor has."""
     name = torch.backends.cpu.get_cpu_capability().lower()
     if "neon" in build_kernels.TARGETS:
         name = "neon_bf16" if _has_arm_bf16() else "neon"
@@ -25,7 +34,7 @@ def library_name() -> str:
 
 def processor_name() -> str:
     """Name the processor by what decides the kernels: `amx`, `avx512_bf16`, `avx2`, `neon` ..."""
-    return "amx" if has_amx() else library_name()
+    return "amx" if has_amx() else _vector_extension()
 
 
 def has_bf16() -> bool:

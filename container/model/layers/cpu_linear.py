@@ -130,8 +130,8 @@ def can_use_gemm(
 ) -> bool:
     """Whether to multiply with a weight, [out, in], by the kernels.
 
-    Weights of bfloat16 are left to oneDNN where the processor has a matrix unit for them. PyTorch's
-    GEMM of int8 weights has none, so those are not.
+    Weights of bfloat16 are left to oneDNN where the processor has a matrix unit for them that the
+    kernels do not use. PyTorch's GEMM of int8 weights has none, so those are not.
     """
     if kernels is None or weight.device.type != "cpu" or not kernels.supports_gemm:
         return False
@@ -140,6 +140,7 @@ def can_use_gemm(
     if isinstance(weight, QuantizedWeight):
         return True
     left_to_onednn = weight.dtype == torch.bfloat16 and not int8_weights and has_amx()
+    left_to_onednn = left_to_onednn and not kernels.has_tiles
     return weight.shape[1] % 2 == 0 and not left_to_onednn
 
 

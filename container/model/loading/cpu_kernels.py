@@ -1,32 +1,51 @@
 """Load the compiled CPU kernels for this processor, once for a process."""
 
 import logging
+import subprocess
+import sys
 
 from container.errors import one_line
 from container.model.fallbacks import Fallbacks
 from container.model.kernels import build as build_kernels
 from container.model.kernels.cpu import Kernels
-from container.model.kernels.processor import library_name, processor_name
+from container.model.kernels.processor import library_names, processor_name
 from container.model.loading.kernel_selftest import check
 
 log = logging.getLogger(__name__)
 
+SELF_TEST_WITHIN_S = 120
+
 
 def load_kernels(fallbacks: Fallbacks | None = None) -> Kernels | None:
-    """Load and self-test the kernels; None, and one of the `fallbacks`, if they cannot be used."""
+    """Load and self-test the kernels; None if none can be used.
+
+    Each library that this processor should be able to use and cannot is one of the `fallbacks`.
+    """
     fallbacks = Fallbacks() if fallbacks is None else fallbacks
-    name = library_name()
-    try:
-        kernels = Kernels(build_kernels.library(name))
-        check(kernels)
-    except Exception as error:  # no such file, another source, wrong results, anything in a test
-        fallbacks.add(
-            "CPU kernels",
-            f"the library {name} cannot be used ({one_line(error)}), so layers run in PyTorch "
-            "operations",
-            "compile them with `make serve`, or use the image, which contains them",
-        )
-        return None
+    names = library_names()
+    instead = [*(f"the library {name}" for name in names[1:]), "PyTorch operations"]
+    for name, after in zip(names, instead, strict=True):
+        try:
+            return _load(name)
+        except (
+            Exception
+        ) as error:  # no such file, another source, wrong results, anything in a test
+            fallbacks.add(
+                "CPU kernels",
+                f"the library {name} cannot be used ({one_line(error)}), so layers run in {after}",
+                "compile them with `make serve`, or use the image, which contains them",
+            )
+    return None
+
+
+def _load(name: str) -> Kernels:
+    path = build_kernels.library(name)
+    if name == "amx":
+        # An instruction that the processor or its host does not allow ends the process.
+        command = [sys.executable, "-m", "container.model.loading.kernel_selftest", str(path)]
+        subprocess.run(command, check=True, timeout=SELF_TEST_WITHIN_S, stdout=subprocess.DEVNULL)
+    kernels = Kernels(path)
+    check(kernels)
     log.info(
         "CPU kernels: compiled for %s, self-test passed; the processor is %s",
         name, processor_name(),

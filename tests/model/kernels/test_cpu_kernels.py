@@ -18,7 +18,7 @@ from container.model.attention.metadata import (
 from container.model.fallbacks import Fallbacks
 from container.model.kernels import build as build_kernels
 from container.model.kernels.cpu import Kernels, argmax, log_sum_exp
-from container.model.kernels.processor import library_name
+from container.model.kernels.processor import library_names
 from container.model.kv_cache.cache import KVCache, LayerShape
 from container.model.layers.cpu_layer_ops import CpuLayerOps, fits_cpu_kernels
 from container.model.layers.decoder_layer import FusedDecoderLayer
@@ -31,7 +31,7 @@ from tests.support.models.prepared import prepare
 CPU = torch.device("cpu")
 NUM_BLOCKS = 500
 # Tests may look for another library than this.
-COMPILED = build_kernels.library(library_name())
+COMPILED = build_kernels.library(library_names()[-1])
 
 
 @pytest.fixture(autouse=True)
@@ -45,6 +45,7 @@ KNOWN_BY = {"default": ["default"]}
 KNOWN_BY["avx2"] = [*KNOWN_BY["default"], "avx2"]
 KNOWN_BY["avx512"] = [*KNOWN_BY["avx2"], "avx512"]
 KNOWN_BY["avx512_bf16"] = [*KNOWN_BY["avx512"], "avx512_bf16"]
+KNOWN_BY["amx"] = [*KNOWN_BY["avx512_bf16"], "amx"]
 KNOWN_BY["neon"] = ["neon"]
 KNOWN_BY["neon_bf16"] = ["neon", "neon_bf16"]
 
@@ -233,7 +234,7 @@ def test_a_rows_bits_depend_neither_on_other_rows_nor_on_chunks(
     whole = _fused(shape).step([Piece(0, 150, 150)])
     chunks = [[7] * 20 + [10], [64, 66, 20], [2, 148]]
     # A single token is a decode, which rounds as a prompt does only where one function serves both.
-    decodes = [[1] * 150, [7] * 21 + [3]] if library_name().startswith("avx512") else []
+    decodes = [[1] * 150, [7] * 21 + [3]] if library_names()[-1].startswith("avx512") else []
     for sizes in chunks + decodes:
         one, done, rows = _fused(shape), 0, []
         for size in sizes:
@@ -277,7 +278,7 @@ def test_padding_is_not_read() -> None:
 
 @pytest.mark.parametrize("name", build_kernels.TARGETS)
 def test_every_kernel_library_equals_torch(name: str) -> None:
-    best = library_name()
+    best = library_names()[0]
     if name not in KNOWN_BY[best]:
         pytest.skip(f"the best that this processor knows is {best}")
     check(Kernels(build_kernels.library(name)))

@@ -96,6 +96,7 @@ class EmulatedKernels(Kernels):
         command = [EMULATOR, "-cpu", cpu, str(program)]
         self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
         self._addresses = addresses
+        self.name, self._has_tiles = program.name, False
         facts = struct.unpack("<3q", self._receive(24))
         self._supports_gemm, self._decoder_phases, self._encoder_phases = bool(facts[0]), *facts[1:]
         for number, (name, num_addresses) in enumerate(FUNCTIONS.items()):

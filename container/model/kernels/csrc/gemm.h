@@ -4,12 +4,13 @@
  * keeps the rounding error of long sums small. A block's inputs are the same for any number of rows, so
  * a row's bits depend on no other row.
  * Weights are packed by cpu_linear.py in groups of 48 outputs with consecutive inputs; tiles of rows
- * share each load of weights. Processors with AVX512_BF16, and arm64 with BF16, multiply pairs of
- * bfloat16. All others multiply in float32: weights of fewer bits are converted, exactly, a few inputs at a time, and so are
- * rows of bfloat16; memory and caches still hold, and pass, the fewer bits.
+ * share each load of weights. Processors with AVX512_BF16, AMX, or BF16 of arm64 multiply pairs of
+ * bfloat16. All others multiply in float32: weights of fewer bits are converted, exactly, a few inputs
+ * at a time, and so are rows of bfloat16; memory and caches still hold, and pass, the fewer bits.
  */
 
 #pragma once
+#include "amx_tile.h"
 #include "matrix_tile.h"
 #include "thread_pool.h"
 
@@ -327,6 +328,12 @@ INLINE struct soon soon_of(struct prefetch p, int64_t number, int64_t steps) {
  * that the weights of a tile stay in the L1 cache. */
 INLINE void all_tiles(const void *x, int64_t stride, const void *weights, int64_t count, int64_t rows,
                       struct prefetch prefetch, float *sum, const int pairs, const int lines) {
+#if HAS_TILES
+    if (pairs) {
+        amx_tiles(x, stride, weights, GROUP, count, rows, prefetch.own ? prefetch.own : prefetch.next, sum);
+        return;
+    }
+#endif
     int64_t number = 0;
     for (int first = 0; first < VECTORS; first += SIDE_BY_SIDE)
         for (int64_t r = 0; r < rows && (first == 0 || rows - r >= SIDE_BY_SIDE); r += TILE, number++)

@@ -5,7 +5,7 @@
  *
  * simd_x86.h and simd_arm.h have what the extension lacks. HAS_GEMM: all that products need. HAS_PAIRS: with
  * products of pairs of bfloat16, which are in vectors of LANES pairs of type `floats`. HAS_MATRIX_PAIRS: with
- * those of two rows by two outputs.
+ * those of two rows by two outputs. HAS_TILES: with AMX's. AMX_IN_C names a header of the tests that has all of it.
  */
 
 #pragma once
@@ -36,7 +36,9 @@ typedef uint16_t halves __attribute__((vector_size(2 * LANES)));
  *   floats pairs_of_int8(from)            convert 2 * LANES int8 numbers to pairs of bfloat16
  *   void interleave(a, b, low, high)      pair 2 * LANES numbers of `a` with those of `b`
  */
-#ifdef __AVX2__
+#ifdef AMX_IN_C
+#include AMX_IN_C
+#elif defined(__AVX2__)
 #include "simd_x86.h"
 #elif defined(__aarch64__)
 #include "simd_arm.h"
@@ -44,6 +46,7 @@ typedef uint16_t halves __attribute__((vector_size(2 * LANES)));
 #define HAS_GEMM 0
 #define HAS_PAIRS 0
 #define HAS_MATRIX_PAIRS 0
+#define HAS_TILES 0
 
 INLINE words widened(halves x) { return __builtin_convertvector(x, words); }
 

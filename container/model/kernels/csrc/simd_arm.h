@@ -5,6 +5,7 @@
 #include <arm_neon.h>
 
 #define HAS_GEMM 1
+#define HAS_TILES 0
 #ifdef __ARM_FEATURE_BF16_VECTOR_ARITHMETIC
 #define HAS_PAIRS 1
 #define HAS_MATRIX_PAIRS 1

@@ -11,6 +11,11 @@
 #define HAS_PAIRS 0
 #endif
 #define HAS_MATRIX_PAIRS 0
+#ifdef __AMX_BF16__
+#define HAS_TILES 1
+#else
+#define HAS_TILES 0
+#endif
 
 #ifdef __AVX512F__
 INLINE words widened(halves x) { return (words)_mm512_cvtepu16_epi32((__m256i)x); }

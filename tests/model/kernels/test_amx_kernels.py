@@ -1,0 +1,86 @@
+"""The kernels for AMX, with tiles in C, as no processor here has them; a start where they fail."""
+
+import logging
+import subprocess
+from collections.abc import Iterator
+
+import pytest
+import torch
+
+from container.model.kernels import build as build_kernels
+from container.model.kernels.cpu import Kernels
+from container.model.layers import cpu_linear
+from container.model.layers.cpu_linear import CpuLinear
+from container.model.loading import cpu_kernels
+from container.model.loading.kernel_selftest import TOLERANCE, check
+from tests.support.models import prepared
+from tests.support.servers import ROOT
+
+pytestmark = pytest.mark.skipif(build_kernels.MACHINE != "x86_64", reason="AMX is of x86")
+
+
+@pytest.fixture(autouse=True)
+def _no_gradients() -> Iterator[None]:
+    with torch.inference_mode():
+        yield
+
+
+@pytest.fixture(scope="module")
+def kernels(tmp_path_factory: pytest.TempPathFactory) -> Kernels:
+    """The library for AMX, but with tiles and pairs in C."""
+    path = tmp_path_factory.mktemp("amx") / "kernels-amx_in_c.so"
+    subprocess.run(
+        [
+            *build_kernels.find_compiler(), *build_kernels.OPTIONS, *build_kernels.WARNINGS,
+            "-Werror", *build_kernels.V3, '-DAMX_IN_C="amx_in_c.h"', "-I",
+            ROOT / "tests/support/amx", "-I", build_kernels.SOURCE.parent,
+            f'-DSOURCE_HASH="{build_kernels.source_hash()}"', "-o", path, build_kernels.SOURCE,
+        ],
+        check=True,
+    )  # fmt: skip
+    return Kernels(path)
+
+
+def test_the_self_test_passes(kernels: Kernels) -> None:
+    assert kernels.has_tiles
+    check(kernels)
+
+
+@pytest.mark.parametrize("is_int8", [False, True])
+@pytest.mark.parametrize("inputs", [2, 30, 32, 34, 128, 198, 4096, 4130])
+def test_products_of_any_width_are_exact_and_independent_of_other_rows(
+    inputs: int, is_int8: bool, kernels: Kernels
+) -> None:
+    generator = torch.Generator().manual_seed(inputs)
+    weight, rows = (torch.randn(n, inputs, generator=generator).bfloat16() for n in (100, 70))
+    product = CpuLinear(weight, None, kernels, int8_weights=is_int8, fp32_out=True)
+    together = product(rows).clone()
+    for count in (1, 2, 15, 16, 17, 33, 64, 65):
+        assert torch.equal(product(rows[:count]), together[:count]), count
+    numbers, scales = cpu_linear.quantized(weight)
+    expected = rows.float() @ (numbers * scales[:, None] if is_int8 else weight.float()).T
+    limit = TOLERANCE[torch.bfloat16] * expected.abs().max()
+    assert (together - expected).abs().max() <= limit
+
+
+def test_products_stay_with_kernels_that_have_tiles(
+    kernels: Kernels, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cpu_linear, "has_amx", lambda: True)
+    weight = torch.randn(48, 64).bfloat16()
+    assert cpu_linear.can_use_gemm(kernels, weight)
+    assert not cpu_linear.can_use_gemm(prepared.cpu_kernels(), weight)
+
+
+def test_a_processor_that_refuses_tiles_gets_the_next_best_kernels(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The library for AMX ends a process on a processor without it, and never the server's."""
+    own = cpu_kernels.library_names()[-1]
+    monkeypatch.setattr(cpu_kernels, "library_names", lambda: ["amx", own])
+    with caplog.at_level(logging.WARNING):
+        kernels = cpu_kernels.load_kernels()
+    assert kernels is not None
+    assert kernels.name == own
+    (line,) = [each.message for each in caplog.records if each.message.startswith("CPU kernels")]
+    assert f"falling back to {own} (slower)" in line
