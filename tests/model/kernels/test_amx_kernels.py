@@ -48,7 +48,7 @@ def test_the_self_test_passes(kernels: Kernels) -> None:
 
 @pytest.mark.parametrize("is_int8", [False, True])
 @pytest.mark.parametrize("inputs", [2, 30, 32, 34, 128, 198, 4096, 4130])
-def test_products_of_any_width_are_exact_and_independent_of_other_rows(
+def test_products_of_any_width_keep_a_rows_bits(
     inputs: int, is_int8: bool, kernels: Kernels
 ) -> None:
     generator = torch.Generator().manual_seed(inputs)
@@ -72,7 +72,7 @@ def test_products_stay_with_kernels_that_have_tiles(
     assert not cpu_linear.can_use_gemm(prepared.cpu_kernels(), weight)
 
 
-def test_a_processor_that_refuses_tiles_gets_the_next_best_kernels(
+def test_refused_tiles_fall_back_to_the_next_kernels(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """The library for AMX ends a process on a processor without it, and never the server's."""
