@@ -102,7 +102,10 @@ def emulated(log: Path, **settings: str) -> Iterator[str]:
     port = free_port()
     environ = ENVIRON | PATIENT | settings | {"PORT": str(port)}
     words = [f"{name}={value}" for name, value in environ.items()]
-    inside = 'mount --rbind /dev "$0/dev"; mount -t proc proc "$0/proc"; exec chroot "$0" "$@"'
+    inside = (
+        'mount --rbind /dev "$0/dev"; mount --rbind /sys "$0/sys"; mount -t proc proc "$0/proc"; '
+        'exec chroot "$0" "$@"'
+    )
     command = ["unshare", "--mount", "--pid", "--fork", "--kill-child", "bash", "-ec", inside]
     command += [str(SYSTEM), "env", "-i", *words, "python3", "-m", "container", "serve"]
     started = time.monotonic()
