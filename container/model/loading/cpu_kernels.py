@@ -27,9 +27,7 @@ def load_kernels(fallbacks: Fallbacks | None = None) -> Kernels | None:
     for name, after in zip(names, instead, strict=True):
         try:
             return _load(name)
-        except (
-            Exception
-        ) as error:  # no such file, another source, wrong results, anything in a test
+        except Exception as error:  # no file, another source, wrong results, anything else
             fallbacks.add(
                 "CPU kernels",
                 f"the library {name} cannot be used ({one_line(error)}), so layers run in {after}",

@@ -1,12 +1,12 @@
 """The kernels for AMX, with tiles in C, as no processor here has them; a start where they fail."""
 
-import logging
 import subprocess
 from collections.abc import Iterator
 
 import pytest
 import torch
 
+from container.model.fallbacks import Fallbacks
 from container.model.kernels import build as build_kernels
 from container.model.kernels.cpu import Kernels
 from container.model.layers import cpu_linear
@@ -73,14 +73,15 @@ def test_products_stay_with_kernels_that_have_tiles(
 
 
 def test_refused_tiles_fall_back_to_the_next_kernels(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """The library for AMX ends a process on a processor without it, and never the server's."""
     own = cpu_kernels.library_names()[-1]
     monkeypatch.setattr(cpu_kernels, "library_names", lambda: ["amx", own])
-    with caplog.at_level(logging.WARNING):
-        kernels = cpu_kernels.load_kernels()
+    fallbacks = Fallbacks()
+    kernels = cpu_kernels.load_kernels(fallbacks)
     assert kernels is not None
     assert kernels.name == own
-    (line,) = [each.message for each in caplog.records if each.message.startswith("CPU kernels")]
-    assert f"falling back to {own} (slower)" in line
+    [line] = fallbacks.lines
+    assert line.startswith("CPU kernels: the library amx cannot be used (")
+    assert f"so layers run in the library {own} (slower)" in line
