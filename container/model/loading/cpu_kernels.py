@@ -41,7 +41,9 @@ def _load(name: str) -> Kernels:
     if name == "amx":
         # An instruction that the processor or its host does not allow ends the process.
         command = [sys.executable, "-m", "container.model.loading.kernel_selftest", str(path)]
-        subprocess.run(command, check=True, timeout=SELF_TEST_WITHIN_S, stdout=subprocess.DEVNULL)
+        done = subprocess.run(command, check=False, timeout=SELF_TEST_WITHIN_S)
+        if done.returncode != 0:
+            raise OSError(f"the process of its self-test ended with {done.returncode}")
     kernels = Kernels(path)
     check(kernels)
     log.info(
