@@ -16,11 +16,10 @@ from container.engine.engine import Engine
 from container.engine.model_runner import ModelRunner, run_step
 from container.engine.schedule import Batch, ScheduledSequence
 from container.grammar.protocol import GrammarLimits
-from container.images.reader import ImageReader
 from container.ipc.backend_server import Progress
 from container.messages.engine import EngineInfo, SamplingParams
-from container.model.checks.check_prompt import encode_check_prompt
 from container.model.engine_grammars import checked_grammars, start_grammars
+from container.model.engine_texts import load_texts
 from container.model.execution.factory import (
     capture_decodes,
     capture_obstacle,
@@ -30,16 +29,12 @@ from container.model.execution.factory import (
 from container.model.execution.model_runner import TorchModelRunner
 from container.model.fallbacks import Fallbacks
 from container.model.formats.checkpoint import method_name
-from container.model.hf_config import text_config
 from container.model.kernels.processor import processor_name
 from container.model.loaded_model import LoadedModel
 from container.model.loading.checkpoint import ModelFiles, copy_text_files, find_model
 from container.model.loading.config import (
     dtype_name,
-    end_token_ids,
-    is_multimodal,
     read_config,
-    turn_end_ids,
 )
 from container.model.loading.cpu_kernels import load_kernels
 from container.model.loading.engine_limits import find_slots, size_engine
@@ -54,7 +49,6 @@ from container.model.progress_bars import followed_loading
 from container.model.torch_versions import empty_host_cache
 from container.settings.settings import Settings
 from container.text.templates.renderer import TemplateRenderer
-from container.text.tokenizer import Tokenizer
 
 log = logging.getLogger(__name__)
 
@@ -88,69 +82,40 @@ def load_engine(
     )
     if placement.device.type == "cuda":
         torch.cuda.set_device(placement.device)
-    tokenizer = Tokenizer.from_folder(
-        files.path,
-        trust_remote_code=settings.model.trust_remote_code,
-        template_path=settings.model.tokenizer_config_path,
-        renderer=renderer,
-    )
-    ends = end_token_ids(files.path, model_config, tokenizer.end_ids)
-    reader = None
-    if is_multimodal(files.path, model_config):
-        reader = ImageReader.from_folder(files.path, tokenizer)
-    format_name = dtype_name(dtype)
-    tokenizer.start_renderer()
-    ends |= turn_end_ids(tokenizer, ends, text_config(model_config).vocab_size)
+    texts = load_texts(settings.model, files.path, model_config, renderer)
     kernels = load_kernels(fallbacks) if placement.device.type == "cpu" else None
-    ids = encode_check_prompt(tokenizer)
     ranks = None
     if placement.is_tensor_parallel:
-        silence_s = settings.server.heartbeat_timeout_s
-        ranks = Ranks(files.path, format_name, placement.devices, ids, silence_s=silence_s)
-    grammars = start_grammars(
-        tokenizer,
-        text_config(model_config).vocab_size,
-        ends,
-        GrammarLimits(settings.requests.grammar_timeout, settings.requests.grammar_memory * 2**20),
+        ranks = Ranks(
+            files.path, dtype_name(dtype), placement.devices, texts.check_ids,
+            silence_s=settings.server.heartbeat_timeout_s,
+        )  # fmt: skip
+    limits = GrammarLimits(
+        settings.requests.grammar_timeout, settings.requests.grammar_memory * 2**20
     )
-    stage = f"loading weights as {format_name} on {placement}"
+    grammars = start_grammars(texts.tokenizer, texts.vocabulary, texts.end_ids, limits)
+    stage = f"loading weights as {dtype_name(dtype)} on {placement}"
     progress(stage)
     with followed_loading(progress, stage):
         model = load_weights(
-            settings.model, files.path, model_config, dtype, placement, reader, ids, kernels,
-            progress,
+            settings.model, files.path, model_config, dtype, placement, texts.reader,
+            texts.check_ids, kernels, progress,
         )  # fmt: skip
     fallbacks.extend(model.fallbacks)
     progress("sizing the KV cache")
-    capacity = measure_capacity(
-        settings.engine,
-        settings.placement,
-        model,
-        placement,
-        has_own_gpu=is_only_model(settings.embedding.embedding_model_id),
-    )
-    config = size_engine(settings.engine, settings.memory, model, capacity)
-    num_processes = len(placement.devices) * settings.placement.data_parallel
-    config = replace(
-        config,
-        num_slots=find_slots(settings.memory, model, num_processes),
-        max_batch_requests=settings.max_batch_requests,
-    )
+    config = _size(settings, model, placement)
     sizes = capture_sizes(settings.engine.cuda_graphs, model, config.max_running)
     max_blocks = -(-config.max_total_tokens // config.block_size)
     if ranks is not None:
         ranks.broadcast(
             InitKVCache(config.num_blocks, config.block_size, sizes, max_blocks, config.num_slots)
         )
-    # Adapters need the whole model on one device.
-    is_whole = not placement.is_tensor_parallel and not placement.uses_device_map
-    is_whole = is_whole and model.decoder is None
-    lora_layers = LoraLayers(model.module, model.dtype, model.device) if is_whole else None
+    lora_layers = _lora_layers(model, placement)
     overlaps = settings.engine.overlap_steps
     runner = make_runner(
         model,
         config,
-        end_token_ids=ends,
+        end_token_ids=texts.end_ids,
         lora_layers=lora_layers,
         broadcast=ranks.broadcast if ranks else None,
         overlaps=overlaps if overlaps is not None else model.device.type == "cuda",
@@ -177,7 +142,7 @@ def load_engine(
     engine = Engine(
         runner,
         config,
-        end_token_ids=ends,
+        end_token_ids=texts.end_ids,
         grammars=checked_grammars(grammars),
         adapters=open_store(settings.model, lora_layers, progress)
         if lora_layers is not None
@@ -193,6 +158,31 @@ def load_engine(
         data_parallel=settings.placement.data_parallel,
     )
     return engine, msgspec.structs.replace(info, fallbacks=[*fallbacks.lines])
+
+
+def _size(settings: Settings, model: LoadedModel, placement: Placement) -> EngineConfig:
+    """Measure the memory that the loaded model leaves, and size the engine for it."""
+    capacity = measure_capacity(
+        settings.engine,
+        settings.placement,
+        model,
+        placement,
+        has_own_gpu=is_only_model(settings.embedding.embedding_model_id),
+    )
+    num_processes = len(placement.devices) * settings.placement.data_parallel
+    return replace(
+        size_engine(settings.engine, settings.memory, model, capacity),
+        num_slots=find_slots(settings.memory, model, num_processes),
+        max_batch_requests=settings.max_batch_requests,
+    )
+
+
+def _lora_layers(model: LoadedModel, placement: Placement) -> LoraLayers | None:
+    """Add the layers of adapters, which need the whole model on one device."""
+    is_split = placement.is_tensor_parallel or placement.uses_device_map
+    if is_split or model.decoder is not None:
+        return None
+    return LoraLayers(model.module, model.dtype, model.device)
 
 
 def _without_slow_offload(runner: TorchModelRunner, config: EngineConfig) -> EngineConfig:
