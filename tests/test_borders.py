@@ -120,7 +120,7 @@ FLOORS = {
         ["paged_decoder"],
         ["loading"],
         ["embedding"],
-        ["engine_grammars"],
+        ["engine_texts"],
         ["engine_loader", "embedder_loader", "rank_worker"],
     ],
     "container.frontend": [

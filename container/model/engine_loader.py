@@ -18,7 +18,7 @@ from container.engine.schedule import Batch, ScheduledSequence
 from container.grammar.protocol import GrammarLimits
 from container.ipc.backend_server import Progress
 from container.messages.engine import EngineInfo, SamplingParams
-from container.model.engine_grammars import checked_grammars, start_grammars
+from container.model.engine_texts import checked_grammars, load_texts, start_grammars
 from container.model.execution.factory import (
     capture_decodes,
     capture_obstacle,
@@ -37,7 +37,6 @@ from container.model.loading.config import (
 )
 from container.model.loading.cpu_kernels import load_kernels
 from container.model.loading.engine_limits import find_slots, size_engine
-from container.model.loading.engine_texts import load_texts
 from container.model.loading.memory_plan import is_only_model, measure_capacity
 from container.model.loading.step_measurement import is_faster_to_copy, largest_step
 from container.model.loading.weights import load_weights, plan_load

@@ -1,10 +1,14 @@
-"""What the engine of a model needs of texts: its tokenizer, its images and the ids that end."""
+"""Loads what an engine needs for texts, and starts the fork server of grammars with it."""
 
+import logging
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 from transformers import PretrainedConfig
 
+from container.grammar.client import GrammarClient, GrammarServerFailed
+from container.grammar.protocol import ForkServerArgs, GrammarLimits
 from container.images.reader import ImageReader
 from container.model.checks.check_prompt import encode_check_prompt
 from container.model.hf_config import text_config
@@ -12,6 +16,8 @@ from container.model.loading.config import end_token_ids, is_multimodal, turn_en
 from container.settings.model import ModelSettings
 from container.text.templates.renderer import TemplateRenderer
 from container.text.tokenizer import Tokenizer
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,3 +57,43 @@ def load_texts(
     vocabulary = text_config(config).vocab_size
     ends |= turn_end_ids(tokenizer, ends, vocabulary)
     return EngineTexts(tokenizer, reader, ends, encode_check_prompt(tokenizer), vocabulary)
+
+
+def start_grammars(
+    tokenizer: Tokenizer, vocabulary: int, end_token_ids: frozenset[int], limits: GrammarLimits
+) -> GrammarClient | None:
+    """Start the fork server of grammars; None where the tokenizer or the system allows none.
+
+    It loads the tokenizer while the weights are loaded; `checked_grammars` waits for it.
+    `vocabulary` is the number of the model's logits; the tokenizer may have more tokens.
+    """
+    if not tokenizer.is_fast:
+        return None
+    if not sys.platform.startswith("linux"):
+        log.warning("structured output is off: its processes need Linux")
+        return None
+    num_ids = max(vocabulary, tokenizer.num_ids)
+    args = ForkServerArgs(
+        tokenizer.serialise(),
+        num_ids,
+        sorted(token_id for token_id in end_token_ids if 0 <= token_id < num_ids),
+        tokenizer.added_tokens,
+        limits,
+    )
+    return GrammarClient(args)
+
+
+def checked_grammars(client: GrammarClient | None) -> GrammarClient | None:
+    """Wait until the fork server has the tokenizer; None, with a warning, if it cannot use it."""
+    if client is None:
+        return None
+    try:
+        client.check()
+    except GrammarServerFailed as error:
+        client.close()
+        log.warning(
+            "grammars: the tokenizer cannot be used for them (%s); requests with a grammar, a "
+            "response format or a forced call are refused", error,
+        )  # fmt: skip
+        return None
+    return client
