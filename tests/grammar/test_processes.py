@@ -214,7 +214,7 @@ def test_a_dead_fork_server_costs_no_grammar(client: GrammarClient) -> None:
     assert (constraint.is_complete, constraint.error) == (True, None)
 
 
-def test_a_dead_fork_server_is_replaced_and_leaves_no_idle_process(
+def test_a_dead_fork_server_leaves_no_idle_process(
     client: GrammarClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("container.grammar.client.LIFETIME_S", 0.0)

@@ -114,7 +114,7 @@ def test_few_bits_are_accepted(weights: str, option: str) -> None:
     assert not is_refused(model_with(weights, BF16), BF16, **OPTIONS[option])
 
 
-def test_four_bits_that_lose_everything_are_refused_for_that_reason() -> None:
+def test_four_bits_that_lose_everything_are_refused() -> None:
     """Each layer is as good as exact arithmetic with four bits; the logits are unrelated."""
     with pytest.raises(
         ModelLoadError, match=r"logits are off by 1\.\d .limit 1\.2.; try it without"
@@ -199,7 +199,7 @@ EPS_IS_SEEN = {
 
 @pytest.mark.parametrize("dtype", [F32, BF16])
 @pytest.mark.parametrize("weights", WEIGHTS)
-def test_an_epsilon_ten_times_too_large_is_seen_where_it_is_above_rounding(
+def test_a_tenfold_epsilon_is_seen_where_it_exceeds_rounding(
     weights: str, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     _with_eps(10)(monkeypatch)

@@ -39,7 +39,7 @@ def test_no_text_that_fits_is_called_longer(tokenizer: Counting, text: str, repe
     "unit", ["the quick brown fox ", "word\n", "\u4f60\u597d", "x = [1, 2];  "]
 )
 @pytest.mark.parametrize("num_tokens", [1, 7, 50])
-def test_the_end_of_a_long_text_has_the_ids_that_it_has_in_the_whole(
+def test_the_end_of_a_long_text_has_its_ids_of_the_whole(
     tokenizer: Tokenizer, unit: str, num_tokens: int
 ) -> None:
     text = unit * 4000

@@ -38,7 +38,7 @@ def compare(device: str, family: str, recorder: Recorder) -> None:
 
 
 def _prompts(folder: Path) -> list[tuple[str, list[Any]]]:
-    from tests.support.models import vision_prompts
+    from tests.support import vision_prompts
     from tests.support.pictures import random_picture
 
     pictures = [[random_picture(index) for index in range(count)] for count in IMAGES]
@@ -49,7 +49,8 @@ def _prompts(folder: Path) -> list[tuple[str, list[Any]]]:
 
 
 def _expected(folder: Path) -> list[list[int]]:
-    from tests.support.models import tiny_vision, vision_prompts
+    from tests.support import vision_prompts
+    from tests.support.models import tiny_vision
 
     return [
         tiny_vision.generate(
@@ -67,7 +68,7 @@ def _served(folder: Path, device: str, recorder: Recorder) -> list[list[int]]:
     from container.model.execution.factory import make_runner
     from container.model.loading.config import load_config
     from container.model.loading.weights import load_model
-    from tests.support.models import vision_prompts
+    from tests.support import vision_prompts
     from tests.support.torch_engines import config_for
 
     reader = vision_prompts.reader_of(folder)[1]

@@ -26,7 +26,7 @@ def _text(text: str) -> dict[str, Any]:
     return {"type": "text", "text": text}
 
 
-def test_very_many_turns_of_one_role_are_joined_in_a_time_linear_in_them() -> None:
+def test_very_many_turns_of_one_role_are_joined_in_linear_time() -> None:
     started = time.monotonic()
     text = "x" * 200
     users = _read(*[("user", text)] * 20_000)

@@ -25,15 +25,15 @@ from container.text.tokenizer import Tokenizer
 from tests.support.engines import run_sequences
 from tests.support.models import tiny_vision
 from tests.support.models.prepared import cpu_kernels
-from tests.support.models.vision_prompts import (
+from tests.support.pictures import random_picture
+from tests.support.torch_engines import config_for
+from tests.support.vision_prompts import (
     read_prompt,
     reader_of,
     reference_inputs,
     render,
     submission,
 )
-from tests.support.pictures import random_picture
-from tests.support.torch_engines import config_for
 
 CPU = torch.device("cpu")
 SCHEDULES = {"roomy": 512, "small_chunks": 7, "preempting": 64}  # most tokens in a step

@@ -27,7 +27,7 @@ def test_three_layers_of_each_kind_are_checked() -> None:
 
 
 @pytest.mark.parametrize("num_kinds", [10, 20, 60])
-def test_a_model_of_many_kinds_has_a_bounded_number_of_checked_layers(num_kinds: int) -> None:
+def test_the_number_of_checked_layers_is_bounded_for_many_kinds(num_kinds: int) -> None:
     kinds = {f"layers.{at}": at % num_kinds for at in range(120)}
     checked = choose_layers(kinds)
     assert len(checked) == MAX_LAYERS

@@ -166,7 +166,7 @@ FAULTS: dict[str, tuple[Serve, str]] = {
 
 
 @pytest.mark.parametrize("fault", FAULTS)
-def test_a_fault_is_a_fallback_with_a_reason_a_remedy_and_a_warning(
+def test_a_fault_is_a_fallback_with_reason_remedy_and_warning(
     fault: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     serve, expected = FAULTS[fault]
@@ -278,7 +278,7 @@ def test_an_embedder_names_its_fallbacks(
     _assert_named(lines, expected, caplog)
 
 
-def test_an_embedder_on_a_slow_path_is_refused_where_the_fast_one_is_required(
+def test_a_slow_embedder_is_refused_where_a_fast_one_is_required(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr(build, "library", lambda _: Path("/nowhere.so"))

@@ -20,14 +20,14 @@ from container.model.lora.manager import LoraManager
 from tests.support.grammars import ScriptedGrammars
 from tests.support.models import adapters, tiny_vision
 from tests.support.models.prepared import cpu_kernels
-from tests.support.models.vision_prompts import (
+from tests.support.pictures import random_picture
+from tests.support.torch_engines import config_for
+from tests.support.vision_prompts import (
     read_prompt,
     reader_of,
     reference_inputs,
     render,
 )
-from tests.support.pictures import random_picture
-from tests.support.torch_engines import config_for
 
 CPU = torch.device("cpu")
 FAMILIES = ["llava", "qwen2_vl", "gemma3"]

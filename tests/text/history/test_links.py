@@ -32,7 +32,7 @@ def test_many_results_find_their_calls_in_a_time_linear_in_them(has_ids: bool) -
     assert [answer["tool_call_id"] for answer in answers] == expected
 
 
-def test_a_result_without_an_id_answers_the_first_call_without_one() -> None:
+def test_a_result_without_an_id_answers_the_first_such_call() -> None:
     asking = {"role": "assistant", "content": "", "tool_calls": [_call("a"), _call("b")]}
     results = [
         {"role": "tool", "content": "r", "tool_call_id": "a"},

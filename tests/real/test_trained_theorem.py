@@ -84,7 +84,7 @@ def test_repeated_questions_hit_the_cache(model: RealModel) -> None:
         assert ids(again[index]) == _expected(model, question), question
 
 
-def test_a_prompt_longer_than_the_window_is_continued_as_generate_does() -> None:
+def test_prompts_over_the_window_are_continued_as_by_generate() -> None:
     """Gemma's window is 512 tokens; a prompt in chunks, and then decodes, leave it behind."""
     prose = real_models.tokenizer(GEMMA3)(PROSE.read_text())["input_ids"][:560]
     served = real_models.prepared(torch.float32, GEMMA3)
