@@ -131,14 +131,13 @@ def test_slow_tokens_are_refused_within_the_limit() -> None:
     client.check()
     started = time.monotonic()
     constraint = _wait(client, _start(client, regex_answer("((a{1000}){1000}){1000}", "f")))
-    took = []
-    while constraint.error is None and len(took) < 100:
-        _follow(client, constraint, "a")
-        took.append(time.monotonic() - started)
-    error = constraint.error
+    num_tokens = 0  # none, if the compile alone takes all of the time
+    while constraint.error is None and num_tokens < 100:
+        num_tokens += _follow(client, constraint, "a")
+    took_s, error = time.monotonic() - started, constraint.error
     assert isinstance(error, InvalidParameter)
     assert "GRAMMAR_TIMEOUT" in error.message
-    assert took[-1] < 4.0 + 3.0, took
+    assert took_s < 4.0 + 5.0, num_tokens
     client.close()
 
 
