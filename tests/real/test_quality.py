@@ -33,7 +33,7 @@ class Case:
 CASES = {
     "smollm2": Case(SMOLLM2),
     # one passage, longer than the window of 512 tokens
-    "gemma3": Case(GEMMA3, num_tokens=700, cache_loss=0.02),
+    "gemma3": Case(GEMMA3, num_tokens=560, cache_loss=0.02),
 }
 every_model = pytest.mark.parametrize("case", CASES.values(), ids=CASES)
 

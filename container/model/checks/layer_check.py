@@ -21,7 +21,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from container.model.checks.own_pass import OwnPass
-from container.model.checks.schedule import CheckPrompt, num_blocks, plan_schedule, prompt_len
+from container.model.checks.schedule import CheckPrompt, num_blocks, plan_schedule
 from container.model.forward_batch import ForwardPlan
 from container.model.reference_check import (
     EXACT_DTYPE,
@@ -54,9 +54,9 @@ class ReferencePass:
         layers: dict[str, Hashable],
         points: Iterable[str],
         *,
-        is_recurrent: bool = False,
+        num_at_once: int | None = None,
     ) -> None:
-        """Run the model once, with a cache; a recurrent one's last ids one by one.
+        """Run the model once, with a cache: `num_at_once` ids and the rest one by one; None: all.
 
         `layers` has the variant of each decoder layer, by name, in order. Outputs are recorded of
         the checked layers and of those `points` (names of modules) that are in them.
@@ -69,7 +69,7 @@ class ReferencePass:
             name for name in (*self.checked, *points) if _parent_of(name, self.checked) is not None
         ]
         self._inputs: dict[str, torch.Tensor] = {}
-        self._prompt_len = prompt_len(prompt.ids) if is_recurrent else None
+        self._prompt_len = num_at_once
         self._positions = torch.arange(len(prompt.ids))
         self._input_dtype = self.dtype
         self._returns_tensors = True

@@ -29,7 +29,7 @@ from container.model.checks.layer_probe import (
     probe_layers,
     set_attention,
 )
-from container.model.checks.schedule import CheckPrompt
+from container.model.checks.schedule import CheckPrompt, prompt_len
 from container.model.checks.state_probe import probe_mixers
 from container.model.fallbacks import TRY_ANOTHER_DTYPE, Fallbacks
 from container.model.kernels.cpu import Kernels
@@ -39,7 +39,7 @@ from container.model.layers.int8_linear import BatchPhase
 from container.model.layers.linear import MakeLinear, PlainLinear
 from container.model.loaded_model import uses_device_map
 from container.model.loading.attention_backend import choose_kernels
-from container.model.loading.paged_trial import PagedTrial
+from container.model.loading.paged_trial import TRIAL_SEGMENT, PagedTrial
 from container.model.loading.quantization import rounding
 from container.model.optimize.compiling import compile_layers
 from container.model.optimize.fusing import fuse_decoder_layers
@@ -60,6 +60,10 @@ log = logging.getLogger(__name__)
 
 # The accepted distance of a float32 model's logits where only attention is another.
 SAME_PASS_TOLERANCE = 0.02
+
+
+class _OnlyByToken(Exception):
+    """A model's mixers may compute a prompt that they continue only one token at a time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,7 +189,12 @@ def _convert(
     language_model: LanguageModel | None,
     *,
     caches_latents: bool = False,
+    by_token: bool = False,
 ) -> PagedTrial:
+    """Switch and compare, with latents if they are kept.
+
+    `by_token`: a recurrent model's own pass has only a short segment at once, as it is served.
+    """
     text = module if language_model is None else language_model.inner
     original, ids = text.config._attn_implementation, prompt.ids
     undo = contextlib.ExitStack()
@@ -197,17 +206,17 @@ def _convert(
             latent.attach(module, undo)
         probe_ids = torch.tensor([ids[-2:]], device=device)
         mixers = probe_mixers(module, probe_ids)
-        if mixers is not None and (uses_device_map(module) or is_tensor_parallel(module)):
-            raise NotPageable("it is recurrent, and its layers are on several devices")
-        if mixers is not None and prompt.whole_spans:
-            raise NotPageable("it is recurrent, and the tokens of an image see each other")
+        if mixers is not None:
+            _check_recurrent(module, prompt)
         probed = probe_layers(module, probe_ids, undo, mixers, text)
         if probed.implementation == paged.NAME and mixers is None:
             follow_positions(module, text, ids[-2:], list(probed.variants), undo)
         set_attention(text, original)
+        recurrent_len = TRIAL_SEGMENT if by_token else prompt_len(ids)
         reference = ReferencePass(
-            module, prompt, probed.variants, probed.points, is_recurrent=mixers is not None
-        )
+            module, prompt, probed.variants, probed.points,
+            num_at_once=None if mixers is None else recurrent_len,
+        )  # fmt: skip
         check_cached_kinds(reference.cache, mixers)
         probed.check_cache(reference.cache)
         reference.cache = None
@@ -215,16 +224,29 @@ def _convert(
             reference.compute_exact(module)
         set_attention(text, probed.implementation)
         if mixers is not None:
+            mixers.continues = not by_token
             mixers.install(module)
             undo.callback(mixers.uninstall, module)
         trial = PagedTrial(
             module, reference, probed, mixers, device, fallbacks, times, language_model
         )
-        _check_exact(trial)
+        _check_exact(trial, by_token=by_token)
         if language_model is not None:
             trial.check_whole(WHOLE_TOLERANCE if trial.dtype.itemsize < 4 else SAME_PASS_TOLERANCE)
         if caches_latents or probed.implementation != paged.NAME:  # there is another way
             trial.check_served()
+    except _OnlyByToken:
+        undo.close()
+        return _convert(
+            module,
+            prompt,
+            device,
+            fallbacks,
+            times,
+            language_model,
+            caches_latents=caches_latents,
+            by_token=True,
+        )
     except Exception as error:  # a model that does not suit can fail anywhere
         undo.close()
         is_expected = isinstance(error, NotPageable | NotTraceable | Mismatch | UnknownInput)
@@ -232,15 +254,26 @@ def _convert(
     return trial
 
 
-def _check_exact(trial: PagedTrial) -> None:
-    """Compare in the exact format, with mixers that continue a prompt if they can."""
+def _check_recurrent(module: PreTrainedModel, prompt: CheckPrompt) -> None:
+    """Raise NotPageable for what a recurrent model cannot be combined with."""
+    if uses_device_map(module) or is_tensor_parallel(module):
+        raise NotPageable("it is recurrent, and its layers are on several devices")
+    if prompt.whole_spans:
+        raise NotPageable("it is recurrent, and the tokens of an image see each other")
+
+
+def _check_exact(trial: PagedTrial, *, by_token: bool) -> None:
+    """Compare in the exact format. Raises _OnlyByToken if mixers cannot continue a prompt at once.
+
+    In 16 bits such a model rounds otherwise one token at a time, so its own pass must run so too.
+    """
     try:
         trial.check_exact()
     except Mismatch:
-        if trial.mixers is None:
+        if trial.mixers is None or by_token:
             raise
-        trial.mixers.continues = False
-        trial.check_exact()
+        raise _OnlyByToken from None
+    if by_token:
         trial.fallbacks.add(
             "recurrent layers",
             "they do not continue a prompt, so all tokens after its first segment run one by one",

@@ -42,3 +42,25 @@ def test_logits_keep_their_size(name: str) -> None:
     plain = _run(tiny_models.make(name)).logits[0, 1:].std()
     injected = _run(outliers.inject(tiny_models.make(name))).logits[0, 1:].std()
     assert 0.2 < injected / plain < 5
+
+
+# Random layers of these put out hundreds in all channels, so that outliers stand out less.
+LARGE_EVERYWHERE = {
+    "pegasus", "blenderbot", "gpt_neox", "mpt", "falcon", "falcon_alibi", "gptj",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", sorted({*tiny_models.SERVED_CONFIGS} - LARGE_EVERYWHERE))
+def test_enlarged_families_have_massive_activations(name: str) -> None:
+    model = outliers.enlarge(tiny_models.make(name))
+    with torch.inference_mode():
+        output = outliers.run(model, output_hidden_states=True)
+    logits = output.logits[0]
+    assert logits.isfinite().all()
+    assert logits.std(0).median() > 0.05, "the tokens still matter"
+    decodes = "decoder_hidden_states" in output
+    states = output.decoder_hidden_states if decodes else output.hidden_states
+    for layer in states[1:-1]:  # the last ones are normed
+        sizes = layer[0].abs()
+        assert sizes.max() / sizes.median() > 50
+        assert sizes[1:].max() / sizes[1:].median() > 20, "not only the first token's"

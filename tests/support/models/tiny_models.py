@@ -265,6 +265,12 @@ ALL_CONFIGS = (
     | OWN_CACHE_CONFIGS
     | RECURRENT_CONFIGS
 )
+# Every family with a fast path, however it is paged.
+SERVED_CONFIGS = {
+    name: config
+    for name, config in ALL_CONFIGS.items()
+    if name not in OWN_CACHE_CONFIGS and name not in SHORT_CONFIGS
+}
 
 
 def make(
