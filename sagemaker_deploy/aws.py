@@ -4,6 +4,8 @@ Credentials, region and endpoints come from boto3's own chain (AWS_PROFILE, AWS_
 """
 
 import functools
+import os
+import threading
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -11,6 +13,8 @@ from typing import Any
 import boto3
 import botocore.config
 import botocore.exceptions as aws_errors
+import botocore.httpsession
+import botocore.session
 
 from sagemaker_deploy.errors import (
     AccessDenied,
@@ -49,7 +53,9 @@ class Aws:
             raise ConfigError([f"profile: {error}"]) from error
         if not self._session.region_name:
             raise ConfigError(["region: not set; use --region, `region:` or AWS_DEFAULT_REGION"])
+        self._profile = profile
         self._clients: dict[tuple[str, int], Any] = {}
+        self._lock = threading.Lock()  # boto3's sessions are not safe in threads, its clients are
 
     @property
     def region(self) -> str:
@@ -68,6 +74,13 @@ class Aws:
         if credentials is None:
             raise translated(aws_errors.NoCredentialsError(), "signing")
         return credentials
+
+    @property
+    def ca_bundle(self) -> str:
+        """The file of trusted certificates: AWS_CA_BUNDLE, the profile's, or botocore's own."""
+        session = botocore.session.Session(profile=self._profile)
+        bundle = session.get_config_variable("ca_bundle") or os.environ.get("REQUESTS_CA_BUNDLE")
+        return str(bundle or botocore.httpsession.where())
 
     def endpoint_url(self, service: str) -> str:
         """Return the URL of a service: the region's, or that of AWS_ENDPOINT_URL_..."""
@@ -114,11 +127,12 @@ class Aws:
 
     def _client(self, service: str, read_timeout_s: int = 60) -> Any:
         key = (service, read_timeout_s)
-        if key not in self._clients:
-            retries = FEW_RETRIES if service in OPTIONAL else RETRIES
-            config = botocore.config.Config(retries=retries, read_timeout=read_timeout_s)
-            self._clients[key] = self._session.client(service, config=config)
-        return self._clients[key]
+        with self._lock:
+            if key not in self._clients:
+                retries = FEW_RETRIES if service in OPTIONAL else RETRIES
+                config = botocore.config.Config(retries=retries, read_timeout=read_timeout_s)
+                self._clients[key] = self._session.client(service, config=config)
+            return self._clients[key]
 
 
 def translated(error: Exception, doing: str) -> DeployError:

@@ -73,14 +73,14 @@ def _guard(keys: Keys) -> Middleware:
 
     @web.middleware
     async def guard(request: web.Request, handler: Handler) -> web.StreamResponse:
-        if request.path not in OPEN:
-            owner = keys.owner(request.headers) if keys else ""
-            if owner is None:
-                return _refusal(request, 401, "the key is missing or not known to this proxy")
-            if not keys and is_foreign(request.headers):
-                return _refusal(request, 403, "pages of other sites may not use this proxy")
-            request[OWNER] = owner
         try:
+            if request.path not in OPEN:
+                owner = keys.owner(request.headers) if keys else ""
+                if owner is None:
+                    return _refusal(request, 401, "the key is missing or not known to this proxy")
+                if not keys and is_foreign(request.headers):
+                    return _refusal(request, 403, "pages of other sites may not use this proxy")
+                request[OWNER] = owner
             return await handler(request)
         except web.HTTPException as error:
             if error.status < 400:

@@ -5,7 +5,7 @@ import json
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, TypeVar
 
-from sagemaker_deploy.proxy.plans import Container, Plan
+from sagemaker_deploy.proxy.plans import TGI_MODEL, Container, Plan
 from sagemaker_deploy.proxy.runtime.failures import CallFailed, Cause
 from sagemaker_deploy.proxy.runtime.retries import Retries, RetrySettings
 from sagemaker_deploy.proxy.runtime.runtime_client import Answer, Invocation, RuntimeClient
@@ -16,7 +16,13 @@ from sagemaker_deploy.proxy.translation.events import encode
 T = TypeVar("T")
 # Only containers that follow `route=` tokenize this; the others generate a token or refuse it.
 ROUTE_PROBE = {"inputs": "a", "prompt": "a", "parameters": {"max_new_tokens": 1}}
-CHAT_PROBE = {"messages": [{"role": "user", "content": "a"}], "max_tokens": 1}
+CHAT_PROBE = {
+    "model": TGI_MODEL,
+    "messages": [{"role": "user", "content": "a"}],
+    "max_tokens": 1,
+}
+# InvokeEndpoint opens a session for this id; the streaming call refuses it.
+NEW_SESSION = "NEW_SESSION"
 
 
 class Endpoint:
@@ -51,6 +57,7 @@ class Endpoint:
 
         async def attempt() -> T:
             answer = await self._open(plan, await self._with_session(fields, key))
+            self.retries.add_open()
             try:
                 return await read(answer)
             except BaseException:
@@ -71,10 +78,11 @@ class Endpoint:
         if plan.route:
             attributes = [f"route={plan.route}", fields.get("CustomAttributes", "")]
             fields["CustomAttributes"] = ",".join(filter(None, attributes))
-        # The streaming call has no TargetModel; there the container's stream comes as a whole.
-        streamed = plan.streams and self.target.target_model is None
+        # The streaming call has no TargetModel and opens no session; without it the container's
+        # stream comes as a whole.
+        can_stream = self.target.target_model is None and fields.get("SessionId") != NEW_SESSION
         invocation = Invocation(self.target.endpoint, body, fields)
-        return await self._client.open(invocation, streamed=streamed)
+        return await self._client.open(invocation, streamed=plan.streams and can_stream)
 
     async def _with_session(self, fields: Mapping[str, str], key: str) -> Mapping[str, str]:
         if not self.sessions or not key or "SessionId" in fields:
@@ -96,13 +104,17 @@ class Endpoint:
         return Container(known, has_chat=isinstance(chat, dict) and "choices" in chat)
 
     async def _probe(self, body: dict[str, Any], route: str | None) -> Any:
-        """Return the answer to a probe, or the error's body. Raises CallFailed without either."""
+        """Return the answer to a probe, or the container's error: its body or words.
+
+        Raises CallFailed if no container answered.
+        """
         try:
             content = await self.call(Plan(body, False, route), {}, _content)
         except CallFailed as failure:
-            if failure.cause is not Cause.REFUSED or failure.body is None:
+            words = _container_error(failure)
+            if words is None:
                 raise
-            return failure.body
+            return words
         try:
             return json.loads(content)
         except ValueError:
@@ -110,7 +122,8 @@ class Endpoint:
 
     async def _open_session(self) -> str:
         """Open a sticky session; returns the header with its id and when it ends."""
-        answer = await self._open(Plan({"requestType": "NEW_SESSION"}, False), {})
+        plan = Plan({"requestType": NEW_SESSION}, False)
+        answer = await self._open(plan, {"SessionId": NEW_SESSION})
         await _content(answer)
         return str(answer.headers.get("X-Amzn-SageMaker-New-Session-Id", ""))
 
@@ -130,6 +143,16 @@ def _is_lost_session(failure: CallFailed) -> bool:
     return failure.status in (400, 404, 424) and "session" in failure.message.lower()
 
 
+def _container_error(failure: CallFailed) -> Any:
+    """Return the error with which a container refused a probe, or None if it did not."""
+    if failure.cause is not Cause.REFUSED:
+        return None
+    if failure.body is not None:
+        return failure.body
+    is_text = failure.is_from_container and failure.status < 500
+    return failure.message if is_text else None
+
+
 def kind_of(answer: Any) -> ContainerKind:
     """Tell a container by its answer to the first probe."""
     if isinstance(answer, dict) and "tokens" in answer:
@@ -138,6 +161,8 @@ def kind_of(answer: Any) -> ContainerKind:
         return ContainerKind.LMI
     if isinstance(answer, list) and answer and "generated_text" in answer[0]:
         return ContainerKind.TGI
-    if isinstance(answer, dict) and "missing field `messages`" in str(answer.get("error")):
+    # TGI before 3.0 refuses in plain text.
+    error = answer.get("error") if isinstance(answer, dict) else answer
+    if "missing field `messages`" in str(error):
         return ContainerKind.TGI
     return ContainerKind.OURS

@@ -1,5 +1,6 @@
 """Answers one request: finds the endpoint, plans the invocation, streams or joins, logs a line."""
 
+import asyncio
 import json
 import logging
 import time
@@ -103,9 +104,7 @@ class RequestHandler:
         record = Record(request.path, api, _request_id(request), owner)
         self._metrics.num_running += 1
         try:
-            response = await self._answer(request, record)
-            record.status = response.status
-            return response
+            return await self._answer(request, record)
         except (CallFailed, Unsupported, Refused) as error:
             return _error_response(record, error)
         except Exception as error:
@@ -151,7 +150,7 @@ class RequestHandler:
                 answer.close()
 
         whole, answer = await endpoint.call(plan, fields, read, key=key, on_retry=record.add_retry)
-        self._log_answer(client, whole.body, answer, record)
+        await self._log_answer(client, whole.body, answer, record)
         return _whole_response(whole, answer, record)
 
     async def _stream(
@@ -165,15 +164,24 @@ class RequestHandler:
         parts: list[bytes] | None = None if self._request_log is None else []
         response = await _stream(request, answer, plan, record, parts)
         if parts and not record.error:
-            self._log_answer(client, b"".join(parts), answer, record)
+            await self._log_answer(client, b"".join(parts), answer, record)
         return response
 
-    def _log_answer(
+    async def _log_answer(
         self, client: ClientRequest, content: bytes, answer: Answer, record: Record
     ) -> None:
-        if self._request_log is not None:
-            attributes = answer.headers.get(ATTRIBUTES, "")
-            self._request_log.write(record.request_id, client, content, attributes, record.started)
+        """Join and write an answer in a thread; the client gets it in any case."""
+        if self._request_log is None:
+            return
+        attributes = answer.headers.get(ATTRIBUTES, "")
+        line = (record.request_id, client, content, attributes, record.started)
+        try:
+            await asyncio.to_thread(self._request_log.write, *line)
+        except Exception as error:  # a full disk, or an answer of an unknown form
+            log.error(
+                "proxy: recording failed: id=%s: %r; the file lacks this answer, its client has it",
+                record.request_id, error,
+            )  # fmt: skip
 
     def _finish(self, record: Record) -> None:
         """Write the log line, and count."""
@@ -248,7 +256,7 @@ async def _stream(
     response = web.StreamResponse(headers=headers)
     try:
         await response.prepare(request)
-        record.status = DISCONNECTED_STATUS  # until the end
+        status = response.status
         try:
             async for part in stream_bytes(answer, plan, record.api):
                 record.feed(part)
@@ -256,9 +264,10 @@ async def _stream(
                     kept.append(part)
                 await response.write(part)
         except CallFailed as failure:
-            record.error = failure.message
+            status, record.error = failure.status, failure.message
             await response.write(error_event(record.api, failure.status, failure.message))
         await response.write_eof()
+        record.status = status  # until here the client may have left
     except ConnectionResetError:
         record.error = "the client has disconnected"
     finally:
@@ -268,6 +277,7 @@ async def _stream(
 
 def _whole_response(whole: Whole, answer: Answer, record: Record) -> web.Response:
     record.feed(whole.body)
+    record.status = 200
     headers = answer.headers | {REQUEST_ID: record.request_id, "Content-Type": whole.content_type}
     if whole.is_cut:
         headers[CUT] = "true"

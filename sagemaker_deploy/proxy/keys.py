@@ -67,11 +67,17 @@ def is_foreign(headers: Mapping[str, str]) -> bool:
     Without keys a web page must not be able to spend the owner's money.
     """
     origin = headers.get("Origin")
-    host = urlsplit(f"//{headers.get('Host', '')}").hostname or ""
-    if not is_loopback(host):
+    if not is_loopback(_hostname(f"//{headers.get('Host', '')}")):
         return True
-    return origin is not None and not is_loopback(urlsplit(origin).hostname or "")
+    return origin is not None and not is_loopback(_hostname(origin))
+
+
+def _hostname(url: str) -> str:
+    try:
+        return urlsplit(url).hostname or ""
+    except ValueError:  # `[` without `]`
+        return ""
 
 
 def _digest(key: str) -> bytes:
-    return hashlib.sha256(key.encode()).digest()
+    return hashlib.sha256(key.encode(errors="surrogateescape")).digest()

@@ -5,7 +5,7 @@ LMI's know the shapes of `/invocations` only, so the rest is translated.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Any
 
@@ -39,6 +39,8 @@ GENERATING = (Api.CHAT, Api.COMPLETIONS, Api.RESPONSES, Api.MESSAGES, Api.GENERA
 TYPED = (Api.MESSAGES, Api.RESPONSES)
 WITH_DONE = (Api.CHAT, Api.COMPLETIONS)
 ROUTED = (ContainerKind.OURS, ContainerKind.VLLM)
+# TGI before 2.1 needs a model in chats and ignores it; later any other name is an adapter's.
+TGI_MODEL = "tgi"
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,22 +105,20 @@ def _routed(request: ClientRequest, container: Container, target: Target) -> Pla
 
 def _translated(request: ClientRequest, container: Container, target: Target) -> Plan:
     """Plan a body that TGI's or LMI's `/invocations` takes."""
-    body = _with_model(request, container, target)
     if request.api is Api.MESSAGES and request.path == "/v1/messages":
-        body = chat_from_messages(body)
-        chat = ClientRequest(Api.CHAT, request.path, body, request.model, request.is_alias)
-        plan = _chat(chat, container, target)
+        body = chat_from_messages(request.body) | {"stream_options": {"include_usage": True}}
+        plan = _chat(replace(request, api=Api.CHAT, body=body), container, target)
         translators = (*plan.translators, lambda: MessagesFromChat(request.model))
         return Plan(plan.body, True, translators=translators, join=_join(request))
     if request.api is Api.CHAT:
         return _chat(request, container, target)
     if request.api is Api.COMPLETIONS:
-        generate = generate_request.generate_from_completion(body)
+        generate = generate_request.generate_from_completion(request.body)
         return Plan(generate, True, translators=(_chunks(request),), join=_join(request))
     if request.api is Api.GENERATE:
         return _generate(request, container)
     if request.api is Api.EMBEDDINGS:
-        vectors = {"inputs": body.get("input")}
+        vectors = {"inputs": request.body.get("input")}
         return Plan(vectors, False, finish=lambda answer: _embeddings(answer, request.model))
     raise Unsupported(request.path, f"the container ({container.kind}) has no such API")
 
@@ -126,7 +126,8 @@ def _translated(request: ClientRequest, container: Container, target: Target) ->
 def _chat(request: ClientRequest, container: Container, target: Target) -> Plan:
     if container.has_chat:
         streams = request.wants_stream or _can_stream(request)
-        body = _streamed(request, request.body) if streams else request.body
+        body = _with_model(request, container, target)
+        body = _streamed(request, body) if streams else body
         return Plan(body, streams, join=_join(request))
     body = generate_request.generate_from_chat(request.body, target.chat_template)
     return Plan(body, True, translators=(_chunks(request),), join=_join(request))
@@ -165,6 +166,8 @@ def _with_model(request: ClientRequest, container: Container, target: Target) ->
         return body | {"model": request.model}
     if request.api is Api.MESSAGES and container.kind is ContainerKind.VLLM:
         return body | {"model": ""}
+    if container.kind is ContainerKind.TGI:
+        return body | {"model": TGI_MODEL}
     return body
 
 

@@ -10,11 +10,12 @@ from typing import Any
 from sagemaker_deploy.proxy.plans import TYPED, WITH_DONE, Api, Plan
 from sagemaker_deploy.proxy.runtime.failures import CallFailed, Cause
 from sagemaker_deploy.proxy.runtime.runtime_client import JSON_TYPE, Answer
-from sagemaker_deploy.proxy.translation.events import encode, write
+from sagemaker_deploy.proxy.translation.events import Json, encode, write
 from sagemaker_deploy.proxy.translation.joins import Join
 from sagemaker_deploy.proxy.translation.pipeline import Pipeline
 
 DONE = b"data: [DONE]\n\n"
+EARLY_END = "the endpoint's stream ended early"
 USAGE_BYTES = 4096
 _PROMPT = re.compile(rb'"(?:prompt_tokens|input_tokens|input_length)": ?(\d+)')
 _COMPLETION = re.compile(rb'"(?:completion_tokens|output_tokens|generated_tokens)": ?(\d+)')
@@ -64,7 +65,7 @@ async def read_whole(answer: Answer, plan: Plan) -> Whole:
             raise
         is_cut = True
     if not is_cut and not join.is_complete():
-        raise CallFailed(Cause.UNAVAILABLE, 502, "the endpoint's stream ended early")
+        raise CallFailed(Cause.UNAVAILABLE, 502, EARLY_END)
     with _of_known_form():
         return Whole(encode(plan.finish(join.result())), is_cut=is_cut)
 
@@ -74,13 +75,28 @@ def _is_json(content_type: str) -> bool:
 
 
 async def _add_all(answer: Answer, pipeline: Pipeline, join: Join) -> None:
-    async for part in answer.parts():
+    async for event in _events(answer, pipeline):
         with _of_known_form():
-            for event in pipeline.feed(part):
-                join.add(event)
-    with _of_known_form():
-        for event in pipeline.end():
             join.add(event)
+
+
+async def _events(answer: Answer, pipeline: Pipeline) -> AsyncIterator[Json]:
+    """Yield translated events, also those held back when the stream fails. Raises CallFailed."""
+    broken: CallFailed | None = None
+    try:
+        async for part in answer.parts():
+            with _of_known_form():
+                events = pipeline.feed(part)
+            for event in events:
+                yield event
+    except CallFailed as failure:
+        broken = failure
+    with _of_known_form():
+        events = pipeline.end()
+    for event in events:
+        yield event
+    if broken:
+        raise broken
 
 
 @contextmanager
@@ -114,14 +130,9 @@ async def stream_bytes(answer: Answer, plan: Plan, api: Api) -> AsyncIterator[by
             yield part
         return
     pipeline, typed = Pipeline(plan.translators), api in TYPED
-    async for part in answer.parts():
-        with _of_known_form():
-            events = pipeline.feed(part)
-        for event in events:
-            yield write(event, typed=typed)
-    with _of_known_form():
-        events = pipeline.end()
-    for event in events:
+    async for event in _events(answer, pipeline):
         yield write(event, typed=typed)
+    if not pipeline.is_complete():
+        raise CallFailed(Cause.UNAVAILABLE, 502, EARLY_END)
     if api in WITH_DONE:
         yield DONE

@@ -1,16 +1,20 @@
 """Runs the proxy until it is stopped."""
 
 import asyncio
+import contextlib
 import resource
+import ssl
+import urllib.request
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import aiohttp
 from aiohttp import web
 
 from sagemaker_deploy.aws import Aws
+from sagemaker_deploy.errors import ConfigError
 from sagemaker_deploy.proxy.app import make_app
 from sagemaker_deploy.proxy.endpoint import Endpoint
 from sagemaker_deploy.proxy.keys import Keys, check_host
@@ -25,6 +29,7 @@ RUNTIME = "sagemaker-runtime"
 BACKLOG = 4096
 KEEP_ALIVE_S = 75
 SHUTDOWN_S = 60.0
+MOST_FILES_ON_MACOS = 10_240  # OPEN_MAX; its hard limit is infinite, and refused
 
 
 @dataclass(frozen=True)
@@ -39,7 +44,7 @@ class ProxySettings:
     record: Path | None = None
 
 
-@asynccontextmanager
+@contextlib.asynccontextmanager
 async def serving(targets: Targets, aws: Aws, settings: ProxySettings) -> AsyncIterator[str]:
     """Serve for the length of a block, and yield the URL. Raises ConfigError, OSError.
 
@@ -47,9 +52,12 @@ async def serving(targets: Targets, aws: Aws, settings: ProxySettings) -> AsyncI
     """
     check_host(settings.host, settings.keys)
     signer = Signer(aws.credentials, aws.region)
-    connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=KEEP_ALIVE_S)
-    async with aiohttp.ClientSession(connector=connector) as http:
-        client = RuntimeClient(aws.endpoint_url(RUNTIME), signer, http)
+    url = aws.endpoint_url(RUNTIME)
+    tls = tls_context(aws.ca_bundle)
+    connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=KEEP_ALIVE_S, ssl=tls)
+    # Not `trust_env`: with it a line of ~/.netrc would replace the signature.
+    async with aiohttp.ClientSession(connector=connector, proxy=proxy_of(url)) as http:
+        client = RuntimeClient(url, signer, http)
         endpoints = {
             name: Endpoint(target, client, settings.retries)
             for name, target in targets.models.items()
@@ -91,4 +99,24 @@ async def serve(
 def raise_file_limit() -> None:
     """Allow as many open files as the system does: each stream has two connections."""
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    for number in (most, MOST_FILES_ON_MACOS):
+        with contextlib.suppress(ValueError, OSError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (number, most))
+            return
+
+
+def tls_context(bundle: str) -> ssl.SSLContext:
+    """Trust the certificates in a file. Raises ConfigError."""
+    try:
+        return ssl.create_default_context(cafile=bundle)
+    except OSError as error:
+        raise ConfigError([f"AWS_CA_BUNDLE {bundle}: no certificates there: {error}"]) from error
+
+
+def proxy_of(url: str) -> str | None:
+    """Return the proxy for a URL by HTTPS_PROXY, HTTP_PROXY and NO_PROXY, as boto3 has it."""
+    parts = urlsplit(url)
+    if urllib.request.proxy_bypass(parts.hostname or ""):
+        return None
+    proxy = urllib.request.getproxies().get(parts.scheme)
+    return proxy if not proxy or "://" in proxy else f"http://{proxy}"

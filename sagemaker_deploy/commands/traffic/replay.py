@@ -2,7 +2,9 @@
 
 import dataclasses
 import json
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 
 import click
@@ -11,7 +13,7 @@ from sagemaker_deploy import invoke as calls
 from sagemaker_deploy.aws import Aws
 from sagemaker_deploy.commands import options
 from sagemaker_deploy.commands.output import print_json
-from sagemaker_deploy.errors import InvocationFailed
+from sagemaker_deploy.errors import ConfigError, InvocationFailed
 from sagemaker_deploy.replay import report as reports
 from sagemaker_deploy.replay import send
 from sagemaker_deploy.replay.records import Recorded, S3Reader, read_records
@@ -27,7 +29,11 @@ from sagemaker_deploy.replay.records import Recorded, S3Reader, read_records
 @click.option("--api-key", envvar="API_KEY", help="Key of a container's URL; else API_KEY.")
 @click.option("--save", type=click.Path(path_type=Path),
               help="Write requests and new answers, for a later replay.")  # fmt: skip
-@click.option("--exact", is_flag=True, help="Exit with 7 if an answer changed or failed.")
+@click.option(
+    "--exact",
+    is_flag=True,
+    help="Exit with 7 if an answer changed or failed, or none was recorded.",
+)
 @options.region
 @options.profile
 @options.as_json
@@ -59,18 +65,36 @@ def replay(
     else:
         endpoint, _, component = target.partition("/")
         sender = send.to_endpoint(Aws(region, profile), calls.Address(endpoint, component or None))
-    with ThreadPoolExecutor(clients) as pool:
-        answers = list(pool.map(lambda record: send.replay(record, sender, seed), records))
-    if save:
-        save.write_text("".join(_line(*pair) for pair in zip(records, answers, strict=True)))
+    answers = []
+    with _saving(save) as write, ThreadPoolExecutor(clients) as pool:
+        results = pool.map(lambda record: send.replay(record, sender, seed), records)
+        for record, answer in zip(records, results, strict=True):
+            answers.append(answer)
+            write(_line(record, answer))
     report = reports.make_report(records, answers)
     if as_json:
         print_json(report)
     else:
         for line in reports.text(report):
             click.echo(line)
-    if exact and report["exact"] < report["requests"]:
-        raise InvocationFailed(f"{report['requests'] - report['exact']} answers are not exact")
+    if exact and (count := report["changed"] + report["failed"]):
+        raise InvocationFailed(f"{count} answers changed or failed")
+    if exact and not report["compared"]:
+        raise InvocationFailed("no request has a recorded answer: there is nothing to compare")
+
+
+@contextmanager
+def _saving(path: Path | None) -> Iterator[Callable[[str], object]]:
+    """Write lines to a file as they come, so that a run which ends early leaves some."""
+    if path is None:
+        yield lambda line: None
+        return
+    try:
+        file = path.open("w", buffering=1)
+    except OSError as error:
+        raise ConfigError([f"--save {path}: {error}"]) from error
+    with file:
+        yield file.write
 
 
 def _line(record: Recorded, answer: send.Replayed) -> str:

@@ -23,6 +23,7 @@ from sagemaker_deploy.local.invocations.multi_model import Models
 CUSTOM_ATTRIBUTES = "X-Amzn-SageMaker-Custom-Attributes"
 NEW_SESSION = "X-Amzn-SageMaker-New-Session-Id"
 SESSION = "X-Amzn-SageMaker-Session-Id"
+NEW_SESSION_ID = "NEW_SESSION"
 CLOSED_SESSION = "X-Amzn-SageMaker-Closed-Session-Id"
 VARIANT = "x-Amzn-Invoked-Production-Variant"
 
@@ -197,9 +198,10 @@ def _with_headers(answer: Response, header: service_model.Lookup, call: Call) ->
     answer.headers[VARIANT] = call.target.variant
     if attributes := header(CUSTOM_ATTRIBUTES):
         answer.headers[CUSTOM_ATTRIBUTES] = attributes
-    # Containers return a new session in either of two headers; clients get one header.
+    # Containers return a new session in either of two headers; clients get one header, if they
+    # asked for a session by its constant.
     session = header(NEW_SESSION) or header(SESSION) or ""
-    if "Expires=" in session:
+    if call.fields.get("SessionId") == NEW_SESSION_ID and "Expires=" in session:
         answer.headers[NEW_SESSION] = session
     if closed := header(CLOSED_SESSION):
         answer.headers[CLOSED_SESSION] = closed

@@ -4,6 +4,8 @@ import json
 from enum import StrEnum
 from typing import Any
 
+import aiohttp
+
 # Of a component or endpoint without a running copy: scale from zero, or a model that is loading.
 CAPACITY_WORDS = ("no capacity", "not ready", "is being scaled", "no instances")
 THROTTLE_CODES = {"ThrottlingException", "Throttling", "TooManyRequestsException"}
@@ -30,14 +32,26 @@ class Cause(StrEnum):
 
 
 class CallFailed(Exception):
-    """An invocation failed. `body` is the container's own error object, if it sent one."""
+    """An invocation failed. `body` is the container's own error object, if it sent one.
 
-    def __init__(self, cause: Cause, status: int, message: str, body: Any = None) -> None:
+    A container's error may also be plain text: `message`, with `is_from_container`.
+    """
+
+    def __init__(
+        self,
+        cause: Cause,
+        status: int,
+        message: str,
+        body: Any = None,
+        *,
+        is_from_container: bool = False,
+    ) -> None:
         super().__init__(message)
         self.cause = cause
         self.status = status
         self.message = message
         self.body = body
+        self.is_from_container = is_from_container
 
 
 def from_response(status: int, code: str, content: bytes) -> CallFailed:
@@ -70,7 +84,7 @@ def _from_model(status: int, text: str) -> CallFailed:
         return CallFailed(Cause.UNAVAILABLE, status or 502, message, body)
     if status == 429:
         return CallFailed(Cause.THROTTLED, 429, message, body)
-    return CallFailed(Cause.REFUSED, status, message, body)
+    return CallFailed(Cause.REFUSED, status, message, body, is_from_container=True)
 
 
 def from_event(kind: str, payload: bytes) -> CallFailed:
@@ -83,7 +97,9 @@ def from_event(kind: str, payload: bytes) -> CallFailed:
 
 
 def broken(error: Exception) -> CallFailed:
-    """Classify a lost or refused connection to SageMaker."""
+    """Classify a lost or refused connection to SageMaker, or one that has been silent too long."""
+    if isinstance(error, aiohttp.SocketTimeoutError):  # the model may still be generating
+        return CallFailed(Cause.TIMED_OUT, 504, f"no answer from SageMaker in time: {error}")
     return CallFailed(Cause.UNAVAILABLE, 502, f"no answer from SageMaker: {error or 'closed'}")
 
 

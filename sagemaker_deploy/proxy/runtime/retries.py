@@ -2,7 +2,7 @@
 
 The budget is a share of the requests, so that an endpoint in trouble does not get a multiple of its
 load. Calls without capacity (scale from zero, a model that loads) take turns: one asks at a time,
-and the others go on when it has got through.
+and the others go on when its answer has begun.
 """
 
 import asyncio
@@ -41,7 +41,7 @@ class Retries:
         self._settings = settings
         self._budget = BUDGET_AT_START
         self._turn = asyncio.Lock()
-        self._num_through = 0
+        self._num_opened = 0
         self.counts: Counter[Cause] = Counter()
         self.num_waiting = 0
 
@@ -51,11 +51,9 @@ class Retries:
         deadline = time.monotonic() + self._settings.capacity_wait_s
         num_retries = 0
         while True:
-            seen = self._num_through
+            seen = self._num_opened
             try:
-                result = await attempt()
-                self._num_through += 1
-                return result
+                return await attempt()
             except CallFailed as failure:
                 if failure.cause is Cause.CAPACITY and time.monotonic() < deadline:
                     self._count(failure, on_retry)
@@ -66,6 +64,10 @@ class Retries:
                     num_retries += 1
                 else:
                     raise
+
+    def add_open(self) -> None:
+        """Note that an answer has begun: there is capacity for those who wait."""
+        self._num_opened += 1
 
     def _count(self, failure: CallFailed, on_retry: Callable[[], None]) -> None:
         self.counts[failure.cause] += 1
@@ -82,11 +84,11 @@ class Retries:
         return random.uniform(longest / 2, longest)
 
     async def _wait_for_capacity(self, failure: CallFailed, deadline: float, seen: int) -> None:
-        """Wait for this call's turn to ask, or until another has got through."""
+        """Wait for this call's turn to ask, or until another's answer has begun."""
         self.num_waiting += 1
         try:
             async with asyncio.timeout(deadline - time.monotonic()), self._turn:
-                if self._num_through == seen:
+                if self._num_opened == seen:
                     await asyncio.sleep(self._settings.capacity_poll_s)
         except TimeoutError:
             raise failure from None

@@ -9,6 +9,7 @@ from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any
+from weakref import WeakValueDictionary
 
 MOST_SESSIONS = 10_000
 HEADER = "X-Session-Id"
@@ -21,11 +22,13 @@ class Sessions:
     def __init__(self, open_session: Callable[[], Awaitable[str]]) -> None:
         self._open = open_session
         self._sessions: OrderedDict[str, tuple[str, datetime]] = OrderedDict()
-        self._opening = asyncio.Lock()
+        # One for each key, while it is in use: a slow answer holds up its own conversation only.
+        self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
     async def id_of(self, key: str) -> str | None:
         """Return the id of a key's session, opened if there is none. Raises CallFailed."""
-        async with self._opening:
+        lock = self._locks.setdefault(key, asyncio.Lock())
+        async with lock:
             known, ends = self._sessions.pop(key, ("", datetime.min.replace(tzinfo=UTC)))
             if ends < datetime.now(UTC) + MARGIN:
                 known, ends = parse_session(await self._open())

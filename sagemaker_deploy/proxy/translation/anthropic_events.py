@@ -47,6 +47,10 @@ class MessagesFromChat:
             yield {"type": "message_delta", "delta": delta, "usage": self._usage}
             yield {"type": "message_stop"}
 
+    def is_complete(self) -> bool:
+        """Return whether the finish reason has come."""
+        return self._reason is not None
+
     def _start(self, event: Json) -> Json:
         self._has_begun = True
         message: Json = {

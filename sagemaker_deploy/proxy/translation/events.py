@@ -15,7 +15,11 @@ class Translator(Protocol):
         ...
 
     def end(self) -> Iterator[Json]:
-        """Yield what follows the last event."""
+        """Yield the end, or, of a stream without its last event, the text held back."""
+        ...
+
+    def is_complete(self) -> bool:
+        """Return whether the last event has come."""
         ...
 
 

@@ -33,6 +33,7 @@ class ChunksFromGenerate:
         self._pending = ""
         self._num_tokens = 0
         self._has_begun = False
+        self._is_complete = False
 
     def feed(self, event: Json) -> Iterator[Json]:
         """Yield the chunks of a token event."""
@@ -51,10 +52,16 @@ class ChunksFromGenerate:
             yield self._text(text)
 
     def end(self) -> Iterator[Json]:
-        """Yield nothing: the last event had the end."""
-        yield from ()
+        """Yield the text held back, if there was no last event."""
+        if self._pending and not self._is_complete:
+            yield self._text(self._pending)
+
+    def is_complete(self) -> bool:
+        """Return whether the whole text has come."""
+        return self._is_complete
 
     def _last(self, details: Json) -> Iterator[Json]:
+        self._is_complete = True
         reason = details.get("finish_reason")
         for stop in self._stop:
             if self._pending.endswith(stop):
@@ -99,8 +106,9 @@ class GenerateFromChunks:
                 self._reason = _reason(choice)
 
     def end(self) -> Iterator[Json]:
-        """Yield the last event."""
+        """Yield the last event, or, without a finish reason, the last token."""
         if self._reason is None:
+            yield from filter(None, [self._waiting])
             return
         last = self._waiting or {"index": 0, "token": _token("", 0, None), "top_tokens": []}
         details = {
@@ -110,6 +118,10 @@ class GenerateFromChunks:
             "seed": None,
         }
         yield last | {"generated_text": self._text, "details": details}
+
+    def is_complete(self) -> bool:
+        """Return whether the finish reason has come."""
+        return self._reason is not None
 
     def _token(self, choice: Json) -> Json:
         self._num_tokens += len(choice.get("token_ids") or [0])
@@ -142,6 +154,7 @@ class GenerateFromLmi:
     def __init__(self) -> None:
         self._num_tokens = 0
         self._text = ""
+        self._is_complete = False
 
     def feed(self, event: Json) -> Iterator[Json]:
         """Yield the event with TGI's fields."""
@@ -149,6 +162,7 @@ class GenerateFromLmi:
         self._num_tokens += 1
         self._text += str(token.get("text") or "")
         is_last = event.get("generated_text") is not None or bool(event.get("details"))
+        self._is_complete = self._is_complete or is_last
         details = dict(event.get("details") or {}) if is_last else None
         logprob = token.get("logprob", token.get("log_prob"))
         yield {
@@ -162,3 +176,7 @@ class GenerateFromLmi:
     def end(self) -> Iterator[Json]:
         """Yield nothing: the last event had the end."""
         yield from ()
+
+    def is_complete(self) -> bool:
+        """Return whether the whole text has come."""
+        return self._is_complete

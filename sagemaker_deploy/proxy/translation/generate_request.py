@@ -74,7 +74,7 @@ def _parameters(body: Json) -> Json:
     _refuse(body, NOT_IN_GENERATE, "this container's generate API has no such field")
     parameters: Json = {"return_full_text": False, "details": True}
     for name, value in SAME.items():
-        if body.get(name):
+        if body.get(name) or (name == "seed" and body.get(name) is not None):  # 0 is a seed
             parameters[value] = body[name]
     temperature = 1.0 if body.get("temperature") is None else body["temperature"]
     parameters["do_sample"] = temperature > 0

@@ -26,6 +26,10 @@ class Pipeline:
             rest += translator.end()
         return events + rest
 
+    def is_complete(self) -> bool:
+        """Return whether the stream had its last event."""
+        return all(translator.is_complete() for translator in self._translators)
+
     def _through(self, events: list[Json]) -> list[Json]:
         for event in events:
             if is_error(event):

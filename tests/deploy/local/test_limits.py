@@ -107,13 +107,17 @@ def test_headers_of_the_container_are_returned(fake_local: Local) -> None:
         "X-Other": "lost",
     }
     answer = fake_local.runtime.invoke_endpoint(
-        EndpointName="fake", Body=json.dumps({"headers": headers})
+        EndpointName="fake", Body=json.dumps({"headers": headers}), SessionId="NEW_SESSION"
     )
     assert answer["CustomAttributes"] == "c=d"
     assert answer["NewSessionId"] == "s1; Expires=2030-01-01T00:00:00Z"
     assert answer["ClosedSessionId"] == "s0"
     assert answer["InvokedProductionVariant"] == "AllTraffic"
     assert "x-other" not in answer["ResponseMetadata"]["HTTPHeaders"]
+    answer = fake_local.runtime.invoke_endpoint(
+        EndpointName="fake", Body=json.dumps({"headers": headers})
+    )
+    assert "NewSessionId" not in answer  # it was not asked for
 
 
 def test_stream_parts_arrive_as_the_container_writes_them(fake_local: Local) -> None:

@@ -2,6 +2,7 @@
 
 import time
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import anthropic
@@ -66,6 +67,21 @@ def test_what_always_fails_is_an_error_of_the_clients_api(proxy: str, vendors: L
     assert answer.status_code == 429
     assert answer.json() == {"error": "not now", "error_type": "overloaded"}
     assert answer.headers["Retry-After"]
+
+
+def test_the_status_of_a_stream_that_broke_is_not_200(vendors: Local) -> None:
+    with proxying({"tgi": {"endpoint": "tgi", "container": "tgi"}}) as proxy:
+        assert '"error":{' in _ask(proxy, "break", stream=True).text
+        text = requests.get(f"{proxy}/metrics", timeout=10).text
+    assert 'api="chat",status="502"} 1' in text
+    assert 'status="200"' not in text
+
+
+def test_an_answer_that_cannot_be_recorded_is_not_lost(vendors: Local) -> None:
+    models = {"tgi": {"endpoint": "tgi", "container": "tgi"}}
+    with proxying(models, record=Path("/dev/full")) as proxy:
+        assert _text(_ask(proxy, "a")) == "one two three"
+        assert "[DONE]" in _ask(proxy, "a", stream=True).text
 
 
 def test_a_clients_mistake_is_not_sent_again(proxy: str) -> None:

@@ -8,7 +8,7 @@ import requests
 
 from sagemaker_deploy.errors import ConfigError
 from sagemaker_deploy.proxy import targets
-from sagemaker_deploy.proxy.keys import Keys, check_host, read_keys
+from sagemaker_deploy.proxy.keys import Keys, check_host, is_foreign, read_keys
 from tests.support.aws.local_sagemaker import Local
 from tests.support.aws.proxies import proxying
 
@@ -25,7 +25,13 @@ def test_keys_are_read_from_two_headers_and_named_in_the_log(
         for headers in ({"Authorization": "Bearer a-long-key"}, {"x-api-key": "another-key"}):
             answer = requests.post(url + CHAT, json=BODY, headers=headers, timeout=30)
             assert answer.status_code == 200
-        for headers in ({}, {"Authorization": "Bearer wrong"}, {"Authorization": "Basic x"}):
+        not_utf8: dict[str, bytes | str] = {"x-api-key": b"\xff\xfe-a-long-key"}
+        for headers in (
+            {},
+            {"Authorization": "Bearer wrong"},
+            {"Authorization": "Basic x"},
+            not_utf8,
+        ):
             for path in (CHAT, "/v1/messages", "/generate"):
                 answer = requests.post(url + path, json=BODY, headers=headers, timeout=30)
                 assert answer.status_code == 401
@@ -44,12 +50,19 @@ def test_pages_of_other_sites_are_refused_without_keys(proxy: str) -> None:
     for headers in (
         {"Origin": "https://example.com"},
         {"Origin": "null"},
+        {"Origin": "http://["},
         {"Host": f"evil.example:{port}"},
     ):
         answer = requests.post(proxy + CHAT, json=BODY, headers=headers, timeout=30)
         assert answer.status_code == 403
     headers = {"Origin": "http://localhost:3000", "Host": f"localhost:{port}"}
     assert requests.post(proxy + CHAT, json=BODY, headers=headers, timeout=30).status_code == 200
+
+
+def test_a_host_that_is_no_url_is_foreign() -> None:
+    assert is_foreign({"Host": "["})
+    assert is_foreign({"Host": "[::1"})
+    assert not is_foreign({"Host": "[::1]:8090"})
 
 
 def test_other_machines_are_let_in_with_keys_only(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import tarfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -148,8 +149,13 @@ def test_a_replay_of_the_log_is_exact_with_its_seeds(
     # Hot enough for the demo model, which knows its texts by heart.
     messages = [{"role": "user", "content": "x q z"}]
     sampled: Any = {"messages": messages, "max_tokens": 40, "temperature": 10}
+    before = len(log.read_text().splitlines())
     client.chat.completions.create(model="demo", **sampled)
     list(client.chat.completions.create(model="demo", stream=True, **sampled))
+    deadline = time.monotonic() + 10
+    while log.read_text().count("\n") < before + 2:  # written after the stream's end
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
     lines = [json.loads(line) for line in log.read_text().splitlines()]
     assert isinstance(lines[-1]["replay_info"]["seed"], int)
     assert lines[-1]["replay_info"]["dtype"] == "float32"

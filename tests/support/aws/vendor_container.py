@@ -40,7 +40,9 @@ class Handler(BaseHTTPRequestHandler):
         elif path == "/v1/completions":
             self.completions(body, raw)
         elif VENDOR == "tgi":
-            self.whole({"error": "missing field `messages`", "error_type": "validation"}, 422)
+            self.refuse("messages")
+        elif VENDOR == "generate" and "inputs" not in body:
+            self.refuse("inputs")
         elif "inputs" not in body:
             self.whole({"error": "missing field `inputs`", "error_type": "validation"}, 422)
         elif isinstance(body["inputs"], list):
@@ -105,10 +107,17 @@ class Handler(BaseHTTPRequestHandler):
         events[-1] |= {"generated_text": text, "details": details}
         self.stream(events, raw, done=False)
 
+    def refuse(self, name):
+        # TGI before 3.0 answers in plain text.
+        text = "Failed to deserialize the JSON body into the target type: missing field "
+        self.send(f"{text}`{name}` at line 1 column 70".encode(), 422, "text/plain; charset=utf-8")
+
     def whole(self, answer, status=200):
-        data = json.dumps(answer).encode()
+        self.send(json.dumps(answer).encode(), status, "application/json")
+
+    def send(self, data, status, kind):
         self.send_response(status)
-        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Type", kind)
         self.send_header("Content-Length", str(len(data)))
         self.end_headers()
         self.wfile.write(data)
