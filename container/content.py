@@ -10,6 +10,7 @@ import csv
 import io
 import json
 import re
+import sys
 from collections.abc import Callable, Iterable, Iterator
 from datetime import date, datetime
 from typing import Any
@@ -104,13 +105,24 @@ def parse_json(body: bytes, subject: str = "the body") -> Any:
             json.dumps(value, ensure_ascii=False).encode()
     except UnicodeEncodeError:
         raise MalformedRequest(f"{subject} has a lone surrogate such as \\ud800") from None
-    except (ValueError, RecursionError) as error:
+    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise MalformedRequest(f"{subject} is not valid JSON: {error}") from None
+    except ValueError:  # the only one that is left: the time to read one grows with their square
+        limit = sys.get_int_max_str_digits()
+        raise MalformedRequest(
+            f"{subject} has an integer of more than {limit} digits; send a smaller one, or a string"
+        ) from None
     return value
 
 
 def read_lines(body: bytes, *, pieces: Pieces = iter) -> list[bytes]:
-    """Split JSON Lines into records, skipping blank lines."""
+    """Split JSON Lines into records, skipping blank lines.
+
+    Lines end with a line feed, or, in a body without one between them, with a carriage return.
+    """
+    between = body.strip()
+    if b"\r" in between and b"\n" not in between:
+        body = body.replace(b"\r", b"\n")
     return [line for line in pieces(io.BytesIO(body)) if line.strip()]
 
 

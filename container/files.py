@@ -16,10 +16,11 @@ TEXT_SUFFIXES = (".json", ".jinja", ".txt", ".model", ".tiktoken")
 # Their names, beside which there may be data of any size.
 TEXT_NAMES = (
     "added_tokens", "chat_template", "config", "generation_config", "merges", "model.", "modules",
-    "preprocessor", "processor", "pytorch_model.", "sentence", "special_tokens", "spiece",
-    "tekken", "tokenizer", "video", "vocab",
+    "preprocessor", "processor", "pytorch_model.", "sentence_", "sentencepiece", "special_tokens",
+    "spiece", "tekken", "tokenizer", "video_preprocessor", "vocab.", "vocab-",
 )  # fmt: skip
 WEIGHT_SUFFIXES = (".safetensors", ".gguf", ".bin")
+SPECIAL = "is a pipe, a socket or a device, not a file"
 
 
 def find_folder(name: str) -> Path | None:
@@ -55,13 +56,27 @@ def read_json(path: Path) -> Any:
 def find_unreadable(folder: Path) -> str | None:
     """Name a file of a model's folder that cannot be read, or would be read without end, and why.
 
-    Its user code apart. Only files of the kinds that models consist of count.
+    Only files of the kinds that models consist of count. Below the top, where users' data may be,
+    only those that `find_special` names do.
     """
     for path in _model_files(folder):
-        is_text = path.name.startswith(TEXT_NAMES) and path.suffix in TEXT_SUFFIXES
-        if (problem := _problem(path, MAX_TEXT_BYTES if is_text else None)) is not None:
+        if path.parent == folder:
+            is_text = path.name.startswith(TEXT_NAMES) and path.suffix in TEXT_SUFFIXES
+            problem = _problem(path, MAX_TEXT_BYTES if is_text else None)
+        else:
+            problem = SPECIAL if _is_special(path) else None
+        if problem is not None:
             return f"{path} {problem}"
     return None
+
+
+def find_special(folder: Path) -> str | None:
+    """Name a pipe, socket or device with the name of a model's file; user code apart.
+
+    All other files of a folder that user code reads are that code's own matter.
+    """
+    special = (f"{path} {SPECIAL}" for path in _model_files(folder) if _is_special(path))
+    return next(special, None)
 
 
 def _model_files(folder: Path) -> Iterator[Path]:
@@ -78,6 +93,15 @@ def _model_files(folder: Path) -> Iterator[Path]:
                 yield Path(parent, name)
 
 
+def _is_special(path: Path) -> bool:
+    """Whether a path is a pipe, a socket or a device, which can be read without end."""
+    try:
+        mode = path.stat().st_mode
+    except OSError:
+        return False
+    return not stat.S_ISREG(mode) and not stat.S_ISDIR(mode)
+
+
 def _problem(path: Path, max_bytes: int | None) -> str | None:
     """Say why a path cannot be read as a file of at most this size; None if it can."""
     try:
@@ -87,7 +111,7 @@ def _problem(path: Path, max_bytes: int | None) -> str | None:
     if stat.S_ISDIR(status.st_mode):
         return "is a folder, not a file"
     if not stat.S_ISREG(status.st_mode):
-        return "is a pipe, a socket or a device, not a file"
+        return SPECIAL
     if not os.access(path, os.R_OK):
         return "may not be read by this server's user"
     if max_bytes is not None and status.st_size > max_bytes:

@@ -4,12 +4,13 @@ import contextlib
 import csv
 import io
 import json
+import sys
 from collections.abc import Iterable, Iterator
 from typing import TypeVar
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from container import content
@@ -23,11 +24,13 @@ JSON_VALUES = st.recursive(
 )
 
 
+@settings(deadline=None)
 @given(JSON_VALUES)
 def test_json_there_and_back(value: object) -> None:
     assert content.decode(content.encode(value, content.JSON), content.JSON) == value
 
 
+@settings(deadline=None)
 @given(st.lists(JSON_VALUES))
 def test_json_lines_have_one_line_for_each_record(records: list) -> None:
     written = content.encode(records, content.JSON_LINES)
@@ -122,12 +125,14 @@ def test_unsupported_content_types_are_refused_by_name() -> None:
         content.decode(b"", "application/zip")
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=200), st.sampled_from([*content.DECODERS, "x/y", "a b", ";", ""]))
 def test_any_bytes_of_any_type_are_read_or_refused(body: bytes, kind: str) -> None:
     with contextlib.suppress(MalformedRequest, UnsupportedMediaType):
         content.decode(body, kind)
 
 
+@settings(deadline=None)
 @given(st.text(max_size=60))
 def test_any_accept_header_is_answered_or_refused(accept: str) -> None:
     with contextlib.suppress(NotAcceptable):
@@ -160,3 +165,22 @@ def test_others_may_run_between_the_lines_of_a_body(body: bytes) -> None:
     seen.clear()
     assert content.read_lines(b"\n" * 3000 + b"{}\r\n", pieces=pieces) == [b"{}\r\n"]
     assert len(seen) == 3001
+
+
+@pytest.mark.parametrize("end", [b"\r", b"\n", b"\r\n"])
+@pytest.mark.parametrize("last", [b"", b"\n", b"\r"])
+def test_lines_may_end_with_any_line_end(end: bytes, last: bytes) -> None:
+    body = end.join([b'{"a": 1}', b"", b"[2]"]) + last
+    assert content.decode(body, "application/jsonlines") == {"inputs": [{"a": 1}, [2]]}
+    table = end.join([b"inputs", b"one", b"two"]) + last
+    assert content.decode(table, "text/csv") == {"inputs": ["one", "two"]}
+    assert content.has_csv_header(table)
+
+
+def test_an_integer_of_too_many_digits_is_named() -> None:
+    limit = sys.get_int_max_str_digits()
+    assert content.parse_json(b"[" + b"9" * limit + b"]") == [int("9" * limit)]
+    message = f"line 1 has an integer of more than {limit} digits; send"
+    for body in (b"9" * (limit + 1), b'{"a": [-' + b"9" * (limit + 1) + b"]}"):
+        with pytest.raises(MalformedRequest, match=message):
+            content.decode(body, "application/jsonlines")

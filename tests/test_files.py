@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from container.files import find_folder, write_atomically
+from container.files import find_folder, find_special, write_atomically
 
 ROOT = Path(__file__).parents[1]
 
@@ -42,6 +42,21 @@ def test_a_folder_without_permission_is_no_folder(tmp_path: Path) -> None:
             assert find_folder(str(tmp_path)) is None
     finally:
         tmp_path.chmod(0o700)
+
+
+def test_data_of_user_code_is_its_own_matter_but_a_pipe_is_refused(tmp_path: Path) -> None:
+    for name in ("vocab.txt", "sentences.json", "video_index.json"):
+        with (tmp_path / name).open("wb") as file:
+            file.truncate(2**40)
+    (tmp_path / "index.bin").symlink_to("nothing")
+    (tmp_path / "secret.json").touch(mode=0)
+    (tmp_path / "config.json").mkdir()
+    (tmp_path / "code").mkdir()
+    os.mkfifo(tmp_path / "code" / "control.json")
+    assert find_special(tmp_path) is None
+    (tmp_path / "deep").mkdir()
+    os.mkfifo(tmp_path / "deep" / "model.json")
+    assert f"{tmp_path}/deep/model.json is a pipe" in (find_special(tmp_path) or "")
 
 
 def test_a_full_disk_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 from huggingface_hub import snapshot_download
 
 from container.errors import ModelLoadError
-from container.files import find_unreadable
+from container.files import find_special, find_unreadable
 from container.handlers.engine_model import EngineModel
 from container.handlers.hooks import load_hooks
 from container.handlers.invocation import Handler
@@ -80,8 +80,8 @@ def model_folder(settings: ModelSettings) -> Path:
         root = model_root(folder.resolve())
         if links := outward_links(root):
             raise ModelLoadError(f"{links[0]} is a link that leads out of the model's folder")
-        if (unreadable := find_unreadable(root)) is not None:
-            raise ModelLoadError(unreadable)
+        if (special := find_special(root)) is not None:
+            raise ModelLoadError(special)
         return root
     try:
         path = snapshot_download(
@@ -103,7 +103,9 @@ def _prepare(
         install(code.requirements)
     if _loads_own_model(code) or not needs_engine(served_task(settings)):
         progress("finding the model's folder")
-        model_folder(settings)
+        folder = model_folder(settings)
+        if code is None and (unreadable := find_unreadable(folder)) is not None:
+            raise ModelLoadError(unreadable)
     progress(f"loading {code.path if code is not None else served_task(settings)}")
 
 

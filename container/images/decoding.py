@@ -1,6 +1,7 @@
 """Decodes a file's bytes to a checked RGB image. Raises InvalidParameter with the limit."""
 
 import io
+import re
 import warnings
 from dataclasses import dataclass
 
@@ -13,7 +14,9 @@ FORMATS = ("PNG", "JPEG", "WEBP", "GIF")  # those of OpenAI's API
 MAX_ASPECT_RATIO = 200
 # A JPEG's scans are decoded one after another, each over all pixels. Real files have about ten.
 MAX_SCANS = 100
-START_OF_SCAN = b"\xff\xda"
+START_OF_SCAN, END_OF_IMAGE = 0xDA, 0xD9
+# Markers of segments, behind which their length is, and the end. Decoders skip all others.
+MARKER = re.compile(rb"\xff([\xc0-\xcf\xd9-\xfe])")
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +40,8 @@ def decode(data: bytes, limits: ImageLimits, field: str) -> Image.Image:
         with warnings.catch_warnings(action="ignore"):  # the size is checked here
             image = Image.open(io.BytesIO(data), formats=FORMATS)
         _check_size(image, limits, field)  # the header has the size; no pixel is decoded yet
-        if image.format == "JPEG" and data.count(START_OF_SCAN) > MAX_SCANS:
+        # Pillow calls a JPEG that lists further pictures behind it MPO.
+        if image.format in ("JPEG", "MPO") and _has_many_scans(data):
             raise InvalidParameter(
                 f"`{field}`: the JPEG has more than {MAX_SCANS} scans; save it again", field=field
             )
@@ -52,6 +56,20 @@ def decode(data: bytes, limits: ImageLimits, field: str) -> Image.Image:
             f"{_pillow_message(error)}",
             field=field,
         ) from None
+
+
+def _has_many_scans(data: bytes) -> bool:
+    """Whether a JPEG has more than MAX_SCANS; what follows its end, such as a video, is none."""
+    position = num_scans = 0
+    while (match := MARKER.search(data, position)) is not None:
+        position, marker = match.end(), match[1][0]
+        if marker == END_OF_IMAGE:
+            return False
+        position += int.from_bytes(data[position : position + 2])  # there may be a thumbnail in it
+        num_scans += marker == START_OF_SCAN
+        if num_scans > MAX_SCANS:
+            return True
+    return False
 
 
 def _check_size(image: Image.Image, limits: ImageLimits, field: str) -> None:

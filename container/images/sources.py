@@ -9,7 +9,7 @@ from container.errors import InvalidParameter, UnsupportedParameter
 
 # TGI's form of an image in a prompt (router/src/validation.rs at v3.3.7). A link ends where another
 # image begins, so that no text is read twice.
-MARKDOWN_IMAGE = re.compile(r"!\[\]\((data:image/[^)\s\[]+|https?://[^)\s\[]+)\)")
+MARKDOWN_IMAGE = re.compile(r"!\[\]\(((?:data:image/|https?://)(?:(?!!\[\]\()[^)\s])+)\)")
 
 
 @dataclass(frozen=True, slots=True)

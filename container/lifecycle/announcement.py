@@ -14,7 +14,7 @@ from urllib.request import Request
 import psutil
 
 from container.ipc.health import why_unhealthy
-from container.lifecycle.terminal import StageLine, example, summary
+from container.lifecycle.terminal import StageLine, UsedMemory, example, summary
 from container.machine import free_memory_bytes
 from container.settings.server import ServerSettings
 
@@ -38,7 +38,7 @@ def announce(server: ServerSettings, stopping: threading.Event, *, is_for_person
     if not is_for_person:
         log.info("try: %s", example(base, info))
         return
-    memory, free = _used_memory(), free_memory_bytes()
+    memory, free = used_memory(), free_memory_bytes()
     blocks = _kv_blocks(base)
     sys.stderr.write(summary(base, info, blocks, memory, free, has_ui=server.has_ui))
     sys.stderr.flush()
@@ -79,11 +79,22 @@ def _read(url: str, api_key: str | None) -> bytes:
         return body
 
 
-def _used_memory() -> int:
-    """Return the bytes that this process and its children hold."""
+def used_memory() -> UsedMemory:
+    """Return the memory that this process and its children hold."""
     me = psutil.Process()
-    total = 0
+    total, is_upper_bound = 0, False
     for process in (me, *me.children(recursive=True)):
-        with contextlib.suppress(psutil.Error):  # it has just exited
-            total += process.memory_info().rss
-    return total
+        with contextlib.suppress(psutil.NoSuchProcess):  # it has just exited
+            share = _proportional_bytes(process)
+            is_upper_bound = is_upper_bound or share is None
+            total += process.memory_info().rss if share is None else share
+    return UsedMemory(total, is_upper_bound)
+
+
+def _proportional_bytes(process: psutil.Process) -> int | None:
+    """Return a process's memory, with its share of pages that several have; None if not known."""
+    try:
+        share: int | None = getattr(process.memory_full_info(), "pss", None)
+    except (psutil.AccessDenied, OSError):
+        return None
+    return share

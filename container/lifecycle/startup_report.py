@@ -98,6 +98,12 @@ def variable_lines(environ: Mapping[str, str]) -> Iterator[ReportLine]:
     empty = sorted(name for name in known & environ.keys() if not environ[name].strip())
     if empty:
         yield ReportLine(f"empty variables, which count as unset: {', '.join(empty)}")
+    if environ.get("EMF_DIMENSIONS", "").strip() and not environ.get("EMF_NAMESPACE", "").strip():
+        yield ReportLine(
+            "EMF_DIMENSIONS has no effect, since no metrics are written without EMF_NAMESPACE; "
+            "set it too",
+            is_warning=True,
+        )
     others = sorted(name for name in environ.keys() - known if name.startswith(OTHER_IMAGES))
     if others:
         yield ReportLine(

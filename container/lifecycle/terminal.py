@@ -6,6 +6,7 @@ import shutil
 import sys
 import time
 from collections.abc import Mapping
+from dataclasses import dataclass
 from itertools import cycle
 from typing import Any
 
@@ -15,6 +16,17 @@ GIB = 2**30
 BAR_WIDTH = 24
 BOLD, YELLOW, PLAIN = "\033[1m", "\033[33m", "\033[0m"
 NAME_WIDTH = 12
+
+
+@dataclass(frozen=True, slots=True)
+class UsedMemory:
+    """Memory of processes; `is_upper_bound`: pages that they share may count several times."""
+
+    num_bytes: int
+    is_upper_bound: bool = False
+
+    def __str__(self) -> str:
+        return f"{'at most ' * self.is_upper_bound}{self.num_bytes / GIB:.1f} GiB in use"
 
 
 class StageLine:
@@ -52,15 +64,15 @@ def share_of(stage: str) -> float | None:
 
 
 def summary(
-    base: str, info: Mapping[str, Any], blocks: int, memory: int, free: int, *, has_ui: bool
+    base: str, info: Mapping[str, Any], blocks: int, memory: UsedMemory, free: int, *, has_ui: bool
 ) -> str:
     """Describe a server that is ready.
 
     `info` is of /info, empty without an engine or an embedder; `blocks` are those of the KV cache;
-    `memory` the bytes of the server's processes, `free` those left on the machine.
+    `memory` is that of the server's processes, `free` the bytes left on the machine.
     """
     rows = [("Serving on", f"{BOLD}{base}{PLAIN}"), *_model_rows(info, blocks)]
-    rows.append(("Memory", f"{memory / GIB:.1f} GiB in use, {free / GIB:.1f} GiB free"))
+    rows.append(("Memory", f"{memory}, {free / GIB:.1f} GiB free"))
     rows += [("Slow path", f"{YELLOW}{text}{PLAIN}") for text in info.get("fallbacks") or ()]
     if info.get("fallbacks"):
         rows.append(("", "docs/models.md explains it; REQUIRE_FAST_PATH=1 refuses such a start"))

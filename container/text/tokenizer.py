@@ -137,7 +137,7 @@ class Tokenizer:
         """
         cut = len(text) - (num_tokens + CUT_TOKENS) * MOST_CHARS_A_TOKEN
         if cut > 0:
-            space = text.find(" ", cut)
+            space = text.find(" ", cut, cut + CUT_TOKENS * MOST_CHARS_A_TOKEN)
             ids = self.encode(text[max(cut, space) :], add_special_tokens=add_special_tokens)
             if len(ids) > num_tokens + CUT_TOKENS:
                 return ids[-num_tokens:]

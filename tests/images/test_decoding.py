@@ -97,7 +97,37 @@ def test_a_jpeg_of_many_scans_is_refused_before_it_is_decoded() -> None:
         decode(_progressive(101), LIMITS, "f")
 
 
-@pytest.mark.parametrize("opening", ["![](data:image/", "![](https://a", "![](", "!["])
+def test_scans_of_a_jpeg_with_a_second_picture_are_counted() -> None:
+    buffer = io.BytesIO()
+    pictures = [random_picture(1), random_picture(2)]
+    pictures[0].save(buffer, "MPO", save_all=True, append_images=pictures[1:], progressive=True)
+    data = buffer.getvalue()
+    assert decode(data, LIMITS, "f").size == (40, 30)
+    scan = b"\xff\xda\x00\x08\x01\x01\x00\x00\x00\x00"
+    first, marker, rest = data.partition(b"\xff\xda")
+    for between in (b"", b"\xff\xd0", b"\xff\x02\xff\xff", b"\xff\xff"):
+        with pytest.raises(InvalidParameter, match="more than 100 scans"):
+            decode(first + (scan + between) * 101 + marker + rest, LIMITS, "f")
+
+
+def test_bytes_like_scans_outside_of_the_picture_are_none() -> None:
+    data = file_of(random_picture(1), "JPEG")
+    many = b"\xff\xda" * 5000
+    thumbnail = b"\xff\xe5" + (len(many) + 2).to_bytes(2) + many
+    for changed in (data + many, data[:2] + thumbnail + data[2:]):
+        assert decode(changed, LIMITS, "f").size == (40, 30)
+
+
+@pytest.mark.parametrize("link", ["http://x.org/?f[a]=1.png", "http://[::1]/x", "http://a!b[]/c"])
+def test_a_link_may_have_brackets(link: str) -> None:
+    text, sources = take_markdown(f"a ![]({link}) ![](http://![]({link}", "<image>", "inputs")
+    assert text == f"a <image> ![](http://![]({link}"
+    assert [source.url for source in sources] == [link]
+
+
+@pytest.mark.parametrize(
+    "opening", ["![](data:image/", "![](https://a", "![](http://", "![](", "!["]
+)
 def test_many_openings_without_an_end_are_no_images(opening: str) -> None:
     text = opening * 100_000
     assert take_markdown(text, "<image>", "inputs") == (text, [])

@@ -1,10 +1,12 @@
 """What a start shows at a terminal, without a server; tests/integration/server has one."""
 
 import re
+import subprocess
+import sys
 
 import pytest
 
-from container.lifecycle.terminal import StageLine, example, share_of, summary
+from container.lifecycle.terminal import StageLine, UsedMemory, example, share_of, summary
 from container.logs import CLEAR_LINE, is_for_person
 
 BASE = "http://localhost:8080"
@@ -20,7 +22,7 @@ EMBEDDER = {
 
 
 def _text(info: dict, *, has_ui: bool = True) -> str:
-    text = summary(BASE, info, 4096, 3 * 2**29, 2**33, has_ui=has_ui)
+    text = summary(BASE, info, 4096, UsedMemory(3 * 2**29), 2**33, has_ui=has_ui)
     return re.sub(r"\033\[\d*m", "", text)
 
 
@@ -63,6 +65,30 @@ def test_a_language_model_is_summed_up() -> None:
     ]  # fmt: skip
     assert [part for part in parts if part not in text] == []
     assert "Slow path" not in text
+
+
+SHARED_PAGES = """
+import os
+from container.lifecycle.announcement import used_memory
+
+shared, alone = bytearray(b"x" * 2**27), used_memory()
+reader, writer = os.pipe()
+for _ in range(3):
+    if os.fork() == 0:
+        os.close(writer)
+        os.read(reader, 1)  # until the parent ends
+        os._exit(0)
+together = used_memory()
+print(together.is_upper_bound or together.num_bytes - alone.num_bytes < 2**27)
+"""
+
+
+def test_pages_that_processes_share_count_once_or_the_sum_is_a_bound() -> None:
+    command = [sys.executable, "-c", SHARED_PAGES]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+    assert result.stdout == "True\n"
+    assert str(UsedMemory(2**30)) == "1.0 GiB in use"
+    assert str(UsedMemory(2**30, is_upper_bound=True)) == "at most 1.0 GiB in use"
 
 
 def test_slow_paths_say_where_they_are_explained() -> None:

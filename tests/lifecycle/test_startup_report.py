@@ -86,6 +86,13 @@ def test_a_misspelt_variable_is_reported_with_the_nearest(name: str, meant: str)
     assert texts == [f"{name} is not known; did you mean {meant}?"]
 
 
+def test_dimensions_without_a_namespace_are_reported() -> None:
+    dimensions = {"EMF_DIMENSIONS": "EndpointName=chat"}
+    (text,) = _texts(Settings(), warnings_only=True, **dimensions)
+    assert "EMF_NAMESPACE" in text
+    assert not _texts(Settings(), warnings_only=True, **dimensions, EMF_NAMESPACE="LLM")
+
+
 def test_ordinary_variables_are_not_taken_for_misspelt_ones() -> None:
     ordinary = {"PATH", "HOME", "LANG", "PWD", "SHLVL", "LD_LIBRARY_PATH", "CUDA_VISIBLE_DEVICES",
                 "PYTHONUNBUFFERED", "AWS_REGION", "AWS_CONTAINER_CREDENTIALS_RELATIVE_URI", "TERM",

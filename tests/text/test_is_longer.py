@@ -48,6 +48,12 @@ def test_the_end_of_a_long_text_has_its_ids_of_the_whole(
     assert end == whole[-num_tokens:]
 
 
+def test_only_the_end_of_a_long_text_without_spaces_is_encoded(tokenizer: Counting) -> None:
+    tokenizer.num_encoded = 0
+    assert len(tokenizer.encode_end("x1y2" * 50_000 + " end", 5, add_special_tokens=True)) == 5
+    assert tokenizer.num_encoded < 50_000
+
+
 def test_the_end_of_a_short_text_is_all_of_it(tokenizer: Tokenizer) -> None:
     whole = tokenizer.encode("the fox", add_special_tokens=True)
     assert tokenizer.encode_end("the fox", 100, add_special_tokens=True) == whole

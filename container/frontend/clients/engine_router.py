@@ -159,13 +159,15 @@ def _merge(statuses: list[Status]) -> Status:
 
 
 def _merge_infos(infos: list[EngineInfo]) -> EngineInfo | None:
-    """Merge the facts about all replicas, whose caches and fallbacks may differ."""
+    """Merge the facts about all replicas, whose caches and checks may differ."""
     if not infos:
         return None
     fallbacks = dict.fromkeys(line for info in infos for line in info.fallbacks)
+    not_proved = dict.fromkeys(part for info in infos for part in info.not_proved)
     return msgspec.structs.replace(
         infos[0],
         fallbacks=[*fallbacks],
+        not_proved=[*not_proved],
         cache_tokens=sum(info.cache_tokens for info in infos),
         state_slots=sum(info.state_slots for info in infos),
         max_input_tokens=min(info.max_input_tokens for info in infos),

@@ -42,13 +42,13 @@ class Offloads:
 
 
 class TimeSlice:
-    """Yields to the other requests when a loop of this one has run for PIECE_S."""
+    """Yields to the other requests when a loop of this one has run for SLICE_S."""
 
     def __init__(self) -> None:
         self._until = time.monotonic() + SLICE_S
 
     def yield_if_over(self) -> None:
-        """Yield to the other requests if PIECE_S is over; call it in each iteration."""
+        """Yield to the other requests if SLICE_S is over; call it in each iteration."""
         if time.monotonic() >= self._until:
             gevent.sleep(YIELD_S)
             self._until = time.monotonic() + SLICE_S

@@ -42,7 +42,7 @@ class Sessions:
         self._folder = folder
         self._lifetime_s = lifetime_s
         self._now = now
-        self._swept_at = 0.0
+        self._swept_at = self._first_end = 0.0  # no session that is left ends before _first_end
 
     @property
     def is_on(self) -> bool:
@@ -96,10 +96,10 @@ class Sessions:
 
     def _make_room(self, folder: Path) -> None:
         """Drop the sessions that have ended, now and then. Raises Overloaded for too many."""
-        if abs(self._now() - self._swept_at) >= SWEEP_S:  # a clock may be set back
-            self._swept_at = self._now()
+        is_due = abs(self._now() - self._swept_at) >= SWEEP_S  # a clock may be set back
+        if is_due or (self._first_end <= self._now() and _is_full(folder)):
             self._sweep(folder)
-        if len(os.listdir(folder)) >= MAX_OPEN:
+        if _is_full(folder):
             raise Overloaded(
                 f"{MAX_OPEN} sessions are open, and no more can be; close some, or wait until they "
                 "end (SAGEMAKER_SESSIONS_EXPIRATION)",
@@ -107,7 +107,16 @@ class Sessions:
             )
 
     def _sweep(self, folder: Path) -> None:
+        self._swept_at = now = self._now()
+        self._first_end = now + self._lifetime_s  # of sessions that open later
         for path in folder.iterdir():
             with contextlib.suppress(OSError, ValueError):
-                if float(path.read_text()) <= self._now():
+                until = float(path.read_text())
+                if until <= now:
                     path.unlink(missing_ok=True)
+                else:
+                    self._first_end = min(self._first_end, until)
+
+
+def _is_full(folder: Path) -> bool:
+    return len(os.listdir(folder)) >= MAX_OPEN

@@ -14,12 +14,7 @@ from container.errors import (
     UnsupportedMediaType,
     payload_too_large,
 )
-from container.frontend.web.json_size import (
-    MAX_CONTAINERS,
-    MAX_MEMBERS,
-    MAX_VALUES,
-    has_too_many_values,
-)
+from container.frontend.web.json_size import find_excess
 
 JSON_TYPES = ("application/json", "text/json")
 
@@ -61,11 +56,9 @@ def object_from(raw: bytes, subject: str = "the body") -> dict[str, Any]:
     """Parse a JSON object. Raises MalformedRequest, whose message begins with `subject`."""
     if not raw.strip():
         raise MalformedRequest(f"{subject} is empty; send a JSON object")
-    if has_too_many_values(raw.decode(json.detect_encoding(raw), errors="replace")):
-        raise MalformedRequest(
-            f"{subject} has more than {MAX_CONTAINERS} lists and objects, {MAX_MEMBERS} members of "
-            f"objects or {MAX_VALUES} values; send less"
-        )
+    written = raw.decode(json.detect_encoding(raw), errors="replace")
+    if (excess := find_excess(written)) is not None:
+        raise MalformedRequest(f"{subject} has {excess}; send less")
     value = content.parse_json(raw, subject)
     if not isinstance(value, dict):
         raise MalformedRequest(f"{subject} must be a JSON object, not {_json_type(value)}")

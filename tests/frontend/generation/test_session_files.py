@@ -44,6 +44,32 @@ def test_open_sessions_are_bounded_and_ended_ones_make_room(
     assert sessions.open().remaining_s() == 60
 
 
+def test_ended_sessions_make_room_at_once_and_open_ones_are_not_read_for_each_refusal(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("container.frontend.generation.sessions.MAX_OPEN", 3)
+    now, num_sweeps = 1000.0, 0
+    sessions = Sessions(tmp_path, 60, lambda: now)
+    sweep = sessions._sweep
+
+    def count(folder: Path) -> None:
+        nonlocal num_sweeps
+        num_sweeps += 1
+        sweep(folder)
+
+    monkeypatch.setattr(sessions, "_sweep", count)
+    for _ in range(3):
+        sessions.open()
+    now = 1055.0
+    for _ in range(5):
+        with pytest.raises(Overloaded):
+            sessions.open()
+    assert num_sweeps <= 2
+    now = 1061.0
+    sessions.open()
+    assert len(list(tmp_path.iterdir())) == 1
+
+
 @pytest.mark.parametrize("text", ["", "soon", "\0"])
 def test_a_damaged_file_is_no_session(tmp_path: Path, text: str) -> None:
     (tmp_path / "abc").write_text(text)

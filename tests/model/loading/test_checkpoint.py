@@ -154,7 +154,7 @@ UNREADABLE: dict[str, tuple[Callable[[Path], object], str]] = {
 NAMES = (
     "config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json",
     "chat_template.jinja", "merges.txt", "model.safetensors", "model.safetensors.index.json",
-    "1_Pooling/config.json", "model.gguf",
+    "model.gguf",
 )  # fmt: skip
 
 
@@ -170,8 +170,6 @@ def _spoil(folder: Path, name: str, spoil: Callable[[Path], object]) -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_what_is_no_file_is_refused_by_name(name: str, kind: str, tmp_path: Path) -> None:
     spoil, reason = UNREADABLE[kind]
-    if name == "1_Pooling/config.json" and kind == "a folder":
-        pytest.skip("folders in folders are nobody's files")
     _spoil(tmp_path, name, spoil)
     with pytest.raises(ModelLoadError, match=f"{name} {reason}"):
         find_model(str(tmp_path), revision=None, token=None, reads_gguf=True)
@@ -190,8 +188,22 @@ def test_files_that_no_model_consists_of_are_left_alone(tmp_path: Path) -> None:
     (tmp_path / "pytorch_model.bin").mkdir()
     (tmp_path / "code").mkdir()
     os.mkfifo(tmp_path / "code" / "config.json")
-    _sparse(tmp_path / "train.json")
+    data = tmp_path / "data"
+    data.mkdir()
+    for path in (tmp_path / "train.json", tmp_path / "vocab_vectors.txt", data / "vocab.txt"):
+        _sparse(path)
+    for name in ("index.bin", "rows.json"):
+        (data / name).symlink_to("nothing")
+    (data / "secret.json").touch(mode=0)
     assert find_model(str(tmp_path), revision=None, token=None).path == tmp_path
+
+
+@pytest.mark.parametrize("kind", ["a pipe", "a socket"])
+def test_a_pipe_below_the_top_is_refused_by_name(kind: str, tmp_path: Path) -> None:
+    spoil, reason = UNREADABLE[kind]
+    _spoil(tmp_path, "1_Pooling/config.json", spoil)
+    with pytest.raises(ModelLoadError, match=f"1_Pooling/config.json {reason}"):
+        find_model(str(tmp_path), revision=None, token=None)
 
 
 def test_a_folder_named_like_weights_is_none(tmp_path: Path) -> None:

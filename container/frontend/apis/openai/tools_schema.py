@@ -6,7 +6,7 @@ from typing import Any
 
 from container.errors import InvalidParameter, UnsupportedParameter
 from container.frontend.chat.tools import NO_TOOLS, ToolMode, ToolUse
-from container.frontend.web.json_size import has_too_many_values
+from container.frontend.web.json_size import find_excess
 from container.frontend.web.request_body import Body, parse
 from container.grammar.shape import Tool
 
@@ -59,7 +59,7 @@ def read_arguments(arguments: str | dict[str, Any] | None) -> str | dict[str, An
     """
     if not isinstance(arguments, str):
         return arguments or {}
-    if has_too_many_values(arguments):
+    if find_excess(arguments) is not None:
         return arguments
     try:
         value = json.loads(arguments or "{}")

@@ -3,6 +3,7 @@
 // The page may be behind a prefix; everything is relative to the folder above this file's.
 const BASE = new URL("../", import.meta.url);
 const KEY = "api-key";
+const GET_TIMEOUT_MS = 10000;
 const CUT = "The connection ended before the answer did: the server or a proxy closed it.";
 
 export const apiKey = {
@@ -22,11 +23,15 @@ export function address(path) {
 }
 
 export async function getJson(path) {
-  return (await send(path, {})).json();
+  return (await get(path)).json();
 }
 
 export async function getText(path) {
-  return (await send(path, {})).text();
+  return (await get(path)).text();
+}
+
+function get(path) {
+  return send(path, { signal: AbortSignal.timeout(GET_TIMEOUT_MS) });
 }
 
 export async function postJson(path, body, signal) {
@@ -87,6 +92,7 @@ async function send(path, options) {
     response = await fetch(address(path), { ...options, headers, cache: "no-store" });
   } catch (error) {
     if (error.name === "AbortError") throw error;
+    if (error.name === "TimeoutError") throw new ApiError("The server does not answer.", 0);
     throw new ApiError("The server cannot be reached: is it running?", 0);
   }
   if (!response.ok) throw new ApiError(await explain(response), response.status);

@@ -67,7 +67,7 @@ async function readState() {
     show(error.status ? "not ready" : "unreachable", "down", error.message);
     return false;
   }
-  if (!facts) await readFacts().catch(showNoModel);
+  if (!facts) await readFacts().catch((error) => error.status && showNoModel());
   return true;
   function show(text, kind, reason) {
     if (state.textContent !== text) state.textContent = text;
@@ -77,8 +77,12 @@ async function readState() {
 }
 // While the model loads, its stages are shown as they come.
 async function watchState() {
-  const isReady = document.hidden || (await readState());
-  setTimeout(watchState, isReady ? STATE_EVERY_MS : LOADING_EVERY_MS);
+  let isReady = false;
+  try {
+    isReady = document.hidden || (await readState());
+  } finally {
+    setTimeout(watchState, isReady ? STATE_EVERY_MS : LOADING_EVERY_MS);
+  }
 }
 
 // User code with a model of its own has no engine, and nothing to chat with.
