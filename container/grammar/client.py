@@ -16,6 +16,7 @@ import subprocess
 import sys
 import time
 import weakref
+from array import array
 from collections import OrderedDict, deque
 from collections.abc import Callable
 from typing import IO
@@ -112,6 +113,8 @@ class GrammarClient:
         while True:
             for key, _ in self._selector.select(min(left, CHECK_INTERVAL_S)):
                 self._read(key.data)
+            for process in self._by_text.values():
+                process.flush()
             self._end_overdue()
             self._start_queued()
             left = until - time.monotonic()
@@ -128,7 +131,8 @@ class GrammarClient:
             except OSError:
                 frame = b""
             if not frame:
-                self._lose(process) if process.is_started else self._fork_again(process)
+                code = "unknown" if process.exit_code is None else process.exit_code
+                self._give_up(process, f"died ({code})")
                 return
             message = from_process_decoder.decode(frame)
             if isinstance(message, Started):
@@ -141,7 +145,10 @@ class GrammarClient:
             else:
                 process.take(message)
 
-    def _lose(self, process: GrammarProcess) -> None:
+    def _give_up(self, process: GrammarProcess, how: str) -> None:
+        self._lose(process, how) if process.is_started else self._fork_again(process)
+
+    def _lose(self, process: GrammarProcess, how: str) -> None:
         """Fail the requests of a process that died at one of its limits, or start it again."""
         if (over_limit := limit_error(process.exit_code, self._limits)) is not None:
             log.warning(
@@ -149,7 +156,6 @@ class GrammarClient:
             )
             self._end(process, over_limit)
             return
-        how = "hangs" if process.exit_code is None else f"died ({process.exit_code})"
         log.warning("grammar: a process %s, by no limit of its own; replacing it", how)
         error = Unavailable("the process that followed the grammar died twice", retry_after_s=5)
         if process.count_death(error):
@@ -180,8 +186,9 @@ class GrammarClient:
         self._next_check = now + CHECK_INTERVAL_S
         if now > self._server_started_at + LIFETIME_S and self._server.poll() is not None:
             self._restart_server()
-        for process in [p for p in self._by_text.values() if p.pending and p.pending[0][0] < now]:
-            self._lose(process) if process.is_started else self._fork_again(process)
+        for process in [p for p in self._by_text.values() if p.is_overdue(now)]:
+            if not process.has_ended:  # with the fork server, which another has had replaced
+                self._give_up(process, "hangs")
 
     def _end(self, process: GrammarProcess, error: ServingError) -> None:
         if process.channel is not None:
@@ -220,8 +227,11 @@ class GrammarClient:
             process.server_pid = self._server.pid
             process.start_deadline(FORK_TIMEOUT_S if self._has_loaded() else START_TIMEOUT_S)
             self._selector.register(local_end, selectors.EVENT_READ, process)
-            with contextlib.suppress(OSError):  # the server has died; see _start_again
-                socket.send_fds(self._control, [b"fork"], [remote_end.fileno(), text.fileno()])
+            descriptors = array("i", [remote_end.fileno(), text.fileno()])
+            rights = (socket.SOL_SOCKET, socket.SCM_RIGHTS, descriptors)
+            # Not send_fds, which ignores flags.
+            with contextlib.suppress(OSError):  # the server has died or hangs; see _fork_again
+                self._control.sendmsg([b"fork"], [rights], socket.MSG_DONTWAIT)
 
     def _has_loaded(self) -> bool:
         """Whether the fork server has loaded the tokenizer."""

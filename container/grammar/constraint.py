@@ -86,9 +86,11 @@ class GrammarProcess:
         self.is_started = False
         self.has_ended = False
         self.constraints: dict[int, ProcessConstraint] = {}
-        # Pending work, oldest first: its deadline and its constraint.
-        self.pending: deque[tuple[float, int]] = deque()
-        self._timeout_s = 0.0  # of pending work; see start_deadline
+        # The constraints that await answers, oldest first; 0 while it is started and compiles.
+        self._pending: deque[int] = deque()
+        self._timeout_s = 0.0  # until the next of the pending answers; see start_deadline
+        self._deadline = 0.0
+        self._outgoing: deque[bytes] = deque()  # messages that the channel has no room for yet
         self._on_idle = on_idle
         self._last_number = 0
 
@@ -119,13 +121,15 @@ class GrammarProcess:
             self._on_idle(self)
 
     def advance(self, constraint: ProcessConstraint) -> None:
-        """Have the process follow a constraint's last token, and note when it must have done so.
+        """Have the process follow a constraint's last token, and note that it must answer.
 
         A process that is started again gets the token with all others, once it has compiled.
         """
         if self.first_mask is None:
             return
-        self.pending.append((time.monotonic() + self._timeout_s, constraint.number))
+        if not self._pending:
+            self._extend_deadline()
+        self._pending.append(constraint.number)
         self._send(Advance(constraint.number, constraint.token_ids[-1]))
 
     def start_again(self) -> None:
@@ -134,15 +138,37 @@ class GrammarProcess:
         self.channel.close()
         self.channel = self.first_mask = self.exit_code = None
         self.is_started = False
-        self.pending.clear()
+        self._pending.clear()
+        self._outgoing.clear()
 
     def start_deadline(self, timeout_s: float) -> None:
-        """Start a time limit."""
+        """Start a time limit, for this start and then for each answer."""
         self._timeout_s = timeout_s
-        self.pending = deque([(time.monotonic() + timeout_s, 0)])
+        self._pending = deque([0])
+        self._extend_deadline()
+
+    def is_overdue(self, now: float) -> bool:
+        """Return whether the next of its pending answers is late."""
+        return bool(self._pending) and self._deadline < now
+
+    def flush(self) -> None:
+        """Send what the channel has room for; a process that is stopped holds nobody up."""
+        while self._outgoing and self.channel is not None:
+            try:
+                self.channel.send(self._outgoing[0], socket.MSG_DONTWAIT)
+            except BlockingIOError:
+                return
+            except OSError:  # it has died, which the next `wait` reads
+                self._outgoing.clear()
+                return
+            self._outgoing.popleft()
 
     def take(self, message: FromProcess) -> None:
-        """Process an answer."""
+        """Process an answer, and allow the next one its time.
+
+        Not from the token on: the process waits for the engine to read, which has long steps.
+        """
+        self._extend_deadline()
         match message:
             case Advanced(number, is_complete):
                 constraint = self._latest(number)
@@ -161,7 +187,7 @@ class GrammarProcess:
                     constraint.mask = mask
                 self._is_done(number)
             case Failed(number, error):
-                self._is_done(number)
+                self._pending = deque(n for n in self._pending if n != number)
                 constraint = self.constraints.get(number)
                 if constraint is not None:
                     constraint.fail(error.to_error())
@@ -200,17 +226,18 @@ class GrammarProcess:
 
     def _send(self, message: ToProcess) -> None:
         assert self.channel is not None, "a message before the process has compiled"
-        with contextlib.suppress(OSError):  # it has died, which the next `wait` reads
-            self.channel.send(encode(message))
+        self._outgoing.append(encode(message))
+        self.flush()
+
+    def _extend_deadline(self) -> None:
+        self._deadline = time.monotonic() + self._timeout_s
 
     def _latest(self, number: int) -> ProcessConstraint | None:
         """Return the constraint that an answer is for, unless a later token waits for its own."""
-        if sum(waiting == number for _, waiting in self.pending) > 1:
+        if self._pending.count(number) > 1:
             return None
         return self.constraints.get(number)
 
     def _is_done(self, number: int) -> None:
-        for entry in self.pending:
-            if entry[1] == number:
-                self.pending.remove(entry)
-                return
+        with contextlib.suppress(ValueError):
+            self._pending.remove(number)

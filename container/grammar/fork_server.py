@@ -20,6 +20,9 @@ from llguidance import LLTokenizer
 from container.grammar import process
 from container.grammar.protocol import READY, Ended, ForkServerArgs, encode
 
+# More than any channel's own; the kernel grants at least twice the usual size.
+SEND_BUFFER_BYTES = 4 * 2**20
+
 
 def main() -> None:
     """Load the tokenizer, then serve until the engine closes the control socket."""
@@ -62,14 +65,15 @@ class _ForkServer:
     def serve(self) -> None:
         """Fork, report and kill until the engine closes the control socket."""
         while True:
-            for descriptor, _ in self._events.poll():
-                if descriptor == self._wakeup:
-                    os.read(self._wakeup, 4096)
-                    self._report_ends()
-                elif descriptor != self._control.fileno():
-                    self._kill(descriptor)
-                elif not self._fork():
-                    return
+            ready = {descriptor for descriptor, _ in self._events.poll()}
+            # First, since a report closes descriptors, and a fork may get their numbers.
+            for descriptor in ready - {self._wakeup, self._control.fileno()}:
+                self._kill(descriptor)
+            if self._wakeup in ready:
+                os.read(self._wakeup, 4096)
+                self._report_ends()
+            if self._control.fileno() in ready and not self._fork():
+                return
 
     def _fork(self) -> bool:
         """Fork as the next message asks; return whether there was one."""
@@ -107,8 +111,9 @@ class _ForkServer:
 
     def _kill(self, descriptor: int) -> None:
         """Kill a process that nobody needs: it may be stopped, and would not notice."""
-        self._events.unregister(descriptor)
-        os.kill(self._pids[descriptor], signal.SIGKILL)
+        if descriptor in self._pids:
+            self._events.unregister(descriptor)
+            os.kill(self._pids[descriptor], signal.SIGKILL)
 
     def _report_ends(self) -> None:
         while self._channels:
@@ -119,6 +124,8 @@ class _ForkServer:
             del self._pids[channel.fileno()]
             with channel, contextlib.suppress(OSError):  # the engine may not listen any more
                 code = os.waitstatus_to_exitcode(status)
+                # The process may have filled it, and died while it waited for the engine.
+                channel.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES)
                 channel.send(encode(Ended(code)), socket.MSG_DONTWAIT)
 
 

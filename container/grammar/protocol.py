@@ -17,13 +17,15 @@ READY = b"ready"
 MEMORY_EXIT, UNFORESEEN_EXIT = 101, 102
 # How native code ends that gets no memory, or whose stack is used up.
 MEMORY_CODES = (MEMORY_EXIT, -signal.SIGABRT, -signal.SIGSEGV, -signal.SIGBUS)
+# How a process ends that has used up its time by the clock, or its processor time.
+TIMEOUT_CODES = (-signal.SIGALRM, -signal.SIGPROF)
 
 
 class GrammarLimits(msgspec.Struct, frozen=True):
     """Limits of each grammar's process.
 
-    `timeout_s`: for compiling it with its first bitmask. A later bitmask may take what is left of
-    it; fast ones give some back.
+    `timeout_s`: for compiling it with its first bitmask. A later bitmask may take what processor
+    time is left of it; fast ones give some back.
     `memory_bytes`: the most memory that the process may allocate.
     """
 
@@ -36,7 +38,7 @@ def limit_error(exit_code: int | None, limits: GrammarLimits) -> InvalidParamete
 
     `exit_code` is a negative signal for a process that was killed; None if it is not known.
     """
-    if exit_code == -signal.SIGALRM:
+    if exit_code in TIMEOUT_CODES:
         return InvalidParameter(
             "the grammar is too complex: it takes more than "
             f"{limits.timeout_s:g} s (GRAMMAR_TIMEOUT); make it smaller"

@@ -9,52 +9,31 @@ from typing import Any
 import numpy as np
 import pytest
 
-from container.engine.sequence import Constraint
 from container.errors import InvalidParameter, Unavailable
 from container.grammar.client import GrammarClient, GrammarServerFailed
-from container.grammar.forms import Answer, choice_answer, lark_answer, regex_answer, schema_answer
+from container.grammar.forms import choice_answer, lark_answer, regex_answer, schema_answer
 from container.grammar.protocol import ForkServerArgs, GrammarLimits
-from container.grammar.shape import MessageShape, encode_shape
-from container.text.tokenizer import Tokenizer
-from tests.support.servers import DEMO_MODEL
+from tests.grammar.clients import (
+    END,
+    TOKENIZER,
+    VOCABULARY,
+    args,
+    await_end,
+    children,
+    follow,
+    start,
+    wait,
+)
 
-END = 2
-VOCABULARY = 2048
-TOKENIZER = Tokenizer.from_folder(DEMO_MODEL)
 DIGIT = regex_answer("[0-9]", "f")
-
-
-def _args(timeout_s: float) -> ForkServerArgs:
-    limits = GrammarLimits(timeout_s, 256 * 2**20)
-    return ForkServerArgs(TOKENIZER.serialise(), VOCABULARY, [END], {}, limits)
 
 
 @pytest.fixture
 def client() -> Iterator[GrammarClient]:
-    client = GrammarClient(_args(timeout_s=10.0))
+    client = GrammarClient(args(timeout_s=10.0))
     client.check()
     yield client
     client.close()
-
-
-def _start(client: GrammarClient, answer: Answer) -> Constraint:
-    return client.compile(encode_shape(MessageShape(answer=answer)))
-
-
-def _wait(client: GrammarClient, constraint: Constraint) -> Constraint:
-    client.wait(lambda: constraint.is_ready and constraint.is_advanced, 60.0)
-    assert constraint.is_ready
-    return constraint
-
-
-def _follow(client: GrammarClient, constraint: Constraint, text: str) -> int:
-    """Accept a text's tokens until the grammar fails; return how many it took."""
-    ids = TOKENIZER.encode(text, add_special_tokens=False)
-    for count, token_id in enumerate(ids):
-        constraint.accept(token_id)
-        if _wait(client, constraint).error is not None:
-            return count
-    return len(ids)
 
 
 def _chain(length: int) -> dict[str, Any]:
@@ -101,25 +80,25 @@ HOSTILE = {
 
 @pytest.mark.parametrize("name", HOSTILE)
 def test_a_hostile_grammar_is_followed_or_refused(client: GrammarClient, name: str) -> None:
-    neighbour = _wait(client, _start(client, DIGIT))
-    constraint = _wait(client, _start(client, HOSTILE[name]))
+    neighbour = wait(client, start(client, DIGIT))
+    constraint = wait(client, start(client, HOSTILE[name]))
     if constraint.error is not None:
         assert isinstance(constraint.error, InvalidParameter)
         assert len(constraint.error.message) < 1000
         assert "<state>" not in constraint.error.message
-    assert _follow(client, neighbour, "7") == 1
+    assert follow(client, neighbour, "7") == 1
     assert neighbour.is_complete
 
 
 def test_a_compile_without_end_is_ended_and_others_do_not_wait() -> None:
-    client = GrammarClient(_args(timeout_s=2.0))
+    client = GrammarClient(args(timeout_s=2.0))
     client.check()
-    slow = [_start(client, regex_answer("a*" * 100_000 + "b" * i, "f")) for i in range(3)]
-    quick = _wait(client, _start(client, DIGIT))
+    slow = [start(client, regex_answer("a*" * 100_000 + "b" * i, "f")) for i in range(3)]
+    quick = wait(client, start(client, DIGIT))
     assert quick.error is None
     assert not any(constraint.is_ready for constraint in slow)
     for constraint in slow:
-        error = _wait(client, constraint).error
+        error = wait(client, constraint).error
         assert isinstance(error, InvalidParameter)
         assert "GRAMMAR_TIMEOUT" in error.message
     client.close()
@@ -130,86 +109,87 @@ def test_slow_tokens_are_refused_within_the_limit() -> None:
     client = GrammarClient(ForkServerArgs(TOKENIZER.serialise(), VOCABULARY, [END], {}, limits))
     client.check()
     started = time.monotonic()
-    constraint = _wait(client, _start(client, regex_answer("((a{1000}){1000}){1000}", "f")))
+    constraint = wait(client, start(client, regex_answer("((a{1000}){1000}){1000}", "f")))
     num_tokens = 0  # none, if the compile alone takes all of the time
     while constraint.error is None and num_tokens < 100:
-        num_tokens += _follow(client, constraint, "a")
+        num_tokens += follow(client, constraint, "a")
     took_s, error = time.monotonic() - started, constraint.error
     assert isinstance(error, InvalidParameter)
     assert "GRAMMAR_TIMEOUT" in error.message
-    assert took_s < 4.0 + 5.0, num_tokens
+    # The limit counts processor time, of which a busy machine gives little.
+    assert took_s < 30.0, num_tokens
     client.close()
 
 
 def test_a_compilation_without_requests_is_cancelled(client: GrammarClient) -> None:
     started = time.monotonic()
     for index in range(12):  # more than compile at the same time
-        _start(client, regex_answer("a*" * 100_000 + "b" * index, "f")).close()
-    assert _wait(client, _start(client, DIGIT)).error is None
+        start(client, regex_answer("a*" * 100_000 + "b" * index, "f")).close()
+    assert wait(client, start(client, DIGIT)).error is None
     assert time.monotonic() - started < 8
 
 
 def test_a_too_complex_match_fails_its_request_only(client: GrammarClient) -> None:
     schema = {"type": "string", "pattern": r"^(\S+\s*){1,200}$", "maxLength": 2000}
-    constraint = _wait(client, _start(client, schema_answer(schema, "response_format")))
+    constraint = wait(client, start(client, schema_answer(schema, "response_format")))
     neighbour = constraint.copy()
-    assert _follow(client, neighbour, '"Once upon') > 0
+    assert follow(client, neighbour, '"Once upon') > 0
     english = "The quick brown fox jumps over the lazy dog, and goes on to tell of many things. "
-    _follow(client, constraint, '"' + english * 16)
+    follow(client, constraint, '"' + english * 16)
     error = constraint.error
     assert isinstance(error, InvalidParameter)
     assert error.field == "response_format"
     assert r"(\\S+\\s*){1,200}" in error.message
-    assert _follow(client, neighbour, " a time") > 0
+    assert follow(client, neighbour, " a time") > 0
     assert neighbour.error is None
-    later = _wait(client, _start(client, schema_answer(schema, "response_format")))
-    assert _follow(client, later, '"Once upon a time') > 0
+    later = wait(client, start(client, schema_answer(schema, "response_format")))
+    assert follow(client, later, '"Once upon a time') > 0
     assert later.error is None
 
 
 def test_a_sequence_survives_its_process_once(client: GrammarClient) -> None:
-    constraint = _wait(client, _start(client, choice_answer(["yes and no", "yes and yes"], "f")))
-    other = _wait(client, _start(client, DIGIT))
-    assert _follow(client, constraint, "yes") > 0
+    constraint = wait(client, start(client, choice_answer(["yes and no", "yes and yes"], "f")))
+    other = wait(client, start(client, DIGIT))
+    assert follow(client, constraint, "yes") > 0
     copy = constraint.copy()
-    os.kill(_children(client)[0], signal.SIGKILL)
-    assert _follow(client, constraint, " and no") > 0
+    os.kill(children(client)[0], signal.SIGKILL)
+    assert follow(client, constraint, " and no") > 0
     assert (constraint.is_complete, constraint.error) == (True, None)
-    assert _follow(client, copy, " and ") > 0
-    os.kill(_children(client)[-1], signal.SIGTERM)
+    assert follow(client, copy, " and ") > 0
+    os.kill(children(client)[-1], signal.SIGTERM)
     client.wait(lambda: copy.error is not None, 10.0)
     assert isinstance(copy.error, Unavailable)
     assert copy.error.retry_after_s is not None
-    assert _follow(client, other, "7") == 1
-    assert _wait(client, _start(client, DIGIT)).error is None
+    assert follow(client, other, "7") == 1
+    assert wait(client, start(client, DIGIT)).error is None
 
 
 def test_a_process_that_is_killed_while_it_compiles_is_replaced(client: GrammarClient) -> None:
-    constraint = _start(client, schema_answer({"type": "object"}, "f"))
+    constraint = start(client, schema_answer({"type": "object"}, "f"))
     until = time.monotonic() + 10
-    while not (pids := _children(client)) and time.monotonic() < until:
+    while not (pids := children(client)) and time.monotonic() < until:
         client.wait(lambda: False, 0.0)
     os.kill(pids[0], signal.SIGKILL)
-    assert _wait(client, constraint).error is None
+    assert wait(client, constraint).error is None
 
 
 def test_a_long_answer_goes_on_in_another_process(
     client: GrammarClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("container.grammar.constraint.TOKENS_A_MESSAGE", 3)
-    constraint = _wait(client, _start(client, regex_answer("(one two three ){8}end", "f")))
-    assert _follow(client, constraint, "one two three " * 7) > 10
-    os.kill(_children(client)[0], signal.SIGKILL)
-    assert _follow(client, constraint, "one two three end") > 0
+    constraint = wait(client, start(client, regex_answer("(one two three ){8}end", "f")))
+    assert follow(client, constraint, "one two three " * 7) > 10
+    os.kill(children(client)[0], signal.SIGKILL)
+    assert follow(client, constraint, "one two three end") > 0
     assert (constraint.is_complete, constraint.error) == (True, None)
 
 
 def test_a_dead_fork_server_costs_no_grammar(client: GrammarClient) -> None:
-    constraint = _wait(client, _start(client, choice_answer(["yes", "no"], "f")))
+    constraint = wait(client, start(client, choice_answer(["yes", "no"], "f")))
     os.kill(client._server.pid, signal.SIGKILL)
-    several = [_start(client, regex_answer(f"[0-9]{{{count}}}", "f")) for count in (2, 3, 4)]
-    assert [_wait(client, constraint).error for constraint in several] == [None] * 3
-    assert _follow(client, constraint, "yes") > 0
+    several = [start(client, regex_answer(f"[0-9]{{{count}}}", "f")) for count in (2, 3, 4)]
+    assert [wait(client, constraint).error for constraint in several] == [None] * 3
+    assert follow(client, constraint, "yes") > 0
     assert (constraint.is_complete, constraint.error) == (True, None)
 
 
@@ -217,48 +197,48 @@ def test_a_dead_fork_server_leaves_no_idle_process(
     client: GrammarClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("container.grammar.client.LIFETIME_S", 0.0)
-    _wait(client, _start(client, choice_answer(["yes", "no"], "f"))).close()
-    used = _wait(client, _start(client, DIGIT))
-    pids, server = _children(client), client._server.pid
+    wait(client, start(client, choice_answer(["yes", "no"], "f"))).close()
+    used = wait(client, start(client, DIGIT))
+    pids, server = children(client), client._server.pid
     os.kill(server, signal.SIGKILL)
     client.wait(lambda: client._server.pid != server, 10.0)
-    _await_end(pids[0])
-    assert _follow(client, used, "7") == 1
+    await_end(pids[0])
+    assert follow(client, used, "7") == 1
     used.close()
-    _await_end(pids[1])
-    assert _wait(client, _start(client, DIGIT)).error is None
+    await_end(pids[1])
+    assert wait(client, start(client, DIGIT)).error is None
 
 
 def test_a_process_that_died_while_idle_is_replaced(client: GrammarClient) -> None:
-    _wait(client, _start(client, DIGIT)).close()
-    [pid] = _children(client)
+    wait(client, start(client, DIGIT)).close()
+    [pid] = children(client)
     os.kill(pid, signal.SIGKILL)
-    _await_end(pid)
-    assert _wait(client, _start(client, DIGIT)).error is None
+    await_end(pid)
+    assert wait(client, start(client, DIGIT)).error is None
 
 
 def test_a_stopped_process_is_replaced() -> None:
-    client = GrammarClient(_args(timeout_s=2.0))
+    client = GrammarClient(args(timeout_s=2.0))
     client.check()
-    constraint = _wait(client, _start(client, DIGIT))
-    [pid] = _children(client)
+    constraint = wait(client, start(client, DIGIT))
+    [pid] = children(client)
     os.kill(pid, signal.SIGSTOP)
     constraint.accept(TOKENIZER.encode("7", add_special_tokens=False)[0])
-    assert _wait(client, constraint).error is None
+    assert wait(client, constraint).error is None
     assert constraint.is_complete
-    _await_end(pid)
+    await_end(pid)
     os.kill(client._server.pid, signal.SIGSTOP)
-    assert _wait(client, _start(client, regex_answer("[0-9]{2}", "f"))).error is None
+    assert wait(client, start(client, regex_answer("[0-9]{2}", "f"))).error is None
     client.close()
 
 
 def test_idle_processes_are_few_and_all_end_with_the_client(client: GrammarClient) -> None:
     for index in range(20):
-        _wait(client, _start(client, regex_answer(f"a{{{index + 1}}}", "f"))).close()
-    pids = _children(client)
+        wait(client, start(client, regex_answer(f"a{{{index + 1}}}", "f"))).close()
+    pids = children(client)
     client.close()
     for pid in pids:
-        _await_end(pid)
+        await_end(pid)
 
 
 def test_a_tokenizer_that_does_not_suit_is_named() -> None:
@@ -269,22 +249,8 @@ def test_a_tokenizer_that_does_not_suit_is_named() -> None:
 
 
 def test_a_mask_covers_the_models_rows_only(client: GrammarClient) -> None:
-    constraint = _wait(client, _start(client, DIGIT))
+    constraint = wait(client, start(client, DIGIT))
     for words in (1, 64, 100):
         mask = np.zeros(words, np.int32)
         constraint.fill(mask)
         assert mask.any() or words == 1
-
-
-def _await_end(pid: int) -> None:
-    until = time.monotonic() + 10
-    while os.path.exists(f"/proc/{pid}"):
-        assert time.monotonic() < until, f"process {pid} lives on"
-        time.sleep(0.01)
-
-
-def _children(client: GrammarClient) -> list[int]:
-    """The grammar processes, in the order of their start."""
-    server = client._server.pid
-    with open(f"/proc/{server}/task/{server}/children") as file:
-        return [int(pid) for pid in file.read().split()]
