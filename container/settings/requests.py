@@ -77,8 +77,8 @@ class RequestSettings:
     )  # fmt: skip
     grammar_timeout: int = setting(
         8, "GRAMMAR_TIMEOUT", cast=integer(1, 600),
-        meaning="Most seconds for compiling a grammar, a response format or tools, and for its "
-        "slow bitmasks; over it the request is refused.",
+        meaning="Most seconds for compiling a grammar, a response format or tools, and of "
+        "processor time for its slow bitmasks; over it the request is refused.",
     )  # fmt: skip
     grammar_memory: int = setting(
         512, "GRAMMAR_MEMORY", cast=integer(64),

@@ -55,7 +55,7 @@ def test_many_long_sequences_go_on_in_another_process() -> None:
     client.check()
     constraints = [wait(client, start(client, LETTERS)) for _ in range(40)]
     for constraint in constraints:  # as if they had followed so many
-        constraint.token_ids = [LETTER] * 3000
+        constraint.token_ids = [LETTER] * 8000
     os.kill(children(client)[0], signal.SIGKILL)
     for constraint in constraints:
         constraint.accept(LETTER)
