@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 from sagemaker_deploy import invoke as calls
 from sagemaker_deploy.aws import INVOKE_READ_TIMEOUT_S, STREAM_READ_TIMEOUT_S, Aws
-from sagemaker_deploy.errors import DeployError
+from sagemaker_deploy.errors import DeployError, InvocationFailed
 from sagemaker_deploy.proxy.translation.answers import (
     REPLAY_INFO,
     parse_replay_info,
@@ -53,10 +53,8 @@ class Response:
     attributes: str
 
 
-class SendFailed(DeployError):
+class SendFailed(InvocationFailed):
     """The target answered with an error, or not at all."""
-
-    exit_code = 7
 
 
 def to_url(url: str, key: str | None = None) -> Sender:
