@@ -16,6 +16,7 @@ from container.model.embedding.text_encoder import EncodedText
 from container.model.fallbacks import Fallbacks
 from container.model.layers.cpu_encoder import EncoderStack
 from container.model.layers.encoder_layer import FusedEncoderLayer
+from container.model.reference_check import Mismatch
 from tests.support.models import embedders, prepared
 from tests.support.models.embedders import MINILM
 
@@ -318,7 +319,7 @@ def test_a_mismatch_of_packed_layers_is_refused(
         next(module.parameters()).data.mul_(1.5)
 
     monkeypatch.setattr("container.model.embedding.embedder.pack", spoil)
-    with pytest.raises(ModelLoadError, match="packed layers is off by"):
+    with pytest.raises(Mismatch, match="packed layers is off by"):
         load(MINILM)
 
 
