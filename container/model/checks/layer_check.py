@@ -21,6 +21,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from container.model.checks.own_pass import OwnPass
+from container.model.checks.routing import Routing
 from container.model.checks.schedule import CheckPrompt, num_blocks, plan_schedule
 from container.model.forward_batch import ForwardPlan
 from container.model.reference_check import (
@@ -73,8 +74,9 @@ class ReferencePass:
         self._positions = torch.arange(len(prompt.ids))
         self._input_dtype = self.dtype
         self._returns_tensors = True
+        self._routing = Routing(map(module.get_submodule, self.checked))
         own_pass = OwnPass(module, prompt, self._prompt_len)
-        with self._recording(module) as outputs:
+        with self._routing.recording(), self._recording(module) as outputs:
             deque(own_pass.run(), 0)
         self.logits = own_pass.logits
         self.cache: Any = own_pass.cache
@@ -87,6 +89,11 @@ class ReferencePass:
             for positions in OwnPass(module, self.prompt, self._prompt_len).run():
                 self._positions = positions
         self.exact = _concatenated(outputs)
+
+    @property
+    def has_experts(self) -> bool:
+        """Whether checked layers choose experts for each row."""
+        return self._routing.has_experts
 
     def unchecked_layers(self) -> list[str]:
         """Return the layers of variants of which no layer is checked."""
@@ -149,6 +156,7 @@ class ReferencePass:
         fed = set(self.checked if names is None else names)
         outputs: dict[str, list[torch.Tensor]] = defaultdict(list)
         with contextlib.ExitStack() as stack:
+            stack.enter_context(self._routing.replacing(lambda: self._positions))
             head = module.get_output_embeddings()
             if head is not None:  # the logits are not used
                 stack.enter_context(replaced(head, "forward", _pass_on))

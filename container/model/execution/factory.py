@@ -40,9 +40,11 @@ def capture_sizes(
 def capture_obstacle(requested: tuple[int, ...] | None, model: LoadedModel) -> str | None:
     """Return why a GPU gets no CUDA graphs, though none refused them; None where it may.
 
-    A model that is not paged has none either, which its fallbacks say already.
+    None, too, for kinds of models that never have any. One that is not paged has none either,
+    which its fallbacks say already.
     """
-    if model.device.type != "cuda" or requested == () or model.layers is None:
+    never = model.layers is None or model.decoder is not None or bool(model.mixers)
+    if model.device.type != "cuda" or requested == () or never:
         return None
     if model.capture_obstacle is None and requested is None and is_tensor_parallel(model.module):
         return "the model is sharded, and CUDA_GRAPHS is not set"

@@ -129,8 +129,9 @@ def convert_to_paged(
     trial.check_served()
     if not keeps_layers and module.device.type == "cpu":
         stack_layers(module, trial.run_once, trial, cpu_kernels)
-    # Latents are multiplied in another order than the model's, which rounds differently too.
-    is_reduced = is_reduced or any(shape.is_latent for shape in trial.shapes)
+    # Latents are multiplied in another order than the model's, which rounds differently too, and
+    # rounding chooses other experts in near-ties.
+    is_reduced = is_reduced or any(shape.is_latent for shape in trial.shapes) or trial.has_experts
     limit = REDUCED_TOLERANCE if is_reduced else WHOLE_TOLERANCE
     trial.check_whole(FOUR_BITS_TOLERANCE if int4_weights else limit)
     times.converting_s = time.perf_counter() - started - times.total_s
@@ -274,11 +275,7 @@ def _check_exact(trial: PagedTrial, *, by_token: bool) -> None:
             raise
         raise _OnlyByToken from None
     if by_token:
-        trial.fallbacks.add(
-            "recurrent layers",
-            "they do not continue a prompt, so all tokens after its first segment run one by one",
-            "no setting changes this",
-        )
+        log.info("recurrent layers continue a prompt one token at a time after its first segment")
 
 
 # How to make the layers' linear layers, how to make the output layer, and whether with fewer bits.
@@ -327,5 +324,12 @@ def _make_fast(
         params = trial.layer_attn_params
         fuse_decoder_layers(module, params, trial, make, linears.linear, kernels)
         pack(module, make, make_head, kernels=kernels)
-    elif is_quantized:
-        pack(module, make, make_head, kernels=kernels)
+    else:
+        if linears.uses_kernels(trial.dtype):
+            trial.fallbacks.add(
+                "packed linear layers",
+                "a trial of one failed, so layers and products run in PyTorch's operations",
+                TRY_ANOTHER_DTYPE,
+            )
+        if is_quantized:
+            pack(module, make, make_head, kernels=kernels)

@@ -82,6 +82,11 @@ class PagedTrial:
             )
 
     @property
+    def has_experts(self) -> bool:
+        """Whether checked layers choose experts for each token."""
+        return self._reference.has_experts
+
+    @property
     def checked(self) -> list[str]:
         """The layers that are checked, fewer after the time limit."""
         return self._reference.checked

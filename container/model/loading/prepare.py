@@ -3,6 +3,7 @@
 Paged attention if the conversion succeeds; else the transformers cache, one sequence after another.
 """
 
+import logging
 from collections.abc import Callable
 
 import torch
@@ -32,6 +33,8 @@ from container.model.parallel.tensor_parallel import is_tensor_parallel
 from container.model.reference_check import Mismatch, usable_ids
 from container.model.states.cache import bytes_per_sequence
 from container.model.vision.language_model import LanguageModel
+
+log = logging.getLogger(__name__)
 
 # Computes anew a model that a conversion has changed.
 Reload = Callable[[], PreTrainedModel]
@@ -161,11 +164,7 @@ def _prepare_decoder(
     context = context_len(text_config(module.config))
     decoder = convert_decoder(module, ids, device, context, fallbacks, cpu_kernels)
     if device.type != "cpu":
-        fallbacks.add(
-            "attention",
-            "PyTorch's operations serve, since there are no fused kernels for encoder-decoders",
-            "no setting changes this",
-        )
+        log.info("attention runs in PyTorch operations: encoder-decoders have no fused kernels")
     return LoadedModel(
         module, module.config, dtype, device, decoder.shapes,
         kv_cache.bytes_per_token(decoder.shapes, dtype), weight_bytes=size, kernels=REFERENCE_ONLY,

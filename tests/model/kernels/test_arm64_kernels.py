@@ -17,6 +17,8 @@ from tests.support.arm64.emulated_kernels import (
     missing_tools,
 )
 
+# On a busy machine compiling alone takes minutes.
+pytestmark = pytest.mark.timeout(900)
 # A processor without any extension, and one with all.
 PROCESSORS = {"neon": "cortex-a53", "neon_bf16": "max"}
 

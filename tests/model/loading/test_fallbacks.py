@@ -22,6 +22,7 @@ from container.model.kernels import build
 from container.model.layers.cpu_decoder import DecoderStack
 from container.model.layers.cpu_encoder import EncoderStack
 from container.model.layers.cpu_layer_ops import CpuLayerOps
+from container.model.layers.cpu_linear import CpuLinear
 from container.model.layers.layer_ops import LayerOps
 from container.model.layers.linear import FastLinear
 from container.model.loaded_model import LoadedModel
@@ -90,19 +91,6 @@ def _ops_are_off(monkeypatch: pytest.MonkeyPatch) -> Lines:
     return _served()(monkeypatch)
 
 
-def _no_segments(monkeypatch: pytest.MonkeyPatch) -> Lines:
-    """Refuse mixers that continue a prompt."""
-    check = PagedTrial.check_exact
-
-    def checked(self: PagedTrial) -> None:
-        if self.mixers is not None and self.mixers.continues:
-            raise Mismatch("injected")
-        check(self)
-
-    monkeypatch.setattr(PagedTrial, "check_exact", checked)
-    return _served("bamba")(monkeypatch)
-
-
 def _placed(gib: float, **environ: str) -> Serve:
     def serve(_: pytest.MonkeyPatch) -> Lines:
         fallbacks = Fallbacks()
@@ -137,7 +125,10 @@ FAULTS: dict[str, tuple[Serve, str]] = {
         _with(latent, "attach", _raise, _served("deepseek_v3")),
         "KV cache: it holds expanded keys and values.*injected",
     ),
-    "prompts in one segment": (_no_segments, "recurrent layers: they do not continue a prompt"),
+    "linear layers that cannot be packed": (
+        _with(CpuLinear, "forward", _raise, _served()),
+        "packed linear layers: a trial of one failed",
+    ),
     "fused layers whose ops raise": (
         _with(CpuLayerOps, "act_and_mul", _raise, _served()),
         "fused layers with CpuLayerOps: disabled, since their check failed: RuntimeError: injected",
@@ -192,10 +183,8 @@ def _assert_named(lines: Lines, expected: str, caplog: pytest.LogCaptureFixture)
     ("requested", "changes", "expected"),
     [
         (None, {}, "which reads lengths on the host"),
-        (None, {"decoder": object()}, "its decoder reads the outputs of an encoder"),
-        (None, {"mixers": object()}, "its recurrent states are read"),
-        ((1, 2), {"mixers": object()}, "its recurrent states are read"),
-        ((), {"mixers": object()}, None),  # CUDA_GRAPHS=0 asks for none
+        (None, {"mixers": object()}, None),  # never captured
+        (None, {"decoder": object()}, None),
         (None, {"layers": None}, None),  # the cache is named already
     ],
 )
