@@ -12,12 +12,21 @@ digest_of() { # digest_of TAG
         --image-ids "imageTag=$1" --query 'imageDetails[0].imageDigest' --output text
 }
 
+is_pushed() { # is_pushed TAG: any other error than ImageNotFound ends the run, lest a tag moves
+    local answer
+    answer=$(digest_of "$1" 2>&1) && return 0
+    case $answer in
+    *ImageNotFound*) return 1 ;;
+    *) die "cannot find out whether $1 is pushed: $answer" ;;
+    esac
+}
+
 release=${RELEASE:-$(git describe --exact-match --match 'v[0-9]*' HEAD 2> /dev/null | sed s/^v// || true)}
 if [ -n "$release" ]; then
     [ "$release" = "$version" ] || die "release $release, but container/__init__.py says $version"
     tag=${IMAGE##*:}
     release_tag=${tag%-*}-$version
-    if digest_of "$release_tag" > /dev/null 2>&1; then
+    if is_pushed "$release_tag"; then
         die "$release_tag is pushed already, and tags of releases never move; release a new version"
     fi
 fi

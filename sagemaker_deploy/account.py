@@ -39,6 +39,7 @@ def gather(aws: Aws, config: Config, hub: str = HUB) -> AccountState:
         account=_or_none(lambda: aws.account) or "<account>",
         endpoint_status=str(endpoint["EndpointStatus"]) if endpoint else None,
         endpoint_config=str(endpoint["EndpointConfigName"]) if endpoint else None,
+        variants=variant_names(endpoint) if endpoint else frozenset(),
         models=frozenset(deployed.models),
         configs=frozenset(deployed.configs),
         component=describe_component(aws, component) if component in deployed.components else None,
@@ -80,7 +81,7 @@ def find_deployed(aws: Aws, name: str) -> Deployed:
     endpoint = describe_endpoint(aws, name)
     names = tuple(_component_names(aws, name)) if endpoint else ()
     monitored = watched(aws, name)
-    alarms = [*_describe_alarms(aws, [from_zero_name(name)]), *monitored.alarms.values()]
+    alarms = [*(_describe_alarms(aws, [from_zero_name(name)]) or ()), *monitored.alarms.values()]
     return Deployed(
         name,
         endpoint=endpoint is not None,
@@ -88,7 +89,7 @@ def find_deployed(aws: Aws, name: str) -> Deployed:
         configs=tuple(_owned(aws, name, "EndpointConfig")),
         models=tuple(_owned(aws, name, "Model")),
         targets=tuple(_targets(aws, name, names)),
-        alarms=tuple(alarm["AlarmName"] for alarm in alarms),
+        alarms=tuple(each["AlarmName"] for each in alarms if monitoring.is_own(each, name)),
         dashboards=(monitoring.dashboard_name(name),) if monitored.dashboard else (),
     )
 
@@ -125,15 +126,25 @@ def base_of(component: Mapping[str, Any]) -> str | None:
     return str(base) if base else None
 
 
-def newest_config(aws: Aws, name: str) -> str | None:
-    """Return the deployment's endpoint config that was created last."""
-    owned = set(_owned(aws, name, "EndpointConfig"))
-    order = {"SortBy": "CreationTime", "SortOrder": "Descending"}
-    for page in aws.pages("sagemaker", "list_endpoint_configs", NameContains=name, **order):
-        for record in page["EndpointConfigs"]:
-            if record["EndpointConfigName"] in owned:
-                return str(record["EndpointConfigName"])
-    return None
+def variant_names(endpoint: Mapping[str, Any]) -> frozenset[str]:
+    """Return the names of a described endpoint's production variants."""
+    return frozenset(each["VariantName"] for each in endpoint.get("ProductionVariants", ()))
+
+
+def config_tags(aws: Aws, name: str) -> dict[str, dict[str, str]]:
+    """Return the tags of each of the deployment's endpoint configs, by its name."""
+    tags = {}
+    for config_name in _owned(aws, name, "EndpointConfig"):
+        arn = config_arn(aws, config_name)
+        listed = aws.call("sagemaker", "list_tags", ResourceArn=arn)["Tags"]
+        tags[config_name] = {tag["Key"]: tag["Value"] for tag in listed}
+    return tags
+
+
+def config_arn(aws: Aws, config_name: str) -> str:
+    """Return the ARN of an endpoint config."""
+    described = aws.call("sagemaker", "describe_endpoint_config", EndpointConfigName=config_name)
+    return str(described["EndpointConfigArn"])
 
 
 def _bucket_of(aws: Aws, deployed: Deployed, described: Sequence[Mapping[str, Any]]) -> str | None:
@@ -174,7 +185,7 @@ def registered(aws: Aws, target: Target) -> Registered:
         )
         actions = [record for page in pages for record in page["ScheduledActions"]]
     except AwsError:  # no permission, or a dimension that an imitation of AWS does not know
-        return Registered()
+        return Registered(is_known=False)
     if not targets:
         return Registered()  # policies of a target that is gone have no effect
     alarms = _describe_alarms(aws, [from_zero_name(target.endpoint)])
@@ -183,19 +194,26 @@ def registered(aws: Aws, target: Target) -> Registered:
         {policy["PolicyName"]: policy for policy in policies},
         alarms[0] if alarms else None,
         {action["ScheduledActionName"]: action for action in actions},
+        is_known=alarms is not None,
     )
 
 
 def watched(aws: Aws, name: str) -> Watched:
     """Read a deployment's own alarms and dashboard."""
-    alarms = _describe_alarms(aws, [*monitoring.own_alarm_names(name)])
-    dashboard = _or_none(
-        lambda: aws.call(
-            "cloudwatch", "get_dashboard", DashboardName=monitoring.dashboard_name(name)
-        )
-    )
-    body = dashboard["DashboardBody"] if dashboard else None
-    return Watched({alarm["AlarmName"]: alarm for alarm in alarms}, body)
+    unknown: set[str] = set()
+    alarms = _describe_alarms(aws, monitoring.own_alarm_names(name))
+    if alarms is None:
+        unknown.update(monitoring.own_alarm_names(name))
+    shown = monitoring.dashboard_name(name)
+    body = None
+    try:
+        body = aws.call("cloudwatch", "get_dashboard", DashboardName=shown)["DashboardBody"]
+    except NotFound:
+        pass
+    except AwsError:
+        unknown.add(shown)
+    by_name = {alarm["AlarmName"]: alarm for alarm in alarms or ()}
+    return Watched(by_name, body, frozenset(unknown))
 
 
 def _component_names(aws: Aws, name: str) -> Iterator[str]:
@@ -235,9 +253,17 @@ def _targets(aws: Aws, name: str, components: tuple[str, ...]) -> Iterator[tuple
         return
 
 
-def _describe_alarms(aws: Aws, names: Sequence[str]) -> list[dict[str, Any]]:
-    alarms = _or_none(lambda: aws.call("cloudwatch", "describe_alarms", AlarmNames=names))
-    return list((alarms or {}).get("MetricAlarms", []))
+def _describe_alarms(aws: Aws, names: Sequence[str]) -> list[dict[str, Any]] | None:
+    """Return the alarms of these names, with their tags if they can be read; None: unknown."""
+    answer = _or_none(lambda: aws.call("cloudwatch", "describe_alarms", AlarmNames=[*names]))
+    if answer is None:
+        return None
+    return [alarm | _alarm_tags(aws, alarm["AlarmArn"]) for alarm in answer["MetricAlarms"]]
+
+
+def _alarm_tags(aws: Aws, arn: str) -> dict[str, Any]:
+    answer = _or_none(lambda: aws.call("cloudwatch", "list_tags_for_resource", ResourceARN=arn))
+    return {} if answer is None else {"Tags": answer["Tags"]}
 
 
 def _objects(aws: Aws, name: str, bucket: str) -> Iterator[tuple[str, str]]:

@@ -165,7 +165,8 @@ class Executor:
     def _undone(self, created: _CreatedResources, error: BaseException) -> DeployError:
         """Remove the resources that nothing uses; return the error with what was removed."""
         removed, remains = [], []
-        for step in reversed(created.unused):
+        while created.unused:
+            step = created.unused.pop()
             if step.undo is None:
                 continue
             self._report(step.resource, "removing")
@@ -176,7 +177,9 @@ class Executor:
                 continue
             except AwsError as undo_error:
                 remains.append(f"{step.resource} ({undo_error.message})")
-        in_use = [step.resource for step in created.in_use if step.undo]
+                if isinstance(step, Step) and step.uses_earlier:
+                    break  # it may still use what the steps before it created
+        in_use = [step.resource for step in (*created.in_use, *created.unused) if step.undo]
         return _failure(error, removed, remains, in_use)
 
     def _undo(self, step: Step | Upload, undo: Undo) -> None:

@@ -58,6 +58,7 @@ def update(endpoint: str, described: Mapping[str, Any], url: str) -> list[Step]:
             where | _specification(described, url),
             undo=Undo("update_inference_component", where | _specification(described, before)),
             wait=component_wait(where, {"Specification.Container.ArtifactUrl": url}),
+            uses_earlier=True,
         )
     ]
     if len(before) <= MAX_TAG_LENGTH:

@@ -36,7 +36,17 @@ def problems(config: Config) -> list[str]:
         *_instance_types(config),
         *_serverless(config),
         *_multi_model(config),
+        *_rolling(config),
         *_variables(config),
+    ]
+
+
+def _rolling(config: Config) -> list[str]:
+    if config.update.strategy != "rolling" or not config.variants:
+        return []
+    return [
+        "update.strategy: rolling, which SageMaker refuses for an endpoint of several variants; "
+        "take all_at_once, canary or linear, or leave out `variants`"
     ]
 
 

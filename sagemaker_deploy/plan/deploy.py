@@ -30,6 +30,7 @@ class AccountState:
     account: str
     endpoint_status: str | None = None
     endpoint_config: str | None = None
+    variants: frozenset[str] = frozenset()  # of the endpoint
     models: frozenset[str] = frozenset()
     configs: frozenset[str] = frozenset()
     component: Mapping[str, Any] | None = None  # as DescribeInferenceComponent has it
@@ -120,6 +121,7 @@ def _check(config: Config, account_state: AccountState) -> None:
     image = config.image
     problems = checks.problems(config) + checks.size_problems(config, _size(config, account_state))
     problems += checks.quota_problems(config, account_state.quotas)
+    problems += monitoring.problems(config, account_state.watched)
     if not ECR.match(image):
         problems.append(
             f"image: {image} is not an image in ECR with a tag or digest "
@@ -187,22 +189,17 @@ def _endpoint(config: Config, account_state: AccountState, config_name: str) -> 
         return [Step(title, resource, "sagemaker", "create_endpoint", params, undo, wait)]
     if account_state.endpoint_config == config_name:
         return []
-    if config.scaling:
-        # Keep the count that scaling has reached instead of the initial count.
-        params["RetainAllVariantProperties"] = True
-        params["ExcludeRetainedVariantProperties"] = [{"VariantPropertyType": "DataCaptureConfig"}]
-    if not config.serverless:
-        params["DeploymentConfig"] = requests.deployment_config(
-            config, monitoring.rollback_alarms(config)
-        )
+    params |= requests.retained_properties(config)
+    if not config.serverless and not variants.are_others(config, account_state.variants):
+        alarms = monitoring.rollback_alarms(config)
+        params["DeploymentConfig"] = requests.deployment_config(config, alarms)
     title = f"update the endpoint ({config.update.strategy.replace('_', ' ')})"
     operation = "update_endpoint"
     return [Step(title, resource, "sagemaker", operation, params, wait=wait, uses_earlier=True)]
 
 
 def _component(config: Config, account_state: AccountState, model_name: str) -> list[Step]:
-    instance = instances.find(config.all_instance_types[0])
-    params = requests.component(config, model_name, instance.gpus if instance else 0)
+    params = requests.component(config, model_name)
     name = params["InferenceComponentName"]
     where = {"InferenceComponentName": name}
     wait = Wait(

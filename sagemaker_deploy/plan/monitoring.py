@@ -10,7 +10,7 @@ from typing import Any
 
 from sagemaker_deploy.config import Config
 from sagemaker_deploy.plan.capacity.scaling import change
-from sagemaker_deploy.plan.requests import TOKEN_NAMESPACE, component_name
+from sagemaker_deploy.plan.requests import TAG, TOKEN_NAMESPACE, component_name, tags
 from sagemaker_deploy.plan.steps import Params, Step, Undo
 from sagemaker_deploy.plan.variants import VARIANT
 from sagemaker_deploy.sections import Monitoring
@@ -24,10 +24,15 @@ WIDTH, HEIGHT = 8, 6  # of a graph, in the dashboard's grid of 24 columns
 
 @dataclass(frozen=True, slots=True)
 class Watched:
-    """The account's alarms, by name, and dashboard of one deployment."""
+    """The account's alarms and dashboard that have the names of one deployment's.
 
-    alarms: Mapping[str, Params] = field(default_factory=dict)
+    An alarm has its `Tags` if they could be read. `unknown` has the names of resources that could
+    not be read: they may exist.
+    """
+
+    alarms: Mapping[str, Params] = field(default_factory=dict)  # by name
     dashboard: str | None = None
+    unknown: frozenset[str] = frozenset()
 
 
 NOTHING = Watched()
@@ -46,11 +51,30 @@ def rollback_alarms(config: Config) -> tuple[str, ...]:
 
 
 def alarm_steps(config: Config, watched: Watched = NOTHING) -> list[Step]:
-    """Plan the alarms, and delete those that the configuration no longer asks for."""
-    alarms = _alarms(config)
-    changes = [change(step, watched.alarms.get(step.params["AlarmName"])) for step in alarms]
-    removed = sorted(watched.alarms.keys() - set(alarm_names(config)))
+    """Plan the alarms, and delete own ones that the configuration no longer names."""
+    changes = [
+        change(step, watched.alarms.get(name), is_known=name not in watched.unknown)
+        for step in _alarms(config)
+        for name in [step.params["AlarmName"]]
+    ]
+    own = {name for name, alarm in watched.alarms.items() if is_own(alarm, config.name)}
+    removed = sorted(own - {*alarm_names(config), *config.update.alarms})
     return [*(step for step in changes if step), *([_removal(removed)] if removed else [])]
+
+
+def problems(config: Config, watched: Watched = NOTHING) -> list[str]:
+    """Find alarms of others in the place of the deployment's own."""
+    return [
+        f"monitoring: the alarm {name} exists and has no tag {TAG}={config.name}, so it is not "
+        "this deployment's; rename it or tag it so, or leave out `monitoring`"
+        for name in alarm_names(config)
+        if "Tags" in watched.alarms.get(name, {}) and not is_own(watched.alarms[name], config.name)
+    ]
+
+
+def is_own(alarm: Params, deployment: str) -> bool:
+    """Whether an alarm carries the deployment's tag."""
+    return {"Key": TAG, "Value": deployment} in alarm.get("Tags", [])
 
 
 def dashboard_steps(config: Config, watched: Watched = NOTHING) -> list[Step]:
@@ -69,7 +93,7 @@ def dashboard_steps(config: Config, watched: Watched = NOTHING) -> list[Step]:
             "put_dashboard",
             {"DashboardName": name, "DashboardBody": body},
             undo=None
-            if watched.dashboard
+            if watched.dashboard or name in watched.unknown
             else Undo("delete_dashboards", {"DashboardNames": [name]}),
         )
     ]
@@ -111,6 +135,7 @@ def _alarm(
     metric: Mapping[str, str],
     threshold: float,
 ) -> Step:
+    topics = [settings.topic] if settings.topic else []
     params: dict[str, Any] = {
         "AlarmName": name,
         "Namespace": INVOCATIONS,
@@ -122,9 +147,11 @@ def _alarm(
         "Threshold": threshold,
         "ComparisonOperator": "GreaterThanThreshold",
         "TreatMissingData": "notBreaching",  # no traffic is no fault
+        # Empty ones are sent, too, so that a topic removed from the file goes.
+        "AlarmActions": [*topics],
+        "OKActions": [*topics],  # a copy: YAML would write one list as an alias
+        "Tags": tags(config),
     }
-    if settings.topic:
-        params |= {"AlarmActions": [settings.topic], "OKActions": [settings.topic]}
     undo = Undo("delete_alarms", {"AlarmNames": [name]})
     return Step(title, f"alarm {name}", "cloudwatch", "put_metric_alarm", params, undo=undo)
 

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from sagemaker_deploy.config import Config
-from sagemaker_deploy.plan import variants
+from sagemaker_deploy.plan import instances, variants
 from sagemaker_deploy.plan.steps import Secret
 
 TAG = "sagemaker-deploy"
@@ -131,13 +131,17 @@ def endpoint_config(config: Config, model_name: str, models: Mapping[str, str] =
     return {"EndpointConfigName": name, **content, "Tags": tags(config)}
 
 
-def component(config: Config, model_name: str, num_gpus: int = 0) -> Json:
-    """Build the parameters of CreateInferenceComponent for the deployment's model."""
+def component(config: Config, model_name: str) -> Json:
+    """Build the parameters of CreateInferenceComponent for the deployment's model.
+
+    It reserves `component.gpus`, or else all GPUs of an instance.
+    """
     settings = config.component
     assert settings is not None
     compute: Json = {"MinMemoryRequiredInMb": settings.memory_mb}
-    if settings.gpus or num_gpus:
-        compute["NumberOfAcceleratorDevicesRequired"] = settings.gpus or num_gpus
+    instance = instances.find(config.all_instance_types[0])
+    if gpus := settings.gpus or (instance.gpus if instance else 0):
+        compute["NumberOfAcceleratorDevicesRequired"] = gpus
     if settings.cpus:
         compute["NumberOfCpuCoresRequired"] = settings.cpus
     return {
@@ -166,6 +170,20 @@ def artifact_prefix(name: str) -> str:
 def component_name(config: Config) -> str:
     """Return the name of the deployment's own component."""
     return f"{config.name}-model"
+
+
+def retained_properties(config: Config) -> Json:
+    """Build UpdateEndpoint's fields that keep the count that scaling has reached.
+
+    The weights are the file's if it has variants.
+    """
+    if not config.scaling:
+        return {}
+    replaced = ["DataCaptureConfig", *(["DesiredWeight"] if config.variants else [])]
+    return {
+        "RetainAllVariantProperties": True,
+        "ExcludeRetainedVariantProperties": [{"VariantPropertyType": each} for each in replaced],
+    }
 
 
 def deployment_config(config: Config, alarms: tuple[str, ...]) -> Json:

@@ -53,6 +53,11 @@ def all_changes(config: Config) -> dict[str, Changes]:
     return {**config.variants, **({SHADOW: config.shadow} if config.shadow else {})}
 
 
+def are_others(config: Config, known: frozenset[str]) -> bool:
+    """Whether an update changes the variants' names, which SageMaker does at once, unguarded."""
+    return bool(known) and known != {VARIANT, *config.variants}
+
+
 def with_changes(config: Config, changes: Changes) -> Config:
     """Return the configuration of a variant that is not the deployment's own."""
     fields: Json = {

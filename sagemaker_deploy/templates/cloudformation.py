@@ -33,6 +33,8 @@ def endpoint(config: Config) -> Json:
     endpoint_config = _with_models(resources.endpoint_config(config, models))
     rendered["EndpointConfig"] = _resource("SageMaker::EndpointConfig", endpoint_config)
     rendered["Endpoint"] = _resource("SageMaker::Endpoint", _endpoint(config))
+    if alarms := _own_rollback_alarms(config):
+        rendered["Endpoint"]["DependsOn"] = alarms
     if config.component:
         rendered["Component"] = _component(config, str(models[variants.VARIANT]["ModelName"]))
     rendered |= _around(config)
@@ -54,6 +56,14 @@ def _endpoint(config: Config) -> Json:
         alarms = monitoring.rollback_alarms(config)
         properties["DeploymentConfig"] = requests.deployment_config(config, alarms)
     return properties
+
+
+def _own_rollback_alarms(config: Config) -> list[str]:
+    """Return the template's alarms that the endpoint's updates name, and so have to exist."""
+    rollback = set() if config.serverless else set(monitoring.rollback_alarms(config))
+    return [
+        _alarm_name(config, name) for name in monitoring.alarm_names(config) if name in rollback
+    ]
 
 
 def _model_name(variant: str) -> str:
@@ -104,7 +114,7 @@ def _around(config: Config) -> Json:
             case "put_scheduled_action":
                 actions.append(_without(params, TARGET_FIELDS))
             case "put_metric_alarm":
-                rendered[_alarm_name(config, step)] = _alarm(config, step)
+                rendered[_alarm_name(config, params["AlarmName"])] = _alarm(config, step)
             case _:
                 rendered["Dashboard"] = _resource("CloudWatch::Dashboard", params)
     if actions:
@@ -116,8 +126,8 @@ def _policy_name(step: Step) -> str:
     return "TrackPolicy" if step.params["PolicyType"] == "TargetTrackingScaling" else "WakePolicy"
 
 
-def _alarm_name(config: Config, step: Step) -> str:
-    return f"{resources.camel(step.params['AlarmName'].removeprefix(f'{config.name}-'))}Alarm"
+def _alarm_name(config: Config, name: str) -> str:
+    return f"{resources.camel(name.removeprefix(f'{config.name}-'))}Alarm"
 
 
 def _alarm(config: Config, step: Step) -> Json:

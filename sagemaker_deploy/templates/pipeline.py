@@ -17,6 +17,7 @@ OPTIONAL = {
     "TORCH_INDEX": "TorchIndex",
     "STAGING_CONFIG": "StagingConfig",
 }
+BASE_ARM64 = "BaseImageArm64"  # a base image may be of one platform only
 
 
 def template() -> Json:
@@ -25,7 +26,7 @@ def template() -> Json:
         "AWSTemplateFormatVersion": "2010-09-09",
         "Description": "Builds, tests and pushes the image as buildspec.yml says",
         "Parameters": _parameters(),
-        "Conditions": {f"Has{name}": _is_set(name) for name in OPTIONAL.values()}
+        "Conditions": {f"Has{name}": _is_set(name) for name in (*OPTIONAL.values(), BASE_ARM64)}
         | {"IsForGraviton": {"Fn::Equals": [{"Ref": "Graviton"}, "yes"]}},
         "Resources": {
             "Repository": _resource("ECR::Repository", _repository()),
@@ -62,6 +63,11 @@ def _parameters() -> Json:
             "Description": "yes: a second project builds the image for arm64, without staging",
         },
         "BaseImage": {"Type": "String", "Default": "", "Description": "for a CUDA image"},
+        "BaseImageArm64": {
+            "Type": "String",
+            "Default": "",
+            "Description": "for a CUDA image of Graviton=yes",
+        },
         "TorchIndex": {
             "Type": "String",
             "Default": "",
@@ -176,7 +182,7 @@ def _project(platform: str) -> Json:
         {"Name": "PLATFORM", "Value": platform},
     ]
     variables += [
-        _optional(variable, name)
+        _optional(variable, BASE_ARM64 if is_arm and variable == "BASE_IMAGE" else name)
         for variable, name in OPTIONAL.items()
         if not (is_arm and variable == "STAGING_CONFIG")
     ]

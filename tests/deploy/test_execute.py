@@ -1,6 +1,7 @@
 """The executor over a recorder: what is called, what is undone, what is named."""
 
 import tarfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -90,6 +91,14 @@ def test_resources_that_cannot_be_removed_are_named() -> None:
     )
     with pytest.raises(AwsError, match=r"could not be removed: model \(not allowed\)"):
         _apply(recorder, _step("model"), _step("endpoint"))
+
+
+def test_what_an_update_may_still_use_stays_if_it_cannot_be_undone() -> None:
+    recorder = Recorder(describe=[{"Status": "Failed"}], delete_adapter=[AwsError("busy")])
+    update = replace(_step("adapter", WAIT), uses_earlier=True)
+    with pytest.raises(EndpointFailed, match="in use by now, so it stays: archive"):
+        _apply(recorder, _step("archive"), update)
+    assert "delete_archive" not in recorder.calls
 
 
 def test_an_interruption_cleans_up_too() -> None:

@@ -15,7 +15,8 @@ STAND_INS = {
     "docker": '#!/bin/sh\necho "docker $*" >> "$LOG"\n',
     "aws": (
         '#!/bin/sh\nfor word; do case $word in imageTag=*) tag=${word#imageTag=} ;; esac; done\n'
-        'grep -qx "$tag" "$PUSHED" || exit 1\necho "sha256:$tag"\n'
+        'grep -qx "$tag" "$PUSHED" || { echo "${REFUSAL:-ImageNotFoundException}" >&2; exit 1; }\n'
+        'echo "sha256:$tag"\n'
     ),
 }  # fmt: skip
 
@@ -92,6 +93,14 @@ def test_a_version_is_not_pushed_twice_nor_under_another_name(
     result = checkout.push(RELEASE=release)
     assert result.returncode == 1
     assert reason in result.stderr
+    assert checkout.log.read_text() == ""
+
+
+def test_a_release_waits_until_its_tag_can_be_read(tmp_path: Path) -> None:
+    checkout = Checkout(tmp_path, "1.2.3")
+    result = checkout.push(RELEASE="1.2.3", REFUSAL="ThrottlingException: rate exceeded")
+    assert result.returncode == 1
+    assert "ThrottlingException" in result.stderr
     assert checkout.log.read_text() == ""
 
 

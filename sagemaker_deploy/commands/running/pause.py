@@ -1,6 +1,7 @@
 """`pause` and `resume`: a deployment that costs nothing for a while, or as little as it can."""
 
 from collections.abc import Mapping
+from datetime import UTC, datetime
 from typing import Any
 
 import click
@@ -44,9 +45,8 @@ def pause(name: str, aws: Aws, config: Config | None, yes: bool, poll: float) ->
     elif any("CurrentServerlessConfig" in each for each in endpoint.get("ProductionVariants", [])):
         raise ConfigError([f"{name} is serverless: it costs nothing while idle, so nothing pauses"])
     else:
-        steps = [plans.delete_endpoint(name)]
+        steps = [*map(scaling.removal, targets), *_deletion(aws, name, endpoint)]
         if targets:
-            steps = [*map(scaling.removal, targets), *steps]
             warnings.append("its scaling goes, too; `resume` with the file makes it again")
     _apply(aws, Plan(name, tuple(steps), warnings=tuple(warnings)), yes, poll)
 
@@ -70,30 +70,48 @@ def resume(
     else:
         targets = [scaling.where(*target) for target in account.find_deployed(aws, name).targets]
         least = _least(aws, targets)
-        models = _models(aws, name)
-        if models:
-            wanted = {model: copies or _copies(known, model, least) for model in models}
+        if models := _models(aws, name):
+            paused = [model for model, count in models.items() if not count]  # others serve
+            wanted = {model: copies or _copies(known, model, least) for model in paused}
             steps = plans.resume_components(wanted, targets)
         elif "AsyncInferenceConfig" in endpoint:
             count = copies or max(1, *least.values(), known.instance_count if known else 1)
             steps = plans.resume_instances(name, count, targets)
+            steps = steps[1:] if _instances(endpoint) else steps
         else:
+            steps = []
+        if not steps:
             raise ConfigError([f"{name} is not paused: it is {endpoint['EndpointStatus']}"])
     _apply(aws, Plan(name, tuple(steps)), yes, poll)
 
 
-def _models(aws: Aws, name: str) -> list[str]:
-    return sorted(
-        each["InferenceComponentName"]
+def _deletion(aws: Aws, name: str, endpoint: Mapping[str, Any]) -> list[Step]:
+    config_name = str(endpoint["EndpointConfigName"])
+    arn = account.config_arn(aws, config_name)
+    when = datetime.now(UTC).isoformat(timespec="microseconds")
+    return [plans.remember(name, config_name, arn, when), plans.delete_endpoint(name)]
+
+
+def _models(aws: Aws, name: str) -> dict[str, int]:
+    """Return the copies of each component that is no adapter, by its name."""
+    return {
+        each["InferenceComponentName"]: int(each["RuntimeConfig"]["DesiredCopyCount"])
         for each in account.components(aws, name)
         if not account.base_of(each)
-    )
+    }
+
+
+def _instances(endpoint: Mapping[str, Any]) -> int:
+    counts = (each.get("DesiredInstanceCount", 0) for each in endpoint["ProductionVariants"])
+    return sum(map(int, counts))
 
 
 def _recreated(aws: Aws, name: str, config: Config | None) -> list[Step]:
-    config_name = account.newest_config(aws, name)
+    tags = account.config_tags(aws, name)
+    config_name = plans.paused_config(tags)
     if config_name is None:
-        raise NotFound(f"no endpoint config of {name} is in {aws.region}", hint="use `deploy`")
+        which = f"{', '.join(sorted(tags))}: none is marked as paused" if tags else "there is none"
+        raise NotFound(f"endpoint configs of {name} in {aws.region}: {which}", hint="use `deploy`")
     steps = [plans.create_endpoint(name, config_name)]
     if config:
         registered = account.registered(aws, scaling.target_of(config))

@@ -16,6 +16,7 @@ from sagemaker_deploy.plan.variants import VARIANT
 Described = Mapping[str, Any]
 Where = Mapping[str, str]  # names a scalable target
 ENDPOINT_TIMEOUT_S = 5400
+PAUSED = "sagemaker-deploy:paused"  # a tag: when the endpoint of this config was deleted
 
 
 def pause_components(names: Iterable[str], targets: Iterable[Where]) -> list[Step]:
@@ -40,6 +41,29 @@ def resume_instances(endpoint: str, count: int, targets: Iterable[Where]) -> lis
     """Plan an asynchronous endpoint's instances, then scaling as it was."""
     scaling = [schedules.suspension(where, is_suspended=False) for where in targets]
     return [changes.instances(endpoint, count), *scaling]
+
+
+def remember(endpoint: str, config_name: str, arn: str, when: str) -> Step:
+    """Plan the tag by which `resume` finds the config that served; `when` is in ISO format."""
+    tags = [{"Key": TAG, "Value": endpoint}, {"Key": PAUSED, "Value": when}]
+    return Step(
+        "remember that it served",
+        f"endpoint config {config_name}",
+        "sagemaker",
+        "add_tags",
+        {"ResourceArn": arn, "Tags": tags},
+    )
+
+
+def paused_config(tags: Mapping[str, Mapping[str, str]]) -> str | None:
+    """Return the endpoint config that a pause left last; `tags` has those of each, by its name.
+
+    Without the tag of a pause it is the only config. None if there is none, or several.
+    """
+    paused = {name: own[PAUSED] for name, own in tags.items() if PAUSED in own}
+    if paused:
+        return max(paused, key=paused.__getitem__)
+    return next(iter(tags)) if len(tags) == 1 else None
 
 
 def delete_endpoint(endpoint: str) -> Step:

@@ -9,8 +9,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from sagemaker_deploy import service_model
 from sagemaker_deploy.config import Config
-from sagemaker_deploy.plan.requests import component_name
+from sagemaker_deploy.plan.requests import TAG, component_name
 from sagemaker_deploy.plan.steps import Params, PolicyArn, Step, Undo
 from sagemaker_deploy.plan.variants import VARIANT
 from sagemaker_deploy.sections import Scaling
@@ -30,9 +31,12 @@ class Registered:
     policies: Mapping[str, Params] = field(default_factory=dict)  # by name
     alarm: Params | None = None
     schedules: Mapping[str, Params] = field(default_factory=dict)  # by name
+    is_known: bool = True  # False: a call failed, so any of them may exist
 
 
 NOTHING = Registered()
+# What an undo does not give back: a role would need the right to pass it, and tags stay.
+NOT_RESTORED = {"RoleARN", "Tags"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,31 +92,49 @@ def steps_for(target: Target, scaling: Scaling, registered: Registered = NOTHING
     if scaling.least == 0:
         planned += [_from_zero_policy(target), _from_zero_alarm(target, arn)]
         described += [known_policy, registered.alarm]
-    changes = [change(step, known) for step, known in zip(planned, described, strict=True)]
+    changes = [
+        change(step, known, is_known=registered.is_known)
+        for step, known in zip(planned, described, strict=True)
+    ]
     return [step for step in changes if step]
 
 
-def change(step: Step, known: Params | None) -> Step | None:
+def change(step: Step, known: Params | None, *, is_known: bool = True) -> Step | None:
     """Return the step that brings about a step's values; None if they are there.
 
-    Its undo brings the values back that were there before.
+    Its undo brings back all that was there before. Of a resource of which nothing is known
+    (`is_known` is False) it has none: the step may overwrite what another run created.
     """
     if known is None:
-        return step
-    if _contains(known, step.params):
+        return step if is_known else replace(step, undo=None)
+    params = {key: value for key, value in step.params.items() if key != "Tags"}  # of new ones only
+    if all(key in known and _is_same(known[key], value) for key, value in params.items()):
         return None
-    before = {key: known[key] for key in step.params if key in known}
-    return replace(step, undo=Undo(step.operation, before))
+    return replace(step, params=params, undo=Undo(step.operation, _restorable(step, known)))
 
 
-def _contains(known: Any, expected: Any) -> bool:
+def _restorable(step: Step, known: Params) -> Params:
+    """Return a described resource as parameters of the operation that puts it."""
+    action = "".join(word.capitalize() for word in step.operation.split("_"))
+    fields = service_model.operation(step.service, action).input_shape.members.keys()
+    return {key: known[key] for key in fields - NOT_RESTORED if key in known}
+
+
+def _is_same(known: Any, expected: Any) -> bool:
+    """Compare values to the last key; a key that is off or empty counts as absent."""
     if isinstance(expected, Mapping):
-        return isinstance(known, Mapping) and all(
-            key in known and _contains(known[key], value) for key, value in expected.items()
+        return (
+            isinstance(known, Mapping)
+            and all(key in known and _is_same(known[key], expected[key]) for key in expected)
+            and all(_is_unset(known[key]) for key in known.keys() - expected.keys())
         )
     if isinstance(expected, list):
-        return len(known) == len(expected) and all(map(_contains, known, expected))
+        return len(known) == len(expected) and all(map(_is_same, known, expected))
     return bool(known == expected)
+
+
+def _is_unset(value: Any) -> bool:
+    return value is None or value is False or value in ("", [], {})
 
 
 def removal(target: dict[str, str]) -> Step:
@@ -231,6 +253,7 @@ def _from_zero_alarm(target: Target, policy: str) -> Step:
             "Threshold": 1.0,
             "ComparisonOperator": "GreaterThanOrEqualToThreshold",
             "TreatMissingData": "missing",
+            "Tags": [{"Key": TAG, "Value": target.endpoint}],
         },
         undo=Undo("delete_alarms", {"AlarmNames": [name]}),
     )

@@ -26,7 +26,10 @@ SUSPENSIONS = (
 
 
 def steps(config: Config, registered: Registered = NOTHING) -> list[Step]:
-    """Plan the schedules of `scaling`; those that the file no longer has are deleted."""
+    """Plan the schedules of `scaling`; those that the file no longer has are deleted.
+
+    Scheduled actions with names of another form are other people's, and stay.
+    """
     if config.scaling is None:
         return []
     target = target_of(config)
@@ -36,8 +39,14 @@ def steps(config: Config, registered: Registered = NOTHING) -> list[Step]:
         for name, schedule in config.scaling.schedules.items()
     }
     known = registered.schedules
-    changes = [change(step, known.get(name)) for name, step in wanted.items()]
-    removed = [_removal(target, name) for name in sorted(known.keys() - wanted.keys())]
+    is_known = registered.is_known
+    changes = [change(step, known.get(name), is_known=is_known) for name, step in wanted.items()]
+    own = schedule_name(config.name, "")
+    removed = [
+        _removal(target, name)
+        for name in sorted(known.keys() - wanted.keys())
+        if name.startswith(own)
+    ]
     return [step for step in changes if step] + removed
 
 
@@ -70,8 +79,8 @@ def _action(target: Target, name: str, schedule: Schedule, timezone: str | None)
         "Schedule": schedule.at,
         "ScalableTargetAction": action,
     }
-    if timezone:
-        params["Timezone"] = timezone
+    if timezone or not schedule.at.startswith("rate("):
+        params["Timezone"] = timezone or "UTC"  # sent, so that a zone removed from the file goes
     words = " and ".join(f"{key[:3].lower()} {value}" for key, value in action.items())
     return Step(
         f"set {words} at {schedule.at}",

@@ -1,6 +1,7 @@
 """Names the resources of a deployment by their ARNs. Pure."""
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from sagemaker_deploy.config import Config
@@ -42,6 +43,10 @@ class Arns:
     def sagemaker(self, kind: str, suffix: str = "") -> str:
         """Return the ARN of SageMaker's resource that has the deployment's name and a suffix."""
         return self.of("sagemaker", f"{kind}/{self.config.name.lower()}{suffix}")
+
+    def alarms(self, names: Iterable[str]) -> list[str]:
+        """Return the ARNs of alarms."""
+        return [self.of("cloudwatch", f"alarm:{name}") for name in names]
 
     def bucket(self, url: str) -> str:
         """Return the ARN of the bucket of an s3:// URL."""

@@ -33,6 +33,8 @@ _ALARM_ACTIONS = [
     "cloudwatch:DescribeAlarms",
     "cloudwatch:DeleteAlarms",
 ]
+# The tag marks the deployment's own alarms; only those are deleted.
+_TAG_ACTIONS = ["cloudwatch:TagResource", "cloudwatch:ListTagsForResource"]
 _SCALING_ACTIONS = [
     "application-autoscaling:RegisterScalableTarget",
     "application-autoscaling:DeregisterScalableTarget",
@@ -159,17 +161,18 @@ def _uploads(arns: Arns, bucket: str, name: str) -> list[Document]:
 
 def _monitoring(arns: Arns, config: Config) -> list[Document]:
     dashboard = f"arn:{arns.partition}:cloudwatch::{arns.account}:dashboard/"
+    own = (from_zero_name(config.name), *monitoring.own_alarm_names(config.name))
     actions = ["cloudwatch:GetDashboard", "cloudwatch:PutDashboard", "cloudwatch:DeleteDashboards"]
     return [
-        allow(_ALARM_ACTIONS, _own_alarms(arns, config)),
+        allow(_ALARM_ACTIONS + _TAG_ACTIONS, arns.alarms(own)),
+        *(
+            [allow(["cloudwatch:DescribeAlarms"], arns.alarms(config.update.alarms))]
+            if config.update.alarms
+            else []
+        ),
         allow(actions, dashboard + monitoring.dashboard_name(config.name)),
         allow(["servicequotas:ListServiceQuotas"], "*"),
     ]
-
-
-def _own_alarms(arns: Arns, config: Config) -> list[str]:
-    names = (from_zero_name(config.name), *monitoring.own_alarm_names(config.name))
-    return [arns.of("cloudwatch", f"alarm:{name}") for name in names]
 
 
 def _scaling(arns: Arns, config: Config) -> list[Document]:

@@ -1,6 +1,7 @@
 """Policies of the execution role: who may assume it, and what it may do."""
 
 from sagemaker_deploy.config import Config
+from sagemaker_deploy.plan import monitoring
 from sagemaker_deploy.plan.permissions.arns import ECR_HOST, Arns
 from sagemaker_deploy.plan.permissions.documents import (
     PULL,
@@ -70,6 +71,8 @@ def execution(config: Config, region: str, account: str, data_url: str | None) -
         statements.append(with_key(arns, config.kms_key, actions))
     if config.network.subnets:
         statements.append(allow(_VPC_ACTIONS, "*"))
+    if alarms := monitoring.rollback_alarms(config):  # SageMaker watches them by this role
+        statements.append(allow(["cloudwatch:DescribeAlarms"], arns.alarms(alarms)))
     return document(statements)
 
 

@@ -1,16 +1,18 @@
 """Alarms and the dashboard of a deployment."""
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from sagemaker_deploy import config as configuration
 from sagemaker_deploy import service_model
+from sagemaker_deploy.errors import ConfigError
 from sagemaker_deploy.plan import monitoring, requests
 from sagemaker_deploy.plan.deploy import AccountState, plan
 from sagemaker_deploy.plan.monitoring import Watched
-from sagemaker_deploy.plan.requests import endpoint_config
+from sagemaker_deploy.plan.requests import TAG, endpoint_config
 from sagemaker_deploy.plan.steps import Step
 from tests.deploy.plan.cases import BASE, CASES, COMPONENT
 
@@ -45,7 +47,7 @@ def test_errors_and_slow_answers_ring_and_notify() -> None:
 def test_a_component_is_watched_by_its_own_metrics() -> None:
     [alarm] = _alarms(COMPONENT | {"monitoring": {}}).values()
     assert alarm["Dimensions"] == [{"Name": "InferenceComponentName", "Value": "chat-model"}]
-    assert "AlarmActions" not in alarm
+    assert alarm["AlarmActions"] == []
 
 
 def test_own_and_named_alarms_roll_an_update_back() -> None:
@@ -68,6 +70,58 @@ def test_known_alarms_need_no_step_and_others_are_deleted() -> None:
     assert monitoring.dashboard_steps(config, watched) == []
     [removal] = monitoring.alarm_steps(_config({}), watched)
     assert removal.params == {"AlarmNames": ["chat-errors", "chat-latency"]}
+    named = _config({"update": {"alarms": ["chat-errors"]}})
+    [removal] = monitoring.alarm_steps(named, watched)
+    assert removal.params == {"AlarmNames": ["chat-latency"]}
+
+
+@pytest.mark.parametrize("tags", [{"Tags": []}, {}, {"Tags": [{"Key": TAG, "Value": "chat2"}]}])
+def test_alarms_of_others_are_neither_deleted_nor_replaced(tags: dict[str, Any]) -> None:
+    theirs = {"AlarmName": "chat-errors", "Threshold": 9.0} | tags
+    watched = Watched({"chat-errors": theirs})
+    assert monitoring.alarm_steps(_config({}), watched) == []
+    if "Tags" in tags:
+        with pytest.raises(ConfigError, match="chat-errors exists and has no tag"):
+            plan(_config(CASES["watched"]), replace(STATE, watched=watched))
+
+
+def test_what_is_unknown_is_not_undone() -> None:
+    names = frozenset([*monitoring.own_alarm_names("chat"), monitoring.dashboard_name("chat")])
+    watched = Watched(unknown=names)
+    config = _config(CASES["watched"])
+    steps = monitoring.alarm_steps(config, watched) + monitoring.dashboard_steps(config, watched)
+    assert [step.undo for step in steps] == [None, None, None]
+    assert all(step.undo for step in monitoring.alarm_steps(config))
+
+
+def test_a_removed_topic_is_a_change_whose_undo_has_all_of_the_alarm() -> None:
+    config = _config(CASES["watched"])
+    known = {
+        step.params["AlarmName"]: {**step.params, "AlarmArn": "arn:1", "AlarmDescription": "x"}
+        for step in monitoring.alarm_steps(config)
+    }
+    silent = _config(CASES["watched"] | {"monitoring": {"latency_s": 20}})
+    first, _ = monitoring.alarm_steps(silent, Watched(known))
+    assert first.params["AlarmActions"] == first.params["OKActions"] == []
+    assert first.undo
+    assert first.undo.operation == "put_metric_alarm"
+    assert first.undo.params["AlarmDescription"] == "x"
+    assert len(first.undo.params["AlarmActions"]) == 1
+    service_model.check_input("cloudwatch", "PutMetricAlarm", first.undo.params)
+
+
+def test_the_role_and_the_deployer_may_read_the_alarms_that_roll_back() -> None:
+    policies = plan(_config(CASES["watched"]), STATE).policies
+    for name, alarms in {"execution": {"others", "chat-errors", "chat-latency"},
+                         "deployer": {"others", "chat-errors"}}.items():  # fmt: skip
+        readable = {
+            resource.rpartition(":")[2]
+            for statement in policies[name]["Statement"]
+            if "cloudwatch:DescribeAlarms" in statement["Action"]
+            for resource in statement["Resource"]
+        }
+        assert alarms <= readable
+    assert "DescribeAlarms" not in str(plan(_config({}), STATE).policies["execution"])
 
 
 @pytest.mark.parametrize("case", ["real-time", "serverless", "asynchronous", "component"])

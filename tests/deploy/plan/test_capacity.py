@@ -43,6 +43,51 @@ def test_known_schedules_need_no_step_and_others_are_deleted() -> None:
     [removal] = schedules.steps(config, Registered(schedules=known))
     assert removal.operation == "delete_scheduled_action"
     assert removal.params["ScheduledActionName"] == "chat-weekend"
+    known = {"other-night": {"ScheduledActionName": "other-night"}}
+    operations = [step.operation for step in schedules.steps(config, Registered(schedules=known))]
+    assert operations == ["put_scheduled_action"] * 2
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"timezone": None},
+        {"schedules": {"day": {"at": "cron(0 7 ? * MON-FRI *)", "min": 2},
+                       "night": SCHEDULED["schedules"]["night"]}},
+    ],
+)  # fmt: skip
+def test_a_key_removed_from_a_schedule_is_a_change(changes: dict[str, Any]) -> None:
+    before = schedules.steps(_config(CASES["scheduled"]))
+    known = {step.params["ScheduledActionName"]: step.params for step in before}
+    steps = schedules.steps(_config({"scaling": SCHEDULED | changes}), Registered(schedules=known))
+    assert steps
+    assert steps[0].undo
+    assert steps[0].undo.params == before[0].params
+    if "timezone" in changes:
+        assert steps[0].params["Timezone"] == "UTC"
+    else:
+        assert steps[0].params["ScalableTargetAction"] == {"MinCapacity": 2}
+
+
+def test_scaling_of_which_nothing_is_known_is_not_undone() -> None:
+    config = _config(CASES["scheduled component"])
+    unknown = Registered(is_known=False)
+    steps = scaling.steps(config, unknown) + schedules.steps(config, unknown)
+    assert [step.undo for step in steps] == [None] * len(steps)
+
+
+def test_the_paused_config_comes_back_not_the_newest() -> None:
+    early, late = "2026-11-29T10:00:00.000000+00:00", "2026-11-30T10:00:00.000000+00:00"
+    tags = {"chat-1": {pause.PAUSED: late}, "chat-2": {pause.PAUSED: early}, "chat-3": {}}
+    assert pause.paused_config(tags) == "chat-1"
+    assert pause.paused_config({"chat-1": {}}) == "chat-1"
+    assert pause.paused_config({"chat-1": {}, "chat-2": {}}) is None
+    assert pause.paused_config({}) is None
+    _check(
+        pause.remember(
+            "chat", "chat-1", "arn:aws:sagemaker:us-east-1:000000000000:endpoint-config/x", late
+        )
+    )
 
 
 def test_a_night_at_zero_is_woken_by_the_alarm() -> None:

@@ -43,6 +43,10 @@ def test_every_change_is_a_call_that_the_service_would_accept(name: str) -> None
     _check(STEPS[name])
 
 
+def test_new_weights_that_may_be_loading_keep_their_archive() -> None:
+    assert STEPS["new weights"].uses_earlier
+
+
 def test_a_transform_job_keeps_lines_and_order() -> None:
     params: Any = STEPS["transform"].params
     assert params["TransformInput"]["SplitType"] == "Line"

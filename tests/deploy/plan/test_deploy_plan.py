@@ -124,6 +124,25 @@ def test_an_update_keeps_the_count_that_scaling_has_reached() -> None:
     service_model.check_input("sagemaker", "UpdateEndpoint", step.params)
 
 
+def test_an_update_takes_the_weights_of_the_file() -> None:
+    changes = CASES["beside"] | CASES["scaled"]
+    state = _facts_after(_plan(changes))
+    step = _step(_plan(changes | {"weight": 5}, state), "update_endpoint")
+    replaced = [
+        each["VariantPropertyType"] for each in step.params["ExcludeRetainedVariantProperties"]
+    ]
+    assert replaced == ["DataCaptureConfig", "DesiredWeight"]
+
+
+def test_an_update_to_other_variants_is_not_guarded() -> None:
+    state = _facts_after(_plan(), variants=frozenset(["AllTraffic"]))
+    assert "DeploymentConfig" not in _step(_plan(CASES["beside"], state), "update_endpoint").params
+    guarded = _step(_plan({"env": {"A": "1"}}, state), "update_endpoint")
+    assert "DeploymentConfig" in guarded.params
+    with pytest.raises(ConfigError, match=r"update\.strategy: rolling"):
+        _plan(CASES["beside"] | {"update": {"strategy": "rolling"}})
+
+
 def test_a_local_folder_is_uploaded_before_the_model_is_made() -> None:
     changes = {"model": {"data": "some/folder"}, "bucket": "models"}
     deployed = _plan(changes, AccountState("us-east-1", "0" * 12, data_stamp="abc"))

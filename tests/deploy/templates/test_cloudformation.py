@@ -32,6 +32,15 @@ def test_every_deployments_template_is_clean(case: str, tmp_path: Path) -> None:
     assert _complaints(cloudformation.endpoint(_config(CASES[case])), tmp_path) == []
 
 
+def test_the_endpoint_waits_for_its_alarms_and_a_component_reserves_gpus() -> None:
+    resources = cloudformation.endpoint(_config(CASES["watched"]))["Resources"]
+    assert resources["Endpoint"]["DependsOn"] == ["ErrorsAlarm", "LatencyAlarm"]
+    resources = cloudformation.endpoint(_config(CASES["component"]))["Resources"]
+    specification = resources["Component"]["Properties"]["Specification"]
+    compute = specification["ComputeResourceRequirements"]
+    assert compute["NumberOfAcceleratorDevicesRequired"] == 1
+
+
 def test_steps_without_a_cloudformation_resource_are_refused() -> None:
     with pytest.raises(ConfigError, match=re.escape("model.additional")):
         cloudformation.endpoint(_config(CASES["draft model"]))
@@ -54,6 +63,8 @@ def test_each_platform_has_a_project_of_its_own_processor() -> None:
         kinds[variables["PLATFORM"]] = environment["Type"]
     assert kinds == {"linux/amd64": "LINUX_CONTAINER", "linux/arm64": "ARM_CONTAINER"}
     assert resources["BuildArm64"]["Condition"] == "IsForGraviton"
+    assert "HasBaseImageArm64" in str(resources["BuildArm64"])
+    assert "'HasBaseImage'" not in str(resources["BuildArm64"])
 
 
 def test_a_secret_is_a_dynamic_reference() -> None:

@@ -59,6 +59,36 @@ def test_a_real_time_endpoint_comes_back_with_its_scaling(
     run_command("delete", "rest", "--yes", *POLL)
 
 
+def test_resume_brings_back_what_was_paused_and_spares_what_runs(
+    account: dict[str, str], fake: Local
+) -> None:
+    _deploy(account, "back")
+    first = fake.sagemaker.describe_endpoint(EndpointName="back")["EndpointConfigName"]
+    run_command("deploy", "--yes", "--set", "instance_count=2", *POLL)
+    run_command("deploy", "--yes", *POLL)
+    run_command("pause", "back", "--yes", *POLL)
+    run_command("resume", "back", "--yes", *POLL)
+    again = fake.sagemaker.describe_endpoint(EndpointName="back")["EndpointConfigName"]
+    assert again == first
+    run_command("delete", "back", "--yes", *POLL)
+    _deploy(account, "busy", component={"copies": 2})
+    assert "is not paused" in run_command("resume", "busy", "--yes", expect=2).stderr
+    run_command("delete", "busy", "--yes", *POLL)
+
+
+def test_an_alarm_of_others_outlives_the_deployment(account: dict[str, str], fake: Local) -> None:
+    cloudwatch = boto3.client("cloudwatch")
+    theirs = {"Namespace": "Theirs", "MetricName": "Errors", "Statistic": "Sum", "Period": 60,
+              "EvaluationPeriods": 1, "Threshold": 1.0,
+              "ComparisonOperator": "GreaterThanThreshold"}  # fmt: skip
+    cloudwatch.put_metric_alarm(AlarmName="lone-errors", **theirs)
+    _deploy(account, "lone", update={"alarms": ["lone-errors"]})
+    run_command("delete", "lone", "--yes", *POLL)
+    found = cloudwatch.describe_alarms(AlarmNames=["lone-errors"])["MetricAlarms"]
+    assert len(found) == 1
+    cloudwatch.delete_alarms(AlarmNames=["lone-errors"])
+
+
 def test_an_asynchronous_endpoint_goes_to_zero_instances(
     account: dict[str, str], fake: Local
 ) -> None:

@@ -164,9 +164,14 @@ def _cloudwatch(operation: str, params: Mapping[str, Any]) -> Iterator[Ask]:
         for name in params.get("DashboardNames") or [params["DashboardName"]]:
             yield f"cloudwatch:{operation}", f"arn:aws:cloudwatch::{ACCOUNT}:dashboard/{name}", {}
         return
+    if "ResourceARN" in params:
+        yield f"cloudwatch:{operation}", params["ResourceARN"], {}
+        return
     for name in params.get("AlarmNames") or [params["AlarmName"]]:
         arn = f"arn:aws:cloudwatch:{REGION}:{ACCOUNT}:alarm:{name}"
         yield f"cloudwatch:{operation}", arn, {}
+        if "Tags" in params:
+            yield "cloudwatch:TagResource", arn, {}
 
 
 def _autoscaling(operation: str, params: Mapping[str, Any]) -> Iterator[Ask]:
