@@ -44,7 +44,7 @@ def test_a_folder_without_permission_is_no_folder(tmp_path: Path) -> None:
         tmp_path.chmod(0o700)
 
 
-def test_data_of_user_code_is_its_own_matter_but_a_pipe_is_refused(tmp_path: Path) -> None:
+def test_only_pipes_among_user_codes_data_are_refused(tmp_path: Path) -> None:
     for name in ("vocab.txt", "sentences.json", "video_index.json"):
         with (tmp_path / name).open("wb") as file:
             file.truncate(2**40)

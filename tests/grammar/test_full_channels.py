@@ -32,7 +32,7 @@ LETTERS = regex_answer("a*", "f")
 [LETTER] = TOKENIZER.encode("a", add_special_tokens=False)
 
 
-def test_a_process_that_waits_for_a_long_step_neither_hangs_nor_is_at_its_limit(
+def test_a_process_that_waits_for_a_long_step_is_no_hang(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("container.grammar.client.DEADLINE_SLACK_S", 1.0)
@@ -96,7 +96,7 @@ def test_a_stopped_fork_server_does_not_hold_the_engine_up() -> None:
     client.close()
 
 
-def test_an_idle_process_ends_with_the_fork_server_while_it_is_overdue() -> None:
+def test_an_overdue_idle_process_ends_with_the_fork_server() -> None:
     client = GrammarClient(args(10.0))
     client.check()
     used = wait(client, start(client, LETTERS))
@@ -158,7 +158,7 @@ def test_a_process_that_has_ended_before_its_kill_harms_no_other() -> None:
     assert _fork(_kill_an_ended_process) == 0
 
 
-def test_the_code_of_a_process_that_has_filled_its_channel_arrives() -> None:
+def test_the_exit_code_arrives_over_a_full_channel() -> None:
     assert _fork(_end_with_a_full_channel) == 0
 
 

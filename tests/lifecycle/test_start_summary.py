@@ -83,7 +83,7 @@ print(together.is_upper_bound or together.num_bytes - alone.num_bytes < 2**27)
 """
 
 
-def test_pages_that_processes_share_count_once_or_the_sum_is_a_bound() -> None:
+def test_shared_pages_count_once_or_the_sum_is_a_bound() -> None:
     command = [sys.executable, "-c", SHARED_PAGES]
     result = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
     assert result.stdout == "True\n"

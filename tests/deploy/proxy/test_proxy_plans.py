@@ -84,7 +84,7 @@ CUT = CallFailed(Cause.TIMED_OUT, 504, "over 8 minutes")
 
 
 @pytest.mark.parametrize("failure", [None, CUT])
-def test_a_stream_without_its_last_event_gives_its_text_and_an_error(
+def test_a_stream_that_ends_early_gives_its_text_and_an_error(
     failure: CallFailed | None,
 ) -> None:
     async def read(answer: Answer, plan: Plan) -> tuple[str, str]:

@@ -7,7 +7,7 @@ from container.messages.engine import Status
 from tests.support.connections import INFO
 
 
-def test_fallbacks_and_unproved_parts_of_all_replicas_are_listed_once() -> None:
+def test_fallbacks_of_all_replicas_are_listed_once() -> None:
     infos = [
         replace(INFO, fallbacks=["a", "b"], not_proved=["c"]),
         replace(INFO, fallbacks=["b"], not_proved=["c", "d"]),

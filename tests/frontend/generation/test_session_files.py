@@ -44,7 +44,7 @@ def test_open_sessions_are_bounded_and_ended_ones_make_room(
     assert sessions.open().remaining_s() == 60
 
 
-def test_ended_sessions_make_room_at_once_and_open_ones_are_not_read_for_each_refusal(
+def test_ended_sessions_make_room_at_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("container.frontend.generation.sessions.MAX_OPEN", 3)
