@@ -93,7 +93,7 @@ def test_resources_that_cannot_be_removed_are_named() -> None:
         _apply(recorder, _step("model"), _step("endpoint"))
 
 
-def test_what_an_update_may_still_use_stays_if_it_cannot_be_undone() -> None:
+def test_what_a_running_update_uses_stays() -> None:
     recorder = Recorder(describe=[{"Status": "Failed"}], delete_adapter=[AwsError("busy")])
     update = replace(_step("adapter", WAIT), uses_earlier=True)
     with pytest.raises(EndpointFailed, match="in use by now, so it stays: archive"):

@@ -94,7 +94,7 @@ def test_what_is_unknown_is_not_undone() -> None:
     assert all(step.undo for step in monitoring.alarm_steps(config))
 
 
-def test_a_removed_topic_is_a_change_whose_undo_has_all_of_the_alarm() -> None:
+def test_the_undo_of_a_removed_topic_has_the_whole_alarm() -> None:
     config = _config(CASES["watched"])
     known = {
         step.params["AlarmName"]: {**step.params, "AlarmArn": "arn:1", "AlarmDescription": "x"}
@@ -110,7 +110,7 @@ def test_a_removed_topic_is_a_change_whose_undo_has_all_of_the_alarm() -> None:
     service_model.check_input("cloudwatch", "PutMetricAlarm", first.undo.params)
 
 
-def test_the_role_and_the_deployer_may_read_the_alarms_that_roll_back() -> None:
+def test_role_and_deployer_may_read_rollback_alarms() -> None:
     policies = plan(_config(CASES["watched"]), STATE).policies
     for name, alarms in {"execution": {"others", "chat-errors", "chat-latency"},
                          "deployer": {"others", "chat-errors"}}.items():  # fmt: skip

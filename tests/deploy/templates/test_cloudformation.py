@@ -32,7 +32,7 @@ def test_every_deployments_template_is_clean(case: str, tmp_path: Path) -> None:
     assert _complaints(cloudformation.endpoint(_config(CASES[case])), tmp_path) == []
 
 
-def test_the_endpoint_waits_for_its_alarms_and_a_component_reserves_gpus() -> None:
+def test_endpoints_wait_for_alarms_and_components_reserve_gpus() -> None:
     resources = cloudformation.endpoint(_config(CASES["watched"]))["Resources"]
     assert resources["Endpoint"]["DependsOn"] == ["ErrorsAlarm", "LatencyAlarm"]
     resources = cloudformation.endpoint(_config(CASES["component"]))["Resources"]
