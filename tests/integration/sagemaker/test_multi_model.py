@@ -106,8 +106,11 @@ def test_a_model_that_cannot_be_loaded_has_a_reason(endpoint: Server, tmp_path: 
     shutil.copytree(DEMO_MODEL, tmp_path / "broken")
     (tmp_path / "broken" / "tokenizer.json").unlink()
     (tmp_path / "broken" / "more.safetensors").symlink_to("nowhere")
+    unread = _load(endpoint, "broken", tmp_path / "broken")
+    (tmp_path / "broken" / "more.safetensors").unlink()
     broken = _load(endpoint, "broken", tmp_path / "broken")
-    assert broken.status == 400
+    assert (unread.status, broken.status) == (400, 400)
+    assert "more.safetensors cannot be read" in json.loads(unread.body)["error"]
     assert "tokenizer is missing" in json.loads(broken.body)["error"]
     assert _names(endpoint) == []
     wrong = platform.call(endpoint.port, "POST", "/models", b'{"model_name": 1}', JSON)
