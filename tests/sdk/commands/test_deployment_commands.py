@@ -38,16 +38,22 @@ def _delete(name: str = "chat") -> Result:
     return run_command("delete", name, "--yes", "--poll", "0.2")
 
 
+def _num_objects() -> int:
+    num_objects: int = boto3.client("s3").list_objects_v2(Bucket=BUCKET)["KeyCount"]
+    return num_objects
+
+
 def test_a_folder_becomes_an_endpoint_and_nothing_remains_of_it(
     folder: Path, account: dict[str, str], local: Local
 ) -> None:
+    before = _num_objects()  # of other tests
     _write(folder, account, model={"data": str(DEMO_MODEL)})
     plan = json.loads(run_command("plan", "--json").stdout)
     assert [step["operation"] for step in plan["steps"]] == [
         "upload", "create_model", "create_endpoint_config", "create_endpoint",
     ]  # fmt: skip
     assert any(fact.startswith("memory: weights") for fact in plan["facts"])
-    assert boto3.client("s3").list_objects_v2(Bucket=BUCKET)["KeyCount"] == 0
+    assert _num_objects() == before
 
     _deploy()
     assert "nothing to do" in _deploy().stdout
@@ -69,7 +75,7 @@ def test_a_folder_becomes_an_endpoint_and_nothing_remains_of_it(
     _delete()
     for listing, field in (("list_models", "Models"), ("list_endpoint_configs", "EndpointConfigs")):
         assert getattr(local.sagemaker, listing)(NameContains="chat")[field] == []
-    assert boto3.client("s3").list_objects_v2(Bucket=BUCKET)["KeyCount"] == 0
+    assert _num_objects() == before
     run_command("status", "chat", expect=4)
 
 
