@@ -44,9 +44,7 @@ def test_open_sessions_are_bounded_and_ended_ones_make_room(
     assert sessions.open().remaining_s() == 60
 
 
-def test_ended_sessions_make_room_at_once(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_ended_sessions_make_room_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("container.frontend.generation.sessions.MAX_OPEN", 3)
     now, num_sweeps = 1000.0, 0
     sessions = Sessions(tmp_path, 60, lambda: now)
