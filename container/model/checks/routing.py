@@ -55,7 +55,7 @@ class Routing:
 
         `positions` returns the recorded row of each row of the step that runs, [rows].
         """
-        with self._hooked(partial(self._replace, positions)):
+        with self._hooked(partial(self._replace_near_ties, positions)):
             yield
 
     @contextlib.contextmanager
@@ -70,7 +70,7 @@ class Routing:
             self._indexes[id(experts)].append(args[1].clone())
             self._weights[id(experts)].append(args[2].clone())
 
-    def _replace(
+    def _replace_near_ties(
         self, positions: Callable[[], torch.Tensor], experts: nn.Module, args: Arguments
     ) -> Arguments | None:
         if id(experts) not in self._indexes:

@@ -10,6 +10,7 @@ import contextlib
 import functools
 import logging
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -36,14 +37,13 @@ from container.model.kernels.cpu import Kernels
 from container.model.kv_cache.cache import NO_KEYS, LayerShape
 from container.model.layers.cpu_linear import LinearFactory
 from container.model.layers.int8_linear import BatchPhase
-from container.model.layers.linear import MakeLinear, PlainLinear
 from container.model.loaded_model import uses_device_map
 from container.model.loading.attention_backend import choose_kernels
 from container.model.loading.paged_trial import TRIAL_SEGMENT, PagedTrial
 from container.model.loading.quantization import rounding
 from container.model.optimize.compiling import compile_layers
-from container.model.optimize.fusing import fuse_decoder_layers
-from container.model.optimize.packing import keep_read_weights, pack
+from container.model.optimize.fast_layers import choose_linears, replace_layers
+from container.model.optimize.packing import keep_read_weights
 from container.model.optimize.stacking import stack_layers
 from container.model.parallel.tensor_parallel import is_tensor_parallel
 from container.model.reference_check import (
@@ -118,8 +118,10 @@ def convert_to_paged(
         keep_read_weights(module, trial.run_once)
     keeps_layers = compiles or uses_device_map(module)
     linears = LinearFactory(cpu_kernels)
-    chosen = _choose_linears(phase, linears, int4_weights=int4_weights)
-    _make_fast(module, trial, linears, chosen, keeps_layers=keeps_layers)
+    replace_layers(
+        module, trial, trial.layer_attn_params, dtype, linears,
+        choose_linears(phase, linears, int4_weights=int4_weights), keeps_layers=keeps_layers,
+    )  # fmt: skip
     attending = [at for at, shape in enumerate(trial.shapes) if shape != NO_KEYS]
     kernels = choose_kernels(
         [trial.shapes[at] for at in attending], [trial.layer_attn_params[at] for at in attending],
@@ -155,30 +157,27 @@ def convert(
     A model with latents keeps these, if that is as accurate. Raises NotPageable, and leaves the
     model unchanged then.
     """
+    attempt = functools.partial(_convert, module, prompt, device, fallbacks, times, language_model)
     with times.of_whole():
-        return _convert_latents_or_plain(module, prompt, device, fallbacks, times, language_model)
+        if any(hasattr(part, "expand_kv") for part in module.modules()):
+            try:
+                return _by_segments_or_tokens(functools.partial(attempt, caches_latents=True))
+            except NotPageable as error:
+                fallbacks.add(
+                    "KV cache",
+                    f"it holds expanded keys and values, with more memory for a token, since "
+                    f"latents cannot be kept: {error}",
+                    TRY_ANOTHER_DTYPE,
+                )
+        return _by_segments_or_tokens(attempt)
 
 
-def _convert_latents_or_plain(
-    module: PreTrainedModel,
-    prompt: CheckPrompt,
-    device: torch.device,
-    fallbacks: Fallbacks,
-    times: CheckTimes,
-    language_model: LanguageModel | None,
-) -> PagedTrial:
-    collaborators = device, fallbacks, times, language_model
-    if any(hasattr(part, "expand_kv") for part in module.modules()):
-        try:
-            return _convert(module, prompt, *collaborators, caches_latents=True)
-        except NotPageable as error:
-            fallbacks.add(
-                "KV cache",
-                f"it holds expanded keys and values, with more memory for a token, since latents "
-                f"cannot be kept: {error}",
-                TRY_ANOTHER_DTYPE,
-            )
-    return _convert(module, prompt, *collaborators)
+def _by_segments_or_tokens(attempt: Callable[..., PagedTrial]) -> PagedTrial:
+    """Convert a model whose mixers continue a prompt in segments, or else one token at a time."""
+    try:
+        return attempt()
+    except _OnlyByToken:
+        return attempt(by_token=True)
 
 
 def _convert(
@@ -192,7 +191,7 @@ def _convert(
     caches_latents: bool = False,
     by_token: bool = False,
 ) -> PagedTrial:
-    """Switch and compare, with latents if they are kept.
+    """Switch and compare, with latents if they are kept. Raises NotPageable or _OnlyByToken.
 
     `by_token`: a recurrent model's own pass has only a short segment at once, as it is served.
     """
@@ -238,16 +237,7 @@ def _convert(
             trial.check_served()
     except _OnlyByToken:
         undo.close()
-        return _convert(
-            module,
-            prompt,
-            device,
-            fallbacks,
-            times,
-            language_model,
-            caches_latents=caches_latents,
-            by_token=True,
-        )
+        raise
     except Exception as error:  # a model that does not suit can fail anywhere
         undo.close()
         is_expected = isinstance(error, NotPageable | NotTraceable | Mismatch | UnknownInput)
@@ -276,60 +266,3 @@ def _check_exact(trial: PagedTrial, *, by_token: bool) -> None:
         raise _OnlyByToken from None
     if by_token:
         log.info("recurrent layers continue a prompt one token at a time after its first segment")
-
-
-# How to make the layers' linear layers, how to make the output layer, and whether with fewer bits.
-Chosen = tuple[MakeLinear, MakeLinear, bool]
-
-
-def _choose_linears(
-    phase: BatchPhase | None, linears: LinearFactory, *, int4_weights: bool
-) -> Chosen:
-    """Choose the layers' linear layers, and the output layer, which has no phase.
-
-    The output layer has eight bits at least: four would change the choice between likely tokens.
-    """
-    head = functools.partial(linears.int8, phase=None, fp32_out=True)
-    if int4_weights:
-        return linears.int4, head, True
-    if phase is None:
-        return linears.linear, linears.head, False
-    return functools.partial(linears.int8, phase=phase), head, True
-
-
-def _make_fast(
-    module: PreTrainedModel,
-    trial: PagedTrial,
-    linears: LinearFactory,
-    chosen: Chosen,
-    *,
-    keeps_layers: bool,
-) -> None:
-    """Replace layers and linear layers by faster forms, and by the chosen ones of fewer bits.
-
-    `keeps_layers` leaves decoder layers unchanged, because they are compiled, or because
-    accelerate loads their weights from the disk or another device for each call.
-    """
-    make, make_head, is_quantized = chosen
-    kernels = linears.kernels
-    if keeps_layers:
-        if is_quantized:
-            pack(module, make, make_head, kernels=kernels)
-    elif module.device.type != "cpu":
-        plain = make if is_quantized else PlainLinear
-        fuse_decoder_layers(module, trial.layer_attn_params, trial, plain, PlainLinear, None)
-        if is_quantized:
-            pack(module, make, make_head, kernels=kernels)
-    elif linears.packs(trial.dtype):
-        params = trial.layer_attn_params
-        fuse_decoder_layers(module, params, trial, make, linears.linear, kernels)
-        pack(module, make, make_head, kernels=kernels)
-    else:
-        if linears.uses_kernels(trial.dtype):
-            trial.fallbacks.add(
-                "packed linear layers",
-                "a trial of one failed, so layers and products run in PyTorch's operations",
-                TRY_ANOTHER_DTYPE,
-            )
-        if is_quantized:
-            pack(module, make, make_head, kernels=kernels)
