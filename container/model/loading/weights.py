@@ -13,9 +13,6 @@ from typing import Any
 
 import torch
 from transformers import (
-    AutoModelForCausalLM,
-    AutoModelForImageTextToText,
-    AutoModelForSeq2SeqLM,
     PretrainedConfig,
     PreTrainedModel,
 )
@@ -28,23 +25,19 @@ from container.model.fallbacks import Fallbacks
 from container.model.formats.checkpoint import (
     has_few_bits,
     is_gguf,
-    load_few_bits,
     method_name,
 )
 from container.model.kernels.cpu import Kernels
 from container.model.loaded_model import LoadedModel
-from container.model.loading.checkpoint import loadable
+from container.model.loading.checkpoint_loader import CheckpointLoader
 from container.model.loading.config import choose_cache_dtype, choose_dtype, dtype_name
 from container.model.loading.prepare import prepare
 from container.model.loading.quantization import (
     OWN_METHODS,
-    cast_parameters,
-    is_dequantized,
     missing_quantizer,
     quantizer_options,
 )
 from container.model.parallel.placement import Machine, Placement, num_gpus, place, weight_bytes
-from container.model.parallel.tensor_parallel import is_tensor_parallel, make_plain
 from container.settings.engine import PlacementSettings
 from container.settings.model import ModelSettings
 from container.settings.process_env import RANKS_FOLDER
@@ -172,16 +165,13 @@ def load_model(
     """
     if reader is not None and compiles:
         raise ConfigError(["COMPILE is not for vision-language models; unset it"])
-    auto_class: Any = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
-    if reader is not None:
-        auto_class = AutoModelForImageTextToText
+    loader = CheckpointLoader(
+        path, config, dtype, device, reads_images=reader is not None,
+        trust_remote_code=trust_remote_code, options=options or {}, dequantizes=dequantizes,
+    )  # fmt: skip
 
     def load() -> PreTrainedModel:
-        module = _load_module(
-            path, config, dtype, device, auto_class, trust_remote_code=trust_remote_code,
-            options=options, dequantizes=dequantizes,
-        )  # fmt: skip
-        _simplify(module, config, dtype, device)
+        module = loader.load()
         if progress is not None:
             progress("checking the layers against the model's own")
         return module
@@ -196,70 +186,6 @@ def load_model(
         raise
     except Exception as error:  # sizes in config.json that contradict each other
         raise ModelLoadError(f"{path}: the model cannot be run: {one_line(error)}") from error
-
-
-def _load_module(
-    path: Path,
-    config: PretrainedConfig,
-    dtype: torch.dtype,
-    device: torch.device,
-    auto_class: Any,
-    *,
-    trust_remote_code: bool,
-    options: dict[str, Any] | None,
-    dequantizes: bool,
-) -> PreTrainedModel:
-    """Load a checkpoint. Raises ModelLoadError."""
-    try:
-        if dequantizes or (device.type == "cpu" and has_few_bits(path, config)):
-            few_bits = load_few_bits(
-                path, config, dtype, auto_class, trust_remote_code=trust_remote_code,
-                dequantizes=dequantizes,
-            )  # fmt: skip
-            return few_bits.to(device)  # type: ignore[arg-type]  # transformers types it for its decorator
-        return _load_plain(path, config, dtype, device, auto_class, trust_remote_code, options)
-    except ModelLoadError:
-        raise
-    except Exception as error:  # a broken checkpoint fails anywhere in transformers
-        raise ModelLoadError(f"{path}: the model cannot be loaded: {one_line(error)}") from error
-
-
-def _load_plain(
-    path: Path,
-    config: PretrainedConfig,
-    dtype: torch.dtype,
-    device: torch.device,
-    auto_class: Any,
-    trust_remote_code: bool,
-    options: dict[str, Any] | None,
-) -> PreTrainedModel:
-    """Load a checkpoint as transformers does. Raises ModelLoadError for missing tensors."""
-    loaded: tuple[PreTrainedModel, dict[str, Any]] = auto_class.from_pretrained(
-        loadable(path, os.environ.get(RANKS_FOLDER)),
-        output_loading_info=True,
-        config=config,
-        dtype=dtype,
-        trust_remote_code=trust_remote_code,
-        attn_implementation="eager",  # the reference that paged attention is checked against
-        **(options or {}),
-    )
-    module, loading_info = loaded
-    missing = sorted(loading_info["missing_keys"])
-    if missing:
-        raise ModelLoadError(
-            f"{path}: the weights lack {len(missing)} tensors that config.json calls for, such as "
-            f"{missing[0]}; the files are those of another model, or some are missing"
-        )
-    if unused := sorted(loading_info["unexpected_keys"]):
-        log.warning(
-            "%s: %d tensors of the weights have no place in the model that config.json describes "
-            "and are not used, such as %s; if answers are wrong, compare config.json (its number "
-            "of layers, say) with the weights",
-            path, len(unused), ", ".join(unused[:3]),
-        )  # fmt: skip
-    if not options:  # a quantized or distributed one is already placed
-        module.to(device)  # type: ignore[arg-type]  # transformers types it for its own decorator
-    return module
 
 
 def _why_dequantized(
@@ -292,14 +218,3 @@ def _refuse_for_few_bits(settings: ModelSettings, placement: Placement) -> None:
                 "(of several GPUs, set SM_NUM_GPUS=1 or DATA_PARALLEL)"
             ]
         )
-
-
-def _simplify(
-    module: PreTrainedModel, config: PretrainedConfig, dtype: torch.dtype, device: torch.device
-) -> None:
-    """Give a model plain layers of one dtype, in place, and switch dropout off."""
-    if is_dequantized(config, device):
-        cast_parameters(module, dtype)
-    if is_tensor_parallel(module):
-        make_plain(module)
-    module.eval()

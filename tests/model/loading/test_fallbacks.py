@@ -27,6 +27,7 @@ from container.model.layers.layer_ops import LayerOps
 from container.model.layers.linear import FastLinear
 from container.model.loaded_model import LoadedModel
 from container.model.loading import cpu_kernels, weights
+from container.model.loading.checkpoint_loader import CheckpointLoader
 from container.model.loading.config import load_config
 from container.model.loading.paged_trial import PagedTrial
 from container.model.optimize import fusing
@@ -302,7 +303,7 @@ def test_a_fast_form_that_is_refused_leaves_the_models_own(
         modules.append(module)
         return module
 
-    change_result(weights, "_load_module", note)(monkeypatch)
+    change_result(CheckpointLoader, "load", note)(monkeypatch)
     loaded = _load(saved)
     assert loaded.attention == "own"
     assert len(modules) == 2
