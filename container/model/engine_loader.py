@@ -26,6 +26,7 @@ from container.model.execution.factory import (
     make_runner,
 )
 from container.model.execution.model_runner import TorchModelRunner
+from container.model.execution.step_measurement import is_faster_to_copy, largest_step
 from container.model.fallbacks import Fallbacks
 from container.model.formats.checkpoint import method_name
 from container.model.kernels.processor import processor_name
@@ -38,7 +39,6 @@ from container.model.loading.config import (
 from container.model.loading.cpu_kernels import load_kernels
 from container.model.loading.engine_limits import find_slots, size_engine
 from container.model.loading.memory_plan import is_only_model, measure_capacity
-from container.model.loading.step_measurement import is_faster_to_copy, largest_step
 from container.model.loading.weights import load_weights, plan_load
 from container.model.lora.layers import LoraLayers
 from container.model.lora.manager import open_store

@@ -12,8 +12,8 @@ from container.errors import ModelLoadError
 from container.machine import free_memory_bytes
 from container.model.attention.varlen import Kernel
 from container.model.execution.factory import capture_sizes
+from container.model.execution.step_measurement import measure_activations
 from container.model.loaded_model import LoadedModel
-from container.model.loading.step_measurement import measure_activations
 from container.model.parallel.placement import Placement
 from container.model.parallel.tensor_parallel import least_over_ranks
 from container.model.states.pieces import SEGMENT

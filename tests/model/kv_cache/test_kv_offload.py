@@ -7,12 +7,12 @@ import torch
 
 from container.engine.schedule import BlockCopy
 from container.errors import ConfigError
+from container.model.execution.step_measurement import is_faster_to_copy, largest_step
 from container.model.forward_batch import ForwardPlan
 from container.model.kv_cache.cache import KVCache, LayerShape
 from container.model.kv_cache.offload import STAGED, HostCache
 from container.model.loaded_model import LoadedModel
 from container.model.loading import engine_limits
-from container.model.loading.step_measurement import is_faster_to_copy, largest_step
 from container.settings.engine import MemorySettings
 from tests.support.models import tiny_models
 from tests.support.models.prepared import prepare

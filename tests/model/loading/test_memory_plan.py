@@ -9,9 +9,9 @@ from container.messages.engine import SamplingParams
 from container.model.execution.factory import make_forward
 from container.model.execution.forward_pass import ForwardPass
 from container.model.execution.model_runner import TorchModelRunner
+from container.model.execution.step_measurement import largest_step, measure_activations
 from container.model.kv_cache.cache import KVCache
 from container.model.loading.memory_plan import GIB, MemoryPlan
-from container.model.loading.step_measurement import largest_step, measure_activations
 from tests.support.models import tiny_models
 from tests.support.models.prepared import prepare
 
