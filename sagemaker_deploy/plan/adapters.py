@@ -3,9 +3,9 @@
 from collections.abc import Mapping
 from typing import Any
 
-from sagemaker_deploy.plan.changes import component_wait
+from sagemaker_deploy.plan import waits
 from sagemaker_deploy.plan.requests import TAG
-from sagemaker_deploy.plan.steps import Step, Undo, Wait
+from sagemaker_deploy.plan.steps import Step, Undo
 
 # An adapter's tag: the archive that it had before its last update.
 PREVIOUS = "sagemaker-deploy:previous"
@@ -41,7 +41,7 @@ def add(endpoint: str, base: str, name: str, url: str) -> Step:
         "create_inference_component",
         params,
         undo=Undo("delete_inference_component", where),
-        wait=component_wait(where),
+        wait=waits.component_in_service(name),
     )
 
 
@@ -57,7 +57,9 @@ def update(endpoint: str, described: Mapping[str, Any], url: str) -> list[Step]:
             "update_inference_component",
             where | _specification(described, url),
             undo=Undo("update_inference_component", where | _specification(described, before)),
-            wait=component_wait(where, {"Specification.Container.ArtifactUrl": url}),
+            wait=waits.component_in_service(
+                name, expects={"Specification.Container.ArtifactUrl": url}
+            ),
             uses_earlier=True,
         )
     ]
@@ -72,14 +74,13 @@ def update(endpoint: str, described: Mapping[str, Any], url: str) -> list[Step]:
 
 def remove(name: str) -> Step:
     """Plan the unloading of an adapter."""
-    where = {"InferenceComponentName": name}
     return Step(
         "unload the adapter",
         f"adapter {name}",
         "sagemaker",
         "delete_inference_component",
-        where,
-        wait=Wait("describe_inference_component", where, "InferenceComponentStatus", "", ()),
+        {"InferenceComponentName": name},
+        wait=waits.component_deleted(name),
     )
 
 

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from sagemaker_deploy.config import Config
-from sagemaker_deploy.plan import requests
+from sagemaker_deploy.plan import requests, waits
 from sagemaker_deploy.plan.steps import Step, Undo, Wait
 from sagemaker_deploy.plan.variants import VARIANT
 
@@ -20,7 +20,7 @@ def instances(endpoint: str, count: int, variant: str = VARIANT) -> Step:
         "sagemaker",
         "update_endpoint_weights_and_capacities",
         {"EndpointName": endpoint, "DesiredWeightsAndCapacities": [desired]},
-        wait=_endpoint_wait(endpoint),
+        wait=waits.endpoint_in_service(endpoint),
     )
 
 
@@ -34,20 +34,19 @@ def weights(endpoint: str, shares: Mapping[str, float]) -> Step:
         "sagemaker",
         "update_endpoint_weights_and_capacities",
         {"EndpointName": endpoint, "DesiredWeightsAndCapacities": desired},
-        wait=_endpoint_wait(endpoint),
+        wait=waits.endpoint_in_service(endpoint),
     )
 
 
 def copies(component: str, count: int) -> Step:
     """Plan another number of copies of a component; zero frees its instance."""
-    where = {"InferenceComponentName": component}
     return Step(
         f"scale to {count} copies",
         f"inference component {component}",
         "sagemaker",
         "update_inference_component_runtime_config",
-        {**where, "DesiredRuntimeConfig": {"CopyCount": count}},
-        wait=component_wait(where),
+        {"InferenceComponentName": component, "DesiredRuntimeConfig": {"CopyCount": count}},
+        wait=waits.component_in_service(component),
     )
 
 
@@ -94,20 +93,3 @@ def transform(
         undo=Undo("stop_transform_job", where),
         wait=wait,
     )
-
-
-def component_wait(where: dict[str, str], expects: Mapping[str, str] | None = None) -> Wait:
-    """Wait until a component is in service; with other values than expected, it was rolled back."""
-    return Wait(
-        "describe_inference_component",
-        where,
-        "InferenceComponentStatus",
-        "InService",
-        ("Failed",),
-        expects=expects or {},
-    )
-
-
-def _endpoint_wait(endpoint: str) -> Wait:
-    where = {"EndpointName": endpoint}
-    return Wait("describe_endpoint", where, "EndpointStatus", "InService", ("Failed",))

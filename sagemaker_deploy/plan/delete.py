@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from sagemaker_deploy.plan import waits
 from sagemaker_deploy.plan.capacity import scaling
 from sagemaker_deploy.plan.steps import Params, Plan, Step, Wait
 
@@ -35,7 +36,7 @@ def plan(deployed: Deployed) -> Plan:
     steps += [_component(name) for name in deployed.components]
     if deployed.endpoint:
         where = {"EndpointName": deployed.name}
-        is_deleted = Wait("describe_endpoint", where, "EndpointStatus", "", ())
+        is_deleted = waits.endpoint_deleted(deployed.name)
         steps.append(
             _step("sagemaker", "delete_endpoint", "endpoint", deployed.name, where, is_deleted)
         )
@@ -52,7 +53,7 @@ def plan(deployed: Deployed) -> Plan:
 
 def _component(name: str) -> Step:
     where = {"InferenceComponentName": name}
-    is_deleted = Wait("describe_inference_component", where, "InferenceComponentStatus", "", ())
+    is_deleted = waits.component_deleted(name)
     kind = "inference component"
     return _step("sagemaker", "delete_inference_component", kind, name, where, is_deleted)
 

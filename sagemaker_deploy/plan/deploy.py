@@ -9,16 +9,15 @@ from typing import Any
 
 from sagemaker_deploy.config import Config
 from sagemaker_deploy.errors import ConfigError
-from sagemaker_deploy.plan import checks, instances, monitoring, requests, sizing, variants
+from sagemaker_deploy.plan import checks, instances, monitoring, requests, sizing, variants, waits
 from sagemaker_deploy.plan.capacity import scaling, schedules
 from sagemaker_deploy.plan.capacity.scaling import NOTHING, Registered
 from sagemaker_deploy.plan.monitoring import Watched
 from sagemaker_deploy.plan.permissions import deployer, execution
 from sagemaker_deploy.plan.sizing import UNKNOWN, ModelSize
-from sagemaker_deploy.plan.steps import Plan, Step, Undo, Upload, Wait
+from sagemaker_deploy.plan.steps import Plan, Step, Undo, Upload
 
 ECR = re.compile(r"^\d{12}\.dkr\.ecr\.[a-z0-9-]+\.amazonaws\.com(\.cn)?/[^:@]+([:@].+)$")
-ENDPOINT_TIMEOUT_S = 5400
 RESPONSES = "/answers-"  # in the keys of a batch job's responses
 
 
@@ -173,14 +172,8 @@ def _create(noun: str, name_field: str, params: dict[str, Any]) -> Step:
 def _endpoint(config: Config, account_state: AccountState, config_name: str) -> list[Step]:
     params: dict[str, Any] = {"EndpointName": config.name, "EndpointConfigName": config_name}
     resource = f"endpoint {config.name}"
-    wait = Wait(
-        "describe_endpoint",
-        {"EndpointName": config.name},
-        "EndpointStatus",
-        "InService",
-        ("Failed",),
-        timeout_s=ENDPOINT_TIMEOUT_S,
-        expects={"EndpointConfigName": config_name},
+    wait = waits.endpoint_in_service(
+        config.name, waits.START_TIMEOUT_S, {"EndpointConfigName": config_name}
     )
     if account_state.endpoint_status in (None, "Failed"):
         undo = Undo("delete_endpoint", {"EndpointName": config.name})
@@ -202,14 +195,7 @@ def _component(config: Config, account_state: AccountState, model_name: str) -> 
     params = requests.component(config, model_name)
     name = params["InferenceComponentName"]
     where = {"InferenceComponentName": name}
-    wait = Wait(
-        "describe_inference_component",
-        where,
-        "InferenceComponentStatus",
-        "InService",
-        ("Failed",),
-        timeout_s=ENDPOINT_TIMEOUT_S,
-    )
+    wait = waits.component_in_service(name, waits.START_TIMEOUT_S)
     resource = f"inference component {name}"
     if account_state.component is None:
         undo = Undo("delete_inference_component", where)
@@ -240,7 +226,7 @@ def _delete_failed(config: Config) -> Step:
         "sagemaker",
         "delete_endpoint",
         {"EndpointName": config.name},
-        wait=Wait("describe_endpoint", {"EndpointName": config.name}, "EndpointStatus", "", ()),
+        wait=waits.endpoint_deleted(config.name),
     )
 
 

@@ -7,15 +7,14 @@ it is deleted, and made again from its endpoint config, which stays, as do model
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from sagemaker_deploy.plan import changes
+from sagemaker_deploy.plan import changes, waits
 from sagemaker_deploy.plan.capacity import schedules
 from sagemaker_deploy.plan.requests import TAG
-from sagemaker_deploy.plan.steps import Step, Undo, Wait
+from sagemaker_deploy.plan.steps import Step, Undo
 from sagemaker_deploy.plan.variants import VARIANT
 
 Described = Mapping[str, Any]
 Where = Mapping[str, str]  # names a scalable target
-ENDPOINT_TIMEOUT_S = 5400
 PAUSED = "sagemaker-deploy:paused"  # a tag: when the endpoint of this config was deleted
 
 
@@ -68,14 +67,13 @@ def paused_config(tags: Mapping[str, Mapping[str, str]]) -> str | None:
 
 def delete_endpoint(endpoint: str) -> Step:
     """Plan the deletion of a real-time endpoint alone."""
-    where = {"EndpointName": endpoint}
     return Step(
         "delete the endpoint; its config, models and archives stay",
         f"endpoint {endpoint}",
         "sagemaker",
         "delete_endpoint",
-        where,
-        wait=Wait("describe_endpoint", where, "EndpointStatus", "", ()),
+        {"EndpointName": endpoint},
+        wait=waits.endpoint_deleted(endpoint),
     )
 
 
@@ -89,14 +87,7 @@ def create_endpoint(endpoint: str, config_name: str) -> Step:
         "create_endpoint",
         where | {"EndpointConfigName": config_name, "Tags": [{"Key": TAG, "Value": endpoint}]},
         undo=Undo("delete_endpoint", where),
-        wait=Wait(
-            "describe_endpoint",
-            where,
-            "EndpointStatus",
-            "InService",
-            ("Failed",),
-            timeout_s=ENDPOINT_TIMEOUT_S,
-        ),
+        wait=waits.endpoint_in_service(endpoint, waits.START_TIMEOUT_S),
     )
 
 
