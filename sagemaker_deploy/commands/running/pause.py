@@ -76,8 +76,12 @@ def resume(
             steps = plans.resume_components(wanted, targets)
         elif "AsyncInferenceConfig" in endpoint:
             count = copies or max(1, *least.values(), known.instance_count if known else 1)
-            steps = plans.resume_instances(name, count, targets)
-            steps = steps[1:] if _instances(endpoint) else steps
+            is_running = _instances(endpoint) > 0
+            steps = (
+                plans.end_suspension(targets)
+                if is_running
+                else plans.resume_instances(name, count, targets)
+            )
         else:
             steps = []
         if not steps:

@@ -1,9 +1,8 @@
-"""Plans scaling by the clock, and the pause of a deployment. Pure.
+"""Plans scaling by the clock. Pure.
 
 A scheduled action sets other limits of a scalable target from a moment on, until the next one.
 """
 
-from collections.abc import Mapping
 from typing import Any
 
 from sagemaker_deploy.config import Config
@@ -17,12 +16,6 @@ from sagemaker_deploy.plan.capacity.scaling import (
 )
 from sagemaker_deploy.plan.steps import Params, Step, Undo
 from sagemaker_deploy.sections import Schedule
-
-SUSPENSIONS = (
-    "DynamicScalingInSuspended",
-    "DynamicScalingOutSuspended",
-    "ScheduledScalingSuspended",
-)
 
 
 def steps(config: Config, registered: Registered = NOTHING) -> list[Step]:
@@ -53,20 +46,6 @@ def steps(config: Config, registered: Registered = NOTHING) -> list[Step]:
 def schedule_name(deployment: str, name: str) -> str:
     """Return the name of a scheduled action."""
     return f"{deployment}-{name}"
-
-
-def suspension(where: Mapping[str, str], *, is_suspended: bool) -> Step:
-    """Plan the suspension of a target's scaling, or its end. Limits and policies stay."""
-    state = dict.fromkeys(SUSPENSIONS, is_suspended)
-    before = dict.fromkeys(SUSPENSIONS, not is_suspended)
-    return Step(
-        "suspend its scaling" if is_suspended else "let it scale again",
-        f"scalable target {where['ResourceId']}",
-        SERVICE,
-        "register_scalable_target",
-        {**where, "SuspendedState": state},
-        undo=Undo("register_scalable_target", {**where, "SuspendedState": before}),
-    )
 
 
 def _action(target: Target, name: str, schedule: Schedule, timezone: str | None) -> Step:
