@@ -4,7 +4,7 @@ A call without permission yields None (unknown), never a guess.
 """
 
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -22,6 +22,12 @@ from sagemaker_deploy.plan.deploy import RESPONSES, AccountState, folder_stamp
 from sagemaker_deploy.plan.monitoring import Watched
 from sagemaker_deploy.plan.requests import TAG, artifact_prefix, component_name
 
+# By the field of the answer.
+SCALING_OPERATIONS = {
+    "ScalableTargets": "describe_scalable_targets",
+    "ScalingPolicies": "describe_scaling_policies",
+    "ScheduledActions": "describe_scheduled_actions",
+}
 HASHED = "{name}-[0-9a-f]{{8}}"
 T = TypeVar("T")
 
@@ -29,11 +35,10 @@ T = TypeVar("T")
 def gather(aws: Aws, config: Config, hub: str = HUB) -> AccountState:
     """Collect the account state that planning a deployment needs."""
     endpoint = describe_endpoint(aws, config.name)
-    deployed = find_deployed(aws, config.name)
+    monitored = watched(aws, config.name)
+    deployed = _deployed(aws, config.name, endpoint, monitored)
     component = component_name(config)
-    data = config.model.data
     image = image_facts(aws, config.image)
-    is_folder = bool(data and not data.startswith("s3://"))
     return AccountState(
         region=aws.region,
         account=_or_none(lambda: aws.account) or "<account>",
@@ -44,28 +49,33 @@ def gather(aws: Aws, config: Config, hub: str = HUB) -> AccountState:
         configs=frozenset(deployed.configs),
         component=describe_component(aws, component) if component in deployed.components else None,
         scaling=registered(aws, target_of(config)) if config.scaling else Registered(),
-        watched=watched(aws, config.name),
+        watched=monitored,
         quotas=endpoint_quotas(aws, config.all_instance_types),
         image_exists=image.exists,
         image_media_type=image.media_type,
         image_bytes=image.size_bytes,
         image_architectures=image.architectures,
         role_exists=_or_none(lambda: _role_exists(aws, config.role)),
-        data_stamp=folder_stamp(Path(data), config.model.code) if data and is_folder else "",
+        data_stamp=_data_stamp(config),
         size=model_size(aws, config, hub),
     )
 
 
 def without_account(config: Config, hub: str = HUB) -> AccountState:
     """Return the state of an account of which nothing is known, without a call of AWS."""
-    data = config.model.data
-    is_folder = bool(data and not data.startswith("s3://"))
     return AccountState(
         region=config.region or "<region>",
         account=config.role.split(":")[4],
-        data_stamp=folder_stamp(Path(data), config.model.code) if data and is_folder else "",
+        data_stamp=_data_stamp(config),
         size=model_size(None, config, hub),
     )
+
+
+def _data_stamp(config: Config) -> str:
+    data = config.model.data
+    if not data or data.startswith("s3://"):
+        return ""
+    return folder_stamp(Path(data), config.model.code)
 
 
 def describe_endpoint(aws: Aws, name: str) -> dict[str, Any] | None:
@@ -78,9 +88,14 @@ def describe_endpoint(aws: Aws, name: str) -> dict[str, Any] | None:
 
 def find_deployed(aws: Aws, name: str) -> Deployed:
     """Find the existing resources of the deployment of this name, but for its archives."""
-    endpoint = describe_endpoint(aws, name)
-    names = tuple(_component_names(aws, name)) if endpoint else ()
-    monitored = watched(aws, name)
+    return _deployed(aws, name, describe_endpoint(aws, name), watched(aws, name))
+
+
+def _deployed(
+    aws: Aws, name: str, endpoint: Mapping[str, Any] | None, monitored: Watched
+) -> Deployed:
+    names = tuple(component_names(aws, name)) if endpoint else ()
+    targets = scalable_targets(aws, name, names)
     alarms = [*(_describe_alarms(aws, [from_zero_name(name)]) or ()), *monitored.alarms.values()]
     return Deployed(
         name,
@@ -88,7 +103,7 @@ def find_deployed(aws: Aws, name: str) -> Deployed:
         components=names,
         configs=tuple(_owned(aws, name, "EndpointConfig")),
         models=tuple(_owned(aws, name, "Model")),
-        targets=tuple(_targets(aws, name, names)),
+        targets=tuple((each["ResourceId"], each["ScalableDimension"]) for each in targets),
         alarms=tuple(each["AlarmName"] for each in alarms if monitoring.is_own(each, name)),
         dashboards=(monitoring.dashboard_name(name),) if monitored.dashboard else (),
     )
@@ -112,7 +127,7 @@ def find_deletable(aws: Aws, name: str, bucket: str | None) -> Deployed:
 
 def components(aws: Aws, endpoint: str) -> list[dict[str, Any]]:
     """Describe every inference component of an endpoint, adapters included."""
-    return [describe_component(aws, name) for name in _component_names(aws, endpoint)]
+    return [describe_component(aws, name) for name in component_names(aws, endpoint)]
 
 
 def describe_component(aws: Aws, name: str) -> dict[str, Any]:
@@ -131,14 +146,15 @@ def variant_names(endpoint: Mapping[str, Any]) -> frozenset[str]:
     return frozenset(each["VariantName"] for each in endpoint.get("ProductionVariants", ()))
 
 
+def tags_of(aws: Aws, arn: str) -> dict[str, str]:
+    """Return the tags of a resource of SageMaker."""
+    tags = aws.call("sagemaker", "list_tags", ResourceArn=arn)["Tags"]
+    return {tag["Key"]: tag["Value"] for tag in tags}
+
+
 def config_tags(aws: Aws, name: str) -> dict[str, dict[str, str]]:
     """Return the tags of each of the deployment's endpoint configs, by its name."""
-    tags = {}
-    for config_name in _owned(aws, name, "EndpointConfig"):
-        arn = config_arn(aws, config_name)
-        listed = aws.call("sagemaker", "list_tags", ResourceArn=arn)["Tags"]
-        tags[config_name] = {tag["Key"]: tag["Value"] for tag in listed}
-    return tags
+    return _owned(aws, name, "EndpointConfig")
 
 
 def config_arn(aws: Aws, config_name: str) -> str:
@@ -161,29 +177,14 @@ def _bucket_of(aws: Aws, deployed: Deployed, described: Sequence[Mapping[str, An
 def registered(aws: Aws, target: Target) -> Registered:
     """Read what Application Auto Scaling and CloudWatch have for a target."""
     where = target.where()
-    resource, namespace = where["ResourceId"], where["ServiceNamespace"]
-    pages = aws.pages(
-        "application-autoscaling",
-        "describe_scalable_targets",
-        ServiceNamespace=namespace,
-        ResourceIds=[resource],
-    )
+    namespace, resource = where["ServiceNamespace"], where["ResourceId"]
+    of_resource = {"ServiceNamespace": namespace, "ResourceId": resource}
     try:
-        targets = [record for page in pages for record in page["ScalableTargets"]]
-        pages = aws.pages(
-            "application-autoscaling",
-            "describe_scaling_policies",
-            ServiceNamespace=namespace,
-            ResourceId=resource,
+        targets = _scaling_records(
+            aws, "ScalableTargets", ServiceNamespace=namespace, ResourceIds=[resource]
         )
-        policies = [record for page in pages for record in page["ScalingPolicies"]]
-        pages = aws.pages(
-            "application-autoscaling",
-            "describe_scheduled_actions",
-            ServiceNamespace=namespace,
-            ResourceId=resource,
-        )
-        actions = [record for page in pages for record in page["ScheduledActions"]]
+        policies = _scaling_records(aws, "ScalingPolicies", **of_resource)
+        actions = _scaling_records(aws, "ScheduledActions", **of_resource)
     except AwsError:  # no permission, or a dimension that an imitation of AWS does not know
         return Registered(is_known=False)
     if not targets:
@@ -216,41 +217,46 @@ def watched(aws: Aws, name: str) -> Watched:
     return Watched(by_name, body, frozenset(unknown))
 
 
-def _component_names(aws: Aws, name: str) -> Iterator[str]:
+def component_names(aws: Aws, name: str) -> Iterator[str]:
+    """Yield the names of an endpoint's inference components, adapters included."""
     for page in aws.pages("sagemaker", "list_inference_components", EndpointNameEquals=name):
         for component in page["InferenceComponents"]:
             yield component["InferenceComponentName"]
 
 
-def _owned(aws: Aws, name: str, noun: str) -> Iterator[str]:
-    """Yield models or endpoint configs that match the deployment's name and carry its tag."""
+def _owned(aws: Aws, name: str, noun: str) -> dict[str, dict[str, str]]:
+    """Return the tags, by name, of the deployment's models or endpoint configs."""
     operation = {"Model": "list_models", "EndpointConfig": "list_endpoint_configs"}[noun]
     pattern = re.compile(HASHED.format(name=re.escape(name)))
-    for page in aws.pages("sagemaker", operation, NameContains=name):
-        for record in page[f"{noun}s"]:
-            resource_name, arn = record[f"{noun}Name"], record[f"{noun}Arn"]
-            if pattern.fullmatch(resource_name) and _is_deployed(aws, arn, name):
-                yield resource_name
+    arns = {
+        record[f"{noun}Name"]: record[f"{noun}Arn"]
+        for page in aws.pages("sagemaker", operation, NameContains=name)
+        for record in page[f"{noun}s"]
+        if pattern.fullmatch(record[f"{noun}Name"])
+    }
+    tags = {resource: tags_of(aws, arn) for resource, arn in arns.items()}
+    return {resource: own for resource, own in tags.items() if own.get(TAG) == name}
 
 
-def _is_deployed(aws: Aws, arn: str, name: str) -> bool:
-    tags = aws.call("sagemaker", "list_tags", ResourceArn=arn)["Tags"]
-    return {"Key": TAG, "Value": name} in tags
-
-
-def _targets(aws: Aws, name: str, components: tuple[str, ...]) -> Iterator[tuple[str, str]]:
+def scalable_targets(aws: Aws, endpoint: str, components: Iterable[str]) -> list[dict[str, Any]]:
+    """Describe the scalable targets of an endpoint's variants and components; none if denied."""
     resources = {f"inference-component/{component}" for component in components}
-    pages = aws.pages(
-        "application-autoscaling", "describe_scalable_targets", ServiceNamespace="sagemaker"
-    )
     try:
-        for page in pages:
-            for target in page["ScalableTargets"]:
-                resource = target["ResourceId"]
-                if resource in resources or resource.startswith(f"endpoint/{name}/variant/"):
-                    yield target["ResourceId"], target["ScalableDimension"]
+        targets = _scaling_records(aws, "ScalableTargets", ServiceNamespace="sagemaker")
     except AccessDenied:
-        return
+        return []
+    return [
+        target
+        for target in targets
+        if target["ResourceId"] in resources
+        or target["ResourceId"].startswith(f"endpoint/{endpoint}/variant/")
+    ]
+
+
+def _scaling_records(aws: Aws, noun: str, **params: Any) -> list[dict[str, Any]]:
+    operation = SCALING_OPERATIONS[noun]
+    pages = aws.pages("application-autoscaling", operation, **params)
+    return [record for page in pages for record in page[noun]]
 
 
 def _describe_alarms(aws: Aws, names: Sequence[str]) -> list[dict[str, Any]] | None:

@@ -20,13 +20,15 @@ def status(name: str, aws: Aws, config: Config | None, as_json: bool) -> None:
     endpoint = account.describe_endpoint(aws, name)
     if endpoint is None:
         raise NotFound(f"endpoint {name} does not exist in {aws.region}", hint="use `deploy`")
-    deployed = account.find_deployed(aws, name)
-    components = [account.describe_component(aws, each) for each in deployed.components]
+    components = account.components(aws, name)
+    names = [each["InferenceComponentName"] for each in components]
+    targets = [
+        (each["ResourceId"], each["ScalableDimension"])
+        for each in account.scalable_targets(aws, name, names)
+    ]
     if as_json:
         endpoint.pop("ResponseMetadata", None)
-        print_json(
-            {"endpoint": endpoint, "components": components, "scaling": list(deployed.targets)}
-        )
+        print_json({"endpoint": endpoint, "components": components, "scaling": targets})
         return
     click.echo(f"{name}: {endpoint['EndpointStatus']}, config {endpoint['EndpointConfigName']}")
     if reason := endpoint.get("FailureReason"):
@@ -37,7 +39,7 @@ def status(name: str, aws: Aws, config: Config | None, as_json: bool) -> None:
         print_table(
             "Components", ("Component", "Status", "Copies", "Reason"), map(_component, components)
         )
-    for resource, dimension in deployed.targets:
+    for resource, dimension in targets:
         click.echo(f"  scales: {resource} ({dimension})")
 
 

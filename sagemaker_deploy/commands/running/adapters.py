@@ -131,9 +131,7 @@ def roll_back_adapter(
     """Bring back the weights that ADAPTER had before its last update."""
     aws = Aws(region, profile)
     described = _find(aws, endpoint, adapter)
-    arn = described["InferenceComponentArn"]
-    tags = aws.call("sagemaker", "list_tags", ResourceArn=arn)["Tags"]
-    previous = next((tag["Value"] for tag in tags if tag["Key"] == plans.PREVIOUS), None)
+    previous = account.tags_of(aws, described["InferenceComponentArn"]).get(plans.PREVIOUS)
     if previous is None:
         raise NotFound(f"adapter {adapter} has not been updated by `adapters update`")
     _apply(aws, endpoint, plans.update(endpoint, described, previous), poll)

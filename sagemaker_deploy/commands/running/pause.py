@@ -31,8 +31,9 @@ def pause(name: str, aws: Aws, config: Config | None, yes: bool, poll: float) ->
     endpoint = account.describe_endpoint(aws, name)
     if endpoint is None:
         raise NotFound(f"endpoint {name} does not exist in {aws.region}; it may be paused already")
-    targets = [scaling.where(*target) for target in account.find_deployed(aws, name).targets]
-    models = _models(aws, name)
+    components = account.components(aws, name)
+    targets = [_where(target) for target in _targets(aws, name, components)]
+    models = _models(components)
     warnings = []
     if models:
         steps = plans.pause_components(models, targets)
@@ -68,9 +69,11 @@ def resume(
     if endpoint is None:
         steps = _recreated(aws, name, known)
     else:
-        targets = [scaling.where(*target) for target in account.find_deployed(aws, name).targets]
-        least = _least(aws, targets)
-        if models := _models(aws, name):
+        components = account.components(aws, name)
+        registered = _targets(aws, name, components)
+        targets = [_where(target) for target in registered]
+        least = {target["ResourceId"]: int(target["MinCapacity"]) for target in registered}
+        if models := _models(components):
             paused = [model for model, count in models.items() if not count]  # others serve
             wanted = {model: copies or _copies(known, model, least) for model in paused}
             steps = plans.resume_components(wanted, targets)
@@ -96,11 +99,20 @@ def _deletion(aws: Aws, name: str, endpoint: Mapping[str, Any]) -> list[Step]:
     return [plans.remember(name, config_name, arn, when), plans.delete_endpoint(name)]
 
 
-def _models(aws: Aws, name: str) -> dict[str, int]:
+def _targets(aws: Aws, name: str, components: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    names = [each["InferenceComponentName"] for each in components]
+    return account.scalable_targets(aws, name, names)
+
+
+def _where(target: Mapping[str, Any]) -> dict[str, str]:
+    return scaling.where(target["ResourceId"], target["ScalableDimension"])
+
+
+def _models(components: list[dict[str, Any]]) -> dict[str, int]:
     """Return the copies of each component that is no adapter, by its name."""
     return {
         each["InferenceComponentName"]: int(each["RuntimeConfig"]["DesiredCopyCount"])
-        for each in account.components(aws, name)
+        for each in components
         if not account.base_of(each)
     }
 
@@ -121,20 +133,6 @@ def _recreated(aws: Aws, name: str, config: Config | None) -> list[Step]:
         registered = account.registered(aws, scaling.target_of(config))
         steps += scaling.steps(config, registered) + schedules.steps(config, registered)
     return steps
-
-
-def _least(aws: Aws, targets: list[dict[str, str]]) -> dict[str, int]:
-    """Return the fewest copies or instances of each target, by its resource."""
-    found: dict[str, int] = {}
-    for where in targets:
-        fields: Mapping[str, Any] = {
-            "ServiceNamespace": where["ServiceNamespace"],
-            "ResourceIds": [where["ResourceId"]],
-        }
-        for page in aws.pages("application-autoscaling", "describe_scalable_targets", **fields):
-            for each in page["ScalableTargets"]:
-                found[each["ResourceId"]] = int(each["MinCapacity"])
-    return found
 
 
 def _copies(config: Config | None, model: str, least: Mapping[str, int]) -> int:

@@ -1,5 +1,8 @@
 """`scale`: the number of instances or copies, fixed or automatic."""
 
+from collections.abc import Mapping
+from typing import Any
+
 import click
 
 from sagemaker_deploy import account
@@ -57,28 +60,29 @@ def scale(
     automatic = (least, most, target_concurrency) != (None, None, None)
     if sum([instances is not None, copies is not None, automatic, bool(weights), off]) != 1:
         raise ConfigError(["give --instances, --copies, --min/--max/--target, --weights, or --off"])
-    deployed = account.find_deployed(aws, name)
-    if not deployed.endpoint:
+    endpoint = account.describe_endpoint(aws, name)
+    if endpoint is None:
         raise NotFound(f"endpoint {name} does not exist in {aws.region}", hint="use `deploy`")
     steps: list[Step]
     if instances is not None:
         steps = [changes.instances(name, instances)]
     elif weights:
-        steps = [changes.weights(name, _shares(aws, name, weights))]
+        steps = [changes.weights(name, _shares(endpoint, weights))]
     elif copies is not None:
         scaled = _scaled_component(aws, name, component)
         if scaled is None:
             raise ConfigError([f"--copies: {name} has no inference components; use --instances"])
         steps = [changes.copies(scaled, copies)]
     elif off:
-        steps = [scaling.removal(scaling.where(*target)) for target in deployed.targets]
+        steps = [scaling.removal(target) for target in _targets(aws, name)]
     else:
         if most is None or target_concurrency is None:
             raise ConfigError(["--min, --max and --target: give at least --max and --target"])
         new_scaling = Scaling(
             min=1 if least is None else least, max=most, target_concurrency=target_concurrency
         )
-        target = scaling.Target(name, _scaled_component(aws, name, component), _is_async(aws, name))
+        is_async = "AsyncInferenceConfig" in endpoint
+        target = scaling.Target(name, _scaled_component(aws, name, component), is_async)
         steps = scaling.steps_for(target, new_scaling, account.registered(aws, target))
     _apply(aws, name, tuple(steps), poll)
 
@@ -105,23 +109,28 @@ def _scaled_component(aws: Aws, endpoint: str, chosen: str | None) -> str | None
     return chosen
 
 
-def _shares(aws: Aws, endpoint: str, weights: str) -> dict[str, float]:
+def _targets(aws: Aws, endpoint: str) -> list[dict[str, str]]:
+    components = account.component_names(aws, endpoint)
+    return [
+        scaling.where(each["ResourceId"], each["ScalableDimension"])
+        for each in account.scalable_targets(aws, endpoint, components)
+    ]
+
+
+def _shares(endpoint: Mapping[str, Any], weights: str) -> dict[str, float]:
     """Parse --weights. Raises ConfigError for an unknown variant or a share that is no number."""
-    described = account.describe_endpoint(aws, endpoint) or {}
-    known = [each["VariantName"] for each in described.get("ProductionVariants", [])]
+    known = [each["VariantName"] for each in endpoint.get("ProductionVariants", [])]
     shares = {}
     for name, text in options.pairs("--weights", tuple(weights.split(","))).items():
         if name not in known:
-            raise ConfigError([f"--weights {name}: {endpoint} has {', '.join(known)}"])
+            raise ConfigError(
+                [f"--weights {name}: {endpoint['EndpointName']} has {', '.join(known)}"]
+            )
         try:
             shares[name] = float(text)
         except ValueError as error:
             raise ConfigError([f"--weights {name}: must be a number, not {text!r}"]) from error
     return shares
-
-
-def _is_async(aws: Aws, name: str) -> bool:
-    return "AsyncInferenceConfig" in (account.describe_endpoint(aws, name) or {})
 
 
 def _apply(aws: Aws, name: str, steps: tuple[Step, ...], poll_s: float) -> None:
