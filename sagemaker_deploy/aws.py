@@ -1,6 +1,7 @@
 """The only module that calls AWS: calls go through `Aws`, which translates AWS's errors.
 
 Credentials, region and endpoints come from boto3's own chain (AWS_PROFILE, AWS_ENDPOINT_URL_...).
+boto3 is slow to import, so the first connection imports it: `--help` needs none.
 """
 
 import functools
@@ -10,11 +11,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import boto3
-import botocore.config
 import botocore.exceptions as aws_errors
-import botocore.httpsession
-import botocore.session
 
 from sagemaker_deploy.errors import (
     AccessDenied,
@@ -47,6 +44,8 @@ class Aws:
     """boto3 clients of one region, created on first use."""
 
     def __init__(self, region: str | None = None, profile: str | None = None) -> None:
+        import boto3
+
         try:
             self._session = boto3.Session(region_name=region, profile_name=profile)
         except aws_errors.ProfileNotFound as error:
@@ -78,6 +77,9 @@ class Aws:
     @property
     def ca_bundle(self) -> str:
         """The file of trusted certificates: AWS_CA_BUNDLE, the profile's, or botocore's own."""
+        import botocore.httpsession
+        import botocore.session
+
         session = botocore.session.Session(profile=self._profile)
         bundle = session.get_config_variable("ca_bundle") or os.environ.get("REQUESTS_CA_BUNDLE")
         return str(bundle or botocore.httpsession.where())
@@ -126,6 +128,8 @@ class Aws:
             raise translated(error, f"download of s3://{bucket}/{key}") from error
 
     def _client(self, service: str, read_timeout_s: int = 60) -> Any:
+        import botocore.config
+
         key = (service, read_timeout_s)
         with self._lock:
             if key not in self._clients:

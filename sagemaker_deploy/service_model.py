@@ -10,9 +10,6 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import botocore.session
-import botocore.validate
-
 CONTROL, RUNTIME = "sagemaker", "sagemaker-runtime"
 Lookup = Callable[[str], str | None]
 # The patterns use Java's syntax; these are the classes that Python writes differently.
@@ -34,6 +31,8 @@ def operation(service: str, name: str) -> Any:
 
 @functools.cache
 def _service(service: str) -> Any:
+    import botocore.session  # slow, and only some commands need the model
+
     return botocore.session.get_session().get_service_model(service)
 
 
@@ -67,6 +66,8 @@ def read_headers(service: str, name: str, header: Lookup) -> dict[str, Any]:
 
 def check_input(service: str, name: str, params: Mapping[str, Any]) -> None:
     """Check a whole input as the service does. Raises ShapeError."""
+    import botocore.validate
+
     shape = operation(service, name).input_shape
     report = botocore.validate.ParamValidator().validate(params, shape)
     if report.has_errors():

@@ -10,6 +10,7 @@ import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 import yaml
@@ -20,8 +21,11 @@ from sagemaker_deploy.errors import ConfigError, EndpointFailed, MissingTool
 from sagemaker_deploy.local.containers import launch
 from sagemaker_deploy.local.containers.fleet import Launch
 from sagemaker_deploy.local.containers.storage import Storage
-from sagemaker_deploy.local.server import LocalSageMaker, wait_in_service
+from sagemaker_deploy.local.control_plane.control import wait_in_service
 from sagemaker_deploy.plan.requests import DEADLINES
+
+if TYPE_CHECKING:
+    from sagemaker_deploy.local.server import LocalSageMaker
 
 DEFAULT_PORT = 8070
 # Versions 2 and 3 of the SageMaker SDK read this file, and otherwise send telemetry over HTTPS.
@@ -73,6 +77,8 @@ def local(
     service's: 25 MB, 60 seconds, 8 minutes for a stream; a 4xx or 5xx comes back as ModelError.
     It starts the server as a process of this machine, or, with --image, the image.
     """
+    from sagemaker_deploy.local.server import LocalSageMaker  # Flask, which other commands need not
+
     logging.basicConfig(level=logging.INFO if verbose else logging.WARNING, format="%(message)s")
     storage = Storage(lambda: Aws(region))
     log_dir = logs or Path(tempfile.mkdtemp(prefix="sagemaker-local-logs-"))
@@ -93,7 +99,7 @@ def local(
             server.stop()
 
 
-def _listen(server: LocalSageMaker, port: int | None) -> str:
+def _listen(server: "LocalSageMaker", port: int | None) -> str:
     """Listen on the chosen port, or on the default one, or else on a free one."""
     try:
         return server.start(port=DEFAULT_PORT if port is None else port)
@@ -122,7 +128,7 @@ def _launcher(image: str | None, engine: str | None, server_command: str | None)
 
 
 def _make_endpoint(
-    server: LocalSageMaker,
+    server: "LocalSageMaker",
     name: str,
     model: str | None,
     model_data: str | None,

@@ -7,7 +7,6 @@ AWS_ENDPOINT_URL_SAGEMAKER_RUNTIME. Request ids and error shapes are AWS's.
 import json
 import logging
 import threading
-import time
 import uuid
 from pathlib import Path
 
@@ -129,12 +128,3 @@ def make_app(control: ControlPlane, runtime: Runtime, queue: AsyncQueue) -> Flas
         return answer
 
     return app
-
-
-def wait_in_service(control: ControlPlane, name: str, poll_s: float = 0.2) -> str:
-    """Wait until an endpoint is up or has failed; return its failure reason, or nothing."""
-    while True:
-        record = control.act("DescribeEndpoint", {"EndpointName": name})
-        if record["EndpointStatus"] in ("InService", "Failed"):
-            return str(record.get("FailureReason") or "")
-        time.sleep(poll_s)

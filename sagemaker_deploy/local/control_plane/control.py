@@ -5,6 +5,7 @@ against botocore's model of the service. An unsupported action is rejected with 
 """
 
 import functools
+import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -269,3 +270,12 @@ def _check_variant(variant: Params, config: Params) -> None:
         )
     if "ModelName" not in variant and "ExecutionRoleArn" not in config:
         raise control_validation("ExecutionRoleArn is required for inference component endpoints.")
+
+
+def wait_in_service(control: ControlPlane, name: str, poll_s: float = 0.2) -> str:
+    """Wait until an endpoint is up or has failed; return its failure reason, or nothing."""
+    while True:
+        record = control.act("DescribeEndpoint", {"EndpointName": name})
+        if record["EndpointStatus"] in ("InService", "Failed"):
+            return str(record.get("FailureReason") or "")
+        time.sleep(poll_s)
