@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 CONTROL, RUNTIME = "sagemaker", "sagemaker-runtime"
+CUSTOM_ATTRIBUTES = "X-Amzn-SageMaker-Custom-Attributes"
 Lookup = Callable[[str], str | None]
 # The patterns use Java's syntax; these are the classes that Python writes differently.
 JAVA_CLASSES = {r"\p{ASCII}": r"[\x00-\x7f]", r"[\p{Print}]": r"[\x20-\x7e]", r"\z": r"\Z"}
@@ -34,6 +35,11 @@ def _service(service: str) -> Any:
     import botocore.session  # slow, and only some commands need the model
 
     return botocore.session.get_session().get_service_model(service)
+
+
+def action(operation_name: str) -> str:
+    """Return the API's name of an operation, as in CreateModel, from boto3's: create_model."""
+    return "".join(word.capitalize() for word in operation_name.split("_"))
 
 
 def allowed_values(service: str, shape: str) -> tuple[str, ...]:

@@ -125,8 +125,8 @@ def call_problems(steps: list[Step | Upload]) -> list[str]:
     for step in steps:
         if isinstance(step, Upload) or step.service != service_model.CONTROL:
             continue
-        action = "".join(word.capitalize() for word in step.operation.split("_"))
         try:
+            action = service_model.action(step.operation)
             service_model.check_input(step.service, action, step.params)
         except service_model.ShapeError as error:
             if "InstanceType" not in str(error):  # checked above, where newer ones are let through

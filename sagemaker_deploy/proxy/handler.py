@@ -11,7 +11,6 @@ from typing import Any
 
 from aiohttp import web
 
-from sagemaker_deploy.proxy import request_log
 from sagemaker_deploy.proxy.endpoint import Endpoint
 from sagemaker_deploy.proxy.error_bodies import error_body, error_event, has_form
 from sagemaker_deploy.proxy.metrics import Metrics
@@ -22,14 +21,15 @@ from sagemaker_deploy.proxy.runtime.failures import CallFailed, Cause
 from sagemaker_deploy.proxy.runtime.runtime_client import Answer
 from sagemaker_deploy.proxy.runtime.sessions import session_key
 from sagemaker_deploy.proxy.targets import Targets
+from sagemaker_deploy.proxy.translation.answers import WITH_REPLAY_INFO
 from sagemaker_deploy.proxy.translation.unsupported import Unsupported
+from sagemaker_deploy.service_model import CUSTOM_ATTRIBUTES
 
 log = logging.getLogger(__name__)
 
-ATTRIBUTES = "X-Amzn-SageMaker-Custom-Attributes"
 # A client's header, the field of InvokeEndpoint.
 FORWARDED = {
-    ATTRIBUTES: "CustomAttributes",
+    CUSTOM_ATTRIBUTES: "CustomAttributes",
     "X-Amzn-SageMaker-Session-Id": "SessionId",
     "X-Amzn-SageMaker-Prefix-Aware-Id": "PrefixAwareId",
 }
@@ -133,8 +133,8 @@ class RequestHandler:
         key = session_key(request.headers, body)
         fields = _fields(request, record.request_id)
         if self._request_log is not None:
-            asked = [fields.get("CustomAttributes", ""), request_log.ASKED]
-            fields["CustomAttributes"] = ",".join(filter(None, asked))
+            attributes = [fields.get("CustomAttributes", ""), WITH_REPLAY_INFO]
+            fields["CustomAttributes"] = ",".join(filter(None, attributes))
         if client.wants_stream:
             record.kind = "stream"
             answer = await endpoint.call(
@@ -173,7 +173,7 @@ class RequestHandler:
         """Join and write an answer in a thread; the client gets it in any case."""
         if self._request_log is None:
             return
-        attributes = answer.headers.get(ATTRIBUTES, "")
+        attributes = answer.headers.get(CUSTOM_ATTRIBUTES, "")
         line = (record.request_id, client, content, attributes, record.started)
         try:
             await asyncio.to_thread(self._request_log.write, *line)

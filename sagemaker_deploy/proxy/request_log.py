@@ -10,13 +10,7 @@ from pathlib import Path
 
 from sagemaker_deploy.errors import ConfigError
 from sagemaker_deploy.proxy.plans import ClientRequest
-from sagemaker_deploy.proxy.translation.answers import (
-    REPLAY_INFO,
-    parse_replay_info,
-    read_answer,
-)
-
-ASKED = f"{REPLAY_INFO}true"
+from sagemaker_deploy.proxy.translation.answers import parse_replay_info, read_answer
 
 
 class RequestLog:

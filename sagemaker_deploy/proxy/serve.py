@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 import aiohttp
 from aiohttp import web
 
+from sagemaker_deploy import service_model
 from sagemaker_deploy.aws import Aws
 from sagemaker_deploy.errors import ConfigError
 from sagemaker_deploy.proxy.app import make_app
@@ -25,7 +26,6 @@ from sagemaker_deploy.proxy.runtime.runtime_client import RuntimeClient
 from sagemaker_deploy.proxy.runtime.signing import Signer
 from sagemaker_deploy.proxy.targets import Targets
 
-RUNTIME = "sagemaker-runtime"
 BACKLOG = 4096
 KEEP_ALIVE_S = 75
 SHUTDOWN_S = 60.0
@@ -52,7 +52,7 @@ async def serving(targets: Targets, aws: Aws, settings: ProxySettings) -> AsyncI
     """
     check_host(settings.host, settings.keys)
     signer = Signer(aws.credentials, aws.region)
-    url = aws.endpoint_url(RUNTIME)
+    url = aws.endpoint_url(service_model.RUNTIME)
     tls = tls_context(aws.ca_bundle)
     connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=KEEP_ALIVE_S, ssl=tls)
     # Not `trust_env`: with it a line of ~/.netrc would replace the signature.

@@ -13,16 +13,15 @@ from sagemaker_deploy import invoke as calls
 from sagemaker_deploy.aws import INVOKE_READ_TIMEOUT_S, STREAM_READ_TIMEOUT_S, Aws
 from sagemaker_deploy.errors import DeployError, InvocationFailed
 from sagemaker_deploy.proxy.translation.answers import (
-    REPLAY_INFO,
+    WITH_REPLAY_INFO,
     parse_replay_info,
     read_answer,
 )
 from sagemaker_deploy.proxy.translation.events import Json
 from sagemaker_deploy.replay.records import Recorded
+from sagemaker_deploy.service_model import CUSTOM_ATTRIBUTES
 
 TIMEOUT_S = 500
-ATTRIBUTES = "X-Amzn-SageMaker-Custom-Attributes"
-ASKED = f"{REPLAY_INFO}true"
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +64,7 @@ def to_url(url: str, key: str | None = None) -> Sender:
     headers |= {"Authorization": f"Bearer {key}"} if key else {}
 
     def send(body: bytes, attributes: str) -> Response:
-        request = urllib.request.Request(target, body, headers | {ATTRIBUTES: attributes})
+        request = urllib.request.Request(target, body, headers | {CUSTOM_ATTRIBUTES: attributes})
         try:
             answer = urllib.request.urlopen(request, timeout=TIMEOUT_S)
         except urllib.error.HTTPError as error:
@@ -74,7 +73,7 @@ def to_url(url: str, key: str | None = None) -> Sender:
             raise SendFailed(f"HTTP {error.code}: {text}") from error
         except OSError as error:
             raise SendFailed(f"no answer: {error}") from error
-        return Response(_parts(answer), answer.headers.get(ATTRIBUTES) or "")
+        return Response(_parts(answer), answer.headers.get(CUSTOM_ATTRIBUTES) or "")
 
     return send
 
@@ -106,7 +105,9 @@ def to_endpoint(aws: Aws, address: calls.Address) -> Sender:
 def replay(record: Recorded, send: Sender, seed: int | None = None) -> Replayed:
     """Send a recorded request; `seed` is for those whose own is not known. Errors are returned."""
     body = json.dumps(with_seed(record, seed)).encode()
-    attributes = ",".join(filter(None, [f"route={record.path}" if record.path else "", ASKED]))
+    attributes = ",".join(
+        filter(None, [f"route={record.path}" if record.path else "", WITH_REPLAY_INFO])
+    )
     started = time.perf_counter()
     first_s = 0.0
     content = b""

@@ -20,7 +20,6 @@ from sagemaker_deploy.local.control_plane.units import Target
 from sagemaker_deploy.local.invocations import event_stream
 from sagemaker_deploy.local.invocations.multi_model import Models
 
-CUSTOM_ATTRIBUTES = "X-Amzn-SageMaker-Custom-Attributes"
 NEW_SESSION = "X-Amzn-SageMaker-New-Session-Id"
 SESSION = "X-Amzn-SageMaker-Session-Id"
 NEW_SESSION_ID = "NEW_SESSION"
@@ -196,8 +195,8 @@ def _bytes(exchange: Exchange) -> Iterator[bytes]:
 
 def _with_headers(answer: Response, header: service_model.Lookup, call: Call) -> Response:
     answer.headers[VARIANT] = call.target.variant
-    if attributes := header(CUSTOM_ATTRIBUTES):
-        answer.headers[CUSTOM_ATTRIBUTES] = attributes
+    if attributes := header(service_model.CUSTOM_ATTRIBUTES):
+        answer.headers[service_model.CUSTOM_ATTRIBUTES] = attributes
     # Containers return a new session in either of two headers; clients get one header, if they
     # asked for a session by its constant.
     session = header(NEW_SESSION) or header(SESSION) or ""

@@ -115,7 +115,7 @@ def change(step: Step, known: Params | None, *, is_known: bool = True) -> Step |
 
 def _restorable(step: Step, known: Params) -> Params:
     """Return a described resource as parameters of the operation that puts it."""
-    action = "".join(word.capitalize() for word in step.operation.split("_"))
+    action = service_model.action(step.operation)
     fields = service_model.operation(step.service, action).input_shape.members.keys()
     return {key: known[key] for key in fields - NOT_RESTORED if key in known}
 

@@ -23,7 +23,7 @@ STREAM_TIMEOUT_S = 500
 READ_BYTES = 65536
 STREAM_CONTENT_TYPE = "X-Amzn-SageMaker-Content-Type"
 RETURNED_HEADERS = (
-    "X-Amzn-SageMaker-Custom-Attributes",
+    service_model.CUSTOM_ATTRIBUTES,
     "X-Amzn-SageMaker-New-Session-Id",
     "X-Amzn-SageMaker-Closed-Session-Id",
     "x-Amzn-Invoked-Production-Variant",

@@ -8,6 +8,7 @@ from sagemaker_deploy.proxy.translation.events import EventParser, Json
 from sagemaker_deploy.proxy.translation.joins import JOINS, GenerateJoin, Join
 
 REPLAY_INFO = "replay-info="
+WITH_REPLAY_INFO = f"{REPLAY_INFO}true"  # asks a container for it
 
 
 def read_answer(content: bytes, body: Json) -> Any:
