@@ -154,7 +154,7 @@ def _generate_on_vllm(request: ClientRequest, target: Target) -> Plan:
 
 
 def _as_array(plan: Plan) -> Plan:
-    return Plan(plan.body, plan.streams, plan.route, plan.translators, plan.join, lambda a: [a])
+    return replace(plan, finish=lambda answer: [answer])
 
 
 def _with_model(request: ClientRequest, container: Container, target: Target) -> Json:

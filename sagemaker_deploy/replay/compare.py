@@ -116,7 +116,7 @@ def _compare_numbers(old: Sequence[float], new: Sequence[float]) -> Difference:
     return Difference(False, position, ratio, str(old[position]), str(new[position]), max(gaps))
 
 
-def _first_difference(old: str, new: str) -> int:
+def _first_difference(old: Sequence[str], new: Sequence[str]) -> int:
     pairs = zip(old, new, strict=False)
     return next((at for at, (a, b) in enumerate(pairs) if a != b), min(len(old), len(new)))
 
@@ -125,10 +125,7 @@ def _edits(old: list[str], new: list[str]) -> int:
     """Return the edit distance of words (Levenshtein)."""
     while old and new and old[-1] == new[-1]:
         old, new = old[:-1], new[:-1]
-    start = next(
-        (at for at, (a, b) in enumerate(zip(old, new, strict=False)) if a != b),
-        min(len(old), len(new)),
-    )
+    start = _first_difference(old, new)
     old, new = old[start:], new[start:]
     if max(len(old), len(new)) > MOST_WORDS:
         return max(len(old), len(new))

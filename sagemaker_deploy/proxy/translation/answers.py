@@ -1,7 +1,6 @@
 """Whole answers as objects, whatever their API and whether they were streamed."""
 
 import json
-from collections.abc import Iterable
 from typing import Any
 
 from sagemaker_deploy.proxy.translation.events import EventParser, Json
@@ -21,14 +20,13 @@ def read_answer(content: bytes, body: Json) -> Any:
     events = [*parser.feed(content), *parser.end()]
     if not events:
         return content.decode(errors="replace")
-    join = _join(events, body)
+    join = _join(events[0], body)
     for event in events:
         join.add(event)
     return join.result()
 
 
-def _join(events: Iterable[Json], body: Json) -> Join:
-    first = next(iter(events))
+def _join(first: Json, body: Json) -> Join:
     kind = str(first.get("type", ""))
     if "token" in first or "generated_text" in first:
         return GenerateJoin(details=bool((body.get("parameters") or {}).get("details")))

@@ -44,7 +44,7 @@ class ChunksFromGenerate:
         self._num_tokens += 1
         if not token.get("special"):
             self._pending += str(token.get("text") or "")
-        if event.get("generated_text") is not None or event.get("details"):
+        if _is_last(event):
             yield from self._last(event.get("details") or {})
         elif len(self._pending) > self._keep:
             cut = len(self._pending) - self._keep
@@ -138,6 +138,10 @@ class GenerateFromChunks:
         }
 
 
+def _is_last(event: Json) -> bool:
+    return event.get("generated_text") is not None or bool(event.get("details"))
+
+
 def _token(text: str, token_id: int, logprob: Any) -> Json:
     return {"id": token_id, "text": text, "logprob": logprob, "special": False}
 
@@ -161,7 +165,7 @@ class GenerateFromLmi:
         token = event.get("token") or {}
         self._num_tokens += 1
         self._text += str(token.get("text") or "")
-        is_last = event.get("generated_text") is not None or bool(event.get("details"))
+        is_last = _is_last(event)
         self._is_complete = self._is_complete or is_last
         details = dict(event.get("details") or {}) if is_last else None
         logprob = token.get("logprob", token.get("log_prob"))

@@ -8,13 +8,8 @@ import jinja2.sandbox
 from sagemaker_deploy.proxy.translation.events import Json
 from sagemaker_deploy.proxy.translation.unsupported import Unsupported
 
-# OpenAI's name, TGI's name; both mean the same.
-SAME = {
-    "top_k": "top_k",
-    "repetition_penalty": "repetition_penalty",
-    "frequency_penalty": "frequency_penalty",
-    "seed": "seed",
-}
+# Both APIs have these fields, with the same meaning.
+SAME = ("top_k", "repetition_penalty", "frequency_penalty", "seed")
 # Fields that would change the answer, and their neutral values.
 NOT_IN_GENERATE = {
     "n": (None, 1),
@@ -73,9 +68,9 @@ def _raise(message: str) -> None:
 def _parameters(body: Json) -> Json:
     _refuse(body, NOT_IN_GENERATE, "this container's generate API has no such field")
     parameters: Json = {"return_full_text": False, "details": True}
-    for name, value in SAME.items():
+    for name in SAME:
         if body.get(name) or (name == "seed" and body.get(name) is not None):  # 0 is a seed
-            parameters[value] = body[name]
+            parameters[name] = body[name]
     temperature = 1.0 if body.get("temperature") is None else body["temperature"]
     parameters["do_sample"] = temperature > 0
     if temperature not in (0, 1):
@@ -114,12 +109,11 @@ def completion_from_generate(body: Json) -> Json:
     _refuse(parameters, NOT_IN_COMPLETIONS, "this container's completions have no such field")
     completion: Json = {"prompt": body.get("inputs"), "stream": True, "return_token_ids": True}
     completion["stream_options"] = {"include_usage": True}
-    names = {value: name for name, value in SAME.items()}
-    names |= {"max_new_tokens": "max_tokens", "temperature": "temperature", "top_p": "top_p"}
-    names |= {"truncate": "truncate_prompt_tokens"}
-    for name, value in names.items():
+    names = {name: name for name in (*SAME, "temperature", "top_p")}
+    names |= {"max_new_tokens": "max_tokens", "truncate": "truncate_prompt_tokens"}
+    for name, openai_name in names.items():
         if parameters.get(name) is not None:
-            completion[value] = parameters[name]
+            completion[openai_name] = parameters[name]
     if parameters.get("stop"):
         completion |= {"stop": parameters["stop"], "include_stop_str_in_output": True}
     if not _samples(parameters):
