@@ -95,14 +95,20 @@ def whole(call: Callable[[], bytes]) -> Sample:
 def counted(body: bytes) -> int:
     """Return the number of generated tokens that a response reports; 0 if it reports none."""
     try:
-        value: Any = json.loads(body)
+        answer = json.loads(body)
     except ValueError:
         return 0
-    value = value[0] if isinstance(value, list) and value else value
-    if not isinstance(value, dict):
+    return tokens_of(answer)
+
+
+def tokens_of(answer: Any) -> int:
+    """Return the number of generated tokens that an answer of any API reports, or 0."""
+    first = answer[0] if isinstance(answer, list) and answer else answer
+    if not isinstance(first, dict):
         return 0
-    usage, details = value.get("usage") or {}, value.get("details") or {}
-    return int(usage.get("completion_tokens") or details.get("generated_tokens") or 0)
+    usage, details = first.get("usage") or {}, first.get("details") or {}
+    count = usage.get("completion_tokens") or usage.get("output_tokens")
+    return int(count or details.get("generated_tokens") or 0)
 
 
 def summarize(samples: list[Sample], clients: int, wall_s: float) -> Summary:

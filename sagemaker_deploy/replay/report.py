@@ -4,10 +4,10 @@ import dataclasses
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from sagemaker_deploy.load import percentiles
+from sagemaker_deploy.load import percentiles, tokens_of
 from sagemaker_deploy.replay.compare import Difference, compare
 from sagemaker_deploy.replay.records import Json, Recorded
-from sagemaker_deploy.replay.send import Replayed, tokens_of
+from sagemaker_deploy.replay.send import Replayed
 
 SHOWN = 20
 # Facts of the container that may change an answer, whatever the seed.

@@ -12,6 +12,7 @@ from typing import Any, Protocol
 from sagemaker_deploy import invoke as calls
 from sagemaker_deploy.aws import INVOKE_READ_TIMEOUT_S, STREAM_READ_TIMEOUT_S, Aws
 from sagemaker_deploy.errors import DeployError, InvocationFailed
+from sagemaker_deploy.load import tokens_of
 from sagemaker_deploy.proxy.translation.answers import (
     WITH_REPLAY_INFO,
     parse_replay_info,
@@ -145,13 +146,3 @@ def _seed_of(answer: Any) -> int | None:
     details = first.get("details") if isinstance(first, dict) else None
     seed = details.get("seed") if isinstance(details, dict) else None
     return seed if isinstance(seed, int) else None
-
-
-def tokens_of(answer: Any) -> int:
-    """Return the number of generated tokens that an answer reports; 0 if it reports none."""
-    first = answer[0] if isinstance(answer, list) and answer else answer
-    if not isinstance(first, dict):
-        return 0
-    usage, details = first.get("usage") or {}, first.get("details") or {}
-    count = usage.get("completion_tokens") or usage.get("output_tokens")
-    return int(count or details.get("generated_tokens") or 0)
