@@ -49,7 +49,7 @@ def plan(config: Config, account_state: AccountState) -> Plan:
     """Plan the deployment. Raises ConfigError for problems that would certainly fail."""
     _check(config, account_state)
     upload, model = model_request(config, account_state)
-    others = _other_models(config)
+    others = requests.other_models(config)
     names = {name: params["ModelName"] for name, params in others.items()}
     endpoint_config = requests.endpoint_config(config, model["ModelName"], names)
     steps: list[Step | Upload] = []
@@ -92,15 +92,6 @@ def make_model(config: Config, account_state: AccountState) -> list[Step | Uploa
     if model["ModelName"] in account_state.models:
         return []
     return [*([upload] if upload else []), _create("model", "ModelName", model)]
-
-
-def _other_models(config: Config) -> dict[str, dict[str, Any]]:
-    """Return CreateModel's parameters for the variants beside the deployment's own, by name."""
-    models = {}
-    for name, changes in variants.all_changes(config).items():
-        changed = variants.with_changes(config, changes)
-        models[name] = requests.model(changed, changed.image, changed.model.data)
-    return models
 
 
 def folder_stamp(source: Path, code: Path | None) -> str:

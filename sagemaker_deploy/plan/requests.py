@@ -79,6 +79,15 @@ def model(config: Config, image: str, data_url: str | None) -> Json:
     return {"ModelName": hashed(config.name, content), **content, "Tags": tags(config)}
 
 
+def other_models(config: Config) -> dict[str, Json]:
+    """Build CreateModel's parameters for the variants beside the deployment's own, by name."""
+    models = {}
+    for name, changes in variants.all_changes(config).items():
+        changed = variants.with_changes(config, changes)
+        models[name] = model(changed, changed.image, changed.model.data)
+    return models
+
+
 def model_source(config: Config, data_url: str | None) -> Json:
     """Return the source of the model's files: an archive, a prefix, or nothing (the Hub)."""
     if not data_url:

@@ -27,12 +27,12 @@ def endpoint(config: Config) -> Json:
         raise ConfigError(["model.additional: AWS::SageMaker::Model has no such property"])
     models = resources.models(config, data)
     rendered: Json = {
-        _model_name(variant): _resource("SageMaker::Model", _resolved(params))
+        _model_name(variant): resource("SageMaker::Model", _resolved(params))
         for variant, params in models.items()
     }
     endpoint_config = _with_models(resources.endpoint_config(config, models))
-    rendered["EndpointConfig"] = _resource("SageMaker::EndpointConfig", endpoint_config)
-    rendered["Endpoint"] = _resource("SageMaker::Endpoint", _endpoint(config))
+    rendered["EndpointConfig"] = resource("SageMaker::EndpointConfig", endpoint_config)
+    rendered["Endpoint"] = resource("SageMaker::Endpoint", _endpoint(config))
     if alarms := _own_rollback_alarms(config):
         rendered["Endpoint"]["DependsOn"] = alarms
     if config.component:
@@ -42,14 +42,14 @@ def endpoint(config: Config) -> Json:
         "AWSTemplateFormatVersion": VERSION,
         "Description": f"The endpoint {config.name}",
         "Resources": rendered,
-        "Outputs": {"EndpointName": {"Value": _attribute("Endpoint", "EndpointName")}},
+        "Outputs": {"EndpointName": {"Value": attribute("Endpoint", "EndpointName")}},
     }
 
 
 def _endpoint(config: Config) -> Json:
     properties: Json = {
         "EndpointName": config.name,
-        "EndpointConfigName": _attribute("EndpointConfig", "EndpointConfigName"),
+        "EndpointConfigName": attribute("EndpointConfig", "EndpointConfigName"),
         "Tags": requests.tags(config),
     }
     if not config.serverless:
@@ -82,17 +82,17 @@ def _with_models(params: Params) -> Json:
 def _with_model(variant: Mapping[str, Any]) -> Json:
     if "ModelName" not in variant:
         return dict(variant)
-    return {**variant, "ModelName": _attribute(_model_name(variant["VariantName"]), "ModelName")}
+    return {**variant, "ModelName": attribute(_model_name(variant["VariantName"]), "ModelName")}
 
 
 def _component(config: Config, model_name: str) -> Json:
     params = requests.component(config, model_name)
-    specification = params["Specification"] | {"ModelName": _attribute(MODEL, "ModelName")}
+    specification = params["Specification"] | {"ModelName": attribute(MODEL, "ModelName")}
     params |= {
-        "EndpointName": _attribute("Endpoint", "EndpointName"),
+        "EndpointName": attribute("Endpoint", "EndpointName"),
         "Specification": specification,
     }
-    return _resource("SageMaker::InferenceComponent", params)
+    return resource("SageMaker::InferenceComponent", params)
 
 
 def _around(config: Config) -> Json:
@@ -103,20 +103,20 @@ def _around(config: Config) -> Json:
         params: Json = dict(step.params)
         match step.operation:
             case "register_scalable_target":
-                target = _resource("ApplicationAutoScaling::ScalableTarget", params)
+                target = resource("ApplicationAutoScaling::ScalableTarget", params)
                 target["DependsOn"] = "Component" if config.component else "Endpoint"
                 rendered["ScalableTarget"] = target
             case "put_scaling_policy":
                 params = _without(params, TARGET_FIELDS)
                 params["ScalingTargetId"] = {"Ref": "ScalableTarget"}
-                resource = _resource("ApplicationAutoScaling::ScalingPolicy", params)
-                rendered[_policy_name(step)] = resource
+                policy = resource("ApplicationAutoScaling::ScalingPolicy", params)
+                rendered[_policy_name(step)] = policy
             case "put_scheduled_action":
                 actions.append(_without(params, TARGET_FIELDS))
             case "put_metric_alarm":
                 rendered[_alarm_name(config, params["AlarmName"])] = _alarm(config, step)
             case _:
-                rendered["Dashboard"] = _resource("CloudWatch::Dashboard", params)
+                rendered["Dashboard"] = resource("CloudWatch::Dashboard", params)
     if actions:
         rendered["ScalableTarget"]["Properties"]["ScheduledActions"] = actions
     return rendered
@@ -134,7 +134,7 @@ def _alarm(config: Config, step: Step) -> Json:
     params: Json = dict(step.params)
     if step.params["AlarmName"] not in monitoring.own_alarm_names(config.name):
         params["AlarmActions"] = [{"Ref": "WakePolicy"}]
-    return _resource("CloudWatch::Alarm", params)
+    return resource("CloudWatch::Alarm", params)
 
 
 def _without(params: Mapping[str, Any], names: tuple[str, ...]) -> Json:
@@ -151,9 +151,11 @@ def _resolved(value: Any) -> Any:
     return value
 
 
-def _resource(kind: str, properties: Json) -> Json:
+def resource(kind: str, properties: Json) -> Json:
+    """Render a resource; `kind` is without AWS::."""
     return {"Type": f"AWS::{kind}", "Properties": properties}
 
 
-def _attribute(resource: str, name: str) -> Json:
-    return {"Fn::GetAtt": [resource, name]}
+def attribute(label: str, name: str) -> Json:
+    """Render a reference to an attribute of the resource with a label."""
+    return {"Fn::GetAtt": [label, name]}

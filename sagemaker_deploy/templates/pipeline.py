@@ -3,6 +3,9 @@
 import json
 from typing import Any
 
+from sagemaker_deploy.plan.permissions.documents import allow, document
+from sagemaker_deploy.templates.cloudformation import VERSION, attribute, resource
+
 Json = dict[str, Any]
 # CodeBuild's environment for each platform: its type and image.
 ENVIRONMENTS = {
@@ -23,21 +26,21 @@ BASE_ARM64 = "BaseImageArm64"  # a base image may be of one platform only
 def template() -> Json:
     """Build the template, for `aws cloudformation deploy --capabilities CAPABILITY_IAM`."""
     return {
-        "AWSTemplateFormatVersion": "2010-09-09",
+        "AWSTemplateFormatVersion": VERSION,
         "Description": "Builds, tests and pushes the image as buildspec.yml says",
         "Parameters": _parameters(),
         "Conditions": {f"Has{name}": _is_set(name) for name in (*OPTIONAL.values(), BASE_ARM64)}
         | {"IsForGraviton": {"Fn::Equals": [{"Ref": "Graviton"}, "yes"]}},
         "Resources": {
-            "Repository": _resource("ECR::Repository", _repository()),
-            "Bucket": _resource("S3::Bucket", _bucket()),
-            "BuildRole": _resource("IAM::Role", _role()),
-            "Build": _resource("CodeBuild::Project", _project("linux/amd64")),
-            "BuildArm64": _resource("CodeBuild::Project", _project("linux/arm64"))
+            "Repository": resource("ECR::Repository", _repository()),
+            "Bucket": resource("S3::Bucket", _bucket()),
+            "BuildRole": resource("IAM::Role", _role()),
+            "Build": resource("CodeBuild::Project", _project("linux/amd64")),
+            "BuildArm64": resource("CodeBuild::Project", _project("linux/arm64"))
             | {"Condition": "IsForGraviton"},
         },
         "Outputs": {
-            "RepositoryUri": {"Value": _attribute("Repository", "RepositoryUri")},
+            "RepositoryUri": {"Value": attribute("Repository", "RepositoryUri")},
             "ProjectName": {"Value": {"Ref": "Build"}},
         },
     }
@@ -125,11 +128,11 @@ def _role() -> Json:
         "Action": "sts:AssumeRole",
     }
     return {
-        "AssumeRolePolicyDocument": {"Version": "2012-10-17", "Statement": [trust]},
+        "AssumeRolePolicyDocument": document([trust]),
         "Policies": [
             {
                 "PolicyName": "build",
-                "PolicyDocument": {"Version": "2012-10-17", "Statement": _statements()},
+                "PolicyDocument": document(_statements()),
             }
         ],
     }
@@ -140,10 +143,10 @@ def _statements() -> list[Json]:
     project = "/aws/codebuild/${AWS::StackName}-*"
     logs = _sub(own % ("logs", f"log-group:{project}"))
     reports = _sub(own % ("codebuild", "report-group/${AWS::StackName}-*"))
-    bucket = _attribute("Bucket", "Arn")
+    bucket = attribute("Bucket", "Arn")
     return [
-        _allow(["ecr:GetAuthorizationToken", "inspector-scan:ScanSbom"], "*"),
-        _allow(
+        allow(["ecr:GetAuthorizationToken", "inspector-scan:ScanSbom"], "*"),
+        allow(
             [
                 "ecr:BatchCheckLayerAvailability",
                 "ecr:BatchGetImage",
@@ -154,10 +157,10 @@ def _statements() -> list[Json]:
                 "ecr:PutImage",
                 "ecr:UploadLayerPart",
             ],
-            _attribute("Repository", "Arn"),
+            attribute("Repository", "Arn"),
         ),
-        _allow(["logs:CreateLogGroup", "logs:CreateLogStream", "logs:PutLogEvents"], logs),
-        _allow(
+        allow(["logs:CreateLogGroup", "logs:CreateLogStream", "logs:PutLogEvents"], logs),
+        allow(
             [
                 "codebuild:CreateReportGroup",
                 "codebuild:CreateReport",
@@ -167,8 +170,8 @@ def _statements() -> list[Json]:
             ],
             reports,
         ),
-        _allow(["s3:GetObject", "s3:PutObject"], {"Fn::Sub": "${Bucket.Arn}/*"}),
-        _allow(["s3:GetBucketAcl", "s3:GetBucketLocation", "s3:ListBucket"], bucket),
+        allow(["s3:GetObject", "s3:PutObject"], {"Fn::Sub": "${Bucket.Arn}/*"}),
+        allow(["s3:GetBucketAcl", "s3:GetBucketLocation", "s3:ListBucket"], bucket),
     ]
 
 
@@ -177,7 +180,7 @@ def _project(platform: str) -> Json:
     is_arm = platform == "linux/arm64"
     cache = "${Bucket}/cache/arm64" if is_arm else "${Bucket}/cache"
     variables = [
-        {"Name": "REPOSITORY_URI", "Value": _attribute("Repository", "RepositoryUri")},
+        {"Name": "REPOSITORY_URI", "Value": attribute("Repository", "RepositoryUri")},
         {"Name": "VARIANT", "Value": {"Ref": "Variant"}},
         {"Name": "PLATFORM", "Value": platform},
     ]
@@ -188,7 +191,7 @@ def _project(platform: str) -> Json:
     ]
     return {
         "Name": _sub("${AWS::StackName}-image" + ("-arm64" if is_arm else "")),
-        "ServiceRole": _attribute("BuildRole", "Arn"),
+        "ServiceRole": attribute("BuildRole", "Arn"),
         "TimeoutInMinutes": 120,
         "Source": {
             "Type": {"Ref": "SourceType"},
@@ -220,18 +223,6 @@ def _is_set(parameter: str) -> Json:
 def _optional(variable: str, parameter: str) -> Json:
     variable_entry = {"Name": variable, "Value": {"Ref": parameter}}
     return {"Fn::If": [f"Has{parameter}", variable_entry, {"Ref": "AWS::NoValue"}]}
-
-
-def _allow(actions: list[str], resource: Any) -> Json:
-    return {"Effect": "Allow", "Action": actions, "Resource": resource}
-
-
-def _resource(kind: str, properties: Json) -> Json:
-    return {"Type": f"AWS::{kind}", "Properties": properties}
-
-
-def _attribute(resource: str, name: str) -> Json:
-    return {"Fn::GetAtt": [resource, name]}
 
 
 def _sub(text: str) -> Json:

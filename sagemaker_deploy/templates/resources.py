@@ -21,11 +21,8 @@ def checked_data(config: Config) -> str | None:
 
 def models(config: Config, data: str | None) -> dict[str, Params]:
     """Return CreateModel's parameters for each variant, by the variant's name."""
-    named: dict[str, Params] = {variants.VARIANT: requests.model(config, config.image, data)}
-    for name, changes in variants.all_changes(config).items():
-        changed = variants.with_changes(config, changes)
-        named[name] = requests.model(changed, changed.image, changed.model.data)
-    return named
+    own = requests.model(config, config.image, data)
+    return {variants.VARIANT: own, **requests.other_models(config)}
 
 
 def endpoint_config(config: Config, named: dict[str, Params]) -> Params:

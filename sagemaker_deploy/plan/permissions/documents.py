@@ -39,8 +39,8 @@ def with_key(
     return allow(actions, key, **({"Condition": condition} if condition else {}))
 
 
-def allow(actions: list[str], resource: str | list[str], **more: Any) -> Document:
-    """Build a statement that allows actions on a resource."""
+def allow(actions: list[str], resource: str | list[str] | Document, **more: Any) -> Document:
+    """Build a statement that allows actions on a resource: ARNs, or a reference of a template."""
     return {"Effect": "Allow", "Action": actions, "Resource": resource, **more}
 
 
