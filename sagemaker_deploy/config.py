@@ -219,15 +219,20 @@ def _problem(error: Any) -> str:
     return f"{path}: {text[:1].lower()}{text[1:]}, not {error['input']!r}"
 
 
-def _read(path: Path) -> dict[str, Any]:
+def read_file(path: Path) -> Any:
+    """Parse a YAML or TOML file. Raises ConfigError."""
     if not path.is_file():
         raise ConfigError([f"{path}: no such file"])
     try:
         if path.suffix == ".toml":
             return tomllib.loads(path.read_text())
-        values = yaml.safe_load(path.read_text())
+        return yaml.safe_load(path.read_text())
     except (tomllib.TOMLDecodeError, yaml.YAMLError) as error:
         raise ConfigError([f"{path}: {' '.join(str(error).split())}"]) from error
+
+
+def _read(path: Path) -> dict[str, Any]:
+    values = read_file(path)
     if not isinstance(values, dict):
         raise ConfigError([f"{path}: must hold keys and values"])
     return values

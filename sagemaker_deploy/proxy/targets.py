@@ -4,16 +4,15 @@ A file (YAML or TOML) lists them under `models:`; on the command line each is NA
 NAME=ENDPOINT/COMPONENT.
 """
 
-import tomllib
 from collections.abc import Mapping, Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
 import pydantic
-import yaml
 from pydantic import BaseModel, ConfigDict, Field
 
+from sagemaker_deploy.config import read_file
 from sagemaker_deploy.errors import ConfigError
 
 NAME = r"[a-zA-Z0-9](-*[a-zA-Z0-9]){0,62}"
@@ -87,7 +86,7 @@ def load(
 
     Raises ConfigError.
     """
-    file = _parse(_read(path)) if path else _File(models={})
+    file = _parse(read_file(path)) if path else _File(models={})
     models = dict(file.models)
     for option in options:
         name, target = parse_option(option, container)
@@ -115,14 +114,3 @@ def _parse(values: Any) -> _File:
         raise ConfigError(
             [f"{'.'.join(map(str, item['loc']))}: {item['msg']}" for item in error.errors()]
         ) from error
-
-
-def _read(path: Path) -> Any:
-    if not path.is_file():
-        raise ConfigError([f"{path}: no such file"])
-    try:
-        if path.suffix == ".toml":
-            return tomllib.loads(path.read_text())
-        return yaml.safe_load(path.read_text())
-    except (tomllib.TOMLDecodeError, yaml.YAMLError) as error:
-        raise ConfigError([f"{path}: {' '.join(str(error).split())}"]) from error

@@ -11,9 +11,11 @@ import click
 from sagemaker_deploy.aws import Aws
 from sagemaker_deploy.commands import options
 from sagemaker_deploy.errors import ConfigError, MissingTool
+from sagemaker_deploy.proxy import targets
+from sagemaker_deploy.proxy.targets import ContainerKind
 
 DEFAULT_PORT = 8090
-KINDS = ("auto", "ours", "tgi", "lmi", "vllm")
+KINDS = [kind.value for kind in ContainerKind]
 
 
 @click.command()
@@ -64,14 +66,14 @@ def proxy(
     """
     try:
         from sagemaker_deploy.proxy import keys as key_files
-        from sagemaker_deploy.proxy import serve, targets
+        from sagemaker_deploy.proxy import serve
         from sagemaker_deploy.proxy.runtime.retries import RetrySettings
     except ModuleNotFoundError as error:
         if (error.name or "").startswith("sagemaker_deploy"):
             raise
         hint = "pip install -e '.[deploy,proxy]'"
         raise MissingTool(f"{error.name} is not installed", hint=hint) from error
-    chosen = targets.load(path, models, targets.ContainerKind(container))
+    chosen = targets.load(path, models, ContainerKind(container))
     known_keys = key_files.read_keys(keys)
     key_files.check_host(host, known_keys)
     settings = serve.ProxySettings(
