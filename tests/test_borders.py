@@ -158,6 +158,7 @@ FLOORS = {
         ["translation"],
         ["plans"],
         ["endpoint", "error_bodies", "reading", "request_log"],
+        ["request_stats"],
         ["handler"],
         ["app"],
         ["serve"],

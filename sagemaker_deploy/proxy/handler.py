@@ -3,10 +3,9 @@
 import asyncio
 import json
 import logging
-import time
 import uuid
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from aiohttp import web
@@ -14,13 +13,14 @@ from aiohttp import web
 from sagemaker_deploy.proxy.endpoint import Endpoint
 from sagemaker_deploy.proxy.error_bodies import error_body, error_event, has_form
 from sagemaker_deploy.proxy.metrics import Metrics
-from sagemaker_deploy.proxy.plans import Api, ClientRequest, Plan, make_plan
-from sagemaker_deploy.proxy.reading import Usage, Whole, read_whole, stream_bytes
+from sagemaker_deploy.proxy.plans import Api, ClientRequest, Container, Plan, make_plan
+from sagemaker_deploy.proxy.reading import Whole, read_whole, stream_bytes
 from sagemaker_deploy.proxy.request_log import RequestLog
+from sagemaker_deploy.proxy.request_stats import RequestStats, finish
 from sagemaker_deploy.proxy.runtime.failures import CallFailed, Cause
 from sagemaker_deploy.proxy.runtime.runtime_client import Answer
 from sagemaker_deploy.proxy.runtime.sessions import session_key
-from sagemaker_deploy.proxy.targets import Targets
+from sagemaker_deploy.proxy.targets import Target, Targets
 from sagemaker_deploy.proxy.translation.answers import WITH_REPLAY_INFO
 from sagemaker_deploy.proxy.translation.unsupported import Unsupported
 from sagemaker_deploy.service_model import CUSTOM_ATTRIBUTES
@@ -39,7 +39,6 @@ LONGEST_HEADER = 1024
 BODY_LIMIT = 25 * 1024 * 1024  # SageMaker's
 # Our containers send the same header with an answer that their deadline has cut.
 CUT = "X-Request-Deadline-Exceeded"
-DISCONNECTED_STATUS = 499
 STREAM_HEADERS = {
     "Content-Type": "text/event-stream; charset=utf-8",
     "Cache-Control": "no-cache",
@@ -54,34 +53,6 @@ class Refused(Exception):
         super().__init__(message)
         self.status = status
         self.message = message
-
-
-@dataclass(slots=True)
-class Record:
-    """What the log line and the metrics say of a request."""
-
-    path: str
-    api: Api
-    request_id: str
-    owner: str = ""
-    model: str = ""
-    status: int = DISCONNECTED_STATUS
-    kind: str = "whole"
-    num_retries: int = 0
-    error: str = ""
-    started: float = field(default_factory=time.monotonic)
-    first_s: float | None = None
-    usage: Usage = field(default_factory=Usage)
-
-    def feed(self, part: bytes) -> None:
-        """Note a part that the client gets."""
-        if self.first_s is None:
-            self.first_s = time.monotonic() - self.started
-        self.usage.feed(part)
-
-    def add_retry(self) -> None:
-        """Count a retry."""
-        self.num_retries += 1
 
 
 class RequestHandler:
@@ -101,57 +72,50 @@ class RequestHandler:
 
     async def answer(self, request: web.Request, api: Api, owner: str) -> web.StreamResponse:
         """Answer a request; an error has the form of its API."""
-        record = Record(request.path, api, _request_id(request), owner)
+        stats = RequestStats(request.path, api, _request_id(request), owner)
         self._metrics.num_running += 1
         try:
-            return await self._answer(request, record)
+            return await self._answer(request, stats)
         except (CallFailed, Unsupported, Refused) as error:
-            return _error_response(record, error)
-        except Exception as error:
-            record.status, record.error = 500, repr(error)
+            return _error_response(stats, error)
+        except Exception as error:  # a fault of the proxy; the middleware answers it with a 500
+            stats.status, stats.error = 500, repr(error)
             raise
         finally:
             self._metrics.num_running -= 1
-            self._finish(record)
+            finish(stats, self._metrics)
 
-    async def _answer(self, request: web.Request, record: Record) -> web.StreamResponse:
-        body = await read_body(request)
-        name = body.get("model") if isinstance(body.get("model"), str) else ""
-        found = self._targets.find(name)
-        if found is None:
-            known = ", ".join(self._targets.models)
-            raise Refused(404, f"`model` {name!r} is not known here; known are: {known}")
-        record.model, target = found
-        endpoint = self._endpoints[record.model]
-        is_alias = not name or name in self._targets.models
-        client = ClientRequest(record.api, request.path, body, str(name), is_alias)
-        container = await endpoint.container()
-        try:
-            plan = make_plan(client, container, target)
-        except (AttributeError, KeyError, TypeError, ValueError) as error:
-            raise Refused(400, f"the body is not of the form of {request.path}: {error}") from error
-        key = session_key(request.headers, body)
-        fields = _fields(request, record.request_id)
+    async def _answer(self, request: web.Request, stats: RequestStats) -> web.StreamResponse:
+        client, target = self._route(request.path, await read_body(request), stats)
+        endpoint = self._endpoints[stats.model]
+        plan = _plan(client, await endpoint.container(), target)
+        key = session_key(request.headers, client.body)
+        fields = _fields(request, stats.request_id)
         if self._request_log is not None:
             attributes = [fields.get("CustomAttributes", ""), WITH_REPLAY_INFO]
             fields["CustomAttributes"] = ",".join(filter(None, attributes))
         if client.wants_stream:
-            record.kind = "stream"
-            answer = await endpoint.call(
-                plan, fields, _as_it_is, key=key, on_retry=record.add_retry
-            )
-            return await self._stream(request, client, answer, plan, record)
-        record.kind = "joined" if plan.streams else "whole"
+            stats.kind = "stream"
+            answer = await endpoint.call(plan, fields, _as_it_is, key=key, on_retry=stats.add_retry)
+            return await self._stream(request, client, answer, plan, stats)
+        stats.kind = "joined" if plan.streams else "whole"
+        read = partial(_whole, plan=plan)
+        whole, answer = await endpoint.call(plan, fields, read, key=key, on_retry=stats.add_retry)
+        await self._log_answer(client, whole.body, answer, stats)
+        return _whole_response(whole, answer, stats)
 
-        async def read(answer: Answer) -> tuple[Whole, Answer]:
-            try:
-                return await read_whole(answer, plan), answer
-            finally:
-                answer.close()
-
-        whole, answer = await endpoint.call(plan, fields, read, key=key, on_retry=record.add_retry)
-        await self._log_answer(client, whole.body, answer, record)
-        return _whole_response(whole, answer, record)
+    def _route(
+        self, path: str, body: dict[str, Any], stats: RequestStats
+    ) -> tuple[ClientRequest, Target]:
+        """Find the model that a body names. Raises Refused."""
+        name = body["model"] if isinstance(body.get("model"), str) else ""
+        found = self._targets.find(name)
+        if found is None:
+            known = ", ".join(self._targets.models)
+            raise Refused(404, f"`model` {name!r} is not known here; known are: {known}")
+        stats.model, target = found
+        is_alias = not name or name in self._targets.models
+        return ClientRequest(stats.api, path, body, name, is_alias), target
 
     async def _stream(
         self,
@@ -159,49 +123,29 @@ class RequestHandler:
         client: ClientRequest,
         answer: Answer,
         plan: Plan,
-        record: Record,
+        stats: RequestStats,
     ) -> web.StreamResponse:
         parts: list[bytes] | None = None if self._request_log is None else []
-        response = await _stream(request, answer, plan, record, parts)
-        if parts and not record.error:
-            await self._log_answer(client, b"".join(parts), answer, record)
+        response = await _send_stream(request, answer, plan, stats, parts)
+        if parts and not stats.error:
+            await self._log_answer(client, b"".join(parts), answer, stats)
         return response
 
     async def _log_answer(
-        self, client: ClientRequest, content: bytes, answer: Answer, record: Record
+        self, client: ClientRequest, content: bytes, answer: Answer, stats: RequestStats
     ) -> None:
         """Join and write an answer in a thread; the client gets it in any case."""
         if self._request_log is None:
             return
         attributes = answer.headers.get(CUSTOM_ATTRIBUTES, "")
-        line = (record.request_id, client, content, attributes, record.started)
+        line = (stats.request_id, client, content, attributes, stats.started)
         try:
             await asyncio.to_thread(self._request_log.write, *line)
         except Exception as error:  # a full disk, or an answer of an unknown form
             log.error(
                 "proxy: recording failed: id=%s: %r; the file lacks this answer, its client has it",
-                record.request_id, error,
+                stats.request_id, error,
             )  # fmt: skip
-
-    def _finish(self, record: Record) -> None:
-        """Write the log line, and count."""
-        seconds = time.monotonic() - record.started
-        labels = (("model", record.model), ("api", record.api), ("status", str(record.status)))
-        self._metrics.requests[labels] += 1
-        self._metrics.seconds.observe(record.model, seconds)
-        if record.first_s is not None:
-            self._metrics.first_seconds.observe(record.model, record.first_s)
-        prompt, completion = record.usage.counts()
-        for kind, count in (("prompt", prompt), ("completion", completion)):
-            self._metrics.tokens[("model", record.model), ("kind", kind)] += count
-        first = f" first_s={record.first_s:.3f}" if record.first_s is not None else ""
-        log.info(
-            "proxy: answered %s: model=%s status=%d kind=%s seconds=%.3f%s prompt_tokens=%d "
-            "completion_tokens=%d retries=%d key=%s id=%s%s",
-            record.path, record.model or "-", record.status, record.kind, seconds, first, prompt,
-            completion, record.num_retries, record.owner or "-", record.request_id,
-            f" error={json.dumps(record.error[:300])}" if record.error else "",
-        )  # fmt: skip
 
 
 async def read_body(request: web.Request) -> dict[str, Any]:
@@ -237,61 +181,76 @@ def _fields(request: web.Request, request_id: str) -> dict[str, str]:
     return fields
 
 
+def _plan(client: ClientRequest, container: Container, target: Target) -> Plan:
+    """Plan the invocation. Raises Refused for a body that has not the fields of its API."""
+    try:
+        return make_plan(client, container, target)
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise Refused(400, f"the body is not of the form of {client.path}: {error}") from error
+
+
 async def _as_it_is(answer: Answer) -> Answer:
     return answer
 
 
-async def _stream(
+async def _whole(answer: Answer, plan: Plan) -> tuple[Whole, Answer]:
+    try:
+        return await read_whole(answer, plan), answer
+    finally:
+        answer.close()
+
+
+async def _send_stream(
     request: web.Request,
     answer: Answer,
     plan: Plan,
-    record: Record,
+    stats: RequestStats,
     kept: list[bytes] | None = None,
 ) -> web.StreamResponse:
     """Send the client's stream; an error after its beginning is one more event.
 
     Parts are added to `kept`, if it is there.
     """
-    headers = STREAM_HEADERS | answer.headers | {REQUEST_ID: record.request_id}
+    headers = STREAM_HEADERS | answer.headers | {REQUEST_ID: stats.request_id}
     response = web.StreamResponse(headers=headers)
     try:
         await response.prepare(request)
         status = response.status
         try:
-            async for part in stream_bytes(answer, plan, record.api):
-                record.feed(part)
+            async for part in stream_bytes(answer, plan, stats.api):
+                stats.feed(part)
                 if kept is not None:
                     kept.append(part)
                 await response.write(part)
         except CallFailed as failure:
-            status, record.error = failure.status, failure.message
-            await response.write(error_event(record.api, failure.status, failure.message))
+            status, stats.error = failure.status, failure.message
+            await response.write(error_event(stats.api, failure.status, failure.message))
         await response.write_eof()
-        record.status = status  # until here the client may have left
+        stats.status = status  # until here the client may have left
     except ConnectionResetError:
-        record.error = "the client has disconnected"
+        stats.error = "the client has disconnected"
     finally:
         answer.close()
     return response
 
 
-def _whole_response(whole: Whole, answer: Answer, record: Record) -> web.Response:
-    record.feed(whole.body)
-    record.status = 200
-    headers = answer.headers | {REQUEST_ID: record.request_id, "Content-Type": whole.content_type}
+def _whole_response(whole: Whole, answer: Answer, stats: RequestStats) -> web.Response:
+    stats.feed(whole.body)
+    stats.status = 200
+    headers = answer.headers | {REQUEST_ID: stats.request_id, "Content-Type": whole.content_type}
     if whole.is_cut:
         headers[CUT] = "true"
     return web.Response(body=whole.body, headers=headers)
 
 
-def _error_response(record: Record, error: CallFailed | Unsupported | Refused) -> web.Response:
+def _error_response(stats: RequestStats, error: CallFailed | Unsupported | Refused) -> web.Response:
     """Build the error of the client's API; a container's own of that form is passed on."""
     status = 400 if isinstance(error, Unsupported) else error.status
-    record.status, record.error = status, error.message
+    stats.status, stats.error = status, error.message
     body = error.body if isinstance(error, CallFailed) else None
-    if body is None or not has_form(record.api, body):
-        body = error_body(record.api, status, error.message)
-    headers = {REQUEST_ID: record.request_id}
+    if body is None or not has_form(stats.api, body):
+        body = error_body(stats.api, status, error.message)
+    headers = {REQUEST_ID: stats.request_id}
     if isinstance(error, CallFailed) and error.cause in (Cause.THROTTLED, Cause.CAPACITY):
         headers["Retry-After"] = "5"
     return web.json_response(body, status=status, headers=headers)
