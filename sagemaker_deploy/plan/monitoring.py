@@ -174,7 +174,7 @@ def _dimensions(config: Config) -> dict[str, str]:
 
 
 def _dashboard(config: Config) -> dict[str, Any]:
-    graphs = _graphs(config)
+    region = {"region": config.region} if config.region else {}
     widgets = [
         {
             "type": "metric",
@@ -182,13 +182,12 @@ def _dashboard(config: Config) -> dict[str, Any]:
             "y": place // 3 * HEIGHT,
             "width": WIDTH,
             "height": HEIGHT,
-            "properties": {"title": title, "period": PERIOD_S, "view": "timeSeries"} | graph,
+            "properties": {"title": title, "period": PERIOD_S, "view": "timeSeries"}
+            | graph
+            | region,
         }
-        for place, (title, graph) in enumerate(graphs.items())
+        for place, (title, graph) in enumerate(_graphs(config).items())
     ]
-    if config.region:
-        for widget in widgets:
-            widget["properties"]["region"] = config.region  # type: ignore[index]
     return {"widgets": widgets}
 
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from sagemaker_deploy.aws import Aws
 from sagemaker_deploy.errors import ConfigError
 from sagemaker_deploy.proxy.translation.answers import read_answer
 
@@ -32,10 +33,10 @@ class Recorded:
     latency_s: float | None = None
 
 
-def read_records(source: str, read_s3: ReadS3 | None = None) -> list[Recorded]:
+def read_records(source: str, from_s3: ReadS3 | None = None) -> list[Recorded]:
     """Read a file, the `.jsonl` files of a folder, or those of an S3 prefix. Raises ConfigError."""
     texts: Iterable[tuple[str, str]]
-    texts = read_s3(source) if source.startswith("s3://") and read_s3 else _local(Path(source))
+    texts = from_s3(source) if source.startswith("s3://") and from_s3 else _local(Path(source))
     records = []
     for name, text in texts:
         for number, line in enumerate(text.splitlines(), 1):
@@ -46,20 +47,14 @@ def read_records(source: str, read_s3: ReadS3 | None = None) -> list[Recorded]:
     return records
 
 
-class S3Reader:
-    """Reads the objects below an S3 prefix, in the order of their names."""
-
-    def __init__(self, aws: Any) -> None:
-        self._aws = aws
-
-    def __call__(self, url: str) -> Iterator[tuple[str, str]]:
-        """Yield names and texts."""
-        bucket, _, prefix = url.removeprefix("s3://").partition("/")
-        for page in self._aws.pages("s3", "list_objects_v2", Bucket=bucket, Prefix=prefix):
-            for item in page.get("Contents", []):
-                if item["Key"].endswith((".jsonl", ".json")):
-                    answer = self._aws.call("s3", "get_object", Bucket=bucket, Key=item["Key"])
-                    yield item["Key"], answer["Body"].read().decode()
+def read_s3(aws: Aws, url: str) -> Iterator[tuple[str, str]]:
+    """Yield the names and texts of the objects below an S3 prefix, in the order of the names."""
+    bucket, _, prefix = url.removeprefix("s3://").partition("/")
+    for page in aws.pages("s3", "list_objects_v2", Bucket=bucket, Prefix=prefix):
+        for item in page.get("Contents", []):
+            if item["Key"].endswith((".jsonl", ".json")):
+                answer = aws.call("s3", "get_object", Bucket=bucket, Key=item["Key"])
+                yield item["Key"], answer["Body"].read().decode()
 
 
 def _local(path: Path) -> Iterator[tuple[str, str]]:

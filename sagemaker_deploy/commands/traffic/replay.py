@@ -16,7 +16,7 @@ from sagemaker_deploy.commands.output import print_json
 from sagemaker_deploy.errors import ConfigError, InvocationFailed
 from sagemaker_deploy.replay import report as reports
 from sagemaker_deploy.replay import send
-from sagemaker_deploy.replay.records import Recorded, S3Reader, read_records
+from sagemaker_deploy.replay.records import Recorded, read_records, read_s3
 
 
 @click.command()
@@ -59,7 +59,7 @@ def replay(
     CAPTURE is a file or folder of JSON lines, or an S3 prefix: SageMaker's data capture, or a log
     that `--save` or `proxy --record` wrote.
     """
-    records = read_records(capture, lambda url: S3Reader(Aws(region, profile))(url))[:limit]
+    records = read_records(capture, lambda url: read_s3(Aws(region, profile), url))[:limit]
     if target.startswith(("http://", "https://")):
         sender = send.to_url(target, api_key)
     else:
