@@ -88,7 +88,7 @@ def _guard(keys: Keys) -> Middleware:
             return _refusal(
                 request, error.status, f"{request.method} {request.path}: {error.reason}"
             )
-        except Exception:
+        except Exception:  # of any kind: the client gets an error of its API, not aiohttp's page
             log.exception("proxy: a request failed: a fault of the proxy; its client gets a 500")
             return _refusal(request, 500, "the proxy failed; its log has the reason")
 

@@ -1,4 +1,4 @@
-"""One endpoint behind the proxy: finds out whose container it is, retries, keeps sessions."""
+"""One endpoint behind the proxy: detects the kind of container, retries, keeps sessions."""
 
 import asyncio
 import json
@@ -33,13 +33,13 @@ class Endpoint:
         self.retries = Retries(settings)
         self.sessions = Sessions(self._open_session) if target.sessions else None
         self._client = client
-        self._asking: asyncio.Task[Container] | None = None
+        self._detection: asyncio.Task[Container] | None = None
 
     async def container(self) -> Container:
-        """Return whose container this is, asked once if not configured. Raises CallFailed."""
-        if self._asking is None or _has_failed(self._asking):
-            self._asking = asyncio.create_task(self._ask())
-        return await asyncio.shield(self._asking)  # shared, also if one of those who wait leaves
+        """Return the kind of container, detected once if not configured. Raises CallFailed."""
+        if self._detection is None or _has_failed(self._detection):
+            self._detection = asyncio.create_task(self._detect())
+        return await asyncio.shield(self._detection)  # shared: a client that leaves must not end it
 
     async def call(
         self,
@@ -50,9 +50,9 @@ class Endpoint:
         key: str = "",
         on_retry: Callable[[], None] = lambda: None,
     ) -> T:
-        """Send a planned invocation and read its answer, again if need be. Raises CallFailed.
+        """Send a planned invocation and read its answer, with retries. Raises CallFailed.
 
-        `fields` are header fields by botocore's names, `key` is that of the client's conversation.
+        `fields` are header fields by botocore's names; `key` identifies the conversation.
         """
 
         async def attempt() -> T:
@@ -60,7 +60,7 @@ class Endpoint:
             self.retries.add_open()
             try:
                 return await read(answer)
-            except BaseException:
+            except BaseException:  # a client that leaves cancels the call, which has to end, too
                 answer.close()
                 raise
 
@@ -90,7 +90,7 @@ class Endpoint:
         session_id = await self.sessions.id_of(key)
         return {**fields, "SessionId": session_id} if session_id else fields
 
-    async def _ask(self) -> Container:
+    async def _detect(self) -> Container:
         kind = self.target.container
         if kind is ContainerKind.TGI and self.target.chat_template is not None:
             return Container(kind, has_chat=False)
@@ -154,7 +154,7 @@ def _container_error(failure: CallFailed) -> Any:
 
 
 def kind_of(answer: Any) -> ContainerKind:
-    """Tell a container by its answer to the first probe."""
+    """Return the kind of container that gives such an answer to the first probe."""
     if isinstance(answer, dict) and "tokens" in answer:
         return ContainerKind.VLLM
     if isinstance(answer, dict) and "generated_text" in answer:

@@ -1,4 +1,4 @@
-"""Who may use the proxy: keys of its own, and without keys this machine's programs only."""
+"""Checks who may use the proxy: owners of its keys, or, without keys, this machine's programs."""
 
 import hashlib
 import hmac
@@ -11,7 +11,7 @@ from sagemaker_deploy.errors import ConfigError
 
 
 class Keys:
-    """Keys and the names of their owners; only hashes are kept."""
+    """The hashes of the keys, and their owners' names."""
 
     def __init__(self, keys: Mapping[str, str]) -> None:
         self._names = {_digest(key): name for name, key in keys.items()}
@@ -44,7 +44,7 @@ def read_keys(path: Path | None) -> Keys:
 
 
 def check_host(host: str, keys: Keys) -> None:
-    """Raise ConfigError for an address that other machines reach, if there are no keys."""
+    """Refuse to serve other machines without keys. Raises ConfigError."""
     if not keys and not is_loopback(host):
         raise ConfigError(
             [f"--host {host}: other machines reach this address; give --keys, or use 127.0.0.1"]
@@ -62,9 +62,9 @@ def is_loopback(host: str) -> bool:
 
 
 def is_foreign(headers: Mapping[str, str]) -> bool:
-    """Return whether a browser sent a request for another site or by another name.
+    """Return whether a request comes from another site's page, or is for another host name.
 
-    Without keys a web page must not be able to spend the owner's money.
+    Without keys, no web page may send requests that the owner pays for.
     """
     origin = headers.get("Origin")
     if not is_loopback(_hostname(f"//{headers.get('Host', '')}")):

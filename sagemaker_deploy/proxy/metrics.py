@@ -35,7 +35,7 @@ class Histogram:
 
 
 class Metrics:
-    """What the proxy counts; changed by the event loop only."""
+    """The counters of the proxy; only the event loop changes them."""
 
     def __init__(self) -> None:
         self.requests: Counter[Labels] = Counter()

@@ -19,7 +19,7 @@ NAME = r"[a-zA-Z0-9](-*[a-zA-Z0-9]){0,62}"
 
 
 class ContainerKind(StrEnum):
-    """Whose image answers; `auto` asks it once."""
+    """Whose image answers; `auto` detects it once."""
 
     AUTO = "auto"
     OURS = "ours"

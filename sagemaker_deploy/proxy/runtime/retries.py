@@ -1,4 +1,4 @@
-"""Tries calls again: after throttling with a budget, without capacity until there is some.
+"""Retries calls: throttled ones within a budget, those without capacity until there is some.
 
 The budget is a share of the requests, so that an endpoint in trouble does not get a multiple of its
 load. Calls without capacity (scale from zero, a model that loads) take turns: one asks at a time,
@@ -51,13 +51,13 @@ class Retries:
         deadline = time.monotonic() + self._settings.capacity_wait_s
         num_retries = 0
         while True:
-            seen = self._num_opened
+            num_opened = self._num_opened
             try:
                 return await attempt()
             except CallFailed as failure:
                 if failure.cause is Cause.CAPACITY and time.monotonic() < deadline:
                     self._count(failure, on_retry)
-                    await self._wait_for_capacity(failure, deadline, seen)
+                    await self._wait_for_capacity(failure, deadline, num_opened)
                 elif self._may_retry(failure, num_retries):
                     self._count(failure, on_retry)
                     await asyncio.sleep(self._wait_s(num_retries))
@@ -83,12 +83,14 @@ class Retries:
         longest = min(self._settings.longest_wait_s, self._settings.first_wait_s * 2**num_retries)
         return random.uniform(longest / 2, longest)
 
-    async def _wait_for_capacity(self, failure: CallFailed, deadline: float, seen: int) -> None:
-        """Wait for this call's turn to ask, or until another's answer has begun."""
+    async def _wait_for_capacity(
+        self, failure: CallFailed, deadline: float, num_opened: int
+    ) -> None:
+        """Wait for this call's turn, and then for a while unless an answer has begun meanwhile."""
         self.num_waiting += 1
         try:
             async with asyncio.timeout(deadline - time.monotonic()), self._turn:
-                if self._num_opened == seen:
+                if self._num_opened == num_opened:
                     await asyncio.sleep(self._settings.capacity_poll_s)
         except TimeoutError:
             raise failure from None

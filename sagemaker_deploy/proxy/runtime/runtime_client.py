@@ -98,7 +98,7 @@ class RuntimeClient:
             raise broken(error) from error
         try:
             return await _answer(response, streamed=streamed)
-        except BaseException:
+        except BaseException:  # a cancelled call must not keep its connection
             response.close()
             raise
 
