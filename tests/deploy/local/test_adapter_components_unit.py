@@ -4,54 +4,26 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.aws.local_sagemaker import IMAGE, ROLE, Local
+from tests.support.aws.local_sagemaker import IMAGE, Local
 from tests.support.models.archives import archive
-from tests.support.servers import wait_for
 
 COMPUTE = {"NumberOfCpuCoresRequired": 1, "MinMemoryRequiredInMb": 1024}
 
 
 @pytest.fixture
 def base(fake_local: Local):
-    variant = {"VariantName": "v", "InstanceType": "ml.g5.xlarge", "InitialInstanceCount": 1}
-    fake_local.sagemaker.create_endpoint_config(
-        EndpointConfigName="lora", ExecutionRoleArn=ROLE, ProductionVariants=[variant]
+    fake_local.deploy_without_models("lora")
+    fake_local.add_component(
+        "lora", "base", {"Container": {"Image": IMAGE}, "ComputeResourceRequirements": COMPUTE}
     )
-    fake_local.sagemaker.create_endpoint(EndpointName="lora", EndpointConfigName="lora")
-    fake_local.settle("lora")
-    _create(
-        fake_local,
-        "base",
-        {"Container": {"Image": IMAGE}, "ComputeResourceRequirements": COMPUTE},
-    )
-    _wait_settled(fake_local, "base")
     yield fake_local
     fake_local.sagemaker.delete_endpoint(EndpointName="lora")
     fake_local.sagemaker.delete_endpoint_config(EndpointConfigName="lora")
 
 
-def _create(local: Local, name: str, specification: dict) -> None:
-    local.sagemaker.create_inference_component(
-        InferenceComponentName=name,
-        EndpointName="lora",
-        VariantName="v",
-        Specification=specification,
-        RuntimeConfig={"CopyCount": 1},
-    )
-
-
 def _adapter(local: Local, name: str, url: str) -> dict:
     specification = {"BaseInferenceComponentName": "base", "Container": {"ArtifactUrl": url}}
-    _create(local, name, specification)
-    return _wait_settled(local, name)
-
-
-def _wait_settled(local: Local, name: str) -> dict:
-    def describe() -> dict:
-        return local.sagemaker.describe_inference_component(InferenceComponentName=name)
-
-    wait_for(lambda: describe()["InferenceComponentStatus"] in ("InService", "Failed"), 30)
-    return describe()
+    return local.add_component("lora", name, specification)
 
 
 def test_requests_for_an_adapter_reach_the_base_with_its_name(base: Local, tmp_path: Path) -> None:

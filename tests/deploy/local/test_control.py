@@ -66,7 +66,7 @@ def test_a_failed_endpoint_has_a_reason_and_can_be_deleted(fake_local: Local) ->
     assert "Could not find" in _message(fake_local.sagemaker.describe_endpoint, EndpointName="sick")
 
 
-def test_only_a_good_update_replaces_containers(fake_local: Local) -> None:
+def test_an_update_replaces_containers_only_if_the_new_ones_start(fake_local: Local) -> None:
     fake_local.deploy("blue")
     fake_local.sagemaker.create_model(
         ModelName="bad", PrimaryContainer={"Image": IMAGE, "ModelDataUrl": "file:///no/such.tar.gz"}
@@ -93,33 +93,11 @@ def test_listing_filters_by_name(fake_local: Local) -> None:
     assert [endpoint["EndpointName"] for endpoint in endpoints] == ["fake"]
 
 
-def _component(local: Local, name: str, count: int = 1) -> None:
-    local.sagemaker.create_inference_component(
-        InferenceComponentName=name,
-        EndpointName="shared",
-        VariantName="AllTraffic",
-        Specification={"Container": {"Image": IMAGE}, "ComputeResourceRequirements": COMPUTE},
-        RuntimeConfig={"CopyCount": count},
-    )
-    wait_for(lambda: _component_status(local, name) == "InService", 30)
-
-
-def _component_status(local: Local, name: str) -> str:
-    described = local.sagemaker.describe_inference_component(InferenceComponentName=name)
-    return str(described["InferenceComponentStatus"])
-
-
 def test_components_share_an_endpoint_and_scale_to_zero(fake_local: Local) -> None:
-    fake_local.sagemaker.create_endpoint_config(
-        EndpointConfigName="shared",
-        ExecutionRoleArn=ROLE,
-        ProductionVariants=[
-            {"VariantName": "AllTraffic", "InstanceType": "ml.g5.xlarge", "InitialInstanceCount": 1}
-        ],
-    )
-    fake_local.sagemaker.create_endpoint(EndpointName="shared", EndpointConfigName="shared")
-    fake_local.settle("shared")
-    _component(fake_local, "one")
+    fake_local.deploy_without_models("shared")
+    specification = {"Container": {"Image": IMAGE}, "ComputeResourceRequirements": COMPUTE}
+    record = fake_local.add_component("shared", "one", specification)
+    assert record["InferenceComponentStatus"] == "InService"
     assert fake_local.invoke("shared", InferenceComponentName="one")["path"] == "/invocations"
     with pytest.raises(ClientError, match="Inference Component Name header is required"):
         fake_local.invoke("shared")
@@ -127,7 +105,7 @@ def test_components_share_an_endpoint_and_scale_to_zero(fake_local: Local) -> No
         fake_local.sagemaker.update_inference_component_runtime_config(
             InferenceComponentName="one", DesiredRuntimeConfig={"CopyCount": count}
         )
-        wait_for(lambda: _component_status(fake_local, "one") == "InService", 30)
+        assert fake_local.settle_component("one")["InferenceComponentStatus"] == "InService"
         if count == 0:
             with pytest.raises(ClientError, match="no capacity"):
                 fake_local.invoke("shared", InferenceComponentName="one")
@@ -137,7 +115,7 @@ def test_components_share_an_endpoint_and_scale_to_zero(fake_local: Local) -> No
         InferenceComponentName="one",
         Specification={"Container": container, "ComputeResourceRequirements": COMPUTE},
     )
-    wait_for(lambda: _component_status(fake_local, "one") == "InService", 30)
+    assert fake_local.settle_component("one")["InferenceComponentStatus"] == "InService"
     received = fake_local.invoke("shared", InferenceComponentName="one")
     assert received["env"]["VERSION"] == "2"
     fake_local.sagemaker.delete_inference_component(InferenceComponentName="one")

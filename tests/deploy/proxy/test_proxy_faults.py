@@ -113,35 +113,16 @@ def test_an_unknown_endpoint_is_a_404_and_a_dead_one_a_502(vendors: Local) -> No
 
 def _scale(local: Local, copies: int) -> None:
     """Change the copies of the component `part`, when it has settled."""
-    describe = local.sagemaker.describe_inference_component
-    deadline = time.monotonic() + 30
-    while describe(InferenceComponentName="part")["InferenceComponentStatus"] != "InService":
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+    assert local.settle_component("part")["InferenceComponentStatus"] == "InService"
     local.sagemaker.update_inference_component_runtime_config(
         InferenceComponentName="part", DesiredRuntimeConfig={"CopyCount": copies}
     )
 
 
 def test_requests_wait_for_the_first_copy_of_a_component(vendors: Local) -> None:
-    sagemaker = vendors.sagemaker
-    variant = {"VariantName": "a", "InstanceType": "ml.g5.xlarge", "InitialInstanceCount": 1}
-    role = "arn:aws:iam::000000000000:role/SageMaker"
-    sagemaker.create_endpoint_config(
-        EndpointConfigName="zero", ProductionVariants=[variant], ExecutionRoleArn=role
-    )
-    sagemaker.create_endpoint(EndpointName="zero", EndpointConfigName="zero")
-    vendors.settle("zero")
-    sagemaker.create_inference_component(
-        InferenceComponentName="part",
-        EndpointName="zero",
-        VariantName="a",
-        Specification={
-            "ModelName": "tgi",
-            "ComputeResourceRequirements": {"MinMemoryRequiredInMb": 128},
-        },
-        RuntimeConfig={"CopyCount": 1},
-    )
+    vendors.deploy_without_models("zero")
+    compute = {"ComputeResourceRequirements": {"MinMemoryRequiredInMb": 128}}
+    vendors.add_component("zero", "part", {"ModelName": "tgi"} | compute)
     _scale(vendors, 0)
     models = {"part": {"endpoint": "zero", "component": "part", "container": "tgi"}}
     with proxying(models) as proxy, ThreadPoolExecutor(8) as pool:

@@ -76,7 +76,7 @@ def test_a_session_is_opened_by_its_constant_and_then_used(monkeypatch: pytest.M
     assert seen == ["NEW_SESSION", "s-1", "s-1", "NEW_SESSION", "s-4"]
 
 
-def test_a_silent_endpoint_is_asked_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_call_that_times_out_is_not_retried(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(runtime_client, "WHOLE_TIMEOUT_S", 0.3)
     model = {"endpoint": "a", "container": "ours"}
     with _runtime(monkeypatch, silent_s=1.0) as seen, proxying({"a": model}) as proxy:

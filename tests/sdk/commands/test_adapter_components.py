@@ -6,8 +6,7 @@ from collections.abc import Iterator
 import pytest
 
 from sagemaker_deploy.execute import pack
-from tests.support.aws.local_sagemaker import DEMO_MODEL, IMAGE, REAL_SERVER, ROLE, ROOT, Local
-from tests.support.servers import wait_for
+from tests.support.aws.local_sagemaker import DEMO_MODEL, IMAGE, REAL_SERVER, ROOT, Local
 
 GENERATE = {"inputs": "What is deep learning?", "parameters": {"max_new_tokens": 12}}
 COMPUTE = {"NumberOfCpuCoresRequired": 1, "MinMemoryRequiredInMb": 1024}
@@ -32,33 +31,16 @@ def adapter_url(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 @pytest.fixture(scope="module")
 def base(local: Local) -> Iterator[Local]:
-    variant = {"VariantName": "v", "InstanceType": "ml.g5.xlarge", "InitialInstanceCount": 1}
-    local.sagemaker.create_endpoint_config(
-        EndpointConfigName="lora", ExecutionRoleArn=ROLE, ProductionVariants=[variant]
-    )
-    local.sagemaker.create_endpoint(EndpointName="lora", EndpointConfigName="lora")
-    local.settle("lora")
+    local.deploy_without_models("lora")
     container = {"Image": IMAGE, "Environment": {"HF_MODEL_ID": str(DEMO_MODEL)}}
-    _create(local, "base", {"Container": container, "ComputeResourceRequirements": COMPUTE})
+    _add(local, "base", {"Container": container, "ComputeResourceRequirements": COMPUTE})
     yield local
     local.sagemaker.delete_endpoint(EndpointName="lora")
 
 
-def _create(local: Local, name: str, specification: dict) -> None:
-    local.sagemaker.create_inference_component(
-        InferenceComponentName=name,
-        EndpointName="lora",
-        VariantName="v",
-        Specification=specification,
-        RuntimeConfig={"CopyCount": 1},
-    )
-
-    def status() -> str:
-        record = local.sagemaker.describe_inference_component(InferenceComponentName=name)
-        assert record["InferenceComponentStatus"] != "Failed", record["FailureReason"]
-        return record["InferenceComponentStatus"]
-
-    wait_for(lambda: status() == "InService", 90)
+def _add(local: Local, name: str, specification: dict) -> None:
+    record = local.add_component("lora", name, specification)
+    assert record["InferenceComponentStatus"] == "InService", record["FailureReason"]
 
 
 def _text(local: Local, component: str) -> str:
@@ -71,7 +53,7 @@ def test_an_adapter_component_beside_its_base(base: Local, adapter_url: str) -> 
         "BaseInferenceComponentName": "base",
         "Container": {"ArtifactUrl": adapter_url},
     }
-    _create(base, "noisy", specification)
+    _add(base, "noisy", specification)
     assert _text(base, "noisy") != before
     assert _text(base, "base") == before
     base.sagemaker.delete_inference_component(InferenceComponentName="noisy")

@@ -54,6 +54,40 @@ class Local:
         self.sagemaker.create_endpoint(EndpointName=name, EndpointConfigName=name)
         self.settle(name)
 
+    def deploy_without_models(self, name: str) -> None:
+        """Config and endpoint of one name for inference components, waited for."""
+        variant = {"VariantName": "AllTraffic", "InstanceType": "ml.g5.xlarge"}
+        self.sagemaker.create_endpoint_config(
+            EndpointConfigName=name,
+            ExecutionRoleArn=ROLE,
+            ProductionVariants=[variant | {"InitialInstanceCount": 1}],
+        )
+        self.sagemaker.create_endpoint(EndpointName=name, EndpointConfigName=name)
+        self.settle(name)
+
+    def add_component(
+        self, endpoint: str, name: str, specification: dict[str, Any]
+    ) -> dict[str, Any]:
+        """One copy of an inference component, waited for."""
+        self.sagemaker.create_inference_component(
+            InferenceComponentName=name,
+            EndpointName=endpoint,
+            VariantName="AllTraffic",
+            Specification=specification,
+            RuntimeConfig={"CopyCount": 1},
+        )
+        return self.settle_component(name)
+
+    def settle_component(self, name: str, within_s: float = 90) -> dict[str, Any]:
+        """Wait until the component is neither creating nor updating."""
+        deadline = time.monotonic() + within_s
+        while True:
+            record = self.sagemaker.describe_inference_component(InferenceComponentName=name)
+            if record["InferenceComponentStatus"] in ("InService", "Failed"):
+                return dict(record)
+            assert time.monotonic() < deadline, record
+            time.sleep(0.05)
+
     def settle(self, name: str, within_s: float = 90) -> dict[str, Any]:
         """Wait until the endpoint is neither creating nor updating."""
         deadline = time.monotonic() + within_s
