@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 from sagemaker_deploy.aws import Aws
 from sagemaker_deploy.config import Config
 from sagemaker_deploy.errors import AccessDenied, AwsError, NotFound
-from sagemaker_deploy.facts.image import image_facts
+from sagemaker_deploy.facts.image import describe_image
 from sagemaker_deploy.facts.model_size import HUB, model_size
 from sagemaker_deploy.facts.quotas import endpoint_quotas
 from sagemaker_deploy.plan import monitoring
@@ -38,7 +38,6 @@ def gather(aws: Aws, config: Config, hub: str = HUB) -> AccountState:
     monitored = watched(aws, config.name)
     deployed = _deployed(aws, config.name, endpoint, monitored)
     component = component_name(config)
-    image = image_facts(aws, config.image)
     return AccountState(
         region=aws.region,
         account=_or_none(lambda: aws.account) or "<account>",
@@ -51,10 +50,7 @@ def gather(aws: Aws, config: Config, hub: str = HUB) -> AccountState:
         scaling=registered(aws, target_of(config)) if config.scaling else Registered(),
         watched=monitored,
         quotas=endpoint_quotas(aws, config.all_instance_types),
-        image_exists=image.exists,
-        image_media_type=image.media_type,
-        image_bytes=image.size_bytes,
-        image_architectures=image.architectures,
+        image=describe_image(aws, config.image),
         role_exists=_or_none(lambda: _role_exists(aws, config.role)),
         data_stamp=_data_stamp(config),
         size=model_size(aws, config, hub),

@@ -3,11 +3,11 @@
 import json
 import urllib.request
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from sagemaker_deploy.aws import Aws
 from sagemaker_deploy.errors import DeployError, NotFound
+from sagemaker_deploy.plan.checks import EcrImage
 
 TIMEOUT_S = 5.0
 MANIFESTS = [
@@ -18,21 +18,11 @@ MANIFESTS = [
 ]
 
 
-@dataclass(frozen=True, slots=True)
-class ImageFacts:
-    """Facts of an image; None, 0 and none at all mean unknown."""
-
-    exists: bool | None = None
-    media_type: str | None = None
-    size_bytes: int = 0
-    architectures: frozenset[str] = frozenset()
-
-
-def image_facts(aws: Aws, image: str) -> ImageFacts:
+def describe_image(aws: Aws, image: str) -> EcrImage:
     """Describe an image of ECR; nothing is known of another registry's, or without permission."""
     host, _, path = image.partition("/")
     if ".dkr.ecr." not in host:
-        return ImageFacts()
+        return EcrImage()
     repository, _, digest = path.partition("@")
     name, _, tag = repository.partition(":")
     image_id = {"imageDigest": digest} if digest else {"imageTag": tag or "latest"}
@@ -44,10 +34,10 @@ def image_facts(aws: Aws, image: str) -> ImageFacts:
     try:
         details = aws.call("ecr", "describe_images", **where)["imageDetails"][0]
     except NotFound:
-        return ImageFacts(exists=False)
+        return EcrImage(exists=False)
     except (DeployError, IndexError):
-        return ImageFacts()
-    return ImageFacts(
+        return EcrImage()
+    return EcrImage(
         True,
         details.get("imageManifestMediaType"),
         int(details.get("imageSizeInBytes", 0)),

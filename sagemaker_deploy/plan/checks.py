@@ -5,6 +5,7 @@ Each problem names the key, its value, the limit and the remedy.
 
 import re
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 
 from sagemaker_deploy import service_model
 from sagemaker_deploy.config import Config
@@ -28,6 +29,19 @@ PLATFORM_VARIABLES = {
 # They let a model run that is larger than the memory of the GPUs.
 SMALLER_IN_MEMORY = ("QUANTIZE", "HF_MODEL_QUANTIZE", "MAX_MEMORY")
 INDEX_TYPES = re.compile(r"(image\.index|manifest\.list)\.v\d\+json$")
+
+
+@dataclass(frozen=True, slots=True)
+class EcrImage:
+    """An image as ECR describes it. None, 0 and an empty set mean unknown."""
+
+    exists: bool | None = None
+    media_type: str | None = None
+    size_bytes: int = 0
+    architectures: frozenset[str] = frozenset()
+
+
+UNKNOWN_IMAGE = EcrImage()
 
 
 def problems(config: Config) -> list[str]:
@@ -69,27 +83,25 @@ def size_warnings(config: Config, size: ModelSize) -> list[str]:
     ]
 
 
-def image_problems(
-    config: Config, media_type: str | None, size_bytes: int, architectures: frozenset[str]
-) -> list[str]:
+def image_problems(config: Config, image: EcrImage) -> list[str]:
     """Find out whether the service takes an image of ECR and whether it runs on the instances."""
     faults = []
-    if media_type and INDEX_TYPES.search(media_type):
+    if image.media_type and INDEX_TYPES.search(image.media_type):
         faults.append(
-            f"image: {config.image} is a list of images ({media_type}), which SageMaker refuses; "
-            "build it with `docker buildx build --platform linux/amd64 --provenance=false`"
+            f"image: {config.image} is a list of images ({image.media_type}), which SageMaker "
+            "refuses; build it with `docker buildx build --platform linux/amd64 --provenance=false`"
         )
-    if config.serverless and size_bytes > SERVERLESS_IMAGE_BYTES:
+    if config.serverless and image.size_bytes > SERVERLESS_IMAGE_BYTES:
         faults.append(
-            f"image: {size_bytes} bytes; a serverless endpoint takes {SERVERLESS_IMAGE_BYTES} "
-            "at most; take the image for CPUs"
+            f"image: {image.size_bytes} bytes; a serverless endpoint takes "
+            f"{SERVERLESS_IMAGE_BYTES} at most; take the image for CPUs"
         )
     for name in config.all_instance_types or ("serverless",):
         needed = instances.architecture(name)
-        if architectures and needed not in architectures:
+        if image.architectures and needed not in image.architectures:
             faults.append(
-                f"image: built for {', '.join(sorted(architectures))}; {name} runs {needed}; build "
-                f"it with --platform linux/{needed}, or take another instance type"
+                f"image: built for {', '.join(sorted(image.architectures))}; {name} runs {needed}; "
+                f"build it with --platform linux/{needed}, or take another instance type"
             )
     return faults
 

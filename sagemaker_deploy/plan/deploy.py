@@ -12,6 +12,7 @@ from sagemaker_deploy.errors import ConfigError
 from sagemaker_deploy.plan import checks, instances, monitoring, requests, sizing, variants, waits
 from sagemaker_deploy.plan.capacity import scaling, schedules
 from sagemaker_deploy.plan.capacity.scaling import NOTHING, Registered
+from sagemaker_deploy.plan.checks import UNKNOWN_IMAGE, EcrImage
 from sagemaker_deploy.plan.monitoring import Watched
 from sagemaker_deploy.plan.permissions import deployer, execution
 from sagemaker_deploy.plan.sizing import UNKNOWN, ModelSize
@@ -36,10 +37,7 @@ class AccountState:
     scaling: Registered = NOTHING
     watched: Watched = monitoring.NOTHING
     quotas: Mapping[str, float] = field(default_factory=dict)  # instances by type
-    image_exists: bool | None = None
-    image_media_type: str | None = None
-    image_bytes: int = 0
-    image_architectures: frozenset[str] = frozenset()
+    image: EcrImage = UNKNOWN_IMAGE
     role_exists: bool | None = None
     data_stamp: str = ""
     size: ModelSize = UNKNOWN
@@ -117,15 +115,10 @@ def _check(config: Config, account_state: AccountState) -> None:
             f"image: {image} is not an image in ECR with a tag or digest "
             "(<account>.dkr.ecr.<region>.amazonaws.com/<repository>:<tag>); push it there first"
         )
-    elif account_state.image_exists is False:
+    elif account_state.image.exists is False:
         problems.append(f"image: {image} is not in ECR; push it first, or correct the tag")
     else:
-        problems += checks.image_problems(
-            config,
-            account_state.image_media_type,
-            account_state.image_bytes,
-            account_state.image_architectures,
-        )
+        problems += checks.image_problems(config, account_state.image)
     if account_state.role_exists is False:
         problems.append(
             f"role: {config.role} does not exist; `plan --policies` prints the documents to make it"

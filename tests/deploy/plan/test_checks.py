@@ -7,6 +7,7 @@ import pytest
 from sagemaker_deploy import config as configuration
 from sagemaker_deploy.errors import ConfigError
 from sagemaker_deploy.plan import instances
+from sagemaker_deploy.plan.checks import EcrImage
 from sagemaker_deploy.plan.deploy import AccountState, plan
 from sagemaker_deploy.plan.sizing import ModelSize
 from sagemaker_deploy.templates import cloudformation
@@ -161,25 +162,25 @@ def test_a_large_model_on_a_small_disk_is_a_warning() -> None:
 
 
 @pytest.mark.parametrize(
-    ("changes", "state", "words"),
+    ("changes", "image", "words"),
     [
         (
-            {}, {"image_media_type": "application/vnd.oci.image.index.v1+json"},
+            {}, {"media_type": "application/vnd.oci.image.index.v1+json"},
             "which SageMaker refuses; build it with `docker buildx build",
         ),
         (
-            {"instance_type": "ml.c7g.xlarge"}, {"image_architectures": frozenset({"amd64"})},
+            {"instance_type": "ml.c7g.xlarge"}, {"architectures": frozenset({"amd64"})},
             "built for amd64; ml.c7g.xlarge runs arm64; build it with --platform linux/arm64",
         ),
-        ({}, {"image_architectures": frozenset({"arm64"})}, "ml.g5.2xlarge runs amd64"),
-        (SERVERLESS, {"image_architectures": frozenset({"arm64"})}, "serverless runs amd64"),
-        (SERVERLESS, {"image_bytes": 11 * 2**30}, "a serverless endpoint takes 10737418240"),
+        ({}, {"architectures": frozenset({"arm64"})}, "ml.g5.2xlarge runs amd64"),
+        (SERVERLESS, {"architectures": frozenset({"arm64"})}, "serverless runs amd64"),
+        (SERVERLESS, {"size_bytes": 11 * 2**30}, "a serverless endpoint takes 10737418240"),
     ],
 )  # fmt: skip
 def test_an_image_that_cannot_run_is_refused(
-    changes: dict[str, Any], state: dict[str, Any], words: str
+    changes: dict[str, Any], image: dict[str, Any], words: str
 ) -> None:
-    assert words in _problems(changes, image_exists=True, **state)
+    assert words in _problems(changes, image=EcrImage(exists=True, **image))
 
 
 def test_captured_json_is_not_in_base64() -> None:

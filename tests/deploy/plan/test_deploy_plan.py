@@ -9,6 +9,7 @@ from sagemaker_deploy import config as configuration
 from sagemaker_deploy import service_model
 from sagemaker_deploy.errors import ConfigError
 from sagemaker_deploy.plan import requests, variants
+from sagemaker_deploy.plan.checks import EcrImage
 from sagemaker_deploy.plan.deploy import AccountState, plan
 from sagemaker_deploy.plan.steps import Plan, Secret, Step, Upload
 from tests.deploy.plan.cases import BASE, CASES, COMPONENT
@@ -199,7 +200,7 @@ def test_a_secret_is_named_in_the_plan_and_never_read() -> None:
     [
         ({"image": "ubuntu:24.04"}, {}, "not an image in ECR"),
         ({"image": BASE["image"].removesuffix(":1")}, {}, "with a tag or digest"),
-        ({}, {"image_exists": False}, "is not in ECR; push it first"),
+        ({}, {"image": EcrImage(exists=False)}, "is not in ECR; push it first"),
         ({}, {"role_exists": False}, "does not exist; `plan --policies`"),
         ({}, {"endpoint_status": "Updating"}, "wait until it has settled"),
         ({"model": {"data": "folder"}}, {}, "bucket: needed to upload"),
