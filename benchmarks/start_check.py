@@ -26,6 +26,7 @@ from container.model.loading.prepare import prepare
 from container.model.reference_check import default_ids
 
 WHOLE = SHAPES["8b"]
+COLUMNS = ("layers", "own pass", "checks in layers", "checks in whole", "converting", "whole start")
 
 
 def create(shape: Shape, dtype: torch.dtype) -> LlamaForCausalLM:
@@ -35,9 +36,6 @@ def create(shape: Shape, dtype: torch.dtype) -> LlamaForCausalLM:
         return LlamaForCausalLM(llama_config(shape)).eval()
     finally:
         torch.set_default_dtype(torch.float32)
-
-
-COLUMNS = ("layers", "own pass", "checks in layers", "checks in whole", "converting", "whole start")
 
 
 def measure(shape: Shape, dtype: torch.dtype, *, int8: bool) -> tuple[float, ...]:

@@ -37,6 +37,7 @@ RESOURCES = {
     "put_metric_alarm": "aws_cloudwatch_metric_alarm",
     "put_dashboard": "aws_cloudwatch_dashboard",
 }
+VARIANTS = {"ProductionVariants", "ShadowProductionVariants"}
 IMMUTABLE = {"lifecycle": {"create_before_destroy": True}}
 
 
@@ -94,9 +95,6 @@ def _endpoint_config(params: Params) -> Json:
     for key in VARIANTS & params.keys():
         rendered[_snake(key)] = [_variant(variant) for variant in params[key]]
     return rendered | IMMUTABLE
-
-
-VARIANTS = {"ProductionVariants", "ShadowProductionVariants"}
 
 
 def _variant(variant: Mapping[str, Any]) -> Json:

@@ -31,10 +31,10 @@ def compare(device: str, family: str, recorder: Recorder) -> None:
     with tempfile.TemporaryDirectory() as root:
         folder = Path(root) / family
         tiny_vision.save(family, folder)
-        expected, got = _expected(folder), _served(folder, device, recorder)
-    num_equal = sum(a == b for a, b in zip(expected, got, strict=True))
+        expected, served = _expected(folder), _served(folder, device, recorder)
+    num_equal = sum(a == b for a, b in zip(expected, served, strict=True))
     recorder.value("requests equal to generate's", num_equal, least=len(IMAGES))
-    assert got == expected
+    assert served == expected
 
 
 def _prompts(folder: Path) -> list[tuple[str, list[Any]]]:

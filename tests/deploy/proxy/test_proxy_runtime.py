@@ -31,17 +31,17 @@ ENDS = "; Expires=2099-01-01T00:00:00Z"
 @contextmanager
 def _runtime(patch: pytest.MonkeyPatch, silent_s: float = 0.0) -> Iterator[list[str]]:
     """A runtime API that opens sessions; the session ids of its requests."""
-    seen: list[str] = []
+    session_ids: list[str] = []
 
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
             self.rfile.read(int(self.headers.get("Content-Length") or 0))
-            seen.append(self.headers.get(SESSION, ""))
+            session_ids.append(self.headers.get(SESSION, ""))
             time.sleep(silent_s)
             self.send_response(200)
             self.send_header("Content-Type", "application/json")
-            if seen[-1] == "NEW_SESSION":
-                self.send_header("X-Amzn-SageMaker-New-Session-Id", f"s-{len(seen)}{ENDS}")
+            if session_ids[-1] == "NEW_SESSION":
+                self.send_header("X-Amzn-SageMaker-New-Session-Id", f"s-{len(session_ids)}{ENDS}")
             self.send_header("Content-Length", "2")
             self.end_headers()
             self.wfile.write(b"{}")
@@ -56,7 +56,7 @@ def _runtime(patch: pytest.MonkeyPatch, silent_s: float = 0.0) -> Iterator[list[
     patch.setenv("AWS_ACCESS_KEY_ID", "test")
     patch.setenv("AWS_SECRET_ACCESS_KEY", "test")
     try:
-        yield seen
+        yield session_ids
     finally:
         server.shutdown()
         server.server_close()
@@ -70,20 +70,20 @@ def _embed(proxy: str, user: str) -> requests.Response:
 
 def test_a_session_is_opened_by_its_constant_and_then_used(monkeypatch: pytest.MonkeyPatch) -> None:
     model = {"endpoint": "a", "container": "ours", "sessions": True}
-    with _runtime(monkeypatch) as seen, proxying({"a": model}) as proxy:
+    with _runtime(monkeypatch) as session_ids, proxying({"a": model}) as proxy:
         for user in ("alice", "alice", "bob"):
             assert _embed(proxy, user).status_code == 200
-    assert seen == ["NEW_SESSION", "s-1", "s-1", "NEW_SESSION", "s-4"]
+    assert session_ids == ["NEW_SESSION", "s-1", "s-1", "NEW_SESSION", "s-4"]
 
 
 def test_a_call_that_times_out_is_not_retried(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(runtime_client, "WHOLE_TIMEOUT_S", 0.3)
     model = {"endpoint": "a", "container": "ours"}
-    with _runtime(monkeypatch, silent_s=1.0) as seen, proxying({"a": model}) as proxy:
+    with _runtime(monkeypatch, silent_s=1.0) as session_ids, proxying({"a": model}) as proxy:
         answer = _embed(proxy, "alice")
     assert answer.status_code == 504
     assert "in time" in answer.json()["error"]["message"]
-    assert len(seen) == 1
+    assert len(session_ids) == 1
 
 
 def test_a_slow_session_holds_up_its_own_key_only() -> None:
