@@ -145,8 +145,7 @@ def _conflicts(config: Config) -> list[str]:
             config.model.code is not None and not config.model.data
         ),
         "model.data: serverless and multi-model endpoints take s3://....tar.gz only": (
-            bool((config.serverless or config.multi_model) and config.model.is_prefix)
-            and not config.multi_model
+            bool(config.serverless and config.model.is_prefix and not config.multi_model)
         ),
         "scaling.min: 0 needs `component` or `asynchronous`, in schedules too": (
             bool(config.scaling and config.scaling.least == 0)

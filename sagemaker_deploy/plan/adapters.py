@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from sagemaker_deploy.plan import waits
-from sagemaker_deploy.plan.requests import TAG
+from sagemaker_deploy.plan.requests import own_tag
 from sagemaker_deploy.plan.steps import Step, Undo
 
 # An adapter's tag: the archive that it had before its last update.
@@ -32,7 +32,7 @@ def add(endpoint: str, base: str, name: str, url: str) -> Step:
             "BaseInferenceComponentName": base,
             "Container": {"ArtifactUrl": url},
         },
-        "Tags": [{"Key": TAG, "Value": endpoint}],
+        "Tags": [own_tag(endpoint)],
     }
     return Step(
         f"load the adapter over {base}",
@@ -64,7 +64,7 @@ def update(endpoint: str, described: Mapping[str, Any], url: str) -> list[Step]:
         )
     ]
     if len(before) <= MAX_TAG_LENGTH:
-        tags = [{"Key": TAG, "Value": endpoint}, {"Key": PREVIOUS, "Value": before}]
+        tags = [own_tag(endpoint), {"Key": PREVIOUS, "Value": before}]
         params = {"ResourceArn": described["InferenceComponentArn"], "Tags": tags}
         steps.append(
             Step("remember the earlier archive", f"tag of {name}", "sagemaker", "add_tags", params)

@@ -10,7 +10,7 @@ from typing import Any
 
 from sagemaker_deploy.config import Config
 from sagemaker_deploy.plan.capacity.scaling import change
-from sagemaker_deploy.plan.requests import TAG, TOKEN_NAMESPACE, component_name, tags
+from sagemaker_deploy.plan.requests import TAG, TOKEN_NAMESPACE, component_name, own_tag, tags
 from sagemaker_deploy.plan.steps import Params, Step, Undo
 from sagemaker_deploy.plan.variants import VARIANT
 from sagemaker_deploy.sections import Monitoring
@@ -74,7 +74,7 @@ def problems(config: Config, watched: Watched = NOTHING) -> list[str]:
 
 def is_own(alarm: Params, deployment: str) -> bool:
     """Whether an alarm carries the deployment's tag."""
-    return {"Key": TAG, "Value": deployment} in alarm.get("Tags", [])
+    return own_tag(deployment) in alarm.get("Tags", [])
 
 
 def dashboard_steps(config: Config, watched: Watched = NOTHING) -> list[Step]:

@@ -29,6 +29,11 @@ Json = dict[str, Any]
 NONE: Mapping[str, str] = {}
 
 
+def own_tag(deployment: str) -> dict[str, str]:
+    """Return the tag that marks a deployment's resources."""
+    return {"Key": TAG, "Value": deployment}
+
+
 def tags(config: Config) -> list[dict[str, str]]:
     """Return the tags of all of the deployment's resources."""
     return [

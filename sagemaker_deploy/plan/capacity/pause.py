@@ -10,7 +10,7 @@ from typing import Any
 
 from sagemaker_deploy.plan import changes, waits
 from sagemaker_deploy.plan.capacity.scaling import SERVICE
-from sagemaker_deploy.plan.requests import TAG
+from sagemaker_deploy.plan.requests import own_tag
 from sagemaker_deploy.plan.steps import Step, Undo
 from sagemaker_deploy.plan.variants import VARIANT
 
@@ -70,7 +70,7 @@ def _suspension(where: Where, *, is_suspended: bool) -> Step:
 
 def remember(endpoint: str, config_name: str, arn: str, when: str) -> Step:
     """Plan the tag by which `resume` finds the endpoint config; `when` is a time in ISO format."""
-    tags = [{"Key": TAG, "Value": endpoint}, {"Key": PAUSED, "Value": when}]
+    tags = [own_tag(endpoint), {"Key": PAUSED, "Value": when}]
     return Step(
         "remember that it served",
         f"endpoint config {config_name}",
@@ -111,7 +111,7 @@ def create_endpoint(endpoint: str, config_name: str) -> Step:
         f"endpoint {endpoint}",
         "sagemaker",
         "create_endpoint",
-        where | {"EndpointConfigName": config_name, "Tags": [{"Key": TAG, "Value": endpoint}]},
+        where | {"EndpointConfigName": config_name, "Tags": [own_tag(endpoint)]},
         undo=Undo("delete_endpoint", where),
         wait=waits.endpoint_in_service(endpoint, waits.START_TIMEOUT_S),
     )

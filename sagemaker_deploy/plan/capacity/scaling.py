@@ -11,7 +11,7 @@ from typing import Any
 
 from sagemaker_deploy import service_model
 from sagemaker_deploy.config import Config
-from sagemaker_deploy.plan.requests import TAG, component_name
+from sagemaker_deploy.plan.requests import component_name, own_tag
 from sagemaker_deploy.plan.steps import Params, PolicyArn, Step, Undo
 from sagemaker_deploy.plan.variants import VARIANT
 from sagemaker_deploy.sections import Scaling
@@ -253,7 +253,7 @@ def _from_zero_alarm(target: Target, policy: str) -> Step:
             "Threshold": 1.0,
             "ComparisonOperator": "GreaterThanOrEqualToThreshold",
             "TreatMissingData": "missing",
-            "Tags": [{"Key": TAG, "Value": target.endpoint}],
+            "Tags": [own_tag(target.endpoint)],
         },
         undo=Undo("delete_alarms", {"AlarmNames": [name]}),
     )
