@@ -1,6 +1,5 @@
 """The composition roots of the handler server and of its workers: settings in, processes out."""
 
-import logging
 import os
 from collections.abc import Callable
 from functools import partial
@@ -31,8 +30,6 @@ from container.settings.model import ModelSettings
 from container.settings.process_env import SAGEMAKER_MODEL_DIR, model_root, outward_links
 from container.settings.server import HandlerSettings, ServerSettings
 from container.settings.settings import Settings
-
-log = logging.getLogger(__name__)
 
 # The part of the machine's memory that one worker process may take, unless HANDLER_MEMORY is set.
 MEMORY_PART = 0.9

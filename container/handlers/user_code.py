@@ -7,7 +7,6 @@ that folder. Code of a Hub repository is never used.
 """
 
 import ast
-import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,8 +14,6 @@ from pathlib import Path
 from container.errors import ModelLoadError
 from container.settings.process_env import SAGEMAKER_MODEL_DIR, model_root
 from container.settings.server import HandlerSettings
-
-log = logging.getLogger(__name__)
 
 DEFAULT_PROGRAM = "inference.py"
 HOOKS = ("model_fn", "input_fn", "predict_fn", "output_fn", "transform_fn")

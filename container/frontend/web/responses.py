@@ -1,6 +1,5 @@
 """From a running request to an HTTP answer: whole, or as server-sent events."""
 
-import logging
 import select
 import socket
 import time
@@ -20,8 +19,6 @@ from container.frontend.observability.metrics import Metrics
 from container.frontend.web import error_responses
 from container.frontend.web.error_responses import ClientDisconnected
 from container.messages.engine import FinishReason
-
-log = logging.getLogger(__name__)
 
 # A comment that keeps proxies from closing a stream whose next token takes long.
 KEEP_ALIVE_S = 15.0

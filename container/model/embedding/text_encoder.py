@@ -4,7 +4,6 @@ The library applies prompts, chat templates, special tokens and pairs; this modu
 silent truncation of long texts, and padding.
 """
 
-import logging
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -19,8 +18,6 @@ from container.errors import InvalidParameter, PromptTooLong
 from container.messages.embedder import Embed, EmbedInput, Pair, Truncation
 from container.model.embedding.text_limits import Side, TextLimits
 from container.text.tokenizer import CHARS_A_TOKEN, CUT_TOKENS
-
-log = logging.getLogger(__name__)
 
 Model = SentenceTransformer | CrossEncoder | SparseEncoder | MultiVectorEncoder
 # The names of the prompts that late-interaction models have for their two sides.

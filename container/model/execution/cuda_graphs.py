@@ -10,7 +10,6 @@ tensors, so a step's numbers are copied into these first; unused rows are paddin
 """
 
 import functools
-import logging
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -28,8 +27,6 @@ from container.model.attention.varlen import (
 from container.model.forward_batch import MIN_ROWS, ForwardPlan, GroupPlan
 from container.model.kv_cache.cache import KVCache, fill_blocks
 from container.model.reference_check import Mismatch, logits_error, row_error
-
-log = logging.getLogger(__name__)
 
 ID, POSITION, SLOT, CONTEXT_LEN, BLOCKS = range(5)  # columns; blocks extend to the end
 # The accepted distance of a replay's rows from the same step's without a graph: kernels that add

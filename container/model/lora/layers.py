@@ -11,7 +11,6 @@ adapter gets an exact zero added: its bits do not change. Forward hooks on the l
 updates; they exist only while adapters are loaded, and skip a batch without adapters.
 """
 
-import logging
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
@@ -26,8 +25,6 @@ from container.model.layers.cpu_linear import CpuLinear, LinearFactory
 from container.model.layers.linear import FastLinear, MergedLinearView, PackedLinear
 from container.model.lora.checkpoint import LoraWeights, Weights
 from container.model.vision.language_model import language_modules
-
-log = logging.getLogger(__name__)
 
 Linear = Callable[[torch.Tensor], torch.Tensor]
 

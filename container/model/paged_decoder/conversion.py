@@ -5,7 +5,6 @@ it.
 """
 
 import contextlib
-import logging
 from collections.abc import Iterator
 
 import torch
@@ -29,8 +28,6 @@ from container.model.loaded_model import uses_device_map
 from container.model.optimize.packing import keep_read_weights, pack
 from container.model.paged_decoder.probe import DecoderProbe
 from container.model.reference_check import Mismatch, Reference
-
-log = logging.getLogger(__name__)
 
 # Of the ids of a check, the number that the decoder gets.
 NUM_DECODED = 6

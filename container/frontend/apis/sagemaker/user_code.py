@@ -1,6 +1,5 @@
 """`/invocations` with user code: passes bodies to the handler server, and its answers back."""
 
-import logging
 import time
 from collections.abc import Callable, Iterator
 
@@ -25,8 +24,6 @@ from container.frontend.web.responses import (
     watch_wait,
 )
 from container.messages.handler import AnswerHead, AnswerPart
-
-log = logging.getLogger(__name__)
 
 
 class HandlerDialect:
