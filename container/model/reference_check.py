@@ -86,7 +86,11 @@ class Accuracy:
     @property
     def is_accepted(self) -> bool:
         """Whether both are within their factors; NaN never is."""
-        median, worst = FACTORS[self.dtype]
+        return self.is_within(1.0)
+
+    def is_within(self, allowance: float) -> bool:
+        """Whether both are within `allowance` times their factors; NaN never is."""
+        median, worst = (allowance * factor for factor in FACTORS[self.dtype])
         return self.median <= median and self.worst <= worst
 
 

@@ -26,7 +26,7 @@ from container.model.attention.varlen import (
 from container.model.fallbacks import TRY_ANOTHER_DTYPE, Fallbacks
 from container.model.forward_batch import ChunkPlan, ForwardPlan, GroupPlan
 from container.model.kv_cache.cache import BLOCK_SIZE, FP8, KVCache, LayerShape
-from container.model.reference_check import EXACT_DTYPE, FACTORS, Accuracy, measure
+from container.model.reference_check import EXACT_DTYPE, Accuracy, measure
 
 log = logging.getLogger(__name__)
 
@@ -141,15 +141,10 @@ def _refusal(
     except Exception as error:  # each kernel raises its own types
         return f"its check failed: {one_line(error)}"
     worst = max(results, key=lambda accuracy: accuracy.median)
-    if all(map(_is_accepted, results)):
+    if all(accuracy.is_within(ALLOWANCE) for accuracy in results):
         log.info("attention kernel %s passed its check: off by %s", name, worst)
         return None
     return f"it is off by {worst}"
-
-
-def _is_accepted(accuracy: Accuracy) -> bool:
-    median, worst = FACTORS[accuracy.dtype]
-    return accuracy.median <= ALLOWANCE * median and accuracy.worst <= ALLOWANCE * worst
 
 
 def _activate(name: str | None) -> bool:

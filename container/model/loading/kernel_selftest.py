@@ -34,7 +34,7 @@ from container.model.layers.int8_linear import quantized
 from container.model.layers.layer_ops import LayerOps, LayerSpec
 from container.model.layers.linear import FastLinear, PlainLinear
 from container.model.layers.quantized_weight import quantized_to_int4
-from container.model.reference_check import EXACT_DTYPE, FACTORS, measure
+from container.model.reference_check import EXACT_DTYPE, measure
 
 # Beyond PyTorch's own error: its operations round in another number of places.
 ALLOWANCE = 2.0
@@ -74,10 +74,9 @@ def _compare(
     served = run(_Trial(kernels, dtype, dtype))
     own = run(_Trial(None, dtype, dtype))
     exact = run(_Trial(None, dtype, EXACT_DTYPE[dtype]))
-    median, worst = (ALLOWANCE * factor for factor in FACTORS[dtype])
     for right, plain, got in zip(exact, own, served, strict=True):
         accuracy = measure(right.flatten(0, -2), plain.flatten(0, -2), got.flatten(0, -2), dtype)
-        if not (accuracy.median <= median and accuracy.worst <= worst):
+        if not accuracy.is_within(ALLOWANCE):
             part = f"{run.func.__name__} in {dtype}"
             raise OSError(f"self-test failed: the kernels' {part} is off by {accuracy}")
 
