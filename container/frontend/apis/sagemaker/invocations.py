@@ -30,12 +30,12 @@ from container.frontend.generation.offloading import in_pieces
 from container.frontend.generation.request_context import RequestContext
 from container.frontend.web.error_responses import Dialect, errors_in
 from container.frontend.web.http_request import request_context
+from container.frontend.web.replay_info import CUSTOM_ATTRIBUTES
 from container.frontend.web.request_body import object_from, read_bytes, read_object
 from container.frontend.web.responses import DEADLINE_HEADER, answer_headers, json_response
 from container.settings.server import SageMakerSettings
 
 INFERENCE_ID = "X-Amzn-SageMaker-Inference-Id"
-CUSTOM_ATTRIBUTES = "X-Amzn-SageMaker-Custom-Attributes"
 # Of a body of CSV or JSON Lines; the text and the answer of each is kept until all are there.
 MAX_RECORDS = 1_000_000
 READ_TYPES = (content.JSON, content.JSON_LINES, content.TEXT, content.CSV)
