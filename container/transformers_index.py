@@ -112,7 +112,7 @@ class _Index:
 
 
 def main() -> None:
-    """Write the index, whatever the interpreter's setting for bytecode."""
+    """Write the index, also where the interpreter writes no bytecode."""
     sys.dont_write_bytecode = False
     install()
     importlib.import_module("transformers")

@@ -152,7 +152,7 @@ class GrammarProcess:
         return bool(self._pending) and self._deadline < now
 
     def flush(self) -> None:
-        """Send what the channel has room for; a process that is stopped holds nobody up."""
+        """Send messages until the channel is full; never wait for a process that is stopped."""
         while self._outgoing and self.channel is not None:
             try:
                 self.channel.send(self._outgoing[0], socket.MSG_DONTWAIT)

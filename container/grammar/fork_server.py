@@ -110,7 +110,7 @@ class _ForkServer:
             channel.close()
 
     def _kill(self, descriptor: int) -> None:
-        """Kill a process that nobody needs: it may be stopped, and would not notice."""
+        """Kill a process whose channel the engine has closed; a stopped one would never end."""
         if descriptor in self._pids:
             self._events.unregister(descriptor)
             os.kill(self._pids[descriptor], signal.SIGKILL)

@@ -107,7 +107,7 @@ class _Budget:
         self._left_s = left_s
 
     def copy(self) -> "_Budget":
-        """Return one of its own for another sequence."""
+        """Return a budget with as much left, for another sequence."""
         return _Budget(self._full_s, self._left_s)
 
     @contextlib.contextmanager

@@ -59,7 +59,7 @@ def decode(data: bytes, limits: ImageLimits, field: str) -> Image.Image:
 
 
 def _has_many_scans(data: bytes) -> bool:
-    """Whether a JPEG has more than MAX_SCANS; what follows its end, such as a video, is none."""
+    """Whether a JPEG has more than MAX_SCANS. Data behind its end, such as a video, is ignored."""
     position = num_scans = 0
     while (match := MARKER.search(data, position)) is not None:
         position, marker = match.end(), match[1][0]

@@ -1,4 +1,4 @@
-"""What a person at a terminal sees of a start: a line with its stage, then a summary."""
+"""Shows a person at a terminal the start: a line with its stage, then a summary."""
 
 import os
 import re

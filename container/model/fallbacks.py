@@ -24,7 +24,7 @@ class Fallbacks:
         self._lines: dict[str, None] = {}
 
     def add(self, component: str, reason: str, remedy: str) -> None:
-        """Add and log a fallback: what is slower, why, and what to do about it."""
+        """Add and log a fallback: the slower component, the reason, and the user's remedy."""
         line = f"{self._prefix}{component}: {reason} (slower); {remedy}"
         if line not in self._lines:
             self._lines[line] = None

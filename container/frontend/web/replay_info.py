@@ -1,8 +1,8 @@
-"""What an exact replay of an answer needs, in a header, if the request asks for it.
+"""Adds a header with all that an exact replay of an answer needs, if the request asks for it.
 
-A client asks with the header `X-Replay-Info: true`, or, through SageMaker, which passes no headers
-of one's own, with `replay-info=true` in the custom attributes; these come back with the values.
-The values are one JSON object in ASCII, and last in the custom attributes.
+The header `X-Replay-Info: true` asks for it. SageMaker passes on no headers of clients; through it,
+`replay-info=true` in the custom attributes does, and the answer has the values at their end. The
+values are one JSON object in ASCII.
 """
 
 import json

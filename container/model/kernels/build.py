@@ -40,7 +40,7 @@ OF_ZIG = {"-march=armv8.2-a+bf16": "-mcpu=generic+v8_2a+bf16"}
 
 
 def targets(machine: str) -> dict[str, list[str]]:
-    """Return the libraries for a kind of machine, and what the compiler needs to be told."""
+    """Return the libraries for a kind of machine, each with its options for the compiler."""
     return {"x86_64": X86, "aarch64": ARM64, "arm64": ARM64}.get(machine, {"default": []})
 
 

@@ -1,4 +1,4 @@
-"""What this processor has, as far as it decides which kernels run and in which format."""
+"""Reads the properties of this processor that decide which kernels run, and in which format."""
 
 import ctypes
 from collections.abc import Mapping

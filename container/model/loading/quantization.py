@@ -138,8 +138,8 @@ def _refused(name: str, reason: str) -> ConfigError:
 def rounding(phase: BatchPhase | None, *, int4_weights: bool) -> Convert | None:
     """Return the conversion to fewer bits and back that the exact layers are computed with.
 
-    It shares no arithmetic with the kernels, and is checked apart from how layers are quantized, so
-    that it cannot share a fault of theirs.
+    It shares no arithmetic with the kernels and has a check of its own, so that a fault in the
+    quantization of layers cannot hide in both.
     """
     if int4_weights:
         return _through_int4

@@ -86,7 +86,7 @@ class DecoderProbe:
     def convert(self, undo: contextlib.ExitStack) -> PagedDecoder:
         """Give the decoder paged attention, and return it. Raises NotPageable.
 
-        `undo` gets what leaves the model as it was.
+        `undo` gets callbacks that restore the model.
         """
         _separate_config(self._decoder, undo)
         before = self._decoder.config._attn_implementation
