@@ -20,6 +20,7 @@ TEXT_NAMES = (
     "spiece", "tekken", "tokenizer", "video_preprocessor", "vocab.", "vocab-",
 )  # fmt: skip
 WEIGHT_SUFFIXES = (".safetensors", ".gguf", ".bin")
+# The problem of a path that can be read without end.
 SPECIAL = "is a pipe, a socket or a device, not a file"
 
 
@@ -60,12 +61,9 @@ def find_unreadable(folder: Path) -> str | None:
     only those that `find_special` names do.
     """
     for path in _model_files(folder):
-        if path.parent == folder:
-            is_text = path.name.startswith(TEXT_NAMES) and path.suffix in TEXT_SUFFIXES
-            problem = _problem(path, MAX_TEXT_BYTES if is_text else None)
-        else:
-            problem = SPECIAL if _is_special(path) else None
-        if problem is not None:
+        is_text = path.name.startswith(TEXT_NAMES) and path.suffix in TEXT_SUFFIXES
+        problem = _problem(path, MAX_TEXT_BYTES if is_text else None)
+        if problem is not None and (path.parent == folder or problem == SPECIAL):
             return f"{path} {problem}"
     return None
 
@@ -75,8 +73,8 @@ def find_special(folder: Path) -> str | None:
 
     All other files of a folder that user code reads are that code's own matter.
     """
-    special = (f"{path} {SPECIAL}" for path in _model_files(folder) if _is_special(path))
-    return next(special, None)
+    paths = (path for path in _model_files(folder) if _problem(path) == SPECIAL)
+    return next((f"{path} {SPECIAL}" for path in paths), None)
 
 
 def _model_files(folder: Path) -> Iterator[Path]:
@@ -93,16 +91,7 @@ def _model_files(folder: Path) -> Iterator[Path]:
                 yield Path(parent, name)
 
 
-def _is_special(path: Path) -> bool:
-    """Whether a path is a pipe, a socket or a device, which can be read without end."""
-    try:
-        mode = path.stat().st_mode
-    except OSError:
-        return False
-    return not stat.S_ISREG(mode) and not stat.S_ISDIR(mode)
-
-
-def _problem(path: Path, max_bytes: int | None) -> str | None:
+def _problem(path: Path, max_bytes: int | None = None) -> str | None:
     """Say why a path cannot be read as a file of at most this size; None if it can."""
     try:
         status = path.stat()

@@ -27,7 +27,13 @@ from huggingface_hub.errors import (
 )
 
 from container.errors import ModelLoadError
-from container.files import MAX_TEXT_BYTES, find_unreadable, read_json
+from container.files import (
+    MAX_TEXT_BYTES,
+    TEXT_SUFFIXES,
+    WEIGHT_SUFFIXES,
+    find_unreadable,
+    read_json,
+)
 from container.ipc.backend_server import Progress
 from container.model.formats.checkpoint import is_gguf
 from container.model.formats.gguf_files import SUFFIX as GGUF_SUFFIX
@@ -38,10 +44,10 @@ from container.settings.process_env import RANKS_FOLDER, model_root, outward_lin
 
 log = logging.getLogger(__name__)
 
-TEXT_FILES = ["*.json", "*.jinja", "*.txt", "*.model", "*.tiktoken", "*.py"]
+TEXT_FILES = [*(f"*{suffix}" for suffix in TEXT_SUFFIXES), "*.py"]
 # Files that a frontend does not need; nor does it need any larger one.
-WEIGHT_SUFFIXES = (
-    ".safetensors", ".bin", ".gguf", ".pt", ".pth", ".ckpt", ".h5", ".msgpack", ".onnx", ".ot",
+ALL_WEIGHT_SUFFIXES = (
+    *WEIGHT_SUFFIXES, ".pt", ".pth", ".ckpt", ".h5", ".msgpack", ".onnx", ".ot",
 )  # fmt: skip
 TOKENIZER_FILES = ("tokenizer.json", "vocab.*", "*.model", "*.tiktoken", "tekken.json")
 # Classes of tokenizers that have no file besides their configuration.
@@ -107,7 +113,7 @@ def copy_text_files(files: ModelFiles, folder: Path) -> Path:
     """
     try:
         for path in files.path.rglob("*"):
-            is_weights = path.suffix in WEIGHT_SUFFIXES
+            is_weights = path.suffix in ALL_WEIGHT_SUFFIXES
             if is_weights or not path.is_file() or path.stat().st_size > MAX_TEXT_BYTES:
                 continue
             target = folder / path.relative_to(files.path)
