@@ -92,7 +92,7 @@ def load_engine(
     limits = GrammarLimits(
         settings.requests.grammar_timeout, settings.requests.grammar_memory * 2**20
     )
-    grammars = start_grammars(texts.tokenizer, texts.vocabulary, texts.end_ids, limits)
+    grammars = start_grammars(texts, limits)
     stage = f"loading weights as {dtype_name(dtype)} on {placement}"
     progress(stage)
     with followed_loading(progress, stage):

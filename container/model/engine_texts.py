@@ -25,7 +25,7 @@ class EngineTexts:
     """The tokenizer, the reader of images if the model takes some, and what ends completions.
 
     `end_ids` end a completion. `check_ids` are the prompt of the checks at the start, None without
-    a suitable one. `vocabulary` is the number of ids that the model has.
+    a suitable one. `vocabulary` is the number of the model's logits.
     """
 
     tokenizer: Tokenizer
@@ -59,24 +59,22 @@ def load_texts(
     return EngineTexts(tokenizer, reader, ends, encode_check_prompt(tokenizer), vocabulary)
 
 
-def start_grammars(
-    tokenizer: Tokenizer, vocabulary: int, end_token_ids: frozenset[int], limits: GrammarLimits
-) -> GrammarClient | None:
+def start_grammars(texts: EngineTexts, limits: GrammarLimits) -> GrammarClient | None:
     """Start the fork server of grammars; None where the tokenizer or the system allows none.
 
     It loads the tokenizer while the weights are loaded; `checked_grammars` waits for it.
-    `vocabulary` is the number of the model's logits; the tokenizer may have more tokens.
     """
+    tokenizer = texts.tokenizer
     if not tokenizer.is_fast:
         return None
     if not sys.platform.startswith("linux"):
         log.warning("structured output is off: its processes need Linux")
         return None
-    num_ids = max(vocabulary, tokenizer.num_ids)
+    num_ids = max(texts.vocabulary, tokenizer.num_ids)  # a model may have fewer logits
     args = ForkServerArgs(
         tokenizer.serialise(),
         num_ids,
-        sorted(token_id for token_id in end_token_ids if 0 <= token_id < num_ids),
+        sorted(token_id for token_id in texts.end_ids if 0 <= token_id < num_ids),
         tokenizer.added_tokens,
         limits,
     )

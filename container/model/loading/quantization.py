@@ -138,7 +138,7 @@ def _refused(name: str, reason: str) -> ConfigError:
 def rounding(phase: BatchPhase | None, *, int4_weights: bool) -> Convert | None:
     """Return the conversion to fewer bits and back that the exact layers are computed with.
 
-    It shares no arithmetic with the kernels and has a check of its own, so that a fault in the
+    It shares no arithmetic with the kernels and has a separate check, so that a fault in the
     quantization of layers cannot hide in both.
     """
     if int4_weights:
