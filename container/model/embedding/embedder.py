@@ -6,7 +6,7 @@ as in the library, padded, in groups of similar length.
 """
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -20,6 +20,7 @@ from container.embedding.process import TextRows
 from container.errors import ModelLoadError, one_line
 from container.messages.embedder import Embed, Truncation
 from container.model.attention import unpadded
+from container.model.embedding.grouping import grouped
 from container.model.embedding.modules import position_offset, shape_of
 from container.model.embedding.text_encoder import EncodedText, Model, TextEncoder
 from container.model.fallbacks import TRY_ANOTHER_DTYPE, Fallbacks
@@ -31,8 +32,6 @@ from container.model.reference_check import Reference
 
 log = logging.getLogger(__name__)
 
-# A group of texts is padded to its longest; at most this fraction of it is padding.
-MAX_PADDING = 0.15
 CHECK_TEXTS = [
     "a",
     "Rivers of Europe",
@@ -128,9 +127,8 @@ class Embedder:
     @torch.inference_mode()
     def _outputs(self, texts: Sequence[EncodedText]) -> list[torch.Tensor]:
         """Compute [width] for each text, or [tokens, width] where its tokens are asked for."""
-        order = sorted(range(len(texts)), key=lambda index: texts[index].num_tokens)
         rows: list[torch.Tensor] = [torch.empty(0)] * len(texts)
-        for group in self._groups(order, texts):
+        for group in grouped(texts, is_unpadded=self.is_unpadded):
             members = [texts[index] for index in group]
             features = (
                 self._run_unpadded(members) if self.is_unpadded else self._run_padded(members)
@@ -162,25 +160,6 @@ class Embedder:
         features = self._run_rest(features, texts)
         masks = features["attention_mask"].bool()
         return [row[mask] for row, mask in zip(features["token_embeddings"], masks, strict=True)]
-
-    def _groups(self, order: list[int], texts: Sequence[EncodedText]) -> Iterator[list[int]]:
-        """Split indices, sorted by length, where padding is too much or their kinds differ."""
-        group: list[int] = []
-        total = 0
-        for index in order:
-            text = texts[index]
-            if group and self._must_split(texts[group[0]], text, (len(group) + 1), total):
-                yield group
-                group, total = [], 0
-            group.append(index)
-            total += text.num_tokens
-        yield group
-
-    def _must_split(self, first: EncodedText, last: EncodedText, count: int, total: int) -> bool:
-        if _kind(first) != _kind(last):
-            return True
-        padded = last.num_tokens * count
-        return not self.is_unpadded and padded - total - last.num_tokens > MAX_PADDING * padded
 
     def _run_padded(self, texts: list[EncodedText]) -> dict[str, Any]:
         longest = max(text.num_tokens for text in texts)
@@ -294,8 +273,3 @@ def _terms(row: torch.Tensor) -> torch.Tensor:
     """
     (index,) = row.nonzero(as_tuple=True)
     return torch.stack([index.float(), row[index]], dim=1)
-
-
-def _kind(text: EncodedText) -> tuple[int | None, str, bool, str | None]:
-    """Return the properties that all texts of one group share."""
-    return text.prompt_length, text.modality, text.per_token, text.side
