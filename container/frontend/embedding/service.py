@@ -9,12 +9,8 @@ import numpy as np
 
 from container.errors import InvalidParameter, NotFound, Unavailable
 from container.frontend.clients.embedder_client import EmbedderConnection
-from container.frontend.embedding.vectors import (
-    Floats,
-    max_similarity,
-    normalized,
-    probabilities,
-)
+from container.frontend.embedding.rows import Rows, TokenRows, rows_of, token_rows_of
+from container.frontend.embedding.vectors import max_similarity, normalized, probabilities
 from container.frontend.generation.offloading import in_pieces
 from container.messages.embedder import (
     Embed,
@@ -32,27 +28,6 @@ DISCONNECT_POLL_S = 0.5
 NO_EMBEDDER = NotFound(
     "this server has no embedding model: set EMBEDDING_MODEL_ID to a Hub id or folder"
 )
-
-
-@dataclass(frozen=True, slots=True)
-class Rows:
-    """One row for each input: float32 [inputs, width], and the tokens of all inputs.
-
-    `info` describes the model that computed them, which may have exited before they are rendered.
-    """
-
-    values: Floats
-    num_tokens: int
-    info: EmbedderInfo
-
-
-@dataclass(frozen=True, slots=True)
-class TokenRows:
-    """Several rows for each input: float32 [rows, width], and the tokens of all."""
-
-    values: list[Floats]
-    num_tokens: int
-    info: EmbedderInfo
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,7 +136,7 @@ class Embeddings:
         answer, info = self._request(
             inputs, options, on_wait, per_token=True, num_queries=num_queries
         )
-        rows = self._several(answer, info, len(inputs))
+        rows = token_rows_of(answer, info, len(inputs))
         if is_late and info.is_normalized:
             return replace(rows, values=[normalized(values) for values in rows.values])
         return rows
@@ -188,7 +163,7 @@ class Embeddings:
         answer, info = self._request(
             [*queries, *documents], options, on_wait, per_token=True, num_queries=len(queries)
         )
-        rows = self._several(answer, info, len(queries) + len(documents))
+        rows = token_rows_of(answer, info, len(queries) + len(documents))
         vectors = [normalized(v) if info.is_normalized else v for v in rows.values]
         by_query = dict(zip(queries, vectors, strict=False))
         by_document = dict(zip(documents, vectors[len(queries) :], strict=True))
@@ -206,13 +181,7 @@ class Embeddings:
         """Return the terms of each input: [terms, 2], a token id and its weight."""
         self._require("sparse")
         answer, info = self._request(inputs, options, on_wait, per_token=False)
-        return self._several(answer, info, len(inputs))
-
-    @staticmethod
-    def _several(answer: Embedded, info: EmbedderInfo, num_inputs: int) -> TokenRows:
-        values = np.frombuffer(answer.rows, np.float32).reshape(-1, max(1, answer.width))
-        ends = np.cumsum(answer.lengths or [1] * num_inputs)
-        return TokenRows(np.split(values, ends[:-1]), answer.num_tokens, info)
+        return token_rows_of(answer, info, len(inputs))
 
     def scores(
         self,
@@ -239,8 +208,7 @@ class Embeddings:
         answer, info = self._request(
             inputs, options, on_wait, per_token=False, num_queries=num_queries
         )
-        values = np.frombuffer(answer.rows, np.float32).reshape(-1, answer.width)
-        return Rows(values, answer.num_tokens, info)
+        return rows_of(answer, info)
 
     def _request(
         self,

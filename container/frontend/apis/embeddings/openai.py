@@ -15,7 +15,8 @@ from container.frontend.apis.embeddings.openai_schema import CohereRerankRequest
 from container.frontend.apis.embeddings.peer_fields import refuse_peer_fields
 from container.frontend.apis.text_dialect import Ranking, TextDialect
 from container.frontend.apis.text_inputs import as_inputs
-from container.frontend.embedding.service import Rows, TextOptions
+from container.frontend.embedding.rows import Rows
+from container.frontend.embedding.service import TextOptions
 from container.frontend.embedding.vectors import Floats
 from container.frontend.generation.offloading import in_pieces
 from container.frontend.generation.request_context import RequestContext

@@ -18,7 +18,7 @@ from container.frontend.apis.embeddings.pooling_schema import (
 )
 from container.frontend.apis.text_dialect import TextDialect
 from container.frontend.apis.text_inputs import as_inputs
-from container.frontend.embedding.service import Rows, TokenRows
+from container.frontend.embedding.rows import Rows, TokenRows
 from container.frontend.embedding.vectors import Floats, normalized
 from container.frontend.generation.request_context import RequestContext
 from container.frontend.web.http_request import request_context
