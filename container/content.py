@@ -11,12 +11,13 @@ import io
 import json
 import re
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from datetime import date, datetime
 from typing import Any
 
 import numpy as np
 
+from container import body_lines
 from container.errors import HandlerFailed, MalformedRequest, NotAcceptable, UnsupportedMediaType
 
 JSON, JSON_LINES, TEXT, CSV = "application/json", "application/jsonlines", "text/plain", "text/csv"
@@ -36,14 +37,8 @@ OTHER_NAMES = {
 }
 # The toolkits pass these to a user's input_fn as str, all other types as bytes.
 TEXT_TYPES = (JSON, CSV)
-CSV_COLUMNS = ("inputs", "question", "context")
-csv.field_size_limit(2**31 - 1)  # the body's own limit bounds it; Python's default is 131072
 # JSON can write half of a surrogate pair, which is no character and has no UTF-8.
 HALF_ESCAPE = re.compile(r"\\u[dD][89a-fA-F]")
-# Commas in a line of CSV, those in texts included; more columns take seconds to create.
-MAX_COMMAS = 1_000_000
-# Iterates over the lines of a body; a server's lets others run between two lines.
-Pieces = Callable[[Iterable[Any]], Iterable[Any]]
 
 
 def media_type(header: str) -> str:
@@ -115,75 +110,16 @@ def parse_json(body: bytes, subject: str = "the body") -> Any:
     return value
 
 
-def read_lines(body: bytes, *, pieces: Pieces = iter) -> list[bytes]:
-    """Split JSON Lines into records, skipping blank lines.
-
-    Lines end with a line feed, or, in a body without one between them, with a carriage return.
-    """
-    between = body.strip()
-    if b"\r" in between and b"\n" not in between:
-        body = body.replace(b"\r", b"\n")
-    return [line for line in pieces(io.BytesIO(body)) if line.strip()]
-
-
-def text(body: bytes) -> str:
-    """Decode UTF-8, with or without a byte order mark. Raises MalformedRequest."""
-    try:
-        return body.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise MalformedRequest(f"the body is not UTF-8: {error}") from None
-
-
 def read_csv(body: bytes) -> dict[str, Any]:
     """Decode CSV columns named inputs, or question and context, as `{"inputs": [...]}`."""
-    records = list(csv_rows(body))
+    records = list(body_lines.csv_rows(body))
     if records and "inputs" in records[0]:
         return {"inputs": [record["inputs"] for record in records]}
     return {"inputs": records}
 
 
-def has_csv_header(body: bytes) -> bool:
-    """Whether the first line of a CSV body names a known column."""
-    first, _, _ = body.partition(b"\n")
-    cells = next(csv.reader(_csv_lines(text(first).strip())), []) if first.strip() else []
-    return bool({cell.strip() for cell in cells} & set(CSV_COLUMNS))
-
-
-def csv_rows(
-    body: bytes, columns: list[str] | None = None, *, pieces: Pieces = iter
-) -> Iterator[dict[str, str]]:
-    """Yield the rows of a CSV body by the names of their columns. Raises MalformedRequest.
-
-    `columns` are the names of a body without a header line.
-    """
-    reader = csv.reader(pieces(_csv_lines(text(body))))
-    try:
-        header = columns or [name.strip() for name in next(reader, [])]
-        if not set(header) & set(CSV_COLUMNS):
-            raise MalformedRequest(
-                "the CSV needs a header line with at least one of the columns "
-                f"{', '.join(CSV_COLUMNS)}"
-            )
-        for number, row in enumerate(reader, 1 if columns else 2):
-            if row and len(row) != len(header):
-                raise MalformedRequest(
-                    f"line {number} has {len(row)} columns, but the header has {len(header)}"
-                )
-            if row:
-                yield dict(zip(header, row, strict=True))
-    except csv.Error as error:
-        raise MalformedRequest(f"the body is not CSV: {error}") from None
-
-
-def _csv_lines(written: str) -> Iterator[str]:
-    for line in io.StringIO(written, newline=""):
-        if line.count(",") > MAX_COMMAS:
-            raise MalformedRequest(f"a line of the CSV has more than {MAX_COMMAS} commas")
-        yield line
-
-
 def _read_json_lines(body: bytes) -> Any:
-    lines = enumerate(read_lines(body), 1)
+    lines = enumerate(body_lines.read_lines(body), 1)
     return {"inputs": [parse_json(line, f"line {number}") for number, line in lines]}
 
 
@@ -290,7 +226,7 @@ def _list(names: Iterable[str]) -> str:
 DECODERS: dict[str, Callable[[bytes], Any]] = {
     JSON: parse_json,
     JSON_LINES: _read_json_lines,
-    TEXT: lambda body: {"inputs": text(body)},
+    TEXT: lambda body: {"inputs": body_lines.text(body)},
     CSV: read_csv,
     NPY: _read_npy,
     BINARY: bytes,

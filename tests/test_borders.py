@@ -28,7 +28,8 @@ ALLOWED = {
     "files": set(),
     "background": set(),
     "transformers_index": set(),
-    "content": {"errors"},
+    "body_lines": {"errors"},
+    "content": {"body_lines", "errors"},
     "settings": {"errors"},
     "messages": {"errors"},
     "ipc": {"errors", "messages"},
@@ -37,13 +38,14 @@ ALLOWED = {
     "engine": LEAVES | {"ipc"},
     "grammar": {"errors", "engine", "messages", "text"},
     "embedding": LEAVES | {"ipc"},
-    "handlers": LEAVES | {"content", "files", "ipc", "machine"},
+    "handlers": LEAVES | {"body_lines", "content", "files", "ipc", "machine"},
     "lifecycle": LEAVES | {"files", "handlers", "ipc", "machine"},
     "model": LEAVES
     | {"background", "embedding", "engine", "files", "grammar", "images", "ipc", "lifecycle"}
     | {"machine", "text"},
     "frontend": LEAVES
-    | {"content", "files", "grammar", "images", "ipc", "machine", "text", "transformers_index"},
+    | {"body_lines", "content", "files", "grammar", "images", "ipc", "machine", "text"}
+    | {"transformers_index"},
     "cli": LEAVES | {"lifecycle", "machine", "model"},
     "__main__": LEAVES
     | {"cli", "embedding", "engine", "garbage", "handlers", "ipc", "lifecycle", "model", "text"}

@@ -5,8 +5,6 @@ import csv
 import io
 import json
 import sys
-from collections.abc import Iterable, Iterator
-from typing import TypeVar
 
 import numpy as np
 import pytest
@@ -16,7 +14,6 @@ from hypothesis import strategies as st
 from container import content
 from container.errors import MalformedRequest, NotAcceptable, ServingError, UnsupportedMediaType
 
-T = TypeVar("T")
 JSON_VALUES = st.recursive(
     st.none() | st.booleans() | st.integers(-(2**53), 2**53) | st.text(),
     lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
@@ -58,16 +55,6 @@ def test_csv_columns_become_inputs() -> None:
     }
     parsed = content.decode(b"question,context\nWho?,Me.\n", content.CSV)
     assert parsed == {"inputs": [{"question": "Who?", "context": "Me."}]}
-
-
-def test_csv_rows_without_a_header_have_the_names_that_are_given() -> None:
-    assert not content.has_csv_header(b"Hello\n")
-    assert not content.has_csv_header(b"")
-    assert content.has_csv_header(b'"inputs" , id\r\na,1\r\n')
-    assert list(content.csv_rows(b'"a, b"\nc\n', ["inputs"])) == [
-        {"inputs": "a, b"},
-        {"inputs": "c"},
-    ]
 
 
 @pytest.mark.parametrize("body", [b"", b"a,b\n1,2\n", b"inputs\n1,2\n", b"\xff"])
@@ -137,44 +124,6 @@ def test_any_bytes_of_any_type_are_read_or_refused(body: bytes, kind: str) -> No
 def test_any_accept_header_is_answered_or_refused(accept: str) -> None:
     with contextlib.suppress(NotAcceptable):
         assert content.choose(accept, content.ENCODERS) in content.ENCODERS
-
-
-@pytest.mark.parametrize("body", [b"inputs" + b",a" * 1_000_001, b"inputs\n" + b"," * 1_000_001])
-def test_a_line_of_very_many_columns_is_refused_unread(body: bytes) -> None:
-    with pytest.raises(MalformedRequest, match="more than 1000000 commas"):
-        list(content.csv_rows(body))
-    with contextlib.suppress(MalformedRequest):
-        assert content.has_csv_header(body)
-
-
-@pytest.mark.parametrize(
-    "body",
-    [b"inputs\n" + b"\n" * 3000, b'inputs\n"' + b"\n" * 3000 + b'"'],
-    ids=["blank", "quoted"],
-)
-def test_others_may_run_between_the_lines_of_a_body(body: bytes) -> None:
-    seen = []
-
-    def pieces(lines: Iterable[T]) -> Iterator[T]:
-        for line in lines:
-            seen.append(line)
-            yield line
-
-    assert len(list(content.csv_rows(body, pieces=pieces))) <= 1
-    assert len(seen) >= 3000
-    seen.clear()
-    assert content.read_lines(b"\n" * 3000 + b"{}\r\n", pieces=pieces) == [b"{}\r\n"]
-    assert len(seen) == 3001
-
-
-@pytest.mark.parametrize("end", [b"\r", b"\n", b"\r\n"])
-@pytest.mark.parametrize("last", [b"", b"\n", b"\r"])
-def test_lines_may_end_with_any_line_end(end: bytes, last: bytes) -> None:
-    body = end.join([b'{"a": 1}', b"", b"[2]"]) + last
-    assert content.decode(body, "application/jsonlines") == {"inputs": [{"a": 1}, [2]]}
-    table = end.join([b"inputs", b"one", b"two"]) + last
-    assert content.decode(table, "text/csv") == {"inputs": ["one", "two"]}
-    assert content.has_csv_header(table)
 
 
 def test_an_integer_of_too_many_digits_is_named() -> None:

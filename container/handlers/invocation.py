@@ -15,7 +15,7 @@ from concurrent.futures import TimeoutError as NotYet
 from pathlib import Path
 from typing import Any
 
-from container import content
+from container import body_lines, content
 from container.errors import (
     HandlerFailed,
     InvalidParameter,
@@ -276,5 +276,5 @@ def _are_bodies(inputs: Any) -> bool:
 
 def _toolkit_body(invoke: Invoke) -> str | bytes:
     if content.media_type(invoke.content_type) in content.TEXT_TYPES:
-        return content.text(invoke.body)
+        return body_lines.text(invoke.body)
     return invoke.body

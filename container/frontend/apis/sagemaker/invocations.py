@@ -14,7 +14,7 @@ from typing import Any
 
 from flask import Blueprint, Flask, Response, request
 
-from container import content, logs
+from container import body_lines, content, logs
 from container.errors import InvalidParameter, MalformedRequest, RequestError, UnsupportedMediaType
 from container.frontend.apis.anthropic.messages import AnthropicDialect
 from container.frontend.apis.anthropic.schema import is_messages_body
@@ -181,11 +181,11 @@ class Invocations:
     def _many(self, kind: str, context: RequestContext) -> Response:
         raw = read_bytes(request)
         # A batch transform cuts a file into bodies, and only the first one has the file's header.
-        has_header = not self._is_batch or kind != content.CSV or content.has_csv_header(raw)
+        has_header = not self._is_batch or kind != content.CSV or body_lines.has_csv_header(raw)
         records: Sequence[Record] = (
             _texts(raw, has_header=has_header)
             if kind == content.CSV
-            else content.read_lines(raw, pieces=in_pieces)
+            else body_lines.read_lines(raw, pieces=in_pieces)
         )
         _check_number(records)
         if not records and not (self._is_batch and kind == content.CSV):  # but a header line alone
@@ -271,13 +271,13 @@ def _choose(default: str, *, is_numbers: bool) -> str:
 
 
 def _text_body() -> dict[str, Any]:
-    return {"inputs": content.text(read_bytes(request))}
+    return {"inputs": body_lines.text(read_bytes(request))}
 
 
 def _texts(raw: bytes, *, has_header: bool) -> list[str]:
     texts = []
     columns = None if has_header else ["inputs"]
-    for row in content.csv_rows(raw, columns, pieces=in_pieces):
+    for row in body_lines.csv_rows(raw, columns, pieces=in_pieces):
         if "inputs" not in row:
             raise MalformedRequest("the CSV needs a first line with the name of its column: inputs")
         texts.append(row["inputs"])
