@@ -7,7 +7,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from container import __version__
+from container import __version__, logs
 from container.errors import ConfigError, ExitCode, ModelLoadError
 from container.lifecycle.backends import child_environ, needed_backends
 from container.lifecycle.failure import log_end, read_failure
@@ -15,7 +15,6 @@ from container.lifecycle.listener import open_listener
 from container.lifecycle.startup_report import machine_lines, model_lines, variable_lines
 from container.lifecycle.supervisor import Supervisor
 from container.lifecycle.terminal import next_steps
-from container.logs import is_for_person
 from container.machine import visible_gpus
 from container.settings.process_env import LISTENER_FD
 from container.settings.settings import Settings, describe
@@ -26,18 +25,18 @@ log = logging.getLogger(__name__)
 
 def serve(settings: Settings) -> int:
     """Serve until a signal or a failure stops the container; return the exit code."""
-    has_reader = is_for_person(json_output=settings.observability.json_output)
-    code = _serve(settings, has_reader=has_reader)
-    if code and has_reader:
+    is_for_person = logs.is_for_person(json_output=settings.observability.json_output)
+    code = _serve(settings, is_for_person=is_for_person)
+    if code and is_for_person:
         sys.stderr.write(next_steps())
     return code
 
 
-def _serve(settings: Settings, *, has_reader: bool) -> int:
+def _serve(settings: Settings, *, is_for_person: bool) -> int:
     supervisor = Supervisor(
         settings.server,
         is_multi_model=settings.sagemaker.is_multi_model,
-        is_for_person=has_reader,
+        is_for_person=is_for_person,
     )
     supervisor.watch_signals()
     try:
