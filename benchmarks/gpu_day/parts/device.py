@@ -151,11 +151,11 @@ def _accuracy(device: str, dtype: str, name: str, kernel: str) -> tuple[Any, boo
     if chosen in (Kernel.PAGED, Kernel.GATHERED):
         if not params.fits_varlen or key_dim != value_dim:
             return "not for this layer", True
-        attention_backend._activate("FA3" if chosen is Kernel.PAGED else None)
+        attention_backend.activate_flash_attention("FA3" if chosen is Kernel.PAGED else None)
     accuracy = attention_backend.kernel_accuracy(
         AttentionKernels(chosen, chunks), layer, params, format_, format_, torch.device(device)
     )
-    return accuracy, attention_backend._is_accepted(accuracy)
+    return accuracy, accuracy.is_within(attention_backend.ALLOWANCE)
 
 
 def check_eight_bits(device: str, recorder: Recorder) -> None:
@@ -175,4 +175,6 @@ def check_eight_bits(device: str, recorder: Recorder) -> None:
             cache_dtype, torch.device(device),
         )  # fmt: skip
         recorder.value(str(cache_dtype), str(accuracy))
-        assert attention_backend._is_accepted(accuracy), f"{cache_dtype} is off by {accuracy}"
+        assert accuracy.is_within(attention_backend.ALLOWANCE), (
+            f"{cache_dtype} is off by {accuracy}"
+        )

@@ -93,7 +93,7 @@ def _choose_torchs(
         fallbacks.add(component, f"PyTorch's operations serve, since {reason}", remedy)
         return Kernel.REFERENCE
     for kernel, flash in ((Kernel.PAGED, "FA3"), (Kernel.GATHERED, None)):
-        if not _activate(flash):
+        if not activate_flash_attention(flash):
             continue
         kernels = AttentionKernels(kernel, kernel)
         refusal = _refusal(kernels, plain, dtype, cache_dtype, device)
@@ -147,7 +147,7 @@ def _refusal(
     return f"it is off by {worst}"
 
 
-def _activate(name: str | None) -> bool:
+def activate_flash_attention(name: str | None) -> bool:
     """Set PyTorch's implementation of FlashAttention, None its own; return whether it exists."""
     if name is None:
         restore_flash_attention_impl()

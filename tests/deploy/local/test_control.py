@@ -66,7 +66,7 @@ def test_a_failed_endpoint_has_a_reason_and_can_be_deleted(fake_local: Local) ->
     assert "Could not find" in _message(fake_local.sagemaker.describe_endpoint, EndpointName="sick")
 
 
-def test_an_update_replaces_containers_only_if_the_new_ones_start(fake_local: Local) -> None:
+def test_an_update_replaces_containers_only_if_new_ones_start(fake_local: Local) -> None:
     fake_local.deploy("blue")
     fake_local.sagemaker.create_model(
         ModelName="bad", PrimaryContainer={"Image": IMAGE, "ModelDataUrl": "file:///no/such.tar.gz"}
