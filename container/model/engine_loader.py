@@ -249,6 +249,13 @@ def _info(
         reuses_prefixes=config.reuses_prefixes,
         max_requests=config.max_requests,
         state_slots=config.num_state_slots,
-        cpu=processor_name() if model.device.type == "cpu" else None,
+        cpu=_cpu(model),
         not_proved=[*model.not_proved],
     )
+
+
+def _cpu(model: LoadedModel) -> str | None:
+    """Name what the layers use of this processor; None on another device."""
+    if model.device.type != "cpu":
+        return None
+    return processor_name() if model.cpu_kernels is None else model.cpu_kernels.name

@@ -1,6 +1,7 @@
 """Reads the properties of this processor that decide which kernels run, and in which format."""
 
 import ctypes
+import os
 from collections.abc import Mapping
 from functools import cache
 from typing import Any, cast
@@ -9,6 +10,12 @@ import torch
 
 from container.model.kernels import build as build_kernels
 
+# What oneDNN's ONEDNN_MAX_CPU_ISA may name that has neither bfloat16 nor AMX, and no AMX.
+# https://uxlfoundation.github.io/oneDNN/dev_guide_cpu_dispatcher_control.html
+ISA_VARIABLE = "ONEDNN_MAX_CPU_ISA"
+_WITHOUT_BF16 = {"sse41", "avx", "avx2", "avx2_vnni", "avx2_vnni_2", "avx512_core"}
+_WITHOUT_BF16 |= {"avx512_core_vnni"}
+_WITHOUT_AMX = _WITHOUT_BF16 | {"avx512_core_bf16", "avx512_core_fp16"}
 # From Linux's asm/hwcap.h and elf.h for arm64.
 _AT_HWCAP2, _HWCAP2_BF16 = 26, 1 << 14
 
@@ -27,7 +34,7 @@ def _vector_extension() -> str:
     name = torch.backends.cpu.get_cpu_capability().lower()
     if "neon" in build_kernels.TARGETS:
         name = "neon_bf16" if _has_arm_bf16() else "neon"
-    elif name == "avx512" and _capabilities().get("avx512_bf16"):
+    elif name == "avx512" and _has("avx512_bf16", _WITHOUT_BF16):
         name = "avx512_bf16"
     return name if name in build_kernels.TARGETS else "default"
 
@@ -43,8 +50,17 @@ def has_bf16() -> bool:
 
 
 def has_amx() -> bool:
-    """Whether the processor has a matrix unit that oneDNN uses for many rows: Intel's AMX."""
-    return bool(_capabilities().get("amx_tile", False))
+    """Whether the processor has a matrix unit that oneDNN uses for many rows: Intel's AMX.
+
+    ONEDNN_MAX_CPU_ISA and ATEN_CPU_CAPABILITY can turn it off, for oneDNN and for our kernels.
+    """
+    is_avx512 = torch.backends.cpu.get_cpu_capability() == "AVX512"
+    return is_avx512 and _has("amx_tile", _WITHOUT_AMX)
+
+
+def _has(feature: str, disabled_by: set[str]) -> bool:
+    allowed = os.environ.get(ISA_VARIABLE, "").lower() not in disabled_by
+    return allowed and bool(_capabilities().get(feature, False))
 
 
 def _capabilities() -> Mapping[str, Any]:

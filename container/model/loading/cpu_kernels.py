@@ -3,17 +3,20 @@
 import logging
 import subprocess
 import sys
+from pathlib import Path
 
 from container.errors import one_line
 from container.model.fallbacks import Fallbacks
 from container.model.kernels import build as build_kernels
+from container.model.kernels import tile_probe
 from container.model.kernels.cpu import Kernels
 from container.model.kernels.processor import library_names, processor_name
 from container.model.loading.kernel_selftest import check
 
 log = logging.getLogger(__name__)
 
-SELF_TEST_WITHIN_S = 120
+TILE_PROBE = Path(tile_probe.__file__)
+TILE_PROBE_S = 30
 
 
 def load_kernels(fallbacks: Fallbacks | None = None) -> Kernels | None:
@@ -38,16 +41,20 @@ def load_kernels(fallbacks: Fallbacks | None = None) -> Kernels | None:
 
 def _load(name: str) -> Kernels:
     path = build_kernels.library(name)
-    if name == "amx":
-        # An instruction that the processor or its host does not allow ends the process.
-        command = [sys.executable, "-m", "container.model.loading.kernel_selftest", str(path)]
-        done = subprocess.run(command, check=False, timeout=SELF_TEST_WITHIN_S)
-        if done.returncode != 0:
-            raise OSError(f"the process of its self-test ended with {done.returncode}")
     kernels = Kernels(path)
+    if kernels.has_tiles:
+        _try_tiles(path)
     check(kernels)
     log.info(
         "CPU kernels: compiled for %s, self-test passed; the processor is %s",
         name, processor_name(),
     )  # fmt: skip
     return kernels
+
+
+def _try_tiles(path: Path) -> None:
+    """Multiply by AMX in a process that may die of it: an instruction may not be allowed here."""
+    command = [sys.executable, "-I", str(TILE_PROBE), str(path)]
+    done = subprocess.run(command, check=False, timeout=TILE_PROBE_S, capture_output=True)
+    if done.returncode != 0:
+        raise OSError(f"the process that tried its tiles ended with {done.returncode}")

@@ -1,19 +1,21 @@
-"""The kernels for AMX, with tiles in C, as no processor here has them; a start where they fail."""
+"""The kernels for AMX with tiles in C, so that any processor runs them; a start where they fail."""
 
 import subprocess
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import torch
 
 from container.model.fallbacks import Fallbacks
 from container.model.kernels import build as build_kernels
+from container.model.kernels import processor
 from container.model.kernels.cpu import Kernels
+from container.model.kernels.processor import has_amx, library_names
 from container.model.layers import cpu_linear
 from container.model.layers.cpu_linear import CpuLinear
 from container.model.loading import cpu_kernels
 from container.model.loading.kernel_selftest import check
-from tests.support.models import prepared
 from tests.support.servers import ROOT
 
 pytestmark = pytest.mark.skipif(build_kernels.MACHINE != "x86_64", reason="AMX is of x86")
@@ -39,6 +41,10 @@ def kernels(tmp_path_factory: pytest.TempPathFactory) -> Kernels:
         check=True,
     )  # fmt: skip
     return Kernels(path)
+
+
+def _without_tiles() -> Kernels:
+    return Kernels(build_kernels.library(library_names()[-1]))
 
 
 def test_the_self_test_passes(kernels: Kernels) -> None:
@@ -68,14 +74,46 @@ def test_products_stay_with_kernels_that_have_tiles(
     monkeypatch.setattr(cpu_linear, "has_amx", lambda: True)
     weight = torch.randn(48, 64).bfloat16()
     assert cpu_linear.can_use_gemm(kernels, weight)
-    assert not cpu_linear.can_use_gemm(prepared.cpu_kernels(), weight)
+    assert not cpu_linear.can_use_gemm(_without_tiles(), weight)
+
+
+@pytest.mark.skipif(not has_amx(), reason="this processor has no AMX")
+@pytest.mark.parametrize("is_int8", [False, True])
+@pytest.mark.parametrize("inputs", [2, 34, 198, 576])
+def test_the_processors_tiles_compute_what_tiles_in_c_do(
+    inputs: int, is_int8: bool, kernels: Kernels
+) -> None:
+    generator = torch.Generator().manual_seed(inputs)
+    weight, rows = (torch.randn(n, inputs, generator=generator).bfloat16() for n in (100, 70))
+    on_hardware = Kernels(build_kernels.library("amx"))
+    results = [
+        CpuLinear(weight, None, library, int8_weights=is_int8, fp32_out=True)(rows).clone()
+        for library in (on_hardware, kernels)
+    ]
+    assert torch.equal(*results)
+
+
+def test_a_limit_of_instruction_sets_is_observed(monkeypatch: pytest.MonkeyPatch) -> None:
+    capabilities = {"amx_tile": True, "avx512_bf16": True}
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities)
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX512")
+    assert processor.library_names() == ["amx", "avx512_bf16"]
+    monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", "AVX512_CORE_BF16")
+    assert processor.library_names() == ["avx512_bf16"]
+    assert processor.processor_name() == "avx512_bf16"
+    monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", "avx512_core")
+    assert processor.library_names() == ["avx512"]
+    assert not processor.has_bf16()
 
 
 def test_refused_tiles_fall_back_to_the_next_kernels(
-    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The library for AMX ends a process on a processor without it, and never the server's."""
+    """An instruction that is not allowed ends a process, and never the server's."""
     own = cpu_kernels.library_names()[-1]
+    probe = tmp_path / "probe.py"
+    probe.write_text("import os, signal; os.kill(os.getpid(), signal.SIGILL)")
+    monkeypatch.setattr(cpu_kernels, "TILE_PROBE", probe)
     monkeypatch.setattr(cpu_kernels, "library_names", lambda: ["amx", own])
     fallbacks = Fallbacks()
     kernels = cpu_kernels.load_kernels(fallbacks)

@@ -15,10 +15,12 @@ from container.engine.engine import Engine
 from container.messages.engine import SamplingParams
 from container.model.attention.metadata import AttentionMetadata
 from container.model.execution.factory import make_runner
+from container.model.kernels import build
 from container.model.kernels.cpu import Kernels
+from container.model.kernels.processor import library_names
 from container.model.layers import cpu_linear
 from container.model.layers.cpu_decoder import DecoderStack
-from container.model.layers.cpu_linear import CpuLinear
+from container.model.layers.cpu_linear import CpuLinear, LinearFactory
 from container.model.layers.decoder_layer import FusedDecoderLayer
 from container.model.layers.int8_linear import quantized
 from container.model.layers.layer_ops import CosSin
@@ -43,6 +45,11 @@ def _no_gradients() -> Iterator[None]:
 
 def _kernels() -> Kernels:
     return prepared.cpu_kernels()
+
+
+def _without_tiles() -> LinearFactory:
+    """Layers by the kernels that do not use AMX."""
+    return LinearFactory(Kernels(build.library(library_names()[-1])))
 
 
 def _need(dtype: torch.dtype) -> None:
@@ -185,7 +192,8 @@ def test_onednn_keeps_its_products_where_it_has_matrix_units(
     if not torch.cpu._is_avx512_bf16_supported():
         pytest.skip("oneDNN packs no bfloat16 on this processor")
     monkeypatch.setattr(cpu_linear, "has_amx", lambda: True)
-    assert isinstance(prepared.linears().linear(torch.randn(48, 64).bfloat16(), None), PackedLinear)
+    layer = _without_tiles().linear(torch.randn(48, 64).bfloat16(), None)
+    assert isinstance(layer, PackedLinear)
 
 
 def test_int8_uses_our_kernels_beside_onednns_matrix_units(
@@ -193,7 +201,7 @@ def test_int8_uses_our_kernels_beside_onednns_matrix_units(
 ) -> None:
     monkeypatch.setattr(cpu_linear, "has_amx", lambda: True)
     weight = torch.randn(48, 64).bfloat16()
-    factory = prepared.linears()
+    factory = _without_tiles()
     assert isinstance(factory.int8(weight, None, phase=None), CpuLinear)
     assert isinstance(factory.int4(weight, None), CpuLinear)
     assert not isinstance(factory.linear(weight, None), CpuLinear)

@@ -22,6 +22,9 @@ int use_tiles(void) {
 
 #if HAS_TILES
 
+/* Compilers know of eight bytes only that LDTILECFG reads, and of no memory that TILELOADD does. */
+#define MEMORY_IS_WRITTEN() __asm__ volatile("" ::: "memory")
+
 #define UNIT_ROWS 16
 #define UNIT_INPUTS 32 /* bfloat16 numbers of a tile's row of 64 bytes */
 #define UNIT_OUTPUTS 16
@@ -41,6 +44,7 @@ INLINE void shape_tiles(int64_t rows, int64_t inputs) {
         shapes.rows[i] = (uint8_t)(i < 4 ? rows : inputs / 2);
         shapes.row_bytes[i] = (uint16_t)(i == 3 ? 2 * inputs : ROW_BYTES);
     }
+    MEMORY_IS_WRITTEN();
     _tile_loadconfig(&shapes);
 }
 
@@ -89,3 +93,18 @@ static void amx_tiles(const uint16_t *x, int64_t stride, const uint16_t *weights
 }
 
 #endif
+
+/* Multiply one tile of ones; return whether the result is right. A processor or host that does not allow an
+ * instruction ends the process. */
+int try_tiles(void) {
+#if HAS_TILES
+    uint16_t ones[UNIT_ROWS * UNIT_INPUTS], weights[UNIT_INPUTS * 3 * UNIT_OUTPUTS];
+    float out[UNIT_ROWS * 3 * UNIT_OUTPUTS] = {0};
+    for (size_t i = 0; i < sizeof ones / sizeof *ones; i++) ones[i] = 0x3f80;
+    for (size_t i = 0; i < sizeof weights / sizeof *weights; i++) weights[i] = 0x3f80;
+    amx_tiles(ones, UNIT_INPUTS, weights, 3 * UNIT_OUTPUTS, UNIT_INPUTS, UNIT_ROWS, 0, out);
+    for (size_t i = 0; i < sizeof out / sizeof *out; i++)
+        if (out[i] != UNIT_INPUTS) return 0;
+#endif
+    return 1;
+}
