@@ -41,6 +41,7 @@ def find_folder(name: str) -> Path | None:
 
 def read_text(path: Path) -> str:
     """Read a text file of a model. Raises OSError, also for what is no file or too large."""
+    path.stat()  # raises FileNotFoundError for one that is missing
     if (problem := _problem(path, MAX_TEXT_BYTES)) is not None:
         raise OSError(f"it {problem}")
     return path.read_text()

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from container.files import find_folder, find_special, write_atomically
+from container.files import find_folder, find_special, read_json, write_atomically
 
 ROOT = Path(__file__).parents[1]
 
@@ -42,6 +42,14 @@ def test_a_folder_without_permission_is_no_folder(tmp_path: Path) -> None:
             assert find_folder(str(tmp_path)) is None
     finally:
         tmp_path.chmod(0o700)
+
+
+def test_a_missing_file_is_told_from_an_unreadable_one(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError):
+        read_json(tmp_path / "missing.json")
+    with pytest.raises(OSError, match="is a folder") as unreadable:
+        read_json(tmp_path)
+    assert not isinstance(unreadable.value, FileNotFoundError)
 
 
 def test_only_pipes_among_user_codes_data_are_refused(tmp_path: Path) -> None:

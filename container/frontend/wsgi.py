@@ -155,6 +155,7 @@ def multi_model_application() -> Flask:
         free_memory=free_memory_bytes,
         load_timeout_s=settings.sagemaker.load_timeout_s,
         drain_s=settings.server.drain_s,
+        offload=_in_threads(FILE_THREADS),
     )
     atexit.register(models.close)
     _drain_before_exit(models, settings.server.drain_s)

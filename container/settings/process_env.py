@@ -42,8 +42,15 @@ def outward_links(folder: Path) -> list[Path]:
     for parent, folders, files in os.walk(root):
         if Path(parent) == root and "code" in folders:
             folders.remove("code")
-        links += [path for name in (*folders, *files) if (path := Path(parent, name)).is_symlink()]
+        links += [path for name in (*folders, *files) if _is_link(path := Path(parent, name))]
     return [link for link in links if not any(_leads_into(link, allowed) for allowed in inside)]
+
+
+def _is_link(path: Path) -> bool:
+    try:
+        return path.is_symlink()
+    except OSError:  # as in /proc, where some may not even be asked about
+        return True
 
 
 def _leads_into(link: Path, folder: Path) -> bool:

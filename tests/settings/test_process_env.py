@@ -44,6 +44,16 @@ def test_a_chain_of_links_counts_by_its_end(folder: Path) -> None:
     assert set(outward_links(folder)) == {folder / "a.json", folder / "b.json"}
 
 
+def test_what_may_not_be_looked_at_counts_as_a_link(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def forbidden(path: Path) -> bool:
+        raise PermissionError(path)
+
+    monkeypatch.setattr(Path, "is_symlink", forbidden)  # as of /proc/1/cwd
+    assert outward_links(folder) == []  # they lead to themselves
+
+
 def test_the_folder_itself_may_be_a_link(folder: Path, tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to(folder)
     (folder / "a.json").symlink_to("config.json")

@@ -5,34 +5,28 @@ process only starts servers, forwards requests and ends servers. It checks the f
 loads a model: SageMaker answers status 507 by unloading another model and trying again.
 """
 
-import collections
 import contextlib
 import http.client
 import itertools
-import json
 import logging
 import os
-import signal
-import socket
 import subprocess
-import sys
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
-from dataclasses import dataclass
 from pathlib import Path
 
 from container.errors import (
     Conflict,
+    InvalidParameter,
     MalformedRequest,
     NotEnoughMemory,
     NotFound,
-    ServingError,
     Unavailable,
 )
+from container.frontend.generation.offloading import Offload, call
+from container.frontend.multi_model.model_server import ModelServer, load_error, start_server
 from container.ipc.health import is_healthy
-from container.settings.process_env import PARENT_PID
 
 log = logging.getLogger(__name__)
 
@@ -45,37 +39,14 @@ OVERHEAD_BYTES = 700 * 2**20
 WEIGHTS = (".safetensors", ".bin", ".gguf", ".pt")
 # Files of a folder that are looked at: more are no model.
 MAX_FILES = 10_000
-MAX_LOG_LINES = 30
-EXIT_WITHOUT_MEMORY = -signal.SIGKILL  # the exit code when the kernel is out of memory
+# Of a model's name, which is a part of a path.
+MAX_NAME = 256
+# Characters of names and folders that an error repeats.
+MAX_SHOWN = 200
 DRAIN = "GRACEFUL_TERMINATION_TIMEOUT"
-# Variables of this process that a model's server must not inherit.
-OWN = ("SAGEMAKER_MULTI_MODEL", "SAGEMAKER_BIND_TO_PORT", "HF_MODEL_ID", "MODEL_ID", "PORT", "HOST")
 
 FreeMemory = Callable[[], int]
-
-
-@dataclass(slots=True)
-class ModelServer:
-    """One model's server process."""
-
-    name: str
-    url: str
-    port: int
-    process: "subprocess.Popen[str]"
-    last_lines: "collections.deque[str]"
-    is_ready: bool = False
-
-    def has_left(self) -> bool:
-        """Whether the process has exited."""
-        return self.process.poll() is not None
-
-    def reason(self) -> str:
-        """Return the last error in its log."""
-        for line in reversed(self.last_lines):
-            record = _parsed(line)
-            if record.get("level") == "error":
-                return str(record.get("message"))[:500]
-        return f"its server exited with code {self.process.returncode}"
+StartServer = Callable[[str, str, Mapping[str, str]], ModelServer]
 
 
 class Models:
@@ -88,13 +59,19 @@ class Models:
         free_memory: FreeMemory,
         load_timeout_s: float,
         drain_s: int,
+        offload: Offload = call,
+        start: StartServer = start_server,
     ) -> None:
-        """`drain_s` limits the drain of all models together."""
+        """`drain_s` limits the drain of all models together; `offload` reads folders."""
         self._environ = {**environ, DRAIN: str(max(0, drain_s - EXIT_S))}
         self._is_draining = False
         self._free_memory = free_memory
         self._load_timeout_s = load_timeout_s
+        self._offload = offload
+        self._start = start
         self._servers: dict[str, ModelServer] = {}
+        # The memory that each model that is loading needs, by its name.
+        self._loading: dict[str, int] = {}
 
     def check_ready(self) -> None:
         """Raise Unavailable once the drain has begun."""
@@ -110,30 +87,48 @@ class Models:
         self.check_ready()
         server = self._servers.get(name)
         if server is None or not self._is_alive(server):
-            names = ", ".join(self._servers) or "none"
-            raise NotFound(f"model {name!r} is not loaded; loaded are: {names}")
+            names = ", ".join(server.name for server in self.listed()) or "none"
+            raise NotFound(
+                f"model {name[:MAX_SHOWN]!r} is not loaded; loaded are: {names[:MAX_SHOWN]}"
+            )
         return server
 
     def load(self, name: str, url: str) -> None:
         """Start a model's server and wait for it. Raises Conflict, NotEnoughMemory and others."""
         self.check_ready()
-        if name in self._servers and not self._servers[name].has_left():
-            raise Conflict(f"model {name!r} is loaded already")
-        folder = Path(url)
-        if not _is_folder(folder):
-            raise MalformedRequest(f"`url`: there is no folder {url!r}", field="url")
-        needed, free = _needed_bytes(folder), self._free_memory()
+        _check_name(name)
+        is_known = name in self._servers and not self._servers[name].has_left()
+        if is_known or name in self._loading:
+            raise Conflict(f"model {name!r} is loaded already, or is being loaded")
+        self._loading[name] = 0
+        try:
+            self._loading[name] = self._check_room(name, Path(url))
+            server = self._servers[name] = self._start(name, url, self._environ)
+            try:
+                self.check_ready()  # a drain that began meanwhile does not know this server
+                self._wait(server)
+            except BaseException:
+                self._end(server)
+                raise
+        finally:
+            del self._loading[name]
+        log.info("model %s: loaded from %s", name, url)
+
+    def _check_room(self, name: str, folder: Path) -> int:
+        """Return the memory that a model needs. Raises MalformedRequest or NotEnoughMemory."""
+        needed = self._offload(_needed_bytes, folder)
+        if needed is None:
+            raise MalformedRequest(
+                f"`url`: there is no folder {str(folder)[:MAX_SHOWN]!r}", field="url"
+            )
+        # Those that are loading have not taken all of theirs yet.
+        free = self._free_memory() - sum(self._loading.values())
         if needed > free:
             raise NotEnoughMemory(
-                f"model {name!r} needs about {needed >> 20} MiB and {free >> 20} MiB are free"
+                f"model {name!r} needs about {needed >> 20} MiB and {max(0, free) >> 20} MiB are "
+                "free"
             )
-        server = self._servers[name] = _start(name, url, self._environ)
-        try:
-            self._wait(server)
-        except BaseException:
-            self._end(server)
-            raise
-        log.info("model %s: loaded from %s", name, url)
+        return needed
 
     def unload(self, name: str) -> None:
         """End a model's server and wait until its memory is free. Raises NotFound."""
@@ -166,7 +161,7 @@ class Models:
             code = server.process.poll()
             if code is not None:
                 self.check_ready()
-                raise _load_error(server, code)
+                raise load_error(server, code)
             if time.monotonic() > until:
                 raise Unavailable(f"model {server.name!r} did not load in time")
             time.sleep(POLL_S)
@@ -212,42 +207,21 @@ class ProxiedResponse:
         self._connection.close()
 
 
-def _start(name: str, url: str, environ: Mapping[str, str]) -> ModelServer:
-    port = _free_port()
-    own = {key: value for key, value in environ.items() if key not in OWN}
-    own = {key: value for key, value in own.items() if not key.startswith("CONTAINER_")}
-    own |= {
-        "HF_MODEL_ID": url, "PORT": str(port), "HOST": "127.0.0.1", "JSON_OUTPUT": "true",
-        PARENT_PID: str(os.getpid()),
-    }  # fmt: skip
-    own.pop("PROMETHEUS_MULTIPROC_DIR", None)
-    process = subprocess.Popen(
-        [sys.executable, "-m", "container", "serve"], env=own, stderr=subprocess.PIPE, text=True,
-        errors="replace", start_new_session=True,
-    )  # fmt: skip
-    server = ModelServer(name, url, port, process, collections.deque(maxlen=MAX_LOG_LINES))
-    threading.Thread(target=_pass_log, args=(server,), daemon=True).start()
-    return server
+def _check_name(name: str) -> None:
+    """Refuse a name that no path of the API could hold. Raises InvalidParameter."""
+    is_sound = name.isprintable() and "/" not in name and name not in ("", ".", "..")
+    if not is_sound or len(name) > MAX_NAME:
+        raise InvalidParameter(
+            f"`model_name` must have 1 to {MAX_NAME} printable characters without `/`, and be "
+            "neither `.` nor `..`",
+            field="model_name",
+        )
 
 
-def _pass_log(server: ModelServer) -> None:
-    """Forward a model's log lines to this process's log, with its name."""
-    assert server.process.stderr is not None
-    for line in server.process.stderr:
-        server.last_lines.append(line)
-        record = _parsed(line)
-        written = json.dumps({"model": server.name} | record) + "\n" if record else line
-        sys.stderr.write(written)
-
-
-def _load_error(server: ModelServer, code: int) -> ServingError:
-    reason = server.reason()
-    if code == EXIT_WITHOUT_MEMORY or "memory" in reason.lower() or "signal 9" in reason:
-        return NotEnoughMemory(f"model {server.name!r} found no memory: {reason}")
-    return MalformedRequest(f"model {server.name!r} cannot be loaded: {reason}")
-
-
-def _needed_bytes(folder: Path) -> int:
+def _needed_bytes(folder: Path) -> int | None:
+    """Return the memory that the model in a folder needs; None if there is no such folder."""
+    if not _is_folder(folder):
+        return None
     needed = OVERHEAD_BYTES
     paths = (Path(root, name) for root, _, names in os.walk(folder) for name in names)
     for path in itertools.islice(paths, MAX_FILES):
@@ -262,17 +236,3 @@ def _is_folder(path: Path) -> bool:
         return path.is_dir()
     except (OSError, ValueError):  # a name that no file can have
         return False
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-def _parsed(line: str) -> dict[str, object]:
-    try:
-        record = json.loads(line)
-    except ValueError:
-        return {}
-    return record if isinstance(record, dict) else {}

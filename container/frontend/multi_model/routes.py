@@ -9,7 +9,8 @@ from typing import Any
 from flask import Blueprint, Response, request
 
 from container.errors import InvalidParameter, Unavailable
-from container.frontend.multi_model.process_per_model import Models, ModelServer, ProxiedResponse
+from container.frontend.multi_model.model_server import ModelServer
+from container.frontend.multi_model.process_per_model import Models, ProxiedResponse
 from container.frontend.web import error_responses
 from container.frontend.web.request_body import Body, parse, read_bytes, read_object
 from container.frontend.web.responses import json_response
