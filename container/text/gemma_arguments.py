@@ -1,7 +1,7 @@
 """Parses arguments of Gemma's function-calling models: `city:<escape>Paris<escape>,days:3`.
 
-Keys are bare, strings stand between two marks, objects and arrays nest; all else is JSON. Source:
-the chat template published with FunctionGemma.
+Keys are bare, or JSON strings if they have signs of the form; strings stand between two marks,
+objects and arrays nest; all else is JSON. Source: the chat template published with FunctionGemma.
 """
 
 import json
@@ -9,7 +9,9 @@ import re
 from typing import Any
 
 QUOTE = "<escape>"
+_GAP = re.compile(r"[,\s]*")
 _BARE = re.compile(r"[^,}\]]*")
+_ODD_KEY = re.compile(r'[{}\[\]:,"<>\\\n]|^$')
 _NAMES = {"None": None, "True": True, "False": False}
 _decoder = json.JSONDecoder()
 
@@ -19,11 +21,15 @@ def write(value: object, quote: str = QUOTE) -> str:
     if isinstance(value, str):
         return f"{quote}{value}{quote}"
     if isinstance(value, dict):
-        pairs = ",".join(f"{key}:{write(item, quote)}" for key, item in value.items())
+        pairs = ",".join(f"{_key(key)}:{write(item, quote)}" for key, item in value.items())
         return f"{{{pairs}}}"
     if isinstance(value, list):
         return f"[{','.join(write(item, quote) for item in value)}]"
     return json.dumps(value)
+
+
+def _key(key: str) -> str:
+    return json.dumps(key, ensure_ascii=False) if _ODD_KEY.search(key) else key
 
 
 def read(text: str, quote: str = QUOTE) -> dict[str, Any]:
@@ -47,18 +53,36 @@ class _Reader:
         """Read comma-separated `key:value` pairs, up to and including `end`."""
         arguments: dict[str, Any] = {}
         while not self._takes_end(end):
-            key, colon, _ = self._text[self.position :].partition(":")
-            if not colon:
-                raise ValueError("a key without a value")
-            self.position += len(key) + 1
-            arguments[
-                key.lstrip(",")
-                .strip()
-                .strip('"')
-                .removeprefix(self._quote)
-                .removesuffix(self._quote)
-            ] = self._value()
+            key = self._key()
+            arguments[key] = self._value()
         return arguments
+
+    def _key(self) -> str:
+        """Read a key and the colon behind it."""
+        before = _GAP.match(self._text, self.position)
+        assert before is not None
+        self.position = before.end()
+        quoted = self._quoted_key()
+        key, colon, _ = self._text[self.position :].partition(":")
+        if not colon:
+            raise ValueError("a key without a value")
+        self.position += len(key) + 1
+        if quoted is not None:
+            return quoted
+        return key.strip().strip('"').removeprefix(self._quote).removesuffix(self._quote)
+
+    def _quoted_key(self) -> str | None:
+        """Read a key that is a JSON string, if there is one before the colon."""
+        if not self._text.startswith('"', self.position):
+            return None
+        try:
+            key, end = _decoder.raw_decode(self._text, self.position)
+        except ValueError:
+            return None
+        if not self._text[end:].lstrip().startswith(":"):
+            return None
+        self.position = end
+        return str(key)
 
     def _value(self) -> Any:
         if self._takes(self._quote):

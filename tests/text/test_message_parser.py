@@ -197,3 +197,9 @@ def test_gemmas_nested_arguments() -> None:
     for broken in ("a", "a:<escape>x", "a:{b:1", "a:[1", "a:1}"):
         with pytest.raises(ValueError, match=r"\w"):
             gemma_arguments.read(broken)
+
+
+@pytest.mark.parametrize("key", ["a b", "", "a:b", 'q"}{,[', "x<y", "back\\slash", "größe"])
+def test_keys_with_signs_of_gemmas_form_are_read_back(key: str) -> None:
+    arguments = {"n": {key: "v"}, key: [{key: 1}]}
+    assert gemma_arguments.read(gemma_arguments.write(arguments)[1:-1]) == arguments
