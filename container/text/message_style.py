@@ -13,6 +13,7 @@ from container.text.reasoning import Reasoning, learn_content_marks, recognise_r
 from container.text.tool_calls.learner import writes_calls
 from container.text.tool_calls.probes import Render
 from container.text.tool_calls.syntax import ToolFormat
+from container.text.tool_descriptions.placement import Placement, find_placement
 from container.text.tool_formats import FALLBACK, format_named, name_of, recognise, takes_tools
 
 log = logging.getLogger(__name__)
@@ -25,7 +26,8 @@ class MessageStyle:
     """The message format of a model.
 
     `tool_format` is None if it is not known; then only `required` calls can be parsed, in FALLBACK.
-    `takes_tools` is false for a template without tools; the prompt then describes the tools.
+    `tool_placement` is where the template reads tools; None if nowhere: the prompt then describes
+    them.
     `writes_calls` is true if the template writes the calls of earlier messages; `content_marks`
     are texts around content that do not belong to it. `addressed` is the format of a model whose
     messages name their recipients; its `reasoning` is None.
@@ -33,11 +35,16 @@ class MessageStyle:
 
     reasoning: Reasoning | None
     tool_format: ToolFormat | None
-    takes_tools: bool
+    tool_placement: Placement | None
     writes_calls: bool = True
     content_marks: tuple[str, ...] = ()
     is_harmony: bool = False
     addressed: AddressedFormat | None = None
+
+    @property
+    def takes_tools(self) -> bool:
+        """Whether the template renders tools."""
+        return self.tool_placement is not None
 
     def starts_in_reasoning(self, prompt: str, answer: str = "") -> bool:
         """Whether the rendered prompt already opens the reasoning.
@@ -116,14 +123,15 @@ def style_of(
     `render` renders messages with it, as Tokenizer.render_probe; without it only the template's
     text is read. `tokens` were added to the vocabulary.
     """
+    placement = _placement(template, render)
     addressed = ADDRESSED.get(name_of(tool_format)) if tool_format else addressed_in(template)
     if addressed is not None:
-        takes, writes = takes_tools(template), render is None or writes_calls(render)
-        return MessageStyle(None, addressed.calls, takes, writes, addressed=addressed)
+        writes = render is None or writes_calls(render)
+        return MessageStyle(None, addressed.calls, placement, writes, addressed=addressed)
     is_harmony = tool_format in harmony.NAMES or harmony.is_harmony(template)
     is_named = tool_format is not None and tool_format not in harmony.NAMES
     known = format_named(str(tool_format)) if is_named else recognise(template, render, tokens)
-    if known is None and takes_tools(template) and not is_harmony:
+    if known is None and placement is not None and not is_harmony:
         log.warning(
             "chat template: its tool calls are in no known format, so calls are not parsed and "
             "`tool_choice: auto` has no grammar; set TOOL_CALL_PARSER to name the format"
@@ -134,8 +142,15 @@ def style_of(
     return MessageStyle(
         reasoning=reasoning,
         tool_format=known,
-        takes_tools=takes_tools(template),
+        tool_placement=placement,
         writes_calls=render is None or writes_calls(render),
         content_marks=marks,
         is_harmony=is_harmony,
     )
+
+
+def _placement(template: str, render: Render | None) -> Placement | None:
+    """Find where a template reads tools; without `render` only its text is read."""
+    if render is None or not takes_tools(template):
+        return Placement.VARIABLE if takes_tools(template) else None
+    return find_placement(render)

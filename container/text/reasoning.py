@@ -77,8 +77,8 @@ def learn_reasoning(render: Render) -> Reasoning | None:
     opened = _open_mark(before[len(common_start(before, probes.opened())) :])
     if not opened:  # the prompt for a reply opens the reasoning already
         opened = _last_mark(before)
-        words = re.findall(r"\w+", opened)
-        opened = opened if words and words[0] in close else ""
+        words = re.findall(r"[^\W_]+", opened)
+        opened = opened if any(word in close for word in words) else ""
     return Reasoning(opened, close) if opened and close else None
 
 

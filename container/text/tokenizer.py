@@ -271,12 +271,14 @@ class Tokenizer:
             ) from error
 
     def _variables(self, tools: Sequence[dict[str, Any]]) -> dict[str, Any]:
-        """Return the template's variables for tools, those of Firefunction's template included."""
+        """Return the template's variables for tools, those of Firefunction and Granite included."""
+        names = self._template_variables
         variables: dict[str, Any] = {"tools": list(tools) or self._no_tools}
-        if "functions" in self._template_variables:
-            variables["functions"] = json.dumps(list(tools), indent=4, ensure_ascii=False)
-            variables["datetime"] = datetime.now().strftime("%b %d %Y %H:%M:%S")
-        return variables
+        if "functions" in names:
+            now = datetime.now().strftime("%b %d %Y %H:%M:%S")
+            text = json.dumps(list(tools), indent=4, ensure_ascii=False)
+            variables |= {"functions": text, "datetime": now}
+        return variables | ({"available_tools": list(tools)} if "available_tools" in names else {})
 
     @functools.cached_property
     def _no_tools(self) -> list[Any] | None:

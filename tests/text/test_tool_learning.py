@@ -176,8 +176,10 @@ def test_marks_around_the_text_before_calls_are_no_content() -> None:
 def test_formats_are_recognised_by_marks_and_tokens(
     template: str, tokens: tuple[str, ...], name: str
 ) -> None:
-    def render(messages: object, **_: object) -> str:
-        return "nothing"
+    def render(messages: list[dict[str, Any]], tools: object = (), **_: object) -> str:
+        return messages[0]["content"] + (json.dumps(tools) if takes_tools else "")
+
+    takes_tools = "tools" in template
 
     assert style_of(template, None, render, frozenset(tokens)).format_name == name
 
@@ -213,6 +215,19 @@ def test_reasoning_marks_are_learnt(opened: str, closed: str) -> None:
     assert style.reasoning is not None
     marks = (style.reasoning.open, style.reasoning.close)
     assert marks == (opened.replace("\\n", "\n").strip(), closed.replace("\\n", "\n").strip())
+
+
+def test_marks_that_the_prompt_opens_are_learnt() -> None:
+    written = THINKING.replace("OPEN", "<|start_think|>").replace("CLOSE", "<|end_think|>")
+    template = (
+        template_of(CALLS["objects in tags"], written).replace(
+            "{{ '<|a|>' }}{%- endif", "{{ '<|a|><|start_think|>' }}{%- endif"
+        )
+        + "{# of '</think>' #}"
+    )
+    style = style_of(template, None, renderer(template))
+    assert style.reasoning is not None
+    assert (style.reasoning.open, style.reasoning.close) == ("<|start_think|>", "<|end_think|>")
 
 
 def test_marks_around_content_are_left_out() -> None:

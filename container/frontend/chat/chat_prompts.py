@@ -3,10 +3,10 @@
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 
-from container.errors import InvalidParameter
+from container.errors import InvalidParameter, TemplateFailed
 from container.frontend.chat.tools import NO_TOOLS, ToolUse
 from container.frontend.generation.prompts import Prompts
 from container.grammar.forms import Answer
@@ -19,6 +19,7 @@ from container.text.history.remedies import as_json
 from container.text.message_style import MessageStyle, style_of
 from container.text.tool_calls.syntax import ToolFormat
 from container.text.tool_calls.writer import write_calls
+from container.text.tool_descriptions.fitting import ToolFitter
 from container.text.tool_formats import FALLBACK
 
 # For templates that know no tools. TGI puts such a text at the end of the last message.
@@ -93,12 +94,15 @@ class ChatPrompts:
         messages = self._with_system(chat_prompt.messages)
         if not continues and _ends_empty(messages):
             messages = messages[:-1]
-        messages = self._fitter().fit(messages, has_tools=bool(described))
-        if described and not style.takes_tools:
-            messages = _with_tools(
-                messages, described, chat_prompt.tool_prompt or _tool_prompt(style)
-            )
-            described = []
+        messages, takes_answer = self._fitted(
+            messages, has_tools=bool(described), continues=continues
+        )
+        if described:
+            placed = self._tool_fitter.fit(messages, described) if self._tool_fitter else None
+            if placed is None:
+                prompt = chat_prompt.tool_prompt or _tool_prompt(style)
+                placed = _with_tools(messages, described, prompt), []
+            messages, described = placed
         render = partial(
             self._render_messages, tools=described, options=chat_prompt.template_options
         )
@@ -107,9 +111,20 @@ class ChatPrompts:
         if messages[-1]["role"] != "assistant":
             return render(messages, continues=True), ""
         return (
-            continued(render, messages, style.reasoning),
+            continued(render, messages, style.reasoning, takes_answer=takes_answer),
             written(messages[-1], style.reasoning),
         )
+
+    def _fitted(
+        self, messages: list[Message], *, has_tools: bool, continues: bool
+    ) -> tuple[list[Message], bool]:
+        """Fit messages; return them, and whether the template takes the answer at their end."""
+        try:
+            return self._fitter().fit(messages, has_tools=has_tools), True
+        except TemplateFailed:
+            if not continues or len(messages) == 1 or messages[-1]["role"] != "assistant":
+                raise
+        return [*self._fitter().fit(messages[:-1], has_tools=has_tools), messages[-1]], False
 
     def _fitter(self) -> HistoryFitter:
         if self._history is None:
@@ -128,6 +143,14 @@ class ChatPrompts:
                 write=partial(_write_calls, style.tool_format),
             )
         return self._history
+
+    @cached_property
+    def _tool_fitter(self) -> ToolFitter | None:
+        """Fits tools into the template; None if it takes none."""
+        placement = self.style.tool_placement
+        if placement is None:
+            return None
+        return ToolFitter(self._prompts.tokenizer.render_probe, placement)
 
     def _render_messages(self, messages: list[Message], **arguments: Any) -> str:
         return self._prompts.tokenizer.render_chat(self._in_parts(messages), **arguments)

@@ -25,6 +25,13 @@ def as_text(arguments: Any) -> str:
     return json.dumps(arguments, ensure_ascii=False)
 
 
+def with_text_values(arguments: Any) -> Any:
+    """Write the values of an object as text, for templates that concatenate them."""
+    if not isinstance(arguments, dict):
+        return arguments
+    return {key: as_text(value) for key, value in arguments.items()}
+
+
 def as_object(arguments: Any) -> dict[str, Any]:
     """Return arguments as an object: closes JSON that was cut, and puts other text under a key."""
     if isinstance(arguments, dict):

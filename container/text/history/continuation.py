@@ -1,5 +1,6 @@
 """Prompts that end inside the assistant's last message, which the model continues."""
 
+import contextlib
 from collections.abc import Callable
 from typing import Any
 
@@ -24,23 +25,30 @@ def written(message: Message, reasoning: Reasoning | None) -> str:
     return f"{opened}\n{reasoning.close}\n\n{content}" if content.strip() else opened
 
 
-def continued(render: Render, messages: list[Message], reasoning: Reasoning | None) -> str:
+def continued(
+    render: Render,
+    messages: list[Message],
+    reasoning: Reasoning | None,
+    *,
+    takes_answer: bool = True,
+) -> str:
     """Render a chat whose last message, the assistant's, stays open. Raises TemplateFailed.
 
-    Templates cut thoughts out of answers. If something of this one is lost, it is written behind
-    the prompt for a reply.
+    Templates cut thoughts out of answers. If something of this one is lost, or the template takes
+    no answer at the end, it is written behind the prompt for a reply.
     """
     last, answer = messages[-1], written(messages[-1], reasoning)
-    if answer == _text(last["content"]):
+    if takes_answer and answer == _text(last["content"]):
         try:
             return render(messages, continues=True)
         except TemplateFailed:
             if len(messages) == 1:
                 raise
-    elif last["content"]:
-        text = render(messages, continues=True)
-        if last["reasoning_content"].strip() in text:
-            return text
+    elif takes_answer and last["content"]:
+        with contextlib.suppress(TemplateFailed):
+            text = render(messages, continues=True)
+            if last["reasoning_content"].strip() in text:
+                return text
     prompt = render(messages[:-1], continues=False, opens_reply=True)
     if reasoning is not None and prompt.rstrip().endswith(reasoning.open):
         answer = answer.lstrip().removeprefix(reasoning.open).lstrip("\n")

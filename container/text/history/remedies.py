@@ -5,25 +5,26 @@ stand in `REMEDIES` from the mildest to the strongest. A message has `role` and 
 have an id each, results a `tool_call_id`.
 """
 
-import hashlib
 import itertools
 import json
-import re
-import string
 from collections.abc import Callable
 from typing import Any
 
-from container.text.history.arguments import as_object, as_text
+from container.text.history.arguments import as_text
+from container.text.history.call_remedies import (
+    arguments_as_objects,
+    arguments_as_text,
+    function_ids,
+    short_ids,
+    values_as_text,
+)
 from container.text.history.content import Message, around, concatenated, is_empty
 
 Messages = list[Message]
 Remedy = Callable[[Messages], Messages]
 Write = Callable[[list[dict[str, Any]]], str]  # writes the calls of a message
 
-# Mistral's templates require ids of this form.
-SHORT_ID = re.compile(r"[a-zA-Z0-9]{9}")
 ROLES = ("system", "developer", "user", "assistant", "tool")
-_DIGITS = string.digits + string.ascii_letters
 
 
 def developer_as_system(messages: Messages) -> Messages:
@@ -71,26 +72,6 @@ def system_in_user(messages: Messages) -> Messages:
             written.append(message)
         pending = []
     return written[:-1]
-
-
-def short_ids(messages: Messages) -> Messages:
-    """Replace ids of calls by nine letters and digits, except those that have this form."""
-    return _with_ids(messages, lambda call, _: _short(call["id"]))
-
-
-def function_ids(messages: Messages) -> Messages:
-    """Replace ids of calls by Kimi's, with the function's name: its template writes ids only."""
-    return _with_ids(messages, lambda call, index: f"functions.{call['function']['name']}:{index}")
-
-
-def arguments_as_text(messages: Messages) -> Messages:
-    """Write the arguments of calls as text, for templates that concatenate them."""
-    return _with_arguments(messages, as_text)
-
-
-def arguments_as_objects(messages: Messages) -> Messages:
-    """Write cut arguments as objects, for templates that iterate over them or write JSON."""
-    return _with_arguments(messages, as_object)
 
 
 def text_before_calls(messages: Messages) -> Messages:
@@ -204,6 +185,7 @@ REMEDIES: tuple[Remedy, ...] = (
     function_ids,
     arguments_as_text,
     arguments_as_objects,
+    values_as_text,
     text_before_calls,
     text_before_calls_with_user,
     one_call_per_message,
@@ -257,43 +239,3 @@ def _split_text(messages: Messages, between: Messages) -> Messages:
         else:
             written.append(message)
     return written
-
-
-def _with_arguments(messages: Messages, convert: Callable[[Any], Any]) -> Messages:
-    def converted(call: dict[str, Any]) -> dict[str, Any]:
-        function = call["function"]
-        return call | {"function": function | {"arguments": convert(function["arguments"])}}
-
-    return [
-        message | {"tool_calls": list(map(converted, message["tool_calls"]))}
-        if message.get("tool_calls")
-        else message
-        for message in messages
-    ]
-
-
-def _with_ids(messages: Messages, new_id: Callable[[dict[str, Any], int], str]) -> Messages:
-    """Return the messages with other ids; `new_id` gets a call and its index of all calls."""
-    ids: dict[str, str] = {}
-    num_calls = 0
-    written: Messages = []
-    for message in messages:
-        if message.get("tool_calls"):
-            calls = []
-            for call in message["tool_calls"]:
-                ids[call["id"]] = new_id(call, num_calls)
-                calls.append(call | {"id": ids[call["id"]]})
-                num_calls += 1
-            message = message | {"tool_calls": calls}
-        elif "tool_call_id" in message:
-            known = message["tool_call_id"]
-            message = message | {"tool_call_id": ids.get(known) or _short(known)}
-        written.append(message)
-    return written
-
-
-def _short(call_id: str) -> str:
-    if SHORT_ID.fullmatch(call_id):
-        return call_id
-    digest = hashlib.sha256(call_id.encode("utf-8", "replace")).digest()
-    return "".join(_DIGITS[byte % len(_DIGITS)] for byte in digest[:9])

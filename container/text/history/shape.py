@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
 
+from container.text.history.call_remedies import SHORT_ID
 from container.text.history.content import Message, is_empty, parts_of
-from container.text.history.remedies import SHORT_ID
 
 # What follows a call is the same after ten calls as after two.
 MAX_REPEATS = 2
@@ -39,7 +39,8 @@ class MessageShape:
     """The properties of a message that a template can see, besides its texts.
 
     `parts` has the types of its contents, none for an empty message; `calls` whether the arguments
-    of each call are an object, empty, or text. `is_answer`: a result whose call is known.
+    of each call are an object of texts or of other values, empty, or text. `is_answer`: a result
+    whose call is known.
     """
 
     role: str
@@ -127,16 +128,18 @@ def sentinels_of(shape: Shape) -> Sentinels:
 
 
 def collapsed(shapes: list[MessageShape]) -> list[MessageShape]:
-    """Shorten each repetition of the same messages to `MAX_REPEATS` of them.
+    """Shorten each repetition of the same messages to `MAX_REPEATS`, of results to `MAX_CALLS`.
 
     Of what is still long, keep the ends, and from between them each pair of neighbours once.
     """
     shapes = _thinned(shapes, MAX_MESSAGES)
     for period in range(1, MAX_PERIOD + 1):
-        size = period * MAX_REPEATS
         shortened: list[MessageShape] = []
         for shape in shapes:
             shortened.append(shape)
+            # As many results as calls.
+            is_result = period == 1 and shape.role == "tool"
+            size = MAX_CALLS if is_result else period * MAX_REPEATS
             if (
                 len(shortened) >= size + period
                 and shortened[-size - period : -period] == shortened[-size:]
@@ -170,7 +173,9 @@ def _message_shape(message: Message, known_ids: set[str]) -> MessageShape:
 
 def _arguments_kind(arguments: object) -> str:
     if isinstance(arguments, dict):
-        return "object" if arguments else "empty"
+        if not arguments:
+            return "empty"
+        return "object" if all(isinstance(value, str) for value in arguments.values()) else "values"
     return "text"
 
 
@@ -192,7 +197,8 @@ def _call(call_id: str, word: str, kind: str) -> dict[str, Any]:
     arguments: Any = {}
     if kind != "empty":
         key, value = f"{word}k", f"{word}v"
-        arguments = {key: value} if kind == "object" else f'{{"{key}": "{value}'
+        objects = {"object": {key: value}, "values": {key: [value]}}
+        arguments = objects.get(kind, f'{{"{key}": ["{value}')
     function = {"name": f"{word}n", "arguments": arguments}
     return {"id": call_id, "type": "function", "function": function}
 
@@ -209,4 +215,5 @@ def _is_rendered(group: tuple[str, ...], rendered: str) -> bool:
     if len(group) == 1:
         return True
     key, value = group
-    return f"'{key}': '{value}'" not in rendered and f'{key}\\"' not in rendered
+    is_repr = any(f"'{key}': {opening}'{value}'" in rendered for opening in ("", "["))
+    return not is_repr and f'{key}\\"' not in rendered

@@ -58,9 +58,9 @@ def learn(render: Render) -> ToolFormat | None:
 
 
 def writes_calls(render: Render) -> bool:
-    """Whether a template writes the calls of earlier messages at all."""
+    """Whether a template writes the calls of earlier messages at all, not only the tools."""
     return any(
-        Probes(render, as_text=as_text).assistant_message([(NAMES[0], {})]) is not None
+        Probes(render, as_text=as_text, hides=True).assistant_message([(NAMES[0], {})]) is not None
         for as_text in (False, True)
     )
 

@@ -57,6 +57,24 @@ def test_tools_are_not_described_inside_of_an_answer(first: list[dict[str, Any]]
     assert text.endswith("assistant\nIt")
 
 
+def test_an_answer_is_continued_where_a_template_drops_answers() -> None:
+    template = (
+        "{% for m in messages %}{% if m.role == 'user' %}{{ m.content }}{% endif %}{% endfor %}>"
+    )
+    prompts = ChatPrompts(cast(Prompts, TextPrompts(tokenizer_with(template))))
+    answer = {"role": "assistant", "content": "It is"}
+    for thoughts in ({}, {"reasoning_content": "Rain?"}):
+        text, _ = prompts.render(ChatPrompt([USER, answer | thoughts]))
+        assert text == f"{USER['content']}>It is"
+
+
+def test_tools_are_described_where_the_template_loses_them() -> None:
+    template = "{% if tools and documents %}{{ tools }}{% endif %}" + TEMPLATES["any role"]
+    prompts = ChatPrompts(cast(Prompts, TextPrompts(tokenizer_with(template))))
+    text, _ = prompts.render(ChatPrompt([USER], tools=TOOLS))
+    assert "今天的天气" in text
+
+
 def test_text_beside_calls_survives_in_text_form() -> None:
     answer = {"role": "assistant", "content": "I look.", "tool_calls": [CALL]}
     result = {"role": "tool", "tool_call_id": "a", "content": "sunny"}

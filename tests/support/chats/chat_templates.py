@@ -93,6 +93,12 @@ TEMPLATES = {
         "{%- if m.role == 'assistant' and not m.content and not m.tool_calls -%}"
         "{{ raise_exception('empty') }}{%- endif -%}" + CHATML
     ),
+    "arguments as texts only": _each(
+        CHATML + "{%- for c in m.tool_calls or [] -%}{{ '<call>' + c.function.name }}"
+        "{%- for key, value in c.function.arguments.items() -%}"
+        "{{ '<' + key + '>' + value }}{%- endfor -%}{%- endfor -%}",
+        begin=TOOLS,
+    ),
     "the last message": CHATML.replace("m.", "messages[-1].") + OPEN,
     "thoughts cut": _each(
         "{%- set text = m.content.split('</think>')[-1] if m.role == 'assistant' else m.content -%}"

@@ -166,6 +166,21 @@ def test_a_name_that_the_template_drops_goes_into_the_id() -> None:
     assert '<call>functions.weather:1 {"city": "Osl</call>' in text
 
 
+def test_values_are_texts_where_the_template_joins_them() -> None:
+    call = _call("call_0", {"cities": ["Malmö"], "n": 2})
+    text = _rendered("arguments as texts only", _asked("", call))
+    assert '<call>weather<cities>["Malmö"]<n>2' in text
+    cut = _call("call_0", '{"cities": ["Malm')
+    assert '<cities>["Malm"]' in _rendered("arguments as texts only", _asked("", cut))
+
+
+def test_as_many_results_as_calls_are_tried() -> None:
+    messages = [{"role": "system", "content": "s"}] * 5
+    calls = [_call(f"call_{index}", {}, f"name{index}x") for index in range(3)]
+    text = _rendered("ids of nine, turns alternate", [*messages, *_asked("", *calls)[1:]])
+    assert all(f"name{index}x" in text for index in range(3))
+
+
 @pytest.mark.parametrize(
     ("name", "expected"),
     [

@@ -1,0 +1,1 @@
+"""Descriptions of tools in prompts, in forms that chat templates render."""
