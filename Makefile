@@ -37,7 +37,7 @@ REPORTS ?=
 report = $(if $(REPORTS),--junitxml=$(REPORTS)/tests/$(1).xml)
 coverage = $(if $(REPORTS),--cov=container --cov-report=)
 
-.PHONY: bytecode serve local test test-quick quick-text quick-others test-server test-integration test-units test-model test-others test-sdk check format bench bench-embedding bench-gpu bench-models answers docs lock tools \
+.PHONY: bytecode serve local test test-quick quick-text quick-others test-server test-integration test-units test-model model-checks model-parts test-others test-sdk check format bench bench-embedding bench-gpu bench-models answers docs lock tools \
 	smollm2 gemma3 browser install-browser arm64-tools install-arm64-tools test-arm64 screenshots audit chaos fuzz overload \
 	image image-run image-test image-login image-sbom image-scan image-push image-staging clean help
 
@@ -55,12 +55,12 @@ bytecode: $(VENV)/server.stamp
 	@$(BIN)/python -m compileall -q container
 	@$(BIN)/python -m container.transformers_index
 
-# By default three at a time, as integration tests mostly wait. Each prints when it has ended.
-TEST_JOBS ?= 3
+# By default four at a time, as integration tests mostly wait. Each prints when it has ended.
+TEST_JOBS ?= 4
 # How often a test of whole servers that fails runs again, if at all; the report then says so.
 RERUNS ?=
 test: $(VENV)/test.stamp $(VENV_SDK)/test.stamp $(VENV_SDK3)/test.stamp bytecode $(KERNELS) smollm2 gemma3  ## run every test that needs neither a GPU nor image tools
-	@echo "Running test-integration, test-model, test-others and test-sdk, $(TEST_JOBS) at a time; each prints when it has ended"
+	@echo "Running test-integration, test-model in two halves, test-others and test-sdk, $(TEST_JOBS) at a time; each prints when it has ended"
 	@$(MAKE) --no-print-directory --jobs=$(TEST_JOBS) --keep-going --output-sync=target \
 		test-integration test-units test-sdk
 
@@ -81,17 +81,25 @@ test-server: test-integration test-units  ## run the server's tests
 test-integration: $(VENV)/test.stamp bytecode $(KERNELS)  ## run the tests of whole servers
 	$(BIN)/python -m pytest tests/integration $(if $(RERUNS),--reruns=$(RERUNS) -raR) $(call report,integration)
 
-test-units: test-model test-others  ## run the server's other tests, in two halves
+test-units: test-model test-others  ## run the server's other tests
 ifneq ($(REPORTS),)
-	$(BIN)/coverage combine --quiet build/coverage.model build/coverage.others
+	$(BIN)/coverage combine --quiet build/coverage.checks build/coverage.parts build/coverage.others
 	$(BIN)/coverage xml --quiet -o $(REPORTS)/coverage.xml
 endif
 
-# A second thread is no gain for models as small as these.
-test-model: $(VENV)/test.stamp $(KERNELS) smollm2 gemma3  ## run the tests of torch models
+test-model: model-checks model-parts  ## run the tests of torch models, in two halves
+
+# Two halves of test-model that take about as long. A second thread is no gain for models as small as these.
+CHECKS := $(wildcard tests/model/test_*.py) tests/real $(addprefix tests/model/,checks encoder_decoder loading vision)
+model-checks: $(VENV)/test.stamp $(KERNELS) smollm2 gemma3
 	@mkdir -p build
-	COVERAGE_FILE=build/coverage.model OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/model tests/real \
-		$(call report,model) $(coverage)
+	COVERAGE_FILE=build/coverage.checks OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(CHECKS) \
+		$(call report,checks) $(coverage)
+
+model-parts: $(VENV)/test.stamp $(KERNELS) smollm2 gemma3
+	@mkdir -p build
+	COVERAGE_FILE=build/coverage.parts OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/model \
+		$(addprefix --ignore=,$(CHECKS)) $(call report,parts) $(coverage)
 
 test-others: $(VENV)/test.stamp bytecode $(KERNELS) smollm2  ## run the tests of what is neither a server nor a model
 	@mkdir -p build
