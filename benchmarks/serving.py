@@ -35,6 +35,12 @@ WARM_UP_TOKENS = 16
 SMALLEST_CACHE = 16384
 USUAL_PEERS = (environments.TRANSFORMERS.name, environments.OPENVINO.name, environments.LLAMA.name)
 INT8_PEERS = (environments.LLAMA_Q8.name,)
+# What holds all sides to an instruction set: oneDNN's and our limit, and PyTorch's.
+ISAS = {
+    "avx512_bf16": {"ONEDNN_MAX_CPU_ISA": "AVX512_CORE_BF16", "ATEN_CPU_CAPABILITY": "avx512"},
+    "avx512": {"ONEDNN_MAX_CPU_ISA": "AVX512_CORE", "ATEN_CPU_CAPABILITY": "avx512"},
+    "avx2": {"ONEDNN_MAX_CPU_ISA": "AVX2", "ATEN_CPU_CAPABILITY": "avx2"},
+}
 DTYPES = ("auto", "bfloat16", "float16", "float32")
 
 
@@ -153,6 +159,11 @@ def _peers(_: click.Context, __: click.Parameter, value: str | None) -> tuple[st
     help="Of our side, transformers and openvino. auto: bfloat16 where the processor has it.",
 )
 @click.option("--quantize", help="QUANTIZE of our side in the whole run, such as int8.")
+@click.option(
+    "--isa",
+    type=click.Choice([*ISAS]),
+    help="Hold ours, transformers and openvino to these instructions; llama.cpp has no such limit.",
+)
 @click.option("--no-peer", is_flag=True, help="Measure our side only.")
 @click.option("--no-int8", is_flag=True, help="Leave out QUANTIZE=int8 beside 8-bit llama.cpp.")
 @click.option("--plot", "plot_file", type=click.Path(path_type=Path), help="Draw an SVG here.")
@@ -177,6 +188,7 @@ def main(
     real_model: Path | None,
     dtype: str,
     quantize: str | None,
+    isa: str | None,
     no_peer: bool,
     no_int8: bool,
     url: str | None,
@@ -189,11 +201,15 @@ def main(
     processes.unwind_on_signals()
     console = tables.make_console()
     plan = Plan(**options)
+    os.environ.update(ISAS.get(isa or "", {}))
     model = _model(real_model, model_dir, dtype)
     if no_peer:
         names = ()
     elif names is None:
         names = _usual_peers(model.folder)
+    if isa is not None:
+        names = tuple(name for name in names if not name.startswith("llama.cpp"))
+        no_int8 = True  # whose peer is llama.cpp
     settings = {
         "DTYPE": model.dtype,
         "MAX_BATCH_TOTAL_TOKENS": str(max(SMALLEST_CACHE, 2 * plan.max_tokens)),

@@ -20,11 +20,13 @@ def _describe() -> dict[str, Any]:
     import psutil
     import torch
 
+    from container.model.kernels.processor import has_bf16, processor_name
+
     return {
         "processor": _processor(),
         "cores": len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count(),
-        "capability": torch.backends.cpu.get_cpu_capability(),
-        "bf16_instructions": torch.cpu._is_avx512_bf16_supported(),
+        "capability": processor_name(),
+        "bf16_instructions": has_bf16(),
         "memory_gib": round(psutil.virtual_memory().total / 2**30, 1),
         "torch": torch.__version__,
         "torch_threads": torch.get_num_threads(),
