@@ -6,14 +6,12 @@ loads a model: SageMaker answers status 507 by unloading another model and tryin
 """
 
 import contextlib
-import http.client
 import itertools
 import logging
 import os
 import subprocess
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import closing
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from container.errors import (
@@ -176,35 +174,6 @@ class Models:
         except subprocess.TimeoutExpired:
             server.process.kill()
             server.process.wait()
-
-
-class ProxiedResponse:
-    """The response of a model's server, forwarded chunk by chunk."""
-
-    def __init__(
-        self, server: ModelServer, method: str, path: str, body: bytes, headers: dict[str, str]
-    ) -> None:
-        self._connection = http.client.HTTPConnection("127.0.0.1", server.port)
-        try:
-            self._connection.request(method, path, body, headers)
-            self._response = self._connection.getresponse()
-        except (OSError, http.client.HTTPException) as error:
-            self._connection.close()
-            if server.has_left():
-                raise NotFound(f"model {server.name!r} died and is not loaded any more") from error
-            raise Unavailable(f"model {server.name!r} does not answer: {error}") from error
-        self.status = self._response.status
-        self.headers = self._response.getheaders()
-
-    def chunks(self) -> Iterator[bytes]:
-        """Yield the body in the chunks in which it arrives."""
-        with closing(self._connection):
-            while chunk := self._response.read1(65_536):
-                yield chunk
-
-    def close(self) -> None:
-        """Close the connection, so that the model's server aborts the request."""
-        self._connection.close()
 
 
 def _check_name(name: str) -> None:

@@ -10,7 +10,8 @@ from flask import Blueprint, Response, request
 
 from container.errors import InvalidParameter, Unavailable
 from container.frontend.multi_model.model_server import ModelServer
-from container.frontend.multi_model.process_per_model import Models, ProxiedResponse
+from container.frontend.multi_model.process_per_model import Models
+from container.frontend.multi_model.proxied_response import ProxiedResponse
 from container.frontend.web import error_responses
 from container.frontend.web.request_body import Body, parse, read_bytes, read_object
 from container.frontend.web.responses import json_response
@@ -68,6 +69,7 @@ def blueprint(models: Models) -> Blueprint:
         passed = ProxiedResponse(
             server, "POST", "/invocations", read_bytes(request),
             {key: value for key, value in request.headers if key.lower() not in HOP_BY_HOP},
+            request.environ.get("gunicorn.socket"),
         )  # fmt: skip
         response = Response(passed.chunks(), passed.status)
         response.headers.clear()
