@@ -18,7 +18,9 @@ from gunicorn.workers.ggevent import GeventWorker
 
 from container.frontend.generation.offloading import YIELD_S
 from container.frontend.web.connections import (
+    BYTES_A_SECOND,
     MAX_HEALTH_CONNECTIONS,
+    SLOW_READ_S,
     Connection,
     ConnectionTable,
     Phase,
@@ -26,9 +28,8 @@ from container.frontend.web.connections import (
 
 log = logging.getLogger(__name__)
 
-# Seconds that a body may take, and the bytes that give it one more.
+# Seconds that a body may take, and one more for each BYTES_A_SECOND.
 BODY_S = 60.0
-BYTES_A_SECOND = 100_000
 # What is read of a chunked body before other greenlets run: every byte may be a chunk.
 PIECE_OF_CHUNKS = 4096
 HEALTH_PATHS = ("/ping", "/health")
@@ -67,6 +68,30 @@ class TimedReader:
             self._connection.enter(phase)
         self._num_read += len(data)
         return data
+
+
+class WatchedSocket:
+    """A client's socket that notes in its connection how long the client takes to read.
+
+    It takes the socket's place where answers are written.
+    """
+
+    def __init__(self, client: socket.socket, connection: Connection) -> None:
+        self._client = client
+        self._connection = connection
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._client, name)
+
+    def sendall(self, data: bytes) -> None:
+        """Send a piece of an answer; if it takes too long, the table may evict the connection."""
+        phase = self._connection.phase
+        patience_s = SLOW_READ_S + len(data) / BYTES_A_SECOND
+        self._connection.enter(Phase.SENDING, slow_after_s=patience_s)
+        try:
+            self._client.sendall(data)
+        finally:
+            self._connection.enter(phase)
 
 
 class ConnectionWorker(GeventWorker):
@@ -132,7 +157,8 @@ class ConnectionWorker(GeventWorker):
         req.body.reader = TimedReader(req.body.reader, connection)
         connection.enter(Phase.WORKING)
         try:
-            is_answered = super().handle_request(listener_name, req, sock, addr)
+            watched = WatchedSocket(sock, connection)
+            is_answered = super().handle_request(listener_name, req, watched, addr)
         finally:
             connection.enter(Phase.WAITING)
         if connection.is_for_health or not self.alive:

@@ -54,7 +54,10 @@ def _is_link(path: Path) -> bool:
 
 
 def _leads_into(link: Path, folder: Path) -> bool:
-    return Path(os.path.realpath(link)).is_relative_to(folder)
+    try:
+        return Path(os.path.realpath(link)).is_relative_to(folder)
+    except OSError:  # it leads to a link that may not be read
+        return False
 
 
 def model_root(folder: Path) -> Path:

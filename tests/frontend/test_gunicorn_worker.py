@@ -1,4 +1,4 @@
-"""Bodies have a time to arrive in, more of it the larger they are."""
+"""Bodies have a time to arrive in, and answers one to be read, more of it the larger they are."""
 
 from types import SimpleNamespace
 
@@ -6,10 +6,11 @@ import gevent
 import pytest
 from gunicorn.http.body import ChunkedReader
 from gunicorn.http.unreader import IterUnreader
+from gunicorn.workers.ggevent import GeventWorker
 
 from container.frontend import gunicorn_worker
-from container.frontend.gunicorn_worker import BodyTimeout, TimedReader
-from container.frontend.web.connections import Connection, Phase
+from container.frontend.gunicorn_worker import BodyTimeout, ConnectionWorker, TimedReader
+from container.frontend.web.connections import BYTES_A_SECOND, SLOW_READ_S, Connection, Phase
 
 
 class Reader:
@@ -78,3 +79,35 @@ def test_others_run_while_tiny_chunks_are_read(connection: Connection) -> None:
     other.kill()
     assert read == b"a" * 40_000
     assert len(turns) >= 8
+
+
+class SlowClient:
+    """A client's socket, which notes the state of its connection while a piece is sent."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self.seen: list[tuple[Phase, float]] = []
+
+    def sendall(self, data: bytes) -> None:
+        self.seen.append((self._connection.phase, self._connection.slow_after_s))
+
+    def fileno(self) -> int:
+        return 7
+
+
+def test_an_answer_that_is_being_sent_can_be_told(
+    monkeypatch: pytest.MonkeyPatch, connection: Connection
+) -> None:
+    def answer(_: object, name: str, req: object, sock: SlowClient, addr: object) -> bool:
+        sock.sendall(b"a" * 3 * BYTES_A_SECOND)
+        assert connection.phase is Phase.WORKING
+        assert sock.fileno() == 7
+        return True
+
+    monkeypatch.setattr(GeventWorker, "handle_request", answer)
+    worker = ConnectionWorker.__new__(ConnectionWorker)
+    worker.alive, worker._local = True, SimpleNamespace(connection=connection)
+    client = SlowClient(connection)
+    request = SimpleNamespace(body=SimpleNamespace(reader=None), path="/")
+    assert worker.handle_request("", request, client, None)
+    assert client.seen == [(Phase.SENDING, SLOW_READ_S + 3)]

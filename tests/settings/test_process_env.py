@@ -1,5 +1,6 @@
 """Links in model folders: those of the Hub's cache are fine, others stay inside."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -52,6 +53,9 @@ def test_what_may_not_be_looked_at_counts_as_a_link(
 
     monkeypatch.setattr(Path, "is_symlink", forbidden)  # as of /proc/1/cwd
     assert outward_links(folder) == []  # they lead to themselves
+    monkeypatch.setattr(os, "readlink", forbidden)
+    (folder / "a.json").symlink_to("config.json")
+    assert outward_links(folder) == [folder / "a.json"]
 
 
 def test_the_folder_itself_may_be_a_link(folder: Path, tmp_path: Path) -> None:

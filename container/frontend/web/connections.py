@@ -1,8 +1,9 @@
 """The connections of an HTTP process: how many there are, and which one a new one evicts.
 
-    waiting (for a request) -> receiving (its body) <-> working -> waiting ...
+    waiting (for a request) -> receiving (its body) <-> working <-> sending (its answer) -> waiting
 
-At the limit, a new connection evicts one that waits for a request, or else one whose body is slow.
+At the limit, a new connection evicts one that waits for a request, or else one whose body is slow,
+or whose client does not read its answer.
 The victim belongs to the address with the most connections, so that no address displaces another.
 A few more connections are accepted for requests about the server's health.
 """
@@ -18,6 +19,9 @@ from enum import Enum
 MAX_HEALTH_CONNECTIONS = 32
 # A body that takes longer than this to arrive is slow.
 SLOW_BODY_S = 5.0
+# So is a client that takes longer to read a piece of an answer; bytes that give it one second more.
+SLOW_READ_S = 5.0
+BYTES_A_SECOND = 100_000
 
 
 class Phase(Enum):
@@ -25,14 +29,16 @@ class Phase(Enum):
 
     WAITING = 0
     RECEIVING = 1
-    WORKING = 2
+    SENDING = 2
+    WORKING = 3
 
 
 @dataclass(slots=True, eq=False)
 class Connection:
     """A client's connection; `since` is when its phase began, in monotonic seconds.
 
-    `is_for_health`: it was accepted beyond the limit.
+    `is_for_health`: it was accepted beyond the limit. `slow_after_s`: after this it receives or
+    sends too slowly.
     """
 
     socket: socket.socket
@@ -41,15 +47,20 @@ class Connection:
     is_evicted: bool = False
     phase: Phase = Phase.WAITING
     since: float = field(default_factory=time.monotonic)
+    slow_after_s: float = SLOW_BODY_S
 
-    def enter(self, phase: Phase, since: float | None = None) -> None:
+    def enter(
+        self, phase: Phase, since: float | None = None, slow_after_s: float = SLOW_BODY_S
+    ) -> None:
         """Begin a phase, now or at an earlier time."""
         self.phase = phase
+        self.slow_after_s = slow_after_s
         self.since = time.monotonic() if since is None else since
 
     def is_evictable(self, now: float) -> bool:
-        """Whether closing it loses at most a request that comes too slowly."""
-        is_slow = self.phase is Phase.RECEIVING and now - self.since > SLOW_BODY_S
+        """Whether closing it loses at most a request or an answer that moves too slowly."""
+        is_moving = self.phase in (Phase.RECEIVING, Phase.SENDING)
+        is_slow = is_moving and now - self.since > self.slow_after_s
         return self.phase is Phase.WAITING or is_slow
 
     def evict(self) -> None:

@@ -177,6 +177,8 @@ def _halves(path: Path, keys: Iterable[str]) -> dict[str, dict[str, str]]:
         if match is None:
             raise _invalid(f"{path}: tensor {key[:100]} is not a LoRA weight (lora_A or lora_B)")
         halves.setdefault(match[1], {})[match[2]] = key
+    if not halves:
+        raise _invalid(f"{path} has no tensors")
     return halves
 
 
@@ -193,7 +195,7 @@ def _check_shapes(
     """Refuse an update that does not fit the model's layer, before anything of it is read."""
     if layer not in shapes:
         raise InvalidParameter(
-            f"{path}: the model has no layer {layer} that an adapter can change", field="src"
+            f"{path}: the model has no layer {layer[:100]} that an adapter can change", field="src"
         )
     if sizes.keys() != {"A", "B"}:
         raise InvalidParameter(

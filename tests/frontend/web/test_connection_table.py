@@ -3,6 +3,7 @@
 from container.frontend.web.connections import (
     MAX_HEALTH_CONNECTIONS,
     SLOW_BODY_S,
+    SLOW_READ_S,
     Connection,
     ConnectionTable,
     Phase,
@@ -52,6 +53,18 @@ def test_an_address_displaces_no_smaller_one() -> None:
         connection.enter(Phase.WORKING)
     assert table.admit(Socket(), "greedy").is_for_health
     assert not quiet[0].socket.is_shut
+
+
+def test_a_client_that_does_not_read_its_answer_gives_way() -> None:
+    table = ConnectionTable(2)
+    stalled, reading = _fill(table, 2, "a")
+    for connection in (stalled, reading):
+        connection.enter(Phase.SENDING, slow_after_s=SLOW_READ_S)
+    assert table.admit(Socket(), "a").is_for_health
+    stalled.since -= SLOW_READ_S + 1
+    assert not table.admit(Socket(), "a").is_for_health
+    assert stalled.socket.is_shut
+    assert not reading.socket.is_shut
 
 
 def test_slow_bodies_are_closed_and_running_requests_never() -> None:

@@ -309,6 +309,13 @@ def test_weights_of_a_type_that_torch_does_not_read_are_refused(tmp_path: Path, 
         read_weights(tmp_path, {"layer": (4, 4)}, torch.float16)
 
 
+def test_an_adapter_without_tensors_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "adapter_config.json").write_text('{"peft_type": "LORA", "r": 2}')
+    (tmp_path / "adapter_model.safetensors").write_bytes(struct.pack("<Q", 2) + b"{}")
+    with pytest.raises(InvalidParameter, match="has no tensors"):
+        read_weights(tmp_path, {"layer": (4, 4)}, torch.float32)
+
+
 @pytest.mark.parametrize(("rank", "width"), [(3, 4), (10**7, 4), (10**7, 5)])
 def test_weights_of_wrong_shapes_are_refused_unread(tmp_path: Path, rank: int, width: int) -> None:
     (tmp_path / "adapter_config.json").write_text('{"peft_type": "LORA", "r": 2}')
