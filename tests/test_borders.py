@@ -65,7 +65,15 @@ FLOORS = {
     "container.cli": [["chat_client", "doctor"], ["chat"], ["commands"]],
     "container.messages": [["common", "images"], ["engine", "embedder", "handler"]],
     "container.handlers": [
-        ["answer_encoding", "context", "user_code", "requirements", "engine_model", "worker_pool"],
+        [
+            "answer_encoding",
+            "answer_window",
+            "context",
+            "user_code",
+            "requirements",
+            "engine_model",
+            "worker_pool",
+        ],
         ["process_bounds"],
         ["hooks", "tasks"],
         ["invocation", "invocation_server"],

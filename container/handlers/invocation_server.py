@@ -7,7 +7,6 @@ queued. One thread owns all state. Invocations beyond `max_requests` get Overloa
 
 import itertools
 import logging
-import signal
 import time
 from collections import deque
 from collections.abc import Callable
@@ -22,16 +21,18 @@ from container.errors import (
     Overloaded,
     ServingError,
 )
-from container.handlers.worker_pool import WorkerLimits, WorkerProcess
+from container.handlers.worker_pool import WorkerLimits, WorkerProcess, exit_cause
 from container.ipc.backend_server import BackendServer, Progress
 from container.ipc.heartbeat import Heartbeat
 from container.messages.common import RequestFailed, encode
 from container.messages.handler import (
+    Acknowledge,
     AnswerHead,
     AnswerPart,
     Cancel,
     HandlerStatus,
     Invoke,
+    ToWorker,
     WorkerFailed,
     WorkerReady,
     from_worker_decoder,
@@ -106,13 +107,16 @@ class HandlerServer(BackendServer):
         """Whether invocations are unfinished."""
         return bool(self._pending)
 
-    def handle(self, frontend_id: bytes, message: Invoke | Cancel) -> None:
-        """Queue or cancel an invocation. Raises Unavailable or Overloaded."""
+    def handle(self, frontend_id: bytes, message: Invoke | Cancel | Acknowledge) -> None:
+        """Queue, continue or cancel an invocation. Raises Unavailable or Overloaded."""
         match message:
             case Invoke():
                 self._admit(frontend_id, message)
             case Cancel(request_id):
                 self._cancel(frontend_id, request_id)
+            case Acknowledge(request_id, size):
+                for internal_id in self._ids_of(frontend_id, request_id):
+                    self._tell_worker(internal_id, Acknowledge(internal_id, size))
 
     def work(self) -> None:
         """Replace workers that died or hang, then hand waiting invocations to free ones."""
@@ -127,14 +131,11 @@ class HandlerServer(BackendServer):
 
     def abort_frontend(self, frontend_id: bytes) -> int:
         """Cancel the invocations of a frontend that has left; return how many there were."""
-        keys = [
-            (pending.frontend_id, pending.request_id)
-            for pending in self._pending.values()
-            if pending.frontend_id == frontend_id
-        ]
-        for key in keys:
-            self._cancel(*key)
-        return len(keys)
+        found = self._pending.values()
+        numbers = [one.request_id for one in found if one.frontend_id == frontend_id]
+        for request_id in numbers:
+            self._cancel(frontend_id, request_id)
+        return len(numbers)
 
     def status(self) -> HandlerStatus:
         """Return the status for frontends."""
@@ -165,15 +166,24 @@ class HandlerServer(BackendServer):
         self._waiting.append(internal_id)
 
     def _cancel(self, frontend_id: bytes, request_id: int) -> None:
-        for internal_id, pending in list(self._pending.items()):
-            if (pending.frontend_id, pending.request_id) != (frontend_id, request_id):
-                continue
+        for internal_id in self._ids_of(frontend_id, request_id):
             if internal_id in self._waiting:
                 self._waiting.remove(internal_id)
                 del self._pending[internal_id]
-            for worker in self._workers.values():
-                if internal_id in worker.running:  # it counts as running until the worker answers
-                    self._send_to_worker(worker, Cancel(internal_id))
+            # It counts as running until the worker answers.
+            self._tell_worker(internal_id, Cancel(internal_id))
+
+    def _ids_of(self, frontend_id: bytes, request_id: int) -> list[int]:
+        """Return the invocation that a frontend knows by this number, if it is unfinished."""
+        key = (frontend_id, request_id)
+        found = self._pending.items()
+        return [number for number, one in found if (one.frontend_id, one.request_id) == key]
+
+    def _tell_worker(self, internal_id: int, message: Cancel | Acknowledge) -> None:
+        """Send a message to the worker that runs an invocation, if one does."""
+        for worker in self._workers.values():
+            if internal_id in worker.running:
+                self._send_to_worker(worker, message)
 
     def _handle_worker_frame(self, sender: bytes, frame: bytes) -> None:
         worker = self._workers.get(sender.decode())
@@ -260,7 +270,7 @@ class HandlerServer(BackendServer):
 
     def _on_worker_exit(self, worker: WorkerProcess, code: int, ended_for: str | None) -> None:
         del self._workers[worker.name]
-        reason = ended_for or f"died ({_cause(code)})"
+        reason = ended_for or f"died ({exit_cause(code)})"
         for internal_id in worker.running:
             self._fail(
                 internal_id, HandlerFailed(f"the handler process {reason} during this request")
@@ -286,12 +296,5 @@ class HandlerServer(BackendServer):
             worker.running[internal_id] = time.monotonic() + self._limits.time_limit_s
             self._send_to_worker(worker, self._pending[internal_id].invoke)
 
-    def _send_to_worker(self, worker: WorkerProcess, message: Invoke | Cancel) -> None:
+    def _send_to_worker(self, worker: WorkerProcess, message: ToWorker) -> None:
         self._worker_socket.send_multipart([worker.name.encode(), encode(message)])
-
-
-def _cause(code: int) -> str:
-    """Say how a process ended."""
-    if code == -signal.SIGKILL:
-        return "signal 9, mostly the kernel's for lack of memory"
-    return f"signal {-code}" if code < 0 else f"exit code {code}"

@@ -89,3 +89,10 @@ def start_worker(number: int, address: str) -> WorkerProcess:
     command = [sys.executable, "-m", "container", "handler-worker", address, name]
     command += [str(os.getpid())]
     return WorkerProcess(name, subprocess.Popen(command))
+
+
+def exit_cause(code: int) -> str:
+    """Say how a process ended."""
+    if code == -signal.SIGKILL:
+        return "signal 9, mostly the kernel's for lack of memory"
+    return f"signal {-code}" if code < 0 else f"exit code {code}"

@@ -7,6 +7,7 @@ which never sends more invocations than that. Threads put their messages into a 
 
 import faulthandler
 import logging
+import os
 import queue
 import signal
 import socket
@@ -19,12 +20,15 @@ import zmq
 
 from container import logs
 from container.errors import HandlerFailed, ModelLoadError, ServingError, one_line
+from container.handlers.answer_window import AnswerWindow
 from container.handlers.context import INFERENCE_ID
 from container.handlers.invocation import ClientDisconnected, Handler
 from container.handlers.process_bounds import bound_memory
 from container.ipc.parent_watch import is_orphan
 from container.messages.common import ErrorData, RequestFailed, encode
 from container.messages.handler import (
+    Acknowledge,
+    AnswerPart,
     Cancel,
     FromWorker,
     Invoke,
@@ -36,6 +40,8 @@ from container.messages.handler import (
 log = logging.getLogger(__name__)
 
 PARENT_CHECK_MS = 1000
+# Messages that are sent before the socket is read again.
+MAX_SENT = 100
 
 
 class Worker:
@@ -50,10 +56,11 @@ class Worker:
     ) -> None:
         self._make_handler = make_handler
         self._parent_pid = parent_pid
+        self._pid = os.getpid()
         self._handler: Handler | None = None
         self._failure: ModelLoadError | None = None
         self._threads: ThreadPoolExecutor | None = None
-        self._is_cancelled: dict[int, threading.Event] = {}
+        self._windows: dict[int, AnswerWindow] = {}
         self._outbox: queue.SimpleQueue[bytes] = queue.SimpleQueue()
         self._bell, self._ring = socket.socketpair()
         self._socket: zmq.SyncSocket = zmq.Context.instance().socket(zmq.DEALER)
@@ -107,13 +114,18 @@ class Worker:
         self._ring.send(b"x")
 
     def _put(self, message: FromWorker) -> None:
+        if os.getpid() != self._pid:  # user code has forked, and the child came back, too
+            os._exit(0)
         # Encoded here, since what user code has put into it may not be encodable.
         self._outbox.put(encode(message))
         self._ring.send(b"x")
 
     def _send_all(self) -> None:
-        while not self._outbox.empty():
+        for _ in range(MAX_SENT):
+            if self._outbox.empty():
+                return
             self._socket.send(self._outbox.get())
+        self._ring.send(b"x")
 
     def _receive(self) -> None:
         while True:
@@ -129,18 +141,23 @@ class Worker:
             match message:
                 case Invoke(request_id):
                     assert self._threads is not None, "an invocation before WorkerReady"
-                    self._is_cancelled[request_id] = threading.Event()
+                    self._windows[request_id] = AnswerWindow()
                     self._threads.submit(self._serve, message)
                 case Cancel(request_id):
-                    if request_id in self._is_cancelled:
-                        self._is_cancelled[request_id].set()
+                    if (window := self._windows.get(request_id)) is not None:
+                        window.cancel()
+                case Acknowledge(request_id, size):
+                    if (window := self._windows.get(request_id)) is not None:
+                        window.acknowledge(size)
 
     def _serve(self, invoke: Invoke) -> None:
-        is_cancelled = self._is_cancelled[invoke.request_id]
+        window = self._windows[invoke.request_id]
         logs.inference_id.set(invoke.headers.get(INFERENCE_ID))
         assert self._handler is not None
         try:
-            for message in self._handler.answer(invoke, is_cancelled):
+            for message in self._handler.answer(invoke, window.is_cancelled):
+                if isinstance(message, AnswerPart):
+                    window.add(message.size)
                 self._put(message)
         except ClientDisconnected:
             self._put(_failed(invoke, HandlerFailed("the client has left")))
@@ -152,7 +169,7 @@ class Worker:
             log.exception("handler worker: user code failed; the client gets an error")
             self._put(_failed(invoke, HandlerFailed(f"user code failed: {one_line(error)}")))
         finally:
-            del self._is_cancelled[invoke.request_id]
+            del self._windows[invoke.request_id]
 
 
 def _failed(invoke: Invoke, error: ServingError) -> RequestFailed:

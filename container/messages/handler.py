@@ -1,12 +1,16 @@
 """Messages between frontends, the handler server and its workers, as msgspec structs.
 
 The answer to an invocation is one AnswerHead and any number of AnswerParts, the last marked; or, at
-any point, RequestFailed. Bodies are bytes, passed on unread.
+any point, RequestFailed. Bodies are bytes, passed on unread. Of a stream the frontend acknowledges
+what its client has read, so that an answer is not made much faster than it is read.
 """
 
 import msgspec
 
 from container.messages.common import EngineState, Hello, RequestFailed
+
+# Bytes of a message besides its data.
+PART_OVERHEAD = 256
 
 
 class Invoke(msgspec.Struct, tag="invoke", frozen=True):
@@ -25,6 +29,13 @@ class Cancel(msgspec.Struct, tag="cancel", frozen=True):
     request_id: int
 
 
+class Acknowledge(msgspec.Struct, tag="acknowledge", frozen=True):
+    """The client has read so many more bytes of the answer, counted as AnswerPart's `size`."""
+
+    request_id: int
+    size: int
+
+
 class AnswerHead(msgspec.Struct, tag="head", frozen=True):
     """The status and headers of an answer."""
 
@@ -41,6 +52,11 @@ class AnswerPart(msgspec.Struct, tag="part", frozen=True):
     request_id: int
     data: bytes
     is_last: bool
+
+    @property
+    def size(self) -> int:
+        """The bytes that the part takes while it waits, its message included."""
+        return len(self.data) + PART_OVERHEAD
 
 
 class HandlerStatus(msgspec.Struct, tag="handler_status", frozen=True):
@@ -64,9 +80,9 @@ class WorkerFailed(msgspec.Struct, tag="worker_failed", frozen=True):
     message: str
 
 
-ToHandler = Hello | Invoke | Cancel
+ToHandler = Hello | Invoke | Cancel | Acknowledge
 FromHandler = HandlerStatus | AnswerHead | AnswerPart | RequestFailed
-ToWorker = Invoke | Cancel
+ToWorker = Invoke | Cancel | Acknowledge
 FromWorker = WorkerReady | WorkerFailed | AnswerHead | AnswerPart | RequestFailed
 
 to_handler_decoder = msgspec.msgpack.Decoder(ToHandler)

@@ -14,6 +14,7 @@ from container.handlers.invocation_server import HandlerLimits, HandlerServer
 from container.handlers.worker_pool import WorkerLimits, WorkerProcess
 from container.messages.common import Hello, RequestFailed, encode
 from container.messages.handler import (
+    Acknowledge,
     AnswerHead,
     AnswerPart,
     Cancel,
@@ -135,6 +136,14 @@ def test_an_invocation_goes_to_a_worker_and_its_answer_back(setting: Setting) ->
     setting.worker.send(AnswerPart(invoke.request_id, b"y", is_last=True))
     assert setting.frontend.receive() == AnswerHead(7, 200, "text/plain", is_stream=False)
     assert setting.frontend.receive() == AnswerPart(7, b"y", is_last=True)
+
+
+def test_what_a_client_has_read_is_passed_on_to_its_worker(setting: Setting) -> None:
+    setting.frontend.send(_invoke(7))
+    running = setting.worker.receive()
+    setting.frontend.send(Acknowledge(8, 1))  # of no invocation
+    setting.frontend.send(Acknowledge(7, 2))
+    assert setting.worker.receive() == Acknowledge(running.request_id, 2)
 
 
 def test_more_than_the_limit_is_refused(setting: Setting) -> None:

@@ -156,14 +156,14 @@ class BackendClient(ABC, Generic[S]):
                 "a number in the request does not fit into 64 bits; token ids are far below that"
             ) from None
 
-    def _send_abort(self, message: msgspec.Struct) -> None:
-        """Abort a request in the process, if the process is connected."""
+    def _notify(self, message: msgspec.Struct) -> None:
+        """Send a message about a request, such as its abort, if the process is connected."""
         if self._status is None:
             return
         try:
             self._send(message)
         except zmq.Again:
-            log.warning("%s: its queue is full; an abort was dropped", self._name)
+            log.warning("%s: its queue is full; a message was dropped", self._name)
 
     def _send(self, message: msgspec.Struct) -> None:
         self._socket.send(encode(message), zmq.NOBLOCK)

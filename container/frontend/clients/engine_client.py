@@ -194,7 +194,7 @@ class EngineClient(BackendClient[Status]):
         if not stream.unfinished:
             self._streams.pop(stream.request_id, None)
         if is_known and dropped:
-            self._send_abort(Abort(stream.request_id, seq_index))
+            self._notify(Abort(stream.request_id, seq_index))
 
     def _on_status(self, status: Status) -> None:
         self._num_of_others = max(0, status.load.requests - self._num_interactive)

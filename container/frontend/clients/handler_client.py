@@ -4,6 +4,7 @@ import msgspec
 
 from container.frontend.clients.pending import PendingAnswer, PendingClient
 from container.messages.handler import (
+    Acknowledge,
     AnswerHead,
     AnswerPart,
     Cancel,
@@ -33,6 +34,11 @@ class HandlerClient(PendingClient[HandlerStatus, AnswerMessage]):
         return self._request(
             lambda request_id: Invoke(request_id, body, content_type, accept, headers)
         )
+
+    def acknowledge(self, invocation: Invocation, size: int) -> None:
+        """Note that the client has read so many bytes of parts, so that user code makes more."""
+        if invocation.request_id in self._pending:  # else nothing more comes
+            self._notify(Acknowledge(invocation.request_id, size))
 
     def _abort_message(self, request_id: int) -> Cancel:
         return Cancel(request_id)

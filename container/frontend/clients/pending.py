@@ -58,7 +58,7 @@ class PendingClient(BackendClient[S], Generic[S, T]):
     def forget(self, request_id: int) -> None:
         """Drop a request, and abort it in the process unless its answer is complete."""
         if self._pending.pop(request_id, None) is not None:
-            self._send_abort(self._abort_message(request_id))
+            self._notify(self._abort_message(request_id))
 
     def _fail(self, request_id: int, error: ServingError) -> None:
         pending = self._pending.pop(request_id, None)

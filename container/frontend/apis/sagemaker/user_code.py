@@ -25,6 +25,9 @@ from container.frontend.web.responses import (
 )
 from container.messages.handler import AnswerHead, AnswerPart
 
+# Bytes of a stream that the client reads before they are acknowledged; less than its window.
+ACKNOWLEDGED_EVERY = 2**20
+
 
 class HandlerDialect:
     """Sends bodies to the handler server and renders its answers."""
@@ -62,7 +65,7 @@ class HandlerDialect:
         is_events = head.content_type.startswith(EVENTS)
 
         def chunks() -> Iterator[bytes]:
-            is_whole = False
+            is_whole, num_read = False, 0
             while not is_whole:
                 remaining_s = context.deadline_at - time.monotonic()
                 message = invocation.wait(max(0.0, min(KEEP_ALIVE_S, remaining_s)))
@@ -73,6 +76,10 @@ class HandlerDialect:
                 assert not isinstance(message, AnswerHead)
                 is_whole = message.is_last
                 yield message.data
+                num_read += message.size
+                if num_read >= ACKNOWLEDGED_EVERY:
+                    self._client.acknowledge(invocation, num_read)
+                    num_read = 0
             self._metrics.observe_duration(time.monotonic() - context.received_at)
 
         def error_chunk(error: ServingError) -> bytes:
