@@ -79,9 +79,8 @@ def _rows(folder: Path, only: str, soak_minutes: float) -> Iterator[Row]:
     yield from _run(faults, texts, folder, model, everything)
     ranks = {"TENSOR_PARALLEL": "2", "SM_NUM_GPUS": "0"}
     for name in RANKS:  # each on a server of its own, which ends with the fourth death
-        for row in _run(matching(process_faults((name,))), BODIES, folder, model, ranks):
-            row.fault += " (two ranks)"
-            yield row
+        faults = matching(process_faults((name,), where=" (two ranks)"))
+        yield from _run(faults, BODIES, folder, model, ranks)
     code = folder_with(folder / "code", HANDLER_PROGRAM)
     handlers = {"HANDLER_CONCURRENCY": "32"}
     faults = matching(process_faults(HANDLERS))

@@ -22,10 +22,10 @@ class NoSuchRole(Exception):
     """The server has no process of this role."""
 
 
-def process_faults(roles: tuple[str, ...]) -> list[Fault]:
-    """Return a kill and a stop for each role."""
+def process_faults(roles: tuple[str, ...], where: str = "") -> list[Fault]:
+    """Return a kill and a stop for each role; their names end with `where`."""
     return [
-        Fault(f"{name} {how}", signal_to(name, number), cuts=name == "HTTP worker")
+        Fault(f"{name} {how}{where}", signal_to(name, number), cuts=name == "HTTP worker")
         for name in roles
         for how, number in (("killed", signal.SIGKILL), ("stopped", signal.SIGSTOP))
     ]
