@@ -57,6 +57,7 @@ def configure(level: str, *, json_output: bool | None) -> None:
     line = (CLEAR_LINE if is_for_person(json_output=json_output) else "") + FORMAT
     handler.setFormatter(JsonLines() if as_json else BoundedTracebacks(line, "%H:%M:%S"))
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
+    logging.captureWarnings(True)
     # transformers, once imported, has a handler of its own, whose lines have another form.
     library = logging.getLogger("transformers")
     library.handlers.clear()

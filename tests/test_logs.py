@@ -2,6 +2,7 @@
 
 import json
 import logging
+import warnings
 
 import pytest
 import transformers
@@ -15,10 +16,25 @@ def test_lines_of_transformers_have_our_form(capsys: pytest.CaptureFixture[str])
     try:
         transformers.utils.logging.get_logger("transformers.some").warning("as %s", "ours")
     finally:
+        logging.captureWarnings(False)
         logging.getLogger().handlers[:] = before
     assert [json.loads(line)["message"] for line in capsys.readouterr().err.splitlines()] == [
         "as ours"
     ]
+
+
+@pytest.mark.filterwarnings("default:corrupt")
+def test_warnings_of_python_have_our_form(capsys: pytest.CaptureFixture[str]) -> None:
+    before = logging.getLogger().handlers[:]
+    logs.configure("info", json_output=True)
+    try:
+        warnings.warn("corrupt EXIF data", stacklevel=1)
+    finally:
+        logging.captureWarnings(False)
+        logging.getLogger().handlers[:] = before
+    [line] = capsys.readouterr().err.splitlines()
+    assert json.loads(line)["logger"] == "py.warnings"
+    assert "corrupt EXIF data" in json.loads(line)["message"]
 
 
 @pytest.mark.parametrize("formatter", [logs.JsonLines(), logs.BoundedTracebacks(logs.FORMAT)])

@@ -4,8 +4,11 @@ Reads files and the environment, loads nothing. A probable mistake is a warning 
 remedy.
 """
 
+import contextlib
 import difflib
 import importlib.metadata
+import os
+import stat
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +17,7 @@ from typing import Any
 import psutil
 
 from container.errors import ConfigError
-from container.files import read_json
+from container.files import WEIGHT_SUFFIXES, read_json
 from container.handlers.user_code import find_code, missing_code
 from container.lifecycle.other_handlers import other_handlers
 from container.machine import Gpu, free_memory_bytes
@@ -151,14 +154,16 @@ def _files(folder: Path) -> Iterator[ReportLine]:
     inner = model_root(folder)
     if inner != folder:
         yield ReportLine(f"the model's files are in the folder {inner.name} of the archive")
-    files = [path for path in inner.rglob("*") if path.is_file()]
-    weights = [path for path in files if path.suffix in (".safetensors", ".bin", ".gguf")]
-    size = sum(path.stat().st_size for path in weights)
+    sizes = list(_sizes(inner))
+    weights = [size for name, size in sizes if name.endswith(WEIGHT_SUFFIXES)]
+    size = sum(weights)
     config = _config(inner)
-    kind = ", ".join(config.get("architectures") or []) or config.get("model_type", "unknown kind")
+    architectures = config.get("architectures")
+    names = ", ".join(map(str, architectures)) if isinstance(architectures, list) else ""
+    kind = names or config.get("model_type", "unknown kind")
     dtype = config.get("dtype") or config.get("torch_dtype") or "no dtype named"
     yield ReportLine(
-        f"files: {len(files)}, of which {len(weights)} with {size / GIB:.2f} GiB of weights; "
+        f"files: {len(sizes)}, of which {len(weights)} with {size / GIB:.2f} GiB of weights; "
         f"{kind}, {dtype}"
     )
     free = free_memory_bytes()
@@ -196,6 +201,16 @@ def _additional_data() -> Iterator[ReportLine]:
     if ADDITIONAL_DATA.is_dir():
         channels = ", ".join(sorted(path.name for path in ADDITIONAL_DATA.iterdir()))
         yield ReportLine(f"additional model data: {channels or 'none'}")
+
+
+def _sizes(folder: Path) -> Iterator[tuple[str, int]]:
+    """Yield the names and sizes of the files that this server's user may look at."""
+    for parent, _, names in os.walk(folder):
+        for name in names:
+            with contextlib.suppress(OSError):
+                status = os.stat(os.path.join(parent, name))
+                if stat.S_ISREG(status.st_mode):
+                    yield name, status.st_size
 
 
 def _config(folder: Path) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """The block of lines at start: what is found, and what is probably a mistake."""
 
+import json
 import shutil
 import signal
 import tempfile
@@ -34,6 +35,16 @@ def test_the_report_has_model_files_and_machine(tmp_path: Path) -> None:
     assert "LlamaForCausalLM" in texts[1] or "ForCausalLM" in texts[1]
     assert any(text.startswith("machine: ") for text in texts)
     assert not _texts(Settings(model=ModelSettings(model_id=str(DEMO_MODEL))), warnings_only=True)
+
+
+@pytest.mark.parametrize("architectures", [[5], "LlamaForCausalLM", 5, [None, []]])
+def test_the_report_survives_what_it_cannot_read(tmp_path: Path, architectures: object) -> None:
+    (tmp_path / "config.json").write_text(json.dumps({"architectures": architectures}))
+    (tmp_path / "loop").symlink_to("loop")
+    (tmp_path / "hidden").symlink_to("/proc/1/cwd/x")  # of which not even root is told more
+    assert (
+        "files: 1, of which 0" in _texts(Settings(model=ModelSettings(model_id=str(tmp_path))))[1]
+    )
 
 
 def test_an_archive_with_a_folder_in_it_is_a_model_too(tmp_path: Path) -> None:
