@@ -33,9 +33,9 @@ ROUTES = {
     "/generate_stream": Api.GENERATE,
 }
 OTHER_ROUTES = (
-    "/v1/chat/completions/batch", "/v1/rerank", "/v2/rerank", "/rerank", "/v1/score", "/score",
-    "/classify", "/pooling", "/embed", "/embed_all", "/embed_sparse", "/similarity", "/predict",
-    "/tokenize", "/chat_tokenize",
+    "/v1/chat/completions/batch", "/v1/rerank", "/v2/rerank", "/v2/embed", "/rerank",
+    "/v1/score", "/score", "/classify", "/pooling", "/embed", "/embed_all", "/embed_sparse",
+    "/similarity", "/predict", "/tokenize", "/chat_tokenize",
 )  # fmt: skip
 OPEN = ("/health", "/ping")
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]

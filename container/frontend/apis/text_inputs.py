@@ -9,11 +9,16 @@ from container.frontend.web.request_body import Body, Items
 from container.messages.embedder import EmbedInput, Truncation
 
 Texts = str | Items[str]
-TextsOrIds = str | Items[str] | Items[int] | Items[Items[int]]
+TextsOrIds = str | Items[str] | Items[int] | Items[Items[int]] | Items[str | Items[int]]
 
 
 def _side(value: object) -> object:
     return value.lower() if isinstance(value, str) else value
+
+
+def upper(value: object) -> object:
+    """Return a text in capitals, and anything else unchanged."""
+    return value.upper() if isinstance(value, str) else value
 
 
 Side = Annotated[Literal["left", "right"], BeforeValidator(_side)]

@@ -15,6 +15,13 @@ def normalized(vectors: Floats) -> Floats:
     return result
 
 
+def packed_bits(vector: Floats, *, is_signed: bool) -> list[int]:
+    """Return the signs of a vector, eight in a byte: 1 for numbers that are not negative."""
+    packed: Any = np.packbits(vector >= 0).astype(np.int16)
+    numbers: list[int] = (packed - 128 if is_signed else packed).tolist()
+    return numbers
+
+
 def max_similarity(query: Floats, document: Floats, *, is_mean: bool = False) -> float:
     """Return the sum over the query's vectors of the largest product with one of the document's.
 

@@ -47,6 +47,46 @@ def check_same(got: object, texts: list[str]) -> None:
     assert cosines.min() > 0.9999
 
 
+def test_cohere_embeds_in_each_type(server: Server) -> None:
+    types = ["float", "base64", "binary", "ubinary"]
+    body = {"texts": TEXTS, "input_type": "search_document", "embedding_types": types}
+    answers = [post(server, path, **body).json() for path in ("/v2/embed", "/invocations")]
+    assert answers[0]["embeddings"] == answers[1]["embeddings"]
+    vectors = answers[0]["embeddings"]
+    check_same(vectors["float"], TEXTS)
+    assert np.frombuffer(base64.b64decode(vectors["base64"][0]), "<f4").tolist() == pytest.approx(
+        vectors["float"][0]
+    )
+    bits = np.packbits(np.array(vectors["float"]) >= 0, axis=1)
+    assert vectors["ubinary"] == bits.tolist()
+    assert vectors["binary"] == (bits.astype(int) - 128).tolist()
+    parts = [{"content": [{"type": "text", "text": text}]} for text in TEXTS]
+    cut = {"inputs": parts, "truncate": "start", "output_dimension": 8, "max_tokens": 4}
+    answer = post(server, "/v2/embed", **cut).json()
+    assert np.shape(answer["embeddings"]["float"]) == (3, 8)
+    assert answer["meta"]["billed_units"] == {"input_tokens": 12}
+
+
+@pytest.mark.parametrize(
+    ("body", "field"),
+    [
+        ({"texts": ["a"], "images": ["data:image/png;base64,"]}, "images"),
+        ({"texts": ["a"], "embedding_types": ["int8"]}, "embedding_types"),
+        ({"texts": ["a"], "input_type": "poem"}, "input_type"),
+        ({"texts": ["a"], "inputs": []}, "texts"),
+        ({"inputs": [{"content": [{"type": "image_url"}]}]}, "inputs"),
+        ({"texts": [LONG], "truncate": "NONE"}, "texts"),
+        ({"texts": ["a"], "priority": 1}, "priority"),
+    ],
+)
+def test_cohere_bodies_are_refused_by_name(
+    server: Server, body: dict[str, object], field: str
+) -> None:
+    refused = post(server, "/v2/embed", **body)
+    assert refused.status_code == 400
+    assert field in refused.json()["error"]["message"]
+
+
 def test_openai_float_and_base64_are_the_librarys_vectors(client: openai.OpenAI) -> None:
     floats = client.embeddings.create(model="m", input=TEXTS, encoding_format="float")
     check_same([row.embedding for row in floats.data], TEXTS)

@@ -1,6 +1,6 @@
 """The responses of the embedding, rerank and classification routes, for /openapi.json."""
 
-from typing import Literal
+from typing import Any, Literal
 
 from container.frontend.apis.docs.openai_schemas import Usage
 from container.frontend.apis.docs.response_schemas import Answer
@@ -51,6 +51,16 @@ class RerankAnswer(Answer):
     model: str
     results: list[RerankResult]
     usage: EmbeddingUsage
+
+
+class EmbeddingsByType(Answer):
+    """Cohere's answer: the vectors in each of the types asked for."""
+
+    id: str
+    response_type: str
+    embeddings: dict[str, list[list[float] | str]]
+    texts: list[str]
+    meta: dict[str, Any]
 
 
 class Rank(Answer):

@@ -11,6 +11,7 @@ from container.frontend.apis.docs import embedding_schemas as texts
 from container.frontend.apis.docs import openai_schemas as openai
 from container.frontend.apis.docs import response_schemas as server
 from container.frontend.apis.docs import tgi_schemas as tgi
+from container.frontend.apis.embeddings.cohere_schema import CohereEmbedRequest
 from container.frontend.apis.embeddings.openai_schema import CohereRerankRequest, OpenAIEmbedRequest
 from container.frontend.apis.embeddings.pooling_schema import (
     ClassifyRequest,
@@ -176,6 +177,10 @@ OPERATIONS = (
     Operation(
         "post", "/embeddings", OPENAI, "Vectors of texts (llm_serving's path)",
         OpenAIEmbedRequest, texts.EmbeddingList, openai.OpenAIError,
+    ),
+    Operation(
+        "post", "/v2/embed", RERANK, "Vectors of texts, in several types",
+        CohereEmbedRequest, texts.EmbeddingsByType, openai.OpenAIError,
     ),
     Operation(
         "post", "/v1/rerank", RERANK, "Documents by their relevance to a query",

@@ -1,4 +1,4 @@
-"""OpenAI's `/v1/embeddings` (also without `/v1`), and Cohere's and Jina's `/v1/rerank`.
+"""OpenAI's `/v1/embeddings` (also without `/v1`), Cohere's `/v2/embed`, Cohere's and Jina's rerank.
 
 Documents that are too long are cut by `/v1/rerank`, as those services do.
 """
@@ -7,17 +7,20 @@ import base64
 import secrets
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from flask import Blueprint, Response, request
 
+from container.errors import InvalidParameter
+from container.frontend.apis.embeddings.cohere_schema import CohereEmbedRequest
 from container.frontend.apis.embeddings.openai_schema import CohereRerankRequest, OpenAIEmbedRequest
 from container.frontend.apis.embeddings.peer_fields import refuse_peer_fields
 from container.frontend.apis.text_dialect import Ranking, TextDialect
 from container.frontend.apis.text_inputs import as_inputs
 from container.frontend.embedding.rows import Rows
 from container.frontend.embedding.service import TextOptions
-from container.frontend.embedding.vectors import Floats
+from container.frontend.embedding.vectors import Floats, packed_bits
 from container.frontend.generation.offloading import in_pieces
 from container.frontend.generation.request_context import RequestContext
 from container.frontend.web.http_request import request_context
@@ -47,6 +50,34 @@ class EmbeddingsDialect(TextDialect):
         ]
         answer = {"object": "list", "data": data}
         return self._respond(answer | self._usage(embed_request.model, rows), started)
+
+    def embed_by_types(self, body: dict[str, Any], context: RequestContext) -> Response:
+        """Answer a Cohere body: the vectors in each of the types asked for."""
+        started = time.monotonic()
+        refuse_peer_fields({name: value for name, value in body.items() if name != "inputs"})
+        embed_request = parse(CohereEmbedRequest, body)
+        writers = _type_writers(embed_request.embedding_types or ["float"])
+        texts = embed_request.read_texts()
+        rows = self._embeddings.vectors(
+            as_inputs(texts),
+            embed_request.options(self._embeddings.info.prompts),
+            self._on_wait(context),
+            dimensions=embed_request.output_dimension,
+            normalize=None,
+        )
+        vectors = {
+            name: [written(write(vector)) for vector in in_pieces(rows.values)]
+            for name, write in writers.items()
+        }
+        billed = {"input_tokens": rows.num_tokens}
+        answer = {
+            "id": f"embd-{secrets.token_hex(12)}",
+            "response_type": "embeddings_by_type",
+            "embeddings": vectors,
+            "texts": texts,
+            "meta": {"api_version": {"version": "2"}, "billed_units": billed},
+        }
+        return self._respond(answer, started)
 
     def rerank(self, body: dict[str, Any], context: RequestContext) -> Response:
         """Answer a Cohere or Jina body: the best documents first."""
@@ -92,12 +123,33 @@ def blueprint(dialect: EmbeddingsDialect) -> Blueprint:
     def embeddings() -> Response:
         return dialect.embed(read_object(request), request_context())
 
+    @routes.post("/v2/embed")
+    def embed_by_types() -> Response:
+        return dialect.embed_by_types(read_object(request), request_context())
+
     @routes.post("/v1/rerank")
     @routes.post("/v2/rerank")
     def rerank() -> Response:
         return dialect.rerank(read_object(request), request_context())
 
     return routes
+
+
+def _type_writers(names: list[str]) -> dict[str, Callable[[Floats], Any]]:
+    """Return what writes a vector in each of Cohere's types. Raises InvalidParameter."""
+    known: dict[str, Callable[[Floats], Any]] = {
+        "float": _floats,
+        "base64": _base64,
+        "binary": partial(packed_bits, is_signed=True),
+        "ubinary": partial(packed_bits, is_signed=False),
+    }
+    for name in names:
+        if name not in known:
+            raise InvalidParameter(
+                f"`embedding_types` has {name[:40]!r}; this server has {', '.join(known)}",
+                field="embedding_types",
+            )
+    return {name: known[name] for name in names}
 
 
 def writer(encoding_format: str | None) -> Callable[[Floats], list[float] | str]:

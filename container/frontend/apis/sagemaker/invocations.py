@@ -4,7 +4,8 @@ Tells the shapes of bodies apart and hands each to its own dialect. `messages_ap
 messages only, False generate only, None both. A body that has `inputs` is a generate request even
 if it has `messages` too, as in TGI. User code, where there is some, answers in their place.
 Where only an embedding or rerank model is served, `inputs` is TEI's; beside a language model
-`input` (OpenAI's embeddings), `texts` and `documents` (rerank) still go to it.
+`input` (OpenAI's embeddings), `texts` (Cohere's embeddings, or a rerank with `query`) and
+`documents` (rerank) still go to it.
 """
 
 import contextlib
@@ -92,6 +93,9 @@ class TextInvocations:
         if "documents" in body:
             with errors_in(Dialect.OPENAI):
                 return self._embeddings.rerank(body, context)
+        if "texts" in body and "query" not in body:
+            with errors_in(Dialect.OPENAI):
+                return self._embeddings.embed_by_types(body, context)
         if "input" in body and "messages" not in body:
             with errors_in(Dialect.OPENAI):
                 return self._embeddings.embed(body, context)
