@@ -53,7 +53,8 @@ def find_placement(render: Render) -> Placement | None:
             text = render(messages, tools)
         except Exception:  # a template can raise anything
             continue
-        # JSON in a field is never printed as Python's list.
-        if "probe_tool" in text and USER in text and "'probe_tool'" not in text:
+        # A field that is printed as Python's list is meant to be text.
+        is_repr = placement is Placement.FIELD and "'probe_tool'" in text
+        if "probe_tool" in text and USER in text and not is_repr:
             return placement
     return None

@@ -23,7 +23,7 @@ PLACES = {
     Placement.VARIABLE: TURNS.replace("FIELD", "") + "{{ tools | tojson }}",
     Placement.WITH_SYSTEM: _in_system("tools", "tools | tojson"),
     Placement.FIELD: _in_system("m.tools", "m.tools[0].function | tojson"),
-    Placement.TEXT_FIELD: _in_system("m.tools", "'<' + m.tools + '>'"),
+    Placement.TEXT_FIELD: _in_system("m.tools", "m.tools"),
 }
 # Templates that print the properties one by one, as far as they know them.
 PROPERTIES = (
@@ -85,6 +85,11 @@ def test_tools_are_placed_where_the_template_reads_them(placement: Placement) ->
         text = render(*fitted)
         assert text.count("look_up") == 1
         assert all(message["content"] in text for message in messages)
+
+
+def test_a_template_may_print_tools_as_pythons_list() -> None:
+    template = TURNS.replace("FIELD", "") + "{{ tools }}"
+    assert find_placement(renderer(template)) is Placement.VARIABLE
 
 
 def test_a_template_that_renders_no_tools_takes_none() -> None:
