@@ -25,11 +25,7 @@ from container.frontend.apis.openai.responses.store import ResponseStore
 from container.frontend.apis.sagemaker import adapters, invocations
 from container.frontend.apis.sagemaker.batch_slots import BatchSlots
 from container.frontend.apis.sagemaker.batch_transform import BatchTransform
-from container.frontend.apis.sagemaker.invocations import (
-    BatchParameters,
-    Invocations,
-    TextInvocations,
-)
+from container.frontend.apis.sagemaker.invocations import Invocations, TextInvocations
 from container.frontend.apis.sagemaker.sessions import watch as watch_sessions
 from container.frontend.apis.sagemaker.user_code import HandlerDialect
 from container.frontend.apis.tei import routes as tei
@@ -42,8 +38,6 @@ from container.frontend.clients.embedder_client import EmbedderConnection
 from container.frontend.clients.engine_client import EngineConnection, NoEngine
 from container.frontend.clients.handler_client import HandlerClient
 from container.frontend.embedding.service import Embeddings
-from container.frontend.generation.limits import RequestLimits
-from container.frontend.generation.request_context import Deadlines
 from container.frontend.generation.service import Service
 from container.frontend.generation.sessions import Sessions
 from container.frontend.multi_model import routes as models_routes
@@ -52,6 +46,7 @@ from container.frontend.observability import tracing
 from container.frontend.observability.embedded_metrics import EmbeddedMetrics
 from container.frontend.observability.embedder_metrics import EmbedderCollector
 from container.frontend.observability.metrics import Metrics
+from container.frontend.options import Options
 from container.frontend.web import replay_info, request_id, tgi_headers, trace_hooks
 from container.frontend.web.auth import add_guards
 from container.frontend.web.early_refusal import EarlyRefusals
@@ -59,57 +54,6 @@ from container.frontend.web.http_request import HttpRequest, set_deadlines
 from container.frontend.web.retry_after import RetryAfter, add_retry_after
 from container.frontend.web.ui import pages as ui
 from container.messages.engine import EngineInfo
-from container.settings.settings import Settings
-
-
-@dataclass(frozen=True, slots=True)
-class Options:
-    """The settings of the HTTP side."""
-
-    payload_limit: int
-    default_accept: str
-    is_batch: bool
-    batch: BatchParameters
-    limits: RequestLimits
-    messages_api: bool | None
-    api_key: str | None
-    cors_origins: list[str]
-    compute_type: str | None
-    auto_truncate: bool
-    num_frontends: int
-    tool_call_parser: str | None
-    system_prompt: str | None
-    deadlines: Deadlines
-    num_batch_slots: int
-    has_ui: bool
-
-    @classmethod
-    def from_settings(cls, settings: Settings) -> "Options":
-        """Pick them from all settings."""
-        return cls(
-            payload_limit=settings.server.body_limit,
-            default_accept=settings.handlers.default_accept,
-            is_batch=settings.server.is_batch,
-            batch=BatchParameters.from_settings(
-                settings.sagemaker,
-                settings.server.body_limit,
-                settings.engine.max_concurrent_requests,
-            ),
-            limits=RequestLimits.from_settings(settings.engine, settings.requests),
-            messages_api=settings.server.messages_api_enabled,
-            api_key=settings.server.api_key,
-            cors_origins=[
-                origin.strip() for origin in settings.server.cors_allow_origin.split(",")
-            ],
-            compute_type=settings.server.compute_type,
-            auto_truncate=settings.embedding.auto_truncate,
-            num_frontends=settings.server.num_frontends,
-            tool_call_parser=settings.requests.tool_call_parser,
-            system_prompt=settings.requests.system_prompt,
-            num_batch_slots=settings.num_batch_slots,
-            has_ui=settings.server.has_ui,
-            deadlines=Deadlines(settings.server.deadline_s, settings.server.stream_deadline_s),
-        )
 
 
 @dataclass(frozen=True, slots=True)

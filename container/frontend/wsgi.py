@@ -27,7 +27,7 @@ from gevent.threadpool import ThreadPool
 
 from container.errors import ServingError
 from container.frontend.apis.openai.responses.store import ResponseStore
-from container.frontend.app import AppContext, Options, create_app, create_models_app
+from container.frontend.app import AppContext, create_app, create_models_app
 from container.frontend.clients.embedder_client import EmbedderClient
 from container.frontend.clients.engine_client import EngineClient, NoEngine
 from container.frontend.clients.engine_router import EngineGroup
@@ -41,6 +41,7 @@ from container.frontend.generation.sessions import Sessions
 from container.frontend.multi_model.process_per_model import Models
 from container.frontend.observability.embedded_metrics import EmbeddedMetrics
 from container.frontend.observability.tracing import OtlpTracer
+from container.frontend.options import Options
 from container.images.decoding import ImageLimits
 from container.machine import free_memory_bytes
 from container.settings.process_env import (

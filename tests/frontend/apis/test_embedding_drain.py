@@ -5,9 +5,10 @@ import pytest
 from flask.testing import FlaskClient
 
 from container.errors import Unavailable
-from container.frontend.app import AppContext, Options, create_app
+from container.frontend.app import AppContext, create_app
 from container.frontend.clients.engine_client import NoEngine
 from container.frontend.generation.service import Service
+from container.frontend.options import Options
 from container.messages.embedder import (
     Embed,
     Embedded,

@@ -1,8 +1,9 @@
 """What llm_serving's routes do before there is a model."""
 
 from container.frontend.apis.llm_serving import with_roles
-from container.frontend.app import AppContext, Options, create_app
+from container.frontend.app import AppContext, create_app
 from container.frontend.generation.service import Service
+from container.frontend.options import Options
 from container.settings.settings import Settings
 from tests.support.connections import NoEngine
 

@@ -4,8 +4,9 @@ from collections.abc import Iterator
 
 from container.frontend.apis.docs.openapi import document
 from container.frontend.apis.docs.route_specs import OPERATIONS
-from container.frontend.app import AppContext, Options, create_app
+from container.frontend.app import AppContext, create_app
 from container.frontend.generation.service import Service
+from container.frontend.options import Options
 from container.settings.settings import Settings
 from tests.support.connections import NoEngine
 

@@ -2,8 +2,9 @@
 
 import pytest
 
-from container.frontend.app import AppContext, Options, create_app
+from container.frontend.app import AppContext, create_app
 from container.frontend.generation.service import Service
+from container.frontend.options import Options
 from container.settings.settings import Settings
 from tests.support.connections import NoEngine
 

@@ -8,8 +8,9 @@ from flask import Flask
 from werkzeug.test import EnvironBuilder, run_wsgi_app
 
 from container.frontend.apis.docs.route_specs import OPERATIONS
-from container.frontend.app import AppContext, Options, create_app
+from container.frontend.app import AppContext, create_app
 from container.frontend.generation.service import Service
+from container.frontend.options import Options
 from container.frontend.web.early_refusal import INVOCATIONS, PATHS, EarlyRefusals
 from container.messages.engine import EngineInfo, EngineLoad, Status
 from container.settings.settings import Settings

@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 from flask.testing import FlaskClient
 
-from container.frontend.app import AppContext, Options, create_app
+from container.frontend.app import AppContext, create_app
 from container.frontend.generation.service import Service
+from container.frontend.options import Options
 from container.frontend.web.ui.pages import FOLDER
 from container.settings.settings import Settings
 from tests.support.connections import NoEngine
