@@ -172,24 +172,24 @@ format: $(VENV)/test.stamp  ## format the code
 	$(BIN)/ruff check --fix .
 
 bench-embedding: $(VENV)/test.stamp  ## measure embeddings beside other engines
-	$(BIN)/python benchmarks/embedding.py --json bench-embedding.json
+	$(BIN)/python -m benchmarks.embedding --json bench-embedding.json
 
 bench-models: $(VENV)/server.stamp $(KERNELS)  ## measure a model of each kind with 1 and 8 clients
-	PYTHONPATH=benchmarks $(BIN)/python -m models.bench_kinds --json bench-models.json
+	$(BIN)/python -m benchmarks.models.bench_kinds --json bench-models.json
 
 bench-gpu: $(VENV)/server.stamp  ## measure one GPU, beside its limits and transformers
-	$(BIN)/python benchmarks/gpu.py --json bench-gpu.json
+	$(BIN)/python -m benchmarks.gpu --json bench-gpu.json
 
 # A model that the caller named, and not the demo model: random weights are the default.
 trained = $(if $(filter file,$(origin MODEL)),,--model "$(MODEL)")
 bench: $(VENV)/server.stamp $(KERNELS)  ## measure throughput and latency beside other engines (MODEL=FOLDER: of that model)
-	$(BIN)/python benchmarks/serving.py $(trained) --json bench.json --plot bench.svg
+	$(BIN)/python -m benchmarks.serving $(trained) --json bench.json --plot bench.svg
 
 # Of a real model; made by examples/smollm2.py unless REAL_MODEL names another folder.
 REAL_MODEL ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/sagemaker-llm-container/SmolLM2-135M-Instruct
 answers: $(VENV)/test.stamp $(KERNELS)  ## ask REAL_MODEL 200 questions, beside transformers
 	@[ -d "$(REAL_MODEL)" ] || $(BIN)/python -m examples.smollm2 --out "$(REAL_MODEL)"
-	$(BIN)/python benchmarks/answers.py --model "$(REAL_MODEL)" --reference --json answers.json
+	$(BIN)/python -m benchmarks.answers --model "$(REAL_MODEL)" --reference --json answers.json
 
 docs: $(VENV)/server.stamp $(VENV_DOCS)/docs.stamp  ## write the generated pages, and the documentation as a site
 	PYTHONPATH=. $(BIN)/python docs/site/reference.py

@@ -14,18 +14,17 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).parent))  # the scripts import each other by name
-
 import httpx
-from endpoint import page
-from endpoint.apis import APIS, Options
-from endpoint.arrivals import Level
-from endpoint.driver import Endpoint, Extent, run_level
-from endpoint.outcome import Goal, Outcome, read_goal, summarise
-from endpoint.transports import Http, SageMaker, Transport
-from endpoint.workload import Prompt, Synthetic, Words, read_file
 from rich.console import Console
 from rich.table import Table
+
+from benchmarks.endpoint import page
+from benchmarks.endpoint.apis import APIS, Options
+from benchmarks.endpoint.arrivals import Level
+from benchmarks.endpoint.driver import Endpoint, Extent, run_level
+from benchmarks.endpoint.outcome import Goal, Outcome, read_goal, summarise
+from benchmarks.endpoint.transports import Http, SageMaker, Transport
+from benchmarks.endpoint.workload import Prompt, Synthetic, Words, read_file
 
 DETECT_TIMEOUT_S = 20
 DEFAULT_REQUESTS = 64

@@ -10,13 +10,13 @@ import time
 from pathlib import Path
 
 import torch
-from models.bench_model import default_folder, is_written, make_model
 from safetensors.torch import save_file
 
-from container.engine.adapters import Adapters
+from benchmarks.models.bench_model import default_folder, is_written, make_model
 from container.engine.engine import Engine
 from container.messages.engine import SamplingParams, Submit
 from container.model.engine_loader import load_engine
+from container.model.lora.manager import LoraManager
 from container.settings.engine import EngineSettings
 from container.settings.model import ModelSettings
 from container.settings.settings import Settings
@@ -61,9 +61,9 @@ def main() -> None:
         ),
         print,
     )
-    store: Adapters | None = engine.adapters
-    assert store is not None
-    shapes = store._shapes  # type: ignore[attr-defined]
+    store = engine.adapters
+    assert isinstance(store, LoraManager)
+    shapes = store.lora_layers.shapes
     with tempfile.TemporaryDirectory() as root:
         names = [f"adapter-{number}" for number in range(NUM_ADAPTERS)]
         base, mixed = [], []

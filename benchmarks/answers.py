@@ -1,6 +1,6 @@
 """Asks 200 questions with automatic checkers, to judge a model, a number format or a new path.
 
-.venv/bin/python benchmarks/answers.py --model FOLDER --reference
+.venv/bin/python -m benchmarks.answers --model FOLDER --reference
 Exits with 1 if the answers are worse than those they are compared with. README.md has the method.
 """
 
@@ -17,9 +17,10 @@ from pathlib import Path
 from typing import Any
 
 import click
-from questions import agreement, answers_report, checkers
-from report import tables
-from system import machine, processes
+
+from benchmarks.questions import agreement, answers_report, checkers
+from benchmarks.report import tables
+from benchmarks.system import machine, processes
 
 HERE = Path(__file__).resolve().parent
 QUESTIONS = HERE / "questions" / "questions.jsonl"

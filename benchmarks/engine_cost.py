@@ -1,29 +1,24 @@
 """Measures what a step costs beside the model: schedule, apply, and the messages to the frontend.
 
-.venv/bin/python benchmarks/engine_cost.py: a scripted model, 1 to 256 running sequences; then the
+.venv/bin/python -m benchmarks.engine_cost: a scripted model, 1 to 256 running sequences; then the
 prefix cache's look-up for prompts of 1,000 to 64,000 tokens. Fast repetitions count, so that a
 busy machine shows less.
 """
 
 import random
-import sys
 import time
 from collections import defaultdict
-from pathlib import Path
 
 import numpy as np
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
-
-from container.engine.adapters import NO_ADAPTER  # noqa: E402
-from container.engine.blocks.block_pool import BlockPool  # noqa: E402
-from container.engine.config import EngineConfig  # noqa: E402
-from container.engine.engine import Engine  # noqa: E402
-from container.engine.model_runner import Sampled, StepOutput, SyncModelRunner  # noqa: E402
-from container.engine.schedule import Batch  # noqa: E402
-from container.messages.common import encode  # noqa: E402
-from container.messages.engine import SamplingParams, StepEvents, Submit, TokenEvent  # noqa: E402
+from container.engine.adapters import NO_ADAPTER
+from container.engine.blocks.block_pool import BlockPool
+from container.engine.config import EngineConfig
+from container.engine.engine import Engine
+from container.engine.model_runner import Sampled, StepOutput, SyncModelRunner
+from container.engine.schedule import Batch
+from container.messages.common import encode
+from container.messages.engine import SamplingParams, StepEvents, Submit, TokenEvent
 
 RUNNING = (1, 8, 32, 64, 128, 256)
 PROMPTS = (1_000, 4_000, 16_000, 64_000)

@@ -9,8 +9,7 @@ import argparse
 import statistics
 import time
 
-from models.bench_model import default_folder, is_written, make_model
-
+from benchmarks.models.bench_model import default_folder, is_written, make_model
 from container.engine.engine import Engine
 from container.grammar.forms import schema_answer
 from container.grammar.shape import MessageShape, encode_shape

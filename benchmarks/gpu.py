@@ -1,6 +1,6 @@
 """Measures one GPU: the engine alone, beside what the device can do and transformers' own batching.
 
-make bench-gpu, or: .venv/bin/python benchmarks/gpu.py --shape 1b --json result.json
+make bench-gpu, or: .venv/bin/python -m benchmarks.gpu --shape 1b --json result.json
 Random weights, nothing to download; README.md tells the method. Without a GPU it runs on the CPU,
 where `--shape tiny` shows in a minute that everything works.
 """
@@ -19,7 +19,9 @@ from typing import Any
 
 import click
 import torch
-from models.bench_model import (
+from rich.table import Table
+
+from benchmarks.models.bench_model import (
     SHAPES,
     Shape,
     default_folder,
@@ -27,12 +29,10 @@ from models.bench_model import (
     random_prompt,
     weight_files,
 )
-from peers.environments import HERE, TRANSFORMERS
-from report.figures import Round
-from report.tables import make_console
-from rich.table import Table
-from system import machine, processes
-
+from benchmarks.peers.environments import TRANSFORMERS
+from benchmarks.report.figures import Round
+from benchmarks.report.tables import make_console
+from benchmarks.system import machine, processes
 from container.engine.engine import Engine
 from container.messages.engine import SamplingParams, Submit
 from container.model.engine_loader import load_engine
@@ -200,8 +200,7 @@ def running_transformers(folder: Path, clients: int, prompt: int) -> Iterator[pr
     blocks = -(-clients * (prompt + NEW_TOKENS) * 5 // 4 // 32)
     settings = {"num_blocks": blocks, "max_requests_per_batch": clients}
     settings |= {"max_batch_tokens": max(256, clients)}
-    script = str(HERE / TRANSFORMERS.script)
-    command = [sys.executable, script, str(folder), json.dumps(settings)]
+    command = [sys.executable, "-m", TRANSFORMERS.module, str(folder), json.dumps(settings)]
     with processes.running_peer("transformers", command) as peer:
         yield peer
 

@@ -8,7 +8,6 @@ by tokens drawn at random; every mask is timed, from the token to its arrival he
 import argparse
 import itertools
 import statistics
-import sys
 import time
 from pathlib import Path
 
@@ -17,14 +16,11 @@ from tokenizers import Tokenizer, decoders, pre_tokenizers
 from tokenizers.models import BPE
 from tokenizers.trainers import BpeTrainer
 
-ROOT = Path(__file__).parents[1]
-sys.path.insert(0, str(ROOT))
-
-from container.grammar.client import GrammarClient  # noqa: E402  # the checkout's
-from container.grammar.forms import ANY_OBJECT, schema_answer  # noqa: E402
-from container.grammar.protocol import ForkServerArgs, GrammarLimits  # noqa: E402
-from container.grammar.shape import MessageShape, encode_shape  # noqa: E402
-from tests.grammar.schemas import all_schemas  # noqa: E402
+from container.grammar.client import GrammarClient
+from container.grammar.forms import ANY_OBJECT, schema_answer
+from container.grammar.protocol import ForkServerArgs, GrammarLimits
+from container.grammar.shape import MessageShape, encode_shape
+from tests.grammar.schemas import all_schemas
 
 VOCABULARY = 49152
 TRAINED_ON_BYTES = 30_000_000

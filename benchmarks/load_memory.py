@@ -1,6 +1,6 @@
 """Measures how much memory loading takes: a checkpoint of 1 GiB, the peak of one process.
 
-.venv/bin/python benchmarks/load_memory.py: writes a random Llama shape of 1 GiB in bfloat16, loads
+.venv/bin/python -m benchmarks.load_memory: writes a random Llama shape of 1 GiB in bfloat16, loads
 it as the server does, with a small KV cache, and prints the peak. The bar is 1.5 times the weights,
 the cache, and 1 GiB for Python and torch.
 """
@@ -12,9 +12,7 @@ import tempfile
 import time
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-
-from models import bench_model
+from benchmarks.models import bench_model
 
 GIB = 2**30
 
@@ -43,7 +41,8 @@ def write(folder: Path) -> None:
 
 def load(folder: Path) -> None:
     """Load as the server does; print sizes and the peak."""
-    from container.model.engine_loader import disable_progress_bars, load_engine
+    from container.model.engine_loader import load_engine
+    from container.model.progress_bars import disable_progress_bars
     from container.settings.engine import MemorySettings
     from container.settings.model import ModelSettings
     from container.settings.settings import Settings
@@ -71,7 +70,9 @@ def main() -> None:
         return
     with tempfile.TemporaryDirectory() as folder:
         for half in ("write", "load"):
-            subprocess.run([sys.executable, __file__, half, folder], check=True)
+            subprocess.run(
+                [sys.executable, "-m", "benchmarks.load_memory", half, folder], check=True
+            )
 
 
 if __name__ == "__main__":

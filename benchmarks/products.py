@@ -1,6 +1,6 @@
 """How long products take: the kernels' beside torch's, the layers of the 135M shape in turn.
 
-`GOMP_SPINCOUNT=2000 python benchmarks/products.py`; `--libraries amx avx512_bf16` compares the
+`GOMP_SPINCOUNT=2000 python -m benchmarks.products`; `--libraries amx avx512_bf16` compares the
 kernels for several instruction sets. For each format and number of rows: times
 (ms) of the 120 products of the 30 layers, fastest and median of some turns, of which each side
 has one after the other. The weights of all layers are more than caches hold.

@@ -1,6 +1,6 @@
 """Measures the server beside other engines, in one interleaved run.
 
-make bench, or: .venv/bin/python benchmarks/serving.py --levels 1,8 --json result.json
+make bench, or: .venv/bin/python -m benchmarks.serving --levels 1,8 --json result.json
 With --model FOLDER it is a model that somebody trained, with its own tokenizer and real text.
 README.md tells the method.
 """
@@ -19,14 +19,15 @@ from pathlib import Path
 from typing import Any
 
 import click
-from load import generator, prompts, routes
-from load.plan import Match, Model, Plan
-from models import bench_model
-from peers import environments
-from report import plot, tables
-from report.figures import OURS, Level, Round
 from rich.console import Console
-from system import machine, processes
+
+from benchmarks.load import generator, prompts, routes
+from benchmarks.load.plan import Match, Model, Plan
+from benchmarks.models import bench_model
+from benchmarks.peers import environments
+from benchmarks.report import plot, tables
+from benchmarks.report.figures import OURS, Level, Round
+from benchmarks.system import machine, processes
 
 SETTLE_S = 0.5
 WARM_UP_TOKENS = 16

@@ -1,26 +1,22 @@
 """Measures how long the start's reference check takes for a model of 8B shapes, by extrapolation.
 
-.venv/bin/python benchmarks/start_check.py: prepares random Llama models with the layers of an 8B
+.venv/bin/python -m benchmarks.start_check: prepares random Llama models with the layers of an 8B
 model, a few and twice as many, as the server does. What a layer adds to the time, times the layers
 that are missing, gives the time of the whole model. `own pass` is one forward pass of the model
 with the check's ids: the checks run a few of them whole, and the checked layers alone otherwise.
 Packing weights and replacing layers, which are no checks, are in `converting`.
 """
 
-import sys
 import time
 from dataclasses import replace
-from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import click
 import torch
-from models.bench_model import SHAPES, Shape, llama_config
 from rich.console import Console
 from rich.table import Table
 from transformers import LlamaForCausalLM
 
+from benchmarks.models.bench_model import SHAPES, Shape, llama_config
 from container.model.loading.cpu_kernels import load_kernels
 from container.model.loading.prepare import prepare
 from container.model.reference_check import default_ids

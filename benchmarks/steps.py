@@ -1,6 +1,6 @@
 """How long a step takes: the engine alone, the 135M shape, 1, 8 and 32 sequences side by side.
 
-`GOMP_SPINCOUNT=2000 python benchmarks/steps.py`, as the supervisor sets it. For each number of
+`GOMP_SPINCOUNT=2000 python -m benchmarks.steps`, as the supervisor sets it. For each number of
 sequences: their prompts of 128 tokens in tokens a second, then the fastest and the median step of
 64 tokens each, then completion tokens a second of the whole run; of several turns the best. Every
 turn has other prompts, so that no prefix is found in the cache.
@@ -13,8 +13,8 @@ import time
 from dataclasses import dataclass
 
 import torch
-from models.bench_model import default_folder, is_written, make_model, random_prompt
 
+from benchmarks.models.bench_model import default_folder, is_written, make_model, random_prompt
 from container.engine.engine import Engine
 from container.messages.engine import SamplingParams, Submit
 from container.model.engine_loader import load_engine

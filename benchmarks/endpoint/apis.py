@@ -5,8 +5,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from endpoint.outcome import Outcome
-from endpoint.workload import Prompt
+from benchmarks.endpoint.outcome import Outcome
+from benchmarks.endpoint.workload import Prompt
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,11 +7,11 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
-from endpoint.apis import Api, Options
-from endpoint.arrivals import Level, poisson
-from endpoint.outcome import Outcome
-from endpoint.transports import Transport, send
-from endpoint.workload import Prompt
+from benchmarks.endpoint.apis import Api, Options
+from benchmarks.endpoint.arrivals import Level, poisson
+from benchmarks.endpoint.outcome import Outcome
+from benchmarks.endpoint.transports import Transport, send
+from benchmarks.endpoint.workload import Prompt
 
 THREADS = 256
 

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from report.figures import percentile
+from benchmarks.report.figures import percentile
 
 PERCENTS = (50, 90, 99)
 

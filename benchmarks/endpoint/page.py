@@ -10,8 +10,8 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from endpoint import charts
-from endpoint.charts import Series
+from benchmarks.endpoint import charts
+from benchmarks.endpoint.charts import Series
 
 Result = dict[str, Any]
 PERCENTS = ("p50", "p90", "p99")
@@ -51,7 +51,7 @@ def report(result: Result) -> str:
         "</div>",
         *_errors(levels),
     ]
-    return _page(f"Benchmark of {result['target']}", parts, result)
+    return render(f"Benchmark of {result['target']}", parts, result)
 
 
 def comparison(before: Result, after: Result) -> str:
@@ -67,7 +67,7 @@ def comparison(before: Result, after: Result) -> str:
         parts += [f"<h2>{escape(left['name'])}</h2>", _pair_table(named, left, right)]
         parts += ['<div class="charts">', *_pair_charts(named, left, right), "</div>"]
     parts += ['<div class="charts">', *_level_charts(named), "</div>"]
-    return _page("Comparison", parts, None)
+    return render("Comparison", parts, None)
 
 
 def read_result(path: Path) -> Result:
@@ -83,7 +83,8 @@ def read_result(path: Path) -> Result:
     return result
 
 
-def _page(title: str, parts: Sequence[str], result: Result | None) -> str:
+def render(title: str, parts: Sequence[str], result: Result | None) -> str:
+    """Return the page; the result goes along in it as JSON."""
     data = ""
     if result is not None:
         text = json.dumps(result).replace("<", "\\u003c")  # servers wrote the errors in it

@@ -6,12 +6,11 @@ import time
 from collections.abc import AsyncIterator, Iterator
 from typing import Any, Protocol
 
-from load.generator import Connection
-from load.routes import LoadError
-
-from endpoint.apis import Api, EventReader, Options
-from endpoint.outcome import Outcome
-from endpoint.workload import Prompt
+from benchmarks.endpoint.apis import Api, EventReader, Options
+from benchmarks.endpoint.outcome import Outcome
+from benchmarks.endpoint.workload import Prompt
+from benchmarks.load.generator import Connection
+from benchmarks.load.routes import LoadError
 
 SAGEMAKER = "sagemaker:"
 

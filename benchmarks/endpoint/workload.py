@@ -69,7 +69,9 @@ class Words:
 
 
 def _exact(tokenizer: Path) -> Any:
-    from load.prompts import Prose  # needs the package tokenizers, which not every client has
+    from benchmarks.load.prompts import (
+        Prose,  # needs the package tokenizers, which not every client has
+    )
 
     return Prose(tokenizer)
 

@@ -28,9 +28,10 @@ def shape_for(device: str) -> str:
 
 def llama_on(device: str, shape: str, attention: str = "eager") -> Any:
     """Make a Llama of this shape in bfloat16; nothing is read from or written to a disk."""
-    from models.bench_model import SHAPES, llama_config
     from transformers import LlamaForCausalLM
     from transformers.initialization import no_init_weights
+
+    from benchmarks.models.bench_model import SHAPES, llama_config
 
     config = llama_config(SHAPES[shape])
     config._attn_implementation = attention
@@ -93,7 +94,7 @@ def decode_seconds(engine: Engine, batch: int, prompt: int, steps: int) -> float
     """Return the time of a decode step with so many sequences, the host's work included."""
     import random
 
-    from models.bench_model import random_prompt
+    from benchmarks.models.bench_model import random_prompt
 
     rnd = random.Random(batch)
     params = SamplingParams(max_new_tokens=steps + 8, ignore_eos=True)

@@ -21,7 +21,6 @@ ERROR_CHARS = 2500
 
 def main(part: str, module: str, results: str, device: str, after: str = "") -> int:
     """Run the cases; return the exit code."""
-    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # for the other benchmarks
     recorder = Recorder(Path(results), part)
     scale = Scale(device)
     try:

@@ -1,4 +1,4 @@
-"""How fast /health answers while the server streams: `python benchmarks/load/bench_health.py`.
+"""How fast /health answers while the server streams: `python -m benchmarks.load.bench_health`.
 
 Prints one JSON object: seconds at the median, the 99th percentile and the most, over all looks at
 /health during the streams, and how many of them were not 200.
@@ -6,15 +6,12 @@ Prints one JSON object: seconds at the median, the 99th percentile and the most,
 
 import argparse
 import json
-import sys
 import tempfile
 import threading
 import time
 from pathlib import Path
 
 import requests
-
-sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from tests.support.servers import DEMO_MODEL, serving
 

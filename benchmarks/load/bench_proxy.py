@@ -1,6 +1,6 @@
 """Measures memory and CPU time of `sagemaker_deploy proxy` under many streams.
 
-.venv-sdk/bin/python benchmarks/load/bench_proxy.py: an upstream that sends a token to each stream
+.venv-sdk/bin/python -m benchmarks.load.bench_proxy: an upstream that sends a token to each stream
 every half second stands for SageMaker; upstream, proxy and clients are processes of their own.
 """
 
@@ -10,14 +10,11 @@ import os
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import aiohttp
 import click
 import psutil
 from aiohttp import web
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from sagemaker_deploy.aws import Aws
 from sagemaker_deploy.local.invocations.event_stream import CONTENT_TYPE, payload_part
@@ -43,7 +40,7 @@ def main() -> None:
 @click.option("--whole", is_flag=True, help="Clients do not stream; the proxy joins.")
 def measure(streams: int, tokens: int, whole: bool) -> None:
     """Start all processes and print what the proxy used."""
-    command = [sys.executable, __file__]
+    command = [sys.executable, "-m", "benchmarks.load.bench_proxy"]
     upstream = subprocess.Popen([*command, "upstream", str(tokens)])
     proxy = subprocess.Popen([*command, "proxy"])
     try:

@@ -16,9 +16,8 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
 
-from report.figures import Round, Stream
-
-from load.routes import LoadError, Route
+from benchmarks.load.routes import LoadError, Route
+from benchmarks.report.figures import Round, Stream
 
 PING_INTERVAL_S = 0.05
 ROUND_LIMIT_S = 1800.0

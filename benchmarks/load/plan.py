@@ -4,7 +4,7 @@ import random
 from dataclasses import dataclass
 from pathlib import Path
 
-from load import prompts, routes
+from benchmarks.load import prompts, routes
 
 # Requests of all clients together in a round, and the bounds of what one client sends.
 ROUND_REQUESTS = 24

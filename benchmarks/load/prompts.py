@@ -8,8 +8,9 @@ import random
 from pathlib import Path
 from typing import Protocol
 
-from models import bench_model
 from tokenizers import Tokenizer
+
+from benchmarks.models import bench_model
 
 PROSE = Path(__file__).resolve().parent / "prose.txt"
 # A text cut at a token may tokenize otherwise than it was cut; another mixture is drawn then.

@@ -1,6 +1,6 @@
 """Measures a model of each kind over HTTP with 1 and 8 clients, beside transformers' `generate`.
 
-make bench-models, or, with PYTHONPATH=benchmarks: python -m models.bench_kinds --size tiny
+make bench-models, or: .venv/bin/python -m benchmarks.models.bench_kinds --size tiny
 `generate` gets the prompts of all clients as one batch. README.md tells the method.
 """
 
@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import click
-from load import generator, routes
 from rich.console import Console
-from system import machine, processes
 
-from models import bench_model, kinds
+from benchmarks.load import generator, routes
+from benchmarks.models import bench_model, kinds
+from benchmarks.system import machine, processes
 
 CLIENTS = (1, 8)
 # A batch of clients should make at least so many times the tokens of one client.

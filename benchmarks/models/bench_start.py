@@ -1,6 +1,6 @@
 """Measures where the time from the process's start to the first token goes.
 
-.venv/bin/python benchmarks/models/bench_start.py [MODEL]: starts the server a few times. It prints
+.venv/bin/python -m benchmarks.models.bench_start [MODEL]: starts the server a few times. It prints
 the median seconds of each part by the times in the server's log, of /ping, and of one token.
 """
 

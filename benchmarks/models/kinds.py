@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from models.bench_model import VOCABULARY, write_tokenizer
+from benchmarks.models.bench_model import VOCABULARY, write_tokenizer
 
 POSITIONS = 2048
 FOLDER = "models-benchmark-{}-{}-v1"
@@ -90,7 +90,7 @@ def _mamba2(size: Size) -> Any:
 def _alibi(size: Size) -> Any:
     from transformers import BloomConfig
 
-    return BloomConfig(
+    return BloomConfig(  # type: ignore[call-arg]  # seq_length is an alias
         vocab_size=VOCABULARY, hidden_size=size.hidden, n_layer=size.layers, n_head=size.heads,
         bos_token_id=None, eos_token_id=0, pad_token_id=0, seq_length=POSITIONS,
     )  # fmt: skip
@@ -111,7 +111,7 @@ def _latents(size: Size) -> Any:
 def _encoder_decoder(size: Size) -> Any:
     from transformers import T5Config
 
-    return T5Config(
+    return T5Config(  # type: ignore[call-arg]  # its base class has the others
         vocab_size=VOCABULARY, d_model=size.hidden, d_kv=size.head_dim, d_ff=size.inner,
         num_layers=size.layers // 2, num_heads=size.heads, feed_forward_proj="gated-gelu",
         decoder_start_token_id=0, eos_token_id=0, pad_token_id=0, tie_word_embeddings=False,
@@ -123,7 +123,7 @@ def _absolute_encoder_decoder(size: Size) -> Any:
     from transformers import BartConfig
 
     layers, inner = size.layers // 2, size.inner
-    return BartConfig(
+    return BartConfig(  # type: ignore[call-arg]  # its base class has the others
         vocab_size=VOCABULARY, d_model=size.hidden, encoder_layers=layers, decoder_layers=layers,
         encoder_attention_heads=size.heads, decoder_attention_heads=size.heads,
         encoder_ffn_dim=inner, decoder_ffn_dim=inner, max_position_embeddings=POSITIONS,

@@ -75,13 +75,18 @@ class PeerKind:
     environment: str | None = None
     arguments: tuple[str, ...] = ()
 
+    @property
+    def module(self) -> str:
+        """Name of the script as a module, for `python -m`."""
+        return f"benchmarks.peers.{self.script}"
+
     def command(self, task: Task) -> list[str]:
         """Return the command that starts it, installed where needed. Raises CannotInstall."""
         arguments = [self._filled(argument, task) for argument in self.arguments]
         python = Path(sys.executable)
         if self.environment is not None:
             python = installed(self.environment, task.environments)
-        return [str(python), str(HERE / self.script), str(task.model_dir), *arguments]
+        return [str(python), "-m", self.module, str(task.model_dir), *arguments]
 
     def _filled(self, argument: str, task: Task) -> str:
         values = {
@@ -94,11 +99,11 @@ class PeerKind:
         return values[argument]() if argument in values else argument
 
 
-TRANSFORMERS = PeerKind("transformers", "peer_transformers.py", None, ("{settings}", "{dtype}"))
-OPENVINO = PeerKind("openvino", "peer_openvino.py", "openvino", ("{files}", "{dtype}"))
-LLAMA = PeerKind("llama.cpp", "peer_llama.py", "llama", ("{files}", "BF16", "{context}"))
-LLAMA_Q8 = PeerKind("llama.cpp Q8_0", "peer_llama.py", "llama", ("{files}", "Q8_0", "{context}"))
-LLAMA_GGUF = PeerKind("llama.cpp GGUF", "peer_llama.py", "llama", ("{gguf}", "-", "{context}"))
+TRANSFORMERS = PeerKind("transformers", "peer_transformers", None, ("{settings}", "{dtype}"))
+OPENVINO = PeerKind("openvino", "peer_openvino", "openvino", ("{files}", "{dtype}"))
+LLAMA = PeerKind("llama.cpp", "peer_llama", "llama", ("{files}", "BF16", "{context}"))
+LLAMA_Q8 = PeerKind("llama.cpp Q8_0", "peer_llama", "llama", ("{files}", "Q8_0", "{context}"))
+LLAMA_GGUF = PeerKind("llama.cpp GGUF", "peer_llama", "llama", ("{gguf}", "-", "{context}"))
 ALL = {kind.name: kind for kind in (TRANSFORMERS, OPENVINO, LLAMA, LLAMA_Q8, LLAMA_GGUF)}
 
 

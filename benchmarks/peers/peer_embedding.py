@@ -1,6 +1,6 @@
 """Peers of the embedder, each in its own process: the same weights, called directly.
 
-    python benchmarks/peers/peer_embedding.py PEER MODEL_DIR
+    python -m benchmarks.peers.peer_embedding PEER MODEL_DIR
 
 For each line of JSON on stdin, {"texts": [...], "batch": n}, embeds the texts n at a time and
 answers {"times": [...], "vector": [...]}: the seconds of each batch, and the first vector. There is

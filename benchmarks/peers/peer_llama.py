@@ -11,10 +11,12 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import gguf
 import llama_cpp
 import numpy as np
-from bench_gguf import gguf, write
-from peer_loop import Clients, Prompts, Request, answer_rounds
+
+from benchmarks.peers.bench_gguf import write
+from benchmarks.peers.peer_loop import Clients, Prompts, Request, answer_rounds
 
 BATCH = 512
 MOST_SEQUENCES = 64

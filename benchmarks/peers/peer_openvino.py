@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 import openvino
 import openvino_genai
-from peer_loop import Clients, Prompts, Request, answer_rounds
+
+from benchmarks.peers.peer_loop import Clients, Prompts, Request, answer_rounds
 
 SCHEDULER: dict[str, Any] = {
     "cache_size": 1,  # GiB

@@ -18,10 +18,11 @@ from typing import Any
 
 import torch
 import transformers
-from peer_loop import Clients, Prompts, Request, answer_rounds
 from transformers import AutoModelForCausalLM, GenerationConfig
-from transformers.generation import ContinuousBatchingConfig
+from transformers.generation import ContinuousBatchingConfig  # type: ignore[attr-defined]
 from transformers.generation.continuous_batching import ContinuousBatchingManager
+
+from benchmarks.peers.peer_loop import Clients, Prompts, Request, answer_rounds
 
 ATTENTION = "sdpa"
 SETTINGS: dict[str, Any] = {
@@ -75,8 +76,6 @@ def load(
 
 def _random_model(shape: str, attention: str) -> Any:
     """Make a model of a benchmark's shape on the GPU, since reading a large one takes minutes."""
-    sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
-    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
     from benchmarks.gpu_day.models import llama_on
 
     device = "cuda" if torch.cuda.is_available() else "cpu"

@@ -5,7 +5,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from questions.agreement import Agreement, score_interval
+from benchmarks.questions.agreement import Agreement, score_interval
 
 
 def show(console: Console, result: dict[str, Any]) -> None:

@@ -5,7 +5,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from report.figures import OURS, Level, Round, median_throughput, spans, summary
+from benchmarks.report.figures import OURS, Level, Round, median_throughput, spans, summary
 
 # Above these, in cores, the machine was not as quiet as the method asks for.
 IDLE_SIDE_LIMIT = 0.03

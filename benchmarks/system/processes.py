@@ -20,11 +20,12 @@ from pathlib import Path
 from typing import Any
 
 import psutil
-from load.routes import LoadError
-from report.figures import Round, Stream
+
+from benchmarks.load.routes import LoadError
+from benchmarks.report.figures import Round, Stream
 
 ROOT = Path(__file__).resolve().parents[2]
-MAKE_MODEL = ROOT / "benchmarks" / "models" / "bench_model.py"
+MAKE_MODEL = "benchmarks.models.bench_model"
 READY_S = 180.0
 STOP_S = 30.0
 
@@ -159,7 +160,9 @@ class CpuMeter:
 
 def make_model(model_dir: Path, *shape: str) -> None:
     """Write the benchmark's model in another process, since this one never loads torch."""
-    subprocess.run([sys.executable, str(MAKE_MODEL), str(model_dir), *shape], check=True)
+    subprocess.run(
+        [sys.executable, "-m", MAKE_MODEL, str(model_dir.resolve()), *shape], check=True, cwd=ROOT
+    )
 
 
 def unwind_on_signals() -> None:

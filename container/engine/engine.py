@@ -59,7 +59,7 @@ class Engine:
         grammars: Grammars | None = None,
         adapters: Adapters | None = None,
     ) -> None:
-        self._runner = runner
+        self.runner = runner
         self.scheduler = Scheduler(
             KVCacheManager.from_config(config),
             max_batch_tokens=config.max_batch_tokens,
@@ -174,7 +174,7 @@ class Engine:
         self, last: _InFlightStep | None, only: Container[RequestKey] | None = None
     ) -> None:
         """Begin a step, of these requests only, and finish the last one, or this one."""
-        if self._runner.samples_in_execute:
+        if self.runner.samples_in_execute:
             self._structured.defer_late()
         batch = self.scheduler.schedule(only)
         if not batch.items:
@@ -182,9 +182,9 @@ class Engine:
             return
         self._begun_batches.append(batch)
         begun = self._recorder.begin(batch)
-        step = self._runner.execute(batch)
+        step = self.runner.execute(batch)
         self._finish_step(last)
-        if not self._runner.samples_in_execute:
+        if not self.runner.samples_in_execute:
             batch = self._structured.without_late(batch)
         batch = batch.without_stale()
         self.scheduler.update_after_schedule(batch)

@@ -1,4 +1,4 @@
-"""The questions of benchmarks/answers.py, their checkers, and the comparison of two sides."""
+"""The questions of `benchmarks.answers`, their checkers, and the comparison of two sides."""
 
 import json
 from collections import Counter

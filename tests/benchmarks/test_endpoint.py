@@ -10,6 +10,10 @@ from typing import Any
 
 import pytest
 
+from benchmarks.endpoint import page
+from benchmarks.endpoint.apis import Chat, EventReader, Generate
+from benchmarks.endpoint.outcome import Outcome
+from benchmarks.endpoint.workload import Words, read_file
 from tests.support.servers import DEMO_MODEL, ROOT, Server, free_port
 
 SMALL = ["--requests", "6", "--output-tokens", "8", "--prompt-tokens", "24", "--warm-up", "1"]
@@ -194,34 +198,22 @@ def test_errors_are_one_line(arguments: list[str], words: str) -> None:
         ('{"conversations": ["b"]}', "string indices"),
     ],
 )
-def test_a_row_that_cannot_be_read_is_named(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, row: str, words: str
-) -> None:
-    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))  # scripts import each other by name
-    from endpoint.workload import Words, read_file
-
+def test_a_row_that_cannot_be_read_is_named(tmp_path: Path, row: str, words: str) -> None:
     path = tmp_path / "data.jsonl"
     path.write_text(f'{{"prompt": "a", "at": 0}}\n{row}\n')
     with pytest.raises(ValueError, match=f"{re.escape(str(path))}, row 2: {words}"):
         read_file(path, Words(), output_tokens=3)
 
 
-def test_the_report_escapes_error_texts(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
-    from endpoint import page
-
+def test_the_report_escapes_error_texts(tmp_path: Path) -> None:
     result = {"levels": [], "target": "<!--<script></script>"}
     path = tmp_path / "page.html"
-    path.write_text(page._page("x", [], result))
+    path.write_text(page.render("x", [], result))
     assert page.read_result(path) == result
     assert path.read_text().count("<script") == 1
 
 
-def test_answers_that_do_not_stream_are_read_too(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))  # scripts import each other by name
-    from endpoint.apis import Chat, EventReader, Generate
-    from endpoint.outcome import Outcome
-
+def test_answers_that_do_not_stream_are_read_too() -> None:
     whole = {"choices": [{"message": {"content": "Hi"}}], "usage": {"completion_tokens": 3}}
     for api, body in ((Chat(), whole), (Generate(), [{"generated_text": "Hi"}])):
         reader, outcome = EventReader(), Outcome(0, 0)
@@ -229,5 +221,3 @@ def test_answers_that_do_not_stream_are_read_too(monkeypatch: pytest.MonkeyPatch
         events = [*reader.feed(raw[:9]), *reader.feed(raw[9:]), *reader.finish()]
         assert [api.read(event, outcome) for event in events] == [True]
         assert outcome.tokens == (3 if api.__class__ is Chat else 0)
-    for name in [name for name in sys.modules if name.partition(".")[0] in ("endpoint", "report")]:
-        del sys.modules[name]

@@ -1,23 +1,19 @@
 """Prompts of real text have exactly the length that is asked for, and no common prefixes."""
 
 import random
-import sys
 from pathlib import Path
 
 import pytest
+
+from benchmarks.load.prompts import Prose
 
 ROOT = Path(__file__).parents[2]
 DEMO_MODEL = ROOT / "examples" / "demo-model"
 
 
 @pytest.fixture
-def prose(monkeypatch):
-    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))  # scripts import each other by name
-    from load import prompts
-
-    yield prompts.Prose(DEMO_MODEL)
-    for name in ("load", "load.prompts", "models", "models.bench_model"):
-        sys.modules.pop(name, None)
+def prose():
+    return Prose(DEMO_MODEL)
 
 
 @pytest.mark.parametrize("num_tokens", [1, 128, 6400])

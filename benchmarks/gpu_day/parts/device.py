@@ -84,7 +84,8 @@ def import_all(recorder: Recorder) -> None:
 def show_device(device: str, recorder: Recorder) -> None:
     """Write the device's facts, its memory's bandwidth and its speed of products."""
     import torch
-    from gpu import device_name, memory_speed, product_speed
+
+    from benchmarks.gpu import device_name, memory_speed, product_speed
 
     recorder.value("name", device_name(device))
     if device == "cuda":

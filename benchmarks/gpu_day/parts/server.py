@@ -68,9 +68,8 @@ def larger() -> Server:
 
 @cache
 def _larger_folder() -> Path:
-    from models.bench_model import write_tokenizer
-
     from benchmarks.gpu_day.models import free, llama_on
+    from benchmarks.models.bench_model import write_tokenizer
 
     folder = Path(tempfile.mkdtemp()) / "half-billion"
     llama_on("cuda", "0.5b").save_pretrained(folder)
@@ -170,7 +169,7 @@ def start_larger(recorder: Recorder) -> None:
 
 def streams(recorder: Recorder) -> None:
     """Stream to several clients at once; write tokens a second and times to the first token."""
-    from models.bench_model import as_text, random_prompt
+    from benchmarks.models.bench_model import as_text, random_prompt
 
     numbers = random.Random(0)
     prompts = [as_text(random_prompt(numbers, 128)) for _ in range(CLIENTS)]

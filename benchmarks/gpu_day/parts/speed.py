@@ -50,7 +50,7 @@ def cases(scale: Scale) -> list[Case]:
 
 @cache
 def _limits(device: str) -> tuple[float, float]:
-    from gpu import memory_speed, product_speed
+    from benchmarks.gpu import memory_speed, product_speed
 
     return memory_speed(device), product_speed(device)
 
@@ -86,9 +86,8 @@ def show_limits(device: str, recorder: Recorder) -> None:
 
 def decode(scale: Scale, batch: int, recorder: Recorder) -> None:
     """Time a decode step; at one sequence beside the bytes that it must read."""
-    from models.bench_model import SHAPES
-
     from benchmarks.gpu_day.models import decode_seconds, shape_for
+    from benchmarks.models.bench_model import SHAPES
 
     engine = _engine(scale, 8 if scale.is_small else 256, CONTEXT)
     seconds = decode_seconds(engine, batch, PROMPT, STEPS)
@@ -103,9 +102,8 @@ def decode(scale: Scale, batch: int, recorder: Recorder) -> None:
 
 def prefill(scale: Scale, recorder: Recorder) -> None:
     """Time a long prompt beside the speed of products, and the first token of a usual one."""
-    from models.bench_model import SHAPES, random_prompt
-
     from benchmarks.gpu_day.models import greedy, make_engine, shape_for, synchronize
+    from benchmarks.models.bench_model import SHAPES, random_prompt
 
     tokens = 256 if scale.is_small else LONG_PROMPT
     engine, _ = make_engine(_loaded(scale), scale.device, max_running=2, context=tokens + 64)
@@ -161,16 +159,16 @@ def _plain_model(scale: Scale) -> Any:
 
 def compare(scale: Scale, batch: int, recorder: Recorder) -> None:
     """Serve the same prompts as transformers' continuous batching, turn by turn."""
-    import gpu
-    from system import processes
-
+    from benchmarks import gpu
     from benchmarks.gpu_day.models import shape_for
+    from benchmarks.peers.environments import TRANSFORMERS
+    from benchmarks.system import processes
 
     blocks = -(-batch * (PROMPT + gpu.NEW_TOKENS) * 5 // 4 // 32)
     settings = {"num_blocks": blocks, "max_requests_per_batch": batch}
     settings |= {"max_batch_tokens": max(2048, batch)}
-    script = str(gpu.HERE / gpu.TRANSFORMERS.script)
-    command = [sys.executable, script, f"random:{shape_for(scale.device)}", json.dumps(settings)]
+    shape = f"random:{shape_for(scale.device)}"
+    command = [sys.executable, "-m", TRANSFORMERS.module, shape, json.dumps(settings)]
     engine = _engine(scale, 256, CONTEXT)
     with processes.running_peer("transformers", command) as peer:
         [result] = gpu.compare(engine, peer, [batch], 1, PROMPT)

@@ -27,11 +27,11 @@ def profile(scale: Scale, batch: int, recorder: Recorder) -> None:
     """Profile some steps; eagerly, so that kernels have their names."""
     import random
 
-    from models.bench_model import random_prompt
     from torch.profiler import ProfilerActivity
     from torch.profiler import profile as profiling
 
     from benchmarks.gpu_day.models import make_engine, synchronize
+    from benchmarks.models.bench_model import random_prompt
     from container.messages.engine import SamplingParams, Submit
 
     engine, _ = make_engine(_loaded(scale), scale.device, max_running=batch, context=256)

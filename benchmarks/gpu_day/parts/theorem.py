@@ -66,10 +66,10 @@ def compare_further(scale: Scale, name: str, recorder: Recorder) -> None:
     from tests.support.torch_engines import torch_engine
 
     engine = torch_engine(name, device=scale.device, overlaps=True, **SIZES)
-    model = engine._runner
+    model = engine.runner
     recorder.value("runner", type(model).__name__)
     forward = getattr(model, "forward", None)
-    recorder.value("attention kernels", getattr(forward, "_kernels", None))
+    recorder.value("attention kernels", getattr(forward, "kernels", None))
     _assert_equal(engine, name, _jobs(6), recorder)
 
 

@@ -66,7 +66,7 @@ class ForwardPass:
             mixers.scopes = [scope for scope in (lora_layers, phase) if scope is not None]
         self.host = host
         self._is_tensor_parallel = is_tensor_parallel
-        self._kernels = kernels
+        self.kernels = kernels
         self._model = model
         self._device = device
         self._lora_layers = lora_layers
@@ -90,7 +90,7 @@ class ForwardPass:
             max_blocks=max_blocks,
             vocabulary=text_config(self._model.config).vocab_size,
             device=self._device,
-            kernels=self._kernels,
+            kernels=self.kernels,
         )
         if self._phase is not None:
             self._phase.num_decodes = max(sizes)
@@ -185,10 +185,10 @@ class ForwardPass:
 
     def _step(self, plan: ForwardPlan) -> AttentionMetadata:
         tables, decodes = None, None
-        kernel = self._kernels.chunks
+        kernel = self.kernels.chunks
         if any(chunk.whole_spans for chunk in plan.chunks):  # fused kernels have no such masks
             return AttentionMetadata.of(plan, self.cache, self._device)
-        if self._kernels.decodes is Kernel.TRITON and plan.num_decodes:
+        if self.kernels.decodes is Kernel.TRITON and plan.num_decodes:
             decodes = DecodeMetadata.of(plan, self.cache, self._device)
         if kernel is not Kernel.REFERENCE and (decodes is None or plan.chunks):
             with_decodes = decodes is None

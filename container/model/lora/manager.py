@@ -82,7 +82,7 @@ class LoraManager:
         record: AdapterRecord | None = None,
         download: Download = snapshot_download,
     ) -> None:
-        self._lora_layers = lora_layers
+        self.lora_layers = lora_layers
         self._loaded = LoadedAdapters(lora_layers, max_in_memory)
         self._record = record
         self._download = download
@@ -246,7 +246,7 @@ class LoraManager:
         """Find or download an adapter and read its weights. Raises InvalidParameter."""
         folder = find_adapter(source, self._download)
         return _Checkpoint(
-            folder, read_weights(folder, self._lora_layers.shapes, self._lora_layers.dtype)
+            folder, read_weights(folder, self.lora_layers.shapes, self.lora_layers.dtype)
         )
 
 
