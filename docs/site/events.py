@@ -41,8 +41,9 @@ def _events() -> Iterator[tuple[str, str, str]]:
 
 def _event(call: ast.Call) -> tuple[str, str] | None:
     function = call.func
-    is_log = isinstance(function, ast.Attribute) and isinstance(function.value, ast.Name)
-    if not is_log or function.value.id != "log" or function.attr not in LEVELS or not call.args:
+    if not isinstance(function, ast.Attribute) or not isinstance(function.value, ast.Name):
+        return None
+    if function.value.id != "log" or function.attr not in LEVELS or not call.args:
         return None
     text = _text(call.args[0])
     if not re.search(r"[a-z]{3}", text):  # nothing but places: another function has the words

@@ -82,7 +82,7 @@ def errors_page() -> str:
              "the field, the value and the limit; it has no traceback and is under 1 KB.", "",
              "| Error | Meaning | TGI | TEI | OpenAI | Anthropic |",
              "|---|---|---|---|---|---|"]  # fmt: skip
-    tables = [error_responses.TGI, error_responses.TEI, error_responses.OPENAI,
+    tables: list[Any] = [error_responses.TGI, error_responses.TEI, error_responses.OPENAI,
               error_responses.ANTHROPIC]  # fmt: skip
     for kind in _kinds(ServingError):
         if kind in error_responses.TGI:

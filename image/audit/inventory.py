@@ -11,7 +11,8 @@ def python_packages() -> list[dict[str, str]]:
     packages: dict[str, dict[str, str]] = {}
     for distribution in importlib.metadata.distributions():
         about = distribution.metadata
-        licence = about.get("License-Expression") or about.get("License") or ""
+        fields = [about[name] for name in ("License-Expression", "License") if name in about]
+        licence = next(filter(None, fields), "")
         if not licence or "\n" in licence:  # whole texts are no names
             marks = [mark for mark in about.get_all("Classifier") or [] if "License ::" in mark]
             licence = " AND ".join(mark.split(" :: ")[-1] for mark in marks)

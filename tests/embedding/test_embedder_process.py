@@ -3,6 +3,7 @@
 import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import pytest
 
@@ -52,9 +53,10 @@ def test_one_answer_comes_when_all_texts_are_done(worker: EmbedderBackend[Words]
 def test_the_same_number_from_two_frontends_is_two_requests(worker: EmbedderBackend[Words]) -> None:
     worker.take(b"f", Embed(1, ["a"]))
     worker.take(b"g", Embed(1, ["a b"]))
-    outcomes = dict(worker.step())
+    outcomes: dict[bytes, Any] = dict(worker.step())
     assert {
-        frontend_id: struct.unpack("<f", one.rows) for frontend_id, one in outcomes.items()
+        frontend_id: struct.unpack("<f", embedded.rows)
+        for frontend_id, embedded in outcomes.items()
     } == {
         b"f": (1.0,),
         b"g": (2.0,),
@@ -97,12 +99,13 @@ class Poisonable(Counter):
 
 def _outcomes(worker: EmbedderBackend[Words]) -> dict[int, bool]:
     """Run all requests; say which were answered and which failed."""
-    outcomes = {}
+    outcomes: dict[int, bool] = {}
     for _ in range(100):
         if not worker.has_work:
             return outcomes
         try:
-            outcomes |= {one.request_id: isinstance(one, Embedded) for _, one in worker.step()}
+            results: list[Any] = [result for _, result in worker.step()]
+            outcomes |= {result.request_id: isinstance(result, Embedded) for result in results}
         except RuntimeError:
             worker.recover()
     raise AssertionError("the embedder makes no progress")

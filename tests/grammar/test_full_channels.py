@@ -53,7 +53,7 @@ def test_a_process_that_waits_for_a_long_step_is_no_hang(
 def test_many_long_sequences_go_on_in_another_process() -> None:
     client = GrammarClient(args(10.0, LARGE_VOCABULARY))
     client.check()
-    constraints = [wait(client, start(client, LETTERS)) for _ in range(40)]
+    constraints: list[Any] = [wait(client, start(client, LETTERS)) for _ in range(40)]
     for constraint in constraints:  # as if they had followed so many
         constraint.token_ids = [LETTER] * 8000
     os.kill(children(client)[0], signal.SIGKILL)

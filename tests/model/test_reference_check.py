@@ -15,6 +15,7 @@ import torch
 
 from container.errors import ConfigError
 from container.model.attention import paged, positions, traced, unpadded
+from container.model.attention.dense import attend_dense
 from container.model.attention.metadata import AttentionMetadata, AttentionParams
 from container.model.embedder_loader import load_model
 from container.model.embedding.embedder import Embedder
@@ -74,7 +75,7 @@ def _read_a_stale_block(
 
 def _group_wrongly(monkeypatch: pytest.MonkeyPatch) -> None:
     """Give each group of query heads another group's keys and values."""
-    attend = paged.attend_dense
+    attend = attend_dense
 
     def swapped(query: Any, keys: Any, values: Any, *args: Any, **options: Any) -> torch.Tensor:
         return attend(query, keys.flip(0), values.flip(0), *args, **options)
@@ -198,7 +199,7 @@ def _bias(change: Callable[[torch.Tensor], torch.Tensor | None]) -> Patch:
     """Change the bias that a traced attention hands on."""
 
     def patch(monkeypatch: pytest.MonkeyPatch) -> None:
-        attend = traced.attend
+        attend = paged.attend
 
         def changed(step: Any, layer: int, q: Any, k: Any, v: Any, params: Any) -> torch.Tensor:
             bias = change(params.key_bias)
@@ -247,7 +248,7 @@ def _replace_spec(monkeypatch: pytest.MonkeyPatch, **changes: Callable[[Any], An
     def changed(layer: Any, attn_params: AttentionParams) -> layer_ops.LayerSpec:
         layer_spec = spec_of(layer, attn_params)
         values = {name: change(getattr(layer_spec, name)) for name, change in changes.items()}
-        return layer_ops.dataclasses.replace(layer_spec, **values)
+        return replace(layer_spec, **values)
 
     monkeypatch.setattr(decoder_layer, "_spec", changed)
 

@@ -14,6 +14,7 @@ from container.model.kv_cache import cache as kv_cache
 from container.model.layers import cpu_linear, decoder_layer, int8_linear
 from container.model.layers.cpu_decoder import DecoderStack
 from container.model.layers.decoder_layer import FusedDecoderLayer
+from container.model.layers.layer_ops import LayerSpec
 from container.model.layers.quantized_weight import QuantizedWeight
 from container.model.loading import quantization
 from tests.support.models.faults import (
@@ -174,7 +175,7 @@ def _with_eps(factor: float) -> Patch:
     def patch(monkeypatch: pytest.MonkeyPatch) -> None:
         def changed(spec: Any, *_: object) -> Any:
             norms = tuple((weight, eps * factor) for weight, eps in spec.norms)
-            return decoder_layer.LayerSpec(
+            return LayerSpec(
                 spec.index, spec.heads, spec.kv_heads, spec.dim, spec.attn_params, norms,
                 spec.head_norm, spec.act,
             )  # fmt: skip

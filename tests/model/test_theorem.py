@@ -1,6 +1,7 @@
 """The one theorem: whatever the schedule, greedy float32 output is that of `generate`."""
 
 import random
+from typing import Any
 
 import pytest
 
@@ -9,7 +10,7 @@ from tests.support.engines import Job, ids, run, run_sequences
 from tests.support.models import tiny_models
 from tests.support.torch_engines import torch_engine
 
-SCHEDULES = {
+SCHEDULES: dict[str, dict[str, Any]] = {
     "roomy": {"num_blocks": 400, "max_batch_tokens": 512},
     "small_chunks": {"num_blocks": 400, "max_batch_tokens": 7},
     "one_token_budget": {"num_blocks": 400, "max_batch_tokens": 1},

@@ -73,6 +73,12 @@ def torch_engine(
     return Engine(runner, config, end_token_ids=end_token_ids, adapters=store, grammars=grammars)
 
 
+def adapters_of(engine: Engine) -> LoraManager:
+    """Return the adapters of an engine with a torch model."""
+    assert isinstance(engine.adapters, LoraManager)
+    return engine.adapters
+
+
 def _prepared_model(name: str, dtype: torch.dtype, device: torch.device) -> LoadedModel:
     options = {} if device.type == "cpu" else {"cpu_kernels": None}
     return prepare(tiny_models.make(name, dtype).to(device), dtype, device, **options)  # type: ignore[arg-type]

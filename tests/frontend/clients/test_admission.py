@@ -65,7 +65,6 @@ def test_free_capacity_is_the_status_minus_requests_since(tmp_path) -> None:
 
     def hear(num_requests: int) -> None:
         client._status = Status("ready", "ready", info, EngineLoad(requests=num_requests))
-        client._heard_at = time.monotonic()
         client._on_status(client._status)
 
     hear(4)

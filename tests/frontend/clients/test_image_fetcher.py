@@ -3,6 +3,7 @@
 import ipaddress
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
 
 import pytest
 
@@ -15,9 +16,18 @@ from tests.support.services.http_servers import in_background
 PNG = file_of(random_picture(1))
 
 
+class Site(ThreadingHTTPServer):
+    """A server of images that remembers its requests: host and path."""
+
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self.requested: list[tuple[str, str]] = []
+
+
 class _Images(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
-        self.server.asked.append((self.headers["Host"], self.path))  # type: ignore[attr-defined]
+        assert isinstance(self.server, Site)
+        self.server.requested.append((self.headers["Host"], self.path))
         if self.path == "/elsewhere":
             self.send_response(302)
             self.send_header("Location", "http://169.254.169.254/")
@@ -32,9 +42,8 @@ class _Images(BaseHTTPRequestHandler):
 
 
 @pytest.fixture
-def site() -> Iterator[ThreadingHTTPServer]:
-    server = ThreadingHTTPServer(("127.0.0.1", 0), _Images)
-    server.asked = []  # type: ignore[attr-defined]
+def site() -> Iterator[Site]:
+    server = Site(("127.0.0.1", 0), _Images)
     with in_background(server):
         yield server
 
@@ -49,13 +58,13 @@ def _fetcher(**options: object) -> ImageFetcher:
     return ImageFetcher(["images.example.com", "*.cdn.example.org"], **allowed | options)
 
 
-def _link(site: ThreadingHTTPServer, host: str = "images.example.com", path: str = "/a.png?b=1"):
+def _link(site: Site, host: str = "images.example.com", path: str = "/a.png?b=1"):
     return ImageSource(f"http://{host}:{site.server_port}{path}", "messages[0]")
 
 
-def test_an_image_comes_from_an_allowed_host(site: ThreadingHTTPServer) -> None:
+def test_an_image_comes_from_an_allowed_host(site: Site) -> None:
     assert _fetcher()(_link(site)) == PNG
-    assert site.asked == [(f"images.example.com:{site.server_port}", "/a.png?b=1")]
+    assert site.requested == [(f"images.example.com:{site.server_port}", "/a.png?b=1")]
     assert _fetcher()(_link(site, "a.b.cdn.example.org")) == PNG
 
 
@@ -64,11 +73,11 @@ def test_an_image_comes_from_an_allowed_host(site: ThreadingHTTPServer) -> None:
     ["example.com", "images.example.com.evil.org", "evilimages.example.com", "cdn.example.org",
      "evilcdn.example.org", "127.0.0.1", "[::1]"],
 )  # fmt: skip
-def test_other_hosts_are_refused_and_never_asked(site: ThreadingHTTPServer, host: str) -> None:
+def test_other_hosts_are_refused_and_never_asked(site: Site, host: str) -> None:
     with pytest.raises(UnsupportedParameter, match="ALLOWED_IMAGE_DOMAINS") as caught:
         _fetcher()(_link(site, host))
     assert caught.value.field == "messages[0]"
-    assert site.asked == []
+    assert site.requested == []
 
 
 @pytest.mark.parametrize(
@@ -88,18 +97,18 @@ def test_public_addresses_are_public() -> None:
         assert is_public(ipaddress.ip_address(address))
 
 
-def test_the_checked_address_is_the_one_connected_to(site: ThreadingHTTPServer) -> None:
+def test_the_checked_address_is_the_one_connected_to(site: Site) -> None:
     resolved = iter([["127.0.0.1"], ["10.0.0.1"]])  # a name that changes its meaning
     assert _fetcher(resolve=lambda host, port: next(resolved))(_link(site)) == PNG
     assert next(resolved) == ["10.0.0.1"]
 
 
-def test_redirects_are_not_followed(site: ThreadingHTTPServer) -> None:
+def test_redirects_are_not_followed(site: Site) -> None:
     with pytest.raises(InvalidParameter, match="302; redirects are not followed"):
         _fetcher()(_link(site, path="/elsewhere"))
 
 
-def test_a_file_that_is_too_large_is_not_read_to_its_end(site: ThreadingHTTPServer) -> None:
+def test_a_file_that_is_too_large_is_not_read_to_its_end(site: Site) -> None:
     with pytest.raises(PayloadTooLarge, match="MAX_IMAGE_FETCH_SIZE"):
         _fetcher(max_bytes=len(PNG) - 1)(_link(site))
 
@@ -126,6 +135,6 @@ def test_a_bad_link_is_a_client_error(url: str, options: dict, message: str) -> 
         _fetcher(**options)(ImageSource(url, "f"))
 
 
-def test_a_missing_image_is_a_client_error(site: ThreadingHTTPServer) -> None:
+def test_a_missing_image_is_a_client_error(site: Site) -> None:
     with pytest.raises(InvalidParameter, match="status 404"):
         _fetcher()(_link(site, path="/none"))

@@ -3,7 +3,8 @@
 import pytest
 
 from container.errors import Unavailable
-from container.frontend.generation.running_request import Completion, RunningRequest
+from container.frontend.generation.completion import Completion
+from container.frontend.generation.running_request import RunningRequest
 from container.messages.engine import FinishReason, SamplingParams, TokenEvent
 from container.text.detokenizer import Detokenizer
 from container.text.stop_strings import StopStrings

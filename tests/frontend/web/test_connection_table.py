@@ -19,6 +19,12 @@ class Socket:
         self.is_shut = True
 
 
+def _is_shut(connection: Connection) -> bool:
+    socket: object = connection.socket
+    assert isinstance(socket, Socket)
+    return socket.is_shut
+
+
 def _fill(table: ConnectionTable, count: int, address: str) -> list[Connection]:
     admitted = [table.admit(Socket(), address) for _ in range(count)]
     for age, connection in enumerate(reversed(admitted)):
@@ -31,7 +37,7 @@ def test_the_longest_idle_connection_is_closed() -> None:
     old = _fill(table, 4, "a")
     old[0].enter(Phase.WORKING)
     new = table.admit(Socket(), "a")
-    assert [connection.socket.is_shut for connection in old] == [False, True, False, False]
+    assert [_is_shut(connection) for connection in old] == [False, True, False, False]
     assert not new.is_for_health
     assert len(table) == 4
 
@@ -42,8 +48,8 @@ def test_the_address_with_most_connections_loses_one() -> None:
     quiet[0].since -= 100
     greedy = _fill(table, 3, "greedy")
     assert table.admit(Socket(), "new") is not None
-    assert not quiet[0].socket.is_shut
-    assert [connection.socket.is_shut for connection in greedy] == [True, False, False]
+    assert not _is_shut(quiet[0])
+    assert [_is_shut(connection) for connection in greedy] == [True, False, False]
 
 
 def test_an_address_displaces_no_smaller_one() -> None:
@@ -52,7 +58,7 @@ def test_an_address_displaces_no_smaller_one() -> None:
     for connection in _fill(table, 3, "greedy"):
         connection.enter(Phase.WORKING)
     assert table.admit(Socket(), "greedy").is_for_health
-    assert not quiet[0].socket.is_shut
+    assert not _is_shut(quiet[0])
 
 
 def test_a_client_that_does_not_read_its_answer_gives_way() -> None:
@@ -75,8 +81,8 @@ def test_slow_bodies_are_closed_and_running_requests_never() -> None:
     assert table.admit(Socket(), "a").is_for_health
     slow.since -= SLOW_BODY_S + 1
     assert not table.admit(Socket(), "a").is_for_health
-    assert slow.socket.is_shut
-    assert not busy.socket.is_shut
+    assert _is_shut(slow)
+    assert not _is_shut(busy)
 
 
 def test_beyond_the_limit_there_are_places_for_health_only() -> None:
@@ -93,4 +99,4 @@ def test_beyond_the_limit_there_are_places_for_health_only() -> None:
     assert table.admit(Socket(), "c").is_for_health
     extra[1].enter(Phase.WAITING, since=0.0)
     assert table.admit(Socket(), "c").is_for_health
-    assert extra[1].socket.is_shut
+    assert _is_shut(extra[1])

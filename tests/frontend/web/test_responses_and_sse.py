@@ -1,12 +1,13 @@
 from collections.abc import Iterator
 from itertools import islice
-from typing import cast
+from typing import Any, cast
 
 import pytest
 from flask import Flask, Response
 
 from container.errors import GenerationFailed, ServingError
-from container.frontend.generation.running_request import Completion, RunningRequest
+from container.frontend.generation.completion import Completion
+from container.frontend.generation.running_request import RunningRequest
 from container.frontend.generation.service import Service
 from container.frontend.observability.metrics import Metrics
 from container.frontend.web import responses
@@ -46,7 +47,7 @@ def _streamed(tokenizer: Tokenizer, items: list[TokenEvent | ServingError | None
     )
     running = RunningRequest([5], SamplingParams(9), Played(items), INFO, [completion], 0.0, 0.0)
 
-    def render(event: object) -> Iterator[object]:
+    def render(event: Any) -> Iterator[object]:
         yield {"token": event.token.token_id}
 
     with Flask("test").test_request_context():

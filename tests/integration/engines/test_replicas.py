@@ -83,15 +83,15 @@ def test_a_known_prefix_is_computed_once(server: Server) -> None:
 
 
 def test_prompts_of_one_request_may_use_several_replicas(server: Server) -> None:
-    body = {"model": "tgi", "prompt": ["One", "Two", "Three", "Four"], "max_tokens": 5}
-    body["temperature"] = 0
+    prompts = ["One", "Two", "Three", "Four"]
+    body = {"model": "tgi", "prompt": prompts, "max_tokens": 5, "temperature": 0}
     answer = requests.post(f"{server.url}/v1/completions", json=body, timeout=60).json()
     assert [choice["index"] for choice in answer["choices"]] == [0, 1, 2, 3]
     alone = [
         requests.post(
             f"{server.url}/v1/completions", json=body | {"prompt": prompt}, timeout=60
         ).json()["choices"][0]["text"]
-        for prompt in body["prompt"]
+        for prompt in prompts
     ]
     assert [choice["text"] for choice in answer["choices"]] == alone
 

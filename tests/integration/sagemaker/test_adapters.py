@@ -6,6 +6,7 @@ import socket
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import requests
@@ -114,7 +115,7 @@ CHAT = {"messages": [{"role": "user", "content": "Hi"}], "max_tokens": 8, "tempe
 ITEMS = {"input": "Hi", "max_output_tokens": 8, "temperature": 0}
 TEXT = {"prompt": PROMPT, "max_tokens": 8, "temperature": 0}
 GENERATE = {"inputs": PROMPT, "parameters": {"max_new_tokens": 8}}
-ROUTES = [
+ROUTES: list[tuple[str, dict[str, Any], str]] = [
     ("/v1/chat/completions", CHAT, "model"),
     ("/v1/chat/completions", CHAT | {"stream": True}, "model"),
     ("/openai/v1/chat/completions", CHAT, "model"),

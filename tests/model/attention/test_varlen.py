@@ -287,7 +287,9 @@ def on_this_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
     """A CPU stands in for the GPU on which the check would run."""
     measured = attention_backend.kernel_accuracy
     monkeypatch.setattr(
-        attention_backend, "kernel_accuracy", lambda *kernel_args: measured(*kernel_args[:5], CPU)
+        attention_backend,
+        "kernel_accuracy",
+        lambda *kernel_args: measured(*(*kernel_args[:5], CPU)),
     )
     monkeypatch.setattr(attention_backend, "activate_flash_attention_impl", lambda _: None)
 

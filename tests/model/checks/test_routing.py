@@ -63,9 +63,9 @@ def test_a_router_that_differs_in_many_rows_is_left_alone() -> None:
 def _model() -> Qwen3MoeForCausalLM:
     """A model whose many experts often have close scores, with outliers."""
     torch.manual_seed(2)
-    sizes = GROUPED | {"hidden_size": 512, "initializer_range": 0.05}
+    sizes = GROUPED | {"hidden_size": 512, "head_dim": 64, "initializer_range": 0.05}
     config = Qwen3MoeConfig(
-        **sizes, head_dim=64, num_experts=128, num_experts_per_tok=8, moe_intermediate_size=128
+        **sizes, num_experts=128, num_experts_per_tok=8, moe_intermediate_size=128
     )
     return outliers.enlarge(Qwen3MoeForCausalLM(config).eval()).to(torch.bfloat16)
 

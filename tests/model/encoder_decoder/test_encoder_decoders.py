@@ -14,6 +14,7 @@ from container.errors import ConfigError, InvalidParameter, PromptTooLong
 from container.messages.engine import SamplingParams, Submit
 from container.model import encoder_outputs
 from container.model.encoder_decoder import prompt_encoder
+from container.model.encoder_decoder.decoder import encode
 from container.model.execution.model_runner import TorchModelRunner
 from container.model.paged_decoder import probe
 from tests.support.engines import Job, ids, run, run_sequences
@@ -51,7 +52,7 @@ def _engine(name: str = "t5", **sizes: int) -> Engine:
 
 
 def _assert_equal_to_generate(name: str, engine: Engine, jobs: list[Job]) -> None:
-    assert isinstance(engine._runner, TorchModelRunner)
+    assert isinstance(engine.runner, TorchModelRunner)
     got = run(engine, jobs)
     for index, job in enumerate(jobs):
         expected = tiny_models.reference(name, tuple(job.prompt), job.params.max_new_tokens)
@@ -75,7 +76,6 @@ def test_greedy_output_equals_generate(schedule: str, name: str) -> None:
 def encoded(monkeypatch: pytest.MonkeyPatch) -> list[list[int]]:
     """Return the prompts that are encoded from here on."""
     prompts: list[list[int]] = []
-    encode = prompt_encoder.encode
 
     def count(module: PreTrainedModel, prompt_ids: list[int]) -> torch.Tensor:
         prompts.append(prompt_ids)

@@ -3,6 +3,7 @@
 import random
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -112,7 +113,7 @@ def test_the_engine_recovers_from_out_of_memory(monkeypatch: pytest.MonkeyPatch)
 
 
 def _fail_at(engine: Engine, step: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    forward = engine._runner.forward  # type: ignore[attr-defined]
+    forward = engine.runner.forward  # type: ignore[attr-defined]
     original, calls = forward.run, 0
 
     def run_or_fail(*args: object) -> torch.Tensor:
@@ -194,7 +195,7 @@ FAULTS_OF_GRAPHS: dict[str, Callable[[torch.Tensor], None]] = {
 def test_a_fault_in_a_recorded_step_is_refused(
     fault: str | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    forward: ForwardPass = torch_engine("llama", block_size=16)._runner.forward  # type: ignore[attr-defined]
+    forward: ForwardPass = torch_engine("llama", block_size=16).runner.forward  # type: ignore[attr-defined]
     lay_out = cuda_graphs._lay_out
 
     def changed(plan: ForwardPlan, numbers: np.ndarray) -> None:
@@ -213,7 +214,7 @@ def test_a_recording_reads_padding_promises_and_tables() -> None:
     cache = KVCache([], num_blocks=8, block_size=4, dtype=torch.float32, device=cpu)
     seen = []
 
-    def record(ids: torch.Tensor, positions: torch.Tensor, step: object) -> torch.Tensor:
+    def record(ids: torch.Tensor, positions: torch.Tensor, step: Any) -> torch.Tensor:
         seen.append((ids.tolist(), positions.tolist(), step))
         return torch.zeros(len(ids), 50)
 
@@ -233,7 +234,7 @@ def test_a_recording_reads_padding_promises_and_tables() -> None:
 
 def test_a_model_that_cannot_be_recorded_serves_without() -> None:
     engine = torch_engine("llama", **SIZES)
-    forward: ForwardPass = engine._runner.forward  # type: ignore[attr-defined]
+    forward: ForwardPass = engine.runner.forward  # type: ignore[attr-defined]
 
     def refuse(run: object) -> None:
         raise RuntimeError("operation not permitted when stream is capturing")

@@ -9,7 +9,7 @@ from container.messages.engine import SamplingParams
 from tests.support.engines import Job, ids, run
 from tests.support.grammars import ScriptedGrammars
 from tests.support.models import adapters, tiny_models
-from tests.support.torch_engines import torch_engine
+from tests.support.torch_engines import adapters_of, torch_engine
 
 PROMPTS = [list(range(2, 30)), [9, 8, 7, 6], list(range(50, 130)), [77]]
 LAYERS = {
@@ -25,9 +25,8 @@ def test_adapters_in_one_batch_equal_merged_models(tmp_path: Path, name: str) ->
         for seed, adapter in enumerate(("one", "two"))
     }
     engine = torch_engine(name, num_blocks=200, max_batch_tokens=20)
-    assert engine.adapters is not None
     for adapter, folder in folders.items():
-        engine.adapters.add_now(adapter, str(folder), preload=True, pin=False)
+        adapters_of(engine).add_now(adapter, str(folder), preload=True, pin=False)
     requested = [(prompt, adapter) for prompt in PROMPTS for adapter in ("", *folders)]
     params = SamplingParams(max_new_tokens=8)
     jobs = [Job(prompt, params, i % 3, adapter) for i, (prompt, adapter) in enumerate(requested)]

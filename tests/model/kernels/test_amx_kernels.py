@@ -14,6 +14,7 @@ from container.model.kernels.cpu import Kernels
 from container.model.kernels.processor import has_amx, library_names
 from container.model.layers import cpu_linear
 from container.model.layers.cpu_linear import CpuLinear
+from container.model.layers.int8_linear import quantized
 from container.model.loading import cpu_kernels
 from container.model.loading.kernel_selftest import check
 from tests.support.servers import ROOT
@@ -63,7 +64,7 @@ def test_products_of_any_width_keep_a_rows_bits(
     together = product(rows).clone()
     for count in (1, 2, 15, 16, 17, 33, 64, 65):
         assert torch.equal(product(rows[:count]), together[:count]), count
-    numbers, scales = cpu_linear.quantized(weight)
+    numbers, scales = quantized(weight)
     expected = rows.float() @ (numbers * scales[:, None] if is_int8 else weight.float()).T
     assert (together - expected).abs().max() <= 1e-5 * expected.abs().max()
 
@@ -110,7 +111,7 @@ def test_refused_tiles_fall_back_to_the_next_kernels(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """An instruction that is not allowed ends a process, and never the server's."""
-    own = cpu_kernels.library_names()[-1]
+    own = library_names()[-1]
     probe = tmp_path / "probe.py"
     probe.write_text("import os, signal; os.kill(os.getpid(), signal.SIGILL)")
     monkeypatch.setattr(cpu_kernels, "TILE_PROBE", probe)

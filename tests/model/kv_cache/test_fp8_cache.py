@@ -11,6 +11,7 @@ from container.errors import ConfigError
 from container.messages.engine import SamplingParams
 from container.model.engine_loader import load_engine
 from container.model.execution.factory import make_runner
+from container.model.execution.model_runner import TorchModelRunner
 from container.model.kv_cache.cache import FP8, KVCache, LayerShape
 from container.settings.settings import Settings
 from tests.support.engines import Job, engine_config, ids, run
@@ -64,7 +65,8 @@ def test_a_token_takes_half_the_memory(tmp_path: Path) -> None:
         environ = {"HF_MODEL_ID": str(folder), "KV_CACHE_DTYPE": name, "DTYPE": "bfloat16"}
         settings = Settings.from_environ(environ | {"MAX_BATCH_TOTAL_TOKENS": "4096"})
         engine, _ = load_engine(settings, lambda _: None)
-        cache = engine._runner.forward.cache
+        assert isinstance(engine.runner, TorchModelRunner)
+        cache = engine.runner.forward.cache
         per_token[name] = sum(one.nbytes for one in cache.keys + cache.values)
     assert per_token["fp8"] * 2 == per_token["auto"]
 

@@ -21,7 +21,7 @@ from container.model.lora.manager import LoraManager
 from container.model.lora.record import AdapterRecord
 from tests.support.engines import Job, ids, run
 from tests.support.models import adapters, tiny_models
-from tests.support.torch_engines import torch_engine
+from tests.support.torch_engines import adapters_of, torch_engine
 
 PROMPTS = [[3, 5, 7, 11, 13], [50, 60, 70], [9] * 30, [100, 4, 101, 4, 102, 4]]
 COUNT = 12
@@ -35,9 +35,8 @@ KINDS = {
 
 def _engine(folders: dict[str, Path], name: str = "llama", **sizes: int) -> Engine:
     engine = torch_engine(name, **sizes)
-    assert engine.adapters is not None
     for adapter, folder in folders.items():
-        engine.adapters.add_now(adapter, str(folder), preload=True, pin=False)
+        adapters_of(engine).add_now(adapter, str(folder), preload=True, pin=False)
     return engine
 
 
@@ -123,8 +122,7 @@ def test_rows_without_an_adapter_keep_their_bits(folders: dict[str, Path]) -> No
 
 def test_the_least_recently_used_adapter_makes_room(folders: dict[str, Path]) -> None:
     engine = _engine({}, max_adapters=2)
-    store = engine.adapters
-    assert store is not None
+    store = adapters_of(engine)
     for name, folder in folders.items():
         store.add_now(name, str(folder), preload=False, pin=False)
     assert not any(info.is_loaded for info in store.infos())
@@ -136,8 +134,7 @@ def test_the_least_recently_used_adapter_makes_room(folders: dict[str, Path]) ->
 
 def test_adapters_in_use_stay_and_one_more_is_refused(folders: dict[str, Path]) -> None:
     engine = _engine({}, max_adapters=1)
-    store = engine.adapters
-    assert store is not None
+    store = adapters_of(engine)
     for name, folder in folders.items():
         store.add_now(name, str(folder), preload=False, pin=False)
     number = store.acquire("small")
@@ -149,8 +146,7 @@ def test_adapters_in_use_stay_and_one_more_is_refused(folders: dict[str, Path]) 
 
 def test_a_pinned_adapter_is_never_evicted(folders: dict[str, Path]) -> None:
     engine = _engine({}, max_adapters=2)
-    store = engine.adapters
-    assert store is not None
+    store = adapters_of(engine)
     store.add_now("small", str(folders["small"]), preload=True, pin=True)
     for name in ("attention", "rooted", "patterned"):
         store.add_now(name, str(folders[name]), preload=True, pin=False)
@@ -159,8 +155,7 @@ def test_a_pinned_adapter_is_never_evicted(folders: dict[str, Path]) -> None:
 
 def test_an_adapter_removed_in_use_finishes_its_request(folders: dict[str, Path]) -> None:
     engine = _engine({"small": folders["small"]})
-    store = engine.adapters
-    assert store is not None
+    store = adapters_of(engine)
     expected = ids(run(engine, [_job(PROMPTS[0], "small")])[0])
     number = store.acquire("small")
     store.remove("small")
@@ -202,9 +197,8 @@ def test_an_adapter_of_another_model_or_none_is_refused(tmp_path: Path) -> None:
 
 def test_a_name_twice_is_a_conflict(folders: dict[str, Path]) -> None:
     engine = _engine({"small": folders["small"]})
-    assert engine.adapters is not None
     with pytest.raises(Conflict):
-        engine.adapters.add_now("small", str(folders["rooted"]), preload=True, pin=False)
+        adapters_of(engine).add_now("small", str(folders["rooted"]), preload=True, pin=False)
 
 
 CONFIG_CHANGES = {
@@ -342,9 +336,8 @@ def test_weights_of_wrong_shapes_are_refused_unread(tmp_path: Path, rank: int, w
 )
 def test_a_missing_adapter_folder_fails_alone(folders: dict[str, Path], source: str) -> None:
     engine = _engine({"small": folders["small"]})
-    assert engine.adapters is not None
     with pytest.raises(InvalidParameter, match="src"):
-        engine.adapters.add_now("bad", source)
+        adapters_of(engine).add_now("bad", source)
     assert [info.name for info in engine.adapters.infos()] == ["small"]
     assert ids(run(engine, [_job(PROMPTS[0], "small")])[0])
 
@@ -358,7 +351,7 @@ def test_steps_go_on_while_an_adapter_is_downloaded(folders: dict[str, Path]) ->
         return str(folders["small"])
 
     store = engine.requests.adapters = LoraManager(
-        engine.adapters._lora_layers, 8, download=download
+        adapters_of(engine).lora_layers, 8, download=download
     )
     is_registered = store.add("slow", "owner/name")
     assert ids(run(engine, [_job(PROMPTS[0], "")])[0])
@@ -373,7 +366,7 @@ def test_steps_go_on_while_an_adapter_is_downloaded(folders: dict[str, Path]) ->
 
 def test_a_request_waits_for_its_adapter_and_the_others_do_not(folders: dict[str, Path]) -> None:
     engine = torch_engine("llama", max_adapters=1)
-    store = engine.adapters
+    store = adapters_of(engine)
     for name in ("small", "rooted"):
         store.add_now(name, str(folders[name]), preload=False)
     events = run(engine, [_job(PROMPTS[0], "small"), _job(PROMPTS[0], "", at_step=1)])
@@ -386,8 +379,8 @@ def test_a_deleted_adapter_fails_its_requests_only(
 ) -> None:
     engine = torch_engine("llama")
     shutil.copytree(folders["small"], tmp_path / "copy")
-    engine.adapters.add_now("gone", str(tmp_path / "copy"), preload=False)
-    engine.adapters.add_now("small", str(folders["small"]))
+    adapters_of(engine).add_now("gone", str(tmp_path / "copy"), preload=False)
+    adapters_of(engine).add_now("small", str(folders["small"]))
     shutil.rmtree(tmp_path / "copy")
     events = run(engine, [_job(PROMPTS[0], "gone"), _job(PROMPTS[0], "small")])
     assert not events[0]
@@ -408,10 +401,10 @@ def test_a_broken_adapter_does_not_affect_others(
     with monkeypatch.context() as patch:
         patch.setattr(LoraLayers, "build", fail)
         with pytest.raises(GenerationFailed):
-            engine.adapters.add_now("rooted", str(folders["rooted"]))
+            adapters_of(engine).add_now("rooted", str(folders["rooted"]))
     assert [info.name for info in engine.adapters.infos()] == ["small"]
     assert ids(run(engine, [_job(PROMPTS[0], "small")])[0]) == expected
-    engine.adapters.add_now("rooted", str(folders["rooted"]))
+    adapters_of(engine).add_now("rooted", str(folders["rooted"]))
 
 
 def test_a_restarted_engine_knows_the_adapters_again(
@@ -452,7 +445,7 @@ def test_a_record_that_cannot_be_written_refuses_no_adapter(
 
 
 def _recording(record: AdapterRecord) -> LoraManager:
-    layers = torch_engine("llama").adapters._lora_layers
+    layers = adapters_of(torch_engine("llama")).lora_layers
     store = LoraManager(layers, 8, record)
     store.start_recording()
     return store

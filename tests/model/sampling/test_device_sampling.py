@@ -338,15 +338,13 @@ def test_a_row_without_any_number_to_go_by_disturbs_no_other(
     assert 0 <= got[1] < 1300
 
 
-BATCHES = [
-    [_params(**one) for one in batch]
-    for batch in (
-        [{}],
-        [{}, {"temperature": 1.0}],
-        *([{"temperature": 0.8, **limit}] * 2 for limit in LIMITS),
-        [{}, *({"temperature": 0.8, **limit} for limit in LIMITS)],
-    )
+BATCH_OPTIONS: list[list[dict[str, Any]]] = [
+    [{}],
+    [{}, {"temperature": 1.0}],
+    *([{"temperature": 0.8, **limit}] * 2 for limit in LIMITS),
+    [{}, *({"temperature": 0.8, **limit} for limit in LIMITS)],
 ]
+BATCHES = [[_params(**options) for options in batch] for batch in BATCH_OPTIONS]
 
 
 @pytest.mark.parametrize("device", ["cpu", "meta"])

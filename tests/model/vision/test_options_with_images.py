@@ -21,7 +21,7 @@ from tests.support.grammars import ScriptedGrammars
 from tests.support.models import adapters, tiny_vision
 from tests.support.models.prepared import cpu_kernels
 from tests.support.pictures import random_picture
-from tests.support.torch_engines import config_for
+from tests.support.torch_engines import adapters_of, config_for
 from tests.support.vision_prompts import (
     read_prompt,
     reader_of,
@@ -177,8 +177,7 @@ def test_an_adapter_of_the_language_model_answers_about_an_image(
     layers = r".*language_model.*\.(q_proj|v_proj|up_proj)"
     adapters.save(tmp_path, _fresh(folder), 1, target_modules=layers)
     engine = _engine(folder)
-    assert engine.adapters is not None
-    engine.adapters.add_now("one", str(tmp_path), preload=True, pin=False)
+    adapters_of(engine).add_now("one", str(tmp_path), preload=True, pin=False)
     [adapted, *_] = _requests(folder, adapter="one")
     [_, *others] = _requests(folder)
     picture = [random_picture(1)]
@@ -195,9 +194,8 @@ def test_an_adapter_of_the_language_model_answers_about_an_image(
 def test_an_adapter_of_the_image_encoder_is_refused(folders: Path, tmp_path: Path) -> None:
     adapters.save(tmp_path, _fresh(folders / "llava"), 1, target_modules=VISION_LAYER)
     engine = _engine(folders / "llava")
-    assert engine.adapters is not None
     with pytest.raises(InvalidParameter, match="vision"):
-        engine.adapters.add_now("one", str(tmp_path), preload=True, pin=False)
+        adapters_of(engine).add_now("one", str(tmp_path), preload=True, pin=False)
 
 
 def _fresh(folder: Path) -> Any:

@@ -111,7 +111,8 @@ class Container:
         output, errors = asking.communicate(timeout=150)
         assert asking.returncode == 0, errors
         head, _, text = output.partition("\n")
-        return Answer(*json.loads(head), text)
+        status, headers = json.loads(head)
+        return Answer(status, headers, text)
 
     def logs(self) -> list[str]:
         """What it wrote so far, line by line."""

@@ -171,7 +171,7 @@ def cross_reference(folder: Path) -> CrossEncoder:
     return CrossEncoder(os.fspath(folder), device="cpu")
 
 
-def _save_base(folder: Path, name: str, kind: type, **options: int) -> None:
+def _save_base(folder: Path, name: str, kind: Any, **options: int) -> None:
     tokenizer = AutoTokenizer.from_pretrained(DEMO_MODEL if name == "qwen3" else MINILM)
     config = copy.deepcopy(CONFIGS[name])
     for option, value in (options | {"vocab_size": len(tokenizer)}).items():

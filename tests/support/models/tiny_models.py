@@ -84,7 +84,10 @@ CONFIGS: dict[str, PretrainedConfig] = {
         layer_types=["sliding_attention", "sliding_attention", "full_attention"],
     ),
     "qwen3_moe": Qwen3MoeConfig(
-        **GROUPED, head_dim=16, num_experts=4, num_experts_per_tok=2, moe_intermediate_size=32
+        **GROUPED | {"head_dim": 16},
+        num_experts=4,
+        num_experts_per_tok=2,
+        moe_intermediate_size=32,
     ),
     # attention sinks in every layer, and windows in some
     "gpt_oss": GptOssConfig(
@@ -155,7 +158,7 @@ FURTHER_CONFIGS: dict[str, PretrainedConfig] = {
 WIDE_CONFIGS = {
     "llama_wide": LlamaConfig(**SIZES | {"vocab_size": 203}),
     # one matrix for q, k and v, whose outputs every rank gets
-    "phi3": Phi3Config(**GROUPED, rope_scaling=None),
+    "phi3": Phi3Config(**GROUPED | {"rope_scaling": None}),
 }
 # One layer of each kind, as torch.compile takes 20 s for a layer.
 SHORT_CONFIGS: dict[str, PretrainedConfig] = {
@@ -203,8 +206,8 @@ FURTHER_ENCODER_DECODER_CONFIGS: dict[str, PretrainedConfig] = {
     "blenderbot_small": BlenderbotSmallConfig(**ABSOLUTE),
     # rotated positions, windows, soft caps, KV heads that query heads share
     "t5gemma": T5GemmaConfig(
-        encoder=GEMMA_MODULE, decoder=GEMMA_MODULE, decoder_start_token_id=2, **ENDS,
-        vocab_size=VOCABULARY, tie_word_embeddings=False,
+        encoder=GEMMA_MODULE, decoder=GEMMA_MODULE, vocab_size=VOCABULARY,
+        tie_word_embeddings=False, **ENDS | {"decoder_start_token_id": 2},
     ),
 }  # fmt: skip
 # Models that are served through their own cache: an encoder-decoder that computes its attention.
@@ -251,8 +254,8 @@ RECURRENT_CONFIGS: dict[str, PretrainedConfig] = {
     ),
     "lfm2": Lfm2Config(**THREE, layer_types=["conv", "full_attention", "conv"]),
     "falcon_h1": FalconH1Config(
-        **GROUPED, mamba_d_ssm=64, mamba_n_heads=8, mamba_d_head=8, mamba_n_groups=1,
-        mamba_d_state=8, mamba_expand=1, mamba_chunk_size=16, head_dim=16,
+        **GROUPED | {"head_dim": 16}, mamba_d_ssm=64, mamba_n_heads=8, mamba_d_head=8,
+        mamba_n_groups=1, mamba_d_state=8, mamba_expand=1, mamba_chunk_size=16,
     ),
 }  # fmt: skip
 ALL_CONFIGS = (

@@ -105,13 +105,13 @@ def _model(family: str, tokenizer: PreTrainedTokenizerBase) -> torch.nn.Module:
         config = LlavaConfig(
             vision_config=CLIPVisionConfig(**SEEING, image_size=32, projection_dim=32),
             text_config=LlamaConfig(**text),
-            image_token_id=image,
+            image_token_index=image,
             vision_feature_layer=-1,
         )
     elif family in QWEN:
         config = _qwen_config(family, tokenizer, text)
     elif family == "idefics3":
-        config = Idefics3Config(
+        config = Idefics3Config(  # type: ignore[call-arg]  # its base class has pad_token_id
             vision_config=SEEING | {"image_size": 32},
             text_config=LlamaConfig(**text),
             image_token_id=image,
