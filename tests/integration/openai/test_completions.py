@@ -1,6 +1,5 @@
 """OpenAI's completions over the wire: prompt lists, choices, echoes, log-probabilities, streams."""
 
-import json
 from collections import defaultdict
 from typing import Any
 
@@ -222,107 +221,6 @@ def test_bad_input_is_a_400_that_names_the_field(
     response = requests.post(f"{server.url}/v1/completions", json=body, timeout=30)
     assert response.status_code == 400, response.text
     assert response.json()["error"]["param"].split("[")[0] == field
-
-
-def _complete(server: Server, **fields: Any) -> dict[str, Any]:
-    body = {"prompt": PROMPT, "temperature": 0, "max_tokens": 12} | fields
-    response = requests.post(f"{server.url}/v1/completions", json=body, timeout=60)
-    assert response.status_code == 200, response.text
-    return response.json()
-
-
-def test_token_ids_come_back(server: Server) -> None:
-    whole = _complete(server, return_token_ids=True)["choices"][0]
-    assert len(whole["token_ids"]) == 12
-    again = _complete(server, prompt=whole["prompt_token_ids"])["choices"][0]
-    assert again["text"] == whole["text"]
-    body = {"prompt": PROMPT, "temperature": 0, "max_tokens": 12, "stream": True}
-    options = {"include_usage": True, "continuous_usage_stats": True}
-    body |= {"return_token_ids": True, "stream_options": options, "stop": ["zzz"]}
-    lines = requests.post(f"{server.url}/v1/completions", json=body, timeout=60).text.split("\n\n")
-    chunks = [json.loads(line.removeprefix("data: ")) for line in lines[:-2]]
-    choices = [chunk["choices"][0] for chunk in chunks[:-1]]
-    assert [i for choice in choices for i in choice["token_ids"]] == whole["token_ids"]
-    assert choices[0]["prompt_token_ids"] == whole["prompt_token_ids"]
-    assert [chunk["usage"]["completion_tokens"] for chunk in chunks][-1] == 12
-    shown = _complete(server, logprobs=0, return_tokens_as_token_ids=True)["choices"][0]
-    names = [f"token_id:{token_id}" for token_id in whole["token_ids"]]
-    assert shown["logprobs"]["tokens"] == names
-
-
-def test_allowed_tokens_and_bad_words(server: Server) -> None:
-    whole = _complete(server, return_token_ids=True)["choices"][0]
-    allowed = sorted(set(whole["token_ids"][:3]))
-    allowed_choice = _complete(server, allowed_token_ids=allowed, return_token_ids=True)["choices"][
-        0
-    ]
-    assert set(allowed_choice["token_ids"]) <= set(allowed)
-    words = whole["text"].split()
-    assert words[1] not in _complete(server, bad_words=[words[1]])["choices"][0]["text"].split()
-    both = " ".join(words[1:3])
-    without = _complete(server, bad_words=[both])["choices"][0]["text"]
-    assert both not in without
-
-
-def test_the_prompt_is_cut_and_has_log_probabilities(server: Server) -> None:
-    cut = _complete(server, truncate_prompt_tokens=2, prompt_logprobs=1, return_token_ids=True)
-    [choice] = cut["choices"]
-    assert cut["usage"]["prompt_tokens"] == len(choice["prompt_token_ids"]) == 2
-    first, second = choice["prompt_logprobs"]
-    assert first is None
-    assert str(choice["prompt_token_ids"][1]) in second
-    assert _complete(server, truncate_prompt_tokens=-1)["usage"]["prompt_tokens"] > 2
-
-
-def test_a_request_names_itself_and_keeps_its_stop(server: Server) -> None:
-    text = _complete(server)["choices"][0]["text"]
-    word = text.split()[2]
-    with_stop = _complete(server, stop=word, include_stop_str_in_output=True, request_id="mine")
-    assert with_stop["id"] == "cmpl-mine"
-    assert with_stop["choices"][0]["text"] == text[: text.index(word) + len(word)]
-    assert _complete(server, stop=word, no_stop_trim=True)["choices"] == with_stop["choices"]
-
-
-@pytest.mark.parametrize(
-    "fields",
-    [
-        {"structured_outputs": {"regex": "blue|green"}},
-        {"structured_outputs": {"grammar": 'root ::= "blue" | "green"'}},
-        {"guided_choice": ["blue", "green"]},
-        {"guided_regex": "blue|green"},
-        {"guided_grammar": 'start: "blue" | "green"'},
-        {"regex": "blue|green"},
-        {"ebnf": 'root ::= color\ncolor ::= "blue" | "green"'},
-    ],
-)
-def test_structured_output_under_other_names(server: Server, fields: dict[str, Any]) -> None:
-    assert _complete(server, **fields)["choices"][0]["text"] in ("blue", "green")
-
-
-ONE = {
-    "type": "object",
-    "properties": {"a": {"const": 1}},
-    "required": ["a"],
-    "additionalProperties": False,
-}
-
-
-@pytest.mark.parametrize(
-    "fields",
-    [
-        {"structured_outputs": {"json": ONE}},
-        {"structured_outputs": {"json": json.dumps(ONE)}},
-        {"guided_json": ONE},
-        {"json_schema": json.dumps(ONE)},
-    ],
-)
-def test_a_schema_under_other_names(server: Server, fields: dict[str, Any]) -> None:
-    assert json.loads(_complete(server, **fields)["choices"][0]["text"]) == {"a": 1}
-
-
-def test_any_object(server: Server) -> None:
-    fields = {"structured_outputs": {"json_object": True}}
-    assert _complete(server, **fields)["choices"][0]["text"].startswith("{")
 
 
 def test_stream_options_need_a_stream(server: Server) -> None:

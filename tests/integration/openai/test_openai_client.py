@@ -1,7 +1,6 @@
 """The official OpenAI client, sync and async, against a real server."""
 
 import asyncio
-import json
 
 import openai
 import pytest
@@ -233,79 +232,6 @@ def test_min_tokens_ignore_eos_and_stop_token_ids(client: openai.OpenAI) -> None
         **ask, max_tokens=plain + 9, extra_body={"ignore_eos": True}
     )
     assert endless.usage.completion_tokens == plain + 9
-
-
-def _chunks(server: Server, **fields: object) -> list[dict]:
-    body = {"messages": QUESTION, "temperature": 0, "max_tokens": 60, "stream": True} | fields
-    answer = requests.post(f"{server.url}/v1/chat/completions", json=body, timeout=60)
-    lines = [line.removeprefix("data: ") for line in answer.text.split("\n\n") if line]
-    assert lines.pop() == "[DONE]"
-    return [json.loads(line) for line in lines]
-
-
-def test_every_delta_of_a_text_can_be_printed(server: Server) -> None:
-    choices = [chunk["choices"][0] for chunk in _chunks(server)]
-    assert all(isinstance(choice["delta"]["content"], str) for choice in choices)
-    assert choices[0]["delta"]["role"] == "assistant"
-    assert choices[-1]["delta"] == {"content": ""}
-    assert choices[-1]["finish_reason"] == "stop"
-
-
-def test_a_forced_call_opens_without_content(server: Server) -> None:
-    tool = {"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}
-    chunks = _chunks(server, tools=[tool], tool_choice="required", parallel_tool_calls=False)
-    deltas = [chunk["choices"][0]["delta"] for chunk in chunks]
-    assert (deltas[0]["role"], deltas[0]["content"]) == ("assistant", None)
-    assert not any("content" in delta for delta in deltas[1:])
-
-
-def test_token_ids_and_running_usage(server: Server) -> None:
-    options = {"include_usage": True, "continuous_usage_stats": True}
-    chunks = _chunks(server, return_token_ids=True, stream_options=options, request_id="mine")
-    body = {"messages": QUESTION, "temperature": 0, "max_tokens": 60, "return_token_ids": True}
-    whole = requests.post(f"{server.url}/v1/chat/completions", json=body, timeout=60).json()
-    streamed = [i for chunk in chunks[:-1] for i in chunk["choices"][0]["token_ids"]]
-    assert streamed == whole["choices"][0]["token_ids"]
-    assert chunks[0]["prompt_token_ids"] == whole["prompt_token_ids"]
-    assert [chunk["usage"]["completion_tokens"] for chunk in chunks][-1] == len(streamed)
-    assert {chunk["id"] for chunk in chunks} == {"chatcmpl-mine"}
-
-
-def test_fields_of_vllm(client: openai.OpenAI) -> None:
-    def ask(**extra: object) -> openai.types.chat.ChatCompletion:
-        return client.chat.completions.create(
-            model="tgi", messages=QUESTION, temperature=0, max_tokens=60, extra_body=extra
-        )
-
-    stopped = ask(stop=["learning"], include_stop_str_in_output=True)
-    assert stopped.choices[0].message.content == "Deep learning"
-    chosen = ask(structured_outputs={"choice": ["blue", "green"]})
-    assert chosen.choices[0].message.content in ("blue", "green")
-    cut = ask(truncate_prompt_tokens=5, prompt_logprobs=0)
-    assert cut.usage.prompt_tokens == len(cut.model_dump()["prompt_logprobs"]) == 5
-    assert "learning" not in ask(bad_words=["learning"]).choices[0].message.content
-
-
-@pytest.mark.parametrize(
-    "fields",
-    [
-        {"use_beam_search": True},
-        {"skip_special_tokens": False},
-        {"cache_salt": "a"},
-        {"chat_template": "{{ messages }}"},
-        {"priority": 1},
-        {"stop_regex": "a"},
-        {"documents": [{"text": "a"}]},
-        {"stream_options": {"include_usage": True}},
-        {"adapter_id": "unknown"},
-    ],
-)
-def test_fields_without_effect_are_refused_by_name(server: Server, fields: dict) -> None:
-    body = {"messages": QUESTION, "max_tokens": 3} | fields
-    answer = requests.post(f"{server.url}/v1/chat/completions", json=body, timeout=60)
-    assert answer.status_code in (400, 404)
-    [name] = fields
-    assert name.removesuffix("_id") in answer.json()["error"]["message"]
 
 
 def test_tools_without_a_tool_take_no_choice(server: Server) -> None:

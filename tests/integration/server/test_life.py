@@ -15,12 +15,10 @@ import requests
 from transformers import AutoTokenizer
 
 from container.lifecycle.shutdown import StopSchedule
-from tests.support.models.broken import broken_model
 from tests.support.servers import (
     DEMO_MODEL,
     Server,
     SharedServers,
-    free_port,
     serving,
     spawn,
     wait_for,
@@ -275,28 +273,6 @@ def test_a_supervisor_killed_at_start_leaves_no_process(tmp_path: Path) -> None:
     wait_for(lambda: not any(child.is_running() for child in children), 30)
 
 
-def test_an_unusable_model_ends_the_start_with_the_reason(tmp_path: Path) -> None:
-    """Of each kind of reason one; tests/model/test_engine_loader.py has them all."""
-    reasons = {
-        "no such folder": tmp_path / "no",
-        "Hub cannot be reached": "a/b",
-        "config.json is missing": broken_model(tmp_path / "model-1", without="config.json"),
-        "cannot be loaded": broken_model(tmp_path / "model-2", write=("model.safetensors", "xxx")),
-        "the weights lack": broken_model(tmp_path / "model-3", num_hidden_layers=8),
-    }
-    started = [spawn(tmp_path / f"{n}.log", model) for n, model in enumerate(reasons.values())]
-    for server, reason in zip(started, reasons, strict=True):
-        assert server.process.wait(120) == 3, reason
-        assert reason in server.log
-        assert "Traceback" not in server.log
-
-
-def test_bad_settings_are_all_reported_before_anything_starts(tmp_path: Path) -> None:
-    server = spawn(tmp_path / "log", PAYLOAD_LIMIT="much", MAX_TOTAL_TOKENS="1", SM_NUM_GPUS="-1")
-    assert server.process.wait(120) == 2
-    assert all(name in server.log for name in ("PAYLOAD_LIMIT", "MAX_TOTAL_TOKENS", "SM_NUM_GPUS"))
-
-
 @pytest.mark.skipif(Path("/dev/nvidia0").exists(), reason="for machines without a GPU")
 def test_the_environment_of_another_machine_starts_and_is_named(
     shared_servers: SharedServers,
@@ -316,28 +292,6 @@ def test_a_killed_supervisor_takes_everything_with_it(shared_servers: SharedServ
     server.process.wait()
     wait_for(lambda: not any(process.is_running() for process in everyone), 20)
     wait_for(lambda: not _accepts(server.port), 20)
-
-
-def test_without_a_model_the_error_names_the_variable(tmp_path: Path) -> None:
-    server = spawn(tmp_path / "log", "")
-    assert server.process.wait(120) == 2
-    assert "HF_MODEL_ID" in server.log
-
-
-def test_a_taken_port_is_named(tmp_path: Path, server: Server) -> None:
-    second = spawn(tmp_path / "log", PORT=str(server.port))
-    assert second.process.wait(120) == 5
-    assert str(server.port) in second.log
-
-
-def test_sagemakers_port_wins_and_an_argument_is_accepted(tmp_path: Path) -> None:
-    port = free_port()
-    server = spawn(tmp_path / "log", PORT="1", SAGEMAKER_BIND_TO_PORT=str(port))
-    server.port = port
-    try:
-        server.wait_ready()
-    finally:
-        server.stop()
 
 
 def test_only_the_temporary_folder_is_written(tmp_path: Path) -> None:
@@ -416,16 +370,6 @@ def test_a_deleted_model_is_served_on_even_by_a_new_frontend(
         server.wait_ready()
     assert "Traceback" not in server.log[logged:]
     assert server.stop() == 0  # its folder is gone, so no other test can use it
-
-
-def test_a_link_out_of_the_models_folder_ends_the_start(tmp_path: Path) -> None:
-    folder = tmp_path / "model"
-    shutil.copytree(DEMO_MODEL, folder)
-    (folder / "chat_template.jinja").unlink()
-    (folder / "chat_template.jinja").symlink_to("/etc/passwd")
-    server = spawn(tmp_path / "log", folder)
-    assert server.process.wait(120) == 3
-    assert "leads out of the model's folder" in server.log
 
 
 def _chat(content: str) -> dict:

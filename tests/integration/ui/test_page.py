@@ -5,109 +5,23 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
-from threading import Thread
 
 import pytest
 import requests
-from transformers import AutoModelForCausalLM
 
-from tests.support.chromium import Page, browsing
-from tests.support.models import adapters, tiny_vision
-from tests.support.models.embedders import MINILM
+from tests.integration.ui.chat_page import ANSWERED, KEY, answer, ask, press_button, stub_answer
+from tests.support.chromium import Page
+from tests.support.models import tiny_vision
 from tests.support.pictures import data_url, random_picture
-from tests.support.servers import DEMO_MODEL, ROOT, Server, serving
+from tests.support.servers import DEMO_MODEL, Server, serving
 
-KEY = "a-secret"
-ANSWERED = "document.querySelector('.message.assistant:last-child .facts')"
 HOSTILE = (
     "**bold** <script>window.hacked = 1</script><img src=x onerror='window.hacked = 1'>"
     "[a](javascript:window.hacked=1) ![pixel](https://elsewhere.example/pixel.png)"
     "<style>body { display: none }</style>\n\n```python\nprint('hi')\n```\n"
 )
 LONG_ANSWER = "[ab ]{1800}"  # a form that only the limit ends
-
-
-@pytest.fixture(scope="module")
-def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """A server with a key, an adapter and an embedding model."""
-    root = tmp_path_factory.mktemp("served")
-    model = AutoModelForCausalLM.from_pretrained(DEMO_MODEL)
-    adapter = adapters.save(root / "pirate", model, 1, r=4, lora_alpha=4)
-    settings = {"API_KEY": KEY, "LORA_ADAPTERS": f"pirate={adapter}"}
-    # The screenshots show its name, so it is relative: servers start in the repository's root.
-    model_id = DEMO_MODEL.relative_to(ROOT)
-    with serving(
-        root / "log", model_id, EMBEDDING_MODEL_ID=os.fspath(MINILM), **settings
-    ) as server:
-        yield server
-
-
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Page]:
-    with browsing(tmp_path_factory.mktemp("browser")) as page:
-        yield page
-
-
-@pytest.fixture
-def page(browser: Page, served: Server) -> Iterator[Page]:
-    """The page of that server, with its key entered, and nothing wrong with it afterwards."""
-    browser.resize(1280, 860)
-    browser.prefer("light")
-    browser.open(f"{served.url}/ui")
-    browser.run(
-        f"sessionStorage.clear(); localStorage.clear(); sessionStorage.setItem('api-key', '{KEY}')"
-    )
-    browser.open("about:blank")
-    browser.problems.clear()
-    browser.urls.clear()
-    browser.open(f"{served.url}/")
-    browser.wait("document.querySelector('#model option')")
-    yield browser
-    assert browser.problems == []
-    assert {
-        url for url in browser.urls if not url.startswith((served.url, "data:", "about:"))
-    } == set()
-
-
-@pytest.fixture(scope="module")
-def shots(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where screenshots go: `make screenshots` names the folder of docs/."""
-    return Path(os.environ.get("SCREENSHOTS") or tmp_path_factory.mktemp("shots"))
-
-
-def ask(page: Page, text: str) -> None:
-    page.fill("#prompt", text)
-    page.press("Enter")
-    page.wait(f"{ANSWERED}?.textContent.includes('tokens')")
-
-
-def press_button(page: Page, name: str) -> None:
-    """Press a button of the answers, by what it shows."""
-    buttons = "[...document.querySelectorAll('.assistant button')]"
-    page.run(f"{buttons}.find((each) => each.textContent === '{name}').click()")
-
-
-def answer(page: Page) -> str:
-    return page.text(".message.assistant:last-child .body")
-
-
-def stub_answer(page: Page, *deltas: dict, is_whole: bool = True) -> None:
-    """Let the next chat request get these deltas instead of the server's; keep its body."""
-    chunks = [{"choices": [{"index": 0, "delta": delta}]} for delta in deltas]
-    chunks.append({"choices": [], "usage": {"prompt_tokens": 1, "completion_tokens": len(deltas)}})
-    text = "".join(f"data: {json.dumps(chunk)}\n\n" for chunk in chunks)
-    text += "data: [DONE]\n\n" if is_whole else ""
-    page.run(f"""(() => {{
-        const real = window.fetch;
-        window.fetch = (...given) => {{
-            if (!String(given[0]).endsWith("/v1/chat/completions")) return real(...given);
-            window.fetch = real;
-            window.asked = JSON.parse(given[1].body);
-            return Promise.resolve(new Response({json.dumps(text)}));
-        }};
-    }})()""")
 
 
 def test_a_chat_streams_and_shows_tokens_with_alternatives(page: Page, shots: Path) -> None:
@@ -302,80 +216,6 @@ def test_a_key_is_asked_for_and_stays_in_the_tab(page: Page, served: Server) -> 
     page.problems.clear()  # the browser logs the status 401
 
 
-def _stream(server: Server, model: str) -> None:
-    """Read an answer that only its length ends, as a client of the server."""
-    body = {"model": model, "messages": [{"role": "user", "content": "Go on."}], "stream": True}
-    body |= {"ignore_eos": True, "max_tokens": 300}
-    headers = {"Authorization": f"Bearer {KEY}"}
-    requests.post(f"{server.url}/v1/chat/completions", json=body, headers=headers, timeout=120)
-
-
-def test_an_adapter_answers_and_is_counted_on_the_live_page(
-    page: Page, served: Server, shots: Path
-) -> None:
-    page.fill("#model", "pirate")
-    page.fill("#max_tokens", "40")
-    ask(page, "Tell me a story about a lighthouse.")
-    page.click("[data-page=server]")
-    page.wait("document.querySelector('#adapters tbody').innerText.includes('pirate')")
-    clients = [Thread(target=_stream, args=(served, name)) for name in ("tgi", "pirate", "tgi")]
-    for client in clients:
-        client.start()
-    page.wait(
-        "document.querySelector('.card polyline').getAttribute('points').split(' ').length > 2"
-    )
-    for client in clients:
-        client.join()
-    page.wait(
-        "parseInt(document.querySelectorAll('#adapters td')[2].innerText.replace(',', '')) >= 600"
-    )
-    numbers = page.text("#numbers")
-    for title in ("Tokens/s", "Time to first token", "KV blocks in use", "Prefix hits", "Requests"):
-        assert title in numbers
-    assert "max total tokens" in page.text("#facts")
-    page.screenshot(shots / "server.png")
-
-
-def test_the_stage_of_the_start_is_shown(page: Page, served: Server) -> None:
-    source = """const real = window.fetch;
-        const body = JSON.stringify({ error: "loading weights: 40 %", error_type: "healthcheck" });
-        window.fetch = (url, options) => String(url).endsWith("/health") && !window.isLoaded
-            ? Promise.resolve(new Response(body, { status: 503 })) : real(url, options);"""
-    script = page.call("Page.addScriptToEvaluateOnNewDocument", source=source)
-    page.open("about:blank")
-    page.open(f"{served.url}/")
-    page.call("Page.removeScriptToEvaluateOnNewDocument", identifier=script["identifier"])
-    page.wait("document.querySelector('#reason').textContent === 'loading weights: 40 %'")
-    assert page.text("#state") == "not ready"
-    page.run("window.isLoaded = true")
-    page.wait("document.querySelector('#state').textContent === 'ready'")
-    page.wait("document.querySelector('#model option')")
-    assert page.text("#reason") == ""
-
-
-def test_without_a_language_model_the_live_page_is_shown(page: Page, served: Server) -> None:
-    source = """const real = window.fetch;
-        window.fetch = (url, options) => String(url).endsWith("/info")
-            ? Promise.resolve(new Response("{}", { status: 503 })) : real(url, options);"""
-    script = page.call("Page.addScriptToEvaluateOnNewDocument", source=source)
-    page.open("about:blank")
-    page.open(f"{served.url}/")
-    page.wait("document.querySelector('#model-name').textContent.startsWith('No language model')")
-    page.call("Page.removeScriptToEvaluateOnNewDocument", identifier=script["identifier"])
-    assert page.text("#state") == "ready"
-    assert page.run("document.querySelector('[data-page=chat]').hidden") is True
-    page.wait("document.querySelector('#numbers').innerText.includes('Requests')")
-
-
-def test_sentences_are_compared_by_the_embedding_model(page: Page) -> None:
-    page.click("[data-page=embeddings]")
-    page.fill("#source", "A cat sat on the mat.")
-    page.fill("#sentences", "Stock prices fell on Monday.\nA kitten lay on a rug.")
-    page.run("document.querySelector('#similarity button').click()")
-    page.wait("document.querySelectorAll('#similarities tbody tr').length === 2")
-    assert page.text("#similarities tbody tr").startswith("A kitten")
-
-
 @pytest.mark.parametrize("is_chat", [True, False], ids=["chat", "text"])
 def test_the_code_of_a_request_runs(
     page: Page, served: Server, tmp_path: Path, is_chat: bool
@@ -435,46 +275,6 @@ def _invoke(EndpointName, ContentType, Body):
     parts = [answer[at:at + 100] for at in range(0, len(answer), 100)]
     return {"Body": [{"PayloadPart": {"Bytes": part}} for part in parts]}
 """
-
-
-def test_a_phone_shows_all_of_it_in_the_dark(page: Page, shots: Path) -> None:
-    page.prefer("dark")
-    page.resize(390, 800)
-    ask(page, "What is deep learning?")
-    assert page.run("document.documentElement.dataset.theme") == "dark"
-    assert page.run("document.documentElement.scrollWidth") <= 390
-    assert page.run("document.querySelector('#settings').checkVisibility()") is False
-    page.screenshot(shots / "phone.png")
-    page.click("#open-settings")
-    assert page.run("document.querySelector('#settings').checkVisibility()") is True
-    assert (
-        page.run("document.querySelector('#open-settings').getAttribute('aria-expanded')") == "true"
-    )
-    assert page.run("document.activeElement.id") == "close-settings"
-    page.press("Escape")
-    assert page.run("document.querySelector('#settings').checkVisibility()") is False
-    assert page.run("document.activeElement.id") == "open-settings"
-    page.click("#theme")
-    assert page.run("document.documentElement.dataset.theme") == "light"
-
-
-@pytest.mark.parametrize("name", ["chat", "embeddings", "server"])
-def test_a_screen_reader_finds_a_name_for_every_control(page: Page, name: str) -> None:
-    page.click(f"[data-page={name}]")
-    page.fill("#format", "json_schema")
-    roles = {"button", "link", "textbox", "combobox", "checkbox", "spinbutton", "meter", "table"}
-    nameless = [role for role, label in page.accessible() if role in roles and not label.strip()]
-    assert nameless == []
-    assert {("heading", page.text("#model-name"))} <= set(page.accessible())
-
-
-def test_the_keyboard_reaches_the_message_without_a_mouse(page: Page) -> None:
-    reached = []
-    for _ in range(12):
-        page.press("Tab")
-        reached.append(page.run("document.activeElement.id || document.activeElement.className"))
-    assert reached[0] == "skip"
-    assert "prompt" in reached
 
 
 def test_a_model_without_a_chat_template_continues_text(

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 import pytest
 import torch
@@ -15,40 +14,23 @@ from container.model.attention.metadata import (
     Chunk,
     DecodeGroup,
 )
-from container.model.fallbacks import Fallbacks
-from container.model.kernels import build as build_kernels
 from container.model.kernels.cpu import Kernels, argmax, log_sum_exp
 from container.model.kernels.processor import library_names
 from container.model.kv_cache.cache import KVCache, LayerShape
 from container.model.layers.cpu_layer_ops import CpuLayerOps, fits_cpu_kernels
 from container.model.layers.decoder_layer import FusedDecoderLayer
 from container.model.layers.layer_ops import CosSin, LayerOps, LayerSpec
-from container.model.loading import cpu_kernels
-from container.model.loading.cpu_kernels import load_kernels
-from container.model.loading.kernel_selftest import check
 from tests.support.models import prepared, tiny_models
 from tests.support.models.prepared import prepare
 
 CPU = torch.device("cpu")
 NUM_BLOCKS = 500
-# Tests may look for another library than this.
-COMPILED = build_kernels.library(library_names()[-1])
 
 
 @pytest.fixture(autouse=True)
 def _no_gradients() -> Iterator[None]:
     with torch.inference_mode():
         yield
-
-
-# What a processor runs beside its best, which torch names.
-KNOWN_BY = {"default": ["default"]}
-KNOWN_BY["avx2"] = [*KNOWN_BY["default"], "avx2"]
-KNOWN_BY["avx512"] = [*KNOWN_BY["avx2"], "avx512"]
-KNOWN_BY["avx512_bf16"] = [*KNOWN_BY["avx512"], "avx512_bf16"]
-KNOWN_BY["amx"] = [*KNOWN_BY["avx512_bf16"], "amx"]
-KNOWN_BY["neon"] = ["neon"]
-KNOWN_BY["neon_bf16"] = ["neon", "neon_bf16"]
 
 
 def _kernels() -> Kernels:
@@ -275,77 +257,6 @@ def test_padding_is_not_read() -> None:
         one.fill_(float("nan"))
     pieces = [Piece(0, 1, 1), Piece(1, 7, 7), Piece(2, 18, 18)]
     assert torch.equal(dirty.step(pieces), clean.step(pieces))
-
-
-@pytest.mark.parametrize("name", build_kernels.TARGETS)
-def test_every_kernel_library_equals_torch(name: str) -> None:
-    best = library_names()[0]
-    if name not in KNOWN_BY[best]:
-        pytest.skip(f"the best that this processor knows is {best}")
-    check(Kernels(build_kernels.library(name)))
-
-
-@pytest.fixture
-def library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Where the only library is looked for."""
-    path = tmp_path / "library.so"
-    monkeypatch.setattr(build_kernels, "library", lambda _: path)
-    monkeypatch.setattr(cpu_kernels, "library_names", lambda: library_names()[-1:])
-    return path
-
-
-def _assert_torch_serves(caplog: pytest.LogCaptureFixture, reason: str) -> None:
-    fallbacks = Fallbacks()
-    kernels = load_kernels(fallbacks)
-    assert kernels is None
-    loaded = prepare(tiny_models.make("llama"), torch.float32, CPU, cpu_kernels=kernels)
-    assert loaded.fallbacks == ()  # the reason is named once
-    [line] = fallbacks.lines
-    assert line.startswith(f"CPU kernels: the library {library_names()[-1]} cannot be used (")
-    assert reason in line
-    assert [record.levelname for record in caplog.records if line in record.message] == ["WARNING"]
-    layers = [module for module in loaded.module.modules() if isinstance(module, FusedDecoderLayer)]
-    assert [type(layer.ops) for layer in layers] == [LayerOps, LayerOps]
-
-
-def test_without_a_library_torch_serves(library: Path, caplog: pytest.LogCaptureFixture) -> None:
-    _assert_torch_serves(caplog, "cannot open shared object file")
-
-
-def test_a_file_that_is_no_library_is_left_alone(
-    library: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    library.write_bytes(b"\x7fELF and no more")
-    _assert_torch_serves(caplog, str(library))
-
-
-def test_a_library_of_another_source_is_left_alone(
-    library: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    library.write_bytes(COMPILED.read_bytes())
-    monkeypatch.setattr(build_kernels, "source_hash", lambda: "another")
-    _assert_torch_serves(caplog, "compiled from other sources")
-
-
-FUNCTIONS = ["add_norm", "silu_mul", "_argmax", "_exp_totals", "attend"]
-FOR_PRODUCTS = ["gemm", "decode", "encode"]
-
-
-@pytest.mark.parametrize("function", FUNCTIONS + FOR_PRODUCTS)
-def test_a_library_that_computes_something_else_is_left_alone(
-    function: str, library: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    library.write_bytes(COMPILED.read_bytes())
-    if function in FOR_PRODUCTS and not _kernels().supports_gemm:
-        pytest.skip("this processor leaves products to torch")
-    load = Kernels.__init__
-
-    def broken(self: Kernels, path: Path) -> None:
-        load(self, path)
-        setattr(self, function, lambda *_: None)
-
-    monkeypatch.setattr(Kernels, "__init__", broken)
-    _assert_torch_serves(caplog, "self-test failed")
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)

@@ -1,36 +1,22 @@
 """LoRA: every request says what peft's merged model says, whatever else is in its batch."""
 
-import json
-import os
 import shutil
-import struct
 import threading
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-import torch
-from safetensors.torch import save_file
 
 from container.engine.engine import Engine
 from container.errors import Conflict, GenerationFailed, InvalidParameter, NotFound, Overloaded
 from container.messages.engine import SamplingParams
-from container.model.lora.checkpoint import read_weights
 from container.model.lora.layers import LoraLayers
 from container.model.lora.manager import LoraManager
-from container.model.lora.record import AdapterRecord
 from tests.support.engines import Job, ids, run
 from tests.support.models import adapters, tiny_models
 from tests.support.torch_engines import adapters_of, torch_engine
 
 PROMPTS = [[3, 5, 7, 11, 13], [50, 60, 70], [9] * 30, [100, 4, 101, 4, 102, 4]]
 COUNT = 12
-KINDS = {
-    "small": {"r": 2, "lora_alpha": 8},
-    "attention": {"r": 8, "lora_alpha": 4, "target_modules": ["q_proj", "v_proj"]},
-    "rooted": {"r": 4, "lora_alpha": 4, "use_rslora": True},
-    "patterned": {"r": 4, "rank_pattern": {"q_proj": 6}, "alpha_pattern": {"down_proj": 20}},
-}
 
 
 def _engine(folders: dict[str, Path], name: str = "llama", **sizes: int) -> Engine:
@@ -42,15 +28,6 @@ def _engine(folders: dict[str, Path], name: str = "llama", **sizes: int) -> Engi
 
 def _job(prompt: list[int], adapter: str, at_step: int = 0) -> Job:
     return Job(prompt, SamplingParams(COUNT), at_step, adapter=adapter)
-
-
-@pytest.fixture(scope="module")
-def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    root = tmp_path_factory.mktemp("adapters")
-    return {
-        name: adapters.make(root / name, "llama", seed, **config)
-        for seed, (name, config) in enumerate(KINDS.items())
-    }
 
 
 @pytest.mark.parametrize(
@@ -201,136 +178,6 @@ def test_a_name_twice_is_a_conflict(folders: dict[str, Path]) -> None:
         adapters_of(engine).add_now("small", str(folders["rooted"]), preload=True, pin=False)
 
 
-CONFIG_CHANGES = {
-    "no r": lambda config: config.pop("r"),
-    "r: text": lambda config: config.update(r="4"),
-    "r: 0": lambda config: config.update(r=0),
-    "r: -1": lambda config: config.update(r=-1),
-    "r: null": lambda config: config.update(r=None),
-    "r: true": lambda config: config.update(r=True),
-    "r: list": lambda config: config.update(r=[4]),
-    "alpha: text": lambda config: config.update(lora_alpha="8"),
-    "alpha: list": lambda config: config.update(lora_alpha=[]),
-    "pattern: not a regex": lambda config: config.update(rank_pattern={"(": 1}),
-    "pattern: list": lambda config: config.update(rank_pattern=[1]),
-    "pattern: text": lambda config: config.update(rank_pattern="q_proj"),
-    "pattern: rank 0": lambda config: config.update(rank_pattern={"q_proj": 0}),
-    "pattern: rank text": lambda config: config.update(rank_pattern={"q_proj": "a"}),
-    "pattern: exponential": lambda config: config.update(rank_pattern={"(a|a|[a-z._0-9])*$": 1}),
-    "pattern: many repetitions": lambda config: config.update(alpha_pattern={".*.*.*.*x": 1}),
-    "alpha pattern: text": lambda config: config.update(alpha_pattern={"q_proj": "a"}),
-    "alpha pattern: not a regex": lambda config: config.update(alpha_pattern={"*": 1}),
-    "peft_type: list": lambda config: config.update(peft_type=[]),
-    "bias: list": lambda config: config.update(bias=["none"]),
-}
-
-
-@pytest.mark.parametrize("change", CONFIG_CHANGES.values(), ids=CONFIG_CHANGES.keys())
-def test_a_config_that_cannot_be_right_is_refused_by_its_file(
-    folders: dict[str, Path], tmp_path: Path, change: Callable[[dict[str, object]], object]
-) -> None:
-    shutil.copytree(folders["small"], tmp_path / "copy")
-    path = tmp_path / "copy" / "adapter_config.json"
-    config = json.loads(path.read_text())
-    change(config)
-    path.write_text(json.dumps(config))
-    with pytest.raises(InvalidParameter, match=r"adapter_config\.json"):
-        read_weights(path.parent, {}, torch.float32)
-
-
-@pytest.mark.parametrize(
-    "text",
-    [b"", b"{", b"[]", b"null", b'"LORA"', b"\xff\xfe", b"[" * 100_000, b" " * 2_000_000],
-    ids=lambda text: repr(text[:8]),
-)
-def test_a_config_that_is_no_json_object_is_refused(tmp_path: Path, text: bytes) -> None:
-    (tmp_path / "adapter_config.json").write_bytes(text)
-    with pytest.raises(InvalidParameter, match=r"adapter_config\.json"):
-        read_weights(tmp_path, {}, torch.float32)
-
-
-def test_a_config_that_is_no_file_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "a" / "adapter_config.json").mkdir(parents=True)
-    (tmp_path / "b").mkdir()
-    os.mkfifo(tmp_path / "b" / "adapter_config.json")
-    for name in ("a", "b"):
-        with pytest.raises(InvalidParameter, match="is missing"):
-            read_weights(tmp_path / name, {}, torch.float32)
-
-
-KEY = "base_model.model.layer"
-EYE = torch.ones(2, 4)
-TENSORS = {
-    "one half": {f"{KEY}.lora_A.weight": EYE},
-    "a vector": {f"{KEY}.lora_A.weight": EYE[0], f"{KEY}.lora_B.weight": EYE.T},
-    "a number": {f"{KEY}.lora_A.weight": EYE[0, 0], f"{KEY}.lora_B.weight": EYE.T},
-    "rank 0": {f"{KEY}.lora_A.weight": EYE[:0], f"{KEY}.lora_B.weight": EYE.T[:, :0]},
-    "another shape": {f"{KEY}.lora_A.weight": EYE.T, f"{KEY}.lora_B.weight": EYE},
-    "integers": {f"{KEY}.lora_A.weight": EYE.int(), f"{KEY}.lora_B.weight": EYE.T.int()},
-    "NaN": {f"{KEY}.lora_A.weight": EYE * float("nan"), f"{KEY}.lora_B.weight": EYE.T},
-    "infinite": {f"{KEY}.lora_A.weight": EYE, f"{KEY}.lora_B.weight": EYE.T * float("inf")},
-    "too large for its format": {f"{KEY}.lora_A.weight": EYE, f"{KEY}.lora_B.weight": EYE.T * 1e6},
-    "another layer": {"base_model.model.other.lora_A.weight": EYE},
-    "no LoRA tensor": {f"{KEY}.weight": EYE},
-}
-
-
-@pytest.mark.parametrize("tensors", TENSORS.values(), ids=TENSORS.keys())
-def test_weights_that_cannot_be_right_are_refused_by_their_file(
-    tmp_path: Path, tensors: dict[str, torch.Tensor]
-) -> None:
-    (tmp_path / "adapter_config.json").write_text('{"peft_type": "LORA", "r": 2}')
-    tensors = {name: tensor.contiguous() for name, tensor in tensors.items()}
-    save_file(tensors, tmp_path / "adapter_model.safetensors")
-    with pytest.raises(InvalidParameter, match=r"adapter_model\.safetensors"):
-        read_weights(tmp_path, {"layer": (4, 4)}, torch.float16)
-
-
-@pytest.mark.parametrize("kind", ["F8_E8M0", "F4"])
-def test_weights_of_a_type_that_torch_does_not_read_are_refused(tmp_path: Path, kind: str) -> None:
-    (tmp_path / "adapter_config.json").write_text('{"peft_type": "LORA", "r": 2}')
-    size = 8 if kind == "F8_E8M0" else 4
-    parts = {"A": ([2, 4], [0, size]), "B": ([4, 2], [size, 2 * size])}
-    header = json.dumps(
-        {
-            f"{KEY}.lora_{half}.weight": {"dtype": kind, "shape": shape, "data_offsets": offsets}
-            for half, (shape, offsets) in parts.items()
-        }
-    ).encode()
-    whole = struct.pack("<Q", len(header)) + header + bytes(2 * size)
-    (tmp_path / "adapter_model.safetensors").write_bytes(whole)
-    with pytest.raises(InvalidParameter, match=r"adapter_model\.safetensors"):
-        read_weights(tmp_path, {"layer": (4, 4)}, torch.float16)
-
-
-def test_an_adapter_without_tensors_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "adapter_config.json").write_text('{"peft_type": "LORA", "r": 2}')
-    (tmp_path / "adapter_model.safetensors").write_bytes(struct.pack("<Q", 2) + b"{}")
-    with pytest.raises(InvalidParameter, match="has no tensors"):
-        read_weights(tmp_path, {"layer": (4, 4)}, torch.float32)
-
-
-@pytest.mark.parametrize(("rank", "width"), [(3, 4), (10**7, 4), (10**7, 5)])
-def test_weights_of_wrong_shapes_are_refused_unread(tmp_path: Path, rank: int, width: int) -> None:
-    (tmp_path / "adapter_config.json").write_text('{"peft_type": "LORA", "r": 2}')
-    size = rank * 5 * 4
-    header = json.dumps(
-        {
-            f"{KEY}.lora_A.weight": {
-                "dtype": "F32", "shape": [rank, 5], "data_offsets": [0, size]
-            },
-            f"{KEY}.lora_B.weight": {
-                "dtype": "F32", "shape": [5, rank], "data_offsets": [size, 2 * size]
-            },
-        }
-    ).encode()  # fmt: skip
-    with (tmp_path / "adapter_model.safetensors").open("wb") as file:
-        file.write(len(header).to_bytes(8, "little") + header)
-        file.truncate(8 + len(header) + 2 * size)  # without a block on the disk
-    with pytest.raises(InvalidParameter, match="trained for another model"):
-        read_weights(tmp_path, {"layer": (width, width)}, torch.float32)
-
-
 @pytest.mark.parametrize(
     "source", ["x" * 5000, "x" * 4000, "~nobody-here/x", "a\0b", "", "/etc/passwd", "a/b/c", "."]
 )
@@ -405,47 +252,3 @@ def test_a_broken_adapter_does_not_affect_others(
     assert [info.name for info in engine.adapters.infos()] == ["small"]
     assert ids(run(engine, [_job(PROMPTS[0], "small")])[0]) == expected
     adapters_of(engine).add_now("rooted", str(folders["rooted"]))
-
-
-def test_a_restarted_engine_knows_the_adapters_again(
-    folders: dict[str, Path], tmp_path: Path
-) -> None:
-    record = AdapterRecord(tmp_path / "adapters.json")
-    first = _recording(record)
-    first.add_now("small", str(folders["small"]))
-    first.add_now("pinned", str(folders["rooted"]), pin=True)
-    again = _recording(record)
-    assert [(one.name, one.is_pinned) for one in again.infos()] == [
-        ("small", False),
-        ("pinned", True),
-    ]
-
-
-@pytest.mark.parametrize(
-    "text",
-    ["", "[", '[["small", "/no', "{}", "[1]", "[[]]", "null", '[["gone", "/none", true]]'],
-)
-def test_a_damaged_adapter_record_does_not_end_the_start(
-    folders: dict[str, Path], tmp_path: Path, text: str
-) -> None:
-    (tmp_path / "adapters.json").write_text(text)
-    store = _recording(AdapterRecord(tmp_path / "adapters.json"))
-    assert store.infos() == []
-    store.add_now("small", str(folders["small"]))
-    assert "small" in (tmp_path / "adapters.json").read_text()
-
-
-def test_a_record_that_cannot_be_written_refuses_no_adapter(
-    folders: dict[str, Path], tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    store = _recording(AdapterRecord(tmp_path / "no folder" / "adapters.json"))
-    store.add_now("small", str(folders["small"]))
-    assert [info.name for info in store.infos()] == ["small"]
-    assert "cannot be written (No such file" in caplog.text
-
-
-def _recording(record: AdapterRecord) -> LoraManager:
-    layers = adapters_of(torch_engine("llama")).lora_layers
-    store = LoraManager(layers, 8, record)
-    store.start_recording()
-    return store
